@@ -1,0 +1,84 @@
+"""Messages about bad input: what is wrong, where, and what to do.
+
+A `Problem` is one message with its place in a rules file; a `RulesError` carries all independent problems of one run,
+and `render` draws them with the source line and a caret. Nothing here decides what is wrong; the parser and the type
+checker do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A place in a rules file. `line` and `column` count from 1; `width` is in characters."""
+
+    file: str
+    line: int
+    column: int
+    width: int = 1
+
+
+NOWHERE = Span("<built in>", 0, 0)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One message. `expected` and `hint` are whole sentences or empty; `warning` problems do not stop a run."""
+
+    span: Span
+    what: str
+    expected: str = ""
+    hint: str = ""
+    warning: bool = False
+
+
+@dataclass
+class RulesError(Exception):
+    """The input cannot be used; `problems` says why, in the order in which they stand in the files."""
+
+    problems: list[Problem]
+    sources: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return render(self.problems, self.sources)
+
+
+class UsageError(Exception):
+    """The user asked for something that cannot be done; the text says what to do instead. Exit code 2."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """A sentence with the nearest known name, or an empty string when none is near."""
+    near = difflib.get_close_matches(name, sorted(set(known)), n=1, cutoff=0.6)
+    return f"Did you mean `{near[0]}`?" if near else ""
+
+
+def render(problems: Sequence[Problem], sources: dict[str, str]) -> str:
+    """All problems as text, each with file, line, column, source line and caret."""
+    return "\n\n".join(_render_one(p, sources.get(p.span.file, "")) for p in problems)
+
+
+def _render_one(problem: Problem, source: str) -> str:
+    span = problem.span
+    kind = "warning" if problem.warning else "error"
+    place = f"{span.file}:{span.line}:{span.column}" if span.line else span.file
+    parts = [f"{place}: {kind}: {problem.what}"]
+    lines = source.splitlines()
+    if 0 < span.line <= len(lines):
+        text, caret = _window(lines[span.line - 1], span)
+        parts.append(f"{span.line:5} | {text}")
+        parts.append(" " * 5 + " | " + caret)
+    parts.extend(f"        {line}" for line in (problem.expected, problem.hint) if line)
+    return "\n".join(parts)
+
+
+def _window(line: str, span: Span) -> tuple[str, str]:
+    """The source line and its caret line; a very long line is cut around the caret."""
+    start = max(0, span.column - 60)
+    shown = "".join(c if c.isprintable() else " " for c in line[start : start + 120])
+    width = max(1, min(span.width, len(line) - span.column + 1))
+    return shown, " " * (span.column - 1 - start) + "^" * width

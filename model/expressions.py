@@ -1,0 +1,294 @@
+"""Type checking of expressions: from the syntax tree to typed terms.
+
+A `Scope` knows the declarations and the variables in sight. Problems are collected, not raised, so that one run reports
+all independent ones; a wrong expression gives `None`, and whatever is built on it stays silent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from model import syntax as s
+from model.diagnostics import Problem, Span, suggest
+from model.ir import BOOL, CALL, FALSE, POINT, TRUE, App, Definition, Func, Lit, Op, Quant, Term, Use, Var, conj, eq, neg
+
+
+@dataclass(frozen=True, slots=True)
+class RecordTerm:
+    """A whole record at once, field by field; only equality, field access and assignment take it."""
+
+    fields: tuple[tuple[str, Term], ...]
+
+
+Value = Term | RecordTerm
+
+
+@dataclass
+class Declarations:
+    """Everything that names can mean in one system."""
+
+    sorts: dict[str, str] = field(default_factory=dict)
+    enums: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    members: dict[str, str] = field(default_factory=dict)  # enum member -> enum
+    consts: dict[str, str] = field(default_factory=dict)
+    funcs: dict[str, Func] = field(default_factory=dict)
+    states: dict[str, tuple[str, ...]] = field(default_factory=dict)  # state -> field names; ("",) for a plain value
+    defs: dict[str, Definition] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def problem(self, span: Span, what: str, expected: str = "", hint: str = "") -> None:
+        self.problems.append(Problem(span, what, expected, hint))
+
+    def known_sort(self, binder: s.Binder) -> bool:
+        """Is the binder's sort declared? Reports it when not."""
+        if binder.sort == BOOL or binder.sort in self.sorts or binder.sort in self.enums:
+            return True
+        names = [*self.sorts, *self.enums, BOOL]
+        self.problem(binder.span, f"unknown sort `{binder.sort}`", "Expected a declared sort, an enum or bool.",
+                     suggest(binder.sort, names))
+        return False
+
+
+class Scope:
+    """Variables in sight, over some declarations. `lookup_local` lets an operation resolve its own names first."""
+
+    def __init__(self, decls: Declarations, variables: Mapping[str, Value] | None = None, *,
+                 two_state: bool = False) -> None:
+        self.decls = decls
+        self.variables: dict[str, Value] = dict(variables or {})
+        self.two_state = two_state
+        self.in_next = False
+
+    def resolve(self, name: str) -> Value | None:
+        """The value of a local name, or None."""
+        return self.variables.get(name)
+
+    def child(self, binders: tuple[s.Binder, ...]) -> tuple[Scope, tuple[Var, ...]]:
+        """A scope with further variables."""
+        inner = self.copy()
+        made = []
+        for b in binders:
+            if self.decls.known_sort(b):
+                var = Var(b.name, b.sort)
+                inner.variables[b.name] = var
+                made.append(var)
+            else:
+                inner.variables[b.name] = Var(b.name, "?")
+        return inner, tuple(made)
+
+    def copy(self) -> Scope:
+        inner = Scope(self.decls, self.variables, two_state=self.two_state)
+        inner.in_next = self.in_next
+        return inner
+
+    # Checking.
+
+    def boolean(self, expr: s.Expr) -> Term | None:
+        """The expression as a truth value."""
+        return self.of_sort(expr, BOOL)
+
+    def of_sort(self, expr: s.Expr, sort: str) -> Term | None:
+        """The expression, which must be of the given sort."""
+        value = self.value(expr)
+        if value is None:
+            return None
+        if isinstance(value, RecordTerm):
+            self.decls.problem(expr.span, "a whole record cannot stand here", f"Expected a value of sort {sort}.",
+                               "Name one of its fields: " + ", ".join(f".{n}" for n, _ in value.fields) + ".")
+            return None
+        if "?" in (value.sort, sort):
+            return None
+        if value.sort != sort:
+            self.decls.problem(expr.span, f"this is of sort {value.sort}", f"Expected sort {sort}.")
+            return None
+        return value
+
+    def scalar(self, expr: s.Expr) -> Term | None:
+        """The expression as a single value of any sort."""
+        value = self.value(expr)
+        if isinstance(value, RecordTerm):
+            self.decls.problem(expr.span, "a whole record cannot stand here", "Expected a single value.",
+                               "Name one of its fields: " + ", ".join(f".{n}" for n, _ in value.fields) + ".")
+            return None
+        return value
+
+    def value(self, expr: s.Expr) -> Value | None:
+        """The typed form of an expression, or None after reporting what is wrong."""
+        match expr:
+            case s.Name():
+                return self._name(expr)
+            case s.Index():
+                return self._index(expr)
+            case s.Field():
+                return self._field(expr)
+            case s.Call():
+                return self._call(expr)
+            case s.Operator():
+                return self._operator(expr)
+            case s.Quantified():
+                inner, made = self.child(expr.binders)
+                body = inner.boolean(expr.body)
+                if body is None or len(made) != len(expr.binders):
+                    return None
+                return Quant(expr.kind, made, body)
+            case s.Record():
+                self.decls.problem(expr.span, "a record can stand only on the right of `set`")
+                return None
+
+    def _name(self, expr: s.Name) -> Value | None:
+        name, d = expr.text, self.decls
+        local = self.resolve(name)
+        if local is not None:
+            return local
+        if name in ("true", "false"):
+            return TRUE if name == "true" else FALSE
+        if name in d.members:
+            return Lit(name, d.members[name])
+        if name in d.consts:
+            return Lit(name, d.consts[name])
+        if name in d.states:
+            return self._state(expr.span, name, ())
+        known = [*self.variables, *d.members, *d.consts, *d.states]
+        hint = suggest(name, known)
+        if name in d.defs:
+            hint = f"`{name}` is a definition: write `{name}(...)`."
+        d.problem(expr.span, f"unknown name `{name}`", hint=hint)
+        return None
+
+    def _dotted(self, expr: s.Expr) -> str | None:
+        """`op.step` or `op.local` as one name, when the left side is not a value in sight."""
+        if isinstance(expr, s.Field) and isinstance(expr.base, s.Name) and self.resolve(expr.base.text) is None:
+            return f"{expr.base.text}.{expr.name}"
+        return None
+
+    def _index(self, expr: s.Index) -> Value | None:
+        d = self.decls
+        base = expr.base
+        dotted = self._dotted(base)
+        if dotted is not None and dotted in d.funcs and d.funcs[dotted].args == (CALL,):
+            call = self.of_sort(expr.args[0], CALL)
+            return None if call is None else App(dotted, (call,), d.funcs[dotted].sort, self.in_next)
+        if isinstance(base, s.Name) and base.text in d.states:
+            return self._state(expr.span, base.text, expr.args)
+        if isinstance(base, s.Name):
+            d.problem(base.span, f"unknown state `{base.text}`", hint=suggest(base.text, d.states))
+        else:
+            d.problem(expr.span, "only state can be indexed", "Expected the name of a state before `[`.")
+        return None
+
+    def _state(self, span: Span, name: str, args: tuple[s.Expr, ...]) -> Value | None:
+        d = self.decls
+        fields = d.states[name]
+        first = d.funcs[name if fields == ("",) else f"{name}.{fields[0]}"]
+        if len(args) != len(first.args):
+            d.problem(span, f"`{name}` is given {len(args)} of its indices", f"Expected {len(first.args)}: "
+                      f"[{', '.join(first.args)}].")
+            return None
+        terms = [self.of_sort(a, sort) for a, sort in zip(args, first.args, strict=True)]
+        if any(t is None for t in terms):
+            return None
+        index = tuple(t for t in terms if t is not None)
+        if fields == ("",):
+            return App(name, index, first.sort, self.in_next)
+        return RecordTerm(tuple((f, App(f"{name}.{f}", index, d.funcs[f"{name}.{f}"].sort, self.in_next))
+                                for f in fields))
+
+    def _field(self, expr: s.Field) -> Value | None:
+        d = self.decls
+        dotted = self._dotted(expr)
+        if dotted is not None and dotted in d.enums.get(POINT, ()):
+            return Lit(dotted, POINT)
+        if dotted is not None and isinstance(expr.base, s.Name) and expr.base.text not in d.states:
+            known = [*d.states, *d.enums.get(POINT, ()), *self.variables]
+            d.problem(expr.base.span, f"unknown name `{dotted}`", "Expected a state, a record in sight, or OPERATION.STEP.",
+                      suggest(dotted, known) or suggest(expr.base.text, known))
+            return None
+        base = self.value(expr.base)
+        if base is None:
+            return None
+        if not isinstance(base, RecordTerm):
+            d.problem(expr.span, f"`{expr.name}` is asked of a value of sort {base.sort}, which has no fields")
+            return None
+        for name, term in base.fields:
+            if name == expr.name:
+                return term
+        names = [n for n, _ in base.fields]
+        d.problem(expr.span, f"unknown field `{expr.name}`", f"Expected one of {', '.join(names)}.",
+                  suggest(expr.name, names))
+        return None
+
+    def _call(self, expr: s.Call) -> Value | None:
+        d = self.decls
+        if expr.name == "next" and self.two_state:
+            if len(expr.args) != 1:
+                d.problem(expr.span, "`next` takes one expression")
+                return None
+            inner = self.copy()
+            inner.in_next = True
+            return inner.value(expr.args[0])
+        if expr.name not in d.defs:
+            if expr.name == "next":
+                d.problem(expr.span, "`next` can stand only in a `transition`")
+            else:
+                d.problem(expr.span, f"unknown definition `{expr.name}`", hint=suggest(expr.name, d.defs))
+            return None
+        made = d.defs[expr.name]
+        if len(expr.args) != len(made.params):
+            d.problem(expr.span, f"`{expr.name}` is given {len(expr.args)} arguments",
+                      f"Expected {len(made.params)}: ({', '.join(f'{p.name}: {p.sort}' for p in made.params)}).")
+            return None
+        terms = [self.of_sort(a, p.sort) for a, p in zip(expr.args, made.params, strict=True)]
+        if any(t is None for t in terms):
+            return None
+        return Use(expr.name, tuple(t for t in terms if t is not None), made.sort, self.in_next)
+
+    def _operator(self, expr: s.Operator) -> Value | None:
+        if expr.op in ("=", "!="):
+            return self._equality(expr)
+        if expr.op == "if":
+            return self._conditional(expr)
+        terms = [self.boolean(a) for a in expr.args]
+        if any(t is None for t in terms):
+            return None
+        good = [t for t in terms if t is not None]
+        match expr.op:
+            case "not":
+                return neg(good[0])
+            case "implies":
+                return Op("=>", tuple(good))
+            case "iff":
+                return eq(good[0], good[1])
+            case op:
+                flat: list[Term] = []
+                for t in good:
+                    flat.extend(t.args if isinstance(t, Op) and t.op == op else (t,))
+                return Op(op, tuple(flat))
+
+    def _conditional(self, expr: s.Operator) -> Value | None:
+        cond, then = self.boolean(expr.args[0]), self.scalar(expr.args[1])
+        if then is None:
+            return None
+        other = self.of_sort(expr.args[2], then.sort)
+        if cond is None or other is None:
+            return None
+        return Op("ite", (cond, then, other), then.sort)
+
+    def _equality(self, expr: s.Operator) -> Value | None:
+        left, right = self.value(expr.args[0]), self.value(expr.args[1])
+        if left is None or right is None:
+            return None
+        if isinstance(left, RecordTerm) or isinstance(right, RecordTerm):
+            if not (isinstance(left, RecordTerm) and isinstance(right, RecordTerm)) or \
+                    [n for n, _ in left.fields] != [n for n, _ in right.fields]:
+                self.decls.problem(expr.span, "a record can be compared only with a record of the same fields")
+                return None
+            same = conj([eq(a, b) for (_, a), (_, b) in zip(left.fields, right.fields, strict=True)])
+            return same if expr.op == "=" else neg(same)
+        if "?" in (left.sort, right.sort):
+            return None
+        if left.sort != right.sort:
+            self.decls.problem(expr.args[1].span, f"this is of sort {right.sort}, compared with sort {left.sort}",
+                               f"Expected sort {left.sort}.")
+            return None
+        return eq(left, right) if expr.op == "=" else neg(eq(left, right))

@@ -1,0 +1,316 @@
+"""The checked form of a system of rules: typed terms, state functions, and atomic steps.
+
+This is the one meaning from which formulas (`logic.py`), the executable model (`machine.py`) and the pictures are made.
+Records are flattened (`entry.kind` is a function of its own), operations are cut into atomic steps, and every step is a
+list of ordered checks followed by simultaneous assignments that read the state before the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from model.diagnostics import Problem, Span
+
+BOOL = "bool"
+CALL = "Call"  # the sort of calls in flight
+POINT = "Point"  # where a call in flight stands
+AT = "at"
+IDLE = "idle"
+
+
+@dataclass(frozen=True, slots=True)
+class Var:
+    name: str
+    sort: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lit:
+    """A rigid constant: an enum member, `true`, `false`, or a declared `const`."""
+
+    name: str
+    sort: str
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """A state function at some arguments; `next` reads the state after the step (in `transition` claims only)."""
+
+    func: str
+    args: tuple[Term, ...]
+    sort: str
+    next: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """`op` is one of: not and or => = ite."""
+
+    op: str
+    args: tuple[Term, ...]
+    sort: str = BOOL
+
+
+@dataclass(frozen=True, slots=True)
+class Quant:
+    kind: str  # forall | exists
+    vars: tuple[Var, ...]
+    body: Term
+    sort: str = BOOL
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A definition at some arguments."""
+
+    name: str
+    args: tuple[Term, ...]
+    sort: str
+    next: bool = False
+
+
+Term = Var | Lit | App | Op | Quant | Use
+TRUE = Lit("true", BOOL)
+FALSE = Lit("false", BOOL)
+THIS = Var("this", CALL)
+
+
+def conj(terms: list[Term]) -> Term:
+    """The conjunction of terms, without needless nesting."""
+    kept = [t for t in terms if t != TRUE]
+    if len(kept) == 1:
+        return kept[0]
+    return Op("and", tuple(kept)) if kept else TRUE
+
+
+def neg(term: Term) -> Term:
+    """The negation of a term."""
+    if isinstance(term, Op) and term.op == "not":
+        return term.args[0]
+    if term == TRUE:
+        return FALSE
+    if term == FALSE:
+        return TRUE
+    return Op("not", (term,))
+
+
+def eq(left: Term, right: Term) -> Term:
+    """Equality of two terms of one sort."""
+    return Op("=", (left, right))
+
+
+@dataclass(frozen=True, slots=True)
+class Func:
+    """One state function; records are flattened into one function per field."""
+
+    name: str
+    args: tuple[str, ...]
+    sort: str
+    ghost: bool = False
+    doc: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    name: str
+    params: tuple[Var, ...]
+    body: Term
+    sort: str
+    doc: str
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """`func[args] := value` for all `binders` where `cond`; everything is read before the step."""
+
+    func: str
+    args: tuple[Term, ...]
+    value: Term
+    binders: tuple[Var, ...] = ()
+    cond: Term = TRUE
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One ordered check. `kind` is require, pick (of `var` with `cond`) or may (may fail for reasons not modelled)."""
+
+    kind: str
+    cond: Term
+    code: str
+    var: Var | None
+    undo: tuple[Update, ...]
+    text: str
+    span: Span
+
+    @property
+    def fails(self) -> Term:
+        """When this check ends the call (for `may`: it may always)."""
+        if self.kind == "pick" and self.var is not None:
+            return neg(Quant("exists", (self.var,), self.cond))
+        return TRUE if self.kind == "may" else neg(self.cond)
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """What one step does in one outcome: a guard and simultaneous assignments over arbitrary parameters."""
+
+    label: str
+    step: Step
+    params: tuple[Var, ...]
+    guard: Term
+    updates: tuple[Update, ...]
+    code: str  # "" when the step succeeds, else the error code(s) it ends with
+
+
+@dataclass(frozen=True)
+class Step:
+    """One atomic step of an operation. `point` is where a call must stand to take it ("" for the first step)."""
+
+    op: str
+    name: str
+    kind: str
+    params: tuple[Var, ...]
+    when: Term
+    checks: tuple[Check, ...]
+    updates: tuple[Update, ...]
+    result: Term | None
+    doc: str
+    span: Span
+    point: str = ""
+    after: str = ""  # the point at which it leaves the call; "" where the operation has one step only
+    on_error: str = ""  # where a failing call goes: idle, or the head of its batch
+    party: bool = False  # generated from a `writable by` clause
+
+    @property
+    def label(self) -> str:
+        return f"{self.op}.{self.name}" if self.name else self.op
+
+    @property
+    def all_params(self) -> tuple[Var, ...]:
+        """Arguments, then picked values, then `this` where the operation has several steps."""
+        picked = tuple(c.var for c in self.checks if c.kind == "pick" and c.var is not None)
+        return self.params + picked + ((THIS,) if self.after else ())
+
+    def _at(self, point: str) -> tuple[Update, ...]:
+        if not self.after or not point or (point == self.point):
+            return ()
+        return (Update(AT, (THIS,), Lit(point, POINT)),)
+
+    def start(self) -> Term:
+        """The enabling condition, including where the call stands."""
+        if not self.after:
+            return self.when
+        here = eq(App(AT, (THIS,), POINT), Lit(self.point or IDLE, POINT))
+        return conj([here, self.when])
+
+    def success(self) -> Transition:
+        """The outcome in which every check holds."""
+        guard = conj([self.start(), *(c.cond for c in self.checks if c.kind != "may")])
+        return Transition(self.label, self, self.all_params, guard, self.updates + self._at(self.after), "")
+
+    def failures(self) -> Iterator[Transition]:
+        """The outcomes that end with an error code *and* change the state (by undoing, or by leaving the call)."""
+        plain: list[Check] = []
+        before: list[Term] = [self.start()]
+        base = self.params + ((THIS,) if self.after else ())
+        picked: tuple[Var, ...] = ()
+        for check in self.checks:
+            if check.undo:
+                guard = conj([*before, check.fails])
+                yield Transition(f"{self.label}!{check.code}", self, base + picked, guard,
+                                 check.undo + self._at(self.on_error), check.code)
+            else:
+                plain.append(check)
+            if check.kind != "may":
+                before.append(check.cond)
+            if check.kind == "pick" and check.var is not None:
+                picked += (check.var,)
+        if self.point and plain and self.on_error != self.point:
+            # The checks' order does not matter for where the call goes, so one outcome stands for all of them.
+            codes = "|".join(dict.fromkeys(c.code for c in plain))
+            yield Transition(f"{self.label}!error", self, base, self.start(), self._at(self.on_error), codes)
+
+    def transitions(self) -> tuple[Transition, ...]:
+        """All outcomes that change the state."""
+        return (self.success(), *self.failures())
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An invariant, theorem or transition claim."""
+
+    kind: str
+    name: str
+    body: Term
+    doc: str
+    span: Span
+    component: str
+
+
+@dataclass(frozen=True)
+class System:
+    """A whole system of rules, checked."""
+
+    name: str
+    doc: str
+    sorts: dict[str, str]  # name -> documentation
+    enums: dict[str, tuple[str, ...]]
+    consts: dict[str, str]  # name -> sort
+    funcs: dict[str, Func]
+    defs: dict[str, Definition]
+    inits: tuple[Claim, ...]
+    axioms: tuple[Claim, ...]
+    invariants: dict[str, Claim]
+    theorems: dict[str, Claim]
+    transitions: dict[str, Claim]
+    steps: tuple[Step, ...]
+    expects: dict[str, str]  # theorem -> proved | refuted
+    faults: dict[str, str]  # name -> documentation
+    warnings: tuple[Problem, ...] = ()
+    files: tuple[str, ...] = ()
+    sources: dict[str, str] = field(default_factory=dict)
+
+    def sort_is_enum(self, sort: str) -> bool:
+        return sort == BOOL or sort in self.enums
+
+    def claims(self) -> dict[str, Claim]:
+        """Theorems and transition claims: what a system promises."""
+        return {**self.theorems, **self.transitions}
+
+
+def subterms(term: Term) -> Iterator[Term]:
+    """The term and all its parts, outermost first."""
+    yield term
+    if isinstance(term, App | Op | Use):
+        for arg in term.args:
+            yield from subterms(arg)
+    elif isinstance(term, Quant):
+        yield from subterms(term.body)
+
+
+def show(term: Term) -> str:
+    """The term in the language's own notation."""
+    match term:
+        case Var(name) | Lit(name):
+            return name
+        case App(func, args):
+            head, dot, tail = func.partition(".")
+            inside = f"[{', '.join(map(show, args))}]" if args else ""
+            text = f"{head}{inside}{dot}{tail}"
+            return f"next({text})" if term.next else text
+        case Use(name, args):
+            return f"{name}({', '.join(map(show, args))})"
+        case Quant(kind, vars_, body):
+            return f"({kind} {', '.join(f'{v.name}: {v.sort}' for v in vars_)}. {show(body)})"
+        case Op("not", (inner,)):
+            if isinstance(inner, Op) and inner.op == "=":
+                return f"{show(inner.args[0])} != {show(inner.args[1])}"
+            return f"not {show(inner)}"
+        case Op("ite", (a, b, c)):
+            return f"(if {show(a)} then {show(b)} else {show(c)})"
+        case Op("=", (a, b)):
+            return f"{show(a)} = {show(b)}"
+        case Op(op, args):
+            return "(" + f" {'implies' if op == '=>' else op} ".join(map(show, args)) + ")"
+    raise AssertionError(term)

@@ -1,0 +1,362 @@
+"""From rules files to checked systems: finds components, applies faults, checks every item, reports all problems at once.
+
+`load(name_or_path)` is the way in for everything else. A system is looked for among the shipped ones in `spec/` and then
+as a path; a user's file may declare components of its own and use the shipped ones.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from model import syntax as s
+from model.diagnostics import Problem, RulesError, Span, UsageError, suggest
+from model.expressions import Declarations, Scope
+from model.fragment import alternation_warnings
+from model.ir import AT, CALL, IDLE, POINT, Claim, Definition, Func, Step, System, Var
+from model.operations import elaborate, generated_write, points_of
+from model.parser import parse_file
+
+SPEC = Path(__file__).resolve().parent.parent / "spec"
+
+
+@dataclass
+class Library:
+    """All components and systems in reach, and the text they come from."""
+
+    components: dict[str, s.Component] = field(default_factory=dict)
+    systems: dict[str, s.System] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    home: dict[str, str] = field(default_factory=dict)  # component or system -> file
+    problems: list[Problem] = field(default_factory=list)
+
+    def add(self, path: Path) -> s.RulesFile | None:
+        """Take in one file. Names already taken are reported."""
+        try:
+            parsed, text = parse_file(path)
+        except RulesError as error:
+            self.problems.extend(error.problems)
+            self.sources.update(error.sources)
+            return None
+        self.sources[parsed.path] = text
+        for item in (*parsed.components, *parsed.systems):
+            table: dict[str, s.Component] | dict[str, s.System]
+            table = self.components if isinstance(item, s.Component) else self.systems
+            if item.name in table:
+                self.problems.append(Problem(item.span, f"`{item.name}` is declared twice",
+                                             hint=f"It also stands in {self.home[item.name]}."))
+                continue
+            table[item.name] = item  # type: ignore[assignment]
+            self.home[item.name] = parsed.path
+        return parsed
+
+
+@functools.cache
+def shipped_files() -> tuple[Path, ...]:
+    """The rules files that come with Bulkhead."""
+    return tuple(sorted(SPEC.rglob("*.rules")))
+
+
+def shipped_systems() -> list[str]:
+    """The names of the shipped systems."""
+    return sorted(p.stem for p in (SPEC / "systems").glob("*.rules"))
+
+
+def load_library(extra: Iterable[Path] = ()) -> Library:
+    """The shipped rules and the user's files."""
+    library = Library()
+    for path in (*shipped_files(), *extra):
+        library.add(path)
+    return library
+
+
+def load(system: str, faults: Iterable[str] = ()) -> System:
+    """The checked system of that name, or the only system in the rules file at that path.
+
+    Raises `UsageError` when there is no such system or fault, `RulesError` with all problems of the rules otherwise.
+    """
+    path = Path(system)
+    names = shipped_systems()
+    if system in names:
+        library = load_library()
+    elif path.suffix == ".rules" or path.exists():
+        library = load_library([path])
+        mine = [n for n, home in library.home.items() if home == str(path) and n in library.systems]
+        if library.problems:
+            raise RulesError(library.problems, library.sources)
+        if len(mine) != 1:
+            raise UsageError(f"{path}: holds {len(mine)} systems; a rules file to be proved needs exactly one `system`.")
+        system = mine[0]
+    else:
+        hint = suggest(system, names)
+        raise UsageError(f"there is no system `{system}`. {hint} Shipped systems: {', '.join(names)}; "
+                         "or give the path of a .rules file.".replace("  ", " "))
+    if library.problems:
+        raise RulesError(library.problems, library.sources)
+    return build(library, system, tuple(faults))
+
+
+def check(paths: Iterable[Path]) -> list[Problem]:
+    """All problems and warnings of some files; without files, of the shipped systems. Raises `RulesError`."""
+    given = list(paths)
+    problems: list[Problem] = []
+    library = load_library(given)
+    if library.problems:
+        raise RulesError(library.problems, library.sources)
+    homes = {str(p) for p in given}
+    wanted = [n for n in library.systems if library.home[n] in homes] if given else list(library.systems)
+    loose = [n for n in library.components if library.home[n] in homes]
+    if given and not wanted:
+        library.systems["(components)"] = s.System("(components)", tuple(s.Name(n, library.components[n].span)
+                                                   for n in loose), (), "", Span(str(given[0]), 0, 0))
+        wanted = ["(components)"]
+    errors: dict[Problem, None] = {}
+    for name in wanted:
+        try:
+            problems.extend(w for w in build(library, name, ()).warnings if w not in problems)
+        except RulesError as error:
+            errors.update(dict.fromkeys(error.problems))
+    if errors:
+        raise RulesError(list(errors), library.sources)
+    return problems
+
+
+def _closure(library: Library, system: s.System, problems: list[Problem]) -> list[s.Component]:
+    """The system's components and all they use, each after what it uses."""
+    order: list[s.Component] = []
+    state: dict[str, int] = {}  # 1 while its uses are followed, 2 when done
+
+    def visit(name: s.Name, trail: tuple[str, ...]) -> None:
+        if state.get(name.text) == 2:
+            return
+        if state.get(name.text) == 1:
+            cycle = " -> ".join((*trail[trail.index(name.text):], name.text))
+            problems.append(Problem(name.span, f"components use each other in a cycle: {cycle}",
+                                    hint="Move what both need into a component of its own."))
+            return
+        component = library.components.get(name.text)
+        if component is None:
+            problems.append(Problem(name.span, f"there is no component `{name.text}`",
+                                    hint=suggest(name.text, library.components)))
+            return
+        state[name.text] = 1
+        for used in component.uses:
+            visit(used, (*trail, name.text))
+        state[name.text] = 2
+        order.append(component)
+
+    for used in system.uses:
+        visit(used, ())
+    return order
+
+
+def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
+    """Check one system of the library, with some faults laid over it."""
+    system = library.systems[name]
+    d = Declarations()
+    components = _closure(library, system, d.problems)
+    if d.problems:
+        raise RulesError(d.problems, library.sources)
+    items = [(c, i) for c in components for i in c.items]
+    _unique(items, d)
+    known_faults = {i.name: i for _, i in items if isinstance(i, s.FaultItem)}
+    operations = {i.name: i for _, i in items if isinstance(i, s.Operation)}
+    for fault in faults:
+        if fault not in known_faults:
+            raise UsageError(f"system `{name}` has no fault `{fault}`. {suggest(fault, known_faults)} "
+                             f"It has: {', '.join(sorted(known_faults)) or 'none'}.")
+        for change in known_faults[fault].changes:
+            _apply(change, operations, d)
+    procedures = {n: o for n, o in operations.items() if o.kind == "procedure"}
+    actions = [o for o in operations.values() if o.kind != "procedure"]
+    _declare_sorts(items, d)
+    d.enums[POINT] = (IDLE, *dict.fromkeys(p for o in actions for p in points_of(o, procedures)))
+    d.members[IDLE] = POINT
+    _declare_state(items, d)
+    if d.problems:  # names that are missing would be reported again at every use
+        raise RulesError(d.problems, library.sources)
+    for _, item in items:
+        if isinstance(item, s.DefineItem):
+            _define(item, d)
+    steps: list[Step] = []
+    for _, item in items:
+        if isinstance(item, s.StateItem) and item.writable is not None:
+            generated = generated_write(item, d)
+            if generated is not None:
+                steps.append(generated)
+    for op in actions:
+        steps.extend(elaborate(op, procedures, d))
+    if not actions:  # components alone: their procedures are checked as they stand
+        for op in procedures.values():
+            elaborate(op, procedures, d)
+    claims = _claims(items, d)
+    by_kind = {k: {c.name: c for c in claims if c.kind == k} for k in
+               ("init", "axiom", "invariant", "theorem", "transition")}
+    expects = _expects(system, {**by_kind["theorem"], **by_kind["transition"]}, d)
+    if d.problems:
+        raise RulesError(d.problems, library.sources)
+    files = tuple(dict.fromkeys(library.home[c.name] for c in components))
+    made = System(name, system.doc, d.sorts, d.enums, d.consts, d.funcs, d.defs, tuple(by_kind["init"].values()),
+                  tuple(by_kind["axiom"].values()), by_kind["invariant"], by_kind["theorem"], by_kind["transition"],
+                  tuple(steps), expects, {n: f.doc for n, f in known_faults.items()}, files=files,
+                  sources=library.sources)
+    return replace(made, warnings=tuple(alternation_warnings(made)))
+
+
+def _unique(items: list[tuple[s.Component, s.Item]], d: Declarations) -> None:
+    seen: dict[tuple[str, str], Span] = {}
+    for _, item in items:
+        if isinstance(item, s.FormulaItem):
+            space = "claim" if item.kind not in ("init", "axiom") else ""
+        elif isinstance(item, s.FaultItem):
+            space = "fault"
+        else:
+            space = "name"
+        names = [(item.name, item.span)] if space else []
+        if isinstance(item, s.EnumItem):
+            names += [(m.text, m.span) for m in item.members]
+        for text, span in names:
+            first = seen.setdefault((space, text), span)
+            if first is not span:
+                d.problem(span, f"`{text}` is declared twice", hint=f"First at {first.file}:{first.line}.")
+
+
+def _declare_sorts(items: list[tuple[s.Component, s.Item]], d: Declarations) -> None:
+    d.sorts[CALL] = "one call in flight, between two of its steps"
+    for _, item in items:
+        if isinstance(item, s.SortItem):
+            d.sorts[item.name] = item.doc
+        elif isinstance(item, s.EnumItem):
+            d.enums[item.name] = tuple(m.text for m in item.members)
+            d.members.update((m.text, item.name) for m in item.members)
+
+
+def _declare_state(items: list[tuple[s.Component, s.Item]], d: Declarations) -> None:
+    d.states[AT] = ("",)
+    d.funcs[AT] = Func(AT, (CALL,), POINT, doc="where a call in flight stands")
+    for _, item in items:
+        if isinstance(item, s.ConstItem):
+            if d.known_sort(s.Binder(item.name, item.sort, item.span)):
+                d.consts[item.name] = item.sort
+        elif isinstance(item, s.StateItem):
+            good = [d.known_sort(b) for b in (*item.indices, *item.fields)]
+            if not all(good):
+                continue
+            args = tuple(b.sort for b in item.indices)
+            d.states[item.name] = tuple(b.name for b in item.fields)
+            for b in item.fields:
+                name = f"{item.name}.{b.name}" if b.name else item.name
+                d.funcs[name] = Func(name, args, b.sort, item.ghost, item.doc)
+
+
+def _define(item: s.DefineItem, d: Declarations) -> None:
+    good = [d.known_sort(b) for b in item.params]
+    if not all(good) or not d.known_sort(s.Binder(item.name, item.sort, item.span)):
+        return
+    params = tuple(Var(b.name, b.sort) for b in item.params)
+    body = Scope(d, {v.name: v for v in params}).of_sort(item.body, item.sort)
+    if body is not None:
+        d.defs[item.name] = Definition(item.name, params, body, item.sort, item.doc)
+
+
+def _claims(items: list[tuple[s.Component, s.Item]], d: Declarations) -> list[Claim]:
+    claims = []
+    for component, item in items:
+        if isinstance(item, s.FormulaItem):
+            scope = Scope(d, two_state=item.kind == "transition")
+            if item.kind == "transition":
+                scope.variables["failed"] = Var("failed", "bool")
+            body = scope.boolean(item.body)
+            if body is not None:
+                name = f"{component.name}.{item.name}" if item.kind in ("init", "axiom") else item.name
+                claims.append(Claim(item.kind, name, body, item.doc, item.span, component.name))
+    return claims
+
+
+def _expects(system: s.System, claims: dict[str, Claim], d: Declarations) -> dict[str, str]:
+    expects: dict[str, str] = {}
+    for verdict, name in system.expects:
+        if verdict not in ("proved", "refuted"):
+            d.problem(name.span, f"unknown verdict `{verdict}`", "Expected `proved` or `refuted`.")
+        elif name.text not in claims:
+            d.problem(name.span, f"there is no theorem `{name.text}` in this system", hint=suggest(name.text, claims))
+        elif name.text in expects:
+            d.problem(name.span, f"the verdict on `{name.text}` is expected twice")
+        else:
+            expects[name.text] = verdict
+    for name_, claim in claims.items():
+        if name_ not in expects and system.name != "(components)":
+            d.problem(claim.span, f"system `{system.name}` does not say what it expects of theorem `{name_}`",
+                      hint=f"Add `expect proved {name_}` or `expect refuted {name_}` to the system.")
+    return expects
+
+
+def _apply(change: s.Change, operations: dict[str, s.Operation], d: Declarations) -> None:
+    """Lay one change over an operation, at the level of its text."""
+    name, _, step = change.path.partition(".")
+    op = operations.get(name)
+    if op is None:
+        d.problem(change.span, f"the fault names no operation: `{name}`", hint=suggest(name, operations))
+        return
+    here = ""
+    body: list[s.Statement] = []
+    moved: s.Statement | None = None
+    hits = 0
+    for st in op.body:
+        if isinstance(st, s.Boundary):
+            here = st.name
+            body.append(st)
+            continue
+        if step and here != step:
+            body.append(st)
+            continue
+        hit, kept = _changed(st, change)
+        hits += hit
+        if hit and change.kind == "move_check":
+            moved = st
+        elif kept is not None:
+            body.append(kept)
+    if moved is not None:
+        places = [k for k, st in enumerate(body) if isinstance(st, s.Boundary) and st.name == change.to]
+        if not places:
+            d.problem(change.span, f"`{name}` has no step `{change.to}` to move the check to")
+        else:
+            body.insert(places[0] + 1, moved)
+    if not hits:
+        d.problem(change.span, f"the fault finds nothing to change in `{change.path}`",
+                  hint="It must repeat the check or assignment as it stands there.")
+    operations[name] = replace(op, body=tuple(body))
+
+
+def _changed(st: s.Statement, change: s.Change) -> tuple[int, s.Statement | None]:
+    if change.kind in ("drop_check", "replace_check", "move_check"):
+        if isinstance(st, s.Require) and st.cond == change.old:
+            return 1, None if change.new is None else replace(st, cond=change.new)
+        if isinstance(st, s.Pick) and st.where == change.old:
+            return 1, replace(st, where=change.new)
+        if isinstance(st, s.Pick) and isinstance(st.where, s.Operator) and st.where.op == "and":
+            parts = _conjuncts(st.where)
+            if change.old in parts:
+                kept = [change.new if p == change.old else p for p in parts if p != change.old or change.new]
+                where = None
+                for p in kept:
+                    assert p is not None
+                    where = p if where is None else s.Operator("and", (where, p), st.where.span)
+                return 1, replace(st, where=where)
+    if isinstance(st, s.Set) and st.target == change.old:
+        if change.kind == "drop_assignment":
+            return 1, None
+        if change.kind == "replace_assignment" and change.new is not None:
+            return 1, replace(st, value=change.new)
+    return 0, st
+
+
+def _conjuncts(expr: s.Expr) -> list[s.Expr]:
+    if isinstance(expr, s.Operator) and expr.op == "and":
+        return [p for a in expr.args for p in _conjuncts(a)]
+    return [expr]
+
+
+__all__ = ["Definition", "Library", "build", "check", "load", "load_library", "shipped_files", "shipped_systems"]

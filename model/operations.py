@@ -1,0 +1,397 @@
+"""From an operation to its atomic steps: procedures are performed in place, steps are cut, locals that live on are saved.
+
+Within one step every expression reads the state before the step and all assignments happen at once. A name defined in
+one step and used in a later one is kept in a state function of its own, `operation.name[call]`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from model import syntax as s
+from model.diagnostics import Span, suggest
+from model.expressions import Declarations, RecordTerm, Scope, Value
+from model.ir import (
+    AT,
+    CALL,
+    IDLE,
+    THIS,
+    TRUE,
+    App,
+    Check,
+    Func,
+    Step,
+    Term,
+    Update,
+    Var,
+    conj,
+    show,
+)
+
+
+@dataclass
+class _Segment:
+    """The statements between two boundaries."""
+
+    boundary: s.Boundary | None
+    body: list[s.Statement]
+    point: str
+    after: str
+    on_error: str
+
+
+class OperationScope(Scope):
+    """Names of one operation: those of an earlier step are read from the call's saved locals."""
+
+    def __init__(self, decls: Declarations, op: str) -> None:
+        super().__init__(decls)
+        self.op = op
+        self.segment = 0
+        self.defined: dict[str, tuple[Value, int]] = {}
+        self.saved: dict[str, tuple[Term, int]] = {}
+
+    def define(self, name: str, value: Value, span: Span) -> None:
+        if name in self.defined and self.defined[name][0] != value:
+            self.decls.problem(span, f"`{name}` is defined twice in `{self.op}`", hint="Give one of them another name.")
+        self.defined[name] = (value, self.segment)
+
+    def resolve(self, name: str) -> Value | None:
+        if name in self.variables:
+            return self.variables[name]
+        if name == "this":
+            return THIS
+        if name not in self.defined:
+            return None
+        value, segment = self.defined[name]
+        if segment == self.segment:
+            return value
+        if isinstance(value, RecordTerm):
+            return RecordTerm(tuple((f, self._save(f"{name}_{f}", t, segment)) for f, t in value.fields))
+        return self._save(name, value, segment)
+
+    def _save(self, name: str, value: Term, segment: int) -> Term:
+        func = f"{self.op}.{name}"
+        if func not in self.decls.funcs:
+            self.decls.funcs[func] = Func(func, (CALL,), value.sort, doc=f"local of a call of {self.op} in flight")
+        self.saved[name] = (value, segment)
+        return App(func, (THIS,), value.sort)
+
+    def copy(self) -> OperationScope:
+        inner = OperationScope(self.decls, self.op)
+        inner.variables = dict(self.variables)
+        inner.segment, inner.defined, inner.saved = self.segment, self.defined, self.saved
+        return inner
+
+
+def points_of(op: s.Operation, procedures: dict[str, s.Operation]) -> list[str]:
+    """The names of the points at which a call of this operation may stand, in order."""
+    body = _inline(op.body, procedures, {}, [0])
+    return [f"{op.name}.{b.name}" for b in body if isinstance(b, s.Boundary) and b.kind != "done"]
+
+
+def elaborate(op: s.Operation, procedures: dict[str, s.Operation], decls: Declarations) -> list[Step]:
+    """The atomic steps of one operation; problems are collected in `decls`."""
+    body = _inline(op.body, procedures, {}, [0], decls)
+    segments = _cut(op, body, decls)
+    scope = OperationScope(decls, op.name)
+    steps: list[Step] = []
+    for number, segment in enumerate(segments):
+        scope.segment = number
+        binders = op.params if segment.boundary is None else segment.boundary.params
+        params = []
+        for b in binders:
+            if decls.known_sort(b):
+                params.append(Var(b.name, b.sort))
+                scope.define(b.name, params[-1], b.span)
+        when = TRUE
+        if segment.boundary is None and op.when is not None:
+            when = scope.boolean(op.when) or TRUE
+        checks, updates, result = _statements(segment.body, scope, decls)
+        if result is not None and op.result is not None and result.sort != op.result:
+            decls.problem(op.span, f"`{op.name}` returns sort {result.sort}", f"Expected sort {op.result}.")
+        name = "" if segment.boundary is None else segment.boundary.name
+        steps.append(Step(op.name, name, op.kind, tuple(params), when, tuple(checks), tuple(updates), result,
+                          op.doc, op.span, segment.point, segment.after, segment.on_error))
+    for name, (value, number) in scope.saved.items():
+        keep = Update(f"{op.name}.{name}", (THIS,), value)
+        steps[number] = replace(steps[number], updates=(*steps[number].updates, keep))
+    return steps
+
+
+def _cut(op: s.Operation, body: list[s.Statement], decls: Declarations) -> list[_Segment]:
+    bounds = [b for b in body if isinstance(b, s.Boundary)]
+    if not bounds:
+        return [_Segment(None, body, "", "", "")]
+    segments = [_Segment(None, [], "", "", IDLE)]
+    head = ""
+    for statement in body:
+        if not isinstance(statement, s.Boundary):
+            segments[-1].body.append(statement)
+            continue
+        if statement.kind == "done":
+            if not head:
+                decls.problem(statement.span, "`done` without an `each` before it")
+            segments[-1].after = head
+            segments.append(_Segment(statement, [], head, IDLE, IDLE))
+            head = ""
+            continue
+        point = f"{op.name}.{statement.name}"
+        segments[-1].after = point
+        if statement.kind == "each":
+            head = point
+        segments.append(_Segment(statement, [], point, "", head or IDLE))
+    if head:
+        decls.problem(op.span, f"the batch of `{op.name}` has no `done`", hint="End it with `done`.")
+    segments[-1].after = segments[-1].after or IDLE
+    return segments
+
+
+def _statements(body: list[s.Statement], scope: OperationScope,
+                decls: Declarations) -> tuple[list[Check], list[Update], Term | None]:
+    checks: list[Check] = []
+    updates: list[Update] = []
+    result: Term | None = None
+    for st in body:
+        match st:
+            case s.Require():
+                cond = scope.boolean(st.cond)
+                if st.code is None:
+                    decls.problem(st.span, "this check has no error code", "Expected `else CODE` after the condition.")
+                if cond is not None:
+                    checks.append(Check("require", cond, st.code or "?", None, _sets(st.undo, scope, decls),
+                                        show(cond), st.span))
+            case s.MayFail():
+                checks.append(Check("may", TRUE, st.code, None, (), st.why, st.span))
+            case s.Pick():
+                if not decls.known_sort(st.binder):
+                    continue
+                if st.code is None:
+                    decls.problem(st.span, "this pick has no error code", "Expected `else CODE`: there may be none left.")
+                var = Var(st.binder.name, st.binder.sort)
+                scope.define(var.name, var, st.span)
+                cond = TRUE if st.where is None else scope.boolean(st.where)
+                if cond is not None:
+                    checks.append(Check("pick", cond, st.code or "?", var, _sets(st.undo, scope, decls),
+                                        f"some {var.name}: {show(cond)}", st.span))
+            case s.Let():
+                value = scope.value(st.value)
+                if value is not None:
+                    scope.define(st.name, value, st.span)
+            case s.Set():
+                updates.extend(_set(st, scope, decls))
+            case s.Return():
+                result = scope.scalar(st.value)
+    return checks, updates, result
+
+
+def _sets(sets: tuple[s.Set, ...], scope: Scope, decls: Declarations) -> tuple[Update, ...]:
+    return tuple(u for st in sets for u in _set(st, scope, decls))
+
+
+def _set(st: s.Set, scope: Scope, decls: Declarations) -> list[Update]:
+    """The updates of one `set`, one per field of a record."""
+    inner, binders = scope.child(st.binders) if st.binders else (scope, ())
+    cond = TRUE if st.where is None else inner.boolean(st.where)
+    target = inner.value(st.target)
+    if target is None or cond is None:
+        return []
+    pairs: list[tuple[Term, Term | None]] = []
+    if isinstance(target, RecordTerm):
+        fields = dict(target.fields)
+        if isinstance(st.value, s.Record):
+            given = dict(st.value.fields)
+            for name, expr in given.items():
+                if name not in fields:
+                    decls.problem(expr.span, f"unknown field `{name}`", f"Expected {', '.join(fields)}.",
+                                  suggest(name, fields))
+            missing = [n for n in fields if n not in given]
+            if missing:
+                decls.problem(st.span, f"fields not set: {', '.join(missing)}", "Expected all fields of the record.",
+                              "To change some fields only, set each by name.")
+            pairs = [(t, inner.of_sort(given[n], t.sort)) for n, t in fields.items() if n in given]
+        else:
+            value = inner.value(st.value)
+            if isinstance(value, RecordTerm) and [n for n, _ in value.fields] == list(fields):
+                pairs = [(t, v) for t, (_, v) in zip(fields.values(), value.fields, strict=True)]
+            elif value is not None:
+                decls.problem(st.value.span, "this is not a record of the same fields", f"Expected {', '.join(fields)}.")
+    elif isinstance(st.value, s.Record):
+        decls.problem(st.value.span, "a record is set where a single value belongs")
+    else:
+        pairs = [(target, inner.of_sort(st.value, target.sort))]
+    made = []
+    for place, value_term in pairs:
+        if not isinstance(place, App) or place.func == AT:
+            decls.problem(st.span, "only declared state can be set")
+            return []
+        if value_term is not None:
+            made.append(Update(place.func, place.args, value_term, binders, cond))
+    return made
+
+
+def generated_write(item: s.StateItem, decls: Declarations) -> Step | None:
+    """The step in which the party of a `writable by` clause stores any value into its part of the state."""
+    w = item.writable
+    if w is None:
+        return None
+    names = [b.name for b in item.indices]
+    if w.party not in names:
+        decls.problem(w.span, f"`{w.party}` is not an index of `{item.name}`", hint=suggest(w.party, names))
+        return None
+    index = tuple(Var(b.name or f"i{k}", b.sort) for k, b in enumerate(item.indices))
+    fields = tuple(Var(b.name or "value", b.sort) for b in item.fields)
+    scope = Scope(decls, {v.name: v for v in (*index, *fields)})
+    when = TRUE if w.when is None else scope.boolean(w.when)
+    updates = [Update(item.name if b.name == "" else f"{item.name}.{b.name}", index, v)
+               for b, v in zip(item.fields, fields, strict=True)]
+    updates.extend(_sets(w.then, scope, decls))
+    return Step(w.name or f"write_{item.name}", "", "guest", index + fields, when or TRUE, (), tuple(updates), None,
+                item.doc, w.span, party=True)
+
+
+# Performing procedures in place.
+
+
+def _inline(body: tuple[s.Statement, ...], procedures: dict[str, s.Operation], names: dict[str, s.Expr],
+            counter: list[int], decls: Declarations | None = None, code: str | None = None) -> list[s.Statement]:
+    """The statements with every `perform` replaced by the procedure's own; parameters are replaced by arguments."""
+    out: list[s.Statement] = []
+    for st in body:
+        if isinstance(st, s.Perform):
+            st = _rename(st, names, code)
+            assert isinstance(st, s.Perform)
+            out.extend(_performed(st, procedures, names, counter, decls))
+        else:
+            out.append(_rename(st, names, code))
+    return out
+
+
+def _performed(st: s.Perform, procedures: dict[str, s.Operation], names: dict[str, s.Expr], counter: list[int],
+               decls: Declarations | None) -> list[s.Statement]:
+    proc = procedures.get(st.name)
+    if proc is None:
+        if decls is not None:
+            decls.problem(st.span, f"unknown procedure `{st.name}`", hint=suggest(st.name, procedures))
+        return []
+    if len(st.args) != len(proc.params):
+        if decls is not None:
+            decls.problem(st.span, f"`{st.name}` is given {len(st.args)} arguments", f"Expected {len(proc.params)}: "
+                          f"({', '.join(p.name for p in proc.params)}).")
+        return []
+    if counter[0] > 200:
+        if decls is not None:
+            decls.problem(st.span, f"`{st.name}` performs itself, directly or through others")
+        return []
+    counter[0] += 1
+    inner: dict[str, s.Expr] = {p.name: a for p, a in zip(proc.params, st.args, strict=True)}
+    prefix = (st.result + "_") if st.result else ""
+    for local in _locals(proc.body):
+        inner[local] = s.Name(prefix + local, st.span)
+    result: list[s.Statement] = []
+    for inner_st in _inline(proc.body, procedures, inner, counter, decls, st.code):
+        if isinstance(inner_st, s.Return):
+            if st.result is not None:
+                result.append(s.Let(st.result, inner_st.value, inner_st.span))
+        else:
+            result.append(inner_st)
+    return result
+
+
+def _locals(body: tuple[s.Statement, ...]) -> list[str]:
+    found = []
+    for st in body:
+        if isinstance(st, s.Let):
+            found.append(st.name)
+        elif isinstance(st, s.Pick):
+            found.append(st.binder.name)
+        elif isinstance(st, s.Perform) and st.result is not None:
+            found.append(st.result)
+    return found
+
+
+def _rename(st: s.Statement, names: dict[str, s.Expr], code: str | None) -> s.Statement:
+    def e(expr: s.Expr) -> s.Expr:
+        return substitute(expr, names)
+
+    def opt(expr: s.Expr | None) -> s.Expr | None:
+        return None if expr is None else substitute(expr, names)
+
+    def local(name: str) -> str:
+        new = names.get(name)
+        return new.text if isinstance(new, s.Name) else name
+
+    def sets(items: tuple[s.Set, ...]) -> tuple[s.Set, ...]:
+        return tuple(one(i) for i in items)
+
+    def one(st: s.Set) -> s.Set:
+        hidden = {k: v for k, v in names.items() if k not in {b.name for b in st.binders}}
+        return s.Set(substitute(st.target, hidden), substitute(st.value, hidden), st.binders,
+                     None if st.where is None else substitute(st.where, hidden), st.span)
+
+    match st:
+        case s.Require():
+            return s.Require(e(st.cond), code if code and st.code else st.code, sets(st.undo), st.span)
+        case s.MayFail():
+            return s.MayFail(code or st.code, st.why, st.span)
+        case s.Pick():
+            binder = s.Binder(local(st.binder.name), st.binder.sort, st.binder.span)
+            return s.Pick(binder, opt(st.where), code if code and st.code else st.code, sets(st.undo), st.span)
+        case s.Let():
+            return s.Let(local(st.name), e(st.value), st.span)
+        case s.Set():
+            return one(st)
+        case s.Return():
+            return s.Return(e(st.value), st.span)
+        case s.Perform():
+            result = None if st.result is None else local(st.result)
+            return s.Perform(st.name, tuple(e(a) for a in st.args), result, code or st.code, st.span)
+        case s.Boundary():
+            return st
+
+
+def substitute(expr: s.Expr, names: dict[str, s.Expr]) -> s.Expr:
+    """The expression with free names replaced; names bound by a quantifier are left alone."""
+    if not names:
+        return expr
+    match expr:
+        case s.Name():
+            return names.get(expr.text, expr)
+        case s.Index():
+            # What is indexed is always state (or a saved local), never a variable.
+            base = expr.base if isinstance(expr.base, s.Name | s.Field) else substitute(expr.base, names)
+            return s.Index(base, tuple(substitute(a, names) for a in expr.args), expr.span)
+        case s.Field():
+            return s.Field(substitute(expr.base, names), expr.name, expr.span)
+        case s.Call():
+            return s.Call(expr.name, tuple(substitute(a, names) for a in expr.args), expr.span)
+        case s.Operator():
+            return s.Operator(expr.op, tuple(substitute(a, names) for a in expr.args), expr.span)
+        case s.Quantified():
+            hidden = {k: v for k, v in names.items() if k not in {b.name for b in expr.binders}}
+            taken = {n for v in hidden.values() for n in _names_in(v)}
+            binders = list(expr.binders)
+            for k, b in enumerate(binders):
+                if b.name in taken:  # would capture a name of the argument
+                    fresh = b.name + "_"
+                    hidden[b.name] = s.Name(fresh, b.span)
+                    binders[k] = s.Binder(fresh, b.sort, b.span)
+            return s.Quantified(expr.kind, tuple(binders), substitute(expr.body, hidden), expr.span)
+        case s.Record():
+            return s.Record(tuple((n, substitute(v, names)) for n, v in expr.fields), expr.span)
+
+
+def _names_in(expr: s.Expr) -> set[str]:
+    match expr:
+        case s.Name():
+            return {expr.text}
+        case s.Index() | s.Call() | s.Operator():
+            return {n for a in expr.args for n in _names_in(a)}
+        case s.Field():
+            return _names_in(expr.base)
+        case s.Quantified():
+            return _names_in(expr.body)
+        case s.Record():
+            return {n for _, v in expr.fields for n in _names_in(v)}
+
+
+__all__ = ["conj", "elaborate", "generated_write", "points_of", "substitute"]

@@ -1,0 +1,338 @@
+"""From the text of a rules file to its syntax tree, by Lark and the grammar `spec/language.lark`.
+
+Syntax errors become `Problem`s with place, caret and what was expected. A file is refused, with a reason, before it is
+parsed when it is too large, not text, or nested too deeply. Names and types are the checker's business.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from lark import Lark, Token, Transformer, v_args
+from lark.exceptions import UnexpectedCharacters, UnexpectedEOF, UnexpectedInput, UnexpectedToken
+
+from model import syntax as s
+from model.diagnostics import Problem, RulesError, Span, UsageError
+
+MAX_BYTES = 2_000_000
+MAX_NESTING = 200
+GRAMMAR = Path(__file__).resolve().parent.parent / "spec" / "language.lark"
+
+_SPOKEN = {"NAME": "a name", "STRING": "a documentation string in double quotes", "KIND": "an operation",
+           "INT": "a number", "$END": "the end of the file", "QUANT": "`forall` or `exists`", "EQ": "`=`",
+           "NE": "`!=`", "LPAR": "`(`", "RPAR": "`)`", "LSQB": "`[`", "RSQB": "`]`", "LBRACE": "`{`",
+           "RBRACE": "`}`", "COMMA": "`,`", "DOT": "`.`", "COLON": "`:`", "VBAR": "`|`", "__ANON_0": "`->`"}
+
+
+class _ToSyntax(Transformer[Token, Any]):
+    """Builds the syntax tree while Lark parses; one method per rule of the grammar."""
+
+    def __init__(self, file: str) -> None:
+        super().__init__()
+        self.file = file
+
+    def at(self, token: Token) -> Span:
+        return Span(self.file, token.line or 0, token.column or 0, len(token))
+
+    def doc(self, token: Token | None) -> str:
+        return "" if token is None else " ".join(token[1:-1].split())
+
+    def start(self, children: list[Any]) -> s.RulesFile:
+        return s.RulesFile(self.file, tuple(c for c in children if isinstance(c, s.Component)),
+                           tuple(c for c in children if isinstance(c, s.System)))
+
+    def component(self, c: list[Any]) -> s.Component:
+        rest = c[2:]
+        uses: tuple[s.Name, ...] = ()
+        if rest and isinstance(rest[0], tuple):
+            uses, rest = rest[0], rest[1:]
+        return s.Component(c[0].text, uses, tuple(rest), self.doc(c[1]), c[0].span)
+
+    def uses(self, c: list[Any]) -> tuple[s.Name, ...]:
+        return tuple(c)
+
+    def path(self, c: list[Token]) -> s.Name:
+        text = ".".join(c)
+        return s.Name(text, Span(self.file, c[0].line or 0, c[0].column or 0, len(text)))
+
+    def _split(self, c: list[Any]) -> tuple[str, list[Any]]:
+        """Documentation in front of an item, and the rest."""
+        if c and isinstance(c[0], Token) and c[0].type == "STRING":
+            return self.doc(c[0]), c[1:]
+        return "", c
+
+    def sort_item(self, c: list[Any]) -> s.SortItem:
+        return s.SortItem(str(c[0]), self.doc(c[1]), self.at(c[0]))
+
+    def enum_item(self, c: list[Any]) -> s.EnumItem:
+        doc, c = self._split(c)
+        return s.EnumItem(str(c[0]), tuple(s.Name(str(m), self.at(m)) for m in c[1:]), doc, self.at(c[0]))
+
+    def const_item(self, c: list[Any]) -> s.ConstItem:
+        doc, c = self._split(c)
+        return s.ConstItem(str(c[0]), str(c[1]), doc, self.at(c[0]))
+
+    def state_item(self, c: list[Any]) -> s.StateItem:
+        doc, c = self._split(c)
+        ghost = c[0] is not None and isinstance(c[0], Token) and c[0].type == "GHOST"
+        c = [x for x in c if not (isinstance(x, Token) and x.type == "GHOST")]
+        c = c[1:] if c[0] is None else c
+        writable = c[3] if len(c) > 3 else None
+        return s.StateItem(str(c[0]), c[1], c[2], ghost, writable, doc, self.at(c[0]))
+
+    def indices(self, c: list[Any]) -> tuple[s.Binder, ...]:
+        return tuple(c)
+
+    def index(self, c: list[Any]) -> s.Binder:
+        name, sort = (c[0], c[1]) if len(c) == 2 else (None, c[0])
+        return s.Binder("" if name is None else str(name), str(sort), self.at(sort))
+
+    def plain_type(self, c: list[Token]) -> tuple[s.Binder, ...]:
+        return (s.Binder("", str(c[0]), self.at(c[0])),)
+
+    def record_type(self, c: list[Any]) -> tuple[s.Binder, ...]:
+        return tuple(c)
+
+    def binder(self, c: list[Token]) -> s.Binder:
+        return s.Binder(str(c[0]), str(c[1]), self.at(c[0]))
+
+    field = binder
+    param = binder
+
+    def params(self, c: list[Any]) -> tuple[s.Binder, ...]:
+        return tuple(x for x in c if x is not None)
+
+    binders = params
+
+    def writable(self, c: list[Any]) -> s.Writable:
+        name = str(c[1]) if c[1] is not None else ""
+        return s.Writable(str(c[0]), name, c[2], tuple(x for x in c[3:] if x is not None), self.at(c[0]))
+
+    def define_item(self, c: list[Any]) -> s.DefineItem:
+        doc, c = self._split(c)
+        sort = "bool" if c[2] is None else str(c[2])
+        return s.DefineItem(str(c[0]), c[1], sort, c[3], doc, self.at(c[0]))
+
+    def _unnamed(self, kind: str, c: list[Any]) -> s.FormulaItem:
+        doc, c = self._split(c)
+        return s.FormulaItem(kind, f"{kind}@{c[0].span.line}", c[0], doc, c[0].span)
+
+    def _named(self, kind: str, c: list[Any]) -> s.FormulaItem:
+        doc, c = self._split(c)
+        return s.FormulaItem(kind, str(c[0]), c[1], doc, self.at(c[0]))
+
+    def init_item(self, c: list[Any]) -> s.FormulaItem:
+        return self._unnamed("init", c)
+
+    def axiom_item(self, c: list[Any]) -> s.FormulaItem:
+        return self._unnamed("axiom", c)
+
+    def invariant_item(self, c: list[Any]) -> s.FormulaItem:
+        return self._named("invariant", c)
+
+    def theorem_item(self, c: list[Any]) -> s.FormulaItem:
+        return self._named("theorem", c)
+
+    def transition_item(self, c: list[Any]) -> s.FormulaItem:
+        return self._named("transition", c)
+
+    def operation(self, c: list[Any]) -> s.Operation:
+        doc, c = self._split(c)
+        return s.Operation(str(c[0]), str(c[1]), c[2], None if c[3] is None else str(c[3]), c[4], tuple(c[5:]),
+                           doc, self.at(c[1]))
+
+    def require_stmt(self, c: list[Any]) -> s.Require:
+        return s.Require(c[0], None if c[1] is None else str(c[1]), c[2] or (), c[0].span)
+
+    def may_stmt(self, c: list[Any]) -> s.MayFail:
+        return s.MayFail(str(c[0]), self.doc(c[1]), self.at(c[0]))
+
+    def pick_stmt(self, c: list[Any]) -> s.Pick:
+        binder = s.Binder(str(c[0]), str(c[1]), self.at(c[0]))
+        return s.Pick(binder, c[2], None if c[3] is None else str(c[3]), c[4] or (), binder.span)
+
+    def let_stmt(self, c: list[Any]) -> s.Let:
+        return s.Let(str(c[0]), c[1], self.at(c[0]))
+
+    def set_stmt(self, c: list[Any]) -> s.Set:
+        return s.Set(c[1], c[2], c[3] or (), c[4], c[1].span)
+
+    def record(self, c: list[Any]) -> s.Record:
+        return s.Record(tuple(c), c[0][1].span)
+
+    def record_field(self, c: list[Any]) -> tuple[str, s.Expr]:
+        return str(c[0]), c[1]
+
+    def return_stmt(self, c: list[Any]) -> s.Return:
+        return s.Return(c[0], c[0].span)
+
+    def perform_stmt(self, c: list[Any]) -> s.Perform:
+        return s.Perform(str(c[0]), c[1], None if c[2] is None else str(c[2]), None if c[3] is None else str(c[3]),
+                         self.at(c[0]))
+
+    def step_stmt(self, c: list[Any]) -> s.Boundary:
+        return s.Boundary("step", str(c[0]), c[1] or (), self.at(c[0]))
+
+    def each_stmt(self, c: list[Any]) -> s.Boundary:
+        return s.Boundary("each", str(c[0]), c[1] or (), self.at(c[0]))
+
+    def done_stmt(self, c: list[Token]) -> s.Boundary:
+        return s.Boundary("done", "done", (), self.at(c[0]))
+
+    def undo(self, c: list[Any]) -> tuple[s.Set, ...]:
+        return tuple(c)
+
+    def fault_item(self, c: list[Any]) -> s.FaultItem:
+        doc, c = self._split(c)
+        return s.FaultItem(str(c[0]), tuple(c[1:]), doc, self.at(c[0]))
+
+    def drop_check(self, c: list[Any]) -> s.Change:
+        return s.Change("drop_check", c[0].text, c[1], None, "", c[0].span)
+
+    def replace_check(self, c: list[Any]) -> s.Change:
+        return s.Change("replace_check", c[0].text, c[1], c[2], "", c[0].span)
+
+    def move_check(self, c: list[Any]) -> s.Change:
+        return s.Change("move_check", c[0].text, c[1], None, str(c[2]), c[0].span)
+
+    def replace_assignment(self, c: list[Any]) -> s.Change:
+        return s.Change("replace_assignment", c[0].text, c[1], c[2], "", c[0].span)
+
+    def drop_assignment(self, c: list[Any]) -> s.Change:
+        return s.Change("drop_assignment", c[0].text, c[1], None, "", c[0].span)
+
+    def system(self, c: list[Any]) -> s.System:
+        expects = tuple((verdict, name) for group in c[3:] for verdict, name in group)
+        return s.System(str(c[0]), c[2], expects, self.doc(c[1]), self.at(c[0]))
+
+    def expect(self, c: list[Token]) -> list[tuple[str, s.Name]]:
+        return [(str(c[0]), s.Name(str(t), self.at(t))) for t in c[1:]]
+
+    # Expressions.
+
+    def quantified(self, c: list[Any]) -> s.Quantified:
+        return s.Quantified(str(c[0]), c[1], c[2], self.at(c[0]))
+
+    def binary(self, c: list[Any]) -> s.Operator:
+        return s.Operator(str(c[1]), (c[0], c[2]), c[0].span)
+
+    def negate(self, c: list[Any]) -> s.Operator:
+        return s.Operator("not", (c[1],), self.at(c[0]))
+
+    def member(self, c: list[Any]) -> s.Expr:
+        left = c[0]
+        tests: list[s.Expr] = [s.Operator("=", (left, s.Name(str(t), self.at(t))), left.span) for t in c[2:]]
+        result = tests[0]
+        for test in tests[1:]:
+            result = s.Operator("or", (result, test), left.span)
+        return result
+
+    def subscript(self, c: list[Any]) -> s.Index:
+        return s.Index(c[0], tuple(c[1:]), c[0].span)
+
+    def field_of(self, c: list[Any]) -> s.Field:
+        return s.Field(c[0], str(c[1]), self.at(c[1]))
+
+    def name(self, c: list[Token]) -> s.Name:
+        return s.Name(str(c[0]), self.at(c[0]))
+
+    def call(self, c: list[Any]) -> s.Call:
+        return s.Call(str(c[0]), c[1], self.at(c[0]))
+
+    @v_args(inline=True)
+    def parens(self, inner: s.Expr) -> s.Expr:
+        return inner
+
+    def conditional(self, c: list[Any]) -> s.Operator:
+        return s.Operator("if", (c[1], c[2], c[3]), self.at(c[0]))
+
+    def arguments(self, c: list[Any]) -> tuple[s.Expr, ...]:
+        return tuple(x for x in c if x is not None)
+
+
+@functools.cache
+def _grammar() -> str:
+    return GRAMMAR.read_text(encoding="utf-8")
+
+
+def parse_text(text: str, file: str) -> s.RulesFile:
+    """The syntax tree of one rules file. Raises `RulesError` with one problem when the text is not in the language."""
+    _refuse_nonsense(text, file)
+    try:
+        parser = Lark(_grammar(), parser="lalr", maybe_placeholders=True, cache=True, transformer=_ToSyntax(file))
+        return parser.parse(text)  # type: ignore[return-value]
+    except UnexpectedInput as error:
+        raise RulesError([_syntax_problem(error, text, file)], {file: text}) from None
+
+
+def parse_file(path: Path) -> tuple[s.RulesFile, str]:
+    """The syntax tree and the text of the file at `path`. Raises `UsageError` when it cannot be read."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot read this rules file ({error.strerror}); check the name.") from None
+    if len(raw) > MAX_BYTES:
+        raise UsageError(f"{path}: {len(raw):,} bytes is too large for a rules file (limit {MAX_BYTES:,}); "
+                         "split it into components.")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not a rules file: byte {error.start} is not UTF-8 text.") from None
+    return parse_text(text, str(path)), text
+
+
+def _refuse_nonsense(text: str, file: str) -> None:
+    if "\0" in text:
+        raise UsageError(f"{file}: not a rules file: it holds a NUL character at offset {text.index(chr(0))}.")
+    if not text.strip():
+        problem = Problem(Span(file, 1, 1), "the file is empty", "Expected a `component` or a `system`.")
+        raise RulesError([problem], {file: text})
+    depth = line = column = 0
+    line = 1
+    in_string = False
+    for char in text:
+        column += 1
+        if char == "\n":
+            line, column = line + 1, 0
+        elif char == '"':
+            in_string = not in_string
+        elif in_string:
+            continue
+        elif char in "([{":
+            depth += 1
+            if depth > MAX_NESTING:
+                problem = Problem(Span(file, line, column), f"nested more than {MAX_NESTING} deep",
+                                  hint="Name a part of the expression with `define`.")
+                raise RulesError([problem], {file: text})
+        elif char in ")]}":
+            depth -= 1
+
+
+def _syntax_problem(error: UnexpectedInput, text: str, file: str) -> Problem:
+    if isinstance(error, UnexpectedToken) and not isinstance(error, UnexpectedEOF) and error.token.type != "$END":
+        span = Span(file, error.line, error.column, len(error.token))
+        return Problem(span, f"`{error.token}` does not fit here", _expected(error.accepts or error.expected))
+    if isinstance(error, UnexpectedCharacters):
+        if text[error.pos_in_stream or 0] == '"':
+            return Problem(Span(file, error.line, error.column), "this documentation string is not closed",
+                           hint='Close it with `"`.')
+        return Problem(Span(file, error.line, error.column), f"the character {text[error.pos_in_stream or 0]!r} "
+                       "does not fit here", _expected(error.allowed or set()))
+    last = text.rstrip("\n").count("\n") + 1
+    wanted = getattr(error, "accepts", None) or getattr(error, "expected", set())
+    return Problem(Span(file, last, len(text.rstrip().splitlines()[-1]) + 1), "the file ends too early",
+                   _expected(wanted))
+
+
+def _expected(names: set[str] | list[str]) -> str:
+    spoken = sorted({_SPOKEN.get(n, f"`{n.lower()}`") for n in names})
+    if not spoken:
+        return ""
+    if len(spoken) > 8:
+        spoken = [*spoken[:8], "..."]
+    return "Expected " + (" or ".join(spoken) if len(spoken) < 3 else "one of " + ", ".join(spoken)) + "."
+
+
+__all__ = ["GRAMMAR", "MAX_BYTES", "MAX_NESTING", "parse_file", "parse_text"]

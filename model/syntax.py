@@ -1,0 +1,273 @@
+"""The syntax tree of a rules file, as the parser makes it: names are not resolved and nothing is checked yet.
+
+Expressions use one small set of nodes (name, index, field, call, operator, quantifier), because what `map.flush` means
+(a field, a point of an operation, a local) is known only to the type checker. Every node carries its `Span`, which
+takes no part in equality, so that two expressions that read alike are equal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from model.diagnostics import Span
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    text: str
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    base: Expr
+    args: tuple[Expr, ...]
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    base: Expr
+    name: str
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    name: str
+    args: tuple[Expr, ...]
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """`op` is one of: not and or implies iff = != if."""
+
+    op: str
+    args: tuple[Expr, ...]
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Quantified:
+    kind: str  # forall | exists
+    binders: tuple[Binder, ...]
+    body: Expr
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    fields: tuple[tuple[str, Expr], ...]
+    span: Span = field(compare=False)
+
+
+Expr = Name | Index | Field | Call | Operator | Quantified | Record
+
+
+@dataclass(frozen=True, slots=True)
+class Binder:
+    """`name: sort`, of a quantifier, a parameter, a record field or a state index (whose name may be empty)."""
+
+    name: str
+    sort: str
+    span: Span = field(compare=False)
+
+
+# Statements of an operation.
+
+
+@dataclass(frozen=True, slots=True)
+class Set:
+    target: Expr
+    value: Expr
+    binders: tuple[Binder, ...]
+    where: Expr | None
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Require:
+    cond: Expr
+    code: str | None
+    undo: tuple[Set, ...]
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class MayFail:
+    code: str
+    why: str
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    binder: Binder
+    where: Expr | None
+    code: str | None
+    undo: tuple[Set, ...]
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Let:
+    name: str
+    value: Expr
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    value: Expr
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Perform:
+    name: str
+    args: tuple[Expr, ...]
+    result: str | None
+    code: str | None
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """`step name(params)`, `each name(params)` or `done`: where other calls may come in between."""
+
+    kind: str  # step | each | done
+    name: str
+    params: tuple[Binder, ...]
+    span: Span = field(compare=False)
+
+
+Statement = Require | MayFail | Pick | Let | Set | Return | Perform | Boundary
+
+# Items of a component.
+
+
+@dataclass(frozen=True, slots=True)
+class SortItem:
+    name: str
+    doc: str
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class EnumItem:
+    name: str
+    members: tuple[Name, ...]
+    doc: str
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ConstItem:
+    name: str
+    sort: str
+    doc: str
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Writable:
+    """`writable by PARTY as NAME when COND then set ...`: the party's move that comes with a declaration."""
+
+    party: str
+    name: str
+    when: Expr | None
+    then: tuple[Set, ...]
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StateItem:
+    name: str
+    indices: tuple[Binder, ...]
+    fields: tuple[Binder, ...]  # one binder with an empty name for a plain value
+    ghost: bool
+    writable: Writable | None
+    doc: str
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DefineItem:
+    name: str
+    params: tuple[Binder, ...]
+    sort: str  # "bool" unless declared
+    body: Expr
+    doc: str
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FormulaItem:
+    """init, axiom, invariant, theorem or transition; init and axiom have no name of their own."""
+
+    kind: str
+    name: str
+    body: Expr
+    doc: str
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    kind: str  # hypercall, ioctl, syscall, request, guest, internal, procedure
+    name: str
+    params: tuple[Binder, ...]
+    result: str | None
+    when: Expr | None
+    body: tuple[Statement, ...]
+    doc: str
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One named change of one operation (and, after a dot, of one of its steps)."""
+
+    kind: str  # drop_check, replace_check, move_check, replace_assignment, drop_assignment
+    path: str
+    old: Expr
+    new: Expr | None
+    to: str
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FaultItem:
+    name: str
+    changes: tuple[Change, ...]
+    doc: str
+    span: Span = field(compare=False)
+
+
+Item = SortItem | EnumItem | ConstItem | StateItem | DefineItem | FormulaItem | Operation | FaultItem
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    name: str
+    uses: tuple[Name, ...]
+    items: tuple[Item, ...]
+    doc: str
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    name: str
+    uses: tuple[Name, ...]
+    expects: tuple[tuple[str, Name], ...]  # (proved | refuted, theorem)
+    doc: str
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RulesFile:
+    path: str
+    components: tuple[Component, ...]
+    systems: tuple[System, ...]
