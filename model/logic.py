@@ -1,0 +1,225 @@
+"""From the checked form to formulas: SMT-LIB 2 text, read alike by Z3, cvc5 and people.
+
+State functions become uninterpreted functions (flat, one argument per index), definitions become `define-fun`, and the
+state after a step is a second set of `define-fun`s (`entry.kind_next`) for just what the step assigns: a claim after
+the step is its own text with those names put in, so no frame axioms and no new quantifiers arise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from model.ir import (
+    BOOL,
+    CALL,
+    POINT,
+    App,
+    Claim,
+    Definition,
+    Lit,
+    Op,
+    Quant,
+    System,
+    Term,
+    Transition,
+    Update,
+    Use,
+    Var,
+)
+
+NEXT = "_next"
+Renaming = frozenset[str]  # names of functions and definitions to be read after the step
+
+
+def symbol(name: str) -> str:
+    """A name of the rules as an SMT-LIB symbol."""
+    return name.replace("@", "~")
+
+
+def sort_name(sort: str) -> str:
+    """A sort of the rules as an SMT-LIB sort."""
+    return "Bool" if sort == BOOL else sort
+
+
+def variable(name: str) -> str:
+    """Variables carry a mark, so that they never hide a state function of the same name."""
+    return "?" + name
+
+
+@dataclass
+class Formulas:
+    """The formulas of one system. Texts are cached: each claim is written once per set of names read after a step."""
+
+    system: System
+    _texts: dict[tuple[str, Renaming], str] = field(default_factory=dict)
+
+    # Terms.
+
+    def term(self, term: Term, after: Renaming = frozenset(), env: Mapping[str, str] | None = None) -> str:
+        """The term as text. `after` names what is read in the state after the step; `env` gives variables a text."""
+        match term:
+            case Var(name):
+                return env[name] if env is not None and name in env else "?" + name
+            case Lit(name):
+                return name
+            case App(func, args):
+                head = func + NEXT if (func in after or (term.next and func in self.next_names)) else func
+                if not args:
+                    return head
+                return f"({head} {' '.join([self.term(a, after, env) for a in args])})"
+            case Op(op, args):
+                return f"({op} {' '.join([self.term(a, after, env) for a in args])})"
+            case Use(name, args):
+                head = name + NEXT if (name in after or (term.next and name in self.next_names)) else name
+                if not args:
+                    return head
+                return f"({head} {' '.join([self.term(a, after, env) for a in args])})"
+            case Quant(kind, vars_, body):
+                inner = env
+                if env is not None and any(v.name in env for v in vars_):
+                    inner = {k: t for k, t in env.items() if k not in {v.name for v in vars_}}
+                bound = " ".join([f"(?{v.name} {sort_name(v.sort)})" for v in vars_])
+                return f"({kind} ({bound}) {self.term(body, after, inner)})"
+        raise AssertionError(term)
+
+    next_names: Renaming = frozenset()  # set while a transition claim is written
+
+    def claim(self, claim: Claim, after: Renaming = frozenset()) -> str:
+        """The text of a claim, read in the state before (or, for the names in `after`, after) a step."""
+        relevant = after & self.reads(claim)
+        key = (claim.name, relevant)
+        if key not in self._texts:
+            self._texts[key] = self.term(claim.body, relevant)
+        return self._texts[key]
+
+    def transition_claim(self, claim: Claim, after: Renaming, failed: bool) -> str:
+        """The text of a two-state claim over a step that assigns the names in `after`."""
+        self.next_names = after
+        try:
+            return self.term(claim.body, frozenset(), {"failed": "true" if failed else "false"})
+        finally:
+            self.next_names = frozenset()
+
+    # What is read and written.
+
+    @cached_property
+    def definition_reads(self) -> dict[str, frozenset[str]]:
+        """State functions and definitions that each definition reads, directly or not, itself included."""
+        reads: dict[str, frozenset[str]] = {}
+        for definition in self.system.defs.values():  # a definition stands after what it uses
+            reads[definition.name] = self._reads(definition.body, reads) | {definition.name}
+        return reads
+
+    def _reads(self, term: Term, known: Mapping[str, frozenset[str]]) -> frozenset[str]:
+        found: set[str] = set()
+        todo = [term]
+        while todo:
+            t = todo.pop()
+            if isinstance(t, App):
+                found.add(t.func)
+                todo.extend(t.args)
+            elif isinstance(t, Use):
+                found |= known[t.name]
+                todo.extend(t.args)
+            elif isinstance(t, Op):
+                todo.extend(t.args)
+            elif isinstance(t, Quant):
+                todo.append(t.body)
+        return frozenset(found)
+
+    def reads_of(self, term: Term) -> frozenset[str]:
+        """The state functions and definitions that a term reads."""
+        return self._reads(term, self.definition_reads)
+
+    def reads(self, claim: Claim) -> frozenset[str]:
+        """The state functions and definitions that a claim reads."""
+        if claim.name not in self._claim_reads:
+            self._claim_reads[claim.name] = self.reads_of(claim.body)
+        return self._claim_reads[claim.name]
+
+    _claim_reads: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    def affected(self, transition: Transition) -> Renaming:
+        """The functions a transition assigns and the definitions that read one of them."""
+        written = {u.func for u in transition.updates}
+        return frozenset(written) | {n for n, reads in self.definition_reads.items() if reads & written}
+
+    # Declarations.
+
+    @cached_property
+    def prelude(self) -> str:
+        """Sorts, enums, constants, state functions and definitions of the state before a step."""
+        out = [f"(declare-sort {name} 0)" for name in self.system.sorts]
+        for name, members in self.system.enums.items():
+            out.append(f"(declare-datatypes (({name} 0)) (({' '.join(f'({m})' for m in members)})))")
+        out += [f"(declare-const {n} {sort_name(s)})" for n, s in self.system.consts.items()]
+        for f in self.system.funcs.values():
+            out.append(f"(declare-fun {f.name} ({' '.join(sort_name(a) for a in f.args)}) {sort_name(f.sort)})")
+        out += [self.definition(d) for d in self.system.defs.values()]
+        return "\n".join(out) + "\n"
+
+    def definition(self, d: Definition, after: Renaming = frozenset()) -> str:
+        """A `define-fun`; with `after`, the definition as read in the state after the step."""
+        params = " ".join(f"({variable(p.name)} {sort_name(p.sort)})" for p in d.params)
+        name = d.name + (NEXT if after else "")
+        return f"(define-fun {name} ({params}) {sort_name(d.sort)} {self.term(d.body, after)})"
+
+    # Steps.
+
+    def parameters(self, params: Iterable[Var]) -> str:
+        """Declares the parameters of a transition as constants: a step is taken for any values."""
+        return "".join(f"(declare-const {variable(p.name)} {sort_name(p.sort)})\n" for p in params)
+
+    def guard_parts(self, transition: Transition) -> list[str]:
+        """The guard of a transition, conjunct by conjunct."""
+        guard = transition.guard
+        parts = guard.args if isinstance(guard, Op) and guard.op == "and" else (guard,)
+        return [self.term(p) for p in parts]
+
+    def next_state(self, transition: Transition, needed: Renaming | None = None) -> str:
+        """The state after a transition, as definitions over the state before it."""
+        after = self.affected(transition)
+        if needed is not None:
+            after = after & needed
+        by_func: dict[str, list[Update]] = {}
+        for update in transition.updates:
+            if update.func in after:
+                by_func.setdefault(update.func, []).append(update)
+        out = [self._assigned(name, updates) for name, updates in by_func.items()]
+        out += [self.definition(d, after) for d in self.system.defs.values() if d.name in after]
+        return "\n".join(out) + "\n"
+
+    def _assigned(self, name: str, updates: list[Update]) -> str:
+        func = self.system.funcs[name]
+        slots = [f"?x{k}" for k in range(len(func.args))]
+        body = f"({name} {' '.join(slots)})" if slots else name
+        for update in updates:  # the last one stands outermost and wins
+            cond, value = self.assignment(update, slots)
+            body = value if cond == "true" else f"(ite {cond} {value} {body})"
+        params = " ".join(f"({s} {sort_name(a)})" for s, a in zip(slots, func.args, strict=True))
+        return f"(define-fun {name}{NEXT} ({params}) {sort_name(func.sort)} {body})"
+
+    def assignment(self, update: Update, slots: list[str]) -> tuple[str, str]:
+        """When the place named by `slots` is assigned by the update, and to what."""
+        bound = {v.name for v in update.binders}
+        env: dict[str, str] = {}
+        tests = []
+        for slot, arg in zip(slots, update.args, strict=True):
+            if isinstance(arg, Var) and arg.name in bound and arg.name not in env:
+                env[arg.name] = slot
+            else:
+                tests.append((slot, arg))
+        conds = [f"(= {slot} {self.term(arg, frozenset(), env)})" for slot, arg in tests]
+        if update.cond != Lit("true", BOOL):
+            conds.append(self.term(update.cond, frozenset(), env))
+        loose = [v for v in update.binders if v.name not in env]
+        cond = "true" if not conds else conds[0] if len(conds) == 1 else f"(and {' '.join(conds)})"
+        if loose:
+            quantified = " ".join(f"({variable(v.name)} {sort_name(v.sort)})" for v in loose)
+            cond = f"(exists ({quantified}) {cond})"
+        return cond, self.term(update.value, frozenset(), env)
+
+
+__all__ = ["CALL", "NEXT", "POINT", "Formulas", "Renaming", "sort_name", "symbol", "variable"]
