@@ -16,7 +16,7 @@ from model.diagnostics import Problem, RulesError, Span, UsageError, suggest
 from model.expressions import Declarations, Scope
 from model.fragment import alternation_warnings
 from model.ir import AT, CALL, IDLE, POINT, Claim, Definition, Func, Step, System, Var
-from model.operations import elaborate, generated_write, points_of
+from model.operations import elaborate, generated_write, locals_spoken_of, points_of
 from model.parser import parse_file
 
 SPEC = Path(__file__).resolve().parent.parent / "spec"
@@ -186,8 +186,9 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
             generated = generated_write(item, d)
             if generated is not None:
                 steps.append(generated)
+    wanted = frozenset(n for _, i in items if isinstance(i, s.FormulaItem) for n in locals_spoken_of(i.body))
     for op in actions:
-        steps.extend(elaborate(op, procedures, d))
+        steps.extend(elaborate(op, procedures, d, wanted))
     if not actions:  # components alone: their procedures are checked as they stand
         for op in procedures.values():
             elaborate(op, procedures, d)

@@ -89,8 +89,12 @@ def points_of(op: s.Operation, procedures: dict[str, s.Operation]) -> list[str]:
     return [f"{op.name}.{b.name}" for b in body if isinstance(b, s.Boundary) and b.kind != "done"]
 
 
-def elaborate(op: s.Operation, procedures: dict[str, s.Operation], decls: Declarations) -> list[Step]:
-    """The atomic steps of one operation; problems are collected in `decls`."""
+def elaborate(op: s.Operation, procedures: dict[str, s.Operation], decls: Declarations,
+              wanted: frozenset[str] = frozenset()) -> list[Step]:
+    """The atomic steps of one operation; problems are collected in `decls`.
+
+    `wanted` names locals that claims speak of (`operation.local[call]`): they are kept even if no later step reads them.
+    """
     body = _inline(op.body, procedures, {}, [0], decls)
     segments = _cut(op, body, decls)
     scope = OperationScope(decls, op.name)
@@ -112,6 +116,9 @@ def elaborate(op: s.Operation, procedures: dict[str, s.Operation], decls: Declar
         name = "" if segment.boundary is None else segment.boundary.name
         steps.append(Step(op.name, name, op.kind, tuple(params), when, tuple(checks), tuple(updates), result,
                           op.doc, op.span, segment.point, segment.after, segment.on_error))
+    for name, (found, number) in scope.defined.items():
+        if f"{op.name}.{name}" in wanted and number + 1 < len(steps) and not isinstance(found, RecordTerm):
+            scope._save(name, found, number)
     for name, (value, number) in scope.saved.items():
         keep = Update(f"{op.name}.{name}", (THIS,), value)
         steps[number] = replace(steps[number], updates=(*steps[number].updates, keep))
@@ -380,6 +387,30 @@ def substitute(expr: s.Expr, names: dict[str, s.Expr]) -> s.Expr:
             return s.Record(tuple((n, substitute(v, names)) for n, v in expr.fields), expr.span)
 
 
+def locals_spoken_of(expr: s.Expr) -> set[str]:
+    """Every `operation.local` that an expression indexes."""
+    found: set[str] = set()
+    todo: list[s.Expr] = [expr]
+    while todo:
+        e = todo.pop()
+        match e:
+            case s.Index():
+                if isinstance(e.base, s.Field) and isinstance(e.base.base, s.Name):
+                    found.add(f"{e.base.base.text}.{e.base.name}")
+                todo.extend(e.args)
+            case s.Field():
+                todo.append(e.base)
+            case s.Call() | s.Operator():
+                todo.extend(e.args)
+            case s.Quantified():
+                todo.append(e.body)
+            case s.Record():
+                todo.extend(v for _, v in e.fields)
+            case s.Name():
+                pass
+    return found
+
+
 def _names_in(expr: s.Expr) -> set[str]:
     match expr:
         case s.Name():
@@ -394,4 +425,4 @@ def _names_in(expr: s.Expr) -> set[str]:
             return {n for _, v in expr.fields for n in _names_in(v)}
 
 
-__all__ = ["conj", "elaborate", "generated_write", "points_of", "substitute"]
+__all__ = ["conj", "elaborate", "generated_write", "locals_spoken_of", "points_of", "substitute"]

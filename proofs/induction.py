@@ -69,8 +69,9 @@ def _ignore_interrupt() -> None:
 def solve_batch(prelude: str, blocks: list[Block], settings: Settings) -> list[Result]:
     """Decide every query of some blocks of one system; one solver session for all of them."""
     results: list[Result] = []
-    z3 = Z3Session(settings.limit)
+    z3 = Z3Session(settings.limit, fast=True)
     z3.tell(prelude)
+    slow: Z3Session | None = None
     second: Cvc5Session | None = None
     if settings.cross_check:
         second = Cvc5Session(settings.limit)
@@ -79,6 +80,12 @@ def solve_batch(prelude: str, blocks: list[Block], settings: Settings) -> list[R
         z3.tell("(push)\n" + block.text())
         for query in block.queries:
             answer = z3.ask(query.goal)
+            if answer.verdict != "unsat":
+                if slow is None:
+                    slow = Z3Session(settings.limit)
+                    slow.tell(prelude)
+                more = slow.ask(block.text() + query.goal)
+                answer = replace(more, seconds=answer.seconds + more.seconds)
             result = Result(block.label, query.claim, answer.verdict, answer.core, answer.seconds)
             if second is not None:
                 result = _again(result, second, block, query, prelude, settings)
