@@ -1,0 +1,175 @@
+"""Traces: the common tongue between attack search, executable model and pictures.
+
+A trace is an initial state and a list of events, each naming a transition and its arguments. It is written as JSON Lines
+(format `bulkhead-trace/1`, see README.md in this folder) and as ITF JSON; replaying one gives its states.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model.diagnostics import UsageError, suggest
+from model.ir import System
+from model.world import State, World, changes, elements, index_names, place, table_sizes
+
+if TYPE_CHECKING:
+    from model.machine import Machine
+
+FORMAT = "bulkhead-trace/1"
+
+
+class TraceError(UsageError):
+    """A trace that is malformed or does not replay."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One step: the transition's label, and an element index for each of its parameters."""
+
+    label: str
+    args: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Trace:
+    system: str
+    faults: tuple[str, ...]
+    claim: str
+    world: World
+    initial: State
+    events: tuple[Event, ...]
+
+
+def replay(trace: Trace, machine: Machine) -> list[State]:
+    """All states of a trace, the initial one first. Raises `TraceError` at the first event that does not fire."""
+    state = [list(t) for t in trace.initial]
+    states = [[list(t) for t in state]]
+    for n, event in enumerate(trace.events, 1):
+        if event.label not in machine.transitions:
+            hint = suggest(event.label, machine.transitions)
+            raise TraceError(f"event {n}: there is no step `{event.label}` in system `{trace.system}`. {hint}".strip())
+        if not machine.fire(state, event.label, event.args):
+            raise TraceError(f"event {n}: `{event.label}` cannot be taken in the state before it.")
+        states.append([list(t) for t in state])
+    return states
+
+
+def named_args(system: System, world: World, machine: Machine, event: Event) -> dict[str, str]:
+    """The arguments of an event by the names of the elements."""
+    params = machine.transitions[event.label].params
+    return {p.name: elements(system, world, p.sort)[event.args[p.name]] for p in params}
+
+
+def facts(system: System, world: World, state: State) -> dict[str, str]:
+    """All places of a state whose value is not the first of its sort."""
+    out = {}
+    for k, func in enumerate(system.funcs.values()):
+        names = elements(system, world, func.sort)
+        for i, value in enumerate(state[k]):
+            if value:
+                out[place(func.name, index_names(system, world, func.name, i))] = names[value]
+    return out
+
+
+def to_jsonl(trace: Trace, system: System, machine: Machine) -> str:
+    """The trace as JSON Lines."""
+    states = replay(trace, machine)
+    lines: list[dict[str, Any]] = [
+        {"format": FORMAT, "system": trace.system, "faults": list(trace.faults), "claim": trace.claim,
+         "world": {"sizes": trace.world.sizes, "consts": trace.world.consts}},
+        {"initial": facts(system, trace.world, trace.initial)},
+    ]
+    for n, event in enumerate(trace.events, 1):
+        changed = changes(system, trace.world, states[n - 1], states[n])
+        lines.append({"i": n, "call": event.label, "args": named_args(system, trace.world, machine, event),
+                      "changes": {p: new for p, (_, new) in changed.items()}})
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def load_jsonl(path: Path, system: System) -> Trace:
+    """Read a trace of a system. Raises `TraceError` naming file and line when it is malformed."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TraceError(f"{path}: cannot read this trace: {error}") from None
+    rows: list[dict[str, Any]] = []
+    for n, line in enumerate(text.splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            raise TraceError(f"{path}:{n}: not a line of JSON.") from None
+        if not isinstance(row, dict):
+            raise TraceError(f"{path}:{n}: expected a JSON object.")
+        rows.append(row)
+    if len(rows) < 2 or rows[0].get("format") != FORMAT:
+        raise TraceError(f"{path}:1: not a trace; expected a header with format {FORMAT!r}.")
+    try:
+        head = rows[0]
+        world = World({str(k): int(v) for k, v in head["world"]["sizes"].items()},
+                      {str(k): int(v) for k, v in head["world"]["consts"].items()})
+        if set(world.sizes) != set(system.sorts) or set(world.consts) != set(system.consts):
+            raise TraceError(f"{path}:1: the world is not one of system `{system.name}`.")
+        if any(not 1 <= n <= 64 for n in world.sizes.values()) or any(
+                not 0 <= v < world.sizes[system.consts[c]] for c, v in world.consts.items()):
+            raise TraceError(f"{path}:1: the sizes of the world must lie between 1 and 64, constants inside them.")
+        state = [[0] * n for n in table_sizes(system, world)]
+        names = {place(f.name, index_names(system, world, f.name, i)): (k, i, f.sort)
+                 for k, f in enumerate(system.funcs.values()) for i in range(len(state[k]))}
+        for where, value in rows[1]["initial"].items():
+            if where not in names:
+                raise TraceError(f"{path}:2: there is no place `{where}` in this world.")
+            k, i, sort = names[where]
+            state[k][i] = _element(system, world, sort, value, f"{path}:2")
+        params = {t.label: t.params for s in system.steps for t in s.transitions()}
+        events = []
+        for n, row in enumerate(rows[2:], 3):
+            if row.get("call") not in params:
+                raise TraceError(f"{path}:{n}: there is no step `{row.get('call')}`. "
+                                 f"{suggest(str(row.get('call')), params)}".strip())
+            given = row.get("args", {})
+            args = {}
+            for p in params[row["call"]]:
+                if p.name not in given:
+                    raise TraceError(f"{path}:{n}: `{row['call']}` needs the argument `{p.name}`.")
+                args[p.name] = _element(system, world, p.sort, given[p.name], f"{path}:{n}")
+            events.append(Event(row["call"], args))
+        return Trace(str(head["system"]), tuple(map(str, head["faults"])), str(head["claim"]), world, state,
+                     tuple(events))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise TraceError(f"{path}: malformed trace: {type(error).__name__} {error}.") from None
+
+
+def _element(system: System, world: World, sort: str, value: object, where: str) -> int:
+    names = elements(system, world, sort)
+    if value not in names:
+        raise TraceError(f"{where}: `{value}` is not one of {', '.join(names)}.")
+    return names.index(str(value))
+
+
+def to_itf(trace: Trace, system: System, machine: Machine) -> dict[str, Any]:
+    """The trace in the Informal Trace Format (Apalache's ADR-015)."""
+    world = trace.world
+    labels = ["init", *(e.label for e in trace.events)]
+    out = []
+    for n, state in enumerate(replay(trace, machine)):
+        row: dict[str, Any] = {"#meta": {"index": n}, "action": labels[n]}
+        for k, func in enumerate(system.funcs.values()):
+            names = elements(system, world, func.sort)
+
+            def value(v: int, sort: str = func.sort, names: list[str] = names) -> str | bool:
+                return bool(v) if sort == "bool" else names[v]
+
+            if not func.args:
+                row[func.name] = value(state[k][0])
+                continue
+            pairs = []
+            for i, v in enumerate(state[k]):
+                key = index_names(system, world, func.name, i)
+                pairs.append([key[0] if len(key) == 1 else {"#tup": key}, value(v)])
+            row[func.name] = {"#map": pairs}
+        out.append(row)
+    return {"#meta": {"format": "ITF", "description": f"{trace.system}: violation of {trace.claim}"},
+            "vars": ["action", *system.funcs], "states": out}
