@@ -136,10 +136,12 @@ class GroundWriter:
         return f"(and {' '.join(conds)})", self.term(u.value, n, inner)
 
 
-class _Search:
+class Search:
     """One solver session over one scope."""
 
-    def __init__(self, system: System, claim: Claim, sizes: dict[str, int], limit: float) -> None:
+    def __init__(self, system: System, claim: Claim, sizes: dict[str, int], limit: float,
+                 start: list[Claim] | None = None) -> None:
+        """`start` describes the first state; initial states and axioms unless given."""
         import z3
 
         for key, value in {"smt.mbqi": True, "smt.auto_config": True, "smt.qi.eager_threshold": 10.0}.items():
@@ -152,7 +154,7 @@ class _Search:
         self.depth = 0
         self._eval(f"(set-option :timeout {int(limit * 1000)})")
         w = self.writer
-        inits = [*system.inits, *system.axioms]
+        inits = [*system.inits, *system.axioms] if start is None else start
         self._eval(w.declarations() + "".join(f"(assert {w.term(c.body, 0, {})})\n" for c in inits))
 
     def _eval(self, text: str) -> str:
@@ -164,6 +166,14 @@ class _Search:
     def deepen(self) -> None:
         self._eval(self.writer.step(self.transitions, self.depth))
         self.depth += 1
+
+    def check(self, text: str = "", keep: bool = False) -> str:
+        """Is what has been said so far satisfiable, with `text`? With `keep` the model stays at hand for `decode`."""
+        self._eval("(push)\n" + text)
+        verdict = self._eval("(check-sat)").strip()
+        if not (keep and verdict == "sat"):
+            self._eval("(pop)")
+        return verdict if verdict in ("sat", "unsat") else "unknown"
 
     def violated(self) -> bool:
         """Can the claim be false after exactly `depth` steps? The model stays at hand for `decode`."""
@@ -214,7 +224,7 @@ class _Search:
         return Trace(system.name, faults, self.claim.name, world, initial, tuple(events))
 
 
-def _scope(system: System) -> dict[str, int]:
+def default_scope(system: System) -> dict[str, int]:
     return {s: SIZES.get(s, DEFAULT_SIZE) for s in system.sorts}
 
 
@@ -225,8 +235,8 @@ def find_attack(system: System, claim_name: str, faults: tuple[str, ...] = (), m
     Raises `SolverError` when Z3 gives no answer, or when the executable model does not confirm what it gave.
     """
     claim = system.theorems[claim_name]
-    sizes = _scope(system)
-    search = _Search(system, claim, sizes, limit)
+    sizes = default_scope(system)
+    search = Search(system, claim, sizes, limit)
     while not search.violated():
         if search.depth == max_depth:
             return None
@@ -236,7 +246,7 @@ def find_attack(system: System, claim_name: str, faults: tuple[str, ...] = (), m
     for sort in sorted(sizes):  # the smallest world that still has an attack of this length
         while sizes[sort] > 1:
             smaller = {**sizes, sort: sizes[sort] - 1}
-            attempt = _Search(system, claim, smaller, limit)
+            attempt = Search(system, claim, smaller, limit)
             for _ in range(depth):
                 attempt.deepen()
             if not attempt.violated():

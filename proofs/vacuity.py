@@ -1,83 +1,108 @@
 """Guards against proofs that hold because nothing can happen: initial states, assumptions, and steps that never fire.
 
-A walk from a small world shows which steps fire for real; the rest is asked of the solvers (`sat` is wanted) from any
-state that satisfies the invariants. This says nothing of whether a rule means what its author wanted.
+All questions are asked in a small finite world, where a `sat` is a real state: is there an initial state, is there one
+that satisfies all invariants, can each transition fire from such a state. A seeded walk of the executable model from an
+initial state then says which transitions were really taken. Nothing here proves a theorem.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 
-from model.ir import System
-from proofs.queries import Block, QueryMaker, name_of
-from proofs.solvers import Cvc5Session, Z3Session
+from model.ir import TRUE, Claim, System
+from model.machine import Machine
+from model.world import size_of
+from proofs.attack import Search, default_scope
+from proofs.solvers import SolverError
 
 REACHED = "reached"
-POSSIBLE = "only possible from an invariant state"
+POSSIBLE = "possible from a state that satisfies the invariants"
 NEVER = "cannot fire"
-UNDECIDED = "undecided"
+WALK_TRIES = 60_000
+RESTART = 400
 
 
 @dataclass
 class Vacuity:
-    """What was found. `initial` and `assumptions` are solver verdicts; `firing` maps each transition to a finding."""
+    """What was found. `firing` says of each transition whether it was reached, is possible, or cannot fire."""
 
     initial: str
     assumptions: str
     firing: dict[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
     queries: int = 0
+    seconds: float = 0.0
 
     def errors(self) -> list[str]:
-        """Findings that make a run fail."""
+        """Findings that make every verdict worthless."""
         out = []
-        if self.initial == "unsat":
-            out.append("no initial state exists: every theorem holds for nothing")
-        if self.assumptions == "unsat":
-            out.append("the axioms and invariants contradict each other: every theorem holds for nothing")
-        out += [f"{label} cannot fire from any state that satisfies the invariants"
+        if self.initial != "sat":
+            out.append(f"initial states in a small world: {self.initial}")
+        if self.assumptions != "sat":
+            out.append(f"states that satisfy all invariants, in a small world: {self.assumptions}")
+        out += [f"{label} cannot fire from any state of the small world that satisfies the invariants"
                 for label, found in self.firing.items() if found == NEVER]
         return out
 
     def warnings(self) -> list[str]:
-        """Findings worth a line."""
-        out = []
-        for name, verdict in (("an initial state", self.initial), ("the assumptions together", self.assumptions)):
-            if verdict == "unknown":
-                out.append(f"whether {name} can be satisfied is undecided within the time limit")
-        for found, text in ((POSSIBLE, "not reached by the bounded search, possible from an invariant state"),
-                            (UNDECIDED, "not reached by the bounded search, and undecided")):
-            labels = [label for label, f in self.firing.items() if f == found]
-            if labels:
-                out.append(f"{text}: {', '.join(labels)}")
-        return out
+        """Transitions that the bounded walk did not reach."""
+        labels = [label for label, found in self.firing.items() if found == POSSIBLE]
+        return [f"not reached by the bounded walk, only {POSSIBLE}: {', '.join(labels)}"] if labels else []
 
     def summary(self) -> str:
         """One line for people."""
-        reached = sum(f == REACHED for f in self.firing.values())
-        possible = sum(f == POSSIBLE for f in self.firing.values())
-        never = sum(f == NEVER for f in self.firing.values())
+        count = {f: sum(g == f for g in self.firing.values()) for f in (REACHED, POSSIBLE, NEVER)}
         return (f"not vacuous: initial states {self.initial}, assumptions {self.assumptions}; of {len(self.firing)} "
-                f"transitions {reached} reached, {possible} {POSSIBLE}, {never} cannot fire")
+                f"transitions {count[REACHED]} reached from an initial state, {count[POSSIBLE]} more possible, "
+                f"{count[NEVER]} cannot fire")
 
 
-def satisfiable(prelude: str, blocks: list[Block], limit: float) -> list[tuple[str, float]]:
-    """Can the assumptions of each block be met? Z3 is asked first, then cvc5 for a finite model."""
-    session = Z3Session(limit, cores=False)
-    session.tell(prelude)
-    out = []
-    for block in blocks:
-        answer = session.ask(block.text())
-        verdict, seconds = answer.verdict, answer.seconds
-        if verdict == "unknown":
-            finite = Cvc5Session(limit, finite=True)
-            finite.tell(prelude)
-            again = finite.ask(block.text())
-            verdict, seconds = again.verdict, seconds + again.seconds
-        out.append((verdict, seconds))
-    return out
+def possible_labels(system: System, standing: tuple[str, ...], limit: float) -> tuple[str, str, dict[str, str]]:
+    """Answers in a small world: are there initial states, are there states that satisfy the invariants, what can fire."""
+    nothing = Claim("theorem", "nothing", TRUE, "", system.theorems[next(iter(system.theorems))].span
+                    if system.theorems else next(iter(system.invariants.values())).span, "")
+    initial = Search(system, nothing, default_scope(system), limit).check()
+    known = {**system.invariants, **system.theorems}
+    search = Search(system, nothing, default_scope(system), limit, [*system.axioms, *(known[n] for n in standing)])
+    assumptions = search.check()
+    search.deepen()
+    found = {}
+    for k, t in enumerate(search.transitions):
+        answer = search.check(f"(assert (= op!0 {k}))")
+        found[t.label] = "sat" if found.get(t.label) == "sat" else answer
+    return initial, assumptions, found
+
+
+def walked_labels(system: System, seed: int, limit: float) -> set[str]:
+    """The transitions that a seeded walk of the executable model takes from an initial state."""
+    some = next(iter(system.claims().values()), None)
+    if some is None:
+        return set()
+    start = Search(system, some, default_scope(system), limit)
+    if start.check(keep=True) != "sat":
+        raise SolverError("no initial state to walk from")
+    trace = start.decode(())
+    machine = Machine(system, trace.world)
+    rng = random.Random(seed)
+    labels = list(machine.transitions)
+    sizes = {la: [(p.name, size_of(system, trace.world, p.sort)) for p in machine.transitions[la].params] for la in labels}
+    fired: dict[str, int] = dict.fromkeys(labels, 0)
+    fresh = [[list(t) for t in trace.initial]]  # states after which something new became possible
+    state = [list(t) for t in trace.initial]
+    for n in range(WALK_TRIES):
+        if n % RESTART == 0:
+            state = [list(t) for t in rng.choice(fresh)]
+        label = rng.choice(labels)
+        if fired[label] > 3 and rng.random() < 0.5:
+            label = min(rng.sample(labels, 4), key=lambda la: fired[la])
+        args = {name: int(rng.random() * size) for name, size in sizes[label]}
+        if machine.fire(state, label, args):
+            fired[label] += 1
+            if fired[label] <= 2:
+                fresh.append([list(t) for t in state])
+    return {label for label, count in fired.items() if count}
 
 
 class Checker:
@@ -93,36 +118,15 @@ class Checker:
     def start(self) -> None:
         """Set off the walk in one of the pool's processes."""
         if self.pool is not None:
-            self.walked = self.pool.submit(walk_labels, self.system, self.seed)
+            self.walked = self.pool.submit(walked_labels, self.system, self.seed, self.limit)
 
     def result(self, standing: Iterable[str]) -> Vacuity:
         """All findings; `standing` names the invariants that hold."""
-        maker = QueryMaker(self.system)
-        reached = self.walked.result() if self.walked is not None else walk_labels(self.system, self.seed)
-        known = {**self.system.invariants, **self.system.theorems}
-        names = [name_of(known[n]) for n in standing]
-        rest = {t.label: t for t in maker.transitions if t.label not in reached}
-        blocks = [maker.initial(()), maker.follows((), names), *(maker.enabled(t, names) for t in rest.values())]
-        prelude = maker.formulas.prelude
-        if self.pool is None:
-            answers = satisfiable(prelude, blocks, self.limit)
-        else:
-            futures = [self.pool.submit(satisfiable, prelude, [b], self.limit) for b in blocks]
-            answers = [f.result()[0] for f in futures]
-        found = Vacuity(answers[0][0], answers[1][0], seconds=sum(s for _, s in answers), queries=len(answers))
-        verdicts = dict(zip(rest, (v for v, _ in answers[2:]), strict=True))
-        meaning = {"sat": POSSIBLE, "unsat": NEVER, "unknown": UNDECIDED}
-        found.firing = {t.label: REACHED if t.label in reached else meaning[verdicts[t.label]]
-                        for t in maker.transitions}
+        names = tuple(n for n in standing if n in self.system.invariants or n in self.system.theorems)
+        initial, assumptions, possible = possible_labels(self.system, names, self.limit)
+        reached = self.walked.result() if self.walked is not None else \
+            walked_labels(self.system, self.seed, self.limit)
+        found = Vacuity(initial, assumptions, queries=len(possible) + 2)
+        found.firing = {label: REACHED if label in reached else (POSSIBLE if answer == "sat" else NEVER)
+                        for label, answer in possible.items()}
         return found
-
-
-def walk_labels(system: System, seed: int) -> set[str]:
-    """The transitions that a bounded walk from a small world takes."""
-    try:
-        from model.machine import Machine
-        from model.walk import reach
-        from model.world import World
-    except ModuleNotFoundError:  # without the executable model, all transitions are asked of the solvers
-        return set()
-    return set(reach(Machine(system, World.small(system)), seed, 20000))
