@@ -167,6 +167,16 @@ class Search:
         self._eval(self.writer.step(self.transitions, self.depth))
         self.depth += 1
 
+    def enrich(self) -> None:
+        """Constrain the first state so that as many transitions as can be could be taken in it (greedily, in order)."""
+        w = self.writer
+        for k, t in enumerate(self.transitions):
+            env = {p.name: f"want!{k}!{p.name}" for p in t.params}
+            text = "".join(f"(declare-const {env[p.name]} {sort_name(p.sort)})\n" for p in t.params)
+            text += f"(assert {w.term(t.guard, 0, env)})\n"
+            if self.check(text) == "sat":
+                self._eval(text)
+
     def check(self, text: str = "", keep: bool = False) -> str:
         """Is what has been said so far satisfiable, with `text`? With `keep` the model stays at hand for `decode`."""
         self._eval("(push)\n" + text)

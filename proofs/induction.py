@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from model.ir import Claim, System
 from proofs.queries import Block, Query, QueryMaker, name_of
-from proofs.solvers import Cvc5Session, SolverError, Z3Session
+from proofs.solvers import EAGERNESS, FAST_LIMIT, Answer, Cvc5Session, SolverError, Z3Session
 
 DEFAULT_LIMIT = 10.0
 
@@ -69,9 +69,8 @@ def _ignore_interrupt() -> None:
 def solve_batch(prelude: str, blocks: list[Block], settings: Settings) -> list[Result]:
     """Decide every query of some blocks of one system; one solver session for all of them."""
     results: list[Result] = []
-    z3 = Z3Session(settings.limit, fast=True)
+    z3 = Z3Session(min(FAST_LIMIT, settings.limit), fast=True)
     z3.tell(prelude)
-    slow: Z3Session | None = None
     second: Cvc5Session | None = None
     if settings.cross_check:
         second = Cvc5Session(settings.limit)
@@ -81,10 +80,7 @@ def solve_batch(prelude: str, blocks: list[Block], settings: Settings) -> list[R
         for query in block.queries:
             answer = z3.ask(query.goal)
             if answer.verdict != "unsat":
-                if slow is None:
-                    slow = Z3Session(settings.limit)
-                    slow.tell(prelude)
-                more = slow.ask(block.text() + query.goal)
+                more = _insist(prelude, block.text() + query.goal, settings)
                 answer = replace(more, seconds=answer.seconds + more.seconds)
             result = Result(block.label, query.claim, answer.verdict, answer.core, answer.seconds)
             if second is not None:
@@ -92,6 +88,20 @@ def solve_batch(prelude: str, blocks: list[Block], settings: Settings) -> list[R
             results.append(result)
         z3.tell("(pop)")
     return results
+
+
+def _insist(prelude: str, text: str, settings: Settings) -> Answer:
+    """Ask a query that a long session left open in sessions of its own: refutation first, then for a model, too."""
+    seconds = 0.0
+    for eager in (*EAGERNESS, None):
+        limit = settings.limit if eager is None else min(FAST_LIMIT, settings.limit)
+        session = Z3Session(limit, fast=eager is not None, eager=eager or 0.0)
+        session.tell(prelude)
+        answer = session.ask(text)
+        seconds += answer.seconds
+        if answer.verdict != "unknown":
+            break
+    return replace(answer, seconds=seconds)
 
 
 def _again(result: Result, session: Cvc5Session, block: Block, query: Query, prelude: str, settings: Settings) -> Result:

@@ -41,6 +41,8 @@ class Session(Protocol):
 # Pattern-based instantiation alone refutes our queries a hundred times as fast as the defaults; what it leaves open is
 # asked again with the defaults, which also find models. Z3 reads these when a context is made.
 FAST = {"smt.mbqi": False, "smt.auto_config": False, "smt.qi.eager_threshold": 3.0}
+EAGERNESS = (3.0, 1.0, 5.0)  # tried in turn by a session of its own for a query that a long session leaves open
+FAST_LIMIT = 0.5
 DEFAULTS = {"smt.mbqi": True, "smt.auto_config": True, "smt.qi.eager_threshold": 10.0}
 
 
@@ -52,11 +54,11 @@ class Z3Session:
 
     name = "z3"
 
-    def __init__(self, limit: float = 10.0, cores: bool = True, fast: bool = False) -> None:
+    def __init__(self, limit: float = 10.0, cores: bool = True, fast: bool = False, eager: float = 3.0) -> None:
         import z3
 
         self._z3 = z3
-        for key, value in (FAST if fast else DEFAULTS).items():
+        for key, value in ({**FAST, "smt.qi.eager_threshold": eager} if fast else DEFAULTS).items():
             z3.set_param(key, value)
         self._context = z3.Context()
         self._cores = cores

@@ -21,6 +21,8 @@ from proofs.solvers import SolverError
 REACHED = "reached"
 POSSIBLE = "possible from a state that satisfies the invariants"
 NEVER = "cannot fire"
+# Room for Dom0, DomB, a guest and one to come, each with an address space.
+ROOM = {"Domain": 4, "Life": 4, "Space": 4, "Frame": 3, "Epoch": 3, "Translation": 3}
 WALK_TRIES = 60_000
 RESTART = 400
 
@@ -59,13 +61,18 @@ class Vacuity:
                 f"{count[NEVER]} cannot fire")
 
 
+def scope(system: System) -> dict[str, int]:
+    """The size of the small world in which steps have to be able to fire."""
+    return {sort: ROOM.get(sort, size) for sort, size in default_scope(system).items()}
+
+
 def possible_labels(system: System, standing: tuple[str, ...], limit: float) -> tuple[str, str, dict[str, str]]:
     """Answers in a small world: are there initial states, are there states that satisfy the invariants, what can fire."""
     nothing = Claim("theorem", "nothing", TRUE, "", system.theorems[next(iter(system.theorems))].span
                     if system.theorems else next(iter(system.invariants.values())).span, "")
-    initial = Search(system, nothing, default_scope(system), limit).check()
+    initial = Search(system, nothing, scope(system), limit).check()
     known = {**system.invariants, **system.theorems}
-    search = Search(system, nothing, default_scope(system), limit, [*system.axioms, *(known[n] for n in standing)])
+    search = Search(system, nothing, scope(system), limit, [*system.axioms, *(known[n] for n in standing)])
     assumptions = search.check()
     search.deepen()
     found = {}
@@ -80,7 +87,8 @@ def walked_labels(system: System, seed: int, limit: float) -> set[str]:
     some = next(iter(system.claims().values()), None)
     if some is None:
         return set()
-    start = Search(system, some, default_scope(system), limit)
+    start = Search(system, some, scope(system), limit)
+    start.enrich()
     if start.check(keep=True) != "sat":
         raise SolverError("no initial state to walk from")
     trace = start.decode(())
