@@ -1,1 +1,1 @@
-"""The running system. Imports nothing of spec, model or proofs: it stands on its own."""
+"""The implementation: a hypervisor that behaves like Xen, and the Linux drivers of Dom0 on top of it."""

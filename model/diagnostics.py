@@ -67,7 +67,7 @@ def _render_one(problem: Problem, source: str) -> str:
     kind = "warning" if problem.warning else "error"
     place = f"{span.file}:{span.line}:{span.column}" if span.line else span.file
     parts = [f"{place}: {kind}: {problem.what}"]
-    lines = source.splitlines()
+    lines = source.split("\n")  # as the parser counts them
     if 0 < span.line <= len(lines):
         text, caret = _window(lines[span.line - 1], span)
         parts.append(f"{span.line:5} | {text}")
@@ -79,6 +79,6 @@ def _render_one(problem: Problem, source: str) -> str:
 def _window(line: str, span: Span) -> tuple[str, str]:
     """The source line and its caret line; a very long line is cut around the caret."""
     start = max(0, span.column - 60)
-    shown = "".join(c if c.isprintable() else " " for c in line[start : start + 120])
-    width = max(1, min(span.width, len(line) - span.column + 1))
+    shown = "".join(c if c.isprintable() else " " for c in line[start : start + 120]).rstrip()
+    width = max(1, min(span.width, len(line[: start + 120].rstrip()) - span.column + 1))
     return shown, " " * (span.column - 1 - start) + "^" * width

@@ -11,7 +11,25 @@ from dataclasses import dataclass, field
 
 from model import syntax as s
 from model.diagnostics import Problem, Span, suggest
-from model.ir import BOOL, CALL, FALSE, POINT, TRUE, App, Definition, Func, Lit, Op, Quant, Term, Use, Var, conj, eq, neg
+from model.ir import (
+    BOOL,
+    CALL,
+    FALSE,
+    POINT,
+    TRUE,
+    App,
+    Definition,
+    Func,
+    Lit,
+    Op,
+    Quant,
+    Term,
+    Use,
+    Var,
+    conj,
+    eq,
+    neg,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +54,9 @@ class Declarations:
     states: dict[str, tuple[str, ...]] = field(default_factory=dict)  # state -> field names; ("",) for a plain value
     defs: dict[str, Definition] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    later: set[str] = field(default_factory=set)  # definitions that stand further down
+    broken: set[str] = field(default_factory=set)  # declared with something wrong that is reported already
+    depth: dict[str, int] = field(default_factory=dict)  # how deep a definition is with those it uses written out
 
     def problem(self, span: Span, what: str, expected: str = "", hint: str = "") -> None:
         self.problems.append(Problem(span, what, expected, hint))
@@ -48,6 +69,14 @@ class Declarations:
         self.problem(binder.span, f"unknown sort `{binder.sort}`", "Expected a declared sort, an enum or bool.",
                      suggest(binder.sort, names))
         return False
+
+    def distinct(self, binders: tuple[s.Binder, ...]) -> None:
+        """Report names that stand twice in one list of parameters, fields or quantified variables."""
+        seen: set[str] = set()
+        for b in binders:
+            if b.name and b.name in seen:
+                self.problem(b.span, f"`{b.name}` is declared twice", hint="Give one of them another name.")
+            seen.add(b.name)
 
 
 class Scope:
@@ -68,14 +97,24 @@ class Scope:
         """A scope with further variables."""
         inner = self.copy()
         made = []
+        self.decls.distinct(binders)
+        taken = self.taken()
         for b in binders:
+            name = b.name
+            while name in taken:  # what is in sight may speak of a variable of that name: do not capture it
+                name += "_"
+            taken.add(name)
             if self.decls.known_sort(b):
-                var = Var(b.name, b.sort)
+                var = Var(name, b.sort)
                 inner.variables[b.name] = var
                 made.append(var)
             else:
-                inner.variables[b.name] = Var(b.name, "?")
+                inner.variables[b.name] = Var(name, "?")
         return inner, tuple(made)
+
+    def taken(self) -> set[str]:
+        """The names of all variables that values in sight may speak of."""
+        return {v.name for v in self.variables.values() if isinstance(v, Var)}
 
     def copy(self) -> Scope:
         inner = Scope(self.decls, self.variables, two_state=self.two_state)
@@ -153,6 +192,8 @@ class Scope:
         hint = suggest(name, known)
         if name in d.defs:
             hint = f"`{name}` is a definition: write `{name}(...)`."
+        if name == "this":
+            hint = "It is a call in flight, which only operations of several steps have."
         d.problem(expr.span, f"unknown name `{name}`", hint=hint)
         return None
 
@@ -166,7 +207,15 @@ class Scope:
         d = self.decls
         base = expr.base
         dotted = self._dotted(base)
-        if dotted is not None and dotted in d.funcs and d.funcs[dotted].args == (CALL,):
+        if dotted is not None and dotted.partition(".")[0] not in d.states:
+            if dotted not in d.funcs:
+                kept = [n for n in d.funcs if "." in n and n.partition(".")[0] not in d.states]
+                d.problem(base.span, f"unknown local `{dotted}`", "Expected OPERATION.LOCAL of a local that a later step "
+                          "or a claim reads.", suggest(dotted, kept))
+                return None
+            if len(expr.args) != 1:
+                d.problem(expr.span, f"`{dotted}` is given {len(expr.args)} indices", f"Expected 1: [{CALL}].")
+                return None
             call = self.of_sort(expr.args[0], CALL)
             return None if call is None else App(dotted, (call,), d.funcs[dotted].sort, self.in_next)
         if isinstance(base, s.Name) and base.text in d.states:
@@ -199,7 +248,8 @@ class Scope:
         dotted = self._dotted(expr)
         if dotted is not None and dotted in d.enums.get(POINT, ()):
             return Lit(dotted, POINT)
-        if dotted is not None and isinstance(expr.base, s.Name) and expr.base.text not in d.states:
+        if dotted is not None and isinstance(expr.base, s.Name) and \
+                not any(expr.base.text in names for names in (d.states, d.consts, d.members)):
             known = [*d.states, *d.enums.get(POINT, ()), *self.variables]
             d.problem(expr.base.span, f"unknown name `{dotted}`", "Expected a state, a record in sight, or OPERATION.STEP.",
                       suggest(dotted, known) or suggest(expr.base.text, known))
@@ -208,6 +258,8 @@ class Scope:
         if base is None:
             return None
         if not isinstance(base, RecordTerm):
+            if base.sort == "?":
+                return None
             d.problem(expr.span, f"`{expr.name}` is asked of a value of sort {base.sort}, which has no fields")
             return None
         for name, term in base.fields:
@@ -230,7 +282,10 @@ class Scope:
         if expr.name not in d.defs:
             if expr.name == "next":
                 d.problem(expr.span, "`next` can stand only in a `transition`")
-            else:
+            elif expr.name in d.later:
+                d.problem(expr.span, f"`{expr.name}` is used before its definition", hint="Move the definition up; none "
+                          "can use itself.")
+            elif expr.name not in d.broken:
                 d.problem(expr.span, f"unknown definition `{expr.name}`", hint=suggest(expr.name, d.defs))
             return None
         made = d.defs[expr.name]

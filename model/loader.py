@@ -7,7 +7,7 @@ as a path; a user's file may declare components of its own and use the shipped o
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -41,16 +41,21 @@ class Library:
             self.sources.update(error.sources)
             return None
         self.sources[parsed.path] = text
-        for item in (*parsed.components, *parsed.systems):
-            table: dict[str, s.Component] | dict[str, s.System]
-            table = self.components if isinstance(item, s.Component) else self.systems
-            if item.name in table:
-                self.problems.append(Problem(item.span, f"`{item.name}` is declared twice",
-                                             hint=f"It also stands in {self.home[item.name]}."))
-                continue
-            table[item.name] = item  # type: ignore[assignment]
-            self.home[item.name] = parsed.path
+        for component in parsed.components:
+            if self._new(component.name, component.span, self.components, parsed.path):
+                self.components[component.name] = component
+        for system in parsed.systems:
+            if self._new(system.name, system.span, self.systems, parsed.path):
+                self.systems[system.name] = system
         return parsed
+
+    def _new(self, name: str, span: Span, table: Container[str], path: str) -> bool:
+        if name in table:
+            self.problems.append(Problem(span, f"`{name}` is declared twice",
+                                         hint=f"It also stands in {self.home[name]}."))
+            return False
+        self.home[name] = path
+        return True
 
 
 @functools.cache

@@ -107,7 +107,7 @@ def elaborate(op: s.Operation, procedures: dict[str, s.Operation], decls: Declar
             if decls.known_sort(b):
                 params.append(Var(b.name, b.sort))
                 scope.define(b.name, params[-1], b.span)
-        when = TRUE
+        when: Term = TRUE
         if segment.boundary is None and op.when is not None:
             when = scope.boolean(op.when) or TRUE
         checks, updates, result = _statements(segment.body, scope, decls)

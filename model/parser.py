@@ -6,7 +6,9 @@ parsed when it is too large, not text, or nested too deeply. Names and types are
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from model import syntax as s
 from model.diagnostics import Problem, RulesError, Span, UsageError
 
 MAX_BYTES = 2_000_000
-MAX_NESTING = 200
+MAX_NESTING = 60
+MAX_PARTS = 1000
 GRAMMAR = Path(__file__).resolve().parent.parent / "spec" / "language.lark"
 
 _SPOKEN = {"NAME": "a name", "STRING": "a documentation string in double quotes", "KIND": "an operation",
@@ -27,11 +30,9 @@ _SPOKEN = {"NAME": "a name", "STRING": "a documentation string in double quotes"
 
 
 class _ToSyntax(Transformer[Token, Any]):
-    """Builds the syntax tree while Lark parses; one method per rule of the grammar."""
+    """Builds the syntax tree while Lark parses; one method per rule of the grammar. `file` is set before each parse."""
 
-    def __init__(self, file: str) -> None:
-        super().__init__()
-        self.file = file
+    file = ""
 
     def at(self, token: Token) -> Span:
         return Span(self.file, token.line or 0, token.column or 0, len(token))
@@ -216,18 +217,22 @@ class _ToSyntax(Transformer[Token, Any]):
         return s.Quantified(str(c[0]), c[1], c[2], self.at(c[0]))
 
     def binary(self, c: list[Any]) -> s.Operator:
-        return s.Operator(str(c[1]), (c[0], c[2]), c[0].span)
+        op, left = str(c[1]), c[0]
+        if op not in ("and", "or") or not isinstance(left, s.Operator) or left.op != op:
+            return s.Operator(op, (left, c[2]), left.span)
+        if len(left.args) >= MAX_PARTS:  # one flat node for a chain, so that long ones are not deep
+            problem = Problem(self.at(c[1]), f"more than {MAX_PARTS} parts are joined by `{op}`",
+                              hint="Name some of them with `define`.")
+            raise RulesError([problem])
+        return s.Operator(op, (*left.args, c[2]), left.span)
 
     def negate(self, c: list[Any]) -> s.Operator:
         return s.Operator("not", (c[1],), self.at(c[0]))
 
     def member(self, c: list[Any]) -> s.Expr:
         left = c[0]
-        tests: list[s.Expr] = [s.Operator("=", (left, s.Name(str(t), self.at(t))), left.span) for t in c[2:]]
-        result = tests[0]
-        for test in tests[1:]:
-            result = s.Operator("or", (result, test), left.span)
-        return result
+        tests = tuple(s.Operator("=", (left, s.Name(str(t), self.at(t))), left.span) for t in c[2:])
+        return tests[0] if len(tests) == 1 else s.Operator("or", tests, left.span)
 
     def subscript(self, c: list[Any]) -> s.Index:
         return s.Index(c[0], tuple(c[1:]), c[0].span)
@@ -253,18 +258,28 @@ class _ToSyntax(Transformer[Token, Any]):
 
 
 @functools.cache
-def _grammar() -> str:
-    return GRAMMAR.read_text(encoding="utf-8")
+def _parser() -> tuple[Lark, _ToSyntax]:
+    transformer = _ToSyntax()
+    return Lark(GRAMMAR.read_text(encoding="utf-8"), parser="lalr", maybe_placeholders=True,
+                transformer=transformer), transformer
 
 
 def parse_text(text: str, file: str) -> s.RulesFile:
     """The syntax tree of one rules file. Raises `RulesError` with one problem when the text is not in the language."""
-    _refuse_nonsense(text, file)
     try:
-        parser = Lark(_grammar(), parser="lalr", maybe_placeholders=True, cache=True, transformer=_ToSyntax(file))
-        return parser.parse(text)  # type: ignore[return-value]
+        _refuse_nonsense(text, file)
+        parser, transformer = _parser()
+        transformer.file = file
+        parsed: s.RulesFile = parser.parse(text)  # type: ignore[assignment]
+        if not parsed.components and not parsed.systems:
+            raise RulesError([_empty(file)])
+        _refuse_deep(parsed, file)
+        return parsed
     except UnexpectedInput as error:
         raise RulesError([_syntax_problem(error, text, file)], {file: text}) from None
+    except RulesError as error:
+        error.sources = {file: text}
+        raise
 
 
 def parse_file(path: Path) -> tuple[s.RulesFile, str]:
@@ -279,51 +294,86 @@ def parse_file(path: Path) -> tuple[s.RulesFile, str]:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not a rules file: byte {error.start} is not UTF-8 text.") from None
+        before = raw[: error.start].decode("utf-8")
+        problem = Problem(_place(before, len(before), str(path)), f"not a rules file: byte {error.start} is not UTF-8 text")
+        raise RulesError([problem], {str(path): raw.decode("utf-8", "replace")}) from None
     return parse_text(text, str(path)), text
+
+
+def _place(text: str, offset: int, file: str) -> Span:
+    """The place of a character of the text."""
+    return Span(file, text.count("\n", 0, offset) + 1, offset - (text.rfind("\n", 0, offset) + 1) + 1)
+
+
+def _empty(file: str) -> Problem:
+    return Problem(Span(file, 1, 1), "the file is empty", "Expected a `component` or a `system`.")
+
+
+def _too_deep(span: Span) -> RulesError:
+    return RulesError([Problem(span, f"nested more than {MAX_NESTING} deep",
+                               hint="Name a part of the expression with `define`.")])
 
 
 def _refuse_nonsense(text: str, file: str) -> None:
     if "\0" in text:
-        raise UsageError(f"{file}: not a rules file: it holds a NUL character at offset {text.index(chr(0))}.")
+        raise RulesError([Problem(_place(text, text.index("\0"), file), "not a rules file: it holds a NUL character")])
     if not text.strip():
-        problem = Problem(Span(file, 1, 1), "the file is empty", "Expected a `component` or a `system`.")
-        raise RulesError([problem], {file: text})
-    depth = line = column = 0
-    line = 1
-    in_string = False
-    for char in text:
-        column += 1
-        if char == "\n":
-            line, column = line + 1, 0
-        elif char == '"':
-            in_string = not in_string
-        elif in_string:
-            continue
-        elif char in "([{":
+        raise RulesError([_empty(file)])
+    depth = 0
+    for match in re.finditer(r'"[^"]*"|--[^\n]*|[(\[{]|[)\]}]', text):
+        if match[0] in "([{":
             depth += 1
             if depth > MAX_NESTING:
-                problem = Problem(Span(file, line, column), f"nested more than {MAX_NESTING} deep",
-                                  hint="Name a part of the expression with `define`.")
-                raise RulesError([problem], {file: text})
-        elif char in ")]}":
+                raise _too_deep(_place(text, match.start(), file))
+        elif match[0] in ")]}":
             depth -= 1
+
+
+def _refuse_deep(parsed: s.RulesFile, file: str) -> None:
+    """Expressions that nest without brackets (`not not ...`) are refused, too; whoever walks the tree may recurse."""
+    todo: list[tuple[Any, int, Span]] = [(parsed.components, 0, Span(file, 1, 1))]
+    while todo:
+        node, depth, span = todo.pop()
+        if isinstance(node, tuple):
+            todo.extend((part, depth, span) for part in node)
+        elif dataclasses.is_dataclass(node) and not isinstance(node, Span):
+            span = getattr(node, "span", span)
+            depth += isinstance(node, s.Expr)
+            if depth > MAX_NESTING:
+                raise _too_deep(span)
+            todo.extend((getattr(node, f.name), depth, span) for f in dataclasses.fields(node))
 
 
 def _syntax_problem(error: UnexpectedInput, text: str, file: str) -> Problem:
     if isinstance(error, UnexpectedToken) and not isinstance(error, UnexpectedEOF) and error.token.type != "$END":
         span = Span(file, error.line, error.column, len(error.token))
-        return Problem(span, f"`{error.token}` does not fit here", _expected(error.accepts or error.expected))
+        return Problem(span, f"`{_short(error.token)}` does not fit here", _expected(error.accepts or error.expected),
+                       _long_string(text, error.pos_in_stream or 0))
     if isinstance(error, UnexpectedCharacters):
-        if text[error.pos_in_stream or 0] == '"':
+        offset = error.pos_in_stream or 0
+        if text[offset] == '"':
             return Problem(Span(file, error.line, error.column), "this documentation string is not closed",
                            hint='Close it with `"`.')
-        return Problem(Span(file, error.line, error.column), f"the character {text[error.pos_in_stream or 0]!r} "
-                       "does not fit here", _expected(error.allowed or set()))
-    last = text.rstrip("\n").count("\n") + 1
-    wanted = getattr(error, "accepts", None) or getattr(error, "expected", set())
-    return Problem(Span(file, last, len(text.rstrip().splitlines()[-1]) + 1), "the file ends too early",
-                   _expected(wanted))
+        return Problem(Span(file, error.line, error.column), f"the character {text[offset]!r} does not fit here",
+                       _expected(error.allowed or set()), _long_string(text, offset))
+    wanted: set[str] | list[str] = getattr(error, "accepts", None) or getattr(error, "expected", None) or set()
+    return Problem(_place(text, len(text.rstrip()), file), "the file ends too early", _expected(wanted))
+
+
+def _short(token: str) -> str:
+    line = token.split("\n")[0]
+    return line if line == token and len(line) <= 60 else f"{line[:60]}..."
+
+
+def _long_string(text: str, offset: int) -> str:
+    """A word on the documentation string just before a syntax error when it spans lines: it may want its quote."""
+    last = None
+    for match in re.finditer(r'"[^"]*"|--[^\n]*', text[:offset]):
+        last = match if match[0].startswith('"') else last
+    if last is None or "\n" not in last[0]:
+        return ""
+    line = text.count("\n", 0, last.start()) + 1
+    return f"The documentation string before it, from line {line}, spans several lines: is it closed?"
 
 
 def _expected(names: set[str] | list[str]) -> str:

@@ -1,4 +1,4 @@
-"""The command line: `bulkhead check`, `prove`, `attack` and `export`.
+"""The command line: `bulkhead check`, `prove`, `attack`, `export` and `replay`.
 
 Each command loads rules, calls what does the work, and turns findings into text and an exit code: 0 as the system
 expects, 1 a verdict that is not, 2 bad use, 130 interrupted. Solvers and drawing are imported when they are needed.
@@ -159,6 +159,15 @@ def export(system: str, faults: tuple[str, ...], out: Path) -> int:
     report.writable(out)
     click.echo(f"{write(loaded, out)} queries of {loaded.name} written to {out}.")
     return GOOD
+
+
+@command.command(context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="FILE.jsonl[.xz]... [--json FILE]")
+def replay(arguments: tuple[str, ...]) -> int:
+    """Run calls recorded on real Xen on the implementation and compare every answer that can be compared."""
+    from proofs.replay.driver import main as run_replay
+
+    return run_replay(list(arguments))
 
 
 @contextlib.contextmanager

@@ -67,7 +67,7 @@ def scope(system: System) -> dict[str, int]:
 
 
 def possible_labels(system: System, standing: tuple[str, ...], limit: float) -> tuple[str, str, dict[str, str]]:
-    """Answers in a small world: are there initial states, are there states that satisfy the invariants, what can fire."""
+    """Answers in a small world: initial states, states that satisfy the invariants, what can fire."""
     nothing = Claim("theorem", "nothing", TRUE, "", system.theorems[next(iter(system.theorems))].span
                     if system.theorems else next(iter(system.invariants.values())).span, "")
     initial = Search(system, nothing, scope(system), limit).check()
@@ -75,7 +75,7 @@ def possible_labels(system: System, standing: tuple[str, ...], limit: float) -> 
     search = Search(system, nothing, scope(system), limit, [*system.axioms, *(known[n] for n in standing)])
     assumptions = search.check()
     search.deepen()
-    found = {}
+    found: dict[str, str] = {}
     for k, t in enumerate(search.transitions):
         answer = search.check(f"(assert (= op!0 {k}))")
         found[t.label] = "sat" if found.get(t.label) == "sat" else answer
@@ -95,7 +95,8 @@ def walked_labels(system: System, seed: int, limit: float) -> set[str]:
     machine = Machine(system, trace.world)
     rng = random.Random(seed)
     labels = list(machine.transitions)
-    sizes = {la: [(p.name, size_of(system, trace.world, p.sort)) for p in machine.transitions[la].params] for la in labels}
+    sizes = {la: [(p.name, size_of(system, trace.world, p.sort)) for p in t.params]
+             for la, t in machine.transitions.items()}
     fired: dict[str, int] = dict.fromkeys(labels, 0)
     fresh = [[list(t) for t in trace.initial]]  # states after which something new became possible
     state = [list(t) for t in trace.initial]

@@ -1,0 +1,155 @@
+"""The part of Dom0's kernel the drivers share: hypercalls, page allocation, kernel windows, grant references.
+
+What lives here: a PV kernel on Dom0's vCPU with a direct map and a window of L1 entries for foreign and granted
+pages. What does not: processes (process.py) and the drivers. Sources: Linux drivers/xen/grant-table.c,
+arch/x86/xen/mmu_pv.c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from impl.xen import abi
+from impl.xen.frames import Frame
+from impl.xen.guest_access import read, write
+from impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER
+from impl.xen.pv_build import PvLayout, build
+
+if TYPE_CHECKING:
+    from impl.xen.domains import Domain
+    from impl.xen.machine import Xen
+
+ARG_PAGES: Final = 8
+MAX_BATCH: Final = 128
+FIRST_FREE_REF: Final = 8
+
+
+class KernelError(OSError):
+    """A negative result of a system call; `errno` is positive."""
+
+    def __init__(self, errno: int) -> None:
+        super().__init__(errno, f"errno {errno}")
+        self.code = errno
+
+
+class Kernel:
+    """Dom0's kernel. Pages are its direct-mapped RAM; slots are kernel addresses without RAM behind them."""
+
+    __slots__ = (
+        "arg_va",
+        "domain",
+        "evtchn_users",
+        "free_pages",
+        "free_refs",
+        "free_slots",
+        "layout",
+        "pfn_of",
+        "vcpu",
+        "xen",
+    )
+
+    def __init__(self, xen: Xen, domain: Domain, npages: int = 512, nwindows: int = 4) -> None:
+        self.xen = xen
+        self.domain = domain
+        self.vcpu = domain.vcpus[0]
+        self.layout: PvLayout = build(xen, domain, npages, nwindows)
+        self.pfn_of = {frame.mfn: pfn for pfn, frame in enumerate(self.layout.pages)}
+        self.arg_va = self.layout.va(0)
+        self.free_pages = list(range(npages - 1, ARG_PAGES - 1, -1))
+        self.free_slots = list(range(nwindows * 512 - 1, -1, -1))
+        # Linux keeps unused references on a list used last in, first out; the reserved ones are never on it.
+        self.free_refs = list(range(domain.grant_table.nr_entries - 1, FIRST_FREE_REF - 1, -1))
+        self.evtchn_users: dict[int, object] = {}
+
+    # --- memory ---
+    def alloc_page(self) -> Frame:
+        """A zeroed page of Dom0's RAM; KernelError(ENOMEM) without one."""
+        if not self.free_pages:
+            raise KernelError(abi.ENOMEM)
+        frame = self.layout.pages[self.free_pages.pop()]
+        frame.data = None
+        return frame
+
+    def free_page(self, frame: Frame) -> None:
+        """Give a page back."""
+        self.free_pages.append(self.pfn_of[frame.mfn])
+
+    def va_of(self, frame: Frame) -> int:
+        """Kernel address of a RAM page."""
+        return self.layout.va(self.pfn_of[frame.mfn])
+
+    def set_direct(self, frame: Frame, writable: bool) -> int:
+        """Change the direct map's access to a page, as needed before it becomes a page table."""
+        pte = (frame.mfn << 12) | PTE_P | PTE_USER | PTE_A | PTE_D | (PTE_RW if writable else 0)
+        return self.xen.call(self.vcpu, abi.HYPERVISOR_UPDATE_VA_MAPPING, self.va_of(frame), pte, 2)
+
+    def alloc_slot(self) -> int:
+        """A kernel address slot without RAM; KernelError(ENOMEM) if none is left."""
+        if not self.free_slots:
+            raise KernelError(abi.ENOMEM)
+        return self.free_slots.pop()
+
+    def poke_slot(self, slot: int, offset: int, payload: bytes) -> bool:
+        """Store through a kernel slot address; False on a fault."""
+        return write(self.xen, self.vcpu, self.layout.window_va(slot) + offset, payload)
+
+    # --- hypercalls ---
+    def grant_op(self, cmd: int, elements: Sequence[bytes]) -> tuple[int, list[bytes]]:
+        """A grant table operation on an array: (hypercall result, the elements as Xen left them)."""
+        out: list[bytes] = []
+        for first in range(0, len(elements), MAX_BATCH):
+            part = elements[first:first + MAX_BATCH]
+            size = len(part[0])
+            write(self.xen, self.vcpu, self.arg_va, b"".join(part))
+            rc = self.xen.call(self.vcpu, abi.HYPERVISOR_GRANT_TABLE_OP, cmd, self.arg_va, len(part))
+            raw = read(self.xen, self.vcpu, self.arg_va, size * len(part)) or b""
+            out.extend(raw[i:i + size] for i in range(0, len(raw), size))
+            if rc:
+                return rc, out + [bytes(e) for e in elements[len(out):]]
+        return 0, out
+
+    def mmu_update(self, ptr: int, val: int, foreigndom: int) -> int:
+        """One mmu_update request; 0 or -errno."""
+        write(self.xen, self.vcpu, self.arg_va, abi.MMU_UPDATE.pack(ptr, val))
+        return self.xen.call(self.vcpu, abi.HYPERVISOR_MMU_UPDATE, self.arg_va, 1, 0, foreigndom)
+
+    def mmuext(self, cmd: int, arg1: int = 0, arg2: int = 0, foreigndom: int = abi.DOMID_SELF) -> int:
+        """One mmuext_op; 0 or -errno."""
+        write(self.xen, self.vcpu, self.arg_va, abi.MMUEXT_OP.pack(cmd, 0, arg1, arg2))
+        return self.xen.call(self.vcpu, abi.HYPERVISOR_MMUEXT_OP, self.arg_va, 1, 0, foreigndom)
+
+    def domctl(self, cmd: int, domid: int = 0, body: bytes = b"") -> tuple[int, bytes]:
+        """A domctl: (result, struct as Xen left it, header included)."""
+        raw = abi.DOMCTL_HEADER.pack(cmd, abi.DOMCTL_INTERFACE_VERSION, domid, 0, 0, 0) + body
+        write(self.xen, self.vcpu, self.arg_va, raw.ljust(abi.DOMCTL_SIZE, b"\0"))
+        rc = self.xen.call(self.vcpu, abi.HYPERVISOR_DOMCTL, self.arg_va)
+        return rc, read(self.xen, self.vcpu, self.arg_va, abi.DOMCTL_SIZE) or b""
+
+    def evtchn_op(self, cmd: int, arg: bytes) -> tuple[int, bytes]:
+        """An event channel operation: (result, struct as Xen left it)."""
+        write(self.xen, self.vcpu, self.arg_va, arg)
+        rc = self.xen.call(self.vcpu, abi.HYPERVISOR_EVENT_CHANNEL_OP, cmd, self.arg_va)
+        return rc, read(self.xen, self.vcpu, self.arg_va, len(arg)) or b""
+
+    # --- granting own pages ---
+    def grant_access(self, domid: int, frame: Frame, readonly: bool) -> int:
+        """Grant a page (gnttab_grant_foreign_access): the reference; KernelError(ENOSPC) when all are used."""
+        if not self.free_refs:
+            raise KernelError(abi.ENOSPC)
+        ref = self.free_refs.pop()
+        data, off = self.domain.grant_table.header_at(ref)
+        abi.U16.pack_into(data, off + 2, domid & 0xFFFF)
+        abi.U32.pack_into(data, off + 4, frame.mfn)
+        abi.U16.pack_into(data, off, abi.GTF_PERMIT_ACCESS | (abi.GTF_READONLY if readonly else 0))
+        return ref
+
+    def end_access(self, ref: int) -> bool:
+        """Withdraw a grant if nobody uses it (gnttab_try_end_foreign_access); False while in use."""
+        data, off = self.domain.grant_table.header_at(ref)
+        flags = abi.U16.unpack_from(data, off)[0]
+        if flags & (abi.GTF_READING | abi.GTF_WRITING):
+            return False
+        abi.U16.pack_into(data, off, 0)
+        self.free_refs.append(ref)
+        return True

@@ -1,0 +1,299 @@
+"""User processes of Dom0: address space with VMAs and real page tables, descriptors, fork, exit.
+
+What lives here: mmap and munmap with the split of VMAs, loads and stores with the signals they may raise. What
+does not: what a device does on mmap (the drivers, behind `DeviceFile`). Sources: Linux mm/mmap.c,
+kernel/fork.c; addresses and page tables as on a PV kernel.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from impl.dom0.kernel import Kernel, KernelError
+from impl.xen import abi
+from impl.xen.frames import Frame
+from impl.xen.pagetables import PTE_A, PTE_D, PTE_MFN, PTE_P, PTE_RW, PTE_USER, read_pte
+from impl.xen.pv_build import DIRECT_MAP, TABLE_FLAGS
+
+SIGBUS: Final = 7
+SIGSEGV: Final = 11
+SEGV_MAPERR: Final = 1
+SEGV_ACCERR: Final = 2
+BUS_ADRERR: Final = 2
+PROT_READ: Final = 1
+PROT_WRITE: Final = 2
+MAP_SHARED: Final = 1
+MAP_PRIVATE: Final = 2
+
+
+class Fault(Exception):
+    """A signal raised by a load or store: number and si_code."""
+
+    def __init__(self, signal: int, code: int) -> None:
+        super().__init__(signal, code)
+        self.signal = signal
+        self.code = code
+
+
+class DeviceFile(Protocol):
+    """An open file of a driver."""
+
+    def mmap(self, vma: Vma, offset: int) -> None:
+        """Fill a new VMA; KernelError refuses it."""
+
+    def vma_open(self, vma: Vma) -> None:
+        """A VMA was split or copied."""
+
+    def vma_close(self, vma: Vma) -> None:
+        """A VMA goes away."""
+
+    def invalidate(self, vma: Vma, start: int, npages: int) -> None:
+        """Pages [start, start+npages) of the address space are about to be unmapped."""
+
+    def release(self) -> None:
+        """The last reference to the file went."""
+
+
+class OpenFile:
+    """A reference-counted open file; descriptors and VMAs hold references."""
+
+    __slots__ = ("device", "refs")
+
+    def __init__(self, device: DeviceFile) -> None:
+        self.device = device
+        self.refs = 1
+
+    def put(self) -> None:
+        """Drop a reference; the last one releases the device file."""
+        self.refs -= 1
+        if self.refs == 0:
+            self.device.release()
+
+
+class Vma:
+    """A virtual memory area: pages [start, end) by page number."""
+
+    __slots__ = ("dontcopy", "end", "file", "private", "shared", "space", "start", "writable")
+
+    def __init__(self, space: AddressSpace, start: int, end: int, writable: bool, shared: bool,
+                 file: OpenFile | None) -> None:
+        self.space = space
+        self.start = start
+        self.end = end
+        self.writable = writable
+        self.shared = shared
+        self.file = file
+        self.private: object = None
+        self.dontcopy = False
+
+
+class AddressSpace:
+    """Page tables and VMAs of one process."""
+
+    __slots__ = ("anon", "kernel", "root", "tables", "vmas")
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.tables: dict[tuple[int, int], Frame] = {}
+        self.vmas: list[Vma] = []
+        self.anon: dict[int, Frame] = {}
+        self.root = kernel.alloc_page()
+        slot = (DIRECT_MAP >> 39) & 511
+        abi.U64.pack_into(self.root.bytes(), slot << 3, (kernel.layout.l3.mfn << 12) | TABLE_FLAGS)
+        self._pin(self.root, abi.MMUEXT_PIN_L4_TABLE)
+
+    def _pin(self, frame: Frame, cmd: int) -> None:
+        rc = self.kernel.set_direct(frame, False) or self.kernel.mmuext(cmd, frame.mfn)
+        if rc:
+            raise KernelError(-rc)
+
+    def pte_slot(self, vpn: int) -> tuple[Frame, int]:
+        """The L1 table and index for a user page, made on demand."""
+        parent = self.root
+        for level, shift in ((3, 27), (2, 18), (1, 9)):
+            key = (level, vpn >> shift)
+            table = self.tables.get(key)
+            if table is None:
+                table = self.kernel.alloc_page()
+                self._pin(table, level - 1)
+                maddr = (parent.mfn << 12) | (((vpn >> shift) & 511) << 3)
+                rc = self.kernel.mmu_update(maddr, (table.mfn << 12) | TABLE_FLAGS, abi.DOMID_SELF)
+                if rc:
+                    raise KernelError(-rc)
+                self.tables[key] = table
+            parent = table
+        return parent, vpn & 511
+
+    def pte_maddr(self, vpn: int) -> int:
+        """Machine address of a user page's L1 entry."""
+        table, index = self.pte_slot(vpn)
+        return (table.mfn << 12) | (index << 3)
+
+    def set_pte(self, vpn: int, pte: int, foreigndom: int = abi.DOMID_SELF) -> int:
+        """Write an L1 entry through the hypervisor; 0 or -errno."""
+        return self.kernel.mmu_update(self.pte_maddr(vpn), pte, foreigndom)
+
+    def find(self, vpn: int) -> Vma | None:
+        """The first VMA that ends above the page (find_vma): it may start above it too."""
+        above = [vma for vma in self.vmas if vma.end > vpn]
+        return min(above, key=lambda vma: vma.start) if above else None
+
+    def map_anonymous(self, vpn: int, npages: int) -> None:
+        """Private zeroed memory."""
+        self.unmap(vpn, npages)
+        self.vmas.append(Vma(self, vpn, vpn + npages, True, False, None))
+        for page in range(vpn, vpn + npages):
+            frame = self.kernel.alloc_page()
+            self.anon[page] = frame
+            self.set_pte(page, (frame.mfn << 12) | PTE_P | PTE_RW | PTE_USER | PTE_A | PTE_D)
+
+    def mmap(self, vpn: int, npages: int, prot: int, flags: int, file: OpenFile, offset: int) -> None:
+        """Map a device file at a fixed page; what was there goes first, even if the driver then refuses."""
+        self.unmap(vpn, npages)
+        vma = Vma(self, vpn, vpn + npages, bool(prot & PROT_WRITE), flags == MAP_SHARED, file)
+        file.refs += 1
+        try:
+            file.device.mmap(vma, offset)
+        except KernelError:
+            file.put()
+            raise
+        self.vmas.append(vma)
+
+    def unmap(self, vpn: int, npages: int) -> None:
+        """munmap: split VMAs at the edges, let drivers unmap their pages, drop the rest."""
+        end = vpn + npages
+        for vma in [v for v in self.vmas if v.start < end and v.end > vpn]:
+            for edge in (vpn, end):
+                if vma.start < edge < vma.end:
+                    vma = self._split(vma, edge, keep_high=edge == vpn)
+            self._drop(vma)
+
+    def _split(self, vma: Vma, edge: int, keep_high: bool) -> Vma:
+        other = Vma(self, edge, vma.end, vma.writable, vma.shared, vma.file)
+        other.private, other.dontcopy = vma.private, vma.dontcopy
+        vma.end = edge
+        self.vmas.append(other)
+        if vma.file is not None:
+            vma.file.refs += 1
+            vma.file.device.vma_open(other)
+        return other if keep_high else vma
+
+    def _drop(self, vma: Vma) -> None:
+        self.vmas.remove(vma)
+        file = vma.file
+        if file is not None:
+            file.device.invalidate(vma, vma.start, vma.end - vma.start)
+        for page in range(vma.start, vma.end):
+            table, index = self.pte_slot(page)
+            if read_pte(table, index) & PTE_P:
+                self.set_pte(page, 0)
+            frame = self.anon.pop(page, None)
+            if frame is not None:
+                self.kernel.free_page(frame)
+        if file is not None:
+            file.device.vma_close(vma)
+            file.put()
+
+    def access(self, addr: int, is_write: bool) -> Frame:
+        """The frame a load or store reaches; Fault otherwise."""
+        vpn = addr >> 12
+        vma = self.find(vpn)
+        if vma is None or vma.start > vpn:
+            raise Fault(SIGSEGV, SEGV_MAPERR)
+        if is_write and not vma.writable:
+            raise Fault(SIGSEGV, SEGV_ACCERR)
+        table, index = self.pte_slot(vpn)
+        pte = read_pte(table, index)
+        if not pte & PTE_P or (is_write and not pte & PTE_RW):
+            raise Fault(SIGBUS, BUS_ADRERR)
+        frame = self.kernel.xen.frames.get((pte & PTE_MFN) >> 12)
+        if frame is None:
+            raise Fault(SIGBUS, BUS_ADRERR)
+        return frame
+
+    def load(self, addr: int, size: int) -> bytes:
+        """Read within one page."""
+        data = self.access(addr, False).data
+        off = addr & 0xFFF
+        return bytes(size) if data is None else bytes(data[off:off + size])
+
+    def store(self, addr: int, payload: bytes) -> None:
+        """Write within one page."""
+        off = addr & 0xFFF
+        self.access(addr, True).bytes()[off:off + len(payload)] = payload
+
+    def destroy(self) -> None:
+        """Unmap everything and give the page tables back."""
+        for vma in list(self.vmas):
+            self.unmap(vma.start, vma.end - vma.start)
+        for (level, index), table in sorted(self.tables.items(), reverse=True):
+            shift = {3: 27, 2: 18, 1: 9}[level]
+            parent = self.root if level == 3 else self.tables[(level + 1, index >> 9)]
+            self.kernel.mmu_update((parent.mfn << 12) | ((((index << shift) >> shift) & 511) << 3), 0, abi.DOMID_SELF)
+        for table in (*self.tables.values(), self.root):
+            self.kernel.mmuext(abi.MMUEXT_UNPIN_TABLE, table.mfn)
+            self.kernel.set_direct(table, True)
+            self.kernel.free_page(table)
+        self.tables.clear()
+
+
+class Process:
+    """A process: an address space and descriptors."""
+
+    __slots__ = ("files", "kernel", "space")
+
+    def __init__(self, kernel: Kernel, space: AddressSpace | None = None) -> None:
+        self.kernel = kernel
+        self.space = space if space is not None else AddressSpace(kernel)
+        self.files: dict[int, OpenFile] = {}
+
+    def open(self, device: DeviceFile, fd: int | None = None) -> int:
+        """Install an open device file at the lowest free (or a given) descriptor."""
+        number = fd if fd is not None else next(n for n in range(1 << 20) if n not in self.files)
+        self.files[number] = OpenFile(device)
+        return number
+
+    def file(self, fd: int) -> OpenFile:
+        """The open file; KernelError(EBADF)."""
+        found = self.files.get(fd)
+        if found is None:
+            raise KernelError(abi.EBADF)
+        return found
+
+    def close(self, fd: int) -> None:
+        """Close a descriptor; mappings keep the file."""
+        self.file(fd).put()
+        del self.files[fd]
+
+    def mmap(self, vpn: int, npages: int, prot: int, flags: int, fd: int, offset: int) -> None:
+        """Map pages of a file at a fixed page number."""
+        self.space.mmap(vpn, npages, prot, flags, self.file(fd), offset)
+
+    def fork(self) -> Process:
+        """A child: descriptors shared, private memory copied, VMAs marked dontcopy left out."""
+        child = Process(self.kernel)
+        for fd, file in self.files.items():
+            file.refs += 1
+            child.files[fd] = file
+        for vma in self.space.vmas:
+            if vma.file is None:
+                child.space.map_anonymous(vma.start, vma.end - vma.start)
+                for page in range(vma.start, vma.end):
+                    data = self.space.anon[page].data
+                    child.space.anon[page].data = None if data is None else bytearray(data)
+            elif not vma.dontcopy:
+                copy = Vma(child.space, vma.start, vma.end, vma.writable, vma.shared, vma.file)
+                copy.private = vma.private
+                vma.file.refs += 1
+                child.space.vmas.append(copy)
+                vma.file.device.vma_open(copy)
+                for page in range(vma.start, vma.end):
+                    table, index = self.space.pte_slot(page)
+                    child.space.set_pte(page, read_pte(table, index))
+        return child
+
+    def exit(self) -> None:
+        """Address space first, then descriptors, as the kernel does."""
+        self.space.destroy()
+        for fd in list(self.files):
+            self.close(fd)

@@ -1,0 +1,1 @@
+"""The hypervisor: frames, domains, grant tables, PV memory management, event channels, policy."""

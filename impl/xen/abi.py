@@ -1,0 +1,233 @@
+"""Numbers and struct layouts of the Xen ABI, kept in one place.
+
+What lives here: hypercall numbers, domain ids, status codes, errno values, flag bits and `struct.Struct`
+layouts of public/xen.h, public/grant_table.h, public/memory.h, public/domctl.h and public/event_channel.h.
+What does not: any behaviour. Layouts are little endian, as on x86.
+"""
+
+from struct import Struct
+from typing import Final
+
+PAGE_SHIFT: Final = 12
+PAGE_SIZE: Final = 4096
+PAGE_MASK: Final = 0xFFF
+
+# --- errno (Xen returns them negated; public/errno.h) ---
+EPERM: Final = 1
+ENOENT: Final = 2
+ESRCH: Final = 3
+EINTR: Final = 4
+EIO: Final = 5
+ENXIO: Final = 6
+E2BIG: Final = 7
+EBADF: Final = 9
+EAGAIN: Final = 11
+ENOMEM: Final = 12
+EACCES: Final = 13
+EFAULT: Final = 14
+EBUSY: Final = 16
+EEXIST: Final = 17
+ENODEV: Final = 19
+EINVAL: Final = 22
+ENOTTY: Final = 25
+ENOSPC: Final = 28
+ERANGE: Final = 34
+ENOSYS: Final = 38
+EOPNOTSUPP: Final = 95
+
+# --- domain ids (public/xen.h) ---
+DOMID_FIRST_RESERVED: Final = 0x7FF0
+DOMID_SELF: Final = 0x7FF0
+DOMID_IO: Final = 0x7FF1
+DOMID_XEN: Final = 0x7FF2
+DOMID_COW: Final = 0x7FF3
+DOMID_INVALID: Final = 0x7FF4
+DOMID_IDLE: Final = 0x7FFF
+
+# --- hypercall numbers (public/xen.h) ---
+HYPERVISOR_MMU_UPDATE: Final = 1
+HYPERVISOR_MEMORY_OP: Final = 12
+HYPERVISOR_UPDATE_VA_MAPPING: Final = 14
+HYPERVISOR_GRANT_TABLE_OP: Final = 20
+HYPERVISOR_UPDATE_VA_MAPPING_OTHERDOMAIN: Final = 22
+HYPERVISOR_MMUEXT_OP: Final = 26
+HYPERVISOR_EVENT_CHANNEL_OP: Final = 32
+HYPERVISOR_DOMCTL: Final = 36
+
+# --- grant table operations (public/grant_table.h) ---
+GNTTABOP_MAP_GRANT_REF: Final = 0
+GNTTABOP_UNMAP_GRANT_REF: Final = 1
+GNTTABOP_SETUP_TABLE: Final = 2
+GNTTABOP_DUMP_TABLE: Final = 3
+GNTTABOP_TRANSFER: Final = 4
+GNTTABOP_COPY: Final = 5
+GNTTABOP_QUERY_SIZE: Final = 6
+GNTTABOP_UNMAP_AND_REPLACE: Final = 7
+GNTTABOP_SET_VERSION: Final = 8
+GNTTABOP_GET_STATUS_FRAMES: Final = 9
+GNTTABOP_GET_VERSION: Final = 10
+GNTTABOP_SWAP_GRANT_REF: Final = 11
+GNTTABOP_CACHE_FLUSH: Final = 12
+GNTTABOP_CMD_MASK: Final = 0xFFF
+
+GNTST_OKAY: Final = 0
+GNTST_GENERAL_ERROR: Final = -1
+GNTST_BAD_DOMAIN: Final = -2
+GNTST_BAD_GNTREF: Final = -3
+GNTST_BAD_HANDLE: Final = -4
+GNTST_BAD_VIRT_ADDR: Final = -5
+GNTST_BAD_DEV_ADDR: Final = -6
+GNTST_NO_DEVICE_SPACE: Final = -7
+GNTST_PERMISSION_DENIED: Final = -8
+GNTST_BAD_PAGE: Final = -9
+GNTST_BAD_COPY_ARG: Final = -10
+GNTST_ADDRESS_TOO_BIG: Final = -11
+GNTST_EAGAIN: Final = -12
+GNTST_NO_SPACE: Final = -13
+
+GTF_INVALID: Final = 0
+GTF_PERMIT_ACCESS: Final = 1
+GTF_ACCEPT_TRANSFER: Final = 2
+GTF_TRANSITIVE: Final = 3
+GTF_TYPE_MASK: Final = 3
+GTF_READONLY: Final = 0x4
+GTF_READING: Final = 0x8
+GTF_WRITING: Final = 0x10
+GTF_SUB_PAGE: Final = 0x100
+GTF_TRANSFER_COMMITTED: Final = 0x4
+GTF_TRANSFER_COMPLETED: Final = 0x8
+
+GNTMAP_DEVICE_MAP: Final = 1
+GNTMAP_HOST_MAP: Final = 2
+GNTMAP_READONLY: Final = 4
+GNTMAP_APPLICATION_MAP: Final = 8
+GNTMAP_CONTAINS_PTE: Final = 16
+GNTMAP_GUEST_AVAIL_SHIFT: Final = 16
+GNTCOPY_SOURCE_GREF: Final = 1
+GNTCOPY_DEST_GREF: Final = 2
+
+NR_RESERVED_ENTRIES: Final = 8
+ENTRIES_V1: Final = 512
+ENTRIES_V2: Final = 256
+STATUS_PER_FRAME: Final = 2048
+MAPTRACK_PER_FRAME: Final = 256
+
+# Four packed 8-bit pin counters (Xen common/grant_table.c, GNTPIN_*).
+PIN_HSTW: Final = 0x1
+PIN_HSTR: Final = 0x100
+PIN_DEVW: Final = 0x10000
+PIN_DEVR: Final = 0x1000000
+PIN_WRITERS: Final = 0x00FF00FF  # hstw and devw counters together
+
+# Whole structures. MAP/UNMAP sizes include trailing padding so that arrays index correctly.
+MAP_GRANT_REF: Final = Struct("<QIIHhIQ")  # host_addr flags ref dom status handle dev_bus_addr = 32
+MAP_OUT: Final = Struct("<hIQ")  # status, handle, dev_bus_addr at offset 18
+UNMAP_GRANT_REF: Final = Struct("<QQIhH")  # host_addr dev_bus_addr handle status pad = 24
+UNMAP_AND_REPLACE: Final = Struct("<QQIhH")  # host_addr new_addr handle status pad = 24
+SETUP_TABLE: Final = Struct("<HHIhHIQ")  # dom pad nr_frames status pad pad frame_list = 24
+TRANSFER: Final = Struct("<QHHIhHI")  # mfn domid pad ref status pad pad = 24
+COPY: Final = Struct("<QHHIQHHIHHhH")  # source{u,domid,offset} dest{u,domid,offset} len flags status = 40
+QUERY_SIZE: Final = Struct("<HHIIhH")  # dom pad nr max status pad = 16
+SET_VERSION: Final = Struct("<I")
+GET_STATUS_FRAMES: Final = Struct("<IHhQ")  # nr_frames dom status frame_list = 16
+GET_VERSION: Final = Struct("<HHI")
+SWAP_GRANT_REF: Final = Struct("<IIhH")  # ref_a ref_b status pad = 12
+CACHE_FLUSH: Final = Struct("<QHHI")  # dev_bus_addr/ref offset length op = 16
+STATUS: Final = Struct("<h")
+
+ENTRY_V1: Final = Struct("<HHI")  # flags domid frame
+ENTRY_V2: Final = Struct("<HHHHQ")  # flags domid page_off/trans_domid length/pad frame
+HEADER: Final = Struct("<HH")
+U16: Final = Struct("<H")
+U32: Final = Struct("<I")
+U64: Final = Struct("<Q")
+
+# --- mmu_update / mmuext_op (public/xen.h) ---
+MMU_UPDATE: Final = Struct("<QQ")  # ptr val
+MMUEXT_OP: Final = Struct("<IIQQ")  # cmd pad arg1 arg2 = 24
+MMU_NORMAL_PT_UPDATE: Final = 0
+MMU_MACHPHYS_UPDATE: Final = 1
+MMU_PT_UPDATE_PRESERVE_AD: Final = 2
+MMU_PT_UPDATE_NO_TRANSLATE: Final = 3
+MMUEXT_PIN_L1_TABLE: Final = 0
+MMUEXT_PIN_L4_TABLE: Final = 3
+MMUEXT_UNPIN_TABLE: Final = 4
+MMUEXT_NEW_BASEPTR: Final = 5
+MMUEXT_TLB_FLUSH_LOCAL: Final = 6
+MMUEXT_INVLPG_LOCAL: Final = 7
+MMUEXT_TLB_FLUSH_MULTI: Final = 8
+MMUEXT_INVLPG_MULTI: Final = 9
+MMUEXT_TLB_FLUSH_ALL: Final = 10
+MMUEXT_INVLPG_ALL: Final = 11
+MMUEXT_FLUSH_CACHE: Final = 12
+MMUEXT_SET_LDT: Final = 13
+MMUEXT_NEW_USER_BASEPTR: Final = 15
+MMUEXT_CLEAR_PAGE: Final = 16
+MMUEXT_COPY_PAGE: Final = 17
+UVMF_FLUSHTYPE_MASK: Final = 3
+
+# --- memory_op (public/memory.h) ---
+XENMEM_INCREASE_RESERVATION: Final = 0
+XENMEM_DECREASE_RESERVATION: Final = 1
+XENMEM_MAXIMUM_RAM_PAGE: Final = 2
+XENMEM_CURRENT_RESERVATION: Final = 3
+XENMEM_MAXIMUM_RESERVATION: Final = 4
+XENMEM_POPULATE_PHYSMAP: Final = 6
+XENMEM_ADD_TO_PHYSMAP: Final = 7
+XENMEM_EXCHANGE: Final = 11
+XENMEM_MAXIMUM_GPFN: Final = 14
+XENMEM_REMOVE_FROM_PHYSMAP: Final = 15
+XENMEM_ADD_TO_PHYSMAP_BATCH: Final = 23
+XENMEM_CLAIM_PAGES: Final = 24
+XENMEM_ACQUIRE_RESOURCE: Final = 28
+MEMOP_CMD_MASK: Final = 0x3F
+MEMORY_RESERVATION: Final = Struct("<QQIIHHI")  # extent_start nr_extents order memflags domid pad = 32
+ADD_TO_PHYSMAP: Final = Struct("<HHIQQ")  # domid size space idx gpfn = 24
+ADD_TO_PHYSMAP_BATCH: Final = Struct("<HHHHQQQ")  # domid space size foreign_domid idxs gpfns errs = 32
+REMOVE_FROM_PHYSMAP: Final = Struct("<HHIQ")  # domid pad gpfn = 16
+ACQUIRE_RESOURCE: Final = Struct("<HHIIIQQ")  # domid type id nr_frames pad frame frame_list = 32
+XENMAPSPACE_SHARED_INFO: Final = 0
+XENMAPSPACE_GRANT_TABLE: Final = 1
+XENMAPSPACE_GMFN: Final = 2
+XENMAPSPACE_GMFN_FOREIGN: Final = 4
+XENMAPIDX_GRANT_TABLE_STATUS: Final = 0x80000000
+
+# --- domctl (public/domctl.h of 4.17) ---
+DOMCTL_INTERFACE_VERSION: Final = 0x15
+DOMCTL_CREATEDOMAIN: Final = 1
+DOMCTL_DESTROYDOMAIN: Final = 2
+DOMCTL_PAUSEDOMAIN: Final = 3
+DOMCTL_UNPAUSEDOMAIN: Final = 4
+DOMCTL_GETDOMAININFO: Final = 5
+DOMCTL_MAX_MEM: Final = 11
+DOMCTL_MAX_VCPUS: Final = 15
+DOMCTL_SET_TARGET: Final = 46
+DOMCTL_HEADER: Final = Struct("<IIHHHH")  # cmd interface_version domain pad[3] = 16
+DOMCTL_SIZE: Final = 16 + 128
+CREATEDOMAIN: Final = Struct("<I16sIIIIiiIIIII")
+CDF_HVM: Final = 1
+CDF_HAP: Final = 2
+CDF_XS_DOMAIN: Final = 0x10
+CDF_KNOWN: Final = 0xFF
+GETDOMAININFO: Final = Struct("<HHIQQQQQQQIIII16sI")
+
+# --- event channels (public/event_channel.h) ---
+EVTCHNOP_BIND_INTERDOMAIN: Final = 0
+EVTCHNOP_BIND_VIRQ: Final = 1
+EVTCHNOP_CLOSE: Final = 3
+EVTCHNOP_SEND: Final = 4
+EVTCHNOP_STATUS: Final = 5
+EVTCHNOP_ALLOC_UNBOUND: Final = 6
+EVTCHNOP_BIND_IPI: Final = 7
+EVTCHNOP_BIND_VCPU: Final = 8
+EVTCHNOP_UNMASK: Final = 9
+EVTCHNOP_RESET: Final = 10
+VIRQ_DOM_EXC: Final = 3
+NR_VIRQS: Final = 24
+GLOBAL_VIRQS: Final = frozenset({2, 3, 4, 5, 6, 8, 9, 11, 13})
+
+
+def s16(value: int) -> int:
+    """The value's low 16 bits as a signed number (status fields are int16)."""
+    value &= 0xFFFF
+    return value - 0x10000 if value & 0x8000 else value

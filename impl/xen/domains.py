@@ -1,0 +1,159 @@
+"""Domains and virtual CPUs: the records, their counters and their life states.
+
+What lives here: struct domain and struct vcpu as far as memory sharing needs them, page accounting and the
+domain's own reference count. What does not: how domains are created and torn down (lifecycle.py).
+Sources: Xen common/domain.c, include/xen/sched.h.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from impl.xen.frames import Frame
+from impl.xen.p2m import P2m
+from impl.xen.tlb import Tlb
+
+if TYPE_CHECKING:
+    from impl.xen.events import EventChannels
+    from impl.xen.grant_entries import GrantTable
+    from impl.xen.machine import Xen
+
+ALIVE: Final = 0
+DYING: Final = 1
+DEAD: Final = 2
+MAPTRACK_TAIL: Final = 0xFFFFFFFF
+
+
+class VCpu:
+    """A virtual CPU: page-table roots, its TLB and the ends of its maptrack free list."""
+
+    __slots__ = ("cr3", "domain", "maptrack_head", "maptrack_tail", "online", "tlb", "user_cr3", "vcpu_id")
+
+    def __init__(self, vcpu_id: int, domain: Domain) -> None:
+        self.vcpu_id = vcpu_id
+        self.domain = domain
+        self.cr3: Frame | None = None
+        self.user_cr3: Frame | None = None
+        self.tlb = Tlb()
+        self.maptrack_head = MAPTRACK_TAIL
+        self.maptrack_tail = MAPTRACK_TAIL
+        self.online = True
+
+
+class Domain:
+    """One domain. `external` is true for HVM/PVH guests (translated, externally paged)."""
+
+    __slots__ = (
+        "claim",
+        "crashed",
+        "creation_finished",
+        "dirty_log",
+        "domid",
+        "events",
+        "external",
+        "gone",
+        "grant_table",
+        "handle",
+        "iomem",
+        "is_dying",
+        "is_privileged",
+        "is_xenstore",
+        "max_evtchn_port",
+        "max_pages",
+        "max_vcpus",
+        "p2m",
+        "pages",
+        "pause_count",
+        "refs",
+        "shared_info",
+        "ssidref",
+        "target",
+        "tot_pages",
+        "vcpus",
+        "xen",
+        "xenheap_pages",
+    )
+
+    def __init__(self, xen: Xen, domid: int, external: bool = False) -> None:
+        self.xen = xen
+        self.domid = domid
+        self.external = external
+        self.is_privileged = False
+        self.is_xenstore = False
+        self.is_dying = ALIVE
+        self.pause_count = 1
+        self.creation_finished = False
+        self.crashed = False
+        self.max_pages = 0
+        self.tot_pages = 0
+        self.pages: dict[int, Frame] = {}
+        self.xenheap_pages = 0
+        self.vcpus: list[VCpu] = []
+        self.max_vcpus = 1
+        self.grant_table: GrantTable = None  # type: ignore[assignment]  # set by grant_table_init at creation
+        self.p2m: P2m | None = P2m() if external else None
+        self.target: Domain | None = None
+        self.refs = 1
+        self.events: EventChannels = None  # type: ignore[assignment]  # set by evtchn_init at creation
+        self.iomem: set[int] = set()
+        self.handle = bytes(16)
+        self.ssidref = 0
+        self.max_evtchn_port = 4095
+        self.shared_info: Frame | None = None
+        self.claim = 0
+        self.gone = False
+        self.dirty_log: set[int] | None = None
+
+    def __repr__(self) -> str:
+        return f"<d{self.domid}>"
+
+    def account_page(self, frame: Frame) -> None:
+        """Put a fresh page on the domain's list; any page at all holds one reference on the domain."""
+        self.pages[frame.mfn] = frame
+        self.tot_pages += 1
+        if self.tot_pages == 1:
+            self.refs += 1
+
+    def unaccount_page(self, frame: Frame) -> None:
+        """Take a freed page off the list; the last one lets go of the domain."""
+        del self.pages[frame.mfn]
+        self.tot_pages -= 1
+        if self.tot_pages == 0:
+            self.put()
+
+    def account_xenheap(self) -> None:
+        """Note a Xen-heap page shared with this guest."""
+        self.xenheap_pages += 1
+        if self.xenheap_pages == 1:
+            self.refs += 1
+
+    def unaccount_xenheap(self) -> None:
+        """Note that nobody refers to a shared Xen-heap page of this guest any more."""
+        self.xenheap_pages -= 1
+        if self.xenheap_pages == 0:
+            self.put()
+
+    def put(self) -> None:
+        """Drop a reference on the domain; the last one destroys it (put_domain)."""
+        self.refs -= 1
+        if self.refs == 0:
+            self.xen.domain_destroy(self)
+
+    def flush_tlb(self) -> None:
+        """Flush the TLBs of every vCPU of the domain (gnttab_flush_tlb, flush_tlb_mask(dirty cpumask))."""
+        table = self.xen.frames
+        table.stamp += 1
+        for vcpu in self.vcpus:
+            entries = vcpu.tlb.entries
+            if entries:
+                entries.clear()
+            vcpu.tlb.flushed_at = table.stamp
+
+    def mark_dirty(self, mfn: int) -> None:
+        """Log-dirty: remember a frame written on the domain's account (paging_mark_dirty)."""
+        if self.dirty_log is not None:
+            self.dirty_log.add(mfn)
+
+    def crash(self) -> None:
+        """domain_crash: the domain stops running; it stays until somebody destroys it."""
+        self.crashed = True

@@ -1,0 +1,248 @@
+"""Event channels: ports of each domain, their states, pending bits.
+
+What lives here: the ABI's operations once decoded. What does not: delivery to a running guest (a guest looks at
+its pending set). Source: Xen common/event_channel.c, public/event_channel.h.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from impl.xen.abi import (
+    DOMID_SELF,
+    EBUSY,
+    EEXIST,
+    EINVAL,
+    ENOENT,
+    ENOSPC,
+    ESRCH,
+    GLOBAL_VIRQS,
+    NR_VIRQS,
+)
+
+if TYPE_CHECKING:
+    from impl.xen.domains import Domain, VCpu
+    from impl.xen.machine import Xen
+
+CLOSED: Final = 0
+UNBOUND: Final = 1
+INTERDOMAIN: Final = 2
+VIRQ: Final = 4
+IPI: Final = 5
+
+
+class Port:
+    """One end of a channel."""
+
+    __slots__ = ("masked", "pending", "remote", "remote_domid", "remote_port", "state", "vcpu", "virq")
+
+    def __init__(self) -> None:
+        self.state = CLOSED
+        self.remote: Domain | None = None
+        self.remote_domid = 0
+        self.remote_port = 0
+        self.virq = 0
+        self.vcpu = 0
+        self.pending = False
+        self.masked = False
+
+
+class EventChannels:
+    """The ports of one domain; port 0 is never valid."""
+
+    __slots__ = ("domain", "ports")
+
+    def __init__(self, domain: Domain) -> None:
+        self.domain = domain
+        self.ports: dict[int, Port] = {}
+
+    def _free_port(self) -> int:
+        for number in range(1, self.domain.max_evtchn_port + 1):
+            if number not in self.ports:
+                return number
+        return -ENOSPC
+
+    def get(self, number: int) -> Port | None:
+        """The open port, or None."""
+        return self.ports.get(number)
+
+    def alloc_unbound(self, remote_domid: int) -> int:
+        """A new port waiting for `remote_domid`; its number or -ENOSPC."""
+        number = self._free_port()
+        if number > 0:
+            port = self.ports[number] = Port()
+            port.state = UNBOUND
+            port.remote_domid = remote_domid
+        return number
+
+    def bind_interdomain(self, remote: Domain, remote_port: int) -> int:
+        """Bind to an unbound port that waits for this domain; the new port is pending at once."""
+        number = self._free_port()
+        if number < 0:
+            return number
+        other = remote.events.get(remote_port)
+        if other is None or other.state != UNBOUND or other.remote_domid != self.domain.domid:
+            return -EINVAL
+        port = self.ports[number] = Port()
+        port.state = other.state = INTERDOMAIN
+        port.remote, port.remote_port = remote, remote_port
+        other.remote, other.remote_port = self.domain, number
+        port.pending = True
+        return number
+
+    def bind_virq(self, virq: int, vcpu: int) -> int:
+        """A port for a virtual interrupt; -EINVAL, -ENOENT or -EEXIST as the ABI says."""
+        if virq >= NR_VIRQS or (virq in GLOBAL_VIRQS and vcpu):
+            return -EINVAL
+        if vcpu >= len(self.domain.vcpus):
+            return -ENOENT
+        if any(p.state == VIRQ and p.virq == virq and p.vcpu == vcpu for p in self.ports.values()):
+            return -EEXIST
+        number = self._free_port()
+        if number > 0:
+            port = self.ports[number] = Port()
+            port.state, port.virq, port.vcpu = VIRQ, virq, vcpu
+        return number
+
+    def bind_ipi(self, vcpu: int) -> int:
+        """A port by which vCPUs of the domain signal one of them."""
+        if vcpu >= len(self.domain.vcpus):
+            return -ENOENT
+        number = self._free_port()
+        if number > 0:
+            port = self.ports[number] = Port()
+            port.state, port.vcpu = IPI, vcpu
+        return number
+
+    def close(self, number: int) -> int:
+        """Close a port; the peer of a bound pair becomes unbound, waiting for this domain again."""
+        port = self.ports.get(number)
+        if port is None:
+            return -EINVAL
+        if port.state == INTERDOMAIN and port.remote is not None:
+            other = port.remote.events.get(port.remote_port)
+            if other is not None:
+                other.state = UNBOUND
+                other.remote = None
+                other.remote_domid = self.domain.domid
+        del self.ports[number]
+        return 0
+
+    def send(self, number: int) -> int:
+        """Signal the other end; an unbound port swallows it."""
+        port = self.ports.get(number)
+        if port is None:
+            return -EINVAL
+        if port.state == INTERDOMAIN and port.remote is not None:
+            other = port.remote.events.get(port.remote_port)
+            if other is not None:
+                other.pending = True
+            return 0
+        if port.state == IPI:
+            port.pending = True
+            return 0
+        return 0 if port.state == UNBOUND else -EINVAL
+
+    def raise_virq(self, virq: int) -> None:
+        """Set every port bound to the interrupt pending."""
+        for port in self.ports.values():
+            if port.state == VIRQ and port.virq == virq:
+                port.pending = True
+
+    def take_pending(self) -> list[int]:
+        """Unmasked pending ports, lowest first, cleared by looking (what a guest's upcall does)."""
+        found = [n for n, p in sorted(self.ports.items()) if p.pending and not p.masked]
+        for number in found:
+            self.ports[number].pending = False
+        return found
+
+    def destroy(self) -> None:
+        """Close everything (domain death)."""
+        for number in list(self.ports):
+            self.close(number)
+
+
+def target_domain(xen: Xen, vcpu: VCpu, domid: int) -> Domain | None:
+    """The domain an operation names, SELF being the caller."""
+    return vcpu.domain if domid == DOMID_SELF else xen.domains.get(domid)
+
+
+def op_alloc_unbound(xen: Xen, vcpu: VCpu, domid: int, remote_domid: int) -> int:
+    """EVTCHNOP_alloc_unbound: port number or -errno. A remote SELF means the caller, not `domid`."""
+    domain = target_domain(xen, vcpu, domid)
+    if domain is None:
+        return -ESRCH
+    remote = target_domain(xen, vcpu, remote_domid)
+    rc = xen.xsm.evtchn_unbound(vcpu.domain, domain, remote)
+    if rc:
+        return rc
+    return domain.events.alloc_unbound(vcpu.domain.domid if remote_domid == DOMID_SELF else remote_domid)
+
+
+def op_bind_interdomain(xen: Xen, vcpu: VCpu, remote_domid: int, remote_port: int) -> int:
+    """EVTCHNOP_bind_interdomain: local port or -errno."""
+    remote = target_domain(xen, vcpu, remote_domid)
+    if remote is None:
+        return -ESRCH
+    other = remote.events.get(remote_port)
+    if other is not None and other.state == UNBOUND and other.remote_domid == vcpu.domain.domid:
+        rc = xen.xsm.evtchn_interdomain(vcpu.domain, remote)
+        if rc:
+            return rc
+    return vcpu.domain.events.bind_interdomain(remote, remote_port)
+
+
+def op_status(xen: Xen, vcpu: VCpu, domid: int, number: int) -> tuple[int, int, int, int, int]:
+    """EVTCHNOP_status: (0 or -errno, state, vcpu, word one, word two of the union)."""
+    domain = target_domain(xen, vcpu, domid)
+    if domain is None:
+        return -ESRCH, 0, 0, 0, 0
+    if not 0 < number <= domain.max_evtchn_port:
+        return -EINVAL, 0, 0, 0, 0
+    rc = xen.xsm.target("evtchn_status", vcpu.domain, domain)
+    if rc:
+        return rc, 0, 0, 0, 0
+    port = domain.events.get(number)
+    if port is None:
+        return 0, CLOSED, 0, 0, 0
+    if port.state == UNBOUND:
+        return 0, UNBOUND, port.vcpu, port.remote_domid, 0
+    if port.state == INTERDOMAIN and port.remote is not None:
+        return 0, INTERDOMAIN, port.vcpu, port.remote.domid, port.remote_port
+    return 0, port.state, port.vcpu, port.virq, 0
+
+
+def op_unmask(vcpu: VCpu, number: int) -> int:
+    """EVTCHNOP_unmask: a pending event becomes deliverable."""
+    port = vcpu.domain.events.get(number)
+    if port is None:
+        return -EINVAL
+    port.masked = False
+    return 0
+
+
+def op_bind_vcpu(vcpu: VCpu, number: int, vcpu_id: int) -> int:
+    """EVTCHNOP_bind_vcpu: move notifications of a port; per-vCPU interrupts and IPIs stay (-EINVAL)."""
+    if vcpu_id >= len(vcpu.domain.vcpus):
+        return -ENOENT
+    port = vcpu.domain.events.get(number)
+    if port is None or port.state == IPI or (port.state == VIRQ and port.virq not in GLOBAL_VIRQS):
+        return -EINVAL
+    port.vcpu = vcpu_id
+    return 0
+
+
+def op_reset(xen: Xen, vcpu: VCpu, domid: int) -> int:
+    """EVTCHNOP_reset: close all ports of oneself or of a domain its controller has paused."""
+    domain = target_domain(xen, vcpu, domid)
+    if domain is None:
+        return -ESRCH
+    rc = xen.xsm.target("evtchn_reset", vcpu.domain, domain)
+    if rc:
+        return rc
+    if domain is not vcpu.domain and not domain.pause_count:
+        return -EINVAL
+    if domain.is_dying:
+        return -EBUSY
+    domain.events.destroy()
+    return 0

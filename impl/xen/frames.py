@@ -1,0 +1,204 @@
+"""The frame table: machine frames with owner, reference counts, page types, and the heap they come from.
+
+A frame is free, or it has an owner and a general reference count in which the allocation reference counts as
+one; it returns to the heap when the count falls to zero, never while its type count stands. What does not
+live here: what the page types demand of a page's content (pagetables.py), and who may ask for a reference.
+Sources: Xen arch/x86/mm.c (get_page, put_page, _get_page_type), common/page_alloc.c (allocation, scrubbing).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from impl.xen.abi import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from impl.xen.domains import Domain
+
+PGT_NONE: Final = 0
+PGT_L1: Final = 1
+PGT_L2: Final = 2
+PGT_L3: Final = 3
+PGT_L4: Final = 4
+PGT_SEG: Final = 5
+PGT_SHARED: Final = 6
+PGT_WRITABLE: Final = 7
+
+
+class Frame:
+    """One machine frame (struct page_info).
+
+    `count` is the general reference count including the allocation reference (`allocated`); `ptype` is the last
+    type recorded, meaningful while `tcount` > 0; `epoch` counts how often the frame has been freed; `free_stamp`
+    is the TLB clock at the last free. `data` is the content, None while it is all zeros.
+    """
+
+    __slots__ = (
+        "allocated",
+        "count",
+        "data",
+        "dirty",
+        "epoch",
+        "free_stamp",
+        "m2p",
+        "mfn",
+        "owner",
+        "pinned",
+        "ptype",
+        "tcount",
+        "validated",
+        "xenheap",
+    )
+
+    def __init__(self, mfn: int) -> None:
+        self.mfn = mfn
+        self.owner: Domain | None = None
+        self.count = 0
+        self.allocated = False
+        self.ptype = PGT_NONE
+        self.tcount = 0
+        self.pinned = False
+        self.validated = False
+        self.xenheap = False
+        self.epoch = 0
+        self.data: bytearray | None = None
+        self.dirty = False
+        self.free_stamp = -1
+        self.m2p = -1
+
+    def bytes(self) -> bytearray:
+        """The writable content, created (zero) on first use."""
+        data = self.data
+        if data is None:
+            data = self.data = bytearray(PAGE_SIZE)
+        return data
+
+
+class FrameTable:
+    """All frames of the machine and the heap of free ones.
+
+    Frames below `reserved` exist but belong to Xen and are never handed out; frames from `nframes` up do not
+    exist. Frames come to life on first allocation, so a large machine costs nothing.
+    """
+
+    __slots__ = ("free_count", "free_list", "fresh", "nframes", "reserved", "stamp", "table")
+
+    def __init__(self, nframes: int, reserved: int) -> None:
+        self.nframes = nframes
+        self.reserved = reserved
+        self.table: dict[int, Frame] = {}
+        self.free_list: deque[Frame] = deque()
+        self.fresh = reserved
+        self.stamp = 0
+        self.free_count = nframes - reserved
+
+    def get(self, mfn: int) -> Frame | None:
+        """The frame, or None if there is none or it was never in use (mfn_valid plus a possible owner)."""
+        return self.table.get(mfn)
+
+    def alloc(self, owner: Domain | None, xenheap: bool = False) -> Frame | None:
+        """Take a frame from the heap; None when it is empty.
+
+        A frame whose scrub is due is cleared first. The frame gets the allocation reference and is charged to the
+        owner: as guest RAM, or with `xenheap` as a page Xen shares with that guest. The caller flushes TLBs older
+        than the frame's `free_stamp`.
+        """
+        if self.free_list:
+            frame = self.free_list.popleft()
+        elif self.fresh < self.nframes:
+            frame = Frame(self.fresh)
+            self.table[self.fresh] = frame
+            self.fresh += 1
+        else:
+            return None
+        self.free_count -= 1
+        if frame.dirty:
+            frame.data = None
+            frame.dirty = False
+        frame.count = 1
+        frame.ptype = PGT_NONE
+        frame.tcount = 0
+        frame.validated = False
+        frame.pinned = False
+        frame.xenheap = xenheap
+        frame.owner = owner
+        frame.allocated = True
+        if owner is not None:
+            if xenheap:
+                owner.account_xenheap()
+                frame.data = None
+            else:
+                owner.account_page(frame)
+        return frame
+
+    def put_page(self, frame: Frame) -> None:
+        """Drop one general reference; the last one frees the frame (put_page)."""
+        frame.count -= 1
+        if frame.count == 0:
+            self._free(frame)
+
+    def put_alloc_ref(self, frame: Frame) -> None:
+        """Drop the allocation reference if it is still there (put_page_alloc_ref, idempotent)."""
+        if frame.allocated:
+            frame.allocated = False
+            self.put_page(frame)
+
+    def put_page_and_type(self, frame: Frame) -> None:
+        """Drop a writable (or lingering) type reference and a general one."""
+        frame.tcount -= 1
+        frame.count -= 1
+        if frame.count == 0:
+            self._free(frame)
+
+    def _free(self, frame: Frame) -> None:
+        if frame.tcount or frame.count < 0:
+            raise AssertionError(f"frame {frame.mfn:#x} freed with type count {frame.tcount}")
+        owner = frame.owner
+        frame.epoch += 1
+        frame.free_stamp = self.stamp
+        frame.owner = None
+        frame.validated = False
+        frame.m2p = -1
+        if frame.xenheap:
+            # Only the guest's hold on it ends here; the page itself is Xen's to free.
+            if owner is not None:
+                owner.unaccount_xenheap()
+            return
+        # Pages of a dying (or no) owner are scrubbed; a living guest's secrecy is its own duty.
+        frame.dirty = owner is None or owner.is_dying != 0
+        self.free_list.append(frame)
+        self.free_count += 1
+        if owner is not None:
+            owner.unaccount_page(frame)
+
+    def free_xenheap(self, frame: Frame) -> None:
+        """Return a page Xen held for itself to the heap, once no guest holds it any more."""
+        self.put_alloc_ref(frame)
+        if frame.count:
+            raise AssertionError(f"xenheap frame {frame.mfn:#x} freed in use")
+        frame.xenheap = False
+        frame.dirty = True
+        self.free_list.append(frame)
+        self.free_count += 1
+
+
+def get_page(frame: Frame, domain: Domain) -> bool:
+    """Take a reference if `domain` owns the frame and it is in use (get_page)."""
+    if frame.owner is domain and frame.count > 0:
+        frame.count += 1
+        return True
+    return False
+
+
+def get_writable(frame: Frame) -> bool:
+    """Take a PGT_writable_page type reference; False while the page is used as something else."""
+    if frame.tcount == 0:
+        frame.ptype = PGT_WRITABLE
+        frame.validated = True
+        frame.tcount = 1
+        return True
+    if frame.ptype == PGT_WRITABLE:
+        frame.tcount += 1
+        return True
+    return False

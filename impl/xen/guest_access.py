@@ -1,0 +1,95 @@
+"""Guest memory as the hypervisor and the guest's own instructions see it.
+
+What lives here: translation of addresses through a vCPU's TLB and page tables (PV) or p2m (HVM), and copying of
+hypercall arguments. What does not: what the bytes mean. HVM guests are taken to run with addresses equal to guest
+physical ones. Sources: Xen arch/x86/usercopy.c, common copy_from_guest/copy_to_guest.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from impl.xen.frames import Frame
+from impl.xen.p2m import FOREIGN, GRANT_RO, GRANT_RW, RAM_RO, RAM_RW
+from impl.xen.pagetables import addr_ok, walk
+
+if TYPE_CHECKING:
+    from impl.xen.domains import VCpu
+    from impl.xen.machine import Xen
+
+READABLE = frozenset({RAM_RW, RAM_RO, GRANT_RW, GRANT_RO, FOREIGN})
+WRITABLE = frozenset({RAM_RW, GRANT_RW, FOREIGN})
+
+
+def translate(xen: Xen, vcpu: VCpu, addr: int) -> tuple[Frame, bool] | None:
+    """The frame behind an address and whether it may be written; None is a fault.
+
+    A PV translation comes from the TLB if it is there, stale or not, else from the tables and is then cached.
+    """
+    p2m = vcpu.domain.p2m
+    if p2m is not None:
+        frame, ptype = p2m.lookup(addr >> 12)
+        if frame is None or ptype not in READABLE:
+            return None
+        return frame, ptype in WRITABLE
+    cached = vcpu.tlb.entries.get(addr >> 12)
+    if cached is not None:
+        return cached[0], cached[1]
+    if not addr_ok(addr):
+        return None
+    found = walk(xen, vcpu.cr3, addr)
+    if found is None:
+        return None
+    vcpu.tlb.fill(addr >> 12, found[0], found[1])
+    return found
+
+
+def window(xen: Xen, vcpu: VCpu, addr: int, size: int) -> tuple[bytearray, int] | None:
+    """Buffer and offset for `size` bytes within one page that may be written; None if it crosses or faults."""
+    off = addr & 0xFFF
+    if off + size > 4096:
+        return None
+    entry = vcpu.tlb.entries.get(addr >> 12)
+    if entry is not None and entry[1]:
+        data = entry[0].data
+        if data is not None:
+            return data, off
+    found = translate(xen, vcpu, addr)
+    if found is None or not found[1]:
+        return None
+    return found[0].bytes(), off
+
+
+def read(xen: Xen, vcpu: VCpu, addr: int, size: int) -> bytes | None:
+    """Bytes of guest memory; None on a fault anywhere in the range."""
+    out = bytearray()
+    while size:
+        found = translate(xen, vcpu, addr)
+        if found is None:
+            return None
+        off = addr & 0xFFF
+        take = min(size, 4096 - off)
+        data = found[0].data
+        out += bytes(take) if data is None else data[off:off + take]
+        addr += take
+        size -= take
+    return bytes(out)
+
+
+def write(xen: Xen, vcpu: VCpu, addr: int, payload: bytes) -> bool:
+    """Store bytes; False on a fault (pages before the faulting one have been written).
+
+    An HVM guest's write to a read-only p2m entry is dropped without a fault.
+    """
+    pos = 0
+    while pos < len(payload):
+        found = translate(xen, vcpu, addr)
+        if found is None or not (found[1] or vcpu.domain.external):
+            return False
+        off = addr & 0xFFF
+        take = min(len(payload) - pos, 4096 - off)
+        if found[1]:
+            found[0].bytes()[off:off + take] = payload[pos:pos + take]
+        addr += take
+        pos += take
+    return True

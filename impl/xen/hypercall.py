@@ -1,0 +1,301 @@
+"""Hypercall dispatch: numbers to operations, arguments from guest memory and results back.
+
+What lives here: the outer entry and the batch loop of grant table operations. What does not: the other families'
+argument handling (hypercall_mmu.py, memory_op.py, domctl.py) and all semantics. A domain that is dying, crashed or
+gone gets -EINVAL; real vCPUs of such domains do not run. Source: Xen common/grant_table.c do_grant_table_op.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING
+
+from impl.xen import abi, grant_admin
+from impl.xen.abi import EFAULT, EINVAL, ENOSYS, EOPNOTSUPP
+from impl.xen.domctl import do_domctl
+from impl.xen.grant_copy import copy_one
+from impl.xen.grant_map import map_grant_ref
+from impl.xen.grant_transfer import transfer_one
+from impl.xen.grant_unmap import UNMAP_BATCH, Pending, finish, unmap_one
+from impl.xen.guest_access import read, translate, window, write
+from impl.xen.hypercall_evtchn import do_event_channel_op
+from impl.xen.hypercall_mmu import do_mmu_update, do_mmuext_op, do_update_va_mapping, do_update_va_otherdomain
+from impl.xen.memory_op import do_memory_op
+
+if TYPE_CHECKING:
+    from impl.xen.domains import VCpu
+    from impl.xen.machine import Xen
+
+Steps = Generator[str, None, int]
+Handler = Callable[["Xen", "VCpu", int, int, int, int, int], Steps]
+U64_MASK = (1 << 64) - 1
+
+
+def dispatch(xen: Xen, vcpu: VCpu, number: int, a1: int, a2: int, a3: int, a4: int, a5: int) -> Steps:
+    """The generator of one hypercall; an unknown number gives -ENOSYS."""
+    handler = TABLE.get(number)
+    if handler is None or vcpu.domain.is_dying or vcpu.domain.crashed:
+        return _refuse(-ENOSYS if handler is None else -EINVAL)
+    if (a1 | a2 | a3 | a4 | a5) >> 64:
+        mask = U64_MASK
+        return handler(xen, vcpu, a1 & mask, a2 & mask, a3 & mask, a4 & mask, a5 & mask)
+    return handler(xen, vcpu, a1, a2, a3, a4, a5)
+
+
+def _refuse(code: int) -> Steps:
+    yield from ()
+    return code
+
+
+def do_grant_table_op(xen: Xen, vcpu: VCpu, cmd: int, uop: int, count: int, a4: int, a5: int) -> Steps:
+    """Hypercall 20. Elements run in order, one status each; a bad pointer stops the batch with -EFAULT."""
+    cmd &= 0xFFFFFFFF
+    count &= 0xFFFFFFFF
+    if count & 0x80000000:
+        return -EINVAL
+    if cmd != abi.GNTTABOP_CACHE_FLUSH and cmd & ~abi.GNTTABOP_CMD_MASK:
+        return -EINVAL
+    handler = GRANT_OPS.get(cmd & abi.GNTTABOP_CMD_MASK)
+    if handler is None:
+        return -ENOSYS
+    return (yield from handler(xen, vcpu, uop, count))
+
+
+def _fetch(xen: Xen, vcpu: VCpu, addr: int, size: int) -> tuple[bytes | bytearray, int] | None:
+    off = addr & 0xFFF
+    if off + size <= 4096:
+        found = translate(xen, vcpu, addr)
+        if found is None:
+            return None
+        return found[0].bytes(), off
+    data = read(xen, vcpu, addr, size)
+    return None if data is None else (data, 0)
+
+
+def _map(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
+    for i in range(count):
+        if i:
+            yield "grant.preempt"
+        addr = uop + i * 32
+        buf = window(xen, vcpu, addr, 32)
+        if buf is None:
+            got = _fetch(xen, vcpu, addr, 32)
+            if got is None:
+                return -EFAULT
+            host, flags, ref, dom, _, handle, bus = abi.MAP_GRANT_REF.unpack_from(*got)
+        else:
+            host, flags, ref, dom, _, handle, bus = abi.MAP_GRANT_REF.unpack_from(buf[0], buf[1])
+        status, new_handle, new_bus = yield from map_grant_ref(xen, vcpu, host, flags, ref, dom)
+        if status == 0:
+            handle, bus = new_handle, new_bus
+        out = abi.MAP_GRANT_REF.pack(host, flags, ref, dom, status, handle, bus)
+        # The mapping just made may have changed what the argument's address means.
+        if not _store(xen, vcpu, addr, out):
+            return -EFAULT
+    return 0
+
+
+def _store(xen: Xen, vcpu: VCpu, addr: int, out: bytes) -> bool:
+    buf = window(xen, vcpu, addr, len(out))
+    if buf is None:
+        return write(xen, vcpu, addr, out)
+    buf[0][buf[1]:buf[1] + len(out)] = out
+    return True
+
+
+def _unmap(xen: Xen, vcpu: VCpu, uop: int, count: int, replace: bool) -> Steps:
+    done = 0
+    rc = 0
+    while done < count and not rc:
+        pending: list[Pending] = []
+        for _ in range(min(UNMAP_BATCH, count - done)):
+            addr = uop + done * 24
+            got = _fetch(xen, vcpu, addr, 24)
+            if got is None:
+                rc = -EFAULT
+                break
+            host, second, handle, _, _ = abi.UNMAP_GRANT_REF.unpack_from(*got)
+            if replace:
+                status, work = unmap_one(xen, vcpu, host, 0, second, handle)
+            else:
+                status, work = unmap_one(xen, vcpu, host, second, 0, handle)
+            if work is not None:
+                pending.append(work)
+            if not _store(xen, vcpu, addr + 20, abi.STATUS.pack(status)):
+                rc = -EFAULT
+                break
+            done += 1
+        yield from finish(xen, vcpu, pending)
+        if vcpu.domain.crashed:
+            return -EINVAL
+        if done < count and not rc:
+            yield "grant.preempt"
+    return rc
+
+
+def _unmap_grant_ref(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
+    return _unmap(xen, vcpu, uop, count, False)
+
+
+def _unmap_and_replace(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
+    return _unmap(xen, vcpu, uop, count, True)
+
+
+def _copy(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
+    for i in range(count):
+        if i:
+            yield "grant.preempt"
+        addr = uop + i * 40
+        status = 1
+        while status > 0:
+            got = _fetch(xen, vcpu, addr, 40)
+            if got is None:
+                return -EFAULT
+            src, sdom, soff, _, dst, ddom, doff, _, length, flags, _, _ = abi.COPY.unpack_from(*got)
+            status = yield from copy_one(xen, vcpu, src, sdom, soff, dst, ddom, doff, length, flags)
+            if status > 0:
+                yield "copy.restart"
+        if not _store(xen, vcpu, addr + 36, abi.STATUS.pack(status)):
+            return -EFAULT
+    return 0
+
+
+def _transfer(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
+    if not xen.options.transfer:
+        return -EOPNOTSUPP
+    for i in range(count):
+        if i:
+            yield "grant.preempt"
+        got = _fetch(xen, vcpu, uop + i * 24, 24)
+        if got is None:
+            return -EFAULT
+        mfn, dom, _, ref, _, _, _ = abi.TRANSFER.unpack_from(*got)
+        status = yield from transfer_one(xen, vcpu, mfn, dom, ref)
+        if not _store(xen, vcpu, uop + i * 24 + 16, abi.STATUS.pack(status)):
+            return -EFAULT
+    return 0
+
+
+def _swap(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
+    for i in range(count):
+        if i:
+            yield "grant.preempt"
+        got = _fetch(xen, vcpu, uop + i * 12, 12)
+        if got is None:
+            return -EFAULT
+        ref_a, ref_b, _, _ = abi.SWAP_GRANT_REF.unpack_from(*got)
+        status = grant_admin.swap_grant_ref(vcpu, ref_a, ref_b)
+        if not _store(xen, vcpu, uop + i * 12 + 8, abi.STATUS.pack(status)):
+            return -EFAULT
+    return 0
+
+
+def _setup_table(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
+    yield from ()
+    if count != 1:
+        return -EINVAL
+    got = read(xen, vcpu, uop, 24)
+    if got is None:
+        return -EFAULT
+    dom, _, nr, _, _, _, frames_at = abi.SETUP_TABLE.unpack(got)
+    status, numbers = grant_admin.setup_table(xen, vcpu, dom, nr)
+    for i, number in enumerate(numbers):
+        if not write(xen, vcpu, (frames_at + i * 8) & U64_MASK, abi.U64.pack(number)):
+            status = abi.GNTST_BAD_VIRT_ADDR
+            break
+    return 0 if _store(xen, vcpu, uop + 8, abi.STATUS.pack(status)) else -EFAULT
+
+
+def _query_size(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
+    yield from ()
+    if count != 1:
+        return -EINVAL
+    got = read(xen, vcpu, uop, 16)
+    if got is None:
+        return -EFAULT
+    dom, pad, nr, most, _, pad2 = abi.QUERY_SIZE.unpack(got)
+    status, now, limit = grant_admin.query_size(xen, vcpu, dom)
+    if status == 0:
+        nr, most = now, limit
+    return 0 if _store(xen, vcpu, uop, abi.QUERY_SIZE.pack(dom, pad, nr, most, status, pad2)) else -EFAULT
+
+
+def _set_version(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
+    yield from ()
+    if count != 1:
+        return -EINVAL
+    got = read(xen, vcpu, uop, 4)
+    if got is None:
+        return -EFAULT
+    rc, version = grant_admin.set_version(vcpu, abi.SET_VERSION.unpack(got)[0])
+    return rc if _store(xen, vcpu, uop, abi.SET_VERSION.pack(version)) else -EFAULT
+
+
+def _get_status_frames(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
+    yield from ()
+    if count != 1:
+        return -EINVAL
+    got = read(xen, vcpu, uop, 16)
+    if got is None:
+        return -EFAULT
+    nr, dom, _, frames_at = abi.GET_STATUS_FRAMES.unpack(got)
+    status, numbers = grant_admin.get_status_frames(xen, vcpu, dom, nr)
+    for i, number in enumerate(numbers):
+        if not write(xen, vcpu, (frames_at + i * 8) & U64_MASK, abi.U64.pack(number)):
+            status = abi.GNTST_BAD_VIRT_ADDR
+            break
+    return 0 if _store(xen, vcpu, uop + 6, abi.STATUS.pack(status)) else -EFAULT
+
+
+def _get_version(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
+    yield from ()
+    if count != 1:
+        return -EINVAL
+    got = read(xen, vcpu, uop, 8)
+    if got is None:
+        return -EFAULT
+    rc, version = grant_admin.get_version(xen, vcpu, abi.GET_VERSION.unpack(got)[0])
+    if rc:
+        return rc
+    return 0 if _store(xen, vcpu, uop + 4, abi.U32.pack(version)) else -EFAULT
+
+
+def _cache_flush(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
+    for i in range(count):
+        if i:
+            yield "grant.preempt"
+        got = read(xen, vcpu, uop + i * 16, 16)
+        if got is None:
+            return -EFAULT
+        _, offset, length, op = abi.CACHE_FLUSH.unpack(got)
+        rc = grant_admin.cache_flush(offset, length, op)
+        if rc:
+            return rc
+    return 0
+
+
+GRANT_OPS: dict[int, Callable[[Xen, VCpu, int, int], Steps]] = {
+    abi.GNTTABOP_MAP_GRANT_REF: _map,
+    abi.GNTTABOP_UNMAP_GRANT_REF: _unmap_grant_ref,
+    abi.GNTTABOP_SETUP_TABLE: _setup_table,
+    abi.GNTTABOP_TRANSFER: _transfer,
+    abi.GNTTABOP_COPY: _copy,
+    abi.GNTTABOP_QUERY_SIZE: _query_size,
+    abi.GNTTABOP_UNMAP_AND_REPLACE: _unmap_and_replace,
+    abi.GNTTABOP_SET_VERSION: _set_version,
+    abi.GNTTABOP_GET_STATUS_FRAMES: _get_status_frames,
+    abi.GNTTABOP_GET_VERSION: _get_version,
+    abi.GNTTABOP_SWAP_GRANT_REF: _swap,
+    abi.GNTTABOP_CACHE_FLUSH: _cache_flush,
+}
+
+TABLE: dict[int, Handler] = {
+    abi.HYPERVISOR_MMU_UPDATE: do_mmu_update,
+    abi.HYPERVISOR_MEMORY_OP: do_memory_op,
+    abi.HYPERVISOR_UPDATE_VA_MAPPING: do_update_va_mapping,
+    abi.HYPERVISOR_GRANT_TABLE_OP: do_grant_table_op,
+    abi.HYPERVISOR_UPDATE_VA_MAPPING_OTHERDOMAIN: do_update_va_otherdomain,
+    abi.HYPERVISOR_MMUEXT_OP: do_mmuext_op,
+    abi.HYPERVISOR_EVENT_CHANNEL_OP: do_event_channel_op,
+    abi.HYPERVISOR_DOMCTL: do_domctl,
+}

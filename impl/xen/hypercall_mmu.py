@@ -1,0 +1,98 @@
+"""Argument handling of the PV memory hypercalls: batches of mmu_update and mmuext_op, update_va_mapping.
+
+What lives here: reading requests from guest memory, owners of a batch, progress. What does not: what one request
+does (mmu.py). Source: Xen arch/x86/mm.c do_mmu_update, do_mmuext_op.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+
+from impl.xen.abi import EFAULT, EINVAL, ESRCH, MMU_UPDATE, MMUEXT_OP, U32
+from impl.xen.guest_access import read, write
+from impl.xen.mmu import check_owners, get_pg_owner, mmu_update_one, mmuext_op_one, owners, update_va_mapping
+
+if TYPE_CHECKING:
+    from impl.xen.domains import VCpu
+    from impl.xen.machine import Xen
+
+Steps = Generator[str, None, int]
+
+
+def _report(xen: Xen, vcpu: VCpu, pdone: int, done: int, rc: int) -> int:
+    if pdone and not write(xen, vcpu, pdone, U32.pack(done)):
+        return rc or -EFAULT
+    return rc
+
+
+def do_mmu_update(xen: Xen, vcpu: VCpu, ureqs: int, count: int, pdone: int, foreigndom: int, a5: int) -> Steps:
+    """Hypercall 1: a batch of page-table writes; stops at the first error, `pdone` says how many succeeded."""
+    caller = vcpu.domain
+    count &= 0xFFFFFFFF
+    if count & 0x80000000:
+        return -EINVAL
+    rc, pt_owner, pg_owner = owners(xen, vcpu, foreigndom & 0xFFFFFFFF)
+    if rc:
+        return rc
+    done = 0
+    for i in range(count):
+        if i:
+            yield "mmu.preempt"
+        raw = read(xen, vcpu, ureqs + i * 16, 16)
+        if raw is None:
+            rc = -EFAULT
+            break
+        rc = check_owners(xen, caller, pt_owner, pg_owner)
+        if rc:
+            break
+        ptr, val = MMU_UPDATE.unpack(raw)
+        rc = mmu_update_one(xen, caller, pt_owner, pg_owner, ptr, val)
+        if rc:
+            break
+        done += 1
+    yield "mmu.flush"
+    pt_owner.flush_tlb()
+    return _report(xen, vcpu, pdone, done, rc)
+
+
+def do_mmuext_op(xen: Xen, vcpu: VCpu, uops: int, count: int, pdone: int, foreigndom: int, a5: int) -> Steps:
+    """Hypercall 26: a batch of extended operations on one owner's frames."""
+    count &= 0xFFFFFFFF
+    if count & 0x80000000:
+        return -EINVAL
+    pg_owner = get_pg_owner(xen, vcpu, foreigndom & 0xFFFF)
+    if pg_owner is None:
+        return -ESRCH
+    if pg_owner.external or pg_owner is xen.dom_io or pg_owner is xen.dom_xen:
+        return -EINVAL
+    rc = xen.xsm.target("mmuext_op", vcpu.domain, pg_owner)
+    if rc:
+        return rc
+    done = 0
+    for i in range(count):
+        if i:
+            yield "mmu.preempt"
+        raw = read(xen, vcpu, uops + i * 24, 24)
+        if raw is None:
+            rc = -EFAULT
+            break
+        cmd, _, arg1, arg2 = MMUEXT_OP.unpack(raw)
+        rc = yield from mmuext_op_one(xen, vcpu, pg_owner, cmd, arg1, arg2)
+        if rc:
+            break
+        done += 1
+    return _report(xen, vcpu, pdone, done, rc)
+
+
+def do_update_va_mapping(xen: Xen, vcpu: VCpu, addr: int, val: int, flags: int, a4: int, a5: int) -> Steps:
+    """Hypercall 14."""
+    return update_va_mapping(xen, vcpu, addr, val, flags)
+
+
+def do_update_va_otherdomain(xen: Xen, vcpu: VCpu, addr: int, val: int, flags: int, domid: int, a5: int) -> Steps:
+    """Hypercall 22."""
+    return update_va_mapping(xen, vcpu, addr, val, flags, domid & 0xFFFF)
+
+
+__all__ = ["do_mmu_update", "do_mmuext_op", "do_update_va_mapping", "do_update_va_otherdomain"]

@@ -1,0 +1,223 @@
+"""Birth and death of domains: creation with limits, pausing, teardown in phases, zombies.
+
+What lives here: what the domctls of that kind do once decoded. What does not: argument bytes (domctl.py) and the
+final release of a zombie, which the last reference triggers (machine.py domain_destroy). Sources: Xen
+common/domain.c (domain_create, domain_kill), common/grant_table.c gnttab_release_mappings, arch/x86/domain.c
+domain_relinquish_resources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+
+from impl.xen.abi import (
+    DOMID_FIRST_RESERVED,
+    EEXIST,
+    EINVAL,
+    ENOMEM,
+    GNTMAP_DEVICE_MAP,
+    GNTMAP_HOST_MAP,
+    GNTMAP_READONLY,
+    PIN_DEVR,
+    PIN_DEVW,
+    PIN_HSTR,
+    PIN_HSTW,
+    VIRQ_DOM_EXC,
+)
+from impl.xen.domains import ALIVE, DEAD, DYING, Domain, VCpu
+from impl.xen.events import EventChannels
+from impl.xen.grant_entries import GrantTable, unshare
+from impl.xen.grant_host import host_needs_type
+from impl.xen.p2m import FOREIGN
+from impl.xen.pagetables import put_page_type, put_table
+
+if TYPE_CHECKING:
+    from impl.xen.machine import Xen
+
+RELEASE_BATCH = 64
+
+
+def choose_domid(xen: Xen) -> int:
+    """The next free id after the last one given out, wrapping past the highest real id; -ENOMEM if none."""
+    candidate = xen.last_domid
+    for _ in range(DOMID_FIRST_RESERVED):
+        candidate += 1
+        if candidate >= DOMID_FIRST_RESERVED:
+            candidate = 1
+        if candidate not in xen.domains:
+            xen.last_domid = candidate
+            return candidate
+    return -ENOMEM
+
+
+def create_domain(
+    xen: Xen, domid: int = 0, *, external: bool = False, max_vcpus: int = 1, max_grant_frames: int = -1,
+    max_maptrack_frames: int = -1, grant_version: int = 2, xs_domain: bool = False,
+    max_evtchn_port: int = 4095, privileged: bool = False, handle: bytes = bytes(16), ssidref: int = 0,
+) -> Domain | int:
+    """A new paused, empty domain, or -errno. `domid` 0 or beyond the real ids lets the hypervisor choose.
+
+    Negative grant limits mean the defaults (64 and 1024 frames); no grant frames, no vCPU or an unknown grant
+    version is -EINVAL.
+    """
+    if privileged:
+        domid = 0
+    elif not 0 < domid < DOMID_FIRST_RESERVED:
+        domid = choose_domid(xen)
+        if domid < 0:
+            return domid
+    if domid in xen.domains:
+        return -EEXIST
+    if max_vcpus < 1 or max_vcpus > 8192 or not 1 <= grant_version <= xen.options.max_grant_version:
+        return -EINVAL
+    frames = xen.options.max_grant_frames if max_grant_frames < 0 else max_grant_frames
+    track = xen.options.max_maptrack_frames if max_maptrack_frames < 0 else max_maptrack_frames
+    if frames == 0:
+        return -EINVAL
+    domain = Domain(xen, domid, external)
+    domain.is_privileged = privileged
+    domain.is_xenstore = xs_domain
+    domain.max_vcpus = max_vcpus
+    domain.handle = handle
+    domain.ssidref = ssidref
+    domain.max_evtchn_port = min(max_evtchn_port, 4095)
+    domain.events = EventChannels(domain)
+    domain.grant_table = GrantTable(domain, frames, track, grant_version)
+    domain.shared_info = xen.share_page(domain)
+    if domain.shared_info is None or not domain.grant_table.grow(1):
+        for frame in (domain.shared_info, *domain.grant_table.shared):
+            if frame is not None:
+                unshare(xen, frame)
+                xen.frames.free_xenheap(frame)
+        return -ENOMEM
+    xen.domains[domid] = domain
+    return domain
+
+
+def set_max_vcpus(domain: Domain, count: int) -> int:
+    """Create the virtual CPUs; must be the number named at creation. 0 or -EINVAL."""
+    if count != domain.max_vcpus or domain.is_dying:
+        return -EINVAL
+    while len(domain.vcpus) < count:
+        domain.vcpus.append(VCpu(len(domain.vcpus), domain))
+    return 0
+
+
+def pause(domain: Domain) -> int:
+    """Raise the controller's pause count."""
+    domain.pause_count += 1
+    return 0
+
+
+def unpause(domain: Domain) -> int:
+    """Lower it; -EINVAL if it is zero. The first time it reaches zero creation is over."""
+    if domain.pause_count == 0:
+        return -EINVAL
+    domain.pause_count -= 1
+    if domain.pause_count == 0:
+        domain.creation_finished = True
+    return 0
+
+
+def set_target(domain: Domain, target: Domain) -> int:
+    """Make `domain` the device model of `target` (a translated guest), once. 0 or -errno."""
+    if domain is target:
+        return -EINVAL
+    if not target.external:
+        return -95
+    if domain.target is not None:
+        return -EINVAL
+    target.refs += 1
+    domain.target = target
+    return 0
+
+
+def destroy(xen: Xen, domain: Domain) -> Generator[str, None, int]:
+    """Tear a domain down (domain_kill). It leaves the id list when its last page and reference are gone."""
+    if domain.is_dying != ALIVE:
+        return 0 if domain.is_dying == DEAD else -EINVAL
+    domain.pause_count += 1
+    domain.is_dying = DYING
+    domain.claim = 0
+    yield "destroy.dying"
+    yield from release_mappings(xen, domain)
+    domain.events.destroy()
+    yield "destroy.events"
+    yield from _relinquish(xen, domain)
+    domain.is_dying = DEAD
+    xen.raise_global_virq(VIRQ_DOM_EXC)
+    yield "destroy.dead"
+    domain.put()
+    return 0
+
+
+def release_mappings(xen: Xen, mapper: Domain) -> Generator[str, None, None]:
+    """Give up all grants the dying domain maps, from the highest handle down (gnttab_release_mappings).
+
+    Pins and in-use bits fall here; the host page references of a PV mapper fall with its page tables.
+    """
+    for n, record in enumerate(reversed(mapper.grant_table.maptrack)):
+        if n % RELEASE_BATCH == RELEASE_BATCH - 1:
+            yield "destroy.maptrack"
+        flags = record.flags
+        if not flags & 3:
+            continue
+        record.flags = 0
+        granter = xen.domains.get(record.domid)
+        if granter is None or record.ref >= len(granter.grant_table.active):
+            continue
+        table = granter.grant_table
+        act = table.active[record.ref]
+        frame = act.frame
+        if not act.pin or frame is None:
+            continue
+        readonly = bool(flags & GNTMAP_READONLY)
+        granter.refs += 1
+        if flags & GNTMAP_DEVICE_MAP:
+            act.pin -= PIN_DEVR if readonly else PIN_DEVW
+            if not readonly:
+                put_page_type(xen, frame)
+            xen.frames.put_page(frame)
+        if flags & GNTMAP_HOST_MAP:
+            act.pin -= PIN_HSTR if readonly else PIN_HSTW
+            if mapper.external:
+                if host_needs_type(readonly, mapper is granter, granter.external):
+                    put_page_type(xen, frame)
+                xen.frames.put_page(frame)
+        if record.ref < table.nr_entries:
+            table.reduce_status(record.ref, act, readonly)
+        granter.put()
+
+
+def _relinquish(xen: Xen, domain: Domain) -> Generator[str, None, None]:
+    """Drop everything the domain holds on memory (domain_relinquish_resources)."""
+    if domain.target is not None:
+        target, domain.target = domain.target, None
+        target.put()
+    domain.flush_tlb()
+    if domain.p2m is not None:
+        for gfn, (frame, ptype) in list(domain.p2m.entries.items()):
+            if ptype == FOREIGN:
+                domain.p2m.clear(gfn)
+                xen.frames.put_page(frame)
+        yield "destroy.p2m"
+    for vcpu in domain.vcpus:
+        for root in (vcpu.cr3, vcpu.user_cr3):
+            if root is not None:
+                put_table(xen, root)
+        vcpu.cr3 = vcpu.user_cr3 = None
+    yield "destroy.roots"
+    table = domain.grant_table
+    for shared in (domain.shared_info, *table.shared, *table.status):
+        if shared is not None:
+            unshare(xen, shared)
+    for frame in list(domain.pages.values()):
+        if frame.pinned:
+            frame.pinned = False
+            put_table(xen, frame)
+    yield "destroy.unpinned"
+    for frame in list(domain.pages.values()):
+        if frame.allocated:
+            xen.frames.put_alloc_ref(frame)
+    yield "destroy.memory"

@@ -1,0 +1,37 @@
+"""Translation caches: one per vCPU, holding translations until somebody flushes them.
+
+An entry keeps answering after its page-table entry has gone, as hardware does; so code that forgets a flush
+shows up as an access to a frame of another epoch. What does not live here: the walk that fills the cache
+(pagetables.py) and the decision when to flush. Sources: Xen arch/x86/flushtlb.c.
+"""
+
+from __future__ import annotations
+
+from impl.xen.frames import Frame
+
+
+class Tlb:
+    """Cached translations of one vCPU: virtual page number -> (frame, writable, epoch at fill)."""
+
+    __slots__ = ("entries", "flushed_at")
+
+    def __init__(self) -> None:
+        self.entries: dict[int, tuple[Frame, bool, int]] = {}
+        self.flushed_at = 0
+
+    def fill(self, vpn: int, frame: Frame, writable: bool) -> None:
+        """Remember a translation just walked."""
+        self.entries[vpn] = (frame, writable, frame.epoch)
+
+    def flush(self, stamp: int) -> None:
+        """Forget everything; `stamp` is the TLB clock now."""
+        self.entries.clear()
+        self.flushed_at = stamp
+
+    def invlpg(self, vpn: int) -> None:
+        """Forget one page."""
+        self.entries.pop(vpn, None)
+
+    def stale(self) -> list[int]:
+        """Virtual pages whose cached frame has been freed since (a hole if ever reachable)."""
+        return [vpn for vpn, (frame, _, epoch) in self.entries.items() if frame.epoch != epoch]

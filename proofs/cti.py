@@ -1,0 +1,187 @@
+"""Counterexamples to induction: one step from a state that keeps what was assumed to a state that breaks a claim.
+
+The two states are found in the smallest of a few finite worlds and then emptied of whatever the failure does not need,
+so that a person can see what the claim, or the invariants beside it, forgot to say. The state before need not be
+reachable: this explains why a proof does not go through, and says nothing about attacks (`attack.py` does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from model.diagnostics import UsageError, suggest
+from model.ir import Claim, System, Transition
+from model.logic import Formulas
+from model.machine import Machine
+from model.trace import Event, Trace, facts
+from model.world import State, World, changes, elements, index_names, place, size_of
+from proofs.attack import Search
+from proofs.queries import name_of
+from proofs.solvers import SolverError
+
+SCOPES = (1, 2, 3)  # elements per sort, tried in turn
+TIGHTENINGS = 400  # questions asked to empty the state before; a count and not a time, so that runs agree
+
+
+@dataclass(frozen=True)
+class Cti:
+    """A step that breaks `claim`. `assumed` names the claims and axioms that hold before it."""
+
+    claim: str
+    assumed: tuple[str, ...]
+    world: World
+    before: State
+    event: Event
+    after: State
+
+
+def counterexample(system: System, transition_label: str, claim_name: str, assumed_names: Iterable[str],
+                   limit: float = 10.0) -> Cti | None:
+    """A small counterexample to the induction of a claim over a step; None when the scopes tried hold none.
+
+    `assumed_names` are names of invariants and theorems, with or without their kind in front (`invariant/owner_fn`).
+    Raises `UsageError` on names that the system does not have, `SolverError` when Z3 gives no answer.
+    """
+    claim = _claim(system, claim_name)
+    assumed = [*system.axioms, *dict.fromkeys(_claim(system, n) for n in assumed_names if not n.startswith("axiom/"))]
+    labelled = [t for s in system.steps for t in s.transitions() if t.label == transition_label]
+    if not labelled:
+        known = [t.label for s in system.steps for t in s.transitions()]
+        raise UsageError(f"there is no step `{transition_label}` in system `{system.name}`. "
+                         f"{suggest(transition_label, known)}".strip())
+    transition = labelled[0]  # the one that the executable model takes under this label
+    finder = _Finder(system, claim, assumed, transition, limit)
+    for size in SCOPES:
+        search = finder.search(dict.fromkeys(system.sorts, size))
+        if search is not None:
+            search = finder.shrink(search)
+            finder.tighten(search)
+            return finder.confirmed(search.decode(()))
+    return None
+
+
+def _claim(system: System, name: str) -> Claim:
+    known = {**system.invariants, **system.theorems}
+    bare = name.partition("/")[2] or name
+    for claim in known.values():
+        if name == claim.name or name == name_of(claim):
+            return claim
+    raise UsageError(f"there is no invariant or theorem `{name}` in system `{system.name}`. "
+                     f"{suggest(bare, known)}".strip())
+
+
+class _Finder:
+    """What the searches for one counterexample share."""
+
+    def __init__(self, system: System, claim: Claim, assumed: list[Claim], transition: Transition,
+                 limit: float) -> None:
+        self.system, self.claim, self.assumed, self.transition, self.limit = system, claim, assumed, transition, limit
+
+    def search(self, sizes: dict[str, int]) -> Search | None:
+        """A session in this scope whose model is a counterexample; None when there is none."""
+        search = Search(self.system, self.claim, sizes, self.limit, self.assumed)
+        search.transitions = [self.transition]
+        search.deepen()
+        return search if search.violated() else None
+
+    def shrink(self, search: Search) -> Search:
+        """The same in a world from which no single element can be taken away."""
+        named = {p.sort for p in self.transition.params}
+        rest = {s: 1 if s not in named else n for s, n in search.sizes.items()}
+        if rest != search.sizes:  # most sorts do not matter: try to be rid of all of them at once
+            search = self.search(rest) or search
+        for sort in self.system.sorts:
+            while search.sizes[sort] > 1:
+                smaller = self.search({**search.sizes, sort: search.sizes[sort] - 1})
+                if smaller is None:
+                    break
+                search = smaller
+        return search
+
+    def tighten(self, search: Search) -> None:
+        """Give places of the state before the first value of their sort, function by function and then one by one."""
+        writer = search.writer
+        formulas = Formulas(self.system)
+        relevant = formulas.reads(self.claim) | formulas.reads_of(self.transition.guard)
+        left = TIGHTENINGS
+        stubborn: list[tuple[str, list[str]]] = []
+        for func in sorted(self.system.funcs.values(), key=lambda f: f.name in relevant):
+            places = [""]
+            for arg in func.args:
+                places = [f"{p} {v}" for p in places for v in writer.values(arg)]
+            terms = [f"({func.name}@0{p})" if p else f"{func.name}@0" for p in places]
+            first = writer.values(func.sort)[0]
+            left -= 1
+            if search.check("".join(f"(assert (= {t} {first}))\n" for t in terms), keep=True) != "sat":
+                stubborn.append((first, terms))
+        for first, terms in stubborn:
+            self._require(search)
+            for term, value in zip(terms, search.values(terms), strict=True):
+                if value == first or left > 0:
+                    left -= value != first
+                    search.check(f"(assert (= {term} {first}))\n", keep=True)
+        self._require(search)
+
+    def _require(self, search: Search) -> None:
+        """Have a model at hand: what has been kept was satisfiable when it was kept."""
+        if search.check(keep=True) != "sat":
+            raise SolverError(f"z3 no longer finds the counterexample to `{self.claim.name}`; raise the time limit.")
+
+    def confirmed(self, trace: Trace) -> Cti:
+        """The counterexample, with the state after as the executable model makes it. Raises where it disagrees."""
+        machine = Machine(self.system, trace.world)
+        (event,) = trace.events
+        names = tuple(c.name for c in self.assumed)
+        for claim in self.assumed:
+            if not machine.holds(trace.initial, claim.body):
+                raise SolverError(f"the solver's state before `{event.label}` breaks {claim.name} on the executable model")
+        after = [list(t) for t in trace.initial]
+        if not machine.fire(after, event.label, event.args) or machine.holds(after, self.claim.body):
+            raise SolverError(f"the executable model does not confirm that `{event.label}` breaks `{self.claim.name}`")
+        return Cti(self.claim.name, names, trace.world, trace.initial, event, after)
+
+
+def _decisive(cti: Cti, system: System, machine: Machine) -> Iterator[tuple[str, str]]:
+    """Places that hold the first element of a declared sort and could hold no other one.
+
+    The first element is no emptier than the others, so leaving these out, as is right for `false`, would hide facts.
+    """
+    known = {c.name: c for c in (*system.axioms, *system.invariants.values(), *system.theorems.values())}
+    claims = [known[n].body for n in cti.assumed]
+    wrong = known[cti.claim].body
+    state = [list(t) for t in cti.before]
+    for k, func in enumerate(system.funcs.values()):
+        if system.sort_is_enum(func.sort):
+            continue
+        for i, value in enumerate(cti.before[k]):
+            others = [v for v in range(size_of(system, cti.world, func.sort)) if v != value]
+            if value or not others:
+                continue
+            free = False
+            for other in others:
+                state[k][i] = other
+                after = [list(t) for t in state]
+                free = free or (machine.fire(after, cti.event.label, cti.event.args)
+                                and not machine.holds(after, wrong) and all(machine.holds(state, c) for c in claims))
+            state[k][i] = value
+            if not free:
+                yield (place(func.name, index_names(system, cti.world, func.name, i)),
+                       elements(system, cti.world, func.sort)[value])
+
+
+def describe(cti: Cti, system: System) -> str:
+    """The step with its arguments, and the facts that matter: `=` for what stays, `->` for what the step changes."""
+    from proofs.text import call_text
+
+    machine = Machine(system, cti.world)
+    trace = Trace(system.name, (), cti.claim, cti.world, cti.before, (cti.event,))
+    changed = changes(system, cti.world, cti.before, cti.after)
+    kept = {**facts(system, cti.world, cti.before), **dict(_decisive(cti, system, machine))}
+    out = [f"{cti.claim} is not kept by", f"  {call_text(trace, system, machine, cti.event)}"]
+    out += [f"      {where} = {value}" for where, value in kept.items() if where not in changed]
+    out += [f"      {where}: {old} -> {new}" for where, (old, new) in changed.items()]
+    return "\n".join(out) + "\n"
+
+
+__all__ = ["Cti", "counterexample", "describe"]

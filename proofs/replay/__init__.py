@@ -1,0 +1,1 @@
+"""Replay of calls recorded on real Xen."""

@@ -1,0 +1,75 @@
+"""Comparison of a replayed operation with its recording.
+
+What lives here: which fields are comparable, grant entries as read from the granter's table, and the table of
+known differences (known.json beside this file). What does not: running the operations (ops.py).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from impl.xen import abi
+from proofs.replay.rig import Rig
+
+KNOWN_FILE: Final = Path(__file__).with_name("known.json")
+# Result fields the format declares irreproducible or that describe the rig and not Xen.
+NOT_COMPARED: Final = frozenset({"pages", "ready", "diag", "sid", "dflags", "shutdown", "paused", "remap"})
+
+
+def load_known(path: Path = KNOWN_FILE) -> list[dict[str, Any]]:
+    """The table of known differences: each row has op, field, recorded, replayed and reason."""
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["differences"]
+    return rows
+
+
+def entry(rig: Rig, key: str) -> dict[str, Any] | None:
+    """A grant entry in the recording's form, or None if the table has no such entry."""
+    name, text = key.split(":")
+    agent = rig.agents.get(name)
+    ref = int(text)
+    if agent is None or ref >= agent.domain.grant_table.nr_entries:
+        return None
+    table = agent.domain.grant_table
+    if table.version == 1:
+        flags, domid, frame = table.entry_v1(ref)
+        return {"flags": flags, "domid": domid, "page": rig.name(frame)}
+    flags, domid, _, _, frame = table.entry_v2(ref)
+    data, off = table.status_at(ref)
+    return {"flags": flags, "domid": domid, "page": rig.name(frame), "status": abi.U16.unpack_from(data, off)[0]}
+
+
+def differences(
+    rig: Rig, recorded: dict[str, Any], result: dict[str, Any], skip: set[str]
+) -> list[tuple[str, Any, Any]]:
+    """(field, recorded, replayed) of everything comparable that differs."""
+    out: list[tuple[str, Any, Any]] = []
+    res: dict[str, Any] = recorded.get("res", {})
+    for field in sorted(set(res) | set(result)):
+        if field in NOT_COMPARED or field in skip:
+            continue
+        want, got = res.get(field), result.get(field)
+        if want != got:
+            out.append((field, want, got))
+    for key, want in recorded.get("e", {}).items():
+        got = entry(rig, key)
+        if got is None:
+            out.append((f"e.{key}", want, None))
+            continue
+        name, ref = key.split(":")
+        for field, value in want.items():
+            if field == "page" and (name, int(ref)) in rig.stale:
+                continue
+            if got.get(field) != value:
+                out.append((f"e.{field}", value, got.get(field)))
+    return out
+
+
+def explained(known: list[dict[str, Any]], op: str, diff: tuple[str, Any, Any]) -> str | None:
+    """The reason for a difference the table knows, else None. A row's missing field matches anything."""
+    for row in known:
+        if (row.get("op", op) == op and row.get("field", diff[0]) == diff[0]
+                and row.get("recorded", diff[1]) == diff[1] and row.get("replayed", diff[2]) == diff[2]):
+            return str(row["reason"])
+    return None

@@ -1,0 +1,111 @@
+"""`bulkhead replay FILE.jsonl[.xz]... [--json FILE]`: recordings against the implementation.
+
+What lives here: reading of `xen-gnt-oracle/1` files, the loop over their operations and the report. What does not:
+the operations and the comparison. Exit status: 0 no unexplained difference, 1 some, 2 bad use or a bad file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import lzma
+import struct
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from impl.xen.machine import Livelock
+from proofs.replay.compare import differences, explained, load_known
+from proofs.replay.ops import execute
+from proofs.replay.rig import Rig
+
+FORMAT: Final = "xen-gnt-oracle/1"
+
+
+class BadRecording(Exception):
+    """A file that is missing or is not a recording."""
+
+
+def read_recording(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Header and operations of a recording; BadRecording with a one-line reason."""
+    try:
+        raw = path.read_bytes()
+        text = (lzma.decompress(raw) if path.suffix == ".xz" else raw).decode()
+    except (OSError, lzma.LZMAError, UnicodeDecodeError) as exc:
+        raise BadRecording(f"{path}: {exc}") from exc
+    lines: list[dict[str, Any]] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as exc:
+            raise BadRecording(f"{path}:{number}: not JSON: {exc.msg}") from exc
+        if not isinstance(value, dict):
+            raise BadRecording(f"{path}:{number}: not an object")
+        lines.append(value)
+    if not lines or lines[0].get("format") != FORMAT:
+        raise BadRecording(f"{path}: not a {FORMAT} recording")
+    for number, value in enumerate(lines[1:], 2):
+        if not isinstance(value.get("op"), str) or not isinstance(value.get("a"), dict):
+            raise BadRecording(f"{path}:{number}: an operation needs op and a")
+        if not isinstance(value.get("res", {}), dict) or not isinstance(value.get("e", {}), dict):
+            raise BadRecording(f"{path}:{number}: res and e must be objects")
+    return lines[0], lines[1:]
+
+
+def replay(path: Path, verbose: bool = False) -> dict[str, Any]:
+    """Replay one file: {"name", "calls", "differences", "explained"} plus the unexplained ones as text lines."""
+    _, operations = read_recording(path)
+    known = load_known()
+    rig = Rig()
+    found = told = 0
+    report: list[str] = []
+    for item in operations:
+        skip: set[str] = set()
+        try:
+            result = execute(rig, item["op"], item["a"], skip)
+        except (LookupError, ValueError, TypeError, AssertionError, struct.error, MemoryError, Livelock) as exc:
+            raise BadRecording(f"{path}: operation {item.get('i')}: cannot be replayed: {exc}") from exc
+        for diff in differences(rig, item, result, skip):
+            reason = explained(known, item["op"], diff)
+            if reason is not None:
+                told += 1
+            else:
+                found += 1
+                report.append(f"{item.get('i')} {item['op']} {item['a']}: {diff[0]}: "
+                              f"recorded {diff[1]!r}, replayed {diff[2]!r}")
+    return {"name": path.name, "calls": len(operations), "differences": found, "explained": told,
+            "report": report}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; see the module docstring for the exit status."""
+    parser = argparse.ArgumentParser(prog="bulkhead replay", description="Replay recordings of real Xen.")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="recording, .jsonl or .jsonl.xz")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the counts here")
+    try:
+        args = parser.parse_args(argv)
+    except SystemExit as exc:
+        return 2 if exc.code else 0
+    results = []
+    try:
+        for path in args.files:
+            result = replay(path)
+            report = result.pop("report")
+            results.append(result)
+            print(f"{result['name']}: {result['calls']} calls, {result['differences']} differences, "
+                  f"{result['explained']} explained")
+            for line in report[:40]:
+                print("  " + line)
+        if args.json is not None:
+            args.json.write_text(json.dumps({"files": results}, indent=1) + "\n")
+    except (BadRecording, OSError) as exc:
+        print(f"replay: {exc}", file=sys.stderr)
+        return 2
+    return 1 if any(result["differences"] for result in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

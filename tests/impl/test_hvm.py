@@ -1,0 +1,141 @@
+"""Translated guests: grant and foreign entries in the p2m, and what touching them does."""
+
+from __future__ import annotations
+
+import pytest
+
+from impl.xen import abi, memory_op
+from impl.xen.domains import Domain
+from impl.xen.grant_map import map_grant_ref
+from impl.xen.grant_unmap import unmap_grant_ref
+from impl.xen.lifecycle import create_domain, destroy, set_max_vcpus
+from impl.xen.machine import Xen, run
+from impl.xen.p2m import FOREIGN, GRANT_RO, GRANT_RW
+from impl.xen.xsm import SiloPolicy
+
+
+def guest(xen: Xen, pages: int = 8, external: bool = True) -> Domain:
+    made = create_domain(xen, external=external, max_grant_frames=4, max_maptrack_frames=4)
+    assert isinstance(made, Domain)
+    made.max_pages = 64
+    assert set_max_vcpus(made, 1) == 0
+    for gfn in range(pages):
+        assert memory_op.populate_page(xen, made, gfn) is not None
+    return made
+
+
+def entry(domain: Domain, ref: int, to: Domain, gfn: int, flags: int = 1) -> None:
+    data, off = domain.grant_table.header_at(ref)
+    abi.ENTRY_V1.pack_into(data, off, flags, to.domid, gfn)
+
+
+@pytest.fixture
+def xen() -> Xen:
+    made = Xen(nframes=4096, reserved=16)
+    made.create_dom0()
+    return made
+
+
+def test_grant_map_in_the_p2m(xen: Xen) -> None:
+    granter, mapper = guest(xen), guest(xen)
+    entry(granter, 8, mapper, 3)
+    vcpu = mapper.vcpus[0]
+    assert run(map_grant_ref(xen, vcpu, 0x100000, 3, 8, granter.domid))[0] == abi.GNTST_GENERAL_ERROR
+    status, handle, _ = run(map_grant_ref(xen, vcpu, 0x100ABC, 6, 8, granter.domid))
+    assert status == 0 and mapper.p2m and mapper.p2m.lookup(0x100)[1] == GRANT_RO
+    frame = granter.p2m.lookup(3)[0] if granter.p2m else None
+    assert frame is not None and frame.tcount == 0  # translated granter: no type reference
+    assert memory_op.remove_from_physmap(xen, mapper, 0x100) == -abi.ENOENT
+    assert run(unmap_grant_ref(xen, vcpu, 0x101000, 0, handle)) == abi.GNTST_GENERAL_ERROR
+    assert run(unmap_grant_ref(xen, vcpu, 0x100000, 0, handle)) == 0
+
+
+def test_a_granted_page_cannot_be_granted_on(xen: Xen) -> None:
+    granter, mapper, third = guest(xen), guest(xen), guest(xen)
+    entry(granter, 8, mapper, 3)
+    run(map_grant_ref(xen, mapper.vcpus[0], 0x100000, 2, 8, granter.domid))
+    entry(mapper, 8, third, 0x100)
+    assert run(map_grant_ref(xen, third.vcpus[0], 0x100000, 2, 8, mapper.domid))[0] == abi.GNTST_BAD_PAGE
+
+
+def test_a_second_grant_at_the_same_place_is_fatal(xen: Xen) -> None:
+    granter, mapper = guest(xen), guest(xen)
+    entry(granter, 8, mapper, 3)
+    vcpu = mapper.vcpus[0]
+    assert run(map_grant_ref(xen, vcpu, 0x100000, 2, 8, granter.domid))[0] == 0
+    assert mapper.p2m and mapper.p2m.lookup(0x100)[1] == GRANT_RW
+    assert run(map_grant_ref(xen, vcpu, 0x100000, 2, 8, granter.domid))[0] == abi.GNTST_GENERAL_ERROR
+    assert mapper.crashed
+
+
+def test_ballooning_out_a_granted_page(xen: Xen) -> None:
+    granter, mapper = guest(xen), guest(xen)
+    entry(granter, 8, mapper, 3)
+    _, handle, bus = run(map_grant_ref(xen, mapper.vcpus[0], 0x100000, 2, 8, granter.domid))
+    frame = xen.frames.table[bus >> 12]
+    assert memory_op.remove_page(xen, granter, 3) == 0
+    assert frame.owner is granter and granter.tot_pages == 8
+    assert run(unmap_grant_ref(xen, mapper.vcpus[0], 0x100000, 0, handle)) == 0
+    assert frame.owner is None and granter.tot_pages == 7 and not frame.dirty
+
+
+def test_foreign_mapping_needs_privilege_and_holds_the_page(xen: Xen) -> None:
+    owner, mapper = guest(xen), guest(xen)
+    dom0 = xen.domains[0]
+    vcpu = dom0.vcpus[0]
+    assert memory_op.add_foreign(xen, vcpu, mapper, owner.domid, 2, 0x200) == -abi.EPERM
+    mapper.target = owner
+    owner.refs += 1
+    assert memory_op.add_foreign(xen, vcpu, mapper, owner.domid, 2, 0x200) == 0
+    assert mapper.p2m and mapper.p2m.lookup(0x200)[1] == FOREIGN
+    run(destroy(xen, owner))
+    assert owner.domid in xen.domains and owner.tot_pages == 1
+    run(destroy(xen, mapper))
+    assert set(xen.domains) == {0}
+
+
+def test_dead_hvm_mapper_gives_pages_back(xen: Xen) -> None:
+    free = xen.frames.free_count
+    granter, mapper = guest(xen), guest(xen)
+    entry(granter, 8, mapper, 3)
+    assert run(map_grant_ref(xen, mapper.vcpus[0], 0x100000, 2, 8, granter.domid))[0] == 0
+    run(destroy(xen, mapper))
+    run(destroy(xen, granter))
+    assert set(xen.domains) == {0} and xen.frames.free_count == free
+
+
+def test_silo_refuses_guests_but_not_unmap(xen: Xen) -> None:
+    granter, mapper = guest(xen), guest(xen)
+    entry(granter, 8, mapper, 3)
+    vcpu = mapper.vcpus[0]
+    _, handle, _ = run(map_grant_ref(xen, vcpu, 0x100000, 2, 8, granter.domid))
+    xen.xsm = SiloPolicy()
+    assert run(map_grant_ref(xen, vcpu, 0x101000, 2, 8, granter.domid))[0] == abi.GNTST_PERMISSION_DENIED
+    assert run(unmap_grant_ref(xen, vcpu, 0x100000, 0, handle)) == 0
+
+
+def test_creation_limits_and_ids(xen: Xen) -> None:
+    assert create_domain(xen, max_grant_frames=0) == -abi.EINVAL
+    assert create_domain(xen, grant_version=3) == -abi.EINVAL
+    assert create_domain(xen, max_vcpus=0) == -abi.EINVAL
+    first = create_domain(xen)
+    assert isinstance(first, Domain)
+    assert create_domain(xen, first.domid) == -abi.EEXIST
+    second = create_domain(xen)
+    assert isinstance(second, Domain) and second.domid == first.domid + 1
+    for made in (first, second):
+        run(destroy(xen, made))
+    third = create_domain(xen)
+    assert isinstance(third, Domain) and third.domid == second.domid + 1  # ids roll on
+
+
+def test_pages_of_the_dead_are_scrubbed_and_of_the_living_not(xen: Xen) -> None:
+    one = guest(xen)
+    assert one.p2m is not None
+    frame, other = one.p2m.lookup(0)[0], one.p2m.lookup(1)[0]
+    assert frame is not None and other is not None
+    frame.bytes()[0] = other.bytes()[0] = 0x55
+    memory_op.remove_page(xen, one, 0)
+    assert not frame.dirty
+    run(destroy(xen, one))
+    assert other.dirty
