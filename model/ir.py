@@ -215,10 +215,13 @@ class Step:
         before: list[Term] = [self.start()]
         base = self.params + ((THIS,) if self.after else ())
         picked: tuple[Var, ...] = ()
+        same: dict[str, int] = {}  # checks with one code are outcomes of their own: labels must not coincide
         for check in self.checks:
             if check.undo:
                 guard = conj([*before, check.fails])
-                yield Transition(f"{self.label}!{check.code}", self, base + picked, guard,
+                same[check.code] = same.get(check.code, 0) + 1
+                number = f"#{same[check.code]}" if same[check.code] > 1 else ""
+                yield Transition(f"{self.label}!{check.code}{number}", self, base + picked, guard,
                                  check.undo + self._at(self.on_error), check.code)
             else:
                 plain.append(check)
