@@ -23,10 +23,11 @@ def alternation_warnings(system: System) -> Iterator[Problem]:
                 if arg in system.sorts:
                     graph.setdefault(arg, set()).add(func.sort)
     assumed: list[Claim] = [*system.axioms, *system.invariants.values()]
+    alternations = _Alternations(system)
     found: list[tuple[Claim, str, str]] = []
     for claim in assumed:
         for polarity in (True, False) if claim.kind == "invariant" else (True,):
-            for source, target in _alternations(claim.body, polarity, (), system):
+            for source, target in alternations.of(claim.body, polarity)[0]:
                 if source in system.sorts and target in system.sorts:
                     found.append((claim, source, target))
     for _, source, target in found:
@@ -42,32 +43,50 @@ def alternation_warnings(system: System) -> Iterator[Problem]:
                           "theorem that follows from invariants without the alternation.", warning=True)
 
 
-def _alternations(term: Term, positive: bool, outer: tuple[str, ...], system: System) -> Iterator[tuple[str, str]]:
-    match term:
-        case Quant(kind, vars_, body):
-            if (kind == "forall") == positive:
-                yield from _alternations(body, positive, outer + tuple(v.sort for v in vars_), system)
+class _Alternations:
+    """Finds, for a formula and a polarity, its alternations `(forall sort, exists sort)` and the sorts it makes up."""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self._known: dict[tuple[int, bool], tuple[dict[tuple[str, str], None], dict[str, None]]] = {}
+
+    def of(self, term: Term, positive: bool) -> tuple[dict[tuple[str, str], None], dict[str, None]]:
+        """Ordered sets: pairs of sorts, and sorts of the witnesses. Every part is looked at once for each polarity."""
+        key = (id(term), positive)
+        if key in self._known:
+            return self._known[key]
+        pairs: dict[tuple[str, str], None] = {}
+        witnesses: dict[str, None] = {}
+        for part, polarity in self._parts(term, positive):
+            more_pairs, more_witnesses = self.of(part, polarity)
+            pairs.update(more_pairs)
+            witnesses.update(more_witnesses)
+        if isinstance(term, Quant):
+            if (term.kind == "forall") == positive:
+                pairs.update(dict.fromkeys((v.sort, w) for v in term.vars for w in witnesses))
             else:
-                for var in vars_:
-                    yield from ((source, var.sort) for source in outer)
-                yield from _alternations(body, positive, outer, system)
-        case Op("not", (inner,)):
-            yield from _alternations(inner, not positive, outer, system)
-        case Op("=>", (left, right)):
-            yield from _alternations(left, not positive, outer, system)
-            yield from _alternations(right, positive, outer, system)
-        case Op(("=" | "ite"), args):
-            for arg in args:
-                if arg.sort == "bool":
-                    yield from _alternations(arg, positive, outer, system)
-                    yield from _alternations(arg, not positive, outer, system)
-        case Op(_, args):
-            for arg in args:
-                yield from _alternations(arg, positive, outer, system)
-        case Use(name):
-            yield from _alternations(system.defs[name].body, positive, outer, system)
-        case App():
-            return
+                witnesses.update(dict.fromkeys(v.sort for v in term.vars))
+        self._known[key] = (pairs, witnesses)
+        return self._known[key]
+
+    def _parts(self, term: Term, positive: bool) -> Iterator[tuple[Term, bool]]:
+        match term:
+            case Quant():
+                yield term.body, positive
+            case Op("not", (inner,)):
+                yield inner, not positive
+            case Op("=>", (left, right)):
+                yield left, not positive
+                yield right, positive
+            case Op(("and" | "or"), args):
+                yield from ((arg, positive) for arg in args)
+            case Use(name):
+                yield self.system.defs[name].body, positive
+        if isinstance(term, App | Use) or (isinstance(term, Op) and term.op in ("=", "ite")):
+            for arg in term.args:
+                if arg.sort == "bool" or isinstance(arg, App | Op | Use):
+                    yield arg, positive
+                    yield arg, not positive
 
 
 def _path(graph: dict[str, set[str]], start: str, goal: str) -> list[str] | None:

@@ -7,7 +7,7 @@ as a path; a user's file may declare components of its own and use the shipped o
 from __future__ import annotations
 
 import functools
-from collections.abc import Container, Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,10 +15,28 @@ from model import syntax as s
 from model.diagnostics import Problem, RulesError, Span, UsageError, suggest
 from model.expressions import Declarations, Scope
 from model.fragment import alternation_warnings
-from model.ir import AT, CALL, IDLE, POINT, Claim, Definition, Func, Step, System, Var
+from model.ir import (
+    AT,
+    CALL,
+    IDLE,
+    POINT,
+    App,
+    Claim,
+    Definition,
+    Func,
+    Op,
+    Quant,
+    Step,
+    System,
+    Term,
+    Use,
+    Var,
+)
 from model.operations import elaborate, generated_write, locals_spoken_of, points_of
 from model.parser import parse_file
 
+MAX_DEPTH = 150  # of a formula with its definitions written out
+RESERVED = frozenset({"bool", "true", "false", "this", "next", "failed", AT, IDLE, CALL, POINT})
 SPEC = Path(__file__).resolve().parent.parent / "spec"
 
 
@@ -29,7 +47,8 @@ class Library:
     components: dict[str, s.Component] = field(default_factory=dict)
     systems: dict[str, s.System] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
-    home: dict[str, str] = field(default_factory=dict)  # component or system -> file
+    home: dict[str, str] = field(default_factory=dict)  # component -> file
+    home_of_system: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, path: Path) -> s.RulesFile | None:
@@ -42,19 +61,18 @@ class Library:
             return None
         self.sources[parsed.path] = text
         for component in parsed.components:
-            if self._new(component.name, component.span, self.components, parsed.path):
+            if self._new(component.name, component.span, self.home):
                 self.components[component.name] = component
         for system in parsed.systems:
-            if self._new(system.name, system.span, self.systems, parsed.path):
+            if self._new(system.name, system.span, self.home_of_system):
                 self.systems[system.name] = system
         return parsed
 
-    def _new(self, name: str, span: Span, table: Container[str], path: str) -> bool:
-        if name in table:
-            self.problems.append(Problem(span, f"`{name}` is declared twice",
-                                         hint=f"It also stands in {self.home[name]}."))
+    def _new(self, name: str, span: Span, homes: dict[str, str]) -> bool:
+        if name in homes:
+            self.problems.append(Problem(span, f"`{name}` is declared twice", hint=f"It also stands in {homes[name]}."))
             return False
-        self.home[name] = path
+        homes[name] = span.file
         return True
 
 
@@ -70,10 +88,13 @@ def shipped_systems() -> list[str]:
 
 
 def load_library(extra: Iterable[Path] = ()) -> Library:
-    """The shipped rules and the user's files."""
+    """The shipped rules and the user's files; a shipped file given once more is taken once."""
     library = Library()
+    taken: set[Path] = set()
     for path in (*shipped_files(), *extra):
-        library.add(path)
+        if path.resolve() not in taken:
+            library.add(path)
+        taken.add(path.resolve())
     return library
 
 
@@ -88,7 +109,7 @@ def load(system: str, faults: Iterable[str] = ()) -> System:
         library = load_library()
     elif path.suffix == ".rules" or path.exists():
         library = load_library([path])
-        mine = [n for n, home in library.home.items() if home == str(path) and n in library.systems]
+        mine = [n for n in library.systems if _same(library.home_of_system[n], path)]
         if library.problems:
             raise RulesError(library.problems, library.sources)
         if len(mine) != 1:
@@ -103,6 +124,10 @@ def load(system: str, faults: Iterable[str] = ()) -> System:
     return build(library, system, tuple(faults))
 
 
+def _same(home: str, path: Path) -> bool:
+    return home == str(path) or Path(home).resolve() == path.resolve()
+
+
 def check(paths: Iterable[Path]) -> list[Problem]:
     """All problems and warnings of some files; without files, of the shipped systems. Raises `RulesError`."""
     given = list(paths)
@@ -110,13 +135,14 @@ def check(paths: Iterable[Path]) -> list[Problem]:
     library = load_library(given)
     if library.problems:
         raise RulesError(library.problems, library.sources)
-    homes = {str(p) for p in given}
-    wanted = [n for n in library.systems if library.home[n] in homes] if given else list(library.systems)
-    loose = [n for n in library.components if library.home[n] in homes]
-    if given and not wanted:
+    homes = {p.resolve() for p in given}
+    wanted = [n for n, h in library.home_of_system.items() if not given or Path(h).resolve() in homes]
+    used = {c.name for n in wanted for c in _closure(library, library.systems[n], [])}
+    loose = [n for n, h in library.home.items() if Path(h).resolve() in homes and n not in used]
+    if loose:
         library.systems["(components)"] = s.System("(components)", tuple(s.Name(n, library.components[n].span)
                                                    for n in loose), (), "", Span(str(given[0]), 0, 0))
-        wanted = ["(components)"]
+        wanted.append("(components)")
     errors: dict[Problem, None] = {}
     for name in wanted:
         try:
@@ -124,8 +150,16 @@ def check(paths: Iterable[Path]) -> list[Problem]:
         except RulesError as error:
             errors.update(dict.fromkeys(error.problems))
     if errors:
-        raise RulesError(list(errors), library.sources)
+        raise _error(list(errors), library)
     return problems
+
+
+def _error(problems: list[Problem], library: Library) -> RulesError:
+    """The problems, each once, in the order in which they stand in the files."""
+    files = {name: k for k, name in enumerate(library.sources)}
+    once = {(p.span, p.what): p for p in reversed(problems)}.values()
+    order = sorted(once, key=lambda p: (files.get(p.span.file, -1), p.span.line, p.span.column, p.what))
+    return RulesError(order, library.sources)
 
 
 def _closure(library: Library, system: s.System, problems: list[Problem]) -> list[s.Component]:
@@ -133,27 +167,35 @@ def _closure(library: Library, system: s.System, problems: list[Problem]) -> lis
     order: list[s.Component] = []
     state: dict[str, int] = {}  # 1 while its uses are followed, 2 when done
 
-    def visit(name: s.Name, trail: tuple[str, ...]) -> None:
-        if state.get(name.text) == 2:
-            return
+    def entered(name: s.Name, trail: list[str]) -> Iterator[s.Name] | None:
+        """What the component uses, or None when it is known already or cannot be followed."""
         if state.get(name.text) == 1:
             cycle = " -> ".join((*trail[trail.index(name.text):], name.text))
             problems.append(Problem(name.span, f"components use each other in a cycle: {cycle}",
                                     hint="Move what both need into a component of its own."))
-            return
-        component = library.components.get(name.text)
-        if component is None:
+        elif name.text not in library.components:
             problems.append(Problem(name.span, f"there is no component `{name.text}`",
                                     hint=suggest(name.text, library.components)))
-            return
-        state[name.text] = 1
-        for used in component.uses:
-            visit(used, (*trail, name.text))
-        state[name.text] = 2
-        order.append(component)
+        elif name.text not in state:
+            state[name.text] = 1
+            return iter(library.components[name.text].uses)
+        return None
 
-    for used in system.uses:
-        visit(used, ())
+    trail: list[str] = []
+    open_uses: list[Iterator[s.Name]] = [iter(system.uses)]
+    while open_uses:
+        used = next(open_uses[-1], None)
+        if used is not None:
+            further = entered(used, trail)
+            if further is not None:
+                open_uses.append(further)
+                trail.append(used.text)
+            continue
+        open_uses.pop()
+        if trail:
+            name = trail.pop()
+            state[name] = 2
+            order.append(library.components[name])
     return order
 
 
@@ -163,7 +205,7 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
     d = Declarations()
     components = _closure(library, system, d.problems)
     if d.problems:
-        raise RulesError(d.problems, library.sources)
+        raise _error(d.problems, library)
     items = [(c, i) for c in components for i in c.items]
     _unique(items, d)
     known_faults = {i.name: i for _, i in items if isinstance(i, s.FaultItem)}
@@ -174,14 +216,18 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
                              f"It has: {', '.join(sorted(known_faults)) or 'none'}.")
         for change in known_faults[fault].changes:
             _apply(change, operations, d)
+    for other in known_faults.values():
+        if other.name not in faults:  # not laid, but it must find what it changes
+            pristine = {i.name: i for _, i in items if isinstance(i, s.Operation)}
+            for change in other.changes:
+                _apply(change, pristine, d)
     procedures = {n: o for n, o in operations.items() if o.kind == "procedure"}
     actions = [o for o in operations.values() if o.kind != "procedure"]
     _declare_sorts(items, d)
     d.enums[POINT] = (IDLE, *dict.fromkeys(p for o in actions for p in points_of(o, procedures)))
     d.members[IDLE] = POINT
     _declare_state(items, d)
-    if d.problems:  # names that are missing would be reported again at every use
-        raise RulesError(d.problems, library.sources)
+    d.later = {i.name for _, i in items if isinstance(i, s.DefineItem)}
     for _, item in items:
         if isinstance(item, s.DefineItem):
             _define(item, d)
@@ -194,15 +240,16 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
     wanted = frozenset(n for _, i in items if isinstance(i, s.FormulaItem) for n in locals_spoken_of(i.body))
     for op in actions:
         steps.extend(elaborate(op, procedures, d, wanted))
-    if not actions:  # components alone: their procedures are checked as they stand
-        for op in procedures.values():
-            elaborate(op, procedures, d)
+    for op in procedures.values():  # also as they stand; what a call would keep of theirs is not state of the system
+        funcs = dict(d.funcs)
+        elaborate(op, procedures, d)
+        d.funcs = funcs
     claims = _claims(items, d)
     by_kind = {k: {c.name: c for c in claims if c.kind == k} for k in
                ("init", "axiom", "invariant", "theorem", "transition")}
     expects = _expects(system, {**by_kind["theorem"], **by_kind["transition"]}, d)
     if d.problems:
-        raise RulesError(d.problems, library.sources)
+        raise _error(d.problems, library)
     files = tuple(dict.fromkeys(library.home[c.name] for c in components))
     made = System(name, system.doc, d.sorts, d.enums, d.consts, d.funcs, d.defs, tuple(by_kind["init"].values()),
                   tuple(by_kind["axiom"].values()), by_kind["invariant"], by_kind["theorem"], by_kind["transition"],
@@ -223,7 +270,14 @@ def _unique(items: list[tuple[s.Component, s.Item]], d: Declarations) -> None:
         names = [(item.name, item.span)] if space else []
         if isinstance(item, s.EnumItem):
             names += [(m.text, m.span) for m in item.members]
+        elif isinstance(item, s.StateItem):
+            d.distinct(item.indices)
+            d.distinct(item.fields)
+            if item.writable is not None:
+                names.append((item.writable.name or f"write_{item.name}", item.writable.span))
         for text, span in names:
+            if text in RESERVED:
+                d.problem(span, f"`{text}` is a word of the language", hint="Choose another name.")
             first = seen.setdefault((space, text), span)
             if first is not span:
                 d.problem(span, f"`{text}` is declared twice", hint=f"First at {first.file}:{first.line}.")
@@ -244,27 +298,45 @@ def _declare_state(items: list[tuple[s.Component, s.Item]], d: Declarations) -> 
     d.funcs[AT] = Func(AT, (CALL,), POINT, doc="where a call in flight stands")
     for _, item in items:
         if isinstance(item, s.ConstItem):
-            if d.known_sort(s.Binder(item.name, item.sort, item.span)):
-                d.consts[item.name] = item.sort
+            d.consts[item.name] = item.sort if d.known_sort(s.Binder(item.name, item.sort, item.span)) else "?"
         elif isinstance(item, s.StateItem):
-            good = [d.known_sort(b) for b in (*item.indices, *item.fields)]
-            if not all(good):
-                continue
-            args = tuple(b.sort for b in item.indices)
+            args = tuple(b.sort if d.known_sort(b) else "?" for b in item.indices)
             d.states[item.name] = tuple(b.name for b in item.fields)
             for b in item.fields:
                 name = f"{item.name}.{b.name}" if b.name else item.name
-                d.funcs[name] = Func(name, args, b.sort, item.ghost, item.doc)
+                d.funcs[name] = Func(name, args, b.sort if d.known_sort(b) else "?", item.ghost, item.doc)
 
 
 def _define(item: s.DefineItem, d: Declarations) -> None:
+    d.later.discard(item.name)
+    d.distinct(item.params)
     good = [d.known_sort(b) for b in item.params]
-    if not all(good) or not d.known_sort(s.Binder(item.name, item.sort, item.span)):
+    if not d.known_sort(s.Binder(item.name, item.sort, item.span)) or not all(good):
+        d.broken.add(item.name)
         return
     params = tuple(Var(b.name, b.sort) for b in item.params)
+    d.later.add(item.name)
     body = Scope(d, {v.name: v for v in params}).of_sort(item.body, item.sort)
-    if body is not None:
-        d.defs[item.name] = Definition(item.name, params, body, item.sort, item.doc)
+    d.later.discard(item.name)
+    if body is None:
+        d.broken.add(item.name)
+        return
+    d.depth[item.name] = _depth(body, d)
+    if d.depth[item.name] > MAX_DEPTH:
+        d.problem(item.span, f"`{item.name}` is more than {MAX_DEPTH} deep, with the definitions it uses written out",
+                  hint="Keep chains of definitions short.")
+        d.broken.add(item.name)
+        return
+    d.defs[item.name] = Definition(item.name, params, body, item.sort, item.doc)
+
+
+def _depth(term: Term, d: Declarations) -> int:
+    if isinstance(term, Quant):
+        return 1 + _depth(term.body, d)
+    if isinstance(term, App | Op | Use):
+        inside = max((_depth(a, d) for a in term.args), default=0)
+        return 1 + inside + (d.depth[term.name] if isinstance(term, Use) else 0)
+    return 1
 
 
 def _claims(items: list[tuple[s.Component, s.Item]], d: Declarations) -> list[Claim]:
@@ -308,7 +380,7 @@ def _apply(change: s.Change, operations: dict[str, s.Operation], d: Declarations
         return
     here = ""
     body: list[s.Statement] = []
-    moved: s.Statement | None = None
+    moved: list[s.Statement] = []
     hits = 0
     for st in op.body:
         if isinstance(st, s.Boundary):
@@ -321,18 +393,19 @@ def _apply(change: s.Change, operations: dict[str, s.Operation], d: Declarations
         hit, kept = _changed(st, change)
         hits += hit
         if hit and change.kind == "move_check":
-            moved = st
+            moved.append(st)
         elif kept is not None:
             body.append(kept)
-    if moved is not None:
+    if moved:
         places = [k for k, st in enumerate(body) if isinstance(st, s.Boundary) and st.name == change.to]
         if not places:
             d.problem(change.span, f"`{name}` has no step `{change.to}` to move the check to")
         else:
-            body.insert(places[0] + 1, moved)
+            body[places[0] + 1 : places[0] + 1] = moved
     if not hits:
         d.problem(change.span, f"the fault finds nothing to change in `{change.path}`",
-                  hint="It must repeat the check or assignment as it stands there.")
+                  hint="It must repeat the check or assignment as it stands there; what a procedure does is changed "
+                  "within the procedure.")
     operations[name] = replace(op, body=tuple(body))
 
 
@@ -340,16 +413,16 @@ def _changed(st: s.Statement, change: s.Change) -> tuple[int, s.Statement | None
     if change.kind in ("drop_check", "replace_check", "move_check"):
         if isinstance(st, s.Require) and st.cond == change.old:
             return 1, None if change.new is None else replace(st, cond=change.new)
+        if change.kind == "move_check":
+            return 0, st
         if isinstance(st, s.Pick) and st.where == change.old:
             return 1, replace(st, where=change.new)
         if isinstance(st, s.Pick) and isinstance(st.where, s.Operator) and st.where.op == "and":
             parts = _conjuncts(st.where)
             if change.old in parts:
-                kept = [change.new if p == change.old else p for p in parts if p != change.old or change.new]
-                where = None
-                for p in kept:
-                    assert p is not None
-                    where = p if where is None else s.Operator("and", (where, p), st.where.span)
+                kept = [p for p in parts if p != change.old] if change.new is None else \
+                    [change.new if p == change.old else p for p in parts]
+                where = kept[0] if len(kept) == 1 else s.Operator("and", tuple(kept), st.where.span) if kept else None
                 return 1, replace(st, where=where)
     if isinstance(st, s.Set) and st.target == change.old:
         if change.kind == "drop_assignment":

@@ -43,27 +43,29 @@ class _Segment:
 class OperationScope(Scope):
     """Names of one operation: those of an earlier step are read from the call's saved locals."""
 
-    def __init__(self, decls: Declarations, op: str) -> None:
+    def __init__(self, decls: Declarations, op: str, has_call: bool = True) -> None:
         super().__init__(decls)
         self.op = op
+        self.has_call = has_call  # only an operation of several steps has a `this`
         self.segment = 0
         self.defined: dict[str, tuple[Value, int]] = {}
         self.saved: dict[str, tuple[Term, int]] = {}
 
     def define(self, name: str, value: Value, span: Span) -> None:
-        if name in self.defined and self.defined[name][0] != value:
-            self.decls.problem(span, f"`{name}` is defined twice in `{self.op}`", hint="Give one of them another name.")
+        if name in self.defined:
+            self.decls.problem(span, f"`{name}` is defined twice in `{self.op}`", hint="Give one of them another name; "
+                               "what is performed twice needs `as NAME`.")
         self.defined[name] = (value, self.segment)
 
     def resolve(self, name: str) -> Value | None:
         if name in self.variables:
             return self.variables[name]
         if name == "this":
-            return THIS
+            return THIS if self.has_call else None
         if name not in self.defined:
             return None
         value, segment = self.defined[name]
-        if segment == self.segment:
+        if segment == self.segment or (not isinstance(value, RecordTerm) and value.sort == "?"):
             return value
         if isinstance(value, RecordTerm):
             return RecordTerm(tuple((f, self._save(f"{name}_{f}", t, segment)) for f, t in value.fields))
@@ -76,8 +78,12 @@ class OperationScope(Scope):
         self.saved[name] = (value, segment)
         return App(func, (THIS,), value.sort)
 
+    def taken(self) -> set[str]:
+        here = {v.name for v, segment in self.defined.values() if isinstance(v, Var) and segment == self.segment}
+        return super().taken() | here | {THIS.name}
+
     def copy(self) -> OperationScope:
-        inner = OperationScope(self.decls, self.op)
+        inner = OperationScope(self.decls, self.op, self.has_call)
         inner.variables = dict(self.variables)
         inner.segment, inner.defined, inner.saved = self.segment, self.defined, self.saved
         return inner
@@ -85,7 +91,7 @@ class OperationScope(Scope):
 
 def points_of(op: s.Operation, procedures: dict[str, s.Operation]) -> list[str]:
     """The names of the points at which a call of this operation may stand, in order."""
-    body = _inline(op.body, procedures, {}, [0])
+    body = _Inliner(procedures, None, op.name).statements(op.body, {}, "", None, ())
     return [f"{op.name}.{b.name}" for b in body if isinstance(b, s.Boundary) and b.kind != "done"]
 
 
@@ -95,23 +101,25 @@ def elaborate(op: s.Operation, procedures: dict[str, s.Operation], decls: Declar
 
     `wanted` names locals that claims speak of (`operation.local[call]`): they are kept even if no later step reads them.
     """
-    body = _inline(op.body, procedures, {}, [0], decls)
+    body = _Inliner(procedures, decls, op.name).statements(op.body, {}, "", None, (op.name,))
     segments = _cut(op, body, decls)
-    scope = OperationScope(decls, op.name)
+    scope = OperationScope(decls, op.name, len(segments) > 1 or op.kind == "procedure")
     steps: list[Step] = []
     for number, segment in enumerate(segments):
         scope.segment = number
         binders = op.params if segment.boundary is None else segment.boundary.params
         params = []
         for b in binders:
-            if decls.known_sort(b):
-                params.append(Var(b.name, b.sort))
-                scope.define(b.name, params[-1], b.span)
+            known = decls.known_sort(b)
+            var = Var(b.name, b.sort if known else "?")
+            scope.define(b.name, var, b.span)
+            if known:
+                params.append(var)
         when: Term = TRUE
         if segment.boundary is None and op.when is not None:
             when = scope.boolean(op.when) or TRUE
         checks, updates, result = _statements(segment.body, scope, decls)
-        if result is not None and op.result is not None and result.sort != op.result:
+        if result is not None and op.result is not None and result.sort not in (op.result, "?"):
             decls.problem(op.span, f"`{op.name}` returns sort {result.sort}", f"Expected sort {op.result}.")
         name = "" if segment.boundary is None else segment.boundary.name
         steps.append(Step(op.name, name, op.kind, tuple(params), when, tuple(checks), tuple(updates), result,
@@ -131,10 +139,15 @@ def _cut(op: s.Operation, body: list[s.Statement], decls: Declarations) -> list[
         return [_Segment(None, body, "", "", "")]
     segments = [_Segment(None, [], "", "", IDLE)]
     head = ""
+    seen: set[str] = set()
     for statement in body:
         if not isinstance(statement, s.Boundary):
             segments[-1].body.append(statement)
             continue
+        if statement.name in seen:
+            decls.problem(statement.span, f"`{op.name}` has two steps `{statement.name}`",
+                          hint="An operation may have one batch, and no two steps of one name.")
+        seen.add(statement.name)
         if statement.kind == "done":
             if not head:
                 decls.problem(statement.span, "`done` without an `each` before it")
@@ -145,6 +158,8 @@ def _cut(op: s.Operation, body: list[s.Statement], decls: Declarations) -> list[
         point = f"{op.name}.{statement.name}"
         segments[-1].after = point
         if statement.kind == "each":
+            if head:
+                decls.problem(statement.span, "a batch begins within a batch", hint="End the first with `done`.")
             head = point
         segments.append(_Segment(statement, [], point, "", head or IDLE))
     if head:
@@ -170,20 +185,18 @@ def _statements(body: list[s.Statement], scope: OperationScope,
             case s.MayFail():
                 checks.append(Check("may", TRUE, st.code, None, (), st.why, st.span))
             case s.Pick():
-                if not decls.known_sort(st.binder):
-                    continue
+                known = decls.known_sort(st.binder)
                 if st.code is None:
                     decls.problem(st.span, "this pick has no error code", "Expected `else CODE`: there may be none left.")
-                var = Var(st.binder.name, st.binder.sort)
+                undo = _sets(st.undo, scope, decls)  # it is for when nothing was picked
+                var = Var(st.binder.name, st.binder.sort if known else "?")
                 scope.define(var.name, var, st.span)
                 cond = TRUE if st.where is None else scope.boolean(st.where)
-                if cond is not None:
-                    checks.append(Check("pick", cond, st.code or "?", var, _sets(st.undo, scope, decls),
-                                        f"some {var.name}: {show(cond)}", st.span))
+                if cond is not None and known:
+                    checks.append(Check("pick", cond, st.code or "?", var, undo, f"some {var.name}: {show(cond)}", st.span))
             case s.Let():
                 value = scope.value(st.value)
-                if value is not None:
-                    scope.define(st.name, value, st.span)
+                scope.define(st.name, Var(st.name, "?") if value is None else value, st.span)
             case s.Set():
                 updates.extend(_set(st, scope, decls))
             case s.Return():
@@ -207,6 +220,7 @@ def _set(st: s.Set, scope: Scope, decls: Declarations) -> list[Update]:
         fields = dict(target.fields)
         if isinstance(st.value, s.Record):
             given = dict(st.value.fields)
+            decls.distinct(tuple(s.Binder(n, "", v.span) for n, v in st.value.fields))
             for name, expr in given.items():
                 if name not in fields:
                     decls.problem(expr.span, f"unknown field `{name}`", f"Expected {', '.join(fields)}.",
@@ -228,7 +242,7 @@ def _set(st: s.Set, scope: Scope, decls: Declarations) -> list[Update]:
         pairs = [(target, inner.of_sort(st.value, target.sort))]
     made = []
     for place, value_term in pairs:
-        if not isinstance(place, App) or place.func == AT:
+        if not isinstance(place, App) or place.func == AT or place.func.partition(".")[0] not in decls.states:
             decls.problem(st.span, "only declared state can be set")
             return []
         if value_term is not None:
@@ -245,6 +259,11 @@ def generated_write(item: s.StateItem, decls: Declarations) -> Step | None:
     if w.party not in names:
         decls.problem(w.span, f"`{w.party}` is not an index of `{item.name}`", hint=suggest(w.party, names))
         return None
+    both = sorted({b.name for b in item.fields if b.name} & {*names})
+    if both:
+        decls.problem(w.span, f"`{item.name}` has an index and a field named `{both[0]}`",
+                      hint="Both are arguments of the write; rename one.")
+        return None
     index = tuple(Var(b.name or f"i{k}", b.sort) for k, b in enumerate(item.indices))
     fields = tuple(Var(b.name or "value", b.sort) for b in item.fields)
     scope = Scope(decls, {v.name: v for v in (*index, *fields)})
@@ -259,61 +278,93 @@ def generated_write(item: s.StateItem, decls: Declarations) -> Step | None:
 # Performing procedures in place.
 
 
-def _inline(body: tuple[s.Statement, ...], procedures: dict[str, s.Operation], names: dict[str, s.Expr],
-            counter: list[int], decls: Declarations | None = None, code: str | None = None) -> list[s.Statement]:
-    """The statements with every `perform` replaced by the procedure's own; parameters are replaced by arguments."""
-    out: list[s.Statement] = []
-    for st in body:
-        if isinstance(st, s.Perform):
-            st = _rename(st, names, code)
-            assert isinstance(st, s.Perform)
-            out.extend(_performed(st, procedures, names, counter, decls))
-        else:
-            out.append(_rename(st, names, code))
-    return out
+MAX_PERFORMED = 200  # by one operation
+MAX_INSIDE = 50  # one in another
+MAX_LOCALS = 1000
 
 
-def _performed(st: s.Perform, procedures: dict[str, s.Operation], names: dict[str, s.Expr], counter: list[int],
-               decls: Declarations | None) -> list[s.Statement]:
-    proc = procedures.get(st.name)
-    if proc is None:
-        if decls is not None:
-            decls.problem(st.span, f"unknown procedure `{st.name}`", hint=suggest(st.name, procedures))
-        return []
-    if len(st.args) != len(proc.params):
-        if decls is not None:
-            decls.problem(st.span, f"`{st.name}` is given {len(st.args)} arguments", f"Expected {len(proc.params)}: "
+class _Inliner:
+    """Replaces every `perform` by the procedure's own statements. Without `decls` it reports nothing."""
+
+    def __init__(self, procedures: dict[str, s.Operation], decls: Declarations | None, op: str) -> None:
+        self.procedures = procedures
+        self.decls = decls
+        self.op = op
+        self.count = 0
+        self.full = False
+        self.known: dict[str, tuple[str, ...]] = {}  # procedure -> names it defines
+
+    def _problem(self, span: Span, what: str, expected: str = "", hint: str = "") -> None:
+        if self.decls is not None:
+            self.decls.problem(span, what, expected, hint)
+
+    def statements(self, body: tuple[s.Statement, ...], names: dict[str, s.Expr], prefix: str, code: str | None,
+                   trail: tuple[str, ...]) -> list[s.Statement]:
+        """`names` says what parameters and locals become, `prefix` what the locals of further procedures get."""
+        out: list[s.Statement] = []
+        for st in body:
+            renamed = _rename(st, names, code)
+            if isinstance(renamed, s.Perform):
+                out.extend(self._performed(renamed, prefix, trail))
+            else:
+                out.append(renamed)
+        return out
+
+    def _performed(self, st: s.Perform, prefix: str, trail: tuple[str, ...]) -> list[s.Statement]:
+        proc = self.procedures.get(st.name)
+        if proc is None:
+            self._problem(st.span, f"unknown procedure `{st.name}`", hint=suggest(st.name, self.procedures))
+            return []
+        if len(st.args) != len(proc.params):
+            self._problem(st.span, f"`{st.name}` is given {len(st.args)} arguments", f"Expected {len(proc.params)}: "
                           f"({', '.join(p.name for p in proc.params)}).")
-        return []
-    if counter[0] > 200:
-        if decls is not None:
-            decls.problem(st.span, f"`{st.name}` performs itself, directly or through others")
-        return []
-    counter[0] += 1
-    inner: dict[str, s.Expr] = {p.name: a for p, a in zip(proc.params, st.args, strict=True)}
-    prefix = (st.result + "_") if st.result else ""
-    for local in _locals(proc.body):
-        inner[local] = s.Name(prefix + local, st.span)
-    result: list[s.Statement] = []
-    for inner_st in _inline(proc.body, procedures, inner, counter, decls, st.code):
-        if isinstance(inner_st, s.Return):
-            if st.result is not None:
-                result.append(s.Let(st.result, inner_st.value, inner_st.span))
-        else:
-            result.append(inner_st)
-    return result
+            return []
+        if st.name in trail:
+            cycle = " -> ".join((*trail[trail.index(st.name):], st.name))
+            self._problem(st.span, f"`{st.name}` performs itself: {cycle}")
+            return []
+        if self.full:
+            return []
+        self.count += 1
+        if self.count > MAX_PERFORMED or len(trail) > MAX_INSIDE:
+            self._problem(st.span, f"`{self.op}` performs too much: more than {MAX_PERFORMED} procedures, or more than "
+                          f"{MAX_INSIDE} in one another")
+            self.full = True
+            return []
+        if st.result is not None:
+            prefix = st.result + "_"
+        inner: dict[str, s.Expr] = {p.name: a for p, a in zip(proc.params, st.args, strict=True)}
+        for local in self._locals(proc, (*trail, st.name)):
+            inner[local] = s.Name(prefix + local, st.span)
+        result: list[s.Statement] = []
+        for done in self.statements(proc.body, inner, prefix, st.code, (*trail, st.name)):
+            if not isinstance(done, s.Return):
+                result.append(done)
+            elif st.result is not None:
+                result.append(s.Let(st.result, done.value, done.span))
+        return result
 
-
-def _locals(body: tuple[s.Statement, ...]) -> list[str]:
-    found = []
-    for st in body:
-        if isinstance(st, s.Let):
-            found.append(st.name)
-        elif isinstance(st, s.Pick):
-            found.append(st.binder.name)
-        elif isinstance(st, s.Perform) and st.result is not None:
-            found.append(st.result)
-    return found
+    def _locals(self, proc: s.Operation, trail: tuple[str, ...]) -> tuple[str, ...]:
+        """The names that a procedure defines, those of what it performs included."""
+        if proc.name in self.known:
+            return self.known[proc.name]
+        found: dict[str, None] = {}
+        for st in proc.body:
+            if isinstance(st, s.Let):
+                found[st.name] = None
+            elif isinstance(st, s.Pick):
+                found[st.binder.name] = None
+            elif isinstance(st, s.Boundary):
+                found.update((b.name, None) for b in st.params)
+            elif isinstance(st, s.Perform):
+                if st.result is not None:
+                    found[st.result] = None
+                inner = self.procedures.get(st.name)
+                if inner is not None and st.name not in trail and len(trail) <= MAX_INSIDE and len(found) < MAX_LOCALS:
+                    prefix = "" if st.result is None else st.result + "_"
+                    found.update((prefix + n, None) for n in self._locals(inner, (*trail, st.name)))
+        self.known[proc.name] = tuple(found)
+        return self.known[proc.name]
 
 
 def _rename(st: s.Statement, names: dict[str, s.Expr], code: str | None) -> s.Statement:
@@ -331,8 +382,9 @@ def _rename(st: s.Statement, names: dict[str, s.Expr], code: str | None) -> s.St
         return tuple(one(i) for i in items)
 
     def one(st: s.Set) -> s.Set:
-        hidden = {k: v for k, v in names.items() if k not in {b.name for b in st.binders}}
-        return s.Set(substitute(st.target, hidden), substitute(st.value, hidden), st.binders,
+        parts = (st.target, st.value) if st.where is None else (st.target, st.value, st.where)
+        binders, hidden = _bound(st.binders, names, parts)
+        return s.Set(substitute(st.target, hidden), substitute(st.value, hidden), binders,
                      None if st.where is None else substitute(st.where, hidden), st.span)
 
     match st:
@@ -353,7 +405,31 @@ def _rename(st: s.Statement, names: dict[str, s.Expr], code: str | None) -> s.St
             result = None if st.result is None else local(st.result)
             return s.Perform(st.name, tuple(e(a) for a in st.args), result, code or st.code, st.span)
         case s.Boundary():
-            return st
+            params = tuple(s.Binder(local(b.name), b.sort, b.span) for b in st.params)
+            return s.Boundary(st.kind, st.name, params, st.span)
+
+
+def _bound(binders: tuple[s.Binder, ...], names: dict[str, s.Expr],
+           bodies: tuple[s.Expr, ...]) -> tuple[tuple[s.Binder, ...], dict[str, s.Expr]]:
+    """Binders, and what is substituted under them; those that would capture a name of an argument are renamed."""
+    hidden = {k: v for k, v in names.items() if k not in {b.name for b in binders}}
+    used = {n for e in bodies for n in _names_in(e)}
+    arguments = {n for k, v in hidden.items() if k in used for n in _names_in(v)}
+    if not any(b.name in arguments for b in binders):
+        return binders, hidden
+    taken = arguments | used | {b.name for b in binders}
+    made = []
+    for b in binders:
+        if b.name in arguments:
+            fresh = b.name + "_"
+            while fresh in taken:
+                fresh += "_"
+            taken.add(fresh)
+            hidden[b.name] = s.Name(fresh, b.span)
+            made.append(s.Binder(fresh, b.sort, b.span))
+        else:
+            made.append(b)
+    return tuple(made), hidden
 
 
 def substitute(expr: s.Expr, names: dict[str, s.Expr]) -> s.Expr:
@@ -374,15 +450,8 @@ def substitute(expr: s.Expr, names: dict[str, s.Expr]) -> s.Expr:
         case s.Operator():
             return s.Operator(expr.op, tuple(substitute(a, names) for a in expr.args), expr.span)
         case s.Quantified():
-            hidden = {k: v for k, v in names.items() if k not in {b.name for b in expr.binders}}
-            taken = {n for v in hidden.values() for n in _names_in(v)}
-            binders = list(expr.binders)
-            for k, b in enumerate(binders):
-                if b.name in taken:  # would capture a name of the argument
-                    fresh = b.name + "_"
-                    hidden[b.name] = s.Name(fresh, b.span)
-                    binders[k] = s.Binder(fresh, b.sort, b.span)
-            return s.Quantified(expr.kind, tuple(binders), substitute(expr.body, hidden), expr.span)
+            binders, hidden = _bound(expr.binders, names, (expr.body,))
+            return s.Quantified(expr.kind, binders, substitute(expr.body, hidden), expr.span)
         case s.Record():
             return s.Record(tuple((n, substitute(v, names)) for n, v in expr.fields), expr.span)
 

@@ -1,0 +1,269 @@
+"""What the rules language says to bad input: every message is compared, to the letter, with a file in `golden/`.
+
+`UPDATE_GOLDEN=1 pytest tests/test_bad_rules.py` writes the files anew; read the difference before keeping it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from model import loader
+from model.diagnostics import RulesError, UsageError
+
+GOLDEN = Path(__file__).parent / "golden"
+
+HEAD = '''component small "A component for trying things out."
+sort Thing "a thing"
+enum Colour = red | green
+state colour[Thing]: Colour
+state marked[Thing]: bool
+state box[Thing]: { full: bool, holds: Thing }
+define is_red(t: Thing) = colour[t] = red
+init forall t: Thing. not marked[t]
+'''
+PAINT = '''request paint(t: Thing)
+    require marked[t] else EPERM
+    set colour[t] = green
+'''
+TAIL = '''
+system small "Just that." uses small
+'''
+
+
+def small(extra: str, expect: str = "") -> str:
+    return HEAD + extra + TAIL + expect
+
+
+def deep(operator: str, count: int = 5000) -> str:
+    return small(f"invariant deep forall t: Thing. {operator * count}marked[t]\n")
+
+
+CHAIN = "".join(f"define d{k}(t: Thing) = not d{k - 1}(t)\n" for k in range(1, 2000))
+PROCEDURES = "".join(f"procedure p{k}(t: Thing)\n    perform p{k - 1}(t)\n    perform p{k - 1}(t)\n" for k in range(1, 40))
+
+# What `check` says of a file.
+BAD: dict[str, str | bytes] = {
+    "empty": "",
+    "blank": "\n\n  \n",
+    "only_comments": "-- nothing here\n",
+    "truncated": HEAD + "request paint(t: Thing)\n    require marked[t] else",
+    "truncated_in_formula": HEAD + "invariant half forall t: Thing. marked[t] and\n\n   \n",
+    "nul": b'component a "x"\nsort T\0hing "t"\n',
+    "not_utf8": b'component a "x"\nsort Th\xff\xfeing "t"\n',
+    "binary": bytes(range(128, 256)) * 40,
+    "stray_character": small("invariant odd forall t: Thing. marked[t] & marked[t]\n"),
+    "wrong_word": small("request paint(t: Thing)\n    requires marked[t] else EPERM\n"),
+    "unclosed_string": 'component a "x"\nsort Thing "a thing\nstate on: bool\n',
+    "unclosed_string_before_another": 'component a "x"\nsort Thing "a thing\nsort Other "another"\nstate on: bool\n',
+    "deep_parentheses": deep("("),
+    "deep_brackets": small(f"invariant deep forall t: Thing. {'box[' * 5000}t{']' * 5000}.full\n"),
+    "deep_not": deep("not "),
+    "deep_implies": deep("marked[t] implies "),
+    "deep_iff": deep("marked[t] iff "),
+    "deep_quantifiers": deep("forall u: Thing. "),
+    "deep_if": small(f"invariant deep forall t: Thing. {'if marked[t] then true else ' * 5000} false\n"),
+    "deep_if_condition": small(f"invariant deep forall t: Thing. {'if ' * 5000}true{' then true else false' * 5000}\n"),
+    "deep_fields": small(f"invariant deep forall t: Thing. box[t]{'.full' * 5000}\n"),
+    "deep_and_not": deep("marked[t] and not "),
+    "deep_or": deep("marked[t] or "),
+    "deep_calls": small(f"invariant deep forall t: Thing. {'is_red(' * 5000}t{')' * 5000}\n"),
+    "deep_definitions": small("define d0(t: Thing) = marked[t]\n" + CHAIN),
+    "deep_procedures": small("procedure p0(t: Thing)\n    set marked[t] = true\n" + PROCEDURES
+                             + "request go(t: Thing)\n    perform p39(t)\n"),
+    "unknown_names": small("invariant one forall t: Thing. colr[t] = red\n"
+                           "invariant two forall t: Thing. colour[t] = gren\n"
+                           "invariant three forall t: Thing. is_rod(t)\n"
+                           "invariant four forall t: Think. marked[t]\n"
+                           "invariant five forall t: Thing. box[t].ful\n"
+                           "invariant six forall t: Thing. is_red\n"
+                           "invariant seven forall c: Call. at[c] = paint.step and paint.nothing[c]\n" + PAINT),
+    "wrong_types": small("invariant one forall t: Thing. colour[t]\n"
+                         "invariant two forall t: Thing. colour[t] = t\n"
+                         "invariant three forall t: Thing. marked[red]\n"
+                         "invariant four forall t: Thing. box[t] and marked[t]\n"
+                         "invariant five forall t: Thing. box[t] = colour[t]\n"
+                         "invariant six forall t: Thing. t.full\n"
+                         "invariant seven forall t: Thing. is_red(red)\n"
+                         "invariant eight forall t: Thing. if marked[t] then red else t\n"),
+    "wrong_arity": small("invariant one forall t: Thing. marked[t, t]\n"
+                         "invariant two forall t: Thing. marked\n"
+                         "invariant three forall t: Thing. is_red(t, t) or is_red()\n"
+                         "procedure p(t: Thing)\n    set marked[t] = true\n"
+                         "request go(t: Thing)\n    perform p(t, t)\n"),
+    "wrong_assignments": small("request go(t: Thing)\n"
+                               "    set t = t\n"
+                               "    set box[t] = { full: true }\n"
+                               "    set box[t] = { full: true, holds: t, lid: true }\n"
+                               "    set box[t] = { full: true, full: false, holds: t }\n"
+                               "    set marked[t] = { full: true }\n"
+                               "    set box[t] = colour[t]\n"
+                               "    set red = green\n"),
+    "cyclic_uses": 'component a "x"\nuses b\nsort A "a"\ncomponent b "y"\nuses c\ncomponent c "z"\nuses a\n',
+    "uses_itself": 'component a "x"\nuses a\nsort A "a"\n',
+    "duplicate_names": HEAD + '''
+sort Thing "again"
+state marked[Thing]: bool
+enum Shade = red | dark | dark
+define is_red(t: Thing, t: Thing) = marked[t]
+state pair[x: Thing, x: Thing]: { a: bool, a: bool }
+invariant same forall t: Thing. marked[t]
+invariant same forall t: Thing, t: Thing. marked[t]
+state written[who: Thing]: bool
+    writable by who as paint
+''' + PAINT + TAIL,
+    "reserved_names": small('state at[Thing]: bool\nenum Place = idle | busy\nsort Call "mine"\n'),
+    "duplicate_component": HEAD + HEAD + TAIL + TAIL,
+    "duplicate_locals": small("request go(t: Thing, t: Thing)\n"
+                              "    pick u: Thing where not marked[u] else ENOENT\n"
+                              "    pick u: Thing where marked[u] else ENOENT\n"
+                              "    let t = u\n"
+                              "    set marked[u] = true\n"),
+    "performed_twice": small("procedure fresh() -> Thing\n"
+                             "    pick u: Thing where not marked[u] else ENOENT\n    return u\n"
+                             "request go()\n    perform fresh()\n    perform fresh()\n    set marked[u] = true\n"),
+    "no_error_code": small("request go(t: Thing)\n    require marked[t]\n    pick u: Thing where marked[u]\n"
+                           "    set marked[u] = false\n"),
+    "no_such_component": 'system s "x"\n    uses small, xen.grant\n',
+    "unexpected_theorem": small("theorem all_marked forall t: Thing. marked[t]\n"),
+    "unknown_theorem": small("theorem all_marked forall t: Thing. marked[t]\n",
+                             "    expect proved all_market\n    expect refuted all_marked, all_marked\n"
+                             "    expect shown all_marked\n"),
+    "fault_finds_nothing": small(PAINT + "fault f within paint drop marked[red]\n"
+                                 "fault g within pant drop marked[t]\n"
+                                 "fault h within paint.later drop marked[t]\n"
+                                 "fault i within paint move marked[t] to later\n"
+                                 "fault j within paint skip marked[t]\n"),
+    "next_outside_transition": small("invariant odd forall t: Thing. next(marked[t])\n"),
+    "failed_outside_transition": small("invariant odd failed\n"),
+    "performs_itself": small("procedure p(t: Thing)\n    perform q(t)\nprocedure q(t: Thing)\n    perform p(t)\n"
+                             "procedure r(t: Thing)\n    perform r(t)\n"
+                             "request go(t: Thing)\n    perform p(t)\n    perform r(t)\n    perform s(t)\n"),
+    "definition_of_itself": small("define f(t: Thing) = g(t)\ndefine g(t: Thing) = g(t)\ndefine h(t: Thing) = f(t)\n"),
+    "steps": small("request go(t: Thing)\n    set marked[t] = true\n  step one\n    set marked[t] = false\n"
+                   "  step one\n    set marked[t] = true\n"
+                   "request loop()\n    set colour[t] = red for all t: Thing\n  each a(t: Thing)\n"
+                   "    set marked[t] = true\n  each b(t: Thing)\n    set marked[t] = false\n"
+                   "request ends()\n    set colour[t] = red for all t: Thing\n  done\n"
+                   "    set marked[t] = true for all t: Thing\n"
+                   "request plain(t: Thing)\n    require at[this] = idle else EINVAL\n    set marked[t] = true\n"),
+    "undo_of_what_was_not_picked": small("request go(t: Thing)\n    pick u: Thing where marked[u] else ENOENT\n"
+                                         "        undo set marked[u] = true end\n    set marked[u] = false\n"),
+    "wrong_writable": small("state word[Thing]: bool\n    writable by owner\n"
+                            "state entry[who: Thing]: { who: Thing }\n    writable by who\n"
+                            "state cell[who: Thing]: bool\n    writable by who as write_cell when nobody(who)\n"),
+    "wrong_in_unused_procedure": small(PAINT + "procedure unused(t: Thing)\n    require market[t] else EPERM\n"
+                                       "    set marked[t] = red\n"),
+    "wrong_beside_a_system": small("") + '\ncomponent beside "Not used by the system."\nuses small\n'
+                                         "invariant odd forall t: Thing. mark[t]\n",
+    "several_at_once": small("state shelf[Thin]: bool\n"
+                             "const root: Domain\n"
+                             "define is_blue(t: Thing) = colour[t] = blue\n"
+                             "request paint(t: Thing, c: Colour)\n"
+                             "    require marked[c] else EPERM\n"
+                             "    let old = colr[t]\n"
+                             "    require old = green else EPERM\n"
+                             "    set colour[t] = t\n"
+                             "invariant odd forall t: Thing. is_blue(t) or shelf[t] or root = root\n"
+                             "theorem strange forall t: Thing. marked(t)\n"),
+}
+
+# What `load` says of a good file and a fault.
+WITH_FAULT = {
+    "unknown_fault": (small(PAINT + "fault no_mark within paint drop marked[t]\n"), "no_mork"),
+    "no_faults_at_all": (small(PAINT), "no_mork"),
+    "fault_of_wrong_type": (small(PAINT + "fault odd within paint replace marked[t] with colour[t]\n"
+                                          "fault same within paint drop marked[t]\n"), "odd"),
+}
+
+
+def compare(name: str, message: str, folder: Path) -> None:
+    """The message, with paths reduced to file names, is that of the golden file."""
+    message = message.replace(f"{folder}/", "").replace(f"{loader.SPEC}/", "") + "\n"
+    golden = GOLDEN / f"{name}.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(message)
+    assert message == golden.read_text()
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_message(name: str, tmp_path: Path) -> None:
+    source = BAD[name]
+    path = tmp_path / "bad.rules"
+    path.write_bytes(source if isinstance(source, bytes) else source.encode())
+    begun = time.monotonic()
+    with pytest.raises(RulesError) as caught:
+        loader.check([path])
+    assert time.monotonic() - begun < 20
+    message = str(caught.value)
+    compare(name, message, tmp_path)
+    assert re.search(r"bad\.rules:\d+:\d+: error: ", message)
+    if name not in ("empty", "blank"):
+        assert re.search(r"^ +\| +\^+$", message, re.MULTILINE)
+    assert "Traceback" not in message and "Recursion" not in message
+    if b"system" in path.read_bytes() and name not in ("duplicate_component", "wrong_in_unused_procedure",
+                                                        "wrong_beside_a_system"):
+        with pytest.raises(RulesError) as again:
+            loader.load(str(path))
+        assert str(again.value) == message
+
+
+@pytest.mark.parametrize("name", WITH_FAULT)
+def test_message_of_fault(name: str, tmp_path: Path) -> None:
+    source, fault = WITH_FAULT[name]
+    path = tmp_path / "good.rules"
+    path.write_text(source)
+    assert loader.check([path]) == []
+    with pytest.raises((RulesError, UsageError)) as caught:
+        loader.load(str(path), [fault])
+    compare(name, str(caught.value), tmp_path)
+
+
+def test_too_large(tmp_path: Path) -> None:
+    path = tmp_path / "bad.rules"
+    path.write_text("-- " + "x" * 10_000_000)
+    with pytest.raises(UsageError) as caught:
+        loader.check([path])
+    compare("too_large", str(caught.value), tmp_path)
+
+
+def test_no_file_and_no_system(tmp_path: Path) -> None:
+    for argument, name in ((tmp_path / "none.rules", "no_file"), (tmp_path, "a_folder")):
+        with pytest.raises(UsageError) as caught:
+            loader.load(str(argument))
+        compare(name, str(caught.value).replace(str(tmp_path), "FOLDER"), tmp_path)
+    with pytest.raises(UsageError, match="Did you mean `hypervisor`"):
+        loader.load("hypervizor")
+    path = tmp_path / "no_system.rules"
+    path.write_text(HEAD)
+    with pytest.raises(UsageError, match="holds 0 systems"):
+        loader.load(str(path))
+
+
+def test_cut_anywhere(tmp_path: Path) -> None:
+    """A file cut off at any place is refused with a message, or it is good."""
+    text = (Path(__file__).parent / "benchmarks" / "gt.rules").read_text()
+    path = tmp_path / "cut.rules"
+    for end in range(0, len(text), 397):
+        path.write_text(text[:end])
+        try:
+            loader.check([path])
+        except RulesError as error:
+            assert "cut.rules:" in str(error)
+
+
+def test_long_chains_are_no_nesting(tmp_path: Path) -> None:
+    path = tmp_path / "long.rules"
+    parts = " or ".join(["marked[t]", "is_red(t)"] * 400)
+    path.write_text(small(f"invariant long forall t: Thing. {parts}\n"))
+    assert loader.check([path]) == []
+
+
+def test_quotes_and_brackets_in_comments(tmp_path: Path) -> None:
+    path = tmp_path / "comment.rules"
+    path.write_text(small('-- a stray " and ' + "(" * 500 + "\n" + PAINT + '-- and " another\n'))
+    assert loader.check([path]) == []

@@ -1,0 +1,386 @@
+"""The executable model: outcomes of steps and calls, all states of a small world, walks, and traces.
+
+The rule set is `benchmarks/gt.rules`, whose state count other tools have measured. No solver is asked but for the
+initial states of a world.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from model.ir import App, Lit, Op, Quant, System, Term, Var, eq
+from model.loader import load
+from model.machine import Machine
+from model.trace import Event, Trace, TraceError, load_jsonl, replay, to_itf, to_jsonl
+from model.walk import Caller, caller_of, reach, walk
+from model.world import State, World, changes, elements, size_of
+
+GT = str(Path(__file__).parent / "benchmarks" / "gt.rules")
+SMALL = World({"Call": 1, "Domain": 3, "Frame": 2, "Ref": 1, "Process": 1}, {"root": 0})
+WIDE = World({"Call": 1, "Domain": 3, "Frame": 4, "Ref": 3, "Process": 1}, {"root": 0})
+STATES = 14_856  # of gt in the small world
+LIVE_STATES = 5816  # of these, told apart by what matters; other tools count the same
+
+
+@pytest.fixture(scope="module")
+def gt() -> System:
+    return load(GT)
+
+
+@pytest.fixture(scope="module")
+def machine(gt: System) -> Machine:
+    return Machine(gt, SMALL)
+
+
+@pytest.fixture(scope="module")
+def caller(machine: Machine) -> Caller:
+    return caller_of(machine)
+
+
+@pytest.fixture
+def start(caller: Caller) -> State:
+    state = caller.initial_state()
+    assert state is not None
+    return state
+
+
+def copy(state: State) -> State:
+    return [list(table) for table in state]
+
+
+def key(state: State) -> tuple[int, ...]:
+    return tuple(itertools.chain.from_iterable(state))
+
+
+def live(system: System, state: State) -> tuple[int, ...]:
+    """The state without the `readonly` of entries that grant nothing: revoking leaves it, and no rule reads it then."""
+    names = list(system.funcs)
+    grants, readonly = (names.index(n) for n in ("grants", "readonly"))
+    seen = copy(state)
+    entries = len(seen[readonly])
+    width = len(seen[grants]) // entries
+    for entry in range(entries):
+        if not any(seen[grants][entry * width : (entry + 1) * width]):
+            seen[readonly][entry] = 0
+    return key(seen)
+
+
+def successors(machine: Machine, state: State) -> Iterator[tuple[Event, State]]:
+    for label, t in machine.transitions.items():
+        for choice in machine.choices(label):
+            args = {p.name: i for p, i in zip(t.params, choice, strict=True)}
+            if machine.can_fire(state, label, args):
+                after = copy(state)
+                assert machine.fire(after, label, args)
+                yield Event(label, args), after
+
+
+ATTACK = (Event("create", {"d": 1}), Event("alloc", {"f": 0, "d": 1}), Event("finish", {"d": 1}),
+          Event("permit", {"d": 1, "r": 0, "e": 2, "f": 0, "ro": 1}), Event("map", {"p": 0, "d": 1, "r": 0, "f": 0}))
+
+
+# Steps and calls.
+
+
+def test_fire_changes_the_state_only_when_the_guard_holds(machine: Machine, start: State) -> None:
+    before = copy(start)
+    assert not machine.fire(start, "create", {"d": 0})
+    assert start == before
+    assert machine.fire(start, "create", {"d": 1})
+    assert changes(machine.system, SMALL, before, start) == {
+        "domain[domain1].alive": ("false", "true"), "domain[domain1].paused": ("false", "true"),
+        "domain[domain1].built": ("false", "true")}
+
+
+def test_calls_end_with_the_code_of_the_first_check_that_fails(caller: Caller, start: State) -> None:
+    before = copy(start)
+    assert caller.call(start, "create", {"d": 0}).code == "EEXIST"
+    assert caller.call(start, "alloc", {"f": 0, "d": 2}).code == "ESRCH"
+    assert caller.call(start, "destroy", {"d": 0}).code == "EINVAL"
+    assert start == before
+    assert caller.call(start, "create", {"d": 1}).code == "okay"
+    assert caller.call(start, "alloc", {"f": 0, "d": 1}).code == "okay"
+    assert caller.call(start, "alloc", {"f": 0, "d": 0}).code == "ENOMEM"
+    assert caller.call(start, "foreign_map", {"d": 1, "f": 0}).code == "okay"
+    assert caller.call(start, "finish", {"d": 1}).code == "EBUSY"
+    assert caller.call(start, "destroy", {"d": 1}).code == "EBUSY"
+
+
+def test_an_assignment_for_all_ranges_over_every_value(caller: Caller, machine: Machine, start: State) -> None:
+    for event in ATTACK[:4]:
+        assert caller.call(start, event.label, event.args).code == "okay"
+    assert caller.call(start, "destroy", {"d": 1}).code == "okay"
+    for func in ("owns", "grants", "domain.alive"):
+        table = start[list(machine.system.funcs).index(func)]
+        assert sum(table) == (func == "domain.alive")
+
+
+def test_updates_read_the_state_before_the_step(tmp_path: Path) -> None:
+    path = tmp_path / "swap.rules"
+    path.write_text("""component c "Swaps."
+sort Thing "a thing"
+enum Colour = red | green | blue
+state left: Thing
+state right: Thing
+state colour[Thing]: Colour
+internal swap()
+    set left = right
+    set right = left
+    set colour[left] = colour[right]
+    set colour[right] = colour[left]
+internal shift()
+    set colour[x] = colour[left] for all x: Thing
+    set colour[left] = colour[right]
+internal choose()
+    pick x: Thing where colour[x] = green else ENOENT
+    set left = x
+internal hope()
+    may fail EIO "the disk"
+    set left = right
+system c "Swaps."
+    uses c
+""")
+    system = load(str(path))
+    world = World({"Call": 1, "Thing": 3}, {})
+    machine = Machine(system, world)
+    caller = Caller(machine)
+    names = list(system.funcs)
+    state = machine.empty_state()
+    state[names.index("right")] = [1]
+    state[names.index("colour")] = [0, 1, 2]
+    for run in (lambda s, la: machine.fire(s, la, {}), lambda s, la: caller.call(s, la, {})):
+        swapped, shifted = copy(state), copy(state)
+        run(swapped, "swap")
+        assert [swapped[names.index(n)] for n in ("left", "right", "colour")] == [[1], [0], [1, 0, 2]]
+        run(shifted, "shift")
+        assert shifted[names.index("colour")] == [1, 0, 0]  # the later assignment wins
+    outcome = caller.call(copy(state), "choose", {})
+    assert (outcome.code, outcome.picks) == ("okay", {"x": 1})
+    assert caller.call(copy(state), "choose", {}, random.Random(1)).picks == {"x": 1}
+    assert caller.call(copy(state), "choose", {"x": 0}).code == "ENOENT"
+    assert caller.call(machine.empty_state(), "choose", {}).code == "ENOENT"
+    assert caller.call(copy(state), "hope", {}).code == "okay"
+    assert caller.call(copy(state), "hope", {}, force_fail="EIO").code == "EIO"
+
+
+def test_both_compilations_agree(gt: System) -> None:
+    """`machine.py` and `walk.py` compile the same rules on their own; they must not differ."""
+    machine = Machine(gt, WIDE)
+    caller = caller_of(machine)
+    rng = random.Random(7)
+    state = caller.initial_state()
+    assert state is not None
+    for _ in range(3000):
+        step = rng.choice(gt.steps)
+        args = {p.name: rng.randrange(size_of(gt, WIDE, p.sort)) for p in step.params}
+        fired, called = copy(state), copy(state)
+        assert machine.fire(fired, step.label, args) == (caller.call(called, step.label, args).code == "okay")
+        assert fired == called
+        if rng.random() < 0.01:
+            for claim in (*gt.invariants.values(), *gt.theorems.values()):
+                assert machine.holds(called, claim.body) == bool(caller.value(called, claim.body))
+        state = called
+
+
+def test_terms_have_values(caller: Caller, start: State) -> None:
+    d, root = Var("d", "Domain"), Lit("root", "Domain")
+    alive: Term = App("domain.alive", (d,), "bool")
+    assert caller.value(start, root) == 0
+    assert [caller.value(start, alive, {"d": i}) for i in range(3)] == [1, 0, 0]
+    assert caller.value(start, Quant("forall", (d,), eq(alive, eq(d, root)))) == 1
+    assert caller.value(start, Op("ite", (alive, d, root), "Domain"), {"d": 2}) == 0
+
+
+def test_two_state_terms(machine: Machine, start: State) -> None:
+    after = copy(start)
+    machine.fire(after, "create", {"d": 2})
+    d = Var("d", "Domain")
+    now, then = App("domain.alive", (d,), "bool"), App("domain.alive", (d,), "bool", True)
+    assert machine.holds_between(start, after, Quant("forall", (d,), Op("=>", (now, then))), False)
+    assert not machine.holds_between(start, after, Quant("forall", (d,), Op("=>", (then, now))), False)
+    assert machine.holds_between(start, after, Var("failed", "bool"), True)
+
+
+# All states.
+
+
+def test_all_states_of_the_small_world_satisfy_every_claim(gt: System, machine: Machine, start: State) -> None:
+    claims = [*gt.invariants.values(), *gt.theorems.values()]
+    seen, todo = {key(start)}, [start]
+    alive = set()
+    while todo:
+        state = todo.pop()
+        alive.add(live(gt, state))
+        assert all(machine.holds(state, c.body) for c in claims)
+        for _, after in successors(machine, state):
+            if key(after) not in seen:
+                seen.add(key(after))
+                todo.append(after)
+    assert (len(seen), len(alive)) == (STATES, LIVE_STATES)
+
+
+def test_the_fault_is_found_at_depth_five() -> None:
+    machine = Machine(load(GT, ["b1"]), SMALL)
+    claim = machine.system.theorems["cover"].body
+    first = caller_of(machine).initial_state()
+    assert first is not None
+    seen, layer, depth = {key(first)}, [first], 0
+    while all(machine.holds(s, claim) for s in layer):
+        deeper = {key(after): after for s in layer for _, after in successors(machine, s)}
+        layer = [after for k, after in deeper.items() if k not in seen]
+        seen |= deeper.keys()
+        depth += 1
+        assert layer
+    assert depth == 5
+
+
+# Initial states and walks.
+
+
+def test_initial_states_satisfy_the_formulas(gt: System, caller: Caller) -> None:
+    for rng in (None, random.Random(1), random.Random(2)):
+        state = caller.initial_state(rng)
+        assert state is not None
+        assert all(caller.value(state, c.body) for c in (*gt.inits, *gt.axioms))
+
+
+def test_an_initial_state_may_not_exist(tmp_path: Path) -> None:
+    path = tmp_path / "none.rules"
+    path.write_text("""component c "Nothing."
+sort Thing "a thing"
+state on[Thing]: bool
+init forall x: Thing. on[x]
+init forall x: Thing. not on[x]
+system c "Nothing."
+    uses c
+""")
+    assert Caller(Machine(load(str(path)), World({"Call": 1, "Thing": 2}, {}))).initial_state() is None
+
+
+def test_a_walk_is_determined_by_its_seed_and_fast(gt: System) -> None:
+    machine = Machine(gt, WIDE)
+    first = walk(machine, 1, 20_000)
+    assert first == walk(machine, 1, 20_000)
+    assert first.taken + first.refused == 20_000
+    assert first.taken == sum(first.fired.values())
+    began = time.perf_counter()
+    walk(machine, 2, 200_000)
+    assert 200_000 / (time.perf_counter() - began) > 100_000
+
+
+def test_every_label_is_reached(gt: System) -> None:
+    machine = Machine(gt, WIDE)
+    for seed in (1, 2, 3):  # over one machine, whose compiled parts are kept from one search to the next
+        assert reach(machine, seed, 20_000) == {t.label for s in gt.steps for t in s.transitions()}
+
+
+def test_arguments_are_found_exactly_when_some_satisfy_the_guard(machine: Machine, caller: Caller,
+                                                                 start: State) -> None:
+    rng = random.Random(5)
+    for event in ATTACK:
+        for t in caller.transitions:
+            some = any(machine.can_fire(start, t.label, {p.name: i for p, i in zip(t.params, choice, strict=True)})
+                       for choice in machine.choices(t.label))
+            found = caller.find(start, t, rng)
+            assert (found is not None) == some
+            assert found is None or machine.can_fire(start, t.label, found)
+        caller.call(start, event.label, event.args)
+
+
+# Traces.
+
+
+@pytest.fixture(scope="module")
+def faulty() -> Machine:
+    return Machine(load(GT, ["b1"]), SMALL)
+
+
+@pytest.fixture
+def trace(faulty: Machine) -> Trace:
+    first = caller_of(faulty).initial_state()
+    assert first is not None
+    return Trace("gt", ("b1",), "cover", SMALL, first, ATTACK)
+
+
+def test_a_trace_replays_to_the_violation(trace: Trace, faulty: Machine) -> None:
+    states = replay(trace, faulty)
+    claim = faulty.system.theorems["cover"].body
+    assert [faulty.holds(s, claim) for s in states] == [True] * 5 + [False]
+    with pytest.raises(TraceError, match="event 1: `alloc` cannot be taken"):
+        replay(Trace("gt", (), "cover", SMALL, trace.initial, ATTACK[1:]), faulty)
+    with pytest.raises(TraceError, match=r"event 1: .*`alocate`"):
+        replay(Trace("gt", (), "cover", SMALL, trace.initial, (Event("alocate", {}),)), faulty)
+
+
+def test_a_trace_is_read_as_it_was_written(trace: Trace, faulty: Machine, tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text(to_jsonl(trace, faulty.system, faulty))
+    assert load_jsonl(path, faulty.system) == trace
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert rows[0]["format"] == "bulkhead-trace/1"
+    assert rows[1] == {"initial": {"domain[root].alive": "true"}}
+    assert rows[2]["call"] == "create"
+    assert rows[3]["args"] == {"f": "frame0", "d": "domain1"}
+    assert rows[6]["changes"] == {"maps[process0, domain1, ref0, frame0]": "true"}
+
+
+def _with(lines: list[str], number: int, text: str) -> str:
+    return "\n".join([*lines[: number - 1], text, *lines[number:]]) + "\n"
+
+
+@pytest.mark.parametrize(("number", "text", "says"), [
+    (1, "{", r"t.jsonl:1: "),
+    (1, "[]", r"t.jsonl:1: "),
+    (1, '{"format": "other/1"}', r"t.jsonl:1: "),
+    (1, '{"format": "bulkhead-trace/1"}', r"t.jsonl"),
+    (1, '{"format": "bulkhead-trace/1", "system": "gt", "faults": [], "claim": "", "world": 3}', r"t.jsonl"),
+    (2, '{"initial": {"nothing[root]": "true"}}', r"t.jsonl:2: .*`nothing\[root\]`"),
+    (2, '{"initial": {"domain[root].alive": "maybe"}}', r"t.jsonl:2: .*`maybe`"),
+    (2, '{"initial": []}', r"t.jsonl"),
+    (3, "\\x00", r"t.jsonl:3: "),
+    (3, "[" * 100_000, r"t.jsonl:3: "),
+    (3, '{"call": "creat", "args": {}}', r"t.jsonl:3: .*`creat`.*`create`"),
+    (3, '{"call": ["create"], "args": {}}', r"t.jsonl"),
+    (3, '{"call": "create", "args": {}}', r"t.jsonl:3: .*`d`"),
+    (3, '{"call": "create", "args": {"d": "frame0"}}', r"t.jsonl:3: .*`frame0`"),
+    (3, '{"call": "create", "args": 7}', r"t.jsonl"),
+])
+def test_malformed_traces_are_named_by_file_and_line(trace: Trace, faulty: Machine, tmp_path: Path, number: int,
+                                                     text: str, says: str) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text(_with(to_jsonl(trace, faulty.system, faulty).splitlines(), number, text))
+    with pytest.raises(TraceError, match=says):
+        load_jsonl(path, faulty.system)
+
+
+def test_files_that_are_no_text_are_refused(faulty: Machine, tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    for data in (b"", b"\xff\xfe\x00\x80", b"\x7fELF\x00"):
+        path.write_bytes(data)
+        with pytest.raises(TraceError, match=r"t\.jsonl"):
+            load_jsonl(path, faulty.system)
+    with pytest.raises(TraceError, match=r"absent\.jsonl"):
+        load_jsonl(tmp_path / "absent.jsonl", faulty.system)
+
+
+def test_itf(trace: Trace, faulty: Machine) -> None:
+    itf = to_itf(trace, faulty.system, faulty)
+    assert [s["#meta"]["index"] for s in itf["states"]] == list(range(6))
+    assert [s["action"] for s in itf["states"]] == ["init", *(e.label for e in ATTACK)]
+    assert set(itf["vars"]) == set(itf["states"][0]) - {"#meta"}
+    last = itf["states"][-1]
+    assert [{"#tup": ["process0", "domain1", "ref0", "frame0"]}, True] in last["maps"]["#map"]
+    assert ["root", True] in last["domain.alive"]["#map"]
+    json.dumps(itf)
+
+
+def test_elements_are_named_by_constants(gt: System) -> None:
+    assert elements(gt, SMALL, "Domain") == ["root", "domain1", "domain2"]
+    assert elements(gt, SMALL, "bool") == ["false", "true"]
