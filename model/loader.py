@@ -251,11 +251,29 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
     if d.problems:
         raise _error(d.problems, library)
     files = tuple(dict.fromkeys(library.home[c.name] for c in components))
-    made = System(name, system.doc, d.sorts, d.enums, d.consts, d.funcs, d.defs, tuple(by_kind["init"].values()),
+    enums = {**d.enums, POINT: (IDLE, *sorted({*d.enums[POINT], *_points_elsewhere(library, components)} - {IDLE}))}
+    made = System(name, system.doc, d.sorts, enums, d.consts, d.funcs, d.defs, tuple(by_kind["init"].values()),
                   tuple(by_kind["axiom"].values()), by_kind["invariant"], by_kind["theorem"], by_kind["transition"],
                   tuple(steps), expects, {n: f.doc for n, f in known_faults.items()}, files=files,
                   sources=library.sources)
     return replace(made, warnings=tuple(alternation_warnings(made)))
+
+
+def _points_elsewhere(library: Library, components: list[s.Component]) -> Iterator[str]:
+    """Points of shipped operations that this system leaves out.
+
+    No call of it ever stands there. With them the shipped systems speak of one and the same set of points, so that a
+    query of one that is refuted is refuted for all (`proofs/reuse.py`).
+    """
+    shipped = {str(p) for p in shipped_files()}
+    if not any(library.home[c.name] in shipped for c in components):
+        return
+    used = {c.name for c in components}
+    operations = {c.name: [i for i in c.items if isinstance(i, s.Operation)] for c in library.components.values()}
+    procedures = {o.name: o for ops in operations.values() for o in ops if o.kind == "procedure"}
+    for name, ops in operations.items():
+        if name not in used and library.home[name] in shipped:
+            yield from (p for o in ops if o.kind != "procedure" for p in points_of(o, procedures))
 
 
 def _unique(items: list[tuple[s.Component, s.Item]], d: Declarations) -> None:

@@ -149,16 +149,21 @@ class Formulas:
     # Declarations.
 
     @cached_property
-    def prelude(self) -> str:
-        """Sorts, enums, constants, state functions and definitions of the state before a step."""
-        out = [f"(declare-sort {name} 0)" for name in self.system.sorts]
+    def declared(self) -> dict[str, str]:
+        """What declares each sort, enum, constant, state function and definition of the state before a step."""
+        out = {name: f"(declare-sort {name} 0)" for name in self.system.sorts}
         for name, members in self.system.enums.items():
-            out.append(f"(declare-datatypes (({name} 0)) (({' '.join(f'({m})' for m in members)})))")
-        out += [f"(declare-const {n} {sort_name(s)})" for n, s in self.system.consts.items()]
+            out[name] = f"(declare-datatypes (({name} 0)) (({' '.join(f'({m})' for m in members)})))"
+        out.update({n: f"(declare-const {n} {sort_name(s)})" for n, s in self.system.consts.items()})
         for f in self.system.funcs.values():
-            out.append(f"(declare-fun {f.name} ({' '.join(sort_name(a) for a in f.args)}) {sort_name(f.sort)})")
-        out += [self.definition(d) for d in self.system.defs.values()]
-        return "\n".join(out) + "\n"
+            out[f.name] = f"(declare-fun {f.name} ({' '.join(sort_name(a) for a in f.args)}) {sort_name(f.sort)})"
+        out.update({d.name: self.definition(d) for d in self.system.defs.values()})
+        return out
+
+    @cached_property
+    def prelude(self) -> str:
+        """All declarations, each after what it speaks of."""
+        return "\n".join(self.declared.values()) + "\n"
 
     def definition(self, d: Definition, after: Renaming = frozenset()) -> str:
         """A `define-fun`; with `after`, the definition as read in the state after the step."""

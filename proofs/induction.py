@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from model.ir import Claim, System
 from proofs.queries import Block, Query, QueryMaker, name_of
+from proofs.reuse import Meanings, Refuted, split
 from proofs.solvers import EAGERNESS, FAST_LIMIT, Answer, Cvc5Session, SolverError, Z3Session
 
 DEFAULT_LIMIT = 10.0
@@ -31,6 +32,7 @@ class Result:
     seconds: float
     second: str = ""
     second_seconds: float = 0.0
+    again: bool = False  # refuted earlier in this run, for another system (`reuse.py`)
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ def solve_batch(prelude: str, blocks: list[Block], settings: Settings) -> list[R
         second.tell(prelude)
     for block in blocks:
         z3.tell("(push)\n" + block.text())
+        if second is not None:
+            second.tell("(push 1)\n" + block.context)
         for query in block.queries:
             answer = z3.ask(query.goal)
             if answer.verdict != "unsat" and block.label == "follows" and not settings.insist_on_follows:
@@ -92,6 +96,8 @@ def solve_batch(prelude: str, blocks: list[Block], settings: Settings) -> list[R
                 result = _again(result, second, block, query, prelude, settings)
             results.append(result)
         z3.tell("(pop)")
+        if second is not None:
+            second.tell("(pop 1)")
     return results
 
 
@@ -110,9 +116,12 @@ def _insist(prelude: str, text: str, settings: Settings) -> Answer:
 
 
 def _again(result: Result, session: Cvc5Session, block: Block, query: Query, prelude: str, settings: Settings) -> Result:
-    """cvc5's word on the same query. What Z3 refuted is asked with the core only: if that is unsat, so is the whole."""
+    """cvc5's word on the same query. What Z3 refuted is asked with the core only: if that is unsat, so is the whole.
+
+    The session knows the block's context already.
+    """
     if result.verdict == "unsat":
-        answer = session.ask(block.text(result.core) + (query.goal if "goal" in result.core else ""))
+        answer = session.ask(block.assertions(result.core) + (query.goal if "goal" in result.core else ""))
         if answer.verdict != "unsat":
             finite = Cvc5Session(settings.limit, finite=True)
             finite.tell(prelude)
@@ -123,7 +132,7 @@ def _again(result: Result, session: Cvc5Session, block: Block, query: Query, pre
         finite.tell(prelude)
         answer = finite.ask(block.text() + query.goal)
     else:
-        answer = session.ask(block.text() + query.goal)
+        answer = session.ask(block.assertions() + query.goal)
     return replace(result, second=answer.verdict, second_seconds=answer.seconds)
 
 
@@ -167,9 +176,15 @@ def make_pool(jobs: int) -> ProcessPoolExecutor | None:
 
 
 def prove(system: System, settings: Settings, pool: ProcessPoolExecutor | None = None,
-          progress: Callable[[int], None] | None = None, only: Iterable[str] | None = None) -> Proof:
-    """Decide the invariants, theorems and transition claims of a system (or only the named claims)."""
+          progress: Callable[[int], None] | None = None, only: Iterable[str] | None = None,
+          refuted: Refuted | None = None) -> Proof:
+    """Decide the invariants, theorems and transition claims of a system (or only the named claims).
+
+    `refuted` holds the queries refuted for other systems of this run; those of this system are added to it.
+    """
     maker = QueryMaker(system)
+    memory = Refuted() if refuted is None else refuted
+    meanings = Meanings(maker.formulas)
     proof = Proof(system)
     wanted = set(only) if only is not None else set(system.claims())
     theorems = {n: c for n, c in system.theorems.items() if n in wanted}
@@ -177,7 +192,15 @@ def prove(system: System, settings: Settings, pool: ProcessPoolExecutor | None =
     invariants = dict(system.invariants)
 
     def run(blocks: list[Block]) -> list[Result]:
-        return run_blocks(maker.formulas.prelude, blocks, settings, pool, progress)
+        ask, known = split(blocks, memory, meanings, settings.cross_check)
+        if known and progress is not None:
+            progress(len(known))
+        fresh = run_blocks(maker.formulas.prelude, ask, settings, pool, progress)
+        if refuted is not None:
+            for (block, query), result in zip(((b, q) for b in ask for q in b.queries), fresh, strict=True):
+                memory.add(meanings, block, query, result)
+        found = {(r.label, r.claim): r for r in (*known, *fresh)}
+        return [found[q.label, q.claim] for b in blocks for q in b.queries]
 
     def keep(results: Iterable[Result]) -> None:
         for r in results:

@@ -1,0 +1,88 @@
+"""What the proof of one system says for another: a question already refuted is not asked again.
+
+Systems are made of the same components, so most of their queries coincide. A query is refuted already when the same
+step and goal were refuted from assumptions that are all among its own: the same text, over the same declarations, from
+less. Both solvers' answers carry over; verdicts other than `unsat` never do. Nothing is kept from one run to the next.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from model.logic import NEXT, Formulas
+from proofs.queries import Block, Query
+
+if TYPE_CHECKING:
+    from proofs.induction import Result
+
+_SYMBOL = re.compile(r"[^\s()]+")
+Meaning = tuple[str, frozenset[str]]  # a text, and the declarations of all that it speaks of
+
+
+class Meanings:
+    """Texts of one system together with the declarations that they lean on."""
+
+    def __init__(self, formulas: Formulas) -> None:
+        self._closure: dict[str, frozenset[str]] = {}  # a symbol -> the declarations behind it
+        self._known: dict[str, Meaning] = {}
+        members = {m: line for sort, ms in formulas.system.enums.items() for m in ms
+                   for line in (formulas.declared[sort],)}
+        for name, line in {**members, **formulas.declared}.items():
+            self._closure[name] = self._behind(line) | {line}  # what a line speaks of stands before it
+
+    def _behind(self, text: str) -> frozenset[str]:
+        symbols = {s.removesuffix(NEXT) for s in _SYMBOL.findall(text)}
+        return frozenset().union(*(self._closure[s] for s in symbols if s in self._closure))
+
+    def of(self, text: str) -> Meaning:
+        if text not in self._known:
+            self._known[text] = (text, self._behind(text))
+        return self._known[text]
+
+
+@dataclass
+class Refuted:
+    """The queries refuted so far in this run: for a step and a goal, the assumptions that sufficed."""
+
+    _found: dict[tuple[str, Meaning, Meaning], list[tuple[frozenset[Meaning], Result]]] = field(default_factory=dict)
+
+    def add(self, meanings: Meanings, block: Block, query: Query, result: Result) -> None:
+        """Remember an answer, if it is a refutation."""
+        if result.verdict != "unsat" or result.second not in ("", "unsat"):
+            return
+        used = frozenset(meanings.of(block.assumed[n]) for n in result.core if n in block.assumed)
+        key = (block.label, meanings.of(block.context), meanings.of(query.goal))
+        self._found.setdefault(key, []).append((used, result))
+
+    def lookup(self, meanings: Meanings, block: Block, query: Query, checked: bool) -> Result | None:
+        """The refutation of this very query from some of its assumptions; with `checked`, by both solvers."""
+        key = (block.label, meanings.of(block.context), meanings.of(query.goal))
+        for used, result in self._found.get(key, ()):
+            if checked and result.second != "unsat":
+                continue
+            names = {meanings.of(text): n for n, text in block.assumed.items()}
+            if used <= names.keys():
+                core = (*(names[m] for m in used), *(n for n in result.core if n == "goal"))
+                return replace(result, claim=query.claim, core=core, seconds=0.0, second_seconds=0.0, again=True)
+        return None
+
+
+def split(blocks: Iterable[Block], refuted: Refuted, meanings: Meanings, checked: bool) \
+        -> tuple[list[Block], list[Result]]:
+    """The blocks with what has to be asked, and the results of what need not."""
+    ask: list[Block] = []
+    known: list[Result] = []
+    for block in blocks:
+        left = []
+        for query in block.queries:
+            result = refuted.lookup(meanings, block, query, checked)
+            if result is None:
+                left.append(query)
+            else:
+                known.append(result)
+        if left:
+            ask.append(replace(block, queries=tuple(left)))
+    return ask, known
