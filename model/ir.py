@@ -209,19 +209,22 @@ class Step:
         guard = conj([self.start(), *(c.cond for c in self.checks if c.kind != "may")])
         return Transition(self.label, self, self.all_params, guard, self.updates + self._at(self.after), "")
 
+    def undone_label(self, check: Check) -> str:
+        """The label of the outcome in which this check fails and undoes something; a code used again is numbered."""
+        undoing = [c for c in self.checks if c.undo and c.code == check.code]
+        number = next(n for n, c in enumerate(undoing, 1) if c is check)
+        return f"{self.label}!{check.code}" + (f"#{number}" if number > 1 else "")
+
     def failures(self) -> Iterator[Transition]:
         """The outcomes that end with an error code *and* change the state (by undoing, or by leaving the call)."""
         plain: list[Check] = []
         before: list[Term] = [self.start()]
         base = self.params + ((THIS,) if self.after else ())
         picked: tuple[Var, ...] = ()
-        same: dict[str, int] = {}  # checks with one code are outcomes of their own: labels must not coincide
         for check in self.checks:
             if check.undo:
                 guard = conj([*before, check.fails])
-                same[check.code] = same.get(check.code, 0) + 1
-                number = f"#{same[check.code]}" if same[check.code] > 1 else ""
-                yield Transition(f"{self.label}!{check.code}{number}", self, base + picked, guard,
+                yield Transition(self.undone_label(check), self, base + picked, guard,
                                  check.undo + self._at(self.on_error), check.code)
             else:
                 plain.append(check)

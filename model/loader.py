@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from model import kept
 from model import syntax as s
 from model.diagnostics import Problem, RulesError, Span, UsageError, suggest
 from model.expressions import Declarations, Scope
@@ -33,7 +34,6 @@ from model.ir import (
     Var,
 )
 from model.operations import elaborate, generated_write, locals_spoken_of, points_of
-from model.parser import parse_file
 
 MAX_DEPTH = 150  # of a formula with its definitions written out
 RESERVED = frozenset({"bool", "true", "false", "this", "next", "failed", AT, IDLE, CALL, POINT})
@@ -53,12 +53,17 @@ class Library:
 
     def add(self, path: Path) -> s.RulesFile | None:
         """Take in one file. Names already taken are reported."""
+        from model.parser import parse_file  # brings Lark in, which kept rules do without
+
         try:
-            parsed, text = parse_file(path)
+            return self.take(*parse_file(path))
         except RulesError as error:
             self.problems.extend(error.problems)
             self.sources.update(error.sources)
             return None
+
+    def take(self, parsed: s.RulesFile, text: str) -> s.RulesFile:
+        """Take in a parsed file."""
         self.sources[parsed.path] = text
         for component in parsed.components:
             if self._new(component.name, component.span, self.home):
@@ -90,12 +95,30 @@ def shipped_systems() -> list[str]:
 def load_library(extra: Iterable[Path] = ()) -> Library:
     """The shipped rules and the user's files; a shipped file given once more is taken once."""
     library = Library()
-    taken: set[Path] = set()
-    for path in (*shipped_files(), *extra):
+    try:
+        for parsed, text in _shipped():
+            library.take(parsed, text)
+    except RulesError:  # somebody is at work on them: report all problems together
+        library = Library()
+        for path in shipped_files():
+            library.add(path)
+    taken = {p.resolve() for p in shipped_files()}
+    for path in extra:
         if path.resolve() not in taken:
             library.add(path)
         taken.add(path.resolve())
     return library
+
+
+@functools.cache
+def _shipped() -> kept.Parsed:
+    """The shipped files, parsed once. Raises `RulesError`."""
+    def parse() -> kept.Parsed:
+        from model.parser import parse_file
+
+        return [parse_file(path) for path in shipped_files()]
+
+    return kept.parsed(shipped_files(), parse)
 
 
 def load(system: str, faults: Iterable[str] = ()) -> System:

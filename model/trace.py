@@ -35,12 +35,15 @@ class Event:
 
 @dataclass(frozen=True)
 class Trace:
+    """An attack. `excluded` is a number of steps: that long or shorter there is none in the world searched."""
+
     system: str
     faults: tuple[str, ...]
     claim: str
     world: World
     initial: State
     events: tuple[Event, ...]
+    excluded: int = -1
 
 
 def replay(trace: Trace, machine: Machine) -> list[State]:
@@ -79,12 +82,14 @@ def to_jsonl(trace: Trace, system: System, machine: Machine) -> str:
     states = replay(trace, machine)
     lines: list[dict[str, Any]] = [
         {"format": FORMAT, "system": trace.system, "faults": list(trace.faults), "claim": trace.claim,
-         "world": {"sizes": trace.world.sizes, "consts": trace.world.consts}},
+         "excluded": trace.excluded, "world": {"sizes": trace.world.sizes, "consts": trace.world.consts}},
         {"initial": facts(system, trace.world, trace.initial)},
     ]
     for n, event in enumerate(trace.events, 1):
         changed = changes(system, trace.world, states[n - 1], states[n])
-        lines.append({"i": n, "call": event.label, "args": named_args(system, trace.world, machine, event),
+        made = machine.transitions[event.label]
+        lines.append({"i": n, "kind": made.step.kind, "call": event.label, "result": made.code or "okay",
+                      "args": named_args(system, trace.world, machine, event),
                       "changes": {p: new for p, (_, new) in changed.items()}})
     return "".join(json.dumps(line) + "\n" for line in lines)
 
@@ -137,7 +142,7 @@ def load_jsonl(path: Path, system: System) -> Trace:
                 args[p.name] = _element(system, world, p.sort, given[p.name], f"{path}:{n}")
             events.append(Event(row["call"], args))
         return Trace(str(head["system"]), tuple(map(str, head["faults"])), str(head["claim"]), world, state,
-                     tuple(events))
+                     tuple(events), int(head.get("excluded", -1)))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise TraceError(f"{path}: malformed trace: {type(error).__name__} {error}.") from None
 

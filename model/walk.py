@@ -1,4 +1,4 @@
-"""Drives the executable model: single calls with their error codes, initial states, seeded random walks, reachability.
+"""Drives the executable model: single calls with their error codes, initial states, seeded random walks.
 
 `machine.py` takes transitions whose arguments are given; here calls are made as a caller makes them: checks in order,
 picks chosen, one code per outcome. For speed the steps are compiled a second time, with quantifiers written out over
@@ -24,9 +24,6 @@ OKAY = "okay"
 UNROLL = 128  # ground copies of one quantifier or assignment that are written out; beyond, a loop
 MAY_FAIL = 0.125  # how often a `may fail` check fails in a walk
 LEG = 2000  # steps of a walk between two restarts
-SPARE = 200  # fruitless steps before a search for labels asks the solver for more initial states
-STARTS = 6  # initial states that a search for labels begins with
-RESTART = 300  # steps of a search for labels between two restarts
 
 
 @dataclass(frozen=True)
@@ -113,14 +110,14 @@ class _Coder:
             case Op("not", (inner,)):
                 return _negated(self.truth(inner, env))
             case Op("=>", (left, right)):
-                return _joined("or", [_negated(self.truth(left, env)), self.truth(right, env)])
+                return joined("or", [_negated(self.truth(left, env)), self.truth(right, env)])
             case Op("=", (left, right)):
                 a, b = self.value(left, env), self.value(right, env)
                 if a == b:
                     return "True"
                 return "False" if a.isdigit() and b.isdigit() else f"({a} == {b})"
             case Op(("and" | "or") as op, args):
-                return _joined(op, (self.truth(a, env) for a in args))
+                return joined(op, (self.truth(a, env) for a in args))
             case Quant(kind, vars_, body):
                 return self._quantified(kind, vars_, body, env)
         code = self.value(term, env)
@@ -132,7 +129,7 @@ class _Coder:
         guarded = isinstance(body, Op) and body.op == ("=>" if kind == "forall" else "and")
         if guarded and isinstance(body, Op) and len(vars_) > 1:
             first, rest = body.args[0], body.args[1:]
-            free = _free(first)
+            free = free_variables(first)
             outer = tuple(v for v in vars_ if v.name in free)
             inner = tuple(v for v in vars_ if v.name not in free)
             if outer and inner:
@@ -143,7 +140,7 @@ class _Coder:
             count *= self.size(v)
         if count <= UNROLL:
             ranges = [range(self.size(v)) for v in vars_]
-            return _joined(word, (self.truth(body, env | {v.name: str(i) for v, i in zip(vars_, choice, strict=True)})
+            return joined(word, (self.truth(body, env | {v.name: str(i) for v, i in zip(vars_, choice, strict=True)})
                                   for choice in itertools.product(*ranges)))
         inside, loops = dict(env), []
         for v in vars_:
@@ -210,7 +207,7 @@ class _Coder:
         return [pad + line] if test == "True" else [f"{pad}if {test}:", f"{pad}    {line}"]
 
 
-def _joined(word: str, parts: Any) -> str:
+def joined(word: str, parts: Any) -> str:
     """The conjunction or disjunction of conditions, cut short where one decides it."""
     neutral, decisive = ("True", "False") if word == "and" else ("False", "True")
     kept: dict[str, None] = {}
@@ -228,14 +225,14 @@ def _negated(code: str) -> str:
     return {"True": "False", "False": "True"}.get(code, f"(not {code})")
 
 
-def _free(term: Term) -> set[str]:
+def free_variables(term: Term) -> set[str]:
     match term:
         case Var(name):
             return {name}
         case App(_, args) | Op(_, args) | Use(_, args):
-            return {n for a in args for n in _free(a)}
+            return {n for a in args for n in free_variables(a)}
         case Quant(_, vars_, body):
-            return _free(body) - {v.name for v in vars_}
+            return free_variables(body) - {v.name for v in vars_}
     return set()
 
 
@@ -261,7 +258,7 @@ def _failing(step: Step, check: Check) -> Transition | None:
     """The transition that a failing check makes, or None when the state stays as it is."""
     if check.undo:
         updates = check.undo + step._at(step.on_error)
-        return Transition(f"{step.label}!{check.code}", step, (), check.fails, updates, check.code)
+        return Transition(step.undone_label(check), step, (), check.fails, updates, check.code)
     if step.point and step.on_error != step.point:
         return Transition(f"{step.label}!error", step, (), check.fails, step._at(step.on_error), check.code)
     return None
@@ -274,11 +271,9 @@ class Caller:
         self.machine = machine
         self.steps: dict[str, Step] = {s.label: s for s in machine.system.steps}
         self.transitions: list[Transition] = [t for s in machine.system.steps for t in s.transitions()]
-        self._coder = _Coder(machine)
+        self.coder = _Coder(machine)
         self._calls: dict[str, Callable[..., Any]] = {}
         self._values: dict[tuple[Term, tuple[str, ...]], Callable[..., int]] = {}
-        # By identity, for hashing a whole tree is slow; each is kept with its finder, or its identity might be reused.
-        self._finders: dict[int, tuple[Transition, Callable[..., Any]]] = {}
         self._run: Callable[..., None] | None = None
         self._labels: list[str] = []
 
@@ -305,7 +300,7 @@ class Caller:
         return Outcome(code, result, picks)
 
     def _compiled_call(self, step: Step) -> Callable[..., Any]:
-        c = self._coder
+        c = self.coder
         needed = (*step.params, THIS) if step.after else step.params
         lines = [c.header(), "picks = {}"]
         start = c.truth(step.start(), {})
@@ -328,7 +323,7 @@ class Caller:
         result = "None" if step.result is None else c.value(step.result, {})
         lines += [f"result = {result}", *c.effect(step.success().updates), f"return {OKAY!r}, result, picks"]
         params = ", ".join(["S", *(f"v_{p.name}" for p in needed), "given", "rnd", "force_fail"])
-        return _made("call", params, lines)
+        return compiled("call", params, lines)
 
     def value(self, state: State, term: Term, env: dict[str, int] | None = None) -> int:
         """A term's value in a state: an element or member index, or 0 or 1; `env` gives its free variables."""
@@ -336,47 +331,8 @@ class Caller:
         key = (term, tuple(given))
         if key not in self._values:
             params = ", ".join(["S", *(f"v_{n}" for n in given)])
-            self._values[key] = _made("value", params, [self._coder.header(), f"return {self._coder.value(term, {})}"])
+            self._values[key] = compiled("value", params, [self.coder.header(), f"return {self.coder.value(term, {})}"])
         return self._values[key](state, *given.values())
-
-    # Finding arguments.
-
-    def find(self, state: State, transition: Transition, rng: random.Random) -> dict[str, int] | None:
-        """Some arguments for which the transition's guard holds, or None when there are none."""
-        kept = self._finders.get(id(transition))
-        if kept is None:
-            kept = self._finders[id(transition)] = (transition, self._compiled_finder(transition))
-        found = kept[1](state, rng.random)
-        return None if found is None else {p.name: i for p, i in zip(transition.params, found, strict=True)}
-
-    def _compiled_finder(self, t: Transition) -> Callable[..., Any]:
-        """Nested loops over the parameters; each conjunct is asked as soon as what it speaks of is chosen."""
-        c = self._coder
-        todo = list(t.guard.args) if isinstance(t.guard, Op) and t.guard.op == "and" else [t.guard]
-        # Parameters that many conjuncts constrain alone come first: they prune most.
-        wanted = [(_free(g), g) for g in todo]
-        order: list[Var] = []
-        left = list(t.params)
-        while left:
-            chosen = {v.name for v in order}
-            left.sort(key=lambda v: -sum(v.name in f and f <= chosen | {v.name} for f, _ in wanted))
-            order.append(left.pop(0))
-        lines, pad, known = [c.header()], "", set[str]()
-        for var in (None, *order):
-            if var is not None:
-                size = c.size(var)
-                lines += [f"{pad}o_{var.name} = int(rnd() * {size})",
-                          f"{pad}for v_{var.name} in (*range(o_{var.name}, {size}), *range(o_{var.name})):"]
-                known.add(var.name)
-                pad += "    "
-            tests = [c.truth(g, {}) for f, g in wanted if f <= known]
-            wanted = [(f, g) for f, g in wanted if not f <= known]
-            test = _joined("and", tests)
-            if test != "True":
-                lines.append(f"{pad}if {test}:")
-                pad += "    "
-        lines += [f"{pad}return ({''.join(f'v_{p.name}, ' for p in t.params)})", "return None"]
-        return _made("find", "S, rnd", lines)
 
     # Walks.
 
@@ -391,9 +347,9 @@ class Caller:
     def _compiled_run(self) -> Callable[..., None]:
         steps = list(self.steps.values())
         bodies = [self._walk_step(s) for s in steps]
-        lines = [self._coder.header(), "for _ in range(steps):", f"    x = rnd() * {len(steps)}", "    k = int(x)",
+        lines = [self.coder.header(), "for _ in range(steps):", f"    x = rnd() * {len(steps)}", "    k = int(x)",
                  *_indent(_dispatch(bodies, 0))]
-        return _made("run", "S, steps, rnd, C", lines if steps else ["pass"])
+        return compiled("run", "S, steps, rnd, C", lines if steps else ["pass"])
 
     def _counted(self, label: str) -> str:
         if label not in self._labels:
@@ -401,7 +357,7 @@ class Caller:
         return f"C[{self._labels.index(label)}] += 1"
 
     def _walk_step(self, step: Step) -> list[str]:
-        c = self._coder
+        c = self.coder
         needed = [*step.params, *([THIS] if step.after else [])]
         total = 1
         for p in needed:
@@ -459,7 +415,7 @@ def _dispatch(bodies: list[list[str]], first: int) -> list[str]:
             *_indent(_dispatch(bodies[half:], first + half))]
 
 
-def _made(name: str, params: str, lines: list[str]) -> Callable[..., Any]:
+def compiled(name: str, params: str, lines: list[str]) -> Callable[..., Any]:
     space: dict[str, Any] = {}
     exec("\n".join([f"def {name}({params}):", *_indent(lines)]), space)
     made: Callable[..., Any] = space[name]
@@ -604,54 +560,4 @@ def walk(machine: Machine, seed: int, steps: int, leg: int = LEG) -> WalkStats:
     return WalkStats(taken, steps - taken, fired)
 
 
-def reach(machine: Machine, seed: int, budget_steps: int) -> set[str]:
-    """The labels of transitions that fired in reachable states, until all did or the budget is spent.
-
-    A transition is tried by looking for arguments that satisfy its guard; those seldom taken are tried more often.
-    The search restarts from states after which a label fired for the first time.
-    """
-    caller = caller_of(machine)
-    rng = random.Random(seed)
-    first = caller.initial_state()
-    if first is None:
-        return set()
-    transitions = caller.transitions
-    labels = {t.label for t in transitions}
-    taken = [0] * len(transitions)
-    fired: set[str] = set()
-    pool = [first]
-    starts = 1
-    state, since, idle = [list(t) for t in first], 0, 0
-    effects = [_made("effect", ", ".join(["S", *(f"v_{p.name}" for p in t.params)]),
-                     [caller._coder.header(), *caller._coder.effect(t.updates)]) for t in transitions]
-    for _ in range(budget_steps):
-        if fired == labels:
-            break
-        if since >= RESTART:
-            # Half of the time from one of the latest finds: the way to a rare label leads through rare states.
-            start = rng.choice(pool[-STARTS:] if rng.random() < 0.5 else pool)
-            state, since = [list(t) for t in start], 0
-        since += 1
-        idle += 1
-        if idle == SPARE and starts < STARTS:
-            # Which step can ever fire may hang on the choice of the initial state; finding others takes a while.
-            other = caller.initial_state(rng)
-            idle, starts = 0, starts + 1
-            if other is not None:
-                pool.append(other)
-                state, since = [list(t) for t in other], 0
-        k = min(rng.randrange(len(transitions)), rng.randrange(len(transitions)), key=lambda i: taken[i])
-        t = transitions[k]
-        args = caller.find(state, t, rng)
-        if args is None:
-            continue
-        effects[k](state, *args.values())
-        taken[k] += 1
-        if t.label not in fired:
-            fired.add(t.label)
-            pool.append([list(table) for table in state])
-            since = idle = 0
-    return fired
-
-
-__all__ = ["OKAY", "Caller", "Outcome", "WalkStats", "caller_of", "reach", "walk"]
+__all__ = ["OKAY", "Caller", "Outcome", "WalkStats", "caller_of", "compiled", "free_variables", "joined", "walk"]

@@ -1,268 +1,150 @@
 """Attack search: a shortest trace from an initial state to a violation of a theorem, in a small world.
 
-Bounded model checking over a finite scope: quantifiers are written out over the scope's elements, one `define-fun` per
-state function and step holds what the steps so far have assigned, and Z3 picks operations and arguments. Depth grows one
-by one, so the first attack is a shortest one; then the world is made smaller while an attack of that length remains.
-What comes out is believed only after the executable model has replayed it (`model/machine.py`).
+Depth grows one by one, so the first attack that bounded model checking finds is a shortest one. Where the way is too
+long for that, a directed search of the executable model finds some attack, which is then made as short as it can be
+with the calls it makes; the trace says up to which depth every attack was excluded. Then the world is made smaller
+while the attack remains, and the executable model has to replay it before it is believed.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+import random
+from collections.abc import Callable
+from dataclasses import replace
 
-from model.ir import App, Claim, Lit, Op, Quant, System, Term, Transition, Update, Use, Var
-from model.logic import sort_name
+from model.ir import Claim, Quant, System, Term, neg
 from model.machine import Machine
+from model.reach import find
 from model.trace import Event, Trace, replay
-from model.world import World
+from model.world import State
+from proofs.bounded import Search, default_scope
 from proofs.solvers import SolverError
+from proofs.starts import NoInitialState, initial_states
 
-DEFAULT_SIZE = 2
-SIZES = {"Domain": 3, "Process": 2, "Call": 1}
-MAX_DEPTH = 6
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """An argument constant of one step, shared by all transitions."""
-
-    name: str
-    sort: str
-
-
-class GroundWriter:
-    """Terms as ground SMT-LIB text over the elements of a scope; `@n` marks the state after n steps."""
-
-    def __init__(self, system: System, sizes: dict[str, int]) -> None:
-        self.system = system
-        self.sizes = sizes
-
-    def values(self, sort: str) -> list[str]:
-        if sort == "bool":
-            return ["false", "true"]
-        if sort in self.system.enums:
-            return list(self.system.enums[sort])
-        return [f"{sort}!{k}" for k in range(self.sizes[sort])]
-
-    def term(self, term: Term, n: int, env: dict[str, str]) -> str:
-        match term:
-            case Var(name):
-                return env[name]
-            case Lit(name):
-                return name
-            case App(func, args) | Use(func, args):
-                head = f"{func}@{n}"
-                return f"({head} {' '.join([self.term(a, n, env) for a in args])})" if args else head
-            case Op("ite", (a, b, c)):
-                return f"(ite {self.term(a, n, env)} {self.term(b, n, env)} {self.term(c, n, env)})"
-            case Op(op, args):
-                return f"({op} {' '.join([self.term(a, n, env) for a in args])})"
-            case Quant(kind, vars_, body):
-                parts = [self.term(body, n, e) for e in self._bindings(vars_, env)]
-                if len(parts) == 1:
-                    return parts[0]
-                return f"({'and' if kind == 'forall' else 'or'} {' '.join(parts)})"
-        raise AssertionError(term)
-
-    def _bindings(self, vars_: tuple[Var, ...], env: dict[str, str]) -> list[dict[str, str]]:
-        out = [env]
-        for v in vars_:
-            out = [{**e, v.name: value} for e in out for value in self.values(v.sort)]
-        return out
-
-    def declarations(self) -> str:
-        out = [f"(declare-datatypes (({s} 0)) (({' '.join(f'({e})' for e in self.values(s))})))"
-               for s in (*self.system.sorts, *self.system.enums)]
-        out += [f"(declare-const {c} {sort_name(s)})" for c, s in self.system.consts.items()]
-        for f in self.system.funcs.values():
-            out.append(f"(declare-fun {f.name}@0 ({' '.join(map(sort_name, f.args))}) {sort_name(f.sort)})")
-        return "\n".join(out) + "\n" + self.definitions(0)
-
-    def definitions(self, n: int) -> str:
-        out = []
-        for d in self.system.defs.values():
-            params = " ".join(f"(?{p.name} {sort_name(p.sort)})" for p in d.params)
-            body = self.term(d.body, n, {p.name: "?" + p.name for p in d.params})
-            out.append(f"(define-fun {d.name}@{n} ({params}) {sort_name(d.sort)} {body})\n")
-        return "".join(out)
-
-    def slots(self, transitions: list[Transition], n: int) -> tuple[list[_Slot], list[dict[str, str]]]:
-        """The argument constants of step n, and for each transition which of them its parameters are."""
-        made: dict[str, _Slot] = {}
-        envs = []
-        for t in transitions:
-            used: dict[str, int] = {}
-            env = {}
-            for p in t.params:
-                k = used.get(p.sort, 0)
-                used[p.sort] = k + 1
-                name = f"arg!{n}!{p.sort}!{k}"
-                made.setdefault(name, _Slot(name, p.sort))
-                env[p.name] = name
-            envs.append(env)
-        return list(made.values()), envs
-
-    def step(self, transitions: list[Transition], n: int) -> str:
-        """Everything about the step from state n to state n + 1."""
-        slots, envs = self.slots(transitions, n)
-        out = [f"(declare-const op!{n} Int)\n(assert (and (<= 0 op!{n}) (< op!{n} {len(transitions)})))\n"]
-        out += [f"(declare-const {s.name} {sort_name(s.sort)})\n" for s in slots]
-        by_func: dict[str, list[tuple[int, Update, dict[str, str]]]] = {}
-        for k, (t, env) in enumerate(zip(transitions, envs, strict=True)):
-            out.append(f"(assert (=> (= op!{n} {k}) {self.term(t.guard, n, env)}))\n")
-            for u in t.updates:
-                by_func.setdefault(u.func, []).append((k, u, env))
-        for f in self.system.funcs.values():
-            places = [f"?x{i}" for i in range(len(f.args))]
-            body = f"({f.name}@{n} {' '.join(places)})" if places else f"{f.name}@{n}"
-            for k, u, env in by_func.get(f.name, ()):
-                cond, value = self._assignment(u, places, n, env)
-                body = f"(ite (and (= op!{n} {k}) {cond}) {value} {body})"
-            params = " ".join(f"({p} {sort_name(a)})" for p, a in zip(places, f.args, strict=True))
-            out.append(f"(define-fun {f.name}@{n + 1} ({params}) {sort_name(f.sort)} {body})\n")
-        return "".join(out) + self.definitions(n + 1)
-
-    def _assignment(self, u: Update, places: list[str], n: int, env: dict[str, str]) -> tuple[str, str]:
-        bound = {v.name for v in u.binders}
-        inner = dict(env)
-        tests = []
-        for p, arg in zip(places, u.args, strict=True):
-            if isinstance(arg, Var) and arg.name in bound:
-                inner[arg.name] = p
-            else:
-                tests.append((p, arg))
-        conds = [f"(= {p} {self.term(a, n, inner)})" for p, a in tests] + [self.term(u.cond, n, inner)]
-        return f"(and {' '.join(conds)})", self.term(u.value, n, inner)
-
-
-class Search:
-    """One solver session over one scope."""
-
-    def __init__(self, system: System, claim: Claim, sizes: dict[str, int], limit: float,
-                 start: list[Claim] | None = None) -> None:
-        """`start` describes the first state; initial states and axioms unless given."""
-        import z3
-
-        for key, value in {"smt.mbqi": True, "smt.auto_config": True, "smt.qi.eager_threshold": 10.0}.items():
-            z3.set_param(key, value)
-        self._z3 = z3
-        self._context = z3.Context()
-        self.system, self.claim, self.sizes = system, claim, sizes
-        self.writer = GroundWriter(system, sizes)
-        self.transitions = [t for s in system.steps for t in s.transitions()]
-        self.depth = 0
-        self._eval(f"(set-option :timeout {int(limit * 1000)})")
-        w = self.writer
-        inits = [*system.inits, *system.axioms] if start is None else start
-        self._eval(w.declarations() + "".join(f"(assert {w.term(c.body, 0, {})})\n" for c in inits))
-
-    def _eval(self, text: str) -> str:
-        out = str(self._z3.Z3_eval_smtlib2_string(self._context.ref(), text))
-        if "(error" in out:
-            raise SolverError(f"z3: {out.strip()[:500]}")
-        return out
-
-    def deepen(self) -> None:
-        self._eval(self.writer.step(self.transitions, self.depth))
-        self.depth += 1
-
-    def enrich(self) -> None:
-        """Constrain the first state so that as many transitions as can be could be taken in it (greedily, in order)."""
-        w = self.writer
-        for k, t in enumerate(self.transitions):
-            env = {p.name: f"want!{k}!{p.name}" for p in t.params}
-            text = "".join(f"(declare-const {env[p.name]} {sort_name(p.sort)})\n" for p in t.params)
-            text += f"(assert {w.term(t.guard, 0, env)})\n"
-            if self.check(text) == "sat":
-                self._eval(text)
-
-    def check(self, text: str = "", keep: bool = False) -> str:
-        """Is what has been said so far satisfiable, with `text`? With `keep` the model stays at hand for `decode`."""
-        self._eval("(push)\n" + text)
-        verdict = self._eval("(check-sat)").strip()
-        if not (keep and verdict == "sat"):
-            self._eval("(pop)")
-        return verdict if verdict in ("sat", "unsat") else "unknown"
-
-    def violated(self) -> bool:
-        """Can the claim be false after exactly `depth` steps? The model stays at hand for `decode`."""
-        self._eval(f"(push)\n(assert (not {self.writer.term(self.claim.body, self.depth, {})}))\n")
-        verdict = self._eval("(check-sat)").strip()
-        if verdict == "sat":
-            return True
-        self._eval("(pop)")
-        if verdict != "unsat":
-            raise SolverError(f"attack search on `{self.claim.name}`: Z3 answers {verdict or 'nothing'} at depth "
-                              f"{self.depth}; raise the time limit.")
-        return False
-
-    def values(self, terms: list[str]) -> list[str]:
-        if not terms:
-            return []
-        out = []
-        for start in range(0, len(terms), 200):
-            chunk = terms[start : start + 200]
-            text = self._eval(f"(get-value ({' '.join(chunk)}))")
-            text = text.strip()[1:-1]
-            found = re.findall(r"\((?:\([^()]*\)|[^\s()]+)\s+([^\s()]+)\)", text)
-            if len(found) != len(chunk):
-                raise SolverError(f"z3: cannot read its model: {text[:200]}")
-            out += found
-        return out
-
-    def decode(self, faults: tuple[str, ...]) -> Trace:
-        system, w = self.system, self.writer
-        consts = dict(zip(system.consts, self.values(list(system.consts)), strict=True))
-        world = World(dict(self.sizes), {c: w.values(s).index(consts[c]) for c, s in system.consts.items()})
-        initial = []
-        for f in system.funcs.values():
-            places = [""]
-            for a in f.args:
-                places = [f"{p} {v}" for p in places for v in w.values(a)]
-            terms = [f"({f.name}@0{p})" if p else f"{f.name}@0" for p in places]
-            kinds = w.values(f.sort)
-            initial.append([kinds.index(v) for v in self.values(terms)])
-        events = []
-        for n in range(self.depth):
-            slots, envs = w.slots(self.transitions, n)
-            got = dict(zip([s.name for s in slots], self.values([s.name for s in slots]), strict=True))
-            k = int(self.values([f"op!{n}"])[0])
-            t = self.transitions[k]
-            args = {p.name: w.values(p.sort).index(got[envs[k][p.name]]) for p in t.params}
-            events.append(Event(t.label, args))
-        return Trace(system.name, faults, self.claim.name, world, initial, tuple(events))
-
-
-def default_scope(system: System) -> dict[str, int]:
-    return {s: SIZES.get(s, DEFAULT_SIZE) for s in system.sorts}
+MAX_DEPTH = 6  # of the search through all calls when the directed search finds nothing
+SURE_DEPTH = 4  # every attack up to here is excluded before a longer one is reported
+FIRST_DEPTH = 3  # cheap enough to go before the directed search
+BUDGET = 20_000  # calls of the directed search with one seed
+SEEDS = (1, 2, 3)
 
 
 def find_attack(system: System, claim_name: str, faults: tuple[str, ...] = (), max_depth: int = MAX_DEPTH,
-                limit: float = 30.0) -> Trace | None:
-    """A shortest attack on a theorem, replayed on the executable model; None when there is none up to `max_depth`.
+                limit: float = 60.0) -> Trace | None:
+    """A short attack on a claim, replayed on the executable model; None when none is found.
 
+    Its `excluded` says that there is no attack of so many steps in the world searched; where that is one less than its
+    length, it is a shortest attack. None means none up to `max_depth` steps, and none that the directed search finds.
     Raises `SolverError` when Z3 gives no answer, or when the executable model does not confirm what it gave.
     """
-    claim = system.theorems[claim_name]
-    sizes = default_scope(system)
-    search = Search(system, claim, sizes, limit)
-    while not search.violated():
-        if search.depth == max_depth:
+    claim = system.claims()[claim_name]
+    search = Search(system, claim, default_scope(system), limit)
+    trace = _deepened(search, min(FIRST_DEPTH, max_depth))
+    if trace is None and max_depth > FIRST_DEPTH:
+        longer = directed_attack(system, claim, faults, limit)
+        trace = _deepened(search, min(max_depth, SURE_DEPTH, len(longer.events) - 1) if longer else max_depth)
+        if trace is None and longer is not None:
+            trace = replace(longer, excluded=search.depth)
+    if trace is None:
+        return None
+    trace = replace(_in_smallest_world(system, claim, trace, limit), faults=faults, excluded=trace.excluded)
+    confirm(system, claim, trace)
+    return trace
+
+
+def _deepened(search: Search, max_depth: int) -> Trace | None:
+    """Go on, step by step, until the claim is violated or the depth is reached."""
+    if search.depth and search.depth >= max_depth:
+        return None
+    while True:
+        if search.violated():
+            return replace(search.decode(()), excluded=search.depth - 1)
+        if search.depth >= max_depth:
             return None
         search.deepen()
-    trace = search.decode(faults)
-    depth = search.depth
-    for sort in sorted(sizes):  # the smallest world that still has an attack of this length
-        while sizes[sort] > 1:
-            smaller = {**sizes, sort: sizes[sort] - 1}
-            attempt = Search(system, claim, smaller, limit)
-            for _ in range(depth):
-                attempt.deepen()
-            if not attempt.violated():
-                break
-            sizes, trace = smaller, attempt.decode(faults)
-    confirm(system, claim, trace)
+
+
+# Longer attacks.
+
+
+def directed_attack(system: System, claim: Claim, faults: tuple[str, ...], limit: float) -> Trace | None:
+    """An attack found by the directed search of the executable model, made short."""
+    if claim.kind == "transition":
+        return None
+    try:
+        machine, states = initial_states(system, limit, random.Random(1))
+    except NoInitialState:
+        return None
+    found = (find(machine, _violation(claim.body), seed, BUDGET, states) for seed in SEEDS)
+    path = next((p for p in found if p is not None), None)
+    if path is None:
+        return None
+    names = {label: [p.name for p in t.params] for label, t in machine.transitions.items()}
+    events = [Event(label, dict(zip(names[label], args, strict=True))) for label, args in path.steps()]
+    start = path.start()
+
+    def attacks(some: list[Event]) -> bool:
+        state = [list(t) for t in start]
+        return all(machine.fire(state, e.label, e.args) for e in some) and not machine.holds(state, claim.body)
+
+    trace = Trace(system.name, faults, claim.name, machine.world, start, tuple(_needed(events, attacks)))
+    return _by_the_same_calls(system, claim, trace, limit) or trace
+
+
+def _violation(term: Term) -> Term:
+    if isinstance(term, Quant) and term.kind == "forall":
+        return Quant("exists", term.vars, _violation(term.body))
+    return neg(term)
+
+
+def _needed(events: list[Event], attacks: Callable[[list[Event]], bool]) -> list[Event]:
+    """The events without those that the attack does without, whole stretches first."""
+    size = len(events) // 2
+    while size:
+        k = 0
+        while k < len(events):
+            fewer = events[:k] + events[k + size:]
+            if attacks(fewer):
+                events = fewer
+            else:
+                k += size
+        size //= 2
+    return events
+
+
+def _by_the_same_calls(system: System, claim: Claim, trace: Trace, limit: float) -> Trace | None:
+    """A shorter attack by the calls of a trace, from any initial state of the default world."""
+    search = Search(system, claim, default_scope(system), limit)
+    used = {e.label for e in trace.events}
+    search.transitions = [t for t in search.transitions if t.label in used]
+    try:
+        return _deepened(search, len(trace.events) - 1)
+    except SolverError:  # too hard: what has been found stands
+        return None
+
+
+def _in_smallest_world(system: System, claim: Claim, trace: Trace, limit: float) -> Trace:
+    """The attack, by the same calls, in a world where no sort can be made smaller."""
+    sizes = trace.world.sizes
+    labels = [e.label for e in trace.events]
+
+    def attempt(smaller: dict[str, int]) -> Trace | None:
+        again = Search(system, claim, smaller, limit)
+        every = again.transitions
+        for label in labels:
+            again.transitions = [t for t in every if t.label == label]
+            again.deepen()
+        return again.decode(()) if again.violated() else None
+
+    least = dict.fromkeys(sizes, 1)
+    named = {p.sort for s in system.steps for t in s.transitions() if t.label in labels for p in t.params}
+    for guess in (least, {s: n if s in named else 1 for s, n in sizes.items()}):
+        found = attempt(guess)
+        if found is not None:
+            trace, sizes = found, guess
+            break
+    for sort in sorted(sizes):
+        while sizes[sort] > 1 and (found := attempt({**sizes, sort: sizes[sort] - 1})) is not None:
+            trace, sizes = found, {**sizes, sort: sizes[sort] - 1}
     return trace
 
 
@@ -273,5 +155,20 @@ def confirm(system: System, claim: Claim, trace: Trace) -> None:
     for c in (*system.inits, *system.axioms):
         if not machine.holds(states[0], c.body):
             raise SolverError(f"the solver's initial state does not satisfy {c.name} on the executable model")
-    if machine.holds(states[-1], claim.body):
+    if violated(system, claim, machine, trace, states) is None:
         raise SolverError(f"the executable model does not confirm the attack on `{claim.name}`")
+
+
+def violated(system: System, claim: Claim, machine: Machine, trace: Trace, states: list[State]) -> int | None:
+    """After how many steps of a trace the claim is false for the first time; None when it holds all along."""
+    for n, state in enumerate(states):
+        if claim.kind != "transition":
+            if not machine.holds(state, claim.body):
+                return n
+        elif n and not machine.holds_between(states[n - 1], state, claim.body,
+                                             bool(machine.transitions[trace.events[n - 1].label].code)):
+            return n
+    return None
+
+
+__all__ = ["MAX_DEPTH", "confirm", "directed_attack", "find_attack", "violated"]

@@ -71,6 +71,7 @@ def prove(systems: tuple[str, ...], theorems: tuple[str, ...], faults: tuple[str
     start = time.perf_counter()
     from proofs import report
     from proofs.induction import Settings, make_pool
+    from proofs.reuse import Refuted
 
     loaded = [loader.load(name, faults) for name in systems or DEFAULT_SYSTEMS]
     known = {n for s in loaded for n in s.claims()}
@@ -87,12 +88,18 @@ def prove(systems: tuple[str, ...], theorems: tuple[str, ...], faults: tuple[str
     pool = make_pool(settings.jobs)
     reports: list[SystemReport] = []
     try:
+        cases = []
         for system in loaded:
             if system.warnings:
                 click.echo(render(system.warnings, system.sources), err=True)
             only = [n for n in system.claims() if not theorems or n in theorems or n == why]
             if only or not theorems:
-                reports.append(report.judge(system, settings, pool, only, faults, where, why))
+                cases.append(report.Case(system, settings, pool, only, faults, where))
+        for case in cases:
+            case.start()
+        refuted = Refuted() if len(cases) > 1 else None
+        for case in cases:
+            reports.append(case.judge(refuted, why))
     finally:
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -138,7 +145,7 @@ def attack(system: str, theorem: str | None, faults: tuple[str, ...], out: Path)
                              f"Theorems: {', '.join(loaded.claims())}. Faults: {', '.join(loaded.faults) or 'none'}.")
     report.writable(out)
     for name in names:
-        trace = report.search(loaded, name, faults)
+        trace, _ = report.search(loaded, name, faults)
         if trace is not None:
             click.echo(save_trace(loaded, name, trace, out), nl=False)
             return GOOD

@@ -16,7 +16,7 @@ from model.logic import Formulas
 from model.machine import Machine
 from model.trace import Event, Trace, facts
 from model.world import State, World, changes, elements, index_names, place, size_of
-from proofs.attack import Search
+from proofs.bounded import Search
 from proofs.queries import name_of
 from proofs.solvers import SolverError
 
@@ -73,7 +73,7 @@ def _machine(system: System, world: World, transition: Transition) -> Machine:
 
 
 def _claim(system: System, name: str) -> Claim:
-    known = {**system.invariants, **system.theorems}
+    known = {**system.invariants, **system.claims()}
     bare = name.partition("/")[2] or name
     for claim in known.values():
         if name == claim.name or name == name_of(claim):
@@ -148,9 +148,17 @@ class _Finder:
             if not machine.holds(trace.initial, claim.body):
                 raise SolverError(f"the solver's state before `{event.label}` breaks {claim.name} on the executable model")
         after = [list(t) for t in trace.initial]
-        if not machine.fire(after, event.label, event.args) or machine.holds(after, self.claim.body):
+        fired = machine.fire(after, event.label, event.args)
+        if not fired or not _broken(self.claim, machine, self.transition, trace.initial, after):
             raise SolverError(f"the executable model does not confirm that `{event.label}` breaks `{self.claim.name}`")
         return Cti(self.claim.name, names, self.transition, trace.world, trace.initial, event, after)
+
+
+def _broken(claim: Claim, machine: Machine, transition: Transition, before: State, after: State) -> bool:
+    """Is the claim false after the step, or over it?"""
+    if claim.kind == "transition":
+        return not machine.holds_between(before, after, claim.body, bool(transition.code))
+    return not machine.holds(after, claim.body)
 
 
 def _decisive(cti: Cti, system: System, machine: Machine) -> Iterator[tuple[str, str]]:
@@ -158,9 +166,9 @@ def _decisive(cti: Cti, system: System, machine: Machine) -> Iterator[tuple[str,
 
     The first element is no emptier than the others, so leaving these out, as is right for `false`, would hide facts.
     """
-    known = {c.name: c for c in (*system.axioms, *system.invariants.values(), *system.theorems.values())}
+    known = {c.name: c for c in (*system.axioms, *system.invariants.values(), *system.claims().values())}
     claims = [known[n].body for n in cti.assumed]
-    wrong = known[cti.claim].body
+    wrong = known[cti.claim]
     state = [list(t) for t in cti.before]
     for k, func in enumerate(system.funcs.values()):
         if system.sort_is_enum(func.sort):
@@ -174,7 +182,8 @@ def _decisive(cti: Cti, system: System, machine: Machine) -> Iterator[tuple[str,
                 state[k][i] = other
                 after = [list(t) for t in state]
                 free = free or (machine.fire(after, cti.event.label, cti.event.args)
-                                and not machine.holds(after, wrong) and all(machine.holds(state, c) for c in claims))
+                                and _broken(wrong, machine, cti.transition, state, after)
+                                and all(machine.holds(state, c) for c in claims))
             state[k][i] = value
             if not free:
                 yield (place(func.name, index_names(system, cti.world, func.name, i)),

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from model.ir import System
+from proofs.files import write_file
 from proofs.queries import Block, Query, QueryMaker, name_of
-from proofs.report import write_file
 
 
 def blocks_of(system: System, maker: QueryMaker) -> Iterator[Block]:

@@ -54,6 +54,8 @@ class Proof:
     standing: set[str] = field(default_factory=set)  # names of invariants and theorems that are inductive
     proved: set[str] = field(default_factory=set)  # theorems and transition claims
     failing: list[Result] = field(default_factory=list)  # queries that were not unsat, of claims now dropped
+    first_failing: list[Result] = field(default_factory=list)  # those of them in which everything was assumed
+    candidates: tuple[str, ...] = ()  # what was assumed then: invariants, and theorems that they do not imply
     disagreements: list[Result] = field(default_factory=list)
 
     @property
@@ -213,6 +215,7 @@ def prove(system: System, settings: Settings, pool: ProcessPoolExecutor | None =
     keep(follows)
     implied = {r.claim: r for r in follows if r.verdict == "unsat"}
     candidates: dict[str, Claim] = {**invariants, **{n: c for n, c in theorems.items() if n not in implied}}
+    proof.candidates = tuple(candidates)
     assumed = {name_of(c) for c in candidates.values()}
     blocks = [maker.initial(candidates.values())]
     for t in maker.transitions:
@@ -221,6 +224,7 @@ def prove(system: System, settings: Settings, pool: ProcessPoolExecutor | None =
             blocks.append(block)
     answers = {(r.label, r.claim): r for r in run(blocks)}
     keep(answers.values())
+    proof.first_failing = [r for r in answers.values() if not _counts(r, settings)]
     while True:
         bad = {r.claim for r in answers.values() if r.claim in candidates and not _counts(r, settings)}
         dropped = {name_of(candidates[n]) for n in bad}

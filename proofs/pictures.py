@@ -117,7 +117,7 @@ def save(graph: Any, path: Path) -> str:
     """Write `path`.dot and, where Graphviz is there, `path`.svg; gives a line to show when it is not."""
     import graphviz
 
-    from proofs.report import write_file
+    from proofs.files import write_file
 
     write_file(path.with_suffix(".dot"), graph.source)
     try:

@@ -1,67 +1,32 @@
-"""One run of `bulkhead prove`: verdicts per theorem, what each proof leans on, and their text and JSON forms.
+"""One run of `bulkhead prove`: verdicts per theorem, and their text and JSON forms.
 
 Verdicts are put together here from what induction, the search for attacks and the vacuity checks say; none of them is
-made here. Files are written whole or not at all: under a temporary name in the same folder, then put in place.
+made here.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.ir import Op, System, show
-from proofs.induction import Proof, Result, Settings, prove
-from proofs.queries import QueryMaker
+from model.ir import System
+from proofs.files import drop_unfinished, writable, write_file
+from proofs.induction import Proof, Settings, prove
+from proofs.reuse import Refuted
 from proofs.vacuity import Checker
+from proofs.why import not_decided, why
 
 if TYPE_CHECKING:
     from model.trace import Trace
 
-_unfinished: set[str] = set()  # temporary files that stand on the disk now
-
-
-def write_file(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is there as a whole or not at all; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    _unfinished.add(temporary)
-    try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(content.encode() if isinstance(content, str) else content)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
-    finally:
-        _unfinished.discard(temporary)
-
-
-def writable(folder: Path) -> None:
-    """Make a folder and see that files can be written there; raises `OSError` before any work is done for nothing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
-
-
-def drop_unfinished() -> None:
-    """Remove files that were being written; for a process about to end."""
-    for name in list(_unfinished):
-        if os.path.exists(name):
-            os.unlink(name)
-
+SHOWN = 3  # counterexamples to induction for one system
 
 @dataclass
 class TheoremReport:
@@ -110,88 +75,110 @@ def to_json(systems: list[SystemReport], seconds: float) -> str:
     return json.dumps(run, indent=2) + "\n"
 
 
-def search(system: System, claim: str, faults: tuple[str, ...]) -> Trace | None:
-    """A shortest attack on a claim, or None when the search finds none."""
+def search(system: System, claim: str, faults: tuple[str, ...]) -> tuple[Trace | None, float]:
+    """A short attack on a claim, or None when the search finds none; and the seconds that it took."""
     from proofs.attack import find_attack
 
-    if claim not in system.theorems:  # a two-state claim has no state that violates it
-        return None
-    return find_attack(system, claim, faults)
+    begun = time.perf_counter()
+    return find_attack(system, claim, faults), time.perf_counter() - begun
 
 
-def judge(system: System, settings: Settings, pool: ProcessPoolExecutor | None, only: list[str],
-          faults: tuple[str, ...], out: Path, why_of: str | None = None) -> SystemReport:
-    """Prove or refute the claims in `only`, print what is found, and save the attacks below `out`."""
-    start = time.perf_counter()
-    report = SystemReport(system.name)
-    vacuity = Checker(system, pool, settings.limit)
-    vacuity.start()
-    # What is expected to fall is attacked first; induction is asked only about what no attack was found on.
-    attacks: dict[str, Trace] = {}
-    spent: dict[str, float] = {}
-    for name in [n for n in only if system.expects.get(n) == "refuted"]:
+class Case:
+    """One system in a run. `start` sets off what needs no proof, `judge` brings everything together."""
+
+    def __init__(self, system: System, settings: Settings, pool: ProcessPoolExecutor | None, only: list[str],
+                 faults: tuple[str, ...], out: Path) -> None:
+        self.system, self.settings, self.pool, self.only, self.faults = system, settings, pool, only, faults
+        self.out = out / system.name
+        self.vacuity = Checker(system, settings.limit)
+        self._attacks: dict[str, Future[tuple[Trace | None, float]]] = {}
+        self.report = SystemReport(system.name)
+        self.details: list[str] = []
+
+    def start(self) -> None:
+        """Begin with attacks on what is expected to fall: induction is asked only about what none was found on."""
+        for name in (n for n in self.only if self.system.expects.get(n) == "refuted"):
+            self._attacks[name] = self._submit(name)
+        self.vacuity.start(self.pool)
+
+    def _submit(self, claim: str) -> Future[tuple[Trace | None, float]]:
+        if self.pool is not None:
+            return self.pool.submit(search, self.system, claim, self.faults)
+        done: Future[tuple[Trace | None, float]] = Future()
+        done.set_result(search(self.system, claim, self.faults))
+        return done
+
+    def judge(self, refuted: Refuted | None = None, why_of: str | None = None) -> SystemReport:
+        """Prove or refute the claims, print what is found, and save attacks and counterexamples to induction."""
         begun = time.perf_counter()
-        trace = search(system, name, faults)
-        spent[name] = time.perf_counter() - begun
-        if trace is not None:
-            attacks[name] = trace
-    with progress(system.name) as tick:
-        proof = prove(system, settings, pool, tick, [n for n in only if n not in attacks])
-        found = vacuity.result(proof.standing)
-    report.queries = len(proof.results) + found.queries
-    report.solver_seconds = proof.solver_seconds + found.seconds
-    details: list[str] = []
-    for name in only:
+        system, report = self.system, self.report
+        fallen = {n for n, f in self._attacks.items() if f.result()[0] is not None}
+        with progress(system.name) as tick:
+            proof = prove(system, self.settings, self.pool, tick, [n for n in self.only if n not in fallen], refuted)
+        for name in self.only:
+            if name not in proof.proved and name not in self._attacks:
+                self._attacks[name] = self._submit(name)
+        found = self.vacuity.result(proof.standing)
+        report.queries = len(proof.results) + found.queries
+        report.solver_seconds = proof.solver_seconds + found.seconds
+        for name in self.only:
+            report.theorems.append(self._verdict(proof, name))
+        if proof.first_failing:
+            self.details.append(self._counterexamples(proof))
+        for r in proof.disagreements:
+            report.findings.append(f"the solvers disagree on `{r.claim}` after {r.label}: z3 says {r.verdict}, "
+                                   f"cvc5 says {r.second}")
+        report.findings += found.errors()
+        report.seconds = time.perf_counter() - begun
+        table(report, sys.stdout.isatty())
+        again = sum(r.again for r in proof.results)
+        if again:
+            print(f"  {again} of {len(proof.results)} queries were refuted already, for a system above")
+        print(f"  {found.summary()}")
+        for warning in found.warnings():
+            print(f"  warning: {warning}")
+        for finding in report.findings:
+            print(f"  error: {finding}")
+        for text in self.details:
+            print(f"\n{text.rstrip()}")
+        if why_of is not None and why_of in self.only:
+            print()
+            why(proof, why_of, print)
+        print(flush=True)
+        return report
+
+    def _verdict(self, proof: Proof, name: str) -> TheoremReport:
         mine = proof.of_claim(name)
-        seconds = sum(r.seconds + r.second_seconds for r in mine)
-        verdict = TheoremReport(name, "proved", system.expects.get(name, "proved"), len(mine), seconds)
-        if name not in proof.proved:
-            begun = time.perf_counter() - spent.get(name, 0.0)
-            if name in attacks:
-                trace = attacks[name]
-            else:
-                with progress(f"{system.name}: attacks on {name}"):
-                    trace = search(system, name, faults)
-            verdict.verdict = "unknown" if trace is None else "refuted"
-            if trace is None:
-                details.append(_unknown(proof, name))
-            else:
-                from proofs.text import save_trace
+        spent = sum(r.seconds + r.second_seconds for r in mine)
+        verdict = TheoremReport(name, "proved", self.system.expects.get(name, "proved"), len(mine), spent)
+        if name in proof.proved:
+            return verdict
+        with progress(f"{self.system.name}: attacks on {name}"):
+            trace, seconds = self._attacks[name].result()
+        verdict.seconds += seconds
+        if trace is None:
+            verdict.verdict = "unknown"
+            self.details.append(not_decided(proof, name))
+            return verdict
+        from proofs.text import save_trace
 
-                folder = out / system.name / name
-                details.append(save_trace(system, name, trace, folder))
-                verdict.trace = str(folder / "trace.jsonl")
-            verdict.seconds += time.perf_counter() - begun
-        report.theorems.append(verdict)
-    for r in proof.disagreements:
-        report.findings.append(f"the solvers disagree on `{r.claim}` after {r.label}: z3 says {r.verdict}, "
-                               f"cvc5 says {r.second}")
-    report.findings += found.errors()
-    report.seconds = time.perf_counter() - start
-    table(report, sys.stdout.isatty())
-    print(f"  {found.summary()}")
-    for warning in found.warnings():
-        print(f"  warning: {warning}")
-    for finding in report.findings:
-        print(f"  error: {finding}")
-    for text in details:
-        print(f"\n{text.rstrip()}")
-    if why_of is not None and why_of in only:
-        print()
-        why(proof, why_of, print)
-    print(flush=True)
-    return report
+        self.details.append(save_trace(self.system, name, trace, self.out / name))
+        verdict.verdict, verdict.trace = "refuted", str(self.out / name / "trace.jsonl")
+        return verdict
 
+    def _counterexamples(self, proof: Proof) -> str:
+        """Counterexamples to induction for what failed first, with everything assumed; the rest fell with these."""
+        from proofs.text import save_counterexample
 
-def _unknown(proof: Proof, name: str) -> str:
-    """What stands in the way of a proof: the queries that failed."""
-    lines = [f"{name} is neither proved nor refuted. Not inductive:"]
-    lines += [f"  {text}" for text in non_inductive(proof, name)]
-    dropped = [n for n in proof.system.invariants if n not in proof.standing]
-    if dropped:
-        lines.append(f"Invariants that do not hold up, and were not leaned on: {', '.join(dropped)}")
-        lines += [f"  {text}" for n in dropped for text in non_inductive(proof, n)]
-    return "\n".join(lines)
+        assumed = [*self.system.invariants, *(n for n in proof.candidates if n in self.system.theorems)]
+        shown: list[str] = []
+        known = {**self.system.invariants, **self.system.claims()}
+        first = {r.claim: r for r in reversed(proof.first_failing) if r.label not in ("init", "follows")}
+        for claim, result in list(first.items())[:SHOWN]:
+            if claim in known:
+                shown.append(save_counterexample(self.system, result.label, claim, assumed, self.out / "induction" / claim))
+        fell = ", ".join(dict.fromkeys(r.claim for r in proof.first_failing))
+        return "\n\n".join([f"Not inductive, with all invariants assumed: {fell}", *shown])
 
 
 @contextlib.contextmanager
@@ -246,77 +233,5 @@ def table(report: SystemReport, terminal: bool) -> None:
         print("  " + "  ".join(cells).rstrip())
 
 
-def latest(results: Iterable[Result]) -> dict[tuple[str, str], Result]:
-    """The last answer to each query; a query is asked again when an invariant it leaned on was dropped."""
-    return {(r.label, r.claim): r for r in results}
-
-
-def claim_of(name: str) -> str:
-    """The claim behind the name of an assumption, or "" when it is not an invariant or theorem."""
-    kind, _, rest = name.partition("/")
-    return rest if kind in ("invariant", "theorem") else ""
-
-
-def non_inductive(proof: Proof, claim: str) -> list[str]:
-    """The queries in which a claim failed, as lines; the earliest one per transition."""
-    lines: dict[str, None] = {}
-    unsure = [r for r in latest(proof.results).values() if r.verdict != "unsat" or r.second not in ("", "unsat")]
-    for r in (*proof.failing, *unsure):
-        if r.claim == claim:
-            where = {"init": "in an initial state", "follows": "from the invariants"}.get(r.label, f"after {r.label}")
-            said = f"z3: {r.verdict}" + (f", cvc5: {r.second}" if r.second else "")
-            lines[f"{claim} {where} ({said})"] = None
-    return list(lines)
-
-
-def why(proof: Proof, claim: str, line: Callable[[str], None]) -> None:
-    """Show what a proof leans on: axioms, invariants (followed into their own proofs), and checks of each step."""
-    system = proof.system
-    answers = latest(proof.results)
-    used = _leans_on(answers, claim)
-    checks = _checks(system)
-    line(f"{claim}: {'proved' if claim in proof.proved else 'not proved'}")
-    order = [claim, *[n for n in used if n != claim]]
-    axioms = sorted({c for r in answers.values() if r.claim in order for c in r.core if c.startswith("axiom/")})
-    others = [n for n in order if n != claim]
-    line(f"  leans on {len(others)} invariants and {len(axioms)} axioms: " + (", ".join(others) or "none"))
-    for axiom in axioms:
-        line(f"  axiom {axiom.partition('/')[2]}")
-    for name in order:
-        mine = [r for (_, c), r in answers.items() if c == name and r.verdict == "unsat"]
-        if not mine:
-            continue
-        line(f"\n  {'theorem' if name in system.claims() else 'invariant'} {name}")
-        for r in mine:
-            leaning = sorted({claim_of(c) for c in r.core if claim_of(c)} - {name})
-            here = checks.get(r.label, [])
-            texts = [here[int(c[6:])] for c in sorted(r.core) if c.startswith("check/") and here]
-            if not leaning and not texts:
-                continue
-            line(f"    {r.label}" + (f"  by {', '.join(leaning)}" if leaning else ""))
-            for text in texts:
-                line(f"        check  {text if len(text) <= 150 else text[:147] + '...'}")
-
-
-def _leans_on(answers: dict[tuple[str, str], Result], claim: str) -> list[str]:
-    order = {claim: None}
-    todo = [claim]
-    while todo:
-        name = todo.pop(0)
-        for (_, c), r in answers.items():
-            if c != name:
-                continue
-            for other in (claim_of(n) for n in r.core):
-                if other and other not in order:
-                    order[other] = None
-                    todo.append(other)
-    return list(order)
-
-
-def _checks(system: System) -> dict[str, list[str]]:
-    out: dict[str, list[str]] = {}
-    for t in QueryMaker(system).transitions:
-        guard = t.guard
-        parts = guard.args if isinstance(guard, Op) and guard.op == "and" else (guard,)
-        out[t.label] = [show(p) for p in parts]
-    return out
+__all__ = ["Case", "SystemReport", "TheoremReport", "drop_unfinished", "progress", "search", "table", "to_json",
+           "writable", "write_file"]

@@ -14,13 +14,13 @@ from model.machine import Machine
 from model.trace import Event, Trace, facts, named_args, replay, to_itf, to_jsonl
 from model.world import State, changes, elements, index_names
 from proofs import pictures
-from proofs.report import write_file
+from proofs.files import write_file
 
 
 def log(trace: Trace, system: System, machine: Machine) -> str:
     """The whole trace as text."""
     states = replay(trace, machine)
-    claim = system.theorems[trace.claim]
+    claim = system.claims()[trace.claim]
     size = len(trace.events)
     out = [f"Attack on {trace.claim} of {system.name}: {size} step{'s' * (size != 1)}"
            + (f", with fault {', '.join(trace.faults)}" if trace.faults else ""), ""]
@@ -102,6 +102,28 @@ def save_trace(system: System, name: str, trace: Trace, folder: Path) -> str:
                                   pictures.changes(tables[0], table), _culprits(table))
             note = pictures.save(graph, folder / "overview")
     return text + (f"\n{note}\n" if note else "") + f"\n  files: {folder}\n"
+
+
+def save_counterexample(system: System, label: str, claim: str, assumed: list[str], folder: Path) -> str:
+    """Look for a small counterexample to the induction of a claim over a step; write it as text and as pictures."""
+    from proofs.cti import counterexample, describe
+    from proofs.solvers import SolverError
+
+    where = f"{claim} after {label}"
+    try:
+        found = counterexample(system, label, claim, assumed)
+    except SolverError as error:
+        return f"{where}: no small counterexample to induction could be made ({error})"
+    if found is None:
+        return f"{where}: no counterexample to induction in the small worlds that were tried"
+    text = "counterexample to induction (its first state need not be reachable): " + describe(found, system)
+    write_file(folder / "cti.txt", text)
+    trace = Trace(system.name, (), claim, found.world, found.before, (found.event,))
+    before, after = (_picture_facts(system, trace, s) for s in (found.before, found.after))
+    pictures.save(pictures.draw(before, f"before {label}"), folder / "before")
+    graph = pictures.draw(after, f"after {label}: {claim} is broken", pictures.changes(before, after), _culprits(after))
+    pictures.save(graph, folder / "after")
+    return f"{text.rstrip()}\n  files: {folder}"
 
 
 def _label(t: Transition) -> str:

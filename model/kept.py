@@ -1,0 +1,55 @@
+"""Syntax trees of the shipped rules, kept from run to run, so that unchanged text is not parsed again.
+
+They lie in the user's cache folder under a name made from everything they depend on: the rules' text, the grammar, and
+the code that parses. Whatever goes wrong with the kept file, the rules are parsed; nothing but time depends on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pickle
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from model import syntax
+
+Parsed = list[tuple[syntax.RulesFile, str]]  # a file's tree and its text
+
+
+def folder() -> Path:
+    """Where programs of this user keep what they can make again (XDG base directories)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bulkhead"
+
+
+def parsed(files: tuple[Path, ...], parse: Callable[[], Parsed]) -> Parsed:
+    """What `parse` makes of `files`, from an earlier run if nothing has changed since. `parse` may raise."""
+    here = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in (*files, here.parent / "spec" / "language.lark", here / "parser.py", here / "syntax.py"):
+        digest.update(f"{path}\0".encode() + path.read_bytes())
+    try:
+        place = folder() / f"rules-{digest.hexdigest()[:32]}.pickle"
+        with open(place, "rb") as file:
+            if os.fstat(file.fileno()).st_uid == os.getuid():  # a pickle is code: only our own is read
+                kept: Parsed = pickle.load(file)
+                return kept
+    except Exception:  # missing, torn, or of another version: parse again
+        pass
+    made = parse()
+    with contextlib.suppress(OSError, RuntimeError):
+        _write(place, pickle.dumps(made, pickle.HIGHEST_PROTOCOL))
+    return made
+
+
+def _write(place: Path, content: bytes) -> None:
+    """Put the file there as a whole, in place of those of earlier rules."""
+    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for old in place.parent.glob("rules-*.pickle"):
+        old.unlink(missing_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=place.parent)
+    with os.fdopen(handle, "wb") as out:
+        out.write(content)
+    os.replace(temporary, place)

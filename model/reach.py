@@ -1,0 +1,352 @@
+"""What can be reached from an initial state, and how: a seeded, goal-directed search of the executable model.
+
+A random walk seldom does by chance what a rule needs (the right entry for the right peer under the right reference).
+Here each transition not yet taken is a goal in turn, and so can be the violation of a claim. A goal's guard is asked
+conjunct by conjunct, and the calls tried next are those that write what the first unsatisfied conjunct reads, or that
+make such a call possible. A state that satisfies more of a goal's guard is kept as the place to go on from. What is
+reached is reached: the states are made by taking transitions from an initial state. What is not reached within the
+budget may still be reachable.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from model.ir import BOOL, App, Lit, Op, Quant, Term, Transition, Use, Var, neg, subterms
+from model.machine import Machine
+from model.walk import Caller, caller_of, compiled, free_variables, joined
+from model.world import State
+
+STARTS = 4  # initial states to begin from
+TRIALS = 60  # calls tried for one goal before the next goal has its turn
+WIDE = 4  # helpers looked at for one goal before it is given up for now
+ELSEWHERE = 0.3  # how often a goal is pursued from an initial state and not from where it came closest
+FORGIVEN = 0.1  # how often a call that takes the goal further away is kept all the same
+
+
+@dataclass(frozen=True)
+class Reached:
+    """`labels` were taken from an initial state; `calls` is how many calls were made to find that out."""
+
+    labels: frozenset[str]
+    calls: int
+
+
+@dataclass(frozen=True)
+class Path:
+    """How a state was reached: the state before, and the transition taken there; an initial state has neither."""
+
+    state: State
+    before: Path | None = None
+    label: str = ""
+    args: tuple[int, ...] = ()
+
+    def steps(self) -> list[tuple[str, tuple[int, ...]]]:
+        """All transitions from the initial state on, with their arguments in the order of their parameters."""
+        out: list[tuple[str, tuple[int, ...]]] = []
+        path: Path | None = self
+        while path is not None and path.before is not None:
+            out.append((path.label, path.args))
+            path = path.before
+        return out[::-1]
+
+    def start(self) -> State:
+        """The initial state."""
+        path = self
+        while path.before is not None:
+            path = path.before
+        return path.state
+
+
+@dataclass(frozen=True)
+class _Goal:
+    """A transition and how to get there: `probe` gives how many conjuncts hold, and arguments when all do."""
+
+    transition: Transition
+    probe: Callable[..., tuple[int, tuple[int, ...] | None]]
+    effect: Callable[..., None]
+    any_helper: tuple[int, ...]
+    helpers: tuple[tuple[int, ...], ...]  # for each conjunct, the transitions that write what it reads
+
+
+def reach(machine: Machine, seed: int, budget: int, starts: Sequence[State] = ()) -> Reached:
+    """Search until every transition was taken or `budget` calls were made. The same seed gives the same answer.
+
+    `starts` are initial states to begin from; without them the executable model looks for some itself.
+    """
+    search = _Search(machine, random.Random(seed))
+    search.run(budget, starts)
+    return Reached(frozenset(search.transitions[k].label for k in search.done), search.calls)
+
+
+def find(machine: Machine, wanted: Term, seed: int, budget: int, starts: Sequence[State] = ()) -> Path | None:
+    """A way to a state in which a closed formula is true, or None when the budget is spent first.
+
+    The way is not a shortest one.
+    """
+    parts = wanted
+    names: tuple[Var, ...] = ()
+    while isinstance(parts, Quant) and parts.kind == "exists":
+        names, parts = (*names, *parts.vars), parts.body
+    if not machine.transitions:
+        return None
+    some = next(iter(machine.transitions.values())).step
+    goal = Transition("", some, names, parts, (), "")
+    search = _Search(machine, random.Random(seed), goal)
+    search.run(budget, starts)
+    return search.found
+
+
+class _Search:
+    """The goals, and the states found so far that come closest to each."""
+
+    def __init__(self, machine: Machine, rng: random.Random, wanted: Transition | None = None) -> None:
+        """`wanted` is a further goal, and the only one that counts; it is not a transition of the system."""
+        self.rng = rng
+        self.caller: Caller = caller_of(machine)
+        self.transitions = [*self.caller.transitions, *([wanted] if wanted else [])]
+        self.last = len(self.transitions) - 1 if wanted else -1
+        self.found: Path | None = None
+        writers: dict[str, list[int]] = {}
+        for k, t in enumerate(self.transitions):
+            for name in {u.func for u in t.updates}:
+                writers.setdefault(name, []).append(k)
+        self.goals = [self._goal(t, writers) for t in self.transitions]
+        self.best: list[list[tuple[int, Path]]] = [[] for _ in self.goals]
+        self.starts: list[Path] = []
+        self.done: set[int] = set()
+        self.taken = [0] * len(self.transitions)
+        self.calls = 0
+
+    def _goal(self, t: Transition, writers: dict[str, list[int]]) -> _Goal:
+        parts = [p for c in _conjuncts(t.guard) for p in _opened(c, self.caller)]
+        probe, order = compiled_probe(self.caller, t, parts)
+        params = ", ".join(["S", *(f"v_{p.name}" for p in t.params)])
+        coder = self.caller.coder
+        effect = compiled("effect", params, [coder.header(), *coder.effect(t.updates)])
+        helpers = tuple(tuple(self._helpers(part, writers)) for part in order)
+        return _Goal(t, probe, effect, tuple(h for hs in helpers for h in hs), helpers)
+
+    def _helpers(self, part: Term, writers: dict[str, list[int]]) -> list[int]:
+        """The transitions that may make a conjunct true; successes first count twice."""
+        wanted = _wanted(part)
+        found: list[int] = []
+        for name in sorted(_reads(part, self.caller)):
+            for k in writers.get(name, ()):
+                if wanted is None or wanted[0] != name or _may_assign(self.transitions[k], *wanted):
+                    found += [k] if self.transitions[k].code else [k, k]
+        return found
+
+    # Searching.
+
+    def run(self, budget: int, starts: Sequence[State]) -> None:
+        """Go on until all goals (or the one that counts) are reached, or the budget is spent."""
+        states = list(starts)
+        if not states:
+            tries = [self.caller.initial_state(), *(self.caller.initial_state(self.rng) for _ in range(STARTS - 1))]
+            states = [s for s in tries if s is not None]
+        self.starts = [Path(s) for s in states]
+        for path in self.starts:
+            self._saw(path)
+        while self.starts and self.calls < budget:
+            goals = [k for k in range(len(self.goals)) if k not in self.done]
+            if self.last >= 0:
+                goals = [g for k in goals for g in (k, self.last)]
+            if not goals or self.found is not None:
+                return
+            for k in goals:
+                if k not in self.done and self.calls < budget and self.found is None:
+                    self._pursue(k)
+
+    def _take(self, k: int, path: Path, args: tuple[int, ...]) -> Path:
+        """The state after transition `k`; when it is the goal that counts, that is all."""
+        if k == self.last:
+            self.found = self.found or path
+            self.done.add(k)
+            return path
+        after = _copy(path.state)
+        self.goals[k].effect(after, *args)
+        self.taken[k] += 1
+        made = Path(after, path, self.transitions[k].label, args)
+        self.calls += 1
+        if k not in self.done:
+            self.done.add(k)
+            self._saw(made)
+        return made
+
+    def _saw(self, path: Path) -> None:
+        """Take what can be taken for the first time in a state, and keep the state for the goals it serves best."""
+        for k, goal in enumerate(self.goals):
+            if k in self.done:
+                continue
+            depth, args = goal.probe(path.state, self.rng.random)
+            if args is not None:
+                self._take(k, path, args)
+            else:
+                self._keep(k, depth, path)
+
+    def _keep(self, k: int, depth: int, path: Path) -> None:
+        kept = self.best[k]
+        if kept and depth < kept[0][0]:
+            return
+        if kept and depth > kept[0][0]:
+            kept.clear()
+        if len(kept) < STARTS:
+            kept.append((depth, path))
+        else:
+            kept[self.rng.randrange(STARTS)] = (depth, path)
+
+    def _pursue(self, k: int) -> None:
+        """A while of calls chosen for one goal."""
+        path = self.rng.choice(self.best[k])[1] if self.rng.random() > ELSEWHERE else self.rng.choice(self.starts)
+        depth, _ = self.goals[k].probe(path.state, self.rng.random)
+        for _ in range(TRIALS):
+            chosen = self._step_towards(k, path.state, set())
+            self.calls += 1
+            if chosen is None or self.found is not None:
+                return
+            after = self._take(chosen[0], path, chosen[1])
+            now, found = self.goals[k].probe(after.state, self.rng.random)
+            if found is not None:
+                self._take(k, after, found)
+                return
+            if now > depth:
+                self._saw(after)
+            if now >= depth or self.rng.random() < FORGIVEN:
+                path, depth = after, now
+
+    def _step_towards(self, k: int, state: State, asked: set[int]) -> tuple[int, tuple[int, ...]] | None:
+        """A transition that can be taken now and that may bring goal `k` nearer, directly or as the way to a helper.
+
+        `asked` are the goals that this has looked at already.
+        """
+        asked.add(k)
+        depth, args = self.goals[k].probe(state, self.rng.random)
+        if args is not None:
+            return k, args
+        # What nothing writes will stay as it is; then another choice of arguments has to be made possible.
+        helpers = self.goals[k].helpers[depth] or self.goals[k].any_helper
+        for _ in range(min(len(helpers), WIDE)):
+            # For one goal only, the seldom taken is worth more; where all are goals each has its turn anyway.
+            helper = min(self.rng.choices(helpers, k=1 if self.last < 0 else 3), key=self.taken.__getitem__)
+            found = None if helper in asked else self._step_towards(helper, state, asked)
+            if found is not None:
+                return found
+        return None
+
+
+def _copy(state: State) -> State:
+    return [list(table) for table in state]
+
+
+# Guards, conjunct by conjunct.
+
+
+def _conjuncts(term: Term) -> list[Term]:
+    match term:
+        case Op("and", args):
+            return [p for a in args for p in _conjuncts(a)]
+        case Op("not", (Op("=>", (left, right)),)):
+            return [*_conjuncts(left), *_conjuncts(neg(right))]
+        case Op("not", (Op("or", args),)):
+            return [p for a in args for p in _conjuncts(neg(a))]
+        case Op("not", (Op("not", (inner,)),)):
+            return _conjuncts(inner)
+    return [term]
+
+
+def _opened(part: Term, caller: Caller) -> list[Term]:
+    """A conjunct that names a definition made of conjuncts, as these."""
+    if not isinstance(part, Use):
+        return [part]
+    made = caller.machine.system.defs[part.name]
+    inside = _conjuncts(made.body)
+    bound = {v.name for p in inside for t in subterms(p) if isinstance(t, Quant) for v in t.vars}
+    if len(inside) == 1 or any(bound & free_variables(a) for a in part.args):
+        return [part]
+    names = {p.name: a for p, a in zip(made.params, part.args, strict=True)}
+    return [o for p in inside for o in _opened(_replaced(p, names), caller)]
+
+
+def _replaced(term: Term, names: dict[str, Term]) -> Term:
+    match term:
+        case Var(name):
+            return names.get(name, term)
+        case App(func, args):
+            return App(func, tuple(_replaced(a, names) for a in args), term.sort, term.next)
+        case Use(name, args):
+            return Use(name, tuple(_replaced(a, names) for a in args), term.sort, term.next)
+        case Op(op, args):
+            return Op(op, tuple(_replaced(a, names) for a in args), term.sort)
+        case Quant(kind, vars_, body):
+            inner = {n: t for n, t in names.items() if n not in {v.name for v in vars_}}
+            return Quant(kind, vars_, _replaced(body, inner))
+    return term
+
+
+def _reads(term: Term, caller: Caller) -> set[str]:
+    found: set[str] = set()
+    for t in subterms(term):
+        if isinstance(t, App):
+            found.add(t.func)
+        elif isinstance(t, Use):
+            found |= _reads(caller.machine.system.defs[t.name].body, caller)
+    return found
+
+
+def _wanted(part: Term) -> tuple[str, Lit] | None:
+    """The state function and the value that a plain conjunct asks of it."""
+    match part:
+        case App(func):
+            return func, Lit("true", BOOL)
+        case Op("not", (App(func),)):
+            return func, Lit("false", BOOL)
+        case Op("not", (Quant("exists", _, App(func)),)):
+            return func, Lit("false", BOOL)
+        case Op("=", (App(func), Lit() as value)) | Op("=", (Lit() as value, App(func))):
+            return func, value
+    return None
+
+
+def _may_assign(t: Transition, func: str, value: Lit) -> bool:
+    return any(u.func == func and (not isinstance(u.value, Lit) or u.value == value) for u in t.updates)
+
+
+def compiled_probe(caller: Caller, t: Transition, parts: list[Term]) \
+        -> tuple[Callable[..., tuple[int, tuple[int, ...] | None]], list[Term]]:
+    """Nested loops over the parameters, each conjunct of a guard asked as soon as what it speaks of is chosen.
+
+    Gives the compiled probe, and the conjuncts in the order in which it asks them.
+    """
+    coder = caller.coder
+    left, order = list(t.params), list[Var]()
+    free = [free_variables(p) for p in parts]
+    while left:
+        chosen = {v.name for v in order}
+        left.sort(key=lambda v: -sum(v.name in f and f <= chosen | {v.name} for f in free))
+        order.append(left.pop(0))
+    lines, pad, known = [coder.header(), "best = 0"], "", set[str]()
+    asked: list[Term] = []
+    todo = list(zip(free, parts, strict=True))
+    for var in (None, *order):
+        if var is not None:
+            size = coder.size(var)
+            lines += [f"{pad}o_{var.name} = int(rnd() * {size})",
+                      f"{pad}for v_{var.name} in (*range(o_{var.name}, {size}), *range(o_{var.name})):"]
+            known.add(var.name)
+            pad += "    "
+        for f, part in [(f, p) for f, p in todo if f <= known]:
+            test = joined("and", [coder.truth(part, {})])
+            if test != "True":
+                lines += [f"{pad}if {test}:", f"{pad}    if best < {len(asked) + 1}: best = {len(asked) + 1}"]
+                asked.append(part)
+                pad += "    "
+        todo = [(f, p) for f, p in todo if not f <= known]
+    lines.append(f"{pad}return best, ({''.join(f'v_{p.name}, ' for p in t.params)})")
+    lines.append("return best, None")
+    return compiled("probe", "S, rnd", lines), [*asked, Lit("true", BOOL)]
+
+
+__all__ = ["Path", "Reached", "compiled_probe", "find", "reach"]
