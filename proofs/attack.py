@@ -21,7 +21,7 @@ from proofs.bounded import Search, default_scope
 from proofs.solvers import SolverError
 from proofs.starts import NoInitialState, initial_states
 
-MAX_DEPTH = 6  # of the search through all calls when the directed search finds nothing
+MAX_DEPTH = 5  # of the search through all calls when the directed search finds nothing
 SURE_DEPTH = 4  # every attack up to here is excluded before a longer one is reported
 FIRST_DEPTH = 3  # cheap enough to go before the directed search
 BUDGET = 20_000  # calls of the directed search with one seed
@@ -123,29 +123,28 @@ def _by_the_same_calls(system: System, claim: Claim, trace: Trace, limit: float)
 
 
 def _in_smallest_world(system: System, claim: Claim, trace: Trace, limit: float) -> Trace:
-    """The attack, by the same calls, in a world where no sort can be made smaller."""
+    """The attack, by the same calls, in a world where no sort can be made smaller, from a state as empty as can be."""
     sizes = trace.world.sizes
     labels = [e.label for e in trace.events]
 
-    def attempt(smaller: dict[str, int]) -> Trace | None:
+    def attempt(smaller: dict[str, int]) -> Search | None:
         again = Search(system, claim, smaller, limit)
         every = again.transitions
         for label in labels:
             again.transitions = [t for t in every if t.label == label]
             again.deepen()
-        return again.decode(()) if again.violated() else None
+        return again if again.violated() else None
 
     least = dict.fromkeys(sizes, 1)
     named = {p.sort for s in system.steps for t in s.transitions() if t.label in labels for p in t.params}
-    for guess in (least, {s: n if s in named else 1 for s, n in sizes.items()}):
-        found = attempt(guess)
-        if found is not None:
-            trace, sizes = found, guess
-            break
+    found = attempt(least) or attempt({s: n if s in named else 1 for s, n in sizes.items()}) or attempt(sizes)
+    if found is None:
+        return trace
     for sort in sorted(sizes):
-        while sizes[sort] > 1 and (found := attempt({**sizes, sort: sizes[sort] - 1})) is not None:
-            trace, sizes = found, {**sizes, sort: sizes[sort] - 1}
-    return trace
+        while found.sizes[sort] > 1 and (smaller := attempt({**found.sizes, sort: found.sizes[sort] - 1})) is not None:
+            found = smaller
+    found.tighten()
+    return found.decode(())
 
 
 def confirm(system: System, claim: Claim, trace: Trace) -> None:

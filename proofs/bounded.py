@@ -8,6 +8,7 @@ steps, `vacuity.py` for states. What Z3 finds here is believed only after the ex
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from model.ir import App, Claim, Lit, Op, Quant, System, Term, Transition, Update, Use, Var
@@ -134,6 +135,9 @@ class GroundWriter:
         return f"(and {' '.join(conds)})", self.term(u.value, n, inner)
 
 
+TIGHTENINGS = 400  # questions asked to empty a state; a count and not a time, so that runs agree
+
+
 class Search:
     """One solver session over one scope."""
 
@@ -243,6 +247,36 @@ class Search:
                 raise SolverError(f"z3: cannot read its model: {text[:200]}")
             out += found
         return out
+
+    def tighten(self, relevant: Iterable[str] = ()) -> None:
+        """Empty the first state of what the model at hand does not need, and have such a model at hand.
+
+        Places get the first value of their sort, function by function and then one by one, `relevant` functions last.
+        """
+        last = set(relevant)
+        left = TIGHTENINGS
+        stubborn: list[tuple[str, list[str]]] = []
+        for func in sorted(self.system.funcs.values(), key=lambda f: f.name in last):
+            places = [""]
+            for arg in func.args:
+                places = [f"{p} {v}" for p in places for v in self.writer.values(arg)]
+            terms = [f"({func.name}@0{p})" if p else f"{func.name}@0" for p in places]
+            first = self.writer.values(func.sort)[0]
+            left -= 1
+            if self.check("".join(f"(assert (= {t} {first}))\n" for t in terms), keep=True) != "sat":
+                stubborn.append((first, terms))
+        for first, terms in stubborn:
+            self._require()
+            for term, value in zip(terms, self.values(terms), strict=True):
+                if value == first or left > 0:
+                    left -= value != first
+                    self.check(f"(assert (= {term} {first}))\n", keep=True)
+        self._require()
+
+    def _require(self) -> None:
+        """Have a model at hand: what has been kept was satisfiable when it was kept."""
+        if self.check(keep=True) != "sat":
+            raise SolverError(f"z3 no longer finds what breaks `{self.claim.name}`; raise the time limit.")
 
     def decode(self, faults: tuple[str, ...]) -> Trace:
         system, w = self.system, self.writer

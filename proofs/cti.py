@@ -21,7 +21,6 @@ from proofs.queries import name_of
 from proofs.solvers import SolverError
 
 SCOPES = (1, 2, 3, 4)  # elements per sort, tried in turn; in the shipped systems every step can be taken from 3 on
-TIGHTENINGS = 400  # questions asked to empty the state before; a count and not a time, so that runs agree
 
 
 @dataclass(frozen=True)
@@ -54,13 +53,14 @@ def counterexample(system: System, transition_label: str, claim_name: str, assum
         known = [t.label for s in system.steps for t in s.transitions()]
         raise UsageError(f"there is no step `{transition_label}` in system `{system.name}`. "
                          f"{suggest(transition_label, known)}".strip())
+    formulas = Formulas(system)
     finders = [_Finder(system, claim, assumed, t, limit) for t in labelled]
     for size in SCOPES:
         for finder in finders:
             search = finder.search(dict.fromkeys(system.sorts, size))
             if search is not None:
                 search = finder.shrink(search)
-                finder.tighten(search)
+                search.tighten({*formulas.reads(claim), *formulas.reads_of(finder.transition.guard)})
                 return finder.confirmed(search.decode(()))
     return None
 
@@ -109,35 +109,6 @@ class _Finder:
                     break
                 search = smaller
         return search
-
-    def tighten(self, search: Search) -> None:
-        """Give places of the state before the first value of their sort, function by function and then one by one."""
-        writer = search.writer
-        formulas = Formulas(self.system)
-        relevant = formulas.reads(self.claim) | formulas.reads_of(self.transition.guard)
-        left = TIGHTENINGS
-        stubborn: list[tuple[str, list[str]]] = []
-        for func in sorted(self.system.funcs.values(), key=lambda f: f.name in relevant):
-            places = [""]
-            for arg in func.args:
-                places = [f"{p} {v}" for p in places for v in writer.values(arg)]
-            terms = [f"({func.name}@0{p})" if p else f"{func.name}@0" for p in places]
-            first = writer.values(func.sort)[0]
-            left -= 1
-            if search.check("".join(f"(assert (= {t} {first}))\n" for t in terms), keep=True) != "sat":
-                stubborn.append((first, terms))
-        for first, terms in stubborn:
-            self._require(search)
-            for term, value in zip(terms, search.values(terms), strict=True):
-                if value == first or left > 0:
-                    left -= value != first
-                    search.check(f"(assert (= {term} {first}))\n", keep=True)
-        self._require(search)
-
-    def _require(self, search: Search) -> None:
-        """Have a model at hand: what has been kept was satisfiable when it was kept."""
-        if search.check(keep=True) != "sat":
-            raise SolverError(f"z3 no longer finds the counterexample to `{self.claim.name}`; raise the time limit.")
 
     def confirmed(self, trace: Trace) -> Cti:
         """The counterexample, with the state after as the executable model makes it. Raises where it disagrees."""

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from model.ir import Claim, System
 from proofs.queries import Block, Query, QueryMaker, name_of
 from proofs.reuse import Meanings, Refuted, split
 from proofs.solvers import EAGERNESS, FAST_LIMIT, Answer, Cvc5Session, SolverError, Z3Session
+
+if TYPE_CHECKING:
+    from proofs.cti import Cti
 
 DEFAULT_LIMIT = 10.0
 
@@ -33,6 +38,7 @@ class Result:
     second: str = ""
     second_seconds: float = 0.0
     again: bool = False  # refuted earlier in this run, for another system (`reuse.py`)
+    cti: Cti | None = None  # for `sat`: the counterexample to induction, confirmed by the executable model
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,7 @@ def solve_batch(prelude: str, blocks: list[Block], settings: Settings) -> list[R
                 more = _insist(prelude, block.text() + query.goal, settings)
                 answer = replace(more, seconds=answer.seconds + more.seconds)
             result = Result(block.label, query.claim, answer.verdict, answer.core, answer.seconds)
-            if second is not None:
+            if second is not None and answer.verdict == "unsat":
                 result = _again(result, second, block, query, prelude, settings)
             results.append(result)
         z3.tell("(pop)")
@@ -104,38 +110,56 @@ def solve_batch(prelude: str, blocks: list[Block], settings: Settings) -> list[R
 
 
 def _insist(prelude: str, text: str, settings: Settings) -> Answer:
-    """Ask a query that a long session left open in sessions of its own: refutation first, then for a model, too."""
+    """Ask a query that a long session left open in sessions of its own, each with another eagerness to refute it."""
     seconds = 0.0
-    for eager in (*EAGERNESS, None):
-        limit = settings.limit if eager is None else min(FAST_LIMIT, settings.limit)
-        session = Z3Session(limit, fast=eager is not None, eager=eager or 0.0)
+    for eager in EAGERNESS:
+        session = Z3Session(min(FAST_LIMIT, settings.limit), fast=True, eager=eager)
         session.tell(prelude)
         answer = session.ask(text)
         seconds += answer.seconds
-        if answer.verdict != "unknown":
+        if answer.verdict == "unsat":
             break
     return replace(answer, seconds=seconds)
 
 
 def _again(result: Result, session: Cvc5Session, block: Block, query: Query, prelude: str, settings: Settings) -> Result:
-    """cvc5's word on the same query. What Z3 refuted is asked with the core only: if that is unsat, so is the whole.
+    """cvc5's word on a query that Z3 refuted. It is asked with the core only: if that is unsat, so is the whole.
 
     The session knows the block's context already.
     """
-    if result.verdict == "unsat":
-        answer = session.ask(block.assertions(result.core) + (query.goal if "goal" in result.core else ""))
-        if answer.verdict != "unsat":
-            finite = Cvc5Session(settings.limit, finite=True)
-            finite.tell(prelude)
-            more = finite.ask(block.text() + query.goal)
-            answer = replace(more, seconds=answer.seconds + more.seconds)
-    elif result.verdict == "sat":
-        finite = Cvc5Session(min(settings.limit, 5.0), finite=True)
+    answer = session.ask(block.assertions(result.core) + (query.goal if "goal" in result.core else ""))
+    if answer.verdict != "unsat":
+        finite = Cvc5Session(settings.limit, finite=True)
         finite.tell(prelude)
-        answer = finite.ask(block.text() + query.goal)
-    else:
-        answer = session.ask(block.assertions() + query.goal)
+        more = finite.ask(block.text() + query.goal)
+        answer = replace(more, seconds=answer.seconds + more.seconds)
     return replace(result, second=answer.verdict, second_seconds=answer.seconds)
+
+
+def press(system: System, prelude: str, block: Block, result: Result, settings: Settings) -> Result:
+    """Decide a query that could not be refuted quickly: by a counterexample in a small world, or with more patience."""
+    from proofs.cti import counterexample
+
+    begun = time.perf_counter()
+    (query,) = [q for q in block.queries if q.claim == result.claim]
+    if block.label != "init":
+        assumed = [n for n in block.assumed if n.partition("/")[0] in ("invariant", "theorem")]
+        try:
+            found = counterexample(system, block.label, result.claim, assumed, settings.limit)
+        except SolverError:
+            found = None
+        if found is not None:
+            spent = result.seconds + time.perf_counter() - begun
+            return replace(result, verdict="sat", core=(), seconds=spent, cti=found)
+    session = Z3Session(settings.limit, fast=False)
+    session.tell(prelude)
+    answer = session.ask(block.text() + query.goal)
+    pressed = replace(result, verdict=answer.verdict, core=answer.core, seconds=result.seconds + answer.seconds)
+    if answer.verdict != "unsat" or not settings.cross_check:
+        return pressed
+    second = Cvc5Session(settings.limit)
+    second.tell(prelude + block.context)
+    return _again(pressed, second, block, query, prelude, settings)
 
 
 def run_blocks(prelude: str, blocks: list[Block], settings: Settings, pool: ProcessPoolExecutor | None,
@@ -193,11 +217,14 @@ def prove(system: System, settings: Settings, pool: ProcessPoolExecutor | None =
     two_state = [c for n, c in system.transitions.items() if n in wanted]
     invariants = dict(system.invariants)
 
-    def run(blocks: list[Block]) -> list[Result]:
+    def run(blocks: list[Block], patient: bool = False) -> list[Result]:
+        """Ask what is not known yet; `patient` presses what stays open, and finds counterexamples."""
         ask, known = split(blocks, memory, meanings, settings.cross_check)
         if known and progress is not None:
             progress(len(known))
         fresh = run_blocks(maker.formulas.prelude, ask, settings, pool, progress)
+        if patient:
+            fresh = _pressed(system, maker.formulas.prelude, ask, fresh, settings, pool)
         if refuted is not None:
             for (block, query), result in zip(((b, q) for b in ask for q in b.queries), fresh, strict=True):
                 memory.add(meanings, block, query, result)
@@ -222,7 +249,7 @@ def prove(system: System, settings: Settings, pool: ProcessPoolExecutor | None =
         block = maker.step(t, candidates.values(), assumed, two_state)
         if block is not None:
             blocks.append(block)
-    answers = {(r.label, r.claim): r for r in run(blocks)}
+    answers = {(r.label, r.claim): r for r in run(blocks, patient=True)}
     keep(answers.values())
     proof.first_failing = [r for r in answers.values() if not _counts(r, settings)]
     while True:
@@ -262,6 +289,19 @@ def prove(system: System, settings: Settings, pool: ProcessPoolExecutor | None =
         else:
             proof.failing += [r for r in mine if not _counts(r, settings)]
     return proof
+
+
+def _pressed(system: System, prelude: str, blocks: list[Block], results: list[Result], settings: Settings,
+             pool: ProcessPoolExecutor | None) -> list[Result]:
+    """The results, with those that were not refuted decided with more effort."""
+    by_label = {b.label: b for b in blocks}
+    futures = {}
+    for k, r in enumerate(results):
+        if r.verdict != "unsat":
+            job = (system, prelude, by_label[r.label], r, settings)
+            futures[k] = press(*job) if pool is None else pool.submit(press, *job)
+    done = {k: f if isinstance(f, Result) else f.result() for k, f in futures.items()}
+    return [done.get(k, r) for k, r in enumerate(results)]
 
 
 def maker_axioms(maker: QueryMaker) -> set[str]:

@@ -170,15 +170,14 @@ class Case:
         """Counterexamples to induction for what failed first, with everything assumed; the rest fell with these."""
         from proofs.text import save_counterexample
 
-        assumed = [*self.system.invariants, *(n for n in proof.candidates if n in self.system.theorems)]
-        shown: list[str] = []
-        known = {**self.system.invariants, **self.system.claims()}
-        first = {r.claim: r for r in reversed(proof.first_failing) if r.label not in ("init", "follows")}
-        for claim, result in list(first.items())[:SHOWN]:
-            if claim in known:
-                shown.append(save_counterexample(self.system, result.label, claim, assumed, self.out / "induction" / claim))
         fell = ", ".join(dict.fromkeys(r.claim for r in proof.first_failing))
-        return "\n\n".join([f"Not inductive, with all invariants assumed: {fell}", *shown])
+        shown = [f"Not inductive, with all invariants assumed: {fell}"]
+        found = {r.claim: r.cti for r in reversed(proof.first_failing) if r.cti is not None}
+        for claim in [c for c in dict.fromkeys(r.claim for r in proof.first_failing) if c in found][:SHOWN]:
+            cti = found[claim]
+            assert cti is not None
+            shown.append(save_counterexample(self.system, cti, self.out / "induction" / claim))
+        return "\n\n".join(shown)
 
 
 @contextlib.contextmanager

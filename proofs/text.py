@@ -14,6 +14,7 @@ from model.machine import Machine
 from model.trace import Event, Trace, facts, named_args, replay, to_itf, to_jsonl
 from model.world import State, changes, elements, index_names
 from proofs import pictures
+from proofs.cti import Cti, describe
 from proofs.files import write_file
 
 
@@ -104,24 +105,15 @@ def save_trace(system: System, name: str, trace: Trace, folder: Path) -> str:
     return text + (f"\n{note}\n" if note else "") + f"\n  files: {folder}\n"
 
 
-def save_counterexample(system: System, label: str, claim: str, assumed: list[str], folder: Path) -> str:
-    """Look for a small counterexample to the induction of a claim over a step; write it as text and as pictures."""
-    from proofs.cti import counterexample, describe
-    from proofs.solvers import SolverError
-
-    where = f"{claim} after {label}"
-    try:
-        found = counterexample(system, label, claim, assumed)
-    except SolverError as error:
-        return f"{where}: no small counterexample to induction could be made ({error})"
-    if found is None:
-        return f"{where}: no counterexample to induction in the small worlds that were tried"
-    text = "counterexample to induction (its first state need not be reachable): " + describe(found, system)
+def save_counterexample(system: System, cti: Cti, folder: Path) -> str:
+    """Write a counterexample to induction as text and as pictures; gives the text, and where the files are."""
+    text = "counterexample to induction (its first state need not be reachable): " + describe(cti, system)
     write_file(folder / "cti.txt", text)
-    trace = Trace(system.name, (), claim, found.world, found.before, (found.event,))
-    before, after = (_picture_facts(system, trace, s) for s in (found.before, found.after))
+    label = cti.event.label
+    trace = Trace(system.name, (), cti.claim, cti.world, cti.before, (cti.event,))
+    before, after = (_picture_facts(system, trace, s) for s in (cti.before, cti.after))
     pictures.save(pictures.draw(before, f"before {label}"), folder / "before")
-    graph = pictures.draw(after, f"after {label}: {claim} is broken", pictures.changes(before, after), _culprits(after))
+    graph = pictures.draw(after, f"after {label}: {cti.claim} is broken", pictures.changes(before, after), _culprits(after))
     pictures.save(graph, folder / "after")
     return f"{text.rstrip()}\n  files: {folder}"
 
