@@ -7,6 +7,7 @@ as a path; a user's file may declare components of its own and use the shipped o
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,10 +38,18 @@ from model.operations import elaborate, generated_write, locals_spoken_of, point
 
 MAX_DEPTH = 150  # of a formula with its definitions written out
 MAX_SIZE = 100_000  # of the same
+TRIAL = "(components)"  # a system made up to check some components
 RESERVED = frozenset({"bool", "true", "false", "this", "next", "failed", AT, IDLE, CALL, POINT})
 # Names that mean something to Z3 or cvc5 already. Sorts, enums, constants, state and definitions reach them as they are.
-SOLVER_SORTS = frozenset(['Int', 'Bool', 'Real', 'Array', 'String', 'Set', 'Seq', 'RegLan', 'BitVec', 'List', 'Bag', 'Tuple', 'RoundingMode', 'FloatingPoint', 'Float16', 'Float32', 'Float64', 'Float128', 'Relation', 'UnitTuple', 'Unicode'])
-SOLVER_WORDS = frozenset(['_', 'let', 'as', 'par', 'match', 'forall', 'exists', 'lambda', 'select', 'store', 'distinct', 'ite', 'and', 'or', 'not', 'xor', 'abs', 'div', 'mod', 'sin', 'cos', 'tan', 'csc', 'sec', 'cot', 'arcsin', 'arccos', 'arctan', 'exp', 'sqrt', 'tuple', 'bag', 'concat', 'to_real', 'to_int', 'is_int', 'ubv_to_int', 'sbv_to_int', 'int_to_bv', 'bvnot', 'bvneg', 'bvand', 'bvor', 'bvxor', 'bvnand', 'bvnor', 'bvxnor', 'bvadd', 'bvsub', 'bvmul', 'bvudiv', 'bvurem', 'bvsdiv', 'bvsrem', 'bvsmod', 'bvshl', 'bvlshr', 'bvashr', 'bvult', 'bvule', 'bvugt', 'bvuge', 'bvslt', 'bvsle', 'bvsgt', 'bvsge', 'bvcomp', 'bvredor', 'bvredand', 'bvite', 'bvultbv', 'bvsltbv', 'bvnego', 'bvuaddo', 'bvsaddo', 'bvumulo', 'bvsmulo', 'bvusubo', 'bvssubo', 'bvsdivo', 'bvuaddo', 'bvsize', 'bvmulo', 'bv2nat', 'bv2int', 'nat2bv'])
+SOLVER_SORTS = frozenset(re.findall(r"\w+", """
+    Int Bool Real Array String Set Seq RegLan BitVec List Bag Tuple RoundingMode FloatingPoint Float16 Float32 Float64
+    Float128 Relation UnitTuple Unicode"""))
+SOLVER_WORDS = frozenset(re.findall(r"\w+", """
+    _ let as par match forall exists lambda select store distinct ite and or not xor abs div mod sin cos tan csc sec cot
+    arcsin arccos arctan exp sqrt tuple bag concat to_real to_int is_int ubv_to_int sbv_to_int int_to_bv bvnot bvneg bvand
+    bvor bvxor bvnand bvnor bvxnor bvadd bvsub bvmul bvudiv bvurem bvsdiv bvsrem bvsmod bvshl bvlshr bvashr bvult bvule
+    bvugt bvuge bvslt bvsle bvsgt bvsge bvcomp bvredor bvredand bvite bvultbv bvsltbv bvnego bvuaddo bvsaddo bvumulo
+    bvsmulo bvusubo bvssubo bvsdivo bvsize bv2nat bv2int nat2bv"""))
 SPEC = Path(__file__).resolve().parent.parent / "spec"
 
 
@@ -166,19 +175,33 @@ def check(paths: Iterable[Path]) -> list[Problem]:
     wanted = [n for n, h in library.home_of_system.items() if not given or Path(h).resolve() in homes]
     used = {c.name for n in wanted for c in _closure(library, library.systems[n], [])}
     loose = [n for n, h in library.home.items() if Path(h).resolve() in homes and n not in used]
-    if loose:
-        library.systems["(components)"] = s.System("(components)", tuple(s.Name(n, library.components[n].span)
-                                                   for n in loose), (), "", Span(str(given[0]), 0, 0))
-        wanted.append("(components)")
     errors: dict[Problem, None] = {}
-    for name in wanted:
+    for system in (*(library.systems[n] for n in wanted), *_tried(library, loose)):
+        library.systems[system.name] = system
         try:
-            problems.extend(w for w in build(library, name, ()).warnings if w not in problems)
+            problems.extend(w for w in build(library, system.name, ()).warnings if w not in problems)
         except RulesError as error:
             errors.update(dict.fromkeys(error.problems))
     if errors:
         raise _error(list(errors), library)
     return problems
+
+
+def _tried(library: Library, loose: list[str]) -> Iterator[s.System]:
+    """Systems for checking components that no system uses: one for each that none of the others uses.
+
+    Those that are left then use each other in a cycle.
+    """
+    used = {u.text for n in loose for u in library.components[n].uses}
+    groups = [[n] for n in loose if n not in used]
+    covered = {c.name for g in groups for n in g for c in _closure(library, _trial(library, [n]), [])}
+    groups.append([n for n in loose if n not in covered])
+    return (_trial(library, g) for g in groups if g)
+
+
+def _trial(library: Library, names: list[str]) -> s.System:
+    uses = tuple(s.Name(n, library.components[n].span) for n in names)
+    return s.System(TRIAL, uses, (), "", uses[0].span)
 
 
 def _error(problems: list[Problem], library: Library) -> RulesError:
@@ -426,7 +449,7 @@ def _expects(system: s.System, claims: dict[str, Claim], d: Declarations) -> dic
         else:
             expects[name.text] = verdict
     for name_, claim in claims.items():
-        if name_ not in expects and system.name != "(components)":
+        if name_ not in expects and system.name != TRIAL:
             d.problem(claim.span, f"system `{system.name}` does not say what it expects of theorem `{name_}`",
                       hint=f"Add `expect proved {name_}` or `expect refuted {name_}` to the system.")
     return expects
