@@ -292,8 +292,9 @@ def generated_write(item: s.StateItem, decls: Declarations) -> Step | None:
 MAX_PERFORMED = 200  # by one operation
 MAX_INSIDE = 50  # one in another
 MAX_LOCALS = 1000
-MAX_SIZE = 10_000  # of an argument or a `let`, with what it uses written out: names in all,
-MAX_DEPTH = 150  # and how deep
+MAX_SIZE = 10_000  # of a `let` with those that it uses written out: names in all,
+MAX_ARGUMENT = 1000  # of an argument with those that it uses written out,
+MAX_DEPTH = 150  # and how deep either may be
 
 
 class _Inliner:
@@ -338,7 +339,7 @@ class _Inliner:
             return []
         if self.full:
             return []
-        if any(_too_heavy(_weight(a, {})) for a in st.args):
+        if any(_too_heavy(_weight(a, {}), MAX_ARGUMENT) for a in st.args):
             self._problem(st.span, f"an argument of `{st.name}` is too large, with the arguments it uses written out",
                           hint="Perform fewer procedures in one another.")
             self.full = True
@@ -514,8 +515,8 @@ def _weight(expr: s.Expr, known: Mapping[str, tuple[int, int]]) -> tuple[int, in
     return 1 + sum(size for size, _ in parts), 1 + max((depth for _, depth in parts), default=0)
 
 
-def _too_heavy(weight: tuple[int, int]) -> bool:
-    return weight[0] > MAX_SIZE or weight[1] > MAX_DEPTH
+def _too_heavy(weight: tuple[int, int], limit: int = MAX_SIZE) -> bool:
+    return weight[0] > limit or weight[1] > MAX_DEPTH
 
 
 def _names_in(expr: s.Expr) -> set[str]:
