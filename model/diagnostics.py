@@ -59,7 +59,8 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 def render(problems: Sequence[Problem], sources: dict[str, str]) -> str:
     """All problems as text, each with file, line, column, source line and caret."""
-    lines = {file: sources.get(file, "").split("\n") for file in {p.span.file for p in problems}}  # as the parser counts them
+    # Lines as the parser counts them; each file is split once, for there may be thousands of problems.
+    lines = {file: sources.get(file, "").split("\n") for file in {p.span.file for p in problems}}
     return "\n\n".join(_render_one(p, lines[p.span.file]) for p in problems)
 
 

@@ -198,15 +198,19 @@ def replay(arguments: tuple[str, ...]) -> int:
 def interruptible() -> Iterator[None]:
     """Ends the process on Ctrl-C at once, whatever the solvers do: their code does not look at Python's signals.
 
-    The signal is blocked everywhere (processes started later inherit that) and waited for by a thread of its own.
+    The signal is blocked everywhere (processes started later inherit that) and waited for by a thread of its own. Once it
+    has come no further process is forked: one that the main thread starts after the others were killed would be left.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    forking = threading.Lock()
+    os.register_at_fork(before=forking.acquire, after_in_parent=forking.release, after_in_child=forking.release)
 
     def watch() -> None:
         signal.sigwait({signal.SIGINT})
+        forking.acquire(timeout=0.5)
         _end_workers()
         from proofs.report import drop_unfinished
 
@@ -216,6 +220,7 @@ def interruptible() -> Iterator[None]:
         os._exit(INTERRUPTED)
 
     def terminated(*_: object) -> None:
+        forking.acquire(timeout=0.5)
         _end_workers()
         os._exit(128 + signal.SIGTERM)
 

@@ -126,7 +126,7 @@ def runs(pid: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("after", [0.6, 1.5])
+@pytest.mark.parametrize("after", [0.6, 0.9, 1.5])
 def test_interrupt(after: float, tmp_path: Path) -> None:
     """Ctrl-C ends a proof at once: no half-written file and none of its processes is left."""
     process = start("prove", "hypervisor", "--jobs", "2", "--json", str(tmp_path / "p.json"))
