@@ -59,15 +59,16 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 def render(problems: Sequence[Problem], sources: dict[str, str]) -> str:
     """All problems as text, each with file, line, column, source line and caret."""
-    return "\n\n".join(_render_one(p, sources.get(p.span.file, "")) for p in problems)
+    # Lines as the parser counts them; each file is split once, for there may be thousands of problems.
+    lines = {file: sources.get(file, "").split("\n") for file in {p.span.file for p in problems}}
+    return "\n\n".join(_render_one(p, lines[p.span.file]) for p in problems)
 
 
-def _render_one(problem: Problem, source: str) -> str:
+def _render_one(problem: Problem, lines: list[str]) -> str:
     span = problem.span
     kind = "warning" if problem.warning else "error"
     place = f"{span.file}:{span.line}:{span.column}" if span.line else span.file
     parts = [f"{place}: {kind}: {problem.what}"]
-    lines = source.split("\n")  # as the parser counts them
     if 0 < span.line <= len(lines):
         text, caret = _window(lines[span.line - 1], span)
         parts.append(f"{span.line:5} | {text}")

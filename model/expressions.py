@@ -57,6 +57,7 @@ class Declarations:
     later: set[str] = field(default_factory=set)  # definitions that stand further down
     broken: set[str] = field(default_factory=set)  # declared with something wrong that is reported already
     depth: dict[str, int] = field(default_factory=dict)  # how deep a definition is with those it uses written out
+    size: dict[str, int] = field(default_factory=dict)  # and how large
 
     def problem(self, span: Span, what: str, expected: str = "", hint: str = "") -> None:
         self.problems.append(Problem(span, what, expected, hint))

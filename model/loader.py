@@ -7,6 +7,7 @@ as a path; a user's file may declare components of its own and use the shipped o
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,7 +37,19 @@ from model.ir import (
 from model.operations import elaborate, generated_write, locals_spoken_of, points_of
 
 MAX_DEPTH = 150  # of a formula with its definitions written out
+MAX_SIZE = 100_000  # of the same
+TRIAL = "(components)"  # a system made up to check some components
 RESERVED = frozenset({"bool", "true", "false", "this", "next", "failed", AT, IDLE, CALL, POINT})
+# Names that mean something to Z3 or cvc5 already. Sorts, enums, constants, state and definitions reach them as they are.
+SOLVER_SORTS = frozenset(re.findall(r"\w+", """
+    Int Bool Real Array String Set Seq RegLan BitVec List Bag Tuple RoundingMode FloatingPoint Float16 Float32 Float64
+    Float128 Relation UnitTuple Unicode"""))
+SOLVER_WORDS = frozenset(re.findall(r"\w+", """
+    _ let as par match forall exists lambda select store distinct ite and or not xor abs div mod sin cos tan csc sec cot
+    arcsin arccos arctan exp sqrt tuple bag concat to_real to_int is_int ubv_to_int sbv_to_int int_to_bv bvnot bvneg bvand
+    bvor bvxor bvnand bvnor bvxnor bvadd bvsub bvmul bvudiv bvurem bvsdiv bvsrem bvsmod bvshl bvlshr bvashr bvult bvule
+    bvugt bvuge bvslt bvsle bvsgt bvsge bvcomp bvredor bvredand bvite bvultbv bvsltbv bvnego bvuaddo bvsaddo bvumulo
+    bvsmulo bvusubo bvssubo bvsdivo bvsize bv2nat bv2int nat2bv"""))
 SPEC = Path(__file__).resolve().parent.parent / "spec"
 
 
@@ -130,7 +143,7 @@ def load(system: str, faults: Iterable[str] = ()) -> System:
     names = shipped_systems()
     if system in names:
         library = load_library()
-    elif path.suffix == ".rules" or path.exists():
+    elif path.suffix == ".rules" or (system and path.exists()):
         library = load_library([path])
         mine = [n for n in library.systems if _same(library.home_of_system[n], path)]
         if library.problems:
@@ -162,19 +175,33 @@ def check(paths: Iterable[Path]) -> list[Problem]:
     wanted = [n for n, h in library.home_of_system.items() if not given or Path(h).resolve() in homes]
     used = {c.name for n in wanted for c in _closure(library, library.systems[n], [])}
     loose = [n for n, h in library.home.items() if Path(h).resolve() in homes and n not in used]
-    if loose:
-        library.systems["(components)"] = s.System("(components)", tuple(s.Name(n, library.components[n].span)
-                                                   for n in loose), (), "", Span(str(given[0]), 0, 0))
-        wanted.append("(components)")
     errors: dict[Problem, None] = {}
-    for name in wanted:
+    for system in (*(library.systems[n] for n in wanted), *_tried(library, loose)):
+        library.systems[system.name] = system
         try:
-            problems.extend(w for w in build(library, name, ()).warnings if w not in problems)
+            problems.extend(w for w in build(library, system.name, ()).warnings if w not in problems)
         except RulesError as error:
             errors.update(dict.fromkeys(error.problems))
     if errors:
         raise _error(list(errors), library)
     return problems
+
+
+def _tried(library: Library, loose: list[str]) -> Iterator[s.System]:
+    """Systems for checking components that no system uses: one for each that none of the others uses.
+
+    Those that are left then use each other in a cycle.
+    """
+    used = {u.text for n in loose for u in library.components[n].uses}
+    groups = [[n] for n in loose if n not in used]
+    covered = {c.name for g in groups for n in g for c in _closure(library, _trial(library, [n]), [])}
+    groups.append([n for n in loose if n not in covered])
+    return (_trial(library, g) for g in groups if g)
+
+
+def _trial(library: Library, names: list[str]) -> s.System:
+    uses = tuple(s.Name(n, library.components[n].span) for n in names)
+    return s.System(TRIAL, uses, (), "", uses[0].span)
 
 
 def _error(problems: list[Problem], library: Library) -> RulesError:
@@ -236,7 +263,7 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
     for fault in faults:
         if fault not in known_faults:
             raise UsageError(f"system `{name}` has no fault `{fault}`. {suggest(fault, known_faults)} "
-                             f"It has: {', '.join(sorted(known_faults)) or 'none'}.")
+                             f"It has: {', '.join(sorted(known_faults)) or 'none'}.".replace("  ", " "))
         for change in known_faults[fault].changes:
             _apply(change, operations, d)
     for other in known_faults.values():
@@ -301,6 +328,7 @@ def _points_elsewhere(library: Library, components: list[s.Component]) -> Iterat
 
 def _unique(items: list[tuple[s.Component, s.Item]], d: Declarations) -> None:
     seen: dict[tuple[str, str], Span] = {}
+    declared = {i.name for _, i in items if isinstance(i, s.StateItem | s.DefineItem)}
     for _, item in items:
         if isinstance(item, s.FormulaItem):
             space = "claim" if item.kind not in ("init", "axiom") else ""
@@ -319,9 +347,20 @@ def _unique(items: list[tuple[s.Component, s.Item]], d: Declarations) -> None:
         for text, span in names:
             if text in RESERVED:
                 d.problem(span, f"`{text}` is a word of the language", hint="Choose another name.")
+            elif _means_something_to_solvers(text, item, declared):
+                d.problem(span, f"`{text}` means something else to the solvers", hint="Choose another name.")
             first = seen.setdefault((space, text), span)
             if first is not span:
                 d.problem(span, f"`{text}` is declared twice", hint=f"First at {first.file}:{first.line}.")
+
+
+def _means_something_to_solvers(name: str, item: s.Item, declared: set[str]) -> bool:
+    """Would a formula that uses the name say something else? `x_next` is how the state after a step is written."""
+    if isinstance(item, s.SortItem | s.EnumItem) and name == item.name and name in SOLVER_SORTS:
+        return True
+    if isinstance(item, s.FormulaItem | s.FaultItem | s.Operation):
+        return False
+    return name in SOLVER_WORDS or (name.endswith("_next") and name.removesuffix("_next") in declared)
 
 
 def _declare_sorts(items: list[tuple[s.Component, s.Item]], d: Declarations) -> None:
@@ -362,22 +401,26 @@ def _define(item: s.DefineItem, d: Declarations) -> None:
     if body is None:
         d.broken.add(item.name)
         return
-    d.depth[item.name] = _depth(body, d)
-    if d.depth[item.name] > MAX_DEPTH:
-        d.problem(item.span, f"`{item.name}` is more than {MAX_DEPTH} deep, with the definitions it uses written out",
+    d.depth[item.name], d.size[item.name] = _measure(body, d)
+    if d.depth[item.name] > MAX_DEPTH or d.size[item.name] > MAX_SIZE:
+        much = f"more than {MAX_DEPTH} deep" if d.depth[item.name] > MAX_DEPTH else "too large"
+        d.problem(item.span, f"`{item.name}` is {much}, with the definitions it uses written out",
                   hint="Keep chains of definitions short.")
         d.broken.add(item.name)
         return
     d.defs[item.name] = Definition(item.name, params, body, item.sort, item.doc)
 
 
-def _depth(term: Term, d: Declarations) -> int:
+def _measure(term: Term, d: Declarations) -> tuple[int, int]:
+    """Depth and size of a term with the definitions it uses written out."""
     if isinstance(term, Quant):
-        return 1 + _depth(term.body, d)
+        depth, size = _measure(term.body, d)
+        return 1 + depth, 1 + size
     if isinstance(term, App | Op | Use):
-        inside = max((_depth(a, d) for a in term.args), default=0)
-        return 1 + inside + (d.depth[term.name] if isinstance(term, Use) else 0)
-    return 1
+        inside = [_measure(a, d) for a in term.args]
+        own = (d.depth[term.name], d.size[term.name]) if isinstance(term, Use) else (0, 0)
+        return 1 + own[0] + max((n for n, _ in inside), default=0), 1 + own[1] + sum(n for _, n in inside)
+    return 1, 1
 
 
 def _claims(items: list[tuple[s.Component, s.Item]], d: Declarations) -> list[Claim]:
@@ -406,7 +449,7 @@ def _expects(system: s.System, claims: dict[str, Claim], d: Declarations) -> dic
         else:
             expects[name.text] = verdict
     for name_, claim in claims.items():
-        if name_ not in expects and system.name != "(components)":
+        if name_ not in expects and system.name != TRIAL:
             d.problem(claim.span, f"system `{system.name}` does not say what it expects of theorem `{name_}`",
                       hint=f"Add `expect proved {name_}` or `expect refuted {name_}` to the system.")
     return expects

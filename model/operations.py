@@ -6,6 +6,7 @@ one step and used in a later one is kept in a state function of its own, `operat
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from model import syntax as s
@@ -50,8 +51,11 @@ class OperationScope(Scope):
         self.segment = 0
         self.defined: dict[str, tuple[Value, int]] = {}
         self.saved: dict[str, tuple[Term, int]] = {}
+        self.weights: dict[str, tuple[int, int]] = {}
 
     def define(self, name: str, value: Value, span: Span) -> None:
+        if name == THIS.name:
+            self.decls.problem(span, f"`{name}` is a word of the language", hint="Choose another name.")
         if name in self.defined:
             self.decls.problem(span, f"`{name}` is defined twice in `{self.op}`", hint="Give one of them another name; "
                                "what is performed twice needs `as NAME`.")
@@ -195,7 +199,14 @@ def _statements(body: list[s.Statement], scope: OperationScope,
                 if cond is not None and known:
                     checks.append(Check("pick", cond, st.code or "?", var, undo, f"some {var.name}: {show(cond)}", st.span))
             case s.Let():
-                value = scope.value(st.value)
+                scope.weights[st.name] = _weight(st.value, scope.weights)
+                if _too_heavy(scope.weights[st.name]):
+                    scope.weights[st.name] = (1, 1)
+                    decls.problem(st.span, f"`{st.name}` is too large, with the values it uses written out",
+                                  hint="Keep chains of `let` short.")
+                    value = None
+                else:
+                    value = scope.value(st.value)
                 scope.define(st.name, Var(st.name, "?") if value is None else value, st.span)
             case s.Set():
                 updates.extend(_set(st, scope, decls))
@@ -281,6 +292,9 @@ def generated_write(item: s.StateItem, decls: Declarations) -> Step | None:
 MAX_PERFORMED = 200  # by one operation
 MAX_INSIDE = 50  # one in another
 MAX_LOCALS = 1000
+MAX_SIZE = 10_000  # of a `let` with those that it uses written out: names in all,
+MAX_ARGUMENT = 1000  # of an argument with those that it uses written out,
+MAX_DEPTH = 150  # and how deep either may be
 
 
 class _Inliner:
@@ -324,6 +338,11 @@ class _Inliner:
             self._problem(st.span, f"`{st.name}` performs itself: {cycle}")
             return []
         if self.full:
+            return []
+        if any(_too_heavy(_weight(a, {}), MAX_ARGUMENT) for a in st.args):
+            self._problem(st.span, f"an argument of `{st.name}` is too large, with the arguments it uses written out",
+                          hint="Perform fewer procedures in one another.")
+            self.full = True
             return []
         self.count += 1
         if self.count > MAX_PERFORMED or len(trail) > MAX_INSIDE:
@@ -478,6 +497,26 @@ def locals_spoken_of(expr: s.Expr) -> set[str]:
             case s.Name():
                 pass
     return found
+
+
+def _weight(expr: s.Expr, known: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
+    """Size and depth of an expression, with the named values in `known` written out."""
+    match expr:
+        case s.Name():
+            return known.get(expr.text, (1, 1))
+        case s.Index() | s.Call() | s.Operator():
+            parts = [_weight(a, known) for a in expr.args]
+        case s.Field():
+            parts = [_weight(expr.base, known)]
+        case s.Quantified():
+            parts = [_weight(expr.body, known)]
+        case s.Record():
+            parts = [_weight(v, known) for _, v in expr.fields]
+    return 1 + sum(size for size, _ in parts), 1 + max((depth for _, depth in parts), default=0)
+
+
+def _too_heavy(weight: tuple[int, int], limit: int = MAX_SIZE) -> bool:
+    return weight[0] > limit or weight[1] > MAX_DEPTH
 
 
 def _names_in(expr: s.Expr) -> set[str]:

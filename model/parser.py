@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -285,12 +286,15 @@ def parse_text(text: str, file: str) -> s.RulesFile:
 def parse_file(path: Path) -> tuple[s.RulesFile, str]:
     """The syntax tree and the text of the file at `path`. Raises `UsageError` when it cannot be read."""
     try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode) and not stat.S_ISDIR(about.st_mode):
+            raise UsageError(f"{path}: is not a regular file; rules are read from files.")
+        if about.st_size > MAX_BYTES and not stat.S_ISDIR(about.st_mode):
+            raise UsageError(f"{path}: {about.st_size:,} bytes is too large for a rules file (limit {MAX_BYTES:,}); "
+                             "split it into components.")
         raw = path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path}: cannot read this rules file ({error.strerror}); check the name.") from None
-    if len(raw) > MAX_BYTES:
-        raise UsageError(f"{path}: {len(raw):,} bytes is too large for a rules file (limit {MAX_BYTES:,}); "
-                         "split it into components.")
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from model.machine import Machine
 
 FORMAT = "bulkhead-trace/1"
+MAX_PLACES = 1_000_000  # of a state that is read
 
 
 class TraceError(UsageError):
@@ -113,6 +114,8 @@ def load_jsonl(path: Path, system: System) -> Trace:
         raise TraceError(f"{path}:1: not a trace; expected a header with format {FORMAT!r}.")
     try:
         head = rows[0]
+        if head.get("system") != system.name:
+            raise TraceError(f"{path}:1: a trace of system `{head.get('system')}`, not of `{system.name}`.")
         world = World({str(k): int(v) for k, v in head["world"]["sizes"].items()},
                       {str(k): int(v) for k, v in head["world"]["consts"].items()})
         if set(world.sizes) != set(system.sorts) or set(world.consts) != set(system.consts):
@@ -120,6 +123,8 @@ def load_jsonl(path: Path, system: System) -> Trace:
         if any(not 1 <= n <= 64 for n in world.sizes.values()) or any(
                 not 0 <= v < world.sizes[system.consts[c]] for c, v in world.consts.items()):
             raise TraceError(f"{path}:1: the sizes of the world must lie between 1 and 64, constants inside them.")
+        if sum(table_sizes(system, world)) > MAX_PLACES:
+            raise TraceError(f"{path}:1: the world has more than {MAX_PLACES:,} places; make it smaller.")
         state = [[0] * n for n in table_sizes(system, world)]
         names = {place(f.name, index_names(system, world, f.name, i)): (k, i, f.sort)
                  for k, f in enumerate(system.funcs.values()) for i in range(len(state[k]))}
@@ -143,7 +148,7 @@ def load_jsonl(path: Path, system: System) -> Trace:
             events.append(Event(row["call"], args))
         return Trace(str(head["system"]), tuple(map(str, head["faults"])), str(head["claim"]), world, state,
                      tuple(events), int(head.get("excluded", -1)))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise TraceError(f"{path}: malformed trace: {type(error).__name__} {error}.") from None
 
 

@@ -38,7 +38,7 @@ def command() -> None:
 def check(files: tuple[Path, ...]) -> int:
     """Parse and type check rules FILES (default: the shipped ones). Proves nothing."""
     for path in files:
-        if not path.is_file():
+        if not path.exists():
             raise UsageError(f"{path}: no such file.")
     warnings = loader.check(files)
     sources = {w.span.file: _source(w.span.file) for w in warnings}
@@ -53,16 +53,34 @@ def _source(name: str) -> str:
     return Path(name).read_text(errors="replace") if Path(name).is_file() else ""
 
 
+def _number(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
+    if value != value:  # not a number: a range lets it pass
+        raise click.BadParameter("nan is not a number of seconds.")
+    return value
+
+
+def _folder(folder: Path) -> None:
+    """Make a folder to write to; what stands in the way is told before any work is done for nothing."""
+    from proofs.report import writable
+
+    try:
+        writable(folder)
+    except FileExistsError:
+        raise UsageError(f"{folder}: is a file, not a folder.") from None
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot write files there ({error.strerror}).") from None
+
+
 @command.command()
 @click.argument("systems", nargs=-1, metavar="[SYSTEM]...")
 @click.option("--theorem", "theorems", multiple=True, metavar="T", help="Only this theorem (may be repeated).")
 @click.option("--fault", "faults", multiple=True, metavar="NAME", help="Lay a fault of the rules over the system.")
 @click.option("--cross-check/--no-cross-check", default=True, show_default=True, help="Let cvc5 decide again.")
-@click.option("--jobs", type=click.IntRange(1), default=None, metavar="N", help="Processes (default: one per CPU).")
+@click.option("--jobs", type=click.IntRange(1, 256), default=None, metavar="N", help="Processes (default: one per CPU).")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the verdicts.")
 @click.option("--why", metavar="THEOREM", help="Show what the proof of a theorem leans on.")
-@click.option("--limit", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, metavar="SECONDS",
-              help="Time for one query.")
+@click.option("--limit", type=click.FloatRange(0, 86400, min_open=True), default=10.0, show_default=True, metavar="SECONDS",
+              callback=_number, help="Time for one query.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
               help="Where traces and pictures of refuted theorems go (default: beside --json, else build).")
 def prove(systems: tuple[str, ...], theorems: tuple[str, ...], faults: tuple[str, ...], cross_check: bool,
@@ -81,9 +99,9 @@ def prove(systems: tuple[str, ...], theorems: tuple[str, ...], faults: tuple[str
     if json_file is not None:
         if json_file.is_dir():
             raise UsageError(f"{json_file}: is a folder; --json needs a file.")
-        report.writable(json_file.parent)
+        _folder(json_file.parent)
     if out is not None:
-        report.writable(out)
+        _folder(out)
     settings = Settings(limit, jobs or os.cpu_count() or 2, cross_check)
     pool = make_pool(settings.jobs)
     reports: list[SystemReport] = []
@@ -143,7 +161,7 @@ def attack(system: str, theorem: str | None, faults: tuple[str, ...], out: Path)
         if not names:
             raise UsageError(f"no theorem of `{loaded.name}` is expected to be refuted; name one, or give a --fault. "
                              f"Theorems: {', '.join(loaded.claims())}. Faults: {', '.join(loaded.faults) or 'none'}.")
-    report.writable(out)
+    _folder(out)
     for name in names:
         trace, _ = report.search(loaded, name, faults)
         if trace is not None:
@@ -159,11 +177,10 @@ def attack(system: str, theorem: str | None, faults: tuple[str, ...], out: Path)
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where the files go.")
 def export(system: str, faults: tuple[str, ...], out: Path) -> int:
     """Write each query of SYSTEM as a standalone SMT-LIB 2 file."""
-    from proofs import report
     from proofs.export import export as write
 
     loaded = loader.load(system, faults)
-    report.writable(out)
+    _folder(out)
     click.echo(f"{write(loaded, out)} queries of {loaded.name} written to {out}.")
     return GOOD
 
@@ -181,15 +198,19 @@ def replay(arguments: tuple[str, ...]) -> int:
 def interruptible() -> Iterator[None]:
     """Ends the process on Ctrl-C at once, whatever the solvers do: their code does not look at Python's signals.
 
-    The signal is blocked everywhere (processes started later inherit that) and waited for by a thread of its own.
+    The signal is blocked everywhere (processes started later inherit that) and waited for by a thread of its own. Once it
+    has come no further process is forked: one that the main thread starts after the others were killed would be left.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    forking = threading.Lock()
+    os.register_at_fork(before=forking.acquire, after_in_parent=forking.release, after_in_child=forking.release)
 
     def watch() -> None:
         signal.sigwait({signal.SIGINT})
+        forking.acquire(timeout=0.5)
         _end_workers()
         from proofs.report import drop_unfinished
 
@@ -199,6 +220,7 @@ def interruptible() -> Iterator[None]:
         os._exit(INTERRUPTED)
 
     def terminated(*_: object) -> None:
+        forking.acquire(timeout=0.5)
         _end_workers()
         os._exit(128 + signal.SIGTERM)
 

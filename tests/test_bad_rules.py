@@ -46,6 +46,8 @@ def deep(operator: str, count: int = 5000) -> str:
 CHAIN = "".join(f"define d{k}(t: Thing) = not d{k - 1}(t)\n" for k in range(1, 2000))
 PROCEDURES = "".join(f"procedure p{k}(t: Thing)\n    perform p{k - 1}(t)\n    perform p{k - 1}(t)\n" for k in range(1, 40))
 
+LETS = "request go(t: Thing)\n    let a0 = marked[t]\n"
+
 # What `check` says of a file.
 BAD: dict[str, str | bytes] = {
     "empty": "",
@@ -75,6 +77,19 @@ BAD: dict[str, str | bytes] = {
     "deep_definitions": small("define d0(t: Thing) = marked[t]\n" + CHAIN),
     "deep_procedures": small("procedure p0(t: Thing)\n    set marked[t] = true\n" + PROCEDURES
                              + "request go(t: Thing)\n    perform p39(t)\n"),
+    "deep_lets": small(LETS + "".join(f"    let a{k} = a{k - 1} iff marked[t]\n" for k in range(1, 300))
+                       + "    require a299 else EPERM\n    set marked[t] = true\n"),
+    "doubling_lets": small(LETS + "".join(f"    let a{k} = a{k - 1} iff a{k - 1}\n" for k in range(1, 60))
+                           + "    require a59 else EPERM\n    set marked[t] = true\n"),
+    "doubling_definitions": small("define d0(t: Thing) = marked[t]\n" + "".join(
+        f"define d{k}(t: Thing) = d{k - 1}(t) iff d{k - 1}(t)\n" for k in range(1, 60))),
+    "doubling_arguments": small("procedure p0(b: bool, t: Thing)\n    set marked[t] = b\n" + "".join(
+        f"procedure p{k}(b: bool, t: Thing)\n    perform p{k - 1}((b iff b), t)\n" for k in range(1, 45))
+        + "request go(t: Thing)\n    perform p44(marked[t], t)\n"),
+    "words_of_solvers": small("sort Int \"a number\"\nenum List = select | let\nconst store: Thing\nstate abs: bool\n"
+                              "define ite(t: Thing) = marked[t]\nstate colour_next[Thing]: bool\nstate Set: bool\n"),
+    "this_as_a_parameter": small("request go(this: Thing)\n    set marked[this] = true\n  step second\n"
+                                 "    set marked[this] = false\n"),
     "unknown_names": small("invariant one forall t: Thing. colr[t] = red\n"
                            "invariant two forall t: Thing. colour[t] = gren\n"
                            "invariant three forall t: Thing. is_rod(t)\n"
@@ -229,6 +244,37 @@ def test_too_large(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         loader.check([path])
     compare("too_large", str(caught.value), tmp_path)
+
+
+@pytest.mark.parametrize("special", ["/dev/zero", "/dev/null"])
+def test_no_regular_file(special: str) -> None:
+    with pytest.raises(UsageError, match="is not a regular file"):
+        loader.load(special)
+
+
+def test_large_files_take_seconds(tmp_path: Path) -> None:
+    """A file just below the limit is read; one of nonsense is refused."""
+    path = tmp_path / "large.rules"
+    line = "-- " + "x" * 96 + "\n"
+    path.write_text(line * 15_000 + small("".join(f"state s{k}[Thing]: bool\n" for k in range(2000))))
+    begun = time.monotonic()
+    assert loader.check([path]) == []
+    path.write_text("((" * 900_000)
+    with pytest.raises(RulesError, match="nested more than"):
+        loader.check([path])
+    path.write_text("a" * 1_900_000)
+    with pytest.raises(RulesError, match="does not fit here"):
+        loader.check([path])
+    path.write_text("component a \"x\"\n" + "sort T \"a\"\n" * 20_000)
+    with pytest.raises(RulesError, match="declared twice"):
+        loader.check([path])
+    assert time.monotonic() - begun < 20
+
+
+def test_unrelated_components_may_use_the_same_names(tmp_path: Path) -> None:
+    path = tmp_path / "two.rules"
+    path.write_text(HEAD + HEAD.replace("component small", "component other"))
+    assert loader.check([path]) == []
 
 
 def test_no_file_and_no_system(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from proofs import cli
 
 GT = str(Path(__file__).parent / "benchmarks" / "gt.rules")
 
@@ -51,14 +55,39 @@ def test_fault_is_not_as_expected(tmp_path: Path) -> None:
     assert run("prove", GT, "--fault", "b1", "--out", str(tmp_path))[0] == 1
 
 
-@pytest.mark.parametrize("arguments", [
-    ("prove", "nonesuch"), ("prove", GT, "--theorem", "nonesuch"), ("prove", GT, "--fault", "nonesuch"),
-    ("check", "nonesuch.rules"), ("prove", GT, "--jobs", "0"), ("nonesuch",),
-    ("export", GT, "--out", f"{GT}/below"), ("prove", GT, "--json", f"{GT}/p.json"),
-])
-def test_bad_use(arguments: tuple[str, ...]) -> None:
-    code, _, err = run(*arguments)
-    assert code == 2 and err.strip()
+BAD_USE = [
+    # system, theorem, fault, file
+    "prove nonesuch", "attack nonesuch --out OUT", "export nonesuch --out OUT", "prove FOLDER",
+    "prove /dev/zero", "prove ''",
+    "prove GT --theorem nonesuch", "prove GT --why nonesuch", "attack GT nonesuch --out OUT", "attack GT --out OUT",
+    "prove GT --fault nonesuch", "attack GT --fault nonesuch --out OUT", "export GT --fault nonesuch --out OUT",
+    "check nonesuch.rules", "check FOLDER", "check /dev/null", "replay nonesuch.jsonl", "replay FOLDER", "replay GT",
+    # places that cannot be written to
+    "prove GT --json FOLDER", "prove GT --json FILE/p.json", "prove GT --json /proc/p.json", "prove GT --out FILE",
+    "prove GT --out FILE/below", "prove GT --out /proc/below", "attack GT cover --out FILE",
+    "attack GT cover --out /proc/below",
+    "export GT --out FILE/below", "export GT --out /proc/below",
+    # commands and options
+    "nonesuch", "prove GT --nonesuch", "attack GT cover", "export GT", "attack", "replay", "prove GT --jobs 0",
+    "prove GT --jobs many", "prove GT --jobs 1000000000", "prove GT --limit 0", "prove GT --limit -1",
+    "prove GT --limit nan",
+    "prove GT --limit inf", "prove GT --json", "replay --nonesuch x",
+]
+
+
+@pytest.mark.parametrize("line", BAD_USE)
+def test_bad_use(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """One message and exit code 2, and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FOLDER").mkdir()
+    (tmp_path / "FILE").write_text("")
+    assert cli.run([GT if word == "GT" else word for word in shlex.split(line)]) == 2
+    said = capfd.readouterr()
+    assert said.out == ""
+    messages = [m for m in said.err.splitlines() if m and not m.lower().startswith(("usage:", "try "))]
+    assert len(messages) == 1 and len(messages[0]) > 20
+    assert not any(word in said.err for word in ("Traceback", "Recursion", "internal error", "Errno"))
+    assert {p.name for p in tmp_path.rglob("*")} <= {"FOLDER", "FILE", "OUT"}
 
 
 def test_check(tmp_path: Path) -> None:
@@ -75,11 +104,61 @@ def test_export(tmp_path: Path) -> None:
     assert "(set-logic ALL)" in text and text.rstrip().endswith("(check-sat)")
 
 
-def test_interrupt(tmp_path: Path) -> None:
-    process = start("prove", "hypervisor", "--json", str(tmp_path / "p.json"))
-    time.sleep(1.5)
+def descendants(pid: int) -> set[int]:
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = int(entry.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(entry.parent.name))
+    found: set[int] = set()
+    todo = [pid]
+    while todo:
+        more = children.get(todo.pop(), [])
+        found.update(more)
+        todo += more
+    return found
+
+
+def runs(pid: int) -> bool:
+    """Is there such a process that has not ended? One that nobody has asked about yet is a zombie."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+@pytest.mark.parametrize("after", [0.6, 0.9, 1.5])
+def test_interrupt(after: float, tmp_path: Path) -> None:
+    """Ctrl-C ends a proof at once: no half-written file and none of its processes is left."""
+    process = start("prove", "hypervisor", "--jobs", "2", "--json", str(tmp_path / "p.json"))
+    time.sleep(after)
+    assert process.poll() is None
+    children = descendants(process.pid)
     process.send_signal(signal.SIGINT)
     begun = time.monotonic()
-    process.communicate(timeout=20)
-    assert process.returncode == 130 and time.monotonic() - begun < 2
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130 and time.monotonic() - begun < 1
+    assert err.endswith("Interrupted.\n") and "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+    assert children or after < 1
+    while any(map(runs, children)) and time.monotonic() - begun < 1:  # killed, but the kernel is still at it
+        time.sleep(0.01)
+    assert not [pid for pid in children if runs(pid)]
+
+
+@pytest.mark.parametrize("arguments", [("check",), ("prove", GT, "--jobs", "1", "--no-cross-check"), ("--help",)])
+def test_nobody_reads(arguments: tuple[str, ...]) -> None:
+    """A reader that goes away (`bulkhead check | head -0`) is no reason for a traceback."""
+    process = start(*arguments)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=60) in (0, 1)
+    assert "Traceback" not in err and "Exception" not in err and "rror" not in err
+
+
+def test_full_disk() -> None:
+    with open("/dev/full", "w") as full:
+        process = subprocess.run([sys.executable, "-m", "proofs.cli", "check", GT], stdout=full, stderr=subprocess.PIPE,
+                                 text=True, cwd=Path(__file__).parent.parent, timeout=60)
+    assert process.returncode == 2 and process.stderr == "bulkhead: No space left on device.\n"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -355,6 +356,26 @@ def test_malformed_traces_are_named_by_file_and_line(trace: Trace, faulty: Machi
                                                      text: str, says: str) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text(_with(to_jsonl(trace, faulty.system, faulty).splitlines(), number, text))
+    with pytest.raises(TraceError, match=says):
+        load_jsonl(path, faulty.system)
+
+
+@pytest.mark.parametrize(("old", "new", "says"), [
+    ('"Domain": 3', '"Domain": Infinity', "malformed trace"), ('"Domain": 3', '"Domain": 64', "more than 1,000,000 places"),
+    ('"system": "gt"', '"system": "other"', r"t\.jsonl:1: a trace of system `other`"),
+    ('"system": "gt"', '"system": ["gt"]', r"t\.jsonl:1: a trace of system"),
+    ('"faults": ["b1"]', '"faults": 1', "malformed trace"),
+])
+def test_headers_that_cannot_be_are_refused(trace: Trace, faulty: Machine, tmp_path: Path, old: str, new: str,
+                                            says: str) -> None:
+    text = to_jsonl(trace, faulty.system, faulty)
+    assert old in text
+    path = tmp_path / "t.jsonl"
+    text = text.replace(old, new)
+    if "64" in new:  # each sort alone is small enough
+        for sort in ("Frame", "Ref", "Process", "Call"):
+            text = re.sub(rf'"{sort}": \d+', f'"{sort}": 64', text, count=1)
+    path.write_text(text)
     with pytest.raises(TraceError, match=says):
         load_jsonl(path, faulty.system)
 

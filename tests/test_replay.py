@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import lzma
 from pathlib import Path
 
 import pytest
 
-from proofs.replay.driver import main, replay
+from proofs.replay.driver import BadRecording, main, read_recording, replay
 
 RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.jsonl.xz"))
 
@@ -44,6 +45,38 @@ def test_malformed_files_give_one_message(tmp_path: Path, text: str, capsys: pyt
     path.write_text(text)
     assert main([str(path)]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(("name", "data", "says"), [
+    ("x.jsonl.xz", b"", "end too early"), ("x.jsonl.xz", b"no xz at all", "not supported"),
+    ("x.jsonl.xz", lzma.compress(HEADER.encode())[:-20], "end too early"),
+    ("x.jsonl.xz", lzma.compress(b"\xff\xfe"), "not UTF-8"), ("x.jsonl", b"\x7fELF\xff", "not UTF-8"),
+    ("x.jsonl", HEADER[:30].encode(), "not JSON"), ("x.jsonl", b"[" * 100_000, "nested too deep"),
+    ("x.jsonl", HEADER.encode() + b'{"op":"map","a":{"by":' + b"1" * 5000 + b"}}", "too long a number"),
+    ("x.jsonl", HEADER.encode() + b'{"i":0,"op":"mkdom","a":{"n":["A"]}}', "operation 0, mkdom: cannot be replayed"),
+    ("x.jsonl", HEADER.encode() + b'{"i":0,"op":"mkdom","a":{"n":"A"},"e":{"A":{}}}', "operation 0, mkdom"),
+])
+def test_broken_files_say_what_is_wrong(tmp_path: Path, name: str, data: bytes, says: str,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / name).write_bytes(data)
+    assert main([str(tmp_path / name)]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("bulkhead replay: ") and says in line and name in line
+
+
+def test_recordings_that_unpack_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proofs.replay.driver.MAX_BYTES", 1000)
+    (tmp_path / "x.jsonl.xz").write_bytes(lzma.compress(b" " * 1_000_000))
+    with pytest.raises(BadRecording, match="more than 1,000 bytes"):
+        read_recording(tmp_path / "x.jsonl.xz")
+
+
+def test_a_report_that_cannot_be_written_is_told_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    for target in (tmp_path, tmp_path / "file" / "x.json", Path("/proc/x.json")):
+        assert main([str(RECORDED[0]), "--json", str(target)]) == 2
+        said = capsys.readouterr()
+        assert said.out == "" and str(target) in said.err
 
 
 def test_missing_file_and_no_file() -> None:

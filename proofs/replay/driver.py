@@ -9,18 +9,17 @@ from __future__ import annotations
 import argparse
 import json
 import lzma
-import struct
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from impl.xen.machine import Livelock
 from proofs.replay.compare import differences, explained, load_known
 from proofs.replay.ops import execute
 from proofs.replay.rig import Rig
 
 FORMAT: Final = "xen-gnt-oracle/1"
+MAX_BYTES: Final = 100_000_000
 
 
 class BadRecording(Exception):
@@ -30,10 +29,21 @@ class BadRecording(Exception):
 def read_recording(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Header and operations of a recording; BadRecording with a one-line reason."""
     try:
-        raw = path.read_bytes()
-        text = (lzma.decompress(raw) if path.suffix == ".xz" else raw).decode()
-    except (OSError, lzma.LZMAError, UnicodeDecodeError) as exc:
-        raise BadRecording(f"{path}: {exc}") from exc
+        if not path.exists():
+            raise BadRecording(f"{path}: no such file")
+        if not path.is_file():
+            raise BadRecording(f"{path}: is not a file")
+        with lzma.open(path) if path.suffix == ".xz" else path.open("rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+        text = raw.decode()
+    except EOFError as exc:
+        raise BadRecording(f"{path}: the compressed data end too early") from exc
+    except UnicodeDecodeError as exc:
+        raise BadRecording(f"{path}: not a recording: byte {exc.start} is not UTF-8 text") from exc
+    except (OSError, lzma.LZMAError) as exc:
+        raise BadRecording(f"{path}: cannot be read ({getattr(exc, 'strerror', None) or exc})") from exc
+    if len(raw) > MAX_BYTES:
+        raise BadRecording(f"{path}: more than {MAX_BYTES:,} bytes of text; split the recording")
     lines: list[dict[str, Any]] = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
@@ -42,6 +52,8 @@ def read_recording(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             value = json.loads(line)
         except json.JSONDecodeError as exc:
             raise BadRecording(f"{path}:{number}: not JSON: {exc.msg}") from exc
+        except (ValueError, RecursionError) as exc:  # a number of thousands of digits, thousands of brackets
+            raise BadRecording(f"{path}:{number}: not a line of a recording: too long a number or nested too deep") from exc
         if not isinstance(value, dict):
             raise BadRecording(f"{path}:{number}: not an object")
         lines.append(value)
@@ -66,11 +78,14 @@ def replay(path: Path, verbose: bool = False) -> dict[str, Any]:
         skip: set[str] = set()
         try:
             result = execute(rig, item["op"], item["a"], skip)
-        except (LookupError, ValueError, TypeError, AssertionError, struct.error, MemoryError, Livelock) as exc:
-            raise BadRecording(f"{path}: operation {item.get('i')}: cannot be replayed: {exc}") from exc
-        for diff in differences(rig, item, result, skip):
-            reason = explained(known, item["op"], diff)
-            if reason is not None:
+            differing = differences(rig, item, result, skip)
+        except Exception as exc:  # whatever an argument of the wrong kind does to the implementation's Python
+            reason = " ".join(str(exc).split()) or "an argument it cannot have"
+            raise BadRecording(f"{path}: operation {item.get('i')}, {item['op']}: cannot be replayed: "
+                               f"{type(exc).__name__}: {reason[:200]}") from exc
+        for diff in differing:
+            told_of = explained(known, item["op"], diff)
+            if told_of is not None:
                 told += 1
             else:
                 found += 1
@@ -91,6 +106,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2 if exc.code else 0
     results = []
     try:
+        if args.json is not None:
+            from proofs.report import writable, write_file
+
+            if args.json.is_dir():
+                raise BadRecording(f"{args.json}: is a folder; --json needs a file")
+            try:
+                writable(args.json.parent)
+            except OSError as exc:
+                raise BadRecording(f"{args.json}: cannot be written ({exc.strerror})") from exc
         for path in args.files:
             result = replay(path)
             report = result.pop("report")
@@ -100,9 +124,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             for line in report[:40]:
                 print("  " + line)
         if args.json is not None:
-            args.json.write_text(json.dumps({"files": results}, indent=1) + "\n")
-    except (BadRecording, OSError) as exc:
-        print(f"replay: {exc}", file=sys.stderr)
+            write_file(args.json, json.dumps({"files": results}, indent=1) + "\n")
+    except BadRecording as exc:
+        print(f"bulkhead replay: {exc}.", file=sys.stderr)
         return 2
     return 1 if any(result["differences"] for result in results) else 0
 

@@ -1,0 +1,453 @@
+"""The language and its reference: every example of `spec/README.md` is checked, and together they use all of the grammar.
+
+The blocks of one chapter make one rules file. What the reference says of the meaning of rules (simultaneous assignment,
+order of checks, undo, batches, ...) is tried here on the executable model, and its claims on expected verdicts are proved.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lark import Lark
+
+from model import loader
+from model.ir import System
+from model.machine import Machine
+from model.parser import GRAMMAR
+from model.walk import Caller, Outcome, caller_of, walk
+from model.world import State, World
+from proofs.attack import find_attack
+from proofs.induction import Settings, prove
+
+REFERENCE = Path(__file__).parent.parent / "spec" / "README.md"
+
+
+def chapters() -> dict[str, str]:
+    """The rules of each chapter of the reference, by its title."""
+    out = {}
+    for part in re.split(r"^## ", REFERENCE.read_text(), flags=re.MULTILINE)[1:]:
+        blocks = re.findall(r"^```rules\n(.*?)^```$", part, flags=re.MULTILINE | re.DOTALL)
+        if blocks:
+            out[part.split("\n")[0]] = "\n".join(blocks)
+    return out
+
+
+CHAPTERS = chapters()
+
+
+def library(title: str, folder: Path) -> loader.Library:
+    path = folder / "example.rules"
+    path.write_text(CHAPTERS[title])
+    return loader.load_library([path])
+
+
+# The examples.
+
+
+@pytest.mark.parametrize("title", CHAPTERS)
+def test_examples_are_good(title: str, tmp_path: Path) -> None:
+    path = tmp_path / "example.rules"
+    path.write_text(CHAPTERS[title])
+    assert loader.check([path]) == []
+
+
+@pytest.mark.parametrize("title", CHAPTERS)
+def test_expected_verdicts(title: str, tmp_path: Path) -> None:
+    """What a system of the reference expects is so."""
+    lib = library(title, tmp_path)
+    for name, home in lib.home_of_system.items():
+        if home != str(tmp_path / "example.rules"):
+            continue
+        system = loader.build(lib, name, ())
+        proof = prove(system, Settings(jobs=1, cross_check=False))
+        for claim, verdict in system.expects.items():
+            assert (claim in proof.proved) == (verdict == "proved"), (name, claim)
+            if verdict == "refuted":
+                assert find_attack(system, claim, ()) is not None
+
+
+@pytest.mark.parametrize("component", ["values", "order"])
+def test_invariants_of_examples(component: str, tmp_path: Path) -> None:
+    """Invariants of components that no system uses hold, too."""
+    system = example(component, tmp_path)
+    assert system.invariants
+    proof = prove(system, Settings(jobs=1, cross_check=False))
+    assert proof.standing >= set(system.invariants)
+
+
+def used_rules(texts: list[str]) -> tuple[set[Any], set[Any]]:
+    """All rules of the compiled grammar (every alternative is one), and those that parsing the texts used."""
+    lark = Lark(GRAMMAR.read_text(), parser="lalr", maybe_placeholders=True)
+    callbacks = lark.parser.parser.parser.callbacks
+    used: set[Any] = set()
+
+    def noted(rule: Any, made: Any) -> Any:
+        def call(children: Any) -> Any:
+            used.add(rule)
+            return made(children)
+        return call
+
+    for rule, made in list(callbacks.items()):
+        callbacks[rule] = noted(rule, made)
+    for text in texts:
+        lark.parse(text)
+    return set(lark.rules), used
+
+
+def test_reference_uses_all_of_the_grammar() -> None:
+    """Every rule and alias of the grammar; every part of it, and where a part may be left out, once without it."""
+    rules, used = used_rules(list(CHAPTERS.values()))
+    missing = []
+    for key in sorted({(str(r.origin.name), r.alias or "") for r in rules}):
+        forms = [{s.name for s in r.expansion} for r in rules if (str(r.origin.name), r.alias or "") == key]
+        seen = [{s.name for s in r.expansion} for r in used if (str(r.origin.name), r.alias or "") == key]
+        if key[0].startswith("__") or key[0] == "start":  # repetitions; a file cannot be empty
+            continue
+        if not seen:
+            missing.append(f"{key}: never")
+            continue
+        optional = set.union(*forms) - set.intersection(*forms)
+        if key[0] in ("require_stmt", "pick_stmt"):  # the checker wants the code that the grammar lets go
+            optional -= {"ELSE", "NAME"}
+        missing += [f"{key}: never with {s}" for s in sorted(set.union(*forms) - set.union(*seen))]
+        missing += [f"{key}: never without {s}" for s in sorted(optional & set.intersection(*seen))]
+    assert not missing, "\n".join(missing)
+
+
+def example(component: str, folder: Path) -> System:
+    """The component of the reference as a system of its own."""
+    title = next(t for t, text in CHAPTERS.items() if f"\ncomponent {component} " in f"\n{text}")
+    lib = library(title, folder)
+    lib.systems[loader.TRIAL] = loader._trial(lib, [component])
+    return loader.build(lib, loader.TRIAL, ())
+
+
+def rules(text: str, folder: Path) -> System:
+    """A system of its own from the items of one component."""
+    path = folder / "try.rules"
+    path.write_text(f'component try "Tried."\nsort Thing "a thing"\n{text}\nsystem try "Tried." uses try\n')
+    return loader.load(str(path))
+
+
+class Tried:
+    """A system in a world with so many elements of each sort, its calls, and its state by the names of places."""
+
+    def __init__(self, system: System, sizes: int = 3, **more: int) -> None:
+        self.system = system
+        self.machine = Machine(system, World({s: more.get(s, sizes) for s in system.sorts}, dict.fromkeys(system.consts, 0)))
+        self.caller: Caller = caller_of(self.machine)
+        self.state: State = self.machine.empty_state()
+
+    def table(self, place: str) -> list[int]:
+        return self.state[list(self.system.funcs).index(place)]
+
+    def call(self, label: str, **args: int) -> Outcome:
+        """Make the call; the machine's transitions agree with what the caller says of it."""
+        before = [list(t) for t in self.state]
+        out = self.caller.call(self.state, label, args)
+        again = [list(t) for t in before]
+        taken = label if out.code == "okay" else ""
+        if taken:
+            assert self.machine.fire(again, label, args | out.picks)
+            assert again == self.state
+        else:
+            tried = [t for t in self.machine.transitions if t == label or t.startswith(f"{label}!")]
+            given = {**args, **out.picks}
+            fired = [t for t in tried if t != label and all(p.name in given for p in self.machine.transitions[t].params)
+                     and self.machine.can_fire(before, t, given)]
+            states = []
+            for t in fired:
+                states.append([list(table) for table in before])
+                self.machine.fire(states[-1], t, given)
+            assert self.state in (states or [before])
+        return out
+
+
+# What rules mean.
+
+
+def test_all_is_read_before_all_is_assigned(tmp_path: Path) -> None:
+    tried = Tried(example("order", tmp_path))
+    tried.table("holds")[:] = [1, 2]
+    assert tried.call("swap").code == "okay"
+    assert tried.table("holds") == [2, 1]
+
+
+def test_checks_and_locals_read_the_state_before_the_step(tmp_path: Path) -> None:
+    tried = Tried(rules("""state on[Thing]: bool
+state copy[Thing]: bool
+request go(t: Thing) -> bool
+    set on[t] = true
+    require not on[t] else EBUSY
+    let was = on[t]
+    set copy[t] = was
+    return on[t]
+""", tmp_path))
+    out = tried.call("go", t=1)
+    assert (out.code, out.result) == ("okay", 0)
+    assert tried.table("on") == [0, 1, 0] and tried.table("copy") == [0, 0, 0]
+    assert tried.call("go", t=1).code == "EBUSY"
+
+
+@pytest.mark.parametrize(("first", "second", "left"), [
+    ("set on[s] = false for all s: Thing", "set on[t] = true", [0, 1, 0]),
+    ("set on[t] = true", "set on[s] = false for all s: Thing", [0, 0, 0]),
+    ("set on[t] = false", "set on[t] = true", [1, 1, 1]),
+    ("set on[t] = true", "set on[t] = false", [1, 0, 1]),
+    ("set on[t] = false", "set on[t] = true where not on[t]", [1, 0, 1]),
+    ("set box[t] = { on: true, of: t }", "set box[t].on = false", [1, 1, 1]),
+])
+def test_the_later_assignment_wins(first: str, second: str, left: list[int], tmp_path: Path) -> None:
+    tried = Tried(rules(f"""state on[Thing]: bool
+state box[Thing]: {{ on: bool, of: Thing }}
+request go(t: Thing)
+    {first}
+    {second}
+""", tmp_path))
+    tried.table("on")[:] = [1, 1, 1]
+    assert tried.call("go", t=1).code == "okay"
+    assert tried.table("on") == left
+    assert tried.table("box.on") == [0, 0, 0] and tried.table("box.of") == [0, int("box" in first), 0]
+
+
+def test_checks_are_made_in_their_order(tmp_path: Path) -> None:
+    """The first check that fails gives the code, and a call that fails changes nothing."""
+    tried = Tried(rules("""state a[Thing]: bool
+state b[Thing]: bool
+state c[Thing]: bool
+request go(t: Thing) when not c[t]
+    require a[t] else EA
+    set a[t] = false
+    pick u: Thing where b[u] else EB
+    require u != t else EC
+    set b[u] = false
+""", tmp_path))
+    for a, b, expected in itertools.product((0, 1), ([0, 0, 0], [1, 0, 0], [0, 1, 0]), (0,)):
+        tried.table("a")[:] = [a, a, a]
+        tried.table("b")[:] = b
+        before = [list(t) for t in tried.state]
+        code = tried.call("go", t=expected).code
+        assert code == ("EA" if not a else "EB" if not any(b) else "EC" if b[0] else "okay")
+        assert (tried.state == before) == (code != "okay")
+    tried.table("c")[0] = 1
+    assert tried.call("go", t=0).code is None  # `when`: it cannot be called at all
+
+
+def test_picks(tmp_path: Path) -> None:
+    """Any element that satisfies the condition may be picked, and no other."""
+    system = example("grants", tmp_path)
+    tried = Tried(system, sizes=3)
+    tried.table("runs")[:] = [1, 1, 1]
+    tried.table("rights")[:] = [1] * 9
+    tried.table("mapping.live")[1] = 1
+    args = {"caller": 0, "f": 2}
+    assert [h for h in range(3) if tried.machine.can_fire(tried.state, "map", args | {"h": h})] == [0, 2]
+    out = tried.call("map", **args)
+    assert (out.code, out.result, out.picks) == ("okay", 0, {"h": 0})
+    assert tried.call("map", **args).picks == {"h": 2}
+    assert tried.call("map", **args).code == "ENOSPC"
+    tried.table("mapping.live")[:] = [0, 0, 0]
+    assert tried.caller.call(tried.state, "map", args, force_fail="ENOMEM").code == "ENOMEM"
+    assert tried.table("mapping.live") == [0, 0, 0]
+
+
+def test_whole_records(tmp_path: Path) -> None:
+    tried = Tried(example("grants", tmp_path))
+    tried.table("runs")[:] = [1, 1, 1]
+    assert tried.call("grant", caller=0, f=1, to=2, r=2).code == "okay"
+    assert tried.call("map", caller=2, f=1).code == "okay"
+    assert tried.table("mapping.live") == [1, 0, 0] and tried.table("mapping.frame") == [1, 0, 0]
+    assert tried.call("revoke", caller=0, f=1).code == "EBUSY"
+    assert tried.call("revoke", caller=1, f=1).code == "EPERM"
+    assert tried.call("forget", caller=1).code == "EINVAL"
+    assert tried.call("forget", caller=2).code == "okay"
+    assert tried.table("mapping.live") == [0, 0, 0] and tried.table("mapping.by")[0] == 2
+    assert tried.call("revoke", caller=0, f=1).code == "okay"
+    assert not any(tried.table("rights"))
+
+
+def test_undo_and_its_labels(tmp_path: Path) -> None:
+    """A later check that fails keeps what earlier steps did, but for its own undo; equal codes are told apart."""
+    tried = Tried(example("flight", tmp_path), Call=2)
+    labels = set(tried.machine.transitions)
+    assert {"unmap", "unmap.flush", "read", "read.copy"} <= labels
+    assert {"read.copy!EPERM", "read.copy!EPERM#2", "read.copy!ENOMEM"} <= labels
+    assert tried.call("map", f=0, who=1).code == "okay"
+    assert tried.call("read", f=0, this=0).code == "okay"
+    assert tried.call("read.copy", who=0, this=1).code is None  # this call stands elsewhere
+    assert tried.table("pinned") == [1, 0, 0]
+    assert tried.call("read.copy", who=0, this=0).code == "EPERM"
+    assert tried.table("pinned") == [0, 0, 0] and tried.table("at") == [0, 0]
+    assert tried.table("cached") == [1, 0, 0]
+    fired = walk(tried.machine, seed=5, steps=30_000).fired
+    assert fired["read.copy!EPERM"] and fired["read.copy!EPERM#2"]
+
+
+def test_calls_interleave_between_steps_and_keep_their_locals(tmp_path: Path) -> None:
+    tried = Tried(example("flight", tmp_path), Call=2)
+    for f in (0, 1):
+        tried.call("map", f=f, who=0)
+    assert tried.call("unmap", f=0, this=0).code == "okay"
+    assert tried.call("unmap", f=1, this=1).code == "okay"
+    assert tried.call("unmap", f=0, this=0).code is None  # on its way already
+    assert tried.table("cached") == [1, 1, 0]
+    assert tried.call("unmap.flush", this=1).code == "okay"
+    assert tried.table("cached") == [1, 0, 0]
+    assert tried.call("map", f=1, who=2).code == "okay"
+    assert tried.call("unmap.flush", this=0).code == "okay"
+    assert tried.table("cached") == [0, 1, 0] and tried.table("at") == [0, 0]
+
+
+def test_elements_of_a_batch(tmp_path: Path) -> None:
+    """A failing element ends only itself; the batch takes any number of them and is done at some point."""
+    tried = Tried(example("batch", tmp_path), Call=2)
+    tried.table("wanted")[:] = [1, 0, 1]
+    assert tried.call("take_pages.page", p=0, this=0).code is None
+    assert tried.call("take_pages", this=0).code == "okay"
+    head = tried.table("at")[0]
+    assert tried.call("take_pages.page", p=1, this=0).code == "EINVAL"
+    assert tried.table("at")[0] == head
+    assert tried.call("take_pages.page", p=0, this=0).code == "okay"
+    assert tried.table("at")[0] != head
+    tried.table("owner")[0] = 1
+    before = list(tried.table("taken"))
+    assert tried.call("take_pages.mark", this=0).code == "EAGAIN"
+    assert tried.table("at")[0] == head and tried.table("taken") == before  # the first step of the element stays done
+    assert "take_pages.mark!error" in tried.machine.transitions and "take_pages.page!error" not in tried.machine.transitions
+    assert tried.call("take_pages.page", p=0, this=0).code == "EBUSY"
+    assert tried.call("take_pages.page", p=2, this=0).code == "okay"
+    assert tried.call("take_pages.done", this=0).code is None  # not in the middle of an element
+    assert tried.call("take_pages.mark", this=0).code == "okay"
+    assert tried.table("marked") == [0, 0, 1]
+    assert tried.call("take_pages.done", this=0).code == "okay"
+    assert tried.table("marked") == [0, 0, 0] and tried.table("at")[0] == 0
+
+
+def test_perform(tmp_path: Path) -> None:
+    """Statements of a procedure stand in its place: one step, own locals for each `as`, one code for all with `else`."""
+    system = example("shared", tmp_path)
+    assert [s.op for s in system.steps] == ["populate", "reserve", "populate_two"]
+    tried = Tried(system)
+    tried.table("free")[:] = [0, 1, 1]
+    two = tried.caller.call(tried.state, "populate_two", {"d": 1, "a_p": 1, "b_p": 1})
+    assert two.code == "EAGAIN" and tried.table("free") == [0, 1, 1]
+    two = tried.call("populate_two", d=1, a_p=1, b_p=2)
+    assert two.code == "okay" and two.picks == {"a_p": 1, "b_p": 2}
+    assert tried.table("free") == [0, 0, 0] and tried.table("owner") == [0, 1, 1]
+    assert tried.call("populate_two", d=0).code == "EAGAIN"
+    assert tried.call("populate", d=0).code == "ENOMEM"
+    tried.table("free")[0] = 1
+    assert tried.call("populate", d=2).result == 0 and tried.table("owner") == [2, 1, 1]
+
+
+def test_a_procedure_brings_its_steps(tmp_path: Path) -> None:
+    system = rules("""state on[Thing]: bool
+procedure twice(t: Thing)
+    set on[t] = true
+  step second
+    set on[t] = false
+internal go(u: Thing)
+    require not on[u] else EBUSY
+    perform twice(u)
+""", tmp_path)
+    assert [s.label for s in system.steps] == ["go", "go.second"] and "go.u" in system.funcs
+
+
+def test_writable_by(tmp_path: Path) -> None:
+    """The party writes any value to its own places, only `when`, and `then` happens with it."""
+    tried = Tried(example("values", tmp_path), sizes=2)
+    assert [s.label for s in tried.system.steps] == ["write_entry", "write_doorbell"]
+    assert [p.name for p in tried.machine.transitions["write_entry"].params] == ["owner", "i1", "valid", "grantee"]
+    args = {"owner": 1, "i1": 0, "valid": 1, "grantee": 0}
+    assert tried.call("write_entry", **args).code is None  # absent: it cannot write
+    tried.table("domain.phase")[1] = 1
+    assert tried.call("write_entry", **(args | {"valid": 0})).code == "okay"
+    assert not any(tried.table("offered"))
+    assert tried.call("write_entry", **args).code == "okay"
+    assert tried.table("entry.valid") == [0, 0, 1, 0] and tried.table("offered") == [0, 0, 1, 0]
+    assert tried.call("write_doorbell", who=1, value=1).code == "okay"
+    assert tried.table("doorbell") == [0, 1]
+
+
+@pytest.mark.parametrize(("formula", "same"), [
+    ("a implies b implies c", "a implies (b implies c)"),
+    ("a iff b iff c", "a iff (b iff c)"),
+    ("a or b and c", "a or (b and c)"),
+    ("not a and b", "(not a) and b"),
+    ("not a = b", "not (a = b)"),
+    ("a and b implies c or a", "(a and b) implies (c or a)"),
+    ("a or b implies c iff a", "(a or b) implies (c iff a)"),
+    ("forall t: Thing. on[t] and a", "forall t: Thing. (on[t] and a)"),
+    ("a and forall t: Thing. on[t] or b", "a and (forall t: Thing. (on[t] or b))"),
+    ("a implies exists t: Thing. on[t] implies b", "a implies (exists t: Thing. (on[t] implies b))"),
+    ("if a then b else c and a", "(if a then b else c) and a"),
+    ("if a then b else not c or b", "(if a then b else (not c)) or b"),
+    ("if a then b else b = c", "if a then b else (b = c)"),
+    ("if a then b iff c else c", "if a then (b iff c) else c"),
+    ("k in { x, z } and a", "(k = x or k = z) and a"),
+    ("not k in { x }", "k != x"),
+])
+def test_precedence(formula: str, same: str, tmp_path: Path) -> None:
+    head = "state on[Thing]: bool\nstate a: bool\nstate b: bool\nstate c: bool\nenum K = x | y | z\nstate k: K\n"
+    one, two = (rules(f"{head}invariant i {f}\n", tmp_path).invariants["i"].body for f in (formula, same))
+    assert one == two
+
+
+def test_transition_claims_tell_failing_steps(tmp_path: Path) -> None:
+    """`failed` and `next` speak of the step's end, in proof and in the executable model."""
+    system = loader.build(library("6. Claims", tmp_path), "counters", ())
+    tried = Tried(system, sizes=2)
+    claim = system.transitions["used_for_good"].body
+    before = [list(t) for t in tried.state]
+    tried.call("use_token", t=1, this=0)
+    assert tried.machine.holds_between(before, tried.state, claim, False)
+    assert not tried.machine.holds_between(tried.state, before, claim, False)
+    harmless = system.transitions["failing_is_harmless"].body
+    assert tried.machine.holds_between(tried.state, before, harmless, False)
+    assert not tried.machine.holds_between(tried.state, before, harmless, True)
+
+
+@pytest.mark.parametrize("fault", ["no_lock", "wrong_look"])
+def test_faults_of_the_reference_are_noticed(fault: str, tmp_path: Path) -> None:
+    system = loader.build(library("7. Faults", tmp_path), "doors", (fault,))
+    assert find_attack(system, "locked_is_shut", (fault,)) is not None
+
+
+def test_what_faults_change(tmp_path: Path) -> None:
+    def steps(*faults: str) -> dict[str, list[str]]:
+        system = loader.build(library("7. Faults", tmp_path), "doors", faults)
+        return {s.label: [c.text for c in s.checks] + [f"{u.func} := {u.value}" for u in s.updates] for s in system.steps}
+
+    plain = steps()
+    assert [k for k, v in steps("late_look").items() if v != plain[k]] == ["close_any", "close_any.note"]
+    assert [k for k, v in steps("silent").items() if v != plain[k]] == [
+        "open_door", "close_any", "close_any.note"]  # the door that the note no longer needs is not saved
+    assert [k for k, v in steps("no_lock", "wrong_look").items() if v != plain[k]] == ["lock", "open_door"]
+
+
+def test_warning_of_the_reference(tmp_path: Path) -> None:
+    system = rules("""state edge[Thing, Thing]: bool
+invariant chain forall x: Thing. exists y: Thing. edge[x, y]
+""", tmp_path)
+    (warning,) = system.warnings
+    assert f"    warning: {warning.what}\n".replace("Thing", "Node") in REFERENCE.read_text()
+
+
+def test_kinds_of_the_reference() -> None:
+    """The reference lists the kinds of operations and the words of statements that the grammar has."""
+    kinds = re.search(r"^KIND\.2: /\((.*?)\)", GRAMMAR.read_text(), flags=re.MULTILINE)
+    assert kinds is not None
+    assert all(f"`{kind}`" in REFERENCE.read_text() for kind in kinds[1].split("|"))
+
+
+@pytest.mark.parametrize("word", [
+    "require", "may", "pick", "let", "set", "return", "perform", "step", "each", "done", "undo", "writable", "ghost",
+    "fault", "transition", "theorem", "invariant", "axiom", "init", "const", "enum", "sort", "define"])
+def test_words_are_explained(word: str) -> None:
+    """Every word stands in the reference's prose, not in its examples alone."""
+    prose = re.sub(r"^```.*?^```$", "", REFERENCE.read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert re.search(rf"\b{word}s?\b", prose)
