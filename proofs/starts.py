@@ -15,7 +15,7 @@ from model.world import State
 from proofs.bounded import Search, default_scope
 
 # Room for Dom0, DomB, two guests and one to come, each with an address space; identifiers that are not used twice.
-ROOM = {"Domain": 5, "Life": 6, "Space": 4, "Frame": 3, "Epoch": 6, "Translation": 3, "Ref": 3, "Call": 2,
+ROOM = {"Domain": 5, "Life": 6, "Space": 4, "Frame": 5, "Epoch": 8, "Translation": 3, "Ref": 3, "Call": 2,
         "Map": 2, "Request": 2, "Buffer": 2}
 STARTS = 3
 
