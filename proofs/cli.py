@@ -145,7 +145,7 @@ def _known_claim(name: str, known: set[str]) -> None:
 def attack(system: str, theorem: str | None, faults: tuple[str, ...], out: Path) -> int:
     """Find a shortest attack on a THEOREM of SYSTEM: print it, and write log, states and pictures to DIR.
 
-    Without THEOREM: the first one that is expected to be refuted, or, with a fault, the first that is.
+    Without THEOREM: the first one that is expected to be refuted, or, with a fault, the one on which an attack is found first.
     """
     from proofs import report
     from proofs.text import save_trace
@@ -155,15 +155,22 @@ def attack(system: str, theorem: str | None, faults: tuple[str, ...], out: Path)
         _known_claim(theorem, set(loaded.claims()))
         names = [theorem]
     elif faults:
-        names = list(loaded.claims())
+        from proofs.induction import Settings
+        from proofs.induction import prove as decide
+
+        proved = decide(loaded, Settings(1.0, 1, cross_check=False, patient=False)).proved
+        names = [n for n in loaded.claims() if n not in proved]
+        if not names:
+            click.echo(f"Every claim of {loaded.name} is proved, with {', '.join(faults)} too.")
+            return FAILED
     else:
         names = [n for n, v in loaded.expects.items() if v == "refuted"][:1]
         if not names:
             raise UsageError(f"no theorem of `{loaded.name}` is expected to be refuted; name one, or give a --fault. "
                              f"Theorems: {', '.join(loaded.claims())}. Faults: {', '.join(loaded.faults) or 'none'}.")
     _folder(out)
-    for name in names:
-        trace, _ = report.search(loaded, name, faults)
+    found, _ = report.search(loaded, names, faults, one=True)
+    for name, trace in found.items():
         if trace is not None:
             click.echo(save_trace(loaded, name, trace, out), nl=False)
             return GOOD
