@@ -27,12 +27,25 @@ class Privcmd:
         self.kernel = kernel
         self.domid = NOT_RESTRICTED
 
-    def hypercall(self, number: int, args: Sequence[int]) -> int:
-        """HYPERCALL: any hypercall with the process's word for it; EPERM when restricted."""
+    def hypercall(self, number: int, args: Sequence[int], space: AddressSpace | None = None) -> int:
+        """HYPERCALL: any hypercall with the process's word for it; EPERM when restricted.
+
+        Addresses among the arguments are those of `space`, whose page tables are in force meanwhile; without one
+        they are kernel addresses.
+        """
         if self.domid != NOT_RESTRICTED:
             raise KernelError(abi.EPERM)
         padded = [*args, 0, 0, 0, 0, 0][:5]
-        return self.kernel.xen.call(self.kernel.vcpu, number, *padded)
+        kernel = self.kernel
+        if space is None:
+            return kernel.xen.call(kernel.vcpu, number, *padded)
+        rc = kernel.mmuext(abi.MMUEXT_NEW_BASEPTR, space.root.mfn)
+        if rc:
+            raise KernelError(-rc)
+        try:
+            return kernel.xen.call(kernel.vcpu, number, *padded)
+        finally:
+            kernel.mmuext(abi.MMUEXT_NEW_BASEPTR, kernel.layout.root.mfn)
 
     def restrict(self, domid: int) -> None:
         """RESTRICT: from now on only this domain; a different one later is EINVAL."""
