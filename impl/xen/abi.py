@@ -33,6 +33,7 @@ ENOTTY: Final = 25
 ENOSPC: Final = 28
 ERANGE: Final = 34
 ENOSYS: Final = 38
+EPROTO: Final = 71
 EOPNOTSUPP: Final = 95
 
 # --- domain ids (public/xen.h) ---
