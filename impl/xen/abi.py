@@ -34,6 +34,7 @@ ENOSPC: Final = 28
 ERANGE: Final = 34
 ENOSYS: Final = 38
 EPROTO: Final = 71
+ESTALE: Final = 116
 EOPNOTSUPP: Final = 95
 
 # --- domain ids (public/xen.h) ---
