@@ -19,6 +19,7 @@ from impl.domb.builder import BuildError, Guest, Hook, Request, build
 from impl.libs import ctrl
 from impl.libs.osdep import Osdep, OsError
 from impl.libs.vchan import Offer, Vchan, server_init
+from impl.log import Log, quiet
 from impl.xen.abi import E2BIG, EBUSY, EINVAL, EIO, ENOSYS, ESRCH, ESTALE
 
 MAX_FILE: Final = 128 << 20
@@ -72,13 +73,14 @@ class BuilderService:
     """The service of one DomB. `log` hears what it does; `on_step` sees each step of a build and may stop it."""
 
     def __init__(
-        self, os: Osdep, client: int = 0, log: Callable[[str, str], None] = lambda who, what: None,
-        on_step: Hook = lambda step, what: None,
+        self, os: Osdep, client: int = 0, log: Log = quiet,
+        on_step: Hook = lambda step, what: None, publish: Callable[[Offer], None] = lambda offer: None,
     ) -> None:
         self.os = os
         self.client = client
         self.log = log
         self.on_step = on_step
+        self.publish = publish
         self.chan: Vchan | None = None
         self.pipe: p.Pipe | None = None
         self.offered: Offer | None = None
@@ -88,7 +90,6 @@ class BuilderService:
         self.job_number = 0
         self.asked = 0
         self.next_number = 1
-        self.connected = False
         # A guest whose answer may not have been read yet, and how much had to be read for it.
         self.untold: list[tuple[int, int]] = []
         self.sent = 0
@@ -98,8 +99,8 @@ class BuilderService:
         """A fresh channel for the client; OSError."""
         self.chan, self.offered = server_init(self.os, self.client, p.LEFT_ORDER, p.RIGHT_ORDER)
         self.pipe = p.Pipe(self.chan)
-        self.connected = False
         self.sent = 0
+        self.publish(self.offered)
         return self.offered
 
     def hang_up(self) -> None:
@@ -110,7 +111,7 @@ class BuilderService:
         unread = self.chan.unread() if self.chan is not None else 0
         for domid, position in self.untold:
             if position > self.sent - unread and domid in self.guests:
-                self.log("DomB", f"destroys domain {domid}: its client is gone")
+                self.log("DomB", "Xen", f"destroy domain {domid}: nobody was told of it")
                 self.destroy(domid)
         self.untold.clear()
         self.outbox.clear()
@@ -132,11 +133,11 @@ class BuilderService:
                 self._handle(message)
                 self._flush(pipe)
         except (p.ProtocolError, OSError) as exc:
-            self.log("DomB", f"hangs up: {exc}")
+            self.log("DomB", "its client", f"hang up: {exc}")
             self._again()
             return True
         if not chan.is_open():
-            self.log("DomB", "hangs up: the client is gone")
+            self.log("DomB", "its client", "hang up: it is gone")
             self._again()
             return True
         return busy
@@ -146,7 +147,7 @@ class BuilderService:
         try:
             self.offer()
         except OSError as exc:
-            self.log("DomB", f"cannot offer a channel: {exc}")
+            self.log("DomB", "its client", f"cannot offer a channel: {exc}")
 
     def _flush(self, pipe: p.Pipe) -> None:
         while self.outbox and pipe.send(self.outbox[0]):
@@ -192,12 +193,12 @@ class BuilderService:
 
     def _build(self, wanted: p.CreateRequest) -> Job:
         kernel = yield from fetch(wanted.kernel)
-        self.log("DomB", f"has read {wanted.kernel}, {len(kernel)} bytes, through Dom0's file proxy")
+        self.log("DomB", "file proxy", f"read {wanted.kernel}: {len(kernel)} bytes")
         request = Request(kernel, pages=wanted.pages, cmdline=wanted.cmdline.encode(), console_domid=self.client,
                           xenstore_domid=self.client)
         if wanted.ramdisk:
             disk = yield from fetch(wanted.ramdisk)
-            self.log("DomB", f"has read {wanted.ramdisk}, {len(disk)} bytes, through Dom0's file proxy")
+            self.log("DomB", "file proxy", f"read {wanted.ramdisk}: {len(disk)} bytes")
             request = replace(request, ramdisk=disk)
         return build(self.os, request, self.on_step)
 

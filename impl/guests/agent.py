@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final
 from impl.domb import start_info as si
 from impl.guests import test_kernel
 from impl.rings import pages
-from impl.rings.pages import XS_HEADER, ring_at
+from impl.rings.pages import ring_at
 from impl.rings.ring import BadIndex, Reader, Writer
+from impl.rings.xenbus import Answer, Xenbus
 from impl.xen import abi
 from impl.xen.abi import PAGE_SHIFT, PAGE_SIZE
 from impl.xen.guest_access import read, write
@@ -63,9 +64,8 @@ class TestGuest:
         self.info: si.StartInfo | None = None
         self.running = False
         self.base = 0
-        self.replies: list[tuple[int, bytes]] = []
+        self.replies: list[Answer] = []
         self.pending_output = b""
-        self._next_id = 1
 
     def boot(self) -> bool:
         """Run the first instructions; False if this is not the test kernel (or no vCPU was set up)."""
@@ -84,11 +84,11 @@ class TestGuest:
         store = self.by_mfn(self.info.store_mfn)
         self.output = Writer(self.memory, ring_at(console, pages.CONSOLE_OUT))
         self.input = Reader(self.memory, ring_at(console, pages.CONSOLE_IN))
-        self.requests = Writer(self.memory, ring_at(store, pages.XENSTORE_REQ))
-        self.answers = Reader(self.memory, ring_at(store, pages.XENSTORE_RSP))
+        port = self.info.store_evtchn
+        self.xenbus = Xenbus(self.memory, store, lambda: self.notify(port))
         self.running = True
         self._greet(self.info)
-        self.request(pages.XS_WRITE, STATE_NODE + b"\0running")
+        self.xenbus.request(pages.XS_WRITE, STATE_NODE + b"\0running")
         return True
 
     def data(self, page: int) -> int:
@@ -122,18 +122,7 @@ class TestGuest:
         if done and self.info is not None:
             self.notify(self.info.console_evtchn)
 
-    # --- XenStore ---
-    def request(self, kind: int, payload: bytes, tx_id: int = 0) -> int:
-        """Send a request whole; its number, or 0 without room."""
-        message = XS_HEADER.pack(kind, self._next_id, tx_id, len(payload)) + payload
-        if self.requests.space() < len(message):
-            return 0
-        self.requests.put(message)
-        self._next_id += 1
-        if self.info is not None:
-            self.notify(self.info.store_evtchn)
-        return self._next_id - 1
-
+    # --- events ---
     def notify(self, port: int) -> None:
         """EVTCHNOP_send with the port in a page of the BSS."""
         arg = self.data(1)
@@ -148,31 +137,16 @@ class TestGuest:
             return False
         self.domain.events.take_pending()
         try:
-            busy = self._console() | self._xenstore()
+            typed = self.input.take(1024)
         except BadIndex:
-            return False
-        if self.pending_output:
-            self._flush()
-        return busy
-
-    def _console(self) -> bool:
-        typed = self.input.take(1024)
+            typed = b""
         if typed:
             self.say(b"echo: " + typed)
-        return bool(typed)
-
-    def _xenstore(self) -> bool:
-        busy = False
-        while self.answers.ready() >= XS_HEADER.size:
-            kind, number, _, length = XS_HEADER.unpack(self.answers.peek(XS_HEADER.size))
-            if length > 1024 - XS_HEADER.size or self.answers.ready() < XS_HEADER.size + length:
-                break
-            self.answers.skip(XS_HEADER.size)
-            payload = self.answers.take(length)
-            self.replies.append((kind, payload))
-            busy = True
+        answers = self.xenbus.take()
+        self.replies += answers
+        for kind, number, payload in answers:
             if number == 1:
                 self.say(b"xenstore: %s %s\n" % (STATE_NODE, b"OK" if kind == pages.XS_WRITE else payload))
-        if busy and self.info is not None:
-            self.notify(self.info.store_evtchn)
-        return busy
+        if self.pending_output:
+            self._flush()
+        return bool(typed or answers)

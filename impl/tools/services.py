@@ -15,6 +15,7 @@ from impl.domb.builder import BuildError, Guest, Hook, Request, build
 from impl.libs import ctrl
 from impl.libs.osdep import ETIMEDOUT, Osdep
 from impl.libs.vchan import Offer, client_init
+from impl.log import Log, quiet
 from impl.tools.fileproxy import FileProxy
 from impl.xen.abi import EINVAL, EIO, ENOENT, ENXIO
 
@@ -55,7 +56,7 @@ class Service(Protocol):
 class LocalService:
     """The process is the builder: hypercalls and foreign mappings over privcmd."""
 
-    where = "this process, over privcmd"
+    where = "itself"
 
     def __init__(self, xch: ctrl.XcInterface, files: FileProxy, on_step: Hook) -> None:
         self.xch = xch
@@ -105,10 +106,10 @@ class RemoteService:
     `pump` lets the rest of the machine run; it says whether anything happened.
     """
 
-    where = "DomB, over the channel"
+    where = "DomB"
 
     def __init__(self, os: Osdep, offer: Offer, files: FileProxy, pump: Callable[[], bool],
-                 log: Callable[[str, str], None] = lambda who, what: None) -> None:
+                 log: Log = quiet) -> None:
         try:
             self.chan = client_init(os, offer)
         except OSError as exc:
@@ -159,7 +160,7 @@ class RemoteService:
         if message.op != p.FILE_READ or status:
             what = message.body.decode("utf-8", "replace") if message.op == p.FILE_OPEN else ""
             done = "" if not status else f": errno {-status}"
-            self.log("DomB", f"asks the file proxy: {p.NAMES.get(message.op, message.op)} {what}".rstrip() + done)
+            self.log("DomB", "file proxy", f"{p.NAMES.get(message.op, message.op)} {what}".rstrip() + done)
         return p.Message(message.op | p.REPLY, message.number, status, body)
 
     def create(self, wanted: p.CreateRequest) -> Guest:
@@ -196,14 +197,14 @@ class RemoteService:
 
 
 def find(os: Osdep, files: FileProxy, offer: Callable[[], Offer | None], pump: Callable[[], bool], on_step: Hook,
-         log: Callable[[str, str], None]) -> Service:
+         log: Log = quiet) -> Service:
     """The service of this system; ToolError if there is neither."""
     xch = ctrl.xc_interface_open(os)
     if xch is not None:
         return LocalService(xch, files, on_step)
     if os.errno not in (ENOENT, ENXIO):
         raise ToolError("opening the privileged interface", os.errno)
-    log("xl", f"finds no privileged interface (errno {os.errno}) and turns to DomB")
+    log("xl", "Dom0", f"open /dev/xen/privcmd: errno {os.errno}, so it turns to DomB")
     found = offer()
     if found is None:
         raise ToolError("no DomB has offered a channel", ENOENT)

@@ -7,12 +7,12 @@ and stays connected. Output is kept up to a limit, its oldest part is dropped. W
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 from impl.domb.builder import CONSOLE_REF
 from impl.libs import evtchn as ev
 from impl.libs.osdep import Osdep, OsError
+from impl.log import Log, quiet
 from impl.rings import pages
 from impl.rings.pages import ring_at
 from impl.rings.ring import BadIndex, Reader, Writer
@@ -43,7 +43,7 @@ class Console:
 class Xenconsoled:
     """The daemon."""
 
-    def __init__(self, os: Osdep, log: Callable[[str, str], None] = lambda who, what: None) -> None:
+    def __init__(self, os: Osdep, log: Log = quiet) -> None:
         self.os = os
         self.log = log
         self.mapper = RingMapper(os)
@@ -64,7 +64,7 @@ class Xenconsoled:
             mapping.unmap()
             raise OsError(error)
         self.consoles[domid] = Console(self.os, mapping, local)
-        self.log("xenconsoled", f"maps the console ring of domain {domid} by {mapping.by}")
+        self.log("xenconsoled", "Xen", f"map the console ring of domain {domid} by {mapping.by}")
 
     def remove(self, domid: int) -> bytes:
         """A guest is gone: its last words are read before the ring is unmapped; all that was kept."""

@@ -14,6 +14,7 @@ from typing import Final
 from impl.domb.builder import XENSTORE_REF
 from impl.libs import evtchn as ev
 from impl.libs.osdep import Osdep, OsError
+from impl.log import Log, quiet
 from impl.rings import pages
 from impl.rings.pages import XS_HEADER, XS_PAYLOAD_MAX, ring_at
 from impl.rings.ring import BadIndex, Reader, Writer
@@ -84,7 +85,7 @@ class Connection:
 class Xenstored:
     """The daemon."""
 
-    def __init__(self, os: Osdep, log: Callable[[str, str], None] = lambda who, what: None) -> None:
+    def __init__(self, os: Osdep, log: Log = quiet) -> None:
         self.os = os
         self.log = log
         self.store = Store()
@@ -113,7 +114,7 @@ class Xenstored:
         for name in ("data", "control"):
             self.store.mkdir(0, f"{home(domid)}/{name}")
             self.store.set_perms(0, f"{home(domid)}/{name}", (("n", domid),))
-        self.log("xenstored", f"maps the XenStore ring of domain {domid} by {mapping.by}")
+        self.log("xenstored", "Xen", f"map the XenStore ring of domain {domid} by {mapping.by}")
 
     def release(self, domid: int) -> None:
         """A domain is gone: unmap, unbind, forget its nodes."""

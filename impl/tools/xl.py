@@ -8,10 +8,10 @@ Source: Xen tools/libs/light/libxl_create.c, tools/xl.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 
 from impl.domb.builder import Guest
 from impl.domb.protocol import CreateRequest
+from impl.log import Log, quiet
 from impl.rings import pages
 from impl.tools.services import Service, ToolError
 from impl.tools.store import XsError, home
@@ -24,7 +24,7 @@ class Xl:
     """The tool with its connections."""
 
     def __init__(self, service: Service, xenstored: Xenstored, xenconsoled: Xenconsoled,
-                 log: Callable[[str, str], None] = lambda who, what: None) -> None:
+                 log: Log = quiet) -> None:
         self.service = service
         self.xenstored = xenstored
         self.xenconsoled = xenconsoled
@@ -33,13 +33,13 @@ class Xl:
 
     def create(self, name: str, wanted: CreateRequest) -> int:
         """Build a guest, connect it and let it run: its id. ToolError with nothing left behind."""
-        self.log("xl", f"asks {self.service.where}: create {name} from {wanted.kernel}, {wanted.pages} pages")
+        self.log("xl", self.service.where, f"create {name} from {wanted.kernel}, {wanted.pages} pages")
         guest = self.service.create(wanted)
         domid = guest.domid
         self.guests[domid] = guest
         try:
             self._connect(name, guest)
-            self.log("xl", f"asks {self.service.where}: unpause domain {domid}")
+            self.log("xl", self.service.where, f"unpause domain {domid}")
             self.service.unpause(domid)
         except ToolError:
             with contextlib.suppress(ToolError):
@@ -49,7 +49,7 @@ class Xl:
 
     def _connect(self, name: str, guest: Guest) -> None:
         domid = guest.domid
-        self.log("xl", f"asks xenstored: introduce domain {domid}, port {guest.store_port}")
+        self.log("xl", "xenstored", f"introduce domain {domid}, port {guest.store_port}")
         try:
             words = b"%d\0%d\0%d\0" % (domid, guest.store_mfn, guest.store_port)
             self.xenstored.request(0, pages.XS_INTRODUCE, 0, words)
@@ -58,7 +58,7 @@ class Xl:
                 self.xenstored.request(0, pages.XS_WRITE, 0, f"{home(domid)}/{node}\0{value}".encode())
         except XsError as exc:
             raise ToolError(f"create: XenStore says {exc}", EIO) from exc
-        self.log("xl", f"asks xenconsoled: connect domain {domid}, port {guest.console_port}")
+        self.log("xl", "xenconsoled", f"connect domain {domid}, port {guest.console_port}")
         try:
             self.xenconsoled.add(domid, guest.console_mfn, guest.console_port)
         except OSError as exc:
@@ -81,7 +81,7 @@ class Xl:
     def destroy(self, domid: int) -> bytes:
         """End a guest; the daemons let go of its rings, or it would stay a zombie. Its last output. ToolError."""
         self._known(domid)
-        self.log("xl", f"asks {self.service.where}: destroy domain {domid}")
+        self.log("xl", self.service.where, f"destroy domain {domid}")
         try:
             self.service.destroy(domid)
         finally:
