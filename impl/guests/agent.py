@@ -116,11 +116,12 @@ class TestGuest:
         self.pending_output += text
         self._flush()
 
-    def _flush(self) -> None:
+    def _flush(self) -> bool:
         done = self.output.put(self.pending_output)
         self.pending_output = self.pending_output[done:]
         if done and self.info is not None:
             self.notify(self.info.console_evtchn)
+        return bool(done)
 
     # --- events ---
     def notify(self, port: int) -> None:
@@ -147,6 +148,4 @@ class TestGuest:
         for kind, number, payload in answers:
             if number == 1:
                 self.say(b"xenstore: %s %s\n" % (STATE_NODE, b"OK" if kind == pages.XS_WRITE else payload))
-        if self.pending_output:
-            self._flush()
-        return bool(typed or answers)
+        return self._flush() or bool(typed or answers)
