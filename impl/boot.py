@@ -23,8 +23,8 @@ from impl.domb import elf
 from impl.domb.builder import MAX_PAGES, XENSTORE_REF, Hook
 from impl.domb.minios import MiniOs
 from impl.domb.minios_osdep import MiniOsOsdep
-from impl.domb.protocol import CreateRequest
-from impl.domb.service import MAX_FILE, BuilderService
+from impl.domb.protocol import MAX_FILE, CreateRequest
+from impl.domb.service import BuilderService
 from impl.guests.agent import GuestFault, TestGuest
 from impl.guests.test_kernel import build_kernel
 from impl.libs.linux import LinuxOsdep

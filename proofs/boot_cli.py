@@ -34,7 +34,7 @@ WORDS = {"own": "owns", "grant": "maps by grant", "foreign": "maps by foreign ma
 def boot(system: str, kernel: Path | None, guests: int, seed: int, out: Path) -> int:
     """Boot SYSTEM (monolithic or disaggregated) with guests, and show who can reach what."""
     from impl import boot as machine
-    from impl.domb.service import MAX_FILE
+    from impl.domb.protocol import MAX_FILE
 
     if system not in machine.NODES:
         raise UsageError(f"there is no system `{system}` to boot. "

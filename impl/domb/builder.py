@@ -229,10 +229,12 @@ class XcDom:
         segment = layout.segments["kernel"]
         self.begin("load kernel", f"{segment.npages} pages at pfn {segment.first}")
         self.write(segment.first, self._kernel_bytes(segment.npages), segment.npages)
+        self.unmap_all()
         disk = layout.segments.get("ramdisk")
         if disk is not None:
             self.begin("load ramdisk", f"{disk.npages} pages at pfn {disk.first}")
             self.write(disk.first, self.request.ramdisk, disk.npages)
+            self.unmap_all()
         if image.virt_hypercall is not None:
             self.begin("hypercall page", f"at {image.virt_hypercall:#x}")
             mfn = self.mfns[(image.virt_hypercall - image.virt_base) >> PAGE_SHIFT]

@@ -35,6 +35,7 @@ GUEST: Final = Struct("<HHIIQQI")  # domid, pad, console_port, store_port, conso
 CREATE_HEAD: Final = Struct("<IHHH")  # pages; lengths of kernel path, ramdisk path, command line
 STATE: Final = Struct("<HHII")  # domid, flags (1 paused, 2 dying), tot_pages, max_pages
 PATH_MAX: Final = 1023
+MAX_FILE: Final = 128 << 20  # bytes of a kernel or ramdisk
 
 
 class ProtocolError(Exception):

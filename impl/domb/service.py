@@ -22,13 +22,12 @@ from impl.libs.vchan import Offer, Vchan, server_init
 from impl.log import Log, quiet
 from impl.xen.abi import E2BIG, EBUSY, EINVAL, EIO, ENOSYS, ESRCH, ESTALE
 
-MAX_FILE: Final = 128 << 20
 MAX_OUTBOX: Final = 32
 Fetch = Generator[tuple[int, bytes], p.Message, bytes]
 Job = Generator[tuple[int, bytes], p.Message, Guest]
 
 
-def fetch(path: str, limit: int = MAX_FILE) -> Fetch:
+def fetch(path: str, limit: int = p.MAX_FILE) -> Fetch:
     """Read a whole file over the proxy: yields (op, body), is sent the answers. OSError.
 
     The size is what stat said first; a file that ends earlier or changes meanwhile is an error.

@@ -16,7 +16,7 @@ from typing import Final
 
 from impl.domb import protocol as p
 from impl.libs.osdep import OsError
-from impl.xen.abi import EACCES, EBADF, EINVAL, EIO, ENOSYS
+from impl.xen.abi import E2BIG, EACCES, EBADF, EINVAL, EIO, ENOSYS
 
 MAX_FILES: Final = 8
 EMFILE: Final = 24
@@ -86,10 +86,12 @@ class FileProxy:
         """A whole file, for a builder in the same process; the same confinement. OSError."""
         number = self.open(path.encode())
         try:
-            out = b""
+            out = bytearray()
             while got := self.read(number, len(out), p.MAX_READ):
                 out += got
-            return out
+                if len(out) > p.MAX_FILE:
+                    raise OsError(E2BIG)
+            return bytes(out)
         finally:
             self.close(number)
 

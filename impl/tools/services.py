@@ -123,6 +123,8 @@ class RemoteService:
     def call(self, op: int, body: bytes) -> bytes:
         """Send a request, serve files until its answer is there; ToolError."""
         name = p.NAMES[op]
+        if self.chan.closed:
+            raise ToolError(f"{name}: DomB is gone", EPIPE)
         self.number = (self.number + 1) & 0xFFFFFFFF
         out = [p.Message(op, self.number, 0, body)]
         idle = 0

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from impl.boot import Machine
+from impl.dom0.kernel import KernelError
 from impl.domb.builder import BuildError, Guest, Request, build
 from impl.domb.minios_osdep import MiniOsOsdep
-from impl.dom0.kernel import KernelError
 from impl.guests.agent import TestGuest
 from impl.guests.test_kernel import Source, build_kernel
 from impl.libs.osdep import Osdep
@@ -182,3 +182,26 @@ def test_kernel_with_all_notes(site: Site) -> None:
     assert frame is not None and frame.owner is domain and frame.m2p == 0
     destroy(site, guest)
     assert site.unchanged()
+
+
+class Killed(BaseException):
+    """kill -9 of the process that builds."""
+
+
+@pytest.mark.parametrize("at", STEPS[3:])
+def test_the_building_process_is_killed(tmp_path: Path, at: str) -> None:
+    site = Site("monolithic", tmp_path)
+
+    def hook(step: str, what: str) -> None:
+        if step == at:
+            raise Killed
+
+    free = site.xen.frames.free_count
+    with pytest.raises(Killed):
+        build(site.os, REQUEST, hook)
+    site.machine.processes.pop().exit()
+    # What it had begun stays, paused and empty or half built, until somebody destroys it; then all of it goes.
+    left = [domid for domid in site.xen.domains if domid]
+    assert len(left) == 1 and site.xen.domains[left[0]].pause_count
+    assert site.machine.kernel.domctl(abi.DOMCTL_DESTROYDOMAIN, left[0])[0] == 0
+    assert site.xen.frames.free_count == free and site.machine.shut_down() == []

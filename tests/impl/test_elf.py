@@ -98,7 +98,7 @@ def test_page_tables_map_everything_and_themselves_readonly() -> None:
 
 
 def test_too_little_memory() -> None:
-    with pytest.raises(ElfError, match="needs .* KiB of guest memory"):
+    with pytest.raises(ElfError, match=r"needs .* KiB of guest memory"):
         lay_out(4096 * 1000, 512)
     with pytest.raises(ElfError, match="where it cannot be"):
         lay_out(n15=pack("<Q", 0xFFFF800000000000 - 4096))

@@ -199,6 +199,22 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> None:
     HOUSE[:] = [House("disaggregated", tmp_path_factory.mktemp("house"))]
 
 
+def test_a_failed_connection_keeps_no_mapping(house: House) -> None:
+    machine = house.machine
+    guest = machine.xl.guests[house.domid]
+    machine.xenconsoled.remove(house.domid)
+    machine.xenstored.release(house.domid)
+    for port in (999, guest.console_port + 40):
+        with pytest.raises(OSError):
+            machine.xenconsoled.add(house.domid, guest.console_mfn, port)
+        with pytest.raises(OSError):
+            machine.xenstored.introduce(house.domid, guest.store_mfn, port)
+    assert not machine.xenconsoled.consoles and house.domid not in machine.xenstored.connections
+    assert not [row for row in machine.reach() if " process " in row.who and row.owner == f"guest {house.domid}"
+                and row.by != "could map"]
+    assert machine.shut_down() == []
+
+
 def test_xl_undoes_what_it_began(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = house.machine
     free = machine.xen.frames.free_count
