@@ -330,6 +330,6 @@ def boot(system: str, kernel: bytes | None, guests: int, seed: int) -> BootLog:
             reports = tuple(machine.report(name, domid) for name, domid in created)
             reach = tuple(machine.reach())
             left = tuple(machine.shut_down())
-        except ToolError as exc:
-            raise BootError(str(exc)) from exc
+        except (ToolError, OSError) as exc:
+            raise BootError(f"the system does not come up: {exc}") from exc
     return BootLog(system, seed, tuple(steps), reports, reach, left)

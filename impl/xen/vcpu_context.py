@@ -39,13 +39,9 @@ def register(context: bytes, offset: int) -> int:
 
 def set_vcpu_context(xen: Xen, caller: VCpu, domain: Domain, number: int, context: bytes) -> int:
     """XEN_DOMCTL_setvcpucontext of a PV guest: 0 or -errno. The page-table root takes a reference of each kind."""
-    if number >= domain.max_vcpus:
+    if domain is caller.domain or number >= len(domain.vcpus) or domain.external:
         return -EINVAL
-    if number >= len(domain.vcpus):
-        return -abi.ESRCH
     vcpu = domain.vcpus[number]
-    if vcpu is caller or domain.external:
-        return -EINVAL
     entry_points = [register(context, abi.CALLBACKS_OFFSET + 8 * i) for i in range(3)]
     if not all(map(canonical, (register(context, RIP), *entry_points))):
         return -EINVAL

@@ -38,6 +38,7 @@ def test_the_test_kernel() -> None:
     (KERNEL[:4] + b"\1" + KERNEL[5:], "not a 64-bit"), (KERNEL[:5] + b"\2" + KERNEL[6:], "not a little-endian"),
     (KERNEL[:18] + b"\x28\0" + KERNEL[20:], "not for x86-64"), (KERNEL[:16] + b"\1\0" + KERNEL[18:], "not an executable"),
     (KERNEL[:56] + b"\0\0" + KERNEL[58:], "0 program headers"), (KERNEL[:54] + b"\1\0" + KERNEL[56:], "program headers"),
+    (KERNEL[:104] + pack("<Q", 4096) + KERNEL[112:], "more bytes in the file"),
     (build_kernel(Source(without=frozenset(range(20)))), "no Xen notes"),
     (build_kernel(Source(notes={tk.XEN_VERSION: b"xen-2.0\0"})), "another interface"),
     (build_kernel(Source(notes={tk.LOADER: b"special\0"})), "wants the loader"),

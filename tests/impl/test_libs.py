@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from impl.dom0.gntalloc import GntallocPool
 from impl.dom0.process import Process
@@ -213,9 +215,64 @@ def test_control_calls_over_privcmd() -> None:
     assert ctrl.xc_hypercall_init(xch, domid, mfns[0]) == 0 and ctrl.xc_hypercall_init(xch, domid, 1) == -1
     page = user.rig.xen.frames.get(mfns[0])
     assert page is not None and page.data is not None and page.data[32 * 20 + 3:32 * 20 + 5] == b"\xb8\x14"
+    assert user.rig.kernel.vcpu.cr3 is user.rig.kernel.layout.root  # the process's tables were in force only meanwhile
     assert ctrl.xc_mmuext_op(xch, abi.MMUEXT_PIN_L4_TABLE, mfns[0], domid) == -1
     assert ctrl.xc_domain_pause(xch, domid) == 0 and ctrl.xc_domain_unpause(xch, domid) == 0
     assert ctrl.xc_domain_destroy(xch, domid) == 0 and ctrl.xc_domain_destroy(xch, domid) == -1
     assert os.errno == abi.ESRCH and ctrl.xc_domain_getinfo(xch, domid) is None
     calls.exit()
     assert (len(user.rig.kernel.free_pages), user.rig.xen.frames.free_count) == (free, frames)
+
+
+def test_nothing_is_lost_when_dom0_runs_out_of_memory(user: User) -> None:
+    kernel = user.rig.kernel
+    xgt, xgs = gnttab.xengnttab_open(user.os), gnttab.xengntshr_open(user.os)
+    assert xgt is not None and xgs is not None
+    started = len(kernel.free_pages)
+    pages, slots = kernel.free_pages, kernel.free_slots
+    for left in range(8):
+        kernel.free_pages = pages[-left:] if left else []
+        gnttab.xengnttab_map_domain_grant_refs(xgt, user.domid, [8, 9], RW)
+        gnttab.xengntshr_share_pages(xgs, user.domid, 2, True)
+        kept = pages[:-left] if left else pages
+        kernel.free_pages = kept + kernel.free_pages
+        pages = kernel.free_pages
+    kernel.free_slots = slots[:1]
+    assert gnttab.xengnttab_map_domain_grant_refs(xgt, user.domid, [10, 11], RW) is None
+    assert user.os.errno == abi.ENOMEM and len(kernel.free_slots) == 1
+    kernel.free_slots = slots
+    user.calls.exit()
+    assert user.pool.count == 0 and len(kernel.free_pages) >= started
+    assert [entry_flags(user.rig, "A", ref) for ref in range(8, 12)] == [1] * 4
+    assert len(kernel.free_slots) == 8 * 512 and not any(r.flags for r in user.rig.dom0.grant_table.maptrack)
+
+
+@settings(max_examples=100, deadline=None)
+@given(number=st.integers(0, 3), body=st.binary(max_size=64), rip=st.integers(0, (1 << 64) - 1),
+       cr3=st.one_of(st.integers(0, (1 << 64) - 1), st.integers(0, 200)))
+def test_vcpu_contexts_of_any_content(number: int, body: bytes, rip: int, cr3: int) -> None:
+    user = SHARED[0]
+    own = list(user.rig.agents["A"].domain.pages.values())
+    cr3 = own[cr3].mfn << 12 if cr3 < len(own) else cr3
+    context = bytearray(abi.VCPU_CONTEXT_SIZE)
+    context[:len(body)] = body
+    abi.U64.pack_into(context, abi.USER_REGS_OFFSET + 128, rip)
+    abi.U64.pack_into(context, abi.CTRLREG_OFFSET + 24, cr3)
+    before = [(f.count, f.tcount, f.ptype if f.tcount else 0) for f in own]
+    xch = ctrl.xc_interface_open(user.os)
+    assert xch is not None
+    domid = [user.domid, 0, 4000][len(body) % 3]
+    rc = ctrl.xc_vcpu_setcontext(xch, domid, number, bytes(context))
+    assert rc in (0, -1)
+    assert ctrl.xc_hypercall_init(xch, domid, (cr3 >> 12) + (1 << 40)) == -1
+    ctrl.xc_interface_close(xch)
+    if rc:
+        assert [(f.count, f.tcount, f.ptype if f.tcount else 0) for f in own] == before
+
+
+SHARED: list[User] = []
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shared() -> None:
+    SHARED[:] = [User(LinuxOsdep, BEFORE)]
