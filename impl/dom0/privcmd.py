@@ -16,6 +16,7 @@ from impl.xen.guest_access import read, write
 from impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER
 
 NOT_RESTRICTED = abi.DOMID_INVALID
+U64_MASK = (1 << 64) - 1  # a frame number beyond what an entry holds loses its upper bits
 
 
 class Privcmd:
@@ -69,7 +70,7 @@ class Privcmd:
         self._check(domid)
         vma = self._vma(space, vpn, len(gfns))
         flags = PTE_P | PTE_USER | PTE_A | PTE_D | (PTE_RW if vma.writable else 0)
-        return [space.set_pte(vpn + i, (gfn << 12) | flags, domid) for i, gfn in enumerate(gfns)]
+        return [space.set_pte(vpn + i, ((gfn << 12) & U64_MASK) | flags, domid) for i, gfn in enumerate(gfns)]
 
     def mmap_resource(
         self, space: AddressSpace, domid: int, kind: int, rid: int, first: int, vpn: int, count: int

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 NR_GRANT_FRAMES: Final = 4
 DEFAULT_MAX_GRANTS: Final = 128
+U64_MASK: Final = (1 << 64) - 1
 Mapped = tuple[int, list[int]]
 
 
@@ -118,7 +119,7 @@ class MiniOs(Kernel):
         """Map frames of a domain in a row: (address, 0 or -errno for each)."""
         first = self.demand.take(len(mfns))
         flags = PTE_P | PTE_USER | PTE_A | PTE_D | (PTE_RW if writable else 0)
-        errors = [self.mmu_update(self.layout.window_maddr(first + i), (mfn << 12) | flags, domid)
+        errors = [self.mmu_update(self.layout.window_maddr(first + i), ((mfn << 12) & U64_MASK) | flags, domid)
                   for i, mfn in enumerate(mfns)]
         return self.layout.window_va(first), errors
 

@@ -184,6 +184,8 @@ def test_foreign_mapping_per_page_errors_and_restriction() -> None:
     assert addr is not None and errors[0] == 0 and errors[1] == -abi.EBUSY and errors[2] < 0
     assert foreignmemory.xenforeignmemory_unmap(fmem, addr, 3) == 0
     assert foreignmemory.xc_map_foreign_pages(fmem, user.domid, RW, gfns) is None and user.os.errno == abi.EBUSY
+    for gfn in (1 << 40, 1 << 60, (1 << 64) - 1, -1):  # more than a page-table entry holds
+        assert foreignmemory.xc_map_foreign_pages(fmem, user.domid, RW, [gfn]) is None and 0 < user.os.errno < 4096
     assert foreignmemory.xc_map_foreign_pages(fmem, user.domid, RW, []) is None and user.os.errno == abi.EINVAL
     assert foreignmemory.xc_map_foreign_range(fmem, user.domid, 0, RW, 1) is None
     table = foreignmemory.xenforeignmemory_map_resource(fmem, user.domid, 1, 0, 0, 1, RW)

@@ -116,6 +116,9 @@ def test_memory_and_addresses_run_out(pair: Pair) -> None:
     used = pair.domb.ram.in_use()
     assert error(pair.domb.alloc_pages, 100000) == abi.ENOMEM and error(pair.domb.alloc_pages, 0) == abi.ENOMEM
     assert error(pair.domb.map_frames_ex, [1] * 100000, 0, True) == abi.ENOMEM
+    addr, errors = pair.domb.map_frames_ex([1 << 40, 1 << 60, (1 << 64) - 1], 0, True)
+    assert all(each < 0 for each in errors)
+    pair.domb.unmap_frames(addr, 3)
     pair.domb.free_refs = pair.domb.free_refs[:1]
     assert error(pair.domb.share, 0, 2, True) == abi.ENOSPC
     assert pair.domb.ram.in_use() == used and len(pair.domb.free_refs) == 1
