@@ -37,7 +37,9 @@ def find_attack(system: System, claim_name: str, faults: tuple[str, ...] = (), m
 
 def find_attacks(system: System, claims: Iterable[str], faults: tuple[str, ...] = (), max_depth: int = MAX_DEPTH,
                  limit: float = 60.0, one: bool = False) -> dict[str, Trace | None]:
-    """A short attack on each claim (with `one`, on the claim where it is found first), replayed on the executable model; None where none is found.
+    """A short attack on each claim, replayed on the executable model; None where none is found.
+
+    With `one`, the search ends with the first claim that falls.
 
     All calls are searched to `FIRST_DEPTH` (one step less for more than `FEW` claims at once), then the directed search
     has its turn, then up to `FEW` claims are searched deeper for as long as Z3 answers.

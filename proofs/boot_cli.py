@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from model.diagnostics import UsageError, suggest
-from proofs import pictures, report
 
 if TYPE_CHECKING:
     from impl.boot import BootLog
@@ -35,13 +34,14 @@ def boot(system: str, kernel: Path | None, guests: int, seed: int, out: Path) ->
     """Boot SYSTEM (monolithic or disaggregated) with guests, and show who can reach what."""
     from impl import boot as machine
     from impl.domb.protocol import MAX_FILE
+    from proofs import files, pictures
 
     if system not in machine.NODES:
         raise UsageError(f"there is no system `{system}` to boot. "
                          f"{suggest(system, machine.NODES)} There are: {', '.join(machine.NODES)}.")
     image = None if kernel is None else read_kernel(kernel, MAX_FILE)
     try:
-        report.writable(out)
+        files.writable(out)
     except OSError as error:
         raise UsageError(f"{out}: cannot write there: {error.strerror or error}.") from error
     try:

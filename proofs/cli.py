@@ -1,4 +1,4 @@
-"""The command line: `bulkhead check`, `prove`, `attack`, `export` and `replay`.
+"""The command line: `bulkhead check`, `prove`, `attack`, `export`, `replay` and `boot`.
 
 Each command loads rules, calls what does the work, and turns findings into text and an exit code: 0 as the system
 expects, 1 a verdict that is not, 2 bad use, 130 interrupted. Solvers and drawing are imported when they are needed.
@@ -20,6 +20,7 @@ import click
 
 from model import loader
 from model.diagnostics import RulesError, UsageError, render, suggest
+from proofs.boot_cli import boot
 
 if TYPE_CHECKING:
     from proofs.report import SystemReport
@@ -145,7 +146,7 @@ def _known_claim(name: str, known: set[str]) -> None:
 def attack(system: str, theorem: str | None, faults: tuple[str, ...], out: Path) -> int:
     """Find a shortest attack on a THEOREM of SYSTEM: print it, and write log, states and pictures to DIR.
 
-    Without THEOREM: the first one that is expected to be refuted, or, with a fault, the one on which an attack is found first.
+    Without THEOREM: the first one that is expected to be refuted, or, with a fault, the first on which one is found.
     """
     from proofs import report
     from proofs.text import save_trace
@@ -199,6 +200,9 @@ def replay(arguments: tuple[str, ...]) -> int:
     from proofs.replay.driver import main as run_replay
 
     return run_replay(list(arguments))
+
+
+command.add_command(boot)
 
 
 @contextlib.contextmanager
