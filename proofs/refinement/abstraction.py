@@ -34,7 +34,8 @@ def entry_of(sh: Shadow, domain: Domain, number: int) -> Entry:
         kind = kinds["permit_access"]
     elif flags == abi.GTF_ACCEPT_TRANSFER:
         kind = kinds["accept_transfer"]
-    elif kind_bits == abi.GTF_ACCEPT_TRANSFER and flags & abi.GTF_TRANSFER_COMPLETED:
+    elif kind_bits == abi.GTF_ACCEPT_TRANSFER and flags & (
+            abi.GTF_TRANSFER_COMMITTED | abi.GTF_TRANSFER_COMPLETED):
         kind = kinds["transfer_completed"]
     return kind, sh.domain(domid), sh.frame(mfn), int(bool(flags & abi.GTF_READONLY))
 
@@ -85,7 +86,8 @@ def _domain(rig: Rig, sh: Shadow, d: int, out: Places) -> None:
     if domain is None:
         if phase not in (phases["absent"], phases["dead"]):
             out[f"domain[{d}].phase"] = (phase, "absent")
-        elif phase == phases["dead"] and not any(sh.T["frame.owner"][f] == d for f in sh.limbo):
+        elif phase == phases["dead"] and not any(sh.T["frame.owner"][f] == d and _in_heap(rig, sh, f)
+                                                    for f in sh.limbo):
             out[f"domain[{d}].phase"] = ("dead", "absent")
         return
     if domain.is_dying == ALIVE:
@@ -93,12 +95,17 @@ def _domain(rig: Rig, sh: Shadow, d: int, out: Places) -> None:
         if phase != want:
             out[f"domain[{d}].phase"] = (phase, want)
         paused = int(domain.pause_count > 0 or domain.crashed)
-        if sh.T["domain.paused"][d] != paused:
+        if sh.T["domain.paused"][d] != paused and not domain.crashed:
             out[f"domain[{d}].paused"] = (sh.T["domain.paused"][d], paused)
     elif phase not in ((phases["dead"],) if domain.is_dying == DEAD else (phases["dying"], phases["dead"])):
         out[f"domain[{d}].phase"] = (phase, "dying or dead")
     if not sh.bound(domain):
         out[f"domain[{d}].life"] = (sh.T["domain.life"][d], sh.lives.get(id(domain)))
+
+
+def _in_heap(rig: Rig, sh: Shadow, f: int) -> bool:
+    frame = rig.xen.frames.table.get(sh.first_mfn + f)
+    return frame is None or frame.count == 0
 
 
 def _table(sh: Shadow, domain: Domain, forged: set[tuple[int, int]], moving: set[tuple[int, int]], out: Places) -> None:
@@ -170,10 +177,12 @@ def _frames(rig: Rig, sh: Shadow, out: Places) -> None:
             domid = frame.owner.domid if frame.owner is not None else -1
             if owner[f] != domid or held[f] != frame.allocated:
                 out[f"frame[{f}]"] = ((owner[f], bool(held[f])), (domid, frame.allocated))
+        elif u == status and place == "xen" and T["domain.phase"][owner[f]] == sh.phase["dying"]:
+            continue  # its teardown has given the status frames up already
         elif f not in sh.limbo or held[f]:
             out[f"frame[{f}].use"] = ("ram" if u == ram else "status_frame", place)
     for f in range(sh.size.heap):
-        if rule_use[f] in (ram, status) and T["frame.content"][f] == 0:
+        if rule_use[f] == ram and T["frame.content"][f] == 0:
             data = table[first + f].data
             if data is not None and any(data):
                 out[f"frame[{f}].content"] = ("zeros", "something else")

@@ -166,9 +166,11 @@ class Bench:
         guest = self.rig.guests.get(d)
         if guest is not None:
             for vcpu in guest.domain.vcpus:
-                for vpn, (frame, _, _) in vcpu.tlb.entries.items():
+                for vpn, (frame, writable, _) in vcpu.tlb.entries.items():
+                    f = sh.frame(frame.mfn)
                     t = sh.slots.get((d, vpn - guest.first_vpn))
-                    if sh.frame(frame.mfn) in stale and (t is None or T["translation.frame"][t] != sh.frame(frame.mfn)):
+                    if f in stale and (t is None or T["translation.frame"][t] != f
+                                       or T["translation.writable"][t] != writable):
                         return
         if stale:
             sh.step("flush_tlb", {"d": d})
@@ -287,6 +289,8 @@ class Bench:
         xen, sh, kernel = self.rig.xen, self.shadow, self.rig.kernel
         if xen.frames.free_count < FIXED + 5:
             return False
+        if self.rules_on and not self._id_is_free(domid):
+            return False
         self.calls += 1
         body = abi.CREATEDOMAIN.pack(0, bytes(16), 0, 0, 2, 1023, 3, max_maptrack, 2, 0, 0, 0, 0)
         rc, _ = kernel.domctl(abi.DOMCTL_CREATEDOMAIN, domid, body)
@@ -317,6 +321,16 @@ class Bench:
             for r, number in enumerate(sh.size.refs):
                 if number < domain.grant_table.nr_entries:
                     sh.step("setup_table", {"caller": domid, "ref": r})
+        return True
+
+    def _id_is_free(self, domid: int) -> bool:
+        """By the rules an id is free once no TLB holds anything of its last owner's: flush, where only that is missing."""
+        sh = self.shadow
+        if sh.T["domain.phase"][domid] != sh.phase["absent"] and domid not in self.rig.xen.domains:
+            for guest in self.rig.guests.values():
+                guest.domain.flush_tlb()
+            self.settle()
+            return sh.T["domain.phase"][domid] == sh.phase["absent"]
         return True
 
     def _built(self, domid: int, element: int) -> None:
@@ -362,6 +376,8 @@ class Bench:
     def advance(self, f: Flight) -> bool:
         """One step of a call; True when it has returned."""
         self.steps += 1
+        if f.watch is not None:
+            f.watched = self.pin(f.watch)
         try:
             f.marker = next(f.steps)
         except StopIteration as stop:
@@ -371,7 +387,8 @@ class Bench:
         if f.marker == END:
             self.flights.remove(f)
             self.shadow.free_calls.extend(f.calls)
-            if f.guest is not None and f.guest.domain.crashed and not f.guest.domain.is_dying:
+            if (f.guest is not None and f.guest.domain.crashed and not f.guest.domain.is_dying
+                    and not any(o.domid == f.domid for o in self.flights)):
                 self.crashed(f.domid)
         if self.rules_on:
             self.check()

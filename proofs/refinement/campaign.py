@@ -83,9 +83,9 @@ class Driver:
         b, rng = self.b, self.rng
         flights = b.flights
         if flights:
-            holder = next((f for f in flights if f.marker in HELD), None)
+            holder = next((f for f in flights if f.marker in HELD or f.hurry), None)
             if holder is not None:
-                if rng.random() < 0.25:
+                if not holder.hurry and rng.random() < 0.25:
                     self.hostile_store()
                 b.advance(holder)
                 return
@@ -129,7 +129,7 @@ class Driver:
     def finish_calls(self) -> None:
         """Let all calls in flight return."""
         while self.b.flights:
-            f = next((f for f in self.b.flights if f.marker in HELD), self.b.flights[0])
+            f = next((f for f in self.b.flights if f.marker in HELD or f.hurry), self.b.flights[0])
             self.text = f"{f.text} (from {f.marker})"
             self.b.advance(f)
 
@@ -221,8 +221,10 @@ class Driver:
         if rng.random() < 0.03:
             page = 0x7FFFFFFF
         ref = self.ref()
-        if ref < 8 and flags == 2:
-            flags = 1
+        table = guest.domain.grant_table
+        if flags == 2 and (ref < 8 or ref >= table.nr_entries or table.active[ref].pin
+                           or table.version == 1 and abi.HEADER.unpack_from(*table.header_at(ref))[0] & 0x18):
+            flags = 1  # in version 1 the bits of a use and of a transfer are the same: what they mean changes with the pin
         self.text = f"d{guest.domid}: entry {ref} := flags {flags:#x}, d{domid}, frame {page:#x}"
         self.b.store_entry(guest, ref, flags, domid, page, rng.random() < 0.9)
 
@@ -312,7 +314,7 @@ class Driver:
             rec2 = track[handle] if handle < len(track) else None
             if rec2 is not None and rec2.flags & 16 and addr:
                 addr = guest.layout.window_maddr(slot)
-            if addr and rec2 is not None and rec2.flags & 2 and not self._unmap_is_ruled(guest, handle, slot):
+            if rec2 is not None and rec2.flags & 3 and not self._unmap_is_ruled(guest, handle, slot):
                 continue
             elements.append(UnmapElement(slot, addr, bus, handle))
             payload += abi.UNMAP_GRANT_REF.pack(addr, bus, handle, 0, 0)
@@ -342,15 +344,18 @@ class Driver:
             return True
         h = sh.handles.get((guest.domid, handle))
         t = sh.slots.get((guest.domid, slot))
-        if h is None or t is None:
+        if h is None:
             return True
         T = sh.T
+        granter = T["mapping.granter"][h]
+        stands = T["mapping.granter_life"][h] == T["domain.life"][granter]
+        if not stands and granter in self.b.rig.xen.domains:
+            return False
+        if t is None or not T["mapping.host"][h]:
+            return True
         k = T["mapping.granter"][h] * sh.rules.nrefs + T["mapping.ref"][h]
         content = T["translation.frame"][t] == T["active.frame"][k] and T["translation.writable"][t] == T["mapping.writable"][h]
-        own = T["mapping.host_t"][h]
-        if not content or own == t:
-            return bool(T["mapping.granter_life"][h] == T["domain.life"][T["mapping.granter"][h]] or not content)
-        return False
+        return not content or bool(stands and T["mapping.host_t"][h] == t and T["translation.handle"][t] == h)
 
     def copy(self, guest: Guest, vcpu: int) -> None:
         """copy of one or two elements."""

@@ -65,6 +65,9 @@ class Flight:
     calls: list[int] = field(default_factory=list)
     moving: set[tuple[int, int]] = field(default_factory=set)
     follower: Follower | None = None
+    watch: tuple[int, int] | None = None  # the entry whose pin counters are noted before each step
+    watched: int = 0
+    hurry: bool = False  # the rules have seen this step fail before the implementation does: nobody may come in between
     seen: list[str] = field(default_factory=list)  # statuses, for the log
 
 
@@ -113,8 +116,8 @@ def follow_map(b: Bench, f: Flight, elements: list[MapElement]) -> Follower:
         tries = 0
         event = yield
         key = (sh.domain(e.dom), sh.ref(e.ref))
-        f.moving.add(key)
         while event in HELD:
+            f.moving.add(key)
             tries += 1
             event = yield
         args = {"caller": me, "space": me, "dom": sh.domain(e.dom), "ref": sh.ref(e.ref),
@@ -128,16 +131,17 @@ def follow_map(b: Bench, f: Flight, elements: list[MapElement]) -> Follower:
         granter = b.rig.xen.domains[e.dom]
         code = sh.try_step("map_grant_ref", args)
         late = False
-        if code == OKAY:
-            f.moving.discard(key)
-        elif code == GENERAL and sh.at("status.reading", *key):
-            late = True  # the pinned frame is gone: the implementation notices in its second step
-        else:
+        f.moving.discard(key)
+        if code == GENERAL and sh.at("status.reading", *key):
+            f.moving.add(key)
+            late = f.hurry = True  # the pinned frame is gone: the implementation notices in its second step
+        elif code != OKAY:
             raise Mismatch(f"map_grant_ref: the rules say {code}, the implementation has pinned the grant")
         event = yield
         if event in HELD:
             raise Mismatch(f"a map in its second step is at {event}")
         f.moving.discard(key)
+        f.hurry = False
         status = b.status(f, i * 32 + 18)
         if late:
             b.expect(f, "map_grant_ref", GENERAL, status)
@@ -224,7 +228,7 @@ def follow_unmap(b: Bench, f: Flight, elements: list[UnmapElement]) -> Follower:
         if crashed and status == GENERAL:
             status = "GNTST_bad_handle"  # the granter is gone: real Xen crashes the caller, whatever it is told
         key = (sh.T["mapping.granter"][h], sh.T["mapping.ref"][h])
-        t = sh.T["mapping.host_t"][h]
+        t = sh.T["mapping.host_t"][h] if sh.T["mapping.host"][h] else -1
         code = sh.try_step("unmap_grant_ref", {"caller": me, "space": me, "h": h, "host": host, "device": device,
                                                "this": call}, fail)
         b.expect(f, "unmap_grant_ref", code, status)
@@ -268,9 +272,10 @@ def follow_copy(b: Bench, f: Flight, elements: list[CopyElement]) -> Follower:
         stage, tries = 0, 0
         source = b.entry_key(e.src_dom, e.src, me) if e.src_ref else None
         dest = b.entry_key(e.dst_dom, e.dst, me) if e.dst_ref else None
-        before = b.pin(source)
-        f.moving.update(k for k in (source, dest) if k is not None)
+        f.watch = source
         event = yield
+        before = f.watched
+        f.moving.update(k for k in (source, dest) if k is not None)
         sh.step("copy", {"caller": me, "space": me, **this})
         code = sh.step("copy.element", {
             "src_by_ref": int(e.src_ref), "src_dom": b.copy_domain(e.src_dom, me, e.src_ref),
@@ -447,7 +452,8 @@ def follow_mmu(b: Bench, f: Flight, slot: int, pte: int, foreign: int, flushed: 
     event = yield
     assumed: int | None = None
     if event != END:
-        done = read_pte(guest.window, slot) == pte and (old != pte or obtainable or not pte & PTE_P)
+        done = read_pte(guest.window, slot) == pte and (
+            old != pte or obtainable and foreign == abi.DOMID_SELF or not pte & PTE_P)
         assumed = 0 if done else 1
     good = f.rc == 0 if assumed is None else assumed == 0
     own = foreign == abi.DOMID_SELF

@@ -12,6 +12,7 @@ from typing import Any
 
 from impl.xen.domains import Domain
 from model.walk import OKAY
+from model.world import size_of
 from proofs.refinement.world import NOBODY, Rules
 
 ANY = ""  # a code that fits every outcome
@@ -128,7 +129,7 @@ class Shadow:
         args = self.rules.system.funcs[func].args
         flat = index[0]
         for sort, i in zip(args[1:], index[1:], strict=True):
-            flat = flat * self.rules.machine.world.sizes[sort] + i
+            flat = flat * size_of(self.rules.system, self.rules.machine.world, sort) + i
         return self.T[func][flat]
 
     def bound(self, domain: Domain) -> bool:
