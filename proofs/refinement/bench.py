@@ -340,7 +340,7 @@ class Bench:
         self.make_free(element)
         sh.step("privcmd_populate_physmap", {**p, "d": domid, "f_f": element, "f_e": sh.free_epoch()})
         t = sh.free_translation()
-        sh.step("privcmd_mmapbatch", {**p, "dom": domid, "f": element, "writable": 1, "t_t": t, "t_nil": 0})
+        sh.step("privcmd_mmapbatch", {**p, "dom": domid, "f": element, "writable": 1, "t_t": t, "t_nil": sh.size.handles - 1})
         sh.step("store", {"space": TOOLS, "t": t})
         sh.step("privcmd_munmap", {"p": TOOLS, "t": t})
         sh.step("flush_tlb", {"d": 0})

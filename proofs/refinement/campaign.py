@@ -256,17 +256,18 @@ class Driver:
     def _named(self, guest: Guest) -> tuple[int, int]:
         if self.rng.random() < 0.75:
             found = self.grant_of(guest.domid)
-            if found is not None and not self._special(*found):
+            if found is not None and not self._special(guest, *found):
                 return found
         dom, ref = self.other(guest), self.ref()
-        return (99, ref) if self._special(dom, ref) else (dom, ref)
+        return (99, ref) if self._special(guest, dom, ref) else (dom, ref)
 
-    def _special(self, dom: int, ref: int) -> bool:
+    def _special(self, me: Guest, dom: int, ref: int) -> bool:
         """Does the entry name a page of the hypervisor's own heap? The rules know no such grants."""
-        domain = self.b.rig.xen.domains.get(dom)
+        domain = self.b.rig.xen.domains.get(me.domid if dom == abi.DOMID_SELF else dom)
         if domain is None or ref >= domain.grant_table.nr_entries or dom == 0:
             return False
-        return self.b.rig.special(domain.grant_table.frame_field(ref))
+        pinned = domain.grant_table.active[ref].frame
+        return self.b.rig.special(domain.grant_table.frame_field(ref)) or (pinned is not None and pinned.xenheap)
 
     def map(self, guest: Guest, vcpu: int) -> None:
         """map_grant_ref of one or two grants."""
@@ -347,15 +348,13 @@ class Driver:
         if h is None:
             return True
         T = sh.T
-        granter = T["mapping.granter"][h]
-        stands = T["mapping.granter_life"][h] == T["domain.life"][granter]
-        if not stands and granter in self.b.rig.xen.domains:
-            return False
-        if t is None or not T["mapping.host"][h]:
+        stands = T["mapping.granter_life"][h] == T["domain.life"][T["mapping.granter"][h]]
+        if t is None or not T["mapping.host"][h] or not stands:
             return True
         k = T["mapping.granter"][h] * sh.rules.nrefs + T["mapping.ref"][h]
         content = T["translation.frame"][t] == T["active.frame"][k] and T["translation.writable"][t] == T["mapping.writable"][h]
-        return not content or bool(stands and T["mapping.host_t"][h] == t and T["translation.handle"][t] == h)
+        return not content or bool(T["mapping.host_t"][h] == t and T["translation.handle"][t] == h
+                                   and T["translation.origin"][t] == 1)
 
     def copy(self, guest: Guest, vcpu: int) -> None:
         """copy of one or two elements."""

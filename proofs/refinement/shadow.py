@@ -77,7 +77,7 @@ class Shadow:
     def free_handle(self) -> int:
         """A record that nobody uses."""
         host, device, taken = self.T["mapping.host"], self.T["mapping.device"], self.T["mapping.taken"]
-        for h in range(self.size.handles):
+        for h in range(self.size.handles - 1):  # the last names no record: translations that are no grant's have it
             if not (host[h] or device[h] or taken[h]):
                 return h
         raise Mismatch("the world has too few handles")
