@@ -7,9 +7,6 @@ it is gone; nothing here looks at the implementation's state (abstraction.py doe
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from impl.xen.domains import Domain
 from model.walk import OKAY
 from model.world import size_of
@@ -49,7 +46,6 @@ class Shadow:
         self.dom0_frames: dict[int, int] = {}  # mfn -> Frame, for Dom0's own pages
         self.free_calls = list(range(self.size.calls - 1, -1, -1))
         self.limbo: set[int] = set()  # frames whose owner has given them up and that are not in the heap yet
-        self._steps: dict[str, Callable[..., Any]] = {}
         self._keys: dict[tuple[str, str], str] = {}
 
     # Elements.
@@ -140,19 +136,8 @@ class Shadow:
 
     def try_step(self, label: str, args: dict[str, int], fail: str | None = None) -> str | None:
         """Take a rule step; the code it ends with, or None when it cannot be called now."""
-        made = self._steps.get(label)
-        if made is None:
-            caller = self.rules.caller
-            step = caller.steps[label]
-            compiled = caller._compiled_call(step)
-            names = [p.name for p in step.params] + (["this"] if step.after else [])
-
-            def run(given: dict[str, int], fail: str | None) -> str | None:
-                code: str | None = compiled(self.state, *[given[n] for n in names], given, None, fail)[0]
-                return code
-
-            made = self._steps[label] = run
-        code: str | None = made(args, fail)
+        made, names = self.rules.step(label)
+        code: str | None = made(self.state, *[args[n] for n in names], args, None, fail)[0]
         self.steps += 1
         if code is not None:
             key = self._keys.get((label, code))

@@ -8,7 +8,9 @@ Ghost elements that nothing speaks of any more (lives, epochs) are used again: t
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from model import loader
 from model.ir import System
@@ -65,7 +67,17 @@ class Rules:
         self.number = {name: k for k, name in enumerate(self.system.funcs)}
         self.members = {sort: {m: i for i, m in enumerate(ms)} for sort, ms in self.system.enums.items()}
         self.nrefs = len(size.refs)
+        self._compiled: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {}
         self.outcomes = tuple(outcomes(self.system))
+
+    def step(self, label: str) -> tuple[Callable[..., Any], tuple[str, ...]]:
+        """A rule step as a function of the state, its arguments, all given values, and a code to fail with."""
+        made = self._compiled.get(label)
+        if made is None:
+            step = self.caller.steps[label]
+            names = tuple(p.name for p in step.params) + (("this",) if step.after else ())
+            made = self._compiled[label] = (self.caller._compiled_call(step), names)
+        return made
 
     def start(self) -> State:
         """Dom0 alone, with a toolstack process and a user process; the heap is empty of guests."""
