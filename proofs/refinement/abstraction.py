@@ -100,7 +100,7 @@ def _domain(rig: Rig, sh: Shadow, d: int, out: Places) -> None:
     elif phase not in ((phases["dead"],) if domain.is_dying == DEAD else (phases["dying"], phases["dead"])):
         out[f"domain[{d}].phase"] = (phase, "dying or dead")
     if not sh.bound(domain):
-        out[f"domain[{d}].life"] = (sh.T["domain.life"][d], sh.lives.get(id(domain)))
+        out[f"domain[{d}].life"] = (sh.T["domain.life"][d], sh.lives.get(domain))
 
 
 def _in_heap(rig: Rig, sh: Shadow, f: int) -> bool:

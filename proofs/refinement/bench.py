@@ -287,7 +287,7 @@ class Bench:
     def create(self, domid: int, max_maptrack: int = 1) -> bool:
         """Build a guest; False when there is no memory for it."""
         xen, sh, kernel = self.rig.xen, self.shadow, self.rig.kernel
-        if xen.frames.free_count < FIXED + 5:
+        if xen.frames.free_count < FIXED + 2:
             return False
         if self.rules_on and not self._id_is_free(domid):
             return False
@@ -307,7 +307,7 @@ class Bench:
             life = sh.free_life()
             sh.step("privcmd_createdomain", {"p": TOOLS, "x": self.privcmd, "d_d": domid, "d_life": life})
             sh.lives = {k: v for k, v in sh.lives.items() if v != life}
-            sh.lives[id(domain)] = life
+            sh.lives[domain] = life
         kernel.domctl(abi.DOMCTL_MAX_MEM, domid, abi.U64.pack((FIXED + POOL) * 4))
         kernel.domctl(abi.DOMCTL_MAX_VCPUS, domid, abi.U32.pack(2))
         guest = Guest(xen, domain)

@@ -227,6 +227,8 @@ def follow_unmap(b: Bench, f: Flight, elements: list[UnmapElement]) -> Follower:
         gone = guest.domain.crashed and status == GENERAL
         key = (sh.T["mapping.granter"][h], sh.T["mapping.ref"][h])
         t = sh.T["mapping.host_t"][h] if sh.T["mapping.host"][h] else -1
+        if device and status == OKAY and sh.T["mapping.device"][h] and b.names_another(me, e, h, "GNTST_bad_dev_addr"):
+            raise Mismatch("unmap_grant_ref: a bus address that is not the frame's was accepted")
         code = sh.try_step("unmap_grant_ref", {"caller": me, "space": me, "h": h, "host": host, "device": device,
                                                "this": call}, fail)
         if gone and code in ("GNTST_bad_handle", GENERAL):

@@ -39,7 +39,7 @@ class Shadow:
         self.phase = rules.members["Phase"]
         self.kind = rules.members["Kind"]
         self.point = rules.members["Point"]
-        self.lives: dict[int, int] = {}  # id(Domain object) -> Life
+        self.lives: dict[Domain, int] = {}  # each incarnation -> Life
         self.refs = {number: i for i, number in enumerate(self.size.refs)}
         self.slots: dict[tuple[int, int], int] = {}  # (space, virtual page) -> Translation
         self.handles: dict[tuple[int, int], int] = {}  # (domid, handle) -> Handle
@@ -103,6 +103,9 @@ class Shadow:
         """A life that has not been; old ones nobody speaks of are used again, with no offer left."""
         spent = self.T["spent"]
         if all(spent):
+            for f in range(self.size.frames):
+                if self.T["frame.use"][f] == self.use["unscrubbed"]:
+                    self.step("scrub_page", {"f": f})
             keep = {self.T["domain.life"][d] for d in range(NOBODY) if self.T["domain.phase"][d] != self.phase["absent"]}
             for h in range(self.size.handles):
                 if self.T["mapping.host"][h] or self.T["mapping.device"][h]:
@@ -130,7 +133,7 @@ class Shadow:
 
     def bound(self, domain: Domain) -> bool:
         """Is this very domain object the incarnation that the rules know?"""
-        return self.lives.get(id(domain)) == self.T["domain.life"][self.domain(domain.domid)]
+        return self.lives.get(domain) == self.T["domain.life"][self.domain(domain.domid)]
 
     # Steps.
 

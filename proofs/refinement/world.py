@@ -47,7 +47,7 @@ class Size:
         return self.frames - 1
 
 
-SMALL = Size(guests=2, heap=24, dom0_frames=1, refs=(0, 1, 8, 5000), calls=2, translations=10, handles=6, lives=6,
+SMALL = Size(guests=2, heap=20, dom0_frames=1, refs=(0, 1, 8, 5000), calls=2, translations=10, handles=6, lives=6,
              files=3, maps=2)
 
 
