@@ -8,7 +8,6 @@ and theorems are evaluated. The bound is the number of actions from the start.
 
 from __future__ import annotations
 
-import io
 import pickle
 import time
 from collections.abc import Callable
@@ -49,30 +48,14 @@ class Result:
                 f"{self.actions} steps compared in {self.seconds:.1f} s; new states per action {self.by_depth}.")
 
 
-class _Pickler(pickle.Pickler):
-    def persistent_id(self, obj: object) -> object:
-        return "rules" if isinstance(obj, Rules) else None
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, data: bytes, rules: Rules) -> None:
-        super().__init__(io.BytesIO(data))
-        self.rules = rules
-
-    def persistent_load(self, pid: object) -> Rules:
-        return self.rules
-
-
 def freeze(bench: Bench) -> bytes:
-    """A machine without calls in flight, as bytes."""
-    out = io.BytesIO()
-    _Pickler(out, pickle.HIGHEST_PROTOCOL).dump(bench)
-    return out.getvalue()
+    """A machine without calls in flight, as bytes; the rules themselves are not copied."""
+    return pickle.dumps(bench, pickle.HIGHEST_PROTOCOL)
 
 
-def thaw(data: bytes, rules: Rules) -> Bench:
+def thaw(data: bytes) -> Bench:
     """The machine again."""
-    bench: Bench = _Unpickler(data, rules).load()
+    bench: Bench = pickle.loads(data)
     return bench
 
 
@@ -253,11 +236,11 @@ def explore(depth: int = DEPTH, size: Size = SMALL, seconds: float | None = None
             if seconds is not None and time.perf_counter() - begin > seconds:
                 result.complete = False
                 break
-            bench = _at(blob, tail, rules)
+            bench = _at(blob, tail)
             todo = actions(bench)
             for i, action in enumerate(todo):
                 if i:
-                    bench = _at(blob, tail, rules)
+                    bench = _at(blob, tail)
                 result.actions += 1
                 try:
                     act(bench, action)
@@ -281,8 +264,8 @@ def explore(depth: int = DEPTH, size: Size = SMALL, seconds: float | None = None
     return result
 
 
-def _at(blob: bytes, tail: tuple[Action, ...], rules: Rules) -> Bench:
-    bench = thaw(blob, rules)
+def _at(blob: bytes, tail: tuple[Action, ...]) -> Bench:
+    bench = thaw(blob)
     every, bench.full_every = bench.full_every, 0
     for action in tail:
         act(bench, action)

@@ -523,8 +523,10 @@ def follow_destroy(b: Bench, f: Flight, domid: int) -> Follower:
                 b.touched.add(granter)
         if event in ("destroy.roots", "destroy.unpinned") and not relinquished:
             b.torn.add(domid)
+            f.hurry = True  # the rules give up page tables and memory in one step
         if event == "destroy.memory" or (event == END and not relinquished):
             relinquished = True
+            f.hurry = False
             b.torn.discard(domid)
             frames = [i for i in range(sh.size.heap) if sh.T["frame.owner"][i] == domid
                       and sh.T["frame.use"][i] in (sh.use["ram"], sh.use["status_frame"])]

@@ -68,7 +68,13 @@ class Rules:
         self.members = {sort: {m: i for i, m in enumerate(ms)} for sort, ms in self.system.enums.items()}
         self.nrefs = len(size.refs)
         self._compiled: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {}
+        self.claims = {**self.system.invariants,
+                       **{n: c for n, c in self.system.theorems.items() if self.system.expects.get(n) == "proved"}}
         self.outcomes = tuple(outcomes(self.system))
+
+    def __reduce__(self) -> tuple[Callable[..., Rules], tuple[Size]]:
+        """Rules are compiled once in each process and never copied."""
+        return rules_for, (self.size,)
 
     def step(self, label: str) -> tuple[Callable[..., Any], tuple[str, ...]]:
         """A rule step as a function of the state, its arguments, all given values, and a code to fail with."""
