@@ -82,8 +82,8 @@ class Bench:
         """May an unmap be refused for its addresses: another entry's, or not the frame's own?"""
         T, sh = self.shadow.T, self.shadow
         if status == "GNTST_bad_dev_addr":
-            mfn = T["active.frame"][T["mapping.granter"][h] * sh.rules.nrefs + T["mapping.ref"][h]] + sh.first_mfn
-            return e.bus != mfn << 12
+            element = T["active.frame"][T["mapping.granter"][h] * sh.rules.nrefs + T["mapping.ref"][h]]
+            return e.bus != sh.mfn(element) << 12
         t = sh.slots.get((me, e.slot))
         if t is None:
             return True
@@ -117,7 +117,7 @@ class Bench:
                 return True
             T, k = self.shadow.T, key[0] * self.shadow.rules.nrefs + key[1]
             f = T["active.frame"][k] if T["status.reading"][k] else T["entry.frame"][k]
-            return self.is_table(f + self.shadow.first_mfn)
+            return self.is_table(self.shadow.mfn(f))
         return self.is_table(e.dst)
 
     def source_may_fail(self, e: CopyElement, tries: int, me: int) -> bool:

@@ -19,6 +19,7 @@ from impl.xen.scheduler import HELD
 from proofs.refinement import rules_of as r
 from proofs.refinement.abstraction import dump
 from proofs.refinement.bench import Bench
+from proofs.refinement.dom0 import Dom0
 from proofs.refinement.rig import SLOTS, Guest
 from proofs.refinement.rules_of import CopyElement, Flight, MapElement, UnmapElement
 from proofs.refinement.shadow import Mismatch
@@ -67,6 +68,7 @@ class Driver:
         self.b = bench
         self.rng = random.Random(seed)
         self.text = ""
+        self.dom0 = Dom0(bench, self.rng, bench.rig.kernel)
         self.refs = [n for n in bench.shadow.size.refs if n < 1000]
         self.moves: list[tuple[float, Callable[[Guest, int], None]]] = []
         weights: list[tuple[float, Callable[[Guest, int], None]]] = [
@@ -96,6 +98,16 @@ class Driver:
                 self.text = f"{f.text} (from {f.marker or 'its start'})"
                 b.advance(f)
                 return
+        if rng.random() < 0.1:
+            text = self.dom0.move()
+            if text:
+                self.text = f"dom0: {text}"
+                b.calls += 1
+                b.steps += 1
+                if b.rules_on:
+                    b.settle()
+                    b.check()
+            return
         guests = list(b.rig.guests.values())
         if len(guests) < 3 and rng.random() < 0.1:
             free = [d for d in (1, 2, 3) if d not in b.rig.guests]
@@ -174,7 +186,9 @@ class Driver:
         for guest in guests:
             self.destroy(guest)
             self.finish_calls()
+        self.dom0.end()
         if self.b.rules_on:
+            self.b.settle()
             self.b.compare_all()
             self.b.check_claims()
         self.b.check_end()

@@ -6,7 +6,7 @@ L1 table are where it maps things. The policy is a matrix of who may share with 
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 from impl.dom0.kernel import Kernel
 from impl.xen import abi
@@ -24,6 +24,7 @@ GUEST_PAGES = 2
 FIXED = GUEST_PAGES + 5
 SLOTS = 5
 DOM0_PAGES = 96
+GrantOp = tuple[int, bytes]
 
 
 class Matrix(DummyPolicy):
@@ -81,6 +82,21 @@ class Guest:
         return read(self.xen, self.domain.vcpus[vcpu], self.arg(vcpu) + offset, size) or bytes(size)
 
 
+class RecordingKernel(Kernel):
+    """Dom0's kernel; it notes each element of its grant hypercalls as Xen left it."""
+
+    __slots__ = ("grant_log",)
+
+    def __init__(self, *args: object, **options: int) -> None:
+        self.grant_log: list[GrantOp] = []
+        super().__init__(*args, **options)  # type: ignore[arg-type]
+
+    def grant_op(self, cmd: int, elements: Sequence[bytes]) -> tuple[int, list[bytes]]:
+        rc, out = super().grant_op(cmd, elements)
+        self.grant_log += [(cmd, raw) for raw in out]
+        return rc, out
+
+
 class Rig:
     """Xen, Dom0's kernel and the guests."""
 
@@ -92,7 +108,7 @@ class Rig:
         self.policy = Matrix()
         self.xen = Xen(nframes=self.first_mfn + heap, reserved=0x1000, seed=seed, policy=self.policy)
         self.dom0 = self.xen.create_dom0()
-        self.kernel = Kernel(self.xen, self.dom0, npages=DOM0_PAGES, nwindows=1)
+        self.kernel = RecordingKernel(self.xen, self.dom0, npages=DOM0_PAGES, nwindows=1)
         self.guests: dict[int, Guest] = {}
 
     def obtainable(self, domain: Domain, mfn: int) -> bool:

@@ -61,6 +61,10 @@ class Shadow:
             return element
         return self.dom0_frames.get(mfn, self.size.nowhere)
 
+    def mfn(self, element: int) -> int:
+        """The frame number of an element."""
+        return next((m for m, e in self.dom0_frames.items() if e == element), self.first_mfn + element)
+
     def ref(self, number: int) -> int:
         """The element of a reference; what the world does not hold lies outside of every table."""
         return self.refs.get(number, self.rules.nrefs - 1)

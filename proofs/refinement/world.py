@@ -32,7 +32,7 @@ class Size:
     dom0_frames: int = 4
     refs: tuple[int, ...] = (0, 1, 8, 9, 10, 700, 5000)
     calls: int = 6
-    translations: int = 48
+    translations: int = 56
     handles: int = 32
     lives: int = 10
     files: int = 8
