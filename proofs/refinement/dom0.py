@@ -53,6 +53,7 @@ class Dom0:
         self.maps: list[tuple[int, int, int, bool]] = []  # descriptor, byte offset, Map, mapped
         self.pages: dict[int, tuple[int, int, int]] = {}  # Frame -> descriptor, byte offset, reference
         self.slots: dict[int, Slot] = {}
+        self.spent: set[tuple[int, int]] = set()  # maps that a refused mmap has used up
         self.released: set[int] = set()  # files whose last user may be gone
         bench.shadow.lives[bench.rig.dom0] = 0
         self.kernel_file = self._element("file.open")
@@ -154,14 +155,23 @@ class Dom0:
             code = "EINVAL" if error.code == abi.EINVAL else str(error.code)
         self.maps[i] = (fd, offset, m, True)
         if self.b.rules_on:
-            self._follow_mmap(slot, m, x, writable, code)
+            spent = (fd, offset) in self.spent
+            if spent and code != "EINVAL":
+                raise Mismatch(f"a map that a refused mmap has used up was mapped: {code}")
+            self._follow_mmap(slot, m, x, writable, code, spent)
         if code == OKAY:
             self.slots[free[0]] = slot
+        elif self.b.rules_on and (fd, offset) not in self.spent and self.b.shadow.T["gmap.listed"][m] and not self.b.shadow.T["gmap.mapped"][m]:
+            # A refused mmap spends the map. The rules keep it unspent; here it goes off their list, which answers alike.
+            self._rule("gntdev_unmap_grant_ref", {"p": USER, "x": x, "m": m})
+            self.spent.add((fd, offset))
         return f"gntdev mmap of map {m}: {code}"
 
-    def _follow_mmap(self, slot: Slot, m: int, x: int, writable: bool, code: str) -> None:
+    def _follow_mmap(self, slot: Slot, m: int, x: int, writable: bool, code: str, spent: bool) -> None:
         sh = self.b.shadow
         log = list(self.kernel.grant_log)
+        if not log and spent:
+            return
         if not log:
             self._rule("gntdev_mmap", {"p": USER, "x": x, "m": m, "writable": int(writable), "got_h": 0,
                                        "this": sh.free_calls[-1]}, code)
@@ -274,7 +284,10 @@ class Dom0:
         fd, offset, m, _ = self.rng.choice(mine)
         device.unmap_grant_ref(offset, 1)
         self.maps = [e for e in self.maps if e[2] != m or e[0] != fd or e[1] != offset]
-        self._rule("gntdev_unmap_grant_ref", {"p": USER, "x": x, "m": m})
+        if (fd, offset) in self.spent:
+            self.spent.discard((fd, offset))
+        else:
+            self._rule("gntdev_unmap_grant_ref", {"p": USER, "x": x, "m": m})
         return f"gntdev unmap_grant_ref {m}"
 
     def alloc(self) -> str:
@@ -286,6 +299,8 @@ class Dom0:
         dom = self.rng.choice((1, 2, 3))
         writable = self.rng.random() < 0.7
         code, mfn, offset, refs = OKAY, 0, 0, [0]
+        self.pool.retry_deferred()  # so does the call itself, but what it frees it may give out again at once
+        self.settle()
         try:
             offset, refs = device.alloc(dom, int(writable), 1)
             mfn = device.pages[-1].frame.mfn
@@ -368,9 +383,14 @@ class Dom0:
         """What the file lists goes with it."""
         for entry in [e for e in self.maps if e[0] == fd]:
             self.maps.remove(entry)
-            self._rule("gntdev_unmap_grant_ref", {"p": USER, "x": x, "m": entry[2]})
+            if entry[:2] in self.spent:
+                self.spent.discard(entry[:2])
+            else:
+                self._rule("gntdev_unmap_grant_ref", {"p": USER, "x": x, "m": entry[2]})
         if self.b.rules_on:
-            for f, (owner, _, _) in list(self.pages.items()):
+            for f, (owner, offset, ref) in list(self.pages.items()):
+                if owner == fd:
+                    self.pages[f] = (-1, offset, ref)
                 if owner == fd and self.b.shadow.T["shared_page.listed"][f]:
                     self._rule("gntalloc_dealloc_gref", {"p": USER, "x": x, "f": f})
         self.gntdevs.pop(fd, None)
