@@ -24,7 +24,7 @@ GOOD, FAILED = 0, 1
 @click.option("--against", type=click.Choice(["model", "nothing"]), default="model", show_default=True,
               help="What answers are compared with; `nothing` runs the implementation alone, for its speed.")
 @click.option("--ops", type=click.IntRange(1), default=100_000, show_default=True, metavar="N", help="Calls to make.")
-@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, metavar="S", help="The same seed, the same run.")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, metavar="S", help="Same seed, same run.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Processes.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the result.")
 def diff(against: str, ops: int, seed: int, jobs: int, json_file: Path | None) -> int:

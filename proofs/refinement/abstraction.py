@@ -167,7 +167,7 @@ def _frames(rig: Rig, sh: Shadow, out: Places) -> None:
                 out[f"frame[{f}].use"] = (u, "never used")
             continue
         place = place_of(frame)
-        if u == free or u == unscrubbed:
+        if u in (free, unscrubbed):
             if place not in ("heap", "xen") or (u == unscrubbed and place == "heap" and not frame.dirty):
                 out[f"frame[{f}].use"] = ("free" if u == free else "unscrubbed", place)
         elif u == transfer:

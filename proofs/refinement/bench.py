@@ -88,7 +88,8 @@ class Bench:
         if t is None:
             return True
         key = T["mapping.granter"][h] * sh.rules.nrefs + T["mapping.ref"][h]
-        return (T["translation.frame"][t], T["translation.writable"][t]) != (T["active.frame"][key], T["mapping.writable"][h])
+        entry = (T["translation.frame"][t], T["translation.writable"][t])
+        return entry != (T["active.frame"][key], T["mapping.writable"][h])
 
     def entry_key(self, dom: int, ref: int, me: int) -> Key:
         """Domain and reference as elements."""
@@ -338,7 +339,8 @@ class Bench:
         self.make_free(element)
         sh.step("privcmd_populate_physmap", {**p, "d": domid, "f_f": element, "f_e": sh.free_epoch()})
         t = sh.free_translation()
-        sh.step("privcmd_mmapbatch", {**p, "dom": domid, "f": element, "writable": 1, "t_t": t, "t_nil": sh.size.handles - 1})
+        sh.step("privcmd_mmapbatch", {**p, "dom": domid, "f": element, "writable": 1, "t_t": t,
+                                       "t_nil": sh.size.handles - 1})
         sh.step("store", {"space": TOOLS, "t": t})
         sh.step("privcmd_munmap", {"p": TOOLS, "t": t})
         sh.step("flush_tlb", {"d": 0})

@@ -23,7 +23,7 @@ from proofs.refinement.dom0 import Dom0
 from proofs.refinement.rig import SLOTS, Guest
 from proofs.refinement.rules_of import CopyElement, Flight, MapElement, UnmapElement
 from proofs.refinement.shadow import Mismatch
-from proofs.refinement.world import Rules, Size, rules_for
+from proofs.refinement.world import TOOLS, Rules, Size, rules_for
 
 LEG = 1500  # calls between two machines
 FULL_EVERY = 12
@@ -98,7 +98,11 @@ class Driver:
                 self.text = f"{f.text} (from {f.marker or 'its start'})"
                 b.advance(f)
                 return
-        if rng.random() < 0.1:
+        x = rng.random()
+        if x < 0.004:
+            self.bad_domctl()
+            return
+        if x < 0.1:
             text = self.dom0.move()
             if text:
                 self.text = f"dom0: {text}"
@@ -146,6 +150,21 @@ class Driver:
             f = next((f for f in self.b.flights if f.marker in HELD or f.hurry), self.b.flights[0])
             self.text = f"{f.text} (from {f.marker})"
             self.b.advance(f)
+
+    def bad_domctl(self) -> None:
+        """A domctl on Dom0 itself, or on a domain that is not there."""
+        b = self.b
+        if b.flights:
+            return
+        name, cmd = self.rng.choice((("pausedomain", abi.DOMCTL_PAUSEDOMAIN), ("unpausedomain", abi.DOMCTL_UNPAUSEDOMAIN),
+                                     ("destroydomain", abi.DOMCTL_DESTROYDOMAIN)))
+        domid = self.rng.choice((0, 99))
+        self.text = f"{name} d{domid}"
+        b.calls += 1
+        rc, _ = b.rig.kernel.domctl(cmd, domid)
+        if b.rules_on:
+            code = {-abi.ESRCH: "ESRCH", -abi.EINVAL: "EINVAL"}.get(rc, str(rc))
+            b.shadow.step(f"privcmd_{name}", {"p": TOOLS, "x": b.privcmd, "d": b.shadow.domain(domid)}, code)
 
     def life(self, guest: Guest) -> None:
         """Destroy or pause a guest that has no call in flight."""
@@ -242,7 +261,7 @@ class Driver:
         if flags == 3 and ref < 8:
             flags = 1  # it would survive a switch to version 2, where it is a transitive grant: the rules have none
         if flags == 2 and (ref < 8 or ref >= table.nr_entries or table.active[ref].pin
-                           or table.version == 1 and abi.HEADER.unpack_from(*table.header_at(ref))[0] & 0x18):
+                           or (table.version == 1 and abi.HEADER.unpack_from(*table.header_at(ref))[0] & 0x18)):
             flags = 1  # in version 1 the bits of a use and of a transfer are the same: what they mean changes with the pin
         self.text = f"d{guest.domid}: entry {ref} := flags {flags:#x}, d{domid}, frame {page:#x}"
         self.b.store_entry(guest, ref, flags, domid, page, rng.random() < 0.9)
@@ -371,7 +390,8 @@ class Driver:
         if t is None or not T["mapping.host"][h] or not stands:
             return True
         k = T["mapping.granter"][h] * sh.rules.nrefs + T["mapping.ref"][h]
-        content = T["translation.frame"][t] == T["active.frame"][k] and T["translation.writable"][t] == T["mapping.writable"][h]
+        entry = (T["translation.frame"][t], T["translation.writable"][t])
+        content = entry == (T["active.frame"][k], T["mapping.writable"][h])
         return not content or bool(T["mapping.host_t"][h] == t and T["translation.handle"][t] == h
                                    and T["translation.origin"][t] == 1)
 

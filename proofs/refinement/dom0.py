@@ -142,7 +142,8 @@ class Dom0:
         guest = self.b.rig.xen.domains.get(grant[0])
         if guest is not None and grant[0] and grant[1] < guest.grant_table.nr_entries:
             act = guest.grant_table.active[grant[1]]
-            if self.b.rig.special(guest.grant_table.frame_field(grant[1])) or (act.frame is not None and act.frame.xenheap):
+            pinned = act.frame is not None and act.frame.xenheap
+            if pinned or self.b.rig.special(guest.grant_table.frame_field(grant[1])):
                 return ""
         writable = self.rng.random() < 0.5
         slot = Slot("grant", x)
@@ -161,7 +162,7 @@ class Dom0:
             self._follow_mmap(slot, m, x, writable, code, spent)
         if code == OKAY:
             self.slots[free[0]] = slot
-        elif self.b.rules_on and (fd, offset) not in self.spent and self.b.shadow.T["gmap.listed"][m] and not self.b.shadow.T["gmap.mapped"][m]:
+        elif self.b.rules_on and (fd, offset) not in self.spent and not self.b.shadow.T["gmap.mapped"][m]:
             # A refused mmap spends the map. The rules keep it unspent; here it goes off their list, which answers alike.
             self._rule("gntdev_unmap_grant_ref", {"p": USER, "x": x, "m": m})
             self.spent.add((fd, offset))

@@ -44,8 +44,8 @@ class Result:
 
     def text(self) -> str:
         end = "all of them" if self.complete else "cut short by the time given"
-        return (f"{self.states} states of 2 guests, 2 pages, 2 references, within {self.depth} actions of the start ({end}): "
-                f"{self.actions} steps compared in {self.seconds:.1f} s; new states per action {self.by_depth}.")
+        return (f"{self.states} states of 2 guests, 2 pages, 2 references, within {self.depth} actions of the start "
+                f"({end}): {self.actions} steps compared in {self.seconds:.1f} s; new states per action {self.by_depth}.")
 
 
 def freeze(bench: Bench) -> bytes:
@@ -77,7 +77,8 @@ def fly(b: Bench, guest: Guest, text: str, number: int, args: tuple[int, ...], p
     busy = {f.vcpu for f in b.flights if f.domid == guest.domid and f.guest is not None}
     vcpu = next(v for v in (0, 1) if v not in busy)
     args = tuple(guest.arg(vcpu) if a == -1 else a for a in args)
-    flight = Flight(f"d{guest.domid}v{vcpu}: {text}", guest.domid, vcpu, guest.start(vcpu, number, args, payload), guest=guest)
+    steps = guest.start(vcpu, number, args, payload)
+    flight = Flight(f"d{guest.domid}v{vcpu}: {text}", guest.domid, vcpu, steps, guest=guest)
     b.launch(flight, follower(flight), 1)
     b.advance(flight)
 
@@ -151,7 +152,8 @@ def act(b: Bench, action: Action) -> None:
     elif name == "self_map":
         granter = guests[GRANTER]
         pte = granter.pool[0] << 12 | PTE_P | PTE_RW | PTE_USER | PTE_A | PTE_D
-        fly(b, granter, "mmu_update", 1, (-1, 1, 0, abi.DOMID_SELF), abi.MMU_UPDATE.pack(granter.layout.window_maddr(0), pte),
+        fly(b, granter, "mmu_update", 1, (-1, 1, 0, abi.DOMID_SELF),
+            abi.MMU_UPDATE.pack(granter.layout.window_maddr(0), pte),
             lambda f: r.follow_mmu(b, f, 0, pte, abi.DOMID_SELF, True))
     else:
         _mapper_acts(b, guests[MAPPER], name, n)

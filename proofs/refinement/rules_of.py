@@ -13,7 +13,7 @@ and with what was picked, and insists on the same codes.
 | `transfer.stolen`, `transfer.assigned` | `transfer`, then `transfer.assign` |
 | `mmu.flush` | `mmu_update_map` or `map_status_frame`, and `mmu_update_clear` of what was there |
 | `memory.preempt` | one `populate_physmap` or `decrease_reservation` |
-| `destroy.dying`, `.maptrack`, `.memory` | `privcmd_destroydomain`, `release_mapping` for each record, `relinquish_resources` |
+| `destroy.dying`, `.maptrack`, `.memory` | `privcmd_destroydomain`, `release_mapping`s, `relinquish_resources` |
 """
 
 from __future__ import annotations
@@ -455,7 +455,7 @@ def follow_mmu(b: Bench, f: Flight, slot: int, pte: int, foreign: int, flushed: 
     assumed: int | None = None
     if event != END:
         done = read_pte(guest.window, slot) == pte and (
-            old != pte or obtainable and foreign == abi.DOMID_SELF or not pte & PTE_P)
+            old != pte or (obtainable and foreign == abi.DOMID_SELF) or not pte & PTE_P)
         assumed = 0 if done else 1
     good = f.rc == 0 if assumed is None else assumed == 0
     own = foreign == abi.DOMID_SELF
@@ -475,7 +475,8 @@ def follow_mmu(b: Bench, f: Flight, slot: int, pte: int, foreign: int, flushed: 
         t = sh.free_translation()
         fail = "EBUSY" if not good and pte & PTE_RW and b.is_table(mfn) else None
         code = sh.step("mmu_update_map", {"caller": me, "space": me, "d": d, "f": sh.frame(mfn),
-                                          "writable": int(bool(pte & PTE_RW)), "t": t, "nil": sh.size.handles - 1}, ANY, fail)
+                                          "writable": int(bool(pte & PTE_RW)), "t": t,
+                                          "nil": sh.size.handles - 1}, ANY, fail)
         if (code == OKAY) != good:
             raise Mismatch(f"mmu_update_map: the rules say {code}, the implementation {'did it' if good else f.rc}")
         if good:
