@@ -587,7 +587,7 @@ def leg(rules: Rules, seed: int, number: int, calls: int, report: Report, full_e
     except Mismatch as error:
         failure = Failure(error.what, tuple(dump(error.places)), driver.text, seed, number, report.calls + bench.calls,
                           tuple(recent))
-    except (AssertionError, AttributeError, IndexError, KeyError, ValueError) as error:
+    except Exception as error:  # whatever the implementation raises is a finding
         failure = Failure(f"{type(error).__name__}: {error}", (), driver.text, seed, number, report.calls + bench.calls,
                           tuple(recent))
     report.calls += bench.calls
@@ -602,7 +602,11 @@ def run_leg(rules: Rules, seed: int, number: int, calls: int, full_every: int = 
             claims_every: int = CLAIMS_EVERY, rules_on: bool = True) -> Report:
     """One leg; when something went apart it is run again, looking at everything after each step."""
     report = Report(seed)
-    failure = leg(rules, seed, number, calls, report, full_every, claims_every, rules_on)
+    try:
+        failure = leg(rules, seed, number, calls, report, full_every, claims_every, rules_on)
+    except Exception as error:  # the machine could not even be set up
+        failure = Failure(f"{type(error).__name__}: {error}", (), "setting up", seed, number, 0, ())
+        full_every = 1
     if failure is not None and full_every != 1 and rules_on:
         failure = leg(rules, seed, number, calls, Report(seed), 1, 64) or failure
     report.failure = failure
