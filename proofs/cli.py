@@ -1,4 +1,4 @@
-"""The command line: `bulkhead check`, `prove`, `attack`, `export`, `replay` and `boot`.
+"""The command line: `bulkhead check`, `prove`, `attack`, `export`, `replay`, `boot` and `diff`.
 
 Each command loads rules, calls what does the work, and turns findings into text and an exit code: 0 as the system
 expects, 1 a verdict that is not, 2 bad use, 130 interrupted. Solvers and drawing are imported when they are needed.
@@ -21,6 +21,7 @@ import click
 from model import loader
 from model.diagnostics import RulesError, UsageError, render, suggest
 from proofs.boot_cli import boot
+from proofs.diff_cli import diff
 
 if TYPE_CHECKING:
     from proofs.report import SystemReport
@@ -203,6 +204,7 @@ def replay(arguments: tuple[str, ...]) -> int:
 
 
 command.add_command(boot)
+command.add_command(diff)
 
 
 @contextlib.contextmanager
