@@ -197,7 +197,17 @@ def export(system: str, faults: tuple[str, ...], out: Path) -> int:
 @command.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="FILE.jsonl[.xz]... [--json FILE]")
 def replay(arguments: tuple[str, ...]) -> int:
-    """Run calls recorded on real Xen on the implementation and compare every answer that can be compared."""
+    """Run calls recorded on real Xen on the implementation and compare every answer that can be compared.
+
+    A trace that `bulkhead attack` has written is replayed on the executable model, and told again.
+    """
+    from model.trace import is_trace
+
+    if len(arguments) == 1 and is_trace(Path(arguments[0])):
+        from proofs.text import retell
+
+        click.echo(retell(Path(arguments[0])), nl=False)
+        return GOOD
     from proofs.replay.driver import main as run_replay
 
     return run_replay(list(arguments))

@@ -8,14 +8,14 @@ from impl.xen import abi
 from model import loader
 from model.ir import System
 from model.trace import Trace
+from proofs.attack import find_attack
 from proofs.refinement.attacks import run_attack
-from proofs.report import search
 
 
 @pytest.fixture(scope="module")
 def found() -> tuple[System, Trace]:
     system = loader.load("monolithic")
-    trace = search(system, "only_by_grant", ())
+    trace = find_attack(system, "only_by_grant")
     assert trace is not None
     return system, trace
 
