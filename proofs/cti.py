@@ -169,7 +169,7 @@ def describe(cti: Cti, system: System) -> str:
     trace = Trace(system.name, (), cti.claim, cti.world, cti.before, (cti.event,))
     changed = changes(system, cti.world, cti.before, cti.after)
     kept = {**facts(system, cti.world, cti.before), **dict(_decisive(cti, system, machine))}
-    out = [f"{cti.claim} is not kept by", f"  {call_text(trace, system, machine, cti.event)}"]
+    out = [f"{cti.claim} is not kept by", f"  {call_text(trace, system, machine, cti.event, cti.before)}"]
     out += [f"      {where} = {value}" for where, value in kept.items() if where not in changed]
     out += [f"      {where}: {old} -> {new}" for where, (old, new) in changed.items()]
     return "\n".join(out) + "\n"
