@@ -100,9 +100,9 @@ def draw(facts: Facts, caption: Caption, changed: Iterable[Place] = (), bad: Ite
 
 def _label(caption: Caption, legend: str) -> str:
     """The caption as one of Graphviz's HTML labels."""
-    rows = [f'<font point-size="18"><b>{_html(part)}</b></font>' for part in textwrap.wrap(caption.title, 80)]
+    rows = [f'<font point-size="18"><b>{_html(part)}</b></font>' for part in textwrap.wrap(_printable(caption.title), 80)]
     for line in caption.lines:
-        rows += [f'<font point-size="13">{_html(part)}</font>' for part in textwrap.wrap(line, WIDTH)]
+        rows += [f'<font point-size="13">{_html(part)}</font>' for part in textwrap.wrap(_printable(line), WIDTH)]
     key = [f'<font color="{CHANGED}"><b>blue</b></font>: changed']
     if caption.red:
         key.append(f'<font color="{BAD}"><b>red</b></font>: makes the claim false')
@@ -113,7 +113,11 @@ def _label(caption: Caption, legend: str) -> str:
 
 
 def _html(text: str) -> str:
-    return html.escape("".join(c for c in text if c.isprintable()), quote=True)
+    return html.escape(text, quote=True)
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() or c in "\n\xa0" else " " for c in text)
 
 
 def _id(name: str) -> str:
@@ -123,13 +127,12 @@ def _id(name: str) -> str:
 
 def _text(label: str) -> str:
     """A label as plain text: no backslash means anything, and no `<...>` is HTML."""
-    safe = label.replace("\\", "\\\\").replace("\n", "\\n")
+    safe = _printable(label).replace("&", "&amp;").replace("\\", "\\\\").replace("\n", "\\n")
     return f" {safe} " if safe.startswith("<") and safe.endswith(">") else safe
 
 
 def _generic(canvas: Canvas, facts: Facts, changed: set[Place], bad: set[Place]) -> None:
     """Elements with what is true of them alone, and an edge from the first to the last for what relates several."""
-    known = {e for table in facts.values() for args in table for e in args}
     elements = {e for table in facts.values() for args in table for e in args}
     notes: dict[str, list[str]] = {}  # what is true of an element alone
     marks: dict[str, tuple[bool, bool]] = {}  # the elements to draw: changed, and to blame

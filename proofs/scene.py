@@ -35,8 +35,8 @@ class _Scene:
                          if "true" in (self.get("translation.present", t), self.get("translation.cached", t))]
         self.red = {t for t in self.mappings if ("translation", (t,)) in self.bad}
         holds = [a for f, a in bad if f.startswith("hold.") and self.get("hold.page", *a) == "true"]
-        self.red_frames = {self.get("translation.frame", t) for t in self.red} | {self.get("hold.frame", *a) for a in holds} \
-            | {a[0] for h, a in self.bad if h == "frame"}
+        self.red_frames = {a[0] for h, a in self.bad if h == "frame"}
+        self.red_frames |= {self.get("translation.frame", t) for t in self.red} | {self.get("hold.frame", *a) for a in holds}
         self.red_calls = {a[0] for a in holds} | {a[0] for h, a in self.bad if h == "at"}
         self.drawn: set[str] = set()
         self.named: set[str] = set()  # domains that something drawn speaks of
@@ -180,11 +180,11 @@ class _Scene:
             by = self.get("issuer.by", c)
             sides = [a for a in self.facts.get("hold.page", {}) if a[0] == c]
             moved = self.moved("at", c) or any(self.moved("hold", *a) for a in sides)
-            self.node(f"call {c}", f"{c}: {op}\nnext: {step}", by, moved, c in self.red_calls, shape="cds")
+            self.node(f"call {c}", f"{c}: {op}\nnext: {step}", by, moved, c in self.red_calls, peripheries="2")
             for a in sides:
                 frame, pin = self.get("hold.frame", *a), (self.get("hold.granter", *a), self.get("hold.ref", *a))
-                words = " and ".join(w for w, on in (("pins", self.true("hold.pin", *a)), ("holds", self.true("hold.page", *a)))
-                                     if on)
+                does = {"pins": self.true("hold.pin", *a), "holds": self.true("hold.page", *a)}
+                words = " and ".join(w for w, on in does.items() if on)
                 if words and f"frame {frame}" in self.drawn:
                     grant = f" {pin[1]}" if self.true("hold.pin", *a) else ""
                     self.canvas.edge(f"call {c}", f"frame {frame}", f"{words}{grant}", self.moved("hold", *a),
@@ -222,7 +222,7 @@ class _Scene:
         """A box for each domain that holds something or that something speaks of."""
         for (d,), phase in self.facts.get("domain.phase", {}).items():
             moved = self.moved("domain", d)
-            if d not in self.named and not moved or phase in GONE and d not in self.named:
+            if d not in self.named and (not moved or phase in GONE):
                 continue
             state = "paused" if phase == "running" and self.true("domain.paused", d) else phase
             title = self.names.of(d) + (f" ({state})" if state not in ("running", "") else "")

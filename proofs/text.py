@@ -38,7 +38,7 @@ def log(trace: Trace, system: System, machine: Machine) -> str:
     if claim.doc:
         out += [*textwrap.wrap(f"claim: {claim.doc}", 110, initial_indent="  ", subsequent_indent="    "), ""]
     out.append("  at the start, as far as it matters:")
-    out += [f"      {line}" for line in _records((w, v) for w, v in needed_at_start(trace, system, machine).items())] \
+    out += [f"      {line}" for line in records((w, v) for w, v in needed_at_start(trace, system, machine).items())] \
         or ["      nothing of note"]
     for n, event in enumerate(trace.events, 1):
         doc = machine.transitions[event.label].step.doc
@@ -46,7 +46,7 @@ def log(trace: Trace, system: System, machine: Machine) -> str:
         out += [f"        -- {_first_sentence(doc)}"] if doc else []
         changed = changes(system, trace.world, states[n - 1], states[n])
         told = {w: f"{old} -> {new}" for w, (old, new) in changed.items() if _tells(system, w)}
-        out += [f"        {line}" for line in _records(told.items())]
+        out += [f"        {line}" for line in records(told.items())]
     out += ["", f"  now {trace.claim} is false."]
     return "\n".join(out) + "\n"
 
@@ -87,7 +87,7 @@ def _first_sentence(doc: str) -> str:
     return re.split(r"(?<=[.!?;:]) +(?=[A-Z])", " ".join(doc.split()))[0].rstrip(";:")
 
 
-def _records(places: Iterable[tuple[str, str]]) -> list[str]:
+def records(places: Iterable[tuple[str, str]]) -> list[str]:
     """Places and what is said of them as lines, one for all fields of a record."""
     grouped: dict[str, list[str]] = {}
     for where, said in places:
@@ -95,7 +95,7 @@ def _records(places: Iterable[tuple[str, str]]) -> list[str]:
         if bracket and field:
             grouped.setdefault(head + bracket, []).append(f"{field.lstrip('.')} {said}")
         else:
-            grouped.setdefault(f"{where} {said}", [])
+            grouped.setdefault(f"{where} {said}" if said.startswith("=") else f"{where}: {said}", [])
     out: list[str] = []
     for head, parts in grouped.items():
         line = ", ".join(part.replace(" ", HARD) for part in parts)  # wrapped between parts only
@@ -208,5 +208,5 @@ def _gone(system: System, after: Facts, moved: set[pictures.Place]) -> list[str]
 
 def _way(trace: Trace) -> str:
     """The calls of an attack in order."""
-    return "By " + ", ".join(f"{n}. {e.label}" for n, e in enumerate(trace.events, 1)) + "." if trace.events else \
+    return "By " + ", ".join(f"{n}.{HARD}{e.label}" for n, e in enumerate(trace.events, 1)) + "." if trace.events else \
         "In an initial state."
