@@ -16,6 +16,7 @@ from pathlib import Path
 
 from model import syntax
 
+KEPT = 8
 Parsed = list[tuple[syntax.RulesFile, str]]  # a file's tree and its text
 
 
@@ -32,6 +33,9 @@ def parsed(files: tuple[Path, ...], parse: Callable[[], Parsed]) -> Parsed:
         digest.update(f"{path}\0".encode() + path.read_bytes())
     try:
         place = folder() / f"rules-{digest.hexdigest()[:32]}.pickle"
+    except RuntimeError:  # a user without a home
+        return parse()
+    try:
         with open(place, "rb") as file:
             if os.fstat(file.fileno()).st_uid == os.getuid():  # a pickle is code: only our own is read
                 kept: Parsed = pickle.load(file)
@@ -45,9 +49,10 @@ def parsed(files: tuple[Path, ...], parse: Callable[[], Parsed]) -> Parsed:
 
 
 def _write(place: Path, content: bytes) -> None:
-    """Put the file there as a whole, in place of those of earlier rules."""
+    """Put the file there as a whole, and keep only a few of earlier rules (or other checkouts)."""
     place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for old in place.parent.glob("rules-*.pickle"):
+    others = sorted(place.parent.glob("rules-*.pickle"), key=lambda p: p.stat().st_mtime)
+    for old in others[:-KEPT]:
         old.unlink(missing_ok=True)
     handle, temporary = tempfile.mkstemp(dir=place.parent)
     with os.fdopen(handle, "wb") as out:

@@ -187,7 +187,8 @@ def _statements(body: list[s.Statement], scope: OperationScope,
                     checks.append(Check("require", cond, st.code or "?", None, _sets(st.undo, scope, decls),
                                         show(cond), st.span))
             case s.MayFail():
-                checks.append(Check("may", TRUE, st.code, None, (), st.why, st.span))
+                checks.append(Check("may", TRUE, st.code, None, _sets(st.undo, scope, decls), st.why,
+                                    st.span))
             case s.Pick():
                 known = decls.known_sort(st.binder)
                 if st.code is None:
@@ -410,7 +411,7 @@ def _rename(st: s.Statement, names: dict[str, s.Expr], code: str | None) -> s.St
         case s.Require():
             return s.Require(e(st.cond), code if code and st.code else st.code, sets(st.undo), st.span)
         case s.MayFail():
-            return s.MayFail(code or st.code, st.why, st.span)
+            return s.MayFail(code or st.code, st.why, sets(st.undo), st.span)
         case s.Pick():
             binder = s.Binder(local(st.binder.name), st.binder.sort, st.binder.span)
             return s.Pick(binder, opt(st.where), code if code and st.code else st.code, sets(st.undo), st.span)

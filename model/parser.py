@@ -149,7 +149,7 @@ class _ToSyntax(Transformer[Token, Any]):
         return s.Require(c[0], None if c[1] is None else str(c[1]), c[2] or (), c[0].span)
 
     def may_stmt(self, c: list[Any]) -> s.MayFail:
-        return s.MayFail(str(c[0]), self.doc(c[1]), self.at(c[0]))
+        return s.MayFail(str(c[0]), self.doc(c[1]), c[2] or (), self.at(c[0]))
 
     def pick_stmt(self, c: list[Any]) -> s.Pick:
         binder = s.Binder(str(c[0]), str(c[1]), self.at(c[0]))

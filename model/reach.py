@@ -11,7 +11,7 @@ budget may still be reachable.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from model.ir import BOOL, App, Lit, Op, Quant, Term, Transition, Use, Var, neg, subterms
@@ -81,34 +81,36 @@ def reach(machine: Machine, seed: int, budget: int, starts: Sequence[State] = ()
     return Reached(frozenset(search.transitions[k].label for k in search.done), search.calls)
 
 
-def find(machine: Machine, wanted: Term, seed: int, budget: int, starts: Sequence[State] = ()) -> Path | None:
-    """A way to a state in which a closed formula is true, or None when the budget is spent first.
+def find(machine: Machine, wanted: Mapping[str, Term], seed: int, budget: int,
+         starts: Sequence[State] = ()) -> dict[str, Path]:
+    """Ways to states in which closed formulas are true; those not found before the budget is spent are missing.
 
-    The way is not a shortest one.
+    They are not the shortest ways.
     """
-    parts = wanted
-    names: tuple[Var, ...] = ()
-    while isinstance(parts, Quant) and parts.kind == "exists":
-        names, parts = (*names, *parts.vars), parts.body
     if not machine.transitions:
-        return None
+        return {}
     some = next(iter(machine.transitions.values())).step
-    goal = Transition("", some, names, parts, (), "")
-    search = _Search(machine, random.Random(seed), goal)
+    goals = []
+    for name, body in wanted.items():
+        names: tuple[Var, ...] = ()
+        while isinstance(body, Quant) and body.kind == "exists":
+            names, body = (*names, *body.vars), body.body
+        goals.append(Transition(name, some, names, body, (), ""))
+    search = _Search(machine, random.Random(seed), goals)
     search.run(budget, starts)
-    return search.found
+    return {search.transitions[k].label: path for k, path in search.found.items()}
 
 
 class _Search:
     """The goals, and the states found so far that come closest to each."""
 
-    def __init__(self, machine: Machine, rng: random.Random, wanted: Transition | None = None) -> None:
-        """`wanted` is a further goal, and the only one that counts; it is not a transition of the system."""
+    def __init__(self, machine: Machine, rng: random.Random, wanted: Sequence[Transition] = ()) -> None:
+        """`wanted` are further goals, and then the only ones that count; they are no transitions of the system."""
         self.rng = rng
         self.caller: Caller = caller_of(machine)
-        self.transitions = [*self.caller.transitions, *([wanted] if wanted else [])]
-        self.last = len(self.transitions) - 1 if wanted else -1
-        self.found: Path | None = None
+        self.transitions = [*self.caller.transitions, *wanted]
+        self.wanted = frozenset(range(len(self.caller.transitions), len(self.transitions)))
+        self.found: dict[int, Path] = {}
         writers: dict[str, list[int]] = {}
         for k, t in enumerate(self.transitions):
             for name in {u.func for u in t.updates}:
@@ -152,18 +154,19 @@ class _Search:
             self._saw(path)
         while self.starts and self.calls < budget:
             goals = [k for k in range(len(self.goals)) if k not in self.done]
-            if self.last >= 0:
-                goals = [g for k in goals for g in (k, self.last)]
-            if not goals or self.found is not None:
+            counting = [k for k in goals if k in self.wanted] if self.wanted else goals
+            if not counting:
                 return
+            if self.wanted:  # every other turn is for a goal that counts
+                goals = [g for n, k in enumerate(goals) for g in (k, counting[n % len(counting)])]
             for k in goals:
-                if k not in self.done and self.calls < budget and self.found is None:
+                if k not in self.done and self.calls < budget:
                     self._pursue(k)
 
     def _take(self, k: int, path: Path, args: tuple[int, ...]) -> Path:
-        """The state after transition `k`; when it is the goal that counts, that is all."""
-        if k == self.last:
-            self.found = self.found or path
+        """The state after transition `k`; a wanted goal is no transition and leaves the state as it is."""
+        if k in self.wanted:
+            self.found.setdefault(k, path)
             self.done.add(k)
             return path
         after = _copy(path.state)
@@ -205,7 +208,7 @@ class _Search:
         for _ in range(TRIALS):
             chosen = self._step_towards(k, path.state, set())
             self.calls += 1
-            if chosen is None or self.found is not None:
+            if chosen is None:
                 return
             after = self._take(chosen[0], path, chosen[1])
             now, found = self.goals[k].probe(after.state, self.rng.random)
@@ -229,8 +232,8 @@ class _Search:
         # What nothing writes will stay as it is; then another choice of arguments has to be made possible.
         helpers = self.goals[k].helpers[depth] or self.goals[k].any_helper
         for _ in range(min(len(helpers), WIDE)):
-            # For one goal only, the seldom taken is worth more; where all are goals each has its turn anyway.
-            helper = min(self.rng.choices(helpers, k=1 if self.last < 0 else 3), key=self.taken.__getitem__)
+            # For a few goals the seldom taken is worth more; where all are goals each has its turn anyway.
+            helper = min(self.rng.choices(helpers, k=3 if self.wanted else 1), key=self.taken.__getitem__)
             found = None if helper in asked else self._step_towards(helper, state, asked)
             if found is not None:
                 return found

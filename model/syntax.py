@@ -98,6 +98,7 @@ class Require:
 class MayFail:
     code: str
     why: str
+    undo: tuple[Set, ...]
     span: Span = field(compare=False)
 
 

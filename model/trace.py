@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from model.machine import Machine
 
 FORMAT = "bulkhead-trace/1"
+HEADER = 1_000_000  # characters that a header may have
 MAX_PLACES = 1_000_000  # of a state that is read
 
 
@@ -93,6 +94,27 @@ def to_jsonl(trace: Trace, system: System, machine: Machine) -> str:
                       "args": named_args(system, trace.world, machine, event),
                       "changes": {p: new for p, (_, new) in changed.items()}})
     return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def header(path: Path) -> dict[str, Any]:
+    """The first line of a trace. Raises `TraceError` when there is none."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            head = json.loads(file.readline(HEADER))
+    except (OSError, ValueError, RecursionError) as error:
+        raise TraceError(f"{path}: cannot read this trace: {error}") from None
+    if not isinstance(head, dict) or head.get("format") != FORMAT:
+        raise TraceError(f"{path}:1: not a trace; expected a header with format {FORMAT!r}.")
+    return head
+
+
+def is_trace(path: Path) -> bool:
+    """Does the file begin as a trace does?"""
+    try:
+        header(path)
+    except TraceError:
+        return False
+    return True
 
 
 def load_jsonl(path: Path, system: System) -> Trace:

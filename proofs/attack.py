@@ -9,12 +9,12 @@ while the attack remains, and the executable model has to replay it before it is
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from model.ir import Claim, Quant, System, Term, neg
 from model.machine import Machine
-from model.reach import find
+from model.reach import Path, find
 from model.trace import Event, Trace, replay
 from model.world import State
 from proofs.bounded import Search, default_scope
@@ -22,62 +22,95 @@ from proofs.solvers import SolverError
 from proofs.starts import NoInitialState, initial_states
 
 MAX_DEPTH = 5  # of the search through all calls when the directed search finds nothing
-SURE_DEPTH = 4  # every attack up to here is excluded before a longer one is reported
 FIRST_DEPTH = 3  # cheap enough to go before the directed search
+FEW = 2
+PATIENCE = 20_000_000  # Z3's own measure of effort for one query beyond that, some seconds; runs agree on it
 BUDGET = 20_000  # calls of the directed search with one seed
 SEEDS = (1, 2, 3)
 
 
 def find_attack(system: System, claim_name: str, faults: tuple[str, ...] = (), max_depth: int = MAX_DEPTH,
                 limit: float = 60.0) -> Trace | None:
-    """A short attack on a claim, replayed on the executable model; None when none is found.
+    """A short attack on one claim; see `find_attacks`."""
+    return find_attacks(system, [claim_name], faults, max_depth, limit)[claim_name]
 
-    Its `excluded` says that there is no attack of so many steps in the world searched; where that is one less than its
-    length, it is a shortest attack. None means none up to `max_depth` steps, and none that the directed search finds.
-    Raises `SolverError` when Z3 gives no answer, or when the executable model does not confirm what it gave.
+
+def find_attacks(system: System, claims: Iterable[str], faults: tuple[str, ...] = (), max_depth: int = MAX_DEPTH,
+                 limit: float = 60.0, one: bool = False) -> dict[str, Trace | None]:
+    """A short attack on each claim, replayed on the executable model; None where none is found.
+
+    With `one`, the search ends with the first claim that falls.
+
+    All calls are searched to `FIRST_DEPTH` (one step less for more than `FEW` claims at once), then the directed search
+    has its turn, then up to `FEW` claims are searched deeper for as long as Z3 answers.
+
+    A trace's `excluded` says that there is no attack of so many steps in the world searched; where that is one less
+    than its length, it is a shortest attack. None means none up to `max_depth` steps, and none that the directed search
+    finds. Raises `SolverError` when the executable model does not confirm what Z3 gave.
     """
-    claim = system.claims()[claim_name]
-    search = Search(system, claim, default_scope(system), limit)
-    trace = _deepened(search, min(FIRST_DEPTH, max_depth))
-    if trace is None and max_depth > FIRST_DEPTH:
-        longer = directed_attack(system, claim, faults, limit)
-        trace = _deepened(search, min(max_depth, SURE_DEPTH, len(longer.events) - 1) if longer else max_depth)
-        if trace is None and longer is not None:
-            trace = replace(longer, excluded=search.depth)
-    if trace is None:
-        return None
-    trace = replace(_in_smallest_world(system, claim, trace, limit), faults=faults, excluded=trace.excluded)
-    confirm(system, claim, trace)
-    return trace
-
-
-def _deepened(search: Search, max_depth: int) -> Trace | None:
-    """Go on, step by step, until the claim is violated or the depth is reached."""
-    if search.depth and search.depth >= max_depth:
-        return None
+    open_claims = {n: system.claims()[n] for n in claims}
+    if not open_claims:
+        return {}
+    found: dict[str, Trace | None] = dict.fromkeys(open_claims)
+    longer: dict[str, Trace] = {}
+    first = min(max_depth, FIRST_DEPTH if len(open_claims) <= FEW else FIRST_DEPTH - 1)
+    search = Search(system, next(iter(open_claims.values())), default_scope(system), limit)
     while True:
-        if search.violated():
-            return replace(search.decode(()), excluded=search.depth - 1)
-        if search.depth >= max_depth:
-            return None
+        for name, claim in list(open_claims.items()):
+            answer = search.answer(claim)
+            if answer == "unknown":
+                del open_claims[name]
+                if name in longer:
+                    found[name] = replace(longer[name], excluded=search.depth - 1)
+            if answer == "sat":
+                found[name] = replace(search.decode(()), claim=name, excluded=search.depth - 1)
+                search.forget()
+                open_claims = {n: c for n, c in open_claims.items() if n != name and not one}
+                if one:
+                    break
+        if search.depth == first and first < max_depth and open_claims:
+            longer = directed_attacks(system, open_claims, limit, one)
+            search.effort(PATIENCE)
+            open_claims = {n: c for n, c in open_claims.items() if not one or n in longer or not longer}
+        for name, trace in longer.items():
+            if name in open_claims and search.depth >= min(first, len(trace.events) - 1):
+                found[name] = replace(trace, excluded=search.depth)
+                del open_claims[name]
+        if not open_claims or search.depth >= (max_depth if len(open_claims) <= FEW else first):
+            break
         search.deepen()
+    return {n: None if t is None else _believed(system, replace(t, faults=faults), limit) for n, t in found.items()}
+
+
+def _believed(system: System, trace: Trace, limit: float) -> Trace:
+    """The attack in its smallest world, replayed."""
+    claim = system.claims()[trace.claim]
+    small = replace(_in_smallest_world(system, claim, trace, limit), faults=trace.faults, excluded=trace.excluded)
+    confirm(system, claim, small)
+    return small
 
 
 # Longer attacks.
 
 
-def directed_attack(system: System, claim: Claim, faults: tuple[str, ...], limit: float) -> Trace | None:
-    """An attack found by the directed search of the executable model, made short."""
-    if claim.kind == "transition":
-        return None
+def directed_attacks(system: System, claims: Mapping[str, Claim], limit: float, one: bool = False) -> dict[str, Trace]:
+    """Attacks found by the directed search of the executable model, made short; with `one`, the shortest of them."""
+    open_claims = {n: _violation(c.body) for n, c in claims.items() if c.kind != "transition"}
     try:
         machine, states = initial_states(system, limit, random.Random(1))
     except NoInitialState:
-        return None
-    found = (find(machine, _violation(claim.body), seed, BUDGET, states) for seed in SEEDS)
-    path = next((p for p in found if p is not None), None)
-    if path is None:
-        return None
+        return {}
+    paths: dict[str, Path] = {}
+    for seed in SEEDS:
+        missing = {n: body for n, body in open_claims.items() if n not in paths}
+        if missing and not (one and paths):
+            paths.update(find(machine, missing, seed, BUDGET, states))
+    if one and paths:
+        paths = dict([min(paths.items(), key=lambda item: len(item[1].steps()))])
+    return {n: _shortened(system, claims[n], machine, path, limit) for n, path in paths.items()}
+
+
+def _shortened(system: System, claim: Claim, machine: Machine, path: Path, limit: float) -> Trace:
     names = {label: [p.name for p in t.params] for label, t in machine.transitions.items()}
     events = [Event(label, dict(zip(names[label], args, strict=True))) for label, args in path.steps()]
     start = path.start()
@@ -86,8 +119,17 @@ def directed_attack(system: System, claim: Claim, faults: tuple[str, ...], limit
         state = [list(t) for t in start]
         return all(machine.fire(state, e.label, e.args) for e in some) and not machine.holds(state, claim.body)
 
-    trace = Trace(system.name, faults, claim.name, machine.world, start, tuple(_needed(events, attacks)))
+    trace = Trace(system.name, (), claim.name, machine.world, start, tuple(_needed(events, attacks)))
     return _by_the_same_calls(system, claim, trace, limit) or trace
+
+
+def _deepened(search: Search, max_depth: int) -> Trace | None:
+    """Go on, step by step, until the claim is violated or the depth is reached."""
+    while not search.violated():
+        if search.depth >= max_depth:
+            return None
+        search.deepen()
+    return search.decode(())
 
 
 def _violation(term: Term) -> Term:
@@ -170,4 +212,4 @@ def violated(system: System, claim: Claim, machine: Machine, trace: Trace, state
     return None
 
 
-__all__ = ["MAX_DEPTH", "confirm", "directed_attack", "find_attack", "violated"]
+__all__ = ["MAX_DEPTH", "confirm", "directed_attacks", "find_attack", "find_attacks", "violated"]

@@ -212,27 +212,35 @@ class Search:
             self._eval("(pop)")
         return verdict if verdict in ("sat", "unsat") else "unknown"
 
-    def violated(self) -> bool:
-        """Can the claim be false after exactly `depth` steps? The model stays at hand for `decode`."""
-        self._eval(f"(push)\n(assert (not {self._claimed()}))\n")
-        verdict = self._eval("(check-sat)").strip()
-        if verdict == "sat":
-            return True
-        self._eval("(pop)")
-        if verdict != "unsat":
-            raise SolverError(f"attack search on `{self.claim.name}`: Z3 answers {verdict or 'nothing'} at depth "
-                              f"{self.depth}; raise the time limit.")
-        return False
+    def answer(self, claim: Claim) -> str:
+        """Can the claim be false after exactly `depth` steps? With `sat` the model stays at hand for `decode`."""
+        return self.check(f"(assert (not {self._claimed(claim)}))\n", keep=True)
 
-    def _claimed(self) -> str:
+    def violated(self) -> bool:
+        """Can the claim be false now? Raises `SolverError` when Z3 does not say."""
+        verdict = self.answer(self.claim)
+        if verdict == "unknown":
+            raise SolverError(f"attack search on `{self.claim.name}`: Z3 answers unknown at depth {self.depth}; "
+                              "raise the time limit.")
+        return verdict == "sat"
+
+    def effort(self, limit: int) -> None:
+        """Bound the effort for each query from here on, in Z3's own measure and not in time."""
+        self._eval(f"(set-option :rlimit {limit})")
+
+    def forget(self) -> None:
+        """Give up the model that `answer` has left at hand, to go on."""
+        self._eval("(pop)")
+
+    def _claimed(self, claim: Claim) -> str:
         """The claim after `depth` steps; a two-state claim is about the last of them."""
-        if self.claim.kind != "transition":
-            return self.writer.term(self.claim.body, self.depth, {})
+        if claim.kind != "transition":
+            return self.writer.term(claim.body, self.depth, {})
         if not self.depth:
             return "true"
         last = self.depth - 1
         failures = " ".join(f"(= op!{last} {k})" for k, t in enumerate(self.taken[last]) if t.code)
-        return self.writer.term(self.claim.body, last, {"failed": f"(or false {failures})"})
+        return self.writer.term(claim.body, last, {"failed": f"(or false {failures})"})
 
     def values(self, terms: list[str]) -> list[str]:
         if not terms:

@@ -1,4 +1,4 @@
-"""The command line: `bulkhead check`, `prove`, `attack`, `export` and `replay`.
+"""The command line: `bulkhead check`, `prove`, `attack`, `export`, `replay`, `boot` and `diff`.
 
 Each command loads rules, calls what does the work, and turns findings into text and an exit code: 0 as the system
 expects, 1 a verdict that is not, 2 bad use, 130 interrupted. Solvers and drawing are imported when they are needed.
@@ -20,6 +20,8 @@ import click
 
 from model import loader
 from model.diagnostics import RulesError, UsageError, render, suggest
+from proofs.boot_cli import boot
+from proofs.diff_cli import diff
 
 if TYPE_CHECKING:
     from proofs.report import SystemReport
@@ -145,7 +147,7 @@ def _known_claim(name: str, known: set[str]) -> None:
 def attack(system: str, theorem: str | None, faults: tuple[str, ...], out: Path) -> int:
     """Find a shortest attack on a THEOREM of SYSTEM: print it, and write log, states and pictures to DIR.
 
-    Without THEOREM: the first one that is expected to be refuted, or, with a fault, the first that is.
+    Without THEOREM: the first one that is expected to be refuted, or, with a fault, the first on which one is found.
     """
     from proofs import report
     from proofs.text import save_trace
@@ -155,15 +157,22 @@ def attack(system: str, theorem: str | None, faults: tuple[str, ...], out: Path)
         _known_claim(theorem, set(loaded.claims()))
         names = [theorem]
     elif faults:
-        names = list(loaded.claims())
+        from proofs.induction import Settings
+        from proofs.induction import prove as decide
+
+        proved = decide(loaded, Settings(1.0, 1, cross_check=False, patient=False)).proved
+        names = [n for n in loaded.claims() if n not in proved]
+        if not names:
+            click.echo(f"Every claim of {loaded.name} is proved, with {', '.join(faults)} too.")
+            return FAILED
     else:
         names = [n for n, v in loaded.expects.items() if v == "refuted"][:1]
         if not names:
             raise UsageError(f"no theorem of `{loaded.name}` is expected to be refuted; name one, or give a --fault. "
                              f"Theorems: {', '.join(loaded.claims())}. Faults: {', '.join(loaded.faults) or 'none'}.")
     _folder(out)
-    for name in names:
-        trace, _ = report.search(loaded, name, faults)
+    found, _ = report.search(loaded, names, faults, one=True)
+    for name, trace in found.items():
         if trace is not None:
             click.echo(save_trace(loaded, name, trace, out), nl=False)
             return GOOD
@@ -188,10 +197,24 @@ def export(system: str, faults: tuple[str, ...], out: Path) -> int:
 @command.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="FILE.jsonl[.xz]... [--json FILE]")
 def replay(arguments: tuple[str, ...]) -> int:
-    """Run calls recorded on real Xen on the implementation and compare every answer that can be compared."""
+    """Run calls recorded on real Xen on the implementation and compare every answer that can be compared.
+
+    A trace that `bulkhead attack` has written is replayed on the executable model, and told again.
+    """
+    from model.trace import is_trace
+
+    if len(arguments) == 1 and is_trace(Path(arguments[0])):
+        from proofs.text import retell
+
+        click.echo(retell(Path(arguments[0])), nl=False)
+        return GOOD
     from proofs.replay.driver import main as run_replay
 
     return run_replay(list(arguments))
+
+
+command.add_command(boot)
+command.add_command(diff)
 
 
 @contextlib.contextmanager

@@ -43,12 +43,15 @@ class Result:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to prove: time limit per query in seconds, number of processes, and whether cvc5 decides again."""
+    """How to prove: time limit per query in seconds, number of processes, and whether cvc5 decides again.
+
+    With `patient`, what is not refuted quickly is pressed: a counterexample to induction is looked for.
+    """
 
     limit: float = DEFAULT_LIMIT
     jobs: int = 2
     cross_check: bool = True
-    insist_on_follows: bool = False
+    patient: bool = True
 
 
 @dataclass
@@ -92,7 +95,7 @@ def solve_batch(prelude: str, blocks: list[Block], settings: Settings) -> list[R
             second.tell("(push 1)\n" + block.context)
         for query in block.queries:
             answer = z3.ask(query.goal)
-            if answer.verdict != "unsat" and block.label == "follows" and not settings.insist_on_follows:
+            if answer.verdict != "unsat" and block.label == "follows":
                 # Not implied outright: induction will decide, so neither solver is pressed here.
                 results.append(Result(block.label, query.claim, "unknown", (), answer.seconds))
                 continue
@@ -249,7 +252,7 @@ def prove(system: System, settings: Settings, pool: ProcessPoolExecutor | None =
         block = maker.step(t, candidates.values(), assumed, two_state)
         if block is not None:
             blocks.append(block)
-    answers = {(r.label, r.claim): r for r in run(blocks, patient=True)}
+    answers = {(r.label, r.claim): r for r in run(blocks, settings.patient)}
     keep(answers.values())
     proof.first_failing = [r for r in answers.values() if not _counts(r, settings)]
     while True:

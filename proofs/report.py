@@ -75,12 +75,16 @@ def to_json(systems: list[SystemReport], seconds: float) -> str:
     return json.dumps(run, indent=2) + "\n"
 
 
-def search(system: System, claim: str, faults: tuple[str, ...]) -> tuple[Trace | None, float]:
-    """A short attack on a claim, or None when the search finds none; and the seconds that it took."""
-    from proofs.attack import find_attack
+Found = tuple[dict[str, "Trace | None"], float]
+
+
+def search(system: System, claims: list[str], faults: tuple[str, ...], one: bool = False) -> Found:
+    """A short attack on each claim (with `one`, on any), or None where none is found; and the seconds for each."""
+    from proofs.attack import find_attacks
 
     begun = time.perf_counter()
-    return find_attack(system, claim, faults), time.perf_counter() - begun
+    found = find_attacks(system, claims, faults, one=one)
+    return found, (time.perf_counter() - begun) / max(1, len(claims))
 
 
 class Case:
@@ -91,33 +95,35 @@ class Case:
         self.system, self.settings, self.pool, self.only, self.faults = system, settings, pool, only, faults
         self.out = out / system.name
         self.vacuity = Checker(system, settings.limit)
-        self._attacks: dict[str, Future[tuple[Trace | None, float]]] = {}
+        self._attacks: dict[str, Future[Found]] = {}
         self.report = SystemReport(system.name)
         self.details: list[str] = []
 
     def start(self) -> None:
         """Begin with attacks on what is expected to fall: induction is asked only about what none was found on."""
-        for name in (n for n in self.only if self.system.expects.get(n) == "refuted"):
-            self._attacks[name] = self._submit(name)
+        self._attack([n for n in self.only if self.system.expects.get(n) == "refuted"])
         self.vacuity.start(self.pool)
 
-    def _submit(self, claim: str) -> Future[tuple[Trace | None, float]]:
-        if self.pool is not None:
-            return self.pool.submit(search, self.system, claim, self.faults)
-        done: Future[tuple[Trace | None, float]] = Future()
-        done.set_result(search(self.system, claim, self.faults))
-        return done
+    def _attack(self, claims: list[str]) -> None:
+        """Set off the search for attacks on claims, in two parts where there is a pool."""
+        for part in (claims[::2], claims[1::2]) if self.pool is not None else (claims,):
+            if not part:
+                continue
+            if self.pool is not None:
+                future = self.pool.submit(search, self.system, part, self.faults)
+            else:
+                future = Future()
+                future.set_result(search(self.system, part, self.faults))
+            self._attacks.update(dict.fromkeys(part, future))
 
     def judge(self, refuted: Refuted | None = None, why_of: str | None = None) -> SystemReport:
         """Prove or refute the claims, print what is found, and save attacks and counterexamples to induction."""
         begun = time.perf_counter()
         system, report = self.system, self.report
-        fallen = {n for n, f in self._attacks.items() if f.result()[0] is not None}
+        fallen = {n for n, f in self._attacks.items() if f.result()[0][n] is not None}
         with progress(system.name) as tick:
             proof = prove(system, self.settings, self.pool, tick, [n for n in self.only if n not in fallen], refuted)
-        for name in self.only:
-            if name not in proof.proved and name not in self._attacks:
-                self._attacks[name] = self._submit(name)
+        self._attack([n for n in self.only if n not in proof.proved and n not in self._attacks])
         found = self.vacuity.result(proof.standing)
         report.queries = len(proof.results) + found.queries
         report.solver_seconds = proof.solver_seconds + found.seconds
@@ -154,7 +160,8 @@ class Case:
         if name in proof.proved:
             return verdict
         with progress(f"{self.system.name}: attacks on {name}"):
-            trace, seconds = self._attacks[name].result()
+            traces, seconds = self._attacks[name].result()
+        trace = traces[name]
         verdict.seconds += seconds
         if trace is None:
             verdict.verdict = "unknown"

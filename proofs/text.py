@@ -14,8 +14,9 @@ from pathlib import Path
 
 from model.diagnostics import UsageError
 from model.ir import BOOL, Claim, System
+from model.loader import load
 from model.machine import Machine
-from model.trace import Event, Trace, named_args, replay, to_itf, to_jsonl
+from model.trace import Event, Trace, TraceError, header, load_jsonl, named_args, replay, to_itf, to_jsonl
 from model.world import State, changes, elements, index_names, place, size_of
 from proofs import pictures
 from proofs.attack import violated
@@ -172,6 +173,24 @@ def save_trace(system: System, name: str, trace: Trace, folder: Path) -> str:
     graph = pictures.draw(tables[-1], caption, pictures.changes(tables[0], tables[-1]), red)
     note = pictures.save(graph, folder / "overview")
     return text + (f"\n{note}\n" if note else "") + f"\n  files: {folder}\n"
+
+
+def retell(path: Path) -> str:
+    """The log of a trace that was written before. Raises `TraceError` when it does not replay, or violates nothing."""
+    head = header(path)
+    faults = head.get("faults")
+    if not isinstance(head.get("system"), str) or not isinstance(faults, list):
+        raise TraceError(f"{path}:1: the header names no system, or no list of faults.")
+    system = load(head["system"], [str(f) for f in faults])
+    trace = load_jsonl(path, system)
+    if trace.claim not in system.claims():
+        raise TraceError(f"{path}:1: system `{system.name}` claims nothing named `{trace.claim}`.")
+    machine = Machine(system, trace.world)
+    states = replay(trace, machine)
+    broken = violated(system, system.claims()[trace.claim], machine, trace, states)
+    if broken is None:
+        raise TraceError(f"{path}: replays, but `{trace.claim}` holds in every state of it.")
+    return log(trace, system, machine)
 
 
 def save_counterexample(system: System, cti: Cti, folder: Path) -> str:

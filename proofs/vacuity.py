@@ -21,7 +21,8 @@ from proofs.starts import NoInitialState, initial_states, nothing, scope
 REACHED = "reached"
 POSSIBLE = "possible from a state that satisfies the invariants"
 NEVER = "cannot fire"
-BUDGET = 60_000  # calls of the executable model
+UNDECIDED = "undecided: the solver does not say whether it can fire"
+BUDGET = 40_000  # calls of the executable model
 
 
 @dataclass
@@ -43,6 +44,7 @@ class Vacuity:
             out.append(f"states that satisfy all invariants, in a small world: {self.assumptions}")
         out += [f"{label} cannot fire from any state of the small world that satisfies the invariants"
                 for label, found in self.firing.items() if found == NEVER]
+        out += [f"{label}: {found}" for label, found in self.firing.items() if found == UNDECIDED]
         return out
 
     def warnings(self) -> list[str]:
@@ -111,7 +113,8 @@ class Checker:
             reached, initial = frozenset(), error.answer
         assumptions, possible = possible_labels(self.system, names, labels - reached, self.limit)
         found = Vacuity(initial, assumptions, queries=len(possible) + 2)
-        found.firing = {t.label: REACHED if t.label in reached else (POSSIBLE if possible[t.label] == "sat" else NEVER)
+        words = {"sat": POSSIBLE, "unsat": NEVER}
+        found.firing = {t.label: REACHED if t.label in reached else words.get(possible[t.label], UNDECIDED)
                         for s in self.system.steps for t in s.transitions()}
         found.seconds = time.perf_counter() - begun
         return found

@@ -11,15 +11,17 @@ from model.ir import Op, System, show
 from proofs.induction import Proof, Result
 from proofs.queries import QueryMaker
 
+LINES = 8  # queries named for one claim
+
 
 def not_decided(proof: Proof, name: str) -> str:
-    """What stands in the way of a proof: the queries that failed."""
-    lines = [f"{name} is neither proved nor refuted: no attack was found, and it is not inductive:"]
-    lines += [f"  {text}" for text in non_inductive(proof, name)]
-    dropped = [n for n in proof.system.invariants if n not in proof.standing]
-    if dropped:
-        lines.append(f"Invariants that do not hold up, and were not leaned on: {', '.join(dropped)}")
-        lines += [f"  {text}" for n in dropped for text in non_inductive(proof, n)]
+    """Why a claim is neither proved nor refuted, in a few lines."""
+    mine = {r.claim for r in proof.first_failing}
+    lines = [f"{name} is neither proved nor refuted: no attack was found within the bounds of the search, and"]
+    if name in mine or not mine:
+        lines += [f"  {text}" for text in non_inductive(proof, name)[:LINES]]
+    else:
+        lines.append(f"  its proof leans, directly or not, on what is not inductive: {', '.join(sorted(mine))}")
     return "\n".join(lines)
 
 

@@ -15,8 +15,8 @@ def test_the_model_by_hand_does_what_the_rules_say() -> None:
     machine = Machine(loader.load(GT), World(GT_SIZES, {"root": 0}))
     rng = random.Random(7)
     fired = set()
-    for n in range(20_000):
-        if n % 100 == 0:
+    for n in range(40_000):
+        if n % 400 == 0:
             hand, state = HandWritten(), machine.empty_state()
             state[list(machine.system.funcs).index("domain.alive")][0] = 1
         operation, sizes = rng.choice(hand.operations)

@@ -162,3 +162,17 @@ def test_full_disk() -> None:
         process = subprocess.run([sys.executable, "-m", "proofs.cli", "check", GT], stdout=full, stderr=subprocess.PIPE,
                                  text=True, cwd=Path(__file__).parent.parent, timeout=60)
     assert process.returncode == 2 and process.stderr == "bulkhead: No space left on device.\n"
+
+
+def test_a_trace_is_told_again_and_one_that_does_not_replay_is_refused(tmp_path: Path) -> None:
+    assert run("attack", "monolithic", "--out", str(tmp_path / "a"))[0] == 0
+    file = tmp_path / "a" / "trace.jsonl"
+    code, out, _ = run("replay", str(file))
+    assert code == 0 and "now only_by_grant is false" in out
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:2] + lines[3:]))
+    code, out, err = run("replay", str(file))
+    assert (code, out) == (2, "") and "event 1: `privcmd_mmapbatch` cannot be taken" in err
+    file.write_text("".join(lines[:3]))
+    code, out, err = run("replay", str(file))
+    assert (code, out) == (2, "") and "holds in every state" in err

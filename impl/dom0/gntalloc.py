@@ -147,6 +147,7 @@ class Gntalloc:
         found = self._range(offset & ~0xFFF, vma.end - vma.start)
         if found is None:
             raise KernelError(abi.ENOENT)
+        vma.space.prepare(vma)
         for i, page in enumerate(found):
             page.users += 1
             vma.space.set_pte(vma.start + i, (page.frame.mfn << 12) | PTE_P | PTE_RW | PTE_USER | PTE_A | PTE_D)

@@ -194,6 +194,10 @@ class Gntdev:
         found = self._find(offset >> 12, vma.end - vma.start)
         if found is None or found.in_use:
             raise KernelError(abi.EINVAL)
+        # Whatever may run out is asked for first, while there is nothing to undo.
+        if len(self.kernel.free_slots) < found.count:
+            raise KernelError(abi.ENOMEM)
+        vma.space.prepare(vma)
         found.in_use = True
         found.users += 1
         vma.private = found

@@ -16,6 +16,7 @@ from impl.xen.guest_access import read, write
 from impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER
 
 NOT_RESTRICTED = abi.DOMID_INVALID
+U64_MASK = (1 << 64) - 1  # a frame number beyond what an entry holds loses its upper bits
 
 
 class Privcmd:
@@ -27,12 +28,25 @@ class Privcmd:
         self.kernel = kernel
         self.domid = NOT_RESTRICTED
 
-    def hypercall(self, number: int, args: Sequence[int]) -> int:
-        """HYPERCALL: any hypercall with the process's word for it; EPERM when restricted."""
+    def hypercall(self, number: int, args: Sequence[int], space: AddressSpace | None = None) -> int:
+        """HYPERCALL: any hypercall with the process's word for it; EPERM when restricted.
+
+        Addresses among the arguments are those of `space`, whose page tables are in force meanwhile; without one
+        they are kernel addresses.
+        """
         if self.domid != NOT_RESTRICTED:
             raise KernelError(abi.EPERM)
         padded = [*args, 0, 0, 0, 0, 0][:5]
-        return self.kernel.xen.call(self.kernel.vcpu, number, *padded)
+        kernel = self.kernel
+        if space is None:
+            return kernel.xen.call(kernel.vcpu, number, *padded)
+        rc = kernel.mmuext(abi.MMUEXT_NEW_BASEPTR, space.root.mfn)
+        if rc:
+            raise KernelError(-rc)
+        try:
+            return kernel.xen.call(kernel.vcpu, number, *padded)
+        finally:
+            kernel.mmuext(abi.MMUEXT_NEW_BASEPTR, kernel.layout.root.mfn)
 
     def restrict(self, domid: int) -> None:
         """RESTRICT: from now on only this domain; a different one later is EINVAL."""
@@ -56,7 +70,7 @@ class Privcmd:
         self._check(domid)
         vma = self._vma(space, vpn, len(gfns))
         flags = PTE_P | PTE_USER | PTE_A | PTE_D | (PTE_RW if vma.writable else 0)
-        return [space.set_pte(vpn + i, (gfn << 12) | flags, domid) for i, gfn in enumerate(gfns)]
+        return [space.set_pte(vpn + i, ((gfn << 12) & U64_MASK) | flags, domid) for i, gfn in enumerate(gfns)]
 
     def mmap_resource(
         self, space: AddressSpace, domid: int, kind: int, rid: int, first: int, vpn: int, count: int

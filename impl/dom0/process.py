@@ -133,6 +133,11 @@ class AddressSpace:
         """Write an L1 entry through the hypervisor; 0 or -errno."""
         return self.kernel.mmu_update(self.pte_maddr(vpn), pte, foreigndom)
 
+    def prepare(self, vma: Vma) -> None:
+        """Make the page tables that a mapping needs, so that filling them cannot fail; KernelError(ENOMEM)."""
+        for page in (*range(vma.start, vma.end, 512), vma.end - 1):
+            self.pte_slot(page)
+
     def find(self, vpn: int) -> Vma | None:
         """The first VMA that ends above the page (find_vma): it may start above it too."""
         above = [vma for vma in self.vmas if vma.end > vpn]
@@ -184,8 +189,8 @@ class AddressSpace:
         if file is not None:
             file.device.invalidate(vma, vma.start, vma.end - vma.start)
         for page in range(vma.start, vma.end):
-            table, index = self.pte_slot(page)
-            if read_pte(table, index) & PTE_P:
+            table = self.tables.get((1, page >> 9))  # never made here: unmapping must work without memory
+            if table is not None and read_pte(table, page & 511) & PTE_P:
                 self.set_pte(page, 0)
             frame = self.anon.pop(page, None)
             if frame is not None:
@@ -202,8 +207,8 @@ class AddressSpace:
             raise Fault(SIGSEGV, SEGV_MAPERR)
         if is_write and not vma.writable:
             raise Fault(SIGSEGV, SEGV_ACCERR)
-        table, index = self.pte_slot(vpn)
-        pte = read_pte(table, index)
+        table = self.tables.get((1, vpn >> 9))
+        pte = 0 if table is None else read_pte(table, vpn & 511)
         if not pte & PTE_P or (is_write and not pte & PTE_RW):
             raise Fault(SIGBUS, BUS_ADRERR)
         frame = self.kernel.xen.frames.get((pte & PTE_MFN) >> 12)

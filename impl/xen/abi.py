@@ -33,6 +33,8 @@ ENOTTY: Final = 25
 ENOSPC: Final = 28
 ERANGE: Final = 34
 ENOSYS: Final = 38
+EPROTO: Final = 71
+ESTALE: Final = 116
 EOPNOTSUPP: Final = 95
 
 # --- domain ids (public/xen.h) ---
@@ -200,7 +202,9 @@ DOMCTL_PAUSEDOMAIN: Final = 3
 DOMCTL_UNPAUSEDOMAIN: Final = 4
 DOMCTL_GETDOMAININFO: Final = 5
 DOMCTL_MAX_MEM: Final = 11
+DOMCTL_SETVCPUCONTEXT: Final = 12
 DOMCTL_MAX_VCPUS: Final = 15
+DOMCTL_HYPERCALL_INIT: Final = 22
 DOMCTL_SET_TARGET: Final = 46
 DOMCTL_HEADER: Final = Struct("<IIHHHH")  # cmd interface_version domain pad[3] = 16
 DOMCTL_SIZE: Final = 16 + 128
@@ -210,6 +214,15 @@ CDF_HAP: Final = 2
 CDF_XS_DOMAIN: Final = 0x10
 CDF_KNOWN: Final = 0xFF
 GETDOMAININFO: Final = Struct("<HHIQQQQQQQIIII16sI")
+SETVCPUCONTEXT: Final = Struct("<IIQ")  # vcpu pad ctxt = 16
+
+# --- struct vcpu_guest_context of x86-64 (public/arch-x86/xen.h) ---
+VCPU_CONTEXT_SIZE: Final = 5168
+USER_REGS_OFFSET: Final = 520
+CTRLREG_OFFSET: Final = 4984
+CALLBACKS_OFFSET: Final = 5112  # event, failsafe, syscall entry points
+VGCF_IN_KERNEL: Final = 1 << 2
+VGCF_ONLINE: Final = 1 << 5
 
 # --- event channels (public/event_channel.h) ---
 EVTCHNOP_BIND_INTERDOMAIN: Final = 0

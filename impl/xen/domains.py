@@ -25,15 +25,20 @@ MAPTRACK_TAIL: Final = 0xFFFFFFFF
 
 
 class VCpu:
-    """A virtual CPU: page-table roots, its TLB and the ends of its maptrack free list."""
+    """A virtual CPU: page-table roots, its TLB and the ends of its maptrack free list.
 
-    __slots__ = ("cr3", "domain", "maptrack_head", "maptrack_tail", "online", "tlb", "user_cr3", "vcpu_id")
+    `context` is the vcpu_guest_context its builder set, None before.
+    """
+
+    __slots__ = ("context", "cr3", "domain", "maptrack_head", "maptrack_tail", "online", "tlb", "user_cr3",
+                 "vcpu_id")
 
     def __init__(self, vcpu_id: int, domain: Domain) -> None:
         self.vcpu_id = vcpu_id
         self.domain = domain
         self.cr3: Frame | None = None
         self.user_cr3: Frame | None = None
+        self.context: bytes | None = None
         self.tlb = Tlb()
         self.maptrack_head = MAPTRACK_TAIL
         self.maptrack_tail = MAPTRACK_TAIL

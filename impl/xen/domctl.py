@@ -13,6 +13,7 @@ from impl.xen import abi
 from impl.xen.abi import EACCES, EFAULT, EINVAL, ENOSYS, ESRCH
 from impl.xen.guest_access import read, write
 from impl.xen.lifecycle import create_domain, destroy, pause, set_max_vcpus, set_target, unpause
+from impl.xen.vcpu_context import hypercall_init, set_vcpu_context
 
 if TYPE_CHECKING:
     from impl.xen.domains import Domain, VCpu
@@ -25,6 +26,7 @@ INFO_HVM = 2
 KNOWN = frozenset({
     abi.DOMCTL_CREATEDOMAIN, abi.DOMCTL_DESTROYDOMAIN, abi.DOMCTL_PAUSEDOMAIN, abi.DOMCTL_UNPAUSEDOMAIN,
     abi.DOMCTL_GETDOMAININFO, abi.DOMCTL_MAX_MEM, abi.DOMCTL_MAX_VCPUS, abi.DOMCTL_SET_TARGET,
+    abi.DOMCTL_SETVCPUCONTEXT, abi.DOMCTL_HYPERCALL_INIT,
 })
 
 
@@ -69,6 +71,12 @@ def do_domctl(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int
         return 0
     if cmd == abi.DOMCTL_MAX_VCPUS:
         return set_max_vcpus(domain, abi.U32.unpack_from(body)[0])
+    if cmd == abi.DOMCTL_SETVCPUCONTEXT:
+        number, _, at = abi.SETVCPUCONTEXT.unpack_from(body)
+        context = read(xen, vcpu, at, abi.VCPU_CONTEXT_SIZE)
+        return -EFAULT if context is None else set_vcpu_context(xen, vcpu, domain, number, context)
+    if cmd == abi.DOMCTL_HYPERCALL_INIT:
+        return hypercall_init(xen, domain, abi.U64.unpack_from(body)[0])
     if cmd == abi.DOMCTL_SET_TARGET:
         target = xen.domains.get(abi.U16.unpack_from(body)[0])
         return -ESRCH if target is None else set_target(domain, target)

@@ -127,6 +127,7 @@ def map_grant_ref(
         return status, 0, 0
     record = mapper.grant_table.maptrack[handle]
     record.domid = dom
+    record.granter = granter
     record.ref = ref
     record.flags = flags & 0xFFFF
     granter.put()

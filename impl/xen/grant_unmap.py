@@ -57,6 +57,8 @@ def unmap_one(
     if granter is None:
         mapper.crash()
         return GNTST_GENERAL_ERROR, None
+    if granter is not record.granter:
+        return GNTST_BAD_HANDLE, None  # the id names another incarnation now, which granted nothing
     if xen.xsm.grant_unmap(mapper, granter):
         return GNTST_PERMISSION_DENIED, None
     table = granter.grant_table

@@ -165,7 +165,8 @@ def release_mappings(xen: Xen, mapper: Domain) -> Generator[str, None, None]:
             continue
         record.flags = 0
         granter = xen.domains.get(record.domid)
-        if granter is None or record.ref >= len(granter.grant_table.active):
+        made_by, record.granter = record.granter, None
+        if granter is None or granter is not made_by or record.ref >= len(granter.grant_table.active):
             continue
         table = granter.grant_table
         act = table.active[record.ref]

@@ -14,19 +14,24 @@ from impl.xen.abi import MAPTRACK_PER_FRAME
 from impl.xen.domains import MAPTRACK_TAIL
 
 if TYPE_CHECKING:
-    from impl.xen.domains import VCpu
+    from impl.xen.domains import Domain, VCpu
     from impl.xen.grant_entries import GrantTable
 
 
 class Maptrack:
-    """One record. `flags` 0 means free; `ref` then links to the next free handle."""
+    """One record. `flags` 0 means free; `ref` then links to the next free handle.
 
-    __slots__ = ("domid", "flags", "ref", "vcpu")
+    `granter` is the incarnation that granted: after an implicit unmap the record may outlive it, and its id may come to
+    name another domain, of whose pins this record holds none.
+    """
+
+    __slots__ = ("domid", "flags", "granter", "ref", "vcpu")
 
     def __init__(self, ref: int, vcpu: int) -> None:
         self.ref = ref
         self.flags = 0
         self.domid = 0
+        self.granter: Domain | None = None
         self.vcpu = vcpu
 
 
@@ -89,6 +94,7 @@ def put_handle(table: GrantTable, vcpu: VCpu, handle: int) -> None:
     record = table.maptrack[handle]
     record.ref = MAPTRACK_TAIL
     record.flags = 0
+    record.granter = None
     owner = vcpu.domain.vcpus[record.vcpu]
     tail = owner.maptrack_tail
     owner.maptrack_tail = handle

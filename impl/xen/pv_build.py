@@ -66,6 +66,7 @@ def build(xen: Xen, domain: Domain, npages: int, nwindows: int, filled: list[int
         frame = populate_page(xen, domain, pfn)
         if frame is None:
             raise MemoryError(f"d{domain.domid}: no memory for pfn {pfn}")
+        frame.data = None  # a page that a living guest gave back still holds what it held
         pages.append(frame)
     tables = pages[npages:]
     root, l3, l2 = tables[:3]

@@ -1,0 +1,142 @@
+"""System calls of a Dom0 process: open by path, ioctl by number, mmap where there is room.
+
+What lives here: the device nodes of a system (which of them exist is what disaggregation changes), and the way from
+a descriptor to its driver's ioctls. What does not: the drivers, and the libraries on top (impl/libs). A call that
+fails raises KernelError with the errno. Sources: Linux fs/ioctl.c, mm/mmap.c; device names as under /dev/xen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from struct import iter_unpack
+from typing import Final
+
+from impl.dom0.evtchn import Evtchn
+from impl.dom0.gntalloc import Gntalloc, GntallocPool
+from impl.dom0.gntdev import Gntdev
+from impl.dom0.gntdev_bsd import BsdGntdev, bsd_ioctl
+from impl.dom0.ioctl import gntalloc_ioctl, gntdev_ioctl, user_read, user_write
+from impl.dom0.ioctl_control import evtchn_ioctl, privcmd_ioctl
+from impl.dom0.kernel import Kernel, KernelError
+from impl.dom0.privcmd import Privcmd
+from impl.dom0.process import MAP_SHARED, DeviceFile, Process
+from impl.xen import abi
+
+Devices = Mapping[str, Callable[[], DeviceFile]]
+GNTDEV: Final = "/dev/xen/gntdev"
+GNTALLOC: Final = "/dev/xen/gntalloc"
+PRIVCMD: Final = "/dev/xen/privcmd"
+EVTCHN: Final = "/dev/xen/evtchn"
+MMAP_BASE: Final = 0x20000
+MMAP_END: Final = 0x8000000
+
+
+def devices(kernel: Kernel, pool: GntallocPool, names: tuple[str, ...], bsd: bool = False) -> Devices:
+    """The named device nodes. With `bsd` the gntdev node is the BSD one, which makes grants as well."""
+    known: dict[str, Callable[[], DeviceFile]] = {
+        GNTDEV: (lambda: BsdGntdev(kernel, pool)) if bsd else lambda: Gntdev(kernel),
+        GNTALLOC: lambda: Gntalloc(pool),
+        PRIVCMD: lambda: Privcmd(kernel),
+        EVTCHN: lambda: Evtchn(kernel),
+    }
+    return {name: known[name] for name in names}
+
+
+class Syscalls:
+    """The system calls of one process."""
+
+    __slots__ = ("devices", "name", "process")
+
+    def __init__(self, name: str, process: Process, nodes: Devices) -> None:
+        self.name = name
+        self.process = process
+        self.devices = nodes
+
+    # --- files ---
+    def open(self, path: str) -> int:
+        """A descriptor; ENOENT when the system has no such device."""
+        make = self.devices.get(path)
+        if make is None:
+            raise KernelError(abi.ENOENT)
+        return self.process.open(make())
+
+    def close(self, fd: int) -> None:
+        """Close a descriptor; EBADF."""
+        self.process.close(fd)
+
+    def ioctl(self, fd: int, cmd: int, arg: int) -> int:
+        """An ioctl with a pointer into the process's memory."""
+        device = self.process.file(fd).device
+        space = self.process.space
+        if isinstance(device, Gntdev):
+            return gntdev_ioctl(device, space, cmd, arg)
+        if isinstance(device, Gntalloc):
+            return gntalloc_ioctl(device, space, cmd, arg)
+        if isinstance(device, BsdGntdev):
+            return bsd_ioctl(device, space, cmd, arg)
+        if isinstance(device, Privcmd):
+            return privcmd_ioctl(device, space, cmd, arg)
+        if isinstance(device, Evtchn):
+            return evtchn_ioctl(device, space, cmd, arg)
+        raise KernelError(abi.ENOTTY)
+
+    def read(self, fd: int, size: int) -> bytes:
+        """read(): of event channels, ports as 32-bit numbers; EAGAIN without any."""
+        device = self.process.file(fd).device
+        if not isinstance(device, Evtchn) or size < 4:
+            raise KernelError(abi.EINVAL)
+        return b"".join(abi.U32.pack(port) for port in device.read())
+
+    def write(self, fd: int, payload: bytes) -> int:
+        """write(): of event channels, ports to enable again."""
+        device = self.process.file(fd).device
+        if not isinstance(device, Evtchn) or len(payload) % 4:
+            raise KernelError(abi.EINVAL)
+        device.write([port for (port,) in iter_unpack("<I", payload)])
+        return len(payload)
+
+    # --- memory ---
+    def _room(self, npages: int) -> int:
+        at = MMAP_BASE
+        for vma in sorted(self.process.space.vmas, key=lambda each: each.start):
+            if vma.start >= at + npages:
+                break
+            at = max(at, vma.end)
+        if npages < 1 or at + npages > MMAP_END:
+            raise KernelError(abi.ENOMEM if npages > 0 else abi.EINVAL)
+        return at
+
+    def mmap(self, npages: int, prot: int, fd: int, offset: int) -> int:
+        """Map pages of a device, shared, at the first free place; the address."""
+        file = self.process.file(fd)
+        vpn = self._room(npages)
+        self.process.space.mmap(vpn, npages, prot, MAP_SHARED, file, offset)
+        return vpn << 12
+
+    def anonymous(self, npages: int) -> int:
+        """Private zeroed memory; the address."""
+        vpn = self._room(npages)
+        try:
+            self.process.space.map_anonymous(vpn, npages)
+        except KernelError:
+            self.process.space.unmap(vpn, npages)
+            raise
+        return vpn << 12
+
+    def munmap(self, addr: int, npages: int) -> None:
+        """Unmap pages; EINVAL for an address that is not a page's."""
+        if addr & 0xFFF or npages < 1:
+            raise KernelError(abi.EINVAL)
+        self.process.space.unmap(addr >> 12, npages)
+
+    def load(self, addr: int, size: int) -> bytes:
+        """Read the process's memory; EFAULT where a load would raise a signal."""
+        return user_read(self.process.space, addr, size)
+
+    def store(self, addr: int, payload: bytes) -> None:
+        """Write the process's memory; EFAULT."""
+        user_write(self.process.space, addr, payload)
+
+    def exit(self) -> None:
+        """The process ends, by its own will or killed."""
+        self.process.exit()

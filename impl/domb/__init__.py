@@ -1,0 +1,1 @@
+"""DomB: the domain builder in a small domain of its own, and the builder itself."""

@@ -1,0 +1,258 @@
+"""DomB's work: it takes requests of Dom0's tools from the channel, reads files through them, and builds.
+
+What lives here: one connection at a time, one build at a time, and what happens when the peer dies or sends garbage:
+the connection ends, a guest nobody was told of is destroyed, and a new channel is offered. Files are fetched as a
+whole into DomB's memory before a domain exists, so nothing waits for the peer while a guest is half built. Only guests
+built here can be paused or destroyed. What does not: building (builder.py), messages (protocol.py).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from struct import error
+from typing import Final
+
+from impl.domb import protocol as p
+from impl.domb.builder import BuildError, Guest, Hook, Request, build
+from impl.libs import ctrl
+from impl.libs.osdep import Osdep, OsError
+from impl.libs.vchan import Offer, Vchan, server_init
+from impl.log import Log, quiet
+from impl.xen.abi import E2BIG, EBUSY, EINVAL, EIO, ENOSYS, ESRCH, ESTALE
+
+MAX_OUTBOX: Final = 32
+Fetch = Generator[tuple[int, bytes], p.Message, bytes]
+Job = Generator[tuple[int, bytes], p.Message, Guest]
+
+
+def fetch(path: str, limit: int = p.MAX_FILE) -> Fetch:
+    """Read a whole file over the proxy: yields (op, body), is sent the answers. OSError.
+
+    The size is what stat said first; a file that ends earlier or changes meanwhile is an error.
+    """
+    fd, = _fields(p.FD, (yield p.FILE_OPEN, path.encode()))
+    try:
+        before = _fields(p.STAT, (yield p.FILE_STAT, p.FD.pack(fd)))
+        size: int = before[0]
+        if size > limit:
+            raise OsError(E2BIG)
+        out = bytearray()
+        while len(out) < size:
+            want = min(size - len(out), p.MAX_READ)
+            got = _body((yield p.FILE_READ, p.READ.pack(fd, len(out), want)))
+            if not got or len(got) > want:
+                raise OsError(EIO)
+            out += got
+        if _fields(p.STAT, (yield p.FILE_STAT, p.FD.pack(fd))) != before:
+            raise OsError(ESTALE)
+    except OSError:
+        yield p.FILE_CLOSE, p.FD.pack(fd)
+        raise
+    yield p.FILE_CLOSE, p.FD.pack(fd)
+    return bytes(out)
+
+
+def _body(answer: p.Message) -> bytes:
+    if answer.status:
+        raise OsError(-answer.status if -4096 < answer.status < 0 else EIO)
+    return answer.body
+
+
+def _fields(layout: object, answer: p.Message) -> tuple[int, ...]:
+    body = _body(answer)
+    try:
+        return layout.unpack(body)  # type: ignore[attr-defined,no-any-return]
+    except error as exc:
+        raise OsError(EIO) from exc
+
+
+class BuilderService:
+    """The service of one DomB. `log` hears what it does; `on_step` sees each step of a build and may stop it."""
+
+    def __init__(
+        self, os: Osdep, client: int = 0, log: Log = quiet,
+        on_step: Hook = lambda step, what: None, publish: Callable[[Offer], None] = lambda offer: None,
+    ) -> None:
+        self.os = os
+        self.client = client
+        self.log = log
+        self.on_step = on_step
+        self.publish = publish
+        self.chan: Vchan | None = None
+        self.pipe: p.Pipe | None = None
+        self.offered: Offer | None = None
+        self.guests: dict[int, Guest] = {}
+        self.outbox: deque[p.Message] = deque()
+        self.job: Job | None = None
+        self.job_number = 0
+        self.asked = 0
+        self.next_number = 1
+        # A guest whose answer may not have been read yet, and how much had to be read for it.
+        self.untold: list[tuple[int, int]] = []
+        self.sent = 0
+
+    # --- the channel ---
+    def offer(self) -> Offer:
+        """A fresh channel for the client; OSError."""
+        self.chan, self.offered = server_init(self.os, self.client, p.LEFT_ORDER, p.RIGHT_ORDER)
+        self.pipe = p.Pipe(self.chan)
+        self.sent = 0
+        self.publish(self.offered)
+        return self.offered
+
+    def hang_up(self) -> None:
+        """The connection is over: drop the build, and guests that the client never heard of."""
+        if self.job is not None:
+            self.job.close()
+            self.job = None
+        unread = self.chan.unread() if self.chan is not None else 0
+        for domid, position in self.untold:
+            if position > self.sent - unread and domid in self.guests:
+                self.log("DomB", "Xen", f"destroy domain {domid}: nobody was told of it")
+                self.destroy(domid)
+        self.untold.clear()
+        self.outbox.clear()
+        if self.chan is not None:
+            self.chan.close()
+        self.chan = self.pipe = self.offered = None
+
+    def step(self) -> bool:
+        """Do what can be done without waiting; was there anything? After a lost connection a new channel is there."""
+        chan, pipe = self.chan, self.pipe
+        if chan is None or pipe is None:
+            return False
+        chan.drain_events()
+        busy = False
+        try:
+            self._flush(pipe)
+            while (message := pipe.receive()) is not None:
+                busy = True
+                self._handle(message)
+                self._flush(pipe)
+        except (p.ProtocolError, OSError) as exc:
+            self.log("DomB", "its client", f"hang up: {exc}")
+            self._again()
+            return True
+        if not chan.is_open():
+            self.log("DomB", "its client", "hang up: it is gone")
+            self._again()
+            return True
+        return busy
+
+    def _again(self) -> None:
+        self.hang_up()
+        try:
+            self.offer()
+        except OSError as exc:
+            self.log("DomB", "its client", f"cannot offer a channel: {exc}")
+
+    def _flush(self, pipe: p.Pipe) -> None:
+        while self.outbox and pipe.send(self.outbox[0]):
+            message = self.outbox.popleft()
+            self.sent += p.HEADER.size + len(message.body)
+            if message.op == p.CREATE | p.REPLY and message.status == 0:
+                self.untold.append((p.unpack_guest(message.body).domid, self.sent))
+
+    def _post(self, op: int, number: int, status: int = 0, body: bytes = b"") -> None:
+        if len(self.outbox) >= MAX_OUTBOX:
+            raise p.ProtocolError("the client does not read its answers")
+        self.outbox.append(p.Message(op, number, status, body[:p.MAX_BODY]))
+
+    # --- requests ---
+    def _handle(self, message: p.Message) -> None:
+        self._forget_told()
+        if message.op & p.REPLY:
+            if self.job is not None and message.number == self.asked:
+                self._advance(message)
+            return  # an answer nobody waits for
+        if message.op == p.CREATE:
+            self._create(message)
+            return
+        status, body = self._control(message)
+        self._post(message.op | p.REPLY, message.number, status, body)
+
+    def _forget_told(self) -> None:
+        unread = self.chan.unread() if self.chan is not None else 0
+        self.untold = [(domid, at) for domid, at in self.untold if at > self.sent - unread]
+
+    def _create(self, message: p.Message) -> None:
+        if self.job is not None:
+            self._post(p.CREATE | p.REPLY, message.number, -EBUSY, b"another guest is being built")
+            return
+        try:
+            wanted = p.unpack_create(message.body)
+        except p.ProtocolError as exc:
+            self._post(p.CREATE | p.REPLY, message.number, -EINVAL, str(exc).encode())
+            return
+        self.job = self._build(wanted)
+        self.job_number = message.number
+        self._advance(None)
+
+    def _build(self, wanted: p.CreateRequest) -> Job:
+        kernel = yield from fetch(wanted.kernel)
+        self.log("DomB", "file proxy", f"read {wanted.kernel}: {len(kernel)} bytes")
+        request = Request(kernel, pages=wanted.pages, cmdline=wanted.cmdline.encode(), console_domid=self.client,
+                          xenstore_domid=self.client)
+        if wanted.ramdisk:
+            disk = yield from fetch(wanted.ramdisk)
+            self.log("DomB", "file proxy", f"read {wanted.ramdisk}: {len(disk)} bytes")
+            request = replace(request, ramdisk=disk)
+        return build(self.os, request, self.on_step)
+
+    def _advance(self, answer: p.Message | None) -> None:
+        job = self.job
+        assert job is not None
+        try:
+            op, body = next(job) if answer is None else job.send(answer)
+        except StopIteration as stop:
+            self.job = None
+            guest: Guest = stop.value
+            self.guests[guest.domid] = guest
+            self._post(p.CREATE | p.REPLY, self.job_number, 0, p.pack_guest(guest))
+        except BuildError as exc:
+            self.job = None
+            self._post(p.CREATE | p.REPLY, self.job_number, -exc.errno, str(exc).encode())
+        except OSError as exc:
+            self.job = None
+            self._post(p.CREATE | p.REPLY, self.job_number, -(exc.errno or EIO), b"reading its files")
+        else:
+            self.asked = self.next_number
+            self.next_number = (self.next_number + 1) & 0xFFFFFFFF
+            self._post(op, self.asked, 0, body)
+
+    def _control(self, message: p.Message) -> tuple[int, bytes]:
+        if message.op not in (p.PAUSE, p.UNPAUSE, p.DESTROY, p.INFO):
+            return -ENOSYS, b""
+        if len(message.body) != p.DOMID.size:
+            return -EINVAL, b""
+        domid: int = p.DOMID.unpack(message.body)[0]
+        if domid not in self.guests:
+            return -ESRCH, b""
+        if message.op == p.DESTROY:
+            return self.destroy(domid), b""
+        xch = ctrl.xc_interface_open(self.os)
+        if xch is None:
+            return -self.os.errno, b""
+        try:
+            if message.op == p.INFO:
+                info = ctrl.xc_domain_getinfo(xch, domid)
+                if info is None:
+                    return -self.os.errno, b""
+                return 0, p.STATE.pack(domid, info.paused | info.dying << 1, info.tot_pages, info.max_pages)
+            call = ctrl.xc_domain_pause if message.op == p.PAUSE else ctrl.xc_domain_unpause
+            return (0 if call(xch, domid) == 0 else -self.os.errno), b""
+        finally:
+            ctrl.xc_interface_close(xch)
+
+    def destroy(self, domid: int) -> int:
+        """Destroy a guest built here: 0 or -errno."""
+        xch = ctrl.xc_interface_open(self.os)
+        if xch is None:
+            return -self.os.errno
+        rc = ctrl.xc_domain_destroy(xch, domid)
+        ctrl.xc_interface_close(xch)
+        if rc == 0:
+            self.guests.pop(domid, None)
+        return 0 if rc == 0 else -self.os.errno

@@ -1,0 +1,83 @@
+"""libxenforeignmemory: mapping any page of a domain, for those who may, and libxc's older names for it.
+
+What lives here: xenforeignmemory_* and xc_map_foreign_*. Where a system has no privcmd, open fails with ENOENT, and
+without a handle there is no foreign mapping; where the domain lacks the privilege, each page fails with -EPERM.
+Source: Xen tools/libs/foreignmemory/core.c, tools/libs/ctrl/xc_foreign_memory.c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from impl.libs.osdep import Handle, Osdep, OsError, minus_on_error, null_on_error
+from impl.xen.abi import EINVAL, PAGE_MASK, PAGE_SHIFT
+
+
+class XenForeignMemory(Handle):
+    """xenforeignmemory_handle."""
+
+    __slots__ = ()
+
+
+@null_on_error
+def xenforeignmemory_open(os: Osdep) -> XenForeignMemory:
+    """Open the device; None with ENOENT where it was taken away."""
+    return XenForeignMemory(os, os.foreign_open())
+
+
+@minus_on_error
+def xenforeignmemory_close(fmem: XenForeignMemory) -> int:
+    """Close the handle. Mappings stay."""
+    fmem.os.close(fmem.fd)
+    return 0
+
+
+@null_on_error
+def xenforeignmemory_map(
+    fmem: XenForeignMemory, domid: int, prot: int, gfns: Sequence[int], err: list[int] | None = None
+) -> int:
+    """Map frames in a row. With `err`, a list that is filled, pages may fail alone; without, all or nothing."""
+    addr, errors = fmem.os.foreign_map(fmem.fd, domid, prot, gfns)
+    if err is not None:
+        err[:] = errors
+        return addr
+    failed = next((each for each in errors if each), 0)
+    if failed:
+        fmem.os.foreign_unmap(fmem.fd, addr, len(gfns))
+        raise OsError(-failed)
+    return addr
+
+
+@minus_on_error
+def xenforeignmemory_unmap(fmem: XenForeignMemory, addr: int, count: int) -> int:
+    """Unmap pages."""
+    fmem.os.foreign_unmap(fmem.fd, addr, count)
+    return 0
+
+
+@minus_on_error
+def xenforeignmemory_restrict(fmem: XenForeignMemory, domid: int) -> int:
+    """From now on this handle reaches only one domain."""
+    fmem.os.foreign_restrict(fmem.fd, domid)
+    return 0
+
+
+@null_on_error
+def xenforeignmemory_map_resource(
+    fmem: XenForeignMemory, domid: int, kind: int, rid: int, frame: int, count: int, prot: int
+) -> int:
+    """Map frames of a resource, such as a domain's grant table."""
+    return fmem.os.foreign_resource(fmem.fd, domid, kind, rid, frame, count, prot)
+
+
+def xc_map_foreign_range(fmem: XenForeignMemory, dom: int, size: int, prot: int, mfn: int) -> int | None:
+    """Map `size` bytes (whole pages) from frame `mfn` on; None and errno."""
+    if size <= 0:
+        fmem.os.errno = EINVAL
+        return None
+    return xenforeignmemory_map(fmem, dom, prot, [mfn + i for i in range((size + PAGE_MASK) >> PAGE_SHIFT)])
+
+
+def xc_map_foreign_pages(fmem: XenForeignMemory, dom: int, prot: int, arr: Sequence[int]) -> int | None:
+    """Map the frames of a list, all or nothing."""
+    return xenforeignmemory_map(fmem, dom, prot, arr)

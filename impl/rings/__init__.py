@@ -1,0 +1,1 @@
+"""Shared rings: bytes that two domains exchange through a page."""

@@ -1,0 +1,118 @@
+"""A small xenconsoled: what guests print is kept, what is typed goes to them.
+
+What lives here: one ring per guest. Indices are read once; a guest whose indices are impossible is not read this time,
+and stays connected. Output is kept up to a limit, its oldest part is dropped. What guests print is bytes of strangers
+(`printable` makes them safe to show). What does not: the rings (impl/rings). Source: Xen tools/console/daemon/io.c.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from impl.domb.builder import CONSOLE_REF
+from impl.libs import evtchn as ev
+from impl.libs.osdep import Osdep, OsError
+from impl.log import Log, quiet
+from impl.rings import pages
+from impl.rings.pages import ring_at
+from impl.rings.ring import BadIndex, Reader, Writer
+from impl.tools.mapping import RingMapper, RingMapping
+from impl.xen.abi import EEXIST, ENOENT
+
+KEEP: Final = 1 << 16
+
+
+def printable(raw: bytes) -> str:
+    """Guest output without control characters that a terminal would obey."""
+    text = raw.decode("utf-8", "replace")
+    return "".join(c if c == "\n" or c == "\t" or c.isprintable() else "�" for c in text)
+
+
+class Console:
+    """One guest's console."""
+
+    def __init__(self, os: Osdep, mapping: RingMapping, port: int) -> None:
+        self.mapping = mapping
+        self.port = port
+        self.output = b""
+        self.waiting = b""
+        self.reader = Reader(os, ring_at(mapping.addr, pages.CONSOLE_OUT))
+        self.writer = Writer(os, ring_at(mapping.addr, pages.CONSOLE_IN))
+
+
+class Xenconsoled:
+    """The daemon."""
+
+    def __init__(self, os: Osdep, log: Log = quiet) -> None:
+        self.os = os
+        self.log = log
+        self.mapper = RingMapper(os)
+        xce = ev.xenevtchn_open(os)
+        if xce is None:
+            raise OsError(os.errno)
+        self.xce = xce
+        self.consoles: dict[int, Console] = {}
+
+    def add(self, domid: int, mfn: int, port: int) -> None:
+        """Connect a guest's console; OSError with nothing kept."""
+        if domid in self.consoles:
+            raise OsError(EEXIST)
+        mapping = self.mapper.map(domid, CONSOLE_REF, mfn)
+        local = ev.xenevtchn_bind_interdomain(self.xce, domid, port)
+        if local < 0:
+            error = self.os.errno
+            mapping.unmap()
+            raise OsError(error)
+        self.consoles[domid] = Console(self.os, mapping, local)
+        self.log("xenconsoled", "Xen", f"map the console ring of domain {domid} by {mapping.by}")
+
+    def remove(self, domid: int) -> bytes:
+        """A guest is gone: its last words are read before the ring is unmapped; all that was kept."""
+        console = self.consoles.pop(domid, None)
+        if console is None:
+            return b""
+        self._drain(console)
+        ev.xenevtchn_unbind(self.xce, console.port)
+        console.mapping.unmap()
+        return console.output
+
+    def type(self, domid: int, text: bytes) -> None:
+        """Send input; OSError(ENOENT)."""
+        console = self.consoles.get(domid)
+        if console is None:
+            raise OsError(ENOENT)
+        console.waiting = (console.waiting + text)[:KEEP]
+
+    def output(self, domid: int) -> bytes:
+        """What a guest has printed."""
+        console = self.consoles.get(domid)
+        return b"" if console is None else console.output
+
+    def step(self) -> bool:
+        """Serve every console once; was there anything?"""
+        while (port := ev.xenevtchn_pending(self.xce)) > 0:
+            ev.xenevtchn_unmask(self.xce, port)
+        busy = False
+        for console in self.consoles.values():
+            done = self._drain(console)
+            sent = console.writer.put(console.waiting) if console.waiting else 0
+            console.waiting = console.waiting[sent:]
+            if done or sent:
+                ev.xenevtchn_notify(self.xce, console.port)
+                busy = True
+        return busy
+
+    @staticmethod
+    def _drain(console: Console) -> bool:
+        try:
+            new = console.reader.take(2048)
+        except BadIndex:
+            return False
+        console.output = (console.output + new)[-KEEP:]
+        return bool(new)
+
+    def close(self) -> None:
+        """The daemon ends."""
+        for domid in list(self.consoles):
+            self.remove(domid)
+        ev.xenevtchn_close(self.xce)

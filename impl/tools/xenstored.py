@@ -1,0 +1,322 @@
+"""A small xenstored: guests' rings, requests and answers, watches, introduction and release.
+
+What lives here: connections and messages. A guest's bytes are copied out of the ring before they are read; impossible
+indices or an oversized message end its connection for good; a guest that does not take its answers is not read
+further. Transactions, targets and control are not there (ENOSYS). What does not: the tree (store.py). Sources: Xen
+tools/xenstored/core.c, domain.c, watch.c, docs/misc/xenstore-ring.txt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from impl.domb.builder import XENSTORE_REF
+from impl.libs import evtchn as ev
+from impl.libs.osdep import Osdep, OsError
+from impl.log import Log, quiet
+from impl.rings import pages
+from impl.rings.pages import XS_HEADER, XS_PAYLOAD_MAX, ring_at
+from impl.rings.ring import BadIndex, Reader, Writer
+from impl.tools.mapping import RingMapper, RingMapping
+from impl.tools.store import Perm, Store, XsError, canonical, home
+from impl.xen.abi import EEXIST, U32
+
+QUOTA_WATCHES: Final = 128
+MAX_UNSENT: Final = 1 << 16
+OK: Final = b"OK\0"
+
+
+class Connection:
+    """A guest's ring."""
+
+    def __init__(self, os: Osdep, domid: int, mapping: RingMapping, port: int) -> None:
+        self.os = os
+        self.domid = domid
+        self.mapping = mapping
+        self.port = port
+        self.watches: list[tuple[str, str]] = []
+        self.ignored = False
+        self.reset()
+
+    def reset(self) -> None:
+        """Start afresh: indices, buffers and watches."""
+        page = self.mapping.addr
+        self.os.store(page + 2048, bytes(16))
+        self.os.store(page + pages.ERROR, bytes(4))
+        self.requests = Reader(self.os, ring_at(page, pages.XENSTORE_REQ))
+        self.answers = Writer(self.os, ring_at(page, pages.XENSTORE_RSP))
+        self.received = b""
+        self.unsent = b""
+        self.watches.clear()
+
+    def ignore(self, error: int) -> None:
+        """The guest broke the protocol: its connection stays shut."""
+        self.ignored = True
+        self.os.store(self.mapping.addr + pages.ERROR, U32.pack(error))
+
+    def take_message(self) -> tuple[int, int, int, bytes] | None:
+        """The next whole request, if there is one."""
+        try:
+            self.received += self.requests.take(1024)
+        except BadIndex:
+            self.ignore(pages.ERROR_RINGIDX)
+            return None
+        if len(self.received) < XS_HEADER.size:
+            return None
+        kind, number, tx_id, length = XS_HEADER.unpack_from(self.received)
+        if length > XS_PAYLOAD_MAX:
+            self.ignore(pages.ERROR_PROTO)
+            return None
+        end = XS_HEADER.size + length
+        if len(self.received) < end:
+            return None
+        payload = self.received[XS_HEADER.size:end]
+        self.received = self.received[end:]
+        return kind, number, tx_id, payload
+
+    def flush(self) -> bool:
+        """Send what fits; was anything sent?"""
+        done = self.answers.put(self.unsent) if self.unsent else 0
+        self.unsent = self.unsent[done:]
+        return bool(done)
+
+
+class Xenstored:
+    """The daemon."""
+
+    def __init__(self, os: Osdep, log: Log = quiet) -> None:
+        self.os = os
+        self.log = log
+        self.store = Store()
+        self.mapper = RingMapper(os)
+        xce = ev.xenevtchn_open(os)
+        if xce is None:
+            raise OsError(os.errno)
+        self.xce = xce
+        self.connections: dict[int, Connection] = {}
+        self.store.mkdir(0, "/local/domain")
+
+    # --- domains ---
+    def introduce(self, domid: int, mfn: int, port: int) -> None:
+        """Connect a domain: map its ring, bind its port, make its directory. OSError with nothing kept."""
+        if domid in self.connections:
+            raise OsError(EEXIST)
+        mapping = self.mapper.map(domid, XENSTORE_REF, mfn)
+        local = ev.xenevtchn_bind_interdomain(self.xce, domid, port)
+        if local < 0:
+            error = self.os.errno
+            mapping.unmap()
+            raise OsError(error)
+        self.connections[domid] = Connection(self.os, domid, mapping, local)
+        self.store.mkdir(0, home(domid))
+        self.store.set_perms(0, home(domid), (("n", 0), ("r", domid)))
+        for name in ("data", "control"):
+            self.store.mkdir(0, f"{home(domid)}/{name}")
+            self.store.set_perms(0, f"{home(domid)}/{name}", (("n", domid),))
+        self.log("xenstored", "Xen", f"map the XenStore ring of domain {domid} by {mapping.by}")
+
+    def release(self, domid: int) -> None:
+        """A domain is gone: unmap, unbind, forget its nodes."""
+        connection = self.connections.pop(domid, None)
+        if connection is None:
+            return
+        ev.xenevtchn_unbind(self.xce, connection.port)
+        connection.mapping.unmap()
+        self.store.remove(0, home(domid))
+        self.store.drop_domain(domid)
+        self._fire("@releaseDomain")
+
+    # --- running ---
+    def step(self) -> bool:
+        """Serve every ring as far as it goes without waiting; was there anything?"""
+        while (port := ev.xenevtchn_pending(self.xce)) > 0:
+            ev.xenevtchn_unmask(self.xce, port)
+        busy = False
+        for connection in list(self.connections.values()):
+            busy |= self._serve(connection)
+        return busy
+
+    def _serve(self, connection: Connection) -> bool:
+        busy = False
+        while not connection.ignored and len(connection.unsent) < MAX_UNSENT:
+            message = connection.take_message()
+            if message is None:
+                break
+            busy = True
+            kind, number, tx_id, payload = message
+            try:
+                answer = self.request(connection.domid, kind, tx_id, payload)
+            except XsError as exc:
+                kind, answer = pages.XS_ERROR, str(exc).encode() + b"\0"
+            connection.unsent += XS_HEADER.pack(kind, number, tx_id, len(answer)) + answer
+            if kind == pages.XS_WATCH:
+                path, token = payload.split(b"\0")[:2]
+                self._event(connection, path.decode("ascii", "replace"), token.decode("ascii", "replace"))
+        if not connection.ignored and connection.flush():
+            busy = True
+        if busy:
+            ev.xenevtchn_notify(self.xce, connection.port)
+        return busy
+
+    def close(self) -> None:
+        """The daemon ends."""
+        for domid in list(self.connections):
+            self.release(domid)
+        ev.xenevtchn_close(self.xce)
+
+    # --- requests ---
+    def request(self, domid: int, kind: int, tx_id: int, payload: bytes) -> bytes:
+        """One request of a domain, or of a tool as domain 0; XsError."""
+        if tx_id and kind not in (pages.XS_WATCH, pages.XS_UNWATCH):
+            raise XsError("ENOENT")
+        if len(payload) > XS_PAYLOAD_MAX:
+            raise XsError("E2BIG")
+        words = payload.split(b"\0")
+        if kind == pages.XS_WRITE:
+            if len(words) < 2:
+                raise XsError("EINVAL")
+            path = self._path(words[0], domid)
+            self.store.write(domid, path, payload[len(words[0]) + 1:])
+            self._fire(path)
+            return OK
+        if words[-1]:
+            raise XsError("EINVAL")
+        handler = self._handlers().get(kind)
+        if handler is None:
+            raise XsError("ENOSYS")
+        return handler(domid, words[:-1])
+
+    def _handlers(self) -> dict[int, Callable[[int, list[bytes]], bytes]]:
+        return {pages.XS_READ: self._read, pages.XS_DIRECTORY: self._directory, pages.XS_MKDIR: self._mkdir,
+                pages.XS_RM: self._rm, pages.XS_GET_PERMS: self._get_perms, pages.XS_SET_PERMS: self._set_perms,
+                pages.XS_WATCH: self._watch, pages.XS_UNWATCH: self._unwatch,
+                pages.XS_GET_DOMAIN_PATH: self._domain_path, pages.XS_RESET_WATCHES: self._reset_watches,
+                pages.XS_INTRODUCE: self._introduce, pages.XS_RELEASE: self._release,
+                pages.XS_IS_DOMAIN_INTRODUCED: self._introduced}
+
+    @staticmethod
+    def _path(raw: bytes, domid: int) -> str:
+        return canonical(raw.decode("ascii", "replace"), domid)
+
+    @staticmethod
+    def _words(words: list[bytes], count: int) -> list[bytes]:
+        if len(words) != count:
+            raise XsError("EINVAL")
+        return words
+
+    @staticmethod
+    def _number(raw: bytes, limit: int = 0x7FF0) -> int:
+        if not raw.isdigit() or len(raw) > 10 or int(raw) >= limit:
+            raise XsError("EINVAL")
+        return int(raw)
+
+    def _read(self, domid: int, words: list[bytes]) -> bytes:
+        return self.store.read(domid, self._path(self._words(words, 1)[0], domid))
+
+    def _directory(self, domid: int, words: list[bytes]) -> bytes:
+        names = self.store.directory(domid, self._path(self._words(words, 1)[0], domid))
+        out = b"".join(name.encode() + b"\0" for name in names)
+        if len(out) > XS_PAYLOAD_MAX:
+            raise XsError("E2BIG")
+        return out
+
+    def _mkdir(self, domid: int, words: list[bytes]) -> bytes:
+        path = self._path(self._words(words, 1)[0], domid)
+        self.store.mkdir(domid, path)
+        self._fire(path)
+        return OK
+
+    def _rm(self, domid: int, words: list[bytes]) -> bytes:
+        path = self._path(self._words(words, 1)[0], domid)
+        if self.store.remove(domid, path):
+            self._fire(path)
+        return OK
+
+    def _get_perms(self, domid: int, words: list[bytes]) -> bytes:
+        perms = self.store.get_perms(domid, self._path(self._words(words, 1)[0], domid))
+        return b"".join(f"{letter}{who}".encode() + b"\0" for letter, who in perms)
+
+    def _set_perms(self, domid: int, words: list[bytes]) -> bytes:
+        perms: list[Perm] = []
+        for word in words[1:]:
+            if word[:1] not in (b"r", b"w", b"b", b"n"):
+                raise XsError("EINVAL")
+            perms.append((word[:1].decode(), self._number(word[1:])))
+        path = self._path(words[0] if words else b"", domid)
+        self.store.set_perms(domid, path, tuple(perms))
+        self._fire(path)
+        return OK
+
+    def _domain_path(self, domid: int, words: list[bytes]) -> bytes:
+        return home(self._number(self._words(words, 1)[0])).encode() + b"\0"
+
+    # --- requests of tools ---
+    def _introduce(self, domid: int, words: list[bytes]) -> bytes:
+        if domid:
+            raise XsError("EACCES")
+        who, mfn, port = self._words(words, 3)
+        try:
+            self.introduce(self._number(who), self._number(mfn, 1 << 40), self._number(port, 1 << 32))
+        except OSError as exc:
+            raise XsError("EEXIST" if exc.errno == EEXIST else "EINVAL") from exc
+        return OK
+
+    def _release(self, domid: int, words: list[bytes]) -> bytes:
+        if domid:
+            raise XsError("EACCES")
+        self.release(self._number(self._words(words, 1)[0]))
+        return OK
+
+    def _introduced(self, domid: int, words: list[bytes]) -> bytes:
+        if domid:
+            raise XsError("EACCES")
+        return b"T\0" if self._number(self._words(words, 1)[0]) in self.connections else b"F\0"
+
+    # --- watches (of guests; a tool looks when it wants to know) ---
+    def _watch(self, domid: int, words: list[bytes]) -> bytes:
+        connection = self.connections.get(domid)
+        raw, token = (each.decode("ascii", "replace") for each in self._words(words, 2))
+        if not raw.startswith("@"):
+            canonical(raw, domid)
+        elif domid:
+            raise XsError("EACCES")
+        if connection is None:
+            raise XsError("ENOSYS")
+        if (raw, token) in connection.watches:
+            raise XsError("EEXIST")
+        if len(connection.watches) >= QUOTA_WATCHES:
+            raise XsError("E2BIG")
+        connection.watches.append((raw, token))
+        return OK
+
+    def _unwatch(self, domid: int, words: list[bytes]) -> bytes:
+        connection = self.connections.get(domid)
+        raw, token = (each.decode("ascii", "replace") for each in self._words(words, 2))
+        if connection is None or (raw, token) not in connection.watches:
+            raise XsError("ENOENT")
+        connection.watches.remove((raw, token))
+        return OK
+
+    def _reset_watches(self, domid: int, words: list[bytes]) -> bytes:
+        connection = self.connections.get(domid)
+        if connection is not None:
+            connection.watches.clear()
+        return OK
+
+    def _fire(self, path: str) -> None:
+        for connection in self.connections.values():
+            for raw, token in connection.watches:
+                watched = raw if raw.startswith("@") else canonical(raw, connection.domid)
+                if path == watched or path.startswith(watched.rstrip("/") + "/"):
+                    if path in self.store.nodes and not self.store.nodes[path].allows(connection.domid, "r"):
+                        continue
+                    # A watch by relative path hears relative paths.
+                    own = home(connection.domid) + "/"
+                    self._event(connection, path if raw[:1] in "/@" else path.removeprefix(own), token)
+
+    @staticmethod
+    def _event(connection: Connection, path: str, token: str) -> None:
+        body = f"{path}\0{token}\0".encode()
+        if len(connection.unsent) < MAX_UNSENT and not connection.ignored:
+            connection.unsent += XS_HEADER.pack(pages.XS_WATCH_EVENT, 0, 0, len(body)) + body

@@ -1,0 +1,73 @@
+"""Starting state of a PV vCPU and the hypercall page, as a domain builder sets them.
+
+What lives here: the checks of arch_set_info_guest for 64-bit PV guests, and the stubs of the hypercall page. What
+does not: running the guest's instructions. Sources: Xen arch/x86/domain.c arch_set_info_guest,
+arch/x86/pv/hypercall.c (hypercall page), public/arch-x86/xen.h.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+
+from impl.xen import abi
+from impl.xen.abi import EINVAL, EOPNOTSUPP, U64
+from impl.xen.frames import PGT_L4, PGT_WRITABLE
+from impl.xen.pagetables import PTE_MFN, get_page_type, get_table, put_page_type
+
+if TYPE_CHECKING:
+    from impl.xen.domains import Domain, VCpu
+    from impl.xen.machine import Xen
+
+STUB: Final = 32
+RIP: Final = abi.USER_REGS_OFFSET + 128
+RSP: Final = abi.USER_REGS_OFFSET + 152
+RSI: Final = abi.USER_REGS_OFFSET + 104
+MOV_EAX: Final = Struct("<BI")
+
+
+def canonical(addr: int) -> bool:
+    """Are bits 47 to 63 of the address equal (is_canonical_address)?"""
+    return addr >> 47 in (0, 0x1FFFF)
+
+
+def register(context: bytes, offset: int) -> int:
+    """A 64-bit register of a context by its offset."""
+    value: int = U64.unpack_from(context, offset)[0]
+    return value
+
+
+def set_vcpu_context(xen: Xen, caller: VCpu, domain: Domain, number: int, context: bytes) -> int:
+    """XEN_DOMCTL_setvcpucontext of a PV guest: 0 or -errno. The page-table root takes a reference of each kind."""
+    if domain is caller.domain or number >= len(domain.vcpus) or domain.external:
+        return -EINVAL
+    vcpu = domain.vcpus[number]
+    entry_points = [register(context, abi.CALLBACKS_OFFSET + 8 * i) for i in range(3)]
+    if not all(map(canonical, (register(context, RIP), *entry_points))):
+        return -EINVAL
+    mfn = (register(context, abi.CTRLREG_OFFSET + 3 * 8) & PTE_MFN) >> 12
+    if vcpu.context is not None:
+        # The root of a vCPU that was set up once cannot be changed this way any more.
+        if vcpu.cr3 is None or vcpu.cr3.mfn != mfn:
+            return -EOPNOTSUPP
+    else:
+        root = xen.frames.get(mfn)
+        if root is None or get_table(xen, root, domain, PGT_L4):
+            return -EINVAL
+        vcpu.cr3 = root
+    vcpu.context = bytes(context)
+    vcpu.online = bool(U64.unpack_from(context, 512)[0] & abi.VGCF_ONLINE)
+    return 0
+
+
+def hypercall_init(xen: Xen, domain: Domain, mfn: int) -> int:
+    """XEN_DOMCTL_hypercall_init: write the hypercall stubs into a page of a PV guest; 0 or -errno."""
+    frame = xen.frames.get(mfn)
+    if frame is None or frame.owner is not domain or frame.count == 0 or get_page_type(xen, frame, PGT_WRITABLE):
+        return -abi.EACCES
+    for i in range(abi.PAGE_SIZE // STUB):
+        # push %rcx; push %r11; mov $i,%eax; syscall; pop %r11; pop %rcx; ret
+        stub = b"\x51\x41\x53" + MOV_EAX.pack(0xB8, i) + b"\x0f\x05\x41\x5b\x59\xc3"
+        frame.bytes()[i * STUB:(i + 1) * STUB] = stub.ljust(STUB, b"\xcc")
+    put_page_type(xen, frame)
+    return 0

@@ -1,0 +1,207 @@
+"""The builder in DomB and over privcmd: the same guest, and nothing left when a step fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from impl.boot import Machine
+from impl.dom0.kernel import KernelError
+from impl.domb.builder import BuildError, Guest, Request, build
+from impl.domb.minios_osdep import MiniOsOsdep
+from impl.guests.agent import TestGuest
+from impl.guests.test_kernel import Source, build_kernel
+from impl.libs.osdep import Osdep
+from impl.xen import abi
+from impl.xen.frames import PGT_L4
+from impl.xen.lifecycle import unpause
+from tests.impl.support import check_counts
+
+REQUEST = Request(build_kernel(), b"disk" * 2000, 256, b"quiet")
+
+
+class Site:
+    """A machine and the builder's environment on it."""
+
+    def __init__(self, system: str, root: Path, nframes: int = 1 << 20) -> None:
+        self.machine = Machine(system, root, nframes=nframes)
+        self.xen = self.machine.xen
+        domb = self.machine.domb
+        self.os: Osdep = self.machine.spawn("builder") if domb is None else MiniOsOsdep(domb)
+        self.before = self.machine.counts()
+
+    def unchanged(self) -> bool:
+        check_counts(self.xen)
+        now = self.machine.counts()
+        # Page-table pages of a process stay its own until it exits.
+        return {k: v for k, v in now.items() if k != "Dom0's free pages"} == {
+            k: v for k, v in self.before.items() if k != "Dom0's free pages"}
+
+
+@pytest.fixture(params=["monolithic", "disaggregated"])
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Site:
+    return Site(request.param, tmp_path)
+
+
+def destroy(site: Site, guest: Guest) -> None:
+    kernel = site.machine.kernel if site.machine.domb is None else site.machine.domb
+    assert kernel.domctl(abi.DOMCTL_DESTROYDOMAIN, guest.domid)[0] == 0
+
+
+def test_a_guest_is_built_sealed_and_boots(site: Site) -> None:
+    guest = build(site.os, REQUEST)
+    domain = site.xen.domains[guest.domid]
+    root = domain.vcpus[0].cr3
+    assert root is not None and root.ptype == PGT_L4 and root.pinned and domain.pause_count == 1
+    assert domain.tot_pages == 256 and not domain.creation_finished
+    table = domain.grant_table
+    assert table.entry_v1(0) == (abi.GTF_PERMIT_ACCESS, 0, guest.console_mfn)
+    assert table.entry_v1(1) == (abi.GTF_PERMIT_ACCESS, 0, guest.store_mfn)
+    # Sealed: nobody refers to a page of it but itself (the allocation, page tables and types).
+    assert all(row.owner != f"guest {guest.domid}" or row.by in ("own", "could map") for row in site.machine.reach())
+    assert not TestGuest(site.xen, domain).boot()  # paused
+    unpause(domain)
+    agent = TestGuest(site.xen, domain)
+    assert agent.boot() and agent.info is not None
+    assert agent.info.cmd_line == b"quiet" and agent.info.mod_len == 8000 and domain.shared_info is not None
+    assert bytes(domain.shared_info.bytes()[:2]) == b"\0\1"
+    destroy(site, guest)
+    assert site.unchanged()
+
+
+STEPS = ["open", "parse", "create", "configure", "event channels", "populate", "load kernel", "load ramdisk",
+         "hypercall page", "magic pages", "page tables", "pin", "shared info", "seed grants", "vcpu", "seal"]
+
+
+def test_an_error_at_any_step_undoes_the_guest(site: Site) -> None:
+    seen: list[str] = []
+    guest = build(site.os, REQUEST, lambda step, what: seen.append(step))
+    destroy(site, guest)
+    assert seen == STEPS
+
+    def stop(at: str) -> Callable[[str, str], None]:
+        def hook(step: str, what: str) -> None:
+            if step == at:
+                raise KernelError(abi.EIO)
+        return hook
+
+    for step in STEPS:
+        with pytest.raises(BuildError) as caught:
+            build(site.os, REQUEST, stop(step))
+        assert (caught.value.step, caught.value.errno) == (step, abi.EIO) and site.unchanged(), step
+
+
+class Failing:
+    """An Osdep whose n-th call of some kind fails; everything else is the real one's."""
+
+    KINDS = ("hypercall", "foreign_map", "foreign_resource", "buffer", "store")
+
+    def __init__(self, os: Osdep, kind: str, when: int) -> None:
+        self.kind, self.left = kind, when
+        real = getattr(os, kind)
+
+        def failing(*args: object, **kwargs: object) -> object:
+            self.left -= 1
+            if self.left == 0:
+                raise KernelError(abi.ENOMEM)
+            return real(*args, **kwargs)
+
+        self.failing = failing
+
+
+@pytest.mark.parametrize("kind", Failing.KINDS)
+def test_any_failing_call_undoes_the_guest(site: Site, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    when = 0
+    while True:
+        when += 1
+        with monkeypatch.context() as patch:
+            failing = Failing(site.os, kind, when)
+            patch.setattr(site.os, kind, failing.failing)
+            try:
+                guest = build(site.os, REQUEST)
+            except BuildError as exc:
+                assert exc.errno in (abi.ENOMEM, abi.EIO, abi.EBUSY), exc
+            else:
+                destroy(site, guest)
+                assert failing.left > 0
+                break
+        assert site.unchanged(), (kind, when)
+    assert when > 2 or kind == "foreign_resource"
+
+
+@pytest.mark.parametrize(("request_", "errno", "said"), [
+    (Request(b"not a kernel"), abi.EINVAL, "is not an ELF file"),
+    (Request(build_kernel(), pages=10), abi.EINVAL, "10 pages of memory"),
+    (Request(build_kernel(), pages=64, ramdisk=bytes(1 << 20)), abi.EINVAL, "needs"),
+    (Request(build_kernel(), cmdline=b"x" * 2000), abi.EINVAL, "command line"),
+    (Request(build_kernel(), pages=1 << 18), abi.EBUSY, "populate"),
+])
+def test_bad_requests(tmp_path: Path, request_: Request, errno: int, said: str) -> None:
+    site = Site("disaggregated", tmp_path, 0x4000 + 6000)
+    with pytest.raises(BuildError, match=said) as caught:
+        build(site.os, request_)
+    assert caught.value.errno == errno and site.unchanged()
+
+
+def test_a_backend_that_is_the_guest_itself_is_not_seeded(site: Site) -> None:
+    domid = site.xen.last_domid + 1
+    guest = build(site.os, Request(build_kernel(), pages=128, xenstore_domid=domid))
+    table = site.xen.domains[guest.domid].grant_table
+    assert guest.domid == domid and table.entry_v1(1)[0] == 0 and table.entry_v1(0)[0] == 1
+    destroy(site, guest)
+
+
+def test_without_privilege_nothing_is_built(tmp_path: Path) -> None:
+    site = Site("disaggregated", tmp_path)
+    user = site.machine.spawn("somebody")
+    with pytest.raises(BuildError) as caught:
+        build(user, REQUEST)
+    assert (caught.value.step, caught.value.errno) == ("open", abi.ENOENT)
+    site.machine.domb.domain.is_privileged = False  # type: ignore[union-attr]
+    with pytest.raises(BuildError) as caught:
+        build(site.os, REQUEST)
+    assert (caught.value.step, caught.value.errno) == ("create", abi.EPERM) and site.unchanged()
+
+
+def test_kernel_with_all_notes(site: Site) -> None:
+    source = Source(notes={15: (0x8000000000).to_bytes(8, "little"), 16: (1).to_bytes(8, "little")})
+    guest = build(site.os, Request(build_kernel(source), b"x" * 5000, 256))
+    domain = site.xen.domains[guest.domid]
+    unpause(domain)
+    agent = TestGuest(site.xen, domain)
+    info = None
+    try:
+        agent.boot()  # its ramdisk is by frame number, which the test kernel does not know
+    except Exception:
+        info = agent.info
+    assert info is not None and info.flags == 8 and info.mfn_list == 0x8000000000
+    first = int.from_bytes(agent.memory.load(info.mfn_list, 8), "little")
+    frame = site.xen.frames.get(first)
+    assert frame is not None and frame.owner is domain and frame.m2p == 0
+    destroy(site, guest)
+    assert site.unchanged()
+
+
+class Killed(BaseException):
+    """kill -9 of the process that builds."""
+
+
+@pytest.mark.parametrize("at", STEPS[3:])
+def test_the_building_process_is_killed(tmp_path: Path, at: str) -> None:
+    site = Site("monolithic", tmp_path)
+
+    def hook(step: str, what: str) -> None:
+        if step == at:
+            raise Killed
+
+    free = site.xen.frames.free_count
+    with pytest.raises(Killed):
+        build(site.os, REQUEST, hook)
+    site.machine.processes.pop().exit()
+    # What it had begun stays, paused and empty or half built, until somebody destroys it; then all of it goes.
+    left = [domid for domid in site.xen.domains if domid]
+    assert len(left) == 1 and site.xen.domains[left[0]].pause_count
+    assert site.machine.kernel.domctl(abi.DOMCTL_DESTROYDOMAIN, left[0])[0] == 0
+    assert site.xen.frames.free_count == free and site.machine.shut_down() == []

@@ -1,0 +1,126 @@
+"""The Mini-OS-like kernel: rows of pages, gntmap and its way of failing, grants that are still in use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from impl.boot import Machine
+from impl.dom0.kernel import KernelError
+from impl.domb.minios import GntMap, MiniOs
+from impl.domb.minios_osdep import MiniOsOsdep
+from impl.libs import evtchn, gnttab
+from impl.libs.osdep import PROT_READ, PROT_WRITE, CopySegment
+from impl.libs.xc_gnttab import XcGnttab
+from impl.xen import abi
+
+RW = PROT_READ | PROT_WRITE
+
+
+class Pair:
+    """DomB, and Dom0 granting it pages."""
+
+    def __init__(self, root: Path) -> None:
+        self.machine = Machine("disaggregated", root)
+        assert self.machine.domb is not None
+        self.domb: MiniOs = self.machine.domb
+        self.os = MiniOsOsdep(self.domb)
+        kernel = self.machine.kernel
+        self.frames = [kernel.alloc_page() for _ in range(4)]
+        for i, frame in enumerate(self.frames):
+            frame.bytes()[:4] = b"page"
+            frame.bytes()[4] = i
+        self.refs = [kernel.grant_access(self.domb.domain.domid, frame, i == 3) for i, frame in enumerate(self.frames)]
+        self.demand = self.domb.demand.in_use()
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Pair:
+    return Pair(tmp_path)
+
+
+def error(call: object, *args: object) -> int:
+    with pytest.raises(KernelError) as caught:
+        call(*args)  # type: ignore[operator]
+    return caught.value.code
+
+
+def test_gntmap_maps_page_by_page_and_undoes_a_failure(pair: Pair) -> None:
+    gmap = GntMap(pair.domb)
+    grants = [(0, ref) for ref in pair.refs[:3]]
+    addr = gmap.map_grant_refs(grants, True)
+    assert pair.domb.load(addr + 4096, 5) == b"page\1"
+    pair.domb.store(addr, b"PAGE")
+    assert bytes(pair.frames[0].bytes()[:4]) == b"PAGE"
+    assert error(gmap.map_grant_refs, [(0, pair.refs[0]), (0, pair.refs[3])], True) == abi.EINVAL
+    assert len(gmap.entries) == 3 and pair.domb.demand.in_use() == pair.demand + 3
+    gmap.munmap(addr + 4096, 1)  # any part may go
+    assert error(gmap.munmap, addr, 3) == abi.EINVAL  # stops at the hole; the first page is gone
+    assert list(gmap.entries) == [addr + 8192]
+    gmap.fini()
+    assert pair.domb.demand.in_use() == pair.demand
+    assert error(pair.domb.load, addr, 1) == abi.EFAULT
+
+
+def test_gntmap_limits(pair: Pair) -> None:
+    gmap = GntMap(pair.domb)
+    gmap.set_max_grants(2)
+    assert error(gmap.set_max_grants, 5) == abi.EBUSY
+    assert error(gmap.map_grant_refs, [(0, ref) for ref in pair.refs], False) == abi.ENOMEM
+    other = GntMap(pair.domb)
+    assert error(other.map_grant_refs, [(0, pair.refs[0])] * 129, True) == abi.ENOMEM
+    assert error(other.set_max_grants, 5) == abi.EBUSY
+
+
+def test_the_libraries_on_minios(pair: Pair) -> None:
+    xc = XcGnttab(pair.os)
+    fd = xc.xc_gnttab_open()
+    addr = xc.xc_gnttab_map_grant_refs(fd, 2, [0, 0], pair.refs, PROT_READ)
+    assert addr is not None and pair.os.load(addr, 5) == b"page\0"
+    assert xc.xc_gnttab_map_grant_ref(fd, 0, 2000, RW) is None and xc.errno == abi.EINVAL
+    assert xc.xc_gnttab_munmap(fd, addr, 2) == 0 and xc.xc_gnttab_munmap(fd, addr, 1) == -1
+    assert xc.xc_gnttab_close(fd) == 0 and xc.xc_gnttab_close(fd) == -1 and xc.errno == abi.EBADF
+    xgt = gnttab.xengnttab_open(pair.os)
+    assert xgt is not None
+    assert gnttab.xengnttab_map_grant_ref_notify(xgt, 0, pair.refs[0], RW, 0, -1) is None
+    assert pair.os.errno == abi.ENOSYS
+    assert gnttab.xengnttab_grant_copy(xgt, [CopySegment(1, 2, 3)]) is None and pair.os.errno == abi.ENOSYS
+    xce = evtchn.xenevtchn_open(pair.os)
+    assert xce is not None
+    port = evtchn.xenevtchn_bind_unbound_port(xce, 0)
+    peer = pair.machine.dom0.events.bind_interdomain(pair.domb.domain, port)
+    pair.machine.dom0.events.send(peer)
+    assert evtchn.xenevtchn_pending(xce) == port and evtchn.xenevtchn_pending(xce) == -1
+    assert evtchn.xenevtchn_notify(xce, 99) == -1 and evtchn.xenevtchn_bind_interdomain(xce, 0, 4000) == -1
+    assert evtchn.xenevtchn_close(xce) == 0 and pair.domb.domain.events.get(port) is None
+
+
+def test_pages_still_mapped_are_kept_aside(pair: Pair) -> None:
+    used, refs = pair.domb.ram.in_use(), len(pair.domb.free_refs)
+    frames, shared = pair.domb.share(0, 2, True)
+    user = pair.machine.spawn("user")
+    xgt = gnttab.xengnttab_open(user)
+    assert xgt is not None
+    addr = gnttab.xengnttab_map_grant_ref(xgt, pair.domb.domain.domid, shared[0], RW)
+    assert addr is not None
+    for frame, ref in zip(frames, shared, strict=True):
+        pair.domb.unshare(frame, ref)
+    assert len(pair.domb.late) == 1 and pair.domb.ram.in_use() == used + 1
+    gnttab.xengnttab_unmap(xgt, addr, 1)
+    assert pair.domb.retry_late() == 0
+    assert (pair.domb.ram.in_use(), len(pair.domb.free_refs)) == (used, refs)
+
+
+def test_memory_and_addresses_run_out(pair: Pair) -> None:
+    used = pair.domb.ram.in_use()
+    assert error(pair.domb.alloc_pages, 100000) == abi.ENOMEM and error(pair.domb.alloc_pages, 0) == abi.ENOMEM
+    assert error(pair.domb.map_frames_ex, [1] * 100000, 0, True) == abi.ENOMEM
+    addr, errors = pair.domb.map_frames_ex([1 << 40, 1 << 60, (1 << 64) - 1], 0, True)
+    assert all(each < 0 for each in errors)
+    pair.domb.unmap_frames(addr, 3)
+    pair.domb.free_refs = pair.domb.free_refs[:1]
+    assert error(pair.domb.share, 0, 2, True) == abi.ENOSPC
+    assert pair.domb.ram.in_use() == used and len(pair.domb.free_refs) == 1
+    assert error(pair.domb.unmap_frames, 0, 1) == abi.EINVAL
+    assert error(pair.domb.unmap_frames, pair.domb.layout.window_va(pair.demand + 5), 1) == abi.EINVAL

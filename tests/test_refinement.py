@@ -1,0 +1,130 @@
+"""The link between rules and implementation: campaigns, small worlds, shrinking sequences, and faults that are noticed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
+
+from proofs.diff_cli import diff
+from proofs.refinement.bench import Bench
+from proofs.refinement.campaign import Driver, campaign
+from proofs.refinement.exhaustive import explore
+from proofs.refinement.rig import Guest
+from proofs.refinement.world import Size, rules_for
+from tests.refinement_faults import BY_NAME, FAULTS, hunt, installed
+
+QUICK = ("map_upgrade_unchecked", "unmap_pin_before_flush", "status_v1_no_cmpxchg", "copy_upgrade_stale",
+         "transfer_referenced", "heap_without_flush", "reading_cleared_early")
+
+
+def test_campaign_without_mismatch() -> None:
+    report = campaign(rules_for(Size()), 11, 4500)
+    assert report.failure is None, report.failure and report.failure.text()
+    assert report.calls >= 4500 and len(report.reached) > 70
+
+
+def test_same_seed_same_run() -> None:
+    one, two = (campaign(rules_for(Size()), 5, 600) for _ in range(2))
+    assert (one.calls, one.steps, one.rule_steps, one.reached) == (two.calls, two.steps, two.rule_steps, two.reached)
+
+
+def test_small_world_is_explored() -> None:
+    result = explore(3)
+    assert not result.failure, result.failure
+    assert result.states > 150 and result.complete
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_fault_is_noticed(name: str) -> None:
+    report = hunt(BY_NAME[name], seed=1, limit=6000)
+    assert report.failure is not None
+    assert report.failure.call and report.failure.what
+
+
+def test_all_faults_apply() -> None:
+    assert len(FAULTS) >= 30
+    for fault in FAULTS:
+        with installed(fault):
+            pass
+
+
+def test_diff_writes_its_result(tmp_path: Path) -> None:
+    out = tmp_path / "diff.json"
+    result = CliRunner().invoke(diff, ["--ops", "1200", "--seed", "3", "--json", str(out)], standalone_mode=False)
+    assert result.return_value == 0, result.output
+    found = json.loads(out.read_text())
+    assert set(found) == {"calls", "mismatches", "seed", "coverage", "seconds"}
+    assert found["mismatches"] == 0 and found["seed"] == 3 and found["calls"] >= 1200
+    assert found["coverage"]["total"] == found["coverage"]["reached"] + len(found["coverage"]["missing"])
+
+
+def test_diff_with_a_fault_fails_and_names_the_call() -> None:
+    with installed(BY_NAME["reading_cleared_early"]):
+        result = CliRunner().invoke(diff, ["--ops", "3000", "--seed", "1"], standalone_mode=False)
+    assert result.return_value == 1
+    assert "MISMATCH" in result.output and "Again: bulkhead diff --seed 1" in result.output
+
+
+class Machine(RuleBasedStateMachine):
+    """Random moves of two guests; a failing sequence shrinks to few moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bench = Bench(rules_for(Size()), 1, full_every=1)
+        self.driver = Driver(self.bench, 1)
+        self.bench.create(1)
+        self.bench.create(2)
+
+    def _move(self, name: str, seed: int, domid: int) -> None:
+        self.driver.rng.seed(seed)
+        guest: Guest | None = self.bench.rig.guests.get(domid)
+        if guest is None or guest.domain.is_dying or guest.domain.pause_count or guest.domain.crashed:
+            return
+        busy = {f.vcpu for f in self.bench.flights if f.domid == domid and f.guest is not None}
+        held = any(f.hurry or f.marker.startswith("set_status") for f in self.bench.flights)
+        if len(busy) > 1 or held or len(self.bench.flights) > 2:
+            return
+        getattr(self.driver, name)(guest, 0 if 0 not in busy else 1)
+
+    @rule(name=st.sampled_from(["store", "map", "unmap", "copy", "mmu", "populate", "decrease", "access", "transfer",
+                                "version", "withdraw"]), seed=st.integers(0, 999), domid=st.sampled_from([1, 2]))
+    def call(self, name: str, seed: int, domid: int) -> None:
+        self._move(name, seed, domid)
+
+    @rule(seed=st.integers(0, 99))
+    def go_on(self, seed: int) -> None:
+        flights = self.bench.flights
+        if flights:
+            first = next((f for f in flights if f.hurry or f.marker.startswith("set_status")), None)
+            self.bench.advance(first or flights[seed % len(flights)])
+
+    @rule()
+    def hostile_store(self) -> None:
+        if any(f.marker.startswith("set_status") for f in self.bench.flights):
+            self.driver.hostile_store()
+
+    @rule(domid=st.sampled_from([1, 2]))
+    def destroy(self, domid: int) -> None:
+        guest = self.bench.rig.guests.get(domid)
+        if guest is not None and not any(f.domid == domid or f.hurry or f.marker.startswith("set_status")
+                                         for f in self.bench.flights):
+            self.driver.destroy(guest)
+
+    @rule(domid=st.sampled_from([1, 2, 3]))
+    def create(self, domid: int) -> None:
+        if not self.bench.flights and domid not in self.bench.rig.guests:
+            self.bench.create(domid)
+
+    def teardown(self) -> None:
+        self.driver.end()
+
+
+TestMachine = Machine.TestCase
+TestMachine.settings = settings(max_examples=25, stateful_step_count=40, deadline=None,
+                                suppress_health_check=list(HealthCheck))
