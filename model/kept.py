@@ -1,4 +1,4 @@
-"""Syntax trees of the shipped rules, kept from run to run, so that unchanged text is not parsed again.
+"""Syntax trees of the shipped rules, and Lark's tables, kept from run to run: unchanged text is not parsed again.
 
 They lie in the user's cache folder under a name made from everything they depend on: the rules' text, the grammar, and
 the code that parses. Whatever goes wrong with the kept file, the rules are parsed; nothing but time depends on it.
@@ -46,6 +46,16 @@ def parsed(files: tuple[Path, ...], parse: Callable[[], Parsed]) -> Parsed:
     with contextlib.suppress(OSError, RuntimeError):
         _write(place, pickle.dumps(made, pickle.HIGHEST_PROTOCOL))
     return made
+
+
+def grammar() -> str:
+    """Where Lark keeps its tables for the grammar (it looks itself whether they still fit); "" for nowhere."""
+    try:
+        folder().mkdir(parents=True, exist_ok=True, mode=0o700)
+        return str(folder() / "grammar.lark-cache") if folder().stat().st_uid == os.getuid() \
+            and not folder().stat().st_mode & 0o022 else ""
+    except (OSError, RuntimeError):
+        return ""
 
 
 def _write(place: Path, content: bytes) -> None:

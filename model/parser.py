@@ -16,6 +16,7 @@ from typing import Any
 from lark import Lark, Token, Transformer, v_args
 from lark.exceptions import UnexpectedCharacters, UnexpectedEOF, UnexpectedInput, UnexpectedToken
 
+from model import kept
 from model import syntax as s
 from model.diagnostics import Problem, RulesError, Span, UsageError
 
@@ -261,7 +262,7 @@ class _ToSyntax(Transformer[Token, Any]):
 @functools.cache
 def _parser() -> tuple[Lark, _ToSyntax]:
     transformer = _ToSyntax()
-    return Lark(GRAMMAR.read_text(encoding="utf-8"), parser="lalr", maybe_placeholders=True,
+    return Lark(GRAMMAR.read_text(encoding="utf-8"), parser="lalr", maybe_placeholders=True, cache=kept.grammar() or False,
                 transformer=transformer), transformer
 
 

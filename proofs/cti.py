@@ -163,15 +163,15 @@ def _decisive(cti: Cti, system: System, machine: Machine) -> Iterator[tuple[str,
 
 def describe(cti: Cti, system: System) -> str:
     """The step with its arguments, and the facts that matter: `=` for what stays, `->` for what the step changes."""
-    from proofs.text import call_text
+    from proofs.text import call_text, records
 
     machine = _machine(system, cti.world, cti.transition)
     trace = Trace(system.name, (), cti.claim, cti.world, cti.before, (cti.event,))
     changed = changes(system, cti.world, cti.before, cti.after)
     kept = {**facts(system, cti.world, cti.before), **dict(_decisive(cti, system, machine))}
-    out = [f"{cti.claim} is not kept by", f"  {call_text(trace, system, machine, cti.event)}"]
-    out += [f"      {where} = {value}" for where, value in kept.items() if where not in changed]
-    out += [f"      {where}: {old} -> {new}" for where, (old, new) in changed.items()]
+    out = [f"{cti.claim} is not kept by", f"  {call_text(trace, system, machine, cti.event, cti.before)}"]
+    out += [f"      {line}" for line in records((w, f"= {v}") for w, v in kept.items() if w not in changed)]
+    out += [f"      {line}" for line in records((w, f"{old} -> {new}") for w, (old, new) in changed.items())]
     return "\n".join(out) + "\n"
 
 

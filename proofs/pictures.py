@@ -1,19 +1,34 @@
-"""Pictures of states as Graphviz graphs: who owns which frame, who reaches it, and what a step changed.
+"""Pictures of states as Graphviz graphs: a caption, what lives in the state, and two colours.
 
-A state comes as plain facts (function -> arguments -> value, all as text), so any system can be drawn: functions are
-known by name, and a system without them is drawn as elements and true facts. Only live things are shown.
+A state comes as plain facts (function -> arguments -> value, all as text), so any system can be drawn: one with frames,
+owners and translations as a hypervisor (`scene.py`), any other as elements and true facts. Blue is what a step changed,
+red what makes the claim false.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import html
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-Facts = Mapping[str, Mapping[tuple[str, ...], str]]
+from proofs.names import Facts
+
 Place = tuple[str, tuple[str, ...]]
 CHANGED, BAD, PLAIN = "#1558d6", "#c5221f", "#5f6368"
 INSTALL = "Pictures stay .dot files: install Graphviz (apt-get install graphviz) to have them drawn."
+WIDTH = 100  # characters of a caption line
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What stands above a picture: a title, and lines below it."""
+
+    title: str
+    lines: tuple[str, ...] = ()
+    red: bool = False  # the legend says what red means
 
 
 def changes(before: Facts, after: Facts) -> set[Place]:
@@ -21,96 +36,138 @@ def changes(before: Facts, after: Facts) -> set[Place]:
     return {(f, a) for f, table in after.items() for a, v in table.items() if before.get(f, {}).get(a) != v}
 
 
-def known(facts: Facts) -> bool:
-    """Are there frames with owners and translations to them?"""
-    return "frame.owner" in facts and "translation.frame" in facts and "space_of" in facts
+class Canvas:
+    """A graph in the making: nodes in boxes, edges, each plain, changed (blue) or to blame (red)."""
+
+    def __init__(self, caption: Caption, legend: str) -> None:
+        import graphviz
+
+        self.graph: Any = graphviz.Digraph(
+            graph_attr={"label": _label(caption, legend), "labelloc": "t", "fontname": "Helvetica", "rankdir": "LR",
+                        "compound": "true", "nodesep": "0.25", "ranksep": "0.6", "pad": "0.2"},
+            node_attr={"fontname": "Helvetica", "fontsize": "13", "shape": "box", "style": "filled", "fillcolor": "white",
+                       "margin": "0.12,0.06"},
+            edge_attr={"fontname": "Helvetica", "fontsize": "11"})
+        self.nodes: dict[str, list[tuple[str, str, dict[str, str]]]] = {}
+        self.boxes: dict[str, tuple[str, dict[str, str]]] = {}
+
+    def box(self, box: str, title: str, changed: bool = False, bad: bool = False) -> None:
+        """A titled box; nodes may name it."""
+        self.boxes[box] = (title, look(changed, bad))
+
+    def node(self, name: str, label: str, box: str = "", changed: bool = False, bad: bool = False, **more: str) -> None:
+        self.nodes.setdefault(box, []).append((_id(name), _text(label), {**look(changed, bad), **more}))
+
+    def edge(self, a: str, b: str, label: str = "", changed: bool = False, bad: bool = False, **more: str) -> None:
+        self.graph.edge(_id(a), _id(b), label=_text(label), **{**look(changed, bad), **more})
+
+    def done(self) -> Any:
+        """The graph, its boxes closed."""
+        for k, (box, (title, style)) in enumerate(self.boxes.items()):
+            with self.graph.subgraph(name=f"cluster_{k}") as sub:
+                sub.attr(label=_text(title), style="rounded,filled", fillcolor="#f3f6fb", fontsize="14", margin="12",
+                         **{**style, "fontcolor": "black"})
+                for name, label, style in self.nodes.get(box, ()):
+                    sub.node(name, label, **style)
+                if box not in self.nodes:
+                    sub.node(_id(f"nothing in {box}"), "", shape="none", fixedsize="true", width="0.1", height="0.1",
+                             style="invis")
+        for box, nodes in self.nodes.items():
+            for name, label, style in nodes if box not in self.boxes else ():
+                self.graph.node(name, label, **style)
+        return self.graph
 
 
-def draw(facts: Facts, title: str, changed: Iterable[Place] = (), bad: Iterable[str] = ()) -> Any:
-    """One state. `changed` places are drawn bold and blue, the elements in `bad` and edges between them red."""
-    import graphviz
-
-    graph = graphviz.Digraph(graph_attr={"label": title, "labelloc": "t", "fontname": "Helvetica", "fontsize": "16",
-                                         "rankdir": "LR", "compound": "true", "nodesep": "0.3", "ranksep": "0.9"},
-                             node_attr={"fontname": "Helvetica", "fontsize": "12", "shape": "box"},
-                             edge_attr={"fontname": "Helvetica", "fontsize": "11"})
-    moved, red = set(changed), set(bad)
-    if known(facts):
-        _memory(graph, facts, moved, red)
-    else:
-        _generic(graph, facts, moved, red)
-    with graph.subgraph(name="cluster_legend") as box:
-        box.attr(label="legend", style="dashed", color=PLAIN, fontsize="11")
-        box.node("legend", f'<<font color="{CHANGED}"><b>changed by this step</b></font><br/>'
-                           f'<font color="{BAD}"><b>violates the theorem</b></font><br/>dashed: gone, still cached>',
-                 shape="plaintext", fontsize="11")
-    return graph
-
-
-def _style(changed: bool, bad: bool) -> dict[str, str]:
+def look(changed: bool, bad: bool) -> dict[str, str]:
+    """Colours and width of what is changed or to blame; what is to blame stays red when it has changed too."""
     colour = BAD if bad else CHANGED if changed else PLAIN
     return {"color": colour, "fontcolor": colour if bad or changed else "black",
-            "penwidth": "2.6" if bad or changed else "1"}
+            "penwidth": "2.4" if bad or changed else "1"}
 
 
-def _memory(graph: Any, facts: Facts, changed: set[Place], bad: set[str]) -> None:
-    def value(name: str, *args: str) -> str:
-        return facts.get(name, {}).get(args, "")
+def draw(facts: Facts, caption: Caption, changed: Iterable[Place] = (), bad: Iterable[Place] = ()) -> Any:
+    """One state, with the places that a step changed and those to blame for a false claim."""
+    from proofs import scene
 
-    def touched(head: str, *args: str) -> bool:
-        return any(f.partition(".")[0] == head and a == args for f, a in changed)
-
-    live = [t for (t,) in facts["translation.frame"]
-            if "true" in (value("translation.present", t), value("translation.cached", t))]
-    reached = {value("translation.frame", t) for t in live}
-    frames = [f for (f,) in facts["frame.owner"] if value("frame.use", f) not in ("free", "") or f in reached]
-    entries = [(d, r) for d, r in facts.get("entry.kind", {}) if value("entry.kind", d, r) != "invalid"]
-    spaces = {value("translation.space", t) for t in live}
-    inside: dict[str, list[tuple[str, str, dict[str, str]]]] = {}
-    for d, phase in ((a[0], v) for a, v in facts.get("domain.phase", {}).items()):
-        if phase not in ("absent", "dead", "none"):
-            inside.setdefault(d, [])
-    for f in frames:
-        label = f"frame {f}\n{value('frame.use', f)} {value('frame.content', f)}".rstrip()
-        inside.setdefault(value("frame.owner", f), []).append((f, label, _style(touched("frame", f), f in bad)))
-    for s in sorted(spaces):
-        shape = {"shape": "ellipse", **_style(touched("space_of", s), s in bad)}
-        inside.setdefault(value("space_of", s), []).append((s, f"space {s}", shape))
-    for d, r in entries:
-        how = "ro" if value("entry.readonly", d, r) == "true" else "rw"
-        style = {"shape": "note", **_style(touched("entry", d, r), f"{d}.{r}" in bad)}
-        inside.setdefault(d, []).append((f"{d}.{r}", f"grant {r} ({how})\nto {value('entry.grantee', d, r)}", style))
-    for d, nodes in sorted(inside.items()):
-        with graph.subgraph(name=f"cluster_{d}") as box:
-            box.attr(label=f"domain {d} {value('domain.phase', d)}".rstrip(), style="rounded,filled",
-                     fillcolor="#f6f8fb", **_style(touched("domain", d), False))
-            if not nodes:
-                box.node(f"empty {d}", "", shape="point", style="invis")
-            for name, label, style in nodes:
-                box.node(name, label, style="filled", fillcolor="white", **style)
-    for d, r in entries:
-        graph.edge(f"{d}.{r}", value("entry.frame", d, r), label="grants", style="dotted")
-    for t in live:
-        space, frame = value("translation.space", t), value("translation.frame", t)
-        how = "rw" if value("translation.writable", t) == "true" else "ro"
-        style = _style(touched("translation", t), t in bad or {space, frame} <= bad)
-        cached = {} if value("translation.present", t) == "true" else {"style": "dashed"}
-        graph.edge(space, frame, label=f"{t} {how} {value('translation.origin', t)}".rstrip(), **style, **cached)
+    if scene.known(facts):
+        canvas = Canvas(caption, scene.LEGEND)
+        scene.draw(canvas, facts, set(changed), set(bad))
+    else:
+        canvas = Canvas(caption, "")
+        _generic(canvas, facts, set(changed), set(bad))
+    return canvas.done()
 
 
-def _generic(graph: Any, facts: Facts, changed: set[Place], bad: set[str]) -> None:
+def _label(caption: Caption, legend: str) -> str:
+    """The caption as one of Graphviz's HTML labels."""
+    rows = [f'<font point-size="18"><b>{_html(part)}</b></font>' for part in textwrap.wrap(_printable(caption.title), 80)]
+    for line in caption.lines:
+        rows += [f'<font point-size="13">{_html(part)}</font>' for part in textwrap.wrap(_printable(line), WIDTH)]
+    key = [f'<font color="{CHANGED}"><b>blue</b></font>: changed']
+    if caption.red:
+        key.append(f'<font color="{BAD}"><b>red</b></font>: makes the claim false')
+    if legend:
+        key.append(_html(legend))
+    rows.append(f'<font point-size="11" color="{PLAIN}">{";   ".join(key)}</font>')
+    return "<" + "<br/>".join(rows) + "<br/> >"
+
+
+def _html(text: str) -> str:
+    return html.escape(text, quote=True)
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() or c in "\n\xa0" else " " for c in text)
+
+
+def _id(name: str) -> str:
+    """A node's identifier. Graphviz's Python side takes what stands behind a colon for a port."""
+    return name.replace("\\", "/").replace(":", ".").replace('"', "'").replace("\n", " ")
+
+
+def _text(label: str) -> str:
+    """A label as plain text: no backslash means anything, and no `<...>` is HTML."""
+    safe = _printable(label).replace("&", "&amp;").replace("\\", "\\\\").replace("\n", "\\n")
+    return f" {safe} " if safe.startswith("<") and safe.endswith(">") else safe
+
+
+def _generic(canvas: Canvas, facts: Facts, changed: set[Place], bad: set[Place]) -> None:
+    """Elements with what is true of them alone, and an edge from the first to the last for what relates several."""
+    elements = {e for table in facts.values() for args in table for e in args}
+    notes: dict[str, list[str]] = {}  # what is true of an element alone
+    marks: dict[str, tuple[bool, bool]] = {}  # the elements to draw: changed, and to blame
+    edges: list[tuple[str, str, str, bool, bool]] = []
+    functions: list[tuple[str, str, str, bool, bool]] = []
+
+    def mark(element: str, is_changed: bool, is_bad: bool) -> None:
+        before = marks.get(element, (False, False))
+        marks[element] = (before[0] or is_changed, before[1] or is_bad)
+
     for name, table in facts.items():
         for args, value in table.items():
-            style = _style((name, args) in changed, bool(args) and set(args) <= bad)
-            if value == "false" or not args:
-                continue
-            label = name if value == "true" else f"{name} = {value}"
-            if len(args) == 1 and value == "true":
-                graph.node(args[0], **_style(False, args[0] in bad))
-                graph.edge(args[0], args[0], label=label, **style)
-            elif value == "true":
-                middle = f" [{', '.join(args[1:-1])}]" if len(args) > 2 else ""
-                graph.edge(args[0], args[-1], label=label + middle, **style)
+            is_changed, is_bad = (name, args) in changed, (name, args) in bad
+            inside = ", ".join(args[1:-1] if value == "true" else args[1:])
+            label = f"{name} [{inside}]" if inside else name
+            if value in elements and args:
+                functions.append((args[0], value, label, is_changed, is_bad))
+            elif value == "true" and len(args) > 1:
+                edges.append((args[0], args[-1], label, is_changed, is_bad))
+                mark(args[0], False, is_bad)
+                mark(args[-1], False, is_bad)
+            elif value == "true" or is_changed or is_bad:
+                first = args[0] if args else "the system"
+                said = {"true": label, "false": f"not {label}"}.get(value, f"{label} = {value}")
+                notes.setdefault(first, []).append(said)
+                mark(first, is_changed, is_bad)
+    for a, b, _, is_changed, is_bad in functions:
+        if is_changed or is_bad:
+            mark(a, is_changed, is_bad)
+            mark(b, False, is_bad)
+    edges += [e for e in functions if e[0] in marks and e[1] in marks]
+    for element, (is_changed, is_bad) in sorted(marks.items()):
+        canvas.node(element, "\n".join([element, *notes.get(element, [])]), "", is_changed, is_bad)
+    for edge in edges:
+        canvas.edge(*edge)
 
 
 def save(graph: Any, path: Path) -> str:

@@ -1,0 +1,219 @@
+"""Speed, measured side by side in one run: `python -m tests.benchmarks.run [--repeat N] [--json FILE]`.
+
+Whole commands are timed as processes, start included, and beside them what Z3 alone spends in the same queries. Every
+time is the least of `--repeat` runs, for the machine has other things to do. Not collected by pytest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+GT = "tests/benchmarks/gt.rules"
+GT_SIZES = {"Call": 1, "Domain": 3, "Frame": 4, "Ref": 3, "Process": 1}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement. `limit` is the target in the same unit; None where there is none."""
+
+    group: str
+    what: str
+    value: float
+    unit: str
+    limit: float | None = None
+    more_is_better: bool = False
+
+    @property
+    def met(self) -> bool | None:
+        if self.limit is None:
+            return None
+        return self.value >= self.limit if self.more_is_better else self.value <= self.limit
+
+
+def least(times: int, work: Callable[[], float]) -> float:
+    return min(work() for _ in range(times))
+
+
+def command(*arguments: str, cold: bool = False) -> float:
+    """Seconds of a whole `bulkhead` process. With `cold` it finds no kept syntax trees."""
+    with tempfile.TemporaryDirectory() as folder:
+        extra = {"XDG_CACHE_HOME": folder} if cold else {}
+        whole = [sys.executable, "-m", "proofs.cli", *arguments]
+        if arguments[0] in ("prove", "attack"):
+            whole += ["--out", str(Path(folder) / "out")]
+        begun = time.perf_counter()
+        done = subprocess.run(whole, cwd=ROOT, env={**os.environ, **extra}, capture_output=True, text=True)
+        seconds = time.perf_counter() - begun
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"{' '.join(whole)}: exit code {done.returncode}\n{done.stderr}")
+    return seconds
+
+
+def inside(code: str, cold: bool = False) -> float:
+    """The number that some Python code prints, in a fresh process."""
+    with tempfile.TemporaryDirectory() as folder:
+        extra = {"XDG_CACHE_HOME": folder} if cold else {}
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **extra}, capture_output=True,
+                              text=True, check=True)
+    return float(done.stdout)
+
+
+def z3_seconds(system: str) -> float:
+    """What Z3 spends inside the queries of a proof, without cross-check and in one process."""
+    return inside(f"""
+from model.loader import load
+from proofs.induction import Settings, prove
+print(prove(load({system!r}), Settings(jobs=1, cross_check=False)).solver_seconds)""")
+
+
+def encode_seconds(cold: bool) -> float:
+    """Parsing, checking and encoding all rules of the shipped systems."""
+    return inside("""
+import time
+from model import loader
+from proofs.export import blocks_of
+from proofs.queries import QueryMaker
+begun = time.perf_counter()
+for name in loader.shipped_systems():
+    system = loader.load(name)
+    for block in blocks_of(system, QueryMaker(system)):
+        block.text()
+print(time.perf_counter() - begun)""", cold)
+
+
+def load_seconds(cold: bool, system: str) -> float:
+    """Parsing, checking and encoding of one system."""
+    return inside(f"""
+import time
+from model import loader
+from proofs.export import blocks_of
+from proofs.queries import QueryMaker
+begun = time.perf_counter()
+system = loader.load({system!r})
+for block in blocks_of(system, QueryMaker(system)):
+    block.text()
+print(time.perf_counter() - begun)""", cold)
+
+
+def model_steps(system: str, sizes: dict[str, int] | None, steps: int) -> float:
+    """Random steps a second of the executable model, its compilation not counted."""
+    made = "initial_states(system, 10.0, random.Random(1))[0]"
+    if sizes:
+        made = f"Machine(system, World({sizes!r}, {{'root': 0}}))"
+    return inside(f"""
+import random, time
+from model.loader import load
+from model.machine import Machine
+from model.walk import walk
+from model.world import World
+from proofs.starts import initial_states
+system = load({system!r})
+machine = {made}
+walk(machine, 1, 1000)
+begun = time.perf_counter()
+walk(machine, 2, {steps})
+print({steps} / (time.perf_counter() - begun))""")
+
+
+def hand_steps(steps: int) -> float:
+    """The same of the model written by hand."""
+    from tests.benchmarks.by_hand import walk
+
+    walk(1, 1000)
+    begun = time.perf_counter()
+    walk(2, steps)
+    return steps / (time.perf_counter() - begun)
+
+
+def small_rows(times: int, steps: int) -> list[Row]:
+    """The small rule set: proof, attacks, executable model."""
+    group = "gt.rules (13 operations)"
+    command("check", GT)  # keep the trees once
+    rows = [Row(group, "Z3 in its queries", least(times, lambda: z3_seconds(GT)), "s"),
+            Row(group, "prove, whole process, Z3 only, one job",
+                least(times, lambda: command("prove", GT, "--no-cross-check", "--jobs", "1")), "s"),
+            Row(group, "prove, whole process, with cvc5", least(times, lambda: command("prove", GT)), "s")]
+    for fault in ("b1", "b2"):
+        took = least(times, lambda fault=fault: command("attack", GT, "--fault", fault))  # type: ignore[misc]
+        rows.append(Row(group, f"attack under fault {fault}, with pictures", took, "s"))
+    rows.append(Row(group, "executable model",
+                    max(model_steps(GT, GT_SIZES, steps) for _ in range(times)), "steps/s", 100_000, True))
+    rows.append(Row(group, "the same, written by hand", max(hand_steps(steps) for _ in range(times)), "steps/s"))
+    return rows
+
+
+def shipped_rows(times: int, steps: int) -> list[Row]:
+    """The shipped systems."""
+    group = "disaggregated"
+    alone = least(times, lambda: z3_seconds(group))
+    limit = 1.5 * alone + 0.5
+    rows = [Row(group, "Z3 in its queries", alone, "s"),
+            Row(group, "prove, Z3 only, one job",
+                least(times, lambda: command("prove", group, "--no-cross-check", "--jobs", "1")), "s", limit),
+            Row(group, "prove, as it is (cvc5 too, all jobs)", least(times, lambda: command("prove", group)), "s", limit),
+            Row("both systems", "prove, as `make prove` does", least(times, lambda: command("prove")), "s", 15),
+            Row("monolithic", "attack, with pictures", least(times, lambda: command("attack", "monolithic")), "s", 2)]
+    for name, cold in (("kept trees", False), ("parsed anew", True)):
+        rows.append(Row("all rules", f"parsing and encoding all systems, {name}",
+                        least(times, lambda cold=cold: encode_seconds(cold)), "s", 0.3))  # type: ignore[misc]
+        rows.append(Row(group, f"parsing and encoding, {name}",
+                        least(times, lambda cold=cold: load_seconds(cold, group)), "s", 0.3))  # type: ignore[misc]
+    for system in ("monolithic", "disaggregated"):
+        rows.append(Row(system, "executable model", max(model_steps(system, None, steps) for _ in range(times)), "steps/s"))
+    return rows
+
+
+def start_rows(times: int) -> list[Row]:
+    """What a process costs before it does anything."""
+    pauses = statistics.median(inside("import time; b = time.perf_counter(); import z3; print(time.perf_counter() - b)")
+                               for _ in range(times))
+    return [Row("process", "import of Z3's Python side", pauses, "s"),
+            Row("process", "bulkhead --help", least(times, lambda: command("--help")), "s")]
+
+
+def show(rows: list[Row]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table(title=f"Least of the runs, {os.cpu_count()} cores", title_justify="left")
+    for head in ("", "what", "measured", "target", ""):
+        drawn.add_column(head, justify="right" if head in ("measured", "target") else "left")
+    for row in rows:
+        text = f"{row.value:,.0f} {row.unit}" if row.value > 1000 else f"{row.value:.2f} {row.unit}"
+        sign = ">=" if row.more_is_better else "<="
+        limit = "" if row.limit is None else f"{sign} {row.limit:,.0f}" if row.limit > 1000 else f"{sign} {row.limit:.2f}"
+        drawn.add_row(row.group, row.what, text, limit, {None: "", True: "met", False: "[red]missed[/red]"}[row.met])
+    Console(width=max(110, Console().width)).print(drawn)
+
+
+def main(arguments: list[str] | None = None) -> list[Row]:
+    """Measure, print a table, and write JSON where asked to."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.run", description=__doc__)
+    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="runs of each, the best counts")
+    parser.add_argument("--steps", type=int, default=200_000, metavar="N", help="random steps of the executable model")
+    parser.add_argument("--small", action="store_true", help="only the small rule set")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    given = parser.parse_args(arguments)
+    rows = [*start_rows(given.repeat), *small_rows(given.repeat, given.steps)]
+    if not given.small:
+        rows += shipped_rows(given.repeat, given.steps)
+    show(rows)
+    if given.json:
+        content = {"cores": os.cpu_count(), "repeat": given.repeat, "rows": [{**asdict(r), "met": r.met} for r in rows]}
+        given.json.write_text(json.dumps(content, indent=2) + "\n")
+    return rows
+
+
+if __name__ == "__main__":
+    main()
