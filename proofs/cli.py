@@ -7,6 +7,7 @@ expects, 1 a verdict that is not, 2 bad use, 130 interrupted. Solvers and drawin
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -309,7 +310,8 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def main() -> None:
-    """The program."""
+    """The program. Its trees and tables live to the end: collecting garbage in between costs a fifth of the time."""
+    gc.set_threshold(500_000, 20, 20)
     with interruptible():
         code = run()
         with contextlib.suppress(OSError, ValueError):

@@ -7,6 +7,7 @@ invariants imply it, or when it is inductive beside them. Work is spread over pr
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import signal
 import time
@@ -75,9 +76,11 @@ class Proof:
         return [r for r in self.results if r.claim == claim]
 
 
-def _ignore_interrupt() -> None:
-    """Ctrl-C is for the parent, which ends its workers."""
+def _begin() -> None:
+    """Ctrl-C is for the parent, which ends its workers. Rules and states live long: looking for cycles is in vain."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.freeze()
+    gc.set_threshold(500_000, 20, 20)
 
 
 def solve_batch(prelude: str, blocks: list[Block], settings: Settings) -> list[Result]:
@@ -201,7 +204,7 @@ def make_pool(jobs: int) -> ProcessPoolExecutor | None:
     """A pool of solver processes; None for a single one."""
     if jobs <= 1:
         return None
-    return ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), initializer=_ignore_interrupt)
+    return ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), initializer=_begin)
 
 
 def prove(system: System, settings: Settings, pool: ProcessPoolExecutor | None = None,
