@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model.diagnostics import UsageError
-from proofs.refinement.campaign import CLAIMS_EVERY, FULL_EVERY, Report, campaign
-from proofs.refinement.world import Size, rules_for
+from proofs.files import writable, write_file
+
+if TYPE_CHECKING:  # what compares is imported when it is needed
+    from proofs.refinement.campaign import Report
 
 GOOD, FAILED = 0, 1
 
@@ -25,12 +26,19 @@ GOOD, FAILED = 0, 1
               help="What answers are compared with; `nothing` runs the implementation alone, for its speed.")
 @click.option("--ops", type=click.IntRange(1), default=100_000, show_default=True, metavar="N", help="Calls to make.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, metavar="S", help="Same seed, same run.")
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Processes.")
+@click.option("--jobs", type=click.IntRange(1, 256), default=1, show_default=True, metavar="N", help="Processes.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the result.")
 def diff(against: str, ops: int, seed: int, jobs: int, json_file: Path | None) -> int:
     """Run the implementation in long seeded campaigns and compare every step with the rules."""
-    if json_file is not None and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
-        raise UsageError(f"{json_file}: is a folder, or its folder does not exist; --json needs a file.")
+    from proofs.refinement.world import Size, rules_for
+
+    if json_file is not None:
+        if json_file.is_dir():
+            raise UsageError(f"{json_file}: is a folder; --json needs a file.")
+        try:
+            writable(json_file.parent)
+        except OSError as error:
+            raise UsageError(f"{json_file}: cannot be written ({error.strerror}).") from None
     rules = rules_for(Size())
     model = against == "model"
     report = _run(seed, ops, jobs, model)
@@ -38,15 +46,21 @@ def diff(against: str, ops: int, seed: int, jobs: int, json_file: Path | None) -
     total = len(rules.outcomes)
     reached = total - len(missing) if model else 0
     if json_file is not None:
-        json_file.write_text(json.dumps({
+        write_file(json_file, json.dumps({
             "calls": report.calls, "mismatches": int(report.failure is not None), "seed": seed,
             "coverage": {"reached": reached, "total": total, "missing": missing}, "seconds": round(report.seconds, 3),
-        }, indent=2) + "\n", encoding="utf-8")
+        }, indent=2) + "\n")
     _show(report, reached, total, missing, model)
     return GOOD if report.failure is None else FAILED
 
 
 def _run(seed: int, ops: int, jobs: int, model: bool) -> Report:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from proofs.refinement.campaign import CLAIMS_EVERY, FULL_EVERY, campaign
+    from proofs.refinement.world import Size, rules_for
+
     rules = rules_for(Size())
     if not sys.stderr.isatty():
         return campaign(rules, seed, ops, FULL_EVERY, CLAIMS_EVERY, model, None, jobs)
@@ -57,6 +71,8 @@ def _run(seed: int, ops: int, jobs: int, model: bool) -> Report:
 
 
 def _show(report: Report, reached: int, total: int, missing: list[str], model: bool) -> None:
+    from proofs.refinement.campaign import CLAIMS_EVERY, FULL_EVERY
+
     rate = report.calls / report.seconds if report.seconds else 0.0
     click.echo(f"{report.calls} calls in {report.steps} steps, seed {report.seed}: {report.seconds:.1f} s, "
                f"{rate:.0f} calls/s.")
