@@ -144,7 +144,7 @@ def load(system: str, faults: Iterable[str] = ()) -> System:
     if system in names:
         library = load_library()
     elif path.suffix == ".rules" or (system and path.exists()):
-        library = load_library([path])
+        library = _library_for(path)
         mine = [n for n in library.systems if _same(library.home_of_system[n], path)]
         if library.problems:
             raise RulesError(library.problems, library.sources)
@@ -158,6 +158,17 @@ def load(system: str, faults: Iterable[str] = ()) -> System:
     if library.problems:
         raise RulesError(library.problems, library.sources)
     return build(library, system, tuple(faults))
+
+
+def _library_for(path: Path) -> Library:
+    """The user's file, and the shipped rules where it uses some."""
+    own = Library()
+    parsed = own.add(path)
+    if parsed is not None and not own.problems:
+        used = {n.text for c in parsed.components for n in c.uses} | {n.text for y in parsed.systems for n in y.uses}
+        if used <= set(own.components):
+            return own
+    return load_library([path])
 
 
 def _same(home: str, path: Path) -> bool:

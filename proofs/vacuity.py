@@ -76,11 +76,29 @@ def possible_labels(system: System, standing: tuple[str, ...], labels: frozenset
     return assumptions, found
 
 
-def reached_labels(system: System, seed: int, limit: float) -> frozenset[str]:
-    """The transitions that a seeded search of the executable model takes from an initial state."""
-    rng = random.Random(seed)
-    machine, states = initial_states(system, limit, rng)
-    return reach(machine, seed, BUDGET, states).labels
+@dataclass(frozen=True)
+class _Searched:
+    """What the executable model found: labels that were taken, and claims that hold in its first initial state.
+
+    `assumptions` and `possible` are what `possible_labels` says of the rest, with all invariants assumed.
+    """
+
+    labels: frozenset[str]
+    holding: frozenset[str]
+    assumptions: str = ""
+    possible: dict[str, str] = field(default_factory=dict)
+
+
+def searched(system: System, seed: int, limit: float) -> _Searched:
+    """A seeded search of the executable model from initial states. Raises `NoInitialState`."""
+    machine, states = initial_states(system, limit, random.Random(seed))
+    known = {**system.invariants, **system.theorems}
+    holding = frozenset(n for n, c in known.items() if machine.holds(states[0], c.body))
+    labels = reach(machine, seed, BUDGET, states).labels
+    left = frozenset(t.label for s in system.steps for t in s.transitions()) - labels
+    if not left:
+        return _Searched(labels, holding)
+    return _Searched(labels, holding, *possible_labels(system, tuple(system.invariants), left, limit))
 
 
 class Checker:
@@ -90,12 +108,12 @@ class Checker:
         self.system = system
         self.limit = limit
         self.seed = seed
-        self._reached: Future[frozenset[str]] | None = None
+        self._searched: Future[_Searched] | None = None
 
     def start(self, pool: ProcessPoolExecutor | None) -> None:
         """Set off the search for what can be reached."""
         if pool is not None:
-            self._reached = pool.submit(reached_labels, self.system, self.seed, self.limit)
+            self._searched = pool.submit(searched, self.system, self.seed, self.limit)
 
     def result(self, standing: Iterable[str]) -> Vacuity:
         """All findings; `standing` names the invariants that hold.
@@ -106,15 +124,22 @@ class Checker:
         names = tuple(n for n in standing if n in self.system.invariants or n in self.system.theorems)
         labels = frozenset(t.label for s in self.system.steps for t in s.transitions())
         try:
-            reached = self._reached.result() if self._reached is not None else \
-                reached_labels(self.system, self.seed, self.limit)
+            done = self._searched.result() if self._searched is not None else searched(self.system, self.seed, self.limit)
             initial = "sat"
         except NoInitialState as error:
-            reached, initial = frozenset(), error.answer
-        assumptions, possible = possible_labels(self.system, names, labels - reached, self.limit)
-        found = Vacuity(initial, assumptions, queries=len(possible) + 2)
+            done, initial = _Searched(frozenset(), frozenset()), error.answer
+        left = labels - done.labels
+        if not left and set(names) <= done.holding:  # an initial state is a state that satisfies them
+            found = Vacuity(initial, "sat", queries=1)
+            possible: dict[str, str] = {}
+        elif done.assumptions and set(self.system.invariants) <= set(names):
+            assumptions, possible = done.assumptions, done.possible
+            found = Vacuity(initial, assumptions, queries=len(possible) + 2)
+        else:
+            assumptions, possible = possible_labels(self.system, names, left, self.limit)
+            found = Vacuity(initial, assumptions, queries=len(possible) + 2)
         words = {"sat": POSSIBLE, "unsat": NEVER}
-        found.firing = {t.label: REACHED if t.label in reached else words.get(possible[t.label], UNDECIDED)
+        found.firing = {t.label: REACHED if t.label in done.labels else words.get(possible[t.label], UNDECIDED)
                         for s in self.system.steps for t in s.transitions()}
         found.seconds = time.perf_counter() - begun
         return found
