@@ -157,6 +157,8 @@ def attack(system: str, theorem: str | None, faults: tuple[str, ...], out: Path)
     if theorem is not None:
         _known_claim(theorem, set(loaded.claims()))
         names = [theorem]
+    elif faults and len(loaded.claims()) == 1:
+        names = list(loaded.claims())
     elif faults:
         from proofs.induction import Settings
         from proofs.induction import prove as decide

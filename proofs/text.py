@@ -160,18 +160,18 @@ def save_trace(system: System, name: str, trace: Trace, folder: Path) -> str:
     red = blame(system, trace.world, claim.body, _moment(claim, states[max(last - 1, 0)], states[last], failed))
     tables = [facts_of(system, trace.world, s) for s in states]
     caption = pictures.Caption("At the start", (f"{name} of {system.name} holds.",) if last else (), red=not last)
-    note = pictures.save(pictures.draw(tables[0], caption, (), () if last else red), folder / "step-0")
+    drawn = [(pictures.draw(tables[0], caption, (), () if last else red), folder / "step-0")]
     for n, event in enumerate(trace.events, 1):
         moved = pictures.changes(tables[n - 1], tables[n])
         lines = [call_text(trace, system, machine, event, states[n - 1]), *_gone(system, tables[n], moved)]
         lines += [f"Now {name} is false."] * (n == last)
         title = f"Step {n} of {last}: {machine.transitions[event.label].step.kind} {event.label}"
         caption = pictures.Caption(title, tuple(lines), red=n == last)
-        note = pictures.save(pictures.draw(tables[n], caption, moved, red if n == last else ()), folder / f"step-{n}")
+        drawn.append((pictures.draw(tables[n], caption, moved, red if n == last else ()), folder / f"step-{n}"))
     title = f"{name} is violated in {system.name}" + (f", with fault {', '.join(trace.faults)}" if trace.faults else "")
     caption = pictures.Caption(title, (*([claim.doc] if claim.doc else []), _way(trace)), red=True)
-    graph = pictures.draw(tables[-1], caption, pictures.changes(tables[0], tables[-1]), red)
-    note = pictures.save(graph, folder / "overview")
+    drawn.append((pictures.draw(tables[-1], caption, pictures.changes(tables[0], tables[-1]), red), folder / "overview"))
+    note = pictures.save_all(drawn)
     return text + (f"\n{note}\n" if note else "") + f"\n  files: {folder}\n"
 
 
