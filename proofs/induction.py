@@ -219,7 +219,8 @@ def prove(system: System, settings: Settings, pool: ProcessPoolExecutor | None =
     meanings = Meanings(maker.formulas)
     proof = Proof(system)
     wanted = set(only) if only is not None else set(system.claims())
-    theorems = {n: c for n, c in system.theorems.items() if n in wanted}
+    # Theorems take part in the induction like invariants, also those that nobody asks about: others lean on them.
+    theorems = {n: c for n, c in system.theorems.items() if n in wanted or system.expects.get(n, "proved") == "proved"}
     two_state = [c for n, c in system.transitions.items() if n in wanted]
     invariants = dict(system.invariants)
 

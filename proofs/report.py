@@ -129,6 +129,9 @@ class Case:
         report.solver_seconds = proof.solver_seconds + found.seconds
         for name in self.only:
             report.theorems.append(self._verdict(proof, name))
+        undecided = [t.name for t in report.theorems if t.verdict == "unknown"]
+        if undecided:
+            self.details.append(not_decided(proof, undecided))
         if proof.first_failing:
             self.details.append(self._counterexamples(proof))
         for r in proof.disagreements:
@@ -165,7 +168,6 @@ class Case:
         verdict.seconds += seconds
         if trace is None:
             verdict.verdict = "unknown"
-            self.details.append(not_decided(proof, name))
             return verdict
         from proofs.text import save_trace
 

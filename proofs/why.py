@@ -14,14 +14,15 @@ from proofs.queries import QueryMaker
 LINES = 8  # queries named for one claim
 
 
-def not_decided(proof: Proof, name: str) -> str:
-    """Why a claim is neither proved nor refuted, in a few lines."""
-    mine = {r.claim for r in proof.first_failing}
-    lines = [f"{name} is neither proved nor refuted: no attack was found within the bounds of the search, and"]
-    if name in mine or not mine:
-        lines += [f"  {text}" for text in non_inductive(proof, name)[:LINES]]
-    else:
-        lines.append(f"  its proof leans, directly or not, on what is not inductive: {', '.join(sorted(mine))}")
+def not_decided(proof: Proof, names: list[str]) -> str:
+    """Why claims are neither proved nor refuted, in a few lines."""
+    broken = sorted({r.claim for r in proof.first_failing})
+    lines = [f"Neither proved nor refuted, as no attack was found within the bounds of the search: {', '.join(names)}"]
+    if broken:
+        lines.append(f"  Their proofs lean, directly or not, on what is not inductive: {', '.join(broken)}")
+    for name in names:
+        if name in broken or not broken:
+            lines += [f"  {text}" for text in non_inductive(proof, name)[:LINES]]
     return "\n".join(lines)
 
 

@@ -162,3 +162,9 @@ def test_tools_can_do_their_work_without_privilege() -> None:
         search.transitions = [t for t in every if t.label == label]
         search.deepen()
     assert search.violated()
+
+
+def test_one_theorem_alone_is_proved_with_the_others_beside_it() -> None:
+    system = loader.load("disaggregated")
+    proof = prove(system, Settings(jobs=1, cross_check=False), only=["exit_takes_all"])
+    assert "exit_takes_all" in proof.proved and not proof.first_failing
