@@ -8,7 +8,7 @@ speak of all holders (`pinned_by_others`, `counted`) are read off these counts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,12 +17,12 @@ import z3
 from impl.xen import abi
 from model.ir import Use, Var
 from proofs.refinement.symbolic import WIDTH, Expr, number
-from proofs.refinement.symbolic_machine import Machine, base, cells_of, words_of
+from proofs.refinement.symbolic_machine import Machine, base, cells_of, small, words_of
 from proofs.refinement.symbolic_rules import RuleState, bits
 
 Claims = list[tuple[str, Expr]]
-PLAIN = ("domain.phase", "version", "in_table", "entry.kind", "entry.grantee", "entry.frame", "entry.readonly",
-         "status.reading", "status.writing", "frame.owner", "frame.held", "mapping.host", "mapping.device")
+ENTRY = ("entry.kind", "entry.grantee", "entry.frame", "entry.readonly")
+PLAIN = ("domain.phase", "version", "in_table", *ENTRY, "status.reading", "status.writing", "frame.owner", "frame.held", "mapping.host", "mapping.device")
 KEYS = {"domain": "d", "version": "d", "in_table": "dr", "entry": "dr", "status": "dr", "active": "dr", "frame": "f",
         "mapping": "h"}
 HERE = {k: z3.BitVec("any_" + k, WIDTH) for k in "drfh"}
@@ -106,13 +106,21 @@ class Holders:
             "counted": lambda now, args: self.references(now, args[0]) > zero_or(now.at("frame.held", args[0]), 1)})
 
 
-def same_state(machine: Machine, rules: RuleState, holders: Holders, counts: bool = True, skip: Iterable[str] = ()) -> Claims:
+def arbitrary() -> Expr:
+    """The places all claims are about: any there can be."""
+    return z3.And(*[small(HERE[k], width) for k, width in (("d", 15), ("r", 32), ("f", 40), ("h", 40))])
+
+
+def same_state(machine: Machine, rules: RuleState, holders: Holders, counts: bool = True) -> Claims:
     """What has to hold if the implementation is in the state that the rules are in. `counts`: the page counts, too."""
     now = machine.now()
     d, r, f, h = (HERE[k] for k in "drfh")
     claims: Claims = []
+    kept = rules.functions["entry.kind"] in machine.entries_before
+    if kept:
+        claims += entries_kept(machine)
     for name in PLAIN:
-        if name not in skip:
+        if not (kept and name in ENTRY):
             key = [HERE[k] for k in KEYS[name.split(".")[0]]]
             claims.append((name, now.at(name, *key) == rules.at(name, *key)))
     pin = machine.field("active.pin", d, r)
@@ -122,7 +130,7 @@ def same_state(machine: Machine, rules: RuleState, holders: Holders, counts: boo
     for name in ("writable", "granter", "granter_life", "ref", "mapper"):
         claims.append(("mapping." + name, z3.Implies(live, now.at("mapping." + name, h) == rules.at("mapping." + name, h))))
     claims.append(("pin counters", pin == holders.pins(rules, d, r)))
-    claims.append(("in-use bits", in_use_bits(machine, d, r)))
+    claims += [("in-use bits", claim) for claim in in_use_bits(machine)]
     if counts:
         count = machine.field("frame.count", f)
         claims.append(("page references", count == holders.references(rules, f)))
@@ -134,24 +142,35 @@ def same_state(machine: Machine, rules: RuleState, holders: Holders, counts: boo
     return claims
 
 
-def in_use_bits(machine: Machine, d: Expr, r: Expr) -> Expr:
-    """The bits follow the pin counters, if they did when the present step began (a guest may overwrite its own)."""
-    mask = abi.GTF_READING | abi.GTF_WRITING
+MASK = abi.GTF_READING | abi.GTF_WRITING
 
+
+def entries_kept(machine: Machine) -> Claims:
+    """The handler has written nothing into shared entries but in-use bits, and these only of entries it reached for."""
+    claims: Claims = []
+    for domain in machine.domains_known:
+        refs = [a.ref for a in machine.actives() if a.owner.eq(number(domain.domid))]
+        for cell, value in cells_of(domain).writes:
+            claims.append(("entry: what was written", (value ^ cells_of(domain).first(cell)) & ~MASK == 0))
+            claims.append(("entry: which was written", z3.And(
+                machine.field("table.version", number(domain.domid)) == 1, z3.Or([cell == r << 2 for r in refs]))))
+        for cell, _ in words_of(domain).writes:
+            claims.append(("status word: which was written", z3.Or([cell == r for r in refs])))
+    return claims
+
+
+def in_use_bits(machine: Machine) -> Iterator[Expr]:
+    """The bits follow the pin counters, if they did when the present step began (a guest may overwrite its own)."""
     def of(pin: Expr) -> Expr:
         return zero_or(pin != 0, abi.GTF_READING) | zero_or(pin & abi.PIN_WRITERS != 0, abi.GTF_WRITING)
 
-    started = base("active.pin", d, r)
-    for owner, ref, pin in machine.pins_at_start:
-        started = z3.If(z3.And(owner == d, ref == r), pin, started)
-    claims = []
+    began = dict(machine.pins_at_start)
     for domain in machine.domains_known:
-        old = machine.field("table.version", d) == 1
+        old = machine.field("table.version", number(domain.domid)) == 1
         shared, words = cells_of(domain), words_of(domain)
-        mine = number(domain.domid) == d
-        now = machine.field("active.pin", d, r)
-        claims.append(z3.Implies(z3.And(mine, old, shared.first(r << 2) & mask == of(started)),
-                                 shared.read(r << 2) & mask == of(now)))
-        claims.append(z3.Implies(z3.And(mine, z3.Not(old), words.first(r) & mask == of(base("active.pin", d, r))),
-                                 words.read(r) & mask == of(now)))
-    return z3.And(claims)
+        for active in machine.actives():
+            if active.owner.eq(number(domain.domid)):
+                r, now, first = active.ref, of(number(active.pin)), base("active.pin", active.owner, active.ref)
+                yield z3.Implies(z3.And(old, shared.first(r << 2) & MASK == of(began.get(id(active), first))),
+                                 shared.read(r << 2) & MASK == now)
+                yield z3.Implies(z3.And(z3.Not(old), words.first(r) & MASK == of(first)), words.read(r) & MASK == now)

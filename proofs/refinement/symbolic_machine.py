@@ -8,7 +8,8 @@ layouts as bytes are. `before` and `now` give the rules' state functions of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import z3
@@ -27,10 +28,37 @@ NONE = -1  # stands for "no frame", "no domain" in a field
 SPARE = 4096 // 2
 
 
+WORD, BOOLEAN = z3.BitVecSort(WIDTH), z3.BoolSort()
+_bases: dict[tuple[Any, ...], tuple[Expr, tuple[Expr, ...]]] = {}
+
+
+@functools.cache
+def _function(name: str, arity: int, sort: Any) -> Any:
+    return z3.Function(name, *[WORD] * arity, sort)
+
+
 def base(name: str, *args: Expr, truth: bool = False) -> Expr:
     """The value of a field in the first state: an arbitrary function of what it belongs to."""
-    word = z3.BitVecSort(WIDTH)
-    return z3.Function(name, *[word for _ in args], z3.BoolSort() if truth else word)(*args)
+    key = (name, truth, *[a.get_id() for a in args])
+    if key not in _bases:  # the arguments are kept with it: ids are theirs while they live
+        _bases[key] = (_function(name, len(args), BOOLEAN if truth else WORD)(*args), args)
+    return _bases[key][0]
+
+
+_places: dict[tuple[int, int], bool] = {}
+_kept: list[Expr] = []
+
+
+def place(cell: Expr, guesses: Iterable[Expr]) -> Expr:
+    """The address by a simpler term that is equal to it whatever its variables are, if one of the guesses is."""
+    for guess in guesses:
+        key = (cell.get_id(), guess.get_id())
+        if key not in _places:
+            _kept.extend((cell, guess))  # so that no other term gets their ids
+            _places[key] = z3.Solver().check(cell != guess) == z3.unsat
+        if _places[key]:
+            return guess
+    return cell
 
 
 class SymFrame(Frame):
@@ -191,18 +219,28 @@ class Cells:
     def __init__(self, name: str, domain: Expr) -> None:
         self.name, self.domain = name, domain
         self.generation = 0
+        self.table: Table | None = None
         self.writes: list[tuple[Expr, Expr]] = []
 
     def first(self, cell: Expr, generation: int | None = None) -> Expr:
         """What the cell held when the present atomic step began (or that one)."""
-        return z3.ZeroExt(WIDTH - 16, z3.Function(
-            f"{self.name}#{self.generation if generation is None else generation}", z3.BitVecSort(WIDTH), z3.BitVecSort(WIDTH), z3.BitVecSort(16))(self.domain, cell))
+        name = f"{self.name}#{self.generation if generation is None else generation}"
+        key = (name, self.domain.get_id(), cell.get_id())
+        if key not in _bases:
+            value = z3.ZeroExt(WIDTH - 16, _function(name, 2, z3.BitVecSort(16))(self.domain, cell))
+            _bases[key] = (value, (self.domain, cell))
+        return _bases[key][0]
+
+    def guesses(self) -> Iterator[Expr]:
+        """Where entries that have been reached for begin: 4 or 8 cells each, or one word."""
+        for active in self.table.known if self.table is not None else ():
+            yield from (active.ref << 2, active.ref << 3, active.ref)
 
     def read(self, cell: Expr) -> Expr:
         """What it holds now."""
         value = self.first(cell)
         for where, written in self.writes:
-            value = z3.If(cell == where, written, value)
+            value = written if cell.eq(where) else z3.If(cell == where, written, value)
         return value
 
     def write(self, cell: Expr, value: Expr) -> None:
@@ -231,7 +269,7 @@ class Page:
         where = number(offset)
         if not Engine.running().proves(z3.And(where & 1 == 0, where >= 0, where < 4096)):
             raise Unsupported("an offset that is odd or leaves the page")
-        return (self.index << 11) | (where >> 1)
+        return place((self.index << 11) | (where >> 1), self.cells.guesses())
 
 
 class Pages:
@@ -351,7 +389,8 @@ class Machine(Xen):
         self.domains = self.domains_by_id  # type: ignore[assignment]
         self.frames.table = FrameNumbers(self)  # type: ignore[assignment]
         self.xsm = Policy()  # type: ignore[assignment]
-        self.pins_at_start: list[tuple[Expr, Expr, Expr]] = []
+        self.pins_at_start: dict[int, Expr] = {}  # of active entries, when the present step began
+        self.entries_before: list[Function] = []
         self.caller = self.new_domain(z3.BitVec("caller", WIDTH))
         engine = Engine.running()
         engine.assume(base("domain.exists", number(self.caller.domid), truth=True))
@@ -387,6 +426,7 @@ class Machine(Xen):
         table.status = Pages(Cells("word", domid))  # type: ignore[assignment]
         table.active = Table(base("table.actives", domid), lambda r: SymActive(self, domain, r),  # type: ignore[assignment]
                              lambda active: active.ref)
+        table.shared.cells.table = table.status.cells.table = table.active  # type: ignore[attr-defined]
         table.maptrack = None  # type: ignore[assignment]  # nobody looks at another domain's records
         domain.grant_table = table
         self.domains_known.append(domain)
@@ -463,9 +503,15 @@ class Machine(Xen):
 
     def guests_write(self) -> None:
         """Between two atomic steps all guests write what they like into their tables; Xen's status words are not theirs."""
-        self.pins_at_start = [(a.owner, a.ref, number(a.pin)) for a in self.actives()]
+        self.pins_at_start = {id(a): number(a.pin) for a in self.actives()}
+        self.entries_before = []
         for domain in self.domains_known:
             cells_of(domain).overwritten()
+
+    def headers(self) -> list[Expr]:
+        """Flags and grantee of the version 1 entries reached for."""
+        return [z3.Concat(*[z3.Extract(15, 0, cells_of(d).read((a.ref << 2) + i)) for i in (0, 1)])
+                for d in self.domains_known for a in d.grant_table.active.known]  # type: ignore[attr-defined]
 
     def actives(self) -> Iterator[SymActive]:
         """All active entries reached for."""
@@ -477,9 +523,11 @@ class Machine(Xen):
     def before(self) -> RuleState:
         """The state at the start, with entries as they were when the present atomic step began."""
         began = {id(d): cells_of(d).generation for d in self.domains_known}
-        return self._state(
+        state = self._state(
             lambda name, *key: base(name, *key), lambda name, key: base(name, key, truth=True),
             lambda domid, cell: self._cells(domid, cell, lambda d, c: cells_of(d).first(c, began.get(id(d), 0))))
+        self.entries_before.append(state.functions["entry.kind"])
+        return state
 
     def now(self) -> RuleState:
         """The present state."""
@@ -489,40 +537,50 @@ class Machine(Xen):
     def _cells(self, domid: Expr, cell: Expr, read: Callable[[Domain, Expr], Expr]) -> Expr:
         value = Cells("shared", domid).first(cell)
         for domain in self.domains_known:
-            value = z3.If(domid == number(domain.domid), read(domain, cell), value)
+            held = read(domain, cell)
+            if domid.eq(number(domain.domid)):
+                return held
+            value = z3.If(domid == number(domain.domid), held, value)
         return value
 
     def field(self, name: str, *key: Expr) -> Expr:
         """A field at any key: that of the object reached for, if it is one, else what it was."""
         value = base(name, *key)
+        for where, held in self._changed(name):
+            value = z3.If(z3.And([k == w for k, w in zip(key, where, strict=True)]), held, value)
+        return value
+
+    def _changed(self, name: str) -> Iterator[tuple[tuple[Expr, ...], Expr]]:
+        """The objects of which a field is not what it was."""
+        for where, held in self._fields(name):
+            if not held.eq(base(name, *where)):
+                yield where, held
+
+    def _fields(self, name: str) -> Iterator[tuple[tuple[Expr, ...], Expr]]:
         kind, attr = name.split(".")
         if kind == "active":
             for active in self.actives():
-                held = active.frame_now() if attr == "frame" else number(getattr(active, attr))
-                value = z3.If(z3.And(key[0] == active.owner, key[1] == active.ref), held, value)
+                yield (active.owner, active.ref), active.frame_now() if attr == "frame" else number(getattr(active, attr))
         elif kind == "frame":
             for frame in self.frames_known:
-                held = frame.owner_now() if attr == "owner" else number(getattr(frame, attr))
-                value = z3.If(key[0] == frame.key, held, value)
+                yield (frame.key,), frame.owner_now() if attr == "owner" else number(getattr(frame, attr))
         elif kind == "record":
             for record in self.caller.grant_table.maptrack.known:  # type: ignore[attr-defined]
-                held = record.life_now() if attr == "life" else number(getattr(record, attr))
-                value = z3.If(key[0] == record.key, held, value)
+                yield (record.key,), record.life_now() if attr == "life" else number(getattr(record, attr))
         elif kind == "domain" and attr == "is_dying":
             for domain in self.domains_known:
-                value = z3.If(key[0] == number(domain.domid), number(domain.is_dying), value)
-        elif kind == "table":
+                yield (number(domain.domid),), number(domain.is_dying)
+        elif kind == "table" and attr in ("version", "entries"):
             for domain in self.domains_known:
                 table = domain.grant_table
-                held = number(table.version if attr == "version" else table.nr_entries)
-                value = z3.If(key[0] == number(domain.domid), held, value)
-        return value
+                yield (number(domain.domid),), number(table.version if attr == "version" else table.nr_entries)
 
     def _flag(self, name: str, key: Expr) -> Expr:
         value = base(name, key, truth=True)
         if name == "frame.allocated":
             for frame in self.frames_known:
-                value = z3.If(key == frame.key, truth(frame.allocated), value)
+                if not truth(frame.allocated).eq(base(name, frame.key, truth=True)):
+                    value = z3.If(key == frame.key, truth(frame.allocated), value)
         return value
 
     def _state(self, value: Callable[..., Expr], flag: Callable[[str, Expr], Expr],
@@ -535,10 +593,8 @@ class Machine(Xen):
                 old = value("table.version", d) == 1
                 word = [z3.If(old, cell(d, (r << 2) + i), cell(d, (r << 3) + i)) for i in range(2)]
                 if field == "kind":
-                    kind = word[0] & abi.GTF_TYPE_MASK
-                    return z3.If(
-                        z3.And(kind == abi.GTF_PERMIT_ACCESS, word[0] & abi.GTF_SUB_PAGE == 0), enum["permit_access"],
-                        z3.If(word[0] == abi.GTF_ACCEPT_TRANSFER, enum["accept_transfer"], enum["invalid"]))
+                    permit = word[0] & (abi.GTF_TYPE_MASK | abi.GTF_SUB_PAGE) == abi.GTF_PERMIT_ACCESS
+                    return z3.If(permit, enum["permit_access"], enum["invalid"])
                 if field == "grantee":
                     return word[1]
                 if field == "readonly":

@@ -6,6 +6,7 @@ when the step ends with that code. Elements of all sorts are bit vectors, member
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from typing import Any
 
 import z3
 
-from model.ir import BOOL, App, Lit, Op, Quant, Step, System, Term, Update, Use, Var
+from model.ir import BOOL, TRUE, App, Lit, Op, Quant, Step, System, Term, Update, Use, Var
 from proofs.refinement.symbolic import WIDTH, Expr, Unsupported
 
 Function = Callable[..., Expr]
@@ -27,9 +28,16 @@ def sort_of(sort: str) -> Expr:
     return z3.BoolSort() if sort == BOOL else z3.BitVecSort(WIDTH)
 
 
+@functools.cache
 def bits(value: int) -> Expr:
     """A number as an element."""
     return z3.BitVecVal(value, WIDTH)
+
+
+@functools.cache
+def declared(name: str, args: tuple[str, ...], sort: str) -> Any:
+    """A state function of which nothing is known."""
+    return z3.Function(name, *[sort_of(a) for a in args], sort_of(sort))
 
 
 @dataclass(frozen=True)
@@ -40,15 +48,22 @@ class RuleState:
     functions: Mapping[str, Function]
     readings: Mapping[str, Reading] = field(default_factory=dict)
     elements: Mapping[str, tuple[Expr, ...]] = field(default_factory=dict)  # sorts of which only these can matter
+    _seen: dict[tuple[Any, ...], tuple[Expr, tuple[Expr, ...]]] = field(default_factory=dict, init=False, compare=False)
 
     def at(self, name: str, *args: Expr) -> Expr:
         """A state function at some arguments."""
+        key = (name, *[a.get_id() for a in args])
+        if key not in self._seen:
+            self._seen[key] = (self._at(name, args), args)  # the arguments are kept: ids are theirs while they live
+        return self._seen[key][0]
+
+    def _at(self, name: str, args: tuple[Expr, ...]) -> Expr:
         if name in self.functions:
             return self.functions[name](*args)
         func = self.system.funcs[name]
         if not args:
             return z3.Const(name, sort_of(func.sort))
-        return z3.Function(name, *[sort_of(a) for a in func.args], sort_of(func.sort))(*args)
+        return declared(name, tuple(func.args), func.sort)(*args)
 
     def term(self, term: Term, env: Values) -> Expr:
         """The value of a term."""
@@ -117,9 +132,16 @@ class RuleState:
                 if isinstance(arg, Var) and arg.name in bound and arg.name not in here:
                     here[arg.name] = slot
                 else:
-                    tests.append(slot == self.term(arg, here))
+                    wanted = self.term(arg, here)
+                    if not slot.eq(wanted):
+                        tests.append(slot == wanted)
+            if update.cond != TRUE:
+                tests.append(self.term(update.cond, here))
+            if not tests:
+                return self.term(update.value, here)
+            cond = z3.simplify(z3.And(tests))
             old = before(*args) if before is not None else self.at(name, *args)
-            return z3.If(z3.And(*tests, self.term(update.cond, here)), self.term(update.value, here), old)
+            return old if z3.is_false(cond) else z3.If(cond, self.term(update.value, here), old)
         return value
 
 
