@@ -18,17 +18,17 @@ from unittest import mock
 
 import z3
 
-from impl.xen import abi, grant_entries, grant_map
+from impl.xen import abi, grant_entries, grant_map, grant_unmap, lifecycle
 from impl.xen.frames import PGT_WRITABLE
 from model import loader
-from model.ir import System
+from model.ir import System, Use, Var
 from proofs.refinement.symbolic import WIDTH, Engine, Expr, Int, Unsupported, number
 from proofs.refinement.symbolic_compare import Claims, Holders, arbitrary, classes, same_state
-from proofs.refinement.symbolic_machine import LAYOUTS, Machine, base, small
+from proofs.refinement.symbolic_machine import LAYOUTS, Machine, Table, base, small
 from proofs.refinement.symbolic_rules import RuleState, bits, take
 
 CODES = {value: "GNTST_" + name[6:].lower() for name, value in vars(abi).items() if name.startswith("GNTST_")}
-ROUNDS = 2  # of the compare-and-swap of a version 1 entry
+ROUNDS = 1  # of the compare-and-swap of a version 1 entry
 THIS = z3.BitVec("this", WIDTH)
 
 
@@ -99,7 +99,7 @@ def standing_in(*changes: tuple[object, str, object]) -> Iterator[None]:
     """Names of modules that mean something else during a run."""
     with contextlib.ExitStack() as stack:
         for module, name, value in changes:
-            stack.enter_context(mock.patch.object(module, name, value, create=name in ("len", "range")))
+            stack.enter_context(mock.patch.object(module, name, value, create=name in ("len", "reversed")))
         yield
 
 
@@ -207,6 +207,127 @@ def map_grant_ref(path: Path) -> None:
         ("no entry is left", z3.BoolVal(not mapped))])
 
 
+# --- unmap_grant_ref, both phases, and the release of a mapping at its mapper's death ---
+
+def record_of(path: Path, handle: Expr) -> tuple[RuleState, Holders, Expr, Expr]:
+    """A record of the caller, any at all, with what is always so of a live one whose granter stands."""
+    m, engine, start = path.machine, path.engine, path.machine.before()
+    d, r = base("record.domid", handle), base("record.ref", handle)
+    host_t, device_t = start.at("mapping.host_t", handle), start.at("mapping.device_t", handle)
+    writable = start.at("mapping.writable", handle)
+    host, device = start.at("mapping.host", handle), start.at("mapping.device", handle)
+    holders = Holders(start, THIS, (handle,), (host_t, device_t), None, (side("dest"),))
+    start = holders.readings(start)
+    holders = replace(holders, start=start)
+    pins = start.term(Use("pins", (Var("h", "Handle"), Var("d", "Domain"), Var("r", "Ref")), "bool"),
+                      {"h": handle, "d": d, "r": r})
+    pin, frame = base("active.pin", d, r), base("active.frame", d, r)
+    parts = z3.If(host, bits(1), bits(0)) + z3.If(device, bits(1), bits(0))
+    engine.assume(z3.Implies(z3.UGE(handle, z3.BitVec("records", WIDTH)), base("record.flags", handle) == 0))
+    counted = [z3.Implies(z3.And(part, writable if mode else z3.Not(writable)), pin & (0xFF * one) != 0)
+               for part, mode, one in ((host, True, abi.PIN_HSTW), (host, False, abi.PIN_HSTR),
+                                       (device, True, abi.PIN_DEVW), (device, False, abi.PIN_DEVR))]
+    engine.assume(z3.Implies(pins, z3.And(
+        *counted, r < base("table.entries", d), z3.UGE(base("frame.count", frame), parts),
+        # References of read-only parts go with no type.
+        z3.Implies(z3.Not(writable), z3.UGE(base("frame.count", frame), base("frame.tcount", frame) + parts + z3.If(
+            base("frame.allocated", frame, truth=True), bits(1), bits(0)))),
+        z3.Implies(writable, z3.And(z3.UGE(base("frame.tcount", frame), parts),
+                                    base("frame.ptype", frame) == PGT_WRITABLE)))))
+    # A mapped device part holds its page, so its granter is there at least as a zombie.
+    engine.assume(z3.Implies(device, pins))
+    engine.assume(host_t != device_t)
+    for part, t in ((host, host_t), (device, device_t)):
+        engine.assume(z3.Implies(z3.And(pins, part), z3.And(
+            start.at("translation.frame", t) == frame, start.at("translation.writable", t) == writable)))
+    engine.assume(z3.Implies(z3.And(pins, device), z3.And(
+        start.at("translation.present", device_t), start.at("translation.handle", device_t) == handle,
+        start.at("translation.path", device_t) == bits(rules().enums["Path"].index("dma")),
+        start.at("space_of", start.at("translation.space", device_t)) == number(m.caller.domid))))
+    return start, holders, writable, frame
+
+
+def unmap_grant_ref(path: Path) -> None:
+    """GNTTABOP_unmap_grant_ref: phase one, the flush, phase two."""
+    m, engine = path.machine, path.engine
+    handle, addr, bus = path.argument("handle", 32), path.argument("host_addr", 64), path.argument("bus_addr", 64)
+    h = number(handle)
+    start, holders, writable, frame = record_of(path, h)
+    label = step("unmap_grant_ref")
+    host, device = number(addr) != 0, number(bus) != 0
+    args = {"caller": number(m.caller.domid), "space": z3.BitVec("space", WIDTH), "h": h, "host": host, "device": device,
+            "this": THIS}
+    taken = classes(writable, z3.And(host, start.at("mapping.host", h)), z3.And(device, start.at("mapping.device", h)))
+    holders.held = lambda state, s: taken
+    refused = z3.BoolVal(False)
+
+    def put_handle(table: Any, vcpu: object, given: Any) -> None:
+        record = table.maptrack[given]
+        record.flags, record.granter = 0, None
+
+    def replace_mapping(xen: object, vcpu: object, where: Any, page: Any, new: object, how: Any) -> int:
+        nonlocal refused
+        if engine.choose("another entry at the address"):
+            refused = z3.BoolVal(True)
+            return abi.GNTST_GENERAL_ERROR
+        path.prove("unmap_grant_ref", [("the entry looked for", z3.And(
+            number(page.mfn) == frame, (number(how) & abi.GNTMAP_READONLY == 0) == writable))])
+        engine.assume(z3.And([start.term(c.cond, args) for c in label.checks
+                              if c.kind == "require" and c.code == "GNTST_general_error"]))
+        return abi.GNTST_OKAY
+
+    with standing_in((grant_unmap, "put_handle", put_handle), (grant_unmap, "replace_mapping", replace_mapping),
+                     (grant_unmap, "len", length), *layouts(grant_entries)):
+        status, work = grant_unmap.unmap_one(m, m.vcpu, addr, bus, 0, handle)  # type: ignore[arg-type]
+        ends = take(start, label, args, {
+            "the bus address is not the frame's": z3.And(
+                device, start.at("mapping.device", h), number(bus) != frame << 12),
+            "the address names another page-table entry": refused})
+        # A caller whose granter has gone is crashed; by the rules its handle is bad.
+        code = "GNTST_bad_handle" if m.caller.crashed else code_of(status_of(status))
+        if work is None:
+            path.prove(f"unmap_grant_ref = {code}", [("the status", ends.with_code(code)), *same_state(m, start, holders)])
+            return
+        granter, ref, page, done = work
+        path.prove("unmap_grant_ref = okay", [
+            ("the status", z3.And(ends.okay, z3.BoolVal(status == 0))), *same_state(m, ends.state, holders, counts=False),
+            ("what is left to do", z3.And(
+                number(granter.domid) == ends.state.at("hold.granter", THIS, side("dest")),
+                number(ref) == ends.state.at("hold.ref", THIS, side("dest")),
+                number(page.mfn) == ends.state.at("hold.frame", THIS, side("dest")),
+                classes(number(done) & abi.GNTMAP_READONLY == 0, number(done) & abi.GNTMAP_HOST_MAP != 0,
+                        number(done) & abi.GNTMAP_DEVICE_MAP != 0) == taken))])
+        for _ in grant_unmap.finish(m, m.vcpu, (work,)):
+            m.guests_write()
+    second = replace(ends.state, functions={**ends.state.functions, **{
+        name: read for name, read in m.before().functions.items() if name.startswith("entry.")}})
+    for part in ("unmap_grant_ref.flush", "unmap_grant_ref.complete"):
+        second = take(second, step(part), args, {}).state
+    path.prove("unmap_grant_ref.complete", same_state(m, second, holders))
+
+
+def release_mapping(path: Path) -> None:
+    """gnttab_release_mappings of one record of a dying domain."""
+    m = path.machine
+    h = z3.BitVec("handle", WIDTH)
+    path.engine.assume(z3.And(z3.ULT(h, z3.BitVec("records", WIDTH)), base("domain.is_dying", number(m.caller.domid)) == 1))
+    start, holders, _, _ = record_of(path, h)
+    table: Any = m.caller.grant_table.maptrack
+    with standing_in((lifecycle, "reversed", lambda track: [track.find(h)]), (lifecycle, "len", length),
+                     *layouts(grant_entries)):
+        for _ in lifecycle.release_mappings(m, m.caller):
+            raise Unsupported("one record is no batch")
+    ends = take(start, step("release_mapping"), {"h": h}, {})
+    live = start.term(Use("live", (Var("h", "Handle"),), "bool"), {"h": h})
+    path.prove("release_mapping", either(live, same_state(m, ends.state, holders), same_state(m, start, holders)))
+    path.prove("release_mapping", [("records looked at", z3.BoolVal(len(table.known) == 1))])
+
+
+def length(table: Any) -> Any:
+    """`len` of a table of any size."""
+    return table.size() if isinstance(table, Table) else len(table)
+
+
 def either(cond: Expr, yes: Claims, no: Claims) -> Claims:
     """The one list of claims, or the other."""
     return [(name, z3.If(cond, claim, other)) for (name, claim), (_, other) in zip(yes, no, strict=True)]
@@ -217,7 +338,10 @@ def either(cond: Expr, yes: Claims, no: Claims) -> Claims:
 PV = "paravirtual domains; host entries, and handles' free lists, by contract"
 HANDLERS: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "map_grant_ref": (map_grant_ref, "all arguments, tables of any size, both versions; guests write between the checks, "
-                                     "two rounds of compare-and-swap; " + PV),
+                                     "one round of compare-and-swap; " + PV),
+    "unmap_grant_ref": (unmap_grant_ref, "all arguments (new_addr 0), any record, tables of any size, both versions; guests "
+                                         "write at the flush; " + PV),
+    "release_mapping": (release_mapping, "one record of a dying domain, any at all; tables of any size, both versions; " + PV),
 }
 
 

@@ -94,6 +94,9 @@ class Int:
     def __bool__(self) -> bool:
         return Engine.running().decide(self.expr != 0)
 
+    def __format__(self, form: str) -> str:
+        return str(self.expr)
+
     def __index__(self) -> int:
         raise Unsupported("a symbolic number used as an index")
 
@@ -184,6 +187,11 @@ class Engine:
     def choose(self, name: str) -> bool:
         """A free choice of the environment."""
         return self.decide(z3.Bool(self.fresh(name)))
+
+    @property
+    def replaying(self) -> bool:
+        """Are decisions of the run before being repeated? What is assumed now is known already."""
+        return self.depth < len(self.decisions)
 
     def fresh(self, name: str) -> str:
         """A name not used before on this path, the same in every repetition of it."""

@@ -466,14 +466,17 @@ class Machine(Xen):
     # What is always so (the implementation's own invariants, checked over whole states by campaigns).
 
     def assume_frame(self, mfn: Expr) -> None:
-        """Counts are counts; the allocation reference is one of the references; a page in use is known."""
+        """Counts are counts, and the owner has a page list that the page is on."""
         engine = Engine.running()
+        if engine.replaying:
+            return
         engine.assume(small(mfn, 40))
         count, tcount = base("frame.count", mfn), base("frame.tcount", mfn)
         held = base("frame.allocated", mfn, truth=True)
         engine.assume(z3.And(small(count, 40), small(tcount, 40), small(base("frame.ptype", mfn), 4)))
         engine.assume(z3.Implies(held, count > 0))
-        engine.assume(z3.Implies(tcount > 0, count > 0))
+        # Every type reference goes with a general one that is not the owner's.
+        engine.assume(z3.ULE(tcount + z3.If(held, bits(1), bits(0)), count))
         owner = base("frame.owner", mfn)
         engine.assume(z3.Or(owner == NONE, small(owner, 15)))
         engine.assume(z3.Implies(owner != NONE, z3.And(
@@ -485,6 +488,8 @@ class Machine(Xen):
     def assume_active(self, domain: Expr, ref: Expr) -> None:
         """Four counters of eight bits; an entry in use has a frame."""
         engine = Engine.running()
+        if engine.replaying:
+            return
         pin, frame = base("active.pin", domain, ref), base("active.frame", domain, ref)
         engine.assume(small(pin, 32))
         engine.assume(small(base("active.domid", domain, ref), 15))
@@ -494,6 +499,8 @@ class Machine(Xen):
     def assume_record(self, handle: Expr) -> None:
         """Field widths."""
         engine = Engine.running()
+        if engine.replaying:
+            return
         engine.assume(z3.And(small(base("record.flags", handle), 16), small(base("record.domid", handle), 15),
                              small(base("record.ref", handle), 32), small(base("record.life", handle), 40)))
 
