@@ -216,6 +216,7 @@ def record_of(path: Path, handle: Expr) -> tuple[RuleState, Holders, Expr, Expr]
     host_t, device_t = start.at("mapping.host_t", handle), start.at("mapping.device_t", handle)
     writable = start.at("mapping.writable", handle)
     host, device = start.at("mapping.host", handle), start.at("mapping.device", handle)
+    engine.assume(z3.Or(d != number(m.caller.domid), base("record.flags", handle) & 3 == 0))
     holders = Holders(start, THIS, (handle,), (host_t, device_t), None, (side("dest"),))
     start = holders.readings(start)
     holders = replace(holders, start=start)
@@ -228,7 +229,7 @@ def record_of(path: Path, handle: Expr) -> tuple[RuleState, Holders, Expr, Expr]
                for part, mode, one in ((host, True, abi.PIN_HSTW), (host, False, abi.PIN_HSTR),
                                        (device, True, abi.PIN_DEVW), (device, False, abi.PIN_DEVR))]
     engine.assume(z3.Implies(pins, z3.And(
-        *counted, r < base("table.entries", d), z3.UGE(base("frame.count", frame), parts),
+        *counted, r < base("table.entries", d), base("frame.owner", frame) == d, z3.UGE(base("frame.count", frame), parts),
         # References of read-only parts go with no type.
         z3.Implies(z3.Not(writable), z3.UGE(base("frame.count", frame), base("frame.tcount", frame) + parts + z3.If(
             base("frame.allocated", frame, truth=True), bits(1), bits(0)))),

@@ -122,7 +122,8 @@ def same_state(machine: Machine, rules: RuleState, holders: Holders, counts: boo
     for name in PLAIN:
         if not (kept and name in ENTRY):
             key = [HERE[k] for k in KEYS[name.split(".")[0]]]
-            claims.append((name, now.at(name, *key) == rules.at(name, *key)))
+            same = now.at(name, *key) == rules.at(name, *key)
+            claims.append((name, z3.Or(same, machine.field("frame.count", f) == 0) if name == "frame.owner" else same))
     pin = machine.field("active.pin", d, r)
     for name in ("active.grantee", "active.frame"):
         claims.append((name, z3.Implies(pin != 0, now.at(name, d, r) == rules.at(name, d, r))))
