@@ -138,7 +138,7 @@ class Engine:
     current: ClassVar[Engine | None] = None
 
     def __init__(self) -> None:
-        self.solver = z3.Solver()
+        self.solver = z3.SolverFor("QF_UFBV")
         self.solver.set("timeout", 5000)
         self.decisions: list[Decision] = []
         self.depth = 0
