@@ -7,9 +7,10 @@ from unittest import mock
 
 import z3
 
-from impl.xen import grant_entries, lifecycle
+from impl.xen import grant_entries, grant_map, lifecycle
 from proofs.refinement.handlers import HandlerReport, prove_handlers, report_lines
 from proofs.refinement.symbolic import WIDTH, Engine, Int
+from proofs.refinement.symbolic_machine import Policy
 
 
 def release() -> HandlerReport:
@@ -39,16 +40,15 @@ def test_release_of_a_mapping_is_proved() -> None:
 
 
 def test_unsupported_operations_are_findings() -> None:
-    with mock.patch.object(lifecycle, "host_needs_type", lambda *_: 1):
-        with mock.patch.object(lifecycle, "GNTMAP_HOST_MAP", "2"):
-            report = release()
+    with mock.patch.object(lifecycle, "GNTMAP_HOST_MAP", "2"):
+        report = release()
     assert not report.proved and "Unsupported" in " ".join(report.findings)
 
 
-def caught(module: Any, name: str, value: object) -> bool:
+def caught(module: Any, name: str, value: object, handler: str = "release_mapping") -> bool:
     """Is the fault noticed? The first finding is enough."""
     with mock.patch.object(module, name, value):
-        return not prove_handlers(["release_mapping"], stop_early=True)[0].proved
+        return not prove_handlers([handler], stop_early=True)[0].proved
 
 
 def test_wrong_pin_class_is_caught() -> None:
@@ -65,3 +65,15 @@ def test_kept_type_reference_is_caught() -> None:
 
 def test_pin_of_the_wrong_mode_is_caught() -> None:
     assert caught(lifecycle, "GNTMAP_READONLY", 8)
+
+
+def test_map_without_policy_is_caught() -> None:
+    assert caught(Policy, "grant_map", lambda *_: 0, "map_grant_ref")
+
+
+def test_map_of_any_frame_is_caught() -> None:
+    assert caught(grant_map, "get_paged_frame", lambda xen, gfn, domain: xen.frames.table.get(gfn), "map_grant_ref")
+
+
+def test_map_with_the_wrong_pin_is_caught() -> None:
+    assert caught(grant_map, "PIN_DEVR", 1, "map_grant_ref")

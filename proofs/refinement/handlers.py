@@ -343,7 +343,8 @@ HANDLERS: Mapping[str, tuple[Callable[[Path], None], str]] = {
                                      "one round of compare-and-swap; " + PV),
     "unmap_grant_ref": (unmap_grant_ref, "all arguments (new_addr 0), any record, tables of any size, both versions; guests "
                                          "write at the flush; " + PV),
-    "release_mapping": (release_mapping, "one record of a dying domain, any at all; tables of any size, both versions; " + PV),
+    "release_mapping": (
+        release_mapping, "one record of a dying domain, any at all; tables of any size, both versions; " + PV),
 }
 
 

@@ -166,7 +166,7 @@ class Engine:
         """Which side of a condition this path takes."""
         condition = z3.simplify(condition)
         if z3.is_true(condition) or z3.is_false(condition):
-            return z3.is_true(condition)
+            return bool(z3.is_true(condition))
         if self.depth < len(self.decisions):
             known = self.decisions[self.depth]
             if not known.condition.eq(condition):

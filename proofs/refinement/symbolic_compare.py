@@ -22,7 +22,8 @@ from proofs.refinement.symbolic_rules import RuleState, bits
 
 Claims = list[tuple[str, Expr]]
 ENTRY = ("entry.kind", "entry.grantee", "entry.frame", "entry.readonly")
-PLAIN = ("domain.phase", "version", "in_table", *ENTRY, "status.reading", "status.writing", "frame.owner", "frame.held", "mapping.host", "mapping.device")
+PLAIN = ("domain.phase", "version", "in_table", *ENTRY, "status.reading",
+         "status.writing", "frame.owner", "frame.held", "mapping.host", "mapping.device")
 KEYS = {"domain": "d", "version": "d", "in_table": "dr", "entry": "dr", "status": "dr", "active": "dr", "frame": "f",
         "mapping": "h"}
 HERE = {k: z3.BitVec("any_" + k, WIDTH) for k in "drfh"}

@@ -78,7 +78,7 @@ class SymFrame(Frame):
         machine.assume_frame(mfn)
 
     @property
-    def owner(self) -> Domain | None:  # type: ignore[override]
+    def owner(self) -> Domain | None:
         """The owner; the first question decides who it is."""
         if not self._asked:
             self._asked = True
@@ -128,7 +128,7 @@ class SymActive(Active):
         machine.assume_active(self.owner, ref)
 
     @property
-    def frame(self) -> Frame | None:  # type: ignore[override]
+    def frame(self) -> Frame | None:
         """The frame pinned, or once pinned."""
         if not self._asked:
             self._asked = True
@@ -163,7 +163,7 @@ class SymRecord(Maptrack):
         machine.assume_record(handle)
 
     @property
-    def granter(self) -> Domain | None:  # type: ignore[override]
+    def granter(self) -> Domain | None:
         """The incarnation that granted: the domain there is by that id, or one that has gone (None here)."""
         if not self._asked:
             self._asked = True
@@ -616,7 +616,8 @@ class Machine(Xen):
         def phase(d: Expr) -> Expr:
             exists, dying = base("domain.exists", d, truth=True), value("domain.is_dying", d)
             return z3.If(z3.Not(exists), enum["absent"], z3.If(dying == 2, enum["dead"], z3.If(
-                dying == 1, enum["dying"], z3.If(base("domain.finished", d, truth=True), enum["running"], enum["building"]))))
+                dying == 1, enum["dying"],
+                z3.If(base("domain.finished", d, truth=True), enum["running"], enum["building"]))))
 
         def use(f: Expr) -> Expr:
             gone = z3.Or(z3.Not(base("frame.known", f, truth=True)), value("frame.count", f) == 0)
@@ -627,7 +628,7 @@ class Machine(Xen):
             "domain.life": lambda d: base("domain.life", d),
             "version": lambda d: z3.If(value("table.version", d) == 1, enum["v1"], enum["v2"]),
             "in_table": lambda d, r: z3.And(r >= 0, r < value("table.entries", d)),
-            "xsm_grant": lambda a, b: z3.Function("xsm_grant", z3.BitVecSort(WIDTH), z3.BitVecSort(WIDTH), z3.BoolSort())(a, b),
+            "xsm_grant": lambda a, b: _function("xsm_grant", 2, BOOLEAN)(a, b),
             **{f"entry.{name}": entry(name) for name in ("kind", "grantee", "readonly", "frame")},
             "status.reading": lambda d, r: value("active.pin", d, r) != 0,
             "status.writing": lambda d, r: value("active.pin", d, r) & abi.PIN_WRITERS != 0,
