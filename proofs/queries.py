@@ -106,10 +106,3 @@ class QueryMaker:
         assumed.update(self.assumptions(invariants))
         context = f.parameters(transition.params) + f.next_state(transition, needed)
         return Block(transition.label, context, assumed, tuple(queries))
-
-    def enabled(self, transition: Transition, invariants: Iterable[str]) -> Block:
-        """Can a transition fire from a state that satisfies the invariants? (`sat` is wanted.)"""
-        assumed = {f"check/{k}": text for k, text in enumerate(self.formulas.guard_parts(transition))}
-        assumed.update(self.assumptions(invariants))
-        return Block(transition.label, self.formulas.parameters(transition.params), assumed,
-                     (Query(transition.label, "can fire", ""),))

@@ -50,7 +50,7 @@ class TheoremReport:
 
 @dataclass
 class SystemReport:
-    """The verdicts on one system. `faults_found` are findings other than verdicts that make the run fail."""
+    """The verdicts on one system. `findings` are what makes the run fail beside verdicts."""
 
     name: str
     theorems: list[TheoremReport] = field(default_factory=list)
