@@ -86,6 +86,7 @@ NOTICED = {
     "bind_uninvited": ("evtchn_bind_interdomain", "events_have_two_ends"),
     "ports_left_open": ("evtchn_destroy", "events_have_two_ends"),
     "half_closed": ("evtchn_close", "events_have_two_ends"),
+    "evtchn_kept_bound": ("evtchn_unbind", "ports_go_with_files"),
     "gntdev_any_descriptor": ("gntdev_mmap", "gntdev_in_flight"),
     "gntdev_any_file": ("gntdev_mmap", "gntdev_in_flight"),
     "maps_outlive_file": ("release_file", "listed_is_registered"),
