@@ -159,7 +159,8 @@ def test_tools_can_do_their_work_without_privilege() -> None:
                                            neg(App("service", (owner,), "bool"))]))
     search = Search(system, replace(nothing(system), body=neg(wanted)), default_scope(system), 30.0)
     every = search.transitions
-    for label in ("write_entry", "open_gntdev", "gntdev_map_grant_ref", "gntdev_mmap", "gntdev_mmap.insert"):
+    for label in ("write_entry", "open_gntdev", "gntdev_map_grant_ref", "gntdev_mmap", "gntdev_mmap.map",
+                  "gntdev_mmap.insert"):
         search.transitions = [t for t in every if t.label == label]
         search.deepen()
     assert search.violated()
