@@ -118,8 +118,9 @@ def _table(sh: Shadow, domain: Domain, forged: set[tuple[int, int]], moving: set
     for r, number in enumerate(sh.size.refs):
         inside = number < table.nr_entries
         k = d * sh.rules.nrefs + r
-        if d and sh.T["in_table"][k] != inside:
-            out[f"in_table[{d}, {number}]"] = (sh.T["in_table"][k], inside)
+        fits = [number < len(table.shared) * entries for entries in (abi.ENTRIES_V1, abi.ENTRIES_V2)]
+        if d and sh.T["fits"][2 * k:2 * k + 2] != fits:
+            out[f"fits[{d}, {number}]"] = (sh.T["fits"][2 * k:2 * k + 2], fits)
         if inside:
             entry_differences(sh, domain, r, forged, moving, out)
 

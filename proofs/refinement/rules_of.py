@@ -280,9 +280,9 @@ def follow_copy(b: Bench, f: Flight, elements: list[CopyElement]) -> Follower:
         f.moving.update(k for k in (source, dest) if k is not None)
         sh.step("copy", {"caller": me, "space": me, **this})
         code = sh.step("copy.element", {
-            "src_by_ref": int(e.src_ref), "src_dom": b.copy_domain(e.src_dom, me, e.src_ref),
+            "src_by_ref": int(e.src_ref), "src_own": int(e.src_dom == abi.DOMID_SELF), "src_dom": sh.domain(e.src_dom),
             "src_ref": sh.ref(e.src) if e.src_ref else 0, "src_frame": 0 if e.src_ref else sh.frame(e.src),
-            "dst_by_ref": int(e.dst_ref), "dst_dom": b.copy_domain(e.dst_dom, me, e.dst_ref),
+            "dst_by_ref": int(e.dst_ref), "dst_own": int(e.dst_dom == abi.DOMID_SELF), "dst_dom": sh.domain(e.dst_dom),
             "dst_ref": sh.ref(e.dst) if e.dst_ref else 0, "dst_frame": 0 if e.dst_ref else sh.frame(e.dst), **this}, ANY)
         while event in HELD:
             tries += 1
@@ -395,12 +395,12 @@ def follow_setup(b: Bench, f: Flight, nr_frames: int) -> Follower:
     yield
     status = b.status(f, 8)
     if status != OKAY:
-        b.expect(f, "setup_table", sh.step("setup_table", {"caller": me, "ref": 0}, ANY, GENERAL), status)
+        b.expect(f, "setup_table", sh.step("setup_table", {"caller": me, "ref": 0, "enough": 0}, ANY, GENERAL), status)
         return
-    inside = [r for r, number in enumerate(sh.size.refs) if number < guest.domain.grant_table.nr_entries]
-    for r in inside:
-        if not sh.T["in_table"][me * sh.rules.nrefs + r] or r == inside[0]:
-            sh.step("setup_table", {"caller": me, "ref": r})
+    domain = guest.domain
+    for r, number in enumerate(sh.size.refs):
+        if number < domain.grant_table.nr_entries:
+            sh.step("setup_table", {"caller": me, "ref": r, "enough": b.enough(domain, number)})
 
 
 def follow_populate(b: Bench, f: Flight, count: int) -> Follower:
