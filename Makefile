@@ -8,6 +8,7 @@ STAMP := .venv/.set-up
 prove: $(STAMP)
 	@mkdir -p build
 	@$(BIN)/bulkhead prove --json build/prove.json > build/prove.txt; code=$$?; cat build/prove.txt; exit $$code
+	@$(BIN)/bulkhead refine --json build/refine.json > build/refine.txt; code=$$?; cat build/refine.txt; exit $$code
 
 test: $(STAMP)
 	$(BIN)/ruff check .

@@ -23,6 +23,7 @@ from model import loader
 from model.diagnostics import RulesError, UsageError, render, suggest
 from proofs.boot_cli import boot
 from proofs.diff_cli import diff
+from proofs.refine_cli import refine
 
 if TYPE_CHECKING:
     from proofs.report import SystemReport
@@ -218,6 +219,7 @@ def replay(arguments: tuple[str, ...]) -> int:
 
 command.add_command(boot)
 command.add_command(diff)
+command.add_command(refine)
 
 
 @contextlib.contextmanager
