@@ -353,8 +353,6 @@ class Driver:
             rec2 = track[handle] if handle < len(track) else None
             if rec2 is not None and rec2.flags & 16 and addr:
                 addr = guest.layout.window_maddr(slot)
-            if rec2 is not None and rec2.flags & 3 and not self._unmap_is_ruled(guest, handle, slot):
-                continue
             elements.append(UnmapElement(slot, addr, bus, handle))
             payload += abi.UNMAP_GRANT_REF.pack(addr, bus, handle, 0, 0)
         if elements:
@@ -375,25 +373,6 @@ class Driver:
                     not flags & 4):
                 return slot
         return other
-
-    def _unmap_is_ruled(self, guest: Guest, handle: int, slot: int) -> bool:
-        """Have the rules an answer? They bind a record to its own entry; Xen takes any entry of the same content."""
-        sh = self.b.shadow
-        if not self.b.rules_on:
-            return True
-        h = sh.handles.get((guest.domid, handle))
-        t = sh.slots.get((guest.domid, slot))
-        if h is None:
-            return True
-        T = sh.T
-        stands = T["mapping.granter_life"][h] == T["domain.life"][T["mapping.granter"][h]]
-        if t is None or not T["mapping.host"][h] or not stands:
-            return True
-        k = T["mapping.granter"][h] * sh.rules.nrefs + T["mapping.ref"][h]
-        entry = (T["translation.frame"][t], T["translation.writable"][t])
-        content = entry == (T["active.frame"][k], T["mapping.writable"][h])
-        return not content or bool(T["mapping.host_t"][h] == t and T["translation.handle"][t] == h
-                                   and T["translation.origin"][t] == 1)
 
     def copy(self, guest: Guest, vcpu: int) -> None:
         """copy of one or two elements."""

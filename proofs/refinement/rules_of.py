@@ -221,15 +221,15 @@ def follow_unmap(b: Bench, f: Flight, elements: list[UnmapElement]) -> Follower:
         status = b.status(f, i * 24 + 20)
         h = sh.handle(me, e.handle)
         host, device = int(bool(e.addr)), int(bool(e.bus))
-        if e.addr and sh.T["mapping.host"][h] and status == OKAY:
-            _rebind(b, me, e.slot, sh.T["mapping.host_t"][h])
+        at_slot = sh.slots.get((me, e.slot))
+        t = sh.free_translation() if at_slot is None else at_slot
         fail = status if status in (GENERAL, "GNTST_bad_dev_addr") and b.names_another(me, e, h, status) else None
         gone = guest.domain.crashed and status == GENERAL
         key = (sh.T["mapping.granter"][h], sh.T["mapping.ref"][h])
-        t = sh.T["mapping.host_t"][h] if sh.T["mapping.host"][h] else -1
+        had_host = sh.T["mapping.host"][h]
         if device and status == OKAY and sh.T["mapping.device"][h] and b.names_another(me, e, h, "GNTST_bad_dev_addr"):
             raise Mismatch("unmap_grant_ref: a bus address that is not the frame's was accepted")
-        code = sh.try_step("unmap_grant_ref", {"caller": me, "space": me, "h": h, "host": host, "device": device,
+        code = sh.try_step("unmap_grant_ref", {"caller": me, "space": me, "h": h, "t": t, "host": host, "device": device,
                                                "this": call}, fail)
         if gone and code in ("GNTST_bad_handle", GENERAL):
             continue  # where the rules refuse the handle of a granter that has gone, Xen crashes the caller as well
@@ -238,7 +238,7 @@ def follow_unmap(b: Bench, f: Flight, elements: list[UnmapElement]) -> Follower:
             continue
         pending.append(call)
         b.touched.add(key)
-        if host and sh.slots.get((me, e.slot)) == t:
+        if host and had_host:
             del sh.slots[me, e.slot]
         if not (sh.T["mapping.host"][h] or sh.T["mapping.device"][h]):
             sh.handles.pop((me, e.handle), None)
@@ -250,19 +250,6 @@ def follow_unmap(b: Bench, f: Flight, elements: list[UnmapElement]) -> Follower:
         frame = sh.at("hold.frame", call, 1)
         sh.step("unmap_grant_ref.complete", {"this": call})
         b.touch_frame(frame)
-
-
-def _rebind(b: Bench, me: int, slot: int, t: int) -> None:
-    """The entry unmapped was another one of the same content: the two translations change places."""
-    sh = b.shadow
-    other = sh.slots.get((me, slot))
-    if other is None or other == t:
-        return
-    for key, element in sh.slots.items():
-        if element == t:
-            sh.slots[key] = other
-            break
-    sh.slots[me, slot] = t
 
 
 def follow_copy(b: Bench, f: Flight, elements: list[CopyElement]) -> Follower:

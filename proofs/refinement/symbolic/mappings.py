@@ -147,7 +147,8 @@ def record_of(path: Path, handle: Term, own: bool) -> tuple[RuleState, Holders, 
     host_t, device_t = start.at("mapping.host_t", handle), start.at("mapping.device_t", handle)
     writable = start.at("mapping.writable", handle)
     host, device = start.at("mapping.host", handle), start.at("mapping.device", handle)
-    holders = Holders(start, THIS, (handle,), (host_t, device_t), None, (side("dest"),))
+    named = variable("t")  # the entry at the address, where there is one
+    holders = Holders(start, THIS, (handle,), (named, device_t), None, (side("dest"),))
     start = holders.readings(start)
     holders = replace(holders, start=start)
     pins = pins_of(start, handle, d, r)
@@ -166,10 +167,9 @@ def record_of(path: Path, handle: Term, own: bool) -> tuple[RuleState, Holders, 
                                     base("frame.ptype", frame) == PGT_WRITABLE)))))
     # A mapped device part holds its page, so its granter is there at least as a zombie.
     engine.assume(Implies(device, pins))
-    engine.assume(host_t != device_t)
-    for part, t in ((host, host_t), (device, device_t)):
-        engine.assume(Implies(And(pins, part), And(
-            start.at("translation.frame", t) == frame, start.at("translation.writable", t) == writable)))
+    engine.assume(And(host_t != device_t, named != device_t))
+    engine.assume(Implies(And(pins, device), And(
+        start.at("translation.frame", device_t) == frame, start.at("translation.writable", device_t) == writable)))
     engine.assume(Implies(And(pins, device), And(
         start.at("translation.present", device_t), start.at("translation.handle", device_t) == handle,
         start.at("translation.path", device_t) == constant(rules().enums["Path"].index("dma")),
@@ -185,8 +185,8 @@ def unmap_grant_ref(path: Path, own: bool) -> None:
     start, holders, writable, frame = record_of(path, h, own)
     label = step("unmap_grant_ref")
     host, device = number(addr) != 0, number(bus) != 0
-    args = {"caller": number(m.caller.domid), "space": variable("space"), "h": h, "host": host, "device": device,
-            "this": THIS}
+    args = {"caller": number(m.caller.domid), "space": variable("space"), "h": h, "t": variable("t"),
+            "host": host, "device": device, "this": THIS}
     taken = (writable, And(host, start.at("mapping.host", h)), And(device, start.at("mapping.device", h)))
     holders.held = lambda state, s: taken
     refused = FALSE
@@ -212,7 +212,7 @@ def unmap_grant_ref(path: Path, own: bool) -> None:
         ends = take(start, label, args, {
             "the bus address is not the frame's": And(
                 device, start.at("mapping.device", h), number(bus) != frame << 12),
-            "the address names another page-table entry": refused})
+            "the address names no page-table entry": refused})
         # A caller whose granter has gone is crashed; by the rules its handle is bad.
         code = "GNTST_bad_handle" if m.caller.crashed else code_of(status_of(status))
         if work is None:
