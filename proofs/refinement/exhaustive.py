@@ -43,8 +43,8 @@ class Result:
     def text(self) -> str:
         """One line, honest about whether these are all."""
         end = "all there are" if self.complete else "NOT all: cut short"
-        return (f"{self.limits.text()}: {self.states} states ({end}), the farthest {len(self.by_depth) - 1} actions from the "
-                f"start; {self.actions} actions compared in {self.seconds:.0f} s.")
+        return (f"{self.limits.text()}: {self.states} states ({end}), the farthest {len(self.by_depth) - 1} actions from "
+                f"the start; {self.actions} actions compared in {self.seconds:.0f} s.")
 
 
 @dataclass(frozen=True)
