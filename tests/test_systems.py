@@ -89,6 +89,7 @@ NOTICED = {
     "bind_uninvited": ("evtchn_bind_interdomain", "events_have_two_ends"),
     "ports_left_open": ("evtchn_destroy", "events_have_two_ends"),
     "half_closed": ("evtchn_close", "events_have_two_ends"),
+    "evtchn_kept_bound": ("evtchn_unbind", "ports_go_with_files"),
     "gntdev_any_descriptor": ("gntdev_mmap", "gntdev_in_flight"),
     "gntdev_any_file": ("gntdev_mmap", "gntdev_in_flight"),
     "maps_outlive_file": ("release_file", "listed_is_registered"),
@@ -161,7 +162,8 @@ def test_tools_can_do_their_work_without_privilege() -> None:
                                            neg(App("service", (owner,), "bool"))]))
     search = Search(system, replace(nothing(system), body=neg(wanted)), default_scope(system), 30.0)
     every = search.transitions
-    for label in ("write_entry", "open_gntdev", "gntdev_map_grant_ref", "gntdev_mmap", "gntdev_mmap.insert"):
+    for label in ("write_entry", "open_gntdev", "gntdev_map_grant_ref", "gntdev_mmap", "gntdev_mmap.map",
+                  "gntdev_mmap.insert"):
         search.transitions = [t for t in every if t.label == label]
         search.deepen()
     assert search.violated()

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from impl.dom0.evtchn import Evtchn
 from impl.xen import abi
 from impl.xen.domains import ALIVE, DEAD, Domain
+from impl.xen.events import INTERDOMAIN
 from impl.xen.frames import Frame
 from impl.xen.pagetables import PTE_MFN, PTE_P, PTE_RW, read_pte
 from proofs.refinement.rig import SLOTS, Guest, Rig
@@ -76,6 +78,7 @@ def differences(rig: Rig, sh: Shadow, forged: set[tuple[int, int]], moving: set[
     _records(rig, sh, out)
     for guest in rig.guests.values():
         _translations(sh, guest, out)
+    _ports(rig, sh, out)
     if quiet:
         _counts(rig, sh, out)
     return out
@@ -103,6 +106,34 @@ def _domain(rig: Rig, sh: Shadow, d: int, out: Places) -> None:
         out[f"domain[{d}].phase"] = (phase, "dying or dead")
     if not sh.bound(domain):
         out[f"domain[{d}].life"] = (sh.T["domain.life"][d], sh.lives.get(domain))
+
+
+def _ports(rig: Rig, sh: Shadow, out: Places) -> None:
+    """Event channels, and which of Dom0's are a process's."""
+    T, n = sh.T, sh.size.ports
+    for d, domain in rig.xen.domains.items():
+        if d > 3 or not sh.bound(domain):
+            continue
+        for q in range(n):
+            k = d * n + q
+            port = domain.events.ports.get(q + 1)
+            rules = (T["port.state"][k], T["port.remote"][k], T["port.remote_port"][k], bool(T["port.pending"][k]))
+            if port is None:
+                real, rules = (0, 0, 0, False), (rules[0], 0, 0, rules[3])
+            elif port.state == INTERDOMAIN:
+                remote = -1 if port.remote is None else port.remote.domid
+                real = (port.state, remote, port.remote_port - 1, port.pending)
+            else:
+                real, rules = (port.state, sh.domain(port.remote_domid), 0, port.pending), (*rules[:2], 0, rules[3])
+            if rules != real:
+                out[f"port[{d}, {q + 1}]"] = (rules, real)
+    users = rig.kernel.evtchn_users
+    for q in range(n):
+        user = users.get(q + 1)
+        known = (bool(T["bound.used"][q]), bool(T["bound.used"][q] and T["bound.armed"][q]))
+        does = (user is not None, isinstance(user, Evtchn) and user.ports[q + 1])
+        if known != does:
+            out[f"bound[{q + 1}]"] = (known, does)
 
 
 def _in_heap(rig: Rig, sh: Shadow, f: int) -> bool:

@@ -13,13 +13,14 @@ from impl.xen.domains import Domain
 from impl.xen.guest_access import translate
 from impl.xen.scheduler import HELD
 from model.walk import OKAY
-from proofs.refinement.abstraction import Places, differences, entry_differences, entry_of, in_use_bits, tlb_differences
+from proofs.refinement.abstraction import Places, differences, entry_differences, entry_of, in_use_bits
+from proofs.refinement.flight import END, CopyElement, Flight, Follower, UnmapElement, same, status_name
 from proofs.refinement.rig import FIXED, Guest, Rig
-from proofs.refinement.rules_of import END, CopyElement, Flight, Follower, UnmapElement, _classes, same, status_name
-from proofs.refinement.shadow import ANY, Mismatch, Shadow
-from proofs.refinement.world import NOBODY, TOOLS, Rules
+from proofs.refinement.shadow import Mismatch, Shadow
+from proofs.refinement.world import TOOLS, Rules
 
 POOL = 6
+GREEDY = 40  # more than the heap has
 Key = tuple[int, int]
 
 
@@ -27,7 +28,7 @@ class Bench:
     """One machine beside its rules."""
 
     def __init__(self, rules: Rules, seed: int, full_every: int = 1, claims_every: int = 0, rules_on: bool = True) -> None:
-        self.rig = Rig(seed, rules.size.heap)
+        self.rig = Rig(seed, rules.size.heap, rules.size.ports)
         self.shadow = Shadow(rules, self.rig.first_mfn)
         self.flights: list[Flight] = []
         self.full_every = full_every
@@ -53,6 +54,8 @@ class Bench:
 
     def bytes(self, f: Flight, offset: int, size: int) -> bytes:
         """Bytes of a call's arguments as they are now."""
+        if f.read is not None:
+            return f.read(offset, size)
         assert f.guest is not None
         return f.guest.result(f.vcpu, offset, size)
 
@@ -284,7 +287,7 @@ class Bench:
 
     # Domains.
 
-    def create(self, domid: int, max_maptrack: int = 1) -> bool:
+    def create(self, domid: int, max_maptrack: int = 1, greedy: bool = False) -> bool:
         """Build a guest; False when there is no memory for it."""
         xen, sh, kernel = self.rig.xen, self.shadow, self.rig.kernel
         if xen.frames.free_count < FIXED + 2:
@@ -292,7 +295,7 @@ class Bench:
         if self.rules_on and not self._id_is_free(domid):
             return False
         self.calls += 1
-        body = abi.CREATEDOMAIN.pack(0, bytes(16), 0, 0, 2, 1023, 3, max_maptrack, 2, 0, 0, 0, 0)
+        body = abi.CREATEDOMAIN.pack(0, bytes(16), 0, 0, 2, sh.size.ports, 3, max_maptrack, 2, 0, 0, 0, 0)
         rc, _ = kernel.domctl(abi.DOMCTL_CREATEDOMAIN, domid, body)
         if self.rules_on:
             for d in list(self.dirty):
@@ -308,7 +311,7 @@ class Bench:
             sh.step("privcmd_createdomain", {"p": TOOLS, "x": self.privcmd, "d_d": domid, "d_life": life})
             sh.lives = {k: v for k, v in sh.lives.items() if v != life}
             sh.lives[domain] = life
-        kernel.domctl(abi.DOMCTL_MAX_MEM, domid, abi.U64.pack((FIXED + POOL) * 4))
+        kernel.domctl(abi.DOMCTL_MAX_MEM, domid, abi.U64.pack((FIXED + (GREEDY if greedy else POOL)) * 4))
         kernel.domctl(abi.DOMCTL_MAX_VCPUS, domid, abi.U32.pack(2))
         guest = Guest(xen, domain)
         self.rig.guests[domid] = guest
@@ -385,6 +388,8 @@ class Bench:
             f.rc, f.marker = stop.value, END
         if self.rules_on:
             self._follow(f)
+        if f.marker == "destroy.memory":
+            self.rig.guests.pop(f.domid, None)
         if f.marker == END:
             self.flights.remove(f)
             self.shadow.free_calls.extend(f.calls)
@@ -410,7 +415,6 @@ class Bench:
 
     def check(self) -> None:
         """What the last step touched, and now and then everything."""
-        sh = self.shadow
         if self.full_every and self.steps % self.full_every == 0:
             self.compare_all()
         else:
@@ -419,7 +423,6 @@ class Bench:
         self.touched_frames.clear()
         if self.claims_every and self.steps % self.claims_every == 0:
             self.check_claims()
-        del sh
 
     def _light(self) -> None:
         out: Places = {}
@@ -469,7 +472,6 @@ class Bench:
             raise Mismatch("Dom0 keeps a handle at the end")
         if any(act.pin for act in self.rig.dom0.grant_table.active):
             raise Mismatch("Dom0 keeps a pin at the end")
-        del xen
 
 
 def _idle() -> Follower:
@@ -477,4 +479,3 @@ def _idle() -> Follower:
         yield
 
 
-__all__ = ["ANY", "NOBODY", "Bench", "Key", "_classes", "tlb_differences"]

@@ -1,446 +1,328 @@
-"""Dom0's user space in a campaign: a hostile process with gntdev and gntalloc, its mappings, its exit, and the next process.
+"""Dom0's user space in a campaign: hostile processes, their descriptors, forks and ends, and what the kernel does for them.
 
 The kernel maps each grant twice, for the process and for itself; by the rules its own address space is one more process
-that maps the same grant through a file of its own. System calls run to their end at once. What Xen answered to each part is
-learned by recording the kernel's hypercalls.
+that maps the same grant through a file of its own. Grant hypercalls of the kernel are calls in flight like the guests', so
+guests run wherever they yield; other parts of a system call run at once. A process may be killed at such a point: it then
+ends when its call returns, as the signal is looked at only there. What a call does is in dom0_gntdev.py, dom0_gntalloc.py
+and dom0_control.py.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from impl.dom0.gntalloc import Gntalloc, GntallocPool
-from impl.dom0.gntdev import Gntdev
+from impl.dom0.gntalloc import GntallocPool
 from impl.dom0.kernel import KernelError
-from impl.dom0.process import MAP_SHARED, PROT_READ, PROT_WRITE, Process
+from impl.dom0.process import Process
+from impl.dom0.syscalls import EVTCHN, GNTALLOC, GNTDEV, PRIVCMD, devices
 from impl.xen import abi
 from model.walk import OKAY
-from proofs.refinement.rig import RecordingKernel
-from proofs.refinement.rules_of import status_name
-from proofs.refinement.shadow import ANY, Mismatch
-from proofs.refinement.world import KERNEL, TOOLS, USER
+from proofs.refinement import dom0_control, dom0_gntalloc, dom0_gntdev
+from proofs.refinement.dom0_parts import NOT_THERE, MapRecord, Opened, Proc, SharedPage, Slot
+from proofs.refinement.flight import Flight
+from proofs.refinement.shadow import Mismatch
+from proofs.refinement.world import CHILD, KERNEL, TOOLS, USER
 
 if TYPE_CHECKING:
     from proofs.refinement.bench import Bench
 
-VPN = 0x50000
-SLOTS = 4
-
-
-class Slot:
-    """One mmap of the process: what it maps, and the rule translations of the process and of the kernel."""
-
-    def __init__(self, kind: str, file: int) -> None:
-        self.kind = kind
-        self.file = file
-        self.user: int | None = None
-        self.kernel: int | None = None
-        self.writable = True
+NODES = {"gntdev": GNTDEV, "gntalloc": GNTALLOC, "evtchn": EVTCHN, "privcmd": PRIVCMD}
+MOST_FILES, MOST_SLOTS = 5, 4
+Move = Callable[["Dom0", Proc], str]
 
 
 class Dom0:
-    """The process and what it has open."""
+    """The processes and what they have open."""
 
-    def __init__(self, bench: Bench, rng: random.Random, kernel: RecordingKernel) -> None:
+    def __init__(self, bench: Bench, rng: random.Random, interleave: Callable[[Flight], None]) -> None:
         self.b = bench
         self.rng = rng
-        self.kernel = kernel
-        self.pool = GntallocPool(kernel, limit=3)
-        self.process = Process(kernel)
-        self.gntdevs: dict[int, tuple[Gntdev, int]] = {}  # descriptor -> (device, File)
-        self.gntallocs: dict[int, tuple[Gntalloc, int]] = {}
-        self.maps: list[tuple[int, int, int, bool]] = []  # descriptor, byte offset, Map, mapped
-        self.pages: dict[int, tuple[int, int, int]] = {}  # Frame -> descriptor, byte offset, reference
-        self.slots: dict[int, Slot] = {}
-        self.spent: set[tuple[int, int]] = set()  # maps that a refused mmap has used up
-        self.released: set[int] = set()  # files whose last user may be gone
+        self.kernel = bench.rig.kernel
+        self.interleave = interleave
+        self.at_start = self._kernel_has()
+        self.pool = GntallocPool(self.kernel, limit=3)
+        self.nodes = devices(self.kernel, self.pool, tuple(NODES.values()))
+        self.files: list[Opened] = []
+        self.records: list[MapRecord] = []  # maps that are listed or mapped
+        self.pages: list[SharedPage] = []
+        self.procs: dict[int, Proc] = {}
+        self.mapping: dom0_gntdev.Mapping | None = None  # the mmap that the kernel is about
+        self.copying: tuple[Proc, int] | None = None
+        self.own_event = False  # an event channel call of a process, not one that the kernel makes by itself
+        self.killed: Proc | None = None
+        self.current: Proc | None = None
         bench.shadow.lives[bench.rig.dom0] = 0
-        self.kernel_file = self._element("file.open")
-        self._rule("open_gntdev", {"p": KERNEL, "x_x": self.kernel_file})
+        self.kernel_file = self.element("file.open")
+        self.rule("open_gntdev", {"p": KERNEL, "x_x": self.kernel_file})
+        tools = Proc(TOOLS, Process(self.kernel), self.nodes)
+        self.procs[TOOLS] = tools
+        fd = tools.sys.open(PRIVCMD)
+        self.tools_file = tools.fds[fd] = Opened(tools.process.files[fd], bench.privcmd, "privcmd")
+        self._know_buffer(tools)
+        self.kernel.fly = self.fly
+        self.kernel.poked = self.poked
+        self.kernel.cleared = self.cleared
+        self.kernel.event = self.event
+        self.moves: list[tuple[float, Move]] = []
+        weights: tuple[tuple[float, Move], ...] = (
+            (9, Dom0.open), (4, Dom0.close), (1, Dom0.fork), (2, Dom0.exit), (0.5, Dom0.setuid), (3, Dom0.store),
+            *dom0_gntdev.MOVES, *dom0_gntalloc.MOVES, *dom0_control.MOVES)
+        total = 0.0
+        for weight, move in weights:
+            total += weight
+            self.moves.append((total, move))
 
-    def _rule(self, label: str, args: dict[str, int], expect: str = OKAY, fail: str | None = None) -> str:
+    # Rules.
+
+    def rule(self, label: str, args: dict[str, int], expect: str = OKAY, fail: str | None = None) -> str:
+        """A rule step that must answer like the implementation."""
         return self.b.shadow.step(label, args, expect, fail) if self.b.rules_on else OKAY
 
-    def _element(self, func: str) -> int:
+    def element(self, func: str) -> int:
         """The first element of which a fact does not hold."""
-        return self.b.shadow.T[func].index(0)
+        return self.b.shadow.T[func].index(0) if self.b.rules_on else 0
+
+    def _know_buffer(self, proc: Proc) -> None:
+        """The rules know the page that a process copies from and to."""
+        sh = self.b.shadow
+        used = set(sh.dom0_frames.values())
+        first = sh.size.heap
+        sh.dom0_frames[proc.page().mfn] = next(e for e in range(first, first + sh.size.dom0_frames) if e not in used)
 
     # Moves.
 
     def move(self) -> str:
-        """One system call of the process; what it was."""
+        """One system call of a process; what it was."""
+        rng = self.rng
+        if USER not in self.procs:
+            return self._spawn()
+        names = [USER, CHILD, TOOLS] if CHILD in self.procs else [USER, USER, USER, TOOLS]
+        proc = self.procs[names[int(rng.random() * len(names))]]
+        if proc.space == TOOLS:
+            text = dom0_control.privcmd(self, proc)
+        elif not proc.fds and rng.random() < 0.8:
+            text = self.open(proc)
+        else:
+            x = rng.random() * self.moves[-1][0]
+            self.current = proc
+            text = next(move for limit, move in self.moves if x < limit)(self, proc)
+            self.current = None
+        self.sync()
+        if self.killed is not None and self.killed.space in self.procs:
+            text += ", killed meanwhile: " + self.exit(self.killed)
+        self.killed = None
+        return f"p{proc.space}: {text}" if text else ""
+
+    def fd_of(self, proc: Proc, kind: str) -> tuple[int, int, Opened | None]:
+        """Descriptor, File, and the open file when it is a device of that kind; now and then one that is not."""
+        mine = proc.of_kind(kind)
         x = self.rng.random()
-        if len(self.gntdevs) + len(self.gntallocs) == 0 or (x < 0.04 and len(self.gntdevs) + len(self.gntallocs) < 4):
-            return self.open()
-        for limit, move in ((0.2, self.map_ref), (0.45, self.mmap), (0.62, self.munmap), (0.68, self.unmap_ref),
-                            (0.78, self.alloc), (0.84, self.share), (0.9, self.dealloc), (0.93, self.store),
-                            (0.97, self.close), (0.985, self.bad), (1.0, self.exit)):
-            if x < limit:
-                text = move()
-                self.settle()
-                return text
-        return ""
+        if mine and x < 0.94:
+            fd, opened = mine[int(self.rng.random() * len(mine))]
+            return fd, opened.x, opened
+        others = [(fd, o) for fd, o in proc.fds.items() if o.kind != kind]
+        if others and x < 0.98:
+            fd, opened = others[int(self.rng.random() * len(others))]
+            return fd, opened.x, None
+        return NOT_THERE, self.element("file.open"), None
 
-    def open(self) -> str:
+    def open(self, proc: Proc) -> str:
         """open() of a device."""
-        x = self._element("file.open") if self.b.rules_on else 0
-        if self.rng.random() < 0.6:
-            device = Gntdev(self.kernel)
-            self.gntdevs[self.process.open(device)] = (device, x)
-            self._rule("open_gntdev", {"p": USER, "x_x": x})
-            return "open gntdev"
-        alloc = Gntalloc(self.pool)
-        self.gntallocs[self.process.open(alloc)] = (alloc, x)
-        self._rule("open_gntalloc", {"p": USER, "x_x": x})
-        return "open gntalloc"
-
-    def bad(self) -> str:
-        """Calls on a descriptor that is not there."""
-        try:
-            self.process.close(99)
-        except KernelError as error:
-            code = "EBADF" if error.code == abi.EBADF else str(error.code)
-        else:
-            code = OKAY
-        free = self._element("file.open") if self.b.rules_on else 0
-        self._rule("close", {"p": USER, "x": free}, code)
-        return "close of nothing"
-
-    def map_ref(self) -> str:
-        """IOCTL_GNTDEV_MAP_GRANT_REF."""
-        if not self.gntdevs or len(self.maps) >= 4:
+        if len(self.files) >= MOST_FILES:
             return ""
-        fd = self.rng.choice(list(self.gntdevs))
-        device, x = self.gntdevs[fd]
-        dom = self.rng.choice([d for d in self.b.rig.xen.domains if d < 4] or [1])
-        ref = self.rng.choice([n for n in self.b.shadow.size.refs if n < 1000])
-        offers = []
-        for d, guest in self.b.rig.guests.items():
-            table = guest.domain.grant_table
-            for number in self.b.shadow.size.refs:
-                if number < table.nr_entries and abi.HEADER.unpack_from(*table.header_at(number))[1] == 0:
-                    offers.append((d, number))
-        if offers and self.rng.random() < 0.8:
-            dom, ref = self.rng.choice(offers)
-        offset = device.map_grant_ref([(dom, ref)])
-        m = self._element("gmap.listed") if self.b.rules_on else 0
-        self._rule("gntdev_map_grant_ref", {"p": USER, "x": x, "dom": self.b.shadow.domain(dom),
-                                            "ref": self.b.shadow.ref(ref), "m": m})
-        self.maps.append((fd, offset, m, False))
-        return f"gntdev map_grant_ref d{dom} ref {ref}"
+        x = self.rng.random()
+        kind = "gntdev" if x < 0.5 else "gntalloc" if x < 0.72 else "evtchn" if x < 0.92 else "privcmd"
+        element = self.element("file.open")
+        args = {"p": proc.space, "x_x": element}
+        if kind == "privcmd" and not proc.root:
+            self.rule("open_privcmd", args, "EACCES")  # the node is root's own
+            return "open privcmd: EACCES"
+        fd = proc.sys.open(NODES[kind])
+        proc.fds[fd] = Opened(proc.process.files[fd], element, kind)
+        self.files.append(proc.fds[fd])
+        self.rule(f"open_{kind}", args)
+        return f"open {kind}"
 
-    def mmap(self) -> str:
-        """mmap of a map; the second one of the same map fails."""
-        free = [s for s in range(SLOTS) if s not in self.slots]
-        if not self.maps or not free:
-            return ""
-        i = int(self.rng.random() * len(self.maps))
-        fd, offset, m, _ = self.maps[i]
-        x = self.gntdevs[fd][1]
-        grant = next(g for g in self.gntdevs[fd][0].maps if g.index == offset >> 12).grants[0]
-        guest = self.b.rig.xen.domains.get(grant[0])
-        if guest is not None and grant[0] and grant[1] < guest.grant_table.nr_entries:
-            act = guest.grant_table.active[grant[1]]
-            pinned = act.frame is not None and act.frame.xenheap
-            if pinned or self.b.rig.special(guest.grant_table.frame_field(grant[1])):
-                return ""
-        writable = self.rng.random() < 0.5
-        slot = Slot("grant", x)
-        slot.writable = writable
-        self.kernel.grant_log.clear()
-        code = OKAY
-        try:
-            self.process.mmap(VPN + free[0], 1, PROT_READ | (PROT_WRITE if writable else 0), MAP_SHARED, fd, offset)
-        except KernelError as error:
-            code = "EINVAL" if error.code == abi.EINVAL else str(error.code)
-        self.maps[i] = (fd, offset, m, True)
-        if self.b.rules_on:
-            spent = (fd, offset) in self.spent
-            if spent and code != "EINVAL":
-                raise Mismatch(f"a map that a refused mmap has used up was mapped: {code}")
-            self._follow_mmap(slot, m, x, writable, code, spent)
-        if code == OKAY:
-            self.slots[free[0]] = slot
-        elif self.b.rules_on and (fd, offset) not in self.spent and not self.b.shadow.T["gmap.mapped"][m]:
-            # A refused mmap spends the map. The rules keep it unspent; here it goes off their list, which answers alike.
-            self._rule("gntdev_unmap_grant_ref", {"p": USER, "x": x, "m": m})
-            self.spent.add((fd, offset))
-        return f"gntdev mmap of map {m}: {code}"
-
-    def _follow_mmap(self, slot: Slot, m: int, x: int, writable: bool, code: str, spent: bool) -> None:
-        sh = self.b.shadow
-        log = list(self.kernel.grant_log)
-        if not log and spent:
-            return
-        if not log:
-            self._rule("gntdev_mmap", {"p": USER, "x": x, "m": m, "writable": int(writable), "got_h": 0,
-                                       "this": sh.free_calls[-1]}, code)
-            return
-        granter, ref = sh.T["gmap.granter"][m], sh.T["gmap.ref"][m]
-        for n, (cmd, raw) in enumerate(log):
-            if cmd == abi.GNTTABOP_MAP_GRANT_REF:
-                fields = abi.MAP_GRANT_REF.unpack(raw)
-                p, file, gmap = (USER, x, m) if n == 0 else (KERNEL, self.kernel_file, self._element("gmap.listed"))
-                if n:
-                    self._rule("gntdev_map_grant_ref", {"p": KERNEL, "x": file, "dom": granter, "ref": ref, "m": gmap})
-                t = self._map(p, file, gmap, writable, status_name(fields[4]), fields[5])
-                if n:
-                    self._rule("gntdev_unmap_grant_ref", {"p": KERNEL, "x": file, "m": gmap})
-                    slot.kernel = t
-                else:
-                    slot.user = t
-            else:
-                self._unmap(raw, slot)
-
-    def _map(self, p: int, x: int, m: int, writable: bool, status: str, number: int) -> int | None:
-        b, sh = self.b, self.b.shadow
-        call = sh.free_calls[-1]
-        h = sh.free_handle()
-        code = sh.try_step("gntdev_mmap", {"p": p, "x": x, "m": m, "writable": int(writable), "got_h": h, "this": call})
-        if code == OKAY and status == OKAY:
-            t = sh.free_translation()
-            sh.step("gntdev_mmap.insert", {"this": call, "got_t": t, "got_u": sh.free_translation(t)})
-            sh.handles[0, number] = h
-            return t
-        if code == OKAY:
-            if not self._may_fail(m):
-                raise Mismatch(f"gntdev mmap: the rules say okay, Xen {status}")
-            sh.step("gntdev_mmap.insert", {"this": call, "got_t": 0, "got_u": 0}, "EINVAL", "EINVAL")
-        elif status == OKAY or code is None:
-            raise Mismatch(f"gntdev mmap: the rules say {code}, Xen {status}")
-        del b
-        return None
-
-    def _may_fail(self, m: int) -> bool:
-        """A writable map of a page table fails late."""
-        sh = self.b.shadow
-        k = sh.T["gmap.granter"][m] * sh.rules.nrefs + sh.T["gmap.ref"][m]
-        frame = sh.T["active.frame"][k] if sh.T["status.reading"][k] else sh.T["entry.frame"][k]
-        return self.b.is_table(sh.mfn(frame))
-
-    def _unmap(self, raw: bytes, slot: Slot) -> None:
-        sh = self.b.shadow
-        _, _, number, status, _ = abi.UNMAP_GRANT_REF.unpack(raw)
-        h = sh.handles.get((0, number))
-        if h is None:
-            if status_name(status) != "GNTST_bad_handle":
-                raise Mismatch(f"Dom0 unmaps handle {number:#x}, which it does not have: {status_name(status)}")
-            return
-        t = sh.T["mapping.host_t"][h]
-        p = USER if t == slot.user else KERNEL
-        call = sh.free_calls[-1]
-        frame = sh.T["translation.frame"][t]
-        code = sh.step("gntdev_munmap", {"p": p, "t": t, "this": call}, ANY)
-        if (code == OKAY) != (status == 0):
-            raise Mismatch(f"gntdev munmap: the rules say {code}, Xen {status_name(status)}")
-        if code == OKAY:
-            del sh.handles[0, number]
-            sh.step("gntdev_munmap.flush", {"this": call})
-            sh.step("gntdev_munmap.complete", {"this": call})
-            self.b.touch_frame(frame)
-
-    def munmap(self) -> str:
-        """munmap."""
-        if not self.slots:
-            return ""
-        n = self.rng.choice(list(self.slots))
-        self.kernel.grant_log.clear()
-        self.process.space.unmap(VPN + n, 1)
-        self._unmapped(n)
-        return f"munmap {n}"
-
-    def _unmapped(self, n: int) -> None:
-        slot = self.slots.pop(n)
-        self.released.add(slot.file)
-        if not self.b.rules_on:
-            return
-        if slot.kind == "own" and slot.user is not None:
-            frame = self.b.shadow.T["translation.frame"][slot.user]
-            self._rule("gntalloc_munmap", {"p": USER, "t": slot.user})
-            self._rule("flush_tlb", {"d": 0})
-            self.b.touch_frame(frame)
-            return
-        for cmd, raw in self.kernel.grant_log:
-            if cmd == abi.GNTTABOP_UNMAP_GRANT_REF:
-                self._unmap(raw, slot)
-        self.kernel.grant_log.clear()
-
-    def unmap_ref(self) -> str:
-        """IOCTL_GNTDEV_UNMAP_GRANT_REF; what is mapped stays."""
-        if not self.gntdevs:
-            return ""
-        fd = self.rng.choice(list(self.gntdevs))
-        device, x = self.gntdevs[fd]
-        mine = [m for m in self.maps if m[0] == fd]
-        if not mine:
+    def close(self, proc: Proc) -> str:
+        """close(); other descriptors and what is mapped keep the file."""
+        if not proc.fds or self.rng.random() < 0.1:
             try:
-                device.unmap_grant_ref(0x77000, 1)
-                code = OKAY
+                proc.sys.close(NOT_THERE)
             except KernelError as error:
-                code = "ENOENT" if error.code == abi.ENOENT else str(error.code)
-            self._rule("gntdev_unmap_grant_ref", {"p": USER, "x": x,
-                                                  "m": self._element("gmap.listed") if self.b.rules_on else 0}, code)
-            return "gntdev unmap_grant_ref of nothing"
-        fd, offset, m, _ = self.rng.choice(mine)
-        device.unmap_grant_ref(offset, 1)
-        self.maps = [e for e in self.maps if e[2] != m or e[0] != fd or e[1] != offset]
-        if (fd, offset) in self.spent:
-            self.spent.discard((fd, offset))
-        else:
-            self._rule("gntdev_unmap_grant_ref", {"p": USER, "x": x, "m": m})
-        return f"gntdev unmap_grant_ref {m}"
+                code = "EBADF" if error.code == abi.EBADF else str(error.code)
+            else:
+                code = OKAY
+            self.rule("close", {"p": proc.space, "x": self.element("file.open")}, code)
+            return "close of nothing"
+        fds = list(proc.fds)
+        self._close(proc, fds[int(self.rng.random() * len(fds))])
+        return "close"
 
-    def alloc(self) -> str:
-        """IOCTL_GNTALLOC_ALLOC_GREF."""
-        if not self.gntallocs:
-            return ""
-        fd = self.rng.choice(list(self.gntallocs))
-        device, x = self.gntallocs[fd]
-        dom = self.rng.choice((1, 2, 3))
-        writable = self.rng.random() < 0.7
-        code, mfn, offset, refs = OKAY, 0, 0, [0]
-        self.pool.retry_deferred()  # so does the call itself, but what it frees it may give out again at once
-        self.settle()
-        try:
-            offset, refs = device.alloc(dom, int(writable), 1)
-            mfn = device.pages[-1].frame.mfn
-        except KernelError as error:
-            code = "ENOSPC" if error.code == abi.ENOSPC else str(error.code)
-        self.settle()
-        if not self.b.rules_on:
-            return "gntalloc alloc"
-        sh = self.b.shadow
-        args = {"p": USER, "x": x, "dom": dom, "writable": int(writable)}
-        if code == OKAY:
-            used = set(sh.dom0_frames.values())
-            f = next(e for e in range(sh.size.heap, sh.size.heap + sh.size.dom0_frames) if e not in used)
-            sh.dom0_frames[mfn] = f
-            args |= {"f": f, "r": sh.ref(refs[0])}
-            self.pages[f] = (fd, offset, refs[0])
-        self._rule("gntalloc_alloc_gref", args, code, None if code == OKAY else code)
-        return f"gntalloc alloc for d{dom}: {code}"
+    def _close(self, proc: Proc, fd: int) -> None:
+        self.rule("close", {"p": proc.space, "x": proc.fds.pop(fd).x})
+        proc.sys.close(fd)
+        self.sync()
 
-    def share(self) -> str:
-        """mmap of a page that gntalloc gave out."""
-        free = [s for s in range(SLOTS) if s not in self.slots]
-        if not self.pages or not free:
-            return ""
-        f, (fd, offset, _) = self.rng.choice(list(self.pages.items()))
-        if fd not in self.gntallocs:
-            return ""
-        x = self.gntallocs[fd][1]
-        code = OKAY
-        try:
-            self.process.mmap(VPN + free[0], 1, PROT_READ | PROT_WRITE, MAP_SHARED, fd, offset)
-        except KernelError as error:
-            code = "ENOENT" if error.code == abi.ENOENT else str(error.code)
-        slot = Slot("own", x)
-        if self.b.rules_on:
-            t = self.b.shadow.free_translation()
-            self._rule("gntalloc_mmap", {"p": USER, "x": x, "f": f, "t_t": t, "t_nil": self.b.shadow.size.handles - 1}, code)
-            slot.user = t
-        if code == OKAY:
-            self.slots[free[0]] = slot
-        return f"gntalloc mmap: {code}"
+    def setuid(self, proc: Proc) -> str:
+        """The process gives up being root."""
+        proc.root = False
+        self.rule("setuid", {"p": proc.space})
+        return "setuid"
 
-    def dealloc(self) -> str:
-        """IOCTL_GNTALLOC_DEALLOC_GREF."""
-        if not self.pages:
-            return ""
-        f, (fd, offset, _) = self.rng.choice(list(self.pages.items()))
-        if fd not in self.gntallocs:
-            return ""
-        device, x = self.gntallocs[fd]
-        code = OKAY
-        try:
-            device.dealloc(offset, 1)
-        except KernelError as error:
-            code = "EINVAL" if error.code == abi.EINVAL else str(error.code)
-        self._rule("gntalloc_dealloc_gref", {"p": USER, "x": x, "f": f}, code)
-        return f"gntalloc dealloc: {code}"
-
-    def store(self) -> str:
-        """A store of the process."""
-        for n, slot in self.slots.items():
+    def store(self, proc: Proc) -> str:
+        """Stores through all its mappings."""
+        for slot in proc.slots.values():
             if slot.writable and slot.user is not None:
-                self.process.space.store((VPN + n << 12) + 256, b"dom0")
-                self._rule("store", {"space": USER, "t": slot.user})
+                at = slot.record.byte_at if slot.record is not None and slot.record.byte_at >= 0 else 256
+                proc.sys.store((slot.vpn << 12) + at, b"dom0")
+                self.rule("store", {"space": proc.space, "t": slot.user})
         return "store"
 
-    def close(self) -> str:
-        """close(); what is mapped keeps the file."""
-        fds = [*self.gntdevs, *self.gntallocs]
-        if not fds:
+    # Processes.
+
+    def _spawn(self) -> str:
+        """The toolstack starts a process. It gives up what it inherits, and mostly stops being root."""
+        proc = self._fork(self.procs[TOOLS], USER)
+        for fd in list(proc.fds):
+            if self.rng.random() < 0.9:
+                self._close(proc, fd)
+        if self.rng.random() < 0.75:
+            self.setuid(proc)
+        return "a new process"
+
+    def fork(self, proc: Proc) -> str:
+        """fork() of the user process."""
+        if CHILD in self.procs or proc.space != USER:
             return ""
-        fd = self.rng.choice(fds)
-        x = (self.gntdevs.get(fd) or self.gntallocs[fd])[1]
-        self._forget(fd, x)
-        self.process.close(fd)
-        self._rule("close", {"p": USER, "x": x})
-        return f"close {fd}"
+        self._fork(proc, CHILD)
+        return "fork"
 
-    def _forget(self, fd: int, x: int) -> None:
-        """What the file lists goes with it."""
-        for entry in [e for e in self.maps if e[0] == fd]:
-            self.maps.remove(entry)
-            if entry[:2] in self.spent:
-                self.spent.discard(entry[:2])
-            else:
-                self._rule("gntdev_unmap_grant_ref", {"p": USER, "x": x, "m": entry[2]})
-        if self.b.rules_on:
-            for f, (owner, offset, ref) in list(self.pages.items()):
-                if owner == fd:
-                    self.pages[f] = (-1, offset, ref)
-                if owner == fd and self.b.shadow.T["shared_page.listed"][f]:
-                    self._rule("gntalloc_dealloc_gref", {"p": USER, "x": x, "f": f})
-        self.gntdevs.pop(fd, None)
-        self.gntallocs.pop(fd, None)
-        self.released.add(x)
+    def _fork(self, parent: Proc, space: int) -> Proc:
+        child = Proc(space, parent.process.fork(), self.nodes, parent)
+        self.procs[space] = child
+        self._know_buffer(child)
+        self.rule("fork", {"p": parent.space, "child": space})
+        for slot in parent.slots.values():
+            if slot.kind == "own":
+                maddr = child.process.space.pte_maddr(slot.vpn)
+                copy = child.slots[slot.vpn] = Slot("own", slot.vpn, slot.writable, maddr=maddr)
+                if self.b.rules_on and slot.user is not None:
+                    copy.user = self.b.shadow.free_translation()
+                    self.rule("gntalloc_inherit", {"p": parent.space, "child": space, "t": slot.user, "u_t": copy.user,
+                                                   "u_nil": self.b.shadow.size.handles - 1})
+        return child
 
-    def exit(self) -> str:
-        """kill -9; the toolstack starts the next process, which gives up what it inherits."""
-        if self.b.flights:
+    def exit(self, proc: Proc) -> str:
+        """exit or kill -9: the address space is taken apart, then descriptors go."""
+        if proc.space == TOOLS:
             return ""
-        for fd, (_, x) in [*self.gntdevs.items(), *self.gntallocs.items()]:
-            self._forget(fd, x)
-        self.kernel.grant_log.clear()
-        self._rule("exit", {"p": USER})
-        for n in sorted(self.slots):
-            self.process.space.unmap(VPN + n, 1)
-            self._unmapped(n)
-        self.process.exit()
-        self.settle()
-        self._rule("reap", {"p": USER})
-        self._rule("fork", {"p": TOOLS, "child": USER})
-        self._rule("close", {"p": USER, "x": self.b.privcmd})
-        self._rule("setuid", {"p": USER})
-        self._rule("open_privcmd", {"p": USER, "x_x": 0}, "EACCES")
-        self.process = Process(self.kernel)
-        return "exit and a new process"
+        self.rule("exit", {"p": proc.space})
+        proc.fds.clear()
+        del self.procs[proc.space]
+        self.procs[-1] = proc  # still looked up by its mappings
+        mfn = proc.page().mfn
+        proc.process.exit()
+        del self.procs[-1], self.b.shadow.dom0_frames[mfn]
+        self.sync()
+        for slot in proc.slots.values():
+            if slot.kind != "grant" or slot.user is not None or slot.kernel is not None:
+                raise Mismatch(f"a process that has gone keeps a mapping: {slot}")
+        self.rule("reap", {"p": proc.space})
+        return "exit"
 
-    def settle(self) -> None:
-        """Files and shared pages that nobody uses any more."""
-        sh = self.b.shadow
+    # What the kernel does.
+
+    def fly(self, cmd: int, elements: Sequence[bytes]) -> int:
+        """A grant hypercall of the kernel: a call in flight, between whose steps guests run."""
+        self.sync()
+        kernel = self.kernel
+        flight = Flight(f"dom0: grant op {cmd}", 0, 0, kernel.xen.hypercall(
+            kernel.vcpu, abi.HYPERVISOR_GRANT_TABLE_OP, cmd, kernel.arg_va, len(elements)), read=kernel.result)
+        self.b.launch(flight, dom0_gntdev.follower(self, flight, cmd, elements), 1)
+        self.interleave(flight)
+        return flight.rc
+
+    def slots(self) -> list[tuple[Proc, Slot]]:
+        """All mappings of all processes."""
+        return [(proc, slot) for proc in self.procs.values() for slot in proc.slots.values()]
+
+    def poked(self, window: int) -> None:
+        """The kernel has cleared a byte through its own window, for an unmap notification."""
         if not self.b.rules_on:
             return
-        in_use = {entry.ref for entry in self.pool.deferred}
-        for f, (_, _, ref) in list(self.pages.items()):
-            if not sh.T["shared_page.listed"][f] and ref in self.kernel.free_refs and ref not in in_use:
-                sh.step("gntalloc_free", {"f": f})
-                del self.pages[f]
-                sh.limbo.discard(f)
-                sh.dom0_frames = {m: e for m, e in sh.dom0_frames.items() if e != f}
-        if not self.b.flights:
-            for x in list(self.released):
-                if not sh.T["file.open"][x] or sh.try_step("release_file", {"x": x}) == OKAY:
-                    self.released.discard(x)
+        found = self.mapping.slot if self.mapping is not None else None
+        found = next((s for _, s in self.slots() if s.record is not None and window in s.record.gmap.slots), found)
+        if found is None or found.kernel is None:
+            raise Mismatch("the kernel has cleared a byte of nobody's mapping")
+        self.rule("store", {"space": KERNEL, "t": found.kernel})
+
+    def cleared(self, maddr: int) -> None:
+        """The kernel has cleared a page-table entry by mmu_update."""
+        for proc, slot in self.slots():
+            if slot.maddr == maddr and slot.kind != "grant":
+                del proc.slots[slot.vpn]
+                if self.b.rules_on and slot.user is not None:
+                    frame = self.b.shadow.T["translation.frame"][slot.user]
+                    label = "gntalloc_munmap" if slot.kind == "own" else "privcmd_munmap"
+                    self.rule(label, {"p": proc.space, "t": slot.user})
+                    self.rule("flush_tlb", {"d": 0})
+                    self.b.touch_frame(frame)
+                    self.b.settle()
+                return
+
+    def event(self, cmd: int, port: int) -> None:
+        """The kernel has closed or rung a port by itself: the last close of a file, the end of a map."""
+        if self.own_event:
+            return
+        if cmd == abi.EVTCHNOP_CLOSE:
+            self.rule("evtchn_release", {"q": port - 1})
+        else:
+            self.sync()
+
+    def sync(self) -> None:
+        """Files that are released, maps that have ended, shared pages that are taken back."""
+        if not self.b.rules_on:
+            self.files = [o for o in self.files if o.file.refs]
+            self.records = [r for r in self.records if r.gmap.users]
+            for page in [p for p in self.pages if self._taken_back(p)]:
+                self.pages.remove(page)
+                del self.b.shadow.dom0_frames[page.mfn]
+            return
+        sh = self.b.shadow
+        for opened in [o for o in self.files if not o.file.refs]:
+            if any(sh.T["bound.used"][q] and sh.T["bound.file"][q] == opened.x for q in range(sh.size.ports)):
+                continue  # still closing its ports
+            self.rule("release_file", {"x": opened.x})
+            self.files.remove(opened)
+        for record in [r for r in self.records if not r.gmap.users]:
+            if sh.T["notice.event"][record.m]:
+                self.rule("gntdev_ring", {"m": record.m})
+            self.records.remove(record)
+        for page in [p for p in self.pages if self._taken_back(p)]:
+            self.rule("gntalloc_free", {"f": page.f})
+            self.pages.remove(page)
+            sh.limbo.discard(page.f)
+            del sh.dom0_frames[page.mfn]
+
+    def _taken_back(self, page: SharedPage) -> bool:
+        return page.ref in self.kernel.free_refs
 
     def end(self) -> None:
-        """The process goes, and its peers' last pages come back."""
-        self.exit()
+        """The processes go, and their peers' last pages come back."""
+        for proc in [p for p in self.procs.values() if p.space != TOOLS]:
+            self.exit(proc)
         self.pool.retry_deferred()
-        self.settle()
-        if self.pool.deferred or self.pages:
-            raise Mismatch("Dom0 keeps a shared page at the end")
-        self.process.exit()
+        self.sync()
+        if self.pool.deferred or self.pages or self.records or self.files:
+            raise Mismatch("Dom0 keeps a shared page, a map or a file at the end")
+        self.procs[TOOLS].process.exit()
+        if self.procs[TOOLS].slots or self._kernel_has() != self.at_start:
+            raise Mismatch(f"Dom0's kernel had {self.at_start} at the start and has {self._kernel_has()} at the end")
+
+    def _kernel_has(self) -> dict[str, int]:
+        """What the kernel gives out and has to get back."""
+        kernel = self.kernel
+        return {"pages": len(kernel.free_pages), "windows": len(kernel.free_slots), "references": len(kernel.free_refs),
+                "open ports": len(kernel.domain.events.ports), "users of ports": len(kernel.evtchn_users)}

@@ -6,7 +6,7 @@ L1 table are where it maps things. The policy is a matrix of who may share with 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 from impl.dom0.kernel import Kernel
 from impl.xen import abi
@@ -24,7 +24,6 @@ GUEST_PAGES = 2
 FIXED = GUEST_PAGES + 5
 SLOTS = 5
 DOM0_PAGES = 96
-GrantOp = tuple[int, bytes]
 
 
 class Matrix(DummyPolicy):
@@ -58,10 +57,14 @@ class Guest:
         if get_table(xen, self.layout.root, domain, PGT_L4):
             raise AssertionError("the root was refused for the second vCPU")
         second.cr3 = self.layout.root
-        self.fixed = [frame.mfn for frame in self.layout.pages]
-        self.pool: list[int] = []
+        self.fixed = {frame.mfn: None for frame in self.layout.pages}  # in order
         self.window: Frame = self.layout.windows[0]
         self.first_vpn = self.layout.window_va(0) >> 12
+
+    @property
+    def pool(self) -> list[int]:
+        """The pages that it holds beside the fixed ones."""
+        return [mfn for mfn, frame in self.domain.pages.items() if frame.allocated and mfn not in self.fixed]
 
     def arg(self, vcpu: int) -> int:
         """Where a vCPU's arguments lie."""
@@ -82,25 +85,54 @@ class Guest:
         return read(self.xen, self.domain.vcpus[vcpu], self.arg(vcpu) + offset, size) or bytes(size)
 
 
-class RecordingKernel(Kernel):
-    """Dom0's kernel; it notes each element of its grant hypercalls as Xen left it."""
+class WatchedKernel(Kernel):
+    """Dom0's kernel; whoever watches makes its grant hypercalls step by step, and hears what else it does by itself."""
 
-    __slots__ = ("grant_log",)
+    __slots__ = ("cleared", "event", "fly", "poked")
 
     def __init__(self, *args: object, **options: int) -> None:
-        self.grant_log: list[GrantOp] = []
+        self.fly: Callable[[int, Sequence[bytes]], int] | None = None
+        self.poked: Callable[[int], None] | None = None
+        self.cleared: Callable[[int], None] | None = None
+        self.event: Callable[[int, int], None] | None = None
         super().__init__(*args, **options)  # type: ignore[arg-type]
 
     def grant_op(self, cmd: int, elements: Sequence[bytes]) -> tuple[int, list[bytes]]:
-        rc, out = super().grant_op(cmd, elements)
-        self.grant_log += [(cmd, raw) for raw in out]
-        return rc, out
+        if self.fly is None:
+            return super().grant_op(cmd, elements)
+        write(self.xen, self.vcpu, self.arg_va, b"".join(elements))
+        rc = self.fly(cmd, elements)
+        size = len(elements[0])
+        raw = self.result(0, size * len(elements))
+        return rc, [raw[i:i + size] for i in range(0, len(raw), size)]
+
+    def mmu_update(self, ptr: int, val: int, foreigndom: int) -> int:
+        rc = super().mmu_update(ptr, val, foreigndom)
+        if val == 0 and rc == 0 and self.cleared is not None:
+            self.cleared(ptr)
+        return rc
+
+    def evtchn_op(self, cmd: int, arg: bytes) -> tuple[int, bytes]:
+        done = super().evtchn_op(cmd, arg)
+        if cmd in (abi.EVTCHNOP_CLOSE, abi.EVTCHNOP_SEND) and self.event is not None:
+            self.event(cmd, abi.U32.unpack(arg)[0])
+        return done
+
+    def result(self, offset: int, size: int) -> bytes:
+        """Bytes of the argument page."""
+        return read(self.xen, self.vcpu, self.arg_va + offset, size) or bytes(size)
+
+    def poke_slot(self, slot: int, offset: int, payload: bytes) -> bool:
+        done = super().poke_slot(slot, offset, payload)
+        if done and self.poked is not None:
+            self.poked(slot)
+        return done
 
 
 class Rig:
     """Xen, Dom0's kernel and the guests."""
 
-    def __init__(self, seed: int, heap: int) -> None:
+    def __init__(self, seed: int, heap: int, ports: int) -> None:
         probe = Xen(nframes=0x2000, reserved=0x1000, seed=seed)
         probe.create_dom0()
         Kernel(probe, probe.domains[0], npages=DOM0_PAGES, nwindows=1)
@@ -108,7 +140,8 @@ class Rig:
         self.policy = Matrix()
         self.xen = Xen(nframes=self.first_mfn + heap, reserved=0x1000, seed=seed, policy=self.policy)
         self.dom0 = self.xen.create_dom0()
-        self.kernel = RecordingKernel(self.xen, self.dom0, npages=DOM0_PAGES, nwindows=1)
+        self.dom0.max_evtchn_port = ports
+        self.kernel = WatchedKernel(self.xen, self.dom0, npages=DOM0_PAGES, nwindows=1)
         self.guests: dict[int, Guest] = {}
 
     def obtainable(self, domain: Domain, mfn: int) -> bool:

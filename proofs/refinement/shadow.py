@@ -65,6 +65,16 @@ class Shadow:
         """The frame number of an element."""
         return next((m for m, e in self.dom0_frames.items() if e == element), self.first_mfn + element)
 
+    def port(self, number: int) -> int:
+        """The element of a port number; of one that cannot be, some port that is closed in every domain."""
+        if 0 < number <= self.size.ports:
+            return number - 1
+        state = self.T["port.state"]
+        for q in range(self.size.ports):
+            if not any(state[d * self.size.ports + q] for d in range(NOBODY + 1)):
+                return q
+        raise Mismatch("the world has too few ports")
+
     def ref(self, number: int) -> int:
         """The element of a reference; what the world does not hold lies outside of every table."""
         return self.refs.get(number, self.rules.nrefs - 1)
@@ -118,11 +128,12 @@ class Shadow:
                 if self.T["frame.content"][f] == 1:
                     keep.add(self.T["frame.secret"][f])
             block = self.rules.nrefs * (NOBODY + 1) * self.size.frames
+            ports = self.size.ports * (NOBODY + 1)
             for life in range(len(spent)):
                 if life not in keep:
                     spent[life] = 0
-                    for name in ("offered", "offered_rw"):
-                        self.T[name][life * block:(life + 1) * block] = [0] * block
+                    for name, size in (("offered", block), ("offered_rw", block), ("invited", ports)):
+                        self.T[name][life * size:(life + 1) * size] = [0] * size
         if all(spent):
             raise Mismatch("the world has too few lives")
         return spent.index(0)
@@ -152,6 +163,11 @@ class Shadow:
                 key = self._keys[label, code] = f"{label}: {code}"
             self.reached[key] = self.reached.get(key, 0) + 1
         return code
+
+    def count(self, label: str, code: str) -> None:
+        """An outcome of the implementation that the rules leave to what they do not have (README: normal forms)."""
+        key = f"{label}: {code}"
+        self.reached[key] = self.reached.get(key, 0) + 1
 
     def step(self, label: str, args: dict[str, int], expect: str = OKAY, fail: str | None = None) -> str:
         """Take a rule step that must end with this code."""

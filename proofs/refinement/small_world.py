@@ -16,10 +16,11 @@ from impl.xen.domains import Domain
 from impl.xen.frames import Frame
 from impl.xen.pagetables import PTE_A, PTE_D, PTE_MFN, PTE_P, PTE_RW, PTE_USER, read_pte
 from impl.xen.scheduler import HELD
-from proofs.refinement import rules_of as r
+from proofs.refinement import follow_domains as fd
+from proofs.refinement import follow_grants as fg
 from proofs.refinement.bench import Bench
+from proofs.refinement.flight import CopyElement, Flight, Follower, MapElement, UnmapElement
 from proofs.refinement.rig import SLOTS, Guest
-from proofs.refinement.rules_of import CopyElement, Flight, MapElement, UnmapElement
 from proofs.refinement.shadow import Mismatch
 from proofs.refinement.world import Rules
 
@@ -138,14 +139,14 @@ def act(b: Bench, action: Action, limits: Limits) -> None:
     elif name == "decrease":
         granter = guests[GRANTER]
         mfn = sorted(granter.pool)[numbers[0]]
-        _memory_op(b, granter, "decrease", abi.XENMEM_DECREASE_RESERVATION, mfn, lambda f: r.follow_decrease(b, f, [mfn]))
+        _memory_op(b, granter, "decrease", abi.XENMEM_DECREASE_RESERVATION, mfn, lambda f: fd.follow_decrease(b, f, [mfn]))
     elif name == "create":
         _create(b, limits)
     elif name == "populate":
         _populate(b, guests[GRANTER])
     elif name == "version":
         _fly(b, guests[GRANTER], f"set_version {numbers[0]}", 20, (8, -1, 1), abi.SET_VERSION.pack(numbers[0]),
-             lambda f: r.follow_version(b, f, numbers[0]))
+             lambda f: fd.follow_version(b, f, numbers[0]))
     elif name == "destroy":
         _destroy(b, guests[GRANTER])
     elif name == "self_map":
@@ -163,17 +164,17 @@ def _mapper_acts(b: Bench, mapper: Guest, name: str, numbers: list[int]) -> None
         slot = 0 if flags == 6 else 1
         element = MapElement(slot, flags, ref, GRANTER, mapper.slot_va(slot))
         payload = abi.MAP_GRANT_REF.pack(element.addr, flags, ref, GRANTER, 0, 0, 0)
-        _fly(b, mapper, f"map {ref} {flags}", 20, (0, -1, 1), payload, lambda f: r.follow_map(b, f, [element]))
+        _fly(b, mapper, f"map {ref} {flags}", 20, (0, -1, 1), payload, lambda f: fg.follow_map(b, f, [element]))
     elif name == "unmap":
         handle, slot = _live(mapper)[numbers[0]]
         unmapping = UnmapElement(slot, mapper.slot_va(slot), 0, handle)
         _fly(b, mapper, f"unmap of {numbers[0]}", 20, (1, -1, 1), abi.UNMAP_GRANT_REF.pack(unmapping.addr, 0, handle, 0, 0),
-             lambda f: r.follow_unmap(b, f, [unmapping]))
+             lambda f: fg.follow_unmap(b, f, [unmapping]))
     elif name == "copy":
         ref = numbers[0]
         side = CopyElement(True, ref, GRANTER, 0, True, ref, GRANTER, 64, 32)
         _fly(b, mapper, f"copy {ref}", 20, (5, -1, 1), abi.COPY.pack(ref, GRANTER, 0, 0, ref, GRANTER, 64, 0, 32, 3, 0, 0),
-             lambda f: r.follow_copy(b, f, [side]))
+             lambda f: fg.follow_copy(b, f, [side]))
     elif name == "load":
         b.steps += 1
         b.access(mapper, 0, numbers[0], bool(numbers[0]))
@@ -181,7 +182,7 @@ def _mapper_acts(b: Bench, mapper: Guest, name: str, numbers: list[int]) -> None
 
 
 def _fly(b: Bench, guest: Guest, text: str, number: int, args: tuple[int, ...], payload: bytes,
-         follower: Callable[[Flight], r.Follower]) -> None:
+         follower: Callable[[Flight], Follower]) -> None:
     """Start a call on the guest's first free vCPU and take its first step."""
     busy = {f.vcpu for f in b.flights if f.domid == guest.domid and f.guest is not None}
     vcpu = next(v for v in (0, 1) if v not in busy)
@@ -192,29 +193,29 @@ def _fly(b: Bench, guest: Guest, text: str, number: int, args: tuple[int, ...], 
     b.advance(flight)
 
 
-def _memory_op(b: Bench, guest: Guest, text: str, cmd: int, mfn: int, follower: Callable[[Flight], r.Follower]) -> None:
+def _memory_op(b: Bench, guest: Guest, text: str, cmd: int, mfn: int, follower: Callable[[Flight], Follower]) -> None:
     base = guest.arg(0)
     payload = abi.MEMORY_RESERVATION.pack(base + 64, 1, 0, 0, abi.DOMID_SELF, 0, 0) + bytes(32) + abi.U64.pack(mfn)
     _fly(b, guest, text, abi.HYPERVISOR_MEMORY_OP, (cmd, -1), payload, follower)
 
 
 def _populate(b: Bench, guest: Guest) -> None:
-    _memory_op(b, guest, "populate", abi.XENMEM_POPULATE_PHYSMAP, 0, lambda f: r.follow_populate(b, f, 1))
+    _memory_op(b, guest, "populate", abi.XENMEM_POPULATE_PHYSMAP, 0, lambda f: fd.follow_populate(b, f, 1))
 
 
 def _update(b: Bench, guest: Guest, slot: int, pte: int) -> None:
     payload = abi.MMU_UPDATE.pack(guest.layout.window_maddr(slot), pte)
     _fly(b, guest, f"mmu_update {slot} {bool(pte)}", 1, (-1, 1, 0, abi.DOMID_SELF), payload,
-         lambda f: r.follow_mmu(b, f, slot, pte, abi.DOMID_SELF, True))
+         lambda f: fd.follow_mmu(b, f, slot, pte, abi.DOMID_SELF, True))
 
 
 def _destroy(b: Bench, guest: Guest) -> None:
-    from proofs.refinement.campaign import write_domctl
+    from proofs.refinement.driver import write_domctl
 
     kernel = b.rig.kernel
     write_domctl(b, abi.DOMCTL_HEADER.pack(abi.DOMCTL_DESTROYDOMAIN, abi.DOMCTL_INTERFACE_VERSION, guest.domid, 0, 0, 0))
     flight = Flight("destroy", guest.domid, 0, b.rig.xen.hypercall(kernel.vcpu, abi.HYPERVISOR_DOMCTL, kernel.arg_va))
-    b.launch(flight, r.follow_destroy(b, flight, guest.domid), 0)
+    b.launch(flight, fd.follow_destroy(b, flight, guest.domid), 0)
     b.advance(flight)
 
 

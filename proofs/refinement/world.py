@@ -21,7 +21,8 @@ from model.world import State, World
 
 SYSTEM = str(Path(__file__).parent / "compared.rules")
 NOBODY = 4
-TOOLS, USER, KERNEL = 0, 4, 5  # address spaces of Dom0: the toolstack, a user process, and the kernel's own windows
+# Address spaces of Dom0: the toolstack, a user process, a child of it, and the kernel's own windows.
+TOOLS, USER, CHILD, KERNEL = 0, 4, 5, 6
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,15 @@ class Size:
 
     guests: int = 3
     heap: int = 60  # frames that guests, their tables and the hypervisor share
-    dom0_frames: int = 4
+    dom0_frames: int = 6
     refs: tuple[int, ...] = (0, 1, 8, 9, 10, 700, 5000)
-    calls: int = 6
-    translations: int = 56
+    calls: int = 7
+    translations: int = 64
     handles: int = 32
     lives: int = 10
-    files: int = 8
-    maps: int = 6
+    files: int = 10
+    maps: int = 16
+    ports: int = 5
 
     @property
     def frames(self) -> int:
@@ -59,10 +61,11 @@ class Rules:
         self.size = size
         self.system: System = loader.load(SYSTEM)
         world = World(
-            {**dict.fromkeys(self.system.sorts, 1),  # event channels are not compared
+            {**dict.fromkeys(self.system.sorts, 1),
              "Domain": NOBODY + 1, "Life": size.lives, "Frame": size.frames, "Epoch": 2 * size.frames,
              "Space": KERNEL + 1, "Translation": size.translations, "Ref": len(size.refs), "Handle": size.handles,
-             "Call": size.calls, "File": size.files, "Map": size.maps},
+             "Call": size.calls, "File": size.files, "Map": size.maps,
+             "Port": size.ports},
             {"dom0": 0, "gref_console": 0, "gref_xenstore": 1})
         self.machine = Machine(self.system, world)
         self.caller = Caller(self.machine)
@@ -88,7 +91,7 @@ class Rules:
         return made
 
     def start(self) -> State:
-        """Dom0 alone, with a toolstack process and a user process; the heap is empty of guests."""
+        """Dom0 alone, with a toolstack process and its kernel; the heap is empty of guests."""
         state = self.machine.empty_state()
         size = self.size
 
@@ -109,7 +112,7 @@ class Rules:
                 put("xsm_grant", a * (NOBODY + 1) + b, 1)
         for space in range(KERNEL + 1):
             put("space_of", space, space if 0 < space < USER else 0)
-        for space in (TOOLS, USER, KERNEL):
+        for space in (TOOLS, KERNEL):
             put("process.phase", space, self.members["ProcessPhase"]["process_runs"])
         put("process.root", TOOLS, 1)
         for r, number in enumerate(size.refs):

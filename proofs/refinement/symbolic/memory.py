@@ -144,9 +144,9 @@ class StatusFrames(list[Any]):
     def __getitem__(self, index: Any) -> Any:
         return Page(self.cells, number(index))
 
-    def append(self, frame: Any) -> None:
-        """A new frame of zeros."""
-        super().append(frame)
+    def extend(self, frames: Any) -> None:
+        """New frames of zeros."""
+        super().extend(frames)
         self.cells.clear()
 
 

@@ -68,7 +68,7 @@ def owned_status_frame(path: Path) -> Any:
                       ULE(base("frame.tcount", STATUS), base("frame.count", STATUS)),
                       eq(base("frame.ptype", STATUS), constant(PGT_WRITABLE)),
                       base("domain.xenheap_pages", number(m.caller.domid)) >= 1))
-    list.append(m.caller.grant_table.status, frame)
+    list.append(m.caller.grant_table.status, frame)  # it is there already, with what it holds
     return frame
 
 

@@ -1,0 +1,400 @@
+"""Calls of a Dom0 process on /dev/xen/gntdev, and the followers of the hypercalls that the kernel makes for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from impl.dom0.gntdev import Gntdev
+from impl.dom0.ioctl import (
+    COPY_HEAD,
+    FOREIGN,
+    GNTDEV_GRANT_COPY,
+    GNTDEV_MAP_GRANT_REF,
+    GNTDEV_UNMAP_GRANT_REF,
+    HEAD,
+    PAIR,
+    RANGE,
+    SEGMENT,
+    SET_UNMAP_NOTIFY,
+)
+from impl.dom0.kernel import KernelError
+from impl.xen import abi
+from impl.xen.scheduler import HELD
+from model.walk import OKAY
+from proofs.refinement.dom0_parts import MapRecord, Opened, Proc, Slot
+from proofs.refinement.flight import END, GENERAL, CopyElement, Flight, Follower
+from proofs.refinement.follow_grants import follow_copy
+from proofs.refinement.shadow import ANY, Mismatch
+from proofs.refinement.world import KERNEL
+
+if TYPE_CHECKING:
+    from proofs.refinement.dom0 import Dom0
+
+NOWHERE = 0x7700000  # an offset at which nothing is registered
+MOST_MAPS = 4
+
+
+@dataclass
+class Mapping:
+    """An mmap that the kernel is about: first the process's entry is made, then the kernel's own."""
+
+    slot: Slot
+    proc: Proc
+    x: int
+    m: int
+    made: int = 0
+
+
+def _gntdev(opened: Opened) -> Gntdev:
+    device = opened.file.device
+    assert isinstance(device, Gntdev)
+    return device
+
+
+def _free_map(d: Dom0) -> int:
+    if not d.b.rules_on:
+        return 0
+    T = d.b.shadow.T
+    return next(m for m in range(d.b.shadow.size.maps) if not (
+        T["gmap.listed"][m] or T["gmap.live"][m] or T["notice.event"][m]))
+
+
+def _some_map(d: Dom0) -> int:
+    """A map that no file lists: what a wrong index names."""
+    T = d.b.shadow.T
+    return next(m for m in range(d.b.shadow.size.maps) if not T["gmap.listed"][m]) if d.b.rules_on else 0
+
+
+# Calls.
+
+def map_ref(d: Dom0, proc: Proc) -> str:
+    """IOCTL_GNTDEV_MAP_GRANT_REF."""
+    if sum(1 for r in d.records if r.gmap.users) >= MOST_MAPS:
+        return ""
+    fd, x, opened = d.fd_of(proc, "gntdev")
+    rng = d.rng
+    ids = [n for n in d.b.rig.xen.domains if n < 4]
+    dom = ids[int(rng.random() * len(ids))]
+    refs = [n for n in d.b.shadow.size.refs if n < 1000]
+    ref = refs[int(rng.random() * len(refs))]
+    offers = []
+    for domid, guest in d.b.rig.guests.items():
+        table = guest.domain.grant_table
+        for number in refs:
+            if number < table.nr_entries and abi.HEADER.unpack_from(*table.header_at(number))[1] == 0:
+                offers.append((domid, number))
+    if offers and rng.random() < 0.85:
+        dom, ref = offers[int(rng.random() * len(offers))]
+    code, _, raw = proc.ioctl(fd, GNTDEV_MAP_GRANT_REF, HEAD.pack(1, 0, 0) + PAIR.pack(dom, ref))
+    m = _free_map(d)
+    d.rule("gntdev_map_grant_ref", {"p": proc.space, "x": x, "dom": d.b.shadow.domain(dom),
+                                    "ref": d.b.shadow.ref(ref), "m": m}, code)
+    if code == OKAY and opened is not None:
+        offset = HEAD.unpack(raw[:16])[2]
+        gmap = next(g for g in _gntdev(opened).maps if g.index << 12 == offset)
+        record = MapRecord(gmap, m, dom, ref)
+        opened.maps.append(record)
+        d.records.append(record)
+    return f"gntdev map_grant_ref d{dom} ref {ref}: {code}"
+
+
+def _listed(d: Dom0, opened: Opened | None) -> MapRecord | None:
+    """A map of the file."""
+    if opened is None or opened.kind != "gntdev":
+        return None
+    maps = [r for r in opened.maps if r.gmap in _gntdev(opened).maps]
+    return maps[int(d.rng.random() * len(maps))] if maps and d.rng.random() < 0.97 else None
+
+
+def mmap(d: Dom0, proc: Proc) -> str:
+    """mmap of a map; the second one of the same map fails, and so does one of what is not there."""
+    if len(proc.slots) >= 4:
+        return ""
+    fd, x, opened = d.fd_of(proc, "gntdev")
+    record = _listed(d, opened)
+    if opened is None and proc.fds.get(fd) is not None:
+        return ""  # another device's mmap is another rule
+    if record is not None and _special(d, record):
+        return ""
+    writable = d.rng.random() < 0.5
+    m = record.m if record is not None else _some_map(d)
+    slot = Slot("grant", 0, writable, record=record)
+    mapping = d.mapping = Mapping(slot, proc, x, m)
+    code, addr = proc.mmap(fd, record.gmap.index << 12 if record is not None else NOWHERE, writable)
+    d.mapping = None
+    if mapping.made == 0:
+        d.rule("gntdev_mmap", {"p": proc.space, "x": x, "m": m, "writable": int(writable),
+                               "this": d.b.shadow.free_calls[-1]}, code)
+    elif d.b.rules_on and (code == OKAY) != (slot.user is not None and slot.kernel is not None):
+        raise Mismatch(f"gntdev mmap answered {code}")
+    if code == OKAY:
+        slot.vpn = addr >> 12
+        proc.slots[slot.vpn] = slot
+    return f"gntdev mmap of map {m}: {code}"
+
+
+def _special(d: Dom0, record: MapRecord) -> bool:
+    """Does the grant name a page of the hypervisor's own heap? The rules know no such grants."""
+    domain = d.b.rig.xen.domains.get(record.granter)
+    if domain is None or not record.granter or record.ref >= domain.grant_table.nr_entries:
+        return False
+    act = domain.grant_table.active[record.ref]
+    return (act.frame is not None and act.frame.xenheap) or d.b.rig.special(domain.grant_table.frame_field(record.ref))
+
+
+def munmap(d: Dom0, proc: Proc) -> str:
+    """munmap of one of its mappings, whatever it is of; an address that is no page's is refused."""
+    if d.rng.random() < 0.04:
+        try:
+            proc.sys.munmap(0x1004, 1)
+            code = OKAY
+        except KernelError as error:
+            code = "EINVAL" if error.code == abi.EINVAL else str(error.code)
+        t = d.b.shadow.free_translation() if d.b.rules_on else 0
+        d.rule("gntdev_munmap", {"p": proc.space, "t": t, "this": d.b.shadow.free_calls[-1]}, code)
+        d.rule("gntalloc_munmap", {"p": proc.space, "t": _grant_translation(d, t)}, code)
+        d.rule("privcmd_munmap", {"p": proc.space, "t": _grant_translation(d, t)}, code)
+        return "munmap of no page"
+    if not proc.slots:
+        return ""
+    vpns = list(proc.slots)
+    vpn = vpns[int(d.rng.random() * len(vpns))]
+    proc.sys.munmap(vpn << 12, 1)
+    slot = proc.slots.pop(vpn, None)
+    if slot is not None and (slot.kind != "grant" or slot.user is not None or slot.kernel is not None):
+        raise Mismatch("munmap left the mapping")
+    return f"munmap {vpn:#x}"
+
+
+def _grant_translation(d: Dom0, otherwise: int) -> int:
+    """A translation that neither of the other two rules for munmap is for."""
+    if not d.b.rules_on:
+        return otherwise
+    T = d.b.shadow.T
+    return next((t for t in range(d.b.shadow.size.translations) if T["translation.present"][t]
+                 and T["translation.origin"][t] == 1), otherwise)
+
+
+def unmap_ref(d: Dom0, proc: Proc) -> str:
+    """IOCTL_GNTDEV_UNMAP_GRANT_REF; what is mapped stays."""
+    fd, x, opened = d.fd_of(proc, "gntdev")
+    record = _listed(d, opened)
+    args = {"p": proc.space, "x": x, "m": record.m if record is not None else _some_map(d)}
+    if record is not None and opened is not None:
+        d.rule("gntdev_unmap_grant_ref", args)  # first, as the map's end may ring
+        opened.maps.remove(record)
+    offset = record.gmap.index << 12 if record is not None else NOWHERE
+    code, _, _ = proc.ioctl(fd, GNTDEV_UNMAP_GRANT_REF, RANGE.pack(offset, 1, 0))
+    if record is None:
+        d.rule("gntdev_unmap_grant_ref", args, code)
+    elif code != OKAY:
+        raise Mismatch(f"gntdev unmap_grant_ref: the rules say okay, the implementation {code}")
+    return f"gntdev unmap_grant_ref {args['m']}: {code}"
+
+
+def notify(d: Dom0, proc: Proc) -> str:
+    """IOCTL_GNTDEV_SET_UNMAP_NOTIFY."""
+    fd, x, opened = d.fd_of(proc, "gntdev")
+    record = _listed(d, opened)
+    action = 1 + int(d.rng.random() * 3)
+    at = 8 * int(d.rng.random() * 500)
+    ports = list(d.kernel.evtchn_users)
+    port = ports[int(d.rng.random() * len(ports))] if ports and d.rng.random() < 0.9 else 77
+    index = (record.gmap.index << 12) + at if record is not None else NOWHERE
+    q = port - 1 if port <= d.b.shadow.size.ports else _unbound_port(d)
+    if q is None or (fd in proc.fds and proc.fds[fd].kind == "gntalloc"):
+        return ""  # gntalloc has notices of its own, which the rules leave out
+    code, _, _ = proc.ioctl(fd, SET_UNMAP_NOTIFY, RANGE.pack(index, action, port))
+    d.rule("gntdev_set_unmap_notify", {"p": proc.space, "x": x, "m": record.m if record is not None else _some_map(d),
+                                       "byte": action & 1, "event": action >> 1, "q": q}, code)
+    if code == OKAY and record is not None:
+        record.byte_at = at if action & 1 else -1
+    return f"gntdev set_unmap_notify {action} port {port}: {code}"
+
+
+def _unbound_port(d: Dom0) -> int | None:
+    used = d.kernel.evtchn_users
+    return next((n - 1 for n in range(1, d.b.shadow.size.ports + 1) if n not in used), None)
+
+
+def copy(d: Dom0, proc: Proc) -> str:
+    """IOCTL_GNTDEV_GRANT_COPY of one or two segments between grants and its own page."""
+    fd, x, _ = d.fd_of(proc, "gntdev")
+    if fd not in proc.fds or proc.fds[fd].kind != "gntdev":
+        code, _, _ = proc.ioctl(fd, GNTDEV_GRANT_COPY, COPY_HEAD.pack(0, 0, 0))
+        d.rule("gntdev_copy", {"p": proc.space, "x": x, "this": d.b.shadow.free_calls[-1]}, code)
+        return f"gntdev copy: {code}"
+    segments = b""
+    count = 1 if d.rng.random() < 0.6 else 2
+    for _ in range(count):
+        sides, flags = [], 0
+        which = d.rng.random()
+        for bit in (1, 2):
+            offset = (bit - 1) * 1024 + 8 * int(d.rng.random() * 60)
+            if (which < 0.5 and bit == 1) or (which > 0.4 and bit == 2):
+                flags |= bit
+                dom, ref = _grant(d)
+                sides.append(FOREIGN.pack(ref, offset, dom))
+            else:
+                sides.append(abi.U64.pack(proc.buffer + offset))
+        segments += SEGMENT.pack(sides[0], sides[1], 64, flags, 0, 0)
+    proc.sys.store(proc.arg + 64, segments)
+    d.copying = (proc, x)
+    code, _, _ = proc.ioctl(fd, GNTDEV_GRANT_COPY, COPY_HEAD.pack(count, 0, proc.arg + 64))
+    d.copying = None
+    if code != OKAY:
+        raise Mismatch(f"gntdev copy answered {code}")
+    return f"gntdev copy of {count}"
+
+
+def _grant(d: Dom0) -> tuple[int, int]:
+    """Domain and reference: mostly an offer to Dom0."""
+    x = d.rng.random()
+    offers = []
+    for domid, guest in d.b.rig.guests.items():
+        table = guest.domain.grant_table
+        for ref in d.b.shadow.size.refs[2:]:
+            if ref < table.nr_entries and abi.HEADER.unpack_from(*table.header_at(ref))[1] == 0 and not d.b.rig.special(
+                    table.frame_field(ref)) and not _pins_special(d, domid, ref):
+                offers.append((domid, ref))
+    if offers and x < 0.9:
+        return offers[int(x / 0.9 * len(offers))]
+    return 99, 8
+
+
+def _pins_special(d: Dom0, domid: int, ref: int) -> bool:
+    frame = d.b.rig.xen.domains[domid].grant_table.active[ref].frame
+    return frame is not None and frame.xenheap
+
+
+MOVES = ((14, map_ref), (22, mmap), (14, munmap), (5, unmap_ref), (6, notify), (12, copy))
+
+
+# Hypercalls that the kernel makes for them.
+
+def follower(d: Dom0, f: Flight, cmd: int, elements: Sequence[bytes]) -> Follower:
+    """The follower of a grant hypercall of the kernel."""
+    if cmd == abi.GNTTABOP_MAP_GRANT_REF:
+        assert d.mapping is not None and len(elements) == 1
+        d.mapping.made += 1
+        return _follow_map(d, f, d.mapping)
+    if cmd == abi.GNTTABOP_UNMAP_GRANT_REF:
+        return _follow_unmap(d, f, elements[0])
+    assert d.copying is not None
+    proc, x = d.copying
+    made = []
+    for raw in elements:
+        src, s_dom, s_off, _, dst, d_dom, d_off, _, length, flags, _, _ = abi.COPY.unpack(raw)
+        made.append(CopyElement(bool(flags & 1), src, s_dom, s_off, bool(flags & 2), dst, d_dom, d_off, length))
+    return follow_copy(d.b, f, made, "gntdev_copy", {"p": proc.space, "x": x})
+
+
+def _follow_map(d: Dom0, f: Flight, mapping: Mapping) -> Follower:
+    """gntdev_mmap for the process, then the same for the kernel, which registers the grant with a file of its own."""
+    b, sh, slot = d.b, d.b.shadow, mapping.slot
+    p, x, m = mapping.proc.space, mapping.x, mapping.m
+    granter, ref = sh.T["gmap.granter"][m], sh.T["gmap.ref"][m]
+    kernels = mapping.made == 2
+    call = f.calls[0]
+    if kernels:
+        p, x, m = KERNEL, d.kernel_file, _free_map(d)
+        sh.step("gntdev_map_grant_ref", {"p": p, "x": x, "dom": granter, "ref": ref, "m": m})
+    sh.step("gntdev_mmap", {"p": p, "x": x, "m": m, "writable": int(slot.writable), "this": call})
+    if kernels:
+        sh.step("gntdev_unmap_grant_ref", {"p": p, "x": x, "m": m})
+    tries = 0
+    key = (granter, ref)
+    event = yield
+    while event in HELD:
+        f.moving.add(key)
+        tries += 1
+        event = yield
+    f.moving.discard(key)
+    args = {"this": call, "got_h": sh.free_handle()}
+    if event != "map.pinned":
+        status = b.status(f, 18)
+        fail = "EINVAL" if status == GENERAL and (tries >= 5 or _pins_are_full(d, key, slot)) else None
+        sh.step("gntdev_mmap.map", args, "EINVAL", fail)
+        if status == OKAY:
+            raise Mismatch("a grant was mapped without being pinned")
+        return
+    f.hurry = bool(sh.at("status.reading", *key))
+    code = sh.try_step("gntdev_mmap.map", args)
+    late = code == "EINVAL" and f.hurry
+    if late:
+        f.moving.add(key)  # the pinned frame is gone: the implementation notices in its second step
+    elif code != OKAY:
+        raise Mismatch(f"gntdev mmap: the rules say {code}, the implementation has pinned the grant")
+    yield
+    f.moving.discard(key)
+    f.hurry = False
+    status = b.status(f, 18)
+    if late:
+        if status != GENERAL:
+            raise Mismatch(f"gntdev mmap: the rules say EINVAL, Xen {status}")
+    elif status == OKAY:
+        t = sh.free_translation()
+        sh.step("gntdev_mmap.insert", {"this": call, "got_t": t, "got_u": sh.free_translation(t)})
+        sh.handles[0, b.word(f, 20)] = args["got_h"]
+        if kernels:
+            slot.kernel = t
+        else:
+            slot.user = t
+    else:
+        if not b.is_table(sh.mfn(sh.at("hold.frame", call, 1))):
+            raise Mismatch(f"gntdev mmap: the rules say okay, Xen {status}")
+        sh.step("gntdev_mmap.insert", {"this": call, "got_t": 0, "got_u": 0}, "EINVAL", "EINVAL")
+
+
+def _pins_are_full(d: Dom0, key: tuple[int, int], slot: Slot) -> bool:
+    return bool(d.b.pin(key) & (abi.PIN_HSTW if slot.writable else abi.PIN_HSTR) << 7)
+
+
+def _follow_unmap(d: Dom0, f: Flight, raw: bytes) -> Follower:
+    """gntdev_munmap of what a handle of Dom0 stands for."""
+    b, sh = d.b, d.b.shadow
+    number = abi.UNMAP_GRANT_REF.unpack(raw)[2]
+    h = sh.handles.get((0, number))
+    t = sh.T["mapping.host_t"][h] if h is not None else -1
+    slot = d.mapping.slot if d.mapping is not None else None
+    for _, each in d.slots():
+        if h is not None and t in (each.user, each.kernel):
+            slot = each
+    _byte_is_cleared(sh.mfn(sh.T["translation.frame"][t]) if h is not None else -1, d, slot)
+    yield
+    status = b.status(f, 20)
+    if h is None:
+        if status != "GNTST_bad_handle":
+            raise Mismatch(f"Dom0 unmaps handle {number:#x}, which it does not have: {status}")
+        return
+    call = f.calls[0]
+    frame = sh.T["translation.frame"][t]
+    code = sh.step("gntdev_munmap", {"p": sh.T["translation.space"][t], "t": t, "this": call}, ANY)
+    if (code == OKAY) != (status == OKAY):
+        raise Mismatch(f"gntdev munmap: the rules say {code}, Xen {status}")
+    if code != OKAY:
+        return
+    del sh.handles[0, number]
+    if slot is not None and slot.user == t:
+        slot.user = None
+    elif slot is not None:
+        slot.kernel = None
+    yield
+    sh.step("gntdev_munmap.flush", {"this": call})
+    sh.step("gntdev_munmap.complete", {"this": call})
+    b.touch_frame(frame)
+
+
+def _byte_is_cleared(mfn: int, d: Dom0, slot: Slot | None) -> None:
+    """When the entry of a map with a byte notice goes, the byte has been cleared already."""
+    if slot is None or slot.record is None or slot.record.byte_at < 0 or slot.kernel is None or not slot.writable:
+        return
+    frame = d.b.rig.xen.frames.get(mfn)
+    if frame is not None and slot.user is not None and frame.data is not None and frame.data[slot.record.byte_at]:
+        raise Mismatch("the byte of an unmap notification was not cleared before the page was unmapped")
+    slot.record.byte_at = -1
+
+
+__all__ = ["END", "MOVES", "Mapping", "follower"]
