@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from impl.xen import abi
 from impl.xen.abi import EACCES, EFAULT, EINVAL, ENOSYS, ESRCH
+from impl.xen.continuation import Preempted
+from impl.xen.domains import DEAD
 from impl.xen.guest_access import read, write
 from impl.xen.lifecycle import create_domain, destroy, pause, set_max_vcpus, set_target, unpause
 from impl.xen.vcpu_context import hypercall_init, set_vcpu_context
@@ -61,7 +63,7 @@ def do_domctl(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int
     if domain is None:
         return -ESRCH
     if cmd == abi.DOMCTL_DESTROYDOMAIN:
-        return -EINVAL if domain is caller else (yield from destroy(xen, domain))
+        return -EINVAL if domain is caller else (yield from _destroy(xen, domain, arg))
     if cmd == abi.DOMCTL_PAUSEDOMAIN:
         return -EINVAL if domain is caller else pause(domain)
     if cmd == abi.DOMCTL_UNPAUSEDOMAIN:
@@ -81,6 +83,22 @@ def do_domctl(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int
         target = xen.domains.get(abi.U16.unpack_from(body)[0])
         return -ESRCH if target is None else set_target(domain, target)
     return 0 if write(xen, vcpu, arg + 16, info(domain)) else -EFAULT
+
+
+def _destroy(xen: Xen, domain: Domain, arg: int) -> Generator[str, None, int]:
+    """Teardown stops between its phases where it is preempted; the call made again goes on from the domain's state."""
+    steps = destroy(xen, domain)
+    while True:
+        try:
+            marker = next(steps)
+        except StopIteration as stop:
+            return int(stop.value)
+        again = marker in domain.torn and marker != "destroy.maptrack"  # gone through before the call was made again
+        domain.torn.add(marker)
+        if not again and domain.is_dying != DEAD and xen.preemption.wanted():
+            steps.close()
+            raise Preempted(arg)
+        yield marker
 
 
 def _create(xen: Xen, body: bytes, domid: int) -> Domain | int:

@@ -55,7 +55,7 @@ def destroy(path: Path) -> None:
     def put_table(xen: object, frame: object) -> None:
         raise Unsupported("a page table")
 
-    before_death = eq(base("domain.is_dying", d), constant(ALIVE))
+    alive, dead = (eq(base("domain.is_dying", d), constant(phase)) for phase in (ALIVE, DEAD))
     args = {"p": constant(0), "x": constant(0), "d": d}
     killed = take(start, step("privcmd_destroydomain"), args, {}).state
     with standing_in((lifecycle, "release_mappings", release_by_contract), (lifecycle, "unshare", unshare),
@@ -64,14 +64,16 @@ def destroy(path: Path) -> None:
         try:
             while True:
                 if next(call) == "destroy.dying":
-                    path.prove("destroydomain", [("it was alive", before_death), *same_state(m, killed, holders)])
+                    path.prove("destroydomain", [("it was alive", alive), *same_state(m, killed, holders)])
                 m.guests_write()
         except StopIteration as stop:
             status = stop.value
-    if not engine.decide(before_death):
-        path.prove("destroydomain again", same_state(m, before(m), holders))
+    if engine.decide(dead):
+        path.prove("destroydomain of a zombie", [("the status", boolean(status == 0)), *same_state(m, before(m), holders)])
         return
-    gone = take(path.entries_now(killed), step("relinquish_resources"), {"d": d}, {}).state
+    # What another call had begun is gone on with.
+    begun = killed if engine.decide(alive) else start
+    gone = take(path.entries_now(begun), step("relinquish_resources"), {"d": d}, {}).state
     path.prove("relinquish_resources", [
         ("the status", boolean(status == 0)), ("all frames of the table", boolean(len(whole) == 1)),
         *same_state(m, gone, holders)])
