@@ -207,10 +207,11 @@ def save_counterexample(system: System, cti: Cti, folder: Path) -> str:
     moved = pictures.changes(before, after)
     lines = [call_text(trace, system, machine, cti.event, cti.before)]
     caption = pictures.Caption(f"Before {label}: {cti.claim} holds", (f"next: {lines[0]}",))
-    pictures.save(pictures.draw(before, caption), folder / "before")
+    drawn = [(pictures.draw(before, caption), folder / "before")]
     lines = [*lines, *_gone(system, after, moved), *([claim.doc] if claim.doc else [])]
     caption = pictures.Caption(f"After {label}: {cti.claim} is broken", tuple(lines), red=True)
-    note = pictures.save(pictures.draw(after, caption, moved, red), folder / "after")
+    drawn.append((pictures.draw(after, caption, moved, red), folder / "after"))
+    note = pictures.save_all(drawn)
     return "\n".join([text.rstrip(), *([note] if note else []), f"  files: {folder}"])
 
 
