@@ -14,7 +14,7 @@ from pathlib import Path
 
 from model.diagnostics import UsageError
 from model.ir import BOOL, Claim, System
-from model.loader import load
+from model.loader import load, shipped_systems
 from model.machine import Machine
 from model.trace import Event, Trace, TraceError, header, load_jsonl, named_args, replay, to_itf, to_jsonl
 from model.world import State, changes, elements, index_names, place, size_of
@@ -175,13 +175,19 @@ def save_trace(system: System, name: str, trace: Trace, folder: Path) -> str:
     return text + (f"\n{note}\n" if note else "") + f"\n  files: {folder}\n"
 
 
-def retell(path: Path) -> str:
-    """The log of a trace that was written before. Raises `TraceError` when it does not replay, or violates nothing."""
+def retell(path: Path, system_name: str | None = None) -> str:
+    """The log of a trace that was written before, of a shipped system or of `system_name` (a name or path).
+
+    Raises `TraceError` when it does not replay, or violates nothing.
+    """
     head = header(path)
     faults = head.get("faults")
     if not isinstance(head.get("system"), str) or not isinstance(faults, list):
         raise TraceError(f"{path}:1: the header names no system, or no list of faults.")
-    system = load(head["system"], [str(f) for f in faults])
+    if system_name is None and head["system"] not in shipped_systems():
+        raise TraceError(f"{path}:1: a trace of system `{head['system']}`, which is not a shipped one; "
+                         "say where its rules are: --system FILE.rules.")
+    system = load(head["system"] if system_name is None else system_name, [str(f) for f in faults])
     trace = load_jsonl(path, system)
     if trace.claim not in system.claims():
         raise TraceError(f"{path}:1: system `{system.name}` claims nothing named `{trace.claim}`.")
