@@ -32,6 +32,7 @@ from model.ir import (
 
 NEXT = "_next"
 AFTER = "'"  # marks what is read after the step, until it is known what the step assigns
+_SYMBOL = re.compile(r"[^\s()]+")
 _WORD = re.compile(r"[()\s]+|[^()\s]+")
 Renaming = frozenset[str]  # names of functions and definitions to be read after the step
 
@@ -49,6 +50,30 @@ def sort_name(sort: str) -> str:
 def variable(name: str) -> str:
     """Variables carry a mark, so that they never hide a state function of the same name."""
     return "?" + name
+
+
+@dataclass(frozen=True)
+class Prelude:
+    """The declarations of a system by name, in order; `closure` says which of them each symbol leans on."""
+
+    lines: dict[str, str]
+    closure: dict[str, frozenset[str]]
+
+    @property
+    def text(self) -> str:
+        """All of them."""
+        return "\n".join(self.lines.values()) + "\n"
+
+    def behind(self, text: str) -> frozenset[str]:
+        """The names of the declarations that a text leans on, directly or not."""
+        symbols = set(_SYMBOL.findall(text))
+        symbols |= {s.removesuffix(NEXT) for s in symbols}
+        return frozenset().union(*(self.closure[s] for s in symbols if s in self.closure))
+
+    def needed_by(self, text: str) -> str:
+        """The declarations that a text leans on."""
+        needed = self.behind(text)
+        return "".join(f"{line}\n" for name, line in self.lines.items() if name in needed)
 
 
 @dataclass
@@ -161,9 +186,13 @@ class Formulas:
         return out
 
     @cached_property
-    def prelude(self) -> str:
+    def prelude(self) -> Prelude:
         """All declarations, each after what it speaks of."""
-        return "\n".join(self.declared.values()) + "\n"
+        prelude = Prelude(self.declared, {})
+        for name, line in self.declared.items():  # what a line speaks of stands before it
+            leans = prelude.behind(line) | {name}
+            prelude.closure.update(dict.fromkeys((name, *self.system.enums.get(name, ())), leans))
+        return prelude
 
     def definition(self, d: Definition, after: Renaming = frozenset()) -> str:
         """A `define-fun`; with `after`, the definition as read in the state after the step."""
