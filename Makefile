@@ -7,8 +7,10 @@ STAMP := .venv/.set-up
 
 prove: $(STAMP)
 	@mkdir -p build
-	@$(BIN)/bulkhead prove --json build/prove.json > build/prove.txt; code=$$?; cat build/prove.txt; exit $$code
-	@$(BIN)/bulkhead refine --json build/refine.json > build/refine.txt; code=$$?; cat build/refine.txt; exit $$code
+	@$(BIN)/bulkhead refine --json build/refine.json > build/refine.txt & handlers=$$!; \
+	trap 'kill $$handlers 2> /dev/null' INT TERM; \
+	$(BIN)/bulkhead prove --json build/prove.json > build/prove.txt; code=$$?; cat build/prove.txt; \
+	wait $$handlers || code=$$?; cat build/refine.txt; exit $$code
 
 test: $(STAMP)
 	$(BIN)/ruff check .
