@@ -15,6 +15,7 @@ from impl.xen.continuation import Preempted
 from impl.xen.domains import DEAD
 from impl.xen.guest_access import read, write
 from impl.xen.lifecycle import create_domain, destroy, pause, set_max_vcpus, set_target, unpause
+from impl.xen.migration import PAGEFRAMEINFO3, get_vcpu_context, page_frame_info, shadow_op
 from impl.xen.vcpu_context import hypercall_init, set_vcpu_context
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ INFO_HVM = 2
 KNOWN = frozenset({
     abi.DOMCTL_CREATEDOMAIN, abi.DOMCTL_DESTROYDOMAIN, abi.DOMCTL_PAUSEDOMAIN, abi.DOMCTL_UNPAUSEDOMAIN,
     abi.DOMCTL_GETDOMAININFO, abi.DOMCTL_MAX_MEM, abi.DOMCTL_MAX_VCPUS, abi.DOMCTL_SET_TARGET,
-    abi.DOMCTL_SETVCPUCONTEXT, abi.DOMCTL_HYPERCALL_INIT,
+    abi.DOMCTL_SETVCPUCONTEXT, abi.DOMCTL_HYPERCALL_INIT, abi.DOMCTL_SHADOW_OP, abi.DOMCTL_GETVCPUCONTEXT,
+    abi.DOMCTL_GETPAGEFRAMEINFO3,
 })
 
 
@@ -77,6 +79,13 @@ def do_domctl(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int
         number, _, at = abi.SETVCPUCONTEXT.unpack_from(body)
         context = read(xen, vcpu, at, abi.VCPU_CONTEXT_SIZE)
         return -EFAULT if context is None else set_vcpu_context(xen, vcpu, domain, number, context)
+    if cmd == abi.DOMCTL_GETVCPUCONTEXT:
+        number, _, at = abi.SETVCPUCONTEXT.unpack_from(body)
+        return get_vcpu_context(xen, vcpu, domain, number, at)
+    if cmd == abi.DOMCTL_GETPAGEFRAMEINFO3:
+        return page_frame_info(xen, vcpu, domain, *PAGEFRAMEINFO3.unpack_from(body))
+    if cmd == abi.DOMCTL_SHADOW_OP:
+        return shadow_op(xen, vcpu, domain, arg, body)
     if cmd == abi.DOMCTL_HYPERCALL_INIT:
         return hypercall_init(xen, domain, abi.U64.unpack_from(body)[0])
     if cmd == abi.DOMCTL_SET_TARGET:
