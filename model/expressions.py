@@ -227,7 +227,8 @@ class Scope:
             d.problem(expr.span, "only state can be indexed", "Expected the name of a state before `[`.")
         return None
 
-    def _state(self, span: Span, name: str, args: tuple[s.Expr, ...]) -> Value | None:
+    def _state(self, span: Span, name: str, args: tuple[s.Expr, ...], wanted: str = "") -> Value | None:
+        """The state at some arguments; of a record, just the `wanted` field where it has one of that name."""
         d = self.decls
         fields = d.states[name]
         first = d.funcs[name if fields == ("",) else f"{name}.{fields[0]}"]
@@ -236,16 +237,21 @@ class Scope:
                       f"[{', '.join(first.args)}].")
             return None
         terms = [self.of_sort(a, sort) for a, sort in zip(args, first.args, strict=True)]
-        if any(t is None for t in terms):
+        index = tuple([t for t in terms if t is not None])
+        if len(index) < len(terms):
             return None
-        index = tuple(t for t in terms if t is not None)
         if fields == ("",):
             return App(name, index, first.sort, self.in_next)
-        return RecordTerm(tuple((f, App(f"{name}.{f}", index, d.funcs[f"{name}.{f}"].sort, self.in_next))
-                                for f in fields))
+        if wanted in fields:
+            return App(f"{name}.{wanted}", index, d.funcs[f"{name}.{wanted}"].sort, self.in_next)
+        return RecordTerm(tuple([(f, App(f"{name}.{f}", index, d.funcs[f"{name}.{f}"].sort, self.in_next))
+                                 for f in fields]))
 
     def _field(self, expr: s.Field) -> Value | None:
         d = self.decls
+        over = expr.base
+        if isinstance(over, s.Index) and isinstance(over.base, s.Name) and expr.name in d.states.get(over.base.text, ()):
+            return self._state(over.span, over.base.text, over.args, expr.name)  # not all fields, to take one of them
         dotted = self._dotted(expr)
         if dotted is not None and dotted in d.enums.get(POINT, ()):
             return Lit(dotted, POINT)
@@ -295,9 +301,8 @@ class Scope:
                       f"Expected {len(made.params)}: ({', '.join(f'{p.name}: {p.sort}' for p in made.params)}).")
             return None
         terms = [self.of_sort(a, p.sort) for a, p in zip(expr.args, made.params, strict=True)]
-        if any(t is None for t in terms):
-            return None
-        return Use(expr.name, tuple(t for t in terms if t is not None), made.sort, self.in_next)
+        good = tuple([t for t in terms if t is not None])
+        return Use(expr.name, good, made.sort, self.in_next) if len(good) == len(terms) else None
 
     def _operator(self, expr: s.Operator) -> Value | None:
         if expr.op in ("=", "!="):
@@ -305,9 +310,9 @@ class Scope:
         if expr.op == "if":
             return self._conditional(expr)
         terms = [self.boolean(a) for a in expr.args]
-        if any(t is None for t in terms):
-            return None
         good = [t for t in terms if t is not None]
+        if len(good) < len(terms):
+            return None
         match expr.op:
             case "not":
                 return neg(good[0])

@@ -1,7 +1,8 @@
 """Syntax trees of the shipped rules, and Lark's tables, kept from run to run: unchanged text is not parsed again.
 
-They lie in the user's cache folder under a name made from everything they depend on: the rules' text, the grammar, and
-the code that parses. Whatever goes wrong with the kept file, the rules are parsed; nothing but time depends on it.
+Trees lie in the user's cache folder under a name made from everything they depend on: the rules' text, the grammar, and
+the code that parses. Tables lie in the Python environment if it was set up by `make`, else beside the trees. Whatever goes
+wrong with what is kept, the rules are parsed; nothing but time depends on it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import pickle
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,8 @@ from pathlib import Path
 from model import syntax
 
 KEPT = 8
+CODE = ("parser", "lalr", "syntax", "diagnostics")  # what a tree depends on
+TABLES = "grammar.lark-cache"
 Parsed = list[tuple[syntax.RulesFile, str]]  # a file's tree and its text
 
 
@@ -29,7 +33,7 @@ def parsed(files: tuple[Path, ...], parse: Callable[[], Parsed]) -> Parsed:
     """What `parse` makes of `files`, from an earlier run if nothing has changed since. `parse` may raise."""
     here = Path(__file__).parent
     digest = hashlib.sha256()
-    for path in (*files, here.parent / "spec" / "language.lark", here / "parser.py", here / "syntax.py"):
+    for path in (*files, here.parent / "spec" / "language.lark", *(here / f"{name}.py" for name in CODE)):
         digest.update(f"{path}\0".encode() + path.read_bytes())
     try:
         place = folder() / f"rules-{digest.hexdigest()[:32]}.pickle"
@@ -51,11 +55,26 @@ def parsed(files: tuple[Path, ...], parse: Callable[[], Parsed]) -> Parsed:
 def grammar() -> str:
     """Where Lark keeps its tables for the grammar (it looks itself whether they still fit); "" for nowhere."""
     try:
+        if os.access(_of_environment(), os.W_OK):
+            return str(_of_environment() / TABLES)
         folder().mkdir(parents=True, exist_ok=True, mode=0o700)
-        return str(folder() / "grammar.lark-cache") if folder().stat().st_uid == os.getuid() \
+        return str(folder() / TABLES) if folder().stat().st_uid == os.getuid() \
             and not folder().stat().st_mode & 0o022 else ""
     except (OSError, RuntimeError):
         return ""
+
+
+def _of_environment() -> Path:
+    """A folder of the Python environment, beside the code that it runs."""
+    return Path(sys.prefix) / "share" / "bulkhead"
+
+
+def set_up() -> None:
+    """Make the tables for this Python environment, when Bulkhead is installed in it: no later run has to."""
+    from model.parser import prepare
+
+    _of_environment().mkdir(parents=True, exist_ok=True)
+    prepare()
 
 
 def _write(place: Path, content: bytes) -> None:
@@ -68,3 +87,7 @@ def _write(place: Path, content: bytes) -> None:
     with os.fdopen(handle, "wb") as out:
         out.write(content)
     os.replace(temporary, place)
+
+
+if __name__ == "__main__":
+    set_up()

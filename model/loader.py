@@ -34,7 +34,7 @@ from model.ir import (
     Use,
     Var,
 )
-from model.operations import elaborate, generated_write, locals_spoken_of, points_of
+from model.operations import Points, elaborate, generated_write, locals_spoken_of
 
 MAX_DEPTH = 150  # of a formula with its definitions written out
 MAX_SIZE = 100_000  # of the same
@@ -285,7 +285,8 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
     procedures = {n: o for n, o in operations.items() if o.kind == "procedure"}
     actions = [o for o in operations.values() if o.kind != "procedure"]
     _declare_sorts(items, d)
-    d.enums[POINT] = (IDLE, *dict.fromkeys(p for o in actions for p in points_of(o, procedures)))
+    points = Points(procedures)
+    d.enums[POINT] = (IDLE, *dict.fromkeys(p for o in actions for p in points.of(o)))
     d.members[IDLE] = POINT
     _declare_state(items, d)
     d.later = {i.name for _, i in items if isinstance(i, s.DefineItem)}
@@ -332,9 +333,10 @@ def _points_elsewhere(library: Library, components: list[s.Component]) -> Iterat
     used = {c.name for c in components}
     operations = {c.name: [i for i in c.items if isinstance(i, s.Operation)] for c in library.components.values()}
     procedures = {o.name: o for ops in operations.values() for o in ops if o.kind == "procedure"}
+    points = Points(procedures)
     for name, ops in operations.items():
         if name not in used and library.home[name] in shipped:
-            yield from (p for o in ops if o.kind != "procedure" for p in points_of(o, procedures))
+            yield from (p for o in ops if o.kind != "procedure" for p in points.of(o))
 
 
 def _unique(items: list[tuple[s.Component, s.Item]], d: Declarations) -> None:

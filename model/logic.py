@@ -7,6 +7,7 @@ the step is its own text with those names put in, so no frame axioms and no new 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,6 +31,9 @@ from model.ir import (
 )
 
 NEXT = "_next"
+AFTER = "'"  # marks what is read after the step, until it is known what the step assigns
+_SYMBOL = re.compile(r"[^\s()]+")
+_WORD = re.compile(r"[()\s]+|[^()\s]+")
 Renaming = frozenset[str]  # names of functions and definitions to be read after the step
 
 
@@ -48,59 +52,80 @@ def variable(name: str) -> str:
     return "?" + name
 
 
+@dataclass(frozen=True)
+class Prelude:
+    """The declarations of a system by name, in order; `closure` says which of them each symbol leans on."""
+
+    lines: dict[str, str]
+    closure: dict[str, frozenset[str]]
+
+    @property
+    def text(self) -> str:
+        """All of them."""
+        return "\n".join(self.lines.values()) + "\n"
+
+    def behind(self, text: str) -> frozenset[str]:
+        """The names of the declarations that a text leans on, directly or not."""
+        symbols = set(_SYMBOL.findall(text))
+        symbols |= {s.removesuffix(NEXT) for s in symbols}
+        return frozenset().union(*(self.closure[s] for s in symbols if s in self.closure))
+
+    def needed_by(self, text: str) -> str:
+        """The declarations that a text leans on."""
+        needed = self.behind(text)
+        return "".join(f"{line}\n" for name, line in self.lines.items() if name in needed)
+
+
 @dataclass
 class Formulas:
     """The formulas of one system. Texts are cached: each claim is written once per set of names read after a step."""
 
     system: System
     _texts: dict[tuple[str, Renaming], str] = field(default_factory=dict)
+    _words: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # of a claim or definition
 
     # Terms.
 
-    def term(self, term: Term, after: Renaming = frozenset(), env: Mapping[str, str] | None = None) -> str:
-        """The term as text. `after` names what is read in the state after the step; `env` gives variables a text."""
-        match term:
-            case Var(name):
-                return env[name] if env is not None and name in env else "?" + name
-            case Lit(name):
-                return name
-            case App(func, args):
-                head = func + NEXT if (func in after or (term.next and func in self.next_names)) else func
-                if not args:
-                    return head
-                return f"({head} {' '.join([self.term(a, after, env) for a in args])})"
-            case Op(op, args):
-                return f"({op} {' '.join([self.term(a, after, env) for a in args])})"
-            case Use(name, args):
-                head = name + NEXT if (name in after or (term.next and name in self.next_names)) else name
-                if not args:
-                    return head
-                return f"({head} {' '.join([self.term(a, after, env) for a in args])})"
-            case Quant(kind, vars_, body):
-                inner = env
-                if env is not None and any(v.name in env for v in vars_):
-                    inner = {k: t for k, t in env.items() if k not in {v.name for v in vars_}}
-                bound = " ".join([f"(?{v.name} {sort_name(v.sort)})" for v in vars_])
-                return f"({kind} ({bound}) {self.term(body, after, inner)})"
-        raise AssertionError(term)
+    def term(self, term: Term, env: Mapping[str, str] | None = None) -> str:
+        """The term as text, read in the state before a step; `env` gives variables a text.
 
-    next_names: Renaming = frozenset()  # set while a transition claim is written
+        What a two-state claim reads after the step is marked, for `transition_claim` to write out.
+        """
+        if isinstance(term, App | Use):
+            head = term.func if isinstance(term, App) else term.name
+            if term.next:
+                head += AFTER
+            return f"({head} {' '.join([self.term(a, env) for a in term.args])})" if term.args else head
+        if isinstance(term, Var):
+            return "?" + term.name if env is None or term.name not in env else env[term.name]
+        if isinstance(term, Lit):
+            return term.name
+        if isinstance(term, Op):
+            return f"({term.op} {' '.join([self.term(a, env) for a in term.args])})"
+        inner = env
+        if env is not None and any(v.name in env for v in term.vars):
+            inner = {k: t for k, t in env.items() if k not in {v.name for v in term.vars}}
+        bound = " ".join([f"(?{v.name} {sort_name(v.sort)})" for v in term.vars])
+        return f"({term.kind} ({bound}) {self.term(term.body, inner)})"
 
     def claim(self, claim: Claim, after: Renaming = frozenset()) -> str:
         """The text of a claim, read in the state before (or, for the names in `after`, after) a step."""
         relevant = after & self.reads(claim)
         key = (claim.name, relevant)
         if key not in self._texts:
-            self._texts[key] = self.term(claim.body, relevant)
+            self._texts[key] = self._renamed((claim.kind, claim.name), claim.body, {name: name + NEXT for name in relevant})
         return self._texts[key]
 
     def transition_claim(self, claim: Claim, after: Renaming, failed: bool) -> str:
         """The text of a two-state claim over a step that assigns the names in `after`."""
-        self.next_names = after
-        try:
-            return self.term(claim.body, frozenset(), {"failed": "true" if failed else "false"})
-        finally:
-            self.next_names = frozenset()
+        meaning = {name + AFTER: name + NEXT if name in after else name for name in self.reads(claim)}
+        return self._renamed((claim.kind, claim.name), claim.body, {**meaning, "?failed": "true" if failed else "false"})
+
+    def _renamed(self, name: tuple[str, str], term: Term, meaning: Mapping[str, str]) -> str:
+        """The text of a term with other symbols put in. It is written once; a name means one thing wherever it stands."""
+        if name not in self._words:
+            self._words[name] = _WORD.findall(self.term(term))
+        return "".join([meaning.get(word, word) for word in self._words[name]])
 
     # What is read and written.
 
@@ -161,15 +186,20 @@ class Formulas:
         return out
 
     @cached_property
-    def prelude(self) -> str:
+    def prelude(self) -> Prelude:
         """All declarations, each after what it speaks of."""
-        return "\n".join(self.declared.values()) + "\n"
+        prelude = Prelude(self.declared, {})
+        for name, line in self.declared.items():  # what a line speaks of stands before it
+            leans = prelude.behind(line) | {name}
+            prelude.closure.update(dict.fromkeys((name, *self.system.enums.get(name, ())), leans))
+        return prelude
 
     def definition(self, d: Definition, after: Renaming = frozenset()) -> str:
         """A `define-fun`; with `after`, the definition as read in the state after the step."""
         params = " ".join(f"({variable(p.name)} {sort_name(p.sort)})" for p in d.params)
         name = d.name + (NEXT if after else "")
-        return f"(define-fun {name} ({params}) {sort_name(d.sort)} {self.term(d.body, after)})"
+        body = self._renamed(("define", d.name), d.body, {name: name + NEXT for name in after})
+        return f"(define-fun {name} ({params}) {sort_name(d.sort)} {body})"
 
     # Steps.
 
@@ -216,15 +246,15 @@ class Formulas:
                 env[arg.name] = slot
             else:
                 tests.append((slot, arg))
-        conds = [f"(= {slot} {self.term(arg, frozenset(), env)})" for slot, arg in tests]
+        conds = [f"(= {slot} {self.term(arg, env)})" for slot, arg in tests]
         if update.cond != Lit("true", BOOL):
-            conds.append(self.term(update.cond, frozenset(), env))
+            conds.append(self.term(update.cond, env))
         loose = [v for v in update.binders if v.name not in env]
         cond = "true" if not conds else conds[0] if len(conds) == 1 else f"(and {' '.join(conds)})"
         if loose:
             quantified = " ".join(f"({variable(v.name)} {sort_name(v.sort)})" for v in loose)
             cond = f"(exists ({quantified}) {cond})"
-        return cond, self.term(update.value, frozenset(), env)
+        return cond, self.term(update.value, env)
 
 
 __all__ = ["CALL", "NEXT", "POINT", "Formulas", "Renaming", "sort_name", "symbol", "variable"]

@@ -93,10 +93,27 @@ class OperationScope(Scope):
         return inner
 
 
-def points_of(op: s.Operation, procedures: dict[str, s.Operation]) -> list[str]:
-    """The names of the points at which a call of this operation may stand, in order."""
-    body = _Inliner(procedures, None, op.name).statements(op.body, {}, "", None, ())
-    return [f"{op.name}.{b.name}" for b in body if isinstance(b, s.Boundary) and b.kind != "done"]
+class Points:
+    """The names of the points at which calls of operations may stand; each procedure is looked through once."""
+
+    def __init__(self, procedures: dict[str, s.Operation]) -> None:
+        self._procedures = procedures
+        self._within: dict[str, tuple[str, ...]] = {}
+
+    def of(self, op: s.Operation) -> list[str]:
+        """The points of one operation, in order."""
+        return [f"{op.name}.{name}" for name in self._boundaries(op, (op.name,))]
+
+    def _boundaries(self, op: s.Operation, trail: tuple[str, ...]) -> tuple[str, ...]:
+        found: dict[str, None] = {}
+        for st in op.body:
+            if isinstance(st, s.Boundary) and st.kind != "done":
+                found[st.name] = None
+            elif isinstance(st, s.Perform) and st.name in self._procedures:
+                if st.name not in self._within and st.name not in trail and len(trail) <= MAX_INSIDE:
+                    self._within[st.name] = self._boundaries(self._procedures[st.name], (*trail, st.name))
+                found.update(dict.fromkeys(self._within.get(st.name, ())))
+        return tuple(found)
 
 
 def elaborate(op: s.Operation, procedures: dict[str, s.Operation], decls: Declarations,
@@ -388,6 +405,9 @@ class _Inliner:
 
 
 def _rename(st: s.Statement, names: dict[str, s.Expr], code: str | None) -> s.Statement:
+    if not names and code is None:
+        return st
+
     def e(expr: s.Expr) -> s.Expr:
         return substitute(expr, names)
 
@@ -534,4 +554,4 @@ def _names_in(expr: s.Expr) -> set[str]:
             return {n for _, v in expr.fields for n in _names_in(v)}
 
 
-__all__ = ["conj", "elaborate", "generated_write", "locals_spoken_of", "points_of", "substitute"]
+__all__ = ["Points", "conj", "elaborate", "generated_write", "locals_spoken_of", "substitute"]

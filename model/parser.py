@@ -6,12 +6,12 @@ parsed when it is too large, not text, or nested too deeply. Names and types are
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import re
 import stat
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from lark import Lark, Token, Transformer, v_args
 from lark.exceptions import UnexpectedCharacters, UnexpectedEOF, UnexpectedInput, UnexpectedToken
@@ -19,6 +19,7 @@ from lark.exceptions import UnexpectedCharacters, UnexpectedEOF, UnexpectedInput
 from model import kept
 from model import syntax as s
 from model.diagnostics import Problem, RulesError, Span, UsageError
+from model.lalr import Loop, NotParsed
 
 MAX_BYTES = 2_000_000
 MAX_NESTING = 60
@@ -260,19 +261,28 @@ class _ToSyntax(Transformer[Token, Any]):
 
 
 @functools.cache
-def _parser() -> tuple[Lark, _ToSyntax]:
+def _parser() -> tuple[Lark, Loop, _ToSyntax]:
     transformer = _ToSyntax()
-    return Lark(GRAMMAR.read_text(encoding="utf-8"), parser="lalr", maybe_placeholders=True, cache=kept.grammar() or False,
-                transformer=transformer), transformer
+    lark = Lark(GRAMMAR.read_text(encoding="utf-8"), parser="lalr", maybe_placeholders=True, cache=kept.grammar() or False,
+                transformer=transformer)
+    return lark, Loop(lark), transformer
+
+
+def prepare() -> None:
+    """Have the tables at hand."""
+    _parser()
 
 
 def parse_text(text: str, file: str) -> s.RulesFile:
     """The syntax tree of one rules file. Raises `RulesError` with one problem when the text is not in the language."""
     try:
         _refuse_nonsense(text, file)
-        parser, transformer = _parser()
+        parser, loop, transformer = _parser()
         transformer.file = file
-        parsed: s.RulesFile = parser.parse(text)  # type: ignore[assignment]
+        try:
+            parsed: s.RulesFile = loop.parse(text)
+        except NotParsed:
+            parsed = parser.parse(text)  # type: ignore[assignment]
         if not parsed.components and not parsed.systems:
             raise RulesError([_empty(file)])
         _refuse_deep(parsed, file)
@@ -334,19 +344,28 @@ def _refuse_nonsense(text: str, file: str) -> None:
             depth -= 1
 
 
+_EXPRESSIONS = frozenset(get_args(s.Expr))
+_NO_EXPRESSIONS = frozenset({str, bool, type(None), Span, s.Binder})  # what the tree holds beside nodes and tuples of nodes
+
+
 def _refuse_deep(parsed: s.RulesFile, file: str) -> None:
     """Expressions that nest without brackets (`not not ...`) are refused, too; whoever walks the tree may recurse."""
     todo: list[tuple[Any, int, Span]] = [(parsed.components, 0, Span(file, 1, 1))]
     while todo:
         node, depth, span = todo.pop()
-        if isinstance(node, tuple):
-            todo.extend((part, depth, span) for part in node)
-        elif dataclasses.is_dataclass(node) and not isinstance(node, Span):
-            span = getattr(node, "span", span)
-            depth += isinstance(node, s.Expr)
+        parts: Iterable[Any]
+        if type(node) is tuple:
+            parts = node
+        else:
+            span = node.span
+            depth += type(node) in _EXPRESSIONS
             if depth > MAX_NESTING:
                 raise _too_deep(span)
-            todo.extend((getattr(node, f.name), depth, span) for f in dataclasses.fields(node))
+            parts = [getattr(node, name) for name in node.__match_args__]
+        for part in parts:
+            kind = type(part)
+            if part and kind not in _NO_EXPRESSIONS and (kind is not s.Name or depth == MAX_NESTING):
+                todo.append((part, depth, span))
 
 
 def _syntax_problem(error: UnexpectedInput, text: str, file: str) -> Problem:
@@ -390,4 +409,4 @@ def _expected(names: set[str] | list[str]) -> str:
     return "Expected " + (" or ".join(spoken) if len(spoken) < 3 else "one of " + ", ".join(spoken)) + "."
 
 
-__all__ = ["GRAMMAR", "MAX_BYTES", "MAX_NESTING", "parse_file", "parse_text"]
+__all__ = ["GRAMMAR", "MAX_BYTES", "MAX_NESTING", "parse_file", "parse_text", "prepare"]

@@ -67,6 +67,7 @@ class _Goal:
     transition: Transition
     probe: Callable[..., tuple[int, tuple[int, ...] | None]]
     effect: Callable[..., None]
+    written: tuple[int, ...]  # the tables that the effect assigns
     any_helper: tuple[int, ...]
     helpers: tuple[tuple[int, ...], ...]  # for each conjunct, the transitions that write what it reads
 
@@ -129,7 +130,8 @@ class _Search:
         coder = self.caller.coder
         effect = compiled("effect", params, [coder.header(), *coder.effect(t.updates)])
         helpers = tuple(tuple(self._helpers(part, writers)) for part in order)
-        return _Goal(t, probe, effect, tuple(h for hs in helpers for h in hs), helpers)
+        written = tuple({coder.number[u.func] for u in t.updates})
+        return _Goal(t, probe, effect, written, tuple(h for hs in helpers for h in hs), helpers)
 
     def _helpers(self, part: Term, writers: dict[str, list[int]]) -> list[int]:
         """The transitions that may make a conjunct true; successes first count twice."""
@@ -169,8 +171,11 @@ class _Search:
             self.found.setdefault(k, path)
             self.done.add(k)
             return path
-        after = _copy(path.state)
-        self.goals[k].effect(after, *args)
+        goal = self.goals[k]
+        after = list(path.state)  # no state is changed once it is made, so what a step leaves alone is shared
+        for table in goal.written:
+            after[table] = after[table].copy()
+        goal.effect(after, *args)
         self.taken[k] += 1
         made = Path(after, path, self.transitions[k].label, args)
         self.calls += 1
@@ -233,15 +238,14 @@ class _Search:
         helpers = self.goals[k].helpers[depth] or self.goals[k].any_helper
         for _ in range(min(len(helpers), WIDE)):
             # For a few goals the seldom taken is worth more; where all are goals each has its turn anyway.
-            helper = min(self.rng.choices(helpers, k=3 if self.wanted else 1), key=self.taken.__getitem__)
+            if self.wanted:
+                helper = min(self.rng.choices(helpers, k=3), key=self.taken.__getitem__)
+            else:
+                helper = helpers[int(self.rng.random() * len(helpers))]
             found = None if helper in asked else self._step_towards(helper, state, asked)
             if found is not None:
                 return found
         return None
-
-
-def _copy(state: State) -> State:
-    return [list(table) for table in state]
 
 
 # Guards, conjunct by conjunct.

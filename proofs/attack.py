@@ -69,7 +69,7 @@ def find_attacks(system: System, claims: Iterable[str], faults: tuple[str, ...] 
                 if one:
                     break
         if search.depth == first and first < max_depth and open_claims:
-            longer = directed_attacks(system, open_claims, limit, one)
+            longer = directed_attacks(system, open_claims, limit, one, search.depth)
             search.effort(PATIENCE)
             open_claims = {n: c for n, c in open_claims.items() if not one or n in longer or not longer}
         for name, trace in longer.items():
@@ -93,8 +93,12 @@ def _believed(system: System, trace: Trace, limit: float) -> Trace:
 # Longer attacks.
 
 
-def directed_attacks(system: System, claims: Mapping[str, Claim], limit: float, one: bool = False) -> dict[str, Trace]:
-    """Attacks found by the directed search of the executable model, made short; with `one`, the shortest of them."""
+def directed_attacks(system: System, claims: Mapping[str, Claim], limit: float, one: bool = False,
+                     excluded: int = -1) -> dict[str, Trace]:
+    """Attacks found by the directed search of the executable model, made short; with `one`, the shortest of them.
+
+    In the default world there are none of `excluded` steps or fewer.
+    """
     open_claims = {n: _violation(c.body) for n, c in claims.items() if c.kind != "transition"}
     try:
         machine, states = initial_states(system, limit, random.Random(1))
@@ -107,10 +111,10 @@ def directed_attacks(system: System, claims: Mapping[str, Claim], limit: float, 
             paths.update(find(machine, missing, seed, BUDGET, states))
     if one and paths:
         paths = dict([min(paths.items(), key=lambda item: len(item[1].steps()))])
-    return {n: _shortened(system, claims[n], machine, path, limit) for n, path in paths.items()}
+    return {n: _shortened(system, claims[n], machine, path, limit, excluded) for n, path in paths.items()}
 
 
-def _shortened(system: System, claim: Claim, machine: Machine, path: Path, limit: float) -> Trace:
+def _shortened(system: System, claim: Claim, machine: Machine, path: Path, limit: float, excluded: int) -> Trace:
     names = {label: [p.name for p in t.params] for label, t in machine.transitions.items()}
     events = [Event(label, dict(zip(names[label], args, strict=True))) for label, args in path.steps()]
     start = path.start()
@@ -120,16 +124,7 @@ def _shortened(system: System, claim: Claim, machine: Machine, path: Path, limit
         return all(machine.fire(state, e.label, e.args) for e in some) and not machine.holds(state, claim.body)
 
     trace = Trace(system.name, (), claim.name, machine.world, start, tuple(_needed(events, attacks)))
-    return _by_the_same_calls(system, claim, trace, limit) or trace
-
-
-def _deepened(search: Search, max_depth: int) -> Trace | None:
-    """Go on, step by step, until the claim is violated or the depth is reached."""
-    while not search.violated():
-        if search.depth >= max_depth:
-            return None
-        search.deepen()
-    return search.decode(())
+    return _by_the_same_calls(system, claim, trace, limit, excluded) or trace
 
 
 def _violation(term: Term) -> Term:
@@ -153,13 +148,17 @@ def _needed(events: list[Event], attacks: Callable[[list[Event]], bool]) -> list
     return events
 
 
-def _by_the_same_calls(system: System, claim: Claim, trace: Trace, limit: float) -> Trace | None:
-    """A shorter attack by the calls of a trace, from any initial state of the default world."""
+def _by_the_same_calls(system: System, claim: Claim, trace: Trace, limit: float, excluded: int) -> Trace | None:
+    """A shorter attack by the calls of a trace, from any initial state of the default world, with over `excluded` steps."""
     search = Search(system, claim, default_scope(system), limit)
     used = {e.label for e in trace.events}
     search.transitions = [t for t in search.transitions if t.label in used]
     try:
-        return _deepened(search, len(trace.events) - 1)
+        while search.depth <= excluded or not search.violated():
+            if search.depth >= len(trace.events) - 1:
+                return None
+            search.deepen()
+        return search.decode(())
     except SolverError:  # too hard: what has been found stands
         return None
 
@@ -177,9 +176,17 @@ def _in_smallest_world(system: System, claim: Claim, trace: Trace, limit: float)
             again.deepen()
         return again if again.violated() else None
 
-    least = dict.fromkeys(sizes, 1)
-    named = {p.sort for s in system.steps for t in s.transitions() if t.label in labels for p in t.params}
-    found = attempt(least) or attempt({s: n if s in named else 1 for s, n in sizes.items()}) or attempt(sizes)
+    sorts = {t.label: {p.name: p.sort for p in t.params} for s in system.steps for t in s.transitions()}
+    named: dict[str, set[int]] = {}  # the elements of each sort that the attack and the rules name
+    for const, sort in system.consts.items():
+        named.setdefault(sort, set()).add(trace.world.consts[const])
+    for event in trace.events:
+        for name, element in event.args.items():
+            named.setdefault(sorts[event.label][name], set()).add(element)
+    found = None
+    for guess in (dict.fromkeys(sizes, 1), {s: len(named.get(s, "1")) for s in sizes},
+                  {s: n if s in named else 1 for s, n in sizes.items()}, sizes):
+        found = found or attempt(guess)
     if found is None:
         return trace
     for sort in sorted(sizes):

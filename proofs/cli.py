@@ -23,6 +23,7 @@ from model import loader
 from model.diagnostics import RulesError, UsageError, render, suggest
 from proofs.boot_cli import boot
 from proofs.diff_cli import diff
+from proofs.refine_cli import refine
 
 if TYPE_CHECKING:
     from proofs.report import SystemReport
@@ -199,18 +200,23 @@ def export(system: str, faults: tuple[str, ...], out: Path) -> int:
 
 @command.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="FILE.jsonl[.xz]... [--json FILE]")
-def replay(arguments: tuple[str, ...]) -> int:
+@click.option("--system", metavar="SYSTEM", help="What a trace is of, where its own word for it is not a shipped system.")
+def replay(arguments: tuple[str, ...], system: str | None) -> int:
     """Run calls recorded on real Xen on the implementation and compare every answer that can be compared.
 
-    A trace that `bulkhead attack` has written is replayed on the executable model, and told again.
+    A trace that `bulkhead attack` has written is replayed on the executable model, and told again. A trace names its system,
+    not the file of it: of rules of your own, say `--system FILE.rules`.
     """
     from model.trace import is_trace
 
     if len(arguments) == 1 and is_trace(Path(arguments[0])):
         from proofs.text import retell
 
-        click.echo(retell(Path(arguments[0])), nl=False)
+        click.echo(retell(Path(arguments[0]), system), nl=False)
         return GOOD
+    if system is not None:
+        raise UsageError("--system is for one trace that `bulkhead attack` has written, and "
+                         f"{f'{arguments[0]} is none' if len(arguments) == 1 else 'not for several files'}.")
     from proofs.replay.driver import main as run_replay
 
     return run_replay(list(arguments))
@@ -218,6 +224,7 @@ def replay(arguments: tuple[str, ...]) -> int:
 
 command.add_command(boot)
 command.add_command(diff)
+command.add_command(refine)
 
 
 @contextlib.contextmanager

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from model.diagnostics import UsageError
-from proofs.files import writable, write_file
+from proofs.files import needs_file, write_file
 
 if TYPE_CHECKING:  # what compares is imported when it is needed
     from proofs.refinement.campaign import Report
@@ -34,12 +33,7 @@ def diff(against: str, ops: int, seed: int, jobs: int, json_file: Path | None) -
     from proofs.refinement.world import Size, rules_for
 
     if json_file is not None:
-        if json_file.is_dir():
-            raise UsageError(f"{json_file}: is a folder; --json needs a file.")
-        try:
-            writable(json_file.parent)
-        except OSError as error:
-            raise UsageError(f"{json_file}: cannot be written ({error.strerror}).") from None
+        needs_file(json_file)
     rules = rules_for(Size())
     model = against == "model"
     report = _run(seed, ops, jobs, model)

@@ -42,7 +42,7 @@ def text_of(system: System, maker: QueryMaker, block: Block, query: Query) -> st
     else:
         lines.append(f"; Rule: {rule}   Step: {step or 'the only or first one'}   Outcome: {code or 'success'}")
     lines.append(f"; Invariant or theorem: {query.claim}")
-    lines.append(f"(set-info :status unknown)\n(set-logic ALL)\n{maker.formulas.prelude}{block.text()}{query.goal}")
+    lines.append(f"(set-info :status unknown)\n(set-logic ALL)\n{maker.formulas.prelude.text}{block.text()}{query.goal}")
     return "\n".join(lines) + "(check-sat)\n"
 
 

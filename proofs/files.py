@@ -6,6 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from model.diagnostics import UsageError
+
 _unfinished: set[str] = set()  # temporary files that stand on the disk now
 
 
@@ -34,6 +36,16 @@ def writable(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass
+
+
+def needs_file(path: Path) -> None:
+    """See that a result can be written to a file; raises `UsageError` before any work is done for nothing."""
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder; --json needs a file.")
+    try:
+        writable(path.parent)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror}).") from None
 
 
 def drop_unfinished() -> None:

@@ -8,10 +8,9 @@ red what makes the claim false.
 from __future__ import annotations
 
 import html
-import os
+import re
 import textwrap
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,20 +173,24 @@ def _generic(canvas: Canvas, facts: Facts, changed: set[Place], bad: set[Place])
 
 def save(graph: Any, path: Path) -> str:
     """Write `path`.dot and, where Graphviz is there, `path`.svg; gives a line to show when it is not."""
+    return save_all([(graph, path)])
+
+
+def save_all(graphs: Sequence[tuple[Any, Path]]) -> str:
+    """Write several graphs. Gives a line to show when Graphviz is not there.
+
+    One process of Graphviz draws them all: to start it takes longer than to draw.
+    """
     import graphviz
 
     from proofs.files import write_file
 
-    write_file(path.with_suffix(".dot"), graph.source)
+    for graph, path in graphs:
+        write_file(path.with_suffix(".dot"), graph.source)
     try:
-        write_file(path.with_suffix(".svg"), graph.pipe(format="svg"))
+        drawn = graphviz.pipe_string("dot", "svg", input_string="".join(g.source for g, _ in graphs), encoding="utf-8")
     except graphviz.ExecutableNotFound:
         return INSTALL
+    for (_, path), text in zip(graphs, re.split(r"(?<=</svg>\n)(?=.)", drawn), strict=True):
+        write_file(path.with_suffix(".svg"), text)
     return ""
-
-
-def save_all(graphs: Iterable[tuple[Any, Path]]) -> str:
-    """Write several at once: each is drawn by a process of Graphviz's own. Gives a line to show when it is not there."""
-    with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
-        notes = list(pool.map(lambda pair: save(*pair), graphs))
-    return next((note for note in notes if note), "")

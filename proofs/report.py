@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.ir import System
+from proofs.decide import Settings
 from proofs.files import drop_unfinished, writable, write_file
-from proofs.induction import Proof, Settings, prove
+from proofs.induction import Proof, prove
 from proofs.reuse import Refuted
 from proofs.vacuity import Checker
 from proofs.why import not_decided, why

@@ -7,18 +7,16 @@ less. Both solvers' answers carry over; verdicts other than `unsat` never do. No
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from model.logic import NEXT, Formulas
+from model.logic import Formulas
 from proofs.queries import Block, Query
 
 if TYPE_CHECKING:
-    from proofs.induction import Result
+    from proofs.decide import Result
 
-_SYMBOL = re.compile(r"[^\s()]+")
 Meaning = tuple[str, frozenset[str]]  # a text, and the declarations of all that it speaks of
 
 
@@ -26,20 +24,13 @@ class Meanings:
     """Texts of one system together with the declarations that they lean on."""
 
     def __init__(self, formulas: Formulas) -> None:
-        self._closure: dict[str, frozenset[str]] = {}  # a symbol -> the declarations behind it
+        self._prelude = formulas.prelude
         self._known: dict[str, Meaning] = {}
-        members = {m: line for sort, ms in formulas.system.enums.items() for m in ms
-                   for line in (formulas.declared[sort],)}
-        for name, line in {**members, **formulas.declared}.items():
-            self._closure[name] = self._behind(line) | {line}  # what a line speaks of stands before it
-
-    def _behind(self, text: str) -> frozenset[str]:
-        symbols = {s.removesuffix(NEXT) for s in _SYMBOL.findall(text)}
-        return frozenset().union(*(self._closure[s] for s in symbols if s in self._closure))
 
     def of(self, text: str) -> Meaning:
         if text not in self._known:
-            self._known[text] = (text, self._behind(text))
+            lines = self._prelude.lines
+            self._known[text] = (text, frozenset([lines[name] for name in self._prelude.behind(text)]))
         return self._known[text]
 
 

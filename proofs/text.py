@@ -14,7 +14,7 @@ from pathlib import Path
 
 from model.diagnostics import UsageError
 from model.ir import BOOL, Claim, System
-from model.loader import load
+from model.loader import load, shipped_systems
 from model.machine import Machine
 from model.trace import Event, Trace, TraceError, header, load_jsonl, named_args, replay, to_itf, to_jsonl
 from model.world import State, changes, elements, index_names, place, size_of
@@ -175,13 +175,19 @@ def save_trace(system: System, name: str, trace: Trace, folder: Path) -> str:
     return text + (f"\n{note}\n" if note else "") + f"\n  files: {folder}\n"
 
 
-def retell(path: Path) -> str:
-    """The log of a trace that was written before. Raises `TraceError` when it does not replay, or violates nothing."""
+def retell(path: Path, system_name: str | None = None) -> str:
+    """The log of a trace that was written before, of a shipped system or of `system_name` (a name or path).
+
+    Raises `TraceError` when it does not replay, or violates nothing.
+    """
     head = header(path)
     faults = head.get("faults")
     if not isinstance(head.get("system"), str) or not isinstance(faults, list):
         raise TraceError(f"{path}:1: the header names no system, or no list of faults.")
-    system = load(head["system"], [str(f) for f in faults])
+    if system_name is None and head["system"] not in shipped_systems():
+        raise TraceError(f"{path}:1: a trace of system `{head['system']}`, which is not a shipped one; "
+                         "say where its rules are: --system FILE.rules.")
+    system = load(head["system"] if system_name is None else system_name, [str(f) for f in faults])
     trace = load_jsonl(path, system)
     if trace.claim not in system.claims():
         raise TraceError(f"{path}:1: system `{system.name}` claims nothing named `{trace.claim}`.")
@@ -207,10 +213,11 @@ def save_counterexample(system: System, cti: Cti, folder: Path) -> str:
     moved = pictures.changes(before, after)
     lines = [call_text(trace, system, machine, cti.event, cti.before)]
     caption = pictures.Caption(f"Before {label}: {cti.claim} holds", (f"next: {lines[0]}",))
-    pictures.save(pictures.draw(before, caption), folder / "before")
+    drawn = [(pictures.draw(before, caption), folder / "before")]
     lines = [*lines, *_gone(system, after, moved), *([claim.doc] if claim.doc else [])]
     caption = pictures.Caption(f"After {label}: {cti.claim} is broken", tuple(lines), red=True)
-    note = pictures.save(pictures.draw(after, caption, moved, red), folder / "after")
+    drawn.append((pictures.draw(after, caption, moved, red), folder / "after"))
+    note = pictures.save_all(drawn)
     return "\n".join([text.rstrip(), *([note] if note else []), f"  files: {folder}"])
 
 

@@ -52,10 +52,17 @@ class Vacuity:
         labels = [label for label, found in self.firing.items() if found == POSSIBLE]
         return [f"not reached by the bounded search, only {POSSIBLE}: {', '.join(labels)}"] if labels else []
 
+    def _verdict(self) -> str:
+        if "unsat" in (self.initial, self.assumptions):
+            return "vacuous"
+        if NEVER in self.firing.values():
+            return "vacuous in part"
+        return "perhaps vacuous" if self.errors() else "not vacuous"
+
     def summary(self) -> str:
         """One line for people."""
         count = {f: sum(g == f for g in self.firing.values()) for f in (REACHED, POSSIBLE, NEVER)}
-        return (f"not vacuous: initial states {self.initial}, assumptions {self.assumptions}; of {len(self.firing)} "
+        return (f"{self._verdict()}: initial states {self.initial}, assumptions {self.assumptions}; of {len(self.firing)} "
                 f"transitions {count[REACHED]} reached from an initial state, {count[POSSIBLE]} more possible, "
                 f"{count[NEVER]} cannot fire")
 

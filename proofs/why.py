@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from model.ir import Op, System, show
-from proofs.induction import Proof, Result
+from proofs.decide import Result
+from proofs.induction import Proof
 from proofs.queries import QueryMaker
 
 LINES = 8  # queries named for one claim

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from proofs import cli
+from proofs.vacuity import NEVER, REACHED, Vacuity
 
 GT = str(Path(__file__).parent / "benchmarks" / "gt.rules")
 
@@ -176,3 +177,31 @@ def test_a_trace_is_told_again_and_one_that_does_not_replay_is_refused(tmp_path:
     file.write_text("".join(lines[:3]))
     code, out, err = run("replay", str(file))
     assert (code, out) == (2, "") and "holds in every state" in err
+
+
+def test_a_trace_of_rules_of_ones_own_is_replayed_by_their_file(tmp_path: Path) -> None:
+    assert run("attack", GT, "--fault", "b1", "--out", str(tmp_path))[0] == 0
+    file = str(tmp_path / "trace.jsonl")
+    code, out, _ = run("replay", file, "--system", GT)
+    assert code == 0 and out == (tmp_path / "trace.txt").read_text()
+    for words, says in (((file,), "`gt`, which is not a shipped one; say where its rules are: --system"),
+                        ((file, "--system", "nonesuch"), "no system `nonesuch`"),
+                        ((file, "--system", "monolithic"), "has no fault `b1`"),
+                        ((file, "--system", str(tmp_path / "absent.rules")), "absent.rules"),
+                        ((GT, "--system", GT), "is none"), ((file, file, "--system", GT), "several files")):
+        code, out, err = run("replay", *words)
+        assert (code, out) == (2, "") and says in err and err.count("\n") == 1
+    assert run("attack", "monolithic", "--out", str(tmp_path))[0] == 0
+    code, out, err = run("replay", file, "--system", GT)
+    assert (code, out) == (2, "") and "a trace of system `monolithic`, not of `gt`" in err
+    assert run("replay", file, "--system", "monolithic")[0] == 0
+
+
+def test_vacuity_is_named_first() -> None:
+    """A rule that never fires, a claim that no state satisfies, an initial formula that none does: none is `not vacuous`."""
+    never = {"a": REACHED, "b": NEVER}
+    for found, word in ((Vacuity("sat", "sat", {"a": REACHED}), "not vacuous"),
+                        (Vacuity("sat", "sat", never), "vacuous in part"),
+                        (Vacuity("unsat", "unsat", {}), "vacuous"), (Vacuity("sat", "unsat", never), "vacuous"),
+                        (Vacuity("sat", "unknown", {"a": REACHED}), "perhaps vacuous")):
+        assert found.summary().partition(":")[0] == word and bool(found.errors()) == (word != "not vacuous")

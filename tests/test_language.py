@@ -7,6 +7,7 @@ order of checks, undo, batches, ...) is tried here on the executable model, and 
 from __future__ import annotations
 
 import itertools
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from typing import Any
 import pytest
 from lark import Lark
 
-from model import loader
+from model import loader, parser
+from model.diagnostics import RulesError
 from model.ir import System
+from model.lalr import NotParsed
 from model.machine import Machine
 from model.parser import GRAMMAR
 from model.walk import Caller, Outcome, caller_of, walk
@@ -451,3 +454,36 @@ def test_words_are_explained(word: str) -> None:
     """Every word stands in the reference's prose, not in its examples alone."""
     prose = re.sub(r"^```.*?^```$", "", REFERENCE.read_text(), flags=re.MULTILINE | re.DOTALL)
     assert re.search(rf"\b{word}s?\b", prose)
+
+
+# Parsing.
+
+
+def test_the_loop_takes_what_lark_takes_and_makes_the_same_of_it() -> None:
+    """What our own loop over Lark's tables refuses is parsed by Lark; what it takes, Lark has to take as well."""
+    lark, loop, transformer = parser._parser()
+    transformer.file = "t.rules"
+    rng = random.Random(7)
+    taken = 0
+    for path in loader.shipped_files():
+        text = path.read_text()
+        assert loop.parse(text) == lark.parse(text)
+        assert repr(loop.parse(text)) == repr(lark.parse(text)), "places are no part of equality"
+    words = re.findall(r"\S+|\s+", (loader.SPEC / "dom0" / "privcmd.rules").read_text())
+    for _ in range(300):
+        broken = list(words)
+        k = rng.randrange(len(words))
+        broken[k:k + rng.randrange(1, 4)] = rng.choices(words, k=rng.randrange(3))
+        try:
+            made = loop.parse("".join(broken))
+        except NotParsed:
+            continue
+        taken += 1
+        assert repr(made) == repr(lark.parse("".join(broken)))
+    assert 10 < taken < 290
+
+
+def test_what_does_not_parse_is_refused_at_once() -> None:
+    for text in (" " * 100_000 + "$", "-- nothing\n" * 10_000 + "$", '"' + " " * 100_000):
+        with pytest.raises(RulesError):
+            parser.parse_text(text, "t.rules")

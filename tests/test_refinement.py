@@ -16,6 +16,7 @@ from proofs.refinement.bench import Bench
 from proofs.refinement.campaign import Driver, campaign
 from proofs.refinement.exhaustive import explore
 from proofs.refinement.rig import Guest
+from proofs.refinement.small_world import Limits
 from proofs.refinement.world import Size, rules_for
 from tests.refinement_faults import BY_NAME, FAULTS, hunt, installed
 
@@ -34,10 +35,24 @@ def test_same_seed_same_run() -> None:
     assert (one.calls, one.steps, one.rule_steps, one.reached) == (two.calls, two.steps, two.rule_steps, two.reached)
 
 
-def test_small_world_is_explored() -> None:
-    result = explore(3)
+SMALLEST = Limits(records=1, flights=1, versions=False, copies=False)
+
+
+def test_a_small_world_is_explored_to_its_end() -> None:
+    result = explore(SMALLEST)
     assert not result.failure, result.failure
-    assert result.states > 150 and result.complete
+    assert result.complete and result.states > 5000
+
+
+def test_a_search_that_is_cut_short_says_so() -> None:
+    result = explore(SMALLEST, seconds=0.2, jobs=1)
+    assert not result.complete and "NOT all" in result.text()
+
+
+def test_exhaustive_search_finds_a_fault() -> None:
+    with installed(BY_NAME["unmap_keeps_host"]):
+        result = explore(SMALLEST)
+    assert not result.complete and result.failure
 
 
 @pytest.mark.parametrize("name", QUICK)

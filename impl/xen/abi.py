@@ -33,7 +33,9 @@ ENOTTY: Final = 25
 ENOSPC: Final = 28
 ERANGE: Final = 34
 ENOSYS: Final = 38
+ENODATA: Final = 61
 EPROTO: Final = 71
+EILSEQ: Final = 84
 ESTALE: Final = 116
 EOPNOTSUPP: Final = 95
 
@@ -151,6 +153,7 @@ MMU_NORMAL_PT_UPDATE: Final = 0
 MMU_MACHPHYS_UPDATE: Final = 1
 MMU_PT_UPDATE_PRESERVE_AD: Final = 2
 MMU_PT_UPDATE_NO_TRANSLATE: Final = 3
+MMU_UPDATE_PREEMPTED: Final = 1 << 31
 MMUEXT_PIN_L1_TABLE: Final = 0
 MMUEXT_PIN_L4_TABLE: Final = 3
 MMUEXT_UNPIN_TABLE: Final = 4
@@ -183,6 +186,7 @@ XENMEM_ADD_TO_PHYSMAP_BATCH: Final = 23
 XENMEM_CLAIM_PAGES: Final = 24
 XENMEM_ACQUIRE_RESOURCE: Final = 28
 MEMOP_CMD_MASK: Final = 0x3F
+MEMOP_EXTENT_SHIFT: Final = 6
 MEMORY_RESERVATION: Final = Struct("<QQIIHHI")  # extent_start nr_extents order memflags domid pad = 32
 ADD_TO_PHYSMAP: Final = Struct("<HHIQQ")  # domid size space idx gpfn = 24
 ADD_TO_PHYSMAP_BATCH: Final = Struct("<HHHHQQQ")  # domid space size foreign_domid idxs gpfns errs = 32
@@ -201,11 +205,14 @@ DOMCTL_DESTROYDOMAIN: Final = 2
 DOMCTL_PAUSEDOMAIN: Final = 3
 DOMCTL_UNPAUSEDOMAIN: Final = 4
 DOMCTL_GETDOMAININFO: Final = 5
+DOMCTL_SHADOW_OP: Final = 10
 DOMCTL_MAX_MEM: Final = 11
 DOMCTL_SETVCPUCONTEXT: Final = 12
+DOMCTL_GETVCPUCONTEXT: Final = 13
 DOMCTL_MAX_VCPUS: Final = 15
 DOMCTL_HYPERCALL_INIT: Final = 22
 DOMCTL_SET_TARGET: Final = 46
+DOMCTL_GETPAGEFRAMEINFO3: Final = 61
 DOMCTL_HEADER: Final = Struct("<IIHHHH")  # cmd interface_version domain pad[3] = 16
 DOMCTL_SIZE: Final = 16 + 128
 CREATEDOMAIN: Final = Struct("<I16sIIIIiiIIIII")

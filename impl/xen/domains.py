@@ -73,6 +73,7 @@ class Domain:
         "shared_info",
         "ssidref",
         "target",
+        "torn",
         "tot_pages",
         "vcpus",
         "xen",
@@ -89,6 +90,7 @@ class Domain:
         self.pause_count = 1
         self.creation_finished = False
         self.crashed = False
+        self.torn: set[str] = set()  # phases of its teardown that have been gone through
         self.max_pages = 0
         self.tot_pages = 0
         self.pages: dict[int, Frame] = {}

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 
 from impl.xen import abi
 from impl.xen.abi import EACCES, EFAULT, EINVAL, ENOSYS, ESRCH
+from impl.xen.continuation import Preempted
+from impl.xen.domains import DEAD
 from impl.xen.guest_access import read, write
 from impl.xen.lifecycle import create_domain, destroy, pause, set_max_vcpus, set_target, unpause
+from impl.xen.migration import PAGEFRAMEINFO3, get_vcpu_context, page_frame_info, shadow_op
 from impl.xen.vcpu_context import hypercall_init, set_vcpu_context
 
 if TYPE_CHECKING:
@@ -26,7 +29,8 @@ INFO_HVM = 2
 KNOWN = frozenset({
     abi.DOMCTL_CREATEDOMAIN, abi.DOMCTL_DESTROYDOMAIN, abi.DOMCTL_PAUSEDOMAIN, abi.DOMCTL_UNPAUSEDOMAIN,
     abi.DOMCTL_GETDOMAININFO, abi.DOMCTL_MAX_MEM, abi.DOMCTL_MAX_VCPUS, abi.DOMCTL_SET_TARGET,
-    abi.DOMCTL_SETVCPUCONTEXT, abi.DOMCTL_HYPERCALL_INIT,
+    abi.DOMCTL_SETVCPUCONTEXT, abi.DOMCTL_HYPERCALL_INIT, abi.DOMCTL_SHADOW_OP, abi.DOMCTL_GETVCPUCONTEXT,
+    abi.DOMCTL_GETPAGEFRAMEINFO3,
 })
 
 
@@ -61,7 +65,7 @@ def do_domctl(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int
     if domain is None:
         return -ESRCH
     if cmd == abi.DOMCTL_DESTROYDOMAIN:
-        return -EINVAL if domain is caller else (yield from destroy(xen, domain))
+        return -EINVAL if domain is caller else (yield from _destroy(xen, domain, arg))
     if cmd == abi.DOMCTL_PAUSEDOMAIN:
         return -EINVAL if domain is caller else pause(domain)
     if cmd == abi.DOMCTL_UNPAUSEDOMAIN:
@@ -75,12 +79,35 @@ def do_domctl(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int
         number, _, at = abi.SETVCPUCONTEXT.unpack_from(body)
         context = read(xen, vcpu, at, abi.VCPU_CONTEXT_SIZE)
         return -EFAULT if context is None else set_vcpu_context(xen, vcpu, domain, number, context)
+    if cmd == abi.DOMCTL_GETVCPUCONTEXT:
+        number, _, at = abi.SETVCPUCONTEXT.unpack_from(body)
+        return get_vcpu_context(xen, vcpu, domain, number, at)
+    if cmd == abi.DOMCTL_GETPAGEFRAMEINFO3:
+        return page_frame_info(xen, vcpu, domain, *PAGEFRAMEINFO3.unpack_from(body))
+    if cmd == abi.DOMCTL_SHADOW_OP:
+        return shadow_op(xen, vcpu, domain, arg, body)
     if cmd == abi.DOMCTL_HYPERCALL_INIT:
         return hypercall_init(xen, domain, abi.U64.unpack_from(body)[0])
     if cmd == abi.DOMCTL_SET_TARGET:
         target = xen.domains.get(abi.U16.unpack_from(body)[0])
         return -ESRCH if target is None else set_target(domain, target)
     return 0 if write(xen, vcpu, arg + 16, info(domain)) else -EFAULT
+
+
+def _destroy(xen: Xen, domain: Domain, arg: int) -> Generator[str, None, int]:
+    """Teardown stops between its phases where it is preempted; the call made again goes on from the domain's state."""
+    steps = destroy(xen, domain)
+    while True:
+        try:
+            marker = next(steps)
+        except StopIteration as stop:
+            return int(stop.value)
+        again = marker in domain.torn and marker != "destroy.maptrack"  # gone through before the call was made again
+        domain.torn.add(marker)
+        if not again and domain.is_dying != DEAD and xen.preemption.wanted():
+            steps.close()
+            raise Preempted(arg)
+        yield marker
 
 
 def _create(xen: Xen, body: bytes, domid: int) -> Domain | int:

@@ -220,7 +220,7 @@ def copy_one(
         return GNTST_BAD_DOMAIN
     if xen.xsm.grant_copy(caller, sdom, ddom):
         return GNTST_PERMISSION_DENIED
-    if length == 0 and xen.options.zero_length_copy_ok:
+    if xen.options.zero_length_copy_ok and length == 0:
         return GNTST_OKAY
     sdom.refs += 1
     ddom.refs += 1

@@ -102,37 +102,47 @@ class GrantTable:
             get_writable(frame)
         return frame
 
+    def _give_back(self, frames: list[Frame]) -> None:
+        for frame in frames:
+            unshare(self.domain.xen, frame)
+            self.domain.xen.frames.free_xenheap(frame)
+
     def populate_status(self, nr_grant_frames: int) -> bool:
-        """Have status frames for that many version 2 grant frames; False without memory."""
-        while len(self.status) * STATUS_PER_FRAME < nr_grant_frames * ENTRIES_V2:
+        """Have status frames for that many version 2 grant frames; without memory False, and as many as before."""
+        taken: list[Frame] = []
+        while (len(self.status) + len(taken)) * STATUS_PER_FRAME < nr_grant_frames * ENTRIES_V2:
             frame = self._take_frame()
             if frame is None:
+                self._give_back(taken)
                 return False
-            self.status.append(frame)
+            taken.append(frame)
+        self.status.extend(taken)
         return True
 
     def unpopulate_status(self) -> bool:
         """Free the status frames; False if somebody still refers to one."""
         if any(frame.count > 1 or frame.tcount > 1 for frame in self.status):
             return False
-        for frame in self.status:
-            unshare(self.domain.xen, frame)
-            self.domain.xen.frames.free_xenheap(frame)
+        self._give_back(self.status)
         self.status.clear()
         return True
 
     def grow(self, nr_frames: int) -> bool:
-        """Grow to `nr_frames` grant frames (never above the limit); False if that is impossible."""
+        """Grow to `nr_frames` grant frames (never above the limit); all of it or, without memory, nothing: False."""
         if nr_frames > self.max_frames:
             return False
-        if self.version == 2 and not self.populate_status(nr_frames):
-            return False
-        while len(self.shared) < nr_frames:
+        taken: list[Frame] = []
+        while len(self.shared) + len(taken) < nr_frames:
             frame = self._take_frame()
             if frame is None:
+                self._give_back(taken)
                 return False
-            self.shared.append(frame)
-            self.active.extend(Active() for _ in range(ENTRIES_V1))
+            taken.append(frame)
+        if self.version == 2 and not self.populate_status(nr_frames):
+            self._give_back(taken)
+            return False
+        self.shared.extend(taken)
+        self.active.extend(Active() for _ in range(ENTRIES_V1 * len(taken)))
         self._recount()
         return True
 

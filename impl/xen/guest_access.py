@@ -89,7 +89,10 @@ def write(xen: Xen, vcpu: VCpu, addr: int, payload: bytes) -> bool:
         off = addr & 0xFFF
         take = min(len(payload) - pos, 4096 - off)
         if found[1]:
-            found[0].bytes()[off:off + take] = payload[pos:pos + take]
+            frame = found[0]
+            frame.bytes()[off:off + take] = payload[pos:pos + take]
+            if frame.owner is not None:
+                frame.owner.mark_dirty(frame.mfn)
         addr += take
         pos += take
     return True

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from impl.xen import abi, grant_admin
 from impl.xen.abi import EFAULT, EINVAL, ENOSYS, EOPNOTSUPP
+from impl.xen.continuation import NEVER, Handler, Preempted, continued
 from impl.xen.domctl import do_domctl
 from impl.xen.grant_copy import copy_one
 from impl.xen.grant_map import map_grant_ref
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from impl.xen.machine import Xen
 
 Steps = Generator[str, None, int]
-Handler = Callable[["Xen", "VCpu", int, int, int, int, int], Steps]
 U64_MASK = (1 << 64) - 1
 
 
@@ -38,8 +38,10 @@ def dispatch(xen: Xen, vcpu: VCpu, number: int, a1: int, a2: int, a3: int, a4: i
         return _refuse(-ENOSYS if handler is None else -EINVAL)
     if (a1 | a2 | a3 | a4 | a5) >> 64:
         mask = U64_MASK
-        return handler(xen, vcpu, a1 & mask, a2 & mask, a3 & mask, a4 & mask, a5 & mask)
-    return handler(xen, vcpu, a1, a2, a3, a4, a5)
+        a1, a2, a3, a4, a5 = a1 & mask, a2 & mask, a3 & mask, a4 & mask, a5 & mask
+    if xen.preemption.kind == NEVER:
+        return handler(xen, vcpu, a1, a2, a3, a4, a5)
+    return continued(xen, vcpu, handler, (a1, a2, a3, a4, a5))
 
 
 def _refuse(code: int) -> Steps:
@@ -61,6 +63,14 @@ def do_grant_table_op(xen: Xen, vcpu: VCpu, cmd: int, uop: int, count: int, a4: 
     return (yield from handler(xen, vcpu, uop, count))
 
 
+def _between(xen: Xen, cmd: int, uop: int, left: int) -> Steps:
+    """Between two elements of a batch: others may run, or the call stops here and `left` elements from `uop` on remain."""
+    if xen.preemption.wanted():
+        raise Preempted(cmd, uop & U64_MASK, left)
+    yield "grant.preempt"
+    return 0
+
+
 def _fetch(xen: Xen, vcpu: VCpu, addr: int, size: int) -> tuple[bytes | bytearray, int] | None:
     off = addr & 0xFFF
     if off + size <= 4096:
@@ -75,7 +85,7 @@ def _fetch(xen: Xen, vcpu: VCpu, addr: int, size: int) -> tuple[bytes | bytearra
 def _map(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
     for i in range(count):
         if i:
-            yield "grant.preempt"
+            yield from _between(xen, abi.GNTTABOP_MAP_GRANT_REF, uop + i * 32, count - i)
         addr = uop + i * 32
         buf = window(xen, vcpu, addr, 32)
         if buf is None:
@@ -129,7 +139,8 @@ def _unmap(xen: Xen, vcpu: VCpu, uop: int, count: int, replace: bool) -> Steps:
         if vcpu.domain.crashed:
             return -EINVAL
         if done < count and not rc:
-            yield "grant.preempt"
+            cmd = abi.GNTTABOP_UNMAP_AND_REPLACE if replace else abi.GNTTABOP_UNMAP_GRANT_REF
+            yield from _between(xen, cmd, uop + done * 24, count - done)
     return rc
 
 
@@ -144,7 +155,7 @@ def _unmap_and_replace(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
 def _copy(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
     for i in range(count):
         if i:
-            yield "grant.preempt"
+            yield from _between(xen, abi.GNTTABOP_COPY, uop + i * 40, count - i)
         addr = uop + i * 40
         status = 1
         while status > 0:
@@ -153,7 +164,9 @@ def _copy(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
                 return -EFAULT
             src, sdom, soff, _, dst, ddom, doff, _, length, flags, _, _ = abi.COPY.unpack_from(*got)
             status = yield from copy_one(xen, vcpu, src, sdom, soff, dst, ddom, doff, length, flags)
-            if status > 0:
+            if status > 0:  # an entry changed while its lock was dropped: from this element on, the call is made again
+                if xen.preemption.wanted():
+                    raise Preempted(abi.GNTTABOP_COPY, addr & U64_MASK, count - i)
                 yield "copy.restart"
         if not _store(xen, vcpu, addr + 36, abi.STATUS.pack(status)):
             return -EFAULT
@@ -165,7 +178,7 @@ def _transfer(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
         return -EOPNOTSUPP
     for i in range(count):
         if i:
-            yield "grant.preempt"
+            yield from _between(xen, abi.GNTTABOP_TRANSFER, uop + i * 24, count - i)
         got = _fetch(xen, vcpu, uop + i * 24, 24)
         if got is None:
             return -EFAULT
@@ -179,7 +192,7 @@ def _transfer(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
 def _swap(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
     for i in range(count):
         if i:
-            yield "grant.preempt"
+            yield from _between(xen, abi.GNTTABOP_SWAP_GRANT_REF, uop + i * 12, count - i)
         got = _fetch(xen, vcpu, uop + i * 12, 12)
         if got is None:
             return -EFAULT
@@ -263,7 +276,7 @@ def _get_version(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
 def _cache_flush(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
     for i in range(count):
         if i:
-            yield "grant.preempt"
+            yield from _between(xen, abi.GNTTABOP_CACHE_FLUSH, uop + i * 16, count - i)
         got = read(xen, vcpu, uop + i * 16, 16)
         if got is None:
             return -EFAULT

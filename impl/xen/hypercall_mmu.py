@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-from impl.xen.abi import EFAULT, EINVAL, ESRCH, MMU_UPDATE, MMUEXT_OP, U32
+from impl.xen.abi import EFAULT, EINVAL, ESRCH, MMU_UPDATE, MMU_UPDATE_PREEMPTED, MMUEXT_OP, U32
+from impl.xen.continuation import Preempted
 from impl.xen.guest_access import read, write
 from impl.xen.mmu import check_owners, get_pg_owner, mmu_update_one, mmuext_op_one, owners, update_va_mapping
 
@@ -18,26 +19,50 @@ if TYPE_CHECKING:
     from impl.xen.machine import Xen
 
 Steps = Generator[str, None, int]
+U64_MASK = (1 << 64) - 1
 
 
 def _report(xen: Xen, vcpu: VCpu, pdone: int, done: int, rc: int) -> int:
-    if pdone and not write(xen, vcpu, pdone, U32.pack(done)):
+    if pdone and not write(xen, vcpu, pdone, U32.pack(done & 0xFFFFFFFF)):
         return rc or -EFAULT
     return rc
+
+
+def _progress(xen: Xen, vcpu: VCpu, requests: int, count: int, pdone: int) -> tuple[int, int, bool]:
+    """How many requests are left, how many were done before, and whether this is only the end of a call made before.
+
+    A count with MMU_UPDATE_PREEMPTED continues an earlier call: what was done stands at `pdone`, in the guest's memory, and
+    is believed, as only the guest is told. Nothing but that bit, without requests, returns what foreigndom holds.
+    """
+    count &= 0xFFFFFFFF
+    if not count & MMU_UPDATE_PREEMPTED:
+        return count, 0, False
+    if count == MMU_UPDATE_PREEMPTED and not requests:
+        return 0, 0, True
+    raw = read(xen, vcpu, pdone, 4) if pdone else None
+    return count & ~MMU_UPDATE_PREEMPTED, U32.unpack(raw)[0] if raw is not None else 0, False
+
+
+def _signed(value: int) -> int:
+    value &= 0xFFFFFFFF
+    return value - (1 << 32) if value >> 31 else value
 
 
 def do_mmu_update(xen: Xen, vcpu: VCpu, ureqs: int, count: int, pdone: int, foreigndom: int, a5: int) -> Steps:
     """Hypercall 1: a batch of page-table writes; stops at the first error, `pdone` says how many succeeded."""
     caller = vcpu.domain
-    count &= 0xFFFFFFFF
-    if count & 0x80000000:
-        return -EINVAL
+    count, done, made = _progress(xen, vcpu, ureqs, count, pdone)
+    if made:
+        return _signed(foreigndom)
     rc, pt_owner, pg_owner = owners(xen, vcpu, foreigndom & 0xFFFFFFFF)
     if rc:
         return rc
-    done = 0
     for i in range(count):
         if i:
+            if xen.preemption.wanted():
+                pt_owner.flush_tlb()
+                _report(xen, vcpu, pdone, done, 0)
+                raise Preempted(ureqs + i * 16 & U64_MASK, count - i | MMU_UPDATE_PREEMPTED, pdone, foreigndom)
             yield "mmu.preempt"
         raw = read(xen, vcpu, ureqs + i * 16, 16)
         if raw is None:
@@ -58,9 +83,9 @@ def do_mmu_update(xen: Xen, vcpu: VCpu, ureqs: int, count: int, pdone: int, fore
 
 def do_mmuext_op(xen: Xen, vcpu: VCpu, uops: int, count: int, pdone: int, foreigndom: int, a5: int) -> Steps:
     """Hypercall 26: a batch of extended operations on one owner's frames."""
-    count &= 0xFFFFFFFF
-    if count & 0x80000000:
-        return -EINVAL
+    count, done, made = _progress(xen, vcpu, uops, count, pdone)
+    if made:
+        return _signed(foreigndom)
     pg_owner = get_pg_owner(xen, vcpu, foreigndom & 0xFFFF)
     if pg_owner is None:
         return -ESRCH
@@ -69,9 +94,11 @@ def do_mmuext_op(xen: Xen, vcpu: VCpu, uops: int, count: int, pdone: int, foreig
     rc = xen.xsm.target("mmuext_op", vcpu.domain, pg_owner)
     if rc:
         return rc
-    done = 0
     for i in range(count):
         if i:
+            if xen.preemption.wanted():
+                _report(xen, vcpu, pdone, done, 0)
+                raise Preempted(uops + i * 24 & U64_MASK, count - i | MMU_UPDATE_PREEMPTED, pdone, foreigndom)
             yield "mmu.preempt"
         raw = read(xen, vcpu, uops + i * 24, 24)
         if raw is None:

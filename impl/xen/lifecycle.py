@@ -134,17 +134,23 @@ def set_target(domain: Domain, target: Domain) -> int:
 
 
 def destroy(xen: Xen, domain: Domain) -> Generator[str, None, int]:
-    """Tear a domain down (domain_kill). It leaves the id list when its last page and reference are gone."""
-    if domain.is_dying != ALIVE:
-        return 0 if domain.is_dying == DEAD else -EINVAL
-    domain.pause_count += 1
-    domain.is_dying = DYING
-    domain.claim = 0
-    yield "destroy.dying"
+    """Tear a domain down (domain_kill). It leaves the id list when its last page and reference are gone.
+
+    What another call has begun, or this one before it was preempted, is gone on with: every phase finds what is left to do.
+    """
+    if domain.is_dying == DEAD:
+        return 0
+    if domain.is_dying == ALIVE:
+        domain.pause_count += 1
+        domain.is_dying = DYING
+        domain.claim = 0
+        yield "destroy.dying"
     yield from release_mappings(xen, domain)
     domain.events.destroy()
     yield "destroy.events"
     yield from _relinquish(xen, domain)
+    if domain.is_dying == DEAD:
+        return 0  # another call was faster
     domain.is_dying = DEAD
     xen.raise_global_virq(VIRQ_DOM_EXC)
     yield "destroy.dead"
@@ -157,12 +163,15 @@ def release_mappings(xen: Xen, mapper: Domain) -> Generator[str, None, None]:
 
     Pins and in-use bits fall here; the host page references of a PV mapper fall with its page tables.
     """
-    for n, record in enumerate(reversed(mapper.grant_table.maptrack)):
-        if n % RELEASE_BATCH == RELEASE_BATCH - 1:
+    done = 0
+    for record in reversed(mapper.grant_table.maptrack):
+        if done == RELEASE_BATCH:
+            done = 0
             yield "destroy.maptrack"
         flags = record.flags
         if not flags & 3:
             continue
+        done += 1
         record.flags = 0
         granter = xen.domains.get(record.domid)
         made_by, record.granter = record.granter, None

@@ -13,6 +13,7 @@ from random import Random
 from typing import TypeVar
 
 from impl.xen.abi import VIRQ_DOM_EXC
+from impl.xen.continuation import Preemption
 from impl.xen.domains import Domain, VCpu
 from impl.xen.frames import Frame, FrameTable, get_writable
 from impl.xen.hypercall import dispatch
@@ -50,6 +51,7 @@ class Xen:
         "hardware_domain",
         "last_domid",
         "options",
+        "preemption",
         "rng",
         "trace",
         "virq_handlers",
@@ -58,13 +60,14 @@ class Xen:
 
     def __init__(
         self, nframes: int = 1 << 20, reserved: int = 0x4000, seed: int = 0, policy: Policy | None = None,
-        options: Options | None = None,
+        options: Options | None = None, preemption: Preemption | None = None,
     ) -> None:
         self.frames = FrameTable(nframes, reserved)
         self.domains: dict[int, Domain] = {}
         self.xsm: Policy = policy if policy is not None else DummyPolicy()
         self.rng = Random(seed)
         self.options = options if options is not None else Options()
+        self.preemption = preemption if preemption is not None else Preemption()
         self.last_domid = 0
         self.dom_io = Domain(self, 0x7FF1)
         self.dom_xen = Domain(self, 0x7FF2)

@@ -15,6 +15,7 @@ from impl.xen.abi import (
     DOMID_SELF,
     EACCES,
     EFAULT,
+    EILSEQ,
     EINVAL,
     EIO,
     ENOENT,
@@ -24,8 +25,10 @@ from impl.xen.abi import (
     EOPNOTSUPP,
     EPERM,
     ESRCH,
+    MEMOP_EXTENT_SHIFT,
     U64,
 )
+from impl.xen.continuation import Preempted
 from impl.xen.frames import Frame
 from impl.xen.grant_admin import grant_frame
 from impl.xen.grant_transfer import steal_page
@@ -38,6 +41,12 @@ if TYPE_CHECKING:
 
 MAX_ORDER_DOMU = 9
 MAX_ORDER_CONTROL = 18
+MAX_EXTENTS = 0xFFFFFFFF >> MEMOP_EXTENT_SHIFT  # progress through more could not be told
+# Operations that are never continued: progress claimed of them is refused.
+WHOLE = frozenset({
+    abi.XENMEM_MAXIMUM_RAM_PAGE, abi.XENMEM_CURRENT_RESERVATION, abi.XENMEM_MAXIMUM_RESERVATION, abi.XENMEM_MAXIMUM_GPFN,
+    abi.XENMEM_EXCHANGE, abi.XENMEM_ADD_TO_PHYSMAP, abi.XENMEM_REMOVE_FROM_PHYSMAP, abi.XENMEM_CLAIM_PAGES,
+    abi.XENMEM_ACQUIRE_RESOURCE})
 Steps = Generator[str, None, int]
 
 
@@ -101,7 +110,7 @@ def _reservation(xen: Xen, vcpu: VCpu, cmd: int, start: int, arg: int) -> Steps:
     extents, nr, order, _, _, domid = _res(raw)
     caller = vcpu.domain
     domain = caller if domid == DOMID_SELF else xen.domains.get(domid)
-    if domain is None or start >= nr:
+    if domain is None or start >= nr or nr > MAX_EXTENTS:
         return start
     if xen.xsm.target("memory_adjust_reservation", caller, domain):
         return start
@@ -109,6 +118,8 @@ def _reservation(xen: Xen, vcpu: VCpu, cmd: int, start: int, arg: int) -> Steps:
         return start
     for i in range(start, nr):
         if i > start:
+            if xen.preemption.wanted():
+                raise Preempted(cmd | i << MEMOP_EXTENT_SHIFT, arg)
             yield "memory.preempt"
         at = extents + i * 8
         if cmd != abi.XENMEM_INCREASE_RESERVATION or extents:
@@ -177,6 +188,10 @@ def _exchange(xen: Xen, vcpu: VCpu, arg: int) -> Steps:
         if rc:
             break
         done += 1
+        if done < in_nr and xen.preemption.wanted():
+            if not write(xen, vcpu, arg + 64, U64.pack(done)):
+                return -EFAULT
+            raise Preempted(abi.XENMEM_EXCHANGE, arg)
         yield "memory.preempt"
     return rc if write(xen, vcpu, arg + 64, U64.pack(done)) else -EFAULT
 
@@ -294,9 +309,11 @@ def _acquire(xen: Xen, vcpu: VCpu, arg: int) -> int:
 
 def do_memory_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a5: int) -> Steps:
     """Hypercall 12; progress of a continued batch stands in the bits above the command."""
-    start = (cmd & 0xFFFFFFFF) >> 6
+    start = (cmd & 0xFFFFFFFF) >> MEMOP_EXTENT_SHIFT
     op = cmd & abi.MEMOP_CMD_MASK
     caller = vcpu.domain
+    if start and op in WHOLE:
+        return -EINVAL
     if op in (abi.XENMEM_INCREASE_RESERVATION, abi.XENMEM_DECREASE_RESERVATION, abi.XENMEM_POPULATE_PHYSMAP):
         return (yield from _reservation(xen, vcpu, op, start, arg))
     if op == abi.XENMEM_EXCHANGE:
@@ -365,7 +382,11 @@ def _physmap(xen: Xen, vcpu: VCpu, op: int, start: int, arg: int) -> Steps:
         _, _, space, idx, gfn = _addto(raw)
         return add_to_physmap(xen, vcpu, domain, space, idx, gfn)
     _, space, count, foreign, idxs, gfns, errs = abi.ADD_TO_PHYSMAP_BATCH.unpack(raw)
+    if start > count or (start and start == count):
+        return -EILSEQ  # no continuation of this call has come so far
     for i in range(start, count):
+        if i > start and xen.preemption.wanted():
+            raise Preempted(op | i << MEMOP_EXTENT_SHIFT, arg)
         one, two = read(xen, vcpu, idxs + i * 8, 8), read(xen, vcpu, gfns + i * 8, 8)
         if one is None or two is None:
             return -EFAULT

@@ -18,12 +18,12 @@ from proofs.refinement.rig import SLOTS, Guest, Rig
 from proofs.refinement.shadow import Shadow
 
 Places = dict[str, tuple[object, object]]
-Entry = tuple[int, int, int, int]
+Entry = tuple[int, int, int, int, int]
 IN_USE = abi.GTF_READING | abi.GTF_WRITING
 
 
 def entry_of(sh: Shadow, domain: Domain, number: int) -> Entry:
-    """kind, grantee, frame and readonly of a shared entry, as elements. Bytes that grant nothing are `invalid`."""
+    """kind, grantee, frame, readonly and part of a shared entry, as elements. Bytes that grant nothing are `invalid`."""
     table = domain.grant_table
     if table.version == 1:
         flags, domid, mfn = table.entry_v1(number)
@@ -32,14 +32,16 @@ def entry_of(sh: Shadow, domain: Domain, number: int) -> Entry:
     kinds = sh.kind
     kind = kinds["invalid"]
     kind_bits = flags & abi.GTF_TYPE_MASK
-    if kind_bits == abi.GTF_PERMIT_ACCESS and not flags & abi.GTF_SUB_PAGE:
+    if kind_bits == abi.GTF_PERMIT_ACCESS:
         kind = kinds["permit_access"]
+    elif kind_bits == abi.GTF_TRANSITIVE and table.version == 2:
+        kind = kinds["transitive"]
     elif flags == abi.GTF_ACCEPT_TRANSFER:
         kind = kinds["accept_transfer"]
     elif kind_bits == abi.GTF_ACCEPT_TRANSFER and flags & (
             abi.GTF_TRANSFER_COMMITTED | abi.GTF_TRANSFER_COMPLETED):
         kind = kinds["transfer_completed"]
-    return kind, sh.domain(domid), sh.frame(mfn), int(bool(flags & abi.GTF_READONLY))
+    return kind, sh.domain(domid), sh.frame(mfn), int(bool(flags & abi.GTF_READONLY)), int(bool(flags & abi.GTF_SUB_PAGE))
 
 
 def in_use_bits(domain: Domain, number: int) -> int:
@@ -147,8 +149,9 @@ def _table(sh: Shadow, domain: Domain, forged: set[tuple[int, int]], moving: set
     for r, number in enumerate(sh.size.refs):
         inside = number < table.nr_entries
         k = d * sh.rules.nrefs + r
-        if d and sh.T["in_table"][k] != inside:
-            out[f"in_table[{d}, {number}]"] = (sh.T["in_table"][k], inside)
+        fits = [number < len(table.shared) * entries for entries in (abi.ENTRIES_V1, abi.ENTRIES_V2)]
+        if d and sh.T["fits"][2 * k:2 * k + 2] != fits:
+            out[f"fits[{d}, {number}]"] = (sh.T["fits"][2 * k:2 * k + 2], fits)
         if inside:
             entry_differences(sh, domain, r, forged, moving, out)
 
@@ -158,13 +161,13 @@ def entry_differences(sh: Shadow, domain: Domain, r: int, forged: set[tuple[int,
     """One entry: what its owner wrote, the in-use bits, and what Xen remembers of the use."""
     T, d, number = sh.T, domain.domid, sh.size.refs[r]
     k = d * sh.rules.nrefs + r
-    kind, grantee, frame, readonly = entry_of(sh, domain, number)
+    kind, grantee, frame, readonly, part = entry_of(sh, domain, number)
     here = f"[{d}, {number}]"
     permit = sh.kind["permit_access"]
     if T["entry.kind"][k] != kind:
         out["entry" + here + ".kind"] = (T["entry.kind"][k], kind)
-    elif kind == permit and (T["entry.frame"][k] != frame or T["entry.grantee"][k] != grantee):
-        out["entry" + here] = ((T["entry.grantee"][k], T["entry.frame"][k]), (grantee, frame))
+    elif kind == permit and (T["entry.frame"][k], T["entry.grantee"][k], T["entry.part"][k]) != (frame, grantee, part):
+        out["entry" + here] = ((T["entry.grantee"][k], T["entry.frame"][k], T["entry.part"][k]), (grantee, frame, part))
     elif kind == sh.kind["accept_transfer"] and T["entry.grantee"][k] != grantee:
         out["entry" + here + ".grantee"] = (T["entry.grantee"][k], grantee)
     reading, writing = T["status.reading"][k], T["status.writing"][k]
@@ -181,8 +184,10 @@ def entry_differences(sh: Shadow, domain: Domain, r: int, forged: set[tuple[int,
             out["status" + here] = ((reading, writing), hex(bits))
     if reading:
         mfn = -1 if act.frame is None else act.frame.mfn
-        if T["active.grantee"][k] != sh.domain(act.domid) or T["active.frame"][k] != sh.frame(mfn):
-            out["active" + here] = ((T["active.grantee"][k], T["active.frame"][k]), (act.domid, sh.frame(mfn)))
+        rules = (T["active.grantee"][k], T["active.frame"][k], T["active.part"][k])
+        real = (sh.domain(act.domid), sh.frame(mfn), int(act.sub_page))
+        if rules != real:
+            out["active" + here] = (rules, real)
 
 
 def _frames(rig: Rig, sh: Shadow, out: Places) -> None:

@@ -9,6 +9,7 @@ invariants and theorems are evaluated.
 from __future__ import annotations
 
 from impl.xen import abi
+from impl.xen.domains import Domain
 from impl.xen.guest_access import translate
 from impl.xen.scheduler import HELD
 from model.walk import OKAY
@@ -109,9 +110,9 @@ class Bench:
             return 0
         return domain.grant_table.active[number].pin
 
-    def copy_domain(self, dom: int, me: int, by_ref: bool) -> int:
-        """The domain a side of a copy names."""
-        return me if dom == abi.DOMID_SELF else self.shadow.domain(dom)
+    def enough(self, domain: Domain, ref: int) -> int:
+        """Would the reference be inside the table in version 2, too?"""
+        return int(ref < len(domain.grant_table.shared) * abi.ENTRIES_V2)
 
     def copy_may_fail(self, e: CopyElement, stage: int, tries: int, me: int) -> bool:
         """Can the destination be refused by what the rules do not have: counters, types, five lost races?"""
@@ -239,9 +240,9 @@ class Bench:
         else:
             abi.ENTRY_V2.pack_into(data, off, flags & ~0x18, domid, 0, 0, mfn)
         if self.rules_on:
-            kind, grantee, frame, readonly = entry_of(sh, guest.domain, ref)
+            kind, grantee, frame, readonly, part = entry_of(sh, guest.domain, ref)
             sh.step("write_entry", {"owner": guest.domid, "ref": key[1], "kind": kind, "grantee": grantee,
-                                    "frame": frame, "readonly": readonly})
+                                    "frame": frame, "readonly": readonly, "part": part})
             if not keep_bits and table.version == 1:
                 self.settle_forged(key)
         return True
@@ -318,7 +319,7 @@ class Bench:
             sh.step("privcmd_unpausedomain", {"p": TOOLS, "x": self.privcmd, "d": domid}, OKAY if rc == 0 else "EINVAL")
             for r, number in enumerate(sh.size.refs):
                 if number < domain.grant_table.nr_entries:
-                    sh.step("setup_table", {"caller": domid, "ref": r})
+                    sh.step("setup_table", {"caller": domid, "ref": r, "enough": self.enough(domain, number)})
         return True
 
     def _id_is_free(self, domid: int) -> bool:

@@ -256,7 +256,7 @@ def alloc_unbound(d: Dom0, proc: Proc) -> str:
 
 def populate(d: Dom0, proc: Proc) -> str:
     """XENMEM_populate_physmap for a guest, by a process."""
-    fd, x, opened = d.fd_of(proc, "privcmd")
+    fd, x, _ = d.fd_of(proc, "privcmd")
     b, sh = d.b, d.b.shadow
     ids = [n for n in b.rig.xen.domains if n]
     domid = ids[int(d.rng.random() * len(ids))] if ids and d.rng.random() < 0.9 else 99

@@ -233,7 +233,7 @@ def copy(d: Dom0, proc: Proc) -> str:
         which = d.rng.random()
         for bit in (1, 2):
             offset = (bit - 1) * 1024 + 8 * int(d.rng.random() * 60)
-            if which < 0.5 and bit == 1 or 0.4 < which and bit == 2:
+            if (which < 0.5 and bit == 1) or (which > 0.4 and bit == 2):
                 flags |= bit
                 dom, ref = _grant(d)
                 sides.append(FOREIGN.pack(ref, offset, dom))

@@ -63,12 +63,12 @@ def follow_setup(b: Bench, f: Flight, nr_frames: int) -> Follower:
     yield
     status = b.status(f, 8)
     if status != OKAY:
-        b.expect(f, "setup_table", sh.step("setup_table", {"caller": me, "ref": 0}, ANY, GENERAL), status)
+        b.expect(f, "setup_table", sh.step("setup_table", {"caller": me, "ref": 0, "enough": 0}, ANY, GENERAL), status)
         return
-    inside = [r for r, number in enumerate(sh.size.refs) if number < guest.domain.grant_table.nr_entries]
-    for r in inside:
-        if not sh.T["in_table"][me * sh.rules.nrefs + r] or r == inside[0]:
-            sh.step("setup_table", {"caller": me, "ref": r})
+    domain = guest.domain
+    for r, number in enumerate(sh.size.refs):
+        if number < len(domain.grant_table.shared) * abi.ENTRIES_V1:
+            sh.step("setup_table", {"caller": me, "ref": r, "enough": b.enough(domain, number)})
 
 
 def follow_populate(b: Bench, f: Flight, count: int) -> Follower:
@@ -92,7 +92,7 @@ def follow_populate(b: Bench, f: Flight, count: int) -> Follower:
 
 def follow_decrease(b: Bench, f: Flight, mfns: list[int]) -> Follower:
     """decrease_reservation, extent by extent."""
-    guest, me, _ = caller_of(b, f)
+    _, me, _ = caller_of(b, f)
     sh = b.shadow
     for i, mfn in enumerate(mfns):
         event = yield

@@ -154,15 +154,15 @@ def follow_unmap(b: Bench, f: Flight, elements: list[UnmapElement]) -> Follower:
         status = b.status(f, i * 24 + 20)
         h = sh.handle(me, e.handle)
         host, device = int(bool(e.addr)), int(bool(e.bus))
-        if e.addr and sh.T["mapping.host"][h] and status == OKAY:
-            _rebind(b, me, e.slot, sh.T["mapping.host_t"][h])
+        at_slot = sh.slots.get((me, e.slot))
+        t = sh.free_translation() if at_slot is None else at_slot
         fail = status if status in (GENERAL, "GNTST_bad_dev_addr") and b.names_another(me, e, h, status) else None
         gone = guest.domain.crashed and status == GENERAL
         key = (sh.T["mapping.granter"][h], sh.T["mapping.ref"][h])
-        t = sh.T["mapping.host_t"][h] if sh.T["mapping.host"][h] else -1
+        had_host = sh.T["mapping.host"][h]
         if device and status == OKAY and sh.T["mapping.device"][h] and b.names_another(me, e, h, "GNTST_bad_dev_addr"):
             raise Mismatch("unmap_grant_ref: a bus address that is not the frame's was accepted")
-        code = sh.try_step("unmap_grant_ref", {"caller": me, "space": me, "h": h, "host": host, "device": device,
+        code = sh.try_step("unmap_grant_ref", {"caller": me, "space": me, "h": h, "t": t, "host": host, "device": device,
                                                "this": call}, fail)
         if gone and code in ("GNTST_bad_handle", GENERAL):
             continue  # where the rules refuse the handle of a granter that has gone, Xen crashes the caller as well
@@ -171,7 +171,7 @@ def follow_unmap(b: Bench, f: Flight, elements: list[UnmapElement]) -> Follower:
             continue
         pending.append(call)
         b.touched.add(key)
-        if host and sh.slots.get((me, e.slot)) == t:
+        if host and had_host:
             del sh.slots[me, e.slot]
         if not (sh.T["mapping.host"][h] or sh.T["mapping.device"][h]):
             sh.handles.pop((me, e.handle), None)
@@ -183,19 +183,6 @@ def follow_unmap(b: Bench, f: Flight, elements: list[UnmapElement]) -> Follower:
         frame = sh.at("hold.frame", call, 1)
         sh.step("unmap_grant_ref.complete", {"this": call})
         b.touch_frame(frame)
-
-
-def _rebind(b: Bench, me: int, slot: int, t: int) -> None:
-    """The entry unmapped was another one of the same content: the two translations change places."""
-    sh = b.shadow
-    other = sh.slots.get((me, slot))
-    if other is None or other == t:
-        return
-    for key, element in sh.slots.items():
-        if element == t:
-            sh.slots[key] = other
-            break
-    sh.slots[me, slot] = t
 
 
 def follow_copy(b: Bench, f: Flight, elements: list[CopyElement], rule: str = "copy",
@@ -218,9 +205,9 @@ def follow_copy(b: Bench, f: Flight, elements: list[CopyElement], rule: str = "c
         f.moving.update(k for k in (source, dest) if k is not None)
         sh.step(rule, {**begin, **this})
         code = sh.step(f"{rule}.element", {
-            "src_by_ref": int(e.src_ref), "src_dom": b.copy_domain(e.src_dom, me, e.src_ref),
+            "src_by_ref": int(e.src_ref), "src_own": int(e.src_dom == abi.DOMID_SELF), "src_dom": sh.domain(e.src_dom),
             "src_ref": sh.ref(e.src) if e.src_ref else 0, "src_frame": 0 if e.src_ref else sh.frame(e.src),
-            "dst_by_ref": int(e.dst_ref), "dst_dom": b.copy_domain(e.dst_dom, me, e.dst_ref),
+            "dst_by_ref": int(e.dst_ref), "dst_own": int(e.dst_dom == abi.DOMID_SELF), "dst_dom": sh.domain(e.dst_dom),
             "dst_ref": sh.ref(e.dst) if e.dst_ref else 0, "dst_frame": 0 if e.dst_ref else sh.frame(e.dst), **this}, ANY)
         while event in HELD:
             tries += 1

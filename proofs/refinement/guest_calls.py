@@ -183,8 +183,6 @@ class GuestCalls:
             rec2 = track[handle] if handle < len(track) else None
             if rec2 is not None and rec2.flags & 16 and addr:
                 addr = guest.layout.window_maddr(slot)
-            if rec2 is not None and rec2.flags & 3 and not self._unmap_is_ruled(guest, handle, slot):
-                continue
             elements.append(UnmapElement(slot, addr, bus, handle))
             payload += abi.UNMAP_GRANT_REF.pack(addr, bus, handle, 0, 0)
         if elements:
@@ -204,25 +202,6 @@ class GuestCalls:
                 return slot
         return other
 
-    def _unmap_is_ruled(self, guest: Guest, handle: int, slot: int) -> bool:
-        """Have the rules an answer? They bind a record to its own entry; Xen takes any entry of the same content."""
-        sh = self.b.shadow
-        if not self.b.rules_on:
-            return True
-        h = sh.handles.get((guest.domid, handle))
-        t = sh.slots.get((guest.domid, slot))
-        if h is None:
-            return True
-        T = sh.T
-        stands = T["mapping.granter_life"][h] == T["domain.life"][T["mapping.granter"][h]]
-        if t is None or not T["mapping.host"][h] or not stands:
-            return True
-        k = T["mapping.granter"][h] * sh.rules.nrefs + T["mapping.ref"][h]
-        entry = (T["translation.frame"][t], T["translation.writable"][t])
-        content = entry == (T["active.frame"][k], T["mapping.writable"][h])
-        return not content or bool(T["mapping.host_t"][h] == t and T["translation.handle"][t] == h
-                                   and T["translation.origin"][t] == 1)
-
     def copy(self, guest: Guest, vcpu: int) -> None:
         """copy of one or two elements."""
         rng = self.rng
@@ -237,7 +216,7 @@ class GuestCalls:
                     page = self.page(guest)
                     dom = abi.DOMID_SELF
                     if rng.random() < 0.06:
-                        dom = rng.choice([d for d in (0, 1, 2, 3, 99) if d != guest.domid])
+                        dom = rng.choice((0, 1, 2, 3, 99))
                     sides.append((False, page, dom))
             length = 64 if rng.random() < 0.97 else 4000
             (s_ref, src, s_dom), (d_ref, dst, d_dom) = sides

@@ -116,7 +116,8 @@ class Rules:
             put("process.phase", space, self.members["ProcessPhase"]["process_runs"])
         put("process.root", TOOLS, 1)
         for r, number in enumerate(size.refs):
-            put("in_table", r, int(number < 512))
+            put("fits", 2 * r, int(number < 512))
+            put("fits", 2 * r + 1, int(number < 256))
         for f in range(size.frames):
             put("frame.use", f, use["free"])
         for f in range(size.heap, size.heap + size.dom0_frames):

@@ -1,4 +1,4 @@
-"""The rules' terms and steps over a symbolic state: a state function is a Python function from Z3 terms to a Z3 term.
+"""The rules' terms and steps over a symbolic state: a state function is a Python function from terms to a term.
 
 Steps come from the loaded system as they are. Taking one gives the state after it; its ordered checks give, for each code,
 when the step ends with that code. Elements of all sorts are bit vectors, members of enumerations by their position.
@@ -6,16 +6,18 @@ when the step ends with that code. Elements of all sorts are bit vectors, member
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import z3
-
-from model.ir import BOOL, TRUE, App, Lit, Op, Quant, Step, System, Term, Update, Use, Var
-from proofs.refinement.symbolic import WIDTH, Expr, Unsupported
+from model.ir import BOOL, App, Lit, Op, Quant, Step, System, Term, Update, Use, Var
+from model.ir import TRUE as ALWAYS
+from proofs.refinement.symbolic.engine import Unsupported
+from proofs.refinement.symbolic.terms import BITS, FALSE, TRUE, And, If, Implies, Not, Or, apply, eq, variable
+from proofs.refinement.symbolic.terms import BOOL as TRUTH
+from proofs.refinement.symbolic.terms import Term as Expr
+from proofs.refinement.symbolic.terms import number as bits
 
 Function = Callable[..., Expr]
 Values = Mapping[str, Expr]
@@ -23,21 +25,9 @@ Values = Mapping[str, Expr]
 Reading = Callable[["RuleState", tuple[Any, ...]], Expr]
 
 
-def sort_of(sort: str) -> Expr:
-    """The Z3 sort of a sort of the rules."""
-    return z3.BoolSort() if sort == BOOL else z3.BitVecSort(WIDTH)
-
-
-@functools.cache
-def bits(value: int) -> Expr:
-    """A number as an element."""
-    return z3.BitVecVal(value, WIDTH)
-
-
-@functools.cache
-def declared(name: str, args: tuple[str, ...], sort: str) -> Any:
-    """A state function of which nothing is known."""
-    return z3.Function(name, *[sort_of(a) for a in args], sort_of(sort))
+def sort_of(sort: str) -> str:
+    """The symbolic runs' sort of a sort of the rules."""
+    return TRUTH if sort == BOOL else BITS
 
 
 @dataclass(frozen=True)
@@ -48,22 +38,20 @@ class RuleState:
     functions: Mapping[str, Function]
     readings: Mapping[str, Reading] = field(default_factory=dict)
     elements: Mapping[str, tuple[Expr, ...]] = field(default_factory=dict)  # sorts of which only these can matter
-    _seen: dict[tuple[Any, ...], tuple[Expr, tuple[Expr, ...]]] = field(default_factory=dict, init=False, compare=False)
+    _seen: dict[tuple[Any, ...], Expr] = field(default_factory=dict, init=False, compare=False)
 
     def at(self, name: str, *args: Expr) -> Expr:
         """A state function at some arguments."""
-        key = (name, *[a.get_id() for a in args])
+        key = (name, *args)
         if key not in self._seen:
-            self._seen[key] = (self._at(name, args), args)  # the arguments are kept: ids are theirs while they live
-        return self._seen[key][0]
+            self._seen[key] = self._at(name, args)
+        return self._seen[key]
 
     def _at(self, name: str, args: tuple[Expr, ...]) -> Expr:
         if name in self.functions:
             return self.functions[name](*args)
         func = self.system.funcs[name]
-        if not args:
-            return z3.Const(name, sort_of(func.sort))
-        return declared(name, tuple(func.args), func.sort)(*args)
+        return apply(name, args, sort_of(func.sort)) if args else variable(name, sort_of(func.sort))
 
     def term(self, term: Term, env: Values) -> Expr:
         """The value of a term."""
@@ -71,13 +59,15 @@ class RuleState:
             case Var(name):
                 return env[name]
             case Lit("true"):
-                return z3.BoolVal(True)
+                return TRUE
             case Lit("false"):
-                return z3.BoolVal(False)
+                return FALSE
             case Lit(name, sort):
                 if sort in self.system.enums:
                     return bits(self.system.enums[sort].index(name))
-                return z3.BitVec(name, WIDTH) if name in self.system.consts else bits(abs(hash_of(name)))
+                if name in self.system.consts:
+                    return self.functions[name]() if name in self.functions else variable(name)
+                return bits(hash_of(name))
             case App(func, args, _, False):
                 return self.at(func, *[self.term(a, env) for a in args])
             case Use(name, args, _, False):
@@ -97,23 +87,23 @@ class RuleState:
             raise Unsupported(f"a quantifier over {', '.join(v.sort for v in vars_)}")
         cases = [self.term(body, {**env, **dict(zip([v.name for v in vars_], chosen, strict=True))})
                  for chosen in itertools.product(*[self.elements[v.sort] for v in vars_])]
-        return z3.And(cases) if kind == "forall" else z3.Or(cases)
+        return And(cases) if kind == "forall" else Or(cases)
 
     @staticmethod
     def _operation(op: str, args: list[Expr]) -> Expr:
         match op:
             case "not":
-                return z3.Not(args[0])
+                return Not(args[0])
             case "and":
-                return z3.And(args)
+                return And(args)
             case "or":
-                return z3.Or(args)
+                return Or(args)
             case "=>":
-                return z3.Implies(args[0], args[1])
+                return Implies(args[0], args[1])
             case "=":
-                return args[0] == args[1]
+                return eq(args[0], args[1])
             case "ite":
-                return z3.If(args[0], args[1], args[2])
+                return If(args[0], args[1], args[2])
         raise Unsupported(f"operator {op}")
 
     def after(self, updates: Iterable[Update], env: Values) -> RuleState:
@@ -133,15 +123,15 @@ class RuleState:
                     here[arg.name] = slot
                 else:
                     wanted = self.term(arg, here)
-                    if not slot.eq(wanted):
-                        tests.append(slot == wanted)
-            if update.cond != TRUE:
+                    if slot is not wanted:
+                        tests.append(eq(slot, wanted))
+            if update.cond != ALWAYS:
                 tests.append(self.term(update.cond, here))
-            if not tests:
+            cond = And(tests)
+            if cond is TRUE:
                 return self.term(update.value, here)
-            cond = z3.simplify(z3.And(tests))
             old = before(*args) if before is not None else self.at(name, *args)
-            return old if z3.is_false(cond) else z3.If(cond, self.term(update.value, here), old)
+            return old if cond is FALSE else If(cond, self.term(update.value, here), old)
         return value
 
 
@@ -161,7 +151,7 @@ class Ends:
 
     def with_code(self, code: str) -> Expr:
         """When the step ends with this code."""
-        return z3.Or([cond for c, cond in self.codes if c == code])
+        return Or([cond for c, cond in self.codes if c == code])
 
 
 def take(state: RuleState, step: Step, args: Values, choices: Mapping[str, Expr]) -> Ends:
@@ -173,16 +163,16 @@ def take(state: RuleState, step: Step, args: Values, choices: Mapping[str, Expr]
     for check in step.checks:
         if check.kind == "may":
             fails = choices[check.text]
-            holds = z3.Not(fails)
+            holds = Not(fails)
         elif check.kind == "pick" and check.var is not None:
-            fails = choices.get(check.var.name, z3.BoolVal(False))
-            holds = z3.And(z3.Not(fails), state.term(check.cond, args))
+            fails = choices.get(check.var.name, FALSE)
+            holds = And(Not(fails), state.term(check.cond, args))
         else:
             holds = state.term(check.cond, args)
-            fails = z3.Not(holds)
-        ends = z3.And(*before, fails)
+            fails = Not(holds)
+        ends = And(*before, fails)
         codes.append((check.code, ends))
         if check.undo:
             undone.append((ends, state.after(check.undo, args)))
         before.append(holds)
-    return Ends(tuple(codes), z3.And(before), state.after(step.updates, args), tuple(undone))
+    return Ends(tuple(codes), And(before), state.after(step.updates, args), tuple(undone))

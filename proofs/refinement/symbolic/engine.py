@@ -8,14 +8,15 @@ on a symbolic number, and every `unknown` of the solver, is an error and never p
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import z3
 
-WIDTH = 72
-Expr = Any  # Z3 terms; the solver's package is not typed
+from proofs.refinement.symbolic.terms import BITS, BOOL, FALSE, TRUE, And, If, Not, Term, bound_z3, bounds, rewrite, variable
+from proofs.refinement.symbolic.terms import number as constant
 
 
 class Unsupported(Exception):
@@ -26,20 +27,24 @@ class Undecided(Exception):
     """The solver said `unknown`, or an assumption contradicted a path."""
 
 
-def number(value: object) -> Expr:
-    """The bit vector of an integer, symbolic or not."""
+def number(value: object) -> Term:
+    """The term of an integer, symbolic or not."""
     if isinstance(value, Int):
         return value.expr
     if isinstance(value, Bool):
-        return z3.If(value.expr, z3.BitVecVal(1, WIDTH), z3.BitVecVal(0, WIDTH))
+        return If(value.expr, constant(1), constant(0))
     if isinstance(value, int):
-        return z3.BitVecVal(int(value), WIDTH)
+        return constant(int(value))
     raise Unsupported(f"{type(value).__name__} where a number is needed")
 
 
-def truth(value: object) -> Expr:
-    """The Boolean term of a truth value, symbolic or not."""
-    return value.expr if isinstance(value, Bool) else z3.BoolVal(bool(value))
+def truth(value: object) -> Term:
+    """The term of a truth value, symbolic or not."""
+    return value.expr if isinstance(value, Bool) else TRUE if value else FALSE
+
+
+class Abandoned(Exception):
+    """The path contradicts what a stand-in has assumed of it: no input takes it."""
 
 
 class Bool:
@@ -48,7 +53,7 @@ class Bool:
     __slots__ = ("expr",)
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, expr: Expr) -> None:
+    def __init__(self, expr: Term) -> None:
         self.expr = expr
 
     def __bool__(self) -> bool:
@@ -76,7 +81,7 @@ class Int:
     __slots__ = ("expr",)
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, expr: Expr) -> None:
+    def __init__(self, expr: Term) -> None:
         self.expr = expr
 
     __add__, __radd__ = _operator("__add__"), _reflected("__add__")
@@ -84,6 +89,11 @@ class Int:
     __and__, __rand__ = _operator("__and__"), _reflected("__and__")
     __or__, __ror__ = _operator("__or__"), _reflected("__or__")
     __lshift__, __rshift__ = _operator("__lshift__"), _operator("__rshift__")
+
+    def __mul__(self, times: int) -> Int:
+        return Int(self.expr * times)
+
+    __rmul__ = __mul__
 
     def __invert__(self) -> Int:
         return Int(~self.expr)
@@ -120,16 +130,37 @@ class Int:
 
 
 @dataclass
+class Node:
+    """A point of the tree of all paths: what is assumed there, and the condition that is decided next (none at an end)."""
+
+    assumed: list[Term] = field(default_factory=list)
+    condition: Term | None = None
+    sides: dict[bool, Node] = field(default_factory=dict)
+    ended: bool = False
+
+    def uncovered(self) -> Term:
+        """Which inputs that meet the assumptions get here and are on none of the paths."""
+        if self.ended:
+            return FALSE
+        further = TRUE
+        if self.condition is not None:
+            yes, no = (self.sides[s].uncovered() if s in self.sides else TRUE for s in (True, False))
+            further = If(self.condition, yes, no)
+        return And(*self.assumed, further)
+
+
+@dataclass
 class Decision:
     """One condition decided on the current path; `open` while its other side is feasible and not yet run."""
 
-    condition: Expr
+    condition: Term
     side: bool
     open: bool
+    node: Node  # where the path is then
 
     @property
-    def literal(self) -> Expr:
-        return self.condition if self.side else z3.Not(self.condition)
+    def literal(self) -> Term:
+        return self.condition if self.side else Not(self.condition)
 
 
 class Engine:
@@ -144,8 +175,11 @@ class Engine:
         self.depth = 0
         self.names: dict[str, int] = {}
         self.queries = 0
-        self.ends: list[Expr] = []
-        self.assumed: dict[tuple[bool, ...], list[tuple[Expr, Expr]]] = {}
+        self.tree = Node()
+        self.known: dict[Term, Term] = {}  # what is known of terms on this path, from the sides it took
+        self.rewritten: dict[Term, Term] = {}
+        self.bounded: list[set[Term]] = [set()]  # parts whose bounds the solver knows, per level of its stack
+        self.model: Any = None  # one input that takes this path, where one is at hand
 
     @staticmethod
     def running() -> Engine:
@@ -154,39 +188,84 @@ class Engine:
             raise Unsupported("a symbolic condition outside a symbolic run")
         return Engine.current
 
-    def possible(self, *conditions: Expr) -> bool:
+    def possible(self, *conditions: Term) -> bool:
         """May all conditions hold at this point of the path?"""
         self.queries += 1
-        answer = self.solver.check(*conditions)
+        for condition in conditions:
+            self._bound(condition)
+        answer = self.solver.check(*[c.z3 for c in conditions])
         if answer == z3.unknown:
             raise Undecided(f"unknown: {self.solver.reason_unknown()}")
         return bool(answer == z3.sat)
 
-    def decide(self, condition: Expr) -> bool:
+    def _bound(self, term: Term) -> None:
+        """Tell the solver the bounds of a term's parts."""
+        for part in bounds(term):
+            if not any(part in level for level in self.bounded):
+                self.bounded[-1].add(part)
+                bound = bound_z3(part)
+                self.solver.add(bound)
+                if self.model is not None and not z3.is_true(self.model.eval(bound, model_completion=True)):
+                    self.model = None
+
+    def decide(self, condition: Term) -> bool:
         """Which side of a condition this path takes."""
-        condition = z3.simplify(condition)
-        if z3.is_true(condition) or z3.is_false(condition):
-            return bool(z3.is_true(condition))
+        condition = rewrite(condition, self.known, self.rewritten)
+        if condition is TRUE or condition is FALSE:
+            return condition is TRUE
         if self.depth < len(self.decisions):
             known = self.decisions[self.depth]
-            if not known.condition.eq(condition):
+            if known.condition is not condition:
                 raise Undecided(f"a repeated run took another way: {condition}")
         else:
-            yes = self.possible(condition)
-            no = not yes or self.possible(z3.Not(condition))
-            known = Decision(condition, yes, yes and no)
-            self._enter(known)
+            side = self._some_side(condition)
+            known = self._enter(condition, side, self.possible(Not(condition) if side else condition))
         self.depth += 1
+        self._learn(condition if known.side else Not(condition))
         return known.side
 
-    def _enter(self, decision: Decision) -> None:
+    def _learn(self, fact: Term) -> None:
+        """A fact of this path, for rewriting: what is equal is one thing from here on."""
+        for part in fact.args if fact.op == "and" else (fact,):
+            if part.op == "or":
+                continue
+            self.known[part] = TRUE
+            self.known[Not(part)] = FALSE
+            if part.op == "eq" and part.args[0].sort == BITS:
+                one, other = sorted(part.args, key=lambda term: (term.op != "number", term.serial))
+                if other.op == "apply":
+                    self.known[other] = one
+        self.rewritten = {}
+
+    def _some_side(self, condition: Term) -> bool:
+        """A side that is feasible: the one that an input at hand takes."""
+        if self.model is None:
+            if not self.possible():
+                raise Undecided("the assumptions contradict each other on a path")
+            self.model = self.solver.model()
+        return bool(z3.is_true(self.model.eval(condition.z3, model_completion=True)))
+
+    @property
+    def here(self) -> Node:
+        """Where the path is."""
+        return self.decisions[self.depth - 1].node if self.depth else self.tree
+
+    def _enter(self, condition: Term, side: bool, both: bool) -> Decision:
+        """Take a side of a condition at the end of the decisions so far."""
+        parent = self.decisions[-1].node if self.decisions else self.tree
+        parent.condition = condition
+        parent.sides[side] = Node()
+        decision = Decision(condition, side, both, parent.sides[side])
         self.decisions.append(decision)
         self.solver.push()
-        self.solver.add(decision.literal)
+        self.bounded.append(set())
+        self._bound(condition)
+        self.solver.add(decision.literal.z3)
+        return decision
 
     def choose(self, name: str) -> bool:
         """A free choice of the environment."""
-        return self.decide(z3.Bool(self.fresh(name)))
+        return self.decide(variable(self.fresh(name), BOOL))
 
     @property
     def replaying(self) -> bool:
@@ -198,17 +277,27 @@ class Engine:
         self.names[name] = self.names.get(name, 0) + 1
         return f"{name}!{self.names[name]}"
 
-    def assume(self, condition: Expr) -> None:
+    def assume(self, condition: Term) -> None:
         """Holds from here on; counted among the assumptions of the proof."""
+        if condition is TRUE:
+            return
+        self._learn(condition)
         if self.depth == len(self.decisions):
-            self.solver.add(condition)
-            taken = self.decisions[:self.depth]
-            self.assumed.setdefault(tuple(d.side for d in taken), []).append(
-                (z3.And([d.literal for d in taken]), condition))
+            self._bound(condition)
+            self.solver.add(condition.z3)
+            if self.model is not None and not z3.is_true(self.model.eval(condition.z3, model_completion=True)):
+                self.model = None
+            self.here.assumed.append(condition)
 
-    def proves(self, claim: Expr) -> bool:
+    def abandon(self) -> None:
+        """No input takes this path; counted among the assumptions of the proof, as it follows from how they were chosen."""
+        self.here.ended = True
+        raise Abandoned
+
+    def proves(self, claim: Term) -> bool:
         """Does the claim hold on all inputs that take this path?"""
-        return not self.possible(z3.Not(claim))
+        claim = rewrite(claim, self.known, self.rewritten)
+        return claim is TRUE or not self.possible(Not(claim))
 
     def paths(self, body: Callable[[], None]) -> Iterator[int]:
         """Runs the body along each path; the number of the path is yielded at its end, while it can still be asked about."""
@@ -216,36 +305,44 @@ class Engine:
         while True:
             self.depth = 0
             self.names = {}
+            self.known = {}
+            self.rewritten = {}
             Engine.current = self
+            ended = False
             try:
-                body()
+                with contextlib.suppress(Abandoned):
+                    body()
+                    ended = True
                 if self.depth != len(self.decisions):
                     raise Undecided("a repeated run ended early")
                 if not self.possible():
                     raise Undecided("the assumptions contradict each other on a path")
-                count += 1
-                self.ends.append(z3.And([d.literal for d in self.decisions]))
-                yield count
+                if ended:
+                    count += 1
+                    self.here.ended = True
+                    yield count
             finally:
                 Engine.current = None
             while self.decisions and not self.decisions[-1].open:
                 self.decisions.pop()
-                self.solver.pop()
+                self._pop()
             if not self.decisions:
                 return
             last = self.decisions.pop()
-            self.solver.pop()
-            self._enter(Decision(last.condition, not last.side, False))
+            self._pop()
+            self.model = None
+            self._enter(last.condition, not last.side, False)
+
+    def _pop(self) -> None:
+        self.solver.pop()
+        self.bounded.pop()
 
     def covered(self) -> bool:
         """Is every input that meets the assumptions on one of the paths? Asked of a solver that knows nothing else."""
-        solver = z3.Solver()
+        solver = z3.SolverFor("QF_UFBV")
         solver.set("timeout", 20000)
-        for items in self.assumed.values():
-            for before, condition in items:
-                solver.add(z3.Implies(before, condition))
-        for end in self.ends:
-            solver.add(z3.Not(end))
+        missing = self.tree.uncovered()
+        solver.add(missing.z3, *[bound_z3(part) for part in bounds(missing)])
         self.queries += 1
         answer = solver.check()
         if answer == z3.unknown:

@@ -1,0 +1,110 @@
+"""What saving a running domain needs: types of its pages, which of them were written, and its vCPUs' state.
+
+What lives here: the domctls of that kind once decoded. What does not: the stream they are saved to, and restoring, which is
+building. Sources: public/domctl.h; Xen arch/x86/domctl.c XEN_DOMCTL_getpageframeinfo3, arch/x86/mm/paging.c
+(paging_domctl, paging_log_dirty_op).
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+
+from impl.xen.abi import E2BIG, EFAULT, EINVAL, ENODATA, U64
+from impl.xen.frames import PGT_L4
+from impl.xen.guest_access import read, write
+from impl.xen.p2m import RAM_TYPES
+
+if TYPE_CHECKING:
+    from impl.xen.domains import Domain, VCpu
+    from impl.xen.frames import Frame
+    from impl.xen.machine import Xen
+
+MAX_FRAMES: Final = 1024  # of one getpageframeinfo3
+PFINFO_SHIFT: Final = 28
+PFINFO_PINNED: Final = 1 << 31
+PFINFO_INVALID: Final = 0xF << 28
+SHADOW_OFF: Final = 0
+SHADOW_ENABLE_LOGDIRTY: Final = 2
+SHADOW_CLEAN: Final = 11
+SHADOW_PEEK: Final = 12
+LOGDIRTY_FINAL: Final = 1
+PAGEFRAMEINFO3: Final = Struct("<QQ")  # num array
+SHADOW_OP: Final = Struct("<IIIIQQII")  # op mode mb pad dirty_bitmap pages stats.fault_count stats.dirty_count
+
+
+def page_frame_info(xen: Xen, vcpu: VCpu, domain: Domain, num: int, array: int) -> int:
+    """Replace each frame number in the caller's array by the type of that page of the domain; 0 or -errno."""
+    if num > MAX_FRAMES:
+        return -E2BIG
+    for i in range(num):
+        raw = read(xen, vcpu, array + i * 8, 8)
+        if raw is None or not write(xen, vcpu, array + i * 8, U64.pack(_info(xen, domain, U64.unpack(raw)[0]))):
+            return -EFAULT
+    return 0
+
+
+def _info(xen: Xen, domain: Domain, gfn: int) -> int:
+    frame = _page(xen, domain, gfn)
+    if frame is None or frame.xenheap:
+        return PFINFO_INVALID
+    level = frame.ptype if frame.tcount and frame.ptype <= PGT_L4 else 0
+    return level << PFINFO_SHIFT | (PFINFO_PINNED if frame.pinned else 0)
+
+
+def _page(xen: Xen, domain: Domain, gfn: int) -> Frame | None:
+    if domain.p2m is None:
+        frame = xen.frames.get(gfn)
+        return frame if frame is not None and frame.owner is domain and frame.count else None
+    found, ptype = domain.p2m.lookup(gfn)
+    return found if ptype in RAM_TYPES else None
+
+
+def shadow_op(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:
+    """Log-dirty mode: on, off, or which pages were written since (CLEAN forgets them, PEEK does not). 0 or -errno.
+
+    Bit n of the bitmap stands for guest frame n; `pages` says how many bits the caller has room for, and how many there are.
+    """
+    op, mode, mb, pad, bitmap, pages, faults, _ = SHADOW_OP.unpack_from(body)
+    if domain is vcpu.domain or not domain.vcpus:
+        return -EINVAL
+    if domain.is_dying:
+        return 0
+    if op == SHADOW_ENABLE_LOGDIRTY:
+        if domain.dirty_log is not None:
+            return -EINVAL
+        domain.dirty_log = set()
+        return 0
+    if op == SHADOW_OFF:
+        domain.dirty_log = None
+        return 0
+    if op not in (SHADOW_CLEAN, SHADOW_PEEK) or mode & ~LOGDIRTY_FINAL:
+        return -EINVAL
+    if domain.dirty_log is None:
+        return -ENODATA
+    names = [xen.frames.table[mfn].m2p for mfn in domain.dirty_log if mfn in xen.frames.table]
+    dirty = sorted(gfn for gfn in names if gfn >= 0)
+    there = min(pages, dirty[-1] + 1 if dirty else 0)
+    if bitmap:
+        bits = bytearray((there + 7) // 8)
+        for gfn in dirty:
+            if gfn < there:
+                bits[gfn >> 3] |= 1 << (gfn & 7)
+        if not write(xen, vcpu, bitmap, bytes(bits)):
+            return -EFAULT
+    told = SHADOW_OP.pack(op, mode, mb, pad, bitmap, there, faults, len(dirty))
+    if not write(xen, vcpu, arg + 16, told):
+        return -EFAULT
+    if op == SHADOW_CLEAN:
+        domain.dirty_log = set()
+    return 0
+
+
+def get_vcpu_context(xen: Xen, caller: VCpu, domain: Domain, number: int, at: int) -> int:
+    """XEN_DOMCTL_getvcpucontext: the state of a vCPU that has been set up; -ENODATA of another. 0 or -errno."""
+    if domain is caller.domain or number >= len(domain.vcpus):
+        return -EINVAL
+    context = domain.vcpus[number].context
+    if context is None:
+        return -ENODATA
+    return 0 if write(xen, caller, at, context) else -EFAULT

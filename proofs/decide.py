@@ -1,0 +1,199 @@
+"""Deciding queries: Z3 refutes them, cvc5 decides again what was refuted, and what stays open is pressed.
+
+Work is spread over processes, block by block. Z3 keeps one session for many blocks; cvc5 gets one of its own for each, with
+just the declarations that it needs, for its sessions grow slow as they grow long. Nothing counts as decided on `unknown`.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from model.ir import System
+from model.logic import Prelude
+from proofs.queries import Block, Query
+from proofs.solvers import EAGERNESS, FAST_LIMIT, Answer, Cvc5Session, SolverError, Z3Session
+
+if TYPE_CHECKING:
+    from proofs.cti import Cti
+
+DEFAULT_LIMIT = 10.0
+PARTS = 12  # of the work for each process: small ones at the end keep all processes busy
+
+
+@dataclass(frozen=True)
+class Result:
+    """The answers to one query. `second` is cvc5's verdict, "" when it was not asked."""
+
+    label: str
+    claim: str
+    verdict: str
+    core: tuple[str, ...]
+    seconds: float
+    second: str = ""
+    second_seconds: float = 0.0
+    again: bool = False  # refuted earlier in this run, for another system (`reuse.py`)
+    cti: Cti | None = None  # for `sat`: the counterexample to induction, confirmed by the executable model
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to prove: time limit per query in seconds, number of processes, and whether cvc5 decides again.
+
+    With `patient`, what is not refuted quickly is pressed: a counterexample to induction is looked for.
+    """
+
+    limit: float = DEFAULT_LIMIT
+    jobs: int = 2
+    cross_check: bool = True
+    patient: bool = True
+
+
+def _begin() -> None:
+    """Ctrl-C is for the parent, which ends its workers. Rules and states live long: looking for cycles is in vain."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.freeze()
+    gc.set_threshold(500_000, 20, 20)
+
+
+def solve_batch(prelude: Prelude, blocks: list[Block], settings: Settings) -> list[Result]:
+    """Decide every query of some blocks of one system; one session of Z3 for all of them."""
+    results: list[Result] = []
+    z3 = Z3Session(min(FAST_LIMIT, settings.limit), fast=True)
+    z3.tell(prelude.text)
+    for block in blocks:
+        z3.tell("(push)\n" + block.text())
+        found = [_refuted(z3, block, query, prelude, settings) for query in block.queries]
+        z3.tell("(pop)")
+        results += _decided_again(found, block, prelude, settings) if settings.cross_check else found
+    return results
+
+
+def _refuted(z3: Z3Session, block: Block, query: Query, prelude: Prelude, settings: Settings) -> Result:
+    """Z3's word on a query; the session knows the block."""
+    answer = z3.ask(query.goal)
+    if answer.verdict != "unsat" and block.label != "follows":  # what is not implied outright, induction will decide
+        more = _insist(prelude, block.text() + query.goal, settings)
+        answer = replace(more, seconds=answer.seconds + more.seconds)
+    verdict = answer.verdict if answer.verdict == "unsat" else "unknown"
+    return Result(block.label, query.claim, verdict, answer.core, answer.seconds)
+
+
+def _insist(prelude: Prelude, text: str, settings: Settings) -> Answer:
+    """Ask a query that a long session left open in sessions of its own, each with another eagerness to refute it."""
+    seconds = 0.0
+    for eager in EAGERNESS:
+        session = Z3Session(min(FAST_LIMIT, settings.limit), fast=True, eager=eager)
+        session.tell(prelude.text)
+        answer = session.ask(text)
+        seconds += answer.seconds
+        if answer.verdict == "unsat":
+            break
+    return replace(answer, seconds=seconds)
+
+
+def _decided_again(results: list[Result], block: Block, prelude: Prelude, settings: Settings) -> list[Result]:
+    """cvc5's word on what Z3 refuted of a block. It is asked with the core only: if that is unsat, so is the whole."""
+    texts = {r.claim: block.assertions(r.core) + (q.goal if "goal" in r.core else "")
+             for q, r in zip(block.queries, results, strict=True) if r.verdict == "unsat"}
+    if not texts:
+        return results
+    session = Cvc5Session(settings.limit)
+    session.tell(prelude.needed_by(block.context + "".join(texts.values())) + block.context)
+    out = []
+    for query, result in zip(block.queries, results, strict=True):
+        if result.verdict == "unsat":
+            answer = session.ask(texts[result.claim])
+            if answer.verdict != "unsat":
+                finite = Cvc5Session(settings.limit, finite=True)
+                finite.tell(prelude.text)
+                more = finite.ask(block.text() + query.goal)
+                answer = replace(more, seconds=answer.seconds + more.seconds)
+            result = replace(result, second=answer.verdict, second_seconds=answer.seconds)
+        out.append(result)
+    return out
+
+
+def press(system: System, prelude: Prelude, block: Block, result: Result, settings: Settings) -> Result:
+    """Decide a query that could not be refuted quickly: by a counterexample in a small world, or with more patience."""
+    from proofs.cti import counterexample
+
+    begun = time.perf_counter()
+    (query,) = [q for q in block.queries if q.claim == result.claim]
+    if block.label != "init":
+        assumed = [n for n in block.assumed if n.partition("/")[0] in ("invariant", "theorem")]
+        try:
+            found = counterexample(system, block.label, result.claim, assumed, settings.limit)
+        except SolverError:
+            found = None
+        if found is not None:
+            spent = result.seconds + time.perf_counter() - begun
+            return replace(result, verdict="sat", core=(), seconds=spent, cti=found)
+    session = Z3Session(settings.limit, fast=False)
+    session.tell(prelude.text)
+    answer = session.ask(block.text() + query.goal)
+    made = replace(result, verdict=answer.verdict, core=answer.core, seconds=result.seconds + answer.seconds)
+    if answer.verdict != "unsat" or not settings.cross_check:
+        return made
+    return _decided_again([made], replace(block, queries=(query,)), prelude, settings)[0]
+
+
+def run_blocks(prelude: Prelude, blocks: list[Block], settings: Settings, pool: ProcessPoolExecutor | None,
+               progress: Callable[[int], None] | None = None) -> list[Result]:
+    """Decide all blocks, in the order given, over the pool's processes."""
+    if pool is None:
+        results = solve_batch(prelude, blocks, settings)
+        if progress is not None:
+            progress(len(results))
+        return results
+    heavy_first = sorted(range(len(blocks)), key=lambda k: -len(blocks[k].queries))
+    parts: list[list[int]] = []
+    total = sum(len(b.queries) for b in blocks)
+    aim = max(1, total // (settings.jobs * PARTS))
+    for k in heavy_first:
+        for part in parts:
+            if sum(len(blocks[j].queries) for j in part) + len(blocks[k].queries) <= aim:
+                part.append(k)
+                break
+        else:
+            parts.append([k])
+    futures = {pool.submit(solve_batch, prelude, [blocks[k] for k in part], settings): part for part in parts}
+    found: dict[tuple[str, str], Result] = {}
+    todo = set(futures)
+    while todo:
+        ready, todo = wait(todo, return_when=FIRST_COMPLETED)
+        for future in ready:
+            results = future.result()
+            found.update(((r.label, r.claim), r) for r in results)
+            if progress is not None:
+                progress(len(results))
+    return [found[q.label, q.claim] for b in blocks for q in b.queries]
+
+
+def make_pool(jobs: int) -> ProcessPoolExecutor | None:
+    """A pool of solver processes; None for a single one."""
+    if jobs <= 1:
+        return None
+    return ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), initializer=_begin)
+
+
+def pressed(system: System, prelude: Prelude, blocks: list[Block], results: list[Result], settings: Settings,
+             pool: ProcessPoolExecutor | None) -> list[Result]:
+    """The results, with those that were not refuted decided with more effort."""
+    by_label = {b.label: b for b in blocks}
+    futures = {}
+    for k, r in enumerate(results):
+        if r.verdict != "unsat":
+            job = (system, prelude, by_label[r.label], r, settings)
+            futures[k] = press(*job) if pool is None else pool.submit(press, *job)
+    done = {k: f if isinstance(f, Result) else f.result() for k, f in futures.items()}
+    return [done.get(k, r) for k, r in enumerate(results)]
+
+
+__all__ = ["DEFAULT_LIMIT", "Result", "Settings", "make_pool", "press", "pressed", "run_blocks", "solve_batch"]
