@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from impl.dom0 import ioctl_control as c
 from impl.dom0.kernel import KernelError
 from impl.xen import abi
-from impl.xen.domains import ALIVE
+from impl.xen.domains import ALIVE, DEAD
 from impl.xen.hypercall_evtchn import TWO_DOMIDS
 from model.walk import OKAY
 from proofs.refinement.dom0_parts import NOT_THERE, Proc, Slot
@@ -218,8 +218,8 @@ def control(d: Dom0, proc: Proc) -> str:
             return ""
         domid = free[0]
     elif name == "destroydomain":
-        dying = [n for n, other in b.rig.xen.domains.items() if other.is_dying != ALIVE]
-        domid = dying[0] if dying and d.rng.random() < 0.8 else domid
+        dead = [n for n, other in b.rig.xen.domains.items() if other.is_dying == DEAD]
+        domid = dead[0] if dead and d.rng.random() < 0.8 else domid
     body = abi.CREATEDOMAIN.pack(0, bytes(16), 0, 0, 2, sh.size.ports, 3, 1, 2, 0, 0, 0, 0)
     body = body if name == "createdomain" else b""
     raw = abi.DOMCTL_HEADER.pack(CONTROL[name], abi.DOMCTL_INTERFACE_VERSION, domid, 0, 0, 0) + body
@@ -228,9 +228,9 @@ def control(d: Dom0, proc: Proc) -> str:
     if name == "createdomain" and code == "ENOMEM":
         sh.count("privcmd_createdomain", "ENOMEM")
     elif name == "destroydomain" and not powerless and domid not in (0, 99):
-        d.rule("privcmd_destroydomain", args, "EBUSY")  # Xen says okay of a dead domain and EINVAL of a dying one
-        if code not in (OKAY, "EINVAL"):
-            raise Mismatch(f"destroydomain of a dying domain: {code}")
+        d.rule("privcmd_destroydomain", args, "EBUSY")  # Xen says okay of a zombie, and does nothing
+        if code != OKAY:
+            raise Mismatch(f"destroydomain of a zombie: {code}")
     else:
         d.rule(f"privcmd_{name}", args, code)
     return f"privcmd {name} d{domid}: {code}"
