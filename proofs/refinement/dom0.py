@@ -133,7 +133,7 @@ class Dom0:
         if len(self.files) >= MOST_FILES:
             return ""
         x = self.rng.random()
-        kind = "gntdev" if x < 0.5 else "gntalloc" if x < 0.72 else "evtchn" if x < 0.92 else "privcmd"
+        kind = "gntdev" if x < 0.42 else "gntalloc" if x < 0.64 else "evtchn" if x < 0.92 else "privcmd"
         return self._open(proc, kind)
 
     def _open(self, proc: Proc, kind: str) -> str:

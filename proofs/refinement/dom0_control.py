@@ -283,6 +283,6 @@ def populate(d: Dom0, proc: Proc) -> str:
     return f"privcmd populate_physmap d{domid}: {code} {done}"
 
 
-MOVES = ((6, bind), (3, bind_unbound), (5, ring), (3, unbind), (0.6, restrict_events), (5, read_events), (1.5, restrict),
-         (3, mmapbatch), (1, populate), (2, control))
+MOVES = ((8, bind), (6, bind_unbound), (7, ring), (3, unbind), (1, restrict_events), (6, read_events), (1.5, restrict),
+         (3, mmapbatch), (2, populate), (3, control), (1.5, alloc_unbound))
 __all__ = ["MOVES", "NOT_THERE", "privcmd"]
