@@ -176,6 +176,8 @@ def op_alloc_unbound(xen: Xen, vcpu: VCpu, domid: int, remote_domid: int) -> int
     rc = xen.xsm.evtchn_unbound(vcpu.domain, domain, remote)
     if rc:
         return rc
+    if domain.is_dying:
+        return -EINVAL
     return domain.events.alloc_unbound(vcpu.domain.domid if remote_domid == DOMID_SELF else remote_domid)
 
 

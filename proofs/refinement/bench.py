@@ -155,10 +155,6 @@ class Bench:
         frame = self.rig.xen.frames.get(mfn)
         return frame is not None and frame.tcount > 0 and 1 <= frame.ptype <= 4
 
-    def is_status(self, guest: Guest, mfn: int) -> bool:
-        """Is it a status frame of the guest?"""
-        return any(frame.mfn == mfn for frame in guest.domain.grant_table.status)
-
     def can_populate(self, guest: Guest) -> bool:
         """Has the guest room for one more page?"""
         return self.rig.xen.frames.free_count > 0 and guest.domain.tot_pages < guest.domain.max_pages

@@ -59,7 +59,7 @@ def leg(rules: Rules, seed: int, number: int, calls: int, report: Report, full_e
     driver = Driver(bench, seed * 1_000_003 + number)
     denied = driver.rng.random() < 0.3
     if denied:
-        a, c = driver.rng.sample((1, 2, 3), 2)
+        a, c = driver.rng.sample((0, 1, 2, 3), 2)
         bench.rig.policy.denied.add((a, c))
         bench.shadow.T["xsm_grant"][a * 5 + c] = 0
     failure = None

@@ -67,7 +67,7 @@ class Dom0:
         self.kernel.event = self.event
         self.moves: list[tuple[float, Move]] = []
         weights: tuple[tuple[float, Move], ...] = (
-            (9, Dom0.open), (4, Dom0.close), (1, Dom0.fork), (2, Dom0.exit), (0.5, Dom0.setuid), (3, Dom0.store),
+            (9, Dom0.open), (4, Dom0.close), (2.5, Dom0.fork), (2, Dom0.exit), (0.5, Dom0.setuid), (3, Dom0.store),
             *dom0_gntdev.MOVES, *dom0_gntalloc.MOVES, *dom0_control.MOVES)
         total = 0.0
         for weight, move in weights:
@@ -134,6 +134,9 @@ class Dom0:
             return ""
         x = self.rng.random()
         kind = "gntdev" if x < 0.5 else "gntalloc" if x < 0.72 else "evtchn" if x < 0.92 else "privcmd"
+        return self._open(proc, kind)
+
+    def _open(self, proc: Proc, kind: str) -> str:
         element = self.element("file.open")
         args = {"p": proc.space, "x_x": element}
         if kind == "privcmd" and not proc.root:
@@ -188,7 +191,11 @@ class Dom0:
         for fd in list(proc.fds):
             if self.rng.random() < 0.9:
                 self._close(proc, fd)
-        if self.rng.random() < 0.75:
+        model = self.rng.random() < 0.3  # as a device model is started: with a privcmd that reaches one guest only
+        if model:
+            self._open(proc, "privcmd")
+            dom0_control.restrict(self, proc)
+        if model or self.rng.random() < 0.75:
             self.setuid(proc)
         return "a new process"
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from impl.dom0 import ioctl_control as c
 from impl.dom0.kernel import KernelError
 from impl.xen import abi
-from impl.xen.domains import ALIVE
+from impl.xen.domains import ALIVE, DEAD
+from impl.xen.hypercall_evtchn import TWO_DOMIDS
 from model.walk import OKAY
 from proofs.refinement.dom0_parts import NOT_THERE, Proc, Slot
 from proofs.refinement.shadow import ANY, Mismatch
@@ -43,7 +44,7 @@ def bind(d: Dom0, proc: Proc) -> str:
     if waiting and d.rng.random() < 0.85:
         dom, port = waiting[int(d.rng.random() * len(waiting))]
     code, made, _ = _event(d, proc, fd, c.EVTCHN_BIND_INTERDOMAIN, c.TWO.pack(dom, port))
-    d.rule("evtchn_bind", {"p": proc.space, "x": x, "dom": d.b.shadow.domain(dom), "o": port - 1, "q_q": made - 1}, code)
+    d.rule("evtchn_bind", {"p": proc.space, "x": x, "dom": d.b.shadow.domain(dom), "o": port - 1} | _made(code, made), code)
     return f"evtchn bind to d{dom} port {port}: {code}"
 
 
@@ -52,8 +53,13 @@ def bind_unbound(d: Dom0, proc: Proc) -> str:
     fd, x, _ = d.fd_of(proc, "evtchn")
     dom = _peer(d)
     code, made, _ = _event(d, proc, fd, c.EVTCHN_BIND_UNBOUND_PORT, abi.U32.pack(dom))
-    d.rule("evtchn_bind_unbound", {"p": proc.space, "x": x, "dom": d.b.shadow.domain(dom), "q_q": made - 1}, code)
+    d.rule("evtchn_bind_unbound", {"p": proc.space, "x": x, "dom": d.b.shadow.domain(dom)} | _made(code, made), code)
     return f"evtchn bind_unbound for d{dom}: {code}"
+
+
+def _made(code: str, port: int) -> dict[str, int]:
+    """The port that was picked, if one was."""
+    return {"q_q": port - 1} if code == OKAY else {}
 
 
 def _event(d: Dom0, proc: Proc, fd: int, cmd: int, payload: bytes) -> tuple[str, int, bytes]:
@@ -124,11 +130,17 @@ def _write_back(d: Dom0, proc: Proc, fd: int, x: int, port: int) -> None:
 # The control device.
 
 def privcmd(d: Dom0, proc: Proc) -> str:
-    """One call on privcmd."""
+    """One call on privcmd; what it maps it soon unmaps, so that guests can go."""
     x = d.rng.random()
+    if proc.slots and x < 0.5:
+        vpn = next(iter(proc.slots))
+        proc.sys.munmap(vpn << 12, 1)
+        return f"munmap {vpn:#x}"
     if x < 0.12:
         return restrict(d, proc)
-    return mmapbatch(d, proc) if x < 0.5 else populate(d, proc) if x < 0.65 else control(d, proc)
+    if x < 0.45:
+        return mmapbatch(d, proc)
+    return populate(d, proc) if x < 0.6 else alloc_unbound(d, proc) if x < 0.7 else control(d, proc)
 
 
 def restrict(d: Dom0, proc: Proc) -> str:
@@ -206,8 +218,8 @@ def control(d: Dom0, proc: Proc) -> str:
             return ""
         domid = free[0]
     elif name == "destroydomain":
-        dying = [n for n, other in b.rig.xen.domains.items() if other.is_dying != ALIVE]
-        domid = dying[0] if dying and d.rng.random() < 0.8 else domid
+        dead = [n for n, other in b.rig.xen.domains.items() if other.is_dying == DEAD]
+        domid = dead[0] if dead and d.rng.random() < 0.8 else domid
     body = abi.CREATEDOMAIN.pack(0, bytes(16), 0, 0, 2, sh.size.ports, 3, 1, 2, 0, 0, 0, 0)
     body = body if name == "createdomain" else b""
     raw = abi.DOMCTL_HEADER.pack(CONTROL[name], abi.DOMCTL_INTERFACE_VERSION, domid, 0, 0, 0) + body
@@ -216,12 +228,30 @@ def control(d: Dom0, proc: Proc) -> str:
     if name == "createdomain" and code == "ENOMEM":
         sh.count("privcmd_createdomain", "ENOMEM")
     elif name == "destroydomain" and not powerless and domid not in (0, 99):
-        d.rule("privcmd_destroydomain", args, "EBUSY")  # Xen says okay of a dead domain and EINVAL of a dying one
-        if code not in (OKAY, "EINVAL"):
-            raise Mismatch(f"destroydomain of a dying domain: {code}")
+        d.rule("privcmd_destroydomain", args, "EBUSY")  # Xen says okay of a zombie, and does nothing
+        if code != OKAY:
+            raise Mismatch(f"destroydomain of a zombie: {code}")
     else:
         d.rule(f"privcmd_{name}", args, code)
     return f"privcmd {name} d{domid}: {code}"
+
+
+def alloc_unbound(d: Dom0, proc: Proc) -> str:
+    """EVTCHNOP_alloc_unbound in another domain's table, as a builder does it."""
+    fd, x, _ = d.fd_of(proc, "privcmd")
+    ids = [n for n in d.b.rig.xen.domains if n]
+    domid = ids[int(d.rng.random() * len(ids))] if ids and d.rng.random() < 0.9 else 99
+    remote = _peer(d)
+    at = proc.arg + 256
+    d.own_event = True
+    code, _ = _hypercall(d, proc, fd, abi.HYPERVISOR_EVENT_CHANNEL_OP, (abi.EVTCHNOP_ALLOC_UNBOUND, at), 256,
+                         TWO_DOMIDS.pack(domid, remote, 0))
+    d.own_event = False
+    made = TWO_DOMIDS.unpack(proc.sys.load(at, 8))[2]
+    sh = d.b.shadow
+    d.rule("privcmd_alloc_unbound", {"p": proc.space, "x": x, "d": sh.domain(domid), "remote": sh.domain(remote)}
+           | _made(code, made), code)
+    return f"privcmd alloc_unbound in d{domid} for d{remote}: {code}"
 
 
 def populate(d: Dom0, proc: Proc) -> str:

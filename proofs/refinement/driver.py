@@ -52,7 +52,7 @@ class Driver(GuestCalls):
             free = [d for d in (1, 2, 3) if d not in b.rig.guests]
             domid = rng.choice(free)
             self.text = f"createdomain d{domid}"
-            if not b.create(domid, rng.choice((1, 1, 1, 0)), rng.random() < 0.15) and not guests:
+            if not b.create(domid, rng.choice((1, 1, 1, 0)), rng.random() < 0.25) and not guests:
                 self.finish_calls()
             return
         self._guest_move(guests)

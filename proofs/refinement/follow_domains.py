@@ -114,7 +114,7 @@ def follow_mmu(b: Bench, f: Flight, slot: int, pte: int, foreign: int, flushed: 
     guest, me, call = caller_of(b, f)
     sh = b.shadow
     mfn = (pte & PTE_MFN) >> 12
-    status = b.is_status(guest, mfn)
+    status = b.rig.is_status(mfn)
     obtainable = b.rig.obtainable(guest.domain, mfn)
     old = read_pte(guest.window, slot)
     event = yield
@@ -177,12 +177,12 @@ def follow_event(b: Bench, f: Flight, label: str, args: dict[str, int], port_at:
     sh.step(label, args, want)
 
 
-def follow_clear_elsewhere(b: Bench, f: Flight, t: int) -> Follower:
+def follow_clear_elsewhere(b: Bench, f: Flight) -> Follower:
     """mmu_update that clears an entry of somebody else's page table: refused."""
     while (yield) != END:
         pass
     want = OKAY if f.rc == 0 else ERRNO.get(f.rc, str(f.rc))
-    b.shadow.step("mmu_update_clear", {"caller": f.domid, "space": f.domid, "t": t}, want)
+    b.shadow.step("mmu_update_clear", {"caller": f.domid, "space": f.domid, "t": b.shadow.free_translation()}, want)
 
 
 def follow_destroy(b: Bench, f: Flight, domid: int) -> Follower:

@@ -262,7 +262,8 @@ class GuestCalls:
             mfn = self.page(guest)
             writable = rng.random() < 0.5
             if status and x > 0.9:
-                mfn, writable = status[0].mfn, False
+                whose = [g for g in b.rig.guests.values() if g.domain.grant_table.status]
+                mfn, writable = whose[int(rng.random() * len(whose))].domain.grant_table.status[0].mfn, False
             elif x > 0.85:
                 foreign = self.other(guest)
             pte = (mfn << 12) | PTE_P | PTE_USER | PTE_A | PTE_D | (PTE_RW if writable else 0)
@@ -278,11 +279,10 @@ class GuestCalls:
         b = self.b
         others = [g for g in b.rig.guests.values() if g is not guest]
         if others:
-            t = b.shadow.free_translation() if b.rules_on else 0
             other = others[int(self.rng.random() * len(others))]
             self._fly(guest, vcpu, f"mmu_update of an entry of d{other.domid}", abi.HYPERVISOR_MMU_UPDATE,
                       (guest.arg(vcpu), 1, 0, abi.DOMID_SELF), abi.MMU_UPDATE.pack(other.layout.window_maddr(0), 0),
-                      lambda f: fd.follow_clear_elsewhere(b, f, t))
+                      lambda f: fd.follow_clear_elsewhere(b, f))
 
     def populate(self, guest: Guest, vcpu: int) -> None:
         """populate_physmap of one or two pages; some guests may take all there are."""

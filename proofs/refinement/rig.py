@@ -152,6 +152,11 @@ class Rig:
             frame.count -= 1
         return frame is not None
 
+    def is_status(self, mfn: int) -> bool:
+        """Is this a status frame of any domain's?"""
+        frame = self.xen.frames.get(mfn)
+        return frame is not None and frame.xenheap and frame.owner is not None and frame in frame.owner.grant_table.status
+
     def special(self, mfn: int) -> bool:
         """Is this a page of the hypervisor's own heap (grant tables, status frames, shared_info)?"""
         frame = self.xen.frames.get(mfn)

@@ -1,0 +1,95 @@
+"""Which (rule, outcome) pairs a campaign reached, and which it never can, with the reason.
+
+A pair may lie outside of what the implementation can do: the rules' world is finite where the machine is not, a check can
+never fail where a rule is performed for one caller only, or a claim that is proved says that it does not fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+SELF = "the caller names itself: it exists, it runs, and it may"
+TABLE = "Dom0's own table: Dom0 exists, runs, and may"
+NO_LIMIT = "the implementation sets no limit; the rules' world has one"
+ROOM = "the rules' world has no translation left; page tables have"
+KNOWN = "a bound port is open (theorem ports_go_with_files)"
+CHECKED = "gntdev checks it before it asks Xen, or never asks for it"
+
+CANNOT_HAPPEN: dict[str, str] = {
+    "populate_physmap: EPERM": SELF,
+    "populate_physmap: ESRCH": SELF,
+    "populate_physmap: EINVAL": SELF,
+    "mmu_update_map: ENOMEM": ROOM,
+    "map_status_frame.insert: ENOMEM": ROOM,
+    "evtchn_alloc_unbound: EINVAL": "a guest may open ports in its own table only, and it runs",
+    "fork: EAGAIN": NO_LIMIT,
+    "open_gntdev: EMFILE": NO_LIMIT,
+    "open_gntalloc: EMFILE": NO_LIMIT,
+    "open_privcmd: EMFILE": NO_LIMIT,
+    "open_evtchn: EMFILE": NO_LIMIT,
+    "gntdev_map_grant_ref: ENOMEM": NO_LIMIT,
+    "gntdev_munmap: EIO": "a granter stays while a page of it is mapped, and the kernel unmaps only what it has mapped",
+    "gntdev_copy.claim_source: GNTST_permission_denied": CHECKED,
+    "gntdev_copy.claim_dest: GNTST_permission_denied": CHECKED,
+    "gntdev_copy.move: GNTST_bad_copy_arg": CHECKED,
+    "gntalloc_inherit: ESRCH": TABLE,
+    "gntalloc_inherit: EPERM": TABLE,
+    "gntalloc_inherit: EBUSY": "what the parent maps is there",
+    "gntalloc_inherit: ENOMEM": ROOM,
+    "evtchn_bind_unbound: ESRCH": TABLE,
+    "evtchn_bind_unbound: EPERM": TABLE,
+    "evtchn_bind_unbound: EINVAL": TABLE,
+    "evtchn_notify: EINVAL": KNOWN,
+    "evtchn_unbind: EINVAL": KNOWN,
+    "evtchn_release: EINVAL": KNOWN,
+}
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What was reached of all pairs; `missing` holds all that were not, explained or open."""
+
+    total: int
+    missing: tuple[str, ...]
+
+    @property
+    def reached(self) -> int:
+        """How many pairs were reached."""
+        return self.total - len(self.missing)
+
+    @property
+    def open(self) -> tuple[str, ...]:
+        """Never reached, and nothing says why."""
+        return tuple(pair for pair in self.missing if pair not in CANNOT_HAPPEN)
+
+    @property
+    def explained(self) -> tuple[str, ...]:
+        """Never reached, and it cannot be."""
+        return tuple(pair for pair in self.missing if pair in CANNOT_HAPPEN)
+
+    def lines(self) -> list[str]:
+        """For people: what is open, then what cannot happen, reason by reason."""
+        out = [f"{self.reached} of {self.total} (rule, outcome) pairs reached, {len(self.explained)} cannot happen, "
+               f"{len(self.open)} never reached{':' if self.open else '.'}", *(f"  {pair}" for pair in self.open)]
+        if self.explained:
+            out.append("Cannot happen on the implementation:")
+        reasons: dict[str, list[str]] = {}
+        for pair in self.explained:
+            reasons.setdefault(CANNOT_HAPPEN[pair], []).append(pair)
+        for reason, pairs in reasons.items():
+            out.append(f"  because {reason}:")
+            out += [f"    {pair}" for pair in pairs]
+        return out
+
+
+def coverage(outcomes: Iterable[str], reached: Iterable[str]) -> Coverage:
+    """All pairs against those reached."""
+    every = tuple(outcomes)
+    known = set(reached)
+    return Coverage(len(every), tuple(pair for pair in every if pair not in known))
+
+
+def contradicted(reached: Iterable[str]) -> list[str]:
+    """Pairs that were reached although the table says that they cannot be: the table is wrong then."""
+    return sorted(set(reached) & CANNOT_HAPPEN.keys())
