@@ -25,6 +25,7 @@ MAX_DEPTH = 5  # of the search through all calls when the directed search finds 
 FIRST_DEPTH = 3  # cheap enough to go before the directed search
 FEW = 2
 PATIENCE = 20_000_000  # Z3's own measure of effort for one query beyond that, some seconds; runs agree on it
+SHORTENING = PATIENCE // 2  # the same for each query that would make a long attack shorter
 BUDGET = 20_000  # calls of the directed search with one seed
 SEEDS = (1, 2, 3)
 
@@ -153,6 +154,7 @@ def _by_the_same_calls(system: System, claim: Claim, trace: Trace, limit: float,
     search = Search(system, claim, default_scope(system), limit)
     used = {e.label for e in trace.events}
     search.transitions = [t for t in search.transitions if t.label in used]
+    search.effort(SHORTENING)
     try:
         while search.depth <= excluded or not search.violated():
             if search.depth >= len(trace.events) - 1:
@@ -174,7 +176,8 @@ def _in_smallest_world(system: System, claim: Claim, trace: Trace, limit: float)
         for label in labels:
             again.transitions = [t for t in every if t.label == label]
             again.deepen()
-        return again if again.violated() else None
+        again.effort(PATIENCE)
+        return again if again.answer(claim) == "sat" else None  # `unknown`: it is not believed to do in a smaller world
 
     sorts = {t.label: {p.name: p.sort for p in t.params} for s in system.steps for t in s.transitions()}
     named: dict[str, set[int]] = {}  # the elements of each sort that the attack and the rules name
@@ -192,6 +195,7 @@ def _in_smallest_world(system: System, claim: Claim, trace: Trace, limit: float)
     for sort in sorted(sizes):
         while found.sizes[sort] > 1 and (smaller := attempt({**found.sizes, sort: found.sizes[sort] - 1})) is not None:
             found = smaller
+    found.effort(0)  # no bound: all that is asked now is near to what was found
     found.tighten()
     return found.decode(())
 

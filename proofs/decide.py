@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from proofs.cti import Cti
 
 DEFAULT_LIMIT = 10.0
-PARTS = 12  # of the work for each process: small ones at the end keep all processes busy
+PARTS = 12  # of the work for each process: small ones at the end keep all processes busy,
+LEAST = 10  # but a part of fewer queries is not worth its session
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Result:
 class Settings:
     """How to prove: time limit per query in seconds, number of processes, and whether cvc5 decides again.
 
-    With `patient`, what is not refuted quickly is pressed: a counterexample to induction is looked for.
+    With `patient`, all queries are asked, and what is not refuted quickly is pressed: a counterexample to induction is
+    looked for. Without, a claim with an open query is not asked about further in a batch, for it will not stand.
     """
 
     limit: float = DEFAULT_LIMIT
@@ -63,26 +65,28 @@ def _begin() -> None:
 
 
 def solve_batch(prelude: Prelude, blocks: list[Block], settings: Settings) -> list[Result]:
-    """Decide every query of some blocks of one system; one session of Z3 for all of them."""
+    """Decide the queries of some blocks of one system; one session of Z3 for all of them."""
     results: list[Result] = []
+    fallen: set[str] = set()
     z3 = Z3Session(min(FAST_LIMIT, settings.limit), fast=True)
     z3.tell(prelude.text)
     for block in blocks:
         z3.tell("(push)\n" + block.text())
-        found = [_refuted(z3, block, query, prelude, settings) for query in block.queries]
+        found: list[tuple[Query, Result]] = []
+        for query in block.queries:
+            if query.claim in fallen and not settings.patient:
+                continue
+            answer = z3.ask(query.goal)
+            if answer.verdict != "unsat" and block.label != "follows":  # what is not implied outright, induction will decide
+                more = _insist(prelude, block.text() + query.goal, settings)
+                answer = replace(more, seconds=answer.seconds + more.seconds)
+            if answer.verdict != "unsat":
+                answer = replace(answer, verdict="unknown")
+                fallen.add(query.claim)
+            found.append((query, Result(block.label, query.claim, answer.verdict, answer.core, answer.seconds)))
         z3.tell("(pop)")
-        results += _decided_again(found, block, prelude, settings) if settings.cross_check else found
+        results += _decided_again(found, block, prelude, settings) if settings.cross_check else [r for _, r in found]
     return results
-
-
-def _refuted(z3: Z3Session, block: Block, query: Query, prelude: Prelude, settings: Settings) -> Result:
-    """Z3's word on a query; the session knows the block."""
-    answer = z3.ask(query.goal)
-    if answer.verdict != "unsat" and block.label != "follows":  # what is not implied outright, induction will decide
-        more = _insist(prelude, block.text() + query.goal, settings)
-        answer = replace(more, seconds=answer.seconds + more.seconds)
-    verdict = answer.verdict if answer.verdict == "unsat" else "unknown"
-    return Result(block.label, query.claim, verdict, answer.core, answer.seconds)
 
 
 def _insist(prelude: Prelude, text: str, settings: Settings) -> Answer:
@@ -98,16 +102,16 @@ def _insist(prelude: Prelude, text: str, settings: Settings) -> Answer:
     return replace(answer, seconds=seconds)
 
 
-def _decided_again(results: list[Result], block: Block, prelude: Prelude, settings: Settings) -> list[Result]:
+def _decided_again(found: list[tuple[Query, Result]], block: Block, prelude: Prelude, settings: Settings) -> list[Result]:
     """cvc5's word on what Z3 refuted of a block. It is asked with the core only: if that is unsat, so is the whole."""
     texts = {r.claim: block.assertions(r.core) + (q.goal if "goal" in r.core else "")
-             for q, r in zip(block.queries, results, strict=True) if r.verdict == "unsat"}
+             for q, r in found if r.verdict == "unsat"}
     if not texts:
-        return results
+        return [r for _, r in found]
     session = Cvc5Session(settings.limit)
     session.tell(prelude.needed_by(block.context + "".join(texts.values())) + block.context)
     out = []
-    for query, result in zip(block.queries, results, strict=True):
+    for query, result in found:
         if result.verdict == "unsat":
             answer = session.ask(texts[result.claim])
             if answer.verdict != "unsat":
@@ -141,12 +145,12 @@ def press(system: System, prelude: Prelude, block: Block, result: Result, settin
     made = replace(result, verdict=answer.verdict, core=answer.core, seconds=result.seconds + answer.seconds)
     if answer.verdict != "unsat" or not settings.cross_check:
         return made
-    return _decided_again([made], replace(block, queries=(query,)), prelude, settings)[0]
+    return _decided_again([(query, made)], block, prelude, settings)[0]
 
 
 def run_blocks(prelude: Prelude, blocks: list[Block], settings: Settings, pool: ProcessPoolExecutor | None,
                progress: Callable[[int], None] | None = None) -> list[Result]:
-    """Decide all blocks, in the order given, over the pool's processes."""
+    """Decide all blocks over the pool's processes; the results are in the order of the queries."""
     if pool is None:
         results = solve_batch(prelude, blocks, settings)
         if progress is not None:
@@ -155,7 +159,7 @@ def run_blocks(prelude: Prelude, blocks: list[Block], settings: Settings, pool: 
     heavy_first = sorted(range(len(blocks)), key=lambda k: -len(blocks[k].queries))
     parts: list[list[int]] = []
     total = sum(len(b.queries) for b in blocks)
-    aim = max(1, total // (settings.jobs * PARTS))
+    aim = max(LEAST, total // (settings.jobs * PARTS))
     for k in heavy_first:
         for part in parts:
             if sum(len(blocks[j].queries) for j in part) + len(blocks[k].queries) <= aim:
@@ -173,7 +177,7 @@ def run_blocks(prelude: Prelude, blocks: list[Block], settings: Settings, pool: 
             found.update(((r.label, r.claim), r) for r in results)
             if progress is not None:
                 progress(len(results))
-    return [found[q.label, q.claim] for b in blocks for q in b.queries]
+    return [found[q.label, q.claim] for b in blocks for q in b.queries if (q.label, q.claim) in found]
 
 
 def make_pool(jobs: int) -> ProcessPoolExecutor | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from model.ir import Claim, System
 from proofs.decide import Result, Settings, make_pool, pressed, run_blocks
@@ -60,14 +60,15 @@ def prove(system: System, settings: Settings, pool: ProcessPoolExecutor | None =
         ask, known = split(blocks, memory, meanings, settings.cross_check)
         if known and progress is not None:
             progress(len(known))
-        fresh = run_blocks(maker.formulas.prelude, ask, settings, pool, progress)
+        fresh = run_blocks(maker.formulas.prelude, ask, replace(settings, patient=patient), pool, progress)
         if patient:
             fresh = pressed(system, maker.formulas.prelude, ask, fresh, settings, pool)
         if refuted is not None:
-            for (block, query), result in zip(((b, q) for b in ask for q in b.queries), fresh, strict=True):
-                memory.add(meanings, block, query, result)
+            answered = {(r.label, r.claim): r for r in fresh}
+            for block, query in ((b, q) for b in ask for q in b.queries if (q.label, q.claim) in answered):
+                memory.add(meanings, block, query, answered[query.label, query.claim])
         found = {(r.label, r.claim): r for r in (*known, *fresh)}
-        return [found[q.label, q.claim] for b in blocks for q in b.queries]
+        return [found[q.label, q.claim] for b in blocks for q in b.queries if (q.label, q.claim) in found]
 
     def keep(results: Iterable[Result]) -> None:
         for r in results:
@@ -101,17 +102,19 @@ def prove(system: System, settings: Settings, pool: ProcessPoolExecutor | None =
         again = [k for k, r in answers.items() if (r.claim in candidates or r.claim in system.transitions)
                  and dropped & set(r.core)]
         answers = {k: r for k, r in answers.items() if r.claim not in bad}
-        for label in dict.fromkeys(k[0] for k in again):
-            claims = [candidates[c] for lab, c in again if lab == label and c in candidates]
-            pairs = [system.transitions[c] for lab, c in again if lab == label and c in system.transitions]
-            if label == "init":
-                continue
-            for t in maker.transitions:
-                block = maker.step(t, claims, assumed, pairs) if t.label == label else None
-                if block is not None:
-                    fresh = run([block])
-                    keep(fresh)
-                    answers.update({(r.label, r.claim): r for r in fresh})
+        asked: dict[str, set[str]] = {}
+        for label, name in again:
+            asked.setdefault(label, set()).add(name)
+        blocks = []
+        for t in maker.transitions:
+            names_of_step = asked.get(t.label, set())
+            block = maker.step(t, [c for n, c in candidates.items() if n in names_of_step], assumed,
+                               [c for n, c in system.transitions.items() if n in names_of_step])
+            if block is not None:
+                blocks.append(block)
+        fresh = run(blocks)
+        keep(fresh)
+        answers.update({(r.label, r.claim): r for r in fresh})
     proof.standing = set(candidates)
     stale = [theorems[n] for n, r in implied.items() if not set(r.core) <= assumed | {"goal"} | maker_axioms(maker)]
     if stale:

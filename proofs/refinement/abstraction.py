@@ -34,7 +34,7 @@ def entry_of(sh: Shadow, domain: Domain, number: int) -> Entry:
     kind_bits = flags & abi.GTF_TYPE_MASK
     if kind_bits == abi.GTF_PERMIT_ACCESS:
         kind = kinds["permit_access"]
-    elif kind_bits == abi.GTF_TRANSITIVE and table.version == 2:
+    elif kind_bits == abi.GTF_TRANSITIVE:
         kind = kinds["transitive"]
     elif flags == abi.GTF_ACCEPT_TRANSFER:
         kind = kinds["accept_transfer"]

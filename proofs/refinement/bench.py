@@ -120,10 +120,31 @@ class Bench:
             key = self.entry_key(e.dst_dom, e.dst, me)
             if self.pin(key) & abi.PIN_HSTW << 7 or tries >= 5:
                 return True
+            if self._names_another_part(key):
+                return True
             T, k = self.shadow.T, key[0] * self.shadow.rules.nrefs + key[1]
             f = T["active.frame"][k] if T["status.reading"][k] else T["entry.frame"][k]
             return self.is_table(self.shadow.mfn(f))
         return self.is_table(e.dst)
+
+    def _names_another_part(self, key: Key) -> bool:
+        """Is a part of the page in use, and another part what the entry grants now?"""
+        domain = self.rig.xen.domains.get(key[0])
+        number = self.shadow.size.refs[key[1]]
+        if domain is None or number >= domain.grant_table.nr_entries:
+            return False
+        act = domain.grant_table.active[number]
+        if not act.pin or not act.sub_page or domain.grant_table.version == 1:
+            return False
+        flags, _, off, length, _ = domain.grant_table.entry_v2(number)
+        return (act.start, act.length) != ((off, length) if flags & abi.GTF_SUB_PAGE else (0, abi.PAGE_SIZE))
+
+    def part(self, key: Key | None) -> tuple[int, int]:
+        """Where the part in use of an entry begins and ends; the whole page of a frame that is named by number."""
+        if key is None:
+            return 0, abi.PAGE_SIZE
+        act = self.rig.xen.domains[key[0]].grant_table.active[self.shadow.size.refs[key[1]]]
+        return act.start, act.start + act.length
 
     def source_may_fail(self, e: CopyElement, tries: int, me: int) -> bool:
         """The same of the source."""
@@ -226,8 +247,12 @@ class Bench:
         else:
             self.forged.add(key)
 
-    def store_entry(self, guest: Guest, ref: int, flags: int, domid: int, mfn: int, keep_bits: bool) -> bool:
-        """The granter writes an entry, as an instruction would; version 1 in-use bits are kept or overwritten."""
+    def store_entry(self, guest: Guest, ref: int, flags: int, domid: int, mfn: int, keep_bits: bool,
+                    part: tuple[int, int] = (0, 0)) -> bool:
+        """The granter writes an entry, as an instruction would; version 1 in-use bits are kept or overwritten.
+
+        `part` is where a part of the page begins and how long it is, for version 2.
+        """
         table = guest.domain.grant_table
         sh = self.shadow
         key = (guest.domid, sh.ref(ref))
@@ -238,7 +263,7 @@ class Bench:
             bits = in_use_bits(guest.domain, ref) if keep_bits else flags & 0x18
             abi.ENTRY_V1.pack_into(data, off, (flags & ~0x18 | bits) & 0xFFFF, domid, mfn)
         else:
-            abi.ENTRY_V2.pack_into(data, off, flags & ~0x18, domid, 0, 0, mfn)
+            abi.ENTRY_V2.pack_into(data, off, flags & ~0x18, domid, *part, mfn)
         if self.rules_on:
             kind, grantee, frame, readonly, part = entry_of(sh, guest.domain, ref)
             sh.step("write_entry", {"owner": guest.domid, "ref": key[1], "kind": kind, "grantee": grantee,

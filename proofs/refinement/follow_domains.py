@@ -30,7 +30,8 @@ def follow_version(b: Bench, f: Flight, version: int) -> Follower:
     sh = b.shadow
     yield
     table = guest.domain.grant_table
-    want = {0: "okay", -abi.EBUSY: "EBUSY", -abi.ENOMEM: "ENOMEM", -abi.EAGAIN: "EAGAIN"}.get(f.rc, str(f.rc))
+    want = {0: "okay", -abi.EBUSY: "EBUSY", -abi.ENOMEM: "ENOMEM", -abi.EAGAIN: "EAGAIN",
+            -abi.ERANGE: "ERANGE"}.get(f.rc, str(f.rc))
     if version not in (1, 2):
         if f.rc != -abi.EINVAL:
             raise Mismatch(f"set_version({version}) gave {f.rc}")

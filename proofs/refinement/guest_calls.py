@@ -34,7 +34,7 @@ class GuestCalls:
         weights: list[tuple[float, GuestMove]] = [
             (20, self.store), (22, self.map), (18, self.unmap), (14, self.copy), (3, self.transfer), (9, self.mmu),
             (6, self.populate), (4, self.decrease), (1.2, self.version), (1, self.setup), (8, self.access),
-            (3, self.withdraw), (2, self.flush), (1.5, self.stale), (7, self.events)]
+            (3, self.withdraw), (2, self.swap), (2, self.flush), (1.5, self.stale), (7, self.events)]
         total = 0.0
         for weight, move in weights:
             total += weight
@@ -81,20 +81,19 @@ class GuestCalls:
     def store(self, guest: Guest, vcpu: int) -> None:
         """Write a grant entry."""
         rng = self.rng
-        flags = rng.choice((1, 1, 1, 1, 5, 5, 0, 2, 3 if guest.domain.grant_table.version == 1 else 0, 0x19))
+        flags = rng.choice((1, 1, 1, 1, 5, 5, 0, 2, 3, 0x19, 0x101, 0x105))
         domid = self.other(guest)
         page = self.page(guest)
         if rng.random() < 0.03:
             page = 0x7FFFFFFF
         ref = self.ref()
         table = guest.domain.grant_table
-        if flags == 3 and ref < 8:
-            flags = 1  # it would survive a switch to version 2, where it is a transitive grant: the rules have none
         if flags == 2 and (ref < 8 or ref >= table.nr_entries or table.active[ref].pin
                            or (table.version == 1 and abi.HEADER.unpack_from(*table.header_at(ref))[0] & 0x18)):
             flags = 1  # in version 1 the bits of a use and of a transfer are the same: what they mean changes with the pin
         self.text = f"d{guest.domid}: entry {ref} := flags {flags:#x}, d{domid}, frame {page:#x}"
-        self.b.store_entry(guest, ref, flags, domid, page, rng.random() < 0.9)
+        part = (int(rng.random() * 3) * 512, rng.choice((0, 512, 2048, 4096))) if flags & abi.GTF_SUB_PAGE else (0, 0)
+        self.b.store_entry(guest, ref, flags, domid, page, rng.random() < 0.9, part)
 
     def hostile_store(self) -> None:
         """A granter changes an entry that a call is just claiming."""
@@ -313,6 +312,15 @@ class GuestCalls:
         version = self.rng.choice((1, 2, 2, 2, 3))
         self._fly(guest, vcpu, f"set_version {version}", GRANT, (8, guest.arg(vcpu), 1), abi.SET_VERSION.pack(version),
                   lambda f: fd.follow_version(self.b, f, version))
+
+    def swap(self, guest: Guest, vcpu: int) -> None:
+        """swap_grant_ref, unless a call is just changing one of the entries."""
+        refs = (self.ref(), self.ref())
+        taken = {k for f in self.b.flights for k in f.moving} | self.b.locked
+        if any((guest.domid, self.b.shadow.ref(ref)) in taken for ref in refs):
+            return
+        self._fly(guest, vcpu, f"swap_grant_ref {refs}", GRANT, (11, guest.arg(vcpu), 1),
+                  abi.SWAP_GRANT_REF.pack(*refs, 0, 0), lambda f: fg.follow_swap(self.b, f, refs))
 
     def setup(self, guest: Guest, vcpu: int) -> None:
         """setup_table: three frames, or more than there may be."""

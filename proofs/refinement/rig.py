@@ -15,7 +15,7 @@ from impl.xen.domains import Domain
 from impl.xen.frames import PGT_L4, Frame
 from impl.xen.grant_map import get_paged_frame
 from impl.xen.guest_access import read, write
-from impl.xen.machine import Xen
+from impl.xen.machine import Options, Xen
 from impl.xen.pagetables import get_table
 from impl.xen.pv_build import PvLayout, build
 from impl.xen.xsm import DummyPolicy
@@ -138,7 +138,8 @@ class Rig:
         Kernel(probe, probe.domains[0], npages=DOM0_PAGES, nwindows=1)
         self.first_mfn = probe.frames.fresh
         self.policy = Matrix()
-        self.xen = Xen(nframes=self.first_mfn + heap, reserved=0x1000, seed=seed, policy=self.policy)
+        self.xen = Xen(nframes=self.first_mfn + heap, reserved=0x1000, seed=seed, policy=self.policy,
+                       options=Options(transitive=False))
         self.dom0 = self.xen.create_dom0()
         self.dom0.max_evtchn_port = ports
         self.kernel = WatchedKernel(self.xen, self.dom0, npages=DOM0_PAGES, nwindows=1)
