@@ -38,6 +38,7 @@ class Bench:
         self.calls = 0
         self.forged: set[Key] = set()  # entries whose in-use bits the granter has overwritten
         self.locked: set[Key] = set()  # entries that a transfer is about to complete
+        self.was_transitive: set[Key] = set()  # entries that a copy began to claim as transitive ones
         self.dirty: set[int] = set()  # domains with translations that may be stale
         self.dying: set[int] = set()  # domains that have given up everything
         self.torn: set[int] = set()  # domains whose page tables are gone before the rules know
@@ -120,7 +121,7 @@ class Bench:
             key = self.entry_key(e.dst_dom, e.dst, me)
             if self.pin(key) & abi.PIN_HSTW << 7 or tries >= 5:
                 return True
-            if self._names_another_part(key):
+            if key in self.was_transitive or self._names_another_part(key):
                 return True
             T, k = self.shadow.T, key[0] * self.shadow.rules.nrefs + key[1]
             f = T["active.frame"][k] if T["status.reading"][k] else T["entry.frame"][k]
@@ -128,13 +129,14 @@ class Bench:
         return self.is_table(e.dst)
 
     def _names_another_part(self, key: Key) -> bool:
-        """Is a part of the page in use, and another part what the entry grants now?"""
+        """Is a part of the page in use, and another part what the entry grants now? (A call that has failed to claim the
+        destination has let go of its source already; by the rules it still holds it.)"""
         domain = self.rig.xen.domains.get(key[0])
         number = self.shadow.size.refs[key[1]]
         if domain is None or number >= domain.grant_table.nr_entries:
             return False
         act = domain.grant_table.active[number]
-        if not act.pin or not act.sub_page or domain.grant_table.version == 1:
+        if not (act.pin or self.shadow.at("status.reading", *key)) or not act.sub_page or domain.grant_table.version == 1:
             return False
         flags, _, off, length, _ = domain.grant_table.entry_v2(number)
         return (act.start, act.length) != ((off, length) if flags & abi.GTF_SUB_PAGE else (0, abi.PAGE_SIZE))
@@ -148,7 +150,8 @@ class Bench:
 
     def source_may_fail(self, e: CopyElement, tries: int, me: int) -> bool:
         """The same of the source."""
-        return e.src_ref and bool(self.pin(self.entry_key(e.src_dom, e.src, me)) & abi.PIN_HSTR << 7 or tries >= 5)
+        key = self.entry_key(e.src_dom, e.src, me)
+        return e.src_ref and bool(self.pin(key) & abi.PIN_HSTR << 7 or tries >= 5 or key in self.was_transitive)
 
     def is_table(self, mfn: int) -> bool:
         """Is the frame in use as a page table?"""
@@ -259,6 +262,9 @@ class Bench:
         if ref >= table.nr_entries or key in self.locked:
             return False
         data, off = table.header_at(ref)
+        transitive = table.version == 2 and abi.HEADER.unpack_from(data, off)[0] & abi.GTF_TYPE_MASK == abi.GTF_TRANSITIVE
+        if transitive and any(key in f.moving for f in self.flights):
+            self.was_transitive.add(key)
         if table.version == 1:
             bits = in_use_bits(guest.domain, ref) if keep_bits else flags & 0x18
             abi.ENTRY_V1.pack_into(data, off, (flags & ~0x18 | bits) & 0xFFFF, domid, mfn)

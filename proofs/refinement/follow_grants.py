@@ -218,12 +218,14 @@ def follow_copy(b: Bench, f: Flight, elements: list[CopyElement], rule: str = "c
         status = OKAY if event == "copy.claimed" else b.status(f, i * 40 + 36)
         fail = GENERAL if status == GENERAL and b.copy_may_fail(e, stage, tries, me) else None
         if code == OKAY and stage == 0:
-            code = sh.step(f"{rule}.claim_source", this, ANY, fail if b.source_may_fail(e, tries, me) else None)
+            source_fails = status == GENERAL and b.source_may_fail(e, tries, me)
+            code = sh.step(f"{rule}.claim_source", this, ANY, GENERAL if source_fails else None)
             stage = 1
         if code == OKAY and stage == 1:
             code = sh.step(f"{rule}.claim_dest", this, ANY, fail)
             stage = 2
         f.moving.clear()
+        b.was_transitive.clear()
         if event == "copy.claimed":
             b.expect(f, rule, code, OKAY)
             parts = (b.part(source), b.part(dest))
