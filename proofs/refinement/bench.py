@@ -271,9 +271,9 @@ class Bench:
         else:
             abi.ENTRY_V2.pack_into(data, off, flags & ~0x18, domid, *part, mfn)
         if self.rules_on:
-            kind, grantee, frame, readonly, part = entry_of(sh, guest.domain, ref)
+            kind, grantee, frame, readonly, in_part = entry_of(sh, guest.domain, ref)
             sh.step("write_entry", {"owner": guest.domid, "ref": key[1], "kind": kind, "grantee": grantee,
-                                    "frame": frame, "readonly": readonly, "part": part})
+                                    "frame": frame, "readonly": readonly, "part": in_part})
             if not keep_bits and table.version == 1:
                 self.settle_forged(key)
         return True
