@@ -26,7 +26,7 @@ LIMIT = 50_000
 @dataclass(frozen=True)
 class Fault:
     name: str
-    where: str  # module:function or module:Class.method, within impl.xen
+    where: str  # module:function or module:Class.method, within impl.xen; dom0/module:... within impl.dom0
     old: str
     new: str
     why: str
@@ -165,6 +165,52 @@ FAULTS: tuple[Fault, ...] = (
        "a page can be given up twice"),
     _f("id_taken_twice", "lifecycle:create_domain", "if domid in xen.domains:", "if False:",
        "a zombie's id is given out"),
+    _f("port_for_another", "events:EventChannels.bind_interdomain", " or other.remote_domid != self.domain.domid", "",
+       "a port that waits for another domain is bound to"),
+    _f("port_half_closed", "events:EventChannels.close", "other.state = UNBOUND", "pass",
+       "the other end of a closed channel is not told"),
+    _f("port_silent_at_first", "events:EventChannels.bind_interdomain", "port.pending = True", "pass",
+       "what was rung before the binding is lost"),
+    _f("port_of_the_dying", "events:op_alloc_unbound", "if domain.is_dying:", "if False:",
+       "a port is opened in a dying domain"),
+    _f("port_without_privilege", "events:op_alloc_unbound", "    if rc:\n", "    if False:\n",
+       "a guest opens ports in other domains' tables"),
+    _f("port_outlives_domain", "lifecycle:destroy", "domain.events.destroy()", "pass",
+       "the ports of a dying domain stay bound"),
+    _f("evtchn_any_port", "dom0/evtchn:Evtchn.notify", "if port not in self.ports:", "if False:",
+       "a process rings ports of other files"),
+    _f("evtchn_unrestricted", "dom0/evtchn:Evtchn._check", "if self.restricted not in (UNRESTRICTED, domid):", "if False:",
+       "a restricted file binds to any domain"),
+    _f("evtchn_kept_open", "dom0/evtchn:Evtchn.release", "list(self.ports)", "()",
+       "ports stay open after the last close"),
+    _f("evtchn_told_twice", "dom0/evtchn:Evtchn.upcall", "self.ports[number] = False", "pass",
+       "a port that was read rings again before it is written back"),
+    _f("privcmd_foreign_unrestricted", "dom0/privcmd:Privcmd._check", "if self.domid not in (NOT_RESTRICTED, domid):",
+       "if False:", "a restricted file maps any guest's pages"),
+    _f("privcmd_call_unrestricted", "dom0/privcmd:Privcmd.hypercall", "if self.domid != NOT_RESTRICTED:", "if False:",
+       "a restricted file makes hypercalls"),
+    _f("privcmd_restricted_anew", "dom0/privcmd:Privcmd.restrict", "if self.domid == NOT_RESTRICTED:", "if True:",
+       "a restriction is replaced by another one"),
+    _f("notice_byte_kept", "dom0/gntdev:Gntdev._unmap_run", "gmap.notify_flags & NOTIFY_CLEAR_BYTE and first",
+       "False and first", "the byte of an unmap notification is not cleared"),
+    _f("notice_not_sent", "dom0/gntdev:Gntdev._put", "if gmap.notify_flags & NOTIFY_SEND_EVENT:", "if False:",
+       "the event of an unmap notification is not sent"),
+    _f("notice_sent_early", "dom0/gntdev:Gntdev.vma_close", "gmap, vma.private = vma.private, None",
+       "gmap, vma.private = vma.private, None\n    if gmap.notify_flags & NOTIFY_SEND_EVENT:\n"
+       "        self.kernel.evtchn_op(abi.EVTCHNOP_SEND, abi.U32.pack(gmap.notify_port))",
+       "the event is sent while the map is still listed"),
+    _f("mmap_twice", "dom0/gntdev:Gntdev.mmap", "found is None or found.in_use", "found is None",
+       "a map is mapped a second time"),
+    _f("mmap_failed_keeps_part", "dom0/gntdev:Gntdev.mmap", "self._unmap_pages(found, 0, found.count)", "pass",
+       "an mmap that fails keeps what it has mapped"),
+    _f("gntdev_copy_hides_errors", "dom0/gntdev:Gntdev._flush_copy", "if status and seg.status == abi.GNTST_OKAY:",
+       "if False:", "the process is not told that a copy failed"),
+    _f("fork_copies_grants", "dom0/gntdev:Gntdev.mmap", "vma.dontcopy = True", "pass",
+       "a child inherits a gntdev mapping"),
+    _f("killed_keeps_files", "dom0/process:Process.exit", "list(self.files)", "()",
+       "a process that is killed leaves its descriptors open"),
+    _f("killed_keeps_mappings", "dom0/process:AddressSpace.destroy", "for vma in list(self.vmas):", "for vma in ():",
+       "a process that is killed leaves its mappings"),
     _f("handle_lost", "maptrack:put_handle", "owner.maptrack_tail = handle", "pass",
        "a handle given back falls off its list"),
 )
@@ -173,7 +219,8 @@ BY_NAME = {fault.name: fault for fault in FAULTS}
 
 def _function(where: str) -> FunctionType:
     module, _, path = where.partition(":")
-    found: object = importlib.import_module(f"impl.xen.{module}")
+    folder, _, name = module.rpartition("/")
+    found: object = importlib.import_module(f"impl.{folder or 'xen'}.{name}")
     for part in path.split("."):
         found = inspect.getattr_static(found, part)
     if isinstance(found, staticmethod):

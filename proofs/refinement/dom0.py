@@ -50,6 +50,7 @@ class Dom0:
         self.procs: dict[int, Proc] = {}
         self.mapping: dom0_gntdev.Mapping | None = None  # the mmap that the kernel is about
         self.copying: tuple[Proc, int] | None = None
+        self.copied: list[str] = []  # what the hypervisor answered to each element of the last copy
         self.own_event = False  # an event channel call of a process, not one that the kernel makes by itself
         self.killed: Proc | None = None
         self.current: Proc | None = None

@@ -24,7 +24,7 @@ from impl.xen import abi
 from impl.xen.scheduler import HELD
 from model.walk import OKAY
 from proofs.refinement.dom0_parts import MapRecord, Opened, Proc, Slot
-from proofs.refinement.flight import END, GENERAL, CopyElement, Flight, Follower
+from proofs.refinement.flight import END, GENERAL, CopyElement, Flight, Follower, status_name
 from proofs.refinement.follow_grants import follow_copy
 from proofs.refinement.shadow import ANY, Mismatch
 from proofs.refinement.world import KERNEL
@@ -246,6 +246,9 @@ def copy(d: Dom0, proc: Proc) -> str:
     d.copying = None
     if code != OKAY:
         raise Mismatch(f"gntdev copy answered {code}")
+    told = [status_name(SEGMENT.unpack(proc.sys.load(proc.arg + 64 + n * 24, 24))[4]) for n in range(count)]
+    if d.b.rules_on and told != d.copied:
+        raise Mismatch(f"gntdev copy told the process {told}, the hypervisor {d.copied}")
     return f"gntdev copy of {count}"
 
 
@@ -289,6 +292,7 @@ def follower(d: Dom0, f: Flight, cmd: int, elements: Sequence[bytes]) -> Followe
     for raw in elements:
         src, s_dom, s_off, _, dst, d_dom, d_off, _, length, flags, _, _ = abi.COPY.unpack(raw)
         made.append(CopyElement(bool(flags & 1), src, s_dom, s_off, bool(flags & 2), dst, d_dom, d_off, length))
+    d.copied = f.seen
     return follow_copy(d.b, f, made, "gntdev_copy", {"p": proc.space, "x": x})
 
 
