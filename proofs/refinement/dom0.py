@@ -53,7 +53,7 @@ class Dom0:
         self.copied: list[str] = []  # what the hypervisor answered to each element of the last copy
         self.own_event = False  # an event channel call of a process, not one that the kernel makes by itself
         self.killed: Proc | None = None
-        self.current: Proc | None = None
+        self.current: Proc | None = None  # who makes the system call
         bench.shadow.lives[bench.rig.dom0] = 0
         self.kernel_file = self.element("file.open")
         self.rule("open_gntdev", {"p": KERNEL, "x_x": self.kernel_file})
@@ -101,15 +101,14 @@ class Dom0:
             return self._spawn()
         names = [USER, CHILD, TOOLS] if CHILD in self.procs else [USER, USER, USER, TOOLS]
         proc = self.procs[names[int(rng.random() * len(names))]]
+        self.current = proc
         if proc.space == TOOLS:
             text = dom0_control.privcmd(self, proc)
         elif not proc.fds and rng.random() < 0.8:
             text = self.open(proc)
         else:
             x = rng.random() * self.moves[-1][0]
-            self.current = proc
             text = next(move for limit, move in self.moves if x < limit)(self, proc)
-            self.current = None
         self.sync()
         if self.killed is not None and self.killed.space in self.procs:
             text += ", killed meanwhile: " + self.exit(self.killed)
@@ -118,8 +117,10 @@ class Dom0:
 
     def fd_of(self, proc: Proc, kind: str) -> tuple[int, int, Opened | None]:
         """Descriptor, File, and the open file when it is a device of that kind; now and then one that is not."""
-        mine = proc.of_kind(kind)
         x = self.rng.random()
+        if x < 0.8 and kind != "privcmd" and not proc.of_kind(kind) and len(self.files) < MOST_FILES:
+            self._open(proc, kind)
+        mine = proc.of_kind(kind)
         if mine and x < 0.94:
             fd, opened = mine[int(self.rng.random() * len(mine))]
             return fd, opened.x, opened
@@ -178,11 +179,16 @@ class Dom0:
     def store(self, proc: Proc) -> str:
         """Stores through all its mappings."""
         for slot in proc.slots.values():
-            if slot.writable and slot.user is not None:
-                at = slot.record.byte_at if slot.record is not None and slot.record.byte_at >= 0 else 256
-                proc.sys.store((slot.vpn << 12) + at, b"dom0")
-                self.rule("store", {"space": proc.space, "t": slot.user})
+            self.store_to(proc, slot)
         return "store"
+
+    def store_to(self, proc: Proc, slot: Slot) -> None:
+        """A store through one of them, at the byte that is to be cleared if there is one."""
+        if slot.writable:
+            at = slot.record.byte_at if slot.record is not None and slot.record.byte_at >= 0 else 256
+            proc.sys.store((slot.vpn << 12) + at, b"dom0")
+            if slot.user is not None:
+                self.rule("store", {"space": proc.space, "t": slot.user})
 
     # Processes.
 
@@ -212,6 +218,9 @@ class Dom0:
         self.procs[space] = child
         self._know_buffer(child)
         self.rule("fork", {"p": parent.space, "child": space})
+        inherited = sum(1 for vma in child.process.space.vmas if vma.file is not None)
+        if inherited != sum(1 for slot in parent.slots.values() if slot.kind == "own"):
+            raise Mismatch("fork: a child inherits its parent's own pages, and neither grants nor foreign pages")
         for slot in parent.slots.values():
             if slot.kind == "own":
                 maddr = child.process.space.pte_maddr(slot.vpn)
@@ -227,6 +236,7 @@ class Dom0:
         if proc.space == TOOLS:
             return ""
         self.rule("exit", {"p": proc.space})
+        self.current = proc
         proc.fds.clear()
         del self.procs[proc.space]
         self.procs[-1] = proc  # still looked up by its mappings

@@ -111,7 +111,7 @@ def read_events(d: Dom0, proc: Proc) -> str:
             d.rule("evtchn_read", {"p": proc.space, "x": x, "q": q}, code)
     for port in ports:
         d.rule("evtchn_read", {"p": proc.space, "x": x, "q": port - 1})
-    for port in ports if d.rng.random() < 0.8 else ():
+    for port in ports if d.rng.random() < 0.5 else ():
         _write_back(d, proc, fd, x, port)
     if opened is None or d.rng.random() < 0.2:
         _write_back(d, proc, fd, x, _port(d))

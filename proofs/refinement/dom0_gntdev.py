@@ -21,6 +21,7 @@ from impl.dom0.ioctl import (
 )
 from impl.dom0.kernel import KernelError
 from impl.xen import abi
+from impl.xen.grant_entries import GrantTable
 from impl.xen.scheduler import HELD
 from model.walk import OKAY
 from proofs.refinement.dom0_parts import MapRecord, Opened, Proc, Slot
@@ -67,6 +68,12 @@ def _some_map(d: Dom0) -> int:
     return next(m for m in range(d.b.shadow.size.maps) if not T["gmap.listed"][m]) if d.b.rules_on else 0
 
 
+def _offered(table: GrantTable, ref: int) -> bool:
+    """Does the entry let Dom0 at a page now?"""
+    flags, domid = abi.HEADER.unpack_from(*table.header_at(ref))
+    return bool(domid == 0 and flags & abi.GTF_TYPE_MASK == abi.GTF_PERMIT_ACCESS)
+
+
 # Calls.
 
 def map_ref(d: Dom0, proc: Proc) -> str:
@@ -83,7 +90,7 @@ def map_ref(d: Dom0, proc: Proc) -> str:
     for domid, guest in d.b.rig.guests.items():
         table = guest.domain.grant_table
         for number in refs:
-            if number < table.nr_entries and abi.HEADER.unpack_from(*table.header_at(number))[1] == 0:
+            if number < table.nr_entries and _offered(table, number):
                 offers.append((domid, number))
     if offers and rng.random() < 0.85:
         dom, ref = offers[int(rng.random() * len(offers))]
@@ -97,6 +104,8 @@ def map_ref(d: Dom0, proc: Proc) -> str:
         record = MapRecord(gmap, m, dom, ref)
         opened.maps.append(record)
         d.records.append(record)
+        if rng.random() < 0.6:  # before the granter changes its mind
+            return f"gntdev map_grant_ref d{dom} ref {ref}: {code}; {mmap(d, proc)}"
     return f"gntdev map_grant_ref d{dom} ref {ref}: {code}"
 
 
@@ -105,6 +114,9 @@ def _listed(d: Dom0, opened: Opened | None) -> MapRecord | None:
     if opened is None or opened.kind != "gntdev":
         return None
     maps = [r for r in opened.maps if r.gmap in _gntdev(opened).maps]
+    fresh = [r for r in maps if not r.gmap.in_use]
+    if fresh and d.rng.random() < 0.6:
+        return fresh[-1]
     return maps[int(d.rng.random() * len(maps))] if maps and d.rng.random() < 0.97 else None
 
 
@@ -113,6 +125,8 @@ def mmap(d: Dom0, proc: Proc) -> str:
     if len(proc.slots) >= 4:
         return ""
     fd, x, opened = d.fd_of(proc, "gntdev")
+    if opened is not None and all(r.gmap.in_use for r in opened.maps) and d.rng.random() < 0.8:
+        return map_ref(d, proc) or unmap_ref(d, proc)
     record = _listed(d, opened)
     if opened is None and proc.fds.get(fd) is not None:
         return ""  # another device's mmap is another rule
@@ -132,6 +146,7 @@ def mmap(d: Dom0, proc: Proc) -> str:
     if code == OKAY:
         slot.vpn = addr >> 12
         proc.slots[slot.vpn] = slot
+        d.store_to(proc, slot)
     return f"gntdev mmap of map {m}: {code}"
 
 
@@ -211,6 +226,9 @@ def notify(d: Dom0, proc: Proc) -> str:
                                        "byte": action & 1, "event": action >> 1, "q": q}, code)
     if code == OKAY and record is not None:
         record.byte_at = at if action & 1 else -1
+        for slot in proc.slots.values():
+            if slot.record is record:
+                d.store_to(proc, slot)
     return f"gntdev set_unmap_notify {action} port {port}: {code}"
 
 
@@ -260,7 +278,7 @@ def _grant(d: Dom0) -> tuple[int, int]:
     for domid, domain in domains:
         table = domain.grant_table
         for ref in d.b.shadow.size.refs[2:]:
-            if ref < table.nr_entries and abi.HEADER.unpack_from(*table.header_at(ref))[1] == 0 and not d.b.rig.special(
+            if ref < table.nr_entries and _offered(table, ref) and not d.b.rig.special(
                     table.frame_field(ref)) and not _pins_special(d, domid, ref):
                 offers.append((domid, ref))
     if offers and x < 0.9:
@@ -273,7 +291,7 @@ def _pins_special(d: Dom0, domid: int, ref: int) -> bool:
     return frame is not None and frame.xenheap
 
 
-MOVES = ((14, map_ref), (22, mmap), (14, munmap), (5, unmap_ref), (6, notify), (12, copy))
+MOVES = ((18, map_ref), (22, mmap), (12, munmap), (14, unmap_ref), (8, notify), (12, copy))
 
 
 # Hypercalls that the kernel makes for them.
@@ -376,6 +394,8 @@ def _follow_unmap(d: Dom0, f: Flight, raw: bytes) -> Follower:
         return
     call = f.calls[0]
     frame = sh.T["translation.frame"][t]
+    if d.current is None or sh.T["translation.space"][t] not in (d.current.space, KERNEL):
+        raise Mismatch("a process's call unmaps what another process has mapped")
     code = sh.step("gntdev_munmap", {"p": sh.T["translation.space"][t], "t": t, "this": call}, ANY)
     if (code == OKAY) != (status == OKAY):
         raise Mismatch(f"gntdev munmap: the rules say {code}, Xen {status}")
