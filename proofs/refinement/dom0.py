@@ -296,8 +296,12 @@ class Dom0:
             return
         if cmd == abi.EVTCHNOP_CLOSE:
             self.rule("evtchn_release", {"q": port - 1})
-        else:
-            self.sync()
+            return
+        T = self.b.shadow.T
+        if self.b.rules_on and not any(not r.gmap.users and T["notice.event"][r.m] and T["notice.port"][r.m] == port - 1
+                                       for r in self.records):
+            raise Mismatch(f"the kernel has rung port {port}, and no map that asked for it has ended")
+        self.sync()
 
     def sync(self) -> None:
         """Files that are released, maps that have ended, shared pages that are taken back."""

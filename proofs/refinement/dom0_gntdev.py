@@ -273,6 +273,10 @@ def copy(d: Dom0, proc: Proc) -> str:
 def _grant(d: Dom0) -> tuple[int, int]:
     """Domain and reference: mostly an offer to Dom0, also of a domain that is dying; or beyond a table's end."""
     x = d.rng.random()
+    held = [(r.granter, r.ref) for r in d.records if r.gmap.in_use and r.granter in d.b.rig.xen.domains
+            and not _special(d, r)]
+    if held and x < 0.25:
+        return held[int(x * 4 * len(held))]
     offers = []
     domains = [(n, domain) for n, domain in d.b.rig.xen.domains.items() if n < 4]
     for domid, domain in domains:
