@@ -1,4 +1,4 @@
-"""From an operation to its atomic steps: procedures are performed in place, steps are cut, locals that live on are saved.
+"""From an operation to its atomic steps: steps are cut, checked and put together, and locals that live on are saved.
 
 Within one step every expression reads the state before the step and all assignments happen at once. A name defined in
 one step and used in a later one is kept in a state function of its own, `operation.name[call]`.
@@ -6,7 +6,6 @@ one step and used in a later one is kept in a state function of its own, `operat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from model import syntax as s
@@ -25,9 +24,9 @@ from model.ir import (
     Term,
     Update,
     Var,
-    conj,
     show,
 )
+from model.procedures import Inliner, too_heavy, weight
 
 
 @dataclass
@@ -93,36 +92,13 @@ class OperationScope(Scope):
         return inner
 
 
-class Points:
-    """The names of the points at which calls of operations may stand; each procedure is looked through once."""
-
-    def __init__(self, procedures: dict[str, s.Operation]) -> None:
-        self._procedures = procedures
-        self._within: dict[str, tuple[str, ...]] = {}
-
-    def of(self, op: s.Operation) -> list[str]:
-        """The points of one operation, in order."""
-        return [f"{op.name}.{name}" for name in self._boundaries(op, (op.name,))]
-
-    def _boundaries(self, op: s.Operation, trail: tuple[str, ...]) -> tuple[str, ...]:
-        found: dict[str, None] = {}
-        for st in op.body:
-            if isinstance(st, s.Boundary) and st.kind != "done":
-                found[st.name] = None
-            elif isinstance(st, s.Perform) and st.name in self._procedures:
-                if st.name not in self._within and st.name not in trail and len(trail) <= MAX_INSIDE:
-                    self._within[st.name] = self._boundaries(self._procedures[st.name], (*trail, st.name))
-                found.update(dict.fromkeys(self._within.get(st.name, ())))
-        return tuple(found)
-
-
 def elaborate(op: s.Operation, procedures: dict[str, s.Operation], decls: Declarations,
               wanted: frozenset[str] = frozenset()) -> list[Step]:
     """The atomic steps of one operation; problems are collected in `decls`.
 
     `wanted` names locals that claims speak of (`operation.local[call]`): they are kept even if no later step reads them.
     """
-    body = _Inliner(procedures, decls, op.name).statements(op.body, {}, "", None, (op.name,))
+    body = Inliner(procedures, decls, op.name).statements(op.body, {}, "", None, (op.name,))
     segments = _cut(op, body, decls)
     scope = OperationScope(decls, op.name, len(segments) > 1 or op.kind == "procedure")
     steps: list[Step] = []
@@ -217,8 +193,8 @@ def _statements(body: list[s.Statement], scope: OperationScope,
                 if cond is not None and known:
                     checks.append(Check("pick", cond, st.code or "?", var, undo, f"some {var.name}: {show(cond)}", st.span))
             case s.Let():
-                scope.weights[st.name] = _weight(st.value, scope.weights)
-                if _too_heavy(scope.weights[st.name]):
+                scope.weights[st.name] = weight(st.value, scope.weights)
+                if too_heavy(scope.weights[st.name]):
                     scope.weights[st.name] = (1, 1)
                     decls.problem(st.span, f"`{st.name}` is too large, with the values it uses written out",
                                   hint="Keep chains of `let` short.")
@@ -304,198 +280,6 @@ def generated_write(item: s.StateItem, decls: Declarations) -> Step | None:
                 item.doc, w.span, party=True)
 
 
-# Performing procedures in place.
-
-
-MAX_PERFORMED = 200  # by one operation
-MAX_INSIDE = 50  # one in another
-MAX_LOCALS = 1000
-MAX_SIZE = 10_000  # of a `let` with those that it uses written out: names in all,
-MAX_ARGUMENT = 1000  # of an argument with those that it uses written out,
-MAX_DEPTH = 150  # and how deep either may be
-
-
-class _Inliner:
-    """Replaces every `perform` by the procedure's own statements. Without `decls` it reports nothing."""
-
-    def __init__(self, procedures: dict[str, s.Operation], decls: Declarations | None, op: str) -> None:
-        self.procedures = procedures
-        self.decls = decls
-        self.op = op
-        self.count = 0
-        self.full = False
-        self.known: dict[str, tuple[str, ...]] = {}  # procedure -> names it defines
-
-    def _problem(self, span: Span, what: str, expected: str = "", hint: str = "") -> None:
-        if self.decls is not None:
-            self.decls.problem(span, what, expected, hint)
-
-    def statements(self, body: tuple[s.Statement, ...], names: dict[str, s.Expr], prefix: str, code: str | None,
-                   trail: tuple[str, ...]) -> list[s.Statement]:
-        """`names` says what parameters and locals become, `prefix` what the locals of further procedures get."""
-        out: list[s.Statement] = []
-        for st in body:
-            renamed = _rename(st, names, code)
-            if isinstance(renamed, s.Perform):
-                out.extend(self._performed(renamed, prefix, trail))
-            else:
-                out.append(renamed)
-        return out
-
-    def _performed(self, st: s.Perform, prefix: str, trail: tuple[str, ...]) -> list[s.Statement]:
-        proc = self.procedures.get(st.name)
-        if proc is None:
-            self._problem(st.span, f"unknown procedure `{st.name}`", hint=suggest(st.name, self.procedures))
-            return []
-        if len(st.args) != len(proc.params):
-            self._problem(st.span, f"`{st.name}` is given {len(st.args)} arguments", f"Expected {len(proc.params)}: "
-                          f"({', '.join(p.name for p in proc.params)}).")
-            return []
-        if st.name in trail:
-            cycle = " -> ".join((*trail[trail.index(st.name):], st.name))
-            self._problem(st.span, f"`{st.name}` performs itself: {cycle}")
-            return []
-        if self.full:
-            return []
-        if any(_too_heavy(_weight(a, {}), MAX_ARGUMENT) for a in st.args):
-            self._problem(st.span, f"an argument of `{st.name}` is too large, with the arguments it uses written out",
-                          hint="Perform fewer procedures in one another.")
-            self.full = True
-            return []
-        self.count += 1
-        if self.count > MAX_PERFORMED or len(trail) > MAX_INSIDE:
-            self._problem(st.span, f"`{self.op}` performs too much: more than {MAX_PERFORMED} procedures, or more than "
-                          f"{MAX_INSIDE} in one another")
-            self.full = True
-            return []
-        if st.result is not None:
-            prefix = st.result + "_"
-        inner: dict[str, s.Expr] = {p.name: a for p, a in zip(proc.params, st.args, strict=True)}
-        for local in self._locals(proc, (*trail, st.name)):
-            inner[local] = s.Name(prefix + local, st.span)
-        result: list[s.Statement] = []
-        for done in self.statements(proc.body, inner, prefix, st.code, (*trail, st.name)):
-            if not isinstance(done, s.Return):
-                result.append(done)
-            elif st.result is not None:
-                result.append(s.Let(st.result, done.value, done.span))
-        return result
-
-    def _locals(self, proc: s.Operation, trail: tuple[str, ...]) -> tuple[str, ...]:
-        """The names that a procedure defines, those of what it performs included."""
-        if proc.name in self.known:
-            return self.known[proc.name]
-        found: dict[str, None] = {}
-        for st in proc.body:
-            if isinstance(st, s.Let):
-                found[st.name] = None
-            elif isinstance(st, s.Pick):
-                found[st.binder.name] = None
-            elif isinstance(st, s.Boundary):
-                found.update((b.name, None) for b in st.params)
-            elif isinstance(st, s.Perform):
-                if st.result is not None:
-                    found[st.result] = None
-                inner = self.procedures.get(st.name)
-                if inner is not None and st.name not in trail and len(trail) <= MAX_INSIDE and len(found) < MAX_LOCALS:
-                    prefix = "" if st.result is None else st.result + "_"
-                    found.update((prefix + n, None) for n in self._locals(inner, (*trail, st.name)))
-        self.known[proc.name] = tuple(found)
-        return self.known[proc.name]
-
-
-def _rename(st: s.Statement, names: dict[str, s.Expr], code: str | None) -> s.Statement:
-    if not names and code is None:
-        return st
-
-    def e(expr: s.Expr) -> s.Expr:
-        return substitute(expr, names)
-
-    def opt(expr: s.Expr | None) -> s.Expr | None:
-        return None if expr is None else substitute(expr, names)
-
-    def local(name: str) -> str:
-        new = names.get(name)
-        return new.text if isinstance(new, s.Name) else name
-
-    def sets(items: tuple[s.Set, ...]) -> tuple[s.Set, ...]:
-        return tuple(one(i) for i in items)
-
-    def one(st: s.Set) -> s.Set:
-        parts = (st.target, st.value) if st.where is None else (st.target, st.value, st.where)
-        binders, hidden = _bound(st.binders, names, parts)
-        return s.Set(substitute(st.target, hidden), substitute(st.value, hidden), binders,
-                     None if st.where is None else substitute(st.where, hidden), st.span)
-
-    match st:
-        case s.Require():
-            return s.Require(e(st.cond), code if code and st.code else st.code, sets(st.undo), st.span)
-        case s.MayFail():
-            return s.MayFail(code or st.code, st.why, sets(st.undo), st.span)
-        case s.Pick():
-            binder = s.Binder(local(st.binder.name), st.binder.sort, st.binder.span)
-            return s.Pick(binder, opt(st.where), code if code and st.code else st.code, sets(st.undo), st.span)
-        case s.Let():
-            return s.Let(local(st.name), e(st.value), st.span)
-        case s.Set():
-            return one(st)
-        case s.Return():
-            return s.Return(e(st.value), st.span)
-        case s.Perform():
-            result = None if st.result is None else local(st.result)
-            return s.Perform(st.name, tuple(e(a) for a in st.args), result, code or st.code, st.span)
-        case s.Boundary():
-            params = tuple(s.Binder(local(b.name), b.sort, b.span) for b in st.params)
-            return s.Boundary(st.kind, st.name, params, st.span)
-
-
-def _bound(binders: tuple[s.Binder, ...], names: dict[str, s.Expr],
-           bodies: tuple[s.Expr, ...]) -> tuple[tuple[s.Binder, ...], dict[str, s.Expr]]:
-    """Binders, and what is substituted under them; those that would capture a name of an argument are renamed."""
-    hidden = {k: v for k, v in names.items() if k not in {b.name for b in binders}}
-    used = {n for e in bodies for n in _names_in(e)}
-    arguments = {n for k, v in hidden.items() if k in used for n in _names_in(v)}
-    if not any(b.name in arguments for b in binders):
-        return binders, hidden
-    taken = arguments | used | {b.name for b in binders}
-    made = []
-    for b in binders:
-        if b.name in arguments:
-            fresh = b.name + "_"
-            while fresh in taken:
-                fresh += "_"
-            taken.add(fresh)
-            hidden[b.name] = s.Name(fresh, b.span)
-            made.append(s.Binder(fresh, b.sort, b.span))
-        else:
-            made.append(b)
-    return tuple(made), hidden
-
-
-def substitute(expr: s.Expr, names: dict[str, s.Expr]) -> s.Expr:
-    """The expression with free names replaced; names bound by a quantifier are left alone."""
-    if not names:
-        return expr
-    match expr:
-        case s.Name():
-            return names.get(expr.text, expr)
-        case s.Index():
-            # What is indexed is always state (or a saved local), never a variable.
-            base = expr.base if isinstance(expr.base, s.Name | s.Field) else substitute(expr.base, names)
-            return s.Index(base, tuple(substitute(a, names) for a in expr.args), expr.span)
-        case s.Field():
-            return s.Field(substitute(expr.base, names), expr.name, expr.span)
-        case s.Call():
-            return s.Call(expr.name, tuple(substitute(a, names) for a in expr.args), expr.span)
-        case s.Operator():
-            return s.Operator(expr.op, tuple(substitute(a, names) for a in expr.args), expr.span)
-        case s.Quantified():
-            binders, hidden = _bound(expr.binders, names, (expr.body,))
-            return s.Quantified(expr.kind, binders, substitute(expr.body, hidden), expr.span)
-        case s.Record():
-            return s.Record(tuple((n, substitute(v, names)) for n, v in expr.fields), expr.span)
-
-
 def locals_spoken_of(expr: s.Expr) -> set[str]:
     """Every `operation.local` that an expression indexes."""
     found: set[str] = set()
@@ -520,38 +304,4 @@ def locals_spoken_of(expr: s.Expr) -> set[str]:
     return found
 
 
-def _weight(expr: s.Expr, known: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
-    """Size and depth of an expression, with the named values in `known` written out."""
-    match expr:
-        case s.Name():
-            return known.get(expr.text, (1, 1))
-        case s.Index() | s.Call() | s.Operator():
-            parts = [_weight(a, known) for a in expr.args]
-        case s.Field():
-            parts = [_weight(expr.base, known)]
-        case s.Quantified():
-            parts = [_weight(expr.body, known)]
-        case s.Record():
-            parts = [_weight(v, known) for _, v in expr.fields]
-    return 1 + sum(size for size, _ in parts), 1 + max((depth for _, depth in parts), default=0)
-
-
-def _too_heavy(weight: tuple[int, int], limit: int = MAX_SIZE) -> bool:
-    return weight[0] > limit or weight[1] > MAX_DEPTH
-
-
-def _names_in(expr: s.Expr) -> set[str]:
-    match expr:
-        case s.Name():
-            return {expr.text}
-        case s.Index() | s.Call() | s.Operator():
-            return {n for a in expr.args for n in _names_in(a)}
-        case s.Field():
-            return _names_in(expr.base)
-        case s.Quantified():
-            return _names_in(expr.body)
-        case s.Record():
-            return {n for _, v in expr.fields for n in _names_in(v)}
-
-
-__all__ = ["Points", "conj", "elaborate", "generated_write", "locals_spoken_of", "substitute"]
+__all__ = ["elaborate", "generated_write", "locals_spoken_of"]

@@ -14,9 +14,10 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from model.compile import compiled, free_variables, joined
 from model.ir import BOOL, App, Lit, Op, Quant, Term, Transition, Use, Var, neg, subterms
 from model.machine import Machine
-from model.walk import Caller, caller_of, compiled, free_variables, joined
+from model.walk import Caller, caller_of
 from model.world import State
 
 STARTS = 4  # initial states to begin from

@@ -213,6 +213,11 @@ FAULTS: tuple[Fault, ...] = (
        "a process that is killed leaves its mappings"),
     _f("handle_lost", "maptrack:put_handle", "owner.maptrack_tail = handle", "pass",
        "a handle given back falls off its list"),
+    _f("swap_of_what_is_in_use", "grant_admin:swap_grant_ref",
+       "if table.active[ref_a].pin or table.active[ref_b].pin:", "if False:", "entries in use are exchanged"),
+    _f("part_mapped", "grant_map:map_grant_ref", " or act.sub_page", "", "what is in use in part is mapped as a whole"),
+    _f("copy_before_the_part", "grant_copy:copy_one", "src_off < s_start or ", "",
+       "a copy reads what lies before the part granted"),
 )
 BY_NAME = {fault.name: fault for fault in FAULTS}
 

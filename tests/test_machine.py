@@ -10,12 +10,14 @@ import itertools
 import json
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from model.ir import App, Lit, Op, Quant, System, Term, Var, eq
+from model.compile import compiled
+from model.ir import TRUE, App, Lit, Op, Quant, System, Term, Update, Use, Var, eq
 from model.loader import load
 from model.machine import Machine
 from model.reach import compiled_probe, reach
@@ -171,23 +173,121 @@ system c "Swaps."
     assert caller.call(copy(state), "hope", {}, force_fail="EIO").code == "EIO"
 
 
-def test_both_compilations_agree(gt: System) -> None:
-    """`machine.py` and `walk.py` compile the same rules on their own; they must not differ."""
+@dataclass
+class Interpreter:
+    """What terms mean, said once more, as plainly as can be: nothing is compiled, written out or put in place."""
+
+    system: System
+    world: World
+
+    def value(self, term: Term, state: State, after: State, env: dict[str, int]) -> int:
+        system = self.system
+        if isinstance(term, Var):
+            return env[term.name]
+        if isinstance(term, Lit):
+            if term.sort == "bool":
+                return int(term.name == "true")
+            return system.enums[term.sort].index(term.name) if term.sort in system.enums else self.world.consts[term.name]
+        if isinstance(term, Quant):
+            ranges = [range(size_of(system, self.world, v.sort)) for v in term.vars]
+            names = [v.name for v in term.vars]
+            found = [self.value(term.body, state, after, {**env, **dict(zip(names, chosen, strict=True))})
+                     for chosen in itertools.product(*ranges)]
+            return int(all(found) if term.kind == "forall" else any(found))
+        args = [self.value(a, state, after, env) for a in term.args]
+        if isinstance(term, App):
+            index = 0
+            for arg, sort in zip(args, system.funcs[term.func].args, strict=True):
+                index = index * size_of(system, self.world, sort) + arg
+            return (after if term.next else state)[list(system.funcs).index(term.func)][index]
+        if isinstance(term, Use):
+            made = system.defs[term.name]
+            read = after if term.next else state
+            return self.value(made.body, read, read, dict(zip([p.name for p in made.params], args, strict=True)))
+        match term.op, args:
+            case "ite", [test, then, other]:
+                return then if test else other
+            case "=", [left, right]:
+                return int(left == right)
+            case "=>", [left, right]:
+                return int(not left or right)
+            case "not", [inner]:
+                return int(not inner)
+            case "and", _:
+                return int(all(args))
+            case "or", _:
+                return int(any(args))
+        raise AssertionError(term)
+
+    def after(self, state: State, updates: Sequence[Update], env: dict[str, int]) -> State:
+        """The state after some assignments."""
+        made = copy(state)
+        for u in updates:
+            for chosen in itertools.product(*(range(size_of(self.system, self.world, v.sort)) for v in u.binders)):
+                inner = {**env, **dict(zip([v.name for v in u.binders], chosen, strict=True))}
+                if self.value(u.cond, state, state, inner):
+                    index = 0
+                    for arg, sort in zip(u.args, self.system.funcs[u.func].args, strict=True):
+                        index = index * size_of(self.system, self.world, sort) + self.value(arg, state, state, inner)
+                    made[list(self.system.funcs).index(u.func)][index] = self.value(u.value, state, state, inner)
+        return made
+
+
+def test_both_manners_of_code_mean_what_an_interpreter_of_terms_says(gt: System) -> None:
     machine = Machine(gt, WIDE)
     caller = caller_of(machine)
+    meaning = Interpreter(gt, WIDE)
     rng = random.Random(7)
     state = caller.initial_state()
     assert state is not None
     for _ in range(3000):
         step = rng.choice(gt.steps)
         args = {p.name: rng.randrange(size_of(gt, WIDE, p.sort)) for p in step.params}
-        fired, called = copy(state), copy(state)
-        assert machine.fire(fired, step.label, args) == (caller.call(called, step.label, args).code == "okay")
-        assert fired == called
+        fired, called, told = copy(state), copy(state), state
+        done = machine.fire(fired, step.label, args)
+        assert done == (caller.call(called, step.label, args).code == "okay")
+        assert done == meaning.value(step.success().guard, state, state, args)
+        if done:
+            told = meaning.after(state, step.success().updates, args)
+        assert fired == called == told
         if rng.random() < 0.01:
             for claim in (*gt.invariants.values(), *gt.theorems.values()):
-                assert machine.holds(called, claim.body) == bool(caller.value(called, claim.body))
+                assert machine.holds(called, claim.body) == bool(caller.value(called, claim.body)) \
+                    == bool(meaning.value(claim.body, called, called, {}))
         state = called
+
+
+def test_both_manners_of_code_mean_the_same_for_a_large_system() -> None:
+    """All of the language, two-state claims included, in states that need not be reachable."""
+    system = load("disaggregated")
+    world = World({**dict.fromkeys(system.sorts, 2), "Domain": 3}, {n: k % 2 for k, n in enumerate(system.consts)})
+    machine, free, meaning = Machine(system, world), Machine(system, world), Interpreter(system, world)
+    for label, t in list(free.transitions.items()):
+        free.transitions[label] = replace(t, guard=TRUE)  # so that every assignment is made
+    caller = caller_of(machine)
+    rng = random.Random(3)
+    sizes = [size_of(system, world, f.sort) for f in system.funcs.values()]
+
+    def anything() -> State:
+        return [[rng.randrange(size) for _ in table] for table, size in zip(machine.empty_state(), sizes, strict=True)]
+
+    for _ in range(3):
+        before, after = anything(), anything()
+        for claim in (*system.axioms, *system.inits, *system.invariants.values(), *system.theorems.values()):
+            assert machine.holds(before, claim.body) == bool(caller.value(before, claim.body)) \
+                == bool(meaning.value(claim.body, before, before, {}))
+        for claim in system.transitions.values():
+            for failed in (False, True):
+                assert machine.holds_between(before, after, claim.body, failed) \
+                    == bool(meaning.value(claim.body, before, after, {"failed": int(failed)}))
+        for label, t in machine.transitions.items():
+            args = {p.name: rng.randrange(size_of(system, world, p.sort)) for p in t.params}
+            assert machine.can_fire(before, label, args) == bool(meaning.value(t.guard, before, before, args))
+            slow, fast = copy(before), copy(before)
+            assert free.fire(slow, label, args)
+            params = ", ".join(["S", *(f"v_{name}" for name in args)])
+            compiled("effect", params, [caller.coder.header(), *caller.coder.effect(t.updates)])(fast, *args.values())
+            assert slow == fast == meaning.after(before, t.updates, args)
 
 
 def test_terms_have_values(caller: Caller, start: State) -> None:

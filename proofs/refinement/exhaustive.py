@@ -25,7 +25,12 @@ from proofs.refinement.world import SMALL, rules_for
 
 CHUNK = 64  # states that a worker is given at a time
 Reached = tuple[bytes, tuple[Action, ...]]  # a state: one without calls in flight, and what was done since
-WORLDS = (Limits(), Limits(records=3, versions=False), Limits(refs=(8, 9), copies=False, versions=False))
+WORLDS = (
+    Limits(records=1, flights=1, versions=False, copies=False), Limits(records=1, flights=1, copies=False),
+    Limits(records=1, versions=False, copies=False), Limits(records=2, flights=1, versions=False, copies=False, again=True),
+    Limits(records=2, versions=False, copies=False), Limits(records=1, again=True),
+    Limits(refs=(8, 9), flights=1, versions=False, copies=False), Limits(pages=2, records=1, flights=1, versions=False,
+                                                                         copies=False))
 
 
 @dataclass

@@ -1,0 +1,261 @@
+"""The one compiler of the executable model: terms and assignments as Python code over the tables of a finite world.
+
+Code comes in two manners. For what runs millions of times, quantifiers are written out over the world, definitions put in
+place, and tables held in local names (`T0`, `T1`, ...). For what runs now and then, loops stay loops and definitions are
+called, which is compiled much faster. What a term means to both stands here once; `tests/test_machine.py` compares them with
+an interpreter of terms.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from model.ir import BOOL, App, Lit, Op, Quant, System, Term, Update, Use, Var, subterms
+from model.world import World, size_of
+
+UNROLL = 128  # ground copies of one quantifier or assignment that are written out; beyond, a loop
+
+
+Env = dict[str, str]  # variable -> the code that stands for it
+Space = dict[str, Any]  # the names that compiled code knows
+
+
+class Coder:
+    """Terms as Python expressions over the tables of a state; `fast` says in which of the two manners.
+
+    Code that is not fast expects the tables as `S` (`N` after the step), and definitions as functions `d_NAME`.
+    """
+
+    def __init__(self, system: System, world: World, fast: bool = True) -> None:
+        self.system = system
+        self.world = world
+        self.fast = fast
+        self.unroll = UNROLL if fast else 1
+        self.number = {name: k for k, name in enumerate(system.funcs)}
+        self.members = {(sort, m): i for sort, ms in system.enums.items() for i, m in enumerate(ms)}
+        self.fresh = itertools.count()
+
+    def size(self, var: Var) -> int:
+        return size_of(self.system, self.world, var.sort)
+
+    def place(self, func: str, args: tuple[Term, ...], env: Env, after: bool = False) -> tuple[str, str]:
+        """The table and the flat index of an application."""
+        parts, known, stride = [], 0, 1
+        for arg, sort in reversed(list(zip(args, self.system.funcs[func].args, strict=True))):
+            code = self.value(arg, env)
+            if code.isdigit():
+                known += int(code) * stride
+            else:
+                parts.append(code if stride == 1 else f"{code}*{stride}")
+            stride *= size_of(self.system, self.world, sort)
+        if known or not parts:
+            parts.append(str(known))
+        number = self.number[func]
+        if self.fast:
+            return f"{'N' if after else 'T'}{number}", "+".join(parts)
+        return f"{'N' if after else 'S'}[{number}]", "+".join(parts)
+
+    def value(self, term: Term, env: Env) -> str:
+        """The term as an integer."""
+        match term:
+            case Var(name):
+                return env.get(name, f"v_{name}")
+            case Lit(name, sort):
+                if sort == BOOL:
+                    return "1" if name == "true" else "0"
+                return str(self.members[sort, name] if sort in self.system.enums else self.world.consts[name])
+            case App(func, args):
+                table, index = self.place(func, args, env, term.next)
+                return f"{table}[{index}]"
+            case Use(_, args) if term.sort != BOOL:
+                return self.value(*self._opened(term, args, env)) if self.fast else self._called(term, args, env)
+            case Op("ite", (cond, then, other)):
+                test = self.truth(cond, env)
+                if test in ("True", "False"):
+                    return self.value(then if test == "True" else other, env)
+                return f"({self.value(then, env)} if {test} else {self.value(other, env)})"
+        test = self.truth(term, env)
+        return {"True": "1", "False": "0"}.get(test, f"(1 if {test} else 0)")
+
+    def _opened(self, term: Use, args: tuple[Term, ...], env: Env) -> tuple[Term, Env]:
+        """The body of a definition, its parameters standing for the arguments' code."""
+        made = self.system.defs[term.name]
+        body = _in_next(made.body) if term.next else made.body
+        return body, {p.name: self.value(a, env) for p, a in zip(made.params, args, strict=True)}
+
+    def _called(self, term: Use, args: tuple[Term, ...], env: Env) -> str:
+        """A call of the definition's function."""
+        return f"d_{term.name}({', '.join(['N' if term.next else 'S', *(self.value(a, env) for a in args)])})"
+
+    def definitions(self) -> Space:
+        """The definitions as functions, for code that calls them."""
+        space: Space = {}
+        for d in self.system.defs.values():
+            body = self.truth(d.body, {}) if d.sort == BOOL else self.value(d.body, {})
+            compiled(f"d_{d.name}", ", ".join(["S", *(f"v_{p.name}" for p in d.params)]), [f"return {body}"], space)
+        return space
+
+    def truth(self, term: Term, env: Env) -> str:
+        """The term as a condition: `True`, `False`, or an expression in parentheses where it needs them."""
+        match term:
+            case Use(_, args):
+                return self.truth(*self._opened(term, args, env)) if self.fast else self._called(term, args, env)
+            case Op("not", (inner,)):
+                return _negated(self.truth(inner, env))
+            case Op("=>", (left, right)):
+                return joined("or", [_negated(self.truth(left, env)), self.truth(right, env)])
+            case Op("=", (left, right)):
+                a, b = self.value(left, env), self.value(right, env)
+                if a == b:
+                    return "True"
+                return "False" if a.isdigit() and b.isdigit() else f"({a} == {b})"
+            case Op(("and" | "or") as op, args):
+                return joined(op, (self.truth(a, env) for a in args))
+            case Quant(kind, vars_, body):
+                return self._quantified(kind, vars_, body, env)
+        code = self.value(term, env)
+        return {"1": "True", "0": "False"}.get(code, code)
+
+    def _quantified(self, kind: str, vars_: tuple[Var, ...], body: Term, env: Env) -> str:
+        word = "and" if kind == "forall" else "or"
+        # A part that does not speak of all the variables is asked once, not again for each of the others.
+        guarded = isinstance(body, Op) and body.op == ("=>" if kind == "forall" else "and")
+        if guarded and isinstance(body, Op) and len(vars_) > 1:
+            first, rest = body.args[0], body.args[1:]
+            free = free_variables(first)
+            outer = tuple(v for v in vars_ if v.name in free)
+            inner = tuple(v for v in vars_ if v.name not in free)
+            if outer and inner:
+                tail = rest[0] if len(rest) == 1 else Op(body.op, rest)
+                return self._quantified(kind, outer, Op(body.op, (first, Quant(kind, inner, tail))), env)
+        count = 1
+        for v in vars_:
+            count *= self.size(v)
+        if count <= self.unroll:
+            ranges = [range(self.size(v)) for v in vars_]
+            return joined(word, (self.truth(body, env | {v.name: str(i) for v, i in zip(vars_, choice, strict=True)})
+                                  for choice in itertools.product(*ranges)))
+        inside, loops = dict(env), []
+        for v in vars_:
+            name = f"q{next(self.fresh)}"  # a definition's arguments may speak of the variables around it
+            inside[v.name] = name
+            loops.append(f"for {name} in range({self.size(v)})")
+        return f"{'all' if word == 'and' else 'any'}({self.truth(body, inside)} {' '.join(loops)})"
+
+    def header(self, state: str = "S", prefix: str = "T") -> str:
+        """The line that gives the tables their local names, in fast code."""
+        return "".join(f"{prefix}{k}, " for k in range(len(self.number))) + f"= {state}" if self.number else "pass"
+
+    # Statements.
+
+    def effect(self, updates: tuple[Update, ...]) -> list[str]:
+        """Assignments that read the state before all of them; of two to one place the later wins."""
+        if self._ordered(updates):
+            return [line for u in updates for line in self._assign(u, "{t}[{i}] = {v}")]
+        lines = ["W = []"]
+        for u in updates:
+            lines += self._assign(u, "W.append(({t}, {i}, {v}))")
+        return [*lines, "for wt, wi, wv in W:", "    wt[wi] = wv"]
+
+    def _ordered(self, updates: tuple[Update, ...]) -> bool:
+        """May the assignments be made one after the other, because none reads what one before it has written?"""
+        written: set[str] = set()
+        for u in updates:
+            if u.binders:
+                written.add(u.func)  # its own later rounds must not read its earlier ones
+            if any(f in written for t in (u.cond, u.value, *u.args) for f in self._reads(t)):
+                return False
+            written.add(u.func)
+        return True
+
+    def _reads(self, term: Term) -> Iterator[str]:
+        for t in subterms(term):
+            if isinstance(t, App):
+                yield t.func
+            elif isinstance(t, Use):
+                yield from self._reads(self.system.defs[t.name].body)
+
+    def _assign(self, u: Update, form: str) -> list[str]:
+        count = 1
+        for v in u.binders:
+            count *= self.size(v)
+        lines: list[str] = []
+        if count <= self.unroll:
+            for choice in itertools.product(*(range(self.size(v)) for v in u.binders)):
+                env = {v.name: str(i) for v, i in zip(u.binders, choice, strict=True)}
+                lines += self._guarded(u, env, form, "")
+            return lines
+        pad = ""
+        for v in u.binders:
+            lines.append(f"{pad}for v_{v.name} in range({self.size(v)}):")
+            pad += "    "
+        body = self._guarded(u, {}, form, pad)
+        return lines + body if body else []
+
+    def _guarded(self, u: Update, env: Env, form: str, pad: str) -> list[str]:
+        test = self.truth(u.cond, env)
+        if test == "False":
+            return []
+        table, index = self.place(u.func, u.args, env)
+        line = form.format(t=table, i=index, v=self.value(u.value, env))
+        return [pad + line] if test == "True" else [f"{pad}if {test}:", f"{pad}    {line}"]
+
+
+def joined(word: str, parts: Any) -> str:
+    """The conjunction or disjunction of conditions, cut short where one decides it."""
+    neutral, decisive = ("True", "False") if word == "and" else ("False", "True")
+    kept: dict[str, None] = {}
+    for part in parts:
+        if part == decisive:
+            return decisive
+        if part != neutral:
+            kept[part] = None
+    if len(kept) > 1:
+        return "(" + f" {word} ".join(kept) + ")"
+    return next(iter(kept), neutral)
+
+
+def _negated(code: str) -> str:
+    return {"True": "False", "False": "True"}.get(code, f"(not {code})")
+
+
+def free_variables(term: Term) -> set[str]:
+    match term:
+        case Var(name):
+            return {name}
+        case App(_, args) | Op(_, args) | Use(_, args):
+            return {n for a in args for n in free_variables(a)}
+        case Quant(_, vars_, body):
+            return free_variables(body) - {v.name for v in vars_}
+    return set()
+
+
+def _in_next(term: Term) -> Term:
+    """The term, read in the state after the step."""
+    match term:
+        case App(func, args):
+            return App(func, tuple(map(_in_next, args)), term.sort, True)
+        case Use(name, args):
+            return Use(name, tuple(map(_in_next, args)), term.sort, True)
+        case Op(op, args):
+            return Op(op, tuple(map(_in_next, args)), term.sort)
+        case Quant(kind, vars_, body):
+            return Quant(kind, vars_, _in_next(body))
+    return term
+
+
+def indent(lines: list[str], depth: int = 1) -> list[str]:
+    return ["    " * depth + line for line in lines]
+
+
+def compiled(name: str, params: str, lines: list[str], space: Space | None = None) -> Callable[..., Any]:
+    """A function of these lines; it knows the names in `space`, and stands there itself."""
+    known: Space = {} if space is None else space
+    exec("\n".join([f"def {name}({params}):", *indent(lines)]), known)
+    made: Callable[..., Any] = known[name]
+    return made
+
+
+__all__ = ["Coder", "Env", "Space", "compiled", "free_variables", "indent", "joined"]

@@ -1,0 +1,166 @@
+"""What the items of a system declare: sorts, state, definitions, claims and expected verdicts; and names that are taken.
+
+Problems are collected in the declarations.
+"""
+
+from __future__ import annotations
+
+import re
+
+from model import syntax as s
+from model.diagnostics import Span, suggest
+from model.expressions import Declarations, Scope
+from model.ir import AT, CALL, IDLE, POINT, App, Claim, Definition, Func, Op, Quant, Term, Use, Var
+
+MAX_DEPTH = 150  # of a formula with its definitions written out
+MAX_SIZE = 100_000  # of the same
+TRIAL = "(components)"  # a system made up to check some components
+RESERVED = frozenset({"bool", "true", "false", "this", "next", "failed", AT, IDLE, CALL, POINT})
+# Names that mean something to Z3 or cvc5 already. Sorts, enums, constants, state and definitions reach them as they are.
+SOLVER_SORTS = frozenset(re.findall(r"\w+", """
+    Int Bool Real Array String Set Seq RegLan BitVec List Bag Tuple RoundingMode FloatingPoint Float16 Float32 Float64
+    Float128 Relation UnitTuple Unicode"""))
+SOLVER_WORDS = frozenset(re.findall(r"\w+", """
+    _ let as par match forall exists lambda select store distinct ite and or not xor abs div mod sin cos tan csc sec cot
+    arcsin arccos arctan exp sqrt tuple bag concat to_real to_int is_int ubv_to_int sbv_to_int int_to_bv bvnot bvneg bvand
+    bvor bvxor bvnand bvnor bvxnor bvadd bvsub bvmul bvudiv bvurem bvsdiv bvsrem bvsmod bvshl bvlshr bvashr bvult bvule
+    bvugt bvuge bvslt bvsle bvsgt bvsge bvcomp bvredor bvredand bvite bvultbv bvsltbv bvnego bvuaddo bvsaddo bvumulo
+    bvsmulo bvusubo bvssubo bvsdivo bvsize bv2nat bv2int nat2bv"""))
+
+
+def unique(items: list[tuple[s.Component, s.Item]], d: Declarations) -> None:
+    """Report names that stand twice, and those that mean something else to the language or to the solvers."""
+    seen: dict[tuple[str, str], Span] = {}
+    declared = {i.name for _, i in items if isinstance(i, s.StateItem | s.DefineItem)}
+    for _, item in items:
+        if isinstance(item, s.FormulaItem):
+            space = "claim" if item.kind not in ("init", "axiom") else ""
+        elif isinstance(item, s.FaultItem):
+            space = "fault"
+        else:
+            space = "name"
+        names = [(item.name, item.span)] if space else []
+        if isinstance(item, s.EnumItem):
+            names += [(m.text, m.span) for m in item.members]
+        elif isinstance(item, s.StateItem):
+            d.distinct(item.indices)
+            d.distinct(item.fields)
+            if item.writable is not None:
+                names.append((item.writable.name or f"write_{item.name}", item.writable.span))
+        for text, span in names:
+            if text in RESERVED:
+                d.problem(span, f"`{text}` is a word of the language", hint="Choose another name.")
+            elif _means_something_to_solvers(text, item, declared):
+                d.problem(span, f"`{text}` means something else to the solvers", hint="Choose another name.")
+            first = seen.setdefault((space, text), span)
+            if first is not span:
+                d.problem(span, f"`{text}` is declared twice", hint=f"First at {first.file}:{first.line}.")
+
+
+def _means_something_to_solvers(name: str, item: s.Item, declared: set[str]) -> bool:
+    """Would a formula that uses the name say something else? `x_next` is how the state after a step is written."""
+    if isinstance(item, s.SortItem | s.EnumItem) and name == item.name and name in SOLVER_SORTS:
+        return True
+    if isinstance(item, s.FormulaItem | s.FaultItem | s.Operation):
+        return False
+    return name in SOLVER_WORDS or (name.endswith("_next") and name.removesuffix("_next") in declared)
+
+
+def declare_sorts(items: list[tuple[s.Component, s.Item]], d: Declarations) -> None:
+    """Take in sorts and enums."""
+    d.sorts[CALL] = "one call in flight, between two of its steps"
+    for _, item in items:
+        if isinstance(item, s.SortItem):
+            d.sorts[item.name] = item.doc
+        elif isinstance(item, s.EnumItem):
+            d.enums[item.name] = tuple(m.text for m in item.members)
+            d.members.update((m.text, item.name) for m in item.members)
+
+
+def declare_state(items: list[tuple[s.Component, s.Item]], d: Declarations) -> None:
+    """Take in constants and state, a function per field of a record."""
+    d.states[AT] = ("",)
+    d.funcs[AT] = Func(AT, (CALL,), POINT, doc="where a call in flight stands")
+    for _, item in items:
+        if isinstance(item, s.ConstItem):
+            d.consts[item.name] = item.sort if d.known_sort(s.Binder(item.name, item.sort, item.span)) else "?"
+        elif isinstance(item, s.StateItem):
+            args = tuple(b.sort if d.known_sort(b) else "?" for b in item.indices)
+            d.states[item.name] = tuple(b.name for b in item.fields)
+            for b in item.fields:
+                name = f"{item.name}.{b.name}" if b.name else item.name
+                d.funcs[name] = Func(name, args, b.sort if d.known_sort(b) else "?", item.ghost, item.doc)
+
+
+def define(item: s.DefineItem, d: Declarations) -> None:
+    """Take in one definition."""
+    d.later.discard(item.name)
+    d.distinct(item.params)
+    good = [d.known_sort(b) for b in item.params]
+    if not d.known_sort(s.Binder(item.name, item.sort, item.span)) or not all(good):
+        d.broken.add(item.name)
+        return
+    params = tuple(Var(b.name, b.sort) for b in item.params)
+    d.later.add(item.name)
+    body = Scope(d, {v.name: v for v in params}).of_sort(item.body, item.sort)
+    d.later.discard(item.name)
+    if body is None:
+        d.broken.add(item.name)
+        return
+    d.depth[item.name], d.size[item.name] = _measure(body, d)
+    if d.depth[item.name] > MAX_DEPTH or d.size[item.name] > MAX_SIZE:
+        much = f"more than {MAX_DEPTH} deep" if d.depth[item.name] > MAX_DEPTH else "too large"
+        d.problem(item.span, f"`{item.name}` is {much}, with the definitions it uses written out",
+                  hint="Keep chains of definitions short.")
+        d.broken.add(item.name)
+        return
+    d.defs[item.name] = Definition(item.name, params, body, item.sort, item.doc)
+
+
+def _measure(term: Term, d: Declarations) -> tuple[int, int]:
+    """Depth and size of a term with the definitions it uses written out."""
+    if isinstance(term, Quant):
+        depth, size = _measure(term.body, d)
+        return 1 + depth, 1 + size
+    if isinstance(term, App | Op | Use):
+        inside = [_measure(a, d) for a in term.args]
+        own = (d.depth[term.name], d.size[term.name]) if isinstance(term, Use) else (0, 0)
+        return 1 + own[0] + max((n for n, _ in inside), default=0), 1 + own[1] + sum(n for _, n in inside)
+    return 1, 1
+
+
+def claims_of(items: list[tuple[s.Component, s.Item]], d: Declarations) -> list[Claim]:
+    """All formulas of the components, checked."""
+    claims = []
+    for component, item in items:
+        if isinstance(item, s.FormulaItem):
+            scope = Scope(d, two_state=item.kind == "transition")
+            if item.kind == "transition":
+                scope.variables["failed"] = Var("failed", "bool")
+            body = scope.boolean(item.body)
+            if body is not None:
+                name = f"{component.name}.{item.name}" if item.kind in ("init", "axiom") else item.name
+                claims.append(Claim(item.kind, name, body, item.doc, item.span, component.name))
+    return claims
+
+
+def expects_of(system: s.System, claims: dict[str, Claim], d: Declarations) -> dict[str, str]:
+    """The verdict that the system expects of each claim."""
+    expects: dict[str, str] = {}
+    for verdict, name in system.expects:
+        if verdict not in ("proved", "refuted"):
+            d.problem(name.span, f"unknown verdict `{verdict}`", "Expected `proved` or `refuted`.")
+        elif name.text not in claims:
+            d.problem(name.span, f"there is no theorem `{name.text}` in this system", hint=suggest(name.text, claims))
+        elif name.text in expects:
+            d.problem(name.span, f"the verdict on `{name.text}` is expected twice")
+        else:
+            expects[name.text] = verdict
+    for name_, claim in claims.items():
+        if name_ not in expects and system.name != TRIAL:
+            d.problem(claim.span, f"system `{system.name}` does not say what it expects of theorem `{name_}`",
+                      hint=f"Add `expect proved {name_}` or `expect refuted {name_}` to the system.")
+    return expects
+
+
+__all__ = ["TRIAL", "claims_of", "declare_sorts", "declare_state", "define", "expects_of", "unique"]

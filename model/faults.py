@@ -1,0 +1,82 @@
+"""Faults laid over operations: checks dropped, replaced or moved, assignments replaced or skipped, at the level of the text.
+
+A fault names what it changes by repeating it; a change that finds nothing is a problem, laid or not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from model import syntax as s
+from model.diagnostics import suggest
+from model.expressions import Declarations
+
+
+def lay(change: s.Change, operations: dict[str, s.Operation], d: Declarations) -> None:
+    """Lay one change over an operation, at the level of its text."""
+    name, _, step = change.path.partition(".")
+    op = operations.get(name)
+    if op is None:
+        d.problem(change.span, f"the fault names no operation: `{name}`", hint=suggest(name, operations))
+        return
+    here = ""
+    body: list[s.Statement] = []
+    moved: list[s.Statement] = []
+    hits = 0
+    for st in op.body:
+        if isinstance(st, s.Boundary):
+            here = st.name
+            body.append(st)
+            continue
+        if step and here != step:
+            body.append(st)
+            continue
+        hit, kept = _changed(st, change)
+        hits += hit
+        if hit and change.kind == "move_check":
+            moved.append(st)
+        elif kept is not None:
+            body.append(kept)
+    if moved:
+        places = [k for k, st in enumerate(body) if isinstance(st, s.Boundary) and st.name == change.to]
+        if not places:
+            d.problem(change.span, f"`{name}` has no step `{change.to}` to move the check to")
+        else:
+            body[places[0] + 1 : places[0] + 1] = moved
+    if not hits:
+        d.problem(change.span, f"the fault finds nothing to change in `{change.path}`",
+                  hint="It must repeat the check or assignment as it stands there; what a procedure does is changed "
+                  "within the procedure.")
+    operations[name] = replace(op, body=tuple(body))
+
+
+def _changed(st: s.Statement, change: s.Change) -> tuple[int, s.Statement | None]:
+    if change.kind in ("drop_check", "replace_check", "move_check"):
+        if isinstance(st, s.Require) and st.cond == change.old:
+            return 1, None if change.new is None else replace(st, cond=change.new)
+        if change.kind == "move_check":
+            return 0, st
+        if isinstance(st, s.Pick) and st.where == change.old:
+            return 1, replace(st, where=change.new)
+        if isinstance(st, s.Pick) and isinstance(st.where, s.Operator) and st.where.op == "and":
+            parts = _conjuncts(st.where)
+            if change.old in parts:
+                kept = [p for p in parts if p != change.old] if change.new is None else \
+                    [change.new if p == change.old else p for p in parts]
+                where = kept[0] if len(kept) == 1 else s.Operator("and", tuple(kept), st.where.span) if kept else None
+                return 1, replace(st, where=where)
+    if isinstance(st, s.Set) and st.target == change.old:
+        if change.kind == "drop_assignment":
+            return 1, None
+        if change.kind == "replace_assignment" and change.new is not None:
+            return 1, replace(st, value=change.new)
+    return 0, st
+
+
+def _conjuncts(expr: s.Expr) -> list[s.Expr]:
+    if isinstance(expr, s.Operator) and expr.op == "and":
+        return [p for a in expr.args for p in _conjuncts(a)]
+    return [expr]
+
+
+__all__ = ["lay"]
