@@ -81,7 +81,7 @@ class GuestCalls:
     def store(self, guest: Guest, vcpu: int) -> None:
         """Write a grant entry."""
         rng = self.rng
-        flags = rng.choice((1, 1, 1, 1, 5, 5, 0, 2, 3, 0x19, 0x101, 0x105))
+        flags = rng.choice((1, 1, 1, 1, 5, 5, 0, 2, 3, 0x19, 0x101, 0x101, 0x105))
         domid = self.other(guest)
         page = self.page(guest)
         if rng.random() < 0.03:
@@ -121,7 +121,7 @@ class GuestCalls:
         return offers[int(self.rng.random() * len(offers))] if offers else None
 
     def _named(self, guest: Guest) -> tuple[int, int]:
-        if self.rng.random() < 0.1:
+        if self.rng.random() < 0.5:
             for d, other in self.b.rig.guests.items():  # what the guest is just copying through, in part
                 for ref in self.refs:
                     if ref < other.domain.grant_table.nr_entries:
