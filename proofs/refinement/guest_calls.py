@@ -121,7 +121,7 @@ class GuestCalls:
         return offers[int(self.rng.random() * len(offers))] if offers else None
 
     def _named(self, guest: Guest) -> tuple[int, int]:
-        if self.rng.random() < 0.1:
+        if self.rng.random() < 0.5:
             for d, other in self.b.rig.guests.items():  # what the guest is just copying through, in part
                 for ref in self.refs:
                     if ref < other.domain.grant_table.nr_entries:
