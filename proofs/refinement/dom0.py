@@ -19,8 +19,8 @@ from impl.dom0.process import Process
 from impl.dom0.syscalls import EVTCHN, GNTALLOC, GNTDEV, PRIVCMD, devices
 from impl.xen import abi
 from model.walk import OKAY
-from proofs.refinement import dom0_control, dom0_gntalloc, dom0_gntdev
-from proofs.refinement.dom0_parts import NOT_THERE, MapRecord, Opened, Proc, SharedPage, Slot
+from proofs.refinement import dom0_control, dom0_gntalloc, dom0_gntdev, follow_dom0
+from proofs.refinement.dom0_parts import NOT_THERE, Mapping, MapRecord, Opened, Proc, SharedPage, Slot
 from proofs.refinement.flight import Flight
 from proofs.refinement.shadow import Mismatch
 from proofs.refinement.world import CHILD, KERNEL, TOOLS, USER
@@ -48,7 +48,7 @@ class Dom0:
         self.records: list[MapRecord] = []  # maps that are listed or mapped
         self.pages: list[SharedPage] = []
         self.procs: dict[int, Proc] = {}
-        self.mapping: dom0_gntdev.Mapping | None = None  # the mmap that the kernel is about
+        self.mapping: Mapping | None = None  # the mmap that the kernel is about
         self.copying: tuple[Proc, int] | None = None
         self.copied: list[str] = []  # what the hypervisor answered to each element of the last copy
         self.own_event = False  # an event channel call of a process, not one that the kernel makes by itself
@@ -258,7 +258,7 @@ class Dom0:
         kernel = self.kernel
         flight = Flight(f"dom0: grant op {cmd}", 0, 0, kernel.xen.hypercall(
             kernel.vcpu, abi.HYPERVISOR_GRANT_TABLE_OP, cmd, kernel.arg_va, len(elements)), read=kernel.result)
-        self.b.launch(flight, dom0_gntdev.follower(self, flight, cmd, elements), 1)
+        self.b.launch(flight, follow_dom0.follower(self, flight, cmd, elements), 1)
         self.interleave(flight)
         return flight.rc
 

@@ -10,7 +10,7 @@ from impl.xen import abi
 from impl.xen.domains import ALIVE, DEAD
 from impl.xen.hypercall_evtchn import TWO_DOMIDS
 from model.walk import OKAY
-from proofs.refinement.dom0_parts import NOT_THERE, Proc, Slot
+from proofs.refinement.dom0_parts import Proc, Slot
 from proofs.refinement.shadow import ANY, Mismatch
 
 if TYPE_CHECKING:
@@ -285,4 +285,3 @@ def populate(d: Dom0, proc: Proc) -> str:
 
 MOVES = ((8, bind), (6, bind_unbound), (7, ring), (3, unbind), (1, restrict_events), (6, read_events), (1.5, restrict),
          (3, mmapbatch), (2, populate), (3, control), (1.5, alloc_unbound))
-__all__ = ["MOVES", "NOT_THERE", "privcmd"]

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from impl.dom0.gntalloc import Gntalloc
 from impl.dom0.ioctl import ALLOC_HEAD, GNTALLOC_ALLOC_GREF, GNTALLOC_DEALLOC_GREF, RANGE
-from impl.xen import abi
 from model.walk import OKAY
 from proofs.refinement.dom0_parts import Opened, Proc, SharedPage, Slot
 
@@ -82,4 +81,3 @@ def dealloc(d: Dom0, proc: Proc) -> str:
 
 
 MOVES = ((10, alloc), (8, share), (6, dealloc))
-__all__ = ["MOVES", "abi"]

@@ -1,9 +1,7 @@
-"""Calls of a Dom0 process on /dev/xen/gntdev, and the followers of the hypercalls that the kernel makes for them."""
+"""Calls of a Dom0 process on /dev/xen/gntdev: maps, mmap and munmap, unmap notifications, copies."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from impl.dom0.gntdev import Gntdev
@@ -22,13 +20,11 @@ from impl.dom0.ioctl import (
 from impl.dom0.kernel import KernelError
 from impl.xen import abi
 from impl.xen.grant_entries import GrantTable
-from impl.xen.scheduler import HELD
 from model.walk import OKAY
-from proofs.refinement.dom0_parts import MapRecord, Opened, Proc, Slot
-from proofs.refinement.flight import END, GENERAL, CopyElement, Flight, Follower, status_name
-from proofs.refinement.follow_grants import follow_copy
-from proofs.refinement.shadow import ANY, Mismatch
-from proofs.refinement.world import KERNEL
+from proofs.refinement.dom0_parts import Mapping, MapRecord, Opened, Proc, Slot
+from proofs.refinement.flight import status_name
+from proofs.refinement.follow_dom0 import free_map
+from proofs.refinement.shadow import Mismatch
 
 if TYPE_CHECKING:
     from proofs.refinement.dom0 import Dom0
@@ -37,29 +33,10 @@ NOWHERE = 0x7700000  # an offset at which nothing is registered
 MOST_MAPS = 4
 
 
-@dataclass
-class Mapping:
-    """An mmap that the kernel is about: first the process's entry is made, then the kernel's own."""
-
-    slot: Slot
-    proc: Proc
-    x: int
-    m: int
-    made: int = 0
-
-
 def _gntdev(opened: Opened) -> Gntdev:
     device = opened.file.device
     assert isinstance(device, Gntdev)
     return device
-
-
-def _free_map(d: Dom0) -> int:
-    if not d.b.rules_on:
-        return 0
-    T = d.b.shadow.T
-    return next(m for m in range(d.b.shadow.size.maps) if not (
-        T["gmap.listed"][m] or T["gmap.live"][m] or T["notice.event"][m]))
 
 
 def _some_map(d: Dom0) -> int:
@@ -95,7 +72,7 @@ def map_ref(d: Dom0, proc: Proc) -> str:
     if offers and rng.random() < 0.85:
         dom, ref = offers[int(rng.random() * len(offers))]
     code, _, raw = proc.ioctl(fd, GNTDEV_MAP_GRANT_REF, HEAD.pack(1, 0, 0) + PAIR.pack(dom, ref))
-    m = _free_map(d)
+    m = free_map(d)
     d.rule("gntdev_map_grant_ref", {"p": proc.space, "x": x, "dom": d.b.shadow.domain(dom),
                                     "ref": d.b.shadow.ref(ref), "m": m}, code)
     if code == OKAY and opened is not None:
@@ -147,6 +124,8 @@ def mmap(d: Dom0, proc: Proc) -> str:
         slot.vpn = addr >> 12
         proc.slots[slot.vpn] = slot
         d.store_to(proc, slot)
+        if d.rng.random() < 0.3:
+            return f"gntdev mmap of map {m}: {code}; {_notify(d, proc, fd, x, record)}"
     return f"gntdev mmap of map {m}: {code}"
 
 
@@ -212,7 +191,10 @@ def unmap_ref(d: Dom0, proc: Proc) -> str:
 def notify(d: Dom0, proc: Proc) -> str:
     """IOCTL_GNTDEV_SET_UNMAP_NOTIFY."""
     fd, x, opened = d.fd_of(proc, "gntdev")
-    record = _listed(d, opened)
+    return _notify(d, proc, fd, x, _listed(d, opened))
+
+
+def _notify(d: Dom0, proc: Proc, fd: int, x: int, record: MapRecord | None) -> str:
     action = 1 + int(d.rng.random() * 3)
     at = 8 * int(d.rng.random() * 500)
     ports = list(d.kernel.evtchn_users)
@@ -296,134 +278,3 @@ def _pins_special(d: Dom0, domid: int, ref: int) -> bool:
 
 
 MOVES = ((18, map_ref), (22, mmap), (12, munmap), (14, unmap_ref), (8, notify), (12, copy))
-
-
-# Hypercalls that the kernel makes for them.
-
-def follower(d: Dom0, f: Flight, cmd: int, elements: Sequence[bytes]) -> Follower:
-    """The follower of a grant hypercall of the kernel."""
-    if cmd == abi.GNTTABOP_MAP_GRANT_REF:
-        assert d.mapping is not None and len(elements) == 1
-        d.mapping.made += 1
-        return _follow_map(d, f, d.mapping)
-    if cmd == abi.GNTTABOP_UNMAP_GRANT_REF:
-        return _follow_unmap(d, f, elements[0])
-    assert d.copying is not None
-    proc, x = d.copying
-    made = []
-    for raw in elements:
-        src, s_dom, s_off, _, dst, d_dom, d_off, _, length, flags, _, _ = abi.COPY.unpack(raw)
-        made.append(CopyElement(bool(flags & 1), src, s_dom, s_off, bool(flags & 2), dst, d_dom, d_off, length))
-    d.copied = f.seen
-    return follow_copy(d.b, f, made, "gntdev_copy", {"p": proc.space, "x": x})
-
-
-def _follow_map(d: Dom0, f: Flight, mapping: Mapping) -> Follower:
-    """gntdev_mmap for the process, then the same for the kernel, which registers the grant with a file of its own."""
-    b, sh, slot = d.b, d.b.shadow, mapping.slot
-    p, x, m = mapping.proc.space, mapping.x, mapping.m
-    granter, ref = sh.T["gmap.granter"][m], sh.T["gmap.ref"][m]
-    kernels = mapping.made == 2
-    call = f.calls[0]
-    if kernels:
-        p, x, m = KERNEL, d.kernel_file, _free_map(d)
-        sh.step("gntdev_map_grant_ref", {"p": p, "x": x, "dom": granter, "ref": ref, "m": m})
-    sh.step("gntdev_mmap", {"p": p, "x": x, "m": m, "writable": int(slot.writable), "this": call})
-    if kernels:
-        sh.step("gntdev_unmap_grant_ref", {"p": p, "x": x, "m": m})
-    tries = 0
-    key = (granter, ref)
-    event = yield
-    while event in HELD:
-        f.moving.add(key)
-        tries += 1
-        event = yield
-    f.moving.discard(key)
-    args = {"this": call, "got_h": sh.free_handle()}
-    if event != "map.pinned":
-        status = b.status(f, 18)
-        fail = "EINVAL" if status == GENERAL and (tries >= 5 or _pins_are_full(d, key, slot)) else None
-        sh.step("gntdev_mmap.map", args, "EINVAL", fail)
-        if status == OKAY:
-            raise Mismatch("a grant was mapped without being pinned")
-        return
-    f.hurry = bool(sh.at("status.reading", *key))
-    code = sh.try_step("gntdev_mmap.map", args)
-    late = code == "EINVAL" and f.hurry
-    if late:
-        f.moving.add(key)  # the pinned frame is gone: the implementation notices in its second step
-    elif code != OKAY:
-        raise Mismatch(f"gntdev mmap: the rules say {code}, the implementation has pinned the grant")
-    yield
-    f.moving.discard(key)
-    f.hurry = False
-    status = b.status(f, 18)
-    if late:
-        if status != GENERAL:
-            raise Mismatch(f"gntdev mmap: the rules say EINVAL, Xen {status}")
-    elif status == OKAY:
-        t = sh.free_translation()
-        sh.step("gntdev_mmap.insert", {"this": call, "got_t": t, "got_u": sh.free_translation(t)})
-        sh.handles[0, b.word(f, 20)] = args["got_h"]
-        if kernels:
-            slot.kernel = t
-        else:
-            slot.user = t
-    else:
-        if not b.is_table(sh.mfn(sh.at("hold.frame", call, 1))):
-            raise Mismatch(f"gntdev mmap: the rules say okay, Xen {status}")
-        sh.step("gntdev_mmap.insert", {"this": call, "got_t": 0, "got_u": 0}, "EINVAL", "EINVAL")
-
-
-def _pins_are_full(d: Dom0, key: tuple[int, int], slot: Slot) -> bool:
-    return bool(d.b.pin(key) & (abi.PIN_HSTW if slot.writable else abi.PIN_HSTR) << 7)
-
-
-def _follow_unmap(d: Dom0, f: Flight, raw: bytes) -> Follower:
-    """gntdev_munmap of what a handle of Dom0 stands for."""
-    b, sh = d.b, d.b.shadow
-    number = abi.UNMAP_GRANT_REF.unpack(raw)[2]
-    h = sh.handles.get((0, number))
-    t = sh.T["mapping.host_t"][h] if h is not None else -1
-    slot = d.mapping.slot if d.mapping is not None else None
-    for _, each in d.slots():
-        if h is not None and t in (each.user, each.kernel):
-            slot = each
-    _byte_is_cleared(sh.mfn(sh.T["translation.frame"][t]) if h is not None else -1, d, slot)
-    yield
-    status = b.status(f, 20)
-    if h is None:
-        if status != "GNTST_bad_handle":
-            raise Mismatch(f"Dom0 unmaps handle {number:#x}, which it does not have: {status}")
-        return
-    call = f.calls[0]
-    frame = sh.T["translation.frame"][t]
-    if d.current is None or sh.T["translation.space"][t] not in (d.current.space, KERNEL):
-        raise Mismatch("a process's call unmaps what another process has mapped")
-    code = sh.step("gntdev_munmap", {"p": sh.T["translation.space"][t], "t": t, "this": call}, ANY)
-    if (code == OKAY) != (status == OKAY):
-        raise Mismatch(f"gntdev munmap: the rules say {code}, Xen {status}")
-    if code != OKAY:
-        return
-    del sh.handles[0, number]
-    if slot is not None and slot.user == t:
-        slot.user = None
-    elif slot is not None:
-        slot.kernel = None
-    yield
-    sh.step("gntdev_munmap.flush", {"this": call})
-    sh.step("gntdev_munmap.complete", {"this": call})
-    b.touch_frame(frame)
-
-
-def _byte_is_cleared(mfn: int, d: Dom0, slot: Slot | None) -> None:
-    """When the entry of a map with a byte notice goes, the byte has been cleared already."""
-    if slot is None or slot.record is None or slot.record.byte_at < 0 or slot.kernel is None or not slot.writable:
-        return
-    frame = d.b.rig.xen.frames.get(mfn)
-    if frame is not None and slot.user is not None and frame.data is not None and frame.data[slot.record.byte_at]:
-        raise Mismatch("the byte of an unmap notification was not cleared before the page was unmapped")
-    slot.record.byte_at = -1
-
-
-__all__ = ["END", "MOVES", "Mapping", "follower"]

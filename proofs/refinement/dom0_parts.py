@@ -102,3 +102,14 @@ class Proc:
     def of_kind(self, kind: str) -> list[tuple[int, Opened]]:
         """Descriptors of a device."""
         return [(fd, o) for fd, o in self.fds.items() if o.kind == kind]
+
+
+@dataclass
+class Mapping:
+    """An mmap that the kernel is about: first the process's entry is made, then the kernel's own."""
+
+    slot: Slot
+    proc: Proc
+    x: int
+    m: int
+    made: int = 0
