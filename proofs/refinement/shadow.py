@@ -1,8 +1,8 @@
 """The rule state that runs beside the implementation, and which rule element stands for which of its things.
 
-A follower (follow_grants.py, follow_domains.py) fires rule steps here with arguments and picks learned from the implementation. Ghost state is
-carried along by the rules' own assignments. Elements are bound when the implementation makes a thing and given back when
-it is gone; nothing here looks at the implementation's state (abstraction.py does).
+A follower (follow_grants.py and its neighbours) fires rule steps here with arguments and picks learned from the
+implementation. Ghost state is carried along by the rules' own assignments. Elements are bound when the implementation makes
+a thing and given back when it is gone; nothing here looks at the implementation's state (abstraction.py does).
 """
 
 from __future__ import annotations
