@@ -157,6 +157,7 @@ class Decision:
     side: bool
     open: bool
     node: Node  # where the path is then
+    other: Any = None  # an input that takes the other side, while that is open
 
     @property
     def literal(self) -> Term:
@@ -219,7 +220,8 @@ class Engine:
                 raise Undecided(f"a repeated run took another way: {condition}")
         else:
             side = self._some_side(condition)
-            known = self._enter(condition, side, self.possible(Not(condition) if side else condition))
+            both = self.possible(Not(condition) if side else condition)
+            known = self._enter(condition, side, both, self.solver.model() if both else None)
         self.depth += 1
         self._learn(condition if known.side else Not(condition))
         return known.side
@@ -239,23 +241,27 @@ class Engine:
 
     def _some_side(self, condition: Term) -> bool:
         """A side that is feasible: the one that an input at hand takes."""
+        self._have_input()
+        return bool(z3.is_true(self.model.eval(condition.z3, model_completion=True)))
+
+    def _have_input(self) -> None:
+        """Some input takes this path: the one at hand, or one that the solver finds."""
         if self.model is None:
             if not self.possible():
                 raise Undecided("the assumptions contradict each other on a path")
             self.model = self.solver.model()
-        return bool(z3.is_true(self.model.eval(condition.z3, model_completion=True)))
 
     @property
     def here(self) -> Node:
         """Where the path is."""
         return self.decisions[self.depth - 1].node if self.depth else self.tree
 
-    def _enter(self, condition: Term, side: bool, both: bool) -> Decision:
+    def _enter(self, condition: Term, side: bool, both: bool, other: Any = None) -> Decision:
         """Take a side of a condition at the end of the decisions so far."""
         parent = self.decisions[-1].node if self.decisions else self.tree
         parent.condition = condition
         parent.sides[side] = Node()
-        decision = Decision(condition, side, both, parent.sides[side])
+        decision = Decision(condition, side, both, parent.sides[side], other)
         self.decisions.append(decision)
         self.solver.push()
         self.bounded.append(set())
@@ -315,8 +321,7 @@ class Engine:
                     ended = True
                 if self.depth != len(self.decisions):
                     raise Undecided("a repeated run ended early")
-                if not self.possible():
-                    raise Undecided("the assumptions contradict each other on a path")
+                self._have_input()
                 if ended:
                     count += 1
                     self.here.ended = True
@@ -330,7 +335,7 @@ class Engine:
                 return
             last = self.decisions.pop()
             self._pop()
-            self.model = None
+            self.model = last.other
             self._enter(last.condition, not last.side, False)
 
     def _pop(self) -> None:
