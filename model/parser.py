@@ -121,7 +121,8 @@ class _ToSyntax(Transformer[Token, Any]):
 
     def _unnamed(self, kind: str, c: list[Any]) -> s.FormulaItem:
         doc, c = self._split(c)
-        return s.FormulaItem(kind, f"{kind}@{c[0].span.line}", c[0], doc, c[0].span)
+        place = c[0].span  # two may stand on one line
+        return s.FormulaItem(kind, f"{kind}@{place.line}.{place.column}", c[0], doc, place)
 
     def _named(self, kind: str, c: list[Any]) -> s.FormulaItem:
         doc, c = self._split(c)

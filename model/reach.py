@@ -11,7 +11,7 @@ budget may still be reachable.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from model.compile import compiled, free_variables, joined
@@ -24,6 +24,7 @@ STARTS = 4  # initial states to begin from
 TRIALS = 60  # calls tried for one goal before the next goal has its turn
 WIDE = 4  # helpers looked at for one goal before it is given up for now
 ELSEWHERE = 0.3  # how often a goal is pursued from an initial state and not from where it came closest
+ROUNDS, FAIR = 4, 0.9  # a search that reaches less is begun anew, but not more often than this
 FORGIVEN = 0.1  # how often a call that takes the goal further away is kept all the same
 
 
@@ -76,11 +77,17 @@ class _Goal:
 def reach(machine: Machine, seed: int, budget: int, starts: Sequence[State] = ()) -> Reached:
     """Search until every transition was taken or `budget` calls were made. The same seed gives the same answer.
 
+    A search that goes astray early, and so leaves out much, is begun anew with other choices.
     `starts` are initial states to begin from; without them the executable model looks for some itself.
     """
-    search = _Search(machine, random.Random(seed))
-    search.run(budget, starts)
-    return Reached(frozenset(search.transitions[k].label for k in search.done), search.calls)
+    done, calls = frozenset[int](), 0
+    for again in range(ROUNDS):
+        search = _Search(machine, random.Random(f"{seed}, {again}"), done=done)
+        search.run(budget, starts)
+        done, calls = frozenset(search.done), calls + search.calls
+        if len(done) >= FAIR * len(search.goals):
+            break
+    return Reached(frozenset(search.transitions[k].label for k in done), calls)
 
 
 def find(machine: Machine, wanted: Mapping[str, Term], seed: int, budget: int,
@@ -106,8 +113,12 @@ def find(machine: Machine, wanted: Mapping[str, Term], seed: int, budget: int,
 class _Search:
     """The goals, and the states found so far that come closest to each."""
 
-    def __init__(self, machine: Machine, rng: random.Random, wanted: Sequence[Transition] = ()) -> None:
-        """`wanted` are further goals, and then the only ones that count; they are no transitions of the system."""
+    def __init__(self, machine: Machine, rng: random.Random, wanted: Sequence[Transition] = (),
+                 done: Iterable[int] = ()) -> None:
+        """`wanted` are further goals, and then the only ones that count; they are no transitions of the system.
+
+        `done` are goals reached already.
+        """
         self.rng = rng
         self.caller: Caller = caller_of(machine)
         self.transitions = [*self.caller.transitions, *wanted]
@@ -120,7 +131,7 @@ class _Search:
         self.goals = [self._goal(t, writers) for t in self.transitions]
         self.best: list[list[tuple[int, Path]]] = [[] for _ in self.goals]
         self.starts: list[Path] = []
-        self.done: set[int] = set()
+        self.done = set(done)
         self.taken = [0] * len(self.transitions)
         self.calls = 0
 

@@ -25,6 +25,7 @@ from model.walk import Caller, Outcome, caller_of, walk
 from model.world import State, World
 from proofs.attack import find_attack
 from proofs.induction import Settings, prove
+from proofs.queries import name_of
 
 REFERENCE = Path(__file__).parent.parent / "spec" / "README.md"
 
@@ -271,6 +272,15 @@ def test_whole_records(tmp_path: Path) -> None:
     assert tried.table("mapping.live") == [0, 0, 0] and tried.table("mapping.by")[0] == 2
     assert tried.call("revoke", caller=0, f=1).code == "okay"
     assert not any(tried.table("rights"))
+
+
+def test_formulas_without_a_name_are_told_apart(tmp_path: Path) -> None:
+    """Two on one line once had one name, and the proof assumed the last of them only."""
+    system = rules("state a[Thing]: bool\nstate b[Thing]: bool\n"
+                   "init forall t: Thing. a[t] init forall t: Thing. b[t]\n"
+                   "invariant both forall t: Thing. a[t] and b[t]", tmp_path)
+    assert len({name_of(c) for c in system.inits}) == 2
+    assert "both" in prove(system, Settings(jobs=1)).standing
 
 
 def test_undo_and_its_labels(tmp_path: Path) -> None:

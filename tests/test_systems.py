@@ -83,6 +83,7 @@ NOTICED = {
     "copy_without_grantee": ("copy.claim_source", "hold_is_offered"),
     "copy_upgrade": ("copy.claim_dest", "hold_is_offered_rw"),
     "transfer_referenced": ("transfer", "free_is_unreachable"),
+    "transfer_flushes_giver": ("transfer.flush", "carried_is_flushed"),
     "transfer_unasked": ("transfer.assign", "pages_go_where_asked"),
     "status_freed_mapped": ("set_version_1", "free_is_unreachable"),
     "status_lookup_unheld": ("map_status_frame", "status_lookup_holds"),

@@ -60,7 +60,11 @@ def assign_page(domain: Domain, frame: Frame) -> None:
 
 
 def transfer_one(xen: Xen, vcpu: VCpu, gfn: int, dom: int, ref: int) -> Generator[str, None, int]:
-    """Transfer the caller's page `gfn` to domain `dom`, which accepts it at `ref`; GNTST status."""
+    """Transfer the caller's page `gfn` to domain `dom`, which accepts it at `ref`; GNTST status.
+
+    The reference that a mapping held goes with its page-table entry, before the mapper's TLBs forget it. So all TLBs are
+    flushed before the page is somebody else's; Xen flushes the giver's only (gnttab_flush_tlb).
+    """
     giver = vcpu.domain
     frame = None
     if giver.p2m is None:
@@ -75,7 +79,8 @@ def transfer_one(xen: Xen, vcpu: VCpu, gfn: int, dom: int, ref: int) -> Generato
         giver.put()
         return GNTST_BAD_PAGE if rc == -EINVAL else GNTST_GENERAL_ERROR
     yield "transfer.stolen"
-    giver.flush_tlb()
+    for domain in xen.domains.values():
+        domain.flush_tlb()
     status = yield from _give(xen, giver, frame, dom, ref)
     giver.put()
     return status

@@ -15,7 +15,7 @@ from model.walk import OKAY
 from proofs.refinement.abstraction import Places, differences, entry_differences, entry_of, in_use_bits
 from proofs.refinement.asked import Asked, Key
 from proofs.refinement.flight import END, Flight, Follower
-from proofs.refinement.rig import FIXED, Guest
+from proofs.refinement.rig import FIXED, SLOTS, Guest
 from proofs.refinement.shadow import Mismatch
 from proofs.refinement.world import TOOLS, Rules
 
@@ -75,20 +75,14 @@ class Bench(Asked):
         if guest is not None:
             for vcpu in guest.domain.vcpus:
                 for vpn, (frame, writable, _) in vcpu.tlb.entries.items():
-                    f = sh.frame(frame.mfn)
-                    t = sh.slots.get((d, vpn - guest.first_vpn))
-                    if f in stale and (t is None or T["translation.frame"][t] != f
+                    f, slot = sh.frame(frame.mfn), vpn - guest.first_vpn
+                    t = sh.slots.get((d, slot))
+                    if 0 <= slot < SLOTS and f in stale and (t is None or T["translation.frame"][t] != f
                                        or T["translation.writable"][t] != writable):
                         return
         if stale:
             sh.step("flush_tlb", {"d": d})
         self.dirty.discard(d)
-
-    def flushed_now(self, guest: Guest) -> None:
-        """The guest flushes its own TLBs before a call that the rules refuse while anything may be stale."""
-        guest.domain.flush_tlb()
-        if self.rules_on and guest.domid in self.dirty:
-            self.flushed(guest.domid)
 
     def _free(self, element: int) -> None:
         sh = self.shadow

@@ -87,10 +87,7 @@ class Dom0:
 
     def _know_buffer(self, proc: Proc) -> None:
         """The rules know the page that a process copies from and to."""
-        sh = self.b.shadow
-        used = set(sh.dom0_frames.values())
-        first = sh.size.heap
-        sh.dom0_frames[proc.page().mfn] = next(e for e in range(first, first + sh.size.dom0_frames) if e not in used)
+        self.b.shadow.know_dom0_frame(proc.page().mfn)
 
     # Moves.
 
@@ -242,7 +239,8 @@ class Dom0:
         self.procs[-1] = proc  # still looked up by its mappings
         mfn = proc.page().mfn
         proc.process.exit()
-        del self.procs[-1], self.b.shadow.dom0_frames[mfn]
+        del self.procs[-1]
+        self.b.shadow.forget_dom0_frame(mfn)
         self.sync()
         for slot in proc.slots.values():
             if slot.kind != "grant" or slot.user is not None or slot.kernel is not None:
@@ -310,7 +308,7 @@ class Dom0:
             self.records = [r for r in self.records if r.gmap.users]
             for page in [p for p in self.pages if self._taken_back(p)]:
                 self.pages.remove(page)
-                del self.b.shadow.dom0_frames[page.mfn]
+                self.b.shadow.forget_dom0_frame(page.mfn)
             return
         sh = self.b.shadow
         for opened in [o for o in self.files if not o.file.refs]:
@@ -326,7 +324,7 @@ class Dom0:
             self.rule("gntalloc_free", {"f": page.f})
             self.pages.remove(page)
             sh.limbo.discard(page.f)
-            del sh.dom0_frames[page.mfn]
+            sh.forget_dom0_frame(page.mfn)
 
     def _taken_back(self, page: SharedPage) -> bool:
         return page.ref in self.kernel.free_refs

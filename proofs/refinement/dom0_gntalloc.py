@@ -27,12 +27,11 @@ def alloc(d: Dom0, proc: Proc) -> str:
     code, _, raw = proc.ioctl(fd, GNTALLOC_ALLOC_GREF, ALLOC_HEAD.pack(dom, int(writable), 1, 0) + bytes(8))
     free[:0] = kept
     sh = d.b.shadow
-    used = set(sh.dom0_frames.values())
-    f = next((e for e in range(sh.size.heap, sh.size.heap + sh.size.dom0_frames) if e not in used), sh.size.nowhere)
+    f = sh.spare_dom0_frame()
     args = {"p": proc.space, "x": x, "dom": dom, "writable": int(writable)}
     if code == OKAY and opened is not None and isinstance(opened.file.device, Gntalloc):
         page = opened.file.device.pages[-1]
-        sh.dom0_frames[page.frame.mfn] = f
+        f = sh.know_dom0_frame(page.frame.mfn)
         args |= {"f": f, "r": sh.ref(page.ref)}
         d.pages.append(SharedPage(opened, ALLOC_HEAD.unpack(raw[:16])[3], page.ref, f, page.frame.mfn))
     d.rule("gntalloc_alloc_gref", args, code, None if code == OKAY else code)

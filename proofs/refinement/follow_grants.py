@@ -10,7 +10,7 @@ was picked, and insists on the same codes.
 | `map.pinned` | `map_grant_ref`; at the end `map_grant_ref.insert` |
 | `unmap.flush` | `unmap_grant_ref` for each element; at the end `.flush` and `.complete` |
 | `copy.claimed` | `copy`, `.element`, `.claim_source`, `.claim_dest`; at the end `.move` and `.done` |
-| `transfer.stolen`, `transfer.assigned` | `transfer`, then `transfer.assign` |
+| `transfer.stolen`, `transfer.assigned` | `transfer`, then `transfer.flush` and `transfer.assign` |
 """
 
 from __future__ import annotations
@@ -277,6 +277,7 @@ def follow_transfer(b: Bench, f: Flight, mfn: int, dom: int, ref: int) -> Follow
         return
     sh.step("transfer", args)
     event = yield
+    sh.step("transfer.flush", {"this": call})
     while event in HELD:
         event = yield
     taker = b.rig.xen.domains.get(dom)

@@ -249,7 +249,6 @@ class GuestCalls:
         mfn = self.page(guest)
         if mfn in guest.fixed:
             mfn = 0x7FFFFFFF
-        b.flushed_now(guest)
         self._fly(guest, vcpu, f"transfer {mfn:#x} to d{dom} ref {ref}", GRANT, (4, guest.arg(vcpu), 1),
                   abi.TRANSFER.pack(mfn, dom, 0, ref, 0, 0, 0), lambda f: fg.follow_transfer(b, f, mfn, dom, ref))
 
@@ -319,6 +318,14 @@ class GuestCalls:
         version = self.rng.choice((1, 2, 2, 2, 3))
         self._fly(guest, vcpu, f"set_version {version}", GRANT, (8, guest.arg(vcpu), 1), abi.SET_VERSION.pack(version),
                   lambda f: fd.follow_version(self.b, f, version))
+        self._withdraw_tables(guest)
+
+    def _withdraw_tables(self, guest: Guest) -> None:
+        """Pages that a grown table has taken are no longer offered: the rules know no grants of the hypervisor's pages."""
+        table = guest.domain.grant_table
+        for ref in self.refs:
+            if ref < table.nr_entries and self.b.rig.special(table.frame_field(ref)):
+                self.b.store_entry(guest, ref, 0, 0, 0, True)
 
     def swap(self, guest: Guest, vcpu: int) -> None:
         """swap_grant_ref, unless a call is just changing one of the entries."""
@@ -336,6 +343,7 @@ class GuestCalls:
         self._fly(guest, vcpu, f"setup_table {nr}", GRANT, (2, base, 1),
                   abi.SETUP_TABLE.pack(abi.DOMID_SELF, 0, nr, 0, 0, 0, base + 128),
                   lambda f: fd.follow_setup(self.b, f, nr))
+        self._withdraw_tables(guest)
 
     def access(self, guest: Guest, vcpu: int) -> None:
         """A load or a store."""

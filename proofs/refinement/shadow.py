@@ -44,6 +44,7 @@ class Shadow:
         self.slots: dict[tuple[int, int], int] = {}  # (space, virtual page) -> Translation
         self.handles: dict[tuple[int, int], int] = {}  # (domid, handle) -> Handle
         self.dom0_frames: dict[int, int] = {}  # mfn -> Frame, for Dom0's own pages
+        self.left: set[int] = set()  # pages that Dom0's kernel has taken back, and that one who dies may still map
         self.free_calls = list(range(self.size.calls - 1, -1, -1))
         self.limbo: set[int] = set()  # frames whose owner has given them up and that are not in the heap yet
         self._keys: dict[tuple[str, str], str] = {}
@@ -60,6 +61,34 @@ class Shadow:
         if 0 <= element < self.size.heap:
             return element
         return self.dom0_frames.get(mfn, self.size.nowhere)
+
+    def spare_dom0_frame(self) -> int:
+        """An element for a page of Dom0's; `nowhere` when all are in use."""
+        used = set(self.dom0_frames.values())
+        return next((e for e in range(self.size.heap, self.size.heap + self.size.dom0_frames) if e not in used),
+                    self.size.nowhere)
+
+    def know_dom0_frame(self, mfn: int) -> int:
+        """The element of a page that Dom0's kernel takes into use."""
+        self.left.discard(mfn)
+        if mfn not in self.dom0_frames:
+            self._drop_left()
+            self.dom0_frames[mfn] = self.spare_dom0_frame()
+        return self.dom0_frames[mfn]
+
+    def forget_dom0_frame(self, mfn: int) -> None:
+        """Dom0's kernel has taken a page back; its element is given to another one when nobody maps it any more."""
+        self.left.add(mfn)
+        self._drop_left()
+
+    def _drop_left(self) -> None:
+        T = self.T
+        for mfn in list(self.left):
+            f = self.dom0_frames[mfn]
+            if not any(at == f and (there or kept) for at, there, kept in zip(
+                    T["translation.frame"], T["translation.present"], T["translation.cached"], strict=True)):
+                self.left.discard(mfn)
+                del self.dom0_frames[mfn]
 
     def mfn(self, element: int) -> int:
         """The frame number of an element."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from impl.xen import abi
-from impl.xen.domains import Domain
-from impl.xen.guest_access import read, write
+from impl.xen.domains import ALIVE, DYING, Domain
+from impl.xen.events import op_alloc_unbound
+from impl.xen.guest_access import read, translate, write
 from impl.xen.lifecycle import create_domain, set_max_vcpus
 from impl.xen.machine import Xen, run
 from impl.xen.maptrack import get_handle, live, put_handle
@@ -202,6 +203,33 @@ def test_transfer_and_the_lost_page(rig: Rig) -> None:
     lost = abi.TRANSFER.pack(rig.mfn("A/6"), rig.domid("B"), 0, 9, 9, 0, 0)
     assert abi.STATUS.unpack_from(rig.grant_op("A", 4, lost)[1], 16)[0] == abi.GNTST_GENERAL_ERROR
     assert a.domain.tot_pages == pages - 1
+
+
+def test_a_page_is_transferred_out_of_reach_of_whoever_mapped_it_last(rig: Rig) -> None:
+    """Whoever clears an entry that a grant made gives up the page, but its TLB still leads there until a flush."""
+    a, b = rig.agents["A"], rig.agents["B"]
+    map_ref(rig, "B", "A", 8, 0)
+    mfn, slot = rig.mfn("A/3"), b.layout.window_va(0)
+    assert translate(rig.xen, b.vcpu, slot)
+    assert rig.xen.call(b.vcpu, abi.HYPERVISOR_UPDATE_VA_MAPPING, slot, 0, 0) == 0
+    rig.xen.call(a.vcpu, abi.HYPERVISOR_UPDATE_VA_MAPPING, a.layout.va(3), 0, 2)
+    reached = translate(rig.xen, b.vcpu, slot)
+    assert reached is not None and reached[0].mfn == mfn
+    grant(rig, "C", 8, "A", 0, abi.GTF_ACCEPT_TRANSFER)
+    arg = abi.TRANSFER.pack(mfn, rig.domid("C"), 0, 8, 9, 0, 0)
+    assert abi.STATUS.unpack_from(rig.grant_op("A", 4, arg)[1], 16)[0] == abi.GNTST_OKAY
+    assert rig.xen.frames.table[mfn].owner is rig.agents["C"].domain
+    assert translate(rig.xen, b.vcpu, slot) is None
+
+
+def test_no_port_is_opened_for_one_who_dies(rig: Rig) -> None:
+    domain = rig.agents["A"].domain
+    assert op_alloc_unbound(rig.xen, rig.agents["A"].vcpu, abi.DOMID_SELF, 0) > 0
+    domain.is_dying = DYING
+    try:
+        assert op_alloc_unbound(rig.xen, rig.dom0.vcpus[0], domain.domid, 0) == -abi.EINVAL
+    finally:
+        domain.is_dying = ALIVE
 
 
 def test_granter_death_leaves_a_zombie_until_the_last_unmap(rig: Rig) -> None:
