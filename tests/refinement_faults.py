@@ -128,6 +128,8 @@ FAULTS: tuple[Fault, ...] = (
        "a page is given away while it is mapped (XSA-217)"),
     _f("transfer_to_anybody", "grant_transfer:_commit", "flags != GTF_ACCEPT_TRANSFER or domid != giver",
        "flags != GTF_ACCEPT_TRANSFER", "a page is given to a domain that waits for another's"),
+    _f("transfer_flushes_giver_only", "grant_transfer:transfer_one", "for domain in xen.domains.values():",
+       "for domain in (giver,):", "whoever mapped a page last reaches it when it is somebody else's"),
     _f("transfer_failed_kept", "grant_transfer:_give",
        "    if taker is None:\n        xen.frames.put_page(frame)", "    if taker is None:\n        pass",
        "a transfer to nobody leaks the page"),

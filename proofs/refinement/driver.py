@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 
 from impl.xen import abi
-from impl.xen.domains import MAPTRACK_TAIL
+from impl.xen.domains import MAPTRACK_TAIL, Domain
 from impl.xen.guest_access import write
 from impl.xen.scheduler import HELD
 from proofs.refinement.bench import Bench
@@ -85,7 +85,8 @@ class Driver(GuestCalls):
         b, rng = self.b, self.rng
         guest = guests[int(rng.random() * len(guests))]
         domain = guest.domain
-        if domain.crashed or rng.random() < 0.004:
+        chance = rng.random()
+        if domain.crashed or chance < 0.004 or (chance < 0.2 and maps_of_the_past(self.b, domain)):
             if self.own is None:
                 self.life(guest)
             return
@@ -175,6 +176,17 @@ class Driver(GuestCalls):
             self.b.compare_all()
             self.b.check_claims()
         self.b.check_end()
+
+
+def maps_of_the_past(b: Bench, domain: Domain) -> bool:
+    """Has it a record of a grant by a domain that has gone, while another one has that id and uses that reference?"""
+    for record in domain.grant_table.maptrack:
+        if record.flags & 3:
+            now = b.rig.xen.domains.get(record.domid)
+            table = None if now is None or now is record.granter else now.grant_table
+            if table is not None and record.ref < len(table.active) and table.active[record.ref].pin:
+                return True
+    return False
 
 
 def check_handles(guest: Guest) -> None:
