@@ -1,6 +1,6 @@
 """Security hooks: the default (dummy) policy and the SILO variation.
 
-Each hook returns 0 or a negative errno. What does not live here: when a hook is called, and FLASK.
+Each hook returns 0 or a negative errno. What does not live here: when a hook is called, and FLASK (flask.py).
 Sources: Xen include/xsm/dummy.h (xsm_default_action and the hooks), xsm/silo.c.
 """
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 import random
 
 from impl.xen import abi
-from impl.xen.domains import MAPTRACK_TAIL, Domain
+from impl.xen.domains import MAPTRACK_TAIL
 from impl.xen.guest_access import write
 from impl.xen.scheduler import HELD
 from proofs.refinement.bench import Bench
 from proofs.refinement.dom0 import Dom0
 from proofs.refinement.flight import Flight
 from proofs.refinement.follow_domains import follow_destroy
-from proofs.refinement.guest_calls import GuestCalls
+from proofs.refinement.guest_calls import GuestCalls, maps_of_the_past
 from proofs.refinement.rig import Guest
 from proofs.refinement.shadow import Mismatch
 
@@ -86,7 +86,8 @@ class Driver(GuestCalls):
         guest = guests[int(rng.random() * len(guests))]
         domain = guest.domain
         chance = rng.random()
-        if domain.crashed or chance < 0.004 or (chance < 0.2 and maps_of_the_past(self.b, domain)):
+        past = maps_of_the_past(b, domain) if chance < 0.2 else []
+        if domain.crashed or chance < 0.004 or (past and chance < 0.1):
             if self.own is None:
                 self.life(guest)
             return
@@ -98,6 +99,12 @@ class Driver(GuestCalls):
         busy = {f.vcpu for f in b.flights if f.domid == guest.domid and f.guest is not None}
         vcpu = 0 if 0 not in busy else 1
         if vcpu in busy:
+            return
+        if past:
+            self.unmap(guest, vcpu, past[0])
+            return
+        if busy and chance > 0.6 and self.in_part(guest) is not None:
+            self.map(guest, vcpu)
             return
         x = rng.random() * self.moves[-1][0]
         for limit, move in self.moves:
@@ -176,17 +183,6 @@ class Driver(GuestCalls):
             self.b.compare_all()
             self.b.check_claims()
         self.b.check_end()
-
-
-def maps_of_the_past(b: Bench, domain: Domain) -> bool:
-    """Has it a record of a grant by a domain that has gone, while another one has that id and uses that reference?"""
-    for record in domain.grant_table.maptrack:
-        if record.flags & 3:
-            now = b.rig.xen.domains.get(record.domid)
-            table = None if now is None or now is record.granter else now.grant_table
-            if table is not None and record.ref < len(table.active) and table.active[record.ref].pin:
-                return True
-    return False
 
 
 def check_handles(guest: Guest) -> None:

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable
 
 from impl.xen import abi
+from impl.xen.domains import Domain
 from impl.xen.hypercall_evtchn import DOMID_PORT, TWO_DOMIDS
 from impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER, read_pte
 from proofs.refinement import follow_domains as fd
@@ -20,6 +21,18 @@ from proofs.refinement.rig import FIXED, SLOTS, Guest
 
 GRANT = abi.HYPERVISOR_GRANT_TABLE_OP
 GuestMove = Callable[[Guest, int], None]
+
+
+def maps_of_the_past(b: Bench, domain: Domain) -> list[int]:
+    """Handles of grants by domains that have gone, where another domain has that id now and uses that reference."""
+    found = []
+    for handle, record in enumerate(domain.grant_table.maptrack):
+        if record.flags & 3:
+            now = b.rig.xen.domains.get(record.domid)
+            table = None if now is None or now is record.granter else now.grant_table
+            if table is not None and record.ref < len(table.active) and table.active[record.ref].pin:
+                found.append(handle)
+    return found
 
 
 class GuestCalls:
@@ -120,14 +133,20 @@ class GuestCalls:
                         offers.append((d, ref))
         return offers[int(self.rng.random() * len(offers))] if offers else None
 
+    def in_part(self, guest: Guest) -> tuple[int, int] | None:
+        """What the guest is just copying through, in part, as (granter, reference)."""
+        for d, other in self.b.rig.guests.items():
+            for ref in self.refs:
+                if ref < other.domain.grant_table.nr_entries:
+                    act = other.domain.grant_table.active[ref]
+                    if act.pin and act.sub_page and act.domid == guest.domid:
+                        return d, ref
+        return None
+
     def _named(self, guest: Guest) -> tuple[int, int]:
-        if self.rng.random() < 0.5:
-            for d, other in self.b.rig.guests.items():  # what the guest is just copying through, in part
-                for ref in self.refs:
-                    if ref < other.domain.grant_table.nr_entries:
-                        act = other.domain.grant_table.active[ref]
-                        if act.pin and act.sub_page and act.domid == guest.domid:
-                            return d, ref
+        copied = self.in_part(guest) if self.rng.random() < 0.5 else None
+        if copied is not None:
+            return copied
         if self.rng.random() < 0.75:
             found = self.grant_of(guest.domid)
             if found is not None and not self._special(guest, *found):
@@ -165,16 +184,18 @@ class GuestCalls:
         self._fly(guest, vcpu, f"map_grant_ref {elements}", GRANT, (0, guest.arg(vcpu), len(elements)), payload,
                   lambda f: fg.follow_map(self.b, f, elements))
 
-    def unmap(self, guest: Guest, vcpu: int) -> None:
-        """unmap_grant_ref of one or two handles."""
+    def unmap(self, guest: Guest, vcpu: int, chosen: int | None = None) -> None:
+        """unmap_grant_ref of one or two handles, or of a chosen one."""
         b, rng = self.b, self.rng
         track = guest.domain.grant_table.maptrack
-        mine = [(n, rec) for n, rec in enumerate(track) if rec.flags & 3]
-        elements, payload, used = [], b"", set[int]()
+        mine = [n for n, rec in enumerate(track) if rec.flags & 3]
+        elements: list[UnmapElement] = []
+        payload, used = b"", set[int]()
         for _ in range(1 if rng.random() < 0.8 else 2):
             handle, slot, bus = int(rng.random() * 20), int(rng.random() * SLOTS), 0
             if mine and rng.random() < 0.93:
-                handle, rec = mine[int(rng.random() * len(mine))]
+                handle = mine[int(rng.random() * len(mine))] if chosen is None or elements else chosen
+                rec = track[handle]
                 slot = self._slot_of(guest, handle, rec.flags, slot)
                 granter = b.rig.xen.domains.get(rec.domid)
                 frame = None
@@ -316,6 +337,8 @@ class GuestCalls:
     def version(self, guest: Guest, vcpu: int) -> None:
         """set_version."""
         version = self.rng.choice((1, 2, 2, 2, 3))
+        if any(frame.count > 1 for frame in guest.domain.grant_table.status) and self.rng.random() < 0.7:
+            version = 1  # while status frames are mapped
         self._fly(guest, vcpu, f"set_version {version}", GRANT, (8, guest.arg(vcpu), 1), abi.SET_VERSION.pack(version),
                   lambda f: fd.follow_version(self.b, f, version))
         self._withdraw_tables(guest)

@@ -69,9 +69,9 @@ def read_recording(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 def replay(path: Path, verbose: bool = False) -> dict[str, Any]:
     """Replay one file: {"name", "calls", "differences", "explained"} plus the unexplained ones as text lines."""
-    _, operations = read_recording(path)
+    header, operations = read_recording(path)
     known = load_known()
-    rig = Rig()
+    rig = Rig(profile=str(header.get("profile", "")))
     found = told = 0
     report: list[str] = []
     for item in operations:

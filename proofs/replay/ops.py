@@ -37,7 +37,7 @@ def _in_use(rig: Rig, name: str, ref: int) -> bool:
 
 
 def op_mkdom(rig: Rig, a: Args, skip: set[str]) -> Result:
-    domid = rig.make(a["n"])
+    domid = rig.make(a["n"], a.get("label"))
     return {"domid": domid, "r": 0} if domid >= 0 else {"r": domid}
 
 

@@ -15,6 +15,7 @@ from impl.dom0.kernel import Kernel
 from impl.dom0.process import Process
 from impl.xen import abi
 from impl.xen.domains import Domain, VCpu
+from impl.xen.flask import FlaskPolicy
 from impl.xen.frames import Frame
 from impl.xen.grant_copy import forward_copy
 from impl.xen.guest_access import read, translate, write
@@ -70,8 +71,10 @@ class Agent:
 class Rig:
     """Xen, Dom0 and the agents of one recording."""
 
-    def __init__(self, seed: int = 0) -> None:
-        self.xen = Xen(nframes=1 << 20, reserved=0x8000, seed=seed)
+    def __init__(self, seed: int = 0, profile: str = "") -> None:
+        """The machine of a recording; with the profile `flask` it has FLASK's example policy."""
+        self.flask = FlaskPolicy() if profile == "flask" else None
+        self.xen = Xen(nframes=1 << 20, reserved=0x8000, seed=seed, policy=self.flask)
         self.dom0 = self.xen.create_dom0()
         self.kernel = Kernel(self.xen, self.dom0, npages=1024, nwindows=8)
         self.process = Process(self.kernel)
@@ -87,9 +90,18 @@ class Rig:
         self.xen.trace = self._trace
 
     # --- domains ---
-    def make(self, name: str) -> int:
+    def _ssidref(self, name: str, label: str | None) -> int:
+        """Of a label such as `system_u:system_r:domU_t`, or of the type that a guest of that name has without one."""
+        if self.flask is None:
+            return 0
+        wanted = (label or ("isolated_domU_t" if name == "C" else "domU_t")).rpartition(":")[2]
+        if wanted not in self.flask.types:
+            raise ValueError(f"type {wanted} is not in the example policy")
+        return self.flask.types.index(wanted) + 1
+
+    def make(self, name: str, label: str | None = None) -> int:
         """Build an agent guest through Dom0's domctls; its domid, or -errno."""
-        body = abi.CREATEDOMAIN.pack(0, bytes(16), 0, 0, 1, 1023, 8, 64, 2, 0, 0, 0, 0)
+        body = abi.CREATEDOMAIN.pack(self._ssidref(name, label), bytes(16), 0, 0, 1, 1023, 8, 64, 2, 0, 0, 0, 0)
         rc, raw = self.kernel.domctl(abi.DOMCTL_CREATEDOMAIN, 0, body)
         if rc:
             return rc
