@@ -36,6 +36,7 @@ def test_same_seed_same_run() -> None:
 
 
 SMALLEST = Limits(records=1, flights=1, versions=False, copies=False)
+PROCESSES = Limits(records=0, flights=1, versions=False, copies=False, processes=2)
 
 
 def test_a_small_world_is_explored_to_its_end() -> None:
@@ -47,6 +48,19 @@ def test_a_small_world_is_explored_to_its_end() -> None:
 def test_a_search_that_is_cut_short_says_so() -> None:
     result = explore(SMALLEST, seconds=0.2, jobs=1)
     assert not result.complete and "NOT all" in result.text()
+
+
+def test_processes_of_dom0_in_a_small_world() -> None:
+    """Each shortest way to map a grant, to fork and to die; the whole world is too large for a test."""
+    result = explore(PROCESSES, depth=7)
+    assert not result.failure, result.failure
+    assert not result.complete and result.states > 500
+
+
+def test_exhaustive_search_finds_a_fault_of_gntdev() -> None:
+    with installed(BY_NAME["mmap_twice"]):
+        result = explore(PROCESSES, depth=7)
+    assert "mmap" in result.failure
 
 
 def test_exhaustive_search_finds_a_fault() -> None:

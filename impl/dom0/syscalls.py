@@ -8,6 +8,7 @@ fails raises KernelError with the errno. Sources: Linux fs/ioctl.c, mm/mmap.c; d
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from struct import iter_unpack
 from typing import Final
 
@@ -34,10 +35,10 @@ MMAP_END: Final = 0x8000000
 def devices(kernel: Kernel, pool: GntallocPool, names: tuple[str, ...], bsd: bool = False) -> Devices:
     """The named device nodes. With `bsd` the gntdev node is the BSD one, which makes grants as well."""
     known: dict[str, Callable[[], DeviceFile]] = {
-        GNTDEV: (lambda: BsdGntdev(kernel, pool)) if bsd else lambda: Gntdev(kernel),
-        GNTALLOC: lambda: Gntalloc(pool),
-        PRIVCMD: lambda: Privcmd(kernel),
-        EVTCHN: lambda: Evtchn(kernel),
+        GNTDEV: partial(BsdGntdev, kernel, pool) if bsd else partial(Gntdev, kernel),
+        GNTALLOC: partial(Gntalloc, pool),
+        PRIVCMD: partial(Privcmd, kernel),
+        EVTCHN: partial(Evtchn, kernel),
     }
     return {name: known[name] for name in names}
 

@@ -116,7 +116,7 @@ class Dom0:
         """Descriptor, File, and the open file when it is a device of that kind; now and then one that is not."""
         x = self.rng.random()
         if x < 0.8 and kind != "privcmd" and not proc.of_kind(kind) and len(self.files) < MOST_FILES:
-            self._open(proc, kind)
+            self.open_device(proc, kind)
         mine = proc.of_kind(kind)
         if mine and x < 0.94:
             fd, opened = mine[int(self.rng.random() * len(mine))]
@@ -133,9 +133,10 @@ class Dom0:
             return ""
         x = self.rng.random()
         kind = "gntdev" if x < 0.42 else "gntalloc" if x < 0.64 else "evtchn" if x < 0.92 else "privcmd"
-        return self._open(proc, kind)
+        return self.open_device(proc, kind)
 
-    def _open(self, proc: Proc, kind: str) -> str:
+    def open_device(self, proc: Proc, kind: str) -> str:
+        """open() of a device node."""
         element = self.element("file.open")
         args = {"p": proc.space, "x_x": element}
         if kind == "privcmd" and not proc.root:
@@ -159,10 +160,11 @@ class Dom0:
             self.rule("close", {"p": proc.space, "x": self.element("file.open")}, code)
             return "close of nothing"
         fds = list(proc.fds)
-        self._close(proc, fds[int(self.rng.random() * len(fds))])
+        self.close_fd(proc, fds[int(self.rng.random() * len(fds))])
         return "close"
 
-    def _close(self, proc: Proc, fd: int) -> None:
+    def close_fd(self, proc: Proc, fd: int) -> None:
+        """close() of a descriptor."""
         self.rule("close", {"p": proc.space, "x": proc.fds.pop(fd).x})
         proc.sys.close(fd)
         self.sync()
@@ -191,13 +193,13 @@ class Dom0:
 
     def _spawn(self) -> str:
         """The toolstack starts a process. It gives up what it inherits, and mostly stops being root."""
-        proc = self._fork(self.procs[TOOLS], USER)
+        proc = self.fork_from(self.procs[TOOLS], USER)
         for fd in list(proc.fds):
             if self.rng.random() < 0.9:
-                self._close(proc, fd)
+                self.close_fd(proc, fd)
         model = self.rng.random() < 0.3  # as a device model is started: with a privcmd that reaches one guest only
         if model:
-            self._open(proc, "privcmd")
+            self.open_device(proc, "privcmd")
             dom0_control.restrict(self, proc)
         if model or self.rng.random() < 0.75:
             self.setuid(proc)
@@ -207,10 +209,11 @@ class Dom0:
         """fork() of the user process."""
         if CHILD in self.procs or proc.space != USER:
             return ""
-        self._fork(proc, CHILD)
+        self.fork_from(proc, CHILD)
         return "fork"
 
-    def _fork(self, parent: Proc, space: int) -> Proc:
+    def fork_from(self, parent: Proc, space: int) -> Proc:
+        """fork(): the child shares its parent's files, and maps what its parent maps of its own pages."""
         child = Proc(space, parent.process.fork(), self.nodes, parent)
         self.procs[space] = child
         self._know_buffer(child)

@@ -71,6 +71,14 @@ def map_ref(d: Dom0, proc: Proc) -> str:
                 offers.append((domid, number))
     if offers and rng.random() < 0.85:
         dom, ref = offers[int(rng.random() * len(offers))]
+    code = register(d, proc, fd, x, opened, dom, ref)
+    if code == OKAY and opened is not None and rng.random() < 0.6:  # before the granter changes its mind
+        return f"gntdev map_grant_ref d{dom} ref {ref}: {code}; {mmap(d, proc)}"
+    return f"gntdev map_grant_ref d{dom} ref {ref}: {code}"
+
+
+def register(d: Dom0, proc: Proc, fd: int, x: int, opened: Opened | None, dom: int, ref: int) -> str:
+    """map_grant_ref of one grant: okay, or errno's name."""
     code, _, raw = proc.ioctl(fd, GNTDEV_MAP_GRANT_REF, HEAD.pack(1, 0, 0) + PAIR.pack(dom, ref))
     m = free_map(d)
     d.rule("gntdev_map_grant_ref", {"p": proc.space, "x": x, "dom": d.b.shadow.domain(dom),
@@ -81,9 +89,7 @@ def map_ref(d: Dom0, proc: Proc) -> str:
         record = MapRecord(gmap, m, dom, ref)
         opened.maps.append(record)
         d.records.append(record)
-        if rng.random() < 0.6:  # before the granter changes its mind
-            return f"gntdev map_grant_ref d{dom} ref {ref}: {code}; {mmap(d, proc)}"
-    return f"gntdev map_grant_ref d{dom} ref {ref}: {code}"
+    return code
 
 
 def _listed(d: Dom0, opened: Opened | None) -> MapRecord | None:
@@ -109,7 +115,15 @@ def mmap(d: Dom0, proc: Proc) -> str:
         return ""  # another device's mmap is another rule
     if record is not None and _special(d, record):
         return ""
-    writable = d.rng.random() < 0.5
+    code = map_page(d, proc, fd, x, record, d.rng.random() < 0.5)
+    what = f"gntdev mmap of map {'?' if record is None else record.m}: {code}"
+    if code == OKAY and d.rng.random() < 0.3:
+        return f"{what}; {_notify(d, proc, fd, x, record)}"
+    return what
+
+
+def map_page(d: Dom0, proc: Proc, fd: int, x: int, record: MapRecord | None, writable: bool) -> str:
+    """mmap of a map, or of what is none: okay, or errno's name."""
     m = record.m if record is not None else _some_map(d)
     slot = Slot("grant", 0, writable, record=record)
     mapping = d.mapping = Mapping(slot, proc, x, m)
@@ -124,9 +138,7 @@ def mmap(d: Dom0, proc: Proc) -> str:
         slot.vpn = addr >> 12
         proc.slots[slot.vpn] = slot
         d.store_to(proc, slot)
-        if d.rng.random() < 0.3:
-            return f"gntdev mmap of map {m}: {code}; {_notify(d, proc, fd, x, record)}"
-    return f"gntdev mmap of map {m}: {code}"
+    return code
 
 
 def _special(d: Dom0, record: MapRecord) -> bool:
@@ -155,11 +167,16 @@ def munmap(d: Dom0, proc: Proc) -> str:
         return ""
     vpns = list(proc.slots)
     vpn = vpns[int(d.rng.random() * len(vpns))]
+    unmap_page(proc, vpn)
+    return f"munmap {vpn:#x}"
+
+
+def unmap_page(proc: Proc, vpn: int) -> None:
+    """munmap of a page that is mapped."""
     proc.sys.munmap(vpn << 12, 1)
     slot = proc.slots.pop(vpn, None)
     if slot is not None and (slot.kind != "grant" or slot.user is not None or slot.kernel is not None):
         raise Mismatch("munmap left the mapping")
-    return f"munmap {vpn:#x}"
 
 
 def _grant_translation(d: Dom0, otherwise: int) -> int:
@@ -174,7 +191,11 @@ def _grant_translation(d: Dom0, otherwise: int) -> int:
 def unmap_ref(d: Dom0, proc: Proc) -> str:
     """IOCTL_GNTDEV_UNMAP_GRANT_REF; what is mapped stays."""
     fd, x, opened = d.fd_of(proc, "gntdev")
-    record = _listed(d, opened)
+    return unregister(d, proc, fd, x, opened, _listed(d, opened))
+
+
+def unregister(d: Dom0, proc: Proc, fd: int, x: int, opened: Opened | None, record: MapRecord | None) -> str:
+    """unmap_grant_ref of a map, or of what is none."""
     args = {"p": proc.space, "x": x, "m": record.m if record is not None else _some_map(d)}
     if record is not None and opened is not None:
         d.rule("gntdev_unmap_grant_ref", args)  # first, as the map's end may ring

@@ -21,7 +21,7 @@ from proofs.refinement.bench import Bench
 from proofs.refinement.freeze import freeze, thaw
 from proofs.refinement.shadow import Mismatch
 from proofs.refinement.small_world import Action, Limits, act, actions, canonical, start
-from proofs.refinement.world import SMALL, rules_for
+from proofs.refinement.world import rules_for
 
 CHUNK = 64  # states that a worker is given at a time
 Reached = tuple[bytes, tuple[Action, ...]]  # a state: one without calls in flight, and what was done since
@@ -111,16 +111,17 @@ def expand_all(chunk: list[Reached], limits: Limits) -> list[Expanded]:
     return out
 
 
-def explore(limits: Limits, seconds: float | None = None, jobs: int | None = None) -> Result:
-    """Breadth first until there is nothing new, or the time is up."""
+def explore(limits: Limits, seconds: float | None = None, jobs: int | None = None, depth: int | None = None) -> Result:
+    """Breadth first until there is nothing new, or the time is up, or all within `depth` actions has been seen."""
     result = Result(limits)
     begin = time.perf_counter()
-    first = start(rules_for(SMALL), limits)
+    first = start(rules_for(limits.size()), limits)
     seen = {digest(first)}
     level: list[Reached] = [(freeze(first), ())]
     jobs = jobs or os.cpu_count() or 1
     with ProcessPoolExecutor(jobs) as pool:
-        while level and not result.failure and (seconds is None or time.perf_counter() - begin < seconds):
+        while level and not result.failure and (seconds is None or time.perf_counter() - begin < seconds) \
+                and (depth is None or len(result.by_depth) < depth):
             result.by_depth.append(len(level))
             chunks = [level[i:i + CHUNK] for i in range(0, len(level), CHUNK)]
             level = []

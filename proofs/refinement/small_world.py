@@ -8,7 +8,7 @@ frames and handles by where they occur, as no part of the machine can tell how t
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from impl.xen import abi
@@ -18,11 +18,13 @@ from impl.xen.pagetables import PTE_A, PTE_D, PTE_MFN, PTE_P, PTE_RW, PTE_USER, 
 from impl.xen.scheduler import HELD
 from proofs.refinement import follow_domains as fd
 from proofs.refinement import follow_grants as fg
+from proofs.refinement import small_dom0
 from proofs.refinement.bench import Bench
 from proofs.refinement.flight import CopyElement, Flight, Follower, MapElement, UnmapElement
 from proofs.refinement.rig import SLOTS, Guest
 from proofs.refinement.shadow import Mismatch
-from proofs.refinement.world import Rules
+from proofs.refinement.small_dom0 import WorldOfProcesses
+from proofs.refinement.world import SMALL, Rules, Size
 
 GRANTER, MAPPER = 1, 2
 Action = tuple[Any, ...]  # a name and small numbers
@@ -40,18 +42,32 @@ class Limits:
     versions: bool = True
     copies: bool = True
     again: bool = False  # a granter that has gone is followed by another one of the same id
+    processes: int = 0  # of Dom0, with one gntdev file
+    maps: int = 1  # that they have registered
 
     def text(self) -> str:
         """In words."""
         return (f"2 guests, {self.pages} page{'s' * (self.pages > 1)} to grant, {len(self.refs)} "
                 f"reference{'s' * (len(self.refs) > 1)}, up to {self.records} mappings and {self.flights} calls in flight"
                 + (", both table versions" if self.versions else "") + (", copies" if self.copies else "")
-                + (", the granter's id used again" if self.again else ""))
+                + (", the granter's id used again" if self.again else "")
+                + (f", {self.processes} process{'es' * (self.processes > 1)} of Dom0 with up to {self.maps} grant"
+                   f"{'s' * (self.maps > 1)} registered" if self.processes else ""))
+
+    def grantees(self) -> tuple[int, ...]:
+        """Whom the granter may offer its pages to."""
+        return ((MAPPER,) if self.records else ()) + ((0,) if self.processes else ())
+
+    def size(self) -> Size:
+        """How much the rules' world has to hold."""
+        return replace(SMALL, dom0_frames=4, translations=16, handles=10, files=4, maps=6) if self.processes else SMALL
 
 
 def start(rules: Rules, limits: Limits) -> Bench:
     """Two guests; the granter has its pages, the mapper none of its own."""
-    bench = Bench(rules, 1, full_every=1)
+    bench = WorldOfProcesses(rules, 1, full_every=1) if limits.processes else Bench(rules, 1, full_every=1)
+    if isinstance(bench, WorldOfProcesses):
+        small_dom0.add_dom0(bench)
     _create(bench, limits)
     bench.create(MAPPER)
     return bench
@@ -74,8 +90,9 @@ def actions(b: Bench, limits: Limits) -> list[Action]:
     granter, mapper = b.rig.guests.get(GRANTER), b.rig.guests.get(MAPPER)
     stores: list[Action] = []
     if granter is not None and not granter.domain.is_dying:
-        stores = [("entry", ref, flags, n) for ref in limits.refs for flags in (1, 5) for n in range(len(granter.pool))]
-        stores += [("entry", ref, 0, 0) for ref in limits.refs]
+        stores = [("entry", ref, flags, n, to) for ref in limits.refs for flags in (1, 5) for n in range(len(granter.pool))
+                  for to in limits.grantees()]
+        stores += [("entry", ref, 0, 0, 0) for ref in limits.refs]
     if holder is not None:
         return [("step", holder), *([] if b.flights[holder].hurry else stores)]
     out: list[Action] = [("step", i) for i in range(len(b.flights))]
@@ -97,6 +114,8 @@ def actions(b: Bench, limits: Limits) -> list[Action]:
         out.append(("create",))
     if mapper is not None and not mapper.domain.crashed and _idle(b, MAPPER):
         out += _of_mapper(mapper, limits)
+    if isinstance(b, WorldOfProcesses) and not b.flights:
+        out += small_dom0.actions(b, limits)
     return out
 
 
@@ -128,13 +147,15 @@ def act(b: Bench, action: Action, limits: Limits) -> None:
     """Do it, and compare both sides."""
     name, *numbers = action
     guests = b.rig.guests
-    if name == "step":
+    if isinstance(b, WorldOfProcesses) and name == "process":
+        small_dom0.act(b, action)
+    elif name == "step":
         b.advance(b.flights[numbers[0]])
     elif name == "entry":
-        ref, flags, n = numbers
+        ref, flags, n, to = numbers
         granter = guests[GRANTER]
         b.steps += 1
-        b.store_entry(granter, ref, flags, MAPPER, sorted(granter.pool)[n] if granter.pool else 0, True)
+        b.store_entry(granter, ref, flags, to, sorted(granter.pool)[n] if granter.pool else 0, True)
         b.compare_all()
     elif name == "decrease":
         granter = guests[GRANTER]
@@ -258,6 +279,8 @@ def canonical(b: Bench) -> bytes:
     parts += [_of_guest(guest, names) for _, guest in sorted(b.rig.guests.items())]
     parts += [(f.text, f.marker, tuple(f.seen), f.hurry, _locals(f.steps, names)) for f in b.flights]
     parts.append(sorted(b.forged))
+    if isinstance(b, WorldOfProcesses):
+        parts += small_dom0.canonical(b, names.of)
     free = [frame.mfn for frame in xen.frames.free_list]
     parts.append([(n, names.given[mfn]) for n, mfn in enumerate(free) if mfn in names.given])
     for d, guest in sorted(b.rig.guests.items()):
