@@ -69,11 +69,9 @@ def destroy(path: Path) -> None:
         except StopIteration as stop:
             status = stop.value
     if engine.decide(dead):
-        path.prove("destroydomain of a zombie", [("the status", boolean(status == 0)), *same_state(m, before(m), holders)])
+        path.prove("destroydomain of a zombie", [("the status", boolean(status == 0)), *same_state(m, killed, holders)])
         return
-    # What another call had begun is gone on with.
-    begun = killed if engine.decide(alive) else start
-    gone = take(path.entries_now(begun), step("relinquish_resources"), {"d": d}, {}).state
+    gone = take(path.entries_now(killed), step("relinquish_resources"), {"d": d}, {}).state
     path.prove("relinquish_resources", [
         ("the status", boolean(status == 0)), ("all frames of the table", boolean(len(whole) == 1)),
         *same_state(m, gone, holders)])
