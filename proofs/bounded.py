@@ -135,6 +135,7 @@ class GroundWriter:
         return f"(and {' '.join(conds)})", self.term(u.value, n, inner)
 
 
+AHEAD = 40  # wishes that are looked up in a model at once
 TIGHTENINGS = 400  # questions asked to empty a state; a count and not a time, so that runs agree
 
 
@@ -179,7 +180,7 @@ class Search:
         taken without another question.
         """
         w = self.writer
-        wanted: list[list[str]] = []
+        wanted: list[str] = []
         for k, t in enumerate(self.transitions):
             env = {p.name: f"want!{k}!{p.name}" for p in t.params}
             self._eval("".join(f"(declare-const {env[p.name]} {sort_name(p.sort)})\n" for p in t.params))
@@ -187,22 +188,24 @@ class Search:
             guard = [w.term(part, 0, env) for part in parts]
             wishes = [f"(not (= {env[p.name]} {env[q.name]}))" for i, p in enumerate(t.params) for q in t.params[:i]
                       if p.sort == q.sort and p.sort in self.system.sorts]
-            wanted += [[f"(and true {' '.join(guard)})"]] if not t.step.point else []
-            wanted += [guard, wishes]
-        if self.check(keep=True) != "sat":
-            return
-        taken: list[str] = []  # true in the model at hand, and not yet asserted
-        for texts in wanted:
-            values = self._eval("".join(f"(eval {text} :completion true)\n" for text in texts)).split()
-            taken += [text for text, value in zip(texts, values, strict=True) if value == "true"]
-            for text in (text for text, value in zip(texts, values, strict=True) if value != "true"):
-                kept = "".join(f"(assert {a})\n" for a in taken)
-                if self.check(f"{kept}(assert {text})\n", keep=True) == "sat":
-                    taken = []
-                else:
-                    self.check(kept, keep=True)
-                    taken = []
+            wanted += [f"(and true {' '.join(guard)})"] if not t.step.point else []
+            wanted += [*guard, *wishes]
+        taken: list[str] = []  # true in the last model, and not yet asserted
+        values: list[str] = []  # of the next texts, in the last model
+        for k, text in enumerate(wanted):
+            if not values:
+                if self.check("".join(f"(assert {a})\n" for a in taken), keep=True) != "sat":
+                    return
+                taken, values = [], self._look_ahead(wanted[k:])
+            if values.pop(0) == "true":
+                taken.append(text)
+            elif self.check("".join(f"(assert {a})\n" for a in (*taken, text)), keep=True) == "sat":
+                taken, values = [], self._look_ahead(wanted[k + 1:])
         self._eval("".join(f"(assert {a})\n" for a in taken))
+
+    def _look_ahead(self, texts: list[str]) -> list[str]:
+        """What the model at hand says of the first of them."""
+        return self._eval("".join(f"(eval {text} :completion true)\n" for text in texts[:AHEAD])).split()
 
     def check(self, text: str = "", keep: bool = False) -> str:
         """Is what has been said so far satisfiable, with `text`? With `keep` the model stays at hand for `decode`."""
