@@ -302,8 +302,14 @@ def memory_for(kernel: bytes) -> int:
     return min(span * 5 // 4 + 2 * GUEST_PAGES, MAX_PAGES)
 
 
-def boot(system: str, kernel: bytes | None, guests: int, seed: int) -> BootLog:
-    """Boot a system, create guests, look who can reach what, destroy them; BootError when it cannot be done."""
+def boot(system: str, kernel: bytes | None, guests: int, seed: int, folder: Path | None = None) -> BootLog:
+    """Boot a system, create guests, look who can reach what, destroy them; BootError when it cannot be done.
+
+    The files that Dom0 has are written to `folder`, or to one that is gone afterwards.
+    """
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="bulkhead-boot-") as made:
+            return boot(system, kernel, guests, seed, Path(made))
     if system not in NODES:
         raise BootError(f"there is no system `{system}`; there are {' and '.join(NODES)}")
     if not 1 <= guests <= MAX_GUESTS:
@@ -317,19 +323,17 @@ def boot(system: str, kernel: bytes | None, guests: int, seed: int) -> BootLog:
     def log(who: str, whom: str, what: str) -> None:
         steps.append(Step(who, whom, what))
 
-    with tempfile.TemporaryDirectory(prefix="bulkhead-boot-") as folder:
-        root = Path(folder)
-        (root / "kernel").write_bytes(image)
-        (root / "ramdisk").write_bytes(Random(seed).randbytes(6000))
-        try:
-            machine = Machine(system, root, seed, log)
-            created = []
-            for i in range(guests):
-                name = f"guest{i + 1}"
-                created.append((name, machine.create(name, CreateRequest("kernel", "ramdisk", memory, f"name={name}"))))
-            reports = tuple(machine.report(name, domid) for name, domid in created)
-            reach = tuple(machine.reach())
-            left = tuple(machine.shut_down())
-        except (ToolError, OSError) as exc:
-            raise BootError(f"the system does not come up: {exc}") from exc
+    (folder / "kernel").write_bytes(image)
+    (folder / "ramdisk").write_bytes(Random(seed).randbytes(6000))
+    try:
+        machine = Machine(system, folder, seed, log)
+        created = []
+        for i in range(guests):
+            name = f"guest{i + 1}"
+            created.append((name, machine.create(name, CreateRequest("kernel", "ramdisk", memory, f"name={name}"))))
+        reports = tuple(machine.report(name, domid) for name, domid in created)
+        reach = tuple(machine.reach())
+        left = tuple(machine.shut_down())
+    except (ToolError, OSError) as exc:
+        raise BootError(f"the system does not come up: {exc}") from exc
     return BootLog(system, seed, tuple(steps), reports, reach, left)

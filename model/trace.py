@@ -7,7 +7,7 @@ A trace is an initial state and a list of events, each naming a transition and i
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ class Event:
 
     label: str
     args: dict[str, int]
+    changes: dict[str, str] | None = field(default=None, compare=False)  # what a file says that it changes
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,12 @@ def replay(trace: Trace, machine: Machine) -> list[State]:
         if not machine.fire(state, event.label, event.args):
             raise TraceError(f"event {n}: `{event.label}` cannot be taken in the state before it.")
         states.append([list(t) for t in state])
+        if event.changes is not None:
+            made = {p: new for p, (_, new) in changes(machine.system, trace.world, states[-2], states[-1]).items()}
+            if made != event.changes:
+                wrong = min(p for p in made.keys() | event.changes.keys() if made.get(p) != event.changes.get(p))
+                raise TraceError(f"event {n}: the trace has `{wrong}` become {event.changes.get(wrong, 'nothing new')}, the "
+                                 f"rules {made.get(wrong, 'nothing new')}.")
     return states
 
 
@@ -99,10 +106,14 @@ def to_jsonl(trace: Trace, system: System, machine: Machine) -> str:
 def header(path: Path) -> dict[str, Any]:
     """The first line of a trace. Raises `TraceError` when there is none."""
     try:
+        if path.exists() and not path.is_file():
+            raise TraceError(f"{path}: is not a regular file.")
         with open(path, encoding="utf-8") as file:
             head = json.loads(file.readline(HEADER))
-    except (OSError, ValueError, RecursionError) as error:
-        raise TraceError(f"{path}: cannot read this trace: {error}") from None
+    except ValueError:
+        raise TraceError(f"{path}:1: not a trace; expected a header with format {FORMAT!r}.") from None
+    except (OSError, RecursionError) as error:
+        raise TraceError(f"{path}: cannot read this trace: {getattr(error, 'strerror', None) or error}.") from None
     if not isinstance(head, dict) or head.get("format") != FORMAT:
         raise TraceError(f"{path}:1: not a trace; expected a header with format {FORMAT!r}.")
     return head
@@ -132,12 +143,16 @@ def load_jsonl(path: Path, system: System) -> Trace:
         if not isinstance(row, dict):
             raise TraceError(f"{path}:{n}: expected a JSON object.")
         rows.append(row)
-    if len(rows) < 2 or rows[0].get("format") != FORMAT:
+    if not rows or rows[0].get("format") != FORMAT:
         raise TraceError(f"{path}:1: not a trace; expected a header with format {FORMAT!r}.")
+    if len(rows) < 2:
+        raise TraceError(f"{path}: ends after its header; the initial state should follow.")
     try:
         head = rows[0]
         if head.get("system") != system.name:
             raise TraceError(f"{path}:1: a trace of system `{head.get('system')}`, not of `{system.name}`.")
+        if any(type(v) is not int for part in ("sizes", "consts") for v in head["world"][part].values()):
+            raise TraceError(f"{path}:1: sizes and constants of the world must be whole numbers.")
         world = World({str(k): int(v) for k, v in head["world"]["sizes"].items()},
                       {str(k): int(v) for k, v in head["world"]["consts"].items()})
         if set(world.sizes) != set(system.sorts) or set(world.consts) != set(system.consts):
@@ -155,7 +170,8 @@ def load_jsonl(path: Path, system: System) -> Trace:
                 raise TraceError(f"{path}:2: there is no place `{where}` in this world.")
             k, i, sort = names[where]
             state[k][i] = _element(system, world, sort, value, f"{path}:2")
-        params = {t.label: t.params for s in system.steps for t in s.transitions()}
+        steps = {t.label: t for s in system.steps for t in s.transitions()}
+        params = {label: t.params for label, t in steps.items()}
         events = []
         for n, row in enumerate(rows[2:], 3):
             if row.get("call") not in params:
@@ -167,11 +183,21 @@ def load_jsonl(path: Path, system: System) -> Trace:
                 if p.name not in given:
                     raise TraceError(f"{path}:{n}: `{row['call']}` needs the argument `{p.name}`.")
                 args[p.name] = _element(system, world, p.sort, given[p.name], f"{path}:{n}")
-            events.append(Event(row["call"], args))
+            made = steps[row["call"]]
+            for name, is_so in (("i", n - 2), ("kind", made.step.kind), ("result", made.code or "okay")):
+                if row.get(name, is_so) != is_so:
+                    raise TraceError(f"{path}:{n}: `{name}` is {json.dumps(row[name])}; of `{row['call']}` as event {n - 2} "
+                                     f"it is {json.dumps(is_so)}.")
+            changed = row.get("changes")
+            if changed is not None and not isinstance(changed, dict):
+                raise TraceError(f"{path}:{n}: `changes` must be an object.")
+            events.append(Event(row["call"], args, changed))
         return Trace(str(head["system"]), tuple(map(str, head["faults"])), str(head["claim"]), world, state,
                      tuple(events), int(head.get("excluded", -1)))
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise TraceError(f"{path}: malformed trace: {type(error).__name__} {error}.") from None
+    except KeyError as error:
+        raise TraceError(f"{path}: malformed trace: `{error.args[0]}` is missing.") from None
+    except (TypeError, ValueError, AttributeError, OverflowError):
+        raise TraceError(f"{path}: malformed trace: a value of the wrong kind (the format: model/README.md).") from None
 
 
 def _element(system: System, world: World, sort: str, value: object, where: str) -> int:

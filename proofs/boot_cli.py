@@ -37,15 +37,17 @@ def boot(system: str, kernel: Path | None, guests: int, seed: int, out: Path) ->
     from proofs import files, pictures
 
     if system not in machine.NODES:
-        raise UsageError(f"there is no system `{system}` to boot. "
-                         f"{suggest(system, machine.NODES)} There are: {', '.join(machine.NODES)}.")
+        hint = suggest(system, machine.NODES)
+        raise UsageError(f"there is no system `{system}` to boot.{' ' if hint else ''}{hint} "
+                         f"There are: {', '.join(machine.NODES)}.")
     image = None if kernel is None else read_kernel(kernel, MAX_FILE)
     try:
         files.writable(out)
     except OSError as error:
         raise UsageError(f"{out}: cannot write there: {error.strerror or error}.") from error
     try:
-        log = machine.boot(system, image, guests, seed)
+        with files.temporary_folder("bulkhead-boot") as folder:
+            log = machine.boot(system, image, guests, seed, folder)
     except machine.BootError as error:
         raise UsageError(f"{kernel}: {error}." if kernel is not None else f"{error}.") from error
     click.echo(text(log))

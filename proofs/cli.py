@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SYSTEMS = ("monolithic", "disaggregated")
 GOOD, FAILED, BAD_USE, INTERRUPTED = 0, 1, 2, 130
+ENDS_WITHIN = 10.0  # seconds: long after the process has ended
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -92,6 +93,7 @@ def prove(systems: tuple[str, ...], theorems: tuple[str, ...], faults: tuple[str
     """Prove every theorem of each SYSTEM (a shipped one, or the path of a rules file), or refute it."""
     start = time.perf_counter()
     from proofs import report
+    from proofs.files import needs_file
     from proofs.induction import Settings, make_pool
     from proofs.reuse import Refuted
 
@@ -101,11 +103,9 @@ def prove(systems: tuple[str, ...], theorems: tuple[str, ...], faults: tuple[str
         _known_claim(name, known)
     where = out or (json_file.parent if json_file else Path("build"))
     if json_file is not None:
-        if json_file.is_dir():
-            raise UsageError(f"{json_file}: is a folder; --json needs a file.")
-        _folder(json_file.parent)
-    if out is not None:
-        _folder(out)
+        needs_file(json_file)
+    if out is not None or faults or any("refuted" in s.expects.values() for s in loaded):
+        _folder(where)
     settings = Settings(limit, jobs or os.cpu_count() or 2, cross_check)
     pool = make_pool(settings.jobs)
     reports: list[SystemReport] = []
@@ -149,7 +149,8 @@ def _known_claim(name: str, known: set[str]) -> None:
 def attack(system: str, theorem: str | None, faults: tuple[str, ...], out: Path) -> int:
     """Find a shortest attack on a THEOREM of SYSTEM: print it, and write log, states and pictures to DIR.
 
-    Without THEOREM: the first one that is expected to be refuted, or, with a fault, the first on which one is found.
+    Without THEOREM: the first one that is expected to be refuted, or, with a fault, the first of those expected to be proved
+    on which one is found.
     """
     from proofs import report
     from proofs.text import save_trace
@@ -165,7 +166,9 @@ def attack(system: str, theorem: str | None, faults: tuple[str, ...], out: Path)
         from proofs.induction import prove as decide
 
         proved = decide(loaded, Settings(1.0, 1, cross_check=False, patient=False)).proved
-        names = [n for n in loaded.claims() if n not in proved]
+        open_claims = [n for n in loaded.claims() if n not in proved]
+        # What is refuted without the fault says nothing of it.
+        names = [n for n in open_claims if loaded.expects.get(n) != "refuted"] or open_claims
         if not names:
             click.echo(f"Every claim of {loaded.name} is proved, with {', '.join(faults)} too.")
             return FAILED
@@ -209,14 +212,18 @@ def replay(arguments: tuple[str, ...], system: str | None) -> int:
     """
     from model.trace import is_trace
 
-    if len(arguments) == 1 and is_trace(Path(arguments[0])):
+    traces = [a for a in arguments if is_trace(Path(a))]
+    if len(arguments) == 1 and (traces or system is not None):
         from proofs.text import retell
 
         click.echo(retell(Path(arguments[0]), system), nl=False)
         return GOOD
+    if traces:
+        raise UsageError(f"{traces[0]}: a trace that `bulkhead attack` has written is replayed by itself, without --json.")
     if system is not None:
-        raise UsageError("--system is for one trace that `bulkhead attack` has written, and "
-                         f"{f'{arguments[0]} is none' if len(arguments) == 1 else 'not for several files'}.")
+        raise UsageError("--system is for one trace that `bulkhead attack` has written.")
+    if not arguments:
+        raise UsageError("replay needs a FILE: recordings of real Xen, or one trace (see bulkhead replay --help).")
     from proofs.replay.driver import main as run_replay
 
     return run_replay(list(arguments))
@@ -228,14 +235,16 @@ command.add_command(refine)
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[threading.Event]:
     """Ends the process on Ctrl-C at once, whatever the solvers do: their code does not look at Python's signals.
 
     The signal is blocked everywhere (processes started later inherit that) and waited for by a thread of its own. Once it
     has come no further process is forked: one that the main thread starts after the others were killed would be left.
+    Gives what is set from then on.
     """
+    ending = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield ending
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     forking = threading.Lock()
@@ -243,6 +252,7 @@ def interruptible() -> Iterator[None]:
 
     def watch() -> None:
         signal.sigwait({signal.SIGINT})
+        ending.set()
         forking.acquire(timeout=0.5)
         _end_workers()
         from proofs.report import drop_unfinished
@@ -253,13 +263,14 @@ def interruptible() -> Iterator[None]:
         os._exit(INTERRUPTED)
 
     def terminated(*_: object) -> None:
+        ending.set()
         forking.acquire(timeout=0.5)
         _end_workers()
         os._exit(128 + signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, terminated)
     threading.Thread(target=watch, daemon=True, name="ctrl-c").start()
-    yield
+    yield ending
 
 
 def _end_workers() -> None:
@@ -277,9 +288,14 @@ def _end_workers() -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def run(arguments: list[str] | None = None) -> int:
-    """Run one command; gives the exit code. Every expected failure becomes one message."""
+def run(arguments: list[str] | None = None, ending: threading.Event | None = None) -> int:
+    """Run one command; gives the exit code. Every expected failure becomes one message.
+
+    Once `ending` is set the process is ended by another thread: what fails then fails for that, and nothing is said of it.
+    """
     def bad(text: str, code: int) -> int:
+        if ending is not None and ending.is_set():
+            time.sleep(ENDS_WITHIN)
         click.echo(f"bulkhead: {text}", err=True)
         return code
 
@@ -321,8 +337,12 @@ def run(arguments: list[str] | None = None) -> int:
 def main() -> None:
     """The program. Its trees and tables live to the end: collecting garbage in between costs a fifth of the time."""
     gc.set_threshold(500_000, 20, 20)
-    with interruptible():
-        code = run()
+    if sys.stdout is None:  # nobody listens
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
+    with interruptible() as ending:
+        code = run(ending=ending)
+        if ending.is_set():
+            time.sleep(ENDS_WITHIN)
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
         _end_workers()

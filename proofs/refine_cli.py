@@ -28,7 +28,8 @@ def refine(handlers: tuple[str, ...], everything: bool, jobs: int | None, json_f
 
     for name in handlers:
         if name not in HANDLERS:
-            raise UsageError(f"no handler `{name}`. {suggest(name, HANDLERS)}\nThere are: {'; '.join(HANDLERS)}.")
+            hint = f"no handler `{name}`. {suggest(name, HANDLERS)}".strip()
+            raise UsageError(f"{hint}\nThere are: {'; '.join(HANDLERS)}.")
     if json_file is not None:
         needs_file(json_file)
     begun = time.perf_counter()

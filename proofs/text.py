@@ -187,12 +187,17 @@ def retell(path: Path, system_name: str | None = None) -> str:
     if system_name is None and head["system"] not in shipped_systems():
         raise TraceError(f"{path}:1: a trace of system `{head['system']}`, which is not a shipped one; "
                          "say where its rules are: --system FILE.rules.")
+    if system_name is not None and load(system_name, []).name != head["system"]:
+        raise TraceError(f"{path}:1: a trace of system `{head['system']}`, not of `{load(system_name, []).name}`.")
     system = load(head["system"] if system_name is None else system_name, [str(f) for f in faults])
     trace = load_jsonl(path, system)
     if trace.claim not in system.claims():
         raise TraceError(f"{path}:1: system `{system.name}` claims nothing named `{trace.claim}`.")
     machine = Machine(system, trace.world)
-    states = replay(trace, machine)
+    try:
+        states = replay(trace, machine)
+    except TraceError as error:
+        raise TraceError(f"{path}: {error}") from None
     broken = violated(system, system.claims()[trace.claim], machine, trace, states)
     if broken is None:
         raise TraceError(f"{path}: replays, but `{trace.claim}` holds in every state of it.")

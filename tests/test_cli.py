@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,9 +21,9 @@ from proofs.vacuity import NEVER, REACHED, Vacuity
 GT = str(Path(__file__).parent / "benchmarks" / "gt.rules")
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
+def start(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-m", "proofs.cli", *arguments], stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
+                            stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent, env=env)
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
@@ -127,6 +129,18 @@ def runs(pid: int) -> bool:
     return False
 
 
+@pytest.mark.parametrize("arguments", [("refine",), ("diff", "--jobs", "2"), ("boot", "disaggregated", "--guests", "32")])
+def test_interrupt_of_all_that_takes_long(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    """Workers that are killed are no failure of theirs, and files made for a while go too."""
+    process = start(*arguments, env={**os.environ, "TMPDIR": str(tmp_path)})
+    time.sleep(1.2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130 and err == "\nInterrupted.\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("after", [0.6, 0.9, 1.5])
 def test_interrupt(after: float, tmp_path: Path) -> None:
     """Ctrl-C ends a proof at once: no half-written file and none of its processes is left."""
@@ -158,6 +172,29 @@ def test_nobody_reads(arguments: tuple[str, ...]) -> None:
     assert "Traceback" not in err and "Exception" not in err and "rror" not in err
 
 
+def test_results_go_where_they_are_sent(tmp_path: Path) -> None:
+    """A link is followed, a pipe is written to; what may not be written is refused before any work."""
+    target, link, pipe = tmp_path / "target", tmp_path / "link", tmp_path / "pipe"
+    link.symlink_to(target)
+    assert run("prove", GT, "--json", str(link))[0] == 0
+    assert link.is_symlink() and json.loads(target.read_text())["queries"]
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        got = pool.submit(pipe.read_text)
+        assert run("prove", GT, "--json", str(pipe))[0] == 0
+        assert pipe.is_fifo() and json.loads(got.result(timeout=30))["queries"]
+    if os.geteuid():  # root may write anything
+        target.chmod(0o444)
+        assert run("prove", GT, "--json", str(target))[0] == 2
+
+
+def test_nobody_to_tell() -> None:
+    shell = f"exec {sys.executable} -m proofs.cli check {GT} >&-"
+    folder = Path(__file__).parent.parent
+    process = subprocess.run(shell, shell=True, stderr=subprocess.PIPE, text=True, cwd=folder, timeout=60)
+    assert (process.returncode, process.stderr) == (0, "")
+
+
 def test_full_disk() -> None:
     with open("/dev/full", "w") as full:
         process = subprocess.run([sys.executable, "-m", "proofs.cli", "check", GT], stdout=full, stderr=subprocess.PIPE,
@@ -171,9 +208,15 @@ def test_a_trace_is_told_again_and_one_that_does_not_replay_is_refused(tmp_path:
     code, out, _ = run("replay", str(file))
     assert code == 0 and "now only_by_grant is false" in out
     lines = file.read_text().splitlines(keepends=True)
-    file.write_text("".join(lines[:2] + lines[3:]))
-    code, out, err = run("replay", str(file))
-    assert (code, out) == (2, "") and "event 1: `privcmd_mmapbatch` cannot be taken" in err
+    for changed, says in (
+            (lines[:2] + lines[3:], ":3: `i` is 2; of `privcmd_mmapbatch` as event 1 it is 1"),
+            ([*lines[:2], lines[3].replace('"i": 2', '"i": 1')], "event 1: `privcmd_mmapbatch` cannot be taken"),
+            ([*lines[:2], lines[2].replace('"okay"', '"EPERM"'), lines[3]], '`result` is "EPERM"'),
+            ([*lines[:3], lines[3].replace('"foreign"', '"own"')], "become own, the rules foreign"),
+            (lines[:1], "ends after its header")):
+        file.write_text("".join(changed))
+        code, out, err = run("replay", str(file))
+        assert (code, out) == (2, "") and says in err, err
     file.write_text("".join(lines[:3]))
     code, out, err = run("replay", str(file))
     assert (code, out) == (2, "") and "holds in every state" in err
@@ -186,9 +229,10 @@ def test_a_trace_of_rules_of_ones_own_is_replayed_by_their_file(tmp_path: Path) 
     assert code == 0 and out == (tmp_path / "trace.txt").read_text()
     for words, says in (((file,), "`gt`, which is not a shipped one; say where its rules are: --system"),
                         ((file, "--system", "nonesuch"), "no system `nonesuch`"),
-                        ((file, "--system", "monolithic"), "has no fault `b1`"),
+                        ((file, "--system", "monolithic"), "a trace of system `gt`, not of `monolithic`"),
                         ((file, "--system", str(tmp_path / "absent.rules")), "absent.rules"),
-                        ((GT, "--system", GT), "is none"), ((file, file, "--system", GT), "several files")):
+                        ((GT, "--system", GT), "not a trace"), ((file, file, "--system", GT), "by itself"),
+                        ((), "needs a FILE")):
         code, out, err = run("replay", *words)
         assert (code, out) == (2, "") and says in err and err.count("\n") == 1
     assert run("attack", "monolithic", "--out", str(tmp_path))[0] == 0

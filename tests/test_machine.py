@@ -461,7 +461,7 @@ def test_malformed_traces_are_named_by_file_and_line(trace: Trace, faulty: Machi
 
 
 @pytest.mark.parametrize(("old", "new", "says"), [
-    ('"Domain": 3', '"Domain": Infinity', "malformed trace"), ('"Domain": 3', '"Domain": 64', "more than 1,000,000 places"),
+    ('"Domain": 3', '"Domain": Infinity', "whole numbers"), ('"Domain": 3', '"Domain": 64', "more than 1,000,000 places"),
     ('"system": "gt"', '"system": "other"', r"t\.jsonl:1: a trace of system `other`"),
     ('"system": "gt"', '"system": ["gt"]', r"t\.jsonl:1: a trace of system"),
     ('"faults": ["b1"]', '"faults": 1', "malformed trace"),

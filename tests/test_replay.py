@@ -53,8 +53,8 @@ def test_malformed_files_give_one_message(tmp_path: Path, text: str, capsys: pyt
     ("x.jsonl.xz", lzma.compress(b"\xff\xfe"), "not UTF-8"), ("x.jsonl", b"\x7fELF\xff", "not UTF-8"),
     ("x.jsonl", HEADER[:30].encode(), "not JSON"), ("x.jsonl", b"[" * 100_000, "nested too deep"),
     ("x.jsonl", HEADER.encode() + b'{"op":"map","a":{"by":' + b"1" * 5000 + b"}}", "too long a number"),
-    ("x.jsonl", HEADER.encode() + b'{"i":0,"op":"mkdom","a":{"n":["A"]}}', "operation 0, mkdom: cannot be replayed"),
-    ("x.jsonl", HEADER.encode() + b'{"i":0,"op":"mkdom","a":{"n":"A"},"e":{"A":{}}}', "operation 0, mkdom"),
+    ("x.jsonl", HEADER.encode() + b'{"i":0,"op":"mkdom","a":{"n":["A"]}}', ":2: mkdom cannot be replayed"),
+    ("x.jsonl", HEADER.encode() + b'{"i":0,"op":"mkdom","a":{"n":"A"},"e":{"A":{}}}', ":2: mkdom"),
 ])
 def test_broken_files_say_what_is_wrong(tmp_path: Path, name: str, data: bytes, says: str,
                                         capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,7 +60,8 @@ class Limits:
 
     def size(self) -> Size:
         """How much the rules' world has to hold."""
-        return replace(SMALL, dom0_frames=4, translations=16, handles=10, files=4, maps=6) if self.processes else SMALL
+        size = replace(SMALL, refs=(*SMALL.refs[:2], *self.refs, SMALL.refs[-1]))
+        return replace(size, dom0_frames=4, translations=16, handles=10, files=4, maps=6) if self.processes else size
 
 
 def start(rules: Rules, limits: Limits) -> Bench:

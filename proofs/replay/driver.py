@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from model.diagnostics import UsageError
 from proofs.replay.compare import differences, explained, load_known
 from proofs.replay.ops import execute
 from proofs.replay.rig import Rig
@@ -59,6 +60,8 @@ def read_recording(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         lines.append(value)
     if not lines or lines[0].get("format") != FORMAT:
         raise BadRecording(f"{path}: not a {FORMAT} recording")
+    if len(lines) < 2:
+        raise BadRecording(f"{path}: a header, and no operations after it")
     for number, value in enumerate(lines[1:], 2):
         if not isinstance(value.get("op"), str) or not isinstance(value.get("a"), dict):
             raise BadRecording(f"{path}:{number}: an operation needs op and a")
@@ -74,15 +77,13 @@ def replay(path: Path, verbose: bool = False) -> dict[str, Any]:
     rig = Rig(profile=str(header.get("profile", "")))
     found = told = 0
     report: list[str] = []
-    for item in operations:
+    for number, item in enumerate(operations, 2):
         skip: set[str] = set()
         try:
             result = execute(rig, item["op"], item["a"], skip)
             differing = differences(rig, item, result, skip)
         except Exception as exc:  # whatever an argument of the wrong kind does to the implementation's Python
-            reason = " ".join(str(exc).split()) or "an argument it cannot have"
-            raise BadRecording(f"{path}: operation {item.get('i')}, {item['op']}: cannot be replayed: "
-                               f"{type(exc).__name__}: {reason[:200]}") from exc
+            raise BadRecording(f"{path}:{number}: {item['op']} cannot be replayed: {_reason(exc, item['a'])}") from exc
         for diff in differing:
             told_of = explained(known, item["op"], diff)
             if told_of is not None:
@@ -93,6 +94,17 @@ def replay(path: Path, verbose: bool = False) -> dict[str, Any]:
                               f"recorded {diff[1]!r}, replayed {diff[2]!r}")
     return {"name": path.name, "calls": len(operations), "differences": found, "explained": told,
             "report": report}
+
+
+def _reason(error: Exception, given: dict[str, Any]) -> str:
+    """Why an operation cannot be replayed, for people."""
+    if isinstance(error, KeyError):
+        name = str(error.args[0])
+        return f"the argument `{name}` is missing" if name not in map(str, given.values()) else f"there is no `{name}`"
+    if isinstance(error, ValueError) and str(error).startswith("unknown operation"):
+        return str(error)
+    what = " ".join(f"{type(error).__name__} {error}".split())[:160]
+    return f"an argument that it cannot have ({what}) in {json.dumps(given)[:200]}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,14 +119,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = []
     try:
         if args.json is not None:
-            from proofs.report import writable, write_file
+            from proofs.files import needs_file, write_file
 
-            if args.json.is_dir():
-                raise BadRecording(f"{args.json}: is a folder; --json needs a file")
-            try:
-                writable(args.json.parent)
-            except OSError as exc:
-                raise BadRecording(f"{args.json}: cannot be written ({exc.strerror})") from exc
+            needs_file(args.json)
         for path in args.files:
             result = replay(path)
             report = result.pop("report")
@@ -125,8 +132,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print("  " + line)
         if args.json is not None:
             write_file(args.json, json.dumps({"files": results}, indent=1) + "\n")
-    except BadRecording as exc:
-        print(f"bulkhead replay: {exc}.", file=sys.stderr)
+    except (BadRecording, UsageError) as exc:
+        print(f"bulkhead replay: {str(exc).rstrip('.')}.", file=sys.stderr)
         return 2
     return 1 if any(result["differences"] for result in results) else 0
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -94,7 +95,8 @@ def prove_handler(name: str, stop_early: bool = False) -> HandlerReport:
 
 
 def _begin() -> None:
-    """Rules and terms live long: looking for cycles is in vain."""
+    """Ctrl-C is for the parent. Rules and terms live long: looking for cycles is in vain."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.freeze()
     gc.set_threshold(500_000, 20, 20)
 
