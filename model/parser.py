@@ -308,7 +308,7 @@ def parse_file(path: Path) -> tuple[s.RulesFile, str]:
     except OSError as error:
         raise UsageError(f"{path}: cannot read this rules file ({error.strerror}); check the name.") from None
     try:
-        text = raw.decode("utf-8")
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = raw[: error.start].decode("utf-8")
         problem = Problem(_place(before, len(before), str(path)), f"not a rules file: byte {error.start} is not UTF-8 text")

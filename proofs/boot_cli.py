@@ -26,7 +26,7 @@ WORDS = {"own": "owns", "grant": "maps by grant", "foreign": "maps by foreign ma
 @click.argument("system", metavar="SYSTEM")
 @click.option("--kernel", type=click.Path(path_type=Path), metavar="FILE",
               help="An ELF image of a 64-bit PV kernel (default: the test kernel of the project).")
-@click.option("--guests", type=int, default=1, show_default=True, metavar="N", help="How many guests to create.")
+@click.option("--guests", type=int, default=1, show_default=True, metavar="N", help="How many guests to create (1 to 32).")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="S", help="Decides who runs when.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("build"), show_default=True, metavar="DIR",
               help="Where the graph goes.")
