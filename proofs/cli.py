@@ -169,7 +169,7 @@ def attack(system: str, theorem: str | None, faults: tuple[str, ...], out: Path)
         # What is refuted without the fault says nothing of it.
         names = [n for n in loaded.claims() if n not in proved and loaded.expects.get(n) != "refuted"]
         if not names:
-            click.echo(f"Every claim of {loaded.name} that is expected to be proved is proved, with {', '.join(faults)} too.")
+            click.echo(f"All that {loaded.name} is expected to prove is proved, with {', '.join(faults)} too.")
             return FAILED
     else:
         names = [n for n, v in loaded.expects.items() if v == "refuted"][:1]

@@ -8,6 +8,7 @@ gone gets -EINVAL; real vCPUs of such domains do not run. Source: Xen common/gra
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from struct import Struct
 from typing import TYPE_CHECKING
 
 from impl.xen import abi, grant_admin
@@ -203,30 +204,39 @@ def _swap(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
     return 0
 
 
-def _setup_table(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
-    yield from ()
+def _one(xen: Xen, vcpu: VCpu, uop: int, count: int, layout: Struct) -> tuple[int, ...] | int:
+    """The argument of an operation that takes exactly one; or -errno."""
     if count != 1:
         return -EINVAL
-    got = read(xen, vcpu, uop, 24)
-    if got is None:
-        return -EFAULT
-    dom, _, nr, _, _, _, frames_at = abi.SETUP_TABLE.unpack(got)
-    status, numbers = grant_admin.setup_table(xen, vcpu, dom, nr)
+    got = read(xen, vcpu, uop, layout.size)
+    return -EFAULT if got is None else layout.unpack(got)
+
+
+def _store_numbers(xen: Xen, vcpu: VCpu, at: int, numbers: list[int], status: int) -> int:
+    """Store frame numbers; the status, or that the place is none."""
     for i, number in enumerate(numbers):
-        if not write(xen, vcpu, (frames_at + i * 8) & U64_MASK, abi.U64.pack(number)):
-            status = abi.GNTST_BAD_VIRT_ADDR
-            break
+        if not write(xen, vcpu, (at + i * 8) & U64_MASK, abi.U64.pack(number)):
+            return abi.GNTST_BAD_VIRT_ADDR
+    return status
+
+
+def _setup_table(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
+    yield from ()
+    got = _one(xen, vcpu, uop, count, abi.SETUP_TABLE)
+    if isinstance(got, int):
+        return got
+    dom, _, nr, _, _, _, frames_at = got
+    status, numbers = grant_admin.setup_table(xen, vcpu, dom, nr)
+    status = _store_numbers(xen, vcpu, frames_at, numbers, status)
     return 0 if _store(xen, vcpu, uop + 8, abi.STATUS.pack(status)) else -EFAULT
 
 
 def _query_size(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
     yield from ()
-    if count != 1:
-        return -EINVAL
-    got = read(xen, vcpu, uop, 16)
-    if got is None:
-        return -EFAULT
-    dom, pad, nr, most, _, pad2 = abi.QUERY_SIZE.unpack(got)
+    got = _one(xen, vcpu, uop, count, abi.QUERY_SIZE)
+    if isinstance(got, int):
+        return got
+    dom, pad, nr, most, _, pad2 = got
     status, now, limit = grant_admin.query_size(xen, vcpu, dom)
     if status == 0:
         nr, most = now, limit
@@ -235,39 +245,30 @@ def _query_size(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
 
 def _set_version(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
     yield from ()
-    if count != 1:
-        return -EINVAL
-    got = read(xen, vcpu, uop, 4)
-    if got is None:
-        return -EFAULT
-    rc, version = grant_admin.set_version(vcpu, abi.SET_VERSION.unpack(got)[0])
+    got = _one(xen, vcpu, uop, count, abi.SET_VERSION)
+    if isinstance(got, int):
+        return got
+    rc, version = grant_admin.set_version(vcpu, got[0])
     return rc if _store(xen, vcpu, uop, abi.SET_VERSION.pack(version)) else -EFAULT
 
 
 def _get_status_frames(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
     yield from ()
-    if count != 1:
-        return -EINVAL
-    got = read(xen, vcpu, uop, 16)
-    if got is None:
-        return -EFAULT
-    nr, dom, _, frames_at = abi.GET_STATUS_FRAMES.unpack(got)
+    got = _one(xen, vcpu, uop, count, abi.GET_STATUS_FRAMES)
+    if isinstance(got, int):
+        return got
+    nr, dom, _, frames_at = got
     status, numbers = grant_admin.get_status_frames(xen, vcpu, dom, nr)
-    for i, number in enumerate(numbers):
-        if not write(xen, vcpu, (frames_at + i * 8) & U64_MASK, abi.U64.pack(number)):
-            status = abi.GNTST_BAD_VIRT_ADDR
-            break
+    status = _store_numbers(xen, vcpu, frames_at, numbers, status)
     return 0 if _store(xen, vcpu, uop + 6, abi.STATUS.pack(status)) else -EFAULT
 
 
 def _get_version(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
     yield from ()
-    if count != 1:
-        return -EINVAL
-    got = read(xen, vcpu, uop, 8)
-    if got is None:
-        return -EFAULT
-    rc, version = grant_admin.get_version(xen, vcpu, abi.GET_VERSION.unpack(got)[0])
+    got = _one(xen, vcpu, uop, count, abi.GET_VERSION)
+    if isinstance(got, int):
+        return got
+    rc, version = grant_admin.get_version(xen, vcpu, got[0])
     if rc:
         return rc
     return 0 if _store(xen, vcpu, uop + 4, abi.U32.pack(version)) else -EFAULT
