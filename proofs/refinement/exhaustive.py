@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from proofs.refinement.abstraction import dump
 from proofs.refinement.bench import Bench
@@ -25,12 +25,13 @@ from proofs.refinement.world import rules_for
 
 CHUNK = 64  # states that a worker is given at a time
 Reached = tuple[bytes, tuple[Action, ...]]  # a state: one without calls in flight, and what was done since
+PLAIN = Limits(records=1, flights=1, versions=False, copies=False)
+PROCESS = replace(PLAIN, records=0, processes=1)
 WORLDS = (
-    Limits(records=1, flights=1, versions=False, copies=False), Limits(records=1, flights=1, copies=False),
-    Limits(records=1, versions=False, copies=False), Limits(records=2, flights=1, versions=False, copies=False, again=True),
-    Limits(records=2, versions=False, copies=False), Limits(records=1, again=True),
-    Limits(refs=(8, 9), flights=1, versions=False, copies=False), Limits(pages=2, records=1, flights=1, versions=False,
-                                                                         copies=False))
+    PLAIN, replace(PLAIN, versions=True), replace(PLAIN, flights=2), replace(PLAIN, records=2, again=True),
+    replace(PLAIN, refs=(8, 9)), replace(PLAIN, pages=2), replace(PLAIN, records=2, flights=2),
+    PROCESS, replace(PROCESS, processes=2), replace(PROCESS, refs=(8, 9)),
+    Limits(records=1, again=True))
 
 
 @dataclass
