@@ -1,7 +1,8 @@
 """Long seeded campaigns: guests make random and hostile calls that interleave wherever the implementation yields.
 
 A campaign is cut into legs; each leg starts from a fresh machine whose seed follows from the campaign's, and ends with the
-destruction of all domains and the check that nothing is left. The same seed gives the same run, with or without the rules.
+destruction of all domains and the check that nothing is left. The same seed gives the same run; without the rules it gives
+one that is much like it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Chooses who does what next, from a seed: guests, Dom0's processes, the toolstack; and which call in flight goes on.
 
-The choice never looks at the rules, so that the same seed gives the same run with and without them.
+The choice looks at the rules in one thing only: where they see a step fail before the implementation does, nobody comes in
+between (`Flight.hurry`).
 """
 
 from __future__ import annotations
