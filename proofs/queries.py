@@ -36,6 +36,11 @@ class Block:
         chosen = self.assumed if names is None else {n: self.assumed[n] for n in self.assumed if n in set(names)}
         return "".join(f"(assert (! {text} :named {name}))\n" for name, text in chosen.items())
 
+    def claims_assumed(self) -> tuple[dict[str, str], list[str]]:
+        """The claims assumed, each with the name of its assumption; and the names of what else is assumed."""
+        claims = {bare: n for n in self.assumed for kind, _, bare in [n.partition("/")] if kind in ("invariant", "theorem")}
+        return claims, [n for n in self.assumed if n not in set(claims.values())]
+
     def text(self, names: Iterable[str] | None = None) -> str:
         """Context and assumptions of a query."""
         return self.context + self.assertions(names)
