@@ -15,8 +15,10 @@ from typing import Any, ClassVar
 
 import z3
 
-from proofs.refinement.symbolic.terms import BITS, BOOL, FALSE, TRUE, And, If, Not, Term, bound_z3, bounds, rewrite, variable
+from proofs.refinement.symbolic.rewriting import learn, rewrite
+from proofs.refinement.symbolic.terms import BOOL, FALSE, TRUE, And, If, Not, Term, bounds, variable
 from proofs.refinement.symbolic.terms import number as constant
+from proofs.refinement.symbolic.to_z3 import as_z3, bound_z3
 
 
 class Unsupported(Exception):
@@ -194,7 +196,7 @@ class Engine:
         self.queries += 1
         for condition in conditions:
             self._bound(condition)
-        answer = self.solver.check(*[c.z3 for c in conditions])
+        answer = self.solver.check(*[as_z3(c) for c in conditions])
         if answer == z3.unknown:
             raise Undecided(f"unknown: {self.solver.reason_unknown()}")
         return bool(answer == z3.sat)
@@ -227,22 +229,14 @@ class Engine:
         return known.side
 
     def _learn(self, fact: Term) -> None:
-        """A fact of this path, for rewriting: what is equal is one thing from here on."""
-        for part in fact.args if fact.op == "and" else (fact,):
-            if part.op == "or":
-                continue
-            self.known[part] = TRUE
-            self.known[Not(part)] = FALSE
-            if part.op == "eq" and part.args[0].sort == BITS:
-                one, other = sorted(part.args, key=lambda term: (term.op != "number", term.serial))
-                if other.op == "apply":
-                    self.known[other] = one
+        """A fact of this path, for rewriting."""
+        learn(fact, self.known)
         self.rewritten = {}
 
     def _some_side(self, condition: Term) -> bool:
         """A side that is feasible: the one that an input at hand takes."""
         self._have_input()
-        return bool(z3.is_true(self.model.eval(condition.z3, model_completion=True)))
+        return bool(z3.is_true(self.model.eval(as_z3(condition), model_completion=True)))
 
     def _have_input(self) -> None:
         """Some input takes this path: the one at hand, or one that the solver finds."""
@@ -266,7 +260,7 @@ class Engine:
         self.solver.push()
         self.bounded.append(set())
         self._bound(condition)
-        self.solver.add(decision.literal.z3)
+        self.solver.add(as_z3(decision.literal))
         return decision
 
     def choose(self, name: str) -> bool:
@@ -290,8 +284,8 @@ class Engine:
         self._learn(condition)
         if self.depth == len(self.decisions):
             self._bound(condition)
-            self.solver.add(condition.z3)
-            if self.model is not None and not z3.is_true(self.model.eval(condition.z3, model_completion=True)):
+            self.solver.add(as_z3(condition))
+            if self.model is not None and not z3.is_true(self.model.eval(as_z3(condition), model_completion=True)):
                 self.model = None
             self.here.assumed.append(condition)
 
@@ -347,7 +341,7 @@ class Engine:
         solver = z3.SolverFor("QF_UFBV")
         solver.set("timeout", 20000)
         missing = self.tree.uncovered()
-        solver.add(missing.z3, *[bound_z3(part) for part in bounds(missing)])
+        solver.add(as_z3(missing), *[bound_z3(part) for part in bounds(missing)])
         self.queries += 1
         answer = solver.check()
         if answer == z3.unknown:

@@ -14,20 +14,22 @@ from typing import Any
 import z3
 
 from proofs.refinement.symbolic.engine import Int, Unsupported, number
-from proofs.refinement.symbolic.terms import ZERO, And, If, Term, apply, bound_z3, bounds, eq
+from proofs.refinement.symbolic.terms import ZERO, And, If, Term, apply, bounds, eq
+from proofs.refinement.symbolic.to_z3 import as_z3, bound_z3
 
 
 @functools.cache
 def _same(one: Term, other: Term) -> bool:
     """Are two addresses equal, whatever their variables are?"""
-    return bool(z3.Solver().check(one.z3 != other.z3, *[bound_z3(p) for p in bounds(one) | bounds(other)]) == z3.unsat)
+    within = [bound_z3(p) for p in bounds(one) | bounds(other)]
+    return bool(z3.Solver().check(as_z3(one) != as_z3(other), *within) == z3.unsat)
 
 
 @functools.cache
 def _even_and_inside(where: Term) -> bool:
     """Is a byte offset even and within a page, whatever its variables are?"""
     inside = And(eq(where & 1, ZERO), where >= 0, where < 4096)
-    return bool(z3.Solver().check(z3.Not(inside.z3), *[bound_z3(p) for p in bounds(inside)]) == z3.unsat)
+    return bool(z3.Solver().check(z3.Not(as_z3(inside)), *[bound_z3(p) for p in bounds(inside)]) == z3.unsat)
 
 
 def place(cell: Term, guesses: Iterable[Term]) -> Term:

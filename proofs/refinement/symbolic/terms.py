@@ -2,7 +2,7 @@
 
 Equal terms are one object, so `is` compares them. Sums are kept as linear combinations and conditions are lifted out of
 comparisons: what a counter was cancels against what it is, and most questions are answered before a solver is asked. What
-remains is handed to Z3 (`Term.z3`). All numbers have `WIDTH` bits, so wide that no value of the implementation overflows
+remains is for Z3 (to_z3.py). All numbers have `WIDTH` bits, so wide that no value of the implementation overflows
 them; they are signed, as Python's are. This knows nothing of what the terms speak about.
 """
 
@@ -13,8 +13,6 @@ import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import z3
-
 WIDTH = 72
 MODULUS = 1 << WIDTH
 BITS, BOOL = "bits", "bool"
@@ -23,19 +21,12 @@ BITS, BOOL = "bits", "bool"
 class Term:
     """A term: an operator and its arguments (terms, numbers, names)."""
 
-    __slots__ = ("_z3", "args", "op", "serial", "sort")
+    __slots__ = ("args", "op", "serial", "sort", "translated")
     __hash__ = object.__hash__
 
     def __init__(self, op: str, args: tuple[Any, ...], sort: str, serial: int) -> None:
         self.op, self.args, self.sort, self.serial = op, args, sort, serial
-        self._z3: Any = None
-
-    @property
-    def z3(self) -> Any:
-        """The term as Z3 knows it."""
-        if self._z3 is None:
-            self._z3 = TO_Z3[self.op](*self.args)
-        return self._z3
+        self.translated: Any = None  # kept by to_z3.py
 
     def __repr__(self) -> str:
         return f"({' '.join([self.op, *map(repr, self.args)])})" if self.args else self.op
@@ -493,82 +484,3 @@ def ULE(a: Any, b: Any) -> Term:
 def UGE(a: Any, b: Any) -> Term:
     """At least, as natural numbers."""
     return Not(less("ult", lift(a), lift(b)))
-
-
-# --- rewriting ---
-
-REBUILT: dict[str, Callable[..., Term]] = {
-    "not": Not, "and": And, "or": Or, "ite": If, "eq": lambda a, b: eq(a, b), "band": bitand,
-    "bor": functools.partial(bitwise, "bor"), "bxor": functools.partial(bitwise, "bxor"),
-    "shl": functools.partial(shift, "shl"), "ashr": functools.partial(shift, "ashr"),
-    "slt": functools.partial(less, "slt"), "ult": functools.partial(less, "ult"),
-}
-
-
-def rewrite(term: Term, known: dict[Term, Term], seen: dict[Term, Term]) -> Term:
-    """The term with what is known of its parts put in; `seen` keeps results while `known` stays the same."""
-    found = seen.get(term)
-    if found is not None:
-        return found
-    made = term
-    if term.op in REBUILT:
-        made = REBUILT[term.op](*[rewrite(a, known, seen) for a in term.args])
-    elif term.op == "sum":
-        made = number(term.args[0])
-        for part, times in term.args[1]:
-            made = add(made, rewrite(part, known, seen) * times)
-    elif term.op == "apply" and len(term.args) > 3:
-        made = apply(term.args[0], tuple([rewrite(a, known, seen) for a in term.args[3:]]), *term.args[1:3])
-    while made in known:
-        made = known[made]
-    seen[term] = made
-    return made
-
-
-# --- Z3 ---
-
-def z3_sort(sort: str) -> Any:
-    """The Z3 sort."""
-    return z3.BoolSort() if sort == BOOL else z3.BitVecSort(WIDTH)
-
-
-def _apply_z3(name: str, sort: str, bits: int, *args: Term) -> Any:
-    # Of full width in any case, so that equality is all that solvers have to know of names; see `bounds`.
-    return z3.Function(name, *[z3_sort(a.sort) for a in args], z3_sort(sort))(*[a.z3 for a in args])
-
-
-def bound_z3(term: Term) -> Any:
-    """That a part is within its bits."""
-    return z3.ULT(term.z3, z3.BitVecVal(1 << term.args[2], WIDTH))
-
-
-def _sum_z3(constant: int, parts: tuple[tuple[Term, int], ...]) -> Any:
-    total = None
-    for term, times in parts:
-        part = term.z3 if times in (1, MODULUS - 1) else term.z3 * z3.BitVecVal(times, WIDTH)
-        if total is None:
-            total = -part if times == MODULUS - 1 else part
-        else:
-            total = total - part if times == MODULUS - 1 else total + part
-    return total if constant == 0 else total + z3.BitVecVal(constant, WIDTH)
-
-
-TO_Z3: dict[str, Callable[..., Any]] = {
-    "number": lambda value: z3.BitVecVal(value, WIDTH),
-    "true": lambda: z3.BoolVal(True),
-    "false": lambda: z3.BoolVal(False),
-    "apply": _apply_z3,
-    "not": lambda a: z3.Not(a.z3),
-    "and": lambda *args: z3.And([a.z3 for a in args]),
-    "or": lambda *args: z3.Or([a.z3 for a in args]),
-    "ite": lambda c, a, b: z3.If(c.z3, a.z3, b.z3),
-    "eq": lambda a, b: a.z3 == b.z3,
-    "sum": _sum_z3,
-    "band": lambda a, b: a.z3 & b.z3,
-    "bor": lambda a, b: a.z3 | b.z3,
-    "bxor": lambda a, b: a.z3 ^ b.z3,
-    "shl": lambda a, b: a.z3 << b.z3,
-    "ashr": lambda a, b: a.z3 >> b.z3,
-    "slt": lambda a, b: a.z3 < b.z3,
-    "ult": lambda a, b: z3.ULT(a.z3, b.z3),
-}
