@@ -77,7 +77,7 @@ class _Goal:
 def reach(machine: Machine, seed: int, budget: int, starts: Sequence[State] = ()) -> Reached:
     """Search until every transition was taken or `budget` calls were made. The same seed gives the same answer.
 
-    A search that goes astray early, and so leaves out much, is begun anew with other choices.
+    A search that goes astray early, and so leaves out much, is begun anew with other choices and as many calls.
     `starts` are initial states to begin from; without them the executable model looks for some itself.
     """
     done, calls = frozenset[int](), 0

@@ -6,9 +6,7 @@ just the declarations that it needs, for its sessions grow slow as they grow lon
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
-import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from model.ir import System
 from model.logic import Prelude
+from proofs import workers
 from proofs.queries import Block, Query
 from proofs.solvers import EAGERNESS, FAST_LIMIT, Answer, Cvc5Session, SolverError, Z3Session
 
@@ -55,13 +54,6 @@ class Settings:
     jobs: int = 2
     cross_check: bool = True
     patient: bool = True
-
-
-def _begin() -> None:
-    """Ctrl-C is for the parent, which ends its workers. Rules and states live long: looking for cycles is in vain."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    gc.freeze()
-    gc.set_threshold(500_000, 20, 20)
 
 
 def solve_batch(prelude: Prelude, blocks: list[Block], settings: Settings) -> list[Result]:
@@ -201,7 +193,7 @@ def make_pool(jobs: int) -> ProcessPoolExecutor | None:
     """A pool of solver processes; None for a single one."""
     if jobs <= 1:
         return None
-    return ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), initializer=_begin)
+    return ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), initializer=workers.begin)
 
 
 def pressed(system: System, prelude: Prelude, blocks: list[Block], results: list[Result], settings: Settings,

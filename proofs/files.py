@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -38,7 +39,7 @@ def write_file(path: Path, content: str | bytes) -> None:
 def _replace(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not os.access(path, os.W_OK):
-        raise PermissionError(13, "Permission denied")
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     _unfinished.add(temporary)
     try:
@@ -85,7 +86,7 @@ def needs_file(path: Path) -> None:
         real = Path(os.path.realpath(path))
         if real.exists():
             if not os.access(real, os.W_OK):
-                raise PermissionError(13, "Permission denied")
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             if not real.is_file():
                 return
         writable(real.parent)

@@ -22,7 +22,7 @@ COMMS: Final = frozenset({
     (DOM0, DOM0), (DOM0, "domU_t"), (DOM0, "isolated_domU_t"), ("domU_t", "domU_t"),
     ("domU_t", "domU_t_self"), ("isolated_domU_t", "isolated_domU_t_self"),
 })
-# declare_domain: what a domain may do to itself.
+# declare_domain: what a domain may do to itself. (Status and reset of event channels are taken to go with having them.)
 SELF: Final = frozenset({
     "grant_setup", "grant_query_size", "memory_adjust_reservation", "memory_stat_reservation", "physmap", "mmu_update",
     "update_va_mapping", "mmuext_op", "evtchn_status", "evtchn_reset",

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from impl.dom0.gntdev import INVALID_HANDLE, Gntdev
-from impl.xen.pagetables import PTE_MFN, PTE_P, PTE_RW
+from impl.xen.grant_entries import GrantTable
+from impl.xen.pagetables import PTE_MFN, PTE_P, PTE_RW, read_pte
 from proofs.refinement import dom0_gntdev
 from proofs.refinement.bench import Bench
 from proofs.refinement.dom0 import Dom0
@@ -135,11 +136,10 @@ def _gntdev(d: Dom0, proc: Proc, name: str, granter: int, numbers: list[int]) ->
 def canonical(b: WorldOfProcesses, name_of: Callable[[int], object]) -> list[object]:
     """What decides how Dom0 goes on; `name_of` names frames."""
     d, kernel = b.dom0, b.rig.kernel
-    records = list(d.records)
-    number = {id(r): n for n, r in enumerate(records)}
+    number = {id(r): n for n, r in enumerate(d.records)}
     parts: list[object] = [(r.granter, r.ref, r.gmap.users, r.gmap.in_use, r.gmap.flags, tuple(r.gmap.removed),
                             [h == INVALID_HANDLE for h in (*r.gmap.handles, *r.gmap.khandles)],
-                            [_entry(kernel.layout.window_maddr(s), b, name_of) for s in r.gmap.slots]) for r in records]
+                            [_entry(kernel.layout.window_maddr(s), b, name_of) for s in r.gmap.slots]) for r in d.records]
     parts += [(o.file.refs, [number[id(r)] for r in _listed(o)]) for o in d.files]
     for space, proc in sorted(d.procs.items()):
         if space != TOOLS:
@@ -150,13 +150,17 @@ def canonical(b: WorldOfProcesses, name_of: Callable[[int], object]) -> list[obj
     heap = range(b.rig.first_mfn, b.rig.first_mfn + b.shadow.size.heap)
     parts.append(sorted((vpn in live, str(name_of(frame.mfn)), writable) for vpn, (frame, writable, _)
                         in kernel.vcpu.tlb.entries.items() if frame.mfn in heap))
-    domains = b.rig.xen.domains
-    parts.append(sorted((rec.flags, rec.domid, rec.ref, domains.get(rec.domid) is rec.granter)
-                        for rec in b.rig.dom0.grant_table.maptrack if rec.flags & 3))
+    parts.append(records(b, b.rig.dom0.grant_table))
     return parts
 
 
+def records(b: Bench, table: GrantTable) -> list[tuple[int, int, int, bool]]:
+    """The maptrack records of a table that are in use, without their numbers."""
+    domains = b.rig.xen.domains
+    return sorted((rec.flags, rec.domid, rec.ref, domains.get(rec.domid) is rec.granter) for rec in table.maptrack
+                  if rec.flags & 3)
+
+
 def _entry(maddr: int, b: Bench, name_of: Callable[[int], object]) -> object:
-    frame = b.rig.xen.frames.table[maddr >> 12]
-    pte = int.from_bytes(frame.bytes()[maddr & 0xFFF:(maddr & 0xFFF) + 8], "little")
+    pte = read_pte(b.rig.xen.frames.table[maddr >> 12], (maddr & 0xFFF) >> 3)
     return (bool(pte & PTE_RW), str(name_of((pte & PTE_MFN) >> 12))) if pte & PTE_P else ()

@@ -93,7 +93,7 @@ def actions(b: Bench, limits: Limits) -> list[Action]:
     if granter is not None and not granter.domain.is_dying:
         stores = [("entry", ref, flags, n, to) for ref in limits.refs for flags in (1, 5) for n in range(len(granter.pool))
                   for to in limits.grantees()]
-        stores += [("entry", ref, 0, 0, 0) for ref in limits.refs]
+        stores += [("entry", ref, 0, 0, limits.grantees()[0]) for ref in limits.refs]
     if holder is not None:
         return [("step", holder), *([] if b.flights[holder].hurry else stores)]
     out: list[Action] = [("step", i) for i in range(len(b.flights))]
@@ -309,9 +309,7 @@ def _of_domain(b: Bench, d: int, domain: Domain, names: _Names) -> object:
         used = (act.pin, act.domid, names.of(act.frame.mfn), act.sub_page) if act.pin and act.frame is not None else ()
         bits = abi.U16.unpack_from(*table.status_at(ref))[0]
         entries.append((flags, domid, rest[:-1], names.of(rest[-1]) if flags & 3 else 0, bits, used))
-    domains = b.rig.xen.domains
-    records = sorted((rec.flags, rec.domid, rec.ref, domains.get(rec.domid) is rec.granter)
-                     for rec in table.maptrack if rec.flags & 3)
+    records = small_dom0.records(b, table)
     return (d, domain.is_dying, domain.pause_count, domain.crashed, domain.tot_pages, domain.xenheap_pages, domain.refs,
             table.version, entries, records)
 

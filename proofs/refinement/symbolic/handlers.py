@@ -8,15 +8,14 @@ interrupted. The files of the handlers say what stands in for what.
 
 from __future__ import annotations
 
-import gc
 import os
-import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
+from proofs import workers
 from proofs.refinement.symbolic import copies, ends, mappings, versions
 from proofs.refinement.symbolic.engine import Engine
 from proofs.refinement.symbolic.path import Path
@@ -94,19 +93,12 @@ def prove_handler(name: str, stop_early: bool = False) -> HandlerReport:
     return HandlerReport(name, paths, not findings, tuple(dict.fromkeys(findings)), time.perf_counter() - started)
 
 
-def _begin() -> None:
-    """Ctrl-C is for the parent. Rules and terms live long: looking for cycles is in vain."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    gc.freeze()
-    gc.set_threshold(500_000, 20, 20)
-
-
 def prove_handlers(names: Sequence[str] = QUICK, jobs: int | None = None) -> list[HandlerReport]:
     """The handlers named, side by side in so many processes (one for each core)."""
     jobs = min(jobs or os.cpu_count() or 1, len(names))
     if jobs == 1:
         return [prove_handler(name) for name in names]
-    with ProcessPoolExecutor(jobs, initializer=_begin) as pool:
+    with ProcessPoolExecutor(jobs, initializer=workers.begin) as pool:
         return list(pool.map(prove_handler, names))
 
 
