@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from model.compile import compiled, free_variables, joined
-from model.ir import BOOL, App, Lit, Op, Quant, Term, Transition, Use, Var, neg, subterms
+from model.ir import BOOL, App, Lit, Op, Quant, Term, Transition, Use, Var, conj, eq, neg, subterms
 from model.machine import Machine
 from model.walk import Caller, caller_of
 from model.world import State
@@ -85,7 +85,7 @@ def reach(machine: Machine, seed: int, budget: int, starts: Sequence[State] = ()
         search = _Search(machine, random.Random(f"{seed}, {again}"), done=done)
         search.run(budget, starts)
         done, calls = frozenset(search.done), calls + search.calls
-        if len(done) >= FAIR * len(search.goals):
+        if len(done) >= FAIR * search.count:
             break
     return Reached(frozenset(search.transitions[k].label for k in done), calls)
 
@@ -123,37 +123,65 @@ class _Search:
         self.caller: Caller = caller_of(machine)
         self.transitions = [*self.caller.transitions, *wanted]
         self.wanted = frozenset(range(len(self.caller.transitions), len(self.transitions)))
+        self.count = len(self.transitions)  # what comes after these is a transition once more, made to assign some value
         self.found: dict[int, Path] = {}
-        writers: dict[str, list[int]] = {}
+        self.writers: dict[str, list[int]] = {}
         for k, t in enumerate(self.transitions):
             for name in {u.func for u in t.updates}:
-                writers.setdefault(name, []).append(k)
-        self.goals = [self._goal(t, writers) for t in self.transitions]
-        self.best: list[list[tuple[int, Path]]] = [[] for _ in self.goals]
+                self.writers.setdefault(name, []).append(k)
+        self.number = list(range(self.count))  # of the transition that each goal is
+        self.taken = [0] * self.count
+        self.made_to: dict[tuple[int, _Wish], int] = {}
+        self.effects: dict[int, Callable[..., None]] = {}  # of transitions
+        self.goals: list[_Goal] = []
+        while len(self.goals) < len(self.transitions):  # one goal may ask for more of them
+            k = len(self.goals)
+            self.goals.append(self._goal(self.transitions[k], self.number[k]))
+        self.best: list[list[tuple[int, Path]]] = [[] for _ in range(self.count)]
         self.starts: list[Path] = []
         self.done = set(done)
-        self.taken = [0] * len(self.transitions)
         self.calls = 0
 
-    def _goal(self, t: Transition, writers: dict[str, list[int]]) -> _Goal:
-        parts = [p for c in _conjuncts(t.guard) for p in _opened(c, self.caller)]
-        probe, order = compiled_probe(self.caller, t, parts)
-        params = ", ".join(["S", *(f"v_{p.name}" for p in t.params)])
-        coder = self.caller.coder
-        effect = compiled("effect", params, [coder.header(), *coder.effect(t.updates)])
-        helpers = tuple(tuple(self._helpers(part, writers)) for part in order)
-        written = tuple({coder.number[u.func] for u in t.updates})
-        return _Goal(t, probe, effect, written, tuple(h for hs in helpers for h in hs), helpers)
+    def _goal(self, t: Transition, number: int) -> _Goal:
+        some: list[Var] = []
+        parts = [p for c in _conjuncts(t.guard) for p in _opened(c, self.caller, some)]
+        probe, order = compiled_probe(self.caller, t, parts, some)
+        if number not in self.effects:
+            params = ", ".join(["S", *(f"v_{p.name}" for p in t.params)])
+            coder = self.caller.coder
+            self.effects[number] = compiled("effect", params, [coder.header(), *coder.effect(t.updates)])
+        helpers = tuple(tuple(self._helpers(part)) for part in order)
+        written = tuple({self.caller.coder.number[u.func] for u in t.updates})
+        every = tuple(h for hs in helpers for h in hs)
+        return _Goal(t, probe, self.effects[number], written, every, helpers)
 
-    def _helpers(self, part: Term, writers: dict[str, list[int]]) -> list[int]:
-        """The transitions that may make a conjunct true; successes first count twice."""
+    def _helpers(self, part: Term) -> list[int]:
+        """The transitions that may make a conjunct true; successes count twice."""
         wanted = _wanted(part)
         found: list[int] = []
         for name in sorted(_reads(part, self.caller)):
-            for k in writers.get(name, ()):
-                if wanted is None or wanted[0] != name or _may_assign(self.transitions[k], *wanted):
-                    found += [k] if self.transitions[k].code else [k, k]
+            for k in self.writers.get(name, ()):
+                helper = k if wanted is None or wanted.func != name else self._made_to(k, wanted)
+                if helper is not None:
+                    found += [helper] if self.transitions[k].code else [helper, helper]
         return found
+
+    def _made_to(self, k: int, wanted: _Wish) -> int | None:
+        """Transition `k` where it assigns what is wanted; None if it never does."""
+        t = self.transitions[k]
+        values = [u for u in t.updates if u.func == wanted.func]
+        if any(isinstance(u.value, Lit) and wanted.by(u.value) for u in values):
+            return k
+        values = [u for u in values if not isinstance(u.value, Lit)]
+        if not values or values[0].binders or k in self.wanted:
+            return k if values else None
+        if (k, wanted) not in self.made_to:
+            same = eq(values[0].value, wanted.value)
+            self.made_to[k, wanted] = len(self.transitions)
+            self.transitions.append(replace(t, guard=conj([t.guard, same if wanted.equal else neg(same)])))
+            self.number.append(k)
+            self.taken.append(0)
+        return self.made_to[k, wanted]
 
     # Searching.
 
@@ -167,7 +195,7 @@ class _Search:
         for path in self.starts:
             self._saw(path)
         while self.starts and self.calls < budget:
-            goals = [k for k in range(len(self.goals)) if k not in self.done]
+            goals = [k for k in range(self.count) if k not in self.done]
             counting = [k for k in goals if k in self.wanted] if self.wanted else goals
             if not counting:
                 return
@@ -191,14 +219,14 @@ class _Search:
         self.taken[k] += 1
         made = Path(after, path, self.transitions[k].label, args)
         self.calls += 1
-        if k not in self.done:
-            self.done.add(k)
+        if self.number[k] not in self.done:
+            self.done.add(self.number[k])
             self._saw(made)
         return made
 
     def _saw(self, path: Path) -> None:
         """Take what can be taken for the first time in a state, and keep the state for the goals it serves best."""
-        for k, goal in enumerate(self.goals):
+        for k, goal in enumerate(self.goals[:self.count]):
             if k in self.done:
                 continue
             depth, args = goal.probe(path.state, self.rng.random)
@@ -276,17 +304,30 @@ def _conjuncts(term: Term) -> list[Term]:
     return [term]
 
 
-def _opened(part: Term, caller: Caller) -> list[Term]:
-    """A conjunct that names a definition made of conjuncts, as these."""
-    if not isinstance(part, Use):
+def _opened(part: Term, caller: Caller, some: list[Var]) -> list[Term]:
+    """A conjunct taken apart: a definition into what it says, and what exists into what is said of it.
+
+    That is said of a variable which is added to `some`, under a name that no rule can have.
+    """
+    used = part.args[0] if isinstance(part, Op) and part.op == "not" else part
+    if isinstance(part, Quant) and part.kind == "exists":
+        names: dict[str, Term] = {}
+        for v in part.vars:
+            some.append(Var(f"{len(some)}{v.name}", v.sort))
+            names[v.name] = some[-1]
+        inside = _conjuncts(part.body)
+    elif isinstance(used, Use):
+        made = caller.machine.system.defs[used.name]
+        inside = _conjuncts(made.body if used is part else neg(made.body))
+        if len(inside) == 1 and _wanted(inside[0]) is None and not isinstance(inside[0], Quant):
+            return [part]
+        names = {p.name: a for p, a in zip(made.params, used.args, strict=True)}
+    else:
         return [part]
-    made = caller.machine.system.defs[part.name]
-    inside = _conjuncts(made.body)
     bound = {v.name for p in inside for t in subterms(p) if isinstance(t, Quant) for v in t.vars}
-    if len(inside) == 1 or any(bound & free_variables(a) for a in part.args):
+    if any(bound & free_variables(a) for a in names.values()):
         return [part]
-    names = {p.name: a for p, a in zip(made.params, part.args, strict=True)}
-    return [o for p in inside for o in _opened(_replaced(p, names), caller)]
+    return [o for p in inside for o in _opened(_replaced(p, names), caller, some)]
 
 
 def _replaced(term: Term, names: dict[str, Term]) -> Term:
@@ -315,32 +356,40 @@ def _reads(term: Term, caller: Caller) -> set[str]:
     return found
 
 
-def _wanted(part: Term) -> tuple[str, Lit] | None:
-    """The state function and the value that a plain conjunct asks of it."""
+@dataclass(frozen=True)
+class _Wish:
+    """A plain conjunct: a state function has, or has not, a value."""
+
+    func: str
+    value: Lit
+    equal: bool
+
+    def by(self, value: Lit) -> bool:
+        """Does assigning the value serve it?"""
+        return (value == self.value) == self.equal
+
+
+def _wanted(part: Term) -> _Wish | None:
+    """The state function that a plain conjunct is about, and the value that it asks of it."""
     match part:
         case App(func):
-            return func, Lit("true", BOOL)
-        case Op("not", (App(func),)):
-            return func, Lit("false", BOOL)
-        case Op("not", (Quant("exists", _, App(func)),)):
-            return func, Lit("false", BOOL)
+            return _Wish(func, Lit("true", BOOL), True)
         case Op("=", (App(func), Lit() as value)) | Op("=", (Lit() as value, App(func))):
-            return func, value
+            return _Wish(func, value, True)
+        case Op("not", (Quant("exists", _, inner),)) | Op("not", (inner,)):
+            asked = _wanted(inner)
+            return asked and replace(asked, equal=not asked.equal)
     return None
 
 
-def _may_assign(t: Transition, func: str, value: Lit) -> bool:
-    return any(u.func == func and (not isinstance(u.value, Lit) or u.value == value) for u in t.updates)
-
-
-def compiled_probe(caller: Caller, t: Transition, parts: list[Term]) \
+def compiled_probe(caller: Caller, t: Transition, parts: list[Term], some: list[Var]) \
         -> tuple[Callable[..., tuple[int, tuple[int, ...] | None]], list[Term]]:
-    """Nested loops over the parameters, each conjunct of a guard asked as soon as what it speaks of is chosen.
+    """Nested loops over the parameters and `some`, each conjunct of a guard asked as soon as what it speaks of is chosen.
 
     Gives the compiled probe, and the conjuncts in the order in which it asks them.
     """
     coder = caller.coder
-    left, order = list(t.params), list[Var]()
+    left, order = [*t.params, *some], list[Var]()
     free = [free_variables(p) for p in parts]
     while left:
         chosen = {v.name for v in order}

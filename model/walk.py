@@ -15,7 +15,7 @@ from typing import Any
 
 from model.compile import Coder, compiled, indent
 from model.diagnostics import UsageError, suggest
-from model.ground import Ground
+from model.ground import random_state
 from model.ir import THIS, Check, Step, Term, Transition
 from model.machine import Machine
 from model.world import State, table_sizes
@@ -192,7 +192,7 @@ class Caller:
         zeros = [[0] * n for n in table_sizes(self.machine.system, self.machine.world)]
         if rng is None and all(self.value(zeros, b) for b in bodies):
             return zeros
-        return Ground(self.machine.system, self.machine.world).solve(bodies, rng)
+        return random_state(self.machine.system, self.machine.world, bodies, rng)
 
 
 def _dispatch(bodies: list[list[str]], first: int) -> list[str]:

@@ -135,7 +135,6 @@ class GroundWriter:
         return f"(and {' '.join(conds)})", self.term(u.value, n, inner)
 
 
-AHEAD = 40  # wishes that are looked up in a model at once
 TIGHTENINGS = 400  # questions asked to empty a state; a count and not a time, so that runs agree
 
 
@@ -172,40 +171,6 @@ class Search:
         self.taken.append(self.transitions)
         self._eval(self.writer.step(self.transitions, self.depth))
         self.depth += 1
-
-    def enrich(self) -> None:
-        """Constrain the first state so that each transition could be taken in it, or as much of its guard holds as can.
-
-        Greedily, in order; arguments of one sort are wished to differ. What the model at hand satisfies anyway is
-        taken without another question.
-        """
-        w = self.writer
-        wanted: list[str] = []
-        for k, t in enumerate(self.transitions):
-            env = {p.name: f"want!{k}!{p.name}" for p in t.params}
-            self._eval("".join(f"(declare-const {env[p.name]} {sort_name(p.sort)})\n" for p in t.params))
-            parts = t.guard.args if isinstance(t.guard, Op) and t.guard.op == "and" else (t.guard,)
-            guard = [w.term(part, 0, env) for part in parts]
-            wishes = [f"(not (= {env[p.name]} {env[q.name]}))" for i, p in enumerate(t.params) for q in t.params[:i]
-                      if p.sort == q.sort and p.sort in self.system.sorts]
-            wanted += [f"(and true {' '.join(guard)})"] if not t.step.point else []
-            wanted += [*guard, *wishes]
-        taken: list[str] = []  # true in the last model, and not yet asserted
-        values: list[str] = []  # of the next texts, in the last model
-        for k, text in enumerate(wanted):
-            if not values:
-                if self.check("".join(f"(assert {a})\n" for a in taken), keep=True) != "sat":
-                    return
-                taken, values = [], self._look_ahead(wanted[k:])
-            if values.pop(0) == "true":
-                taken.append(text)
-            elif self.check("".join(f"(assert {a})\n" for a in (*taken, text)), keep=True) == "sat":
-                taken, values = [], self._look_ahead(wanted[k + 1:])
-        self._eval("".join(f"(assert {a})\n" for a in taken))
-
-    def _look_ahead(self, texts: list[str]) -> list[str]:
-        """What the model at hand says of the first of them."""
-        return self._eval("".join(f"(eval {text} :completion true)\n" for text in texts[:AHEAD])).split()
 
     def check(self, text: str = "", keep: bool = False) -> str:
         """Is what has been said so far satisfiable, with `text`? With `keep` the model stays at hand for `decode`."""

@@ -17,6 +17,7 @@ from model.ir import System
 from model.logic import Prelude
 from proofs import workers
 from proofs.queries import Block, Query
+from proofs.reuse import Meanings, Refuted, split
 from proofs.solvers import EAGERNESS, FAST_LIMIT, Answer, Cvc5Session, SolverError, Z3Session
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Result:
     seconds: float
     second: str = ""
     second_seconds: float = 0.0
-    again: bool = False  # refuted earlier in this run, for another system (`reuse.py`)
+    again: bool = False  # refuted earlier in this run, for another step or system (`reuse.py`)
     cti: Cti | None = None  # for `sat`: the counterexample to induction, confirmed by the executable model
 
 
@@ -64,10 +65,16 @@ def solve_batch(prelude: Prelude, blocks: list[Block], settings: Settings) -> li
     """
     results: list[Result] = []
     fallen: set[str] = set()
+    memory, meanings = Refuted(), Meanings(prelude)
     helpers: dict[str, set[str]] = {}  # for each claim what its proofs have leaned on so far: itself, and few others
     z3 = Z3Session(min(FAST_LIMIT, settings.limit), fast=True)
     z3.tell(prelude.text)
-    for block in blocks:
+    for whole in blocks:
+        ask, known = split([whole], memory, meanings, settings.cross_check)
+        results += known
+        if not ask:
+            continue
+        (block,) = ask
         claims, rest = block.claims_assumed()
         z3.tell("(push)\n" + block.context + block.assertions(rest))
         first = {}
@@ -94,7 +101,10 @@ def solve_batch(prelude: Prelude, blocks: list[Block], settings: Settings) -> li
                 fallen.add(query.claim)
             found.append((query, Result(block.label, query.claim, answer.verdict, answer.core, answer.seconds)))
         z3.tell("(pop)")
-        results += _decided_again(found, block, prelude, settings) if settings.cross_check else [r for _, r in found]
+        decided = _decided_again(found, block, prelude, settings) if settings.cross_check else [r for _, r in found]
+        for (query, _), result in zip(found, decided, strict=True):
+            memory.add(meanings, block, query, result)
+        results += decided
     return results
 
 
@@ -165,18 +175,22 @@ def run_blocks(prelude: Prelude, blocks: list[Block], settings: Settings, pool: 
         if progress is not None:
             progress(len(results))
         return results
-    heavy_first = sorted(range(len(blocks)), key=lambda k: -len(blocks[k].queries))
-    parts: list[list[int]] = []
-    total = sum(len(b.queries) for b in blocks)
+    alike: dict[str, list[Block]] = {}  # blocks that differ in what is assumed only: most of what one says, another says
+    for block in blocks:
+        alike.setdefault(block.context, []).append(block)
+    parts: list[list[Block]] = []
+    total = sum(len(bs[0].queries) for bs in alike.values())
     aim = max(LEAST, total // (settings.jobs * PARTS))
-    for k in heavy_first:
-        for part in parts:
-            if sum(len(blocks[j].queries) for j in part) + len(blocks[k].queries) <= aim:
-                part.append(k)
-                break
-        else:
-            parts.append([k])
-    futures = {pool.submit(solve_batch, prelude, [blocks[k] for k in part], settings): part for part in parts}
+    sizes: list[int] = []
+    for same in sorted(alike.values(), key=lambda bs: -len(bs[0].queries)):
+        size = len(same[0].queries)
+        k = next((k for k, taken in enumerate(sizes) if taken + size <= aim), len(parts))
+        if k == len(parts):
+            parts.append([])
+            sizes.append(0)
+        parts[k] += same
+        sizes[k] += size
+    futures = [pool.submit(solve_batch, prelude, part, settings) for part in parts]
     found: dict[tuple[str, str], Result] = {}
     todo = set(futures)
     while todo:

@@ -47,7 +47,7 @@ def prove(system: System, settings: Settings, pool: ProcessPoolExecutor | None =
     """
     maker = QueryMaker(system)
     memory = Refuted() if refuted is None else refuted
-    meanings = Meanings(maker.formulas)
+    meanings = Meanings(maker.formulas.prelude)
     proof = Proof(system)
     wanted = set(only) if only is not None else set(system.claims())
     # Theorems take part in the induction like invariants, also those that nobody asks about: others lean on them.

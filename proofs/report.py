@@ -143,7 +143,7 @@ class Case:
         table(report, sys.stdout.isatty())
         again = sum(r.again for r in proof.results)
         if again:
-            print(f"  {again} of {len(proof.results)} queries were refuted already, for a system above")
+            print(f"  {again} of {len(proof.results)} queries were refuted already, for another step or system")
         print(f"  {found.summary()}")
         for warning in found.warnings():
             print(f"  warning: {warning}")

@@ -6,13 +6,16 @@ taken at once. Nothing here decides a claim.
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Iterator
 
 from model.diagnostics import Span
-from model.ir import BOOL, TRUE, Claim, System
+from model.ground import Ground, Truth
+from model.ir import BOOL, TRUE, Claim, Op, System, eq, neg
 from model.machine import Machine
-from model.world import State
-from proofs.bounded import Search, default_scope
+from model.world import State, World
+from proofs.bounded import default_scope
 
 # Room for Dom0, DomB, two guests and one to come, each with an address space; identifiers that are not used twice.
 ROOM = {"Domain": 5, "Life": 6, "Space": 4, "Frame": 5, "Epoch": 8, "Translation": 3, "Ref": 3, "Call": 2,
@@ -41,21 +44,25 @@ def nothing(system: System) -> Claim:
 def initial_states(system: System, limit: float, rng: random.Random) -> tuple[Machine, list[State]]:
     """A small world, and initial states of it in which much is possible. Raises `NoInitialState` when there is none.
 
-    The first is one that Z3 finds; the others differ from it in what no rule ever changes, such as a policy. History
-    (ghost state) is made as short as the initial formulas allow, for some rules need an identifier not used before.
+    The first is one that Z3 finds in `limit` seconds a question; the others differ from it in what no rule ever changes,
+    such as a policy. History (ghost state) is made as short as the initial formulas allow, for some rules need an
+    identifier not used before.
     """
-    search = Search(system, nothing(system), scope(system), limit)
-    search.enrich()
-    answer = search.check(keep=True)
-    if answer != "sat":
-        raise NoInitialState(answer)
-    trace = search.decode(())
-    machine = Machine(system, trace.world)
-    written = {u.func for t in search.transitions for u in t.updates}
     bodies = [c.body for c in (*system.inits, *system.axioms)]
+    for consts in (_apart(system), {}):  # each constant names an element of its own; else Z3 says what they name
+        ground = Ground(system, World(scope(system), consts), limit)
+        ground.require(bodies)
+        answer = ground.possible()
+        if answer == "sat":
+            break
+    else:
+        raise NoInitialState(answer)
+    ground.wish(_wishes(system, ground))
+    machine, first = Machine(system, ground.placed()), ground.state()
+    written = {u.func for s in system.steps for t in s.transitions() for u in t.updates}
     states: list[State] = []
     for _ in range(STARTS):
-        state = [list(table) for table in trace.initial]
+        state = [list(table) for table in first]
         for k, func in enumerate(system.funcs.values()):
             for n, value in enumerate(state[k]):
                 wanted = 0 if func.ghost else rng.randrange(2) if func.name not in written and states else value
@@ -65,3 +72,27 @@ def initial_states(system: System, limit: float, rng: random.Random) -> tuple[Ma
                         state[k][n] = value
         states.append(state)
     return machine, states
+
+
+def _apart(system: System) -> dict[str, int]:
+    """Constants of one sort name different elements, as far as there are so many."""
+    sizes, counts = scope(system), dict.fromkeys(system.sorts, 0)
+    consts = {}
+    for name, sort in system.consts.items():
+        consts[name] = min(counts[sort], sizes[sort] - 1)
+        counts[sort] += 1
+    return consts
+
+
+def _wishes(system: System, ground: Ground) -> Iterator[Truth]:
+    """Each transition can be taken at once, or as much of its guard holds as can; arguments of one sort differ."""
+    for k, t in enumerate(t for s in system.steps for t in s.transitions()):
+        env = {p.name: ground.choice(f"want!{k}!{p.name}", p.sort) for p in t.params}
+        parts = t.guard.args if isinstance(t.guard, Op) and t.guard.op == "and" else (t.guard,)
+        guard = [ground.truth(part, env) for part in parts]
+        if not t.step.point:
+            yield ground.both(guard)
+        yield from guard
+        for p, q in itertools.combinations(t.params, 2):
+            if p.sort == q.sort and p.sort in system.sorts:
+                yield ground.truth(neg(eq(p, q)), env)

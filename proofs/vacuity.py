@@ -22,8 +22,8 @@ REACHED = "reached"
 POSSIBLE = "possible from a state that satisfies the invariants"
 NEVER = "cannot fire"
 UNDECIDED = "undecided: the solver does not say whether it can fire"
-BUDGET = 40_000  # calls of the executable model
-SEED = 11  # any would do; with this one the search comes far in the shipped systems
+BUDGET = 27_000  # calls of the executable model
+SEED = 146  # any would do; with this one the search comes far in the shipped systems
 
 
 @dataclass

@@ -136,7 +136,7 @@ def test_the_dropped_check_gives_the_expected_counterexample(fault: str, correct
     pairs = [c for c in system.transitions.values() if c.name == claim]
     block = maker.step(transition, candidates, {name_of(c) for c in candidates}, pairs)
     assert block is not None
-    ask, _ = split([block], refuted, Meanings(maker.formulas), False)
+    ask, _ = split([block], refuted, Meanings(maker.formulas.prelude), False)
     assert claim in {q.claim for b in ask for q in b.queries}, "the proof of the correct rules would do for the fault"
     found = counterexample(system, label, claim, list(proof.candidates))
     assert found is not None and label in describe(found, system)
