@@ -1,6 +1,6 @@
 """The queries of a proof by induction, as text: what is assumed, what is asked, and the names that explain a core.
 
-One block per transition: its guard and next state are told once, and each claim that reads what it assigns is one
+One block per transition: its guard and next state are told once, and each claim that what it assigns may make false is one
 query. Nothing here runs a solver; `induction.py` does, and `export` writes the same texts to files.
 """
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from model.ir import Claim, System, Transition
 from model.logic import Formulas
+from proofs.frame import Frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class QueryMaker:
     def __init__(self, system: System) -> None:
         self.system = system
         self.formulas = Formulas(system)
+        self.frame = Frame(system)
         self.transitions: tuple[Transition, ...] = tuple(t for s in system.steps for t in s.transitions())
         self._assumed = {name_of(c): self.formulas.claim(c)
                          for c in (*system.axioms, *system.invariants.values(), *system.theorems.values())}
@@ -86,14 +88,14 @@ class QueryMaker:
 
     def step(self, transition: Transition, claims: Iterable[Claim], invariants: Iterable[str],
              two_state: Iterable[Claim] = ()) -> Block | None:
-        """Does a transition keep the claims? None when it assigns nothing that they read."""
+        """Does a transition keep the claims? None when it keeps all of them by what it assigns alone (`frame.py`)."""
         f = self.formulas
         after = f.affected(transition)
         queries = []
         needed: frozenset[str] = frozenset()
         for claim in claims:
             touched = f.reads(claim) & after
-            if touched:
+            if touched and not self.frame.keeps(transition, claim):
                 needed |= touched
                 queries.append(Query(transition.label, claim.name, goal(f.claim(claim, after))))
         for claim in two_state:
