@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from proofs.cti import Cti
 
 DEFAULT_LIMIT = 10.0
-PARTS = 12  # of the work for each process: small ones at the end keep all processes busy,
+PARTS = 6  # of the work for each process: small ones at the end keep all processes busy,
 LEAST = 10  # but a part of fewer queries is not worth its session
 
 

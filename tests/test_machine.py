@@ -386,7 +386,7 @@ def test_arguments_are_found_exactly_when_some_satisfy_the_guard(machine: Machin
         for t in caller.transitions:
             some = any(machine.can_fire(start, t.label, {p.name: i for p, i in zip(t.params, choice, strict=True)})
                        for choice in machine.choices(t.label))
-            probe, _ = compiled_probe(caller, t, [t.guard])
+            probe, _ = compiled_probe(caller, t, [t.guard], [])
             _, found = probe(start, rng.random)
             assert (found is not None) == some
             assert found is None or machine.can_fire(start, t.label,

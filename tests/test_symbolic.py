@@ -17,15 +17,17 @@ from proofs import cli
 from proofs.refinement.symbolic import terms as t
 from proofs.refinement.symbolic.engine import Engine, Int
 from proofs.refinement.symbolic.handlers import HANDLERS, prove_handler, prove_handlers, report_lines
+from proofs.refinement.symbolic.inputs import Found, Input, turned
 from proofs.refinement.symbolic.machine import Policy
 from proofs.refinement.symbolic.rewriting import rewrite
+from proofs.refinement.symbolic.solver import TOLD, Solver
 from proofs.refinement.symbolic.to_z3 import as_z3, bound_z3
 
 # --- terms: what the constructors make simple still means the same ---
 
 X, Y = t.variable("x"), t.variable("y", bits=16)
 P, Q = t.variable("p", t.BOOL), t.variable("q", t.BOOL)
-NUMBERS = st.one_of(st.sampled_from([X, Y, t.apply("f", (X,)), t.apply("f", (Y,), bits=8)]),
+NUMBERS = st.one_of(st.sampled_from([X, Y, t.apply("f", (X,)), t.apply("g", (Y,), bits=8)]),
                     st.integers(-70, 300).map(t.number), st.integers(0, 40).map(lambda n: t.number(1 << n)))
 TRUTHS = st.sampled_from([P, Q, t.TRUE, t.FALSE])
 # Each operation, as terms make it and as Z3 has it, on numbers.
@@ -76,7 +78,7 @@ def differ(one: t.Term, other: Any, given_: t.Term = t.TRUE) -> bool:
     """Is there an input on which a term and a Z3 term are different?"""
     solver = z3.Solver()
     solver.set("timeout", 10000)
-    bounded = set(t.bounds(one)) | {Y, t.apply("f", (Y,), bits=8)} | set(t.bounds(given_))
+    bounded = set(t.bounds(one)) | {Y, t.apply("g", (Y,), bits=8)} | set(t.bounds(given_))
     solver.add(as_z3(one) != other, as_z3(given_), *[bound_z3(part) for part in bounded])
     answer = solver.check()
     assume(answer != z3.unknown)  # another example, then
@@ -101,6 +103,65 @@ def test_rewriting_keeps_the_meaning_where_the_fact_holds(pair: tuple[t.Term, An
 
 def test_numbers_and_truth_values_are_not_mixed_up() -> None:
     assert t.If(P, 1, 0).sort == t.BITS and t.If(P, True, False).sort == t.BOOL
+
+
+# --- inputs and what is known of conditions ---
+
+def model_of(*conditions: t.Term) -> z3.ModelRef | None:
+    """Some input of conditions, as Z3 finds it."""
+    solver = z3.Solver()
+    solver.set("timeout", 10000)
+    solver.add(*[as_z3(c) for c in conditions], *[bound_z3(p) for c in conditions for p in t.bounds(c)])
+    answer = solver.check()
+    assume(answer != z3.unknown)
+    return solver.model() if answer == z3.sat else None
+
+
+@settings(max_examples=250, deadline=None)
+@given(built(), built(3))
+def test_an_input_gives_the_values_that_the_solver_gives(asked: tuple[t.Term, Any], other: tuple[t.Term, Any]) -> None:
+    term = asked[0]
+    model = model_of(other[0])
+    assume(model is not None)
+    assert model is not None
+    given_ = Input(Found(model))
+    got = model.eval(as_z3(term), model_completion=True)
+    assume(all(z3.is_true(model.eval(bound_z3(part), model_completion=True)) for part in t.bounds(term)))
+    assert bool(given_.value(term)) == z3.is_true(got)
+
+
+@settings(max_examples=250, deadline=None)
+@given(built(3), st.lists(built(3), max_size=3))
+def test_an_input_turned_over_is_one_of_all_facts(asked: tuple[t.Term, Any], others: list[tuple[t.Term, Any]]) -> None:
+    condition, facts = asked[0], [fact for fact, _ in others]
+    assume(condition.op not in ("true", "false"))
+    model = model_of(*facts, condition)
+    assume(model is not None)
+    assert model is not None
+    given_ = Input(Found(model))
+    assert given_.value(condition) and all(map(given_.value, facts))
+    found = turned(given_, condition, facts)
+    if found is not None:
+        assert not found.value(condition) and all(map(found.value, facts))
+        assert model_of(*facts, t.Not(condition)) is not None
+
+
+def test_what_few_facts_exclude_is_excluded_wherever_they_hold() -> None:
+    solver = Solver(5000)
+    small, other = X < 3, t.eq(Y, t.number(7))
+    assert solver.input(X > 5, {small: None, other: None}.keys()) is None
+    asked = solver.queries
+    assert solver.input(X > 5, {small: None, P: None}.keys()) is None and solver.queries == asked
+    found = solver.input(X > 5, {other: None}.keys())
+    assert found is not None and found.value(X) > 5 and found.value(Y) == 7
+
+
+def test_a_solver_that_has_been_told_much_is_replaced() -> None:
+    solver = Solver(5000)
+    for n in range(3 * TOLD):
+        below = t.number(n + 1) > X
+        assert solver.input(t.eq(X, t.number(n)), {below: None}.keys()) is not None
+        assert solver.input(t.eq(X, t.number(n + 1)), {below: None}.keys()) is None
 
 
 # --- the engine ---

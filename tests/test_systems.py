@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from model import loader
-from model.ir import App, Quant, Use, Var, conj, neg
+from model.ir import App, Claim, Quant, Transition, Use, Var, conj, neg
 from model.machine import Machine
 from model.trace import TraceError, load_jsonl, replay, to_jsonl
 from proofs.attack import find_attack
 from proofs.bounded import Search, default_scope
 from proofs.cti import counterexample, describe
+from proofs.decide import make_pool, run_blocks
+from proofs.frame import Frame
 from proofs.induction import Proof, Settings, prove
 from proofs.queries import QueryMaker, name_of
 from proofs.reuse import Meanings, Refuted, split
@@ -168,6 +170,91 @@ def test_tools_can_do_their_work_without_privilege() -> None:
         search.transitions = [t for t in every if t.label == label]
         search.deepen()
     assert search.violated()
+
+
+# What a step keeps by what it assigns alone.
+
+
+class Others:
+    """The opposite of a frame: what it leaves out is asked, and nothing else."""
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame = frame
+
+    def keeps(self, transition: Transition, claim: Claim) -> bool:
+        return not self.frame.keeps(transition, claim)
+
+
+@pytest.mark.parametrize("name", ["monolithic", "disaggregated"])
+def test_both_solvers_refute_what_is_left_out_as_kept(name: str) -> None:
+    maker = QueryMaker(loader.load(name))
+    maker.frame = Others(maker.frame)  # type: ignore[assignment]
+    claims = [*maker.system.invariants.values(), *maker.system.theorems.values()]
+    blocks = [maker.step(t, claims, {name_of(c) for c in claims}) for t in maker.transitions]
+    with make_pool(2) as pool:  # type: ignore[union-attr]
+        results = run_blocks(maker.formulas.prelude, [b for b in blocks if b is not None], Settings(), pool)
+    assert len(results) > 500
+    assert all((r.verdict, r.second) == ("unsat", "unsat") for r in results)
+
+
+KEPT = """component c "What a step assigns, and what claims look at."
+sort Thing "a thing"
+enum Mode = red | green | blue
+const one: Thing
+const two: Thing
+state mode[Thing]: Mode
+state on[Thing]: bool
+state chosen: Thing
+init chosen = one
+init forall x: Thing. mode[x] = red and not on[x]
+
+hypercall go(x: Thing)
+    set mode[x] = green
+    set on[x] = true
+    set chosen = two
+
+define dark(x: Thing) = mode[x] = blue or not on[x]
+
+theorem affirmed_and_gone forall x: Thing. mode[x] = red
+theorem denied_and_made forall x: Thing. mode[x] != green
+theorem denied_truth forall x: Thing. not on[x]
+theorem both_ways forall x: Thing. mode[x] = red or on[x]
+theorem perhaps_one chosen != one implies chosen = two
+theorem by_definition forall x: Thing. dark(x)
+theorem compared forall x: Thing, y: Thing. mode[x] = mode[y]
+theorem inside mode[chosen] = red
+theorem iff forall x: Thing. on[x] = (mode[x] = green)
+theorem denied_and_gone forall x: Thing. mode[x] = red implies on[x] or not on[x]
+theorem affirmed_and_made forall x: Thing. on[x] or mode[x] != blue
+theorem kept_by_definition forall x: Thing. mode[x] = blue implies not dark(x) or mode[x] != red
+
+system c "All."
+    uses c
+    expect refuted affirmed_and_gone
+    expect refuted denied_and_made
+    expect refuted denied_truth
+    expect proved both_ways
+    expect proved perhaps_one
+    expect refuted by_definition
+    expect refuted compared
+    expect refuted inside
+    expect proved iff
+    expect proved denied_and_gone
+    expect proved affirmed_and_made
+    expect proved kept_by_definition
+"""
+
+
+def test_a_frame_sees_what_an_assignment_may_do(tmp_path: Path) -> None:
+    """Only what surely stays true is left out: constants may name one element, and definitions are looked into."""
+    path = tmp_path / "c.rules"
+    path.write_text(KEPT)
+    maker = QueryMaker(loader.load(str(path)))
+    (go,) = [t for t in maker.transitions if not t.code]
+    kept = {n for n, c in maker.system.theorems.items() if maker.frame.keeps(go, c)}
+    assert kept == {"affirmed_and_made", "kept_by_definition"}
+    proof = prove(maker.system, Settings(jobs=1))
+    assert proof.proved == {n for n, expected in maker.system.expects.items() if expected == "proved"}
 
 
 def test_one_theorem_alone_is_proved_with_the_others_beside_it() -> None:

@@ -9,24 +9,24 @@ on a symbolic number, and every `unknown` of the solver, is an error and never p
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import z3
 
+from proofs.refinement.symbolic.inputs import Input, turned
 from proofs.refinement.symbolic.rewriting import learn, rewrite
+from proofs.refinement.symbolic.solver import Solver, Undecided
 from proofs.refinement.symbolic.terms import BOOL, FALSE, TRUE, And, If, Not, Term, bounds, variable
 from proofs.refinement.symbolic.terms import number as constant
 from proofs.refinement.symbolic.to_z3 import as_z3, bound_z3
 
+TIMEOUT = 5000  # for one question to the solver, in milliseconds
+
 
 class Unsupported(Exception):
     """The code did something with a symbolic value that the engine cannot follow."""
-
-
-class Undecided(Exception):
-    """The solver said `unknown`, or an assumption contradicted a path."""
 
 
 def number(value: object) -> Term:
@@ -159,7 +159,7 @@ class Decision:
     side: bool
     open: bool
     node: Node  # where the path is then
-    other: Any = None  # an input that takes the other side, while that is open
+    other: Input | None = None  # one that takes the other side, while that is open
 
     @property
     def literal(self) -> Term:
@@ -172,17 +172,15 @@ class Engine:
     current: ClassVar[Engine | None] = None
 
     def __init__(self) -> None:
-        self.solver = z3.SolverFor("QF_UFBV")
-        self.solver.set("timeout", 5000)
+        self.solver = Solver(TIMEOUT)
         self.decisions: list[Decision] = []
         self.depth = 0
         self.names: dict[str, int] = {}
-        self.queries = 0
         self.tree = Node()
         self.known: dict[Term, Term] = {}  # what is known of terms on this path, from the sides it took
         self.rewritten: dict[Term, Term] = {}
-        self.bounded: list[set[Term]] = [set()]  # parts whose bounds the solver knows, per level of its stack
-        self.model: Any = None  # one input that takes this path, where one is at hand
+        self.facts: list[list[Term]] = [[]]  # what holds on the path: at first, and from each decision on
+        self.input: Input | None = None  # one that takes this path, where one is at hand
 
     @staticmethod
     def running() -> Engine:
@@ -190,26 +188,6 @@ class Engine:
         if Engine.current is None:
             raise Unsupported("a symbolic condition outside a symbolic run")
         return Engine.current
-
-    def possible(self, *conditions: Term) -> bool:
-        """May all conditions hold at this point of the path?"""
-        self.queries += 1
-        for condition in conditions:
-            self._bound(condition)
-        answer = self.solver.check(*[as_z3(c) for c in conditions])
-        if answer == z3.unknown:
-            raise Undecided(f"unknown: {self.solver.reason_unknown()}")
-        return bool(answer == z3.sat)
-
-    def _bound(self, term: Term) -> None:
-        """Tell the solver the bounds of a term's parts."""
-        for part in bounds(term):
-            if not any(part in level for level in self.bounded):
-                self.bounded[-1].add(part)
-                bound = bound_z3(part)
-                self.solver.add(bound)
-                if self.model is not None and not z3.is_true(self.model.eval(bound, model_completion=True)):
-                    self.model = None
 
     def decide(self, condition: Term) -> bool:
         """Which side of a condition this path takes."""
@@ -222,8 +200,8 @@ class Engine:
                 raise Undecided(f"a repeated run took another way: {condition}")
         else:
             side = self._some_side(condition)
-            both = self.possible(Not(condition) if side else condition)
-            known = self._enter(condition, side, both, self.solver.model() if both else None)
+            other = self._other_side(condition, side)
+            known = self._enter(condition, side, other is not None, other)
         self.depth += 1
         self._learn(condition if known.side else Not(condition))
         return known.side
@@ -235,32 +213,40 @@ class Engine:
 
     def _some_side(self, condition: Term) -> bool:
         """A side that is feasible: the one that an input at hand takes."""
-        self._have_input()
-        return bool(z3.is_true(self.model.eval(as_z3(condition), model_completion=True)))
+        return bool(self._some_input().value(condition))
 
-    def _have_input(self) -> None:
+    def _some_input(self) -> Input:
         """Some input takes this path: the one at hand, or one that the solver finds."""
-        if self.model is None:
-            if not self.possible():
-                raise Undecided("the assumptions contradict each other on a path")
-            self.model = self.solver.model()
+        if self.input is None:
+            self.input = self.solver.input(TRUE, self._facts())
+        if self.input is None:
+            raise Undecided("the assumptions contradict each other on a path")
+        return self.input
+
+    def _other_side(self, condition: Term, side: bool) -> Input | None:
+        """An input on the other side of a condition: one near to that at hand, or whatever the solver finds."""
+        other = Not(condition) if side else condition
+        facts = self._facts()
+        if self.solver.known(other, facts):
+            return None
+        return turned(self._some_input(), condition, facts) or self.solver.input(other, facts)
+
+    def _facts(self) -> Set[Term]:
+        return {fact: None for level in self.facts for fact in level}.keys()
 
     @property
     def here(self) -> Node:
         """Where the path is."""
         return self.decisions[self.depth - 1].node if self.depth else self.tree
 
-    def _enter(self, condition: Term, side: bool, both: bool, other: Any = None) -> Decision:
+    def _enter(self, condition: Term, side: bool, both: bool, other: Input | None = None) -> Decision:
         """Take a side of a condition at the end of the decisions so far."""
         parent = self.decisions[-1].node if self.decisions else self.tree
         parent.condition = condition
         parent.sides[side] = Node()
         decision = Decision(condition, side, both, parent.sides[side], other)
         self.decisions.append(decision)
-        self.solver.push()
-        self.bounded.append(set())
-        self._bound(condition)
-        self.solver.add(as_z3(decision.literal))
+        self.facts.append([decision.literal])
         return decision
 
     def choose(self, name: str) -> bool:
@@ -283,10 +269,9 @@ class Engine:
             return
         self._learn(condition)
         if self.depth == len(self.decisions):
-            self._bound(condition)
-            self.solver.add(as_z3(condition))
-            if self.model is not None and not z3.is_true(self.model.eval(as_z3(condition), model_completion=True)):
-                self.model = None
+            if self.input is not None and not self.input.value(condition):
+                self.input = turned(self.input, condition, self._facts())
+            self.facts[-1].append(condition)
             self.here.assumed.append(condition)
 
     def abandon(self) -> None:
@@ -297,7 +282,9 @@ class Engine:
     def proves(self, claim: Term) -> bool:
         """Does the claim hold on all inputs that take this path?"""
         claim = rewrite(claim, self.known, self.rewritten)
-        return claim is TRUE or not self.possible(Not(claim))
+        parts = claim.args if claim.op == "and" else (claim,)
+        facts = self._facts()
+        return all(part is TRUE or self.solver.input(Not(part), facts) is None for part in parts)
 
     def paths(self, body: Callable[[], None]) -> Iterator[int]:
         """Runs the body along each path; the number of the path is yielded at its end, while it can still be asked about."""
@@ -315,7 +302,7 @@ class Engine:
                     ended = True
                 if self.depth != len(self.decisions):
                     raise Undecided("a repeated run ended early")
-                self._have_input()
+                self._some_input()
                 if ended:
                     count += 1
                     self.here.ended = True
@@ -329,12 +316,11 @@ class Engine:
                 return
             last = self.decisions.pop()
             self._pop()
-            self.model = last.other
+            self.input = last.other
             self._enter(last.condition, not last.side, False)
 
     def _pop(self) -> None:
-        self.solver.pop()
-        self.bounded.pop()
+        self.facts.pop()
 
     def covered(self) -> bool:
         """Is every input that meets the assumptions on one of the paths? Asked of a solver that knows nothing else."""
@@ -342,7 +328,6 @@ class Engine:
         solver.set("timeout", 20000)
         missing = self.tree.uncovered()
         solver.add(as_z3(missing), *[bound_z3(part) for part in bounds(missing)])
-        self.queries += 1
         answer = solver.check()
         if answer == z3.unknown:
             raise Undecided(f"unknown: {solver.reason_unknown()}")
