@@ -14,8 +14,9 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from model.compile import compiled, free_variables, joined
-from model.ir import BOOL, App, Lit, Op, Quant, Term, Transition, Use, Var, conj, eq, neg, subterms
+from model.compile import compiled
+from model.conjuncts import Wish, compiled_probe, conjuncts, opened, reads, wish_of
+from model.ir import Lit, Quant, Term, Transition, Var, conj, eq, neg
 from model.machine import Machine
 from model.walk import Caller, caller_of
 from model.world import State
@@ -131,7 +132,7 @@ class _Search:
                 self.writers.setdefault(name, []).append(k)
         self.number = list(range(self.count))  # of the transition that each goal is
         self.taken = [0] * self.count
-        self.made_to: dict[tuple[int, _Wish], int] = {}
+        self.made_to: dict[tuple[int, Wish], int] = {}
         self.effects: dict[int, Callable[..., None]] = {}  # of transitions
         self.goals: list[_Goal] = []
         while len(self.goals) < len(self.transitions):  # one goal may ask for more of them
@@ -144,7 +145,7 @@ class _Search:
 
     def _goal(self, t: Transition, number: int) -> _Goal:
         some: list[Var] = []
-        parts = [p for c in _conjuncts(t.guard) for p in _opened(c, self.caller, some)]
+        parts = [p for c in conjuncts(t.guard) for p in opened(c, self.caller, some)]
         probe, order = compiled_probe(self.caller, t, parts, some)
         if number not in self.effects:
             params = ", ".join(["S", *(f"v_{p.name}" for p in t.params)])
@@ -157,16 +158,16 @@ class _Search:
 
     def _helpers(self, part: Term) -> list[int]:
         """The transitions that may make a conjunct true; successes count twice."""
-        wanted = _wanted(part)
+        wanted = wish_of(part)
         found: list[int] = []
-        for name in sorted(_reads(part, self.caller)):
+        for name in sorted(reads(part, self.caller)):
             for k in self.writers.get(name, ()):
                 helper = k if wanted is None or wanted.func != name else self._made_to(k, wanted)
                 if helper is not None:
                     found += [helper] if self.transitions[k].code else [helper, helper]
         return found
 
-    def _made_to(self, k: int, wanted: _Wish) -> int | None:
+    def _made_to(self, k: int, wanted: Wish) -> int | None:
         """Transition `k` where it assigns what is wanted; None if it never does."""
         t = self.transitions[k]
         values = [u for u in t.updates if u.func == wanted.func]
@@ -288,133 +289,4 @@ class _Search:
         return None
 
 
-# Guards, conjunct by conjunct.
-
-
-def _conjuncts(term: Term) -> list[Term]:
-    match term:
-        case Op("and", args):
-            return [p for a in args for p in _conjuncts(a)]
-        case Op("not", (Op("=>", (left, right)),)):
-            return [*_conjuncts(left), *_conjuncts(neg(right))]
-        case Op("not", (Op("or", args),)):
-            return [p for a in args for p in _conjuncts(neg(a))]
-        case Op("not", (Op("not", (inner,)),)):
-            return _conjuncts(inner)
-    return [term]
-
-
-def _opened(part: Term, caller: Caller, some: list[Var]) -> list[Term]:
-    """A conjunct taken apart: a definition into what it says, and what exists into what is said of it.
-
-    That is said of a variable which is added to `some`, under a name that no rule can have.
-    """
-    used = part.args[0] if isinstance(part, Op) and part.op == "not" else part
-    if isinstance(part, Quant) and part.kind == "exists":
-        names: dict[str, Term] = {}
-        for v in part.vars:
-            some.append(Var(f"{len(some)}{v.name}", v.sort))
-            names[v.name] = some[-1]
-        inside = _conjuncts(part.body)
-    elif isinstance(used, Use):
-        made = caller.machine.system.defs[used.name]
-        inside = _conjuncts(made.body if used is part else neg(made.body))
-        if len(inside) == 1 and _wanted(inside[0]) is None and not isinstance(inside[0], Quant):
-            return [part]
-        names = {p.name: a for p, a in zip(made.params, used.args, strict=True)}
-    else:
-        return [part]
-    bound = {v.name for p in inside for t in subterms(p) if isinstance(t, Quant) for v in t.vars}
-    if any(bound & free_variables(a) for a in names.values()):
-        return [part]
-    return [o for p in inside for o in _opened(_replaced(p, names), caller, some)]
-
-
-def _replaced(term: Term, names: dict[str, Term]) -> Term:
-    match term:
-        case Var(name):
-            return names.get(name, term)
-        case App(func, args):
-            return App(func, tuple(_replaced(a, names) for a in args), term.sort, term.next)
-        case Use(name, args):
-            return Use(name, tuple(_replaced(a, names) for a in args), term.sort, term.next)
-        case Op(op, args):
-            return Op(op, tuple(_replaced(a, names) for a in args), term.sort)
-        case Quant(kind, vars_, body):
-            inner = {n: t for n, t in names.items() if n not in {v.name for v in vars_}}
-            return Quant(kind, vars_, _replaced(body, inner))
-    return term
-
-
-def _reads(term: Term, caller: Caller) -> set[str]:
-    found: set[str] = set()
-    for t in subterms(term):
-        if isinstance(t, App):
-            found.add(t.func)
-        elif isinstance(t, Use):
-            found |= _reads(caller.machine.system.defs[t.name].body, caller)
-    return found
-
-
-@dataclass(frozen=True)
-class _Wish:
-    """A plain conjunct: a state function has, or has not, a value."""
-
-    func: str
-    value: Lit
-    equal: bool
-
-    def by(self, value: Lit) -> bool:
-        """Does assigning the value serve it?"""
-        return (value == self.value) == self.equal
-
-
-def _wanted(part: Term) -> _Wish | None:
-    """The state function that a plain conjunct is about, and the value that it asks of it."""
-    match part:
-        case App(func):
-            return _Wish(func, Lit("true", BOOL), True)
-        case Op("=", (App(func), Lit() as value)) | Op("=", (Lit() as value, App(func))):
-            return _Wish(func, value, True)
-        case Op("not", (Quant("exists", _, inner),)) | Op("not", (inner,)):
-            asked = _wanted(inner)
-            return asked and replace(asked, equal=not asked.equal)
-    return None
-
-
-def compiled_probe(caller: Caller, t: Transition, parts: list[Term], some: list[Var]) \
-        -> tuple[Callable[..., tuple[int, tuple[int, ...] | None]], list[Term]]:
-    """Nested loops over the parameters and `some`, each conjunct of a guard asked as soon as what it speaks of is chosen.
-
-    Gives the compiled probe, and the conjuncts in the order in which it asks them.
-    """
-    coder = caller.coder
-    left, order = [*t.params, *some], list[Var]()
-    free = [free_variables(p) for p in parts]
-    while left:
-        chosen = {v.name for v in order}
-        left.sort(key=lambda v: -sum(v.name in f and f <= chosen | {v.name} for f in free))
-        order.append(left.pop(0))
-    lines, pad, known = [coder.header(), "best = 0"], "", set[str]()
-    asked: list[Term] = []
-    todo = list(zip(free, parts, strict=True))
-    for var in (None, *order):
-        if var is not None:
-            size = coder.size(var)
-            lines += [f"{pad}o_{var.name} = int(rnd() * {size})",
-                      f"{pad}for v_{var.name} in (*range(o_{var.name}, {size}), *range(o_{var.name})):"]
-            known.add(var.name)
-            pad += "    "
-        for f, part in [(f, p) for f, p in todo if f <= known]:
-            test = joined("and", [coder.truth(part, {})])
-            if test != "True":
-                lines += [f"{pad}if {test}:", f"{pad}    if best < {len(asked) + 1}: best = {len(asked) + 1}"]
-                asked.append(part)
-                pad += "    "
-        todo = [(f, p) for f, p in todo if not f <= known]
-    lines.append(f"{pad}return best, ({''.join(f'v_{p.name}, ' for p in t.params)})")
-    lines.append("return best, None")
-    return compiled("probe", "S, rnd", lines), [*asked, Lit("true", BOOL)]
-
-
-__all__ = ["Path", "Reached", "compiled_probe", "find", "reach"]
+__all__ = ["Path", "Reached", "find", "reach"]

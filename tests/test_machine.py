@@ -17,11 +17,12 @@ from pathlib import Path
 import pytest
 
 from model.compile import compiled
+from model.conjuncts import compiled_probe
 from model.ground import Ground
 from model.ir import TRUE, App, Lit, Op, Quant, System, Term, Update, Use, Var, eq
 from model.loader import load
 from model.machine import Machine
-from model.reach import compiled_probe, reach
+from model.reach import reach
 from model.trace import Event, Trace, TraceError, load_jsonl, replay, to_itf, to_jsonl
 from model.walk import Caller, caller_of, walk
 from model.world import State, World, changes, elements, size_of

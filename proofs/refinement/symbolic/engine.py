@@ -1,9 +1,10 @@
 """A small symbolic executor: Python code runs unchanged on numbers that are Z3 terms.
 
 A condition on such a number asks the engine for a decision (`__bool__`). The engine takes a side that is feasible, and runs
-the code again for each side not yet taken, with the decisions before it replayed (depth first). Numbers are bit vectors
-so wide that no value of the implementation overflows them, so they behave as Python's. What the engine cannot carry out
-on a symbolic number, and every `unknown` of the solver, is an error and never passed over.
+the code again for each side not yet taken, with the decisions before it replayed (depth first). That a side can be taken,
+an input shows (`inputs.py`); that it cannot, the solver says (`solver.py`). Numbers are bit vectors so wide that no value
+of the implementation overflows them, so they behave as Python's. What the engine cannot carry out on a symbolic number,
+and every `unknown` of the solver, is an error and never passed over.
 """
 
 from __future__ import annotations
@@ -153,13 +154,12 @@ class Node:
 
 @dataclass
 class Decision:
-    """One condition decided on the current path; `open` while its other side is feasible and not yet run."""
+    """One condition decided on the current path. `other` is an input on its other side, while that has not been run."""
 
     condition: Term
     side: bool
-    open: bool
     node: Node  # where the path is then
-    other: Input | None = None  # one that takes the other side, while that is open
+    other: Input | None
 
     @property
     def literal(self) -> Term:
@@ -167,7 +167,7 @@ class Decision:
 
 
 class Engine:
-    """Runs a function along all its paths. The solver's stack has one level for each decision of the current path."""
+    """Runs a function along all its paths."""
 
     current: ClassVar[Engine | None] = None
 
@@ -201,7 +201,7 @@ class Engine:
         else:
             side = self._some_side(condition)
             other = self._other_side(condition, side)
-            known = self._enter(condition, side, other is not None, other)
+            known = self._enter(condition, side, other)
         self.depth += 1
         self._learn(condition if known.side else Not(condition))
         return known.side
@@ -232,6 +232,7 @@ class Engine:
         return turned(self._some_input(), condition, facts) or self.solver.input(other, facts)
 
     def _facts(self) -> Set[Term]:
+        """What holds on the path so far, in order."""
         return {fact: None for level in self.facts for fact in level}.keys()
 
     @property
@@ -239,12 +240,12 @@ class Engine:
         """Where the path is."""
         return self.decisions[self.depth - 1].node if self.depth else self.tree
 
-    def _enter(self, condition: Term, side: bool, both: bool, other: Input | None = None) -> Decision:
+    def _enter(self, condition: Term, side: bool, other: Input | None) -> Decision:
         """Take a side of a condition at the end of the decisions so far."""
         parent = self.decisions[-1].node if self.decisions else self.tree
         parent.condition = condition
         parent.sides[side] = Node()
-        decision = Decision(condition, side, both, parent.sides[side], other)
+        decision = Decision(condition, side, parent.sides[side], other)
         self.decisions.append(decision)
         self.facts.append([decision.literal])
         return decision
@@ -309,7 +310,7 @@ class Engine:
                     yield count
             finally:
                 Engine.current = None
-            while self.decisions and not self.decisions[-1].open:
+            while self.decisions and self.decisions[-1].other is None:
                 self.decisions.pop()
                 self._pop()
             if not self.decisions:
@@ -317,7 +318,7 @@ class Engine:
             last = self.decisions.pop()
             self._pop()
             self.input = last.other
-            self._enter(last.condition, not last.side, False)
+            self._enter(last.condition, not last.side, None)
 
     def _pop(self) -> None:
         self.facts.pop()
