@@ -22,7 +22,7 @@ from model.walk import Caller, caller_of
 from model.world import State
 
 STARTS = 4  # initial states to begin from
-TRIALS = 60  # calls tried for one goal before the next goal has its turn
+TRIALS = 25  # calls tried for one goal before the next goal has its turn
 WIDE = 4  # helpers looked at for one goal before it is given up for now
 ELSEWHERE = 0.3  # how often a goal is pursued from an initial state and not from where it came closest
 ROUNDS, FAIR = 4, 0.9  # a search that reaches less is begun anew, but not more often than this

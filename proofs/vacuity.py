@@ -23,7 +23,7 @@ POSSIBLE = "possible from a state that satisfies the invariants"
 NEVER = "cannot fire"
 UNDECIDED = "undecided: the solver does not say whether it can fire"
 BUDGET = 27_000  # calls of the executable model
-SEED = 146  # any would do; with this one the search comes far in the shipped systems
+SEED = 66  # any would do; with this one the search comes far in the shipped systems
 
 
 @dataclass
