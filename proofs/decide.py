@@ -83,7 +83,8 @@ def solve_batch(prelude: Prelude, blocks: list[Block], settings: Settings) -> li
             if own is not None and (settings.patient or query.claim not in fallen):
                 few = helpers.setdefault(query.claim, {own})
                 first[query.claim] = z3.ask(block.assertions(few) + query.goal)
-        z3.tell(block.assertions(claims.values()))
+        if any(q.claim not in first or first[q.claim].verdict != "unsat" for q in block.queries):
+            z3.tell(block.assertions(claims.values()))
         found: list[tuple[Query, Result]] = []
         for query in block.queries:
             if query.claim in fallen and not settings.patient:
