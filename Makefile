@@ -26,6 +26,6 @@ $(STAMP): pyproject.toml requirements.lock
 	@command -v dot > /dev/null || { test "$$(id -u)" = 0 && apt-get install -y graphviz > /dev/null 2>&1; } \
 		|| { test "$$(id -u)" = 0 && apt-get update > /dev/null 2>&1 && apt-get install -y graphviz > /dev/null 2>&1; } \
 		|| echo "Pictures stay .dot files: install Graphviz (apt-get install graphviz) to have them drawn."
-	$(BIN)/python -m model.kept  # the parser's tables, and then bytecode: starting takes less
+	$(BIN)/python -m model.kept  # parser's tables, syntax trees, and then bytecode: starting takes less
 	$(BIN)/python -m compileall -q model impl proofs
 	@touch $(STAMP)

@@ -70,11 +70,13 @@ def _of_environment() -> Path:
 
 
 def set_up() -> None:
-    """Make the tables for this Python environment, when Bulkhead is installed in it: no later run has to."""
+    """Make the tables for this Python environment, when Bulkhead is installed in it, and the trees: no later run has to."""
+    from model.library import load_library
     from model.parser import prepare
 
     _of_environment().mkdir(parents=True, exist_ok=True)
     prepare()
+    load_library()
 
 
 def _write(place: Path, content: bytes) -> None:
