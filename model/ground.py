@@ -135,10 +135,10 @@ class Ground:
                 name = f"wish!{len(wishes)}"
                 self._untold.append(f"(declare-const {name} Bool)(assert (=> {name} {part}))")
                 wishes[name] = None
-        while self.possible(wishes) != "sat" and wishes:
-            core = set(self._eval("(get-unsat-core)").strip("() \n").split())
+        while (answer := self.possible(wishes)) != "sat" and wishes:
+            core = self._eval("(get-unsat-core)").strip("() \n").split() if answer == "unsat" else []
             last = [name for name in wishes if name in core][-1:]
-            for name in last or list(wishes):
+            for name in last or list(wishes):  # where the solver does not say, it is done without any
                 del wishes[name]
 
     def _true(self, asked: Iterable[Truth]) -> list[bool]:

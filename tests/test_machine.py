@@ -18,7 +18,6 @@ import pytest
 
 from model.compile import compiled
 from model.conjuncts import compiled_probe
-from model.ground import Ground
 from model.ir import TRUE, App, Lit, Op, Quant, System, Term, Update, Use, Var, eq
 from model.loader import load
 from model.machine import Machine
@@ -26,7 +25,6 @@ from model.reach import reach
 from model.trace import Event, Trace, TraceError, load_jsonl, replay, to_itf, to_jsonl
 from model.walk import Caller, caller_of, walk
 from model.world import State, World, changes, elements, size_of
-from proofs.starts import NoInitialState, initial_states
 
 GT = str(Path(__file__).parent / "benchmarks" / "gt.rules")
 SMALL = World({"Call": 1, "Domain": 3, "Frame": 2, "Ref": 1, "Process": 1}, {"root": 0})
@@ -366,70 +364,6 @@ system c "Nothing."
     uses c
 """)
     assert Caller(Machine(load(str(path)), World({"Call": 1, "Thing": 2}, {}))).initial_state() is None
-
-
-def rules(path: Path, text: str) -> System:
-    """A system of a few rules."""
-    path.write_text(f'component c "All there is."\nsort Thing "a thing"\n{text}\nsystem c "All."\n    uses c\n')
-    return load(str(path))
-
-
-def test_constants_name_different_elements_unless_the_rules_want_it_otherwise(tmp_path: Path) -> None:
-    text = "const one: Thing\nconst two: Thing\nstate on[Thing]: bool\ninit on[one] and not on[two]"
-    machine, states = initial_states(rules(tmp_path / "a.rules", text), 10.0, random.Random(1))
-    assert machine.world.consts["one"] != machine.world.consts["two"]
-    assert all(state[-1][machine.world.consts["one"]] == 1 for state in states)
-    text = "const one: Thing\nconst two: Thing\nstate on[Thing]: bool\ninit one = two and on[one]"
-    machine, states = initial_states(rules(tmp_path / "b.rules", text), 10.0, random.Random(1))
-    assert machine.world.consts["one"] == machine.world.consts["two"]
-    with pytest.raises(NoInitialState):
-        initial_states(rules(tmp_path / "c.rules", f"{text}\ninit not on[two]"), 10.0, random.Random(1))
-
-
-def test_of_wishes_that_contradict_each_other_the_last_gives_in(tmp_path: Path) -> None:
-    text = "state on[Thing]: bool\nstate off[Thing]: bool\ninit forall x: Thing. not (on[x] and off[x])"
-    system = rules(tmp_path / "a.rules", text)
-    ground = Ground(system, World({"Call": 1, "Thing": 3}, {}))
-    ground.require(c.body for c in system.inits)
-    on, off = ([ground.truth(App(name, (Var("x", "Thing"),), "bool"), {"x": {i: True}}) for i in range(3)]
-               for name in ("on", "off"))
-    ground.wish([on[0], off[0], off[1], on[1], ground.both([on[2], off[2]]), on[2], False])
-    assert ground.state()[-2:] == [[1, 0, 1], [0, 1, 0]]
-
-
-def test_what_formulas_say_outright_needs_no_solver(tmp_path: Path) -> None:
-    text = """enum Mode = red | green | blue
-state on[Thing]: bool
-state mode[Thing]: Mode
-define lit(x: Thing) = on[x] and mode[x] = green
-init forall x: Thing. lit(x)"""
-    system = rules(tmp_path / "a.rules", text)
-    ground = Ground(system, World({"Call": 1, "Thing": 2}, {}))
-    ground.require(c.body for c in system.inits)
-    assert all(len(cell) == 1 for table in ground.cells[-2:] for cell in table)
-    assert ground.possible() == "sat" and ground.state()[-2:] == [[1, 1], [1, 1]]
-
-
-def test_the_search_makes_a_step_assign_what_another_asks_for(tmp_path: Path) -> None:
-    """The value comes from the caller, and only one of many will do; and what exists is looked for place by place."""
-    modes = " | ".join(f"m{k}" for k in range(60))
-    text = f"enum Mode = {modes}" + """
-state mode[Thing]: Mode
-state key[Thing]: Mode
-state seen: bool
-init forall x: Thing. mode[x] = m0 and key[x] = m0 and not seen
-hypercall set_mode(x: Thing, m: Mode)
-    set mode[x] = m
-hypercall set_key(x: Thing, m: Mode)
-    require mode[x] = m3    else EPERM
-    set key[x] = m
-define found(x: Thing) = key[x] = m8 and mode[x] = m3
-hypercall look()
-    require exists x: Thing. found(x)   else ENOENT
-    set seen = true"""
-    machine = Machine(rules(tmp_path / "a.rules", text), World({"Call": 1, "Thing": 3}, {}))
-    for seed in range(5):
-        assert "look" in reach(machine, seed, 40).labels
 
 
 def test_a_walk_is_determined_by_its_seed(gt: System) -> None:
