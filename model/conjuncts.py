@@ -9,22 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from model.compile import compiled, free_variables, joined
-from model.ir import BOOL, App, Lit, Op, Quant, Term, Transition, Use, Var, neg, subterms
+from model.ir import BOOL, App, Lit, Op, Quant, Term, Transition, Use, Var, conjuncts, neg, subterms
 from model.walk import Caller
-
-
-def conjuncts(term: Term) -> list[Term]:
-    """The formulas that are all true where a formula is."""
-    match term:
-        case Op("and", args):
-            return [p for a in args for p in conjuncts(a)]
-        case Op("not", (Op("=>", (left, right)),)):
-            return [*conjuncts(left), *conjuncts(neg(right))]
-        case Op("not", (Op("or", args),)):
-            return [p for a in args for p in conjuncts(neg(a))]
-        case Op("not", (Op("not", (inner,)),)):
-            return conjuncts(inner)
-    return [term]
 
 
 def opened(part: Term, caller: Caller, some: list[Var]) -> list[Term]:
@@ -141,4 +127,4 @@ def compiled_probe(caller: Caller, t: Transition, parts: list[Term], some: list[
     return compiled("probe", "S, rnd", lines), [*asked, Lit("true", BOOL)]
 
 
-__all__ = ["Wish", "compiled_probe", "conjuncts", "opened", "reads", "wish_of"]
+__all__ = ["Wish", "compiled_probe", "opened", "reads", "wish_of"]

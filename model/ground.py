@@ -11,7 +11,7 @@ import itertools
 import random
 from collections.abc import Iterable, Iterator
 
-from model.ir import BOOL, App, Lit, Op, Quant, System, Term, Use, Var, neg
+from model.ir import BOOL, App, Lit, Op, Quant, System, Term, Use, Var, conjuncts
 from model.world import State, World, size_of, table_sizes
 
 Truth = str | bool  # when something is true: SMT-LIB text over truth values, or known
@@ -82,25 +82,15 @@ class Ground:
         self._untold += [f"(assert {text(self.truth(part, env))})" for part, env in left]
 
     def _conjuncts(self, term: Term, env: Env) -> Iterator[tuple[Term, Env]]:
-        match term:
-            case Op("and", args):
-                for a in args:
-                    yield from self._conjuncts(a, env)
-            case Op("not", (Op("or", args),)):
-                for a in args:
-                    yield from self._conjuncts(neg(a), env)
-            case Op("not", (Op("=>", (left, right)),)):
-                yield from self._conjuncts(left, env)
-                yield from self._conjuncts(neg(right), env)
-            case Quant("forall", vars_, body):
-                for inner in self._bindings(vars_, env):
-                    yield from self._conjuncts(body, inner)
-            case Use(name, args):
-                made = self.system.defs[name]
-                yield from self._conjuncts(made.body, {p.name: self.values(a, env)
-                                                       for p, a in zip(made.params, args, strict=True)})
-            case _:
-                yield term, env
+        for part in conjuncts(term):
+            match part:
+                case Quant("forall", vars_, body):
+                    for inner in self._bindings(vars_, env):
+                        yield from self._conjuncts(body, inner)
+                case Use(name, args):
+                    yield from self._conjuncts(self.system.defs[name].body, self._given(name, args, env))
+                case _:
+                    yield part, env
 
     def _outright(self, told: Truth) -> bool:
         """Note the value that a place has, or does not have, if that is what is told and news."""
@@ -124,10 +114,10 @@ class Ground:
         self._untold = []
         return self._eval(f"(check-sat-assuming ({' '.join(wishes)}))").strip()
 
-    def wish(self, parts: Iterable[Truth]) -> None:
+    def wish(self, parts: Iterable[Truth]) -> str:
         """Have a state at hand in which as much as can be is true: of parts that contradict each other the last gives in.
 
-        There has to be a state without them.
+        Gives the solver's answer to whether there is one, which is `sat` if it has been without the wishes.
         """
         wishes: dict[str, None] = {}
         for part in parts:
@@ -140,6 +130,7 @@ class Ground:
             last = [name for name in wishes if name in core][-1:]
             for name in last or list(wishes):  # where the solver does not say, it is done without any
                 del wishes[name]
+        return answer
 
     def _true(self, asked: Iterable[Truth]) -> list[bool]:
         """Which of these are true in the state at hand."""
@@ -168,6 +159,10 @@ class Ground:
         ranges = [range(size_of(self.system, self.world, v.sort)) for v in vars_]
         for choice in itertools.product(*ranges):
             yield env | {v.name: {i: True} for v, i in zip(vars_, choice, strict=True)}
+
+    def _given(self, name: str, args: tuple[Term, ...], env: Env) -> Env:
+        """What the parameters of a definition are where it is used."""
+        return {p.name: self.values(a, env) for p, a in zip(self.system.defs[name].params, args, strict=True)}
 
     def either(self, parts: list[Truth]) -> Truth:
         """Disjunction."""
@@ -199,9 +194,7 @@ class Ground:
             case App(func, args):
                 return self._applied(func, [self.values(a, env) for a in args])
             case Use(name, args) if term.sort != BOOL:
-                made = self.system.defs[name]
-                return self.values(made.body, {p.name: self.values(a, env)
-                                               for p, a in zip(made.params, args, strict=True)})
+                return self.values(self.system.defs[name].body, self._given(name, args, env))
             case Op("ite", (cond, then, other)):
                 test = self.truth(cond, env)
                 if isinstance(test, bool):
@@ -234,9 +227,7 @@ class Ground:
             case Lit(name):
                 return name == "true"
             case Use(name, args):
-                made = self.system.defs[name]
-                return self.truth(made.body, {p.name: self.values(a, env)
-                                              for p, a in zip(made.params, args, strict=True)})
+                return self.truth(self.system.defs[name].body, self._given(name, args, env))
             case Op("not", (inner,)):
                 return self.no(self.truth(inner, env))
             case Op("=>", (left, right)):
@@ -281,9 +272,10 @@ def random_state(system: System, world: World, bodies: list[Term], rng: random.R
     ground.require(bodies)
     if ground.possible() != "sat":
         return None
-    if rng is not None:
-        ground.wish(rng.choice(list(cell.values())) for table in ground.cells for cell in table if len(cell) > 1)
-    return ground.state()
+    if rng is None:
+        return ground.state()
+    answer = ground.wish(rng.choice(list(cell.values())) for table in ground.cells for cell in table if len(cell) > 1)
+    return ground.state() if answer == "sat" else None
 
 
 __all__ = ["Ground", "Truth", "Values", "random_state"]

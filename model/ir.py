@@ -95,6 +95,20 @@ def neg(term: Term) -> Term:
     return Op("not", (term,))
 
 
+def conjuncts(term: Term) -> list[Term]:
+    """The formulas that are all true where a formula is, as far as connectives tell."""
+    match term:
+        case Op("and", args):
+            return [p for a in args for p in conjuncts(a)]
+        case Op("not", (Op("=>", (left, right)),)):
+            return [*conjuncts(left), *conjuncts(neg(right))]
+        case Op("not", (Op("or", args),)):
+            return [p for a in args for p in conjuncts(neg(a))]
+        case Op("not", (Op("not", (inner,)),)):
+            return conjuncts(inner)
+    return [term]
+
+
 def eq(left: Term, right: Term) -> Term:
     """Equality of two terms of one sort."""
     return Op("=", (left, right))
@@ -161,6 +175,11 @@ class Transition:
     guard: Term
     updates: tuple[Update, ...]
     code: str  # "" when the step succeeds, else the error code(s) it ends with
+
+    @property
+    def guard_parts(self) -> tuple[Term, ...]:
+        """The guard, conjunct by conjunct as it is written."""
+        return self.guard.args if isinstance(self.guard, Op) and self.guard.op == "and" else (self.guard,)
 
 
 @dataclass(frozen=True)

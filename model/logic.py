@@ -209,9 +209,7 @@ class Formulas:
 
     def guard_parts(self, transition: Transition) -> list[str]:
         """The guard of a transition, conjunct by conjunct."""
-        guard = transition.guard
-        parts = guard.args if isinstance(guard, Op) and guard.op == "and" else (guard,)
-        return [self.term(p) for p in parts]
+        return [self.term(p) for p in transition.guard_parts]
 
     def next_state(self, transition: Transition, needed: Renaming | None = None) -> str:
         """The state after a transition, as definitions over the state before it."""

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from model.compile import compiled
-from model.conjuncts import Wish, compiled_probe, conjuncts, opened, reads, wish_of
-from model.ir import Lit, Quant, Term, Transition, Var, conj, eq, neg
+from model.conjuncts import Wish, compiled_probe, opened, reads, wish_of
+from model.ir import Lit, Quant, Term, Transition, Var, conj, conjuncts, eq, neg
 from model.machine import Machine
 from model.walk import Caller, caller_of
 from model.world import State
@@ -174,7 +174,7 @@ class _Search:
         if any(isinstance(u.value, Lit) and wanted.by(u.value) for u in values):
             return k
         values = [u for u in values if not isinstance(u.value, Lit)]
-        if not values or values[0].binders or k in self.wanted:
+        if not values or values[0].binders:
             return k if values else None
         if (k, wanted) not in self.made_to:
             same = eq(values[0].value, wanted.value)

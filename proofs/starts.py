@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from model.diagnostics import Span
 from model.ground import Ground, Truth
-from model.ir import BOOL, TRUE, Claim, Op, System, eq, neg
+from model.ir import BOOL, TRUE, Claim, System, eq, neg
 from model.machine import Machine
 from model.world import State, World
 from proofs.bounded import default_scope
@@ -57,7 +57,9 @@ def initial_states(system: System, limit: float, rng: random.Random) -> tuple[Ma
             break
     else:
         raise NoInitialState(answer)
-    ground.wish(_wishes(system, ground))
+    answer = ground.wish(_wishes(system, ground))
+    if answer != "sat":
+        raise NoInitialState(answer)
     machine, first = Machine(system, ground.placed()), ground.state()
     written = {u.func for s in system.steps for t in s.transitions() for u in t.updates}
     states: list[State] = []
@@ -88,8 +90,7 @@ def _wishes(system: System, ground: Ground) -> Iterator[Truth]:
     """Each transition can be taken at once, or as much of its guard holds as can; arguments of one sort differ."""
     for k, t in enumerate(t for s in system.steps for t in s.transitions()):
         env = {p.name: ground.choice(f"want!{k}!{p.name}", p.sort) for p in t.params}
-        parts = t.guard.args if isinstance(t.guard, Op) and t.guard.op == "and" else (t.guard,)
-        guard = [ground.truth(part, env) for part in parts]
+        guard = [ground.truth(part, env) for part in t.guard_parts]
         if not t.step.point:
             yield ground.both(guard)
         yield from guard

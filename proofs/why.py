@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from model.ir import Op, System, show
+from model.ir import System, show
 from proofs.decide import Result
 from proofs.induction import Proof
 from proofs.queries import QueryMaker
@@ -97,7 +97,5 @@ def _leans_on(answers: dict[tuple[str, str], Result], claim: str) -> list[str]:
 def _checks(system: System) -> dict[str, list[str]]:
     out: dict[str, list[str]] = {}
     for t in QueryMaker(system).transitions:
-        guard = t.guard
-        parts = guard.args if isinstance(guard, Op) and guard.op == "and" else (guard,)
-        out[t.label] = [show(p) for p in parts]
+        out[t.label] = [show(p) for p in t.guard_parts]
     return out

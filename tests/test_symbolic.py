@@ -146,6 +146,18 @@ def test_an_input_turned_over_is_one_of_all_facts(asked: tuple[t.Term, Any], oth
         assert model_of(*facts, t.Not(condition)) is not None
 
 
+def test_a_model_without_a_plain_value_for_the_rest_is_asked() -> None:
+    solver = z3.Solver()
+    solver.add(as_z3(t.apply("f", (X,)) > t.apply("f", (Y + 1,))))
+    assert solver.check() == z3.sat
+    model = solver.model()
+    asked = [X, t.apply("f", (X,)), t.apply("f", (X + 7,)), t.apply("f", (t.number(3),))]
+    plain = [Input(Found(model)).value(term) for term in asked]
+    entries = z3.FuncInterp.as_list
+    with mock.patch.object(z3.FuncInterp, "as_list", lambda self: [*entries(self)[:-1], None]):
+        assert [Input(Found(model)).value(term) for term in asked] == plain
+
+
 def test_what_few_facts_exclude_is_excluded_wherever_they_hold() -> None:
     solver = Solver(5000)
     small, other = X < 3, t.eq(Y, t.number(7))

@@ -7,6 +7,7 @@ within what the rules have (README: not in the rules).
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from impl.xen import abi
@@ -35,7 +36,7 @@ def maps_of_the_past(b: Bench, domain: Domain) -> list[int]:
     return found
 
 
-class GuestCalls:
+class GuestCalls(ABC):
     """The moves of guests, chosen from a seed."""
 
     def __init__(self, bench: Bench, rng: random.Random) -> None:
@@ -53,9 +54,9 @@ class GuestCalls:
             total += weight
             self.moves.append((total, move))
 
+    @abstractmethod
     def finish_calls(self) -> None:
         """Let all calls in flight return; who moves others decides how."""
-        raise NotImplementedError
 
     def _fly(self, guest: Guest, vcpu: int, text: str, number: int, args: tuple[int, ...], payload: bytes,
              follower: Callable[[Flight], Follower], ncalls: int = 1) -> None:

@@ -26,7 +26,7 @@ class Found:
     def __init__(self, model: z3.ModelRef) -> None:
         self._model = model
         self._declared = {d.name(): d for d in model.decls()}
-        self._tables: dict[str, tuple[dict[tuple[int, ...], int], int]] = {}  # values by arguments, and that of all others
+        self._tables: dict[str, tuple[dict[tuple[int, ...], int], int | None]] = {}  # by arguments; of all others
 
     def value(self, place: Place, term: Term) -> int:
         """What the model says of a place; `term` is an application that stands there.
@@ -38,20 +38,28 @@ class Found:
             self._tables[name] = self._table(name)
         values, other = self._tables[name]
         value = values.get(args, other)
+        if value is None:  # the model gives no plain value for all others
+            value = values[args] = self._asked(place, term)
         return value if term.sort == BOOL else value % (1 << term.args[2])
 
-    def _table(self, name: str) -> tuple[dict[tuple[int, ...], int], int]:
+    def _table(self, name: str) -> tuple[dict[tuple[int, ...], int], int | None]:
         if name not in self._declared:
             return {}, 0
         told = self._model[self._declared[name]]
         if not isinstance(told, z3.FuncInterp):
             return {(): _bits(told)}, 0
         *entries, other = told.as_list()
-        return {tuple([_bits(v) for v in args]): _bits(value) for *args, value in entries}, _bits(other)
+        plain = z3.is_bv_value(other) or z3.is_true(other) or z3.is_false(other)
+        return {tuple([_bits(v) for v in args]): _bits(value) for *args, value in entries}, _bits(other) if plain else None
+
+    def _asked(self, place: Place, term: Term) -> int:
+        args = [z3.BoolVal(bool(v)) if a.sort == BOOL else z3.BitVecVal(v, WIDTH)
+                for v, a in zip(place[1], term.args[3:], strict=True)]
+        return _bits(self._model.eval(self._declared[place[0]](*args), model_completion=True))
 
 
 def _bits(value: Any) -> int:
-    """A value of a model. Raises `AttributeError` for what is none: models of these theories have no others."""
+    """A value of a model."""
     return int(z3.is_true(value)) if z3.is_bool(value) else int(value.as_long())
 
 
