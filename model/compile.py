@@ -12,8 +12,8 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from model.ir import BOOL, App, Lit, Op, Quant, System, Term, Update, Use, Var, subterms
-from model.world import World, size_of
+from bulkhead.model.ir import BOOL, App, Lit, Op, Quant, System, Term, Update, Use, Var, subterms
+from bulkhead.model.world import World, size_of
 
 UNROLL = 128  # ground copies of one quantifier or assignment that are written out; beyond, a loop
 

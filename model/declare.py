@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 
-from model import syntax as s
-from model.diagnostics import Span, suggest
-from model.expressions import Declarations, Scope
-from model.ir import AT, CALL, IDLE, POINT, App, Claim, Definition, Func, Op, Quant, Term, Use, Var
+from bulkhead.model import syntax as s
+from bulkhead.model.diagnostics import Span, suggest
+from bulkhead.model.expressions import Declarations, Scope
+from bulkhead.model.ir import AT, CALL, IDLE, POINT, App, Claim, Definition, Func, Op, Quant, Term, Use, Var
 
 MAX_DEPTH = 150  # of a formula with its definitions written out
 MAX_SIZE = 100_000  # of the same

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from model import syntax as s
-from model.diagnostics import Problem, Span, suggest
-from model.ir import (
+from bulkhead.model import syntax as s
+from bulkhead.model.diagnostics import Problem, Span, suggest
+from bulkhead.model.ir import (
     BOOL,
     CALL,
     FALSE,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from model.diagnostics import Problem, Span
+from bulkhead.model.diagnostics import Problem, Span
 
 BOOL = "bool"
 CALL = "Call"  # the sort of calls in flight

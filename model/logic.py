@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from model.ir import (
+from bulkhead.model.ir import (
     BOOL,
     CALL,
     POINT,

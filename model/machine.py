@@ -10,9 +10,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
-from model.compile import Coder, compiled
-from model.ir import System, Term, Transition
-from model.world import State, World, size_of, table_sizes
+from bulkhead.model.compile import Coder, compiled
+from bulkhead.model.ir import System, Term, Transition
+from bulkhead.model.world import State, World, size_of, table_sizes
 
 
 class Machine:

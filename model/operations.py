@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from model import syntax as s
-from model.diagnostics import Span, suggest
-from model.expressions import Declarations, RecordTerm, Scope, Value
-from model.ir import (
+from bulkhead.model import syntax as s
+from bulkhead.model.diagnostics import Span, suggest
+from bulkhead.model.expressions import Declarations, RecordTerm, Scope, Value
+from bulkhead.model.ir import (
     AT,
     CALL,
     IDLE,
@@ -26,7 +26,7 @@ from model.ir import (
     Var,
     show,
 )
-from model.procedures import Inliner, too_heavy, weight
+from bulkhead.model.procedures import Inliner, too_heavy, weight
 
 
 @dataclass

@@ -16,10 +16,10 @@ from typing import Any, get_args
 from lark import Lark, Token, Transformer, v_args
 from lark.exceptions import UnexpectedCharacters, UnexpectedEOF, UnexpectedInput, UnexpectedToken
 
-from model import kept
-from model import syntax as s
-from model.diagnostics import Problem, RulesError, Span, UsageError
-from model.lalr import Loop, NotParsed
+from bulkhead.model import cache
+from bulkhead.model import syntax as s
+from bulkhead.model.diagnostics import Problem, RulesError, Span, UsageError
+from bulkhead.model.lalr import Loop, NotParsed
 
 MAX_BYTES = 2_000_000
 MAX_NESTING = 60
@@ -264,7 +264,7 @@ class _ToSyntax(Transformer[Token, Any]):
 @functools.cache
 def _parser() -> tuple[Lark, Loop, _ToSyntax]:
     transformer = _ToSyntax()
-    lark = Lark(GRAMMAR.read_text(encoding="utf-8"), parser="lalr", maybe_placeholders=True, cache=kept.grammar() or False,
+    lark = Lark(GRAMMAR.read_text(encoding="utf-8"), parser="lalr", maybe_placeholders=True, cache=cache.grammar() or False,
                 transformer=transformer)
     return lark, Loop(lark), transformer
 

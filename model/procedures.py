@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from model import syntax as s
-from model.diagnostics import suggest
-from model.expressions import Declarations
+from bulkhead.model import syntax as s
+from bulkhead.model.diagnostics import suggest
+from bulkhead.model.expressions import Declarations
 
 MAX_PERFORMED = 200  # by one operation
 MAX_INSIDE = 50  # one in another

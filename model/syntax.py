@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from model.diagnostics import Span
+from bulkhead.model.diagnostics import Span
 
 
 class Node:

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.diagnostics import UsageError, suggest
-from model.ir import System
-from model.world import State, World, changes, elements, index_names, place, table_sizes
+from bulkhead.model.diagnostics import UsageError, suggest
+from bulkhead.model.ir import System
+from bulkhead.model.world import State, World, changes, elements, index_names, place, table_sizes
 
 if TYPE_CHECKING:
-    from model.machine import Machine
+    from bulkhead.model.machine import Machine
 
 FORMAT = "bulkhead-trace/1"
 HEADER = 1_000_000  # characters that a header may have

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from model.compile import Coder, compiled, indent
-from model.diagnostics import UsageError, suggest
-from model.ground import random_state
-from model.ir import THIS, Check, Step, Term, Transition
-from model.machine import Machine
-from model.world import State, table_sizes
+from bulkhead.model.compile import Coder, compiled, indent
+from bulkhead.model.diagnostics import UsageError, suggest
+from bulkhead.model.ir import THIS, Check, Step, Term, Transition
+from bulkhead.model.machine import Machine
+from bulkhead.model.world import State, table_sizes
+from bulkhead.proofs.theorems.grounding import random_state
 
 OKAY = "okay"
 MAY_FAIL = 0.125  # how often a `may fail` check fails in a walk

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from model import loader
-from model.diagnostics import RulesError, UsageError
+from bulkhead.model import loader
+from bulkhead.model.diagnostics import RulesError, UsageError
 
 GOLDEN = Path(__file__).parent / "golden"
 

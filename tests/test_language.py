@@ -15,17 +15,17 @@ from typing import Any
 import pytest
 from lark import Lark
 
-from model import loader, parser
-from model.diagnostics import RulesError
-from model.ir import System
-from model.lalr import NotParsed
-from model.machine import Machine
-from model.parser import GRAMMAR
-from model.walk import Caller, Outcome, caller_of, walk
-from model.world import State, World
-from proofs.attack import find_attack
-from proofs.induction import Settings, prove
-from proofs.queries import name_of
+from bulkhead.model import loader, parser
+from bulkhead.model.diagnostics import RulesError
+from bulkhead.model.ir import System
+from bulkhead.model.lalr import NotParsed
+from bulkhead.model.machine import Machine
+from bulkhead.model.parser import GRAMMAR
+from bulkhead.model.walk import Caller, Outcome, caller_of, walk
+from bulkhead.model.world import State, World
+from bulkhead.proofs.theorems.attack import find_attack
+from bulkhead.proofs.theorems.induction import Settings, prove
+from bulkhead.proofs.theorems.queries import name_of
 
 REFERENCE = Path(__file__).parent.parent / "spec" / "README.md"
 

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from model.compile import compiled
-from model.conjuncts import compiled_probe
-from model.ir import TRUE, App, Lit, Op, Quant, System, Term, Update, Use, Var, eq
-from model.loader import load
-from model.machine import Machine
-from model.reach import reach
-from model.trace import Event
-from model.walk import Caller, caller_of, walk
-from model.world import State, World, changes, size_of
+from bulkhead.model.compile import compiled
+from bulkhead.model.ir import TRUE, App, Lit, Op, Quant, System, Term, Update, Use, Var, eq
+from bulkhead.model.loader import load
+from bulkhead.model.machine import Machine
+from bulkhead.model.trace import Event
+from bulkhead.model.walk import Caller, caller_of, walk
+from bulkhead.model.world import State, World, changes, size_of
+from bulkhead.proofs.theorems.directed_search import reach
+from bulkhead.proofs.theorems.guard_conjuncts import compiled_probe
 
 GT = str(Path(__file__).parent / "benchmarks" / "gt.rules")
 SMALL = World({"Call": 1, "Domain": 3, "Frame": 2, "Ref": 1, "Process": 1}, {"root": 0})

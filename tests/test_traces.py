@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from model.loader import load
-from model.machine import Machine
-from model.trace import Event, Trace, TraceError, load_jsonl, replay, to_itf, to_jsonl
-from model.walk import caller_of
-from model.world import elements
+from bulkhead.model.loader import load
+from bulkhead.model.machine import Machine
+from bulkhead.model.trace import Event, Trace, TraceError, load_jsonl, replay, to_itf, to_jsonl
+from bulkhead.model.walk import caller_of
+from bulkhead.model.world import elements
 from tests.test_machine import ATTACK, GT, SMALL
 
 

@@ -13,8 +13,8 @@ from io import BytesIO
 from struct import Struct, error
 from typing import Final
 
-from impl.xen.abi import PAGE_MASK, U32, U64
-from impl.xen.pagetables import addr_ok
+from bulkhead.impl.xen.abi import PAGE_MASK, U32, U64
+from bulkhead.impl.xen.pagetables import addr_ok
 
 ENTRY: Final = 1
 HYPERCALL_PAGE: Final = 2
