@@ -63,9 +63,9 @@ class Coder:
             case Var(name):
                 return env.get(name, f"v_{name}")
             case Lit(name, sort):
-                if sort == BOOL:
-                    return "1" if name == "true" else "0"
-                return str(self.members[sort, name] if sort in self.system.enums else self.world.consts[name])
+                if name in self.system.consts:  # of whatever sort
+                    return str(self.world.consts[name])
+                return str(self.members[sort, name]) if sort != BOOL else "1" if name == "true" else "0"
             case App(func, args):
                 table, index = self.place(func, args, env, term.next)
                 return f"{table}[{index}]"

@@ -179,7 +179,7 @@ def _in_smallest_world(system: System, claim: Claim, trace: Trace, limit: float)
         again.effort(PATIENCE)
         return again if again.answer(claim) == "sat" else None  # `unknown`: it is not believed to do in a smaller world
 
-    sorts = {t.label: {p.name: p.sort for p in t.params} for s in system.steps for t in s.transitions()}
+    sorts = {t.label: {p.name: p.sort for p in t.params} for s in system.steps for t in s.outcomes()}
     named: dict[str, set[int]] = {}  # the elements of each sort that the attack and the rules name
     for const, sort in system.consts.items():
         named.setdefault(sort, set()).add(trace.world.consts[const])
