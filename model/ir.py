@@ -154,6 +154,7 @@ class Update:
     value: Term
     binders: tuple[Var, ...] = ()
     cond: Term = TRUE
+    span: Span | None = field(default=None, compare=False)  # where it is written; None where the engine made it
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,6 +342,18 @@ def subterms(term: Term) -> Iterator[Term]:
             yield from subterms(arg)
     elif isinstance(term, Quant):
         yield from subterms(term.body)
+
+
+def free_variables(term: Term) -> set[str]:
+    """The names of the variables that a term speaks of and does not bind."""
+    match term:
+        case Var(name):
+            return {name}
+        case App(_, args) | Op(_, args) | Use(_, args):
+            return {n for a in args for n in free_variables(a)}
+        case Quant(_, vars_, body):
+            return free_variables(body) - {v.name for v in vars_}
+    return set()
 
 
 def show(term: Term) -> str:

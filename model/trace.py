@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bulkhead.model.diagnostics import UsageError, suggest
-from bulkhead.model.ir import System
+from bulkhead.model.ir import Claim, System
 from bulkhead.model.world import State, World, changes, elements, index_names, place, size_of, table_sizes
 
 if TYPE_CHECKING:
@@ -67,6 +67,12 @@ def replay(trace: Trace, machine: Machine) -> list[State]:
                 raise TraceError(f"event {n}: the trace has `{wrong}` become {event.changes.get(wrong, 'nothing new')}, the "
                                  f"rules {made.get(wrong, 'nothing new')}.")
     return states
+
+
+def start_breaks(machine: Machine, state: State) -> Claim | None:
+    """The first `init` or axiom that does not hold in a state; None for an initial state."""
+    every = (*machine.system.inits, *machine.system.axioms)
+    return next((c for c in every if not machine.holds(state, c.body)), None)
 
 
 def named_args(system: System, world: World, machine: Machine, event: Event) -> dict[str, str]:
