@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bulkhead.model.diagnostics import UsageError
+from bulkhead.proofs.atomic_files import needs_file, write_file
 from bulkhead.proofs.replay.compare import differences, explained, load_known
 from bulkhead.proofs.replay.ops import execute
 from bulkhead.proofs.replay.rig import Rig
@@ -119,8 +120,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = []
     try:
         if args.json is not None:
-            from bulkhead.proofs.atomic_files import needs_file, write_file
-
             needs_file(args.json)
         for path in args.files:
             result = replay(path)

@@ -81,7 +81,7 @@ Found = tuple[dict[str, "Trace | None"], float]
 
 def search(system: System, claims: list[str], faults: tuple[str, ...], one: bool = False) -> Found:
     """A short attack on each claim (with `one`, on any), or None where none is found; and the seconds for each."""
-    from bulkhead.proofs.theorems.attack import find_attacks
+    from bulkhead.proofs.theorems.attack import find_attacks  # brings Z3's searches and pictures in, where something falls
 
     begun = time.perf_counter()
     found = find_attacks(system, claims, faults, one=one)
@@ -170,6 +170,7 @@ class Case:
         if trace is None:
             verdict.verdict = "unknown"
             return verdict
+        # brings Z3's searches and pictures in, where something falls
         from bulkhead.proofs.report.trace_text import save_trace
 
         self.details.append(save_trace(self.system, name, trace, self.out / name))
@@ -178,7 +179,8 @@ class Case:
 
     def _counterexamples(self, proof: Proof) -> str:
         """Counterexamples to induction for what failed first, with everything assumed; the rest fell with these."""
-        from bulkhead.proofs.report.trace_text import save_counterexample
+        # brings Z3's searches and pictures in, where something falls
+        from bulkhead.proofs.report.explain_cti import save_counterexample
 
         fell = ", ".join(dict.fromkeys(r.claim for r in proof.first_failing))
         shown = [f"Not inductive, with all invariants assumed: {fell}"]
@@ -195,7 +197,7 @@ def progress(title: str) -> Iterator[Callable[[int], None]]:
     """Tells on the error stream how far a proof has come: a live line on a terminal, a plain line now and then else."""
     done = 0
     if sys.stderr.isatty():
-        from rich.console import Console
+        from rich.console import Console  # for a terminal only
         from rich.status import Status
 
         with Status(f"{title} ...", console=Console(stderr=True)) as status:
@@ -224,7 +226,7 @@ def table(report: SystemReport, terminal: bool) -> None:
     head = ("theorem", "verdict", "expected", "queries", "time")
     rows = [(t.name, t.verdict, t.expected, str(t.queries), f"{t.seconds:.2f} s") for t in report.theorems]
     if terminal:
-        from rich.console import Console
+        from rich.console import Console  # for a terminal only
         from rich.table import Table
 
         drawn = Table(title=report.name, title_justify="left")

@@ -11,17 +11,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from bulkhead.model.ir import System
 from bulkhead.model.logic import Prelude
 from bulkhead.proofs import jobs as workers
+from bulkhead.proofs.theorems.cti import Cti, counterexample
 from bulkhead.proofs.theorems.queries import FOLLOWS, PLACES, Block, Query
 from bulkhead.proofs.theorems.solvers import EAGERNESS, FAST_LIMIT, Answer, Cvc5Session, SolverError, Z3Session
 from bulkhead.proofs.theorems.subsumption import Meanings, Refuted, split
-
-if TYPE_CHECKING:
-    from bulkhead.proofs.theorems.cti import Cti
 
 DEFAULT_LIMIT = 10.0
 PARTS = 6  # of the work for each process: small ones at the end keep all processes busy,
@@ -151,8 +148,6 @@ def _decided_again(found: list[tuple[Query, Result]], block: Block, prelude: Pre
 
 def press(system: System, prelude: Prelude, block: Block, result: Result, settings: Settings) -> Result:
     """Decide a query that could not be refuted quickly: by a counterexample in a small world, or with more patience."""
-    from bulkhead.proofs.theorems.cti import counterexample
-
     begun = time.perf_counter()
     (query,) = [q for q in block.queries if q.claim == result.claim]
     if block.label not in PLACES:
