@@ -322,6 +322,7 @@ class System:
     steps: tuple[Step, ...]
     expects: dict[str, str]  # theorem -> proved | refuted
     faults: dict[str, str]  # name -> documentation
+    scope: dict[str, tuple[int, int]] = field(default_factory=dict)  # sort -> elements in searches: at first, at most
     warnings: tuple[Problem, ...] = ()
     files: tuple[str, ...] = ()
     sources: dict[str, str] = field(default_factory=dict)

@@ -19,6 +19,7 @@ from bulkhead.model.declare import (
     define,
     expects_of,
     refuse_changing_axioms,
+    scope_of,
     unique,
 )
 from bulkhead.model.diagnostics import Problem, RulesError, UsageError, suggest
@@ -109,7 +110,7 @@ def _tried(library: Library, loose: list[str]) -> Iterator[s.System]:
 
 def _trial(library: Library, names: list[str]) -> s.System:
     uses = tuple(s.Name(n, library.components[n].span) for n in names)
-    return s.System(TRIAL, uses, (), "", uses[0].span)
+    return s.System(TRIAL, uses, (), (), "", uses[0].span)
 
 
 def _error(problems: list[Problem], library: Library) -> RulesError:
@@ -169,6 +170,7 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
     claims = claims_of(items, d)
     by_kind = {k: {c.name: c for c in claims if c.kind == k} for k in
                ("init", "axiom", "invariant", "theorem", "transition")}
+    scope = scope_of([i for _, i in items if isinstance(i, s.ScopeItem)], system.scopes, d)
     refuse_changing_axioms(by_kind["axiom"].values(), steps, d)
     expects = expects_of(system, {**by_kind["theorem"], **by_kind["transition"]}, d)
     if d.problems:
@@ -177,7 +179,7 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
     enums = {**d.enums, POINT: (IDLE, *sorted({*d.enums[POINT], *_points_elsewhere(library, components)} - {IDLE}))}
     made = System(name, system.doc, d.sorts, enums, d.consts, d.funcs, d.defs, tuple(by_kind["init"].values()),
                   tuple(by_kind["axiom"].values()), by_kind["invariant"], by_kind["theorem"], by_kind["transition"],
-                  tuple(steps), expects, {n: f.doc for n, f in known_faults.items()}, files=files,
+                  tuple(steps), expects, {n: f.doc for n, f in known_faults.items()}, scope=scope, files=files,
                   sources=library.sources)
     return replace(made, warnings=tuple(alternation_warnings(made)))
 

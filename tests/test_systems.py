@@ -13,13 +13,14 @@ from bulkhead.model.machine import Machine
 from bulkhead.model.trace import TraceError, load_jsonl, replay, to_jsonl
 from bulkhead.proofs.report.explain_cti import describe
 from bulkhead.proofs.theorems.attack import find_attack
-from bulkhead.proofs.theorems.bmc import Search, default_scope
+from bulkhead.proofs.theorems.bmc import Search
 from bulkhead.proofs.theorems.cti import counterexample
 from bulkhead.proofs.theorems.decide import make_pool, run_blocks
 from bulkhead.proofs.theorems.frame_rule import Frame
 from bulkhead.proofs.theorems.induction import Proof, Settings, prove
 from bulkhead.proofs.theorems.initial_states import nothing
 from bulkhead.proofs.theorems.queries import QueryMaker, name_of
+from bulkhead.proofs.theorems.scope import first_scope
 from bulkhead.proofs.theorems.subsumption import Meanings, Refuted, split
 
 GT = Path(__file__).parent / "benchmarks" / "gt.rules"
@@ -164,7 +165,7 @@ def test_tools_can_do_their_work_without_privilege() -> None:
     owner = App("frame.owner", (App("translation.frame", (t,), "Frame"),), "Domain")
     wanted = Quant("exists", (p, t), conj([Use("reaches", (p, t), "bool"), App("translation.present", (t,), "bool"),
                                            neg(App("service", (owner,), "bool"))]))
-    search = Search(system, replace(nothing(system), body=neg(wanted)), default_scope(system), 30.0)
+    search = Search(system, replace(nothing(system), body=neg(wanted)), first_scope(system), 30.0)
     every = search.transitions
     for label in ("write_entry", "open_gntdev", "gntdev_map_grant_ref", "gntdev_mmap", "gntdev_mmap.map",
                   "gntdev_mmap.insert"):
