@@ -1,0 +1,167 @@
+"""Operations cut into atomic steps, as parsed statements: procedures stand in line, each with names of its own.
+
+A statement is kept as it is written. What its names mean is kept beside it: a `Local` is an identity, not a text, and a
+procedure sees its own parameters and locals only. A performed procedure begins with one `Bind` for each parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from model import syntax as s
+from proofs.certify.tree import IDLE, CannotRead, Rules
+
+
+@dataclass(eq=False)
+class Local:
+    """A parameter, pick, `let` or result. `segment` is the number of the step that defines it."""
+
+    name: str
+    segment: int
+
+
+@dataclass(frozen=True)
+class Bind:
+    """`local` gets the value of an expression, whose names are those of the statement before it."""
+
+    local: Local
+    value: s.Expr
+
+
+@dataclass(frozen=True)
+class Choose:
+    """A pick: `local` is some element with `pick.where`, in which it is known by its name."""
+
+    local: Local
+    pick: s.Pick
+    inside: Mapping[str, Local]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """One statement, and what local names mean where it stands. `code` is what its failing check answers."""
+
+    statement: Bind | Choose | s.Require | s.MayFail | s.Set
+    names: Mapping[str, Local]
+    code: str = ""
+
+
+@dataclass
+class Segment:
+    """One atomic step. `point` is where a call stands to take it; `after` and `failed` where it stands then ("": nowhere)."""
+
+    label: str
+    first: bool
+    params: list[tuple[Local, s.Binder]] = field(default_factory=list)
+    when: s.Expr | None = None
+    when_names: Mapping[str, Local] = field(default_factory=dict)
+    body: list[Placed] = field(default_factory=list)
+    point: str = ""
+    after: str = ""
+    failed: str = ""
+
+
+@dataclass
+class Cut:
+    """An operation as its steps. `kept` are the locals by the names that claims use."""
+
+    operation: s.Operation
+    segments: list[Segment]
+    kept: Mapping[str, Local]
+
+    @property
+    def has_call(self) -> bool:
+        """Only a call of several steps is ever in flight."""
+        return len(self.segments) > 1
+
+
+class _Frame:
+    """The names of one body while it is read. Definitions are told to the performer, with the prefix of the result."""
+
+    def __init__(self, outer: _Frame | None = None, result: str | None = None, code: str = "") -> None:
+        self.names: dict[str, Local] = {}
+        self.outer, self.result = outer, result
+        self.code = (outer.code if outer is not None else "") or code
+
+    def define(self, name: str, local: Local, told: bool = True) -> None:
+        self.names = {**self.names, name: local}
+        if told and self.outer is not None:
+            self.outer.define(name if self.result is None else f"{self.result}_{name}", local)
+
+
+def cut(op: s.Operation, rules: Rules) -> Cut:
+    """The steps of one operation. Raises `CannotRead`."""
+    segments = [Segment(op.name, True)]
+    frame = _Frame()
+    for b in op.params:
+        local = Local(b.name, 0)
+        frame.define(b.name, local)
+        segments[0].params.append((local, b))
+    segments[0].when, segments[0].when_names = op.when, frame.names
+    head = ""
+    for boundary in _read(op, rules, frame, segments, (op.name,)):
+        last = segments[-1]
+        if boundary.kind == "done":
+            last.after = head
+            segments.append(Segment(f"{op.name}.done", False, point=head, failed=IDLE))
+            head = ""
+            continue
+        point = f"{op.name}.{boundary.name}"
+        last.after = point
+        if boundary.kind == "each":
+            head = point
+        segments.append(Segment(point, False, point=point, failed=head or IDLE))
+    if len(segments) > 1:
+        segments[0].point = segments[0].failed = IDLE
+        segments[-1].after = IDLE
+    return Cut(op, segments, frame.names)
+
+
+def _read(op: s.Operation, rules: Rules, frame: _Frame, segments: list[Segment],
+          trail: tuple[str, ...]) -> Iterator[s.Boundary]:
+    """Put the statements of a body into the last segment; a boundary is given out, so that the caller opens the next."""
+    for st in op.body:
+        number = len(segments) - 1
+        code = frame.code or (getattr(st, "code", None) or "")
+        match st:
+            case s.Boundary():
+                yield st
+                opened = segments[-1]
+                for b in st.params:
+                    local = Local(b.name, len(segments) - 1)
+                    frame.define(b.name, local)
+                    opened.params.append((local, b))
+            case s.Let():
+                local = Local(st.name, number)
+                segments[-1].body.append(Placed(Bind(local, st.value), frame.names))
+                frame.define(st.name, local)
+            case s.Pick():
+                local, before = Local(st.binder.name, number), frame.names
+                frame.define(st.binder.name, local)
+                segments[-1].body.append(Placed(Choose(local, st, frame.names), before, code))
+            case s.Return():
+                if frame.outer is not None and frame.result is not None:  # else nobody reads what it gives back
+                    local = Local(frame.result, number)
+                    segments[-1].body.append(Placed(Bind(local, st.value), frame.names))
+                    frame.outer.define(frame.result, local)
+            case s.Perform():
+                yield from _perform(st, rules, frame, segments, trail)
+            case s.Require() | s.MayFail() | s.Set():
+                segments[-1].body.append(Placed(st, frame.names, code))
+
+
+def _perform(st: s.Perform, rules: Rules, frame: _Frame, segments: list[Segment],
+             trail: tuple[str, ...]) -> Iterator[s.Boundary]:
+    performed = rules.operations.get(st.name)
+    if performed is None or performed.kind != "procedure" or st.name in trail or len(performed.params) != len(st.args):
+        raise CannotRead(f"`perform {st.name}` cannot be read")
+    inner = _Frame(frame, st.result, st.code or "")
+    for b, value in zip(performed.params, st.args, strict=True):
+        local = Local(b.name, len(segments) - 1)
+        segments[-1].body.append(Placed(Bind(local, value), frame.names))
+        inner.define(b.name, local, told=False)
+    yield from _read(performed, rules, inner, segments, (*trail, st.name))
+
+
+__all__ = ["Bind", "Choose", "Cut", "Local", "Placed", "Segment", "cut"]
