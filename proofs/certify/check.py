@@ -7,7 +7,7 @@ them are confirmed or the whole is not. So what the first road says its proofs l
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
@@ -127,7 +127,7 @@ class Checker:
         self.outcomes += [write_of(i, symbols) for i in rules.states.values() if i.writable is not None]
         kept = {(c.operation.name, name): local for c in cuts for name, local in c.kept.items()}
         self.now = Scope(symbols, kept=kept)
-        self.failed = z3.Bool(symbols.fresh("failed"))
+        self.failed = z3.Bool(symbols.fresh("failed"), symbols.context)
         axioms, named = rules.of_kind("axiom"), rules.of_kind("invariant", "theorem")
         missing = (claims.inductive | claims.implied) - named.keys() | claims.transitions - rules.of_kind("transition").keys()
         if missing:
@@ -159,7 +159,7 @@ class Checker:
     def step(self, outcome: Outcome) -> None:
         """One outcome of a step keeps the claims, and the transition claims hold of it."""
         equations = {key: outcome.equation(self.symbols, key) for key in dict.fromkeys(k for g in self.goals for k in g.reads)}
-        always = [*self.axioms.values(), self.failed == z3.BoolVal(outcome.failed), outcome.guard]
+        always = [*self.axioms.values(), self.failed == (self.symbols.true if outcome.failed else self.symbols.false), outcome.guard]
         for goal in self.goals:
             self._ask(outcome.label, goal.name, [*always, *(equations[k] for k in goal.reads)], goal.after, self.before)
 
@@ -168,15 +168,12 @@ class Checker:
         self.questions += 1
         own = {name} & assumed.keys()
         few = own | (self.claims.hints.get(name, frozenset()) & assumed.keys())
-        trials = [(own, FAST, FAST_LIMIT), (few, FAST, FAST_LIMIT), (few, {}, FAST_LIMIT), (assumed.keys(), FAST, self.limit),
-                  (assumed.keys(), {}, self.limit)]
-        asked: list[tuple[Iterable[str], bool]] = []
+        trials = [(own, FAST, FAST_LIMIT), (few, FAST, FAST_LIMIT), (few, {}, FAST_LIMIT)]
+        trials = [t for t in trials if len(t[0]) < len(assumed)]
+        trials += [(assumed.keys(), FAST, self.limit), (assumed.keys(), {}, self.limit)]
         verdict, why = z3.unknown, ""
         for names, options, limit in trials:
-            if (names, bool(options)) in asked:
-                continue
-            asked.append((names, bool(options)))
-            solver = z3.SimpleSolver() if options else z3.Solver()
+            solver = (z3.SimpleSolver if options else z3.Solver)(ctx=self.symbols.context)
             for option, setting in options.items():
                 solver.set(option, setting)
             solver.set("timeout", int(min(limit, self.limit) * 1000))

@@ -33,18 +33,28 @@ class Symbols:
         self._numbers = itertools.count()
         points = (IDLE, *dict.fromkeys(g.point for c in self.cuts.values() for g in c.segments if g.point != IDLE and g.point))
         self.members: dict[str, tuple[str, ...]] = {**rules.enums, POINT: points}
-        self._sorts: dict[str, Any] = {BOOL: z3.BoolSort()}
-        self._values: dict[str, dict[str, Term]] = {BOOL: {"false": z3.BoolVal(False), "true": z3.BoolVal(True)}}
+        self.context = z3.Context()
+        self.true, self.false = z3.BoolVal(True, self.context), z3.BoolVal(False, self.context)
+        self._sorts: dict[str, Any] = {BOOL: z3.BoolSort(self.context)}
+        self._values: dict[str, dict[str, Term]] = {BOOL: {"false": self.false, "true": self.true}}
         for name in rules.sorts:
-            self._sorts[name] = z3.DeclareSort(self.fresh(name))
+            self._sorts[name] = z3.DeclareSort(self.fresh(name), self.context)
         for name, members in self.members.items():
-            self._sorts[name], made = z3.EnumSort(self.fresh(name), [self.fresh(m) for m in members])
+            self._sorts[name], made = z3.EnumSort(self.fresh(name), [self.fresh(m) for m in members], self.context)
             self._values[name] = dict(zip(members, made, strict=True))
         self.member_of = {m: e for e, members in rules.enums.items() for m in members}
         self.consts = {c: z3.Const(self.fresh(c), self.sort(sort)) for c, sort in rules.consts.items()}
         self._functions: dict[tuple[Key, int], Any] = {}
         self.local_sorts: dict[Key, Any] = {}  # of the locals that are kept with a call
         self.read_after: dict[Key, None] = {}  # what any formula reads of the state after the step
+
+    def all_of(self, terms: Iterable[Term]) -> Term:
+        """The conjunction, also of none."""
+        return z3.And([self.true, *terms])
+
+    def any_of(self, terms: Iterable[Term]) -> Term:
+        """The disjunction, also of none."""
+        return z3.Or([self.false, *terms])
 
     def fresh(self, name: str) -> str:
         """A name for the solver that stands for nothing else."""
@@ -152,7 +162,7 @@ class Scope:
         if name in self.variables:
             return self.variables[name]
         if name in ("true", "false"):
-            return z3.BoolVal(name == "true")
+            return symbols.true if name == "true" else symbols.false
         if name in symbols.member_of:
             return symbols.member(symbols.member_of[name], name)
         if name in symbols.consts:
@@ -207,7 +217,7 @@ class Scope:
     def _quantified(self, expr: s.Quantified) -> Term:
         bound, cases = bind(self.symbols, expr.binders)
         bodies = [self.with_variables(c).truth(expr.body) for c in cases]
-        whole = z3.And(bodies) if expr.kind == "forall" else z3.Or(bodies)
+        whole = self.symbols.all_of(bodies) if expr.kind == "forall" else self.symbols.any_of(bodies)
         if not bound:
             return whole
         return z3.ForAll(bound, whole) if expr.kind == "forall" else z3.Exists(bound, whole)

@@ -49,7 +49,7 @@ class Assignment:
         hit = [scope.single(i) == place for i, place in zip(indices, x, strict=True)]
         if self.statement.where is not None:
             hit.append(scope.truth(self.statement.where))
-        assigned = z3.And(hit)
+        assigned = symbols.all_of(hit)
         if free:
             assigned = z3.Exists(list(free.values()), assigned)
         # The value may speak of a bound variable only where that is an index.
@@ -177,20 +177,20 @@ class _Step:
             undo = st.pick.undo if isinstance(st, Choose) else st.undo
             if undo:
                 taken_back = [Assignment(u, scope) for u in undo]
-                yield Outcome(f"{segment.label}!{placed.code}", True, z3.And([*passed, fails]),
+                yield Outcome(f"{segment.label}!{placed.code}", True, symbols.all_of([*passed, fails]),
                               (*taken_back, *self._goes(segment.failed)))
             else:
-                plain.append(z3.And([*passed, fails]))
+                plain.append(symbols.all_of([*passed, fails]))
             passed.append(holds)
         if plain:
-            yield Outcome(f"{segment.label}!*", True, z3.Or(plain), self._goes("" if segment.first else segment.failed))
-        yield Outcome(segment.label, False, z3.And(passed), (*effect, *self._goes(segment.after), *self._keeps()))
+            yield Outcome(f"{segment.label}!*", True, symbols.any_of(plain), self._goes("" if segment.first else segment.failed))
+        yield Outcome(segment.label, False, symbols.all_of(passed), (*effect, *self._goes(segment.after), *self._keeps()))
 
     def _check(self, placed: Placed, scope: Scope) -> tuple[Term, Term]:
         """When a check fails, and when it lets the step go on."""
         st = placed.statement
         if isinstance(st, s.MayFail):
-            return z3.BoolVal(True), z3.BoolVal(True)
+            return self.symbols.true, self.symbols.true
         if isinstance(st, s.Require):
             holds = scope.truth(st.cond)
             return z3.Not(holds), holds
@@ -199,10 +199,10 @@ class _Step:
         picked = self.symbols.variable(b.name, b.sort)
         self._define(st.local, picked)
         if st.pick.where is None:
-            return z3.BoolVal(False), z3.BoolVal(True)
+            return self.symbols.false, self.symbols.true
         inside = self._scope(st.inside)
         bound, cases = bind(self.symbols, [b])
-        some = z3.Or([inside.with_variables(c).truth(st.pick.where) for c in cases])
+        some = self.symbols.any_of([inside.with_variables(c).truth(st.pick.where) for c in cases])
         return z3.Not(z3.Exists(bound, some) if bound else some), inside.truth(st.pick.where)
 
     def _goes(self, point: str) -> tuple[Store, ...]:
@@ -228,7 +228,7 @@ def write_of(item: s.StateItem, symbols: Symbols) -> Outcome:
     values = {b.name: symbols.variable(b.name or "value", b.sort) for b in item.fields}
     names = {b.name: v for b, v in zip(item.indices, index, strict=True) if b.name}
     scope = Scope(symbols, {**names, **{part or "value": v for part, v in values.items()}})
-    guard = z3.BoolVal(True) if w.when is None else scope.truth(w.when)
+    guard = symbols.true if w.when is None else scope.truth(w.when)
     own = tuple(Store((item.name, part), tuple(index), v) for part, v in values.items())
     return Outcome(w.name or f"write_{item.name}", False, guard, (*own, *(Assignment(t, scope) for t in w.then)))
 
