@@ -27,12 +27,12 @@ FAST_LIMIT = 1.0
 
 @dataclass(frozen=True)
 class Claims:
-    """What is to be certified: claims by name. `hints` names, for a claim, others that are worth assuming with it."""
+    """What is to be certified: claims by name. `hints` names others that are worth assuming for it."""
 
     inductive: frozenset[str]  # invariants and theorems said to be kept by every step
     implied: frozenset[str] = frozenset()  # theorems said to follow from those in every state
     transitions: frozenset[str] = frozenset()  # transition claims said to hold of every step
-    hints: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    hints: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)  # by step and claim
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,9 @@ class Checker:
 
     def __init__(self, rules: Rules, claims: Claims, limit: float) -> None:
         self.claims, self.limit = claims, limit
+        self.helpful: dict[str, frozenset[str]] = {}  # what helps with a claim, after whatever step
+        for (_, name), others in claims.hints.items():
+            self.helpful[name] = self.helpful.get(name, frozenset()) | others
         self.questions = 0
         self.open: list[Answer] = []
         cuts = [cut(op, rules) for op in rules.operations.values() if op.kind != "procedure"]
@@ -166,9 +169,9 @@ class Checker:
     def _ask(self, step: str, name: str, always: list[Term], goal: Term, assumed: Mapping[str, Term]) -> None:
         """Is a goal true where `always` and all that is assumed are? Tried with a few of those first."""
         self.questions += 1
-        own = {name} & assumed.keys()
-        few = own | (self.claims.hints.get(name, frozenset()) & assumed.keys())
-        trials = [(own, FAST, FAST_LIMIT), (few, FAST, FAST_LIMIT), (few, {}, FAST_LIMIT)]
+        few = ({name} | self.claims.hints.get((step, name), frozenset())) & assumed.keys()
+        more = (few | self.helpful.get(name, frozenset())) & assumed.keys()
+        trials = [(few, FAST, FAST_LIMIT), (few, {}, FAST_LIMIT), (more, FAST, FAST_LIMIT), (more, {}, FAST_LIMIT)]
         trials = [t for t in trials if len(t[0]) < len(assumed)]
         trials += [(assumed.keys(), FAST, self.limit), (assumed.keys(), {}, self.limit)]
         verdict, why = z3.unknown, ""
