@@ -2,30 +2,47 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.set-up
+PACKAGES := -p bulkhead.model -p bulkhead.impl -p bulkhead.proofs
+BOTH := monolithic disaggregated
 
-.PHONY: prove test clean
+.PHONY: prove test check lint clean
 
 # One after the other: each keeps all cores busy, and side by side they only get in each other's way.
 prove: $(STAMP)
 	@mkdir -p build
-	@$(BIN)/bulkhead prove --json build/prove.json > build/prove.txt; code=$$?; cat build/prove.txt; \
+	@$(BIN)/bulkhead prove $(BOTH) --json build/prove.json > build/prove.txt; code=$$?; cat build/prove.txt; \
 	$(BIN)/bulkhead refine --json build/refine.json > build/refine.txt || code=$$?; cat build/refine.txt; exit $$code
 
-test: $(STAMP)
+# All that is tested; each core runs tests.
+test: lint
+	$(BIN)/python -m pytest -n auto
+
+# What to run after every change: under a minute.
+check: lint
+	$(BIN)/python -m pytest -n auto -m 'not slow'
+
+lint: $(STAMP)
 	$(BIN)/ruff check .
-	$(BIN)/mypy --strict model impl proofs
-	$(BIN)/python -m pytest
+	$(BIN)/mypy --strict $(PACKAGES)
+	$(BIN)/lint-imports
 
 clean:
 	rm -rf build
 
 # Exact versions stand in requirements.lock. Graphviz's `dot` renders pictures; the proofs do without it.
+# The folders of this checkout are linked together as the package `bulkhead`, so that editors and type checkers find
+# the files themselves; `pip install --editable .` alone works too, by an import hook that only Python understands.
 $(STAMP): pyproject.toml requirements.lock
+	@test -x $(BIN)/python || echo "Setting up .venv: Python packages are fetched once (about 200 MB, a minute or two)."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || python3 -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[test]'
+	@mkdir -p .venv/checkout/bulkhead
+	@for part in spec model impl proofs; do ln -sfn ../../../$$part .venv/checkout/bulkhead/$$part; done
+	@$(BIN)/python -c 'import pathlib, sysconfig; \
+	    pathlib.Path(sysconfig.get_path("purelib"), "bulkhead-checkout.pth").write_text("$(CURDIR)/.venv/checkout\n")'
 	@command -v dot > /dev/null || { test "$$(id -u)" = 0 && apt-get install -y graphviz > /dev/null 2>&1; } \
 		|| { test "$$(id -u)" = 0 && apt-get update > /dev/null 2>&1 && apt-get install -y graphviz > /dev/null 2>&1; } \
 		|| echo "Pictures stay .dot files: install Graphviz (apt-get install graphviz) to have them drawn."
-	$(BIN)/python -m model.kept  # parser's tables, syntax trees, and then bytecode: starting takes less
+	$(BIN)/python -m bulkhead.model.set_up  # parser's tables, syntax trees, and then bytecode: starting takes less
 	$(BIN)/python -m compileall -q model impl proofs
 	@touch $(STAMP)

@@ -15,34 +15,34 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-from impl.dom0.gntalloc import GntallocPool
-from impl.dom0.kernel import Kernel
-from impl.dom0.process import Process
-from impl.dom0.syscalls import EVTCHN, GNTALLOC, GNTDEV, PRIVCMD, Syscalls, devices
-from impl.domb import elf
-from impl.domb.builder import MAX_PAGES, XENSTORE_REF, Hook
-from impl.domb.minios import MiniOs
-from impl.domb.minios_osdep import MiniOsOsdep
-from impl.domb.protocol import MAX_FILE, CreateRequest
-from impl.domb.service import BuilderService
-from impl.guests.agent import GuestFault, TestGuest
-from impl.guests.test_kernel import build_kernel
-from impl.libs.linux import LinuxOsdep
-from impl.libs.vchan import Offer
-from impl.log import Log, quiet
-from impl.reach import Party, Reach, table
-from impl.rings import pages
-from impl.rings.xenbus import Xenbus
-from impl.tools.fileproxy import FileProxy
-from impl.tools.services import Service, ToolError, find
-from impl.tools.store import XsError, home
-from impl.tools.xenconsoled import Xenconsoled
-from impl.tools.xenstored import Xenstored
-from impl.tools.xl import Xl
-from impl.xen import abi
-from impl.xen.hypercall_evtchn import TWO_DOMIDS
-from impl.xen.lifecycle import create_domain, set_max_vcpus
-from impl.xen.machine import Xen
+from bulkhead.impl.dom0.gntalloc import GntallocPool
+from bulkhead.impl.dom0.kernel import Kernel
+from bulkhead.impl.dom0.process import Process
+from bulkhead.impl.dom0.syscalls import EVTCHN, GNTALLOC, GNTDEV, PRIVCMD, Syscalls, devices
+from bulkhead.impl.domb import elf
+from bulkhead.impl.domb.builder import MAX_PAGES, XENSTORE_REF, Hook
+from bulkhead.impl.domb.minios import MiniOs
+from bulkhead.impl.domb.minios_osdep import MiniOsOsdep
+from bulkhead.impl.domb.protocol import MAX_FILE, CreateRequest
+from bulkhead.impl.domb.service import BuilderService
+from bulkhead.impl.guests.agent import GuestFault, TestGuest
+from bulkhead.impl.guests.test_kernel import build_kernel
+from bulkhead.impl.libs.linux import LinuxOsdep
+from bulkhead.impl.libs.vchan import Offer
+from bulkhead.impl.log import Log, quiet
+from bulkhead.impl.reach import Party, Reach, table
+from bulkhead.impl.rings import pages
+from bulkhead.impl.rings.xenbus import Xenbus
+from bulkhead.impl.tools.fileproxy import FileProxy
+from bulkhead.impl.tools.services import Service, ToolError, find
+from bulkhead.impl.tools.store import XsError, home
+from bulkhead.impl.tools.xenconsoled import Xenconsoled
+from bulkhead.impl.tools.xenstored import Xenstored
+from bulkhead.impl.tools.xl import Xl
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.hypercall_evtchn import TWO_DOMIDS
+from bulkhead.impl.xen.lifecycle import create_domain, set_max_vcpus
+from bulkhead.impl.xen.machine import Xen
 
 NODES: Final = {"monolithic": (PRIVCMD, EVTCHN), "disaggregated": (GNTDEV, GNTALLOC, EVTCHN)}
 MAX_GUESTS: Final = 32

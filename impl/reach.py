@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from struct import iter_unpack
 from typing import TYPE_CHECKING, Final, Literal
 
-from impl.dom0.kernel import Kernel
-from impl.domb.minios import MiniOs
-from impl.libs import foreignmemory as fm
-from impl.libs.linux import LinuxOsdep
-from impl.libs.osdep import PROT_READ
-from impl.xen import abi
-from impl.xen.frames import PGT_L1, Frame
-from impl.xen.pagetables import PTE_A, PTE_MFN, PTE_P, PTE_RW, PTE_USER
+from bulkhead.impl.dom0.kernel import Kernel
+from bulkhead.impl.domb.minios import MiniOs
+from bulkhead.impl.libs import foreignmemory as fm
+from bulkhead.impl.libs.linux import LinuxOsdep
+from bulkhead.impl.libs.osdep import PROT_READ
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.frames import PGT_L1, Frame
+from bulkhead.impl.xen.pagetables import PTE_A, PTE_MFN, PTE_P, PTE_RW, PTE_USER
 
 if TYPE_CHECKING:
-    from impl.dom0.syscalls import Syscalls
-    from impl.xen.domains import Domain
-    from impl.xen.machine import Xen
+    from bulkhead.impl.dom0.syscalls import Syscalls
+    from bulkhead.impl.xen.domains import Domain
+    from bulkhead.impl.xen.machine import Xen
 
 By = Literal["own", "grant", "foreign", "could map"]
 CHUNK: Final = 256

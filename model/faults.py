@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from model import syntax as s
-from model.diagnostics import suggest
-from model.expressions import Declarations
+from bulkhead.model import syntax as s
+from bulkhead.model.diagnostics import suggest
+from bulkhead.model.expressions import Declarations
 
 
 def lay(change: s.Change, operations: dict[str, s.Operation], d: Declarations) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from model.diagnostics import Problem
-from model.ir import App, Claim, Op, Quant, System, Term, Use
+from bulkhead.model.diagnostics import Problem
+from bulkhead.model.ir import App, Claim, Op, Quant, System, Term, Use
 
 
 def alternation_warnings(system: System) -> Iterator[Problem]:

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from model import kept
-from model import syntax as s
-from model.diagnostics import Problem, RulesError, Span, suggest
+from bulkhead.model import cache
+from bulkhead.model import syntax as s
+from bulkhead.model.diagnostics import Problem, RulesError, Span, suggest
 
 SPEC = Path(__file__).resolve().parent.parent / "spec"
 
@@ -30,7 +30,7 @@ class Library:
 
     def add(self, path: Path) -> s.RulesFile | None:
         """Take in one file. Names already taken are reported."""
-        from model.parser import parse_file  # brings Lark in, which kept rules do without
+        from bulkhead.model.parser import parse_file  # brings Lark in, which cached rules do without
 
         try:
             return self.take(*parse_file(path))
@@ -88,14 +88,14 @@ def load_library(extra: Iterable[Path] = ()) -> Library:
 
 
 @functools.cache
-def _shipped() -> kept.Parsed:
+def _shipped() -> cache.Parsed:
     """The shipped files, parsed once. Raises `RulesError`."""
-    def parse() -> kept.Parsed:
-        from model.parser import parse_file
+    def parse() -> cache.Parsed:
+        from bulkhead.model.parser import parse_file  # brings Lark in, which cached rules do without
 
         return [parse_file(path) for path in shipped_files()]
 
-    return kept.parsed(shipped_files(), parse)
+    return cache.parsed(shipped_files(), parse)
 
 
 def closure(library: Library, system: s.System, problems: list[Problem]) -> list[s.Component]:

@@ -10,16 +10,25 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from model import syntax as s
-from model.declare import TRIAL, claims_of, declare_sorts, declare_state, define, expects_of, unique
-from model.diagnostics import Problem, RulesError, UsageError, suggest
-from model.expressions import Declarations
-from model.faults import lay
-from model.fragment import alternation_warnings
-from model.ir import IDLE, POINT, Step, System
-from model.library import SPEC, Library, closure, load_library, shipped_files, shipped_systems
-from model.operations import elaborate, generated_write, locals_spoken_of
-from model.procedures import Points
+from bulkhead.model import syntax as s
+from bulkhead.model.declare import (
+    TRIAL,
+    claims_of,
+    declare_sorts,
+    declare_state,
+    define,
+    expects_of,
+    refuse_changing_axioms,
+    unique,
+)
+from bulkhead.model.diagnostics import Problem, RulesError, UsageError, suggest
+from bulkhead.model.expressions import Declarations
+from bulkhead.model.faults import lay
+from bulkhead.model.fragment import alternation_warnings
+from bulkhead.model.ir import IDLE, POINT, Step, System
+from bulkhead.model.library import SPEC, Library, closure, load_library, shipped_files, shipped_systems
+from bulkhead.model.operations import elaborate, generated_write, locals_spoken_of
+from bulkhead.model.procedures import Points
 
 
 def load(system: str, faults: Iterable[str] = ()) -> System:
@@ -160,6 +169,7 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
     claims = claims_of(items, d)
     by_kind = {k: {c.name: c for c in claims if c.kind == k} for k in
                ("init", "axiom", "invariant", "theorem", "transition")}
+    refuse_changing_axioms(by_kind["axiom"].values(), steps, d)
     expects = expects_of(system, {**by_kind["theorem"], **by_kind["transition"]}, d)
     if d.problems:
         raise _error(d.problems, library)
@@ -176,7 +186,7 @@ def _points_elsewhere(library: Library, components: list[s.Component]) -> Iterat
     """Points of shipped operations that this system leaves out.
 
     No call of it ever stands there. With them the shipped systems speak of one and the same set of points, so that a
-    query of one that is refuted is refuted for all (`proofs/reuse.py`).
+    query of one that is refuted is refuted for all (`proofs/theorems/subsumption.py`).
     """
     shipped = {str(p) for p in shipped_files()}
     if not any(library.home[c.name] in shipped for c in components):

@@ -10,9 +10,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
-from model.compile import Coder, compiled
-from model.ir import System, Term, Transition
-from model.world import State, World, size_of, table_sizes
+from bulkhead.model.compile import Coder, compiled
+from bulkhead.model.ir import System, Term, Transition
+from bulkhead.model.world import State, World, size_of, table_sizes
 
 
 class Machine:
@@ -25,7 +25,7 @@ class Machine:
         self._space = self._coder.definitions()
         self.transitions: dict[str, Transition] = {}
         for step in system.steps:
-            for t in step.transitions():
+            for t in step.outcomes():
                 self.transitions.setdefault(t.label, t)
         self._compiled: dict[str, tuple[Callable[..., bool], Callable[..., None]]] = {}
         self._claims: dict[tuple[Term, bool], Callable[..., bool]] = {}

@@ -16,14 +16,16 @@ from typing import Any, get_args
 from lark import Lark, Token, Transformer, v_args
 from lark.exceptions import UnexpectedCharacters, UnexpectedEOF, UnexpectedInput, UnexpectedToken
 
-from model import kept
-from model import syntax as s
-from model.diagnostics import Problem, RulesError, Span, UsageError
-from model.lalr import Loop, NotParsed
+from bulkhead.model import cache
+from bulkhead.model import syntax as s
+from bulkhead.model.diagnostics import Problem, RulesError, Span, UsageError
+from bulkhead.model.lalr import Loop, NotParsed
 
 MAX_BYTES = 2_000_000
 MAX_NESTING = 60
 MAX_PARTS = 1000
+MAX_NAME = 100
+LONG_NAME = rf"\w{{{MAX_NAME + 1},}}"
 GRAMMAR = Path(__file__).resolve().parent.parent / "spec" / "language.lark"
 
 _SPOKEN = {"NAME": "a name", "STRING": "a documentation string in double quotes", "KIND": "an operation",
@@ -264,7 +266,7 @@ class _ToSyntax(Transformer[Token, Any]):
 @functools.cache
 def _parser() -> tuple[Lark, Loop, _ToSyntax]:
     transformer = _ToSyntax()
-    lark = Lark(GRAMMAR.read_text(encoding="utf-8"), parser="lalr", maybe_placeholders=True, cache=kept.grammar() or False,
+    lark = Lark(GRAMMAR.read_text(encoding="utf-8"), parser="lalr", maybe_placeholders=True, cache=cache.grammar() or False,
                 transformer=transformer)
     return lark, Loop(lark), transformer
 
@@ -336,7 +338,10 @@ def _refuse_nonsense(text: str, file: str) -> None:
     if not text.strip():
         raise RulesError([_empty(file)])
     depth = 0
-    for match in re.finditer(r'"[^"]*"|--[^\n]*|[(\[{]|[)\]}]', text):
+    for match in re.finditer(r'"[^"]*"|--[^\n]*|[(\[{]|[)\]}]|' + LONG_NAME, text):
+        if match[0][0] not in '"-([{)]}':
+            raise RulesError([Problem(_place(text, match.start(), file), f"this name has {len(match[0]):,} characters",
+                                      f"Expected {MAX_NAME} at most.")])
         if match[0] in "([{":
             depth += 1
             if depth > MAX_NESTING:

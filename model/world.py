@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from model.ir import BOOL, System
+from bulkhead.model.ir import BOOL, System
 
 State = list[list[int]]
 

@@ -17,8 +17,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from types import FunctionType
 
-from proofs.refinement.campaign import Report, campaign
-from proofs.refinement.world import Size, rules_for
+from bulkhead.proofs.refinement.campaign import Report, campaign
+from bulkhead.proofs.refinement.lockstep.spec_world import Size, rules_for
 
 LIMIT = 50_000
 
@@ -227,7 +227,7 @@ BY_NAME = {fault.name: fault for fault in FAULTS}
 def _function(where: str) -> FunctionType:
     module, _, path = where.partition(":")
     folder, _, name = module.rpartition("/")
-    found: object = importlib.import_module(f"impl.{folder or 'xen'}.{name}")
+    found: object = importlib.import_module(f"bulkhead.impl.{folder or 'xen'}.{name}")
     for part in path.split("."):
         found = inspect.getattr_static(found, part)
     if isinstance(found, staticmethod):

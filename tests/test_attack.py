@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from model.diagnostics import UsageError
-from model.ir import System
-from model.loader import load
-from model.machine import Machine
-from model.trace import Trace, replay
-from model.world import State, World
-from proofs.attack import find_attack
-from proofs.cti import counterexample, describe
+from bulkhead.model.diagnostics import UsageError
+from bulkhead.model.ir import System
+from bulkhead.model.loader import load
+from bulkhead.model.machine import Machine
+from bulkhead.model.trace import Trace, replay
+from bulkhead.model.world import State, World
+from bulkhead.proofs.report.explain_cti import describe
+from bulkhead.proofs.theorems.attack import find_attack
+from bulkhead.proofs.theorems.cti import counterexample
 
 GT = str(Path(__file__).parent / "benchmarks" / "gt.rules")
 PLAIN = load(GT)

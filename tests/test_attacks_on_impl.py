@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from impl.xen import abi
-from model import loader
-from model.ir import System
-from model.trace import Trace
-from proofs.attack import find_attack
-from proofs.refinement.attacks import run_attack
+from bulkhead.impl.xen import abi
+from bulkhead.model import loader
+from bulkhead.model.ir import System
+from bulkhead.model.trace import Trace
+from bulkhead.proofs.refinement.attacks import run_attack
+from bulkhead.proofs.theorems.attack import find_attack
 
 
 @pytest.fixture(scope="module")

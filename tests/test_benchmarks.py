@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 
-from model import loader
-from model.machine import Machine
-from model.world import World
+from bulkhead.model import loader
+from bulkhead.model.machine import Machine
+from bulkhead.model.world import World
 from tests.benchmarks.by_hand import HandWritten, walk
 from tests.benchmarks.run import GT, GT_SIZES, Row, hand_steps
 

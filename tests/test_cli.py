@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from proofs import cli
-from proofs.vacuity import NEVER, REACHED, Vacuity
+from bulkhead.proofs.cli import __main__ as cli
+from bulkhead.proofs.theorems.vacuity import NEVER, REACHED, Vacuity
 
 GT = str(Path(__file__).parent / "benchmarks" / "gt.rules")
 
 
 def start(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-m", "proofs.cli", *arguments], stdout=subprocess.PIPE,
+    return subprocess.Popen([sys.executable, "-m", "bulkhead.proofs.cli", *arguments], stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent, env=env)
 
 
@@ -47,7 +47,7 @@ def test_prove_writes_json(tmp_path: Path) -> None:
 
 
 def test_fault_is_refuted(tmp_path: Path) -> None:
-    pytest.importorskip("proofs.attack")
+    pytest.importorskip("bulkhead.proofs.theorems.attack")
     code, out, _ = run("prove", GT, "--fault", "b1", "--out", str(tmp_path))
     assert code == 1 and "refuted" in out
     assert (tmp_path / "gt" / "cover" / "trace.jsonl").stat().st_size > 0
@@ -189,7 +189,7 @@ def test_results_go_where_they_are_sent(tmp_path: Path) -> None:
 
 
 def test_nobody_to_tell() -> None:
-    shell = f"exec {sys.executable} -m proofs.cli check {GT} >&-"
+    shell = f"exec {sys.executable} -m bulkhead.proofs.cli check {GT} >&-"
     folder = Path(__file__).parent.parent
     process = subprocess.run(shell, shell=True, stderr=subprocess.PIPE, text=True, cwd=folder, timeout=60)
     assert (process.returncode, process.stderr) == (0, "")
@@ -197,8 +197,8 @@ def test_nobody_to_tell() -> None:
 
 def test_full_disk() -> None:
     with open("/dev/full", "w") as full:
-        process = subprocess.run([sys.executable, "-m", "proofs.cli", "check", GT], stdout=full, stderr=subprocess.PIPE,
-                                 text=True, cwd=Path(__file__).parent.parent, timeout=60)
+        process = subprocess.run([sys.executable, "-m", "bulkhead.proofs.cli", "check", GT], stdout=full,
+                                 stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent, timeout=60)
     assert process.returncode == 2 and process.stderr == "bulkhead: No space left on device.\n"
 
 

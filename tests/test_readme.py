@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proofs.cli import run
+from bulkhead.proofs.cli.__main__ import run
 
 README = Path(__file__).parent.parent / "README.md"
 

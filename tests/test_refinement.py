@@ -11,13 +11,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from proofs.diff_cli import diff
-from proofs.refinement.bench import Bench
-from proofs.refinement.campaign import Driver, campaign
-from proofs.refinement.exhaustive import explore
-from proofs.refinement.rig import Guest
-from proofs.refinement.small_world import Limits
-from proofs.refinement.world import Size, rules_for
+from bulkhead.proofs.cli.diff import diff
+from bulkhead.proofs.refinement.campaign import Driver, campaign
+from bulkhead.proofs.refinement.exhaustive.explore import explore
+from bulkhead.proofs.refinement.exhaustive.limits import Limits
+from bulkhead.proofs.refinement.lockstep.lockstep import Bench
+from bulkhead.proofs.refinement.lockstep.spec_world import Size, rules_for
+from bulkhead.proofs.refinement.lockstep.testbed import Guest
 from tests.refinement_faults import BY_NAME, FAULTS, hunt, installed
 
 QUICK = ("map_upgrade_unchecked", "unmap_pin_before_flush", "status_v1_no_cmpxchg", "copy_upgrade_stale",

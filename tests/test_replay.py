@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proofs.replay.driver import BadRecording, main, read_recording, replay
+from bulkhead.proofs.replay.driver import BadRecording, main, read_recording, replay
 
 RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.jsonl.xz"))
 
@@ -65,7 +65,7 @@ def test_broken_files_say_what_is_wrong(tmp_path: Path, name: str, data: bytes, 
 
 
 def test_recordings_that_unpack_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proofs.replay.driver.MAX_BYTES", 1000)
+    monkeypatch.setattr("bulkhead.proofs.replay.driver.MAX_BYTES", 1000)
     (tmp_path / "x.jsonl.xz").write_bytes(lzma.compress(b" " * 1_000_000))
     with pytest.raises(BadRecording, match="more than 1,000 bytes"):
         read_recording(tmp_path / "x.jsonl.xz")

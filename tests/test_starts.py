@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from model.ground import Ground
-from model.ir import App, System, Var
-from model.loader import load
-from model.machine import Machine
-from model.reach import reach
-from model.world import World
-from proofs.starts import NoInitialState, initial_states
+from bulkhead.model.ir import App, System, Var
+from bulkhead.model.loader import load
+from bulkhead.model.machine import Machine
+from bulkhead.model.world import World
+from bulkhead.proofs.theorems.directed_search import reach
+from bulkhead.proofs.theorems.grounding import Ground
+from bulkhead.proofs.theorems.initial_states import NoInitialState, initial_states
 
 
 def rules(path: Path, text: str) -> System:

@@ -12,16 +12,16 @@ import z3
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from impl.xen import grant_admin, grant_copy, grant_entries, grant_map, grant_unmap, lifecycle
-from proofs import cli
-from proofs.refinement.symbolic import terms as t
-from proofs.refinement.symbolic.engine import Engine, Int
-from proofs.refinement.symbolic.handlers import HANDLERS, prove_handler, prove_handlers, report_lines
-from proofs.refinement.symbolic.inputs import Found, Input, turned
-from proofs.refinement.symbolic.machine import Policy
-from proofs.refinement.symbolic.rewriting import rewrite
-from proofs.refinement.symbolic.solver import TOLD, Solver
-from proofs.refinement.symbolic.to_z3 import as_z3, bound_z3
+from bulkhead.impl.xen import grant_admin, grant_copy, grant_entries, grant_map, grant_unmap, lifecycle
+from bulkhead.proofs.cli import __main__ as cli
+from bulkhead.proofs.refinement.handlers.symbolic_xen import Policy
+from bulkhead.proofs.refinement.handlers.table import HANDLERS, prove_handler, prove_handlers, report_lines
+from bulkhead.proofs.symbolic import terms as t
+from bulkhead.proofs.symbolic.engine import Engine, Int
+from bulkhead.proofs.symbolic.inputs import Found, Input, turned
+from bulkhead.proofs.symbolic.rewriting import rewrite
+from bulkhead.proofs.symbolic.solver import TOLD, Solver
+from bulkhead.proofs.symbolic.to_z3 import as_z3, bound_z3
 
 # --- terms: what the constructors make simple still means the same ---
 

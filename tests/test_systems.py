@@ -7,19 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from model import loader
-from model.ir import App, Claim, Quant, Transition, Use, Var, conj, neg
-from model.machine import Machine
-from model.trace import TraceError, load_jsonl, replay, to_jsonl
-from proofs.attack import find_attack
-from proofs.bounded import Search, default_scope
-from proofs.cti import counterexample, describe
-from proofs.decide import make_pool, run_blocks
-from proofs.frame import Frame
-from proofs.induction import Proof, Settings, prove
-from proofs.queries import QueryMaker, name_of
-from proofs.reuse import Meanings, Refuted, split
-from proofs.starts import nothing
+from bulkhead.model import loader
+from bulkhead.model.ir import App, Claim, Quant, Transition, Use, Var, conj, neg
+from bulkhead.model.machine import Machine
+from bulkhead.model.trace import TraceError, load_jsonl, replay, to_jsonl
+from bulkhead.proofs.report.explain_cti import describe
+from bulkhead.proofs.theorems.attack import find_attack
+from bulkhead.proofs.theorems.bmc import Search, default_scope
+from bulkhead.proofs.theorems.cti import counterexample
+from bulkhead.proofs.theorems.decide import make_pool, run_blocks
+from bulkhead.proofs.theorems.frame_rule import Frame
+from bulkhead.proofs.theorems.induction import Proof, Settings, prove
+from bulkhead.proofs.theorems.initial_states import nothing
+from bulkhead.proofs.theorems.queries import QueryMaker, name_of
+from bulkhead.proofs.theorems.subsumption import Meanings, Refuted, split
 
 GT = Path(__file__).parent / "benchmarks" / "gt.rules"
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from model.loader import load
-from model.machine import Machine
-from model.trace import Event, Trace, TraceError, load_jsonl, replay, to_itf, to_jsonl
-from model.walk import caller_of
-from model.world import elements
+from bulkhead.model.caller import caller_of
+from bulkhead.model.loader import load
+from bulkhead.model.machine import Machine
+from bulkhead.model.trace import Event, Trace, TraceError, load_jsonl, replay, to_itf, to_jsonl
+from bulkhead.model.world import elements
+from bulkhead.proofs.theorems.random_walk import initial_state
 from tests.test_machine import ATTACK, GT, SMALL
 
 
@@ -23,7 +24,7 @@ def faulty() -> Machine:
 
 @pytest.fixture
 def trace(faulty: Machine) -> Trace:
-    first = caller_of(faulty).initial_state()
+    first = initial_state(caller_of(faulty))
     assert first is not None
     return Trace("gt", ("b1",), "cover", SMALL, first, ATTACK)
 
@@ -112,7 +113,7 @@ def test_files_that_are_no_text_are_refused(faulty: Machine, tmp_path: Path) -> 
 def test_itf(trace: Trace, faulty: Machine) -> None:
     itf = to_itf(trace, faulty.system, faulty)
     assert [s["#meta"]["index"] for s in itf["states"]] == list(range(6))
-    assert [s["action"] for s in itf["states"]] == ["init", *(e.label for e in ATTACK)]
+    assert [s["action"] for s in itf["states"]] == ["(initial state)", *(e.label for e in ATTACK)]
     assert set(itf["vars"]) == set(itf["states"][0]) - {"#meta"}
     last = itf["states"][-1]
     assert [{"#tup": ["process0", "domain1", "ref0", "frame0"]}, True] in last["maps"]["#map"]

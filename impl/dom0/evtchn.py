@@ -6,10 +6,10 @@ themselves (impl/xen/events.py). Source: Linux drivers/xen/evtchn.c.
 
 from __future__ import annotations
 
-from impl.dom0.kernel import Kernel, KernelError
-from impl.dom0.process import Vma
-from impl.xen import abi
-from impl.xen.hypercall_evtchn import DOMID_PORT, THREE, TWO_DOMIDS
+from bulkhead.impl.dom0.kernel import Kernel, KernelError
+from bulkhead.impl.dom0.process import Vma
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.hypercall_evtchn import DOMID_PORT, THREE, TWO_DOMIDS
 
 UNRESTRICTED = 0xFFFF
 

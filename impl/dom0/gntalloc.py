@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from impl.dom0.gntdev import NOTIFY_CLEAR_BYTE, NOTIFY_SEND_EVENT
-from impl.dom0.kernel import Kernel, KernelError
-from impl.dom0.process import Vma
-from impl.xen import abi
-from impl.xen.frames import Frame
-from impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER
+from bulkhead.impl.dom0.gntdev import NOTIFY_CLEAR_BYTE, NOTIFY_SEND_EVENT
+from bulkhead.impl.dom0.kernel import Kernel, KernelError
+from bulkhead.impl.dom0.process import Vma
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.frames import Frame
+from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER
 
 PAGE_LIMIT: Final = 1024
 FLAG_WRITABLE: Final = 1

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from impl.dom0.kernel import Kernel, KernelError
-from impl.dom0.process import AddressSpace, Vma
-from impl.xen import abi
-from impl.xen.frames import Frame
+from bulkhead.impl.dom0.kernel import Kernel, KernelError
+from bulkhead.impl.dom0.process import AddressSpace, Vma
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.frames import Frame
 
 LIMIT: Final = 65536
 INVALID_HANDLE: Final = 0xFFFFFFFF

@@ -10,12 +10,12 @@ from __future__ import annotations
 from struct import Struct
 from typing import Final
 
-from impl.dom0.gntalloc import Gntalloc, GntallocPool
-from impl.dom0.gntdev import Gntdev
-from impl.dom0.ioctl import PAIR, user_read, user_write
-from impl.dom0.kernel import Kernel, KernelError
-from impl.dom0.process import AddressSpace, Vma
-from impl.xen import abi
+from bulkhead.impl.dom0.gntalloc import Gntalloc, GntallocPool
+from bulkhead.impl.dom0.gntdev import Gntdev
+from bulkhead.impl.dom0.ioctl import PAIR, user_read, user_write
+from bulkhead.impl.dom0.kernel import Kernel, KernelError
+from bulkhead.impl.dom0.process import AddressSpace, Vma
+from bulkhead.impl.xen import abi
 
 IOC_OUT: Final = 0x40000000
 IOC_IN: Final = 0x80000000

@@ -9,11 +9,11 @@ from __future__ import annotations
 from struct import Struct
 from typing import Final
 
-from impl.dom0.gntalloc import Gntalloc
-from impl.dom0.gntdev import Gntdev, Segment
-from impl.dom0.kernel import KernelError
-from impl.dom0.process import AddressSpace, Fault
-from impl.xen import abi
+from bulkhead.impl.dom0.gntalloc import Gntalloc
+from bulkhead.impl.dom0.gntdev import Gntdev, Segment
+from bulkhead.impl.dom0.kernel import KernelError
+from bulkhead.impl.dom0.process import AddressSpace, Fault
+from bulkhead.impl.xen import abi
 
 
 def _ioc(number: int, size: int) -> int:

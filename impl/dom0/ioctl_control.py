@@ -9,12 +9,12 @@ from __future__ import annotations
 from struct import Struct
 from typing import Final
 
-from impl.dom0.evtchn import Evtchn
-from impl.dom0.ioctl import user_read, user_write
-from impl.dom0.kernel import KernelError
-from impl.dom0.privcmd import Privcmd
-from impl.dom0.process import AddressSpace
-from impl.xen import abi
+from bulkhead.impl.dom0.evtchn import Evtchn
+from bulkhead.impl.dom0.ioctl import user_read, user_write
+from bulkhead.impl.dom0.kernel import KernelError
+from bulkhead.impl.dom0.privcmd import Privcmd
+from bulkhead.impl.dom0.process import AddressSpace
+from bulkhead.impl.xen import abi
 
 
 def _ioc(kind: str, number: int, size: int) -> int:

@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from impl.xen import abi
-from impl.xen.frames import Frame
-from impl.xen.guest_access import read, write
-from impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER
-from impl.xen.pv_build import PvLayout, build
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.frames import Frame
+from bulkhead.impl.xen.guest_access import read, write
+from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER
+from bulkhead.impl.xen.pv_build import PvLayout, build
 
 if TYPE_CHECKING:
-    from impl.xen.domains import Domain
-    from impl.xen.machine import Xen
+    from bulkhead.impl.xen.domains import Domain
+    from bulkhead.impl.xen.machine import Xen
 
 ARG_PAGES: Final = 8
 MAX_BATCH: Final = 128

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from impl.dom0.kernel import Kernel, KernelError
-from impl.dom0.process import AddressSpace, Vma
-from impl.xen import abi
-from impl.xen.guest_access import read, write
-from impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER
+from bulkhead.impl.dom0.kernel import Kernel, KernelError
+from bulkhead.impl.dom0.process import AddressSpace, Vma
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.guest_access import read, write
+from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER
 
 NOT_RESTRICTED = abi.DOMID_INVALID
 U64_MASK = (1 << 64) - 1  # a frame number beyond what an entry holds loses its upper bits

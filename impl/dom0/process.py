@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from impl.dom0.kernel import Kernel, KernelError
-from impl.xen import abi
-from impl.xen.frames import Frame
-from impl.xen.pagetables import PTE_A, PTE_D, PTE_MFN, PTE_P, PTE_RW, PTE_USER, read_pte
-from impl.xen.pv_build import DIRECT_MAP, TABLE_FLAGS
+from bulkhead.impl.dom0.kernel import Kernel, KernelError
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.frames import Frame
+from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_MFN, PTE_P, PTE_RW, PTE_USER, read_pte
+from bulkhead.impl.xen.pv_build import DIRECT_MAP, TABLE_FLAGS
 
 SIGBUS: Final = 7
 SIGSEGV: Final = 11

@@ -12,16 +12,16 @@ from functools import partial
 from struct import iter_unpack
 from typing import Final
 
-from impl.dom0.evtchn import Evtchn
-from impl.dom0.gntalloc import Gntalloc, GntallocPool
-from impl.dom0.gntdev import Gntdev
-from impl.dom0.gntdev_bsd import BsdGntdev, bsd_ioctl
-from impl.dom0.ioctl import gntalloc_ioctl, gntdev_ioctl, user_read, user_write
-from impl.dom0.ioctl_control import evtchn_ioctl, privcmd_ioctl
-from impl.dom0.kernel import Kernel, KernelError
-from impl.dom0.privcmd import Privcmd
-from impl.dom0.process import MAP_SHARED, DeviceFile, Process
-from impl.xen import abi
+from bulkhead.impl.dom0.evtchn import Evtchn
+from bulkhead.impl.dom0.gntalloc import Gntalloc, GntallocPool
+from bulkhead.impl.dom0.gntdev import Gntdev
+from bulkhead.impl.dom0.gntdev_bsd import BsdGntdev, bsd_ioctl
+from bulkhead.impl.dom0.ioctl import gntalloc_ioctl, gntdev_ioctl, user_read, user_write
+from bulkhead.impl.dom0.ioctl_control import evtchn_ioctl, privcmd_ioctl
+from bulkhead.impl.dom0.kernel import Kernel, KernelError
+from bulkhead.impl.dom0.privcmd import Privcmd
+from bulkhead.impl.dom0.process import MAP_SHARED, DeviceFile, Process
+from bulkhead.impl.xen import abi
 
 Devices = Mapping[str, Callable[[], DeviceFile]]
 GNTDEV: Final = "/dev/xen/gntdev"

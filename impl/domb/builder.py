@@ -12,14 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NoReturn, TypeVar
 
-from impl.domb import start_info as si
-from impl.domb.elf import ElfError, Image, parse
-from impl.domb.layout import Layout, plan, table_pages
-from impl.libs import ctrl
-from impl.libs import foreignmemory as fm
-from impl.libs.osdep import PROT_READ, PROT_WRITE, Osdep
-from impl.xen import abi
-from impl.xen.abi import EINVAL, PAGE_SHIFT, PAGE_SIZE, U64
+from bulkhead.impl.domb import start_info as si
+from bulkhead.impl.domb.elf import ElfError, Image, parse
+from bulkhead.impl.domb.layout import Layout, plan, table_pages
+from bulkhead.impl.libs import ctrl
+from bulkhead.impl.libs import foreignmemory as fm
+from bulkhead.impl.libs.osdep import PROT_READ, PROT_WRITE, Osdep
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.abi import EINVAL, PAGE_SHIFT, PAGE_SIZE, U64
 
 CHUNK: Final = 256
 GRANT_TABLE: Final = 1

@@ -13,8 +13,8 @@ from io import BytesIO
 from struct import Struct, error
 from typing import Final
 
-from impl.xen.abi import PAGE_MASK, U32, U64
-from impl.xen.pagetables import addr_ok
+from bulkhead.impl.xen.abi import PAGE_MASK, U32, U64
+from bulkhead.impl.xen.pagetables import addr_ok
 
 ENTRY: Final = 1
 HYPERCALL_PAGE: Final = 2
@@ -107,7 +107,7 @@ def _check_header(raw: bytes) -> None:
 
 def _segments(raw: bytes) -> tuple[list[tuple[int, bytes, int]], list[bytes]]:
     """(physical address, file bytes, memory size) of each loadable segment; the note areas."""
-    from elftools.elf.elffile import ELFFile
+    from elftools.elf.elffile import ELFFile  # slow to load, and needed for a kernel image only
 
     # e_shoff, and e_shentsize to e_shstrndx: no sections.
     view = raw[:40] + bytes(8) + raw[48:58] + bytes(6) + raw[64:]

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from impl.domb.elf import ElfError, Image
-from impl.xen.abi import PAGE_MASK, PAGE_SHIFT, U64
-from impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER, XEN_L4_SLOTS
+from bulkhead.impl.domb.elf import ElfError, Image
+from bulkhead.impl.xen.abi import PAGE_MASK, PAGE_SHIFT, U64
+from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER, XEN_L4_SLOTS
 
 TABLE_FLAGS: Final = PTE_P | PTE_RW | PTE_USER | PTE_A | PTE_D
 PAGE_FLAGS: Final = PTE_P | PTE_USER | PTE_A | PTE_D

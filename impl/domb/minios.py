@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from impl.dom0.kernel import FIRST_FREE_REF, Kernel, KernelError
-from impl.xen import abi
-from impl.xen.abi import EBUSY, EFAULT, EINVAL, ENOMEM
-from impl.xen.frames import Frame
-from impl.xen.guest_access import read, write
-from impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER
+from bulkhead.impl.dom0.kernel import FIRST_FREE_REF, Kernel, KernelError
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.abi import EBUSY, EFAULT, EINVAL, ENOMEM
+from bulkhead.impl.xen.frames import Frame
+from bulkhead.impl.xen.guest_access import read, write
+from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER
 
 if TYPE_CHECKING:
-    from impl.xen.domains import Domain
-    from impl.xen.machine import Xen
+    from bulkhead.impl.xen.domains import Domain
+    from bulkhead.impl.xen.machine import Xen
 
 NR_GRANT_FRAMES: Final = 4
 DEFAULT_MAX_GRANTS: Final = 128

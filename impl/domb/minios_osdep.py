@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from impl.dom0.kernel import KernelError
-from impl.domb.minios import GntMap, MiniOs
-from impl.libs.osdep import NO_NOTIFY, PROT_READ, PROT_WRITE, CopySegment, Osdep
-from impl.xen import abi
-from impl.xen.abi import EAGAIN, EBADF, EINVAL, ENOSYS, PAGE_MASK, PAGE_SHIFT, U32
-from impl.xen.frames import Frame
-from impl.xen.guest_access import read, write
-from impl.xen.hypercall_evtchn import DOMID_PORT, THREE, TWO_DOMIDS
+from bulkhead.impl.dom0.kernel import KernelError
+from bulkhead.impl.domb.minios import GntMap, MiniOs
+from bulkhead.impl.libs.osdep import NO_NOTIFY, PROT_READ, PROT_WRITE, CopySegment, Osdep
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.abi import EAGAIN, EBADF, EINVAL, ENOSYS, PAGE_MASK, PAGE_SHIFT, U32
+from bulkhead.impl.xen.frames import Frame
+from bulkhead.impl.xen.guest_access import read, write
+from bulkhead.impl.xen.hypercall_evtchn import DOMID_PORT, THREE, TWO_DOMIDS
 
 
 class EvtchnFile:

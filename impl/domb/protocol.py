@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from struct import Struct, error
 from typing import Final
 
-from impl.domb.builder import Guest
-from impl.libs.vchan import Vchan
+from bulkhead.impl.domb.builder import Guest
+from bulkhead.impl.libs.vchan import Vchan
 
 MAGIC: Final = 0x4244
 HEADER: Final = Struct("<HHIiI")  # magic, op, id, status, length

@@ -14,13 +14,13 @@ from dataclasses import replace
 from struct import error
 from typing import Final
 
-from impl.domb import protocol as p
-from impl.domb.builder import BuildError, Guest, Hook, Request, build
-from impl.libs import ctrl
-from impl.libs.osdep import Osdep, OsError
-from impl.libs.vchan import Offer, Vchan, server_init
-from impl.log import Log, quiet
-from impl.xen.abi import E2BIG, EBUSY, EINVAL, EIO, ENOSYS, ESRCH, ESTALE
+from bulkhead.impl.domb import protocol as p
+from bulkhead.impl.domb.builder import BuildError, Guest, Hook, Request, build
+from bulkhead.impl.libs import ctrl
+from bulkhead.impl.libs.osdep import Osdep, OsError
+from bulkhead.impl.libs.vchan import Offer, Vchan, server_init
+from bulkhead.impl.log import Log, quiet
+from bulkhead.impl.xen.abi import E2BIG, EBUSY, EINVAL, EIO, ENOSYS, ESRCH, ESTALE
 
 MAX_OUTBOX: Final = 32
 Fetch = Generator[tuple[int, bytes], p.Message, bytes]

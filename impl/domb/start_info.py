@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Final
 
-from impl.xen import abi
-from impl.xen.abi import PAGE_SHIFT, PAGE_SIZE, U64
-from impl.xen.vcpu_context import RIP, RSI, RSP
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.abi import PAGE_SHIFT, PAGE_SIZE, U64
+from bulkhead.impl.xen.vcpu_context import RIP, RSI, RSP
 
 MAGIC: Final = b"xen-3.0-x86_64"
 START_INFO: Final = Struct("<32sQQI4xQI4xQI4x5Q1024sQQ")

@@ -10,20 +10,20 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
-from impl.domb import start_info as si
-from impl.guests import test_kernel
-from impl.rings import pages
-from impl.rings.pages import ring_at
-from impl.rings.ring import BadIndex, Reader, Writer
-from impl.rings.xenbus import Answer, Xenbus
-from impl.xen import abi
-from impl.xen.abi import PAGE_SHIFT, PAGE_SIZE
-from impl.xen.guest_access import read, write
-from impl.xen.vcpu_context import RIP, RSI, register
+from bulkhead.impl.domb import start_info as si
+from bulkhead.impl.guests import test_kernel
+from bulkhead.impl.rings import pages
+from bulkhead.impl.rings.pages import ring_at
+from bulkhead.impl.rings.ring import BadIndex, Reader, Writer
+from bulkhead.impl.rings.xenbus import Answer, Xenbus
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.abi import PAGE_SHIFT, PAGE_SIZE
+from bulkhead.impl.xen.guest_access import read, write
+from bulkhead.impl.xen.vcpu_context import RIP, RSI, register
 
 if TYPE_CHECKING:
-    from impl.xen.domains import Domain
-    from impl.xen.machine import Xen
+    from bulkhead.impl.xen.domains import Domain
+    from bulkhead.impl.xen.machine import Xen
 
 STATE_NODE: Final = b"data/state"
 

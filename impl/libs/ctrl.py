@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from struct import unpack
 
-from impl.libs.osdep import Handle, Osdep, OsError, minus_on_error, null_on_error
-from impl.xen import abi
-from impl.xen.abi import EBUSY, EINVAL, ESRCH, U32, U64
-from impl.xen.hypercall_evtchn import TWO_DOMIDS
+from bulkhead.impl.libs.osdep import Handle, Osdep, OsError, minus_on_error, null_on_error
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.abi import EBUSY, EINVAL, ESRCH, U32, U64
+from bulkhead.impl.xen.hypercall_evtchn import TWO_DOMIDS
 
 POPULATE_BATCH = 512
 

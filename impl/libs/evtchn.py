@@ -6,7 +6,7 @@ unmasked. Source: Xen tools/libs/evtchn/core.c, linux.c.
 
 from __future__ import annotations
 
-from impl.libs.osdep import Handle, Osdep, minus_on_error, null_on_error
+from bulkhead.impl.libs.osdep import Handle, Osdep, minus_on_error, null_on_error
 
 
 class XenEvtchn(Handle):

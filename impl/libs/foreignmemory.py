@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from impl.libs.osdep import Handle, Osdep, OsError, minus_on_error, null_on_error
-from impl.xen.abi import EINVAL, PAGE_MASK, PAGE_SHIFT
+from bulkhead.impl.libs.osdep import Handle, Osdep, OsError, minus_on_error, null_on_error
+from bulkhead.impl.xen.abi import EINVAL, PAGE_MASK, PAGE_SHIFT
 
 
 class XenForeignMemory(Handle):

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from struct import unpack
 
-from impl.dom0 import gntdev_bsd as dev
-from impl.dom0.ioctl import PAIR
-from impl.dom0.syscalls import GNTDEV
-from impl.libs.linux import UnixOsdep
-from impl.libs.osdep import PROT_READ, PROT_WRITE, CopySegment, OsError
-from impl.xen import abi
-from impl.xen.abi import EINVAL, ENOSYS
+from bulkhead.impl.dom0 import gntdev_bsd as dev
+from bulkhead.impl.dom0.ioctl import PAIR
+from bulkhead.impl.dom0.syscalls import GNTDEV
+from bulkhead.impl.libs.linux import UnixOsdep
+from bulkhead.impl.libs.osdep import PROT_READ, PROT_WRITE, CopySegment, OsError
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.abi import EINVAL, ENOSYS
 
 
 class FreeBsdOsdep(UnixOsdep):

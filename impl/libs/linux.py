@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from struct import Struct, unpack
 from typing import Final
 
-from impl.dom0 import ioctl as dev
-from impl.dom0 import ioctl_control as control
-from impl.dom0.syscalls import EVTCHN, GNTALLOC, GNTDEV, PRIVCMD
-from impl.libs.osdep import NO_NOTIFY, PROT_READ, PROT_WRITE, CopySegment, Osdep, OsDriver, OsError
-from impl.xen import abi
-from impl.xen.abi import EINVAL, U32, U64
+from bulkhead.impl.dom0 import ioctl as dev
+from bulkhead.impl.dom0 import ioctl_control as control
+from bulkhead.impl.dom0.syscalls import EVTCHN, GNTALLOC, GNTDEV, PRIVCMD
+from bulkhead.impl.libs.osdep import NO_NOTIFY, PROT_READ, PROT_WRITE, CopySegment, Osdep, OsDriver, OsError
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.abi import EINVAL, U32, U64
 
 CLEAR_BYTE: Final = 1
 SEND_EVENT: Final = 2

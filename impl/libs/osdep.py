@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Concatenate, Final, ParamSpec, Protocol, TypeVar
 
-from impl.xen.abi import EIO, EOPNOTSUPP
+from bulkhead.impl.xen.abi import EIO, EOPNOTSUPP
 
 PROT_READ: Final = 1
 PROT_WRITE: Final = 2

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from struct import Struct, unpack
 from typing import Final
 
-from impl.libs import evtchn as ev
-from impl.libs import gnttab as gt
-from impl.libs.osdep import PROT_READ, PROT_WRITE, Osdep, OsError
-from impl.rings.ring import BadIndex, Reader, RingAt, Writer
-from impl.xen.abi import EINVAL, EPROTO, PAGE_SHIFT
+from bulkhead.impl.libs import evtchn as ev
+from bulkhead.impl.libs import gnttab as gt
+from bulkhead.impl.libs.osdep import PROT_READ, PROT_WRITE, Osdep, OsError
+from bulkhead.impl.rings.ring import BadIndex, Reader, RingAt, Writer
+from bulkhead.impl.xen.abi import EINVAL, EPROTO, PAGE_SHIFT
 
 LEFT: Final = (0, 4)  # cons, prod
 RIGHT: Final = (8, 12)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from impl.libs.gnttab import (
+from bulkhead.impl.libs.gnttab import (
     XenGnttab,
     xengnttab_close,
     xengnttab_map_grant_ref,
@@ -17,7 +17,7 @@ from impl.libs.gnttab import (
     xengnttab_open,
     xengnttab_unmap,
 )
-from impl.libs.osdep import Osdep
+from bulkhead.impl.libs.osdep import Osdep
 
 
 class XcGnttab:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import Final
 
-from impl.rings.ring import RingAt
+from bulkhead.impl.rings.ring import RingAt
 
 CONSOLE_IN: Final = (0, 1024, 3072, 3076)  # to the guest: data, size, cons, prod
 CONSOLE_OUT: Final = (1024, 2048, 3080, 3084)  # from the guest

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from impl.xen.abi import U32
+from bulkhead.impl.xen.abi import U32
 
 MASK: Final = 0xFFFFFFFF
 

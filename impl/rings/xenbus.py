@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from impl.rings import pages
-from impl.rings.pages import XS_HEADER, XS_PAYLOAD_MAX, ring_at
-from impl.rings.ring import BadIndex, Memory, Reader, Writer
+from bulkhead.impl.rings import pages
+from bulkhead.impl.rings.pages import XS_HEADER, XS_PAYLOAD_MAX, ring_at
+from bulkhead.impl.rings.ring import BadIndex, Memory, Reader, Writer
 
 Answer = tuple[int, int, bytes]  # type, request number, payload
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from struct import error
 from typing import Final
 
-from impl.domb import protocol as p
-from impl.libs.osdep import OsError
-from impl.xen.abi import E2BIG, EACCES, EBADF, EINVAL, EIO, ENOSYS
+from bulkhead.impl.domb import protocol as p
+from bulkhead.impl.libs.osdep import OsError
+from bulkhead.impl.xen.abi import E2BIG, EACCES, EBADF, EINVAL, EIO, ENOSYS
 
 MAX_FILES: Final = 8
 EMFILE: Final = 24

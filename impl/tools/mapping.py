@@ -6,10 +6,10 @@ Sources: Xen tools/console/daemon/io.c console_create_ring, tools/xenstored/doma
 
 from __future__ import annotations
 
-from impl.libs import foreignmemory as fm
-from impl.libs import gnttab as gt
-from impl.libs.osdep import PROT_READ, PROT_WRITE, Osdep, OsError
-from impl.xen.abi import PAGE_SIZE
+from bulkhead.impl.libs import foreignmemory as fm
+from bulkhead.impl.libs import gnttab as gt
+from bulkhead.impl.libs.osdep import PROT_READ, PROT_WRITE, Osdep, OsError
+from bulkhead.impl.xen.abi import PAGE_SIZE
 
 
 class RingMapping:

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from struct import error
 from typing import Final, Protocol
 
-from impl.domb import protocol as p
-from impl.domb.builder import BuildError, Guest, Hook, Request, build
-from impl.libs import ctrl
-from impl.libs.osdep import ETIMEDOUT, Osdep
-from impl.libs.vchan import Offer, client_init
-from impl.log import Log, quiet
-from impl.tools.fileproxy import FileProxy
-from impl.xen.abi import EINVAL, EIO, ENOENT, ENXIO
+from bulkhead.impl.domb import protocol as p
+from bulkhead.impl.domb.builder import BuildError, Guest, Hook, Request, build
+from bulkhead.impl.libs import ctrl
+from bulkhead.impl.libs.osdep import ETIMEDOUT, Osdep
+from bulkhead.impl.libs.vchan import Offer, client_init
+from bulkhead.impl.log import Log, quiet
+from bulkhead.impl.tools.fileproxy import FileProxy
+from bulkhead.impl.xen.abi import EINVAL, EIO, ENOENT, ENXIO
 
 PATIENCE: Final = 3
 MAX_ROUNDS: Final = 1 << 18  # of file requests and waiting in one call: more than any image needs

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from impl.domb.builder import CONSOLE_REF
-from impl.libs import evtchn as ev
-from impl.libs.osdep import Osdep, OsError
-from impl.log import Log, quiet
-from impl.rings import pages
-from impl.rings.pages import ring_at
-from impl.rings.ring import BadIndex, Reader, Writer
-from impl.tools.mapping import RingMapper, RingMapping
-from impl.xen.abi import EEXIST, ENOENT
+from bulkhead.impl.domb.builder import CONSOLE_REF
+from bulkhead.impl.libs import evtchn as ev
+from bulkhead.impl.libs.osdep import Osdep, OsError
+from bulkhead.impl.log import Log, quiet
+from bulkhead.impl.rings import pages
+from bulkhead.impl.rings.pages import ring_at
+from bulkhead.impl.rings.ring import BadIndex, Reader, Writer
+from bulkhead.impl.tools.mapping import RingMapper, RingMapping
+from bulkhead.impl.xen.abi import EEXIST, ENOENT
 
 KEEP: Final = 1 << 16
 

@@ -11,16 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from impl.domb.builder import XENSTORE_REF
-from impl.libs import evtchn as ev
-from impl.libs.osdep import Osdep, OsError
-from impl.log import Log, quiet
-from impl.rings import pages
-from impl.rings.pages import XS_HEADER, XS_PAYLOAD_MAX, ring_at
-from impl.rings.ring import BadIndex, Reader, Writer
-from impl.tools.mapping import RingMapper, RingMapping
-from impl.tools.store import Perm, Store, XsError, canonical, home
-from impl.xen.abi import EEXIST, U32
+from bulkhead.impl.domb.builder import XENSTORE_REF
+from bulkhead.impl.libs import evtchn as ev
+from bulkhead.impl.libs.osdep import Osdep, OsError
+from bulkhead.impl.log import Log, quiet
+from bulkhead.impl.rings import pages
+from bulkhead.impl.rings.pages import XS_HEADER, XS_PAYLOAD_MAX, ring_at
+from bulkhead.impl.rings.ring import BadIndex, Reader, Writer
+from bulkhead.impl.tools.mapping import RingMapper, RingMapping
+from bulkhead.impl.tools.store import Perm, Store, XsError, canonical, home
+from bulkhead.impl.xen.abi import EEXIST, U32
 
 QUOTA_WATCHES: Final = 128
 MAX_UNSENT: Final = 1 << 16

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import contextlib
 
-from impl.domb.builder import Guest
-from impl.domb.protocol import CreateRequest
-from impl.log import Log, quiet
-from impl.rings import pages
-from impl.tools.services import Service, ToolError
-from impl.tools.store import XsError, home
-from impl.tools.xenconsoled import Xenconsoled
-from impl.tools.xenstored import Xenstored
-from impl.xen.abi import EIO, ESRCH
+from bulkhead.impl.domb.builder import Guest
+from bulkhead.impl.domb.protocol import CreateRequest
+from bulkhead.impl.log import Log, quiet
+from bulkhead.impl.rings import pages
+from bulkhead.impl.tools.services import Service, ToolError
+from bulkhead.impl.tools.store import XsError, home
+from bulkhead.impl.tools.xenconsoled import Xenconsoled
+from bulkhead.impl.tools.xenstored import Xenstored
+from bulkhead.impl.xen.abi import EIO, ESRCH
 
 
 class Xl:

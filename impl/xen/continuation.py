@@ -12,11 +12,11 @@ from collections.abc import Callable, Generator
 from random import Random
 from typing import TYPE_CHECKING, Final
 
-from impl.xen.abi import EINVAL
+from bulkhead.impl.xen.abi import EINVAL
 
 if TYPE_CHECKING:
-    from impl.xen.domains import VCpu
-    from impl.xen.machine import Xen
+    from bulkhead.impl.xen.domains import VCpu
+    from bulkhead.impl.xen.machine import Xen
 
 NEVER: Final = "never"
 ALWAYS: Final = "always"

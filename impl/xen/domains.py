@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from impl.xen.frames import Frame
-from impl.xen.p2m import P2m
-from impl.xen.tlb import Tlb
+from bulkhead.impl.xen.frames import Frame
+from bulkhead.impl.xen.p2m import P2m
+from bulkhead.impl.xen.tlb import Tlb
 
 if TYPE_CHECKING:
-    from impl.xen.events import EventChannels
-    from impl.xen.grant_entries import GrantTable
-    from impl.xen.machine import Xen
+    from bulkhead.impl.xen.events import EventChannels
+    from bulkhead.impl.xen.grant_entries import GrantTable
+    from bulkhead.impl.xen.machine import Xen
 
 ALIVE: Final = 0
 DYING: Final = 1

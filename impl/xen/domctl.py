@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-from impl.xen import abi
-from impl.xen.abi import EACCES, EFAULT, EINVAL, ENOSYS, ESRCH
-from impl.xen.continuation import Preempted
-from impl.xen.domains import DEAD
-from impl.xen.guest_access import read, write
-from impl.xen.lifecycle import create_domain, destroy, pause, set_max_vcpus, set_target, unpause
-from impl.xen.migration import PAGEFRAMEINFO3, get_vcpu_context, page_frame_info, shadow_op
-from impl.xen.vcpu_context import hypercall_init, set_vcpu_context
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.abi import EACCES, EFAULT, EINVAL, ENOSYS, ESRCH
+from bulkhead.impl.xen.continuation import Preempted
+from bulkhead.impl.xen.domains import DEAD
+from bulkhead.impl.xen.guest_access import read, write
+from bulkhead.impl.xen.lifecycle import create_domain, destroy, pause, set_max_vcpus, set_target, unpause
+from bulkhead.impl.xen.migration import PAGEFRAMEINFO3, get_vcpu_context, page_frame_info, shadow_op
+from bulkhead.impl.xen.vcpu_context import hypercall_init, set_vcpu_context
 
 if TYPE_CHECKING:
-    from impl.xen.domains import Domain, VCpu
-    from impl.xen.machine import Xen
+    from bulkhead.impl.xen.domains import Domain, VCpu
+    from bulkhead.impl.xen.machine import Xen
 
 INFO_DYING = 1
 INFO_SHUTDOWN = 4

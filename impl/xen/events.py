@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from impl.xen.abi import (
+from bulkhead.impl.xen.abi import (
     DOMID_SELF,
     EBUSY,
     EEXIST,
@@ -21,8 +21,8 @@ from impl.xen.abi import (
 )
 
 if TYPE_CHECKING:
-    from impl.xen.domains import Domain, VCpu
-    from impl.xen.machine import Xen
+    from bulkhead.impl.xen.domains import Domain, VCpu
+    from bulkhead.impl.xen.machine import Xen
 
 CLOSED: Final = 0
 UNBOUND: Final = 1

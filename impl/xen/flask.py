@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from impl.xen.abi import EACCES, ESRCH
+from bulkhead.impl.xen.abi import EACCES, ESRCH
 
 if TYPE_CHECKING:
-    from impl.xen.domains import Domain
+    from bulkhead.impl.xen.domains import Domain
 
 DOM0: Final = "dom0_t"
 # domain_comms and domain_self_comms: event channels, and grants to map, unmap and copy, both ways.

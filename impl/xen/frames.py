@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from impl.xen.abi import PAGE_SIZE
+from bulkhead.impl.xen.abi import PAGE_SIZE
 
 if TYPE_CHECKING:
-    from impl.xen.domains import Domain
+    from bulkhead.impl.xen.domains import Domain
 
 PGT_NONE: Final = 0
 PGT_L1: Final = 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from impl.xen.abi import (
+from bulkhead.impl.xen.abi import (
     DOMID_SELF,
     EAGAIN,
     EBUSY,
@@ -37,11 +37,11 @@ from impl.xen.abi import (
     PAGE_SIZE,
     U16,
 )
-from impl.xen.frames import Frame
+from bulkhead.impl.xen.frames import Frame
 
 if TYPE_CHECKING:
-    from impl.xen.domains import Domain, VCpu
-    from impl.xen.machine import Xen
+    from bulkhead.impl.xen.domains import Domain, VCpu
+    from bulkhead.impl.xen.machine import Xen
 
 IN_USE = GTF_READING | GTF_WRITING
 

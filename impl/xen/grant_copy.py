@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Final
 
-from impl.xen.abi import (
+from bulkhead.impl.xen.abi import (
     DOMID_SELF,
     GNTCOPY_DEST_GREF,
     GNTCOPY_SOURCE_GREF,
@@ -29,13 +29,13 @@ from impl.xen.abi import (
     PIN_HSTW,
     PIN_WRITERS,
 )
-from impl.xen.frames import PGT_WRITABLE, Frame
-from impl.xen.grant_map import get_paged_frame
-from impl.xen.pagetables import get_page_type, put_page_type
+from bulkhead.impl.xen.frames import PGT_WRITABLE, Frame
+from bulkhead.impl.xen.grant_map import get_paged_frame
+from bulkhead.impl.xen.pagetables import get_page_type, put_page_type
 
 if TYPE_CHECKING:
-    from impl.xen.domains import Domain, VCpu
-    from impl.xen.machine import Xen
+    from bulkhead.impl.xen.domains import Domain, VCpu
+    from bulkhead.impl.xen.machine import Xen
 
 ERESTART: Final = 1
 # (status, frame, start, length); the frame is None unless the status is okay.

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Final
 
-from impl.xen.abi import (
+from bulkhead.impl.xen.abi import (
     ENTRIES_V1,
     ENTRIES_V2,
     ENTRY_V1,
@@ -30,12 +30,12 @@ from impl.xen.abi import (
     STATUS_PER_FRAME,
     U16,
 )
-from impl.xen.frames import Frame, get_writable
-from impl.xen.maptrack import Maptrack
+from bulkhead.impl.xen.frames import Frame, get_writable
+from bulkhead.impl.xen.maptrack import Maptrack
 
 if TYPE_CHECKING:
-    from impl.xen.domains import Domain
-    from impl.xen.machine import Xen
+    from bulkhead.impl.xen.domains import Domain
+    from bulkhead.impl.xen.machine import Xen
 
 STATUS_RETRIES: Final = 5
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from impl.xen.abi import (
+from bulkhead.impl.xen.abi import (
     GNTMAP_APPLICATION_MAP,
     GNTMAP_CONTAINS_PTE,
     GNTMAP_GUEST_AVAIL_SHIFT,
@@ -19,9 +19,9 @@ from impl.xen.abi import (
     GNTST_GENERAL_ERROR,
     GNTST_OKAY,
 )
-from impl.xen.frames import PGT_L1, Frame
-from impl.xen.p2m import GRANT_RO, GRANT_RW, GRANT_TYPES, SPECIAL_TYPES
-from impl.xen.pagetables import (
+from bulkhead.impl.xen.frames import PGT_L1, Frame
+from bulkhead.impl.xen.p2m import GRANT_RO, GRANT_RW, GRANT_TYPES, SPECIAL_TYPES
+from bulkhead.impl.xen.pagetables import (
     PTE_A,
     PTE_D,
     PTE_MFN,
@@ -36,8 +36,8 @@ from impl.xen.pagetables import (
 )
 
 if TYPE_CHECKING:
-    from impl.xen.domains import VCpu
-    from impl.xen.machine import Xen
+    from bulkhead.impl.xen.domains import VCpu
+    from bulkhead.impl.xen.machine import Xen
 
 
 def host_needs_type(readonly: bool, mapper_is_granter: bool, granter_external: bool) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-from impl.xen.abi import (
+from bulkhead.impl.xen.abi import (
     GNTMAP_APPLICATION_MAP,
     GNTMAP_CONTAINS_PTE,
     GNTMAP_DEVICE_MAP,
@@ -28,15 +28,15 @@ from impl.xen.abi import (
     PIN_HSTW,
     PIN_WRITERS,
 )
-from impl.xen.frames import PGT_WRITABLE, Frame
-from impl.xen.grant_host import create_mapping, host_needs_type
-from impl.xen.maptrack import get_handle, put_handle
-from impl.xen.p2m import FOREIGN, GRANT_TYPES, RAM_TYPES
-from impl.xen.pagetables import get_page_type, put_page_type
+from bulkhead.impl.xen.frames import PGT_WRITABLE, Frame
+from bulkhead.impl.xen.grant_host import create_mapping, host_needs_type
+from bulkhead.impl.xen.maptrack import get_handle, put_handle
+from bulkhead.impl.xen.p2m import FOREIGN, GRANT_TYPES, RAM_TYPES
+from bulkhead.impl.xen.pagetables import get_page_type, put_page_type
 
 if TYPE_CHECKING:
-    from impl.xen.domains import Domain, VCpu
-    from impl.xen.machine import Xen
+    from bulkhead.impl.xen.domains import Domain, VCpu
+    from bulkhead.impl.xen.machine import Xen
 
 MapResult = tuple[int, int, int]
 

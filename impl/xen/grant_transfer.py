@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-from impl.xen.abi import (
+from bulkhead.impl.xen.abi import (
     EINVAL,
     EOPNOTSUPP,
     GNTST_BAD_DOMAIN,
@@ -26,11 +26,11 @@ from impl.xen.abi import (
     U32,
     U64,
 )
-from impl.xen.frames import PGT_NONE, Frame
+from bulkhead.impl.xen.frames import PGT_NONE, Frame
 
 if TYPE_CHECKING:
-    from impl.xen.domains import Domain, VCpu
-    from impl.xen.machine import Xen
+    from bulkhead.impl.xen.domains import Domain, VCpu
+    from bulkhead.impl.xen.machine import Xen
 
 
 def steal_page(domain: Domain, frame: Frame) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
-from impl.xen.abi import (
+from bulkhead.impl.xen.abi import (
     GNTMAP_DEVICE_MAP,
     GNTMAP_HOST_MAP,
     GNTMAP_READONLY,
@@ -24,14 +24,14 @@ from impl.xen.abi import (
     PIN_HSTR,
     PIN_HSTW,
 )
-from impl.xen.frames import Frame
-from impl.xen.grant_host import host_needs_type, replace_mapping
-from impl.xen.maptrack import put_handle
-from impl.xen.pagetables import put_page_type
+from bulkhead.impl.xen.frames import Frame
+from bulkhead.impl.xen.grant_host import host_needs_type, replace_mapping
+from bulkhead.impl.xen.maptrack import put_handle
+from bulkhead.impl.xen.pagetables import put_page_type
 
 if TYPE_CHECKING:
-    from impl.xen.domains import Domain, VCpu
-    from impl.xen.machine import Xen
+    from bulkhead.impl.xen.domains import Domain, VCpu
+    from bulkhead.impl.xen.machine import Xen
 
 # What phase two needs: granter, reference, frame, done bits.
 Pending = tuple["Domain", int, Frame, int]

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from impl.xen.frames import Frame
-from impl.xen.p2m import FOREIGN, GRANT_RO, GRANT_RW, RAM_RO, RAM_RW
-from impl.xen.pagetables import addr_ok, walk
+from bulkhead.impl.xen.frames import Frame
+from bulkhead.impl.xen.p2m import FOREIGN, GRANT_RO, GRANT_RW, RAM_RO, RAM_RW
+from bulkhead.impl.xen.pagetables import addr_ok, walk
 
 if TYPE_CHECKING:
-    from impl.xen.domains import VCpu
-    from impl.xen.machine import Xen
+    from bulkhead.impl.xen.domains import VCpu
+    from bulkhead.impl.xen.machine import Xen
 
 READABLE = frozenset({RAM_RW, RAM_RO, GRANT_RW, GRANT_RO, FOREIGN})
 WRITABLE = frozenset({RAM_RW, GRANT_RW, FOREIGN})

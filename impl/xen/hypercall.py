@@ -11,22 +11,22 @@ from collections.abc import Callable, Generator
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from impl.xen import abi, grant_admin
-from impl.xen.abi import EFAULT, EINVAL, ENOSYS, EOPNOTSUPP
-from impl.xen.continuation import NEVER, Handler, Preempted, continued
-from impl.xen.domctl import do_domctl
-from impl.xen.grant_copy import copy_one
-from impl.xen.grant_map import map_grant_ref
-from impl.xen.grant_transfer import transfer_one
-from impl.xen.grant_unmap import UNMAP_BATCH, Pending, finish, unmap_one
-from impl.xen.guest_access import read, translate, window, write
-from impl.xen.hypercall_evtchn import do_event_channel_op
-from impl.xen.hypercall_mmu import do_mmu_update, do_mmuext_op, do_update_va_mapping, do_update_va_otherdomain
-from impl.xen.memory_op import do_memory_op
+from bulkhead.impl.xen import abi, grant_admin
+from bulkhead.impl.xen.abi import EFAULT, EINVAL, ENOSYS, EOPNOTSUPP
+from bulkhead.impl.xen.continuation import NEVER, Handler, Preempted, continued
+from bulkhead.impl.xen.domctl import do_domctl
+from bulkhead.impl.xen.grant_copy import copy_one
+from bulkhead.impl.xen.grant_map import map_grant_ref
+from bulkhead.impl.xen.grant_transfer import transfer_one
+from bulkhead.impl.xen.grant_unmap import UNMAP_BATCH, Pending, finish, unmap_one
+from bulkhead.impl.xen.guest_access import read, translate, window, write
+from bulkhead.impl.xen.hypercall_evtchn import do_event_channel_op
+from bulkhead.impl.xen.hypercall_mmu import do_mmu_update, do_mmuext_op, do_update_va_mapping, do_update_va_otherdomain
+from bulkhead.impl.xen.memory_op import do_memory_op
 
 if TYPE_CHECKING:
-    from impl.xen.domains import VCpu
-    from impl.xen.machine import Xen
+    from bulkhead.impl.xen.domains import VCpu
+    from bulkhead.impl.xen.machine import Xen
 
 Steps = Generator[str, None, int]
 U64_MASK = (1 << 64) - 1

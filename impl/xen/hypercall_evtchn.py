@@ -10,13 +10,13 @@ from collections.abc import Generator
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from impl.xen import abi, events
-from impl.xen.abi import EFAULT, ENOSYS
-from impl.xen.guest_access import read, write
+from bulkhead.impl.xen import abi, events
+from bulkhead.impl.xen.abi import EFAULT, ENOSYS
+from bulkhead.impl.xen.guest_access import read, write
 
 if TYPE_CHECKING:
-    from impl.xen.domains import VCpu
-    from impl.xen.machine import Xen
+    from bulkhead.impl.xen.domains import VCpu
+    from bulkhead.impl.xen.machine import Xen
 
 TWO_DOMIDS = Struct("<HHI")
 DOMID_PORT = Struct("<HHII")

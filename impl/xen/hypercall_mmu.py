@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-from impl.xen.abi import EFAULT, EINVAL, ESRCH, MMU_UPDATE, MMU_UPDATE_PREEMPTED, MMUEXT_OP, U32
-from impl.xen.continuation import Preempted
-from impl.xen.guest_access import read, write
-from impl.xen.mmu import check_owners, get_pg_owner, mmu_update_one, mmuext_op_one, owners, update_va_mapping
+from bulkhead.impl.xen.abi import EFAULT, EINVAL, ESRCH, MMU_UPDATE, MMU_UPDATE_PREEMPTED, MMUEXT_OP, U32
+from bulkhead.impl.xen.continuation import Preempted
+from bulkhead.impl.xen.guest_access import read, write
+from bulkhead.impl.xen.mmu import check_owners, get_pg_owner, mmu_update_one, mmuext_op_one, owners, update_va_mapping
 
 if TYPE_CHECKING:
-    from impl.xen.domains import VCpu
-    from impl.xen.machine import Xen
+    from bulkhead.impl.xen.domains import VCpu
+    from bulkhead.impl.xen.machine import Xen
 
 Steps = Generator[str, None, int]
 U64_MASK = (1 << 64) - 1

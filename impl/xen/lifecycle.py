@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-from impl.xen.abi import (
+from bulkhead.impl.xen.abi import (
     DOMID_FIRST_RESERVED,
     EEXIST,
     EINVAL,
@@ -25,15 +25,15 @@ from impl.xen.abi import (
     PIN_HSTW,
     VIRQ_DOM_EXC,
 )
-from impl.xen.domains import ALIVE, DEAD, DYING, Domain, VCpu
-from impl.xen.events import EventChannels
-from impl.xen.grant_entries import GrantTable, unshare
-from impl.xen.grant_host import host_needs_type
-from impl.xen.p2m import FOREIGN
-from impl.xen.pagetables import put_page_type, put_table
+from bulkhead.impl.xen.domains import ALIVE, DEAD, DYING, Domain, VCpu
+from bulkhead.impl.xen.events import EventChannels
+from bulkhead.impl.xen.grant_entries import GrantTable, unshare
+from bulkhead.impl.xen.grant_host import host_needs_type
+from bulkhead.impl.xen.p2m import FOREIGN
+from bulkhead.impl.xen.pagetables import put_page_type, put_table
 
 if TYPE_CHECKING:
-    from impl.xen.machine import Xen
+    from bulkhead.impl.xen.machine import Xen
 
 RELEASE_BATCH = 64
 

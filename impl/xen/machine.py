@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
 
-from impl.xen.abi import VIRQ_DOM_EXC
-from impl.xen.continuation import Preemption
-from impl.xen.domains import Domain, VCpu
-from impl.xen.frames import Frame, FrameTable, get_writable
-from impl.xen.hypercall import dispatch
-from impl.xen.lifecycle import create_domain, set_max_vcpus
-from impl.xen.xsm import DummyPolicy, Policy
+from bulkhead.impl.xen.abi import VIRQ_DOM_EXC
+from bulkhead.impl.xen.continuation import Preemption
+from bulkhead.impl.xen.domains import Domain, VCpu
+from bulkhead.impl.xen.frames import Frame, FrameTable, get_writable
+from bulkhead.impl.xen.hypercall import dispatch
+from bulkhead.impl.xen.lifecycle import create_domain, set_max_vcpus
+from bulkhead.impl.xen.xsm import DummyPolicy, Policy
 
 T = TypeVar("T")
 Trace = Callable[[str, int, int, int, int, int], None]

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from impl.xen.abi import MAPTRACK_PER_FRAME
-from impl.xen.domains import MAPTRACK_TAIL
+from bulkhead.impl.xen.abi import MAPTRACK_PER_FRAME
+from bulkhead.impl.xen.domains import MAPTRACK_TAIL
 
 if TYPE_CHECKING:
-    from impl.xen.domains import Domain, VCpu
-    from impl.xen.grant_entries import GrantTable
+    from bulkhead.impl.xen.domains import Domain, VCpu
+    from bulkhead.impl.xen.grant_entries import GrantTable
 
 
 class Maptrack:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-from impl.xen import abi
-from impl.xen.abi import (
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.abi import (
     DOMID_SELF,
     EACCES,
     EFAULT,
@@ -28,16 +28,16 @@ from impl.xen.abi import (
     MEMOP_EXTENT_SHIFT,
     U64,
 )
-from impl.xen.continuation import Preempted
-from impl.xen.frames import Frame
-from impl.xen.grant_admin import grant_frame
-from impl.xen.grant_transfer import steal_page
-from impl.xen.guest_access import read, write
-from impl.xen.p2m import FOREIGN, MMIO_DIRECT, RAM_RW, RAM_TYPES, SPECIAL_TYPES
+from bulkhead.impl.xen.continuation import Preempted
+from bulkhead.impl.xen.frames import Frame
+from bulkhead.impl.xen.grant_admin import grant_frame
+from bulkhead.impl.xen.grant_transfer import steal_page
+from bulkhead.impl.xen.guest_access import read, write
+from bulkhead.impl.xen.p2m import FOREIGN, MMIO_DIRECT, RAM_RW, RAM_TYPES, SPECIAL_TYPES
 
 if TYPE_CHECKING:
-    from impl.xen.domains import Domain, VCpu
-    from impl.xen.machine import Xen
+    from bulkhead.impl.xen.domains import Domain, VCpu
+    from bulkhead.impl.xen.machine import Xen
 
 MAX_ORDER_DOMU = 9
 MAX_ORDER_CONTROL = 18

@@ -10,15 +10,15 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from impl.xen.abi import E2BIG, EFAULT, EINVAL, ENODATA, U64
-from impl.xen.frames import PGT_L4
-from impl.xen.guest_access import read, write
-from impl.xen.p2m import RAM_TYPES
+from bulkhead.impl.xen.abi import E2BIG, EFAULT, EINVAL, ENODATA, U64
+from bulkhead.impl.xen.frames import PGT_L4
+from bulkhead.impl.xen.guest_access import read, write
+from bulkhead.impl.xen.p2m import RAM_TYPES
 
 if TYPE_CHECKING:
-    from impl.xen.domains import Domain, VCpu
-    from impl.xen.frames import Frame
-    from impl.xen.machine import Xen
+    from bulkhead.impl.xen.domains import Domain, VCpu
+    from bulkhead.impl.xen.frames import Frame
+    from bulkhead.impl.xen.machine import Xen
 
 MAX_FRAMES: Final = 1024  # of one getpageframeinfo3
 PFINFO_SHIFT: Final = 28

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-from impl.xen.abi import (
+from bulkhead.impl.xen.abi import (
     DOMID_IO,
     DOMID_SELF,
     DOMID_XEN,
@@ -42,9 +42,9 @@ from impl.xen.abi import (
     MMUEXT_UNPIN_TABLE,
     PAGE_SIZE,
 )
-from impl.xen.frames import PGT_L4, PGT_WRITABLE, Frame
-from impl.xen.p2m import RAM_TYPES
-from impl.xen.pagetables import (
+from bulkhead.impl.xen.frames import PGT_L4, PGT_WRITABLE, Frame
+from bulkhead.impl.xen.p2m import RAM_TYPES
+from bulkhead.impl.xen.pagetables import (
     PTE_A,
     PTE_D,
     PTE_MFN,
@@ -63,8 +63,8 @@ from impl.xen.pagetables import (
 )
 
 if TYPE_CHECKING:
-    from impl.xen.domains import Domain, VCpu
-    from impl.xen.machine import Xen
+    from bulkhead.impl.xen.domains import Domain, VCpu
+    from bulkhead.impl.xen.machine import Xen
 
 
 def get_pg_owner(xen: Xen, vcpu: VCpu, domid: int) -> Domain | None:

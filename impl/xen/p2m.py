@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from impl.xen.frames import Frame
+from bulkhead.impl.xen.frames import Frame
 
 RAM_RW: Final = 0
 INVALID: Final = 1

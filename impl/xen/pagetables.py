@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from impl.xen.abi import EBUSY, EINVAL, EPERM, U64
-from impl.xen.frames import PGT_L1, PGT_L2, PGT_L4, PGT_NONE, PGT_WRITABLE, Frame, get_page
+from bulkhead.impl.xen.abi import EBUSY, EINVAL, EPERM, U64
+from bulkhead.impl.xen.frames import PGT_L1, PGT_L2, PGT_L4, PGT_NONE, PGT_WRITABLE, Frame, get_page
 
 if TYPE_CHECKING:
-    from impl.xen.domains import Domain
-    from impl.xen.machine import Xen
+    from bulkhead.impl.xen.domains import Domain
+    from bulkhead.impl.xen.machine import Xen
 
 PTE_P: Final = 0x1
 PTE_RW: Final = 0x2

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from impl.xen.frames import PGT_L4, Frame
-from impl.xen.memory_op import populate_page
-from impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER, get_table, write_pte
+from bulkhead.impl.xen.frames import PGT_L4, Frame
+from bulkhead.impl.xen.memory_op import populate_page
+from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER, get_table, write_pte
 
 if TYPE_CHECKING:
-    from impl.xen.domains import Domain
-    from impl.xen.machine import Xen
+    from bulkhead.impl.xen.domains import Domain
+    from bulkhead.impl.xen.machine import Xen
 
 DIRECT_MAP: Final = 0xFFFF888000000000
 TABLE_FLAGS: Final = PTE_P | PTE_RW | PTE_USER | PTE_A | PTE_D

@@ -7,7 +7,7 @@ shows up as an access to a frame of another epoch. What does not live here: the 
 
 from __future__ import annotations
 
-from impl.xen.frames import Frame
+from bulkhead.impl.xen.frames import Frame
 
 
 class Tlb:

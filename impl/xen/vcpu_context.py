@@ -10,14 +10,14 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from impl.xen import abi
-from impl.xen.abi import EINVAL, EOPNOTSUPP, U64
-from impl.xen.frames import PGT_L4, PGT_WRITABLE
-from impl.xen.pagetables import PTE_MFN, get_page_type, get_table, put_page_type
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.abi import EINVAL, EOPNOTSUPP, U64
+from bulkhead.impl.xen.frames import PGT_L4, PGT_WRITABLE
+from bulkhead.impl.xen.pagetables import PTE_MFN, get_page_type, get_table, put_page_type
 
 if TYPE_CHECKING:
-    from impl.xen.domains import Domain, VCpu
-    from impl.xen.machine import Xen
+    from bulkhead.impl.xen.domains import Domain, VCpu
+    from bulkhead.impl.xen.machine import Xen
 
 STUB: Final = 32
 RIP: Final = abi.USER_REGS_OFFSET + 128

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from impl.xen.abi import EPERM
+from bulkhead.impl.xen.abi import EPERM
 
 if TYPE_CHECKING:
-    from impl.xen.domains import Domain
+    from bulkhead.impl.xen.domains import Domain
 
 
 class Policy(Protocol):

@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from impl.dom0.kernel import Kernel, KernelError
-from impl.dom0.privcmd import Privcmd
-from impl.dom0.process import MAP_SHARED, PROT_READ, PROT_WRITE, Fault, Process
-from impl.xen import abi
-from impl.xen.frames import Frame
-from impl.xen.machine import Xen
-from impl.xen.memory_op import populate_page
-from impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_USER
-from impl.xen.pv_build import build
-from model.ir import System
-from model.trace import Trace
-from model.world import State
+from bulkhead.impl.dom0.kernel import Kernel, KernelError
+from bulkhead.impl.dom0.privcmd import Privcmd
+from bulkhead.impl.dom0.process import MAP_SHARED, PROT_READ, PROT_WRITE, Fault, Process
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.frames import Frame
+from bulkhead.impl.xen.machine import Xen
+from bulkhead.impl.xen.memory_op import populate_page
+from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_USER
+from bulkhead.impl.xen.pv_build import build
+from bulkhead.model.ir import System
+from bulkhead.model.trace import Trace
+from bulkhead.model.world import State
 
 DEVICES = {"monolithic": frozenset({"gntdev", "gntalloc", "privcmd"}), "disaggregated": frozenset({"gntdev", "gntalloc"})}
 PRIVILEGED = frozenset({"monolithic"})  # where Dom0 is the control domain

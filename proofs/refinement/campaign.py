@@ -12,11 +12,11 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 
-from proofs.refinement.abstraction import dump
-from proofs.refinement.bench import Bench
-from proofs.refinement.driver import Driver
-from proofs.refinement.shadow import Mismatch
-from proofs.refinement.world import Rules, Size, rules_for
+from bulkhead.proofs.refinement.lockstep.abstraction import dump
+from bulkhead.proofs.refinement.lockstep.lockstep import Bench
+from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.spec_world import Rules, Size, rules_for
+from bulkhead.proofs.refinement.workload.scheduler import Driver
 
 LEG = 1500  # calls between two machines
 FULL_EVERY = 12

@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from impl.xen import abi
-from proofs.replay.rig import Rig
+from bulkhead.impl.xen import abi
+from bulkhead.proofs.replay.rig import Rig
 
 KNOWN_FILE: Final = Path(__file__).with_name("known.json")
 # Result fields the format declares irreproducible or that describe the rig and not Xen.

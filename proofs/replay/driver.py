@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from model.diagnostics import UsageError
-from proofs.replay.compare import differences, explained, load_known
-from proofs.replay.ops import execute
-from proofs.replay.rig import Rig
+from bulkhead.model.diagnostics import UsageError
+from bulkhead.proofs.atomic_files import needs_file, write_file
+from bulkhead.proofs.replay.compare import differences, explained, load_known
+from bulkhead.proofs.replay.ops import execute
+from bulkhead.proofs.replay.rig import Rig
 
 FORMAT: Final = "xen-gnt-oracle/1"
 MAX_BYTES: Final = 100_000_000
@@ -119,8 +120,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = []
     try:
         if args.json is not None:
-            from proofs.files import needs_file, write_file
-
             needs_file(args.json)
         for path in args.files:
             result = replay(path)

@@ -10,12 +10,12 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from impl.dom0.gntdev import Gntdev, Segment
-from impl.dom0.kernel import KernelError
-from impl.dom0.process import MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, Fault
-from impl.xen import abi
-from impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER
-from proofs.replay.rig import BUFFER_VPN, MMAP_STRIDE, MMAP_VPN, Rig
+from bulkhead.impl.dom0.gntdev import Gntdev, Segment
+from bulkhead.impl.dom0.kernel import KernelError
+from bulkhead.impl.dom0.process import MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, Fault
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER
+from bulkhead.proofs.replay.rig import BUFFER_VPN, MMAP_STRIDE, MMAP_VPN, Rig
 
 Args = dict[str, Any]
 Result = dict[str, Any]

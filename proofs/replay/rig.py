@@ -10,17 +10,17 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from impl.dom0.gntdev import Gntdev
-from impl.dom0.kernel import Kernel
-from impl.dom0.process import Process
-from impl.xen import abi
-from impl.xen.domains import Domain, VCpu
-from impl.xen.flask import FlaskPolicy
-from impl.xen.frames import Frame
-from impl.xen.grant_copy import forward_copy
-from impl.xen.guest_access import read, translate, write
-from impl.xen.machine import Xen
-from impl.xen.pv_build import PvLayout, build
+from bulkhead.impl.dom0.gntdev import Gntdev
+from bulkhead.impl.dom0.kernel import Kernel
+from bulkhead.impl.dom0.process import Process
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.domains import Domain, VCpu
+from bulkhead.impl.xen.flask import FlaskPolicy
+from bulkhead.impl.xen.frames import Frame
+from bulkhead.impl.xen.grant_copy import forward_copy
+from bulkhead.impl.xen.guest_access import read, translate, write
+from bulkhead.impl.xen.machine import Xen
+from bulkhead.impl.xen.pv_build import PvLayout, build
 
 POOL: Final = 64
 SLOTS: Final = 64

@@ -10,7 +10,7 @@ import argparse
 import resource
 import time
 
-from impl.xen import abi
+from bulkhead.impl.xen import abi
 from tests.impl.support import grant, machine, map_ref, unmap
 
 

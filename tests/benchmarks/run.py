@@ -49,7 +49,7 @@ def command(*arguments: str, cold: bool = False) -> float:
     """Seconds of a whole `bulkhead` process. With `cold` it finds no kept syntax trees."""
     with tempfile.TemporaryDirectory() as folder:
         extra = {"XDG_CACHE_HOME": folder} if cold else {}
-        whole = [sys.executable, "-m", "proofs.cli", *arguments]
+        whole = [sys.executable, "-m", "bulkhead.proofs.cli", *arguments]
         if arguments[0] in ("prove", "attack"):
             whole += ["--out", str(Path(folder) / "out")]
         begun = time.perf_counter()
@@ -72,18 +72,18 @@ def inside(code: str, cold: bool = False) -> float:
 def z3_seconds(system: str) -> float:
     """What Z3 spends inside the queries of a proof as the proof asks them, without cross-check and in one process."""
     return inside(f"""
-from model.loader import load
-from proofs.induction import Settings, prove
+from bulkhead.model.loader import load
+from bulkhead.proofs.theorems.induction import Settings, prove
 print(prove(load({system!r}), Settings(jobs=1, cross_check=False)).solver_seconds)""")
 
 
 def plain_z3_seconds(system: str) -> float:
     """What Z3 spends in the same queries where each is asked with all that is assumed, as `bulkhead export` writes them."""
     return inside(f"""
-from model.loader import load
-from proofs.export import blocks_of
-from proofs.queries import QueryMaker
-from proofs.solvers import FAST_LIMIT, Z3Session
+from bulkhead.model.loader import load
+from bulkhead.proofs.theorems.export import blocks_of
+from bulkhead.proofs.theorems.queries import QueryMaker
+from bulkhead.proofs.theorems.solvers import FAST_LIMIT, Z3Session
 system = load({system!r})
 maker = QueryMaker(system)
 z3 = Z3Session(FAST_LIMIT, fast=True)
@@ -101,9 +101,9 @@ def encode_seconds(cold: bool) -> float:
     return inside("""
 import gc, time
 gc.set_threshold(500_000, 20, 20)  # as the command does
-from model import loader
-from proofs.export import blocks_of
-from proofs.queries import QueryMaker
+from bulkhead.model import loader
+from bulkhead.proofs.theorems.export import blocks_of
+from bulkhead.proofs.theorems.queries import QueryMaker
 begun = time.perf_counter()
 for name in loader.shipped_systems():
     system = loader.load(name)
@@ -117,9 +117,9 @@ def load_seconds(cold: bool, system: str) -> float:
     return inside(f"""
 import gc, time
 gc.set_threshold(500_000, 20, 20)
-from model import loader
-from proofs.export import blocks_of
-from proofs.queries import QueryMaker
+from bulkhead.model import loader
+from bulkhead.proofs.theorems.export import blocks_of
+from bulkhead.proofs.theorems.queries import QueryMaker
 begun = time.perf_counter()
 system = loader.load({system!r})
 for block in blocks_of(system, QueryMaker(system)):
@@ -134,11 +134,11 @@ def model_steps(system: str, sizes: dict[str, int] | None, steps: int) -> float:
         made = f"Machine(system, World({sizes!r}, {{'root': 0}}))"
     return inside(f"""
 import random, time
-from model.loader import load
-from model.machine import Machine
-from model.walk import walk
-from model.world import World
-from proofs.starts import initial_states
+from bulkhead.model.loader import load
+from bulkhead.model.machine import Machine
+from bulkhead.proofs.theorems.random_walk import walk
+from bulkhead.model.world import World
+from bulkhead.proofs.theorems.initial_states import initial_states
 system = load({system!r})
 machine = {made}
 walk(machine, 1, 1000)

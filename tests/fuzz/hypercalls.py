@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import sys
 
-from impl.xen import abi
-from impl.xen.guest_access import write
-from impl.xen.hypercall import TABLE
-from impl.xen.machine import Livelock, run
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.guest_access import write
+from bulkhead.impl.xen.hypercall import TABLE
+from bulkhead.impl.xen.machine import Livelock, run
 from tests.impl.support import check_counts, check_no_leak, machine
 
 NUMBERS = sorted(TABLE)

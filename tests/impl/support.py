@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from impl.xen import abi
-from impl.xen.machine import Xen
-from proofs.replay.rig import Agent, Rig
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.machine import Xen
+from bulkhead.proofs.replay.rig import Agent, Rig
 
 
 def machine(*names: str) -> Rig:

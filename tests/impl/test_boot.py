@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from impl.boot import BootError, Machine, boot
-from impl.domb.protocol import CreateRequest
-from impl.guests.test_kernel import Source, build_kernel
-from impl.libs import foreignmemory as fm
-from impl.libs.osdep import PROT_READ
-from impl.tools.services import ToolError
-from impl.xen import abi
-from model.diagnostics import UsageError
-from proofs import boot_cli
+from bulkhead.impl.boot import BootError, Machine, boot
+from bulkhead.impl.domb.protocol import CreateRequest
+from bulkhead.impl.guests.test_kernel import Source, build_kernel
+from bulkhead.impl.libs import foreignmemory as fm
+from bulkhead.impl.libs.osdep import PROT_READ
+from bulkhead.impl.tools.services import ToolError
+from bulkhead.impl.xen import abi
+from bulkhead.model.diagnostics import UsageError
+from bulkhead.proofs.cli import boot as boot_cli
 
 SECRET = b"the guest's secret key"
 

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from impl.boot import Machine
-from impl.dom0.kernel import KernelError
-from impl.domb.builder import BuildError, Guest, Request, build
-from impl.domb.minios_osdep import MiniOsOsdep
-from impl.guests.agent import TestGuest
-from impl.guests.test_kernel import Source, build_kernel
-from impl.libs.osdep import Osdep
-from impl.xen import abi
-from impl.xen.frames import PGT_L4
-from impl.xen.lifecycle import unpause
+from bulkhead.impl.boot import Machine
+from bulkhead.impl.dom0.kernel import KernelError
+from bulkhead.impl.domb.builder import BuildError, Guest, Request, build
+from bulkhead.impl.domb.minios_osdep import MiniOsOsdep
+from bulkhead.impl.guests.agent import TestGuest
+from bulkhead.impl.guests.test_kernel import Source, build_kernel
+from bulkhead.impl.libs.osdep import Osdep
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.frames import PGT_L4
+from bulkhead.impl.xen.lifecycle import unpause
 from tests.impl.support import check_counts
 
 REQUEST = Request(build_kernel(), b"disk" * 2000, 256, b"quiet")

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from impl.boot import Machine
-from impl.domb import protocol as p
-from impl.domb.protocol import CreateRequest
-from impl.guests.test_kernel import build_kernel
-from impl.libs.linux import LinuxOsdep
-from impl.libs.vchan import CLI_LIVE, GRANTS, ORDERS, Offer, Vchan, client_init, server_init
-from impl.tools.fileproxy import FileProxy
-from impl.tools.services import EPIPE, RemoteService, ToolError
-from impl.xen import abi
+from bulkhead.impl.boot import Machine
+from bulkhead.impl.domb import protocol as p
+from bulkhead.impl.domb.protocol import CreateRequest
+from bulkhead.impl.guests.test_kernel import build_kernel
+from bulkhead.impl.libs.linux import LinuxOsdep
+from bulkhead.impl.libs.vchan import CLI_LIVE, GRANTS, ORDERS, Offer, Vchan, client_init, server_init
+from bulkhead.impl.tools.fileproxy import FileProxy
+from bulkhead.impl.tools.services import EPIPE, RemoteService, ToolError
+from bulkhead.impl.xen import abi
 
 
 class Domb:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from impl.xen import abi
-from impl.xen.continuation import ALWAYS, NEVER, SEEDED, Preemption
-from impl.xen.domains import Domain
-from impl.xen.guest_access import read, write
-from impl.xen.machine import Xen, run
-from impl.xen.pv_build import build
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.continuation import ALWAYS, NEVER, SEEDED, Preemption
+from bulkhead.impl.xen.domains import Domain
+from bulkhead.impl.xen.guest_access import read, write
+from bulkhead.impl.xen.machine import Xen, run
+from bulkhead.impl.xen.pv_build import build
 
 GRANT = abi.HYPERVISOR_GRANT_TABLE_OP
 MEMORY = abi.HYPERVISOR_MEMORY_OP
@@ -32,7 +32,7 @@ class Machine:
             domain.pause_count, domain.creation_finished = 0, True
 
     def _create(self, domid: int) -> Domain:
-        from impl.xen.lifecycle import create_domain, set_max_vcpus
+        from bulkhead.impl.xen.lifecycle import create_domain, set_max_vcpus
 
         domain = create_domain(self.xen, domid, max_vcpus=1)
         assert isinstance(domain, Domain)

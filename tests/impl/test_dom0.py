@@ -6,21 +6,21 @@ from struct import pack, unpack
 
 import pytest
 
-from impl.dom0.evtchn import Evtchn
-from impl.dom0.gntalloc import Gntalloc, GntallocPool
-from impl.dom0.gntdev import NOTIFY_CLEAR_BYTE, NOTIFY_SEND_EVENT, Gntdev
-from impl.dom0.ioctl import (
+from bulkhead.impl.dom0.evtchn import Evtchn
+from bulkhead.impl.dom0.gntalloc import Gntalloc, GntallocPool
+from bulkhead.impl.dom0.gntdev import NOTIFY_CLEAR_BYTE, NOTIFY_SEND_EVENT, Gntdev
+from bulkhead.impl.dom0.ioctl import (
     GNTDEV_GRANT_COPY,
     GNTDEV_MAP_GRANT_REF,
     GNTDEV_SET_MAX_GRANTS,
     gntdev_ioctl,
     user_read,
 )
-from impl.dom0.kernel import KernelError
-from impl.dom0.privcmd import Privcmd
-from impl.dom0.process import MAP_PRIVATE, MAP_SHARED, Fault, Process
-from impl.xen import abi
-from proofs.replay.rig import BUFFER_VPN, Rig
+from bulkhead.impl.dom0.kernel import KernelError
+from bulkhead.impl.dom0.privcmd import Privcmd
+from bulkhead.impl.dom0.process import MAP_PRIVATE, MAP_SHARED, Fault, Process
+from bulkhead.impl.xen import abi
+from bulkhead.proofs.replay.rig import BUFFER_VPN, Rig
 from tests.impl.support import entry_flags, grant, machine
 
 RW = 3

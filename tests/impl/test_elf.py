@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from impl.domb import elf
-from impl.domb.elf import ElfError, parse
-from impl.domb.layout import Layout, plan, table_pages
-from impl.guests import test_kernel as tk
-from impl.guests.test_kernel import Source, build_kernel
-from impl.xen.abi import U64
-from impl.xen.pagetables import PTE_MFN, PTE_P, PTE_RW
+from bulkhead.impl.domb import elf
+from bulkhead.impl.domb.elf import ElfError, parse
+from bulkhead.impl.domb.layout import Layout, plan, table_pages
+from bulkhead.impl.guests import test_kernel as tk
+from bulkhead.impl.guests.test_kernel import Source, build_kernel
+from bulkhead.impl.xen.abi import U64
+from bulkhead.impl.xen.pagetables import PTE_MFN, PTE_P, PTE_RW
 
 KERNEL = build_kernel()
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from impl.domb import protocol as p
-from impl.tools.fileproxy import MAX_FILES, FileProxy
-from impl.xen import abi
+from bulkhead.impl.domb import protocol as p
+from bulkhead.impl.tools.fileproxy import MAX_FILES, FileProxy
+from bulkhead.impl.xen import abi
 
 ELOOP = 40
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from impl.xen import abi
-from impl.xen.flask import FlaskPolicy
-from proofs.replay.rig import Rig
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.flask import FlaskPolicy
+from bulkhead.proofs.replay.rig import Rig
 from tests.impl.support import grant, map_ref, unmap
 
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from impl.xen import abi
-from impl.xen.guest_access import write
-from impl.xen.hypercall import TABLE
-from impl.xen.machine import Livelock, run
-from proofs.replay.rig import Rig
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.guest_access import write
+from bulkhead.impl.xen.hypercall import TABLE
+from bulkhead.impl.xen.machine import Livelock, run
+from bulkhead.proofs.replay.rig import Rig
 from tests.impl.support import check_counts, check_no_leak, machine
 
 SUBCALLS = {

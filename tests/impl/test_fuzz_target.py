@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from impl.xen import grant_map
+from bulkhead.impl.xen import grant_map
 from tests.fuzz.hypercalls import program
 
 
@@ -21,7 +21,7 @@ def test_an_exception_in_a_handler_is_found(monkeypatch: pytest.MonkeyPatch) -> 
         raise KeyError("seeded")
 
     monkeypatch.setattr(grant_map, "map_grant_ref", broken)
-    from impl.xen import hypercall
+    from bulkhead.impl.xen import hypercall
 
     for name in dir(hypercall):
         if getattr(hypercall, name) is not broken and name == "map_grant_ref":

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from impl.xen import abi
-from impl.xen.domains import ALIVE, DYING, Domain
-from impl.xen.events import op_alloc_unbound
-from impl.xen.guest_access import read, translate, write
-from impl.xen.lifecycle import create_domain, set_max_vcpus
-from impl.xen.machine import Xen, run
-from impl.xen.maptrack import get_handle, live, put_handle
-from proofs.replay.rig import Rig
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.domains import ALIVE, DYING, Domain
+from bulkhead.impl.xen.events import op_alloc_unbound
+from bulkhead.impl.xen.guest_access import read, translate, write
+from bulkhead.impl.xen.lifecycle import create_domain, set_max_vcpus
+from bulkhead.impl.xen.machine import Xen, run
+from bulkhead.impl.xen.maptrack import get_handle, live, put_handle
+from bulkhead.proofs.replay.rig import Rig
 from tests.impl.support import check_no_leak, entry_flags, grant, machine, map_ref, unmap
 
 

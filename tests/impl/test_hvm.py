@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from impl.xen import abi, memory_op
-from impl.xen.domains import Domain
-from impl.xen.grant_map import map_grant_ref
-from impl.xen.grant_unmap import unmap_grant_ref
-from impl.xen.lifecycle import create_domain, destroy, set_max_vcpus
-from impl.xen.machine import Xen, run
-from impl.xen.p2m import FOREIGN, GRANT_RO, GRANT_RW
-from impl.xen.xsm import SiloPolicy
+from bulkhead.impl.xen import abi, memory_op
+from bulkhead.impl.xen.domains import Domain
+from bulkhead.impl.xen.grant_map import map_grant_ref
+from bulkhead.impl.xen.grant_unmap import unmap_grant_ref
+from bulkhead.impl.xen.lifecycle import create_domain, destroy, set_max_vcpus
+from bulkhead.impl.xen.machine import Xen, run
+from bulkhead.impl.xen.p2m import FOREIGN, GRANT_RO, GRANT_RW
+from bulkhead.impl.xen.xsm import SiloPolicy
 
 
 def guest(xen: Xen, pages: int = 8, external: bool = True) -> Domain:

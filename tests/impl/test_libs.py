@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from impl.dom0.gntalloc import GntallocPool
-from impl.dom0.process import Process
-from impl.dom0.syscalls import EVTCHN, GNTALLOC, GNTDEV, PRIVCMD, Syscalls, devices
-from impl.libs import ctrl, evtchn, foreignmemory, gnttab
-from impl.libs.freebsd import FreeBsdOsdep
-from impl.libs.linux import LinuxOsdep, UnixOsdep
-from impl.libs.osdep import PROT_READ, PROT_WRITE, CopySegment
-from impl.libs.xc_gnttab import XcGnttab
-from impl.xen import abi
-from proofs.replay.rig import Rig
+from bulkhead.impl.dom0.gntalloc import GntallocPool
+from bulkhead.impl.dom0.process import Process
+from bulkhead.impl.dom0.syscalls import EVTCHN, GNTALLOC, GNTDEV, PRIVCMD, Syscalls, devices
+from bulkhead.impl.libs import ctrl, evtchn, foreignmemory, gnttab
+from bulkhead.impl.libs.freebsd import FreeBsdOsdep
+from bulkhead.impl.libs.linux import LinuxOsdep, UnixOsdep
+from bulkhead.impl.libs.osdep import PROT_READ, PROT_WRITE, CopySegment
+from bulkhead.impl.libs.xc_gnttab import XcGnttab
+from bulkhead.impl.xen import abi
+from bulkhead.proofs.replay.rig import Rig
 from tests.impl.support import entry_flags, grant, machine
 
 RW = PROT_READ | PROT_WRITE

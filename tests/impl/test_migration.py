@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from impl.xen import abi
-from impl.xen.continuation import NEVER, Preemption
-from impl.xen.machine import run
-from impl.xen.migration import (
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.continuation import NEVER, Preemption
+from bulkhead.impl.xen.machine import run
+from bulkhead.impl.xen.migration import (
     LOGDIRTY_FINAL,
     PAGEFRAMEINFO3,
     PFINFO_INVALID,

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from impl.boot import Machine
-from impl.dom0.kernel import KernelError
-from impl.domb.minios import GntMap, MiniOs
-from impl.domb.minios_osdep import MiniOsOsdep
-from impl.libs import evtchn, gnttab
-from impl.libs.osdep import PROT_READ, PROT_WRITE, CopySegment
-from impl.libs.xc_gnttab import XcGnttab
-from impl.xen import abi
+from bulkhead.impl.boot import Machine
+from bulkhead.impl.dom0.kernel import KernelError
+from bulkhead.impl.domb.minios import GntMap, MiniOs
+from bulkhead.impl.domb.minios_osdep import MiniOsOsdep
+from bulkhead.impl.libs import evtchn, gnttab
+from bulkhead.impl.libs.osdep import PROT_READ, PROT_WRITE, CopySegment
+from bulkhead.impl.libs.xc_gnttab import XcGnttab
+from bulkhead.impl.xen import abi
 
 RW = PROT_READ | PROT_WRITE
 

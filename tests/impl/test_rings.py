@@ -5,13 +5,13 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from impl.dom0 import gntdev_bsd, ioctl, ioctl_control
-from impl.dom0.gntalloc import GntallocPool
-from impl.dom0.kernel import KernelError
-from impl.dom0.process import Process
-from impl.dom0.syscalls import EVTCHN, GNTALLOC, GNTDEV, PRIVCMD, Syscalls, devices
-from impl.rings.ring import BadIndex, Reader, RingAt, Writer
-from impl.xen.abi import U32
+from bulkhead.impl.dom0 import gntdev_bsd, ioctl, ioctl_control
+from bulkhead.impl.dom0.gntalloc import GntallocPool
+from bulkhead.impl.dom0.kernel import KernelError
+from bulkhead.impl.dom0.process import Process
+from bulkhead.impl.dom0.syscalls import EVTCHN, GNTALLOC, GNTDEV, PRIVCMD, Syscalls, devices
+from bulkhead.impl.rings.ring import BadIndex, Reader, RingAt, Writer
+from bulkhead.impl.xen.abi import U32
 from tests.impl.support import check_counts, grant, machine
 
 RING = RingAt(0, 64, 64, 68)

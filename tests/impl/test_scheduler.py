@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from impl.xen import abi
-from impl.xen.guest_access import write
-from impl.xen.scheduler import Scheduler
-from proofs.replay.rig import Rig
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.guest_access import write
+from bulkhead.impl.xen.scheduler import Scheduler
+from bulkhead.proofs.replay.rig import Rig
 from tests.impl.support import check_counts, grant, machine
 
 

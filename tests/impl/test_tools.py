@@ -8,17 +8,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from impl.boot import Machine
-from impl.domb.protocol import CreateRequest
-from impl.guests.agent import TestGuest
-from impl.guests.test_kernel import build_kernel
-from impl.rings import pages
-from impl.rings.pages import XS_HEADER
-from impl.tools.services import ToolError
-from impl.tools.store import XsError
-from impl.tools.xenconsoled import printable
-from impl.xen import abi
-from impl.xen.abi import U32
+from bulkhead.impl.boot import Machine
+from bulkhead.impl.domb.protocol import CreateRequest
+from bulkhead.impl.guests.agent import TestGuest
+from bulkhead.impl.guests.test_kernel import build_kernel
+from bulkhead.impl.rings import pages
+from bulkhead.impl.rings.pages import XS_HEADER
+from bulkhead.impl.tools.services import ToolError
+from bulkhead.impl.tools.store import XsError
+from bulkhead.impl.tools.xenconsoled import printable
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.abi import U32
 
 
 class House:

@@ -1,0 +1,188 @@
+"""Makes calls on the executable model as a caller makes them: checks in order, picks chosen, one code per outcome.
+
+`machine.py` takes transitions whose arguments are given. For speed the steps are compiled in the fast manner (`compile.py`),
+checks and all, and a run of random calls as one function. Nothing here looks for a state: a caller is given one.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from bulkhead.model.compile import Coder, compiled, indent
+from bulkhead.model.diagnostics import UsageError, suggest
+from bulkhead.model.ir import FAILED, THIS, Check, Step, Term, Transition
+from bulkhead.model.machine import Machine
+from bulkhead.model.world import State
+
+OKAY = "okay"
+MAY_FAIL = 0.125  # how often a `may fail` check fails in a walk
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a call. `code` is None when it cannot be called now; `result` is what it returned, if anything."""
+
+    code: str | None
+    result: int | None = None
+    picks: dict[str, int] = field(default_factory=dict)
+
+
+def _failing(step: Step, check: Check) -> Transition | None:
+    """The transition that a failing check makes, or None when the state stays as it is."""
+    if check.undo:
+        updates = check.undo + step._at(step.on_error)
+        return Transition(step.undone_label(check), step, (), check.fails, updates, check.code)
+    if step.point and step.on_error != step.point:
+        return Transition(step.label + FAILED, step, (), check.fails, step._at(step.on_error), check.code)
+    return None
+
+
+class Caller:
+    """Makes calls on a machine's states."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.steps: dict[str, Step] = {s.label: s for s in machine.system.steps}
+        self.transitions: list[Transition] = [t for s in machine.system.steps for t in s.transitions()]
+        self.coder = Coder(machine.system, machine.world)
+        self._calls: dict[str, Callable[..., Any]] = {}
+        self._values: dict[tuple[Term, tuple[str, ...]], Callable[..., int]] = {}
+        self._run: Callable[..., None] | None = None
+        self._labels: list[str] = []
+
+    # One call.
+
+    def call(self, state: State, label: str, args: dict[str, int], rng: random.Random | None = None,
+             force_fail: str | None = None) -> Outcome:
+        """Call a step in place. Checks are made in their order; the first that fails gives the code.
+
+        A pick takes the value named in `args`, else the first that satisfies it, or with `rng` a random one. A
+        `may fail` check fails only when `force_fail` is its code. A call that cannot be made now has the code None.
+        """
+        step = self.steps.get(label)
+        if step is None:
+            raise UsageError(f"there is no step `{label}`. {suggest(label, self.steps)}".strip())
+        needed = (*step.params, THIS) if step.after else step.params
+        missing = [p.name for p in needed if p.name not in args]
+        if missing:
+            raise UsageError(f"`{label}` needs the argument `{missing[0]}`.")
+        made = self._calls.get(label)
+        if made is None:
+            made = self._calls[label] = self._compiled_call(step)
+        code, result, picks = made(state, *(args[p.name] for p in needed), args, rng and rng.random, force_fail)
+        return Outcome(code, result, picks)
+
+    def _compiled_call(self, step: Step) -> Callable[..., Any]:
+        c = self.coder
+        needed = (*step.params, THIS) if step.after else step.params
+        lines = [c.header(), "picks = {}"]
+        start = c.truth(step.start(), {})
+        if start != "True":
+            lines += [f"if not {start}:", "    return None, None, picks"]
+        for check in step.checks:
+            failing = _failing(step, check)
+            gone = [*(c.effect(failing.updates) if failing else []), f"return {check.code!r}, None, picks"]
+            if check.kind == "may":
+                lines += [f"if force_fail == {check.code!r}:", *indent(gone)]
+            elif check.kind == "pick" and check.var is not None:
+                name, size = check.var.name, c.size(check.var)
+                lines += [f"if {name!r} in given:", f"    order = (given[{name!r}],)", "else:",
+                          f"    o = int(rnd() * {size}) if rnd else 0",
+                          f"    order = (*range(o, {size}), *range(o))",
+                          f"for v_{name} in order:", f"    if {c.truth(check.cond, {})}:", "        break", "else:",
+                          *indent(gone), f"picks[{name!r}] = v_{name}"]
+            else:
+                lines += [f"if not {c.truth(check.cond, {})}:", *indent(gone)]
+        result = "None" if step.result is None else c.value(step.result, {})
+        lines += [f"result = {result}", *c.effect(step.success().updates), f"return {OKAY!r}, result, picks"]
+        params = ", ".join(["S", *(f"v_{p.name}" for p in needed), "given", "rnd", "force_fail"])
+        return compiled("call", params, lines)
+
+    def value(self, state: State, term: Term, env: dict[str, int] | None = None) -> int:
+        """A term's value in a state: an element or member index, or 0 or 1; `env` gives its free variables."""
+        given = env or {}
+        key = (term, tuple(given))
+        if key not in self._values:
+            params = ", ".join(["S", *(f"v_{n}" for n in given)])
+            self._values[key] = compiled("value", params, [self.coder.header(), f"return {self.coder.value(term, {})}"])
+        return self._values[key](state, *given.values())
+
+    # Walks.
+
+    def run(self, state: State, steps: int, rnd: Callable[[], float]) -> dict[str, int]:
+        """So many random calls, in place; counts the transitions that they were."""
+        if self._run is None:
+            self._run = self._compiled_run()
+        counts = [0] * len(self._labels)
+        self._run(state, steps, rnd, counts)
+        return {la: n for la, n in zip(self._labels, counts, strict=True) if n}
+
+    def _compiled_run(self) -> Callable[..., None]:
+        steps = list(self.steps.values())
+        bodies = [self._walk_step(s) for s in steps]
+        lines = [self.coder.header(), "for _ in range(steps):", f"    x = rnd() * {len(steps)}", "    k = int(x)",
+                 *indent(_dispatch(bodies, 0))]
+        return compiled("run", "S, steps, rnd, C", lines if steps else ["pass"])
+
+    def _counted(self, label: str) -> str:
+        if label not in self._labels:
+            self._labels.append(label)
+        return f"C[{self._labels.index(label)}] += 1"
+
+    def _walk_step(self, step: Step) -> list[str]:
+        c = self.coder
+        needed = [*step.params, *([THIS] if step.after else [])]
+        total = 1
+        for p in needed:
+            total *= c.size(p)
+        lines: list[str] = []
+        if total > 2**40:  # the fraction left of one random number is too coarse for this many arguments
+            lines += [f"v_{p.name} = int(rnd() * {c.size(p)})" for p in needed]
+        elif total > 1:
+            # What the choice of the step left of the random number is random still, and chooses all arguments.
+            lines.append(f"a = int((x - k) * {total})")
+            big = [p for p in needed if c.size(p) > 1]
+            lines += [f"v_{p.name} = 0" for p in needed if c.size(p) == 1]
+            for p in big[:-1]:
+                lines += [f"v_{p.name} = a % {c.size(p)}", f"a //= {c.size(p)}"]
+            lines.append(f"v_{big[-1].name} = a")
+        else:
+            lines += [f"v_{p.name} = 0" for p in needed]
+        start = c.truth(step.start(), {})
+        if start != "True":
+            lines += [f"if not {start}: continue"]
+        for check in step.checks:
+            failing = _failing(step, check)
+            gone = [*c.effect(failing.updates), self._counted(failing.label), "continue"] if failing else ["continue"]
+            if check.kind == "may":
+                if failing is not None:
+                    lines += [f"if rnd() < {MAY_FAIL}:", *indent(gone)]
+            elif check.kind == "pick" and check.var is not None:
+                size = c.size(check.var)
+                lines += [f"o = int(rnd() * {size})", f"for v_{check.var.name} in (*range(o, {size}), *range(o)):",
+                          f"    if {c.truth(check.cond, {})}: break", "else:", *indent(gone)]
+            else:
+                lines += [f"if not {c.truth(check.cond, {})}:", *indent(gone)]
+        return [*lines, *c.effect(step.success().updates), self._counted(step.label)]
+
+
+def _dispatch(bodies: list[list[str]], first: int) -> list[str]:
+    """A binary tree of comparisons on `k` around the bodies."""
+    if len(bodies) <= 1:
+        return bodies[0] if bodies else ["pass"]
+    half = len(bodies) // 2
+    return [f"if k < {first + half}:", *indent(_dispatch(bodies[:half], first)), "else:",
+            *indent(_dispatch(bodies[half:], first + half))]
+
+
+@functools.lru_cache(maxsize=8)
+def caller_of(machine: Machine) -> Caller:
+    """The caller of a machine, compiled once."""
+    return Caller(machine)
+
+
+__all__ = ["OKAY", "Caller", "Outcome", "caller_of"]

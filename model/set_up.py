@@ -1,0 +1,21 @@
+"""What set-up makes once, so that no later run has to: the parser's tables and the syntax trees of the shipped rules.
+
+`python -m bulkhead.model.set_up`. Not needed: without it the first run makes the same.
+"""
+
+from __future__ import annotations
+
+from bulkhead.model import cache
+from bulkhead.model.library import load_library
+from bulkhead.model.parser import prepare
+
+
+def set_up() -> None:
+    """Make the tables for this Python environment and the trees for this user."""
+    cache.of_environment().mkdir(parents=True, exist_ok=True)
+    prepare()
+    load_library()
+
+
+if __name__ == "__main__":
+    set_up()

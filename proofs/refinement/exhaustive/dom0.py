@@ -1,0 +1,162 @@
+"""Processes of Dom0 in the small world of an exhaustive search: what they can do on gntdev; when two states are the same.
+
+One process at first, started as a campaign's is; it may fork once. Each action is one system call, made whole: other calls
+do not run where the kernel yields (campaigns have that). Addresses, indices and descriptors' numbers are left out of what
+tells states apart: what is mapped, listed and open is not.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from bulkhead.impl.dom0.gntdev import INVALID_HANDLE, Gntdev
+from bulkhead.impl.xen.grant_entries import GrantTable
+from bulkhead.impl.xen.pagetables import PTE_MFN, PTE_P, PTE_RW, read_pte
+from bulkhead.proofs.refinement.exhaustive.limits import GRANTER, Action, Limits
+from bulkhead.proofs.refinement.lockstep.call import Flight
+from bulkhead.proofs.refinement.lockstep.dom0_state import MapRecord, Opened, Proc
+from bulkhead.proofs.refinement.lockstep.lockstep import Bench
+from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.spec_world import CHILD, TOOLS, USER
+from bulkhead.proofs.refinement.workload import dom0_gntdev
+from bulkhead.proofs.refinement.workload.dom0 import Dom0
+
+MOST_SLOTS = 2  # pages that the processes map together
+
+
+class WorldOfProcesses(Bench):
+    """A machine with Dom0's user space."""
+
+    dom0: Dom0
+
+    def alone(self, flight: Flight) -> None:
+        """A call of Dom0's kernel, from its start to its end."""
+        while flight in self.flights:
+            self.advance(flight)
+
+
+def add_dom0(b: WorldOfProcesses) -> None:
+    """Dom0's user space, and a process in it that is not root."""
+    b.dom0 = Dom0(b, random.Random(0), b.alone)
+    _spawn(b.dom0)
+
+
+def _spawn(d: Dom0) -> None:
+    proc = d.fork_from(d.procs[TOOLS], USER)
+    for fd in list(proc.fds):
+        d.close_fd(proc, fd)
+    d.setuid(proc)
+
+
+def _device(opened: Opened) -> Gntdev:
+    device = opened.file.device
+    if not isinstance(device, Gntdev):
+        raise Mismatch("a file that is not gntdev's")
+    return device
+
+
+def _listed(opened: Opened) -> list[MapRecord]:
+    return [r for r in opened.maps if r.gmap in _device(opened).maps]
+
+
+# --- what can be done ---
+
+def actions(b: WorldOfProcesses, limits: Limits) -> list[Action]:
+    """System calls of the processes; failing ones are among them."""
+    d = b.dom0
+    out: list[Action] = []
+    if USER not in d.procs and CHILD not in d.procs:
+        return [("process", "spawn", 0)]
+    if limits.processes > 1 and USER in d.procs and CHILD not in d.procs:
+        out.append(("process", "fork", USER))
+    for space in (USER, CHILD):
+        proc = d.procs.get(space)
+        if proc is None:
+            continue
+        out.append(("process", "exit", space))
+        if not proc.fds:
+            if not d.files:
+                out.append(("process", "open", space))
+            continue
+        out.append(("process", "close", space))
+        (opened,) = proc.fds.values()
+        listed = _listed(opened)
+        if sum(1 for r in d.records if r.gmap.users) < limits.maps:
+            out += [("process", "register", space, ref) for ref in limits.refs]
+        out += [("process", "unregister", space, n) for n in range(len(listed))]
+        if len(d.slots()) < MOST_SLOTS:
+            out += [("process", "mmap", space, n, w) for n in range(len(listed)) for w in (0, 1)]
+        out += [("process", "munmap", space, n) for n in range(len(proc.slots))]
+    return out
+
+
+def act(b: WorldOfProcesses, action: Action) -> None:
+    """Make the call, and compare both sides."""
+    d = b.dom0
+    _, name, space, *numbers = action
+    if name == "spawn":
+        _spawn(d)
+    else:
+        proc = d.current = d.procs[space]
+        calls: dict[str, Callable[[], Any]] = {
+            "fork": lambda: d.fork_from(proc, CHILD), "exit": lambda: d.exit(proc),
+            "open": lambda: d.open_device(proc, "gntdev"), "close": lambda: d.close_fd(proc, next(iter(proc.fds)))}
+        if name in calls:
+            calls[name]()
+        elif name == "munmap":
+            dom0_gntdev.unmap_page(proc, sorted(proc.slots)[numbers[0]])
+        else:
+            _gntdev(d, proc, name, GRANTER, numbers)
+    d.sync()
+    b.steps += 1
+    b.settle()
+    b.compare_all()
+
+
+def _gntdev(d: Dom0, proc: Proc, name: str, granter: int, numbers: list[int]) -> None:
+    ((fd, opened),) = proc.fds.items()
+    if name == "register":
+        dom0_gntdev.register(d, proc, fd, opened.x, opened, granter, numbers[0])
+        return
+    record = _listed(opened)[numbers[0]]
+    if name == "unregister":
+        dom0_gntdev.unregister(d, proc, fd, opened.x, opened, record)
+    else:
+        dom0_gntdev.map_page(d, proc, fd, opened.x, record, bool(numbers[1]))
+
+
+# --- when two states are the same ---
+
+def canonical(b: WorldOfProcesses, name_of: Callable[[int], object]) -> list[object]:
+    """What decides how Dom0 goes on; `name_of` names frames."""
+    d, kernel = b.dom0, b.rig.kernel
+    number = {id(r): n for n, r in enumerate(d.records)}
+    parts: list[object] = [(r.granter, r.ref, r.gmap.users, r.gmap.in_use, r.gmap.flags, tuple(r.gmap.removed),
+                            [h == INVALID_HANDLE for h in (*r.gmap.handles, *r.gmap.khandles)],
+                            [_entry(kernel.layout.window_maddr(s), b, name_of) for s in r.gmap.slots]) for r in d.records]
+    parts += [(o.file.refs, [number[id(r)] for r in _listed(o)]) for o in d.files]
+    for space, proc in sorted(d.procs.items()):
+        if space != TOOLS:
+            parts.append((space, [d.files.index(o) for o in proc.fds.values()], sorted(
+                (number[id(s.record)] if s.record is not None else -1, s.writable,
+                 _entry(proc.process.space.pte_maddr(s.vpn), b, name_of)) for s in proc.slots.values())))
+    live = {s.vpn for _, s in d.slots()}
+    heap = range(b.rig.first_mfn, b.rig.first_mfn + b.shadow.size.heap)
+    parts.append(sorted((vpn in live, str(name_of(frame.mfn)), writable) for vpn, (frame, writable, _)
+                        in kernel.vcpu.tlb.entries.items() if frame.mfn in heap))
+    parts.append(records(b, b.rig.dom0.grant_table))
+    return parts
+
+
+def records(b: Bench, table: GrantTable) -> list[tuple[int, int, int, bool]]:
+    """The maptrack records of a table that are in use, without their numbers."""
+    domains = b.rig.xen.domains
+    return sorted((rec.flags, rec.domid, rec.ref, domains.get(rec.domid) is rec.granter) for rec in table.maptrack
+                  if rec.flags & 3)
+
+
+def _entry(maddr: int, b: Bench, name_of: Callable[[int], object]) -> object:
+    pte = read_pte(b.rig.xen.frames.table[maddr >> 12], (maddr & 0xFFF) >> 3)
+    return (bool(pte & PTE_RW), str(name_of((pte & PTE_MFN) >> 12))) if pte & PTE_P else ()

@@ -1,0 +1,158 @@
+"""All states of a small machine: breadth first over everything its guests can do, until nothing new is found.
+
+After each action both sides are compared as a whole, and in each new state all invariants and theorems are evaluated. States
+are told apart by a hash of `small_world.canonical`; one without calls in flight is kept as bytes, others are reached again
+from the last such state. `python -m bulkhead.proofs.refinement.exhaustive.explore` runs the worlds of the README.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+
+from bulkhead.proofs.refinement.exhaustive.guests import act, actions, canonical, start
+from bulkhead.proofs.refinement.exhaustive.limits import Action, Limits
+from bulkhead.proofs.refinement.exhaustive.snapshot import freeze, thaw
+from bulkhead.proofs.refinement.lockstep.abstraction import dump
+from bulkhead.proofs.refinement.lockstep.lockstep import Bench
+from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.spec_world import rules_for
+
+CHUNK = 64  # states that a worker is given at a time
+Reached = tuple[bytes, tuple[Action, ...]]  # a state: one without calls in flight, and what was done since
+PLAIN = Limits(records=1, flights=1, versions=False, copies=False)
+PROCESS = replace(PLAIN, records=0, processes=1)
+WORLDS = (
+    PLAIN, replace(PLAIN, versions=True), replace(PLAIN, flights=2), replace(PLAIN, records=2, again=True),
+    replace(PLAIN, refs=(8, 9)), replace(PLAIN, pages=2), replace(PLAIN, records=2, flights=2),
+    PROCESS, replace(PROCESS, processes=2), replace(PROCESS, refs=(8, 9)),
+    Limits(records=1, again=True))
+
+
+@dataclass
+class Result:
+    """What was found: new states per number of actions, and the first mismatch if there was one."""
+
+    limits: Limits
+    states: int = 0
+    actions: int = 0
+    by_depth: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+    failure: str = ""
+    complete: bool = False
+
+    def text(self) -> str:
+        """One line, honest about whether these are all."""
+        end = "all there are" if self.complete else "NOT all: cut short"
+        return (f"{self.limits.text()}: {self.states} states ({end}), the farthest {len(self.by_depth) - 1} actions from "
+                f"the start; {self.actions} actions compared in {self.seconds:.0f} s.")
+
+
+@dataclass(frozen=True)
+class Expanded:
+    """A state's successors: their hashes, and how to get there."""
+
+    successors: tuple[tuple[bytes, Reached], ...]
+    actions: int
+    failure: str
+
+
+def digest(bench: Bench) -> bytes:
+    """Tells states apart; 16 bytes of a cryptographic hash."""
+    return hashlib.blake2b(canonical(bench), digest_size=16).digest()
+
+
+def at(reached: Reached, limits: Limits) -> Bench:
+    """The machine in a state that has been reached before."""
+    blob, tail = reached
+    bench = thaw(blob)
+    bench.full_every = 0  # all of this has been compared
+    for action in tail:
+        act(bench, action, limits)
+    bench.full_every = 1
+    return bench
+
+
+def expand(reached: Reached, limits: Limits) -> Expanded:
+    """Check a new state, and take every action from it."""
+    found: list[tuple[bytes, Reached]] = []
+    done: tuple[Action, ...] = ()
+    todo: list[Action] = []
+    try:
+        bench = at(reached, limits)
+        bench.check_claims()
+        blob, tail = (freeze(bench), ()) if not bench.flights and reached[1] else reached
+        todo = actions(bench, limits)
+        for n, action in enumerate(todo):
+            if n:
+                bench = at((blob, tail), limits)
+            done = (*tail, action)
+            act(bench, action, limits)
+            found.append((digest(bench), (blob, done)))
+    except Mismatch as error:
+        return Expanded((), len(todo), "\n".join([f"{error.what} after {done or reached[1]}", *dump(error.places)]))
+    return Expanded(tuple(found), len(todo), "")
+
+
+def expand_all(chunk: list[Reached], limits: Limits) -> list[Expanded]:
+    """A worker's share; successors that this share has twice are told once."""
+    told: dict[bytes, None] = {}
+    out = []
+    for reached in chunk:
+        expanded = expand(reached, limits)
+        fresh = dict(expanded.successors)  # twice from one state is once
+        out.append(Expanded(tuple((key, to) for key, to in fresh.items() if key not in told), expanded.actions,
+                            expanded.failure))
+        told |= dict.fromkeys(fresh)
+    return out
+
+
+def explore(limits: Limits, seconds: float | None = None, jobs: int | None = None, depth: int | None = None) -> Result:
+    """Breadth first until there is nothing new, or the time is up, or all within `depth` actions has been seen."""
+    result = Result(limits)
+    begin = time.perf_counter()
+    first = start(rules_for(limits.size()), limits)
+    seen = {digest(first)}
+    level: list[Reached] = [(freeze(first), ())]
+    jobs = jobs or os.cpu_count() or 1
+    with ProcessPoolExecutor(jobs) as pool:
+        while level and not result.failure and (seconds is None or time.perf_counter() - begin < seconds) \
+                and (depth is None or len(result.by_depth) < depth):
+            result.by_depth.append(len(level))
+            chunks = [level[i:i + CHUNK] for i in range(0, len(level), CHUNK)]
+            level = []
+            work: Iterable[list[Expanded]] = map(functools.partial(expand_all, limits=limits), chunks)
+            if jobs > 1 and len(chunks) > 1:
+                work = pool.map(functools.partial(expand_all, limits=limits), chunks)
+            for expanded in (e for chunk in work for e in chunk):
+                result.actions += expanded.actions
+                result.failure = result.failure or expanded.failure
+                for key, reached in expanded.successors:
+                    if key not in seen:
+                        seen.add(key)
+                        level.append(reached)
+    result.states = len(seen)
+    result.complete = not level and not result.failure
+    result.seconds = time.perf_counter() - begin
+    return result
+
+
+def main() -> int:
+    """The worlds of the README, or those whose numbers are given; exit code 1 where a state is wrong or missing."""
+    chosen = [WORLDS[int(n)] for n in sys.argv[1:]] or WORLDS
+    good = True
+    for limits in chosen:
+        result = explore(limits)
+        good = good and result.complete
+        print(result.text() + ("\n" + result.failure if result.failure else ""), flush=True)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,304 @@
+"""A small machine for exhaustive search: what two guests can do in it, and when two of its states are the same.
+
+One guest grants, the other maps and copies. Every step of a call that yields is an action of its own, so all interleavings
+of the calls in flight are taken. What must be bounded for there to be an end at all stands in `limits.py`. `canonical` names
+frames and handles by where they occur, as no part of the machine can tell how they are numbered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.domains import Domain
+from bulkhead.impl.xen.frames import Frame
+from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_MFN, PTE_P, PTE_RW, PTE_USER, read_pte
+from bulkhead.impl.xen.scheduler import HELD
+from bulkhead.proofs.refinement.exhaustive import dom0 as small_dom0
+from bulkhead.proofs.refinement.exhaustive.dom0 import WorldOfProcesses
+from bulkhead.proofs.refinement.exhaustive.limits import GRANTER, MAPPER, Action, Limits
+from bulkhead.proofs.refinement.lockstep import follow_domains as fd
+from bulkhead.proofs.refinement.lockstep import follow_grants as fg
+from bulkhead.proofs.refinement.lockstep.call import CopyElement, Flight, Follower, MapElement, UnmapElement
+from bulkhead.proofs.refinement.lockstep.lockstep import Bench
+from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.spec_world import Rules
+from bulkhead.proofs.refinement.lockstep.testbed import SLOTS, Guest
+from bulkhead.proofs.refinement.workload.scheduler import write_domctl
+
+
+def start(rules: Rules, limits: Limits) -> Bench:
+    """Two guests; the granter has its pages, the mapper none of its own."""
+    bench = WorldOfProcesses(rules, 1, full_every=1) if limits.processes else Bench(rules, 1, full_every=1)
+    if isinstance(bench, WorldOfProcesses):
+        small_dom0.add_dom0(bench)
+    _create(bench, limits)
+    bench.create(MAPPER)
+    return bench
+
+
+def _create(b: Bench, limits: Limits) -> None:
+    if not b.create(GRANTER):
+        raise Mismatch("there is no room for the granter")
+    for _ in range(limits.pages):
+        _populate(b, b.rig.guests[GRANTER])
+        while b.flights:
+            b.advance(b.flights[0])
+
+
+# --- what can be done ---
+
+def actions(b: Bench, limits: Limits) -> list[Action]:
+    """What can be done next."""
+    holder = next((i for i, f in enumerate(b.flights) if f.marker in HELD or f.hurry), None)
+    granter, mapper = b.rig.guests.get(GRANTER), b.rig.guests.get(MAPPER)
+    stores: list[Action] = []
+    if granter is not None and not granter.domain.is_dying:
+        stores = [("entry", ref, flags, n, to) for ref in limits.refs for flags in (1, 5) for n in range(len(granter.pool))
+                  for to in limits.grantees()]
+        stores += [("entry", ref, 0, 0, limits.grantees()[0]) for ref in limits.refs]
+    if holder is not None:
+        return [("step", holder), *([] if b.flights[holder].hurry else stores)]
+    out: list[Action] = [("step", i) for i in range(len(b.flights))]
+    if len(b.flights) >= limits.flights:
+        return out + stores
+    if granter is not None and not granter.domain.is_dying and _idle(b, GRANTER):
+        out += stores
+        out += [("decrease", n) for n in range(len(granter.pool))]
+        out += [("self_map", n) for n in range(len(granter.pool))]
+        if read_pte(granter.window, 0) & PTE_P:
+            out.append(("clear", GRANTER, 0))
+        if len(granter.pool) < limits.pages and b.can_populate(granter):
+            out.append(("populate",))
+        if not b.flights:
+            out.append(("destroy",))
+            if limits.versions:
+                out.append(("version", 3 - granter.domain.grant_table.version))
+    if limits.again and GRANTER not in b.rig.xen.domains and not b.flights:
+        out.append(("create",))
+    if mapper is not None and not mapper.domain.crashed and _idle(b, MAPPER):
+        out += _of_mapper(mapper, limits)
+    if isinstance(b, WorldOfProcesses) and not b.flights:
+        out += small_dom0.actions(b, limits)
+    return out
+
+
+def _of_mapper(mapper: Guest, limits: Limits) -> Iterator[Action]:
+    live = _live(mapper)
+    if len(live) < limits.records:
+        yield from (("map", ref, flags) for ref in limits.refs for flags in (2, 6))
+    if limits.copies:
+        yield from (("copy", ref) for ref in limits.refs)
+    for slot in range(2):
+        if read_pte(mapper.window, slot) & PTE_P:
+            yield from (("clear", MAPPER, slot), ("load", slot))
+    yield from (("unmap", rank) for rank in range(len(live)))
+
+
+def _live(mapper: Guest) -> list[tuple[int, int]]:
+    """Handles that stand for a mapping, and the slots at which they were mapped."""
+    track = mapper.domain.grant_table.maptrack
+    return [(n, 0 if record.flags & 4 else 1) for n, record in enumerate(track) if record.flags & 3]
+
+
+def _idle(b: Bench, domid: int) -> bool:
+    return not any(f.domid == domid for f in b.flights)
+
+
+# --- doing it ---
+
+def act(b: Bench, action: Action, limits: Limits) -> None:
+    """Do it, and compare both sides."""
+    name, *numbers = action
+    guests = b.rig.guests
+    if isinstance(b, WorldOfProcesses) and name == "process":
+        small_dom0.act(b, action)
+    elif name == "step":
+        b.advance(b.flights[numbers[0]])
+    elif name == "entry":
+        ref, flags, n, to = numbers
+        granter = guests[GRANTER]
+        b.steps += 1
+        b.store_entry(granter, ref, flags, to, sorted(granter.pool)[n] if granter.pool else 0, True)
+        b.compare_all()
+    elif name == "decrease":
+        granter = guests[GRANTER]
+        mfn = sorted(granter.pool)[numbers[0]]
+        _memory_op(b, granter, "decrease", abi.XENMEM_DECREASE_RESERVATION, mfn, lambda f: fd.follow_decrease(b, f, [mfn]))
+    elif name == "create":
+        _create(b, limits)
+    elif name == "populate":
+        _populate(b, guests[GRANTER])
+    elif name == "version":
+        _fly(b, guests[GRANTER], f"set_version {numbers[0]}", 20, (8, -1, 1), abi.SET_VERSION.pack(numbers[0]),
+             lambda f: fd.follow_version(b, f, numbers[0]))
+    elif name == "destroy":
+        _destroy(b, guests[GRANTER])
+    elif name == "self_map":
+        pte = sorted(guests[GRANTER].pool)[numbers[0]] << 12 | PTE_P | PTE_RW | PTE_USER | PTE_A | PTE_D
+        _update(b, guests[GRANTER], 0, pte)
+    elif name == "clear":
+        _update(b, guests[numbers[0]], numbers[1], 0)
+    else:
+        _mapper_acts(b, guests[MAPPER], name, numbers)
+
+
+def _mapper_acts(b: Bench, mapper: Guest, name: str, numbers: list[int]) -> None:
+    if name == "map":
+        ref, flags = numbers
+        slot = 0 if flags == 6 else 1
+        element = MapElement(slot, flags, ref, GRANTER, mapper.slot_va(slot))
+        payload = abi.MAP_GRANT_REF.pack(element.addr, flags, ref, GRANTER, 0, 0, 0)
+        _fly(b, mapper, f"map {ref} {flags}", 20, (0, -1, 1), payload, lambda f: fg.follow_map(b, f, [element]))
+    elif name == "unmap":
+        handle, slot = _live(mapper)[numbers[0]]
+        unmapping = UnmapElement(slot, mapper.slot_va(slot), 0, handle)
+        _fly(b, mapper, f"unmap of {numbers[0]}", 20, (1, -1, 1), abi.UNMAP_GRANT_REF.pack(unmapping.addr, 0, handle, 0, 0),
+             lambda f: fg.follow_unmap(b, f, [unmapping]))
+    elif name == "copy":
+        ref = numbers[0]
+        side = CopyElement(True, ref, GRANTER, 0, True, ref, GRANTER, 64, 32)
+        _fly(b, mapper, f"copy {ref}", 20, (5, -1, 1), abi.COPY.pack(ref, GRANTER, 0, 0, ref, GRANTER, 64, 0, 32, 3, 0, 0),
+             lambda f: fg.follow_copy(b, f, [side]))
+    elif name == "load":
+        b.steps += 1
+        b.access(mapper, 0, numbers[0], bool(numbers[0]))
+        b.compare_all()
+
+
+def _fly(b: Bench, guest: Guest, text: str, number: int, args: tuple[int, ...], payload: bytes,
+         follower: Callable[[Flight], Follower]) -> None:
+    """Start a call on the guest's first free vCPU and take its first step."""
+    busy = {f.vcpu for f in b.flights if f.domid == guest.domid and f.guest is not None}
+    vcpu = next(v for v in (0, 1) if v not in busy)
+    args = tuple(guest.arg(vcpu) if a == -1 else a for a in args)
+    steps = guest.start(vcpu, number, args, payload)
+    flight = Flight(f"d{guest.domid}v{vcpu}: {text}", guest.domid, vcpu, steps, guest=guest)
+    b.launch(flight, follower(flight), 1)
+    b.advance(flight)
+
+
+def _memory_op(b: Bench, guest: Guest, text: str, cmd: int, mfn: int, follower: Callable[[Flight], Follower]) -> None:
+    base = guest.arg(0)
+    payload = abi.MEMORY_RESERVATION.pack(base + 64, 1, 0, 0, abi.DOMID_SELF, 0, 0) + bytes(32) + abi.U64.pack(mfn)
+    _fly(b, guest, text, abi.HYPERVISOR_MEMORY_OP, (cmd, -1), payload, follower)
+
+
+def _populate(b: Bench, guest: Guest) -> None:
+    _memory_op(b, guest, "populate", abi.XENMEM_POPULATE_PHYSMAP, 0, lambda f: fd.follow_populate(b, f, 1))
+
+
+def _update(b: Bench, guest: Guest, slot: int, pte: int) -> None:
+    payload = abi.MMU_UPDATE.pack(guest.layout.window_maddr(slot), pte)
+    _fly(b, guest, f"mmu_update {slot} {bool(pte)}", 1, (-1, 1, 0, abi.DOMID_SELF), payload,
+         lambda f: fd.follow_mmu(b, f, slot, pte, abi.DOMID_SELF, True))
+
+
+def _destroy(b: Bench, guest: Guest) -> None:
+    kernel = b.rig.kernel
+    write_domctl(b, abi.DOMCTL_HEADER.pack(abi.DOMCTL_DESTROYDOMAIN, abi.DOMCTL_INTERFACE_VERSION, guest.domid, 0, 0, 0))
+    flight = Flight("destroy", guest.domid, 0, b.rig.xen.hypercall(kernel.vcpu, abi.HYPERVISOR_DOMCTL, kernel.arg_va))
+    b.launch(flight, fd.follow_destroy(b, flight, guest.domid), 0)
+    b.advance(flight)
+
+
+# --- when two states are the same ---
+
+class _Names:
+    """Frames by where they occur: a guest's fixed pages and Xen's pages by their place, others by first occurrence."""
+
+    def __init__(self, b: Bench) -> None:
+        self.given: dict[int, object] = {}
+        self.order: list[Frame] = []
+        self.table = b.rig.xen.frames.table
+        for d, domain in sorted(b.rig.xen.domains.items()):
+            grants = domain.grant_table
+            for kind, frames in (("t", grants.shared), ("s", grants.status), ("i", [domain.shared_info])):
+                self.given |= {f.mfn: (kind, d, n) for n, f in enumerate(frames) if f is not None}
+        for d, guest in sorted(b.rig.guests.items()):
+            self.given |= {mfn: ("g", d, n) for n, mfn in enumerate(guest.fixed)}
+
+    def of(self, mfn: int) -> object:
+        """The name of a frame number."""
+        if mfn not in self.given:
+            frame = self.table.get(mfn)
+            if frame is None:
+                return ("no frame", mfn)
+            self.given[mfn] = len(self.order)
+            self.order.append(frame)
+        return self.given[mfn]
+
+
+def canonical(b: Bench) -> bytes:
+    """What decides how the machine goes on, frames and handles named by where they occur.
+
+    Left out, as nothing depends on them: contents of pages, how often a frame was freed, which number a free handle has,
+    and the rules' ghosts.
+    """
+    names = _Names(b)
+    xen = b.rig.xen
+    parts: list[object] = [_of_domain(b, d, domain, names) for d, domain in sorted(xen.domains.items()) if d]
+    parts += [_of_guest(guest, names) for _, guest in sorted(b.rig.guests.items())]
+    parts += [(f.text, f.marker, tuple(f.seen), f.hurry, _locals(f.steps, names)) for f in b.flights]
+    parts.append(sorted(b.forged))
+    if isinstance(b, WorldOfProcesses):
+        parts += small_dom0.canonical(b, names.of)
+    free = [frame.mfn for frame in xen.frames.free_list]
+    parts.append([(n, names.given[mfn]) for n, mfn in enumerate(free) if mfn in names.given])
+    for d, guest in sorted(b.rig.guests.items()):
+        # A TLB is flushed when a frame freed since its last flush is given out again.
+        parts += [sum(xen.frames.table[mfn].free_stamp < vcpu.tlb.flushed_at for mfn in free)
+                  for vcpu in guest.domain.vcpus if vcpu.tlb.entries]
+    for frame in names.order:
+        owner = -1 if frame.owner is None else frame.owner.domid
+        parts.append((owner, frame.count, frame.tcount, frame.ptype if frame.tcount else 0, frame.allocated, frame.dirty,
+                      frame.xenheap))
+    known = set(names.given)
+    parts.append(sorted((frame.owner.domid if frame.owner is not None else -1, frame.count, frame.tcount)
+                        for mfn, frame in xen.frames.table.items() if mfn not in known and mfn >= b.rig.first_mfn))
+    return repr(parts).encode()
+
+
+def _of_domain(b: Bench, d: int, domain: Domain, names: _Names) -> object:
+    table = domain.grant_table
+    entries = []
+    for ref in b.shadow.size.refs:
+        if ref >= table.nr_entries:
+            continue
+        flags, domid, *rest = table.entry_v1(ref) if table.version == 1 else table.entry_v2(ref)
+        act = table.active[ref]
+        used = (act.pin, act.domid, names.of(act.frame.mfn), act.sub_page) if act.pin and act.frame is not None else ()
+        bits = abi.U16.unpack_from(*table.status_at(ref))[0]
+        entries.append((flags, domid, rest[:-1], names.of(rest[-1]) if flags & 3 else 0, bits, used))
+    records = small_dom0.records(b, table)
+    return (d, domain.is_dying, domain.pause_count, domain.crashed, domain.tot_pages, domain.xenheap_pages, domain.refs,
+            table.version, entries, records)
+
+
+def _of_guest(guest: Guest, names: _Names) -> object:
+    slots = []
+    if guest.domain.vcpus[0].cr3 is not None:
+        for slot in range(SLOTS):
+            pte = read_pte(guest.window, slot)
+            slots.append((pte & ~PTE_MFN, names.of((pte & PTE_MFN) >> 12)) if pte & PTE_P else 0)
+    tlbs = [sorted((vpn - guest.first_vpn, str(names.of(frame.mfn)), writable) for vpn, (frame, writable, _) in
+                   vcpu.tlb.entries.items() if 0 <= vpn - guest.first_vpn < SLOTS) for vcpu in guest.domain.vcpus]
+    return guest.domid, slots, tlbs, sorted(str(names.of(mfn)) for mfn in guest.pool)
+
+
+NUMBERED = frozenset({"handle", "new_handle", "mfn", "given"})  # locals that are numbers of handles or frames
+
+
+def _locals(steps: Generator[str, None, int], names: _Names) -> list[object]:
+    """What a call in flight remembers: the variables of its functions that are plain values or frames."""
+    out: list[object] = []
+    running: Any = steps
+    while running is not None and getattr(running, "gi_frame", None) is not None:
+        for name, value in sorted(running.gi_frame.f_locals.items()):
+            if isinstance(value, Frame):
+                out.append((name, names.of(value.mfn)))
+            elif isinstance(value, bool | int) and name not in NUMBERED:
+                out.append((name, value))
+        running = running.gi_yieldfrom
+    return out

@@ -1,0 +1,110 @@
+"""One run of a handler along one path: its machine, its arguments, and the claims that are proved on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+from bulkhead.impl.xen import abi
+from bulkhead.model import loader
+from bulkhead.model.ir import Step, System
+from bulkhead.proofs.refinement.handlers.abstraction import before
+from bulkhead.proofs.refinement.handlers.memory import LAYOUTS, Pages
+from bulkhead.proofs.refinement.handlers.objects import Table
+from bulkhead.proofs.refinement.handlers.obligations import Claims
+from bulkhead.proofs.refinement.handlers.spec_terms import RuleState
+from bulkhead.proofs.refinement.handlers.symbolic_xen import Machine
+from bulkhead.proofs.symbolic.engine import Engine, Int, Unsupported
+from bulkhead.proofs.symbolic.terms import And, If, Term, variable
+from bulkhead.proofs.symbolic.terms import number as constant
+
+CODES = {value: "GNTST_" + name[6:].lower() for name, value in vars(abi).items() if name.startswith("GNTST_")}
+ROUNDS = 1  # of the compare-and-swap of a version 1 entry
+THIS = variable("this")
+PATCHED_BUILTINS = ("len", "range", "reversed")
+
+
+@functools.cache
+def rules() -> System:
+    """The system whose steps the handlers are held against."""
+    return loader.load("monolithic")
+
+
+class Path:
+    """One run of a handler: its machine, and the claims collected on the way."""
+
+    def __init__(self) -> None:
+        self.engine = Engine.running()
+        self.machine = Machine(rules())
+        self.findings: list[str] = []
+
+    def prove(self, where: str, claims: Claims) -> None:
+        """Every claim on all inputs of the path: all in one query, and one by one where that fails.
+
+        While a run repeats the decisions of the one before, its claims have been proved then.
+        """
+        if self.engine.replaying:
+            return
+        if not self.engine.proves(And([claim for _, claim in claims])):
+            self.findings += [f"{where}: {name}" for name, claim in claims if not self.engine.proves(claim)]
+
+    def argument(self, name: str, width: int) -> Int:
+        """An argument of the call: any number of so many bits."""
+        return Int(variable(name, bits=width))
+
+    def entries_now(self, state: RuleState) -> RuleState:
+        """The rules' state, with entries as the guests have made them when the present atomic step began."""
+        fresh = before(self.machine).functions
+        return replace(state, functions={**state.functions, **{
+            name: fresh[name] for name in fresh if name.startswith("entry.")}})
+
+
+@functools.cache
+def step(label: str) -> Step:
+    """A step of the rules by its label."""
+    return next(s for s in rules().steps if s.label == label)
+
+
+def status_of(result: object) -> int:
+    """A handler's status, which no path leaves symbolic."""
+    if not isinstance(result, int):
+        raise Unsupported("a status that is symbolic")
+    return result
+
+
+def code_of(status: int) -> str:
+    """The rules' code of a status."""
+    return CODES.get(status, str(status))
+
+
+def side(name: str) -> Term:
+    """A side of a call as an element."""
+    return constant(rules().enums["Side"].index(name))
+
+
+@contextlib.contextmanager
+def standing_in(*changes: tuple[object, str, object]) -> Iterator[None]:
+    """Names of modules that mean something else during a run."""
+    with contextlib.ExitStack() as stack:
+        for module, name, value in changes:
+            stack.enter_context(mock.patch.object(module, name, value, create=name in PATCHED_BUILTINS))
+        yield
+
+
+def layouts(module: object) -> tuple[tuple[object, str, object], ...]:
+    """The byte layouts a module uses, over symbolic memory."""
+    return tuple((module, name, layout) for name, layout in LAYOUTS.items() if hasattr(module, name))
+
+
+def length(table: Any) -> Any:
+    """`len` of a table of any size."""
+    return table.size() if isinstance(table, Table | Pages) else len(table)
+
+
+def either(cond: Term, yes: Claims, no: Claims) -> Claims:
+    """The one list of claims, or the other."""
+    return [(name, If(cond, claim, other)) for (name, claim), (_, other) in zip(yes, no, strict=True)]

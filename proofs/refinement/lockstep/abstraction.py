@@ -1,0 +1,326 @@
+"""The abstraction function, as a comparison: what the rules' state says against what the implementation's state is.
+
+Only what the rules determine is compared; the README's table of normal forms says what is left out and why. `differences`
+looks at everything; `entry_of` reads one grant entry as the rules see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bulkhead.impl.dom0.evtchn import Evtchn
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.domains import ALIVE, DEAD, Domain
+from bulkhead.impl.xen.events import INTERDOMAIN
+from bulkhead.impl.xen.frames import Frame
+from bulkhead.impl.xen.pagetables import PTE_MFN, PTE_P, PTE_RW, read_pte
+from bulkhead.proofs.refinement.lockstep.spec_state import Shadow
+from bulkhead.proofs.refinement.lockstep.testbed import SLOTS, Guest, Rig
+
+Places = dict[str, tuple[object, object]]
+Entry = tuple[int, int, int, int, int]
+IN_USE = abi.GTF_READING | abi.GTF_WRITING
+
+
+def entry_of(sh: Shadow, domain: Domain, number: int) -> Entry:
+    """kind, grantee, frame, readonly and part of a shared entry, as elements. Bytes that grant nothing are `invalid`."""
+    table = domain.grant_table
+    if table.version == 1:
+        flags, domid, mfn = table.entry_v1(number)
+    else:
+        flags, domid, _, _, mfn = table.entry_v2(number)
+    kinds = sh.kind
+    kind = kinds["invalid"]
+    kind_bits = flags & abi.GTF_TYPE_MASK
+    if kind_bits == abi.GTF_PERMIT_ACCESS:
+        kind = kinds["permit_access"]
+    elif kind_bits == abi.GTF_TRANSITIVE:
+        kind = kinds["transitive"]
+    elif flags == abi.GTF_ACCEPT_TRANSFER:
+        kind = kinds["accept_transfer"]
+    elif kind_bits == abi.GTF_ACCEPT_TRANSFER and flags & (
+            abi.GTF_TRANSFER_COMMITTED | abi.GTF_TRANSFER_COMPLETED):
+        kind = kinds["transfer_completed"]
+    return kind, sh.domain(domid), sh.frame(mfn), int(bool(flags & abi.GTF_READONLY)), int(bool(flags & abi.GTF_SUB_PAGE))
+
+
+def in_use_bits(domain: Domain, number: int) -> int:
+    """GTF_reading and GTF_writing as the granter sees them."""
+    data, off = domain.grant_table.status_at(number)
+    return int(abi.U16.unpack_from(data, off)[0]) & IN_USE
+
+
+def place_of(frame: Frame | None) -> str:
+    """Where a frame is: in the heap, a domain's RAM, a page of Xen's own, or between two owners."""
+    if frame is None:
+        return "heap"
+    if frame.xenheap:
+        owner = frame.owner
+        return "status" if owner is not None and frame in owner.grant_table.status else "xen"
+    if frame.owner is None:
+        return "transfer" if frame.count else "heap"
+    return "ram"
+
+
+def differences(rig: Rig, sh: Shadow, forged: set[tuple[int, int]], moving: set[tuple[int, int]], quiet: bool) -> Places:
+    """All places at which rules and implementation differ.
+
+    `forged`: entries whose in-use bits the granter has overwritten. `moving`: entries of which a call is just changing
+    the status. `quiet`: no call is in flight, so reference counts can be compared, too.
+    """
+    out: Places = {}
+    for d in range(1, 4):
+        _domain(rig, sh, d, out)
+    for d, domain in rig.xen.domains.items():
+        if d < 4 and sh.bound(domain):
+            _table(sh, domain, forged, moving, out)
+    _frames(rig, sh, out)
+    _records(rig, sh, out)
+    for guest in rig.guests.values():
+        _translations(sh, guest, out)
+    _ports(rig, sh, out)
+    if quiet:
+        _counts(rig, sh, out)
+    return out
+
+
+def _domain(rig: Rig, sh: Shadow, d: int, out: Places) -> None:
+    domain = rig.xen.domains.get(d)
+    phases = sh.phase
+    phase = sh.T["domain.phase"][d]
+    if domain is None:
+        if phase not in (phases["absent"], phases["dead"]):
+            out[f"domain[{d}].phase"] = (phase, "absent")
+        elif phase == phases["dead"] and not any(sh.T["frame.owner"][f] == d and _in_heap(rig, sh, f)
+                                                    for f in sh.limbo):
+            out[f"domain[{d}].phase"] = ("dead", "absent")
+        return
+    if domain.is_dying == ALIVE:
+        want = phases["running"] if domain.creation_finished else phases["building"]
+        if phase != want:
+            out[f"domain[{d}].phase"] = (phase, want)
+        paused = int(domain.pause_count > 0 or domain.crashed)
+        if sh.T["domain.paused"][d] != paused and not domain.crashed:
+            out[f"domain[{d}].paused"] = (sh.T["domain.paused"][d], paused)
+    elif phase not in ((phases["dead"],) if domain.is_dying == DEAD else (phases["dying"], phases["dead"])):
+        out[f"domain[{d}].phase"] = (phase, "dying or dead")
+    if not sh.bound(domain):
+        out[f"domain[{d}].life"] = (sh.T["domain.life"][d], sh.lives.get(domain))
+
+
+def _ports(rig: Rig, sh: Shadow, out: Places) -> None:
+    """Event channels, and which of Dom0's are a process's."""
+    T, n = sh.T, sh.size.ports
+    for d, domain in rig.xen.domains.items():
+        if d > 3 or not sh.bound(domain):
+            continue
+        for q in range(n):
+            k = d * n + q
+            port = domain.events.ports.get(q + 1)
+            rules = (T["port.state"][k], T["port.remote"][k], T["port.remote_port"][k], bool(T["port.pending"][k]))
+            if port is None:
+                real, rules = (0, 0, 0, False), (rules[0], 0, 0, rules[3])
+            elif port.state == INTERDOMAIN:
+                remote = -1 if port.remote is None else port.remote.domid
+                real = (port.state, remote, port.remote_port - 1, port.pending)
+            else:
+                real, rules = (port.state, sh.domain(port.remote_domid), 0, port.pending), (*rules[:2], 0, rules[3])
+            if rules != real:
+                out[f"port[{d}, {q + 1}]"] = (rules, real)
+    users = rig.kernel.evtchn_users
+    for q in range(n):
+        user = users.get(q + 1)
+        known = (bool(T["bound.used"][q]), bool(T["bound.used"][q] and T["bound.armed"][q]))
+        does = (user is not None, isinstance(user, Evtchn) and user.ports[q + 1])
+        if known != does:
+            out[f"bound[{q + 1}]"] = (known, does)
+
+
+def _in_heap(rig: Rig, sh: Shadow, f: int) -> bool:
+    frame = rig.xen.frames.table.get(sh.first_mfn + f)
+    return frame is None or frame.count == 0
+
+
+def _table(sh: Shadow, domain: Domain, forged: set[tuple[int, int]], moving: set[tuple[int, int]], out: Places) -> None:
+    d = domain.domid
+    table = domain.grant_table
+    if d and sh.T["version"][d] != table.version - 1:
+        out[f"version[{d}]"] = (sh.T["version"][d] + 1, table.version)
+    for r, number in enumerate(sh.size.refs):
+        inside = number < table.nr_entries
+        k = d * sh.rules.nrefs + r
+        fits = [number < len(table.shared) * entries for entries in (abi.ENTRIES_V1, abi.ENTRIES_V2)]
+        if d and sh.T["fits"][2 * k:2 * k + 2] != fits:
+            out[f"fits[{d}, {number}]"] = (sh.T["fits"][2 * k:2 * k + 2], fits)
+        if inside:
+            entry_differences(sh, domain, r, forged, moving, out)
+
+
+def entry_differences(sh: Shadow, domain: Domain, r: int, forged: set[tuple[int, int]], moving: set[tuple[int, int]],
+                      out: Places) -> None:
+    """One entry: what its owner wrote, the in-use bits, and what Xen remembers of the use."""
+    T, d, number = sh.T, domain.domid, sh.size.refs[r]
+    k = d * sh.rules.nrefs + r
+    kind, grantee, frame, readonly, part = entry_of(sh, domain, number)
+    here = f"[{d}, {number}]"
+    permit = sh.kind["permit_access"]
+    if T["entry.kind"][k] != kind:
+        out["entry" + here + ".kind"] = (T["entry.kind"][k], kind)
+    elif kind == permit and (T["entry.frame"][k], T["entry.grantee"][k], T["entry.part"][k]) != (frame, grantee, part):
+        out["entry" + here] = ((T["entry.grantee"][k], T["entry.frame"][k], T["entry.part"][k]), (grantee, frame, part))
+    elif kind == sh.kind["accept_transfer"] and T["entry.grantee"][k] != grantee:
+        out["entry" + here + ".grantee"] = (T["entry.grantee"][k], grantee)
+    reading, writing = T["status.reading"][k], T["status.writing"][k]
+    if (kind == permit or reading) and T["entry.readonly"][k] != readonly:
+        out["entry" + here + ".readonly"] = (T["entry.readonly"][k], readonly)
+    if (d, r) in moving:
+        return
+    act = domain.grant_table.active[number]
+    if (bool(act.pin), bool(act.pin & abi.PIN_WRITERS)) != (bool(reading), bool(writing)):
+        out["status" + here + " (pins)"] = ((reading, writing), hex(act.pin))
+    if (d, r) not in forged:
+        bits = in_use_bits(domain, number)
+        if bits != (abi.GTF_READING if reading else 0) | (abi.GTF_WRITING if writing else 0):
+            out["status" + here] = ((reading, writing), hex(bits))
+    if reading:
+        mfn = -1 if act.frame is None else act.frame.mfn
+        rules = (T["active.grantee"][k], T["active.frame"][k], T["active.part"][k])
+        real = (sh.domain(act.domid), sh.frame(mfn), int(act.sub_page))
+        if rules != real:
+            out["active" + here] = (rules, real)
+
+
+def _frames(rig: Rig, sh: Shadow, out: Places) -> None:
+    T, use, table = sh.T, sh.use, rig.xen.frames.table
+    free, unscrubbed, ram, status, transfer = (use[n] for n in ("free", "unscrubbed", "ram", "status_frame", "in_transfer"))
+    rule_use, held, owner = T["frame.use"], T["frame.held"], T["frame.owner"]
+    first = sh.first_mfn
+    for f in range(sh.size.heap):
+        frame = table.get(first + f)
+        u = rule_use[f]
+        if frame is None:
+            if u != free:
+                out[f"frame[{f}].use"] = (u, "never used")
+            continue
+        place = place_of(frame)
+        if u in (free, unscrubbed):
+            if place not in ("heap", "xen") or (u == unscrubbed and place == "heap" and not frame.dirty):
+                out[f"frame[{f}].use"] = ("free" if u == free else "unscrubbed", place)
+        elif u == transfer:
+            if place != "transfer":
+                out[f"frame[{f}].use"] = ("in_transfer", place)
+        elif place == ("ram" if u == ram else "status"):
+            domid = frame.owner.domid if frame.owner is not None else -1
+            if owner[f] != domid or held[f] != frame.allocated:
+                out[f"frame[{f}]"] = ((owner[f], bool(held[f])), (domid, frame.allocated))
+        elif u == status and place == "xen" and T["domain.phase"][owner[f]] == sh.phase["dying"]:
+            continue  # its teardown has given the status frames up already
+        elif f not in sh.limbo or held[f]:
+            out[f"frame[{f}].use"] = ("ram" if u == ram else "status_frame", place)
+    for f in range(sh.size.heap):
+        if rule_use[f] == ram and T["frame.content"][f] == 0:
+            data = table[first + f].data
+            if data is not None and any(data):
+                out[f"frame[{f}].content"] = ("zeros", "something else")
+
+
+def _records(rig: Rig, sh: Shadow, out: Places) -> None:
+    T = sh.T
+    seen = 0
+    for d, domain in rig.xen.domains.items():
+        for number, record in enumerate(domain.grant_table.maptrack):
+            if not record.flags & 3:
+                continue
+            seen += 1
+            h = sh.handles.get((d, number))
+            if h is None:
+                out[f"mapping of d{d} handle {number}"] = ("none", record.flags)
+                continue
+            rules = (T["mapping.host"][h], T["mapping.device"][h], T["mapping.mapper"][h], T["mapping.granter"][h],
+                     T["mapping.ref"][h], T["mapping.writable"][h])
+            real = (int(bool(record.flags & 2)), record.flags & 1, d, sh.domain(record.domid), sh.ref(record.ref),
+                    int(not record.flags & 4))
+            if rules != real:
+                out[f"mapping[{h}]"] = (rules, real)
+    live = sum(1 for a, b in zip(T["mapping.host"], T["mapping.device"], strict=True) if a or b)
+    if live != seen:
+        out["number of live mappings"] = (live, seen)
+
+
+def _translations(sh: Shadow, guest: Guest, out: Places) -> None:
+    """Page-table entries, and what TLBs hold, which the rules must know as a translation that may be cached."""
+    T = sh.T
+    space = guest.domid
+    if guest.domain.vcpus[0].cr3 is None:
+        return
+    for slot in range(SLOTS):
+        pte = read_pte(guest.window, slot)
+        t = sh.slots.get((space, slot))
+        rules = None if t is None else (T["translation.present"][t], T["translation.frame"][t], T["translation.writable"][t])
+        real = (1, sh.frame((pte & PTE_MFN) >> 12), int(bool(pte & PTE_RW))) if pte & PTE_P else None
+        if rules != real:
+            out[f"translation of d{space} slot {slot}"] = (rules, real)
+    bound = sum(1 for (s, _), t in sh.slots.items() if s == space)
+    rules_count = sum(1 for t in range(sh.size.translations) if T["translation.present"][t]
+                      and T["translation.space"][t] == space and T["translation.path"][t] == 0)
+    if bound != rules_count:
+        out[f"number of translations of d{space}"] = (rules_count, bound)
+    tlb_differences(sh, guest, out)
+
+
+def tlb_differences(sh: Shadow, guest: Guest, out: Places) -> None:
+    """Every cached translation is one that the rules know."""
+    T, space = sh.T, guest.domid
+    for vcpu in guest.domain.vcpus:
+        for vpn, (frame, writable, _) in vcpu.tlb.entries.items():
+            if not 0 <= vpn - guest.first_vpn < SLOTS:
+                continue
+            f = sh.frame(frame.mfn)
+            if not any(T["translation.frame"][t] == f and T["translation.space"][t] == space
+                       and (T["translation.writable"][t] or not writable) and T["translation.path"][t] == 0
+                       and (T["translation.cached"][t] or T["translation.present"][t])
+                       for t in range(sh.size.translations)):
+                out[f"TLB of d{space}, slot {vpn - guest.first_vpn}"] = ("flushed", f"frame {f}")
+
+
+def _counts(rig: Rig, sh: Shadow, out: Places) -> None:
+    """Reference, type and pin counts follow from the rules' translations and records."""
+    T = sh.T
+    refs: dict[int, int] = {}
+    types: dict[int, int] = {}
+    for t in range(sh.size.translations):
+        if T["translation.present"][t]:
+            f = T["translation.frame"][t]
+            refs[f] = refs.get(f, 0) + 1
+            if T["translation.writable"][t]:
+                types[f] = types.get(f, 0) + 1
+    fixed = {mfn for guest in rig.guests.values() for mfn in guest.fixed}
+    for f in range(sh.size.heap):
+        mfn = sh.first_mfn + f
+        if T["frame.use"][f] != sh.use["ram"] or mfn in fixed or f in sh.limbo:
+            continue
+        frame = rig.xen.frames.table[mfn]
+        want = (T["frame.held"][f] + refs.get(f, 0), types.get(f, 0))
+        if (frame.count, frame.tcount) != want:
+            out[f"references and types of frame[{f}]"] = (want, (frame.count, frame.tcount))
+    pins: dict[tuple[int, int], int] = {}
+    for h in range(sh.size.handles):
+        key = (T["mapping.granter"][h], T["mapping.ref"][h])
+        if T["mapping.granter_life"][h] == T["domain.life"][key[0]]:
+            if T["mapping.host"][h]:
+                pins[key] = pins.get(key, 0) + (abi.PIN_HSTW if T["mapping.writable"][h] else abi.PIN_HSTR)
+            if T["mapping.device"][h]:
+                pins[key] = pins.get(key, 0) + (abi.PIN_DEVW if T["mapping.writable"][h] else abi.PIN_DEVR)
+    for d, domain in rig.xen.domains.items():
+        if d >= 4:
+            continue
+        for r, number in enumerate(sh.size.refs):
+            if number < domain.grant_table.nr_entries:
+                pin = domain.grant_table.active[number].pin
+                if pin != pins.get((d, r), 0):
+                    out[f"pin counters of [{d}, {number}]"] = (hex(pins.get((d, r), 0)), hex(pin))
+
+
+def dump(places: Places) -> Iterable[str]:
+    """The lines of a report."""
+    return (f"  {place}: rules {a}, implementation {b}" for place, (a, b) in places.items())

@@ -1,0 +1,227 @@
+"""Which rule steps the operations on memory, event channels and domains perform: one follower per operation.
+
+| marker | rule steps taken when it is reached |
+|---|---|
+| `mmu.flush` | `mmu_update_map` or `map_status_frame`, and `mmu_update_clear` of what was there |
+| `memory.preempt` | one `populate_physmap` or `decrease_reservation` |
+| `destroy.dying`, `.maptrack` | `privcmd_destroydomain`, `release_mapping` of each record |
+| `destroy.events`, `.memory` | `evtchn_destroy`, `relinquish_resources` |
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.pagetables import PTE_MFN, PTE_P, PTE_RW, read_pte
+from bulkhead.model.caller import OKAY
+from bulkhead.proofs.refinement.lockstep.call import END, GENERAL, Flight, Follower
+from bulkhead.proofs.refinement.lockstep.follow_grants import caller_of, replace_slot
+from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
+from bulkhead.proofs.refinement.lockstep.spec_world import NOBODY, TOOLS
+
+if TYPE_CHECKING:
+    from bulkhead.proofs.refinement.lockstep.lockstep import Bench
+
+
+def follow_version(b: Bench, f: Flight, version: int) -> Follower:
+    """set_version, in one step."""
+    guest, me, _ = caller_of(b, f)
+    sh = b.shadow
+    yield
+    table = guest.domain.grant_table
+    want = {0: "okay", -abi.EBUSY: "EBUSY", -abi.ENOMEM: "ENOMEM", -abi.EAGAIN: "EAGAIN",
+            -abi.ERANGE: "ERANGE"}.get(f.rc, str(f.rc))
+    if version not in (1, 2):
+        if f.rc != -abi.EINVAL:
+            raise Mismatch(f"set_version({version}) gave {f.rc}")
+        return
+    if want == "ENOMEM":
+        if b.rig.xen.frames.free_count:
+            raise Mismatch("set_version_2: ENOMEM although the heap has a frame")
+        sh.count("set_version_2", "ENOMEM")
+        return
+    if version == 2:
+        args = {"caller": me}
+        if f.rc == 0 and sh.T["version"][me] == 0:
+            element = sh.frame(table.status[0].mfn)
+            b.make_free(element)
+            args |= {"f": element, "e": sh.free_epoch()}
+        code = sh.step("set_version_2", args, ANY)
+    else:
+        if f.rc == 0:
+            b.flushed(me)
+        code = sh.step("set_version_1", {"caller": me}, ANY)
+    b.expect(f, "set_version", code, want)
+    for r in range(sh.rules.nrefs):
+        b.settle_forged((me, r))
+
+
+def follow_setup(b: Bench, f: Flight, nr_frames: int) -> Follower:
+    """setup_table: each reference that the table has now."""
+    guest, me, _ = caller_of(b, f)
+    sh = b.shadow
+    yield
+    status = b.status(f, 8)
+    if status != OKAY:
+        b.expect(f, "setup_table", sh.step("setup_table", {"caller": me, "ref": 0, "enough": 0}, ANY, GENERAL), status)
+        return
+    domain = guest.domain
+    for r, number in enumerate(sh.size.refs):
+        if number < len(domain.grant_table.shared) * abi.ENTRIES_V1:
+            sh.step("setup_table", {"caller": me, "ref": r, "enough": b.enough(domain, number)})
+
+
+def follow_populate(b: Bench, f: Flight, count: int) -> Follower:
+    """populate_physmap, extent by extent; it answers with the number of extents done."""
+    guest, me, _ = caller_of(b, f)
+    sh = b.shadow
+    for i in range(count):
+        event = yield
+        if event == END and f.rc <= i:
+            sh.step("populate_physmap", {"caller": me}, "ENOMEM", "ENOMEM")
+            if b.can_populate(guest):
+                raise Mismatch("populate_physmap stopped although the heap and the limit have room")
+            return
+        mfn = abi.U64.unpack(b.bytes(f, 64 + i * 8, 8))[0]
+        b.make_free(sh.frame(mfn))
+        sh.step("populate_physmap", {"caller": me, "f_f": sh.frame(mfn), "f_e": sh.free_epoch()})
+        if sh.frame(mfn) == sh.size.nowhere:
+            raise Mismatch(f"populate_physmap gave frame {mfn:#x} out")
+        b.touched_frames.add(sh.frame(mfn))
+
+
+def follow_decrease(b: Bench, f: Flight, mfns: list[int]) -> Follower:
+    """decrease_reservation, extent by extent."""
+    _, me, _ = caller_of(b, f)
+    sh = b.shadow
+    for i, mfn in enumerate(mfns):
+        event = yield
+        done = event != END or f.rc > i
+        code = sh.step("decrease_reservation", {"caller": me, "f": sh.frame(mfn)}, ANY)
+        if (code == OKAY) != done:
+            raise Mismatch(f"decrease_reservation: the rules say {code}, the implementation stopped at {f.rc}")
+        if not done:
+            return
+        b.touch_frame(sh.frame(mfn))
+
+
+ERRNO = {-abi.EPERM: "EPERM", -abi.ESRCH: "ESRCH", -abi.EBUSY: "EBUSY", -abi.EINVAL: "EINVAL", -abi.ENOSPC: "ENOSPC"}
+
+
+def follow_mmu(b: Bench, f: Flight, slot: int, pte: int, foreign: int, flushed: bool) -> Follower:
+    """mmu_update or update_va_mapping of one window entry."""
+    guest, me, call = caller_of(b, f)
+    sh = b.shadow
+    mfn = (pte & PTE_MFN) >> 12
+    status = b.rig.is_status(mfn)
+    obtainable = b.rig.obtainable(guest.domain, mfn)
+    old = read_pte(guest.window, slot)
+    event = yield
+    assumed: int | None = None
+    if event != END:
+        done = read_pte(guest.window, slot) == pte and (
+            old != pte or (obtainable and foreign == abi.DOMID_SELF) or not pte & PTE_P)
+        assumed = 0 if done else 1
+    good = f.rc == 0 if assumed is None else assumed == 0
+    own = foreign == abi.DOMID_SELF
+    if not pte & PTE_P:
+        if good:
+            replace_slot(b, me, slot, None)
+    elif status and own:
+        code = sh.step("map_status_frame", {"caller": me, "space": me, "f": sh.frame(mfn), "this": call}, ANY)
+        if (code == OKAY) != good:
+            raise Mismatch(f"map_status_frame: the rules say {code}, the implementation {f.rc}")
+        if good:
+            t = sh.free_translation()
+            sh.step("map_status_frame.insert", {"t": t, "this": call})
+            replace_slot(b, me, slot, t)
+    else:
+        d = me if own else NOBODY if foreign == me else sh.domain(foreign)
+        t = sh.free_translation()
+        fail = "EBUSY" if not good and pte & PTE_RW and b.is_table(mfn) else None
+        code = sh.step("mmu_update_map", {"caller": me, "space": me, "d": d, "f": sh.frame(mfn),
+                                          "writable": int(bool(pte & PTE_RW)), "t": t,
+                                          "nil": sh.size.handles - 1}, ANY, fail)
+        if (code == OKAY) != good:
+            raise Mismatch(f"mmu_update_map: the rules say {code}, the implementation {'did it' if good else f.rc}")
+        if good:
+            replace_slot(b, me, slot, t)
+        elif assumed is None:
+            b.expect(f, "mmu_update_map", code, ERRNO.get(f.rc, str(f.rc)))
+        else:
+            yield
+            b.expect(f, "mmu_update_map", code, ERRNO.get(f.rc, str(f.rc)))
+            return
+    if assumed is not None:
+        yield
+        if (f.rc == 0) != good:
+            raise Mismatch(f"mmu_update answered {f.rc} of an update that it {'made' if good else 'did not make'}")
+
+
+def follow_flush(b: Bench, f: Flight) -> Follower:
+    """A TLB flush of the guest's own asking; the rules' flush is seen when no TLB holds anything stale."""
+    event = yield
+    while event != END:
+        event = yield
+    b.dirty.add(f.domid)
+
+
+def follow_event(b: Bench, f: Flight, label: str, args: dict[str, int], port_at: int | None = None) -> Follower:
+    """An event channel operation, in one step; `port_at` is where a new port's number is written."""
+    sh = b.shadow
+    yield
+    want = OKAY if f.rc == 0 else ERRNO.get(f.rc, str(f.rc))
+    if want == OKAY and port_at is not None:
+        args = args | {"q_q": sh.port(b.word(f, port_at))}
+    sh.step(label, args, want)
+
+
+def follow_clear_elsewhere(b: Bench, f: Flight) -> Follower:
+    """mmu_update that clears an entry of somebody else's page table: refused."""
+    while (yield) != END:
+        pass
+    want = OKAY if f.rc == 0 else ERRNO.get(f.rc, str(f.rc))
+    b.shadow.step("mmu_update_clear", {"caller": f.domid, "space": f.domid, "t": b.shadow.free_translation()}, want)
+
+
+def follow_destroy(b: Bench, f: Flight, domid: int) -> Follower:
+    """domctl destroydomain, phase by phase."""
+    sh = b.shadow
+    event = yield
+    sh.step("privcmd_destroydomain", {"p": TOOLS, "x": b.privcmd, "d": domid},
+            OKAY if event != END else ANY)
+    if event == END:
+        return
+    domain = b.rig.xen.domains[domid]
+    relinquished = False
+    while event != END:
+        event = yield
+        track = domain.grant_table.maptrack
+        for key in [k for k in sorted(sh.handles, reverse=True) if k[0] == domid]:
+            if not relinquished and not track[key[1]].flags & 3:
+                h = sh.handles.pop(key)
+                b.owned_handles.discard(key)
+                granter = (sh.T["mapping.granter"][h], sh.T["mapping.ref"][h])
+                sh.step("release_mapping", {"h": h})
+                b.touched.add(granter)
+        if event == "destroy.events":
+            sh.step("evtchn_destroy", {"d": domid})
+        if event in ("destroy.roots", "destroy.unpinned") and not relinquished:
+            b.torn.add(domid)
+            f.hurry = True  # the rules give up page tables and memory in one step
+        if event == "destroy.memory" or (event == END and not relinquished):
+            relinquished = True
+            f.hurry = False
+            b.torn.discard(domid)
+            frames = [i for i in range(sh.size.heap) if sh.T["frame.owner"][i] == domid
+                      and sh.T["frame.use"][i] in (sh.use["ram"], sh.use["status_frame"])]
+            mapped = {sh.T["translation.frame"][t] for t in range(sh.size.translations)
+                      if (sh.T["translation.present"][t] or sh.T["translation.cached"][t])
+                      and sh.T["translation.space"][t] == domid}
+            sh.step("relinquish_resources", {"d": domid})
+            for key in [k for k in sh.slots if k[0] == domid]:
+                del sh.slots[key]
+            for i in (*frames, *mapped):
+                b.touch_frame(i)
+            b.dying.add(domid)

@@ -1,0 +1,298 @@
+"""Which rule steps the grant operations perform: one follower per operation.
+
+After every step of the implementation a follower is sent the marker at which the call yielded, or `END` when it has
+returned; it takes the rule steps that the implementation has performed since, with the arguments of the call and with what
+was picked, and insists on the same codes.
+
+| marker | rule steps taken when it is reached |
+|---|---|
+| `set_status.*` | none yet: the step takes effect when the entry has been claimed, or refused |
+| `map.pinned` | `map_grant_ref`; at the end `map_grant_ref.insert` |
+| `unmap.flush` | `unmap_grant_ref` for each element; at the end `.flush` and `.complete` |
+| `copy.claimed` | `copy`, `.element`, `.claim_source`, `.claim_dest`; at the end `.move` and `.done` |
+| `transfer.stolen`, `transfer.assigned` | `transfer`, then `transfer.flush` and `transfer.assign` |
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.scheduler import HELD
+from bulkhead.model.caller import OKAY
+from bulkhead.proofs.refinement.lockstep.call import (
+    END,
+    GENERAL,
+    CopyElement,
+    Flight,
+    Follower,
+    MapElement,
+    UnmapElement,
+)
+from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
+from bulkhead.proofs.refinement.lockstep.testbed import Guest
+
+if TYPE_CHECKING:
+    from bulkhead.proofs.refinement.lockstep.lockstep import Bench
+
+
+def caller_of(b: Bench, f: Flight) -> tuple[Guest, int, int]:
+    assert f.guest is not None
+    return f.guest, f.domid, f.calls[0]
+
+
+def follow_map(b: Bench, f: Flight, elements: list[MapElement]) -> Follower:
+    """map_grant_ref, element by element."""
+    guest, me, call = caller_of(b, f)
+    sh = b.shadow
+    for i, e in enumerate(elements):
+        tries = 0
+        event = yield
+        key = (sh.domain(e.dom), sh.ref(e.ref))
+        while event in HELD:
+            f.moving.add(key)
+            tries += 1
+            event = yield
+        args = {"caller": me, "space": me, "dom": sh.domain(e.dom), "ref": sh.ref(e.ref),
+                "writable": int(not e.flags & 4), "host": int(bool(e.flags & 2)), "device": e.flags & 1,
+                "got_h": sh.free_handle(), "this": call}
+        if event != "map.pinned":
+            f.moving.discard(key)
+            status = b.status(f, i * 32 + 18)
+            _refused_map(b, f, e, status, args, tries)
+            continue
+        # While a grant is in use already, the implementation takes the page only in its second step, the rules in the first.
+        f.hurry = bool(sh.at("status.reading", *key))
+        code = sh.try_step("map_grant_ref", args)
+        late = False
+        f.moving.discard(key)
+        if code == GENERAL and sh.at("status.reading", *key):
+            f.moving.add(key)
+            late = True  # the pinned frame is gone: the implementation notices in its second step
+        elif code != OKAY:
+            raise Mismatch(f"map_grant_ref: the rules say {code}, the implementation has pinned the grant")
+        event = yield
+        if event in HELD:
+            raise Mismatch(f"a map in its second step is at {event}")
+        f.moving.discard(key)
+        f.hurry = False
+        status = b.status(f, i * 32 + 18)
+        if late:
+            b.expect(f, "map_grant_ref", GENERAL, status)
+        elif status == OKAY:
+            _insert(b, f, e, me, call, guest, args["got_h"], b.word(f, i * 32 + 20))
+        else:
+            b.expect(f, "map_grant_ref.insert", sh.step("map_grant_ref.insert", {"this": call, "got_t": 0, "got_u": 0},
+                                                        GENERAL, GENERAL), status)
+
+
+def _refused_map(b: Bench, f: Flight, e: MapElement, status: str, args: dict[str, int], tries: int) -> None:
+    if status == "GNTST_no_space":
+        b.shadow.count("map_grant_ref", "GNTST_no_space")
+        if b.has_handles(f):
+            raise Mismatch("map_grant_ref: no_space although there are handles")
+        return
+    fail = None
+    if status == GENERAL:
+        domain = b.rig.xen.domains.get(e.dom)
+        if domain is not None and e.ref < domain.grant_table.nr_entries:
+            classes = pin_classes(e.flags)
+            if domain.grant_table.active[e.ref].pin & (classes << 7) or tries >= 5:
+                fail = GENERAL
+    code = b.shadow.try_step("map_grant_ref", args, fail)
+    if code == OKAY or code is None:
+        raise Mismatch(f"map_grant_ref: the rules say {code}, the implementation {status}",
+                       {"map_grant_ref: status": (code, status)})
+    b.expect(f, "map_grant_ref", code, status)
+
+
+def pin_classes(flags: int) -> int:
+    readonly = flags & 4
+    out = 0
+    if flags & 2:
+        out += abi.PIN_HSTR if readonly else abi.PIN_HSTW
+    if flags & 1:
+        out += abi.PIN_DEVR if readonly else abi.PIN_DEVW
+    return out
+
+
+def _insert(b: Bench, f: Flight, e: MapElement, me: int, call: int, guest: Guest, h: int, number: int) -> None:
+    sh = b.shadow
+    t = sh.free_translation()
+    sh.step("map_grant_ref.insert", {"this": call, "got_t": t, "got_u": sh.free_translation(t)})
+    if (me, number) in sh.handles:
+        raise Mismatch(f"handle {number} of d{me} was given out although it stands for a mapping")
+    sh.handles[me, number] = h
+    b.owned_handles.add((me, number))
+    if e.flags & 2:
+        replace_slot(b, me, e.slot, t)
+
+
+def replace_slot(b: Bench, me: int, slot: int, t: int | None) -> None:
+    """A page-table entry now holds translation t (or nothing); what was there is cleared, and may stay cached."""
+    sh = b.shadow
+    old = sh.slots.pop((me, slot), None)
+    if t is not None:
+        sh.slots[me, slot] = t
+    if old is not None:
+        frame = sh.T["translation.frame"][old]
+        sh.step("mmu_update_clear", {"caller": me, "space": me, "t": old})
+        b.dirty.add(me)
+        b.touch_frame(frame)
+
+
+def follow_unmap(b: Bench, f: Flight, elements: list[UnmapElement]) -> Follower:
+    """unmap_grant_ref of up to 32 elements: all first phases, one flush, all second phases."""
+    guest, me, _ = caller_of(b, f)
+    sh = b.shadow
+    event = yield
+    pending: list[int] = []
+    if event == END:
+        return  # not one element could be read
+    for i, e in enumerate(elements):
+        call = f.calls[i]
+        status = b.status(f, i * 24 + 20)
+        h = sh.handle(me, e.handle)
+        host, device = int(bool(e.addr)), int(bool(e.bus))
+        at_slot = sh.slots.get((me, e.slot))
+        t = sh.free_translation() if at_slot is None else at_slot
+        fail = status if status in (GENERAL, "GNTST_bad_dev_addr") and b.names_another(me, e, h, status) else None
+        gone = guest.domain.crashed and status == GENERAL
+        key = (sh.T["mapping.granter"][h], sh.T["mapping.ref"][h])
+        had_host = sh.T["mapping.host"][h]
+        if device and status == OKAY and sh.T["mapping.device"][h] and b.names_another(me, e, h, "GNTST_bad_dev_addr"):
+            raise Mismatch("unmap_grant_ref: a bus address that is not the frame's was accepted")
+        code = sh.try_step("unmap_grant_ref", {"caller": me, "space": me, "h": h, "t": t, "host": host, "device": device,
+                                               "this": call}, fail)
+        if gone and code in ("GNTST_bad_handle", GENERAL):
+            continue  # where the rules refuse the handle of a granter that has gone, Xen crashes the caller as well
+        b.expect(f, "unmap_grant_ref", code, status)
+        if code != OKAY:
+            continue
+        pending.append(call)
+        b.touched.add(key)
+        if host and had_host:
+            del sh.slots[me, e.slot]
+        if not (sh.T["mapping.host"][h] or sh.T["mapping.device"][h]):
+            sh.handles.pop((me, e.handle), None)
+            b.owned_handles.discard((me, e.handle))
+    yield
+    for call in pending:
+        sh.step("unmap_grant_ref.flush", {"this": call})
+    for call in pending:
+        frame = sh.at("hold.frame", call, 1)
+        sh.step("unmap_grant_ref.complete", {"this": call})
+        b.touch_frame(frame)
+
+
+def follow_copy(b: Bench, f: Flight, elements: list[CopyElement], rule: str = "copy",
+                begin: dict[str, int] | None = None) -> Follower:
+    """copy: each element is a batch of its own, as the implementation keeps nothing between two of them.
+
+    `rule` is the operation that performs the copy, `begin` the arguments of its first step.
+    """
+    me, call = f.domid, f.calls[0]
+    sh = b.shadow
+    this = {"this": call}
+    begin = begin or {"caller": me, "space": me}
+    for i, e in enumerate(elements):
+        stage, tries = 0, 0
+        source = b.entry_key(e.src_dom, e.src, me) if e.src_ref else None
+        dest = b.entry_key(e.dst_dom, e.dst, me) if e.dst_ref else None
+        f.watch = source
+        event = yield
+        before = f.watched
+        f.moving.update(k for k in (source, dest) if k is not None)
+        sh.step(rule, {**begin, **this})
+        code = sh.step(f"{rule}.element", {
+            "src_by_ref": int(e.src_ref), "src_own": int(e.src_dom == abi.DOMID_SELF), "src_dom": sh.domain(e.src_dom),
+            "src_ref": sh.ref(e.src) if e.src_ref else 0, "src_frame": 0 if e.src_ref else sh.frame(e.src),
+            "dst_by_ref": int(e.dst_ref), "dst_own": int(e.dst_dom == abi.DOMID_SELF), "dst_dom": sh.domain(e.dst_dom),
+            "dst_ref": sh.ref(e.dst) if e.dst_ref else 0, "dst_frame": 0 if e.dst_ref else sh.frame(e.dst), **this}, ANY)
+        while event in HELD:
+            tries += 1
+            if code == OKAY and stage == 0 and (source is None or b.pin(source) != before):
+                code = sh.step(f"{rule}.claim_source", this)
+                stage, tries = 1, 1
+            event = yield
+        status = OKAY if event == "copy.claimed" else b.status(f, i * 40 + 36)
+        fail = GENERAL if status == GENERAL and b.copy_may_fail(e, stage, tries, me) else None
+        if code == OKAY and stage == 0:
+            source_fails = status == GENERAL and b.source_may_fail(e, tries, me)
+            code = sh.step(f"{rule}.claim_source", this, ANY, GENERAL if source_fails else None)
+            stage = 1
+        if code == OKAY and stage == 1:
+            code = sh.step(f"{rule}.claim_dest", this, ANY, fail)
+            stage = 2
+        f.moving.clear()
+        b.was_transitive.clear()
+        if event == "copy.claimed":
+            b.expect(f, rule, code, OKAY)
+            parts = (b.part(source), b.part(dest))
+            event = yield
+            status = b.status(f, i * 40 + 36)
+            frames = (sh.at("hold.frame", call, 0), sh.at("hold.frame", call, 1))
+            want = _bounds(e, parts)
+            code = sh.step(f"{rule}.move", this, ANY, want if want != OKAY else None)
+            b.expect(f, f"{rule}.move", code, status)
+            sh.step(f"{rule}.done", this)
+            for frame in frames:
+                b.touch_frame(frame)
+        else:
+            b.expect(f, rule, code, status)
+            sh.step(f"{rule}.done", this)
+        b.touched.update(k for k in (source, dest) if k is not None)
+
+
+def _bounds(e: CopyElement, parts: tuple[tuple[int, int], tuple[int, int]]) -> str:
+    """What becomes of the bytes: they leave a page, or the parts granted, or are copied."""
+    ranges = ((e.src_off, e.src_off + e.length), (e.dst_off, e.dst_off + e.length))
+    if any(last > abi.PAGE_SIZE for _, last in ranges):
+        return "GNTST_bad_copy_arg"
+    inside = all(begin <= first and last <= end for (first, last), (begin, end) in zip(ranges, parts, strict=True))
+    return OKAY if inside else GENERAL
+
+
+def follow_swap(b: Bench, f: Flight, refs: tuple[int, int]) -> Follower:
+    """swap_grant_ref of two entries of one's own."""
+    _, me, _ = caller_of(b, f)
+    sh = b.shadow
+    yield
+    keys = [(me, sh.ref(ref)) for ref in refs]
+    b.expect(f, "swap_grant_ref", sh.step("swap_grant_ref", {"caller": me, "a": keys[0][1], "b": keys[1][1]}, ANY),
+             b.status(f, 8))
+    for key in keys:
+        b.settle_forged(key)
+
+
+def follow_transfer(b: Bench, f: Flight, mfn: int, dom: int, ref: int) -> Follower:
+    """transfer of one page."""
+    _, me, call = caller_of(b, f)
+    sh = b.shadow
+    event = yield
+    element = sh.frame(mfn)
+    args = {"caller": me, "space": me, "f": element, "dom": sh.domain(dom), "ref": sh.ref(ref), "this": call}
+    if event == END:
+        b.expect(f, "transfer", sh.step("transfer", args, ANY), b.status(f, 16))
+        return
+    sh.step("transfer", args)
+    event = yield
+    sh.step("transfer.flush", {"this": call})
+    while event in HELD:
+        event = yield
+    taker = b.rig.xen.domains.get(dom)
+    epoch = sh.free_epoch()
+    if event == "transfer.assigned":
+        sh.step("transfer.assign", {"e": epoch, "this": call})
+        key = (sh.domain(dom), sh.ref(ref))
+        b.locked.add(key)
+        f.moving.add(key)
+        yield
+        b.locked.discard(key)
+        b.forge(key)
+        b.expect(f, "transfer", OKAY, b.status(f, 16))
+        return
+    status = b.status(f, 16)
+    full = taker is not None and taker.tot_pages >= taker.max_pages
+    code = sh.step("transfer.assign", {"e": epoch, "this": call}, ANY, GENERAL if full and status == GENERAL else None)
+    b.expect(f, "transfer.assign", code, status)

@@ -1,0 +1,387 @@
+"""Implementation and rules side by side: calls are started and advanced step by step, and everything is compared.
+
+`Bench` owns the rig, the shadow and the calls in flight. After each step of the implementation the call's follower takes
+the rule steps, then what the rules do by themselves (flush, free, scrub, destroy) is taken as far as the implementation has
+done it, then what the step touched is compared; every `full_every` steps all state is, and every `claims_every` steps all
+invariants and theorems are evaluated.
+"""
+
+from __future__ import annotations
+
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.guest_access import translate
+from bulkhead.impl.xen.scheduler import HELD
+from bulkhead.model.caller import OKAY
+from bulkhead.proofs.refinement.lockstep.abstraction import Places, differences, entry_differences, entry_of, in_use_bits
+from bulkhead.proofs.refinement.lockstep.call import END, Flight, Follower
+from bulkhead.proofs.refinement.lockstep.observe import Asked, Key
+from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.spec_world import TOOLS, Rules
+from bulkhead.proofs.refinement.lockstep.testbed import FIXED, SLOTS, Guest
+
+POOL = 6
+GREEDY = 40  # more than the heap has
+
+
+class Bench(Asked):
+    """One machine beside its rules."""
+
+    def __init__(self, rules: Rules, seed: int, full_every: int = 1, claims_every: int = 0, rules_on: bool = True) -> None:
+        super().__init__(rules, seed)
+        self.flights: list[Flight] = []
+        self.full_every = full_every
+        self.claims_every = claims_every
+        self.rules_on = rules_on
+        self.steps = 0
+        self.calls = 0
+        self.forged: set[Key] = set()  # entries whose in-use bits the granter has overwritten
+        self.locked: set[Key] = set()  # entries that a transfer is about to complete
+        self.dirty: set[int] = set()  # domains with translations that may be stale
+        self.dying: set[int] = set()  # domains that have given up everything
+        self.torn: set[int] = set()  # domains whose page tables are gone before the rules know
+        self.touched: set[Key] = set()
+        self.touched_frames: set[int] = set()
+        self.owned_handles: set[tuple[int, int]] = set()
+        self.privcmd = 0
+        self.free_frames = self.rig.xen.frames.free_count
+        if rules_on:
+            self.shadow.step("open_privcmd", {"p": TOOLS, "x_x": self.privcmd})
+
+    def touch_frame(self, element: int) -> None:
+        """A frame lost a reference: it may go to the heap now."""
+        self.touched_frames.add(element)
+        sh = self.shadow
+        if not sh.T["frame.held"][element] and sh.T["frame.use"][element] in (sh.use["ram"], sh.use["status_frame"]):
+            sh.limbo.add(element)
+
+    def make_free(self, element: int) -> None:
+        """The implementation has taken the frame from the heap: by the rules it must be free, or become so now."""
+        sh = self.shadow
+        if element in sh.limbo:
+            for d in list(self.dirty):
+                self.flushed(d)
+            self._free(element)
+        if sh.T["frame.use"][element] == sh.use["unscrubbed"]:
+            sh.step("scrub_page", {"f": element})
+        if sh.T["frame.use"][element] != sh.use["free"]:
+            raise Mismatch(f"frame {element} was given out although by the rules it is not free")
+
+    def flushed(self, d: int) -> None:
+        """Take the rules' flush of a domain if no TLB of it holds a stale translation any more."""
+        sh, T = self.shadow, self.shadow.T
+        stale = {T["translation.frame"][t] for t in range(sh.size.translations)
+                 if T["translation.cached"][t] and not T["translation.present"][t] and T["translation.space"][t] == d}
+        guest = self.rig.guests.get(d)
+        if guest is not None:
+            for vcpu in guest.domain.vcpus:
+                for vpn, (frame, writable, _) in vcpu.tlb.entries.items():
+                    f, slot = sh.frame(frame.mfn), vpn - guest.first_vpn
+                    t = sh.slots.get((d, slot))
+                    if 0 <= slot < SLOTS and f in stale and (t is None or T["translation.frame"][t] != f
+                                       or T["translation.writable"][t] != writable):
+                        return
+        if stale:
+            sh.step("flush_tlb", {"d": d})
+        self.dirty.discard(d)
+
+    def _free(self, element: int) -> None:
+        sh = self.shadow
+        if sh.T["frame.use"][element] not in (sh.use["ram"], sh.use["status_frame"]):
+            sh.limbo.discard(element)
+            return
+        if sh.try_step("free_page", {"f": element}) == OKAY:
+            sh.limbo.discard(element)
+
+    def settle(self) -> None:
+        """What the rules do by themselves, as far as the implementation has done it."""
+        sh = self.shadow
+        for d in list(self.dirty):
+            self.flushed(d)
+        for element in list(sh.limbo):
+            frame = self.rig.xen.frames.table[sh.first_mfn + element]
+            if frame.count == 0 or frame.owner is None or (frame.allocated and not sh.T["frame.held"][element]):
+                self._free(element)
+        for d in list(self.dying):
+            if d not in self.rig.xen.domains or not sh.bound(self.rig.xen.domains[d]):
+                code = sh.try_step("domain_destroy", {"d": d})
+                if code == OKAY:
+                    self.dying.discard(d)
+                    self.forged = {k for k in self.forged if k[0] != d}
+
+    # Stores.
+
+    def forge(self, key: Key) -> None:
+        """The in-use bits of an entry now say what the bytes say, whatever the rules do."""
+        self.forged.add(key)
+        self.settle_forged(key)
+
+    def settle_forged(self, key: Key) -> None:
+        """Bits that agree again are compared again."""
+        domain = self.rig.xen.domains.get(key[0])
+        sh = self.shadow
+        number = sh.size.refs[key[1]]
+        if domain is None or number >= domain.grant_table.nr_entries:
+            return
+        k = key[0] * sh.rules.nrefs + key[1]
+        want = (8 if sh.T["status.reading"][k] else 0) | (16 if sh.T["status.writing"][k] else 0)
+        if in_use_bits(domain, number) == want:
+            self.forged.discard(key)
+        else:
+            self.forged.add(key)
+
+    def store_entry(self, guest: Guest, ref: int, flags: int, domid: int, mfn: int, keep_bits: bool,
+                    part: tuple[int, int] = (0, 0)) -> bool:
+        """The granter writes an entry, as an instruction would; version 1 in-use bits are kept or overwritten.
+
+        `part` is where a part of the page begins and how long it is, for version 2.
+        """
+        table = guest.domain.grant_table
+        sh = self.shadow
+        key = (guest.domid, sh.ref(ref))
+        if ref >= table.nr_entries or key in self.locked:
+            return False
+        data, off = table.header_at(ref)
+        transitive = table.version == 2 and abi.HEADER.unpack_from(data, off)[0] & abi.GTF_TYPE_MASK == abi.GTF_TRANSITIVE
+        if transitive and any(key in f.moving for f in self.flights):
+            self.was_transitive.add(key)
+        if table.version == 1:
+            bits = in_use_bits(guest.domain, ref) if keep_bits else flags & 0x18
+            abi.ENTRY_V1.pack_into(data, off, (flags & ~0x18 | bits) & 0xFFFF, domid, mfn)
+        else:
+            abi.ENTRY_V2.pack_into(data, off, flags & ~0x18, domid, *part, mfn)
+        if self.rules_on:
+            kind, grantee, frame, readonly, in_part = entry_of(sh, guest.domain, ref)
+            sh.step("write_entry", {"owner": guest.domid, "ref": key[1], "kind": kind, "grantee": grantee,
+                                    "frame": frame, "readonly": readonly, "part": in_part})
+            if not keep_bits and table.version == 1:
+                self.settle_forged(key)
+        return True
+
+    def end_access(self, guest: Guest, ref: int) -> None:
+        """The granter's protocol of withdrawal (version 1)."""
+        table = guest.domain.grant_table
+        key = (guest.domid, self.shadow.ref(ref))
+        if table.version != 1 or ref >= table.nr_entries or key in self.forged or key in self.locked:
+            return
+        data, off = table.header_at(ref)
+        in_use = bool(in_use_bits(guest.domain, ref))
+        if not in_use:
+            abi.U16.pack_into(data, off, 0)
+        if self.rules_on:
+            self.shadow.step("end_access", {"caller": guest.domid, "ref": key[1]}, "EBUSY" if in_use else OKAY)
+
+    def access(self, guest: Guest, vcpu: int, slot: int, write: bool) -> None:
+        """A load or store through a window slot; it fills the TLB."""
+        found = translate(self.rig.xen, guest.domain.vcpus[vcpu], guest.slot_va(slot))
+        if found is None:
+            return
+        frame, writable = found
+        if write and writable:
+            if not frame.xenheap:
+                abi.U64.pack_into(frame.bytes(), 8 * (slot + 1), guest.domid << 32 | self.steps)
+            if self.rules_on:
+                self._store_rule(guest, slot, self.shadow.frame(frame.mfn))
+
+    def _store_rule(self, guest: Guest, slot: int, element: int) -> None:
+        T, sh = self.shadow.T, self.shadow
+        candidates = [t for t in range(sh.size.translations) if T["translation.frame"][t] == element
+                      and T["translation.writable"][t] and T["translation.space"][t] == guest.domid
+                      and (T["translation.present"][t] or T["translation.cached"][t])]
+        if not candidates:
+            raise Mismatch(f"d{guest.domid} writes to frame {element}, to which the rules know no way")
+        sh.step("store", {"space": guest.domid, "t": candidates[0]})
+
+    # Domains.
+
+    def create(self, domid: int, max_maptrack: int = 1, greedy: bool = False) -> bool:
+        """Build a guest; False when there is no memory for it."""
+        xen, sh, kernel = self.rig.xen, self.shadow, self.rig.kernel
+        if xen.frames.free_count < FIXED + 2:
+            return False
+        if self.rules_on and not self._id_is_free(domid):
+            return False
+        self.calls += 1
+        body = abi.CREATEDOMAIN.pack(0, bytes(16), 0, 0, 2, sh.size.ports, 3, max_maptrack, 2, 0, 0, 0, 0)
+        rc, _ = kernel.domctl(abi.DOMCTL_CREATEDOMAIN, domid, body)
+        if self.rules_on:
+            for d in list(self.dirty):
+                self.flushed(d)
+            self.settle()
+        if rc:
+            if self.rules_on and rc == -abi.EEXIST and sh.T["domain.phase"][domid] == sh.phase["absent"]:
+                raise Mismatch(f"createdomain({domid}) gave EEXIST, but by the rules the id is free")
+            return False
+        domain = xen.domains[domid]
+        if self.rules_on:
+            life = sh.free_life()
+            sh.step("privcmd_createdomain", {"p": TOOLS, "x": self.privcmd, "d_d": domid, "d_life": life})
+            sh.lives = {k: v for k, v in sh.lives.items() if v != life}
+            sh.lives[domain] = life
+        kernel.domctl(abi.DOMCTL_MAX_MEM, domid, abi.U64.pack((FIXED + (GREEDY if greedy else POOL)) * 4))
+        kernel.domctl(abi.DOMCTL_MAX_VCPUS, domid, abi.U32.pack(2))
+        guest = Guest(xen, domain)
+        self.rig.guests[domid] = guest
+        if self.rules_on:
+            for mfn in guest.fixed:
+                self._built(domid, sh.frame(mfn))
+        rc, _ = kernel.domctl(abi.DOMCTL_UNPAUSEDOMAIN, domid)
+        if self.rules_on:
+            sh.step("privcmd_unpausedomain", {"p": TOOLS, "x": self.privcmd, "d": domid}, OKAY if rc == 0 else "EINVAL")
+            for r, number in enumerate(sh.size.refs):
+                if number < domain.grant_table.nr_entries:
+                    sh.step("setup_table", {"caller": domid, "ref": r, "enough": self.enough(domain, number)})
+        return True
+
+    def _id_is_free(self, domid: int) -> bool:
+        """By the rules an id is free once no TLB holds anything of its last owner's: flush, where only that is missing."""
+        sh = self.shadow
+        if sh.T["domain.phase"][domid] != sh.phase["absent"] and domid not in self.rig.xen.domains:
+            for guest in self.rig.guests.values():
+                guest.domain.flush_tlb()
+            self.settle()
+            return sh.T["domain.phase"][domid] == sh.phase["absent"]
+        return True
+
+    def _built(self, domid: int, element: int) -> None:
+        """The builder populates a page, writes it through a foreign mapping and gives that up."""
+        sh = self.shadow
+        p = {"p": TOOLS, "x": self.privcmd}
+        self.make_free(element)
+        sh.step("privcmd_populate_physmap", {**p, "d": domid, "f_f": element, "f_e": sh.free_epoch()})
+        t = sh.free_translation()
+        sh.step("privcmd_mmapbatch", {**p, "dom": domid, "f": element, "writable": 1, "t_t": t,
+                                       "t_nil": sh.size.handles - 1})
+        sh.step("store", {"space": TOOLS, "t": t})
+        sh.step("privcmd_munmap", {"p": TOOLS, "t": t})
+        sh.step("flush_tlb", {"d": 0})
+
+    def pause(self, domid: int, pause: bool) -> None:
+        """Pause or unpause a guest without calls in flight."""
+        domain = self.rig.xen.domains[domid]
+        cmd = abi.DOMCTL_PAUSEDOMAIN if pause else abi.DOMCTL_UNPAUSEDOMAIN
+        if pause == bool(domain.pause_count) and pause:
+            return
+        self.calls += 1
+        rc, _ = self.rig.kernel.domctl(cmd, domid)
+        if self.rules_on:
+            label = "privcmd_pausedomain" if pause else "privcmd_unpausedomain"
+            self.shadow.step(label, {"p": TOOLS, "x": self.privcmd, "d": domid}, OKAY if rc == 0 else "EINVAL")
+
+    def crashed(self, domid: int) -> None:
+        """Xen has crashed a guest: by the rules it is paused for good."""
+        if self.rules_on and not self.shadow.T["domain.paused"][domid]:
+            self.shadow.step("privcmd_pausedomain", {"p": TOOLS, "x": self.privcmd, "d": domid})
+
+    # Steps.
+
+    def launch(self, flight: Flight, follower: Follower, ncalls: int) -> None:
+        """Put a call into flight; it makes its first step when it is advanced."""
+        self.calls += 1
+        if self.rules_on:
+            flight.calls = [self.shadow.free_calls.pop() for _ in range(ncalls)]
+            next(follower)
+            flight.follower = follower
+        self.flights.append(flight)
+
+    def advance(self, f: Flight) -> bool:
+        """One step of a call; True when it has returned."""
+        self.steps += 1
+        if f.watch is not None:
+            f.watched = self.pin(f.watch)
+        try:
+            f.marker = next(f.steps)
+        except StopIteration as stop:
+            f.rc, f.marker = stop.value, END
+        if self.rules_on:
+            self._follow(f)
+        if f.marker == "destroy.memory":
+            self.rig.guests.pop(f.domid, None)
+        if f.marker == END:
+            self.flights.remove(f)
+            self.shadow.free_calls.extend(f.calls)
+            if (f.guest is not None and f.guest.domain.crashed and not f.guest.domain.is_dying
+                    and not any(o.domid == f.domid for o in self.flights)):
+                self.crashed(f.domid)
+        if self.rules_on:
+            self.check()
+        return f.marker == END
+
+    def _follow(self, f: Flight) -> None:
+        assert f.follower is not None
+        try:
+            f.follower.send(f.marker)
+        except StopIteration:
+            if f.marker != END and f.marker not in HELD:
+                f.follower = _idle()
+                next(f.follower)
+        if self.dirty or self.dying or self.shadow.limbo:
+            self.settle()
+
+    # Comparison.
+
+    def check(self) -> None:
+        """What the last step touched, and now and then everything."""
+        if self.full_every and self.steps % self.full_every == 0:
+            self.compare_all()
+        else:
+            self._light()
+        self.touched.clear()
+        self.touched_frames.clear()
+        if self.claims_every and self.steps % self.claims_every == 0:
+            self.check_claims()
+
+    def _light(self) -> None:
+        out: Places = {}
+        moving = self._moving()
+        domains = self.rig.xen.domains
+        for d, r in self.touched:
+            domain = domains.get(d)
+            if domain is not None and self.shadow.size.refs[r] < domain.grant_table.nr_entries and self.shadow.bound(domain):
+                entry_differences(self.shadow, domain, r, self.forged, moving, out)
+        if out:
+            raise Mismatch("the states differ", out)
+
+    def _moving(self) -> set[Key]:
+        moving: set[Key] = set()
+        for f in self.flights:
+            moving |= f.moving
+        return moving
+
+    def compare_all(self) -> None:
+        """The whole state."""
+        quiet = not self.flights and not self.torn
+        torn = {d: self.rig.guests.pop(d) for d in self.torn if d in self.rig.guests}
+        out = differences(self.rig, self.shadow, self.forged, self._moving(), quiet)
+        self.rig.guests.update(torn)
+        if out:
+            raise Mismatch("the states differ", out)
+
+    def check_claims(self) -> None:
+        """All invariants, and all theorems that hold in this system."""
+        machine = self.shadow.rules.machine
+        for name, claim in self.shadow.rules.claims.items():
+            if not machine.holds(self.shadow.state, claim.body):
+                raise Mismatch(f"{claim.kind} {name} does not hold")
+
+    def check_end(self) -> None:
+        """All domains are gone: every frame is free, every counter zero, every handle back."""
+        xen = self.rig.xen
+        if set(xen.domains) != {0}:
+            raise Mismatch(f"domains {sorted(set(xen.domains) - {0})} are still there at the end")
+        if xen.frames.free_count != self.free_frames:
+            raise Mismatch(f"{self.free_frames - xen.frames.free_count} frames are missing at the end")
+        for f in range(self.shadow.size.heap):
+            frame = xen.frames.get(self.rig.first_mfn + f)
+            if frame is not None and (frame.count or frame.tcount or frame.owner is not None):
+                raise Mismatch(f"frame {f} keeps counts at the end: {frame.count}, {frame.tcount}")
+        if any(record.flags for record in self.rig.dom0.grant_table.maptrack):
+            raise Mismatch("Dom0 keeps a handle at the end")
+        if any(act.pin for act in self.rig.dom0.grant_table.active):
+            raise Mismatch("Dom0 keeps a pin at the end")
+
+
+def _idle() -> Follower:
+    while True:
+        yield
+
+

@@ -1,0 +1,134 @@
+"""What followers ask of the two sides: the bytes of a call, its status, and whether Xen may refuse what the rules allow.
+
+Where the rules leave something out (counters at their top, types of pages, parts of pages, lost races), an answer of the
+implementation is taken for their `may fail` only if its state shows the reason.
+"""
+
+from __future__ import annotations
+
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.domains import Domain
+from bulkhead.proofs.refinement.lockstep.call import CopyElement, Flight, UnmapElement, same, status_name
+from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch, Shadow
+from bulkhead.proofs.refinement.lockstep.spec_world import Rules
+from bulkhead.proofs.refinement.lockstep.testbed import Guest, Rig
+
+Key = tuple[int, int]
+
+
+class Asked:
+    """One machine and its rules, to be asked."""
+
+    def __init__(self, rules: Rules, seed: int) -> None:
+        self.rig = Rig(seed, rules.size.heap, rules.size.ports)
+        self.shadow = Shadow(rules, self.rig.first_mfn)
+        self.was_transitive: set[Key] = set()  # entries that a copy began to claim as transitive ones
+
+    def bytes(self, f: Flight, offset: int, size: int) -> bytes:
+        """Bytes of a call's arguments as they are now."""
+        if f.read is not None:
+            return f.read(offset, size)
+        assert f.guest is not None
+        return f.guest.result(f.vcpu, offset, size)
+
+    def word(self, f: Flight, offset: int) -> int:
+        """A 32-bit word of them."""
+        return int(abi.U32.unpack(self.bytes(f, offset, 4))[0])
+
+    def status(self, f: Flight, offset: int) -> str:
+        """A status field."""
+        status = status_name(abi.STATUS.unpack(self.bytes(f, offset, 2))[0])
+        f.seen.append(status)
+        return status
+
+    def expect(self, f: Flight, label: str, code: str | None, status: str) -> None:
+        """Rule code and status must say the same."""
+        if code is None or not same(code, status):
+            raise Mismatch(f"{label}: the rules say {code}, the implementation {status}",
+                           {f"{label}: status": (code, status)})
+
+    def has_handles(self, f: Flight) -> bool:
+        """Has the caller a maptrack record to give?"""
+        assert f.guest is not None
+        table = f.guest.domain.grant_table
+        used = sum(1 for r in table.maptrack if r.flags & 3)
+        return used + 8 < table.max_maptrack_frames * abi.MAPTRACK_PER_FRAME
+
+    def names_another(self, me: int, e: UnmapElement, h: int, status: str) -> bool:
+        """May an unmap be refused for its addresses: another entry's, or not the frame's own?"""
+        T, sh = self.shadow.T, self.shadow
+        if status == "GNTST_bad_dev_addr":
+            element = T["active.frame"][T["mapping.granter"][h] * sh.rules.nrefs + T["mapping.ref"][h]]
+            return e.bus != sh.mfn(element) << 12
+        t = sh.slots.get((me, e.slot))
+        if t is None:
+            return True
+        key = T["mapping.granter"][h] * sh.rules.nrefs + T["mapping.ref"][h]
+        entry = (T["translation.frame"][t], T["translation.writable"][t])
+        return entry != (T["active.frame"][key], T["mapping.writable"][h])
+
+    def entry_key(self, dom: int, ref: int, me: int) -> Key:
+        """Domain and reference as elements."""
+        sh = self.shadow
+        return (me if dom == abi.DOMID_SELF else sh.domain(dom)), sh.ref(ref)
+
+    def pin(self, key: Key | None) -> int:
+        """The pin counters of an entry."""
+        if key is None:
+            return 0
+        domain = self.rig.xen.domains.get(key[0])
+        number = self.shadow.size.refs[key[1]]
+        if domain is None or number >= domain.grant_table.nr_entries:
+            return 0
+        return domain.grant_table.active[number].pin
+
+    def enough(self, domain: Domain, ref: int) -> int:
+        """Would the reference be inside the table in version 2, too?"""
+        return int(ref < len(domain.grant_table.shared) * abi.ENTRIES_V2)
+
+    def copy_may_fail(self, e: CopyElement, stage: int, tries: int, me: int) -> bool:
+        """Can the destination be refused by what the rules do not have: counters, types, five lost races?"""
+        if e.dst_ref:
+            key = self.entry_key(e.dst_dom, e.dst, me)
+            if self.pin(key) & abi.PIN_HSTW << 7 or tries >= 5:
+                return True
+            if key in self.was_transitive or self._names_another_part(key):
+                return True
+            T, k = self.shadow.T, key[0] * self.shadow.rules.nrefs + key[1]
+            f = T["active.frame"][k] if T["status.reading"][k] else T["entry.frame"][k]
+            return self.is_table(self.shadow.mfn(f))
+        return self.is_table(e.dst)
+
+    def _names_another_part(self, key: Key) -> bool:
+        """Is a part of the page in use, and another part what the entry grants now? (A call that has failed to claim the
+        destination has let go of its source already; by the rules it still holds it.)"""
+        domain = self.rig.xen.domains.get(key[0])
+        number = self.shadow.size.refs[key[1]]
+        if domain is None or number >= domain.grant_table.nr_entries:
+            return False
+        act = domain.grant_table.active[number]
+        if not (act.pin or self.shadow.at("status.reading", *key)) or not act.sub_page or domain.grant_table.version == 1:
+            return False
+        flags, _, off, length, _ = domain.grant_table.entry_v2(number)
+        return (act.start, act.length) != ((off, length) if flags & abi.GTF_SUB_PAGE else (0, abi.PAGE_SIZE))
+
+    def part(self, key: Key | None) -> tuple[int, int]:
+        """Where the part in use of an entry begins and ends; the whole page of a frame that is named by number."""
+        if key is None:
+            return 0, abi.PAGE_SIZE
+        act = self.rig.xen.domains[key[0]].grant_table.active[self.shadow.size.refs[key[1]]]
+        return act.start, act.start + act.length
+
+    def source_may_fail(self, e: CopyElement, tries: int, me: int) -> bool:
+        """The same of the source."""
+        key = self.entry_key(e.src_dom, e.src, me)
+        return e.src_ref and bool(self.pin(key) & abi.PIN_HSTR << 7 or tries >= 5 or key in self.was_transitive)
+
+    def is_table(self, mfn: int) -> bool:
+        """Is the frame in use as a page table?"""
+        frame = self.rig.xen.frames.get(mfn)
+        return frame is not None and frame.tcount > 0 and 1 <= frame.ptype <= 4
+
+    def can_populate(self, guest: Guest) -> bool:
+        """Has the guest room for one more page?"""
+        return self.rig.xen.frames.free_count > 0 and guest.domain.tot_pages < guest.domain.max_pages

@@ -1,0 +1,209 @@
+"""The rule state that runs beside the implementation, and which rule element stands for which of its things.
+
+A follower (follow_grants.py and its neighbours) fires rule steps here with arguments and picks learned from the
+implementation. Ghost state is carried along by the rules' own assignments. Elements are bound when the implementation makes
+a thing and given back when it is gone; nothing here looks at the implementation's state (abstraction.py does).
+"""
+
+from __future__ import annotations
+
+from bulkhead.impl.xen.domains import Domain
+from bulkhead.model.caller import OKAY
+from bulkhead.model.world import size_of
+from bulkhead.proofs.refinement.lockstep.spec_world import NOBODY, Rules
+
+ANY = ""  # a code that fits every outcome
+
+
+class Mismatch(Exception):
+    """Rules and implementation went apart. `places` gives what differs: place -> (by the rules, by the implementation)."""
+
+    def __init__(self, what: str, places: dict[str, tuple[object, object]] | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.places = places or {}
+
+
+class Shadow:
+    """A rule state with the bindings of its elements."""
+
+    def __init__(self, rules: Rules, first_mfn: int) -> None:
+        self.rules = rules
+        self.size = rules.size
+        self.state = rules.start()
+        self.first_mfn = first_mfn
+        self.reached: dict[str, int] = {}
+        self.steps = 0
+        self.T: dict[str, list[int]] = {name: self.state[k] for name, k in rules.number.items()}
+        self.use = rules.members["Use"]
+        self.phase = rules.members["Phase"]
+        self.kind = rules.members["Kind"]
+        self.point = rules.members["Point"]
+        self.lives: dict[Domain, int] = {}  # each incarnation -> Life
+        self.refs = {number: i for i, number in enumerate(self.size.refs)}
+        self.slots: dict[tuple[int, int], int] = {}  # (space, virtual page) -> Translation
+        self.handles: dict[tuple[int, int], int] = {}  # (domid, handle) -> Handle
+        self.dom0_frames: dict[int, int] = {}  # mfn -> Frame, for Dom0's own pages
+        self.left: set[int] = set()  # pages that Dom0's kernel has taken back, and that one who dies may still map
+        self.free_calls = list(range(self.size.calls - 1, -1, -1))
+        self.limbo: set[int] = set()  # frames whose owner has given them up and that are not in the heap yet
+        self._keys: dict[tuple[str, str], str] = {}
+
+    # Elements.
+
+    def domain(self, domid: int) -> int:
+        """The element of a domain id."""
+        return domid if 0 <= domid < NOBODY else NOBODY
+
+    def frame(self, mfn: int) -> int:
+        """The element of a frame number."""
+        element = mfn - self.first_mfn
+        if 0 <= element < self.size.heap:
+            return element
+        return self.dom0_frames.get(mfn, self.size.nowhere)
+
+    def spare_dom0_frame(self) -> int:
+        """An element for a page of Dom0's; `nowhere` when all are in use."""
+        used = set(self.dom0_frames.values())
+        return next((e for e in range(self.size.heap, self.size.heap + self.size.dom0_frames) if e not in used),
+                    self.size.nowhere)
+
+    def know_dom0_frame(self, mfn: int) -> int:
+        """The element of a page that Dom0's kernel takes into use."""
+        self.left.discard(mfn)
+        if mfn not in self.dom0_frames:
+            self._drop_left()
+            self.dom0_frames[mfn] = self.spare_dom0_frame()
+        return self.dom0_frames[mfn]
+
+    def forget_dom0_frame(self, mfn: int) -> None:
+        """Dom0's kernel has taken a page back; its element is given to another one when nobody maps it any more."""
+        self.left.add(mfn)
+        self._drop_left()
+
+    def _drop_left(self) -> None:
+        T = self.T
+        for mfn in list(self.left):
+            f = self.dom0_frames[mfn]
+            if not any(at == f and (there or kept) for at, there, kept in zip(
+                    T["translation.frame"], T["translation.present"], T["translation.cached"], strict=True)):
+                self.left.discard(mfn)
+                del self.dom0_frames[mfn]
+
+    def mfn(self, element: int) -> int:
+        """The frame number of an element."""
+        return next((m for m, e in self.dom0_frames.items() if e == element), self.first_mfn + element)
+
+    def port(self, number: int) -> int:
+        """The element of a port number; of one that cannot be, some port that is closed in every domain."""
+        if 0 < number <= self.size.ports:
+            return number - 1
+        state = self.T["port.state"]
+        for q in range(self.size.ports):
+            if not any(state[d * self.size.ports + q] for d in range(NOBODY + 1)):
+                return q
+        raise Mismatch("the world has too few ports")
+
+    def ref(self, number: int) -> int:
+        """The element of a reference; what the world does not hold lies outside of every table."""
+        return self.refs.get(number, self.rules.nrefs - 1)
+
+    def handle(self, domid: int, number: int) -> int:
+        """The element of a handle that a domain names; of one that it does not have, some dead record."""
+        found = self.handles.get((domid, number))
+        return found if found is not None else self.free_handle()
+
+    def free_handle(self) -> int:
+        """A record that nobody uses."""
+        host, device, taken = self.T["mapping.host"], self.T["mapping.device"], self.T["mapping.taken"]
+        for h in range(self.size.handles - 1):  # the last names no record: translations that are no grant's have it
+            if not (host[h] or device[h] or taken[h]):
+                return h
+        raise Mismatch("the world has too few handles")
+
+    def free_translation(self, other: int = -1) -> int:
+        """A translation that leads nowhere."""
+        present, cached = self.T["translation.present"], self.T["translation.cached"]
+        for t in range(self.size.translations):
+            if not (present[t] or cached[t]) and t != other:
+                return t
+        raise Mismatch("the world has too few translations")
+
+    def free_epoch(self) -> int:
+        """An allocation that has not been; old ones nobody speaks of are used again."""
+        past = self.T["past"]
+        if all(past):
+            use, epoch = self.T["frame.use"], self.T["frame.epoch"]
+            keep = {epoch[f] for f in range(self.size.frames) if use[f] in (self.use["ram"], self.use["status_frame"])}
+            for t in range(self.size.translations):
+                if self.T["translation.present"][t] or self.T["translation.cached"][t]:
+                    keep.add(self.T["translation.epoch"][t])
+            for e in range(len(past)):
+                past[e] = int(e in keep)
+        return past.index(0)
+
+    def free_life(self) -> int:
+        """A life that has not been; old ones nobody speaks of are used again, with no offer left."""
+        spent = self.T["spent"]
+        if all(spent):
+            for f in range(self.size.frames):
+                if self.T["frame.use"][f] == self.use["unscrubbed"]:
+                    self.step("scrub_page", {"f": f})
+            keep = {self.T["domain.life"][d] for d in range(NOBODY) if self.T["domain.phase"][d] != self.phase["absent"]}
+            for h in range(self.size.handles):
+                if self.T["mapping.host"][h] or self.T["mapping.device"][h]:
+                    keep.add(self.T["mapping.granter_life"][h])
+            for f in range(self.size.frames):
+                if self.T["frame.content"][f] == 1:
+                    keep.add(self.T["frame.secret"][f])
+            block = self.rules.nrefs * (NOBODY + 1) * self.size.frames
+            ports = self.size.ports * (NOBODY + 1)
+            for life in range(len(spent)):
+                if life not in keep:
+                    spent[life] = 0
+                    for name, size in (("offered", block), ("offered_rw", block), ("invited", ports)):
+                        self.T[name][life * size:(life + 1) * size] = [0] * size
+        if all(spent):
+            raise Mismatch("the world has too few lives")
+        return spent.index(0)
+
+    def at(self, func: str, *index: int) -> int:
+        """The value of a state function."""
+        args = self.rules.system.funcs[func].args
+        flat = index[0]
+        for sort, i in zip(args[1:], index[1:], strict=True):
+            flat = flat * size_of(self.rules.system, self.rules.machine.world, sort) + i
+        return self.T[func][flat]
+
+    def bound(self, domain: Domain) -> bool:
+        """Is this very domain object the incarnation that the rules know?"""
+        return self.lives.get(domain) == self.T["domain.life"][self.domain(domain.domid)]
+
+    # Steps.
+
+    def try_step(self, label: str, args: dict[str, int], fail: str | None = None) -> str | None:
+        """Take a rule step; the code it ends with, or None when it cannot be called now."""
+        made, names = self.rules.step(label)
+        code: str | None = made(self.state, *[args[n] for n in names], args, None, fail)[0]
+        self.steps += 1
+        if code is not None:
+            key = self._keys.get((label, code))
+            if key is None:
+                key = self._keys[label, code] = f"{label}: {code}"
+            self.reached[key] = self.reached.get(key, 0) + 1
+        return code
+
+    def count(self, label: str, code: str) -> None:
+        """An outcome of the implementation that the rules leave to what they do not have (README: normal forms)."""
+        key = f"{label}: {code}"
+        self.reached[key] = self.reached.get(key, 0) + 1
+
+    def step(self, label: str, args: dict[str, int], expect: str = OKAY, fail: str | None = None) -> str:
+        """Take a rule step that must end with this code."""
+        code = self.try_step(label, args, fail)
+        if code is None:
+            raise Mismatch(f"the rule `{label}` cannot be taken where the implementation took it (args {args})")
+        if expect not in (ANY, code):
+            raise Mismatch(f"`{label}`: the rules say {code}, the implementation {expect} (args {args})",
+                           {f"{label}: status": (code, expect)})
+        return code

@@ -1,0 +1,142 @@
+"""The finite world of the comparison: how many elements each sort has, and the rule state a campaign begins with.
+
+Domain ids 0 to 3 stand for themselves; the last element is every other number, which never names a domain. The last
+frame is every frame number that names no page a guest can own; it is never scrubbed, so nothing is ever made of it.
+Ghost elements that nothing speaks of any more (lives, epochs) are used again: the rules cannot tell them apart.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bulkhead.model import loader
+from bulkhead.model.caller import Caller
+from bulkhead.model.ir import System
+from bulkhead.model.machine import Machine
+from bulkhead.model.world import State, World
+
+SYSTEM = str(Path(__file__).parent / "compared.rules")
+NOBODY = 4
+# Address spaces of Dom0: the toolstack, a user process, a child of it, and the kernel's own windows.
+TOOLS, USER, CHILD, KERNEL = 0, 4, 5, 6
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a campaign's world holds. `refs` are the reference numbers that the elements of Ref stand for."""
+
+    guests: int = 3
+    heap: int = 60  # frames that guests, their tables and the hypervisor share
+    dom0_frames: int = 6
+    refs: tuple[int, ...] = (0, 1, 8, 9, 10, 700, 5000)
+    calls: int = 7
+    translations: int = 64
+    handles: int = 32
+    lives: int = 10
+    files: int = 10
+    maps: int = 16
+    ports: int = 5
+
+    @property
+    def frames(self) -> int:
+        return self.heap + self.dom0_frames + 1
+
+    @property
+    def nowhere(self) -> int:
+        return self.frames - 1
+
+
+SMALL = Size(guests=2, heap=20, dom0_frames=1, refs=(0, 1, 8, 5000), calls=2, translations=10, handles=6, lives=6,
+             files=3, maps=2)
+
+
+class Rules:
+    """The rules of the system, compiled for one world."""
+
+    def __init__(self, size: Size) -> None:
+        self.size = size
+        self.system: System = loader.load(SYSTEM)
+        world = World(
+            {**dict.fromkeys(self.system.sorts, 1),
+             "Domain": NOBODY + 1, "Life": size.lives, "Frame": size.frames, "Epoch": 2 * size.frames,
+             "Space": KERNEL + 1, "Translation": size.translations, "Ref": len(size.refs), "Handle": size.handles,
+             "Call": size.calls, "File": size.files, "Map": size.maps,
+             "Port": size.ports},
+            {"dom0": 0, "gref_console": 0, "gref_xenstore": 1})
+        self.machine = Machine(self.system, world)
+        self.caller = Caller(self.machine)
+        self.number = {name: k for k, name in enumerate(self.system.funcs)}
+        self.members = {sort: {m: i for i, m in enumerate(ms)} for sort, ms in self.system.enums.items()}
+        self.nrefs = len(size.refs)
+        self._compiled: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {}
+        self.claims = {**self.system.invariants,
+                       **{n: c for n, c in self.system.theorems.items() if self.system.expects.get(n) == "proved"}}
+        self.outcomes = tuple(outcomes(self.system))
+
+    def __reduce__(self) -> tuple[Callable[..., Rules], tuple[Size]]:
+        """Rules are compiled once in each process and never copied."""
+        return rules_for, (self.size,)
+
+    def step(self, label: str) -> tuple[Callable[..., Any], tuple[str, ...]]:
+        """A rule step as a function of the state, its arguments, all given values, and a code to fail with."""
+        made = self._compiled.get(label)
+        if made is None:
+            step = self.caller.steps[label]
+            names = tuple(p.name for p in step.params) + (("this",) if step.after else ())
+            made = self._compiled[label] = (self.caller._compiled_call(step), names)
+        return made
+
+    def start(self) -> State:
+        """Dom0 alone, with a toolstack process and its kernel; the heap is empty of guests."""
+        state = self.machine.empty_state()
+        size = self.size
+
+        def put(func: str, index: int, value: int) -> None:
+            state[self.number[func]][index] = value
+
+        use = self.members["Use"]
+        phase = self.members["Phase"]
+        put("domain.phase", 0, phase["running"])
+        put("service", 0, 1)
+        put("privileged", 0, 1)
+        put("spent", 0, 1)
+        put("past", 0, 1)
+        for d in range(1, NOBODY + 1):
+            put("domain.phase", d, phase["absent"])
+        for a in range(NOBODY + 1):
+            for b in range(NOBODY + 1):
+                put("xsm_grant", a * (NOBODY + 1) + b, 1)
+        for space in range(KERNEL + 1):
+            put("space_of", space, space if 0 < space < USER else 0)
+        for space in (TOOLS, KERNEL):
+            put("process.phase", space, self.members["ProcessPhase"]["process_runs"])
+        put("process.root", TOOLS, 1)
+        for r, number in enumerate(size.refs):
+            put("fits", 2 * r, int(number < 512))
+            put("fits", 2 * r + 1, int(number < 256))
+        for f in range(size.frames):
+            put("frame.use", f, use["free"])
+        for f in range(size.heap, size.heap + size.dom0_frames):
+            put("frame.use", f, use["ram"])
+            put("frame.held", f, 1)
+        return state
+
+
+@functools.lru_cache(maxsize=2)
+def rules_for(size: Size) -> Rules:
+    """The rules compiled for a size, once."""
+    return Rules(size)
+
+
+def outcomes(system: System) -> list[str]:
+    """All (rule, outcome) pairs, as `step: code`."""
+    out: dict[str, None] = {}
+    for step in system.steps:
+        out[f"{step.label}: okay"] = None
+        for check in step.checks:
+            out[f"{step.label}: {check.code}"] = None
+    return list(out)

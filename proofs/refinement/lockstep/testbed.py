@@ -1,0 +1,166 @@
+"""The implementation under test: a small machine with Dom0 and up to three PV guests of two vCPUs, driven by bytes.
+
+Each guest has a fixed part (arguments, page tables) and gets its other pages by populate_physmap; slots of one window
+L1 table are where it maps things. The policy is a matrix of who may share with whom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+
+from bulkhead.impl.dom0.kernel import Kernel
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.abi import EPERM
+from bulkhead.impl.xen.domains import Domain
+from bulkhead.impl.xen.frames import PGT_L4, Frame
+from bulkhead.impl.xen.grant_map import get_paged_frame
+from bulkhead.impl.xen.guest_access import read, write
+from bulkhead.impl.xen.machine import Options, Xen
+from bulkhead.impl.xen.pagetables import get_table
+from bulkhead.impl.xen.pv_build import PvLayout, build
+from bulkhead.impl.xen.xsm import DummyPolicy
+
+GUEST_PAGES = 2
+FIXED = GUEST_PAGES + 5
+SLOTS = 5
+DOM0_PAGES = 96
+
+
+class Matrix(DummyPolicy):
+    """The default policy, but for pairs of domain ids that must not share by grants."""
+
+    def __init__(self) -> None:
+        self.denied: set[tuple[int, int]] = set()
+
+    def _rc(self, a: Domain, b: Domain) -> int:
+        return -EPERM if (a.domid, b.domid) in self.denied else 0
+
+    def grant_map(self, src: Domain, dst: Domain, flags: int) -> int:
+        return self._rc(src, dst)
+
+    def grant_transfer(self, src: Domain, dst: Domain) -> int:
+        return self._rc(src, dst)
+
+    def grant_copy(self, current: Domain, src: Domain, dst: Domain) -> int:
+        return (current is not src and self._rc(current, src)) or (current is not dst and self._rc(current, dst))
+
+
+class Guest:
+    """A PV guest that calls, stores and withdraws as it is told."""
+
+    def __init__(self, xen: Xen, domain: Domain) -> None:
+        self.xen = xen
+        self.domain = domain
+        self.domid = domain.domid
+        self.layout: PvLayout = build(xen, domain, GUEST_PAGES, 1)
+        second = domain.vcpus[1]
+        if get_table(xen, self.layout.root, domain, PGT_L4):
+            raise AssertionError("the root was refused for the second vCPU")
+        second.cr3 = self.layout.root
+        self.fixed = {frame.mfn: None for frame in self.layout.pages}  # in order
+        self.window: Frame = self.layout.windows[0]
+        self.first_vpn = self.layout.window_va(0) >> 12
+
+    @property
+    def pool(self) -> list[int]:
+        """The pages that it holds beside the fixed ones."""
+        return [mfn for mfn, frame in self.domain.pages.items() if frame.allocated and mfn not in self.fixed]
+
+    def arg(self, vcpu: int) -> int:
+        """Where a vCPU's arguments lie."""
+        return self.layout.va(0) + vcpu * 2048
+
+    def slot_va(self, slot: int) -> int:
+        return self.layout.window_va(slot)
+
+    def start(self, vcpu: int, number: int, args: tuple[int, ...], payload: bytes = b"") -> Generator[str, None, int]:
+        """A hypercall, its argument bytes written first."""
+        v = self.domain.vcpus[vcpu]
+        if payload and not write(self.xen, v, self.arg(vcpu), payload):
+            raise AssertionError("the argument page is gone")
+        return self.xen.hypercall(v, number, *args)
+
+    def result(self, vcpu: int, offset: int, size: int) -> bytes:
+        """Bytes of the argument area after the call."""
+        return read(self.xen, self.domain.vcpus[vcpu], self.arg(vcpu) + offset, size) or bytes(size)
+
+
+class WatchedKernel(Kernel):
+    """Dom0's kernel; whoever watches makes its grant hypercalls step by step, and hears what else it does by itself."""
+
+    __slots__ = ("cleared", "event", "fly", "poked")
+
+    def __init__(self, *args: object, **options: int) -> None:
+        self.fly: Callable[[int, Sequence[bytes]], int] | None = None
+        self.poked: Callable[[int], None] | None = None
+        self.cleared: Callable[[int], None] | None = None
+        self.event: Callable[[int, int], None] | None = None
+        super().__init__(*args, **options)  # type: ignore[arg-type]
+
+    def grant_op(self, cmd: int, elements: Sequence[bytes]) -> tuple[int, list[bytes]]:
+        if self.fly is None:
+            return super().grant_op(cmd, elements)
+        write(self.xen, self.vcpu, self.arg_va, b"".join(elements))
+        rc = self.fly(cmd, elements)
+        size = len(elements[0])
+        raw = self.result(0, size * len(elements))
+        return rc, [raw[i:i + size] for i in range(0, len(raw), size)]
+
+    def mmu_update(self, ptr: int, val: int, foreigndom: int) -> int:
+        rc = super().mmu_update(ptr, val, foreigndom)
+        if val == 0 and rc == 0 and self.cleared is not None:
+            self.cleared(ptr)
+        return rc
+
+    def evtchn_op(self, cmd: int, arg: bytes) -> tuple[int, bytes]:
+        done = super().evtchn_op(cmd, arg)
+        if cmd in (abi.EVTCHNOP_CLOSE, abi.EVTCHNOP_SEND) and self.event is not None:
+            self.event(cmd, abi.U32.unpack(arg)[0])
+        return done
+
+    def result(self, offset: int, size: int) -> bytes:
+        """Bytes of the argument page."""
+        return read(self.xen, self.vcpu, self.arg_va + offset, size) or bytes(size)
+
+    def poke_slot(self, slot: int, offset: int, payload: bytes) -> bool:
+        done = super().poke_slot(slot, offset, payload)
+        if done and self.poked is not None:
+            self.poked(slot)
+        return done
+
+
+class Rig:
+    """Xen, Dom0's kernel and the guests."""
+
+    def __init__(self, seed: int, heap: int, ports: int) -> None:
+        probe = Xen(nframes=0x2000, reserved=0x1000, seed=seed)
+        probe.create_dom0()
+        Kernel(probe, probe.domains[0], npages=DOM0_PAGES, nwindows=1)
+        self.first_mfn = probe.frames.fresh
+        self.policy = Matrix()
+        self.xen = Xen(nframes=self.first_mfn + heap, reserved=0x1000, seed=seed, policy=self.policy,
+                       options=Options(transitive=False))
+        self.dom0 = self.xen.create_dom0()
+        self.dom0.max_evtchn_port = ports
+        self.kernel = WatchedKernel(self.xen, self.dom0, npages=DOM0_PAGES, nwindows=1)
+        self.guests: dict[int, Guest] = {}
+
+    def obtainable(self, domain: Domain, mfn: int) -> bool:
+        """Would the hypervisor find a page of the domain behind this number?"""
+        frame = get_paged_frame(self.xen, mfn, domain)
+        if frame is not None:
+            frame.count -= 1
+        return frame is not None
+
+    def is_status(self, mfn: int) -> bool:
+        """Is this a status frame of any domain's?"""
+        frame = self.xen.frames.get(mfn)
+        return frame is not None and frame.xenheap and frame.owner is not None and frame in frame.owner.grant_table.status
+
+    def special(self, mfn: int) -> bool:
+        """Is this a page of the hypervisor's own heap (grant tables, status frames, shared_info)?"""
+        frame = self.xen.frames.get(mfn)
+        return frame is not None and frame.xenheap
+
+
+__all__ = ["FIXED", "SLOTS", "Guest", "Matrix", "Rig", "abi"]

@@ -1,0 +1,454 @@
+"""What a guest may do next: stores into its table, hypercalls with random and hostile arguments, loads and stores.
+
+Each move takes the guest and one of its vCPUs. It asks the implementation only what a guest could know, or what keeps it
+within what the rules have (README: not in the rules).
+"""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.domains import Domain
+from bulkhead.impl.xen.hypercall_evtchn import DOMID_PORT, TWO_DOMIDS
+from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER, read_pte
+from bulkhead.proofs.refinement.lockstep import follow_domains as fd
+from bulkhead.proofs.refinement.lockstep import follow_grants as fg
+from bulkhead.proofs.refinement.lockstep.call import CopyElement, Flight, Follower, MapElement, UnmapElement
+from bulkhead.proofs.refinement.lockstep.lockstep import POOL, Bench
+from bulkhead.proofs.refinement.lockstep.testbed import FIXED, SLOTS, Guest
+
+GRANT = abi.HYPERVISOR_GRANT_TABLE_OP
+GuestMove = Callable[[Guest, int], None]
+
+
+def maps_of_the_past(b: Bench, domain: Domain) -> list[int]:
+    """Handles of grants by domains that have gone, where another domain has that id now and uses that reference."""
+    found = []
+    for handle, record in enumerate(domain.grant_table.maptrack):
+        if record.flags & 3:
+            now = b.rig.xen.domains.get(record.domid)
+            table = None if now is None or now is record.granter else now.grant_table
+            if table is not None and record.ref < len(table.active) and table.active[record.ref].pin:
+                found.append(handle)
+    return found
+
+
+class GuestCalls(ABC):
+    """The moves of guests, chosen from a seed."""
+
+    def __init__(self, bench: Bench, rng: random.Random) -> None:
+        self.b = bench
+        self.rng = rng
+        self.text = ""
+        self.refs = [n for n in bench.shadow.size.refs if n < 1000]
+        self.moves: list[tuple[float, GuestMove]] = []
+        weights: list[tuple[float, GuestMove]] = [
+            (20, self.store), (22, self.map), (18, self.unmap), (14, self.copy), (3, self.transfer), (9, self.mmu),
+            (6, self.populate), (4, self.decrease), (1.2, self.version), (1, self.setup), (8, self.access),
+            (3, self.withdraw), (2, self.swap), (2, self.flush), (1.5, self.stale), (7, self.events)]
+        total = 0.0
+        for weight, move in weights:
+            total += weight
+            self.moves.append((total, move))
+
+    @abstractmethod
+    def finish_calls(self) -> None:
+        """Let all calls in flight return; who moves others decides how."""
+
+    def _fly(self, guest: Guest, vcpu: int, text: str, number: int, args: tuple[int, ...], payload: bytes,
+             follower: Callable[[Flight], Follower], ncalls: int = 1) -> None:
+        flight = Flight(f"d{guest.domid}v{vcpu}: {text}", guest.domid, vcpu,
+                        guest.start(vcpu, number, args, payload), guest=guest)
+        self.text = flight.text
+        self.b.launch(flight, follower(flight), ncalls)
+        self.b.advance(flight)
+
+    def other(self, guest: Guest) -> int:
+        """A domain id to name: mostly one that is there."""
+        x = self.rng.random()
+        ids = [d for d in self.b.rig.xen.domains if d < 4]
+        if x < 0.93:
+            return ids[int(self.rng.random() * len(ids))]
+        return self.rng.choice((1, 2, 3, 99, abi.DOMID_SELF))
+
+    def ref(self) -> int:
+        """A reference: often one of a few, so that calls meet."""
+        x = self.rng.random()
+        if x < 0.9:
+            return self.refs[2 + int(x / 0.9 * (len(self.refs) - 3))] if len(self.refs) > 3 else self.refs[-1]
+        return self.rng.choice(self.b.shadow.size.refs)
+
+    def page(self, guest: Guest) -> int:
+        """A frame number: mostly a page of the guest's own."""
+        x = self.rng.random()
+        if guest.pool and x < 0.85:
+            return guest.pool[int(self.rng.random() * len(guest.pool))]
+        if x < 0.9:
+            return guest.window.mfn
+        first = self.b.rig.first_mfn
+        mfn = first + int(self.rng.random() * self.b.shadow.size.heap)
+        return guest.window.mfn if self.b.rig.special(mfn) else mfn
+
+    def store(self, guest: Guest, vcpu: int) -> None:
+        """Write a grant entry."""
+        rng = self.rng
+        flags = rng.choice((1, 1, 1, 1, 5, 5, 0, 2, 3, 0x19, 0x101, 0x101, 0x105))
+        domid = self.other(guest)
+        page = self.page(guest)
+        if rng.random() < 0.03:
+            page = 0x7FFFFFFF
+        ref = self.ref()
+        table = guest.domain.grant_table
+        if flags == 2 and (ref < 8 or ref >= table.nr_entries or table.active[ref].pin
+                           or (table.version == 1 and abi.HEADER.unpack_from(*table.header_at(ref))[0] & 0x18)):
+            flags = 1  # in version 1 the bits of a use and of a transfer are the same: what they mean changes with the pin
+        self.text = f"d{guest.domid}: entry {ref} := flags {flags:#x}, d{domid}, frame {page:#x}"
+        part = (int(rng.random() * 3) * 512, rng.choice((0, 512, 2048, 4096))) if flags & abi.GTF_SUB_PAGE else (0, 0)
+        self.b.store_entry(guest, ref, flags, domid, page, rng.random() < 0.9, part)
+
+    def hostile_store(self) -> None:
+        """A granter changes an entry that a call is just claiming."""
+        b, rng = self.b, self.rng
+        keys = [k for f in b.flights for k in sorted(f.moving)]
+        if not keys:
+            return
+        d, element = keys[int(rng.random() * len(keys))]
+        guest = b.rig.guests.get(d)
+        if guest is None or guest.domain.is_dying or guest.domain.pause_count or guest.domain.crashed:
+            return
+        flags = rng.choice((0, 1, 1, 5))
+        b.store_entry(guest, b.shadow.size.refs[element], flags, self.other(guest), self.page(guest), True)
+
+    def grant_of(self, me: int) -> tuple[int, int] | None:
+        """A live offer to a domain, as (granter, reference)."""
+        offers = []
+        for d, domain in self.b.rig.xen.domains.items():
+            table = domain.grant_table
+            for ref in self.refs if d < 4 else ():
+                if ref < table.nr_entries:
+                    flags, domid = abi.HEADER.unpack_from(*table.header_at(ref))
+                    if domid == me and flags & 3 == 1:
+                        offers.append((d, ref))
+        return offers[int(self.rng.random() * len(offers))] if offers else None
+
+    def in_part(self, guest: Guest) -> tuple[int, int] | None:
+        """What the guest is just copying through, in part, as (granter, reference)."""
+        for d, other in self.b.rig.guests.items():
+            for ref in self.refs:
+                if ref < other.domain.grant_table.nr_entries:
+                    act = other.domain.grant_table.active[ref]
+                    if act.pin and act.sub_page and act.domid == guest.domid:
+                        return d, ref
+        return None
+
+    def _named(self, guest: Guest) -> tuple[int, int]:
+        copied = self.in_part(guest) if self.rng.random() < 0.5 else None
+        if copied is not None:
+            return copied
+        if self.rng.random() < 0.75:
+            found = self.grant_of(guest.domid)
+            if found is not None and not self._special(guest, *found):
+                return found
+        dom, ref = self.other(guest), self.ref()
+        return (99, ref) if self._special(guest, dom, ref) else (dom, ref)
+
+    def _special(self, me: Guest, dom: int, ref: int) -> bool:
+        """Does the entry name a page of the hypervisor's own heap? The rules know no such grants."""
+        domain = self.b.rig.xen.domains.get(me.domid if dom == abi.DOMID_SELF else dom)
+        if domain is None or ref >= domain.grant_table.nr_entries or dom == 0:
+            return False
+        pinned = domain.grant_table.active[ref].frame
+        return self.b.rig.special(domain.grant_table.frame_field(ref)) or (pinned is not None and pinned.xenheap)
+
+    def map(self, guest: Guest, vcpu: int) -> None:
+        """map_grant_ref of one or two grants."""
+        rng = self.rng
+        if sum(1 for r_ in guest.domain.grant_table.maptrack if r_.flags & 3) >= 7:
+            return
+        elements, payload = [], b""
+        for _ in range(1 if rng.random() < 0.8 else 2):
+            dom, ref = self._named(guest)
+            flags = rng.choice((2, 2, 2, 6, 6, 6, 3, 7, 5, 1, 0 if rng.random() < 0.2 else 2))
+            slot = int(rng.random() * SLOTS)
+            addr = guest.slot_va(slot)
+            x = rng.random()
+            if x < 0.1:
+                addr, flags = guest.layout.window_maddr(slot), flags | 16
+            elif x < 0.13:
+                addr = guest.arg(0) & ~0xFFF | 4 if x < 0.115 else 0x1000
+                flags |= 16 if x < 0.115 else 0
+            elements.append(MapElement(slot, flags, ref, dom, addr))
+            payload += abi.MAP_GRANT_REF.pack(addr, flags, ref, dom, 0, 0, 0)
+        self._fly(guest, vcpu, f"map_grant_ref {elements}", GRANT, (0, guest.arg(vcpu), len(elements)), payload,
+                  lambda f: fg.follow_map(self.b, f, elements))
+
+    def unmap(self, guest: Guest, vcpu: int, chosen: int | None = None) -> None:
+        """unmap_grant_ref of one or two handles, or of a chosen one."""
+        b, rng = self.b, self.rng
+        track = guest.domain.grant_table.maptrack
+        mine = [n for n, rec in enumerate(track) if rec.flags & 3]
+        elements: list[UnmapElement] = []
+        payload, used = b"", set[int]()
+        for _ in range(1 if rng.random() < 0.8 else 2):
+            handle, slot, bus = int(rng.random() * 20), int(rng.random() * SLOTS), 0
+            if mine and rng.random() < 0.93:
+                handle = mine[int(rng.random() * len(mine))] if chosen is None or elements else chosen
+                rec = track[handle]
+                slot = self._slot_of(guest, handle, rec.flags, slot)
+                granter = b.rig.xen.domains.get(rec.domid)
+                frame = None
+                if granter is not None and rec.ref < granter.grant_table.nr_entries:
+                    frame = granter.grant_table.active[rec.ref].frame
+                if rec.flags & 1 and rng.random() < 0.7:
+                    bus = (frame.mfn << 12) if frame is not None and rng.random() < 0.95 else 0x5000
+            if handle in used:
+                continue
+            used.add(handle)
+            addr = guest.slot_va(slot) if rng.random() < 0.9 else 0
+            rec2 = track[handle] if handle < len(track) else None
+            if rec2 is not None and rec2.flags & 16 and addr:
+                addr = guest.layout.window_maddr(slot)
+            elements.append(UnmapElement(slot, addr, bus, handle))
+            payload += abi.UNMAP_GRANT_REF.pack(addr, bus, handle, 0, 0)
+        if elements:
+            self._fly(guest, vcpu, f"unmap_grant_ref {elements}", GRANT, (1, guest.arg(vcpu), len(elements)), payload,
+                      lambda f: fg.follow_unmap(b, f, elements), len(elements))
+
+    def _slot_of(self, guest: Guest, handle: int, flags: int, other: int) -> int:
+        record = guest.domain.grant_table.maptrack[handle]
+        granter = self.b.rig.xen.domains.get(record.domid)
+        if granter is None or record.ref >= len(granter.grant_table.active) or self.rng.random() < 0.08:
+            return other
+        frame = granter.grant_table.active[record.ref].frame
+        for slot in range(SLOTS):
+            pte = read_pte(guest.window, slot)
+            if frame is not None and pte & PTE_P and pte >> 12 & 0xFFFFFFFFFF == frame.mfn and bool(pte & 2) == (
+                    not flags & 4):
+                return slot
+        return other
+
+    def copy(self, guest: Guest, vcpu: int) -> None:
+        """copy of one or two elements."""
+        rng = self.rng
+        elements, payload = [], b""
+        for _ in range(1 if rng.random() < 0.7 else 2):
+            sides = []
+            for _ in range(2):
+                if rng.random() < 0.6:
+                    dom, ref = self._named(guest)
+                    sides.append((True, ref, dom))
+                else:
+                    page = self.page(guest)
+                    dom = abi.DOMID_SELF
+                    if rng.random() < 0.06:
+                        dom = rng.choice((0, 1, 2, 3, 99))
+                    sides.append((False, page, dom))
+            length = 64 if rng.random() < 0.97 else 4000
+            (s_ref, src, s_dom), (d_ref, dst, d_dom) = sides
+            offs = (int(rng.random() * 63) * 8, 1024 + int(rng.random() * 60) * 8)
+            e = CopyElement(s_ref, src, s_dom, offs[0], d_ref, dst, d_dom, offs[1], length)
+            elements.append(e)
+            payload += abi.COPY.pack(src, s_dom, offs[0], 0, dst, d_dom, offs[1], 0, length, s_ref | d_ref << 1, 0, 0)
+        self._fly(guest, vcpu, f"copy {elements}", GRANT, (5, guest.arg(vcpu), len(elements)), payload,
+                  lambda f: fg.follow_copy(self.b, f, elements))
+
+    def transfer(self, guest: Guest, vcpu: int) -> None:
+        """transfer, often to somebody who waits for a page."""
+        rng, b = self.rng, self.b
+        dom, ref = self.other(guest), self.ref()
+        for d, other in b.rig.guests.items():
+            for number in self.refs[2:]:
+                table = other.domain.grant_table
+                if number < table.nr_entries and rng.random() < 0.9:
+                    flags, domid = abi.HEADER.unpack_from(*table.header_at(number))
+                    if flags == 2 and domid == guest.domid:
+                        dom, ref = d, number
+        if ref < 8 or dom == 0:
+            return
+        mfn = self.page(guest)
+        if mfn in guest.fixed:
+            mfn = 0x7FFFFFFF
+        self._fly(guest, vcpu, f"transfer {mfn:#x} to d{dom} ref {ref}", GRANT, (4, guest.arg(vcpu), 1),
+                  abi.TRANSFER.pack(mfn, dom, 0, ref, 0, 0, 0), lambda f: fg.follow_transfer(b, f, mfn, dom, ref))
+
+    def mmu(self, guest: Guest, vcpu: int) -> None:
+        """mmu_update or update_va_mapping of a window entry: an own page, a status frame, somebody else's, or nothing."""
+        rng, b = self.rng, self.b
+        slot = int(rng.random() * SLOTS)
+        x = rng.random()
+        if x < 0.02:
+            self._clear_elsewhere(guest, vcpu)
+            return
+        foreign = abi.DOMID_SELF
+        status = guest.domain.grant_table.status
+        if x < 0.45:
+            pte = 0
+        else:
+            mfn = self.page(guest)
+            writable = rng.random() < 0.5
+            if status and x > 0.9:
+                whose = [g for g in b.rig.guests.values() if g.domain.grant_table.status]
+                mfn, writable = whose[int(rng.random() * len(whose))].domain.grant_table.status[0].mfn, False
+            elif x > 0.85:
+                foreign = self.other(guest)
+            pte = (mfn << 12) | PTE_P | PTE_USER | PTE_A | PTE_D | (PTE_RW if writable else 0)
+        if rng.random() < 0.75 or status:
+            self._fly(guest, vcpu, f"mmu_update slot {slot} := {pte:#x} of {foreign:#x}", abi.HYPERVISOR_MMU_UPDATE,
+                      (guest.arg(vcpu), 1, 0, foreign), abi.MMU_UPDATE.pack(guest.layout.window_maddr(slot), pte),
+                      lambda f: fd.follow_mmu(b, f, slot, pte, foreign, True))
+        else:
+            self._va_mapping(guest, vcpu, slot, pte, rng.choice((0, 0, 2)))
+
+    def _clear_elsewhere(self, guest: Guest, vcpu: int) -> None:
+        """mmu_update of somebody else's page table."""
+        b = self.b
+        others = [g for g in b.rig.guests.values() if g is not guest]
+        if others:
+            other = others[int(self.rng.random() * len(others))]
+            self._fly(guest, vcpu, f"mmu_update of an entry of d{other.domid}", abi.HYPERVISOR_MMU_UPDATE,
+                      (guest.arg(vcpu), 1, 0, abi.DOMID_SELF), abi.MMU_UPDATE.pack(other.layout.window_maddr(0), 0),
+                      lambda f: fd.follow_clear_elsewhere(b, f))
+
+    def populate(self, guest: Guest, vcpu: int) -> None:
+        """populate_physmap of one or two pages; some guests may take all there are."""
+        count = 1 if self.rng.random() < 0.7 else 2
+        if guest.domain.max_pages > FIXED + POOL:
+            count = 1 + int(self.rng.random() * 10)
+        base = guest.arg(vcpu)
+        payload = abi.MEMORY_RESERVATION.pack(base + 64, count, 0, 0, abi.DOMID_SELF, 0, 0) + bytes(32)
+        payload += b"".join(abi.U64.pack(0x1000 + i) for i in range(count))
+        self._fly(guest, vcpu, f"populate_physmap {count}", abi.HYPERVISOR_MEMORY_OP,
+                  (abi.XENMEM_POPULATE_PHYSMAP, base), payload, lambda f: fd.follow_populate(self.b, f, count))
+
+    def decrease(self, guest: Guest, vcpu: int) -> None:
+        """decrease_reservation of one page, or of a page twice."""
+        mfns = [self.page(guest) for _ in range(1 if self.rng.random() < 0.8 else 2)]
+        mfns = [m for m in mfns if m not in guest.fixed]
+        if not mfns:
+            return
+        base = guest.arg(vcpu)
+        payload = abi.MEMORY_RESERVATION.pack(base + 64, len(mfns), 0, 0, abi.DOMID_SELF, 0, 0) + bytes(32)
+        payload += b"".join(abi.U64.pack(m) for m in mfns)
+        self._fly(guest, vcpu, f"decrease_reservation {mfns}", abi.HYPERVISOR_MEMORY_OP,
+                  (abi.XENMEM_DECREASE_RESERVATION, base), payload, lambda f: fd.follow_decrease(self.b, f, mfns))
+
+    def version(self, guest: Guest, vcpu: int) -> None:
+        """set_version."""
+        version = self.rng.choice((1, 2, 2, 2, 3))
+        if any(frame.count > 1 for frame in guest.domain.grant_table.status) and self.rng.random() < 0.7:
+            version = 1  # while status frames are mapped
+        self._fly(guest, vcpu, f"set_version {version}", GRANT, (8, guest.arg(vcpu), 1), abi.SET_VERSION.pack(version),
+                  lambda f: fd.follow_version(self.b, f, version))
+        self._withdraw_tables(guest)
+
+    def _withdraw_tables(self, guest: Guest) -> None:
+        """Pages that a grown table has taken are no longer offered: the rules know no grants of the hypervisor's pages."""
+        table = guest.domain.grant_table
+        for ref in self.refs:
+            if ref < table.nr_entries and self.b.rig.special(table.frame_field(ref)):
+                self.b.store_entry(guest, ref, 0, 0, 0, True)
+
+    def swap(self, guest: Guest, vcpu: int) -> None:
+        """swap_grant_ref, unless a call is just changing one of the entries."""
+        refs = (self.ref(), self.ref())
+        taken = {k for f in self.b.flights for k in f.moving} | self.b.locked
+        if any((guest.domid, self.b.shadow.ref(ref)) in taken for ref in refs):
+            return
+        self._fly(guest, vcpu, f"swap_grant_ref {refs}", GRANT, (11, guest.arg(vcpu), 1),
+                  abi.SWAP_GRANT_REF.pack(*refs, 0, 0), lambda f: fg.follow_swap(self.b, f, refs))
+
+    def setup(self, guest: Guest, vcpu: int) -> None:
+        """setup_table: three frames, or more than there may be."""
+        nr = self.rng.choice((0, 1, 3, 4))
+        base = guest.arg(vcpu)
+        self._fly(guest, vcpu, f"setup_table {nr}", GRANT, (2, base, 1),
+                  abi.SETUP_TABLE.pack(abi.DOMID_SELF, 0, nr, 0, 0, 0, base + 128),
+                  lambda f: fd.follow_setup(self.b, f, nr))
+        self._withdraw_tables(guest)
+
+    def access(self, guest: Guest, vcpu: int) -> None:
+        """A load or a store."""
+        slot = int(self.rng.random() * SLOTS)
+        self.text = f"d{guest.domid}v{vcpu}: access slot {slot}"
+        self.b.access(guest, vcpu, slot, self.rng.random() < 0.5)
+
+    def withdraw(self, guest: Guest, vcpu: int) -> None:
+        """end_access."""
+        ref = self.ref()
+        self.text = f"d{guest.domid}: end_access {ref}"
+        self.b.end_access(guest, ref)
+
+    def stale(self, guest: Guest, vcpu: int) -> None:
+        """Give up a page that a TLB still leads to, and let somebody else have it."""
+        b = self.b
+        if b.flights or not guest.pool:
+            return
+        mfn = guest.pool[int(self.rng.random() * len(guest.pool))]
+        slot = int(self.rng.random() * SLOTS)
+        pte = (mfn << 12) | PTE_P | PTE_RW | PTE_USER | PTE_A | PTE_D
+        for value in (pte, 0):
+            self._va_mapping(guest, vcpu, slot, value, 0)
+            self.finish_calls()
+            b.access(guest, vcpu, slot, False)
+        base = guest.arg(vcpu)
+        payload = abi.MEMORY_RESERVATION.pack(base + 64, 1, 0, 0, abi.DOMID_SELF, 0, 0) + bytes(32) + abi.U64.pack(mfn)
+        self._fly(guest, vcpu, f"decrease_reservation {mfn:#x}", abi.HYPERVISOR_MEMORY_OP,
+                  (abi.XENMEM_DECREASE_RESERVATION, base), payload, lambda f: fd.follow_decrease(b, f, [mfn]))
+        self.finish_calls()
+        other = self.rng.choice(list(b.rig.guests.values()))
+        if not (other.domain.is_dying or other.domain.pause_count or other.domain.crashed):
+            self.populate(other, 0)
+
+    def events(self, guest: Guest, vcpu: int) -> None:
+        """Event channels: open one, bind, ring, close, look; all ports of its own at once, rarely."""
+        rng, b, base = self.rng, self.b, guest.arg(vcpu)
+        op = abi.HYPERVISOR_EVENT_CHANNEL_OP
+        sh, me = b.shadow, guest.domid
+        ports = guest.domain.events.ports
+        port = 1 + int(rng.random() * sh.size.ports)
+        if ports and rng.random() < 0.8:
+            port = list(ports)[int(rng.random() * len(ports))]
+        x = rng.random()
+        if x < 0.28:
+            dom = abi.DOMID_SELF if rng.random() < 0.85 else (me, 0, 1, 2, 3, 99)[int(rng.random() * 6)]
+            remote = (0, 1, 2, 3, 99)[int(rng.random() * 5)]
+            args = {"caller": me, "d": me if dom == abi.DOMID_SELF else sh.domain(dom), "remote": sh.domain(remote)}
+            self._fly(guest, vcpu, f"alloc_unbound in {dom:#x} for d{remote}", op, (abi.EVTCHNOP_ALLOC_UNBOUND, base),
+                      TWO_DOMIDS.pack(dom, remote, 0), lambda f: fd.follow_event(b, f, "evtchn_alloc_unbound", args, 4))
+        elif x < 0.6:
+            waiting = [(d, n) for d, other in b.rig.xen.domains.items() if d < 4
+                       for n, p in other.events.ports.items() if p.state == 1 and p.remote_domid == me]
+            dom, remote_port = self.other(guest), 1 + int(rng.random() * sh.size.ports)
+            if waiting and rng.random() < 0.8:
+                dom, remote_port = waiting[int(rng.random() * len(waiting))]
+            args = {"caller": me, "e": me if dom == abi.DOMID_SELF else sh.domain(dom), "o": remote_port - 1}
+            self._fly(guest, vcpu, f"bind_interdomain to d{dom} port {remote_port}", op,
+                      (abi.EVTCHNOP_BIND_INTERDOMAIN, base), DOMID_PORT.pack(dom, 0, remote_port, 0),
+                      lambda f: fd.follow_event(b, f, "evtchn_bind_interdomain", args, 8))
+        elif x < 0.8:
+            self._fly(guest, vcpu, f"send {port}", op, (abi.EVTCHNOP_SEND, base), abi.U32.pack(port),
+                      lambda f: fd.follow_event(b, f, "evtchn_send", {"caller": me, "q": port - 1}))
+        elif x < 0.9:
+            self._fly(guest, vcpu, f"close {port}", op, (abi.EVTCHNOP_CLOSE, base), abi.U32.pack(port),
+                      lambda f: fd.follow_event(b, f, "evtchn_close", {"caller": me, "q": port - 1}))
+        elif x < 0.92:
+            self._fly(guest, vcpu, "reset of its ports", op, (abi.EVTCHNOP_RESET, base), abi.U16.pack(abi.DOMID_SELF),
+                      lambda f: fd.follow_event(b, f, "evtchn_reset", {"caller": me}))
+        else:
+            self.text = f"d{me}: takes its pending events"
+            for number in guest.domain.events.take_pending():
+                if b.rules_on:
+                    sh.step("evtchn_take", {"caller": me, "q": number - 1})
+
+    def _va_mapping(self, guest: Guest, vcpu: int, slot: int, pte: int, flags: int) -> None:
+        self._fly(guest, vcpu, f"update_va_mapping slot {slot} := {pte:#x}", abi.HYPERVISOR_UPDATE_VA_MAPPING,
+                  (guest.slot_va(slot), pte, flags), b"",
+                  lambda f: fd.follow_mmu(self.b, f, slot, pte, abi.DOMID_SELF, False))
+
+    def flush(self, guest: Guest, vcpu: int) -> None:
+        """mmuext TLB_FLUSH_ALL."""
+        self._fly(guest, vcpu, "flush", abi.HYPERVISOR_MMUEXT_OP, (guest.arg(vcpu), 1, 0, abi.DOMID_SELF),
+                  abi.MMUEXT_OP.pack(abi.MMUEXT_TLB_FLUSH_ALL, 0, 0, 0), lambda f: fd.follow_flush(self.b, f))

@@ -1,0 +1,204 @@
+"""Chooses who does what next, from a seed: guests, Dom0's processes, the toolstack; and which call in flight goes on.
+
+The choice looks at the rules in one thing only: where they see a step fail before the implementation does, nobody comes in
+between (`Flight.hurry`).
+"""
+
+from __future__ import annotations
+
+import random
+
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.domains import MAPTRACK_TAIL
+from bulkhead.impl.xen.guest_access import write
+from bulkhead.impl.xen.scheduler import HELD
+from bulkhead.proofs.refinement.lockstep.call import Flight
+from bulkhead.proofs.refinement.lockstep.follow_domains import follow_destroy
+from bulkhead.proofs.refinement.lockstep.lockstep import Bench
+from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.testbed import Guest
+from bulkhead.proofs.refinement.workload.dom0 import Dom0
+from bulkhead.proofs.refinement.workload.guests import GuestCalls, maps_of_the_past
+
+MOST_FLIGHTS = 3
+
+
+class Driver(GuestCalls):
+    """All that moves."""
+
+    def __init__(self, bench: Bench, seed: int) -> None:
+        super().__init__(bench, random.Random(seed))
+        self.dom0 = Dom0(bench, self.rng, self.interleave)
+        self.own: Flight | None = None  # a call of Dom0's kernel, which goes on when the others have had their turn
+
+    # One move.
+
+    def move(self) -> None:
+        """Start a call, store something, or let a call in flight go on."""
+        b, rng = self.b, self.rng
+        if self._go_on():
+            return
+        if rng.random() < 0.17:
+            text = self.dom0.move()
+            if text:
+                self.text = f"dom0: {text}"
+                b.calls += 1
+                b.steps += 1
+                if b.rules_on:
+                    b.settle()
+                    b.check()
+            return
+        guests = list(b.rig.guests.values())
+        if not guests or (len(guests) < 3 and rng.random() < 0.1):
+            free = [d for d in (1, 2, 3) if d not in b.rig.guests]
+            domid = rng.choice(free)
+            self.text = f"createdomain d{domid}"
+            if not b.create(domid, rng.choice((1, 1, 1, 0)), rng.random() < 0.25) and not guests:
+                self.finish_calls()
+            return
+        self._guest_move(guests)
+
+    def _others(self) -> list[Flight]:
+        """Calls in flight that may go on now."""
+        return [f for f in self.b.flights if f is not self.own]
+
+    def _go_on(self) -> bool:
+        """Let a call in flight go on, if one must or chance says so."""
+        b, rng = self.b, self.rng
+        flights = self._others()
+        if not flights:
+            return False
+        holder = next((f for f in flights if f.marker in HELD or f.hurry), None)
+        if holder is not None:
+            if not holder.hurry and rng.random() < 0.25:
+                self.hostile_store()
+            b.advance(holder)
+            return True
+        if len(flights) >= MOST_FLIGHTS or rng.random() < 0.55:
+            f = flights[int(rng.random() * len(flights))]
+            self.text = f"{f.text} (from {f.marker or 'its start'})"
+            b.advance(f)
+            return True
+        return False
+
+    def _guest_move(self, guests: list[Guest]) -> None:
+        """Something that a guest starts, or that is done to it."""
+        b, rng = self.b, self.rng
+        guest = guests[int(rng.random() * len(guests))]
+        domain = guest.domain
+        chance = rng.random()
+        past = maps_of_the_past(b, domain) if chance < 0.2 else []
+        if domain.crashed or chance < 0.004 or (past and chance < 0.1):
+            if self.own is None:
+                self.life(guest)
+            return
+        if domain.is_dying or domain.pause_count:
+            if domain.pause_count and not domain.is_dying and rng.random() < 0.5 and self.own is None:
+                self.text = f"unpause d{guest.domid}"
+                b.pause(guest.domid, False)
+            return
+        busy = {f.vcpu for f in b.flights if f.domid == guest.domid and f.guest is not None}
+        vcpu = 0 if 0 not in busy else 1
+        if vcpu in busy:
+            return
+        if past:
+            self.unmap(guest, vcpu, past[0])
+            return
+        if busy and chance > 0.6 and self.in_part(guest) is not None:
+            self.map(guest, vcpu)
+            return
+        x = rng.random() * self.moves[-1][0]
+        for limit, move in self.moves:
+            if x < limit:
+                move(guest, vcpu)
+                return
+
+    def interleave(self, own: Flight) -> None:
+        """Bring a call of Dom0's kernel to its end; wherever it yields, guests go on, and processes may be killed."""
+        b, rng = self.b, self.rng
+        outer, self.own = self.own, own
+        while own in b.flights:
+            if own.marker in HELD or own.hurry:
+                if not own.hurry and rng.random() < 0.25:
+                    self.hostile_store()
+            else:
+                if rng.random() < 0.02:
+                    self.dom0.killed = self.dom0.current
+                guests = list(b.rig.guests.values())
+                while guests and rng.random() < 0.5:
+                    if not self._go_on():
+                        self._guest_move(guests)
+                    guests = list(b.rig.guests.values())
+                while any(f.marker in HELD or f.hurry for f in self._others()):
+                    self._go_on()
+            b.advance(own)
+        self.own = outer
+
+    def finish_calls(self) -> None:
+        """Let all calls in flight return, but for a call of Dom0's kernel that waits for this very move."""
+        while flights := self._others():
+            f = next((f for f in flights if f.marker in HELD or f.hurry), flights[0])
+            self.text = f"{f.text} (from {f.marker})"
+            self.b.advance(f)
+
+    # Lives of guests.
+
+    def life(self, guest: Guest) -> None:
+        """Destroy or pause a guest that has no call in flight."""
+        b = self.b
+        if any(f.domid == guest.domid for f in b.flights):
+            return
+        if not guest.domain.crashed and self.rng.random() < 0.4:
+            self.text = f"pause d{guest.domid}"
+            b.pause(guest.domid, True)
+            return
+        self.destroy(guest)
+
+    def destroy(self, guest: Guest) -> None:
+        """Start the end of a guest."""
+        b = self.b
+        if guest.domain.is_dying or any(f.guest is None for f in b.flights):
+            return
+        check_handles(guest)
+        kernel, xen = b.rig.kernel, b.rig.xen
+        raw = abi.DOMCTL_HEADER.pack(abi.DOMCTL_DESTROYDOMAIN, abi.DOMCTL_INTERFACE_VERSION, guest.domid, 0, 0, 0)
+        write_domctl(b, raw)
+        flight = Flight(f"destroydomain d{guest.domid}", guest.domid, 0,
+                        xen.hypercall(kernel.vcpu, abi.HYPERVISOR_DOMCTL, kernel.arg_va))
+        b.rig.guests[guest.domid] = guest
+        self.text = flight.text
+        b.launch(flight, follow_destroy(b, flight, guest.domid), 0)
+        b.advance(flight)
+
+    def end(self) -> None:
+        """Destroy everything, in a random order."""
+        self.finish_calls()
+        guests = list(self.b.rig.guests.values())
+        self.rng.shuffle(guests)
+        for guest in guests:
+            self.destroy(guest)
+            self.finish_calls()
+        self.dom0.end()
+        if self.b.rules_on:
+            self.b.settle()
+            self.b.compare_all()
+            self.b.check_claims()
+        self.b.check_end()
+
+
+def check_handles(guest: Guest) -> None:
+    """Each record is in use or on a free list, once."""
+    track = guest.domain.grant_table.maptrack
+    seen = [n for n, record in enumerate(track) if record.flags & 3]
+    for vcpu in guest.domain.vcpus:
+        handle = vcpu.maptrack_head
+        while handle != MAPTRACK_TAIL and len(seen) <= len(track):
+            seen.append(handle)
+            handle = track[handle].ref
+    if sorted(seen) != list(range(len(track))):
+        raise Mismatch(f"d{guest.domid} has {len(track)} records, {len(seen)} of them free or in use")
+
+
+def write_domctl(b: Bench, raw: bytes) -> None:
+    """Put a domctl into Dom0's argument page."""
+    write(b.rig.xen, b.rig.kernel.vcpu, b.rig.kernel.arg_va, raw.ljust(abi.DOMCTL_SIZE, b"\0"))

@@ -1,0 +1,235 @@
+"""A trace as people read it: a log of calls, and the files that `bulkhead attack` leaves.
+
+The log says what of the start state matters, then per step who calls what with which arguments, what comes back and what
+changes, and at the end what is violated. Pictures are drawn from the same states (`pictures.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Iterable
+from pathlib import Path
+
+from bulkhead.model.diagnostics import UsageError
+from bulkhead.model.ir import BOOL, Claim, System
+from bulkhead.model.loader import load, shipped_systems
+from bulkhead.model.machine import Machine
+from bulkhead.model.trace import (
+    Event,
+    Trace,
+    TraceError,
+    header,
+    load_jsonl,
+    named_args,
+    replay,
+    start_breaks,
+    to_itf,
+    to_jsonl,
+)
+from bulkhead.model.world import State, changes, elements, index_names, place, size_of
+from bulkhead.proofs.atomic_files import write_file
+from bulkhead.proofs.report import canvas, pictures
+from bulkhead.proofs.report.element_names import Facts, Names, domain_name
+from bulkhead.proofs.report.explain import Moment, blame, facts_of
+from bulkhead.proofs.theorems.attack import violated
+
+HARD = "\u00a0"
+GONE = 4  # things that a step takes away, named in a picture's caption
+
+
+def log(trace: Trace, system: System, machine: Machine) -> str:
+    """The whole trace as text."""
+    states = replay(trace, machine)
+    claim = system.claims()[trace.claim]
+    size = len(trace.events)
+    out = [f"Attack on {trace.claim} of {system.name}: {size} step{'s' * (size != 1)}"
+           + (f", with fault {', '.join(trace.faults)}" if trace.faults else ""), ""]
+    if claim.doc:
+        out += [*textwrap.wrap(f"claim: {claim.doc}", 110, initial_indent="  ", subsequent_indent="    "), ""]
+    out.append("  at the start, as far as it matters:")
+    out += [f"      {line}" for line in records((w, v) for w, v in needed_at_start(trace, system, machine).items())] \
+        or ["      nothing of note"]
+    for n, event in enumerate(trace.events, 1):
+        doc = machine.transitions[event.label].step.doc
+        out += ["", f"  {n}. {call_text(trace, system, machine, event, states[n - 1])}"]
+        out += [f"        -- {_first_sentence(doc)}"] if doc else []
+        changed = changes(system, trace.world, states[n - 1], states[n])
+        told = {w: f"{old} -> {new}" for w, (old, new) in changed.items() if _tells(system, w)}
+        out += [f"        {line}" for line in records(told.items())]
+    out += ["", f"  now {trace.claim} is false."]
+    return "\n".join(out) + "\n"
+
+
+def call_text(trace: Trace, system: System, machine: Machine, event: Event, before: State | None = None) -> str:
+    """`domU domain1: hypercall map_grant_ref(caller=domain1, ...) = okay`, with what was picked behind it.
+
+    Who makes the call is told where `before`, the state that it is made in, knows of domains and processes.
+    """
+    t = machine.transitions[event.label]
+    args = named_args(system, trace.world, machine, event)
+    known = facts_of(system, trace.world, before) if before is not None else {}
+    own = [f"{p.name}={domain_name(known, args[p.name])}" for p in t.step.params]
+    picked = [f"{p.name.rpartition('_')[2]}={args[p.name]}" for p in t.params
+              if p not in t.step.params and p.name != "this"]
+    where = f" [{args['this']}]" if "this" in args else ""
+    tail = f", picking {', '.join(picked)}" if picked else ""
+    who = _actor(known, t.step.kind, args)
+    return f"{who}{t.step.kind} {t.step.label}({', '.join(own)}) = {t.code or 'okay'}{tail}{where}"
+
+
+def _actor(facts: Facts, kind: str, args: dict[str, str]) -> str:
+    """Who acts: a process, a domain, or who made the call that goes on; "" for what the system does by itself."""
+    names = Names(facts)
+    if kind == "internal":
+        return ""
+    for name in ("p", "caller", "owner", "space"):
+        if name in args and names.of(args[name]) != args[name]:
+            return f"{names.of(args[name])}: "
+    call = (args.get("this", ""),)
+    space, by = facts.get("issuer.space", {}).get(call, ""), facts.get("issuer.by", {}).get(call, "")
+    who = space if names.is_process(space) else by
+    return f"{names.of(who)}: " if who else ""
+
+
+def _first_sentence(doc: str) -> str:
+    """The first sentence of a text of several; an abbreviation with a small letter behind it does not end one."""
+    return re.split(r"(?<=[.!?;:]) +(?=[A-Z])", " ".join(doc.split()))[0].rstrip(";:")
+
+
+def records(places: Iterable[tuple[str, str]]) -> list[str]:
+    """Places and what is said of them as lines, one for all fields of a record."""
+    grouped: dict[str, list[str]] = {}
+    for where, said in places:
+        head, bracket, field = where.partition("]")
+        if bracket and field:
+            grouped.setdefault(head + bracket, []).append(f"{field.lstrip('.')} {said}")
+        else:
+            grouped.setdefault(f"{where} {said}" if said.startswith("=") else f"{where}: {said}", [])
+    out: list[str] = []
+    for head, parts in grouped.items():
+        line = ", ".join(part.replace(" ", HARD) for part in parts)  # wrapped between parts only
+        out += textwrap.wrap(f"{head}: {line}" if parts else head, 116, subsequent_indent="    ")
+    return [line.replace(HARD, " ") for line in out]
+
+
+def _tells(system: System, where: str) -> bool:
+    """Ghost state and the arguments that a call in flight remembers are left out of the log."""
+    name = where.partition("[")[0] + where.rpartition("]")[2]
+    func = system.funcs.get(name) or system.funcs.get(where)
+    return func is not None and not func.ghost and name.partition(".")[0] not in {s.op for s in system.steps}
+
+
+def needed_at_start(trace: Trace, system: System, machine: Machine) -> dict[str, str]:
+    """What the attack needs of its first state, ghost state left out: place -> value.
+
+    Flags and enum members count when the attack fails without them, other values when none of their sort would do.
+    """
+    claim = system.claims()[trace.claim]
+    state = [list(t) for t in trace.initial]
+
+    def attacks() -> bool:
+        again = Trace(trace.system, trace.faults, trace.claim, trace.world, state, trace.events)
+        try:
+            return violated(system, claim, machine, again, replay(again, machine)) is not None
+        except UsageError:
+            return False
+
+    needed = {}
+    for k, func in enumerate(system.funcs.values()):
+        flag = func.sort == BOOL or func.sort in system.enums
+        for i, value in enumerate(state[k]):
+            others = [0] if flag else [v for v in range(size_of(system, trace.world, func.sort)) if v != value]
+            if func.ghost or not others or (flag and not value):
+                continue
+            for other in others:
+                state[k][i] = other
+                if attacks():
+                    break
+            else:
+                state[k][i] = value
+                needed[place(func.name, index_names(system, trace.world, func.name, i))] = \
+                    "= " + elements(system, trace.world, func.sort)[value]
+            if not flag:
+                state[k][i] = value  # another value would do as well, which says nothing of the next place
+    return needed
+
+
+def save_trace(system: System, name: str, trace: Trace, folder: Path) -> str:
+    """Write log, JSON Lines, ITF and pictures of an attack on claim `name`; gives the log, and where the files are."""
+    machine = Machine(system, trace.world)
+    states = replay(trace, machine)
+    text = log(trace, system, machine)
+    write_file(folder / "trace.txt", text)
+    write_file(folder / "trace.jsonl", to_jsonl(trace, system, machine))
+    write_file(folder / "trace.itf.json", json.dumps(to_itf(trace, system, machine), indent=1) + "\n")
+    claim = system.claims()[name]
+    last = len(trace.events)
+    failed = bool(last and machine.transitions[trace.events[-1].label].code)
+    red = blame(system, trace.world, claim.body, moment(claim, states[max(last - 1, 0)], states[last], failed))
+    tables = [facts_of(system, trace.world, s) for s in states]
+    caption = canvas.Caption("At the start", (f"{name} of {system.name} holds.",) if last else (), red=not last)
+    drawn = [(pictures.draw(tables[0], caption, (), () if last else red), folder / "step-0")]
+    for n, event in enumerate(trace.events, 1):
+        moved = pictures.changes(tables[n - 1], tables[n])
+        lines = [call_text(trace, system, machine, event, states[n - 1]), *gone_lines(system, tables[n], moved)]
+        lines += [f"Now {name} is false."] * (n == last)
+        title = f"Step {n} of {last}: {machine.transitions[event.label].step.kind} {event.label}"
+        caption = canvas.Caption(title, tuple(lines), red=n == last)
+        drawn.append((pictures.draw(tables[n], caption, moved, red if n == last else ()), folder / f"step-{n}"))
+    title = f"{name} is violated in {system.name}" + (f", with fault {', '.join(trace.faults)}" if trace.faults else "")
+    caption = canvas.Caption(title, (*([claim.doc] if claim.doc else []), _way(trace)), red=True)
+    drawn.append((pictures.draw(tables[-1], caption, pictures.changes(tables[0], tables[-1]), red), folder / "overview"))
+    note = pictures.save_all(drawn)
+    return text + (f"\n{note}\n" if note else "") + f"\n  files: {folder}\n"
+
+
+def retell(path: Path, system_name: str | None = None) -> str:
+    """The log of a trace that was written before, of a shipped system or of `system_name` (a name or path).
+
+    Raises `TraceError` when it does not replay, or violates nothing.
+    """
+    head = header(path)
+    faults = head.get("faults")
+    if not isinstance(head.get("system"), str) or not isinstance(faults, list):
+        raise TraceError(f"{path}:1: the header names no system, or no list of faults.")
+    if system_name is None and head["system"] not in shipped_systems():
+        raise TraceError(f"{path}:1: a trace of system `{head['system']}`, which is not a shipped one; "
+                         "say where its rules are: --system FILE.rules.")
+    if system_name is not None and load(system_name, []).name != head["system"]:
+        raise TraceError(f"{path}:1: a trace of system `{head['system']}`, not of `{load(system_name, []).name}`.")
+    system = load(head["system"] if system_name is None else system_name, [str(f) for f in faults])
+    trace = load_jsonl(path, system)
+    if trace.claim not in system.claims():
+        raise TraceError(f"{path}:1: system `{system.name}` claims nothing named `{trace.claim}`.")
+    machine = Machine(system, trace.world)
+    wrong = start_breaks(machine, trace.initial)
+    if wrong is not None:
+        raise TraceError(f"{path}:2: the first state is no initial state: the {wrong.kind} at {wrong.span.file}:"
+                         f"{wrong.span.line} does not hold in it.")
+    try:
+        states = replay(trace, machine)
+    except TraceError as error:
+        raise TraceError(f"{path}: {error}") from None
+    broken = violated(system, system.claims()[trace.claim], machine, trace, states)
+    if broken is None:
+        raise TraceError(f"{path}: replays, but `{trace.claim}` holds in every state of it.")
+    return log(trace, system, machine)
+
+
+def moment(claim: Claim, before: State, after: State, failed: bool) -> Moment:
+    return Moment(before, after, failed) if claim.kind == "transition" else Moment(after)
+
+
+def gone_lines(system: System, after: Facts, moved: set[canvas.Place]) -> list[str]:
+    """A line on what a step took away, for that cannot be seen in the state after it."""
+    gone = [w for w in (place(f, list(a)) for f, a in sorted(moved) if after[f][a] == "false") if _tells(system, w)]
+    more = f" and {len(gone) - GONE} more" if len(gone) > GONE else ""
+    return [f"no longer: {', '.join(gone[:GONE])}{more}"] if gone else []
+
+
+def _way(trace: Trace) -> str:
+    """The calls of an attack in order."""
+    return "By " + ", ".join(f"{n}.{HARD}{e.label}" for n, e in enumerate(trace.events, 1)) + "." if trace.events else \
+        "In an initial state."

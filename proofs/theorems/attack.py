@@ -1,0 +1,226 @@
+"""Attack search: a shortest trace from an initial state to a violation of a theorem, in a small world.
+
+Depth grows one by one, so the first attack that bounded model checking finds is a shortest one. Where the way is too
+long for that, a directed search of the executable model finds some attack, which is then made as short as it can be
+with the calls it makes; the trace says up to which depth every attack was excluded. Then the world is made smaller
+while the attack remains, and the executable model has to replay it before it is believed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+from bulkhead.model.ir import Claim, Quant, System, Term, neg
+from bulkhead.model.machine import Machine
+from bulkhead.model.trace import Event, Trace, replay, start_breaks
+from bulkhead.model.world import State
+from bulkhead.proofs.theorems.bmc import Search, default_scope
+from bulkhead.proofs.theorems.directed_search import Path, find
+from bulkhead.proofs.theorems.initial_states import NoInitialState, initial_states
+from bulkhead.proofs.theorems.solvers import SolverError
+
+MAX_DEPTH = 5  # of the search through all calls when the directed search finds nothing
+FIRST_DEPTH = 3  # cheap enough to go before the directed search
+FEW = 2
+PATIENCE = 20_000_000  # Z3's own measure of effort for one query beyond that, some seconds; runs agree on it
+SHORTENING = PATIENCE // 2  # the same for each query that would make a long attack shorter
+BUDGET = 20_000  # calls of the directed search with one seed
+SEEDS = (3, 2, 1)
+
+
+def find_attack(system: System, claim_name: str, faults: tuple[str, ...] = (), max_depth: int = MAX_DEPTH,
+                limit: float = 60.0) -> Trace | None:
+    """A short attack on one claim; see `find_attacks`."""
+    return find_attacks(system, [claim_name], faults, max_depth, limit)[claim_name]
+
+
+def find_attacks(system: System, claims: Iterable[str], faults: tuple[str, ...] = (), max_depth: int = MAX_DEPTH,
+                 limit: float = 60.0, one: bool = False) -> dict[str, Trace | None]:
+    """A short attack on each claim, replayed on the executable model; None where none is found.
+
+    With `one`, the search ends with the first claim that falls.
+
+    All calls are searched to `FIRST_DEPTH` (one step less for more than `FEW` claims at once), then the directed search
+    has its turn, then up to `FEW` claims are searched deeper for as long as Z3 answers.
+
+    A trace's `excluded` says that there is no attack of so many steps in the world searched; where that is one less
+    than its length, it is a shortest attack. None means none up to `max_depth` steps, and none that the directed search
+    finds. Raises `SolverError` when the executable model does not confirm what Z3 gave.
+    """
+    open_claims = {n: system.claims()[n] for n in claims}
+    if not open_claims:
+        return {}
+    found: dict[str, Trace | None] = dict.fromkeys(open_claims)
+    longer: dict[str, Trace] = {}
+    first = min(max_depth, FIRST_DEPTH if len(open_claims) <= FEW else FIRST_DEPTH - 1)
+    search = Search(system, next(iter(open_claims.values())), default_scope(system), limit)
+    while True:
+        for name, claim in list(open_claims.items()):
+            answer = search.answer(claim)
+            if answer == "unknown":
+                del open_claims[name]
+                if name in longer:
+                    found[name] = replace(longer[name], excluded=search.depth - 1)
+            if answer == "sat":
+                found[name] = replace(search.decode(()), claim=name, excluded=search.depth - 1)
+                search.forget()
+                open_claims = {n: c for n, c in open_claims.items() if n != name and not one}
+                if one:
+                    break
+        if search.depth == first and first < max_depth and open_claims:
+            longer = directed_attacks(system, open_claims, limit, one, search.depth)
+            search.effort(PATIENCE)
+            open_claims = {n: c for n, c in open_claims.items() if not one or n in longer or not longer}
+        for name, trace in longer.items():
+            if name in open_claims and search.depth >= min(first, len(trace.events) - 1):
+                found[name] = replace(trace, excluded=search.depth)
+                del open_claims[name]
+        if not open_claims or search.depth >= (max_depth if len(open_claims) <= FEW else first):
+            break
+        search.deepen()
+    return {n: None if t is None else _believed(system, replace(t, faults=faults), limit) for n, t in found.items()}
+
+
+def _believed(system: System, trace: Trace, limit: float) -> Trace:
+    """The attack in its smallest world, replayed."""
+    claim = system.claims()[trace.claim]
+    small = replace(_in_smallest_world(system, claim, trace, limit), faults=trace.faults, excluded=trace.excluded)
+    confirm(system, claim, small)
+    return small
+
+
+# Longer attacks.
+
+
+def directed_attacks(system: System, claims: Mapping[str, Claim], limit: float, one: bool = False,
+                     excluded: int = -1) -> dict[str, Trace]:
+    """Attacks found by the directed search of the executable model, made short; with `one`, the shortest of them.
+
+    In the default world there are none of `excluded` steps or fewer.
+    """
+    open_claims = {n: _violation(c.body) for n, c in claims.items() if c.kind != "transition"}
+    try:
+        machine, states = initial_states(system, limit, random.Random(1))
+    except NoInitialState:
+        return {}
+    paths: dict[str, Path] = {}
+    for seed in SEEDS if len(open_claims) <= FEW else SEEDS[:1]:
+        missing = {n: body for n, body in open_claims.items() if n not in paths}
+        if missing and not (one and paths):
+            paths.update(find(machine, missing, seed, BUDGET, states))
+    if one and paths:
+        paths = dict([min(paths.items(), key=lambda item: len(item[1].steps()))])
+    return {n: _shortened(system, claims[n], machine, path, limit, excluded) for n, path in paths.items()}
+
+
+def _shortened(system: System, claim: Claim, machine: Machine, path: Path, limit: float, excluded: int) -> Trace:
+    names = {label: [p.name for p in t.params] for label, t in machine.transitions.items()}
+    events = [Event(label, dict(zip(names[label], args, strict=True))) for label, args in path.steps()]
+    start = path.start()
+
+    def attacks(some: list[Event]) -> bool:
+        state = [list(t) for t in start]
+        return all(machine.fire(state, e.label, e.args) for e in some) and not machine.holds(state, claim.body)
+
+    trace = Trace(system.name, (), claim.name, machine.world, start, tuple(_needed(events, attacks)))
+    return _by_the_same_calls(system, claim, trace, limit, excluded) or trace
+
+
+def _violation(term: Term) -> Term:
+    if isinstance(term, Quant) and term.kind == "forall":
+        return Quant("exists", term.vars, _violation(term.body))
+    return neg(term)
+
+
+def _needed(events: list[Event], attacks: Callable[[list[Event]], bool]) -> list[Event]:
+    """The events without those that the attack does without, whole stretches first."""
+    size = len(events) // 2
+    while size:
+        k = 0
+        while k < len(events):
+            fewer = events[:k] + events[k + size:]
+            if attacks(fewer):
+                events = fewer
+            else:
+                k += size
+        size //= 2
+    return events
+
+
+def _by_the_same_calls(system: System, claim: Claim, trace: Trace, limit: float, excluded: int) -> Trace | None:
+    """A shorter attack by the calls of a trace, from any initial state of the default world, with over `excluded` steps."""
+    search = Search(system, claim, default_scope(system), limit)
+    used = {e.label for e in trace.events}
+    search.transitions = [t for t in search.transitions if t.label in used]
+    search.effort(SHORTENING)
+    try:
+        while search.depth <= excluded or not search.violated():
+            if search.depth >= len(trace.events) - 1:
+                return None
+            search.deepen()
+        return search.decode(())
+    except SolverError:  # too hard: what has been found stands
+        return None
+
+
+def _in_smallest_world(system: System, claim: Claim, trace: Trace, limit: float) -> Trace:
+    """The attack, by the same calls, in a world where no sort can be made smaller, from a state as empty as can be."""
+    sizes = trace.world.sizes
+    labels = [e.label for e in trace.events]
+
+    def attempt(smaller: dict[str, int]) -> Search | None:
+        again = Search(system, claim, smaller, limit)
+        every = again.transitions
+        for label in labels:
+            again.transitions = [t for t in every if t.label == label]
+            again.deepen()
+        again.effort(PATIENCE)
+        return again if again.answer(claim) == "sat" else None  # `unknown`: it is not believed to do in a smaller world
+
+    sorts = {t.label: {p.name: p.sort for p in t.params} for s in system.steps for t in s.outcomes()}
+    named: dict[str, set[int]] = {}  # the elements of each sort that the attack and the rules name
+    for const, sort in system.consts.items():
+        named.setdefault(sort, set()).add(trace.world.consts[const])
+    for event in trace.events:
+        for name, element in event.args.items():
+            named.setdefault(sorts[event.label][name], set()).add(element)
+    found = None
+    for guess in (dict.fromkeys(sizes, 1), {s: len(named.get(s, "1")) for s in sizes},
+                  {s: n if s in named else 1 for s, n in sizes.items()}, sizes):
+        found = found or attempt(guess)
+    if found is None:
+        return trace
+    for sort in sorted(sizes):
+        while found.sizes[sort] > 1 and (smaller := attempt({**found.sizes, sort: found.sizes[sort] - 1})) is not None:
+            found = smaller
+    found.effort(0)  # no bound: all that is asked now is near to what was found
+    found.tighten()
+    return found.decode(())
+
+
+def confirm(system: System, claim: Claim, trace: Trace) -> None:
+    """Replay a trace on the executable model: every step fires, and the claim is false only at the end."""
+    machine = Machine(system, trace.world)
+    states = replay(trace, machine)
+    wrong = start_breaks(machine, states[0])
+    if wrong is not None:
+        raise SolverError(f"the solver's initial state does not satisfy {wrong.name} on the executable model")
+    if violated(system, claim, machine, trace, states) is None:
+        raise SolverError(f"the executable model does not confirm the attack on `{claim.name}`")
+
+
+def violated(system: System, claim: Claim, machine: Machine, trace: Trace, states: list[State]) -> int | None:
+    """After how many steps of a trace the claim is false for the first time; None when it holds all along."""
+    for n, state in enumerate(states):
+        if claim.kind != "transition":
+            if not machine.holds(state, claim.body):
+                return n
+        elif n and not machine.holds_between(states[n - 1], state, claim.body,
+                                             bool(machine.transitions[trace.events[n - 1].label].code)):
+            return n
+    return None
+
+
+__all__ = ["MAX_DEPTH", "confirm", "directed_attacks", "find_attack", "find_attacks", "violated"]

@@ -1,0 +1,227 @@
+"""Deciding queries: Z3 refutes them, cvc5 decides again what was refuted, and what stays open is pressed.
+
+Work is spread over processes, block by block. Z3 keeps one session for many blocks; cvc5 gets one of its own for each, with
+just the declarations that it needs, for its sessions grow slow as they grow long. Nothing counts as decided on `unknown`.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import dataclass, replace
+
+from bulkhead.model.ir import System
+from bulkhead.model.logic import Prelude
+from bulkhead.proofs import jobs as workers
+from bulkhead.proofs.theorems.cti import Cti, counterexample
+from bulkhead.proofs.theorems.queries import FOLLOWS, PLACES, Block, Query
+from bulkhead.proofs.theorems.solvers import EAGERNESS, FAST_LIMIT, Answer, Cvc5Session, SolverError, Z3Session
+from bulkhead.proofs.theorems.subsumption import Meanings, Refuted, split
+
+DEFAULT_LIMIT = 10.0
+PARTS = 6  # of the work for each process: small ones at the end keep all processes busy,
+LEAST = 10  # but a part of fewer queries is not worth its session
+
+
+@dataclass(frozen=True)
+class Result:
+    """The answers to one query. `second` is cvc5's verdict, "" when it was not asked."""
+
+    label: str
+    claim: str
+    verdict: str
+    core: tuple[str, ...]
+    seconds: float
+    second: str = ""
+    second_seconds: float = 0.0
+    again: bool = False  # refuted earlier in this run, for another step or system (`subsumption.py`)
+    cti: Cti | None = None  # for `sat`: the counterexample to induction, confirmed by the executable model
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The key of its query."""
+        return self.label, self.claim
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to prove: time limit per query in seconds, number of processes, and whether cvc5 decides again.
+
+    With `patient`, all queries are asked, and what is not refuted quickly is pressed: a counterexample to induction is
+    looked for. Without, a claim with an open query is not asked about further in a batch, for it will not stand.
+    """
+
+    limit: float = DEFAULT_LIMIT
+    jobs: int = 2
+    cross_check: bool = True
+    patient: bool = True
+
+
+def solve_batch(prelude: Prelude, blocks: list[Block], settings: Settings) -> list[Result]:
+    """Decide the queries of some blocks of one system; one session of Z3 for all of them.
+
+    Most proofs lean on few claims. So each query is first asked with the claim itself and what has helped it before as the
+    only claims that are assumed, which takes a small part of the time, and with all of them if that does not do.
+    """
+    results: list[Result] = []
+    fallen: set[str] = set()
+    memory, meanings = Refuted(), Meanings(prelude)
+    helpers: dict[str, set[str]] = {}  # for each claim what its proofs have leaned on so far: itself, and few others
+    z3 = Z3Session(min(FAST_LIMIT, settings.limit), fast=True)
+    z3.tell(prelude.text)
+    for whole in blocks:
+        ask, known = split([whole], memory, meanings, settings.cross_check)
+        results += known
+        if not ask:
+            continue
+        (block,) = ask
+        claims, rest = block.claims_assumed()
+        z3.tell("(push)\n" + block.context + block.assertions(rest))
+        first = {}
+        for query in block.queries:
+            own = claims.get(query.claim)
+            if own is not None and (settings.patient or query.claim not in fallen):
+                few = helpers.setdefault(query.claim, {own})
+                first[query.claim] = z3.ask(block.assertions(few) + query.goal)
+        if any(q.claim not in first or first[q.claim].verdict != "unsat" for q in block.queries):
+            z3.tell(block.assertions(claims.values()))
+        found: list[tuple[Query, Result]] = []
+        for query in block.queries:
+            if query.claim in fallen and not settings.patient:
+                continue
+            answer = first.get(query.claim, Answer("unknown"))
+            if answer.verdict != "unsat":
+                more = z3.ask(query.goal)
+                answer = replace(more, seconds=answer.seconds + more.seconds)
+                helpers.get(query.claim, set()).update(n for n in more.core if n in set(claims.values()))
+            if answer.verdict != "unsat" and block.label != FOLLOWS:  # what is not implied outright, induction will decide
+                more = _insist(prelude, block.text() + query.goal, settings)
+                answer = replace(more, seconds=answer.seconds + more.seconds)
+            if answer.verdict != "unsat":
+                answer = replace(answer, verdict="unknown")
+                fallen.add(query.claim)
+            found.append((query, Result(block.label, query.claim, answer.verdict, answer.core, answer.seconds)))
+        z3.tell("(pop)")
+        decided = _decided_again(found, block, prelude, settings) if settings.cross_check else [r for _, r in found]
+        for (query, _), result in zip(found, decided, strict=True):
+            memory.add(meanings, block, query, result)
+        results += decided
+    return results
+
+
+def _insist(prelude: Prelude, text: str, settings: Settings) -> Answer:
+    """Ask a query that a long session left open in sessions of its own, each with another eagerness to refute it."""
+    seconds = 0.0
+    for eager in EAGERNESS:
+        session = Z3Session(min(FAST_LIMIT, settings.limit), fast=True, eager=eager)
+        session.tell(prelude.text)
+        answer = session.ask(text)
+        seconds += answer.seconds
+        if answer.verdict == "unsat":
+            break
+    return replace(answer, seconds=seconds)
+
+
+def _decided_again(found: list[tuple[Query, Result]], block: Block, prelude: Prelude, settings: Settings) -> list[Result]:
+    """cvc5's word on what Z3 refuted of a block. It is asked with the core only: if that is unsat, so is the whole."""
+    texts = {r.claim: block.assertions(r.core) + (q.goal if "goal" in r.core else "")
+             for q, r in found if r.verdict == "unsat"}
+    if not texts:
+        return [r for _, r in found]
+    session = Cvc5Session(settings.limit)
+    session.tell(prelude.needed_by(block.context + "".join(texts.values())) + block.context)
+    out = []
+    for query, result in found:
+        if result.verdict == "unsat":
+            answer = session.ask(texts[result.claim])
+            if answer.verdict != "unsat":
+                finite = Cvc5Session(settings.limit, finite=True)
+                finite.tell(prelude.text)
+                more = finite.ask(block.text() + query.goal)
+                answer = replace(more, seconds=answer.seconds + more.seconds)
+            result = replace(result, second=answer.verdict, second_seconds=answer.seconds)
+        out.append(result)
+    return out
+
+
+def press(system: System, prelude: Prelude, block: Block, result: Result, settings: Settings) -> Result:
+    """Decide a query that could not be refuted quickly: by a counterexample in a small world, or with more patience."""
+    begun = time.perf_counter()
+    (query,) = [q for q in block.queries if q.claim == result.claim]
+    if block.label not in PLACES:
+        assumed = [n for n in block.assumed if n.partition("/")[0] in ("invariant", "theorem")]
+        try:
+            found = counterexample(system, block.label, result.claim, assumed, settings.limit)
+        except SolverError:
+            found = None
+        if found is not None:
+            spent = result.seconds + time.perf_counter() - begun
+            return replace(result, verdict="sat", core=(), seconds=spent, cti=found)
+    session = Z3Session(settings.limit, fast=False)
+    session.tell(prelude.text)
+    answer = session.ask(block.text() + query.goal)
+    made = replace(result, verdict=answer.verdict, core=answer.core, seconds=result.seconds + answer.seconds)
+    if answer.verdict != "unsat" or not settings.cross_check:
+        return made
+    return _decided_again([(query, made)], block, prelude, settings)[0]
+
+
+def run_blocks(prelude: Prelude, blocks: list[Block], settings: Settings, pool: ProcessPoolExecutor | None,
+               progress: Callable[[int], None] | None = None) -> list[Result]:
+    """Decide all blocks over the pool's processes; the results are in the order of the queries."""
+    if pool is None:
+        results = solve_batch(prelude, blocks, settings)
+        if progress is not None:
+            progress(len(results))
+        return results
+    alike: dict[str, list[Block]] = {}  # blocks that differ in what is assumed only: most of what one says, another says
+    for block in blocks:
+        alike.setdefault(block.context, []).append(block)
+    parts: list[list[Block]] = []
+    total = sum(len(bs[0].queries) for bs in alike.values())
+    aim = max(LEAST, total // (settings.jobs * PARTS))
+    sizes: list[int] = []
+    for same in sorted(alike.values(), key=lambda bs: -len(bs[0].queries)):
+        size = len(same[0].queries)
+        k = next((k for k, taken in enumerate(sizes) if taken + size <= aim), len(parts))
+        if k == len(parts):
+            parts.append([])
+            sizes.append(0)
+        parts[k] += same
+        sizes[k] += size
+    futures = [pool.submit(solve_batch, prelude, part, settings) for part in parts]
+    found: dict[tuple[str, str], Result] = {}
+    todo = set(futures)
+    while todo:
+        ready, todo = wait(todo, return_when=FIRST_COMPLETED)
+        for future in ready:
+            results = future.result()
+            found.update((r.key, r) for r in results)
+            if progress is not None:
+                progress(len(results))
+    return [found[q.key] for b in blocks for q in b.queries if q.key in found]
+
+
+def make_pool(jobs: int) -> ProcessPoolExecutor | None:
+    """A pool of solver processes; None for a single one."""
+    if jobs <= 1:
+        return None
+    return ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), initializer=workers.begin)
+
+
+def pressed(system: System, prelude: Prelude, blocks: list[Block], results: list[Result], settings: Settings,
+             pool: ProcessPoolExecutor | None) -> list[Result]:
+    """The results, with those that were not refuted decided with more effort."""
+    by_label = {b.label: b for b in blocks}
+    futures = {}
+    for k, r in enumerate(results):
+        if r.verdict != "unsat":
+            job = (system, prelude, by_label[r.label], r, settings)
+            futures[k] = press(*job) if pool is None else pool.submit(press, *job)
+    done = {k: f if isinstance(f, Result) else f.result() for k, f in futures.items()}
+    return [done.get(k, r) for k, r in enumerate(results)]
+
+
+__all__ = ["DEFAULT_LIMIT", "Result", "Settings", "make_pool", "press", "pressed", "run_blocks", "solve_batch"]

@@ -1,0 +1,293 @@
+"""What can be reached from an initial state, and how: a seeded, goal-directed search of the executable model.
+
+A random walk seldom does by chance what a rule needs (the right entry for the right peer under the right reference).
+Here each transition not yet taken is a goal in turn, and so can be the violation of a claim. A goal's guard is asked
+conjunct by conjunct, and the calls tried next are those that write what the first unsatisfied conjunct reads, or that
+make such a call possible. A state that satisfies more of a goal's guard is kept as the place to go on from. What is
+reached is reached: the states are made by taking transitions from an initial state. What is not reached within the
+budget may still be reachable.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from bulkhead.model.caller import Caller, caller_of
+from bulkhead.model.compile import compiled
+from bulkhead.model.ir import Lit, Quant, Term, Transition, Var, conj, conjuncts, eq, neg
+from bulkhead.model.machine import Machine
+from bulkhead.model.world import State
+from bulkhead.proofs.theorems.guard_conjuncts import LOOPS, Wish, compiled_probe, opened, reads, wish_of
+from bulkhead.proofs.theorems.random_walk import initial_state
+
+STARTS = 4  # initial states to begin from
+TRIALS = 25  # calls tried for one goal before the next goal has its turn
+WIDE = 4  # helpers looked at for one goal before it is given up for now
+ELSEWHERE = 0.3  # how often a goal is pursued from an initial state and not from where it came closest
+ROUNDS, FAIR = 4, 0.9  # a search that reaches less is begun anew, but not more often than this
+FORGIVEN = 0.1  # how often a call that takes the goal further away is kept all the same
+
+
+@dataclass(frozen=True)
+class Reached:
+    """`labels` were taken from an initial state; `calls` is how many calls were made to find that out."""
+
+    labels: frozenset[str]
+    calls: int
+
+
+@dataclass(frozen=True)
+class Path:
+    """How a state was reached: the state before, and the transition taken there; an initial state has neither."""
+
+    state: State
+    before: Path | None = None
+    label: str = ""
+    args: tuple[int, ...] = ()
+
+    def steps(self) -> list[tuple[str, tuple[int, ...]]]:
+        """All transitions from the initial state on, with their arguments in the order of their parameters."""
+        out: list[tuple[str, tuple[int, ...]]] = []
+        path: Path | None = self
+        while path is not None and path.before is not None:
+            out.append((path.label, path.args))
+            path = path.before
+        return out[::-1]
+
+    def start(self) -> State:
+        """The initial state."""
+        path = self
+        while path.before is not None:
+            path = path.before
+        return path.state
+
+
+@dataclass(frozen=True)
+class _Goal:
+    """A transition and how to get there: `probe` gives how many conjuncts hold, and arguments when all do."""
+
+    transition: Transition
+    probe: Callable[..., tuple[int, tuple[int, ...] | None]]
+    effect: Callable[..., None]
+    written: tuple[int, ...]  # the tables that the effect assigns
+    any_helper: tuple[int, ...]
+    helpers: tuple[tuple[int, ...], ...]  # for each conjunct, the transitions that write what it reads
+
+
+def reach(machine: Machine, seed: int, budget: int, starts: Sequence[State] = ()) -> Reached:
+    """Search until every transition was taken or `budget` calls were made. The same seed gives the same answer.
+
+    A search that goes astray early, and so leaves out much, is begun anew with other choices and as many calls.
+    `starts` are initial states to begin from; without them the executable model looks for some itself.
+    """
+    done, calls = frozenset[int](), 0
+    for again in range(ROUNDS):
+        search = _Search(machine, random.Random(f"{seed}, {again}"), done=done)
+        search.run(budget, starts)
+        done, calls = frozenset(search.done), calls + search.calls
+        if len(done) >= FAIR * search.count:
+            break
+    return Reached(frozenset(search.transitions[k].label for k in done), calls)
+
+
+def find(machine: Machine, wanted: Mapping[str, Term], seed: int, budget: int,
+         starts: Sequence[State] = ()) -> dict[str, Path]:
+    """Ways to states in which closed formulas are true; those not found before the budget is spent are missing.
+
+    They are not the shortest ways.
+    """
+    if not machine.transitions:
+        return {}
+    some = next(iter(machine.transitions.values())).step
+    goals = []
+    for name, body in wanted.items():
+        names: tuple[Var, ...] = ()
+        while isinstance(body, Quant) and body.kind == "exists":
+            names, body = (*names, *body.vars), body.body
+        goals.append(Transition(name, some, names, body, (), ""))
+    search = _Search(machine, random.Random(seed), goals)
+    search.run(budget, starts)
+    return {search.transitions[k].label: path for k, path in search.found.items()}
+
+
+class _Search:
+    """The goals, and the states found so far that come closest to each."""
+
+    def __init__(self, machine: Machine, rng: random.Random, wanted: Sequence[Transition] = (),
+                 done: Iterable[int] = ()) -> None:
+        """`wanted` are further goals, and then the only ones that count; they are no transitions of the system.
+
+        `done` are goals reached already.
+        """
+        self.rng = rng
+        self.caller: Caller = caller_of(machine)
+        self.transitions = [*self.caller.transitions, *wanted]
+        self.wanted = frozenset(range(len(self.caller.transitions), len(self.transitions)))
+        self.count = len(self.transitions)  # what comes after these is a transition once more, made to assign some value
+        self.found: dict[int, Path] = {}
+        self.writers: dict[str, list[int]] = {}
+        for k, t in enumerate(self.transitions):
+            for name in {u.func for u in t.updates}:
+                self.writers.setdefault(name, []).append(k)
+        self.number = list(range(self.count))  # of the transition that each goal is
+        self.taken = [0] * self.count
+        self.made_to: dict[tuple[int, Wish], int] = {}
+        self.effects: dict[int, Callable[..., None]] = {}  # of transitions
+        self.goals: list[_Goal] = []
+        while len(self.goals) < len(self.transitions):  # one goal may ask for more of them
+            k = len(self.goals)
+            self.goals.append(self._goal(self.transitions[k], self.number[k]))
+        self.best: list[list[tuple[int, Path]]] = [[] for _ in range(self.count)]
+        self.starts: list[Path] = []
+        self.done = set(done)
+        self.calls = 0
+
+    def _goal(self, t: Transition, number: int) -> _Goal:
+        some: list[Var] = []
+        parts = [p for c in conjuncts(t.guard) for p in opened(c, self.caller, some, LOOPS - len(t.params))]
+        probe, order = compiled_probe(self.caller, t, parts, some)
+        if number not in self.effects:
+            params = ", ".join(["S", *(f"v_{p.name}" for p in t.params)])
+            coder = self.caller.coder
+            self.effects[number] = compiled("effect", params, [coder.header(), *coder.effect(t.updates)])
+        helpers = tuple(tuple(self._helpers(part)) for part in order)
+        written = tuple({self.caller.coder.number[u.func] for u in t.updates})
+        every = tuple(h for hs in helpers for h in hs)
+        return _Goal(t, probe, self.effects[number], written, every, helpers)
+
+    def _helpers(self, part: Term) -> list[int]:
+        """The transitions that may make a conjunct true; successes count twice."""
+        wanted = wish_of(part)
+        found: list[int] = []
+        for name in sorted(reads(part, self.caller)):
+            for k in self.writers.get(name, ()):
+                helper = k if wanted is None or wanted.func != name else self._made_to(k, wanted)
+                if helper is not None:
+                    found += [helper] if self.transitions[k].code else [helper, helper]
+        return found
+
+    def _made_to(self, k: int, wanted: Wish) -> int | None:
+        """Transition `k` where it assigns what is wanted; None if it never does."""
+        t = self.transitions[k]
+        values = [u for u in t.updates if u.func == wanted.func]
+        if any(isinstance(u.value, Lit) and wanted.by(u.value) for u in values):
+            return k
+        values = [u for u in values if not isinstance(u.value, Lit)]
+        if not values or values[0].binders:
+            return k if values else None
+        if (k, wanted) not in self.made_to:
+            same = eq(values[0].value, wanted.value)
+            self.made_to[k, wanted] = len(self.transitions)
+            self.transitions.append(replace(t, guard=conj([t.guard, same if wanted.equal else neg(same)])))
+            self.number.append(k)
+            self.taken.append(0)
+        return self.made_to[k, wanted]
+
+    # Searching.
+
+    def run(self, budget: int, starts: Sequence[State]) -> None:
+        """Go on until all goals (or the one that counts) are reached, or the budget is spent."""
+        states = list(starts)
+        if not states:
+            tries = [initial_state(self.caller), *(initial_state(self.caller, self.rng) for _ in range(STARTS - 1))]
+            states = [s for s in tries if s is not None]
+        self.starts = [Path(s) for s in states]
+        for path in self.starts:
+            self._saw(path)
+        while self.starts and self.calls < budget:
+            goals = [k for k in range(self.count) if k not in self.done]
+            counting = [k for k in goals if k in self.wanted] if self.wanted else goals
+            if not counting:
+                return
+            if self.wanted:  # every other turn is for a goal that counts
+                goals = [g for n, k in enumerate(goals) for g in (k, counting[n % len(counting)])]
+            for k in goals:
+                if k not in self.done and self.calls < budget:
+                    self._pursue(k)
+
+    def _take(self, k: int, path: Path, args: tuple[int, ...]) -> Path:
+        """The state after transition `k`; a wanted goal is no transition and leaves the state as it is."""
+        if k in self.wanted:
+            self.found.setdefault(k, path)
+            self.done.add(k)
+            return path
+        goal = self.goals[k]
+        after = list(path.state)  # no state is changed once it is made, so what a step leaves alone is shared
+        for table in goal.written:
+            after[table] = after[table].copy()
+        goal.effect(after, *args)
+        self.taken[k] += 1
+        made = Path(after, path, self.transitions[k].label, args)
+        self.calls += 1
+        if self.number[k] not in self.done:
+            self.done.add(self.number[k])
+            self._saw(made)
+        return made
+
+    def _saw(self, path: Path) -> None:
+        """Take what can be taken for the first time in a state, and keep the state for the goals it serves best."""
+        for k, goal in enumerate(self.goals[:self.count]):
+            if k in self.done:
+                continue
+            depth, args = goal.probe(path.state, self.rng.random)
+            if args is not None:
+                self._take(k, path, args)
+            else:
+                self._keep(k, depth, path)
+
+    def _keep(self, k: int, depth: int, path: Path) -> None:
+        kept = self.best[k]
+        if kept and depth < kept[0][0]:
+            return
+        if kept and depth > kept[0][0]:
+            kept.clear()
+        if len(kept) < STARTS:
+            kept.append((depth, path))
+        else:
+            kept[self.rng.randrange(STARTS)] = (depth, path)
+
+    def _pursue(self, k: int) -> None:
+        """A while of calls chosen for one goal."""
+        path = self.rng.choice(self.best[k])[1] if self.rng.random() > ELSEWHERE else self.rng.choice(self.starts)
+        depth, _ = self.goals[k].probe(path.state, self.rng.random)
+        for _ in range(TRIALS):
+            chosen = self._step_towards(k, path.state, set())
+            self.calls += 1
+            if chosen is None:
+                return
+            after = self._take(chosen[0], path, chosen[1])
+            now, found = self.goals[k].probe(after.state, self.rng.random)
+            if found is not None:
+                self._take(k, after, found)
+                return
+            if now > depth:
+                self._saw(after)
+            if now >= depth or self.rng.random() < FORGIVEN:
+                path, depth = after, now
+
+    def _step_towards(self, k: int, state: State, asked: set[int]) -> tuple[int, tuple[int, ...]] | None:
+        """A transition that can be taken now and that may bring goal `k` nearer, directly or as the way to a helper.
+
+        `asked` are the goals that this has looked at already.
+        """
+        asked.add(k)
+        depth, args = self.goals[k].probe(state, self.rng.random)
+        if args is not None:
+            return k, args
+        # What nothing writes will stay as it is; then another choice of arguments has to be made possible.
+        helpers = self.goals[k].helpers[depth] or self.goals[k].any_helper
+        for _ in range(min(len(helpers), WIDE)):
+            # For a few goals the seldom taken is worth more; where all are goals each has its turn anyway.
+            if self.wanted:
+                helper = min(self.rng.choices(helpers, k=3), key=self.taken.__getitem__)
+            else:
+                helper = helpers[int(self.rng.random() * len(helpers))]
+            found = None if helper in asked else self._step_towards(helper, state, asked)
+            if found is not None:
+                return found
+        return None
+
+
+__all__ = ["Path", "Reached", "find", "reach"]

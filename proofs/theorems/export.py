@@ -1,0 +1,64 @@
+"""Every query of a system as a file of its own, for other solvers, other people, and readers who want to see it all.
+
+The texts are those the proof itself asks (`queries.py`), with the prelude put before each so that a file stands alone.
+What is written assumes all invariants, as the first round of the proof does; nothing is run here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from bulkhead.model.ir import FAILED, System
+from bulkhead.proofs.atomic_files import write_file
+from bulkhead.proofs.theorems.queries import PLACES, Block, Query, QueryMaker, name_of
+
+
+def blocks_of(system: System, maker: QueryMaker) -> Iterator[Block]:
+    """All blocks of the first round: implied theorems, initial states, and one block per transition."""
+    claims = {**system.invariants, **system.theorems}
+    invariants = [name_of(c) for c in system.invariants.values()]
+    if system.theorems:
+        yield maker.follows(system.theorems.values(), invariants)
+    yield maker.initial(claims.values())
+    if system.transitions:
+        yield from maker.unchanged(system.transitions.values())
+    assumed = [name_of(c) for c in claims.values()]
+    for transition in maker.transitions:
+        block = maker.step(transition, claims.values(), assumed, system.transitions.values())
+        if block is not None:
+            yield block
+
+
+def text_of(system: System, maker: QueryMaker, block: Block, query: Query) -> str:
+    """One query as a standalone SMT-LIB 2 text."""
+    lines = [f"; System {system.name}: is `{query.claim}` false somewhere? `unsat` is wanted."]
+    if block.label in PLACES:
+        lines.append(f"; Asked: {PLACES[block.label]}.")
+    else:
+        head, _, code = block.label.partition("!")
+        rule, _, step = head.partition(".")
+        outcome = "a check fails" if block.label.endswith(FAILED) else code or "success"
+        lines.append(f"; Rule: {rule}   Step: {step or 'the only or first one'}   Outcome: {outcome}")
+    lines.append(f"; Invariant or theorem: {query.claim}")
+    lines.append(f"(set-info :status unknown)\n(set-logic ALL)\n{maker.formulas.prelude.text}{block.text()}{query.goal}")
+    return "\n".join(lines) + "(check-sat)\n"
+
+
+def folder_of(label: str) -> str:
+    """The name of a folder for the queries of one label: another for each label, and one that a shell reads as it is.
+
+    Names of the rules have neither `-` nor `+` in them, so that what stands for other characters stands for nothing else.
+    """
+    return re.sub(r"[^A-Za-z0-9_.!+]+", "-", label.replace(FAILED, "!+"))
+
+
+def export(system: System, out: Path) -> int:
+    """Write all queries of a system below a folder; gives their number."""
+    maker = QueryMaker(system)
+    texts = {out / folder_of(block.label) / f"{query.claim}.smt2": text_of(system, maker, block, query)
+             for block in blocks_of(system, maker) for query in block.queries}
+    for path, text in texts.items():
+        write_file(path, text)
+    return len(texts)

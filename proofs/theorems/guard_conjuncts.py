@@ -1,0 +1,132 @@
+"""Guards, conjunct by conjunct: taken apart, what each asks for, and code that says how far a state satisfies them.
+
+For searches that go for what a guard still lacks (`directed_search.py`). Nothing here chooses a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from bulkhead.model.caller import Caller
+from bulkhead.model.compile import compiled, joined
+from bulkhead.model.ir import BOOL, App, Lit, Op, Quant, Term, Transition, Use, Var, conjuncts, free_variables, neg, subterms
+
+LOOPS = 19  # one in another: Python compiles no more
+
+
+def opened(part: Term, caller: Caller, some: list[Var], room: int) -> list[Term]:
+    """A conjunct taken apart: a definition into what it says, and what exists into what is said of it.
+
+    That is said of a variable which is added to `some`, under a name that no rule can have; `some` grows up to `room`.
+    """
+    used = part.args[0] if isinstance(part, Op) and part.op == "not" else part
+    if isinstance(part, Quant) and part.kind == "exists" and len(some) + len(part.vars) <= room:
+        names: dict[str, Term] = {}
+        for v in part.vars:
+            some.append(Var(f"{len(some)}{v.name}", v.sort))
+            names[v.name] = some[-1]
+        inside = conjuncts(part.body)
+    elif isinstance(used, Use):
+        made = caller.machine.system.defs[used.name]
+        inside = conjuncts(made.body if used is part else neg(made.body))
+        if len(inside) == 1 and wish_of(inside[0]) is None and not isinstance(inside[0], Quant):
+            return [part]
+        names = {p.name: a for p, a in zip(made.params, used.args, strict=True)}
+    else:
+        return [part]
+    bound = {v.name for p in inside for t in subterms(p) if isinstance(t, Quant) for v in t.vars}
+    if any(bound & free_variables(a) for a in names.values()):
+        return [part]
+    return [o for p in inside for o in opened(_replaced(p, names), caller, some, room)]
+
+
+def _replaced(term: Term, names: dict[str, Term]) -> Term:
+    match term:
+        case Var(name):
+            return names.get(name, term)
+        case App(func, args):
+            return App(func, tuple(_replaced(a, names) for a in args), term.sort, term.next)
+        case Use(name, args):
+            return Use(name, tuple(_replaced(a, names) for a in args), term.sort, term.next)
+        case Op(op, args):
+            return Op(op, tuple(_replaced(a, names) for a in args), term.sort)
+        case Quant(kind, vars_, body):
+            inner = {n: t for n, t in names.items() if n not in {v.name for v in vars_}}
+            return Quant(kind, vars_, _replaced(body, inner))
+    return term
+
+
+def reads(term: Term, caller: Caller) -> set[str]:
+    """The state functions that a term reads, also by definitions."""
+    found: set[str] = set()
+    for t in subterms(term):
+        if isinstance(t, App):
+            found.add(t.func)
+        elif isinstance(t, Use):
+            found |= reads(caller.machine.system.defs[t.name].body, caller)
+    return found
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A plain conjunct: a state function has, or has not, a value."""
+
+    func: str
+    value: Lit
+    equal: bool
+
+    def by(self, value: Lit) -> bool:
+        """Does assigning the value serve it?"""
+        return (value == self.value) == self.equal
+
+
+def wish_of(part: Term) -> Wish | None:
+    """The state function that a plain conjunct is about, and the value that it asks of it."""
+    match part:
+        case App(func):
+            return Wish(func, Lit("true", BOOL), True)
+        case Op("=", (App(func), Lit() as value)) | Op("=", (Lit() as value, App(func))):
+            return Wish(func, value, True)
+        case Op("not", (Quant("exists", _, inner),)) | Op("not", (inner,)):
+            asked = wish_of(inner)
+            return asked and replace(asked, equal=not asked.equal)
+    return None
+
+
+def compiled_probe(caller: Caller, t: Transition, parts: list[Term], some: list[Var]) \
+        -> tuple[Callable[..., tuple[int, tuple[int, ...] | None]], list[Term]]:
+    """Nested loops over the parameters and `some`, each conjunct of a guard asked as soon as what it speaks of is chosen.
+
+    Gives the compiled probe, and the conjuncts in the order in which it asks them.
+    """
+    coder = caller.coder
+    left, order = [*t.params, *some], list[Var]()
+    free = [free_variables(p) for p in parts]
+    while left:
+        chosen = {v.name for v in order}
+        left.sort(key=lambda v: -sum(v.name in f and f <= chosen | {v.name} for f in free))
+        order.append(left.pop(0))
+    lines, pad, known = [coder.header(), "best = 0"], "", set[str]()
+    asked: list[Term] = []
+    todo = list(zip(free, parts, strict=True))
+    for var in (None, *order):
+        if var is not None:
+            size = coder.size(var)
+            lines += [f"{pad}o_{var.name} = int(rnd() * {size})",
+                      f"{pad}for v_{var.name} in (*range(o_{var.name}, {size}), *range(o_{var.name})):"]
+            known.add(var.name)
+            pad += "    "
+        for f, part in [(f, p) for f, p in todo if f <= known]:
+            test = joined("and", [coder.truth(part, {})])
+            if test != "True":
+                lines += [f"{pad}if {test}:", f"{pad}    if best < {len(asked) + 1}: best = {len(asked) + 1}"]
+                asked.append(part)
+                pad += "    "
+        todo = [(f, p) for f, p in todo if not f <= known]
+    lines.append(f"{pad}return best, ({''.join(f'v_{p.name}, ' for p in t.params)})")
+    lines.append("return best, None")
+    return compiled("probe", "S, rnd", lines), [*asked, Lit("true", BOOL)]
+
+
+__all__ = ["Wish", "compiled_probe", "opened", "reads", "wish_of"]

@@ -1,0 +1,101 @@
+"""Initial states of a small world in which much is possible, for searches of the executable model to begin from.
+
+The world has room for what the rules speak of; the states come from Z3, which is asked to let as many steps as it can be
+taken at once. Nothing here decides a claim.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+
+from bulkhead.model.diagnostics import Span
+from bulkhead.model.ir import BOOL, TRUE, Claim, System, eq, neg
+from bulkhead.model.machine import Machine
+from bulkhead.model.world import State, World
+from bulkhead.proofs.theorems.bmc import default_scope
+from bulkhead.proofs.theorems.grounding import Ground, Truth
+
+# Room for Dom0, DomB, two guests and one to come, each with an address space; identifiers that are not used twice.
+ROOM = {"Domain": 5, "Life": 6, "Space": 4, "Frame": 5, "Epoch": 8, "Translation": 3, "Ref": 3, "Call": 2,
+        "Map": 2, "Request": 2, "Buffer": 2}
+STARTS = 3
+
+
+class NoInitialState(Exception):
+    """The solver's answer, in the small world, to whether there is an initial state."""
+
+    def __init__(self, answer: str) -> None:
+        super().__init__(answer)
+        self.answer = answer
+
+
+def scope(system: System) -> dict[str, int]:
+    """The size of the small world in which steps have to be able to fire."""
+    return {sort: ROOM.get(sort, size) for sort, size in default_scope(system).items()}
+
+
+def nothing(system: System) -> Claim:
+    """A claim that is true, for searches that are about states and not about a claim."""
+    return Claim("theorem", "nothing", TRUE, "", Span(system.name, 1, 1), "")
+
+
+def initial_states(system: System, limit: float, rng: random.Random) -> tuple[Machine, list[State]]:
+    """A small world, and initial states of it in which much is possible. Raises `NoInitialState` when there is none.
+
+    The first is one that Z3 finds in `limit` seconds a question; the others differ from it in what no rule ever changes,
+    such as a policy. History (ghost state) is made as short as the initial formulas allow, for some rules need an
+    identifier not used before.
+    """
+    bodies = [c.body for c in (*system.inits, *system.axioms)]
+    for consts in (_apart(system), {}):  # each constant names an element of its own; else Z3 says what they name
+        ground = Ground(system, World(scope(system), consts), limit)
+        ground.require(bodies)
+        answer = ground.possible()
+        if answer == "sat":
+            break
+    else:
+        raise NoInitialState(answer)
+    answer = ground.wish(_wishes(system, ground))
+    if answer != "sat":
+        raise NoInitialState(answer)
+    machine, first = Machine(system, ground.placed()), ground.state()
+    written = {u.func for s in system.steps for t in s.transitions() for u in t.updates}
+    states: list[State] = []
+    for _ in range(STARTS):
+        state = [list(table) for table in first]
+        for k, func in enumerate(system.funcs.values()):
+            for n, value in enumerate(state[k]):
+                wanted = 0 if func.ghost else rng.randrange(2) if func.name not in written and states else value
+                if func.sort == BOOL and wanted != value:
+                    state[k][n] = wanted
+                    if not all(machine.holds(state, body) for body in bodies):
+                        state[k][n] = value
+        states.append(state)
+    return machine, states
+
+
+def _apart(system: System) -> dict[str, int]:
+    """Constants of one sort name different elements, as far as there are so many."""
+    sizes, counts = scope(system), dict.fromkeys(system.sorts, 0)
+    consts = {}
+    for name, sort in system.consts.items():
+        if sort not in sizes:  # of an enum or bool: the solver says which
+            continue
+        consts[name] = min(counts[sort], sizes[sort] - 1)
+        counts[sort] += 1
+    return consts
+
+
+def _wishes(system: System, ground: Ground) -> Iterator[Truth]:
+    """Each transition can be taken at once, or as much of its guard holds as can; arguments of one sort differ."""
+    for k, t in enumerate(t for s in system.steps for t in s.transitions()):
+        env = {p.name: ground.choice(f"want!{k}!{p.name}", p.sort) for p in t.params}
+        guard = [ground.truth(part, env) for part in t.guard_parts]
+        if not t.step.point:
+            yield ground.both(guard)
+        yield from guard
+        for p, q in itertools.combinations(t.params, 2):
+            if p.sort == q.sort and p.sort in system.sorts:
+                yield ground.truth(neg(eq(p, q)), env)

@@ -1,0 +1,81 @@
+"""What one proof says for another: a question already refuted is not asked again.
+
+Systems are made of the same components, and many checks of a step end it in the same way, so many queries coincide. A query
+is refuted already when the same goal after the same assignments was refuted from assumptions that are all among its own:
+the same text, over the same declarations, from less. Both solvers' answers carry over; verdicts other than `unsat` never
+do. Nothing is kept from one run to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from bulkhead.model.logic import Prelude
+from bulkhead.proofs.theorems.queries import Block, Query
+
+if TYPE_CHECKING:
+    from bulkhead.proofs.theorems.decide import Result
+
+Meaning = tuple[str, frozenset[str]]  # a text, and the declarations of all that it speaks of
+
+
+class Meanings:
+    """Texts of one system together with the declarations that they lean on."""
+
+    def __init__(self, prelude: Prelude) -> None:
+        self._prelude = prelude
+        self._known: dict[str, Meaning] = {}
+
+    def of(self, text: str) -> Meaning:
+        if text not in self._known:
+            lines = self._prelude.lines
+            self._known[text] = (text, frozenset([lines[name] for name in self._prelude.behind(text)]))
+        return self._known[text]
+
+
+@dataclass
+class Refuted:
+    """The queries refuted so far in this run: for assignments and a goal, the assumptions that sufficed."""
+
+    _found: dict[tuple[Meaning, Meaning], list[tuple[frozenset[Meaning], Result]]] = field(default_factory=dict)
+
+    def add(self, meanings: Meanings, block: Block, query: Query, result: Result) -> None:
+        """Remember an answer, if it is a refutation."""
+        if result.verdict != "unsat" or result.second not in ("", "unsat"):
+            return
+        used = frozenset(meanings.of(block.assumed[n]) for n in result.core if n in block.assumed)
+        key = (meanings.of(block.context), meanings.of(query.goal))
+        self._found.setdefault(key, []).append((used, result))
+
+    def lookup(self, meanings: Meanings, block: Block, query: Query, checked: bool) -> Result | None:
+        """The refutation of this very query from some of its assumptions; with `checked`, by both solvers."""
+        key = (meanings.of(block.context), meanings.of(query.goal))
+        for used, result in self._found.get(key, ()):
+            if checked and result.second != "unsat":
+                continue
+            names = {meanings.of(text): n for n, text in block.assumed.items()}
+            if used <= names.keys():
+                core = (*(names[m] for m in used), *(n for n in result.core if n == "goal"))
+                return replace(result, label=block.label, claim=query.claim, core=core, seconds=0.0,
+                               second_seconds=0.0, again=True)
+        return None
+
+
+def split(blocks: Iterable[Block], refuted: Refuted, meanings: Meanings, checked: bool) \
+        -> tuple[list[Block], list[Result]]:
+    """The blocks with what has to be asked, and the results of what need not."""
+    ask: list[Block] = []
+    known: list[Result] = []
+    for block in blocks:
+        left = []
+        for query in block.queries:
+            result = refuted.lookup(meanings, block, query, checked)
+            if result is None:
+                left.append(query)
+            else:
+                known.append(result)
+        if left:
+            ask.append(replace(block, queries=tuple(left)))
+    return ask, known

@@ -1,0 +1,154 @@
+"""Guards against proofs that hold because nothing can happen: initial states, assumptions, and steps that never fire.
+
+All questions are asked in a small finite world, where a `sat` is a real state: is there an initial state, is there one
+that satisfies all invariants, which transitions are taken from an initial state by a seeded search of the executable
+model (`directed_search.py`), and can the others fire from a state that satisfies the invariants. Nothing here proves a
+theorem.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
+
+from bulkhead.model.ir import System
+from bulkhead.proofs.theorems.bmc import Search
+from bulkhead.proofs.theorems.directed_search import reach
+from bulkhead.proofs.theorems.initial_states import NoInitialState, initial_states, nothing, scope
+
+REACHED = "reached"
+POSSIBLE = "possible from a state that satisfies the invariants"
+NEVER = "cannot fire"
+UNDECIDED = "undecided: the solver does not say whether it can fire"
+BUDGET = 27_000  # calls of the executable model
+SEED = 66  # any would do; with this one the search comes far in the shipped systems
+
+
+@dataclass
+class Vacuity:
+    """What was found. `firing` says of each transition whether it was reached, is possible, or cannot fire."""
+
+    initial: str
+    assumptions: str
+    firing: dict[str, str] = field(default_factory=dict)
+    queries: int = 0
+    seconds: float = 0.0
+
+    def errors(self) -> list[str]:
+        """Findings that make every verdict worthless."""
+        out = []
+        if self.initial != "sat":
+            out.append(f"initial states in a small world: {self.initial}")
+        if self.assumptions != "sat":
+            out.append(f"states that satisfy all invariants, in a small world: {self.assumptions}")
+        out += [f"{label} cannot fire from any state of the small world that satisfies the invariants"
+                for label, found in self.firing.items() if found == NEVER]
+        out += [f"{label}: {found}" for label, found in self.firing.items() if found == UNDECIDED]
+        return out
+
+    def warnings(self) -> list[str]:
+        """Transitions that the bounded search did not reach."""
+        labels = [label for label, found in self.firing.items() if found == POSSIBLE]
+        return [f"not reached by the bounded search, only {POSSIBLE}: {', '.join(labels)}"] if labels else []
+
+    def _verdict(self) -> str:
+        if "unsat" in (self.initial, self.assumptions):
+            return "vacuous"
+        if NEVER in self.firing.values():
+            return "vacuous in part"
+        return "perhaps vacuous" if self.errors() else "not vacuous"
+
+    def summary(self) -> str:
+        """One line for people."""
+        count = {f: sum(g == f for g in self.firing.values()) for f in (REACHED, POSSIBLE, NEVER)}
+        return (f"{self._verdict()}: initial states {self.initial}, assumptions {self.assumptions}; of {len(self.firing)} "
+                f"transitions {count[REACHED]} reached from an initial state, {count[POSSIBLE]} more possible, "
+                f"{count[NEVER]} cannot fire")
+
+
+def possible_labels(system: System, standing: tuple[str, ...], labels: frozenset[str], limit: float) \
+        -> tuple[str, dict[str, str]]:
+    """Answers in a small world: are there states that satisfy the invariants, and which of `labels` can fire there?"""
+    known = {**system.invariants, **system.theorems}
+    search = Search(system, nothing(system), scope(system), limit, [*system.axioms, *(known[n] for n in standing)])
+    assumptions = search.check()
+    found: dict[str, str] = {}
+    if labels:
+        search.transitions = [t for t in search.transitions if t.label in labels]
+        search.deepen()
+    for k, t in enumerate(search.transitions if labels else ()):
+        answer = search.check(f"(assert (= op!0 {k}))")
+        found[t.label] = "sat" if found.get(t.label) == "sat" else answer
+    return assumptions, found
+
+
+@dataclass(frozen=True)
+class _Searched:
+    """What the executable model found: labels that were taken, and claims that hold in its first initial state.
+
+    `assumptions` and `possible` are what `possible_labels` says of the rest, with all invariants assumed.
+    """
+
+    labels: frozenset[str]
+    holding: frozenset[str]
+    assumptions: str = ""
+    possible: dict[str, str] = field(default_factory=dict)
+
+
+def searched(system: System, seed: int, limit: float) -> _Searched:
+    """A seeded search of the executable model from initial states. Raises `NoInitialState`."""
+    machine, states = initial_states(system, limit, random.Random(seed))
+    known = {**system.invariants, **system.theorems}
+    holding = frozenset(n for n, c in known.items() if machine.holds(states[0], c.body))
+    labels = reach(machine, seed, BUDGET, states).labels
+    left = frozenset(t.label for s in system.steps for t in s.transitions()) - labels
+    if not left:
+        return _Searched(labels, holding)
+    return _Searched(labels, holding, *possible_labels(system, tuple(system.invariants), left, limit))
+
+
+class Checker:
+    """Runs beside the proof: `start` sets off in another process what can be, `result` asks for the rest."""
+
+    def __init__(self, system: System, limit: float, seed: int = SEED) -> None:
+        self.system = system
+        self.limit = limit
+        self.seed = seed
+        self._searched: Future[_Searched] | None = None
+
+    def start(self, pool: ProcessPoolExecutor | None) -> None:
+        """Set off the search for what can be reached."""
+        if pool is not None:
+            self._searched = pool.submit(searched, self.system, self.seed, self.limit)
+
+    def result(self, standing: Iterable[str]) -> Vacuity:
+        """All findings; `standing` names the invariants that hold.
+
+        What was reached needs no further question: its state satisfies all that holds in every reachable state.
+        """
+        begun = time.perf_counter()
+        names = tuple(n for n in standing if n in self.system.invariants or n in self.system.theorems)
+        labels = frozenset(t.label for s in self.system.steps for t in s.transitions())
+        try:
+            done = self._searched.result() if self._searched is not None else searched(self.system, self.seed, self.limit)
+            initial = "sat"
+        except NoInitialState as error:
+            done, initial = _Searched(frozenset(), frozenset()), error.answer
+        left = labels - done.labels
+        if not left and set(names) <= done.holding:  # an initial state is a state that satisfies them
+            found = Vacuity(initial, "sat", queries=1)
+            possible: dict[str, str] = {}
+        elif done.assumptions and set(self.system.invariants) <= set(names):
+            assumptions, possible = done.assumptions, done.possible
+            found = Vacuity(initial, assumptions, queries=len(possible) + 2)
+        else:
+            assumptions, possible = possible_labels(self.system, names, left, self.limit)
+            found = Vacuity(initial, assumptions, queries=len(possible) + 2)
+        words = {"sat": POSSIBLE, "unsat": NEVER}
+        found.firing = {t.label: REACHED if t.label in done.labels else words.get(possible[t.label], UNDECIDED)
+                        for s in self.system.steps for t in s.transitions()}
+        found.seconds = time.perf_counter() - begun
+        return found
