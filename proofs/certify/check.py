@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 
 import z3
 
-from model import syntax as s
-from proofs.certify.formulas import AFTER, BEFORE, Key, Scope, Symbols, Term
-from proofs.certify.relation import Outcome, outcomes_of, write_of
-from proofs.certify.steps import cut
-from proofs.certify.tree import CannotRead, Rules
+from bulkhead.model import syntax as s
+from bulkhead.proofs.certify.formulas import AFTER, BEFORE, Key, Scope, Symbols, Term
+from bulkhead.proofs.certify.relation import Outcome, outcomes_of, write_of
+from bulkhead.proofs.certify.steps import cut
+from bulkhead.proofs.certify.tree import CannotRead, Rules
 
 CONFIRMED, DENIED, UNDECIDED = "confirmed", "denied", "undecided"
 LIMIT = 10.0  # seconds for one question

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from model import syntax as s
+from bulkhead.model import syntax as s
 
 
 def lay_faults(fault: s.FaultItem, operations: dict[str, s.Operation]) -> dict[str, s.Operation]:

@@ -13,9 +13,9 @@ from typing import Any
 
 import z3
 
-from model import syntax as s
-from proofs.certify.steps import Cut, Local
-from proofs.certify.tree import AT, BOOL, CALL, IDLE, POINT, CannotRead, Rules
+from bulkhead.model import syntax as s
+from bulkhead.proofs.certify.steps import Cut, Local
+from bulkhead.proofs.certify.tree import AT, BOOL, CALL, IDLE, POINT, CannotRead, Rules
 
 Term = Any  # a z3.ExprRef; the package carries no types
 Record = dict[str, Term]

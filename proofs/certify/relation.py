@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 import z3
 
-from model import syntax as s
-from proofs.certify.formulas import AFTER, BEFORE, Key, Scope, Symbols, Term, Value, bind, read_local
-from proofs.certify.steps import Bind, Choose, Cut, Local, Placed, Segment
-from proofs.certify.tree import AT, CALL, POINT, CannotRead
+from bulkhead.model import syntax as s
+from bulkhead.proofs.certify.formulas import AFTER, BEFORE, Key, Scope, Symbols, Term, Value, bind, read_local
+from bulkhead.proofs.certify.steps import Bind, Choose, Cut, Local, Placed, Segment
+from bulkhead.proofs.certify.tree import AT, CALL, POINT, CannotRead
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from model import syntax as s
-from proofs.certify.tree import IDLE, CannotRead, Rules
+from bulkhead.model import syntax as s
+from bulkhead.proofs.certify.tree import IDLE, CannotRead, Rules
 
 
 @dataclass(eq=False)

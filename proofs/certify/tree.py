@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from model import syntax as s
-from model.diagnostics import RulesError, UsageError
-from model.library import Library, closure, load_library, shipped_systems
-from proofs.certify.faults import lay_faults
+from bulkhead.model import syntax as s
+from bulkhead.model.diagnostics import RulesError, UsageError
+from bulkhead.model.library import Library, closure, load_library, shipped_systems
+from bulkhead.proofs.certify.faults import lay_faults
 
 CALL, POINT, BOOL, AT, IDLE = "Call", "Point", "bool", "at", "idle"
 

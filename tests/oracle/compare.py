@@ -10,20 +10,20 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from model.diagnostics import RulesError
-from model.ir import System as Checked
-from model.library import Library
-from model.loader import build
-from model.machine import Machine
-from model.parser import parse_text
-from model.trace import Trace
-from model.walk import OKAY, Caller
-from model.world import World as TableWorld
-from model.world import size_of
-from proofs.attack import find_attack
-from proofs.certify.check import CONFIRMED, DENIED, UNDECIDED, Claims, certify
-from proofs.certify.tree import assemble
-from proofs.induction import Proof, Settings, prove
+from bulkhead.model.diagnostics import RulesError
+from bulkhead.model.ir import System as Checked
+from bulkhead.model.library import Library
+from bulkhead.model.loader import build
+from bulkhead.model.machine import Machine
+from bulkhead.model.parser import parse_text
+from bulkhead.model.trace import Trace
+from bulkhead.model.walk import OKAY, Caller
+from bulkhead.model.world import World as TableWorld
+from bulkhead.model.world import size_of
+from bulkhead.proofs.theorems.attack import find_attack
+from bulkhead.proofs.certify.check import CONFIRMED, DENIED, UNDECIDED, Claims, certify
+from bulkhead.proofs.certify.tree import assemble
+from bulkhead.proofs.theorems.induction import Proof, Settings, prove
 from tests.oracle.interpreter import Interpreter, State, Taken, World, Wrong
 
 STATES = 60  # that are looked at in one world

@@ -13,7 +13,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 
-from model.diagnostics import RulesError
+from bulkhead.model.diagnostics import RulesError
 from tests.oracle.compare import Budget, Seen, differences
 from tests.oracle.generate import Draft, draft, smaller
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from model import syntax as s
+from bulkhead.model import syntax as s
 
 State = dict[tuple[Any, ...], Any]
 Env = dict[int, Any]
