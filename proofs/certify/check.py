@@ -7,16 +7,17 @@ them are confirmed or the whole is not. So what the first road says its proofs l
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import z3
 
 from bulkhead.model import syntax as s
 from bulkhead.proofs.certify.formulas import AFTER, BEFORE, Key, Scope, Symbols, Term
 from bulkhead.proofs.certify.relation import Outcome, outcomes_of, write_of
-from bulkhead.proofs.certify.steps import cut
+from bulkhead.proofs.certify.steps import Cut, cut
 from bulkhead.proofs.certify.tree import CannotRead, Rules
 
 CONFIRMED, DENIED, UNDECIDED = "confirmed", "denied", "undecided"
@@ -94,15 +95,32 @@ def _part(task: tuple[Rules, Claims, int, int, float]) -> tuple[int, int, list[A
     rules, claims, first, step, limit = task
     try:
         checker = Checker(rules, claims, limit)
+        if first == 0:
+            checker.initial()
+            checker.follows()
+        mine = checker.outcomes[first::step]
+        for outcome in mine:
+            checker.step(outcome)
     except CannotRead as error:
         return 0, 0, [Answer(UNDECIDED, "", "", str(error))]
-    if first == 0:
-        checker.initial()
-        checker.follows()
-    mine = checker.outcomes[first::step]
-    for outcome in mine:
-        checker.step(outcome)
     return checker.questions, len(mine), checker.open
+
+
+def _all_outcomes(cuts: list[Cut], symbols: Symbols) -> list[Outcome]:
+    """The outcomes of all operations; one may read a local that another keeps, and then comes after it."""
+    outcomes: list[Outcome] = []
+    pending = cuts
+    while pending:
+        later = []
+        for c in pending:
+            try:
+                outcomes += outcomes_of(c, symbols)
+            except CannotRead:
+                later.append(c)
+        if len(later) == len(pending):
+            outcomes_of(later[0], symbols)
+        pending = later
+    return outcomes
 
 
 @dataclass(frozen=True)
@@ -126,10 +144,9 @@ class Checker:
         self.open: list[Answer] = []
         cuts = [cut(op, rules) for op in rules.operations.values() if op.kind != "procedure"]
         self.symbols = symbols = Symbols(rules, cuts)
-        self.outcomes: list[Outcome] = [o for c in cuts for o in outcomes_of(c, symbols)]
+        self.outcomes = _all_outcomes(cuts, symbols)
         self.outcomes += [write_of(i, symbols) for i in rules.states.values() if i.writable is not None]
-        kept = {(c.operation.name, name): local for c in cuts for name, local in c.kept.items()}
-        self.now = Scope(symbols, kept=kept)
+        self.now = Scope(symbols)
         self.failed = z3.Bool(symbols.fresh("failed"), symbols.context)
         axioms, named = rules.of_kind("axiom"), rules.of_kind("invariant", "theorem")
         missing = (claims.inductive | claims.implied) - named.keys() | claims.transitions - rules.of_kind("transition").keys()
@@ -139,8 +156,8 @@ class Checker:
         self.inits = [self.now.truth(f.body) for f in rules.of_kind("init").values()]
         self.before = {n: self.now.truth(f.body) for n, f in named.items() if n in claims.inductive}
         self.implied = {n: self.now.truth(f.body) for n, f in named.items() if n in claims.implied}
-        later = Scope(symbols, phase=AFTER, kept=kept)
-        both = Scope(symbols, {"failed": self.failed}, BEFORE, True, kept)
+        later = Scope(symbols, phase=AFTER)
+        both = Scope(symbols, {"failed": self.failed}, BEFORE, True)
         self.goals = [self._goal(n, f, later) for n, f in {**axioms, **named}.items()
                       if n in claims.inductive or n in axioms]
         self.goals += [self._goal(n, f, both) for n, f in rules.of_kind("transition").items() if n in claims.transitions]
@@ -171,9 +188,11 @@ class Checker:
         self.questions += 1
         few = ({name} | self.claims.hints.get((step, name), frozenset())) & assumed.keys()
         more = (few | self.helpful.get(name, frozenset())) & assumed.keys()
-        trials = [(few, FAST, FAST_LIMIT), (few, {}, FAST_LIMIT), (more, FAST, FAST_LIMIT), (more, {}, FAST_LIMIT)]
-        trials = [t for t in trials if len(t[0]) < len(assumed)]
-        trials += [(assumed.keys(), FAST, self.limit), (assumed.keys(), {}, self.limit)]
+        everything = set(assumed)
+        trials: list[tuple[Set[str], dict[str, Any], float]] = [
+            (few, FAST, FAST_LIMIT), (few, {}, FAST_LIMIT), (more, FAST, FAST_LIMIT), (more, {}, FAST_LIMIT)]
+        trials = [t for t in trials if len(t[0]) < len(everything)]
+        trials += [(everything, FAST, self.limit), (everything, {}, self.limit)]
         verdict, why = z3.unknown, ""
         for names, options, limit in trials:
             solver = (z3.SimpleSolver if options else z3.Solver)(ctx=self.symbols.context)

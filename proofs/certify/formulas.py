@@ -46,6 +46,8 @@ class Symbols:
         self.consts = {c: z3.Const(self.fresh(c), self.sort(sort)) for c, sort in rules.consts.items()}
         self._functions: dict[tuple[Key, int], Any] = {}
         self.local_sorts: dict[Key, Any] = {}  # of the locals that are kept with a call
+        self.kept: dict[tuple[str, str], Local] = {(c.operation.name, n): x for c in self.cuts.values()
+                                                   for n, x in (*c.arguments.items(), *c.kept.items())}
         self.read_after: dict[Key, None] = {}  # what any formula reads of the state after the step
 
     def all_of(self, terms: Iterable[Term]) -> Term:
@@ -109,7 +111,6 @@ class Scope:
     variables: Mapping[str, Value] = field(default_factory=dict)
     phase: int = BEFORE
     two_state: bool = False
-    kept: Mapping[tuple[str, str], Local] = field(default_factory=dict)  # (operation, local) as claims write it
 
     def with_variables(self, more: Mapping[str, Value]) -> Scope:
         """The same, with inner variables."""
@@ -182,9 +183,9 @@ class Scope:
         return base[expr.name]
 
     def _kept(self, op: str, local: str, args: list[Term]) -> Value:
-        if (op, local) not in self.kept:
+        if (op, local) not in self.symbols.kept:
             raise CannotRead(f"there is no local `{op}.{local}`")
-        return read_local(self.symbols, self.kept[op, local], args, self.phase)
+        return read_local(self.symbols, self.symbols.kept[op, local], args, self.phase)
 
     def _defined(self, expr: s.Call) -> Value:
         made = self.symbols.rules.defines.get(expr.name)

@@ -64,11 +64,12 @@ class Segment:
 
 @dataclass
 class Cut:
-    """An operation as its steps. `kept` are the locals by the names that claims use."""
+    """An operation as its steps. `kept` are the locals by the names that claims use, `arguments` those of procedures."""
 
     operation: s.Operation
     segments: list[Segment]
     kept: Mapping[str, Local]
+    arguments: Mapping[str, Local]
 
     @property
     def has_call(self) -> bool:
@@ -81,13 +82,26 @@ class _Frame:
 
     def __init__(self, outer: _Frame | None = None, result: str | None = None, code: str = "") -> None:
         self.names: dict[str, Local] = {}
+        self.arguments: dict[str, Local] = {}
         self.outer, self.result = outer, result
-        self.code = (outer.code if outer is not None else "") or code
+        self.code: str = (outer.code if outer is not None else "") or code
 
-    def define(self, name: str, local: Local, told: bool = True) -> None:
+    def define(self, name: str, local: Local) -> None:
+        """A local, known from here on, to the performer too."""
         self.names = {**self.names, name: local}
-        if told and self.outer is not None:
+        if self.outer is not None:
             self.outer.define(name if self.result is None else f"{self.result}_{name}", local)
+
+    def argument(self, name: str, local: Local) -> None:
+        """A parameter of a procedure: only claims may read it besides, and where the result has a name."""
+        self.names = {**self.names, name: local}
+        self._told(name, local)
+
+    def _told(self, name: str, local: Local) -> None:
+        if self.outer is None:
+            self.arguments[name] = local
+        elif self.result is not None:
+            self.outer._told(f"{self.result}_{name}", local)
 
 
 def cut(op: s.Operation, rules: Rules) -> Cut:
@@ -115,7 +129,7 @@ def cut(op: s.Operation, rules: Rules) -> Cut:
     if len(segments) > 1:
         segments[0].point = segments[0].failed = IDLE
         segments[-1].after = IDLE
-    return Cut(op, segments, frame.names)
+    return Cut(op, segments, frame.names, frame.arguments)
 
 
 def _read(op: s.Operation, rules: Rules, frame: _Frame, segments: list[Segment],
@@ -160,7 +174,7 @@ def _perform(st: s.Perform, rules: Rules, frame: _Frame, segments: list[Segment]
     for b, value in zip(performed.params, st.args, strict=True):
         local = Local(b.name, len(segments) - 1)
         segments[-1].body.append(Placed(Bind(local, value), frame.names))
-        inner.define(b.name, local, told=False)
+        inner.argument(b.name, local)
     yield from _read(performed, rules, inner, segments, (*trail, st.name))
 
 

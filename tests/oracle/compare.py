@@ -10,6 +10,8 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from bulkhead.model import syntax as s
+from bulkhead.model.caller import OKAY, Caller
 from bulkhead.model.diagnostics import RulesError
 from bulkhead.model.ir import System as Checked
 from bulkhead.model.library import Library
@@ -17,13 +19,14 @@ from bulkhead.model.loader import build
 from bulkhead.model.machine import Machine
 from bulkhead.model.parser import parse_text
 from bulkhead.model.trace import Trace
-from bulkhead.model.walk import OKAY, Caller
 from bulkhead.model.world import World as TableWorld
 from bulkhead.model.world import size_of
-from bulkhead.proofs.theorems.attack import find_attack
-from bulkhead.proofs.certify.check import CONFIRMED, DENIED, UNDECIDED, Claims, certify
+from bulkhead.proofs.certify.check import CONFIRMED, DENIED, UNDECIDED, certify
 from bulkhead.proofs.certify.tree import assemble
-from bulkhead.proofs.theorems.induction import Proof, Settings, prove
+from bulkhead.proofs.report.certified import claims_of
+from bulkhead.proofs.theorems.attack import find_attack
+from bulkhead.proofs.theorems.induction import Settings, prove
+from tests.oracle.faults import with_fault
 from tests.oracle.interpreter import Interpreter, State, Taken, World, Wrong
 
 STATES = 60  # that are looked at in one world
@@ -54,6 +57,7 @@ class Seen:
     certified: int = 0
     undecided: int = 0
     attacks: int = 0
+    faults: int = 0
     kinds: dict[str, int] = field(default_factory=dict)
 
 
@@ -63,11 +67,17 @@ def differences(text: str, seed: int, budget: Budget, seen: Seen) -> Iterator[st
     library = Library()
     library.take(parsed, text)
     (name,) = library.systems
-    system = build(library, name, ())
-    items = assemble(library, name)
-    seen.systems += 1
     rng = random.Random(seed)
     tree = [i for c in parsed.components for i in c.items]
+    faults = [i.name for i in tree if isinstance(i, s.FaultItem)][: rng.randrange(2)]
+    system = build(library, name, tuple(faults))
+    items = assemble(library, name, faults)
+    seen.systems += 1
+    seen.faults += len(faults)
+    for fault in faults:
+        tree = with_fault(tree, fault)
+        if {i.name: i for i in tree if isinstance(i, s.Operation)} != items.operations:
+            yield f"certify: it lays the fault `{fault}` otherwise than the interpreter"
     violated: dict[str, str] = {}
     for _ in range(budget.worlds):
         world = a_world(system, rng)
@@ -97,12 +107,6 @@ def differences(text: str, seed: int, budget: Budget, seen: Seen) -> Iterator[st
     if budget.attack:
         for claim in [c for c in system.claims() if c not in proof.proved][:1]:
             yield from _attacked(system, tree, claim, seen)
-
-
-def claims_of(proof: Proof) -> Claims:
-    """What a proof says stands, as its certificate is asked for it."""
-    two = set(proof.system.transitions)
-    return Claims(frozenset(proof.standing), frozenset(proof.proved - proof.standing - two), frozenset(proof.proved & two))
 
 
 def a_world(system: Checked, rng: random.Random) -> World:
@@ -272,15 +276,13 @@ def _transitions(machine: Machine, tables: Tables, table: list[list[int]], state
             yield f"model: {label} leads the executable model where the interpreter does not go, after {way}"
             return
     for t in taken:
-        if t.code is not None and t.after == state:
-            continue
         if not any(label.partition("!")[0] == t.label and ("!" in label) == (t.code is not None)
                    and tables.same(after, t.after) for label, after in found):
             yield f"model: {t.label}{dict(t.args)} = {t.code} leads only the interpreter somewhere, after {way}"
             return
 
 
-def _attacked(system: Checked, tree: list[object], claim: str, seen: Seen) -> Iterator[str]:
+def _attacked(system: Checked, tree: list[s.Item], claim: str, seen: Seen) -> Iterator[str]:
     """An attack, step by step."""
     trace = find_attack(system, claim, max_depth=3, limit=1.0)
     if trace is None:
@@ -289,7 +291,7 @@ def _attacked(system: Checked, tree: list[object], claim: str, seen: Seen) -> It
     yield from attack_differs(system, tree, trace)
 
 
-def attack_differs(system: Checked, tree: list[object], trace: Trace) -> Iterator[str]:
+def attack_differs(system: Checked, tree: list[s.Item], trace: Trace) -> Iterator[str]:
     """Does the interpreter go the way of an attack, and is the claim violated at its end?"""
     sorts = system.consts
     consts = {c: bool(v) if sorts[c] == "bool" else v for c, v in trace.world.consts.items()}
@@ -297,7 +299,7 @@ def attack_differs(system: Checked, tree: list[object], trace: Trace) -> Iterato
         if const not in consts:
             yield f"attack: the world of the attack on `{trace.claim}` does not say what `{const}` of sort {sort} is"
             return
-    oracle = Interpreter(tree, World({"Call": 1, **trace.world.sizes}, consts))  # type: ignore[arg-type]
+    oracle = Interpreter(tree, World({"Call": 1, **trace.world.sizes}, consts))
     tables = Tables(system, oracle)
     state = tables.state(trace.initial)
     assert state is not None
@@ -325,4 +327,4 @@ def attack_differs(system: Checked, tree: list[object], trace: Trace) -> Iterato
         yield f"attack: after the attack on `{trace.claim}` it still holds"
 
 
-__all__ = ["Budget", "RulesError", "Seen", "a_world", "attack_differs", "claims_of", "differences"]
+__all__ = ["Budget", "RulesError", "Seen", "a_world", "attack_differs", "differences"]

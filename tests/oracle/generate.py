@@ -14,6 +14,17 @@ NASTY = ("x0", "x1", "value", "goal", "i0", "a", "a_", "next_a", "init", "error"
          "goal0", "assumed", "inv", "true_", "def", "lambda_", "pick_", "range", "all_", "len", "rnd", "given", "picks", "args")
 CODES = ("error", "EINVAL", "EPERM", "okay", "x0", "init")
 Scope = dict[str, object]  # a variable's sort, or the fields of a record
+Procedures = dict[str, "Procedure"]
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """What a `perform` has to know: sorts of the arguments and of the result, locals, and steps."""
+
+    params: tuple[str, ...]
+    result: str | None
+    locals: dict[str, object]
+    steps: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,7 @@ class Maker:
     fixed: list[str] = field(default_factory=list)  # states that nothing writes
     used: set[str] = field(default_factory=set)
     two_state: bool = False
-    this: bool = False
+    operation: str = ""
 
     def name(self, hint: str = "n") -> str:
         """A new name of the system, nasty now and then."""
@@ -214,7 +225,7 @@ class Maker:
             return ""
         return f" undo {' '.join(self.assign(scope) for _ in range(self.rng.randint(1, 2)))} end"
 
-    def statements(self, scope: Scope, count: int, procedures: dict[str, tuple[list[str], str | None, dict[str, object]]],
+    def statements(self, scope: Scope, count: int, procedures: Procedures,
                    boundaries: bool, op: str) -> list[str]:
         """Statements in a row; `scope` grows with what they define."""
         out: list[str] = []
@@ -242,7 +253,7 @@ class Maker:
                 out.append(f"{marks[part]} {label}" + (f"({', '.join(params)})" if params or marks[part] == "each" else ""))
         return out
 
-    def statement(self, scope: Scope, procedures: dict[str, tuple[list[str], str | None, dict[str, object]]],
+    def statement(self, scope: Scope, procedures: Procedures,
                   performed: set[str]) -> str:
         """One statement that is no boundary; where one cannot be made, another."""
         for _ in range(8):
@@ -252,7 +263,7 @@ class Maker:
                 continue
         return "may fail EIO \"nothing else could be made\""
 
-    def _statement(self, scope: Scope, procedures: dict[str, tuple[list[str], str | None, dict[str, object]]],
+    def _statement(self, scope: Scope, procedures: Procedures,
                   performed: set[str]) -> str:
         """One statement that is no boundary."""
         r = self.rng.random()
@@ -281,7 +292,9 @@ class Maker:
             return text
         if r < 0.62 and procedures:
             name = self.rng.choice(list(procedures))
-            params, result, locals_ = procedures[name]
+            params, result, locals_ = procedures[name].params, procedures[name].result, procedures[name].locals
+            if procedures[name].steps and (name in performed or self.rng.random() < 0.5):
+                raise LookupError(name)
             args = ", ".join(self.of(scope, p, 1) for p in params)
             text = f"perform {name}({args})"
             prefix = ""
@@ -296,6 +309,7 @@ class Maker:
             elif any(n in scope for n in locals_):
                 raise LookupError(text)
             performed.add(name)
+            self.points += [f"{self.operation}.{step}" for step in procedures[name].steps]
             for n, k in locals_.items():
                 scope[prefix + n] = k
             return text + (f" else {self.rng.choice(CODES)}" if self.rng.random() < 0.3 else "")
@@ -360,6 +374,7 @@ def _draft(rng: random.Random) -> Draft:
     if m.points and rng.random() < 0.8:
         parts.append(Part("init forall c: Call. at[c] = idle"))
     parts += body_parts
+    parts += _faults(m, body_parts)
     for _ in range(rng.choice((1, 2, 3))):
         kind = rng.choice(("theorem", "theorem", "transition", "invariant"))
         m.two_state = kind == "transition"
@@ -405,7 +420,7 @@ def _state(m: Maker, parts: list[Part]) -> None:
 def _operations(m: Maker) -> list[Part]:
     rng = m.rng
     parts: list[Part] = []
-    procedures: dict[str, tuple[list[str], str | None, dict[str, object]]] = {}
+    procedures: Procedures = {}
     for k in range(rng.choice((1, 2, 3, 4))):
         kind = "procedure" if k == 0 and rng.random() < 0.5 else rng.choice(("internal", "request", "hypercall"))
         name = m.name("op")
@@ -418,7 +433,8 @@ def _operations(m: Maker) -> list[Part]:
         when = f" when {m.formula(scope, 1)}" if kind != "procedure" and rng.random() < 0.25 else ""
         given = set(scope)
         points = list(m.points)
-        body = m.statements(scope, 3, procedures if kind != "procedure" else {}, kind != "procedure" or rng.random() < 0.2, name)
+        m.operation = name
+        body = m.statements(scope, 3, procedures, kind != "procedure" or rng.random() < 0.3, name)
         result = None
         if kind == "procedure" and rng.random() < 0.5:
             plain = [(n, str(s)) for n, s in scope.items() if isinstance(s, str) and n != "this"]
@@ -427,20 +443,13 @@ def _operations(m: Maker) -> list[Part]:
                 body.append(f"return {var}")
         parts.append(Part(f"{kind} {name}({', '.join(params)}){f' -> {result}' if result else ''}{when}", tuple(body)))
         if kind == "procedure":
+            steps = tuple(p.split(".")[1] for p in m.points if p not in points)
             m.points = points
-            steps = any(b.split()[0] in ("step", "each") for b in body)
-            procedures[name] = [str(scope[n]) for n in scope if n in given], result, \
-                {n: s for n, s in scope.items() if n not in given and n != "this"}
-            if steps:
-                procedures.clear()  # performed by hand-written tests; its steps change what `this` is for the performer
-                m.points = points
-                parts.pop()
-        elif any(b.split()[0] in ("step", "each") for b in body):
-            first = []
-            for b in body:
-                if b.split()[0] in ("step", "each"):
-                    break
-                first.append(b)
+            if any(b.startswith("each ") for b in body):
+                continue  # performed within another batch it would be refused
+            procedures[name] = Procedure(tuple(str(scope[n]) for n in scope if n in given), result,
+                                         {n: s for n, s in scope.items() if n not in given and n != "this"}, steps)
+        elif len(m.points) > len(points):
             for n, s in scope.items():
                 if n in given and isinstance(s, str) and rng.random() < 0.5:
                     m.kept[f"{name}.{n}"] = s
@@ -461,6 +470,30 @@ def _init(m: Maker) -> Part:
     value = m.of(dict(binders), sort, 0)
     quantified = f"forall {', '.join(f'{v}: {s}' for v, s in binders)}. " if binders else ""
     return Part(f"init {quantified}{place} = {value}")
+
+
+def _faults(m: Maker, operations: list[Part]) -> list[Part]:
+    """A fault, now and then: it repeats a check or an assignment of some operation."""
+    rng = m.rng
+    if rng.random() > 0.35:
+        return []
+    op = rng.choice(operations)
+    name = op.head.split("(")[0].split()[1]
+    boundaries = [b.split("(")[0].split()[-1] for b in op.body if b.split()[0] in ("step", "each", "done")]
+    st = rng.choice(op.body)
+    if st.startswith("require "):
+        cond = st.removeprefix("require ").rpartition(" else ")[0].split(" else ")[0] if " undo " not in st else ""
+        if not cond or " else " in st.removeprefix("require ")[: len(cond)]:
+            return []
+        changes = [f"drop {cond}", f"replace {cond} with not ({cond})", *(f"move {cond} to {b}" for b in boundaries[-1:])]
+    elif st.startswith("pick ") and " where " in st and " undo " not in st:
+        cond = st.partition(" where ")[2].rpartition(" else ")[0]
+        changes = [f"drop {cond}", f"replace {cond} with not ({cond})"]
+    elif st.startswith("set ") and " = " in st:
+        changes = [f"skip {st.removeprefix('set ').partition(' = ')[0]}"]
+    else:
+        return []
+    return [Part(f"fault fault1 within {name} {rng.choice(changes)}")]
 
 
 def smaller(d: Draft) -> list[Draft]:

@@ -90,6 +90,7 @@ class Interpreter:
         self.defines = {i.name: i for i in self.items if isinstance(i, s.DefineItem)}
         self._defined: dict[str, tuple[list[Slot], Code, Sort]] = {}
         self.kept: dict[str, dict[str, Slot]] = {}
+        self.arguments: dict[str, dict[str, Slot]] = {}  # of procedures, as claims name them
         self.used_later: set[Slot] = set()
         self.segments: list[Segment] = []
         for op in self.operations.values():
@@ -291,9 +292,9 @@ class Interpreter:
             case s.Index(base=s.Name(text=text), args=args):
                 return self._read(text, [sub(a)[0] for a in args])
             case s.Index(base=s.Field(base=s.Name(text=op), name=local), args=(arg,)):
-                if local not in self.kept.get(op, {}):
+                slot = self.kept.get(op, {}).get(local) or self.arguments.get(op, {}).get(local)
+                if slot is None:
                     raise Wrong(f"no local {op}.{local}")
-                slot = self.kept[op][local]
                 self.used_later.add(slot)
                 return self._kept(slot, sub(arg)[0])
             case s.Field(base=base, name=part):
@@ -304,7 +305,7 @@ class Interpreter:
                     raise Wrong(f"no field {part}")
                 return (lambda env, now, then: record(env, now, then)[part]), dict(sort)[part]
             case s.Call(name="next", args=(arg,)) if two_state:
-                inner, sort = self.compile(arg, names, here, False)
+                inner, sort = sub(arg)
                 return (lambda env, now, then: inner(env, then, then)), sort
             case s.Call(name=name, args=args):
                 slots, body, sort = self._define(name)
@@ -445,8 +446,8 @@ class _Cutter:
         self.head = ""
 
     def _several(self, op: s.Operation, seen: set[str]) -> bool:
-        return any(isinstance(st, s.Boundary) or isinstance(st, s.Perform) and st.name not in seen
-                   and self._several(self.it.operations[st.name], seen | {st.name}) for st in op.body)
+        return any(isinstance(st, s.Boundary) or (isinstance(st, s.Perform) and st.name not in seen
+                   and self._several(self.it.operations[st.name], seen | {st.name})) for st in op.body)
 
     def cut(self) -> list[Segment]:
         op = self.op
@@ -528,6 +529,8 @@ class _Cutter:
             slot = self._local(b.name, sort)
             self.out[-1].body.append(("let", slot, value))
             inner[b.name] = slot
+            if st.result is not None:
+                self.it.arguments.setdefault(self.op.name, {})[f"{st.result}_{b.name}"] = slot
         told: dict[str, Slot] = {}
         result = self._body(done, inner, told, code or st.code or "")
         prefix = "" if st.result is None else st.result + "_"
