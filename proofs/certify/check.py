@@ -23,6 +23,7 @@ from bulkhead.proofs.certify.tree import CannotRead, Rules
 CONFIRMED, DENIED, UNDECIDED = "confirmed", "denied", "undecided"
 LIMIT = 10.0  # seconds for one question
 FAST = {"auto_config": False, "mbqi": False, "qi.eager_threshold": 3.0}  # refutes by patterns; finds no models
+MACROS = {"auto_config": False, "mbqi": False, "macro_finder": True}  # the same, with the equations written out by Z3
 FAST_LIMIT = 1.0
 
 
@@ -190,9 +191,9 @@ class Checker:
         more = (few | self.helpful.get(name, frozenset())) & assumed.keys()
         everything = set(assumed)
         trials: list[tuple[Set[str], dict[str, Any], float]] = [
-            (few, FAST, FAST_LIMIT), (few, {}, FAST_LIMIT), (more, FAST, FAST_LIMIT), (more, {}, FAST_LIMIT)]
-        trials = [t for t in trials if len(t[0]) < len(everything)]
-        trials += [(everything, FAST, self.limit), (everything, {}, self.limit)]
+            (names, options, FAST_LIMIT) for names in (few, more) if len(names) < len(everything)
+            for options in (FAST, MACROS, {})]
+        trials += [(everything, options, self.limit) for options in (FAST, MACROS, {})]
         verdict, why = z3.unknown, ""
         for names, options, limit in trials:
             solver = (z3.SimpleSolver if options else z3.Solver)(ctx=self.symbols.context)

@@ -156,7 +156,7 @@ class Scope:
             raise CannotRead(f"there is no state `{name}`")
         parts = {b.name: self.symbols.function((name, b.name), self.phase)(*args)
                  for b in self.symbols.rules.states[name].fields}
-        return parts[""] if "" in parts else parts
+        return parts.get("", parts)
 
     def _name(self, name: str) -> Value:
         symbols = self.symbols
@@ -224,6 +224,11 @@ class Scope:
         return z3.ForAll(bound, whole) if expr.kind == "forall" else z3.Exists(bound, whole)
 
 
+def parts_of(value: Value) -> Record:
+    """A value field by field; a plain one is under the empty name."""
+    return value if isinstance(value, dict) else {"": value}
+
+
 def same_value(left: Value, right: Value) -> Term:
     """Equality, of records field by field."""
     if isinstance(left, dict) and isinstance(right, dict) and left.keys() == right.keys():
@@ -248,7 +253,7 @@ def read_local(symbols: Symbols, local: Local, args: list[Term], phase: int) -> 
     if not parts or len(args) != 1:
         raise CannotRead(f"the local `{local.name}` is not kept")
     made = {part: symbols.function((local, part), phase)(*args) for part in parts}
-    return made[""] if "" in made else made
+    return made.get("", made)
 
 
-__all__ = ["AFTER", "BEFORE", "Key", "Record", "Scope", "Symbols", "Term", "Value", "bind", "read_local", "same_value"]
+__all__ = ["AFTER", "BEFORE", "Key", "Record", "Scope", "Symbols", "Term", "Value", "bind", "parts_of", "read_local", "same_value"]

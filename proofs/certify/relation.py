@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import z3
 
 from bulkhead.model import syntax as s
-from bulkhead.proofs.certify.formulas import AFTER, BEFORE, Key, Scope, Symbols, Term, Value, bind, read_local
+from bulkhead.proofs.certify.formulas import AFTER, BEFORE, Key, Scope, Symbols, Term, Value, bind, parts_of, read_local
 from bulkhead.proofs.certify.steps import Bind, Choose, Cut, Local, Placed, Segment
 from bulkhead.proofs.certify.tree import AT, CALL, POINT, CannotRead
 
@@ -25,7 +25,7 @@ class Assignment:
     statement: s.Set
     scope: Scope
 
-    def keys(self) -> dict[Key, s.Expr | None]:
+    def assigned(self) -> dict[Key, s.Expr | None]:
         """What it assigns, and the part of a record that goes there (None: of the whole value)."""
         name, part = _place(self.statement.target)
         fields = [b.name for b in self.scope.symbols.rules.states[name].fields]
@@ -53,7 +53,7 @@ class Assignment:
         if free:
             assigned = z3.Exists(list(free.values()), assigned)
         # The value may speak of a bound variable only where that is an index.
-        part = self.keys()[key]
+        part = self.assigned()[key]
         inner = self.scope.with_variables(chosen)
         if part is not None:
             return assigned, inner.single(part)
@@ -71,7 +71,7 @@ class Store:
     place: tuple[Term, ...]
     value: Term
 
-    def keys(self) -> dict[Key, s.Expr | None]:
+    def assigned(self) -> dict[Key, s.Expr | None]:
         return {self.key: None}
 
     def at(self, key: Key, x: list[Term]) -> tuple[Term, Term]:
@@ -92,7 +92,7 @@ class Outcome:
         x = [z3.Const(symbols.fresh("x"), sort) for sort in symbols.domain(key)]
         value = symbols.function(key, BEFORE)(*x)
         for assignment in self.effect:
-            if key in assignment.keys():
+            if key in assignment.assigned():
                 assigned, new = assignment.at(key, x)
                 value = z3.If(assigned, new, value)
         after = symbols.function(key, AFTER)(*x)
@@ -140,14 +140,16 @@ class _Step:
         self.values[local] = value
         self.mine.append(local)
         if self.this is not None:
-            for part, term in (value if isinstance(value, dict) else {"": value}).items():
+            for part, term in parts_of(value).items():
                 self.symbols.local_sorts[local, part] = term.sort()
 
     def _scope(self, names: Mapping[str, Local]) -> Scope:
         """Names where a statement stands: locals of this step as they are, those of earlier ones as they were kept."""
         variables: dict[str, Value] = {} if self.this is None else {"this": self.this}
         for name, local in names.items():
-            if local.segment == self.number:
+            if local.meaning is not None:
+                variables[name] = self._scope(local.meaning[1]).value(local.meaning[0])
+            elif local.segment == self.number:
                 variables[name] = self.values[local]
             elif self.this is not None:
                 variables[name] = read_local(self.symbols, local, [self.this], BEFORE)
@@ -216,7 +218,7 @@ class _Step:
             return
         for local in self.mine:
             value = self.values[local]
-            for part, term in (value if isinstance(value, dict) else {"": value}).items():
+            for part, term in parts_of(value).items():
                 yield Store((local, part), (self.this,), term)
 
 

@@ -15,10 +15,15 @@ from bulkhead.proofs.certify.tree import IDLE, CannotRead, Rules
 
 @dataclass(eq=False)
 class Local:
-    """A parameter, pick, `let` or result. `segment` is the number of the step that defines it."""
+    """A parameter, pick, `let` or result. `segment` is the number of the step that defines it.
+
+    An argument that speaks of locals and constants alone means the same at every later step: it is not kept, but read as it
+    was written (`meaning`), with the names of the place where it was written.
+    """
 
     name: str
     segment: int
+    meaning: tuple[s.Expr, Mapping[str, Local]] | None = None
 
 
 @dataclass(frozen=True)
@@ -172,10 +177,26 @@ def _perform(st: s.Perform, rules: Rules, frame: _Frame, segments: list[Segment]
         raise CannotRead(f"`perform {st.name}` cannot be read")
     inner = _Frame(frame, st.result, st.code or "")
     for b, value in zip(performed.params, st.args, strict=True):
+        if _lasts(value, frame.names, rules):
+            inner.argument(b.name, Local(b.name, len(segments) - 1, (value, frame.names)))
+            continue
         local = Local(b.name, len(segments) - 1)
         segments[-1].body.append(Placed(Bind(local, value), frame.names))
         inner.argument(b.name, local)
     yield from _read(performed, rules, inner, segments, (*trail, st.name))
+
+
+def _lasts(expr: s.Expr, names: Mapping[str, Local], rules: Rules) -> bool:
+    """Does an expression speak of locals, constants and members only?"""
+    match expr:
+        case s.Name(text=text):
+            members = {m for ms in rules.enums.values() for m in ms}
+            return text in names or text in ("true", "false", "this") or text in rules.consts or text in members
+        case s.Field(base=s.Name(text=text)):
+            return text in names
+        case s.Operator(args=args):
+            return all(_lasts(a, names, rules) for a in args)
+    return False
 
 
 __all__ = ["Bind", "Choose", "Cut", "Local", "Placed", "Segment", "cut"]

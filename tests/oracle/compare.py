@@ -137,12 +137,9 @@ class Tables:
             column: list[tuple[object, ...] | None] = []
             if head not in oracle.states and head != "at":
                 owner, part = kept.get(func.name), ""
-                if owner is None:  # a field of a record: op.local_field
-                    for n, slot in kept.items():
-                        if isinstance(slot.sort, tuple):
-                            for f, _ in slot.sort:
-                                if f"{n}_{f}" == func.name:
-                                    owner, part = slot, f
+                if owner is None:  # a field of a record that is kept
+                    path, _, part = func.name.rpartition(".")
+                    owner = kept.get(path)
             for index in self._indices(func.args):
                 place = (owner, part, *index)
                 column.append(place if place in oracle.places else None)

@@ -18,8 +18,7 @@ State = dict[tuple[Any, ...], Any]
 Env = dict[int, Any]
 Code = Callable[[Env, State, State], Any]  # variables, the state that is read, the state after the step
 Sort = str | tuple[tuple[str, str], ...]  # of a record: fields and their sorts
-Names = Mapping[str, "Slot"]
-UNKNOWN = object()
+Names = Mapping[str, "Slot | Meaning"]
 
 
 class Wrong(Exception):
@@ -42,6 +41,14 @@ class Slot:
     sort: Sort
     name: str = ""
     segment: int = -1  # -1: a bound variable, or a name of the step itself
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """An argument that speaks of locals and constants alone: it is not kept, for it means the same at every later step."""
+
+    value: s.Expr
+    names: Names
 
 
 @dataclass
@@ -277,7 +284,10 @@ class Interpreter:
         match e:
             case s.Name(text=text):
                 if text in names:
-                    return self._variable(names[text], names, here)
+                    meant = names[text]
+                    if isinstance(meant, Meaning):
+                        return self.compile(meant.value, meant.names, here)
+                    return self._variable(meant, names, here)
                 if text in ("true", "false"):
                     return (lambda env, now, then, v=(text == "true"): v), "bool"
                 if text == "idle":
@@ -331,8 +341,9 @@ class Interpreter:
             number = slot.number
             return (lambda env, now, then: env[number]), slot.sort
         self.used_later.add(slot)
-        this = names["this"].number
-        return self._kept(slot, lambda env, now, then: env[this])
+        this = names["this"]
+        assert isinstance(this, Slot)
+        return self._kept(slot, lambda env, now, then: env[this.number])
 
     def _kept(self, slot: Slot, call: Code) -> tuple[Code, Sort]:
         if isinstance(slot.sort, tuple):
@@ -452,7 +463,7 @@ class _Cutter:
     def cut(self) -> list[Segment]:
         op = self.op
         self._open(op.name, "idle" if self.several else "", "idle" if self.several else "")
-        names = dict(self.base)
+        names: dict[str, Slot | Meaning] = dict(self.base)
         exported: dict[str, Slot] = {}
         for b in op.params:
             names[b.name] = exported[b.name] = self._param(b)
@@ -483,9 +494,10 @@ class _Cutter:
         self.out[-1].defined.append(slot)
         return slot
 
-    def _body(self, op: s.Operation, names: dict[str, Slot], exported: dict[str, Slot], code: str) -> tuple[Code, Sort] | None:
+    def _body(self, op: s.Operation, names: dict[str, Slot | Meaning], exported: dict[str, Slot], code: str) -> Slot | None:
         """Read the statements of a body; `exported` takes its locals. Gives what it returns."""
-        it, result = self.it, None
+        it = self.it
+        result: Slot | None = None
         for st in op.body:
             add = self.out[-1].body.append
             match st:
@@ -519,12 +531,15 @@ class _Cutter:
                     self._boundary(st, names, exported)
         return result
 
-    def _perform(self, st: s.Perform, names: dict[str, Slot], exported: dict[str, Slot], code: str) -> None:
+    def _perform(self, st: s.Perform, names: dict[str, Slot | Meaning], exported: dict[str, Slot], code: str) -> None:
         done = self.it.operations.get(st.name)
         if done is None or done.kind != "procedure":
             raise Wrong(f"no procedure {st.name}")
-        inner = dict(self.base)
+        inner: dict[str, Slot | Meaning] = dict(self.base)
         for b, arg in zip(done.params, st.args, strict=True):
+            if self._lasts(arg, names):
+                inner[b.name] = Meaning(arg, dict(names))
+                continue
             value, sort = self.it.compile(arg, names, self.here)
             slot = self._local(b.name, sort)
             self.out[-1].body.append(("let", slot, value))
@@ -539,7 +554,14 @@ class _Cutter:
         if st.result is not None and result is not None:
             names[st.result] = exported[st.result] = result
 
-    def _boundary(self, st: s.Boundary, names: dict[str, Slot], exported: dict[str, Slot]) -> None:
+    def _lasts(self, e: s.Expr, names: Names) -> bool:
+        if isinstance(e, s.Name):
+            return e.text in names or e.text in ("true", "false", *self.it.consts, *self.it.members)
+        if isinstance(e, s.Field):
+            return isinstance(e.base, s.Name) and e.base.text in names
+        return isinstance(e, s.Operator) and all(self._lasts(a, names) for a in e.args)
+
+    def _boundary(self, st: s.Boundary, names: dict[str, Slot | Meaning], exported: dict[str, Slot]) -> None:
         last = self.out[-1]
         if st.kind == "done":
             last.after = self.head
