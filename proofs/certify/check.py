@@ -1,4 +1,4 @@
-"""Asks a solver whether every step keeps every claim that the first road says stands. Each answer is `unsat` or it does not count.
+"""Asks a solver whether every step keeps every claim that the first road says stands: `unsat`, or it does not count.
 
 Which claims are assumed beside the one that is asked is a matter of speed alone: any of those that stand may be, for all of
 them are confirmed or the whole is not. So what the first road says its proofs leaned on is tried first (`Claims.hints`).
@@ -24,6 +24,7 @@ CONFIRMED, DENIED, UNDECIDED = "confirmed", "denied", "undecided"
 LIMIT = 10.0  # seconds for one question
 FAST = {"auto_config": False, "mbqi": False, "qi.eager_threshold": 3.0}  # refutes by patterns; finds no models
 MACROS = {"auto_config": False, "mbqi": False, "macro_finder": True}  # the same, with the equations written out by Z3
+MODELS = {"auto_config": True, "mbqi": True, "qi.eager_threshold": 10.0}  # Z3's own settings, whatever this process has set
 FAST_LIMIT = 1.0
 
 
@@ -150,7 +151,8 @@ class Checker:
         self.now = Scope(symbols)
         self.failed = z3.Bool(symbols.fresh("failed"), symbols.context)
         axioms, named = rules.of_kind("axiom"), rules.of_kind("invariant", "theorem")
-        missing = (claims.inductive | claims.implied) - named.keys() | claims.transitions - rules.of_kind("transition").keys()
+        two_state = rules.of_kind("transition")
+        missing = ((claims.inductive | claims.implied) - named.keys()) | (claims.transitions - two_state.keys())
         if missing:
             raise CannotRead(f"there is no claim `{min(missing)}`")
         self.axioms = {n: self.now.truth(f.body) for n, f in axioms.items()}
@@ -161,7 +163,7 @@ class Checker:
         both = Scope(symbols, {"failed": self.failed}, BEFORE, True)
         self.goals = [self._goal(n, f, later) for n, f in {**axioms, **named}.items()
                       if n in claims.inductive or n in axioms]
-        self.goals += [self._goal(n, f, both) for n, f in rules.of_kind("transition").items() if n in claims.transitions]
+        self.goals += [self._goal(n, f, both) for n, f in two_state.items() if n in claims.transitions]
 
     def _goal(self, name: str, item: s.FormulaItem, scope: Scope) -> Goal:
         self.symbols.read_after.clear()
@@ -179,8 +181,10 @@ class Checker:
 
     def step(self, outcome: Outcome) -> None:
         """One outcome of a step keeps the claims, and the transition claims hold of it."""
-        equations = {key: outcome.equation(self.symbols, key) for key in dict.fromkeys(k for g in self.goals for k in g.reads)}
-        always = [*self.axioms.values(), self.failed == (self.symbols.true if outcome.failed else self.symbols.false), outcome.guard]
+        read = dict.fromkeys(key for goal in self.goals for key in goal.reads)
+        equations = {key: outcome.equation(self.symbols, key) for key in read}
+        failed = self.symbols.true if outcome.failed else self.symbols.false
+        always = [*self.axioms.values(), self.failed == failed, outcome.guard]
         for goal in self.goals:
             self._ask(outcome.label, goal.name, [*always, *(equations[k] for k in goal.reads)], goal.after, self.before)
 
@@ -192,11 +196,11 @@ class Checker:
         everything = set(assumed)
         trials: list[tuple[Set[str], dict[str, Any], float]] = [
             (names, options, FAST_LIMIT) for names in (few, more) if len(names) < len(everything)
-            for options in (FAST, MACROS, {})]
-        trials += [(everything, options, self.limit) for options in (FAST, MACROS, {})]
+            for options in (FAST, MACROS, MODELS)]
+        trials += [(everything, options, self.limit) for options in (FAST, MACROS, MODELS)]
         verdict, why = z3.unknown, ""
         for names, options, limit in trials:
-            solver = (z3.SimpleSolver if options else z3.Solver)(ctx=self.symbols.context)
+            solver = z3.SimpleSolver(ctx=self.symbols.context)
             for option, setting in options.items():
                 solver.set(option, setting)
             solver.set("timeout", int(min(limit, self.limit) * 1000))

@@ -31,7 +31,8 @@ class Symbols:
         self.rules = rules
         self.cuts = {c.operation.name: c for c in cuts}
         self._numbers = itertools.count()
-        points = (IDLE, *dict.fromkeys(g.point for c in self.cuts.values() for g in c.segments if g.point != IDLE and g.point))
+        stops = dict.fromkeys(g.point for c in self.cuts.values() for g in c.segments if g.point)
+        points = (IDLE, *(p for p in stops if p != IDLE))
         self.members: dict[str, tuple[str, ...]] = {**rules.enums, POINT: points}
         self.context = z3.Context()
         self.true, self.false = z3.BoolVal(True, self.context), z3.BoolVal(False, self.context)
@@ -244,7 +245,8 @@ def bind(symbols: Symbols, binders: Iterable[s.Binder]) -> tuple[list[Term], Ite
     free = {b.name: symbols.variable(b.name, b.sort) for b in given if symbols.members_of(b.sort) is None}
     listed = [(b.name, symbols.members_of(b.sort) or []) for b in given if b.name not in free]
     names = [n for n, _ in listed]
-    return list(free.values()), ({**free, **dict(zip(names, c, strict=True))} for c in itertools.product(*(m for _, m in listed)))
+    choices = itertools.product(*(members for _, members in listed))
+    return list(free.values()), ({**free, **dict(zip(names, choice, strict=True))} for choice in choices)
 
 
 def read_local(symbols: Symbols, local: Local, args: list[Term], phase: int) -> Value:
@@ -256,4 +258,5 @@ def read_local(symbols: Symbols, local: Local, args: list[Term], phase: int) -> 
     return made.get("", made)
 
 
-__all__ = ["AFTER", "BEFORE", "Key", "Record", "Scope", "Symbols", "Term", "Value", "bind", "parts_of", "read_local", "same_value"]
+__all__ = ["AFTER", "BEFORE", "Key", "Record", "Scope", "Symbols", "Term", "Value", "bind", "parts_of", "read_local",
+           "same_value"]

@@ -133,7 +133,8 @@ class _Step:
 
     def __init__(self, cut: Cut, symbols: Symbols, number: int, segment: Segment, this: Term | None,
                  values: dict[Local, Value]) -> None:
-        self.cut, self.symbols, self.number, self.segment, self.this, self.values = cut, symbols, number, segment, this, values
+        self.cut, self.symbols, self.number, self.segment = cut, symbols, number, segment
+        self.this, self.values = this, values
         self.mine: list[Local] = []
 
     def _define(self, local: Local, value: Value) -> None:
@@ -185,7 +186,8 @@ class _Step:
                 plain.append(symbols.all_of([*passed, fails]))
             passed.append(holds)
         if plain:
-            yield Outcome(f"{segment.label}!*", True, symbols.any_of(plain), self._goes("" if segment.first else segment.failed))
+            goes = self._goes("" if segment.first else segment.failed)
+            yield Outcome(f"{segment.label}!*", True, symbols.any_of(plain), goes)
         yield Outcome(segment.label, False, symbols.all_of(passed), (*effect, *self._goes(segment.after), *self._keeps()))
 
     def _check(self, placed: Placed, scope: Scope) -> tuple[Term, Term]:

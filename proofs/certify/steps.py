@@ -54,7 +54,7 @@ class Placed:
 
 @dataclass
 class Segment:
-    """One atomic step. `point` is where a call stands to take it; `after` and `failed` where it stands then ("": nowhere)."""
+    """One atomic step. `point` is where a call stands to take it, `after` and `failed` where it then is ("": nowhere)."""
 
     label: str
     first: bool

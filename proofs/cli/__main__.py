@@ -90,7 +90,8 @@ def _folder(folder: Path) -> None:
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
               help="Where traces and pictures of refuted theorems go (default: beside --json, else build).")
 def prove(systems: tuple[str, ...], theorems: tuple[str, ...], faults: tuple[str, ...], cross_check: bool,
-          certify_too: bool, jobs: int | None, json_file: Path | None, why: str | None, limit: float, out: Path | None) -> int:
+          certify_too: bool, jobs: int | None, json_file: Path | None, why: str | None, limit: float,
+          out: Path | None) -> int:
     """Prove every theorem of each SYSTEM (a shipped one, or the path of a rules file), or refute it."""
     start = time.perf_counter()
     from bulkhead.proofs.atomic_files import needs_file

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from bulkhead.model import syntax as s
 from bulkhead.model.caller import OKAY, Caller
@@ -58,7 +58,6 @@ class Seen:
     undecided: int = 0
     attacks: int = 0
     faults: int = 0
-    kinds: dict[str, int] = field(default_factory=dict)
 
 
 def differences(text: str, seed: int, budget: Budget, seen: Seen) -> Iterator[str]:
@@ -161,7 +160,7 @@ class Tables:
         return [[0 if p is None else self._number(state[p]) for p in column] for column in self.columns]
 
     def _number(self, value: object) -> int:
-        return self.points[value] if isinstance(value, str) else int(value)  # type: ignore[call-overload,no-any-return]
+        return self.points[value] if isinstance(value, str) else int(value)  # type: ignore[call-overload]
 
     def same(self, table: list[list[int]], state: State) -> bool:
         """Do both say the same, wherever both say something?"""
@@ -248,7 +247,7 @@ def _calls(caller: Caller, tables: Tables, table: list[list[int]], state: State,
         expected = [t for t in outcomes if (t.code or OKAY) == out.code]
         if not any(tables.same(after, t.after) for t in expected):
             codes = sorted({t.code or OKAY for t in outcomes})
-            yield (f"call: {label}{given} answers {out.code} on the executable model; for the interpreter it is one of {codes}"
+            yield (f"call: {label}{given} answers {out.code} on the executable model, one of {codes} for the interpreter"
                    f"{' but with another state' if expected else ''}, after {way}")
             return
 
@@ -258,13 +257,13 @@ def _transitions(machine: Machine, tables: Tables, table: list[list[int]], state
     """Every transition that can fire, and every step that should be one."""
     found: list[tuple[str, list[list[int]]]] = []
     total = 0
-    for label, t in machine.transitions.items():
+    for label, made in machine.transitions.items():
         for values in machine.choices(label):
             total += 1
             if total > 3000:
                 return
             after = [list(column) for column in table]
-            if machine.fire(after, label, {p.name: v for p, v in zip(t.params, values, strict=True)}):
+            if machine.fire(after, label, {p.name: v for p, v in zip(made.params, values, strict=True)}):
                 found.append((label, after))
     for label, after in found:
         base = label.partition("!")[0]
@@ -315,11 +314,14 @@ def attack_differs(system: Checked, tree: list[s.Item], trace: Trace) -> Iterato
                    if t.label == label and all(int(v) == event.args.get(n, int(v)) for n, v in t.args)
                    and (t.code is not None) == bool(code) and tables.same(table, t.after)]
         if not fitting:
-            yield f"attack: step {n} of the attack on `{trace.claim}`, {event.label}{event.args}, is none of the interpreter's"
+            yield f"attack: step {n} of it on `{trace.claim}`, {event.label}{event.args}, is none of the interpreter's"
             return
         last, before, state = fitting[0], state, fitting[0].after
     kind = oracle.claims[trace.claim][0]
-    good = oracle.holds(trace.claim, state) if kind != "transition" else last is None or oracle.holds_of(trace.claim, before, last)
+    if kind != "transition":
+        good = oracle.holds(trace.claim, state)
+    else:
+        good = last is None or oracle.holds_of(trace.claim, before, last)
     if good:
         yield f"attack: after the attack on `{trace.claim}` it still holds"
 

@@ -101,7 +101,7 @@ def fuzz(systems: int, seed: int, jobs: int, attack_every: int = 8, shrink: bool
             parts = list(pool.map(run_part, tasks))
     seen = Seen()
     for part, _ in parts:
-        for name in ("systems", "refused", "states", "steps", "proved", "violated", "certified", "undecided", "attacks", "faults"):
+        for name in vars(part):
             setattr(seen, name, getattr(seen, name) + getattr(part, name))
     return seen, [d for _, found in parts for d in found]
 

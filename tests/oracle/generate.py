@@ -1,7 +1,7 @@
 """Random systems over the whole language, well-formed by their making, from a seed. Names are nasty on purpose.
 
-A system is a list of parts of text, so that shrinking can leave some out: `Draft`. Whether what is left is well-formed is for
-the checker to say.
+A system is a list of parts of text, so that shrinking can leave some out: `Draft`. Whether what is left is
+well-formed is for the checker to say.
 """
 
 from __future__ import annotations
@@ -9,9 +9,13 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field, replace
 
-NASTY = ("x0", "x1", "value", "goal", "i0", "a", "a_", "next_a", "init", "error", "old", "old_live", "live", "seq", "re", "bv",
-         "nil", "item", "x", "y", "t", "S", "N", "k", "o", "v_x", "follows", "check", "store", "Int2", "RegEx", "proved", "okay",
-         "goal0", "assumed", "inv", "true_", "def", "lambda_", "pick_", "range", "all_", "len", "rnd", "given", "picks", "args")
+NASTY = (
+    "x0", "x1", "value", "goal", "i0", "a", "a_", "a_next", "next_a", "init", "error", "old", "old_live", "live",
+    "seq", "re", "bv", "nil", "item", "x", "y", "t", "S", "N", "k", "o", "v_x", "follows", "check", "store", "Int",
+    "Bool", "Array", "RegEx", "proved", "okay", "goal0", "assumed", "inv", "true_", "def", "lambda", "let", "select",
+    "ite", "distinct", "range", "all_", "len", "rnd", "given", "picks", "args", "implies_", "BitVec", "Set", "State",
+    "class", "None", "self", "return_",
+)
 CODES = ("error", "EINVAL", "EPERM", "okay", "x0", "init")
 Scope = dict[str, object]  # a variable's sort, or the fields of a record
 Procedures = dict[str, "Procedure"]
@@ -92,16 +96,15 @@ class Maker:
 
     # Expressions.
 
-    def places(self, scope: Scope, sort: str, depth: int, whole: bool = False) -> list[str]:
+    def places(self, scope: Scope, sort: str, depth: int) -> list[str]:
         """Some reads of state with a value of this sort."""
         out = []
         for name, (index, fields) in self.states.items():
             hits = [f for f, s in fields if s == sort]
             if hits and (index or name not in scope):
-                if index or name not in scope:
-                    text = f"{name}[{', '.join(self.of(scope, i, depth - 1) for i in index)}]" if index else name
-                    part = self.rng.choice(hits)
-                    out.append(f"{text}.{part}" if part else text)
+                text = f"{name}[{', '.join(self.of(scope, i, depth - 1) for i in index)}]" if index else name
+                part = self.rng.choice(hits)
+                out.append(f"{text}.{part}" if part else text)
         for name, kind in scope.items():
             if isinstance(kind, tuple):
                 out += [f"{name}.{f}" for f, s in kind if s == sort]
@@ -140,9 +143,10 @@ class Maker:
         if depth <= 0 or r < 0.35:
             sort = self.sort(small=r < 0.1)
             if sort in self.enums and r < 0.06:
-                members = [m for m in self.enums[sort]]
+                members = list(self.enums[sort])
                 if not set(members) & scope.keys():
-                    return f"{self.of(scope, sort, depth)} in {{ {', '.join(self.rng.sample(members, k=self.rng.randint(1, len(members))))} }}"
+                    some = self.rng.sample(members, k=self.rng.randint(1, len(members)))
+                    return f"{self.of(scope, sort, depth)} in {{ {', '.join(some)} }}"
             if sort == "bool" or r < 0.25:
                 atoms = self.places(scope, "bool", max(depth, 1)) + [n for n, k in scope.items() if k == "bool"]
                 if self.points and r < 0.12 and "at" not in scope:
@@ -158,11 +162,12 @@ class Maker:
             left, right = self.of(scope, sort, max(depth - 1, 0)), self.of(scope, sort, max(depth - 1, 0))
             return f"{left} {'=' if r < 0.28 else '!='} {right}"
         if r < 0.55:
-            return f"({self.formula(scope, depth - 1)}) {self.rng.choice(('and', 'or', 'implies', 'iff'))} ({self.formula(scope, depth - 1)})"
+            word = self.rng.choice(("and", "or", "implies", "iff"))
+            return f"({self.formula(scope, depth - 1)}) {word} ({self.formula(scope, depth - 1)})"
         if r < 0.65:
             return f"not ({self.formula(scope, depth - 1)})"
         inner = dict(scope)
-        binders = []
+        binders: list[str] = []
         for _ in range(self.rng.randint(1, 2)):
             sort = self.sort()
             name = self.local(inner) if self.rng.random() < 0.8 else self.local({})
@@ -181,7 +186,9 @@ class Maker:
         writable = [n for n in self.states if n not in self.fixed and (self.states[n][0] or n not in scope)]
         name = self.rng.choice(writable)
         index, fields = self.states[name]
-        inner, binders, args = dict(scope), [], []
+        inner = dict(scope)
+        binders: list[str] = []
+        args: list[str] = []
         for sort in index:
             r = self.rng.random()
             same = [b.split(":")[0] for b in binders if b.endswith(f" {sort}")]
@@ -203,15 +210,13 @@ class Maker:
         text = f"{name}[{', '.join(args)}]" if index else name
         if any(a in limits and a not in scope and a not in inner for a in args):
             raise LookupError(text)
-        safe = inner if len(limits) == len(inner) else {k: v for k, v in inner.items()}
-        value_scope = {k: v for k, v in safe.items()}
         if fields[0][0] == "":
-            value = self.of(value_scope, fields[0][1], 1)
+            value = self.of(inner, fields[0][1], 1)
         elif self.rng.random() < 0.5:
-            value = "{ " + ", ".join(f"{f}: {self.of(value_scope, s, 1)}" for f, s in fields) + " }"
+            value = "{ " + ", ".join(f"{f}: {self.of(inner, s, 1)}" for f, s in fields) + " }"
         else:
             part, sort = self.rng.choice(fields)
-            text, value = f"{text}.{part}", self.of(value_scope, sort, 1)
+            text, value = f"{text}.{part}", self.of(inner, sort, 1)
         out = f"set {text} = {value}"
         if binders:
             out += f" for all {', '.join(binders)}"
@@ -345,9 +350,8 @@ def _draft(rng: random.Random) -> Draft:
     for _ in range(rng.choice((1, 2, 2, 3))):
         _state(m, parts)
     if len(m.states) > 1 and rng.random() < 0.25:
-        free = [n for n in m.states if not any(" writable by " in p.head and p.head.split()[-0:][0:] and f" {n}[" in p.head
-                                               for p in parts)]
-        m.fixed += free[:1]
+        written = {p.head.split("[")[0].split()[-1] for p in parts if " writable by " in p.head}
+        m.fixed += [n for n in m.states if n not in written][:1]
     for _ in range(rng.choice((0, 0, 1, 2))):
         scope: Scope = {}
         params = []
@@ -378,13 +382,9 @@ def _draft(rng: random.Random) -> Draft:
     for _ in range(rng.choice((1, 2, 3))):
         kind = rng.choice(("theorem", "theorem", "transition", "invariant"))
         m.two_state = kind == "transition"
-        parts.append(Part(f"{kind} claim{len(parts)} {_claim(m)}"))
+        parts.append(Part(f"{kind} claim{len(parts)} {m.formula({}, 3)}"))
         m.two_state = False
     return Draft(tuple(parts))
-
-
-def _claim(m: Maker) -> str:
-    return m.formula({}, 3)
 
 
 def _state(m: Maker, parts: list[Part]) -> None:
@@ -394,7 +394,7 @@ def _state(m: Maker, parts: list[Part]) -> None:
     if rng.random() < 0.25:
         fields = []
         for k in range(rng.randint(1, 2)):
-            fields.append((rng.choice(("live", "value", "f", "owner_"))[: 5 + k] + ("" if k == 0 else "2"), m.sort(small=True)))
+            fields.append((rng.choice(("live", "value", "f", "owner")) + ("" if k == 0 else "2"), m.sort(small=True)))
     else:
         fields = [("", m.sort(small=rng.random() < 0.8))]
     shown = fields[0][1] if fields[0][0] == "" else "{ " + ", ".join(f"{f}: {s}" for f, s in fields) + " }"
@@ -414,7 +414,8 @@ def _state(m: Maker, parts: list[Part]) -> None:
             if rng.random() < 0.4:
                 written += f" then {m.assign(scope)}"
     places = ", ".join(f"{n}: {s}" if n else s for n, s in zip(names, index, strict=True))
-    parts.append(Part(f"{'ghost ' if rng.random() < 0.1 else ''}state {name}{f'[{places}]' if index else ''}: {shown}{written}"))
+    ghost, shown_index = "ghost " if rng.random() < 0.1 else "", f"[{places}]" if index else ""
+    parts.append(Part(f"{ghost}state {name}{shown_index}: {shown}{written}"))
 
 
 def _operations(m: Maker) -> list[Part]:

@@ -289,7 +289,8 @@ class Interpreter:
                         return self.compile(meant.value, meant.names, here)
                     return self._variable(meant, names, here)
                 if text in ("true", "false"):
-                    return (lambda env, now, then, v=(text == "true"): v), "bool"
+                    truth = text == "true"
+                    return (lambda env, now, then: truth), "bool"
                 if text == "idle":
                     return (lambda env, now, then: "idle"), "Point"
                 if text in self.members:
@@ -414,7 +415,7 @@ class Interpreter:
             codes = {n: self.compile(v, inner, here)[0] for n, v in st.value.fields}
         elif part is None and parts != [""]:
             whole = self.compile(st.value, inner, here)[0]
-            codes = {p: (lambda env, now, then, p=p: whole(env, now, then)[p]) for p in parts}
+            codes = {p: _field_of(whole, p) for p in parts}
         else:
             codes = {parts[0]: self.compile(st.value, inner, here)[0]}
         domains = [self.values(str(x.sort)) for x in slots]
@@ -429,6 +430,10 @@ class Interpreter:
             return out
 
         return writes
+
+
+def _field_of(record: Code, part: str) -> Code:
+    return lambda env, now, then: record(env, now, then)[part]
 
 
 def _quantified(every: bool, domains: list[tuple[int, list[Any]]], body: Code) -> Code:
