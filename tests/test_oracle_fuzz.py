@@ -6,9 +6,12 @@ and the comparison has to notice.
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from bulkhead.model import ir
+from bulkhead.model.diagnostics import RulesError
 from bulkhead.model.machine import Machine
 from bulkhead.proofs.theorems import induction
 from tests.oracle.compare import Budget, Seen, differences
@@ -25,7 +28,8 @@ def test_two_thousand_systems_mean_the_same_everywhere(part: int) -> None:
     seen, found = fuzz(PART, 100_000 + part * PART, jobs=1)
     assert not found, "\n".join(map(str, found))
     assert seen.systems > PART * 0.8 and seen.steps > PART * 20 and seen.states > PART * 4
-    assert seen.proved > 20 and seen.violated > 20 and seen.certified > PART // 2 and seen.attacks > 2 and seen.faults > 5
+    assert seen.proved > 20 and seen.violated > 20 and seen.certified > PART // 2
+    assert seen.attacks > 2 and seen.faults > 5 and seen.counterexamples > 2
 
 
 def test_some_systems_mean_the_same_everywhere() -> None:
@@ -69,7 +73,10 @@ def test_a_model_in_which_the_first_assignment_wins_is_noticed(monkeypatch: pyte
 def test_a_proof_that_believes_everything_is_denied(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the first road calls refuted whatever the solver says is denied by the second, or is seen to be violated."""
     monkeypatch.setattr(induction, "_counts", lambda result, settings: True)
-    found = [d for seed in range(40) for d in differences(draft(seed).text(), seed, Budget(worlds=1), Seen())]
+    found: list[str] = []
+    for seed in range(40):
+        with contextlib.suppress(RulesError):  # refused before anything is proved
+            found += differences(draft(seed).text(), seed, Budget(worlds=1), Seen())
     assert any(d.startswith("proof:") for d in found) and any(d.startswith("certify:") for d in found)
     assert not any("confirmed" in d for d in found)
 

@@ -18,13 +18,14 @@ from bulkhead.model.library import Library
 from bulkhead.model.loader import build
 from bulkhead.model.machine import Machine
 from bulkhead.model.parser import parse_text
-from bulkhead.model.trace import Trace
+from bulkhead.model.trace import Event, Trace
 from bulkhead.model.world import World as TableWorld
 from bulkhead.model.world import size_of
 from bulkhead.proofs.certify.check import CONFIRMED, DENIED, UNDECIDED, certify
 from bulkhead.proofs.certify.tree import assemble
 from bulkhead.proofs.report.certified import claims_of
 from bulkhead.proofs.theorems.attack import find_attack
+from bulkhead.proofs.theorems.cti import Cti, counterexample
 from bulkhead.proofs.theorems.induction import Settings, prove
 from tests.oracle.faults import with_fault
 from tests.oracle.interpreter import Interpreter, State, Taken, World, Wrong
@@ -58,6 +59,7 @@ class Seen:
     undecided: int = 0
     attacks: int = 0
     faults: int = 0
+    counterexamples: int = 0
 
 
 def differences(text: str, seed: int, budget: Budget, seen: Seen) -> Iterator[str]:
@@ -106,6 +108,12 @@ def differences(text: str, seed: int, budget: Budget, seen: Seen) -> Iterator[st
     if budget.attack:
         for claim in [c for c in system.claims() if c not in proof.proved][:1]:
             yield from _attacked(system, tree, claim, seen)
+        labels = {t.label for step in system.steps for t in step.outcomes()}
+        for result in [r for r in proof.failing if r.label in labels][:1]:
+            cti = counterexample(system, result.label, result.claim, sorted(proof.standing), 1.0)
+            if cti is not None:
+                seen.counterexamples += 1
+                yield from counterexample_differs(system, tree, cti)
 
 
 def a_world(system: Checked, rng: random.Random) -> World:
@@ -167,8 +175,8 @@ class Tables:
         return all(p is None or v == self._number(state[p])
                    for column, values in zip(self.columns, table, strict=True) for p, v in zip(column, values, strict=True))
 
-    def state(self, table: list[list[int]]) -> State | None:
-        """Tables as a state of the interpreter; None where they do not say all."""
+    def state(self, table: list[list[int]]) -> State:
+        """Tables as a state of the interpreter; what they do not say is the first value of its sort."""
         out: State = {}
         names = list(self.points)
         for column, values in zip(self.columns, table, strict=True):
@@ -298,7 +306,6 @@ def attack_differs(system: Checked, tree: list[s.Item], trace: Trace) -> Iterato
     oracle = Interpreter(tree, World({"Call": 1, **trace.world.sizes}, consts))
     tables = Tables(system, oracle)
     state = tables.state(trace.initial)
-    assert state is not None
     if not oracle.initial(state):
         yield f"attack: the attack on `{trace.claim}` begins in a state that is not initial"
         return
@@ -308,11 +315,7 @@ def attack_differs(system: Checked, tree: list[s.Item], trace: Trace) -> Iterato
     before = state
     for n, event in enumerate(trace.events, 1):
         machine.fire(table, event.label, event.args)
-        label, _, code = event.label.partition("!")
-        code = code.partition("#")[0]
-        fitting = [t for t in oracle.successors(state)
-                   if t.label == label and all(int(v) == event.args.get(n, int(v)) for n, v in t.args)
-                   and (t.code is not None) == bool(code) and tables.same(table, t.after)]
+        fitting = _fitting(tables, state, event, table)
         if not fitting:
             yield f"attack: step {n} of it on `{trace.claim}`, {event.label}{event.args}, is none of the interpreter's"
             return
@@ -324,6 +327,34 @@ def attack_differs(system: Checked, tree: list[s.Item], trace: Trace) -> Iterato
         good = last is None or oracle.holds_of(trace.claim, before, last)
     if good:
         yield f"attack: after the attack on `{trace.claim}` it still holds"
+
+
+def _fitting(tables: Tables, state: State, event: Event, after: list[list[int]]) -> list[Taken]:
+    """The steps of the interpreter that an event may be."""
+    label, _, code = event.label.partition("!")
+    return [t for t in tables.oracle.successors(state)
+            if t.label == label and all(int(v) == event.args.get(n, int(v)) for n, v in t.args)
+            and (t.code is not None) == bool(code) and tables.same(after, t.after)]
+
+
+def counterexample_differs(system: Checked, tree: list[s.Item], cti: Cti) -> Iterator[str]:
+    """Is a counterexample to induction a step of the interpreter, from a state with the claims to one without this one?"""
+    sorts = system.consts
+    consts = {c: bool(v) if sorts[c] == "bool" else v for c, v in cti.world.consts.items()}
+    oracle = Interpreter(tree, World({"Call": 1, **cti.world.sizes}, consts))
+    tables = Tables(system, oracle)
+    before = tables.state(cti.before)
+    fitting = _fitting(tables, before, cti.event, cti.after)
+    if not fitting:
+        yield f"counterexample: {cti.event} on `{cti.claim}` is no step of the interpreter"
+        return
+    for name in cti.assumed:
+        bare = name.partition("/")[2] or name
+        if bare in oracle.claims and not oracle.holds(bare, before):
+            yield f"counterexample: `{bare}` is assumed before {cti.event}, and does not hold there"
+    two = oracle.claims[cti.claim][0] == "transition"
+    if all(oracle.holds_of(cti.claim, before, t) if two else oracle.holds(cti.claim, t.after) for t in fitting):
+        yield f"counterexample: `{cti.claim}` still holds after {cti.event}"
 
 
 __all__ = ["Budget", "RulesError", "Seen", "a_world", "attack_differs", "differences"]
