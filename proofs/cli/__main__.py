@@ -81,6 +81,7 @@ def _folder(folder: Path) -> None:
 @click.option("--theorem", "theorems", multiple=True, metavar="T", help="Only this theorem (may be repeated).")
 @click.option("--fault", "faults", multiple=True, metavar="NAME", help="Lay a fault of the rules over the system.")
 @click.option("--cross-check/--no-cross-check", default=True, show_default=True, help="Let cvc5 decide again.")
+@click.option("--certify", "certify_too", is_flag=True, help="Confirm what is proved by a second encoding of the rules.")
 @click.option("--jobs", type=click.IntRange(1, 256), default=None, metavar="N", help="Processes (default: one per CPU).")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the verdicts.")
 @click.option("--why", metavar="THEOREM", help="Show what the proof of a theorem leans on.")
@@ -89,7 +90,8 @@ def _folder(folder: Path) -> None:
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
               help="Where traces and pictures of refuted theorems go (default: beside --json, else build).")
 def prove(systems: tuple[str, ...], theorems: tuple[str, ...], faults: tuple[str, ...], cross_check: bool,
-          jobs: int | None, json_file: Path | None, why: str | None, limit: float, out: Path | None) -> int:
+          certify_too: bool, jobs: int | None, json_file: Path | None, why: str | None, limit: float,
+          out: Path | None) -> int:
     """Prove every theorem of each SYSTEM (a shipped one, or the path of a rules file), or refute it."""
     start = time.perf_counter()
     from bulkhead.proofs.atomic_files import needs_file
@@ -111,12 +113,12 @@ def prove(systems: tuple[str, ...], theorems: tuple[str, ...], faults: tuple[str
     reports: list[SystemReport] = []
     try:
         cases = []
-        for system in loaded:
+        for source, system in zip(systems or DEFAULT_SYSTEMS, loaded, strict=True):
             if system.warnings:
                 click.echo(render(system.warnings, system.sources), err=True)
             only = [n for n in system.claims() if not theorems or n in theorems or n == why]
             if only or not theorems:
-                cases.append(report.Case(system, settings, pool, only, faults, where))
+                cases.append(report.Case(system, settings, pool, only, faults, where, source if certify_too else None))
         for case in cases:
             case.start()
         refuted = Refuted() if len(cases) > 1 else None

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from bulkhead.model.ir import System
 from bulkhead.proofs.atomic_files import drop_unfinished, writable, write_file
+from bulkhead.proofs.report.certified import certified, findings
 from bulkhead.proofs.report.explain_proof import not_decided, why
 from bulkhead.proofs.theorems.decide import Settings
 from bulkhead.proofs.theorems.induction import Proof, prove
@@ -92,7 +93,8 @@ class Case:
     """One system in a run. `start` sets off what needs no proof, `judge` brings everything together."""
 
     def __init__(self, system: System, settings: Settings, pool: ProcessPoolExecutor | None, only: list[str],
-                 faults: tuple[str, ...], out: Path) -> None:
+                 faults: tuple[str, ...], out: Path, source: str | None = None) -> None:
+        self.source = source  # what to read again to certify the proof; None where that is not wished
         self.system, self.settings, self.pool, self.only, self.faults = system, settings, pool, only, faults
         self.out = out / system.name
         self.vacuity = Checker(system, settings.limit)
@@ -139,12 +141,18 @@ class Case:
             report.findings.append(f"the solvers disagree on `{r.claim}` after {r.label}: z3 says {r.verdict}, "
                                    f"cvc5 says {r.second}")
         report.findings += found.errors()
+        certificate = None
+        if self.source is not None:
+            certificate = certified(proof, self.source, self.faults, self.settings, self.pool)
+            report.findings += findings(certificate)
         report.seconds = time.perf_counter() - begun
         table(report, sys.stdout.isatty())
         again = sum(r.again for r in proof.results)
         if again:
             print(f"  {again} of {len(proof.results)} queries were refuted already, for another step or system")
         print(f"  {found.summary()}")
+        if certificate is not None:
+            print(f"  {certificate.summary()}")
         for warning in found.warnings():
             print(f"  warning: {warning}")
         for finding in report.findings:
