@@ -184,8 +184,8 @@ class Coder:
         lines: list[str] = []
         if count <= self.unroll:
             for choice in itertools.product(*(range(self.size(v)) for v in u.binders)):
-                env = {v.name: str(i) for v, i in zip(u.binders, choice, strict=True)}
-                lines += self._guarded(u, env, form, "")
+                given = {v.name: str(i) for v, i in zip(u.binders, choice, strict=True)}
+                lines += self._guarded(u, given, form, "")
             return lines
         pad = ""
         env: Env = {}
