@@ -1,13 +1,15 @@
-"""A plain breadth-first search of the executable model from one given state: the yardstick for lengths of attacks.
+"""A plain breadth-first search of the executable model from given states: the yardstick for lengths of attacks.
 
 It is exhaustive in one small world: it has neither symmetry nor heuristics nor a solver, so that what it says of a length or
 of a number of states can be held against the attack search of the project and against Spin. It is slow, and not a feature.
+Of initial states it takes those that `starts` gives: what no step writes stays as given, the rest is varied.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import random
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from model.compile import Coder, compiled, indent
@@ -16,12 +18,15 @@ from model.machine import Machine
 from model.trace import Event
 from model.world import State, World, elements, index_names, place, size_of, table_sizes
 
+MANY = 256  # so many initial states are all looked at; of more, so many are drawn
+
 Key = bytes
 
 
 @dataclass(frozen=True)
 class Found:
-    """`states` distinct states were seen in `depth` rounds; `events` is a shortest way to the violation, if one was seen.
+    """`states` distinct states were seen in `depth` rounds; `events` is a shortest way from `start` to the violation of
+    `claim`. `labels` names the transitions that were taken.
 
     `complete` is true when every reachable state was seen (and then there is no violation, or it was not asked for).
     """
@@ -29,6 +34,9 @@ class Found:
     states: int
     depth: int
     complete: bool
+    labels: frozenset[str]
+    claim: str = ""
+    start: Key = b""
     events: tuple[Event, ...] | None = None
 
 
@@ -44,6 +52,42 @@ def state_of(system: System, world: World, facts: dict[str, str]) -> State:
         k, i, sort = at[name]
         state[k][i] = elements(system, world, sort).index(value)
     return state
+
+
+def starts(machine: Machine, first: State) -> list[State]:
+    """`first`, and initial states that differ from it in what steps write and neither `init` nor an axiom settles.
+
+    All of them, or where there are more than `MANY`, as many drawn by a fixed seed. A place counts as not settled when it can
+    take another value by itself.
+    """
+    system, world = machine.system, machine.world
+    bodies = [c.body for c in (*system.inits, *system.axioms)]
+    written = {u.func for s in system.steps for t in s.transitions() for u in t.updates}
+    free: list[tuple[int, int, list[int]]] = []
+    for k, func in enumerate(system.funcs.values()):
+        for i in range(len(first[k])) if func.name in written else ():
+            values = []
+            for value in range(size_of(system, world, func.sort)):
+                state = [list(t) for t in first]
+                state[k][i] = value
+                if all(machine.holds(state, b) for b in bodies):
+                    values.append(value)
+            if len(values) > 1:
+                free.append((k, i, values))
+    rng = random.Random(1)
+    count = 1
+    for _, _, values in free:
+        count *= len(values)
+    chosen: Iterator[tuple[int, ...]] = itertools.product(*(values for _, _, values in free)) if count <= MANY else iter(
+        [tuple(rng.choice(values) for _, _, values in free) for _ in range(MANY)])
+    out = [first]
+    for choice in chosen:
+        state = [list(t) for t in first]
+        for (k, i, _), value in zip(free, choice, strict=True):
+            state[k][i] = value
+        if state != first and all(machine.holds(state, b) for b in bodies):
+            out.append(state)
+    return out
 
 
 class _Successors:
@@ -64,7 +108,7 @@ class _Successors:
             self.steps.append((t, choose, effect))
 
     def of(self, key: Key) -> Iterator[tuple[Transition, tuple[int, ...], Key]]:
-        state = _unpacked(self.machine, key)
+        state = unpacked(self.machine, key)
         for t, choose, effect in self.steps:
             for values in choose(state):
                 after = [list(table) for table in state]
@@ -76,7 +120,8 @@ def _packed(state: State) -> Key:
     return bytes(itertools.chain.from_iterable(state))
 
 
-def _unpacked(machine: Machine, key: Key) -> State:
+def unpacked(machine: Machine, key: Key) -> State:
+    """The state that a key stands for."""
     out, at = [], 0
     for n in table_sizes(machine.system, machine.world):
         out.append(list(key[at: at + n]))
@@ -84,47 +129,59 @@ def _unpacked(machine: Machine, key: Key) -> State:
     return out
 
 
-def search(machine: Machine, first: State, claim: Claim | None = None, limit: int = 1_000_000,
+def search(machine: Machine, first: list[State], claims: Iterable[Claim] = (), limit: int = 1_000_000,
            depth: int | None = None) -> Found:
-    """All states reachable from `first`, or as many as it takes to see `claim` violated; `limit` states at most.
+    """All states reachable from those in `first`, or as many as it takes to see one of the claims violated; `limit` at most.
 
     With `depth`, states that many steps away are looked at and not followed further.
     """
-    two_state = claim is not None and claim.kind == "transition"
-
-    def bad(key: Key) -> bool:
-        return claim is not None and not two_state and not machine.holds(_unpacked(machine, key), claim.body)
-
+    of_states = [c for c in claims if c.kind != "transition"]
+    of_steps = [c for c in claims if c.kind == "transition"]
     successors = _Successors(machine)
-    start = _packed(first)
-    seen: dict[Key, tuple[Key, Event] | None] = {start: None}
-    if bad(start):
-        return Found(1, 0, False, ())
-    layer, rounds = [start], 0
+    layer = list(dict.fromkeys(map(_packed, first)))
+    seen: dict[Key, tuple[Key, Event] | None] = dict.fromkeys(layer)
+    labels: set[str] = set()
+    rounds = 0
+
+    def violated(key: Key) -> str | None:
+        state = unpacked(machine, key)
+        return next((c.name for c in of_states if not machine.holds(state, c.body)), None)
+
+    def broken(before: Key, after: Key, failed: bool) -> str | None:
+        states = unpacked(machine, before), unpacked(machine, after)
+        return next((c.name for c in of_steps if not machine.holds_between(*states, c.body, failed)), None)
+
+    def found(name: str = "", start: Key = b"", events: tuple[Event, ...] | None = None) -> Found:
+        return Found(len(seen), rounds, not layer, frozenset(labels), name, start, events)
+
+    for start in layer:
+        if name := violated(start):
+            return found(name, start, ())
     while layer and (depth is None or rounds < depth):
         rounds += 1
         following = []
         for key in layer:
             for t, values, after in successors.of(key):
+                labels.add(t.label)
                 event = Event(t.label, {p.name: v for p, v in zip(t.params, values, strict=True)})
-                if two_state and claim is not None and not machine.holds_between(
-                        _unpacked(machine, key), _unpacked(machine, after), claim.body, bool(t.code)):
-                    return Found(len(seen), rounds, False, (*_way(seen, key), event))
+                if of_steps and (name := broken(key, after, bool(t.code))):
+                    start, way = _way(seen, key)
+                    return found(name, start, (*way, event))
                 if after in seen:
                     continue
                 seen[after] = (key, event)
-                if bad(after):
-                    return Found(len(seen), rounds, False, _way(seen, after))
+                if name := violated(after):
+                    return found(name, *_way(seen, after))
                 following.append(after)
                 if len(seen) >= limit:
-                    return Found(len(seen), rounds, False)
+                    return found()
         layer = following
-    return Found(len(seen), rounds, not layer)
+    return found()
 
 
-def _way(seen: dict[Key, tuple[Key, Event] | None], key: Key) -> tuple[Event, ...]:
+def _way(seen: dict[Key, tuple[Key, Event] | None], key: Key) -> tuple[Key, tuple[Event, ...]]:
     events: list[Event] = []
     while (step := seen[key]) is not None:
         key, event = step
         events.append(event)
-    return tuple(reversed(events))
+    return key, tuple(reversed(events))
