@@ -1,4 +1,4 @@
-"""The protocols of `examples/`: they prove, all their steps can be taken, and each of their faults has an attack of known length.
+"""The protocols of `examples/`: they prove, their steps can be taken, and each fault has an attack of known length.
 
 Three things are held against each other that share little: what the solvers prove, what a plain breadth-first search of the
 executable model sees in small worlds, and, for two protocols, what Spin says of a model written by hand.
@@ -41,7 +41,7 @@ def _small(system: System, world: str) -> tuple[Machine, State]:
 
 @functools.cache
 def _explored(world: str) -> Found:
-    """All of a small world, or a way to a state in which a claim that is expected to be proved, or an invariant, is false."""
+    """All of a small world, or a way to a state in which a claim that should be proved, or an invariant, is false."""
     system = _load(world.partition("/")[0])
     machine, first = _small(system, world)
     true = [c for n, c in {**system.claims(), **system.invariants}.items() if system.expects.get(n) != "refuted"]
@@ -103,7 +103,8 @@ def test_traces_replay(attack: Attack) -> None:
     """The stored attack begins in an initial state, and makes the claim false with its last step; not without the fault."""
     system = _load(attack.system, attack.fault)
     trace = load_jsonl(attack.trace, system)
-    assert (trace.claim, trace.faults, len(trace.events)) == (attack.claim, (attack.fault,) * bool(attack.fault), attack.steps)
+    faults = (attack.fault,) if attack.fault else ()
+    assert (trace.claim, trace.faults, len(trace.events)) == (attack.claim, faults, attack.steps)
     claim = system.claims()[attack.claim]
     confirm(system, claim, trace)
     machine = Machine(system, trace.world)
@@ -189,6 +190,6 @@ def test_the_readme_counts_right() -> None:
     assert sorted(rows) == NAMES
     for name, cells in rows.items():
         system = _load(name)
-        sorts = len([s for s in system.sorts if s != "Call"])
-        steps = len([s for s in system.steps])
-        assert cells == [str(n) for n in (sorts, steps, len(system.claims()), len(system.invariants), len(system.faults))], name
+        counts = (len(set(system.sorts) - {"Call"}), len(system.steps), len(system.claims()), len(system.invariants),
+                  len(system.faults))
+        assert cells == [str(n) for n in counts], name

@@ -1,8 +1,8 @@
 """Every fault of the examples, what falls by it, and how many steps the shortest attack has: the one table of lengths.
 
-The length is the shortest from any initial state (`breadth_first.starts`) of the named world (`worlds.py`); `traces/` holds one
-such attack for each row, as JSON Lines. `search` says what `bulkhead attack` makes of it: `shortest`; or `longer` or `none`,
-where it has still to learn something: those rows are a list of work.
+The length is the shortest from any initial state (`breadth_first.starts`) of the named world (`worlds.py`); `traces/` holds
+one such attack for each row, as JSON Lines. `search` says what `bulkhead attack` makes of it: `shortest`; or `longer` or
+`none`, where it has still to learn something: those rows are a list of work.
 """
 
 from __future__ import annotations

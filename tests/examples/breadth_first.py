@@ -57,8 +57,8 @@ def state_of(system: System, world: World, facts: dict[str, str]) -> State:
 def starts(machine: Machine, first: State) -> list[State]:
     """`first`, and initial states that differ from it in what steps write and neither `init` nor an axiom settles.
 
-    All of them, or where there are more than `MANY`, as many drawn by a fixed seed. A place counts as not settled when it can
-    take another value by itself.
+    All of them, or where there are more than `MANY`, as many drawn by a fixed seed. A place counts as not settled when it
+    can take another value by itself.
     """
     system, world = machine.system, machine.world
     bodies = [c.body for c in (*system.inits, *system.axioms)]
