@@ -181,15 +181,18 @@ def test_spin_sees_attacks_of_the_same_length(tmp_path: Path, name: str, fault: 
 
 
 def test_the_readme_counts_right() -> None:
-    """Its table has a row for each file, with as many sorts, operations, claims, invariants and faults as there are."""
+    """Its table has a row for each file, with as many sorts, steps, claims, invariants and faults as there are, and the
+    least length of an attack for each fault."""
     rows = {}
     for line in (HERE / "README.md").read_text(encoding="utf-8").splitlines():
         cells = [c.strip() for c in line.strip("|").split("|")]
         if cells and (named := re.fullmatch(r"`(\w+)\.rules`", cells[0])):
-            rows[named[1]] = cells[2:7]
+            rows[named[1]] = cells[2:8]
     assert sorted(rows) == NAMES
     for name, cells in rows.items():
         system = _load(name)
         counts = (len(set(system.sorts) - {"Call"}), len(system.steps), len(system.claims()), len(system.invariants),
                   len(system.faults))
-        assert cells == [str(n) for n in counts], name
+        assert cells[:5] == [str(n) for n in counts], name
+        least = {fault: min(a.steps for a in ATTACKS if (a.system, a.fault) == (name, fault)) for fault in system.faults}
+        assert cells[5].partition(";")[0] == ", ".join(map(str, sorted(least.values()))), name
