@@ -54,6 +54,7 @@ ATTACKS = (
     Attack("ring_leader", "passes_all", "one_leader", 6, "ring_leader/2"),
     Attack("ring_leader", "passes_all", "leader_is_highest", 3, "ring_leader/2"),
     Attack("ring_leader", "wins_by_any", "one_leader", 4, "ring_leader/2"),
+    Attack("ring_leader", "wins_by_any", "leader_is_highest", 2, "ring_leader/2"),
     Attack("ring_leader", "jumps", "one_leader", 6, search="none"),
     Attack("ring_leader", "jumps", "leader_is_highest", 3, search="none"),
     Attack("paxos", "votes_after_promise", "agreement", 10, search="none"),
