@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from model.ir import System
-from model.loader import load
-from model.machine import Machine
-from model.trace import TraceError, load_jsonl, replay
-from model.world import State, World
-from proofs.attack import confirm, find_attack, violated
-from proofs.induction import Settings, prove
+from bulkhead.model.ir import System
+from bulkhead.model.loader import load
+from bulkhead.model.machine import Machine
+from bulkhead.model.trace import TraceError, load_jsonl, replay
+from bulkhead.model.world import State, World
+from bulkhead.proofs.theorems.attack import confirm, find_attack, violated
+from bulkhead.proofs.theorems.induction import Settings, prove
 from tests.examples.attacks import ATTACKS, HERE, Attack
 from tests.examples.breadth_first import Found, search, starts, state_of
 from tests.examples.worlds import WORLDS

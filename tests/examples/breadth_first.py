@@ -12,11 +12,11 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from model.compile import Coder, compiled, indent
-from model.ir import Claim, System, Transition
-from model.machine import Machine
-from model.trace import Event
-from model.world import State, World, elements, index_names, place, size_of, table_sizes
+from bulkhead.model.compile import Coder, compiled, indent
+from bulkhead.model.ir import Claim, System, Transition
+from bulkhead.model.machine import Machine
+from bulkhead.model.trace import Event
+from bulkhead.model.world import State, World, elements, index_names, place, size_of, table_sizes
 
 MANY = 256  # so many initial states are all looked at; of more, so many are drawn
 
