@@ -11,10 +11,11 @@ from bulkhead.model import loader
 from bulkhead.model.ir import App, Claim, Quant, Transition, Use, Var, conj, neg
 from bulkhead.model.machine import Machine
 from bulkhead.model.trace import TraceError, load_jsonl, replay, to_jsonl
+from bulkhead.proofs.jobs import Workers
 from bulkhead.proofs.theorems.attack import find_attack
 from bulkhead.proofs.theorems.bmc import Search, default_scope
 from bulkhead.proofs.theorems.cti import counterexample, describe
-from bulkhead.proofs.theorems.decide import make_pool, run_blocks
+from bulkhead.proofs.theorems.decide import run_blocks
 from bulkhead.proofs.theorems.frame_rule import Frame
 from bulkhead.proofs.theorems.induction import Proof, Settings, prove
 from bulkhead.proofs.theorems.initial_states import nothing
@@ -191,7 +192,7 @@ def test_both_solvers_refute_what_is_left_out_as_kept(name: str) -> None:
     maker.frame = Others(maker.frame)  # type: ignore[assignment]
     claims = [*maker.system.invariants.values(), *maker.system.theorems.values()]
     blocks = [maker.step(t, claims, {name_of(c) for c in claims}) for t in maker.transitions]
-    with make_pool(2) as pool:  # type: ignore[union-attr]
+    with Workers(2) as pool:
         results = run_blocks(maker.formulas.prelude, [b for b in blocks if b is not None], Settings(), pool)
     assert len(results) > 500
     assert all((r.verdict, r.second) == ("unsat", "unsat") for r in results)

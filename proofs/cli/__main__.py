@@ -6,14 +6,10 @@ expects, 1 a verdict that is not, 2 bad use, 130 interrupted. Solvers and drawin
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import os
-import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,16 +17,17 @@ import click
 
 from bulkhead.model import loader
 from bulkhead.model.diagnostics import RulesError, UsageError, render, suggest
+from bulkhead.proofs.atomic_files import drop_unfinished
 from bulkhead.proofs.cli.boot import boot
 from bulkhead.proofs.cli.diff import diff
 from bulkhead.proofs.cli.refine import refine
+from bulkhead.proofs.jobs import ENDS_WITHIN, INTERRUPTED, WorkerDied, Workers, count, run_to_end
 
 if TYPE_CHECKING:
     from bulkhead.proofs.report.prove_run import SystemReport
 
 DEFAULT_SYSTEMS = ("monolithic", "disaggregated")
-GOOD, FAILED, BAD_USE, INTERRUPTED = 0, 1, 2, 130
-ENDS_WITHIN = 10.0  # seconds: long after the process has ended
+GOOD, FAILED, BAD_USE = 0, 1, 2
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -94,7 +91,7 @@ def prove(systems: tuple[str, ...], theorems: tuple[str, ...], faults: tuple[str
     start = time.perf_counter()
     from bulkhead.proofs.atomic_files import needs_file
     from bulkhead.proofs.report import prove_run as report
-    from bulkhead.proofs.theorems.induction import Settings, make_pool
+    from bulkhead.proofs.theorems.induction import Settings
     from bulkhead.proofs.theorems.subsumption import Refuted
 
     loaded = [loader.load(name, faults) for name in systems or DEFAULT_SYSTEMS]
@@ -106,10 +103,9 @@ def prove(systems: tuple[str, ...], theorems: tuple[str, ...], faults: tuple[str
         needs_file(json_file)
     if out is not None or faults or any("refuted" in s.expects.values() for s in loaded):
         _folder(where)
-    settings = Settings(limit, jobs or os.cpu_count() or 2, cross_check)
-    pool = make_pool(settings.jobs)
+    settings = Settings(limit, count(jobs), cross_check)
     reports: list[SystemReport] = []
-    try:
+    with Workers(settings.jobs) as pool:
         cases = []
         for system in loaded:
             if system.warnings:
@@ -122,9 +118,6 @@ def prove(systems: tuple[str, ...], theorems: tuple[str, ...], faults: tuple[str
         refuted = Refuted() if len(cases) > 1 else None
         for case in cases:
             reports.append(case.judge(refuted, why))
-    finally:
-        if pool is not None:
-            pool.shutdown(wait=False, cancel_futures=True)
     seconds = time.perf_counter() - start
     if json_file is not None:
         report.write_file(json_file, report.to_json(reports, seconds))
@@ -233,60 +226,6 @@ command.add_command(diff)
 command.add_command(refine)
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[threading.Event]:
-    """Ends the process on Ctrl-C at once, whatever the solvers do: their code does not look at Python's signals.
-
-    The signal is blocked everywhere (processes started later inherit that) and waited for by a thread of its own. Once it
-    has come no further process is forked: one that the main thread starts after the others were killed would be left.
-    Gives what is set from then on.
-    """
-    ending = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield ending
-        return
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    forking = threading.Lock()
-    os.register_at_fork(before=forking.acquire, after_in_parent=forking.release, after_in_child=forking.release)
-
-    def watch() -> None:
-        signal.sigwait({signal.SIGINT})
-        ending.set()
-        forking.acquire(timeout=0.5)
-        _end_workers()
-        from bulkhead.proofs.report.prove_run import drop_unfinished
-
-        drop_unfinished()
-        restore = "\x1b[?25h" if sys.stderr.isatty() else ""
-        os.write(2, f"{restore}\nInterrupted.\n".encode())
-        os._exit(INTERRUPTED)
-
-    def terminated(*_: object) -> None:
-        ending.set()
-        forking.acquire(timeout=0.5)
-        _end_workers()
-        os._exit(128 + signal.SIGTERM)
-
-    signal.signal(signal.SIGTERM, terminated)
-    threading.Thread(target=watch, daemon=True, name="ctrl-c").start()
-    yield ending
-
-
-def _end_workers() -> None:
-    """Kill the processes that this one has started, and theirs."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            parent = int(entry.read_text().rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(entry.parent.name))
-    todo = children.get(os.getpid(), [])
-    while todo:
-        pid = todo.pop()
-        todo += children.get(pid, [])
-        with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
-
-
 def run(arguments: list[str] | None = None, ending: threading.Event | None = None) -> int:
     """Run one command; gives the exit code. Every expected failure becomes one message.
 
@@ -297,8 +236,6 @@ def run(arguments: list[str] | None = None, ending: threading.Event | None = Non
             time.sleep(ENDS_WITHIN)
         click.echo(f"bulkhead: {text}", err=True)
         return code
-
-    from concurrent.futures.process import BrokenProcessPool
 
     try:
         code = command.main(arguments, prog_name="bulkhead", standalone_mode=False)
@@ -323,8 +260,8 @@ def run(arguments: list[str] | None = None, ending: threading.Event | None = Non
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         return bad(f"{place}{error.strerror or error}.", BAD_USE)
-    except BrokenProcessPool:
-        return bad("a solver process died (out of memory?); try again with fewer --jobs.", FAILED)
+    except WorkerDied:
+        return bad("a worker process died (out of memory?); try again with fewer --jobs.", FAILED)
     except MemoryError:
         return bad("out of memory.", FAILED)
     except Exception as error:
@@ -334,18 +271,10 @@ def run(arguments: list[str] | None = None, ending: threading.Event | None = Non
 
 
 def main() -> None:
-    """The program. Its trees and tables live to the end: collecting garbage in between costs a fifth of the time."""
-    gc.set_threshold(500_000, 20, 20)
+    """The program."""
     if sys.stdout is None:  # nobody listens
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
-    with interruptible() as ending:
-        code = run(ending=ending)
-        if ending.is_set():
-            time.sleep(ENDS_WITHIN)
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
-        _end_workers()
-        os._exit(code)
+    run_to_end(lambda ending: run(ending=ending), drop_unfinished)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bulkhead.model.ir import System
 from bulkhead.proofs.atomic_files import drop_unfinished, writable, write_file
+from bulkhead.proofs.jobs import Workers
 from bulkhead.proofs.report.explain_proof import not_decided, why
 from bulkhead.proofs.theorems.decide import Settings
 from bulkhead.proofs.theorems.induction import Proof, prove
@@ -91,7 +92,7 @@ def search(system: System, claims: list[str], faults: tuple[str, ...], one: bool
 class Case:
     """One system in a run. `start` sets off what needs no proof, `judge` brings everything together."""
 
-    def __init__(self, system: System, settings: Settings, pool: ProcessPoolExecutor | None, only: list[str],
+    def __init__(self, system: System, settings: Settings, pool: Workers, only: list[str],
                  faults: tuple[str, ...], out: Path) -> None:
         self.system, self.settings, self.pool, self.only, self.faults = system, settings, pool, only, faults
         self.out = out / system.name
@@ -107,14 +108,10 @@ class Case:
 
     def _attack(self, claims: list[str]) -> None:
         """Set off the search for attacks on claims, in two parts where there is a pool."""
-        for part in (claims[::2], claims[1::2]) if self.pool is not None else (claims,):
+        for part in (claims[::2], claims[1::2]) if self.pool.jobs > 1 else (claims,):
             if not part:
                 continue
-            if self.pool is not None:
-                future = self.pool.submit(search, self.system, part, self.faults)
-            else:
-                future = Future()
-                future.set_result(search(self.system, part, self.faults))
+            future = self.pool.submit(search, self.system, part, self.faults)
             self._attacks.update(dict.fromkeys(part, future))
 
     def judge(self, refuted: Refuted | None = None, why_of: str | None = None) -> SystemReport:
