@@ -294,6 +294,7 @@ class System:
     faults: dict[str, str]  # name -> documentation
     warnings: tuple[Problem, ...] = ()
     files: tuple[str, ...] = ()
+    home: str = ""  # the file that declares the system
     sources: dict[str, str] = field(default_factory=dict)
 
     def sort_is_enum(self, sort: str) -> bool:

@@ -168,7 +168,7 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
     made = System(name, system.doc, d.sorts, enums, d.consts, d.funcs, d.defs, tuple(by_kind["init"].values()),
                   tuple(by_kind["axiom"].values()), by_kind["invariant"], by_kind["theorem"], by_kind["transition"],
                   tuple(steps), expects, {n: f.doc for n, f in known_faults.items()}, files=files,
-                  sources=library.sources)
+                  home=library.home_of_system.get(name, ""), sources=library.sources)
     return replace(made, warnings=tuple(alternation_warnings(made)))
 
 

@@ -88,7 +88,7 @@ def test_diff_writes_its_result(tmp_path: Path) -> None:
     result = CliRunner().invoke(diff, ["--ops", "1200", "--seed", "3", "--json", str(out)], standalone_mode=False)
     assert result.return_value == 0, result.output
     found = json.loads(out.read_text())
-    assert set(found) == {"calls", "mismatches", "seed", "coverage", "seconds"}
+    assert set(found) == {"format", "calls", "mismatches", "seed", "coverage", "seconds"}
     assert found["mismatches"] == 0 and found["seed"] == 3 and found["calls"] >= 1200
     assert found["coverage"]["total"] == found["coverage"]["reached"] + len(found["coverage"]["missing"])
 

@@ -10,17 +10,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from bulkhead.model.ir import System
 from bulkhead.model.logic import Prelude
 from bulkhead.proofs.jobs import Workers
+from bulkhead.proofs.theorems.cti import breaks
 from bulkhead.proofs.theorems.queries import Block, Query
 from bulkhead.proofs.theorems.solvers import EAGERNESS, FAST_LIMIT, Answer, Cvc5Session, SolverError, Z3Session
 from bulkhead.proofs.theorems.subsumption import Meanings, Refuted, split
-
-if TYPE_CHECKING:
-    from bulkhead.proofs.theorems.cti import Cti
 
 DEFAULT_LIMIT = 10.0
 PARTS = 6  # of the work for each process: small ones at the end keep all processes busy,
@@ -39,7 +36,6 @@ class Result:
     second: str = ""
     second_seconds: float = 0.0
     again: bool = False  # refuted earlier in this run, for another step or system (`subsumption.py`)
-    cti: Cti | None = None  # for `sat`: the counterexample to induction, confirmed by the executable model
 
 
 @dataclass(frozen=True)
@@ -145,19 +141,17 @@ def _decided_again(found: list[tuple[Query, Result]], block: Block, prelude: Pre
 
 def press(system: System, prelude: Prelude, block: Block, result: Result, settings: Settings) -> Result:
     """Decide a query that could not be refuted quickly: by a counterexample in a small world, or with more patience."""
-    from bulkhead.proofs.theorems.cti import counterexample
-
     begun = time.perf_counter()
     (query,) = [q for q in block.queries if q.claim == result.claim]
     if block.label != "init":
         assumed = [n for n in block.assumed if n.partition("/")[0] in ("invariant", "theorem")]
         try:
-            found = counterexample(system, block.label, result.claim, assumed, settings.limit)
+            found = breaks(system, block.label, result.claim, assumed, settings.limit)
         except SolverError:
-            found = None
-        if found is not None:
+            found = False
+        if found:
             spent = result.seconds + time.perf_counter() - begun
-            return replace(result, verdict="sat", core=(), seconds=spent, cti=found)
+            return replace(result, verdict="sat", core=(), seconds=spent)
     session = Z3Session(settings.limit, fast=False)
     session.tell(prelude.text)
     answer = session.ask(block.text() + query.goal)
