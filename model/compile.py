@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from bulkhead.model.ir import BOOL, App, Lit, Op, Quant, System, Term, Update, Use, Var, subterms
+from bulkhead.model.ir import BOOL, App, Lit, Op, Quant, System, Term, Update, Use, Var, free_variables, subterms
 from bulkhead.model.world import World, size_of
 
 UNROLL = 128  # ground copies of one quantifier or assignment that are written out; beyond, a loop
@@ -63,9 +63,9 @@ class Coder:
             case Var(name):
                 return env.get(name, f"v_{name}")
             case Lit(name, sort):
-                if sort == BOOL:
-                    return "1" if name == "true" else "0"
-                return str(self.members[sort, name] if sort in self.system.enums else self.world.consts[name])
+                if name in self.system.consts:  # of whatever sort
+                    return str(self.world.consts[name])
+                return str(self.members[sort, name]) if sort != BOOL else "1" if name == "true" else "0"
             case App(func, args):
                 table, index = self.place(func, args, env, term.next)
                 return f"{table}[{index}]"
@@ -221,17 +221,6 @@ def _negated(code: str) -> str:
     return {"True": "False", "False": "True"}.get(code, f"(not {code})")
 
 
-def free_variables(term: Term) -> set[str]:
-    match term:
-        case Var(name):
-            return {name}
-        case App(_, args) | Op(_, args) | Use(_, args):
-            return {n for a in args for n in free_variables(a)}
-        case Quant(_, vars_, body):
-            return free_variables(body) - {v.name for v in vars_}
-    return set()
-
-
 def _in_next(term: Term) -> Term:
     """The term, read in the state after the step."""
     match term:
@@ -258,4 +247,4 @@ def compiled(name: str, params: str, lines: list[str], space: Space | None = Non
     return made
 
 
-__all__ = ["Coder", "Env", "Space", "compiled", "free_variables", "indent", "joined"]
+__all__ = ["Coder", "Env", "Space", "compiled", "indent", "joined"]

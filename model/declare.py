@@ -5,33 +5,39 @@ Problems are collected in the declarations.
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable, Iterator
 
 from bulkhead.model import syntax as s
 from bulkhead.model.diagnostics import Span, suggest
 from bulkhead.model.expressions import Declarations, Scope
-from bulkhead.model.ir import AT, CALL, IDLE, POINT, App, Claim, Definition, Func, Op, Quant, Term, Use, Var
+from bulkhead.model.ir import (
+    AT,
+    CALL,
+    IDLE,
+    POINT,
+    App,
+    Claim,
+    Definition,
+    Func,
+    Op,
+    Quant,
+    Step,
+    Term,
+    Use,
+    Var,
+    subterms,
+)
 
 MAX_DEPTH = 150  # of a formula with its definitions written out
 MAX_SIZE = 100_000  # of the same
 TRIAL = "(components)"  # a system made up to check some components
 RESERVED = frozenset({"bool", "true", "false", "this", "next", "failed", AT, IDLE, CALL, POINT})
-# Names that mean something to Z3 or cvc5 already. Sorts, enums, constants, state and definitions reach them as they are.
-SOLVER_SORTS = frozenset(re.findall(r"\w+", """
-    Int Bool Real Array String Set Seq RegLan BitVec List Bag Tuple RoundingMode FloatingPoint Float16 Float32 Float64
-    Float128 Relation UnitTuple Unicode"""))
-SOLVER_WORDS = frozenset(re.findall(r"\w+", """
-    _ let as par match forall exists lambda select store distinct ite and or not xor abs div mod sin cos tan csc sec cot
-    arcsin arccos arctan exp sqrt tuple bag concat to_real to_int is_int ubv_to_int sbv_to_int int_to_bv bvnot bvneg bvand
-    bvor bvxor bvnand bvnor bvxnor bvadd bvsub bvmul bvudiv bvurem bvsdiv bvsrem bvsmod bvshl bvlshr bvashr bvult bvule
-    bvugt bvuge bvslt bvsle bvsgt bvsge bvcomp bvredor bvredand bvite bvultbv bvsltbv bvnego bvuaddo bvsaddo bvumulo
-    bvsmulo bvusubo bvssubo bvsdivo bvsize bv2nat bv2int nat2bv"""))
+MAX_INDICES = 8  # of one state: tables of a small world hold every combination
 
 
 def unique(items: list[tuple[s.Component, s.Item]], d: Declarations) -> None:
-    """Report names that stand twice, and those that mean something else to the language or to the solvers."""
+    """Report names that stand twice, and those that mean something else to the language."""
     seen: dict[tuple[str, str], Span] = {}
-    declared = {i.name for _, i in items if isinstance(i, s.StateItem | s.DefineItem)}
     for _, item in items:
         if isinstance(item, s.FormulaItem):
             space = "claim" if item.kind not in ("init", "axiom") else ""
@@ -45,25 +51,16 @@ def unique(items: list[tuple[s.Component, s.Item]], d: Declarations) -> None:
         elif isinstance(item, s.StateItem):
             d.distinct(item.indices)
             d.distinct(item.fields)
+            if len(item.indices) > MAX_INDICES:
+                d.problem(item.span, f"`{item.name}` has {len(item.indices)} indices", f"Expected {MAX_INDICES} at most.")
             if item.writable is not None:
                 names.append((item.writable.name or f"write_{item.name}", item.writable.span))
         for text, span in names:
             if text in RESERVED:
                 d.problem(span, f"`{text}` is a word of the language", hint="Choose another name.")
-            elif _means_something_to_solvers(text, item, declared):
-                d.problem(span, f"`{text}` means something else to the solvers", hint="Choose another name.")
             first = seen.setdefault((space, text), span)
             if first is not span:
                 d.problem(span, f"`{text}` is declared twice", hint=f"First at {first.file}:{first.line}.")
-
-
-def _means_something_to_solvers(name: str, item: s.Item, declared: set[str]) -> bool:
-    """Would a formula that uses the name say something else? `x_next` is how the state after a step is written."""
-    if isinstance(item, s.SortItem | s.EnumItem) and name == item.name and name in SOLVER_SORTS:
-        return True
-    if isinstance(item, s.FormulaItem | s.FaultItem | s.Operation):
-        return False
-    return name in SOLVER_WORDS or (name.endswith("_next") and name.removesuffix("_next") in declared)
 
 
 def declare_sorts(items: list[tuple[s.Component, s.Item]], d: Declarations) -> None:
@@ -144,6 +141,31 @@ def claims_of(items: list[tuple[s.Component, s.Item]], d: Declarations) -> list[
     return claims
 
 
+def refuse_changing_axioms(axioms: Iterable[Claim], steps: Iterable[Step], d: Declarations) -> None:
+    """Report axioms that speak of state which some step writes: they are assumed of every state, so they must stay true."""
+    written: dict[str, Span] = {}
+    for step in steps:
+        for transition in step.transitions():
+            for update in transition.updates:
+                written.setdefault(update.func, update.span or step.span)
+    for axiom in axioms:
+        for func in _state_read(axiom.body, d):
+            if func in written:
+                place = written[func]
+                d.problem(axiom.span, f"an axiom cannot speak of `{func}`, which is written at {place.file}:{place.line}",
+                          hint="What is so at the start is an `init`; what stays so is an `invariant` or a `theorem`.")
+                break
+
+
+def _state_read(term: Term, d: Declarations) -> Iterator[str]:
+    """The state functions that a term reads, through definitions too, in the order in which they stand."""
+    for part in subterms(term):
+        if isinstance(part, App):
+            yield part.func
+        elif isinstance(part, Use):
+            yield from _state_read(d.defs[part.name].body, d)
+
+
 def expects_of(system: s.System, claims: dict[str, Claim], d: Declarations) -> dict[str, str]:
     """The verdict that the system expects of each claim."""
     expects: dict[str, str] = {}
@@ -163,4 +185,5 @@ def expects_of(system: s.System, claims: dict[str, Claim], d: Declarations) -> d
     return expects
 
 
-__all__ = ["TRIAL", "claims_of", "declare_sorts", "declare_state", "define", "expects_of", "unique"]
+__all__ = ["TRIAL", "claims_of", "declare_sorts", "declare_state", "define", "expects_of", "refuse_changing_axioms",
+           "unique"]

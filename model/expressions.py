@@ -80,6 +80,10 @@ class Declarations:
             seen.add(b.name)
 
 
+MAX_BOUND = 12  # quantified variables in sight at once
+WORDS = frozenset({"true", "false", "this", "next"})  # no variable is called so
+
+
 class Scope:
     """Variables in sight, over some declarations. `lookup_local` lets an operation resolve its own names first."""
 
@@ -89,6 +93,7 @@ class Scope:
         self.variables: dict[str, Value] = dict(variables or {})
         self.two_state = two_state
         self.in_next = False
+        self.depth = 0  # variables bound by the quantifiers around
 
     def resolve(self, name: str) -> Value | None:
         """The value of a local name, or None."""
@@ -97,9 +102,11 @@ class Scope:
     def child(self, binders: tuple[s.Binder, ...]) -> tuple[Scope, tuple[Var, ...]]:
         """A scope with further variables."""
         inner = self.copy()
+        inner.depth += len(binders)
         made = []
         self.decls.distinct(binders)
         taken = self.taken()
+        self.refuse_words(binders)
         for b in binders:
             name = b.name
             while name in taken:  # what is in sight may speak of a variable of that name: do not capture it
@@ -113,13 +120,19 @@ class Scope:
                 inner.variables[b.name] = Var(name, "?")
         return inner, tuple(made)
 
+    def refuse_words(self, binders: tuple[s.Binder, ...]) -> None:
+        """Report variables that would hide a word of the language."""
+        for b in binders:
+            if b.name in WORDS:
+                self.decls.problem(b.span, f"`{b.name}` is a word of the language", hint="Choose another name.")
+
     def taken(self) -> set[str]:
         """The names of all variables that values in sight may speak of."""
         return {v.name for v in self.variables.values() if isinstance(v, Var)}
 
     def copy(self) -> Scope:
         inner = Scope(self.decls, self.variables, two_state=self.two_state)
-        inner.in_next = self.in_next
+        inner.in_next, inner.depth = self.in_next, self.depth
         return inner
 
     # Checking.
@@ -168,6 +181,10 @@ class Scope:
                 return self._operator(expr)
             case s.Quantified():
                 inner, made = self.child(expr.binders)
+                if inner.depth > MAX_BOUND:
+                    self.decls.problem(expr.span, f"more than {MAX_BOUND} quantified variables are in sight here",
+                                       hint="Searches try every combination; split the formula.")
+                    return None
                 body = inner.boolean(expr.body)
                 if body is None or len(made) != len(expr.binders):
                     return None
@@ -177,8 +194,9 @@ class Scope:
                 return None
 
     def _name(self, expr: s.Name) -> Value | None:
-        name, d = expr.text, self.decls
-        local = self.resolve(name)
+        d = self.decls
+        name = expr.text.removeprefix(s.GLOBAL)
+        local = self.resolve(expr.text)
         if local is not None:
             return local
         if name in ("true", "false"):
@@ -201,15 +219,18 @@ class Scope:
     def _dotted(self, expr: s.Expr) -> str | None:
         """`op.step` or `op.local` as one name, when the left side is not a value in sight."""
         if isinstance(expr, s.Field) and isinstance(expr.base, s.Name) and self.resolve(expr.base.text) is None:
-            return f"{expr.base.text}.{expr.name}"
+            return f"{expr.base.text.removeprefix(s.GLOBAL)}.{expr.name}"
         return None
 
     def _index(self, expr: s.Index) -> Value | None:
         d = self.decls
         base = expr.base
-        dotted = self._dotted(base)
+        dotted = None  # `op.local`: a field of a local cannot be indexed, so no local can be meant
+        if isinstance(base, s.Field) and isinstance(base.base, s.Name):
+            dotted = f"{base.base.text.removeprefix(s.GLOBAL)}.{base.name}"
         if dotted is not None and dotted.partition(".")[0] not in d.states:
-            if dotted not in d.funcs:
+            fields = [n for n in d.funcs if n.startswith(dotted + ".")]  # of a local that is a record
+            if dotted not in d.funcs and not fields:
                 kept = [n for n in d.funcs if "." in n and n.partition(".")[0] not in d.states]
                 d.problem(base.span, f"unknown local `{dotted}`", "Expected OPERATION.LOCAL of a local that a later step "
                           "or a claim reads.", suggest(dotted, kept))
@@ -218,7 +239,12 @@ class Scope:
                 d.problem(expr.span, f"`{dotted}` is given {len(expr.args)} indices", f"Expected 1: [{CALL}].")
                 return None
             call = self.of_sort(expr.args[0], CALL)
-            return None if call is None else App(dotted, (call,), d.funcs[dotted].sort, self.in_next)
+            if call is None:
+                return None
+            if fields:
+                return RecordTerm(tuple((n.removeprefix(dotted + "."), App(n, (call,), d.funcs[n].sort, self.in_next))
+                                        for n in fields))
+            return App(dotted, (call,), d.funcs[dotted].sort, self.in_next)
         if isinstance(base, s.Name) and base.text in d.states:
             return self._state(expr.span, base.text, expr.args)
         if isinstance(base, s.Name):
@@ -256,7 +282,7 @@ class Scope:
         if dotted is not None and dotted in d.enums.get(POINT, ()):
             return Lit(dotted, POINT)
         if dotted is not None and isinstance(expr.base, s.Name) and \
-                not any(expr.base.text in names for names in (d.states, d.consts, d.members)):
+                not any(dotted.partition(".")[0] in names for names in (d.states, d.consts, d.members)):
             known = [*d.states, *d.enums.get(POINT, ()), *self.variables]
             d.problem(expr.base.span, f"unknown name `{dotted}`", "Expected a state, a record in sight, or OPERATION.STEP.",
                       suggest(dotted, known) or suggest(expr.base.text, known))

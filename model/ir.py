@@ -17,6 +17,7 @@ CALL = "Call"  # the sort of calls in flight
 POINT = "Point"  # where a call in flight stands
 AT = "at"
 IDLE = "idle"
+FAILED = "!*"  # ends the label of the outcome in which some check without `undo` fails; no code can be written so
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,16 @@ def conj(terms: list[Term]) -> Term:
     return Op("and", tuple(kept)) if kept else TRUE
 
 
+def disj(terms: list[Term]) -> Term:
+    """The disjunction of terms, without needless nesting."""
+    if TRUE in terms:
+        return TRUE
+    kept = list(dict.fromkeys(t for t in terms if t != FALSE))
+    if len(kept) == 1:
+        return kept[0]
+    return Op("or", tuple(kept)) if kept else FALSE
+
+
 def neg(term: Term) -> Term:
     """The negation of a term."""
     if isinstance(term, Op) and term.op == "not":
@@ -143,6 +154,7 @@ class Update:
     value: Term
     binders: tuple[Var, ...] = ()
     cond: Term = TRUE
+    span: Span | None = field(default=None, compare=False)  # where it is written; None where the engine made it
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +187,11 @@ class Transition:
     guard: Term
     updates: tuple[Update, ...]
     code: str  # "" when the step succeeds, else the error code(s) it ends with
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Is the state after it the state before, whatever that is? So a call that fails in its first step leaves it."""
+        return not self.updates
 
     @property
     def guard_parts(self) -> tuple[Term, ...]:
@@ -235,30 +252,43 @@ class Step:
         return f"{self.label}!{check.code}" + (f"#{number}" if number > 1 else "")
 
     def failures(self) -> Iterator[Transition]:
-        """The outcomes that end with an error code *and* change the state (by undoing, or by leaving the call)."""
+        """The outcomes that end with an error code: one for each check with `undo`, and one for all the others.
+
+        A call fails at one check only: those before it have passed, with the values that were picked.
+        """
         plain: list[Check] = []
-        before: list[Term] = [self.start()]
+        ways: list[Term] = []  # in which a check without `undo` fails
+        passed: list[Term] = []
         base = self.params + ((THIS,) if self.after else ())
         picked: tuple[Var, ...] = ()
+        needed = picked  # picked values that the ways speak of
         for check in self.checks:
             if check.undo:
-                guard = conj([*before, check.fails])
+                guard = conj([self.start(), *passed, check.fails])
                 yield Transition(self.undone_label(check), self, base + picked, guard,
                                  check.undo + self._at(self.on_error), check.code)
             else:
                 plain.append(check)
+                ways.append(conj([*passed, check.fails]))
+                needed = picked
             if check.kind != "may":
-                before.append(check.cond)
+                passed.append(check.cond)
             if check.kind == "pick" and check.var is not None:
                 picked += (check.var,)
-        if self.point and plain and self.on_error != self.point:
-            # The checks' order does not matter for where the call goes, so one outcome stands for all of them.
+        if plain:
+            # Where the call goes does not depend on which check it is, so one outcome stands for all of them.
             codes = "|".join(dict.fromkeys(c.code for c in plain))
-            yield Transition(f"{self.label}!error", self, base, self.start(), self._at(self.on_error), codes)
+            yield Transition(self.label + FAILED, self, base + needed, conj([self.start(), disj(ways)]),
+                             self._at(self.on_error), codes)
+
+    def outcomes(self) -> tuple[Transition, ...]:
+        """All that can come of the step, calls that fail and change nothing included."""
+        return (self.success(), *self.failures())
 
     def transitions(self) -> tuple[Transition, ...]:
-        """All outcomes that change the state."""
-        return (self.success(), *self.failures())
+        """The outcomes that may change the state: success, and failures that undo something or leave the call's place."""
+        success, *failures = self.outcomes()
+        return (success, *(t for t in failures if not t.changes_nothing))
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +343,18 @@ def subterms(term: Term) -> Iterator[Term]:
             yield from subterms(arg)
     elif isinstance(term, Quant):
         yield from subterms(term.body)
+
+
+def free_variables(term: Term) -> set[str]:
+    """The names of the variables that a term speaks of and does not bind."""
+    match term:
+        case Var(name):
+            return {name}
+        case App(_, args) | Op(_, args) | Use(_, args):
+            return {n for a in args for n in free_variables(a)}
+        case Quant(_, vars_, body):
+            return free_variables(body) - {v.name for v in vars_}
+    return set()
 
 
 def show(term: Term) -> str:

@@ -11,7 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from bulkhead.model import syntax as s
-from bulkhead.model.declare import TRIAL, claims_of, declare_sorts, declare_state, define, expects_of, unique
+from bulkhead.model.declare import (
+    TRIAL,
+    claims_of,
+    declare_sorts,
+    declare_state,
+    define,
+    expects_of,
+    refuse_changing_axioms,
+    unique,
+)
 from bulkhead.model.diagnostics import Problem, RulesError, UsageError, suggest
 from bulkhead.model.expressions import Declarations
 from bulkhead.model.faults import lay
@@ -160,6 +169,7 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
     claims = claims_of(items, d)
     by_kind = {k: {c.name: c for c in claims if c.kind == k} for k in
                ("init", "axiom", "invariant", "theorem", "transition")}
+    refuse_changing_axioms(by_kind["axiom"].values(), steps, d)
     expects = expects_of(system, {**by_kind["theorem"], **by_kind["transition"]}, d)
     if d.problems:
         raise _error(d.problems, library)

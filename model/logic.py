@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from bulkhead.model import symbols
 from bulkhead.model.ir import (
     BOOL,
     CALL,
@@ -30,31 +31,15 @@ from bulkhead.model.ir import (
     Var,
 )
 
-NEXT = "_next"
 AFTER = "'"  # marks what is read after the step, until it is known what the step assigns
 _SYMBOL = re.compile(r"[^\s()]+")
 _WORD = re.compile(r"[()\s]+|[^()\s]+")
 Renaming = frozenset[str]  # names of functions and definitions to be read after the step
 
 
-def symbol(name: str) -> str:
-    """A name of the rules as an SMT-LIB symbol."""
-    return name.replace("@", "~")
-
-
-def sort_name(sort: str) -> str:
-    """A sort of the rules as an SMT-LIB sort."""
-    return "Bool" if sort == BOOL else sort
-
-
-def variable(name: str) -> str:
-    """Variables carry a mark, so that they never hide a state function of the same name."""
-    return "?" + name
-
-
 @dataclass(frozen=True)
 class Prelude:
-    """The declarations of a system by name, in order; `closure` says which of them each symbol leans on."""
+    """The declarations of a system by symbol, in order; `closure` says which of them each symbol leans on."""
 
     lines: dict[str, str]
     closure: dict[str, frozenset[str]]
@@ -66,9 +51,9 @@ class Prelude:
 
     def behind(self, text: str) -> frozenset[str]:
         """The names of the declarations that a text leans on, directly or not."""
-        symbols = set(_SYMBOL.findall(text))
-        symbols |= {s.removesuffix(NEXT) for s in symbols}
-        return frozenset().union(*(self.closure[s] for s in symbols if s in self.closure))
+        found = set(_SYMBOL.findall(text))
+        found |= {symbols.before(s) for s in found}
+        return frozenset().union(*(self.closure[s] for s in found if s in self.closure))
 
     def needed_by(self, text: str) -> str:
         """The declarations that a text leans on."""
@@ -92,34 +77,40 @@ class Formulas:
         What a two-state claim reads after the step is marked, for `transition_claim` to write out.
         """
         if isinstance(term, App | Use):
-            head = term.func if isinstance(term, App) else term.name
+            head = symbols.function(term.func if isinstance(term, App) else term.name)
             if term.next:
                 head += AFTER
             return f"({head} {' '.join([self.term(a, env) for a in term.args])})" if term.args else head
         if isinstance(term, Var):
-            return "?" + term.name if env is None or term.name not in env else env[term.name]
+            return symbols.variable(term.name) if env is None or term.name not in env else env[term.name]
         if isinstance(term, Lit):
-            return term.name
+            return symbols.literal(term.name, term.sort)
         if isinstance(term, Op):
             return f"({term.op} {' '.join([self.term(a, env) for a in term.args])})"
         inner = env
         if env is not None and any(v.name in env for v in term.vars):
             inner = {k: t for k, t in env.items() if k not in {v.name for v in term.vars}}
-        bound = " ".join([f"(?{v.name} {sort_name(v.sort)})" for v in term.vars])
+        bound = self.binders(term.vars)
         return f"({term.kind} ({bound}) {self.term(term.body, inner)})"
+
+    def binders(self, variables: Iterable[Var]) -> str:
+        """Variables with their sorts, as they stand in a quantifier or a definition."""
+        return " ".join([f"({symbols.variable(v.name)} {symbols.sort(v.sort)})" for v in variables])
 
     def claim(self, claim: Claim, after: Renaming = frozenset()) -> str:
         """The text of a claim, read in the state before (or, for the names in `after`, after) a step."""
         relevant = after & self.reads(claim)
         key = (claim.name, relevant)
         if key not in self._texts:
-            self._texts[key] = self._renamed((claim.kind, claim.name), claim.body, {name: name + NEXT for name in relevant})
+            self._texts[key] = self._renamed((claim.kind, claim.name), claim.body, _later(relevant))
         return self._texts[key]
 
     def transition_claim(self, claim: Claim, after: Renaming, failed: bool) -> str:
         """The text of a two-state claim over a step that assigns the names in `after`."""
-        meaning = {name + AFTER: name + NEXT if name in after else name for name in self.reads(claim)}
-        return self._renamed((claim.kind, claim.name), claim.body, {**meaning, "?failed": "true" if failed else "false"})
+        now = {name: symbols.function(name) for name in self.reads(claim)}
+        meaning = {symbol + AFTER: symbols.after(symbol) if name in after else symbol for name, symbol in now.items()}
+        meaning[symbols.variable("failed")] = "true" if failed else "false"
+        return self._renamed((claim.kind, claim.name), claim.body, meaning)
 
     def _renamed(self, name: tuple[str, str], term: Term, meaning: Mapping[str, str]) -> str:
         """The text of a term with other symbols put in. It is written once; a name means one thing wherever it stands."""
@@ -176,36 +167,40 @@ class Formulas:
     @cached_property
     def declared(self) -> dict[str, str]:
         """What declares each sort, enum, constant, state function and definition of the state before a step."""
-        out = {name: f"(declare-sort {name} 0)" for name in self.system.sorts}
-        for name, members in self.system.enums.items():
-            out[name] = f"(declare-datatypes (({name} 0)) (({' '.join(f'({m})' for m in members)})))"
-        out.update({n: f"(declare-const {n} {sort_name(s)})" for n, s in self.system.consts.items()})
-        for f in self.system.funcs.values():
-            out[f.name] = f"(declare-fun {f.name} ({' '.join(sort_name(a) for a in f.args)}) {sort_name(f.sort)})"
-        out.update({d.name: self.definition(d) for d in self.system.defs.values()})
+        system, sort, function = self.system, symbols.sort, symbols.function
+        out = {sort(name): f"(declare-sort {sort(name)} 0)" for name in system.sorts}
+        for name, members in system.enums.items():
+            texts = " ".join(f"({symbols.literal(m, name)})" for m in members)
+            out[sort(name)] = f"(declare-datatypes (({sort(name)} 0)) (({texts})))"
+        for name, of in system.consts.items():
+            out[symbols.literal(name, of)] = f"(declare-const {symbols.literal(name, of)} {sort(of)})"
+        for f in system.funcs.values():
+            out[function(f.name)] = f"(declare-fun {function(f.name)} ({' '.join(map(sort, f.args))}) {sort(f.sort)})"
+        out.update({function(d.name): self.definition(d) for d in system.defs.values()})
         return out
 
     @cached_property
     def prelude(self) -> Prelude:
         """All declarations, each after what it speaks of."""
         prelude = Prelude(self.declared, {})
-        for name, line in self.declared.items():  # what a line speaks of stands before it
-            leans = prelude.behind(line) | {name}
-            prelude.closure.update(dict.fromkeys((name, *self.system.enums.get(name, ())), leans))
+        members = {symbols.sort(name): [symbols.literal(m, name) for m in of] for name, of in self.system.enums.items()}
+        for symbol, line in self.declared.items():  # what a line speaks of stands before it
+            leans = prelude.behind(line) | {symbol}
+            prelude.closure.update(dict.fromkeys((symbol, *members.get(symbol, ())), leans))
         return prelude
 
     def definition(self, d: Definition, after: Renaming = frozenset()) -> str:
         """A `define-fun`; with `after`, the definition as read in the state after the step."""
-        params = " ".join(f"({variable(p.name)} {sort_name(p.sort)})" for p in d.params)
-        name = d.name + (NEXT if after else "")
-        body = self._renamed(("define", d.name), d.body, {name: name + NEXT for name in after})
-        return f"(define-fun {name} ({params}) {sort_name(d.sort)} {body})"
+        symbol = symbols.function(d.name)
+        body = self._renamed(("define", d.name), d.body, _later(after))
+        head = symbols.after(symbol) if after else symbol
+        return f"(define-fun {head} ({self.binders(d.params)}) {symbols.sort(d.sort)} {body})"
 
     # Steps.
 
     def parameters(self, params: Iterable[Var]) -> str:
         """Declares the parameters of a transition as constants: a step is taken for any values."""
-        return "".join(f"(declare-const {variable(p.name)} {sort_name(p.sort)})\n" for p in params)
+        return "".join(f"(declare-const {symbols.variable(p.name)} {symbols.sort(p.sort)})\n" for p in params)
 
     def guard_parts(self, transition: Transition) -> list[str]:
         """The guard of a transition, conjunct by conjunct."""
@@ -225,14 +220,14 @@ class Formulas:
         return "\n".join(out) + "\n"
 
     def _assigned(self, name: str, updates: list[Update]) -> str:
-        func = self.system.funcs[name]
-        slots = [f"?x{k}" for k in range(len(func.args))]
-        body = f"({name} {' '.join(slots)})" if slots else name
+        func, symbol = self.system.funcs[name], symbols.function(name)
+        slots = [symbols.slot(k) for k in range(len(func.args))]
+        body = f"({symbol} {' '.join(slots)})" if slots else symbol
         for update in updates:  # the last one stands outermost and wins
             cond, value = self.assignment(update, slots)
             body = value if cond == "true" else f"(ite {cond} {value} {body})"
-        params = " ".join(f"({s} {sort_name(a)})" for s, a in zip(slots, func.args, strict=True))
-        return f"(define-fun {name}{NEXT} ({params}) {sort_name(func.sort)} {body})"
+        params = " ".join(f"({s} {symbols.sort(a)})" for s, a in zip(slots, func.args, strict=True))
+        return f"(define-fun {symbols.after(symbol)} ({params}) {symbols.sort(func.sort)} {body})"
 
     def assignment(self, update: Update, slots: list[str]) -> tuple[str, str]:
         """When the place named by `slots` is assigned by the update, and to what."""
@@ -250,9 +245,14 @@ class Formulas:
         loose = [v for v in update.binders if v.name not in env]
         cond = "true" if not conds else conds[0] if len(conds) == 1 else f"(and {' '.join(conds)})"
         if loose:
-            quantified = " ".join(f"({variable(v.name)} {sort_name(v.sort)})" for v in loose)
-            cond = f"(exists ({quantified}) {cond})"
+            cond = f"(exists ({self.binders(loose)}) {cond})"
         return cond, self.term(update.value, env)
 
 
-__all__ = ["CALL", "NEXT", "POINT", "Formulas", "Renaming", "sort_name", "symbol", "variable"]
+
+def _later(names: Iterable[str]) -> dict[str, str]:
+    """The symbols of functions and definitions, each with what it is called after the step."""
+    return {symbol: symbols.after(symbol) for symbol in map(symbols.function, names)}
+
+
+__all__ = ["CALL", "POINT", "Formulas", "Prelude", "Renaming"]

@@ -25,7 +25,7 @@ class Machine:
         self._space = self._coder.definitions()
         self.transitions: dict[str, Transition] = {}
         for step in system.steps:
-            for t in step.transitions():
+            for t in step.outcomes():
                 self.transitions.setdefault(t.label, t)
         self._compiled: dict[str, tuple[Callable[..., bool], Callable[..., None]]] = {}
         self._claims: dict[tuple[Term, bool], Callable[..., bool]] = {}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from bulkhead.model import syntax as s
 from bulkhead.model.diagnostics import Span, suggest
-from bulkhead.model.expressions import Declarations, RecordTerm, Scope, Value
+from bulkhead.model.expressions import MAX_BOUND, Declarations, RecordTerm, Scope, Value
 from bulkhead.model.ir import (
     AT,
     CALL,
@@ -24,9 +24,12 @@ from bulkhead.model.ir import (
     Term,
     Update,
     Var,
+    free_variables,
     show,
 )
 from bulkhead.model.procedures import Inliner, too_heavy, weight
+
+MAX_PARAMS = 16  # arguments and picks of one step
 
 
 @dataclass
@@ -53,8 +56,7 @@ class OperationScope(Scope):
         self.weights: dict[str, tuple[int, int]] = {}
 
     def define(self, name: str, value: Value, span: Span) -> None:
-        if name == THIS.name:
-            self.decls.problem(span, f"`{name}` is a word of the language", hint="Choose another name.")
+        self.refuse_words((s.Binder(name, "", span),))
         if name in self.defined:
             self.decls.problem(span, f"`{name}` is defined twice in `{self.op}`", hint="Give one of them another name; "
                                "what is performed twice needs `as NAME`.")
@@ -71,8 +73,18 @@ class OperationScope(Scope):
         if segment == self.segment or (not isinstance(value, RecordTerm) and value.sort == "?"):
             return value
         if isinstance(value, RecordTerm):
-            return RecordTerm(tuple((f, self._save(f"{name}_{f}", t, segment)) for f, t in value.fields))
+            return self._save_record(name, value, segment)
         return self._save(name, value, segment)
+
+    def save(self, name: str, value: Value, segment: int) -> Value:
+        """Keep a local with the call, from the step that defines it on; gives how later steps read it."""
+        if isinstance(value, RecordTerm):
+            return self._save_record(name, value, segment)
+        return self._save(name, value, segment)
+
+    def _save_record(self, name: str, value: RecordTerm, segment: int) -> RecordTerm:
+        # No local is called `old.live`, so a local `old_live` has a place of its own.
+        return RecordTerm(tuple((f, self._save(f"{name}.{f}", t, segment)) for f, t in value.fields))
 
     def _save(self, name: str, value: Term, segment: int) -> Term:
         func = f"{self.op}.{name}"
@@ -88,6 +100,7 @@ class OperationScope(Scope):
     def copy(self) -> OperationScope:
         inner = OperationScope(self.decls, self.op, self.has_call)
         inner.variables = dict(self.variables)
+        inner.depth = self.depth
         inner.segment, inner.defined, inner.saved = self.segment, self.defined, self.saved
         return inner
 
@@ -98,7 +111,10 @@ def elaborate(op: s.Operation, procedures: dict[str, s.Operation], decls: Declar
 
     `wanted` names locals that claims speak of (`operation.local[call]`): they are kept even if no later step reads them.
     """
-    body = Inliner(procedures, decls, op.name).statements(op.body, {}, "", None, (op.name,))
+    body = Inliner(procedures, decls, op.name).operation(op)
+    if op.kind == "procedure" and op.when is not None:
+        decls.problem(op.when.span, f"the procedure `{op.name}` has a `when`, and nobody calls a procedure",
+                      hint="Use `require ... else CODE` in it, or `when` in the operations that perform it.")
     segments = _cut(op, body, decls)
     scope = OperationScope(decls, op.name, len(segments) > 1 or op.kind == "procedure")
     steps: list[Step] = []
@@ -119,15 +135,22 @@ def elaborate(op: s.Operation, procedures: dict[str, s.Operation], decls: Declar
         if result is not None and op.result is not None and result.sort not in (op.result, "?"):
             decls.problem(op.span, f"`{op.name}` returns sort {result.sort}", f"Expected sort {op.result}.")
         name = "" if segment.boundary is None else segment.boundary.name
+        _refuse_many([*params, *(c.var for c in checks if c.var is not None)], MAX_PARAMS,
+                     f"`{op.name}` has too many arguments and picks in one step", op.span, decls)
         steps.append(Step(op.name, name, op.kind, tuple(params), when, tuple(checks), tuple(updates), result,
                           op.doc, op.span, segment.point, segment.after, segment.on_error))
     for name, (found, number) in scope.defined.items():
-        if f"{op.name}.{name}" in wanted and number + 1 < len(steps) and not isinstance(found, RecordTerm):
-            scope._save(name, found, number)
+        if f"{op.name}.{name}" in wanted and number + 1 < len(steps):
+            scope.save(name, found, number)
     for name, (value, number) in scope.saved.items():
         keep = Update(f"{op.name}.{name}", (THIS,), value)
         steps[number] = replace(steps[number], updates=(*steps[number].updates, keep))
     return steps
+
+
+def _refuse_many(variables: list[Var], most: int, what: str, span: Span, decls: Declarations) -> None:
+    if len(variables) > most:
+        decls.problem(span, f"{what}: {len(variables)}", f"Expected {most} at most.", "Searches try every combination.")
 
 
 def _cut(op: s.Operation, body: list[s.Statement], decls: Declarations) -> list[_Segment]:
@@ -216,6 +239,9 @@ def _sets(sets: tuple[s.Set, ...], scope: Scope, decls: Declarations) -> tuple[U
 def _set(st: s.Set, scope: Scope, decls: Declarations) -> list[Update]:
     """The updates of one `set`, one per field of a record."""
     inner, binders = scope.child(st.binders) if st.binders else (scope, ())
+    if inner.depth > MAX_BOUND:
+        decls.problem(st.span, f"more than {MAX_BOUND} variables in one `for all`")
+        return []
     cond = TRUE if st.where is None else inner.boolean(st.where)
     target = inner.value(st.target)
     if target is None or cond is None:
@@ -251,7 +277,13 @@ def _set(st: s.Set, scope: Scope, decls: Declarations) -> list[Update]:
             decls.problem(st.span, "only declared state can be set")
             return []
         if value_term is not None:
-            made.append(Update(place.func, place.args, value_term, binders, cond))
+            indices = {a.name for a in place.args if isinstance(a, Var)}
+            loose = sorted({v.name for v in binders if v.name not in indices} & free_variables(value_term))
+            if loose:
+                decls.problem(st.span, f"`{loose[0]}` is in the value, and is not an index of the place by itself",
+                              hint="Of several elements it would not be clear whose value is set.")
+                return []
+            made.append(Update(place.func, place.args, value_term, binders, cond, st.span))
     return made
 
 
@@ -273,7 +305,7 @@ def generated_write(item: s.StateItem, decls: Declarations) -> Step | None:
     fields = tuple(Var(b.name or "value", b.sort) for b in item.fields)
     scope = Scope(decls, {v.name: v for v in (*index, *fields)})
     when = TRUE if w.when is None else scope.boolean(w.when)
-    updates = [Update(item.name if b.name == "" else f"{item.name}.{b.name}", index, v)
+    updates = [Update(item.name if b.name == "" else f"{item.name}.{b.name}", index, v, span=w.span)
                for b, v in zip(item.fields, fields, strict=True)]
     updates.extend(_sets(w.then, scope, decls))
     return Step(w.name or f"write_{item.name}", "", "guest", index + fields, when or TRUE, (), tuple(updates), None,

@@ -24,6 +24,8 @@ from bulkhead.model.lalr import Loop, NotParsed
 MAX_BYTES = 2_000_000
 MAX_NESTING = 60
 MAX_PARTS = 1000
+MAX_NAME = 100
+LONG_NAME = rf"\w{{{MAX_NAME + 1},}}"
 GRAMMAR = Path(__file__).resolve().parent.parent / "spec" / "language.lark"
 
 _SPOKEN = {"NAME": "a name", "STRING": "a documentation string in double quotes", "KIND": "an operation",
@@ -336,7 +338,10 @@ def _refuse_nonsense(text: str, file: str) -> None:
     if not text.strip():
         raise RulesError([_empty(file)])
     depth = 0
-    for match in re.finditer(r'"[^"]*"|--[^\n]*|[(\[{]|[)\]}]', text):
+    for match in re.finditer(r'"[^"]*"|--[^\n]*|[(\[{]|[)\]}]|' + LONG_NAME, text):
+        if match[0][0] not in '"-([{)]}':
+            raise RulesError([Problem(_place(text, match.start(), file), f"this name has {len(match[0]):,} characters",
+                                      f"Expected {MAX_NAME} at most.")])
         if match[0] in "([{":
             depth += 1
             if depth > MAX_NESTING:

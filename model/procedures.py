@@ -1,7 +1,8 @@
 """Procedures performed in place: each `perform` becomes the procedure's own statements, with arguments for parameters.
 
-Locals of a procedure get the name of its result in front, and no name of an argument is captured. How much may be performed,
-and how large arguments may grow with those they use, is bounded here.
+An argument is evaluated once, where `perform` stands: one that reads state becomes a local of its own, which later steps
+read from the call. Names mean what they mean where the procedure stands. Its locals get the name of its result in front. How
+much may be performed, and how large arguments may grow with those they use, is bounded here.
 """
 
 from __future__ import annotations
@@ -53,6 +54,12 @@ class Inliner:
         self.count = 0
         self.full = False
         self.known: dict[str, tuple[str, ...]] = {}  # procedure -> names it defines
+        self.fixed: set[str] = set()  # locals of the operation, which keep their values
+
+    def operation(self, op: s.Operation) -> list[s.Statement]:
+        """The statements of the operation, with all that it performs put in place."""
+        self.fixed = {p.name for p in op.params} | set(self._locals(op, (op.name,)))
+        return self.statements(op.body, {}, "", None, (op.name,))
 
     def statements(self, body: tuple[s.Statement, ...], names: dict[str, s.Expr], prefix: str, code: str | None,
                    trail: tuple[str, ...]) -> list[s.Statement]:
@@ -94,16 +101,38 @@ class Inliner:
             return []
         if st.result is not None:
             prefix = st.result + "_"
-        inner: dict[str, s.Expr] = {p.name: a for p, a in zip(proc.params, st.args, strict=True)}
+        inner: dict[str, s.Expr] = {n: s.Name(s.GLOBAL + n, st.span) for n in _free_names(proc)}
+        result: list[s.Statement] = []
+        for p, a in zip(proc.params, st.args, strict=True):
+            inner[p.name] = a
+            if not self._keeps_its_value(a):
+                # Readable as a local of the procedure is where its result has a name, else under a name that none can have.
+                own = prefix + p.name if st.result is not None else f"{proc.name}~{self.count}.{p.name}"
+                self.fixed.add(own)
+                result.append(s.Let(own, a, a.span))
+                inner[p.name] = s.Name(own, a.span)
         for local in self._locals(proc, (*trail, st.name)):
             inner[local] = s.Name(prefix + local, st.span)
-        result: list[s.Statement] = []
         for done in self.statements(proc.body, inner, prefix, st.code, (*trail, st.name)):
             if not isinstance(done, s.Return):
                 result.append(done)
             elif st.result is not None:
                 result.append(s.Let(st.result, done.value, done.span))
         return result
+
+    def _keeps_its_value(self, expr: s.Expr) -> bool:
+        """Does an expression speak of locals, constants and members only, and so mean the same at every later step?"""
+        match expr:
+            case s.Name(text):
+                if text in self.fixed or text in ("true", "false", "this"):
+                    return True
+                bare = text.removeprefix(s.GLOBAL)
+                return bare in self.decls.members or bare in self.decls.consts
+            case s.Field(base):
+                return isinstance(base, s.Name) and base.text in self.fixed
+            case s.Operator(_, args):
+                return all(map(self._keeps_its_value, args))
+        return False
 
     def _locals(self, proc: s.Operation, trail: tuple[str, ...]) -> tuple[str, ...]:
         """The names that a procedure defines, those of what it performs included."""
@@ -126,6 +155,21 @@ class Inliner:
                     found.update((prefix + n, None) for n in self._locals(inner, (*trail, st.name)))
         self.known[proc.name] = tuple(found)
         return self.known[proc.name]
+
+
+def _free_names(proc: s.Operation) -> set[str]:
+    """The names in a procedure that are neither parameters of its own nor words of the language."""
+    found: set[str] = set()
+    todo: list[object] = list(proc.body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, s.Name):
+            found.add(node.text)
+        elif isinstance(node, tuple):
+            todo.extend(node)
+        elif isinstance(node, s.Node) and not isinstance(node, s.Binder):
+            todo.extend(getattr(node, name) for name in node.__match_args__)
+    return found - {p.name for p in proc.params} - {"true", "false", "this"}
 
 
 def _rename(st: s.Statement, names: dict[str, s.Expr], code: str | None) -> s.Statement:

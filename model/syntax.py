@@ -22,8 +22,13 @@ class Node:
         return type(self), tuple([getattr(self, name) for name in self.__match_args__])
 
 
+GLOBAL = "::"  # begins a name in a procedure performed in place that means no local, whatever the performer calls its own
+
+
 @dataclass(frozen=True, slots=True)
 class Name(Node):
+    """A name as it is written; one that begins with `GLOBAL` means a member, constant or state."""
+
     text: str
     span: Span = field(compare=False)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bulkhead.model.diagnostics import UsageError, suggest
-from bulkhead.model.ir import System
-from bulkhead.model.world import State, World, changes, elements, index_names, place, table_sizes
+from bulkhead.model.ir import Claim, System
+from bulkhead.model.world import State, World, changes, elements, index_names, place, size_of, table_sizes
 
 if TYPE_CHECKING:
     from bulkhead.model.machine import Machine
@@ -68,6 +68,12 @@ def replay(trace: Trace, machine: Machine) -> list[State]:
                 raise TraceError(f"event {n}: the trace has `{wrong}` become {event.changes.get(wrong, 'nothing new')}, the "
                                  f"rules {made.get(wrong, 'nothing new')}.")
     return states
+
+
+def start_breaks(machine: Machine, state: State) -> Claim | None:
+    """The first `init` or axiom that does not hold in a state; None for an initial state."""
+    every = (*machine.system.inits, *machine.system.axioms)
+    return next((c for c in every if not machine.holds(state, c.body)), None)
 
 
 def named_args(system: System, world: World, machine: Machine, event: Event) -> dict[str, str]:
@@ -160,7 +166,7 @@ def load_jsonl(path: Path, system: System) -> Trace:
         if set(world.sizes) != set(system.sorts) or set(world.consts) != set(system.consts):
             raise TraceError(f"{path}:1: the world is not one of system `{system.name}`.")
         if any(not 1 <= n <= 64 for n in world.sizes.values()) or any(
-                not 0 <= v < world.sizes[system.consts[c]] for c, v in world.consts.items()):
+                not 0 <= v < size_of(system, world, system.consts[c]) for c, v in world.consts.items()):
             raise TraceError(f"{path}:1: the sizes of the world must lie between 1 and 64, constants inside them.")
         if sum(table_sizes(system, world)) > MAX_PLACES:
             raise TraceError(f"{path}:1: the world has more than {MAX_PLACES:,} places; make it smaller.")
@@ -172,7 +178,7 @@ def load_jsonl(path: Path, system: System) -> Trace:
                 raise TraceError(f"{path}:2: there is no place `{where}` in this world.")
             k, i, sort = names[where]
             state[k][i] = _element(system, world, sort, value, f"{path}:2")
-        steps = {t.label: t for s in system.steps for t in s.transitions()}
+        steps = {t.label: t for s in system.steps for t in s.outcomes()}
         params = {label: t.params for label, t in steps.items()}
         events = []
         for n, row in enumerate(rows[2:], 3):
@@ -212,7 +218,7 @@ def _element(system: System, world: World, sort: str, value: object, where: str)
 def to_itf(trace: Trace, system: System, machine: Machine) -> dict[str, Any]:
     """The trace in the Informal Trace Format (Apalache's ADR-015)."""
     world = trace.world
-    labels = ["init", *(e.label for e in trace.events)]
+    labels = ["(initial state)", *(e.label for e in trace.events)]
     out = []
     for n, state in enumerate(replay(trace, machine)):
         row: dict[str, Any] = {"#meta": {"index": n}, "action": labels[n]}

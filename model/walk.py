@@ -15,7 +15,7 @@ from typing import Any
 
 from bulkhead.model.compile import Coder, compiled, indent
 from bulkhead.model.diagnostics import UsageError, suggest
-from bulkhead.model.ir import THIS, Check, Step, Term, Transition
+from bulkhead.model.ir import FAILED, THIS, Check, Step, Term, Transition
 from bulkhead.model.machine import Machine
 from bulkhead.model.world import State, table_sizes
 from bulkhead.proofs.theorems.grounding import random_state
@@ -49,7 +49,7 @@ def _failing(step: Step, check: Check) -> Transition | None:
         updates = check.undo + step._at(step.on_error)
         return Transition(step.undone_label(check), step, (), check.fails, updates, check.code)
     if step.point and step.on_error != step.point:
-        return Transition(f"{step.label}!error", step, (), check.fails, step._at(step.on_error), check.code)
+        return Transition(step.label + FAILED, step, (), check.fails, step._at(step.on_error), check.code)
     return None
 
 

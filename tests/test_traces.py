@@ -112,7 +112,7 @@ def test_files_that_are_no_text_are_refused(faulty: Machine, tmp_path: Path) -> 
 def test_itf(trace: Trace, faulty: Machine) -> None:
     itf = to_itf(trace, faulty.system, faulty)
     assert [s["#meta"]["index"] for s in itf["states"]] == list(range(6))
-    assert [s["action"] for s in itf["states"]] == ["init", *(e.label for e in ATTACK)]
+    assert [s["action"] for s in itf["states"]] == ["(initial state)", *(e.label for e in ATTACK)]
     assert set(itf["vars"]) == set(itf["states"][0]) - {"#meta"}
     last = itf["states"][-1]
     assert [{"#tup": ["process0", "domain1", "ref0", "frame0"]}, True] in last["maps"]["#map"]

@@ -58,9 +58,9 @@ class _Reader:
             case Var(name):
                 return env[name]
             case Lit(name, sort):
-                if sort == "bool":
-                    return int(name == "true")
-                return self.members[name] if sort in self.system.enums else self.world.consts[name]
+                if name in self.world.consts:
+                    return self.world.consts[name]
+                return int(name == "true") if sort == "bool" else self.members[name]
             case App(func):
                 state = self.moment.after if term.next and self.moment.after is not None else self.moment.state
                 return state[self.number[func]][self._index(term, env)]

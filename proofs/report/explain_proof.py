@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from bulkhead.model.ir import System, show
 from bulkhead.proofs.theorems.decide import Result
 from bulkhead.proofs.theorems.induction import Proof
-from bulkhead.proofs.theorems.queries import QueryMaker
+from bulkhead.proofs.theorems.queries import FOLLOWS, INIT, QueryMaker
 
 LINES = 8  # queries named for one claim
 
@@ -44,7 +44,7 @@ def non_inductive(proof: Proof, claim: str) -> list[str]:
     unsure = [r for r in latest(proof.results).values() if r.verdict != "unsat" or r.second not in ("", "unsat")]
     for r in (*proof.failing, *unsure):
         if r.claim == claim:
-            where = {"init": "in an initial state", "follows": "from the invariants"}.get(r.label, f"after {r.label}")
+            where = {INIT: "in an initial state", FOLLOWS: "from the invariants"}.get(r.label, f"after {r.label}")
             said = f"z3: {r.verdict}" + (f", cvc5: {r.second}" if r.second else "")
             lines[f"{claim} {where} ({said})"] = None
     return list(lines)

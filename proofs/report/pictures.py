@@ -1,8 +1,8 @@
 """Pictures of states as Graphviz graphs: a caption, what lives in the state, and two colours.
 
 A state comes as plain facts (function -> arguments -> value, all as text), so any system can be drawn: one with frames,
-owners and translations as a hypervisor (`hypervisor_scene.py`), any other as elements and true facts. Blue is what a step changed,
-red what makes the claim false.
+owners and translations as a hypervisor (`hypervisor_scene.py`), any other as elements and true facts. Blue is what a step
+changed, red what makes the claim false.
 """
 
 from __future__ import annotations

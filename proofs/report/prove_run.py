@@ -25,6 +25,7 @@ from bulkhead.proofs.theorems.attack import find_attacks
 from bulkhead.proofs.theorems.cti import counterexample
 from bulkhead.proofs.theorems.decide import Settings
 from bulkhead.proofs.theorems.induction import Proof, prove
+from bulkhead.proofs.theorems.queries import PLACES
 from bulkhead.proofs.theorems.solvers import SolverError
 from bulkhead.proofs.theorems.subsumption import Refuted
 from bulkhead.proofs.theorems.vacuity import Checker
@@ -105,7 +106,7 @@ class Case:
 
     def _counterexamples(self, proof: Proof) -> tuple[Counterexample, ...]:
         """Counterexamples to induction for what failed first, with everything assumed; the rest fell with these."""
-        steps = {r.claim: r.label for r in reversed(proof.first_failing) if r.verdict == "sat" and r.label != "init"}
+        steps = {r.claim: r.label for r in reversed(proof.first_failing) if r.verdict == "sat" and r.label not in PLACES}
         chosen = [c for c in dict.fromkeys(r.claim for r in proof.first_failing) if c in steps][:SHOWN]
         futures = [self.pool.submit(counterexample, self.system, steps[c], c, proof.candidates, self.settings.limit)
                    for c in chosen]

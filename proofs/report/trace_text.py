@@ -18,7 +18,18 @@ from bulkhead.model.diagnostics import UsageError
 from bulkhead.model.ir import BOOL, Claim, System
 from bulkhead.model.loader import load, shipped_files, shipped_systems
 from bulkhead.model.machine import Machine
-from bulkhead.model.trace import Event, Trace, TraceError, header, load_jsonl, named_args, replay, to_itf, to_jsonl
+from bulkhead.model.trace import (
+    Event,
+    Trace,
+    TraceError,
+    header,
+    load_jsonl,
+    named_args,
+    replay,
+    start_breaks,
+    to_itf,
+    to_jsonl,
+)
 from bulkhead.model.world import State, changes, elements, index_names, place, size_of
 from bulkhead.proofs.atomic_files import write_file
 from bulkhead.proofs.report import pictures
@@ -205,6 +216,10 @@ def read_back(path: Path, system_name: str | None = None) -> tuple[System, Trace
     if trace.claim not in system.claims():
         raise TraceError(f"{path}:1: system `{system.name}` claims nothing named `{trace.claim}`.")
     machine = Machine(system, trace.world)
+    wrong = start_breaks(machine, trace.initial)
+    if wrong is not None:
+        raise TraceError(f"{path}:2: the first state is no initial state: the {wrong.kind} at {wrong.span.file}:"
+                         f"{wrong.span.line} does not hold in it.")
     try:
         states = replay(trace, machine)
     except TraceError as error:

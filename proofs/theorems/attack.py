@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from bulkhead.model.ir import Claim, Quant, System, Term, neg
 from bulkhead.model.machine import Machine
-from bulkhead.model.trace import Event, Trace, replay
+from bulkhead.model.trace import Event, Trace, replay, start_breaks
 from bulkhead.model.world import State
 from bulkhead.proofs.theorems.bmc import Search, default_scope
 from bulkhead.proofs.theorems.directed_search import Path, find
@@ -179,7 +179,7 @@ def _in_smallest_world(system: System, claim: Claim, trace: Trace, limit: float)
         again.effort(PATIENCE)
         return again if again.answer(claim) == "sat" else None  # `unknown`: it is not believed to do in a smaller world
 
-    sorts = {t.label: {p.name: p.sort for p in t.params} for s in system.steps for t in s.transitions()}
+    sorts = {t.label: {p.name: p.sort for p in t.params} for s in system.steps for t in s.outcomes()}
     named: dict[str, set[int]] = {}  # the elements of each sort that the attack and the rules name
     for const, sort in system.consts.items():
         named.setdefault(sort, set()).add(trace.world.consts[const])
@@ -204,9 +204,9 @@ def confirm(system: System, claim: Claim, trace: Trace) -> None:
     """Replay a trace on the executable model: every step fires, and the claim is false only at the end."""
     machine = Machine(system, trace.world)
     states = replay(trace, machine)
-    for c in (*system.inits, *system.axioms):
-        if not machine.holds(states[0], c.body):
-            raise SolverError(f"the solver's initial state does not satisfy {c.name} on the executable model")
+    wrong = start_breaks(machine, states[0])
+    if wrong is not None:
+        raise SolverError(f"the solver's initial state does not satisfy {wrong.name} on the executable model")
     if violated(system, claim, machine, trace, states) is None:
         raise SolverError(f"the executable model does not confirm the attack on `{claim.name}`")
 

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from bulkhead.model import symbols
 from bulkhead.model.ir import App, Claim, Lit, Op, Quant, System, Term, Transition, Update, Use, Var
-from bulkhead.model.logic import sort_name
 from bulkhead.model.trace import Event, Trace
 from bulkhead.model.world import World
 from bulkhead.proofs.theorems.solvers import SolverError
@@ -41,17 +41,17 @@ class GroundWriter:
         if sort == "bool":
             return ["false", "true"]
         if sort in self.system.enums:
-            return list(self.system.enums[sort])
-        return [f"{sort}!{k}" for k in range(self.sizes[sort])]
+            return [symbols.literal(m, sort) for m in self.system.enums[sort]]
+        return [f"{symbols.sort(sort)}!{k}" for k in range(self.sizes[sort])]
 
     def term(self, term: Term, n: int, env: dict[str, str]) -> str:
         match term:
             case Var(name):
                 return env[name]
-            case Lit(name):
-                return name
+            case Lit(name, sort):
+                return symbols.literal(name, sort)
             case App(func, args) | Use(func, args):
-                head = f"{func}@{n + 1 if term.next else n}"
+                head = symbols.at(symbols.function(func), n + 1 if term.next else n)
                 return f"({head} {' '.join([self.term(a, n, env) for a in args])})" if args else head
             case Op("ite", (a, b, c)):
                 return f"(ite {self.term(a, n, env)} {self.term(b, n, env)} {self.term(c, n, env)})"
@@ -71,19 +71,21 @@ class GroundWriter:
         return out
 
     def declarations(self) -> str:
-        out = [f"(declare-datatypes (({s} 0)) (({' '.join(f'({e})' for e in self.values(s))})))"
+        out = [f"(declare-datatypes (({symbols.sort(s)} 0)) (({' '.join(f'({e})' for e in self.values(s))})))"
                for s in (*self.system.sorts, *self.system.enums)]
-        out += [f"(declare-const {c} {sort_name(s)})" for c, s in self.system.consts.items()]
+        out += [f"(declare-const {symbols.literal(c, s)} {symbols.sort(s)})" for c, s in self.system.consts.items()]
         for f in self.system.funcs.values():
-            out.append(f"(declare-fun {f.name}@0 ({' '.join(map(sort_name, f.args))}) {sort_name(f.sort)})")
+            out.append(f"(declare-fun {symbols.at(symbols.function(f.name), 0)} ({' '.join(map(symbols.sort, f.args))}) "
+                       f"{symbols.sort(f.sort)})")
         return "\n".join(out) + "\n" + self.definitions(0)
 
     def definitions(self, n: int) -> str:
         out = []
         for d in self.system.defs.values():
-            params = " ".join(f"(?{p.name} {sort_name(p.sort)})" for p in d.params)
-            body = self.term(d.body, n, {p.name: "?" + p.name for p in d.params})
-            out.append(f"(define-fun {d.name}@{n} ({params}) {sort_name(d.sort)} {body})\n")
+            params = " ".join(f"({symbols.variable(p.name)} {symbols.sort(p.sort)})" for p in d.params)
+            body = self.term(d.body, n, {p.name: symbols.variable(p.name) for p in d.params})
+            head = symbols.at(symbols.function(d.name), n)
+            out.append(f"(define-fun {head} ({params}) {symbols.sort(d.sort)} {body})\n")
         return "".join(out)
 
     def slots(self, transitions: list[Transition], n: int) -> tuple[list[_Slot], list[dict[str, str]]]:
@@ -96,7 +98,7 @@ class GroundWriter:
             for p in t.params:
                 k = used.get(p.sort, 0)
                 used[p.sort] = k + 1
-                name = f"arg!{n}!{p.sort}!{k}"
+                name = f"arg@{n}@{k}@{p.sort}"
                 made.setdefault(name, _Slot(name, p.sort))
                 env[p.name] = name
             envs.append(env)
@@ -106,20 +108,21 @@ class GroundWriter:
         """Everything about the step from state n to state n + 1."""
         slots, envs = self.slots(transitions, n)
         out = [f"(declare-const op!{n} Int)\n(assert (and (<= 0 op!{n}) (< op!{n} {len(transitions)})))\n"]
-        out += [f"(declare-const {s.name} {sort_name(s.sort)})\n" for s in slots]
+        out += [f"(declare-const {s.name} {symbols.sort(s.sort)})\n" for s in slots]
         by_func: dict[str, list[tuple[int, Update, dict[str, str]]]] = {}
         for k, (t, env) in enumerate(zip(transitions, envs, strict=True)):
             out.append(f"(assert (=> (= op!{n} {k}) {self.term(t.guard, n, env)}))\n")
             for u in t.updates:
                 by_func.setdefault(u.func, []).append((k, u, env))
         for f in self.system.funcs.values():
-            places = [f"?x{i}" for i in range(len(f.args))]
-            body = f"({f.name}@{n} {' '.join(places)})" if places else f"{f.name}@{n}"
+            places = [symbols.slot(i) for i in range(len(f.args))]
+            now, then = (symbols.at(symbols.function(f.name), k) for k in (n, n + 1))
+            body = f"({now} {' '.join(places)})" if places else now
             for k, u, env in by_func.get(f.name, ()):
                 cond, value = self._assignment(u, places, n, env)
                 body = f"(ite (and (= op!{n} {k}) {cond}) {value} {body})"
-            params = " ".join(f"({p} {sort_name(a)})" for p, a in zip(places, f.args, strict=True))
-            out.append(f"(define-fun {f.name}@{n + 1} ({params}) {sort_name(f.sort)} {body})\n")
+            params = " ".join(f"({p} {symbols.sort(a)})" for p, a in zip(places, f.args, strict=True))
+            out.append(f"(define-fun {then} ({params}) {symbols.sort(f.sort)} {body})\n")
         return "".join(out) + self.definitions(n + 1)
 
     def _assignment(self, u: Update, places: list[str], n: int, env: dict[str, str]) -> tuple[str, str]:
@@ -129,10 +132,15 @@ class GroundWriter:
         for p, arg in zip(places, u.args, strict=True):
             if isinstance(arg, Var) and arg.name in bound:
                 inner[arg.name] = p
+                bound.discard(arg.name)
             else:
                 tests.append((p, arg))
-        conds = [f"(= {p} {self.term(a, n, inner)})" for p, a in tests] + [self.term(u.cond, n, inner)]
-        return f"(and {' '.join(conds)})", self.term(u.value, n, inner)
+        loose = tuple(v for v in u.binders if v.name in bound)  # in no index: some element with which it happens
+        ways = []
+        for env_ in self._bindings(loose, inner):
+            conds = [f"(= {p} {self.term(a, n, env_)})" for p, a in tests] + [self.term(u.cond, n, env_)]
+            ways.append(f"(and {' '.join(conds)})")
+        return ways[0] if len(ways) == 1 else f"(or {' '.join(ways)})", self.term(u.value, n, inner)
 
 
 TIGHTENINGS = 400  # questions asked to empty a state; a count and not a time, so that runs agree
@@ -152,7 +160,8 @@ class Search:
         self._context = z3.Context()
         self.system, self.claim, self.sizes = system, claim, sizes
         self.writer = GroundWriter(system, sizes)
-        self.transitions = [t for s in system.steps for t in s.transitions()]
+        two_state = claim.kind == "transition"  # a step that fails and changes nothing is a step of such a claim
+        self.transitions = [t for s in system.steps for t in (s.outcomes() if two_state else s.transitions())]
         self.depth = 0
         self.taken: list[list[Transition]] = []  # the transitions to choose from in each step so far
         self._eval(f"(set-option :timeout {int(limit * 1000)})")
@@ -236,7 +245,8 @@ class Search:
             places = [""]
             for arg in func.args:
                 places = [f"{p} {v}" for p in places for v in self.writer.values(arg)]
-            terms = [f"({func.name}@0{p})" if p else f"{func.name}@0" for p in places]
+            name = symbols.at(symbols.function(func.name), 0)
+            terms = [f"({name}{p})" if p else name for p in places]
             first = self.writer.values(func.sort)[0]
             left -= 1
             if self.check("".join(f"(assert (= {t} {first}))\n" for t in terms), keep=True) != "sat":
@@ -256,14 +266,16 @@ class Search:
 
     def decode(self, faults: tuple[str, ...]) -> Trace:
         system, w = self.system, self.writer
-        consts = dict(zip(system.consts, self.values(list(system.consts)), strict=True))
+        names = [symbols.literal(c, s) for c, s in system.consts.items()]
+        consts = dict(zip(system.consts, self.values(names), strict=True))
         world = World(dict(self.sizes), {c: w.values(s).index(consts[c]) for c, s in system.consts.items()})
         initial = []
         for f in system.funcs.values():
             places = [""]
             for a in f.args:
                 places = [f"{p} {v}" for p in places for v in w.values(a)]
-            terms = [f"({f.name}@0{p})" if p else f"{f.name}@0" for p in places]
+            name = symbols.at(symbols.function(f.name), 0)
+            terms = [f"({name}{p})" if p else name for p in places]
             kinds = w.values(f.sort)
             initial.append([kinds.index(v) for v in self.values(terms)])
         events = []

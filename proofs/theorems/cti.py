@@ -75,9 +75,9 @@ def _found(system: System, transition_label: str, claim_name: str, assumed_names
     """A search in the smallest of the worlds tried that holds a counterexample."""
     claim = _claim(system, claim_name)
     assumed = [*system.axioms, *dict.fromkeys(_claim(system, n) for n in assumed_names if not n.startswith("axiom/"))]
-    labelled = [t for s in system.steps for t in s.transitions() if t.label == transition_label]
+    labelled = [t for s in system.steps for t in s.outcomes() if t.label == transition_label]
     if not labelled:
-        known = [t.label for s in system.steps for t in s.transitions()]
+        known = [t.label for s in system.steps for t in s.outcomes()]
         raise UsageError(f"there is no step `{transition_label}` in system `{system.name}`. "
                          f"{suggest(transition_label, known)}".strip())
     finders = [_Finder(system, claim, assumed, t, limit) for t in labelled]

@@ -15,7 +15,7 @@ from bulkhead.model.ir import System
 from bulkhead.model.logic import Prelude
 from bulkhead.proofs.jobs import Workers
 from bulkhead.proofs.theorems.cti import breaks
-from bulkhead.proofs.theorems.queries import Block, Query
+from bulkhead.proofs.theorems.queries import FOLLOWS, PLACES, Block, Query
 from bulkhead.proofs.theorems.solvers import EAGERNESS, FAST_LIMIT, Answer, Cvc5Session, SolverError, Z3Session
 from bulkhead.proofs.theorems.subsumption import Meanings, Refuted, split
 
@@ -36,6 +36,11 @@ class Result:
     second: str = ""
     second_seconds: float = 0.0
     again: bool = False  # refuted earlier in this run, for another step or system (`subsumption.py`)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The key of its query."""
+        return self.label, self.claim
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ def solve_batch(prelude: Prelude, blocks: list[Block], settings: Settings) -> li
                 more = z3.ask(query.goal)
                 answer = replace(more, seconds=answer.seconds + more.seconds)
                 helpers.get(query.claim, set()).update(n for n in more.core if n in set(claims.values()))
-            if answer.verdict != "unsat" and block.label != "follows":  # what is not implied outright, induction will decide
+            if answer.verdict != "unsat" and block.label != FOLLOWS:  # what is not implied outright, induction will decide
                 more = _insist(prelude, block.text() + query.goal, settings)
                 answer = replace(more, seconds=answer.seconds + more.seconds)
             if answer.verdict != "unsat":
@@ -143,7 +148,7 @@ def press(system: System, prelude: Prelude, block: Block, result: Result, settin
     """Decide a query that could not be refuted quickly: by a counterexample in a small world, or with more patience."""
     begun = time.perf_counter()
     (query,) = [q for q in block.queries if q.claim == result.claim]
-    if block.label != "init":
+    if block.label not in PLACES:
         assumed = [n for n in block.assumed if n.partition("/")[0] in ("invariant", "theorem")]
         try:
             found = breaks(system, block.label, result.claim, assumed, settings.limit)
@@ -191,10 +196,10 @@ def run_blocks(prelude: Prelude, blocks: list[Block], settings: Settings, pool: 
         ready, todo = wait(todo, return_when=FIRST_COMPLETED)
         for future in ready:
             results = future.result()
-            found.update(((r.label, r.claim), r) for r in results)
+            found.update((r.key, r) for r in results)
             if progress is not None:
                 progress(len(results))
-    return [found[q.label, q.claim] for b in blocks for q in b.queries if (q.label, q.claim) in found]
+    return [found[q.key] for b in blocks for q in b.queries if q.key in found]
 
 
 def pressed(system: System, prelude: Prelude, blocks: list[Block], results: list[Result], settings: Settings,

@@ -19,7 +19,7 @@ from bulkhead.model.ir import Lit, Quant, Term, Transition, Var, conj, conjuncts
 from bulkhead.model.machine import Machine
 from bulkhead.model.walk import Caller, caller_of
 from bulkhead.model.world import State
-from bulkhead.proofs.theorems.guard_conjuncts import Wish, compiled_probe, opened, reads, wish_of
+from bulkhead.proofs.theorems.guard_conjuncts import LOOPS, Wish, compiled_probe, opened, reads, wish_of
 
 STARTS = 4  # initial states to begin from
 TRIALS = 25  # calls tried for one goal before the next goal has its turn
@@ -145,7 +145,7 @@ class _Search:
 
     def _goal(self, t: Transition, number: int) -> _Goal:
         some: list[Var] = []
-        parts = [p for c in conjuncts(t.guard) for p in opened(c, self.caller, some)]
+        parts = [p for c in conjuncts(t.guard) for p in opened(c, self.caller, some, LOOPS - len(t.params))]
         probe, order = compiled_probe(self.caller, t, parts, some)
         if number not in self.effects:
             params = ", ".join(["S", *(f"v_{p.name}" for p in t.params)])

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from bulkhead.model.ir import System
+from bulkhead.model.ir import FAILED, System
 from bulkhead.proofs.atomic_files import write_file
-from bulkhead.proofs.theorems.queries import Block, Query, QueryMaker, name_of
+from bulkhead.proofs.theorems.queries import PLACES, Block, Query, QueryMaker, name_of
 
 
 def blocks_of(system: System, maker: QueryMaker) -> Iterator[Block]:
@@ -22,6 +22,8 @@ def blocks_of(system: System, maker: QueryMaker) -> Iterator[Block]:
     if system.theorems:
         yield maker.follows(system.theorems.values(), invariants)
     yield maker.initial(claims.values())
+    if system.transitions:
+        yield from maker.unchanged(system.transitions.values())
     assumed = [name_of(c) for c in claims.values()]
     for transition in maker.transitions:
         block = maker.step(transition, claims.values(), assumed, system.transitions.values())
@@ -31,28 +33,32 @@ def blocks_of(system: System, maker: QueryMaker) -> Iterator[Block]:
 
 def text_of(system: System, maker: QueryMaker, block: Block, query: Query) -> str:
     """One query as a standalone SMT-LIB 2 text."""
-    rule, _, rest = block.label.partition(".")
-    step, _, code = rest.partition("!")
-    if "!" in rule:
-        rule, _, code = rule.partition("!")
-    place = {"init": "in every initial state", "follows": "implied by the invariants"}.get(block.label)
     lines = [f"; System {system.name}: is `{query.claim}` false somewhere? `unsat` is wanted."]
-    if place:
-        lines.append(f"; Asked: {place}.")
+    if block.label in PLACES:
+        lines.append(f"; Asked: {PLACES[block.label]}.")
     else:
-        lines.append(f"; Rule: {rule}   Step: {step or 'the only or first one'}   Outcome: {code or 'success'}")
+        head, _, code = block.label.partition("!")
+        rule, _, step = head.partition(".")
+        outcome = "a check fails" if block.label.endswith(FAILED) else code or "success"
+        lines.append(f"; Rule: {rule}   Step: {step or 'the only or first one'}   Outcome: {outcome}")
     lines.append(f"; Invariant or theorem: {query.claim}")
     lines.append(f"(set-info :status unknown)\n(set-logic ALL)\n{maker.formulas.prelude.text}{block.text()}{query.goal}")
     return "\n".join(lines) + "(check-sat)\n"
 
 
+def folder_of(label: str) -> str:
+    """The name of a folder for the queries of one label: another for each label, and one that a shell reads as it is.
+
+    Names of the rules have neither `-` nor `+` in them, so that what stands for other characters stands for nothing else.
+    """
+    return re.sub(r"[^A-Za-z0-9_.!+]+", "-", label.replace(FAILED, "!+"))
+
+
 def export(system: System, out: Path) -> int:
     """Write all queries of a system below a folder; gives their number."""
     maker = QueryMaker(system)
-    count = 0
-    for block in blocks_of(system, maker):
-        folder = out / re.sub(r"[^A-Za-z0-9_.!-]+", "_", block.label)
-        for query in block.queries:
-            write_file(folder / f"{query.claim}.smt2", text_of(system, maker, block, query))
-            count += 1
-    return count
+    texts = {out / folder_of(block.label) / f"{query.claim}.smt2": text_of(system, maker, block, query)
+             for block in blocks_of(system, maker) for query in block.queries}
+    for path, text in texts.items():
+        write_file(path, text)
+    return len(texts)

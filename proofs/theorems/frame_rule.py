@@ -40,8 +40,8 @@ class Frame:
             return False
         if value == asked:
             return way == AFFIRMED
-        # Two constants of a declared sort may name the same element; enum members and truth values differ.
-        return way == DENIED and (asked.sort == BOOL or asked.sort in self._system.enums)
+        # Two constants may name the same element, or a constant any member of an enum; members and truth values differ.
+        return way == DENIED and not {asked.name, value.name} & self._system.consts.keys()
 
     def _found(self, term: Term, way: int) -> Iterator[tuple[str, Lit | None, int]]:
         """The state functions that a formula reads: each with the value asked for, and whether that is affirmed.

@@ -11,6 +11,7 @@ import itertools
 import random
 from collections.abc import Iterable, Iterator
 
+from bulkhead.model import symbols
 from bulkhead.model.ir import BOOL, App, Lit, Op, Quant, System, Term, Use, Var, conjuncts
 from bulkhead.model.world import State, World, size_of, table_sizes
 
@@ -37,9 +38,9 @@ class Ground:
         self._untold: list[str] = []
         self.cells: list[list[Values]] = []  # per state function and place: each value that it may have
         for f, n in zip(system.funcs.values(), table_sizes(system, world), strict=True):
-            self.cells.append([self.choice(f"{f.name}@{i}", f.sort) for i in range(n)])
+            self.cells.append([self.choice(f"{symbols.function(f.name)}@{i}", f.sort) for i in range(n)])
         self.consts: dict[str, Values] = {
-            name: {world.consts[name]: True} if name in world.consts else self.choice(name, sort)
+            name: {world.consts[name]: True} if name in world.consts else self.choice(symbols.literal(name, sort), sort)
             for name, sort in system.consts.items()}
 
     def _eval(self, text: str) -> str:
@@ -189,8 +190,10 @@ class Ground:
         match term:
             case Var(name):
                 return env[name]
+            case Lit(name, sort) if name in self.system.consts:
+                return self.consts[name]
             case Lit(name, sort) if sort != BOOL:
-                return {self.members[sort, name]: True} if sort in self.system.enums else self.consts[name]
+                return {self.members[sort, name]: True}
             case App(func, args):
                 return self._applied(func, [self.values(a, env) for a in args])
             case Use(name, args) if term.sort != BOOL:
@@ -224,7 +227,7 @@ class Ground:
     def truth(self, term: Term, env: Env) -> Truth:
         """When a formula is true."""
         match term:
-            case Lit(name):
+            case Lit(name) if name not in self.system.consts:
                 return name == "true"
             case Use(name, args):
                 return self.truth(self.system.defs[name].body, self._given(name, args, env))

@@ -8,18 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from bulkhead.model.compile import compiled, free_variables, joined
-from bulkhead.model.ir import BOOL, App, Lit, Op, Quant, Term, Transition, Use, Var, conjuncts, neg, subterms
+from bulkhead.model.compile import compiled, joined
+from bulkhead.model.ir import BOOL, App, Lit, Op, Quant, Term, Transition, Use, Var, conjuncts, free_variables, neg, subterms
 from bulkhead.model.walk import Caller
 
+LOOPS = 19  # one in another: Python compiles no more
 
-def opened(part: Term, caller: Caller, some: list[Var]) -> list[Term]:
+
+def opened(part: Term, caller: Caller, some: list[Var], room: int) -> list[Term]:
     """A conjunct taken apart: a definition into what it says, and what exists into what is said of it.
 
-    That is said of a variable which is added to `some`, under a name that no rule can have.
+    That is said of a variable which is added to `some`, under a name that no rule can have; `some` grows up to `room`.
     """
     used = part.args[0] if isinstance(part, Op) and part.op == "not" else part
-    if isinstance(part, Quant) and part.kind == "exists":
+    if isinstance(part, Quant) and part.kind == "exists" and len(some) + len(part.vars) <= room:
         names: dict[str, Term] = {}
         for v in part.vars:
             some.append(Var(f"{len(some)}{v.name}", v.sort))
@@ -36,7 +38,7 @@ def opened(part: Term, caller: Caller, some: list[Var]) -> list[Term]:
     bound = {v.name for p in inside for t in subterms(p) if isinstance(t, Quant) for v in t.vars}
     if any(bound & free_variables(a) for a in names.values()):
         return [part]
-    return [o for p in inside for o in opened(_replaced(p, names), caller, some)]
+    return [o for p in inside for o in opened(_replaced(p, names), caller, some, room)]
 
 
 def _replaced(term: Term, names: dict[str, Term]) -> Term:

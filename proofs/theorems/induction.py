@@ -2,7 +2,8 @@
 
 All invariants are assumed before a step and asked for after it. Those that fail are dropped and whatever leaned on them
 (as its unsat core shows) is asked again, until the rest stands on its own. A theorem is proved when the standing
-invariants imply it, or when it is inductive beside them. Nothing is proved on `unknown`; `decide.py` asks the solvers.
+invariants imply it, or when it is inductive beside them. Nothing is proved on `unknown`, nor where an answer is missing;
+`decide.py` asks the solvers.
 """
 
 from __future__ import annotations
@@ -64,11 +65,11 @@ def prove(system: System, settings: Settings, pool: Workers | None = None,
         if patient:
             fresh = pressed(system, maker.formulas.prelude, ask, fresh, settings, pool)
         if refuted is not None:
-            answered = {(r.label, r.claim): r for r in fresh}
-            for block, query in ((b, q) for b in ask for q in b.queries if (q.label, q.claim) in answered):
-                memory.add(meanings, block, query, answered[query.label, query.claim])
-        found = {(r.label, r.claim): r for r in (*known, *fresh)}
-        return [found[q.label, q.claim] for b in blocks for q in b.queries if (q.label, q.claim) in found]
+            answered = {r.key: r for r in fresh}
+            for block, query in ((b, q) for b in ask for q in b.queries if q.key in answered):
+                memory.add(meanings, block, query, answered[query.key])
+        found = {r.key: r for r in (*known, *fresh)}
+        return [found[q.key] for b in blocks for q in b.queries if q.key in found]
 
     def keep(results: Iterable[Result]) -> None:
         for r in results:
@@ -83,16 +84,23 @@ def prove(system: System, settings: Settings, pool: Workers | None = None,
     candidates: dict[str, Claim] = {**invariants, **{n: c for n, c in theorems.items() if n not in implied}}
     proof.candidates = tuple(candidates)
     assumed = {name_of(c) for c in candidates.values()}
+    still = run(maker.unchanged(two_state)) if two_state else []
+    keep(r for r in still if r.verdict == "unsat")  # the others are asked of each step by itself
+    harmless = {r.key for r in still if _counts(r, settings)}
     blocks = [maker.initial(candidates.values())]
     for t in maker.transitions:
-        block = maker.step(t, candidates.values(), assumed, two_state)
+        block = maker.step(t, candidates.values(), assumed, two_state, harmless)
         if block is not None:
             blocks.append(block)
-    answers = {(r.label, r.claim): r for r in run(blocks, settings.patient)}
+    asked_of: dict[str, set[tuple[str, str]]] = {}  # of each claim: the queries that all have to be refuted
+    for query in (q for b in blocks for q in b.queries):
+        asked_of.setdefault(query.claim, set()).add(query.key)
+    answers = {r.key: r for r in run(blocks, settings.patient)}
     keep(answers.values())
     proof.first_failing = [r for r in answers.values() if not _counts(r, settings)]
     while True:
-        bad = {r.claim for r in answers.values() if r.claim in candidates and not _counts(r, settings)}
+        refuted_now = {k for k, r in answers.items() if _counts(r, settings)}
+        bad = {n for n in candidates if not asked_of.get(n, set()) <= refuted_now}
         dropped = {name_of(candidates[n]) for n in bad}
         if not bad:
             break
@@ -109,12 +117,14 @@ def prove(system: System, settings: Settings, pool: Workers | None = None,
         for t in maker.transitions:
             names_of_step = asked.get(t.label, set())
             block = maker.step(t, [c for n, c in candidates.items() if n in names_of_step], assumed,
-                               [c for n, c in system.transitions.items() if n in names_of_step])
+                               [c for n, c in system.transitions.items() if n in names_of_step], harmless)
             if block is not None:
                 blocks.append(block)
         fresh = run(blocks)
         keep(fresh)
-        answers.update({(r.label, r.claim): r for r in fresh})
+        for key in again:  # what was answered leaned on what has fallen
+            del answers[key]
+        answers.update({r.key: r for r in fresh})
     proof.standing = set(candidates)
     stale = [theorems[n] for n, r in implied.items() if not set(r.core) <= assumed | {"goal"} | maker_axioms(maker)]
     if stale:
@@ -125,7 +135,7 @@ def prove(system: System, settings: Settings, pool: Workers | None = None,
     proof.proved |= {n for n in theorems if n in candidates}
     for claim in two_state:
         mine = [r for r in answers.values() if r.claim == claim.name]
-        if all(_counts(r, settings) for r in mine):
+        if asked_of.get(claim.name, set()) <= {r.key for r in mine if _counts(r, settings)}:
             proof.proved.add(claim.name)
         else:
             proof.failing += [r for r in mine if not _counts(r, settings)]

@@ -81,6 +81,8 @@ def _apart(system: System) -> dict[str, int]:
     sizes, counts = scope(system), dict.fromkeys(system.sorts, 0)
     consts = {}
     for name, sort in system.consts.items():
+        if sort not in sizes:  # of an enum or bool: the solver says which
+            continue
         consts[name] = min(counts[sort], sizes[sort] - 1)
         counts[sort] += 1
     return consts

@@ -1,26 +1,42 @@
 """The queries of a proof by induction, as text: what is assumed, what is asked, and the names that explain a core.
 
 One block per transition: its guard and next state are told once, and each claim that what it assigns may make false is one
-query. Nothing here runs a solver; `induction.py` does, and `export` writes the same texts to files.
+query. A claim about a step is asked of every step, also of those that write nothing it reads; for these one question without
+the guard mostly does (`unchanged`). Nothing here runs a solver; `induction.py` does, and `export` writes the same texts to
+files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
+from bulkhead.model import symbols
 from bulkhead.model.ir import Claim, System, Transition
 from bulkhead.model.logic import Formulas
 from bulkhead.proofs.theorems.frame_rule import Frame
 
+# Labels of queries that are about no transition; none of the rules can be called so.
+INIT = "(initial states)"
+FOLLOWS = "(invariants)"
+UNCHANGED, UNCHANGED_FAILED = "(nothing changes)", "(failing, nothing changes)"
+PLACES = {INIT: "in every initial state", FOLLOWS: "implied by the invariants",
+          UNCHANGED: "of a step that changes nothing it reads",
+          UNCHANGED_FAILED: "of a failing step that changes nothing it reads"}
+
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One question: is `goal` false in some state? `label` is the transition, "init" or "follows"."""
+    """One question: is `goal` false in some state? `label` is the transition, or one of the labels above."""
 
     label: str
     claim: str
     goal: str  # SMT-LIB text of the negated claim, as an assertion named `goal`
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells queries of one system apart."""
+        return self.label, self.claim
 
 
 @dataclass(frozen=True)
@@ -49,7 +65,7 @@ class Block:
 
 def name_of(claim: Claim) -> str:
     """The name under which a claim is assumed."""
-    return f"{claim.kind}/{claim.name}".replace("@", "-line-")
+    return symbols.assumption(claim.kind, claim.name)
 
 
 def goal(text: str) -> str:
@@ -64,7 +80,9 @@ class QueryMaker:
         self.system = system
         self.formulas = Formulas(system)
         self.frame = Frame(system)
-        self.transitions: tuple[Transition, ...] = tuple(t for s in system.steps for t in s.transitions())
+        self.transitions: tuple[Transition, ...] = tuple(t for s in system.steps for t in s.outcomes())
+        if len({t.label for t in self.transitions}) < len(self.transitions):
+            raise AssertionError(f"two outcomes of system `{system.name}` have one label")  # answers go by it
         self._assumed = {name_of(c): self.formulas.claim(c)
                          for c in (*system.axioms, *system.invariants.values(), *system.theorems.values())}
         self._axioms = {name_of(c) for c in system.axioms}
@@ -78,17 +96,28 @@ class QueryMaker:
         """Does every initial state satisfy the claims?"""
         assumed = self.assumptions(())
         assumed.update({name_of(c): self.formulas.claim(c) for c in self.system.inits})
-        queries = tuple(Query("init", c.name, goal(self.formulas.claim(c))) for c in claims)
-        return Block("init", "", assumed, queries)
+        queries = tuple(Query(INIT, c.name, goal(self.formulas.claim(c))) for c in claims)
+        return Block(INIT, "", assumed, queries)
 
     def follows(self, claims: Iterable[Claim], invariants: Iterable[str]) -> Block:
         """Do the invariants imply the claims?"""
-        queries = tuple(Query("follows", c.name, goal(self.formulas.claim(c))) for c in claims)
-        return Block("follows", "", self.assumptions(invariants), queries)
+        queries = tuple(Query(FOLLOWS, c.name, goal(self.formulas.claim(c))) for c in claims)
+        return Block(FOLLOWS, "", self.assumptions(invariants), queries)
+
+    def unchanged(self, claims: Iterable[Claim]) -> list[Block]:
+        """Do claims about a step hold of any step that changes nothing they read? Only axioms are assumed."""
+        return [Block(label, "", self.assumptions(()), tuple(
+                    Query(label, c.name, goal(self.formulas.transition_claim(c, frozenset(), failed))) for c in claims))
+                for label, failed in ((UNCHANGED, False), (UNCHANGED_FAILED, True))]
 
     def step(self, transition: Transition, claims: Iterable[Claim], invariants: Iterable[str],
-             two_state: Iterable[Claim] = ()) -> Block | None:
-        """Does a transition keep the claims? None when it keeps all of them by what it assigns alone (`frame_rule.py`)."""
+             two_state: Iterable[Claim] = (), harmless: Container[tuple[str, str]] = ()) -> Block | None:
+        """Does a transition keep the claims? None when nothing is to be asked.
+
+        Claims about one state that it keeps by what it assigns alone (`frame_rule.py`) are left out. A claim about a step
+        is left out only where the step changes nothing that it reads, and `harmless` holds the query of `unchanged` that
+        answers for all such steps.
+        """
         f = self.formulas
         after = f.affected(transition)
         queries = []
@@ -98,18 +127,18 @@ class QueryMaker:
             if touched and not self.frame.keeps(transition, claim):
                 needed |= touched
                 queries.append(Query(transition.label, claim.name, goal(f.claim(claim, after))))
+        failed = bool(transition.code)
         for claim in two_state:
             touched = f.reads(claim) & after
-            if touched:
+            if touched or (UNCHANGED_FAILED if failed else UNCHANGED, claim.name) not in harmless:
                 needed |= touched
-                text = f.transition_claim(claim, after, bool(transition.code))
-                queries.append(Query(transition.label, claim.name, goal(text)))
+                queries.append(Query(transition.label, claim.name, goal(f.transition_claim(claim, after, failed))))
         if not queries:
             return None
         # A definition read after the step may itself read others that the step changes.
         for name in tuple(needed):
             needed |= f.definition_reads.get(name, frozenset()) & after
-        assumed = {f"check/{k}": text for k, text in enumerate(f.guard_parts(transition))}
+        assumed = {symbols.assumption("check", str(k)): text for k, text in enumerate(f.guard_parts(transition))}
         assumed.update(self.assumptions(invariants))
         context = f.parameters(transition.params) + f.next_state(transition, needed)
         return Block(transition.label, context, assumed, tuple(queries))

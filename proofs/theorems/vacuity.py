@@ -2,7 +2,8 @@
 
 All questions are asked in a small finite world, where a `sat` is a real state: is there an initial state, is there one
 that satisfies all invariants, which transitions are taken from an initial state by a seeded search of the executable
-model (`model/directed_search.py`), and can the others fire from a state that satisfies the invariants. Nothing here proves a theorem.
+model (`directed_search.py`), and can the others fire from a state that satisfies the invariants. Nothing here proves a
+theorem.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A machine of the implementation whose tables are symbolic and of any size.
 
 Domains and frames are made when the code first reaches for them (see `objects.py` for what they are made of), with what
-is always so of them: the implementation's own invariants, as campaigns check them on whole states. `abstraction.py` reads the
-rules' state off a machine.
+is always so of them: the implementation's own invariants, as campaigns check them on whole states. `abstraction.py` reads
+the rules' state off a machine.
 """
 
 from __future__ import annotations

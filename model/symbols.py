@@ -1,0 +1,67 @@
+"""The names under which things of the rules reach a solver: one place makes them all.
+
+A name of the rules is made of letters, digits and `_`; a local of a call or a field has a dot in it. Every symbol begins
+with a mark that no such name can begin with, one mark for each kind of thing. So a user's `and`, `Bool`, `goal` or `x0`
+never means something to a solver, and nothing that the engine invents can be written by a user. What is made here stands
+in formulas only: people read the names of the rules.
+
+    $Domain  $entry.kind  $alive   sorts; state functions; definitions
+    %dom0  %running                constants and members of enums
+    ?caller                        variables: parameters, picked values, bound variables
+    &0                             the arguments of a state function after a step
+    $entry.kind+  $alive+          the same after a step
+    $entry.kind@2  arg@2@0@Domain  in bounded searches: the state after two steps, arguments of the step from it
+"""
+
+from __future__ import annotations
+
+BOOL = "bool"
+NEXT = "+"
+
+
+def sort(name: str) -> str:
+    """A sort; `bool` is the solver's own."""
+    return "Bool" if name == BOOL else "$" + name
+
+
+def function(name: str) -> str:
+    """A state function or a definition, before a step."""
+    return "$" + name
+
+
+def after(symbol: str) -> str:
+    """The symbol of a state function or a definition, read after a step."""
+    return symbol + NEXT
+
+
+def before(symbol: str) -> str:
+    """The symbol without the mark of what is read after a step."""
+    return symbol.removesuffix(NEXT)
+
+
+def literal(name: str, sort_name: str) -> str:
+    """A constant, an enum member, or a truth value of the language."""
+    return name if sort_name == BOOL and name in ("true", "false") else "%" + name
+
+
+def variable(name: str) -> str:
+    """A parameter, a picked value or a bound variable."""
+    return "?" + name
+
+
+def at(symbol: str, steps: int) -> str:
+    """The symbol of a state function or a definition, read in the state after so many steps."""
+    return f"{symbol}@{steps}"
+
+
+def slot(number: int) -> str:
+    """An argument of a state function, where the function is defined anew."""
+    return f"&{number}"
+
+
+def assumption(kind: str, name: str) -> str:
+    """The name of an assertion: a claim, or a part of a guard."""
+    return f"{kind}/{name}"
+
+
+__all__ = ["NEXT", "after", "assumption", "at", "before", "function", "literal", "slot", "sort", "variable"]
