@@ -30,7 +30,7 @@ class Library:
 
     def add(self, path: Path) -> s.RulesFile | None:
         """Take in one file. Names already taken are reported."""
-        from bulkhead.model.parser import parse_file  # brings Lark in, which kept rules do without
+        from bulkhead.model.parser import parse_file  # brings Lark in, which cached rules do without
 
         try:
             return self.take(*parse_file(path))
@@ -91,7 +91,7 @@ def load_library(extra: Iterable[Path] = ()) -> Library:
 def _shipped() -> cache.Parsed:
     """The shipped files, parsed once. Raises `RulesError`."""
     def parse() -> cache.Parsed:
-        from bulkhead.model.parser import parse_file
+        from bulkhead.model.parser import parse_file  # brings Lark in, which cached rules do without
 
         return [parse_file(path) for path in shipped_files()]
 

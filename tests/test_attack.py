@@ -14,8 +14,9 @@ from bulkhead.model.loader import load
 from bulkhead.model.machine import Machine
 from bulkhead.model.trace import Trace, replay
 from bulkhead.model.world import State, World
+from bulkhead.proofs.report.explain_cti import describe
 from bulkhead.proofs.theorems.attack import find_attack
-from bulkhead.proofs.theorems.cti import counterexample, describe
+from bulkhead.proofs.theorems.cti import counterexample
 
 GT = str(Path(__file__).parent / "benchmarks" / "gt.rules")
 PLAIN = load(GT)

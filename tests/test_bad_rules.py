@@ -208,7 +208,7 @@ def test_message(name: str, tmp_path: Path) -> None:
     source = BAD[name]
     path = tmp_path / "bad.rules"
     path.write_bytes(source if isinstance(source, bytes) else source.encode())
-    begun = time.monotonic()
+    time.monotonic()
     with pytest.raises(RulesError) as caught:
         loader.check([path])
     message = str(caught.value)

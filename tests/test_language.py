@@ -16,16 +16,17 @@ import pytest
 from lark import Lark
 
 from bulkhead.model import loader, parser
+from bulkhead.model.caller import Caller, Outcome, caller_of
 from bulkhead.model.diagnostics import RulesError
 from bulkhead.model.ir import System
 from bulkhead.model.lalr import NotParsed
 from bulkhead.model.machine import Machine
 from bulkhead.model.parser import GRAMMAR
-from bulkhead.model.walk import Caller, Outcome, caller_of, walk
 from bulkhead.model.world import State, World
 from bulkhead.proofs.theorems.attack import find_attack
 from bulkhead.proofs.theorems.induction import Settings, prove
 from bulkhead.proofs.theorems.queries import name_of
+from bulkhead.proofs.theorems.random_walk import walk
 
 REFERENCE = Path(__file__).parent.parent / "spec" / "README.md"
 

@@ -14,15 +14,16 @@ from pathlib import Path
 
 import pytest
 
+from bulkhead.model.caller import Caller, caller_of
 from bulkhead.model.compile import compiled
 from bulkhead.model.ir import TRUE, App, Lit, Op, Quant, System, Term, Update, Use, Var, eq
 from bulkhead.model.loader import load
 from bulkhead.model.machine import Machine
 from bulkhead.model.trace import Event
-from bulkhead.model.walk import Caller, caller_of, walk
 from bulkhead.model.world import State, World, changes, size_of
 from bulkhead.proofs.theorems.directed_search import reach
 from bulkhead.proofs.theorems.guard_conjuncts import compiled_probe
+from bulkhead.proofs.theorems.random_walk import initial_state, walk
 
 GT = str(Path(__file__).parent / "benchmarks" / "gt.rules")
 SMALL = World({"Call": 1, "Domain": 3, "Frame": 2, "Ref": 1, "Process": 1}, {"root": 0})
@@ -48,7 +49,7 @@ def caller(machine: Machine) -> Caller:
 
 @pytest.fixture
 def start(caller: Caller) -> State:
-    state = caller.initial_state()
+    state = initial_state(caller)
     assert state is not None
     return state
 
@@ -237,7 +238,7 @@ def test_both_manners_of_code_mean_what_an_interpreter_of_terms_says(gt: System)
     caller = caller_of(machine)
     meaning = Interpreter(gt, WIDE)
     rng = random.Random(7)
-    state = caller.initial_state()
+    state = initial_state(caller)
     assert state is not None
     for _ in range(3000):
         step = rng.choice(gt.steps)
@@ -329,7 +330,7 @@ def test_all_states_of_the_small_world_satisfy_every_claim(gt: System, machine: 
 def test_the_fault_is_found_at_depth_five() -> None:
     machine = Machine(load(GT, ["b1"]), SMALL)
     claim = machine.system.theorems["cover"].body
-    first = caller_of(machine).initial_state()
+    first = initial_state(caller_of(machine))
     assert first is not None
     seen, layer, depth = {key(first)}, [first], 0
     while all(machine.holds(s, claim) for s in layer):
@@ -346,7 +347,7 @@ def test_the_fault_is_found_at_depth_five() -> None:
 
 def test_initial_states_satisfy_the_formulas(gt: System, caller: Caller) -> None:
     for rng in (None, random.Random(1), random.Random(2)):
-        state = caller.initial_state(rng)
+        state = initial_state(caller, rng)
         assert state is not None
         assert all(caller.value(state, c.body) for c in (*gt.inits, *gt.axioms))
 
@@ -361,7 +362,7 @@ init forall x: Thing. not on[x]
 system c "Nothing."
     uses c
 """)
-    assert Caller(Machine(load(str(path)), World({"Call": 1, "Thing": 2}, {}))).initial_state() is None
+    assert initial_state(Caller(Machine(load(str(path)), World({"Call": 1, "Thing": 2}, {})))) is None
 
 
 def test_a_walk_is_determined_by_its_seed(gt: System) -> None:

@@ -13,9 +13,10 @@ from bulkhead.model import loader
 from bulkhead.model.machine import Machine
 from bulkhead.model.world import World
 from bulkhead.proofs.report import pictures
+from bulkhead.proofs.report.canvas import BAD, CHANGED, Caption
 from bulkhead.proofs.report.element_names import Facts
 from bulkhead.proofs.report.explain import Moment, blame
-from bulkhead.proofs.report.pictures import BAD, CHANGED, Caption, draw, save
+from bulkhead.proofs.report.pictures import draw, save
 from bulkhead.proofs.report.trace_text import log, needed_at_start, save_trace
 from bulkhead.proofs.theorems.attack import find_attack
 

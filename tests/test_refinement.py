@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from bulkhead.proofs.cli.diff import diff
 from bulkhead.proofs.refinement.campaign import Driver, campaign
 from bulkhead.proofs.refinement.exhaustive.explore import explore
-from bulkhead.proofs.refinement.exhaustive.guests import Limits
+from bulkhead.proofs.refinement.exhaustive.limits import Limits
 from bulkhead.proofs.refinement.lockstep.lockstep import Bench
 from bulkhead.proofs.refinement.lockstep.spec_world import Size, rules_for
 from bulkhead.proofs.refinement.lockstep.testbed import Guest

@@ -12,9 +12,10 @@ from bulkhead.model.ir import App, Claim, Quant, Transition, Use, Var, conj, neg
 from bulkhead.model.machine import Machine
 from bulkhead.model.trace import TraceError, load_jsonl, replay, to_jsonl
 from bulkhead.proofs.jobs import Workers
+from bulkhead.proofs.report.explain_cti import describe
 from bulkhead.proofs.theorems.attack import find_attack
 from bulkhead.proofs.theorems.bmc import Search, default_scope
-from bulkhead.proofs.theorems.cti import counterexample, describe
+from bulkhead.proofs.theorems.cti import counterexample
 from bulkhead.proofs.theorems.decide import run_blocks
 from bulkhead.proofs.theorems.frame_rule import Frame
 from bulkhead.proofs.theorems.induction import Proof, Settings, prove

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from bulkhead.model.caller import caller_of
 from bulkhead.model.loader import load
 from bulkhead.model.machine import Machine
 from bulkhead.model.trace import Event, Trace, TraceError, load_jsonl, replay, to_itf, to_jsonl
-from bulkhead.model.walk import caller_of
 from bulkhead.model.world import elements
+from bulkhead.proofs.theorems.random_walk import initial_state
 from tests.test_machine import ATTACK, GT, SMALL
 
 
@@ -23,7 +24,7 @@ def faulty() -> Machine:
 
 @pytest.fixture
 def trace(faulty: Machine) -> Trace:
-    first = caller_of(faulty).initial_state()
+    first = initial_state(caller_of(faulty))
     assert first is not None
     return Trace("gt", ("b1",), "cover", SMALL, first, ATTACK)
 

@@ -107,7 +107,7 @@ def _check_header(raw: bytes) -> None:
 
 def _segments(raw: bytes) -> tuple[list[tuple[int, bytes, int]], list[bytes]]:
     """(physical address, file bytes, memory size) of each loadable segment; the note areas."""
-    from elftools.elf.elffile import ELFFile
+    from elftools.elf.elffile import ELFFile  # slow to load, and needed for a kernel image only
 
     # e_shoff, and e_shentsize to e_shstrndx: no sections.
     view = raw[:40] + bytes(8) + raw[48:58] + bytes(6) + raw[64:]

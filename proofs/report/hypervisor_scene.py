@@ -7,8 +7,8 @@ to blame is red from the process to the frame.
 
 from __future__ import annotations
 
+from bulkhead.proofs.report.canvas import Canvas, Place
 from bulkhead.proofs.report.element_names import Facts, Names
-from bulkhead.proofs.report.pictures import Canvas, Place
 
 LEGEND = "solid mapping: page-table entry;   dashed: only cached (TLB);   dotted: grant"
 GONE = ("absent", "none", "")

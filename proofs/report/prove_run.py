@@ -17,8 +17,9 @@ from pathlib import Path
 from bulkhead.model.ir import System
 from bulkhead.model.trace import Trace
 from bulkhead.proofs.jobs import Workers
+from bulkhead.proofs.report.explain_cti import save_counterexample
 from bulkhead.proofs.report.explain_proof import not_decided, why
-from bulkhead.proofs.report.trace_text import save_counterexample, save_trace
+from bulkhead.proofs.report.trace_text import save_trace
 from bulkhead.proofs.results.prove import AttackResult, Counterexample, Saved, SystemResult, TheoremResult
 from bulkhead.proofs.results.vocabulary import Verdict
 from bulkhead.proofs.theorems.attack import find_attacks

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bulkhead.model.machine import Machine
+from bulkhead.proofs.report.explain_cti import describe
 from bulkhead.proofs.report.trace_text import log
 from bulkhead.proofs.results.prove import AttackResult, ProveResult, SystemResult
-from bulkhead.proofs.theorems.cti import describe
 
 HEAD = ("theorem", "verdict", "expected", "queries", "time")
 

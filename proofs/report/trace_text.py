@@ -32,11 +32,10 @@ from bulkhead.model.trace import (
 )
 from bulkhead.model.world import State, changes, elements, index_names, place, size_of
 from bulkhead.proofs.atomic_files import write_file
-from bulkhead.proofs.report import pictures
+from bulkhead.proofs.report import canvas, pictures
 from bulkhead.proofs.report.element_names import Facts, Names, domain_name
 from bulkhead.proofs.report.explain import Moment, blame, facts_of
 from bulkhead.proofs.theorems.attack import violated
-from bulkhead.proofs.theorems.cti import Cti, describe
 
 HARD = "\u00a0"
 RULES = "trace.rules"  # beside a trace: the file that its system stands in, where that is not a shipped one
@@ -175,19 +174,19 @@ def save_trace(system: System, name: str, trace: Trace, folder: Path) -> str:
     claim = system.claims()[name]
     last = len(trace.events)
     failed = bool(last and machine.transitions[trace.events[-1].label].code)
-    red = blame(system, trace.world, claim.body, _moment(claim, states[max(last - 1, 0)], states[last], failed))
+    red = blame(system, trace.world, claim.body, moment(claim, states[max(last - 1, 0)], states[last], failed))
     tables = [facts_of(system, trace.world, s) for s in states]
-    caption = pictures.Caption("At the start", (f"{name} of {system.name} holds.",) if last else (), red=not last)
+    caption = canvas.Caption("At the start", (f"{name} of {system.name} holds.",) if last else (), red=not last)
     drawn = [(pictures.draw(tables[0], caption, (), () if last else red), folder / "step-0")]
     for n, event in enumerate(trace.events, 1):
         moved = pictures.changes(tables[n - 1], tables[n])
-        lines = [call_text(trace, system, machine, event, states[n - 1]), *_gone(system, tables[n], moved)]
+        lines = [call_text(trace, system, machine, event, states[n - 1]), *gone_lines(system, tables[n], moved)]
         lines += [f"Now {name} is false."] * (n == last)
         title = f"Step {n} of {last}: {machine.transitions[event.label].step.kind} {event.label}"
-        caption = pictures.Caption(title, tuple(lines), red=n == last)
+        caption = canvas.Caption(title, tuple(lines), red=n == last)
         drawn.append((pictures.draw(tables[n], caption, moved, red if n == last else ()), folder / f"step-{n}"))
     title = f"{name} is violated in {system.name}" + (f", with fault {', '.join(trace.faults)}" if trace.faults else "")
-    caption = pictures.Caption(title, (*([claim.doc] if claim.doc else []), _way(trace)), red=True)
+    caption = canvas.Caption(title, (*([claim.doc] if claim.doc else []), _way(trace)), red=True)
     drawn.append((pictures.draw(tables[-1], caption, pictures.changes(tables[0], tables[-1]), red), folder / "overview"))
     note = pictures.save_all(drawn)
     return text + (f"\n{note}\n" if note else "") + f"\n  files: {folder}\n"
@@ -249,33 +248,11 @@ def _rules_of(path: Path, head: dict[str, Any]) -> str:
     return str(beside)
 
 
-def save_counterexample(system: System, cti: Cti, folder: Path) -> str:
-    """Write a counterexample to induction as text and as pictures; gives the text, and where the files are."""
-    text = "counterexample to induction (its first state need not be reachable): " + describe(cti, system)
-    write_file(folder / "cti.txt", text)
-    label = cti.event.label
-    trace = Trace(system.name, (), cti.claim, cti.world, cti.before, (cti.event,))
-    machine = Machine(system, cti.world)
-    machine.transitions[label] = cti.transition
-    claim = {**system.invariants, **system.claims()}[cti.claim]
-    red = blame(system, cti.world, claim.body, _moment(claim, cti.before, cti.after, bool(cti.transition.code)))
-    before, after = (facts_of(system, cti.world, s) for s in (cti.before, cti.after))
-    moved = pictures.changes(before, after)
-    lines = [call_text(trace, system, machine, cti.event, cti.before)]
-    caption = pictures.Caption(f"Before {label}: {cti.claim} holds", (f"next: {lines[0]}",))
-    drawn = [(pictures.draw(before, caption), folder / "before")]
-    lines = [*lines, *_gone(system, after, moved), *([claim.doc] if claim.doc else [])]
-    caption = pictures.Caption(f"After {label}: {cti.claim} is broken", tuple(lines), red=True)
-    drawn.append((pictures.draw(after, caption, moved, red), folder / "after"))
-    note = pictures.save_all(drawn)
-    return "\n".join([text.rstrip(), *([note] if note else []), f"  files: {folder}"])
-
-
-def _moment(claim: Claim, before: State, after: State, failed: bool) -> Moment:
+def moment(claim: Claim, before: State, after: State, failed: bool) -> Moment:
     return Moment(before, after, failed) if claim.kind == "transition" else Moment(after)
 
 
-def _gone(system: System, after: Facts, moved: set[pictures.Place]) -> list[str]:
+def gone_lines(system: System, after: Facts, moved: set[canvas.Place]) -> list[str]:
     """A line on what a step took away, for that cannot be seen in the state after it."""
     gone = [w for w in (place(f, list(a)) for f, a in sorted(moved) if after[f][a] == "false") if _tells(system, w)]
     more = f" and {len(gone) - GONE} more" if len(gone) > GONE else ""

@@ -177,5 +177,5 @@ class AttackResult:
 
 def flow_of(system: System, trace: Trace) -> tuple[Flow, ...]:
     """The steps of an attack, each where its rule stands."""
-    steps = {t.label: s for s in system.steps for t in s.transitions()}
+    steps = {t.label: s for s in system.steps for t in s.outcomes()}
     return tuple(Flow(f"{n}. {steps[e.label].kind} {e.label}", steps[e.label].span) for n, e in enumerate(trace.events, 1))

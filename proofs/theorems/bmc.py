@@ -152,7 +152,7 @@ class Search:
     def __init__(self, system: System, claim: Claim, sizes: dict[str, int], limit: float,
                  start: list[Claim] | None = None) -> None:
         """`start` describes the first state; initial states and axioms unless given."""
-        import z3
+        import z3  # slow to load; what asks no solver does without
 
         for key, value in {"smt.mbqi": True, "smt.auto_config": True, "smt.qi.eager_threshold": 10.0}.items():
             z3.set_param(key, value)

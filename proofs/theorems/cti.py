@@ -7,15 +7,15 @@ reachable: this explains why a proof does not go through, and says nothing about
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bulkhead.model.diagnostics import UsageError, suggest
 from bulkhead.model.ir import Claim, System, Transition
 from bulkhead.model.logic import Formulas
 from bulkhead.model.machine import Machine
-from bulkhead.model.trace import Event, Trace, facts
-from bulkhead.model.world import State, World, changes, elements, index_names, place, size_of
+from bulkhead.model.trace import Event, Trace
+from bulkhead.model.world import State, World
 from bulkhead.proofs.theorems.bmc import Search
 from bulkhead.proofs.theorems.queries import name_of
 from bulkhead.proofs.theorems.solvers import SolverError
@@ -89,7 +89,7 @@ def _found(system: System, transition_label: str, claim_name: str, assumed_names
     return None
 
 
-def _machine(system: System, world: World, transition: Transition) -> Machine:
+def machine_of(system: System, world: World, transition: Transition) -> Machine:
     """The executable model, in which the transition's label stands for just that transition."""
     machine = Machine(system, world)
     machine.transitions[transition.label] = transition
@@ -136,7 +136,7 @@ class _Finder:
 
     def confirmed(self, trace: Trace) -> Cti:
         """The counterexample, with the state after as the executable model makes it. Raises where it disagrees."""
-        machine = _machine(self.system, trace.world, self.transition)
+        machine = machine_of(self.system, trace.world, self.transition)
         (event,) = trace.events
         names = tuple(c.name for c in self.assumed)
         for claim in self.assumed:
@@ -144,59 +144,16 @@ class _Finder:
                 raise SolverError(f"the solver's state before `{event.label}` breaks {claim.name} on the executable model")
         after = [list(t) for t in trace.initial]
         fired = machine.fire(after, event.label, event.args)
-        if not fired or not _broken(self.claim, machine, self.transition, trace.initial, after):
+        if not fired or not broken(self.claim, machine, self.transition, trace.initial, after):
             raise SolverError(f"the executable model does not confirm that `{event.label}` breaks `{self.claim.name}`")
         return Cti(self.claim.name, names, self.transition, trace.world, trace.initial, event, after)
 
 
-def _broken(claim: Claim, machine: Machine, transition: Transition, before: State, after: State) -> bool:
+def broken(claim: Claim, machine: Machine, transition: Transition, before: State, after: State) -> bool:
     """Is the claim false after the step, or over it?"""
     if claim.kind == "transition":
         return not machine.holds_between(before, after, claim.body, bool(transition.code))
     return not machine.holds(after, claim.body)
 
 
-def _decisive(cti: Cti, system: System, machine: Machine) -> Iterator[tuple[str, str]]:
-    """Places that hold the first element of a declared sort and could hold no other one.
-
-    The first element is no emptier than the others, so leaving these out, as is right for `false`, would hide facts.
-    """
-    known = {c.name: c for c in (*system.axioms, *system.invariants.values(), *system.claims().values())}
-    claims = [known[n].body for n in cti.assumed]
-    wrong = known[cti.claim]
-    state = [list(t) for t in cti.before]
-    for k, func in enumerate(system.funcs.values()):
-        if system.sort_is_enum(func.sort):
-            continue
-        for i, value in enumerate(cti.before[k]):
-            others = [v for v in range(size_of(system, cti.world, func.sort)) if v != value]
-            if value or not others:
-                continue
-            free = False
-            for other in others:
-                state[k][i] = other
-                after = [list(t) for t in state]
-                free = free or (machine.fire(after, cti.event.label, cti.event.args)
-                                and _broken(wrong, machine, cti.transition, state, after)
-                                and all(machine.holds(state, c) for c in claims))
-            state[k][i] = value
-            if not free:
-                yield (place(func.name, index_names(system, cti.world, func.name, i)),
-                       elements(system, cti.world, func.sort)[value])
-
-
-def describe(cti: Cti, system: System) -> str:
-    """The step with its arguments, and the facts that matter: `=` for what stays, `->` for what the step changes."""
-    from bulkhead.proofs.report.trace_text import call_text, records
-
-    machine = _machine(system, cti.world, cti.transition)
-    trace = Trace(system.name, (), cti.claim, cti.world, cti.before, (cti.event,))
-    changed = changes(system, cti.world, cti.before, cti.after)
-    kept = {**facts(system, cti.world, cti.before), **dict(_decisive(cti, system, machine))}
-    out = [f"{cti.claim} is not kept by", f"  {call_text(trace, system, machine, cti.event, cti.before)}"]
-    out += [f"      {line}" for line in records((w, f"= {v}") for w, v in kept.items() if w not in changed)]
-    out += [f"      {line}" for line in records((w, f"{old} -> {new}") for w, (old, new) in changed.items())]
-    return "\n".join(out) + "\n"
-
-
-__all__ = ["Cti", "breaks", "counterexample", "describe"]
+__all__ = ["Cti", "breaks", "broken", "counterexample", "machine_of"]

@@ -14,12 +14,13 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from bulkhead.model.caller import Caller, caller_of
 from bulkhead.model.compile import compiled
 from bulkhead.model.ir import Lit, Quant, Term, Transition, Var, conj, conjuncts, eq, neg
 from bulkhead.model.machine import Machine
-from bulkhead.model.walk import Caller, caller_of
 from bulkhead.model.world import State
 from bulkhead.proofs.theorems.guard_conjuncts import LOOPS, Wish, compiled_probe, opened, reads, wish_of
+from bulkhead.proofs.theorems.random_walk import initial_state
 
 STARTS = 4  # initial states to begin from
 TRIALS = 25  # calls tried for one goal before the next goal has its turn
@@ -190,7 +191,7 @@ class _Search:
         """Go on until all goals (or the one that counts) are reached, or the budget is spent."""
         states = list(starts)
         if not states:
-            tries = [self.caller.initial_state(), *(self.caller.initial_state(self.rng) for _ in range(STARTS - 1))]
+            tries = [initial_state(self.caller), *(initial_state(self.caller, self.rng) for _ in range(STARTS - 1))]
             states = [s for s in tries if s is not None]
         self.starts = [Path(s) for s in states]
         for path in self.starts:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from bulkhead.model.caller import Caller
 from bulkhead.model.compile import compiled, joined
 from bulkhead.model.ir import BOOL, App, Lit, Op, Quant, Term, Transition, Use, Var, conjuncts, free_variables, neg, subterms
-from bulkhead.model.walk import Caller
 
 LOOPS = 19  # one in another: Python compiles no more
 

@@ -62,7 +62,7 @@ class Z3Session:
     name = "z3"
 
     def __init__(self, limit: float = 10.0, cores: bool = True, fast: bool = False, eager: float = 3.0) -> None:
-        import z3
+        import z3  # slow to load; what asks no solver does without
 
         self._z3 = z3
         for key, value in ({**FAST, "smt.qi.eager_threshold": eager} if fast else DEFAULTS).items():
@@ -106,7 +106,7 @@ class Cvc5Session:
     name = "cvc5"
 
     def __init__(self, limit: float = 10.0, finite: bool = False) -> None:
-        import cvc5
+        import cvc5  # slow to load; not needed without the cross-check
 
         self._cvc5 = cvc5
         self._solver = cvc5.Solver(cvc5.TermManager())

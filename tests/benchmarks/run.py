@@ -136,7 +136,7 @@ def model_steps(system: str, sizes: dict[str, int] | None, steps: int) -> float:
 import random, time
 from bulkhead.model.loader import load
 from bulkhead.model.machine import Machine
-from bulkhead.model.walk import walk
+from bulkhead.proofs.theorems.random_walk import walk
 from bulkhead.model.world import World
 from bulkhead.proofs.theorems.initial_states import initial_states
 system = load({system!r})

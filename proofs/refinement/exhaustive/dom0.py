@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bulkhead.impl.dom0.gntdev import INVALID_HANDLE, Gntdev
 from bulkhead.impl.xen.grant_entries import GrantTable
 from bulkhead.impl.xen.pagetables import PTE_MFN, PTE_P, PTE_RW, read_pte
+from bulkhead.proofs.refinement.exhaustive.limits import GRANTER, Action, Limits
 from bulkhead.proofs.refinement.lockstep.call import Flight
 from bulkhead.proofs.refinement.lockstep.dom0_state import MapRecord, Opened, Proc
 from bulkhead.proofs.refinement.lockstep.lockstep import Bench
@@ -21,9 +22,6 @@ from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import CHILD, TOOLS, USER
 from bulkhead.proofs.refinement.workload import dom0_gntdev
 from bulkhead.proofs.refinement.workload.dom0 import Dom0
-
-if TYPE_CHECKING:
-    from bulkhead.proofs.refinement.exhaustive.guests import Action, Limits
 
 MOST_SLOTS = 2  # pages that the processes map together
 
@@ -96,8 +94,6 @@ def actions(b: WorldOfProcesses, limits: Limits) -> list[Action]:
 
 def act(b: WorldOfProcesses, action: Action) -> None:
     """Make the call, and compare both sides."""
-    from bulkhead.proofs.refinement.exhaustive.guests import GRANTER
-
     d = b.dom0
     _, name, space, *numbers = action
     if name == "spawn":

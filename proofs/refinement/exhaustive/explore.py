@@ -15,7 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from bulkhead.proofs.jobs import Workers, run_to_end
-from bulkhead.proofs.refinement.exhaustive.guests import Action, Limits, act, actions, canonical, start
+from bulkhead.proofs.refinement.exhaustive.guests import act, actions, canonical, start
+from bulkhead.proofs.refinement.exhaustive.limits import Action, Limits
 from bulkhead.proofs.refinement.exhaustive.snapshot import freeze, thaw
 from bulkhead.proofs.refinement.lockstep.abstraction import dump
 from bulkhead.proofs.refinement.lockstep.lockstep import Bench

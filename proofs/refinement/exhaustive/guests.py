@@ -1,14 +1,13 @@
 """A small machine for exhaustive search: what two guests can do in it, and when two of its states are the same.
 
 One guest grants, the other maps and copies. Every step of a call that yields is an action of its own, so all interleavings
-of the calls in flight are taken. What must be bounded for there to be an end at all stands in `Limits`. `canonical` names
+of the calls in flight are taken. What must be bounded for there to be an end at all stands in `limits.py`. `canonical` names
 frames and handles by where they occur, as no part of the machine can tell how they are numbered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, replace
 from typing import Any
 
 from bulkhead.impl.xen import abi
@@ -18,50 +17,15 @@ from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_MFN, PTE_P, PTE_RW, P
 from bulkhead.impl.xen.scheduler import HELD
 from bulkhead.proofs.refinement.exhaustive import dom0 as small_dom0
 from bulkhead.proofs.refinement.exhaustive.dom0 import WorldOfProcesses
+from bulkhead.proofs.refinement.exhaustive.limits import GRANTER, MAPPER, Action, Limits
 from bulkhead.proofs.refinement.lockstep import follow_domains as fd
 from bulkhead.proofs.refinement.lockstep import follow_grants as fg
 from bulkhead.proofs.refinement.lockstep.call import CopyElement, Flight, Follower, MapElement, UnmapElement
 from bulkhead.proofs.refinement.lockstep.lockstep import Bench
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
-from bulkhead.proofs.refinement.lockstep.spec_world import SMALL, Rules, Size
+from bulkhead.proofs.refinement.lockstep.spec_world import Rules
 from bulkhead.proofs.refinement.lockstep.testbed import SLOTS, Guest
-
-GRANTER, MAPPER = 1, 2
-Action = tuple[Any, ...]  # a name and small numbers
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the world holds. `pages`: the granter's own, beside those it cannot give up. `records`: what the mapper maps at
-    once, counting records that an overwritten page-table entry has left behind. `flights`: calls in flight."""
-
-    pages: int = 1
-    refs: tuple[int, ...] = (8,)
-    records: int = 2
-    flights: int = 2
-    versions: bool = True
-    copies: bool = True
-    again: bool = False  # a granter that has gone is followed by another one of the same id
-    processes: int = 0  # of Dom0, with one gntdev file
-    maps: int = 1  # that they have registered
-
-    def text(self) -> str:
-        """In words."""
-        return (f"2 guests, {self.pages} page{'s' * (self.pages > 1)} to grant, {len(self.refs)} "
-                f"reference{'s' * (len(self.refs) > 1)}, up to {self.records} mappings and {self.flights} calls in flight"
-                + (", both table versions" if self.versions else "") + (", copies" if self.copies else "")
-                + (", the granter's id used again" if self.again else "")
-                + (f", {self.processes} process{'es' * (self.processes > 1)} of Dom0 with up to {self.maps} grant"
-                   f"{'s' * (self.maps > 1)} registered" if self.processes else ""))
-
-    def grantees(self) -> tuple[int, ...]:
-        """Whom the granter may offer its pages to."""
-        return ((MAPPER,) if self.records else ()) + ((0,) if self.processes else ())
-
-    def size(self) -> Size:
-        """How much the rules' world has to hold."""
-        size = replace(SMALL, refs=(*SMALL.refs[:2], *self.refs, SMALL.refs[-1]))
-        return replace(size, dom0_frames=4, translations=16, handles=10, files=4, maps=6) if self.processes else size
+from bulkhead.proofs.refinement.workload.scheduler import write_domctl
 
 
 def start(rules: Rules, limits: Limits) -> Bench:
@@ -232,8 +196,6 @@ def _update(b: Bench, guest: Guest, slot: int, pte: int) -> None:
 
 
 def _destroy(b: Bench, guest: Guest) -> None:
-    from bulkhead.proofs.refinement.workload.scheduler import write_domctl
-
     kernel = b.rig.kernel
     write_domctl(b, abi.DOMCTL_HEADER.pack(abi.DOMCTL_DESTROYDOMAIN, abi.DOMCTL_INTERFACE_VERSION, guest.domid, 0, 0, 0))
     flight = Flight("destroy", guest.domid, 0, b.rig.xen.hypercall(kernel.vcpu, abi.HYPERVISOR_DOMCTL, kernel.arg_va))

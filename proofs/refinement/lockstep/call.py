@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
 from bulkhead.impl.xen import abi
-from bulkhead.model.walk import OKAY
+from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.lockstep.testbed import Guest
 
 END = "end"

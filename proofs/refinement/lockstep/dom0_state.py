@@ -14,7 +14,7 @@ from bulkhead.impl.dom0.kernel import KernelError
 from bulkhead.impl.dom0.process import OpenFile, Process
 from bulkhead.impl.dom0.syscalls import Devices, Syscalls
 from bulkhead.impl.xen.frames import Frame
-from bulkhead.model.walk import OKAY
+from bulkhead.model.caller import OKAY
 
 NOT_THERE = 99  # a descriptor that no process has
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.scheduler import HELD
-from bulkhead.model.walk import OKAY
+from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.lockstep.call import GENERAL, CopyElement, Flight, Follower
 from bulkhead.proofs.refinement.lockstep.dom0_state import Mapping, Slot
 from bulkhead.proofs.refinement.lockstep.follow_grants import follow_copy

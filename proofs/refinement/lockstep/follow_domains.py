@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.pagetables import PTE_MFN, PTE_P, PTE_RW, read_pte
-from bulkhead.model.walk import OKAY
+from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.lockstep.call import END, GENERAL, Flight, Follower
 from bulkhead.proofs.refinement.lockstep.follow_grants import caller_of, replace_slot
 from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.scheduler import HELD
-from bulkhead.model.walk import OKAY
+from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.lockstep.call import (
     END,
     GENERAL,

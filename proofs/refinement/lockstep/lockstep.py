@@ -11,7 +11,7 @@ from __future__ import annotations
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.guest_access import translate
 from bulkhead.impl.xen.scheduler import HELD
-from bulkhead.model.walk import OKAY
+from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.lockstep.abstraction import Places, differences, entry_differences, entry_of, in_use_bits
 from bulkhead.proofs.refinement.lockstep.call import END, Flight, Follower
 from bulkhead.proofs.refinement.lockstep.observe import Asked, Key

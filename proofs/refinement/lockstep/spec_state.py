@@ -8,7 +8,7 @@ a thing and given back when it is gone; nothing here looks at the implementation
 from __future__ import annotations
 
 from bulkhead.impl.xen.domains import Domain
-from bulkhead.model.walk import OKAY
+from bulkhead.model.caller import OKAY
 from bulkhead.model.world import size_of
 from bulkhead.proofs.refinement.lockstep.spec_world import NOBODY, Rules
 

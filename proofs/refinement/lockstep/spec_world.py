@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from bulkhead.model import loader
+from bulkhead.model.caller import Caller
 from bulkhead.model.ir import System
 from bulkhead.model.machine import Machine
-from bulkhead.model.walk import Caller
 from bulkhead.model.world import State, World
 
 SYSTEM = str(Path(__file__).parent / "compared.rules")

@@ -18,7 +18,7 @@ from bulkhead.impl.dom0.kernel import KernelError
 from bulkhead.impl.dom0.process import Process
 from bulkhead.impl.dom0.syscalls import EVTCHN, GNTALLOC, GNTDEV, PRIVCMD, devices
 from bulkhead.impl.xen import abi
-from bulkhead.model.walk import OKAY
+from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.lockstep import follow_dom0
 from bulkhead.proofs.refinement.lockstep.call import Flight
 from bulkhead.proofs.refinement.lockstep.dom0_state import NOT_THERE, Mapping, MapRecord, Opened, Proc, SharedPage, Slot

@@ -9,7 +9,7 @@ from bulkhead.impl.dom0.kernel import KernelError
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.domains import ALIVE, DEAD
 from bulkhead.impl.xen.hypercall_evtchn import TWO_DOMIDS
-from bulkhead.model.walk import OKAY
+from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.lockstep.dom0_state import Proc, Slot
 from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
 

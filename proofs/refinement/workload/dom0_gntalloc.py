@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bulkhead.impl.dom0.gntalloc import Gntalloc
 from bulkhead.impl.dom0.ioctl import ALLOC_HEAD, GNTALLOC_ALLOC_GREF, GNTALLOC_DEALLOC_GREF, RANGE
-from bulkhead.model.walk import OKAY
+from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.lockstep.dom0_state import Opened, Proc, SharedPage, Slot
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from bulkhead.impl.dom0.ioctl import (
 from bulkhead.impl.dom0.kernel import KernelError
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.grant_entries import GrantTable
-from bulkhead.model.walk import OKAY
+from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.lockstep.call import status_name
 from bulkhead.proofs.refinement.lockstep.dom0_state import Mapping, MapRecord, Opened, Proc, Slot
 from bulkhead.proofs.refinement.lockstep.follow_dom0 import free_map

@@ -1,8 +1,7 @@
-"""Drives the executable model: single calls with their error codes, initial states, seeded random walks.
+"""Makes calls on the executable model as a caller makes them: checks in order, picks chosen, one code per outcome.
 
-`machine.py` takes transitions whose arguments are given; here calls are made as a caller makes them: checks in order,
-picks chosen, one code per outcome. For speed the steps are compiled in the fast manner (`compile.py`), checks and all, and a
-whole walk as one function. Nothing here proves a theorem: what a walk misses may still be reachable.
+`machine.py` takes transitions whose arguments are given. For speed the steps are compiled in the fast manner (`compile.py`),
+checks and all, and a run of random calls as one function. Nothing here looks for a state: a caller is given one.
 """
 
 from __future__ import annotations
@@ -17,12 +16,10 @@ from bulkhead.model.compile import Coder, compiled, indent
 from bulkhead.model.diagnostics import UsageError, suggest
 from bulkhead.model.ir import FAILED, THIS, Check, Step, Term, Transition
 from bulkhead.model.machine import Machine
-from bulkhead.model.world import State, table_sizes
-from bulkhead.proofs.theorems.grounding import random_state
+from bulkhead.model.world import State
 
 OKAY = "okay"
 MAY_FAIL = 0.125  # how often a `may fail` check fails in a walk
-LEG = 2000  # steps of a walk between two restarts
 
 
 @dataclass(frozen=True)
@@ -32,15 +29,6 @@ class Outcome:
     code: str | None
     result: int | None = None
     picks: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class WalkStats:
-    """`taken` calls changed the state by a transition, `refused` calls ended otherwise; `fired` counts transitions."""
-
-    taken: int
-    refused: int
-    fired: dict[str, int]
 
 
 def _failing(step: Step, check: Check) -> Transition | None:
@@ -54,7 +42,7 @@ def _failing(step: Step, check: Check) -> Transition | None:
 
 
 class Caller:
-    """Makes calls on a machine's states, and finds its initial states."""
+    """Makes calls on a machine's states."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -181,19 +169,6 @@ class Caller:
                 lines += [f"if not {c.truth(check.cond, {})}:", *indent(gone)]
         return [*lines, *c.effect(step.success().updates), self._counted(step.label)]
 
-    # Initial states.
-
-    def initial_state(self, rng: random.Random | None = None) -> State | None:
-        """A state that satisfies all init formulas and axioms, or None when there is none; the same one every time.
-
-        Without `rng`, the state of all zeros is preferred. Else the formulas are written out over the world and solved.
-        """
-        bodies = [c.body for c in (*self.machine.system.inits, *self.machine.system.axioms)]
-        zeros = [[0] * n for n in table_sizes(self.machine.system, self.machine.world)]
-        if rng is None and all(self.value(zeros, b) for b in bodies):
-            return zeros
-        return random_state(self.machine.system, self.machine.world, bodies, rng)
-
 
 def _dispatch(bodies: list[list[str]], first: int) -> list[str]:
     """A binary tree of comparisons on `k` around the bodies."""
@@ -210,22 +185,4 @@ def caller_of(machine: Machine) -> Caller:
     return Caller(machine)
 
 
-def walk(machine: Machine, seed: int, steps: int, leg: int = LEG) -> WalkStats:
-    """A seeded walk: each step is a random call with random arguments, made to its outcome.
-
-    After every `leg` steps it starts again from an initial state, so that it does not end in a corner it cannot leave.
-    """
-    caller = caller_of(machine)
-    first = caller.initial_state()
-    if first is None:
-        raise UsageError(f"system `{machine.system.name}` has no initial state in a world this small.")
-    rnd = random.Random(seed).random
-    fired: dict[str, int] = {}
-    for done in range(0, steps, leg):
-        for label, n in caller.run([list(t) for t in first], min(leg, steps - done), rnd).items():
-            fired[label] = fired.get(label, 0) + n
-    taken = sum(fired.values())
-    return WalkStats(taken, steps - taken, fired)
-
-
-__all__ = ["OKAY", "Caller", "Outcome", "WalkStats", "caller_of", "walk"]
+__all__ = ["OKAY", "Caller", "Outcome", "caller_of"]

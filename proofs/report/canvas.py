@@ -1,0 +1,110 @@
+"""A graph in the making, for pictures of states: boxes, nodes and edges in three looks, under a caption with a legend.
+
+Blue is what a step changed, red what makes the claim false. All text that comes in is shown as it is: nothing in it means
+anything to Graphviz. What a state looks like is not known here (`pictures.py`, `hypervisor_scene.py`).
+"""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from dataclasses import dataclass
+from typing import Any
+
+import graphviz
+
+Place = tuple[str, tuple[str, ...]]
+CHANGED, BAD, PLAIN = "#1558d6", "#c5221f", "#5f6368"
+WIDTH = 100  # characters of a caption line
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What stands above a picture: a title, and lines below it."""
+
+    title: str
+    lines: tuple[str, ...] = ()
+    red: bool = False  # the legend says what red means
+
+
+class Canvas:
+    """A graph in the making: nodes in boxes, edges, each plain, changed (blue) or to blame (red)."""
+
+    def __init__(self, caption: Caption, legend: str) -> None:
+        self.graph: Any = graphviz.Digraph(
+            graph_attr={"label": _label(caption, legend), "labelloc": "t", "fontname": "Helvetica", "rankdir": "LR",
+                        "compound": "true", "nodesep": "0.25", "ranksep": "0.6", "pad": "0.2"},
+            node_attr={"fontname": "Helvetica", "fontsize": "13", "shape": "box", "style": "filled", "fillcolor": "white",
+                       "margin": "0.12,0.06"},
+            edge_attr={"fontname": "Helvetica", "fontsize": "11"})
+        self.nodes: dict[str, list[tuple[str, str, dict[str, str]]]] = {}
+        self.boxes: dict[str, tuple[str, dict[str, str]]] = {}
+
+    def box(self, box: str, title: str, changed: bool = False, bad: bool = False) -> None:
+        """A titled box; nodes may name it."""
+        self.boxes[box] = (title, look(changed, bad))
+
+    def node(self, name: str, label: str, box: str = "", changed: bool = False, bad: bool = False, **more: str) -> None:
+        self.nodes.setdefault(box, []).append((_id(name), _text(label), {**look(changed, bad), **more}))
+
+    def edge(self, a: str, b: str, label: str = "", changed: bool = False, bad: bool = False, **more: str) -> None:
+        self.graph.edge(_id(a), _id(b), label=_text(label), **{**look(changed, bad), **more})
+
+    def done(self) -> Any:
+        """The graph, its boxes closed."""
+        for k, (box, (title, style)) in enumerate(self.boxes.items()):
+            with self.graph.subgraph(name=f"cluster_{k}") as sub:
+                sub.attr(label=_text(title), style="rounded,filled", fillcolor="#f3f6fb", fontsize="14", margin="12",
+                         **{**style, "fontcolor": "black"})
+                for name, label, style in self.nodes.get(box, ()):
+                    sub.node(name, label, **style)
+                if box not in self.nodes:
+                    sub.node(_id(f"nothing in {box}"), "", shape="none", fixedsize="true", width="0.1", height="0.1",
+                             style="invis")
+        for box, nodes in self.nodes.items():
+            for name, label, style in nodes if box not in self.boxes else ():
+                self.graph.node(name, label, **style)
+        return self.graph
+
+
+def look(changed: bool, bad: bool) -> dict[str, str]:
+    """Colours and width of what is changed or to blame; what is to blame stays red when it has changed too."""
+    colour = BAD if bad else CHANGED if changed else PLAIN
+    return {"color": colour, "fontcolor": colour if bad or changed else "black",
+            "penwidth": "2.4" if bad or changed else "1"}
+
+
+def _label(caption: Caption, legend: str) -> str:
+    """The caption as one of Graphviz's HTML labels."""
+    rows = [f'<font point-size="18"><b>{_html(part)}</b></font>' for part in textwrap.wrap(_printable(caption.title), 80)]
+    for line in caption.lines:
+        rows += [f'<font point-size="13">{_html(part)}</font>' for part in textwrap.wrap(_printable(line), WIDTH)]
+    key = [f'<font color="{CHANGED}"><b>blue</b></font>: changed']
+    if caption.red:
+        key.append(f'<font color="{BAD}"><b>red</b></font>: makes the claim false')
+    if legend:
+        key.append(_html(legend))
+    rows.append(f'<font point-size="11" color="{PLAIN}">{";   ".join(key)}</font>')
+    return "<" + "<br/>".join(rows) + "<br/> >"
+
+
+def _html(text: str) -> str:
+    return html.escape(text, quote=True)
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() or c in "\n\xa0" else " " for c in text)
+
+
+def _id(name: str) -> str:
+    """A node's identifier. Graphviz's Python side takes what stands behind a colon for a port."""
+    return name.replace("\\", "/").replace(":", ".").replace('"', "'").replace("\n", " ")
+
+
+def _text(label: str) -> str:
+    """A label as plain text: no backslash means anything, and no `<...>` is HTML."""
+    safe = _printable(label).replace("&", "&amp;").replace("\\", "\\\\").replace("\n", "\\n")
+    return f" {safe} " if safe.startswith("<") and safe.endswith(">") else safe
+
+
+__all__ = ["BAD", "CHANGED", "PLAIN", "Canvas", "Caption", "Place", "look"]

@@ -1,0 +1,60 @@
+"""The house: which module may import which, no circles, no imports hidden in functions, and one package for all of it.
+
+`.importlinter` keeps the arrows between rooms (`make lint`); here is what it cannot say.
+"""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import re
+import tomllib
+from pathlib import Path
+
+import grimp
+
+ROOT = Path(__file__).parent.parent
+PARTS = ("spec", "model", "impl", "proofs")
+
+
+def sources(*parts: str) -> list[Path]:
+    return [p for part in parts for p in sorted((ROOT / part).rglob("*.py"))]
+
+
+def test_no_circles() -> None:
+    """The modules of `model/` and `proofs/` can be put in an order in which each imports only those before it."""
+    graph = grimp.build_graph("bulkhead.model", "bulkhead.proofs", cache_dir=None, exclude_type_checking_imports=True)
+    order = graphlib.TopologicalSorter({m: graph.find_modules_directly_imported_by(m) for m in graph.modules})
+    order.prepare()  # raises CycleError with the modules of a circle
+
+
+def test_imports_inside_functions_have_a_reason() -> None:
+    """An import inside a function says why, in a comment on its line or the one above: it is slow, and seldom needed."""
+    for path in sources(*PARTS):
+        if path.parent == ROOT / "proofs" / "cli":  # each command loads what it needs, so that all start fast
+            continue
+        text = path.read_text()
+        lines = text.splitlines()
+        for function in ast.walk(ast.parse(text)):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                hidden = [n.lineno for n in ast.walk(function) if isinstance(n, ast.Import | ast.ImportFrom)]
+                if hidden:  # one reason does for a block of imports
+                    first = min(hidden)
+                    assert "#" in lines[first - 1] or lines[first - 2].strip().startswith("#"), f"{path}:{first}"
+
+
+def test_everything_is_in_the_package() -> None:
+    """Each folder with Python in it is listed for the wheel, and nothing is imported by a name outside `bulkhead`."""
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    folders = {p.parent.relative_to(ROOT) for p in sources(*PARTS)}
+    assert listed == {"bulkhead." + ".".join(f.parts) for f in folders}
+    for path in sources(*PARTS, "tests"):
+        for line in path.read_text().splitlines():
+            assert not re.match(r"\s*(from|import) (spec|model|impl|proofs)\b", line), f"{path}: {line}"
+
+
+def test_files_have_a_docstring() -> None:
+    """A file says what it is for; empty `__init__.py` are folders."""
+    for path in sources(*PARTS, "tests"):
+        text = path.read_text()
+        assert not text.strip() or ast.get_docstring(ast.parse(text)), path
