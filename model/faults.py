@@ -5,6 +5,7 @@ A fault names what it changes by repeating it; a change that finds nothing is a 
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from bulkhead.model import syntax as s
@@ -50,6 +51,26 @@ def lay(change: s.Change, operations: dict[str, s.Operation], d: Declarations) -
     operations[name] = replace(op, body=tuple(body))
 
 
+def check_breaks(faults: Iterable[s.FaultItem], items: Iterable[tuple[s.Component, s.Item]], elsewhere: Iterable[s.Item],
+                 labels: Collection[str], d: Declarations) -> None:
+    """See that the claims that faults are to break are there, and the steps with such `labels`.
+
+    A fault may name what stands in a component that this system does not have, among the items `elsewhere`.
+    """
+    others = list(elsewhere)
+    claims = {i.name for i in (*(i for _, i in items), *others)
+              if isinstance(i, s.FormulaItem) and i.kind in ("invariant", "theorem", "transition")}
+    operations = {i.name for i in others if isinstance(i, s.Operation)}
+    for fault in faults:
+        for claim in fault.breaks:
+            if claim.text not in claims:
+                d.problem(claim.span, f"the fault cannot break `{claim.text}`: there is no such claim",
+                          hint=suggest(claim.text, claims))
+        if fault.step is not None and fault.step.text not in labels and fault.step.text.partition(".")[0] not in operations:
+            d.problem(fault.step.span, f"the fault cannot break a claim in `{fault.step.text}`: there is no such step",
+                      hint=suggest(fault.step.text, labels))
+
+
 def _changed(st: s.Statement, change: s.Change) -> tuple[int, s.Statement | None]:
     if change.kind in ("drop_check", "replace_check", "move_check"):
         if isinstance(st, s.Require) and st.cond == change.old:
@@ -79,4 +100,4 @@ def _conjuncts(expr: s.Expr) -> list[s.Expr]:
     return [expr]
 
 
-__all__ = ["lay"]
+__all__ = ["check_breaks", "lay"]

@@ -193,7 +193,11 @@ class _ToSyntax(Transformer[Token, Any]):
 
     def fault_item(self, c: list[Any]) -> s.FaultItem:
         doc, c = self._split(c)
-        return s.FaultItem(str(c[0]), tuple(c[1:]), doc, self.at(c[0]))
+        claims, step = c[1] or ((), None)
+        return s.FaultItem(str(c[0]), tuple(c[2:]), claims, step, doc, self.at(c[0]))
+
+    def breaks(self, c: list[Any]) -> tuple[tuple[s.Name, ...], s.Name]:
+        return tuple(s.Name(str(t), self.at(t)) for t in c[:-2]), c[-1]
 
     def drop_check(self, c: list[Any]) -> s.Change:
         return s.Change("drop_check", c[0].text, c[1], None, "", c[0].span)

@@ -151,6 +151,11 @@ state written[who: Thing]: bool
                                  "fault h within paint.later drop marked[t]\n"
                                  "fault i within paint move marked[t] to later\n"
                                  "fault j within paint skip marked[t]\n"),
+    "fault_breaks_nothing": small(PAINT + "theorem all_marked forall t: Thing. marked[t]\n"
+                                  "fault f breaks all_market in paint within paint drop marked[t]\n"
+                                  "fault g breaks all_marked in pant within paint drop marked[t]\n"
+                                  "fault h breaks all_marked, none in paint.later within paint drop marked[t]\n",
+                                  "    expect refuted all_marked\n"),
     "next_outside_transition": small("invariant odd forall t: Thing. next(marked[t])\n"),
     "failed_outside_transition": small("invariant odd failed\n"),
     "performs_itself": small("procedure p(t: Thing)\n    perform q(t)\nprocedure q(t: Thing)\n    perform p(t)\n"

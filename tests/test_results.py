@@ -20,6 +20,8 @@ from bulkhead.model import loader
 from bulkhead.model.diagnostics import Span
 from bulkhead.proofs.cli.__main__ import COMMANDS, run
 from bulkhead.proofs.cli.output import NARROWEST, wrapped
+from bulkhead.proofs.faults.catalogue import BY_NAME
+from bulkhead.proofs.faults.laying import installed
 from bulkhead.proofs.jobs import Workers
 from bulkhead.proofs.refinement.campaign import Failure
 from bulkhead.proofs.refinement.coverage import Coverage
@@ -32,7 +34,6 @@ from bulkhead.proofs.results.prove import ProveResult
 from bulkhead.proofs.results.refinement import DiffResult
 from bulkhead.proofs.results.vocabulary import Status, Verdict
 from bulkhead.proofs.theorems.decide import Settings
-from tests.refinement_faults import BY_NAME, installed
 
 ROOT = Path(__file__).parent.parent
 GT = str(ROOT / "tests" / "benchmarks" / "gt.rules")
@@ -47,6 +48,9 @@ RUNS: dict[str, tuple[list[str], int, int]] = {
     "refine": (["refine", "set_version", "put_domain", "--jobs", "1"], 0, 0),
     "diff": (["diff", "--ops", "300"], 0, 0),
     "replay": (["replay", RECORDING], 0, 0),
+    "faults": (["faults", "--only", "unmap_keeps_host", "--only", "no_scrub"], 0, 0),
+    "faults listed": (["faults", "--list", "hypervisor"], 0, 0),
+    "fault unnoticed": (["faults", "--only", "part_mapped", "--of", "implementation", "--ops", "20"], 1, 1),
     "boot": (["boot", "disaggregated", "--out", "OUT"], 0, 0),
 }
 
@@ -117,7 +121,8 @@ def test_an_attack_is_a_flow_through_the_rules(tmp_path: Path, capsys: pytest.Ca
 
 def test_schemas_are_schemas() -> None:
     names = [p.name for p in SCHEMAS.iterdir()]
-    assert {f"bulkhead-{c}-1.json" for c in ("prove", "attack", "refine", "diff", "replay", "boot")} <= set(names)
+    made = [f"bulkhead-{c}-1.json" for c in ("prove", "attack", "refine", "diff", "replay", "faults", "boot")]
+    assert sorted(names) == sorted([*made, "sarif-2.1.0-part.json"])
     for name in names:
         jsonschema.Draft202012Validator.check_schema(schema(name.removesuffix(".json")))
 

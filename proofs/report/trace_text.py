@@ -201,7 +201,8 @@ def read_back(path: Path, system_name: str | None = None) -> tuple[System, Trace
     """A trace that was written before, its system, and its log.
 
     The system is a shipped one, or `system_name` (a name or path), or else the rules that `attack` has left beside the
-    trace; these must be those that the trace was made with. Raises `TraceError` when it does not replay, or violates nothing.
+    trace; these must be those that the trace was made with. Raises `TraceError` when it does not replay, or violates
+    nothing.
     """
     head = header(path)
     faults = head.get("faults")
