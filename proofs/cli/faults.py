@@ -41,7 +41,7 @@ def faults(systems: tuple[str, ...], only_list: bool, only: tuple[str, ...], lay
     systems, each fault once, and the implementation; with SYSTEM, the rules of that alone.
     """
     begun = time.perf_counter()
-    chosen = list(_listed(systems, layer))
+    chosen = list(_listed(systems, layer, only_list))
     names = {f.name for f in chosen}
     for name in only:
         if name not in names:
@@ -56,13 +56,13 @@ def faults(systems: tuple[str, ...], only_list: bool, only: tuple[str, ...], lay
     return output.give(result, lambda: faults_text(result))
 
 
-def _listed(systems: tuple[str, ...], layer: str | None) -> Iterator[FaultResult]:
-    """The faults that are meant, each once; those that say what they break first where a system leaves that open."""
+def _listed(systems: tuple[str, ...], layer: str | None, every: bool) -> Iterator[FaultResult]:
+    """The faults that are meant, each once. Where no system is named, those that say what they break, or `every` one."""
     seen: set[str] = set()
     if layer != Layer.IMPLEMENTATION:
         for name in systems or loader.shipped_systems():
             for fault in loader.load(name).faults.values():
-                if fault.name not in seen and (systems or fault.breaks):
+                if fault.name not in seen and (systems or every or fault.breaks):
                     seen.add(fault.name)
                     yield listed_rules(name, fault)
     if layer != Layer.RULES and not systems:
