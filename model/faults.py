@@ -18,7 +18,7 @@ def lay(change: s.Change, operations: dict[str, s.Operation], d: Declarations) -
     name, _, step = change.path.partition(".")
     op = operations.get(name)
     if op is None:
-        d.problem(change.span, f"the fault names no operation: `{name}`", hint=suggest(name, operations))
+        d.problem("E0501", change.span, f"the fault names no operation: `{name}`", hint=suggest(name, operations))
         return
     here = ""
     body: list[s.Statement] = []
@@ -41,11 +41,11 @@ def lay(change: s.Change, operations: dict[str, s.Operation], d: Declarations) -
     if moved:
         places = [k for k, st in enumerate(body) if isinstance(st, s.Boundary) and st.name == change.to]
         if not places:
-            d.problem(change.span, f"`{name}` has no step `{change.to}` to move the check to")
+            d.problem("E0502", change.span, f"`{name}` has no step `{change.to}` to move the check to")
         else:
             body[places[0] + 1 : places[0] + 1] = moved
     if not hits:
-        d.problem(change.span, f"the fault finds nothing to change in `{change.path}`",
+        d.problem("E0503", change.span, f"the fault finds nothing to change in `{change.path}`",
                   hint="It must repeat the check or assignment as it stands there; what a procedure does is changed "
                   "within the procedure.")
     operations[name] = replace(op, body=tuple(body))
@@ -64,10 +64,11 @@ def check_breaks(faults: Iterable[s.FaultItem], items: Iterable[tuple[s.Componen
     for fault in faults:
         for claim in fault.breaks:
             if claim.text not in claims:
-                d.problem(claim.span, f"the fault cannot break `{claim.text}`: there is no such claim",
+                d.problem("E0504", claim.span, f"the fault cannot break `{claim.text}`: there is no such claim",
                           hint=suggest(claim.text, claims))
         if fault.step is not None and fault.step.text not in labels and fault.step.text.partition(".")[0] not in operations:
-            d.problem(fault.step.span, f"the fault cannot break a claim in `{fault.step.text}`: there is no such step",
+            d.problem("E0505", fault.step.span,
+                      f"the fault cannot break a claim in `{fault.step.text}`: there is no such step",
                       hint=suggest(fault.step.text, labels))
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bulkhead.model import loader
+from bulkhead.model import diagnostics, loader
 from bulkhead.model.diagnostics import RulesError, UsageError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -218,7 +219,7 @@ def test_message(name: str, tmp_path: Path) -> None:
         loader.check([path])
     message = str(caught.value)
     compare(name, message, tmp_path)
-    assert re.search(r"bad\.rules:\d+:\d+: error: ", message)
+    assert re.search(r"bad\.rules:\d+:\d+: error: .* \[E0\d\d\d\]$", message, re.MULTILINE)
     if name not in ("empty", "blank"):
         assert re.search(r"^ +\| +\^+$", message, re.MULTILINE)
     assert "Traceback" not in message and "Recursion" not in message
@@ -313,3 +314,40 @@ def test_quotes_and_brackets_in_comments(tmp_path: Path) -> None:
     path = tmp_path / "comment.rules"
     path.write_text(small('-- a stray " and ' + "(" * 500 + "\n" + PAINT + '-- and " another\n'))
     assert loader.check([path]) == []
+
+
+# Codes.
+
+CODE = re.compile(r"[EW]\d{4}")
+
+
+def used_codes() -> list[str]:
+    """The codes that are given to messages, as the sources of `model/` say; one for each place that makes a message."""
+    found = []
+    for path in sorted(Path(diagnostics.__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = getattr(node.func, "attr", getattr(node.func, "id", "")) if isinstance(node, ast.Call) else ""
+            if isinstance(node, ast.Call) and called in ("problem", "Problem"):
+                first = node.args[0]
+                if isinstance(first, ast.Constant):
+                    found.append(str(first.value))
+                else:
+                    assert isinstance(first, ast.Name) and first.id == "code", f"{path}:{node.lineno}: no code"
+    return found
+
+
+def test_every_code_is_explained_once() -> None:
+    """Each code that a message has stands once in the reference, and each that stands there belongs to a message."""
+    chapter = (loader.SPEC / "README.md").read_text().partition("## 8. Messages")[2]
+    listed = re.findall(r"^\| `([EW]\d{4})` \|", chapter, re.MULTILINE)
+    used = used_codes()
+    assert len(used) > 60 and all(CODE.fullmatch(code) for code in used)
+    assert listed == sorted(set(used)), set(listed) ^ set(used)
+
+
+def test_a_warning_has_a_code_of_warnings(tmp_path: Path) -> None:
+    path = tmp_path / "w.rules"
+    path.write_text(small("state edge[Thing, Thing]: bool\ninvariant chain forall x: Thing. exists y: Thing. edge[x, y]\n"))
+    (warning,) = loader.check([path])
+    assert warning.warning and warning.code.startswith("W")
+    assert f"warning: {warning.what} [{warning.code}]\n" in diagnostics.render([warning], {str(path): path.read_text()})

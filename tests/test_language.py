@@ -451,7 +451,7 @@ def test_warning_of_the_reference(tmp_path: Path) -> None:
 invariant chain forall x: Thing. exists y: Thing. edge[x, y]
 """, tmp_path)
     (warning,) = system.warnings
-    assert f"    warning: {warning.what}\n".replace("Thing", "Node") in REFERENCE.read_text()
+    assert f"    warning: {warning.what} [{warning.code}]\n".replace("Thing", "Node") in REFERENCE.read_text()
 
 
 def test_kinds_of_the_reference() -> None:
