@@ -74,11 +74,11 @@ def _laid(chosen: list[FaultResult], workers: Workers, seed: int, ops: int, outp
     rules = [f for f in chosen if f.layer is Layer.RULES]
     known: dict[str, Correct] = {}
     for system in dict.fromkeys(f.where for f in rules):
-        with output.progress(f"{system}, as it is") as _:
-            known[system] = correct(system)
+        with output.progress(f"{system}, as it is") as tick:
+            known[system] = correct(system, workers, tick)
     noticed = [workers.submit(notice, f.where, f.name, known[f.where]) for f in rules]
     hunted = [(f.name, workers.submit(hunt, BY_NAME[f.name], seed, ops)) for f in chosen if f.layer is Layer.IMPLEMENTATION]
-    with output.progress("faults") as tick:
+    with output.progress("faults", "looked for") as tick:
         for f, future in zip(rules, noticed, strict=True):
             yield of_rules(f.where, future.result())
             tick(1)

@@ -98,8 +98,8 @@ class Output:
         return 0 if result.good else 1
 
     @contextlib.contextmanager
-    def progress(self, title: str) -> Iterator[Callable[[int], None]]:
-        """Tells on the error stream how far a proof has come: a live line on a terminal, a plain line now and then else."""
+    def progress(self, title: str, unit: str = "queries decided") -> Iterator[Callable[[int], None]]:
+        """Tells on the error stream how far work has come: a live line on a terminal, a plain line now and then else."""
         done = 0
         if self.quiet:
             yield lambda _count: None
@@ -109,7 +109,7 @@ class Output:
                 def live(count: int) -> None:
                     nonlocal done
                     done += count
-                    status.update(f"{title}: {done} queries decided")
+                    status.update(f"{title}: {done} {unit}")
 
                 yield live
             return

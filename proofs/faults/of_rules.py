@@ -7,10 +7,12 @@ refuted, and a small counterexample to induction, confirmed by the executable mo
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from bulkhead.model import loader
 from bulkhead.model.ir import Fault, System
+from bulkhead.proofs.jobs import Workers
 from bulkhead.proofs.theorems.cti import Cti, counterexample
 from bulkhead.proofs.theorems.decide import Settings
 from bulkhead.proofs.theorems.induction import Proof, prove
@@ -36,10 +38,11 @@ class Noticed:
     seconds: float
 
 
-def correct(system: str, jobs: int = 1) -> Correct:
+def correct(system: str, workers: Workers | None = None, progress: Callable[[int], None] | None = None) -> Correct:
     """Prove the rules as they are; `system` is the name or path of a system."""
     refuted = Refuted()
-    return Correct(prove(loader.load(system), Settings(jobs=jobs, cross_check=False), refuted=refuted), refuted)
+    settings = Settings(jobs=1 if workers is None else workers.jobs, cross_check=False)
+    return Correct(prove(loader.load(system), settings, workers, progress, refuted=refuted), refuted)
 
 
 def notice(system: str, name: str, known: Correct) -> Noticed:
