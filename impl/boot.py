@@ -302,14 +302,16 @@ def memory_for(kernel: bytes) -> int:
     return min(span * 5 // 4 + 2 * GUEST_PAGES, MAX_PAGES)
 
 
-def boot(system: str, kernel: bytes | None, guests: int, seed: int, folder: Path | None = None) -> BootLog:
+def boot(system: str, kernel: bytes | None, guests: int, seed: int, folder: Path | None = None, *,
+         ramdisk: bytes | None = None, pages: int | None = None, cmdline: str | None = None) -> BootLog:
     """Boot a system, create guests, look who can reach what, destroy them; BootError when it cannot be done.
 
-    The files that Dom0 has are written to `folder`, or to one that is gone afterwards.
+    The files that Dom0 has are written to `folder`, or to one that is gone afterwards. Each guest gets `pages` of memory
+    (default: as its kernel needs), the ramdisk (default: a small one) and the command line (default: `name=` and its name).
     """
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="bulkhead-boot-") as made:
-            return boot(system, kernel, guests, seed, Path(made))
+            return boot(system, kernel, guests, seed, Path(made), ramdisk=ramdisk, pages=pages, cmdline=cmdline)
     if system not in NODES:
         raise BootError(f"there is no system `{system}`; there are {' and '.join(NODES)}")
     if not 1 <= guests <= MAX_GUESTS:
@@ -317,20 +319,21 @@ def boot(system: str, kernel: bytes | None, guests: int, seed: int, folder: Path
     image = build_kernel() if kernel is None else kernel
     if len(image) > MAX_FILE:
         raise BootError(f"the kernel has {len(image)} bytes; at most {MAX_FILE} can be loaded")
-    memory = memory_for(image)
+    memory = memory_for(image) if pages is None else pages
     steps: list[Step] = []
 
     def log(who: str, whom: str, what: str) -> None:
         steps.append(Step(who, whom, what))
 
     (folder / "kernel").write_bytes(image)
-    (folder / "ramdisk").write_bytes(Random(seed).randbytes(6000))
+    (folder / "ramdisk").write_bytes(Random(seed).randbytes(6000) if ramdisk is None else ramdisk)
     try:
         machine = Machine(system, folder, seed, log)
         created = []
         for i in range(guests):
             name = f"guest{i + 1}"
-            created.append((name, machine.create(name, CreateRequest("kernel", "ramdisk", memory, f"name={name}"))))
+            words = f"name={name}" if cmdline is None else cmdline
+            created.append((name, machine.create(name, CreateRequest("kernel", "ramdisk", memory, words))))
         reports = tuple(machine.report(name, domid) for name, domid in created)
         reach = tuple(machine.reach())
         left = tuple(machine.shut_down())

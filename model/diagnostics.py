@@ -27,8 +27,13 @@ NOWHERE = Span("<built in>", 0, 0)
 
 @dataclass(frozen=True)
 class Problem:
-    """One message. `expected` and `hint` are whole sentences or empty; `warning` problems do not stop a run."""
+    """One message. `expected` and `hint` are whole sentences or empty; `warning` problems do not stop a run.
 
+    `code` is the same for all messages that mean the same; the reference (spec/README.md) lists them. A code that was given
+    once is never given to something else.
+    """
+
+    code: str
     span: Span
     what: str
     expected: str = ""
@@ -68,7 +73,7 @@ def _render_one(problem: Problem, lines: list[str]) -> str:
     span = problem.span
     kind = "warning" if problem.warning else "error"
     place = f"{span.file}:{span.line}:{span.column}" if span.line else span.file
-    parts = [f"{place}: {kind}: {problem.what}"]
+    parts = [f"{place}: {kind}: {problem.what} [{problem.code}]"]
     if 0 < span.line <= len(lines):
         text, caret = _window(lines[span.line - 1], span)
         parts.append(f"{span.line:5} | {text}")

@@ -59,15 +59,15 @@ class Declarations:
     depth: dict[str, int] = field(default_factory=dict)  # how deep a definition is with those it uses written out
     size: dict[str, int] = field(default_factory=dict)  # and how large
 
-    def problem(self, span: Span, what: str, expected: str = "", hint: str = "") -> None:
-        self.problems.append(Problem(span, what, expected, hint))
+    def problem(self, code: str, span: Span, what: str, expected: str = "", hint: str = "") -> None:
+        self.problems.append(Problem(code, span, what, expected, hint))
 
     def known_sort(self, binder: s.Binder) -> bool:
         """Is the binder's sort declared? Reports it when not."""
         if binder.sort == BOOL or binder.sort in self.sorts or binder.sort in self.enums:
             return True
         names = [*self.sorts, *self.enums, BOOL]
-        self.problem(binder.span, f"unknown sort `{binder.sort}`", "Expected a declared sort, an enum or bool.",
+        self.problem("E0203", binder.span, f"unknown sort `{binder.sort}`", "Expected a declared sort, an enum or bool.",
                      suggest(binder.sort, names))
         return False
 
@@ -76,7 +76,7 @@ class Declarations:
         seen: set[str] = set()
         for b in binders:
             if b.name and b.name in seen:
-                self.problem(b.span, f"`{b.name}` is declared twice", hint="Give one of them another name.")
+                self.problem("E0202", b.span, f"`{b.name}` is declared twice", hint="Give one of them another name.")
             seen.add(b.name)
 
 
@@ -124,7 +124,7 @@ class Scope:
         """Report variables that would hide a word of the language."""
         for b in binders:
             if b.name in WORDS:
-                self.decls.problem(b.span, f"`{b.name}` is a word of the language", hint="Choose another name.")
+                self.decls.problem("E0201", b.span, f"`{b.name}` is a word of the language", hint="Choose another name.")
 
     def taken(self) -> set[str]:
         """The names of all variables that values in sight may speak of."""
@@ -147,13 +147,13 @@ class Scope:
         if value is None:
             return None
         if isinstance(value, RecordTerm):
-            self.decls.problem(expr.span, "a whole record cannot stand here", f"Expected a value of sort {sort}.",
+            self.decls.problem("E0303", expr.span, "a whole record cannot stand here", f"Expected a value of sort {sort}.",
                                "Name one of its fields: " + ", ".join(f".{n}" for n, _ in value.fields) + ".")
             return None
         if "?" in (value.sort, sort):
             return None
         if value.sort != sort:
-            self.decls.problem(expr.span, f"this is of sort {value.sort}", f"Expected sort {sort}.")
+            self.decls.problem("E0302", expr.span, f"this is of sort {value.sort}", f"Expected sort {sort}.")
             return None
         return value
 
@@ -161,7 +161,7 @@ class Scope:
         """The expression as a single value of any sort."""
         value = self.value(expr)
         if isinstance(value, RecordTerm):
-            self.decls.problem(expr.span, "a whole record cannot stand here", "Expected a single value.",
+            self.decls.problem("E0303", expr.span, "a whole record cannot stand here", "Expected a single value.",
                                "Name one of its fields: " + ", ".join(f".{n}" for n, _ in value.fields) + ".")
             return None
         return value
@@ -182,7 +182,7 @@ class Scope:
             case s.Quantified():
                 inner, made = self.child(expr.binders)
                 if inner.depth > MAX_BOUND:
-                    self.decls.problem(expr.span, f"more than {MAX_BOUND} quantified variables are in sight here",
+                    self.decls.problem("E0304", expr.span, f"more than {MAX_BOUND} quantified variables are in sight here",
                                        hint="Searches try every combination; split the formula.")
                     return None
                 body = inner.boolean(expr.body)
@@ -190,7 +190,7 @@ class Scope:
                     return None
                 return Quant(expr.kind, made, body)
             case s.Record():
-                self.decls.problem(expr.span, "a record can stand only on the right of `set`")
+                self.decls.problem("E0305", expr.span, "a record can stand only on the right of `set`")
                 return None
 
     def _name(self, expr: s.Name) -> Value | None:
@@ -213,7 +213,7 @@ class Scope:
             hint = f"`{name}` is a definition: write `{name}(...)`."
         if name == "this":
             hint = "It is a call in flight, which only operations of several steps have."
-        d.problem(expr.span, f"unknown name `{name}`", hint=hint)
+        d.problem("E0301", expr.span, f"unknown name `{name}`", hint=hint)
         return None
 
     def _dotted(self, expr: s.Expr) -> str | None:
@@ -232,11 +232,12 @@ class Scope:
             fields = [n for n in d.funcs if n.startswith(dotted + ".")]  # of a local that is a record
             if dotted not in d.funcs and not fields:
                 kept = [n for n in d.funcs if "." in n and n.partition(".")[0] not in d.states]
-                d.problem(base.span, f"unknown local `{dotted}`", "Expected OPERATION.LOCAL of a local that a later step "
+                d.problem("E0306", base.span, f"unknown local `{dotted}`",
+                          "Expected OPERATION.LOCAL of a local that a later step "
                           "or a claim reads.", suggest(dotted, kept))
                 return None
             if len(expr.args) != 1:
-                d.problem(expr.span, f"`{dotted}` is given {len(expr.args)} indices", f"Expected 1: [{CALL}].")
+                d.problem("E0309", expr.span, f"`{dotted}` is given {len(expr.args)} indices", f"Expected 1: [{CALL}].")
                 return None
             call = self.of_sort(expr.args[0], CALL)
             if call is None:
@@ -248,9 +249,9 @@ class Scope:
         if isinstance(base, s.Name) and base.text in d.states:
             return self._state(expr.span, base.text, expr.args)
         if isinstance(base, s.Name):
-            d.problem(base.span, f"unknown state `{base.text}`", hint=suggest(base.text, d.states))
+            d.problem("E0307", base.span, f"unknown state `{base.text}`", hint=suggest(base.text, d.states))
         else:
-            d.problem(expr.span, "only state can be indexed", "Expected the name of a state before `[`.")
+            d.problem("E0308", expr.span, "only state can be indexed", "Expected the name of a state before `[`.")
         return None
 
     def _state(self, span: Span, name: str, args: tuple[s.Expr, ...], wanted: str = "") -> Value | None:
@@ -259,7 +260,7 @@ class Scope:
         fields = d.states[name]
         first = d.funcs[name if fields == ("",) else f"{name}.{fields[0]}"]
         if len(args) != len(first.args):
-            d.problem(span, f"`{name}` is given {len(args)} of its indices", f"Expected {len(first.args)}: "
+            d.problem("E0309", span, f"`{name}` is given {len(args)} of its indices", f"Expected {len(first.args)}: "
                       f"[{', '.join(first.args)}].")
             return None
         terms = [self.of_sort(a, sort) for a, sort in zip(args, first.args, strict=True)]
@@ -284,7 +285,8 @@ class Scope:
         if dotted is not None and isinstance(expr.base, s.Name) and \
                 not any(dotted.partition(".")[0] in names for names in (d.states, d.consts, d.members)):
             known = [*d.states, *d.enums.get(POINT, ()), *self.variables]
-            d.problem(expr.base.span, f"unknown name `{dotted}`", "Expected a state, a record in sight, or OPERATION.STEP.",
+            d.problem("E0301", expr.base.span, f"unknown name `{dotted}`",
+                      "Expected a state, a record in sight, or OPERATION.STEP.",
                       suggest(dotted, known) or suggest(expr.base.text, known))
             return None
         base = self.value(expr.base)
@@ -293,13 +295,13 @@ class Scope:
         if not isinstance(base, RecordTerm):
             if base.sort == "?":
                 return None
-            d.problem(expr.span, f"`{expr.name}` is asked of a value of sort {base.sort}, which has no fields")
+            d.problem("E0310", expr.span, f"`{expr.name}` is asked of a value of sort {base.sort}, which has no fields")
             return None
         for name, term in base.fields:
             if name == expr.name:
                 return term
         names = [n for n, _ in base.fields]
-        d.problem(expr.span, f"unknown field `{expr.name}`", f"Expected one of {', '.join(names)}.",
+        d.problem("E0311", expr.span, f"unknown field `{expr.name}`", f"Expected one of {', '.join(names)}.",
                   suggest(expr.name, names))
         return None
 
@@ -307,23 +309,24 @@ class Scope:
         d = self.decls
         if expr.name == "next" and self.two_state:
             if len(expr.args) != 1:
-                d.problem(expr.span, "`next` takes one expression")
+                d.problem("E0312", expr.span, "`next` takes one expression")
                 return None
             inner = self.copy()
             inner.in_next = True
             return inner.value(expr.args[0])
         if expr.name not in d.defs:
             if expr.name == "next":
-                d.problem(expr.span, "`next` can stand only in a `transition`")
+                d.problem("E0313", expr.span, "`next` can stand only in a `transition`")
             elif expr.name in d.later:
-                d.problem(expr.span, f"`{expr.name}` is used before its definition", hint="Move the definition up; none "
+                d.problem("E0314", expr.span, f"`{expr.name}` is used before its definition",
+                          hint="Move the definition up; none "
                           "can use itself.")
             elif expr.name not in d.broken:
-                d.problem(expr.span, f"unknown definition `{expr.name}`", hint=suggest(expr.name, d.defs))
+                d.problem("E0315", expr.span, f"unknown definition `{expr.name}`", hint=suggest(expr.name, d.defs))
             return None
         made = d.defs[expr.name]
         if len(expr.args) != len(made.params):
-            d.problem(expr.span, f"`{expr.name}` is given {len(expr.args)} arguments",
+            d.problem("E0316", expr.span, f"`{expr.name}` is given {len(expr.args)} arguments",
                       f"Expected {len(made.params)}: ({', '.join(f'{p.name}: {p.sort}' for p in made.params)}).")
             return None
         terms = [self.of_sort(a, p.sort) for a, p in zip(expr.args, made.params, strict=True)]
@@ -368,14 +371,14 @@ class Scope:
         if isinstance(left, RecordTerm) or isinstance(right, RecordTerm):
             if not (isinstance(left, RecordTerm) and isinstance(right, RecordTerm)) or \
                     [n for n, _ in left.fields] != [n for n, _ in right.fields]:
-                self.decls.problem(expr.span, "a record can be compared only with a record of the same fields")
+                self.decls.problem("E0317", expr.span, "a record can be compared only with a record of the same fields")
                 return None
             same = conj([eq(a, b) for (_, a), (_, b) in zip(left.fields, right.fields, strict=True)])
             return same if expr.op == "=" else neg(same)
         if "?" in (left.sort, right.sort):
             return None
         if left.sort != right.sort:
-            self.decls.problem(expr.args[1].span, f"this is of sort {right.sort}, compared with sort {left.sort}",
+            self.decls.problem("E0302", expr.args[1].span, f"this is of sort {right.sort}, compared with sort {left.sort}",
                                f"Expected sort {left.sort}.")
             return None
         return eq(left, right) if expr.op == "=" else neg(eq(left, right))

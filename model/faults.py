@@ -5,6 +5,7 @@ A fault names what it changes by repeating it; a change that finds nothing is a 
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from bulkhead.model import syntax as s
@@ -17,7 +18,7 @@ def lay(change: s.Change, operations: dict[str, s.Operation], d: Declarations) -
     name, _, step = change.path.partition(".")
     op = operations.get(name)
     if op is None:
-        d.problem(change.span, f"the fault names no operation: `{name}`", hint=suggest(name, operations))
+        d.problem("E0501", change.span, f"the fault names no operation: `{name}`", hint=suggest(name, operations))
         return
     here = ""
     body: list[s.Statement] = []
@@ -40,14 +41,35 @@ def lay(change: s.Change, operations: dict[str, s.Operation], d: Declarations) -
     if moved:
         places = [k for k, st in enumerate(body) if isinstance(st, s.Boundary) and st.name == change.to]
         if not places:
-            d.problem(change.span, f"`{name}` has no step `{change.to}` to move the check to")
+            d.problem("E0502", change.span, f"`{name}` has no step `{change.to}` to move the check to")
         else:
             body[places[0] + 1 : places[0] + 1] = moved
     if not hits:
-        d.problem(change.span, f"the fault finds nothing to change in `{change.path}`",
+        d.problem("E0503", change.span, f"the fault finds nothing to change in `{change.path}`",
                   hint="It must repeat the check or assignment as it stands there; what a procedure does is changed "
                   "within the procedure.")
     operations[name] = replace(op, body=tuple(body))
+
+
+def check_breaks(faults: Iterable[s.FaultItem], items: Iterable[tuple[s.Component, s.Item]], elsewhere: Iterable[s.Item],
+                 labels: Collection[str], d: Declarations) -> None:
+    """See that the claims that faults are to break are there, and the steps with such `labels`.
+
+    A fault may name what stands in a component that this system does not have, among the items `elsewhere`.
+    """
+    others = list(elsewhere)
+    claims = {i.name for i in (*(i for _, i in items), *others)
+              if isinstance(i, s.FormulaItem) and i.kind in ("invariant", "theorem", "transition")}
+    operations = {i.name for i in others if isinstance(i, s.Operation)}
+    for fault in faults:
+        for claim in fault.breaks:
+            if claim.text not in claims:
+                d.problem("E0504", claim.span, f"the fault cannot break `{claim.text}`: there is no such claim",
+                          hint=suggest(claim.text, claims))
+        if fault.step is not None and fault.step.text not in labels and fault.step.text.partition(".")[0] not in operations:
+            d.problem("E0505", fault.step.span,
+                      f"the fault cannot break a claim in `{fault.step.text}`: there is no such step",
+                      hint=suggest(fault.step.text, labels))
 
 
 def _changed(st: s.Statement, change: s.Change) -> tuple[int, s.Statement | None]:
@@ -79,4 +101,4 @@ def _conjuncts(expr: s.Expr) -> list[s.Expr]:
     return [expr]
 
 
-__all__ = ["lay"]
+__all__ = ["check_breaks", "lay"]

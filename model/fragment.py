@@ -38,7 +38,8 @@ def alternation_warnings(system: System) -> Iterator[Problem]:
         if path is not None and (claim.name, source, target) not in told:
             told.add((claim.name, source, target))
             cycle = " -> ".join((source, *path))
-            yield Problem(claim.span, f"`{claim.name}` leaves the decidable fragment: forall {source} ... exists {target} "
+            yield Problem("W0701", claim.span,
+                          f"`{claim.name}` leaves the decidable fragment: forall {source} ... exists {target} "
                           f"closes the cycle {cycle}", hint="Name the witness by a state function, or state it as a "
                           "theorem that follows from invariants without the alternation.", warning=True)
 

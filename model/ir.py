@@ -303,6 +303,17 @@ class Claim:
     component: str
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A change of the rules that they carry. Laid, it must break the claims `breaks` in `step` ("" where none is named)."""
+
+    name: str
+    doc: str
+    breaks: tuple[str, ...]
+    step: str
+    span: Span
+
+
 @dataclass(frozen=True)
 class System:
     """A whole system of rules, checked."""
@@ -321,10 +332,11 @@ class System:
     transitions: dict[str, Claim]
     steps: tuple[Step, ...]
     expects: dict[str, str]  # theorem -> proved | refuted
-    faults: dict[str, str]  # name -> documentation
+    faults: dict[str, Fault]
     scope: dict[str, tuple[int, int]] = field(default_factory=dict)  # sort -> elements in searches: at first, at most
     warnings: tuple[Problem, ...] = ()
     files: tuple[str, ...] = ()
+    home: str = ""  # the file that declares the system
     sources: dict[str, str] = field(default_factory=dict)
 
     def sort_is_enum(self, sort: str) -> bool:

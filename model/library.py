@@ -52,7 +52,8 @@ class Library:
 
     def _new(self, name: str, span: Span, homes: dict[str, str]) -> bool:
         if name in homes:
-            self.problems.append(Problem(span, f"`{name}` is declared twice", hint=f"It also stands in {homes[name]}."))
+            self.problems.append(Problem("E0202", span, f"`{name}` is declared twice",
+                                         hint=f"It also stands in {homes[name]}."))
             return False
         homes[name] = span.file
         return True
@@ -107,10 +108,10 @@ def closure(library: Library, system: s.System, problems: list[Problem]) -> list
         """What the component uses, or None when it is known already or cannot be followed."""
         if state.get(name.text) == 1:
             cycle = " -> ".join((*trail[trail.index(name.text):], name.text))
-            problems.append(Problem(name.span, f"components use each other in a cycle: {cycle}",
+            problems.append(Problem("E0206", name.span, f"components use each other in a cycle: {cycle}",
                                     hint="Move what both need into a component of its own."))
         elif name.text not in library.components:
-            problems.append(Problem(name.span, f"there is no component `{name.text}`",
+            problems.append(Problem("E0207", name.span, f"there is no component `{name.text}`",
                                     hint=suggest(name.text, library.components)))
         elif name.text not in state:
             state[name.text] = 1

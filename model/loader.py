@@ -24,9 +24,9 @@ from bulkhead.model.declare import (
 )
 from bulkhead.model.diagnostics import Problem, RulesError, UsageError, suggest
 from bulkhead.model.expressions import Declarations
-from bulkhead.model.faults import lay
+from bulkhead.model.faults import check_breaks, lay
 from bulkhead.model.fragment import alternation_warnings
-from bulkhead.model.ir import IDLE, POINT, Step, System
+from bulkhead.model.ir import IDLE, POINT, Fault, Step, System
 from bulkhead.model.library import SPEC, Library, closure, load_library, shipped_files, shipped_systems
 from bulkhead.model.operations import elaborate, generated_write, locals_spoken_of
 from bulkhead.model.procedures import Points
@@ -170,6 +170,8 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
     claims = claims_of(items, d)
     by_kind = {k: {c.name: c for c in claims if c.kind == k} for k in
                ("init", "axiom", "invariant", "theorem", "transition")}
+    elsewhere = [i for n, c in library.components.items() if n not in {k.name for k in components} for i in c.items]
+    check_breaks(known_faults.values(), items, elsewhere, {t.label for t in steps}, d)
     scope = scope_of([i for _, i in items if isinstance(i, s.ScopeItem)], system.scopes, d)
     refuse_changing_axioms(by_kind["axiom"].values(), steps, d)
     expects = expects_of(system, {**by_kind["theorem"], **by_kind["transition"]}, d)
@@ -179,9 +181,13 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
     enums = {**d.enums, POINT: (IDLE, *sorted({*d.enums[POINT], *_points_elsewhere(library, components)} - {IDLE}))}
     made = System(name, system.doc, d.sorts, enums, d.consts, d.funcs, d.defs, tuple(by_kind["init"].values()),
                   tuple(by_kind["axiom"].values()), by_kind["invariant"], by_kind["theorem"], by_kind["transition"],
-                  tuple(steps), expects, {n: f.doc for n, f in known_faults.items()}, scope=scope, files=files,
-                  sources=library.sources)
+                  tuple(steps), expects, {n: _fault(f) for n, f in known_faults.items()}, scope=scope, files=files,
+                  home=library.home_of_system.get(name, ""), sources=library.sources)
     return replace(made, warnings=tuple(alternation_warnings(made)))
+
+
+def _fault(item: s.FaultItem) -> Fault:
+    return Fault(item.name, item.doc, tuple(n.text for n in item.breaks), item.step.text if item.step else "", item.span)
 
 
 def _points_elsewhere(library: Library, components: list[s.Component]) -> Iterator[str]:

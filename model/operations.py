@@ -58,7 +58,8 @@ class OperationScope(Scope):
     def define(self, name: str, value: Value, span: Span) -> None:
         self.refuse_words((s.Binder(name, "", span),))
         if name in self.defined:
-            self.decls.problem(span, f"`{name}` is defined twice in `{self.op}`", hint="Give one of them another name; "
+            self.decls.problem("E0401", span, f"`{name}` is defined twice in `{self.op}`",
+                               hint="Give one of them another name; "
                                "what is performed twice needs `as NAME`.")
         self.defined[name] = (value, self.segment)
 
@@ -113,7 +114,7 @@ def elaborate(op: s.Operation, procedures: dict[str, s.Operation], decls: Declar
     """
     body = Inliner(procedures, decls, op.name).operation(op)
     if op.kind == "procedure" and op.when is not None:
-        decls.problem(op.when.span, f"the procedure `{op.name}` has a `when`, and nobody calls a procedure",
+        decls.problem("E0402", op.when.span, f"the procedure `{op.name}` has a `when`, and nobody calls a procedure",
                       hint="Use `require ... else CODE` in it, or `when` in the operations that perform it.")
     segments = _cut(op, body, decls)
     scope = OperationScope(decls, op.name, len(segments) > 1 or op.kind == "procedure")
@@ -133,7 +134,7 @@ def elaborate(op: s.Operation, procedures: dict[str, s.Operation], decls: Declar
             when = scope.boolean(op.when) or TRUE
         checks, updates, result = _statements(segment.body, scope, decls)
         if result is not None and op.result is not None and result.sort not in (op.result, "?"):
-            decls.problem(op.span, f"`{op.name}` returns sort {result.sort}", f"Expected sort {op.result}.")
+            decls.problem("E0403", op.span, f"`{op.name}` returns sort {result.sort}", f"Expected sort {op.result}.")
         name = "" if segment.boundary is None else segment.boundary.name
         _refuse_many([*params, *(c.var for c in checks if c.var is not None)], MAX_PARAMS,
                      f"`{op.name}` has too many arguments and picks in one step", op.span, decls)
@@ -150,7 +151,8 @@ def elaborate(op: s.Operation, procedures: dict[str, s.Operation], decls: Declar
 
 def _refuse_many(variables: list[Var], most: int, what: str, span: Span, decls: Declarations) -> None:
     if len(variables) > most:
-        decls.problem(span, f"{what}: {len(variables)}", f"Expected {most} at most.", "Searches try every combination.")
+        decls.problem("E0404", span, f"{what}: {len(variables)}", f"Expected {most} at most.",
+                      "Searches try every combination.")
 
 
 def _cut(op: s.Operation, body: list[s.Statement], decls: Declarations) -> list[_Segment]:
@@ -165,12 +167,12 @@ def _cut(op: s.Operation, body: list[s.Statement], decls: Declarations) -> list[
             segments[-1].body.append(statement)
             continue
         if statement.name in seen:
-            decls.problem(statement.span, f"`{op.name}` has two steps `{statement.name}`",
+            decls.problem("E0405", statement.span, f"`{op.name}` has two steps `{statement.name}`",
                           hint="An operation may have one batch, and no two steps of one name.")
         seen.add(statement.name)
         if statement.kind == "done":
             if not head:
-                decls.problem(statement.span, "`done` without an `each` before it")
+                decls.problem("E0406", statement.span, "`done` without an `each` before it")
             segments[-1].after = head
             segments.append(_Segment(statement, [], head, IDLE, IDLE))
             head = ""
@@ -179,11 +181,11 @@ def _cut(op: s.Operation, body: list[s.Statement], decls: Declarations) -> list[
         segments[-1].after = point
         if statement.kind == "each":
             if head:
-                decls.problem(statement.span, "a batch begins within a batch", hint="End the first with `done`.")
+                decls.problem("E0407", statement.span, "a batch begins within a batch", hint="End the first with `done`.")
             head = point
         segments.append(_Segment(statement, [], point, "", head or IDLE))
     if head:
-        decls.problem(op.span, f"the batch of `{op.name}` has no `done`", hint="End it with `done`.")
+        decls.problem("E0408", op.span, f"the batch of `{op.name}` has no `done`", hint="End it with `done`.")
     segments[-1].after = segments[-1].after or IDLE
     return segments
 
@@ -198,7 +200,8 @@ def _statements(body: list[s.Statement], scope: OperationScope,
             case s.Require():
                 cond = scope.boolean(st.cond)
                 if st.code is None:
-                    decls.problem(st.span, "this check has no error code", "Expected `else CODE` after the condition.")
+                    decls.problem("E0409", st.span, "this check has no error code",
+                                  "Expected `else CODE` after the condition.")
                 if cond is not None:
                     checks.append(Check("require", cond, st.code or "?", None, _sets(st.undo, scope, decls),
                                         show(cond), st.span))
@@ -208,7 +211,8 @@ def _statements(body: list[s.Statement], scope: OperationScope,
             case s.Pick():
                 known = decls.known_sort(st.binder)
                 if st.code is None:
-                    decls.problem(st.span, "this pick has no error code", "Expected `else CODE`: there may be none left.")
+                    decls.problem("E0409", st.span, "this pick has no error code",
+                                  "Expected `else CODE`: there may be none left.")
                 undo = _sets(st.undo, scope, decls)  # it is for when nothing was picked
                 var = Var(st.binder.name, st.binder.sort if known else "?")
                 scope.define(var.name, var, st.span)
@@ -219,7 +223,7 @@ def _statements(body: list[s.Statement], scope: OperationScope,
                 scope.weights[st.name] = weight(st.value, scope.weights)
                 if too_heavy(scope.weights[st.name]):
                     scope.weights[st.name] = (1, 1)
-                    decls.problem(st.span, f"`{st.name}` is too large, with the values it uses written out",
+                    decls.problem("E0410", st.span, f"`{st.name}` is too large, with the values it uses written out",
                                   hint="Keep chains of `let` short.")
                     value = None
                 else:
@@ -240,7 +244,7 @@ def _set(st: s.Set, scope: Scope, decls: Declarations) -> list[Update]:
     """The updates of one `set`, one per field of a record."""
     inner, binders = scope.child(st.binders) if st.binders else (scope, ())
     if inner.depth > MAX_BOUND:
-        decls.problem(st.span, f"more than {MAX_BOUND} variables in one `for all`")
+        decls.problem("E0411", st.span, f"more than {MAX_BOUND} variables in one `for all`")
         return []
     cond = TRUE if st.where is None else inner.boolean(st.where)
     target = inner.value(st.target)
@@ -254,11 +258,12 @@ def _set(st: s.Set, scope: Scope, decls: Declarations) -> list[Update]:
             decls.distinct(tuple(s.Binder(n, "", v.span) for n, v in st.value.fields))
             for name, expr in given.items():
                 if name not in fields:
-                    decls.problem(expr.span, f"unknown field `{name}`", f"Expected {', '.join(fields)}.",
+                    decls.problem("E0311", expr.span, f"unknown field `{name}`", f"Expected {', '.join(fields)}.",
                                   suggest(name, fields))
             missing = [n for n in fields if n not in given]
             if missing:
-                decls.problem(st.span, f"fields not set: {', '.join(missing)}", "Expected all fields of the record.",
+                decls.problem("E0412", st.span, f"fields not set: {', '.join(missing)}",
+                              "Expected all fields of the record.",
                               "To change some fields only, set each by name.")
             pairs = [(t, inner.of_sort(given[n], t.sort)) for n, t in fields.items() if n in given]
         else:
@@ -266,21 +271,22 @@ def _set(st: s.Set, scope: Scope, decls: Declarations) -> list[Update]:
             if isinstance(value, RecordTerm) and [n for n, _ in value.fields] == list(fields):
                 pairs = [(t, v) for t, (_, v) in zip(fields.values(), value.fields, strict=True)]
             elif value is not None:
-                decls.problem(st.value.span, "this is not a record of the same fields", f"Expected {', '.join(fields)}.")
+                decls.problem("E0413", st.value.span, "this is not a record of the same fields",
+                              f"Expected {', '.join(fields)}.")
     elif isinstance(st.value, s.Record):
-        decls.problem(st.value.span, "a record is set where a single value belongs")
+        decls.problem("E0414", st.value.span, "a record is set where a single value belongs")
     else:
         pairs = [(target, inner.of_sort(st.value, target.sort))]
     made = []
     for place, value_term in pairs:
         if not isinstance(place, App) or place.func == AT or place.func.partition(".")[0] not in decls.states:
-            decls.problem(st.span, "only declared state can be set")
+            decls.problem("E0415", st.span, "only declared state can be set")
             return []
         if value_term is not None:
             indices = {a.name for a in place.args if isinstance(a, Var)}
             loose = sorted({v.name for v in binders if v.name not in indices} & free_variables(value_term))
             if loose:
-                decls.problem(st.span, f"`{loose[0]}` is in the value, and is not an index of the place by itself",
+                decls.problem("E0416", st.span, f"`{loose[0]}` is in the value, and is not an index of the place by itself",
                               hint="Of several elements it would not be clear whose value is set.")
                 return []
             made.append(Update(place.func, place.args, value_term, binders, cond, st.span))
@@ -294,11 +300,11 @@ def generated_write(item: s.StateItem, decls: Declarations) -> Step | None:
         return None
     names = [b.name for b in item.indices]
     if w.party not in names:
-        decls.problem(w.span, f"`{w.party}` is not an index of `{item.name}`", hint=suggest(w.party, names))
+        decls.problem("E0417", w.span, f"`{w.party}` is not an index of `{item.name}`", hint=suggest(w.party, names))
         return None
     both = sorted({b.name for b in item.fields if b.name} & {*names})
     if both:
-        decls.problem(w.span, f"`{item.name}` has an index and a field named `{both[0]}`",
+        decls.problem("E0418", w.span, f"`{item.name}` has an index and a field named `{both[0]}`",
                       hint="Both are arguments of the write; rename one.")
         return None
     index = tuple(Var(b.name or f"i{k}", b.sort) for k, b in enumerate(item.indices))

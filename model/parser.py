@@ -193,7 +193,11 @@ class _ToSyntax(Transformer[Token, Any]):
 
     def fault_item(self, c: list[Any]) -> s.FaultItem:
         doc, c = self._split(c)
-        return s.FaultItem(str(c[0]), tuple(c[1:]), doc, self.at(c[0]))
+        claims, step = c[1] or ((), None)
+        return s.FaultItem(str(c[0]), tuple(c[2:]), claims, step, doc, self.at(c[0]))
+
+    def breaks(self, c: list[Any]) -> tuple[tuple[s.Name, ...], s.Name]:
+        return tuple(s.Name(str(t), self.at(t)) for t in c[:-2]), c[-1]
 
     def drop_check(self, c: list[Any]) -> s.Change:
         return s.Change("drop_check", c[0].text, c[1], None, "", c[0].span)
@@ -235,7 +239,7 @@ class _ToSyntax(Transformer[Token, Any]):
         if op not in ("and", "or") or not isinstance(left, s.Operator) or left.op != op:
             return s.Operator(op, (left, c[2]), left.span)
         if len(left.args) >= MAX_PARTS:  # one flat node for a chain, so that long ones are not deep
-            problem = Problem(self.at(c[1]), f"more than {MAX_PARTS} parts are joined by `{op}`",
+            problem = Problem("E0110", self.at(c[1]), f"more than {MAX_PARTS} parts are joined by `{op}`",
                               hint="Name some of them with `define`.")
             raise RulesError([problem])
         return s.Operator(op, (*left.args, c[2]), left.span)
@@ -321,7 +325,8 @@ def parse_file(path: Path) -> tuple[s.RulesFile, str]:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = raw[: error.start].decode("utf-8")
-        problem = Problem(_place(before, len(before), str(path)), f"not a rules file: byte {error.start} is not UTF-8 text")
+        problem = Problem("E0106", _place(before, len(before), str(path)),
+                          f"not a rules file: byte {error.start} is not UTF-8 text")
         raise RulesError([problem], {str(path): raw.decode("utf-8", "replace")}) from None
     return parse_text(text, str(path)), text
 
@@ -332,23 +337,25 @@ def _place(text: str, offset: int, file: str) -> Span:
 
 
 def _empty(file: str) -> Problem:
-    return Problem(Span(file, 1, 1), "the file is empty", "Expected a `component` or a `system`.")
+    return Problem("E0105", Span(file, 1, 1), "the file is empty", "Expected a `component` or a `system`.")
 
 
 def _too_deep(span: Span) -> RulesError:
-    return RulesError([Problem(span, f"nested more than {MAX_NESTING} deep",
+    return RulesError([Problem("E0108", span, f"nested more than {MAX_NESTING} deep",
                                hint="Name a part of the expression with `define`.")])
 
 
 def _refuse_nonsense(text: str, file: str) -> None:
     if "\0" in text:
-        raise RulesError([Problem(_place(text, text.index("\0"), file), "not a rules file: it holds a NUL character")])
+        raise RulesError([Problem("E0107", _place(text, text.index("\0"), file),
+                                  "not a rules file: it holds a NUL character")])
     if not text.strip():
         raise RulesError([_empty(file)])
     depth = 0
     for match in re.finditer(r'"[^"]*"|--[^\n]*|[(\[{]|[)\]}]|' + LONG_NAME, text):
         if match[0][0] not in '"-([{)]}':
-            raise RulesError([Problem(_place(text, match.start(), file), f"this name has {len(match[0]):,} characters",
+            raise RulesError([Problem("E0109", _place(text, match.start(), file),
+                                      f"this name has {len(match[0]):,} characters",
                                       f"Expected {MAX_NAME} at most.")])
         if match[0] in "([{":
             depth += 1
@@ -386,17 +393,18 @@ def _refuse_deep(parsed: s.RulesFile, file: str) -> None:
 def _syntax_problem(error: UnexpectedInput, text: str, file: str) -> Problem:
     if isinstance(error, UnexpectedToken) and not isinstance(error, UnexpectedEOF) and error.token.type != "$END":
         span = Span(file, error.line, error.column, len(error.token))
-        return Problem(span, f"`{_short(error.token)}` does not fit here", _expected(error.accepts or error.expected),
+        return Problem("E0101", span, f"`{_short(error.token)}` does not fit here",
+                       _expected(error.accepts or error.expected),
                        _long_string(text, error.pos_in_stream or 0))
     if isinstance(error, UnexpectedCharacters):
         offset = error.pos_in_stream or 0
         if text[offset] == '"':
-            return Problem(Span(file, error.line, error.column), "this documentation string is not closed",
+            return Problem("E0102", Span(file, error.line, error.column), "this documentation string is not closed",
                            hint='Close it with `"`.')
-        return Problem(Span(file, error.line, error.column), f"the character {text[offset]!r} does not fit here",
+        return Problem("E0103", Span(file, error.line, error.column), f"the character {text[offset]!r} does not fit here",
                        _expected(error.allowed or set()), _long_string(text, offset))
     wanted: set[str] | list[str] = getattr(error, "accepts", None) or getattr(error, "expected", None) or set()
-    return Problem(_place(text, len(text.rstrip()), file), "the file ends too early", _expected(wanted))
+    return Problem("E0104", _place(text, len(text.rstrip()), file), "the file ends too early", _expected(wanted))
 
 
 def _short(token: str) -> str:

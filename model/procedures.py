@@ -76,26 +76,29 @@ class Inliner:
     def _performed(self, st: s.Perform, prefix: str, trail: tuple[str, ...]) -> list[s.Statement]:
         proc = self.procedures.get(st.name)
         if proc is None:
-            self.decls.problem(st.span, f"unknown procedure `{st.name}`", hint=suggest(st.name, self.procedures))
+            self.decls.problem("E0419", st.span, f"unknown procedure `{st.name}`", hint=suggest(st.name, self.procedures))
             return []
         if len(st.args) != len(proc.params):
-            self.decls.problem(st.span, f"`{st.name}` is given {len(st.args)} arguments", f"Expected {len(proc.params)}: "
+            self.decls.problem("E0316", st.span, f"`{st.name}` is given {len(st.args)} arguments",
+                               f"Expected {len(proc.params)}: "
                           f"({', '.join(p.name for p in proc.params)}).")
             return []
         if st.name in trail:
             cycle = " -> ".join((*trail[trail.index(st.name):], st.name))
-            self.decls.problem(st.span, f"`{st.name}` performs itself: {cycle}")
+            self.decls.problem("E0420", st.span, f"`{st.name}` performs itself: {cycle}")
             return []
         if self.full:
             return []
         if any(too_heavy(weight(a, {}), MAX_ARGUMENT) for a in st.args):
-            self.decls.problem(st.span, f"an argument of `{st.name}` is too large, with the arguments it uses written out",
+            self.decls.problem("E0421", st.span,
+                               f"an argument of `{st.name}` is too large, with the arguments it uses written out",
                           hint="Perform fewer procedures in one another.")
             self.full = True
             return []
         self.count += 1
         if self.count > MAX_PERFORMED or len(trail) > MAX_INSIDE:
-            self.decls.problem(st.span, f"`{self.op}` performs too much: more than {MAX_PERFORMED} procedures, or more than "
+            self.decls.problem("E0422", st.span,
+                               f"`{self.op}` performs too much: more than {MAX_PERFORMED} procedures, or more than "
                           f"{MAX_INSIDE} in one another")
             self.full = True
             return []

@@ -255,8 +255,12 @@ class Change(Node):
 
 @dataclass(frozen=True, slots=True)
 class FaultItem(Node):
+    """`breaks` names the claims that the fault must break, `step` the step in which; empty where it does not say."""
+
     name: str
     changes: tuple[Change, ...]
+    breaks: tuple[Name, ...]
+    step: Name | None
     doc: str
     span: Span = field(compare=False)
 

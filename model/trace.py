@@ -7,6 +7,7 @@ A trace is an initial state and a list of events, each naming a transition and i
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,12 +93,13 @@ def facts(system: System, world: World, state: State) -> dict[str, str]:
     return out
 
 
-def to_jsonl(trace: Trace, system: System, machine: Machine) -> str:
-    """The trace as JSON Lines."""
+def to_jsonl(trace: Trace, system: System, machine: Machine, rules: Mapping[str, str] | None = None) -> str:
+    """The trace as JSON Lines. `rules` is what the header says of the file with the rules: its name and hash."""
     states = replay(trace, machine)
     lines: list[dict[str, Any]] = [
         {"format": FORMAT, "system": trace.system, "faults": list(trace.faults), "claim": trace.claim,
-         "excluded": trace.excluded, "world": {"sizes": trace.world.sizes, "consts": trace.world.consts}},
+         "excluded": trace.excluded, "world": {"sizes": trace.world.sizes, "consts": trace.world.consts},
+         **({"rules": dict(rules)} if rules else {})},
         {"initial": facts(system, trace.world, trace.initial)},
     ]
     for n, event in enumerate(trace.events, 1):

@@ -76,12 +76,12 @@ def writable(folder: Path) -> None:
         pass
 
 
-def needs_file(path: Path) -> None:
+def needs_file(path: Path, option: str = "--json") -> None:
     """See that a result can be written to a file; raises `UsageError` before any work is done for nothing."""
     if path == Path():
-        raise UsageError("--json needs the name of a file.")
+        raise UsageError(f"{option} needs the name of a file.")
     if path.is_dir():
-        raise UsageError(f"{path}: is a folder; --json needs a file.")
+        raise UsageError(f"{path}: is a folder; {option} needs a file.")
     try:
         real = Path(os.path.realpath(path))
         if real.exists():

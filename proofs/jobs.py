@@ -1,13 +1,203 @@
-"""How a worker process begins, in whatever pool it is."""
+"""The one place from which work goes to other processes, and where it is seen that none of them is left behind.
+
+`Workers` runs functions in so many processes (or, with one, here); everything that has `--jobs` uses it. Ctrl-C and SIGTERM
+end the whole program at once (`interruptible`), a worker that is killed ends the command (`WorkerDied`), and a worker whose
+parent is gone ends itself. What the work is, and what comes of it, is not decided here.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import multiprocessing
+import os
+import select
 import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool as WorkerDied
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
+
+INTERRUPTED = 130  # the exit code after Ctrl-C
+GONE_WITHIN = 1.0  # seconds in which the kernel is rid of a process that was killed
+ENDS_WITHIN = 10.0  # seconds: long after the process has ended
+P = ParamSpec("P")
+T = TypeVar("T")
+A = TypeVar("A")
 
 
-def begin() -> None:
-    """Ctrl-C is for the parent, which ends its workers. Rules and states live long: looking for cycles is in vain."""
+def count(jobs: int | None = None) -> int:
+    """How many processes `--jobs` means: the number given, or one for each CPU that this process may use."""
+    return jobs if jobs is not None else max(1, len(os.sched_getaffinity(0)))
+
+
+def begin(parent: int = 0) -> None:
+    """How a worker process begins; `parent` is the process it works for.
+
+    Ctrl-C is for the parent, which ends its workers. Rules and states live long: looking for cycles is in vain.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     gc.freeze()
     gc.set_threshold(500_000, 20, 20)
+    if parent:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True, name="parent").start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has gone: a parent that is killed cannot end its workers."""
+    try:
+        handle = os.pidfd_open(parent)
+    except OSError:  # gone already, or a kernel without such handles
+        if os.getppid() != parent:
+            os._exit(1)
+        return
+    if os.getppid() == parent:
+        select.select([handle], [], [])
+    os._exit(1)
+
+
+class Workers:
+    """Processes that work for this one; with one job the work is done here, when it is handed in.
+
+    They are forked when the first work comes, so they know what this process knows by then, and all of them have ended when
+    the `with` block does: at once where something failed or results are left unasked.
+    """
+
+    def __init__(self, jobs: int | None = None) -> None:
+        self.jobs = count(jobs)
+        self._pool: ProcessPoolExecutor | None = None
+        if self.jobs > 1:
+            self._pool = ProcessPoolExecutor(self.jobs, multiprocessing.get_context("fork"), begin, (os.getpid(),))
+
+    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Hand in work. `result()` of what comes back raises what the function raised, or `WorkerDied`."""
+        if self._pool is not None:
+            return self._pool.submit(function, *args, **kwargs)
+        done: Future[T] = Future()
+        try:
+            done.set_result(function(*args, **kwargs))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+    def map(self, function: Callable[[A], T], items: Iterable[A]) -> Iterator[T]:
+        """The function's results in the order of the items; with one job each is made when it is asked for."""
+        return map(function, items) if self._pool is None else self._pool.map(function, items)
+
+    def close(self) -> None:
+        """End the processes and wait until they are gone; what was not begun is not done."""
+        if self._pool is None:
+            return
+        # Python 3.14 has `kill_workers` for this; it takes the processes from the same place.
+        processes = list((self._pool._processes or {}).values())
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.join(GONE_WITHIN)
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def descendants(pid: int) -> set[int]:
+    """The processes that a process has started, and theirs, as far as they have not ended."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            state, parent = entry.read_text().rpartition(")")[2].split()[:2]
+            if state not in "ZX":
+                children.setdefault(int(parent), []).append(int(entry.parent.name))
+    found: set[int] = set()
+    todo = [pid]
+    while todo:
+        more = children.get(todo.pop(), [])
+        found.update(more)
+        todo += more
+    return found
+
+
+def end_all() -> None:
+    """Kill the processes that this one has started, and theirs, and wait until they are gone."""
+    mine = descendants(os.getpid())
+    for pid in mine:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+    until = time.monotonic() + GONE_WITHIN
+    while time.monotonic() < until and any(map(_runs, mine)):
+        time.sleep(0.002)
+
+
+def _runs(pid: int) -> bool:
+    """Is there such a process that has not ended? One that nobody has asked about yet is a zombie."""
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False
+
+
+@contextlib.contextmanager
+def interruptible(clean_up: Callable[[], None] = lambda: None) -> Iterator[threading.Event]:
+    """Ends the process on Ctrl-C at once, whatever the solvers do: their code does not look at Python's signals.
+
+    The signal is blocked everywhere (processes started later inherit that) and waited for by a thread of its own. Once it
+    has come no further process is forked: one that the main thread starts after the others were killed would be left.
+    `clean_up` is called before the end. Gives what is set from then on.
+    """
+    ending = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield ending
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    forking = threading.Lock()
+    os.register_at_fork(before=forking.acquire, after_in_parent=forking.release, after_in_child=forking.release)
+
+    def end(code: int) -> None:
+        ending.set()
+        forking.acquire(timeout=0.5)
+        end_all()
+        clean_up()
+        if code == INTERRUPTED:
+            restore = "\x1b[?25h" if sys.stderr.isatty() else ""
+            os.write(2, f"{restore}\nInterrupted.\n".encode())
+        os._exit(code)
+
+    def watch() -> None:
+        signal.sigwait({signal.SIGINT})
+        end(INTERRUPTED)
+
+    def terminated(*_: Any) -> None:
+        end(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, terminated)
+    threading.Thread(target=watch, daemon=True, name="ctrl-c").start()
+    yield ending
+
+
+def run_to_end(program: Callable[[threading.Event], int], clean_up: Callable[[], None] = lambda: None) -> None:
+    """Run a program as a process of its own, with the manners of this file, and end the process with its exit code.
+
+    Collecting garbage in between is made rare: what programs here build lives to the end.
+    """
+    gc.set_threshold(500_000, 20, 20)
+    with interruptible(clean_up) as ending:
+        code = program(ending)
+        if ending.is_set():
+            time.sleep(ENDS_WITHIN)
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        end_all()
+        os._exit(code)
+
+
+__all__ = ["ENDS_WITHIN", "INTERRUPTED", "WorkerDied", "Workers", "begin", "count", "descendants", "end_all",
+           "interruptible", "run_to_end"]

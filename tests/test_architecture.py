@@ -31,8 +31,6 @@ def test_no_circles() -> None:
 def test_imports_inside_functions_have_a_reason() -> None:
     """An import inside a function says why, in a comment on its line or the one above: it is slow, and seldom needed."""
     for path in sources(*PARTS):
-        if path.parent == ROOT / "proofs" / "cli":  # each command loads what it needs, so that all start fast
-            continue
         text = path.read_text()
         lines = text.splitlines()
         for function in ast.walk(ast.parse(text)):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bulkhead.model import loader
+from bulkhead.model import diagnostics, loader
 from bulkhead.model.diagnostics import RulesError, UsageError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -86,6 +87,8 @@ BAD: dict[str, str | bytes] = {
     "doubling_arguments": small("procedure p0(b: bool, t: Thing)\n    set marked[t] = b\n" + "".join(
         f"procedure p{k}(b: bool, t: Thing)\n    perform p{k - 1}((b iff b), t)\n" for k in range(1, 45))
         + "request go(t: Thing)\n    perform p44(marked[t], t)\n"),
+    "wrong_sizes": small("scope Think = 2\nscope Thing = 2, Thing = 3\nscope Call = 0\nscope Colour = 2\n"),
+    "wrong_sizes_of_one": small("scope Thing = 4 to 3\nscope Call = 99999999999999999999\n"),
     "this_as_a_parameter": small("request go(this: Thing)\n    set marked[this] = true\n  step second\n"
                                  "    set marked[this] = false\n"),
     "unknown_names": small("invariant one forall t: Thing. colr[t] = red\n"
@@ -151,6 +154,26 @@ state written[who: Thing]: bool
                                  "fault h within paint.later drop marked[t]\n"
                                  "fault i within paint move marked[t] to later\n"
                                  "fault j within paint skip marked[t]\n"),
+    "long_name": small(f"state {'long' * 30}: bool\n"),
+    "rarer_mistakes_in_state": small(f"state wide[{', '.join(['Thing'] * 9)}]: bool\n"),
+    "rarer_mistakes_in_formulas": small(
+        "invariant many " + "".join(f"forall x{k}: Thing. " for k in range(14)) + "marked[x0]\n"
+        "invariant indexed forall t: Thing. red[t] or is_red(t)[t]\n"
+        "transition over forall t: Thing. next(marked[t], marked[t])\n"
+        "axiom forall t: Thing. not marked[t]\n" + PAINT + "request mark(t: Thing)\n    set marked[t] = true\n",
+        "    expect proved over\n"),
+    "rarer_mistakes_in_operations": small(
+        "procedure later(t: Thing) when marked[t]\n    set marked[t] = true\n"
+        "request back(t: Thing) -> Colour\n    set marked[t] = true\n    return t\n"
+        "request many(" + ", ".join(f"t{k}: Thing" for k in range(17)) + ")\n    set marked[t0] = true\n"
+        "request all()\n    set marked[t0] = true for all " + ", ".join(f"t{k}: Thing" for k in range(14)) + "\n"
+        "request value()\n    set colour[red] = green\n"
+        "request other()\n    set box[u].holds = t for all t: Thing, u: Thing\n"),
+    "fault_breaks_nothing": small(PAINT + "theorem all_marked forall t: Thing. marked[t]\n"
+                                  "fault f breaks all_market in paint within paint drop marked[t]\n"
+                                  "fault g breaks all_marked in pant within paint drop marked[t]\n"
+                                  "fault h breaks all_marked, none in paint.later within paint drop marked[t]\n",
+                                  "    expect refuted all_marked\n"),
     "next_outside_transition": small("invariant odd forall t: Thing. next(marked[t])\n"),
     "failed_outside_transition": small("invariant odd failed\n"),
     "performs_itself": small("procedure p(t: Thing)\n    perform q(t)\nprocedure q(t: Thing)\n    perform p(t)\n"
@@ -213,7 +236,7 @@ def test_message(name: str, tmp_path: Path) -> None:
         loader.check([path])
     message = str(caught.value)
     compare(name, message, tmp_path)
-    assert re.search(r"bad\.rules:\d+:\d+: error: ", message)
+    assert re.search(r"bad\.rules:\d+:\d+: error: .* \[E0\d\d\d\]$", message, re.MULTILINE)
     if name not in ("empty", "blank"):
         assert re.search(r"^ +\| +\^+$", message, re.MULTILINE)
     assert "Traceback" not in message and "Recursion" not in message
@@ -308,3 +331,50 @@ def test_quotes_and_brackets_in_comments(tmp_path: Path) -> None:
     path = tmp_path / "comment.rules"
     path.write_text(small('-- a stray " and ' + "(" * 500 + "\n" + PAINT + '-- and " another\n'))
     assert loader.check([path]) == []
+
+
+# Codes.
+
+CODE = re.compile(r"[EW]\d{4}")
+
+
+def used_codes() -> list[str]:
+    """The codes that are given to messages, as the sources of `model/` say; one for each place that makes a message."""
+    found = []
+    for path in sorted(Path(diagnostics.__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = getattr(node.func, "attr", getattr(node.func, "id", "")) if isinstance(node, ast.Call) else ""
+            if isinstance(node, ast.Call) and called in ("problem", "Problem"):
+                first = node.args[0]
+                if isinstance(first, ast.Constant):
+                    found.append(str(first.value))
+                else:
+                    assert isinstance(first, ast.Name) and first.id == "code", f"{path}:{node.lineno}: no code"
+    return found
+
+
+def test_every_code_is_explained_once() -> None:
+    """Each code that a message has stands once in the reference, and each that stands there belongs to a message."""
+    chapter = (loader.SPEC / "README.md").read_text().partition("## 8. Messages")[2]
+    listed = re.findall(r"^\| `([EW]\d{4})` \|", chapter, re.MULTILINE)
+    used = used_codes()
+    assert len(used) > 60 and all(CODE.fullmatch(code) for code in used)
+    assert listed == sorted(set(used)), set(listed) ^ set(used)
+
+
+NOT_SHOWN = {"W0701",  # a warning: see below
+             "E0305"}  # the grammar lets no record through to where it would be told
+
+
+def test_every_code_is_shown() -> None:
+    """Each code stands in a golden file, so none is given to a message that can never be seen."""
+    shown = {code for path in GOLDEN.glob("*.txt") for code in re.findall(r"\[([EW]\d{4})\]", path.read_text())}
+    assert set(used_codes()) - shown == NOT_SHOWN
+
+
+def test_a_warning_has_a_code_of_warnings(tmp_path: Path) -> None:
+    path = tmp_path / "w.rules"
+    path.write_text(small("state edge[Thing, Thing]: bool\ninvariant chain forall x: Thing. exists y: Thing. edge[x, y]\n"))
+    (warning,) = loader.check([path])
+    assert warning.warning and warning.code.startswith("W")
+    assert f"warning: {warning.what} [{warning.code}]\n" in diagnostics.render([warning], {str(path): path.read_text()})

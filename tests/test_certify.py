@@ -19,8 +19,9 @@ from bulkhead.model.parser import parse_file
 from bulkhead.proofs.certify.check import CONFIRMED, DENIED, UNDECIDED, Answer, Certificate, Claims, certify
 from bulkhead.proofs.certify.tree import assemble, read
 from bulkhead.proofs.cli.__main__ import run
+from bulkhead.proofs.jobs import Workers
 from bulkhead.proofs.report import certified
-from bulkhead.proofs.theorems.induction import Settings, make_pool, prove
+from bulkhead.proofs.theorems.induction import Settings, prove
 from tests.oracle.interpreter import Interpreter, State, World
 
 TRAPS = sorted((Path(__file__).parent / "traps").glob("*.rules"))
@@ -101,14 +102,10 @@ def test_every_claim_that_is_proved_of_a_shipped_system_is_confirmed(name: str) 
     """The whole of what the first road proves, asked again on the second."""
     system = load(name)
     settings = Settings(10.0, 2, cross_check=False)
-    pool = make_pool(2)
-    try:
+    with Workers(2) as pool:
         wanted = [n for n, verdict in system.expects.items() if verdict == "proved"]
         proof = prove(system, settings, pool, only=wanted)
         answer = certified.certified(proof, name, (), settings, pool)
-    finally:
-        if pool is not None:
-            pool.shutdown()
     assert set(wanted) <= proof.proved
     assert answer.verdict == CONFIRMED, answer.open
     assert answer.questions > 1000

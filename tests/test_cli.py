@@ -37,7 +37,7 @@ def test_prove_writes_json(tmp_path: Path) -> None:
     code, out, _ = run("prove", GT, "--json", str(tmp_path / "p.json"), "--why", "cover")
     assert code == 0, out
     found = json.loads((tmp_path / "p.json").read_text())
-    assert set(found) == {"systems", "queries", "solver_seconds", "seconds"}
+    assert set(found) == {"format", "systems", "queries", "solver_seconds", "seconds"}
     (system,) = found["systems"]
     (theorem,) = system["theorems"]
     assert system["name"] == "gt" and system["as_expected"] is True
@@ -71,8 +71,9 @@ BAD_USE = [
     "attack GT cover --out /proc/below",
     "export GT --out FILE/below", "export GT --out /proc/below",
     # commands and options
-    "nonesuch", "prove GT --nonesuch", "attack GT cover", "export GT", "attack", "replay", "prove GT --jobs 0",
-    "prove GT --jobs many", "prove GT --jobs 1000000000", "prove GT --limit 0", "prove GT --limit -1",
+    "nonesuch", "prove GT --nonesuch", "prove", "export GT", "attack", "replay", "prove GT --jobs 0",
+    "prove GT --jobs many", "prove GT --jobs 1000000000", "diff --jobs 0", "refine --jobs many",
+    "prove GT --limit 0", "prove GT --limit -1",
     "prove GT --limit nan",
     "prove GT --limit inf", "prove GT --json", "replay --nonesuch x",
 ]
@@ -225,8 +226,12 @@ def test_a_trace_is_told_again_and_one_that_does_not_replay_is_refused(tmp_path:
 def test_a_trace_of_rules_of_ones_own_is_replayed_by_their_file(tmp_path: Path) -> None:
     assert run("attack", GT, "--fault", "b1", "--out", str(tmp_path))[0] == 0
     file = str(tmp_path / "trace.jsonl")
-    code, out, _ = run("replay", file, "--system", GT)
-    assert code == 0 and out == (tmp_path / "trace.txt").read_text()
+    for words in ((), ("--system", GT)):
+        code, out, _ = run("replay", file, *words)
+        assert code == 0 and out == (tmp_path / "trace.txt").read_text()
+    trace = tmp_path / "trace.jsonl"  # as one from before rules were left beside traces
+    head, _, rest = trace.read_text().partition("\n")
+    trace.write_text(head.partition(', "rules"')[0] + "}\n" + rest)
     for words, says in (((file,), "`gt`, which is not a shipped one; say where its rules are: --system"),
                         ((file, "--system", "nonesuch"), "no system `nonesuch`"),
                         ((file, "--system", "monolithic"), "a trace of system `gt`, not of `monolithic`"),

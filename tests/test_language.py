@@ -429,6 +429,8 @@ def test_transition_claims_tell_failing_steps(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fault", ["no_lock", "wrong_look"])
 def test_faults_of_the_reference_are_noticed(fault: str, tmp_path: Path) -> None:
     system = loader.build(library("7. Faults", tmp_path), "doors", (fault,))
+    assert (system.faults["no_lock"].breaks, system.faults["no_lock"].step) == (("locked_is_shut",), "open_door")
+    assert system.faults["silent"].breaks == ()
     assert find_attack(system, "locked_is_shut", (fault,)) is not None
 
 
@@ -449,7 +451,7 @@ def test_warning_of_the_reference(tmp_path: Path) -> None:
 invariant chain forall x: Thing. exists y: Thing. edge[x, y]
 """, tmp_path)
     (warning,) = system.warnings
-    assert f"    warning: {warning.what}\n".replace("Thing", "Node") in REFERENCE.read_text()
+    assert f"    warning: {warning.what} [{warning.code}]\n".replace("Thing", "Node") in REFERENCE.read_text()
 
 
 def test_kinds_of_the_reference() -> None:
@@ -461,7 +463,7 @@ def test_kinds_of_the_reference() -> None:
 
 @pytest.mark.parametrize("word", [
     "require", "may", "pick", "let", "set", "return", "perform", "step", "each", "done", "undo", "writable", "ghost",
-    "fault", "transition", "theorem", "invariant", "axiom", "init", "const", "enum", "sort", "define"])
+    "fault", "breaks", "transition", "theorem", "invariant", "axiom", "init", "const", "enum", "sort", "define"])
 def test_words_are_explained(word: str) -> None:
     """Every word stands in the reference's prose, not in its examples alone."""
     prose = re.sub(r"^```.*?^```$", "", REFERENCE.read_text(), flags=re.MULTILINE | re.DOTALL)

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from bulkhead.proofs.cli.diff import diff
+from bulkhead.proofs.faults.catalogue import BY_NAME, FAULTS
+from bulkhead.proofs.faults.laying import hunt, installed
 from bulkhead.proofs.refinement.campaign import Driver, campaign
 from bulkhead.proofs.refinement.exhaustive.explore import explore
 from bulkhead.proofs.refinement.exhaustive.limits import Limits
 from bulkhead.proofs.refinement.lockstep.lockstep import Bench
 from bulkhead.proofs.refinement.lockstep.spec_world import Size, rules_for
 from bulkhead.proofs.refinement.lockstep.testbed import Guest
-from tests.refinement_faults import BY_NAME, FAULTS, hunt, installed
 
 QUICK = ("map_upgrade_unchecked", "unmap_pin_before_flush", "status_v1_no_cmpxchg", "copy_upgrade_stale",
          "transfer_referenced", "heap_without_flush", "reading_cleared_early")
@@ -88,7 +89,7 @@ def test_diff_writes_its_result(tmp_path: Path) -> None:
     result = CliRunner().invoke(diff, ["--ops", "1200", "--seed", "3", "--json", str(out)], standalone_mode=False)
     assert result.return_value == 0, result.output
     found = json.loads(out.read_text())
-    assert set(found) == {"calls", "mismatches", "seed", "coverage", "seconds"}
+    assert set(found) == {"format", "calls", "mismatches", "seed", "coverage", "seconds"}
     assert found["mismatches"] == 0 and found["seed"] == 3 and found["calls"] >= 1200
     assert found["coverage"]["total"] == found["coverage"]["reached"] + len(found["coverage"]["missing"])
 

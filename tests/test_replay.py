@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bulkhead.proofs.replay.driver import BadRecording, main, read_recording, replay
+from bulkhead.proofs.cli.__main__ import run
+from bulkhead.proofs.replay.driver import BadRecording, read_recording, replay
 
 RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.jsonl.xz"))
 
@@ -16,13 +17,13 @@ RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.jsonl.xz"))
 @pytest.mark.parametrize("path", RECORDED, ids=lambda p: p.name)
 def test_recording(path: Path) -> None:
     result = replay(path)
-    assert result["report"] == []
-    assert result["calls"] > 1900
+    assert result.report == ()
+    assert result.calls > 1900
 
 
 def test_json_report(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    assert main([str(RECORDED[0]), "--json", str(out)]) == 0
+    assert run(["replay", str(RECORDED[0]), "--json", str(out)]) == 0
     files = json.loads(out.read_text())["files"]
     assert files == [{"name": RECORDED[0].name, "calls": files[0]["calls"], "differences": 0, "explained": 0}]
 
@@ -33,7 +34,7 @@ HEADER = '{"format": "xen-gnt-oracle/1", "profile": "hyp", "seed": "1"}\n'
 def test_a_wrong_answer_is_found(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text(HEADER + '{"i":0,"op":"mkdom","a":{"n":"A"},"res":{"domid":7,"r":0}}\n')
-    assert main([str(path)]) == 1
+    assert run(["replay", str(path)]) == 1
 
 
 @pytest.mark.parametrize("text", [
@@ -43,7 +44,7 @@ def test_a_wrong_answer_is_found(tmp_path: Path) -> None:
 def test_malformed_files_give_one_message(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text(text)
-    assert main([str(path)]) == 2
+    assert run(["replay", str(path)]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
@@ -59,9 +60,9 @@ def test_malformed_files_give_one_message(tmp_path: Path, text: str, capsys: pyt
 def test_broken_files_say_what_is_wrong(tmp_path: Path, name: str, data: bytes, says: str,
                                         capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / name).write_bytes(data)
-    assert main([str(tmp_path / name)]) == 2
+    assert run(["replay", str(tmp_path / name)]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("bulkhead replay: ") and says in line and name in line
+    assert line.startswith("bulkhead: ") and says in line and name in line
 
 
 def test_recordings_that_unpack_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,11 +75,11 @@ def test_recordings_that_unpack_to_too_much(tmp_path: Path, monkeypatch: pytest.
 def test_a_report_that_cannot_be_written_is_told_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     for target in (tmp_path, tmp_path / "file" / "x.json", Path("/proc/x.json")):
-        assert main([str(RECORDED[0]), "--json", str(target)]) == 2
+        assert run(["replay", str(RECORDED[0]), "--json", str(target)]) == 2
         said = capsys.readouterr()
         assert said.out == "" and str(target) in said.err
 
 
 def test_missing_file_and_no_file() -> None:
-    assert main(["/nonexistent.jsonl.xz"]) == 2
-    assert main([]) == 2
+    assert run(["replay", "/nonexistent.jsonl.xz"]) == 2
+    assert run(["replay"]) == 2

@@ -18,7 +18,7 @@ from bulkhead.model.ir import System
 from bulkhead.model.loader import load
 from bulkhead.model.machine import Machine
 from bulkhead.model.trace import TraceError, replay
-from bulkhead.proofs.report.trace_text import retell
+from bulkhead.proofs.report.trace_text import read_back
 from bulkhead.proofs.theorems.attack import find_attacks, violated
 from bulkhead.proofs.theorems.export import export, folder_of
 from bulkhead.proofs.theorems.induction import Settings, prove
@@ -402,4 +402,4 @@ def test_a_trace_that_begins_nowhere_is_not_believed(tmp_path: Path) -> None:
     trace.write_text('{"format": "bulkhead-trace/1", "system": "y", "faults": [], "claim": "never", "excluded": -1, '
                      '"world": {"sizes": {"T": 1, "U": 1, "Call": 1}, "consts": {}}}\n{"initial": {"s": "true"}}\n')
     with pytest.raises(TraceError, match="the first state is no initial state: the init at"):
-        retell(trace, str(tmp_path / "trap.rules"))
+        read_back(trace, str(tmp_path / "trap.rules"))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Set
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +18,7 @@ from bulkhead.proofs.certify.formulas import AFTER, BEFORE, Key, Scope, Symbols,
 from bulkhead.proofs.certify.relation import Outcome, outcomes_of, write_of
 from bulkhead.proofs.certify.steps import Cut, cut
 from bulkhead.proofs.certify.tree import CannotRead, Rules
+from bulkhead.proofs.jobs import Workers
 
 CONFIRMED, DENIED, UNDECIDED = "confirmed", "denied", "undecided"
 LIMIT = 10.0  # seconds for one question
@@ -81,7 +81,7 @@ class Certificate:
                 f"{self.seconds:.1f} s")
 
 
-def certify(rules: Rules, claims: Claims, pool: ProcessPoolExecutor | None = None, limit: float = LIMIT,
+def certify(rules: Rules, claims: Claims, pool: Workers | None = None, limit: float = LIMIT,
             jobs: int = 2) -> Certificate:
     """Confirm or deny that initial states have the claims, that every step keeps them, and that transition claims hold."""
     begun = time.perf_counter()

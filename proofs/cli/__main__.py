@@ -1,292 +1,52 @@
-"""The command line: `bulkhead check`, `prove`, `attack`, `export`, `replay`, `boot` and `diff`.
+"""The command line: `bulkhead check`, `prove`, `attack`, `export`, `replay`, `refine`, `diff`, `faults`, `boot`.
 
-Each command loads rules, calls what does the work, and turns findings into text and an exit code: 0 as the system
-expects, 1 a verdict that is not, 2 bad use, 130 interrupted. Solvers and drawing are imported when they are needed.
+Each command is a file of its own beside this one and is imported when it is asked for: solvers and the implementation take a
+while to load. Here stands what all have in common: the exit code (0 as it should be, 1 a verdict that is not, 2 bad use, 130
+interrupted), and that every expected failure becomes one message.
 """
 
 from __future__ import annotations
 
-import contextlib
-import gc
+import importlib
 import os
-import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from bulkhead.model import loader
-from bulkhead.model.diagnostics import RulesError, UsageError, render, suggest
-from bulkhead.proofs.cli.boot import boot
-from bulkhead.proofs.cli.diff import diff
-from bulkhead.proofs.cli.refine import refine
+from bulkhead.model.diagnostics import RulesError, UsageError
+from bulkhead.proofs.atomic_files import drop_unfinished
+from bulkhead.proofs.jobs import ENDS_WITHIN, INTERRUPTED, WorkerDied, run_to_end
+from bulkhead.proofs.theorems.solvers import SolverError
 
-if TYPE_CHECKING:
-    from bulkhead.proofs.report.prove_run import SystemReport
-
-DEFAULT_SYSTEMS = ("monolithic", "disaggregated")
-GOOD, FAILED, BAD_USE, INTERRUPTED = 0, 1, 2, 130
-ENDS_WITHIN = 10.0  # seconds: long after the process has ended
+COMMANDS = ("check", "prove", "attack", "export", "replay", "refine", "diff", "faults", "boot")
+GOOD, FAILED, BAD_USE = 0, 1, 2
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-def command() -> None:
+class Commands(click.Group):
+    """The commands, each in the module of its name; click's manual calls this a lazy group."""
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        found = getattr(importlib.import_module(f"bulkhead.proofs.cli.{name}"), name)
+        assert isinstance(found, click.Command)
+        return found
+
+
+@click.group(cls=Commands, invoke_without_command=True,
+             context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="bulkhead", message="%(prog)s %(version)s")
+@click.pass_context
+def command(context: click.Context) -> int:
     """Proves Xen-like hypervisors safe from their rules, or shows the attack."""
-
-
-@command.command()
-@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
-def check(files: tuple[Path, ...]) -> int:
-    """Parse and type check rules FILES (default: the shipped ones). Proves nothing."""
-    for path in files:
-        if not path.exists():
-            raise UsageError(f"{path}: no such file.")
-    warnings = loader.check(files)
-    sources = {w.span.file: _source(w.span.file) for w in warnings}
-    if warnings:
-        click.echo(render(warnings, sources))
-    count = len(files) or len(loader.shipped_files())
-    click.echo(f"{count} file{'s' * (count != 1)}: no errors, {len(warnings)} warning{'s' * (len(warnings) != 1)}.")
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
     return GOOD
-
-
-def _source(name: str) -> str:
-    return Path(name).read_text(errors="replace") if Path(name).is_file() else ""
-
-
-def _number(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
-    if value != value:  # not a number: a range lets it pass
-        raise click.BadParameter("nan is not a number of seconds.")
-    return value
-
-
-def _folder(folder: Path) -> None:
-    """Make a folder to write to; what stands in the way is told before any work is done for nothing."""
-    from bulkhead.proofs.report.prove_run import writable
-
-    try:
-        writable(folder)
-    except FileExistsError:
-        raise UsageError(f"{folder}: is a file, not a folder.") from None
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot write files there ({error.strerror}).") from None
-
-
-@command.command()
-@click.argument("systems", nargs=-1, metavar="[SYSTEM]...")
-@click.option("--theorem", "theorems", multiple=True, metavar="T", help="Only this theorem (may be repeated).")
-@click.option("--fault", "faults", multiple=True, metavar="NAME", help="Lay a fault of the rules over the system.")
-@click.option("--cross-check/--no-cross-check", default=True, show_default=True, help="Let cvc5 decide again.")
-@click.option("--certify", "certify_too", is_flag=True, help="Confirm what is proved by a second encoding of the rules.")
-@click.option("--jobs", type=click.IntRange(1, 256), default=None, metavar="N", help="Processes (default: one per CPU).")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the verdicts.")
-@click.option("--why", metavar="THEOREM", help="Show what the proof of a theorem leans on.")
-@click.option("--limit", type=click.FloatRange(0, 86400, min_open=True), default=10.0, show_default=True, metavar="SECONDS",
-              callback=_number, help="Time for one query.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
-              help="Where traces and pictures of refuted theorems go (default: beside --json, else build).")
-def prove(systems: tuple[str, ...], theorems: tuple[str, ...], faults: tuple[str, ...], cross_check: bool,
-          certify_too: bool, jobs: int | None, json_file: Path | None, why: str | None, limit: float,
-          out: Path | None) -> int:
-    """Prove every theorem of each SYSTEM (a shipped one, or the path of a rules file), or refute it."""
-    start = time.perf_counter()
-    from bulkhead.proofs.atomic_files import needs_file
-    from bulkhead.proofs.report import prove_run as report
-    from bulkhead.proofs.theorems.induction import Settings, make_pool
-    from bulkhead.proofs.theorems.subsumption import Refuted
-
-    loaded = [loader.load(name, faults) for name in systems or DEFAULT_SYSTEMS]
-    known = {n for s in loaded for n in s.claims()}
-    for name in (*theorems, *([why] if why else [])):
-        _known_claim(name, known)
-    where = out or (json_file.parent if json_file else Path("build"))
-    if json_file is not None:
-        needs_file(json_file)
-    if out is not None or faults or any("refuted" in s.expects.values() for s in loaded):
-        _folder(where)
-    settings = Settings(limit, jobs or os.cpu_count() or 2, cross_check)
-    pool = make_pool(settings.jobs)
-    reports: list[SystemReport] = []
-    try:
-        cases = []
-        for source, system in zip(systems or DEFAULT_SYSTEMS, loaded, strict=True):
-            if system.warnings:
-                click.echo(render(system.warnings, system.sources), err=True)
-            only = [n for n in system.claims() if not theorems or n in theorems or n == why]
-            if only or not theorems:
-                cases.append(report.Case(system, settings, pool, only, faults, where, source if certify_too else None))
-        for case in cases:
-            case.start()
-        refuted = Refuted() if len(cases) > 1 else None
-        for case in cases:
-            reports.append(case.judge(refuted, why))
-    finally:
-        if pool is not None:
-            pool.shutdown(wait=False, cancel_futures=True)
-    seconds = time.perf_counter() - start
-    if json_file is not None:
-        report.write_file(json_file, report.to_json(reports, seconds))
-    queries = sum(r.queries for r in reports)
-    click.echo(f"{queries} queries, {sum(r.solver_seconds for r in reports):.1f} s in solvers, {seconds:.1f} s in all.")
-    good = all(r.as_expected for r in reports)
-    click.echo("All verdicts are as expected." if good else "NOT as expected.")
-    return GOOD if good else FAILED
-
-
-def _known_claim(name: str, known: set[str]) -> None:
-    if name not in known:
-        raise UsageError(f"there is no theorem `{name}`. {suggest(name, known)} "
-                         f"There are: {', '.join(sorted(known)) or 'none'}.".replace("  ", " "))
-
-
-@command.command()
-@click.argument("system")
-@click.argument("theorem", required=False)
-@click.option("--fault", "faults", multiple=True, metavar="NAME", help="Lay a fault of the rules over the system.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where the files go.")
-def attack(system: str, theorem: str | None, faults: tuple[str, ...], out: Path) -> int:
-    """Find a shortest attack on a THEOREM of SYSTEM: print it, and write log, states and pictures to DIR.
-
-    Without THEOREM: the first one that is expected to be refuted, or, with a fault, the first of those expected to be proved
-    on which one is found.
-    """
-    from bulkhead.proofs.report import prove_run as report
-    from bulkhead.proofs.report.trace_text import save_trace
-
-    loaded = loader.load(system, faults)
-    if theorem is not None:
-        _known_claim(theorem, set(loaded.claims()))
-        names = [theorem]
-    elif faults and len(loaded.claims()) == 1:
-        names = list(loaded.claims())
-    elif faults:
-        from bulkhead.proofs.theorems.induction import Settings
-        from bulkhead.proofs.theorems.induction import prove as decide
-
-        proved = decide(loaded, Settings(1.0, 1, cross_check=False, patient=False)).proved
-        # What is refuted without the fault says nothing of it.
-        names = [n for n in loaded.claims() if n not in proved and loaded.expects.get(n) != "refuted"]
-        if not names:
-            click.echo(f"All that {loaded.name} is expected to prove is proved, with {', '.join(faults)} too.")
-            return FAILED
-    else:
-        names = [n for n, v in loaded.expects.items() if v == "refuted"][:1]
-        if not names:
-            raise UsageError(f"no theorem of `{loaded.name}` is expected to be refuted; name one, or give a --fault. "
-                             f"Theorems: {', '.join(loaded.claims())}. Faults: {', '.join(loaded.faults) or 'none'}.")
-    _folder(out)
-    found, _ = report.search(loaded, names, faults, one=True)
-    for name, trace in found.items():
-        if trace is not None:
-            click.echo(save_trace(loaded, name, trace, out), nl=False)
-            return GOOD
-    click.echo(f"No attack found on {', '.join(names)} of {loaded.name} within the bounds of the search.")
-    return FAILED
-
-
-@command.command()
-@click.argument("system")
-@click.option("--fault", "faults", multiple=True, metavar="NAME", help="Lay a fault of the rules over the system.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where the files go.")
-def export(system: str, faults: tuple[str, ...], out: Path) -> int:
-    """Write each query of SYSTEM as a standalone SMT-LIB 2 file."""
-    from bulkhead.proofs.theorems.export import export as write
-
-    loaded = loader.load(system, faults)
-    _folder(out)
-    click.echo(f"{write(loaded, out)} queries of {loaded.name} written to {out}.")
-    return GOOD
-
-
-@command.command(context_settings={"ignore_unknown_options": True})
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="FILE.jsonl[.xz]... [--json FILE]")
-@click.option("--system", metavar="SYSTEM", help="What a trace is of, where its own word for it is not a shipped system.")
-def replay(arguments: tuple[str, ...], system: str | None) -> int:
-    """Run calls recorded on real Xen on the implementation and compare every answer that can be compared.
-
-    A trace that `bulkhead attack` has written is replayed on the executable model, and told again. A trace names its system,
-    not the file of it: of rules of your own, say `--system FILE.rules`.
-    """
-    from bulkhead.model.trace import is_trace
-
-    traces = [a for a in arguments if is_trace(Path(a))]
-    if len(arguments) == 1 and (traces or system is not None):
-        from bulkhead.proofs.report.trace_text import retell
-
-        click.echo(retell(Path(arguments[0]), system), nl=False)
-        return GOOD
-    if traces:
-        raise UsageError(f"{traces[0]}: a trace that `bulkhead attack` has written is replayed by itself, without --json.")
-    if system is not None:
-        raise UsageError("--system is for one trace that `bulkhead attack` has written.")
-    if not arguments:
-        raise UsageError("replay needs a FILE: recordings of real Xen, or one trace (see bulkhead replay --help).")
-    from bulkhead.proofs.replay.driver import main as run_replay
-
-    return run_replay(list(arguments))
-
-
-command.add_command(boot)
-command.add_command(diff)
-command.add_command(refine)
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[threading.Event]:
-    """Ends the process on Ctrl-C at once, whatever the solvers do: their code does not look at Python's signals.
-
-    The signal is blocked everywhere (processes started later inherit that) and waited for by a thread of its own. Once it
-    has come no further process is forked: one that the main thread starts after the others were killed would be left.
-    Gives what is set from then on.
-    """
-    ending = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield ending
-        return
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    forking = threading.Lock()
-    os.register_at_fork(before=forking.acquire, after_in_parent=forking.release, after_in_child=forking.release)
-
-    def watch() -> None:
-        signal.sigwait({signal.SIGINT})
-        ending.set()
-        forking.acquire(timeout=0.5)
-        _end_workers()
-        from bulkhead.proofs.report.prove_run import drop_unfinished
-
-        drop_unfinished()
-        restore = "\x1b[?25h" if sys.stderr.isatty() else ""
-        os.write(2, f"{restore}\nInterrupted.\n".encode())
-        os._exit(INTERRUPTED)
-
-    def terminated(*_: object) -> None:
-        ending.set()
-        forking.acquire(timeout=0.5)
-        _end_workers()
-        os._exit(128 + signal.SIGTERM)
-
-    signal.signal(signal.SIGTERM, terminated)
-    threading.Thread(target=watch, daemon=True, name="ctrl-c").start()
-    yield ending
-
-
-def _end_workers() -> None:
-    """Kill the processes that this one has started, and theirs."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            parent = int(entry.read_text().rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(entry.parent.name))
-    todo = children.get(os.getpid(), [])
-    while todo:
-        pid = todo.pop()
-        todo += children.get(pid, [])
-        with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
 
 
 def run(arguments: list[str] | None = None, ending: threading.Event | None = None) -> int:
@@ -299,8 +59,6 @@ def run(arguments: list[str] | None = None, ending: threading.Event | None = Non
             time.sleep(ENDS_WITHIN)
         click.echo(f"bulkhead: {text}", err=True)
         return code
-
-    from concurrent.futures.process import BrokenProcessPool
 
     try:
         code = command.main(arguments, prog_name="bulkhead", standalone_mode=False)
@@ -325,29 +83,21 @@ def run(arguments: list[str] | None = None, ending: threading.Event | None = Non
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         return bad(f"{place}{error.strerror or error}.", BAD_USE)
-    except BrokenProcessPool:
-        return bad("a solver process died (out of memory?); try again with fewer --jobs.", FAILED)
+    except WorkerDied:
+        return bad("a worker process died (out of memory?); try again with fewer --jobs.", FAILED)
     except MemoryError:
         return bad("out of memory.", FAILED)
-    except Exception as error:
-        if type(error).__name__ != "SolverError":  # solvers are imported only where they are used
-            return bad(f"internal error, {type(error).__name__}: {error}", FAILED)
+    except SolverError as error:
         return bad(f"a solver failed: {error}", FAILED)
+    except Exception as error:
+        return bad(f"internal error, {type(error).__name__}: {error}", FAILED)
 
 
 def main() -> None:
-    """The program. Its trees and tables live to the end: collecting garbage in between costs a fifth of the time."""
-    gc.set_threshold(500_000, 20, 20)
+    """The program."""
     if sys.stdout is None:  # nobody listens
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
-    with interruptible() as ending:
-        code = run(ending=ending)
-        if ending.is_set():
-            time.sleep(ENDS_WITHIN)
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
-        _end_workers()
-        os._exit(code)
+    run_to_end(lambda ending: run(ending=ending), drop_unfinished)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,22 @@
 """`bulkhead diff`: long seeded campaigns that run the implementation and hold it against the rules, step by step.
 
-What lives here: options, progress, and the report as text and JSON. What does not: the comparison (refinement/).
+What lives here: options, and progress. What does not: the comparison (refinement/), and the reports.
 """
 
 from __future__ import annotations
 
-import json
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bulkhead.proofs.atomic_files import needs_file, write_file
-
-if TYPE_CHECKING:  # what compares is imported when it is needed
-    from bulkhead.proofs.refinement.campaign import Report
-
-GOOD, FAILED = 0, 1
+from bulkhead.proofs.cli.output import Output, jobs_option, json_option, output_options
+from bulkhead.proofs.jobs import count
+from bulkhead.proofs.refinement.campaign import CLAIMS_EVERY, FULL_EVERY, Report, campaign
+from bulkhead.proofs.refinement.coverage import contradicted, coverage
+from bulkhead.proofs.refinement.lockstep.spec_world import Rules, Size, rules_for
+from bulkhead.proofs.report.runs_text import diff_text
+from bulkhead.proofs.results.refinement import DiffResult
 
 
 @click.command()
@@ -25,61 +24,25 @@ GOOD, FAILED = 0, 1
               help="What answers are compared with; `nothing` runs the implementation alone, for its speed.")
 @click.option("--ops", type=click.IntRange(1), default=100_000, show_default=True, metavar="N", help="Calls to make.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, metavar="S", help="Same seed, same run.")
-@click.option("--jobs", type=click.IntRange(1, 256), default=1, show_default=True, metavar="N", help="Processes.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the result.")
-def diff(against: str, ops: int, seed: int, jobs: int, json_file: Path | None) -> int:
+@jobs_option
+@json_option
+@output_options
+def diff(against: str, ops: int, seed: int, jobs: int | None, output: Output) -> int:
     """Run the implementation in long seeded campaigns and compare every step with the rules."""
-    from bulkhead.proofs.refinement.coverage import contradicted, coverage
-    from bulkhead.proofs.refinement.lockstep.spec_world import Size, rules_for
-
-    if json_file is not None:
-        needs_file(json_file)
     rules = rules_for(Size())
     model = against == "model"
-    report = _run(seed, ops, jobs, model)
-    found = coverage(rules.outcomes, report.reached)
-    if json_file is not None:
-        write_file(json_file, json.dumps({
-            "calls": report.calls, "mismatches": int(report.failure is not None), "seed": seed,
-            "coverage": {"reached": found.reached, "total": found.total, "missing": list(found.missing) if model else []},
-            "seconds": round(report.seconds, 3),
-        }, indent=2) + "\n")
-    wrong = contradicted(report.reached)
-    _show(report, found.lines() if model else [], wrong)
-    return GOOD if report.failure is None and not wrong else FAILED
+    report = _run(rules, seed, ops, count(jobs), model, output)
+    places = {step.label: step.span for step in rules.system.steps}
+    result = DiffResult(seed, report.calls, report.steps, report.rule_steps, report.seconds,
+                        coverage(rules.outcomes, report.reached), tuple(contradicted(report.reached)), report.failure, model,
+                        places)
+    return output.give(result, lambda: diff_text(result))
 
 
-def _run(seed: int, ops: int, jobs: int, model: bool) -> Report:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from bulkhead.proofs.refinement.campaign import CLAIMS_EVERY, FULL_EVERY, campaign
-    from bulkhead.proofs.refinement.lockstep.spec_world import Size, rules_for
-
-    rules = rules_for(Size())
-    if not sys.stderr.isatty():
+def _run(rules: Rules, seed: int, ops: int, jobs: int, model: bool, output: Output) -> Report:
+    if output.quiet or not sys.stderr.isatty():
         return campaign(rules, seed, ops, FULL_EVERY, CLAIMS_EVERY, model, None, jobs)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=output.console(stderr=True), transient=True) as bar:
         task = bar.add_task("calls", total=ops)
         return campaign(rules, seed, ops, FULL_EVERY, CLAIMS_EVERY, model, lambda n: bar.advance(task, n), jobs)
-
-
-def _show(report: Report, covered: list[str], wrong: list[str]) -> None:
-    from bulkhead.proofs.refinement.campaign import CLAIMS_EVERY, FULL_EVERY
-
-    rate = report.calls / report.seconds if report.seconds else 0.0
-    click.echo(f"{report.calls} calls in {report.steps} steps, seed {report.seed}: {report.seconds:.1f} s, "
-               f"{rate:.0f} calls/s.")
-    if report.failure is not None:
-        click.echo("MISMATCH " + report.failure.text())
-        click.echo(f"Again: bulkhead diff --seed {report.seed} --ops {report.failure.calls}")
-    elif covered:
-        click.echo("No mismatch: the same status and the same state after every step; nothing is left at the end.")
-        click.echo(f"The whole state is compared every {FULL_EVERY} steps, what a step touched after each; invariants and "
-                   f"theorems every {CLAIMS_EVERY} steps and at the end of each leg.")
-        click.echo(f"{report.rule_steps} rule steps.")
-    for line in covered:
-        click.echo(line)
-    for pair in wrong:
-        click.echo(f"WRONG: `{pair}` happened, although refinement/coverage.py says that it cannot.")

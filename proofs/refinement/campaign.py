@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 
+from bulkhead.proofs.jobs import Workers
 from bulkhead.proofs.refinement.lockstep.abstraction import dump
 from bulkhead.proofs.refinement.lockstep.lockstep import Bench
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
@@ -110,9 +110,8 @@ def campaign(rules: Rules, seed: int, calls: int, full_every: int = FULL_EVERY, 
     report = Report(seed)
     sizes = [LEG] * (calls // LEG) + ([calls % LEG] if calls % LEG else [])
     tasks = ((rules.size, seed, n, size, full_every, claims_every, rules_on) for n, size in enumerate(sizes))
-    pool = ProcessPoolExecutor(jobs) if jobs > 1 else None
-    try:
-        for part in pool.map(_task, tasks) if pool is not None else map(_task, tasks):
+    with Workers(min(jobs, len(sizes))) as workers:
+        for part in workers.map(_task, tasks):
             if part.failure is not None:
                 part.failure = replace(part.failure, calls=report.calls + part.failure.calls)
             report.calls += part.calls
@@ -125,9 +124,6 @@ def campaign(rules: Rules, seed: int, calls: int, full_every: int = FULL_EVERY, 
             if part.failure is not None:
                 report.failure = part.failure
                 break
-    finally:
-        if pool is not None:
-            pool.shutdown(wait=True, cancel_futures=True)
     report.seconds = time.perf_counter() - start
     return report
 

@@ -1,21 +1,18 @@
-"""`bulkhead replay FILE.jsonl[.xz]... [--json FILE]`: recordings against the implementation.
+"""Recordings of real Xen against the implementation, for `bulkhead replay`.
 
-What lives here: reading of `xen-gnt-oracle/1` files, the loop over their operations and the report. What does not:
-the operations and the comparison. Exit status: 0 no unexplained difference, 1 some, 2 bad use or a bad file.
+What lives here: reading of `xen-gnt-oracle/1` files, and the loop over their operations. What does not: the operations, the
+comparison, and the command.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import lzma
-import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from bulkhead.model.diagnostics import UsageError
-from bulkhead.proofs.atomic_files import needs_file, write_file
 from bulkhead.proofs.replay.compare import differences, explained, load_known
 from bulkhead.proofs.replay.ops import execute
 from bulkhead.proofs.replay.rig import Rig
@@ -24,8 +21,22 @@ FORMAT: Final = "xen-gnt-oracle/1"
 MAX_BYTES: Final = 100_000_000
 
 
-class BadRecording(Exception):
+class BadRecording(UsageError):
     """A file that is missing or is not a recording."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text.rstrip(".") + ".")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One recording, replayed. `report` has a line for each difference that nothing explains."""
+
+    name: str
+    calls: int
+    differences: int
+    explained: int
+    report: tuple[str, ...]
 
 
 def read_recording(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -71,8 +82,8 @@ def read_recording(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return lines[0], lines[1:]
 
 
-def replay(path: Path, verbose: bool = False) -> dict[str, Any]:
-    """Replay one file: {"name", "calls", "differences", "explained"} plus the unexplained ones as text lines."""
+def replay(path: Path) -> Recording:
+    """Replay one file. Raises `BadRecording` where it cannot be read or an operation cannot be made."""
     header, operations = read_recording(path)
     known = load_known()
     rig = Rig(profile=str(header.get("profile", "")))
@@ -93,8 +104,7 @@ def replay(path: Path, verbose: bool = False) -> dict[str, Any]:
                 found += 1
                 report.append(f"{item.get('i')} {item['op']} {item['a']}: {diff[0]}: "
                               f"recorded {diff[1]!r}, replayed {diff[2]!r}")
-    return {"name": path.name, "calls": len(operations), "differences": found, "explained": told,
-            "report": report}
+    return Recording(path.name, len(operations), found, told, tuple(report))
 
 
 def _reason(error: Exception, given: dict[str, Any]) -> str:
@@ -106,36 +116,3 @@ def _reason(error: Exception, given: dict[str, Any]) -> str:
         return str(error)
     what = " ".join(f"{type(error).__name__} {error}".split())[:160]
     return f"an argument that it cannot have ({what}) in {json.dumps(given)[:200]}"
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; see the module docstring for the exit status."""
-    parser = argparse.ArgumentParser(prog="bulkhead replay", description="Replay recordings of real Xen.")
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="recording, .jsonl or .jsonl.xz")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the counts here")
-    try:
-        args = parser.parse_args(argv)
-    except SystemExit as exc:
-        return 2 if exc.code else 0
-    results = []
-    try:
-        if args.json is not None:
-            needs_file(args.json)
-        for path in args.files:
-            result = replay(path)
-            report = result.pop("report")
-            results.append(result)
-            print(f"{result['name']}: {result['calls']} calls, {result['differences']} differences, "
-                  f"{result['explained']} explained")
-            for line in report[:40]:
-                print("  " + line)
-        if args.json is not None:
-            write_file(args.json, json.dumps({"files": results}, indent=1) + "\n")
-    except (BadRecording, UsageError) as exc:
-        print(f"bulkhead replay: {str(exc).rstrip('.')}.", file=sys.stderr)
-        return 2
-    return 1 if any(result["differences"] for result in results) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 
 from bulkhead.proofs.certify.check import CONFIRMED, Certificate, Claims, certify
 from bulkhead.proofs.certify.tree import read
+from bulkhead.proofs.jobs import Workers
 from bulkhead.proofs.theorems.induction import Proof, Settings
 
 SHOWN = 10  # questions without a yes
@@ -24,7 +24,7 @@ def claims_of(proof: Proof) -> Claims:
 
 
 def certified(proof: Proof, source: str, faults: tuple[str, ...], settings: Settings,
-              pool: ProcessPoolExecutor | None) -> Certificate:
+              pool: Workers | None) -> Certificate:
     """Ask the second road about all that a proof says stands. `source` is a shipped system or the path of a rules file."""
     return certify(read(source, faults), claims_of(proof), pool, settings.limit, settings.jobs)
 

@@ -6,15 +6,17 @@ changes, and at the end what is violated. Pictures are drawn from the same state
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from bulkhead.model.diagnostics import UsageError
 from bulkhead.model.ir import BOOL, Claim, System
-from bulkhead.model.loader import load, shipped_systems
+from bulkhead.model.loader import load, shipped_files, shipped_systems
 from bulkhead.model.machine import Machine
 from bulkhead.model.trace import (
     Event,
@@ -36,6 +38,7 @@ from bulkhead.proofs.report.explain import Moment, blame, facts_of
 from bulkhead.proofs.theorems.attack import violated
 
 HARD = "\u00a0"
+RULES = "trace.rules"  # beside a trace: the file that its system stands in, where that is not a shipped one
 GONE = 4  # things that a step takes away, named in a picture's caption
 
 
@@ -162,7 +165,11 @@ def save_trace(system: System, name: str, trace: Trace, folder: Path) -> str:
     states = replay(trace, machine)
     text = log(trace, system, machine)
     write_file(folder / "trace.txt", text)
-    write_file(folder / "trace.jsonl", to_jsonl(trace, system, machine))
+    rules = own_rules(system)
+    if rules is not None:
+        write_file(folder / RULES, rules)
+    hashed = rules and {"file": RULES, "sha256": hashlib.sha256(rules.encode()).hexdigest()}
+    write_file(folder / "trace.jsonl", to_jsonl(trace, system, machine, hashed or None))
     write_file(folder / "trace.itf.json", json.dumps(to_itf(trace, system, machine), indent=1) + "\n")
     claim = system.claims()[name]
     last = len(trace.events)
@@ -185,21 +192,26 @@ def save_trace(system: System, name: str, trace: Trace, folder: Path) -> str:
     return text + (f"\n{note}\n" if note else "") + f"\n  files: {folder}\n"
 
 
-def retell(path: Path, system_name: str | None = None) -> str:
-    """The log of a trace that was written before, of a shipped system or of `system_name` (a name or path).
+def own_rules(system: System) -> str | None:
+    """The text of the rules file that a system comes from, where it is not a shipped one."""
+    return None if system.home in {str(p) for p in shipped_files()} else system.sources.get(system.home)
 
-    Raises `TraceError` when it does not replay, or violates nothing.
+
+def read_back(path: Path, system_name: str | None = None) -> tuple[System, Trace, str]:
+    """A trace that was written before, its system, and its log.
+
+    The system is a shipped one, or `system_name` (a name or path), or else the rules that `attack` has left beside the
+    trace; these must be those that the trace was made with. Raises `TraceError` when it does not replay, or violates
+    nothing.
     """
     head = header(path)
     faults = head.get("faults")
     if not isinstance(head.get("system"), str) or not isinstance(faults, list):
         raise TraceError(f"{path}:1: the header names no system, or no list of faults.")
-    if system_name is None and head["system"] not in shipped_systems():
-        raise TraceError(f"{path}:1: a trace of system `{head['system']}`, which is not a shipped one; "
-                         "say where its rules are: --system FILE.rules.")
-    if system_name is not None and load(system_name, []).name != head["system"]:
-        raise TraceError(f"{path}:1: a trace of system `{head['system']}`, not of `{load(system_name, []).name}`.")
-    system = load(head["system"] if system_name is None else system_name, [str(f) for f in faults])
+    where = _rules_of(path, head) if system_name is None else system_name
+    if where != head["system"] and load(where, []).name != head["system"]:
+        raise TraceError(f"{path}:1: a trace of system `{head['system']}`, not of `{load(where, []).name}`.")
+    system = load(where, [str(f) for f in faults])
     trace = load_jsonl(path, system)
     if trace.claim not in system.claims():
         raise TraceError(f"{path}:1: system `{system.name}` claims nothing named `{trace.claim}`.")
@@ -215,7 +227,26 @@ def retell(path: Path, system_name: str | None = None) -> str:
     broken = violated(system, system.claims()[trace.claim], machine, trace, states)
     if broken is None:
         raise TraceError(f"{path}: replays, but `{trace.claim}` holds in every state of it.")
-    return log(trace, system, machine)
+    return system, trace, log(trace, system, machine)
+
+
+def _rules_of(path: Path, head: dict[str, Any]) -> str:
+    """What to load for a trace: the rules beside it where its header names them, else a shipped system."""
+    told = head.get("rules")
+    if told is None:
+        if head["system"] in shipped_systems():
+            return str(head["system"])
+        raise TraceError(f"{path}:1: a trace of system `{head['system']}`, which is not a shipped one; "
+                         "say where its rules are: --system FILE.rules.")
+    if not isinstance(told, dict) or told.get("file") != RULES or not isinstance(told.get("sha256"), str):
+        raise TraceError(f"{path}:1: `rules` must name the file `{RULES}` beside the trace, and its sha256.")
+    beside = path.with_name(RULES)
+    if not beside.is_file():
+        raise TraceError(f"{beside}: the rules of this trace are not there; say where they are: --system FILE.rules.")
+    if hashlib.sha256(beside.read_bytes()).hexdigest() != told["sha256"]:
+        raise TraceError(f"{beside}: are not the rules that the trace was made with (another sha256); "
+                         "to replay it on them all the same: --system FILE.rules.")
+    return str(beside)
 
 
 def moment(claim: Claim, before: State, after: State, failed: bool) -> Moment:

@@ -46,6 +46,33 @@ def counterexample(system: System, transition_label: str, claim_name: str, assum
     `assumed_names` are names of invariants and theorems, with or without their kind in front (`invariant/owner_fn`).
     Raises `UsageError` on names that the system does not have, `SolverError` when Z3 gives no answer.
     """
+    found = _found(system, transition_label, claim_name, assumed_names, limit)
+    if found is None:
+        return None
+    finder, search = found
+    formulas = Formulas(system)
+    search = finder.shrink(search)
+    search.tighten({*formulas.reads(finder.claim), *formulas.reads_of(finder.transition.guard)})
+    return finder.confirmed(search.decode(()))
+
+
+def breaks(system: System, transition_label: str, claim_name: str, assumed_names: Iterable[str],
+           limit: float = 10.0) -> bool:
+    """Does a step break a claim in a small world? That decides a query; `counterexample` explains it, which takes longer.
+
+    The executable model has confirmed a yes. Arguments and errors are those of `counterexample`.
+    """
+    found = _found(system, transition_label, claim_name, assumed_names, limit)
+    if found is None:
+        return False
+    finder, search = found
+    finder.confirmed(search.decode(()))
+    return True
+
+
+def _found(system: System, transition_label: str, claim_name: str, assumed_names: Iterable[str],
+           limit: float) -> tuple[_Finder, Search] | None:
+    """A search in the smallest of the worlds tried that holds a counterexample."""
     claim = _claim(system, claim_name)
     assumed = [*system.axioms, *dict.fromkeys(_claim(system, n) for n in assumed_names if not n.startswith("axiom/"))]
     labelled = [t for s in system.steps for t in s.outcomes() if t.label == transition_label]
@@ -53,15 +80,12 @@ def counterexample(system: System, transition_label: str, claim_name: str, assum
         known = [t.label for s in system.steps for t in s.outcomes()]
         raise UsageError(f"there is no step `{transition_label}` in system `{system.name}`. "
                          f"{suggest(transition_label, known)}".strip())
-    formulas = Formulas(system)
     finders = [_Finder(system, claim, assumed, t, limit) for t in labelled]
     for size in SCOPES:
         for finder in finders:
             search = finder.search(dict.fromkeys(system.sorts, size))
             if search is not None:
-                search = finder.shrink(search)
-                search.tighten({*formulas.reads(claim), *formulas.reads_of(finder.transition.guard)})
-                return finder.confirmed(search.decode(()))
+                return finder, search
     return None
 
 
@@ -132,4 +156,4 @@ def broken(claim: Claim, machine: Machine, transition: Transition, before: State
     return not machine.holds(after, claim.body)
 
 
-__all__ = ["Cti", "broken", "counterexample", "machine_of"]
+__all__ = ["Cti", "breaks", "broken", "counterexample", "machine_of"]

@@ -6,16 +6,15 @@ just the declarations that it needs, for its sessions grow slow as they grow lon
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, replace
 
 from bulkhead.model.ir import System
 from bulkhead.model.logic import Prelude
-from bulkhead.proofs import jobs as workers
-from bulkhead.proofs.theorems.cti import Cti, counterexample
+from bulkhead.proofs.jobs import Workers
+from bulkhead.proofs.theorems.cti import breaks
 from bulkhead.proofs.theorems.queries import FOLLOWS, PLACES, Block, Query
 from bulkhead.proofs.theorems.solvers import EAGERNESS, FAST_LIMIT, Answer, Cvc5Session, SolverError, Z3Session
 from bulkhead.proofs.theorems.subsumption import Meanings, Refuted, split
@@ -37,7 +36,6 @@ class Result:
     second: str = ""
     second_seconds: float = 0.0
     again: bool = False  # refuted earlier in this run, for another step or system (`subsumption.py`)
-    cti: Cti | None = None  # for `sat`: the counterexample to induction, confirmed by the executable model
 
     @property
     def key(self) -> tuple[str, str]:
@@ -153,12 +151,12 @@ def press(system: System, prelude: Prelude, block: Block, result: Result, settin
     if block.label not in PLACES:
         assumed = [n for n in block.assumed if n.partition("/")[0] in ("invariant", "theorem")]
         try:
-            found = counterexample(system, block.label, result.claim, assumed, settings.limit)
+            found = breaks(system, block.label, result.claim, assumed, settings.limit)
         except SolverError:
-            found = None
-        if found is not None:
+            found = False
+        if found:
             spent = result.seconds + time.perf_counter() - begun
-            return replace(result, verdict="sat", core=(), seconds=spent, cti=found)
+            return replace(result, verdict="sat", core=(), seconds=spent)
     session = Z3Session(settings.limit, fast=False)
     session.tell(prelude.text)
     answer = session.ask(block.text() + query.goal)
@@ -168,10 +166,10 @@ def press(system: System, prelude: Prelude, block: Block, result: Result, settin
     return _decided_again([(query, made)], block, prelude, settings)[0]
 
 
-def run_blocks(prelude: Prelude, blocks: list[Block], settings: Settings, pool: ProcessPoolExecutor | None,
+def run_blocks(prelude: Prelude, blocks: list[Block], settings: Settings, pool: Workers | None,
                progress: Callable[[int], None] | None = None) -> list[Result]:
     """Decide all blocks over the pool's processes; the results are in the order of the queries."""
-    if pool is None:
+    if pool is None or pool.jobs == 1:  # one session for all of them
         results = solve_batch(prelude, blocks, settings)
         if progress is not None:
             progress(len(results))
@@ -204,15 +202,8 @@ def run_blocks(prelude: Prelude, blocks: list[Block], settings: Settings, pool: 
     return [found[q.key] for b in blocks for q in b.queries if q.key in found]
 
 
-def make_pool(jobs: int) -> ProcessPoolExecutor | None:
-    """A pool of solver processes; None for a single one."""
-    if jobs <= 1:
-        return None
-    return ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), initializer=workers.begin)
-
-
 def pressed(system: System, prelude: Prelude, blocks: list[Block], results: list[Result], settings: Settings,
-             pool: ProcessPoolExecutor | None) -> list[Result]:
+            pool: Workers | None) -> list[Result]:
     """The results, with those that were not refuted decided with more effort."""
     by_label = {b.label: b for b in blocks}
     futures = {}
@@ -224,4 +215,4 @@ def pressed(system: System, prelude: Prelude, blocks: list[Block], results: list
     return [done.get(k, r) for k, r in enumerate(results)]
 
 
-__all__ = ["DEFAULT_LIMIT", "Result", "Settings", "make_pool", "press", "pressed", "run_blocks", "solve_batch"]
+__all__ = ["DEFAULT_LIMIT", "Result", "Settings", "press", "pressed", "run_blocks", "solve_batch"]

@@ -9,11 +9,11 @@ invariants imply it, or when it is inductive beside them. Nothing is proved on `
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from bulkhead.model.ir import Claim, System
-from bulkhead.proofs.theorems.decide import Result, Settings, make_pool, pressed, run_blocks
+from bulkhead.proofs.jobs import Workers
+from bulkhead.proofs.theorems.decide import Result, Settings, pressed, run_blocks
 from bulkhead.proofs.theorems.queries import Block, QueryMaker, name_of
 from bulkhead.proofs.theorems.subsumption import Meanings, Refuted, split
 
@@ -39,7 +39,7 @@ class Proof:
         return [r for r in self.results if r.claim == claim]
 
 
-def prove(system: System, settings: Settings, pool: ProcessPoolExecutor | None = None,
+def prove(system: System, settings: Settings, pool: Workers | None = None,
           progress: Callable[[int], None] | None = None, only: Iterable[str] | None = None,
           refuted: Refuted | None = None) -> Proof:
     """Decide the invariants, theorems and transition claims of a system (or only the named claims).
@@ -152,4 +152,4 @@ def _counts(result: Result, settings: Settings) -> bool:
     return result.verdict == "unsat" and (not settings.cross_check or result.second == "unsat")
 
 
-__all__ = ["Proof", "Result", "Settings", "make_pool", "prove"]
+__all__ = ["Proof", "Result", "Settings", "prove"]

@@ -11,10 +11,11 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterable
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from bulkhead.model.ir import System
+from bulkhead.proofs.jobs import Workers
 from bulkhead.proofs.theorems.bmc import Search
 from bulkhead.proofs.theorems.directed_search import reach
 from bulkhead.proofs.theorems.initial_states import NoInitialState, initial_states, nothing
@@ -120,9 +121,9 @@ class Checker:
         self.seed = seed
         self._searched: Future[_Searched] | None = None
 
-    def start(self, pool: ProcessPoolExecutor | None) -> None:
+    def start(self, pool: Workers | None) -> None:
         """Set off the search for what can be reached."""
-        if pool is not None:
+        if pool is not None and pool.jobs > 1:
             self._searched = pool.submit(searched, self.system, self.seed, self.limit)
 
     def result(self, standing: Iterable[str]) -> Vacuity:

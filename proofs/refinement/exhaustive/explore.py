@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import sys
 import time
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 
+from bulkhead.proofs.jobs import Workers, run_to_end
 from bulkhead.proofs.refinement.exhaustive.guests import act, actions, canonical, start
 from bulkhead.proofs.refinement.exhaustive.limits import Action, Limits
 from bulkhead.proofs.refinement.exhaustive.snapshot import freeze, thaw
@@ -120,16 +119,14 @@ def explore(limits: Limits, seconds: float | None = None, jobs: int | None = Non
     first = start(rules_for(limits.size()), limits)
     seen = {digest(first)}
     level: list[Reached] = [(freeze(first), ())]
-    jobs = jobs or os.cpu_count() or 1
-    with ProcessPoolExecutor(jobs) as pool:
+    with Workers(jobs) as workers:
         while level and not result.failure and (seconds is None or time.perf_counter() - begin < seconds) \
                 and (depth is None or len(result.by_depth) < depth):
             result.by_depth.append(len(level))
             chunks = [level[i:i + CHUNK] for i in range(0, len(level), CHUNK)]
             level = []
-            work: Iterable[list[Expanded]] = map(functools.partial(expand_all, limits=limits), chunks)
-            if jobs > 1 and len(chunks) > 1:
-                work = pool.map(functools.partial(expand_all, limits=limits), chunks)
+            whole = functools.partial(expand_all, limits=limits)
+            work: Iterable[list[Expanded]] = map(whole, chunks) if len(chunks) == 1 else workers.map(whole, chunks)
             for expanded in (e for chunk in work for e in chunk):
                 result.actions += expanded.actions
                 result.failure = result.failure or expanded.failure
@@ -155,4 +152,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_to_end(lambda _: main())

@@ -8,14 +8,12 @@ interrupted. The files of the handlers say what stands in for what.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-from bulkhead.proofs import jobs as workers
+from bulkhead.proofs.jobs import Workers, count
 from bulkhead.proofs.refinement.handlers import copies, mappings, versions
 from bulkhead.proofs.refinement.handlers import teardown as ends
 from bulkhead.proofs.refinement.handlers.path import Path
@@ -96,11 +94,8 @@ def prove_handler(name: str, stop_early: bool = False) -> HandlerReport:
 
 def prove_handlers(names: Sequence[str] = QUICK, jobs: int | None = None) -> list[HandlerReport]:
     """The handlers named, side by side in so many processes (one for each core)."""
-    jobs = min(jobs or os.cpu_count() or 1, len(names))
-    if jobs == 1:
-        return [prove_handler(name) for name in names]
-    with ProcessPoolExecutor(jobs, initializer=workers.begin) as pool:
-        return list(pool.map(prove_handler, names))
+    with Workers(min(count(jobs), len(names))) as workers:
+        return list(workers.map(prove_handler, names))
 
 
 def report_lines(reports: Iterable[HandlerReport]) -> list[str]:

@@ -1,26 +1,12 @@
-"""Faults for the comparison to find: one line each, laid over a function of the implementation and taken off again.
+"""The faults of the implementation: one entry each, a small change that the comparison with the rules has to notice.
 
-A fault names a function, a piece of its text and what stands there instead. The changed function is compiled in its own
-module and its code put in place, so that whoever imported it runs the fault. `python -m tests.refinement_faults` measures
-how many calls of a campaign each one takes to be noticed.
+A fault names a function, a piece of its text and what stands there instead. `laying.py` lays it over the implementation;
+`bulkhead faults --list` shows the catalogue. The faults of the rules stand in the rules themselves.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import inspect
-import sys
-import textwrap
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from types import FunctionType
-
-from bulkhead.proofs.refinement.campaign import Report, campaign
-from bulkhead.proofs.refinement.lockstep.spec_world import Size, rules_for
-
-LIMIT = 50_000
 
 
 @dataclass(frozen=True)
@@ -222,62 +208,3 @@ FAULTS: tuple[Fault, ...] = (
        "a copy reads what lies before the part granted"),
 )
 BY_NAME = {fault.name: fault for fault in FAULTS}
-
-
-def _function(where: str) -> FunctionType:
-    module, _, path = where.partition(":")
-    folder, _, name = module.rpartition("/")
-    found: object = importlib.import_module(f"bulkhead.impl.{folder or 'xen'}.{name}")
-    for part in path.split("."):
-        found = inspect.getattr_static(found, part)
-    if isinstance(found, staticmethod):
-        found = found.__func__
-    assert isinstance(found, FunctionType)
-    return found
-
-
-@contextlib.contextmanager
-def installed(fault: Fault) -> Iterator[None]:
-    """The implementation with a fault, for a while."""
-    function = _function(fault.where)
-    source = textwrap.dedent(inspect.getsource(function))
-    old, new = fault.old, fault.new
-    if source.count(old) < 1 and "\n" in old:
-        old, new = old.replace("\n    ", "\n"), new.replace("\n    ", "\n")
-    if old not in source:
-        raise LookupError(f"{fault.name}: `{fault.old}` does not stand in {fault.where}")
-    code = compile("from __future__ import annotations\n" + source.replace(old, new, 1), f"<{fault.name}>", "exec")
-    scope: dict[str, object] = {}
-    exec(code, function.__globals__, scope)
-    changed = scope[function.__name__]
-    assert isinstance(changed, FunctionType)
-    kept = function.__code__
-    function.__code__ = changed.__code__
-    try:
-        yield
-    finally:
-        function.__code__ = kept
-
-
-def hunt(fault: Fault, seed: int = 1, limit: int = LIMIT) -> Report:
-    """A campaign over the faulty implementation."""
-    with installed(fault):
-        return campaign(rules_for(Size()), seed, limit)
-
-
-def main(names: list[str]) -> int:
-    """Measure all faults, or those named; prints the rows of the table. A number among the names is the seed."""
-    seed = next((int(name) for name in names if name.isdigit()), 1)
-    chosen = [f for f in FAULTS if f.name in names] or list(FAULTS)
-    with ProcessPoolExecutor() as pool:
-        reports = list(pool.map(hunt, chosen, [seed] * len(chosen)))
-    for fault, report in zip(chosen, reports, strict=True):
-        found = report.failure
-        calls = "not found" if found is None else str(found.calls)
-        what = "" if found is None else found.what.replace("|", "/")[:90]
-        print(f"| `{fault.name}` | {fault.why} | {calls} | {what} |")
-    return int(any(report.failure is None for report in reports))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,65 @@
+"""`bulkhead attack`: a short attack on a claim, as log, states and pictures; all that `replay` needs is beside them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from bulkhead.model import loader
+from bulkhead.model.diagnostics import UsageError
+from bulkhead.model.ir import System
+from bulkhead.proofs.cli.names import known_claim, make_folder, which_system
+from bulkhead.proofs.cli.output import Output, fault_option, json_option, output_options
+from bulkhead.proofs.report.prove_run import save_attack, search
+from bulkhead.proofs.report.prove_text import attack_text
+from bulkhead.proofs.results.prove import AttackResult
+from bulkhead.proofs.theorems.induction import Settings, prove
+
+
+@click.command()
+@click.argument("system", required=False)
+@click.argument("theorem", required=False)
+@fault_option
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
+              help="Where the files go (default: build/SYSTEM/THEOREM).")
+@json_option
+@output_options
+def attack(system: str | None, theorem: str | None, faults: tuple[str, ...], out: Path | None, output: Output) -> int:
+    """Find a shortest attack on a THEOREM of SYSTEM: print it, and write log, states and pictures to DIR.
+
+    Without THEOREM: the first one that is expected to be refuted, or, with a fault, the first of those expected to be proved
+    on which one is found.
+    """
+    begun = time.perf_counter()
+    if system is None:
+        raise which_system()
+    loaded = loader.load(system, faults)
+    if theorem is not None:
+        known_claim(theorem, loaded.claims())
+    names = [theorem] if theorem is not None else _candidates(loaded, faults)
+    found = None
+    if names:
+        make_folder(out or Path("build") / loaded.name)
+        traces, _ = search(loaded, names, faults, one=True)
+        found = next((trace for trace in traces.values() if trace is not None), None)
+    result = AttackResult(loaded, faults, tuple(names), found, time.perf_counter() - begun, proved=not names)
+    if found is not None:
+        result = save_attack(result, out or Path("build") / loaded.name / found.claim)
+    return output.give(result, lambda: attack_text(result))
+
+
+def _candidates(system: System, faults: tuple[str, ...]) -> list[str]:
+    """The claims to attack where none is named; none where all stands in spite of the faults."""
+    if faults and len(system.claims()) == 1:
+        return list(system.claims())
+    if faults:
+        proved = prove(system, Settings(1.0, 1, cross_check=False, patient=False)).proved
+        # What is refuted without the fault says nothing of it.
+        return [n for n in system.claims() if n not in proved and system.expects.get(n) != "refuted"]
+    names = [n for n, v in system.expects.items() if v == "refuted"][:1]
+    if not names:
+        raise UsageError(f"no theorem of `{system.name}` is expected to be refuted; name one, or give a --fault. "
+                         f"Theorems: {', '.join(system.claims())}. Faults: {', '.join(system.faults) or 'none'}.")
+    return names

@@ -1,0 +1,60 @@
+"""Lays a fault over a function of the implementation, takes it off again, and hunts it with a campaign.
+
+The changed function is compiled in its own module and its code put in place, so that whoever imported it runs the fault.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import textwrap
+from collections.abc import Iterator
+from types import FunctionType
+
+from bulkhead.proofs.faults.catalogue import Fault
+from bulkhead.proofs.refinement.campaign import Report, campaign
+from bulkhead.proofs.refinement.lockstep.spec_world import Size, rules_for
+
+LIMIT = 50_000  # calls of a campaign
+
+
+def _function(where: str) -> FunctionType:
+    module, _, path = where.partition(":")
+    folder, _, name = module.rpartition("/")
+    found: object = importlib.import_module(f"bulkhead.impl.{folder or 'xen'}.{name}")
+    for part in path.split("."):
+        found = inspect.getattr_static(found, part)
+    if isinstance(found, staticmethod):
+        found = found.__func__
+    assert isinstance(found, FunctionType)
+    return found
+
+
+@contextlib.contextmanager
+def installed(fault: Fault) -> Iterator[None]:
+    """The implementation with a fault, for a while. Raises `LookupError` where it finds nothing to change."""
+    function = _function(fault.where)
+    source = textwrap.dedent(inspect.getsource(function))
+    old, new = fault.old, fault.new
+    if source.count(old) < 1 and "\n" in old:
+        old, new = old.replace("\n    ", "\n"), new.replace("\n    ", "\n")
+    if old not in source:
+        raise LookupError(f"{fault.name}: `{fault.old}` does not stand in {fault.where}")
+    code = compile("from __future__ import annotations\n" + source.replace(old, new, 1), f"<{fault.name}>", "exec")
+    scope: dict[str, object] = {}
+    exec(code, function.__globals__, scope)
+    changed = scope[function.__name__]
+    assert isinstance(changed, FunctionType)
+    kept = function.__code__
+    function.__code__ = changed.__code__
+    try:
+        yield
+    finally:
+        function.__code__ = kept
+
+
+def hunt(fault: Fault, seed: int = 1, limit: int = LIMIT) -> Report:
+    """A campaign over the faulty implementation."""
+    with installed(fault):
+        return campaign(rules_for(Size()), seed, limit)

@@ -1,0 +1,101 @@
+"""What people read of `prove` and `attack`: tables of verdicts, attacks, counterexamples, and what a proof depends on.
+
+Text is made from results and from nothing else. On a terminal tables are drawn; elsewhere they are aligned plain lines,
+one a theorem, so that other programs can take them apart.
+"""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from bulkhead.model.machine import Machine
+from bulkhead.proofs.report.explain_cti import describe
+from bulkhead.proofs.report.trace_text import log
+from bulkhead.proofs.results.prove import AttackResult, ProveResult, SystemResult
+
+HEAD = ("theorem", "verdict", "expected", "queries", "time")
+
+
+def system_text(result: SystemResult) -> str:
+    """The verdicts on one system, and what there is to say of them; ends with an empty line."""
+    return "\n".join([*_table(result), *_said(result), ""])
+
+
+def drawn_table(result: SystemResult, console: Console) -> None:
+    """Draw the verdicts of one system on a terminal."""
+    table = Table(title=result.name, title_justify="left")
+    for k, text in enumerate(HEAD):
+        table.add_column(text, justify="right" if k > 2 else "left", no_wrap=k == 1)
+    for row, theorem in zip(_rows(result), result.theorems, strict=True):
+        colour = "green" if theorem.as_expected else "red"
+        table.add_row(row[0], f"[{colour}]{row[1]}[/{colour}]", *row[2:])
+    console.print(table)
+
+
+def below_table(result: SystemResult) -> str:
+    """What stands below the table of a system; ends with an empty line."""
+    return "\n".join([*_said(result), ""])
+
+
+def summary(result: ProveResult) -> str:
+    """The last lines of a run."""
+    return (f"{result.queries} queries, {result.solver_seconds:.1f} s in solvers, {result.seconds:.1f} s in all.\n"
+            + ("All verdicts are as expected." if result.good else "NOT as expected."))
+
+
+def prove_text(result: ProveResult) -> str:
+    """A whole run."""
+    return "\n".join([*(system_text(s) for s in result.systems), summary(result)]) + "\n"
+
+
+def attack_text(result: AttackResult) -> str:
+    """The attack, or that none was found."""
+    if result.proved:
+        return f"All that {result.system.name} is expected to prove is proved, with {', '.join(result.faults)} too.\n"
+    if result.attack is None:
+        return f"No attack found on {', '.join(result.searched)} of {result.system.name} within the bounds of the search.\n"
+    if result.saved is not None:
+        return result.saved.text
+    return log(result.attack, result.system, Machine(result.system, result.attack.world))
+
+
+def _rows(result: SystemResult) -> list[tuple[str, ...]]:
+    return [(t.name, t.verdict, t.expected, str(t.queries), f"{t.seconds:.2f} s") for t in result.theorems]
+
+
+def _table(result: SystemResult) -> list[str]:
+    rows = [HEAD, *_rows(result)]
+    widths = [max(len(r[k]) for r in rows) for k in range(len(HEAD))]
+    cells = [[c.rjust(w) if k > 2 else c.ljust(w) for k, (c, w) in enumerate(zip(row, widths, strict=True))] for row in rows]
+    return [result.name, *("  " + "  ".join(row).rstrip() for row in cells)]
+
+
+def _said(result: SystemResult) -> list[str]:
+    out = []
+    if result.again:
+        out.append(f"  {result.again} of {result.decided} queries were refuted already, for another step or system")
+    out.append(f"  {result.vacuity}")
+    if result.certificate:
+        out.append(f"  {result.certificate}")
+    out += [f"  warning: {text}" for text in result.warnings] + [f"  error: {text}" for text in result.errors]
+    for text in _details(result):
+        out += ["", text.rstrip()]
+    if result.why:
+        out += ["", *result.why]
+    return out
+
+
+def _details(result: SystemResult) -> list[str]:
+    """Attacks, then why claims are open, then what is not inductive."""
+    out = []
+    for t in result.theorems:
+        if t.attack is not None:
+            out.append(t.saved.text if t.saved is not None else log(t.attack, result.system,
+                                                                     Machine(result.system, t.attack.world)))
+    if result.undecided:
+        out.append("\n".join(result.undecided))
+    if result.not_inductive:
+        shown = [c.saved.text if c.saved is not None else describe(c.cti, result.system) for c in result.counterexamples]
+        out.append("\n\n".join([f"Not inductive, with all invariants assumed: {', '.join(result.not_inductive)}", *shown]))
+    return out

@@ -1,0 +1,93 @@
+"""What people read of `diff`, `refine`, `replay` and `boot`. Text is made from results and from nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from bulkhead.impl.boot import BootLog
+from bulkhead.impl.reach import Reach
+from bulkhead.impl.tools.xenconsoled import printable
+from bulkhead.proofs.refinement.campaign import CLAIMS_EVERY, FULL_EVERY
+from bulkhead.proofs.refinement.handlers.table import report_lines
+from bulkhead.proofs.results.boot import BootResult
+from bulkhead.proofs.results.refinement import DiffResult, RefineResult
+from bulkhead.proofs.results.replay import ReplayResult
+
+DIFFERENCES = 40  # told of one recording
+WORDS = {"own": "owns", "grant": "maps by grant", "foreign": "maps by foreign mapping",
+         "could map": "could map by foreign mapping"}
+
+
+def diff_text(result: DiffResult) -> str:
+    """A campaign: how far it came, what went apart, what was reached."""
+    rate = result.calls / result.seconds if result.seconds else 0.0
+    out = [f"{result.calls} calls in {result.steps} steps, seed {result.seed}: {result.seconds:.1f} s, {rate:.0f} calls/s."]
+    if result.failure is not None:
+        out += ["MISMATCH " + result.failure.text(),
+                f"Again: bulkhead diff --seed {result.seed} --ops {result.failure.calls}"]
+    elif result.compared:
+        out += ["No mismatch: the same status and the same state after every step; nothing is left at the end.",
+                f"The whole state is compared every {FULL_EVERY} steps, what a step touched after each; invariants and "
+                f"theorems every {CLAIMS_EVERY} steps and at the end of each leg.", f"{result.rule_steps} rule steps."]
+    if result.compared:
+        out += result.coverage.lines()
+    out += [f"WRONG: `{pair}` happened, although refinement/coverage.py says that it cannot."
+            for pair in result.contradicted]
+    return "\n".join(out) + "\n"
+
+
+def refine_text(result: RefineResult) -> str:
+    """Handlers, one a line, and what was found of each."""
+    reports = [h.report for h in result.handlers]
+    end = "On each, status and state are the rules'." if result.good else "NOT PROVED."
+    return "\n".join(["handlers of the implementation, along all their paths", *report_lines(reports), "",
+                      f"{sum(r.paths for r in reports)} paths, {result.seconds:.1f} s. {end}"]) + "\n"
+
+
+def replay_text(result: ReplayResult) -> str:
+    """Recordings, one a line, with the first differences of each; or a trace, told again."""
+    out = []
+    for f in result.files:
+        out.append(f"{f.name}: {f.calls} calls, {f.differences} differences, {f.explained} explained\n")
+        out += [f"  {line}\n" for line in f.report[:DIFFERENCES]]
+    return "".join([*out, *(t.text for t in result.traces)])
+
+
+def boot_text(result: BootResult) -> str:
+    """The whole run: who asked whom for what, guests, who can reach what, and what is left behind."""
+    graph = [f"\nGraph: {result.graph}"] if result.graph else []
+    return "\n".join([log_text(result.log), *graph, *([result.note] if result.note else [])]) + "\n"
+
+
+def log_text(log: BootLog) -> str:
+    """A boot, without the files it left."""
+    out = [f"Booting `{log.system}`, seed {log.seed}", "", "Who asked whom for what"]
+    out += [f"  {line}" for line in columns(
+        (str(i + 1), step.who, f"-> {step.whom}", printable(step.what.encode()).replace("\n", " "))
+        for i, step in enumerate(log.steps))]
+    out += ["", "Guests"]
+    for guest in log.guests:
+        state = f"XenStore data/state: {printable(guest.state)}" if guest.state else "nothing in XenStore"
+        out.append(f"  {guest.name}: domain {guest.domid}, {guest.pages} pages, {state}")
+        out += [f"    | {line}" for line in printable(guest.console).splitlines()]
+    out += ["", "Who can reach what, while the guests ran"]
+    out += [f"  {line}" for line in columns((row.who, WORDS[row.by], frames(row), f"of {row.owner}")
+                                            for row in log.reach)]
+    out += ["", "After the guests were destroyed: " + (
+        "every frame, handle and port is back." if not log.left_behind else "; ".join(log.left_behind))]
+    return "\n".join(out)
+
+
+def columns(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Rows as aligned lines."""
+    found = [list(row) for row in rows]
+    widths = [max(len(row[i]) for row in found) for i in range(len(found[0]))] if found else []
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in found]
+
+
+def frames(row: Reach) -> str:
+    """How many frames, and for what."""
+    count = f"{len(row.frames)} frame{'s' * (len(row.frames) != 1)}"
+    if row.by in ("own", "could map"):
+        return count
+    return f"{count}, {row.writable} for writing"

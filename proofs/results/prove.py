@@ -1,0 +1,182 @@
+"""What `bulkhead prove` and `bulkhead attack` find: verdicts, attacks, counterexamples to induction.
+
+Put together in `report/prove_run.py` from what induction, the search for attacks and the vacuity checks say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from bulkhead.model.ir import Claim, System
+from bulkhead.model.trace import Trace
+from bulkhead.proofs.results.vocabulary import Check, Flow, Status, Verdict
+from bulkhead.proofs.theorems.cti import Cti
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A folder of files, what they tell as text, and a note when something could not be made (pictures)."""
+
+    folder: str
+    text: str
+
+
+@dataclass(frozen=True)
+class TheoremResult:
+    """The verdict on one theorem or transition claim. `attack` refutes it; `saved` is where the attack was written."""
+
+    claim: Claim
+    verdict: Verdict
+    expected: Verdict
+    queries: int
+    seconds: float
+    attack: Trace | None = None
+    saved: Saved | None = None
+
+    @property
+    def name(self) -> str:
+        return self.claim.name
+
+    @property
+    def as_expected(self) -> bool:
+        return self.verdict == self.expected
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "verdict": str(self.verdict), "expected": str(self.expected), "queries": self.queries,
+                "seconds": round(self.seconds, 4), "trace": self.saved and f"{self.saved.folder}/trace.jsonl"}
+
+    def check(self, system: System) -> Check:
+        """What reports say of it."""
+        said = f"{self.name} of {system.name} is {self.verdict}, {self.expected} is expected"
+        if self.as_expected:
+            status = Status.PASSED if self.verdict is Verdict.PROVED else Status.FOUND
+        else:
+            status = Status.OPEN if self.verdict is Verdict.UNKNOWN else Status.FAILED
+        return Check(system.name, self.name, status, said + ".", self.claim.doc, self.claim.span,
+                     () if self.attack is None else flow_of(system, self.attack), self.seconds)
+
+
+@dataclass(frozen=True)
+class Counterexample:
+    """A step that breaks a claim, from a state that nobody says is reachable; `saved` is where it was written."""
+
+    cti: Cti
+    saved: Saved | None = None
+
+
+@dataclass(frozen=True)
+class SystemResult:
+    """The verdicts on one system. `errors` make the run fail beside verdicts; `again` counts queries refuted before.
+
+    `undecided` tells why claims are neither proved nor refuted, and `why` what the proof of one claim depends on: lines.
+    """
+
+    system: System
+    theorems: tuple[TheoremResult, ...]
+    errors: tuple[str, ...]
+    warnings: tuple[str, ...]
+    vacuity: str
+    queries: int
+    decided: int  # of the queries, those of the induction
+    again: int
+    solver_seconds: float
+    seconds: float
+    not_inductive: tuple[str, ...] = ()  # claims that fell first, with everything assumed
+    counterexamples: tuple[Counterexample, ...] = ()
+    undecided: tuple[str, ...] = ()
+    why: tuple[str, ...] = ()
+    certificate: str = ""  # what the second encoding of the rules says, where it was asked
+
+    @property
+    def name(self) -> str:
+        return self.system.name
+
+    @property
+    def good(self) -> bool:
+        return not self.errors and all(t.as_expected for t in self.theorems)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "as_expected": self.good, "theorems": [t.to_json() for t in self.theorems],
+                "findings": list(self.errors), "seconds": round(self.seconds, 4)}
+
+    def checks(self) -> tuple[Check, ...]:
+        """The theorems, and that the proofs are about something."""
+        sound = Check(self.name, "not_vacuous", Status.FAILED if self.errors else Status.PASSED,
+                      "; ".join(self.errors) or self.vacuity, "The proofs are about something, and the solvers agree.")
+        return (*(t.check(self.system) for t in self.theorems), sound)
+
+
+@dataclass(frozen=True)
+class ProveResult:
+    """A whole run over some systems."""
+
+    systems: tuple[SystemResult, ...]
+    seconds: float
+    format: ClassVar[str] = "bulkhead-prove/1"
+
+    @property
+    def queries(self) -> int:
+        return sum(s.queries for s in self.systems)
+
+    @property
+    def solver_seconds(self) -> float:
+        return sum(s.solver_seconds for s in self.systems)
+
+    @property
+    def good(self) -> bool:
+        return all(s.good for s in self.systems)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"format": self.format, "systems": [s.to_json() for s in self.systems], "queries": self.queries,
+                "solver_seconds": round(self.solver_seconds, 4), "seconds": round(self.seconds, 4)}
+
+    def checks(self) -> tuple[Check, ...]:
+        return tuple(c for s in self.systems for c in s.checks())
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What came of a search for an attack on one of some claims. No attack within its bounds is no proof that there is none.
+
+    `proved` means that nothing was searched: with the faults laid, everything that should be proved still is.
+    """
+
+    system: System
+    faults: tuple[str, ...]
+    searched: tuple[str, ...]
+    attack: Trace | None
+    seconds: float
+    saved: Saved | None = None
+    proved: bool = False
+    format: ClassVar[str] = "bulkhead-attack/1"
+
+    @property
+    def good(self) -> bool:
+        return self.attack is not None
+
+    def to_json(self) -> dict[str, Any]:
+        found = None
+        if self.attack is not None:
+            found = {"claim": self.attack.claim, "steps": [e.label for e in self.attack.events],
+                     "excluded": self.attack.excluded, "trace": self.saved and f"{self.saved.folder}/trace.jsonl"}
+        return {"format": self.format, "system": self.system.name, "faults": list(self.faults),
+                "searched": list(self.searched), "attack": found, "seconds": round(self.seconds, 4)}
+
+    def checks(self) -> tuple[Check, ...]:
+        known = self.system.claims()
+        if self.attack is None:
+            said = "No attack was found within the bounds of the search."
+            return tuple(Check(self.system.name, name, Status.OPEN, said, known[name].doc, known[name].span)
+                         for name in self.searched)
+        claim = known[self.attack.claim]
+        size = len(self.attack.events)
+        return (Check(self.system.name, claim.name, Status.FOUND, f"An attack on {claim.name} of {self.system.name} takes "
+                      f"{size} step{'s' * (size != 1)}.", claim.doc, claim.span, flow_of(self.system, self.attack),
+                      self.seconds),)
+
+
+def flow_of(system: System, trace: Trace) -> tuple[Flow, ...]:
+    """The steps of an attack, each where its rule stands."""
+    steps = {t.label: s for s in system.steps for t in s.outcomes()}
+    return tuple(Flow(f"{n}. {steps[e.label].kind} {e.label}", steps[e.label].span) for n, e in enumerate(trace.events, 1))

@@ -1,0 +1,107 @@
+"""What `bulkhead diff` and `bulkhead refine` find: does the implementation do as the rules say?
+
+Put together from what campaigns (`refinement/campaign.py`) and symbolic runs of handlers (`refinement/handlers/`) report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from bulkhead.model.diagnostics import Span
+from bulkhead.proofs.refinement.campaign import Failure
+from bulkhead.proofs.refinement.coverage import CANNOT_HAPPEN, Coverage
+from bulkhead.proofs.refinement.handlers.table import HANDLERS, HandlerReport
+from bulkhead.proofs.results.vocabulary import Check, Flow, Status
+
+Places = Mapping[str, Span]  # where steps stand in the rules, by their labels
+
+
+@dataclass(frozen=True)
+class DiffResult:
+    """A campaign. `compared` is false where the implementation ran alone; `contradicted` are outcomes that were reached
+    although `refinement/coverage.py` says that they cannot be."""
+
+    seed: int
+    calls: int
+    steps: int
+    rule_steps: int
+    seconds: float
+    coverage: Coverage
+    contradicted: tuple[str, ...]
+    failure: Failure | None
+    compared: bool
+    places: Places
+    format: ClassVar[str] = "bulkhead-diff/1"
+
+    @property
+    def good(self) -> bool:
+        return self.failure is None and not self.contradicted
+
+    def to_json(self) -> dict[str, Any]:
+        return {"format": self.format, "calls": self.calls, "mismatches": int(self.failure is not None), "seed": self.seed,
+                "coverage": {"reached": self.coverage.reached, "total": self.coverage.total,
+                             "missing": list(self.coverage.missing) if self.compared else []},
+                "seconds": round(self.seconds, 3)}
+
+    def checks(self) -> tuple[Check, ...]:
+        """That nothing went apart, that nothing impossible happened, and each outcome that is in play."""
+        if self.failure is None:
+            said = f"{self.calls} calls without a mismatch."
+            same = Check("diff", "same_states", Status.PASSED, said, seconds=self.seconds)
+        else:
+            step = self.failure.what.partition(":")[0].strip("`")
+            same = Check("diff", "same_states", Status.FAILED, self.failure.text(), place=self.places.get(step),
+                         flow=tuple(Flow(line) for line in self.failure.log), seconds=self.seconds)
+        out = [same]
+        for pair in self.contradicted:
+            out.append(Check("diff", "outcome_cannot_happen", Status.FAILED,
+                             f"{pair} happened, although it cannot: {CANNOT_HAPPEN[pair]}.",
+                             place=self.places.get(pair.partition(":")[0])))
+        return tuple(out)
+
+
+@dataclass(frozen=True)
+class HandlerResult:
+    """What came of one handler of the implementation, run along all its paths."""
+
+    report: HandlerReport
+    place: Span | None
+
+    def to_json(self) -> dict[str, Any]:
+        handler, r = HANDLERS[self.report.name], self.report
+        return {"name": r.name, "runs": handler.runs, "rules": handler.rules, "paths": r.paths, "proved": r.proved,
+                "findings": list(r.findings), "seconds": round(r.seconds, 3)}
+
+    def check(self) -> Check:
+        """What reports say of it."""
+        handler, r = HANDLERS[self.report.name], self.report
+        doc = f"{handler.runs} does as the rules of {handler.rules} say."
+        said = f"{r.paths} paths: on each, status and state are the rules'." if r.proved else "\n".join(r.findings)
+        return Check("refine", r.name, Status.PASSED if r.proved else Status.FAILED, said, doc, self.place,
+                     seconds=r.seconds)
+
+
+@dataclass(frozen=True)
+class RefineResult:
+    """A run over some handlers."""
+
+    handlers: tuple[HandlerResult, ...]
+    seconds: float
+    format: ClassVar[str] = "bulkhead-refine/1"
+
+    @property
+    def good(self) -> bool:
+        return all(h.report.proved for h in self.handlers)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"format": self.format, "handlers": [h.to_json() for h in self.handlers], "seconds": round(self.seconds, 3)}
+
+    def checks(self) -> tuple[Check, ...]:
+        return tuple(h.check() for h in self.handlers)
+
+
+def place_of(rules: str, places: Places) -> Span | None:
+    """Where the rules of a handler stand: those of the first step it names, as `map_grant_ref, .insert` does."""
+    return places.get(rules.partition(",")[0].strip())
