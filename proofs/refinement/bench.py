@@ -288,6 +288,8 @@ class Bench(Asked):
         self.steps += 1
         if f.watch is not None:
             f.watched = self.pin(f.watch)
+        if f.moves is not None:
+            f.moves()
         try:
             f.marker = next(f.steps)
         except StopIteration as stop:

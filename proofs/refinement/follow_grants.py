@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from impl.xen import abi
 from impl.xen.scheduler import HELD
 from model.walk import OKAY
+from proofs.refinement.copied_bytes import watch
 from proofs.refinement.flight import (
     END,
     GENERAL,
@@ -229,12 +230,16 @@ def follow_copy(b: Bench, f: Flight, elements: list[CopyElement], rule: str = "c
         if event == "copy.claimed":
             b.expect(f, rule, code, OKAY)
             parts = (b.part(source), b.part(dest))
+            pages = [sh.mfn(sh.at("hold.frame", call, n)) for n in range(2)]
+            watched, f.moves = watch(b.rig.xen.frames, pages[0], pages[1], e)
             event = yield
+            f.moves = None
             status = b.status(f, i * 40 + 36)
             frames = (sh.at("hold.frame", call, 0), sh.at("hold.frame", call, 1))
             want = _bounds(e, parts)
             code = sh.step(f"{rule}.move", this, ANY, want if want != OKAY else None)
             b.expect(f, f"{rule}.move", code, status)
+            watched.compare(status == OKAY)
             sh.step(f"{rule}.done", this)
             for frame in frames:
                 b.touch_frame(frame)

@@ -1,0 +1,52 @@
+"""Byte by byte: what a copy moved, and that it moved nothing else.
+
+A follower of copies asks for `watch` before the step that moves the bytes, and for `compare` after it. What the two pages
+held is noted right before the step, as others may write to them until then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from impl.xen.frames import FrameTable
+from proofs.refinement.flight import CopyElement
+from proofs.refinement.shadow import Mismatch
+
+
+class Watched:
+    """The pages of one copy, as they were right before its bytes were moved."""
+
+    def __init__(self, frames: FrameTable, source: int, dest: int, e: CopyElement) -> None:
+        self.frames = frames
+        self.source, self.dest, self.e = source, dest, e
+        self.before: tuple[bytes, bytes] | None = None
+
+    def _page(self, mfn: int) -> bytes:
+        frame = self.frames.get(mfn)
+        return bytes(4096) if frame is None or frame.data is None else bytes(frame.data)
+
+    def note(self) -> None:
+        """Remember both pages."""
+        self.before = self._page(self.source), self._page(self.dest)
+
+    def compare(self, moved: bool) -> None:
+        """The destination holds the source's bytes where it should, and elsewhere what it held. Copying goes upwards, which
+        shows where both lie in one page."""
+        if self.before is None:
+            return
+        source, dest = bytearray(self.before[0]), bytearray(self.before[1])
+        if self.source == self.dest:
+            source = dest
+        for n in range(self.e.length if moved else 0):
+            dest[self.e.dst_off + n] = source[self.e.src_off + n]
+        now = self._page(self.dest)
+        wrong = [at for at, (a, b) in enumerate(zip(dest, now, strict=True)) if a != b]
+        if wrong:
+            raise Mismatch(f"a copy of {self.e.length} bytes from {self.e.src_off} to {self.e.dst_off} left other bytes "
+                           f"at {wrong[:4]}{' ...' if len(wrong) > 4 else ''}")
+
+
+def watch(frames: FrameTable, source: int, dest: int, e: CopyElement) -> tuple[Watched, Callable[[], None]]:
+    """What to compare with later, and what to call right before the step."""
+    watched = Watched(frames, source, dest, e)
+    return watched, watched.note
