@@ -231,7 +231,8 @@ def follow_copy(b: Bench, f: Flight, elements: list[CopyElement], rule: str = "c
             b.expect(f, rule, code, OKAY)
             parts = (b.part(source), b.part(dest))
             pages = [sh.mfn(sh.at("hold.frame", call, n)) for n in range(2)]
-            watched, f.moves = watch(b.rig.xen.frames, pages[0], pages[1], e)
+            status_at = None if f.guest is None else (f.guest.layout.pages[0].mfn, f.vcpu * 2048 + i * 40 + 36)
+            watched, f.moves = watch(b.rig.xen.frames, pages[0], pages[1], e, status_at)
             event = yield
             f.moves = None
             status = b.status(f, i * 40 + 36)
