@@ -24,6 +24,7 @@ from impl.xen.grant_copy import forward_copy
 from impl.xen.guest_access import read, translate, write
 from impl.xen.hypercall_evtchn import DOMID_PORT, TWO_DOMIDS
 from impl.xen.machine import Xen
+from impl.xen.pagetables import PTE_MFN
 from proofs.replay.guests import ARG_PAGES, POOL, TABLES, TOTAL, PvAgentMemory, TranslatedGuest, build_agent
 
 MAILBOX: Final = POOL
@@ -33,6 +34,7 @@ SYMBOLS: Final = {"SELF": abi.DOMID_SELF, "XEN": abi.DOMID_XEN, "IO": abi.DOMID_
                   "INVALID": abi.DOMID_INVALID, "IDLE": abi.DOMID_IDLE}
 NO_FRAME: Final = (1 << 64) - 1
 NO_ANSWER: Final = -9999  # what the recorder writes for an agent that did not come back from a hypercall
+DOM0_PORTS: Final = 15  # event channels of Dom0's kernel and of the recorder, before the first guest
 MAX_PAGES: Final = (8192 + 1024) // 4
 BUFFER_VPN: Final = 0x10000
 MMAP_VPN: Final = 0x20000
@@ -123,6 +125,8 @@ class Rig:
         self.xen = Xen(nframes=1 << 20, reserved=0x8000, seed=seed, policy=self.flask)
         self.dom0 = self.xen.create_dom0()
         self.kernel = Kernel(self.xen, self.dom0, npages=1024, nwindows=8)
+        for _ in range(DOM0_PORTS):
+            self.kernel.evtchn_op(abi.EVTCHNOP_ALLOC_UNBOUND, TWO_DOMIDS.pack(abi.DOMID_SELF, 0, 0))
         self.process = Process(self.kernel)
         self.process.space.map_anonymous(BUFFER_VPN, 2)
         self.process.space.map_anonymous(USER_BUFFER_VPN, USER_BUFFER_PAGES)
@@ -132,6 +136,7 @@ class Rig:
         self.mappings: dict[int, int] = {}
         self.variables: dict[str, int] = {}
         self.drift = Drift()
+        self.same_frames: dict[int, tuple[int, int]] = {}  # recorded frame number -> (ours, its epoch)
         self.gntdevs: dict[int, Gntdev] = {}
         self.agents: dict[str, Agent] = {}
         self.translated: dict[str, TranslatedGuest] = {}
@@ -280,6 +285,33 @@ class Rig:
         if mfn < POOL and self.translated:
             return f"{next(iter(self.translated))}/{mfn}"
         return self.names.get(mfn, "?")
+
+    def same_entry(self, recorded: object, replayed: object) -> bool:
+        """Are both page-table entries with the same bits, of frames that stand for each other?
+
+        Frame numbers are the allocator's choice; but once a recorded number has been met, it means one frame until
+        that one is freed, and no other recorded number means it.
+        """
+        try:
+            want, got = (int(each, 0) if isinstance(each, str) else each for each in (recorded, replayed))
+        except ValueError:
+            return False
+        if not isinstance(want, int) or not isinstance(got, int) or (want ^ got) & ~PTE_MFN:
+            return False
+        theirs, ours = (want & PTE_MFN) >> 12, (got & PTE_MFN) >> 12
+        frame = self.xen.frames.get(ours)
+        if frame is None or not theirs:
+            return False
+        live = {key: value for key, value in self.same_frames.items() if value == (ours, frame.epoch)}
+        known = self.same_frames.get(theirs)
+        if known is not None:
+            other = self.xen.frames.get(known[0])
+            if other is not None and other.epoch == known[1] and known[0] != ours:
+                return False
+        if any(key != theirs for key in live):
+            return False
+        self.same_frames[theirs] = (ours, frame.epoch)
+        return True
 
     # --- taint ---
     def _trace(self, what: str, src: int, src_off: int, dst: int, dst_off: int, length: int) -> None:
