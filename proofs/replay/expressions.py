@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from impl.dom0.ioctl import user_read, user_write
 from impl.dom0.kernel import KernelError
+from impl.dom0.process import user_read, user_write
 from impl.xen.frames import PGT_WRITABLE, Frame
 from impl.xen.guest_access import read, write
 from impl.xen.pagetables import get_page_type, put_page_type

@@ -22,7 +22,7 @@ from impl.xen.flask import FlaskPolicy
 from impl.xen.frames import Frame
 from impl.xen.grant_copy import forward_copy
 from impl.xen.guest_access import read, translate, write
-from impl.xen.hypercall_evtchn import DOMID_PORT, TWO_DOMIDS
+from impl.xen.hypercall_evtchn import DOMID_PORT, TWO, TWO_DOMIDS
 from impl.xen.machine import Xen
 from impl.xen.pagetables import PTE_MFN
 from proofs.replay.guests import ARG_PAGES, POOL, TABLES, TOTAL, PvAgentMemory, TranslatedGuest, build_agent
@@ -35,6 +35,7 @@ SYMBOLS: Final = {"SELF": abi.DOMID_SELF, "XEN": abi.DOMID_XEN, "IO": abi.DOMID_
 MACHINE_FRAMES: Final = 0x7FFE0  # the recorder's machine has 2 GiB
 NO_FRAME: Final = (1 << 64) - 1
 NO_ANSWER: Final = -9999  # what the recorder writes for an agent that did not come back from a hypercall
+DOM0_PAGES: Final = 2560  # enough for the 1024 pages that gntalloc may give out, and what else is in use then
 DOM0_PORTS: Final = 15  # event channels of Dom0's kernel and of the recorder, before the first guest
 MAX_PAGES: Final = (8192 + 1024) // 4
 BUFFER_VPN: Final = 0x10000
@@ -125,9 +126,9 @@ class Rig:
         self.flask = FlaskPolicy() if profile == "flask" else None
         self.xen = Xen(nframes=MACHINE_FRAMES, reserved=0x8000, seed=seed, policy=self.flask)
         self.dom0 = self.xen.create_dom0()
-        self.kernel = Kernel(self.xen, self.dom0, npages=1024, nwindows=8)
+        self.kernel = Kernel(self.xen, self.dom0, npages=DOM0_PAGES, nwindows=8)
         for _ in range(DOM0_PORTS):
-            self.kernel.evtchn_op(abi.EVTCHNOP_ALLOC_UNBOUND, TWO_DOMIDS.pack(abi.DOMID_SELF, 0, 0))
+            self.kernel.evtchn_op(abi.EVTCHNOP_BIND_IPI, TWO.pack(0, 0))
         self.process = Process(self.kernel)
         self.process.space.map_anonymous(BUFFER_VPN, 2)
         self.process.space.map_anonymous(USER_BUFFER_VPN, USER_BUFFER_PAGES)

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from impl.dom0.ioctl import user_read, user_write
-from impl.dom0.process import MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, Fault
+from impl.dom0.process import MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, Fault, user_read, user_write
 from impl.xen import abi
 from proofs.replay.expressions import Caller, mapping_vpn, number
 from proofs.replay.rig import USER_BUFFER_VPN, Rig
@@ -60,13 +59,17 @@ def op_ioctl(rig: Rig, a: Args, skip: set[str]) -> Result:
 
 
 def op_mmap(rig: Rig, a: Args, skip: set[str]) -> Result:
-    """Map pages of a file at the numbered place."""
+    """Map pages of a file at the numbered place, where nothing may be mapped yet (MAP_FIXED_NOREPLACE; EEXIST)."""
     prot_text = str(a.get("prot", "rw"))
     prot = (PROT_READ if "r" in prot_text else 0) | (PROT_WRITE if "w" in prot_text else 0)
     index, npages = int(a.get("m", 0)), int(a.get("n", 1))
     offset = Caller(rig, str(a.get("by", "d0"))).value(a.get("off", 0))
     flags = MAP_PRIVATE if a.get("priv") else MAP_SHARED
-    rig.process.mmap(mapping_vpn(index), npages, prot, flags, _file(rig, a), offset)
+    vpn, fd = mapping_vpn(index), _file(rig, a)
+    rig.process.file(fd)
+    if any(vma.start < vpn + npages and vma.end > vpn for vma in rig.process.space.vmas):
+        return {"r": -abi.EEXIST}
+    rig.process.mmap(vpn, npages, prot, flags, fd, offset)
     rig.mappings[index] = npages
     return {"r": 0}
 
@@ -117,9 +120,7 @@ def op_read(rig: Rig, a: Args, skip: set[str]) -> Result:
     user_write(rig.process.space, BUFFER, bytes(abi.PAGE_SIZE))
 
     def call() -> int:
-        data = rig.syscalls.read(_file(rig, a), int(a.get("n", 4)))
-        user_write(rig.process.space, _pointer(rig, a), data)
-        return len(data)
+        return len(rig.syscalls.read(_file(rig, a), int(a.get("n", 4)), _pointer(rig, a)))
 
     returned = rig.errno_of(call)
     out = Caller(rig, str(a.get("by", "d0"))).read_all(str(a.get("o", "")), returned, skip)
