@@ -302,7 +302,7 @@ class Gntdev:
             self._put(gmap)
 
     def invalidate(self, vma: Vma, start: int, npages: int) -> None:
-        """The exact pages going away are unmapped from Xen, each only once."""
+        """The exact pages going away are unmapped from Xen, each only once, also those that another half of the VMA has."""
         gmap = vma.private
         if isinstance(gmap, GrantMap):
             low = max(start, gmap.start)

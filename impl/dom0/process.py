@@ -48,7 +48,7 @@ class DeviceFile(Protocol):
         """A VMA goes away."""
 
     def invalidate(self, vma: Vma, start: int, npages: int) -> None:
-        """Pages [start, start+npages) of the address space are about to be unmapped, or changed."""
+        """Pages [start, start+npages) of the address space are about to be unmapped, or changed; `vma` has some of them."""
 
     def may_split(self) -> bool:
         """May a part of a VMA be unmapped, moved or changed?"""
@@ -183,7 +183,11 @@ class AddressSpace:
 
         KernelError(EINVAL) for a part of a VMA that may not be split.
         """
-        for vma in self.parts(vpn, vpn + npages):
+        parts = self.parts(vpn, vpn + npages)
+        for vma in parts:  # drivers hear of the whole range at once, holes in it and all (mmu notifiers)
+            if vma.file is not None:
+                vma.file.device.invalidate(vma, vpn, npages)
+        for vma in parts:
             self._drop(vma)
 
     def parts(self, start: int, end: int) -> list[Vma]:
@@ -214,8 +218,6 @@ class AddressSpace:
     def _drop(self, vma: Vma) -> None:
         self.vmas.remove(vma)
         file = vma.file
-        if file is not None:
-            file.device.invalidate(vma, vma.start, vma.end - vma.start)
         for page in range(vma.start, vma.end):
             if self.pte(page) & PTE_P:  # no table is made here: unmapping must work without memory
                 self.set_pte(page, 0)

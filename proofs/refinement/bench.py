@@ -9,6 +9,7 @@ invariants and theorems are evaluated.
 from __future__ import annotations
 
 from impl.xen import abi
+from impl.xen.frames import Frame
 from impl.xen.guest_access import translate
 from impl.xen.scheduler import HELD
 from model.walk import OKAY
@@ -20,6 +21,8 @@ from proofs.refinement.shadow import Mismatch
 from proofs.refinement.world import TOOLS, Rules
 
 POOL = 6
+PERIOD = bytes(range(1, 252))
+PATTERN = PERIOD * (abi.PAGE_SIZE // len(PERIOD) + 3)
 GREEDY = 40  # more than the heap has
 
 
@@ -178,9 +181,18 @@ class Bench(Asked):
         frame, writable = found
         if write and writable:
             if not frame.xenheap:
-                abi.U64.pack_into(frame.bytes(), 8 * (slot + 1), guest.domid << 32 | self.steps)
+                self.fill(frame)
             if self.rules_on:
                 self._store_rule(guest, slot, self.shadow.frame(frame.mfn))
+
+    def fill(self, frame: Frame) -> None:
+        """Fill a page with bytes of which none is zero, and which differ from place to place and from time to time; pages
+        with a guest's arguments keep all but a word."""
+        if any(frame.mfn in guest.fixed for guest in self.rig.guests.values()):
+            abi.U64.pack_into(frame.bytes(), 8, self.steps)
+        else:
+            first = self.steps % len(PERIOD)
+            frame.bytes()[:] = PATTERN[first:first + abi.PAGE_SIZE]
 
     def _store_rule(self, guest: Guest, slot: int, element: int) -> None:
         T, sh = self.shadow.T, self.shadow

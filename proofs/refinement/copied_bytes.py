@@ -12,11 +12,14 @@ from impl.xen.frames import FrameTable
 from proofs.refinement.flight import CopyElement
 from proofs.refinement.shadow import Mismatch
 
+WORD = 8
+
 
 class Watched:
     """The pages of one copy, as they were right before its bytes were moved."""
 
-    def __init__(self, frames: FrameTable, source: int, dest: int, e: CopyElement, status_at: tuple[int, int] | None) -> None:
+    def __init__(self, frames: FrameTable, source: int, dest: int, e: CopyElement,
+                 status_at: tuple[int, int] | None) -> None:
         self.frames = frames
         self.source, self.dest, self.e = source, dest, e
         self.status_at = status_at  # the page and the place at which the step writes the status
@@ -31,15 +34,21 @@ class Watched:
         self.before = self._page(self.source), self._page(self.dest)
 
     def compare(self, moved: bool) -> None:
-        """The destination holds the source's bytes where it should, and elsewhere what it held. Copying goes upwards, which
-        shows where both lie in one page."""
+        """The destination holds the source's bytes where it should, and elsewhere what it held.
+
+        Copying goes upwards, word by word, which shows where both lie in one page.
+        """
         if self.before is None:
             return
         source, dest = bytearray(self.before[0]), bytearray(self.before[1])
         if self.source == self.dest:
             source = dest
-        for n in range(self.e.length if moved else 0):
-            dest[self.e.dst_off + n] = source[self.e.src_off + n]
+        done = 0
+        while moved and done < self.e.length:
+            size = WORD if self.e.length - done >= WORD else 1
+            at = self.e.src_off + done
+            dest[self.e.dst_off + done:self.e.dst_off + done + size] = source[at:at + size]
+            done += size
         now = self._page(self.dest)
         wrong = [at for at, (a, b) in enumerate(zip(dest, now, strict=True)) if a != b] if dest != now else []
         if self.status_at is not None and self.status_at[0] == self.dest:

@@ -160,6 +160,9 @@ class Dom0:
             return "open privcmd: EACCES"
         fd = proc.sys.open(NODES[kind])
         proc.fds[fd] = Opened(proc.process.files[fd], element, kind)
+        device = proc.fds[fd].file.device
+        if isinstance(device, Evtchn):
+            device.ring_size = 1  # it grows with the ports, and overflows only by numbers of ports that were given up
         self.files.append(proc.fds[fd])
         self.rule(f"open_{kind}", args)
         return f"open {kind}"
@@ -202,6 +205,8 @@ class Dom0:
         if slot.dead:
             dom0_changes.expect_sigbus(proc, slot)
         elif slot.writable:
+            if slot.kind != "foreign":
+                self.b.fill(proc.process.space.access(slot.vpn << 12, True))
             at = slot.byte() if slot.byte() >= 0 else 256
             proc.sys.store((slot.vpn << 12) + at, b"dom0"[:max(1, min(4, 4096 - at))])
             if slot.user is not None:

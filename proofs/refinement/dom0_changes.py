@@ -151,4 +151,4 @@ def expect_sigbus(proc: Proc, slot: Slot) -> None:
         raise Mismatch("a page whose grant has been unmapped does not raise SIGBUS")
 
 
-MOVES = ((4, mprotect), (4, mremap))
+MOVES = ((9, mprotect), (7, mremap))

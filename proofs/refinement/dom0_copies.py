@@ -33,6 +33,8 @@ def copy(d: Dom0, proc: Proc) -> str:
         d.rule("gntdev_copy", {"p": proc.space, "x": x, "this": d.b.shadow.free_calls[-1]}, code)
         return f"gntdev copy: {code}"
     rng = d.rng
+    for page in proc.pages():
+        d.b.fill(page)
     count = (1, 1, 1, 2, 2, 3, 9)[int(rng.random() * 7)]
     segments = [_segment(d, proc) for _ in range(count)]
     bad = int(rng.random() * count) if rng.random() < 0.15 else count
