@@ -299,8 +299,8 @@ class Dom0:
             return
         slots = [s for _, s in self.slots()] + (self.mapping.slots if self.mapping is not None else [])
         found = next((s for s in slots if s.record is not None and s.record.gmap.slots[s.page:s.page + 1] == [window]), None)
-        if found is None or found.kernel is None:
-            raise Mismatch("the kernel has cleared a byte of nobody's mapping")
+        if found is None or found.kernel is None or found.byte() < 0:
+            raise Mismatch("the kernel has cleared a byte of nobody's mapping, or of another page of it")
         self.rule("store", {"space": KERNEL, "t": found.kernel})
 
     def cleared(self, maddr: int) -> None:

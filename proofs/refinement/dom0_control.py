@@ -40,7 +40,7 @@ def _peer(d: Dom0) -> int:
 
 def bind(d: Dom0, proc: Proc) -> str:
     """IOCTL_EVTCHN_BIND_INTERDOMAIN, mostly to a port that waits for Dom0."""
-    fd, x, _ = d.fd_of(proc, "evtchn")
+    fd, x, opened = d.fd_of(proc, "evtchn")
     waiting = [(domid, n) for domid, guest in d.b.rig.xen.domains.items() if domid < 4
                for n, port in guest.events.ports.items() if port.state == 1 and port.remote_domid == 0]
     dom, port = _peer(d), 1 + int(d.rng.random() * d.b.shadow.size.ports)
@@ -48,16 +48,25 @@ def bind(d: Dom0, proc: Proc) -> str:
         dom, port = waiting[int(d.rng.random() * len(waiting))]
     code, made, _ = _event(d, proc, fd, c.EVTCHN_BIND_INTERDOMAIN, c.TWO.pack(dom, port))
     d.rule("evtchn_bind", {"p": proc.space, "x": x, "dom": d.b.shadow.domain(dom), "o": port - 1} | _made(code, made), code)
+    _tight(d, opened)
     return f"evtchn bind to d{dom} port {port}: {code}"
 
 
 def bind_unbound(d: Dom0, proc: Proc) -> str:
     """IOCTL_EVTCHN_BIND_UNBOUND_PORT."""
-    fd, x, _ = d.fd_of(proc, "evtchn")
+    fd, x, opened = d.fd_of(proc, "evtchn")
     dom = _peer(d)
     code, made, _ = _event(d, proc, fd, c.EVTCHN_BIND_UNBOUND_PORT, abi.U32.pack(dom))
     d.rule("evtchn_bind_unbound", {"p": proc.space, "x": x, "dom": d.b.shadow.domain(dom)} | _made(code, made), code)
+    _tight(d, opened)
     return f"evtchn bind_unbound for d{dom}: {code}"
+
+
+def _tight(d: Dom0, opened: Opened | None) -> None:
+    """Numbers of ports that were given up take room in a ring; now and then it is too small as if there were some."""
+    device = opened.file.device if opened is not None else None
+    if isinstance(device, Evtchn) and d.rng.random() < 0.2:
+        device.ring_size = max(1, len(device.ports) - 1)
 
 
 def _made(code: str, port: int) -> dict[str, int]:
@@ -393,5 +402,5 @@ def populate(d: Dom0, proc: Proc) -> str:
     return f"privcmd populate_physmap d{domid}: {code} {done}"
 
 
-MOVES = ((8, bind), (6, bind_unbound), (7, ring), (3, unbind), (1.5, restrict_events), (6, read_events), (1.5, restrict),
+MOVES = ((8, bind), (6, bind_unbound), (7, ring), (5, unbind), (3, restrict_events), (6, read_events), (1.5, restrict),
          (1.5, empty), (3, mmapbatch), (2, populate), (3, control), (1.5, alloc_unbound))

@@ -27,6 +27,8 @@ def alloc(d: Dom0, proc: Proc) -> str:
     d.pool.retry_deferred()  # so does the call itself, but what it frees it may give out again at once
     d.sync()
     device = opened.file.device if opened is not None else None
+    if d.pool.count != len(d.pages):
+        raise Mismatch(f"gntalloc counts {d.pool.count} pages, and {len(d.pages)} are given out")
     room = d.pool.limit - d.pool.count
     before = (d.pool.count, device.next_offset if isinstance(device, Gntalloc) else 0)
     free = d.kernel.free_pages
@@ -151,4 +153,4 @@ def notify(d: Dom0, proc: Proc) -> str:
     return f"gntalloc set_unmap_notify {action} port {port}: {code}"
 
 
-MOVES = ((10, alloc), (8, share), (6, dealloc), (4, notify))
+MOVES = ((10, alloc), (8, share), (6, dealloc), (9, notify))

@@ -56,7 +56,7 @@ def map_ref(d: Dom0, proc: Proc) -> str:
             if number < table.nr_entries and offered(table, number):
                 offers.append((domid, number))
     grants = []
-    for _ in range((1, 1, 2, 3)[int(rng.random() * 4)]):
+    for _ in range((1, 2, 2, 3)[int(rng.random() * 4)]):
         grant = (ids[int(rng.random() * len(ids))], refs[int(rng.random() * len(refs))])
         if offers and rng.random() < 0.85:
             grant = offers[int(rng.random() * len(offers))]
@@ -116,7 +116,7 @@ def mmap(d: Dom0, proc: Proc) -> str:
         _beside(proc, fd, record)
     code = map_page(d, proc, fd, x, record, d.rng.random() < 0.5)
     what = f"gntdev mmap of map {'?' if record is None else record.m}: {code}"
-    if code == OKAY and d.rng.random() < 0.3:
+    if code == OKAY and d.rng.random() < 0.4:
         return f"{what}; {_notify(d, proc, fd, x, record)}"
     return what
 
@@ -185,6 +185,11 @@ def munmap(d: Dom0, proc: Proc) -> str:
     if not proc.slots:
         return ""
     vpn, count = some_range(d, proc)
+    middle = next((s for s in proc.slots.values() if s.page == 1 and not s.dead and all(
+        s.vpn + n in proc.slots and proc.slots[s.vpn + n].record is s.record for n in (-1, 1))), None)
+    if middle is not None and middle.record is not None and d.rng.random() < 0.4:  # a hole, and then all around it
+        unmap_page(proc, middle.vpn)
+        vpn, count = middle.vpn - 1, 3
     slots = [s for s in proc.slots.values() if vpn <= s.vpn < vpn + count]
     if all(_whole(s, vpn, count) for s in slots):
         unmap_page(proc, vpn, count)
