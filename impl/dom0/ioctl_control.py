@@ -22,10 +22,16 @@ def _ioc(kind: str, number: int, size: int) -> int:
 
 HYPERCALL: Final = Struct("<6Q")  # op, arg[5]
 MMAPBATCH_V2: Final = Struct("<IHHQQQ")  # num, dom, pad, addr, arr, err
+MMAPBATCH: Final = Struct("<IHHQQ")  # num, dom, pad, addr, arr
+MMAP: Final = Struct("<iHHQ")  # num, dom, pad, entries
+ENTRY: Final = Struct("<3Q")  # va, mfn, npages
+MFN_ERROR: Final = 0xF0000000
 MMAP_RESOURCE: Final = Struct("<HHIIIQQ")  # dom, pad, type, id, idx, num, addr
 S32: Final = Struct("<i")
 TWO: Final = Struct("<II")
 PRIVCMD_HYPERCALL: Final = _ioc("P", 0, HYPERCALL.size)
+PRIVCMD_MMAP: Final = _ioc("P", 2, MMAP.size)
+PRIVCMD_MMAPBATCH: Final = _ioc("P", 3, MMAPBATCH.size)
 PRIVCMD_MMAPBATCH_V2: Final = _ioc("P", 4, MMAPBATCH_V2.size)
 PRIVCMD_RESTRICT: Final = _ioc("P", 6, 2)
 PRIVCMD_MMAP_RESOURCE: Final = _ioc("P", 7, MMAP_RESOURCE.size)
@@ -50,6 +56,10 @@ def privcmd_ioctl(device: Privcmd, space: AddressSpace, cmd: int, arg: int) -> i
         return rc
     if cmd == PRIVCMD_MMAPBATCH_V2:
         _mmapbatch(device, space, arg)
+    elif cmd == PRIVCMD_MMAPBATCH:
+        _mmapbatch_v1(device, space, arg)
+    elif cmd == PRIVCMD_MMAP:
+        _mmap(device, space, arg)
     elif cmd == PRIVCMD_RESTRICT:
         device.restrict(abi.U16.unpack(user_read(space, arg, 2))[0])
     elif cmd == PRIVCMD_MMAP_RESOURCE:
@@ -63,16 +73,41 @@ def _mmapbatch(device: Privcmd, space: AddressSpace, arg: int) -> None:
     """MMAPBATCH_V2: the list is read and the errors are zeroed before the address is looked at."""
     num, dom, _, addr, arr, err = MMAPBATCH_V2.unpack(user_read(space, arg, MMAPBATCH_V2.size))
     device.check(dom)
+    gfns = _frames(space, num, arr)
+    user_write(space, err, bytes(S32.size * num))
+    errors = device.mmapbatch_v2(space, dom, addr, gfns)
+    if any(errors):
+        user_write(space, err, b"".join(S32.pack(each) for each in errors))
+
+
+def _frames(space: AddressSpace, num: int, arr: int) -> list[int]:
+    """The frame numbers of a batch; EINVAL for none."""
     if not num:
         raise KernelError(abi.EINVAL)
     gfns: list[int] = []
     for first in range(0, num, LIST_STEP):  # page by page: a number without a list behind it ends early
         count = min(LIST_STEP, num - first)
         gfns += unpack(f"<{count}Q", user_read(space, arr + first * 8, count * 8))
-    user_write(space, err, bytes(S32.size * num))
-    errors = device.mmapbatch_v2(space, dom, addr, gfns)
-    if any(errors):
-        user_write(space, err, b"".join(S32.pack(each) for each in errors))
+    return gfns
+
+
+def _mmapbatch_v1(device: Privcmd, space: AddressSpace, arg: int) -> None:
+    """MMAPBATCH: the frame number of a page that fails is marked in the list."""
+    num, dom, _, addr, arr = MMAPBATCH.unpack(user_read(space, arg, MMAPBATCH.size))
+    device.check(dom)
+    gfns = _frames(space, num, arr)
+    for i, error in enumerate(device.mmapbatch_v2(space, dom, addr, gfns)):
+        if error:
+            user_write(space, arr + 8 * i, abi.U64.pack(gfns[i] | MFN_ERROR))
+
+
+def _mmap(device: Privcmd, space: AddressSpace, arg: int) -> None:
+    """MMAP, the oldest foreign mapping: runs of frames, the first at the beginning of an area that nothing has filled."""
+    num, dom, _, entries = MMAP.unpack(user_read(space, arg, MMAP.size))
+    device.check(dom)
+    runs = [ENTRY.unpack(user_read(space, entries + i * ENTRY.size, ENTRY.size)) for i in range(max(num, 0))]
+    if runs:
+        device.mmap_runs(space, dom, runs)
 
 
 def _mmap_resource(device: Privcmd, space: AddressSpace, arg: int) -> None:

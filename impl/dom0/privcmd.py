@@ -94,6 +94,25 @@ class Privcmd:
         flags = PTE_P | PTE_USER | PTE_A | PTE_D | (PTE_RW if writable else 0)
         return [space.set_pte(vpn + i, ((gfn << 12) & U64_MASK) | flags, domid) for i, gfn in enumerate(gfns)]
 
+    def mmap_runs(self, space: AddressSpace, domid: int, runs: Sequence[tuple[int, int, int]]) -> None:
+        """MMAP: (address, first frame, pages) one behind the other; EINVAL for an area that was filled, or a gap.
+
+        The first page that Xen refuses ends the call with its errno; what was mapped before stays.
+        """
+        vma = self._area(space, runs[0][0] >> 12)
+        at = vma.start << 12
+        if runs[0][0] != at or vma.private is not None:
+            raise KernelError(abi.EINVAL)
+        vma.private = LOCKED
+        for addr, mfn, npages in runs:
+            if addr != at or addr + (npages << 12) > vma.end << 12:
+                raise KernelError(abi.EINVAL)
+            for i in range(npages):
+                (error,) = self._fill(space, vma, domid, (addr >> 12) + i, [mfn + i])
+                if error:
+                    raise KernelError(-error)
+            at += npages << 12
+
     def _acquire(self, packed: bytes) -> None:
         """XENMEM_acquire_resource; KernelError with Xen's errno."""
         kernel = self.kernel

@@ -56,9 +56,10 @@ def map_ref(d: Dom0, proc: Proc) -> str:
             if number < table.nr_entries and offered(table, number):
                 offers.append((domid, number))
     grants = []
-    for _ in range((1, 2, 2, 3)[int(rng.random() * 4)]):
+    count = (1, 2, 2, 3)[int(rng.random() * 4)]
+    for _ in range(count):
         grant = (ids[int(rng.random() * len(ids))], refs[int(rng.random() * len(refs))])
-        if offers and rng.random() < 0.85:
+        if offers and rng.random() < (0.85 if count == 1 else 0.95):
             grant = offers[int(rng.random() * len(offers))]
         grants.append(grant)
     code = register(d, proc, fd, x, opened, *grants)
@@ -116,7 +117,7 @@ def mmap(d: Dom0, proc: Proc) -> str:
         _beside(proc, fd, record)
     code = map_page(d, proc, fd, x, record, d.rng.random() < 0.5)
     what = f"gntdev mmap of map {'?' if record is None else record.m}: {code}"
-    if code == OKAY and d.rng.random() < 0.4:
+    if code == OKAY and d.rng.random() < 0.6:
         return f"{what}; {_notify(d, proc, fd, x, record)}"
     return what
 
@@ -272,7 +273,7 @@ def notify(d: Dom0, proc: Proc) -> str:
 def _notify(d: Dom0, proc: Proc, fd: int, x: int, record: MapRecord | None) -> str:
     action = 1 + int(d.rng.random() * 3)
     at = 8 * int(d.rng.random() * 500)
-    if record is not None and d.rng.random() < 0.5:
+    if record is not None and d.rng.random() < 0.8:
         at += abi.PAGE_SIZE * int(d.rng.random() * len(record.grants))
     index = (record.gmap.index << 12) + at if record is not None else NOWHERE
     port, q = notice_port(d)

@@ -339,6 +339,28 @@ def test_an_area_is_filled_as_a_whole_and_once(u: User) -> None:
     u.sys.munmap(addr, 3)
 
 
+def test_the_older_foreign_mappings(u: User) -> None:
+    fd = u.sys.open(PRIVCMD)
+    addr = u.sys.mmap(2, 3, fd, 0)
+    head = ioctl_control.MMAPBATCH.pack(2, u.guest.domid, 0, addr, u.arg + 64).ljust(64, b"\0")
+    gfns = (u.rig.mfn("A/0"), (1 << 40) - 1)
+    assert u.ioctl(fd, ioctl_control.PRIVCMD_MMAPBATCH, head + pack("<2Q", *gfns)) == 0
+    assert unpack("<2Q", u.sys.load(u.arg + 64, 16)) == (gfns[0], gfns[1] | 0xF0000000)
+    assert u.sys.load(addr, 8) == bytes(u.rig.page("A/0").bytes()[:8])
+
+    def mmap(at: int, *runs: tuple[int, int, int]) -> int:
+        packed = b"".join(ioctl_control.ENTRY.pack(*run) for run in runs)
+        return u.ioctl(fd, ioctl_control.PRIVCMD_MMAP,
+                       ioctl_control.MMAP.pack(len(runs), u.guest.domid, 0, u.arg + 64).ljust(64, b"\0") + packed)
+
+    assert mmap(addr, (addr, gfns[0], 1)) == -abi.EINVAL  # filled already
+    assert mmap(0) == 0
+    area = u.sys.mmap(3, 3, fd, 0)
+    assert mmap(area, (area + PAGE, gfns[0], 1)) == -abi.EINVAL
+    assert mmap(area, (area, gfns[0], 1), (area + PAGE, u.rig.mfn("A/1"), 1), (area + 2 * PAGE, gfns[1], 1)) < 0
+    assert u.sys.load(area + PAGE, 8) == bytes(u.rig.page("A/1").bytes()[:8])  # what came before the failure stays
+
+
 def test_a_private_foreign_mapping_is_copied_when_written(u: User) -> None:
     fd = u.sys.open(PRIVCMD)
     addr = u.sys.mmap(1, 3, fd, 0, MAP_PRIVATE)
