@@ -1,102 +1,149 @@
 """/dev/xen/evtchn: event channels for user processes.
 
 What lives here: binding, notification, the ring of delivered ports, restriction. What does not: the channels
-themselves (impl/xen/events.py). Source: Linux drivers/xen/evtchn.c.
+themselves (impl/xen/events.py), and who else holds a port (kernel.py). Source: Linux drivers/xen/evtchn.c.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 from bulkhead.impl.dom0.kernel import Kernel, KernelError
 from bulkhead.impl.dom0.process import Vma
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.hypercall_evtchn import DOMID_PORT, THREE, TWO_DOMIDS
 
-UNRESTRICTED = 0xFFFF
+UNRESTRICTED: Final = 0xFFFF
+ENOTCONN: Final = 107
+EFBIG: Final = 27
+NR_CHANNELS: Final = 4095  # port numbers from here on are refused before they are looked up
+FIRST_RING: Final = 64  # ports that the ring holds at first; it doubles when more are bound
+MOST_BYTES: Final = 4096  # of one read or write
+POLLIN: Final = 0x41  # EPOLLIN | EPOLLRDNORM
+POLLOUT: Final = 0x104  # EPOLLOUT | EPOLLWRNORM
+POLLERR: Final = 0x8
 
 
 class Evtchn:
-    """One open file: the ports it owns; each stays masked from delivery until written back."""
+    """One open file: the ports it owns (True while enabled: a port that rang is silent until it is written back).
 
-    __slots__ = ("kernel", "ports", "restricted", "ring")
+    `ring` holds the numbers that rang and were not read yet. A number stays in it when its port is unbound.
+    """
+
+    __slots__ = ("kernel", "overflow", "ports", "restricted", "ring", "ring_size")
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.ports: dict[int, bool] = {}
         self.ring: list[int] = []
+        self.ring_size = 0
+        self.overflow = False
         self.restricted = UNRESTRICTED
 
     def _own(self, port: int) -> int:
         self.ports[port] = True
-        self.kernel.evtchn_users[port] = self
+        if len(self.ports) > self.ring_size:
+            self.ring_size = 2 * self.ring_size or FIRST_RING
+        self.kernel.bind_port(port, self)
         return port
 
-    def _check(self, domid: int) -> None:
-        if self.restricted not in (UNRESTRICTED, domid):
+    def unrestricted(self) -> None:
+        """What a restricted file may not do at all: EACCES, before anything is read."""
+        if self.restricted != UNRESTRICTED:
             raise KernelError(abi.EACCES)
 
     def bind_virq(self, virq: int) -> int:
-        """A port for a virtual interrupt; EACCES when restricted."""
-        if self.restricted != UNRESTRICTED:
-            raise KernelError(abi.EACCES)
+        """A port for a virtual interrupt of vCPU 0; EACCES when restricted."""
+        self.unrestricted()
         rc, raw = self.kernel.evtchn_op(abi.EVTCHNOP_BIND_VIRQ, THREE.pack(virq, 0, 0))
         if rc:
             raise KernelError(-rc)
         return self._own(THREE.unpack(raw)[2])
 
     def bind_interdomain(self, domid: int, port: int) -> int:
-        """Bind to another domain's unbound port."""
-        self._check(domid)
-        rc, raw = self.kernel.evtchn_op(abi.EVTCHNOP_BIND_INTERDOMAIN, DOMID_PORT.pack(domid, 0, port, 0))
+        """Bind to another domain's unbound port; EACCES for a domain that the file is not restricted to.
+
+        The number is compared as it was given, with all its 32 bits.
+        """
+        if self.restricted not in (UNRESTRICTED, domid):
+            raise KernelError(abi.EACCES)
+        rc, raw = self.kernel.evtchn_op(abi.EVTCHNOP_BIND_INTERDOMAIN, DOMID_PORT.pack(domid & 0xFFFF, 0, port, 0))
         if rc:
             raise KernelError(-rc)
         return self._own(DOMID_PORT.unpack(raw)[3])
 
     def bind_unbound_port(self, domid: int) -> int:
-        """A port waiting for another domain."""
-        self._check(domid)
-        rc, raw = self.kernel.evtchn_op(abi.EVTCHNOP_ALLOC_UNBOUND, TWO_DOMIDS.pack(abi.DOMID_SELF, domid, 0))
+        """A port waiting for another domain; EACCES when restricted, whichever domain it is for."""
+        self.unrestricted()
+        rc, raw = self.kernel.evtchn_op(abi.EVTCHNOP_ALLOC_UNBOUND, TWO_DOMIDS.pack(abi.DOMID_SELF, domid & 0xFFFF, 0))
         if rc:
             raise KernelError(-rc)
         return self._own(TWO_DOMIDS.unpack(raw)[2])
 
     def unbind(self, port: int) -> None:
-        """Close a port of this file; ENOTCONN (107) for another's."""
+        """Let go of a port of this file; EINVAL from NR_CHANNELS on, ENOTCONN for another's."""
+        if port >= NR_CHANNELS:
+            raise KernelError(abi.EINVAL)
         if port not in self.ports:
-            raise KernelError(107)
+            raise KernelError(ENOTCONN)
+        self.kernel.upcall()
         del self.ports[port]
-        self.ring = [p for p in self.ring if p != port]
-        self.kernel.evtchn_users.pop(port, None)
-        self.kernel.evtchn_op(abi.EVTCHNOP_CLOSE, abi.U32.pack(port))
+        self.kernel.unbind_port(port)
 
     def notify(self, port: int) -> None:
         """Signal the other end; ENOTCONN for a port that is not this file's."""
         if port not in self.ports:
-            raise KernelError(107)
+            raise KernelError(ENOTCONN)
         self.kernel.evtchn_op(abi.EVTCHNOP_SEND, abi.U32.pack(port))
 
     def restrict(self, domid: int) -> None:
-        """Limit the file to one peer, once; EACCES the second time."""
-        if self.restricted != UNRESTRICTED:
-            raise KernelError(abi.EACCES)
+        """Limit the file to one peer, once: EACCES the second time, EINVAL for Dom0 and for reserved numbers."""
+        self.unrestricted()
+        if domid == 0 or domid >= abi.DOMID_FIRST_RESERVED:
+            raise KernelError(abi.EINVAL)
         self.restricted = domid
 
-    def upcall(self) -> None:
-        """Take what Xen has made pending for this file's enabled ports."""
-        table = self.kernel.domain.events.ports
-        for number in sorted(self.ports):
-            port = table.get(number)
-            if port is not None and port.pending and self.ports[number]:
-                port.pending = False
-                self.ports[number] = False
-                self.ring.append(number)
+    def reset(self) -> None:
+        """RESET: the ring is empty again, and an overflow forgotten. Ports that rang stay silent."""
+        self.kernel.upcall()
+        self.ring.clear()
+        self.overflow = False
 
-    def read(self) -> list[int]:
-        """The ports that fired since the last read; EAGAIN if none."""
-        self.upcall()
+    def interrupt(self, port: int) -> bool:
+        """Put a port that is pending into the ring and disable it; a full ring remembers that it overflowed."""
+        if not self.ports[port]:
+            return False
+        self.ports[port] = False
+        if len(self.ring) < self.ring_size:
+            self.ring.append(port)
+        else:
+            self.overflow = True
+        return True
+
+    def peek(self, nbytes: int) -> list[int]:
+        """The ports that a read of so many bytes gets, oldest first; EAGAIN if none rang, EFBIG after an overflow."""
+        count = min(nbytes, MOST_BYTES) // 4
+        if not count:
+            return []
+        self.kernel.upcall()
+        if self.overflow:
+            raise KernelError(EFBIG)
         if not self.ring:
             raise KernelError(abi.EAGAIN)
-        out, self.ring = self.ring, []
+        return self.ring[:count]
+
+    def read(self, nbytes: int = MOST_BYTES) -> list[int]:
+        """read(): whole ports as far as the length goes; the others stay for the next read."""
+        out = self.peek(nbytes)
+        del self.ring[:len(out)]
         return out
+
+    def poll(self) -> int:
+        """The events of poll(): readable when a port rang, always writable; an error after an overflow."""
+        self.kernel.upcall()
+        if self.overflow:
+            return POLLERR
+        return POLLOUT | (POLLIN if self.ring else 0)
 
     def write(self, ports: list[int]) -> None:
         """Enable ports again after handling."""
@@ -117,7 +164,16 @@ class Evtchn:
     def invalidate(self, vma: Vma, start: int, npages: int) -> None:
         """Never mapped."""
 
+    def may_split(self) -> bool:
+        """Never mapped."""
+        return True
+
+    def special(self) -> bool:
+        """Never mapped."""
+        return False
+
     def release(self) -> None:
-        """Close every port of the file."""
+        """Let go of every port of the file."""
         for port in list(self.ports):
-            self.unbind(port)
+            del self.ports[port]
+            self.kernel.unbind_port(port)

@@ -51,7 +51,7 @@ class GntallocPool:
         if page.notify_flags & NOTIFY_CLEAR_BYTE:
             page.frame.bytes()[page.notify_offset] = 0
         if page.notify_flags & NOTIFY_SEND_EVENT:
-            self.kernel.evtchn_op(abi.EVTCHNOP_SEND, abi.U32.pack(page.notify_port))
+            self.kernel.notice(page.notify_port)
         page.notify_flags = 0
         if not self._reclaim(page):
             self.deferred.append(page)
@@ -80,15 +80,17 @@ class Gntalloc:
         self.next_offset = 0
 
     def alloc(self, domid: int, flags: int, count: int) -> tuple[int, list[int]]:
-        """ALLOC_GREF: (byte offset for mmap, references). ENOSPC beyond the limit of the whole machine."""
-        if count <= 0:
-            raise KernelError(abi.EINVAL)
+        """ALLOC_GREF: (byte offset for mmap, references). ENOSPC beyond the limit of the whole machine.
+
+        No page at all is fine. The offset is spent, also when no page or reference is left.
+        """
         self.pool.retry_deferred()
         if self.pool.count + count > self.pool.limit:
             raise KernelError(abi.ENOSPC)
         kernel = self.pool.kernel
         made: list[GrantedPage] = []
         start = self.next_offset
+        self.next_offset += count << 12
         try:
             for i in range(count):
                 frame = kernel.alloc_page()
@@ -103,7 +105,6 @@ class Gntalloc:
             for page in made:
                 self.pool.free(page)
             raise
-        self.next_offset += count << 12
         self.pages += made
         return start, [page.ref for page in made]
 
@@ -126,13 +127,16 @@ class Gntalloc:
 
     def set_unmap_notify(self, index: int, action: int, port: int) -> None:
         """SET_UNMAP_NOTIFY on a byte of one of the file's pages; EINVAL or ENOENT."""
-        if action & ~(NOTIFY_CLEAR_BYTE | NOTIFY_SEND_EVENT):
-            raise KernelError(abi.EINVAL)
         page = next((p for p in self.pages if p.offset == index & ~0xFFF), None)
         if page is None:
             raise KernelError(abi.ENOENT)
-        if action & NOTIFY_SEND_EVENT and port not in self.pool.kernel.evtchn_users:
+        if action & ~(NOTIFY_CLEAR_BYTE | NOTIFY_SEND_EVENT):
             raise KernelError(abi.EINVAL)
+        # The new port is held before the old one is let go of: it may be the same, held by nobody else.
+        if action & NOTIFY_SEND_EVENT and not self.pool.kernel.hold_port(port):
+            raise KernelError(abi.EINVAL)
+        if page.notify_flags & NOTIFY_SEND_EVENT:
+            self.pool.kernel.put_port(page.notify_port)
         page.notify_flags, page.notify_offset, page.notify_port = action, index & 0xFFF, port
 
     def _put(self, page: GrantedPage) -> None:
@@ -141,16 +145,17 @@ class Gntalloc:
             self.pool.free(page)
 
     def mmap(self, vma: Vma, offset: int) -> None:
-        """Map own granted pages, always read-write; EINVAL unless shared, ENOENT for a range not there."""
+        """Map own granted pages, whatever the grants allow; EINVAL unless shared, ENOENT for a range not there."""
         if not vma.shared:
             raise KernelError(abi.EINVAL)
         found = self._range(offset & ~0xFFF, vma.end - vma.start)
         if found is None:
             raise KernelError(abi.ENOENT)
         vma.space.prepare(vma)
+        flags = PTE_P | PTE_USER | PTE_A | PTE_D | (PTE_RW if vma.writable else 0)
         for i, page in enumerate(found):
             page.users += 1
-            vma.space.set_pte(vma.start + i, (page.frame.mfn << 12) | PTE_P | PTE_RW | PTE_USER | PTE_A | PTE_D)
+            vma.space.set_pte(vma.start + i, (page.frame.mfn << 12) | flags)
         vma.private = {vma.start + i: page for i, page in enumerate(found)}
 
     def _held(self, vma: Vma) -> list[GrantedPage]:
@@ -172,6 +177,14 @@ class Gntalloc:
 
     def invalidate(self, vma: Vma, start: int, npages: int) -> None:
         """Nothing to tell Xen: these are own pages."""
+
+    def may_split(self) -> bool:
+        """Each half of a split VMA holds all the pages."""
+        return True
+
+    def special(self) -> bool:
+        """Its pages are Dom0's own."""
+        return False
 
     def release(self) -> None:
         """The file is gone."""

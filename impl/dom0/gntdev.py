@@ -7,11 +7,11 @@ drivers/xen/gntdev.c, drivers/xen/grant-table.c.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from bulkhead.impl.dom0.kernel import Kernel, KernelError
-from bulkhead.impl.dom0.process import AddressSpace, Vma
+from bulkhead.impl.dom0.process import AddressSpace, Fault, Vma, user_write
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.frames import Frame
 
@@ -63,17 +63,24 @@ class GrantMap:
 
 
 class Segment:
-    """One grant-copy segment; a side is a user address or (ref, offset, domid)."""
+    """One grant-copy segment; a side is a user address or (ref, offset, domid). `told` is where its status goes."""
 
-    __slots__ = ("dest", "flags", "length", "source", "status")
+    __slots__ = ("dest", "flags", "length", "source", "status", "told")
 
     def __init__(self, source: int | tuple[int, int, int], dest: int | tuple[int, int, int], length: int,
-                 flags: int) -> None:
+                 flags: int, told: int | None = None) -> None:
         self.source = source
         self.dest = dest
         self.length = length
         self.flags = flags
+        self.told = told
         self.status: int | None = None
+
+    def tell(self, space: AddressSpace, status: int) -> None:
+        """Write the status into the process's memory; KernelError(EFAULT)."""
+        self.status = status
+        if self.told is not None:
+            user_write(space, self.told, abi.STATUS.pack(status))
 
 
 class Gntdev:
@@ -125,25 +132,29 @@ class Gntdev:
         """SET_UNMAP_NOTIFY on the byte `index` of the file's space; EINVAL or ENOENT."""
         if action & ~(NOTIFY_CLEAR_BYTE | NOTIFY_SEND_EVENT):
             raise KernelError(abi.EINVAL)
-        if action & NOTIFY_SEND_EVENT and port not in self.kernel.evtchn_users:
+        # The new port is held before the old one is let go of: it may be the same, held by nobody else.
+        if action & NOTIFY_SEND_EVENT and not self.kernel.hold_port(port):
             raise KernelError(abi.EINVAL)
-        for each in self.maps:
-            if each.index << 12 <= index < (each.index + each.count) << 12:
-                break
-        else:
-            raise KernelError(abi.ENOENT)
-        if action & NOTIFY_CLEAR_BYTE and each.flags & abi.GNTMAP_READONLY:
-            raise KernelError(abi.EINVAL)
+        each = next((m for m in self.maps if m.index << 12 <= index < (m.index + m.count) << 12), None)
+        if each is None or (action & NOTIFY_CLEAR_BYTE and each.flags & abi.GNTMAP_READONLY):
+            if action & NOTIFY_SEND_EVENT:
+                self.kernel.put_port(port)
+            raise KernelError(abi.ENOENT if each is None else abi.EINVAL)
+        if each.notify_flags & NOTIFY_SEND_EVENT:
+            self.kernel.put_port(each.notify_port)
         each.notify_flags = action
         each.notify_addr = index - (each.index << 12)
         each.notify_port = port
 
-    def grant_copy(self, space: AddressSpace, segments: Sequence[Segment]) -> None:
-        """GRANT_COPY: each segment's status is set; KernelError stops, earlier batches have taken effect."""
+    def grant_copy(self, space: AddressSpace, segments: Iterable[Segment]) -> None:
+        """GRANT_COPY, segment by segment as they are read: each one's status is set.
+
+        KernelError stops: batches that were full have taken effect, what is queued is dropped.
+        """
         batch: list[tuple[bytes, Segment]] = []
         for seg in segments:
             self._queue_segment(space, seg, batch)
-        self._flush_copy(batch)
+        self._flush_copy(space, batch)
 
     def _queue_segment(self, space: AddressSpace, seg: Segment, batch: list[tuple[bytes, Segment]]) -> None:
         if not isinstance(seg.source, tuple) and not isinstance(seg.dest, tuple):
@@ -151,11 +162,11 @@ class Gntdev:
         for side in (seg.source, seg.dest):
             if isinstance(side, tuple) and side[1] + seg.length > abi.PAGE_SIZE:
                 raise KernelError(abi.EINVAL)
-        seg.status = abi.GNTST_OKAY
+        seg.tell(space, abi.GNTST_OKAY)
         copied = 0
         while copied < seg.length:
             if len(batch) >= COPY_BATCH:
-                self._flush_copy(batch)
+                self._flush_copy(space, batch)
             size = seg.length - copied
             words: list[int] = []
             for side, writing in ((seg.source, False), (seg.dest, True)):
@@ -171,19 +182,23 @@ class Gntdev:
 
     @staticmethod
     def _user_page(space: AddressSpace, addr: int, writing: bool) -> Frame:
+        """A page of RAM behind a user address; what a device mapped without a page of its own has none (EFAULT)."""
+        vma = space.find(addr >> 12)
+        if vma is None or (vma.file is not None and vma.file.device.special() and addr >> 12 not in space.anon):
+            raise KernelError(abi.EFAULT)
         try:
             return space.access(addr, writing)
-        except Exception as exc:
+        except Fault as exc:
             raise KernelError(abi.EFAULT) from exc
 
-    def _flush_copy(self, batch: list[tuple[bytes, Segment]]) -> None:
+    def _flush_copy(self, space: AddressSpace, batch: list[tuple[bytes, Segment]]) -> None:
         if not batch:
             return
         _, out = self.kernel.grant_op(abi.GNTTABOP_COPY, [op for op, _ in batch])
         for raw, (_, seg) in zip(out, batch, strict=True):
             status = abi.STATUS.unpack_from(raw, 36)[0]
             if status and seg.status == abi.GNTST_OKAY:
-                seg.status = status
+                seg.tell(space, status)
         batch.clear()
 
     # --- mmap ---
@@ -271,7 +286,8 @@ class Gntdev:
         self.kernel.free_slots.extend(reversed(gmap.slots))
         gmap.slots = []
         if gmap.notify_flags & NOTIFY_SEND_EVENT:
-            self.kernel.evtchn_op(abi.EVTCHNOP_SEND, abi.U32.pack(gmap.notify_port))
+            gmap.notify_flags = 0
+            self.kernel.notice(gmap.notify_port)
 
     # --- file and VMA life ---
     def vma_open(self, vma: Vma) -> None:
@@ -286,13 +302,21 @@ class Gntdev:
             self._put(gmap)
 
     def invalidate(self, vma: Vma, start: int, npages: int) -> None:
-        """The exact pages going away are unmapped from Xen, each only once."""
+        """The exact pages going away are unmapped from Xen, each only once, also those that another half of the VMA has."""
         gmap = vma.private
         if isinstance(gmap, GrantMap):
             low = max(start, gmap.start)
             high = min(start + npages, gmap.start + gmap.count)
             if low < high:
                 self._unmap_pages(gmap, low - gmap.start, high - low)
+
+    def may_split(self) -> bool:
+        """Each half of a split VMA holds the map."""
+        return True
+
+    def special(self) -> bool:
+        """The pages behind its mappings are other domains'."""
+        return True
 
     def release(self) -> None:
         """The file is gone: the list lets go of its maps."""

@@ -12,9 +12,9 @@ from typing import Final
 
 from bulkhead.impl.dom0.gntalloc import Gntalloc, GntallocPool
 from bulkhead.impl.dom0.gntdev import Gntdev
-from bulkhead.impl.dom0.ioctl import PAIR, user_read, user_write
+from bulkhead.impl.dom0.ioctl import PAIR
 from bulkhead.impl.dom0.kernel import Kernel, KernelError
-from bulkhead.impl.dom0.process import AddressSpace, Vma
+from bulkhead.impl.dom0.process import AddressSpace, Vma, user_read, user_write
 from bulkhead.impl.xen import abi
 
 IOC_OUT: Final = 0x40000000
@@ -71,6 +71,14 @@ class BsdGntdev:
     def invalidate(self, vma: Vma, start: int, npages: int) -> None:
         """Pages are about to be unmapped."""
         self._side(vma).invalidate(vma, start, npages)
+
+    def may_split(self) -> bool:
+        """Either kind of mapping may be split."""
+        return True
+
+    def special(self) -> bool:
+        """A BSD kernel has no GRANT_COPY, so nobody asks."""
+        return True
 
     def release(self) -> None:
         """The file is gone."""

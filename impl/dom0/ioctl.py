@@ -12,7 +12,7 @@ from typing import Final
 from bulkhead.impl.dom0.gntalloc import Gntalloc
 from bulkhead.impl.dom0.gntdev import Gntdev, Segment
 from bulkhead.impl.dom0.kernel import KernelError
-from bulkhead.impl.dom0.process import AddressSpace, Fault
+from bulkhead.impl.dom0.process import AddressSpace, user_read, user_write
 from bulkhead.impl.xen import abi
 
 
@@ -35,32 +35,7 @@ PAIR: Final = Struct("<II")
 COPY_HEAD: Final = Struct("<IIQ")
 FOREIGN: Final = Struct("<IHH")
 SEGMENT: Final = Struct("<8s8sHHhH")
-
-
-def user_read(space: AddressSpace, addr: int, size: int) -> bytes:
-    """Bytes of user memory; KernelError(EFAULT)."""
-    out = b""
-    while size:
-        take = min(size, 4096 - (addr & 0xFFF))
-        try:
-            out += space.load(addr, take)
-        except Fault as exc:
-            raise KernelError(abi.EFAULT) from exc
-        addr += take
-        size -= take
-    return out
-
-
-def user_write(space: AddressSpace, addr: int, payload: bytes) -> None:
-    """Store to user memory; KernelError(EFAULT)."""
-    while payload:
-        take = min(len(payload), 4096 - (addr & 0xFFF))
-        try:
-            space.store(addr, payload[:take])
-        except Fault as exc:
-            raise KernelError(abi.EFAULT) from exc
-        addr += take
-        payload = payload[take:]
+STATUS_AT: Final = 20
 
 
 def gntdev_ioctl(device: Gntdev, space: AddressSpace, cmd: int, arg: int) -> int:
@@ -90,22 +65,16 @@ def gntdev_ioctl(device: Gntdev, space: AddressSpace, cmd: int, arg: int) -> int
 
 def _copy(device: Gntdev, space: AddressSpace, arg: int) -> None:
     count, _, at = COPY_HEAD.unpack(user_read(space, arg, 16))
-    segments = []
-    for i in range(count):
-        source, dest, length, flags, _, _ = SEGMENT.unpack(user_read(space, at + i * 24, 24))
-        sides: list[int | tuple[int, int, int]] = []
-        for raw, bit in ((source, abi.GNTCOPY_SOURCE_GREF), (dest, abi.GNTCOPY_DEST_GREF)):
-            if flags & bit:
-                sides.append(FOREIGN.unpack(raw))
-            else:
-                sides.append(abi.U64.unpack(raw)[0])
-        segments.append(Segment(sides[0], sides[1], length, flags))
-    try:
-        device.grant_copy(space, segments)
-    finally:
-        for i, segment in enumerate(segments):
-            if segment.status is not None:
-                user_write(space, at + i * 24 + 20, abi.STATUS.pack(segment.status))
+    device.grant_copy(space, (_segment(space, at + i * SEGMENT.size) for i in range(count)))
+
+
+def _segment(space: AddressSpace, at: int) -> Segment:
+    """A segment as it stands in user memory; KernelError(EFAULT)."""
+    source, dest, length, flags, _, _ = SEGMENT.unpack(user_read(space, at, SEGMENT.size))
+    sides: list[int | tuple[int, int, int]] = []
+    for raw, bit in ((source, abi.GNTCOPY_SOURCE_GREF), (dest, abi.GNTCOPY_DEST_GREF)):
+        sides.append(FOREIGN.unpack(raw) if flags & bit else abi.U64.unpack(raw)[0])
+    return Segment(sides[0], sides[1], length, flags, at + STATUS_AT)
 
 
 def gntalloc_ioctl(device: Gntalloc, space: AddressSpace, cmd: int, arg: int) -> int:

@@ -8,7 +8,7 @@ arch/x86/xen/mmu_pv.c.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.frames import Frame
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from bulkhead.impl.xen.machine import Xen
 
 ARG_PAGES: Final = 8
+FRAME_LIST_AT: Final = 64  # where lists of frames lie in the argument pages, behind a call's struct
+MOST_HOLDS: Final = 0x7FFF  # references that Linux counts on one event channel (SHRT_MAX)
 MAX_BATCH: Final = 128
 FIRST_FREE_REF: Final = 8
 
@@ -33,12 +35,20 @@ class KernelError(OSError):
         self.code = errno
 
 
+class PortUser(Protocol):
+    """A driver that has bound event channels and is told when they ring."""
+
+    def interrupt(self, port: int) -> bool:
+        """The port is pending; False while its user does not want to hear of it."""
+
+
 class Kernel:
     """Dom0's kernel. Pages are its direct-mapped RAM; slots are kernel addresses without RAM behind them."""
 
     __slots__ = (
         "arg_va",
         "domain",
+        "evtchn_holds",
         "evtchn_users",
         "free_pages",
         "free_refs",
@@ -60,7 +70,8 @@ class Kernel:
         self.free_slots = list(range(nwindows * 512 - 1, -1, -1))
         # Linux keeps unused references on a list used last in, first out; the reserved ones are never on it.
         self.free_refs = list(range(domain.grant_table.nr_entries - 1, FIRST_FREE_REF - 1, -1))
-        self.evtchn_users: dict[int, object] = {}
+        self.evtchn_users: dict[int, PortUser] = {}
+        self.evtchn_holds: dict[int, int] = {}  # by its user and by unmap notices
 
     # --- memory ---
     def alloc_page(self) -> Frame:
@@ -132,10 +143,62 @@ class Kernel:
         rc = self.xen.call(self.vcpu, abi.HYPERVISOR_EVENT_CHANNEL_OP, cmd, self.arg_va)
         return rc, read(self.xen, self.vcpu, self.arg_va, len(arg)) or b""
 
+    # --- event channels of user processes ---
+    def bind_port(self, port: int, user: PortUser) -> None:
+        """A file has bound a port: the first to hold it."""
+        self.evtchn_users[port] = user
+        self.evtchn_holds[port] = 1
+
+    def unbind_port(self, port: int) -> None:
+        """The file lets go of it; it is closed when no unmap notice holds it (unbind_from_irqhandler)."""
+        del self.evtchn_users[port]
+        self.put_port(port)
+
+    def hold_port(self, port: int) -> bool:
+        """Hold a port that a process has bound, or that another notice holds (evtchn_get); False for any other."""
+        holds = self.evtchn_holds.get(port, 0)
+        if not 0 < holds < MOST_HOLDS:
+            return False
+        self.evtchn_holds[port] = holds + 1
+        return True
+
+    def put_port(self, port: int) -> None:
+        """Let go of a port; the last one closes it (evtchn_put), so no number is used again under a notice."""
+        self.evtchn_holds[port] -= 1
+        if not self.evtchn_holds[port]:
+            del self.evtchn_holds[port]
+            self.evtchn_op(abi.EVTCHNOP_CLOSE, abi.U32.pack(port))
+
+    def notice(self, port: int) -> None:
+        """An unmap notice has come due: its event is sent, and it lets go of the port."""
+        self.evtchn_op(abi.EVTCHNOP_SEND, abi.U32.pack(port))
+        self.put_port(port)
+
+    def upcall(self) -> None:
+        """Hand every pending port to its user. Xen does so at once; here it is done when a driver looks."""
+        ports = self.domain.events.ports
+        for number in sorted(self.evtchn_users):
+            port = ports.get(number)
+            if port is not None and port.pending and self.evtchn_users[number].interrupt(number):
+                port.pending = False
+
     # --- granting own pages ---
+    def expand_table(self) -> bool:
+        """Have one more frame of grant entries (gnttab_expand); False at the limit."""
+        size = self.domain.grant_table.nr_entries
+        frames = len(self.domain.grant_table.shared) + 1
+        write(self.xen, self.vcpu, self.arg_va, abi.SETUP_TABLE.pack(
+            abi.DOMID_SELF, 0, frames, 0, 0, 0, self.arg_va + FRAME_LIST_AT))
+        self.xen.call(self.vcpu, abi.HYPERVISOR_GRANT_TABLE_OP, abi.GNTTABOP_SETUP_TABLE, self.arg_va, 1)
+        self.free_refs[:0] = range(self.domain.grant_table.nr_entries - 1, size - 1, -1)
+        return self.domain.grant_table.nr_entries > size
+
     def grant_access(self, domid: int, frame: Frame, readonly: bool) -> int:
-        """Grant a page (gnttab_grant_foreign_access): the reference; KernelError(ENOSPC) when all are used."""
-        if not self.free_refs:
+        """Grant a page (gnttab_grant_foreign_access): the reference; KernelError(ENOSPC) when all are used.
+
+        The table grows as far as Xen lets it.
+        """
+        if not self.free_refs and not self.expand_table():
             raise KernelError(abi.ENOSPC)
         ref = self.free_refs.pop()
         data, off = self.domain.grant_table.header_at(ref)

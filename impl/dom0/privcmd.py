@@ -8,14 +8,17 @@ arch/x86/xen/mmu_pv.c (xen_remap_pfn).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
-from bulkhead.impl.dom0.kernel import Kernel, KernelError
+from bulkhead.impl.dom0.kernel import ARG_PAGES, FRAME_LIST_AT, Kernel, KernelError
 from bulkhead.impl.dom0.process import AddressSpace, Vma
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.guest_access import read, write
 from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER
 
-NOT_RESTRICTED = abi.DOMID_INVALID
+NOT_RESTRICTED: Final = abi.DOMID_INVALID
+LOCKED: Final = "locked"  # a VMA that has been filled once (PRIV_VMA_LOCKED)
+MOST_FRAMES: Final = (ARG_PAGES * abi.PAGE_SIZE - FRAME_LIST_AT) // 8  # that the argument pages can list
 U64_MASK = (1 << 64) - 1  # a frame number beyond what an entry holds loses its upper bits
 
 
@@ -55,47 +58,100 @@ class Privcmd:
         elif self.domid != domid:
             raise KernelError(abi.EINVAL)
 
-    def _check(self, domid: int) -> None:
+    def check(self, domid: int) -> None:
+        """EPERM for a domain that the file is not restricted to."""
         if self.domid not in (NOT_RESTRICTED, domid):
             raise KernelError(abi.EPERM)
 
-    def _vma(self, space: AddressSpace, vpn: int, npages: int) -> Vma:
+    def _area(self, space: AddressSpace, vpn: int) -> Vma:
+        """The first VMA that ends above a page, which has to be one of privcmd's (of whichever file): EINVAL."""
         vma = space.find(vpn)
-        if vma is None or vma.start > vpn or vma.end < vpn + npages or vma.private is not self:
+        if vma is None or vma.file is None or not isinstance(vma.file.device, Privcmd):
             raise KernelError(abi.EINVAL)
         return vma
 
-    def mmapbatch_v2(self, space: AddressSpace, domid: int, vpn: int, gfns: Sequence[int]) -> list[int]:
+    def _take(self, space: AddressSpace, addr: int, count: int) -> Vma:
+        """The VMA that a batch fills: all of it the first time, later only pages of it that are not mapped (EINVAL)."""
+        vma = self._area(space, addr >> 12)
+        start, end = vma.start << 12, vma.end << 12
+        if vma.private is None:
+            if (addr, addr + (count << 12)) != (start, end):
+                raise KernelError(abi.EINVAL)
+            vma.private = LOCKED
+        elif addr < start or addr + (count << 12) > end or any(
+                space.pte(page) for page in range(addr >> 12, (addr >> 12) + count)):
+            raise KernelError(abi.EINVAL)
+        return vma
+
+    def mmapbatch_v2(self, space: AddressSpace, domid: int, addr: int, gfns: Sequence[int]) -> list[int]:
         """Fill pages of a privcmd VMA with a domain's frames; -errno (or 0) for each page."""
-        self._check(domid)
-        vma = self._vma(space, vpn, len(gfns))
-        flags = PTE_P | PTE_USER | PTE_A | PTE_D | (PTE_RW if vma.writable else 0)
+        vma = self._take(space, addr, len(gfns))
+        return self._fill(space, vma, domid, addr >> 12, gfns)
+
+    def _fill(self, space: AddressSpace, vma: Vma, domid: int, vpn: int, gfns: Sequence[int]) -> list[int]:
+        # Of a private mapping entries are read-only: the first store makes a copy.
+        writable = vma.writable and vma.shared
+        flags = PTE_P | PTE_USER | PTE_A | PTE_D | (PTE_RW if writable else 0)
         return [space.set_pte(vpn + i, ((gfn << 12) & U64_MASK) | flags, domid) for i, gfn in enumerate(gfns)]
 
-    def mmap_resource(
-        self, space: AddressSpace, domid: int, kind: int, rid: int, first: int, vpn: int, count: int
-    ) -> None:
-        """Map frames of a resource, such as a guest's grant table; KernelError with Xen's errno."""
-        self._check(domid)
-        self._vma(space, vpn, count)
+    def mmap_runs(self, space: AddressSpace, domid: int, runs: Sequence[tuple[int, int, int]]) -> None:
+        """MMAP: (address, first frame, pages) one behind the other; EINVAL for an area that was filled, or a gap.
+
+        The first page that Xen refuses ends the call with its errno; what was mapped before stays.
+        """
+        vma = self._area(space, runs[0][0] >> 12)
+        at = vma.start << 12
+        if runs[0][0] != at or vma.private is not None:
+            raise KernelError(abi.EINVAL)
+        vma.private = LOCKED
+        for addr, mfn, npages in runs:
+            if addr != at or addr + (npages << 12) > vma.end << 12:
+                raise KernelError(abi.EINVAL)
+            for i in range(npages):
+                (error,) = self._fill(space, vma, domid, (addr >> 12) + i, [mfn + i])
+                if error:
+                    raise KernelError(-error)
+            at += npages << 12
+
+    def _acquire(self, packed: bytes) -> None:
+        """XENMEM_acquire_resource; KernelError with Xen's errno."""
         kernel = self.kernel
-        list_at = kernel.arg_va + 64
-        arg = abi.ACQUIRE_RESOURCE.pack(domid, kind, rid, count, 0, first, list_at)
-        write(kernel.xen, kernel.vcpu, kernel.arg_va, arg)
+        write(kernel.xen, kernel.vcpu, kernel.arg_va, packed)
         rc = kernel.xen.call(kernel.vcpu, abi.HYPERVISOR_MEMORY_OP, abi.XENMEM_ACQUIRE_RESOURCE, kernel.arg_va)
         if rc < 0:
             raise KernelError(-rc)
+
+    def resource_size(self, domid: int, kind: int, rid: int) -> int:
+        """MMAP_RESOURCE without address and number: how many frames the resource has."""
+        self._acquire(abi.ACQUIRE_RESOURCE.pack(domid, kind, rid, 0, 0, 0, 0))
+        raw = read(self.kernel.xen, self.kernel.vcpu, self.kernel.arg_va, abi.ACQUIRE_RESOURCE.size) or bytes(
+            abi.ACQUIRE_RESOURCE.size)
+        size: int = abi.ACQUIRE_RESOURCE.unpack(raw)[3]
+        return size
+
+    def mmap_resource(
+        self, space: AddressSpace, domid: int, kind: int, rid: int, first: int, addr: int, count: int
+    ) -> None:
+        """Map frames of a resource, such as a guest's grant table; KernelError with Xen's errno.
+
+        What was mapped there is replaced. As in Linux only the address is looked at, and not whether the frames end
+        within the VMA; the part of the address within a page is dropped.
+        """
+        vma = self._area(space, addr >> 12)
+        if count > MOST_FRAMES:
+            raise KernelError(abi.ENOMEM)
+        vma.private = LOCKED
+        kernel = self.kernel
+        list_at = kernel.arg_va + FRAME_LIST_AT
+        self._acquire(abi.ACQUIRE_RESOURCE.pack(domid, kind, rid, count, 0, first, list_at))
         raw = read(kernel.xen, kernel.vcpu, list_at, count * 8) or b""
         mfns = [abi.U64.unpack_from(raw, i * 8)[0] for i in range(count)]
-        errors = [rc for rc in self.mmapbatch_v2(space, domid, vpn, mfns) if rc]
+        errors = [rc for rc in self._fill(space, vma, domid, addr >> 12, mfns) if rc]
         if errors:
             raise KernelError(-errors[0])
 
     def mmap(self, vma: Vma, offset: int) -> None:
         """Reserve addresses; an ioctl fills them. Not copied to a child."""
-        if not vma.shared:
-            raise KernelError(abi.EINVAL)
-        vma.private = self
         vma.dontcopy = True
 
     def vma_open(self, vma: Vma) -> None:
@@ -107,6 +163,14 @@ class Privcmd:
 
     def invalidate(self, vma: Vma, start: int, npages: int) -> None:
         """Nothing beyond the page tables to undo."""
+
+    def may_split(self) -> bool:
+        """A VMA of privcmd stays whole."""
+        return False
+
+    def special(self) -> bool:
+        """The pages behind its mappings are other domains'."""
+        return True
 
     def release(self) -> None:
         """No state of its own."""

@@ -48,7 +48,13 @@ class DeviceFile(Protocol):
         """A VMA goes away."""
 
     def invalidate(self, vma: Vma, start: int, npages: int) -> None:
-        """Pages [start, start+npages) of the address space are about to be unmapped."""
+        """Pages [start, start+npages) of the address space are about to be unmapped, or changed; `vma` has some of them."""
+
+    def may_split(self) -> bool:
+        """May a part of a VMA be unmapped, moved or changed?"""
+
+    def special(self) -> bool:
+        """Do its mappings have no page of the kernel's own behind them, so that no driver can take hold of one?"""
 
     def release(self) -> None:
         """The last reference to the file went."""
@@ -57,10 +63,11 @@ class DeviceFile(Protocol):
 class OpenFile:
     """A reference-counted open file; descriptors and VMAs hold references."""
 
-    __slots__ = ("device", "refs")
+    __slots__ = ("device", "nonblock", "refs")
 
     def __init__(self, device: DeviceFile) -> None:
         self.device = device
+        self.nonblock = True
         self.refs = 1
 
     def put(self) -> None:
@@ -88,7 +95,7 @@ class Vma:
 
 
 class AddressSpace:
-    """Page tables and VMAs of one process."""
+    """Page tables and VMAs of one process. Protections without any access (PROT_NONE) are left out."""
 
     __slots__ = ("anon", "kernel", "root", "tables", "vmas")
 
@@ -133,6 +140,11 @@ class AddressSpace:
         """Write an L1 entry through the hypervisor; 0 or -errno."""
         return self.kernel.mmu_update(self.pte_maddr(vpn), pte, foreigndom)
 
+    def pte(self, vpn: int) -> int:
+        """A user page's L1 entry; 0 where there is no table for it."""
+        table = self.tables.get((1, vpn >> 9))
+        return 0 if table is None else read_pte(table, vpn & 511)
+
     def prepare(self, vma: Vma) -> None:
         """Make the page tables that a mapping needs, so that filling them cannot fail; KernelError(ENOMEM)."""
         for page in (*range(vma.start, vma.end, 512), vma.end - 1):
@@ -154,6 +166,8 @@ class AddressSpace:
 
     def mmap(self, vpn: int, npages: int, prot: int, flags: int, file: OpenFile, offset: int) -> None:
         """Map a device file at a fixed page; what was there goes first, even if the driver then refuses."""
+        if npages < 1 or offset & 0xFFF:
+            raise KernelError(abi.EINVAL)
         self.unmap(vpn, npages)
         vma = Vma(self, vpn, vpn + npages, bool(prot & PROT_WRITE), flags == MAP_SHARED, file)
         file.refs += 1
@@ -165,13 +179,31 @@ class AddressSpace:
         self.vmas.append(vma)
 
     def unmap(self, vpn: int, npages: int) -> None:
-        """munmap: split VMAs at the edges, let drivers unmap their pages, drop the rest."""
-        end = vpn + npages
-        for vma in [v for v in self.vmas if v.start < end and v.end > vpn]:
-            for edge in (vpn, end):
-                if vma.start < edge < vma.end:
-                    vma = self._split(vma, edge, keep_high=edge == vpn)
+        """munmap: split VMAs at the edges, let drivers unmap their pages, drop the rest.
+
+        KernelError(EINVAL) for a part of a VMA that may not be split.
+        """
+        parts = self.parts(vpn, vpn + npages)
+        for vma in parts:  # drivers hear of the whole range at once, holes in it and all (mmu notifiers)
+            if vma.file is not None:
+                vma.file.device.invalidate(vma, vpn, npages)
+        for vma in parts:
             self._drop(vma)
+
+    def parts(self, start: int, end: int) -> list[Vma]:
+        """The VMAs of a range, split at its edges."""
+        found = [vma for vma in self.vmas if vma.start < end and vma.end > start]
+        for vma in found:
+            cut = any(vma.start < edge < vma.end for edge in (start, end))
+            if cut and vma.file is not None and not vma.file.device.may_split():
+                raise KernelError(abi.EINVAL)
+        parts = []
+        for vma in found:
+            for edge in (start, end):
+                if vma.start < edge < vma.end:
+                    vma = self._split(vma, edge, keep_high=edge == start)
+            parts.append(vma)
+        return parts
 
     def _split(self, vma: Vma, edge: int, keep_high: bool) -> Vma:
         other = Vma(self, edge, vma.end, vma.writable, vma.shared, vma.file)
@@ -186,11 +218,8 @@ class AddressSpace:
     def _drop(self, vma: Vma) -> None:
         self.vmas.remove(vma)
         file = vma.file
-        if file is not None:
-            file.device.invalidate(vma, vma.start, vma.end - vma.start)
         for page in range(vma.start, vma.end):
-            table = self.tables.get((1, page >> 9))  # never made here: unmapping must work without memory
-            if table is not None and read_pte(table, page & 511) & PTE_P:
+            if self.pte(page) & PTE_P:  # no table is made here: unmapping must work without memory
                 self.set_pte(page, 0)
             frame = self.anon.pop(page, None)
             if frame is not None:
@@ -202,19 +231,27 @@ class AddressSpace:
     def access(self, addr: int, is_write: bool) -> Frame:
         """The frame a load or store reaches; Fault otherwise."""
         vpn = addr >> 12
+        pte = self.pte(vpn)
+        frame = self.kernel.xen.frames.get((pte & PTE_MFN) >> 12) if pte & PTE_P else None
+        if frame is None or (is_write and not pte & PTE_RW):  # a page fault: now VMAs are looked at
+            return self._fault(vpn, is_write, frame)
+        return frame
+
+    def _fault(self, vpn: int, is_write: bool, frame: Frame | None) -> Frame:
+        """A signal, or the private copy that the first store to a private mapping makes."""
         vma = self.find(vpn)
         if vma is None or vma.start > vpn:
             raise Fault(SIGSEGV, SEGV_MAPERR)
         if is_write and not vma.writable:
             raise Fault(SIGSEGV, SEGV_ACCERR)
-        table = self.tables.get((1, vpn >> 9))
-        pte = 0 if table is None else read_pte(table, vpn & 511)
-        if not pte & PTE_P or (is_write and not pte & PTE_RW):
+        if frame is None or vma.shared or not self.kernel.free_pages:
             raise Fault(SIGBUS, BUS_ADRERR)
-        frame = self.kernel.xen.frames.get((pte & PTE_MFN) >> 12)
-        if frame is None:
-            raise Fault(SIGBUS, BUS_ADRERR)
-        return frame
+        copy = self.kernel.alloc_page()
+        if frame.data is not None:
+            copy.bytes()[:] = frame.data
+        self.set_pte(vpn, (copy.mfn << 12) | PTE_P | PTE_RW | PTE_USER | PTE_A | PTE_D)
+        self.anon[vpn] = copy
+        return copy
 
     def load(self, addr: int, size: int) -> bytes:
         """Read within one page."""
@@ -240,6 +277,32 @@ class AddressSpace:
             self.kernel.set_direct(table, True)
             self.kernel.free_page(table)
         self.tables.clear()
+
+
+def user_read(space: AddressSpace, addr: int, size: int) -> bytes:
+    """Bytes of user memory; KernelError(EFAULT)."""
+    out = b""
+    while size:
+        take = min(size, 4096 - (addr & 0xFFF))
+        try:
+            out += space.load(addr, take)
+        except Fault as exc:
+            raise KernelError(abi.EFAULT) from exc
+        addr += take
+        size -= take
+    return out
+
+
+def user_write(space: AddressSpace, addr: int, payload: bytes) -> None:
+    """Store to user memory; KernelError(EFAULT)."""
+    while payload:
+        take = min(len(payload), 4096 - (addr & 0xFFF))
+        try:
+            space.store(addr, payload[:take])
+        except Fault as exc:
+            raise KernelError(abi.EFAULT) from exc
+        addr += take
+        payload = payload[take:]
 
 
 class Process:

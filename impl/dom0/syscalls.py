@@ -12,16 +12,22 @@ from functools import partial
 from struct import iter_unpack
 from typing import Final
 
-from bulkhead.impl.dom0.evtchn import Evtchn
+from bulkhead.impl.dom0.evtchn import MOST_BYTES, POLLIN, POLLOUT, Evtchn
 from bulkhead.impl.dom0.gntalloc import Gntalloc, GntallocPool
 from bulkhead.impl.dom0.gntdev import Gntdev
 from bulkhead.impl.dom0.gntdev_bsd import BsdGntdev, bsd_ioctl
-from bulkhead.impl.dom0.ioctl import gntalloc_ioctl, gntdev_ioctl, user_read, user_write
+from bulkhead.impl.dom0.ioctl import gntalloc_ioctl, gntdev_ioctl
 from bulkhead.impl.dom0.ioctl_control import evtchn_ioctl, privcmd_ioctl
 from bulkhead.impl.dom0.kernel import Kernel, KernelError
 from bulkhead.impl.dom0.privcmd import Privcmd
-from bulkhead.impl.dom0.process import MAP_SHARED, DeviceFile, Process
+from bulkhead.impl.dom0.process import MAP_SHARED, DeviceFile, Process, user_read, user_write
+from bulkhead.impl.dom0.vma_changes import protect, remap
 from bulkhead.impl.xen import abi
+
+
+class WouldSleep(KernelError):
+    """A blocking call that sleeps: nothing has happened yet, and it is made again when there is something to tell."""
+
 
 Devices = Mapping[str, Callable[[], DeviceFile]]
 GNTDEV: Final = "/dev/xen/gntdev"
@@ -54,12 +60,14 @@ class Syscalls:
         self.devices = nodes
 
     # --- files ---
-    def open(self, path: str) -> int:
-        """A descriptor; ENOENT when the system has no such device."""
+    def open(self, path: str, nonblock: bool = True) -> int:
+        """A descriptor; ENOENT when the system has no such device. With `nonblock` false, read() may sleep."""
         make = self.devices.get(path)
         if make is None:
             raise KernelError(abi.ENOENT)
-        return self.process.open(make())
+        fd = self.process.open(make())
+        self.process.file(fd).nonblock = nonblock
+        return fd
 
     def close(self, fd: int) -> None:
         """Close a descriptor; EBADF."""
@@ -81,20 +89,43 @@ class Syscalls:
             return evtchn_ioctl(device, space, cmd, arg)
         raise KernelError(abi.ENOTTY)
 
-    def read(self, fd: int, size: int) -> bytes:
-        """read(): of event channels, ports as 32-bit numbers; EAGAIN without any."""
+    def _evtchn(self, fd: int) -> Evtchn:
+        """The device behind a descriptor that can be read and written; EBADF, EINVAL."""
         device = self.process.file(fd).device
-        if not isinstance(device, Evtchn) or size < 4:
+        if not isinstance(device, Evtchn):
             raise KernelError(abi.EINVAL)
-        return b"".join(abi.U32.pack(port) for port in device.read())
+        return device
+
+    def read(self, fd: int, size: int, into: int | None = None) -> bytes:
+        """read(): of event channels, whole ports as 32-bit numbers as far as `size` goes; others wait for the next read.
+
+        EAGAIN without any (`WouldSleep` when the descriptor may block). With `into` they are written to memory, and
+        stay unread if they cannot be (EFAULT).
+        """
+        device = self._evtchn(fd)
+        try:
+            ports = device.peek(size)
+        except KernelError as error:
+            if error.code == abi.EAGAIN and not self.process.file(fd).nonblock:
+                raise WouldSleep(abi.EAGAIN) from error
+            raise
+        raw = b"".join(abi.U32.pack(port) for port in ports)
+        if into is not None:
+            user_write(self.process.space, into, raw)
+        del device.ring[:len(ports)]
+        return raw
+
+    def poll(self, fd: int) -> int:
+        """The events of poll() without waiting; a device that cannot be polled is always ready."""
+        device = self.process.file(fd).device
+        return device.poll() if isinstance(device, Evtchn) else POLLIN | POLLOUT
 
     def write(self, fd: int, payload: bytes) -> int:
-        """write(): of event channels, ports to enable again."""
-        device = self.process.file(fd).device
-        if not isinstance(device, Evtchn) or len(payload) % 4:
-            raise KernelError(abi.EINVAL)
-        device.write([port for (port,) in iter_unpack("<I", payload)])
-        return len(payload)
+        """write(): of event channels, ports to enable again: whole ones, and a page of them at most."""
+        device = self._evtchn(fd)
+        size = min(len(payload) & ~3, MOST_BYTES)
+        device.write([port for (port,) in iter_unpack("<I", payload[:size])])
+        return size
 
     # --- memory ---
     def _room(self, npages: int) -> int:
@@ -107,11 +138,11 @@ class Syscalls:
             raise KernelError(abi.ENOMEM if npages > 0 else abi.EINVAL)
         return at
 
-    def mmap(self, npages: int, prot: int, fd: int, offset: int) -> int:
-        """Map pages of a device, shared, at the first free place; the address."""
+    def mmap(self, npages: int, prot: int, fd: int, offset: int, flags: int = MAP_SHARED) -> int:
+        """Map pages of a device at the first free place; the address."""
         file = self.process.file(fd)
         vpn = self._room(npages)
-        self.process.space.mmap(vpn, npages, prot, MAP_SHARED, file, offset)
+        self.process.space.mmap(vpn, npages, prot, flags, file, offset)
         return vpn << 12
 
     def anonymous(self, npages: int) -> int:
@@ -129,6 +160,18 @@ class Syscalls:
         if addr & 0xFFF or npages < 1:
             raise KernelError(abi.EINVAL)
         self.process.space.unmap(addr >> 12, npages)
+
+    def mprotect(self, addr: int, npages: int, prot: int) -> None:
+        """Change what may be done with pages; EINVAL for an address that is not a page's, ENOMEM for unmapped pages."""
+        if addr & 0xFFF:
+            raise KernelError(abi.EINVAL)
+        protect(self.process.space, addr >> 12, npages, prot)
+
+    def mremap(self, addr: int, npages: int, new_pages: int, to: int | None = None) -> int:
+        """Shrink a mapping, or move it to an address; where it is now."""
+        if addr & 0xFFF or (to is not None and to & 0xFFF):
+            raise KernelError(abi.EINVAL)
+        return remap(self.process.space, addr >> 12, npages, new_pages, None if to is None else to >> 12) << 12
 
     def load(self, addr: int, size: int) -> bytes:
         """Read the process's memory; EFAULT where a load would raise a signal."""

@@ -78,6 +78,10 @@ class MiniOs(Kernel):
         entries = NR_GRANT_FRAMES * abi.ENTRIES_V1
         self.free_refs = list(range(entries - 1, FIRST_FREE_REF - 1, -1))
 
+    def expand_table(self) -> bool:
+        """Mini-OS takes all the grant frames that it uses at its start."""
+        return False
+
     # --- memory ---
     def alloc_pages(self, count: int) -> list[Frame]:
         """Zeroed pages whose addresses follow each other."""

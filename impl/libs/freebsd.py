@@ -14,7 +14,6 @@ from bulkhead.impl.dom0.ioctl import PAIR
 from bulkhead.impl.dom0.syscalls import GNTDEV
 from bulkhead.impl.libs.linux import UnixOsdep
 from bulkhead.impl.libs.osdep import PROT_READ, PROT_WRITE, CopySegment, OsError
-from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.abi import EINVAL, ENOSYS
 
 
@@ -32,7 +31,7 @@ class FreeBsdOsdep(UnixOsdep):
     def gnttab_map(self, fd: int, grants: Sequence[tuple[int, int]], prot: int, offset: int, port: int) -> int:
         """MAP_GRANT_REF with a pointer to the references, mmap, SET_UNMAP_NOTIFY."""
         count = len(grants)
-        if not grants or offset >= count * abi.PAGE_SIZE or prot not in (PROT_READ, PROT_READ | PROT_WRITE):
+        if not grants or prot not in (PROT_READ, PROT_READ | PROT_WRITE):
             raise OsError(EINVAL)
         with self.scratch(dev.MAP.size + 8 * count) as at:
             refs = at + dev.MAP.size
@@ -43,7 +42,7 @@ class FreeBsdOsdep(UnixOsdep):
         mapped = 0
         try:
             mapped = self.driver.mmap(count, prot, fd, index)
-            notify = self.notify_arguments(index, offset, port)
+            notify = self.notify_arguments(index, count, offset, port)
             if notify is not None:
                 self.struct_ioctl(fd, dev.BSD_SET_UNMAP_NOTIFY, notify)
         except OSError:
@@ -75,7 +74,7 @@ class FreeBsdOsdep(UnixOsdep):
         self, fd: int, domid: int, count: int, writable: bool, offset: int, port: int
     ) -> tuple[int, list[int]]:
         """ALLOC_GREF with a pointer to where the references go, mmap, notify, DEALLOC_GREF."""
-        if count < 1 or offset >= count * abi.PAGE_SIZE:
+        if count < 1:
             raise OsError(EINVAL)
         with self.scratch(dev.ALLOC.size + 4 * count) as at:
             into = at + dev.ALLOC.size
@@ -86,7 +85,7 @@ class FreeBsdOsdep(UnixOsdep):
         mapped = 0
         try:
             mapped = self.driver.mmap(count, PROT_READ | PROT_WRITE, fd, index)
-            notify = self.notify_arguments(index, offset, port)
+            notify = self.notify_arguments(index, count, offset, port)
             if notify is not None:
                 self.struct_ioctl(fd, dev.BSD_SET_UNMAP_NOTIFY, notify)
         except OSError:

@@ -66,12 +66,13 @@ class UnixOsdep(Osdep):
             self.driver.ioctl(fd, cmd, at)
             return self.driver.load(at, back) if back else b""
 
-    def notify_arguments(self, index: int, offset: int, port: int) -> bytes | None:
-        """struct unmap_notify, or None when nothing is to be told."""
-        action = (CLEAR_BYTE if offset != NO_NOTIFY else 0) | (SEND_EVENT if port != NO_NOTIFY else 0)
+    def notify_arguments(self, index: int, count: int, offset: int, port: int) -> bytes | None:
+        """struct unmap_notify, or None when nothing is to be told. An offset outside the mapping means no byte."""
+        inside = 0 <= offset < count * abi.PAGE_SIZE
+        action = (CLEAR_BYTE if inside else 0) | (SEND_EVENT if port != NO_NOTIFY else 0)
         if not action:
             return None
-        byte = index + (offset if offset != NO_NOTIFY else 0)
+        byte = index + (offset if inside else 0)
         return NOTIFY.pack(byte, action, port & 0xFFFFFFFF if port != NO_NOTIFY else 0)
 
     # --- foreign memory ---
@@ -187,7 +188,7 @@ class LinuxOsdep(UnixOsdep):
 
     def gnttab_map(self, fd: int, grants: Sequence[tuple[int, int]], prot: int, offset: int, port: int) -> int:
         """MAP_GRANT_REF, mmap, SET_UNMAP_NOTIFY; a failure undoes what went before."""
-        if not grants or offset >= len(grants) * abi.PAGE_SIZE or prot not in (PROT_READ, PROT_READ | PROT_WRITE):
+        if not grants or prot not in (PROT_READ, PROT_READ | PROT_WRITE):
             raise OsError(EINVAL)
         pairs = b"".join(dev.PAIR.pack(domid & 0xFFFFFFFF, ref & 0xFFFFFFFF) for domid, ref in grants)
         raw = self.struct_ioctl(fd, dev.GNTDEV_MAP_GRANT_REF, dev.HEAD.pack(len(grants), 0, 0) + pairs, 16)
@@ -195,7 +196,7 @@ class LinuxOsdep(UnixOsdep):
         at = 0
         try:
             at = self.driver.mmap(len(grants), prot, fd, index)
-            notify = self.notify_arguments(index, offset, port)
+            notify = self.notify_arguments(index, len(grants), offset, port)
             if notify is not None:
                 self.struct_ioctl(fd, dev.SET_UNMAP_NOTIFY, notify)
         except OSError:
@@ -252,7 +253,7 @@ class LinuxOsdep(UnixOsdep):
         self, fd: int, domid: int, count: int, writable: bool, offset: int, port: int
     ) -> tuple[int, list[int]]:
         """ALLOC_GREF, mmap, SET_UNMAP_NOTIFY, and DEALLOC_GREF at once: the mapping alone keeps the pages."""
-        if count < 1 or offset >= count * abi.PAGE_SIZE:
+        if count < 1:
             raise OsError(EINVAL)
         head = dev.ALLOC_HEAD.pack(domid & 0xFFFF, int(writable), count, 0)
         raw = self.struct_ioctl(fd, dev.GNTALLOC_ALLOC_GREF, head + bytes(4 * count), 16 + 4 * count)
@@ -261,7 +262,7 @@ class LinuxOsdep(UnixOsdep):
         at = 0
         try:
             at = self.driver.mmap(count, PROT_READ | PROT_WRITE, fd, index)
-            notify = self.notify_arguments(index, offset, port)
+            notify = self.notify_arguments(index, count, offset, port)
             if notify is not None:
                 self.struct_ioctl(fd, dev.SET_UNMAP_NOTIFY, notify)
         except OSError:

@@ -27,6 +27,7 @@ EACCES: Final = 13
 EFAULT: Final = 14
 EBUSY: Final = 16
 EEXIST: Final = 17
+EXDEV: Final = 18
 ENODEV: Final = 19
 EINVAL: Final = 22
 ENOTTY: Final = 25
@@ -73,6 +74,8 @@ GNTTABOP_GET_VERSION: Final = 10
 GNTTABOP_SWAP_GRANT_REF: Final = 11
 GNTTABOP_CACHE_FLUSH: Final = 12
 GNTTABOP_CMD_MASK: Final = 0xFFF
+GNTTAB_CACHE_CLEAN: Final = 1
+GNTTAB_CACHE_INVAL: Final = 2
 
 GNTST_OKAY: Final = 0
 GNTST_GENERAL_ERROR: Final = -1
@@ -169,7 +172,13 @@ MMUEXT_SET_LDT: Final = 13
 MMUEXT_NEW_USER_BASEPTR: Final = 15
 MMUEXT_CLEAR_PAGE: Final = 16
 MMUEXT_COPY_PAGE: Final = 17
+MMUEXT_FLUSH_CACHE_GLOBAL: Final = 18
+MMUEXT_MARK_SUPER: Final = 19
+MMUEXT_UNMARK_SUPER: Final = 20
 UVMF_FLUSHTYPE_MASK: Final = 3
+UVMF_TLB_FLUSH: Final = 1
+UVMF_INVLPG: Final = 2
+UVMF_ALL: Final = 4
 
 # --- memory_op (public/memory.h) ---
 XENMEM_INCREASE_RESERVATION: Final = 0
@@ -177,25 +186,41 @@ XENMEM_DECREASE_RESERVATION: Final = 1
 XENMEM_MAXIMUM_RAM_PAGE: Final = 2
 XENMEM_CURRENT_RESERVATION: Final = 3
 XENMEM_MAXIMUM_RESERVATION: Final = 4
+XENMEM_MACHPHYS_MFN_LIST: Final = 5
 XENMEM_POPULATE_PHYSMAP: Final = 6
 XENMEM_ADD_TO_PHYSMAP: Final = 7
+XENMEM_MEMORY_MAP: Final = 9
+XENMEM_MACHINE_MEMORY_MAP: Final = 10
 XENMEM_EXCHANGE: Final = 11
+XENMEM_MACHPHYS_MAPPING: Final = 12
+XENMEM_SET_MEMORY_MAP: Final = 13
 XENMEM_MAXIMUM_GPFN: Final = 14
 XENMEM_REMOVE_FROM_PHYSMAP: Final = 15
+XENMEM_SET_POD_TARGET: Final = 16
+XENMEM_GET_POD_TARGET: Final = 17
+XENMEM_GET_SHARING_FREED_PAGES: Final = 18
+XENMEM_GET_SHARING_SHARED_PAGES: Final = 19
+XENMEM_ACCESS_OP: Final = 21
 XENMEM_ADD_TO_PHYSMAP_BATCH: Final = 23
 XENMEM_CLAIM_PAGES: Final = 24
+XENMEM_MACHPHYS_COMPAT_MFN_LIST: Final = 25
+XENMEM_GET_VNUMAINFO: Final = 26
+XENMEM_RESERVED_DEVICE_MEMORY_MAP: Final = 27
 XENMEM_ACQUIRE_RESOURCE: Final = 28
 MEMOP_CMD_MASK: Final = 0x3F
 MEMOP_EXTENT_SHIFT: Final = 6
 MEMORY_RESERVATION: Final = Struct("<QQIIHHI")  # extent_start nr_extents order memflags domid pad = 32
 ADD_TO_PHYSMAP: Final = Struct("<HHIQQ")  # domid size space idx gpfn = 24
 ADD_TO_PHYSMAP_BATCH: Final = Struct("<HHHHQQQ")  # domid space size foreign_domid idxs gpfns errs = 32
-REMOVE_FROM_PHYSMAP: Final = Struct("<HHIQ")  # domid pad gpfn = 16
+REMOVE_FROM_PHYSMAP: Final = Struct("<H6xQ")  # domid gpfn = 16
+MEMORY_RDM: Final = Struct("<IIQ")  # flags nr_entries buffer, of xen_reserved_device_memory_map
 ACQUIRE_RESOURCE: Final = Struct("<HHIIIQQ")  # domid type id nr_frames pad frame frame_list = 32
 XENMAPSPACE_SHARED_INFO: Final = 0
 XENMAPSPACE_GRANT_TABLE: Final = 1
 XENMAPSPACE_GMFN: Final = 2
+XENMAPSPACE_GMFN_RANGE: Final = 3
 XENMAPSPACE_GMFN_FOREIGN: Final = 4
+XENMAPSPACE_DEV_MMIO: Final = 5
 XENMAPIDX_GRANT_TABLE_STATUS: Final = 0x80000000
 
 # --- domctl (public/domctl.h of 4.17) ---
@@ -219,8 +244,21 @@ CREATEDOMAIN: Final = Struct("<I16sIIIIiiIIIII")
 CDF_HVM: Final = 1
 CDF_HAP: Final = 2
 CDF_XS_DOMAIN: Final = 0x10
+CDF_S3_INTEGRITY: Final = 0x4
+CDF_IOMMU: Final = 0x20
+CDF_NESTED_VIRT: Final = 0x40
+CDF_VPMU: Final = 0x80
 CDF_KNOWN: Final = 0xFF
-GETDOMAININFO: Final = Struct("<HHIQQQQQQQIIII16sI")
+EMU_LAPIC: Final = 1
+EMU_USE_PIRQ: Final = 1 << 9
+EMU_VPCI: Final = 1 << 10
+EMU_PIT: Final = 1 << 8
+EMU_ALL: Final = 0x7FF
+MISC_FLAGS: Final = 1  # MSR_RELAXED
+INVALID_VCPU_ID: Final = 0xFFFFFFFF
+# domain pad flags tot max outstanding shared paged shared_info cpu_time online max_vcpu_id ssidref handle cpupool
+# gpaddr_bits emulation_flags = 112
+GETDOMAININFO: Final = Struct("<HHIQQQQQQQIII16sIB7xI4x")
 SETVCPUCONTEXT: Final = Struct("<IIQ")  # vcpu pad ctxt = 16
 
 # --- struct vcpu_guest_context of x86-64 (public/arch-x86/xen.h) ---
@@ -234,6 +272,7 @@ VGCF_ONLINE: Final = 1 << 5
 # --- event channels (public/event_channel.h) ---
 EVTCHNOP_BIND_INTERDOMAIN: Final = 0
 EVTCHNOP_BIND_VIRQ: Final = 1
+EVTCHNOP_BIND_PIRQ: Final = 2
 EVTCHNOP_CLOSE: Final = 3
 EVTCHNOP_SEND: Final = 4
 EVTCHNOP_STATUS: Final = 5
@@ -242,9 +281,13 @@ EVTCHNOP_BIND_IPI: Final = 7
 EVTCHNOP_BIND_VCPU: Final = 8
 EVTCHNOP_UNMASK: Final = 9
 EVTCHNOP_RESET: Final = 10
+EVTCHNOP_INIT_CONTROL: Final = 11
+EVTCHNOP_EXPAND_ARRAY: Final = 12
+EVTCHNOP_SET_PRIORITY: Final = 13
+EVTCHNOP_RESET_CONT: Final = 14
 VIRQ_DOM_EXC: Final = 3
 NR_VIRQS: Final = 24
-GLOBAL_VIRQS: Final = frozenset({2, 3, 4, 5, 6, 8, 9, 11, 13})
+PER_VCPU_VIRQS: Final = frozenset({0, 1, 7, 13})  # timer, debug, xenoprof, PMU; all others are global
 
 
 def s16(value: int) -> int:

@@ -25,7 +25,7 @@ MAPTRACK_TAIL: Final = 0xFFFFFFFF
 
 
 class VCpu:
-    """A virtual CPU: page-table roots, its TLB and the ends of its maptrack free list.
+    """A virtual CPU: page-table roots, its TLB and the ends of its maptrack free list. It is not online until it is set up.
 
     `context` is the vcpu_guest_context its builder set, None before.
     """
@@ -42,7 +42,7 @@ class VCpu:
         self.tlb = Tlb()
         self.maptrack_head = MAPTRACK_TAIL
         self.maptrack_tail = MAPTRACK_TAIL
-        self.online = True
+        self.online = False
 
 
 class Domain:
@@ -54,6 +54,8 @@ class Domain:
         "creation_finished",
         "dirty_log",
         "domid",
+        "e820",
+        "emulation",
         "events",
         "external",
         "gone",
@@ -110,6 +112,8 @@ class Domain:
         self.claim = 0
         self.gone = False
         self.dirty_log: set[int] | None = None
+        self.emulation = 0  # emulation flags it was created with
+        self.e820 = b""  # the memory map its builder gave it
 
     def __repr__(self) -> str:
         return f"<d{self.domid}>"
@@ -118,8 +122,15 @@ class Domain:
         """Put a fresh page on the domain's list; any page at all holds one reference on the domain."""
         self.pages[frame.mfn] = frame
         self.tot_pages += 1
+        if self.claim:
+            self.set_claim(self.claim - 1)
         if self.tot_pages == 1:
             self.refs += 1
+
+    def set_claim(self, pages: int) -> None:
+        """How many free frames are staked for the domain from now on."""
+        self.xen.frames.claimed += pages - self.claim
+        self.claim = pages
 
     def unaccount_page(self, frame: Frame) -> None:
         """Take a freed page off the list; the last one lets go of the domain."""

@@ -119,7 +119,7 @@ class Stage:
         vpn = VPN + self.mapped
         self.mapped += 1
         process.mmap(vpn, 1, PROT_READ | (PROT_WRITE if a["writable"] else 0), MAP_SHARED, fd, 0)
-        errors = device.mmapbatch_v2(process.space, self.domids[a["dom"]], vpn, [self.frames[a["f"]].mfn])
+        errors = device.mmapbatch_v2(process.space, self.domids[a["dom"]], vpn << 12, [self.frames[a["f"]].mfn])
         if errors[0]:
             raise KernelError(-errors[0])
         self.out.stolen[a["f"]] = process.space.load(vpn << 12, 32)

@@ -196,11 +196,11 @@ def test_privcmd_foreign_mapping_and_restrict(s: Setup) -> None:
     fd = s.process.open(dev)
     s.process.mmap(VPN, 3, RW, MAP_SHARED, fd, 0)
     gfns = [s.rig.mfn("A/3"), s.rig.mfn("A/l1"), 1 << 30]
-    errors = dev.mmapbatch_v2(s.process.space, s.domid, VPN, gfns)
+    errors = dev.mmapbatch_v2(s.process.space, s.domid, VPN << 12, gfns)
     assert errors[0] == 0 and errors[1] == -abi.EBUSY and errors[2] < 0
     s.process.space.store(VPN << 12, b"from dom0")
     assert bytes(s.rig.page("A/3").data[:9]) == b"from dom0"
-    dev.mmap_resource(s.process.space, s.domid, 1, 0, 0, VPN + 1, 1)
+    dev.mmap_resource(s.process.space, s.domid, 1, 0, 0, (VPN + 1) << 12, 1)
     assert s.process.space.load(((VPN + 1) << 12) + 64, 2) == b"\1\0"
     dev.restrict(s.domid)
     with pytest.raises(KernelError):

@@ -167,7 +167,7 @@ def test_wrapper_errors(rig: Rig) -> None:
     assert call(agent.vcpu, 20, 0x1000, agent.arg, 1) == -abi.EINVAL
     assert call(agent.vcpu, 20, 99, agent.arg, 1) == -abi.ENOSYS
     assert call(agent.vcpu, 20, 3, agent.arg, 1) == -abi.ENOSYS
-    assert call(agent.vcpu, 20, 0, 0x1000, 1) == -abi.EFAULT
+    assert call(agent.vcpu, 20, 0, 0x1000000, 1) == -abi.EFAULT
     assert call(agent.vcpu, 20, 0, 0x1000, 0) == 0
     assert call(agent.vcpu, 99) == -abi.ENOSYS
 
@@ -240,7 +240,7 @@ def test_granter_death_leaves_a_zombie_until_the_last_unmap(rig: Rig) -> None:
     zombie = rig.xen.domains[domid]
     assert zombie.is_dying and zombie.tot_pages == 1
     assert bytes(frame.data or b"") == content
-    assert map_ref(rig, "B", "A", 8, 1)[0] == 0
+    assert map_ref(rig, "B", str(domid), 8, 1)[0] == 0
     unmap(rig, "B", handle, 0)
     assert domid in rig.xen.domains
     unmap(rig, "B", handle + 1, 1)

@@ -118,7 +118,7 @@ def act(b: WorldOfProcesses, action: Action) -> None:
 def _gntdev(d: Dom0, proc: Proc, name: str, granter: int, numbers: list[int]) -> None:
     ((fd, opened),) = proc.fds.items()
     if name == "register":
-        dom0_gntdev.register(d, proc, fd, opened.x, opened, granter, numbers[0])
+        dom0_gntdev.register(d, proc, fd, opened.x, opened, (granter, numbers[0]))
         return
     record = _listed(opened)[numbers[0]]
     if name == "unregister":
@@ -133,7 +133,7 @@ def canonical(b: WorldOfProcesses, name_of: Callable[[int], object]) -> list[obj
     """What decides how Dom0 goes on; `name_of` names frames."""
     d, kernel = b.dom0, b.rig.kernel
     number = {id(r): n for n, r in enumerate(d.records)}
-    parts: list[object] = [(r.granter, r.ref, r.gmap.users, r.gmap.in_use, r.gmap.flags, tuple(r.gmap.removed),
+    parts: list[object] = [(tuple(r.grants), r.gmap.users, r.gmap.in_use, r.gmap.flags, tuple(r.gmap.removed),
                             [h == INVALID_HANDLE for h in (*r.gmap.handles, *r.gmap.khandles)],
                             [_entry(kernel.layout.window_maddr(s), b, name_of) for s in r.gmap.slots]) for r in d.records]
     parts += [(o.file.refs, [number[id(r)] for r in _listed(o)]) for o in d.files]

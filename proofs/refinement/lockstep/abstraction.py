@@ -127,11 +127,15 @@ def _ports(rig: Rig, sh: Shadow, out: Places) -> None:
                 real, rules = (port.state, sh.domain(port.remote_domid), 0, port.pending), (*rules[:2], 0, rules[3])
             if rules != real:
                 out[f"port[{d}, {q + 1}]"] = (rules, real)
-    users = rig.kernel.evtchn_users
+    users, holds = rig.kernel.evtchn_users, rig.kernel.evtchn_holds
     for q in range(n):
         user = users.get(q + 1)
-        known = (bool(T["bound.used"][q]), bool(T["bound.used"][q] and T["bound.armed"][q]))
-        does = (user is not None, isinstance(user, Evtchn) and user.ports[q + 1])
+        notices = sum(1 for notice in ("notice", "page_notice") for event, port in zip(
+            T[notice + ".event"], T[notice + ".port"], strict=True) if event and port == q)
+        known = (bool(T["bound.used"][q]), bool(T["bound.used"][q] and T["bound.armed"][q]), bool(T["left_open"][q]),
+                 T["bound.used"][q] + notices)
+        does = (user is not None, isinstance(user, Evtchn) and user.ports[q + 1], q + 1 in holds and user is None,
+                holds.get(q + 1, 0))
         if known != does:
             out[f"bound[{q + 1}]"] = (known, does)
 

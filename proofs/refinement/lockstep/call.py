@@ -48,6 +48,7 @@ class Flight:
     follower: Follower | None = None
     watch: tuple[int, int] | None = None  # the entry whose pin counters are noted before each step
     watched: int = 0
+    moves: Callable[[], None] | None = None  # notes the bytes that the next step is about to copy
     hurry: bool = False  # the rules have seen this step fail before the implementation does: nobody may come in between
     seen: list[str] = field(default_factory=list)  # statuses, for the log
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass, field
 
+from bulkhead.impl.dom0.gntalloc import GrantedPage
 from bulkhead.impl.dom0.gntdev import GrantMap
 from bulkhead.impl.dom0.kernel import KernelError
 from bulkhead.impl.dom0.process import OpenFile, Process
@@ -17,17 +18,24 @@ from bulkhead.impl.xen.frames import Frame
 from bulkhead.model.caller import OKAY
 
 NOT_THERE = 99  # a descriptor that no process has
+MOST_SLOTS = 6  # pages that a process has mapped from devices
+BUFFER = 2  # pages that a process copies from and to
 
 
 @dataclass(eq=False)
 class MapRecord:
-    """One gntdev map: what the driver keeps of it, and its element."""
+    """One gntdev map: what the driver keeps of it, the elements of its grants, and what they are. Index and notice are the
+    first one's."""
 
     gmap: GrantMap
-    m: int
-    granter: int
-    ref: int
-    byte_at: int = -1  # where the byte lies that is to be cleared
+    elements: list[int]
+    grants: list[tuple[int, int]]
+    byte_at: int = -1  # where the byte lies that is to be cleared, from the map's beginning
+
+    @property
+    def m(self) -> int:
+        """The element of the map as a whole."""
+        return self.elements[0]
 
 
 @dataclass(eq=False)
@@ -45,10 +53,15 @@ class SharedPage:
     """A page that gntalloc gave out."""
 
     opened: Opened
-    offset: int
+    granted: GrantedPage
     ref: int
     f: int
     mfn: int
+
+    @property
+    def offset(self) -> int:
+        """Where in the file it lies."""
+        return self.granted.offset
 
 
 @dataclass(eq=False)
@@ -61,11 +74,20 @@ class Slot:
     user: int | None = None
     kernel: int | None = None
     record: MapRecord | None = None
+    page: int = 0  # which one of its map's
     maddr: int = 0
+    area: tuple[int, int] = (0, 0)  # of a foreign mapping, which goes as a whole: first page and how many
+    dead: bool = False  # the kernel has unmapped the grant; the addresses are still the mapping's
+
+    def byte(self) -> int:
+        """Where in the page the byte lies that is to be cleared; -1 for none."""
+        if self.record is None or self.record.byte_at >> 12 != self.page:
+            return -1
+        return self.record.byte_at & 0xFFF
 
 
 class Proc:
-    """A process of Dom0, with a page for arguments and one whose bytes it copies."""
+    """A process of Dom0, with a page for arguments and some whose bytes it copies."""
 
     def __init__(self, space: int, process: Process, nodes: Devices, parent: Proc | None = None) -> None:
         self.space = space
@@ -75,13 +97,13 @@ class Proc:
         self.slots: dict[int, Slot] = {}
         self.root: bool = True if parent is None else parent.root
         if parent is None:
-            self.arg, self.buffer = self.sys.anonymous(1), self.sys.anonymous(1)
+            self.arg, self.buffer = self.sys.anonymous(1), self.sys.anonymous(BUFFER)
         else:
             self.arg, self.buffer = parent.arg, parent.buffer
 
-    def page(self) -> Frame:
-        """The page whose bytes it copies."""
-        return self.process.space.anon[self.buffer >> 12]
+    def pages(self) -> list[Frame]:
+        """The pages whose bytes it copies."""
+        return [self.process.space.anon[(self.buffer >> 12) + i] for i in range(BUFFER)]
 
     def ioctl(self, fd: int, cmd: int, payload: bytes) -> tuple[str, int, bytes]:
         """An ioctl on the argument page: errno's name or okay, the result, and the bytes after it."""
@@ -92,12 +114,16 @@ class Proc:
             return errno.errorcode[error.code], 0, payload
         return OKAY, rc, self.sys.load(self.arg, len(payload))
 
-    def mmap(self, fd: int, offset: int, writable: bool) -> tuple[str, int]:
-        """mmap of one page: errno's name or okay, and the address."""
+    def mmap(self, fd: int, offset: int, writable: bool, count: int = 1) -> tuple[str, int]:
+        """mmap of pages: errno's name or okay, and the address."""
         try:
-            return OKAY, self.sys.mmap(1, 3 if writable else 1, fd, offset)
+            return OKAY, self.sys.mmap(count, 3 if writable else 1, fd, offset)
         except KernelError as error:
             return errno.errorcode[error.code], 0
+
+    def slots_at(self, addr: int) -> Slot:
+        """The mapped page at an address, or the next one above it."""
+        return min((s for s in self.slots.values() if s.vpn >= addr >> 12), key=lambda s: s.vpn)
 
     def of_kind(self, kind: str) -> list[tuple[int, Opened]]:
         """Descriptors of a device."""
@@ -108,8 +134,8 @@ class Proc:
 class Mapping:
     """An mmap that the kernel is about: first the process's entry is made, then the kernel's own."""
 
-    slot: Slot
+    slots: list[Slot]
     proc: Proc
     x: int
-    m: int
+    record: MapRecord
     made: int = 0

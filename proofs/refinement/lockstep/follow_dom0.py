@@ -1,6 +1,7 @@
 """Which rule steps the grant hypercalls of Dom0's kernel perform: `gntdev_mmap`, `gntdev_munmap` and `gntdev_copy`.
 
-The kernel makes each of them for a process; what it maps for itself it maps, by the rules, like one more process.
+The kernel makes each of them for a process; what it maps for itself it maps, by the rules, like one more process. A call for
+several grants is, by the rules, one step after the other, grant by grant.
 """
 
 from __future__ import annotations
@@ -26,32 +27,44 @@ def free_map(d: Dom0) -> int:
     if not d.b.rules_on:
         return 0
     T = d.b.shadow.T
-    return next(m for m in range(d.b.shadow.size.maps) if not (
+    taken = {m for record in d.records for m in record.elements}
+    return next(m for m in range(d.b.shadow.size.maps) if m not in taken and not (
         T["gmap.listed"][m] or T["gmap.live"][m] or T["notice.event"][m]))
 
 
 def follower(d: Dom0, f: Flight, cmd: int, elements: Sequence[bytes]) -> Follower:
     """The follower of a grant hypercall of the kernel."""
     if cmd == abi.GNTTABOP_MAP_GRANT_REF:
-        assert d.mapping is not None and len(elements) == 1
+        assert d.mapping is not None and len(elements) == len(d.mapping.slots)
         d.mapping.made += 1
-        return _follow_map(d, f, d.mapping)
+        return _follow_maps(d, f, d.mapping)
     if cmd == abi.GNTTABOP_UNMAP_GRANT_REF:
-        return _follow_unmap(d, f, elements[0])
+        return _follow_unmaps(d, f, elements)
     assert d.copying is not None
     proc, x = d.copying
     made = []
     for raw in elements:
         src, s_dom, s_off, _, dst, d_dom, d_off, _, length, flags, _, _ = abi.COPY.unpack(raw)
         made.append(CopyElement(bool(flags & 1), src, s_dom, s_off, bool(flags & 2), dst, d_dom, d_off, length))
-    d.copied = f.seen
+    if made != d.wanted[:len(made)]:
+        raise Mismatch("gntdev copy: the kernel asks for other copies than the process",
+                       {f"copy {n}": pair for n, pair in enumerate(zip(d.wanted, made, strict=False)) if pair[0] != pair[1]})
+    del d.wanted[:len(made)]
+    d.copied.append(f.seen)
     return follow_copy(d.b, f, made, "gntdev_copy", {"p": proc.space, "x": x})
 
 
-def _follow_map(d: Dom0, f: Flight, mapping: Mapping) -> Follower:
+def _follow_maps(d: Dom0, f: Flight, mapping: Mapping) -> Follower:
+    """The grants of one map, one after the other."""
+    for slot in mapping.slots:
+        yield from _follow_map(d, f, mapping, slot)
+
+
+def _follow_map(d: Dom0, f: Flight, mapping: Mapping, slot: Slot) -> Follower:
     """gntdev_mmap for the process, then the same for the kernel, which registers the grant with a file of its own."""
-    b, sh, slot = d.b, d.b.shadow, mapping.slot
-    p, x, m = mapping.proc.space, mapping.x, mapping.m
+    b, sh = d.b, d.b.shadow
+    p, x, m = mapping.proc.space, mapping.x, mapping.record.elements[slot.page]
+    at = slot.page * abi.MAP_GRANT_REF.size
     granter, ref = sh.T["gmap.granter"][m], sh.T["gmap.ref"][m]
     kernels = mapping.made == 2
     call = f.calls[0]
@@ -71,7 +84,7 @@ def _follow_map(d: Dom0, f: Flight, mapping: Mapping) -> Follower:
     f.moving.discard(key)
     args = {"this": call, "got_h": sh.free_handle()}
     if event != "map.pinned":
-        status = b.status(f, 18)
+        status = b.status(f, at + 18)
         fail = "EINVAL" if status == GENERAL and (tries >= 5 or _pins_are_full(d, key, slot)) else None
         sh.step("gntdev_mmap.map", args, "EINVAL", fail)
         if status == OKAY:
@@ -87,14 +100,14 @@ def _follow_map(d: Dom0, f: Flight, mapping: Mapping) -> Follower:
     yield
     f.moving.discard(key)
     f.hurry = False
-    status = b.status(f, 18)
+    status = b.status(f, at + 18)
     if late:
         if status != GENERAL:
             raise Mismatch(f"gntdev mmap: the rules say EINVAL, Xen {status}")
     elif status == OKAY:
         t = sh.free_translation()
         sh.step("gntdev_mmap.insert", {"this": call, "got_t": t, "got_u": sh.free_translation(t)})
-        sh.handles[0, b.word(f, 20)] = args["got_h"]
+        sh.handles[0, b.word(f, at + 20)] = args["got_h"]
         if kernels:
             slot.kernel = t
         else:
@@ -109,48 +122,59 @@ def _pins_are_full(d: Dom0, key: tuple[int, int], slot: Slot) -> bool:
     return bool(d.b.pin(key) & (abi.PIN_HSTW if slot.writable else abi.PIN_HSTR) << 7)
 
 
-def _follow_unmap(d: Dom0, f: Flight, raw: bytes) -> Follower:
-    """gntdev_munmap of what a handle of Dom0 stands for."""
+def _follow_unmaps(d: Dom0, f: Flight, elements: Sequence[bytes]) -> Follower:
+    """gntdev_munmap of what handles of Dom0 stand for: all of them, one flush, and then what had to wait for it."""
     b, sh = d.b, d.b.shadow
-    number = abi.UNMAP_GRANT_REF.unpack(raw)[2]
-    h = sh.handles.get((0, number))
-    t = sh.T["mapping.host_t"][h] if h is not None else -1
-    slot = d.mapping.slot if d.mapping is not None else None
-    for _, each in d.slots():
-        if h is not None and t in (each.user, each.kernel):
-            slot = each
-    byte_is_cleared(sh.mfn(sh.T["translation.frame"][t]) if h is not None else -1, d, slot)
+    handles = [sh.handles.get((0, abi.UNMAP_GRANT_REF.unpack(raw)[2])) for raw in elements]
+    for h in handles:
+        if h is not None:
+            t = sh.T["mapping.host_t"][h]
+            byte_is_cleared(sh.mfn(sh.T["translation.frame"][t]), d, _slot_of(d, t))
     yield
-    status = b.status(f, 20)
-    if h is None:
-        if status != "GNTST_bad_handle":
-            raise Mismatch(f"Dom0 unmaps handle {number:#x}, which it does not have: {status}")
+    pending: list[tuple[int, int]] = []
+    for i, (raw, h) in enumerate(zip(elements, handles, strict=True)):
+        status = b.status(f, i * abi.UNMAP_GRANT_REF.size + 20)
+        number = abi.UNMAP_GRANT_REF.unpack(raw)[2]
+        if h is None:
+            if status != "GNTST_bad_handle":
+                raise Mismatch(f"Dom0 unmaps handle {number:#x}, which it does not have: {status}")
+            continue
+        t, call = sh.T["mapping.host_t"][h], f.calls[i]
+        slot, frame, space = _slot_of(d, t), sh.T["translation.frame"][t], sh.T["translation.space"][t]
+        if d.current is None or space not in (d.current.space, KERNEL):
+            raise Mismatch("a process's call unmaps what another process has mapped")
+        code = sh.step("gntdev_munmap", {"p": space, "t": t, "this": call}, ANY)
+        if (code == OKAY) != (status == OKAY):
+            raise Mismatch(f"gntdev munmap: the rules say {code}, Xen {status}")
+        if code != OKAY:
+            continue
+        pending.append((call, frame))
+        del sh.handles[0, number]
+        if slot is not None and slot.user == t:
+            slot.user = None
+        elif slot is not None:
+            slot.kernel = None
+    if not pending:
         return
-    call = f.calls[0]
-    frame = sh.T["translation.frame"][t]
-    if d.current is None or sh.T["translation.space"][t] not in (d.current.space, KERNEL):
-        raise Mismatch("a process's call unmaps what another process has mapped")
-    code = sh.step("gntdev_munmap", {"p": sh.T["translation.space"][t], "t": t, "this": call}, ANY)
-    if (code == OKAY) != (status == OKAY):
-        raise Mismatch(f"gntdev munmap: the rules say {code}, Xen {status}")
-    if code != OKAY:
-        return
-    del sh.handles[0, number]
-    if slot is not None and slot.user == t:
-        slot.user = None
-    elif slot is not None:
-        slot.kernel = None
     yield
-    sh.step("gntdev_munmap.flush", {"this": call})
-    sh.step("gntdev_munmap.complete", {"this": call})
-    b.touch_frame(frame)
+    for call, _ in pending:
+        sh.step("gntdev_munmap.flush", {"this": call})
+    for call, frame in pending:
+        sh.step("gntdev_munmap.complete", {"this": call})
+        b.touch_frame(frame)
+
+
+def _slot_of(d: Dom0, t: int) -> Slot | None:
+    """The mapped page that a translation is of: one that is there, or one of the mmap that is under way."""
+    slots = [slot for _, slot in d.slots()] + (d.mapping.slots if d.mapping is not None else [])
+    return next((slot for slot in slots if t in (slot.user, slot.kernel)), None)
 
 
 def byte_is_cleared(mfn: int, d: Dom0, slot: Slot | None) -> None:
-    """When the entry of a map with a byte notice goes, the byte has been cleared already."""
-    if slot is None or slot.record is None or slot.record.byte_at < 0 or slot.kernel is None or not slot.writable:
+    """When the entry of a page with a byte notice goes, the byte has been cleared already."""
+    if slot is None or slot.record is None or slot.byte() < 0 or slot.kernel is None or not slot.writable:
         return
     frame = d.b.rig.xen.frames.get(mfn)
-    if frame is not None and slot.user is not None and frame.data is not None and frame.data[slot.record.byte_at]:
+    if frame is not None and slot.user is not None and frame.data is not None and frame.data[slot.byte()]:
         raise Mismatch("the byte of an unmap notification was not cleared before the page was unmapped")
     slot.record.byte_at = -1

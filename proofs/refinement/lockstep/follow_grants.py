@@ -29,6 +29,7 @@ from bulkhead.proofs.refinement.lockstep.call import (
     MapElement,
     UnmapElement,
 )
+from bulkhead.proofs.refinement.lockstep.copied_bytes import watch
 from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
 from bulkhead.proofs.refinement.lockstep.testbed import Guest
 
@@ -229,12 +230,17 @@ def follow_copy(b: Bench, f: Flight, elements: list[CopyElement], rule: str = "c
         if event == "copy.claimed":
             b.expect(f, rule, code, OKAY)
             parts = (b.part(source), b.part(dest))
+            pages = [sh.mfn(sh.at("hold.frame", call, n)) for n in range(2)]
+            status_at = None if f.guest is None else (f.guest.layout.pages[0].mfn, f.vcpu * 2048 + i * 40 + 36)
+            watched, f.moves = watch(b.rig.xen.frames, pages[0], pages[1], e, status_at)
             event = yield
+            f.moves = None
             status = b.status(f, i * 40 + 36)
             frames = (sh.at("hold.frame", call, 0), sh.at("hold.frame", call, 1))
             want = _bounds(e, parts)
             code = sh.step(f"{rule}.move", this, ANY, want if want != OKAY else None)
             b.expect(f, f"{rule}.move", code, status)
+            watched.compare(status == OKAY)
             sh.step(f"{rule}.done", this)
             for frame in frames:
                 b.touch_frame(frame)

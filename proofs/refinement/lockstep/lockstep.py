@@ -9,6 +9,7 @@ invariants and theorems are evaluated.
 from __future__ import annotations
 
 from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.guest_access import translate
 from bulkhead.impl.xen.scheduler import HELD
 from bulkhead.model.caller import OKAY
@@ -20,6 +21,8 @@ from bulkhead.proofs.refinement.lockstep.spec_world import TOOLS, Rules
 from bulkhead.proofs.refinement.lockstep.testbed import FIXED, SLOTS, Guest
 
 POOL = 6
+PERIOD = bytes(range(1, 252))
+PATTERN = PERIOD * (abi.PAGE_SIZE // len(PERIOD) + 3)
 GREEDY = 40  # more than the heap has
 
 
@@ -178,9 +181,18 @@ class Bench(Asked):
         frame, writable = found
         if write and writable:
             if not frame.xenheap:
-                abi.U64.pack_into(frame.bytes(), 8 * (slot + 1), guest.domid << 32 | self.steps)
+                self.fill(frame)
             if self.rules_on:
                 self._store_rule(guest, slot, self.shadow.frame(frame.mfn))
+
+    def fill(self, frame: Frame) -> None:
+        """Fill a page with bytes of which none is zero, and which differ from place to place and from time to time; pages
+        with a guest's arguments keep all but a word."""
+        if any(frame.mfn in guest.fixed for guest in self.rig.guests.values()):
+            abi.U64.pack_into(frame.bytes(), 8, self.steps)
+        else:
+            first = self.steps % len(PERIOD)
+            frame.bytes()[:] = PATTERN[first:first + abi.PAGE_SIZE]
 
     def _store_rule(self, guest: Guest, slot: int, element: int) -> None:
         T, sh = self.shadow.T, self.shadow
@@ -288,6 +300,8 @@ class Bench(Asked):
         self.steps += 1
         if f.watch is not None:
             f.watched = self.pin(f.watch)
+        if f.moves is not None:
+            f.moves()
         try:
             f.marker = next(f.steps)
         except StopIteration as stop:

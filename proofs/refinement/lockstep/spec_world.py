@@ -31,14 +31,14 @@ class Size:
 
     guests: int = 3
     heap: int = 60  # frames that guests, their tables and the hypervisor share
-    dom0_frames: int = 6
+    dom0_frames: int = 14
     refs: tuple[int, ...] = (0, 1, 8, 9, 10, 700, 5000)
-    calls: int = 7
-    translations: int = 64
-    handles: int = 32
+    calls: int = 10
+    translations: int = 84
+    handles: int = 44
     lives: int = 10
     files: int = 10
-    maps: int = 16
+    maps: int = 24
     ports: int = 5
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 
+from bulkhead.impl.dom0.evtchn import Evtchn
 from bulkhead.impl.dom0.kernel import Kernel
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.abi import EPERM
@@ -88,13 +89,15 @@ class Guest:
 class WatchedKernel(Kernel):
     """Dom0's kernel; whoever watches makes its grant hypercalls step by step, and hears what else it does by itself."""
 
-    __slots__ = ("cleared", "event", "fly", "poked")
+    __slots__ = ("cleared", "delivered", "event", "fly", "poked", "unbound")
 
     def __init__(self, *args: object, **options: int) -> None:
         self.fly: Callable[[int, Sequence[bytes]], int] | None = None
         self.poked: Callable[[int], None] | None = None
         self.cleared: Callable[[int], None] | None = None
         self.event: Callable[[int, int], None] | None = None
+        self.delivered: Callable[[int], None] | None = None
+        self.unbound: Callable[[int], None] | None = None
         super().__init__(*args, **options)  # type: ignore[arg-type]
 
     def grant_op(self, cmd: int, elements: Sequence[bytes]) -> tuple[int, list[bytes]]:
@@ -117,6 +120,20 @@ class WatchedKernel(Kernel):
         if cmd in (abi.EVTCHNOP_CLOSE, abi.EVTCHNOP_SEND) and self.event is not None:
             self.event(cmd, abi.U32.unpack(arg)[0])
         return done
+
+    def unbind_port(self, port: int) -> None:
+        if self.unbound is not None:
+            self.unbound(port)
+        super().unbind_port(port)
+
+    def upcall(self) -> None:
+        ports = self.domain.events.ports
+        due = [n for n, user in sorted(self.evtchn_users.items()) if isinstance(user, Evtchn) and user.ports[n]
+               and n in ports and ports[n].pending]
+        super().upcall()
+        if self.delivered is not None:
+            for number in due:
+                self.delivered(number)
 
     def result(self, offset: int, size: int) -> bytes:
         """Bytes of the argument page."""

@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from bulkhead.impl.dom0.evtchn import Evtchn
 from bulkhead.impl.dom0.gntalloc import GntallocPool
 from bulkhead.impl.dom0.kernel import KernelError
 from bulkhead.impl.dom0.process import Process
@@ -20,17 +21,25 @@ from bulkhead.impl.dom0.syscalls import EVTCHN, GNTALLOC, GNTDEV, PRIVCMD, devic
 from bulkhead.impl.xen import abi
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.lockstep import follow_dom0
-from bulkhead.proofs.refinement.lockstep.call import Flight
-from bulkhead.proofs.refinement.lockstep.dom0_state import NOT_THERE, Mapping, MapRecord, Opened, Proc, SharedPage, Slot
+from bulkhead.proofs.refinement.lockstep.call import CopyElement, Flight
+from bulkhead.proofs.refinement.lockstep.dom0_state import (
+    NOT_THERE,
+    Mapping,
+    MapRecord,
+    Opened,
+    Proc,
+    SharedPage,
+    Slot,
+)
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import CHILD, KERNEL, TOOLS, USER
-from bulkhead.proofs.refinement.workload import dom0_control, dom0_gntalloc, dom0_gntdev
+from bulkhead.proofs.refinement.workload import dom0_changes, dom0_control, dom0_copies, dom0_gntalloc, dom0_gntdev
 
 if TYPE_CHECKING:
     from bulkhead.proofs.refinement.lockstep.lockstep import Bench
 
 NODES = {"gntdev": GNTDEV, "gntalloc": GNTALLOC, "evtchn": EVTCHN, "privcmd": PRIVCMD}
-MOST_FILES, MOST_SLOTS = 5, 4
+MOST_FILES = 5
 Move = Callable[["Dom0", Proc], str]
 
 
@@ -51,8 +60,11 @@ class Dom0:
         self.procs: dict[int, Proc] = {}
         self.mapping: Mapping | None = None  # the mmap that the kernel is about
         self.copying: tuple[Proc, int] | None = None
-        self.copied: list[str] = []  # what the hypervisor answered to each element of the last copy
+        self.wanted: list[CopyElement] = []  # what the hypervisor is to copy for it, and has not been asked for yet
+        self.copied: list[list[str]] = []  # what the hypervisor answered to each hypercall of the last copy
+        self.closing: list[int] | None = None  # ports closed by a call whose rule has not been taken yet
         self.own_event = False  # an event channel call of a process, not one that the kernel makes by itself
+        self.unbinding: dict[str, int] | None = None  # the process and file of an unbind
         self.killed: Proc | None = None
         self.current: Proc | None = None  # who makes the system call
         bench.shadow.lives[bench.rig.dom0] = 0
@@ -67,10 +79,12 @@ class Dom0:
         self.kernel.poked = self.poked
         self.kernel.cleared = self.cleared
         self.kernel.event = self.event
+        self.kernel.unbound = self.unbound
+        self.kernel.delivered = self.delivered
         self.moves: list[tuple[float, Move]] = []
         weights: tuple[tuple[float, Move], ...] = (
             (9, Dom0.open), (4, Dom0.close), (2.5, Dom0.fork), (2, Dom0.exit), (0.5, Dom0.setuid), (3, Dom0.store),
-            *dom0_gntdev.MOVES, *dom0_gntalloc.MOVES, *dom0_control.MOVES)
+            *dom0_gntdev.MOVES, *dom0_copies.MOVES, *dom0_changes.MOVES, *dom0_gntalloc.MOVES, *dom0_control.MOVES)
         total = 0.0
         for weight, move in weights:
             total += weight
@@ -87,8 +101,9 @@ class Dom0:
         return self.b.shadow.T[func].index(0) if self.b.rules_on else 0
 
     def _know_buffer(self, proc: Proc) -> None:
-        """The rules know the page that a process copies from and to."""
-        self.b.shadow.know_dom0_frame(proc.page().mfn)
+        """The rules know the pages that a process copies from and to."""
+        for page in proc.pages():
+            self.b.shadow.know_dom0_frame(page.mfn)
 
     # Moves.
 
@@ -108,6 +123,7 @@ class Dom0:
             x = rng.random() * self.moves[-1][0]
             text = next(move for limit, move in self.moves if x < limit)(self, proc)
         self.sync()
+        self._compare_rings()
         if self.killed is not None and self.killed.space in self.procs:
             text += ", killed meanwhile: " + self.exit(self.killed)
         self.killed = None
@@ -145,6 +161,9 @@ class Dom0:
             return "open privcmd: EACCES"
         fd = proc.sys.open(NODES[kind])
         proc.fds[fd] = Opened(proc.process.files[fd], element, kind)
+        device = proc.fds[fd].file.device
+        if isinstance(device, Evtchn):
+            device.ring_size = 1  # it grows with the ports, and overflows only by numbers of ports that were given up
         self.files.append(proc.fds[fd])
         self.rule(f"open_{kind}", args)
         return f"open {kind}"
@@ -184,9 +203,13 @@ class Dom0:
 
     def store_to(self, proc: Proc, slot: Slot) -> None:
         """A store through one of them, at the byte that is to be cleared if there is one."""
-        if slot.writable:
-            at = slot.record.byte_at if slot.record is not None and slot.record.byte_at >= 0 else 256
-            proc.sys.store((slot.vpn << 12) + at, b"dom0")
+        if slot.dead:
+            dom0_changes.expect_sigbus(proc, slot)
+        elif slot.writable:
+            if slot.kind != "foreign":
+                self.b.fill(proc.process.space.access(slot.vpn << 12, True))
+            at = slot.byte() if slot.byte() >= 0 else 256
+            proc.sys.store((slot.vpn << 12) + at, b"dom0"[:max(1, min(4, 4096 - at))])
             if slot.user is not None:
                 self.rule("store", {"space": proc.space, "t": slot.user})
 
@@ -220,7 +243,8 @@ class Dom0:
         self._know_buffer(child)
         self.rule("fork", {"p": parent.space, "child": space})
         inherited = sum(1 for vma in child.process.space.vmas if vma.file is not None)
-        if inherited != sum(1 for slot in parent.slots.values() if slot.kind == "own"):
+        if inherited != len({id(parent.process.space.find(s.vpn)) for s in parent.slots.values()
+                              if s.kind == "own"}):
             raise Mismatch("fork: a child inherits its parent's own pages, and neither grants nor foreign pages")
         for slot in parent.slots.values():
             if slot.kind == "own":
@@ -241,10 +265,11 @@ class Dom0:
         proc.fds.clear()
         del self.procs[proc.space]
         self.procs[-1] = proc  # still looked up by its mappings
-        mfn = proc.page().mfn
+        mfns = [page.mfn for page in proc.pages()]
         proc.process.exit()
         del self.procs[-1]
-        self.b.shadow.forget_dom0_frame(mfn)
+        for mfn in mfns:
+            self.b.shadow.forget_dom0_frame(mfn)
         self.sync()
         for slot in proc.slots.values():
             if slot.kind != "grant" or slot.user is not None or slot.kernel is not None:
@@ -260,7 +285,8 @@ class Dom0:
         kernel = self.kernel
         flight = Flight(f"dom0: grant op {cmd}", 0, 0, kernel.xen.hypercall(
             kernel.vcpu, abi.HYPERVISOR_GRANT_TABLE_OP, cmd, kernel.arg_va, len(elements)), read=kernel.result)
-        self.b.launch(flight, follow_dom0.follower(self, flight, cmd, elements), 1)
+        ncalls = len(elements) if cmd == abi.GNTTABOP_UNMAP_GRANT_REF else 1
+        self.b.launch(flight, follow_dom0.follower(self, flight, cmd, elements), ncalls)
         self.interleave(flight)
         return flight.rc
 
@@ -272,10 +298,10 @@ class Dom0:
         """The kernel has cleared a byte through its own window, for an unmap notification."""
         if not self.b.rules_on:
             return
-        found = self.mapping.slot if self.mapping is not None else None
-        found = next((s for _, s in self.slots() if s.record is not None and window in s.record.gmap.slots), found)
-        if found is None or found.kernel is None:
-            raise Mismatch("the kernel has cleared a byte of nobody's mapping")
+        slots = [s for _, s in self.slots()] + (self.mapping.slots if self.mapping is not None else [])
+        found = next((s for s in slots if s.record is not None and s.record.gmap.slots[s.page:s.page + 1] == [window]), None)
+        if found is None or found.kernel is None or found.byte() < 0:
+            raise Mismatch("the kernel has cleared a byte of nobody's mapping, or of another page of it")
         self.rule("store", {"space": KERNEL, "t": found.kernel})
 
     def cleared(self, maddr: int) -> None:
@@ -293,17 +319,42 @@ class Dom0:
                 return
 
     def event(self, cmd: int, port: int) -> None:
-        """The kernel has closed or rung a port by itself: the last close of a file, the end of a map."""
+        """The kernel has closed a port that nobody holds any more, or rung one by itself: the end of a map or page."""
+        if cmd == abi.EVTCHNOP_CLOSE:
+            if self.closing is not None:
+                self.closing.append(port)
+            else:
+                self.rule("close_left_open", {"q": port - 1})
+            return
         if self.own_event:
             return
-        if cmd == abi.EVTCHNOP_CLOSE:
-            self.rule("evtchn_release", {"q": port - 1})
-            return
         T = self.b.shadow.T
-        if self.b.rules_on and not any(not r.gmap.users and T["notice.event"][r.m] and T["notice.port"][r.m] == port - 1
-                                       for r in self.records):
-            raise Mismatch(f"the kernel has rung port {port}, and no map that asked for it has ended")
+        if self.b.rules_on and not any(
+                T[f"{what}.event"][n] and T[f"{what}.port"][n] == port - 1 for what, n in self._ended()):
+            raise Mismatch(f"the kernel has rung port {port}, and nothing that asked for it has ended")
         self.sync()
+
+    def closed(self) -> None:
+        """A call's rule has been taken: now those of the ports that it closed."""
+        ports, self.closing = self.closing or [], None
+        for port in ports:
+            self.rule("close_left_open", {"q": port - 1})
+
+    def _ended(self) -> list[tuple[str, int]]:
+        """Notices of maps and of pages whose end has come, as state and element."""
+        return [*(("notice", r.m) for r in self.records if not r.gmap.users),
+                *(("page_notice", p.f) for p in self.pages if not p.granted.users)]
+
+    def unbound(self, port: int) -> None:
+        """A file lets go of a port: the process says so, or its last descriptor has gone."""
+        if not self.own_event:
+            self.rule("evtchn_release", {"q": port - 1})
+        elif self.unbinding is not None:
+            self.rule("evtchn_unbind", {**self.unbinding, "q": port - 1})
+
+    def delivered(self, port: int) -> None:
+        """The kernel has put a port that rang into its file's ring."""
+        self.rule("evtchn_upcall", {"q": port - 1})
 
     def sync(self) -> None:
         """Files that are released, maps that have ended, shared pages that are taken back."""
@@ -324,6 +375,8 @@ class Dom0:
             if sh.T["notice.event"][record.m]:
                 self.rule("gntdev_ring", {"m": record.m})
             self.records.remove(record)
+        for page in [p for p in self.pages if not p.granted.users and sh.T["page_notice.event"][p.f]]:
+            self.rule("gntalloc_ring", {"f": page.f})
         for page in [p for p in self.pages if self._taken_back(p)]:
             self.rule("gntalloc_free", {"f": page.f})
             self.pages.remove(page)
@@ -332,6 +385,18 @@ class Dom0:
 
     def _taken_back(self, page: SharedPage) -> bool:
         return page.ref in self.kernel.free_refs
+
+    def _compare_rings(self) -> None:
+        """What each file's ring holds."""
+        if not self.b.rules_on:
+            return
+        rang, n = self.b.shadow.T["rang"], self.b.shadow.size.ports
+        for opened in self.files:
+            device = opened.file.device
+            if isinstance(device, Evtchn) and not device.overflow:
+                rules = {q + 1 for q in range(n) if rang[opened.x * n + q]}
+                if rules != set(device.ring):
+                    raise Mismatch(f"by the rules {sorted(rules)} wait to be read, in the implementation {device.ring}")
 
     def end(self) -> None:
         """The processes go, and their peers' last pages come back."""
@@ -349,4 +414,5 @@ class Dom0:
         """What the kernel gives out and has to get back."""
         kernel = self.kernel
         return {"pages": len(kernel.free_pages), "windows": len(kernel.free_slots), "references": len(kernel.free_refs),
-                "open ports": len(kernel.domain.events.ports), "users of ports": len(kernel.evtchn_users)}
+                "open ports": len(kernel.domain.events.ports), "users of ports": len(kernel.evtchn_users),
+                "holds of ports": sum(kernel.evtchn_holds.values())}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 from bulkhead.impl.dom0 import ioctl_control as c
+from bulkhead.impl.dom0.evtchn import POLLERR, POLLIN, Evtchn
 from bulkhead.impl.dom0.kernel import KernelError
+from bulkhead.impl.dom0.syscalls import WouldSleep
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.domains import ALIVE, DEAD
 from bulkhead.impl.xen.hypercall_evtchn import TWO_DOMIDS
 from bulkhead.model.caller import OKAY
-from bulkhead.proofs.refinement.lockstep.dom0_state import Proc, Slot
+from bulkhead.proofs.refinement.lockstep.dom0_state import MOST_SLOTS, Opened, Proc, Slot
 from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
 
 if TYPE_CHECKING:
@@ -37,7 +40,7 @@ def _peer(d: Dom0) -> int:
 
 def bind(d: Dom0, proc: Proc) -> str:
     """IOCTL_EVTCHN_BIND_INTERDOMAIN, mostly to a port that waits for Dom0."""
-    fd, x, _ = d.fd_of(proc, "evtchn")
+    fd, x, opened = d.fd_of(proc, "evtchn")
     waiting = [(domid, n) for domid, guest in d.b.rig.xen.domains.items() if domid < 4
                for n, port in guest.events.ports.items() if port.state == 1 and port.remote_domid == 0]
     dom, port = _peer(d), 1 + int(d.rng.random() * d.b.shadow.size.ports)
@@ -45,16 +48,25 @@ def bind(d: Dom0, proc: Proc) -> str:
         dom, port = waiting[int(d.rng.random() * len(waiting))]
     code, made, _ = _event(d, proc, fd, c.EVTCHN_BIND_INTERDOMAIN, c.TWO.pack(dom, port))
     d.rule("evtchn_bind", {"p": proc.space, "x": x, "dom": d.b.shadow.domain(dom), "o": port - 1} | _made(code, made), code)
+    _tight(d, opened)
     return f"evtchn bind to d{dom} port {port}: {code}"
 
 
 def bind_unbound(d: Dom0, proc: Proc) -> str:
     """IOCTL_EVTCHN_BIND_UNBOUND_PORT."""
-    fd, x, _ = d.fd_of(proc, "evtchn")
+    fd, x, opened = d.fd_of(proc, "evtchn")
     dom = _peer(d)
     code, made, _ = _event(d, proc, fd, c.EVTCHN_BIND_UNBOUND_PORT, abi.U32.pack(dom))
     d.rule("evtchn_bind_unbound", {"p": proc.space, "x": x, "dom": d.b.shadow.domain(dom)} | _made(code, made), code)
+    _tight(d, opened)
     return f"evtchn bind_unbound for d{dom}: {code}"
+
+
+def _tight(d: Dom0, opened: Opened | None) -> None:
+    """Numbers of ports that were given up take room in a ring; now and then it is too small as if there were some."""
+    device = opened.file.device if opened is not None else None
+    if isinstance(device, Evtchn) and d.rng.random() < 0.2:
+        device.ring_size = max(1, len(device.ports) - 1)
 
 
 def _made(code: str, port: int) -> dict[str, int]:
@@ -70,60 +82,111 @@ def _event(d: Dom0, proc: Proc, fd: int, cmd: int, payload: bytes) -> tuple[str,
 
 
 def unbind(d: Dom0, proc: Proc) -> str:
-    """IOCTL_EVTCHN_UNBIND."""
-    return _on_port(d, proc, "unbind", c.EVTCHN_UNBIND)
+    """IOCTL_EVTCHN_UNBIND; a notice that holds the port keeps it open."""
+    fd, x, _ = d.fd_of(proc, "evtchn")
+    port = _port(d)
+    d.unbinding = {"p": proc.space, "x": x}
+    code, _, _ = _event(d, proc, fd, c.EVTCHN_UNBIND, abi.U32.pack(port))
+    d.unbinding = None
+    if code != OKAY:  # where it is okay, the rule has been taken when the file let go
+        d.rule("evtchn_unbind", {"p": proc.space, "x": x, "q": port - 1}, code)
+    elif port in d.kernel.evtchn_holds:
+        d.rule("close_left_open", {"q": port - 1}, "EBUSY")
+    return f"evtchn unbind {port}: {code}"
 
 
 def ring(d: Dom0, proc: Proc) -> str:
     """IOCTL_EVTCHN_NOTIFY."""
-    return _on_port(d, proc, "notify", c.EVTCHN_NOTIFY)
-
-
-def _on_port(d: Dom0, proc: Proc, name: str, cmd: int) -> str:
     fd, x, _ = d.fd_of(proc, "evtchn")
     port = _port(d)
-    code, _, _ = _event(d, proc, fd, cmd, abi.U32.pack(port))
-    d.rule(f"evtchn_{name}", {"p": proc.space, "x": x, "q": port - 1}, code)
-    return f"evtchn {name} {port}: {code}"
+    code, _, _ = _event(d, proc, fd, c.EVTCHN_NOTIFY, abi.U32.pack(port))
+    d.rule("evtchn_notify", {"p": proc.space, "x": x, "q": port - 1}, code)
+    return f"evtchn notify {port}: {code}"
 
 
 def restrict_events(d: Dom0, proc: Proc) -> str:
-    """IOCTL_EVTCHN_RESTRICT_DOMID."""
+    """IOCTL_EVTCHN_RESTRICT_DOMID, now and then to Dom0 or to a reserved number."""
     fd, x, _ = d.fd_of(proc, "evtchn")
     dom = _peer(d)
+    if d.rng.random() < 0.6:
+        dom = (0, abi.DOMID_FIRST_RESERVED, 0xFFFF)[int(d.rng.random() * 3)]
     code, _, _ = proc.ioctl(fd, c.EVTCHN_RESTRICT_DOMID, abi.U16.pack(dom))
-    d.rule("evtchn_restrict", {"p": proc.space, "x": x, "dom": d.b.shadow.domain(dom)}, code)
+    reserved = code == "EINVAL" and dom >= abi.DOMID_FIRST_RESERVED
+    d.rule("evtchn_restrict", {"p": proc.space, "x": x, "dom": d.b.shadow.domain(dom)}, code, "EINVAL" if reserved else None)
+    if code == OKAY and dom >= abi.DOMID_FIRST_RESERVED:
+        raise Mismatch(f"a file was restricted to {dom:#x}, which is no domain")
     return f"evtchn restrict to d{dom}: {code}"
 
 
 def read_events(d: Dom0, proc: Proc) -> str:
-    """read(): every port that rang; then, mostly, write() them back."""
+    """poll() and read() of some or all ports that rang; then, mostly, write() them back."""
     fd, x, opened = d.fd_of(proc, "evtchn")
+    size = (4096, 4096, 4, 7, 8, 3)[int(d.rng.random() * 6)]
+    asleep = d.rng.random() < 0.3
+    if opened is not None:
+        opened.file.nonblock = not asleep
+    _poll(d, proc, fd, x, opened)
     ports: list[int] = []
+    sleeps = False
     try:
-        raw = proc.sys.read(fd, 4096)
+        raw = proc.sys.read(fd, size)
         ports = [abi.U32.unpack_from(raw, i)[0] for i in range(0, len(raw), 4)]
         code = OKAY
     except KernelError as error:
-        code = {abi.EBADF: "EBADF", abi.EINVAL: "EINVAL", abi.EAGAIN: "EAGAIN"}.get(error.code, str(error.code))
+        code, sleeps = errno.errorcode[error.code], isinstance(error, WouldSleep)
+    device = opened.file.device if opened is not None else None
+    if sleeps != (asleep and code == "EAGAIN" and isinstance(device, Evtchn)):
+        raise Mismatch(f"a read that {'may' if asleep else 'may not'} sleep {'does' if sleeps else 'does not'}: {code}")
+    if isinstance(device, Evtchn) and size < 4 and (code, ports) != (OKAY, []):
+        raise Mismatch(f"a read of {size} bytes answered {code} {ports}")
+    if len(ports) > size // 4 or (isinstance(device, Evtchn) and code == OKAY and size >= 4 and not ports):
+        raise Mismatch(f"a read of {size} bytes gave {len(ports)} ports")
+    overflow = isinstance(device, Evtchn) and device.overflow
     if code != OKAY and d.b.rules_on:
         for q in range(d.b.shadow.size.ports):  # not one of them may be read
-            d.rule("evtchn_read", {"p": proc.space, "x": x, "q": q}, code)
-    for port in ports:
-        d.rule("evtchn_read", {"p": proc.space, "x": x, "q": port - 1})
+            d.rule("evtchn_read", {"p": proc.space, "x": x, "q": q, "again": 0}, code,
+                   "EFBIG" if overflow and code == "EFBIG" else None)
+    left = device.ring if isinstance(device, Evtchn) else []
+    for n, port in enumerate(ports):
+        again = port in ports[n + 1:] or port in left
+        d.rule("evtchn_read", {"p": proc.space, "x": x, "q": port - 1, "again": int(again)})
     for port in ports if d.rng.random() < 0.5 else ():
         _write_back(d, proc, fd, x, port)
     if opened is None or d.rng.random() < 0.2:
         _write_back(d, proc, fd, x, _port(d))
-    return f"evtchn read {ports}: {code}"
+    if overflow and d.rng.random() < 0.5:
+        return empty(d, proc)
+    return f"evtchn read of {size}: {ports}, {code}"
+
+
+def _poll(d: Dom0, proc: Proc, fd: int, x: int, opened: Opened | None) -> None:
+    try:
+        events = proc.sys.poll(fd)
+        code = "EFBIG" if events == POLLERR else OKAY if events & POLLIN else "EAGAIN"
+    except KernelError as error:
+        code = errno.errorcode[error.code]
+    device = opened.file.device if opened is not None else None
+    d.rule("evtchn_poll", {"p": proc.space, "x": x}, code,
+           "EFBIG" if code == "EFBIG" and isinstance(device, Evtchn) and device.overflow else None)
+
+
+def empty(d: Dom0, proc: Proc) -> str:
+    """IOCTL_EVTCHN_RESET."""
+    fd, x, _ = d.fd_of(proc, "evtchn")
+    code, _, _ = proc.ioctl(fd, c.EVTCHN_RESET, b"")
+    d.rule("evtchn_empty", {"p": proc.space, "x": x}, code)
+    return f"evtchn reset: {code}"
 
 
 def _write_back(d: Dom0, proc: Proc, fd: int, x: int, port: int) -> None:
+    odd = int(d.rng.random() * 4)  # bytes that make no whole port
     try:
-        proc.sys.write(fd, abi.U32.pack(port))
+        size = proc.sys.write(fd, abi.U32.pack(port) + bytes(odd))
         code = OKAY
+        if size != 4:
+            raise Mismatch(f"a write of {4 + odd} bytes answered {size}")
     except KernelError as error:
-        code = {abi.EBADF: "EBADF", abi.EINVAL: "EINVAL"}.get(error.code, str(error.code))
+        code = errno.errorcode[error.code]
     d.rule("evtchn_write", {"p": proc.space, "x": x, "q": port - 1}, code)
 
 
@@ -133,9 +196,9 @@ def privcmd(d: Dom0, proc: Proc) -> str:
     """One call on privcmd; what it maps it soon unmaps, so that guests can go."""
     x = d.rng.random()
     if proc.slots and x < 0.5:
-        vpn = next(iter(proc.slots))
-        proc.sys.munmap(vpn << 12, 1)
-        return f"munmap {vpn:#x}"
+        first, count = next(iter(proc.slots.values())).area
+        proc.sys.munmap(first << 12, count)
+        return f"munmap {first:#x}"
     if x < 0.12:
         return restrict(d, proc)
     if x < 0.45:
@@ -155,43 +218,103 @@ def restrict(d: Dom0, proc: Proc) -> str:
 
 
 def mmapbatch(d: Dom0, proc: Proc) -> str:
-    """mmap of the device and IOCTL_PRIVCMD_MMAPBATCH_V2 of one page: any page of a guest."""
+    """mmap of the device and IOCTL_PRIVCMD_MMAPBATCH_V2: any page of a guest.
+
+    The first batch has to cover all of the area; later ones may fill what is still empty in it.
+    """
     fd, x, opened = d.fd_of(proc, "privcmd")
+    if opened is None:
+        return f"privcmd mmapbatch: {_batch(d, proc, fd, x, None, proc.arg, 1, False)[0]}"
+    count = 1 + int(d.rng.random() * 2)
+    if len(proc.slots) + count > MOST_SLOTS:
+        return ""
+    writable = d.rng.random() < 0.5
+    code, addr = proc.mmap(fd, 0, writable, count)
+    if code != OKAY:
+        raise Mismatch(f"mmap of privcmd answered {code}")
+    _wrong_batches(proc, fd, addr, count, first=True)
+    area = (addr >> 12, count)
+    code, failed = _batch(d, proc, fd, x, area, addr, count, writable)
+    if code == OKAY and failed:
+        _wrong_batches(proc, fd, addr, count, filled=len(failed) < count)
+        if d.rng.random() < 0.7:  # the holes may be filled, one by one
+            for page in failed:
+                _batch(d, proc, fd, x, area, addr + (page << 12), 1, writable)
+    mine = [slot for slot in proc.slots.values() if slot.area == area]
+    if mine and count > 1:
+        refuse_part(proc, addr)
+    if not mine:
+        proc.sys.munmap(addr, count)
+    return f"privcmd mmapbatch of {count}: {code}"
+
+
+def refuse_part(proc: Proc, addr: int) -> None:
+    """No part of an area of privcmd may be unmapped, changed or moved."""
+    for call in (lambda: proc.sys.munmap(addr, 1), lambda: proc.sys.mremap(addr, 2, 1),
+                 lambda: proc.sys.mprotect(addr, 1, 1 if proc.slots_at(addr).writable else 3)):
+        try:
+            call()
+        except KernelError as error:
+            if error.code == abi.EINVAL:
+                continue
+        raise Mismatch("a part of an area of privcmd was unmapped, moved or changed")
+
+
+def _wrong_batches(proc: Proc, fd: int, addr: int, count: int, first: bool = False, filled: bool = False) -> None:
+    """Batches that do not fit the area: the `first` one may not leave out a page, and nothing that is `filled` is filled
+    again. They set all errors to 0 before they are refused."""
+    at = proc.arg
+    wrong = [(addr, count + 1), (addr + 1, count)]
+    below = proc.process.space.find((addr >> 12) - 1)
+    if below is None or below.start == addr >> 12:
+        wrong.append((addr - 4096, count))
+    if first and count > 1:
+        wrong.append((addr + 4096, count - 1))
+    if filled:
+        wrong.append((addr, count))
+    for start, number in wrong:
+        proc.sys.store(at, c.MMAPBATCH_V2.pack(number, 99, 0, start, at + 64, at + 96).ljust(96, b"\0") + b"\7" * 16)
+        try:
+            proc.sys.ioctl(fd, c.PRIVCMD_MMAPBATCH_V2, at)
+            code = OKAY
+        except KernelError as error:
+            code = errno.errorcode[error.code]
+        zeroed = proc.sys.load(at + 96, 4 * number) == bytes(4 * number)
+        if code not in ("EINVAL", "EPERM") or zeroed != (code == "EINVAL"):
+            raise Mismatch(f"a batch of {number} pages at {start:#x}, area {addr:#x} of {count}: {code}")
+
+
+def _batch(d: Dom0, proc: Proc, fd: int, x: int, area: tuple[int, int] | None, addr: int, count: int,
+           writable: bool) -> tuple[str, list[int]]:
+    """A batch of pages, mostly of one guest's: errno's name or okay, and which of them failed."""
     b, sh = d.b, d.b.shadow
     guests = list(b.rig.guests.values())
-    dom, gfn = 99, 0x7FFFFFFF
+    dom, gfns = 99, [0x7FFFFFFF] * count
     if guests and d.rng.random() < 0.95:
         guest = guests[int(d.rng.random() * len(guests))]
         pages = [*guest.pool, *guest.fixed]
-        dom, gfn = guest.domid, pages[int(d.rng.random() * len(pages))]
-        if d.rng.random() < 0.1:
-            gfn = 0x7FFFFFFF
-    writable = d.rng.random() < 0.5
-    addr = proc.arg
-    if opened is not None:
-        if len(proc.slots) >= 4:
-            return ""
-        code, addr = proc.mmap(fd, 0, writable)
-        if code != OKAY:
-            raise Mismatch(f"mmap of privcmd answered {code}")
+        dom = guest.domid
+        gfns = [pages[int(d.rng.random() * len(pages))] if d.rng.random() < 0.85 else 0x7FFFFFFF for _ in gfns]
     at = proc.arg
-    payload = c.MMAPBATCH_V2.pack(1, dom, 0, addr, at + 64, at + 72).ljust(64, b"\0") + abi.U64.pack(gfn) + bytes(4)
+    payload = c.MMAPBATCH_V2.pack(count, dom, 0, addr, at + 64, at + 96).ljust(64, b"\0")
+    payload += b"".join(abi.U64.pack(gfn) for gfn in gfns).ljust(32, b"\0") + b"\7" * 4 * count
     code, _, raw = proc.ioctl(fd, c.PRIVCMD_MMAPBATCH_V2, payload)
-    failed = c.S32.unpack_from(raw, 72)[0] if code == OKAY else 0
-    if failed:
-        code = "EFAULT"  # in Linux an errno of its own for each page, and 0 for the call
-    t = sh.free_translation() if b.rules_on else 0
-    domain = b.rig.xen.domains.get(dom)
-    table = bool(failed) and writable and domain is not None and b.is_table(gfn)
-    d.rule("privcmd_mmapbatch", {"p": proc.space, "x": x, "dom": sh.domain(dom), "f": sh.frame(gfn),
-                                 "writable": int(writable), "t_t": t, "t_nil": sh.size.handles - 1}, code,
-           "EFAULT" if table else None)
-    if code == OKAY:
-        vpn = addr >> 12
-        proc.slots[vpn] = Slot("foreign", vpn, writable, t, maddr=proc.process.space.pte_maddr(vpn))
-    elif opened is not None:
-        proc.sys.munmap(addr, 1)
-    return f"privcmd mmapbatch d{dom} {gfn:#x}: {code}"
+    errors = [c.S32.unpack_from(raw, 96 + 4 * i)[0] if code == OKAY else 0 for i in range(count)]
+    failed = []
+    for i, (gfn, error) in enumerate(zip(gfns, errors, strict=True)):
+        answer = "EFAULT" if error else code  # in Linux an errno of its own for each page, and 0 for the call
+        t = sh.free_translation() if b.rules_on else 0
+        domain = b.rig.xen.domains.get(dom)
+        table = bool(error) and writable and domain is not None and b.is_table(gfn)
+        d.rule("privcmd_mmapbatch", {"p": proc.space, "x": x, "dom": sh.domain(dom), "f": sh.frame(gfn),
+                                     "writable": int(writable), "t_t": t, "t_nil": sh.size.handles - 1}, answer,
+               "EFAULT" if table else None)
+        if answer == OKAY and area is not None:
+            vpn = (addr >> 12) + i
+            proc.slots[vpn] = Slot("foreign", vpn, writable, t, maddr=proc.process.space.pte_maddr(vpn), area=area)
+        else:
+            failed.append(i)
+    return code, failed
 
 
 def _hypercall(d: Dom0, proc: Proc, fd: int, number: int, args: tuple[int, ...], at: int, payload: bytes) -> tuple[str, int]:
@@ -279,5 +402,5 @@ def populate(d: Dom0, proc: Proc) -> str:
     return f"privcmd populate_physmap d{domid}: {code} {done}"
 
 
-MOVES = ((8, bind), (6, bind_unbound), (7, ring), (3, unbind), (1, restrict_events), (6, read_events), (1.5, restrict),
-         (3, mmapbatch), (2, populate), (3, control), (1.5, alloc_unbound))
+MOVES = ((8, bind), (6, bind_unbound), (7, ring), (5, unbind), (3, restrict_events), (6, read_events), (1.5, restrict),
+         (1.5, empty), (3, mmapbatch), (2, populate), (3, control), (1.5, alloc_unbound))

@@ -38,7 +38,7 @@ class Driver(GuestCalls):
         b, rng = self.b, self.rng
         if self._go_on():
             return
-        if rng.random() < 0.17:
+        if rng.random() < 0.22:
             text = self.dom0.move()
             if text:
                 self.text = f"dom0: {text}"
