@@ -234,6 +234,7 @@ VGCF_ONLINE: Final = 1 << 5
 # --- event channels (public/event_channel.h) ---
 EVTCHNOP_BIND_INTERDOMAIN: Final = 0
 EVTCHNOP_BIND_VIRQ: Final = 1
+EVTCHNOP_BIND_PIRQ: Final = 2
 EVTCHNOP_CLOSE: Final = 3
 EVTCHNOP_SEND: Final = 4
 EVTCHNOP_STATUS: Final = 5
@@ -242,9 +243,13 @@ EVTCHNOP_BIND_IPI: Final = 7
 EVTCHNOP_BIND_VCPU: Final = 8
 EVTCHNOP_UNMASK: Final = 9
 EVTCHNOP_RESET: Final = 10
+EVTCHNOP_INIT_CONTROL: Final = 11
+EVTCHNOP_EXPAND_ARRAY: Final = 12
+EVTCHNOP_SET_PRIORITY: Final = 13
+EVTCHNOP_RESET_CONT: Final = 14
 VIRQ_DOM_EXC: Final = 3
 NR_VIRQS: Final = 24
-GLOBAL_VIRQS: Final = frozenset({2, 3, 4, 5, 6, 8, 9, 11, 13})
+PER_VCPU_VIRQS: Final = frozenset({0, 1, 7, 13})  # timer, debug, xenoprof, PMU; all others are global
 
 
 def s16(value: int) -> int:

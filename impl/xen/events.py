@@ -15,9 +15,10 @@ from impl.xen.abi import (
     EINVAL,
     ENOENT,
     ENOSPC,
+    EPERM,
     ESRCH,
-    GLOBAL_VIRQS,
     NR_VIRQS,
+    PER_VCPU_VIRQS,
 )
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ UNBOUND: Final = 1
 INTERDOMAIN: Final = 2
 VIRQ: Final = 4
 IPI: Final = 5
+BUCKET: Final = 64  # records of ports are made one page at a time
 
 
 class Port:
@@ -48,27 +50,37 @@ class Port:
 
 
 class EventChannels:
-    """The ports of one domain; port 0 is never valid."""
+    """The ports of one domain; port 0 is reserved. Ports below `valid` have a record, open or not: it grows by buckets."""
 
-    __slots__ = ("domain", "ports")
+    __slots__ = ("domain", "ports", "valid")
 
     def __init__(self, domain: Domain) -> None:
         self.domain = domain
         self.ports: dict[int, Port] = {}
+        self.valid = BUCKET
 
-    def _free_port(self) -> int:
+    def free_port(self) -> int:
+        """The lowest port that is not open, with a record made for it; -EINVAL of a dying domain, -ENOSPC."""
+        if self.domain.is_dying:
+            return -EINVAL
         for number in range(1, self.domain.max_evtchn_port + 1):
             if number not in self.ports:
+                while number >= self.valid:
+                    self.valid += BUCKET
                 return number
         return -ENOSPC
+
+    def is_valid(self, number: int) -> bool:
+        """Does the port have a record (port_is_valid)? What has none is -EINVAL before anything is asked about it."""
+        return 0 <= number < self.valid
 
     def get(self, number: int) -> Port | None:
         """The open port, or None."""
         return self.ports.get(number)
 
     def alloc_unbound(self, remote_domid: int) -> int:
-        """A new port waiting for `remote_domid`; its number or -ENOSPC."""
-        number = self._free_port()
+        """A new port waiting for `remote_domid`; its number or -errno."""
+        number = self.free_port()
         if number > 0:
             port = self.ports[number] = Port()
             port.state = UNBOUND
@@ -77,7 +89,7 @@ class EventChannels:
 
     def bind_interdomain(self, remote: Domain, remote_port: int) -> int:
         """Bind to an unbound port that waits for this domain; the new port is pending at once."""
-        number = self._free_port()
+        number = self.free_port()
         if number < 0:
             return number
         other = remote.events.get(remote_port)
@@ -91,14 +103,14 @@ class EventChannels:
         return number
 
     def bind_virq(self, virq: int, vcpu: int) -> int:
-        """A port for a virtual interrupt; -EINVAL, -ENOENT or -EEXIST as the ABI says."""
-        if virq >= NR_VIRQS or (virq in GLOBAL_VIRQS and vcpu):
+        """A port for a virtual interrupt: -EINVAL for none or a global one away from vCPU 0, -ENOENT, -EEXIST."""
+        if virq >= NR_VIRQS or (virq not in PER_VCPU_VIRQS and vcpu):
             return -EINVAL
         if vcpu >= len(self.domain.vcpus):
             return -ENOENT
         if any(p.state == VIRQ and p.virq == virq and p.vcpu == vcpu for p in self.ports.values()):
             return -EEXIST
-        number = self._free_port()
+        number = self.free_port()
         if number > 0:
             port = self.ports[number] = Port()
             port.state, port.virq, port.vcpu = VIRQ, virq, vcpu
@@ -108,7 +120,7 @@ class EventChannels:
         """A port by which vCPUs of the domain signal one of them."""
         if vcpu >= len(self.domain.vcpus):
             return -ENOENT
-        number = self._free_port()
+        number = self.free_port()
         if number > 0:
             port = self.ports[number] = Port()
             port.state, port.vcpu = IPI, vcpu
@@ -172,12 +184,12 @@ def op_alloc_unbound(xen: Xen, vcpu: VCpu, domid: int, remote_domid: int) -> int
     domain = target_domain(xen, vcpu, domid)
     if domain is None:
         return -ESRCH
-    remote = target_domain(xen, vcpu, remote_domid)
-    rc = xen.xsm.evtchn_unbound(vcpu.domain, domain, remote)
+    number = domain.events.free_port()
+    if number < 0:
+        return number
+    rc = xen.xsm.evtchn_unbound(vcpu.domain, domain, target_domain(xen, vcpu, remote_domid))
     if rc:
         return rc
-    if domain.is_dying:
-        return -EINVAL
     return domain.events.alloc_unbound(vcpu.domain.domid if remote_domid == DOMID_SELF else remote_domid)
 
 
@@ -186,6 +198,9 @@ def op_bind_interdomain(xen: Xen, vcpu: VCpu, remote_domid: int, remote_port: in
     remote = target_domain(xen, vcpu, remote_domid)
     if remote is None:
         return -ESRCH
+    number = vcpu.domain.events.free_port()
+    if number < 0:
+        return number
     other = remote.events.get(remote_port)
     if other is not None and other.state == UNBOUND and other.remote_domid == vcpu.domain.domid:
         rc = xen.xsm.evtchn_interdomain(vcpu.domain, remote)
@@ -194,33 +209,39 @@ def op_bind_interdomain(xen: Xen, vcpu: VCpu, remote_domid: int, remote_port: in
     return vcpu.domain.events.bind_interdomain(remote, remote_port)
 
 
-def op_status(xen: Xen, vcpu: VCpu, domid: int, number: int) -> tuple[int, int, int, int, int]:
-    """EVTCHNOP_status: (0 or -errno, state, vcpu, word one, word two of the union)."""
+def op_status(xen: Xen, vcpu: VCpu, domid: int, number: int) -> tuple[int, int, int, tuple[int, ...]]:
+    """EVTCHNOP_status: (0 or -errno, state, vcpu, those words of the union that the state has)."""
     domain = target_domain(xen, vcpu, domid)
     if domain is None:
-        return -ESRCH, 0, 0, 0, 0
-    if not 0 < number <= domain.max_evtchn_port:
-        return -EINVAL, 0, 0, 0, 0
+        return -ESRCH, 0, 0, ()
+    if not domain.events.is_valid(number):
+        return -EINVAL, 0, 0, ()
     rc = xen.xsm.target("evtchn_status", vcpu.domain, domain)
     if rc:
-        return rc, 0, 0, 0, 0
+        return rc, 0, 0, ()
     port = domain.events.get(number)
     if port is None:
-        return 0, CLOSED, 0, 0, 0
+        return 0, CLOSED, 0, ()
     if port.state == UNBOUND:
-        return 0, UNBOUND, port.vcpu, port.remote_domid, 0
+        return 0, UNBOUND, port.vcpu, (port.remote_domid,)
     if port.state == INTERDOMAIN and port.remote is not None:
-        return 0, INTERDOMAIN, port.vcpu, port.remote.domid, port.remote_port
-    return 0, port.state, port.vcpu, port.virq, 0
+        return 0, INTERDOMAIN, port.vcpu, (port.remote.domid, port.remote_port)
+    return 0, port.state, port.vcpu, (port.virq,) if port.state == VIRQ else ()
 
 
 def op_unmask(vcpu: VCpu, number: int) -> int:
-    """EVTCHNOP_unmask: a pending event becomes deliverable."""
-    port = vcpu.domain.events.get(number)
-    if port is None:
+    """EVTCHNOP_unmask: a pending event becomes deliverable. A port that is not open has a mask bit too."""
+    if not vcpu.domain.events.is_valid(number):
         return -EINVAL
-    port.masked = False
+    port = vcpu.domain.events.get(number)
+    if port is not None:
+        port.masked = False
     return 0
+
+
+def op_bind_pirq(vcpu: VCpu) -> int:
+    """EVTCHNOP_bind_pirq: no guest here has a physical interrupt of its own."""
+    return -EINVAL if vcpu.domain.is_privileged else -EPERM
 
 
 def op_bind_vcpu(vcpu: VCpu, number: int, vcpu_id: int) -> int:
@@ -228,7 +249,7 @@ def op_bind_vcpu(vcpu: VCpu, number: int, vcpu_id: int) -> int:
     if vcpu_id >= len(vcpu.domain.vcpus):
         return -ENOENT
     port = vcpu.domain.events.get(number)
-    if port is None or port.state == IPI or (port.state == VIRQ and port.virq not in GLOBAL_VIRQS):
+    if port is None or port.state == IPI or (port.state == VIRQ and port.virq in PER_VCPU_VIRQS):
         return -EINVAL
     port.vcpu = vcpu_id
     return 0

@@ -11,7 +11,7 @@ from struct import Struct
 from typing import TYPE_CHECKING
 
 from impl.xen import abi, events
-from impl.xen.abi import EFAULT, ENOSYS
+from impl.xen.abi import EFAULT, EINVAL, ENOSYS, EOPNOTSUPP
 from impl.xen.guest_access import read, write
 
 if TYPE_CHECKING:
@@ -20,14 +20,18 @@ if TYPE_CHECKING:
 
 TWO_DOMIDS = Struct("<HHI")
 DOMID_PORT = Struct("<HHII")
-STATUS = Struct("<HHIIIII")
+STATUS_IN = Struct("<HHI")
+STATUS_OUT = 8  # where state, vcpu and the union stand
 THREE = Struct("<III")
 TWO = Struct("<II")
 SIZES = {
     abi.EVTCHNOP_BIND_INTERDOMAIN: 12, abi.EVTCHNOP_BIND_VIRQ: 12, abi.EVTCHNOP_CLOSE: 4, abi.EVTCHNOP_SEND: 4,
     abi.EVTCHNOP_STATUS: 24, abi.EVTCHNOP_ALLOC_UNBOUND: 8, abi.EVTCHNOP_BIND_IPI: 8, abi.EVTCHNOP_BIND_VCPU: 8,
-    abi.EVTCHNOP_UNMASK: 4, abi.EVTCHNOP_RESET: 2,
+    abi.EVTCHNOP_UNMASK: 4, abi.EVTCHNOP_RESET: 2, abi.EVTCHNOP_BIND_PIRQ: 12, abi.EVTCHNOP_INIT_CONTROL: 24,
+    abi.EVTCHNOP_EXPAND_ARRAY: 8, abi.EVTCHNOP_SET_PRIORITY: 8, abi.EVTCHNOP_RESET_CONT: 2,
 }
+# Events in FIFO order are not offered: to begin with them is refused, and what needs them says so.
+FIFO = {abi.EVTCHNOP_INIT_CONTROL: -EINVAL, abi.EVTCHNOP_EXPAND_ARRAY: -EOPNOTSUPP}
 
 
 def do_event_channel_op(
@@ -61,9 +65,10 @@ def do_event_channel_op(
         rc = ports.bind_ipi(target)
         out = TWO.pack(target, max(rc, 0))
     elif cmd == abi.EVTCHNOP_STATUS:
-        dom, pad, port, *_ = STATUS.unpack(raw)
-        rc, state, on, one, two = events.op_status(xen, vcpu, dom, port)
-        out = STATUS.pack(dom, pad, port, state, on, one, two)
+        dom, _, port = STATUS_IN.unpack_from(raw)
+        rc, state, on, words = events.op_status(xen, vcpu, dom, port)
+        told = b"".join(abi.U32.pack(word) for word in (state, on, *words))
+        out = raw[:STATUS_OUT] + told + raw[STATUS_OUT + len(told):]  # words that the state does not have stay
     elif cmd == abi.EVTCHNOP_CLOSE:
         rc = ports.close(abi.U32.unpack(raw)[0])
     elif cmd == abi.EVTCHNOP_SEND:
@@ -72,6 +77,12 @@ def do_event_channel_op(
         rc = events.op_unmask(vcpu, abi.U32.unpack(raw)[0])
     elif cmd == abi.EVTCHNOP_BIND_VCPU:
         rc = events.op_bind_vcpu(vcpu, *TWO.unpack(raw))
+    elif cmd == abi.EVTCHNOP_BIND_PIRQ:
+        rc = events.op_bind_pirq(vcpu)
+    elif cmd in FIFO:
+        rc = FIFO[cmd]
+    elif cmd == abi.EVTCHNOP_SET_PRIORITY:
+        rc = -ENOSYS if ports.is_valid(TWO.unpack(raw)[0]) else -EINVAL
     else:
         rc = events.op_reset(xen, vcpu, abi.U16.unpack(raw)[0])
     if rc < 0:

@@ -81,7 +81,7 @@ def replay(path: Path, verbose: bool = False) -> dict[str, Any]:
         skip: set[str] = set()
         try:
             result = execute(rig, item["op"], item["a"], skip)
-            differing = differences(rig, item, result, skip)
+            differing = rig.drift.told_once(item, result, differences(rig, item, result, skip))
         except Exception as exc:  # whatever an argument of the wrong kind does to the implementation's Python
             raise BadRecording(f"{path}:{number}: {item['op']} cannot be replayed: {_reason(exc, item['a'])}") from exc
         for diff in differing:

@@ -14,12 +14,16 @@ from impl.dom0.gntdev import Gntdev, Segment
 from impl.dom0.kernel import KernelError
 from impl.dom0.process import MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, Fault
 from impl.xen import abi
+from impl.xen.machine import Livelock
 from impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER
-from proofs.replay.rig import BUFFER_VPN, MMAP_STRIDE, MMAP_VPN, Rig
+from proofs.replay.extended import EXTENDED
+from proofs.replay.rig import BUFFER_VPN, MMAP_STRIDE, MMAP_VPN, NO_ANSWER, Rig
+from proofs.replay.system_calls import SYSTEM_CALLS
 
 Args = dict[str, Any]
 Result = dict[str, Any]
 UNTOUCHED = 32767
+ETIMEDOUT = 110  # the recorder's, for an agent that does not answer
 USER_PTE = PTE_P | PTE_USER | PTE_A | PTE_D
 
 
@@ -32,12 +36,12 @@ def _word(data: bytearray | bytes | None, off: int) -> int:
 
 
 def _in_use(rig: Rig, name: str, ref: int) -> bool:
-    data, off = rig.agents[name].domain.grant_table.status_at(ref)
+    data, off = rig.guest(name).domain.grant_table.status_at(ref)
     return bool(abi.U16.unpack_from(data, off)[0] & (abi.GTF_READING | abi.GTF_WRITING))
 
 
 def op_mkdom(rig: Rig, a: Args, skip: set[str]) -> Result:
-    domid = rig.make(a["n"], a.get("label"))
+    domid = rig.make_translated(a["n"]) if a.get("kind") == "hvm" else rig.make(a["n"], a.get("label"))
     return {"domid": domid, "r": 0} if domid >= 0 else {"r": domid}
 
 
@@ -87,7 +91,7 @@ def op_pcrc(rig: Rig, a: Args, skip: set[str]) -> Result:
 
 
 def op_fmap(rig: Rig, a: Args, skip: set[str]) -> Result:
-    owner = rig.agents[str(a["pg"]).split("/")[0]].domain
+    owner = rig.guest(str(a["pg"]).split("/")[0]).domain
     frame = rig.page(a["pg"])
     assert frame is not None
     slot = rig.kernel.alloc_slot()
@@ -111,7 +115,7 @@ def op_mmu(rig: Rig, a: Args, skip: set[str]) -> Result:
 
 
 def op_ge(rig: Rig, a: Args, skip: set[str]) -> Result:
-    table = rig.agents[a["d"]].domain.grant_table
+    table = rig.guest(a["d"]).domain.grant_table
     ref, flags = int(a["ref"]), int(a["flags"])
     data, off = table.header_at(ref)
     abi.U16.pack_into(data, off, 0)
@@ -135,7 +139,7 @@ def op_gend(rig: Rig, a: Args, skip: set[str]) -> Result:
     ref = int(a["ref"])
     if _in_use(rig, a["d"], ref):
         return {"busy": 1, "r": -16}
-    data, off = rig.agents[a["d"]].domain.grant_table.header_at(ref)
+    data, off = rig.guest(a["d"]).domain.grant_table.header_at(ref)
     abi.U16.pack_into(data, off, 0)
     return {"r": 0}
 
@@ -231,6 +235,8 @@ def _agent_va(rig: Rig, a: Args) -> int:
 
 
 def op_rd(rig: Rig, a: Args, skip: set[str]) -> Result:
+    if rig.agents[a["by"]].domain.crashed:
+        return {"r": -ETIMEDOUT}
     addr = _agent_va(rig, a)
     frame, code = rig.agents[a["by"]].access(addr, False)
     if frame is None:
@@ -241,6 +247,8 @@ def op_rd(rig: Rig, a: Args, skip: set[str]) -> Result:
 
 
 def op_wr(rig: Rig, a: Args, skip: set[str]) -> Result:
+    if rig.agents[a["by"]].domain.crashed:
+        return {"r": -ETIMEDOUT}
     addr = _agent_va(rig, a)
     frame, code = rig.agents[a["by"]].access(addr, True)
     if frame is None:
@@ -367,8 +375,10 @@ def execute(rig: Rig, op: str, a: Args, skip: set[str]) -> Result:
         return function(rig, a, skip)
     except KernelError as exc:
         return {"r": -exc.code}
+    except Livelock as exc:
+        return {"r": NO_ANSWER, "stuck": f"{op}: {exc}"}
 
 
 OPS: dict[str, Callable[[Rig, Args, set[str]], Result]] = {
     name[3:].replace("gd_", "gd."): value for name, value in dict(globals()).items() if name.startswith("op_")
-}
+} | EXTENDED | SYSTEM_CALLS

@@ -8,30 +8,42 @@ tables, mailboxes and whatever was copied from them). What does not: the operati
 from __future__ import annotations
 
 import struct
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
+from impl.dom0.gntalloc import GntallocPool
 from impl.dom0.gntdev import Gntdev
-from impl.dom0.kernel import Kernel
+from impl.dom0.kernel import Kernel, KernelError
 from impl.dom0.process import Process
+from impl.dom0.syscalls import EVTCHN, GNTALLOC, GNTDEV, PRIVCMD, Syscalls, devices
 from impl.xen import abi
 from impl.xen.domains import Domain, VCpu
 from impl.xen.flask import FlaskPolicy
 from impl.xen.frames import Frame
 from impl.xen.grant_copy import forward_copy
 from impl.xen.guest_access import read, translate, write
+from impl.xen.hypercall_evtchn import DOMID_PORT, TWO_DOMIDS
 from impl.xen.machine import Xen
-from impl.xen.pv_build import PvLayout, build
+from impl.xen.pagetables import PTE_MFN
+from proofs.replay.guests import ARG_PAGES, POOL, TABLES, TOTAL, PvAgentMemory, TranslatedGuest, build_agent
 
-POOL: Final = 64
-SLOTS: Final = 64
 MAILBOX: Final = POOL
 ARGS: Final = POOL + 1
-FIRST_PRIVATE: Final = POOL + 2
-GUEST_PAGES: Final = FIRST_PRIVATE + SLOTS
-SYMBOLS: Final = {"SELF": abi.DOMID_SELF, "XEN": abi.DOMID_XEN, "IO": abi.DOMID_IO, "d0": 0}
+GUEST_PAGES: Final = TOTAL - TABLES
+SYMBOLS: Final = {"SELF": abi.DOMID_SELF, "XEN": abi.DOMID_XEN, "IO": abi.DOMID_IO, "d0": 0, "COW": abi.DOMID_COW,
+                  "INVALID": abi.DOMID_INVALID, "IDLE": abi.DOMID_IDLE}
+NO_FRAME: Final = (1 << 64) - 1
+NO_ANSWER: Final = -9999  # what the recorder writes for an agent that did not come back from a hypercall
+DOM0_PORTS: Final = 15  # event channels of Dom0's kernel and of the recorder, before the first guest
+MAX_PAGES: Final = (8192 + 1024) // 4
 BUFFER_VPN: Final = 0x10000
 MMAP_VPN: Final = 0x20000
 MMAP_STRIDE: Final = 64
+# What the system calls of extended operations use: a buffer, and numbered mappings of up to 16 MiB each.
+USER_BUFFER_VPN: Final = 0x2000000
+USER_BUFFER_PAGES: Final = 64
+MAPPING_VPN: Final = 0x1000000
+MAPPING_STRIDE: Final = 0x1000
 
 
 class Agent:
@@ -42,9 +54,21 @@ class Agent:
         self.name = name
         self.domain = domain
         self.vcpu: VCpu = domain.vcpus[0]
-        filled = list(range(FIRST_PRIVATE, FIRST_PRIVATE + SLOTS))
-        self.layout: PvLayout = build(rig.xen, domain, GUEST_PAGES, 1, filled)
+        self.layout: PvAgentMemory = build_agent(rig.xen, domain)
         self.arg = self.layout.va(ARGS)
+
+    def call(self, number: int, *registers: int) -> int:
+        """A hypercall by the agent; NO_ANSWER from one that the hypervisor has crashed, in this call or before."""
+        if self.domain.crashed:
+            return NO_ANSWER
+        rc = self.rig.xen.call(self.vcpu, number, *registers)
+        return NO_ANSWER if self.domain.crashed else rc
+
+    def argument_page(self, offset: int) -> tuple[Frame, int]:
+        """The page of the argument block that holds an offset, and where in it; IndexError beyond the block."""
+        if not 0 <= offset < ARG_PAGES << abi.PAGE_SHIFT:
+            raise IndexError(f"offset {offset:#x} is not in the argument block")
+        return self.layout.pages[ARGS + (offset >> abi.PAGE_SHIFT)], offset & abi.PAGE_MASK
 
     def frame(self, part: str) -> Frame | None:
         """A page of the guest by the part of its name after the slash."""
@@ -54,6 +78,10 @@ class Agent:
             return self.layout.windows[0]
         if part == "l4":
             return self.layout.root
+        if part in ("l2", "l3"):
+            return self.layout.l2 if part == "l2" else self.layout.l3
+        if part == "si":
+            return self.domain.shared_info
         number = int(part)
         return self.layout.pages[number] if 0 <= number < POOL else None
 
@@ -68,6 +96,26 @@ class Agent:
         return found[0], 0
 
 
+class Drift:
+    """Page counts that differ are told where they begin to differ, not again at each later look."""
+
+    __slots__ = ("by_guest",)
+
+    def __init__(self) -> None:
+        self.by_guest: dict[str, int] = {}
+
+    def told_once(
+        self, recorded: dict[str, Any], result: dict[str, Any], found: list[tuple[str, Any, Any]]
+    ) -> list[tuple[str, Any, Any]]:
+        """The differences of an operation, without one of a page count that is as far off as at the last look."""
+        want = recorded.get("res", {}).get("d")
+        if recorded["op"] != "cur" or not isinstance(want, int):
+            return found
+        name, now = str(recorded["a"]["n"]), int(result.get("d", 0)) - want
+        before, self.by_guest[name] = self.by_guest.get(name, 0), now
+        return [each for each in found if each[0] != "d"] if now == before else found
+
+
 class Rig:
     """Xen, Dom0 and the agents of one recording."""
 
@@ -77,10 +125,22 @@ class Rig:
         self.xen = Xen(nframes=1 << 20, reserved=0x8000, seed=seed, policy=self.flask)
         self.dom0 = self.xen.create_dom0()
         self.kernel = Kernel(self.xen, self.dom0, npages=1024, nwindows=8)
+        for _ in range(DOM0_PORTS):
+            self.kernel.evtchn_op(abi.EVTCHNOP_ALLOC_UNBOUND, TWO_DOMIDS.pack(abi.DOMID_SELF, 0, 0))
         self.process = Process(self.kernel)
         self.process.space.map_anonymous(BUFFER_VPN, 2)
+        self.process.space.map_anonymous(USER_BUFFER_VPN, USER_BUFFER_PAGES)
+        nodes = devices(self.kernel, GntallocPool(self.kernel), (GNTDEV, GNTALLOC, PRIVCMD, EVTCHN))
+        self.syscalls = Syscalls("recorder", self.process, nodes)
+        self.files: dict[int, int] = {}
+        self.mappings: dict[int, int] = {}
+        self.variables: dict[str, int] = {}
+        self.drift = Drift()
+        self.same_frames: dict[int, tuple[int, int]] = {}  # recorded frame number -> (ours, its epoch)
         self.gntdevs: dict[int, Gntdev] = {}
         self.agents: dict[str, Agent] = {}
+        self.translated: dict[str, TranslatedGuest] = {}
+        self.gone: set[str] = set()  # names of guests that were removed: the recorder took them for number 0
         self.names: dict[int, str] = {}
         self.taint: dict[int, bytearray] = {}
         self.gd_sizes: dict[int, int] = {}
@@ -99,16 +159,48 @@ class Rig:
             raise ValueError(f"type {wanted} is not in the example policy")
         return self.flask.types.index(wanted) + 1
 
-    def make(self, name: str, label: str | None = None) -> int:
-        """Build an agent guest through Dom0's domctls; its domid, or -errno."""
-        body = abi.CREATEDOMAIN.pack(self._ssidref(name, label), bytes(16), 0, 0, 1, 1023, 8, 64, 2, 0, 0, 0, 0)
+    def _create(self, name: str, label: str | None, flags: int, emulation: int) -> int:
+        """An empty domain with one vCPU and the recorder's limits; its domid, or -errno."""
+        body = abi.CREATEDOMAIN.pack(
+            self._ssidref(name, label), bytes(16), flags, 0, 1, 0xFFFFFFFF, 8, 64, 2, 0, 0, emulation, 0)
         rc, raw = self.kernel.domctl(abi.DOMCTL_CREATEDOMAIN, 0, body)
         if rc:
             return rc
         domid: int = abi.U16.unpack_from(raw, 8)[0]
-        self.kernel.domctl(abi.DOMCTL_MAX_MEM, domid, abi.U64.pack(4096 * 4))
         self.kernel.domctl(abi.DOMCTL_MAX_VCPUS, domid, abi.U32.pack(1))
+        self.kernel.domctl(abi.DOMCTL_MAX_MEM, domid, abi.U64.pack(MAX_PAGES * 4))
+        return domid
+
+    def make_translated(self, name: str) -> int:
+        """Build a PVH guest that is never started; its domid, or -errno."""
+        domid = self._create(name, None, abi.CDF_HVM | abi.CDF_HAP, 1)
+        if domid < 0:
+            return domid
+        self.translated[name] = TranslatedGuest(name, self.xen.domains[domid])
+        numbers = b"".join(abi.U64.pack(gfn) for gfn in range(POOL))
+        at = self.kernel.arg_va
+        write(self.xen, self.kernel.vcpu, at, abi.MEMORY_RESERVATION.pack(at + 512, POOL, 0, 0, domid, 0, 0))
+        write(self.xen, self.kernel.vcpu, at + 512, numbers)
+        self.xen.call(self.kernel.vcpu, abi.HYPERVISOR_MEMORY_OP, abi.XENMEM_POPULATE_PHYSMAP, at)
+        return domid
+
+    def _connect(self, agent: Agent) -> None:
+        """The channels a builder and the recorder make: console, XenStore, and the one by which the agent is called."""
+        domid = agent.domain.domid
+        _, raw = self.kernel.evtchn_op(abi.EVTCHNOP_ALLOC_UNBOUND, TWO_DOMIDS.pack(abi.DOMID_SELF, domid, 0))
+        for _ in range(2):
+            self.kernel.evtchn_op(abi.EVTCHNOP_ALLOC_UNBOUND, TWO_DOMIDS.pack(domid, 0, 0))
+        write(self.xen, agent.vcpu, agent.arg, DOMID_PORT.pack(0, 0, TWO_DOMIDS.unpack(raw)[2], 0))
+        self.xen.call(agent.vcpu, abi.HYPERVISOR_EVENT_CHANNEL_OP, abi.EVTCHNOP_BIND_INTERDOMAIN, agent.arg)
+        agent.domain.events.take_pending()
+
+    def make(self, name: str, label: str | None = None) -> int:
+        """Build an agent guest through Dom0's domctls; its domid, or -errno."""
+        domid = self._create(name, label, 0, 0)
+        if domid < 0:
+            return domid
         agent = Agent(self, name, self.xen.domains[domid])
+        self.gone.discard(name)
         self.agents[name] = agent
         for i in range(POOL):
             self.names[agent.layout.pages[i].mfn] = f"{name}/{i}"
@@ -118,11 +210,16 @@ class Rig:
             self.taint.pop(frame.mfn, None)
         for frame in (agent.layout.pages[MAILBOX], *agent.layout.pages[GUEST_PAGES:]):
             self.taint[frame.mfn] = bytearray(b"\1" * 4096)
+        self._connect(agent)
         self.kernel.domctl(abi.DOMCTL_UNPAUSEDOMAIN, domid)
         return domid
 
     def remove(self, name: str) -> tuple[int, int]:
-        """Destroy an agent: (domid, result)."""
+        """Destroy a guest: (domid, result)."""
+        self.gone.add(name)
+        if name in self.translated:
+            gone = self.translated.pop(name).domain.domid
+            return gone, self.kernel.domctl(abi.DOMCTL_DESTROYDOMAIN, gone)[0]
         domid = self.agents[name].domain.domid
         own = {frame.mfn for frame in self.agents[name].layout.pages}
         self.stale = {key for key in self.stale if key[0] != name}
@@ -140,9 +237,23 @@ class Rig:
         text = str(symbol)
         if text in SYMBOLS:
             return SYMBOLS[text]
-        if text in self.agents:
-            return self.agents[text].domain.domid
+        if text in self.gone:
+            return 0
+        if text in self.agents or text in self.translated:
+            return self.guest(text).domain.domid
         return int(text, 0)
+
+    @staticmethod
+    def errno_of(call: Callable[[], int]) -> int:
+        """What a system call returns, an error as the negated errno."""
+        try:
+            return call()
+        except KernelError as exc:
+            return -exc.code
+
+    def guest(self, name: str) -> Agent | TranslatedGuest:
+        """A guest of either kind; KeyError."""
+        return self.translated[name] if name in self.translated else self.agents[name]
 
     # --- pages ---
     def mfn(self, symbol: object) -> int:
@@ -150,12 +261,19 @@ class Rig:
         text = str(symbol)
         if "/" in text:
             name, part = text.split("/")
+            if name in self.translated:
+                return int(part)  # such a guest's frame numbers are its own
+            if name in self.gone:
+                return NO_FRAME
             frame = self.agents[name].frame(part)
             return 0 if frame is None else frame.mfn
         return 0xFFFFFFFF if text == "max" else int(text, 0)
 
     def page(self, symbol: object) -> Frame | None:
         """The frame behind a page name."""
+        name, _, part = str(symbol).partition("/")
+        if name in self.translated:
+            return self.translated[name].frame(part)
         return self.xen.frames.get(self.mfn(symbol))
 
     def name(self, mfn: int) -> str:
@@ -164,7 +282,36 @@ class Rig:
             return "0"
         if mfn >= 0xFFFFFFFF:
             return "max"
+        if mfn < POOL and self.translated:
+            return f"{next(iter(self.translated))}/{mfn}"
         return self.names.get(mfn, "?")
+
+    def same_entry(self, recorded: object, replayed: object) -> bool:
+        """Are both page-table entries with the same bits, of frames that stand for each other?
+
+        Frame numbers are the allocator's choice; but once a recorded number has been met, it means one frame until
+        that one is freed, and no other recorded number means it.
+        """
+        try:
+            want, got = (int(each, 0) if isinstance(each, str) else each for each in (recorded, replayed))
+        except ValueError:
+            return False
+        if not isinstance(want, int) or not isinstance(got, int) or (want ^ got) & ~PTE_MFN:
+            return False
+        theirs, ours = (want & PTE_MFN) >> 12, (got & PTE_MFN) >> 12
+        frame = self.xen.frames.get(ours)
+        if frame is None or not theirs:
+            return False
+        live = {key: value for key, value in self.same_frames.items() if value == (ours, frame.epoch)}
+        known = self.same_frames.get(theirs)
+        if known is not None:
+            other = self.xen.frames.get(known[0])
+            if other is not None and other.epoch == known[1] and known[0] != ours:
+                return False
+        if any(key != theirs for key in live):
+            return False
+        self.same_frames[theirs] = (ours, frame.epoch)
+        return True
 
     # --- taint ---
     def _trace(self, what: str, src: int, src_off: int, dst: int, dst_off: int, length: int) -> None:
@@ -205,20 +352,22 @@ class Rig:
             return rc, out[0]
         agent = self.agents[by]
         write(self.xen, agent.vcpu, agent.arg, arg)
-        rc = self.xen.call(agent.vcpu, abi.HYPERVISOR_GRANT_TABLE_OP, cmd, agent.arg, 1)
+        rc = agent.call(abi.HYPERVISOR_GRANT_TABLE_OP, cmd, agent.arg, 1)
         return rc, read(self.xen, agent.vcpu, agent.arg, len(arg)) or arg
 
     def mmu_update(self, by: str, ptr: int, val: int, foreigndom: int) -> int:
         """One mmu_update by an agent."""
         agent = self.agents[by]
         write(self.xen, agent.vcpu, agent.arg, abi.MMU_UPDATE.pack(ptr, val))
-        return self.xen.call(agent.vcpu, abi.HYPERVISOR_MMU_UPDATE, agent.arg, 1, 0, foreigndom)
+        return agent.call(abi.HYPERVISOR_MMU_UPDATE, agent.arg, 1, 0, foreigndom)
 
     def fill(self, name: str) -> None:
         """Give every pool page its pattern."""
-        agent = self.agents[name]
+        guest = self.guest(name)
         for i in range(POOL):
-            frame = agent.layout.pages[i]
+            frame = guest.frame(str(i))
+            if frame is None:
+                continue
             base = (ord(name) << 32) | (i << 16)
             frame.bytes()[:] = struct.pack("<512Q", *(base | off for off in range(0, 4096, 8)))
             self.clean(frame.mfn, 0, 4096)

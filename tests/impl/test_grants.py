@@ -167,7 +167,7 @@ def test_wrapper_errors(rig: Rig) -> None:
     assert call(agent.vcpu, 20, 0x1000, agent.arg, 1) == -abi.EINVAL
     assert call(agent.vcpu, 20, 99, agent.arg, 1) == -abi.ENOSYS
     assert call(agent.vcpu, 20, 3, agent.arg, 1) == -abi.ENOSYS
-    assert call(agent.vcpu, 20, 0, 0x1000, 1) == -abi.EFAULT
+    assert call(agent.vcpu, 20, 0, 0x1000000, 1) == -abi.EFAULT
     assert call(agent.vcpu, 20, 0, 0x1000, 0) == 0
     assert call(agent.vcpu, 99) == -abi.ENOSYS
 

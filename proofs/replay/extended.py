@@ -1,0 +1,81 @@
+"""Extended operations of a recording: any hypercall with symbolic arguments, and a look at what it did.
+
+What lives here: `x` (one hypercall), `cur` (pages of a domain), `pend` (an event channel's bits), pausing, `show` and
+`sleep`. What does not: expressions and places (expressions.py), system calls (system_calls.py). A caller that the
+hypervisor has crashed does not answer any more, which the recorder writes as NO_ANSWER; a call without end is as silent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from impl.xen import abi
+from impl.xen.machine import Livelock
+from proofs.replay.expressions import Caller
+from proofs.replay.rig import NO_ANSWER, Rig
+
+Args = dict[str, Any]
+Result = dict[str, Any]
+DOM0_BLOCK: Final = 8 * 4096
+
+
+def op_x(rig: Rig, a: Args, skip: set[str]) -> Result:
+    """One hypercall by an agent, or by Dom0's kernel."""
+    caller = Caller(rig, str(a.get("by", "d0")))
+    if not a.get("keep"):
+        caller.store("a", 0, 0, bytes(4096 if caller.agent is not None else DOM0_BLOCK))
+    out: Result = {}
+    refused = caller.write_all(str(a.get("w", "")))
+    if refused:
+        out["wbad"] = refused
+    returned = 0
+    if "nr" in a:
+        registers = [caller.value(a.get(f"a{i}", 0)) for i in range(1, 6)]
+        try:
+            for _ in range(int(a.get("rep", 1))):
+                if caller.agent is not None:
+                    returned = caller.agent.call(int(a["nr"]), *registers)
+                else:
+                    returned = rig.xen.call(rig.kernel.vcpu, int(a["nr"]), *registers)
+        except Livelock as exc:
+            out["stuck"] = f"hypercall {a['nr']}({', '.join(map(hex, registers))}): {exc}"
+            returned = NO_ANSWER
+    out |= caller.read_all(str(a.get("o", "")), returned, skip)
+    out["r"] = 0 if a.get("nor") else returned
+    return out
+
+
+def op_cur(rig: Rig, a: Args, skip: set[str]) -> Result:
+    """Pages of a domain, beyond those it had when they were first asked for."""
+    name = str(a["n"])
+    domain = rig.guest(name).domain
+    rig.variables[f"cur.{name}"] = domain.tot_pages
+    return {"d": domain.tot_pages - rig.variables.setdefault(f"base.{domain.domid}", domain.tot_pages), "r": 0}
+
+
+def op_pend(rig: Rig, a: Args, skip: set[str]) -> Result:
+    """The pending and the mask bit of a guest's port."""
+    caller = Caller(rig, str(a["by"]))
+    port = rig.guest(caller.name).domain.events.get(caller.value(a["p"]))
+    return {"pending": int(port is not None and port.pending), "mask": int(port is not None and port.masked), "r": 0}
+
+
+def op_pause(rig: Rig, a: Args, skip: set[str]) -> Result:
+    """DOMCTL_pausedomain."""
+    return {"r": rig.kernel.domctl(abi.DOMCTL_PAUSEDOMAIN, rig.domid(a["n"]))[0]}
+
+
+def op_unpause(rig: Rig, a: Args, skip: set[str]) -> Result:
+    """DOMCTL_unpausedomain."""
+    return {"r": rig.kernel.domctl(abi.DOMCTL_UNPAUSEDOMAIN, rig.domid(a["n"]))[0]}
+
+
+def op_show(rig: Rig, a: Args, skip: set[str]) -> Result:
+    """Nothing but the grant entries that the comparison looks at."""
+    return {"r": 0}
+
+
+EXTENDED: Final[dict[str, Callable[[Rig, Args, set[str]], Result]]] = {
+    "x": op_x, "cur": op_cur, "pend": op_pend, "pause": op_pause, "unpause": op_unpause, "show": op_show, "sleep": op_show,
+}

@@ -1,0 +1,140 @@
+"""System calls of a recording: a process of Dom0 on /dev/xen/*, by the bytes of its buffers.
+
+What lives here: the `sys.*` operations on numbered files and numbered mappings. What does not: the drivers (impl/dom0)
+and the bytes' places (expressions.py). A call that fails gives the errno, negated, as the recorder wrote it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from impl.dom0.ioctl import user_read, user_write
+from impl.dom0.process import MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, Fault
+from impl.xen import abi
+from proofs.replay.expressions import Caller, mapping_vpn, number
+from proofs.replay.rig import USER_BUFFER_VPN, Rig
+
+Args = dict[str, Any]
+Result = dict[str, Any]
+BUFFER: Final = USER_BUFFER_VPN << 12
+CLEARED_PAGES: Final = 16
+NOT_OPEN: Final = -1
+
+
+def _file(rig: Rig, a: Args) -> int:
+    return rig.files.get(int(a.get("f", 0)), NOT_OPEN)
+
+
+def _pointer(rig: Rig, a: Args) -> int:
+    return Caller(rig, str(a.get("by", "d0"))).value(a["argp"]) if "argp" in a else BUFFER
+
+
+def op_open(rig: Rig, a: Args, skip: set[str]) -> Result:
+    """Open a device under a number of the recording's."""
+    number_of = int(a.get("f", 0))
+    rig.files.pop(number_of, None)  # the recorder forgets what it had there; the file itself stays open
+    rig.files[number_of] = rig.syscalls.open(f"/dev/xen/{a['dev']}")
+    return {"r": 0}
+
+
+def op_close(rig: Rig, a: Args, skip: set[str]) -> Result:
+    """Close it; EBADF."""
+    fd = _file(rig, a)
+    rig.files.pop(int(a.get("f", 0)), None)
+    rig.syscalls.close(fd)
+    return {"r": 0}
+
+
+def op_ioctl(rig: Rig, a: Args, skip: set[str]) -> Result:
+    """An ioctl on the user buffer, or on the address `argp`."""
+    caller = Caller(rig, str(a.get("by", "d0")))
+    if not a.get("keep"):
+        for page in range(CLEARED_PAGES):
+            user_write(rig.process.space, BUFFER + page * abi.PAGE_SIZE, bytes(abi.PAGE_SIZE))
+    caller.write_all(str(a.get("w", "")))
+    returned = rig.errno_of(lambda: rig.syscalls.ioctl(_file(rig, a), number(a["req"]), _pointer(rig, a)))
+    out = caller.read_all(str(a.get("o", "")), returned, skip)
+    out["r"] = 0 if a.get("nor") and returned > 0 else returned
+    return out
+
+
+def op_mmap(rig: Rig, a: Args, skip: set[str]) -> Result:
+    """Map pages of a file at the numbered place."""
+    prot_text = str(a.get("prot", "rw"))
+    prot = (PROT_READ if "r" in prot_text else 0) | (PROT_WRITE if "w" in prot_text else 0)
+    index, npages = int(a.get("m", 0)), int(a.get("n", 1))
+    offset = Caller(rig, str(a.get("by", "d0"))).value(a.get("off", 0))
+    flags = MAP_PRIVATE if a.get("priv") else MAP_SHARED
+    rig.process.mmap(mapping_vpn(index), npages, prot, flags, _file(rig, a), offset)
+    rig.mappings[index] = npages
+    return {"r": 0}
+
+
+def op_munmap(rig: Rig, a: Args, skip: set[str]) -> Result:
+    """Unmap all or some pages of a numbered mapping; ENOENT for none."""
+    index = int(a.get("m", 0))
+    if index not in rig.mappings:
+        return {"r": -abi.ENOENT}
+    whole = rig.mappings[index]
+    first, npages = int(a.get("pg", 0)), int(a.get("n", whole))
+    rig.process.space.unmap(mapping_vpn(index) + first, npages)
+    if first == 0 and npages == whole:
+        del rig.mappings[index]
+    return {"r": 0}
+
+
+def _address(a: Args) -> int:
+    return ((mapping_vpn(int(a.get("m", 0))) + int(a.get("pg", 0))) << 12) + int(a.get("off", 0))
+
+
+def op_rd(rig: Rig, a: Args, skip: set[str]) -> Result:
+    """Load eight bytes, or the signal that this raises."""
+    addr = _address(a)
+    try:
+        frame = rig.process.space.access(addr, False)
+    except Fault as fault:
+        return {"sig": fault.signal, "code": fault.code, "r": 0}
+    if rig.tainted(frame.mfn, addr & 0xFFF, 8):
+        skip.add("v")
+    return {"v": hex(int.from_bytes(rig.process.space.load(addr, 8), "little")), "r": 0}
+
+
+def op_wr(rig: Rig, a: Args, skip: set[str]) -> Result:
+    """Store eight bytes, or the signal."""
+    addr = _address(a)
+    try:
+        frame = rig.process.space.access(addr, True)
+    except Fault as fault:
+        return {"sig": fault.signal, "code": fault.code, "r": 0}
+    rig.process.space.store(addr, int(a.get("v", 0)).to_bytes(8, "little"))
+    rig.clean(frame.mfn, addr & 0xFFF, 8)
+    return {"r": 0}
+
+
+def op_read(rig: Rig, a: Args, skip: set[str]) -> Result:
+    """read() into the user buffer, or to `argp`."""
+    user_write(rig.process.space, BUFFER, bytes(abi.PAGE_SIZE))
+
+    def call() -> int:
+        data = rig.syscalls.read(_file(rig, a), int(a.get("n", 4)))
+        user_write(rig.process.space, _pointer(rig, a), data)
+        return len(data)
+
+    returned = rig.errno_of(call)
+    out = Caller(rig, str(a.get("by", "d0"))).read_all(str(a.get("o", "")), returned, skip)
+    return {**out, "r": returned}
+
+
+def op_write(rig: Rig, a: Args, skip: set[str]) -> Result:
+    """write() from the user buffer, or from `argp`."""
+    Caller(rig, str(a.get("by", "d0"))).write_all(str(a.get("w", "")))
+    size = int(a.get("n", 4))
+    payload = user_read(rig.process.space, _pointer(rig, a), size)
+    return {"r": rig.syscalls.write(_file(rig, a), payload)}
+
+
+SYSTEM_CALLS: Final[dict[str, Callable[[Rig, Args, set[str]], Result]]] = {
+    "sys.open": op_open, "sys.close": op_close, "sys.ioctl": op_ioctl, "sys.mmap": op_mmap, "sys.munmap": op_munmap,
+    "sys.rd": op_rd, "sys.wr": op_wr, "sys.read": op_read, "sys.write": op_write,
+}
