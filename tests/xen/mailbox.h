@@ -1,26 +1,27 @@
 /* What the agent guest and the executor in Dom0 agree on: where the guest's pages lie, and the mailbox through which
- * calls go in and answers come out. The addresses are those of the implementation's own guests (impl/xen/pv_build.py):
- * a direct map of all pages, and behind it a window of single entries for mappings. */
+ * calls go in and answers come out. The layout is that of recordings (proofs/replay/guests.py): 4 MiB from linear
+ * address 0, with pool pages, window slots and the argument block under one L1 table. */
 #ifndef BULKHEAD_MAILBOX_H
 #define BULKHEAD_MAILBOX_H
 
-#define GUEST_BASE      0xffff888000000000
-#define POOL_PAGES      64                      /* NAME/0 .. NAME/63 */
-#define WINDOW_SLOTS    64                      /* slots 0 .. 63, each maps a zero page of its own at first */
-#define PFN_MAILBOX     64
-#define PFN_ARGS        65
-#define PFN_WINDOW      66
-#define PFN_IMAGE       130                     /* code, data */
-#define IMAGE_PAGES     8
-#define PFN_HYPERCALL   138
-#define PFN_STACK       139
-#define STACK_PAGES     2
-#define PFN_TABLES      141                     /* l4, l3, l2, l1 of the direct map, l1 of the window */
-#define TABLES          5
-#define RAM_PAGES       146
-#define PFN_SHARED_INFO 146                     /* an address without RAM: Xen's shared_info page is mapped there */
-#define PFN_FIRST_SLOT  512
+#define GUEST_BASE      0                       /* linear address of a page: its number, shifted */
+#define RAM_PAGES       1024
+#define PFN_IMAGE       1                       /* code, data */
+#define IMAGE_PAGES     7
+#define PFN_HYPERCALL   8
 #define PAGE_STUBS      128                     /* hypercalls that a hypercall page has stubs for */
+#define PFN_STACK       10
+#define STACK_PAGES     2
+#define PFN_MAILBOX     0x10
+#define PFN_ARGS        0x11                    /* the argument block */
+#define ARG_PAGES       16
+#define PFN_SHARED_INFO 0x30                    /* in place of RAM: Xen's shared_info page is mapped there */
+#define PFN_POOL        0x40                    /* NAME/0 .. NAME/63 */
+#define POOL_PAGES      64
+#define PFN_WINDOW      0x80                    /* slots 0 .. 63; each maps a page of its own at first */
+#define WINDOW_SLOTS    64
+#define PFN_TABLES      0x300                   /* l4, l3, l2, and the two l1; the first of these maps all of the above */
+#define TABLES          5
 
 #ifndef __ASSEMBLER__
 #include <stdint.h>

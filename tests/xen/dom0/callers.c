@@ -22,8 +22,8 @@ int callers_start(void)
     evtchn = open("/dev/xen/evtchn", O_RDWR | O_CLOEXEC | O_NONBLOCK);
     if (privcmd < 0 || buffers < 0)
         return -1;
-    dom0_args = mmap(NULL, ARG_PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, buffers, 0);
-    memset(dom0_args, 0, ARG_PAGES * PAGE);
+    dom0_args = mmap(NULL, BLOCK_PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, buffers, 0);
+    memset(dom0_args, 0, BLOCK_PAGES * PAGE);
     return 0;
 }
 
@@ -106,29 +106,25 @@ static int ask(struct guest *guest)
 long agent_call(struct guest *guest, uint64_t nr, const uint64_t args[5], unsigned times)
 {
     struct mailbox *box = guest->mailbox;
-    int wrong;
 
     box->action = DO_HYPERCALL;
     box->times = times;
     box->number = nr;
     for (int i = 0; i < 5; i++)
         box->args[i] = args[i];
-    wrong = ask(guest);
-    return wrong ? wrong : (long)box->result;
+    return ask(guest) ? NO_ANSWER : (long)box->result;
 }
 
 /* A load or store by the guest itself; the answer says what it read or how it faulted. */
 long agent_touch(struct guest *guest, int is_write, uint64_t address, uint64_t value)
 {
     struct mailbox *box = guest->mailbox;
-    int wrong;
 
     box->action = is_write ? DO_WRITE : DO_READ;
     box->args[0] = address;
     box->args[1] = value;
-    wrong = ask(guest);
-    if (wrong)
-        return wrong;
+    if (ask(guest))
+        return -ETIMEDOUT;
     if (box->fault != NO_FAULT)
         answer(",\"fault\":%lu,\"ec\":\"0x%lx\"", box->fault, box->fault_code);
     else if (!is_write)

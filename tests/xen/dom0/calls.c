@@ -174,7 +174,7 @@ int calls_run(long *result)
         return 1;
     }
     if (guest && guest->broken) {
-        *result = guest->broken;
+        *result = NO_ANSWER;
         return 1;
     }
     if (!number("keep", 0)) {

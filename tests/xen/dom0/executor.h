@@ -15,23 +15,24 @@
 
 #define MAX_GUESTS     16
 #define PAGE           4096ul
-#define ARG_PAGES      16                       /* of Dom0's own argument block */
+#define BLOCK_PAGES    32                       /* Dom0's own argument block; calls use the first half */
 #define USER_PAGES     64                       /* of the user buffer */
 #define USER_AT        0x2000000000ull
 #define MMAP_AT        0x1000000000ull          /* where mmaps go, by their number */
 #define MMAP_STRIDE    0x1000000ull
-#define CRASHED        (-9999)                  /* in place of an answer: the caller has crashed */
-#define STUCK          (-9998)                  /* in place of an answer: the call does not return */
+#define NO_ANSWER      (-9999)                  /* of a hypercall, when its caller has crashed or it does not return */
 #define STUCK_AFTER_MS 2000
+
+enum { CRASHED = 1, STUCK };                     /* why a guest answers no more */
 
 struct guest {
     char name[16];
     int used, agent;                            /* agent: makes calls by itself */
-    int broken;                                 /* CRASHED or STUCK: it answers no more */
+    int broken;                                 /* it answers no more */
     uint32_t domid;
-    uint64_t pool[POOL_PAGES], mailbox_mfn, l4, l3, l2, l1, direct_l1;
+    uint64_t pool[POOL_PAGES], mailbox_mfn, l4, l3, l2, l1;
     struct mailbox *mailbox;
-    char *args;                                 /* its argument page */
+    char *args;                                 /* its argument block */
     int port;                                   /* Dom0's end of its event channel */
     int version;                                /* of its grant table */
     char *entries, *status;                     /* first frame of each, mapped here */

@@ -4,9 +4,9 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#define AT_DOMCTL  (12 * PAGE)                  /* in dom0_args, behind what calls use */
-#define AT_CONTEXT (13 * PAGE)
-#define AT_LIST    (15 * PAGE)
+#define AT_DOMCTL  (BLOCK_PAGES / 2 * PAGE)      /* in dom0_args, behind what calls use */
+#define AT_CONTEXT (AT_DOMCTL + PAGE)
+#define AT_LIST    (AT_CONTEXT + 2 * PAGE)
 #define MAX_KIB    9216
 #define GRANT_FRAMES 8
 #define MAPTRACK_FRAMES 64
@@ -108,10 +108,8 @@ static void fill_tables(char *memory, const uint64_t *frames, uint64_t shared_in
     table[2][0] = entry(frames[PFN_TABLES + 3], 1);
     table[2][1] = entry(frames[PFN_TABLES + 4], 1);
     for (int pfn = 0; pfn < RAM_PAGES; pfn++)
-        table[3][pfn] = entry(frames[pfn], pfn < PFN_TABLES || pfn >= PFN_TABLES + TABLES);
+        table[3 + pfn / 512][pfn % 512] = entry(frames[pfn], pfn < PFN_TABLES || pfn >= PFN_TABLES + TABLES);
     table[3][PFN_SHARED_INFO] = entry(shared_info, 1);
-    for (int slot = 0; slot < WINDOW_SLOTS; slot++)
-        table[4][slot] = entry(frames[PFN_WINDOW + slot], 1);
 }
 
 static long pin(uint32_t domid, uint64_t frame)
@@ -173,13 +171,12 @@ static long build_pv(struct guest *guest)
     step = "populate";
     if ((wrong = populate(guest->domid, RAM_PAGES, frames)))
         return wrong;
-    memcpy(guest->pool, frames, sizeof guest->pool);
+    memcpy(guest->pool, frames + PFN_POOL, sizeof guest->pool);
     guest->mailbox_mfn = frames[PFN_MAILBOX];
     guest->l4 = frames[PFN_TABLES];
     guest->l3 = frames[PFN_TABLES + 1];
     guest->l2 = frames[PFN_TABLES + 2];
-    guest->direct_l1 = frames[PFN_TABLES + 3];
-    guest->l1 = frames[PFN_TABLES + 4];
+    guest->l1 = frames[PFN_TABLES + 3];
     step = "getdomaininfo";
     if ((wrong = guest_state(guest->domid, &info)))
         return wrong;
@@ -213,7 +210,7 @@ static long build_pv(struct guest *guest)
     if ((guest->port = port_for(guest->domid)) < 0)
         return -errno;
     step = "mailbox";
-    if (!(guest->args = foreign_map(guest->domid, frames + PFN_MAILBOX, 2, 1, &error)))
+    if (!(guest->args = foreign_map(guest->domid, frames + PFN_MAILBOX, 1 + ARG_PAGES, 1, &error)))
         return error ? error : -errno;
     guest->mailbox = (void *)guest->args;
     guest->args += (PFN_ARGS - PFN_MAILBOX) * PAGE;
@@ -226,7 +223,7 @@ static void let_go(struct guest *guest)
 {
     foreign_unmap(guest->entries, 1);
     foreign_unmap(guest->status, 1);
-    foreign_unmap(guest->mailbox, 2);
+    foreign_unmap(guest->mailbox, 1 + ARG_PAGES);
     if (guest->port > 0)
         port_close(guest->port);
     guest->entries = guest->status = NULL;

@@ -62,6 +62,7 @@ static void turn_off(void)
 
 static void run(char *line, FILE *out)
 {
+    struct guest *caller;
     long result = 0;
 
     answer_start();
@@ -70,10 +71,8 @@ static void run(char *line, FILE *out)
         answer(",\"unknown\":1");
         result = -ENOSYS;
     }
-    if (result == CRASHED)
-        answer(",\"crashed\":1");
-    else if (result == STUCK)
-        answer(",\"stuck\":1");
+    if (word("by") && (caller = guest_named(word("by"))) && caller->broken)
+        answer(",\"%s\":1", caller->broken == CRASHED ? "crashed" : "stuck");
     answer(",\"r\":%ld", result);
     entries_show(word("show"));
     fprintf(out, "{%s}\n", answer_text() + 1);

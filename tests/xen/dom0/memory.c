@@ -63,7 +63,7 @@ int guarded_store(uint64_t address, uint64_t value)
 /* Frames of a domain, mapped side by side; NULL with errno, or with *error the first frame's own. */
 void *foreign_map(uint32_t domid, const uint64_t *frames, unsigned count, int writable, int *error)
 {
-    int errors[512] = { 0 };
+    int errors[RAM_PAGES] = { 0 };
     void *at = mmap(NULL, count * PAGE, PROT_READ | (writable ? PROT_WRITE : 0), MAP_SHARED, privcmd, 0);
     struct privcmd_mmapbatch_v2 batch = { .num = count, .dom = (uint16_t)domid, .addr = (uint64_t)at, .arr = frames,
                                           .err = errors };

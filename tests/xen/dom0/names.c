@@ -89,7 +89,7 @@ void frame_name(char *out, size_t size, uint64_t frame)
 
 static uint64_t slot_entry(struct guest *guest, unsigned long slot)
 {
-    return guest ? (guest->l1 << 12) + slot % WINDOW_SLOTS * 8 : 0;
+    return guest ? (guest->l1 << 12) + (PFN_WINDOW + slot % WINDOW_SLOTS) * 8 : 0;
 }
 
 static uint64_t term(const char *by, const char *text)
@@ -106,9 +106,9 @@ static uint64_t term(const char *by, const char *text)
         switch (text[0]) {
         case 'f': return term(by, rest) << 12;
         case 'k': return term(by, rest) * 4;
-        case 'v': return GUEST_BASE + (strtoull(rest, NULL, 0) << 12);
-        case 'w': return GUEST_BASE + ((PFN_FIRST_SLOT + strtoull(rest, NULL, 0)) << 12);
-        case 'q': return guest ? (guest->direct_l1 << 12) + strtoull(rest, NULL, 0) * 8 : 0;
+        case 'v': return GUEST_BASE + ((PFN_POOL + strtoull(rest, NULL, 0)) << 12);
+        case 'w': return GUEST_BASE + ((PFN_WINDOW + strtoull(rest, NULL, 0)) << 12);
+        case 'q': return guest ? (guest->l1 << 12) + (PFN_POOL + strtoull(rest, NULL, 0)) * 8 : 0;
         case 'm': return MMAP_AT + strtoull(rest, NULL, 0) * MMAP_STRIDE;
         case 't': {
             const char *dot = strchr(rest, '.');

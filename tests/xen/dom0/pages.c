@@ -16,9 +16,14 @@ static uint32_t owner_of(const char *page)
 static void *page_open(const char *page, int writable, long *wrong)
 {
     uint64_t frame = frame_of(page);
+    uint32_t owner = owner_of(page);
     int error;
-    void *at = foreign_map(owner_of(page), &frame, 1, writable, &error);
+    void *at;
 
+    *wrong = -ENOENT;
+    if (!owner)
+        return NULL;
+    at = foreign_map(owner, &frame, 1, writable, &error);
     *wrong = at ? 0 : error ? error : -errno;
     return at;
 }
@@ -185,7 +190,7 @@ static long touch(int is_write)
 
     if (!guest || !guest->agent)
         return -ENOENT;
-    base = word("slot") ? PFN_FIRST_SLOT + (uint64_t)number("slot", 0) % WINDOW_SLOTS : (uint64_t)number("pg", 0);
+    base = word("slot") ? PFN_WINDOW + (uint64_t)number("slot", 0) % WINDOW_SLOTS : PFN_POOL + (uint64_t)number("pg", 0);
     return agent_touch(guest, is_write, GUEST_BASE + base * PAGE + (uint64_t)number("off", 0), (uint64_t)number("v", 0));
 }
 
@@ -241,7 +246,7 @@ static long port_pending(void)
 
 static long pause_or_not(uint32_t command)
 {
-    struct xen_domctl *call = (void *)(dom0_args + 12 * PAGE);
+    struct xen_domctl *call = (void *)(dom0_args + BLOCK_PAGES / 2 * PAGE);
 
     memset(call, 0, sizeof *call);
     call->cmd = command;

@@ -6,11 +6,13 @@
 #include <xen/sched.h>
 #include "mailbox.h"
 
+#pragma GCC visibility push(hidden)             /* addresses of entry.S relative to here, not through a table */
 extern volatile uint64_t fault_vector, fault_code, fault_rip;
 extern void trap_0(void), trap_3(void), trap_6(void), trap_13(void), trap_14(void);
 extern uint64_t guarded_read(uint64_t address), guarded_write(uint64_t address, uint64_t value);
 void agent_main(void);
 void agent_give_up(void);
+#pragma GCC visibility pop
 
 #define AT(pfn) (GUEST_BASE + ((uint64_t)(pfn) << 12))
 #define MAILBOX ((struct mailbox *)AT(PFN_MAILBOX))
@@ -77,6 +79,7 @@ void agent_main(void)
     evtchn_port_t port;
     struct evtchn_send ring;
 
+    SHARED->vcpu_info[0].evtchn_upcall_mask = 1;    /* it asks for its events; there is no handler to be called */
     catch(0, 0, trap_0);
     catch(1, 3, trap_3);
     catch(2, 6, trap_6);
