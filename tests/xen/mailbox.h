@@ -4,7 +4,7 @@
 #ifndef BULKHEAD_MAILBOX_H
 #define BULKHEAD_MAILBOX_H
 
-#define GUEST_BASE      0                       /* linear address of a page: its number, shifted */
+#define GUEST_BASE      0ul                     /* linear address of a page: its number, shifted */
 #define RAM_PAGES       1024
 #define PFN_IMAGE       1                       /* code, data */
 #define IMAGE_PAGES     7
