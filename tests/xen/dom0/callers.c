@@ -68,9 +68,9 @@ static uint64_t milliseconds(void)
 }
 
 /* Until the guest has written the value into the cell: 0, CRASHED at once when Xen has ended it, STUCK after a while. */
-int wait_for(struct guest *guest, volatile uint32_t *cell, uint32_t value)
+int wait_for(struct guest *guest, volatile uint32_t *cell, uint32_t value, unsigned times)
 {
-    uint64_t end = milliseconds() + STUCK_AFTER_MS;
+    uint64_t end = milliseconds() + STUCK_AFTER_MS + (uint64_t)times * STUCK_EACH_MS;
 
     while (*cell != value) {
         struct pollfd ready = { .fd = evtchn, .events = POLLIN };
@@ -100,7 +100,7 @@ static int ask(struct guest *guest)
     __sync_synchronize();
     box->asked++;
     ioctl(evtchn, IOCTL_EVTCHN_NOTIFY, &ring);
-    return wait_for(guest, &box->answered, box->asked);
+    return wait_for(guest, &box->answered, box->asked, box->action == DO_HYPERCALL ? box->times : 1);
 }
 
 long agent_call(struct guest *guest, uint64_t nr, const uint64_t args[5], unsigned times)

@@ -21,7 +21,8 @@
 #define MMAP_AT        0x1000000000ull          /* where mmaps go, by their number */
 #define MMAP_STRIDE    0x1000000ull
 #define NO_ANSWER      (-9999)                  /* of a hypercall, when its caller has crashed or it does not return */
-#define STUCK_AFTER_MS 2000
+#define STUCK_AFTER_MS 8000                     /* emulation on a busy host is slow; and for each repetition: */
+#define STUCK_EACH_MS  10
 
 enum { CRASHED = 1, STUCK };                     /* why a guest answers no more */
 
@@ -58,7 +59,7 @@ int grants_mapped(struct guest *guest, int version);
 long dom0_call(uint64_t nr, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4, uint64_t a5);
 long agent_call(struct guest *guest, uint64_t nr, const uint64_t args[5], unsigned times);
 long agent_touch(struct guest *guest, int is_write, uint64_t address, uint64_t value);
-int wait_for(struct guest *guest, volatile uint32_t *cell, uint32_t value);
+int wait_for(struct guest *guest, volatile uint32_t *cell, uint32_t value, unsigned times);
 int port_for(uint32_t domid);
 void port_close(int port);
 int callers_start(void);

@@ -275,7 +275,7 @@ long guest_make(void)
         step = "start";
         wrong = domctl(XEN_DOMCTL_unpausedomain, &guest->domid, &nothing, 0);
         if (!wrong)
-            wrong = wait_for(guest, &guest->mailbox->state, MAILBOX_READY);
+            wrong = wait_for(guest, &guest->mailbox->state, MAILBOX_READY, 1);
     }
     if (wrong) {
         answer(",\"step\":\"%s\"", step);
