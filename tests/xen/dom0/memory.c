@@ -60,7 +60,7 @@ int guarded_store(uint64_t address, uint64_t value)
     return 0;
 }
 
-/* Frames of a domain, mapped side by side; NULL with errno, or with *error the first frame's own. */
+/* Frames of a domain, mapped side by side; NULL with errno and *error if one of them cannot be. */
 void *foreign_map(uint32_t domid, const uint64_t *frames, unsigned count, int writable, int *error)
 {
     int errors[RAM_PAGES] = { 0 };
@@ -71,10 +71,13 @@ void *foreign_map(uint32_t domid, const uint64_t *frames, unsigned count, int wr
     *error = 0;
     if (at == MAP_FAILED)
         return NULL;
-    if (ioctl(privcmd, IOCTL_PRIVCMD_MMAPBATCH_V2, &batch)) {
-        int reason = errno;
+    if (ioctl(privcmd, IOCTL_PRIVCMD_MMAPBATCH_V2, &batch))
+        errors[0] = errors[0] ? errors[0] : -errno;
+    for (unsigned i = 0; i < count && !*error; i++)
+        *error = errors[i];
+    if (*error) {
+        int reason = -*error;
 
-        *error = errors[0];
         munmap(at, count * PAGE);
         errno = reason;
         return NULL;
