@@ -173,7 +173,7 @@ FAULTS: tuple[Fault, ...] = (
        "the other end of a closed channel is not told"),
     _f("port_silent_at_first", "events:EventChannels.bind_interdomain", "port.pending = True", "pass",
        "what was rung before the binding is lost"),
-    _f("port_of_the_dying", "events:op_alloc_unbound", "if domain.is_dying:", "if False:",
+    _f("port_of_the_dying", "events:EventChannels.free_port", "if self.domain.is_dying:", "if False:",
        "a port is opened in a dying domain"),
     _f("port_without_privilege", "events:op_alloc_unbound", "    if rc:\n", "    if False:\n",
        "a guest opens ports in other domains' tables"),

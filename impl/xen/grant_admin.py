@@ -13,6 +13,7 @@ from impl.xen.abi import (
     DOMID_SELF,
     EAGAIN,
     EBUSY,
+    EILSEQ,
     EINVAL,
     ENOMEM,
     ENOSYS,
@@ -20,6 +21,7 @@ from impl.xen.abi import (
     ENTRY_V1,
     ENTRY_V2,
     EOPNOTSUPP,
+    EPERM,
     ERANGE,
     ESRCH,
     GNTST_BAD_DOMAIN,
@@ -28,12 +30,15 @@ from impl.xen.abi import (
     GNTST_GENERAL_ERROR,
     GNTST_OKAY,
     GNTST_PERMISSION_DENIED,
+    GNTTAB_CACHE_CLEAN,
+    GNTTAB_CACHE_INVAL,
     GTF_PERMIT_ACCESS,
     GTF_READING,
     GTF_TRANSITIVE,
     GTF_TYPE_MASK,
     GTF_WRITING,
     NR_RESERVED_ENTRIES,
+    PAGE_SHIFT,
     PAGE_SIZE,
     U16,
 )
@@ -43,6 +48,7 @@ if TYPE_CHECKING:
     from impl.xen.domains import Domain, VCpu
     from impl.xen.machine import Xen
 
+CACHE_OPS = GNTTAB_CACHE_CLEAN | GNTTAB_CACHE_INVAL
 IN_USE = GTF_READING | GTF_WRITING
 
 
@@ -175,15 +181,30 @@ def swap_grant_ref(vcpu: VCpu, ref_a: int, ref_b: int) -> int:
     return GNTST_OKAY
 
 
-def cache_flush(offset: int, length: int, op: int) -> int:
-    """Checks of GNTTABOP_cache_flush on x86, where the operation itself is not supported; -errno or 0."""
-    if offset >= PAGE_SIZE or length > PAGE_SIZE or offset + length > PAGE_SIZE:
+def cache_flush(
+    xen: Xen, vcpu: VCpu, address: int, offset: int, length: int, op: int, first_ref: int
+) -> int:
+    """GNTTABOP_cache_flush of one range on x86, where cleaning is all there is; 0 or -errno.
+
+    The page must be the caller's, or granted to it by an entry in use of its owner's; the search begins at `first_ref`.
+    Naming it by a reference is not implemented.
+    """
+    if offset >= PAGE_SIZE or length > PAGE_SIZE or offset + length > PAGE_SIZE or op & ~CACHE_OPS:
         return -EINVAL
-    if length == 0 or not op & 3:
-        return 0
-    if op & ~0x80000003:
+    if length == 0 or op == 0:
+        return -EILSEQ if first_ref else 0
+    mfn = address >> PAGE_SHIFT
+    if mfn >= xen.frames.nframes:
         return -EINVAL
-    return -EOPNOTSUPP
+    frame = xen.frames.get(mfn)
+    owner = frame.owner if frame is not None and frame.count else None
+    if owner is None or owner.grant_table is None:
+        return -EPERM
+    if owner is not vcpu.domain and not any(
+            act.pin and act.domid == vcpu.domain.domid and act.frame is frame
+            for act in owner.grant_table.active[first_ref:owner.grant_table.nr_entries]):
+        return -EINVAL
+    return -EOPNOTSUPP if op == GNTTAB_CACHE_INVAL else 0
 
 
 def grant_frame(domain: Domain, index: int, status: bool) -> Frame | None:

@@ -29,6 +29,7 @@ from impl.xen.pagetables import (
     PTE_P,
     PTE_RW,
     PTE_USER,
+    adjust_entry,
     find_l1,
     put_page_from_l1e,
     read_pte,
@@ -79,7 +80,7 @@ def create_mapping(xen: Xen, vcpu: VCpu, addr: int, frame: Frame, flags: int) ->
         pte |= PTE_USER
     pte |= ((flags >> GNTMAP_GUEST_AVAIL_SHIFT) & 7) << 9
     old = read_pte(*found)
-    write_pte(found[0], found[1], pte)
+    write_pte(found[0], found[1], adjust_entry(pte, PGT_L1))
     if old & PTE_P:
         put_page_from_l1e(xen, old, vcpu.domain)
     return GNTST_OKAY

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from impl.xen.domains import VCpu
     from impl.xen.machine import Xen
 
+U64_MASK = (1 << 64) - 1
 READABLE = frozenset({RAM_RW, RAM_RO, GRANT_RW, GRANT_RO, FOREIGN})
 WRITABLE = frozenset({RAM_RW, GRANT_RW, FOREIGN})
 
@@ -42,6 +43,15 @@ def translate(xen: Xen, vcpu: VCpu, addr: int) -> tuple[Frame, bool] | None:
         return None
     vcpu.tlb.fill(addr >> 12, found[0], found[1])
     return found
+
+
+def handle_okay(vcpu: VCpu, addr: int, count: int, size: int) -> bool:
+    """May a list of `count` elements start at `addr` (guest_handle_okay)?
+
+    It may not start in the hypervisor's own or the non-canonical range, even with no element in it; what it runs into is
+    found when it is read. A translated guest's addresses are never the hypervisor's.
+    """
+    return vcpu.domain.external or (addr_ok(addr) and count < U64_MASK // size)
 
 
 def window(xen: Xen, vcpu: VCpu, addr: int, size: int) -> tuple[bytearray, int] | None:

@@ -19,7 +19,7 @@ from impl.xen.grant_copy import copy_one
 from impl.xen.grant_map import map_grant_ref
 from impl.xen.grant_transfer import transfer_one
 from impl.xen.grant_unmap import UNMAP_BATCH, Pending, finish, unmap_one
-from impl.xen.guest_access import read, translate, window, write
+from impl.xen.guest_access import handle_okay, read, translate, window, write
 from impl.xen.hypercall_evtchn import do_event_channel_op
 from impl.xen.hypercall_mmu import do_mmu_update, do_mmuext_op, do_update_va_mapping, do_update_va_otherdomain
 from impl.xen.memory_op import do_memory_op
@@ -56,11 +56,18 @@ def do_grant_table_op(xen: Xen, vcpu: VCpu, cmd: int, uop: int, count: int, a4: 
     count &= 0xFFFFFFFF
     if count & 0x80000000:
         return -EINVAL
-    if cmd != abi.GNTTABOP_CACHE_FLUSH and cmd & ~abi.GNTTABOP_CMD_MASK:
+    progress = cmd & ~abi.GNTTABOP_CMD_MASK
+    cmd &= abi.GNTTABOP_CMD_MASK
+    if cmd != abi.GNTTABOP_CACHE_FLUSH and progress:
         return -EINVAL
-    handler = GRANT_OPS.get(cmd & abi.GNTTABOP_CMD_MASK)
+    handler = GRANT_OPS.get(cmd)
     if handler is None:
         return -ENOSYS
+    size = LIST_ELEMENT.get(cmd)
+    if size is not None and not handle_okay(vcpu, uop, count, size):
+        return -EFAULT
+    if cmd == abi.GNTTABOP_CACHE_FLUSH:
+        return (yield from _cache_flush(xen, vcpu, uop, count, progress))
     return (yield from handler(xen, vcpu, uop, count))
 
 
@@ -206,8 +213,11 @@ def _swap(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
 
 def _one(xen: Xen, vcpu: VCpu, uop: int, count: int, layout: Struct) -> tuple[int, ...] | int:
     """The argument of an operation that takes exactly one; or -errno."""
-    if count != 1:
-        return -EINVAL
+    return -EINVAL if count != 1 else _whatever_count(xen, vcpu, uop, layout)
+
+
+def _whatever_count(xen: Xen, vcpu: VCpu, uop: int, layout: Struct) -> tuple[int, ...] | int:
+    """The argument of an operation that takes one and does not look at the count; or -EFAULT."""
     got = read(xen, vcpu, uop, layout.size)
     return -EFAULT if got is None else layout.unpack(got)
 
@@ -226,6 +236,8 @@ def _setup_table(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
     if isinstance(got, int):
         return got
     dom, _, nr, _, _, _, frames_at = got
+    if not handle_okay(vcpu, frames_at, nr, 8):
+        return -EFAULT
     status, numbers = grant_admin.setup_table(xen, vcpu, dom, nr)
     status = _store_numbers(xen, vcpu, frames_at, numbers, status)
     return 0 if _store(xen, vcpu, uop + 8, abi.STATUS.pack(status)) else -EFAULT
@@ -245,7 +257,7 @@ def _query_size(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
 
 def _set_version(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
     yield from ()
-    got = _one(xen, vcpu, uop, count, abi.SET_VERSION)
+    got = _whatever_count(xen, vcpu, uop, abi.SET_VERSION)
     if isinstance(got, int):
         return got
     rc, version = grant_admin.set_version(vcpu, got[0])
@@ -258,6 +270,8 @@ def _get_status_frames(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
     if isinstance(got, int):
         return got
     nr, dom, _, frames_at = got
+    if not handle_okay(vcpu, frames_at, nr, 8):
+        return -EFAULT
     status, numbers = grant_admin.get_status_frames(xen, vcpu, dom, nr)
     status = _store_numbers(xen, vcpu, frames_at, numbers, status)
     return 0 if _store(xen, vcpu, uop + 6, abi.STATUS.pack(status)) else -EFAULT
@@ -265,7 +279,7 @@ def _get_status_frames(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
 
 def _get_version(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
     yield from ()
-    got = _one(xen, vcpu, uop, count, abi.GET_VERSION)
+    got = _whatever_count(xen, vcpu, uop, abi.GET_VERSION)
     if isinstance(got, int):
         return got
     rc, version = grant_admin.get_version(xen, vcpu, got[0])
@@ -274,20 +288,28 @@ def _get_version(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
     return 0 if _store(xen, vcpu, uop + 4, abi.U32.pack(version)) else -EFAULT
 
 
-def _cache_flush(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
+def _cache_flush(xen: Xen, vcpu: VCpu, uop: int, count: int, progress: int = 0) -> Steps:
+    """`progress` is the reference at which the search for the first element's mapping goes on; a guest may claim any."""
     for i in range(count):
         if i:
             yield from _between(xen, abi.GNTTABOP_CACHE_FLUSH, uop + i * 16, count - i)
         got = read(xen, vcpu, uop + i * 16, 16)
         if got is None:
             return -EFAULT
-        _, offset, length, op = abi.CACHE_FLUSH.unpack(got)
-        rc = grant_admin.cache_flush(offset, length, op)
+        address, offset, length, op = abi.CACHE_FLUSH.unpack(got)
+        rc = grant_admin.cache_flush(xen, vcpu, address, offset, length, op, 0 if i else progress)
         if rc:
             return rc
     return 0
 
 
+# Operations on a list, whose place is looked at before anything else, and the size of an element.
+LIST_ELEMENT: dict[int, int] = {
+    abi.GNTTABOP_MAP_GRANT_REF: abi.MAP_GRANT_REF.size, abi.GNTTABOP_UNMAP_GRANT_REF: abi.UNMAP_GRANT_REF.size,
+    abi.GNTTABOP_UNMAP_AND_REPLACE: abi.UNMAP_AND_REPLACE.size, abi.GNTTABOP_TRANSFER: abi.TRANSFER.size,
+    abi.GNTTABOP_COPY: abi.COPY.size, abi.GNTTABOP_SWAP_GRANT_REF: abi.SWAP_GRANT_REF.size,
+    abi.GNTTABOP_CACHE_FLUSH: abi.CACHE_FLUSH.size,
+}
 GRANT_OPS: dict[int, Callable[[Xen, VCpu, int, int], Steps]] = {
     abi.GNTTABOP_MAP_GRANT_REF: _map,
     abi.GNTTABOP_UNMAP_GRANT_REF: _unmap_grant_ref,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from impl.xen.abi import EFAULT, EINVAL, ESRCH, MMU_UPDATE, MMU_UPDATE_PREEMPTED, MMUEXT_OP, U32
 from impl.xen.continuation import Preempted
-from impl.xen.guest_access import read, write
-from impl.xen.mmu import check_owners, get_pg_owner, mmu_update_one, mmuext_op_one, owners, update_va_mapping
+from impl.xen.guest_access import handle_okay, read, write
+from impl.xen.mmu import get_pg_owner, mmu_update_one, mmuext_op_one, owners, table_owner, update_va_mapping
 
 if TYPE_CHECKING:
     from impl.xen.domains import VCpu
@@ -23,8 +23,9 @@ U64_MASK = (1 << 64) - 1
 
 
 def _report(xen: Xen, vcpu: VCpu, pdone: int, done: int, rc: int) -> int:
-    if pdone and not write(xen, vcpu, pdone, U32.pack(done & 0xFFFFFFFF)):
-        return rc or -EFAULT
+    """Tell how many requests succeeded; whether that can be stored changes nothing."""
+    if pdone:
+        write(xen, vcpu, pdone, U32.pack(done & 0xFFFFFFFF))
     return rc
 
 
@@ -54,9 +55,15 @@ def do_mmu_update(xen: Xen, vcpu: VCpu, ureqs: int, count: int, pdone: int, fore
     count, done, made = _progress(xen, vcpu, ureqs, count, pdone)
     if made:
         return _signed(foreigndom)
-    rc, pt_owner, pg_owner = owners(xen, vcpu, foreigndom & 0xFFFFFFFF)
-    if rc:
-        return rc
+    if not handle_okay(vcpu, ureqs, count, MMU_UPDATE.size):
+        return -EFAULT
+    pt_owner = table_owner(xen, vcpu, foreigndom & 0xFFFFFFFF)
+    if isinstance(pt_owner, int):
+        return pt_owner
+    pg_owner = owners(xen, vcpu, pt_owner, foreigndom & 0xFFFFFFFF)
+    if isinstance(pg_owner, int):
+        return _report(xen, vcpu, pdone, done, pg_owner)
+    rc = 0
     for i in range(count):
         if i:
             if xen.preemption.wanted():
@@ -67,9 +74,6 @@ def do_mmu_update(xen: Xen, vcpu: VCpu, ureqs: int, count: int, pdone: int, fore
         raw = read(xen, vcpu, ureqs + i * 16, 16)
         if raw is None:
             rc = -EFAULT
-            break
-        rc = check_owners(xen, caller, pt_owner, pg_owner)
-        if rc:
             break
         ptr, val = MMU_UPDATE.unpack(raw)
         rc = mmu_update_one(xen, caller, pt_owner, pg_owner, ptr, val)
@@ -86,10 +90,12 @@ def do_mmuext_op(xen: Xen, vcpu: VCpu, uops: int, count: int, pdone: int, foreig
     count, done, made = _progress(xen, vcpu, uops, count, pdone)
     if made:
         return _signed(foreigndom)
+    if not handle_okay(vcpu, uops, count, MMUEXT_OP.size):
+        return -EFAULT
     pg_owner = get_pg_owner(xen, vcpu, foreigndom & 0xFFFF)
     if pg_owner is None:
         return -ESRCH
-    if pg_owner.external or pg_owner is xen.dom_io or pg_owner is xen.dom_xen:
+    if pg_owner.external:
         return -EINVAL
     rc = xen.xsm.target("mmuext_op", vcpu.domain, pg_owner)
     if rc:

@@ -15,8 +15,8 @@ from impl.xen.abi import (
     DOMID_SELF,
     DOMID_XEN,
     EACCES,
+    EFAULT,
     EINVAL,
-    ENOENT,
     ENOSYS,
     EOPNOTSUPP,
     EPERM,
@@ -28,9 +28,11 @@ from impl.xen.abi import (
     MMUEXT_CLEAR_PAGE,
     MMUEXT_COPY_PAGE,
     MMUEXT_FLUSH_CACHE,
+    MMUEXT_FLUSH_CACHE_GLOBAL,
     MMUEXT_INVLPG_ALL,
     MMUEXT_INVLPG_LOCAL,
     MMUEXT_INVLPG_MULTI,
+    MMUEXT_MARK_SUPER,
     MMUEXT_NEW_BASEPTR,
     MMUEXT_NEW_USER_BASEPTR,
     MMUEXT_PIN_L1_TABLE,
@@ -39,17 +41,28 @@ from impl.xen.abi import (
     MMUEXT_TLB_FLUSH_ALL,
     MMUEXT_TLB_FLUSH_LOCAL,
     MMUEXT_TLB_FLUSH_MULTI,
+    MMUEXT_UNMARK_SUPER,
     MMUEXT_UNPIN_TABLE,
     PAGE_SIZE,
+    U64,
+    UVMF_ALL,
+    UVMF_FLUSHTYPE_MASK,
+    UVMF_INVLPG,
+    UVMF_TLB_FLUSH,
 )
-from impl.xen.frames import PGT_L4, PGT_WRITABLE, Frame
-from impl.xen.p2m import RAM_TYPES
+from impl.xen.frames import PGT_L1, PGT_L4, PGT_WRITABLE, Frame
+from impl.xen.guest_access import read
+from impl.xen.p2m import FOREIGN, RAM_TYPES
 from impl.xen.pagetables import (
+    L1_DISALLOW,
     PTE_A,
     PTE_D,
     PTE_MFN,
     PTE_P,
+    UPPER_DISALLOW,
     XEN_L4_SLOTS,
+    addr_ok,
+    adjust_entry,
     entry_get,
     entry_put,
     find_l1,
@@ -59,12 +72,19 @@ from impl.xen.pagetables import (
     put_page_type,
     put_table,
     read_pte,
+    same_mapping,
     write_pte,
 )
 
 if TYPE_CHECKING:
     from impl.xen.domains import Domain, VCpu
     from impl.xen.machine import Xen
+
+MAX_LDT_ENTRIES = 8192
+MMUEXT_FLUSHES = frozenset({
+    MMUEXT_TLB_FLUSH_LOCAL, MMUEXT_INVLPG_LOCAL, MMUEXT_TLB_FLUSH_MULTI, MMUEXT_INVLPG_MULTI, MMUEXT_TLB_FLUSH_ALL,
+    MMUEXT_INVLPG_ALL, MMUEXT_FLUSH_CACHE, MMUEXT_FLUSH_CACHE_GLOBAL,
+})
 
 
 def get_pg_owner(xen: Xen, vcpu: VCpu, domid: int) -> Domain | None:
@@ -80,22 +100,22 @@ def get_pg_owner(xen: Xen, vcpu: VCpu, domid: int) -> Domain | None:
     return xen.domains.get(domid)
 
 
-def owners(xen: Xen, vcpu: VCpu, foreigndom: int) -> tuple[int, Domain, Domain]:
-    """(0 or -errno, page-table owner, frame owner) of the foreigndom word of mmu_update."""
+def table_owner(xen: Xen, vcpu: VCpu, foreigndom: int) -> Domain | int:
+    """Whose page tables the foreigndom word of mmu_update names; -ESRCH for nobody's."""
     caller = vcpu.domain
-    pt_owner = caller
     high = (foreigndom >> 16) & 0xFFFF
-    if high:
-        found = xen.domains.get(high - 1) if high - 1 != caller.domid else caller
-        if found is None:
-            return -ESRCH, caller, caller
-        if found.external or not found.vcpus:
-            return -EINVAL, caller, caller
-        pt_owner = found
+    if not high or high - 1 == caller.domid:
+        return caller
+    found = xen.domains.get(high - 1)
+    return -ESRCH if found is None else found
+
+
+def owners(xen: Xen, vcpu: VCpu, pt_owner: Domain, foreigndom: int) -> Domain | int:
+    """Whose frames the word names; -errno if it cannot be, or the page tables' owner is no PV guest with a vCPU."""
+    if pt_owner is not vcpu.domain and (pt_owner.external or not pt_owner.vcpus):
+        return -EINVAL
     pg_owner = get_pg_owner(xen, vcpu, foreigndom & 0xFFFF)
-    if pg_owner is None:
-        return -ESRCH, caller, caller
-    return 0, pt_owner, pg_owner
+    return -ESRCH if pg_owner is None else pg_owner
 
 
 def check_owners(xen: Xen, caller: Domain, pt_owner: Domain, pg_owner: Domain) -> int:
@@ -109,21 +129,31 @@ def check_owners(xen: Xen, caller: Domain, pt_owner: Domain, pg_owner: Domain) -
 
 def update_entry(
     xen: Xen, caller: Domain, pt_owner: Domain, pg_owner: Domain, table: Frame, index: int, pte: int,
-    preserve_ad: bool = False,
+    cmd: int = MMU_NORMAL_PT_UPDATE,
 ) -> int:
     """Change one entry of a live table after checking it; 0 or -errno (mod_l1_entry to mod_l4_entry)."""
     level = table.ptype
     old = read_pte(table, index)
+    if level > PGT_L1 and pg_owner is not pt_owner:
+        return -EINVAL
     if level == PGT_L4 and index in XEN_L4_SLOTS:
         return -EINVAL
-    if level > 1 and pg_owner is not pt_owner and pte & PTE_P:
-        return -EPERM
-    if preserve_ad and old & PTE_P and old & PTE_MFN == pte & PTE_MFN:
-        pte |= old & (PTE_A | PTE_D)
+    if pte & PTE_P:
+        if pte & (L1_DISALLOW if level == PGT_L1 else UPPER_DISALLOW):
+            return -EINVAL
+        if level == PGT_L1 and pg_owner.p2m is not None and cmd != MMU_PT_UPDATE_NO_TRANSLATE:
+            target, ptype = pg_owner.p2m.lookup((pte & PTE_MFN) >> 12)
+            if target is None or (ptype not in RAM_TYPES and ptype != FOREIGN):
+                return -EINVAL
+            pte = (pte & ~PTE_MFN) | (target.mfn << 12)
+    kept = old & (PTE_A | PTE_D) if cmd == MMU_PT_UPDATE_PRESERVE_AD else 0
+    if pte & PTE_P and same_mapping(old, pte):
+        write_pte(table, index, adjust_entry(pte, level) | kept)
+        return 0
     rc = entry_get(xen, pte, pt_owner, pg_owner, level, caller)
     if rc:
         return rc
-    write_pte(table, index, pte)
+    write_pte(table, index, adjust_entry(pte, level) | kept)
     entry_put(xen, old, pt_owner, level)
     return 0
 
@@ -132,10 +162,18 @@ def mmu_update_one(
     xen: Xen, caller: Domain, pt_owner: Domain, pg_owner: Domain, ptr: int, val: int
 ) -> int:
     """One request of a batch; 0 or -errno."""
-    cmd = ptr & 3
+    cmd = ptr & 7
+    if cmd == MMU_MACHPHYS_UPDATE:
+        if pt_owner is not caller:
+            return -EPERM
+    elif cmd not in (MMU_NORMAL_PT_UPDATE, MMU_PT_UPDATE_PRESERVE_AD, MMU_PT_UPDATE_NO_TRANSLATE):
+        return -ENOSYS
+    rc = check_owners(xen, caller, pt_owner, pg_owner)
+    if rc:
+        return rc
     frame = xen.frames.get(ptr >> 12)
     if cmd == MMU_MACHPHYS_UPDATE:
-        if pt_owner is not caller or frame is None or frame.owner is not pg_owner:
+        if frame is None or frame.owner is not pg_owner or frame.count == 0:
             return -EINVAL
         frame.m2p = val
         return 0
@@ -143,16 +181,9 @@ def mmu_update_one(
         return -EOPNOTSUPP
     if frame is None or frame.owner is not pt_owner or frame.count == 0:
         return -EINVAL
-    if cmd not in (MMU_NORMAL_PT_UPDATE, MMU_PT_UPDATE_PRESERVE_AD, MMU_PT_UPDATE_NO_TRANSLATE):
-        return -ENOSYS
     index = (ptr & 0xFFF) >> 3
     if is_table(frame.ptype) and frame.tcount:
-        if frame.ptype == 1 and pg_owner.p2m is not None and cmd != MMU_PT_UPDATE_NO_TRANSLATE and val & PTE_P:
-            target, ptype = pg_owner.p2m.lookup((val & PTE_MFN) >> 12)
-            if target is None or ptype not in RAM_TYPES:
-                return -ENOENT if target is None else -EINVAL
-            val = (val & ~PTE_MFN) | (target.mfn << 12)
-        return update_entry(xen, caller, pt_owner, pg_owner, frame, index, val, cmd == MMU_PT_UPDATE_PRESERVE_AD)
+        return update_entry(xen, caller, pt_owner, pg_owner, frame, index, val, cmd)
     if get_page_type(xen, frame, PGT_WRITABLE):
         return -EINVAL
     write_pte(frame, index, val)
@@ -173,7 +204,7 @@ def update_va_mapping(
         if pg_owner is None:
             return -ESRCH
     assert pg_owner is not None
-    rc = xen.xsm.target("update_va_mapping", caller, pg_owner) if pg_owner is not xen.dom_io else 0
+    rc = xen.xsm.target("update_va_mapping", caller, pg_owner)
     if rc:
         return rc
     found = find_l1(xen, vcpu.cr3, addr)
@@ -183,13 +214,43 @@ def update_va_mapping(
     if table.owner is not caller or table.ptype != 1 or not table.tcount:
         return -EINVAL
     rc = update_entry(xen, caller, caller, pg_owner, table, index, val)
-    if flags & 3:
-        yield "mmu.flush"
-        if flags & 3 == 1 or flags & ~3 == 4:
-            caller.flush_tlb()
+    if rc or flags & UVMF_FLUSHTYPE_MASK not in (UVMF_TLB_FLUSH, UVMF_INVLPG):
+        return rc
+    yield "mmu.flush"
+    chosen: list[VCpu] | None = [vcpu]
+    where = flags & ~UVMF_FLUSHTYPE_MASK
+    if where:
+        chosen = caller.vcpus if where == UVMF_ALL else named_vcpus(xen, vcpu, where)
+    if chosen is None:
+        return -EFAULT  # the entry has changed all the same
+    _flush(xen, caller, chosen, addr if flags & UVMF_FLUSHTYPE_MASK == UVMF_INVLPG else None)
+    return 0
+
+
+def named_vcpus(xen: Xen, vcpu: VCpu, bitmap: int) -> list[VCpu] | None:
+    """The caller's vCPUs in a bitmap in its memory, words of 64 (vcpumask_to_pcpumask); None if it cannot be read."""
+    chosen: list[VCpu] = []
+    every = vcpu.domain.vcpus
+    for first in range(0, len(every), 64):
+        raw = read(xen, vcpu, (bitmap + first // 8) & ((1 << 64) - 1), 8)
+        if raw is None:
+            return None
+        word = U64.unpack(raw)[0]
+        chosen.extend(each for i, each in enumerate(every[first:first + 64]) if word >> i & 1)
+    return chosen
+
+
+def _flush(xen: Xen, domain: Domain, chosen: list[VCpu], addr: int | None) -> None:
+    """Flush one page, or everything, of some vCPUs of a domain."""
+    if addr is None and chosen == domain.vcpus:
+        domain.flush_tlb()
+        return
+    for each in chosen:
+        if addr is not None:
+            each.tlb.invlpg(addr >> 12)
         else:
-            vcpu.tlb.invlpg(addr >> 12)
-    return rc
+            xen.frames.stamp += 1
+            each.tlb.flush(xen.frames.stamp)
 
 
 def mmuext_op_one(
@@ -224,28 +285,31 @@ def mmuext_op_one(
         return (yield from _new_root(xen, vcpu, cmd, arg1)) if pg_owner is caller else -EPERM
     if cmd in (MMUEXT_CLEAR_PAGE, MMUEXT_COPY_PAGE):
         return _clear_or_copy(xen, pg_owner, cmd, arg1, arg2)
+    if cmd in (MMUEXT_MARK_SUPER, MMUEXT_UNMARK_SUPER):
+        return -EOPNOTSUPP
+    if cmd not in MMUEXT_FLUSHES and cmd != MMUEXT_SET_LDT:
+        return -ENOSYS
     if pg_owner is not caller:
         return -EPERM
     if cmd == MMUEXT_TLB_FLUSH_LOCAL:
-        xen.frames.stamp += 1
-        vcpu.tlb.flush(xen.frames.stamp)
-        return 0
-    if cmd in (MMUEXT_TLB_FLUSH_MULTI, MMUEXT_TLB_FLUSH_ALL):
-        yield "mmu.flush"
-        caller.flush_tlb()
-        return 0
-    if cmd == MMUEXT_INVLPG_LOCAL:
+        _flush(xen, caller, [vcpu], None)
+    elif cmd == MMUEXT_INVLPG_LOCAL:
         vcpu.tlb.invlpg(arg1 >> 12)
-        return 0
-    if cmd in (MMUEXT_INVLPG_MULTI, MMUEXT_INVLPG_ALL):
-        for each in caller.vcpus:
-            each.tlb.invlpg(arg1 >> 12)
-        return 0
-    if cmd == MMUEXT_FLUSH_CACHE:
-        return 0 if caller.iomem else -EACCES
-    if cmd == MMUEXT_SET_LDT:
-        return 0 if arg2 == 0 else -EINVAL
-    return -ENOSYS
+    elif cmd in (MMUEXT_TLB_FLUSH_MULTI, MMUEXT_INVLPG_MULTI):
+        chosen = named_vcpus(xen, vcpu, arg2)
+        if chosen is None:
+            return -EINVAL
+        yield "mmu.flush"
+        _flush(xen, caller, chosen, arg1 if cmd == MMUEXT_INVLPG_MULTI else None)
+    elif cmd in (MMUEXT_TLB_FLUSH_ALL, MMUEXT_INVLPG_ALL):
+        yield "mmu.flush"
+        _flush(xen, caller, caller.vcpus, arg1 if cmd == MMUEXT_INVLPG_ALL else None)
+    elif cmd == MMUEXT_SET_LDT:
+        if arg1 & 0xFFF or not addr_ok(arg1) or arg2 & 0xFFFFFFFF > MAX_LDT_ENTRIES:
+            return -EINVAL
+    elif not caller.iomem:
+        return -EACCES if cmd == MMUEXT_FLUSH_CACHE else -EINVAL
+    return 0
 
 
 def _new_root(xen: Xen, vcpu: VCpu, cmd: int, mfn: int) -> Generator[str, None, int]:
@@ -290,5 +354,7 @@ def _clear_or_copy(xen: Xen, pg_owner: Domain, cmd: int, arg1: int, arg2: int) -
         dst.bytes()[:] = source.data
     pg_owner.mark_dirty(dst.mfn)
     put_page_type(xen, dst)
+    if source is not None and xen.trace is not None:
+        xen.trace("copy_page", source.mfn, 0, dst.mfn, 0, PAGE_SIZE)
     return 0
 

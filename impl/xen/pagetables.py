@@ -26,8 +26,14 @@ PTE_PSE: Final = 0x80
 PTE_NX: Final = 1 << 63
 PTE_AVAIL: Final = 0xE00
 PTE_MFN: Final = 0x000FFFFFFFFFF000
-# Flags a guest may not set in an L1 entry: cache attributes, global, and the high software bits.
-L1_DISALLOW: Final = 0x198 | (0x7FF << 52)
+PTE_GLOBAL: Final = 0x100
+PTE_GUEST_KERNEL: Final = 1 << 52  # Xen's mark of a kernel page of a 64-bit guest, whose entries all have PTE_USER
+# Flags a guest may not set: cache attributes and large pages; above L1 the global bit too. Bits 9-11 and 52-62 are its own.
+L1_DISALLOW: Final = 0x98
+UPPER_DISALLOW: Final = 0x198
+# A change of nothing but these needs no new look at the frame.
+FASTPATH_FLAGS: Final = PTE_NX | (0x7FF << 52) | PTE_AVAIL | PTE_GLOBAL | PTE_D | PTE_A | PTE_USER
+IO_FRAMES: Final = 0x100  # the first MiB is input and output, whatever lies there
 HYPERVISOR_VIRT_START: Final = 0xFFFF800000000000
 HYPERVISOR_VIRT_END: Final = 0xFFFF880000000000
 XEN_L4_SLOTS: Final = range(256, 272)
@@ -37,6 +43,23 @@ ENTRIES: Final = 512
 def addr_ok(addr: int) -> bool:
     """Is the linear address canonical and outside Xen's own range (__addr_ok)?"""
     return addr < 0x800000000000 or HYPERVISOR_VIRT_END <= addr < (1 << 64)
+
+
+def adjust_entry(pte: int, level: int) -> int:
+    """What Xen stores for a guest's entry (adjust_guest_l1e to adjust_guest_l4e): all are reachable from user mode, as the
+    kernel of a 64-bit PV guest runs there; user pages are global, and kernel pages are marked."""
+    if not pte & PTE_P:
+        return pte
+    if level == PGT_L1 and not pte & PTE_USER:
+        pte |= PTE_GUEST_KERNEL
+    if level == PGT_L1 and not pte & PTE_GUEST_KERNEL:
+        pte |= PTE_GLOBAL
+    return pte | PTE_USER
+
+
+def same_mapping(old: int, new: int) -> bool:
+    """Do two entries differ in nothing that references were taken for?"""
+    return not (old ^ new) & (PTE_MFN | (0xFFF & ~FASTPATH_FLAGS))
 
 
 def get_page_from_l1e(xen: Xen, pte: int, l1e_owner: Domain, pg_owner: Domain, curr: Domain) -> int:
@@ -50,15 +73,15 @@ def get_page_from_l1e(xen: Xen, pte: int, l1e_owner: Domain, pg_owner: Domain, c
     if pte & L1_DISALLOW:
         return -EINVAL
     mfn = (pte & PTE_MFN) >> 12
+    if mfn >= xen.frames.nframes or mfn < IO_FRAMES:
+        asker = curr if pg_owner is xen.dom_io else pg_owner
+        if mfn not in asker.iomem:
+            return -EINVAL if mfn == PTE_MFN >> 12 else -EPERM
+        if asker is not l1e_owner and mfn not in l1e_owner.iomem:
+            return -EPERM
+        return 0
     frame = xen.frames.get(mfn)
     if frame is None:
-        if mfn >= xen.frames.nframes:
-            asker = curr if pg_owner is xen.dom_io else pg_owner
-            if mfn not in asker.iomem:
-                return -EINVAL if mfn == PTE_MFN >> 12 else -EPERM
-            if asker is not l1e_owner and mfn not in l1e_owner.iomem:
-                return -EPERM
-            return 0
         return -EBUSY
     real = frame.owner
     if real is None or frame.count == 0:
@@ -86,7 +109,7 @@ def put_page_from_l1e(xen: Xen, pte: int, l1e_owner: Domain) -> None:
 
 
 def get_page_type(xen: Xen, frame: Frame, wanted: int) -> int:
-    """Take a type reference, changing the type (and validating a table) if nobody holds one; 0 or -EINVAL."""
+    """Take a type reference, changing the type (and validating a table) if nobody holds one; 0 or -errno."""
     if frame.tcount:
         if frame.ptype != wanted or not frame.validated:
             return -EINVAL
@@ -116,7 +139,7 @@ def put_page_type(xen: Xen, frame: Frame) -> None:
 
 
 def get_table(xen: Xen, frame: Frame, owner: Domain, level: int) -> int:
-    """A general and a type reference on a table of `owner`; 0 or -EINVAL."""
+    """A general and a type reference on a table of `owner`; 0 or -errno, -EINVAL unless an entry was refused otherwise."""
     if not get_page(frame, owner):
         return -EINVAL
     rc = get_page_type(xen, frame, level)
@@ -137,7 +160,7 @@ def entry_get(xen: Xen, pte: int, owner: Domain, pg_owner: Domain, level: int, c
         return get_page_from_l1e(xen, pte, owner, pg_owner, curr)
     if not pte & PTE_P:
         return 0
-    if pte & PTE_PSE:
+    if pte & UPPER_DISALLOW:
         return -EINVAL
     child = xen.frames.get((pte & PTE_MFN) >> 12)
     if child is None:
@@ -162,12 +185,13 @@ def _validate(xen: Xen, frame: Frame, level: int) -> int:
         return -EINVAL
     if data is None:
         return 0
-    for i, (pte,) in enumerate(U64.iter_unpack(data)):
+    for i, (pte,) in enumerate(U64.iter_unpack(bytes(data))):
         if pte & PTE_P and not (level == PGT_L4 and i in XEN_L4_SLOTS):
             rc = entry_get(xen, pte, owner, owner, level, owner)
             if rc:
                 _devalidate(xen, frame, level, i)
-                return -EINVAL
+                return rc
+            write_pte(frame, i, adjust_entry(pte, level))
     return 0
 
 
@@ -233,6 +257,7 @@ def is_table(ptype: int) -> bool:
 
 __all__ = [
     "PGT_L1", "PGT_L2", "PGT_L4", "PTE_A", "PTE_AVAIL", "PTE_D", "PTE_MFN", "PTE_NX", "PTE_P", "PTE_RW",
-    "PTE_USER", "addr_ok", "entry_get", "entry_put", "find_l1", "get_page_from_l1e", "get_page_type",
-    "get_table", "is_table", "put_page_from_l1e", "put_page_type", "put_table", "read_pte", "walk", "write_pte",
+    "PTE_USER", "addr_ok", "adjust_entry", "entry_get", "entry_put", "find_l1", "get_page_from_l1e", "get_page_type",
+    "get_table", "is_table", "put_page_from_l1e", "put_page_type", "put_table", "read_pte", "same_mapping", "walk",
+    "write_pte",
 ]

@@ -13,7 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from impl.xen import abi
-from impl.xen.pagetables import PTE_MFN, PTE_P, PTE_RW, read_pte
+from impl.xen.frames import PGT_L1
+from impl.xen.pagetables import PTE_MFN, PTE_P, PTE_RW, adjust_entry, read_pte, same_mapping
 from model.walk import OKAY
 from proofs.refinement.flight import END, GENERAL, Flight, Follower
 from proofs.refinement.follow_grants import caller_of, replace_slot
@@ -118,13 +119,20 @@ def follow_mmu(b: Bench, f: Flight, slot: int, pte: int, foreign: int, flushed: 
     obtainable = b.rig.obtainable(guest.domain, mfn)
     old = read_pte(guest.window, slot)
     event = yield
+    own = foreign == abi.DOMID_SELF
+    stored = adjust_entry(pte, PGT_L1)
+    if own and pte & PTE_P and same_mapping(old, pte):
+        # Whatever the entry maps, by right or by a grant, stays: nothing happens for the rules.
+        while event != END:
+            event = yield
+        if f.rc:
+            raise Mismatch(f"mmu_update answered {f.rc} of an update that changes neither frame nor writability")
+        return
     assumed: int | None = None
     if event != END:
-        done = read_pte(guest.window, slot) == pte and (
-            old != pte or (obtainable and foreign == abi.DOMID_SELF) or not pte & PTE_P)
+        done = read_pte(guest.window, slot) == stored and (old != stored or (obtainable and own) or not pte & PTE_P)
         assumed = 0 if done else 1
     good = f.rc == 0 if assumed is None else assumed == 0
-    own = foreign == abi.DOMID_SELF
     if not pte & PTE_P:
         if good:
             replace_slot(b, me, slot, None)

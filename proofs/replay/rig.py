@@ -32,6 +32,7 @@ ARGS: Final = POOL + 1
 GUEST_PAGES: Final = TOTAL - TABLES
 SYMBOLS: Final = {"SELF": abi.DOMID_SELF, "XEN": abi.DOMID_XEN, "IO": abi.DOMID_IO, "d0": 0, "COW": abi.DOMID_COW,
                   "INVALID": abi.DOMID_INVALID, "IDLE": abi.DOMID_IDLE}
+MACHINE_FRAMES: Final = 0x7FFE0  # the recorder's machine has 2 GiB
 NO_FRAME: Final = (1 << 64) - 1
 NO_ANSWER: Final = -9999  # what the recorder writes for an agent that did not come back from a hypercall
 DOM0_PORTS: Final = 15  # event channels of Dom0's kernel and of the recorder, before the first guest
@@ -122,7 +123,7 @@ class Rig:
     def __init__(self, seed: int = 0, profile: str = "") -> None:
         """The machine of a recording; with the profile `flask` it has FLASK's example policy."""
         self.flask = FlaskPolicy() if profile == "flask" else None
-        self.xen = Xen(nframes=1 << 20, reserved=0x8000, seed=seed, policy=self.flask)
+        self.xen = Xen(nframes=MACHINE_FRAMES, reserved=0x8000, seed=seed, policy=self.flask)
         self.dom0 = self.xen.create_dom0()
         self.kernel = Kernel(self.xen, self.dom0, npages=1024, nwindows=8)
         for _ in range(DOM0_PORTS):
@@ -208,7 +209,8 @@ class Rig:
         self.names[agent.layout.windows[0].mfn] = f"{name}/l1"
         for frame in agent.layout.pages:
             self.taint.pop(frame.mfn, None)
-        for frame in (agent.layout.pages[MAILBOX], *agent.layout.pages[GUEST_PAGES:]):
+        shared = agent.domain.shared_info
+        for frame in (agent.layout.pages[MAILBOX], *agent.layout.pages[GUEST_PAGES:], *([] if shared is None else [shared])):
             self.taint[frame.mfn] = bytearray(b"\1" * 4096)
         self._connect(agent)
         self.kernel.domctl(abi.DOMCTL_UNPAUSEDOMAIN, domid)
@@ -334,7 +336,8 @@ class Rig:
     def inherent(self, mfn: int) -> bool:
         """Is this a page whose content real runs do not reproduce by nature?"""
         for agent in self.agents.values():
-            if mfn == agent.layout.pages[MAILBOX].mfn or any(
+            shared = agent.domain.shared_info
+            if (shared is not None and mfn == shared.mfn) or mfn == agent.layout.pages[MAILBOX].mfn or any(
                     mfn == frame.mfn for frame in agent.layout.pages[GUEST_PAGES:]):
                 return True
         return False

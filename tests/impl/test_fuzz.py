@@ -22,6 +22,9 @@ SUBCALLS = {
 }
 
 
+MAPPING_CALLS = {abi.HYPERVISOR_UPDATE_VA_MAPPING, abi.HYPERVISOR_UPDATE_VA_MAPPING_OTHERDOMAIN}
+
+
 def snapshot(rig: Rig) -> list[object]:
     """What a refused call must leave alone: frames with counts and types, domains, handles, entries."""
     xen = rig.xen
@@ -58,7 +61,8 @@ def test_random_bytes(number: int) -> None:
         before = snapshot(rig) if i % 9 < 3 else None
         result = run(rig.xen.hypercall(vcpu, number, *args), 100_000)
         assert isinstance(result, int)
-        if before is not None and result < 0:
+        flushed_nobody = number in MAPPING_CALLS and result == -abi.EFAULT  # vCPUs to flush are looked for after the change
+        if before is not None and result < 0 and not flushed_nobody:
             assert snapshot(rig) == before, (number, args, result)
     check_counts(rig.xen)
 

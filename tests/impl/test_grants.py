@@ -240,7 +240,7 @@ def test_granter_death_leaves_a_zombie_until_the_last_unmap(rig: Rig) -> None:
     zombie = rig.xen.domains[domid]
     assert zombie.is_dying and zombie.tot_pages == 1
     assert bytes(frame.data or b"") == content
-    assert map_ref(rig, "B", "A", 8, 1)[0] == 0
+    assert map_ref(rig, "B", str(domid), 8, 1)[0] == 0
     unmap(rig, "B", handle, 0)
     assert domid in rig.xen.domains
     unmap(rig, "B", handle + 1, 1)
