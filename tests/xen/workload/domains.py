@@ -92,7 +92,7 @@ def physmap(s: Script) -> None:
     else:
         page = f"{s.agent()}/{s.pick(DATA)}"
         s.hypercall("d0", MEMORY_OP, f"0:2:{name},2:2:4,4:2:1,6:2:{page[0]},8:8:arg+512,16:8:arg+520,24:8:arg+528,512:8:{page},"
-                    f"520:8:{free}", "e:528:4:s", a1=23, a2="arg")
+                    f"520:8:{free}", "e0:528:4:s", a1=23, a2="arg")
     s.count(name)
 
 

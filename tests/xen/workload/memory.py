@@ -84,7 +84,7 @@ def physmap(s: Script) -> None:
         words, reads = f"0:2:{dom},8:8:{s.pick((5, '0xffffffff'))}", ""
     else:
         words = f"0:2:{dom},2:2:{space},4:2:1,8:8:arg+512,16:8:arg+520,24:8:arg+528,512:8:0,520:8:5,528:4:0x77"
-        reads = "e:528:4:s"
+        reads = "e0:528:4:s"
     s.hypercall(by, MEMORY_OP, words, reads, a1=which, a2="arg")
 
 
