@@ -9,22 +9,29 @@
 #include "linux.h"
 
 char *dom0_args, *user_buffer;
-static int privcmd = -1, evtchn = -1;
+static int privcmd = -1, buffers = -1, evtchn = -1;
 
 /* 0, or -1 if there is no privcmd: then nothing here can be called. */
 int callers_start(void)
 {
-    int buffers = open("/dev/xen/hypercall", O_RDWR | O_CLOEXEC);
-
     user_buffer = mmap((void *)USER_AT, USER_PAGES * PAGE, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_POPULATE | MAP_LOCKED, -1, 0);
     privcmd = open("/dev/xen/privcmd", O_RDWR | O_CLOEXEC);
+    buffers = open("/dev/xen/hypercall", O_RDWR | O_CLOEXEC);
     evtchn = open("/dev/xen/evtchn", O_RDWR | O_CLOEXEC | O_NONBLOCK);
     if (privcmd < 0 || buffers < 0)
         return -1;
     dom0_args = mmap(NULL, BLOCK_PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, buffers, 0);
     memset(dom0_args, 0, BLOCK_PAGES * PAGE);
     return 0;
+}
+
+void callers_stop(void)
+{
+    munmap(dom0_args, BLOCK_PAGES * PAGE);
+    close(buffers);
+    close(privcmd);
+    privcmd = buffers = -1;
 }
 
 /* What Xen answered, or -errno of what privcmd made of it. */

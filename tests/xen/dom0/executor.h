@@ -51,6 +51,7 @@ extern struct guest guests[MAX_GUESTS];
 struct guest *guest_named(const char *name);
 long guest_make(void);
 long guest_remove(void);
+long privilege_dropped(void);
 void guest_describe(uint32_t domid);
 long guest_state(uint32_t domid, struct xen_domctl_getdomaininfo *info);
 int grants_mapped(struct guest *guest, int version);
@@ -63,6 +64,7 @@ int wait_for(struct guest *guest, volatile uint32_t *cell, uint32_t value, unsig
 int port_for(uint32_t domid);
 void port_close(int port);
 int callers_start(void);
+void callers_stop(void);
 extern char *dom0_args, *user_buffer;
 
 /* memory.c: pages of others, and accesses that survive a signal */
@@ -73,6 +75,7 @@ int guarded_load(uint64_t address, uint64_t *value);
 int guarded_store(uint64_t address, uint64_t value);
 extern int signal_code;
 void memory_start(void);
+void memory_stop(void);
 
 /* names.c: symbols to numbers and back */
 uint32_t domid_of(const char *text);

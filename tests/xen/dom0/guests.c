@@ -2,6 +2,7 @@
  * Nothing of Xen's libraries is used: the layout has to be the one that mailbox.h states. */
 #include "executor.h"
 #include <fcntl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define AT_DOMCTL  (BLOCK_PAGES / 2 * PAGE)      /* in dom0_args, behind what calls use */
@@ -302,4 +303,18 @@ long guest_remove(void)
     answer(",\"domid\":%u", guest->domid);
     guest_describe(guest->domid);
     return result;
+}
+
+/* drop: everything that came by privcmd is given back, and its module unloaded. The guests run on; nobody calls them now. */
+long privilege_dropped(void)
+{
+    for (int i = 0; i < MAX_GUESTS; i++)
+        if (guests[i].used) {
+            let_go(&guests[i]);
+            guests[i].used = 1;
+            guests[i].broken = CRASHED;
+        }
+    callers_stop();
+    memory_stop();
+    return syscall(SYS_delete_module, "xen_privcmd", O_NONBLOCK) ? -errno : 0;
 }

@@ -35,6 +35,12 @@ void memory_start(void)
     privcmd = open("/dev/xen/privcmd", O_RDWR | O_CLOEXEC);
 }
 
+void memory_stop(void)
+{
+    close(privcmd);
+    privcmd = -1;
+}
+
 /* 0, or the signal that the access raised. */
 int guarded_load(uint64_t address, uint64_t *value)
 {

@@ -122,25 +122,26 @@ static long entry_write(void)
     return 0;
 }
 
-/* The polite end of a grant: refused while the entry is in use. */
+/* The polite end of a grant: refused while the entry is in use, which version 2 says in its status word. */
 static long entry_end(void)
 {
     struct guest *guest = guest_named(word("d"));
     uint64_t ref = (uint64_t)number("ref", 0);
-    volatile grant_entry_v1_t *entry;
-    uint16_t flags;
+    volatile uint16_t *flags;
+    uint16_t now, used;
 
-    if (!guest || !guest->entries || guest->version != 1)
+    if (!guest || !guest->entries)
         return -ENOENT;
-    if (ref >= ENTRIES_V1)
+    if (ref >= (guest->version == 1 ? ENTRIES_V1 : ENTRIES_V2))
         return -ERANGE;
-    entry = (grant_entry_v1_t *)guest->entries + ref;
-    flags = entry->flags;
-    if (flags & (GTF_reading | GTF_writing)) {
+    flags = (uint16_t *)(guest->entries + ref * (guest->version == 1 ? sizeof(grant_entry_v1_t) : sizeof(grant_entry_v2_t)));
+    now = *flags;
+    used = guest->version == 1 ? now : guest->status ? ((uint16_t *)guest->status)[ref] : 0;
+    if (used & (GTF_reading | GTF_writing)) {
         answer(",\"busy\":1");
         return -EBUSY;
     }
-    return __sync_bool_compare_and_swap(&entry->flags, flags, 0) ? 0 : -EAGAIN;
+    return __sync_bool_compare_and_swap(flags, now, 0) ? 0 : -EAGAIN;
 }
 
 /* ,"e":{"A:8":{...}} of the entries in a list A:8+B:9. */
@@ -307,6 +308,8 @@ int pages_run(long *result)
         *result = pages_counted();
     else if (is("pend"))
         *result = port_pending();
+    else if (is("drop"))
+        *result = privilege_dropped();
     else if (is("show"))
         *result = 0;
     else if (is("sleep"))

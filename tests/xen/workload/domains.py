@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.xen.workload.script import DATA, DOMCTL, DOMCTL_VERSION, GRANT_TABLE_OP, MEMORY_OP, NOWHERE, REFS, SCHED_OP, VERSION, Script
 
 CREATE, DESTROY, PAUSE, UNPAUSE, GET_INFO, MAX_MEM, MAX_VCPUS, SET_TARGET = 1, 2, 3, 4, 5, 11, 15, 46
-INFO = ("fl:20:4,tot:24:8,out:40:8,shr:48:8,pg:56:8,on:80:4,vc:84:4,ss:88:4,h0:92:8,pool:108:4")
+INFO = "dom:16:2,max:32:8,claimed:40:8,shared:48:8,paged:56:8,on:80:4,last:84:4,sid:88:4,handle:92:8,pool:108:4"
 
 
 def _domctl(s: Script, by: str, command: int, dom: str, words: str = "", reads: str = "", version: str = DOMCTL_VERSION) -> None:
@@ -40,7 +40,7 @@ def pauses(s: Script) -> None:
 def ask(s: Script) -> None:
     """getdomaininfo of domains that are there and that are not."""
     dom = s.weighted((70, s.guest()), (30, s.pick(("SELF", "99", "XEN", "0xffff"))))
-    _domctl(s, "d0", GET_INFO, dom, "", "dom:8:2" if dom not in s.agents else "dom:8:2,on:72:4")
+    _domctl(s, "d0", GET_INFO, dom, "", INFO if dom in (*s.agents, *s.translated) else "dom:8:2")
 
 
 def forbidden(s: Script) -> None:
