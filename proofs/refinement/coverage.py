@@ -22,7 +22,6 @@ CANNOT_HAPPEN: dict[str, str] = {
     "populate_physmap: EINVAL": SELF,
     "mmu_update_map: ENOMEM": ROOM,
     "map_status_frame.insert: ENOMEM": ROOM,
-    "evtchn_alloc_unbound: EINVAL": "a guest may open ports in its own table only, and it runs",
     "fork: EAGAIN": NO_LIMIT,
     "open_gntdev: EMFILE": NO_LIMIT,
     "open_gntalloc: EMFILE": NO_LIMIT,
