@@ -109,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--only", default=",".join(FAMILIES), metavar="FAMILIES", help="of " + ", ".join(FAMILIES))
     out.add_argument("--leg", type=int, default=LEG, metavar="N", help="calls per machine")
     out.add_argument("--boots", type=int, default=BOOTS, metavar="N", help="boots to spend on a shorter trace; 0 for none")
-    out.add_argument("--go-on", action="store_true", help="list all differences of each leg, by kind, instead of stopping")
+    out.add_argument("--go-on", action="store_true", help="list the differences of each leg by kind, and do not stop")
     return out
 
 
@@ -146,12 +146,11 @@ def run(args: argparse.Namespace, made: Images) -> int:
 
 
 def summary(found: Sequence[Difference]) -> str:
-    """Differences by kind, the most frequent first."""
+    """Differences by kind, in the order of the first of each."""
     groups: dict[tuple[str, ...], list[Difference]] = {}
     for each in found:
         groups.setdefault((*each.kind, str(each.line["a"].get("by") == "d0")), []).append(each)
-    rows = sorted(groups.values(), key=len, reverse=True)
-    return "\n".join(f"{len(row)}x {row[0].text()}" for row in rows)
+    return "\n".join(f"{len(row)}x {row[0].text()}" for row in groups.values())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

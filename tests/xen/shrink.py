@@ -20,7 +20,7 @@ GUEST: Final = re.compile(r"(?<![A-Za-z0-9_$])([A-Z])(?![A-Za-z0-9_])")
 
 def named(call: Call) -> set[str]:
     """The guests that a call speaks of."""
-    texts = [str(value) for value in call.args.values()] + [call.show]
+    texts = [str(value) for key, value in call.args.items() if key != "o"] + [call.show]  # `o` has kinds of its own
     return {name for text in texts for name in GUEST.findall(text)}
 
 

@@ -17,7 +17,7 @@ def successor(s: Script) -> None:
     if s.rng.random() < 0.6 or not s.translated:
         name, translated = s.agent(), False
     else:
-        name, translated = s.pick(s.translated), True
+        name, translated = s.translated[-1], True  # frame numbers below 64 are named after the first one
     s.do("show", show="+".join(f"{name}:{ref}" for ref in REFS))
     s.remove(name)
     for other in s.agents:
