@@ -6,29 +6,41 @@ What lives here: options, progress, and the report as text and JSON. What does n
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from model.diagnostics import UsageError
 from proofs.files import needs_file, write_file
 
 if TYPE_CHECKING:  # what compares is imported when it is needed
     from proofs.refinement.campaign import Report
 
 GOOD, FAILED = 0, 1
+MODEL_OPS, XEN_OPS = 100_000, 4_000
+RIG = Path("tests", "xen", "campaign.py")
 
 
 @click.command()
-@click.option("--against", type=click.Choice(["model", "nothing"]), default="model", show_default=True,
-              help="What answers are compared with; `nothing` runs the implementation alone, for its speed.")
-@click.option("--ops", type=click.IntRange(1), default=100_000, show_default=True, metavar="N", help="Calls to make.")
+@click.option("--against", type=click.Choice(["model", "xen", "nothing"]), default="model", show_default=True,
+              help="What answers are compared with: the rules, real Xen under QEMU (needs the source tree), or `nothing`, "
+                   "which runs the implementation alone, for its speed.")
+@click.option("--ops", type=click.IntRange(1), metavar="N", help="Calls to make: 100,000, or 4,000 on real Xen.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, metavar="S", help="Same seed, same run.")
 @click.option("--jobs", type=click.IntRange(1, 256), default=1, show_default=True, metavar="N", help="Processes.")
+@click.option("--record", type=click.Path(path_type=Path), metavar="FILE",
+              help="With real Xen: write the run as a recording for `bulkhead replay`.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the result.")
-def diff(against: str, ops: int, seed: int, jobs: int, json_file: Path | None) -> int:
-    """Run the implementation in long seeded campaigns and compare every step with the rules."""
+def diff(against: str, ops: int | None, seed: int, jobs: int, record: Path | None, json_file: Path | None) -> int:
+    """Run the implementation in long seeded campaigns and compare every step with the rules, or with real Xen."""
+    if against == "xen":
+        return _on_xen(ops or XEN_OPS, seed, record)
+    if record is not None:
+        raise UsageError("--record goes with --against xen: only answers of real Xen are worth keeping")
+    ops = ops or MODEL_OPS
     from proofs.refinement.coverage import contradicted, coverage
     from proofs.refinement.world import Size, rules_for
 
@@ -47,6 +59,22 @@ def diff(against: str, ops: int, seed: int, jobs: int, json_file: Path | None) -
     wrong = contradicted(report.reached)
     _show(report, found.lines() if model else [], wrong)
     return GOOD if report.failure is None and not wrong else FAILED
+
+
+def _on_xen(ops: int, seed: int, record: Path | None) -> int:
+    """Real Xen is driven from the source tree's tests, in a process of its own; without that tree there is none."""
+    home = next((folder for folder in Path(__file__).resolve().parents if (folder / RIG).is_file()), None)
+    if home is None:
+        raise UsageError(f"real Xen is run by {RIG} of the source tree, and this installation has none: use a checkout")
+    words = [sys.executable, "-m", "tests.xen.campaign", "--ops", str(ops), "--seed", str(seed)]
+    if record is not None:
+        words += ["--record", str(record.resolve())]
+    running = subprocess.Popen(words, cwd=home)
+    try:
+        return running.wait()
+    except KeyboardInterrupt:
+        running.wait()  # it got the same signal, and turns its machine off
+        raise
 
 
 def _run(seed: int, ops: int, jobs: int, model: bool) -> Report:

@@ -1,8 +1,9 @@
 """`python -m tests.xen.attack [TRACE]`: the attack that `bulkhead attack monolithic only_by_grant` wrote, on real Xen.
 
-The trace's initial state is built from running guests, each of which writes a secret into its page; then the trace's events are
-made as system calls of a process of Dom0. After that the privcmd module is unloaded and the same calls are made again, beside a
-grant that a guest made for Dom0. What lives here: that run, its log and its picture. What does not: the search for the attack.
+The trace's initial state is built from running guests, each of which writes a secret into its page; then the trace's
+events are made as system calls of a process of Dom0. After that the privcmd module is unloaded and the same calls are made
+again, beside a grant that a guest made for Dom0. What lives here: that run, its log and its picture. What does not: the
+search for the attack.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ class Player:
         return self.system.enums[sort][value] if sort in self.system.enums else str(value)
 
     def build(self) -> None:
-        """The running guests of the trace, with a secret in each page that the trace speaks of, and a page that is granted."""
+        """The running guests of the trace, a secret in each page that it speaks of, and a page that is granted."""
         sizes, dom0 = self.trace.world.sizes, self.trace.world.consts["dom0"]
         for domain in range(sizes["Domain"]):
             if domain != dom0 and self._value("domain.phase", domain) == "running":
@@ -205,7 +206,8 @@ def log(out: Outcome) -> str:
     return "\n".join([
         "Real Xen, Dom0 with privcmd:", *map(told, out.before),
         f"  the guest's secret {'was read' if out.stolen else 'was not read'}, though nobody granted it.",
-        f"xen-privcmd unloaded: {'okay' if out.unloaded == 0 else out.unloaded}. The same calls again:", *map(told, out.after),
+        f"xen-privcmd unloaded: {'okay' if out.unloaded == 0 else out.unloaded}. The same calls again:",
+        *map(told, out.after),
         f"  by gntdev, the page that the guest granted: {out.granted.decode(errors='replace')!r}"])
 
 
@@ -213,7 +215,8 @@ def picture(out: Outcome, trace: Trace) -> Any:
     """Dom0's process, what it opened, and the guest's pages: once with privcmd, once without."""
     caption = Caption(f"{CLAIM} of {SYSTEM} on real Xen", tuple(log(out).splitlines()), red=out.stolen)
     canvas = Canvas(caption, "dashed: tried, and refused")
-    for tag, title, steps in (("with", "Dom0 with privcmd", out.before), ("without", "the same Dom0, privcmd unloaded", out.after)):
+    for tag, title, steps in (("with", "Dom0 with privcmd", out.before),
+                              ("without", "the same Dom0, privcmd unloaded", out.after)):
         canvas.box(tag, title)
         canvas.node(f"process {tag}", "a root process", tag)
         canvas.node(f"privcmd {tag}", "/dev/xen/privcmd", tag, bad=tag == "with" and out.stolen)

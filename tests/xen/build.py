@@ -1,8 +1,8 @@
 """From packages and C sources to what QEMU is given: the hypervisor, Dom0's kernel, and an initramfs with our executor.
 
 What lives here: compiling the agent guest and the executor with the machine's gcc, unpacking of compressed images, the cpio
-archive. All of it is kept in a folder whose name tells what it was made from, so that a second start makes nothing. What does
-not: where packages come from (packages.py), and starting (machine.py).
+archive. All of it is kept in a folder whose name tells what it was made from, so that a second start makes nothing. What
+does not: where packages come from (packages.py), and starting (machine.py).
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def _make(root: Path, into: Path) -> None:
     _run(["ld", "-T", str(HERE / "guest/agent.lds"), "--oformat", "binary", "--build-id=none", "-o", str(into / "agent.bin"),
           *objects])
     parts = [str(p) for p in sorted((HERE / "dom0").glob("*.c"))]
-    _run(["gcc", "-O1", "-s", "-Wall", "-Wextra", "-Werror", "-static", "-D__XEN_TOOLS__", *headers, "-o", str(into / "init"),
-          *parts])
+    _run(["gcc", "-O1", "-s", "-Wall", "-Wextra", "-Werror", "-static", "-D__XEN_TOOLS__", *headers,
+          "-o", str(into / "init"), *parts])
     (into / "xen").write_bytes(gzip.decompress(_one(root, "boot/xen-*-amd64.gz").read_bytes()))
     (into / "vmlinux").write_bytes(vmlinux(_one(root, "boot/vmlinuz-*").read_bytes()))
     files = [("init", 0o755, (into / "init").read_bytes()), ("agent.bin", 0o644, (into / "agent.bin").read_bytes())]

@@ -1,8 +1,8 @@
 """`python -m tests.xen.campaign`: seeded calls on real Xen, recorded, and replayed on the implementation.
 
 `bulkhead diff --against xen` runs this where the source tree is there. A run is cut into legs, each on a machine of its own.
-A difference stops it: the seed, a shortest differing trace and both answers are printed. What lives here: the command and its
-report. What does not: the calls (workload/), the machine (machine.py), the comparison (compare.py).
+A difference stops it: the seed, a shortest differing trace and both answers are printed. What lives here: the command and
+its report. What does not: the calls (workload/), the machine (machine.py), the comparison (compare.py).
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def our_answer(calls: Sequence[Call], field_name: str) -> object:
             result = execute(rig, call.op, dict(call.args), set())
     except Exception as exc:
         return type(exc).__name__
-    return (result or {}).get(field_name, "entry") if not field_name.startswith("e.") else sorted((result or {}).items(), key=str)
+    answer: dict[str, object] = result or {}
+    return sorted(answer.items(), key=str) if field_name.startswith("e.") else answer.get(field_name)
 
 
 def explain(made: Images, calls: list[Call], found: Difference, boots: int) -> str:
@@ -161,7 +162,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BAD_USE if exc.code else GOOD
     wrong = [name for name in args.only.split(",") if name and name not in FAMILIES]
     if wrong or args.ops < 1 or args.leg < 1:
-        print(f"bulkhead diff: no such family: {', '.join(wrong)}." if wrong else "bulkhead diff: --ops and --leg are at least 1.",
+        print(f"bulkhead diff: no such family: {', '.join(wrong)}." if wrong
+              else "bulkhead diff: --ops and --leg are at least 1.",
               file=sys.stderr)
         return BAD_USE
     try:

@@ -1,8 +1,8 @@
 """One machine: QEMU with Xen and Dom0, its console, and the line to the executor.
 
 What lives here: starting, the time limits, what counts as the end of a machine, and leaving nothing behind. The line is a
-socket pair that QEMU inherits, so there is no path to clean up; QEMU ends with this process, however that ends. What does not:
-what the lines mean (protocol.py).
+socket pair that QEMU inherits, so there is no path to clean up; QEMU ends with this process, however that ends. What does
+not: what the lines mean (protocol.py).
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ def command(images: Images, line: int, console: Path, privcmd: bool = True) -> l
     """How QEMU is started; `line` is the descriptor of its end of the line."""
     dom0 = "console=hvc0 loglevel=4 panic=-1" + ("" if privcmd else " nopriv")
     firmware = [word for folder in images.firmware for word in ("-L", str(folder))]
-    return [str(images.qemu), *firmware, "-accel", "tcg", "-cpu", "qemu64,+svm,+npt", "-m", MEMORY, "-smp", "1", "-nodefaults",
-            "-nographic", "-no-reboot", "-monitor", "none", "-serial", f"file:{console}", "-device", "virtio-serial-pci",
-            "-chardev", f"socket,id=line,fd={line}", "-device", "virtserialport,chardev=line,name=bulkhead",
+    return [str(images.qemu), *firmware, "-accel", "tcg", "-cpu", "qemu64,+svm,+npt", "-m", MEMORY, "-smp", "1",
+            "-nodefaults", "-nographic", "-no-reboot", "-monitor", "none", "-serial", f"file:{console}",
+            "-device", "virtio-serial-pci", "-chardev", f"socket,id=line,fd={line}",
+            "-device", "virtserialport,chardev=line,name=bulkhead",
             "-kernel", str(images.xen), "-append", XEN_WORDS, "-initrd", f"{images.kernel} {dom0},{images.initramfs}"]
 
 

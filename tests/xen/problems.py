@@ -1,7 +1,7 @@
 """What can go wrong with the rig, each as one message for people.
 
-What lives here: `Unavailable`, for which one skips, and `RigFailed`, which carries the tail of the console. What does not: who
-finds out.
+What lives here: `Unavailable`, for which one skips, and `RigFailed`, which carries the tail of the console. What does not:
+who finds out.
 """
 
 from __future__ import annotations

@@ -70,7 +70,8 @@ def failure(images: Images, calls: list[Call] = CALLS, boot: float = 5.0) -> tup
     ("hangs up", "the line to the machine is closed"),
     ("answers once", "no answer within 1 s"),
 ])
-def test_a_call_that_fails_is_named_with_the_consoles_tail(tmp_path: Path, alone: Path, behaviour: str, message: str) -> None:
+def test_a_call_that_fails_is_named_with_the_consoles_tail(tmp_path: Path, alone: Path, behaviour: str,
+                                                           message: str) -> None:
     started = time.monotonic()
     error, pid = failure(fake(tmp_path, behaviour))
     text = error.text(seed=77)
@@ -111,7 +112,8 @@ def test_a_missing_qemu(tmp_path: Path, alone: Path) -> None:
 def test_qemu_ends_with_us_however_we_end(tmp_path: Path) -> None:
     """Killed without a chance to clean up, the rig still leaves no emulator running."""
     fake(tmp_path, "answers once")
-    program = ("import time; from pathlib import Path; from tests.xen.build import Images; from tests.xen.machine import Machine\n"
+    program = ("import time; from pathlib import Path\n"
+               "from tests.xen.build import Images; from tests.xen.machine import Machine\n"
                f"p = Path({str(tmp_path)!r}); m = Machine(Images(p / 'qemu', '', (), p, p, p))\n"
                "print(m.pid, flush=True); time.sleep(600)")
     ours = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True,

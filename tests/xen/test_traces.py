@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,8 @@ def test_a_guests_calls_go_with_the_guest() -> None:
     grant = Call("ge", {"d": "A", "ref": 8, "dom": "B", "pg": "A/3"}, show="A:8")
     assert named(grant) == {"A", "B"} and named(Call("x", {"w": "0:8:f.A/3+0x67,8:2:SELF", "by": "d0"})) == {"A"}
     assert closed([A, touch, grant]) == [A]
-    assert closed([A, B, touch, Call("rmdom", {"n": "B"}), touch, B, touch]) == [A, B, touch, Call("rmdom", {"n": "B"}), B, touch]
+    end = Call("rmdom", {"n": "B"})
+    assert closed([A, B, touch, end, touch, B, touch]) == [A, B, touch, end, B, touch]
 
 
 def test_a_trace_shrinks_to_the_calls_that_matter() -> None:
@@ -67,9 +69,10 @@ def test_a_candidate_that_changes_our_own_answer_costs_no_boot() -> None:
     assert small.calls == calls and small.boots == 0
 
 
-def recorded() -> list[dict[str, object]]:
+def recorded() -> list[dict[str, Any]]:
     """A few calls with their true answers."""
-    pairs = [(A, {"domid": 1, "r": 0}), (Call("pfill", {"d": "A"}), {"r": 0}),
+    pairs: list[tuple[Call, dict[str, Any]]] = [
+        (A, {"domid": 1, "r": 0}), (Call("pfill", {"d": "A"}), {"r": 0}),
              (Call("prd", {"pg": "A/3", "off": 8}), {"v": "0x4100030008", "r": 0}),
              (Call("x", {"by": "A", "nr": 32, "w": "0:4:9999", "a1": 4, "a2": "arg"}), {"r": -22})]
     return [record(number, call, Answer(result, {})) for number, (call, result) in enumerate(pairs)]

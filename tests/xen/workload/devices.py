@@ -28,7 +28,8 @@ MAX_MAPS = 4000
 
 def _of(s: Script, what: str) -> Any:
     """State of this family: open files, maps, areas, and the next number of an area."""
-    return s.family.setdefault("devices", {"open": set(), "maps": [], "areas": {}, "next": 1, "ports": [], "shared": []})[what]
+    return s.family.setdefault("devices", {"open": set(), "maps": [], "areas": {}, "next": 1, "ports": [],
+                                           "shared": []})[what]
 
 
 def _open(s: Script, file: int, device: str) -> None:
@@ -66,7 +67,8 @@ def grant_map(s: Script) -> None:
         if name != "99" and ref in REFS and s.chance(0.75):
             flags = s.weighted((80, 1), (20, 5))
             s.do("ge", d=name, ref=ref, flags=flags, dom="d0", pg=f"{name}/{s.pick(DATA)}")
-    words = ",".join([f"u0:4:{many}", *(f"u{16 + 8 * i}:4:{name},u{20 + 8 * i}:4:{ref}" for i, (name, ref) in enumerate(pairs))])
+    words = ",".join([f"u0:4:{many}", *(f"u{16 + 8 * i}:4:{name},u{20 + 8 * i}:4:{ref}"
+                                          for i, (name, ref) in enumerate(pairs))])
     index = s.variable("i")
     _ioctl(s, file, MAP_REF, words, f"{index}:u8:8:V")
     maps = _of(s, "maps")
@@ -149,7 +151,8 @@ def grant_copy(s: Script) -> None:
     words, reads = [f"u0:4:{many},u8:8:{s.weighted((97, 'ub+1024'), (3, '0x10'))}"], []
     for i in range(many):
         flags = s.weighted((45, 1), (40, 2), (12, 3), (3, 0))
-        base, sides = 1024 + 24 * i, []
+        base = 1024 + 24 * i
+        sides: list[tuple[str, ...]] = []
         for bit in (1, 2):
             if flags & bit:
                 name, ref = (s.guest() if s.chance(0.95) else "99"), (s.pick(REFS) if s.chance(0.95) else 600)
@@ -159,7 +162,8 @@ def grant_copy(s: Script) -> None:
         for at, side in zip((base, base + 8), sides, strict=True):
             places = (at, at + 4, at + 6)
             words += [f"u{place}:{value}" for place, value in zip(places, side, strict=False)]
-        words.append(f"u{base + 16}:2:{s.pick((0, 1, 16, 64, 1000, 4096, 4097))},u{base + 18}:2:{flags},u{base + 20}:2:0x7fff")
+        size = s.pick((0, 1, 16, 64, 1000, 4096, 4097))
+        words.append(f"u{base + 16}:2:{size},u{base + 18}:2:{flags},u{base + 20}:2:0x7fff")
         reads.append(f"s{i}:u{base + 20}:2:s")
     words += [f"u{BUFFER + 1024 * i}:8:{s.rng.randrange(1 << 48)}" for i in range(3)]
     reads += [f"w{i}:u{BUFFER + 512 * i}:8" for i in range(4)]
@@ -173,7 +177,8 @@ def alloc(s: Script) -> None:
     _open(s, GNTALLOC, "gntalloc")
     many = s.weighted((70, 1), (20, 3), (5, 0), (5, 1025))
     index, ref = s.variable("a"), s.variable("g")
-    _ioctl(s, GNTALLOC, ALLOC, f"u0:2:{s.weighted((92, s.agent()), (8, '99'))},u2:2:{s.pick((0, 1, 1, 1))},u4:4:{many},u8:8:0xdead",
+    grantee = s.weighted((92, s.agent()), (8, "99"))
+    _ioctl(s, GNTALLOC, ALLOC, f"u0:2:{grantee},u2:2:{s.pick((0, 1, 1, 1))},u4:4:{many},u8:8:0xdead",
            f"{index}:u8:8:V,{ref}:u16:4:v")
     shared = _of(s, "shared")
     shared.append((index, ref, many))
@@ -192,7 +197,8 @@ def alloc_use(s: Script) -> None:
     index, ref, many = one
     if s.chance(0.5):
         by, slot, handle = s.agent(), s.rng.randrange(16, 32), s.variable("h")
-        s.hypercall(by, GRANT_TABLE_OP, f"0:8:w.{slot},8:4:{s.pick((2, 2, 6))},12:4:${ref},16:2:d0,18:2:0x7fff,20:4:0xdeadbeef",
+        flags = s.pick((2, 2, 6))
+        s.hypercall(by, GRANT_TABLE_OP, f"0:8:w.{slot},8:4:{flags},12:4:${ref},16:2:d0,18:2:0x7fff,20:4:0xdeadbeef",
                     f"st:18:2:s,{handle}:20:4:V", a1=0, a2="arg", a3=1)
         s.family.setdefault("maps", []).append((by, handle, 2, slot, ""))
         s.do(s.pick(("rd", "wr")), by=by, slot=slot, off=16, v=s.rng.randrange(1 << 40))
@@ -214,14 +220,16 @@ def port(s: Script) -> None:
     number = f"${s.pick(known)}" if known and s.chance(0.8) else s.pick(("0", "1", "4095", "4096", "0xffffffff"))
     if which == BIND_UNBOUND:
         name = s.variable("e")
-        _ioctl(s, file, BIND_UNBOUND, f"u0:4:{s.weighted((90, s.agent()), (10, s.pick(('99', 'XEN', 'SELF'))))}", f"{name}:r:8:v", nor=1)
+        _ioctl(s, file, BIND_UNBOUND, f"u0:4:{s.weighted((90, s.agent()), (10, s.pick(('99', 'XEN', 'SELF'))))}",
+               f"{name}:r:8:v", nor=1)
         known.append(name)
         del known[:-8]
     elif which == BIND_INTER:
         by, guest_port, name = s.agent(), s.variable("p"), s.variable("e")
         s.hypercall(by, EVENT_CHANNEL_OP, "0:2:SELF,2:2:d0,4:4:0xabcd", f"{guest_port}:4:4:V", a1=6, a2="arg")
         s.family.setdefault("ports", {}).setdefault(by, []).append(guest_port)
-        _ioctl(s, file, BIND_INTER, f"u0:4:{by},u4:4:{s.weighted((90, f'${guest_port}'), (10, '1000'))}", f"{name}:r:8:v", nor=1)
+        _ioctl(s, file, BIND_INTER, f"u0:4:{by},u4:4:{s.weighted((90, f'${guest_port}'), (10, '1000'))}", f"{name}:r:8:v",
+               nor=1)
         known.append(name)
         del known[:-8]
         s.do("sys.read", f=file, n=4)
@@ -256,10 +264,12 @@ def foreign(s: Script) -> None:
     _open(s, PRIVCMD, "privcmd")
     if s.chance(0.3):
         name = s.guest()
-        call = s.pick(((20, 6, "ub+256", 1, f"u256:2:{name}", "st:u268:2:s,nr:u260:4"), (20, 99, "0", 0, "", ""), (99, 0, "0", 0, "", ""),
+        call = s.pick(((20, 6, "ub+256", 1, f"u256:2:{name}", "st:u268:2:s,nr:u260:4"), (20, 99, "0", 0, "", ""),
+                       (99, 0, "0", 0, "", ""),
                        (32, 5, "ub+256", 0, f"u256:2:{name},u260:4:1", "st:u264:4"), (20, 6, "0x10", 1, "", "")))
-        number, one, two, three, words, reads = call
-        _ioctl(s, PRIVCMD, HYPERCALL, f"u0:8:{number},u8:8:{one},u16:8:{two},u24:8:{three}" + ("," + words if words else ""), reads)
+        number, one, two, three, first, reads = call
+        extra = f",{first}" if first else ""
+        _ioctl(s, PRIVCMD, HYPERCALL, f"u0:8:{number},u8:8:{one},u16:8:{two},u24:8:{three}" + extra, reads)
         return
     name, number_of = s.agent(), _area(s)
     if number_of is None:
@@ -268,7 +278,8 @@ def foreign(s: Script) -> None:
     s.do("sys.mmap", f=PRIVCMD, m=number_of, n=many, prot=s.pick(("rw", "r")))
     frames = [s.weighted((85, f"{name}/{s.pick(DATA)}"), (8, f"{s.other(name)}/{s.pick(DATA)}"), (7, "0xffffffffff"))
               for _ in range(many)]
-    words = [f"u0:4:{s.weighted((92, many), (8, many + 1))},u4:2:{s.weighted((94, name), (6, s.domid(name)))},u8:8:m.{number_of},"
+    count, owner = s.weighted((92, many), (8, many + 1)), s.weighted((94, name), (6, s.domid(name)))
+    words = [f"u0:4:{count},u4:2:{owner},u8:8:m.{number_of},"
              f"u16:8:ub+2048,u24:8:ub+4096,u4096:8:0x7777777777777777"]
     words += [f"u{2048 + 8 * i}:8:{frame}" for i, frame in enumerate(frames)]
     for _ in range(s.weighted((90, 1), (10, 2))):
@@ -279,7 +290,8 @@ def foreign(s: Script) -> None:
 
 def nonsense(s: Script) -> None:
     """Pointers that lead nowhere, requests that there are not."""
-    file, requests = s.pick(((10, (MAP_REF, UNMAP_REF, GET_OFFSET, NOTIFY, GRANT_COPY, ioc("G", 3, 4), ioc("G", 9, 24), 0x5401)),
+    file, requests = s.pick(((10, (MAP_REF, UNMAP_REF, GET_OFFSET, NOTIFY, GRANT_COPY, ioc("G", 3, 4), ioc("G", 9, 24),
+                                   0x5401)),
                              (12, (ALLOC, DEALLOC, NOTIFY, ioc("G", 0, 24))), (14, (HYPERCALL, BATCH_V2, ioc("P", 9, 8)))))
     _open(s, file, {10: "gntdev", 12: "gntalloc", 14: "privcmd"}[file])
     _ioctl(s, file, s.pick(requests), argp=s.pick(("0x10", "0", NOWHERE[0])))
@@ -296,5 +308,6 @@ def close(s: Script) -> None:
             _of(s, "shared").clear()
 
 
-STEPS = ((16, grant_map), (16, grant_mmap), (16, area_touch), (12, area_unmap), (9, grant_unmap), (4, notice), (9, grant_copy),
+STEPS = ((16, grant_map), (16, grant_mmap), (16, area_touch), (12, area_unmap), (9, grant_unmap), (4, notice),
+         (9, grant_copy),
          (5, alloc), (6, alloc_use), (14, port), (6, port_bytes), (7, foreign), (3, nonsense), (2, close))

@@ -1,4 +1,4 @@
-"""Grant table operations: entries rewritten at any time, maps and unmaps one by one and in arrays, copies, versions, bad lists.
+"""Grant table operations: entries rewritten at any time, maps and unmaps one by one and in arrays, copies, versions.
 
 What lives here: what guests and Dom0's kernel ask of GNTTABOP_*. What does not: Dom0's devices (devices.py).
 """
@@ -37,13 +37,13 @@ def entry(s: Script) -> None:
         more = {"off": s.pick((0, 0, 64, 1024, 4088)), "len": s.pick((8, 128, 3072, 4096))}
     page = f"{name}/{s.pick(DATA)}" if translated else _page(s, name)
     grantee = s.weighted((55, s.agent()), (30, "d0"), (4, name), (3, "99"), (2, "SELF"))
-    s.do("ge", show=f"{name}:{ref}", d=name, ref=ref, flags=flags, dom=grantee, pg=page, **more)
+    s.do("ge", f"{name}:{ref}", d=name, ref=ref, flags=flags, dom=grantee, pg=page, **more)
 
 
 def end(s: Script) -> None:
     """The polite end of a grant."""
     name, ref = s.guest(), s.pick(REFS)
-    s.do("gend", show=f"{name}:{ref}", d=name, ref=ref)
+    s.do("gend", f"{name}:{ref}", d=name, ref=ref)
 
 
 def _ref(s: Script) -> str:
@@ -125,7 +125,8 @@ def copy(s: Script) -> None:
         size = s.weighted((80, s.rng.randrange(4097 - max(soff, doff))), (20, s.pick((0, 1, 4096, 4097, 65535))))
         flags = (1 if sref else 0) | (2 if dref else 0) | s.weighted((96, 0), (4, 4))
         base = i * COPY_SIZE
-        writes.append(f"{base}:8:{source},{base + 8}:2:{sdom},{base + 10}:2:{soff},{base + 16}:8:{dest},{base + 24}:2:{ddom},"
+        writes.append(f"{base}:8:{source},{base + 8}:2:{sdom},{base + 10}:2:{soff},"
+                      f"{base + 16}:8:{dest},{base + 24}:2:{ddom},"
                       f"{base + 26}:2:{doff},{base + 32}:2:{size},{base + 34}:2:{flags},{base + 36}:2:{UNTOUCHED}")
         reads.append(f"st{i}:{base + 36}:2:s")
         shown += [(dom, int(ref)) for dom, ref, is_ref in ((sdom, source, sref), (ddom, dest, dref))
@@ -157,7 +158,8 @@ def sizes(s: Script) -> None:
     frames = s.weighted((60, 1), (10, 0), (10, 2), (10, 9), (10, "0xffffffff"))
     where = s.weighted((70, "arg+512"), (30, s.pick(NOWHERE)))
     if which == SETUP:
-        s.hypercall(by, GRANT_TABLE_OP, f"0:2:{dom},4:4:{frames if frames != 2 else 1},8:2:{UNTOUCHED},16:8:{where}", "st:8:2:s",
+        s.hypercall(by, GRANT_TABLE_OP, f"0:2:{dom},4:4:{frames if frames != 2 else 1},8:2:{UNTOUCHED},16:8:{where}",
+                    "st:8:2:s",
                     a1=SETUP, a2="arg", a3=1)
     else:
         s.hypercall(by, GRANT_TABLE_OP, f"0:4:{frames},4:2:{dom},6:2:{UNTOUCHED},8:8:{where}", "st:6:2:s", a1=STATUS_FRAMES,
@@ -168,7 +170,8 @@ def swap(s: Script) -> None:
     """swap_grant_ref."""
     by, one, two = s.agent(), _ref(s), _ref(s)
     shown = [(by, int(ref)) for ref in (one, two) if ref.isdigit() and int(ref) in REFS]
-    s.hypercall(by, GRANT_TABLE_OP, f"0:4:{one},4:4:{two},8:2:{UNTOUCHED}", "st:8:2:s", entries(shown), a1=SWAP, a2="arg", a3=1)
+    s.hypercall(by, GRANT_TABLE_OP, f"0:4:{one},4:4:{two},8:2:{UNTOUCHED}", "st:8:2:s", entries(shown), a1=SWAP, a2="arg",
+                a3=1)
 
 
 def transfer(s: Script) -> None:
@@ -179,7 +182,8 @@ def transfer(s: Script) -> None:
         s.hypercall(by, 14, a1=f"v.{page}", a2="0", a3=2)
     if to in s.agents and s.chance(0.6):
         s.do("ge", d=to, ref=ref, flags=2, dom=by, pg="0")
-    s.hypercall(by, GRANT_TABLE_OP, f"0:8:{by}/{page},8:2:{to},12:4:{ref},16:2:{UNTOUCHED}", "st:16:2:s", a1=TRANSFER, a2="arg",
+    s.hypercall(by, GRANT_TABLE_OP, f"0:8:{by}/{page},8:2:{to},12:4:{ref},16:2:{UNTOUCHED}", "st:16:2:s", a1=TRANSFER,
+                a2="arg",
                 a3=1)
     for name in (by, to):
         if name in s.agents:
@@ -219,10 +223,11 @@ def touch(s: Script) -> None:
 def page(s: Script) -> None:
     """Dom0 looks at a page of a guest."""
     pg = f"{s.agent()}/{s.pick(DATA)}"
-    s.weighted((40, lambda: s.do("pcrc", pg=pg)), (30, lambda: s.do("prd", pg=pg, off=8 * s.rng.randrange(512))),
-               (15, lambda: s.do("pwr", pg=pg, off=8 * s.rng.randrange(512), v=s.rng.randrange(1 << 48))),
-               (15, lambda: s.do("fmap", pg=pg, w=s.rng.randrange(2))))()
+    which, off = s.weighted((40, "pcrc"), (30, "prd"), (15, "pwr"), (15, "fmap")), 8 * s.rng.randrange(512)
+    more = {"pcrc": {}, "prd": {"off": off}, "pwr": {"off": off, "v": s.rng.randrange(1 << 48)}, "fmap": {"w": off >> 3 & 1}}
+    s.do(which, pg=pg, **more[which])
 
 
-STEPS = ((14, entry), (4, end), (22, map_some), (20, unmap_some), (10, copy), (4, versions), (3, sizes), (3, swap), (3, transfer),
+STEPS = ((14, entry), (4, end), (22, map_some), (20, unmap_some), (10, copy), (4, versions), (3, sizes), (3, swap),
+         (3, transfer),
          (3, flush), (2, nonsense), (12, touch), (5, page))

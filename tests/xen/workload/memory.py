@@ -28,10 +28,12 @@ def give_up(s: Script) -> None:
     for page in pages:
         if s.chance(0.7):
             _release(s, by, page)
-    names = [s.weighted((90, f"{by}/{page}"), (5, f"{s.other(by)}/{page}"), (2, f"{by}/l1"), (2, "0xffffffffffffffff"), (1, "0"))
+    names = [s.weighted((90, f"{by}/{page}"), (5, f"{s.other(by)}/{page}"), (2, f"{by}/l1"), (2, "0xffffffffffffffff"),
+                        (1, "0"))
              for page in pages]
     words = [f"0:8:arg+512,8:8:{len(names)},16:4:0,20:4:0,24:2:{s.weighted((92, 'SELF'), (8, s.domid(by)))}"]
-    s.hypercall(by, MEMORY_OP, ",".join([*words, *(f"{512 + 8 * i}:8:{name}" for i, name in enumerate(names))]), a1=DECREASE, a2="arg")
+    s.hypercall(by, MEMORY_OP, ",".join([*words, *(f"{512 + 8 * i}:8:{name}" for i, name in enumerate(names))]),
+                a1=DECREASE, a2="arg")
     s.count(by)
 
 
@@ -43,7 +45,8 @@ def take(s: Script) -> None:
     many, order = s.weighted((70, 1), (20, 2), (10, 0)), s.weighted((75, 0), (10, 1), (5, 9), (5, 19), (5, "0xffffffff"))
     flags = s.weighted((85, 0), (15, s.pick((1, 31, 32, 64, 255, "0x10000", "0x20000"))))
     where = s.weighted((85, "arg+512"), (5, "0" if which == INCREASE else "arg+512"), (10, s.pick(NOWHERE)))
-    s.hypercall(by, MEMORY_OP, f"0:8:{where},8:8:{many},16:4:{order},20:4:{flags},24:2:{dom},512:8:0x700,520:8:0x708", a1=which,
+    s.hypercall(by, MEMORY_OP, f"0:8:{where},8:8:{many},16:4:{order},20:4:{flags},24:2:{dom},512:8:0x700,520:8:0x708",
+                a1=which,
                 a2="arg")
     s.count(dom if dom in s.agents else by if by != "d0" else s.agent())
 
@@ -58,7 +61,8 @@ def exchange(s: Script) -> None:
     dom = s.weighted((92, "SELF"), (8, s.domid(by)))
     inside, out = s.weighted((94, "arg+256"), (6, s.pick(NOWHERE))), s.weighted((94, "arg+512"), (6, s.pick(NOWHERE)))
     counts = s.weighted((90, (many, many)), (10, (many, many + 1)))
-    words = [f"0:8:{inside},8:8:{counts[0]},16:4:0,20:4:0,24:2:{dom},32:8:{out},40:8:{counts[1]},48:4:0,52:4:0,56:2:{dom},64:8:0"]
+    words = [f"0:8:{inside},8:8:{counts[0]},16:4:0,20:4:0,24:2:{dom}",
+             f"32:8:{out},40:8:{counts[1]},48:4:0,52:4:0,56:2:{dom},64:8:0"]
     words += [f"{256 + 8 * i}:8:{by}/{page},{512 + 8 * i}:8:{0x40 + page}" for i, page in enumerate(pages)]
     s.hypercall(by, MEMORY_OP, ",".join(words), "done:64:8", a1=EXCHANGE, a2="arg")
     s.count(by)
@@ -68,7 +72,8 @@ def ask(s: Script) -> None:
     """Numbers about domains; those that differ from machine to machine are not looked at."""
     by = s.agent()
     dom = s.domid(by)
-    s.hypercall(by, MEMORY_OP, f"0:2:{dom}", a1=s.pick((CURRENT, MAXIMUM, HIGHEST)), a2=s.weighted((90, "arg"), (10, s.pick(NOWHERE))),
+    s.hypercall(by, MEMORY_OP, f"0:2:{dom}", a1=s.pick((CURRENT, MAXIMUM, HIGHEST)),
+                a2=s.weighted((90, "arg"), (10, s.pick(NOWHERE))),
                 nor=1 if dom in ("SELF", by) else 0)
 
 
@@ -102,7 +107,8 @@ def claim(s: Script) -> None:
     """claim_pages."""
     by = s.weighted((50, s.agent()), (50, "d0"))
     dom = s.domid(by) if by != "d0" else s.agent()
-    s.hypercall(by, MEMORY_OP, f"0:8:0,8:8:{s.pick((0, 0, 1))},16:4:{s.pick((0, 0, 1))},20:4:0,24:2:{dom}", a1=CLAIM, a2="arg")
+    s.hypercall(by, MEMORY_OP, f"0:8:0,8:8:{s.pick((0, 0, 1))},16:4:{s.pick((0, 0, 1))},20:4:0,24:2:{dom}", a1=CLAIM,
+                a2="arg")
     if by == "d0":
         s.hypercall("d0", MEMORY_OP, f"8:8:0,24:2:{dom}", a1=CLAIM, a2="arg")
 
@@ -116,4 +122,5 @@ def nonsense(s: Script) -> None:
         s.hypercall(by, MEMORY_OP, a1=s.pick((0, 1, 3, 4, 6, 7, 11, 14, 15, 23, 28)), a2=s.pick(NOWHERE))
 
 
-STEPS = ((8, limit), (22, give_up), (22, take), (14, exchange), (6, ask), (8, physmap), (8, resource), (4, claim), (8, nonsense))
+STEPS = ((8, limit), (22, give_up), (22, take), (14, exchange), (6, ask), (8, physmap), (8, resource), (4, claim),
+         (8, nonsense))

@@ -10,7 +10,8 @@ from tests.xen.workload import devices, domains, events, grants, memory, mmu
 from tests.xen.workload.script import REFS, Script
 
 Steps = Sequence[tuple[int, Callable[[Script], None]]]
-FAMILIES: Final[dict[str, Steps]] = {"grants": grants.STEPS, "events": events.STEPS, "mmu": mmu.STEPS, "memory": memory.STEPS,
+FAMILIES: Final[dict[str, Steps]] = {"grants": grants.STEPS, "events": events.STEPS, "mmu": mmu.STEPS,
+                                     "memory": memory.STEPS,
                                      "domains": domains.STEPS, "devices": devices.STEPS}
 WEIGHTS: Final = {"grants": 34, "events": 12, "mmu": 16, "memory": 10, "domains": 4, "devices": 24}
 AGENTS: Final = ("A", "B", "C")
@@ -35,5 +36,5 @@ def script(seed: int, leg: int, ops: int, families: Sequence[str] = tuple(FAMILI
     for name in (*AGENTS, *TRANSLATED):
         s.remove(name)
         for other in (*s.agents, *s.translated):
-            s.do("show", show="+".join(f"{other}:{ref}" for ref in REFS))
+            s.do("show", "+".join(f"{other}:{ref}" for ref in REFS))
     return s.calls

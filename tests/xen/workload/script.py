@@ -31,7 +31,7 @@ NOWHERE: Final = ("0x7fff00000000", "0xffff800000000000", "0xffff830000000000", 
                   "0xffffffffffffffff", "0xdead000")
 DOMIDS: Final = ("99", "XEN", "IO", "COW", "INVALID", "IDLE", "0xffff")
 GRANT_TABLE_OP, MEMORY_OP, EVENT_CHANNEL_OP, MMU_UPDATE, MMUEXT_OP = 20, 12, 32, 1, 26
-UPDATE_VA_MAPPING, UPDATE_VA_MAPPING_OTHERDOMAIN, DOMCTL, SCHED_OP, VERSION = 14, 22, 36, 29, 17
+UPDATE_VA_MAPPING, UPDATE_VA_MAPPING_OTHERDOMAIN, DOMCTL = 14, 22, 36
 DOMCTL_VERSION: Final = "0x15"
 
 
@@ -87,7 +87,7 @@ class Script:
         return f"{kind}{number % VARIABLES}"
 
     # --- calls ---
-    def do(self, op: str, show: str = "", **args: Any) -> None:
+    def do(self, op: str, show: str = "", /, **args: Any) -> None:
         """Any operation."""
         self.calls.append(Call(op, {key.rstrip("_"): value for key, value in args.items()}, show, self.note))
 
