@@ -161,7 +161,7 @@ FAULTS: tuple[Fault, ...] = (
        "clearing a writable entry keeps the type reference"),
     _f("types_confused", "pagetables:get_page_type", "if frame.ptype != wanted or not frame.validated:", "if False:",
        "a page table may be mapped for writing"),
-    _f("decrease_foreign", "memory_op:remove_page", "frame.owner is not domain or ", "",
+    _f("decrease_foreign", "physmap:remove_page", "frame.owner is not domain or ", "",
        "a domain gives up pages of others"),
     _f("decrease_twice", "memory_op:remove_page", " or not frame.allocated:", ":",
        "a page can be given up twice"),

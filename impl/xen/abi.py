@@ -27,6 +27,7 @@ EACCES: Final = 13
 EFAULT: Final = 14
 EBUSY: Final = 16
 EEXIST: Final = 17
+EXDEV: Final = 18
 ENODEV: Final = 19
 EINVAL: Final = 22
 ENOTTY: Final = 25
@@ -185,25 +186,41 @@ XENMEM_DECREASE_RESERVATION: Final = 1
 XENMEM_MAXIMUM_RAM_PAGE: Final = 2
 XENMEM_CURRENT_RESERVATION: Final = 3
 XENMEM_MAXIMUM_RESERVATION: Final = 4
+XENMEM_MACHPHYS_MFN_LIST: Final = 5
 XENMEM_POPULATE_PHYSMAP: Final = 6
 XENMEM_ADD_TO_PHYSMAP: Final = 7
+XENMEM_MEMORY_MAP: Final = 9
+XENMEM_MACHINE_MEMORY_MAP: Final = 10
 XENMEM_EXCHANGE: Final = 11
+XENMEM_MACHPHYS_MAPPING: Final = 12
+XENMEM_SET_MEMORY_MAP: Final = 13
 XENMEM_MAXIMUM_GPFN: Final = 14
 XENMEM_REMOVE_FROM_PHYSMAP: Final = 15
+XENMEM_SET_POD_TARGET: Final = 16
+XENMEM_GET_POD_TARGET: Final = 17
+XENMEM_GET_SHARING_FREED_PAGES: Final = 18
+XENMEM_GET_SHARING_SHARED_PAGES: Final = 19
+XENMEM_ACCESS_OP: Final = 21
 XENMEM_ADD_TO_PHYSMAP_BATCH: Final = 23
 XENMEM_CLAIM_PAGES: Final = 24
+XENMEM_MACHPHYS_COMPAT_MFN_LIST: Final = 25
+XENMEM_GET_VNUMAINFO: Final = 26
+XENMEM_RESERVED_DEVICE_MEMORY_MAP: Final = 27
 XENMEM_ACQUIRE_RESOURCE: Final = 28
 MEMOP_CMD_MASK: Final = 0x3F
 MEMOP_EXTENT_SHIFT: Final = 6
 MEMORY_RESERVATION: Final = Struct("<QQIIHHI")  # extent_start nr_extents order memflags domid pad = 32
 ADD_TO_PHYSMAP: Final = Struct("<HHIQQ")  # domid size space idx gpfn = 24
 ADD_TO_PHYSMAP_BATCH: Final = Struct("<HHHHQQQ")  # domid space size foreign_domid idxs gpfns errs = 32
-REMOVE_FROM_PHYSMAP: Final = Struct("<HHIQ")  # domid pad gpfn = 16
+REMOVE_FROM_PHYSMAP: Final = Struct("<H6xQ")  # domid gpfn = 16
+MEMORY_RDM: Final = Struct("<IIQ")  # flags nr_entries buffer, of xen_reserved_device_memory_map
 ACQUIRE_RESOURCE: Final = Struct("<HHIIIQQ")  # domid type id nr_frames pad frame frame_list = 32
 XENMAPSPACE_SHARED_INFO: Final = 0
 XENMAPSPACE_GRANT_TABLE: Final = 1
 XENMAPSPACE_GMFN: Final = 2
+XENMAPSPACE_GMFN_RANGE: Final = 3
 XENMAPSPACE_GMFN_FOREIGN: Final = 4
+XENMAPSPACE_DEV_MMIO: Final = 5
 XENMAPIDX_GRANT_TABLE_STATUS: Final = 0x80000000
 
 # --- domctl (public/domctl.h of 4.17) ---

@@ -54,6 +54,7 @@ class Domain:
         "creation_finished",
         "dirty_log",
         "domid",
+        "e820",
         "events",
         "external",
         "gone",
@@ -110,6 +111,7 @@ class Domain:
         self.claim = 0
         self.gone = False
         self.dirty_log: set[int] | None = None
+        self.e820 = b""  # the memory map its builder gave it
 
     def __repr__(self) -> str:
         return f"<d{self.domid}>"
@@ -118,8 +120,15 @@ class Domain:
         """Put a fresh page on the domain's list; any page at all holds one reference on the domain."""
         self.pages[frame.mfn] = frame
         self.tot_pages += 1
+        if self.claim:
+            self.set_claim(self.claim - 1)
         if self.tot_pages == 1:
             self.refs += 1
+
+    def set_claim(self, pages: int) -> None:
+        """How many free frames are staked for the domain from now on."""
+        self.xen.frames.claimed += pages - self.claim
+        self.claim = pages
 
     def unaccount_page(self, frame: Frame) -> None:
         """Take a freed page off the list; the last one lets go of the domain."""

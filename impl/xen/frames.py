@@ -31,7 +31,8 @@ class Frame:
 
     `count` is the general reference count including the allocation reference (`allocated`); `ptype` is the last
     type recorded, meaningful while `tcount` > 0; `epoch` counts how often the frame has been freed; `free_stamp`
-    is the TLB clock at the last free. `data` is the content, None while it is all zeros.
+    is the TLB clock at the last free. `data` is the content, None while it is all zeros. `given_up` is a Xen-heap page whose
+    guest has dropped the allocation reference; the type reference of the sharing stands until Xen ends it.
     """
 
     __slots__ = (
@@ -41,6 +42,7 @@ class Frame:
         "dirty",
         "epoch",
         "free_stamp",
+        "given_up",
         "m2p",
         "mfn",
         "owner",
@@ -65,6 +67,7 @@ class Frame:
         self.data: bytearray | None = None
         self.dirty = False
         self.free_stamp = -1
+        self.given_up = False
         self.m2p = -1
 
     def bytes(self) -> bytearray:
@@ -82,7 +85,7 @@ class FrameTable:
     exist. Frames come to life on first allocation, so a large machine costs nothing.
     """
 
-    __slots__ = ("free_count", "free_list", "fresh", "nframes", "reserved", "stamp", "table")
+    __slots__ = ("claimed", "free_count", "free_list", "fresh", "nframes", "reserved", "stamp", "table")
 
     def __init__(self, nframes: int, reserved: int) -> None:
         self.nframes = nframes
@@ -92,26 +95,84 @@ class FrameTable:
         self.fresh = reserved
         self.stamp = 0
         self.free_count = nframes - reserved
+        self.claimed = 0  # free frames that domains have staked (XENMEM_claim_pages) and not taken yet
 
     def get(self, mfn: int) -> Frame | None:
         """The frame, or None if there is none or it was never in use (mfn_valid plus a possible owner)."""
         return self.table.get(mfn)
 
-    def alloc(self, owner: Domain | None, xenheap: bool = False) -> Frame | None:
-        """Take a frame from the heap; None when it is empty.
+    def alloc(self, owner: Domain | None, xenheap: bool = False, limit: int | None = None) -> Frame | None:
+        """Take a frame from the heap, below the frame number `limit` if one is given; None when there is none.
 
         A frame whose scrub is due is cleared first. The frame gets the allocation reference and is charged to the
         owner: as guest RAM, or with `xenheap` as a page Xen shares with that guest. The caller flushes TLBs older
         than the frame's `free_stamp`.
         """
-        if self.free_list:
-            frame = self.free_list.popleft()
-        elif self.fresh < self.nframes:
-            frame = Frame(self.fresh)
-            self.table[self.fresh] = frame
-            self.fresh += 1
-        else:
+        if self.claimed and self._spoken_for(1, None if xenheap else owner):
             return None
+        frame = self._first_below(limit)
+        if frame is None:
+            return None
+        self._hand_out(frame, owner, xenheap)
+        return frame
+
+    def alloc_extent(self, owner: Domain | None, order: int, limit: int | None = None) -> list[Frame] | None:
+        """2^order frames in a row, aligned to their number, as guest RAM of the owner; None if there is no such row."""
+        if order == 0:
+            frame = self.alloc(owner, False, limit)
+            return None if frame is None else [frame]
+        count = 1 << order
+        if self.free_count < count or self._spoken_for(count, owner):
+            return None
+        first = -(-self.fresh // count) * count
+        if first + count <= (self.nframes if limit is None else min(limit, self.nframes)):
+            while self.fresh < first + count:
+                self._add_fresh()
+        else:
+            row = self._free_row(count, limit)
+            if row is None:
+                return None
+            first = row
+        frames = [self.table[mfn] for mfn in range(first, first + count)]
+        chosen = {frame.mfn for frame in frames}
+        self.free_list = deque(frame for frame in self.free_list if frame.mfn not in chosen)
+        for frame in frames:
+            self._hand_out(frame, owner, False)
+        return frames
+
+    def _spoken_for(self, count: int, owner: Domain | None) -> bool:
+        """Are so few frames free that the claims of others have them all?"""
+        return self.claimed + count > self.free_count and (owner is None or owner.claim < count)
+
+    def _add_fresh(self) -> None:
+        frame = Frame(self.fresh)
+        self.table[self.fresh] = frame
+        self.free_list.append(frame)
+        self.fresh += 1
+
+    def _first_below(self, limit: int | None) -> Frame | None:
+        if self.free_list and (limit is None or self.free_list[0].mfn < limit):
+            return self.free_list.popleft()
+        if limit is not None:
+            for index, frame in enumerate(self.free_list):
+                if frame.mfn < limit:
+                    del self.free_list[index]
+                    return frame
+        if self.fresh < (self.nframes if limit is None else min(limit, self.nframes)):
+            self._add_fresh()
+            return self.free_list.pop()
+        return None
+
+    def _free_row(self, count: int, limit: int | None) -> int | None:
+        """The first of `count` aligned free frames that have been in use before."""
+        rows: dict[int, int] = {}
+        for frame in self.free_list:
+            if limit is None or frame.mfn < limit:
+                row = frame.mfn // count
+                rows[row] = rows.get(row, 0) + 1
+        return next((row * count for row in sorted(rows) if rows[row] == count), None)
+
+    def _hand_out(self, frame: Frame, owner: Domain | None, xenheap: bool) -> None:
         self.free_count -= 1
         if frame.dirty:
             frame.data = None
@@ -122,6 +183,7 @@ class FrameTable:
         frame.validated = False
         frame.pinned = False
         frame.xenheap = xenheap
+        frame.given_up = False
         frame.owner = owner
         frame.allocated = True
         if owner is not None:
@@ -130,7 +192,6 @@ class FrameTable:
                 frame.data = None
             else:
                 owner.account_page(frame)
-        return frame
 
     def put_page(self, frame: Frame) -> None:
         """Drop one general reference; the last one frees the frame (put_page)."""
@@ -152,6 +213,9 @@ class FrameTable:
             self._free(frame)
 
     def _free(self, frame: Frame) -> None:
+        if frame.given_up:
+            frame.given_up = False
+            frame.tcount -= 1
         if frame.tcount or frame.count < 0:
             raise AssertionError(f"frame {frame.mfn:#x} freed with type count {frame.tcount}")
         owner = frame.owner

@@ -45,6 +45,9 @@ def unshare(xen: Xen, frame: Frame) -> None:
     if frame.allocated:
         frame.tcount -= 1
         xen.frames.put_alloc_ref(frame)
+    elif frame.given_up:
+        frame.given_up = False
+        frame.tcount -= 1
 
 
 class Active:
@@ -121,7 +124,7 @@ class GrantTable:
 
     def unpopulate_status(self) -> bool:
         """Free the status frames; False if somebody still refers to one."""
-        if any(frame.count > 1 or frame.tcount > 1 for frame in self.status):
+        if any(frame.count > (1 if frame.allocated else 0) or frame.tcount > 1 for frame in self.status):
             return False
         self._give_back(self.status)
         self.status.clear()

@@ -143,7 +143,7 @@ def destroy(xen: Xen, domain: Domain) -> Generator[str, None, int]:
     if domain.is_dying == ALIVE:
         domain.pause_count += 1
         domain.is_dying = DYING
-        domain.claim = 0
+        domain.set_claim(0)
         yield "destroy.dying"
     yield from release_mappings(xen, domain)
     domain.events.destroy()

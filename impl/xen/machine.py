@@ -76,17 +76,26 @@ class Xen:
         self.virq_handlers: dict[int, Domain] = {}
 
     # --- memory for domains ---
-    def alloc_frame(self, owner: Domain | None, xenheap: bool = False) -> Frame | None:
-        """A frame from the heap, with stale translations of its former life flushed first."""
-        frame = self.frames.alloc(owner, xenheap)
+    def alloc_frame(self, owner: Domain | None, xenheap: bool = False, limit: int | None = None) -> Frame | None:
+        """A frame from the heap (below `limit`), with stale translations of its former life flushed first."""
+        frame = self.frames.alloc(owner, xenheap, limit)
         if frame is not None and frame.free_stamp >= 0:
-            stamp = frame.free_stamp
-            for domain in self.domains.values():
-                for vcpu in domain.vcpus:
-                    if vcpu.tlb.entries and vcpu.tlb.flushed_at <= stamp:
-                        self.frames.stamp += 1
-                        vcpu.tlb.flush(self.frames.stamp)
+            self._flush_since(frame.free_stamp)
         return frame
+
+    def alloc_extent(self, owner: Domain | None, order: int, limit: int | None = None) -> list[Frame] | None:
+        """2^order frames in a row from the heap, as `alloc_frame` gives one."""
+        frames = self.frames.alloc_extent(owner, order, limit)
+        if frames is not None:
+            self._flush_since(max(frame.free_stamp for frame in frames))
+        return frames
+
+    def _flush_since(self, stamp: int) -> None:
+        for domain in self.domains.values():
+            for vcpu in domain.vcpus:
+                if vcpu.tlb.entries and vcpu.tlb.flushed_at <= stamp:
+                    self.frames.stamp += 1
+                    vcpu.tlb.flush(self.frames.stamp)
 
     def share_page(self, domain: Domain) -> Frame | None:
         """A zeroed Xen-heap page shared read-write with a guest (share_xen_page_with_guest)."""

@@ -1,8 +1,8 @@
-"""memory_op (hypercall 12): reservations, exchange, physmap changes, resources.
+"""memory_op (hypercall 12): reservations, claims and simple queries; the way to the other memory operations.
 
-What lives here: the XENMEM_ operations that building, ballooning and foreign mapping need. Batch operations answer
-with the number of extents done, not an errno. What does not: PV page tables (mmu.py). Source: Xen
-common/memory.c, arch/x86/mm/p2m.c (p2m_add_foreign).
+What lives here: the XENMEM_ operations by which domains get and give up memory. Batch operations answer with the number
+of extents done, not an errno. What does not: exchange (exchange.py), the p2m (physmap.py), resources (resources.py), what
+is only told (memory_maps.py) and PV page tables (mmu.py). Source: Xen common/memory.c.
 """
 
 from __future__ import annotations
@@ -11,110 +11,64 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from impl.xen import abi
-from impl.xen.abi import (
-    DOMID_SELF,
-    EACCES,
-    EFAULT,
-    EILSEQ,
-    EINVAL,
-    EIO,
-    ENOENT,
-    ENOMEM,
-    ENOSYS,
-    ENXIO,
-    EOPNOTSUPP,
-    EPERM,
-    ESRCH,
-    MEMOP_EXTENT_SHIFT,
-    U64,
-)
+from impl.xen.abi import DOMID_SELF, EFAULT, EINVAL, ENOMEM, ESRCH, MEMOP_EXTENT_SHIFT, U64
 from impl.xen.continuation import Preempted
+from impl.xen.exchange import exchange
 from impl.xen.frames import Frame
-from impl.xen.grant_admin import grant_frame
-from impl.xen.grant_transfer import steal_page
-from impl.xen.guest_access import read, write
-from impl.xen.p2m import FOREIGN, MMIO_DIRECT, RAM_RW, RAM_TYPES, SPECIAL_TYPES
+from impl.xen.guest_access import handle_okay, read, write
+from impl.xen.memory_maps import told_or_noted
+from impl.xen.physmap import PHYSMAP_SIZES, add_foreign, add_page, physmap_op, remove_from_physmap, remove_page
+from impl.xen.reservation_flags import Flags, flags_of, max_order
+from impl.xen.resources import acquire_resource
 
 if TYPE_CHECKING:
     from impl.xen.domains import Domain, VCpu
     from impl.xen.machine import Xen
 
-MAX_ORDER_DOMU = 9
-MAX_ORDER_CONTROL = 18
 MAX_EXTENTS = 0xFFFFFFFF >> MEMOP_EXTENT_SHIFT  # progress through more could not be told
 # Operations that are never continued: progress claimed of them is refused.
 WHOLE = frozenset({
     abi.XENMEM_MAXIMUM_RAM_PAGE, abi.XENMEM_CURRENT_RESERVATION, abi.XENMEM_MAXIMUM_RESERVATION, abi.XENMEM_MAXIMUM_GPFN,
-    abi.XENMEM_EXCHANGE, abi.XENMEM_ADD_TO_PHYSMAP, abi.XENMEM_REMOVE_FROM_PHYSMAP, abi.XENMEM_CLAIM_PAGES,
-    abi.XENMEM_ACQUIRE_RESOURCE})
+    abi.XENMEM_EXCHANGE, abi.XENMEM_REMOVE_FROM_PHYSMAP, abi.XENMEM_CLAIM_PAGES})
 Steps = Generator[str, None, int]
 
 
-def populate_page(xen: Xen, domain: Domain, gfn: int | None = None) -> Frame | None:
-    """Give the domain one more page (at `gfn` if translated); None if over its limit, dying or out of memory."""
-    if domain.is_dying or domain.tot_pages >= domain.max_pages:
+def populate_page(
+    xen: Xen, domain: Domain, gfn: int | None = None, order: int = 0, limit: int | None = None
+) -> Frame | None:
+    """Give the domain 2^order more pages in a row (at `gfn` if translated), below the frame number `limit`; the first of
+    them. None if over its limit, dying, out of memory, or if they cannot be put at `gfn`: then they stay allocated."""
+    if domain.is_dying or domain.tot_pages + (1 << order) > domain.max_pages:
         return None
-    frame = xen.alloc_frame(domain)
-    if frame is not None and domain.p2m is not None and gfn is not None:
-        if not add_page(xen, domain, gfn, frame, RAM_RW):
-            xen.frames.put_alloc_ref(frame)
-            return None
-    elif frame is not None and gfn is not None:
-        frame.m2p = gfn
-    return frame
-
-
-def add_page(xen: Xen, domain: Domain, gfn: int, frame: Frame, ptype: int) -> bool:
-    """Put a frame at a gfn. RAM that was there is given up; a special entry there crashes the domain."""
-    if domain.p2m is None:
-        return False
-    old, old_type = domain.p2m.lookup(gfn)
-    if old_type in SPECIAL_TYPES:
-        domain.crash()
-        return False
-    if old is not None:
-        domain.p2m.clear(gfn)
-        domain.flush_tlb()
-        if not old.xenheap:
-            xen.frames.put_alloc_ref(old)
-    domain.p2m.set(gfn, frame, ptype)
-    return True
-
-
-def remove_page(xen: Xen, domain: Domain, gfn: int) -> int:
-    """Give up the page at a gfn (guest_remove_page); 0 or -errno. Others' references keep it alive."""
-    if domain.p2m is None:
-        frame = xen.frames.get(gfn)
-        if frame is None or frame.owner is not domain or frame.xenheap or not frame.allocated:
-            return -ENXIO
-        frame.m2p = -1
-        xen.frames.put_alloc_ref(frame)
-        return 0
-    found, ptype = domain.p2m.lookup(gfn)
-    if found is None:
-        return -ENOENT
-    if ptype == MMIO_DIRECT:
-        return -EPERM
-    if ptype not in RAM_TYPES or found.owner is not domain or found.xenheap:
-        return -ENXIO
-    domain.p2m.clear(gfn)
-    domain.flush_tlb()
-    xen.frames.put_alloc_ref(found)
-    return 0
+    frames = xen.alloc_extent(domain, order, limit) if order else None
+    if not order:
+        single = xen.alloc_frame(domain, limit=limit)
+        frames = None if single is None else [single]
+    if frames is None:
+        return None
+    if gfn is not None:
+        for i, frame in enumerate(frames):
+            if domain.p2m is None:
+                frame.m2p = gfn + i
+            elif add_page(xen, domain, gfn + i, frame):
+                return None
+    return frames[0]
 
 
 def _reservation(xen: Xen, vcpu: VCpu, cmd: int, start: int, arg: int) -> Steps:
     raw = read(xen, vcpu, arg, 32)
     if raw is None:
         return start
-    extents, nr, order, _, _, domid = _res(raw)
+    extents, nr, order, memflags, domid, _, _ = abi.MEMORY_RESERVATION.unpack(raw)
     caller = vcpu.domain
+    if start >= nr or nr > MAX_EXTENTS:
+        return start
+    flags = flags_of(xen, caller, memflags)
     domain = caller if domid == DOMID_SELF else xen.domains.get(domid)
-    if domain is None or start >= nr or nr > MAX_EXTENTS:
+    if flags is None or domain is None or xen.xsm.target("memory_adjust_reservation", caller, domain):
         return start
-    if xen.xsm.target("memory_adjust_reservation", caller, domain):
-        return start
-    if order > (MAX_ORDER_CONTROL if caller.is_privileged else MAX_ORDER_DOMU):
+    listed = cmd != abi.XENMEM_INCREASE_RESERVATION or extents != 0
+    if order > max_order(caller) or (listed and not handle_okay(vcpu, extents + start * 8, nr - start, 8)):
         return start
     for i in range(start, nr):
         if i > start:
@@ -122,189 +76,31 @@ def _reservation(xen: Xen, vcpu: VCpu, cmd: int, start: int, arg: int) -> Steps:
                 raise Preempted(cmd | i << MEMOP_EXTENT_SHIFT, arg)
             yield "memory.preempt"
         at = extents + i * 8
-        if cmd != abi.XENMEM_INCREASE_RESERVATION or extents:
+        gfn = 0
+        if cmd != abi.XENMEM_INCREASE_RESERVATION:
             entry = read(xen, vcpu, at, 8)
             if entry is None:
                 return i
             gfn = U64.unpack(entry)[0]
-        else:
-            gfn = 0
         if cmd == abi.XENMEM_DECREASE_RESERVATION:
             if any(remove_page(xen, domain, gfn + j) for j in range(1 << order)):
                 return i
-            continue
-        if domain.p2m is not None and cmd == abi.XENMEM_INCREASE_RESERVATION:
-            return i
-        if domain.tot_pages + (1 << order) > domain.max_pages:
-            return i
-        first: Frame | None = None
-        for j in range(1 << order):
-            frame = populate_page(xen, domain, gfn + j if cmd == abi.XENMEM_POPULATE_PHYSMAP else None)
-            if frame is None:
-                return i
-            first = first or frame
-        report = domain.p2m is None and (extents or cmd == abi.XENMEM_POPULATE_PHYSMAP)
-        if report and first is not None and not write(xen, vcpu, at, U64.pack(first.mfn)):
+        elif not _give(xen, vcpu, domain, cmd, (gfn, order, flags, at if listed else 0)):
             return i
     return int(nr)
 
 
-def _exchange(xen: Xen, vcpu: VCpu, arg: int) -> Steps:
-    """Order-0 exchange of the caller's own pages for fresh ones."""
-    raw = read(xen, vcpu, arg, 72)
-    if raw is None:
-        return -EFAULT
-    in_at, in_nr, in_order, _, _, in_dom = _res(raw[:32])
-    out_at, out_nr, out_order, _, _, out_dom = _res(raw[32:64])
-    done = U64.unpack_from(raw, 64)[0]
-    if in_dom != out_dom or in_order or out_order or in_nr != out_nr or done > in_nr:
-        return -EINVAL
-    domain = vcpu.domain if in_dom == DOMID_SELF else xen.domains.get(in_dom)
-    if domain is None:
-        return -ESRCH
-    if xen.xsm.target("memory_exchange", vcpu.domain, domain):
-        return -EPERM
-    if domain.external:
-        return -EOPNOTSUPP
-    rc = 0
-    while done < in_nr:
-        entry = read(xen, vcpu, in_at + done * 8, 8)
-        if entry is None:
-            rc = -EFAULT
-            break
-        frame = xen.frames.get(U64.unpack(entry)[0])
-        if frame is None or frame.owner is not domain:
-            rc = -EINVAL
-            break
-        domain.refs += 1
-        rc = steal_page(domain, frame)
-        if rc == 0:
-            # The replacement is taken first, so that the page given up cannot come straight back.
-            fresh = xen.alloc_frame(domain)
-            xen.frames.put_page(frame)
-            if fresh is None or not write(xen, vcpu, out_at + done * 8, U64.pack(fresh.mfn)):
-                rc = -ENOMEM if fresh is None else -EFAULT
-        domain.put()
-        if rc:
-            break
-        done += 1
-        if done < in_nr and xen.preemption.wanted():
-            if not write(xen, vcpu, arg + 64, U64.pack(done)):
-                return -EFAULT
-            raise Preempted(abi.XENMEM_EXCHANGE, arg)
-        yield "memory.preempt"
-    return rc if write(xen, vcpu, arg + 64, U64.pack(done)) else -EFAULT
-
-
-def _res(raw: bytes) -> tuple[int, int, int, int, int, int]:
-    extents, nr, order, flags, domid, _, _ = abi.MEMORY_RESERVATION.unpack(raw)
-    return extents, nr, order, flags, 0, domid
-
-
-def add_to_physmap(xen: Xen, vcpu: VCpu, domain: Domain, space: int, idx: int, gfn: int) -> int:
-    """One page of shared_info or the grant table, or an own page moved, at a gfn; 0 or -errno."""
-    if domain.p2m is None:
-        return -EACCES
-    frame: Frame | None = None
-    if space == abi.XENMAPSPACE_SHARED_INFO:
-        frame = domain.shared_info if idx == 0 else None
-    elif space == abi.XENMAPSPACE_GRANT_TABLE:
-        status = bool(idx & abi.XENMAPIDX_GRANT_TABLE_STATUS)
-        frame = grant_frame(domain, idx & 0x7FFFFFFF, status)
-    elif space == abi.XENMAPSPACE_GMFN:
-        found, ptype = domain.p2m.lookup(idx)
-        frame = found if ptype in RAM_TYPES else None
-        if frame is not None:
-            domain.p2m.clear(idx)
-    else:
-        return -ENOSYS
-    if frame is None:
-        return -EINVAL
-    if frame.xenheap and frame.m2p >= 0:
-        domain.p2m.clear(frame.m2p)
-    return 0 if add_page(xen, domain, gfn, frame, RAM_RW) else -EPERM
-
-
-def add_foreign(xen: Xen, vcpu: VCpu, domain: Domain, foreign: int, fgfn: int, gfn: int) -> int:
-    """Map another domain's page into a translated domain (p2m_add_foreign); 0 or -errno."""
-    if domain.p2m is None:
-        return -EACCES
-    if foreign in (DOMID_SELF, vcpu.domain.domid):
-        return -EPERM
-    owner = xen.domains.get(foreign)
-    if owner is None:
-        return -ESRCH
-    if owner is domain:
-        return -EINVAL
-    rc = xen.xsm.target("map_gmfn_foreign", domain, owner)
-    if rc:
-        return rc
-    frame = xen.frames.get(fgfn) if owner.p2m is None else None
-    if owner.p2m is not None:
-        found, ptype = owner.p2m.lookup(fgfn)
-        frame = found if ptype in RAM_TYPES else None
-    if frame is None or frame.owner is not owner or frame.count == 0:
-        return -EINVAL
-    if not add_page(xen, domain, gfn, frame, FOREIGN):
-        return -EPERM
-    frame.count += 1
-    return 0
-
-
-def remove_from_physmap(xen: Xen, domain: Domain, gfn: int) -> int:
-    """Make a gfn a hole: RAM stays allocated but unnamed, a foreign page's reference is dropped."""
-    if domain.p2m is None:
-        return -EACCES
-    frame, ptype = domain.p2m.lookup(gfn)
-    if frame is None or (ptype not in RAM_TYPES and ptype != FOREIGN):
-        return -ENOENT
-    domain.p2m.clear(gfn)
-    domain.flush_tlb()
-    if ptype == FOREIGN:
-        xen.frames.put_page(frame)
-    return 0
-
-
-def _acquire(xen: Xen, vcpu: VCpu, arg: int) -> int:
-    raw = read(xen, vcpu, arg, 32)
-    if raw is None:
-        return -EFAULT
-    domid, kind, rid, nr, pad, first, list_at = abi.ACQUIRE_RESOURCE.unpack(raw)
-    if pad or first + nr >= 1 << 32:
-        return -EINVAL
-    if domid in (DOMID_SELF, vcpu.domain.domid):
-        return -EPERM
-    owner = xen.domains.get(domid)
-    if owner is None:
-        return -ESRCH
-    rc = xen.xsm.dm_priv("domain_resource_map", vcpu.domain, owner)
-    if rc:
-        return rc
-    if kind != 1 or rid > 1:
-        return -EINVAL
-    table = owner.grant_table
-    if rid == 1 and table.version != 2:
-        return -EINVAL
-    if not list_at:
-        if nr:
-            return -EINVAL
-        return 0 if write(xen, vcpu, arg + 8, abi.U32.pack(table.max_frames)) else -EFAULT
-    for i in range(min(nr, table.max_frames + 1)):
-        frame = grant_frame(owner, first + i, rid == 1)
-        if frame is None:
-            return -EINVAL
-        at = list_at + i * 8
-        if vcpu.domain.p2m is None:
-            if not write(xen, vcpu, at, U64.pack(frame.mfn)):
-                return -EFAULT
-            continue
-        entry = read(xen, vcpu, at, 8)
-        if entry is None:
-            return -EFAULT
-        if not add_page(xen, vcpu.domain, U64.unpack(entry)[0], frame, FOREIGN):
-            return -EIO if i else -EPERM
-        frame.count += 1
-    return 0
+def _give(xen: Xen, vcpu: VCpu, domain: Domain, cmd: int, what: tuple[int, int, Flags, int]) -> bool:
+    """One extent more for a domain; where it is not told of it, it has got it all the same."""
+    gfn, order, flags, at = what
+    populate = cmd == abi.XENMEM_POPULATE_PHYSMAP
+    if populate and flags.on_demand:
+        # Nothing is kept for later: only a translated guest could have such pages, and none is offered them.
+        return domain is not vcpu.domain and not domain.external
+    first = populate_page(xen, domain, gfn if populate else None, order, flags.limit)
+    if first is None:
+        return False
+    return domain.p2m is not None or not at or write(xen, vcpu, at, U64.pack(first.mfn))
 
 
 def do_memory_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a5: int) -> Steps:
@@ -317,7 +113,7 @@ def do_memory_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a5:
     if op in (abi.XENMEM_INCREASE_RESERVATION, abi.XENMEM_DECREASE_RESERVATION, abi.XENMEM_POPULATE_PHYSMAP):
         return (yield from _reservation(xen, vcpu, op, start, arg))
     if op == abi.XENMEM_EXCHANGE:
-        return (yield from _exchange(xen, vcpu, arg))
+        return (yield from exchange(xen, vcpu, arg))
     if op == abi.XENMEM_MAXIMUM_RAM_PAGE:
         return xen.frames.nframes - 1
     if op in (abi.XENMEM_CURRENT_RESERVATION, abi.XENMEM_MAXIMUM_RESERVATION, abi.XENMEM_MAXIMUM_GPFN):
@@ -334,73 +130,37 @@ def do_memory_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a5:
         if op == abi.XENMEM_MAXIMUM_GPFN:
             return domain.p2m.max_gfn if domain.p2m is not None else domain.tot_pages
         return domain.tot_pages if op == abi.XENMEM_CURRENT_RESERVATION else domain.max_pages
-    if op in (abi.XENMEM_ADD_TO_PHYSMAP, abi.XENMEM_REMOVE_FROM_PHYSMAP, abi.XENMEM_ADD_TO_PHYSMAP_BATCH):
-        return (yield from _physmap(xen, vcpu, op, start, arg))
+    if op in PHYSMAP_SIZES:
+        return (yield from physmap_op(xen, vcpu, op, start, arg))
     if op == abi.XENMEM_CLAIM_PAGES:
         return _claim(xen, vcpu, arg)
     if op == abi.XENMEM_ACQUIRE_RESOURCE:
-        return _acquire(xen, vcpu, arg)
-    return -ENOSYS
+        return (yield from acquire_resource(xen, vcpu, arg, start))
+    return told_or_noted(xen, vcpu, op, start, arg)
 
 
 def _claim(xen: Xen, vcpu: VCpu, arg: int) -> int:
+    """Stake free memory for a domain before it is populated; 0 pages give the stake up."""
     raw = read(xen, vcpu, arg, 32)
     if raw is None:
         return -EFAULT
-    _, nr, order, _, _, domid = _res(raw)
+    extents, nr, order, memflags, domid, _, _ = abi.MEMORY_RESERVATION.unpack(raw)
+    domain = xen.domains.get(domid)
+    if extents or order or memflags or domain is None:
+        return -EINVAL
     rc = xen.xsm.priv("claim_pages", vcpu.domain)
     if rc:
         return rc
-    if order:
+    if nr == 0:
+        domain.set_claim(0)
+        return 0
+    if domain.claim or not domain.tot_pages < nr <= domain.max_pages:
         return -EINVAL
-    domain = vcpu.domain if domid == DOMID_SELF else xen.domains.get(domid)
-    if domain is None:
-        return -ESRCH
-    if nr and (nr < domain.tot_pages or nr > domain.max_pages):
-        return -EINVAL
-    if nr and nr - domain.tot_pages > xen.frames.free_count:
+    wanted = nr - domain.tot_pages
+    if wanted > xen.frames.free_count - xen.frames.claimed:
         return -ENOMEM
-    domain.claim = nr
+    domain.set_claim(wanted)
     return 0
 
 
-def _physmap(xen: Xen, vcpu: VCpu, op: int, start: int, arg: int) -> Steps:
-    size = 16 if op == abi.XENMEM_REMOVE_FROM_PHYSMAP else 24 if op == abi.XENMEM_ADD_TO_PHYSMAP else 32
-    raw = read(xen, vcpu, arg, size)
-    if raw is None:
-        return -EFAULT
-    domid = abi.U16.unpack_from(raw)[0]
-    domain = vcpu.domain if domid == DOMID_SELF else xen.domains.get(domid)
-    if domain is None:
-        return -ESRCH
-    rc = xen.xsm.target("physmap", vcpu.domain, domain)
-    if rc:
-        return rc
-    if op == abi.XENMEM_REMOVE_FROM_PHYSMAP:
-        return remove_from_physmap(xen, domain, abi.REMOVE_FROM_PHYSMAP.unpack(raw)[2])
-    if op == abi.XENMEM_ADD_TO_PHYSMAP:
-        _, _, space, idx, gfn = _addto(raw)
-        return add_to_physmap(xen, vcpu, domain, space, idx, gfn)
-    _, space, count, foreign, idxs, gfns, errs = abi.ADD_TO_PHYSMAP_BATCH.unpack(raw)
-    if start > count or (start and start == count):
-        return -EILSEQ  # no continuation of this call has come so far
-    for i in range(start, count):
-        if i > start and xen.preemption.wanted():
-            raise Preempted(op | i << MEMOP_EXTENT_SHIFT, arg)
-        one, two = read(xen, vcpu, idxs + i * 8, 8), read(xen, vcpu, gfns + i * 8, 8)
-        if one is None or two is None:
-            return -EFAULT
-        idx, gfn = U64.unpack(one)[0], U64.unpack(two)[0]
-        if space == abi.XENMAPSPACE_GMFN_FOREIGN:
-            rc = add_foreign(xen, vcpu, domain, foreign, idx, gfn)
-        else:
-            rc = add_to_physmap(xen, vcpu, domain, space, idx, gfn)
-        if not write(xen, vcpu, errs + i * 4, abi.U32.pack(rc & 0xFFFFFFFF)):
-            return -EFAULT
-        yield "memory.preempt"
-    return 0
-
-
-def _addto(raw: bytes) -> tuple[int, int, int, int, int]:
-    domid, size, space, idx, gfn = abi.ADD_TO_PHYSMAP.unpack(raw)
-    return domid, size, space, idx, gfn
+__all__ = ["add_foreign", "add_page", "do_memory_op", "populate_page", "remove_from_physmap", "remove_page"]

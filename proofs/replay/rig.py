@@ -144,6 +144,7 @@ class Rig:
         self.gone: set[str] = set()  # names of guests that were removed: the recorder took them for number 0
         self.names: dict[int, str] = {}
         self.taint: dict[int, bytearray] = {}
+        self.epochs: dict[int, int] = {}  # of the frames whose contents are known
         self.gd_sizes: dict[int, int] = {}
         # Entries whose frame number outlived the guest it belonged to: what that number names now depends on
         # which frames the allocator re-uses.
@@ -209,6 +210,7 @@ class Rig:
         self.names[agent.layout.windows[0].mfn] = f"{name}/l1"
         for frame in agent.layout.pages:
             self.taint.pop(frame.mfn, None)
+            self.epochs[frame.mfn] = frame.epoch
         shared = agent.domain.shared_info
         for frame in (agent.layout.pages[MAILBOX], *agent.layout.pages[GUEST_PAGES:], *([] if shared is None else [shared])):
             self.taint[frame.mfn] = bytearray(b"\1" * 4096)
@@ -316,7 +318,16 @@ class Rig:
         return True
 
     # --- taint ---
+    def _look(self, mfn: int) -> None:
+        """A frame that was given up and handed out again holds what the allocator's choice made it hold."""
+        frame = self.xen.frames.get(mfn)
+        if frame is not None and frame.epoch != self.epochs.get(mfn, 0):
+            self.epochs[mfn] = frame.epoch
+            self.taint[mfn] = bytearray(b"\1" * 4096)
+
     def _trace(self, what: str, src: int, src_off: int, dst: int, dst_off: int, length: int) -> None:
+        self._look(src)
+        self._look(dst)
         marks = self.taint.get(src)
         if marks is None:
             self.clean(dst, dst_off, length)
@@ -329,6 +340,7 @@ class Rig:
 
     def clean(self, mfn: int, off: int, length: int) -> None:
         """Known bytes were stored; page tables and mailboxes stay irreproducible."""
+        self._look(mfn)
         marks = self.taint.get(mfn)
         if marks is not None and not self.inherent(mfn):
             marks[off:off + length] = bytes(length)
@@ -344,6 +356,7 @@ class Rig:
 
     def tainted(self, mfn: int, off: int = 0, length: int = 4096) -> bool:
         """Does a byte range hold something irreproducible?"""
+        self._look(mfn)
         marks = self.taint.get(mfn)
         return marks is not None and any(marks[off:off + length])
 

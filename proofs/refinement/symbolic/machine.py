@@ -230,7 +230,7 @@ class Machine(Xen):
 
     # What happens beside the code that runs.
 
-    def alloc_frame(self, owner: Domain | None, xenheap: bool = False) -> Frame | None:
+    def alloc_frame(self, owner: Domain | None, xenheap: bool = False, limit: int | None = None) -> Frame | None:
         """A frame from the heap for Xen to share with a domain, or none."""
         if owner is None or not xenheap or Engine.running().choose("no memory"):
             return None

@@ -1,0 +1,281 @@
+"""The p2m of translated guests as memory_op changes it: pages put at guest frames, moved, taken away; foreign pages.
+
+What lives here: XENMEM_add_to_physmap, its batch, XENMEM_remove_from_physmap, and putting a page at a guest frame. What
+does not: giving pages to domains and taking them back (memory_op.py). Sources: Xen common/memory.c
+(xenmem_add_to_physmap_batch), arch/x86/mm/p2m.c (guest_physmap_add_entry, xenmem_add_to_physmap_one, p2m_add_foreign).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+
+from impl.xen import abi
+from impl.xen.abi import (
+    DOMID_SELF,
+    EACCES,
+    EFAULT,
+    EILSEQ,
+    EINVAL,
+    ENOENT,
+    ENOSYS,
+    ENXIO,
+    EOPNOTSUPP,
+    EPERM,
+    ESRCH,
+    EXDEV,
+    MEMOP_EXTENT_SHIFT,
+    U32,
+    U64,
+)
+from impl.xen.continuation import Preempted
+from impl.xen.frames import Frame
+from impl.xen.grant_admin import grant_frame
+from impl.xen.guest_access import handle_okay, read, write
+from impl.xen.p2m import FOREIGN, MMIO_DIRECT, RAM_RW, RAM_TYPES, SPECIAL_TYPES
+
+if TYPE_CHECKING:
+    from impl.xen.domains import Domain, VCpu
+    from impl.xen.machine import Xen
+
+Steps = Generator[str, None, int]
+GFN_LIMIT = 1 << 36  # four levels of tables hold no more
+INVALID_GFN = (1 << 64) - 1
+
+
+def unhook(xen: Xen, domain: Domain, gfn: int) -> None:
+    """Make a gfn a hole (guest_physmap_remove_page): RAM stays allocated but unnamed, a foreign page's reference goes."""
+    assert domain.p2m is not None
+    frame, ptype = domain.p2m.lookup(gfn)
+    domain.p2m.clear(gfn)
+    domain.flush_tlb()
+    if frame is not None and ptype == FOREIGN:
+        xen.frames.put_page(frame)
+
+
+def add_page(xen: Xen, domain: Domain, gfn: int, frame: Frame, ptype: int = RAM_RW) -> int:
+    """Put a frame at a gfn, and nowhere else; 0 or -errno (guest_physmap_add_entry).
+
+    RAM that was there loses its number and stays allocated; a grant's or foreign entry there crashes the domain.
+    """
+    p2m = domain.p2m
+    if p2m is None:
+        return -EINVAL
+    old, old_type = p2m.lookup(gfn)
+    if old_type in SPECIAL_TYPES:
+        domain.crash()
+        return -EINVAL
+    if old is not None:
+        unhook(xen, domain, gfn)
+    if frame.owner is domain and frame.m2p not in (-1, gfn) and p2m.lookup(frame.m2p)[0] is frame:
+        unhook(xen, domain, frame.m2p)
+    if gfn >= GFN_LIMIT:
+        return -ENOENT
+    p2m.set(gfn, frame, ptype)
+    return 0
+
+
+def remove_page(xen: Xen, domain: Domain, gfn: int) -> int:
+    """Give up the page at a gfn (guest_remove_page); 0 or -errno. Others' references keep it; a second time does nothing.
+
+    A page of Xen's that is shared with the guest can be given up too: the guest's hold on it ends, not its type.
+    """
+    if domain.p2m is None:
+        frame = xen.frames.get(gfn)
+        if frame is None or frame.owner is not domain or frame.count == 0:
+            return -ENXIO
+        frame.m2p = -1
+    else:
+        frame, ptype = domain.p2m.lookup(gfn)
+        if frame is None:
+            return -ENOENT
+        if ptype == MMIO_DIRECT:
+            return -EPERM
+        if frame.owner is not domain or frame.count == 0:
+            return -ENXIO
+        unhook(xen, domain, gfn)
+    if frame.xenheap and frame.allocated:
+        frame.given_up = True
+    xen.frames.put_alloc_ref(frame)
+    return 0
+
+
+def _previous_goes(xen: Xen, domain: Domain, gfn: int) -> int:
+    """What is at a gfn before something else is put there: pages of Xen's are unhooked, RAM is given up; 0 or -errno."""
+    assert domain.p2m is not None
+    previous, ptype = domain.p2m.lookup(gfn)
+    if ptype == MMIO_DIRECT:
+        return -EPERM
+    if previous is None:
+        return 0
+    if previous.xenheap:
+        unhook(xen, domain, gfn)
+        return 0
+    return remove_page(xen, domain, gfn)
+
+
+def add_to_physmap(xen: Xen, vcpu: VCpu, domain: Domain, space: int, idx: int, gfn: int) -> int:
+    """One page of shared_info or the grant table, or an own page moved, at a gfn; 0 or -errno."""
+    if domain.p2m is None:
+        return -EACCES
+    frame: Frame | None = None
+    if space == abi.XENMAPSPACE_SHARED_INFO:
+        frame = domain.shared_info if idx == 0 else None
+    elif space == abi.XENMAPSPACE_GRANT_TABLE:
+        status = bool(idx & abi.XENMAPIDX_GRANT_TABLE_STATUS)
+        frame = grant_frame(domain, idx & 0x7FFFFFFF, status)  # Xen looks at 32 bits of the index
+    elif space == abi.XENMAPSPACE_GMFN:
+        found, _ = domain.p2m.lookup(idx)
+        frame = found if found is not None and found.owner is domain and found.count else None
+    if frame is None:
+        return -EINVAL
+    if space == abi.XENMAPSPACE_GMFN and idx == gfn:
+        return 0
+    rc = _previous_goes(xen, domain, gfn)
+    if rc:
+        return rc
+    if space == abi.XENMAPSPACE_GMFN and frame.m2p != idx:
+        return -EXDEV
+    if frame.m2p >= 0:
+        unhook(xen, domain, frame.m2p)
+    return add_page(xen, domain, gfn, frame)
+
+
+def add_foreign(xen: Xen, vcpu: VCpu, domain: Domain, foreign: int, fgfn: int, gfn: int) -> int:
+    """Map another domain's page into the translated hardware domain (p2m_add_foreign); 0 or -errno.
+
+    Into no other domain: Xen 4.17 does not count such entries well enough.
+    """
+    if domain.p2m is None:
+        return -EACCES
+    if domain is not xen.hardware_domain or foreign in (DOMID_SELF, vcpu.domain.domid):
+        return -EPERM
+    owner = xen.domains.get(foreign)
+    if owner is None:
+        return -ESRCH
+    if owner is domain:
+        return -EINVAL
+    rc = xen.xsm.target("map_gmfn_foreign", domain, owner)
+    if rc:
+        return rc
+    frame = xen.frames.get(fgfn) if owner.p2m is None else None
+    if owner.p2m is not None:
+        found, ptype = owner.p2m.lookup(fgfn)
+        frame = found if ptype in RAM_TYPES else None
+    if frame is None or frame.owner is not owner or frame.count == 0:
+        return -EINVAL
+    return set_foreign(xen, domain, gfn, frame)
+
+
+def set_foreign(xen: Xen, domain: Domain, gfn: int, frame: Frame) -> int:
+    """Put a foreign entry, which holds the page, at a gfn of a translated domain; 0 or -errno."""
+    assert domain.p2m is not None
+    rc = _previous_goes(xen, domain, gfn)
+    if rc:
+        return rc
+    if gfn >= GFN_LIMIT:
+        return -ENOENT
+    frame.count += 1
+    domain.p2m.set(gfn, frame, FOREIGN)
+    return 0
+
+
+def remove_from_physmap(xen: Xen, domain: Domain, gfn: int) -> int:
+    """Make a gfn a hole: RAM stays allocated but unnamed, a foreign page's reference is dropped."""
+    if domain.p2m is None:
+        return -EACCES
+    frame, ptype = domain.p2m.lookup(gfn)
+    if frame is None or (ptype not in RAM_TYPES and ptype != FOREIGN):
+        return -ENOENT
+    unhook(xen, domain, gfn)
+    return 0
+
+
+def _permission(xen: Xen, vcpu: VCpu, domain: Domain, space: int) -> int:
+    if domain.p2m is None:
+        return -EACCES
+    if space == abi.XENMAPSPACE_DEV_MMIO and (domain is not xen.hardware_domain or domain is not vcpu.domain):
+        return -EACCES
+    return xen.xsm.target("add_to_physmap", vcpu.domain, domain)
+
+
+def physmap_op(xen: Xen, vcpu: VCpu, op: int, start: int, arg: int) -> Steps:
+    """The three operations of memory_op; `start` is the progress of a continued call."""
+    size = PHYSMAP_SIZES[op]
+    raw = read(xen, vcpu, arg, size)
+    if raw is None:
+        return -EFAULT
+    domid = abi.U16.unpack_from(raw)[0]
+    space = abi.U32.unpack_from(raw, 4)[0] if op == abi.XENMEM_ADD_TO_PHYSMAP else abi.U16.unpack_from(raw, 2)[0]
+    if op == abi.XENMEM_ADD_TO_PHYSMAP and space == abi.XENMAPSPACE_GMFN_FOREIGN:
+        return -ENOSYS
+    if op == abi.XENMEM_ADD_TO_PHYSMAP_BATCH and space == abi.XENMAPSPACE_GMFN_RANGE:
+        return -EOPNOTSUPP
+    domain = vcpu.domain if domid == DOMID_SELF else xen.domains.get(domid)
+    if domain is None:
+        return -ESRCH
+    if op == abi.XENMEM_REMOVE_FROM_PHYSMAP:
+        if domain.p2m is None:
+            return -EACCES
+        rc = xen.xsm.target("remove_from_physmap", vcpu.domain, domain)
+        return rc or remove_from_physmap(xen, domain, abi.REMOVE_FROM_PHYSMAP.unpack(raw)[1])
+    rc = _permission(xen, vcpu, domain, space)
+    if rc:
+        return rc
+    if op == abi.XENMEM_ADD_TO_PHYSMAP_BATCH:
+        return (yield from _batch(xen, vcpu, domain, start, arg, raw))
+    _, count, _, idx, gfn = abi.ADD_TO_PHYSMAP.unpack(raw)
+    if INVALID_GFN in (idx, gfn):
+        return -EINVAL
+    if space != abi.XENMAPSPACE_GMFN_RANGE:
+        return add_to_physmap(xen, vcpu, domain, space, idx, gfn)
+    return (yield from _range(xen, vcpu, domain, start, arg, (count, idx, gfn)))
+
+
+def _range(xen: Xen, vcpu: VCpu, domain: Domain, start: int, arg: int, area: tuple[int, int, int]) -> Steps:
+    count, idx, gfn = area
+    if count < start:
+        return -EILSEQ
+    for i in range(start, count):
+        if i > start:
+            if xen.preemption.wanted():
+                raise Preempted(abi.XENMEM_ADD_TO_PHYSMAP | i << MEMOP_EXTENT_SHIFT, arg)
+            yield "memory.preempt"
+        rc = add_to_physmap(xen, vcpu, domain, abi.XENMAPSPACE_GMFN, idx + i, gfn + i)
+        if rc:
+            return rc
+    return 0
+
+
+def _batch(xen: Xen, vcpu: VCpu, domain: Domain, start: int, arg: int, raw: bytes) -> Steps:
+    _, space, count, foreign, idxs, gfns, errs = abi.ADD_TO_PHYSMAP_BATCH.unpack(raw)
+    if start > count or (start and start == count):
+        return -EILSEQ  # no continuation of this call has come so far
+    if count == 0:
+        return 0
+    if not (handle_okay(vcpu, idxs, count, 8) and handle_okay(vcpu, gfns, count, 8) and handle_okay(vcpu, errs, count, 4)):
+        return -EFAULT
+    if space == abi.XENMAPSPACE_DEV_MMIO and foreign:
+        return -EOPNOTSUPP
+    for i in range(start, count):
+        if i > start:
+            if xen.preemption.wanted():
+                raise Preempted(abi.XENMEM_ADD_TO_PHYSMAP_BATCH | i << MEMOP_EXTENT_SHIFT, arg)
+            yield "memory.preempt"
+        one, two = read(xen, vcpu, idxs + i * 8, 8), read(xen, vcpu, gfns + i * 8, 8)
+        if one is None or two is None:
+            return -EFAULT
+        idx, gfn = U64.unpack(one)[0], U64.unpack(two)[0]
+        if space == abi.XENMAPSPACE_GMFN_FOREIGN:
+            rc = add_foreign(xen, vcpu, domain, foreign, idx, gfn)
+        else:
+            rc = add_to_physmap(xen, vcpu, domain, space, idx, gfn)
+        if not write(xen, vcpu, errs + i * 4, U32.pack(rc & 0xFFFFFFFF)):
+            return -EFAULT
+    return 0
+
+
+PHYSMAP_SIZES = {
+    abi.XENMEM_REMOVE_FROM_PHYSMAP: abi.REMOVE_FROM_PHYSMAP.size, abi.XENMEM_ADD_TO_PHYSMAP: abi.ADD_TO_PHYSMAP.size,
+    abi.XENMEM_ADD_TO_PHYSMAP_BATCH: abi.ADD_TO_PHYSMAP_BATCH.size,
+}
