@@ -40,6 +40,7 @@ class Images:
     xen: Path
     kernel: Path
     initramfs: Path
+    snapshots: Path | None = None  # where booted machines are kept; None: each one is booted
 
 
 def build(root: Path, folder: Path) -> Images:
@@ -61,7 +62,8 @@ def build(root: Path, folder: Path) -> Images:
         part.rename(into)
     libraries = root / "usr/lib/x86_64-linux-gnu", root / "lib/x86_64-linux-gnu"
     return Images(root / "usr/bin/qemu-system-x86_64", ":".join(map(str, libraries)),
-                  (root / "usr/share/qemu", root / "usr/share/seabios"), into / "xen", into / "vmlinux", into / "initramfs")
+                  (root / "usr/share/qemu", root / "usr/share/seabios"), into / "xen", into / "vmlinux", into / "initramfs",
+                  into)
 
 
 def _make(root: Path, into: Path) -> None:

@@ -1,8 +1,8 @@
 """One machine: QEMU with Xen and Dom0, its console, and the line to the executor.
 
-What lives here: starting, the time limits, what counts as the end of a machine, and leaving nothing behind. The line is a
-socket pair that QEMU inherits, so there is no path to clean up; QEMU ends with this process, however that ends. What does
-not: what the lines mean (protocol.py).
+What lives here: starting (from a boot, or from a machine that was saved right after one), the time limits, what counts as
+the end of a machine, and leaving nothing behind. The line is a socket pair that QEMU inherits, so there is no path to clean
+up; QEMU ends with this process, however that ends. What does not: what the lines mean (protocol.py).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+from tests.xen import snapshot
 from tests.xen.build import Images
 from tests.xen.problems import RigFailed, panicked
 
 BOOT_SECONDS: Final = 120.0
 ANSWER_SECONDS: Final = 60.0  # the executor gives up on a call long before
-END_SECONDS: Final = 10.0
 SLICE: Final = 0.2
 MAX_LINE: Final = 1 << 20
 MEMORY: Final = "2G"
@@ -61,31 +61,77 @@ class Machine:
         self._folder = tempfile.TemporaryDirectory(prefix="bulkhead-xen-")
         self._console = Path(self._folder.name) / "console"
         self._buffer = b""
+        self._line: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self.restored = False
+        self._boot_seconds = boot_seconds
         started = time.monotonic()
         try:
-            self._start(images, privcmd)
-            self.hello = self.receive(boot_seconds, "the boot")
+            self.hello = self._restore(images) if privcmd and images.snapshots is not None else ""
+            self.hello = self.hello or self._boot(images, privcmd)
         except BaseException:
             self.close()
             raise
         self.boot_seconds = time.monotonic() - started
 
-    def _start(self, images: Images, privcmd: bool) -> None:
+    def _boot(self, images: Images, privcmd: bool) -> str:
+        """From nothing; saved for the next time if there is a place. What the executor says when it is there."""
+        keep = images.snapshots if privcmd else None
+        if keep is None:
+            self._start(images, privcmd, [])
+            return self.receive(self._boot_seconds, "the boot")
         ours, theirs = socket.socketpair()
+        try:
+            words = self._start(images, privcmd, snapshot.control(theirs.fileno()), theirs.fileno())
+            theirs.close()
+            hello = self.receive(self._boot_seconds, "the boot")
+            with contextlib.suppress(snapshot.NotSaved):  # then the next one is booted too
+                snapshot.Control(ours).save(snapshot.place(keep, words))
+            return hello
+        finally:
+            ours.close()
+            theirs.close()
+
+    def _restore(self, images: Images) -> str:
+        """From a machine that was saved; "" if there is none that works, and then it is gone."""
+        assert images.snapshots is not None
+        path = snapshot.place(images.snapshots, command(images, 0, self._console))
+        try:
+            kept = os.open(path, os.O_RDONLY)
+        except OSError:
+            return ""
+        try:
+            self._start(images, True, snapshot.incoming(kept), kept)
+            self.send(["show"], "the start of a saved machine")
+            hello = self.receive(self._boot_seconds / 4, "the start of a saved machine")
+            self.restored = True
+            return hello
+        except RigFailed:
+            path.unlink(missing_ok=True)
+            self._end()
+            return ""
+        finally:
+            os.close(kept)
+
+    def _start(self, images: Images, privcmd: bool, more: list[str], *descriptors: int) -> list[str]:
+        """Start QEMU; the words it is started with, but `more`."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
         self._line = ours
-        self._line.setblocking(False)
+        self._buffer = b""
         words = command(images, theirs.fileno(), self._console, privcmd)
         environment = {**os.environ, "LD_LIBRARY_PATH": images.library_path}
         errors = Path(self._folder.name) / "errors"
         try:
             with errors.open("wb") as sink:
-                self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=environment,
-                                                 pass_fds=(theirs.fileno(),), preexec_fn=_with_parent)
+                self._process = subprocess.Popen([*words, *more], stdin=subprocess.DEVNULL, stdout=sink, stderr=sink,
+                                                 env=environment, pass_fds=(theirs.fileno(), *descriptors),
+                                                 preexec_fn=_with_parent)
         except OSError as exc:
             raise RigFailed(f"QEMU cannot be started ({exc.strerror}): {images.qemu}") from exc
         finally:
             theirs.close()
+        return words
 
     @property
     def pid(self) -> int:
@@ -103,6 +149,7 @@ class Machine:
 
     def send(self, lines: Sequence[str], what: str = "") -> None:
         """Lines to the executor."""
+        assert self._line is not None
         left = memoryview(("\n".join(lines) + "\n").encode())
         end = time.monotonic() + self.answer_seconds
         while left:
@@ -117,6 +164,7 @@ class Machine:
 
     def receive(self, seconds: float | None = None, what: str = "") -> str:
         """The next line of the executor; RigFailed if none comes in time, or the machine has ended or panicked."""
+        assert self._line is not None
         limit = self.answer_seconds if seconds is None else seconds
         end = time.monotonic() + limit
         while b"\n" not in self._buffer:
@@ -155,20 +203,19 @@ class Machine:
             what += f"; QEMU ended with {f'signal {-code}' if code < 0 else f'status {code}'}"
         return RigFailed(what, console, call)
 
-    def close(self) -> None:
-        """Ask Dom0 to turn off, else end QEMU; remove what the run left."""
+    def _end(self) -> None:
+        """No process, no line. The machine has nothing to save: it is not asked to turn itself off."""
         if self._process is not None:
-            with contextlib.suppress(OSError):
-                self._line.send(b"quit\n")
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                if panicked(self.console()) is None and hasattr(self, "boot_seconds"):
-                    self._process.wait(END_SECONDS)
-            if self._process.poll() is None:
-                self._process.kill()
+            self._process.kill()
             self._process.wait()
             self._process = None
-        if hasattr(self, "_line"):
+        if self._line is not None:
             self._line.close()
+            self._line = None
+
+    def close(self) -> None:
+        """End QEMU; remove what the run left."""
+        self._end()
         self._folder.cleanup()
 
     def __enter__(self) -> Machine:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.xen import machine as machine_module
 from tests.xen.build import Images
 from tests.xen.machine import Machine
 from tests.xen.problems import RigFailed
@@ -32,7 +31,6 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "tmp"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    monkeypatch.setattr(machine_module, "END_SECONDS", 1.0)
     return folder
 
 

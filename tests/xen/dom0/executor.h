@@ -36,7 +36,7 @@ struct guest {
     char *args;                                 /* its argument block */
     int port;                                   /* Dom0's end of its event channel */
     int version;                                /* of its grant table */
-    char *entries, *status;                     /* first frame of each, mapped here */
+    char *entries;                              /* first frame of its table, mapped here */
 };
 
 /* words.c: `op key=value ...` in, one JSON object out */
@@ -55,6 +55,7 @@ long privilege_dropped(void);
 void guest_describe(uint32_t domid);
 long guest_state(uint32_t domid, struct xen_domctl_getdomaininfo *info);
 int grants_mapped(struct guest *guest, int version);
+uint16_t *status_mapped(struct guest *guest);
 
 /* callers.c: hypercalls by Dom0's kernel and by agents */
 long dom0_call(uint64_t nr, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4, uint64_t a5);

@@ -68,13 +68,17 @@ void guest_describe(uint32_t domid)
 int grants_mapped(struct guest *guest, int version)
 {
     foreign_unmap(guest->entries, 1);
-    foreign_unmap(guest->status, 1);
-    guest->status = NULL;
     guest->version = version;
     guest->entries = resource_map(guest->domid, XENMEM_resource_grant_table, XENMEM_resource_grant_table_id_shared);
-    if (guest->entries && version == 2)
-        guest->status = resource_map(guest->domid, XENMEM_resource_grant_table, XENMEM_resource_grant_table_id_status);
     return guest->entries ? 0 : -errno;
+}
+
+/* Its status words, NULL before version 2. Not kept: as long as anybody maps them, the guest cannot go back to version 1. */
+uint16_t *status_mapped(struct guest *guest)
+{
+    if (guest->version != 2)
+        return NULL;
+    return resource_map(guest->domid, XENMEM_resource_grant_table, XENMEM_resource_grant_table_id_status);
 }
 
 static long populate(uint32_t domid, unsigned count, uint64_t *frames)
@@ -223,11 +227,10 @@ static long build_pv(struct guest *guest)
 static void let_go(struct guest *guest)
 {
     foreign_unmap(guest->entries, 1);
-    foreign_unmap(guest->status, 1);
     foreign_unmap(guest->mailbox, 1 + ARG_PAGES);
     if (guest->port > 0)
         port_close(guest->port);
-    guest->entries = guest->status = NULL;
+    guest->entries = NULL;
     guest->mailbox = NULL;
     guest->port = 0;
     guest->used = 0;

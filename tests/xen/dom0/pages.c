@@ -128,7 +128,7 @@ static long entry_end(void)
     struct guest *guest = guest_named(word("d"));
     uint64_t ref = (uint64_t)number("ref", 0);
     volatile uint16_t *flags;
-    uint16_t now, used;
+    uint16_t now, used, *status;
 
     if (!guest || !guest->entries)
         return -ENOENT;
@@ -136,7 +136,9 @@ static long entry_end(void)
         return -ERANGE;
     flags = (uint16_t *)(guest->entries + ref * (guest->version == 1 ? sizeof(grant_entry_v1_t) : sizeof(grant_entry_v2_t)));
     now = *flags;
-    used = guest->version == 1 ? now : guest->status ? ((uint16_t *)guest->status)[ref] : 0;
+    status = status_mapped(guest);
+    used = guest->version == 1 ? now : status ? status[ref] : 0;
+    foreign_unmap(status, 1);
     if (used & (GTF_reading | GTF_writing)) {
         answer(",\"busy\":1");
         return -EBUSY;
@@ -175,9 +177,12 @@ void entries_show(const char *list)
         } else {
             volatile grant_entry_v2_t *entry = (grant_entry_v2_t *)guest->entries + ref;
 
+            uint16_t *status = status_mapped(guest);
+
             frame_name(page, sizeof page, entry->full_page.frame);
             answer("%s\"%s:%lu\":{\"flags\":%u,\"domid\":%u,\"page\":\"%s\",\"status\":%u}", comma, item, ref,
-                   entry->hdr.flags, entry->hdr.domid, page, guest->status ? ((uint16_t *)guest->status)[ref] : 0xffff);
+                   entry->hdr.flags, entry->hdr.domid, page, status ? status[ref] : 0xffff);
+            foreign_unmap(status, 1);
         }
         comma = ",";
     }
