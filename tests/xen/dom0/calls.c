@@ -150,7 +150,7 @@ void places_read(const char *by, const char *list, long result)
 /* After set_version the entries look different, and there may be status frames. */
 static void follow_version(struct guest *guest, uint64_t nr, const uint64_t args[5], long result)
 {
-    if (guest && nr == __HYPERVISOR_grant_table_op && args[0] == GNTTABOP_set_version && !result && args[2] == 1) {
+    if (guest && nr == __HYPERVISOR_grant_table_op && args[0] == GNTTABOP_set_version && !result) {   /* whatever the count */
         uint32_t now = *(uint32_t *)guest->args;
 
         if (now == 1 || now == 2)

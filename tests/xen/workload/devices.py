@@ -24,6 +24,7 @@ HYPERCALL, BATCH_V2, RESTRICT_PRIVCMD, RESOURCE = ioc("P", 0, 48), ioc("P", 4, 3
 GNTDEVS, GNTALLOC, EVTCHNS, PRIVCMD = (10, 11), 12, (1, 2, 3), 14
 BUFFER = 8192  # in the user buffer, for copies
 MAX_MAPS = 4000
+NOTICED = (40, 41, 42)  # references that only byte_cleared uses
 
 
 def _of(s: Script, what: str) -> Any:
@@ -135,13 +136,37 @@ def grant_unmap(s: Script) -> None:
 
 
 def notice(s: Script) -> None:
-    """SET_UNMAP_NOTIFY: a byte to clear, an event to send, offsets inside and outside."""
+    """SET_UNMAP_NOTIFY: an event to send, actions that there are not, offsets inside and outside."""
     if not _of(s, "maps"):
         return grant_map(s)
     file, index, _, many = s.pick(_of(s, "maps"))
     offset = s.pick((0, 5, 4095, 4096, 4096 * many - 1, 4096 * many, 4096 * many + 8))
     port = f"${s.pick(_of(s, 'ports'))}" if _of(s, "ports") and s.chance(0.7) else s.pick(("0", "99", "4095", "0xffffffff"))
-    _ioctl(s, file, NOTIFY, f"u0:8:${index}+{offset},u8:4:{s.pick((0, 1, 1, 2, 2, 3, 4))},u12:4:{port}")
+    _ioctl(s, file, NOTIFY, f"u0:8:${index}+{offset},u8:4:{s.pick((0, 2, 2, 2, 4))},u12:4:{port}")
+
+
+def byte_cleared(s: Script) -> None:
+    """A byte to be cleared when a map of its own, of fresh grants, goes away; whole or page by page."""
+    file, name, index, number = _gntdev(s), s.agent(), s.variable("i"), _area(s)
+    many, page = s.rng.randrange(1, 4), s.pick(DATA[:12])
+    if number is None:
+        return
+    for i in range(many):
+        s.do("ge", d=name, ref=NOTICED[i], flags=1, dom="d0", pg=f"{name}/{page + i}")
+    words = [f"u0:4:{many}", *(f"u{16 + 8 * i}:4:{name},u{20 + 8 * i}:4:{NOTICED[i]}" for i in range(many))]
+    _ioctl(s, file, MAP_REF, ",".join(words), f"{index}:u8:8:V")
+    offset = s.rng.randrange(4096 * many)
+    port = f"${s.pick(_of(s, 'ports'))}" if _of(s, "ports") else "0"
+    _ioctl(s, file, NOTIFY, f"u0:8:${index}+{offset},u8:4:{s.weighted((80, 1), (20, 3))},u12:4:{port}")
+    s.do("sys.mmap", entries([(name, NOTICED[i]) for i in range(many)]), f=file, m=number, n=many, off=f"${index}",
+         prot="rw")
+    s.do("sys.wr", m=number, pg=offset >> 12, off=offset & 0xFF8, v=(1 << 64) - 1)
+    for i in range(many) if s.chance(0.5) else ():
+        s.do("sys.munmap", m=number, pg=i, n=1)
+        s.do("prd", pg=f"{name}/{page + (offset >> 12)}", off=offset & 0xFF8)
+    s.do("sys.munmap", m=number)
+    s.do("prd", pg=f"{name}/{page + (offset >> 12)}", off=offset & 0xFF8)
+    _ioctl(s, file, UNMAP_REF, f"u0:8:${index},u8:4:{many}", "", entries([(name, NOTICED[i]) for i in range(many)]))
 
 
 def grant_copy(s: Script) -> None:
@@ -309,5 +334,6 @@ def close(s: Script) -> None:
 
 
 STEPS = ((16, grant_map), (16, grant_mmap), (16, area_touch), (12, area_unmap), (9, grant_unmap), (4, notice),
+         (3, byte_cleared),
          (9, grant_copy),
          (5, alloc), (6, alloc_use), (14, port), (6, port_bytes), (7, foreign), (3, nonsense), (2, close))
