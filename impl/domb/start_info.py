@@ -19,6 +19,9 @@ START_INFO: Final = Struct("<32sQQI4xQI4xQI4x5Q1024sQQ")
 SIF_MOD_START_PFN: Final = 8
 FLAT_KERNEL_CS64: Final = 0xE033
 FLAT_KERNEL_SS64: Final = 0xE02B
+DEBUGREG_OFFSET: Final = abi.CTRLREG_OFFSET + 8 * 8
+DR6_DEFAULT: Final = 0xFFFF0FF0
+DR7_DEFAULT: Final = 0x400
 EFLAGS_IF: Final = 0x200
 VCPU_INFO_SIZE: Final = 64
 LEGACY_MAX_VCPUS: Final = 32
@@ -71,8 +74,9 @@ def vcpu_context(entry: int, stack: int, start_info: int, root_mfn: int) -> byte
     abi.U16.pack_into(out, RIP + 8, FLAT_KERNEL_CS64)
     U64.pack_into(out, RIP + 16, EFLAGS_IF)
     abi.U16.pack_into(out, RSP + 8, FLAT_KERNEL_SS64)
-    for i in range(4):  # es, ds, fs, gs
-        abi.U16.pack_into(out, RSP + 16 + 8 * i, FLAT_KERNEL_SS64)
+    # es, ds, fs and gs stay 0, which is FLAT_KERNEL_DS of a 64-bit guest.
+    U64.pack_into(out, DEBUGREG_OFFSET + 6 * 8, DR6_DEFAULT)
+    U64.pack_into(out, DEBUGREG_OFFSET + 7 * 8, DR7_DEFAULT)
     U64.pack_into(out, abi.CTRLREG_OFFSET - 16, FLAT_KERNEL_SS64)
     U64.pack_into(out, abi.CTRLREG_OFFSET - 8, stack)
     U64.pack_into(out, abi.CTRLREG_OFFSET + 24, root_mfn << PAGE_SHIFT)

@@ -244,8 +244,21 @@ CREATEDOMAIN: Final = Struct("<I16sIIIIiiIIIII")
 CDF_HVM: Final = 1
 CDF_HAP: Final = 2
 CDF_XS_DOMAIN: Final = 0x10
+CDF_S3_INTEGRITY: Final = 0x4
+CDF_IOMMU: Final = 0x20
+CDF_NESTED_VIRT: Final = 0x40
+CDF_VPMU: Final = 0x80
 CDF_KNOWN: Final = 0xFF
-GETDOMAININFO: Final = Struct("<HHIQQQQQQQIIII16sI")
+EMU_LAPIC: Final = 1
+EMU_USE_PIRQ: Final = 1 << 9
+EMU_VPCI: Final = 1 << 10
+EMU_PIT: Final = 1 << 8
+EMU_ALL: Final = 0x7FF
+MISC_FLAGS: Final = 1  # MSR_RELAXED
+INVALID_VCPU_ID: Final = 0xFFFFFFFF
+# domain pad flags tot max outstanding shared paged shared_info cpu_time online max_vcpu_id ssidref handle cpupool
+# gpaddr_bits emulation_flags = 112
+GETDOMAININFO: Final = Struct("<HHIQQQQQQQIII16sIB7xI4x")
 SETVCPUCONTEXT: Final = Struct("<IIQ")  # vcpu pad ctxt = 16
 
 # --- struct vcpu_guest_context of x86-64 (public/arch-x86/xen.h) ---

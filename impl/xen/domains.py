@@ -25,7 +25,7 @@ MAPTRACK_TAIL: Final = 0xFFFFFFFF
 
 
 class VCpu:
-    """A virtual CPU: page-table roots, its TLB and the ends of its maptrack free list.
+    """A virtual CPU: page-table roots, its TLB and the ends of its maptrack free list. It is not online until it is set up.
 
     `context` is the vcpu_guest_context its builder set, None before.
     """
@@ -42,7 +42,7 @@ class VCpu:
         self.tlb = Tlb()
         self.maptrack_head = MAPTRACK_TAIL
         self.maptrack_tail = MAPTRACK_TAIL
-        self.online = True
+        self.online = False
 
 
 class Domain:
@@ -55,6 +55,7 @@ class Domain:
         "dirty_log",
         "domid",
         "e820",
+        "emulation",
         "events",
         "external",
         "gone",
@@ -111,6 +112,7 @@ class Domain:
         self.claim = 0
         self.gone = False
         self.dirty_log: set[int] | None = None
+        self.emulation = 0  # emulation flags it was created with
         self.e820 = b""  # the memory map its builder gave it
 
     def __repr__(self) -> str:

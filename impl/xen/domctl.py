@@ -7,28 +7,32 @@ What lives here: the struct of public/domctl.h and the privilege check. What doe
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from impl.xen import abi
-from impl.xen.abi import EACCES, EFAULT, EINVAL, ENOSYS, ESRCH
+from impl.xen.abi import EACCES, EFAULT, EINVAL, ENOSYS, EOPNOTSUPP, ESRCH
 from impl.xen.continuation import Preempted
 from impl.xen.domains import DEAD
 from impl.xen.guest_access import read, write
-from impl.xen.lifecycle import create_domain, destroy, pause, set_max_vcpus, set_target, unpause
+from impl.xen.lifecycle import create_domain, destroy, pause, pick_domid, set_max_vcpus, set_target, unpause
 from impl.xen.migration import PAGEFRAMEINFO3, get_vcpu_context, page_frame_info, shadow_op
-from impl.xen.vcpu_context import hypercall_init, set_vcpu_context
+from impl.xen.vcpu_context import hypercall_init, reset_vcpu, set_vcpu_context
 
 if TYPE_CHECKING:
     from impl.xen.domains import Domain, VCpu
     from impl.xen.machine import Xen
 
+MOST_PAGES = 0xFFFFFFFF
+HVM_MAX_VCPUS = 128
+MAX_VIRT_CPUS = 8192
 INFO_DYING = 1
 INFO_SHUTDOWN = 4
 INFO_PAUSED = 8
 INFO_HVM = 2
 KNOWN = frozenset({
     abi.DOMCTL_CREATEDOMAIN, abi.DOMCTL_DESTROYDOMAIN, abi.DOMCTL_PAUSEDOMAIN, abi.DOMCTL_UNPAUSEDOMAIN,
-    abi.DOMCTL_GETDOMAININFO, abi.DOMCTL_MAX_MEM, abi.DOMCTL_MAX_VCPUS, abi.DOMCTL_SET_TARGET,
+    abi.DOMCTL_MAX_MEM, abi.DOMCTL_MAX_VCPUS,
     abi.DOMCTL_SETVCPUCONTEXT, abi.DOMCTL_HYPERCALL_INIT, abi.DOMCTL_SHADOW_OP, abi.DOMCTL_GETVCPUCONTEXT,
     abi.DOMCTL_GETPAGEFRAMEINFO3,
 })
@@ -44,15 +48,15 @@ def do_domctl(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int
         return -EACCES
     body = raw[16:]
     caller = vcpu.domain
-    domain: Domain | None = None
-    if cmd != abi.DOMCTL_CREATEDOMAIN:
-        domain = caller if domid == abi.DOMID_SELF else xen.domains.get(domid)
-        if domain is None and cmd != abi.DOMCTL_GETDOMAININFO:
-            return -ESRCH
+    domain = None if cmd == abi.DOMCTL_CREATEDOMAIN else xen.domains.get(domid)
     if cmd == abi.DOMCTL_GETDOMAININFO:
-        rc = xen.xsm.xs_priv("getdomaininfo", caller)
-    else:
-        rc = xen.xsm.priv("domctl", caller)
+        return _getdomaininfo(xen, vcpu, domid, arg)
+    if cmd != abi.DOMCTL_CREATEDOMAIN and domain is None:
+        return -ESRCH
+    if cmd == abi.DOMCTL_SET_TARGET and domain is not None:
+        target = xen.domains.get(abi.U16.unpack_from(body)[0])
+        return -ESRCH if target is None else set_target(domain, target, caller)
+    rc = xen.xsm.priv("domctl", caller)
     if rc:
         return rc
     if cmd not in KNOWN:
@@ -71,12 +75,16 @@ def do_domctl(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int
     if cmd == abi.DOMCTL_UNPAUSEDOMAIN:
         return unpause(domain)
     if cmd == abi.DOMCTL_MAX_MEM:
-        domain.max_pages = abi.U64.unpack_from(body)[0] >> 2
+        domain.max_pages = min(abi.U64.unpack_from(body)[0] >> 2, MOST_PAGES)
         return 0
     if cmd == abi.DOMCTL_MAX_VCPUS:
         return set_max_vcpus(domain, abi.U32.unpack_from(body)[0])
     if cmd == abi.DOMCTL_SETVCPUCONTEXT:
         number, _, at = abi.SETVCPUCONTEXT.unpack_from(body)
+        if domain is caller or number >= len(domain.vcpus):
+            return -EINVAL
+        if not at:
+            return reset_vcpu(xen, domain.vcpus[number])
         context = read(xen, vcpu, at, abi.VCPU_CONTEXT_SIZE)
         return -EFAULT if context is None else set_vcpu_context(xen, vcpu, domain, number, context)
     if cmd == abi.DOMCTL_GETVCPUCONTEXT:
@@ -86,12 +94,22 @@ def do_domctl(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int
         return page_frame_info(xen, vcpu, domain, *PAGEFRAMEINFO3.unpack_from(body))
     if cmd == abi.DOMCTL_SHADOW_OP:
         return shadow_op(xen, vcpu, domain, arg, body)
-    if cmd == abi.DOMCTL_HYPERCALL_INIT:
-        return hypercall_init(xen, domain, abi.U64.unpack_from(body)[0])
-    if cmd == abi.DOMCTL_SET_TARGET:
-        target = xen.domains.get(abi.U16.unpack_from(body)[0])
-        return -ESRCH if target is None else set_target(domain, target)
-    return 0 if write(xen, vcpu, arg + 16, info(domain)) else -EFAULT
+    return hypercall_init(xen, domain, abi.U64.unpack_from(body)[0])
+
+
+def _getdomaininfo(xen: Xen, vcpu: VCpu, domid: int, arg: int) -> int:
+    """Of the domain, or of the next one above that id."""
+    if domid not in xen.domains:
+        if domid >= abi.DOMID_FIRST_RESERVED:
+            return -EINVAL
+        domid = min((each for each in xen.domains if each >= domid), default=-1)
+        if domid < 0:
+            return -ESRCH
+    rc = xen.xsm.xs_priv("getdomaininfo", vcpu.domain)
+    if rc:
+        return rc
+    told = write(xen, vcpu, arg + 8, abi.U16.pack(domid)) and write(xen, vcpu, arg + 16, info(xen.domains[domid]))
+    return 0 if told else -EFAULT
 
 
 def _destroy(xen: Xen, domain: Domain, arg: int) -> Generator[str, None, int]:
@@ -111,26 +129,58 @@ def _destroy(xen: Xen, domain: Domain, arg: int) -> Generator[str, None, int]:
 
 
 def _create(xen: Xen, body: bytes, domid: int) -> Domain | int:
-    (ssidref, handle, flags, iommu_opts, max_vcpus, max_port, grants, track, grant_opts, vmtrace, _pool, _emu,
+    (ssidref, handle, flags, iommu_opts, max_vcpus, max_port, grants, track, grant_opts, vmtrace, pool, emulation,
      misc) = abi.CREATEDOMAIN.unpack_from(body)
-    if flags & ~abi.CDF_KNOWN or iommu_opts or vmtrace or misc or (flags & abi.CDF_HAP and not flags & 1):
-        return -EINVAL
-    if grant_opts & ~0xF:
-        return -EINVAL
-    return create_domain(
+    domid = pick_domid(xen, domid)
+    if domid < 0:
+        return domid
+    rc = _refused(xen, flags, iommu_opts, max_vcpus, grant_opts, vmtrace or misc & ~abi.MISC_FLAGS)
+    if rc:
+        return rc
+    made = create_domain(
         xen, domid, external=bool(flags & abi.CDF_HVM), max_vcpus=max_vcpus, max_grant_frames=grants,
         max_maptrack_frames=track, grant_version=grant_opts & 0xF, xs_domain=bool(flags & abi.CDF_XS_DOMAIN),
-        max_evtchn_port=max_port, handle=handle, ssidref=ssidref,
+        max_evtchn_port=max_port, handle=handle, ssidref=ssidref, checks=partial(_late_checks, xen, flags, emulation, pool),
     )
+    if not isinstance(made, int):
+        made.emulation = emulation
+    return made
+
+
+def _refused(xen: Xen, flags: int, iommu_opts: int, max_vcpus: int, grant_opts: int, traced: int) -> int:
+    """What cannot be asked for (sanitise_domain_config): unknown flags, and those that this machine does not offer."""
+    hvm = bool(flags & abi.CDF_HVM)
+    not_here = abi.CDF_S3_INTEGRITY | abi.CDF_IOMMU | abi.CDF_NESTED_VIRT | abi.CDF_VPMU
+    if flags & ~abi.CDF_KNOWN or flags & not_here or iommu_opts or grant_opts & ~0xF or traced:
+        return -EINVAL
+    if flags & abi.CDF_HAP and not (hvm and xen.options.hap):
+        return -EINVAL
+    return -EINVAL if not 1 <= max_vcpus <= (HVM_MAX_VCPUS if hvm else MAX_VIRT_CPUS) else 0
+
+
+def _late_checks(xen: Xen, flags: int, emulation: int, pool: int) -> int:
+    """What is found out while a domain is made: how it is to be paged, devices to emulate, its CPU pool."""
+    hvm = bool(flags & abi.CDF_HVM)
+    if emulation & ~abi.EMU_ALL:
+        return -EINVAL
+    most = abi.EMU_ALL & ~(abi.EMU_VPCI | abi.EMU_USE_PIRQ)
+    if hvm and emulation != abi.EMU_LAPIC and emulation & ~abi.EMU_USE_PIRQ != most:
+        return -EOPNOTSUPP
+    if not hvm and emulation not in (0, abi.EMU_PIT):
+        return -EOPNOTSUPP
+    if hvm and not flags & abi.CDF_HAP and not xen.options.shadow_paging:
+        return -EOPNOTSUPP
+    return -ESRCH if pool else 0
 
 
 def info(domain: Domain) -> bytes:
-    """struct xen_domctl_getdomaininfo of a domain, its leading fields."""
+    """struct xen_domctl_getdomaininfo of a domain."""
     flags = (INFO_DYING if domain.is_dying else 0) | (INFO_HVM if domain.external else 0)
     flags |= INFO_PAUSED if domain.pause_count and not domain.is_dying else 0
     flags |= INFO_SHUTDOWN if domain.crashed else 0
     shared = domain.shared_info.mfn if domain.shared_info is not None else 0
     return abi.GETDOMAININFO.pack(
         domain.domid, 0, flags, domain.tot_pages, domain.max_pages, domain.claim, 0, 0, shared, 0,
-        len(domain.vcpus), max(len(domain.vcpus) - 1, 0), domain.ssidref, 0, domain.handle, 0,
+        sum(each.online for each in domain.vcpus), len(domain.vcpus) - 1 if domain.vcpus else abi.INVALID_VCPU_ID,
+        domain.ssidref, domain.handle, 0, 0, domain.emulation,
     )

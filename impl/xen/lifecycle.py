@@ -8,7 +8,7 @@ domain_relinquish_resources.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
 from impl.xen.abi import (
@@ -16,6 +16,7 @@ from impl.xen.abi import (
     EEXIST,
     EINVAL,
     ENOMEM,
+    EOPNOTSUPP,
     GNTMAP_DEVICE_MAP,
     GNTMAP_HOST_MAP,
     GNTMAP_READONLY,
@@ -51,20 +52,29 @@ def choose_domid(xen: Xen) -> int:
     return -ENOMEM
 
 
+def pick_domid(xen: Xen, domid: int) -> int:
+    """The id a new domain gets: the one asked for, or without one (0, or none of a real domain) the next free one, which is
+    used up even if nothing comes of it; -EEXIST, -ENOMEM."""
+    if 0 < domid < DOMID_FIRST_RESERVED:
+        return -EEXIST if domid in xen.domains else domid
+    return choose_domid(xen)
+
+
 def create_domain(
     xen: Xen, domid: int = 0, *, external: bool = False, max_vcpus: int = 1, max_grant_frames: int = -1,
     max_maptrack_frames: int = -1, grant_version: int = 2, xs_domain: bool = False,
     max_evtchn_port: int = 4095, privileged: bool = False, handle: bytes = bytes(16), ssidref: int = 0,
+    checks: Callable[[], int] | None = None,
 ) -> Domain | int:
     """A new paused, empty domain, or -errno. `domid` 0 or beyond the real ids lets the hypervisor choose.
 
-    Negative grant limits mean the defaults (64 and 1024 frames); no grant frames, no vCPU or an unknown grant
-    version is -EINVAL.
+    Negative grant limits mean the defaults (64 and 1024 frames), which are also the most; no grant frames, no vCPU or an
+    unknown grant version is -EINVAL. `checks` is what remains to be asked before the domain is made: 0 or -errno.
     """
     if privileged:
         domid = 0
-    elif not 0 < domid < DOMID_FIRST_RESERVED:
-        domid = choose_domid(xen)
+    else:
+        domid = pick_domid(xen, domid)
         if domid < 0:
             return domid
     if domid in xen.domains:
@@ -73,8 +83,11 @@ def create_domain(
         return -EINVAL
     frames = xen.options.max_grant_frames if max_grant_frames < 0 else max_grant_frames
     track = xen.options.max_maptrack_frames if max_maptrack_frames < 0 else max_maptrack_frames
-    if frames == 0:
+    if not 0 < frames <= xen.options.max_grant_frames or track > xen.options.max_maptrack_frames:
         return -EINVAL
+    rc = checks() if checks is not None else 0
+    if rc:
+        return rc
     domain = Domain(xen, domid, external)
     domain.is_privileged = privileged
     domain.is_xenstore = xs_domain
@@ -120,14 +133,18 @@ def unpause(domain: Domain) -> int:
     return 0
 
 
-def set_target(domain: Domain, target: Domain) -> int:
-    """Make `domain` the device model of `target` (a translated guest), once. 0 or -errno."""
-    if domain is target:
+def set_target(domain: Domain, target: Domain, caller: Domain) -> int:
+    """Make `domain` the device model of `target` (a translated guest), once. 0 or -errno.
+
+    What may be asked is looked at before who asks.
+    """
+    if domain is target or domain.target is not None:
         return -EINVAL
     if not target.external:
-        return -95
-    if domain.target is not None:
-        return -EINVAL
+        return -EOPNOTSUPP
+    rc = caller.xen.xsm.priv("set_target", caller)
+    if rc:
+        return rc
     target.refs += 1
     domain.target = target
     return 0

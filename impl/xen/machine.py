@@ -38,6 +38,8 @@ class Options:
     transitive: bool = True
     transfer: bool = True
     zero_length_copy_ok: bool = False
+    hap: bool = True  # the processor has nested paging, which translated guests need
+    shadow_paging: bool = True  # built in; log-dirty mode of PV guests needs it, and Debian's Xen has it not
 
 
 class Xen:
@@ -114,6 +116,7 @@ class Xen:
             raise MemoryError("no memory for dom0")
         made.max_pages = max_pages
         set_max_vcpus(made, max_vcpus)
+        made.vcpus[0].online = True
         made.pause_count = 0
         made.creation_finished = True
         self.hardware_domain = made

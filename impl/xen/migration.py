@@ -10,7 +10,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from impl.xen.abi import E2BIG, EFAULT, EINVAL, ENODATA, U64
+from impl.xen.abi import E2BIG, EFAULT, EINVAL, ENODATA, EOPNOTSUPP, U64
 from impl.xen.frames import PGT_L4
 from impl.xen.guest_access import read, write
 from impl.xen.p2m import RAM_TYPES
@@ -71,18 +71,20 @@ def shadow_op(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> in
     if domain.is_dying:
         return 0
     if op == SHADOW_ENABLE_LOGDIRTY:
+        if not domain.external and not xen.options.shadow_paging:
+            return -EOPNOTSUPP
         if domain.dirty_log is not None:
             return -EINVAL
         domain.dirty_log = set()
         return 0
     if op == SHADOW_OFF:
+        if domain.dirty_log is None:
+            return -EINVAL
         domain.dirty_log = None
         return 0
     if op not in (SHADOW_CLEAN, SHADOW_PEEK) or mode & ~LOGDIRTY_FINAL:
         return -EINVAL
-    if domain.dirty_log is None:
-        return -ENODATA
-    names = [xen.frames.table[mfn].m2p for mfn in domain.dirty_log if mfn in xen.frames.table]
+    names = [xen.frames.table[mfn].m2p for mfn in domain.dirty_log or () if mfn in xen.frames.table]
     dirty = sorted(gfn for gfn in names if gfn >= 0)
     there = min(pages, dirty[-1] + 1 if dirty else 0)
     if bitmap:
@@ -95,7 +97,7 @@ def shadow_op(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> in
     told = SHADOW_OP.pack(op, mode, mb, pad, bitmap, there, faults, len(dirty))
     if not write(xen, vcpu, arg + 16, told):
         return -EFAULT
-    if op == SHADOW_CLEAN:
+    if op == SHADOW_CLEAN and domain.dirty_log is not None:
         domain.dirty_log = set()
     return 0
 

@@ -89,4 +89,5 @@ def build(xen: Xen, domain: Domain, npages: int, nwindows: int, filled: list[int
             raise ValueError(f"d{domain.domid}: page tables refused")
     root.pinned = True
     domain.vcpus[0].cr3 = root
+    domain.vcpus[0].online = True
     return PvLayout(pages, root, l3, l2, direct, windows)

@@ -11,15 +11,17 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from impl.xen import abi
-from impl.xen.abi import EINVAL, EOPNOTSUPP, U64
+from impl.xen.abi import EINVAL, EOPNOTSUPP, EPERM, U64
 from impl.xen.frames import PGT_L4, PGT_WRITABLE
-from impl.xen.pagetables import PTE_MFN, get_page_type, get_table, put_page_type
+from impl.xen.p2m import RAM_TYPES
+from impl.xen.pagetables import PTE_MFN, get_page_type, get_table, put_page_type, put_table
 
 if TYPE_CHECKING:
     from impl.xen.domains import Domain, VCpu
     from impl.xen.machine import Xen
 
 STUB: Final = 32
+IRET: Final = 23
 RIP: Final = abi.USER_REGS_OFFSET + 128
 RSP: Final = abi.USER_REGS_OFFSET + 152
 RSI: Final = abi.USER_REGS_OFFSET + 104
@@ -60,14 +62,35 @@ def set_vcpu_context(xen: Xen, caller: VCpu, domain: Domain, number: int, contex
     return 0
 
 
+def reset_vcpu(xen: Xen, vcpu: VCpu) -> int:
+    """XEN_DOMCTL_setvcpucontext without a context: the vCPU is as it was before it was set up, and offline (vcpu_reset)."""
+    for root in (vcpu.cr3, vcpu.user_cr3):
+        if root is not None:
+            put_table(xen, root)
+    vcpu.cr3 = vcpu.user_cr3 = None
+    xen.frames.stamp += 1
+    vcpu.tlb.flush(xen.frames.stamp)
+    vcpu.context = None
+    vcpu.online = False
+    return 0
+
+
 def hypercall_init(xen: Xen, domain: Domain, mfn: int) -> int:
     """XEN_DOMCTL_hypercall_init: write the hypercall stubs into a page of a PV guest; 0 or -errno."""
     frame = xen.frames.get(mfn)
-    if frame is None or frame.owner is not domain or frame.count == 0 or get_page_type(xen, frame, PGT_WRITABLE):
-        return -abi.EACCES
+    if domain.p2m is not None:
+        found, ptype = domain.p2m.lookup(mfn)
+        frame = found if ptype in RAM_TYPES else None
+    if frame is None or frame.owner is not domain or frame.count == 0:
+        return -EINVAL
+    if get_page_type(xen, frame, PGT_WRITABLE):
+        return -EPERM
     for i in range(abi.PAGE_SIZE // STUB):
-        # push %rcx; push %r11; mov $i,%eax; syscall; pop %r11; pop %rcx; ret
-        stub = b"\x51\x41\x53" + MOV_EAX.pack(0xB8, i) + b"\x0f\x05\x41\x5b\x59\xc3"
+        call = MOV_EAX.pack(0xB8, i) + b"\x0f\x05"  # mov $i,%eax; syscall
+        if i == IRET:
+            stub = b"\x51\x41\x53\x50" + call  # push %rcx; push %r11; push %rax: what Xen takes from the stack
+        else:
+            stub = b"\x51\x41\x53" + call + b"\x41\x5b\x59\xc3"  # push %rcx; push %r11 ... pop %r11; pop %rcx; ret
         frame.bytes()[i * STUB:(i + 1) * STUB] = stub.ljust(STUB, b"\xcc")
     put_page_type(xen, frame)
     return 0

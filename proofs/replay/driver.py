@@ -74,7 +74,10 @@ def replay(path: Path, verbose: bool = False) -> dict[str, Any]:
     """Replay one file: {"name", "calls", "differences", "explained"} plus the unexplained ones as text lines."""
     header, operations = read_recording(path)
     known = load_known()
-    rig = Rig(profile=str(header.get("profile", "")))
+    # A translated guest can be made where the processor has nested paging.
+    hap = any(item["op"] == "mkdom" and item["a"].get("kind") == "hvm" and "domid" in item.get("res", {})
+              for item in operations)
+    rig = Rig(profile=str(header.get("profile", "")), hap=hap)
     found = told = 0
     report: list[str] = []
     for number, item in enumerate(operations, 2):

@@ -109,7 +109,10 @@ def build_agent(xen: Xen, domain: Domain) -> PvAgentMemory:
         if get_table(xen, memory.root, domain, PGT_L4):
             raise ValueError(f"d{domain.domid}: page tables refused")
     memory.root.pinned = True
-    domain.vcpus[0].cr3 = memory.root
+    context = bytearray(abi.VCPU_CONTEXT_SIZE)
+    abi.U64.pack_into(context, abi.CTRLREG_OFFSET + 3 * 8, memory.root.mfn << abi.PAGE_SHIFT)
+    vcpu = domain.vcpus[0]
+    vcpu.cr3, vcpu.context, vcpu.online = memory.root, bytes(context), True
     return memory
 
 

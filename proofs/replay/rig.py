@@ -23,7 +23,7 @@ from impl.xen.frames import Frame
 from impl.xen.grant_copy import forward_copy
 from impl.xen.guest_access import read, translate, write
 from impl.xen.hypercall_evtchn import DOMID_PORT, TWO_DOMIDS
-from impl.xen.machine import Xen
+from impl.xen.machine import Options, Xen
 from impl.xen.pagetables import PTE_MFN
 from proofs.replay.guests import ARG_PAGES, POOL, TABLES, TOTAL, PvAgentMemory, TranslatedGuest, build_agent
 
@@ -120,10 +120,12 @@ class Drift:
 class Rig:
     """Xen, Dom0 and the agents of one recording."""
 
-    def __init__(self, seed: int = 0, profile: str = "") -> None:
-        """The machine of a recording; with the profile `flask` it has FLASK's example policy."""
+    def __init__(self, seed: int = 0, profile: str = "", hap: bool = True) -> None:
+        """The machine of a recording: Debian's Xen on a processor with or without nested paging; with the profile `flask`
+        it has FLASK's example policy."""
         self.flask = FlaskPolicy() if profile == "flask" else None
-        self.xen = Xen(nframes=MACHINE_FRAMES, reserved=0x8000, seed=seed, policy=self.flask)
+        self.xen = Xen(nframes=MACHINE_FRAMES, reserved=0x8000, seed=seed, policy=self.flask,
+                       options=Options(hap=hap, shadow_paging=False))
         self.dom0 = self.xen.create_dom0()
         self.kernel = Kernel(self.xen, self.dom0, npages=1024, nwindows=8)
         for _ in range(DOM0_PORTS):
