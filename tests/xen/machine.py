@@ -61,9 +61,9 @@ class Machine:
         self._folder = tempfile.TemporaryDirectory(prefix="bulkhead-xen-")
         self._console = Path(self._folder.name) / "console"
         self._buffer = b""
+        self._before = ""  # what the console had said when the machine was saved
         self._line: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self.restored = False
         self._boot_seconds = boot_seconds
         started = time.monotonic()
         try:
@@ -85,8 +85,10 @@ class Machine:
             words = self._start(images, privcmd, snapshot.control(theirs.fileno()), theirs.fileno())
             theirs.close()
             hello = self.receive(self._boot_seconds, "the boot")
-            with contextlib.suppress(snapshot.NotSaved):  # then the next one is booted too
-                snapshot.Control(ours).save(snapshot.place(keep, words))
+            with contextlib.suppress(snapshot.NotSaved, OSError):  # then the next one is booted too
+                place = snapshot.place(keep, words)
+                place.with_suffix(".console").write_text(self.console())
+                snapshot.Control(ours).save(place)
             return hello
         finally:
             ours.close()
@@ -104,9 +106,9 @@ class Machine:
             self._start(images, True, snapshot.incoming(kept), kept)
             self.send(["show"], "the start of a saved machine")
             hello = self.receive(self._boot_seconds / 4, "the start of a saved machine")
-            self.restored = True
+            self._before = path.with_suffix(".console").read_text()
             return hello
-        except RigFailed:
+        except (RigFailed, OSError):
             path.unlink(missing_ok=True)
             self._end()
             return ""
@@ -144,8 +146,8 @@ class Machine:
             with contextlib.suppress(OSError):
                 text = (Path(self._folder.name) / name).read_bytes().decode(errors="replace")
                 if text.strip():
-                    return text
-        return ""
+                    return self._before + text
+        return self._before
 
     def send(self, lines: Sequence[str], what: str = "") -> None:
         """Lines to the executor."""
@@ -198,7 +200,7 @@ class Machine:
         console = self.console()
         who = panicked(console)
         if who is not None:
-            what = f"{who} panicked"
+            what = f"{who} has stopped"
         elif code is not None:
             what += f"; QEMU ended with {f'signal {-code}' if code < 0 else f'status {code}'}"
         return RigFailed(what, console, call)

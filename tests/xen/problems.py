@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Final
 
 TAIL_LINES: Final = 12
-WORST: Final = ("Panic on CPU", "Kernel panic", "FATAL", "BUG:", "EXECUTOR:")
+# What a console says when nothing will answer any more, and who has stopped.
+ENDS: Final = (("Panic on CPU", "Xen"), ("Kernel panic", "Dom0's kernel"), ("Hardware Dom0 ", "Dom0"))
 
 
 class Unavailable(Exception):
@@ -42,13 +43,11 @@ def tail(console: str) -> list[str]:
     """The last lines of a console, from a panic on if there was one."""
     lines = [line.rstrip() for line in console.splitlines() if line.strip()]
     for number, line in enumerate(lines):
-        if any(word in line for word in WORST[:2]):
+        if any(words in line for words, _ in ENDS):
             return lines[max(0, number - 2):number + TAIL_LINES]
     return lines[-TAIL_LINES:]
 
 
 def panicked(console: str) -> str | None:
-    """`Xen` or `Dom0's kernel` if the console tells of a panic, else None."""
-    if WORST[0] in console:
-        return "Xen"
-    return "Dom0's kernel" if WORST[1] in console else None
+    """Who has stopped for good, if the console tells so, else None."""
+    return next((who for words, who in ENDS if words in console), None)

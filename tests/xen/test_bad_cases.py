@@ -64,7 +64,7 @@ def failure(images: Images, calls: list[Call] = CALLS, boot: float = 5.0) -> tup
     ("no result", "garbage on the line: an answer without a result"),
     ("unknown", "the executor does not know `dominfo`"),
     ("killed", "ended with signal 9"),
-    ("panics", "Xen panicked"),
+    ("panics", "Xen has stopped"),
     ("hangs up", "the line to the machine is closed"),
     ("answers once", "no answer within 1 s"),
 ])

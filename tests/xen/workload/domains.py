@@ -16,16 +16,14 @@ def _domctl(s: Script, by: str, command: int, dom: str, words: str = "", reads: 
 def successor(s: Script) -> None:
     """A guest ends while others map its pages or it maps theirs; another one of its name follows."""
     if s.rng.random() < 0.6 or not s.translated:
-        name, translated = s.agent(), False
+        name = s.agent()
     else:
-        name, translated = s.translated[-1], True  # frame numbers below 64 are named after the first one
+        name = s.translated[-1]  # frame numbers below 64 are named after the first one
     s.do("show", "+".join(f"{name}:{ref}" for ref in REFS))
+    translated = name in s.translated
     s.remove(name)
     for other in s.agents:
         s.do("show", "+".join(f"{other}:{ref}" for ref in REFS))
-    s.family.get("ports", {}).pop(name, None)
-    maps = s.family.get("maps", [])
-    maps[:] = [each for each in maps if each[0] != name]
     s.make(name, translated)
 
 

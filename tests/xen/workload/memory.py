@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.xen.workload.script import MEMORY_OP, NOWHERE, SPARE, UPDATE_VA_MAPPING, Script
+from tests.xen.workload.script import DATA, MEMORY_OP, NOWHERE, SPARE, UPDATE_VA_MAPPING, Script
 
 INCREASE, DECREASE, CURRENT, MAXIMUM, POPULATE, ADD, EXCHANGE, HIGHEST, REMOVE, BATCH, CLAIM, ACQUIRE = (
     0, 1, 3, 4, 6, 7, 11, 14, 15, 23, 24, 28)
@@ -24,11 +24,12 @@ def limit(s: Script) -> None:
 def give_up(s: Script) -> None:
     """decrease_reservation: one's own pages, mapped or not, twice, and those of others."""
     by = s.agent()
-    pages = [s.pick(SPARE) for _ in range(s.weighted((60, 1), (40, s.rng.randrange(2, 5))))]
+    pages = [s.spare(by, SPARE) for _ in range(s.weighted((60, 1), (40, s.rng.randrange(2, 4))))]
+    pages += pages[:1] if s.chance(0.2) else []
     for page in pages:
         if s.chance(0.7):
             _release(s, by, page)
-    names = [s.weighted((90, f"{by}/{page}"), (5, f"{s.other(by)}/{page}"), (2, f"{by}/l1"), (2, "0xffffffffffffffff"),
+    names = [s.weighted((90, f"{by}/{page}"), (5, f"{s.other(by)}/{s.pick(DATA)}"), (2, f"{by}/l1"), (2, "0xffffffffffffffff"),
                         (1, "0"))
              for page in pages]
     words = [f"0:8:arg+512,8:8:{len(names)},16:4:0,20:4:0,24:2:{s.weighted((92, 'SELF'), (8, s.domid(by)))}"]
@@ -54,7 +55,7 @@ def take(s: Script) -> None:
 def exchange(s: Script) -> None:
     """memory_exchange of pages that are free to go and of such that are not."""
     by, many = s.agent(), s.weighted((60, 1), (30, 2), (10, 3))
-    pages = [s.pick(SPARE) for _ in range(many)]
+    pages = [s.spare(by, SPARE) for _ in range(many)]
     for page in pages:
         if s.chance(0.8):
             _release(s, by, page)

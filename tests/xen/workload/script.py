@@ -109,9 +109,34 @@ class Script:
         self.do("pfill", d=name)
         self.count(name)
 
+    def renew(self, name: str) -> None:
+        """The end of a guest, and another one of its name."""
+        translated = name in self.translated
+        self.remove(name)
+        self.make(name, translated)
+
+    def spare(self, name: str, pages: Sequence[int]) -> int:
+        """A page that the guest still has by this name, to be given away by the call that asks for it.
+
+        A frame that was given away may come back to anybody, as the allocator likes; so a name is used up with it. When
+        few are left, the guest is renewed.
+        """
+        gone: set[int] = self.family.setdefault("gone", {}).setdefault(name, set())
+        left = [page for page in pages if page not in gone]
+        if len(left) < 4:
+            self.renew(name)
+            return self.spare(name, pages)
+        page = self.pick(left)
+        gone.add(page)
+        return page
+
     def remove(self, name: str) -> None:
         """The end of a guest."""
         self.do("rmdom", n=name)
+        for table in ("ports", "gone"):
+            self.family.get(table, {}).pop(name, None)
+        maps = self.family.get("maps", [])
+        maps[:] = [each for each in maps if each[0] != name]
         for names in (self.agents, self.translated):
             if name in names:
                 names.remove(name)
