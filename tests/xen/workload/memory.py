@@ -29,8 +29,8 @@ def give_up(s: Script) -> None:
     for page in pages:
         if s.chance(0.7):
             _release(s, by, page)
-    names = [s.weighted((90, f"{by}/{page}"), (5, f"{s.other(by)}/{s.pick(DATA)}"), (2, f"{by}/l1"), (2, "0xffffffffffffffff"),
-                        (1, "0"))
+    other = f"{s.other(by)}/{s.pick(DATA)}"
+    names = [s.weighted((90, f"{by}/{page}"), (5, other), (2, f"{by}/l1"), (2, "0xffffffffffffffff"), (1, "0"))
              for page in pages]
     words = [f"0:8:arg+512,8:8:{len(names)},16:4:0,20:4:0,24:2:{s.weighted((92, 'SELF'), (8, s.domid(by)))}"]
     s.hypercall(by, MEMORY_OP, ",".join([*words, *(f"{512 + 8 * i}:8:{name}" for i, name in enumerate(names))]),
