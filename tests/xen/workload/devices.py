@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.xen.workload.script import DATA, EVENT_CHANNEL_OP, GRANT_TABLE_OP, NOWHERE, REFS, Script, entries
+from tests.xen.workload.script import DATA, EVENT_CHANNEL_OP, GRANT_TABLE_OP, NOBODY, NOWHERE, REFS, Script, entries
 
 
 def ioc(kind: str, number: int, size: int) -> int:
@@ -63,9 +63,9 @@ def grant_map(s: Script) -> None:
     """IOCTL_GNTDEV_MAP_GRANT_REF of one to six references, most of them granted to Dom0."""
     file = _gntdev(s)
     many = s.weighted((45, 1), (50, s.rng.randrange(2, 7)), (5, 0))
-    pairs = [(s.guest() if s.chance(0.95) else "99", s.pick(REFS) if s.chance(0.95) else 600) for _ in range(many)]
+    pairs = [(s.guest() if s.chance(0.95) else NOBODY, s.pick(REFS) if s.chance(0.95) else 600) for _ in range(many)]
     for name, ref in pairs:
-        if name != "99" and ref in REFS and s.chance(0.75):
+        if name != NOBODY and ref in REFS and s.chance(0.75):
             flags = s.weighted((80, 1), (20, 5))
             s.do("ge", d=name, ref=ref, flags=flags, dom="d0", pg=f"{name}/{s.pick(DATA)}")
     words = ",".join([f"u0:4:{many}", *(f"u{16 + 8 * i}:4:{name},u{20 + 8 * i}:4:{ref}"
@@ -73,7 +73,7 @@ def grant_map(s: Script) -> None:
     index = s.variable("i")
     _ioctl(s, file, MAP_REF, words, f"{index}:u8:8:V")
     maps = _of(s, "maps")
-    maps.append((file, index, [(n, r) for n, r in pairs if n != "99" and r in REFS], many))
+    maps.append((file, index, [(n, r) for n, r in pairs if n != NOBODY and r in REFS], many))
     del maps[:-16]
 
 
@@ -141,7 +141,7 @@ def notice(s: Script) -> None:
         return grant_map(s)
     file, index, _, many = s.pick(_of(s, "maps"))
     offset = s.pick((0, 5, 4095, 4096, 4096 * many - 1, 4096 * many, 4096 * many + 8))
-    port = f"${s.pick(_of(s, 'ports'))}" if _of(s, "ports") and s.chance(0.7) else s.pick(("0", "99", "4095", "0xffffffff"))
+    port = f"${s.pick(_of(s, 'ports'))}" if _of(s, "ports") and s.chance(0.7) else s.pick(("0", NOBODY, "4095", "0xffffffff"))
     _ioctl(s, file, NOTIFY, f"u0:8:${index}+{offset},u8:4:{s.pick((0, 2, 2, 2, 4))},u12:4:{port}")
 
 
@@ -180,7 +180,7 @@ def grant_copy(s: Script) -> None:
         sides: list[tuple[str, ...]] = []
         for bit in (1, 2):
             if flags & bit:
-                name, ref = (s.guest() if s.chance(0.95) else "99"), (s.pick(REFS) if s.chance(0.95) else 600)
+                name, ref = (s.guest() if s.chance(0.95) else NOBODY), (s.pick(REFS) if s.chance(0.95) else 600)
                 sides.append((f"4:{ref}", f"2:{s.pick((0, 8, 1000, 4088))}", f"2:{name}"))
             else:
                 sides.append((f"8:ub+{BUFFER + 512 * i + s.rng.randrange(4096)}",) if s.chance(0.96) else ("8:0x10",))
@@ -202,7 +202,7 @@ def alloc(s: Script) -> None:
     _open(s, GNTALLOC, "gntalloc")
     many = s.weighted((70, 1), (20, 3), (5, 0), (5, 1025))
     index, ref = s.variable("a"), s.variable("g")
-    grantee = s.weighted((92, s.agent()), (8, "99"))
+    grantee = s.weighted((92, s.agent()), (8, NOBODY))
     _ioctl(s, GNTALLOC, ALLOC, f"u0:2:{grantee},u2:2:{s.pick((0, 1, 1, 1))},u4:4:{many},u8:8:0xdead",
            f"{index}:u8:8:V,{ref}:u16:4:v")
     shared = _of(s, "shared")
@@ -238,14 +238,14 @@ def port(s: Script) -> None:
     file = s.pick(EVTCHNS)
     _open(s, file, "evtchn")
     if file == EVTCHNS[2] and s.chance(0.3):
-        _ioctl(s, file, RESTRICT, f"u0:2:{s.pick((s.agent(), s.agent(), '0', 'SELF', '99'))}")
+        _ioctl(s, file, RESTRICT, f"u0:2:{s.pick((s.agent(), s.agent(), '0', 'SELF', NOBODY))}")
         return
     known = _of(s, "ports")
     which = s.weighted((30, BIND_UNBOUND), (15, BIND_INTER), (20, RING), (15, UNBIND), (5, BIND_VIRQ), (5, RESET), (10, 0))
     number = f"${s.pick(known)}" if known and s.chance(0.8) else s.pick(("0", "1", "4095", "4096", "0xffffffff"))
     if which == BIND_UNBOUND:
         name = s.variable("e")
-        _ioctl(s, file, BIND_UNBOUND, f"u0:4:{s.weighted((90, s.agent()), (10, s.pick(('99', 'XEN', 'SELF'))))}",
+        _ioctl(s, file, BIND_UNBOUND, f"u0:4:{s.weighted((90, s.agent()), (10, s.pick((NOBODY, 'XEN', 'SELF'))))}",
                f"{name}:r:8:v", nor=1)
         known.append(name)
         del known[:-8]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.xen.workload.script import DATA, DOMCTL, DOMCTL_VERSION, GRANT_TABLE_OP, MEMORY_OP, REFS, Script
+from tests.xen.workload.script import DATA, DOMCTL, DOMCTL_VERSION, GRANT_TABLE_OP, MEMORY_OP, NOBODY, REFS, Script
 
 CREATE, DESTROY, PAUSE, UNPAUSE, GET_INFO, MAX_MEM, MAX_VCPUS, SET_TARGET = 1, 2, 3, 4, 5, 11, 15, 46
 INFO = "dom:16:2,max:32:8,claimed:40:8,shared:48:8,paged:56:8,on:80:4,last:84:4,sid:88:4,handle:92:8,pool:108:4"
@@ -38,7 +38,7 @@ def pauses(s: Script) -> None:
 
 def ask(s: Script) -> None:
     """getdomaininfo of domains that are there and that are not."""
-    dom = s.weighted((70, s.guest()), (30, s.pick(("SELF", "99", "XEN", "0xffff"))))
+    dom = s.weighted((70, s.guest()), (30, s.pick(("SELF", NOBODY, "XEN", "0xffff"))))
     _domctl(s, "d0", GET_INFO, dom, "", INFO if dom in (*s.agents, *s.translated) else "dom:8:2")
 
 
@@ -53,8 +53,8 @@ def forbidden(s: Script) -> None:
 def refused(s: Script) -> None:
     """Requests of Dom0 that cannot be met."""
     command, dom, words = s.pick((
-        (MAX_VCPUS, s.agent(), f"16:4:{s.pick((0, 1, 2, 33, 8193))}"), (MAX_MEM, "99", "16:8:4096"), (PAUSE, "99", ""),
-        (PAUSE, "SELF", ""), (UNPAUSE, s.agent(), ""), (99, s.agent(), ""), (DESTROY, "99", ""), (DESTROY, "SELF", ""),
+        (MAX_VCPUS, s.agent(), f"16:4:{s.pick((0, 1, 2, 33, 8193))}"), (MAX_MEM, NOBODY, "16:8:4096"), (PAUSE, NOBODY, ""),
+        (PAUSE, "SELF", ""), (UNPAUSE, s.agent(), ""), (99, s.agent(), ""), (DESTROY, NOBODY, ""), (DESTROY, "SELF", ""),
         (CREATE, "0", "16:4:0,36:4:0xffffffff,44:4:1,48:4:-1,52:4:8,56:4:64,60:4:2"),
         (CREATE, "0", "36:4:0,44:4:0,48:4:1023,52:4:8,56:4:64,60:4:2"),
         (CREATE, "0", "36:4:0,44:4:1,48:4:1023,52:4:8,56:4:64,60:4:0"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.xen.workload.script import EVENT_CHANNEL_OP, NOWHERE, Script
+from tests.xen.workload.script import EVENT_CHANNEL_OP, NOBODY, NOWHERE, Script
 
 INTERDOMAIN, VIRQ, CLOSE, SEND, STATUS, ALLOC, IPI, BIND_VCPU, UNMASK, RESET = 0, 1, 3, 4, 5, 6, 7, 8, 9, 10
 FIXED = ("0", "1", "2", "60", "127", "1000", "4095", "4096", "0xffffffff")  # 3 is the agent's own
@@ -73,7 +73,7 @@ def nonsense(s: Script) -> None:
     """Commands that there are not, pointers that lead nowhere, resets of others."""
     by = s.agent()
     if s.chance(0.3):
-        s.hypercall(by, EVENT_CHANNEL_OP, f"0:2:{s.pick(('99', 'XEN', s.other(by)))}", a1=RESET, a2="arg")
+        s.hypercall(by, EVENT_CHANNEL_OP, f"0:2:{s.pick((NOBODY, 'XEN', s.other(by)))}", a1=RESET, a2="arg")
     elif s.chance(0.5):
         s.hypercall(by, EVENT_CHANNEL_OP, a1=s.pick((0, 1, 3, 4, 5, 6, 7, 8, 9, 10, 13)), a2=s.pick(NOWHERE))
     else:

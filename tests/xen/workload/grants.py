@@ -5,7 +5,7 @@ What lives here: what guests and Dom0's kernel ask of GNTTABOP_*. What does not:
 
 from __future__ import annotations
 
-from tests.xen.workload.script import DATA, GRANT_TABLE_OP, LENT, NOWHERE, REFS, Script, entries
+from tests.xen.workload.script import DATA, GRANT_TABLE_OP, LENT, NOBODY, NOWHERE, REFS, Script, entries
 
 MAP, UNMAP, SETUP, TRANSFER, COPY, QUERY, UNMAP_REPLACE, SET_VERSION, STATUS_FRAMES, GET_VERSION, SWAP, FLUSH = (
     0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12)
@@ -36,7 +36,7 @@ def entry(s: Script) -> None:
     elif flags & 0x100:
         more = {"off": s.pick((0, 0, 64, 1024, 4088)), "len": s.pick((8, 128, 3072, 4096))}
     page = f"{name}/{s.pick(DATA)}" if translated else _page(s, name)
-    grantee = s.weighted((55, s.agent()), (30, "d0"), (4, name), (3, "99"), (2, "SELF"))
+    grantee = s.weighted((55, s.agent()), (30, "d0"), (4, name), (3, NOBODY), (2, "SELF"))
     s.do("ge", f"{name}:{ref}", d=name, ref=ref, flags=flags, dom=grantee, pg=page, **more)
 
 
@@ -62,7 +62,7 @@ def map_some(s: Script) -> None:
     for i in range(many):
         granter, ref = _granter(s, by), _ref(s)
         if granter in ("d0", "SELF") and by == "d0":
-            granter = "99"  # Dom0's own table belongs to its kernel
+            granter = NOBODY  # Dom0's own table belongs to its kernel
         flags = s.weighted((45, 2), (20, 6), (7, 1), (4, 5), (8, 3), (4, 7), (4, 0x12), (2, 0x16), (2, 0xA), (1, 0), (1, 4),
                            (1, s.rng.randrange(32)))
         slot = s.rng.randrange(16, 32)
@@ -109,7 +109,7 @@ def _side(s: Script, by: str) -> tuple[str, str, bool]:
     """A side of a copy: domain, reference or frame, and whether it is a reference."""
     if s.chance(0.6):
         granter = _granter(s, by)
-        return ("99" if granter in ("d0", "SELF") and by == "d0" else granter), _ref(s), True
+        return (NOBODY if granter in ("d0", "SELF") and by == "d0" else granter), _ref(s), True
     own = by if by in s.agents else s.agent()
     return s.weighted((92, "SELF" if by != "d0" else own), (8, s.domid(by))), f"{own}/{s.pick(DATA)}", False
 
