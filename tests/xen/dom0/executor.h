@@ -31,6 +31,7 @@ struct guest {
     int used, agent;                            /* agent: makes calls by itself */
     int broken;                                 /* it answers no more */
     uint32_t domid;
+    int born;                                   /* in which order they were made */
     uint64_t pool[POOL_PAGES], mailbox_mfn, l4, l3, l2, l1;
     struct mailbox *mailbox;
     char *args;                                 /* its argument block */

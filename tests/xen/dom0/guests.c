@@ -17,6 +17,7 @@
 
 struct guest guests[MAX_GUESTS];
 static const char *step;
+static int births;
 
 static long domctl(uint32_t command, uint32_t *domid, void *body, size_t size)
 {
@@ -258,7 +259,7 @@ long guest_make(void)
     memset(guest, 0, sizeof *guest);
     snprintf(guest->name, sizeof guest->name, "%s", word("n"));
     step = "createdomain";
-    guest->domid = 0;
+    guest->born = ++births;
     wrong = domctl(XEN_DOMCTL_createdomain, &guest->domid, &wanted, sizeof wanted);
     if (wrong) {
         answer(",\"step\":\"%s\"", step);

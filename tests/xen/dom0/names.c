@@ -68,23 +68,30 @@ uint64_t frame_of(const char *text)
     return guest ? part_of(guest, slash + 1) : ~0ull;
 }
 
-/* The names that recordings use: pool pages, l1 and mb; "0", "max", or "?" for any other frame. */
+static int index_of(const struct guest *guest, uint64_t frame)
+{
+    for (int i = 0; i < POOL_PAGES; i++)
+        if (guest->pool[i] == frame)
+            return i;
+    return -1;
+}
+
+/* The names that recordings use: pool pages, l1 and mb; "0", "max", or "?" for any other frame. A frame that one guest gave
+ * away and another one was built from has the name that it got last; numbers of translated guests are the first one's. */
 void frame_name(char *out, size_t size, uint64_t frame)
 {
-    for (struct guest *guest = guests; frame && guest < guests + MAX_GUESTS; guest++) {
-        if (!guest->used)
-            continue;
-        for (int i = 0; i < POOL_PAGES; i++)
-            if (guest->pool[i] == frame) {
-                snprintf(out, size, "%s/%d", guest->name, i);
-                return;
-            }
-        if (guest->agent && (frame == guest->l1 || frame == guest->mailbox_mfn)) {
-            snprintf(out, size, "%s/%s", guest->name, frame == guest->l1 ? "l1" : "mb");
-            return;
-        }
-    }
-    snprintf(out, size, "%s", !frame ? "0" : frame >= 0xffffffff ? "max" : "?");
+    struct guest *last = NULL;
+
+    for (struct guest *guest = guests; frame && guest < guests + MAX_GUESTS; guest++)
+        if (guest->used && (index_of(guest, frame) >= 0 || (guest->agent && (frame == guest->l1 || frame == guest->mailbox_mfn)))
+            && (!last || (guest->agent && guest->born > last->born)))
+            last = guest;
+    if (!last)
+        snprintf(out, size, "%s", !frame ? "0" : frame >= 0xffffffff ? "max" : "?");
+    else if (index_of(last, frame) >= 0)
+        snprintf(out, size, "%s/%d", last->name, index_of(last, frame));
+    else
+        snprintf(out, size, "%s/%s", last->name, frame == last->l1 ? "l1" : "mb");
 }
 
 static uint64_t slot_entry(struct guest *guest, unsigned long slot)

@@ -141,7 +141,8 @@ def notice(s: Script) -> None:
         return grant_map(s)
     file, index, _, many = s.pick(_of(s, "maps"))
     offset = s.pick((0, 5, 4095, 4096, 4096 * many - 1, 4096 * many, 4096 * many + 8))
-    port = f"${s.pick(_of(s, 'ports'))}" if _of(s, "ports") and s.chance(0.7) else s.pick(("0", NOBODY, "4095", "0xffffffff"))
+    known = _of(s, "ports")
+    port = f"${s.pick(known)}" if known and s.chance(0.7) else s.pick(("0", "99", "4095", "0xffffffff"))
     _ioctl(s, file, NOTIFY, f"u0:8:${index}+{offset},u8:4:{s.pick((0, 2, 2, 2, 4))},u12:4:{port}")
 
 
