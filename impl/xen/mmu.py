@@ -164,6 +164,8 @@ def mmu_update_one(
     """One request of a batch; 0 or -errno."""
     cmd = ptr & 7
     if cmd == MMU_MACHPHYS_UPDATE:
+        if pg_owner.external and pt_owner is caller:
+            return -EINVAL
         if pt_owner is not caller:
             return -EPERM
     elif cmd not in (MMU_NORMAL_PT_UPDATE, MMU_PT_UPDATE_PRESERVE_AD, MMU_PT_UPDATE_NO_TRANSLATE):
@@ -305,7 +307,8 @@ def mmuext_op_one(
         yield "mmu.flush"
         _flush(xen, caller, caller.vcpus, arg1 if cmd == MMUEXT_INVLPG_ALL else None)
     elif cmd == MMUEXT_SET_LDT:
-        if arg1 & 0xFFF or not addr_ok(arg1) or arg2 & 0xFFFFFFFF > MAX_LDT_ENTRIES:
+        entries = arg2 & 0xFFFFFFFF  # without any the address means nothing
+        if entries and (arg1 & 0xFFF or not addr_ok(arg1) or entries > MAX_LDT_ENTRIES):
             return -EINVAL
     elif not caller.iomem:
         return -EACCES if cmd == MMUEXT_FLUSH_CACHE else -EINVAL

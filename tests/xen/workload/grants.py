@@ -177,7 +177,7 @@ def swap(s: Script) -> None:
 def transfer(s: Script) -> None:
     """transfer of a page, mapped or not, to a guest that waits for it or not."""
     by = s.agent()
-    page, to, ref = s.spare(by, LENT), s.domid(by), s.pick(REFS)
+    page, to, ref = s.spare(by, LENT)[0], s.domid(by), s.pick(REFS)
     if s.chance(0.7):
         s.hypercall(by, 14, a1=f"v.{page}", a2="0", a3=2)
     if to in s.agents and s.chance(0.6):

@@ -24,7 +24,7 @@ def limit(s: Script) -> None:
 def give_up(s: Script) -> None:
     """decrease_reservation: one's own pages, mapped or not, twice, and those of others."""
     by = s.agent()
-    pages = [s.spare(by, SPARE) for _ in range(s.weighted((60, 1), (40, s.rng.randrange(2, 4))))]
+    pages = s.spare(by, SPARE, s.weighted((60, 1), (40, s.rng.randrange(2, 4))))
     pages += pages[:1] if s.chance(0.2) else []
     for page in pages:
         if s.chance(0.7):
@@ -55,7 +55,7 @@ def take(s: Script) -> None:
 def exchange(s: Script) -> None:
     """memory_exchange of pages that are free to go and of such that are not."""
     by, many = s.agent(), s.weighted((60, 1), (30, 2), (10, 3))
-    pages = [s.spare(by, SPARE) for _ in range(many)]
+    pages = s.spare(by, SPARE, many)
     for page in pages:
         if s.chance(0.8):
             _release(s, by, page)

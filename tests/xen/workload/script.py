@@ -116,20 +116,20 @@ class Script:
         self.remove(name)
         self.make(name, translated)
 
-    def spare(self, name: str, pages: Sequence[int]) -> int:
-        """A page that the guest still has by this name, to be given away by the call that asks for it.
+    def spare(self, name: str, pages: Sequence[int], many: int = 1) -> list[int]:
+        """Pages that the guest still has by these names, to be given away by the call that asks for them.
 
         A frame that was given away may come back to anybody, as the allocator likes; so a name is used up with it. When
-        few are left, the guest is renewed.
+        too few are left, the guest is renewed.
         """
         gone: set[int] = self.family.setdefault("gone", {}).setdefault(name, set())
         left = [page for page in pages if page not in gone]
-        if len(left) < 4:
+        if len(left) < many:
             self.renew(name)
-            return self.spare(name, pages)
-        page = self.pick(left)
-        gone.add(page)
-        return page
+            return self.spare(name, pages, many)
+        chosen = self.rng.sample(left, many)
+        gone |= set(chosen)
+        return chosen
 
     def remove(self, name: str) -> None:
         """The end of a guest."""
