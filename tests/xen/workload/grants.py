@@ -180,13 +180,17 @@ def transfer(s: Script) -> None:
     page, to, ref = s.spare(by, LENT)[0], s.domid(by), s.pick(REFS)
     if s.chance(0.7):
         s.hypercall(by, 14, a1=f"v.{page}", a2="0", a3=2)
-    if to in s.agents and s.chance(0.6):
-        s.do("ge", d=to, ref=ref, flags=2, dom=by, pg="0")
+    waits = to in (*s.agents, *s.translated) and s.chance(0.7)
+    if waits:
+        s.do("ge", d=to, ref=ref, flags=2, dom=by, pg=str(s.pick((40, 70, 100))) if to in s.translated else "0")
     s.hypercall(by, GRANT_TABLE_OP, f"0:8:{by}/{page},8:2:{to},12:4:{ref},16:2:{UNTOUCHED}", "st:16:2:s", a1=TRANSFER,
                 a2="arg",
                 a3=1)
+    if waits:  # the entry names a frame now that may come back under any name
+        s.do("show", f"{to}:{ref}")
+        s.do("ge", d=to, ref=ref, flags=0, dom="d0", pg="0")
     for name in (by, to):
-        if name in s.agents:
+        if name in (*s.agents, *s.translated):
             s.count(name)
 
 
