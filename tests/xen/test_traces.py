@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from model.diagnostics import UsageError
+from proofs import diff_cli
 from proofs.replay.driver import read_recording
 from tests.xen.campaign import main
 from tests.xen.compare import Difference, first
@@ -105,3 +108,12 @@ def test_bad_use_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such family: nothing" in capsys.readouterr().err
     assert main(["--ops", "0"]) == 2
     assert main(["--no-such-option"]) == 2
+
+
+def test_the_installed_command_without_the_source_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real Xen is driven from the tests, which are not installed: one line says so."""
+    monkeypatch.setattr(diff_cli, "RIG", Path("no", "such", "tree.py"))
+    ran = CliRunner().invoke(diff_cli.diff, ["--against", "xen"], standalone_mode=False)
+    assert isinstance(ran.exception, UsageError) and "use a checkout" in str(ran.exception)
+    ran = CliRunner().invoke(diff_cli.diff, ["--record", "x"], standalone_mode=False)
+    assert isinstance(ran.exception, UsageError) and "--against xen" in str(ran.exception)
