@@ -105,7 +105,7 @@ def _getdomaininfo(xen: Xen, vcpu: VCpu, domid: int, arg: int) -> int:
         domid = min((each for each in xen.domains if each >= domid), default=-1)
         if domid < 0:
             return -ESRCH
-    rc = xen.xsm.xs_priv("getdomaininfo", vcpu.domain)
+    rc = xen.xsm.xs_priv("getdomaininfo", vcpu.domain, xen.domains[domid])
     if rc:
         return rc
     told = write(xen, vcpu, arg + 8, abi.U16.pack(domid)) and write(xen, vcpu, arg + 16, info(xen.domains[domid]))

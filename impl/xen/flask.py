@@ -61,7 +61,7 @@ class FlaskPolicy:
         """Dom0's only: no device model has a type here."""
         return 0 if self.type_of(src) == DOM0 and hook in CREATOR else -EACCES
 
-    def xs_priv(self, hook: str, src: Domain) -> int:
+    def xs_priv(self, hook: str, src: Domain, dst: Domain) -> int:
         """The xenstore domain or Dom0."""
         return 0 if src.is_xenstore or self.type_of(src) == DOM0 else -EACCES
 

@@ -138,13 +138,15 @@ def set_target(domain: Domain, target: Domain, caller: Domain) -> int:
 
     What may be asked is looked at before who asks.
     """
-    if domain is target or domain.target is not None:
+    if domain is target:
         return -EINVAL
     if not target.external:
         return -EOPNOTSUPP
     rc = caller.xen.xsm.priv("set_target", caller)
     if rc:
         return rc
+    if domain.target is not None:
+        return -EINVAL
     target.refs += 1
     domain.target = target
     return 0

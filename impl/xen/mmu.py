@@ -111,8 +111,8 @@ def table_owner(xen: Xen, vcpu: VCpu, foreigndom: int) -> Domain | int:
 
 
 def owners(xen: Xen, vcpu: VCpu, pt_owner: Domain, foreigndom: int) -> Domain | int:
-    """Whose frames the word names; -errno if it cannot be, or the page tables' owner is no PV guest with a vCPU."""
-    if pt_owner is not vcpu.domain and (pt_owner.external or not pt_owner.vcpus):
+    """Whose frames the word names; -errno if nobody's, or if the page tables' owner has no vCPU."""
+    if pt_owner is not vcpu.domain and not pt_owner.vcpus:
         return -EINVAL
     pg_owner = get_pg_owner(xen, vcpu, foreigndom & 0xFFFF)
     return -ESRCH if pg_owner is None else pg_owner
@@ -164,12 +164,14 @@ def mmu_update_one(
     """One request of a batch; 0 or -errno."""
     cmd = ptr & 7
     if cmd == MMU_MACHPHYS_UPDATE:
-        if pg_owner.external and pt_owner is caller:
-            return -EINVAL
         if pt_owner is not caller:
             return -EPERM
+        if pg_owner.external:
+            return -EINVAL
     elif cmd not in (MMU_NORMAL_PT_UPDATE, MMU_PT_UPDATE_PRESERVE_AD, MMU_PT_UPDATE_NO_TRANSLATE):
         return -ENOSYS
+    elif pt_owner.external:
+        return -EOPNOTSUPP
     rc = check_owners(xen, caller, pt_owner, pg_owner)
     if rc:
         return rc
@@ -179,8 +181,6 @@ def mmu_update_one(
             return -EINVAL
         frame.m2p = val
         return 0
-    if pt_owner.external:
-        return -EOPNOTSUPP
     if frame is None or frame.owner is not pt_owner or frame.count == 0:
         return -EINVAL
     index = (ptr & 0xFFF) >> 3
@@ -307,8 +307,8 @@ def mmuext_op_one(
         yield "mmu.flush"
         _flush(xen, caller, caller.vcpus, arg1 if cmd == MMUEXT_INVLPG_ALL else None)
     elif cmd == MMUEXT_SET_LDT:
-        entries = arg2 & 0xFFFFFFFF  # without any the address means nothing
-        if entries and (arg1 & 0xFFF or not addr_ok(arg1) or entries > MAX_LDT_ENTRIES):
+        entries = arg2 & 0xFFFFFFFF
+        if entries > MAX_LDT_ENTRIES or (entries and (arg1 & 0xFFF or not addr_ok(arg1))):
             return -EINVAL
     elif not caller.iomem:
         return -EACCES if cmd == MMUEXT_FLUSH_CACHE else -EINVAL

@@ -23,7 +23,7 @@ class Policy(Protocol):
     def dm_priv(self, hook: str, src: Domain, dst: Domain) -> int:
         """Hooks of level XSM_DM_PRIV."""
 
-    def xs_priv(self, hook: str, src: Domain) -> int:
+    def xs_priv(self, hook: str, src: Domain, dst: Domain) -> int:
         """Hooks of level XSM_XS_PRIV."""
 
     def priv(self, hook: str, src: Domain) -> int:
@@ -59,9 +59,9 @@ class DummyPolicy:
         """Device model of the target, or a control domain."""
         return 0 if (src.target is not None and src.target is dst) or src.is_privileged else -EPERM
 
-    def xs_priv(self, hook: str, src: Domain) -> int:
-        """The xenstore domain or a control domain."""
-        return 0 if src.is_xenstore or src.is_privileged else -EPERM
+    def xs_priv(self, hook: str, src: Domain, dst: Domain) -> int:
+        """The xenstore domain, the device model of the target, or a control domain."""
+        return 0 if src.is_xenstore else self.dm_priv(hook, src, dst)
 
     def priv(self, hook: str, src: Domain) -> int:
         """A control domain."""

@@ -100,10 +100,15 @@ class Agent:
 class Drift:
     """Page counts that differ are told where they begin to differ, not again at each later look."""
 
-    __slots__ = ("by_guest",)
+    __slots__ = ("by_guest", "unknown")
 
     def __init__(self) -> None:
         self.by_guest: dict[str, int] = {}
+        self.unknown: set[str] = set()
+
+    def forget(self) -> None:
+        """Something has happened that is not comparable: what each guest has is taken as it is found next."""
+        self.unknown = set(self.by_guest)
 
     def told_once(
         self, recorded: dict[str, Any], result: dict[str, Any], found: list[tuple[str, Any, Any]]
@@ -114,6 +119,9 @@ class Drift:
             return found
         name, now = str(recorded["a"]["n"]), int(result.get("d", 0)) - want
         before, self.by_guest[name] = self.by_guest.get(name, 0), now
+        if name in self.unknown:
+            self.unknown.discard(name)
+            before = now
         return [each for each in found if each[0] != "d"] if now == before else found
 
 
@@ -147,6 +155,8 @@ class Rig:
         self.names: dict[int, str] = {}
         self.taint: dict[int, bytearray] = {}
         self.epochs: dict[int, int] = {}  # of the frames whose contents are known
+        self.named_at: dict[int, int] = {}  # epochs of the agents' pages when they were named
+        self.named_freed = False  # has the present operation named a page that has gone through the heap since?
         self.gd_sizes: dict[int, int] = {}
         # Entries whose frame number outlived the guest it belonged to: what that number names now depends on
         # which frames the allocator re-uses.
@@ -182,6 +192,7 @@ class Rig:
             return domid
         self.gone.discard(name)
         self.translated[name] = TranslatedGuest(name, self.xen.domains[domid])
+        self.gone.discard(name)
         numbers = b"".join(abi.U64.pack(gfn) for gfn in range(POOL))
         at = self.kernel.arg_va
         write(self.xen, self.kernel.vcpu, at, abi.MEMORY_RESERVATION.pack(at + 512, POOL, 0, 0, domid, 0, 0))
@@ -213,7 +224,7 @@ class Rig:
         self.names[agent.layout.windows[0].mfn] = f"{name}/l1"
         for frame in agent.layout.pages:
             self.taint.pop(frame.mfn, None)
-            self.epochs[frame.mfn] = frame.epoch
+            self.epochs[frame.mfn] = self.named_at[frame.mfn] = frame.epoch
         shared = agent.domain.shared_info
         for frame in (agent.layout.pages[MAILBOX], *agent.layout.pages[GUEST_PAGES:], *([] if shared is None else [shared])):
             self.taint[frame.mfn] = bytearray(b"\1" * 4096)
@@ -273,7 +284,11 @@ class Rig:
             if name in self.gone:
                 return NO_FRAME
             frame = self.agents[name].frame(part)
-            return 0 if frame is None else frame.mfn
+            if frame is None:
+                return 0
+            if frame.epoch != self.named_at.get(frame.mfn, frame.epoch):
+                self.named_freed = True
+            return frame.mfn
         return 0xFFFFFFFF if text == "max" else int(text, 0)
 
     def page(self, symbol: object) -> Frame | None:
