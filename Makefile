@@ -13,7 +13,7 @@ prove: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/ruff check .
-	$(BIN)/mypy --strict model impl proofs
+	$(BIN)/mypy --strict model impl proofs tests/xen
 	$(BIN)/python -m pytest
 
 # Real Xen under QEMU: fetches pinned Debian packages the first time. Where it cannot be had, one line says so.

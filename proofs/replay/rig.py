@@ -190,7 +190,6 @@ class Rig:
         domid = self._create(name, None, abi.CDF_HVM | abi.CDF_HAP, 1)
         if domid < 0:
             return domid
-        self.gone.discard(name)
         self.translated[name] = TranslatedGuest(name, self.xen.domains[domid])
         self.gone.discard(name)
         numbers = b"".join(abi.U64.pack(gfn) for gfn in range(POOL))
