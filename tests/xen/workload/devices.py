@@ -67,7 +67,7 @@ def grant_map(s: Script) -> None:
     for name, ref in pairs:
         if name != NOBODY and ref in REFS and s.chance(0.75):
             flags = s.weighted((80, 1), (20, 5))
-            s.do("ge", d=name, ref=ref, flags=flags, dom="d0", pg=f"{name}/{s.pick(DATA)}")
+            s.grant(name, ref, "d0", f"{name}/{s.pick(DATA)}", flags)
     words = ",".join([f"u0:4:{many}", *(f"u{16 + 8 * i}:4:{name},u{20 + 8 * i}:4:{ref}"
                                           for i, (name, ref) in enumerate(pairs))])
     index = s.variable("i")

@@ -20,11 +20,12 @@ def _port(s: Script, name: str) -> str:
     return f"${s.pick(known)}" if known and s.chance(0.85) else s.pick(FIXED)
 
 
-def _new(s: Script, by: str, command: int, words: str, at: int) -> None:
+def _new(s: Script, by: str, command: int, words: str, at: int) -> str:
     name = s.variable("p")
     s.hypercall(by, EVENT_CHANNEL_OP, f"{words},{at}:4:0xabcd", f"{name}:{at}:4:V", a1=command, a2="arg")
     ports(s, by).append(name)
     del ports(s, by)[:-KEPT]
+    return name
 
 
 def alloc(s: Script) -> None:
@@ -32,11 +33,22 @@ def alloc(s: Script) -> None:
     by = s.agent()
     dom = s.weighted((85, "SELF"), (15, s.domid(by)))
     remote = s.weighted((60, s.other(by)), (15, "SELF"), (10, by), (15, s.domid(by)))
-    _new(s, by, ALLOC, f"0:2:{dom},2:2:{remote}", 4)
+    name = _new(s, by, ALLOC, f"0:2:{dom},2:2:{remote}", 4)
+    remote = by if remote == "SELF" else remote
+    if dom in ("SELF", by) and remote in s.agents:
+        s.unbound.append((by, remote, name))
+        del s.unbound[:-KEPT]
 
 
 def bind(s: Script) -> None:
-    """bind_interdomain."""
+    """bind_interdomain: most often to a port that waits for the caller."""
+    if s.unbound and s.chance(0.75):
+        one = s.pick(s.unbound)
+        other, by, name = one
+        s.unbound.remove(one)
+        _new(s, by, INTERDOMAIN, f"0:2:{other},4:4:${name}", 8)
+        s.do("pend", by=by, p=f"${ports(s, by)[-1]}")
+        return
     by = s.agent()
     other = s.weighted((70, s.other(by)), (15, by), (15, s.domid(by)))
     _new(s, by, INTERDOMAIN, f"0:2:{other},4:4:{_port(s, other) if other in s.agents else s.pick(FIXED)}", 8)

@@ -37,7 +37,7 @@ def entry(s: Script) -> None:
         more = {"off": s.pick((0, 0, 64, 1024, 4088)), "len": s.pick((8, 128, 3072, 4096))}
     page = f"{name}/{s.pick(DATA)}" if translated else _page(s, name)
     grantee = s.weighted((55, s.agent()), (30, "d0"), (4, name), (3, NOBODY), (2, "SELF"))
-    s.do("ge", f"{name}:{ref}", d=name, ref=ref, flags=flags, dom=grantee, pg=page, **more)
+    s.grant(name, ref, grantee, page, flags, **more)
 
 
 def end(s: Script) -> None:
@@ -50,8 +50,15 @@ def _ref(s: Script) -> str:
     return s.weighted((92, str(s.pick(REFS))), (1, "0"), (2, "511"), (2, "512"), (1, "5000"), (2, "0xffffffff"))
 
 
-def _granter(s: Script, by: str) -> str:
-    return s.weighted((92, s.guest()), (8, s.domid(by)))
+def _target(s: Script, by: str) -> tuple[str, str, int]:
+    """Whose reference to use, which, and the flags that it was made with: most often one that was made for the caller."""
+    known = s.granted_to(by) if s.chance(0.85) else None
+    if known is not None:
+        return known[0], str(known[1]), known[2]
+    granter = s.weighted((92, s.guest()), (8, s.domid(by)))
+    if granter in ("d0", "SELF") and by == "d0":
+        granter = NOBODY  # Dom0's own table belongs to its kernel
+    return granter, _ref(s), 0
 
 
 def map_some(s: Script) -> None:
@@ -60,12 +67,12 @@ def map_some(s: Script) -> None:
     many = s.weighted((75, 1), (20, s.rng.randrange(2, 6)), (5, 0))
     writes, reads, shown = [], [], []
     for i in range(many):
-        granter, ref = _granter(s, by), _ref(s)
-        if granter in ("d0", "SELF") and by == "d0":
-            granter = NOBODY  # Dom0's own table belongs to its kernel
+        granter, ref, made = _target(s, by)
         flags = s.weighted((45, 2), (20, 6), (7, 1), (4, 5), (8, 3), (4, 7), (4, 0x12), (2, 0x16), (2, 0xA), (1, 0), (1, 4),
                            (1, s.rng.randrange(32)))
         slot = s.rng.randrange(16, 32)
+        if made & 4 and s.chance(0.8):
+            flags |= 4
         if by == "d0":
             flags = flags & ~0x1A | 1
         place = "0" if by == "d0" else s.weighted((95, f"t.{slot}" if flags & 16 else f"w.{slot}"), (5, s.pick(NOWHERE)))
@@ -73,7 +80,8 @@ def map_some(s: Script) -> None:
         writes.append(f"{base}:8:{place},{base + 8}:4:{flags},{base + 12}:4:{ref},{base + 16}:2:{granter},"
                       f"{base + 18}:2:{UNTOUCHED},{base + 20}:4:0xdeadbeef,{base + 24}:8:0")
         reads.append(f"st{i}:{base + 18}:2:s,{name}:{base + 20}:4:{'v' if by == 'd0' else 'V'}")
-        _maps(s).append((by, name, flags, slot, ""))
+        if made or s.chance(0.15):  # the others fail, and are unmapped only now and then
+            _maps(s).append((by, name, flags, slot, f"{granter}:{ref}"))
         if granter in (*s.agents, *s.translated) and ref.isdigit() and int(ref) in REFS:
             shown.append((granter, int(ref)))
     del _maps(s)[:-KEPT]
@@ -108,8 +116,8 @@ def unmap_some(s: Script) -> None:
 def _side(s: Script, by: str) -> tuple[str, str, bool]:
     """A side of a copy: domain, reference or frame, and whether it is a reference."""
     if s.chance(0.6):
-        granter = _granter(s, by)
-        return (NOBODY if granter in ("d0", "SELF") and by == "d0" else granter), _ref(s), True
+        granter, ref, _ = _target(s, by)
+        return granter, ref, True
     own = by if by in s.agents else s.agent()
     return s.weighted((92, "SELF" if by != "d0" else own), (8, s.domid(by))), f"{own}/{s.pick(DATA)}", False
 
@@ -170,6 +178,8 @@ def swap(s: Script) -> None:
     """swap_grant_ref."""
     by, one, two = s.agent(), _ref(s), _ref(s)
     shown = [(by, int(ref)) for ref in (one, two) if ref.isdigit() and int(ref) in REFS]
+    for key in shown:
+        s.granted.pop(key, None)
     s.hypercall(by, GRANT_TABLE_OP, f"0:4:{one},4:4:{two},8:2:{UNTOUCHED}", "st:8:2:s", entries(shown), a1=SWAP, a2="arg",
                 a3=1)
 
@@ -182,6 +192,7 @@ def transfer(s: Script) -> None:
         s.hypercall(by, 14, a1=f"v.{page}", a2="0", a3=2)
     waits = to in (*s.agents, *s.translated) and s.chance(0.7)
     if waits:
+        s.granted.pop((to, ref), None)
         s.do("ge", d=to, ref=ref, flags=2, dom=by, pg=str(s.pick((40, 70, 100))) if to in s.translated else "0")
     s.hypercall(by, GRANT_TABLE_OP, f"0:8:{by}/{page},8:2:{to},12:4:{ref},16:2:{UNTOUCHED}", "st:16:2:s", a1=TRANSFER,
                 a2="arg",

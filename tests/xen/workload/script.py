@@ -48,6 +48,8 @@ class Script:
         self.domids = 0
         self.note = ""
         self.family: dict[str, Any] = {}
+        self.granted: dict[tuple[str, int], tuple[str, int]] = {}  # (granter, reference): grantee and flags, as last written
+        self.unbound: list[tuple[str, str, str]] = []  # ports that wait: whose, for whom, the variable
         self._counts: dict[str, int] = {}
 
     # --- choices ---
@@ -101,6 +103,16 @@ class Script:
         """Look at how many pages a guest has."""
         self.do("cur", n=name)
 
+    def grant(self, name: str, ref: int, grantee: str, page: str, flags: int, **more: Any) -> None:
+        """A granter rewrites its entry, and the script remembers what stands there."""
+        self.do("ge", f"{name}:{ref}", d=name, ref=ref, flags=flags, dom=grantee, pg=page, **more)
+        self.granted[name, ref] = (grantee, flags)
+
+    def granted_to(self, by: str) -> tuple[str, int, int] | None:
+        """An entry for this domain: granter, reference, flags."""
+        known = [(*key, flags) for key, (grantee, flags) in self.granted.items() if grantee == by and flags & 3 == 1]
+        return self.pick(known) if known else None
+
     # --- guests ---
     def make(self, name: str, translated: bool = False) -> None:
         """A new guest with its pages filled."""
@@ -136,6 +148,9 @@ class Script:
         self.do("rmdom", n=name)
         for table in ("ports", "gone"):
             self.family.get(table, {}).pop(name, None)
+        for key in [key for key, (grantee, _) in self.granted.items() if name in (key[0], grantee)]:
+            del self.granted[key]
+        self.unbound[:] = [each for each in self.unbound if name not in each[:2]]
         maps = self.family.get("maps", [])
         maps[:] = [each for each in maps if each[0] != name]
         for names in (self.agents, self.translated):
