@@ -106,7 +106,8 @@ def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(prog="bulkhead diff --against xen", description=__doc__.splitlines()[0] if __doc__ else "")
     out.add_argument("--ops", type=int, default=4000, metavar="N", help="calls to make")
     out.add_argument("--seed", type=int, default=1, metavar="S", help="same seed, same calls")
-    out.add_argument("--record", type=Path, metavar="FILE", help="write the run as a recording for `bulkhead replay`")
+    out.add_argument("--record", type=Path, metavar="FILE",
+                     help="write the run as a recording for `bulkhead replay`, and each further leg beside it")
     out.add_argument("--only", default=",".join(FAMILIES), metavar="FAMILIES", help="of " + ", ".join(FAMILIES))
     out.add_argument("--leg", type=int, default=LEG, metavar="N", help="calls per machine")
     out.add_argument("--boots", type=int, default=BOOTS, metavar="N", help="boots to spend on a shorter trace; 0 for none")
@@ -117,11 +118,12 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace, made: Images) -> int:
     """All legs; the exit code."""
     families = [name for name in args.only.split(",") if name]
-    report, code, recorded = Report(), GOOD, []
+    report, code = Report(), GOOD
     for leg in range((args.ops + args.leg - 1) // args.leg):
         calls = script(args.seed, leg, min(args.leg, args.ops - leg * args.leg), families)
         machine = play(made, calls)
-        recorded.append(machine.lines)
+        if args.record is not None:
+            print(f"Recorded: {keep(args.record, leg, args.seed, machine)}, {len(machine.lines)} calls")
         found = list(compare(machine.lines)) if args.go_on else [each for each in [first(machine.lines)] if each]
         report.add(machine, machine.lines if args.go_on or not found else machine.lines[:found[0].number + 1])
         if machine.stuck:
@@ -137,13 +139,18 @@ def run(args: argparse.Namespace, made: Images) -> int:
             print(explain(made, calls, found[0], args.boots))
         print(f"Again: bulkhead diff --against xen --seed {args.seed} --ops {args.ops}")
         break
-    if args.record is not None:
-        write_recording(args.record, "xen", args.seed, recorded[-1])
-        print(f"Recorded: {args.record}, {len(recorded[-1])} calls" + (" (the last leg)" if len(recorded) > 1 else ""))
     print(report.text())
     if code == GOOD:
         print(f"No unexplained difference; {len(load_known())} known ones.")
     return code
+
+
+def keep(path: Path, leg: int, seed: int, machine: Run) -> Path:
+    """Write a leg's recording: the first one to the path itself, the next ones beside it."""
+    if leg:
+        path = path.with_name(f"{path.name.partition('.')[0]}-{leg + 1}{''.join(path.suffixes)}")
+    write_recording(path, "xen", seed, machine.lines)
+    return path
 
 
 def summary(found: Sequence[Difference]) -> str:

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.xen import campaign
 from tests.xen.build import Images
 from tests.xen.machine import Machine
-from tests.xen.problems import RigFailed
+from tests.xen.problems import RigFailed, Unavailable
 from tests.xen.protocol import Call, answers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,6 +106,24 @@ def test_a_missing_qemu(tmp_path: Path, alone: Path) -> None:
     error, _ = failure(images)
     assert "QEMU cannot be started" in error.text() and "nothing" in error.text()
     assert not list(alone.iterdir())
+
+
+def test_a_campaign_tells_the_seed(tmp_path: Path, alone: Path, monkeypatch: pytest.MonkeyPatch,
+                                   capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(campaign, "images", lambda: fake(tmp_path, "killed"))
+    assert campaign.main(["--seed", "4711", "--ops", "50"]) == 2
+    told = capsys.readouterr().err
+    assert "ended with signal 9" in told and "the seed: 4711" in told and "(XEN) the last line" in told
+    assert not list(alone.iterdir())
+
+
+def test_a_rig_that_cannot_be_had_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def nothing() -> Images:
+        raise Unavailable("`apt-get` is not here")
+
+    monkeypatch.setattr(campaign, "images", nothing)
+    assert campaign.main(["--ops", "50"]) == 2
+    assert capsys.readouterr().err == "bulkhead diff: real Xen cannot be run here: `apt-get` is not here.\n"
 
 
 def test_qemu_ends_with_us_however_we_end(tmp_path: Path) -> None:

@@ -173,10 +173,6 @@ int calls_run(long *result)
         *result = -ENOENT;
         return 1;
     }
-    if (guest && guest->broken) {
-        *result = NO_ANSWER;
-        return 1;
-    }
     if (!number("keep", 0)) {
         if (guest && guest->agent)
             memset(guest->args, 0, PAGE);
@@ -194,9 +190,7 @@ int calls_run(long *result)
                 args[i] = value_of(by, word(names[i]));
         if (guest && guest->agent) {
             *result = agent_call(guest, nr, args, (unsigned)number("rep", 1));
-            if (guest->broken)
-                return 1;
-            if (guest->mailbox->fault != NO_FAULT)
+            if (!guest->broken && guest->mailbox->fault != NO_FAULT)
                 answer(",\"fault\":%lu", guest->mailbox->fault);
             follow_version(guest, nr, args, *result);
         } else
