@@ -125,6 +125,20 @@ def test_a_call_without_end_is_named_and_the_replay_goes_on(tmp_path: Path, monk
     assert replay(recording(tmp_path / "x.jsonl", *silent))["report"] == []
 
 
+def test_a_call_that_breaks_the_implementation_is_named_and_the_replay_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(xen: Xen, vcpu: Any, *registers: int) -> Iterator[str]:
+        yield "on"
+        raise AssertionError("a count below zero")
+
+    monkeypatch.setitem(hypercall.TABLE, 99, broken)
+    calls = (("mkdom", {"n": "A"}, {"domid": 1, "r": 0}), ("x", {"by": "A", "nr": 99}, {"r": NO_ANSWER}),
+             ("dominfo", {"id": 1}, {"exists": 1, "dying": 0, "r": 0}))
+    (line,) = replay(recording(tmp_path / "x.jsonl", *calls))["report"]
+    assert "hypercall 99(0x0, 0x0, 0x0, 0x0, 0x0): AssertionError a count below zero" in line
+
+
 def test_a_wrong_page_count_is_told_once(tmp_path: Path) -> None:
     looks = (("cur", {"n": "A"}, {"d": d, "r": 0}) for d in (0, 3, 3, 1))
     path = recording(tmp_path / "x.jsonl", ("mkdom", {"n": "A"}, {"domid": 1, "r": 0}), *looks)

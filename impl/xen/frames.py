@@ -32,7 +32,8 @@ class Frame:
     `count` is the general reference count including the allocation reference (`allocated`); `ptype` is the last
     type recorded, meaningful while `tcount` > 0; `epoch` counts how often the frame has been freed; `free_stamp`
     is the TLB clock at the last free. `data` is the content, None while it is all zeros. `given_up` is a Xen-heap page whose
-    guest has dropped the allocation reference; the type reference of the sharing stands until Xen ends it.
+    guest has dropped the allocation reference; the type reference of the sharing stands until Xen ends it. `linear` counts,
+    of a page table, its entries that lead to tables of its own level, or below zero the entries that lead so to it.
     """
 
     __slots__ = (
@@ -43,6 +44,7 @@ class Frame:
         "epoch",
         "free_stamp",
         "given_up",
+        "linear",
         "m2p",
         "mfn",
         "owner",
@@ -68,6 +70,7 @@ class Frame:
         self.dirty = False
         self.free_stamp = -1
         self.given_up = False
+        self.linear = 0
         self.m2p = -1
 
     def bytes(self) -> bytearray:
@@ -184,6 +187,7 @@ class FrameTable:
         frame.pinned = False
         frame.xenheap = xenheap
         frame.given_up = False
+        frame.linear = 0
         frame.owner = owner
         frame.allocated = True
         if owner is not None:

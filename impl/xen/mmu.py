@@ -150,11 +150,11 @@ def update_entry(
     if pte & PTE_P and same_mapping(old, pte):
         write_pte(table, index, adjust_entry(pte, level) | kept)
         return 0
-    rc = entry_get(xen, pte, pt_owner, pg_owner, level, caller)
+    rc = entry_get(xen, pte, pt_owner, pg_owner, level, caller, table)
     if rc:
         return rc
     write_pte(table, index, adjust_entry(pte, level) | kept)
-    entry_put(xen, old, pt_owner, level)
+    entry_put(xen, old, pt_owner, level, table)
     return 0
 
 

@@ -154,8 +154,10 @@ def put_table(xen: Xen, frame: Frame) -> None:
     xen.frames.put_page(frame)
 
 
-def entry_get(xen: Xen, pte: int, owner: Domain, pg_owner: Domain, level: int, curr: Domain) -> int:
-    """References of one entry of a table of `level` (1 to 4); 0 or -errno."""
+def entry_get(
+    xen: Xen, pte: int, owner: Domain, pg_owner: Domain, level: int, curr: Domain, table: Frame | None = None
+) -> int:
+    """References of one entry of a table of `level` (1 to 4); 0 or -errno. `table` is the table it stands in."""
     if level == PGT_L1:
         return get_page_from_l1e(xen, pte, owner, pg_owner, curr)
     if not pte & PTE_P:
@@ -165,17 +167,39 @@ def entry_get(xen: Xen, pte: int, owner: Domain, pg_owner: Domain, level: int, c
     child = xen.frames.get((pte & PTE_MFN) >> 12)
     if child is None:
         return -EINVAL
-    return get_table(xen, child, owner, level - 1)
+    rc = get_table(xen, child, owner, level - 1)
+    return 0 if rc == -EINVAL and table is not None and _get_linear(pte, owner, level, table, child) else rc
 
 
-def entry_put(xen: Xen, pte: int, owner: Domain, level: int) -> None:
+def _get_linear(pte: int, owner: Domain, level: int, table: Frame, child: Frame) -> bool:
+    """A linear page table: an entry, not for writing, that leads to a table of the same level (get_l2_linear_pagetable to
+    get_l4_linear_pagetable). One to itself holds nothing; one to another holds it, and neither may be in a longer chain."""
+    if pte & PTE_RW:
+        return False
+    if child is table:
+        return True
+    if table.owner is not owner or table.linear < 0 or child.linear > 0:
+        return False
+    if not child.tcount or child.ptype != level or not child.validated or not get_page(child, owner):
+        return False
+    child.tcount += 1
+    child.linear -= 1
+    table.linear += 1
+    return True
+
+
+def entry_put(xen: Xen, pte: int, owner: Domain, level: int, table: Frame | None = None) -> None:
     """Drop the references of one entry."""
     if level == PGT_L1:
         put_page_from_l1e(xen, pte, owner)
     elif pte & PTE_P:
         child = xen.frames.get((pte & PTE_MFN) >> 12)
-        if child is not None:
-            put_table(xen, child)
+        if child is None or child is table:
+            return
+        if child.ptype == level and table is not None:
+            child.linear += 1
+            table.linear -= 1
+        put_table(xen, child)
 
 
 def _validate(xen: Xen, frame: Frame, level: int) -> int:
@@ -187,7 +211,7 @@ def _validate(xen: Xen, frame: Frame, level: int) -> int:
         return 0
     for i, (pte,) in enumerate(U64.iter_unpack(bytes(data))):
         if pte & PTE_P and not (level == PGT_L4 and i in XEN_L4_SLOTS):
-            rc = entry_get(xen, pte, owner, owner, level, owner)
+            rc = entry_get(xen, pte, owner, owner, level, owner, frame)
             if rc:
                 _devalidate(xen, frame, level, i)
                 return rc
@@ -204,7 +228,7 @@ def _devalidate(xen: Xen, frame: Frame, level: int, upto: int) -> None:
         if i >= upto:
             break
         if pte & PTE_P and not (level == PGT_L4 and i in XEN_L4_SLOTS):
-            entry_put(xen, pte, owner, level)
+            entry_put(xen, pte, owner, level, frame)
 
 
 def read_pte(frame: Frame, index: int) -> int:
@@ -220,11 +244,11 @@ def write_pte(frame: Frame, index: int, pte: int) -> None:
     U64.pack_into(frame.bytes(), index << 3, pte)
 
 
-def find_l1(xen: Xen, root: Frame | None, addr: int) -> tuple[Frame, int] | None:
-    """The L1 table and index that translate a linear address, if the upper levels are present."""
+def _descend(xen: Xen, root: Frame | None, addr: int) -> tuple[Frame, int, bool] | None:
+    """The L1 table and index that translate a linear address, and whether the upper levels let it be written."""
     if root is None or not addr_ok(addr):
         return None
-    table = root
+    table, writable = root, True
     for shift in (39, 30, 21):
         pte = read_pte(table, (addr >> shift) & 511)
         if pte & (PTE_P | PTE_PSE) != PTE_P:
@@ -233,12 +257,19 @@ def find_l1(xen: Xen, root: Frame | None, addr: int) -> tuple[Frame, int] | None
         if child is None:
             return None
         table = child
-    return table, (addr >> 12) & 511
+        writable = writable and bool(pte & PTE_RW)
+    return table, (addr >> 12) & 511, writable
+
+
+def find_l1(xen: Xen, root: Frame | None, addr: int) -> tuple[Frame, int] | None:
+    """The L1 table and index that translate a linear address, if the upper levels are present."""
+    found = _descend(xen, root, addr)
+    return None if found is None else found[:2]
 
 
 def walk(xen: Xen, root: Frame | None, addr: int) -> tuple[Frame, bool] | None:
-    """The hardware's walk: (frame, writable), or None where an access would fault as not present."""
-    found = find_l1(xen, root, addr)
+    """The hardware's walk: (frame, writable), or None where an access would fault as not present. All levels decide."""
+    found = _descend(xen, root, addr)
     if found is None:
         return None
     pte = read_pte(found[0], found[1])
@@ -247,7 +278,7 @@ def walk(xen: Xen, root: Frame | None, addr: int) -> tuple[Frame, bool] | None:
     frame = xen.frames.get((pte & PTE_MFN) >> 12)
     if frame is None:
         return None
-    return frame, bool(pte & PTE_RW)
+    return frame, found[2] and bool(pte & PTE_RW)
 
 
 def is_table(ptype: int) -> bool:

@@ -42,6 +42,9 @@ def op_x(rig: Rig, a: Args, skip: set[str]) -> Result:
         except Livelock as exc:
             out["stuck"] = f"hypercall {a['nr']}({', '.join(map(hex, registers))}): {exc}"
             returned = NO_ANSWER
+        except Exception as exc:  # whatever bytes do to the implementation's Python is a difference, not the end
+            out["broken"] = f"hypercall {a['nr']}({', '.join(map(hex, registers))}): {type(exc).__name__} {exc}"
+            returned = NO_ANSWER
     if caller.agent is None and returned > INT_MAX:
         # The recorder's library returns an int, and looks for an errno where that is negative.
         skip |= {"r"} | {item.split(":")[0] for item in str(a.get("o", "")).split(",") if ":r:" in item}

@@ -1,0 +1,109 @@
+"""Memory operations where recordings cannot look: what is left behind, rows of frames, claims, pages of Xen's given up."""
+
+from __future__ import annotations
+
+import pytest
+
+from impl.xen import abi
+from impl.xen.guest_access import read, write
+from impl.xen.memory_op import populate_page
+from proofs.replay.rig import Rig
+from tests.impl.support import check_counts
+
+
+@pytest.fixture
+def rig() -> Rig:
+    made = Rig()
+    made.make("A")
+    made.make("B")
+    return made
+
+
+def reservation(rig: Rig, name: str, op: int, numbers: list[int], order: int = 0, flags: int = 0) -> tuple[int, list[int]]:
+    """A reservation by the guest for itself: (extents done, the list afterwards)."""
+    agent = rig.agents[name]
+    at = agent.arg + 512
+    raw = abi.MEMORY_RESERVATION.pack(at, len(numbers), order, flags, abi.DOMID_SELF, 0, 0)
+    assert write(rig.xen, agent.vcpu, agent.arg, raw)
+    assert write(rig.xen, agent.vcpu, at, b"".join(abi.U64.pack(number) for number in numbers))
+    done = rig.xen.call(agent.vcpu, abi.HYPERVISOR_MEMORY_OP, op, agent.arg)
+    told = read(rig.xen, agent.vcpu, at, 8 * len(numbers)) or b""
+    return done, [abi.U64.unpack_from(told, 8 * i)[0] for i in range(len(numbers))]
+
+
+def claim(rig: Rig, name: str, pages: int) -> int:
+    raw = abi.MEMORY_RESERVATION.pack(0, pages, 0, 0, rig.domid(name), 0, 0)
+    write(rig.xen, rig.kernel.vcpu, rig.kernel.arg_va, raw)
+    return rig.xen.call(rig.kernel.vcpu, abi.HYPERVISOR_MEMORY_OP, abi.XENMEM_CLAIM_PAGES, rig.kernel.arg_va)
+
+
+def test_an_extent_is_a_row_of_frames_aligned_to_its_size(rig: Rig) -> None:
+    domain = rig.agents["A"].domain
+    done, (first,) = reservation(rig, "A", abi.XENMEM_POPULATE_PHYSMAP, [0x400], order=3)
+    assert done == 1 and first % 8 == 0
+    assert all(rig.xen.frames.table[mfn].owner is domain for mfn in range(first, first + 8))
+    assert [rig.xen.frames.table[first + i].m2p for i in range(8)] == list(range(0x400, 0x408))
+    assert reservation(rig, "A", abi.XENMEM_DECREASE_RESERVATION, [first], order=3)[0] == 1
+    check_counts(rig.xen)
+
+
+def test_rows_are_found_among_freed_frames_when_nothing_fresh_is_left(rig: Rig) -> None:
+    frames = rig.xen.frames
+    frames.nframes, frames.free_count = frames.fresh, len(frames.free_list)
+    assert frames.alloc_extent(None, 4) is None
+    row = [frame for frame in rig.agents["A"].layout.pages[100:200] if not frame.pinned]
+    for frame in row:
+        assert rig.xen.call(rig.agents["A"].vcpu, abi.HYPERVISOR_UPDATE_VA_MAPPING, frame.m2p << 12, 0, 2) == 0
+    assert reservation(rig, "A", abi.XENMEM_DECREASE_RESERVATION, [frame.mfn for frame in row])[0] == len(row)
+    done, (got,) = reservation(rig, "A", abi.XENMEM_INCREASE_RESERVATION, [0], order=4)
+    assert done == 1 and got % 16 == 0
+    assert len({frames.table[got + i].mfn for i in range(16)}) == 16
+    check_counts(rig.xen)
+
+
+def test_what_is_claimed_is_kept_from_others(rig: Rig) -> None:
+    domain, frames = rig.agents["B"].domain, rig.xen.frames
+    domain.max_pages = 1 << 30
+    free = frames.free_count
+    assert claim(rig, "B", domain.tot_pages + free + 1) == -abi.ENOMEM
+    assert claim(rig, "B", domain.tot_pages + free) == 0
+    assert claim(rig, "B", domain.tot_pages + free) == -abi.EINVAL  # one at a time
+    assert populate_page(rig.xen, rig.agents["A"].domain) is None and rig.xen.share_page(domain) is None
+    assert populate_page(rig.xen, domain) is not None and domain.claim == free - 1 == frames.claimed
+    assert claim(rig, "B", 0) == 0 and frames.claimed == 0
+    assert populate_page(rig.xen, rig.agents["A"].domain) is not None
+    assert claim(rig, "B", domain.tot_pages + 5) == 0
+    rig.remove("B")
+    assert frames.claimed == 0
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_pages_of_xens_that_a_guest_gives_up(rig: Rig, mapped: bool) -> None:
+    """shared_info and the grant table: the guest's hold ends, once. Xen's own use and teardown do not mind."""
+    agent, free = rig.agents["A"], rig.xen.frames.free_count
+    domain = agent.domain
+    shared = domain.shared_info
+    assert shared is not None
+    pages = [shared.mfn, domain.grant_table.shared[0].mfn]
+    if not mapped:
+        assert rig.xen.call(agent.vcpu, abi.HYPERVISOR_UPDATE_VA_MAPPING, 0x30 << 12, 0, 2) == 0
+    assert reservation(rig, "A", abi.XENMEM_DECREASE_RESERVATION, pages)[0] == 2
+    assert reservation(rig, "A", abi.XENMEM_DECREASE_RESERVATION, [shared.mfn])[0] == int(mapped)
+    write(rig.xen, agent.vcpu, agent.arg, abi.MMUEXT_OP.pack(abi.MMUEXT_PIN_L1_TABLE, 0, shared.mfn, 0))
+    assert rig.xen.call(agent.vcpu, abi.HYPERVISOR_MMUEXT_OP, agent.arg, 1, 0, abi.DOMID_SELF) == -abi.EINVAL
+    write(rig.xen, agent.vcpu, agent.arg, abi.SET_VERSION.pack(2))
+    assert rig.xen.call(agent.vcpu, abi.HYPERVISOR_GRANT_TABLE_OP, abi.GNTTABOP_SET_VERSION, agent.arg, 1) == 0
+    before = rig.xen.frames.free_count
+    assert before <= free
+    rig.remove("A")
+    check_counts(rig.xen)
+    assert rig.xen.frames.free_count > before and domain.domid not in rig.xen.domains
+
+
+def test_a_list_that_cannot_be_written_leaves_the_page_with_the_guest(rig: Rig) -> None:
+    agent = rig.agents["A"]
+    before = agent.domain.tot_pages
+    raw = abi.MEMORY_RESERVATION.pack(0x7FFF00000000, 1, 0, 0, abi.DOMID_SELF, 0, 0)
+    write(rig.xen, agent.vcpu, agent.arg, raw)
+    assert rig.xen.call(agent.vcpu, abi.HYPERVISOR_MEMORY_OP, abi.XENMEM_INCREASE_RESERVATION, agent.arg) == 0
+    assert agent.domain.tot_pages == before + 1
