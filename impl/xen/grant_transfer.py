@@ -27,6 +27,7 @@ from bulkhead.impl.xen.abi import (
     U64,
 )
 from bulkhead.impl.xen.frames import PGT_NONE, Frame
+from bulkhead.impl.xen.physmap import add_page
 
 if TYPE_CHECKING:
     from bulkhead.impl.xen.domains import Domain, VCpu
@@ -110,10 +111,11 @@ def _give(xen: Xen, giver: Domain, frame: Frame, dom: int, ref: int) -> Generato
     status = GNTST_GENERAL_ERROR
     if ref < table.nr_entries:
         data, off = table.header_at(ref)
-        if table.version == 1:
-            U32.pack_into(data, off + 4, frame.mfn)
-        else:
-            U64.pack_into(data, off + 8, frame.mfn)
+        field, at = (U32, off + 4) if table.version == 1 else (U64, off + 8)
+        if taker.p2m is None:
+            field.pack_into(data, at, frame.mfn)
+        else:  # such a guest said where it wants the page, and finds its own number there afterwards
+            add_page(xen, taker, field.unpack_from(data, at)[0], frame)
         flags = U16.unpack_from(data, off)[0]
         U16.pack_into(data, off, flags | GTF_TRANSFER_COMPLETED)
         status = GNTST_OKAY

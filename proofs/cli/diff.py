@@ -5,11 +5,14 @@ What lives here: options, and progress. What does not: the comparison (refinemen
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from pathlib import Path
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bulkhead.model.diagnostics import UsageError
 from bulkhead.proofs.cli.output import Output, jobs_option, json_option, output_options
 from bulkhead.proofs.jobs import count
 from bulkhead.proofs.refinement.campaign import CLAIMS_EVERY, FULL_EVERY, Report, campaign
@@ -18,17 +21,28 @@ from bulkhead.proofs.refinement.lockstep.spec_world import Rules, Size, rules_fo
 from bulkhead.proofs.report.runs_text import diff_text
 from bulkhead.proofs.results.refinement import DiffResult
 
+MODEL_OPS, XEN_OPS = 100_000, 4_000
+RIG = Path("tests", "xen", "campaign.py")
+
 
 @click.command()
-@click.option("--against", type=click.Choice(["model", "nothing"]), default="model", show_default=True,
-              help="What answers are compared with; `nothing` runs the implementation alone, for its speed.")
-@click.option("--ops", type=click.IntRange(1), default=100_000, show_default=True, metavar="N", help="Calls to make.")
+@click.option("--against", type=click.Choice(["model", "xen", "nothing"]), default="model", show_default=True,
+              help="What answers are compared with: the rules, real Xen under QEMU (needs the source tree), or `nothing`, "
+                   "which runs the implementation alone, for its speed.")
+@click.option("--ops", type=click.IntRange(1), metavar="N", help="Calls to make: 100,000, or 4,000 on real Xen.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, metavar="S", help="Same seed, same run.")
+@click.option("--record", type=click.Path(path_type=Path), metavar="FILE",
+              help="With real Xen: write the run as a recording for `bulkhead replay`.")
 @jobs_option
 @json_option
 @output_options
-def diff(against: str, ops: int, seed: int, jobs: int | None, output: Output) -> int:
-    """Run the implementation in long seeded campaigns and compare every step with the rules."""
+def diff(against: str, ops: int | None, seed: int, record: Path | None, jobs: int | None, output: Output) -> int:
+    """Run the implementation in long seeded campaigns and compare every step with the rules, or with real Xen."""
+    if against == "xen":
+        return _on_xen(ops or XEN_OPS, seed, record)
+    if record is not None:
+        raise UsageError("--record goes with --against xen: only answers of real Xen are worth keeping.")
+    ops = ops or MODEL_OPS
     rules = rules_for(Size())
     model = against == "model"
     report = _run(rules, seed, ops, count(jobs), model, output)
@@ -37,6 +51,22 @@ def diff(against: str, ops: int, seed: int, jobs: int | None, output: Output) ->
                         coverage(rules.outcomes, report.reached), tuple(contradicted(report.reached)), report.failure, model,
                         places)
     return output.give(result, lambda: diff_text(result))
+
+
+def _on_xen(ops: int, seed: int, record: Path | None) -> int:
+    """Real Xen is driven from the source tree's tests, in a process of its own; without that tree there is none."""
+    home = next((folder for folder in Path(__file__).resolve().parents if (folder / RIG).is_file()), None)
+    if home is None:
+        raise UsageError(f"real Xen is run by {RIG} of the source tree, and this installation has none: use a checkout")
+    words = [sys.executable, "-m", "tests.xen.campaign", "--ops", str(ops), "--seed", str(seed)]
+    if record is not None:
+        words += ["--record", str(record.resolve())]
+    running = subprocess.Popen(words, cwd=home)
+    try:
+        return running.wait()
+    except KeyboardInterrupt:
+        running.wait()  # it got the same signal, and turns its machine off
+        raise
 
 
 def _run(rules: Rules, seed: int, ops: int, jobs: int, model: bool, output: Output) -> Report:

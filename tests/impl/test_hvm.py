@@ -7,6 +7,7 @@ import pytest
 from bulkhead.impl.xen import abi, memory_op
 from bulkhead.impl.xen.domains import Domain
 from bulkhead.impl.xen.grant_map import map_grant_ref
+from bulkhead.impl.xen.grant_transfer import transfer_one
 from bulkhead.impl.xen.grant_unmap import unmap_grant_ref
 from bulkhead.impl.xen.lifecycle import create_domain, destroy, set_max_vcpus
 from bulkhead.impl.xen.machine import Xen, run
@@ -141,3 +142,17 @@ def test_pages_of_the_dead_are_scrubbed_and_of_the_living_not(xen: Xen) -> None:
     assert not frame.dirty
     run(destroy(xen, one))
     assert other.dirty
+
+
+def test_a_page_transferred_to_a_translated_guest_comes_to_be_where_it_wants_it(xen: Xen) -> None:
+    """As real Xen has it: the entry keeps the guest's own number, and the page that was there loses its number only."""
+    giver, taker = guest(xen, external=False), guest(xen)
+    assert taker.p2m is not None
+    frames = [frame for frame in xen.frames.table.values() if frame.owner is giver and not frame.xenheap][:2]
+    pages = taker.tot_pages
+    for frame, gfn in zip(frames, (40, 3), strict=True):
+        entry(taker, 8, giver, gfn, abi.GTF_ACCEPT_TRANSFER)
+        assert run(transfer_one(xen, giver.vcpus[0], frame.mfn, taker.domid, 8)) == abi.GNTST_OKAY
+        assert taker.p2m.lookup(gfn)[0] is frame and frame.owner is taker
+        assert taker.grant_table.entry_v1(8) == (0xE, giver.domid, gfn)
+    assert taker.tot_pages == pages + 2

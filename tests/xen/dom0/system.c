@@ -1,0 +1,182 @@
+/* `sys.*`: system calls of a process of Dom0 on its Xen devices, by their bytes.
+ *   sys.open f= dev=  sys.close f=  sys.ioctl f= req= [argp=EXPR] [w=] [o=]  sys.read f= n= [argp=] [o=]  sys.write f= n= [w=] [argp=]
+ *   sys.mmap f= m= n= [off=EXPR] [prot=rw] [priv=1]  sys.munmap m= [pg= n=]  sys.mprotect m= prot=
+ *   sys.mremap m= to= [n=]  sys.rd m= pg= off=  sys.wr m= pg= off= v=  sys.poll f=
+ * Descriptors and mappings have numbers of the recording's own; files are opened O_NONBLOCK. */
+#include "executor.h"
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define MAX_FILES 64
+#define MAX_MAPS  4096
+#define CLEARED   16                            /* pages of the user buffer, before an ioctl */
+
+int places_write(const char *by, const char *list);
+void places_read(const char *by, const char *list, long result);
+
+static int files[MAX_FILES];
+static struct { char *at; size_t size; } maps[MAX_MAPS];
+static int started;
+
+static int is(const char *name)
+{
+    return !strcmp(operation + 4, name);
+}
+
+static long or_errno(long result)
+{
+    return result < 0 ? -errno : result;
+}
+
+static int protection(const char *text)
+{
+    return (strchr(text, 'r') ? PROT_READ : 0) | (strchr(text, 'w') ? PROT_WRITE : 0) | (strchr(text, 'x') ? PROT_EXEC : 0);
+}
+
+static void *user_pointer(void)
+{
+    return word("argp") ? (void *)value_of("d0", word("argp")) : user_buffer;
+}
+
+static long file_open(int file)
+{
+    char path[64];
+
+    snprintf(path, sizeof path, "/dev/xen/%s", word("dev") ? word("dev") : "");
+    files[file] = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+    return files[file] < 0 ? -errno : 0;
+}
+
+static long file_ioctl(int file)
+{
+    long result;
+
+    if (!number("keep", 0))
+        memset(user_buffer, 0, CLEARED * PAGE);
+    places_write("d0", word("w"));
+    result = or_errno(ioctl(files[file], (unsigned long)number("req", 0), user_pointer()));
+    places_read("d0", word("o"), result);
+    return number("nor", 0) && result > 0 ? 0 : result;
+}
+
+static long area_map(int file, int m)
+{
+    size_t size = (size_t)number("n", 1) * PAGE;
+    int kind = number("priv", 0) ? MAP_PRIVATE : MAP_SHARED;
+    off_t offset = word("off") ? (off_t)value_of("d0", word("off")) : 0;
+    void *at = mmap((void *)(MMAP_AT + (uint64_t)m * MMAP_STRIDE), size, protection(word("prot") ? word("prot") : "rw"),
+                    kind | MAP_FIXED_NOREPLACE, files[file], offset);
+
+    if (at == MAP_FAILED)
+        return -errno;
+    maps[m].at = at;
+    maps[m].size = size;
+    return 0;
+}
+
+static long area_unmap(int m)
+{
+    size_t first = (size_t)number("pg", 0) * PAGE, size = word("n") ? (size_t)number("n", 1) * PAGE : maps[m].size;
+    long result;
+
+    if (!maps[m].at)
+        return -ENOENT;
+    result = or_errno(munmap(maps[m].at + first, size));
+    if (!result && !first && size == maps[m].size)
+        maps[m].at = NULL;
+    return result;
+}
+
+/* To the place of the mapping with number `to`. */
+static long area_move(int m, int to)
+{
+    size_t size = word("n") ? (size_t)number("n", 1) * PAGE : maps[m].size;
+    void *at;
+
+    if (!maps[m].at)
+        return -ENOENT;
+    at = mremap(maps[m].at, maps[m].size, size, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)(MMAP_AT + (uint64_t)to * MMAP_STRIDE));
+    if (at == MAP_FAILED)
+        return -errno;
+    maps[m].at = NULL;
+    maps[to].at = at;
+    maps[to].size = size;
+    return 0;
+}
+
+static long area_touch(int m, int is_write)
+{
+    uint64_t value = (uint64_t)number("v", 0);
+    uint64_t address = MMAP_AT + (uint64_t)m * MMAP_STRIDE + (uint64_t)number("pg", 0) * PAGE + (uint64_t)number("off", 0);
+    int signal = is_write ? guarded_store(address, value) : guarded_load(address, &value);
+
+    if (signal)
+        answer(",\"sig\":%d,\"code\":%d", signal, signal_code);
+    else if (!is_write)
+        answer(",\"v\":\"0x%lx\"", value);
+    return 0;
+}
+
+static long file_read(int file)
+{
+    long result;
+
+    memset(user_buffer, 0, PAGE);
+    result = or_errno(read(files[file], user_pointer(), (size_t)number("n", 4)));
+    places_read("d0", word("o"), result);
+    return result;
+}
+
+static long file_write(int file)
+{
+    places_write("d0", word("w"));
+    return or_errno(write(files[file], user_pointer(), (size_t)number("n", 4)));
+}
+
+static long file_poll(int file)
+{
+    struct pollfd ready = { .fd = files[file], .events = POLLIN | POLLOUT };
+    long result = or_errno(poll(&ready, 1, 0));
+
+    answer(",\"ev\":%d", ready.revents);
+    return result;
+}
+
+int system_run(long *result)
+{
+    int file = (int)(number("f", 0) & (MAX_FILES - 1)), m = (int)(number("m", 0) & (MAX_MAPS - 1));
+
+    if (strncmp(operation, "sys.", 4))
+        return 0;
+    for (; started < MAX_FILES; started++)
+        files[started] = -1;
+    if (is("open"))
+        *result = file_open(file);
+    else if (is("close")) {
+        *result = or_errno(close(files[file]));
+        files[file] = -1;
+    } else if (is("ioctl"))
+        *result = file_ioctl(file);
+    else if (is("read"))
+        *result = file_read(file);
+    else if (is("write"))
+        *result = file_write(file);
+    else if (is("poll"))
+        *result = file_poll(file);
+    else if (is("mmap"))
+        *result = area_map(file, m);
+    else if (is("munmap"))
+        *result = area_unmap(m);
+    else if (is("mprotect"))
+        *result = maps[m].at ? or_errno(mprotect(maps[m].at, maps[m].size, protection(word("prot") ? word("prot") : ""))) : -ENOENT;
+    else if (is("mremap"))
+        *result = area_move(m, (int)(number("to", 0) & (MAX_MAPS - 1)));
+    else if (is("rd") || is("wr"))
+        *result = area_touch(m, is("wr"));
+    else
+        return 0;
+    return 1;
+}

@@ -1,0 +1,77 @@
+/* Entry of the agent guest, its trap handlers, and memory accesses that survive a fault. */
+#include "mailbox.h"
+
+    .section .text.start, "ax"
+    .globl start
+start:
+    cld
+    xor %ebp, %ebp
+    call agent_main
+1:  jmp 1b
+
+/* Xen enters a handler with rcx, r11, an error code for some vectors, rip, cs, rflags, rsp, ss on the stack. */
+.macro HANDLER vector has_code
+    .globl trap_\vector
+trap_\vector:
+    movq $\vector, fault_vector(%rip)
+.if \has_code
+    mov 16(%rsp), %rcx
+    mov 24(%rsp), %r11
+.else
+    xor %ecx, %ecx
+    mov 16(%rsp), %r11
+.endif
+    mov %rcx, fault_code(%rip)
+    mov %r11, fault_rip(%rip)
+    jmp recover
+.endm
+    HANDLER 0 0
+    HANDLER 3 0
+    HANDLER 6 0
+    HANDLER 13 1
+    HANDLER 14 1
+
+/* Back to whoever expected the fault; a fault that nobody expected ends the guest. */
+recover:
+    mov resume_rip(%rip), %rcx
+    jrcxz 1f
+    mov resume_rsp(%rip), %rsp
+    movq $0, resume_rip(%rip)
+    mov $-1, %rax
+    jmp *%rcx
+1:  call agent_give_up
+2:  jmp 2b
+
+/* uint64_t guarded_read(uint64_t address); uint64_t guarded_write(uint64_t address, uint64_t value) */
+    .globl guarded_read
+guarded_read:
+    call expect
+    mov (%rdi), %rax
+    movq $0, resume_rip(%rip)
+    ret
+    .globl guarded_write
+guarded_write:
+    call expect
+    mov %rsi, (%rdi)
+    movq $0, resume_rip(%rip)
+    xor %eax, %eax
+    ret
+
+/* A fault from here on returns to the caller of the guarded access. */
+expect:
+    lea 8(%rsp), %rax
+    mov %rax, resume_rsp(%rip)
+    lea 1f(%rip), %rax
+    mov %rax, resume_rip(%rip)
+    ret
+1:  mov $-1, %rax
+    ret
+
+    .data
+    .balign 8
+    .globl fault_vector, fault_code, fault_rip
+fault_vector: .quad -1
+fault_code:   .quad 0
+fault_rip:    .quad 0
+resume_rip:   .quad 0
+resume_rsp:   .quad 0

@@ -1,0 +1,93 @@
+"""Real Xen boots, answers, and survives what may go wrong on it. Run by `make xen`.
+
+Skipped where the packages cannot be had.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from bulkhead.model import loader
+from bulkhead.proofs.theorems.attack import find_attack
+from tests.xen import attack
+from tests.xen.build import Images
+from tests.xen.machine import Machine
+from tests.xen.problems import RigFailed, Unavailable
+from tests.xen.protocol import Call, answers
+from tests.xen.rig import images
+
+pytestmark = pytest.mark.xen
+
+
+@pytest.fixture(scope="module")
+def made() -> Images:
+    try:
+        return images()
+    except Unavailable as exc:
+        pytest.skip(str(exc))
+
+
+def results(machine: Machine, *calls: Call) -> list[dict[str, object]]:
+    return [dict(answer.results) for answer in answers(machine, list(calls))]
+
+
+def test_guests_of_both_kinds_live_and_die(made: Images) -> None:
+    """Two agents and a PVH domain at once; ids go up; a page is what its guest wrote, as Dom0 and the guest see it."""
+    with Machine(made) as machine:
+        a, b, h = results(machine, Call("mkdom", {"n": "A"}), Call("mkdom", {"n": "B"}),
+                          Call("mkdom", {"n": "H", "kind": "hvm"}))
+        assert [one["domid"] for one in (a, b, h)] == [1, 2, 3]
+        _, by_dom0, by_guest, hole = results(machine, Call("wr", {"by": "A", "pg": 3, "off": 8, "v": 77}),
+                                             Call("prd", {"pg": "A/3", "off": 8}),
+                                             Call("rd", {"by": "A", "pg": 3, "off": 8}),
+                                             Call("rd", {"by": "A", "pg": 1 << 20, "off": 0}))
+        assert by_dom0["v"] == by_guest["v"] == "0x4d"
+        assert hole["fault"] == 14
+        gone, again = results(machine, Call("rmdom", {"n": "A"}), Call("mkdom", {"n": "A"}))
+        assert gone["exists"] == 0 and again["domid"] == 4
+
+
+def test_a_guest_that_xen_crashed_is_a_result_at_once(made: Images) -> None:
+    """It shoots itself down; each later call of its own is answered at once, and others go on."""
+    with Machine(made) as machine:
+        results(machine, Call("mkdom", {"n": "A"}), Call("mkdom", {"n": "B"}))
+        started = time.monotonic()
+        shot, = results(machine, Call("x", {"by": "A", "nr": 29, "w": "0:4:3", "a1": 2, "a2": "arg"}))
+        more = results(machine, *[Call("x", {"by": "A", "nr": 17, "a1": 0})] * 50)
+        alive, = results(machine, Call("x", {"by": "B", "nr": 17, "a1": 0}))
+        assert shot["r"] == -9999 and shot["crashed"] == 1
+        assert all(one["r"] == -9999 for one in more) and alive["r"] == 4 << 16 | 17
+        assert time.monotonic() - started < 5
+
+
+def test_a_machine_that_is_killed_and_one_that_panics(made: Images) -> None:
+    with pytest.raises(RigFailed) as caught, Machine(made) as machine:
+        os.kill(machine.pid, signal.SIGKILL)
+        results(machine, Call("dominfo", {"id": 0}))
+    assert "signal 9" in caught.value.text(1) and "(XEN)" in caught.value.text(1)
+    started = time.monotonic()
+    with pytest.raises(RigFailed) as caught, Machine(made) as machine:
+        started = time.monotonic()
+        results(machine, Call("x", {"by": "d0", "nr": 29, "w": "0:4:3", "a1": 2, "a2": "arg"}))  # Dom0 has crashed
+    assert time.monotonic() - started < 30
+    assert caught.value.call
+
+
+def test_without_the_module_there_is_no_privcmd(made: Images) -> None:
+    with Machine(made, privcmd=False) as machine:
+        assert '"privcmd":0' in machine.hello
+        refused, granted = results(machine, Call("sys.open", {"f": 1, "dev": "privcmd"}),
+                                   Call("sys.open", {"f": 2, "dev": "gntdev"}))
+        assert refused["r"] == -2 and granted["r"] == 0
+
+
+def test_the_attack_reads_a_guests_secret_until_privcmd_goes(made: Images) -> None:
+    system = loader.load("monolithic")
+    trace = find_attack(system, "only_by_grant")
+    assert trace is not None
+    out = attack.run(made, system, trace)
+    assert out.stolen and out.kept

@@ -1,0 +1,1 @@
+"""Seeded random calls for real Xen, family by family."""

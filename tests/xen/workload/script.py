@@ -1,0 +1,163 @@
+"""A list of calls in the making: random choices, names of guests and variables, and the forms of a call.
+
+What lives here: what the families of calls share. A script is written before anything runs: what a call gives back (handles,
+ports, indices) later calls name by variables, so that the same calls can be made anywhere, and left out one by one. Each
+family has pool pages, window slots and references of its own, where contents have to stay comparable:
+
+| pages | slots | what for |
+|---|---|---|
+| 0-15 | 16-31 | grants, copies, devices: contents are compared |
+| 16-27 | 0-15 | page tables: contents are frame numbers, which no two machines share |
+| 28-47 | 32-39 | given up, exchanged, moved |
+| 48-63 | 40-47 | transferred |
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any, Final, TypeVar
+
+from tests.xen.protocol import Call
+
+T = TypeVar("T")
+DATA: Final = range(0, 16)
+TABLES: Final = range(16, 28)
+SPARE: Final = range(28, 48)
+LENT: Final = range(48, 64)
+REFS: Final = range(8, 32)
+VARIABLES: Final = 240  # of each kind, then the oldest is used again
+NOWHERE: Final = ("0x7fff00000000", "0xffff800000000000", "0xffff830000000000", "0x800000000000", "0xfffffffffffff000",
+                  "0xffffffffffffffff", "0xdead000")
+NOBODY: Final = "20000"  # a domain id that no run comes to
+DOMIDS: Final = (NOBODY, "XEN", "IO", "COW", "INVALID", "IDLE", "0xffff")
+GRANT_TABLE_OP, MEMORY_OP, EVENT_CHANNEL_OP, MMU_UPDATE, MMUEXT_OP = 20, 12, 32, 1, 26
+UPDATE_VA_MAPPING, UPDATE_VA_MAPPING_OTHERDOMAIN, DOMCTL = 14, 22, 36
+DOMCTL_VERSION: Final = "0x15"
+
+
+class Script:
+    """Calls so far, and what later ones may speak of."""
+
+    def __init__(self, seed: int, leg: int) -> None:
+        self.rng = random.Random(f"xen/{seed}/{leg}")
+        self.calls: list[Call] = []
+        self.agents: list[str] = []
+        self.translated: list[str] = []
+        self.dead: list[int] = []  # domids of guests that were removed
+        self.domids = 0
+        self.note = ""
+        self.family: dict[str, Any] = {}
+        self.granted: dict[tuple[str, int], tuple[str, int]] = {}  # (granter, reference): grantee and flags, as last written
+        self.unbound: list[tuple[str, str, str]] = []  # ports that wait: whose, for whom, the variable
+        self._counts: dict[str, int] = {}
+
+    # --- choices ---
+    def pick(self, values: Sequence[T]) -> T:
+        """One of them."""
+        return self.rng.choice(values)
+
+    def weighted(self, *pairs: tuple[float, T]) -> T:
+        """One of the values, by its weight."""
+        return self.rng.choices([value for _, value in pairs], [weight for weight, _ in pairs])[0]
+
+    def chance(self, part: float) -> bool:
+        """True in that part of all cases."""
+        return self.rng.random() < part
+
+    def agent(self) -> str:
+        """A PV guest."""
+        return self.pick(self.agents)
+
+    def other(self, name: str) -> str:
+        """Another PV guest, if there is one."""
+        rest = [each for each in self.agents if each != name]
+        return self.pick(rest) if rest else name
+
+    def guest(self) -> str:
+        """A guest of either kind."""
+        return self.pick([*self.agents, *self.translated])
+
+    def domid(self, by: str) -> str:
+        """A domain to speak of: most often a sensible one."""
+        dead = [str(self.pick(self.dead))] if self.dead else []
+        return self.weighted((60, self.guest()), (12, "SELF"), (8, by), (8, "d0"), (10, self.pick([*DOMIDS, *dead])))
+
+    def variable(self, kind: str) -> str:
+        """A fresh name; after VARIABLES of a kind the first comes again."""
+        number = self._counts.get(kind, 0)
+        self._counts[kind] = number + 1
+        return f"{kind}{number % VARIABLES}"
+
+    # --- calls ---
+    def do(self, op: str, show: str = "", /, **args: Any) -> None:
+        """Any operation."""
+        self.calls.append(Call(op, {key.rstrip("_"): value for key, value in args.items()}, show, self.note))
+
+    def hypercall(self, by: str, number: int, w: str = "", o: str = "", show: str = "", **args: Any) -> None:
+        """One hypercall with an argument block."""
+        words = {"by": by, "nr": number, **({"w": w} if w else {}), **({"o": o} if o else {})}
+        self.do("x", show, **words, **args)
+
+    def count(self, name: str) -> None:
+        """Look at how many pages a guest has."""
+        self.do("cur", n=name)
+
+    def grant(self, name: str, ref: int, grantee: str, page: str, flags: int, **more: Any) -> None:
+        """A granter rewrites its entry, and the script remembers what stands there."""
+        self.do("ge", f"{name}:{ref}", d=name, ref=ref, flags=flags, dom=grantee, pg=page, **more)
+        self.granted[name, ref] = (grantee, flags)
+
+    def granted_to(self, by: str) -> tuple[str, int, int] | None:
+        """An entry for this domain: granter, reference, flags."""
+        known = [(*key, flags) for key, (grantee, flags) in self.granted.items() if grantee == by and flags & 3 == 1]
+        return self.pick(known) if known else None
+
+    # --- guests ---
+    def make(self, name: str, translated: bool = False) -> None:
+        """A new guest with its pages filled."""
+        self.do("mkdom", n=name, kind="hvm" if translated else "agent")
+        self.domids += 1
+        (self.translated if translated else self.agents).append(name)
+        self.do("pfill", d=name)
+        self.count(name)
+
+    def renew(self, name: str) -> None:
+        """The end of a guest, and another one of its name."""
+        translated = name in self.translated
+        self.remove(name)
+        self.make(name, translated)
+
+    def spare(self, name: str, pages: Sequence[int], many: int = 1) -> list[int]:
+        """Pages that the guest still has by these names, to be given away by the call that asks for them.
+
+        A frame that was given away may come back to anybody, as the allocator likes; so a name is used up with it. When
+        too few are left, the guest is renewed.
+        """
+        gone: set[int] = self.family.setdefault("gone", {}).setdefault(name, set())
+        left = [page for page in pages if page not in gone]
+        if len(left) < many:
+            self.renew(name)
+            return self.spare(name, pages, many)
+        chosen = self.rng.sample(left, many)
+        gone |= set(chosen)
+        return chosen
+
+    def remove(self, name: str) -> None:
+        """The end of a guest."""
+        self.do("rmdom", n=name)
+        for table in ("ports", "gone"):
+            self.family.get(table, {}).pop(name, None)
+        for key in [key for key, (grantee, _) in self.granted.items() if name in (key[0], grantee)]:
+            del self.granted[key]
+        self.unbound[:] = [each for each in self.unbound if name not in each[:2]]
+        maps = self.family.get("maps", [])
+        maps[:] = [each for each in maps if each[0] != name]
+        for names in (self.agents, self.translated):
+            if name in names:
+                names.remove(name)
+
+
+def entries(pairs: Sequence[tuple[str, int]]) -> str:
+    """Grant entries to be looked at: `A:8+B:9`, each once."""
+    return "+".join(sorted({f"{name}:{ref}" for name, ref in pairs}))
