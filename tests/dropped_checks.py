@@ -1,0 +1,106 @@
+"""Which checks does no claim need: each `require` and each part of a `pick ... where` is dropped in turn.
+
+For finding gaps in what is claimed: `python -m tests.dropped_checks SYSTEM [OPERATION...]` proves the system once for
+each check without it (a second or so each) and says which theorems are no longer proved. A check that none needs is either of no use
+for safety (it keeps callers from errors of their own, or the system working) or a hole in the claims. What it is
+not: a test. It counts a claim as fallen when its proof falls, as `prove` does; whether an attack exists is for `attack`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from model import syntax as s
+from model.ir import System
+from model.library import closure, load_library
+from model.loader import build
+from proofs.decide import make_pool
+from proofs.induction import Settings, prove
+from proofs.reuse import Refuted
+
+SETTINGS = Settings(jobs=2, cross_check=False, patient=False, limit=2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check: of the operation or procedure of a component, by its place in the body, and which part of its condition."""
+
+    component: str
+    operation: str
+    place: int
+    part: int
+    text: str
+
+
+def _parts(condition: s.Expr) -> list[s.Expr]:
+    if isinstance(condition, s.Operator) and condition.op == "and":
+        return [p for a in condition.args for p in _parts(a)]
+    return [condition]
+
+
+def checks(system: str, operations: frozenset[str]) -> Iterator[Check]:
+    """All checks of a system, or of some of its operations."""
+    library = load_library()
+    for component in closure(library, library.systems[system], []):
+        for item in component.items:
+            if not isinstance(item, s.Operation) or (operations and item.name not in operations):
+                continue
+            for place, statement in enumerate(item.body):
+                if isinstance(statement, s.Require):
+                    yield Check(component.name, item.name, place, 0, f"{statement.span.line}: require")
+                elif isinstance(statement, s.Pick) and statement.where is not None:
+                    for part, _ in enumerate(_parts(statement.where)):
+                        yield Check(component.name, item.name, place, part, f"{statement.span.line}: where, part {part + 1}")
+
+
+def without(system: str, check: Check) -> System:
+    """The system with that check dropped."""
+    library = load_library()
+    component = library.components[check.component]
+    items: list[s.Item] = []
+    for item in component.items:
+        if isinstance(item, s.FaultItem):
+            continue  # faults repeat checks, and this one is gone
+        if isinstance(item, s.Operation) and item.name == check.operation:
+            body = list(item.body)
+            statement = body[check.place]
+            if isinstance(statement, s.Pick) and statement.where is not None:
+                kept = [p for k, p in enumerate(_parts(statement.where)) if k != check.part]
+                where = None if not kept else kept[0] if len(kept) == 1 else \
+                    s.Operator("and", tuple(kept), statement.where.span)
+                body[check.place] = replace(statement, where=where)
+            else:
+                del body[check.place]
+            items.append(replace(item, body=tuple(body)))
+        else:
+            items.append(item)
+    for name, other in library.components.items():
+        library.components[name] = replace(other, items=tuple(i for i in other.items if not isinstance(i, s.FaultItem)))
+    library.components[check.component] = replace(component, items=tuple(items))
+    return build(library, system, ())
+
+
+def main(arguments: list[str]) -> int:
+    """Print one line for each check, and how many no claim needs."""
+    if not arguments:
+        print("usage: python -m tests.dropped_checks SYSTEM [OPERATION...]")
+        return 2
+    name = arguments[0]
+    refuted = Refuted()
+    with make_pool(SETTINGS.jobs) as pool:  # type: ignore[union-attr]
+        whole = prove(build(load_library(), name, ()), SETTINGS, pool, refuted=refuted)
+        idle = total = 0
+        for check in checks(name, frozenset(arguments[1:])):
+            proof = prove(without(name, check), SETTINGS, pool, refuted=refuted)
+            fallen = sorted(whole.proved - proof.proved)
+            total += 1
+            idle += not fallen
+            print(f"{check.component} {check.operation} {check.text}: {', '.join(fallen) or '-'}", flush=True)
+    print(f"{idle} of {total} checks are needed by no claim")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
