@@ -19,8 +19,9 @@ from model.loader import build
 from proofs.decide import make_pool
 from proofs.induction import Settings, prove
 from proofs.reuse import Refuted
+from proofs.solvers import SolverError
 
-SETTINGS = Settings(jobs=2, cross_check=False, patient=False, limit=2.0)
+SETTINGS = Settings(jobs=2, cross_check=False, patient=False, limit=5.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +94,10 @@ def main(arguments: list[str]) -> int:
         whole = prove(build(load_library(), name, ()), SETTINGS, pool, refuted=refuted)
         idle = total = 0
         for check in checks(name, frozenset(arguments[1:])):
-            proof = prove(without(name, check), SETTINGS, pool, refuted=refuted)
-            fallen = sorted(whole.proved - proof.proved)
+            try:
+                fallen = sorted(whole.proved - prove(without(name, check), SETTINGS, pool, refuted=refuted).proved)
+            except SolverError as exc:
+                fallen = [f"not decided: {exc}"]
             total += 1
             idle += not fallen
             print(f"{check.component} {check.operation} {check.text}: {', '.join(fallen) or '-'}", flush=True)
