@@ -1,23 +1,26 @@
 """Which checks does no claim need: each `require` and each part of a `pick ... where` is dropped in turn.
 
-For finding gaps in what is claimed: `python -m tests.dropped_checks SYSTEM [OPERATION...]` proves the system once for
-each check without it (a second or so each) and says which theorems are no longer proved. A check that none needs is either of no use
-for safety (it keeps callers from errors of their own, or the system working) or a hole in the claims. What it is
-not: a test. It counts a claim as fallen when its proof falls, as `prove` does; whether an attack exists is for `attack`.
+For finding gaps in what is claimed: `python -m tests.dropped_checks SYSTEM [OPERATION...]` asks the proof of each check's
+steps again without it and says which claims no longer stand (where its own steps break some, those; others may fall with
+them). A check that none needs is either of no use for safety (it keeps callers from errors of their own, or the system
+working) or a hole in the claims. What it is not: a test. A claim counts as fallen when its proof falls, as in `prove`;
+whether there is an attack is for `attack`.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 
 from model import syntax as s
 from model.ir import System
 from model.library import closure, load_library
 from model.loader import build
-from proofs.decide import make_pool
-from proofs.induction import Settings, prove
+from proofs.decide import make_pool, run_blocks
+from proofs.induction import Proof, Settings, prove
+from proofs.queries import QueryMaker, name_of
 from proofs.reuse import Refuted
 from proofs.solvers import SolverError
 
@@ -83,6 +86,22 @@ def without(system: str, check: Check) -> System:
     return build(library, system, ())
 
 
+def fallen(whole: Proof, system: System, pool: ProcessPoolExecutor | None, refuted: Refuted) -> list[str]:
+    """Claims that do not stand without a check: those that its own steps break, else those that fall with invariants."""
+    maker = QueryMaker(system)
+    before = {t.label: (t.params, t.guard, t.updates) for s in whole.system.steps for t in s.transitions()}
+    known = {**system.invariants, **system.theorems}
+    asked = [known[n] for n in whole.candidates]
+    names = {name_of(c) for c in asked}
+    blocks = [maker.step(t, asked, names, system.transitions.values()) for t in maker.transitions
+              if before.get(t.label) != (t.params, t.guard, t.updates)]
+    results = run_blocks(maker.formulas.prelude, [b for b in blocks if b is not None], SETTINGS, pool)
+    broken = {r.claim for r in results if r.verdict != "unsat"}
+    if broken & set(system.claims()) or not broken:
+        return sorted(broken & set(system.claims()))
+    return sorted(whole.proved - prove(system, SETTINGS, pool, refuted=refuted).proved)
+
+
 def main(arguments: list[str]) -> int:
     """Print one line for each check, and how many no claim needs."""
     if not arguments:
@@ -95,12 +114,12 @@ def main(arguments: list[str]) -> int:
         idle = total = 0
         for check in checks(name, frozenset(arguments[1:])):
             try:
-                fallen = sorted(whole.proved - prove(without(name, check), SETTINGS, pool, refuted=refuted).proved)
+                lost = fallen(whole, without(name, check), pool, refuted)
             except SolverError as exc:
-                fallen = [f"not decided: {exc}"]
+                lost = [f"not decided: {exc}"]
             total += 1
-            idle += not fallen
-            print(f"{check.component} {check.operation} {check.text}: {', '.join(fallen) or '-'}", flush=True)
+            idle += not lost
+            print(f"{check.component} {check.operation} {check.text}: {', '.join(lost) or '-'}", flush=True)
     print(f"{idle} of {total} checks are needed by no claim")
     return 0
 

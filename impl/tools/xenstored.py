@@ -325,7 +325,7 @@ class Xenstored:
     @staticmethod
     def _hears(connection: Connection, raw: str, change: Change) -> bool:
         watched = _watched(raw, connection.domid)
-        return change.path == watched or not change.exact and change.path.startswith(watched.rstrip("/") + "/")
+        return change.path == watched or (not change.exact and change.path.startswith(watched.rstrip("/") + "/"))
 
     @staticmethod
     def _event(connection: Connection, path: str, token: str) -> None:

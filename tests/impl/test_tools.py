@@ -135,10 +135,9 @@ def test_permissions_come_first(house: House) -> None:
         assert house.ask(pages.XS_WRITE, path, b"v") == (pages.XS_ERROR, b"EACCES\0")
         assert house.ask(pages.XS_SET_PERMS, path, b"b%d" % house.domid) == (pages.XS_ERROR, b"EACCES\0")
     house.guest.replies.clear()
-    for change in ("mkdir", "write", "set_perms", "remove"):
-        words = {"mkdir": (b"new",), "write": (b"new", b"v"), "set_perms": (b"new", b"n%d" % other), "remove": (b"new",)}[change]
-        kind = {"mkdir": pages.XS_MKDIR, "write": pages.XS_WRITE, "set_perms": pages.XS_SET_PERMS, "remove": pages.XS_RM}[change]
-        payload = b"\0".join((theirs + b"/" + words[0], *words[1:])) + (b"" if change == "write" else b"\0")
+    new = theirs + b"/new\0"
+    for kind, payload in ((pages.XS_MKDIR, new), (pages.XS_WRITE, new + b"v"), (pages.XS_SET_PERMS, new + b"n%d\0" % other),
+                          (pages.XS_RM, new)):
         house.machine.xenstored.request(other, kind, 0, payload)
     house.machine.settle()
     assert house.guest.replies == [], "nothing of the other's nodes is told"
