@@ -40,6 +40,7 @@ ALONE = {
     "gntalloc_any_page": ("disaggregated", "own_pages_by_gntalloc"),
     "gntalloc_gives_mapped": ("disaggregated", "own_pages_by_gntalloc"),
     "evtchn_ring_any": ("disaggregated", "ports_by_own_file"),
+    "evtchn_read_any": ("disaggregated", "ports_by_descriptor"),
     "evtchn_close_any": ("disaggregated", "ports_by_own_file"),
     "evtchn_restricted_binds": ("disaggregated", "restricted_evtchn_for_target"),
     "load_elsewhere": ("disaggregated", "clean_handover"),

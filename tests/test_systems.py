@@ -126,6 +126,7 @@ NOTICED = {
     "gntalloc_any_page": ("gntalloc_mmap", "own_pages_by_gntalloc"),
     "gntalloc_gives_mapped": ("gntalloc_alloc_gref", "own_pages_by_gntalloc"),
     "evtchn_ring_any": ("evtchn_notify", "ports_by_own_file"),
+    "evtchn_read_any": ("evtchn_read", "ports_by_descriptor"),
     "evtchn_close_any": ("evtchn_unbind", "ports_by_own_file"),
     "evtchn_restricted_binds": ("evtchn_bind_unbound", "restricted_evtchn_for_target"),
     "loose_iommu": ("drive_device", "devices_only_by_grant"),
