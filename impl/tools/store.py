@@ -1,8 +1,10 @@
 """The tree behind XenStore: nodes with values and permissions.
 
 What lives here: paths, reading, writing, removal, permissions and quotas, as pure bookkeeping; errors are XenStore's
-names. What does not: connections, watches, messages (xenstored.py). Transactions are not there. Sources: Xen
-docs/misc/xenstore.txt, tools/xenstored/core.c.
+names. Permissions come first: who may not do a thing with a node is told EACCES, whether the node is there or not, and
+learns nothing else. A change says who may hear of it (`Change`). What does not: connections, watches, messages
+(xenstored.py). Transactions are not there. Sources: Xen docs/misc/xenstore.txt, tools/xenstored/core.c, watch.c; the
+real daemon's answers (tests/impl/test_against_xenstored.py).
 """
 
 from __future__ import annotations
@@ -23,24 +25,39 @@ class XsError(Exception):
     """A request failed; the text is the error's name."""
 
 
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One permission: a letter, a domain id, and the incarnation of the domain that it was given to (0: of none)."""
+
+    letter: str
+    domid: int
+    life: int
+
+
+Grants = tuple[Grant, ...]  # the first one names the owner, and says what everybody else may
+
+
 @dataclass(slots=True)
 class Node:
-    """One node. The first permission names the owner and says what everybody else may."""
+    """One node."""
 
     value: bytes
-    perms: tuple[Perm, ...]
+    grants: Grants
 
     @property
     def owner(self) -> int:
         """The owner's domain id."""
-        return self.perms[0][1]
+        return self.grants[0].domid
 
-    def allows(self, domid: int, letter: str) -> bool:
-        """May a domain read (r) or write (w) it?"""
-        if domid in (0, self.owner):
-            return True
-        given = next((kind for kind, who in self.perms[1:] if who == domid), self.perms[0][0])
-        return given == "b" or given == letter
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What happened to a node. Whoever may read by one of `readable` may hear of it: the node, or the one above, in
+    which its name can be listed, as they were and are. `exact`: only a watch of this very node hears of it."""
+
+    path: str
+    readable: tuple[Grants, ...]
+    exact: bool = False
 
 
 def home(domid: int) -> str:
@@ -50,6 +67,8 @@ def home(domid: int) -> str:
 
 def canonical(path: str, domid: int) -> str:
     """The absolute form of a path that a domain names; XsError(EINVAL)."""
+    if path.startswith("@"):  # special names are no nodes
+        raise XsError("EINVAL")
     limit = ABS_PATH_MAX if path.startswith("/") else REL_PATH_MAX
     if not path or len(path) > limit or not set(path) <= ALLOWED or "//" in path or (path != "/" and path[-1] == "/"):
         raise XsError("EINVAL")
@@ -65,31 +84,56 @@ class Store:
     """All nodes, by absolute path."""
 
     def __init__(self) -> None:
-        self.nodes: dict[str, Node] = {"/": Node(b"", (("n", 0),))}
+        self.lives: dict[int, int] = {0: 1}  # the incarnation of each domain that is there
+        self.count = 1  # of incarnations
+        self.nodes: dict[str, Node] = {"/": Node(b"", (Grant("n", 0, 1),))}
         self.owned: dict[int, int] = {0: 1}
 
+    # --- who may what ---
+    def _is(self, domid: int, grant: Grant) -> bool:
+        return grant.domid == domid and grant.life == self.lives.get(domid, 0) != 0
+
+    def allows(self, domid: int, grants: Grants, letter: str) -> bool:
+        """May a domain read (r) or write (w) a node with these permissions, or do as its owner (o)?"""
+        if not domid or self._is(domid, grants[0]):
+            return True
+        given = next((g.letter for g in grants[1:] if self._is(domid, g)), grants[0].letter)
+        return letter != "o" and given in ("b", letter)
+
+    def may_hear(self, domid: int, change: Change) -> bool:
+        """May a domain be told of a change?"""
+        return any(self.allows(domid, grants, "r") for grants in change.readable)
+
     def _node(self, domid: int, path: str, letter: str) -> Node:
+        """A node that the domain may do this with; XsError.
+
+        Whether something is missing is the business of those who may do the same where it would be; for an owner's
+        right (o) it is enough there to be allowed to write.
+        """
         node = self.nodes.get(path)
-        if node is None:
-            above = path
-            while above not in self.nodes:
-                above = parent(above)
-            # Whether something is missing is the business of those who may read what is there.
-            raise XsError("ENOENT" if self.nodes[above].allows(domid, "r") else "EACCES")
-        if not node.allows(domid, letter):
+        above = path
+        while above not in self.nodes:
+            above = parent(above)
+        if not self.allows(domid, self.nodes[above].grants, "w" if node is None and letter == "o" else letter):
             raise XsError("EACCES")
+        if node is None:
+            raise XsError("ENOENT")
         return node
 
+    def _change(self, path: str, *more: Grants, exact: bool = False) -> Change:
+        return Change(path, (self.nodes[path].grants, self.nodes[parent(path)].grants, *more), exact)
+
+    # --- requests ---
     def read(self, domid: int, path: str) -> bytes:
         """A value."""
         return self._node(domid, path, "r").value
 
     def directory(self, domid: int, path: str) -> list[str]:
-        """Names of the children."""
+        """Names of the children, in order."""
         self._node(domid, path, "r")
         prefix = path.rstrip("/") + "/"
-        return sorted({each[len(prefix):] for each in self.nodes
-                       if each.startswith(prefix) and each != "/" and "/" not in each[len(prefix):]})
+        return sorted(each[len(prefix):] for each in self.nodes
+                      if each.startswith(prefix) and each != "/" and "/" not in each[len(prefix):])
 
     def _create(self, domid: int, path: str) -> Node:
         missing = []
@@ -98,72 +142,101 @@ class Store:
             missing.append(above)
             above = parent(above)
         base = self.nodes[above]
-        if not base.allows(domid, "w"):
-            raise XsError("EACCES")
         if domid and self.owned.get(domid, 0) + len(missing) > QUOTA_NODES:
             raise XsError("ENOSPC")
-        perms = base.perms if not domid else ((base.perms[0][0], domid), *base.perms[1:])
+        grants = base.grants
+        if domid:
+            grants = (Grant(grants[0].letter, domid, self.lives[domid]), *grants[1:])
         for each in reversed(missing):
-            self.nodes[each] = Node(b"", perms)
-            self._count(perms[0][1], 1)
+            self.nodes[each] = Node(b"", grants)
+            self._count(grants[0].domid, 1)
         return self.nodes[path]
 
     def _count(self, owner: int, change: int) -> None:
         self.owned[owner] = self.owned.get(owner, 0) + change
 
-    def write(self, domid: int, path: str, value: bytes) -> None:
+    def _writable(self, domid: int, path: str) -> Node | None:
+        """A node that the domain may write; None where there is none, and it may make it."""
+        try:
+            return self._node(domid, path, "w")
+        except XsError as exc:
+            if str(exc) != "ENOENT":
+                raise
+            return None
+
+    def write(self, domid: int, path: str, value: bytes) -> list[Change]:
         """Set a value; missing nodes are made."""
+        node = self._writable(domid, path)
         if domid and len(value) > QUOTA_NODE_SIZE:
             raise XsError("ENOSPC")
-        node = self._node(domid, path, "w") if path in self.nodes else self._create(domid, path)
+        if node is None:
+            node = self._create(domid, path)
         node.value = value
+        return [self._change(path)]
 
-    def mkdir(self, domid: int, path: str) -> None:
-        """Make a node if it is not there."""
-        if path not in self.nodes:
-            self._create(domid, path)
+    def mkdir(self, domid: int, path: str) -> list[Change]:
+        """Make a node if it is not there; where it is, nothing changes."""
+        if self._writable(domid, path) is not None:
+            return []
+        self._create(domid, path)
+        return [self._change(path)]
 
-    def remove(self, domid: int, path: str) -> list[str]:
-        """Remove a node and what is below it; the paths. The node itself must be writable, nothing else."""
-        if path == "/":
-            raise XsError("EINVAL")
-        if path not in self.nodes:
+    def remove(self, domid: int, path: str) -> list[Change]:
+        """Remove a node and what is below it, lowest first. The node itself must be writable, nothing else."""
+        if self._writable(domid, path) is None:
             if parent(path) not in self.nodes:
                 raise XsError("ENOENT")
             return []
-        self._node(domid, path, "w")
-        gone = [each for each in self.nodes if each == path or each.startswith(path + "/")]
+        if path == "/":
+            raise XsError("EINVAL")
+        return self._remove(path)
+
+    def _remove(self, path: str) -> list[Change]:
+        """It and all below it, children first; of those only watches of their very own hear."""
+        gone = sorted((each for each in self.nodes if each == path or each.startswith(path + "/")),
+                      key=lambda each: [*each.split("/"), "\x7f"])
+        changes = [self._change(each, exact=each != path) for each in gone]
         for each in gone:
             self._count(self.nodes.pop(each).owner, -1)
-        return gone
+        return changes
 
     def get_perms(self, domid: int, path: str) -> tuple[Perm, ...]:
-        """The permissions."""
-        return self._node(domid, path, "r").perms
+        """The permissions; also those that are void, as they were given."""
+        return tuple((g.letter, g.domid) for g in self._node(domid, path, "r").grants)
 
-    def set_perms(self, domid: int, path: str, perms: tuple[Perm, ...]) -> None:
-        """Set them; only the owner may, and cannot give the node away."""
-        node = self._node(domid, path, "w")
-        if domid not in (0, node.owner):
-            raise XsError("EACCES")
-        if not perms:
-            raise XsError("EINVAL")
-        if domid and perms[0][1] != node.owner:
-            raise XsError("EPERM")
+    def given(self, domid: int, perms: tuple[Perm, ...]) -> Grants:
+        """Permissions as given to those who are there now; XsError if the owner is not."""
         if domid and len(perms) > QUOTA_PERMS:
             raise XsError("ENOSPC")
-        self._count(node.owner, -1)
-        node.perms = perms
-        self._count(node.owner, 1)
+        grants = tuple(Grant(letter, who, self.lives.get(who, 0)) for letter, who in perms)
+        if not grants[0].life:
+            raise XsError("ENOENT")
+        return grants
 
-    def drop_domain(self, domid: int) -> list[str]:
-        """A domain died: its nodes go with all below them, and its permissions elsewhere; the removed paths."""
-        gone = [path for path, node in self.nodes.items() if node.owner == domid]
-        out: list[str] = []
-        for path in gone:
-            if path in self.nodes:
-                out += self.remove(0, path)
-        for node in self.nodes.values():
-            if any(who == domid for _, who in node.perms):
-                node.perms = tuple(each for each in node.perms if each[1] != domid)
+    def set_perms(self, domid: int, path: str, perms: tuple[Perm, ...]) -> list[Change]:
+        """Set them; only the owner may, and cannot give the node away. What is given to a domain that is not there is
+        void, and stays so when one with this id comes."""
+        grants = self.given(domid, perms)
+        node = self._node(domid, path, "o")
+        if domid and grants[0].domid != node.owner:
+            raise XsError("EPERM")
+        before = node.grants
+        self._count(node.owner, -1)
+        node.grants = grants
+        self._count(node.owner, 1)
+        return [self._change(path, before)]
+
+    # --- domains ---
+    def add_domain(self, domid: int) -> None:
+        """A domain is there: permissions that are given to its id from now on are given to this incarnation."""
+        self.count += 1
+        self.lives[domid] = self.count
+
+    def drop_domain(self, domid: int) -> list[Change]:
+        """A domain died: its nodes go with all below them; its permissions elsewhere are void."""
+        life = self.lives.pop(domid, 0)
+        out: list[Change] = []
+        for path in [p for p, node in self.nodes.items() if node.grants[0].life == life and node.owner == domid]:
+            if path in self.nodes and path != "/":
+                out += self._remove(path)
         return out

@@ -9,6 +9,7 @@ tools/xenstored/core.c, domain.c, watch.c, docs/misc/xenstore-ring.txt.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from bulkhead.impl.domb.builder import XENSTORE_REF
@@ -19,12 +20,17 @@ from bulkhead.impl.rings import pages
 from bulkhead.impl.rings.pages import XS_HEADER, XS_PAYLOAD_MAX, ring_at
 from bulkhead.impl.rings.ring import BadIndex, Reader, Writer
 from bulkhead.impl.tools.mapping import RingMapper, RingMapping
-from bulkhead.impl.tools.store import Perm, Store, XsError, canonical, home
+from bulkhead.impl.tools.store import Change, Perm, Store, XsError, canonical, home
 from bulkhead.impl.xen.abi import EEXIST, U32
 
 QUOTA_WATCHES: Final = 128
 MAX_UNSENT: Final = 1 << 16
 OK: Final = b"OK\0"
+
+
+def _watched(raw: str, domid: int) -> str:
+    """What a watch is set on: a node, or a special event, which anybody may wait for and only Dom0 is told; XsError."""
+    return raw if raw.startswith("@") else canonical(raw, domid)
 
 
 class Connection:
@@ -109,6 +115,7 @@ class Xenstored:
             mapping.unmap()
             raise OsError(error)
         self.connections[domid] = Connection(self.os, domid, mapping, local)
+        self.store.add_domain(domid)
         self.store.mkdir(0, home(domid))
         self.store.set_perms(0, home(domid), (("n", 0), ("r", domid)))
         for name in ("data", "control"):
@@ -123,9 +130,9 @@ class Xenstored:
             return
         ev.xenevtchn_unbind(self.xce, connection.port)
         connection.mapping.unmap()
-        self.store.remove(0, home(domid))
-        self.store.drop_domain(domid)
-        self._fire("@releaseDomain")
+        self._fire(self.store.drop_domain(domid))
+        with suppress(XsError):  # where tools have removed it before
+            self._fire(self.store.remove(0, home(domid)))  # what tools have put there
 
     # --- running ---
     def step(self) -> bool:
@@ -177,8 +184,7 @@ class Xenstored:
             if len(words) < 2:
                 raise XsError("EINVAL")
             path = self._path(words[0], domid)
-            self.store.write(domid, path, payload[len(words[0]) + 1:])
-            self._fire(path)
+            self._fire(self.store.write(domid, path, payload[len(words[0]) + 1:]))
             return OK
         if words[-1]:
             raise XsError("EINVAL")
@@ -223,14 +229,12 @@ class Xenstored:
 
     def _mkdir(self, domid: int, words: list[bytes]) -> bytes:
         path = self._path(self._words(words, 1)[0], domid)
-        self.store.mkdir(domid, path)
-        self._fire(path)
+        self._fire(self.store.mkdir(domid, path))
         return OK
 
     def _rm(self, domid: int, words: list[bytes]) -> bytes:
         path = self._path(self._words(words, 1)[0], domid)
-        if self.store.remove(domid, path):
-            self._fire(path)
+        self._fire(self.store.remove(domid, path))
         return OK
 
     def _get_perms(self, domid: int, words: list[bytes]) -> bytes:
@@ -238,14 +242,15 @@ class Xenstored:
         return b"".join(f"{letter}{who}".encode() + b"\0" for letter, who in perms)
 
     def _set_perms(self, domid: int, words: list[bytes]) -> bytes:
+        if len(words) < 2:
+            raise XsError("EINVAL")
         perms: list[Perm] = []
         for word in words[1:]:
             if word[:1] not in (b"r", b"w", b"b", b"n"):
                 raise XsError("EINVAL")
-            perms.append((word[:1].decode(), self._number(word[1:])))
-        path = self._path(words[0] if words else b"", domid)
-        self.store.set_perms(domid, path, tuple(perms))
-        self._fire(path)
+            perms.append((word[:1].decode(), self._number(word[1:], 1 << 32)))
+        self.store.given(domid, tuple(perms))  # an owner who is not there is told before anything of the node
+        self._fire(self.store.set_perms(domid, self._path(words[0], domid), tuple(perms)))
         return OK
 
     def _domain_path(self, domid: int, words: list[bytes]) -> bytes:
@@ -277,13 +282,10 @@ class Xenstored:
     def _watch(self, domid: int, words: list[bytes]) -> bytes:
         connection = self.connections.get(domid)
         raw, token = (each.decode("ascii", "replace") for each in self._words(words, 2))
-        if not raw.startswith("@"):
-            canonical(raw, domid)
-        elif domid:
-            raise XsError("EACCES")
+        path = _watched(raw, domid)
         if connection is None:
             raise XsError("ENOSYS")
-        if (raw, token) in connection.watches:
+        if any((_watched(other, domid), t) == (path, token) for other, t in connection.watches):
             raise XsError("EEXIST")
         if len(connection.watches) >= QUOTA_WATCHES:
             raise XsError("E2BIG")
@@ -293,10 +295,14 @@ class Xenstored:
     def _unwatch(self, domid: int, words: list[bytes]) -> bytes:
         connection = self.connections.get(domid)
         raw, token = (each.decode("ascii", "replace") for each in self._words(words, 2))
-        if connection is None or (raw, token) not in connection.watches:
+        if connection is None:
             raise XsError("ENOENT")
-        connection.watches.remove((raw, token))
-        return OK
+        for watch in connection.watches:
+            with suppress(XsError):  # a path that is none is watched by nobody
+                if (_watched(watch[0], domid), watch[1]) == (_watched(raw, domid), token):
+                    connection.watches.remove(watch)
+                    return OK
+        raise XsError("ENOENT")
 
     def _reset_watches(self, domid: int, words: list[bytes]) -> bytes:
         connection = self.connections.get(domid)
@@ -304,16 +310,22 @@ class Xenstored:
             connection.watches.clear()
         return OK
 
-    def _fire(self, path: str) -> None:
-        for connection in self.connections.values():
-            for raw, token in connection.watches:
-                watched = raw if raw.startswith("@") else canonical(raw, connection.domid)
-                if path == watched or path.startswith(watched.rstrip("/") + "/"):
-                    if path in self.store.nodes and not self.store.nodes[path].allows(connection.domid, "r"):
-                        continue
+    def _fire(self, changes: list[Change]) -> None:
+        """Tell whoever watches and may know."""
+        for change in changes:
+            for connection in self.connections.values():
+                watched = [w for w in connection.watches if self._hears(connection, w[0], change)]
+                if not watched or not self.store.may_hear(connection.domid, change):
+                    continue
+                for raw, token in watched:
                     # A watch by relative path hears relative paths.
                     own = home(connection.domid) + "/"
-                    self._event(connection, path if raw[:1] in "/@" else path.removeprefix(own), token)
+                    self._event(connection, change.path if raw[:1] == "/" else change.path.removeprefix(own), token)
+
+    @staticmethod
+    def _hears(connection: Connection, raw: str, change: Change) -> bool:
+        watched = _watched(raw, connection.domid)
+        return change.path == watched or (not change.exact and change.path.startswith(watched.rstrip("/") + "/"))
 
     @staticmethod
     def _event(connection: Connection, path: str, token: str) -> None:

@@ -63,6 +63,7 @@ def leg(rules: Rules, seed: int, number: int, calls: int, report: Report, full_e
         a, c = driver.rng.sample((0, 1, 2, 3), 2)
         bench.rig.policy.denied.add((a, c))
         bench.shadow.T["xsm_grant"][a * 5 + c] = 0
+        bench.shadow.T["xsm_event"][a * 5 + c] = 0
     failure = None
     recent: list[str] = []
     last = ""

@@ -38,7 +38,6 @@ CANNOT_HAPPEN: dict[str, str] = {
     "gntalloc_inherit: EBUSY": "what the parent maps is there",
     "gntalloc_inherit: ENOMEM": ROOM,
     "evtchn_bind_unbound: ESRCH": TABLE,
-    "evtchn_bind_unbound: EPERM": TABLE,
     "evtchn_bind_unbound: EINVAL": TABLE,
     "evtchn_notify: EINVAL": KNOWN,
     "close_left_open: EINVAL": KNOWN,

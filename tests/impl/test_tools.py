@@ -98,7 +98,7 @@ def test_xenstore_requests(house: House) -> None:
     assert ask(pages.XS_RM, b"data/a") == (pages.XS_RM, b"OK\0")
     assert ask(pages.XS_READ, b"data/a/b") == (pages.XS_ERROR, b"ENOENT\0")
     assert ask(pages.XS_RM, b"data/a/b") == (pages.XS_ERROR, b"ENOENT\0")
-    assert ask(pages.XS_RM, b"/") == (pages.XS_ERROR, b"EINVAL\0")
+    assert ask(pages.XS_RM, b"/") == (pages.XS_ERROR, b"EACCES\0")
     assert ask(pages.XS_READ, b"/local//x")[1] == b"EINVAL\0" and ask(pages.XS_READ, b"a b")[1] == b"EINVAL\0"
     assert ask(pages.XS_READ, b"/local/domain/0/x") == (pages.XS_ERROR, b"EACCES\0")
     assert ask(pages.XS_INTRODUCE, b"9", b"1", b"1") == (pages.XS_ERROR, b"EACCES\0")
@@ -113,12 +113,56 @@ def test_watches(house: House) -> None:
     assert house.ask(pages.XS_WATCH, b"data", b"tok") == (pages.XS_WATCH, b"OK\0")
     assert (pages.XS_WATCH_EVENT, 0, b"data\0tok\0") in house.guest.replies
     assert house.ask(pages.XS_WATCH, b"data", b"tok") == (pages.XS_ERROR, b"EEXIST\0")
-    assert house.ask(pages.XS_WATCH, b"@releaseDomain", b"t") == (pages.XS_ERROR, b"EACCES\0")
+    assert house.ask(pages.XS_WATCH, b"@releaseDomain", b"t") == (pages.XS_WATCH, b"OK\0")  # it is never told
     house.ask(pages.XS_WRITE, b"data/x", b"1")
     assert (pages.XS_WATCH_EVENT, 0, b"data/x\0tok\0") in house.guest.replies
     assert house.ask(pages.XS_UNWATCH, b"data", b"tok") == (pages.XS_UNWATCH, b"OK\0")
     assert house.ask(pages.XS_UNWATCH, b"data", b"tok") == (pages.XS_ERROR, b"ENOENT\0")
     assert house.ask(pages.XS_RESET_WATCHES) == (pages.XS_RESET_WATCHES, b"OK\0")
+
+
+def test_permissions_come_first(house: House) -> None:
+    """What a guest may not see answers EACCES, there or not, to whatever it asks, and it is told of nothing there."""
+    other = house.machine.create("two", CreateRequest("kernel", "", 64))
+    store = house.machine.xenstored.store
+    theirs = f"/local/domain/{other}/data".encode()
+    store.write(other, f"{theirs.decode()}/there", b"v")
+    assert house.ask(pages.XS_WATCH, b"/", b"all") == (pages.XS_WATCH, b"OK\0")
+    house.guest.replies.clear()
+    for path in (theirs, theirs + b"/there", theirs + b"/missing", theirs + b"/missing/below", b"/local/domain/9/x", b"/x"):
+        for kind in (pages.XS_READ, pages.XS_DIRECTORY, pages.XS_GET_PERMS, pages.XS_MKDIR, pages.XS_RM):
+            assert house.ask(kind, path) == (pages.XS_ERROR, b"EACCES\0"), (kind, path)
+        assert house.ask(pages.XS_WRITE, path, b"v") == (pages.XS_ERROR, b"EACCES\0")
+        assert house.ask(pages.XS_SET_PERMS, path, b"b%d" % house.domid) == (pages.XS_ERROR, b"EACCES\0")
+    house.guest.replies.clear()
+    new = theirs + b"/new\0"
+    for kind, payload in ((pages.XS_MKDIR, new), (pages.XS_WRITE, new + b"v"), (pages.XS_SET_PERMS, new + b"n%d\0" % other),
+                          (pages.XS_RM, new)):
+        house.machine.xenstored.request(other, kind, 0, payload)
+    house.machine.settle()
+    assert house.guest.replies == [], "nothing of the other's nodes is told"
+    house.machine.destroy(other)
+    assert all(theirs not in body for _, _, body in house.guest.replies)
+
+
+def test_making_what_is_there_fires_no_watch(house: House) -> None:
+    assert house.ask(pages.XS_MKDIR, b"data/a")[0] == pages.XS_MKDIR
+    assert house.ask(pages.XS_WATCH, b"data", b"t") == (pages.XS_WATCH, b"OK\0")
+    assert house.ask(pages.XS_MKDIR, b"data/a") == (pages.XS_MKDIR, b"OK\0")
+    assert not [r for r in house.guest.replies if r[0] == pages.XS_WATCH_EVENT]
+
+
+def test_a_permission_for_nobody_is_not_inherited(house: House) -> None:
+    """XSA-322's kind: what was given to an id that nobody had gives nothing to the domain that gets it later."""
+    store = house.machine.xenstored.store
+    own = f"/local/domain/{house.domid}/data"
+    store.set_perms(house.domid, own, (("n", house.domid), ("b", house.domid + 1)))
+    other = house.machine.create("two", CreateRequest("kernel", "", 64))
+    assert other == house.domid + 1
+    with pytest.raises(XsError, match="EACCES"):
+        store.read(other, own)
+    store.set_perms(house.domid, own, (("n", house.domid), ("b", other)))
+    assert store.read(other, own) == b""
 
 
 def test_a_guest_cannot_fill_xenstore(house: House) -> None:

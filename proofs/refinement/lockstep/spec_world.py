@@ -110,6 +110,7 @@ class Rules:
         for a in range(NOBODY + 1):
             for b in range(NOBODY + 1):
                 put("xsm_grant", a * (NOBODY + 1) + b, 1)
+                put("xsm_event", a * (NOBODY + 1) + b, 1)
         for space in range(KERNEL + 1):
             put("space_of", space, space if 0 < space < USER else 0)
         for space in (TOOLS, KERNEL):

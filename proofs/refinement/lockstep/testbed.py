@@ -28,7 +28,7 @@ DOM0_PAGES = 96
 
 
 class Matrix(DummyPolicy):
-    """The default policy, but for pairs of domain ids that must not share by grants."""
+    """The default policy, but for pairs of domain ids that must not share by grants, nor have event channels."""
 
     def __init__(self) -> None:
         self.denied: set[tuple[int, int]] = set()
@@ -44,6 +44,13 @@ class Matrix(DummyPolicy):
 
     def grant_copy(self, current: Domain, src: Domain, dst: Domain) -> int:
         return (current is not src and self._rc(current, src)) or (current is not dst and self._rc(current, dst))
+
+    def evtchn_unbound(self, current: Domain, dom: Domain, remote: Domain | None) -> int:
+        denied = 0 if remote is None else self._rc(dom, remote)
+        return denied or super().evtchn_unbound(current, dom, remote)
+
+    def evtchn_interdomain(self, src: Domain, dst: Domain) -> int:
+        return self._rc(src, dst)
 
 
 class Guest:

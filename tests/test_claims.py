@@ -1,0 +1,100 @@
+"""Each claim has a fault that makes it fall, and nothing else: what a claim says, no other one says already.
+
+The table says which. A claim that is not in it is named below, with the reason; a new claim that is in neither fails here.
+What it is not: whether every fault is noticed (test_systems.py).
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from bulkhead.model import loader
+from bulkhead.proofs.theorems.induction import Proof, Settings, prove
+from bulkhead.proofs.theorems.subsumption import Refuted
+
+SETTINGS = Settings(jobs=1, cross_check=False, patient=False)
+SYSTEMS = ("hypervisor", "monolithic", "disaggregated")
+
+ALONE = {
+    "part_mapped": ("hypervisor", "parts_are_not_mapped"),
+    "frame_of_peer": ("hypervisor", "batch_elements_checked"),
+    "half_closed": ("hypervisor", "events_have_two_ends"),
+    "transfer_unasked": ("hypervisor", "pages_go_where_asked"),
+    "transfer_outside_table": ("hypervisor", "pages_go_where_asked"),
+    "transfer_against_policy": ("hypervisor", "transfers_by_policy"),
+    "foreign_for_all": ("hypervisor", "foreign_by_privilege"),
+    "pause_for_all": ("hypervisor", "domctls_by_privilege"),
+    "populate_for_all": ("hypervisor", "domctls_by_privilege"),
+    "destroy_for_all": ("hypervisor", "domctls_by_privilege"),
+    "unbound_for_all": ("hypervisor", "domctls_by_privilege"),
+    "map_withdrawn": ("hypervisor", "uses_begin_in_force"),
+    "copy_withdrawn": ("hypervisor", "uses_begin_in_force"),
+    "write_withdrawn": ("hypervisor", "writing_begins_in_force"),
+    "map_against_policy": ("hypervisor", "mappings_by_policy"),
+    "copy_against_policy": ("hypervisor", "copies_by_policy"),
+    "unbound_against_policy": ("hypervisor", "ports_open_by_policy"),
+    "bound_against_policy": ("hypervisor", "events_by_policy"),
+    "privcmd_restricted_maps": ("monolithic", "restricted_privcmd_maps_target"),
+    "privcmd_restricted_destroys": ("monolithic", "restricted_privcmd_commands_nobody"),
+    "loose_iommu": ("disaggregated", "devices_only_by_grant"),
+    "gntalloc_any_page": ("disaggregated", "own_pages_by_gntalloc"),
+    "gntalloc_gives_mapped": ("disaggregated", "own_pages_by_gntalloc"),
+    "evtchn_ring_any": ("disaggregated", "ports_by_own_file"),
+    "evtchn_read_any": ("disaggregated", "rings_by_descriptor"),
+    "evtchn_arm_any": ("disaggregated", "ports_by_descriptor"),
+    "evtchn_close_any": ("disaggregated", "ports_by_own_file"),
+    "evtchn_restricted_binds": ("disaggregated", "restricted_evtchn_for_target"),
+    "load_elsewhere": ("disaggregated", "clean_handover"),
+    "path_not_confined": ("disaggregated", "files_stay_in_export"),
+    "checked_while_shared": ("disaggregated", "checked_bytes_stay"),
+    "seed_foreign_page": ("disaggregated", "seeded_pages_are_the_guests_own"),
+    "seal_with_mappings": ("disaggregated", "sealed_from_builder"),
+    "xenstore_rights_by_id": ("disaggregated", "xenstore_by_permission"),
+    "xenstore_writes_by_id": ("disaggregated", "xenstore_writing_by_permission"),
+    "xenstore_orphans": ("disaggregated", "xenstore_owners_are_there"),
+    "xenstore_mkdir_tells": ("disaggregated", "xenstore_answers_by_permission"),
+    "xenstore_rm_tells": ("disaggregated", "xenstore_answers_by_permission"),
+    "xenstore_told_to_all": ("disaggregated", "xenstore_watches_by_permission"),
+    "xenstore_mkdir_rings": ("disaggregated", "xenstore_events_by_change"),
+    "xenstore_made_by_readers": ("disaggregated", "xenstore_nodes_come_by_permission"),
+    "xenstore_removed_by_readers": ("disaggregated", "xenstore_nodes_go_by_permission"),
+    "xenstore_opened_by_writers": ("disaggregated", "xenstore_permissions_by_owner"),
+}
+
+SPECIAL = "says of Dom0 what a claim about everybody says: a fault of what they share breaks both"
+SEVERAL = "what its faults break, other claims lean on"
+NOT_ALONE = {
+    "only_by_grant_in_force": SPECIAL,
+    "dom0_copies_by_policy": SPECIAL,
+    "copies_by_title": SPECIAL,
+    "only_by_grant": SPECIAL,
+    "only_by_grant_to_write": SPECIAL,
+    "free_is_clean": "no_scrub breaks clean_handover with it: it is what that stands on",
+    **dict.fromkeys(("free_is_unreachable", "released_is_released", "one_handle_one_mapping", "no_access_without_title",
+                     "no_write_without_title", "rights_end_with_incarnation", "failed_call_changes_nothing",
+                     "events_by_invitation", "exit_takes_all", "process_confined", "grants_by_own_descriptor",
+                     "notices_by_own_descriptor", "ports_go_with_files", "ring_is_dombs_own",
+                     "construction_is_undisturbed"), SEVERAL),
+}
+
+
+@pytest.fixture(scope="module")
+def correct() -> dict[str, tuple[Proof, Refuted]]:
+    """The proofs of the correct rules, made when they are first asked for."""
+    return {}
+
+
+@pytest.mark.parametrize("fault", ALONE)
+def test_the_fault_breaks_this_claim_alone(fault: str, correct: dict[str, tuple[Proof, Refuted]]) -> None:
+    name, claim = ALONE[fault]
+    if name not in correct:
+        refuted = Refuted()
+        correct[name] = prove(loader.load(name), SETTINGS, refuted=refuted), refuted
+    whole, refuted = correct[name]
+    broken = prove(loader.load(name, [fault]), SETTINGS, refuted=refuted)
+    assert whole.proved - broken.proved == {claim}
+
+
+def test_every_claim_is_in_a_table() -> None:
+    claims = {claim for name in SYSTEMS for claim in loader.load(name).claims()}
+    assert claims == {claim for _, claim in ALONE.values()} | set(NOT_ALONE)
