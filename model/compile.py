@@ -184,14 +184,16 @@ class Coder:
         lines: list[str] = []
         if count <= self.unroll:
             for choice in itertools.product(*(range(self.size(v)) for v in u.binders)):
-                env = {v.name: str(i) for v, i in zip(u.binders, choice, strict=True)}
-                lines += self._guarded(u, env, form, "")
+                given = {v.name: str(i) for v, i in zip(u.binders, choice, strict=True)}
+                lines += self._guarded(u, given, form, "")
             return lines
         pad = ""
-        for v in u.binders:
-            lines.append(f"{pad}for v_{v.name} in range({self.size(v)}):")
+        env: Env = {}
+        for v in u.binders:  # a name of its own, for a pick further down may be called as the variable is
+            env[v.name] = f"q{next(self.fresh)}"
+            lines.append(f"{pad}for {env[v.name]} in range({self.size(v)}):")
             pad += "    "
-        body = self._guarded(u, {}, form, pad)
+        body = self._guarded(u, env, form, pad)
         return lines + body if body else []
 
     def _guarded(self, u: Update, env: Env, form: str, pad: str) -> list[str]:

@@ -32,6 +32,7 @@ MAX_DEPTH = 150  # of a formula with its definitions written out
 MAX_SIZE = 100_000  # of the same
 TRIAL = "(components)"  # a system made up to check some components
 RESERVED = frozenset({"bool", "true", "false", "this", "next", "failed", AT, IDLE, CALL, POINT})
+MAX_SCOPE = 32  # elements of a sort in searches
 MAX_INDICES = 8  # of one state: tables of a small world hold every combination
 
 
@@ -39,6 +40,8 @@ def unique(items: list[tuple[s.Component, s.Item]], d: Declarations) -> None:
     """Report names that stand twice, and those that mean something else to the language."""
     seen: dict[tuple[str, str], Span] = {}
     for _, item in items:
+        if isinstance(item, s.ScopeItem):
+            continue
         if isinstance(item, s.FormulaItem):
             space = "claim" if item.kind not in ("init", "axiom") else ""
         elif isinstance(item, s.FaultItem):
@@ -142,6 +145,29 @@ def claims_of(items: list[tuple[s.Component, s.Item]], d: Declarations) -> list[
     return claims
 
 
+def scope_of(of_components: Iterable[s.ScopeItem], of_system: Iterable[s.ScopeItem],
+             d: Declarations) -> dict[str, tuple[int, int]]:
+    """The sizes that components give their sorts for searches; a system's own go before."""
+    scope: dict[str, tuple[int, int]] = {}
+    for items in (of_components, of_system):
+        given: dict[str, Span] = {}
+        for size in (size for item in items for size in item.sizes):
+            if size.name not in d.sorts:
+                d.problem("E0605", size.span, f"there is no sort `{size.name}` to give a size",
+                          "Expected a declared sort, or Call.", suggest(size.name, d.sorts))
+            elif size.name in given:
+                d.problem("E0606", size.span, f"`{size.name}` is given a size twice",
+                          hint=f"First at {given[size.name].file}:"
+                          f"{given[size.name].line}.")
+            elif not 1 <= size.low <= size.high <= MAX_SCOPE:
+                d.problem("E0607", size.span, f"`{size.name}` cannot have {size.low} to {size.high} elements",
+                          f"Expected numbers from 1 to {MAX_SCOPE}, the smaller one first.")
+            else:
+                given[size.name] = size.span
+                scope[size.name] = (size.low, size.high)
+    return scope
+
+
 def refuse_changing_axioms(axioms: Iterable[Claim], steps: Iterable[Step], d: Declarations) -> None:
     """Report axioms that speak of state which some step writes: they are assumed of every state, so they must stay true."""
     written: dict[str, Span] = {}
@@ -189,4 +215,4 @@ def expects_of(system: s.System, claims: dict[str, Claim], d: Declarations) -> d
 
 
 __all__ = ["TRIAL", "claims_of", "declare_sorts", "declare_state", "define", "expects_of", "refuse_changing_axioms",
-           "unique"]
+           "scope_of", "unique"]

@@ -333,6 +333,7 @@ class System:
     steps: tuple[Step, ...]
     expects: dict[str, str]  # theorem -> proved | refuted
     faults: dict[str, Fault]
+    scope: dict[str, tuple[int, int]] = field(default_factory=dict)  # sort -> elements in searches: at first, at most
     warnings: tuple[Problem, ...] = ()
     files: tuple[str, ...] = ()
     home: str = ""  # the file that declares the system

@@ -19,6 +19,7 @@ from bulkhead.model.declare import (
     define,
     expects_of,
     refuse_changing_axioms,
+    scope_of,
     unique,
 )
 from bulkhead.model.diagnostics import Problem, RulesError, UsageError, suggest
@@ -109,7 +110,7 @@ def _tried(library: Library, loose: list[str]) -> Iterator[s.System]:
 
 def _trial(library: Library, names: list[str]) -> s.System:
     uses = tuple(s.Name(n, library.components[n].span) for n in names)
-    return s.System(TRIAL, uses, (), "", uses[0].span)
+    return s.System(TRIAL, uses, (), (), "", uses[0].span)
 
 
 def _error(problems: list[Problem], library: Library) -> RulesError:
@@ -169,6 +170,7 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
     claims = claims_of(items, d)
     by_kind = {k: {c.name: c for c in claims if c.kind == k} for k in
                ("init", "axiom", "invariant", "theorem", "transition")}
+    scope = scope_of([i for _, i in items if isinstance(i, s.ScopeItem)], system.scopes, d)
     elsewhere = [i for n, c in library.components.items() if n not in {k.name for k in components} for i in c.items]
     check_breaks(known_faults.values(), items, elsewhere, {t.label for t in steps}, d)
     refuse_changing_axioms(by_kind["axiom"].values(), steps, d)
@@ -179,7 +181,7 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
     enums = {**d.enums, POINT: (IDLE, *sorted({*d.enums[POINT], *_points_elsewhere(library, components)} - {IDLE}))}
     made = System(name, system.doc, d.sorts, enums, d.consts, d.funcs, d.defs, tuple(by_kind["init"].values()),
                   tuple(by_kind["axiom"].values()), by_kind["invariant"], by_kind["theorem"], by_kind["transition"],
-                  tuple(steps), expects, {n: _fault(f) for n, f in known_faults.items()}, files=files,
+                  tuple(steps), expects, {n: _fault(f) for n, f in known_faults.items()}, scope=scope, files=files,
                   home=library.home_of_system.get(name, ""), sources=library.sources)
     return replace(made, warnings=tuple(alternation_warnings(made)))
 

@@ -215,8 +215,16 @@ class _ToSyntax(Transformer[Token, Any]):
         return s.Change("drop_assignment", c[0].text, c[1], None, "", c[0].span)
 
     def system(self, c: list[Any]) -> s.System:
-        expects = tuple((verdict, name) for group in c[3:] for verdict, name in group)
-        return s.System(str(c[0]), c[2], expects, self.doc(c[1]), self.at(c[0]))
+        expects = tuple((verdict, name) for group in c[3:] if isinstance(group, list) for verdict, name in group)
+        scopes = tuple(item for item in c[3:] if isinstance(item, s.ScopeItem))
+        return s.System(str(c[0]), c[2], expects, scopes, self.doc(c[1]), self.at(c[0]))
+
+    def scope_item(self, c: list[s.Size]) -> s.ScopeItem:
+        return s.ScopeItem(tuple(c), c[0].span)
+
+    def size(self, c: list[Any]) -> s.Size:
+        low = int(c[1][:6])  # more digits than any size that is accepted
+        return s.Size(str(c[0]), low, low if c[2] is None else int(c[2][:6]), self.at(c[0]))
 
     def expect(self, c: list[Token]) -> list[tuple[str, s.Name]]:
         return [(str(c[0]), s.Name(str(t), self.at(t))) for t in c[1:]]
@@ -358,7 +366,8 @@ def _refuse_nonsense(text: str, file: str) -> None:
 
 
 _EXPRESSIONS = frozenset(get_args(s.Expr))
-_NO_EXPRESSIONS = frozenset({str, bool, type(None), Span, s.Binder})  # what the tree holds beside nodes and tuples of nodes
+# What the tree holds beside nodes and tuples of nodes.
+_NO_EXPRESSIONS = frozenset({str, int, bool, type(None), Span, s.Binder})
 
 
 def _refuse_deep(parsed: s.RulesFile, file: str) -> None:

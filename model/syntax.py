@@ -265,7 +265,25 @@ class FaultItem(Node):
     span: Span = field(compare=False)
 
 
-Item = SortItem | EnumItem | ConstItem | StateItem | DefineItem | FormulaItem | Operation | FaultItem
+@dataclass(frozen=True, slots=True)
+class Size(Node):
+    """How many elements searches give a sort: `low` at first, `high` where they look for room to act."""
+
+    name: str
+    low: int
+    high: int
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeItem(Node):
+    """`scope A = 3, B = 2 to 4`: the sizes of the worlds that searches begin with."""
+
+    sizes: tuple[Size, ...]
+    span: Span = field(compare=False)
+
+
+Item = SortItem | EnumItem | ConstItem | StateItem | DefineItem | FormulaItem | Operation | FaultItem | ScopeItem
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +300,7 @@ class System(Node):
     name: str
     uses: tuple[Name, ...]
     expects: tuple[tuple[str, Name], ...]  # (proved | refuted, theorem)
+    scopes: tuple[ScopeItem, ...]
     doc: str
     span: Span = field(compare=False)
 

@@ -392,3 +392,17 @@ def test_arguments_are_found_exactly_when_some_satisfy_the_guard(machine: Machin
             assert found is None or machine.can_fire(start, t.label,
                                                      {p.name: v for p, v in zip(t.params, found, strict=True)})
         caller.call(start, event.label, event.args)
+
+
+def test_a_pick_called_as_a_variable_of_an_assignment_before_it(tmp_path: Path) -> None:
+    """Each `for all` has variables of its own: a pick of the same name further down keeps its value."""
+    path = tmp_path / "same_name.rules"
+    path.write_text('component c "c"\nsort T "t"\nstate p[T]: bool\nstate q[T]: bool\n'
+                    "internal op()\n    set p[w] = true for all w: T\n    pick w: T else E\n    set q[w] = true\n"
+                    'system y "y" uses c')
+    for size in (2, 200):  # written out, and as a loop
+        machine = Machine(load(str(path)), World({"Call": 1, "T": size}, {}))
+        state = machine.empty_state()
+        assert machine.fire(state, "op", {"w": 0})
+        number = list(machine.system.funcs).index("q")
+        assert state[number] == [1] + [0] * (size - 1)

@@ -17,12 +17,13 @@ from bulkhead.proofs.faults.of_rules import correct as correct_rules
 from bulkhead.proofs.jobs import Workers
 from bulkhead.proofs.report.explain_cti import describe
 from bulkhead.proofs.theorems.attack import find_attack
-from bulkhead.proofs.theorems.bmc import Search, default_scope
+from bulkhead.proofs.theorems.bmc import Search
 from bulkhead.proofs.theorems.decide import run_blocks
 from bulkhead.proofs.theorems.frame_rule import Frame
 from bulkhead.proofs.theorems.induction import Settings, prove
 from bulkhead.proofs.theorems.initial_states import nothing
 from bulkhead.proofs.theorems.queries import QueryMaker, name_of
+from bulkhead.proofs.theorems.scope import first_scope
 
 GT = Path(__file__).parent / "benchmarks" / "gt.rules"
 
@@ -129,7 +130,7 @@ def test_tools_can_do_their_work_without_privilege() -> None:
     owner = App("frame.owner", (App("translation.frame", (t,), "Frame"),), "Domain")
     wanted = Quant("exists", (p, t), conj([Use("reaches", (p, t), "bool"), App("translation.present", (t,), "bool"),
                                            neg(App("service", (owner,), "bool"))]))
-    search = Search(system, replace(nothing(system), body=neg(wanted)), default_scope(system), 30.0)
+    search = Search(system, replace(nothing(system), body=neg(wanted)), first_scope(system), 30.0)
     every = search.transitions
     for label in ("write_entry", "open_gntdev", "gntdev_map_grant_ref", "gntdev_mmap", "gntdev_mmap.map",
                   "gntdev_mmap.insert"):

@@ -17,6 +17,7 @@ from pathlib import Path
 from bulkhead.model.ir import System
 from bulkhead.model.trace import Trace
 from bulkhead.proofs.jobs import Workers
+from bulkhead.proofs.report.certified import certified, findings
 from bulkhead.proofs.report.explain_cti import save_counterexample
 from bulkhead.proofs.report.explain_proof import not_decided, why
 from bulkhead.proofs.report.trace_text import save_trace
@@ -51,7 +52,9 @@ def search(system: System, claims: list[str], faults: tuple[str, ...], one: bool
 class Case:
     """One system in a run. `start` sets off what needs no proof, `judge` brings everything together."""
 
-    def __init__(self, system: System, settings: Settings, pool: Workers, only: list[str], faults: tuple[str, ...]) -> None:
+    def __init__(self, system: System, settings: Settings, pool: Workers, only: list[str], faults: tuple[str, ...],
+                 source: str | None = None) -> None:
+        self.source = source  # what to read again to certify the proof; None where that is not wished
         self.system, self.settings, self.pool, self.only, self.faults = system, settings, pool, only, faults
         self.vacuity = Checker(system, settings.limit)
         self._attacks: dict[str, Future[Found]] = {}
@@ -84,14 +87,19 @@ class Case:
             why(proof, why_of, lines.append)
         disagreements = [f"the solvers disagree on `{r.claim}` after {r.label}: z3 says {r.verdict}, cvc5 says {r.second}"
                          for r in proof.disagreements]
+        certificate = None
+        if self.source is not None:
+            certificate = certified(proof, self.source, self.faults, self.settings, self.pool)
+        denied = () if certificate is None else findings(certificate)
         return SystemResult(
-            system, theorems, (*disagreements, *found.errors()), tuple(found.warnings()), found.summary(),
+            system, theorems, (*disagreements, *found.errors(), *denied), tuple(found.warnings()), found.summary(),
             queries=len(proof.results) + found.queries, decided=len(proof.results),
             again=sum(r.again for r in proof.results), solver_seconds=proof.solver_seconds + found.seconds,
             seconds=time.perf_counter() - begun,
             not_inductive=tuple(dict.fromkeys(r.claim for r in proof.first_failing)),
             counterexamples=self._counterexamples(proof),
-            undecided=tuple(not_decided(proof, open_).split("\n")) if open_ else (), why=tuple(lines))
+            undecided=tuple(not_decided(proof, open_).split("\n")) if open_ else (), why=tuple(lines),
+            certificate="" if certificate is None else certificate.summary())
 
     def _verdict(self, proof: Proof, name: str, progress: Progress) -> TheoremResult:
         mine = proof.of_claim(name)

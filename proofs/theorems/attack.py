@@ -1,24 +1,28 @@
 """Attack search: a shortest trace from an initial state to a violation of a theorem, in a small world.
 
-Depth grows one by one, so the first attack that bounded model checking finds is a shortest one. Where the way is too
-long for that, a directed search of the executable model finds some attack, which is then made as short as it can be
-with the calls it makes; the trace says up to which depth every attack was excluded. Then the world is made smaller
-while the attack remains, and the executable model has to replay it before it is believed.
+Where states are small, all of them are seen, breadth first, in growing worlds (`small_worlds.py`). For the others depth
+grows one by one, so the first attack that bounded model checking finds is a shortest one; where the way is too long for
+that, a directed search of the executable model finds some attack, which is then made as short as it can be with the calls
+it makes. The trace says up to which depth every attack was excluded. Then the world is made smaller while the attack
+remains, steps that it does without are left out, and the executable model has to replay it before it is believed.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from bulkhead.model.ir import Claim, Quant, System, Term, neg
 from bulkhead.model.machine import Machine
 from bulkhead.model.trace import Event, Trace, replay, start_breaks
 from bulkhead.model.world import State
-from bulkhead.proofs.theorems.bmc import Search, default_scope
+from bulkhead.proofs.theorems.bmc import Search
 from bulkhead.proofs.theorems.directed_search import Path, find
+from bulkhead.proofs.theorems.explore import shorter
 from bulkhead.proofs.theorems.initial_states import NoInitialState, initial_states
+from bulkhead.proofs.theorems.scope import first_scope
+from bulkhead.proofs.theorems.small_worlds import attacks_in_small_worlds
 from bulkhead.proofs.theorems.solvers import SolverError
 
 MAX_DEPTH = 5  # of the search through all calls when the directed search finds nothing
@@ -28,34 +32,48 @@ PATIENCE = 20_000_000  # Z3's own measure of effort for one query beyond that, s
 SHORTENING = PATIENCE // 2  # the same for each query that would make a long attack shorter
 BUDGET = 20_000  # calls of the directed search with one seed
 SEEDS = (3, 2, 1)
+SECONDS = 20.0  # for one search for a shorter way by the same calls; most take much less
 
 
 def find_attack(system: System, claim_name: str, faults: tuple[str, ...] = (), max_depth: int = MAX_DEPTH,
-                limit: float = 60.0) -> Trace | None:
+                limit: float = 60.0, given: Mapping[str, int] | None = None) -> Trace | None:
     """A short attack on one claim; see `find_attacks`."""
-    return find_attacks(system, [claim_name], faults, max_depth, limit)[claim_name]
+    return find_attacks(system, [claim_name], faults, max_depth, limit, given=given)[claim_name]
 
 
 def find_attacks(system: System, claims: Iterable[str], faults: tuple[str, ...] = (), max_depth: int = MAX_DEPTH,
-                 limit: float = 60.0, one: bool = False) -> dict[str, Trace | None]:
+                 limit: float = 60.0, one: bool = False, given: Mapping[str, int] | None = None) -> dict[str, Trace | None]:
     """A short attack on each claim, replayed on the executable model; None where none is found.
 
-    With `one`, the search ends with the first claim that falls.
+    With `one`, the search ends with the first claim that falls. `given` fixes the size of some sorts. `max_depth` bounds the
+    search with a solver, and the others where it is less than usual.
 
     All calls are searched to `FIRST_DEPTH` (one step less for more than `FEW` claims at once), then the directed search
     has its turn, then up to `FEW` claims are searched deeper for as long as Z3 answers.
 
     A trace's `excluded` says that there is no attack of so many steps in the world searched; where that is one less
-    than its length, it is a shortest attack. None means none up to `max_depth` steps, and none that the directed search
-    finds. Raises `SolverError` when the executable model does not confirm what Z3 gave.
+    than its length, it is a shortest attack. None means none up to `max_depth` steps, and none that the other searches
+    find. Raises `SolverError` when the executable model does not confirm what was found.
     """
     open_claims = {n: system.claims()[n] for n in claims}
+    found: dict[str, Trace | None] = dict.fromkeys(open_claims)
+    seen = attacks_in_small_worlds(system, open_claims, given, max_depth if max_depth < MAX_DEPTH else None, one)
+    found.update(seen.attacks)
+    if not (one and seen.attacks):
+        left = {n: c for n, c in open_claims.items() if n not in seen.attacks}
+        found.update(_in_the_first_world(system, left, max_depth, limit, one, {**first_scope(system), **(given or {})}))
+    return {n: None if t is None else _believed(system, replace(t, faults=faults), limit) for n, t in found.items()}
+
+
+def _in_the_first_world(system: System, open_claims: dict[str, Claim], max_depth: int, limit: float, one: bool,
+                        sizes: dict[str, int]) -> dict[str, Trace | None]:
+    """Attacks found by a solver, or by the directed search of the executable model."""
     if not open_claims:
         return {}
     found: dict[str, Trace | None] = dict.fromkeys(open_claims)
     longer: dict[str, Trace] = {}
     first = min(max_depth, FIRST_DEPTH if len(open_claims) <= FEW else FIRST_DEPTH - 1)
-    search = Search(system, next(iter(open_claims.values())), default_scope(system), limit)
+    search = Search(system, next(iter(open_claims.values())), sizes, limit)
     while True:
         for name, claim in list(open_claims.items()):
             answer = search.answer(claim)
@@ -78,17 +96,53 @@ def find_attacks(system: System, claims: Iterable[str], faults: tuple[str, ...] 
                 found[name] = replace(trace, excluded=search.depth)
                 del open_claims[name]
         if not open_claims or search.depth >= (max_depth if len(open_claims) <= FEW else first):
-            break
+            return found
         search.deepen()
-    return {n: None if t is None else _believed(system, replace(t, faults=faults), limit) for n, t in found.items()}
 
 
 def _believed(system: System, trace: Trace, limit: float) -> Trace:
-    """The attack in its smallest world, replayed."""
+    """The attack in its smallest world, without a step that it does without, replayed."""
     claim = system.claims()[trace.claim]
-    small = replace(_in_smallest_world(system, claim, trace, limit), faults=trace.faults, excluded=trace.excluded)
+    while True:
+        small = without_needless_steps(system, claim, _in_smallest_world(system, claim, trace, limit))
+        if len(small.events) == len(trace.events):
+            break
+        trace = small  # fewer calls may do with a smaller world
+    if len(small.events) - 1 > trace.excluded + 1:
+        less = shorter(system, small, claim, SECONDS)
+        if less is not None:
+            return _believed(system, replace(less, faults=trace.faults, excluded=trace.excluded), limit)
+    small = replace(small, faults=trace.faults, excluded=min(trace.excluded, len(small.events) - 1))
     confirm(system, claim, small)
     return small
+
+
+def without_needless_steps(system: System, claim: Claim, trace: Trace) -> Trace:
+    """The trace without runs of steps that the attack does without, and without what comes after the violation."""
+    machine = Machine(system, trace.world)
+
+    def cut(events: tuple[Event, ...]) -> tuple[Event, ...] | None:
+        """The events up to the violation; None where one cannot be taken, or nothing is violated."""
+        state = [list(t) for t in trace.initial]
+        if claim.kind != "transition" and not machine.holds(state, claim.body):
+            return ()
+        for n, event in enumerate(events, 1):
+            before = [list(t) for t in state]
+            if not machine.fire(state, event.label, event.args):
+                return None
+            broken = not machine.holds(state, claim.body) if claim.kind != "transition" else \
+                not machine.holds_between(before, state, claim.body, bool(machine.transitions[event.label].code))
+            if broken:
+                return events[:n]
+        return None
+
+    events = cut(trace.events) or trace.events
+    size = len(events) - 1
+    while size > 0:
+        shorter_ones = (cut(events[:k] + events[k + size:]) for k in range(len(events) - size + 1))
+        fewer = next((some for some in shorter_ones if some is not None), None)
+        events, size = (events, size - 1) if fewer is None else (fewer, min(size, len(fewer) - 1))
+    return replace(trace, events=events)
 
 
 # Longer attacks.
@@ -117,14 +171,8 @@ def directed_attacks(system: System, claims: Mapping[str, Claim], limit: float, 
 
 def _shortened(system: System, claim: Claim, machine: Machine, path: Path, limit: float, excluded: int) -> Trace:
     names = {label: [p.name for p in t.params] for label, t in machine.transitions.items()}
-    events = [Event(label, dict(zip(names[label], args, strict=True))) for label, args in path.steps()]
-    start = path.start()
-
-    def attacks(some: list[Event]) -> bool:
-        state = [list(t) for t in start]
-        return all(machine.fire(state, e.label, e.args) for e in some) and not machine.holds(state, claim.body)
-
-    trace = Trace(system.name, (), claim.name, machine.world, start, tuple(_needed(events, attacks)))
+    events = tuple(Event(label, dict(zip(names[label], args, strict=True))) for label, args in path.steps())
+    trace = without_needless_steps(system, claim, Trace(system.name, (), claim.name, machine.world, path.start(), events))
     return _by_the_same_calls(system, claim, trace, limit, excluded) or trace
 
 
@@ -134,24 +182,9 @@ def _violation(term: Term) -> Term:
     return neg(term)
 
 
-def _needed(events: list[Event], attacks: Callable[[list[Event]], bool]) -> list[Event]:
-    """The events without those that the attack does without, whole stretches first."""
-    size = len(events) // 2
-    while size:
-        k = 0
-        while k < len(events):
-            fewer = events[:k] + events[k + size:]
-            if attacks(fewer):
-                events = fewer
-            else:
-                k += size
-        size //= 2
-    return events
-
-
 def _by_the_same_calls(system: System, claim: Claim, trace: Trace, limit: float, excluded: int) -> Trace | None:
     """A shorter attack by the calls of a trace, from any initial state of the default world, with over `excluded` steps."""
-    search = Search(system, claim, default_scope(system), limit)
+    search = Search(system, claim, first_scope(system), limit)
     used = {e.label for e in trace.events}
     search.transitions = [t for t in search.transitions if t.label in used]
     search.effort(SHORTENING)
@@ -223,4 +256,5 @@ def violated(system: System, claim: Claim, machine: Machine, trace: Trace, state
     return None
 
 
-__all__ = ["MAX_DEPTH", "confirm", "directed_attacks", "find_attack", "find_attacks", "violated"]
+__all__ = ["MAX_DEPTH", "confirm", "directed_attacks", "find_attack", "find_attacks", "violated",
+           "without_needless_steps"]

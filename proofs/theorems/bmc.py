@@ -17,10 +17,6 @@ from bulkhead.model.trace import Event, Trace
 from bulkhead.model.world import World
 from bulkhead.proofs.theorems.solvers import SolverError
 
-DEFAULT_SIZE = 2
-SIZES = {"Domain": 4, "Life": 4, "Space": 3, "Epoch": 3, "Ref": 3, "Process": 2, "Call": 1,
-         "Map": 1, "Request": 1, "Buffer": 1}
-
 
 @dataclass(frozen=True)
 class _Slot:
@@ -289,5 +285,3 @@ class Search:
         return Trace(system.name, faults, self.claim.name, world, initial, tuple(events))
 
 
-def default_scope(system: System) -> dict[str, int]:
-    return {s: SIZES.get(s, DEFAULT_SIZE) for s in system.sorts}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from bulkhead.model import symbols
 from bulkhead.model.ir import BOOL, App, Lit, Op, Quant, System, Term, Use, Var, conjuncts
@@ -25,12 +26,8 @@ class Ground:
 
     def __init__(self, system: System, world: World, limit: float = 60.0) -> None:
         """`limit` is the time for one question to the solver, in seconds."""
-        import z3  # slow to import, and needed only where the state of all zeros will not do
-
-        self._z3 = z3
-        self._context = z3.Context()
-        self._eval("(set-option :produce-unsat-cores true)(set-logic QF_FD)"
-                   f"(set-option :timeout {max(1, int(limit * 1000))})")
+        self._limit = limit
+        self._solver: Any = None  # made when it is first asked: what formulas say outright needs none
         self.system, self.world = system, world
         self.members = {(sort, m): i for sort, ms in self.system.enums.items() for i, m in enumerate(ms)}
         self.number = {name: k for k, name in enumerate(self.system.funcs)}
@@ -44,7 +41,13 @@ class Ground:
             for name, sort in system.consts.items()}
 
     def _eval(self, text: str) -> str:
-        out = str(self._z3.Z3_eval_smtlib2_string(self._context.ref(), text))
+        import z3  # slow to load, and needed only where formulas leave something open
+
+        if self._solver is None:
+            self._solver = z3.Context()
+            self._eval("(set-option :produce-unsat-cores true)(set-logic QF_FD)"
+                       f"(set-option :timeout {max(1, int(self._limit * 1000))})")
+        out = str(z3.Z3_eval_smtlib2_string(self._solver.ref(), text))
         if "(error" in out:
             raise AssertionError(f"z3: {out.strip()[:500]}")
         return out

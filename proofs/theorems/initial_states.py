@@ -14,12 +14,9 @@ from bulkhead.model.diagnostics import Span
 from bulkhead.model.ir import BOOL, TRUE, Claim, System, eq, neg
 from bulkhead.model.machine import Machine
 from bulkhead.model.world import State, World
-from bulkhead.proofs.theorems.bmc import default_scope
 from bulkhead.proofs.theorems.grounding import Ground, Truth
+from bulkhead.proofs.theorems.scope import roomy_scope
 
-# Room for Dom0, DomB, two guests and one to come, each with an address space; identifiers that are not used twice.
-ROOM = {"Domain": 5, "Life": 6, "Space": 4, "Frame": 5, "Epoch": 8, "Translation": 3, "Ref": 3, "Call": 2,
-        "Map": 2, "Request": 2, "Buffer": 2}
 STARTS = 3
 
 
@@ -29,11 +26,6 @@ class NoInitialState(Exception):
     def __init__(self, answer: str) -> None:
         super().__init__(answer)
         self.answer = answer
-
-
-def scope(system: System) -> dict[str, int]:
-    """The size of the small world in which steps have to be able to fire."""
-    return {sort: ROOM.get(sort, size) for sort, size in default_scope(system).items()}
 
 
 def nothing(system: System) -> Claim:
@@ -50,7 +42,7 @@ def initial_states(system: System, limit: float, rng: random.Random) -> tuple[Ma
     """
     bodies = [c.body for c in (*system.inits, *system.axioms)]
     for consts in (_apart(system), {}):  # each constant names an element of its own; else Z3 says what they name
-        ground = Ground(system, World(scope(system), consts), limit)
+        ground = Ground(system, World(roomy_scope(system), consts), limit)
         ground.require(bodies)
         answer = ground.possible()
         if answer == "sat":
@@ -78,7 +70,7 @@ def initial_states(system: System, limit: float, rng: random.Random) -> tuple[Ma
 
 def _apart(system: System) -> dict[str, int]:
     """Constants of one sort name different elements, as far as there are so many."""
-    sizes, counts = scope(system), dict.fromkeys(system.sorts, 0)
+    sizes, counts = roomy_scope(system), dict.fromkeys(system.sorts, 0)
     consts = {}
     for name, sort in system.consts.items():
         if sort not in sizes:  # of an enum or bool: the solver says which

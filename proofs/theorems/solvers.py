@@ -53,6 +53,9 @@ CVC5_REFUTING = ("enum-inst true", "prenex-quant none", "miniscope-quant off")
 CVC5_FINITE = ("finite-model-find true",)
 
 
+UNLIMITED = "(set-option :timeout 4294967295)"
+
+
 class Z3Session:
     """Z3 through its SMT-LIB command interface. `limit` is the time for one query, in seconds.
 
@@ -70,7 +73,7 @@ class Z3Session:
         self._context = z3.Context()
         self._cores = cores
         self._fast = fast
-        self.tell(f"(set-option :timeout {max(1, int(limit * 1000))})")
+        self._limited = f"(set-option :timeout {max(1, int(limit * 1000))})"
         if cores:
             self.tell("(set-option :produce-unsat-cores true)")
 
@@ -89,7 +92,9 @@ class Z3Session:
     def ask(self, text: str = "") -> Answer:
         start = time.perf_counter()
         self._eval("(push)\n" + text)
-        out = self._eval("(check-sat)").split()
+        # The time is for deciding only: on a busy machine a text may take longer to read than a query may to decide.
+        out = self._eval(self._limited + "(check-sat)").split()
+        self._eval(UNLIMITED)
         verdict = out[0] if out else "unknown"
         core: tuple[str, ...] = ()
         if verdict == "unsat" and self._cores:

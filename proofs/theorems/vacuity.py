@@ -18,7 +18,8 @@ from bulkhead.model.ir import System
 from bulkhead.proofs.jobs import Workers
 from bulkhead.proofs.theorems.bmc import Search
 from bulkhead.proofs.theorems.directed_search import reach
-from bulkhead.proofs.theorems.initial_states import NoInitialState, initial_states, nothing, scope
+from bulkhead.proofs.theorems.initial_states import NoInitialState, initial_states, nothing
+from bulkhead.proofs.theorems.scope import roomy_scope
 
 REACHED = "reached"
 POSSIBLE = "possible from a state that satisfies the invariants"
@@ -74,7 +75,7 @@ def possible_labels(system: System, standing: tuple[str, ...], labels: frozenset
         -> tuple[str, dict[str, str]]:
     """Answers in a small world: are there states that satisfy the invariants, and which of `labels` can fire there?"""
     known = {**system.invariants, **system.theorems}
-    search = Search(system, nothing(system), scope(system), limit, [*system.axioms, *(known[n] for n in standing)])
+    search = Search(system, nothing(system), roomy_scope(system), limit, [*system.axioms, *(known[n] for n in standing)])
     assumptions = search.check()
     found: dict[str, str] = {}
     if labels:

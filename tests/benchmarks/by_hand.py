@@ -1,7 +1,7 @@
 """The rules of `gt.rules` written by hand in Python, for comparison with the executable model made from them.
 
 Every operation takes its arguments as indices and says whether it did something. State is flat lists and bit masks, as a
-person who wanted speed would write it; the random walk draws operations and arguments just as `model/walk.py` does.
+person who wanted speed would write it; the random walk draws operations and arguments just as `model/caller.py` does.
 """
 
 from __future__ import annotations

@@ -1,0 +1,240 @@
+"""Each outcome of each step as a relation between two states: a guard, and for every state one equation with its frame.
+
+The equation of a state is `forall x. after(x) = ite(assigned at x, value, before(x))`, of several assignments the last
+first. An outcome is a success, a failure with `undo`, or (one for all checks without `undo`) a failure that only ends the
+call; that last one is also there for first steps, where it changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import z3
+
+from bulkhead.model import syntax as s
+from bulkhead.proofs.certify.formulas import AFTER, BEFORE, Key, Scope, Symbols, Term, Value, bind, parts_of, read_local
+from bulkhead.proofs.certify.steps import Bind, Choose, Cut, Local, Placed, Segment
+from bulkhead.proofs.certify.tree import AT, CALL, POINT, CannotRead
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A `set` where it stands: it is read for each place `x` anew."""
+
+    statement: s.Set
+    scope: Scope
+
+    def assigned(self) -> dict[Key, s.Expr | None]:
+        """What it assigns, and the part of a record that goes there (None: of the whole value)."""
+        name, part = _place(self.statement.target)
+        fields = [b.name for b in self.scope.symbols.rules.states[name].fields]
+        if part is None and "" not in fields:
+            literal = dict(self.statement.value.fields) if isinstance(self.statement.value, s.Record) else {}
+            return {(name, f): literal.get(f) for f in fields}
+        return {(name, part or ""): None}
+
+    def at(self, key: Key, x: list[Term]) -> tuple[Term, Term]:
+        """Whether the place `x` is assigned, and the value it gets."""
+        indices = _indices(self.statement.target)
+        symbols = self.scope.symbols
+        chosen: dict[str, Value] = {}
+        for index, place in zip(indices, x, strict=True):  # a bound variable that is an index is the place itself
+            for b in self.statement.binders:
+                if isinstance(index, s.Name) and index.text == b.name and b.name not in chosen:
+                    chosen[b.name] = place
+        others = [b for b in self.statement.binders if b.name not in chosen]
+        free = {b.name: symbols.variable(b.name, b.sort) for b in others}
+        scope = self.scope.with_variables({**chosen, **free})
+        hit = [scope.single(i) == place for i, place in zip(indices, x, strict=True)]
+        if self.statement.where is not None:
+            hit.append(scope.truth(self.statement.where))
+        assigned = symbols.all_of(hit)
+        if free:
+            assigned = z3.Exists(list(free.values()), assigned)
+        # The value may speak of a bound variable only where that is an index.
+        part = self.assigned()[key]
+        inner = self.scope.with_variables(chosen)
+        if part is not None:
+            return assigned, inner.single(part)
+        value = inner.value(self.statement.value)
+        if isinstance(value, dict):
+            value = value[key[1]]
+        return assigned, value
+
+
+@dataclass(frozen=True)
+class Store:
+    """One value at one place: where a call stands, a local that it keeps, what a party writes."""
+
+    key: Key
+    place: tuple[Term, ...]
+    value: Term
+
+    def assigned(self) -> dict[Key, s.Expr | None]:
+        return {self.key: None}
+
+    def at(self, key: Key, x: list[Term]) -> tuple[Term, Term]:
+        return z3.And([i == p for i, p in zip(self.place, x, strict=True)]), self.value
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One way in which one step ends. `label` tells people which."""
+
+    label: str
+    failed: bool
+    guard: Term
+    effect: tuple[Assignment | Store, ...] = field(default=())
+
+    def equation(self, symbols: Symbols, key: Key) -> Term:
+        """How one state after the step follows from the state before it, everywhere."""
+        x = [z3.Const(symbols.fresh("x"), sort) for sort in symbols.domain(key)]
+        value = symbols.function(key, BEFORE)(*x)
+        for assignment in self.effect:
+            if key in assignment.assigned():
+                assigned, new = assignment.at(key, x)
+                value = z3.If(assigned, new, value)
+        after = symbols.function(key, AFTER)(*x)
+        return z3.ForAll(x, after == value, patterns=[after]) if x else after == value
+
+
+def _place(target: s.Expr) -> tuple[str, str | None]:
+    """The state that a target names, and the field (None: all of it)."""
+    match target:
+        case s.Name(text=name) | s.Index(base=s.Name(text=name)):
+            return name, None
+        case s.Field(base=base, name=part):
+            return _place(base)[0], part
+    raise CannotRead(f"line {target.span.line}: this cannot be assigned")
+
+
+def _indices(target: s.Expr) -> tuple[s.Expr, ...]:
+    match target:
+        case s.Index(args=args):
+            return args
+        case s.Field(base=base):
+            return _indices(base)
+    return ()
+
+
+def outcomes_of(cut: Cut, symbols: Symbols) -> list[Outcome]:
+    """All outcomes of all steps of an operation. Raises `CannotRead`."""
+    this = symbols.variable("this", CALL) if cut.has_call else None
+    values: dict[Local, Value] = {}
+    out: list[Outcome] = []
+    for number, segment in enumerate(cut.segments):
+        out += _Step(cut, symbols, number, segment, this, values).outcomes()
+    return out
+
+
+class _Step:
+    """One step, statement by statement. `values` has the locals of all steps read so far."""
+
+    def __init__(self, cut: Cut, symbols: Symbols, number: int, segment: Segment, this: Term | None,
+                 values: dict[Local, Value]) -> None:
+        self.cut, self.symbols, self.number, self.segment = cut, symbols, number, segment
+        self.this, self.values = this, values
+        self.mine: list[Local] = []
+
+    def _define(self, local: Local, value: Value) -> None:
+        self.values[local] = value
+        self.mine.append(local)
+        if self.this is not None:
+            for part, term in parts_of(value).items():
+                self.symbols.local_sorts[local, part] = term.sort()
+
+    def _scope(self, names: Mapping[str, Local]) -> Scope:
+        """Names where a statement stands: locals of this step as they are, those of earlier ones as they were kept."""
+        variables: dict[str, Value] = {} if self.this is None else {"this": self.this}
+        for name, local in names.items():
+            if local.meaning is not None:
+                variables[name] = self._scope(local.meaning[1]).value(local.meaning[0])
+            elif local.segment == self.number:
+                variables[name] = self.values[local]
+            elif self.this is not None:
+                variables[name] = read_local(self.symbols, local, [self.this], BEFORE)
+        return Scope(self.symbols, variables)
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """The failures with `undo`, the failure without, and the success."""
+        segment, symbols = self.segment, self.symbols
+        for local, b in segment.params:
+            self._define(local, symbols.variable(b.name, b.sort))
+        passed: list[Term] = []
+        if self.this is not None:
+            passed.append(symbols.function((AT, ""), BEFORE)(self.this) == symbols.member(POINT, segment.point))
+        if segment.when is not None:
+            passed.append(self._scope(segment.when_names).truth(segment.when))
+        plain: list[Term] = []
+        effect: list[Assignment | Store] = []
+        for placed in segment.body:
+            scope, st = self._scope(placed.names), placed.statement
+            if isinstance(st, Bind):
+                self._define(st.local, scope.value(st.value))
+                continue
+            if isinstance(st, s.Set):
+                effect.append(Assignment(st, scope))
+                continue
+            fails, holds = self._check(placed, scope)
+            undo = st.pick.undo if isinstance(st, Choose) else st.undo
+            if undo:
+                taken_back = [Assignment(u, scope) for u in undo]
+                yield Outcome(f"{segment.label}!{placed.code}", True, symbols.all_of([*passed, fails]),
+                              (*taken_back, *self._goes(segment.failed)))
+            else:
+                plain.append(symbols.all_of([*passed, fails]))
+            passed.append(holds)
+        if plain:
+            goes = self._goes("" if segment.first else segment.failed)
+            yield Outcome(f"{segment.label}!*", True, symbols.any_of(plain), goes)
+        yield Outcome(segment.label, False, symbols.all_of(passed), (*effect, *self._goes(segment.after), *self._keeps()))
+
+    def _check(self, placed: Placed, scope: Scope) -> tuple[Term, Term]:
+        """When a check fails, and when it lets the step go on."""
+        st = placed.statement
+        if isinstance(st, s.MayFail):
+            return self.symbols.true, self.symbols.true
+        if isinstance(st, s.Require):
+            holds = scope.truth(st.cond)
+            return z3.Not(holds), holds
+        assert isinstance(st, Choose)
+        b = st.pick.binder
+        picked = self.symbols.variable(b.name, b.sort)
+        self._define(st.local, picked)
+        if st.pick.where is None:
+            return self.symbols.false, self.symbols.true
+        inside = self._scope(st.inside)
+        bound, cases = bind(self.symbols, [b])
+        some = self.symbols.any_of([inside.with_variables(c).truth(st.pick.where) for c in cases])
+        return z3.Not(z3.Exists(bound, some) if bound else some), inside.truth(st.pick.where)
+
+    def _goes(self, point: str) -> tuple[Store, ...]:
+        if self.this is None or not point:
+            return ()
+        return (Store((AT, ""), (self.this,), self.symbols.member(POINT, point)),)
+
+    def _keeps(self) -> Iterator[Store]:
+        """The locals that this step defines stay with the call."""
+        if self.this is None:
+            return
+        for local in self.mine:
+            value = self.values[local]
+            for part, term in parts_of(value).items():
+                yield Store((local, part), (self.this,), term)
+
+
+def write_of(item: s.StateItem, symbols: Symbols) -> Outcome:
+    """The move of a party that may write a state: any value, into any place that is its own."""
+    assert item.writable is not None
+    w = item.writable
+    index = [symbols.variable(b.name or "index", b.sort) for b in item.indices]
+    values = {b.name: symbols.variable(b.name or "value", b.sort) for b in item.fields}
+    names = {b.name: v for b, v in zip(item.indices, index, strict=True) if b.name}
+    scope = Scope(symbols, {**names, **{part or "value": v for part, v in values.items()}})
+    guard = symbols.true if w.when is None else scope.truth(w.when)
+    own = tuple(Store((item.name, part), tuple(index), v) for part, v in values.items())
+    return Outcome(w.name or f"write_{item.name}", False, guard, (*own, *(Assignment(t, scope) for t in w.then)))
+
+
+__all__ = ["Assignment", "Outcome", "Store", "outcomes_of", "write_of"]

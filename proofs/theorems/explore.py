@@ -1,0 +1,385 @@
+"""All reachable states of a small world, breadth first: claims decided there, shortest ways to break them, dead steps.
+
+Thousands of states are stepped at once (`columns.py`). Elements of a sort are interchangeable, for the language has no
+order and constants are columns like any others: of states that differ by a renaming only one is kept. States of up to 64
+bits are told apart exactly. Larger ones go by a hash of 64 bits; the chance that this has hidden a state is given. A search
+says whether it has seen all there is in its world, or where it stopped. It says nothing about larger worlds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bulkhead.model.ir import Claim, System, Transition
+from bulkhead.model.trace import Event, Trace
+from bulkhead.proofs.theorems.columns import Batch, Bytes, Formulas, Layout, plan_of
+from bulkhead.proofs.theorems.initial_columns import initial_columns
+
+Keys = NDArray[np.uint64]
+STATES = 2_000_000  # kept at most, unless said otherwise
+RENAMINGS = 120  # tried on each state at most; fewer only mean that more states are kept
+BATCH = 8192  # states stepped at once
+GROUP = 4096  # entries of a table for some columns
+WIDEST = 2000  # columns of a state
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where a search stops: after so many steps in a row, states, seconds or steps in all. Else it goes on to the end."""
+
+    depth: int | None = None
+    states: int = STATES
+    seconds: float = math.inf
+    taken: float = math.inf
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """What a search has seen.
+
+    `depth` is the number of steps after which every state has been seen that can be reached by so many; `complete` says
+    that no further state can be reached, and `stopped` else why not. `levels` counts the new states after each number of
+    steps. `attacks` holds a shortest trace for each claim that is broken. `never` are steps that no seen state can take.
+    `hidden` bounds the chance that a state was taken for another one.
+    """
+
+    sizes: dict[str, int]
+    states: int
+    depth: int
+    levels: tuple[int, ...]
+    complete: bool
+    stopped: str
+    initial: int
+    taken: int  # steps
+    fired: frozenset[str]
+    never: tuple[str, ...]
+    attacks: dict[str, Trace]
+    renamings: int
+    hidden: float
+    seconds: float
+
+
+class _Identity:
+    """The keys of states: equal for states that are equal, or differ by a renaming of elements."""
+
+    def __init__(self, layout: Layout) -> None:
+        bits = [max(1, (layout.size(kind) - 1).bit_length()) for kind in layout.kinds]
+        self.exact = sum(bits) <= 64
+        rng = np.random.default_rng(1)
+        if self.exact:
+            shifts = np.concatenate([[0], np.cumsum(bits)[:-1]]).astype(np.uint64)
+            plain = np.arange(256, dtype=np.uint64)[None, :] << shifts[:, None]
+        else:
+            plain = rng.integers(0, 2**64, size=(layout.width, 256), dtype=np.uint64)
+        self.groups = _groups([layout.size(kind) for kind in layout.kinds])
+        self.tables = [[_sums(plain, columns, values, group) for group in self.groups]
+                       for columns, values in _renamings(layout)]
+
+    def __call__(self, states: Bytes) -> tuple[NDArray[np.intp], Keys]:
+        """The places of the first of equal states, and a key for each of these: the least that any renaming of it has."""
+        numbers = [_numbers(states, group) for group in self.groups]
+        plain = _sum_of(self.tables[0], numbers, states.shape[1])
+        best, first = np.unique(plain, return_index=True)
+        if len(self.tables) > 1:
+            numbers = [n[first] for n in numbers]
+            for tables in self.tables[1:]:
+                best = np.minimum(best, _sum_of(tables, numbers, len(first)))
+        return first, best
+
+
+Group = list[tuple[int, int]]  # columns that are looked up together: each with the number of its values
+
+
+def _groups(sizes: list[int]) -> list[Group]:
+    """Columns side by side, as many at a time as a small table has room for."""
+    groups: list[Group] = []
+    room = 0
+    for column, size in enumerate(sizes):
+        if not groups or room * size > GROUP:
+            groups.append([])
+            room = 1
+        groups[-1].append((column, size))
+        room *= size
+    return groups
+
+
+def _numbers(states: Bytes, group: Group) -> NDArray[np.uint16]:
+    """What a group of columns holds, as one number for each state."""
+    number = np.zeros(states.shape[1], dtype=np.uint16)
+    for column, size in group:
+        number *= np.uint16(size)
+        number += states[column]
+    return number
+
+
+def _sums(plain: Keys, columns: NDArray[np.intp], values: NDArray[np.intp], group: Group) -> Keys:
+    """What a group of columns adds to the key of a renamed state, for each number that it may hold."""
+    total = np.zeros(1, dtype=np.uint64)
+    for column, size in group:
+        total = (total[:, None] + plain[columns[column], values[column, :size]][None, :]).ravel()
+    return total
+
+
+def _sum_of(tables: list[Keys], numbers: list[NDArray[np.uint16]], count: int) -> Keys:
+    key = np.zeros(count, dtype=np.uint64)
+    for table, number in zip(tables, numbers, strict=True):
+        key += table[number]
+    return key
+
+
+def _renamings(layout: Layout) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """For each renaming of elements: to which column the value of each column goes, and what each value becomes."""
+    system = layout.system
+    sorts: list[str] = []
+    count = 1
+    for sort in sorted(layout.sizes, key=layout.sizes.__getitem__):
+        factor = math.factorial(layout.sizes[sort])
+        if factor > 1 and count * factor <= RENAMINGS:
+            sorts.append(sort)
+            count *= factor
+    out = []
+    for choice in itertools.product(*(itertools.permutations(range(layout.sizes[s])) for s in sorts)):
+        new = dict(zip(sorts, choice, strict=True))
+        columns = list(range(len(layout.consts)))
+        for func in system.funcs.values():
+            ranges = [range(layout.size(s)) for s in func.args]
+            for args in itertools.product(*ranges):
+                at = 0
+                for value, sort in zip(args, func.args, strict=True):
+                    at = at * layout.size(sort) + (new[sort][value] if sort in new else value)
+                columns.append(layout.base[func.name] + at)
+        values = np.tile(np.arange(256, dtype=np.intp), (layout.width, 1))
+        for k, kind in enumerate(layout.kinds):
+            if kind in new:
+                values[k, :len(new[kind])] = new[kind]
+        out.append((np.array(columns, dtype=np.intp), values))
+    return out
+
+
+@dataclass
+class _Seen:
+    """A growing set of keys: sorted arrays, each at least twice as long as the next."""
+
+    arrays: list[Keys] = field(default_factory=list)
+
+    def add_new(self, keys: Keys) -> NDArray[np.intp]:
+        """The places of the first of each key that is new; they are in the set from then on."""
+        values, places = np.unique(keys, return_index=True)
+        new = np.ones(len(values), dtype=bool)
+        for known in self.arrays:
+            at = np.searchsorted(known, values)
+            at[at == len(known)] = 0
+            new &= known[at] != values
+        added = values[new]
+        if len(added):
+            self.arrays.append(added)
+        while len(self.arrays) > 1 and len(self.arrays[-1]) * 2 > len(self.arrays[-2]):
+            last = self.arrays.pop()
+            self.arrays[-1] = np.sort(np.concatenate([self.arrays[-1], last]), kind="stable")
+        return np.sort(places[new])
+
+
+@dataclass(frozen=True)
+class _Level:
+    """New states after some number of steps: their columns, and the state and the step that each comes from."""
+
+    columns: Bytes
+    parents: NDArray[np.int64]  # places in the level before
+    steps: NDArray[np.int32]  # places in the list of calls
+
+
+class _Search:
+    def __init__(self, system: System, sizes: Mapping[str, int], claims: Iterable[Claim], limits: Limits,
+                 labels: frozenset[str] | None = None) -> None:
+        """`labels` names the only steps that are taken; all, unless given."""
+        self.begun = time.perf_counter()
+        self.system, self.limits = system, limits
+        self.layout = Layout(system, dict(sizes))
+        self.formulas = Formulas(self.layout)
+        self.claims = {c.name: c for c in claims}
+        self.two_state = any(c.kind == "transition" for c in self.claims.values())
+        self.plans = [plan_of(t) for s in system.steps for t in (s.outcomes() if self.two_state else s.transitions())
+                      if labels is None or t.label in labels]
+        self.identity = _Identity(self.layout)
+        self.seen = _Seen()
+        self.calls: list[tuple[Transition, tuple[int, ...]]] = []
+        self.number: dict[tuple[str, tuple[int, ...]], int] = {}
+        self.levels: list[_Level] = []
+        self.attacks: dict[str, Trace] = {}
+        self.fired: set[str] = set()
+        self.count = self.taken = 0
+        self.stopped = ""
+
+    def run(self, start: Bytes | None = None) -> Exploration:
+        """Search from `start`, or from all initial states."""
+        all_of_them = True
+        if start is None:
+            start, all_of_them = initial_columns(self.layout, self.formulas, self.limits.states)
+        first = self._new(start)
+        self._keep(start[:, first], np.zeros(len(first), np.int64), np.zeros(len(first), np.int32))
+        initial = self.count
+        depth, complete = 0, False
+        while not self.stopped:
+            if self.claims and not self.open_claims():
+                self.stopped = "every claim is broken"
+            elif self.limits.depth is not None and depth >= self.limits.depth:
+                self.stopped = f"at {depth} steps, as asked"
+            elif not self._deepen():
+                complete = not self.stopped
+                break
+            else:
+                depth += not self.stopped
+        if complete and not all_of_them:
+            complete, self.stopped = False, "not all initial states were tried: there are too many"
+        bits = 0.0 if self.identity.exact else min(1.0, self.count ** 2 / 2.0 ** 65)
+        labels = [p.transition.label for p in self.plans if not p.transition.changes_nothing]
+        return Exploration(dict(self.layout.sizes), self.count, depth, tuple(lv.columns.shape[1] for lv in self.levels),
+                           complete, self.stopped, initial, self.taken, frozenset(self.fired),
+                           tuple(la for la in labels if la not in self.fired) if complete else (), self.attacks,
+                           len(self.identity.tables), bits, time.perf_counter() - self.begun)
+
+    def _new(self, states: Bytes) -> NDArray[np.intp]:
+        """The places of states that have not been seen."""
+        if not states.shape[1]:
+            return np.arange(0)
+        places, keys = self.identity(states)
+        return np.sort(places[self.seen.add_new(keys)])
+
+    def open_claims(self) -> list[Claim]:
+        return [c for n, c in self.claims.items() if n not in self.attacks]
+
+    def _keep(self, columns: Bytes, parents: NDArray[np.int64], steps: NDArray[np.int32]) -> None:
+        """Take in the new states of a level, and look whether they break a claim."""
+        self.levels.append(_Level(columns, parents, steps))
+        self.count += columns.shape[1]
+        for begin in range(0, columns.shape[1], BATCH):
+            batch = Batch(self.formulas, columns[:, begin:begin + BATCH])
+            for claim in self.open_claims():
+                if claim.kind != "transition":
+                    holds = batch.truth(claim.body, {})
+                    if holds is False or (not isinstance(holds, bool) and not holds.all()):
+                        bad = 0 if isinstance(holds, bool) else int(np.argmin(holds))
+                        self._attack(claim, begin + bad, None)
+
+    def _deepen(self) -> bool:
+        """Take every step from the last level; False when nothing new is reached, or the search stopped on the way."""
+        last = self.levels[-1].columns
+        made: list[Bytes] = []
+        parents: list[NDArray[np.int64]] = []
+        steps: list[NDArray[np.int32]] = []
+        new = 0
+        for begin in range(0, last.shape[1], BATCH):
+            if time.perf_counter() - self.begun > self.limits.seconds:
+                self.stopped = f"after {self.limits.seconds:.0f} s"
+                return False
+            if self.taken > self.limits.taken:
+                self.stopped = f"after {self.limits.taken:,.0f} steps in all"
+                return False
+            if self.count + new > self.limits.states:
+                self.stopped = f"at {self.limits.states:,} states"
+                return False
+            after, rows, calls = self._stepped(Batch(self.formulas, last[:, begin:begin + BATCH]), begin)
+            if not after.shape[1]:
+                continue
+            kept = self._new(after)
+            new += len(kept)
+            if len(kept):
+                made.append(after[:, kept])
+                parents.append(rows[kept] + begin)
+                steps.append(calls[kept])
+        if not made:
+            return False
+        self._keep(np.concatenate(made, axis=1), np.concatenate(parents), np.concatenate(steps))
+        return True
+
+    def _stepped(self, batch: Batch, begin: int) -> tuple[Bytes, NDArray[np.int64], NDArray[np.int32]]:
+        """Every step of every state of a batch: the states after, the rows before, and the calls."""
+        after: list[Bytes] = []
+        rows_of: list[NDArray[np.intp]] = []
+        calls: list[NDArray[np.int32]] = []
+        for plan in self.plans:
+            t = plan.transition
+            for args, rows in batch.taken(plan):
+                self.fired.add(t.label)
+                if t.changes_nothing and not self.two_state:
+                    continue
+                number = self.number.setdefault((t.label, args), len(self.calls))
+                if number == len(self.calls):
+                    self.calls.append((t, args))
+                after.append(batch.columns[:, rows] if t.changes_nothing else batch.stepped(t, args, rows))
+                rows_of.append(rows)
+                calls.append(np.full(len(rows), number, np.int32))
+                self.taken += len(rows)
+        if not after:
+            return batch.columns[:, :0], np.zeros(0, np.int64), np.zeros(0, np.int32)
+        states, rows, called = np.concatenate(after, axis=1), np.concatenate(rows_of), np.concatenate(calls)
+        self._look_at_steps(batch, states, rows, called, begin)
+        return states, rows.astype(np.int64), called
+
+    def _look_at_steps(self, batch: Batch, after: Bytes, rows: NDArray[np.intp], calls: NDArray[np.int32],
+                       begin: int) -> None:
+        """Look whether a step breaks a claim about steps."""
+        claims = [c for c in self.open_claims() if c.kind == "transition"]
+        if not claims:
+            return
+        failing = np.array([bool(t.code) for t, _ in self.calls])
+        for at in range(0, after.shape[1], BATCH):
+            part = slice(at, at + BATCH)
+            both = Batch(self.formulas, batch.columns[:, rows[part]], after[:, part])
+            for claim in claims:
+                holds = both.truth(claim.body, {"failed": failing[calls[part]]})
+                if claim.name in self.attacks or holds is True or (not isinstance(holds, bool) and holds.all()):
+                    continue
+                bad = at + (0 if isinstance(holds, bool) else int(np.argmin(holds)))
+                self._attack(claim, begin + int(rows[bad]), int(calls[bad]))
+
+    def _attack(self, claim: Claim, place: int, last_call: int | None) -> None:
+        """Note the way to a state of the last level, and one call more where a step is to blame."""
+        events = []
+        if last_call is not None:
+            events.append(self._event(last_call))
+        for level in reversed(self.levels[1:]):
+            events.append(self._event(int(level.steps[place])))
+            place = int(level.parents[place])
+        world, state = self.layout.state(self.levels[0].columns[:, place])
+        self.attacks[claim.name] = Trace(self.system.name, (), claim.name, world, state, tuple(reversed(events)),
+                                         excluded=len(events) - 1)
+
+    def _event(self, number: int) -> Event:
+        t, args = self.calls[number]
+        return Event(t.label, {p.name: v for p, v in zip(t.params, args, strict=True)})
+
+
+def explore(system: System, sizes: Mapping[str, int], claims: Sequence[Claim] = (),
+            limits: Limits | None = None) -> Exploration:
+    """Search all reachable states of a world in which each sort has so many elements, for violations of some claims.
+
+    With claims, the search ends when each is broken. Raises ValueError where a state has more columns than `WIDEST`.
+    """
+    layout = Layout(system, dict(sizes))
+    if layout.width > WIDEST:
+        raise ValueError(f"a state of this world has {layout.width:,} places, more than {WIDEST:,}")
+    return _Search(system, sizes, claims, limits or Limits()).run()
+
+
+def shorter(system: System, trace: Trace, claim: Claim, seconds: float) -> Trace | None:
+    """A shortest attack from the first state of a trace by calls of the same kinds, if it is shorter than the trace.
+
+    None where there is none, or where the time does not do.
+    """
+    layout = Layout(system, trace.world.sizes)
+    if layout.width > WIDEST:
+        return None
+    limits = Limits(depth=len(trace.events) - 1, seconds=seconds)
+    search = _Search(system, trace.world.sizes, [claim], limits, frozenset(e.label for e in trace.events))
+    return search.run(layout.of_state(trace.world, trace.initial)).attacks.get(claim.name)
+
+
+__all__ = ["STATES", "Exploration", "Limits", "explore", "shorter"]

@@ -1,0 +1,110 @@
+"""Attacks found by seeing everything: breadth first, in worlds that grow from one element of each sort.
+
+Worlds are searched in the order of their size, one sort larger at a time, so that a world of one quorum and four rounds has
+its turn as well as one of two of each. What is found in a world is a shortest attack in it; larger worlds are then asked for
+a shorter one. What is not found is not there, in the worlds that were searched to their end. Systems with very large states
+are left to the other searches.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from bulkhead.model.ir import CALL, Claim, System
+from bulkhead.model.trace import Trace
+from bulkhead.proofs.theorems.columns import Layout
+from bulkhead.proofs.theorems.explore import Exploration, Limits, explore
+
+LARGEST = 6  # elements of a sort
+CALLS = 2  # in flight
+WIDE = 160  # columns of a state: of larger ones too few can be seen
+STEPS = 1_500_000  # taken in all; a count and not a time, so that runs agree
+QUICK = 100_000  # steps for a world before others have their turn
+SETUP = 30_000  # what a world costs before its first step, in steps
+AGAIN = 0.5  # of the steps taken so far may go into a search for something shorter
+
+
+@dataclass
+class Seen:
+    """What was found: attacks, and the worlds that were searched."""
+
+    attacks: dict[str, Trace] = field(default_factory=dict)
+    explored: list[Exploration] = field(default_factory=list)
+
+    def without(self, claim: str) -> list[Exploration]:
+        """The searches to the end that did not find an attack on a claim."""
+        return [e for e in self.explored if e.complete and claim not in e.attacks]
+
+
+def worlds(system: System, given: Mapping[str, int] | None = None) -> Iterator[dict[str, int]]:
+    """The worlds in which to look, smaller states first: sizes as `given`, else from one on, up to what the rules say."""
+    given = given or {}
+    most = {sort: system.scope[sort][1] if sort in system.scope else CALLS if sort == CALL else LARGEST
+            for sort in system.sorts}
+    written = {u.func for s in system.steps for t in s.transitions() for u in t.updates}
+
+    def effort(sizes: dict[str, int]) -> float:
+        layout = Layout(system, sizes)
+        fixed = sum(math.prod(layout.size(a) for a in f.args) for f in system.funcs.values() if f.name not in written)
+        return layout.width - 0.7 * fixed
+
+    first = {sort: given.get(sort, 1) for sort in system.sorts}
+    heap = [(effort(first), 0, first)]
+    known = {tuple(first.values())}
+    while heap:
+        _, _, sizes = heapq.heappop(heap)
+        if Layout(system, sizes).width > WIDE:
+            continue
+        yield sizes
+        for sort in system.sorts:
+            larger = {**sizes, sort: sizes[sort] + 1}
+            if sort not in given and larger[sort] <= most[sort] and tuple(larger.values()) not in known:
+                known.add(tuple(larger.values()))
+                heapq.heappush(heap, (effort(larger), len(known), larger))
+
+
+def attacks_in_small_worlds(system: System, claims: Mapping[str, Claim], given: Mapping[str, int] | None = None,
+                            depth: int | None = None, one: bool = False, steps: int = STEPS) -> Seen:
+    """Shortest attacks on claims in growing worlds, for about so many steps in all. With `one`, the first that falls.
+
+    `given` fixes the size of some sorts, `depth` bounds the length of attacks.
+    """
+    seen, spent = Seen(), 0
+    cut_off: list[dict[str, int]] = []  # worlds that were not searched to their end
+
+    def missing() -> list[Claim]:
+        return [] if one and seen.attacks else [c for n, c in claims.items() if n not in seen.attacks]
+
+    def search(sizes: dict[str, int], asked: list[Claim], most: int | None, budget: float) -> None:
+        nonlocal spent
+        found = explore(system, sizes, asked, Limits(depth=most, taken=budget))
+        spent += found.taken + SETUP
+        seen.explored.append(found)
+        for name, trace in found.attacks.items():
+            if name not in seen.attacks or len(trace.events) < len(seen.attacks[name].events):
+                seen.attacks[name] = trace
+        if not found.complete and most == depth and not found.attacks:
+            cut_off.append(sizes)
+
+    for sizes in worlds(system, given):
+        if not missing() or spent > steps / 2:
+            break
+        search(sizes, missing(), depth, QUICK)
+    for sizes in list(cut_off):
+        if not missing() or spent > steps:
+            break
+        search(sizes, missing(), depth, steps - spent)
+    end = spent * (1 + AGAIN)
+    for sizes in worlds(system, given):  # is there a shorter way in another world?
+        longest = max((len(t.events) for t in seen.attacks.values()), default=0)
+        if longest < 2 or spent > end:
+            break
+        if sizes not in [e.sizes for e in seen.explored]:
+            search(sizes, [claims[n] for n, t in seen.attacks.items() if len(t.events) > 1], longest - 1, end - spent)
+    return seen
+
+
+__all__ = ["Seen", "attacks_in_small_worlds", "worlds"]

@@ -1,0 +1,122 @@
+"""Every fault of the examples, what falls by it, and how many steps the shortest attack has: the one table of lengths.
+
+The length is the shortest from any initial state (`breadth_first.starts`) of the named world (`worlds.py`); `traces/` holds
+one such attack for each row, as JSON Lines. `search` says what `bulkhead attack` makes of it: `shortest`; or `longer` or
+`none`, where it has still to learn something: those rows are a list of work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A fault ("": the rules as they are), the claim that falls by it, in which world, and after how many steps."""
+
+    system: str
+    fault: str
+    claim: str
+    steps: int
+    world: str = ""
+    search: str = "shortest"
+
+    @property
+    def small(self) -> str:
+        """The name of the world: that of the system, unless the row names another."""
+        return self.world or self.system
+
+    @property
+    def trace(self) -> Path:
+        """Where the attack lies that was found breadth first."""
+        return HERE / "traces" / f"{self.system}.{self.fault or 'as_it_is'}.{self.claim}.jsonl"
+
+
+ATTACKS = (
+    Attack("lock_server", "grants_twice", "mutual_exclusion", 6),
+    Attack("lock_server", "not_noted", "mutual_exclusion", 6),
+    Attack("lock_server", "released_and_held", "mutual_exclusion", 8),
+    Attack("lock_server", "return_copied", "mutual_exclusion", 12),
+    Attack("two_phase_commit", "abort_after_prepare", "all_or_nothing", 7, search="none"),
+    Attack("two_phase_commit", "abort_after_prepare", "only_prepared_commit", 7, search="none"),
+    Attack("two_phase_commit", "impatient", "all_or_nothing", 3),
+    Attack("two_phase_commit", "impatient", "only_prepared_commit", 2),
+    Attack("two_phase_commit", "second_thoughts", "all_or_nothing", 8, search="none"),
+    Attack("two_phase_commit", "second_thoughts", "decided_for_good", 6, search="none"),
+    Attack("two_phase_commit", "forged", "all_or_nothing", 5),
+    Attack("two_phase_commit", "forged", "only_prepared_commit", 4),
+    Attack("decide_when_seen", "", "never_decided", 9, search="none"),
+    Attack("decide_when_seen", "leaves_after_voting", "decided_by_all", 10, search="none"),
+    Attack("decide_when_seen", "sees_too_much", "decided_by_all", 5),
+    Attack("ring_leader", "passes_all", "one_leader", 6, "ring_leader/2"),
+    Attack("ring_leader", "passes_all", "leader_is_highest", 3, "ring_leader/2"),
+    Attack("ring_leader", "wins_by_any", "one_leader", 4, "ring_leader/2"),
+    Attack("ring_leader", "wins_by_any", "leader_is_highest", 2, "ring_leader/2"),
+    Attack("ring_leader", "jumps", "one_leader", 6, search="none"),
+    Attack("ring_leader", "jumps", "leader_is_highest", 3, search="none"),
+    Attack("paxos", "votes_after_promise", "agreement", 10, search="none"),
+    Attack("paxos", "learns_from_one", "agreement", 10, "paxos/2", search="none"),
+    Attack("paxos", "forgets_votes", "agreement", 10, search="none"),
+    Attack("paxos", "proposes_alone", "agreement", 6, search="none"),
+    Attack("paxos", "any_vote_will_do", "agreement", 10, search="none"),
+    Attack("paxos", "proposes_twice", "agreement", 8, search="none"),
+    Attack("sharded_store", "takes_in_twice", "one_owner", 5),
+    Attack("sharded_store", "takes_in_twice", "reads_latest", 4),
+    Attack("sharded_store", "keeps_the_key", "one_owner", 2),
+    Attack("sharded_store", "number_reused", "not_lost", 2, "sharded_store/2"),
+    Attack("sharded_store", "writes_anywhere", "reads_latest", 1),
+    Attack("sharded_store", "acknowledges_too_soon", "not_lost", 3),
+    Attack("mesi", "no_invalidation", "single_writer", 3),
+    Attack("mesi", "writes_shared", "reads_latest", 3),
+    Attack("mesi", "drops_modified", "reads_latest", 4),
+    Attack("mesi", "no_write_back", "reads_latest", 5),
+    Attack("mesi", "looks_nowhere", "single_writer", 2),
+    Attack("german", "grants_beside_sharers", "single_writer", 8),
+    Attack("german", "shares_the_exclusive", "single_writer", 8),
+    Attack("german", "keeps_copy", "single_writer", 11),
+    Attack("german", "unlisted", "single_writer", 8),
+    Attack("german", "data_not_taken", "reads_latest", 12),
+    Attack("german", "order_overwritten", "reads_latest", 10),
+    Attack("peterson", "no_fence", "mutual_exclusion", 6),
+    Attack("peterson", "takes_turn", "mutual_exclusion", 10),
+    Attack("peterson", "no_turn", "mutual_exclusion", 10),
+    Attack("peterson", "stores_reordered", "mutual_exclusion", 10, search="none"),
+    Attack("reliable_broadcast", "echoes_all", "one_value_ready", 6, "reliable_broadcast/liar", "none"),
+    Attack("reliable_broadcast", "ready_at_once", "one_value_ready", 2, "reliable_broadcast/liar"),
+    Attack("reliable_broadcast", "ready_at_once", "integrity", 2, "reliable_broadcast/honest"),
+    Attack("reliable_broadcast", "joins_anybody", "one_value_ready", 4, "reliable_broadcast/liar", "none"),
+    Attack("reliable_broadcast", "joins_anybody", "integrity", 3, "reliable_broadcast/honest"),
+    Attack("reliable_broadcast", "delivers_on_one_word", "agreement", 4, "reliable_broadcast/liar"),
+    Attack("reliable_broadcast", "delivers_on_one_word", "integrity", 2, "reliable_broadcast/honest"),
+    Attack("reliable_broadcast", "echoes_anything", "integrity", 3, "reliable_broadcast/honest"),
+    Attack("chord_ring", "joins_anywhere", "nobody_left_out", 2, "chord_ring/3", "none"),
+    Attack("chord_ring", "joins_anywhere", "one_before", 4, "chord_ring/3", "none"),
+    Attack("chord_ring", "crashes_too_soon", "goes_on", 2, "chord_ring/3"),
+    Attack("chord_ring", "crashes_too_soon", "nobody_left_out", 3, "chord_ring/3", "none"),
+    Attack("chord_ring", "backup_crashes", "goes_on", 4, "chord_ring/3", "none"),
+    Attack("chord_ring", "repairs_too_much", "nobody_left_out", 2, "chord_ring/3"),
+    Attack("chord_ring", "repairs_too_much", "goes_on", 6, "chord_ring/3", "none"),
+    Attack("chord_ring", "joins_untold", "nobody_left_out", 1, "chord_ring/3"),
+    Attack("capabilities", "more_rights", "no_more_rights", 3, search="none"),
+    Attack("capabilities", "destroys_too_soon", "no_dangling", 3, "capabilities/2"),
+    Attack("capabilities", "stale_descent", "no_more_rights", 4, "capabilities/2"),
+    Attack("capabilities", "mints_while_revoking", "revoking_makes_progress", 3, "capabilities/2"),
+    Attack("capabilities", "slot_overwritten", "no_more_rights", 3, "capabilities/2"),
+    Attack("capabilities", "slot_overwritten", "no_dangling", 6, "capabilities/2"),
+    Attack("capabilities", "root_dropped", "all_authority_is_given", 3, "capabilities/2"),
+    Attack("protected_kvm", "reclaimed_unwiped", "no_secret_for_the_host", 5, search="none"),
+    Attack("protected_kvm", "reclaimed_alive", "guests_keep_pages", 3, search="none"),
+    Attack("protected_kvm", "donated_unwiped", "no_secret_for_the_host", 3),
+    Attack("protected_kvm", "donates_shared", "only_by_sharing", 3, search="none"),
+    Attack("protected_kvm", "donates_shared", "guests_are_apart", 3, search="none"),
+    Attack("protected_kvm", "shares_twice", "guests_are_apart", 3, search="none"),
+    Attack("protected_kvm", "unshared_while_pinned", "pinned_stays", 3),
+    Attack("protected_kvm", "stays_mapped", "only_by_sharing", 1),
+    Attack("protected_kvm", "shares_with_protected", "protected_own_theirs", 2, search="none"),
+    Attack("protected_kvm", "reaped_with_pages", "guests_with_pages_exist", 4, search="none"),
+    Attack("counter", "", "never_full", 31, search="none"),
+    Attack("counter", "carries_too_soon", "never_full", 15),
+)

@@ -1,0 +1,360 @@
+"""Everything that Bulkhead says of one system, compared with the interpreter. `differences` gives what does not agree.
+
+Compared are: successors and error codes of the executable model, both as transitions and as calls; claims that are said to
+be proved (by the proof, and by its certificate) with what is reached in small worlds; attacks, step by step.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bulkhead.model import syntax as s
+from bulkhead.model.caller import OKAY, Caller
+from bulkhead.model.diagnostics import RulesError
+from bulkhead.model.ir import System as Checked
+from bulkhead.model.library import Library
+from bulkhead.model.loader import build
+from bulkhead.model.machine import Machine
+from bulkhead.model.parser import parse_text
+from bulkhead.model.trace import Event, Trace
+from bulkhead.model.world import World as TableWorld
+from bulkhead.model.world import size_of
+from bulkhead.proofs.certify.check import CONFIRMED, DENIED, UNDECIDED, certify
+from bulkhead.proofs.certify.tree import assemble
+from bulkhead.proofs.report.certified import claims_of
+from bulkhead.proofs.theorems.attack import find_attack
+from bulkhead.proofs.theorems.cti import Cti, counterexample
+from bulkhead.proofs.theorems.induction import Settings, prove
+from tests.oracle.faults import with_fault
+from tests.oracle.interpreter import Interpreter, State, Taken, World, Wrong
+
+STATES = 60  # that are looked at in one world
+STEPS = 4000  # that are taken in one world
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of the comparison is made for one system."""
+
+    worlds: int = 2
+    prove: bool = True
+    certify: bool = True
+    attack: bool = False
+    states: int = STATES
+
+
+@dataclass
+class Seen:
+    """What was compared, so that a run that compares nothing is seen to."""
+
+    systems: int = 0
+    refused: int = 0
+    states: int = 0
+    steps: int = 0
+    proved: int = 0
+    violated: int = 0
+    certified: int = 0
+    undecided: int = 0
+    attacks: int = 0
+    faults: int = 0
+    counterexamples: int = 0
+
+
+def differences(text: str, seed: int, budget: Budget, seen: Seen) -> Iterator[str]:
+    """Each way in which Bulkhead and the interpreter differ on a rules file. Raises `RulesError` when it is refused."""
+    parsed = parse_text(text, "made.rules")
+    library = Library()
+    library.take(parsed, text)
+    (name,) = library.systems
+    rng = random.Random(seed)
+    tree = [i for c in parsed.components for i in c.items]
+    faults = [i.name for i in tree if isinstance(i, s.FaultItem)][: rng.randrange(2)]
+    system = build(library, name, tuple(faults))
+    items = assemble(library, name, faults)
+    seen.systems += 1
+    seen.faults += len(faults)
+    for fault in faults:
+        tree = with_fault(tree, fault)
+        if {i.name: i for i in tree if isinstance(i, s.Operation)} != items.operations:
+            yield f"certify: it lays the fault `{fault}` otherwise than the interpreter"
+    violated: dict[str, str] = {}
+    for _ in range(budget.worlds):
+        world = a_world(system, rng)
+        try:
+            oracle = Interpreter(tree, world)
+        except Wrong as error:
+            yield f"language: the interpreter refuses what the checker accepts: {error}"
+            return
+        yield from _explored(system, oracle, rng, budget, seen, violated)
+    seen.violated += len(violated)
+    if not budget.prove:
+        return
+    proof = prove(system, Settings(2.0, 1, cross_check=False, patient=False))
+    seen.proved += len(proof.proved)
+    for claim in sorted((proof.proved | proof.standing) & violated.keys()):
+        yield f"proof: `{claim}` is proved, but violated: {violated[claim]}"
+    if budget.certify:
+        given = claims_of(proof)
+        answer = certify(items, given, limit=1.0)
+        seen.certified += answer.verdict == CONFIRMED
+        seen.undecided += answer.verdict == UNDECIDED
+        if answer.verdict == DENIED:
+            yield f"certify: {next(str(a) for a in answer.open if a.verdict == DENIED)}"
+        for claim in sorted(violated):
+            if claim in given.inductive | given.implied | given.transitions and answer.verdict == CONFIRMED:
+                yield f"certify: `{claim}` is confirmed, but violated: {violated[claim]}"
+    if budget.attack:
+        for claim in [c for c in system.claims() if c not in proof.proved][:1]:
+            yield from _attacked(system, tree, claim, seen)
+        labels = {t.label for step in system.steps for t in step.outcomes()}
+        for result in [r for r in proof.failing if r.label in labels][:1]:
+            cti = counterexample(system, result.label, result.claim, sorted(proof.standing), 1.0)
+            if cti is not None:
+                seen.counterexamples += 1
+                yield from counterexample_differs(system, tree, cti)
+
+
+def a_world(system: Checked, rng: random.Random) -> World:
+    """A small world."""
+    sizes = {n: rng.choice((1, 2, 2)) for n in system.sorts}
+    for n in sizes:
+        if sum(sizes.values()) > 6:
+            sizes[n] = 1
+    consts = {}
+    for const, sort in system.consts.items():
+        k = rng.randrange(2 if sort == "bool" else len(system.enums[sort]) if sort in system.enums else sizes[sort])
+        consts[const] = bool(k) if sort == "bool" else k
+    return World(sizes, consts)
+
+
+class Tables:
+    """States of the interpreter as states of the executable model."""
+
+    def __init__(self, system: Checked, oracle: Interpreter) -> None:
+        self.system, self.oracle = system, oracle
+        self.world = TableWorld(dict(oracle.world.sizes), {c: int(v) for c, v in oracle.world.consts.items()})
+        kept = {f"{op}.{n}": slot for op, names in oracle.kept.items() for n, slot in names.items()}
+        self.columns: list[list[tuple[object, ...] | None]] = []
+        self.points = {p: k for k, p in enumerate(system.enums["Point"])}
+        for func in system.funcs.values():
+            head, _, part = func.name.partition(".")
+            owner: object = head
+            column: list[tuple[object, ...] | None] = []
+            if head not in oracle.states and head != "at":
+                owner, part = kept.get(func.name), ""
+                if owner is None:  # a field of a record that is kept
+                    path, _, part = func.name.rpartition(".")
+                    owner = kept.get(path)
+            for index in self._indices(func.args):
+                place = (owner, part, *index)
+                column.append(place if place in oracle.places else None)
+            self.columns.append(column)
+
+    def _indices(self, sorts: tuple[str, ...]) -> Iterator[tuple[object, ...]]:
+        if not sorts:
+            yield ()
+            return
+        for rest in self._indices(sorts[:-1]):
+            for v in self._values(sorts[-1]):
+                yield (*rest, v)
+
+    def _values(self, sort: str) -> list[object]:
+        return [False, True] if sort == "bool" else list(range(size_of(self.system, self.world, sort)))
+
+    def table(self, state: State) -> list[list[int]]:
+        """The state as tables; what the interpreter does not keep is 0."""
+        return [[0 if p is None else self._number(state[p]) for p in column] for column in self.columns]
+
+    def _number(self, value: object) -> int:
+        return self.points[value] if isinstance(value, str) else int(value)  # type: ignore[call-overload]
+
+    def same(self, table: list[list[int]], state: State) -> bool:
+        """Do both say the same, wherever both say something?"""
+        return all(p is None or v == self._number(state[p])
+                   for column, values in zip(self.columns, table, strict=True) for p, v in zip(column, values, strict=True))
+
+    def state(self, table: list[list[int]]) -> State:
+        """Tables as a state of the interpreter; what they do not say is the first value of its sort."""
+        out: State = {}
+        names = list(self.points)
+        for column, values in zip(self.columns, table, strict=True):
+            for p, v in zip(column, values, strict=True):
+                if p is not None:
+                    sort = self.oracle.places[p]
+                    out[p] = bool(v) if sort == "bool" else names[v] if sort == "Point" else v
+        for p, sort in self.oracle.places.items():
+            if p not in out:
+                out[p] = self.oracle.values(sort)[0]
+        return {p: out[p] for p in self.oracle.places}
+
+
+def _explored(system: Checked, oracle: Interpreter, rng: random.Random, budget: Budget, seen: Seen,
+              violated: dict[str, str]) -> Iterator[str]:
+    """Reachable states in breadth, each compared with the executable model; what is violated on the way is noted."""
+    first = [x for x in (oracle.find_initial(rng) for _ in range(3)) if x is not None]
+    tables = Tables(system, oracle)
+    machine = Machine(system, tables.world)
+    caller = Caller(machine)
+    one_state = [n for n, (kind, _, _) in oracle.claims.items() if kind != "transition"]
+    two_state = [n for n, (kind, _, _) in oracle.claims.items() if kind == "transition"]
+    ways: dict[tuple[object, ...], tuple[str, ...]] = {}
+    queue: list[State] = []
+
+    def reach(state: State, way: tuple[str, ...]) -> None:
+        key = tuple(state.values())
+        if key in ways:
+            return
+        ways[key] = way
+        queue.append(state)
+        for name in one_state:
+            if name not in violated and not oracle.holds(name, state):
+                violated[name] = f"{len(way)} steps in {oracle.world}: {'; '.join(way)}"
+
+    for state in first:
+        if not all(machine.holds(tables.table(state), c.body) for c in (*system.inits, *system.axioms)):
+            yield f"model: a state of {oracle.world} is initial for the interpreter alone"
+        reach(state, ())
+    steps = k = 0
+    while k < len(queue) and k < budget.states and steps < STEPS:
+        state = queue[k]
+        k += 1
+        way = ways[tuple(state.values())]
+        taken = list(oracle.successors(state))
+        steps += len(taken)
+        for t in taken:
+            shown = (*way, f"{t.label}{dict((*t.args, *t.picks))}{'' if t.code is None else ' = ' + t.code}")
+            for name in two_state:
+                if name not in violated and not oracle.holds_of(name, state, t):
+                    violated[name] = f"{len(shown)} steps in {oracle.world}: {'; '.join(shown)}"
+            reach(t.after, shown)
+        seen.states += 1
+        seen.steps += len(taken)
+        if k <= 12:
+            table = tables.table(state)
+            for name in one_state:
+                claim = system.invariants.get(name) or system.theorems[name]
+                if machine.holds(table, claim.body) != oracle.holds(name, state):
+                    yield f"model: `{name}` is {not oracle.holds(name, state)} for the executable model alone, after {way}"
+                    return
+            yield from _calls(caller, tables, table, state, taken, way)
+            yield from _transitions(machine, tables, table, state, taken, way)
+
+
+def _calls(caller: Caller, tables: Tables, table: list[list[int]], state: State, taken: list[Taken],
+           way: tuple[str, ...]) -> Iterator[str]:
+    """Every step as a call with its error code."""
+    by_call: dict[tuple[str, tuple[tuple[str, object], ...]], list[Taken]] = {}
+    for t in taken:
+        by_call.setdefault((t.label, t.args), []).append(t)
+    for (label, args), outcomes in by_call.items():
+        given = {n: int(v) for n, v in args}  # type: ignore[call-overload]
+        after = [list(column) for column in table]
+        out = caller.call(after, label, dict(given))
+        expected = [t for t in outcomes if (t.code or OKAY) == out.code]
+        if not any(tables.same(after, t.after) for t in expected):
+            codes = sorted({t.code or OKAY for t in outcomes})
+            yield (f"call: {label}{given} answers {out.code} on the executable model, one of {codes} for the interpreter"
+                   f"{' but with another state' if expected else ''}, after {way}")
+            return
+
+
+def _transitions(machine: Machine, tables: Tables, table: list[list[int]], state: State, taken: list[Taken],
+                 way: tuple[str, ...]) -> Iterator[str]:
+    """Every transition that can fire, and every step that should be one."""
+    found: list[tuple[str, list[list[int]]]] = []
+    total = 0
+    for label, made in machine.transitions.items():
+        for values in machine.choices(label):
+            total += 1
+            if total > 3000:
+                return
+            after = [list(column) for column in table]
+            if machine.fire(after, label, {p.name: v for p, v in zip(made.params, values, strict=True)}):
+                found.append((label, after))
+    for label, after in found:
+        base = label.partition("!")[0]
+        failed = "!" in label
+        if not any(t.label == base and (t.code is not None) == failed and tables.same(after, t.after) for t in taken):
+            yield f"model: {label} leads the executable model where the interpreter does not go, after {way}"
+            return
+    for t in taken:
+        if not any(label.partition("!")[0] == t.label and ("!" in label) == (t.code is not None)
+                   and tables.same(after, t.after) for label, after in found):
+            yield f"model: {t.label}{dict(t.args)} = {t.code} leads only the interpreter somewhere, after {way}"
+            return
+
+
+def _attacked(system: Checked, tree: list[s.Item], claim: str, seen: Seen) -> Iterator[str]:
+    """An attack, step by step."""
+    trace = find_attack(system, claim, max_depth=3, limit=1.0)
+    if trace is None:
+        return
+    seen.attacks += 1
+    yield from attack_differs(system, tree, trace)
+
+
+def attack_differs(system: Checked, tree: list[s.Item], trace: Trace) -> Iterator[str]:
+    """Does the interpreter go the way of an attack, and is the claim violated at its end?"""
+    sorts = system.consts
+    consts = {c: bool(v) if sorts[c] == "bool" else v for c, v in trace.world.consts.items()}
+    for const, sort in sorts.items():
+        if const not in consts:
+            yield f"attack: the world of the attack on `{trace.claim}` does not say what `{const}` of sort {sort} is"
+            return
+    oracle = Interpreter(tree, World({"Call": 1, **trace.world.sizes}, consts))
+    tables = Tables(system, oracle)
+    state = tables.state(trace.initial)
+    if not oracle.initial(state):
+        yield f"attack: the attack on `{trace.claim}` begins in a state that is not initial"
+        return
+    machine = Machine(system, trace.world)
+    table = [list(t) for t in trace.initial]
+    last: Taken | None = None
+    before = state
+    for n, event in enumerate(trace.events, 1):
+        machine.fire(table, event.label, event.args)
+        fitting = _fitting(tables, state, event, table)
+        if not fitting:
+            yield f"attack: step {n} of it on `{trace.claim}`, {event.label}{event.args}, is none of the interpreter's"
+            return
+        last, before, state = fitting[0], state, fitting[0].after
+    kind = oracle.claims[trace.claim][0]
+    if kind != "transition":
+        good = oracle.holds(trace.claim, state)
+    else:
+        good = last is None or oracle.holds_of(trace.claim, before, last)
+    if good:
+        yield f"attack: after the attack on `{trace.claim}` it still holds"
+
+
+def _fitting(tables: Tables, state: State, event: Event, after: list[list[int]]) -> list[Taken]:
+    """The steps of the interpreter that an event may be."""
+    label, _, code = event.label.partition("!")
+    return [t for t in tables.oracle.successors(state)
+            if t.label == label and all(int(v) == event.args.get(n, int(v)) for n, v in t.args)
+            and (t.code is not None) == bool(code) and tables.same(after, t.after)]
+
+
+def counterexample_differs(system: Checked, tree: list[s.Item], cti: Cti) -> Iterator[str]:
+    """Is a counterexample to induction a step of the interpreter, from a state with the claims to one without this one?"""
+    sorts = system.consts
+    consts = {c: bool(v) if sorts[c] == "bool" else v for c, v in cti.world.consts.items()}
+    oracle = Interpreter(tree, World({"Call": 1, **cti.world.sizes}, consts))
+    tables = Tables(system, oracle)
+    before = tables.state(cti.before)
+    fitting = _fitting(tables, before, cti.event, cti.after)
+    if not fitting:
+        yield f"counterexample: {cti.event} on `{cti.claim}` is no step of the interpreter"
+        return
+    for name in cti.assumed:
+        bare = name.partition("/")[2] or name
+        if bare in oracle.claims and not oracle.holds(bare, before):
+            yield f"counterexample: `{bare}` is assumed before {cti.event}, and does not hold there"
+    two = oracle.claims[cti.claim][0] == "transition"
+    if all(oracle.holds_of(cti.claim, before, t) if two else oracle.holds(cti.claim, t.after) for t in fitting):
+        yield f"counterexample: `{cti.claim}` still holds after {cti.event}"
+
+
+__all__ = ["Budget", "RulesError", "Seen", "a_world", "attack_differs", "differences"]

@@ -1,0 +1,125 @@
+"""Random systems, everything compared with the interpreter: `python -m tests.oracle.fuzz --systems N --seed S`.
+
+A difference prints the kind, the seed and the rules file, made as small as it still differs in the same way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+
+from bulkhead.model.diagnostics import RulesError
+from bulkhead.proofs.jobs import Workers
+from tests.oracle.compare import Budget, Seen, differences
+from tests.oracle.generate import Draft, draft, smaller
+
+SHRINKING = 150  # attempts
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A way in which two meanings of a system differ."""
+
+    seed: int
+    kind: str
+    what: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"seed {self.seed}: {self.what}\n{self.text}"
+
+
+def first_difference(made: Draft, seed: int, budget: Budget, seen: Seen) -> str | None:
+    """The first difference, or None; a crash is one."""
+    try:
+        return next(differences(made.text(), seed, budget, seen), None)
+    except RulesError:
+        seen.refused += 1
+        return None
+    except Exception as error:
+        return f"crash {type(error).__name__}: {str(error)[:200]}"
+
+
+def kind_of(what: str) -> str:
+    """What must stay while a file is made smaller."""
+    words = what.split()
+    return " ".join(words[:2]) if words[0] == "crash" else words[0] + (" confirmed" if "confirmed" in what else "")
+
+
+def shrunk(made: Draft, seed: int, budget: Budget, kind: str) -> tuple[Draft, str]:
+    """The smallest draft found that differs in the same way."""
+    what = first_difference(made, seed, budget, Seen()) or ""
+    tried = 0
+    again = True
+    while again and tried < SHRINKING:
+        again = False
+        for less in smaller(made):
+            tried += 1
+            if tried >= SHRINKING:
+                break
+            found = first_difference(less, seed, budget, Seen())
+            if found is not None and kind_of(found) == kind:
+                made, what, again = less, found, True
+                break
+    return made, what
+
+
+def run_part(task: tuple[int, int, int, int, bool]) -> tuple[Seen, list[Difference]]:
+    """Some seeds: from, to, step, and every how many systems an attack is looked for."""
+    begin, end, step, attack_every, shrink = task
+    seen = Seen()
+    found: list[Difference] = []
+    kinds: Counter[str] = Counter()
+    for seed in range(begin, end, step):
+        try:
+            made = draft(seed)
+        except LookupError:
+            seen.refused += 1
+            continue
+        budget = Budget(worlds=1, attack=seed % attack_every == 0)
+        what = first_difference(made, seed, budget, seen)
+        if what is not None:
+            kind = kind_of(what)
+            kinds[kind] += 1
+            if shrink and kinds[kind] <= 3:
+                made, what = shrunk(made, seed, replace(budget, worlds=budget.worlds), kind)
+            found.append(Difference(seed, kind, what, made.text()))
+    return seen, found
+
+
+def fuzz(systems: int, seed: int, jobs: int, attack_every: int = 8, shrink: bool = True) -> tuple[Seen, list[Difference]]:
+    """Compare so many random systems, in so many processes."""
+    tasks = [(seed + k, seed + systems, jobs * 4, attack_every, shrink) for k in range(jobs * 4)]
+    with Workers(jobs) as workers:
+        parts = list(workers.map(run_part, tasks))
+    seen = Seen()
+    for part, _ in parts:
+        for name in vars(part):
+            setattr(seen, name, getattr(seen, name) + getattr(part, name))
+    return seen, [d for _, found in parts for d in found]
+
+
+def main() -> int:
+    """The program."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--systems", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--attack-every", type=int, default=8, help="look for an attack on every so many-th system")
+    parser.add_argument("--no-shrink", action="store_true")
+    given = parser.parse_args()
+    begun = time.perf_counter()
+    seen, found = fuzz(given.systems, given.seed, given.jobs, given.attack_every, not given.no_shrink)
+    for d in found:
+        print(f"{d}\n{'-' * 80}")
+    print(Counter(d.kind for d in found))
+    print(f"{seen}, {time.perf_counter() - begun:.1f} s")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

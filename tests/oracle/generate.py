@@ -1,0 +1,512 @@
+"""Random systems over the whole language, well-formed by their making, from a seed. Names are nasty on purpose.
+
+A system is a list of parts of text, so that shrinking can leave some out: `Draft`. Whether what is left is
+well-formed is for the checker to say.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field, replace
+
+NASTY = (
+    "x0", "x1", "value", "goal", "i0", "a", "a_", "a_next", "next_a", "init", "error", "old", "old_live", "live",
+    "seq", "re", "bv", "nil", "item", "x", "y", "t", "S", "N", "k", "o", "v_x", "follows", "check", "store", "Int",
+    "Bool", "Array", "RegEx", "proved", "okay", "goal0", "assumed", "inv", "true_", "def", "lambda", "let", "select",
+    "ite", "distinct", "range", "all_", "len", "rnd", "given", "picks", "args", "implies_", "BitVec", "Set", "State",
+    "class", "None", "self", "return_",
+)
+CODES = ("error", "EINVAL", "EPERM", "okay", "x0", "init")
+Scope = dict[str, object]  # a variable's sort, or the fields of a record
+Procedures = dict[str, "Procedure"]
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """What a `perform` has to know: sorts of the arguments and of the result, locals, and steps."""
+
+    params: tuple[str, ...]
+    result: str | None
+    locals: dict[str, object]
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """An item: a head that stays, and statements of which any may be left out."""
+
+    head: str
+    body: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        return "\n".join([self.head, *(f"    {b}" for b in self.body)])
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A whole rules file in parts. The system expects all claims to be proved."""
+
+    parts: tuple[Part, ...]
+
+    def claims(self) -> list[str]:
+        return [p.head.split()[1] for p in self.parts if p.head.startswith(("theorem ", "transition "))]
+
+    def text(self) -> str:
+        expect = f"\n    expect proved {', '.join(self.claims())}" if self.claims() else ""
+        return ("component gen \"made at random\"\n\n" + "\n".join(p.text() for p in self.parts)
+                + f"\n\nsystem made \"made at random\"\n    uses gen{expect}\n")
+
+
+@dataclass
+class Maker:
+    """Makes one draft. `states` maps a name to its index sorts and its fields."""
+
+    rng: random.Random
+    sorts: list[str] = field(default_factory=list)
+    enums: dict[str, list[str]] = field(default_factory=dict)
+    consts: dict[str, str] = field(default_factory=dict)
+    states: dict[str, tuple[list[str], list[tuple[str, str]]]] = field(default_factory=dict)
+    defines: dict[str, tuple[list[str], str]] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)  # `op.local` and its sort
+    points: list[str] = field(default_factory=list)
+    fixed: list[str] = field(default_factory=list)  # states that nothing writes
+    used: set[str] = field(default_factory=set)
+    two_state: bool = False
+    operation: str = ""
+
+    def name(self, hint: str = "n") -> str:
+        """A new name of the system, nasty now and then."""
+        free = [n for n in NASTY if n not in self.used]
+        text = self.rng.choice(free) if free and self.rng.random() < 0.6 else f"{hint}{len(self.used)}"
+        while text in self.used:
+            text += "z"
+        self.used.add(text)
+        return text
+
+    def local(self, scope: Scope) -> str:
+        """A name for a variable: it may hide a name of the system, but none of the operation."""
+        pool = [n for n in (*NASTY, *self.used) if n not in scope]
+        return self.rng.choice(pool) if self.rng.random() < 0.7 else f"w{len(scope)}"
+
+    def sort(self, small: bool = False) -> str:
+        """Any sort."""
+        if self.rng.random() < (0.7 if small else 0.25):
+            return self.rng.choice([*self.enums, "bool"])
+        return self.rng.choice([*self.sorts, *(["Call"] if self.rng.random() < 0.1 else [])])
+
+    # Expressions.
+
+    def places(self, scope: Scope, sort: str, depth: int) -> list[str]:
+        """Some reads of state with a value of this sort."""
+        out = []
+        for name, (index, fields) in self.states.items():
+            hits = [f for f, s in fields if s == sort]
+            if hits and (index or name not in scope):
+                text = f"{name}[{', '.join(self.of(scope, i, depth - 1) for i in index)}]" if index else name
+                part = self.rng.choice(hits)
+                out.append(f"{text}.{part}" if part else text)
+        for name, kind in scope.items():
+            if isinstance(kind, tuple):
+                out += [f"{name}.{f}" for f, s in kind if s == sort]
+        out += [f"{path}[{self.of(scope, 'Call', depth - 1)}]" for path, s in self.kept.items()
+                if s == sort and path.split(".")[0] not in scope]
+        return out
+
+    def of(self, scope: Scope, sort: str, depth: int = 2) -> str:
+        """An expression of a sort."""
+        if sort == "bool" and depth > 0:
+            return f"({self.formula(scope, depth)})"
+        simple = [n for n, k in scope.items() if k == sort]
+        simple += [c for c, s in self.consts.items() if s == sort and c not in scope]
+        simple += [m for m in self.enums.get(sort, ()) if m not in scope]
+        simple += ["true", "false"] if sort == "bool" else []
+        if depth > 0:
+            if self.rng.random() < 0.5 or not simple:
+                simple += self.places(scope, sort, depth)
+            for name, (params, result) in self.defines.items():
+                if result == sort and self.rng.random() < 0.3:
+                    simple.append(f"{name}({', '.join(self.of(scope, p, depth - 1) for p in params)})")
+        if not simple and depth > -3:
+            simple = self.places(scope, sort, min(depth, 0))
+        if not simple:
+            raise LookupError(sort)
+        text = self.rng.choice(simple)
+        if self.two_state and self.rng.random() < 0.4:
+            return f"next({text})"
+        if depth > 1 and self.rng.random() < 0.1:
+            return f"(if {self.formula(scope, depth - 2)} then {text} else {self.of(scope, sort, 0)})"
+        return text
+
+    def formula(self, scope: Scope, depth: int = 2) -> str:
+        """A truth value."""
+        r = self.rng.random()
+        if depth <= 0 or r < 0.35:
+            sort = self.sort(small=r < 0.1)
+            if sort in self.enums and r < 0.06:
+                members = list(self.enums[sort])
+                if not set(members) & scope.keys():
+                    some = self.rng.sample(members, k=self.rng.randint(1, len(members)))
+                    return f"{self.of(scope, sort, depth)} in {{ {', '.join(some)} }}"
+            if sort == "bool" or r < 0.25:
+                atoms = self.places(scope, "bool", max(depth, 1)) + [n for n, k in scope.items() if k == "bool"]
+                if self.points and r < 0.12 and "at" not in scope:
+                    point = self.rng.choice(["idle", *self.points])
+                    if point.split(".")[0] not in scope:
+                        atoms = [f"at[{self.of(scope, 'Call', 0)}] = {point}"]
+                if self.two_state and self.rng.random() < 0.2:
+                    return "failed"
+                if atoms:
+                    text = self.rng.choice(atoms)
+                    text = f"next({text})" if self.two_state and self.rng.random() < 0.4 else text
+                    return text if r < 0.2 else f"not ({text})"
+            left, right = self.of(scope, sort, max(depth - 1, 0)), self.of(scope, sort, max(depth - 1, 0))
+            return f"{left} {'=' if r < 0.28 else '!='} {right}"
+        if r < 0.55:
+            word = self.rng.choice(("and", "or", "implies", "iff"))
+            return f"({self.formula(scope, depth - 1)}) {word} ({self.formula(scope, depth - 1)})"
+        if r < 0.65:
+            return f"not ({self.formula(scope, depth - 1)})"
+        inner = dict(scope)
+        binders: list[str] = []
+        for _ in range(self.rng.randint(1, 2)):
+            sort = self.sort()
+            name = self.local(inner) if self.rng.random() < 0.8 else self.local({})
+            if any(name == b.split(":")[0] for b in binders) or name == "this":
+                continue
+            inner[name] = sort
+            binders.append(f"{name}: {sort}")
+        if not binders:
+            return self.formula(scope, depth - 1)
+        return f"({self.rng.choice(('forall', 'exists'))} {', '.join(binders)}. {self.formula(inner, depth - 1)})"
+
+    # Statements.
+
+    def assign(self, scope: Scope) -> str:
+        """A `set`, of one place or of many."""
+        writable = [n for n in self.states if n not in self.fixed and (self.states[n][0] or n not in scope)]
+        name = self.rng.choice(writable)
+        index, fields = self.states[name]
+        inner = dict(scope)
+        binders: list[str] = []
+        args: list[str] = []
+        for sort in index:
+            r = self.rng.random()
+            same = [b.split(":")[0] for b in binders if b.endswith(f" {sort}")]
+            if r < 0.3:
+                var = self.local(inner)
+                inner[var] = sort
+                binders.append(f"{var}: {sort}")
+                args.append(var)
+            elif r < 0.4 and same:
+                args.append(self.rng.choice(same))
+            else:
+                args.append(self.of(scope, sort, 1))
+        limits = dict(inner)
+        if self.rng.random() < 0.12:
+            var = self.local(limits)
+            sort = self.sort()
+            limits[var] = sort
+            binders.append(f"{var}: {sort}")
+        text = f"{name}[{', '.join(args)}]" if index else name
+        if any(a in limits and a not in scope and a not in inner for a in args):
+            raise LookupError(text)
+        if fields[0][0] == "":
+            value = self.of(inner, fields[0][1], 1)
+        elif self.rng.random() < 0.5:
+            value = "{ " + ", ".join(f"{f}: {self.of(inner, s, 1)}" for f, s in fields) + " }"
+        else:
+            part, sort = self.rng.choice(fields)
+            text, value = f"{text}.{part}", self.of(inner, sort, 1)
+        out = f"set {text} = {value}"
+        if binders:
+            out += f" for all {', '.join(binders)}"
+        if self.rng.random() < 0.35:
+            out += f" where {self.formula(limits, 1)}"
+        return out
+
+    def undo(self, scope: Scope) -> str:
+        """An `undo`, now and then."""
+        if self.rng.random() > 0.3:
+            return ""
+        return f" undo {' '.join(self.assign(scope) for _ in range(self.rng.randint(1, 2)))} end"
+
+    def statements(self, scope: Scope, count: int, procedures: Procedures,
+                   boundaries: bool, op: str) -> list[str]:
+        """Statements in a row; `scope` grows with what they define."""
+        out: list[str] = []
+        steps = self.rng.choice((0, 0, 1, 2)) if boundaries else 0
+        batch = boundaries and self.rng.random() < 0.2
+        marks = ["step"] * steps if not batch else ["each", *["step"] * self.rng.choice((0, 0, 1)), "done"]
+        performed: set[str] = set()
+        if marks:
+            scope["this"] = "Call"
+        for part in range(len(marks) + 1):
+            for _ in range(self.rng.randint(1, count)):
+                out.append(self.statement(scope, procedures, performed))
+            if part < len(marks):
+                params = []
+                if marks[part] == "done":
+                    out.append("done")
+                    continue
+                label = self.name("s")
+                if marks[part] == "each" or self.rng.random() < 0.4:
+                    for _ in range(self.rng.randint(0, 1)):
+                        sort, var = self.sort(), self.local(scope)
+                        scope[var] = sort
+                        params.append(f"{var}: {sort}")
+                self.points.append(f"{op}.{label}")
+                out.append(f"{marks[part]} {label}" + (f"({', '.join(params)})" if params or marks[part] == "each" else ""))
+        return out
+
+    def statement(self, scope: Scope, procedures: Procedures,
+                  performed: set[str]) -> str:
+        """One statement that is no boundary; where one cannot be made, another."""
+        for _ in range(8):
+            try:
+                return self._statement(scope, procedures, performed)
+            except LookupError:
+                continue
+        return "may fail EIO \"nothing else could be made\""
+
+    def _statement(self, scope: Scope, procedures: Procedures,
+                  performed: set[str]) -> str:
+        """One statement that is no boundary."""
+        r = self.rng.random()
+        code = self.rng.choice(CODES)
+        if r < 0.2:
+            return f"require {self.formula(scope, 2)} else {code}{self.undo(scope)}"
+        if r < 0.27:
+            return f"may fail {code} \"why\"{self.undo(scope)}"
+        if r < 0.37:
+            undo, var, sort = self.undo(scope), self.local(scope), self.sort()
+            if var != "this":
+                scope[var] = sort
+                where = f" where {self.formula(scope, 1)}" if self.rng.random() < 0.7 else ""
+                return f"pick {var}: {sort}{where} else {code}{undo}"
+        if r < 0.5:
+            var = self.local(scope)
+            records = [n for n, (_, fields) in self.states.items() if fields[0][0] and (self.states[n][0] or n not in scope)]
+            if records and self.rng.random() < 0.5:
+                name = self.rng.choice(records)
+                index = ", ".join(self.of(scope, i, 1) for i in self.states[name][0])
+                scope[var] = tuple(self.states[name][1])
+                return f"let {var} = {name}[{index}]" if index else f"let {var} = {name}"
+            sort = self.sort()
+            text = f"let {var} = {self.of(scope, sort, 2)}"
+            scope[var] = sort
+            return text
+        if r < 0.62 and procedures:
+            name = self.rng.choice(list(procedures))
+            params, result, locals_ = procedures[name].params, procedures[name].result, procedures[name].locals
+            if procedures[name].steps and (name in performed or self.rng.random() < 0.5):
+                raise LookupError(name)
+            args = ", ".join(self.of(scope, p, 1) for p in params)
+            text = f"perform {name}({args})"
+            prefix = ""
+            if name in performed or self.rng.random() < 0.5:
+                given = self.local(scope)
+                prefix = given + "_"
+                text += f" as {given}"
+                if any(prefix + n in scope for n in locals_):
+                    raise LookupError(text)
+                if result is not None:
+                    scope[given] = result
+            elif any(n in scope for n in locals_):
+                raise LookupError(text)
+            performed.add(name)
+            self.points += [f"{self.operation}.{step}" for step in procedures[name].steps]
+            for n, k in locals_.items():
+                scope[prefix + n] = k
+            return text + (f" else {self.rng.choice(CODES)}" if self.rng.random() < 0.3 else "")
+        return self.assign(scope)
+
+
+def draft(seed: int) -> Draft:
+    """The random system of a seed."""
+    for attempt in range(50):
+        try:
+            return _draft(random.Random(seed * 1000 + attempt))
+        except LookupError:
+            continue
+    raise LookupError(seed)
+
+
+def _draft(rng: random.Random) -> Draft:
+    m = Maker(rng)
+    parts: list[Part] = []
+    for _ in range(rng.choice((1, 1, 2))):
+        m.sorts.append(m.name("T"))
+        parts.append(Part(f'sort {m.sorts[-1]} "a sort"'))
+    for _ in range(rng.choice((0, 0, 1, 1, 2))):
+        enum = m.name("E")
+        m.enums[enum] = [m.name("m") for _ in range(rng.choice((1, 2, 2, 3)))]
+        parts.append(Part(f"enum {enum} = {' | '.join(m.enums[enum])}"))
+    for _ in range(rng.choice((0, 0, 1, 2))):
+        const = m.name("c")
+        m.consts[const] = m.sort()
+        if m.consts[const] == "Call":
+            m.consts[const] = m.sorts[0]
+        parts.append(Part(f"const {const}: {m.consts[const]}"))
+    for _ in range(rng.choice((1, 2, 2, 3))):
+        _state(m, parts)
+    if len(m.states) > 1 and rng.random() < 0.25:
+        written = {p.head.split("[")[0].split()[-1] for p in parts if " writable by " in p.head}
+        m.fixed += [n for n in m.states if n not in written][:1]
+    for _ in range(rng.choice((0, 0, 1, 2))):
+        scope: Scope = {}
+        params = []
+        for _ in range(rng.randint(0, 2)):
+            var, sort = m.local(scope), m.sort()
+            scope[var] = sort
+            params.append(f"{var}: {sort}")
+        result = "bool" if rng.random() < 0.6 else m.sort()
+        body = m.formula(scope, 2) if result == "bool" else m.of(scope, result, 2)
+        name = m.name("d")
+        parts.append(Part(f"define {name}({', '.join(params)}){'' if result == 'bool' else f': {result}'} = {body}"))
+        m.defines[name] = [str(s) for s in scope.values()], result
+    if m.consts and rng.random() < 0.3:
+        c, sort = rng.choice(list(m.consts.items()))
+        parts.append(Part(f"axiom {c} {'=' if rng.random() < 0.5 else '!='} {m.of({}, sort, 0)}"))
+    if m.fixed and rng.random() < 0.5:
+        keep = m.states, m.defines
+        m.states, m.defines = {n: m.states[n] for n in m.fixed}, {}
+        parts.append(Part(f"axiom {m.formula({}, 2)}"))
+        m.states, m.defines = keep
+    body_parts = _operations(m)
+    for _ in range(rng.choice((0, 1, 1, 2))):
+        parts.append(_init(m))
+    if m.points and rng.random() < 0.8:
+        parts.append(Part("init forall c: Call. at[c] = idle"))
+    parts += body_parts
+    parts += _faults(m, body_parts)
+    for _ in range(rng.choice((1, 2, 3))):
+        kind = rng.choice(("theorem", "theorem", "transition", "invariant"))
+        m.two_state = kind == "transition"
+        parts.append(Part(f"{kind} claim{len(parts)} {m.formula({}, 3)}"))
+        m.two_state = False
+    return Draft(tuple(parts))
+
+
+def _state(m: Maker, parts: list[Part]) -> None:
+    rng = m.rng
+    name = m.name("p")
+    index = [m.sort() for _ in range(rng.choice((0, 1, 1, 1, 2)))]
+    if rng.random() < 0.25:
+        fields = []
+        for k in range(rng.randint(1, 2)):
+            fields.append((rng.choice(("live", "value", "f", "owner")) + ("" if k == 0 else "2"), m.sort(small=True)))
+    else:
+        fields = [("", m.sort(small=rng.random() < 0.8))]
+    shown = fields[0][1] if fields[0][0] == "" else "{ " + ", ".join(f"{f}: {s}" for f, s in fields) + " }"
+    names = [rng.choice(("", f"who{k}", f"x{k}")) for k in range(len(index))]
+    m.states[name] = index, fields
+    written = ""
+    if index and rng.random() < 0.15:
+        names[0] = names[0] or "who"
+        scope: Scope = {n: s for n, s in zip(names, index, strict=True) if n}
+        scope |= {f or "value": s for f, s in fields}
+        if not {n for n in names if n} & {f or "value" for f, _ in fields}:
+            written = f" writable by {names[0]}" + (f" as {m.name('write')}" if rng.random() < 0.5 else "")
+            if not written.count(" as "):
+                m.used.add(f"write_{name}")
+            if rng.random() < 0.4:
+                written += f" when {m.formula(scope, 1)}"
+            if rng.random() < 0.4:
+                written += f" then {m.assign(scope)}"
+    places = ", ".join(f"{n}: {s}" if n else s for n, s in zip(names, index, strict=True))
+    ghost, shown_index = "ghost " if rng.random() < 0.1 else "", f"[{places}]" if index else ""
+    parts.append(Part(f"{ghost}state {name}{shown_index}: {shown}{written}"))
+
+
+def _operations(m: Maker) -> list[Part]:
+    rng = m.rng
+    parts: list[Part] = []
+    procedures: Procedures = {}
+    for k in range(rng.choice((1, 2, 3, 4))):
+        kind = "procedure" if k == 0 and rng.random() < 0.5 else rng.choice(("internal", "request", "hypercall"))
+        name = m.name("op")
+        scope: Scope = {}
+        params = []
+        for _ in range(rng.choice((0, 1, 1, 2))):
+            var, sort = m.local(scope), m.sort()
+            scope[var] = sort
+            params.append(f"{var}: {sort}")
+        when = f" when {m.formula(scope, 1)}" if kind != "procedure" and rng.random() < 0.25 else ""
+        given = set(scope)
+        points = list(m.points)
+        m.operation = name
+        body = m.statements(scope, 3, procedures, kind != "procedure" or rng.random() < 0.3, name)
+        result = None
+        if kind == "procedure" and rng.random() < 0.5:
+            plain = [(n, str(s)) for n, s in scope.items() if isinstance(s, str) and n != "this"]
+            if plain:
+                var, result = rng.choice(plain)
+                body.append(f"return {var}")
+        parts.append(Part(f"{kind} {name}({', '.join(params)}){f' -> {result}' if result else ''}{when}", tuple(body)))
+        if kind == "procedure":
+            steps = tuple(p.split(".")[1] for p in m.points if p not in points)
+            m.points = points
+            if any(b.startswith("each ") for b in body):
+                continue  # performed within another batch it would be refused
+            procedures[name] = Procedure(tuple(str(scope[n]) for n in scope if n in given), result,
+                                         {n: s for n, s in scope.items() if n not in given and n != "this"}, steps)
+        elif len(m.points) > len(points):
+            for n, s in scope.items():
+                if n in given and isinstance(s, str) and rng.random() < 0.5:
+                    m.kept[f"{name}.{n}"] = s
+    return parts
+
+
+def _init(m: Maker) -> Part:
+    """Mostly one value everywhere, so that there are few initial states."""
+    rng = m.rng
+    if rng.random() < 0.25:
+        return Part(f"init {m.formula({}, 2)}")
+    name = rng.choice(list(m.states))
+    index, fields = m.states[name]
+    part, sort = rng.choice(fields)
+    binders = [(f"q{k}", s) for k, s in enumerate(index)]
+    place = f"{name}[{', '.join(v for v, _ in binders)}]" if index else name
+    place = f"{place}.{part}" if part else place
+    value = m.of(dict(binders), sort, 0)
+    quantified = f"forall {', '.join(f'{v}: {s}' for v, s in binders)}. " if binders else ""
+    return Part(f"init {quantified}{place} = {value}")
+
+
+def _faults(m: Maker, operations: list[Part]) -> list[Part]:
+    """A fault, now and then: it repeats a check or an assignment of some operation."""
+    rng = m.rng
+    if rng.random() > 0.35:
+        return []
+    op = rng.choice(operations)
+    name = op.head.split("(")[0].split()[1]
+    boundaries = [b.split("(")[0].split()[-1] for b in op.body if b.split()[0] in ("step", "each", "done")]
+    st = rng.choice(op.body)
+    if st.startswith("require "):
+        cond = st.removeprefix("require ").rpartition(" else ")[0].split(" else ")[0] if " undo " not in st else ""
+        if not cond or " else " in st.removeprefix("require ")[: len(cond)]:
+            return []
+        changes = [f"drop {cond}", f"replace {cond} with not ({cond})", *(f"move {cond} to {b}" for b in boundaries[-1:])]
+    elif st.startswith("pick ") and " where " in st and " undo " not in st:
+        cond = st.partition(" where ")[2].rpartition(" else ")[0]
+        changes = [f"drop {cond}", f"replace {cond} with not ({cond})"]
+    elif st.startswith("set ") and " = " in st:
+        changes = [f"skip {st.removeprefix('set ').partition(' = ')[0]}"]
+    else:
+        return []
+    return [Part(f"fault fault1 within {name} {rng.choice(changes)}")]
+
+
+def smaller(d: Draft) -> list[Draft]:
+    """Drafts with one part or statement less, the largest cuts first."""
+    out = []
+    n = len(d.parts)
+    for size in sorted({max(1, n // 2), max(1, n // 4), 1}, reverse=True):
+        out += [Draft(d.parts[:k] + d.parts[k + size:]) for k in range(0, n, size)]
+    for k, part in enumerate(d.parts):
+        for j in range(len(part.body)):
+            out.append(Draft((*d.parts[:k], replace(part, body=part.body[:j] + part.body[j + 1:]), *d.parts[k + 1:])))
+    return out
+
+
+__all__ = ["Draft", "Part", "draft", "smaller"]

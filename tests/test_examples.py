@@ -1,0 +1,198 @@
+"""The protocols of `examples/`: they prove, their steps can be taken, and each fault has an attack of known length.
+
+Three things are held against each other that share little: what the solvers prove, what a plain breadth-first search of the
+executable model sees in small worlds, and, for two protocols, what Spin says of a model written by hand.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from bulkhead.model.ir import System
+from bulkhead.model.loader import load
+from bulkhead.model.machine import Machine
+from bulkhead.model.trace import TraceError, load_jsonl, replay
+from bulkhead.model.world import State, World
+from bulkhead.proofs.theorems.attack import confirm, find_attack, violated
+from bulkhead.proofs.theorems.induction import Settings, prove
+from tests.examples.attacks import ATTACKS, HERE, Attack
+from tests.examples.breadth_first import Found, search, starts, state_of
+from tests.examples.worlds import WORLDS
+
+FILES = sorted(HERE.glob("*.rules"))
+NAMES = [f.stem for f in FILES]
+
+
+def _load(name: str, fault: str = "") -> System:
+    return load(str(HERE / f"{name}.rules"), [fault] if fault else [])
+
+
+def _small(system: System, world: str) -> tuple[Machine, State]:
+    small = WORLDS[world]
+    made = World({**dict.fromkeys(system.sorts, 1), **small.sizes}, small.consts)
+    return Machine(system, made), state_of(system, made, small.facts)
+
+
+@functools.cache
+def _explored(world: str) -> Found:
+    """All of a small world, or a way to a state in which a claim that should be proved, or an invariant, is false."""
+    system = _load(world.partition("/")[0])
+    machine, first = _small(system, world)
+    true = [c for n, c in {**system.claims(), **system.invariants}.items() if system.expects.get(n) != "refuted"]
+    return search(machine, [first], true)
+
+
+def _id(attack: Attack) -> str:
+    return f"{attack.system}-{attack.fault or 'as_it_is'}-{attack.claim}"
+
+
+# The rules as they are.
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_claimed_is_proved(name: str) -> None:
+    """All that is expected to be proved, with both solvers and in the decidable fragment; nothing else."""
+    system = _load(name)
+    assert system.warnings == ()
+    proof = prove(system, Settings(jobs=1))
+    assert proof.proved == {claim for claim, verdict in system.expects.items() if verdict == "proved"}
+
+
+@pytest.mark.parametrize("world", sorted(WORLDS))
+def test_small_worlds_agree_with_the_proofs(world: str) -> None:
+    """Whatever is proved, invariants included, holds in every state that can be reached in a small world."""
+    system = _load(world.partition("/")[0])
+    machine, first = _small(system, world)
+    assert all(machine.holds(first, c.body) for c in (*system.inits, *system.axioms)), "the world is not one of the rules"
+    found = _explored(world)
+    assert found.events is None, f"{found.claim} is false after {[e.label for e in found.events or ()]}"
+    assert found.complete
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_step_can_be_taken(name: str) -> None:
+    """In one of the worlds of a protocol each of its steps is taken: no proof holds because nothing can happen."""
+    system = _load(name)
+    taken: set[str] = set()
+    for world in WORLDS:
+        if world.partition("/")[0] == name:
+            taken |= _explored(world).labels
+    assert taken == {t.label for s in system.steps for t in s.transitions()}
+
+
+# Faults.
+
+
+def test_every_fault_and_every_false_claim_has_an_attack() -> None:
+    """The table of attacks leaves nothing out and names nothing that is not there."""
+    wanted = {(name, fault) for name in NAMES for fault in _load(name).faults}
+    assert {(a.system, a.fault) for a in ATTACKS if a.fault} == wanted
+    assert {(a.system, a.claim) for a in ATTACKS if not a.fault} == {
+        (name, claim) for name in NAMES for claim, verdict in _load(name).expects.items() if verdict == "refuted"}
+    assert sorted(a.trace.name for a in ATTACKS) == sorted(p.name for p in (HERE / "traces").iterdir())
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=_id)
+def test_traces_replay(attack: Attack) -> None:
+    """The stored attack begins in an initial state, and makes the claim false with its last step; not without the fault."""
+    system = _load(attack.system, attack.fault)
+    trace = load_jsonl(attack.trace, system)
+    faults = (attack.fault,) if attack.fault else ()
+    assert (trace.claim, trace.faults, len(trace.events)) == (attack.claim, faults, attack.steps)
+    claim = system.claims()[attack.claim]
+    confirm(system, claim, trace)
+    machine = Machine(system, trace.world)
+    assert violated(system, claim, machine, trace, replay(trace, machine)) == attack.steps
+    if attack.fault:
+        sound = _load(attack.system)
+        machine = Machine(sound, trace.world)
+        try:
+            states = replay(load_jsonl(attack.trace, sound), machine)
+        except TraceError:
+            return
+        assert violated(sound, sound.claims()[attack.claim], machine, trace, states) is None
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=_id)
+def test_no_attack_is_shorter(attack: Attack) -> None:
+    """A search of all states, breadth first, sees the claim fall after so many steps and not before."""
+    system = _load(attack.system, attack.fault)
+    machine, first = _small(system, attack.small)
+    found = search(machine, starts(machine, first), [system.claims()[attack.claim]])
+    assert found.events is not None and len(found.events) == attack.steps
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=_id)
+def test_the_attack_search_finds_it(attack: Attack) -> None:
+    """`bulkhead attack` finds an attack that is as short."""
+    if attack.search != "shortest":
+        pytest.skip(f"the search does not find an attack of {attack.steps} steps yet: see {attack.trace.name}")
+    trace = find_attack(_load(attack.system, attack.fault), attack.claim, (attack.fault,) if attack.fault else ())
+    assert trace is not None and len(trace.events) == attack.steps
+
+
+# Spin, on models written by hand.
+
+SPIN = [("two_phase_commit", "Manager", ("abort_after_prepare", "impatient", "forged"), "all_or_nothing"),
+        ("lock_server", "Node", ("grants_twice", "not_noted", "released_and_held", "return_copied"), "mutual_exclusion")]
+
+
+def _spin(folder: Path, name: str, *defines: str) -> str:
+    """What Spin's verifier says of a model, breadth first, without reduction."""
+    if shutil.which("spin") is None or shutil.which("gcc") is None:
+        pytest.skip("needs Spin and gcc (apt-get install spin gcc)")
+    for command in (["spin", *(f"-D{d}" for d in defines), "-a", str(HERE / "promela" / f"{name}.pml")],
+                    ["gcc", "-O1", "-w", "-DBFS", "-DNOREDUCE", "-o", "pan", "pan.c"]):
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120)
+    return subprocess.run(["./pan"], cwd=folder, check=True, capture_output=True, text=True, timeout=120).stdout
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize(("name", "sort", "_faults", "_claim"), SPIN, ids=[s[0] for s in SPIN])
+def test_spin_sees_as_many_states(tmp_path: Path, name: str, sort: str, _faults: tuple[str, ...], _claim: str,
+                                  size: int) -> None:
+    """As many states as the rules reach, and no error."""
+    out = _spin(tmp_path, name, f"N={size}")
+    stored = re.search(r"(\d+) states, stored", out)
+    assert stored is not None and "errors: 0" in out
+    system = _load(name)
+    machine = Machine(system, World({**dict.fromkeys(system.sorts, 1), sort: size}, {}))
+    found = search(machine, [state_of(system, machine.world, WORLDS[name].facts)])
+    assert found.complete and found.states == int(stored[1])
+
+
+@pytest.mark.parametrize(("name", "fault", "claim"), [(s[0], f, s[3]) for s in SPIN for f in s[2]])
+def test_spin_sees_attacks_of_the_same_length(tmp_path: Path, name: str, fault: str, claim: str) -> None:
+    """The same number of steps to the violation; Spin counts the steps before the last one."""
+    out = _spin(tmp_path, name, "N=2", fault.upper())
+    depth = re.search(r"assertion violated .*\(at depth (\d+)\)", out)
+    assert depth is not None
+    steps = next(a.steps for a in ATTACKS if (a.system, a.fault, a.claim) == (name, fault, claim))
+    assert int(depth[1]) + 1 == steps
+
+
+# The README.
+
+
+def test_the_readme_counts_right() -> None:
+    """Its table has a row for each file, with as many sorts, steps, claims, invariants and faults as there are, and the
+    least length of an attack for each fault."""
+    rows = {}
+    for line in (HERE / "README.md").read_text(encoding="utf-8").splitlines():
+        cells = [c.strip() for c in line.strip("|").split("|")]
+        if cells and (named := re.fullmatch(r"`(\w+)\.rules`", cells[0])):
+            rows[named[1]] = cells[2:8]
+    assert sorted(rows) == NAMES
+    for name, cells in rows.items():
+        system = _load(name)
+        counts = (len(set(system.sorts) - {"Call"}), len(system.steps), len(system.claims()), len(system.invariants),
+                  len(system.faults))
+        assert cells[:5] == [str(n) for n in counts], name
+        least = {fault: min(a.steps for a in ATTACKS if (a.system, a.fault) == (name, fault)) for fault in system.faults}
+        assert cells[5].partition(";")[0] == ", ".join(map(str, sorted(least.values()))), name
