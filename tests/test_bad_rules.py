@@ -152,6 +152,7 @@ state written[who: Thing]: bool
                                  "fault h within paint.later drop marked[t]\n"
                                  "fault i within paint move marked[t] to later\n"
                                  "fault j within paint skip marked[t]\n"),
+    "wrong_scope": small("scope Thong = 2, Thing = 3, Thing = 4\nscope Call = 0\n"),
     "long_name": small(f"state {'long' * 30}: bool\n"),
     "rarer_mistakes_in_state": small(f"state wide[{', '.join(['Thing'] * 9)}]: bool\n"),
     "rarer_mistakes_in_formulas": small(
