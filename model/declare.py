@@ -153,14 +153,13 @@ def scope_of(of_components: Iterable[s.ScopeItem], of_system: Iterable[s.ScopeIt
         given: dict[str, Span] = {}
         for size in (size for item in items for size in item.sizes):
             if size.name not in d.sorts:
-                d.problem("E0605", size.span, f"there is no sort `{size.name}` to give a size",
+                d.problem("E0209", size.span, f"there is no sort `{size.name}` to give a size",
                           "Expected a declared sort, or Call.", suggest(size.name, d.sorts))
             elif size.name in given:
-                d.problem("E0606", size.span, f"`{size.name}` is given a size twice",
-                          hint=f"First at {given[size.name].file}:"
-                          f"{given[size.name].line}.")
+                d.problem("E0210", size.span, f"`{size.name}` is given a size twice",
+                          hint=f"First at {given[size.name].file}:{given[size.name].line}.")
             elif not 1 <= size.low <= size.high <= MAX_SCOPE:
-                d.problem("E0607", size.span, f"`{size.name}` cannot have {size.low} to {size.high} elements",
+                d.problem("E0211", size.span, f"`{size.name}` cannot have {size.low} to {size.high} elements",
                           f"Expected numbers from 1 to {MAX_SCOPE}, the smaller one first.")
             else:
                 given[size.name] = size.span

@@ -47,7 +47,7 @@ class Loop:
                           if not isinstance(t.pattern, PatternStr)]
         skipped = "|".join(t.pattern.to_regexp() for t in lark.terminals if t.name in ignored)
         signs = "|".join(sorted((re.escape(v) for _, v, _ in self._plain if not v.isidentifier()), key=len, reverse=True))
-        self._next = re.compile(rf'(?:{skipped})*+([A-Za-z_][A-Za-z0-9_]*|"[^"]*"|{signs}|\Z)').match
+        self._next = re.compile(rf'(?:{skipped})*+([A-Za-z_][A-Za-z0-9_]*|[0-9]+|"[^"]*"|{signs}|\Z)').match
         self._known: dict[str, tuple[str, ...]] = {"": (END,)}
 
     def _types(self, text: str) -> tuple[str, ...]:

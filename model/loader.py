@@ -170,9 +170,9 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
     claims = claims_of(items, d)
     by_kind = {k: {c.name: c for c in claims if c.kind == k} for k in
                ("init", "axiom", "invariant", "theorem", "transition")}
-    scope = scope_of([i for _, i in items if isinstance(i, s.ScopeItem)], system.scopes, d)
     elsewhere = [i for n, c in library.components.items() if n not in {k.name for k in components} for i in c.items]
     check_breaks(known_faults.values(), items, elsewhere, {t.label for t in steps}, d)
+    scope = scope_of([i for _, i in items if isinstance(i, s.ScopeItem)], system.scopes, d)
     refuse_changing_axioms(by_kind["axiom"].values(), steps, d)
     expects = expects_of(system, {**by_kind["theorem"], **by_kind["transition"]}, d)
     if d.problems:

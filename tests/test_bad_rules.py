@@ -87,6 +87,8 @@ BAD: dict[str, str | bytes] = {
     "doubling_arguments": small("procedure p0(b: bool, t: Thing)\n    set marked[t] = b\n" + "".join(
         f"procedure p{k}(b: bool, t: Thing)\n    perform p{k - 1}((b iff b), t)\n" for k in range(1, 45))
         + "request go(t: Thing)\n    perform p44(marked[t], t)\n"),
+    "wrong_sizes": small("scope Think = 2\nscope Thing = 2, Thing = 3\nscope Call = 0\nscope Colour = 2\n"),
+    "wrong_sizes_of_one": small("scope Thing = 4 to 3\nscope Call = 99999999999999999999\n"),
     "this_as_a_parameter": small("request go(this: Thing)\n    set marked[this] = true\n  step second\n"
                                  "    set marked[this] = false\n"),
     "unknown_names": small("invariant one forall t: Thing. colr[t] = red\n"
@@ -152,7 +154,6 @@ state written[who: Thing]: bool
                                  "fault h within paint.later drop marked[t]\n"
                                  "fault i within paint move marked[t] to later\n"
                                  "fault j within paint skip marked[t]\n"),
-    "wrong_scope": small("scope Thong = 2, Thing = 3, Thing = 4\nscope Call = 0\n"),
     "long_name": small(f"state {'long' * 30}: bool\n"),
     "rarer_mistakes_in_state": small(f"state wide[{', '.join(['Thing'] * 9)}]: bool\n"),
     "rarer_mistakes_in_formulas": small(

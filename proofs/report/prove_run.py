@@ -54,7 +54,8 @@ class Case:
 
     def __init__(self, system: System, settings: Settings, pool: Workers, only: list[str], faults: tuple[str, ...],
                  source: str | None = None) -> None:
-        self.source = source  # what to read again to certify the proof; None where that is not wished
+        """`source` is what to read again to certify the proof; None where that is not wished."""
+        self.source = source
         self.system, self.settings, self.pool, self.only, self.faults = system, settings, pool, only, faults
         self.vacuity = Checker(system, settings.limit)
         self._attacks: dict[str, Future[Found]] = {}
@@ -85,12 +86,11 @@ class Case:
         lines: list[str] = []
         if why_of is not None and why_of in self.only:
             why(proof, why_of, lines.append)
+        certificate = None if self.source is None else \
+            certified(proof, self.source, self.faults, self.settings, self.pool)
+        denied = () if certificate is None else findings(certificate)
         disagreements = [f"the solvers disagree on `{r.claim}` after {r.label}: z3 says {r.verdict}, cvc5 says {r.second}"
                          for r in proof.disagreements]
-        certificate = None
-        if self.source is not None:
-            certificate = certified(proof, self.source, self.faults, self.settings, self.pool)
-        denied = () if certificate is None else findings(certificate)
         return SystemResult(
             system, theorems, (*disagreements, *found.errors(), *denied), tuple(found.warnings()), found.summary(),
             queries=len(proof.results) + found.queries, decided=len(proof.results),
@@ -98,8 +98,8 @@ class Case:
             seconds=time.perf_counter() - begun,
             not_inductive=tuple(dict.fromkeys(r.claim for r in proof.first_failing)),
             counterexamples=self._counterexamples(proof),
-            undecided=tuple(not_decided(proof, open_).split("\n")) if open_ else (), why=tuple(lines),
-            certificate="" if certificate is None else certificate.summary())
+            certificate="" if certificate is None else certificate.summary(),
+            undecided=tuple(not_decided(proof, open_).split("\n")) if open_ else (), why=tuple(lines))
 
     def _verdict(self, proof: Proof, name: str, progress: Progress) -> TheoremResult:
         mine = proof.of_claim(name)

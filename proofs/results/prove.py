@@ -86,7 +86,7 @@ class SystemResult:
     counterexamples: tuple[Counterexample, ...] = ()
     undecided: tuple[str, ...] = ()
     why: tuple[str, ...] = ()
-    certificate: str = ""  # what the second encoding of the rules says of the proof, where it was asked
+    certificate: str = ""  # what the second encoding of the rules says, where it was asked
 
     @property
     def name(self) -> str:
