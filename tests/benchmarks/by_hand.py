@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from bulkhead.model.caller import LEG
+from bulkhead.proofs.theorems.random_walk import EPISODE as LEG
 
 DOMAINS, FRAMES, REFS, PROCESSES = 3, 4, 3, 1
 ROOT = 0

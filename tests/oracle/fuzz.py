@@ -10,10 +10,10 @@ import os
 import sys
 import time
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 
 from bulkhead.model.diagnostics import RulesError
+from bulkhead.proofs.jobs import Workers
 from tests.oracle.compare import Budget, Seen, differences
 from tests.oracle.generate import Draft, draft, smaller
 
@@ -94,11 +94,8 @@ def run_part(task: tuple[int, int, int, int, bool]) -> tuple[Seen, list[Differen
 def fuzz(systems: int, seed: int, jobs: int, attack_every: int = 8, shrink: bool = True) -> tuple[Seen, list[Difference]]:
     """Compare so many random systems, in so many processes."""
     tasks = [(seed + k, seed + systems, jobs * 4, attack_every, shrink) for k in range(jobs * 4)]
-    if jobs == 1:
-        parts = [run_part(t) for t in tasks]
-    else:
-        with ProcessPoolExecutor(jobs) as pool:
-            parts = list(pool.map(run_part, tasks))
+    with Workers(jobs) as workers:
+        parts = list(workers.map(run_part, tasks))
     seen = Seen()
     for part, _ in parts:
         for name in vars(part):
