@@ -103,7 +103,7 @@ NOTICED = {
     "check_skipped": ("build_check", "checked_bytes_stay"),
     "created_before_checked": ("build_create", "checked_before_created"),
     "loaded_from_the_ring": ("build_load", "loaded_was_checked"),
-    "load_elsewhere": ("build_load", "owned_secret"),
+    "undo_with_mappings": ("build_undo", "builder_maps_by_right"),
     "seed_foreign_page": ("build_seed", "seeded_pages_are_the_guests_own"),
     "seed_loaded_page": ("build_seed", "seeded_pages_hold_nothing_loaded"),
     "seed_for_another": ("build_seed", "seeded_for_dom0"),
