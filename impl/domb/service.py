@@ -101,7 +101,7 @@ class BuilderService:
         self.job: Job | None = None
         self.job_number = 0
         self.failing: XcDom | None = None  # a build that failed and could not be undone yet
-        self.asked = 0
+        self.asked = (0, 0)  # op and number of the question to the file proxy whose answer the job waits for
         self.next_number = 1
         self.builds = 0
         self.sent = 0
@@ -194,7 +194,7 @@ class BuilderService:
     def _handle(self, message: p.Message) -> None:
         self._see_who_was_told()
         if message.op & p.REPLY:
-            if self.job is not None and message.number == self.asked:
+            if self.job is not None and (message.op & ~p.REPLY, message.number) == self.asked:
                 self._advance(message)
             return  # an answer nobody waits for
         if message.op == p.CREATE:
@@ -253,9 +253,9 @@ class BuilderService:
             self.job = None
             self._post(p.CREATE | p.REPLY, self.job_number, -(exc.errno or EIO), b"reading its files")
         else:
-            self.asked = self.next_number
+            self.asked = (op, self.next_number)
             self.next_number = (self.next_number + 1) & 0xFFFFFFFF
-            self._post(op, self.asked, 0, body)
+            self._post(*self.asked, 0, body)
 
     # --- what tools may ask about a guest: the list is in impl/README.md, with the reasons ---
     def _control(self, message: p.Message) -> tuple[int, bytes]:

@@ -31,7 +31,7 @@ KERNEL_FILE: Final = 0
 class Size:
     """How many elements a world has. `refs` are the reference numbers that elements of Ref stand for."""
 
-    domb_pages: int = 60
+    domb_pages: int = 57
     heap: int = 330
     refs: tuple[int, ...] = (0, 1, *range(8, 48), 5000)
     processes: int = 5
