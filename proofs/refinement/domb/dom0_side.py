@@ -28,6 +28,7 @@ class Dom0Side:
         self.who = -1  # the process that makes system calls now
         self.files: dict[tuple[int, str], int] = {}
         self.handles: dict[int, int] = {}  # Dom0's handles -> Handle
+        self.had_writer = False  # some process could write the channel that is offered now
 
     def rule(self, label: str, args: dict[str, int] | None = None, expect: str = OKAY, fail: str | None = None) -> str:
         """A rule step that must answer like the implementation."""
@@ -94,11 +95,15 @@ class Dom0Side:
             t = self.book.free_translation()
             self.rule("gntdev_mmap.insert", {"this": 0, "got_t": t, "got_u": self.book.free_translation(t)})
             self.handles[handle] = h
+            T = self.book.T
+            self.had_writer |= bool(writable and T["ring_page.listed"][T["translation.frame"][t]])
 
     def _unmapped(self, before: bytes, after: bytes) -> None:
         number = abi.UNMAP_GRANT_REF.unpack(before)[2]
         status = abi.STATUS.unpack_from(after, 20)[0]
         h = self.handles.pop(number, None)
+        if h is None and status == abi.GNTST_BAD_HANDLE:
+            return  # of a page that could not be mapped
         if h is None or status:
             raise Mismatch(f"Dom0 unmaps handle {number:#x}: status {status}")
         t = self.book.T["mapping.host_t"][h]

@@ -47,6 +47,7 @@ class Follower(Dom0Side):
         self.stream = 0  # bytes that DomB has sent over this channel
         self.answers: dict[int, int] = {}  # guest -> where in that stream its answer ends
         self.dying: set[int] = set()
+        self.leaving = False
         self.started: Callable[[int], None] = lambda domid: None
 
     # Words for rules.
@@ -115,6 +116,10 @@ class Follower(Dom0Side):
                     "bytes": piece})
                 if code == OKAY:
                     return
+        if self.had_writer:  # it has gone since, and left this behind
+            for name, value in (("ask", self.book.m["Ask"][ask]), ("guest", guest), ("number", number), ("bytes", piece)):
+                T[f"ring.{name}"][0] = value
+            return
         raise Mismatch(f"DomB takes a message ({ask}), and no process can write its ring")
 
     def _now(self) -> None:
@@ -201,6 +206,9 @@ class Follower(Dom0Side):
         elif answer.body:
             raise Mismatch("an answer shows more than it should")
         if label == "take_unpause" and want == OKAY:
+            for r, number in enumerate(self.book.size.refs):  # its table has one frame from the beginning
+                if number < abi.ENTRIES_V1:
+                    self.rule("setup_table", {"caller": domid, "ref": r, "enough": int(number < abi.ENTRIES_V2)})
             self.started(domid)
 
     acted = False
@@ -302,7 +310,7 @@ class Follower(Dom0Side):
         elif number == abi.HYPERVISOR_EVENT_CHANNEL_OP and args[0] == abi.EVTCHNOP_ALLOC_UNBOUND:
             dom, remote, _ = TWO_DOMIDS.unpack_from(before)
             if rc == 0:
-                raw = self.rig.os.load(next(a for a in args if a >= self.rig.domb.layout.base), 8)
+                raw = self.rig.domb.load(next(a for a in args if a >= self.rig.domb.layout.base), 8)
                 if dom != self.guest:
                     raise Mismatch(f"DomB opens a port of domain {dom} while it builds {self.guest}")
                 self.rule("build_port", {"peer": self.book.domain(remote), "q_q": TWO_DOMIDS.unpack(raw)[2] - 1})
@@ -349,7 +357,7 @@ class Follower(Dom0Side):
 
     def _populated(self, before: bytes, rc: int) -> None:
         at, count, _, _, domid, *_ = abi.MEMORY_RESERVATION.unpack_from(before)
-        raw = self.rig.os.load(at, count * 8)
+        raw = self.rig.domb.load(at, count * 8)
         if domid != self.guest and rc > 0:
             raise Mismatch(f"DomB gives memory to domain {domid} while it builds {self.guest}")
         for i in range(max(rc, 0)):
@@ -438,6 +446,7 @@ class Follower(Dom0Side):
             self.rule("channel_open", {"q_q": TWO_DOMIDS.unpack(raw)[2] - 1})
             self.stream = 0
             self.answers.clear()
+            self.had_writer = False
         elif cmd == abi.EVTCHNOP_CLOSE:
             number = abi.U32.unpack(arg)[0]
             if number - 1 == self.book.T["channel.port"][0]:
@@ -468,11 +477,12 @@ class Follower(Dom0Side):
             self.reading = None
 
     def hangs_up(self) -> None:
-        self.looked()
         self._now()
-        self._hangs_up()
+        self.leaving = True  # once DomB has looked who was told
 
     def hung_up(self) -> None:
+        if self.leaving:
+            raise Mismatch("DomB has hung up, and has not looked who was told")
         if self.book.T["channel.link"][0] != self.book.m["Link"]["no_channel"]:
             raise Mismatch("DomB has hung up, and its port is open")
         self.settle()
@@ -487,7 +497,7 @@ class Follower(Dom0Side):
         service = self.service
         if service is None or service.chan is None:
             return 0
-        cons = int.from_bytes(self.rig.os.load(service.chan.page + 8, 4), "little")
+        cons = int.from_bytes(self.rig.os.seen.get(service.chan.page + 8, b""), "little")
         return self.stream - (self.stream - cons & 0xFFFFFFFF)
 
     def looked(self) -> None:
@@ -497,6 +507,9 @@ class Follower(Dom0Side):
             if at <= taken and self.built("known", d) and not self.built("told", d) and not self.built("abandoned", d):
                 self.rule("guest_told", {"d": d})
                 del self.answers[domid]
+        if self.leaving:
+            self.leaving = False
+            self._hangs_up()
 
     # What the rules do by themselves.
 

@@ -7,7 +7,7 @@ decided here and no rule is known. A watcher may also have a hypercall or an all
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from impl.dom0.gntalloc import GntallocPool
@@ -153,6 +153,13 @@ class WatchedOsdep(MiniOsOsdep):
     def __init__(self, os: WatchedDomb) -> None:
         super().__init__(os)
         self.domb = os
+        self.raced: Callable[[], None] = lambda: None  # what others do between two loads
+        self.seen: dict[int, bytes] = {}  # what DomB saw when it last looked, by address
+
+    def load(self, addr: int, size: int) -> bytes:
+        out = self.seen[addr] = super().load(addr, size)
+        self.raced()
+        return out
 
     def hypercall(self, fd: int, number: int, args: Sequence[int]) -> int:
         ear = self.domb.ear

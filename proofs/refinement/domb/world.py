@@ -1,6 +1,6 @@
 """The finite world in which DomB is compared: its elements, the rule state at power-on, and which element stands for what.
 
-Domain 0 is Dom0, 1 is DomB, 2 to 5 are guests, the last is every other number. Frames are DomB's own pages and the heap
+Domain 0 is Dom0, 1 is DomB, 2 to 6 are guests, the last is every other number. Frames are DomB's own pages and the heap
 behind them. Elements of ghosts (lives, epochs, turns) are used again when nobody speaks of them any more. What is not
 here: the implementation (rig.py) and the steps (follow.py).
 """
@@ -22,8 +22,8 @@ from proofs.refinement.shadow import ANY, Mismatch
 from proofs.refinement.world import outcomes
 
 SYSTEM: Final = str(Path(__file__).parent / "compared.rules")
-DOM0, DOMB, FIRST_GUEST, NOBODY = 0, 1, 2, 6
-KERNEL, DOMB_SPACE, FIRST_PROCESS = 0, 1, 6
+DOM0, DOMB, FIRST_GUEST, NOBODY = 0, 1, 2, 7
+KERNEL, DOMB_SPACE, FIRST_PROCESS = 0, 1, 7
 KERNEL_FILE: Final = 0
 
 
@@ -39,7 +39,7 @@ class Size:
     handles: int = 96
     lives: int = 10
     files: int = 12
-    maps: int = 12
+    maps: int = 90
     ports: int = 24
     buffers: int = 20
     pieces: int = 48
