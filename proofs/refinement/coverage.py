@@ -14,6 +14,7 @@ TABLE = "Dom0's own table: Dom0 exists, runs, and may"
 NO_LIMIT = "the implementation sets no limit; the rules' world has one"
 ROOM = "the rules' world has no translation left; page tables have"
 KNOWN = "a bound port is open (theorem ports_go_with_files)"
+OWN = "evtchn knows its own calls"
 CHECKED = "gntdev checks it before it asks Xen, or never asks for it"
 
 CANNOT_HAPPEN: dict[str, str] = {
@@ -41,8 +42,20 @@ CANNOT_HAPPEN: dict[str, str] = {
     "evtchn_bind_unbound: EPERM": TABLE,
     "evtchn_bind_unbound: EINVAL": TABLE,
     "evtchn_notify: EINVAL": KNOWN,
-    "evtchn_unbind: EINVAL": KNOWN,
-    "evtchn_release: EINVAL": KNOWN,
+    "close_left_open: EINVAL": KNOWN,
+    "gntdev_map_next_ref: EINVAL": "the kernel makes one map of all the grants of a call at once",
+    "gntdev_map_next_ref: ENOMEM": NO_LIMIT,
+    "gntalloc_remap: EFAULT": "the kernel changes only entries that are there",
+    "gntalloc_remap: ESRCH": TABLE,
+    "gntalloc_remap: EPERM": TABLE,
+    "gntalloc_remap: EBUSY": "what the process maps is there",
+    "gntalloc_remap: ENOMEM": ROOM,
+    "evtchn_restrict: ENOSYS": OWN,
+    "evtchn_bind: ENOSYS": OWN,
+    "evtchn_bind_unbound: ENOSYS": OWN,
+    "evtchn_notify: ENOSYS": OWN,
+    "evtchn_unbind: ENOSYS": OWN,
+    "evtchn_empty: ENOSYS": OWN,
 }
 
 

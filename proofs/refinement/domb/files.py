@@ -26,7 +26,7 @@ BAD: tuple[bytes, ...] = (
     build_kernel(Source(virt_base=0xFFFF800000000000)),
 )
 SMALL_DISKS: tuple[bytes, ...] = (b"", b"a ramdisk", b"r" * 4096, bytes(range(256)) * 30)
-BIG_DISK: bytes = b"D" * (100 * PAGE)
+BIG_DISK: bytes = b"D" * (81 * PAGE)
 PAGES = (64, 65, 80)
 
 
@@ -95,6 +95,8 @@ class Reading:
 
     def question(self, op: int, body: bytes) -> str:
         """What is wrong with a question that DomB asks the proxy now; empty if nothing is."""
+        if self.doomed and op != p.FILE_CLOSE:
+            return f"it goes on with {op} after an answer that ends it"
         name = self.wanted.kernel if not self.files else self.wanted.ramdisk
         if op == p.FILE_OPEN and (self.stat or body != name):
             return f"it opens {body!r}, not {name!r}"
@@ -115,11 +117,14 @@ class Reading:
         """The ramdisk, if there is one."""
         return self.files[1] if len(self.files) > 1 else b""
 
-    def buildable(self) -> bool:
-        """Can a guest be built from this?"""
+    def buildable(self) -> bool | None:
+        """Can a guest be built from this? None of a kernel that nobody knows: somebody wrote into it on its way."""
         w = self.wanted
-        return (self.kernel in GOOD and 64 <= w.pages <= 1 << 18 and b"\0" not in w.cmdline
-                and len(self.ramdisk) <= 4 * PAGE)
+        if not 64 <= w.pages <= 1 << 18 or b"\0" in w.cmdline or self.kernel in BAD:
+            return False
+        if self.kernel not in GOOD:
+            return None
+        return len(self.ramdisk) <= 4 * PAGE or (None if w.pages > 100 else False)
 
     def pages(self) -> dict[int, bytes]:
         """Guest pages of the kernel, by frame number of the guest's own, and after them those of the ramdisk."""

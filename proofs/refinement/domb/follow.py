@@ -147,10 +147,10 @@ class Follower(Dom0Side):
         self._now()
         if op & p.REPLY:
             return
-        if self.reading is None and self.stage == "no_request":
-            self.reading = Reading(self.request[1])
+        if self.book.T["at"][0] == self.book.m["Point"]["take_create.act"]:
             self.rule("take_create.act", {"this": 0, "now": self.book.free_turn(),
                                           "asked": number % self.book.size.numbers})
+            self.reading = Reading(self.request[1])
             self.buffers, self.order, self.loaded, self.excused = [], [], {}, False
         if self.reading is None:
             raise Mismatch("DomB asks the file proxy, and no build waits for files")
@@ -231,7 +231,7 @@ class Follower(Dom0Side):
             if not reading.ended:
                 raise Mismatch("a build ends while its files are read")
             whole = len(reading.files) == (2 if reading.wanted.ramdisk else 1) and not reading.doomed
-            if whole and reading.buildable() and not self.excused:
+            if whole and reading.buildable() is True and not self.excused:
                 raise Mismatch(f"what can be built from is refused: {answer.status} {answer.body!r}")
             if whole and not reading.buildable() and self.buffers:
                 b = self.buffers[-1][0]
@@ -266,7 +266,8 @@ class Follower(Dom0Side):
         ports = domain.events.ports
         if console_port not in ports or store_port not in ports or console_port == store_port:
             raise Mismatch(f"the answer names ports {console_port}, {store_port}; there are {sorted(ports)}")
-        self._contents(reading, console_mfn, store_mfn, console_port, store_port)
+        if reading.buildable():
+            self._contents(reading, console_mfn, store_mfn, console_port, store_port)
         if domain.vcpus[0].cr3 is None or domain.pause_count != 1:
             raise Mismatch("the guest cannot start, or is not paused once")
 
@@ -323,7 +324,7 @@ class Follower(Dom0Side):
         if len(made) != 1 or reading is None:
             raise Mismatch("DomB creates a domain although nobody asked for a guest")
         domain = made[0]
-        good = not reading.doomed and reading.ended and reading.buildable()
+        good = not reading.doomed and reading.ended and reading.buildable() is not False
         for b, _ in self.buffers:
             self.book.T["acceptable"][self.book.T["buffer.bytes"][b]] = int(good)
             self.rule("build_check", {"b": b}, ANY)
@@ -333,7 +334,7 @@ class Follower(Dom0Side):
         self.lives = {k: v for k, v in self.lives.items() if v != life} | {domain: life}
         if not good:
             raise Mismatch("a domain is created for files that cannot be loaded")
-        self.loaded = reading.pages()
+        self.loaded = reading.pages() if reading.buildable() else {}
 
     def _destroys(self, domid: int, rc: int) -> None:
         d = self.book.domain(domid)
@@ -423,7 +424,7 @@ class Follower(Dom0Side):
             part = payload[i:i + PAGE]
             if not any(part):
                 self.rule("build_clear", {"t": t})
-            elif part in self.loaded.values() and self.buffers:
+            elif self.buffers and (not self.loaded or part in self.loaded.values()):
                 disk = part == self.loaded.get(self._pfn(t)) and self._pfn(t) > 5 and len({n for _, n in self.buffers}) > 1
                 b = next(b for b, n in self.buffers if n == int(disk))
                 self.rule("build_load", {"b": b, "t": t})

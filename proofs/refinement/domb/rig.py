@@ -20,6 +20,7 @@ from impl.domb.minios_osdep import MiniOsOsdep
 from impl.domb.service import BuilderService
 from impl.libs.linux import LinuxOsdep
 from impl.libs.vchan import Offer, Vchan
+from impl.xen import abi
 from impl.xen.frames import Frame
 from impl.xen.lifecycle import create_domain, set_max_vcpus
 from impl.xen.machine import Xen
@@ -128,7 +129,24 @@ class WatchedDomb(MiniOs):
             self.ear.mmu((ptr - self.layout.window_maddr(0)) >> 3, val, foreigndom, rc)
         return rc
 
+    def alloc_pages(self, count: int) -> list[Frame]:
+        try:
+            return super().alloc_pages(count)
+        except KernelError:
+            if self.ear is not None:
+                self.ear.lacks()
+            raise
+
+    def share(self, domid: int, count: int, writable: bool) -> tuple[list[Frame], list[int]]:
+        failing = self.ear.fails("share") if self.ear is not None else 0
+        if failing:
+            raise KernelError(failing)
+        return super().share(domid, count, writable)
+
     def grant_access(self, domid: int, frame: Frame, readonly: bool) -> int:
+        failing = self.ear.fails("grant") if self.ear is not None else 0
+        if failing:
+            raise KernelError(abi.ENOSPC)
         ref = super().grant_access(domid, frame, readonly)
         if self.ear is not None:
             self.ear.shared(frame, ref)
@@ -183,12 +201,7 @@ class WatchedOsdep(MiniOsOsdep):
         failing = ear.fails("buffer") if ear is not None else 0
         if failing:
             raise KernelError(failing)
-        try:
-            return super().buffer(size)
-        except KernelError:
-            if ear is not None:
-                ear.lacks()
-            raise
+        return super().buffer(size)
 
     def release(self, addr: int, size: int) -> None:
         super().release(addr, size)

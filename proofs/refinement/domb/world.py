@@ -25,6 +25,7 @@ SYSTEM: Final = str(Path(__file__).parent / "compared.rules")
 DOM0, DOMB, FIRST_GUEST, NOBODY = 0, 1, 2, 7
 KERNEL, DOMB_SPACE, FIRST_PROCESS = 0, 1, 7
 KERNEL_FILE: Final = 0
+SLOW: Final = frozenset({"rights_end_with_incarnation"})  # over all domains, handles, translations and references at once
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Size:
     files: int = 12
     maps: int = 90
     ports: int = 24
-    buffers: int = 20
-    pieces: int = 48
+    buffers: int = 120
+    pieces: int = 250
     numbers: int = 8
 
     @property
@@ -248,8 +249,8 @@ class Book:
                            {f"{label}: status": (code, expect)})
         return code
 
-    def check_claims(self) -> None:
-        """All invariants and theorems."""
+    def check_claims(self, slow: bool = True) -> None:
+        """All invariants and theorems, but for those that take seconds unless they are asked for."""
         for name, claim in self.rules.claims.items():
-            if not self.rules.machine.holds(self.state, claim.body):
+            if (slow or name not in SLOW) and not self.rules.machine.holds(self.state, claim.body):
                 raise Mismatch(f"{claim.kind} {name} does not hold")
