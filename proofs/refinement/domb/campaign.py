@@ -18,7 +18,8 @@ from proofs.refinement.domb.driver import Driver, files
 from proofs.refinement.domb.world import Rules, Size, rules_for
 from proofs.refinement.shadow import Mismatch
 
-LEG = 500  # moves between two machines
+LEG = 250  # moves between two machines
+AFTERWARDS = 25  # moves after DomB's death, which nobody can end
 SLOW_EVERY = 10  # legs of which one evaluates the claims that take seconds, too, at its end
 
 
@@ -31,8 +32,10 @@ def leg(rules: Rules, seed: int, number: int, calls: int) -> Report:
         driver: Driver | None = None
         try:
             driver = Driver(rules, seed * 1_000_003 + number, Path(folder) / "exported")
-            while driver.calls < calls:
+            alone = 0
+            while driver.calls < calls and alone < AFTERWARDS:
                 driver.move()
+                alone += not driver.up
                 recent.append(driver.text)
                 del recent[:-12]
             driver.end(number % SLOW_EVERY == 0)
@@ -43,7 +46,8 @@ def leg(rules: Rules, seed: int, number: int, calls: int) -> Report:
             report.failure = Failure(f"{type(error).__name__}: {error}", (), driver.text if driver else "", seed, number,
                                      driver.calls if driver else 0, tuple(recent))
         if driver is not None:
-            report.calls, report.steps, report.rule_steps = driver.calls, driver.calls, driver.book.steps
+            done = calls if report.failure is None else min(driver.calls or calls, calls)
+            report.calls, report.steps, report.rule_steps = done, driver.calls, driver.book.steps
             report.reached = driver.book.reached
     return report
 

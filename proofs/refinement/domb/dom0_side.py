@@ -84,7 +84,8 @@ class Dom0Side:
         p, x = (KERNEL, KERNEL_FILE) if kernels else (self.who, self._file("gntdev"))
         m = self.book.free("gmap.listed", "gmap.live", "notice.event")
         writable = int(not flags & abi.GNTMAP_READONLY)
-        self.rule("gntdev_map_grant_ref", {"p": p, "x": x, "dom": self.book.domain(domid), "ref": self.book.ref(ref), "m": m})
+        self.rule("gntdev_map_grant_ref",
+                  {"p": p, "x": x, "dom": self.book.domain(domid), "ref": self.book.ref(ref), "m": m})
         self.rule("gntdev_mmap", {"p": p, "x": x, "m": m, "writable": writable, "this": 0})
         self.rule("gntdev_unmap_grant_ref", {"p": p, "x": x, "m": m})
         h = self.book.free("mapping.host", "mapping.device", "mapping.taken")

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from impl.dom0.kernel import KernelError
 from impl.domb import protocol as p
-from impl.domb.service import BuilderService
 from impl.libs import gnttab as gt
 from impl.libs.linux import LinuxOsdep
 from impl.libs.vchan import Offer, Vchan, client_init
@@ -40,6 +39,10 @@ STRANGE = ("../secret", "/etc/passwd", "link", "dir/../kernel0", "away/passwd", 
 
 class Crash(BaseException):
     """DomB's vCPU stops here."""
+
+
+class Killed(BaseException):
+    """kill -9 of the tool whose call is under way."""
 
 
 class Proxy(FileProxy):
@@ -97,6 +100,7 @@ class Driver:
         self.service.on_step = self._step_of_a_build
         self.follower.fault = self._fault
         self.rig.os.raced = self._race
+        self.follower.between = self._between
         self.processes: list[Process] = []
         self.running: set[int] = set()
         self.follower.started = self.running.add
@@ -115,7 +119,10 @@ class Driver:
     def _fault(self, what: str) -> int:
         if self.mortal and self.in_domb and self.rng.random() < 0.002:
             raise Crash
-        errno = abi.ENOMEM if self.trouble and self.in_domb and self.rng.random() < 0.015 else 0
+        stage = self.follower.stage
+        building = stage not in ("no_request", "fetching", "failing")
+        rate = 0.25 if building and self.follower.excused else 0.004 if building else 0.5 if stage == "failing" else 0.08
+        errno = abi.ENOMEM if self.trouble and self.in_domb and self.rng.random() < rate else 0
         if errno and what in ("share", "grant"):
             self.book.count("channel_share", "ENOMEM" if what == "share" else "ENOSPC")
         return errno
@@ -127,9 +134,15 @@ class Driver:
             self.follower.excused = True
             raise KernelError(abi.EIO)
 
+    def _between(self) -> None:
+        """DomB has copied a message and acts on its copy: what lies in the ring may change, and DomB may die."""
+        self._race()
+        if self.mortal and self.rng.random() < 0.01:
+            raise Crash
+
     def _race(self) -> None:
         """Between two loads of DomB's somebody writes."""
-        if self.in_domb and self.rng.random() < 0.02:
+        if self.in_domb and self.rng.random() < 0.003:
             self._scribble()
 
     # Moves.
@@ -140,11 +153,11 @@ class Driver:
         self.calls += 1
         x = rng.random()
         free = [each for each in self.processes if not each.honest]
-        if x < 0.32:
+        if x < 0.25:
             self.domb()
-        elif (len(self.processes) < MOST_PROCESSES and x < 0.37) or not self.processes:
+        elif (len(self.processes) < MOST_PROCESSES and x < 0.32) or not self.processes:
             self.spawn()
-        elif x < 0.40:
+        elif x < 0.35:
             self.guest()
         elif free:
             self.act(rng.choice(free), rng.random())
@@ -159,18 +172,23 @@ class Driver:
         """Something that a process does."""
         self.follower.who = who.space
         if who.chan is None and x < 0.5:
-            self.connect(who)
+            self.connect(who, self.offer())
         elif who.chan is not None and x < 0.22:
             self.ask(who)
         elif who.chan is not None and x < 0.62:
             for _ in range(self.rng.choice((1, 2, 6, 14))):
                 self.serve(who)
+                if self.rng.random() < 0.12 and who.chan is not None:
+                    self.ask(who)
                 if self.rng.random() < 0.9:
                     self.domb()
                     self.follower.who = who.space
                 if who.pipe is None or who not in self.processes:
                     break
-        elif x < 0.70:
+                if self._somebody_waits_to_be_told() and self.rng.random() < 0.2:
+                    self.kill(who)
+                    break
+        elif x < 0.73:
             self.honest(who)
         elif x < 0.78:
             self.map_something(who)
@@ -255,13 +273,12 @@ class Driver:
         found = self.service.offered
         return None if found is None else Offer(DOMB, found.ring_ref, found.port)
 
-    def connect(self, who: Process) -> None:
+    def connect(self, who: Process, offer: Offer | None) -> None:
         """A tool connects, or tries to."""
         self.text = "a tool connects"
-        offer = self.offer()
         if offer is None:
             return
-        if self.rng.random() < 0.1:
+        if self.calls and self.rng.random() < 0.1:
             offer = Offer(self.rng.choice((DOMB, 0, 2, 99)), self.rng.choice((offer.ring_ref, 0, 9, 4000)), offer.port)
         with contextlib.suppress(OSError):
             who.chan = client_init(who.os, offer)
@@ -295,7 +312,7 @@ class Driver:
 
     def _request(self) -> p.CreateRequest:
         rng = self.rng
-        kernel = rng.choice(NAMES[:2]) if rng.random() < 0.75 else rng.choice((*NAMES, *STRANGE))
+        kernel = rng.choice(NAMES[:2]) if rng.random() < 0.8 else rng.choice((*NAMES, *STRANGE))
         disk = rng.choice(DISKS) if rng.random() < 0.9 else rng.choice(STRANGE)
         pages = rng.choice(PAGES) if rng.random() < 0.9 else rng.choice((0, 63, 1, 300, 1 << 18, (1 << 32) - 1))
         return p.CreateRequest(kernel, disk, pages, rng.choice(("", "quiet", "x" * 1000, "a\0b")))
@@ -350,21 +367,36 @@ class Driver:
 
         def pump() -> bool:
             left[0] -= 1
+            if self.rng.random() < 0.01:
+                raise Killed
             for _ in range(self.rng.choice((1, 1, 2, 3))):
                 if self.rng.random() < 0.12:
                     self.move()
                 else:
                     self.domb()
             self.follower.who = who.space
+            if self._somebody_waits_to_be_told() and self.rng.random() < 0.15:
+                raise Killed
             return self.up and left[0] > 0
 
-        with contextlib.suppress(ToolError):
+        killed = False
+        try:
             tool = RemoteService(who.os, offer, who.proxy, pump)
             self._honest_calls(tool)
+        except ToolError:
+            pass
+        except Killed:
+            killed = True
         who.honest = False
         self.follower.who = who.space
+        if killed:
+            self.kill(who)
+            return
         if tool is not None:
             tool.close()
+
+    def _somebody_waits_to_be_told(self) -> bool:
+        return any(not built.told for built in self.service.guests.values())
 
     def _honest_calls(self, tool: RemoteService) -> None:
         rng = self.rng
@@ -389,7 +421,8 @@ class Driver:
         offer = self.offer()
         ring = rng.random() < 0.4 and offer is not None
         domid = DOMB if ring else rng.choice(range(2, NOBODY))
-        ref = offer.ring_ref + rng.choice((0, 0, 1, 2, 3)) if ring and offer is not None else rng.choice((0, 1, 0, 1, 8, 3000))
+        ref = offer.ring_ref + rng.choice((0, 0, 1, 2, 3)) if ring and offer is not None else rng.choice((0, 1, 0, 1, 8,
+                                                                                                          3000))
         assert who.xgt is not None
         addr = gt.xengnttab_map_grant_ref(who.xgt, domid, ref, rng.choice((1, 3, 3)))
         if addr is not None:
@@ -430,7 +463,8 @@ class Driver:
         abi.ENTRY_V1.pack_into(data, off, flags | in_use, grantee, frame.mfn)
         self.book.step("write_entry", {
             "owner": d, "ref": self.book.ref(ref), "kind": self.book.m["Kind"]["permit_access" if flags & 1 else "invalid"],
-            "grantee": self.book.domain(grantee), "frame": self.book.frame(frame.mfn), "readonly": int(flags == 5), "part": 0})
+            "grantee": self.book.domain(grantee), "frame": self.book.frame(frame.mfn), "readonly": int(flags == 5),
+                                       "part": 0})
 
     def _runs(self, d: int) -> bool:
         domain = self.rig.xen.domains[d]
@@ -453,10 +487,9 @@ class Driver:
         self.trouble = self.mortal = False
         for who in list(self.processes):
             self.kill(who)
+        self.calls = 0
         if self.up:
-            self.domb()
-            for domid in list(self.service.guests):
-                self._destroy(domid)
+            self._last_tool()
             self.service.hang_up()
             self.rig.domb.retry_late()
             self.follower.settle()
@@ -468,15 +501,18 @@ class Driver:
             if left:
                 raise Mismatch(f"at the end there is more or less than before: {left}")
 
-    def _destroy(self, domid: int) -> None:
-        """As a tool of one more connection would ask for it."""
-        d = self.book.domain(domid)
-        if not self.follower.built("abandoned", d):
-            self.book.T["built.abandoned"][d] = 1
-            self.book.T["built.told"][d] = 0
-            self.service.guests[domid].told, self.service.guests[domid].abandoned = False, True
-        BuilderService._retry(self.service)
-
+    def _last_tool(self) -> None:
+        """One more tool connects, and has everything destroyed that DomB has built."""
+        for _ in range(4):
+            self.domb()
+        self.spawn()
+        who = self.processes[-1]
+        self.connect(who, self.offer())
+        for domid in sorted(self.service.guests):
+            self._send(who, p.Message(p.DESTROY, domid, 0, p.DOMID.pack(domid)))
+            self.domb()
+        self.kill(who)
+        self.domb()
 
 
 def files(root: Path) -> None:

@@ -18,7 +18,8 @@ BASE = 0xFFFFFFFF80000000
 GOOD: tuple[bytes, ...] = (build_kernel(), build_kernel(Source(data=b"another kernel\0", text=code() + b"\xcc" * 64)))
 _ONE = GOOD[0]
 BAD: tuple[bytes, ...] = (
-    b"", b"\x7fELF", b"#!/bin/sh\n" * 50, b"\x7fELG" + _ONE[4:], _ONE[:4] + b"\x01" + _ONE[5:], _ONE[:18] + b"\x03" + _ONE[19:],
+    b"", b"\x7fELF", b"#!/bin/sh\n" * 50, b"\x7fELG" + _ONE[4:], _ONE[:4] + b"\x01" + _ONE[5:],
+                          _ONE[:18] + b"\x03" + _ONE[19:],
     _ONE[:5000], _ONE[:64 + 8] + b"\xff" * 8 + _ONE[64 + 16:],  # cut off; a segment beyond the file
     _ONE[:64 + 32] + b"\xff" * 7 + _ONE[64 + 39:], _ONE[:64 + 24] + b"\xff" * 7 + _ONE[64 + 31:],  # its size; its address
     _ONE[:54] + b"\xff\xff\xff\xff" + _ONE[58:], _ONE[:-64],  # program headers without end; half of the notes

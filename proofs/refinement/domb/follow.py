@@ -49,6 +49,7 @@ class Follower(Dom0Side):
         self.dying: set[int] = set()
         self.leaving = False
         self.started: Callable[[int], None] = lambda domid: None
+        self.between: Callable[[], None] = lambda: None  # what happens after DomB has taken a message
 
     # Words for rules.
 
@@ -103,14 +104,15 @@ class Follower(Dom0Side):
         self.rule(label, {"this": 0})
         if op & p.REPLY:
             self.pending = lambda: self._file_answer(message, label, mine, piece)
+        self.between()
 
     def _in_the_ring(self, ask: str, guest: int, number: int, piece: int) -> None:
         """What DomB took, some process has put there: one that maps a page of the ring writable."""
         T = self.book.T
         for t in range(self.book.size.translations):
             p_ = T["translation.space"][t]
-            if T["translation.present"][t] and T["translation.writable"][t] and T["ring_page.listed"][T["translation.frame"][t]] \
-                    and T["space_of"][p_] == DOM0:
+            if T["translation.present"][t] and T["translation.writable"][t] and T["space_of"][p_] == DOM0 \
+                    and T["ring_page.listed"][T["translation.frame"][t]]:
                 code = self.book.try_step("write_ring", {
                     "p": p_, "t": t, "ask": self.book.m["Ask"][ask], "guest": guest, "number": number, "name": 0,
                     "bytes": piece})
@@ -176,7 +178,8 @@ class Follower(Dom0Side):
 
     def _refused(self, message: p.Message, status: int) -> None:
         fail = None if wanted(message.body).ok else "EINVAL"
-        self.rule("take_create.act", {"this": 0, "now": self.book.free_turn(), "asked": 0}, ERRNO.get(-status, str(status)), fail)
+        self.rule("take_create.act", {"this": 0, "now": self.book.free_turn(), "asked": 0},
+                  ERRNO.get(-status, str(status)), fail)
 
     def _controlled(self, message: p.Message, answer: p.Message) -> None:
         want = ERRNO.get(-answer.status, str(answer.status))
@@ -258,7 +261,7 @@ class Follower(Dom0Side):
         if domid != d or domain is None:
             raise Mismatch(f"the answer names domain {domid}, the guest is {d}")
         if pages != reading.wanted.pages or domain.tot_pages != pages:
-            raise Mismatch(f"{reading.wanted.pages} pages were asked for, there are {domain.tot_pages}, the answer says {pages}")
+            raise Mismatch(f"{reading.wanted.pages} pages were asked for, {domain.tot_pages} are there, {pages} answered")
         table = domain.grant_table
         entries = [table.entry_v1(0), table.entry_v1(1)]
         if entries != [(abi.GTF_PERMIT_ACCESS, DOM0, console_mfn), (abi.GTF_PERMIT_ACCESS, DOM0, store_mfn)]:
@@ -300,9 +303,12 @@ class Follower(Dom0Side):
         self.excused |= rc == -abi.ENOMEM
         if number == abi.HYPERVISOR_DOMCTL:
             cmd, _, domid, *_ = abi.DOMCTL_HEADER.unpack_from(before)
-            if cmd == abi.DOMCTL_CREATEDOMAIN and rc == 0:
+            if cmd == abi.DOMCTL_CREATEDOMAIN:
                 self._now()
-                self._created()
+                if rc == 0:
+                    self._created()
+                else:
+                    self.book.count("build_create", "ENOMEM")
             elif cmd == abi.DOMCTL_DESTROYDOMAIN:
                 self._now()
                 self._destroys(domid, rc)
@@ -366,7 +372,9 @@ class Follower(Dom0Side):
             self.make_free(f)
             self.rule("build_populate", {"f_f": f, "f_e": self.book.free_epoch()})
             self.order.append(f)
-        self.excused |= rc < count
+        if rc < count:
+            self.rule("build_populate", {}, "ENOMEM", "ENOMEM")
+            self.excused = True
 
     # Mappings and stores.
 
@@ -463,7 +471,8 @@ class Follower(Dom0Side):
 
     def ended(self, ref: int, done: bool) -> None:
         T, r = self.book.T, self.book.ref(ref)
-        f = next((f for f in range(self.book.size.domb_pages) if T["ring_page.granted"][f] and T["ring_page.ref"][f] == r), -1)
+        pages = range(self.book.size.domb_pages)
+        f = next((f for f in pages if T["ring_page.granted"][f] and T["ring_page.ref"][f] == r), -1)
         if f < 0:
             raise Mismatch(f"DomB takes grant {ref} back, which is none of its channel's")
         if T["ring_page.listed"][f]:
