@@ -107,6 +107,7 @@ NOTICED = {
     "seed_foreign_page": ("build_seed", "seeded_pages_are_the_guests_own"),
     "seed_loaded_page": ("build_seed", "seeded_pages_hold_nothing_loaded"),
     "seed_for_another": ("build_seed", "seeded_for_dom0"),
+    "seeded_in_vain": ("build_seed", "seeded_for_dom0"),
     "port_for_another": ("build_port", "ports_wait_for_dom0"),
     "seal_with_mappings": ("build_seal", "builder_maps_by_right"),
     "seal_with_special_pages": ("build_seal", "special_pages_by_right"),

@@ -108,6 +108,7 @@ class Driver:
         self.calls = 0
         self.text = ""
         self.in_domb = False
+        self.ending = False
         self.compared = 0  # rule steps when all was compared last
         self.trouble = self.rng.random() < 0.5  # in half of the legs calls of DomB's fail
         self.mortal = self.rng.random() < 0.25  # in a quarter DomB dies at some point
@@ -121,7 +122,7 @@ class Driver:
             raise Crash
         stage = self.follower.stage
         building = stage not in ("no_request", "fetching", "failing")
-        rate = 0.25 if building and self.follower.excused else 0.004 if building else 0.5 if stage == "failing" else 0.08
+        rate = 0.25 if building and self.follower.excused else 0.004 if building else 0.5 if stage == "failing" else 0.15
         errno = abi.ENOMEM if self.trouble and self.in_domb and self.rng.random() < rate else 0
         if errno and what in ("share", "grant"):
             self.book.count("channel_share", "ENOMEM" if what == "share" else "ENOSPC")
@@ -173,6 +174,8 @@ class Driver:
         self.follower.who = who.space
         if who.chan is None and x < 0.5:
             self.connect(who, self.offer())
+        elif who.chan is not None and x < 0.015:
+            self.flood(who)
         elif who.chan is not None and x < 0.22:
             self.ask(who)
         elif who.chan is not None and x < 0.62:
@@ -185,8 +188,16 @@ class Driver:
                     self.follower.who = who.space
                 if who.pipe is None or who not in self.processes:
                     break
-                if self._somebody_waits_to_be_told() and self.rng.random() < 0.2:
-                    self.kill(who)
+                if self._somebody_waits_to_be_told() and self.rng.random() < 0.5:
+                    if self.rng.random() < 0.4:
+                        self.kill(who)
+                        break
+                    self._ask_too_early(who)
+                elif self.follower.stage == "failing" and who.chan is not None and self.rng.random() < 0.5:
+                    self._send(who, p.Message(p.CREATE, 1, 0, self._request().pack()))
+                    self.domb()
+                    self.follower.who = who.space
+                if who not in self.processes:
                     break
         elif x < 0.73:
             self.honest(who)
@@ -278,7 +289,7 @@ class Driver:
         self.text = "a tool connects"
         if offer is None:
             return
-        if self.calls and self.rng.random() < 0.1:
+        if not self.ending and self.rng.random() < 0.1:
             offer = Offer(self.rng.choice((DOMB, 0, 2, 99)), self.rng.choice((offer.ring_ref, 0, 9, 4000)), offer.port)
         with contextlib.suppress(OSError):
             who.chan = client_init(who.os, offer)
@@ -305,6 +316,23 @@ class Driver:
         self.text = f"request {op}, {len(body)} bytes"
         self._send(who, p.Message(op, who.number & 0xFFFFFFFF, rng.choice((0, 0, -1)), body))
 
+    def _ask_too_early(self, who: Process) -> None:
+        """About a guest that the client has not been told of: it has guessed the id."""
+        guests = [d for d, built in self.service.guests.items() if not built.told]
+        op = self.rng.choice((p.UNPAUSE, p.UNPAUSE, p.DESTROY, p.INFO, p.PAUSE))
+        if guests and who.chan is not None:
+            self._send(who, p.Message(op, 9, 0, p.DOMID.pack(guests[0])))
+            self.domb()
+            self.follower.who = who.space
+
+    def flood(self, who: Process) -> None:
+        """Requests without end, whose answers nobody takes: the ring fills, then what DomB keeps for it."""
+        self.text = "a tool floods DomB"
+        for i in range(self.rng.choice((20, 260, 300))):
+            self._send(who, p.Message(77, i, 0, b""))
+        self.domb()
+        self.follower.who = who.space
+
     def _send(self, who: Process, message: p.Message) -> None:
         assert who.pipe is not None
         with contextlib.suppress(OSError):
@@ -314,7 +342,7 @@ class Driver:
         rng = self.rng
         kernel = rng.choice(NAMES[:2]) if rng.random() < 0.8 else rng.choice((*NAMES, *STRANGE))
         disk = rng.choice(DISKS) if rng.random() < 0.9 else rng.choice(STRANGE)
-        pages = rng.choice(PAGES) if rng.random() < 0.9 else rng.choice((0, 63, 1, 300, 1 << 18, (1 << 32) - 1))
+        pages = rng.choice(PAGES) if rng.random() < 0.85 else rng.choice((0, 63, 63, 63, 1, 300, 1 << 18, (1 << 32) - 1))
         return p.CreateRequest(kernel, disk, pages, rng.choice(("", "quiet", "x" * 1000, "a\0b")))
 
     def _spoiled(self, body: bytes) -> bytes:
@@ -334,17 +362,17 @@ class Driver:
         status, body = who.proxy.handle(message.op, message.body)
         op, number = message.op | p.REPLY, message.number
         x, rng = self.rng.random(), self.rng
-        if x < 0.90:
+        if x < (0.90 if message.op != p.FILE_READ or len(body) > 3990 else 0.8):
             pass
-        elif x < 0.91:
+        elif 0.90 <= x < 0.91:
             return  # it stalls
-        elif x < 0.92:
+        elif 0.91 <= x < 0.92:
             status = rng.choice((-2, -13, 5, -9999))
-        elif x < 0.93:
+        elif 0.92 <= x < 0.93:
             op = rng.choice((p.FILE_OPEN, p.FILE_STAT, p.FILE_READ, p.FILE_CLOSE)) | p.REPLY
-        elif x < 0.94:
+        elif 0.93 <= x < 0.94:
             number = (number + rng.choice((1, -1, 7))) & 0xFFFFFFFF
-        elif x < 0.97 and message.op == p.FILE_READ:
+        elif x < 0.94 + 0.03 * (4 if 0 < len(body) < 3990 else 1) and message.op == p.FILE_READ:
             body = rng.choice((body[:max(1, len(body) // 2)], b"", body + b"more", bytes(len(body)), body[:1]))
         elif x < 0.985 and message.op == p.FILE_STAT:
             body = rng.choice((p.STAT.pack(1 << 60, 0), p.STAT.pack(1, 1), b"?", body + body, p.STAT.pack(0, 0)))
@@ -487,7 +515,7 @@ class Driver:
         self.trouble = self.mortal = False
         for who in list(self.processes):
             self.kill(who)
-        self.calls = 0
+        self.ending = True
         if self.up:
             self._last_tool()
             self.service.hang_up()

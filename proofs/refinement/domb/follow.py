@@ -46,6 +46,7 @@ class Follower(Dom0Side):
         self.fault: Callable[[str], int] = lambda what: 0
         self.stream = 0  # bytes that DomB has sent over this channel
         self.answers: dict[int, int] = {}  # guest -> where in that stream its answer ends
+        self.to_send: list[p.Message] = []  # what DomB has decided to say over this connection
         self.dying: set[int] = set()
         self.leaving = False
         self.started: Callable[[int], None] = lambda domid: None
@@ -147,6 +148,7 @@ class Follower(Dom0Side):
 
     def posted(self, op: int, number: int, status: int, body: bytes) -> None:
         self._now()
+        self.to_send.append(p.Message(op, number, status, body[:p.MAX_BODY]))
         if op & p.REPLY:
             return
         if self.book.T["at"][0] == self.book.m["Point"]["take_create.act"]:
@@ -455,6 +457,7 @@ class Follower(Dom0Side):
             self.rule("channel_open", {"q_q": TWO_DOMIDS.unpack(raw)[2] - 1})
             self.stream = 0
             self.answers.clear()
+            self.to_send.clear()
             self.had_writer = False
         elif cmd == abi.EVTCHNOP_CLOSE:
             number = abi.U32.unpack(arg)[0]
@@ -498,6 +501,8 @@ class Follower(Dom0Side):
         self.settle()
 
     def sent(self, message: p.Message) -> None:
+        if not self.to_send or self.to_send.pop(0) != message:
+            raise Mismatch(f"DomB sends a message ({message.op}) that it has not decided on in this connection, or not now")
         self.stream += p.HEADER.size + len(message.body)
         if message.op == p.CREATE | p.REPLY and message.status == 0:
             self.answers[int.from_bytes(message.body[:2], "little")] = self.stream
