@@ -122,7 +122,7 @@ class Driver:
             raise Crash
         stage = self.follower.stage
         building = stage not in ("no_request", "fetching", "failing")
-        rate = 0.25 if building and self.follower.excused else 0.004 if building else 0.5 if stage == "failing" else 0.15
+        rate = 0.25 if building and self.follower.excused else 0.008 if building else 0.5 if stage == "failing" else 0.15
         errno = abi.ENOMEM if self.trouble and self.in_domb and self.rng.random() < rate else 0
         if errno and what in ("share", "grant"):
             self.book.count("channel_share", "ENOMEM" if what == "share" else "ENOSPC")
@@ -138,7 +138,7 @@ class Driver:
     def _between(self) -> None:
         """DomB has copied a message and acts on its copy: what lies in the ring may change, and DomB may die."""
         self._race()
-        if self.mortal and self.rng.random() < 0.01:
+        if self.mortal and self.rng.random() < 0.02:
             raise Crash
 
     def _race(self) -> None:
@@ -163,9 +163,7 @@ class Driver:
         elif free:
             self.act(rng.choice(free), rng.random())
         self.follower.settle()
-        if self.book.steps != self.compared or rng.random() < 0.1:
-            self.compared = self.book.steps
-            compare(self.follower)
+        self._compare()
         if self.calls % CLAIMS_EVERY == 0:
             self.book.check_claims(False)
 
@@ -232,6 +230,13 @@ class Driver:
             self.in_domb = False
         if self.up:
             self.follower.settle()
+            self._compare()
+
+    def _compare(self) -> None:
+        """Everything, if a rule step was taken since it was compared last."""
+        if self.book.steps != self.compared:
+            self.compared = self.book.steps
+            compare(self.follower)
 
     def crash(self) -> None:
         """DomB is gone; nobody takes its place."""
@@ -391,7 +396,7 @@ class Driver:
         self.text = "an honest tool"
         who.honest = True
         tool: RemoteService | None = None
-        left = [60]
+        left = [160]
 
         def pump() -> bool:
             left[0] -= 1
