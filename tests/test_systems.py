@@ -110,7 +110,7 @@ NOTICED = {
     "seeded_in_vain": ("build_seed", "seeded_for_dom0"),
     "port_for_another": ("build_port", "ports_wait_for_dom0"),
     "seal_with_mappings": ("build_seal", "builder_maps_by_right"),
-    "seal_with_special_pages": ("build_seal", "special_pages_by_right"),
+    "seal_with_special_pages": ("build_seal", "special_is_the_jobs"),
     "right_is_kept": ("build_seal", "right_ends_with_the_build"),
     "checked_in_the_ring": ("take_destroy.act", "only_built_guests_end"),
     "rights_by_id": ("take_pause.act", "only_built_guests_stand_still"),

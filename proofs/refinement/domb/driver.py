@@ -110,7 +110,8 @@ class Driver:
         self.in_domb = False
         self.ending = False
         self.compared = 0  # rule steps when all was compared last
-        self.trouble = self.rng.random() < 0.5  # in half of the legs calls of DomB's fail
+        # In three of five legs calls of DomB's fail: while it builds, answers requests, or offers its channel.
+        self.trouble = self.rng.choice(("", "", "build", "control", "offer"))
         self.mortal = self.rng.random() < 0.25  # in a quarter DomB dies at some point
         self.before = self._counts()
         self.service.offer()
@@ -120,18 +121,26 @@ class Driver:
     def _fault(self, what: str) -> int:
         if self.mortal and self.in_domb and self.rng.random() < 0.002:
             raise Crash
-        stage = self.follower.stage
-        building = stage not in ("no_request", "fetching", "failing")
-        rate = 0.25 if building and self.follower.excused else 0.008 if building else 0.5 if stage == "failing" else 0.15
-        errno = abi.ENOMEM if self.trouble and self.in_domb and self.rng.random() < rate else 0
+        errno = abi.ENOMEM if self.trouble and self.in_domb and self.rng.random() < self._rate(what) else 0
         if errno and what in ("share", "grant"):
             self.book.count("channel_share", "ENOMEM" if what == "share" else "ENOSPC")
         return errno
 
+    def _rate(self, what: str) -> float:
+        """How often such a call fails now; a leg has trouble of one kind, so that the rest goes well."""
+        stage = self.follower.stage
+        if stage == "failing":
+            return 0.5
+        if stage not in ("no_request", "fetching"):
+            return 0.25 if self.follower.excused else 0.006 if self.trouble == "build" else 0.0
+        if what in ("share", "grant"):
+            return 0.1 if self.trouble == "offer" else 0.0
+        return 0.25 if self.trouble == "control" else 0.0
+
     def _step_of_a_build(self, step: str, what: str) -> None:
         if self.mortal and self.rng.random() < 0.01:
             raise Crash
-        if self.trouble and self.rng.random() < 0.01:
+        if self.trouble == "build" and self.rng.random() < 0.01:
             self.follower.excused = True
             raise KernelError(abi.EIO)
 
@@ -517,7 +526,7 @@ class Driver:
 
     def end(self, slow: bool = True) -> None:
         """Everybody leaves; what DomB built is destroyed; nothing may be left."""
-        self.trouble = self.mortal = False
+        self.trouble, self.mortal = "", False
         for who in list(self.processes):
             self.kill(who)
         self.ending = True

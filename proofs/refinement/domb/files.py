@@ -125,7 +125,8 @@ class Reading:
             return False
         if self.kernel not in GOOD:
             return None
-        return len(self.ramdisk) <= 4 * PAGE or (None if w.pages > 100 else False)
+        disk = -(-len(self.ramdisk) // PAGE)  # beside it a guest needs some twenty pages
+        return True if disk <= w.pages - 24 else False if disk >= w.pages - 8 else None
 
     def pages(self) -> dict[int, bytes]:
         """Guest pages of the kernel, by frame number of the guest's own, and after them those of the ramdisk."""
