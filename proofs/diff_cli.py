@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -36,17 +36,29 @@ def diff(system: str, against: str, ops: int, seed: int, jobs: int, json_file: P
         needs_file(json_file)
     if against == "nothing":
         system = "monolithic"  # DomB's followers are what drives its world
-    results = []
+    found: list[tuple[int, dict[str, Any]]] = []
     if system != "disaggregated":
-        results.append(_monolithic(seed, ops - (ops // SHARE if system == "both" else 0), jobs, against == "model",
-                                   json_file))
-    if system != "monolithic" and not any(results):
-        moves = max(ops // SHARE, 1) if system == "both" else ops
-        results.append(_disaggregated(seed, moves, jobs, json_file if system == "disaggregated" else None))
-    return max(results)
+        found.append(_monolithic(seed, ops - (ops // SHARE if system == "both" else 0), jobs, against == "model"))
+    if system != "monolithic" and not any(code for code, _ in found):
+        found.append(_disaggregated(seed, max(ops // SHARE, 1) if system == "both" else ops, jobs))
+    if json_file is not None:
+        write_file(json_file, json.dumps(_together([each for _, each in found]), indent=2) + "\n")
+    return max(code for code, _ in found)
 
 
-def _disaggregated(seed: int, moves: int, jobs: int, json_file: Path | None) -> int:
+def _together(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The results of the systems that were compared, as one."""
+    covered = [each["coverage"] for each in parts]
+    return {
+        "calls": sum(each["calls"] for each in parts), "mismatches": sum(each["mismatches"] for each in parts),
+        "seed": parts[0]["seed"],
+        "coverage": {"reached": sum(c["reached"] for c in covered), "total": sum(c["total"] for c in covered),
+                     "missing": [pair for c in covered for pair in c["missing"]]},
+        "seconds": round(sum(each["seconds"] for each in parts), 3),
+    }
+
+
+def _disaggregated(seed: int, moves: int, jobs: int) -> tuple[int, dict[str, Any]]:
     """DomB beside its rules."""
     from proofs.refinement.domb.campaign import campaign
     from proofs.refinement.domb.coverage import contradicted, lines, missing, pairs
@@ -55,13 +67,10 @@ def _disaggregated(seed: int, moves: int, jobs: int, json_file: Path | None) -> 
     rules = rules_for(Size())
     report = campaign(rules, seed, moves, None, jobs)
     left = missing(rules, report.reached)
-    if json_file is not None:
-        total = len(pairs(rules))
-        write_file(json_file, json.dumps({
-            "calls": report.calls, "mismatches": int(report.failure is not None), "seed": seed,
-            "coverage": {"reached": total - len(left), "total": total, "missing": list(left)},
-            "seconds": round(report.seconds, 3),
-        }, indent=2) + "\n")
+    total = len(pairs(rules))
+    summary = {"calls": report.calls, "mismatches": int(report.failure is not None), "seed": seed,
+               "coverage": {"reached": total - len(left), "total": total, "missing": list(left)},
+               "seconds": report.seconds}
     click.echo(f"disaggregated: {report.calls} moves, {report.rule_steps} rule steps, seed {seed}: {report.seconds:.1f} s.")
     if report.failure is not None:
         click.echo("MISMATCH " + report.failure.text())
@@ -73,10 +82,10 @@ def _disaggregated(seed: int, moves: int, jobs: int, json_file: Path | None) -> 
     wrong = contradicted(report.reached)
     for pair in wrong:
         click.echo(f"WRONG: `{pair}` happened, although refinement/domb/coverage.py says that it cannot.")
-    return GOOD if report.failure is None and not wrong else FAILED
+    return GOOD if report.failure is None and not wrong else FAILED, summary
 
 
-def _monolithic(seed: int, ops: int, jobs: int, model: bool, json_file: Path | None) -> int:
+def _monolithic(seed: int, ops: int, jobs: int, model: bool) -> tuple[int, dict[str, Any]]:
     """Xen and Dom0's drivers beside their rules."""
     from proofs.refinement.coverage import contradicted, coverage
     from proofs.refinement.world import Size, rules_for
@@ -84,15 +93,12 @@ def _monolithic(seed: int, ops: int, jobs: int, model: bool, json_file: Path | N
     rules = rules_for(Size())
     report = _run(seed, ops, jobs, model)
     found = coverage(rules.outcomes, report.reached)
-    if json_file is not None:
-        write_file(json_file, json.dumps({
-            "calls": report.calls, "mismatches": int(report.failure is not None), "seed": seed,
-            "coverage": {"reached": found.reached, "total": found.total, "missing": list(found.missing) if model else []},
-            "seconds": round(report.seconds, 3),
-        }, indent=2) + "\n")
+    summary = {"calls": report.calls, "mismatches": int(report.failure is not None), "seed": seed,
+               "coverage": {"reached": found.reached, "total": found.total, "missing": list(found.missing) if model else []},
+               "seconds": report.seconds}
     wrong = contradicted(report.reached)
     _show(report, found.lines() if model else [], wrong)
-    return GOOD if report.failure is None and not wrong else FAILED
+    return GOOD if report.failure is None and not wrong else FAILED, summary
 
 
 def _run(seed: int, ops: int, jobs: int, model: bool) -> Report:
