@@ -81,7 +81,7 @@ class Declarations:
 
 
 MAX_BOUND = 12  # quantified variables in sight at once
-WORDS = frozenset({"true", "false", "this", "next"})  # no variable is called so
+WORDS = frozenset({"true", "false", "this"})  # no variable is called so
 
 
 class Scope:

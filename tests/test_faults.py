@@ -9,10 +9,13 @@ import pytest
 
 from bulkhead.model import loader
 from bulkhead.proofs.cli.__main__ import run
-from bulkhead.proofs.faults.catalogue import FAULTS, Fault
+from bulkhead.proofs.faults import catalogue, catalogue_domb
+from bulkhead.proofs.faults.catalogue import Fault
 from bulkhead.proofs.faults.laying import hunt, installed
 
 GT = (Path(__file__).parent / "benchmarks" / "gt.rules").read_text()
+
+FAULTS = (*catalogue.FAULTS, *catalogue_domb.FAULTS)
 
 
 def test_names_are_used_once() -> None:

@@ -33,7 +33,10 @@ Hook = Callable[[str, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is to be built. `pages` is the guest's memory; the two domains get the reserved grants."""
+    """What is to be built. `pages` is the guest's memory; the two domains get the reserved grants.
+
+    `handle` is the incarnation's name in Xen (xen_domain_handle_t): whoever builds several guests gives each its own.
+    """
 
     kernel: bytes
     ramdisk: bytes = b""
@@ -41,6 +44,7 @@ class Request:
     cmdline: bytes = b""
     console_domid: int = 0
     xenstore_domid: int = 0
+    handle: bytes = bytes(16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +57,21 @@ class Guest:
     store_mfn: int
     store_port: int
     pages: int
+    handle: bytes = bytes(16)
 
 
 class BuildError(Exception):
-    """A guest could not be built, and is gone; `errno` for callers, the text for people."""
+    """A guest could not be built; `errno` for callers, the text for people.
+
+    It is gone, but for what `left` still has to undo: call `left.undo()` until it says that nothing is left.
+    """
 
     def __init__(self, step: str, errno: int, why: str) -> None:
         super().__init__(f"{step}: {why}")
         self.step = step
         self.errno = errno
         self.why = why
+        self.left: XcDom | None = None
 
 
 def build(os: Osdep, request: Request, on_step: Hook = lambda step, what: None) -> Guest:
@@ -80,7 +89,8 @@ def build(os: Osdep, request: Request, on_step: Hook = lambda step, what: None) 
         return dom.seal()
     except (OSError, ElfError, BuildError) as error:
         failure = dom.failure(error)
-        dom.undo()
+        if not dom.undo():
+            failure.left = dom
         raise failure from error
     finally:
         dom.release()
@@ -99,6 +109,7 @@ class XcDom:
         self.domid = 0
         self.mfns: list[int] = []
         self.mappings: list[tuple[int, int]] = []
+        self.put: dict[int, bool] = {}  # pages that were written, and whether anything but zeros was
         self.console_port = 0
         self.store_port = 0
         self.shared_info = 0
@@ -183,7 +194,7 @@ class XcDom:
         """A paused, empty domain with its limits, and the two event channels of console and XenStore."""
         xch, request = self.control, self.request
         self.begin("create", "createdomain")
-        self.domid = self.zero(ctrl.xc_domain_create(xch, ctrl.CreateDomain()), "xc_domain_create")
+        self.domid = self.zero(ctrl.xc_domain_create(xch, ctrl.CreateDomain(handle=request.handle)), "xc_domain_create")
         self.begin("configure", "max_vcpus, max_mem")
         self.zero(ctrl.xc_domain_max_vcpus(xch, self.domid, 1), "xc_domain_max_vcpus")
         self.zero(ctrl.xc_domain_setmaxmem(xch, self.domid, request.pages * 4), "xc_domain_setmaxmem")
@@ -213,6 +224,8 @@ class XcDom:
         for first in range(0, npages, CHUNK):
             count = min(CHUNK, npages - first)
             part = payload[first << PAGE_SHIFT:(first + count) << PAGE_SHIFT]
+            for i in range(count):
+                self.put[pfn + first + i] = bool(payload) or self.put.get(pfn + first + i, False)
             self.os.store(self.pfn_to_ptr(pfn + first, count), part.ljust(count << PAGE_SHIFT, b"\0"))
 
     def unmap_all(self) -> None:
@@ -301,11 +314,16 @@ class XcDom:
             fm.xenforeignmemory_map_resource(self.foreign, self.domid, GRANT_TABLE, 0, 0, 1, PROT_READ | PROT_WRITE),
             "xenforeignmemory_map_resource")
         self.mappings.append((addr, 1))
+        seeded: set[int] = set()
         for ref, backend, name in ((CONSOLE_REF, self.request.console_domid, "console"),
                                    (XENSTORE_REF, self.request.xenstore_domid, "xenstore")):
             if backend == self.domid:
                 continue
-            frame = self.mfns[self.layout.segments[name].first]
+            pfn = self.layout.segments[name].first
+            if pfn in seeded or self.put.get(pfn) is not False:
+                self.fail(EINVAL, f"page {pfn} for the {name} is not a cleared page of its own")
+            seeded.add(pfn)
+            frame = self.mfns[pfn]
             # Flags last: nobody may find a valid entry with another one's frame.
             self.os.store(addr + 8 * ref + 2, abi.U16.pack(backend) + abi.U32.pack(frame))
             self.os.store(addr + 8 * ref, abi.U16.pack(abi.GTF_PERMIT_ACCESS))
@@ -326,18 +344,27 @@ class XcDom:
         self.unmap_all()
         segments = self.layout.segments
         return Guest(self.domid, self.mfns[segments["console"].first], self.console_port,
-                     self.mfns[segments["xenstore"].first], self.store_port, self.request.pages)
+                     self.mfns[segments["xenstore"].first], self.store_port, self.request.pages, self.request.handle)
 
     # --- the end ---
-    def undo(self) -> None:
-        """Let go of the guest and destroy it. Mappings first: they would keep its pages alive."""
-        if self.fmem is not None:
-            for addr, count in self.mappings:
-                fm.xenforeignmemory_unmap(self.fmem, addr, count)
-        self.mappings.clear()
-        if self.domid and self.xch is not None:
-            ctrl.xc_domain_destroy(self.xch, self.domid)
+    def undo(self) -> bool:
+        """Let go of the guest and destroy it: is nothing left? Mappings first: they would keep its pages alive.
+
+        What could not be done is done by another call; handles that were closed are opened again for it.
+        """
+        if not self.mappings and not self.domid:
+            return True
+        if self.xch is None:
+            self.xch = ctrl.xc_interface_open(self.os)
+        if self.fmem is None:
+            self.fmem = fm.xenforeignmemory_open(self.os)
+        if self.xch is None or self.fmem is None:
+            return False
+        self.mappings = [(addr, count) for addr, count in self.mappings
+                         if fm.xenforeignmemory_unmap(self.fmem, addr, count)]
+        if self.domid and not self.mappings and ctrl.xc_domain_destroy(self.xch, self.domid) == 0:
             self.domid = 0
+        return not self.mappings and not self.domid
 
     def release(self) -> None:
         """xc_dom_release: close the handles."""
@@ -345,3 +372,4 @@ class XcDom:
             fm.xenforeignmemory_close(self.fmem)
         if self.xch is not None:
             ctrl.xc_interface_close(self.xch)
+        self.fmem = self.xch = None

@@ -128,12 +128,13 @@ class MiniOs(Kernel):
         return self.layout.window_va(first), errors
 
     def unmap_frames(self, addr: int, count: int) -> None:
-        """Unmap a row of foreign pages; EINVAL if that is not one."""
+        """Unmap a row of foreign pages, in the TLB too: its owner may use them next. EINVAL if that is not one."""
         first = self.slot_of(addr)
         if count < 1 or 0 in self.demand.used[first:first + count] or first + count > len(self.demand.used):
             raise KernelError(EINVAL)
         for i in range(first, first + count):
             self.mmu_update(self.layout.window_maddr(i), 0, abi.DOMID_SELF)
+        self.mmuext(abi.MMUEXT_TLB_FLUSH_LOCAL)
         self.demand.give(first, count)
 
     # --- granting ---

@@ -3,19 +3,21 @@
 What lives here: one connection at a time, one build at a time, and what happens when the peer dies or sends garbage:
 the connection ends, a guest nobody was told of is destroyed, and a new channel is offered. Files are fetched as a
 whole into DomB's memory before a domain exists, so nothing waits for the peer while a guest is half built. Only guests
-built here can be paused or destroyed. What does not: building (builder.py), messages (protocol.py).
+built here can be paused or destroyed, in the incarnation that was built: each has a handle of its own in Xen, which is
+looked at before anything is done. What cannot be undone at once is tried again at every step, and no other build begins
+before. What does not live here: building (builder.py), messages (protocol.py).
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator
-from dataclasses import replace
-from struct import error
+from dataclasses import dataclass, replace
+from struct import Struct, error
 from typing import Final
 
 from bulkhead.impl.domb import protocol as p
-from bulkhead.impl.domb.builder import BuildError, Guest, Hook, Request, build
+from bulkhead.impl.domb.builder import BuildError, Guest, Hook, Request, XcDom, build
 from bulkhead.impl.libs import ctrl
 from bulkhead.impl.libs.osdep import Osdep, OsError
 from bulkhead.impl.libs.vchan import Offer, Vchan, server_init
@@ -23,6 +25,7 @@ from bulkhead.impl.log import Log, quiet
 from bulkhead.impl.xen.abi import E2BIG, EBUSY, EINVAL, EIO, ENOSYS, ESRCH, ESTALE
 
 MAX_OUTBOX: Final = 32
+HANDLE: Final = Struct("<8sQ")  # a guest's name in Xen, unlike any other that this DomB has built
 Fetch = Generator[tuple[int, bytes], p.Message, bytes]
 Job = Generator[tuple[int, bytes], p.Message, Guest]
 
@@ -68,6 +71,16 @@ def _fields(layout: object, answer: p.Message) -> tuple[int, ...]:
         raise OsError(EIO) from exc
 
 
+@dataclass(slots=True)
+class Built:
+    """A guest that was built here, and whether its client knows: `at` is where in the stream its answer ends."""
+
+    guest: Guest
+    at: int | None = None  # the answer is not in the ring yet
+    told: bool = False
+    abandoned: bool = False
+
+
 class BuilderService:
     """The service of one DomB. `log` hears what it does; `on_step` sees each step of a build and may stop it."""
 
@@ -83,20 +96,23 @@ class BuilderService:
         self.chan: Vchan | None = None
         self.pipe: p.Pipe | None = None
         self.offered: Offer | None = None
-        self.guests: dict[int, Guest] = {}
+        self.guests: dict[int, Built] = {}
         self.outbox: deque[p.Message] = deque()
         self.job: Job | None = None
         self.job_number = 0
-        self.asked = 0
+        self.failing: XcDom | None = None  # a build that failed and could not be undone yet
+        self.asked = (0, 0)  # op and number of the question to the file proxy whose answer the job waits for
         self.next_number = 1
-        # A guest whose answer may not have been read yet, and how much had to be read for it.
-        self.untold: list[tuple[int, int]] = []
+        self.builds = 0
         self.sent = 0
+        self.wanted = False  # a channel is to be offered
 
     # --- the channel ---
     def offer(self) -> Offer:
-        """A fresh channel for the client; OSError."""
+        """A fresh channel for the client; OSError, and it is tried again at every step."""
+        self.wanted = True
         self.chan, self.offered = server_init(self.os, self.client, p.LEFT_ORDER, p.RIGHT_ORDER)
+        self.wanted = False
         self.pipe = p.Pipe(self.chan)
         self.sent = 0
         self.publish(self.offered)
@@ -104,15 +120,16 @@ class BuilderService:
 
     def hang_up(self) -> None:
         """The connection is over: drop the build, and guests that the client never heard of."""
+        self.wanted = False
         if self.job is not None:
             self.job.close()
             self.job = None
-        unread = self.chan.unread() if self.chan is not None else 0
-        for domid, position in self.untold:
-            if position > self.sent - unread and domid in self.guests:
+        self._see_who_was_told()
+        for domid, built in list(self.guests.items()):
+            if not built.told and not built.abandoned:
                 self.log("DomB", "Xen", f"destroy domain {domid}: nobody was told of it")
-                self.destroy(domid)
-        self.untold.clear()
+                built.abandoned = True
+        self._retry()
         self.outbox.clear()
         if self.chan is not None:
             self.chan.close()
@@ -120,11 +137,13 @@ class BuilderService:
 
     def step(self) -> bool:
         """Do what can be done without waiting; was there anything? After a lost connection a new channel is there."""
+        busy = self._retry()
+        if self.wanted:
+            self._again()
         chan, pipe = self.chan, self.pipe
         if chan is None or pipe is None:
-            return False
+            return busy
         chan.drain_events()
-        busy = False
         try:
             self._flush(pipe)
             while (message := pipe.receive()) is not None:
@@ -148,12 +167,23 @@ class BuilderService:
         except OSError as exc:
             self.log("DomB", "its client", f"cannot offer a channel: {exc}")
 
+    def _retry(self) -> bool:
+        """Undo what could not be undone before: a build that failed, guests that nobody was told of."""
+        done = False
+        if self.failing is not None and self.failing.undo():
+            self.failing.release()
+            self.failing = None
+            done = True
+        for domid in [domid for domid, built in self.guests.items() if built.abandoned]:
+            done |= self.destroy(domid) == 0
+        return done
+
     def _flush(self, pipe: p.Pipe) -> None:
         while self.outbox and pipe.send(self.outbox[0]):
             message = self.outbox.popleft()
             self.sent += p.HEADER.size + len(message.body)
             if message.op == p.CREATE | p.REPLY and message.status == 0:
-                self.untold.append((p.unpack_guest(message.body).domid, self.sent))
+                self.guests[p.unpack_guest(message.body).domid].at = self.sent
 
     def _post(self, op: int, number: int, status: int = 0, body: bytes = b"") -> None:
         if len(self.outbox) >= MAX_OUTBOX:
@@ -162,9 +192,9 @@ class BuilderService:
 
     # --- requests ---
     def _handle(self, message: p.Message) -> None:
-        self._forget_told()
+        self._see_who_was_told()
         if message.op & p.REPLY:
-            if self.job is not None and message.number == self.asked:
+            if self.job is not None and (message.op & ~p.REPLY, message.number) == self.asked:
                 self._advance(message)
             return  # an answer nobody waits for
         if message.op == p.CREATE:
@@ -173,12 +203,16 @@ class BuilderService:
         status, body = self._control(message)
         self._post(message.op | p.REPLY, message.number, status, body)
 
-    def _forget_told(self) -> None:
-        unread = self.chan.unread() if self.chan is not None else 0
-        self.untold = [(domid, at) for domid, at in self.untold if at > self.sent - unread]
+    def _see_who_was_told(self) -> None:
+        """An answer that was taken from the ring was read, as far as one can know."""
+        if self.chan is None or not any(not built.told for built in self.guests.values()):
+            return
+        taken = self.sent - self.chan.unread()
+        for built in self.guests.values():
+            built.told |= built.at is not None and built.at <= taken and not built.abandoned
 
     def _create(self, message: p.Message) -> None:
-        if self.job is not None:
+        if self.job is not None or self.failing is not None:
             self._post(p.CREATE | p.REPLY, message.number, -EBUSY, b"another guest is being built")
             return
         try:
@@ -193,8 +227,9 @@ class BuilderService:
     def _build(self, wanted: p.CreateRequest) -> Job:
         kernel = yield from fetch(wanted.kernel)
         self.log("DomB", "file proxy", f"read {wanted.kernel}: {len(kernel)} bytes")
+        self.builds += 1
         request = Request(kernel, pages=wanted.pages, cmdline=wanted.cmdline.encode(), console_domid=self.client,
-                          xenstore_domid=self.client)
+                          xenstore_domid=self.client, handle=HANDLE.pack(b"DomB", self.builds))
         if wanted.ramdisk:
             disk = yield from fetch(wanted.ramdisk)
             self.log("DomB", "file proxy", f"read {wanted.ramdisk}: {len(disk)} bytes")
@@ -209,50 +244,77 @@ class BuilderService:
         except StopIteration as stop:
             self.job = None
             guest: Guest = stop.value
-            self.guests[guest.domid] = guest
+            self.guests[guest.domid] = Built(guest)
             self._post(p.CREATE | p.REPLY, self.job_number, 0, p.pack_guest(guest))
         except BuildError as exc:
-            self.job = None
+            self.job, self.failing = None, exc.left
             self._post(p.CREATE | p.REPLY, self.job_number, -exc.errno, str(exc).encode())
         except OSError as exc:
             self.job = None
             self._post(p.CREATE | p.REPLY, self.job_number, -(exc.errno or EIO), b"reading its files")
         else:
-            self.asked = self.next_number
+            self.asked = (op, self.next_number)
             self.next_number = (self.next_number + 1) & 0xFFFFFFFF
-            self._post(op, self.asked, 0, body)
+            self._post(*self.asked, 0, body)
 
+    # --- what tools may ask about a guest: the list is in impl/README.md, with the reasons ---
     def _control(self, message: p.Message) -> tuple[int, bytes]:
         if message.op not in (p.PAUSE, p.UNPAUSE, p.DESTROY, p.INFO):
             return -ENOSYS, b""
         if len(message.body) != p.DOMID.size:
             return -EINVAL, b""
         domid: int = p.DOMID.unpack(message.body)[0]
-        if domid not in self.guests:
+        built = self.guests.get(domid)
+        if built is None or not built.told or built.abandoned:
             return -ESRCH, b""
-        if message.op == p.DESTROY:
-            return self.destroy(domid), b""
         xch = ctrl.xc_interface_open(self.os)
         if xch is None:
             return -self.os.errno, b""
         try:
-            if message.op == p.INFO:
-                info = ctrl.xc_domain_getinfo(xch, domid)
-                if info is None:
-                    return -self.os.errno, b""
-                return 0, p.STATE.pack(domid, info.paused | info.dying << 1, info.tot_pages, info.max_pages)
-            call = ctrl.xc_domain_pause if message.op == p.PAUSE else ctrl.xc_domain_unpause
-            return (0 if call(xch, domid) == 0 else -self.os.errno), b""
+            return self._act(xch, message.op, domid)
         finally:
             ctrl.xc_interface_close(xch)
 
+    def _act(self, xch: ctrl.XcInterface, op: int, domid: int) -> tuple[int, bytes]:
+        info = self._same(xch, domid)
+        if isinstance(info, int):
+            return info, b""
+        if op == p.INFO:
+            return 0, p.STATE.pack(domid, info.paused | info.dying << 1, info.tot_pages, info.max_pages)
+        if op == p.DESTROY:
+            return self._end(xch, domid), b""
+        if info.dying:
+            return -EINVAL, b""
+        if op == p.PAUSE:
+            # Xen counts; here a guest is paused or it is not, however many tools asked for it.
+            return (0 if info.paused or ctrl.xc_domain_pause(xch, domid) == 0 else -self.os.errno), b""
+        return (0 if ctrl.xc_domain_unpause(xch, domid) == 0 else -self.os.errno), b""
+
+    def _same(self, xch: ctrl.XcInterface, domid: int) -> ctrl.DomInfo | int:
+        """What Xen says about a guest that was built here; -errno, ESRCH if the id is another one's by now."""
+        info = ctrl.xc_domain_getinfo(xch, domid)
+        if info is None and self.os.errno != ESRCH:
+            return -self.os.errno
+        if info is None or info.handle != self.guests[domid].guest.handle:
+            self.guests.pop(domid)
+            return -ESRCH
+        return info
+
+    def _end(self, xch: ctrl.XcInterface, domid: int) -> int:
+        if ctrl.xc_domain_destroy(xch, domid):
+            return -self.os.errno
+        self.guests.pop(domid)
+        return 0
+
     def destroy(self, domid: int) -> int:
         """Destroy a guest built here: 0 or -errno."""
+        if domid not in self.guests:
+            return -ESRCH
         xch = ctrl.xc_interface_open(self.os)
         if xch is None:
             return -self.os.errno
-        rc = ctrl.xc_domain_destroy(xch, domid)
-        ctrl.xc_interface_close(xch)
-        if rc == 0:
-            self.guests.pop(domid, None)
-        return 0 if rc == 0 else -self.os.errno
+        try:
+            info = self._same(xch, domid)
+            return info if isinstance(info, int) else self._end(xch, domid)
+        finally:
+            ctrl.xc_interface_close(xch)

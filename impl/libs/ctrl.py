@@ -36,6 +36,7 @@ class DomInfo:
     tot_pages: int
     max_pages: int
     shared_info_frame: int
+    handle: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +134,10 @@ def xc_domain_destroy(xch: XcInterface, domid: int) -> int:
 def xc_domain_getinfo(xch: XcInterface, domid: int) -> DomInfo:
     """What Xen says about a domain; None with ESRCH if there is none of that id."""
     raw = _domctl(xch, abi.DOMCTL_GETDOMAININFO, domid, b"")
-    found, _, flags, tot, most, _, _, _, shared, *_ = abi.GETDOMAININFO.unpack_from(raw, 16)
+    found, _, flags, tot, most, _, _, _, shared, _, _, _, _, handle, *_ = abi.GETDOMAININFO.unpack_from(raw, 16)
     if found != domid:
         raise OsError(ESRCH)
-    return DomInfo(found, bool(flags & 8), bool(flags & 1), bool(flags & 4), tot, most, shared)
+    return DomInfo(found, bool(flags & 8), bool(flags & 1), bool(flags & 4), tot, most, shared, handle)
 
 
 @minus_on_error

@@ -17,15 +17,21 @@ from bulkhead.proofs.cli.output import Output, jobs_option, json_option, output_
 from bulkhead.proofs.jobs import count
 from bulkhead.proofs.refinement.campaign import CLAIMS_EVERY, FULL_EVERY, Report, campaign
 from bulkhead.proofs.refinement.coverage import contradicted, coverage
+from bulkhead.proofs.refinement.domb import campaign as domb_campaign
+from bulkhead.proofs.refinement.domb import coverage as domb_coverage
+from bulkhead.proofs.refinement.domb import world as domb_world
 from bulkhead.proofs.refinement.lockstep.spec_world import Rules, Size, rules_for
-from bulkhead.proofs.report.runs_text import diff_text
-from bulkhead.proofs.results.refinement import DiffResult
+from bulkhead.proofs.report.runs_text import run_text
+from bulkhead.proofs.results.refinement import DiffResult, DiffRun, DombResult
 
 MODEL_OPS, XEN_OPS = 100_000, 4_000
+SHARE = 20  # of so many calls of a comparison of both systems one is a move of DomB's world, which has more to compare
 RIG = Path("tests", "xen", "campaign.py")
 
 
 @click.command()
+@click.option("--system", type=click.Choice(["both", "monolithic", "disaggregated"]), default="both", show_default=True,
+              help="Xen and Dom0's drivers, or DomB with its tools and file proxy; both share the calls.")
 @click.option("--against", type=click.Choice(["model", "xen", "nothing"]), default="model", show_default=True,
               help="What answers are compared with: the rules, real Xen under QEMU (needs the source tree), or `nothing`, "
                    "which runs the implementation alone, for its speed.")
@@ -36,21 +42,41 @@ RIG = Path("tests", "xen", "campaign.py")
 @jobs_option
 @json_option
 @output_options
-def diff(against: str, ops: int | None, seed: int, record: Path | None, jobs: int | None, output: Output) -> int:
+def diff(system: str, against: str, ops: int | None, seed: int, record: Path | None, jobs: int | None,
+         output: Output) -> int:
     """Run the implementation in long seeded campaigns and compare every step with the rules, or with real Xen."""
     if against == "xen":
         return _on_xen(ops or XEN_OPS, seed, record)
     if record is not None:
         raise UsageError("--record goes with --against xen: only answers of real Xen are worth keeping.")
+    if against == "nothing":
+        system = "monolithic"  # DomB's followers are what drives its world
     ops = ops or MODEL_OPS
+    moves = {"both": max(ops // SHARE, 1), "monolithic": 0, "disaggregated": ops}[system]
+    first = _xen_and_drivers(seed, ops - moves, count(jobs), against == "model", output) if moves < ops else None
+    second = None
+    if moves and (first is None or first.good):
+        second = _domb(seed, moves, count(jobs))
+    result = DiffRun(seed, first, second)
+    return output.give(result, lambda: run_text(result))
+
+
+def _xen_and_drivers(seed: int, ops: int, jobs: int, model: bool, output: Output) -> DiffResult:
     rules = rules_for(Size())
-    model = against == "model"
-    report = _run(rules, seed, ops, count(jobs), model, output)
+    report = _run(rules, seed, ops, jobs, model, output)
     places = {step.label: step.span for step in rules.system.steps}
-    result = DiffResult(seed, report.calls, report.steps, report.rule_steps, report.seconds,
-                        coverage(rules.outcomes, report.reached), tuple(contradicted(report.reached)), report.failure, model,
-                        places)
-    return output.give(result, lambda: diff_text(result))
+    return DiffResult(seed, report.calls, report.steps, report.rule_steps, report.seconds,
+                      coverage(rules.outcomes, report.reached), tuple(contradicted(report.reached)), report.failure, model,
+                      places)
+
+
+def _domb(seed: int, moves: int, jobs: int) -> DombResult:
+    rules = domb_world.rules_for(domb_world.Size())
+    report = domb_campaign.campaign(rules, seed, moves, None, jobs)
+    return DombResult(report.calls, report.rule_steps, report.seconds, len(domb_coverage.pairs(rules)),
+                      domb_coverage.missing(rules, report.reached), tuple(domb_coverage.lines(rules, report.reached)),
+                      tuple(domb_coverage.contradicted(report.reached)), report.failure,
+                      {step.label: step.span for step in rules.system.steps})
 
 
 def _on_xen(ops: int, seed: int, record: Path | None) -> int:

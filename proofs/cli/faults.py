@@ -13,12 +13,14 @@ import click
 from bulkhead.model import loader
 from bulkhead.model.diagnostics import UsageError, suggest
 from bulkhead.proofs.cli.output import Output, jobs_option, json_option, output_options
-from bulkhead.proofs.faults.catalogue import BY_NAME, FAULTS
+from bulkhead.proofs.faults import catalogue, catalogue_domb
 from bulkhead.proofs.faults.laying import LIMIT, hunt
 from bulkhead.proofs.faults.of_rules import Correct, correct, notice
 from bulkhead.proofs.jobs import Workers
 from bulkhead.proofs.report.faults_text import faults_text
 from bulkhead.proofs.results.faults import FaultResult, FaultsResult, Layer, listed_impl, listed_rules, of_impl, of_rules
+
+EVERY = {**catalogue.BY_NAME, **catalogue_domb.BY_NAME}  # faults of the implementation
 
 
 @click.command()
@@ -66,7 +68,7 @@ def _listed(systems: tuple[str, ...], layer: str | None, every: bool) -> Iterato
                     seen.add(fault.name)
                     yield listed_rules(name, fault)
     if layer != Layer.RULES and not systems:
-        yield from map(listed_impl, FAULTS)
+        yield from map(listed_impl, EVERY.values())
 
 
 def _laid(chosen: list[FaultResult], workers: Workers, seed: int, ops: int, output: Output) -> Iterator[FaultResult]:
@@ -77,11 +79,11 @@ def _laid(chosen: list[FaultResult], workers: Workers, seed: int, ops: int, outp
         with output.progress(f"{system}, as it is") as tick:
             known[system] = correct(system, workers, tick)
     noticed = [workers.submit(notice, f.where, f.name, known[f.where]) for f in rules]
-    hunted = [(f.name, workers.submit(hunt, BY_NAME[f.name], seed, ops)) for f in chosen if f.layer is Layer.IMPLEMENTATION]
+    hunted = [(f.name, workers.submit(hunt, EVERY[f.name], seed, ops)) for f in chosen if f.layer is Layer.IMPLEMENTATION]
     with output.progress("faults", "looked for") as tick:
         for f, future in zip(rules, noticed, strict=True):
             yield of_rules(f.where, future.result())
             tick(1)
         for name, report in hunted:
-            yield of_impl(BY_NAME[name], report.result())
+            yield of_impl(EVERY[name], report.result())
             tick(1)

@@ -13,7 +13,10 @@ from collections.abc import Iterator
 from types import FunctionType
 
 from bulkhead.proofs.faults.catalogue import Fault
+from bulkhead.proofs.faults.catalogue_domb import BY_NAME as OF_DOMB
 from bulkhead.proofs.refinement.campaign import Report, campaign
+from bulkhead.proofs.refinement.domb import campaign as domb_campaign
+from bulkhead.proofs.refinement.domb import world as domb_world
 from bulkhead.proofs.refinement.lockstep.spec_world import Size, rules_for
 
 LIMIT = 50_000  # calls of a campaign
@@ -55,6 +58,8 @@ def installed(fault: Fault) -> Iterator[None]:
 
 
 def hunt(fault: Fault, seed: int = 1, limit: int = LIMIT) -> Report:
-    """A campaign over the faulty implementation."""
+    """A campaign over the faulty implementation: of DomB where the fault is one of its, else of Xen and Dom0's drivers."""
     with installed(fault):
+        if fault.name in OF_DOMB:
+            return domb_campaign.campaign(domb_world.rules_for(domb_world.Size()), seed, limit)
         return campaign(rules_for(Size()), seed, limit)

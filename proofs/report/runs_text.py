@@ -10,7 +10,7 @@ from bulkhead.impl.tools.xenconsoled import printable
 from bulkhead.proofs.refinement.campaign import CLAIMS_EVERY, FULL_EVERY
 from bulkhead.proofs.refinement.handlers.table import report_lines
 from bulkhead.proofs.results.boot import BootResult
-from bulkhead.proofs.results.refinement import DiffResult, RefineResult
+from bulkhead.proofs.results.refinement import DiffResult, DiffRun, DombResult, RefineResult
 from bulkhead.proofs.results.replay import ReplayResult
 
 DIFFERENCES = 40  # told of one recording
@@ -24,7 +24,7 @@ def diff_text(result: DiffResult) -> str:
     out = [f"{result.calls} calls in {result.steps} steps, seed {result.seed}: {result.seconds:.1f} s, {rate:.0f} calls/s."]
     if result.failure is not None:
         out += ["MISMATCH " + result.failure.text(),
-                f"Again: bulkhead diff --seed {result.seed} --ops {result.failure.calls}"]
+                f"Again: bulkhead diff --system monolithic --seed {result.seed} --ops {result.failure.calls}"]
     elif result.compared:
         out += ["No mismatch: the same status and the same state after every step; nothing is left at the end.",
                 f"The whole state is compared every {FULL_EVERY} steps, what a step touched after each; invariants and "
@@ -34,6 +34,26 @@ def diff_text(result: DiffResult) -> str:
     out += [f"WRONG: `{pair}` happened, although refinement/coverage.py says that it cannot."
             for pair in result.contradicted]
     return "\n".join(out) + "\n"
+
+
+def domb_text(result: DombResult, seed: int) -> str:
+    """The same of DomB beside its rules."""
+    out = [f"DomB: {result.calls} moves, {result.rule_steps} rule steps, seed {seed}: {result.seconds:.1f} s."]
+    if result.failure is not None:
+        out += ["MISMATCH " + result.failure.text(),
+                f"Again: bulkhead diff --system disaggregated --seed {seed} --ops {result.failure.calls}"]
+    else:
+        out += ["No mismatch: DomB answers as its rules do and is in their state; nothing is left at the end.",
+                *result.lines]
+    out += [f"WRONG: `{pair}` happened, although refinement/domb/coverage.py says that it cannot."
+            for pair in result.contradicted]
+    return "\n".join(out) + "\n"
+
+
+def run_text(run: DiffRun) -> str:
+    """Both, as far as they ran."""
+    parts = [diff_text(run.drivers)] if run.drivers is not None else []
+    return "\n".join([*parts, *([domb_text(run.domb, run.seed)] if run.domb is not None else [])])
 
 
 def refine_text(result: RefineResult) -> str:

@@ -63,6 +63,73 @@ class DiffResult:
 
 
 @dataclass(frozen=True)
+class DombResult:
+    """A campaign of DomB beside its rules. `lines` tell of its coverage."""
+
+    calls: int
+    rule_steps: int
+    seconds: float
+    total: int  # pairs of a rule and an outcome
+    missing: tuple[str, ...]
+    lines: tuple[str, ...]
+    contradicted: tuple[str, ...]
+    failure: Failure | None
+    places: Places
+
+    @property
+    def good(self) -> bool:
+        return self.failure is None and not self.contradicted
+
+    def checks(self) -> tuple[Check, ...]:
+        """That nothing went apart, and that nothing impossible happened."""
+        if self.failure is None:
+            out = [Check("diff", "same_states_domb", Status.PASSED, f"{self.calls} moves without a mismatch.",
+                         seconds=self.seconds)]
+        else:
+            step = self.failure.what.partition(":")[0].strip("`")
+            out = [Check("diff", "same_states_domb", Status.FAILED, self.failure.text(), place=self.places.get(step),
+                         flow=tuple(Flow(line) for line in self.failure.log), seconds=self.seconds)]
+        for pair in self.contradicted:
+            out.append(Check("diff", "outcome_cannot_happen", Status.FAILED, f"{pair} happened, although it cannot.",
+                             place=self.places.get(pair.partition(":")[0])))
+        return tuple(out)
+
+
+@dataclass(frozen=True)
+class DiffRun:
+    """What `bulkhead diff` ran: Xen and Dom0's drivers, DomB, or both."""
+
+    seed: int
+    drivers: DiffResult | None
+    domb: DombResult | None
+    format: ClassVar[str] = "bulkhead-diff/1"
+
+    @property
+    def parts(self) -> tuple[DiffResult | DombResult, ...]:
+        return tuple(p for p in (self.drivers, self.domb) if p is not None)
+
+    @property
+    def good(self) -> bool:
+        return all(p.good for p in self.parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """The form of one campaign; numbers of two are added."""
+        d, b = self.drivers, self.domb
+        if d is not None and b is None:
+            return d.to_json()
+        missing = [*(d.coverage.missing if d is not None and d.compared else ()), *(b.missing if b is not None else ())]
+        reached = (d.coverage.reached if d is not None else 0) + (b.total - len(b.missing) if b is not None else 0)
+        total = (d.coverage.total if d is not None else 0) + (b.total if b is not None else 0)
+        return {"format": self.format, "calls": sum(p.calls for p in self.parts),
+                "mismatches": sum(p.failure is not None for p in self.parts), "seed": self.seed,
+                "coverage": {"reached": reached, "total": total, "missing": missing},
+                "seconds": round(sum(p.seconds for p in self.parts), 3)}
+
+    def checks(self) -> tuple[Check, ...]:
+        return tuple(c for p in self.parts for c in p.checks())
+
+
+@dataclass(frozen=True)
 class HandlerResult:
     """What came of one handler of the implementation, run along all its paths."""
 

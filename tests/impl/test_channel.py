@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bulkhead.impl.boot import Machine
+from bulkhead.impl.domb import builder
 from bulkhead.impl.domb import protocol as p
+from bulkhead.impl.domb.elf import Image
+from bulkhead.impl.domb.layout import Layout, plan
 from bulkhead.impl.domb.protocol import CreateRequest
 from bulkhead.impl.guests.test_kernel import build_kernel
+from bulkhead.impl.libs import ctrl
 from bulkhead.impl.libs.linux import LinuxOsdep
+from bulkhead.impl.libs.osdep import OsError
 from bulkhead.impl.libs.vchan import CLI_LIVE, GRANTS, ORDERS, Offer, Vchan, client_init, server_init
 from bulkhead.impl.tools.fileproxy import FileProxy
 from bulkhead.impl.tools.services import EPIPE, RemoteService, ToolError
@@ -281,3 +287,176 @@ SHARED: list[Domb] = []
 @pytest.fixture(autouse=True, scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> None:
     SHARED[:] = [Domb(tmp_path_factory.mktemp("files"))]
+
+
+def build_for(domb: Domb, pipe: p.Pipe, files: FileProxy, rounds: int = 100) -> None:
+    """Serve files until a guest is there; its answer stays in the ring, or behind it."""
+    for _ in range(rounds):
+        domb.machine.settle()
+        if domb.service.guests:
+            return
+        while (message := pipe.receive()) is not None:
+            status, body = files.handle(message.op, message.body)
+            pipe.send(p.Message(message.op | p.REPLY, message.number, status, body))
+    raise AssertionError("no guest was built")
+
+
+def domains(domb: Domb) -> set[int]:
+    return set(domb.machine.xen.domains)
+
+
+def test_nothing_of_a_sealed_guest_is_left_in_dombs_tlb(domb: Domb) -> None:
+    """Page-table entries that were cleared may live on in a TLB: DomB flushes before it lets go."""
+    guest = domb.builder.create(CreateRequest("kernel", "disk", 128))
+    theirs = domb.machine.xen.domains[guest.domid]
+    cached = [frame for vcpu in domb.domb.domain.vcpus for frame, _, _ in vcpu.tlb.entries.values()]
+    assert cached and not any(frame.owner is theirs for frame in cached)
+    domb.builder.destroy(guest.domid)
+    domb.clean()
+
+
+def test_a_guest_whose_answer_never_left_the_outbox_is_destroyed(domb: Domb) -> None:
+    """The ring is full of answers that nobody reads: the client leaves before the one about its guest is in it."""
+    files = FileProxy(domb.root)
+    _, chan = domb.raw()
+    pipe = p.Pipe(chan)
+    pipe.send(p.Message(p.CREATE, 1, 0, CreateRequest("kernel", "", 128).pack()))
+    real = domb.service._flush
+
+    def stuck(pipe: p.Pipe) -> None:
+        if not domb.service.guests:
+            real(pipe)
+
+    domb.service._flush = stuck  # type: ignore[method-assign]
+    build_for(domb, pipe, files)
+    assert len(domains(domb)) == 3 and domb.service.outbox
+    del domb.service._flush  # type: ignore[method-assign]
+    domb.service.hang_up()
+    assert domains(domb) == {0, domb.domb.domain.domid}
+    files.close_all()
+
+
+def test_a_guest_nobody_was_told_of_is_nobodys_to_ask_for(domb: Domb) -> None:
+    files = FileProxy(domb.root)
+    _, chan = domb.raw()
+    pipe = p.Pipe(chan)
+    pipe.send(p.Message(p.CREATE, 1, 0, CreateRequest("kernel", "", 128).pack()))
+    build_for(domb, pipe, files)
+    (domid,) = domb.service.guests
+    pipe.send(p.Message(p.UNPAUSE, 2, 0, p.DOMID.pack(domid)))
+    domb.machine.settle()
+    first, second = pipe.receive(), pipe.receive()
+    assert first is not None and first.op == p.CREATE | p.REPLY and first.status == 0
+    assert second is not None and (second.number, second.status) == (2, -abi.ESRCH)
+    pipe.send(p.Message(p.UNPAUSE, 3, 0, p.DOMID.pack(domid)))  # now it knows
+    domb.machine.settle()
+    third = pipe.receive()
+    assert third is not None and (third.number, third.status) == (3, 0)
+    pipe.send(p.Message(p.DESTROY, 4, 0, p.DOMID.pack(domid)))
+    domb.machine.settle()
+    chan.close()
+    files.close_all()
+    domb.clean()
+
+
+def test_an_id_that_is_another_incarnations_is_not_touched(domb: Domb) -> None:
+    guest = domb.builder.create(CreateRequest("kernel", "", 128))
+    domb.machine.xen.domains[guest.domid].handle = bytes(16)  # as if the id had been given to somebody else
+    for call in (domb.builder.pause, domb.builder.unpause, domb.builder.destroy):
+        with pytest.raises(ToolError) as caught:
+            call(guest.domid)
+        assert caught.value.errno == abi.ESRCH
+    assert domb.machine.xen.domains[guest.domid].pause_count == 1
+    assert domb.domb.domctl(abi.DOMCTL_DESTROYDOMAIN, guest.domid)[0] == 0
+    domb.clean()
+
+
+def test_a_second_pause_changes_nothing(domb: Domb) -> None:
+    guest = domb.builder.create(CreateRequest("kernel", "", 128))
+    domb.builder.unpause(guest.domid)
+    domain = domb.machine.xen.domains[guest.domid]
+    for _ in range(3):
+        domb.builder.pause(guest.domid)
+    assert domain.pause_count == 1
+    domb.builder.unpause(guest.domid)
+    with pytest.raises(ToolError) as caught:
+        domb.builder.unpause(guest.domid)
+    assert caught.value.errno == abi.EINVAL and domain.pause_count == 0
+    domb.builder.destroy(guest.domid)
+    domb.clean()
+
+
+def test_what_cannot_be_undone_at_once_is_undone_later(domb: Domb, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The build fails, and so does the destruction: no other build begins before the half-built guest is gone."""
+    real = ctrl.xc_domain_destroy
+    left = [3]
+
+    def failing(xch: ctrl.XcInterface, domid: int) -> int:
+        left[0] -= 1
+        xch.os.errno = abi.ENOMEM
+        return real(xch, domid) if left[0] < 0 else -1
+
+    def stop(step: str, what: str) -> None:
+        if step == "seed grants":
+            raise OsError(abi.EIO)
+
+    monkeypatch.setattr(ctrl, "xc_domain_destroy", failing)
+    monkeypatch.setattr(domb.service, "on_step", stop)
+    with pytest.raises(ToolError) as caught:
+        domb.builder.create(CreateRequest("kernel", "", 128))
+    assert caught.value.errno == abi.EIO
+    if domb.service.failing is not None:
+        with pytest.raises(ToolError):
+            left[0] = 1
+            domb.builder.create(CreateRequest("kernel", "", 128))
+    for _ in range(4):
+        domb.service.step()
+    assert domains(domb) == {0, domb.domb.domain.domid} and domb.service.failing is None
+    monkeypatch.undo()
+    domb.builder.destroy(domb.builder.create(CreateRequest("kernel", "", 128)).domid)
+    domb.clean()
+
+
+def test_an_abandoned_guest_is_destroyed_later_if_not_at_once(domb: Domb, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = FileProxy(domb.root)
+    _, chan = domb.raw()
+    pipe = p.Pipe(chan)
+    pipe.send(p.Message(p.CREATE, 1, 0, CreateRequest("kernel", "", 128).pack()))
+    build_for(domb, pipe, files)
+    with monkeypatch.context() as patch:
+        patch.setattr(ctrl, "xc_domain_destroy", lambda xch, domid: -1)
+        domb.machine.processes.pop().exit()
+        domb.machine.settle()
+        assert len(domains(domb)) == 3 and domb.service.offered is not None
+    domb.machine.settle()
+    assert domains(domb) == {0, domb.domb.domain.domid}
+    files.close_all()
+    domb.clean()
+
+
+def test_a_channel_that_cannot_be_offered_is_offered_later(domb: Domb) -> None:
+    _, chan = domb.raw()
+    kept, domb.domb.free_refs = domb.domb.free_refs, []
+    chan.send(b"x" * 16)
+    domb.service.step()
+    assert domb.service.chan is None and not domb.service.step()
+    chan.close()
+    domb.domb.free_refs += kept
+    domb.machine.settle()
+    assert domb.machine.offered() is not None
+    domb.clean()
+
+
+def test_only_a_cleared_page_of_its_own_is_seeded(domb: Domb, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is granted before the guest runs holds nothing that was loaded, whatever the layout says."""
+    for name, other in (("console", "kernel"), ("xenstore", "start_info"), ("console", "xenstore")):
+        with monkeypatch.context() as patch:
+            def confused(image: Image, size: int, pages: int, name: str = name, other: str = other) -> Layout:
+                layout = plan(image, size, pages)
+                segments = {**layout.segments, name: layout.segments[other]}
+                return replace(layout, segments=segments)
+            patch.setattr(builder, "plan", confused)
+            with pytest.raises(ToolError, match="not a cleared page"):
+                domb.builder.create(CreateRequest("kernel", "", 128))
+    assert domains(domb) == {0, domb.domb.domain.domid}
+    domb.clean()

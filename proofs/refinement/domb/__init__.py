@@ -1,0 +1,1 @@
+"""DomB, its tools and its file proxy beside their rules."""

@@ -1,0 +1,574 @@
+"""Who does what next, from a seed: tools honest and hostile, file proxies, daemons, guests, and DomB, which may die.
+
+Honest tools are the implementation's own (impl/tools), with others acting while they wait; hostile ones write what they like
+into the pages of the ring, also between two loads of DomB's, answer what was not asked, lie about files, and leave at any
+moment. DomB's calls are made to fail now and then. What is compared is in follow.py and compare.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+from bulkhead.impl.dom0.kernel import KernelError
+from bulkhead.impl.domb import protocol as p
+from bulkhead.impl.libs import gnttab as gt
+from bulkhead.impl.libs.linux import LinuxOsdep
+from bulkhead.impl.libs.vchan import Offer, Vchan, client_init
+from bulkhead.impl.tools.fileproxy import FileProxy
+from bulkhead.impl.tools.services import RemoteService, ToolError
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.domains import ALIVE
+from bulkhead.proofs.refinement.domb.compare import compare
+from bulkhead.proofs.refinement.domb.files import BAD, BIG_DISK, GOOD, PAGES, SMALL_DISKS
+from bulkhead.proofs.refinement.domb.follow import Follower
+from bulkhead.proofs.refinement.domb.rig import Rig, WatchedService
+from bulkhead.proofs.refinement.domb.world import DOMB, NOBODY, Book, Rules
+from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+
+MOST_PROCESSES = 4
+CLAIMS_EVERY = 48
+NAMES = ("kernel0", "kernel1", *(f"bad{i}" for i in range(len(BAD))))
+DISKS = ("", "", *(f"disk{i}" for i in range(len(SMALL_DISKS))), "big")
+STRANGE = ("../secret", "/etc/passwd", "link", "dir/../kernel0", "away/passwd", "dir", "", "kernel0/x", "a\0b", "nothing",
+           "x" * 900, "dir/kernel0")
+
+
+class Crash(BaseException):
+    """DomB's vCPU stops here."""
+
+
+class Killed(BaseException):
+    """kill -9 of the tool whose call is under way."""
+
+
+class Proxy(FileProxy):
+    """The file proxy of a tool; what it opens is looked at, wherever its path seemed to lead."""
+
+    def __init__(self, root: Path, heard: Callable[[bool, bool], None]) -> None:
+        super().__init__(root)
+        self.heard = heard
+
+    def open(self, path: bytes) -> int:
+        try:
+            number = super().open(path)
+        except OSError:
+            self.heard(False, False)
+            raise
+        real = os.readlink(f"/proc/self/fd/{self.files[number]}")
+        self.heard(True, Path(real).is_relative_to(self.root.resolve()))
+        return number
+
+
+    def read(self, number: int, offset: int, length: int) -> bytes:
+        found = super().read(number, offset, length)
+        content = Path(os.readlink(f"/proc/self/fd/{self.files[number]}")).read_bytes()
+        if found != content[offset:offset + length]:
+            raise Mismatch(f"the file proxy gives other bytes than the file has at {offset}")
+        return found
+
+
+class Process:
+    """A process of Dom0: its libraries, its end of a channel if it has one, and what else it has mapped."""
+
+    def __init__(self, space: int, osdep: LinuxOsdep, proxy: Proxy) -> None:
+        self.space = space
+        self.os = osdep
+        self.proxy = proxy
+        self.chan: Vchan | None = None
+        self.pipe: p.Pipe | None = None
+        self.xgt: gt.XenGnttab | None = None
+        self.mapped: list[int] = []  # addresses of pages mapped beside the channel
+        self.honest = False  # a call of an honest tool is under way
+        self.number = 0
+
+
+class Driver:
+    """All that moves."""
+
+    def __init__(self, rules: Rules, seed: int, root: Path) -> None:
+        self.rng = random.Random(seed)
+        self.root = root
+        self.rig = Rig(seed, rules.size.heap, rules.size.domb_pages)
+        self.book = Book(rules, self.rig.own_mfns, self.rig.first_mfn)
+        self.follower = Follower(self.rig, self.book)
+        self.service: WatchedService = self.rig.listen(self.follower)
+        self.follower.service = self.service
+        self.service.on_step = self._step_of_a_build
+        self.follower.fault = self._fault
+        self.rig.os.raced = self._race
+        self.follower.between = self._between
+        self.processes: list[Process] = []
+        self.running: set[int] = set()
+        self.follower.started = self.running.add
+        self.up = True
+        self.calls = 0
+        self.text = ""
+        self.in_domb = False
+        self.ending = False
+        self.compared = 0  # rule steps when all was compared last
+        # In three of five legs calls of DomB's fail: while it builds, answers requests, or offers its channel.
+        self.trouble = self.rng.choice(("", "", "build", "control", "offer"))
+        self.mortal = self.rng.random() < 0.25  # in a quarter DomB dies at some point
+        self.before = self._counts()
+        self.service.offer()
+
+    # What goes wrong inside DomB.
+
+    def _fault(self, what: str) -> int:
+        if self.mortal and self.in_domb and self.rng.random() < 0.002:
+            raise Crash
+        errno = abi.ENOMEM if self.trouble and self.in_domb and self.rng.random() < self._rate(what) else 0
+        if errno and what in ("share", "grant"):
+            self.book.count("channel_share", "ENOMEM" if what == "share" else "ENOSPC")
+        return errno
+
+    def _rate(self, what: str) -> float:
+        """How often such a call fails now; a leg has trouble of one kind, so that the rest goes well."""
+        stage = self.follower.stage
+        if stage == "failing":
+            return 0.5
+        if stage not in ("no_request", "fetching"):
+            return 0.25 if self.follower.excused else 0.006 if self.trouble == "build" else 0.0
+        if what in ("share", "grant"):
+            return 0.1 if self.trouble == "offer" else 0.0
+        return 0.25 if self.trouble == "control" else 0.0
+
+    def _step_of_a_build(self, step: str, what: str) -> None:
+        if self.mortal and self.rng.random() < 0.01:
+            raise Crash
+        if self.trouble == "build" and self.rng.random() < 0.01:
+            self.follower.excused = True
+            raise KernelError(abi.EIO)
+
+    def _between(self) -> None:
+        """DomB has copied a message and acts on its copy: what lies in the ring may change, and DomB may die."""
+        self._race()
+        if self.mortal and self.rng.random() < 0.02:
+            raise Crash
+
+    def _race(self) -> None:
+        """Between two loads of DomB's somebody writes."""
+        if self.in_domb and self.rng.random() < 0.003:
+            self._scribble()
+
+    # Moves.
+
+    def move(self) -> None:
+        """One thing that happens."""
+        rng = self.rng
+        self.calls += 1
+        x = rng.random()
+        free = [each for each in self.processes if not each.honest]
+        if x < 0.25:
+            self.domb()
+        elif (len(self.processes) < MOST_PROCESSES and x < 0.32) or not self.processes:
+            self.spawn()
+        elif x < 0.35:
+            self.guest()
+        elif free:
+            self.act(rng.choice(free), rng.random())
+        self.follower.settle()
+        self._compare()
+        if self.calls % CLAIMS_EVERY == 0:
+            self.book.check_claims(False)
+
+    def act(self, who: Process, x: float) -> None:
+        """Something that a process does."""
+        self.follower.who = who.space
+        if who.chan is None and x < 0.5:
+            self.connect(who, self.offer())
+        elif who.chan is not None and x < 0.015:
+            self.flood(who)
+        elif who.chan is not None and x < 0.22:
+            self.ask(who)
+        elif who.chan is not None and x < 0.62:
+            for _ in range(self.rng.choice((1, 2, 6, 14))):
+                self.serve(who)
+                if self.rng.random() < 0.12 and who.chan is not None:
+                    self.ask(who)
+                if self.rng.random() < 0.9:
+                    self.domb()
+                    self.follower.who = who.space
+                if who.pipe is None or who not in self.processes:
+                    break
+                if self._somebody_waits_to_be_told() and self.rng.random() < 0.5:
+                    if self.rng.random() < 0.4:
+                        self.kill(who)
+                        break
+                    self._ask_too_early(who)
+                elif self.follower.stage == "failing" and who.chan is not None and self.rng.random() < 0.5:
+                    self._send(who, p.Message(p.CREATE, 1, 0, self._request().pack()))
+                    self.domb()
+                    self.follower.who = who.space
+                if who not in self.processes:
+                    break
+        elif x < 0.73:
+            self.honest(who)
+        elif x < 0.78:
+            self.map_something(who)
+        elif x < 0.84:
+            self.text = "a process scribbles over the ring"
+            self._scribble(who)
+        elif x < 0.88 and who.mapped and who.xgt is not None:
+            self.text = "a process unmaps a page"
+            gt.xengnttab_unmap(who.xgt, who.mapped.pop(), 1)
+        elif x < 0.905 and who.chan is not None:
+            self.text = "a tool closes its channel"
+            who.chan.close()
+            who.chan = who.pipe = None
+        elif x < 0.935:
+            self.kill(who)
+
+    def domb(self) -> None:
+        """DomB takes a step."""
+        if not self.up:
+            return
+        self.text = "DomB takes a step"
+        self.rig.xen.last_domid = DOMB  # ids are used again as soon as they are free
+        self.make_room()
+        self.in_domb = True
+        try:
+            self.service.step()
+        except Crash:
+            self.crash()
+        finally:
+            self.in_domb = False
+        if self.up:
+            self.follower.settle()
+            self._compare()
+
+    def _compare(self) -> None:
+        """Everything, if a rule step was taken since it was compared last."""
+        if self.book.steps != self.compared:
+            self.compared = self.book.steps
+            compare(self.follower)
+
+    def crash(self) -> None:
+        """DomB is gone; nobody takes its place."""
+        self.text = "DomB crashes"
+        self.up = False
+        self.follower.service = None
+        self.rig.domb.domain.crashed = True
+        self.book.step("domb_crashes", {})
+        for label, at in self.book.m["Point"].items():
+            if self.book.T["at"][0] == at and label.startswith("take_") and label.endswith(".act"):
+                self.book.step(label, {"this": 0}, "EINTR")  # what DomB had taken is lost with it
+
+    def make_room(self) -> None:
+        """Ids of zombies are not all there are: who maps pages of the dead is killed when they become many."""
+        dead = [d for d in self.rig.xen.domains.values() if d.is_dying != ALIVE]
+        if len(self.rig.xen.domains) >= NOBODY - 1 and dead:
+            for who in [each for each in self.processes if each.mapped and not each.honest]:
+                self.kill(who)
+
+    # Processes.
+
+    def spawn(self) -> None:
+        """A new process."""
+        self.text = "a new process"
+        space = self.follower.spawn()
+        self.follower.who = space
+        heard = self._opened
+        self.processes.append(Process(space, self.rig.process(f"p{space}"), Proxy(self.root, heard)))
+
+    def _opened(self, opened: bool, inside: bool) -> None:
+        """A proxy has opened a file, or refused to: by the rules, whether it may."""
+        who = self.follower.who
+        if self.book.T["process.phase"][who] != 1 or self.book.T["at"][0]:
+            return
+        self.book.T["ring.name"][0] = int(not (opened and inside))  # what the message that it read says
+        self.book.step("proxy_open", {"p": who, "this": 0})
+        self.book.step("proxy_open.open", {"this": 0}, "okay" if opened else "EACCES")
+
+    def kill(self, who: Process) -> None:
+        """kill -9."""
+        self.text = "kill -9 of a process"
+        self.follower.dies(who.space)
+        who.proxy.close_all()
+        who.os.driver.exit()  # type: ignore[attr-defined]
+        self.follower.died(who.space)
+        self.processes.remove(who)
+
+    def offer(self) -> Offer | None:
+        """Where DomB's channel is, as XenStore would say."""
+        found = self.service.offered
+        return None if found is None else Offer(DOMB, found.ring_ref, found.port)
+
+    def connect(self, who: Process, offer: Offer | None) -> None:
+        """A tool connects, or tries to."""
+        self.text = "a tool connects"
+        if offer is None:
+            return
+        if not self.ending and self.rng.random() < 0.1:
+            offer = Offer(self.rng.choice((DOMB, 0, 2, 99)), self.rng.choice((offer.ring_ref, 0, 9, 4000)), offer.port)
+        with contextlib.suppress(OSError):
+            who.chan = client_init(who.os, offer)
+            who.pipe = p.Pipe(who.chan)
+
+    def ask(self, who: Process) -> None:
+        """A request of any kind."""
+        rng = self.rng
+        assert who.pipe is not None
+        who.number = rng.choice((who.number + 1, rng.randrange(1 << 32), who.number))
+        x = rng.random()
+        if x < 0.35:
+            op, body = p.CREATE, self._request().pack()
+            if rng.random() < 0.15:
+                body = self._spoiled(body)
+        elif x < 0.85:
+            op = rng.choice((p.PAUSE, p.UNPAUSE, p.UNPAUSE, p.DESTROY, p.INFO))
+            known = [*self.service.guests] * 8
+            body = p.DOMID.pack(rng.choice((*range(NOBODY + 1), *known, 99, 0x7FF0, 0xFFFF)))
+        elif x < 0.93:
+            op, body = rng.choice((0, 6, 77, 0x21, 0x7FFF)), rng.randbytes(rng.randrange(8))
+        else:
+            op, body = rng.choice((p.PAUSE, p.DESTROY, p.INFO)), rng.randbytes(rng.choice((0, 1, 3, 40)))
+        self.text = f"request {op}, {len(body)} bytes"
+        self._send(who, p.Message(op, who.number & 0xFFFFFFFF, rng.choice((0, 0, -1)), body))
+
+    def _ask_too_early(self, who: Process) -> None:
+        """About a guest that the client has not been told of: it has guessed the id."""
+        guests = [d for d, built in self.service.guests.items() if not built.told]
+        op = self.rng.choice((p.UNPAUSE, p.UNPAUSE, p.DESTROY, p.INFO, p.PAUSE))
+        if guests and who.chan is not None:
+            self._send(who, p.Message(op, 9, 0, p.DOMID.pack(guests[0])))
+            self.domb()
+            self.follower.who = who.space
+
+    def flood(self, who: Process) -> None:
+        """Requests without end, whose answers nobody takes: the ring fills, then what DomB keeps for it."""
+        self.text = "a tool floods DomB"
+        for i in range(self.rng.choice((20, 260, 300))):
+            self._send(who, p.Message(77, i, 0, b""))
+        self.domb()
+        self.follower.who = who.space
+
+    def _send(self, who: Process, message: p.Message) -> None:
+        assert who.pipe is not None
+        with contextlib.suppress(OSError):
+            who.pipe.send(message)
+
+    def _request(self) -> p.CreateRequest:
+        rng = self.rng
+        kernel = rng.choice(NAMES[:2]) if rng.random() < 0.8 else rng.choice((*NAMES, *STRANGE))
+        disk = rng.choice(DISKS) if rng.random() < 0.9 else rng.choice(STRANGE)
+        pages = rng.choice(PAGES) if rng.random() < 0.85 else rng.choice((0, 63, 63, 63, 1, 300, 1 << 18, (1 << 32) - 1))
+        return p.CreateRequest(kernel, disk, pages, rng.choice(("", "quiet", "x" * 1000, "a\0b")))
+
+    def _spoiled(self, body: bytes) -> bytes:
+        at = self.rng.randrange(len(body))
+        return self.rng.choice((body[:at], body + b"?", body[:at] + b"\xff" + body[at + 1:], b""))
+
+    def serve(self, who: Process) -> None:
+        """The next message of DomB's: answered by the file proxy, mostly as it should be."""
+        assert who.pipe is not None
+        self.text = "a tool takes a message"
+        try:
+            message = who.pipe.receive()
+        except (p.ProtocolError, OSError):
+            return
+        if message is None or message.op & p.REPLY:
+            return
+        status, body = who.proxy.handle(message.op, message.body)
+        op, number = message.op | p.REPLY, message.number
+        x, rng = self.rng.random(), self.rng
+        if x < (0.90 if message.op != p.FILE_READ or len(body) > 3990 else 0.8):
+            pass
+        elif 0.90 <= x < 0.91:
+            return  # it stalls
+        elif 0.91 <= x < 0.92:
+            status = rng.choice((-2, -13, 5, -9999))
+        elif 0.92 <= x < 0.93:
+            op = rng.choice((p.FILE_OPEN, p.FILE_STAT, p.FILE_READ, p.FILE_CLOSE)) | p.REPLY
+        elif 0.93 <= x < 0.94:
+            number = (number + rng.choice((1, -1, 7))) & 0xFFFFFFFF
+        elif x < 0.94 + 0.03 * (4 if 0 < len(body) < 3990 else 1) and message.op == p.FILE_READ:
+            body = rng.choice((body[:max(1, len(body) // 2)], b"", body + b"more", bytes(len(body)), body[:1]))
+        elif x < 0.985 and message.op == p.FILE_STAT:
+            body = rng.choice((p.STAT.pack(1 << 60, 0), p.STAT.pack(1, 1), b"?", body + body, p.STAT.pack(0, 0)))
+        else:
+            self._send(who, p.Message(op, number, status, body))  # twice
+        self.text = f"the proxy answers {message.op}"
+        self._send(who, p.Message(op, number, status, body))
+
+    def honest(self, who: Process) -> None:
+        """A call of xl's, with the implementation's own tool; while it waits, others act."""
+        if any(each.honest for each in self.processes) or who.chan is not None or not self.up:
+            return
+        offer = self.offer()
+        if offer is None:
+            return
+        self.text = "an honest tool"
+        who.honest = True
+        tool: RemoteService | None = None
+        left = [160]
+
+        def pump() -> bool:
+            left[0] -= 1
+            if self.rng.random() < 0.01:
+                raise Killed
+            for _ in range(self.rng.choice((1, 1, 2, 3))):
+                if self.rng.random() < 0.12:
+                    self.move()
+                else:
+                    self.domb()
+            self.follower.who = who.space
+            if self._somebody_waits_to_be_told() and self.rng.random() < 0.15:
+                raise Killed
+            return self.up and left[0] > 0
+
+        killed = False
+        try:
+            tool = RemoteService(who.os, offer, who.proxy, pump)
+            self._honest_calls(tool)
+        except ToolError:
+            pass
+        except Killed:
+            killed = True
+        who.honest = False
+        self.follower.who = who.space
+        if killed:
+            self.kill(who)
+            return
+        if tool is not None:
+            tool.close()
+
+    def _somebody_waits_to_be_told(self) -> bool:
+        return any(not built.told for built in self.service.guests.values())
+
+    def _honest_calls(self, tool: RemoteService) -> None:
+        rng = self.rng
+        wanted = p.CreateRequest(rng.choice(NAMES[:2]), rng.choice(DISKS[:-1]), rng.choice(PAGES), "quiet")
+        guest = tool.create(wanted if rng.random() < 0.65 else self._request())
+        told = self.book.T["built.known"][guest.domid] if guest.domid < NOBODY else 0
+        if self.up and not told and not any(b.abandoned for b in self.service.guests.values()) and len(self.processes) == 1:
+            raise Mismatch(f"xl was told of domain {guest.domid}, which nobody has built")
+        for call in (tool.unpause, tool.pause, tool.unpause, tool.destroy)[:rng.randrange(5)]:
+            call(guest.domid)
+
+    # Hostile writes, daemons, guests.
+
+    def map_something(self, who: Process) -> None:
+        """A process maps a page by grant: of the ring beside its channel, or a reserved or other one of a guest."""
+        rng = self.rng
+        self.text = "a process maps a grant"
+        if len(who.mapped) >= 3 or sum(len(each.mapped) for each in self.processes) >= 6:
+            return
+        if who.xgt is None:
+            who.xgt = gt.xengnttab_open(who.os)
+        offer = self.offer()
+        ring = rng.random() < 0.4 and offer is not None
+        domid = DOMB if ring else rng.choice(range(2, NOBODY))
+        ref = offer.ring_ref + rng.choice((0, 0, 1, 2, 3)) if ring and offer is not None else rng.choice((0, 1, 0, 1, 8,
+                                                                                                          3000))
+        assert who.xgt is not None
+        addr = gt.xengnttab_map_grant_ref(who.xgt, domid, ref, rng.choice((1, 3, 3)))
+        if addr is not None:
+            who.mapped.append(addr)
+
+    def _scribble(self, who: Process | None = None) -> None:
+        """Somebody writes where he can: indices, live bytes, headers, anything."""
+        rng = self.rng
+        who = who if who is not None else rng.choice(self.processes) if self.processes else None
+        if who is None:
+            return
+        pages = list(who.mapped)
+        if who.chan is not None and not who.chan.closed:
+            pages += [addr + 4096 * rng.randrange(count) for addr, count in who.chan.areas] + [who.chan.page] * 2
+        if not pages:
+            return
+        at = rng.choice((0, 4, 8, 12, 16, 20, 21, 24, rng.randrange(4080), rng.randrange(4080)))
+        payload = rng.choice((b"\0", b"\xff\xff\xff\x7f", rng.randbytes(4), b"\1\0\0\0",
+                              p.HEADER.pack(p.MAGIC, rng.randrange(7), 1, 0, 2) + b"\2\0"))
+        with contextlib.suppress(OSError):
+            who.os.store(rng.choice(pages) + at, payload)
+
+    def guest(self) -> None:
+        """A guest that runs does what it likes with its own grant table."""
+        self.running = {d for d in self.running if d in self.rig.xen.domains and self._runs(d)}
+        self.follower.started = self.running.add
+        if not self.running:
+            return
+        rng = self.rng
+        d = rng.choice(sorted(self.running))
+        domain = self.rig.xen.domains[d]
+        self.text = f"d{d} writes its grant table"
+        ref = rng.choice((0, 1, 8))
+        data, off = domain.grant_table.header_at(ref)
+        in_use = abi.U16.unpack_from(data, off)[0] & 24
+        frame = rng.choice([f for f in domain.pages.values() if not f.xenheap])
+        flags, grantee = rng.choice(((1, 0), (1, 0), (5, 0), (0, 0), (1, DOMB), (1, 3)))
+        abi.ENTRY_V1.pack_into(data, off, flags | in_use, grantee, frame.mfn)
+        self.book.step("write_entry", {
+            "owner": d, "ref": self.book.ref(ref), "kind": self.book.m["Kind"]["permit_access" if flags & 1 else "invalid"],
+            "grantee": self.book.domain(grantee), "frame": self.book.frame(frame.mfn), "readonly": int(flags == 5),
+                                       "part": 0})
+
+    def _runs(self, d: int) -> bool:
+        domain = self.rig.xen.domains[d]
+        return domain.is_dying == ALIVE and domain.creation_finished and domain.pause_count == 0
+
+    # The end.
+
+    def _counts(self) -> dict[str, int]:
+        domb, kernel = self.rig.domb, self.rig.kernel
+        return {"free frames": self.rig.xen.frames.free_count, "domains": len(self.rig.xen.domains),
+                "Dom0's free pages": len(kernel.free_pages), "Dom0's free addresses": len(kernel.free_slots),
+                "Dom0's ports": len(kernel.domain.events.ports), "DomB's used pages": domb.ram.in_use(),
+                "DomB's used addresses": domb.demand.in_use(), "DomB's free references": len(domb.free_refs),
+                "DomB's ports": len(domb.domain.events.ports),
+                "Dom0's handles": sum(1 for r in kernel.domain.grant_table.maptrack if r.flags & 3),
+                "DomB's open handles": len(self.rig.os.files)}
+
+    def end(self, slow: bool = True) -> None:
+        """Everybody leaves; what DomB built is destroyed; nothing may be left."""
+        self.trouble, self.mortal = "", False
+        for who in list(self.processes):
+            self.kill(who)
+        self.ending = True
+        if self.up:
+            self._last_tool()
+            self.service.hang_up()
+            self.rig.domb.retry_late()
+            self.follower.settle()
+            compare(self.follower)
+        self.book.check_claims(slow)
+        if self.up:
+            after = self._counts()
+            left = {k: after[k] - v for k, v in self.before.items() if after[k] != v}
+            if left:
+                raise Mismatch(f"at the end there is more or less than before: {left}")
+
+    def _last_tool(self) -> None:
+        """One more tool connects, and has everything destroyed that DomB has built."""
+        for _ in range(4):
+            self.domb()
+        self.spawn()
+        who = self.processes[-1]
+        self.connect(who, self.offer())
+        for domid in sorted(self.service.guests):
+            self._send(who, p.Message(p.DESTROY, domid, 0, p.DOMID.pack(domid)))
+            self.domb()
+        self.kill(who)
+        self.domb()
+
+
+def files(root: Path) -> None:
+    """What the proxies export, and what lies beside it."""
+    inside = root / "exported"
+    (inside / "dir").mkdir(parents=True)
+    (root / "secret").write_bytes(GOOD[0])
+    (inside / "link").symlink_to(root / "secret")
+    (inside / "away").symlink_to("/etc")
+    (inside / "dir" / "kernel0").write_bytes(GOOD[0])
+    for i, content in enumerate(GOOD):
+        (inside / f"kernel{i}").write_bytes(content)
+    for i, content in enumerate(BAD):
+        (inside / f"bad{i}").write_bytes(content)
+    for i, content in enumerate(SMALL_DISKS):
+        (inside / f"disk{i}").write_bytes(content)
+    (inside / "big").write_bytes(BIG_DISK)

@@ -1,0 +1,307 @@
+"""The machine under test: Xen, Dom0's kernel and processes, and DomB with its service, each told of what it does.
+
+The classes here are the implementation's own, with one thing added: whoever watches (`Ear`) hears of each hypercall, grant,
+mapping, store and message of DomB after it was made, and of the grant and event hypercalls of Dom0's kernel. Nothing is
+decided here and no rule is known. A watcher may also have a hypercall or an allocation of DomB's fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from bulkhead.impl.dom0.gntalloc import GntallocPool
+from bulkhead.impl.dom0.kernel import Kernel, KernelError
+from bulkhead.impl.dom0.process import Process
+from bulkhead.impl.dom0.syscalls import EVTCHN, GNTALLOC, GNTDEV, Syscalls, devices
+from bulkhead.impl.domb import protocol as p
+from bulkhead.impl.domb.minios import MiniOs
+from bulkhead.impl.domb.minios_osdep import MiniOsOsdep
+from bulkhead.impl.domb.service import BuilderService
+from bulkhead.impl.libs.linux import LinuxOsdep
+from bulkhead.impl.libs.vchan import Offer, Vchan
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.frames import Frame
+from bulkhead.impl.xen.lifecycle import create_domain, set_max_vcpus
+from bulkhead.impl.xen.machine import Xen
+
+DOM0_PAGES, DOMB_PAGES, DOMB_WINDOWS = 400, 52, 1
+
+
+class Ear(Protocol):
+    """What a watcher hears."""
+
+    def fails(self, what: str) -> int:
+        """An errno with which a call of DomB's is to fail before it is made; 0 for none."""
+
+    def lacks(self) -> None:
+        """DomB has no page left for what it wants to do."""
+
+    def hypercall(self, number: int, args: Sequence[int], before: bytes, rc: int) -> None:
+        """DomB's libraries have made a hypercall; `before` is the struct that it named."""
+
+    def mmu(self, slot: int, val: int, domid: int, rc: int) -> None:
+        """DomB's kernel has changed an entry of its demand area."""
+
+    def stored(self, addr: int, payload: bytes) -> None:
+        """DomB has stored bytes."""
+
+    def released(self, frames: list[Frame]) -> None:
+        """DomB has given pages of its own back, that held arguments of hypercalls."""
+
+    def shared(self, frame: Frame, ref: int) -> None:
+        """DomB has granted a page of its own."""
+
+    def ended(self, ref: int, done: bool) -> None:
+        """DomB has taken a grant back, or could not."""
+
+    def port(self, cmd: int, arg: bytes, rc: int, raw: bytes) -> None:
+        """DomB's kernel has made an event channel operation."""
+
+    def dom0_grant(self, cmd: int, elements: Sequence[bytes], out: Sequence[bytes]) -> None:
+        """So has Dom0's kernel of a grant operation."""
+
+    def dom0_port(self, cmd: int, arg: bytes, rc: int, raw: bytes) -> None:
+        """And of an event channel operation."""
+
+    def message(self, message: p.Message) -> None:
+        """DomB has taken a message and is about to handle it."""
+
+    def handled(self, message: p.Message, answer: p.Message | None) -> None:
+        """It has; the answer with the same number, if it gave one at once."""
+
+    def posted(self, op: int, number: int, status: int, body: bytes) -> None:
+        """DomB has decided on a message, which goes into its ring when there is room."""
+
+    def sent(self, message: p.Message) -> None:
+        """DomB has put a message into its ring."""
+
+    def looked(self) -> None:
+        """DomB has looked which answers were taken."""
+
+    def hangs_up(self) -> None:
+        """DomB is about to end its connection."""
+
+    def hung_up(self) -> None:
+        """It has."""
+
+
+class WatchedKernel(Kernel):
+    """Dom0's kernel."""
+
+    __slots__ = ("ear",)
+
+    def __init__(self, xen: Xen, npages: int, nwindows: int) -> None:
+        self.ear: Ear | None = None
+        super().__init__(xen, xen.domains[0], npages, nwindows)
+
+    def grant_op(self, cmd: int, elements: Sequence[bytes]) -> tuple[int, list[bytes]]:
+        out: list[bytes] = []
+        for each in elements:  # one by one, so that what comes of each is seen before the next
+            rc, part = super().grant_op(cmd, [each])
+            out += part
+            if rc:
+                return rc, out + [bytes(e) for e in elements[len(out):]]
+            if self.ear is not None:
+                self.ear.dom0_grant(cmd, [each], part)
+        return 0, out
+
+    def evtchn_op(self, cmd: int, arg: bytes) -> tuple[int, bytes]:
+        rc, raw = super().evtchn_op(cmd, arg)
+        if self.ear is not None:
+            self.ear.dom0_port(cmd, arg, rc, raw)
+        return rc, raw
+
+
+class WatchedDomb(MiniOs):
+    """DomB's kernel."""
+
+    __slots__ = ("ear",)
+
+    def __init__(self, xen: Xen, domain: object, npages: int, nwindows: int) -> None:
+        self.ear: Ear | None = None
+        super().__init__(xen, domain, npages, nwindows)  # type: ignore[arg-type]
+
+    def mmu_update(self, ptr: int, val: int, foreigndom: int) -> int:
+        rc = self.ear.fails("mmu_update") if self.ear is not None and val else 0
+        rc = -rc if rc else super().mmu_update(ptr, val, foreigndom)
+        if self.ear is not None:
+            self.ear.mmu((ptr - self.layout.window_maddr(0)) >> 3, val, foreigndom, rc)
+        return rc
+
+    def alloc_pages(self, count: int) -> list[Frame]:
+        try:
+            return super().alloc_pages(count)
+        except KernelError:
+            if self.ear is not None:
+                self.ear.lacks()
+            raise
+
+    def share(self, domid: int, count: int, writable: bool) -> tuple[list[Frame], list[int]]:
+        failing = self.ear.fails("share") if self.ear is not None else 0
+        if failing:
+            raise KernelError(failing)
+        return super().share(domid, count, writable)
+
+    def grant_access(self, domid: int, frame: Frame, readonly: bool) -> int:
+        failing = self.ear.fails("grant") if self.ear is not None else 0
+        if failing:
+            raise KernelError(abi.ENOSPC)
+        ref = super().grant_access(domid, frame, readonly)
+        if self.ear is not None:
+            self.ear.shared(frame, ref)
+        return ref
+
+    def end_access(self, ref: int) -> bool:
+        done = super().end_access(ref)
+        if self.ear is not None:
+            self.ear.ended(ref, done)
+        return done
+
+    def evtchn_op(self, cmd: int, arg: bytes) -> tuple[int, bytes]:
+        rc, raw = super().evtchn_op(cmd, arg)
+        if self.ear is not None:
+            self.ear.port(cmd, arg, rc, raw)
+        return rc, raw
+
+
+class WatchedOsdep(MiniOsOsdep):
+    """The libraries' ground on it."""
+
+    def __init__(self, os: WatchedDomb) -> None:
+        super().__init__(os)
+        self.domb = os
+        self.raced: Callable[[], None] = lambda: None  # what others do between two loads
+        self.seen: dict[int, bytes] = {}  # what DomB saw when it last looked, by address
+
+    def load(self, addr: int, size: int) -> bytes:
+        out = self.seen[addr] = super().load(addr, size)
+        self.raced()
+        return out
+
+    def hypercall(self, fd: int, number: int, args: Sequence[int]) -> int:
+        ear = self.domb.ear
+        assert ear is not None
+        failing = ear.fails(f"hypercall {number}")
+        at = next((a for a in args if a >= self.domb.layout.base), 0)
+        before = self.load(at, 128) if at else b""
+        rc = -failing if failing else self.os.xen.call(self.os.vcpu, number, *[*args, 0, 0, 0, 0, 0][:5])
+        ear.hypercall(number, args, before, rc)
+        if rc < 0:
+            raise KernelError(-rc)
+        return rc
+
+    def store(self, addr: int, payload: bytes) -> None:
+        super().store(addr, payload)
+        if self.domb.ear is not None:
+            self.domb.ear.stored(addr, payload)
+
+    def buffer(self, size: int) -> int:
+        ear = self.domb.ear
+        failing = ear.fails("buffer") if ear is not None else 0
+        if failing:
+            raise KernelError(failing)
+        return super().buffer(size)
+
+    def release(self, addr: int, size: int) -> None:
+        super().release(addr, size)
+        if self.domb.ear is not None:
+            first = (addr - self.os.layout.va(0)) >> 12
+            self.domb.ear.released(self.os.layout.pages[first:first + ((size + 4095) >> 12)])
+
+
+class WatchedPipe(p.Pipe):
+    """DomB's end of the channel."""
+
+    def __init__(self, chan: Vchan, ear: Ear) -> None:
+        super().__init__(chan)
+        self.ear = ear
+
+    def send(self, message: p.Message) -> bool:
+        done = super().send(message)
+        if done:
+            self.ear.sent(message)
+        return done
+
+
+class WatchedService(BuilderService):
+    """DomB's service."""
+
+    ear: Ear
+
+    def offer(self) -> Offer:
+        made = super().offer()
+        assert self.chan is not None
+        self.pipe = WatchedPipe(self.chan, self.ear)
+        return made
+
+    def hang_up(self) -> None:
+        self.ear.hangs_up()
+        super().hang_up()
+        self.ear.hung_up()
+
+    def _handle(self, message: p.Message) -> None:
+        self.ear.message(message)
+        self.answer: p.Message | None = None
+        try:
+            super()._handle(message)
+        except p.ProtocolError:  # no room for the answer: what was done is done
+            self.ear.handled(message, self.answer)
+            raise
+        self.ear.handled(message, self.answer)
+
+    def _post(self, op: int, number: int, status: int = 0, body: bytes = b"") -> None:
+        if op & p.REPLY:
+            self.answer = p.Message(op, number, status, body)
+        self.ear.posted(op, number, status, body)
+        super()._post(op, number, status, body)
+
+    def _see_who_was_told(self) -> None:
+        super()._see_who_was_told()
+        self.ear.looked()
+
+
+class Rig:
+    """The machine."""
+
+    def __init__(self, seed: int, heap: int, domb_pages: int) -> None:
+        probe = self._boot(Xen(nframes=0x2000, reserved=0x1000, seed=seed))
+        first = probe[0].frames.fresh
+        self.xen, self.kernel, self.domb = self._boot(Xen(nframes=first + heap, reserved=0x1000, seed=seed))
+        self.first_mfn = self.xen.frames.fresh
+        self.pool = GntallocPool(self.kernel)
+        self.nodes = devices(self.kernel, self.pool, (GNTDEV, GNTALLOC, EVTCHN))
+        self.own_mfns = [frame.mfn for frame in self.domb.layout.pages]
+        if len(self.own_mfns) != domb_pages:
+            raise AssertionError(f"DomB has {len(self.own_mfns)} pages, the world {domb_pages}")
+        self.os = WatchedOsdep(self.domb)
+        self.heap_free = self.xen.frames.free_count
+
+    @staticmethod
+    def _boot(xen: Xen) -> tuple[Xen, WatchedKernel, WatchedDomb]:
+        dom0 = xen.create_dom0()
+        kernel = WatchedKernel(xen, DOM0_PAGES, 1)
+        made = create_domain(xen)
+        if isinstance(made, int):
+            raise AssertionError(f"DomB cannot be created: {made}")
+        made.max_pages = DOMB_PAGES + DOMB_WINDOWS + 64
+        set_max_vcpus(made, 1)
+        made.is_privileged, dom0.is_privileged = True, False
+        domb = WatchedDomb(xen, made, DOMB_PAGES, DOMB_WINDOWS)
+        made.pause_count = 0
+        made.creation_finished = True
+        return xen, kernel, domb
+
+    def listen(self, ear: Ear) -> WatchedService:
+        """Begin to watch; DomB's service, which has offered nothing yet."""
+        self.kernel.ear = self.domb.ear = ear
+        service = WatchedService(self.os)
+        service.ear = ear
+        return service
+
+    def process(self, name: str) -> LinuxOsdep:
+        """A process of Dom0 with the libraries."""
+        return LinuxOsdep(Syscalls(name, Process(self.kernel), self.nodes))
+
+
+__all__ = ["Ear", "Rig", "WatchedService"]
