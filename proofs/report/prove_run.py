@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from bulkhead.proofs.report.explain_proof import not_decided, why
 from bulkhead.proofs.report.trace_text import save_trace
 from bulkhead.proofs.results.prove import AttackResult, Counterexample, Saved, SystemResult, TheoremResult
 from bulkhead.proofs.results.vocabulary import Verdict
-from bulkhead.proofs.theorems.attack import find_attacks
+from bulkhead.proofs.theorems.attack import LIMIT, find_attacks
 from bulkhead.proofs.theorems.cti import counterexample
 from bulkhead.proofs.theorems.decide import Settings
 from bulkhead.proofs.theorems.induction import Proof, prove
@@ -42,10 +42,14 @@ def silent(_title: str) -> contextlib.AbstractContextManager[Callable[[int], Non
     return contextlib.nullcontext(lambda _count: None)
 
 
-def search(system: System, claims: list[str], faults: tuple[str, ...], one: bool = False) -> Found:
-    """A short attack on each claim (with `one`, on any), or None where none is found; and the seconds for each."""
+def search(system: System, claims: list[str], faults: tuple[str, ...], one: bool = False, limit: float = LIMIT,
+           depth: int | None = None, given: Mapping[str, int] | None = None) -> Found:
+    """A short attack on each claim (with `one`, on any), or None where none is found; and the seconds for each.
+
+    `depth` bounds the steps of an attack, `given` fixes the size of some sorts, `limit` is for one question to a solver.
+    """
     begun = time.perf_counter()
-    found = find_attacks(system, claims, faults, one=one)
+    found = find_attacks(system, claims, faults, limit=limit, one=one, given=given, depth=depth)
     return found, (time.perf_counter() - begun) / max(1, len(claims))
 
 
