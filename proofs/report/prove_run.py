@@ -30,7 +30,7 @@ from bulkhead.proofs.theorems.induction import Proof, prove
 from bulkhead.proofs.theorems.queries import PLACES
 from bulkhead.proofs.theorems.solvers import SolverError
 from bulkhead.proofs.theorems.subsumption import Refuted
-from bulkhead.proofs.theorems.vacuity import Checker
+from bulkhead.proofs.theorems.vacuity import Checker, Vacuity
 
 SHOWN = 3  # counterexamples to induction for one system
 Found = tuple[dict[str, Trace | None], float]
@@ -57,17 +57,20 @@ class Case:
     """One system in a run. `start` sets off what needs no proof, `judge` brings everything together."""
 
     def __init__(self, system: System, settings: Settings, pool: Workers, only: list[str], faults: tuple[str, ...],
-                 source: str | None = None) -> None:
-        """`source` is what to read again to certify the proof; None where that is not wished."""
+                 source: str | None = None, vacuity: bool = True) -> None:
+        """`source` is what to read again to certify the proof; None where that is not wished. Without `vacuity` it is not
+        asked whether the proofs are about something.
+        """
         self.source = source
         self.system, self.settings, self.pool, self.only, self.faults = system, settings, pool, only, faults
-        self.vacuity = Checker(system, settings.limit)
+        self.vacuity = Checker(system, settings.limit) if vacuity else None
         self._attacks: dict[str, Future[Found]] = {}
 
     def start(self) -> None:
         """Begin with attacks on what is expected to fall: induction is asked only about what none was found on."""
         self._attack([n for n in self.only if self.system.expects.get(n) == "refuted"])
-        self.vacuity.start(self.pool)
+        if self.vacuity is not None:
+            self.vacuity.start(self.pool)
 
     def _attack(self, claims: list[str]) -> None:
         """Set off the search for attacks on claims, in two parts where there are other processes."""
@@ -84,7 +87,7 @@ class Case:
         with progress(system.name) as tick:
             proof = prove(system, self.settings, self.pool, tick, [n for n in self.only if n not in fallen], refuted)
         self._attack([n for n in self.only if n not in proof.proved and n not in self._attacks])
-        found = self.vacuity.result(proof.standing)
+        found = Vacuity("sat", "sat", asked=False) if self.vacuity is None else self.vacuity.result(proof.standing)
         theorems = tuple(self._verdict(proof, name, progress) for name in self.only)
         open_ = [t.name for t in theorems if t.verdict is Verdict.UNKNOWN]
         lines: list[str] = []

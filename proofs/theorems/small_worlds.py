@@ -24,6 +24,8 @@ CALLS = 2  # in flight
 WIDE = 160  # columns of a state: of larger ones too few can be seen
 STEPS = 8_000_000  # taken in all; a count and not a time, so that runs agree
 QUICK = 100_000  # steps for a world before others have their turn
+MOST_STATES = 500_000  # of one world
+FEW_STATES = 20_000  # of one world, where only the steps that can be taken are asked
 SETUP = 30_000  # what a world costs before its first step, in steps
 LONGER = 4  # times as many in its next turn
 AGAIN = 0.5  # of the steps taken so far may go into a search for something shorter
@@ -101,7 +103,7 @@ def attacks_in_small_worlds(system: System, claims: Mapping[str, Claim], given: 
 
     def search(sizes: dict[str, int], asked: list[Claim], most: int | None, budget: float) -> None:
         nonlocal spent
-        found = explore(system, sizes, asked, Limits(depth=most, taken=budget))
+        found = explore(system, sizes, asked, Limits(depth=most, taken=budget, states=MOST_STATES))
         spent += found.taken + SETUP
         seen.explored.append(found)
         for name, trace in found.attacks.items():
@@ -131,4 +133,18 @@ def attacks_in_small_worlds(system: System, claims: Mapping[str, Claim], given: 
     return seen
 
 
-__all__ = ["Seen", "attacks_in_small_worlds", "worlds"]
+def fired_in_small_worlds(system: System, steps: int) -> tuple[frozenset[str], bool]:
+    """The steps that are taken from some initial state of a small world, and whether there is an initial state at all."""
+    labels = frozenset(t.label for s in system.steps for t in s.transitions())
+    fired, begins, spent = set[str](), False, 0
+    for sizes in worlds(system):
+        if fired >= labels or spent > steps:
+            break
+        found = explore(system, sizes, (), Limits(states=FEW_STATES, taken=steps / 4))
+        spent += found.taken + SETUP
+        fired |= found.fired & labels
+        begins = begins or found.initial > 0
+    return frozenset(fired), begins
+
+
+__all__ = ["Seen", "attacks_in_small_worlds", "fired_in_small_worlds", "worlds"]
