@@ -1,10 +1,10 @@
 """What a workload says, and who carries it out: a call is plain data, a target takes calls and answers.
 
 A `Call` names an operation, its caller and its arguments; it knows neither bytes nor rules. Targets (targets.py) are the
-rules alone, the implementation alone, and both in lockstep. `Recorder` writes down what goes to another target, and `replay`
-gives a file's calls to any target. Arguments are numbers, or names of what an earlier call gave (`page 3`), which each target
-resolves to things of its own; so the same calls can be made anywhere. A line of a file has the form that lines of recordings
-of real Xen have, `{"i": 0, "op": ..., "a": {"by": ..., ...}, "res": ...}`.
+rules alone, the implementation alone, both in lockstep. `Recorder` writes down what goes to another target, and `replay`
+gives the calls of a file to any target. Arguments are numbers, or names of what a call before gave (`page 3`), which a
+target resolves to things of its own; so the same calls can be made anywhere. A line of a file has the form of a line in
+recordings of real Xen, `{"i": 0, "op": ..., "a": {"by": ..., ...}, "res": ...}`.
 """
 
 from __future__ import annotations

@@ -259,16 +259,8 @@ class Bench(Asked):
 
     def _built(self, domid: int, element: int) -> None:
         """The builder populates a page, writes it through a foreign mapping and gives that up."""
-        sh = self.shadow
-        p = {"p": TOOLS, "x": self.privcmd}
         self.make_free(element)
-        sh.step("privcmd_populate_physmap", {**p, "d": domid, "f_f": element, "f_e": sh.free_epoch()})
-        t = sh.free_translation()
-        sh.step("privcmd_mmapbatch", {**p, "dom": domid, "f": element, "writable": 1, "t_t": t,
-                                       "t_nil": sh.size.handles - 1})
-        sh.step("store", {"space": TOOLS, "t": t})
-        sh.step("privcmd_munmap", {"p": TOOLS, "t": t})
-        sh.step("flush_tlb", {"d": 0})
+        self.shadow.build_page(self.privcmd, domid, element)
 
     def pause(self, domid: int, pause: bool) -> None:
         """Pause or unpause a guest without calls in flight."""
