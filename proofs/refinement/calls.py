@@ -26,7 +26,7 @@ class BadCalls(Exception):
 
 @dataclass(frozen=True)
 class Call:
-    """One operation: its name, who calls (`d1v0` is vCPU 0 of domain 1), and its arguments, all of them JSON."""
+    """One operation: its name, who calls (`d1v0` is vCPU 0 of domain 1; may be ""), and its arguments, all of them JSON."""
 
     operation: str
     by: str
@@ -34,15 +34,15 @@ class Call:
 
     def to_json(self) -> dict[str, Any]:
         """As a recording's line has it."""
-        return {"op": self.operation, "a": {"by": self.by, **self.arguments}}
+        return {"op": self.operation, "a": {**({"by": self.by} if self.by else {}), **self.arguments}}
 
     @staticmethod
     def from_json(line: Mapping[str, Any]) -> Call:
         """A line's call; ValueError with what is wrong with it."""
         operation, arguments = line.get("op"), line.get("a")
-        if not isinstance(operation, str) or not isinstance(arguments, dict) or not isinstance(arguments.get("by"), str):
-            raise ValueError("a call needs a name `op` and arguments `a`, with the caller `by` among them")
-        return Call(operation, arguments["by"], {key: value for key, value in arguments.items() if key != "by"})
+        if not isinstance(operation, str) or not isinstance(arguments, dict) or not isinstance(arguments.get("by", ""), str):
+            raise ValueError("a call needs a name `op` and arguments `a`, and its caller `by`, if any, is a name")
+        return Call(operation, arguments.get("by", ""), {key: value for key, value in arguments.items() if key != "by"})
 
     def caller(self) -> tuple[int, int]:
         """Domain and vCPU of a guest's call."""
