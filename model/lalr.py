@@ -24,7 +24,7 @@ class NotParsed(Exception):
 
 
 class Loop:
-    """The tables of one grammar, ready to run. Words and signs are told apart by what may stand where they stand."""
+    """The tables of one grammar, ready to run. The lexer is contextual: it accepts only terminals that the state allows."""
 
     def __init__(self, lark: Lark) -> None:
         front: Any = lark.parser

@@ -1,4 +1,4 @@
-"""Where a claim is false: the places of the state that make it so, by which pictures redden a path.
+"""Finds the places of a state that make a claim false; pictures draw them in red.
 
 For every binding of the outer `forall` that violates the claim, the text of the claim is followed into the parts that
 decide it: both sides of a false implication, the first false part of a conjunction, all parts of a true one. What is read
