@@ -57,7 +57,7 @@ def prove(system: System, settings: Settings, pool: Workers | None = None,
     invariants = dict(system.invariants)
 
     def run(blocks: list[Block], patient: bool = False) -> list[Result]:
-        """Ask what is not known yet; `patient` presses what stays open, and finds counterexamples."""
+        """Ask what is not known yet; `patient` retries open ones with more effort, and finds counterexamples."""
         ask, known = split(blocks, memory, meanings, settings.cross_check)
         if known and progress is not None:
             progress(len(known))

@@ -1,4 +1,4 @@
-"""The results of the benchmarks as a Markdown page: `python -m tests.benchmarks.table FILE.json --measured ... --output ...`.
+"""Results of the benchmarks as a Markdown page: `python -m tests.benchmarks.table FILE.json --measured ... --output ...`.
 
 `make tables` runs it on what `tests.benchmarks.run --json` wrote. It measures nothing, and every number on the page is in
 the file.
