@@ -166,7 +166,7 @@ class Formulas:
 
     @cached_property
     def declared(self) -> dict[str, str]:
-        """What declares each sort, enum, constant, state function and definition of the state before a step."""
+        """The text that declares each sort, enum, constant, state function and definition of the state before a step."""
         system, sort, function = self.system, symbols.sort, symbols.function
         out = {sort(name): f"(declare-sort {sort(name)} 0)" for name in system.sorts}
         for name, members in system.enums.items():

@@ -30,7 +30,7 @@ def certified(proof: Proof, source: str, faults: tuple[str, ...], settings: Sett
 
 
 def findings(certificate: Certificate) -> Iterator[str]:
-    """What makes the run fail; nothing when every claim is confirmed."""
+    """The reasons for which the run fails; none when every claim is confirmed."""
     if certificate.verdict == CONFIRMED:
         return
     for answer in certificate.open[:SHOWN]:

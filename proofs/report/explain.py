@@ -20,7 +20,7 @@ MOST = 200_000  # bindings tried; a picture without red is better than none
 
 @dataclass(frozen=True)
 class Moment:
-    """What a claim is read in: one state, or, for a claim about steps, the state after it and whether it failed."""
+    """The state in which a claim is read, or, for a claim about steps, the state after it and whether it failed."""
 
     state: State
     after: State | None = None

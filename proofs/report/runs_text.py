@@ -106,7 +106,7 @@ def columns(rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def frames(row: Reach) -> str:
-    """How many frames, and for what."""
+    """The number of frames, and their use."""
     count = f"{len(row.frames)} frame{'s' * (len(row.frames) != 1)}"
     if row.by in ("own", "could map"):
         return count

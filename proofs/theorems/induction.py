@@ -20,7 +20,7 @@ from bulkhead.proofs.theorems.subsumption import Meanings, Refuted, split
 
 @dataclass
 class Proof:
-    """What is known of a system after induction."""
+    """The state of a proof after induction."""
 
     system: System
     results: list[Result] = field(default_factory=list)
@@ -57,7 +57,7 @@ def prove(system: System, settings: Settings, pool: Workers | None = None,
     invariants = dict(system.invariants)
 
     def run(blocks: list[Block], patient: bool = False) -> list[Result]:
-        """Ask what is not known yet; `patient` retries open ones with more effort, and finds counterexamples."""
+        """Ask the queries that are still open; `patient` retries them with more effort, and finds counterexamples."""
         ask, known = split(blocks, memory, meanings, settings.cross_check)
         if known and progress is not None:
             progress(len(known))
