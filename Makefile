@@ -30,9 +30,12 @@ lint: $(STAMP)
 xen: $(STAMP)
 	@$(BIN)/python -m tests.xen
 
-# The picture of proofs/HOW_IT_WORKS.md, which is committed.
+# Pictures that are committed: of proofs/HOW_IT_WORKS.md, and of the attack in the README.
 pictures: $(STAMP)
+	@mkdir -p build
 	$(BIN)/python -m bulkhead.proofs.report.how_it_works
+	$(BIN)/bulkhead attack monolithic only_by_grant --out build/attack > build/attack.txt
+	cp build/attack/overview.svg proofs/attack.svg
 
 # Measured tables, which are committed: tests/benchmarks/RESULTS.md and proofs/faults/DETECTION.md. Takes up to an hour, and
 # the numbers are worth as much as the machine was quiet: the header says how busy it was when measuring began.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bulkhead.model import loader
 from bulkhead.model.diagnostics import UsageError
 from bulkhead.proofs.faults import catalogue
 from bulkhead.proofs.report import faults_table
@@ -37,6 +38,14 @@ def test_the_picture_shows_the_rooms_that_are_there() -> None:
     names = {r.name for r in ROOMS}
     assert all({a.source, a.target} <= names for a in ARROWS)
     assert names == {n for a in ARROWS for n in (a.source, a.target)}
+
+
+def test_the_attack_of_the_readme_is_on_the_claim_as_it_is_now() -> None:
+    """The picture's caption quotes the claim."""
+    svg = ElementTree.parse(FOLDER / "attack.svg")
+    told = " ".join(t.text or "" for t in svg.iter(f"{SVG}text"))
+    claim = loader.load("monolithic").theorems["only_by_grant"]
+    assert " ".join(claim.doc.split()).rstrip(".") in " ".join(told.split())
 
 
 def fault(name: str, noticed: bool | None, calls: int | None, layer: str = "implementation",
