@@ -1,4 +1,4 @@
-"""The installed package: a wheel in a fresh environment, in a folder with a `model/` of its own; and the source distribution.
+"""The installed package: a wheel in a fresh environment, beside a `model/` of its own; and the source distribution.
 
 Both are built from what git knows, in a folder of their own, so that nothing of this checkout is in reach.
 """
