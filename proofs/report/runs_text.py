@@ -76,7 +76,21 @@ def replay_text(result: ReplayResult) -> str:
 def boot_text(result: BootResult) -> str:
     """The whole run: who asked whom for what, guests, who can reach what, and what is left behind."""
     graph = [f"\nGraph: {result.graph}"] if result.graph else []
-    return "\n".join([log_text(result.log), *graph, *([result.note] if result.note else [])]) + "\n"
+    note = [result.note] if result.note else []
+    return "\n".join([log_text(result.log), "", *claims_text(result), *graph, *note]) + "\n"
+
+
+def claims_text(result: BootResult) -> list[str]:
+    """Which claims hold on the abstraction of the machine after each step, and where the first ones fall."""
+    watched = result.watched
+    if watched.stopped:
+        return [f"The claims could not be evaluated after every step: {watched.stopped}."]
+    each = "each" if watched.every == 1 else f"every {watched.every}th"
+    out = [f"{watched.claims - len(watched.falls)} claims hold after {each} of {watched.steps} steps."]
+    for fall in watched.falls:
+        out.append(f"{fall.claim} falls after step {fall.step}{', as the rules say' if fall.expected else ', and IS PROVED'}"
+                   + (f": {fall.seen}." if fall.seen else "."))
+    return out
 
 
 def log_text(log: BootLog) -> str:
