@@ -45,8 +45,10 @@ class Choose:
 
 @dataclass(frozen=True)
 class Placed:
-    """One statement, and what local names mean where it stands. `code` is what its failing check answers, `undo` what it takes
-    back, each assignment with its names."""
+    """One statement, and what local names mean where it stands. `code` is what its failing check answers.
+
+    `undo` is what it takes back then, each assignment with its names.
+    """
 
     statement: Bind | Choose | s.Require | s.MayFail | s.Set
     names: Mapping[str, Local]
