@@ -287,7 +287,7 @@ def _parser() -> tuple[Lark, Loop, _ToSyntax]:
 
 
 def prepare() -> None:
-    """Have the tables at hand."""
+    """Load or make Lark's tables."""
     _parser()
 
 

@@ -1,4 +1,4 @@
-"""What people read of `diff`, `refine`, `replay` and `boot`. Text is made from results and from nothing else."""
+"""Text of `diff`, `refine`, `replay` and `boot`, made from results and from nothing else."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def diff_text(result: DiffResult) -> str:
     elif result.compared:
         out += ["No mismatch: the same status and the same state after every step; nothing is left at the end.",
                 f"The whole state is compared every {FULL_EVERY} steps, what a step touched after each; invariants and "
-                f"theorems every {CLAIMS_EVERY} steps and at the end of each leg.", f"{result.rule_steps} rule steps."]
+                f"theorems every {CLAIMS_EVERY} steps and at the end of each episode.", f"{result.rule_steps} rule steps."]
     if result.compared:
         out += result.coverage.lines()
     out += [f"WRONG: `{pair}` happened, although refinement/coverage.py says that it cannot."
@@ -106,7 +106,7 @@ def columns(rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def frames(row: Reach) -> str:
-    """How many frames, and for what."""
+    """The number of frames, and their use."""
     count = f"{len(row.frames)} frame{'s' * (len(row.frames) != 1)}"
     if row.by in ("own", "could map"):
         return count

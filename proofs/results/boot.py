@@ -1,4 +1,4 @@
-"""What `bulkhead boot` finds: guests that came up, who can reach what, and whether all is back when they have gone."""
+"""The result of `bulkhead boot`: guests that came up, who can reach what, and whether all is back when they have gone."""
 
 from __future__ import annotations
 
