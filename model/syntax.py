@@ -105,7 +105,7 @@ class Set(Node):
 class Require(Node):
     cond: Expr
     code: str | None
-    undo: tuple[Set, ...]
+    undo: tuple[Set | Perform, ...]
     span: Span = field(compare=False)
 
 
@@ -113,7 +113,7 @@ class Require(Node):
 class MayFail(Node):
     code: str
     why: str
-    undo: tuple[Set, ...]
+    undo: tuple[Set | Perform, ...]
     span: Span = field(compare=False)
 
 
@@ -122,7 +122,7 @@ class Pick(Node):
     binder: Binder
     where: Expr | None
     code: str | None
-    undo: tuple[Set, ...]
+    undo: tuple[Set | Perform, ...]
     span: Span = field(compare=False)
 
 
