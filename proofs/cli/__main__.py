@@ -1,4 +1,4 @@
-"""The command line: `bulkhead check`, `prove`, `attack`, `export`, `replay`, `refine`, `diff`, `faults`, `boot`.
+"""The command line: `bulkhead check`, `prove`, `attack`, `explore`, `export`, `replay`, `refine`, `diff`, `faults`, `boot`.
 
 Each command is a file of its own beside this one and is imported when it is asked for: solvers and the implementation take a
 while to load. Here stands what all have in common: the exit code (0 as it should be, 1 a verdict that is not, 2 bad use, 130
@@ -20,7 +20,7 @@ from bulkhead.proofs.atomic_files import drop_unfinished
 from bulkhead.proofs.jobs import ENDS_WITHIN, INTERRUPTED, WorkerDied, run_to_end
 from bulkhead.proofs.theorems.solvers import SolverError
 
-COMMANDS = ("check", "prove", "attack", "export", "replay", "refine", "diff", "faults", "boot")
+COMMANDS = ("check", "prove", "attack", "explore", "export", "replay", "refine", "diff", "faults", "boot")
 GOOD, FAILED, BAD_USE = 0, 1, 2
 
 

@@ -30,6 +30,8 @@ def _number(_context: click.Context, _parameter: click.Parameter, value: float) 
 @fault_option
 @click.option("--cross-check/--no-cross-check", default=True, show_default=True, help="Let cvc5 decide again.")
 @click.option("--certify", is_flag=True, help="Confirm what is proved by a second encoding of the rules.")
+@click.option("--vacuity/--no-vacuity", default=True, show_default=True,
+              help="See that initial states exist and that every step can be taken.")
 @jobs_option
 @click.option("--why", metavar="THEOREM", help="Show what the proof of a theorem depends on.")
 @click.option("--limit", type=click.FloatRange(0, 86400, min_open=True), default=DEFAULT_LIMIT, show_default=True,
@@ -39,7 +41,8 @@ def _number(_context: click.Context, _parameter: click.Parameter, value: float) 
 @json_option
 @output_options
 def prove(systems: tuple[str, ...], theorems: tuple[str, ...], faults: tuple[str, ...], cross_check: bool,
-          certify: bool, jobs: int | None, why: str | None, limit: float, out: Path | None, output: Output) -> int:
+          certify: bool, vacuity: bool, jobs: int | None, why: str | None, limit: float, out: Path | None,
+          output: Output) -> int:
     """Prove every theorem of each SYSTEM (a shipped one, or the path of a rules file), or refute it."""
     start = time.perf_counter()
     if not systems:
@@ -60,7 +63,7 @@ def prove(systems: tuple[str, ...], theorems: tuple[str, ...], faults: tuple[str
                 click.echo(render(system.warnings, system.sources), err=True)
             only = [n for n in system.claims() if not theorems or n in theorems or n == why]
             if only or not theorems:
-                cases.append(prove_run.Case(system, settings, pool, only, faults, source if certify else None))
+                cases.append(prove_run.Case(system, settings, pool, only, faults, source if certify else None, vacuity))
         for case in cases:
             case.start()
         refuted = Refuted() if len(cases) > 1 else None

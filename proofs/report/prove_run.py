@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -23,14 +23,14 @@ from bulkhead.proofs.report.explain_proof import not_decided, why
 from bulkhead.proofs.report.trace_text import save_trace
 from bulkhead.proofs.results.prove import AttackResult, Counterexample, Saved, SystemResult, TheoremResult
 from bulkhead.proofs.results.vocabulary import Verdict
-from bulkhead.proofs.theorems.attack import find_attacks
+from bulkhead.proofs.theorems.attack import LIMIT, find_attacks
 from bulkhead.proofs.theorems.cti import counterexample
 from bulkhead.proofs.theorems.decide import Settings
 from bulkhead.proofs.theorems.induction import Proof, prove
 from bulkhead.proofs.theorems.queries import PLACES
 from bulkhead.proofs.theorems.solvers import SolverError
 from bulkhead.proofs.theorems.subsumption import Refuted
-from bulkhead.proofs.theorems.vacuity import Checker
+from bulkhead.proofs.theorems.vacuity import Checker, Vacuity
 
 SHOWN = 3  # counterexamples to induction for one system
 Found = tuple[dict[str, Trace | None], float]
@@ -42,10 +42,14 @@ def silent(_title: str) -> contextlib.AbstractContextManager[Callable[[int], Non
     return contextlib.nullcontext(lambda _count: None)
 
 
-def search(system: System, claims: list[str], faults: tuple[str, ...], one: bool = False) -> Found:
-    """A short attack on each claim (with `one`, on any), or None where none is found; and the seconds for each."""
+def search(system: System, claims: list[str], faults: tuple[str, ...], one: bool = False, limit: float = LIMIT,
+           depth: int | None = None, given: Mapping[str, int] | None = None) -> Found:
+    """A short attack on each claim (with `one`, on any), or None where none is found; and the seconds for each.
+
+    `depth` bounds the steps of an attack, `given` fixes the size of some sorts, `limit` is for one question to a solver.
+    """
     begun = time.perf_counter()
-    found = find_attacks(system, claims, faults, one=one)
+    found = find_attacks(system, claims, faults, limit=limit, one=one, given=given, depth=depth)
     return found, (time.perf_counter() - begun) / max(1, len(claims))
 
 
@@ -53,17 +57,20 @@ class Case:
     """One system in a run. `start` sets off what needs no proof, `judge` brings everything together."""
 
     def __init__(self, system: System, settings: Settings, pool: Workers, only: list[str], faults: tuple[str, ...],
-                 source: str | None = None) -> None:
-        """`source` is what to read again to certify the proof; None where that is not wished."""
+                 source: str | None = None, vacuity: bool = True) -> None:
+        """`source` is what to read again to certify the proof; None where that is not wished. Without `vacuity` it is not
+        asked whether the proofs are about something.
+        """
         self.source = source
         self.system, self.settings, self.pool, self.only, self.faults = system, settings, pool, only, faults
-        self.vacuity = Checker(system, settings.limit)
+        self.vacuity = Checker(system, settings.limit) if vacuity else None
         self._attacks: dict[str, Future[Found]] = {}
 
     def start(self) -> None:
         """Begin with attacks on what is expected to fall: induction is asked only about what none was found on."""
         self._attack([n for n in self.only if self.system.expects.get(n) == "refuted"])
-        self.vacuity.start(self.pool)
+        if self.vacuity is not None:
+            self.vacuity.start(self.pool)
 
     def _attack(self, claims: list[str]) -> None:
         """Set off the search for attacks on claims, in two parts where there are other processes."""
@@ -80,7 +87,7 @@ class Case:
         with progress(system.name) as tick:
             proof = prove(system, self.settings, self.pool, tick, [n for n in self.only if n not in fallen], refuted)
         self._attack([n for n in self.only if n not in proof.proved and n not in self._attacks])
-        found = self.vacuity.result(proof.standing)
+        found = Vacuity("sat", "sat", asked=False) if self.vacuity is None else self.vacuity.result(proof.standing)
         theorems = tuple(self._verdict(proof, name, progress) for name in self.only)
         open_ = [t.name for t in theorems if t.verdict is Verdict.UNKNOWN]
         lines: list[str] = []

@@ -13,6 +13,7 @@ from bulkhead.model.machine import Machine
 from bulkhead.proofs.report.explain_cti import describe
 from bulkhead.proofs.report.trace_text import log
 from bulkhead.proofs.results.prove import AttackResult, ProveResult, SystemResult
+from bulkhead.proofs.theorems.scope import first_scope, in_words
 
 HEAD = ("theorem", "verdict", "expected", "queries", "time")
 
@@ -54,7 +55,8 @@ def attack_text(result: AttackResult) -> str:
     if result.proved:
         return f"All that {result.system.name} is expected to prove is proved, with {', '.join(result.faults)} too.\n"
     if result.attack is None:
-        return f"No attack found on {', '.join(result.searched)} of {result.system.name} within the bounds of the search.\n"
+        return (f"No attack found on {', '.join(result.searched)} of {result.system.name} within the bounds of the search.\n"
+                f"Worlds up to about {in_words(first_scope(result.system))} were searched; larger ones: --scope SORT=N.\n")
     if result.saved is not None:
         return result.saved.text
     return log(result.attack, result.system, Machine(result.system, result.attack.world))

@@ -51,6 +51,9 @@ def log(trace: Trace, system: System, machine: Machine) -> str:
            + (f", with fault {', '.join(trace.faults)}" if trace.faults else ""), ""]
     if claim.doc:
         out += [*textwrap.wrap(f"claim: {claim.doc}", 110, initial_indent="  ", subsequent_indent="    "), ""]
+    if trace.excluded >= 0:
+        least = "a shortest one" if trace.excluded == size - 1 else f"none of {trace.excluded} steps or fewer was found"
+        out += [f"  length: {least}, in the worlds that were searched", ""]
     out.append("  at the start, as far as it matters:")
     out += [f"      {line}" for line in records((w, v) for w, v in needed_at_start(trace, system, machine).items())] \
         or ["      nothing of note"]

@@ -25,6 +25,7 @@ from bulkhead.proofs.theorems.scope import first_scope
 from bulkhead.proofs.theorems.small_worlds import attacks_in_small_worlds
 from bulkhead.proofs.theorems.solvers import SolverError
 
+LIMIT = 60.0  # seconds for one question to a solver
 MAX_DEPTH = 5  # of the search through all calls when the directed search finds nothing
 FIRST_DEPTH = 3  # cheap enough to go before the directed search
 FEW = 2
@@ -36,17 +37,18 @@ SECONDS = 20.0  # for one search for a shorter way by the same calls; most take 
 
 
 def find_attack(system: System, claim_name: str, faults: tuple[str, ...] = (), max_depth: int = MAX_DEPTH,
-                limit: float = 60.0, given: Mapping[str, int] | None = None) -> Trace | None:
+                limit: float = LIMIT, given: Mapping[str, int] | None = None) -> Trace | None:
     """A short attack on one claim; see `find_attacks`."""
     return find_attacks(system, [claim_name], faults, max_depth, limit, given=given)[claim_name]
 
 
 def find_attacks(system: System, claims: Iterable[str], faults: tuple[str, ...] = (), max_depth: int = MAX_DEPTH,
-                 limit: float = 60.0, one: bool = False, given: Mapping[str, int] | None = None) -> dict[str, Trace | None]:
+                 limit: float = LIMIT, one: bool = False, given: Mapping[str, int] | None = None,
+                 depth: int | None = None) -> dict[str, Trace | None]:
     """A short attack on each claim, replayed on the executable model; None where none is found.
 
-    With `one`, the search ends with the first claim that falls. `given` fixes the size of some sorts. `max_depth` bounds the
-    search with a solver, and the others where it is less than usual.
+    With `one`, the search ends with the first claim that falls. `given` fixes the size of some sorts, `depth` bounds
+    the steps of an attack. `max_depth` bounds the search with a solver, and the others where it is less than usual.
 
     All calls are searched to `FIRST_DEPTH` (one step less for more than `FEW` claims at once), then the directed search
     has its turn, then up to `FEW` claims are searched deeper for as long as Z3 answers.
@@ -57,11 +59,14 @@ def find_attacks(system: System, claims: Iterable[str], faults: tuple[str, ...] 
     """
     open_claims = {n: system.claims()[n] for n in claims}
     found: dict[str, Trace | None] = dict.fromkeys(open_claims)
-    seen = attacks_in_small_worlds(system, open_claims, given, max_depth if max_depth < MAX_DEPTH else None, one)
+    bound = depth if depth is not None else max_depth if max_depth < MAX_DEPTH else None
+    seen = attacks_in_small_worlds(system, open_claims, given, bound, one)
     found.update(seen.attacks)
     if not (one and seen.attacks):
         left = {n: c for n, c in open_claims.items() if n not in seen.attacks}
-        found.update(_in_the_first_world(system, left, max_depth, limit, one, {**first_scope(system), **(given or {})}))
+        sizes = {**first_scope(system), **(given or {})}
+        more = _in_the_first_world(system, left, max_depth if bound is None else min(max_depth, bound), limit, one, sizes)
+        found.update({n: t for n, t in more.items() if t is None or bound is None or len(t.events) <= bound})
     return {n: None if t is None else _believed(system, replace(t, faults=faults), limit) for n, t in found.items()}
 
 
@@ -256,5 +261,5 @@ def violated(system: System, claim: Claim, machine: Machine, trace: Trace, state
     return None
 
 
-__all__ = ["MAX_DEPTH", "confirm", "directed_attacks", "find_attack", "find_attacks", "violated",
+__all__ = ["LIMIT", "MAX_DEPTH", "confirm", "directed_attacks", "find_attack", "find_attacks", "violated",
            "without_needless_steps"]

@@ -6,6 +6,7 @@ just the declarations that it needs, for its sessions grow slow as they grow lon
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, wait
@@ -20,6 +21,7 @@ from bulkhead.proofs.theorems.solvers import EAGERNESS, FAST_LIMIT, Answer, Cvc5
 from bulkhead.proofs.theorems.subsumption import Meanings, Refuted, split
 
 DEFAULT_LIMIT = 10.0
+FIRST_PATIENCE = 1.0  # seconds for Z3's own settings before counterexamples are looked for
 PARTS = 6  # of the work for each process: small ones at the end keep all processes busy,
 LEAST = 10  # but a part of fewer queries is not worth its session
 
@@ -145,22 +147,28 @@ def _decided_again(found: list[tuple[Query, Result]], block: Block, prelude: Pre
 
 
 def press(system: System, prelude: Prelude, block: Block, result: Result, settings: Settings) -> Result:
-    """Decide a query that could not be refuted quickly: by a counterexample in a small world, or with more patience."""
+    """Decide a query that could not be refuted quickly, with more effort.
+
+    Z3's own settings refute most of what is left at once. Then a counterexample is looked for in a small world, and then Z3
+    has all its time.
+    """
     begun = time.perf_counter()
     (query,) = [q for q in block.queries if q.claim == result.claim]
-    if block.label not in PLACES:
+
+    def patiently(limit: float) -> Answer:
+        session = Z3Session(limit, fast=False)
+        session.tell(prelude.text)
+        return session.ask(block.text() + query.goal)
+
+    answer = patiently(min(FIRST_PATIENCE, settings.limit))
+    if answer.verdict == "unknown" and block.label not in PLACES:
         assumed = [n for n in block.assumed if n.partition("/")[0] in ("invariant", "theorem")]
-        try:
-            found = breaks(system, block.label, result.claim, assumed, settings.limit)
-        except SolverError:
-            found = False
-        if found:
-            spent = result.seconds + time.perf_counter() - begun
-            return replace(result, verdict="sat", core=(), seconds=spent)
-    session = Z3Session(settings.limit, fast=False)
-    session.tell(prelude.text)
-    answer = session.ask(block.text() + query.goal)
-    made = replace(result, verdict=answer.verdict, core=answer.core, seconds=result.seconds + answer.seconds)
+        with contextlib.suppress(SolverError):
+            if breaks(system, block.label, result.claim, assumed, settings.limit):
+                answer = Answer("sat")
+    if answer.verdict == "unknown" and settings.limit > FIRST_PATIENCE:
+        answer = patiently(settings.limit)
+    made = replace(result, verdict=answer.verdict, core=answer.core, seconds=result.seconds + time.perf_counter() - begun)
     if answer.verdict != "unsat" or not settings.cross_check:
         return made
     return _decided_again([(query, made)], block, prelude, settings)[0]

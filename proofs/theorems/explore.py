@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from bulkhead.model.ir import Claim, System, Transition
 from bulkhead.model.trace import Event, Trace
+from bulkhead.model.world import State, World
 from bulkhead.proofs.theorems.columns import Batch, Bytes, Formulas, Layout, plan_of
 from bulkhead.proofs.theorems.initial_columns import initial_columns
 
@@ -32,12 +33,17 @@ WIDEST = 2000  # columns of a state
 
 @dataclass(frozen=True)
 class Limits:
-    """Where a search stops: after so many steps in a row, states, seconds or steps in all. Else it goes on to the end."""
+    """Where a search stops: after so many steps in a row, states, seconds or steps in all. Else it goes on to the end.
+
+    With `whole` it goes on when each claim is broken, too.
+    """
 
     depth: int | None = None
     states: int = STATES
     seconds: float = math.inf
     taken: float = math.inf
+    whole: bool = False
+    renamed: bool = False  # keep states that differ by a renaming of elements, too
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,8 @@ class Exploration:
 class _Identity:
     """The keys of states: equal for states that are equal, or differ by a renaming of elements."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, every: bool = False) -> None:
+        """`every` state has a key of its own, also where it is another one renamed."""
         bits = [max(1, (layout.size(kind) - 1).bit_length()) for kind in layout.kinds]
         self.exact = sum(bits) <= 64
         rng = np.random.default_rng(1)
@@ -80,18 +87,24 @@ class _Identity:
             plain = rng.integers(0, 2**64, size=(layout.width, 256), dtype=np.uint64)
         self.groups = _groups([layout.size(kind) for kind in layout.kinds])
         self.tables = [[_sums(plain, columns, values, group) for group in self.groups]
-                       for columns, values in _renamings(layout)]
+                       for columns, values in _renamings(layout, 1 if every else RENAMINGS)]
 
     def __call__(self, states: Bytes) -> tuple[NDArray[np.intp], Keys]:
         """The places of the first of equal states, and a key for each of these: the least that any renaming of it has."""
         numbers = [_numbers(states, group) for group in self.groups]
         plain = _sum_of(self.tables[0], numbers, states.shape[1])
-        best, first = np.unique(plain, return_index=True)
-        if len(self.tables) > 1:
-            numbers = [n[first] for n in numbers]
-            for tables in self.tables[1:]:
-                best = np.minimum(best, _sum_of(tables, numbers, len(first)))
-        return first, best
+        _, first = np.unique(plain, return_index=True)
+        return first, self._least([n[first] for n in numbers], len(first))
+
+    def keys(self, states: Bytes) -> Keys:
+        """The key of each state."""
+        return self._least([_numbers(states, group) for group in self.groups], states.shape[1])
+
+    def _least(self, numbers: list[NDArray[np.uint16]], count: int) -> Keys:
+        best = _sum_of(self.tables[0], numbers, count)
+        for tables in self.tables[1:]:
+            best = np.minimum(best, _sum_of(tables, numbers, count))
+        return best
 
 
 Group = list[tuple[int, int]]  # columns that are looked up together: each with the number of its values
@@ -134,14 +147,14 @@ def _sum_of(tables: list[Keys], numbers: list[NDArray[np.uint16]], count: int) -
     return key
 
 
-def _renamings(layout: Layout) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+def _renamings(layout: Layout, most: int) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """For each renaming of elements: to which column the value of each column goes, and what each value becomes."""
     system = layout.system
     sorts: list[str] = []
     count = 1
     for sort in sorted(layout.sizes, key=layout.sizes.__getitem__):
         factor = math.factorial(layout.sizes[sort])
-        if factor > 1 and count * factor <= RENAMINGS:
+        if factor > 1 and count * factor <= most:
             sorts.append(sort)
             count *= factor
     out = []
@@ -207,7 +220,7 @@ class _Search:
         self.two_state = any(c.kind == "transition" for c in self.claims.values())
         self.plans = [plan_of(t) for s in system.steps for t in (s.outcomes() if self.two_state else s.transitions())
                       if labels is None or t.label in labels]
-        self.identity = _Identity(self.layout)
+        self.identity = _Identity(self.layout, limits.renamed)
         self.seen = _Seen()
         self.calls: list[tuple[Transition, tuple[int, ...]]] = []
         self.number: dict[tuple[str, tuple[int, ...]], int] = {}
@@ -227,7 +240,7 @@ class _Search:
         initial = self.count
         depth, complete = 0, False
         while not self.stopped:
-            if self.claims and not self.open_claims():
+            if self.claims and not self.open_claims() and not self.limits.whole:
                 self.stopped = "every claim is broken"
             elif self.limits.depth is not None and depth >= self.limits.depth:
                 self.stopped = f"at {depth} steps, as asked"
@@ -369,6 +382,33 @@ def explore(system: System, sizes: Mapping[str, int], claims: Sequence[Claim] = 
     return _Search(system, sizes, claims, limits or Limits()).run()
 
 
+@dataclass(frozen=True)
+class Graph:
+    """The states of a world, initial ones first, and the steps between them; of renamed states one stands for all."""
+
+    states: tuple[tuple[World, State], ...]
+    initial: int
+    edges: tuple[tuple[int, int, str], ...]
+
+
+def explore_graph(system: System, sizes: Mapping[str, int], most: int) -> Graph | None:
+    """The graph of all reachable states; None where there are more than `most`."""
+    search = _Search(system, sizes, (), Limits(states=most, whole=True))
+    found = search.run()
+    if not found.complete or found.states > most:
+        return None
+    every = np.concatenate([level.columns for level in search.levels], axis=1)
+    number = {int(key): k for k, key in enumerate(search.identity.keys(every))}
+    edges = dict[tuple[int, int, str], None]()
+    batch = Batch(search.formulas, every)
+    for plan in search.plans:
+        for args, rows in batch.taken(plan):
+            after = search.identity.keys(batch.stepped(plan.transition, args, rows))
+            for row, key in zip(rows, after, strict=True):
+                edges[int(row), number[int(key)], plan.transition.label] = None
+    return Graph(tuple(search.layout.state(every[:, k]) for k in range(every.shape[1])), found.initial, tuple(edges))
+
+
 def shorter(system: System, trace: Trace, claim: Claim, seconds: float) -> Trace | None:
     """A shortest attack from the first state of a trace by calls of the same kinds, if it is shorter than the trace.
 
@@ -382,4 +422,4 @@ def shorter(system: System, trace: Trace, claim: Claim, seconds: float) -> Trace
     return search.run(layout.of_state(trace.world, trace.initial)).attacks.get(claim.name)
 
 
-__all__ = ["STATES", "Exploration", "Limits", "explore", "shorter"]
+__all__ = ["STATES", "Exploration", "Graph", "Limits", "explore", "explore_graph", "shorter"]

@@ -1,0 +1,60 @@
+"""`bulkhead explore`: all reachable states of a small world of SYSTEM, breadth first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bulkhead.model import loader
+from bulkhead.model.diagnostics import UsageError
+from bulkhead.proofs.cli.names import known_claim
+from bulkhead.proofs.cli.output import Output, fault_option, json_option, output_options
+from bulkhead.proofs.report.explore_text import explore_text, save_graph
+from bulkhead.proofs.results.explore import ExploreResult
+from bulkhead.proofs.theorems.explore import STATES, Limits, explore_graph
+from bulkhead.proofs.theorems.explore import explore as search
+from bulkhead.proofs.theorems.scope import first_scope, given_scope
+
+DRAWN = 200  # states of a picture at most
+
+
+@click.command()
+@click.argument("system")
+@click.option("--theorem", "theorems", multiple=True, metavar="T", help="Only this claim (may be repeated; default: all).")
+@fault_option
+@click.option("--scope", multiple=True, metavar="SORT=N", help="Elements of a sort, as node=3 (may be repeated).")
+@click.option("--depth", type=click.IntRange(0), metavar="N", help="Stop after so many steps in a row.")
+@click.option("--limit", type=click.FloatRange(0, 86400, min_open=True), default=60.0, show_default=True,
+              metavar="SECONDS", help="Stop after so long.")
+@click.option("--states", type=click.IntRange(1), default=STATES, show_default=True, metavar="N",
+              help="Stop at so many states.")
+@click.option("--renamed", is_flag=True, help="Keep states that differ by a renaming of elements, too.")
+@click.option("--graph", type=click.Path(path_type=Path), metavar="FILE", help=f"Draw the states (of {DRAWN} at most).")
+@json_option
+@output_options
+def explore(system: str, theorems: tuple[str, ...], faults: tuple[str, ...], scope: tuple[str, ...], depth: int | None,
+            limit: float, states: int, renamed: bool, graph: Path | None, output: Output) -> int:
+    """See all reachable states of a small world of SYSTEM: how many, how deep, and which claims hold in all of them.
+
+    What holds here holds in a world of this size only; `bulkhead prove` decides it for any size.
+    """
+    loaded = loader.load(system, faults)
+    for name in theorems:
+        known_claim(name, loaded.claims())
+    claims = [c for n, c in loaded.claims().items() if not theorems or n in theorems]
+    sizes = {**first_scope(loaded), **given_scope(loaded, scope)}
+    limits = Limits(depth=depth, states=states, seconds=limit, whole=True, renamed=renamed)
+    try:
+        found = search(loaded, sizes, claims, limits)
+        note = ""
+        if graph is not None:
+            drawn = explore_graph(loaded, sizes, DRAWN)
+            if drawn is None:
+                raise UsageError(f"--graph: there are more than {DRAWN} states; give smaller sizes with --scope.")
+            note = save_graph(loaded, drawn, graph)
+    except ValueError as error:
+        raise UsageError(f"{error}; give smaller sizes with --scope.") from None
+    picture = "" if graph is None else str(graph.with_suffix(".dot" if note else ".svg"))
+    result = ExploreResult(loaded, faults, tuple(c.name for c in claims), found, picture, note)
+    return output.give(result, lambda: explore_text(result))

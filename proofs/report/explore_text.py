@@ -1,0 +1,70 @@
+"""What people read of `bulkhead explore`, and a picture of the states of a small world."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import graphviz
+
+from bulkhead.model.ir import System
+from bulkhead.model.machine import Machine
+from bulkhead.model.trace import facts
+from bulkhead.model.world import World
+from bulkhead.proofs.report import pictures
+from bulkhead.proofs.results.explore import ExploreResult
+from bulkhead.proofs.theorems.explore import Graph
+from bulkhead.proofs.theorems.scope import in_words
+
+SHOWN = 12  # facts of a state in a picture
+
+
+def explore_text(result: ExploreResult) -> str:
+    """How many states there are, what is false in some, and what can never happen."""
+    f = result.found
+    rate = f.states / f.seconds if f.seconds else 0.0
+    out = [f"{result.system.name} with {in_words(f.sizes)}",
+           f"  {f.states:,} states, {f.initial:,} of them initial; {f.taken:,} steps; depth {f.depth}; {f.seconds:.1f} s, "
+           f"{rate:,.0f} states/s"]
+    out.append("  All reachable states of this world were seen." if f.complete else
+               f"  NOT all states were seen: the search stopped {f.stopped}.")
+    if f.renamings > 1:
+        out.append(f"  Of states that differ by a renaming of elements one was kept ({f.renamings} renamings).")
+    if f.hidden:
+        out.append(f"  States were told apart by a hash: one was missed with a chance below {f.hidden:.1e}.")
+    for name in result.claims:
+        trace = f.attacks.get(name)
+        if trace is None:
+            out.append(f"  {name}: holds in all of them")
+        else:
+            way = ", ".join(e.label for e in trace.events) or "at the start"
+            out.append(f"  {name}: FALSE after {len(trace.events)} steps, and not before: {way}")
+    if f.never:
+        out.append(f"  never taken in this world: {', '.join(f.never)}")
+    if result.graph:
+        out.append(f"  graph: {result.graph}")
+    if result.note:
+        out.append(f"  {result.note}")
+    return "\n".join(out) + "\n"
+
+
+def save_graph(system: System, graph: Graph, path: Path) -> str:
+    """Draw the states and steps of a world; gives a note where Graphviz is not there."""
+    drawn = graphviz.Digraph(graph_attr={"rankdir": "LR"}, node_attr={"shape": "box", "fontname": "Helvetica",
+                                                                    "fontsize": "10", "style": "rounded"},
+                             edge_attr={"fontname": "Helvetica", "fontsize": "9"})
+    for number, (world, state) in enumerate(graph.states):
+        drawn.node(str(number), _label(system, world, state), **({"penwidth": "2.5"} if number < graph.initial else {}))
+    for a, b, label in graph.edges:
+        drawn.edge(str(a), str(b), label=label)
+    return pictures.save(drawn, path)
+
+
+def _label(system: System, world: World, state: list[list[int]]) -> str:
+    machine = Machine(system, world)
+    told = [f"{place} = {value}" if value != "true" else place
+            for place, value in facts(system, machine.world, state).items()]
+    more = [f"and {len(told) - SHOWN} more"] if len(told) > SHOWN else []
+    return str(graphviz.escape("\n".join([*told[:SHOWN], *more]) or "nothing of note"))
+
+
+__all__ = ["explore_text", "save_graph"]
