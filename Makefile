@@ -5,7 +5,7 @@ STAMP := .venv/.set-up
 PACKAGES := -p bulkhead.model -p bulkhead.impl -p bulkhead.proofs
 BOTH := monolithic disaggregated
 
-.PHONY: prove test check lint xen clean
+.PHONY: prove test check lint xen pictures tables clean
 
 # One after the other: each keeps all cores busy, and side by side they only get in each other's way.
 prove: $(STAMP)
@@ -29,6 +29,25 @@ lint: $(STAMP)
 # Real Xen under QEMU: fetches pinned Debian packages the first time. Where it cannot be had, one line says so.
 xen: $(STAMP)
 	@$(BIN)/python -m tests.xen
+
+# Pictures that are committed: of proofs/HOW_IT_WORKS.md, and of the attack in the README.
+pictures: $(STAMP)
+	@mkdir -p build
+	$(BIN)/python -m bulkhead.proofs.report.how_it_works
+	$(BIN)/bulkhead attack monolithic only_by_grant --out build/attack > build/attack.txt
+	cp build/attack/overview.svg proofs/attack.svg
+
+# Measured tables, which are committed: tests/benchmarks/RESULTS.md and proofs/faults/DETECTION.md. Takes up to an hour, and
+# the numbers are worth as much as the machine was quiet: the header says how busy it was when measuring began.
+MEASURED = $(shell date -u +%Y-%m-%d), commit $(shell git rev-parse --short HEAD 2> /dev/null), $(shell nproc) cores, load average $(shell cut -d' ' -f1 /proc/loadavg)
+tables: MEASURED := $(MEASURED)
+tables: $(STAMP)
+	@mkdir -p build
+	$(BIN)/python -m tests.benchmarks.run --json build/benchmarks.json
+	$(BIN)/python -m tests.benchmarks.table build/benchmarks.json --measured '$(MEASURED)' --output tests/benchmarks/RESULTS.md
+	$(BIN)/bulkhead faults --seed 1 --json build/faults.json > build/faults.txt; test -s build/faults.json
+	$(BIN)/python -m bulkhead.proofs.report.faults_table build/faults.json \
+	    --measured '$(MEASURED), seed 1' --output proofs/faults/DETECTION.md
 
 clean:
 	rm -rf build

@@ -90,15 +90,24 @@ class BootLog:
 
 
 class Machine:
-    """A running system. `root` is the directory whose files the file proxy shows."""
+    """A running system. `root` is the directory whose files the file proxy shows.
+
+    `watch` is called with the machine before each step that is told of; then no call is in flight.
+    """
 
     def __init__(
-        self, system: str, root: Path, seed: int = 0, log: Log = quiet,
+        self, system: str, root: Path, seed: int = 0, tell: Log = quiet,
         on_step: Hook = lambda step, what: None, nframes: int = 1 << 20,
+        watch: Callable[[Machine], None] = lambda machine: None,
     ) -> None:
         if system not in NODES:
             raise BootError(f"there is no system `{system}`; there are {' and '.join(NODES)}")
         self.system = system
+
+        def log(who: str, whom: str, what: str) -> None:
+            watch(self)
+            tell(who, whom, what)
+
         self.log = log
         self.rng = Random(seed)
         self.xen = Xen(nframes=nframes, seed=seed)
@@ -303,15 +312,18 @@ def memory_for(kernel: bytes) -> int:
 
 
 def boot(system: str, kernel: bytes | None, guests: int, seed: int, folder: Path | None = None, *,
-         ramdisk: bytes | None = None, pages: int | None = None, cmdline: str | None = None) -> BootLog:
+         ramdisk: bytes | None = None, pages: int | None = None, cmdline: str | None = None,
+         watch: Callable[[Machine], None] = lambda machine: None) -> BootLog:
     """Boot a system, create guests, look who can reach what, destroy them; BootError when it cannot be done.
 
     The files that Dom0 has are written to `folder`, or to one that is gone afterwards. Each guest gets `pages` of memory
     (default: as its kernel needs), the ramdisk (default: a small one) and the command line (default: `name=` and its name).
+    `watch` sees the machine before each step and once at the end.
     """
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="bulkhead-boot-") as made:
-            return boot(system, kernel, guests, seed, Path(made), ramdisk=ramdisk, pages=pages, cmdline=cmdline)
+            return boot(system, kernel, guests, seed, Path(made), ramdisk=ramdisk, pages=pages, cmdline=cmdline,
+                        watch=watch)
     if system not in NODES:
         raise BootError(f"there is no system `{system}`; there are {' and '.join(NODES)}")
     if not 1 <= guests <= MAX_GUESTS:
@@ -328,7 +340,7 @@ def boot(system: str, kernel: bytes | None, guests: int, seed: int, folder: Path
     (folder / "kernel").write_bytes(image)
     (folder / "ramdisk").write_bytes(Random(seed).randbytes(6000) if ramdisk is None else ramdisk)
     try:
-        machine = Machine(system, folder, seed, log)
+        machine = Machine(system, folder, seed, log, watch=watch)
         created = []
         for i in range(guests):
             name = f"guest{i + 1}"
@@ -337,6 +349,7 @@ def boot(system: str, kernel: bytes | None, guests: int, seed: int, folder: Path
         reports = tuple(machine.report(name, domid) for name, domid in created)
         reach = tuple(machine.reach())
         left = tuple(machine.shut_down())
+        watch(machine)
     except (ToolError, OSError) as exc:
         raise BootError(f"the system does not come up: {exc}") from exc
     return BootLog(system, seed, tuple(steps), reports, reach, left)

@@ -25,12 +25,12 @@ Parsed = list[tuple[syntax.RulesFile, str]]  # a file's tree and its text
 
 
 def folder() -> Path:
-    """Where programs of this user keep what they can make again (XDG base directories)."""
+    """The folder for files that can be made again (XDG base directories)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bulkhead"
 
 
 def parsed(files: tuple[Path, ...], parse: Callable[[], Parsed]) -> Parsed:
-    """What `parse` makes of `files`, from an earlier run if nothing has changed since. `parse` may raise."""
+    """The result of `parse` on `files`, kept from an earlier run if no file has changed. `parse` may raise."""
     here = Path(__file__).parent
     digest = hashlib.sha256()
     for path in (*files, here.parent / "spec" / "language.lark", *(here / f"{name}.py" for name in CODE)):
@@ -53,7 +53,7 @@ def parsed(files: tuple[Path, ...], parse: Callable[[], Parsed]) -> Parsed:
 
 
 def grammar() -> str:
-    """Where Lark keeps its tables for the grammar (it looks itself whether they still fit); "" for nowhere."""
+    """The file in which Lark keeps its tables for the grammar (it looks itself whether they still fit); "" for nowhere."""
     try:
         if os.access(of_environment(), os.W_OK):
             return str(of_environment() / TABLES)

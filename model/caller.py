@@ -24,7 +24,7 @@ MAY_FAIL = 0.125  # how often a `may fail` check fails in a walk
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a call. `code` is None when it cannot be called now; `result` is what it returned, if anything."""
+    """The outcome of a call. `code` is None when it cannot be called now; `result` is what it returned, if anything."""
 
     code: str | None
     result: int | None = None

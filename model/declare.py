@@ -1,4 +1,4 @@
-"""What the items of a system declare: sorts, state, definitions, claims and expected verdicts; and names that are taken.
+"""Declarations of a system: sorts, state, definitions, claims, expected verdicts; and names that are taken.
 
 Problems are collected in the declarations.
 """

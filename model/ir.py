@@ -179,7 +179,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """What one step does in one outcome: a guard and simultaneous assignments over arbitrary parameters."""
+    """One outcome of a step: a guard and simultaneous assignments over arbitrary parameters."""
 
     label: str
     step: Step

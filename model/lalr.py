@@ -24,7 +24,7 @@ class NotParsed(Exception):
 
 
 class Loop:
-    """The tables of one grammar, ready to run. Words and signs are told apart by what may stand where they stand."""
+    """The tables of one grammar, ready to run. The lexer is contextual: it accepts only terminals that the state allows."""
 
     def __init__(self, lark: Lark) -> None:
         front: Any = lark.parser
@@ -58,7 +58,7 @@ class Loop:
         return self._known[text]
 
     def parse(self, text: str) -> Any:
-        """What the callbacks make of the text. Raises `NotParsed`."""
+        """Parse the text; gives the value of the start symbol's callback. Raises `NotParsed`."""
         states, known, read, following, end = self._states, self._known, self._read, self._next, self._end
         stack, values = [self._start], list[Any]()
         actions = states[self._start]

@@ -105,7 +105,7 @@ def closure(library: Library, system: s.System, problems: list[Problem]) -> list
     state: dict[str, int] = {}  # 1 while its uses are followed, 2 when done
 
     def entered(name: s.Name, trail: list[str]) -> Iterator[s.Name] | None:
-        """What the component uses, or None when it is known already or cannot be followed."""
+        """The components that it uses, or None when it is known already or cannot be followed."""
         if state.get(name.text) == 1:
             cycle = " -> ".join((*trail[trail.index(name.text):], name.text))
             problems.append(Problem("E0206", name.span, f"components use each other in a cycle: {cycle}",

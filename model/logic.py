@@ -39,7 +39,7 @@ Renaming = frozenset[str]  # names of functions and definitions to be read after
 
 @dataclass(frozen=True)
 class Prelude:
-    """The declarations of a system by symbol, in order; `closure` says which of them each symbol leans on."""
+    """The declarations of a system by symbol, in order; `closure` says which of them each symbol depends on."""
 
     lines: dict[str, str]
     closure: dict[str, frozenset[str]]
@@ -50,13 +50,13 @@ class Prelude:
         return "\n".join(self.lines.values()) + "\n"
 
     def behind(self, text: str) -> frozenset[str]:
-        """The names of the declarations that a text leans on, directly or not."""
+        """The names of the declarations that a text depends on, directly or not."""
         found = set(_SYMBOL.findall(text))
         found |= {symbols.before(s) for s in found}
         return frozenset().union(*(self.closure[s] for s in found if s in self.closure))
 
     def needed_by(self, text: str) -> str:
-        """The declarations that a text leans on."""
+        """The declarations that a text depends on."""
         needed = self.behind(text)
         return "".join(f"{line}\n" for name, line in self.lines.items() if name in needed)
 
@@ -166,7 +166,7 @@ class Formulas:
 
     @cached_property
     def declared(self) -> dict[str, str]:
-        """What declares each sort, enum, constant, state function and definition of the state before a step."""
+        """The text that declares each sort, enum, constant, state function and definition of the state before a step."""
         system, sort, function = self.system, symbols.sort, symbols.function
         out = {sort(name): f"(declare-sort {sort(name)} 0)" for name in system.sorts}
         for name, members in system.enums.items():

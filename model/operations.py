@@ -236,8 +236,9 @@ def _statements(body: list[s.Statement], scope: OperationScope,
     return checks, updates, result
 
 
-def _sets(sets: tuple[s.Set, ...], scope: Scope, decls: Declarations) -> tuple[Update, ...]:
-    return tuple(u for st in sets for u in _set(st, scope, decls))
+def _sets(sets: tuple[s.Set | s.Perform, ...], scope: Scope, decls: Declarations) -> tuple[Update, ...]:
+    """What `undo` performs stands in place by now, but where it was reported."""
+    return tuple(u for st in sets if isinstance(st, s.Set) for u in _set(st, scope, decls))
 
 
 def _set(st: s.Set, scope: Scope, decls: Declarations) -> list[Update]:

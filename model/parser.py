@@ -188,8 +188,11 @@ class _ToSyntax(Transformer[Token, Any]):
     def done_stmt(self, c: list[Token]) -> s.Boundary:
         return s.Boundary("done", "done", (), self.at(c[0]))
 
-    def undo(self, c: list[Any]) -> tuple[s.Set, ...]:
+    def undo(self, c: list[Any]) -> tuple[s.Set | s.Perform, ...]:
         return tuple(c)
+
+    def undone_by(self, c: list[Any]) -> s.Perform:
+        return s.Perform(str(c[0]), c[1], None, None, self.at(c[0]))
 
     def fault_item(self, c: list[Any]) -> s.FaultItem:
         doc, c = self._split(c)
@@ -284,7 +287,7 @@ def _parser() -> tuple[Lark, Loop, _ToSyntax]:
 
 
 def prepare() -> None:
-    """Have the tables at hand."""
+    """Load or make Lark's tables."""
     _parser()
 
 

@@ -7,7 +7,8 @@ much may be performed, and how large arguments may grow with those they use, is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from bulkhead.model import syntax as s
 from bulkhead.model.diagnostics import suggest
@@ -69,38 +70,65 @@ class Inliner:
             renamed = _rename(st, names, code)
             if isinstance(renamed, s.Perform):
                 out.extend(self._performed(renamed, prefix, trail))
+            elif isinstance(renamed, s.Require | s.MayFail | s.Pick) and renamed.undo:
+                out.append(replace(renamed, undo=tuple(self._undone(renamed.undo, trail))))
             else:
                 out.append(renamed)
         return out
 
-    def _performed(self, st: s.Perform, prefix: str, trail: tuple[str, ...]) -> list[s.Statement]:
+    def _undone(self, undo: Iterable[s.Set | s.Perform], trail: tuple[str, ...]) -> Iterator[s.Set]:
+        """The assignments of an `undo`. They are made at one moment, so that arguments simply stand for parameters."""
+        for st in undo:
+            if isinstance(st, s.Set):
+                yield st
+                continue
+            proc = self._entered(st, trail)
+            if proc is None:
+                continue
+            names: dict[str, s.Expr] = {n: s.Name(s.GLOBAL + n, st.span) for n in _free_names(proc)}
+            names.update((p.name, a) for p, a in zip(proc.params, st.args, strict=True))
+            if all(isinstance(done, s.Set | s.Perform) for done in proc.body):
+                inside = [_rename(done, names, None) for done in proc.body]
+                yield from self._undone((d for d in inside if isinstance(d, s.Set | s.Perform)), (*trail, st.name))
+            else:
+                self.decls.problem("E0423", st.span, f"`undo` cannot perform `{st.name}`, which does more than assign",
+                                   hint="Put the assignments into a procedure of their own.")
+
+    def _entered(self, st: s.Perform, trail: tuple[str, ...]) -> s.Operation | None:
+        """The procedure, or None where it cannot be performed here, which is reported."""
         proc = self.procedures.get(st.name)
         if proc is None:
             self.decls.problem("E0419", st.span, f"unknown procedure `{st.name}`", hint=suggest(st.name, self.procedures))
-            return []
+            return None
         if len(st.args) != len(proc.params):
             self.decls.problem("E0316", st.span, f"`{st.name}` is given {len(st.args)} arguments",
                                f"Expected {len(proc.params)}: "
                           f"({', '.join(p.name for p in proc.params)}).")
-            return []
+            return None
         if st.name in trail:
             cycle = " -> ".join((*trail[trail.index(st.name):], st.name))
             self.decls.problem("E0420", st.span, f"`{st.name}` performs itself: {cycle}")
-            return []
+            return None
         if self.full:
-            return []
+            return None
         if any(too_heavy(weight(a, {}), MAX_ARGUMENT) for a in st.args):
             self.decls.problem("E0421", st.span,
                                f"an argument of `{st.name}` is too large, with the arguments it uses written out",
                           hint="Perform fewer procedures in one another.")
             self.full = True
-            return []
+            return None
         self.count += 1
         if self.count > MAX_PERFORMED or len(trail) > MAX_INSIDE:
             self.decls.problem("E0422", st.span,
                                f"`{self.op}` performs too much: more than {MAX_PERFORMED} procedures, or more than "
                           f"{MAX_INSIDE} in one another")
             self.full = True
+            return None
+        return proc
+
+    def _performed(self, st: s.Perform, prefix: str, trail: tuple[str, ...]) -> list[s.Statement]:
+        proc = self._entered(st, trail)
+        if proc is None:
             return []
         if st.result is not None:
             prefix = st.result + "_"
@@ -189,8 +217,12 @@ def _rename(st: s.Statement, names: dict[str, s.Expr], code: str | None) -> s.St
         new = names.get(name)
         return new.text if isinstance(new, s.Name) else name
 
-    def sets(items: tuple[s.Set, ...]) -> tuple[s.Set, ...]:
-        return tuple(one(i) for i in items)
+    def sets(items: tuple[s.Set | s.Perform, ...]) -> tuple[s.Set | s.Perform, ...]:
+        return tuple(one(i) if isinstance(i, s.Set) else perform(i) for i in items)
+
+    def perform(st: s.Perform) -> s.Perform:
+        result = None if st.result is None else local(st.result)
+        return s.Perform(st.name, tuple(e(a) for a in st.args), result, code or st.code, st.span)
 
     def one(st: s.Set) -> s.Set:
         parts = (st.target, st.value) if st.where is None else (st.target, st.value, st.where)
@@ -213,8 +245,7 @@ def _rename(st: s.Statement, names: dict[str, s.Expr], code: str | None) -> s.St
         case s.Return():
             return s.Return(e(st.value), st.span)
         case s.Perform():
-            result = None if st.result is None else local(st.result)
-            return s.Perform(st.name, tuple(e(a) for a in st.args), result, code or st.code, st.span)
+            return perform(st)
         case s.Boundary():
             params = tuple(s.Binder(local(b.name), b.sort, b.span) for b in st.params)
             return s.Boundary(st.kind, st.name, params, st.span)

@@ -1,4 +1,4 @@
-"""What set-up makes once, so that no later run has to: the parser's tables and the syntax trees of the shipped rules.
+"""Fills the cache at set-up: the parser's tables and the syntax trees of the shipped rules.
 
 `python -m bulkhead.model.set_up`. Not needed: without it the first run makes the same.
 """

@@ -13,7 +13,7 @@ from bulkhead.model.diagnostics import Span
 
 
 class Node:
-    """What the nodes have in common: how they are pickled, several times faster than dataclasses do it by themselves."""
+    """Base of all nodes: pickles several times faster than a dataclass does by itself."""
 
     __slots__ = ()
     __match_args__: tuple[str, ...] = ()
@@ -105,7 +105,7 @@ class Set(Node):
 class Require(Node):
     cond: Expr
     code: str | None
-    undo: tuple[Set, ...]
+    undo: tuple[Set | Perform, ...]
     span: Span = field(compare=False)
 
 
@@ -113,7 +113,7 @@ class Require(Node):
 class MayFail(Node):
     code: str
     why: str
-    undo: tuple[Set, ...]
+    undo: tuple[Set | Perform, ...]
     span: Span = field(compare=False)
 
 
@@ -122,7 +122,7 @@ class Pick(Node):
     binder: Binder
     where: Expr | None
     code: str | None
-    undo: tuple[Set, ...]
+    undo: tuple[Set | Perform, ...]
     span: Span = field(compare=False)
 
 
@@ -267,7 +267,7 @@ class FaultItem(Node):
 
 @dataclass(frozen=True, slots=True)
 class Size(Node):
-    """How many elements searches give a sort: `low` at first, `high` where they look for room to act."""
+    """The number of elements that searches give a sort: `low` at first, `high` where they look for room to act."""
 
     name: str
     low: int

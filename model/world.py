@@ -22,7 +22,7 @@ class World:
 
 
 def size_of(system: System, world: World, sort: str) -> int:
-    """How many values a sort has in this world."""
+    """The number of values that a sort has in this world."""
     if sort == BOOL:
         return 2
     return len(system.enums[sort]) if sort in system.enums else world.sizes[sort]
@@ -69,7 +69,7 @@ def place(func: str, args: list[str]) -> str:
 
 
 def changes(system: System, world: World, before: State, after: State) -> dict[str, tuple[str, str]]:
-    """What differs between two states: place -> (old value, new value), ghost state included."""
+    """The differences between two states: place -> (old value, new value), ghost state included."""
     out = {}
     for k, func in enumerate(system.funcs.values()):
         names = elements(system, world, func.sort)

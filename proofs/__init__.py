@@ -1,1 +1,1 @@
-"""What is claimed and how it is decided: engines, reports, the command line."""
+"""Proofs of claims, attacks, comparison with the implementation, reports, and the command line."""

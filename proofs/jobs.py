@@ -32,14 +32,14 @@ A = TypeVar("A")
 
 
 def count(jobs: int | None = None) -> int:
-    """How many processes `--jobs` means: the number given, or one for each CPU that this process may use."""
+    """The number of processes that `--jobs` means: the number given, or one for each CPU that this process may use."""
     return jobs if jobs is not None else max(1, len(os.sched_getaffinity(0)))
 
 
 def begin(parent: int = 0) -> None:
     """How a worker process begins; `parent` is the process it works for.
 
-    Ctrl-C is for the parent, which ends its workers. Rules and states live long: looking for cycles is in vain.
+    Ctrl-C is for the parent, which ends its workers. Rules and states live long, so garbage collection would only take time.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -187,6 +187,12 @@ state written[who: Thing]: bool
                    "request ends()\n    set colour[t] = red for all t: Thing\n  done\n"
                    "    set marked[t] = true for all t: Thing\n"
                    "request plain(t: Thing)\n    require at[this] = idle else EINVAL\n    set marked[t] = true\n"),
+    "undo_that_checks": small("procedure paint(t: Thing)\n    set colour[t] = green\n"
+                              "procedure check(t: Thing)\n    require marked[t] else EPERM\n    perform paint(t)\n"
+                              "procedure clean(t: Thing)\n    perform clean(t)\n"
+                              "request go(t: Thing)\n    require marked[t] else EIO\n        undo perform check(t) end\n"
+                              "    may fail EIO \"why\"\n        undo perform clean(t)\n             perform nothing(t)\n"
+                              "             perform clean() end\n    set marked[t] = true\n"),
     "undo_of_what_was_not_picked": small("request go(t: Thing)\n    pick u: Thing where marked[u] else ENOENT\n"
                                          "        undo set marked[u] = true end\n    set marked[u] = false\n"),
     "wrong_writable": small("state word[Thing]: bool\n    writable by owner\n"

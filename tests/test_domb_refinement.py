@@ -14,6 +14,7 @@ from bulkhead.proofs.faults.catalogue_domb import BY_NAME, FAULTS
 from bulkhead.proofs.faults.laying import hunt, installed
 from bulkhead.proofs.refinement.domb.campaign import campaign
 from bulkhead.proofs.refinement.domb.coverage import CANNOT_HAPPEN, contradicted, pairs
+from bulkhead.proofs.refinement.domb.exhaustive import SMALLEST, explore
 from bulkhead.proofs.refinement.domb.files import BAD, GOOD, wanted
 from bulkhead.proofs.refinement.domb.world import Size, rules_for
 
@@ -82,3 +83,15 @@ def test_diff_says_where_domb_went_wrong(capsys: pytest.CaptureFixture[str]) -> 
     said = capsys.readouterr().out
     assert code == 1
     assert "MISMATCH" in said and "Again: bulkhead diff --system disaggregated --seed 1" in said
+
+
+def test_a_small_world_is_searched_and_says_how_far() -> None:
+    result = explore(SMALLEST, depth=3, jobs=1)
+    assert not result.failure, result.failure
+    assert result.states >= 6 and not result.complete and "NOT all" in result.text()
+
+
+def test_the_search_of_a_small_world_finds_a_fault() -> None:
+    with installed(BY_NAME["pages_stay_shared"]):
+        result = explore(SMALLEST, depth=3, jobs=1)
+    assert result.failure and "connect" in result.failure

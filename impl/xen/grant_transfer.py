@@ -63,8 +63,8 @@ def assign_page(domain: Domain, frame: Frame) -> None:
 def transfer_one(xen: Xen, vcpu: VCpu, gfn: int, dom: int, ref: int) -> Generator[str, None, int]:
     """Transfer the caller's page `gfn` to domain `dom`, which accepts it at `ref`; GNTST status.
 
-    The reference that a mapping held goes with its page-table entry, before the mapper's TLBs forget it. So all TLBs are
-    flushed before the page is somebody else's; Xen flushes the giver's only (gnttab_flush_tlb).
+    The TLBs of all domains are flushed after the page is stolen and before another domain owns it, so that no translation to
+    the page outlives the giver's ownership.
     """
     giver = vcpu.domain
     frame = None

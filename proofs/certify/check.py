@@ -1,7 +1,8 @@
 """Asks a solver whether every step keeps every claim that the first road says stands: `unsat`, or it does not count.
 
 Which claims are assumed beside the one that is asked is a matter of speed alone: any of those that stand may be, for all of
-them are confirmed or the whole is not. So what the first road says its proofs leaned on is tried first (`Claims.hints`).
+them are confirmed or the whole is not. So the claims on which the first road's proofs depended are tried first
+(`Claims.hints`).
 """
 
 from __future__ import annotations

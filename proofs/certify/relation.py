@@ -177,9 +177,8 @@ class _Step:
                 effect.append(Assignment(st, scope))
                 continue
             fails, holds = self._check(placed, scope)
-            undo = st.pick.undo if isinstance(st, Choose) else st.undo
-            if undo:
-                taken_back = [Assignment(u, scope) for u in undo]
+            if placed.undo:
+                taken_back = [Assignment(u, self._scope(names)) for u, names in placed.undo]
                 yield Outcome(f"{segment.label}!{placed.code}", True, symbols.all_of([*passed, fails]),
                               (*taken_back, *self._goes(segment.failed)))
             else:

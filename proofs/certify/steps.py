@@ -6,7 +6,7 @@ procedure sees its own parameters and locals only. A performed procedure begins 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from bulkhead.model import syntax as s
@@ -45,11 +45,15 @@ class Choose:
 
 @dataclass(frozen=True)
 class Placed:
-    """One statement, and what local names mean where it stands. `code` is what its failing check answers."""
+    """One statement, and what local names mean where it stands. `code` is what its failing check answers.
+
+    `undo` is what it takes back then, each assignment with its names.
+    """
 
     statement: Bind | Choose | s.Require | s.MayFail | s.Set
     names: Mapping[str, Local]
     code: str = ""
+    undo: tuple[tuple[s.Set, Mapping[str, Local]], ...] = ()
 
 
 @dataclass
@@ -158,7 +162,8 @@ def _read(op: s.Operation, rules: Rules, frame: _Frame, segments: list[Segment],
             case s.Pick():
                 local, before = Local(st.binder.name, number), frame.names
                 frame.define(st.binder.name, local)
-                segments[-1].body.append(Placed(Choose(local, st, frame.names), before, code))
+                undo = tuple(_taken_back(st.undo, before, rules, number, trail))
+                segments[-1].body.append(Placed(Choose(local, st, frame.names), before, code, undo))
             case s.Return():
                 if frame.outer is not None and frame.result is not None:  # else nobody reads what it gives back
                     local = Local(frame.result, number)
@@ -166,8 +171,26 @@ def _read(op: s.Operation, rules: Rules, frame: _Frame, segments: list[Segment],
                     frame.outer.define(frame.result, local)
             case s.Perform():
                 yield from _perform(st, rules, frame, segments, trail)
-            case s.Require() | s.MayFail() | s.Set():
+            case s.Require() | s.MayFail():
+                undo = tuple(_taken_back(st.undo, frame.names, rules, number, trail))
+                segments[-1].body.append(Placed(st, frame.names, code, undo))
+            case s.Set():
                 segments[-1].body.append(Placed(st, frame.names, code))
+
+
+def _taken_back(undo: Iterable[s.Statement], names: Mapping[str, Local], rules: Rules, number: int,
+                trail: tuple[str, ...]) -> Iterator[tuple[s.Set, Mapping[str, Local]]]:
+    """The assignments of an `undo`; those of a procedure have its parameters as names, which mean their arguments."""
+    for st in undo:
+        if isinstance(st, s.Set):
+            yield st, names
+            continue
+        performed = rules.operations.get(st.name) if isinstance(st, s.Perform) else None
+        if not isinstance(st, s.Perform) or performed is None or performed.kind != "procedure" or st.name in trail \
+                or len(performed.params) != len(st.args):
+            raise CannotRead("an `undo` cannot be read")
+        inner = {b.name: Local(b.name, number, (value, names)) for b, value in zip(performed.params, st.args, strict=True)}
+        yield from _taken_back(performed.body, inner, rules, number, (*trail, st.name))
 
 
 def _perform(st: s.Perform, rules: Rules, frame: _Frame, segments: list[Segment],

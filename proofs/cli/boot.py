@@ -1,4 +1,4 @@
-"""`bulkhead boot`: boot a system on the implementation, and show who asked whom for what and who can reach what.
+"""`bulkhead boot`: boot a system on the implementation, evaluate its claims after every step, and show who can reach what.
 
 The booting is impl/boot.py's; here its options are read, its log becomes a result and a graph, and its errors one message.
 """
@@ -18,6 +18,7 @@ from bulkhead.impl.domb.protocol import MAX_FILE
 from bulkhead.model.diagnostics import UsageError, suggest
 from bulkhead.proofs import atomic_files as files
 from bulkhead.proofs.cli.output import Output, json_option, output_options
+from bulkhead.proofs.refinement.booted.claims import Watcher
 from bulkhead.proofs.report import pictures
 from bulkhead.proofs.report.runs_text import boot_text, frames
 from bulkhead.proofs.results.boot import BootResult
@@ -43,7 +44,7 @@ PAGES_IN_MIB = 256
 @output_options
 def boot(system: str, kernel: Path | None, ramdisk: Path | None, cmdline: str | None, memory: int | None, guests: int,
          seed: int, out: Path, output: Output) -> int:
-    """Boot SYSTEM (monolithic or disaggregated) with guests, and show who can reach what."""
+    """Boot SYSTEM (monolithic or disaggregated) with guests; say which claims hold after each step, and who reaches what."""
     if system not in machine.NODES:
         hint = suggest(system, machine.NODES)
         raise UsageError(f"there is no system `{system}` to boot.{' ' if hint else ''}{hint} "
@@ -55,15 +56,17 @@ def boot(system: str, kernel: Path | None, ramdisk: Path | None, cmdline: str | 
     except OSError as error:
         raise UsageError(f"{out}: cannot write there: {error.strerror or error}.") from error
     begun = time.perf_counter()
+    watcher = Watcher(system, min(max(guests, 1), machine.MAX_GUESTS))
     try:
         with files.temporary_folder("bulkhead-boot") as folder:
             log = machine.boot(system, image, guests, seed, folder, ramdisk=disk, cmdline=cmdline,
-                               pages=None if memory is None else memory * PAGES_IN_MIB)
+                               pages=None if memory is None else memory * PAGES_IN_MIB, watch=watcher)
     except machine.BootError as error:
         raise UsageError(f"{kernel}: {error}." if kernel is not None else f"{error}.") from error
     path = out / f"boot-{system}"
     note = pictures.save(graph(log), path)
-    result = BootResult(log, time.perf_counter() - begun, str(path.with_suffix(".dot" if note else ".svg")), note)
+    picture = str(path.with_suffix(".dot" if note else ".svg"))
+    result = BootResult(log, watcher.result(), time.perf_counter() - begun, picture, note)
     return output.give(result, lambda: boot_text(result))
 
 

@@ -30,7 +30,7 @@ class Correct:
 
 @dataclass(frozen=True)
 class Noticed:
-    """What came of one fault. `found` has a counterexample for each claim it breaks; `missed` says of the others why not."""
+    """A fault that was laid. `found` has a counterexample for each claim it breaks; `missed` says of the others why not."""
 
     fault: Fault
     found: tuple[Cti, ...]

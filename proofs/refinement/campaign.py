@@ -1,8 +1,8 @@
 """Long seeded campaigns: guests make random and hostile calls that interleave wherever the implementation yields.
 
-A campaign is cut into legs; each leg starts from a fresh machine whose seed follows from the campaign's, and ends with the
-destruction of all domains and the check that nothing is left. The same seed gives the same run; without the rules it gives
-one that is much like it.
+A campaign consists of episodes (`leg`); each starts from a fresh machine whose seed follows from the campaign's, and ends
+with the destruction of all domains and the check that nothing is left. The same seed gives the same run; without the rules
+it gives one that is much like it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Failure:
     log: tuple[str, ...]
 
     def text(self) -> str:
-        lines = [f"after {self.calls} calls (seed {self.seed}, leg {self.leg}): {self.what}", f"  call: {self.call}"]
+        lines = [f"after {self.calls} calls (seed {self.seed}, episode {self.leg}): {self.what}", f"  call: {self.call}"]
         return "\n".join([*lines, *self.places, *(f"  | {line}" for line in self.log)])
 
 
@@ -55,7 +55,7 @@ class Report:
 
 def leg(rules: Rules, seed: int, number: int, calls: int, report: Report, full_every: int = FULL_EVERY,
         claims_every: int = CLAIMS_EVERY, rules_on: bool = True) -> Failure | None:
-    """One leg; what it found is added to the report."""
+    """One episode; what it found is added to the report."""
     bench = Bench(rules, seed * 1_000_003 + number, full_every, claims_every, rules_on)
     driver = Driver(bench, seed * 1_000_003 + number)
     denied = driver.rng.random() < 0.3
@@ -91,7 +91,7 @@ def leg(rules: Rules, seed: int, number: int, calls: int, report: Report, full_e
 
 def run_leg(rules: Rules, seed: int, number: int, calls: int, full_every: int = FULL_EVERY,
             claims_every: int = CLAIMS_EVERY, rules_on: bool = True) -> Report:
-    """One leg; when something went apart it is run again, looking at everything after each step."""
+    """One episode; after a mismatch it runs again, and everything is compared after each step."""
     report = Report(seed)
     try:
         failure = leg(rules, seed, number, calls, report, full_every, claims_every, rules_on)

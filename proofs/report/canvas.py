@@ -20,7 +20,7 @@ WIDTH = 100  # characters of a caption line
 
 @dataclass(frozen=True)
 class Caption:
-    """What stands above a picture: a title, and lines below it."""
+    """The caption above a picture: a title, and lines below it."""
 
     title: str
     lines: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""What a proof says stands, handed to the second road (`proofs/certify`), and its answer in words for the report."""
+"""Hands the proved claims to the second encoding (`proofs/certify`), and puts its answer into words for the report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHOWN = 10  # questions without a yes
 
 
 def claims_of(proof: Proof) -> Claims:
-    """The claims that stand, and as hints what the proof of each leaned on after each step."""
+    """The claims that stand, and as hints what the proof of each depended on after each step."""
     hints: dict[tuple[str, str], frozenset[str]] = {}
     for r in proof.results:
         used = frozenset(bare for kind, _, bare in (n.partition("/") for n in r.core) if kind in ("invariant", "theorem"))
@@ -30,7 +30,7 @@ def certified(proof: Proof, source: str, faults: tuple[str, ...], settings: Sett
 
 
 def findings(certificate: Certificate) -> Iterator[str]:
-    """What makes the run fail; nothing when every claim is confirmed."""
+    """The reasons for which the run fails; none when every claim is confirmed."""
     if certificate.verdict == CONFIRMED:
         return
     for answer in certificate.open[:SHOWN]:

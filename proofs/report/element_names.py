@@ -1,4 +1,4 @@
-"""What people call the elements of a state: Dom0, DomB, `domU domain1`, `process space0`.
+"""Names of the elements of a state, for people: Dom0, DomB, `domU domain1`, `process space0`.
 
 The rules know a domain as an element of a sort; whether it is a service or a guest, and whether an address space is a
 process, is said by the state. Names of systems that have no such state are left as they are.

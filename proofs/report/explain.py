@@ -1,4 +1,4 @@
-"""Where a claim is false: the places of the state that make it so, by which pictures redden a path.
+"""Finds the places of a state that make a claim false; pictures draw them in red.
 
 For every binding of the outer `forall` that violates the claim, the text of the claim is followed into the parts that
 decide it: both sides of a false implication, the first false part of a conjunction, all parts of a true one. What is read
@@ -20,7 +20,7 @@ MOST = 200_000  # bindings tried; a picture without red is better than none
 
 @dataclass(frozen=True)
 class Moment:
-    """What a claim is read in: one state, or, for a claim about steps, the state after it and whether it failed."""
+    """The state in which a claim is read, or, for a claim about steps, the state after it and whether it failed."""
 
     state: State
     after: State | None = None

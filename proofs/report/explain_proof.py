@@ -1,4 +1,4 @@
-"""What a proof leans on, and where a claim failed: the answers of a run, told for people.
+"""Explains a proof: what it depends on, and where a claim failed.
 
 Nothing is decided here: all of it is read off the unsat cores and verdicts that induction brought back.
 """
@@ -28,7 +28,7 @@ def not_decided(proof: Proof, names: list[str]) -> str:
 
 
 def latest(results: Iterable[Result]) -> dict[tuple[str, str], Result]:
-    """The last answer to each query; a query is asked again when an invariant it leaned on was dropped."""
+    """The last answer to each query; a query is asked again when an invariant that it depended on was dropped."""
     return {(r.label, r.claim): r for r in results}
 
 
@@ -51,7 +51,7 @@ def non_inductive(proof: Proof, claim: str) -> list[str]:
 
 
 def why(proof: Proof, claim: str, line: Callable[[str], None]) -> None:
-    """Show what a proof leans on: axioms, invariants (followed into their own proofs), and checks of each step."""
+    """Show what a proof depends on: axioms, invariants (followed into their own proofs), and checks of each step."""
     system = proof.system
     answers = latest(proof.results)
     used = _leans_on(answers, claim)
@@ -60,7 +60,7 @@ def why(proof: Proof, claim: str, line: Callable[[str], None]) -> None:
     order = [claim, *[n for n in used if n != claim]]
     axioms = sorted({c for r in answers.values() if r.claim in order for c in r.core if c.startswith("axiom/")})
     others = [n for n in order if n != claim]
-    line(f"  leans on {len(others)} invariants and {len(axioms)} axioms: " + (", ".join(others) or "none"))
+    line(f"  depends on {len(others)} invariants and {len(axioms)} axioms: " + (", ".join(others) or "none"))
     for axiom in axioms:
         line(f"  axiom {axiom.partition('/')[2]}")
     for name in order:

@@ -1,4 +1,4 @@
-"""What people read of `faults`: a list of what there is, or a line for each fault that was laid."""
+"""Text of `faults`: a list of the faults, or a line for each fault that was laid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people read of `diff`, `refine`, `replay` and `boot`. Text is made from results and from nothing else."""
+"""Text of `diff`, `refine`, `replay` and `boot`, made from results and from nothing else."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def diff_text(result: DiffResult) -> str:
     elif result.compared:
         out += ["No mismatch: the same status and the same state after every step; nothing is left at the end.",
                 f"The whole state is compared every {FULL_EVERY} steps, what a step touched after each; invariants and "
-                f"theorems every {CLAIMS_EVERY} steps and at the end of each leg.", f"{result.rule_steps} rule steps."]
+                f"theorems every {CLAIMS_EVERY} steps and at the end of each episode.", f"{result.rule_steps} rule steps."]
     if result.compared:
         out += result.coverage.lines()
     out += [f"WRONG: `{pair}` happened, although refinement/coverage.py says that it cannot."
@@ -76,7 +76,21 @@ def replay_text(result: ReplayResult) -> str:
 def boot_text(result: BootResult) -> str:
     """The whole run: who asked whom for what, guests, who can reach what, and what is left behind."""
     graph = [f"\nGraph: {result.graph}"] if result.graph else []
-    return "\n".join([log_text(result.log), *graph, *([result.note] if result.note else [])]) + "\n"
+    note = [result.note] if result.note else []
+    return "\n".join([log_text(result.log), "", *claims_text(result), *graph, *note]) + "\n"
+
+
+def claims_text(result: BootResult) -> list[str]:
+    """Which claims hold on the abstraction of the machine after each step, and where the first ones fall."""
+    watched = result.watched
+    if watched.stopped:
+        return [f"The claims could not be evaluated after every step: {watched.stopped}."]
+    each = "each" if watched.every == 1 else f"every {watched.every}th"
+    out = [f"{watched.claims - len(watched.falls)} claims hold after {each} of {watched.steps} steps."]
+    for fall in watched.falls:
+        out.append(f"{fall.claim} falls after step {fall.step}{', as the rules say' if fall.expected else ', and IS PROVED'}"
+                   + (f": {fall.seen}." if fall.seen else "."))
+    return out
 
 
 def log_text(log: BootLog) -> str:
@@ -106,7 +120,7 @@ def columns(rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def frames(row: Reach) -> str:
-    """How many frames, and for what."""
+    """The number of frames, and their use."""
     count = f"{len(row.frames)} frame{'s' * (len(row.frames) != 1)}"
     if row.by in ("own", "could map"):
         return count

@@ -1,4 +1,4 @@
-"""What `bulkhead boot` finds: guests that came up, who can reach what, and whether all is back when they have gone."""
+"""What `bulkhead boot` finds: guests that came up, who can reach what, which claims hold, and whether all is back."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from typing import Any, ClassVar
 
 from bulkhead.impl.boot import BootLog
 from bulkhead.impl.tools.xenconsoled import printable
+from bulkhead.proofs.refinement.booted.claims import Watched
 from bulkhead.proofs.results.vocabulary import Check, Status
 
 
 @dataclass(frozen=True)
 class BootResult:
-    """One boot. `graph` is where the picture of who can reach what was written; `note` says why it is none."""
+    """One boot, and the system's claims on it. `graph` is where the picture of who can reach what was written; `note` says
+    why it is none."""
 
     log: BootLog
+    watched: Watched
     seconds: float
     graph: str = ""
     note: str = ""
@@ -22,7 +25,7 @@ class BootResult:
 
     @property
     def good(self) -> bool:
-        return not self.log.left_behind
+        return not self.log.left_behind and self.watched.good
 
     def to_json(self) -> dict[str, Any]:
         log = self.log
@@ -32,6 +35,11 @@ class BootResult:
                             "state": printable(g.state)} for g in log.guests],
                 "reach": [{"who": r.who, "by": r.by, "owner": r.owner, "frames": len(r.frames), "writable": r.writable}
                           for r in log.reach],
+                "claims": {"evaluated": self.watched.claims, "steps": self.watched.steps, "every": self.watched.every,
+                           "stopped": self.watched.stopped or None,
+                           "fallen": [{"claim": f.claim, "after_step": f.step, "expected": f.expected, "seen": f.seen}
+                                      for f in self.watched.falls],
+                           "left_out": [{"claim": name, "why": why} for name, why in self.watched.left_out]},
                 "left_behind": list(log.left_behind), "graph": self.graph or None, "seconds": round(self.seconds, 3)}
 
     def checks(self) -> tuple[Check, ...]:
@@ -41,4 +49,13 @@ class BootResult:
         back = Check(group, "all_is_back", Status.FAILED if self.log.left_behind else Status.PASSED,
                      "; ".join(self.log.left_behind) or "Every frame, handle and port is back.",
                      "When the guests have been destroyed, the system is as it was before.", seconds=self.seconds)
-        return (*guests, back)
+        return (*guests, *self._claims(group), back)
+
+    def _claims(self, group: str) -> tuple[Check, ...]:
+        watched = self.watched
+        doc = "Theorems hold on the abstraction of the machine after every step that is shown."
+        falls = [Check(group, f.claim, Status.FOUND if f.expected else Status.FAILED, f"{f.claim} falls after step {f.step}."
+                       + (f" Then {f.seen}." if f.seen else ""), doc) for f in watched.falls]
+        held = f"{watched.claims - len(watched.falls)} claims hold after all {watched.steps} steps."
+        rest = Check(group, "claims_hold", Status.OPEN if watched.stopped else Status.PASSED, watched.stopped or held, doc)
+        return (*falls, rest)

@@ -1,4 +1,4 @@
-"""What `bulkhead faults` finds: faults of the rules and of the implementation, and whether each is noticed."""
+"""The result of `bulkhead faults`: faults of the rules and of the implementation, and whether each is noticed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bulkhead.proofs.results.vocabulary import Check, Status
 
 
 class Layer(StrEnum):
-    """What a fault is laid over."""
+    """The layer over which a fault is laid."""
 
     RULES = "rules"
     IMPLEMENTATION = "implementation"

@@ -1,4 +1,4 @@
-"""What `bulkhead prove` and `bulkhead attack` find: verdicts, attacks, counterexamples to induction.
+"""The results of `bulkhead prove` and `bulkhead attack`: verdicts, attacks, counterexamples to induction.
 
 Put together in `report/prove_run.py` from what induction, the search for attacks and the vacuity checks say.
 """
@@ -47,7 +47,7 @@ class TheoremResult:
                 "seconds": round(self.seconds, 4), "trace": self.saved and f"{self.saved.folder}/trace.jsonl"}
 
     def check(self, system: System) -> Check:
-        """What reports say of it."""
+        """The text for reports."""
         said = f"{self.name} of {system.name} is {self.verdict}, {self.expected} is expected"
         if self.as_expected:
             status = Status.PASSED if self.verdict is Verdict.PROVED else Status.FOUND
@@ -137,7 +137,7 @@ class ProveResult:
 
 @dataclass(frozen=True)
 class AttackResult:
-    """What came of a search for an attack on one of some claims. No attack within its bounds is no proof that there is none.
+    """The outcome of a search for an attack on some claims. No attack within its bounds is no proof that there is none.
 
     `proved` means that nothing was searched: with the faults laid, everything that should be proved still is.
     """

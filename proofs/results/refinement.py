@@ -1,4 +1,4 @@
-"""What `bulkhead diff` and `bulkhead refine` find: does the implementation do as the rules say?
+"""The results of `bulkhead diff` and `bulkhead refine`: does the implementation do as the rules say?
 
 Put together from what campaigns (`refinement/campaign.py`) and symbolic runs of handlers (`refinement/handlers/`) report.
 """
@@ -98,7 +98,7 @@ class DombResult:
 
 @dataclass(frozen=True)
 class DiffRun:
-    """What `bulkhead diff` ran: Xen and Dom0's drivers, DomB, or both."""
+    """The parts that `bulkhead diff` ran: Xen and Dom0's drivers, DomB, or both."""
 
     seed: int
     drivers: DiffResult | None
@@ -132,7 +132,7 @@ class DiffRun:
 
 @dataclass(frozen=True)
 class HandlerResult:
-    """What came of one handler of the implementation, run along all its paths."""
+    """The verdict on one handler of the implementation, run along all its paths."""
 
     report: HandlerReport
     place: Span | None
@@ -143,7 +143,7 @@ class HandlerResult:
                 "findings": list(r.findings), "seconds": round(r.seconds, 3)}
 
     def check(self) -> Check:
-        """What reports say of it."""
+        """The text for reports."""
         handler, r = HANDLERS[self.report.name], self.report
         doc = f"{handler.runs} does as the rules of {handler.rules} say."
         said = f"{r.paths} paths: on each, status and state are the rules'." if r.proved else "\n".join(r.findings)
@@ -171,5 +171,5 @@ class RefineResult:
 
 
 def place_of(rules: str, places: Places) -> Span | None:
-    """Where the rules of a handler stand: those of the first step it names, as `map_grant_ref, .insert` does."""
+    """The place of a handler's rules: those of the first step it names, as `map_grant_ref, .insert` does."""
     return places.get(rules.partition(",")[0].strip())

@@ -1,4 +1,4 @@
-"""What `bulkhead replay` finds: recordings of real Xen that the implementation answers alike, and traces that replay."""
+"""The result of `bulkhead replay`: recordings of real Xen that the implementation answers alike, and traces that replay."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TraceResult:
                 "steps": [e.label for e in self.trace.events]}
 
     def check(self) -> Check:
-        """What reports say of it."""
+        """The text for reports."""
         claim = self.system.claims()[self.trace.claim]
         return Check(self.system.name, claim.name, Status.FOUND, f"{self.name} replays, and makes {claim.name} false.",
                      claim.doc, claim.span, flow_of(self.system, self.trace))

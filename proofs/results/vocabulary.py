@@ -15,7 +15,7 @@ from bulkhead.model.diagnostics import Span
 
 
 class Verdict(StrEnum):
-    """What is known of a claim."""
+    """The verdict on a claim."""
 
     PROVED = "proved"
     REFUTED = "refuted"
@@ -23,7 +23,7 @@ class Verdict(StrEnum):
 
 
 class Status(StrEnum):
-    """What a check says of the run. `FOUND` is what the run was to find: a refutation that is expected, an attack."""
+    """The status of a check. `FOUND`: the run found what it was asked to find, a refutation that is expected, an attack."""
 
     PASSED = "passed"
     FOUND = "found"
@@ -62,7 +62,7 @@ class Check:
 
 
 class Result(Protocol):
-    """What one command found."""
+    """The result of one command."""
 
     @property
     def format(self) -> str:
@@ -76,4 +76,4 @@ class Result(Protocol):
         """The result as JSON; the schema of its format says what it holds."""
 
     def checks(self) -> tuple[Check, ...]:
-        """What was checked, one by one."""
+        """Every single check."""

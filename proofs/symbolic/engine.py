@@ -47,7 +47,7 @@ def truth(value: object) -> Term:
 
 
 class Abandoned(Exception):
-    """The path contradicts what a stand-in has assumed of it: no input takes it."""
+    """The path contradicts what a contract has assumed of it: no input takes it."""
 
 
 class Bool:

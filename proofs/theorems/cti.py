@@ -107,7 +107,7 @@ def _claim(system: System, name: str) -> Claim:
 
 
 class _Finder:
-    """What the searches for one counterexample share."""
+    """State that the searches for one counterexample share."""
 
     def __init__(self, system: System, claim: Claim, assumed: list[Claim], transition: Transition,
                  limit: float) -> None:

@@ -1,7 +1,7 @@
-"""Deciding queries: Z3 refutes them, cvc5 decides again what was refuted, and what stays open is pressed.
+"""Deciding queries: Z3 refutes them, cvc5 decides again what was refuted, and open ones are retried with more effort.
 
 Work is spread over processes, block by block. Z3 keeps one session for many blocks; cvc5 gets one of its own for each, with
-just the declarations that it needs, for its sessions grow slow as they grow long. Nothing counts as decided on `unknown`.
+just the declarations that it needs, because long sessions of cvc5 become slow. `unknown` never counts as decided.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Result:
 class Settings:
     """How to prove: time limit per query in seconds, number of processes, and whether cvc5 decides again.
 
-    With `patient`, all queries are asked, and what is not refuted quickly is pressed: a counterexample to induction is
-    looked for. Without, a claim with an open query is not asked about further in a batch, for it will not stand.
+    With `patient`, all queries are asked, and those that are not refuted quickly are retried with more effort, which also
+    searches for a counterexample to induction. Without it, a claim with an open query is not asked about further in a batch.
     """
 
     limit: float = DEFAULT_LIMIT
@@ -62,13 +62,13 @@ class Settings:
 def solve_batch(prelude: Prelude, blocks: list[Block], settings: Settings) -> list[Result]:
     """Decide the queries of some blocks of one system; one session of Z3 for all of them.
 
-    Most proofs lean on few claims. So each query is first asked with the claim itself and what has helped it before as the
-    only claims that are assumed, which takes a small part of the time, and with all of them if that does not do.
+    Most proofs depend on few claims. So each query first assumes only the claim itself and the claims that helped it before,
+    which takes a small part of the time. If this does not refute it, it is asked again with all claims assumed.
     """
     results: list[Result] = []
-    fallen: set[str] = set()
+    failed: set[str] = set()
     memory, meanings = Refuted(), Meanings(prelude)
-    helpers: dict[str, set[str]] = {}  # for each claim what its proofs have leaned on so far: itself, and few others
+    helpers: dict[str, set[str]] = {}  # for each claim, what its proofs have depended on so far: itself, and few others
     z3 = Z3Session(min(FAST_LIMIT, settings.limit), fast=True)
     z3.tell(prelude.text)
     for whole in blocks:
@@ -82,14 +82,14 @@ def solve_batch(prelude: Prelude, blocks: list[Block], settings: Settings) -> li
         first = {}
         for query in block.queries:
             own = claims.get(query.claim)
-            if own is not None and (settings.patient or query.claim not in fallen):
+            if own is not None and (settings.patient or query.claim not in failed):
                 few = helpers.setdefault(query.claim, {own})
                 first[query.claim] = z3.ask(block.assertions(few) + query.goal)
         if any(q.claim not in first or first[q.claim].verdict != "unsat" for q in block.queries):
             z3.tell(block.assertions(claims.values()))
         found: list[tuple[Query, Result]] = []
         for query in block.queries:
-            if query.claim in fallen and not settings.patient:
+            if query.claim in failed and not settings.patient:
                 continue
             answer = first.get(query.claim, Answer("unknown"))
             if answer.verdict != "unsat":
@@ -97,11 +97,11 @@ def solve_batch(prelude: Prelude, blocks: list[Block], settings: Settings) -> li
                 answer = replace(more, seconds=answer.seconds + more.seconds)
                 helpers.get(query.claim, set()).update(n for n in more.core if n in set(claims.values()))
             if answer.verdict != "unsat" and block.label != FOLLOWS:  # what is not implied outright, induction will decide
-                more = _insist(prelude, block.text() + query.goal, settings)
+                more = _retry_eagerly(prelude, block.text() + query.goal, settings)
                 answer = replace(more, seconds=answer.seconds + more.seconds)
             if answer.verdict != "unsat":
                 answer = replace(answer, verdict="unknown")
-                fallen.add(query.claim)
+                failed.add(query.claim)
             found.append((query, Result(block.label, query.claim, answer.verdict, answer.core, answer.seconds)))
         z3.tell("(pop)")
         decided = _decided_again(found, block, prelude, settings) if settings.cross_check else [r for _, r in found]
@@ -111,7 +111,7 @@ def solve_batch(prelude: Prelude, blocks: list[Block], settings: Settings) -> li
     return results
 
 
-def _insist(prelude: Prelude, text: str, settings: Settings) -> Answer:
+def _retry_eagerly(prelude: Prelude, text: str, settings: Settings) -> Answer:
     """Ask a query that a long session left open in sessions of its own, each with another eagerness to refute it."""
     seconds = 0.0
     for eager in EAGERNESS:
@@ -146,7 +146,7 @@ def _decided_again(found: list[tuple[Query, Result]], block: Block, prelude: Pre
     return out
 
 
-def press(system: System, prelude: Prelude, block: Block, result: Result, settings: Settings) -> Result:
+def retry(system: System, prelude: Prelude, block: Block, result: Result, settings: Settings) -> Result:
     """Decide a query that could not be refuted quickly, with more effort.
 
     Z3's own settings refute most of what is left at once. Then a counterexample is looked for in a small world, and then Z3
@@ -210,7 +210,7 @@ def run_blocks(prelude: Prelude, blocks: list[Block], settings: Settings, pool: 
     return [found[q.key] for b in blocks for q in b.queries if q.key in found]
 
 
-def pressed(system: System, prelude: Prelude, blocks: list[Block], results: list[Result], settings: Settings,
+def retried(system: System, prelude: Prelude, blocks: list[Block], results: list[Result], settings: Settings,
             pool: Workers | None) -> list[Result]:
     """The results, with those that were not refuted decided with more effort."""
     by_label = {b.label: b for b in blocks}
@@ -218,9 +218,9 @@ def pressed(system: System, prelude: Prelude, blocks: list[Block], results: list
     for k, r in enumerate(results):
         if r.verdict != "unsat":
             job = (system, prelude, by_label[r.label], r, settings)
-            futures[k] = press(*job) if pool is None else pool.submit(press, *job)
+            futures[k] = retry(*job) if pool is None else pool.submit(retry, *job)
     done = {k: f if isinstance(f, Result) else f.result() for k, f in futures.items()}
     return [done.get(k, r) for k, r in enumerate(results)]
 
 
-__all__ = ["DEFAULT_LIMIT", "Result", "Settings", "press", "pressed", "run_blocks", "solve_batch"]
+__all__ = ["DEFAULT_LIMIT", "Result", "Settings", "retried", "retry", "run_blocks", "solve_batch"]

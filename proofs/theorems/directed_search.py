@@ -1,4 +1,4 @@
-"""What can be reached from an initial state, and how: a seeded, goal-directed search of the executable model.
+"""A seeded, goal-directed search of the executable model: which transitions can be reached, and how.
 
 A random walk seldom does by chance what a rule needs (the right entry for the right peer under the right reference).
 Here each transition not yet taken is a goal in turn, and so can be the violation of a claim. A goal's guard is asked

@@ -1,4 +1,4 @@
-"""What a step keeps by what it assigns alone, so that no solver need be asked.
+"""Claims that a step keeps because of the shape of its assignments: no solver need be asked.
 
 A step cannot make a claim false that reads nothing of what it assigns. Nor can it where the claim looks at what is assigned
 only in plain atoms (`f[...] = v`, or a truth value) and each assigned value makes such an atom false where the claim denies

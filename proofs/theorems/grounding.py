@@ -119,9 +119,9 @@ class Ground:
         return self._eval(f"(check-sat-assuming ({' '.join(wishes)}))").strip()
 
     def wish(self, parts: Iterable[Truth]) -> str:
-        """Have a state at hand in which as much as can be is true: of parts that contradict each other the last gives in.
+        """Find a state that satisfies as many wishes as possible; of conflicting ones the last is dropped first.
 
-        Gives the solver's answer to whether there is one, which is `sat` if it has been without the wishes.
+        Gives the solver's answer to whether there is such a state: `sat` if there is one without the wishes.
         """
         wishes: dict[str, None] = {}
         for part in parts:

@@ -16,7 +16,7 @@ LOOPS = 19  # one in another: Python compiles no more
 
 
 def opened(part: Term, caller: Caller, some: list[Var], room: int) -> list[Term]:
-    """A conjunct taken apart: a definition into what it says, and what exists into what is said of it.
+    """The parts of a conjunct: definitions are expanded, and existential quantifiers are opened.
 
     That is said of a variable which is added to `some`, under a name that no rule can have; `some` grows up to `room`.
     """

@@ -1,7 +1,7 @@
 """Proof by induction: which invariants and theorems of a system hold in every reachable state, for any number of things.
 
-All invariants are assumed before a step and asked for after it. Those that fail are dropped and whatever leaned on them
-(as its unsat core shows) is asked again, until the rest stands on its own. A theorem is proved when the standing
+All invariants are assumed before a step and asked for after it. Those that fail are dropped, and what depended on them
+(as its unsat core shows) is asked again, until the rest is inductive. A theorem is proved when the standing
 invariants imply it, or when it is inductive beside them. Nothing is proved on `unknown`, nor where an answer is missing;
 `decide.py` asks the solvers.
 """
@@ -13,14 +13,14 @@ from dataclasses import dataclass, field, replace
 
 from bulkhead.model.ir import Claim, System
 from bulkhead.proofs.jobs import Workers
-from bulkhead.proofs.theorems.decide import Result, Settings, pressed, run_blocks
+from bulkhead.proofs.theorems.decide import Result, Settings, retried, run_blocks
 from bulkhead.proofs.theorems.queries import Block, QueryMaker, name_of
 from bulkhead.proofs.theorems.subsumption import Meanings, Refuted, split
 
 
 @dataclass
 class Proof:
-    """What is known of a system after induction."""
+    """The state of a proof after induction."""
 
     system: System
     results: list[Result] = field(default_factory=list)
@@ -51,19 +51,19 @@ def prove(system: System, settings: Settings, pool: Workers | None = None,
     meanings = Meanings(maker.formulas.prelude)
     proof = Proof(system)
     wanted = set(only) if only is not None else set(system.claims())
-    # Theorems take part in the induction like invariants, also those that nobody asks about: others lean on them.
+    # Theorems take part in the induction like invariants, also those that nobody asks about: others depend on them.
     theorems = {n: c for n, c in system.theorems.items() if n in wanted or system.expects.get(n, "proved") == "proved"}
     two_state = [c for n, c in system.transitions.items() if n in wanted]
     invariants = dict(system.invariants)
 
     def run(blocks: list[Block], patient: bool = False) -> list[Result]:
-        """Ask what is not known yet; `patient` presses what stays open, and finds counterexamples."""
+        """Ask the queries that are still open; `patient` retries them with more effort, and finds counterexamples."""
         ask, known = split(blocks, memory, meanings, settings.cross_check)
         if known and progress is not None:
             progress(len(known))
         fresh = run_blocks(maker.formulas.prelude, ask, replace(settings, patient=patient), pool, progress)
         if patient:
-            fresh = pressed(system, maker.formulas.prelude, ask, fresh, settings, pool)
+            fresh = retried(system, maker.formulas.prelude, ask, fresh, settings, pool)
         if refuted is not None:
             answered = {r.key: r for r in fresh}
             for block, query in ((b, q) for b in ask for q in b.queries if q.key in answered):
@@ -122,7 +122,7 @@ def prove(system: System, settings: Settings, pool: Workers | None = None,
                 blocks.append(block)
         fresh = run(blocks)
         keep(fresh)
-        for key in again:  # what was answered leaned on what has fallen
+        for key in again:  # their proofs depended on what has failed
             del answers[key]
         answers.update({r.key: r for r in fresh})
     proof.standing = set(candidates)

@@ -1,7 +1,7 @@
 """Initial states of a small world in which much is possible, for searches of the executable model to begin from.
 
-The world has room for what the rules speak of; the states come from Z3, which is asked to let as many steps as it can be
-taken at once. Nothing here decides a claim.
+The world has room for what the rules speak of. Z3 finds states in which as many steps as possible can be taken. Nothing here
+decides a claim.
 """
 
 from __future__ import annotations

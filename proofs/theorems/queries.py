@@ -1,8 +1,8 @@
 """The queries of a proof by induction, as text: what is assumed, what is asked, and the names that explain a core.
 
-One block per transition: its guard and next state are told once, and each claim that what it assigns may make false is one
-query. A claim about a step is asked of every step, also of those that write nothing it reads; for these one question without
-the guard mostly does (`unchanged`). Nothing here runs a solver; `induction.py` does, and `export` writes the same texts to
+One block per transition: its guard and next state are told once. One query per claim that the assignments could falsify. A
+claim about a step is asked of every step, also of those that write nothing it reads; for these one question without the
+guard mostly does (`unchanged`). Nothing here runs a solver; `induction.py` does, and `export` writes the same texts to
 files.
 """
 

@@ -1,4 +1,4 @@
-"""How large the small worlds are in which searches look: as the rules say, as the caller says, or as the system asks for.
+"""Sizes of the small worlds in which searches look: from the rules, from the caller, or from what the system asks for.
 
 A size never decides a verdict: what is not found in a world may be there in a larger one, and every message names the world.
 """

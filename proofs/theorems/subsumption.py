@@ -1,4 +1,4 @@
-"""What one proof says for another: a question already refuted is not asked again.
+"""Skips queries that are subsumed by ones already refuted.
 
 Systems are made of the same components, and many checks of a step end it in the same way, so many queries coincide. A query
 is refuted already when the same goal after the same assignments was refuted from assumptions that are all among its own:
@@ -22,7 +22,7 @@ Meaning = tuple[str, frozenset[str]]  # a text, and the declarations of all that
 
 
 class Meanings:
-    """Texts of one system together with the declarations that they lean on."""
+    """Texts of one system together with the declarations that they depend on."""
 
     def __init__(self, prelude: Prelude) -> None:
         self._prelude = prelude

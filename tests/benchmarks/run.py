@@ -137,8 +137,8 @@ def model_steps(system: str, sizes: dict[str, int] | None, steps: int) -> float:
 import random, time
 from bulkhead.model.loader import load
 from bulkhead.model.machine import Machine
-from bulkhead.proofs.theorems.random_walk import walk
 from bulkhead.model.world import World
+from bulkhead.proofs.theorems.random_walk import walk
 from bulkhead.proofs.theorems.initial_states import initial_states
 system = load({system!r})
 machine = {made}
@@ -199,6 +199,24 @@ def shipped_rows(times: int, steps: int) -> list[Row]:
     return rows
 
 
+def campaign_speed(*options: str) -> float:
+    """Calls a second of a campaign on Xen and Dom0's drivers, in one process, as `bulkhead diff` reports them."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "diff.json"
+        command("diff", "--system", "monolithic", "--ops", "10000", "--jobs", "1", "--json", str(file), *options)
+        result = json.loads(file.read_text())
+    return float(result["calls"] / result["seconds"])
+
+
+def impl_rows(times: int) -> list[Row]:
+    """The implementation: alone, beside the rules, and its grant hypercalls."""
+    group = "implementation"
+    speed = inside("from tests.benchmarks.hypercalls import run\nprint(run(60_000)[0])")
+    return [Row(group, "grant hypercalls, one core", speed, "calls/s", 30_000, True),
+            Row(group, "campaign, alone", max(campaign_speed("--against", "nothing") for _ in range(times)), "calls/s"),
+            Row(group, "campaign, beside the rules (`diff`)", max(campaign_speed() for _ in range(times)), "calls/s")]
+
+
 def start_rows(times: int) -> list[Row]:
     """What a process costs before it does anything."""
     pauses = statistics.median(inside("import time; b = time.perf_counter(); import z3; print(time.perf_counter() - b)")
@@ -233,6 +251,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     rows = [*start_rows(given.repeat), *small_rows(given.repeat, given.steps)]
     if not given.small:
         rows += shipped_rows(given.repeat, given.steps)
+        rows += impl_rows(given.repeat)
     show(rows)
     if given.json:
         content = {"cores": os.cpu_count(), "repeat": given.repeat, "rows": [{**asdict(r), "met": r.met} for r in rows]}

@@ -33,7 +33,7 @@ class Domb:
         (root / "kernel").write_bytes(build_kernel())
         (root / "disk").write_bytes(b"d" * 9000)
         self.log: list[tuple[str, str, str]] = []
-        self.machine = Machine("disaggregated", root, log=lambda *step: self.log.append(step))
+        self.machine = Machine("disaggregated", root, tell=lambda *step: self.log.append(step))
         assert self.machine.domb is not None and self.machine.service is not None
         self.domb, self.service = self.machine.domb, self.machine.service
         assert isinstance(self.machine.builder, RemoteService)

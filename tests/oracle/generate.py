@@ -70,6 +70,7 @@ class Maker:
     kept: dict[str, str] = field(default_factory=dict)  # `op.local` and its sort
     points: list[str] = field(default_factory=list)
     fixed: list[str] = field(default_factory=list)  # states that nothing writes
+    assigning: dict[str, tuple[str, ...]] = field(default_factory=dict)  # procedures that only assign, and their parameters
     used: set[str] = field(default_factory=set)
     two_state: bool = False
     operation: str = ""
@@ -228,6 +229,9 @@ class Maker:
         """An `undo`, now and then."""
         if self.rng.random() > 0.3:
             return ""
+        if self.assigning and self.rng.random() < 0.5:
+            name, params = self.rng.choice(list(self.assigning.items()))
+            return f" undo perform {name}({', '.join(self.of(scope, p, 1) for p in params)}) end"
         return f" undo {' '.join(self.assign(scope) for _ in range(self.rng.randint(1, 2)))} end"
 
     def statements(self, scope: Scope, count: int, procedures: Procedures,
@@ -450,6 +454,8 @@ def _operations(m: Maker) -> list[Part]:
                 continue  # performed within another batch it would be refused
             procedures[name] = Procedure(tuple(str(scope[n]) for n in scope if n in given), result,
                                          {n: s for n, s in scope.items() if n not in given and n != "this"}, steps)
+            if all(b.startswith("set ") for b in body):
+                m.assigning[name] = procedures[name].params
         elif len(m.points) > len(points):
             for n, s in scope.items():
                 if n in given and isinstance(s, str) and rng.random() < 0.5:

@@ -507,12 +507,12 @@ class _Cutter:
             add = self.out[-1].body.append
             match st:
                 case s.Require():
-                    undo = [it.assignment(u, names, self.here) for u in st.undo]
+                    undo = self._undone(st.undo, names)
                     add(("require", code or st.code, undo, it.compile(st.cond, names, self.here)[0]))
                 case s.MayFail():
-                    add(("may", code or st.code, [it.assignment(u, names, self.here) for u in st.undo]))
+                    add(("may", code or st.code, self._undone(st.undo, names)))
                 case s.Pick():
-                    undo = [it.assignment(u, names, self.here) for u in st.undo]
+                    undo = self._undone(st.undo, names)
                     slot = self._local(st.binder.name, st.binder.sort)
                     names[slot.name] = exported[slot.name] = slot
                     where = None if st.where is None else it.compile(st.where, names, self.here)[0]
@@ -535,6 +535,20 @@ class _Cutter:
                 case s.Boundary():
                     self._boundary(st, names, exported)
         return result
+
+    def _undone(self, undo: Iterable[s.Statement], names: Names) -> list[Code]:
+        """The assignments of an `undo`, those of the procedures that it performs in their place."""
+        out: list[Code] = []
+        for st in undo:
+            if isinstance(st, s.Set):
+                out.append(self.it.assignment(st, names, self.here))
+                continue
+            done = self.it.operations.get(st.name) if isinstance(st, s.Perform) else None
+            if not isinstance(st, s.Perform) or done is None or done.kind != "procedure":
+                raise Wrong("an undo assigns, or performs procedures that do")
+            meant = {b.name: Meaning(arg, names) for b, arg in zip(done.params, st.args, strict=True)}
+            out += self._undone(done.body, {**self.base, **meant})
+        return out
 
     def _perform(self, st: s.Perform, names: dict[str, Slot | Meaning], exported: dict[str, Slot], code: str) -> None:
         done = self.it.operations.get(st.name)

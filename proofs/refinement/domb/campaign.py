@@ -1,6 +1,6 @@
-"""Long seeded campaigns of DomB beside its rules, cut into legs that each begin with a fresh machine and end with none left.
+"""Long seeded campaigns of DomB beside its rules, in episodes: each begins with a fresh machine and ends with nothing left.
 
-The same seed gives the same run. `legs` is what `bulkhead diff --system disaggregated` runs.
+The same seed gives the same run. `legs` (episodes) is what `bulkhead diff --system disaggregated` runs.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
 LEG = 250  # moves between two machines
 AFTERWARDS = 25  # moves after DomB's death, which nobody can end
-SLOW_EVERY = 10  # legs of which one evaluates the claims that take seconds, too, at its end
+SLOW_EVERY = 10  # episodes of which one evaluates the claims that take seconds, too, at its end
 
 
 def leg(rules: Rules, seed: int, number: int, calls: int) -> Report:
-    """One leg."""
+    """One episode."""
     report = Report(seed)
     with tempfile.TemporaryDirectory(prefix="bulkhead-domb-") as folder:
         files(Path(folder))

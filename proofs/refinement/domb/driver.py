@@ -110,7 +110,7 @@ class Driver:
         self.in_domb = False
         self.ending = False
         self.compared = 0  # rule steps when all was compared last
-        # In three of five legs calls of DomB's fail: while it builds, answers requests, or offers its channel.
+        # In three of five episodes calls of DomB's fail: while it builds, answers requests, or offers its channel.
         self.trouble = self.rng.choice(("", "", "build", "control", "offer"))
         self.mortal = self.rng.random() < 0.25  # in a quarter DomB dies at some point
         self.before = self._counts()
@@ -127,7 +127,7 @@ class Driver:
         return errno
 
     def _rate(self, what: str) -> float:
-        """How often such a call fails now; a leg has trouble of one kind, so that the rest goes well."""
+        """How often such a call fails now; an episode has trouble of one kind, so that the rest goes well."""
         stage = self.follower.stage
         if stage == "failing":
             return 0.5

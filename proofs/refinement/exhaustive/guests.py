@@ -7,7 +7,7 @@ frames and handles by where they occur, as no part of the machine can tell how t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from bulkhead.impl.xen import abi
@@ -15,17 +15,16 @@ from bulkhead.impl.xen.domains import Domain
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_MFN, PTE_P, PTE_RW, PTE_USER, read_pte
 from bulkhead.impl.xen.scheduler import HELD
+from bulkhead.proofs.refinement.calls import Call, guest_call
 from bulkhead.proofs.refinement.exhaustive import dom0 as small_dom0
 from bulkhead.proofs.refinement.exhaustive.dom0 import WorldOfProcesses
 from bulkhead.proofs.refinement.exhaustive.limits import GRANTER, MAPPER, Action, Limits
-from bulkhead.proofs.refinement.lockstep import follow_domains as fd
-from bulkhead.proofs.refinement.lockstep import follow_grants as fg
-from bulkhead.proofs.refinement.lockstep.call import CopyElement, Flight, Follower, MapElement, UnmapElement
 from bulkhead.proofs.refinement.lockstep.lockstep import Bench
+from bulkhead.proofs.refinement.lockstep.operations import begin_destroy
+from bulkhead.proofs.refinement.lockstep.operations import start as start_call
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import Rules
 from bulkhead.proofs.refinement.lockstep.testbed import SLOTS, Guest
-from bulkhead.proofs.refinement.workload.scheduler import write_domctl
 
 
 def start(rules: Rules, limits: Limits) -> Bench:
@@ -125,16 +124,15 @@ def act(b: Bench, action: Action, limits: Limits) -> None:
     elif name == "decrease":
         granter = guests[GRANTER]
         mfn = sorted(granter.pool)[numbers[0]]
-        _memory_op(b, granter, "decrease", abi.XENMEM_DECREASE_RESERVATION, mfn, lambda f: fd.follow_decrease(b, f, [mfn]))
+        _call(b, granter, "decrease", "decrease_reservation", mfns=[mfn])
     elif name == "create":
         _create(b, limits)
     elif name == "populate":
         _populate(b, guests[GRANTER])
     elif name == "version":
-        _fly(b, guests[GRANTER], f"set_version {numbers[0]}", 20, (8, -1, 1), abi.SET_VERSION.pack(numbers[0]),
-             lambda f: fd.follow_version(b, f, numbers[0]))
+        _call(b, guests[GRANTER], f"set_version {numbers[0]}", "set_version", version=numbers[0])
     elif name == "destroy":
-        _destroy(b, guests[GRANTER])
+        b.advance(begin_destroy(b, Call("destroydomain", "d0", {"domid": GRANTER})))
     elif name == "self_map":
         pte = sorted(guests[GRANTER].pool)[numbers[0]] << 12 | PTE_P | PTE_RW | PTE_USER | PTE_A | PTE_D
         _update(b, guests[GRANTER], 0, pte)
@@ -148,59 +146,37 @@ def _mapper_acts(b: Bench, mapper: Guest, name: str, numbers: list[int]) -> None
     if name == "map":
         ref, flags = numbers
         slot = 0 if flags == 6 else 1
-        element = MapElement(slot, flags, ref, GRANTER, mapper.slot_va(slot))
-        payload = abi.MAP_GRANT_REF.pack(element.addr, flags, ref, GRANTER, 0, 0, 0)
-        _fly(b, mapper, f"map {ref} {flags}", 20, (0, -1, 1), payload, lambda f: fg.follow_map(b, f, [element]))
+        element = {"slot": slot, "flags": flags, "ref": ref, "dom": GRANTER, "addr": mapper.slot_va(slot)}
+        _call(b, mapper, f"map {ref} {flags}", "map_grant_ref", elements=[element])
     elif name == "unmap":
         handle, slot = _live(mapper)[numbers[0]]
-        unmapping = UnmapElement(slot, mapper.slot_va(slot), 0, handle)
-        _fly(b, mapper, f"unmap of {numbers[0]}", 20, (1, -1, 1), abi.UNMAP_GRANT_REF.pack(unmapping.addr, 0, handle, 0, 0),
-             lambda f: fg.follow_unmap(b, f, [unmapping]))
+        unmapping = {"slot": slot, "addr": mapper.slot_va(slot), "bus": 0, "handle": handle}
+        _call(b, mapper, f"unmap of {numbers[0]}", "unmap_grant_ref", elements=[unmapping])
     elif name == "copy":
         ref = numbers[0]
-        side = CopyElement(True, ref, GRANTER, 0, True, ref, GRANTER, 64, 32)
-        _fly(b, mapper, f"copy {ref}", 20, (5, -1, 1), abi.COPY.pack(ref, GRANTER, 0, 0, ref, GRANTER, 64, 0, 32, 3, 0, 0),
-             lambda f: fg.follow_copy(b, f, [side]))
+        side = {"src_ref": True, "src": ref, "src_dom": GRANTER, "src_off": 0, "dst_ref": True, "dst": ref,
+                "dst_dom": GRANTER, "dst_off": 64, "length": 32}
+        _call(b, mapper, f"copy {ref}", "copy", elements=[side])
     elif name == "load":
         b.steps += 1
         b.access(mapper, 0, numbers[0], bool(numbers[0]))
         b.compare_all()
 
 
-def _fly(b: Bench, guest: Guest, text: str, number: int, args: tuple[int, ...], payload: bytes,
-         follower: Callable[[Flight], Follower]) -> None:
-    """Start a call on the guest's first free vCPU and take its first step."""
+def _call(b: Bench, guest: Guest, text: str, operation: str, **arguments: Any) -> None:
+    """Start a call on the guest's first free vCPU and take its first step. `text` names no frame: states are told by it."""
     busy = {f.vcpu for f in b.flights if f.domid == guest.domid and f.guest is not None}
     vcpu = next(v for v in (0, 1) if v not in busy)
-    args = tuple(guest.arg(vcpu) if a == -1 else a for a in args)
-    steps = guest.start(vcpu, number, args, payload)
-    flight = Flight(f"d{guest.domid}v{vcpu}: {text}", guest.domid, vcpu, steps, guest=guest)
-    b.launch(flight, follower(flight), 1)
+    flight = start_call(b, guest_call(guest.domid, vcpu, operation, **arguments), f"d{guest.domid}v{vcpu}: {text}")
     b.advance(flight)
-
-
-def _memory_op(b: Bench, guest: Guest, text: str, cmd: int, mfn: int, follower: Callable[[Flight], Follower]) -> None:
-    base = guest.arg(0)
-    payload = abi.MEMORY_RESERVATION.pack(base + 64, 1, 0, 0, abi.DOMID_SELF, 0, 0) + bytes(32) + abi.U64.pack(mfn)
-    _fly(b, guest, text, abi.HYPERVISOR_MEMORY_OP, (cmd, -1), payload, follower)
 
 
 def _populate(b: Bench, guest: Guest) -> None:
-    _memory_op(b, guest, "populate", abi.XENMEM_POPULATE_PHYSMAP, 0, lambda f: fd.follow_populate(b, f, 1))
+    _call(b, guest, "populate", "populate_physmap", count=1)
 
 
 def _update(b: Bench, guest: Guest, slot: int, pte: int) -> None:
-    payload = abi.MMU_UPDATE.pack(guest.layout.window_maddr(slot), pte)
-    _fly(b, guest, f"mmu_update {slot} {bool(pte)}", 1, (-1, 1, 0, abi.DOMID_SELF), payload,
-         lambda f: fd.follow_mmu(b, f, slot, pte, abi.DOMID_SELF, True))
-
-
-def _destroy(b: Bench, guest: Guest) -> None:
-    kernel = b.rig.kernel
-    write_domctl(b, abi.DOMCTL_HEADER.pack(abi.DOMCTL_DESTROYDOMAIN, abi.DOMCTL_INTERFACE_VERSION, guest.domid, 0, 0, 0))
-    flight = Flight("destroy", guest.domid, 0, b.rig.xen.hypercall(kernel.vcpu, abi.HYPERVISOR_DOMCTL, kernel.arg_va))
-    b.launch(flight, fd.follow_destroy(b, flight, guest.domid), 0)
-    b.advance(flight)
+    _call(b, guest, f"mmu_update {slot} {bool(pte)}", "mmu_update", slot=slot, pte=pte, foreign=abi.DOMID_SELF)
 
 
 # --- when two states are the same ---

@@ -162,30 +162,33 @@ class Bench(Asked):
                 self.settle_forged(key)
         return True
 
-    def end_access(self, guest: Guest, ref: int) -> None:
-        """The granter's protocol of withdrawal (version 1)."""
+    def end_access(self, guest: Guest, ref: int) -> str:
+        """The granter's protocol of withdrawal (version 1); EBUSY while the entry is in use, "" where it does not apply."""
         table = guest.domain.grant_table
         key = (guest.domid, self.shadow.ref(ref))
         if table.version != 1 or ref >= table.nr_entries or key in self.forged or key in self.locked:
-            return
+            return ""
         data, off = table.header_at(ref)
         in_use = bool(in_use_bits(guest.domain, ref))
         if not in_use:
             abi.U16.pack_into(data, off, 0)
+        code = "EBUSY" if in_use else OKAY
         if self.rules_on:
-            self.shadow.step("end_access", {"caller": guest.domid, "ref": key[1]}, "EBUSY" if in_use else OKAY)
+            self.shadow.step("end_access", {"caller": guest.domid, "ref": key[1]}, code)
+        return code
 
-    def access(self, guest: Guest, vcpu: int, slot: int, write: bool) -> None:
-        """A load or store through a window slot; it fills the TLB."""
+    def access(self, guest: Guest, vcpu: int, slot: int, write: bool) -> bool:
+        """A load or store through a window slot; it fills the TLB. False if the guest faults."""
         found = translate(self.rig.xen, guest.domain.vcpus[vcpu], guest.slot_va(slot))
         if found is None:
-            return
+            return False
         frame, writable = found
         if write and writable:
             if not frame.xenheap:
                 self.fill(frame)
             if self.rules_on:
                 self._store_rule(guest, slot, self.shadow.frame(frame.mfn))
+        return writable or not write
 
     def fill(self, frame: Frame) -> None:
         """Fill a page with bytes of which none is zero, and which differ from place to place and from time to time; pages
@@ -258,16 +261,8 @@ class Bench(Asked):
 
     def _built(self, domid: int, element: int) -> None:
         """The builder populates a page, writes it through a foreign mapping and gives that up."""
-        sh = self.shadow
-        p = {"p": TOOLS, "x": self.privcmd}
         self.make_free(element)
-        sh.step("privcmd_populate_physmap", {**p, "d": domid, "f_f": element, "f_e": sh.free_epoch()})
-        t = sh.free_translation()
-        sh.step("privcmd_mmapbatch", {**p, "dom": domid, "f": element, "writable": 1, "t_t": t,
-                                       "t_nil": sh.size.handles - 1})
-        sh.step("store", {"space": TOOLS, "t": t})
-        sh.step("privcmd_munmap", {"p": TOOLS, "t": t})
-        sh.step("flush_tlb", {"d": 0})
+        self.shadow.build_page(self.privcmd, domid, element)
 
     def pause(self, domid: int, pause: bool) -> None:
         """Pause or unpause a guest without calls in flight."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from bulkhead.impl.xen.domains import Domain
 from bulkhead.model.caller import OKAY
 from bulkhead.model.world import size_of
-from bulkhead.proofs.refinement.lockstep.spec_world import NOBODY, Rules
+from bulkhead.proofs.refinement.lockstep.spec_world import NOBODY, TOOLS, Rules
 
 ANY = ""  # a code that fits every outcome
 
@@ -207,3 +207,14 @@ class Shadow:
             raise Mismatch(f"`{label}`: the rules say {code}, the implementation {expect} (args {args})",
                            {f"{label}: status": (code, expect)})
         return code
+
+    def build_page(self, privcmd: int, domid: int, element: int) -> None:
+        """The builder populates a page of a guest, writes it through a foreign mapping of its file and gives that up."""
+        p = {"p": TOOLS, "x": privcmd}
+        self.step("privcmd_populate_physmap", {**p, "d": domid, "f_f": element, "f_e": self.free_epoch()})
+        t = self.free_translation()
+        self.step("privcmd_mmapbatch", {**p, "dom": domid, "f": element, "writable": 1, "t_t": t,
+                                        "t_nil": self.size.handles - 1})
+        self.step("store", {"space": TOOLS, "t": t})
+        self.step("privcmd_munmap", {"p": TOOLS, "t": t})
+        self.step("flush_tlb", {"d": 0})

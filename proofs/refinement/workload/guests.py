@@ -1,6 +1,7 @@
 """What a guest may do next: stores into its table, hypercalls with random and hostile arguments, loads and stores.
 
-Each move takes the guest and one of its vCPUs. It asks the implementation only what a guest could know, or what keeps it
+Each move takes the guest and one of its vCPUs, and says what is called, as a `Call`; which bytes that is and what follows it
+is the target's (lockstep/operations.py). It asks the implementation only what a guest could know, or what keeps it
 within what the rules have (README: not in the rules).
 """
 
@@ -9,18 +10,16 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.domains import Domain
-from bulkhead.impl.xen.hypercall_evtchn import DOMID_PORT, TWO_DOMIDS
 from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER, read_pte
-from bulkhead.proofs.refinement.lockstep import follow_domains as fd
-from bulkhead.proofs.refinement.lockstep import follow_grants as fg
-from bulkhead.proofs.refinement.lockstep.call import CopyElement, Flight, Follower, MapElement, UnmapElement
+from bulkhead.proofs.refinement.calls import Target, guest_call
 from bulkhead.proofs.refinement.lockstep.lockstep import POOL, Bench
+from bulkhead.proofs.refinement.lockstep.operations import Interleaved, told
 from bulkhead.proofs.refinement.lockstep.testbed import FIXED, SLOTS, Guest
 
-GRANT = abi.HYPERVISOR_GRANT_TABLE_OP
 GuestMove = Callable[[Guest, int], None]
 
 
@@ -41,6 +40,7 @@ class GuestCalls(ABC):
 
     def __init__(self, bench: Bench, rng: random.Random) -> None:
         self.b = bench
+        self.target: Target = Interleaved(bench)
         self.rng = rng
         self.text = ""
         self.refs = [n for n in bench.shadow.size.refs if n < 1000]
@@ -58,13 +58,17 @@ class GuestCalls(ABC):
     def finish_calls(self) -> None:
         """Let all calls in flight return; who moves others decides how."""
 
-    def _fly(self, guest: Guest, vcpu: int, text: str, number: int, args: tuple[int, ...], payload: bytes,
-             follower: Callable[[Flight], Follower], ncalls: int = 1) -> None:
-        flight = Flight(f"d{guest.domid}v{vcpu}: {text}", guest.domid, vcpu,
-                        guest.start(vcpu, number, args, payload), guest=guest)
-        self.text = flight.text
-        self.b.launch(flight, follower(flight), ncalls)
-        self.b.advance(flight)
+    def call(self, guest: Guest, vcpu: int, operation: str, **arguments: Any) -> None:
+        """Make a call by a guest."""
+        made = guest_call(guest.domid, vcpu, operation, **arguments)
+        self.text = told(made)
+        self.target.carry_out(made)
+
+    def write_entry(self, guest: Guest, ref: int, flags: int, domid: int, mfn: int, keep_bits: bool,
+                    part: tuple[int, int] = (0, 0)) -> None:
+        """Write a grant entry beside what is told of the present move."""
+        self.target.carry_out(guest_call(guest.domid, 0, "write_entry", ref=ref, flags=flags, domid=domid, mfn=mfn,
+                                         keep_bits=keep_bits, part=part))
 
     def other(self, guest: Guest) -> int:
         """A domain id to name: mostly one that is there."""
@@ -107,7 +111,7 @@ class GuestCalls(ABC):
             flags = 1  # in version 1 the bits of a use and of a transfer are the same: what they mean changes with the pin
         self.text = f"d{guest.domid}: entry {ref} := flags {flags:#x}, d{domid}, frame {page:#x}"
         part = (int(rng.random() * 3) * 512, rng.choice((0, 512, 2048, 4096))) if flags & abi.GTF_SUB_PAGE else (0, 0)
-        self.b.store_entry(guest, ref, flags, domid, page, rng.random() < 0.9, part)
+        self.write_entry(guest, ref, flags, domid, page, rng.random() < 0.9, part)
 
     def hostile_store(self) -> None:
         """A granter changes an entry that a call is just claiming."""
@@ -120,7 +124,7 @@ class GuestCalls(ABC):
         if guest is None or guest.domain.is_dying or guest.domain.pause_count or guest.domain.crashed:
             return
         flags = rng.choice((0, 1, 1, 5))
-        b.store_entry(guest, b.shadow.size.refs[element], flags, self.other(guest), self.page(guest), True)
+        self.write_entry(guest, b.shadow.size.refs[element], flags, self.other(guest), self.page(guest), True)
 
     def grant_of(self, me: int) -> tuple[int, int] | None:
         """A live offer to a domain, as (granter, reference)."""
@@ -168,7 +172,7 @@ class GuestCalls(ABC):
         rng = self.rng
         if sum(1 for r_ in guest.domain.grant_table.maptrack if r_.flags & 3) >= 7:
             return
-        elements, payload = [], b""
+        elements = []
         for _ in range(1 if rng.random() < 0.8 else 2):
             dom, ref = self._named(guest)
             flags = rng.choice((2, 2, 2, 6, 6, 6, 3, 7, 5, 1, 0 if rng.random() < 0.2 else 2))
@@ -180,18 +184,16 @@ class GuestCalls(ABC):
             elif x < 0.13:
                 addr = guest.arg(0) & ~0xFFF | 4 if x < 0.115 else 0x1000
                 flags |= 16 if x < 0.115 else 0
-            elements.append(MapElement(slot, flags, ref, dom, addr))
-            payload += abi.MAP_GRANT_REF.pack(addr, flags, ref, dom, 0, 0, 0)
-        self._fly(guest, vcpu, f"map_grant_ref {elements}", GRANT, (0, guest.arg(vcpu), len(elements)), payload,
-                  lambda f: fg.follow_map(self.b, f, elements))
+            elements.append({"slot": slot, "flags": flags, "ref": ref, "dom": dom, "addr": addr})
+        self.call(guest, vcpu, "map_grant_ref", elements=elements)
 
     def unmap(self, guest: Guest, vcpu: int, chosen: int | None = None) -> None:
         """unmap_grant_ref of one or two handles, or of a chosen one."""
         b, rng = self.b, self.rng
         track = guest.domain.grant_table.maptrack
         mine = [n for n, rec in enumerate(track) if rec.flags & 3]
-        elements: list[UnmapElement] = []
-        payload, used = b"", set[int]()
+        elements: list[dict[str, int]] = []
+        used = set[int]()
         for _ in range(1 if rng.random() < 0.8 else 2):
             handle, slot, bus = int(rng.random() * 20), int(rng.random() * SLOTS), 0
             if mine and rng.random() < 0.93:
@@ -211,11 +213,9 @@ class GuestCalls(ABC):
             rec2 = track[handle] if handle < len(track) else None
             if rec2 is not None and rec2.flags & 16 and addr:
                 addr = guest.layout.window_maddr(slot)
-            elements.append(UnmapElement(slot, addr, bus, handle))
-            payload += abi.UNMAP_GRANT_REF.pack(addr, bus, handle, 0, 0)
+            elements.append({"slot": slot, "addr": addr, "bus": bus, "handle": handle})
         if elements:
-            self._fly(guest, vcpu, f"unmap_grant_ref {elements}", GRANT, (1, guest.arg(vcpu), len(elements)), payload,
-                      lambda f: fg.follow_unmap(b, f, elements), len(elements))
+            self.call(guest, vcpu, "unmap_grant_ref", elements=elements)
 
     def _slot_of(self, guest: Guest, handle: int, flags: int, other: int) -> int:
         record = guest.domain.grant_table.maptrack[handle]
@@ -233,7 +233,7 @@ class GuestCalls(ABC):
     def copy(self, guest: Guest, vcpu: int) -> None:
         """copy of one or two elements."""
         rng = self.rng
-        elements, payload = [], b""
+        elements = []
         for _ in range(1 if rng.random() < 0.7 else 2):
             sides = []
             for _ in range(2):
@@ -249,11 +249,9 @@ class GuestCalls(ABC):
             length = 64 if rng.random() < 0.97 else 4000
             (s_ref, src, s_dom), (d_ref, dst, d_dom) = sides
             offs = (int(rng.random() * 63) * 8, 1024 + int(rng.random() * 60) * 8)
-            e = CopyElement(s_ref, src, s_dom, offs[0], d_ref, dst, d_dom, offs[1], length)
-            elements.append(e)
-            payload += abi.COPY.pack(src, s_dom, offs[0], 0, dst, d_dom, offs[1], 0, length, s_ref | d_ref << 1, 0, 0)
-        self._fly(guest, vcpu, f"copy {elements}", GRANT, (5, guest.arg(vcpu), len(elements)), payload,
-                  lambda f: fg.follow_copy(self.b, f, elements))
+            elements.append({"src_ref": s_ref, "src": src, "src_dom": s_dom, "src_off": offs[0], "dst_ref": d_ref,
+                             "dst": dst, "dst_dom": d_dom, "dst_off": offs[1], "length": length})
+        self.call(guest, vcpu, "copy", elements=elements)
 
     def transfer(self, guest: Guest, vcpu: int) -> None:
         """transfer, often to somebody who waits for a page."""
@@ -271,8 +269,7 @@ class GuestCalls(ABC):
         mfn = self.page(guest)
         if mfn in guest.fixed:
             mfn = 0x7FFFFFFF
-        self._fly(guest, vcpu, f"transfer {mfn:#x} to d{dom} ref {ref}", GRANT, (4, guest.arg(vcpu), 1),
-                  abi.TRANSFER.pack(mfn, dom, 0, ref, 0, 0, 0), lambda f: fg.follow_transfer(b, f, mfn, dom, ref))
+        self.call(guest, vcpu, "transfer", mfn=mfn, dom=dom, ref=ref)
 
     def mmu(self, guest: Guest, vcpu: int) -> None:
         """mmu_update or update_va_mapping of a window entry: an own page, a status frame, somebody else's, or nothing."""
@@ -296,11 +293,9 @@ class GuestCalls(ABC):
                 foreign = self.other(guest)
             pte = (mfn << 12) | PTE_P | PTE_USER | PTE_A | PTE_D | (PTE_RW if writable else 0)
         if rng.random() < 0.75 or status:
-            self._fly(guest, vcpu, f"mmu_update slot {slot} := {pte:#x} of {foreign:#x}", abi.HYPERVISOR_MMU_UPDATE,
-                      (guest.arg(vcpu), 1, 0, foreign), abi.MMU_UPDATE.pack(guest.layout.window_maddr(slot), pte),
-                      lambda f: fd.follow_mmu(b, f, slot, pte, foreign, True))
+            self.call(guest, vcpu, "mmu_update", slot=slot, pte=pte, foreign=foreign)
         else:
-            self._va_mapping(guest, vcpu, slot, pte, rng.choice((0, 0, 2)))
+            self.call(guest, vcpu, "update_va_mapping", slot=slot, pte=pte, flags=rng.choice((0, 0, 2)))
 
     def _clear_elsewhere(self, guest: Guest, vcpu: int) -> None:
         """mmu_update of somebody else's page table."""
@@ -308,20 +303,14 @@ class GuestCalls(ABC):
         others = [g for g in b.rig.guests.values() if g is not guest]
         if others:
             other = others[int(self.rng.random() * len(others))]
-            self._fly(guest, vcpu, f"mmu_update of an entry of d{other.domid}", abi.HYPERVISOR_MMU_UPDATE,
-                      (guest.arg(vcpu), 1, 0, abi.DOMID_SELF), abi.MMU_UPDATE.pack(other.layout.window_maddr(0), 0),
-                      lambda f: fd.follow_clear_elsewhere(b, f))
+            self.call(guest, vcpu, "mmu_update_elsewhere", dom=other.domid)
 
     def populate(self, guest: Guest, vcpu: int) -> None:
         """populate_physmap of one or two pages; some guests may take all there are."""
         count = 1 if self.rng.random() < 0.7 else 2
         if guest.domain.max_pages > FIXED + POOL:
             count = 1 + int(self.rng.random() * 10)
-        base = guest.arg(vcpu)
-        payload = abi.MEMORY_RESERVATION.pack(base + 64, count, 0, 0, abi.DOMID_SELF, 0, 0) + bytes(32)
-        payload += b"".join(abi.U64.pack(0x1000 + i) for i in range(count))
-        self._fly(guest, vcpu, f"populate_physmap {count}", abi.HYPERVISOR_MEMORY_OP,
-                  (abi.XENMEM_POPULATE_PHYSMAP, base), payload, lambda f: fd.follow_populate(self.b, f, count))
+        self.call(guest, vcpu, "populate_physmap", count=count)
 
     def decrease(self, guest: Guest, vcpu: int) -> None:
         """decrease_reservation of one page, or of a page twice."""
@@ -329,19 +318,14 @@ class GuestCalls(ABC):
         mfns = [m for m in mfns if m not in guest.fixed]
         if not mfns:
             return
-        base = guest.arg(vcpu)
-        payload = abi.MEMORY_RESERVATION.pack(base + 64, len(mfns), 0, 0, abi.DOMID_SELF, 0, 0) + bytes(32)
-        payload += b"".join(abi.U64.pack(m) for m in mfns)
-        self._fly(guest, vcpu, f"decrease_reservation {mfns}", abi.HYPERVISOR_MEMORY_OP,
-                  (abi.XENMEM_DECREASE_RESERVATION, base), payload, lambda f: fd.follow_decrease(self.b, f, mfns))
+        self.call(guest, vcpu, "decrease_reservation", mfns=mfns)
 
     def version(self, guest: Guest, vcpu: int) -> None:
         """set_version."""
         version = self.rng.choice((1, 2, 2, 2, 3))
         if any(frame.count > 1 for frame in guest.domain.grant_table.status) and self.rng.random() < 0.7:
             version = 1  # while status frames are mapped
-        self._fly(guest, vcpu, f"set_version {version}", GRANT, (8, guest.arg(vcpu), 1), abi.SET_VERSION.pack(version),
-                  lambda f: fd.follow_version(self.b, f, version))
+        self.call(guest, vcpu, "set_version", version=version)
         self._withdraw_tables(guest)
 
     def _withdraw_tables(self, guest: Guest) -> None:
@@ -349,7 +333,7 @@ class GuestCalls(ABC):
         table = guest.domain.grant_table
         for ref in self.refs:
             if ref < table.nr_entries and self.b.rig.special(table.frame_field(ref)):
-                self.b.store_entry(guest, ref, 0, 0, 0, True)
+                self.write_entry(guest, ref, 0, 0, 0, True)
 
     def swap(self, guest: Guest, vcpu: int) -> None:
         """swap_grant_ref, unless a call is just changing one of the entries."""
@@ -357,29 +341,21 @@ class GuestCalls(ABC):
         taken = {k for f in self.b.flights for k in f.moving} | self.b.locked
         if any((guest.domid, self.b.shadow.ref(ref)) in taken for ref in refs):
             return
-        self._fly(guest, vcpu, f"swap_grant_ref {refs}", GRANT, (11, guest.arg(vcpu), 1),
-                  abi.SWAP_GRANT_REF.pack(*refs, 0, 0), lambda f: fg.follow_swap(self.b, f, refs))
+        self.call(guest, vcpu, "swap_grant_ref", refs=refs)
 
     def setup(self, guest: Guest, vcpu: int) -> None:
         """setup_table: three frames, or more than there may be."""
-        nr = self.rng.choice((0, 1, 3, 4))
-        base = guest.arg(vcpu)
-        self._fly(guest, vcpu, f"setup_table {nr}", GRANT, (2, base, 1),
-                  abi.SETUP_TABLE.pack(abi.DOMID_SELF, 0, nr, 0, 0, 0, base + 128),
-                  lambda f: fd.follow_setup(self.b, f, nr))
+        self.call(guest, vcpu, "setup_table", frames=self.rng.choice((0, 1, 3, 4)))
         self._withdraw_tables(guest)
 
     def access(self, guest: Guest, vcpu: int) -> None:
         """A load or a store."""
         slot = int(self.rng.random() * SLOTS)
-        self.text = f"d{guest.domid}v{vcpu}: access slot {slot}"
-        self.b.access(guest, vcpu, slot, self.rng.random() < 0.5)
+        self.call(guest, vcpu, "access", slot=slot, write=self.rng.random() < 0.5)
 
     def withdraw(self, guest: Guest, vcpu: int) -> None:
         """end_access."""
-        ref = self.ref()
-        self.text = f"d{guest.domid}: end_access {ref}"
-        self.b.end_access(guest, ref)
+        self.call(guest, vcpu, "end_access", ref=self.ref())
 
     def stale(self, guest: Guest, vcpu: int) -> None:
         """Give up a page that a TLB still leads to, and let somebody else have it."""
@@ -390,13 +366,10 @@ class GuestCalls(ABC):
         slot = int(self.rng.random() * SLOTS)
         pte = (mfn << 12) | PTE_P | PTE_RW | PTE_USER | PTE_A | PTE_D
         for value in (pte, 0):
-            self._va_mapping(guest, vcpu, slot, value, 0)
+            self.call(guest, vcpu, "update_va_mapping", slot=slot, pte=value, flags=0)
             self.finish_calls()
-            b.access(guest, vcpu, slot, False)
-        base = guest.arg(vcpu)
-        payload = abi.MEMORY_RESERVATION.pack(base + 64, 1, 0, 0, abi.DOMID_SELF, 0, 0) + bytes(32) + abi.U64.pack(mfn)
-        self._fly(guest, vcpu, f"decrease_reservation {mfn:#x}", abi.HYPERVISOR_MEMORY_OP,
-                  (abi.XENMEM_DECREASE_RESERVATION, base), payload, lambda f: fd.follow_decrease(b, f, [mfn]))
+            self.call(guest, vcpu, "access", slot=slot, write=False)
+        self.call(guest, vcpu, "decrease_reservation", mfns=[mfn])
         self.finish_calls()
         other = self.rng.choice(list(b.rig.guests.values()))
         if not (other.domain.is_dying or other.domain.pause_count or other.domain.crashed):
@@ -404,51 +377,32 @@ class GuestCalls(ABC):
 
     def events(self, guest: Guest, vcpu: int) -> None:
         """Event channels: open one, bind, ring, close, look; all ports of its own at once, rarely."""
-        rng, b, base = self.rng, self.b, guest.arg(vcpu)
-        op = abi.HYPERVISOR_EVENT_CHANNEL_OP
-        sh, me = b.shadow, guest.domid
+        rng, b, me = self.rng, self.b, guest.domid
+        nports = b.shadow.size.ports
         ports = guest.domain.events.ports
-        port = 1 + int(rng.random() * sh.size.ports)
+        port = 1 + int(rng.random() * nports)
         if ports and rng.random() < 0.8:
             port = list(ports)[int(rng.random() * len(ports))]
         x = rng.random()
         if x < 0.28:
             dom = abi.DOMID_SELF if rng.random() < 0.85 else (me, 0, 1, 2, 3, 99)[int(rng.random() * 6)]
-            remote = (0, 1, 2, 3, 99)[int(rng.random() * 5)]
-            args = {"caller": me, "d": me if dom == abi.DOMID_SELF else sh.domain(dom), "remote": sh.domain(remote)}
-            self._fly(guest, vcpu, f"alloc_unbound in {dom:#x} for d{remote}", op, (abi.EVTCHNOP_ALLOC_UNBOUND, base),
-                      TWO_DOMIDS.pack(dom, remote, 0), lambda f: fd.follow_event(b, f, "evtchn_alloc_unbound", args, 4))
+            self.call(guest, vcpu, "evtchn_alloc_unbound", dom=dom, remote=(0, 1, 2, 3, 99)[int(rng.random() * 5)])
         elif x < 0.6:
             waiting = [(d, n) for d, other in b.rig.xen.domains.items() if d < 4
                        for n, p in other.events.ports.items() if p.state == 1 and p.remote_domid == me]
-            dom, remote_port = self.other(guest), 1 + int(rng.random() * sh.size.ports)
+            dom, remote_port = self.other(guest), 1 + int(rng.random() * nports)
             if waiting and rng.random() < 0.8:
                 dom, remote_port = waiting[int(rng.random() * len(waiting))]
-            args = {"caller": me, "e": me if dom == abi.DOMID_SELF else sh.domain(dom), "o": remote_port - 1}
-            self._fly(guest, vcpu, f"bind_interdomain to d{dom} port {remote_port}", op,
-                      (abi.EVTCHNOP_BIND_INTERDOMAIN, base), DOMID_PORT.pack(dom, 0, remote_port, 0),
-                      lambda f: fd.follow_event(b, f, "evtchn_bind_interdomain", args, 8))
+            self.call(guest, vcpu, "evtchn_bind_interdomain", dom=dom, port=remote_port)
         elif x < 0.8:
-            self._fly(guest, vcpu, f"send {port}", op, (abi.EVTCHNOP_SEND, base), abi.U32.pack(port),
-                      lambda f: fd.follow_event(b, f, "evtchn_send", {"caller": me, "q": port - 1}))
+            self.call(guest, vcpu, "evtchn_send", port=port)
         elif x < 0.9:
-            self._fly(guest, vcpu, f"close {port}", op, (abi.EVTCHNOP_CLOSE, base), abi.U32.pack(port),
-                      lambda f: fd.follow_event(b, f, "evtchn_close", {"caller": me, "q": port - 1}))
+            self.call(guest, vcpu, "evtchn_close", port=port)
         elif x < 0.92:
-            self._fly(guest, vcpu, "reset of its ports", op, (abi.EVTCHNOP_RESET, base), abi.U16.pack(abi.DOMID_SELF),
-                      lambda f: fd.follow_event(b, f, "evtchn_reset", {"caller": me}))
+            self.call(guest, vcpu, "evtchn_reset")
         else:
-            self.text = f"d{me}: takes its pending events"
-            for number in guest.domain.events.take_pending():
-                if b.rules_on:
-                    sh.step("evtchn_take", {"caller": me, "q": number - 1})
-
-    def _va_mapping(self, guest: Guest, vcpu: int, slot: int, pte: int, flags: int) -> None:
-        self._fly(guest, vcpu, f"update_va_mapping slot {slot} := {pte:#x}", abi.HYPERVISOR_UPDATE_VA_MAPPING,
-                  (guest.slot_va(slot), pte, flags), b"",
-                  lambda f: fd.follow_mmu(self.b, f, slot, pte, abi.DOMID_SELF, False))
+            self.call(guest, vcpu, "evtchn_take")
 
     def flush(self, guest: Guest, vcpu: int) -> None:
         """mmuext TLB_FLUSH_ALL."""
-        self._fly(guest, vcpu, "flush", abi.HYPERVISOR_MMUEXT_OP, (guest.arg(vcpu), 1, 0, abi.DOMID_SELF),
-                  abi.MMUEXT_OP.pack(abi.MMUEXT_TLB_FLUSH_ALL, 0, 0, 0), lambda f: fd.follow_flush(self.b, f))
+        self.call(guest, vcpu, "tlb_flush")

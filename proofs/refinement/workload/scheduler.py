@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import random
 
-from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.domains import MAPTRACK_TAIL
-from bulkhead.impl.xen.guest_access import write
 from bulkhead.impl.xen.scheduler import HELD
+from bulkhead.model.caller import OKAY
+from bulkhead.proofs.refinement.calls import Call
 from bulkhead.proofs.refinement.lockstep.call import Flight
-from bulkhead.proofs.refinement.lockstep.follow_domains import follow_destroy
 from bulkhead.proofs.refinement.lockstep.lockstep import Bench
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 from bulkhead.proofs.refinement.lockstep.testbed import Guest
@@ -21,6 +20,7 @@ from bulkhead.proofs.refinement.workload.dom0 import Dom0
 from bulkhead.proofs.refinement.workload.guests import GuestCalls, maps_of_the_past
 
 MOST_FLIGHTS = 3
+TOOLSTACK = "d0"
 
 
 class Driver(GuestCalls):
@@ -53,7 +53,9 @@ class Driver(GuestCalls):
             free = [d for d in (1, 2, 3) if d not in b.rig.guests]
             domid = rng.choice(free)
             self.text = f"createdomain d{domid}"
-            if not b.create(domid, rng.choice((1, 1, 1, 0)), rng.random() < 0.25) and not guests:
+            made = Call("createdomain", TOOLSTACK, {"domid": domid, "max_maptrack": rng.choice((1, 1, 1, 0)),
+                                                    "greedy": rng.random() < 0.25})
+            if self.target.carry_out(made).code != OKAY and not guests:
                 self.finish_calls()
             return
         self._guest_move(guests)
@@ -95,7 +97,7 @@ class Driver(GuestCalls):
         if domain.is_dying or domain.pause_count:
             if domain.pause_count and not domain.is_dying and rng.random() < 0.5 and self.own is None:
                 self.text = f"unpause d{guest.domid}"
-                b.pause(guest.domid, False)
+                self.target.carry_out(Call("unpausedomain", TOOLSTACK, {"domid": guest.domid}))
             return
         busy = {f.vcpu for f in b.flights if f.domid == guest.domid and f.guest is not None}
         vcpu = 0 if 0 not in busy else 1
@@ -150,7 +152,7 @@ class Driver(GuestCalls):
             return
         if not guest.domain.crashed and self.rng.random() < 0.4:
             self.text = f"pause d{guest.domid}"
-            b.pause(guest.domid, True)
+            self.target.carry_out(Call("pausedomain", TOOLSTACK, {"domid": guest.domid}))
             return
         self.destroy(guest)
 
@@ -160,15 +162,9 @@ class Driver(GuestCalls):
         if guest.domain.is_dying or any(f.guest is None for f in b.flights):
             return
         check_handles(guest)
-        kernel, xen = b.rig.kernel, b.rig.xen
-        raw = abi.DOMCTL_HEADER.pack(abi.DOMCTL_DESTROYDOMAIN, abi.DOMCTL_INTERFACE_VERSION, guest.domid, 0, 0, 0)
-        write_domctl(b, raw)
-        flight = Flight(f"destroydomain d{guest.domid}", guest.domid, 0,
-                        xen.hypercall(kernel.vcpu, abi.HYPERVISOR_DOMCTL, kernel.arg_va))
         b.rig.guests[guest.domid] = guest
-        self.text = flight.text
-        b.launch(flight, follow_destroy(b, flight, guest.domid), 0)
-        b.advance(flight)
+        self.text = f"destroydomain d{guest.domid}"
+        self.target.carry_out(Call("destroydomain", TOOLSTACK, {"domid": guest.domid}))
 
     def end(self) -> None:
         """Destroy everything, in a random order."""
@@ -197,8 +193,3 @@ def check_handles(guest: Guest) -> None:
             handle = track[handle].ref
     if sorted(seen) != list(range(len(track))):
         raise Mismatch(f"d{guest.domid} has {len(track)} records, {len(seen)} of them free or in use")
-
-
-def write_domctl(b: Bench, raw: bytes) -> None:
-    """Put a domctl into Dom0's argument page."""
-    write(b.rig.xen, b.rig.kernel.vcpu, b.rig.kernel.arg_va, raw.ljust(abi.DOMCTL_SIZE, b"\0"))

@@ -1,0 +1,342 @@
+"""All states of a small world of DomB: everything that one hostile process can do, until nothing new is found.
+
+The process connects, asks, answers as the file proxy does, lies, writes garbage, leaves, is killed and comes again, and maps
+the reserved page of the guest; a build may fail and DomB may die at each of its steps. After each action both sides are
+compared as a whole, and in each new state all claims but the slow one are evaluated. States are told apart by `canonical`:
+what decides how the implementation goes on. A build that waits for files is a running function and cannot be kept, so one is
+reached again from the start, and each action from it is taken in a child process.
+`python -m bulkhead.proofs.refinement.domb.exhaustive` runs the worlds of the README.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import hashlib
+import os
+import pickle
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from bulkhead.impl.dom0.kernel import KernelError
+from bulkhead.impl.domb import protocol as p
+from bulkhead.impl.libs import gnttab as gt
+from bulkhead.impl.libs.vchan import CLI_LIVE, Vchan
+from bulkhead.impl.xen import abi
+from bulkhead.proofs.jobs import Workers, run_to_end
+from bulkhead.proofs.refinement.domb.driver import Crash, Driver, Process, files
+from bulkhead.proofs.refinement.domb.world import Size, rules_for
+from bulkhead.proofs.refinement.lockstep.abstraction import dump
+from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+
+GUEST: Final = 2  # the id of the first guest
+REQUEST: Final = p.CreateRequest("kernel0", "", 64, "").pack()
+ASKS: Final = {"unpause": p.UNPAUSE, "pause": p.PAUSE, "destroy": p.DESTROY}
+STEPS: Final = 16  # no build tells of more steps
+CHUNK: Final = 4  # states that a worker is given at a time
+Path_ = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What can happen in a world. `steps`: a build fails or DomB dies at every so many of its steps, or at none (0)."""
+
+    requests: int = 1
+    asks: tuple[str, ...] = ("unpause", "destroy")
+    steps: int = 1
+    maps: bool = True
+    lies: bool = True
+
+    def text(self) -> str:
+        """For people."""
+        stops = f", builds that stop at every {self.steps}. step" if self.steps else ""
+        return (f"{self.requests} request{'s' * (self.requests > 1)}, {', '.join(self.asks) or 'no question'}"
+                f"{', a mapping' * self.maps}{', lies' * self.lies}{stops}")
+
+
+SMALLEST = Limits(asks=(), steps=0, maps=False, lies=False)
+WORLDS = (SMALLEST, replace(SMALLEST, lies=True), replace(SMALLEST, asks=("unpause",)), replace(SMALLEST, requests=2),
+          replace(SMALLEST, steps=1), replace(SMALLEST, maps=True), Limits(), Limits(requests=2))
+
+
+class Small(Driver):
+    """The machine with one process; what happens is named, and nothing is drawn."""
+
+    def __init__(self, root: Path, limits: Limits) -> None:
+        super().__init__(rules_for(Size()), 1, root)
+        self.limits = limits
+        self.trouble, self.mortal, self.ending = "", False, True
+        self.left = limits.requests
+        self.stop = ("", -1)  # how the build ends, and at which of its steps
+        self.spawn()
+
+    @property
+    def who(self) -> Process:
+        """The process."""
+        return self.processes[0]
+
+    def _race(self, who: Process | None = None) -> None:
+        """Nobody writes between two loads: campaigns do that."""
+
+    def _step_of_a_build(self, step: str, what: str) -> None:
+        how, at = self.stop
+        self.stop = (how, at - 1)
+        if at == 0 and how == "die":
+            raise Crash
+        if at == 0 and how == "fail":
+            self.follower.excused = True
+            raise KernelError(abi.EIO)
+
+    def waiting(self) -> list[p.Message]:
+        """Messages that DomB has not taken."""
+        chan = self.service.chan
+        return messages(chan) if chan is not None and self.up else []
+
+    def questions(self) -> list[p.Message]:
+        """Messages that the process has not taken."""
+        return messages(self.who.chan) if self.who.chan is not None and not self.who.chan.closed else []
+
+    def actions(self) -> list[str]:
+        """What can happen now."""
+        who, out = self.who, ["kill"]
+        if self.up:
+            out.append("domb")
+        if who.chan is None:
+            out += ["connect"] * (self.offer() is not None and self.up)
+        else:
+            out.append("close")
+            told = self.questions()
+            if told:
+                out += ["answer"] if told[0].op & p.REPLY or not self.limits.lies else ["answer", "refuse", "answer another"]
+            if not self.waiting():
+                out += ["garbage"] * self.limits.lies + [*self.limits.asks] + ["create"] * (self.left > 0)
+        if self.limits.maps:
+            out.append("unmap" if who.mapped else "map")
+        reading = self.follower.reading
+        if self.up and self.limits.steps and reading is not None and self.waiting() \
+                and self.follower.question[0] == p.FILE_CLOSE and not reading.doomed:
+            out += [f"{how} {k}" for how in ("fail", "die") for k in range(0, STEPS, self.limits.steps)]
+        return out
+
+    def happen(self, name: str) -> None:
+        """It happens, and both sides are compared; Mismatch."""
+        who = self.who
+        self.text, self.follower.who = name, who.space
+        word, _, number = name.partition(" ")
+        if word == "kill":
+            self.kill(who)
+            self.spawn()
+        elif word in ("domb", "fail", "die"):
+            self.stop = (word, int(number) if number else -1)
+            self.domb()
+            self.stop = ("", -1)
+        elif word == "connect":
+            self.connect(who, self.offer())
+        elif word == "close" and who.chan is not None:
+            who.chan.close()
+            who.chan = who.pipe = None
+        elif word in ("answer", "refuse"):
+            self._answer(name)
+        elif word == "garbage" and who.chan is not None:
+            with contextlib.suppress(OSError):
+                who.chan.send(b"\xff" * p.HEADER.size)
+        elif word == "create":
+            self.left -= 1
+            self._send(who, p.Message(p.CREATE, 1, 0, REQUEST))
+        elif word in ASKS:
+            self._send(who, p.Message(ASKS[word], 2, 0, p.DOMID.pack(GUEST)))
+        elif word == "map":
+            who.xgt = who.xgt or gt.xengnttab_open(who.os)
+            assert who.xgt is not None
+            addr = gt.xengnttab_map_grant_ref(who.xgt, GUEST, 0, 3)
+            who.mapped += [addr] if addr is not None else []
+        elif word == "unmap" and who.xgt is not None:
+            gt.xengnttab_unmap(who.xgt, who.mapped.pop(), 1)
+        self.follower.settle()
+        self._compare()
+
+    def _answer(self, how: str) -> None:
+        pipe = self.who.pipe
+        assert pipe is not None
+        message = pipe.receive()
+        if message is None or message.op & p.REPLY:
+            return
+        status, body = (-abi.ENOENT, b"") if how == "refuse" else self.who.proxy.handle(message.op, message.body)
+        number = message.number + (how == "answer another")
+        self._send(self.who, p.Message(message.op | p.REPLY, number, status, body))
+
+
+def messages(chan: Vchan) -> list[p.Message]:
+    """What lies in a ring, not taken; garbage as a message of its own."""
+    out: list[p.Message] = []
+    assert chan.reader is not None
+    with contextlib.suppress(OSError):
+        raw = chan.peek(chan.ready()) or b""
+        while len(raw) >= p.HEADER.size:
+            magic, op, number, status, length = p.HEADER.unpack_from(raw)
+            if magic != p.MAGIC:
+                return [*out, p.Message(-1, 0, 0, b"")]
+            out.append(p.Message(op, number, status, raw[p.HEADER.size:p.HEADER.size + length]))
+            raw = raw[p.HEADER.size + length:]
+    return out
+
+
+def canonical(small: Small) -> tuple[object, ...]:
+    """What decides how the implementation goes on; numbers of messages by whose they are."""
+    service, rig, reading, who = small.service, small.rig, small.follower.reading, small.who
+    asked = service.asked[1]
+    chan = service.chan
+    taken = small.follower.taken() if small.up else 0
+    domains = [(d, domain.pause_count, domain.is_dying, domain.creation_finished, len(domain.pages),
+                sorted(domain.events.ports), domain.grant_table.entry_v1(0)[0] if domain.grant_table.shared else -1)
+               for d, domain in sorted(rig.xen.domains.items()) if d > 1]
+    ports = sorted((port.state, -1 if port.remote is None else port.remote.domid)
+                   for d in (0, 1) for port in rig.xen.domains[d].events.ports.values())
+    return (
+        small.up, small.left, service.job is not None, service.failing is not None, service.wanted,
+        None if reading is None else (len(reading.files), len(reading.got), bool(reading.stat), reading.doomed,
+                                      reading.ended, service.asked[0]),
+        [(m.op, m.number == asked, m.status, len(m.body)) for m in small.waiting()],
+        [(m.op, m.number == asked, m.status, len(m.body)) for m in small.questions()],
+        [(m.op, m.status) for m in service.outbox],
+        [(d, b.told, b.abandoned, b.at is not None, b.at is not None and b.at <= taken)
+         for d, b in sorted(service.guests.items())],
+        chan is not None and small.up and rig.os.load(chan.page + CLI_LIVE, 1), who.chan is not None, len(who.mapped),
+        who.xgt is not None, len(who.proxy.files), len(rig.domb.late), domains, ports, rig.xen.frames.free_count,
+        rig.domb.ram.in_use(), small.follower.stage,
+    )
+
+
+@dataclass(frozen=True)
+class Found:
+    """What comes of one action: the new state, and what went apart."""
+
+    action: str
+    state: bytes
+    failure: str = ""
+
+
+def digest(small: Small) -> bytes:
+    """Tells states apart."""
+    return hashlib.blake2b(repr(canonical(small)).encode(), digest_size=16).digest()
+
+
+def take(small: Small, action: str) -> Found:
+    """An action, in a process that ends with it."""
+    try:
+        small.happen(action)
+        state = digest(small)
+    except Mismatch as error:
+        return Found(action, b"", "\n".join([error.what, *dump(error.places)]))
+    except Exception as error:  # whatever the implementation raises is a finding
+        return Found(action, b"", f"{type(error).__name__}: {error}")
+    return Found(action, state)
+
+
+def apart(small: Small, action: str) -> Found:
+    """An action in a child process: here nothing has happened."""
+    back, there = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(back)
+            with os.fdopen(there, "wb") as out:
+                pickle.dump(take(small, action), out)
+        finally:
+            os._exit(0)
+    os.close(there)
+    with os.fdopen(back, "rb") as answer:
+        data = answer.read()
+    os.waitpid(child, 0)
+    if not data:
+        return Found(action, b"", "the process that took it came to a bad end")
+    found: Found = pickle.loads(data)
+    return found
+
+
+def expand(paths: list[Path_], limits: Limits, root: str) -> list[tuple[Path_, list[Found]]]:
+    """Every action from every state that these paths lead to."""
+    out = []
+    for path in paths:
+        gc.collect()  # a machine is a web of references: without this they pile up, and to fork takes longer and longer
+        small = Small(Path(root), limits)
+        for action in path:
+            small.happen(action)
+        try:
+            small.book.check_claims(False)
+        except Mismatch as error:
+            out.append((path, [Found("nothing more", b"", error.what)]))
+            continue
+        out.append((path, [apart(small, action) for action in small.actions()]))
+    return out
+
+
+@dataclass
+class Result:
+    """What was found."""
+
+    limits: Limits
+    states: int = 0
+    actions: int = 0
+    farthest: int = 0
+    seconds: float = 0.0
+    failure: str = ""
+    complete: bool = False
+
+    def text(self) -> str:
+        """One line, honest about whether these are all."""
+        end = "all there are" if self.complete else "NOT all: cut short"
+        return (f"{self.limits.text()}: {self.states} states ({end}), the farthest {self.farthest} actions from the start; "
+                f"{self.actions} actions compared in {self.seconds:.0f} s.")
+
+
+def explore(limits: Limits, depth: int | None = None, jobs: int | None = None, seconds: float | None = None) -> Result:
+    """Breadth first until there is nothing new, or the time is up, or all within `depth` actions has been seen."""
+    result = Result(limits)
+    begin = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="bulkhead-domb-") as folder, Workers(jobs) as workers:
+        files(Path(folder))
+        root = str(Path(folder) / "exported")
+        seen = {digest(Small(Path(root), limits))}
+        level: list[Path_] = [()]
+        work = functools.partial(expand, limits=limits, root=root)
+        while level and not result.failure and (depth is None or result.farthest < depth) \
+                and (seconds is None or time.perf_counter() - begin < seconds):
+            chunks = [level[i:i + CHUNK] for i in range(0, len(level), CHUNK)]
+            done: Iterable[list[tuple[Path_, list[Found]]]] = (
+                map(work, chunks) if len(chunks) == 1 else workers.map(work, chunks))
+            level = []
+            for path, found in (each for chunk in done for each in chunk):
+                result.actions += len(found)
+                for each in found:
+                    if each.failure:
+                        result.failure = result.failure or f"{each.failure} after {[*path, each.action]}"
+                    elif each.state not in seen:
+                        seen.add(each.state)
+                        level.append((*path, each.action))
+            result.farthest += bool(level)
+    result.states = len(seen)
+    result.complete = not level and not result.failure
+    result.seconds = time.perf_counter() - begin
+    return result
+
+
+def main() -> int:
+    """The worlds of the README, or those whose numbers are given; exit code 1 where a state is wrong or missing."""
+    chosen = [WORLDS[int(n)] for n in sys.argv[1:]] or WORLDS
+    good = True
+    for limits in chosen:
+        result = explore(limits)
+        good = good and result.complete
+        print(result.text() + ("\n" + result.failure if result.failure else ""), flush=True)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    run_to_end(lambda _: main())

@@ -1,0 +1,445 @@
+"""The abstraction relation stands twice, on numbers for campaigns and on symbolic terms for proofs of handlers: both agree.
+
+Each state of a campaign in which no call is in flight, and that state with one thing changed on either side, is judged by
+both forms: at which places are implementation and rules apart? The symbolic form is asked by putting the machine's numbers
+in for its variables. It speaks of less (`in_scope`): no transfers, and no pages that are Xen's own or that nobody refers to.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.domains import ALIVE, DYING, Domain
+from bulkhead.proofs.refinement.handlers import abstraction as on_terms
+from bulkhead.proofs.refinement.handlers import obligations
+from bulkhead.proofs.refinement.handlers.objects import FLAGS, base
+from bulkhead.proofs.refinement.handlers.obligations import HERE, MASK, Holders, bits_of_pin, same_state
+from bulkhead.proofs.refinement.handlers.spec_terms import RuleState
+from bulkhead.proofs.refinement.handlers.symbolic_xen import Machine
+from bulkhead.proofs.refinement.lockstep import abstraction as on_numbers
+from bulkhead.proofs.refinement.lockstep.lockstep import Bench
+from bulkhead.proofs.refinement.lockstep.spec_world import NOBODY, Size, rules_for
+from bulkhead.proofs.refinement.workload.scheduler import Driver
+from bulkhead.proofs.symbolic.engine import Engine
+from bulkhead.proofs.symbolic.inputs import Input, Place
+from bulkhead.proofs.symbolic.terms import BITS, BOOL, MODULUS, And, If, Term, apply, eq, number
+
+Where = tuple[str, tuple[int, ...]]  # a group of claims and the place they are of, by domid, reference, frame or handle
+SIZE = Size()
+# The claims of the symbolic form, by what the other form tells apart.
+GROUPS = {"domain.phase": "phase", "version": "version", "fits": "fits", "status": "pins", "entry": "entry",
+          "active": "active", "frame": "frame", "mapping": "mapping", "in-use bits": "bits"}
+KEYS = {"phase": "d", "version": "d", "fits": "drv", "entry": "dr", "pins": "dr", "bits": "dr", "active": "dr",
+        "frame": "f", "mapping": "h"}
+TRANSFERS = ("accept_transfer", "transfer_completed")
+
+
+# --- the symbolic form, on numbers ---
+
+def rule(name: str, *args: Term) -> Term:
+    """A state function of the rules' own state."""
+    system = rules_for(SIZE).system
+    return apply("rules " + name, args, BOOL if system.funcs[name].sort == BOOL else BITS)
+
+
+def unnamed(name: str, kind: str, present: Callable[..., Term]) -> Callable[..., Term]:
+    """A state function whose value may stand for many numbers that name nothing: then one is as good as the other."""
+    def value(*args: Term) -> Term:
+        same = And(apply(f"rules {name} is {kind}", args, BOOL), apply(kind, (present(*args),), BOOL))
+        return If(same, present(*args), rule(name, *args))
+    return value
+
+
+def claims() -> dict[str, list[Term]]:
+    """What the symbolic form claims of each group where implementation and rules are in the same state."""
+    found: dict[str, list[Term]] = {}
+    system = rules_for(SIZE).system
+
+    def body() -> None:
+        machine = Machine(system)
+        present = on_terms.now(machine)
+        functions: dict[str, Callable[..., Term]] = {
+            name: (lambda *args, name=name: rule(name, *args)) for name in present.functions if name in system.funcs}
+        for name, kind in (("entry.frame", "nowhere"), ("active.frame", "nowhere"), ("entry.grantee", "nobody")):
+            functions[name] = unnamed(name, kind, present.functions[name])
+        state = RuleState(system, functions)
+        for name, claim in same_state(machine, state, Holders(state, apply("no call", ()))):
+            group = GROUPS.get(name) or GROUPS.get(name.partition(".")[0])
+            if group is not None:
+                found.setdefault(group, []).append(claim)
+        d, r = HERE["d"], HERE["r"]
+        bits = If(eq(base("table.version", d), number(1)), apply("shared#0", (d, r << 2), bits=16),
+                      apply("word#0", (d, r), bits=16)) & MASK
+        found["bits"] = [eq(bits, bits_of_pin(base("active.pin", d, r)))]
+
+    assert list(Engine().paths(body)) == [1]
+    return found
+
+
+@dataclass
+class Numbers:
+    """The values of all that is free in the claims: both sides' state at one place. Takes the place of a solver's model."""
+
+    bench: Bench
+    caller: int
+    here: dict[str, int] = field(default_factory=dict)
+
+    def value(self, place: Place, term: Term) -> int:
+        """The number at a place."""
+        name, args = place
+        if name.startswith("any_"):
+            return self.here[name.removeprefix("any_")]
+        if name == "caller":
+            return self.caller
+        if name == "nowhere":
+            return int(self.bench.shadow.frame(args[0]) == SIZE.nowhere)
+        if name == "nobody":
+            return int(self.bench.shadow.domain(args[0]) == NOBODY)
+        if name.startswith("rules "):
+            return self.of_rules(name.removeprefix("rules "), args)
+        if name.partition("#")[0] in ("shared", "word"):
+            return self.memory(name.partition("#")[0], *args)
+        kind, attr = name.split(".")
+        value = self.of_machine(kind, attr, args)
+        return int(value) if name in FLAGS else value % MODULUS
+
+    def memory(self, name: str, domid: int, cell: int) -> int:
+        """A 16-bit cell of a table's shared pages, or of its status frames."""
+        table = self.bench.rig.xen.domains[domid].grant_table
+        pages = table.shared if name == "shared" else table.status
+        data = pages[cell >> 11].data
+        return int(abi.U16.unpack_from(data, (cell & 2047) * 2)[0]) if data is not None else 0
+
+    def of_machine(self, kind: str, attr: str, args: tuple[int, ...]) -> int:
+        """A field of the implementation."""
+        xen, sh = self.bench.rig.xen, self.bench.shadow
+        if kind == "frame":
+            frame = xen.frames.table.get(args[0])
+            match attr:
+                case "known":
+                    return frame is not None
+                case "owner":
+                    return -1 if frame is None or frame.owner is None else frame.owner.domid
+            return 0 if frame is None else int(getattr(frame, attr))
+        domain = xen.domains.get(args[0] if kind != "record" else self.caller)
+        if attr == "exists" or domain is None:
+            return domain is not None
+        table = domain.grant_table
+        match kind, attr:
+            case "domain", "finished":
+                return domain.creation_finished
+            case "domain", "life":
+                return sh.lives[domain]
+            case "domain", _:
+                return int(getattr(domain, attr))
+            case "table", "entries":
+                return table.nr_entries
+            case "table", "frames":
+                return len(table.shared)
+            case "table", "version":
+                return table.version
+            case "active", "frame":
+                held = table.active[args[1]].frame
+                return -1 if held is None else held.mfn
+            case "active", _:
+                return int(getattr(table.active[args[1]], attr))
+            case "record", "life":
+                granter = table.maptrack[args[0]].granter
+                h = sh.handles.get((self.caller, args[0]), 0)
+                return sh.T["mapping.granter_life"][h] if granter not in sh.lives else sh.lives[granter]
+        return int(getattr(table.maptrack[args[0]], attr))
+
+    def of_rules(self, name: str, args: tuple[int, ...]) -> int:
+        """A state function of the rules, elements read as the numbers they stand for."""
+        sh = self.bench.shadow
+        name, _, unnamed_kind = name.partition(" is ")
+        sorts = sh.rules.system.funcs[name].args
+        elements = []
+        for sort, arg in zip(sorts, args, strict=True):
+            if sort == "Handle":
+                found = sh.handles.get((self.caller, arg))
+                if found is None:
+                    return 0
+                elements.append(found)
+            else:
+                elements.append(sh.ref(arg) if sort == "Ref" else sh.frame(arg) if sort == "Frame" else arg)
+        value = sh.at(name, *elements)
+        if unnamed_kind:
+            return int(value == (SIZE.nowhere if unnamed_kind == "nowhere" else NOBODY))
+        match sh.rules.system.funcs[name].sort:
+            case "Frame":
+                return sh.mfn(value) if value != SIZE.nowhere else MODULUS - 2
+            case "Domain":
+                return value if value != NOBODY else MODULUS - 2
+            case "Ref":
+                return SIZE.refs[value]
+        return value
+
+
+def apart_on_terms(bench: Bench, claimed: dict[str, list[Term]]) -> set[Where]:
+    """Where the symbolic form says that the two sides are apart."""
+    found: set[Where] = set()
+    for group, caller, place in places(bench):
+        here = dict(zip(KEYS[group], place, strict=True))
+        if group == "frame":
+            here["f"] += bench.shadow.first_mfn
+        values = Input(Numbers(bench, caller, here))  # type: ignore[arg-type]
+        if not all(values.value(claim) for claim in claimed[group]):
+            found.add((group, label(group, place)))
+    return found
+
+
+def label(group: str, place: tuple[int, ...]) -> tuple[int, ...]:
+    """A place as both forms name it: of `fits` both versions are one, and records are counted together."""
+    if group == "mapping":
+        return ()
+    return place[:2] if group == "fits" else place
+
+
+def places(bench: Bench) -> Iterator[tuple[str, int, tuple[int, ...]]]:
+    """All places that the symbolic form speaks of: group, calling domain, place."""
+    sh = bench.shadow
+    for d, domain in bench.rig.xen.domains.items():
+        if d >= NOBODY or not sh.bound(domain):
+            continue
+        if d:
+            yield "phase", d, (d,)
+            yield "version", d, (d,)
+        for ref in SIZE.refs:
+            if d:
+                yield from (("fits", d, (d, ref, v)) for v in (0, 1))
+            if ref < domain.grant_table.nr_entries:
+                for group in ("entry", "pins", "bits", "active"):
+                    if in_scope(bench, group, domain, ref):
+                        yield group, d, (d, ref)
+        records = {n for n, record in enumerate(domain.grant_table.maptrack) if record.flags & 3}
+        for handle in sorted(records | {n for who, n in sh.handles if who == d}):
+            yield "mapping", d, (handle,)
+    for f in range(SIZE.heap):
+        if frame_in_scope(bench, f):
+            yield "frame", 0, (f,)
+
+
+def in_scope(bench: Bench, group: str, domain: Domain, ref: int) -> bool:
+    """Not of an entry that is for a transfer; in-use bits while the guest has not overwritten them; what is remembered of a
+    use (and whether what is not granted is read-only) while both sides agree on whether there is one."""
+    sh, d = bench.shadow, domain.domid
+    flags = abi.HEADER.unpack_from(*domain.grant_table.header_at(ref))[0]
+    k = d * sh.rules.nrefs + sh.ref(ref)
+    act = domain.grant_table.active[ref]
+    if flags & abi.GTF_TYPE_MASK == abi.GTF_ACCEPT_TRANSFER or sh.T["entry.kind"][k] in [sh.kind[t] for t in TRANSFERS]:
+        return False
+    if group == "bits":
+        return (d, sh.ref(ref)) not in bench.forged and agreed(sh.T, k, act.pin)
+    return group == "pins" or agreed(sh.T, k, act.pin)
+
+
+def agreed(T: dict[str, list[int]], k: int, pin: int) -> bool:
+    """Do both sides say the same of whether an entry is in use?"""
+    return (bool(T["status.reading"][k]), bool(T["status.writing"][k])) == (bool(pin), bool(pin & abi.PIN_WRITERS))
+
+
+def frame_in_scope(bench: Bench, f: int) -> bool:
+    """A page that somebody refers to, and that is no page of Xen's own heap which the rules do not know."""
+    sh = bench.shadow
+    frame = bench.rig.xen.frames.table.get(sh.first_mfn + f)
+    if frame is None or frame.count == 0 or f in sh.limbo:
+        return False
+    return on_numbers.place_of(frame) != "xen"
+
+
+# --- the form on numbers ---
+
+def apart_on_numbers(bench: Bench) -> set[Where]:
+    """Where the form on numbers says that the two sides are apart, of the places that both speak of."""
+    both = {(group, label(group, place)) for group, _, place in places(bench)}
+    found = on_numbers.differences(bench.rig, bench.shadow, bench.forged, set(), False)
+    return {where for where in map(where_of, found) if where is not None and (where in both or where[0] == "mapping")}
+
+
+def where_of(key: str) -> Where | None:
+    """A key of `differences` as a group and a place; None of what only that form speaks of."""
+    if key.startswith(("mapping", "number of live mappings")):
+        return "mapping", ()
+    name, _, rest = key.partition("[")
+    numbers, _, more = rest.partition("]")
+    place = tuple(int(n) for n in numbers.split(", ")) if numbers else ()
+    match name:
+        case "domain":
+            return ("phase", place) if more == ".phase" else None
+        case "status":
+            return ("pins" if more else "bits", place)
+        case "version" | "fits" | "entry" | "active":
+            return name, place
+        case "frame":
+            return None if more == ".content" else ("frame", place)
+    return None
+
+
+# --- states, and changes of one side ---
+
+def states(seed: int, count: int) -> Iterator[Bench]:
+    """States of a campaign in which no call is in flight; each is as the one before it, a few calls later."""
+    for leg in range(1, 1000):
+        bench = Bench(rules_for(SIZE), seed * 1000 + leg, full_every=0)
+        driver = Driver(bench, seed * 1000 + leg)
+        while bench.calls < 400:
+            driver.move()
+            driver.finish_calls()
+            bench.settle()
+            yield bench
+            count -= 1
+            if not count:
+                return
+
+
+def change_of_machine(bench: Bench, rng: random.Random) -> Callable[[], None]:
+    """Change one thing in the implementation; what is given back undoes it."""
+    xen = bench.rig.xen
+    domain = rng.choice([d for n, d in xen.domains.items() if n < NOBODY and bench.shadow.bound(d)])
+    table = domain.grant_table
+    refs = [n for n in SIZE.refs if n < table.nr_entries]
+    frames = [f for n in range(SIZE.heap) if frame_in_scope(bench, n)
+              and (f := xen.frames.table.get(bench.shadow.first_mfn + n)) is not None]
+    records = [r for d in xen.domains.values() for r in d.grant_table.maptrack if r.flags & 3]
+    used = [n for n in refs if table.active[n].pin] or refs
+    act = table.active[rng.choice(used)]
+    match rng.randrange(6):
+        case 0 | 1:
+            ref, size = rng.choice(refs), 8 if table.version == 1 else 16
+            if rng.random() < 0.3:
+                return put(*table.status_at(ref), rng.choice((abi.GTF_READING, abi.GTF_WRITING)))
+            data, off = table.header_at(ref)
+            return put(data, off + rng.randrange(size), 1 << rng.randrange(8))
+        case 2:
+            name, value = rng.choice((("pin", act.pin ^ 1 << 8 * rng.randrange(4)), ("domid", act.domid ^ 1),
+                                      ("sub_page", not act.sub_page), ("frame", rng.choice([*frames, None]))))
+            return setting(act, name, value)
+        case 3 if records:
+            record = rng.choice(records)
+            name, value = rng.choice((("flags", record.flags ^ 1 << rng.randrange(3)), ("domid", record.domid ^ 1),
+                                      ("ref", rng.choice(SIZE.refs))))
+            return setting(record, name, value)
+        case 4 if frames:
+            page = rng.choice(frames)
+            owner = rng.choice([None, *xen.domains.values()])
+            return setting(page, "owner", owner) if rng.random() < 0.5 else setting(page, "allocated", not page.allocated)
+        case _ if domain.domid:
+            name, value = rng.choice((("is_dying", DYING if domain.is_dying == ALIVE else ALIVE),
+                                      ("creation_finished", not domain.creation_finished)))
+            return setting(domain, name, value)
+    return lambda: None
+
+
+def put(data: bytearray, where: int, bits: int) -> Callable[[], None]:
+    """Turn some bits of a byte over."""
+    def turn() -> None:
+        data[where] ^= bits
+    turn()
+    return turn
+
+
+def setting(thing: Any, name: str, value: object) -> Callable[[], None]:
+    """Set an attribute."""
+    before = getattr(thing, name)
+    setattr(thing, name, value)
+    return lambda: setattr(thing, name, before)
+
+
+CHANGED = ("domain.phase", "version", "fits", "entry.kind", "entry.grantee", "entry.readonly", "entry.frame", "entry.part",
+           "status.reading", "status.writing", "active.grantee", "active.frame", "active.part", "frame.use", "frame.owner",
+           "frame.held", "mapping.host", "mapping.device", "mapping.writable", "mapping.mapper", "mapping.granter",
+           "mapping.ref")
+
+
+def change_of_rules(bench: Bench, rng: random.Random) -> Callable[[], None]:
+    """Give a state function another value at one place where something is; what is given back undoes it."""
+    sh = bench.shadow
+    name = rng.choice(CHANGED)
+    values, func = sh.T[name], sh.rules.system.funcs[name]
+    block = 2 * len(SIZE.refs) if name == "fits" else len(SIZE.refs) if len(func.args) == 2 else 1
+    domains = [d for d in bench.rig.xen.domains if d < NOBODY]
+    things = {"Domain": [d * block + n for d in domains for n in range(block)], "Handle": list(sh.handles.values()),
+              "Frame": [f for f in range(SIZE.heap) if frame_in_scope(bench, f)]}[func.args[0]]
+    if not things:
+        return lambda: None
+    where = rng.choice(things)
+    most = {"bool": 2, "Domain": NOBODY, "Frame": SIZE.heap, "Ref": len(SIZE.refs)}
+    before = values[where]
+    values[where] = rng.randrange(most.get(func.sort) or len(sh.rules.system.enums[func.sort]))
+
+    def undo() -> None:
+        values[where] = before
+    return undo
+
+
+def held_together(seed: int, count: int) -> tuple[int, set[str]]:
+    """Both forms on so many states and on changes of them. How many states they both refuse, and in which groups."""
+    claimed = claims()
+    rng = random.Random(seed)
+    refused = 0
+    seen: set[str] = set()
+    for bench in states(seed, count):
+        for change in (None, change_of_machine, change_of_rules):
+            undo = change(bench, rng) if change is not None else lambda: None
+            numbers, terms = apart_on_numbers(bench), apart_on_terms(bench, claimed)
+            undo()
+            assert numbers == terms, f"the forms differ: on numbers {numbers - terms}, on terms {terms - numbers}"
+            assert change is not None or not numbers, f"a state of a campaign is refused: {numbers}"
+            refused += bool(numbers)
+            seen |= {group for group, _ in numbers}
+    return refused, seen
+
+
+# --- tests ---
+
+@pytest.mark.slow
+def test_both_forms_say_the_same() -> None:
+    """Thousands of states, two thirds of them changed; every group of claims is refused somewhere."""
+    refused, seen = held_together(1, 750)
+    assert refused > 500
+    assert seen == set(KEYS)
+
+
+ENTRY_OF, ENTRY_DIFFERENCES, ENTRY = on_numbers.entry_of, on_numbers.entry_differences, on_terms._entry
+
+
+def _no_parts(*args: Any) -> on_numbers.Entry:
+    return (*ENTRY_OF(*args)[:4], 0)
+
+
+def _uses_unseen(sh: Any, domain: Domain, r: int, forged: Any, moving: Any, out: on_numbers.Places) -> None:
+    found: on_numbers.Places = {}
+    ENTRY_DIFFERENCES(sh, domain, r, forged, moving, found)
+    out.update({key: pair for key, pair in found.items() if not key.startswith("active")})
+
+
+def _fields_mixed_up(machine: Machine, value: Any, cell: Any, name: str) -> Any:
+    return ENTRY(machine, value, cell, "part" if name == "readonly" else name)
+
+
+# Faults of one form: where, and what instead. Some refuse what is right, some let pass what is wrong.
+FAULTS: dict[str, tuple[Any, str, Any]] = {
+    "numbers: parts are not read": (on_numbers, "entry_of", _no_parts),
+    "numbers: a use is not looked at": (on_numbers, "entry_differences", _uses_unseen),
+    "numbers: who is dead is alive": (on_numbers, "ALIVE", DYING),
+    "terms: two flags are mixed up": (on_terms, "_entry", _fields_mixed_up),
+    "terms: nobody is dying": (on_terms, "DYING", ALIVE),
+    "terms: what is held is not looked at": (obligations, "PLAIN", tuple(n for n in obligations.PLAIN if n != "frame.held")),
+    "terms: frames are read a cell too far": (
+        on_terms, "_wide", lambda at, d, first, cells, wide=on_terms._wide: wide(at, d, first + 1, cells - 1)),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_one_form_is_noticed(fault: str) -> None:
+    module, name, value = FAULTS[fault]
+    with mock.patch.object(module, name, value), pytest.raises(AssertionError, match="the forms differ"):
+        held_together(2, 400)
