@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from bulkhead.model.diagnostics import UsageError
 from bulkhead.proofs.cli.output import Output, jobs_option, json_option, output_options
 from bulkhead.proofs.jobs import count
+from bulkhead.proofs.refinement import compared
 from bulkhead.proofs.refinement.campaign import CLAIMS_EVERY, FULL_EVERY, Report, campaign
 from bulkhead.proofs.refinement.coverage import contradicted, coverage
 from bulkhead.proofs.refinement.domb import campaign as domb_campaign
@@ -67,7 +68,7 @@ def _xen_and_drivers(seed: int, ops: int, jobs: int, model: bool, output: Output
     places = {step.label: step.span for step in rules.system.steps}
     return DiffResult(seed, report.calls, report.steps, report.rule_steps, report.seconds,
                       coverage(rules.outcomes, report.reached), tuple(contradicted(report.reached)), report.failure, model,
-                      places)
+                      places, tuple(compared.lines()) if model else ())
 
 
 def _domb(seed: int, moves: int, jobs: int) -> DombResult:

@@ -84,6 +84,8 @@ FAULTS: tuple[Fault, ...] = (
        "an entry is used by whom it does not name"),
     _f("status_v1_no_cmpxchg", "grant_entries:GrantTable._set_status_v1", "if seen == flags and seen_dom == dom:",
        "if True:", "the entry may change between the check and the claim"),
+    _f("status_v1_never", "grant_entries:GrantTable._set_status_v1", "if seen == flags and seen_dom == dom:",
+       "if False:", "no use of an entry of version 1 is ever granted"),
     _f("status_v2_no_recheck", "grant_entries:GrantTable._set_status_v2",
        "if refused() or (not readonly and flags & GTF_READONLY):", "if False:",
        "the same in version 2"),

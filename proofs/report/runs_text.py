@@ -33,7 +33,7 @@ def diff_text(result: DiffResult) -> str:
         out += result.coverage.lines()
     out += [f"WRONG: `{pair}` happened, although refinement/coverage.py says that it cannot."
             for pair in result.contradicted]
-    return "\n".join(out) + "\n"
+    return "\n".join([*out, *result.beside]) + "\n"
 
 
 def domb_text(result: DombResult, seed: int) -> str:

@@ -33,6 +33,7 @@ class DiffResult:
     failure: Failure | None
     compared: bool
     places: Places
+    beside: tuple[str, ...] = ()  # with what each operation of the implementation is compared at all, told
     format: ClassVar[str] = "bulkhead-diff/1"
 
     @property

@@ -15,6 +15,7 @@ from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.lockstep.call import GENERAL, CopyElement, Flight, Follower
 from bulkhead.proofs.refinement.lockstep.dom0_state import Mapping, Slot
 from bulkhead.proofs.refinement.lockstep.follow_grants import follow_copy
+from bulkhead.proofs.refinement.lockstep.observe import MOST_RACES
 from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import KERNEL
 
@@ -74,18 +75,18 @@ def _follow_map(d: Dom0, f: Flight, mapping: Mapping, slot: Slot) -> Follower:
     sh.step("gntdev_mmap", {"p": p, "x": x, "m": m, "writable": int(slot.writable), "this": call})
     if kernels:
         sh.step("gntdev_unmap_grant_ref", {"p": p, "x": x, "m": m})
-    tries = 0
     key = (granter, ref)
     event = yield
+    before = b.changes(key)
     while event in HELD:
         f.moving.add(key)
-        tries += 1
         event = yield
     f.moving.discard(key)
     args = {"this": call, "got_h": sh.free_handle()}
     if event != "map.pinned":
         status = b.status(f, at + 18)
-        fail = "EINVAL" if status == GENERAL and (tries >= 5 or _pins_are_full(d, key, slot)) else None
+        lost = b.changes(key) - before
+        fail = "EINVAL" if status == GENERAL and (lost >= MOST_RACES or _pins_are_full(d, key, slot)) else None
         sh.step("gntdev_mmap.map", args, "EINVAL", fail)
         if status == OKAY:
             raise Mismatch("a grant was mapped without being pinned")

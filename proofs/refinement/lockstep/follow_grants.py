@@ -30,6 +30,7 @@ from bulkhead.proofs.refinement.lockstep.call import (
     UnmapElement,
 )
 from bulkhead.proofs.refinement.lockstep.copied_bytes import watch
+from bulkhead.proofs.refinement.lockstep.observe import MOST_RACES
 from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
 from bulkhead.proofs.refinement.lockstep.testbed import Guest
 
@@ -47,12 +48,11 @@ def follow_map(b: Bench, f: Flight, elements: list[MapElement]) -> Follower:
     guest, me, call = caller_of(b, f)
     sh = b.shadow
     for i, e in enumerate(elements):
-        tries = 0
         event = yield
         key = (sh.domain(e.dom), sh.ref(e.ref))
+        before = b.changes(key)
         while event in HELD:
             f.moving.add(key)
-            tries += 1
             event = yield
         args = {"caller": me, "space": me, "dom": sh.domain(e.dom), "ref": sh.ref(e.ref),
                 "writable": int(not e.flags & 4), "host": int(bool(e.flags & 2)), "device": e.flags & 1,
@@ -60,7 +60,7 @@ def follow_map(b: Bench, f: Flight, elements: list[MapElement]) -> Follower:
         if event != "map.pinned":
             f.moving.discard(key)
             status = b.status(f, i * 32 + 18)
-            _refused_map(b, f, e, status, args, tries)
+            _refused_map(b, f, e, status, args, b.changes(key) - before)
             continue
         # While a grant is in use already, the implementation takes the page only in its second step, the rules in the first.
         f.hurry = bool(sh.at("status.reading", *key))
@@ -87,7 +87,7 @@ def follow_map(b: Bench, f: Flight, elements: list[MapElement]) -> Follower:
                                                         GENERAL, GENERAL), status)
 
 
-def _refused_map(b: Bench, f: Flight, e: MapElement, status: str, args: dict[str, int], tries: int) -> None:
+def _refused_map(b: Bench, f: Flight, e: MapElement, status: str, args: dict[str, int], lost: int) -> None:
     if status == "GNTST_no_space":
         b.shadow.count("map_grant_ref", "GNTST_no_space")
         if b.has_handles(f):
@@ -98,7 +98,7 @@ def _refused_map(b: Bench, f: Flight, e: MapElement, status: str, args: dict[str
         domain = b.rig.xen.domains.get(e.dom)
         if domain is not None and e.ref < domain.grant_table.nr_entries:
             classes = pin_classes(e.flags)
-            if domain.grant_table.active[e.ref].pin & (classes << 7) or tries >= 5:
+            if domain.grant_table.active[e.ref].pin & (classes << 7) or lost >= MOST_RACES:
                 fail = GENERAL
     code = b.shadow.try_step("map_grant_ref", args, fail)
     if code == OKAY or code is None:
@@ -197,12 +197,13 @@ def follow_copy(b: Bench, f: Flight, elements: list[CopyElement], rule: str = "c
     this = {"this": call}
     begin = begin or {"caller": me, "space": me}
     for i, e in enumerate(elements):
-        stage, tries = 0, 0
+        stage = 0
         source = b.entry_key(e.src_dom, e.src, me) if e.src_ref else None
         dest = b.entry_key(e.dst_dom, e.dst, me) if e.dst_ref else None
         f.watch = source
         event = yield
         before = f.watched
+        begun = [b.changes(source), b.changes(dest)]
         f.moving.update(k for k in (source, dest) if k is not None)
         sh.step(rule, {**begin, **this})
         code = sh.step(f"{rule}.element", {
@@ -211,15 +212,14 @@ def follow_copy(b: Bench, f: Flight, elements: list[CopyElement], rule: str = "c
             "dst_by_ref": int(e.dst_ref), "dst_own": int(e.dst_dom == abi.DOMID_SELF), "dst_dom": sh.domain(e.dst_dom),
             "dst_ref": sh.ref(e.dst) if e.dst_ref else 0, "dst_frame": 0 if e.dst_ref else sh.frame(e.dst), **this}, ANY)
         while event in HELD:
-            tries += 1
             if code == OKAY and stage == 0 and (source is None or b.pin(source) != before):
                 code = sh.step(f"{rule}.claim_source", this)
-                stage, tries = 1, 1
+                stage, begun[1] = 1, b.changes(dest)
             event = yield
         status = OKAY if event == "copy.claimed" else b.status(f, i * 40 + 36)
-        fail = GENERAL if status == GENERAL and b.copy_may_fail(e, stage, tries, me) else None
+        fail = GENERAL if status == GENERAL and b.copy_may_fail(e, stage, b.changes(dest) - begun[1], me) else None
         if code == OKAY and stage == 0:
-            source_fails = status == GENERAL and b.source_may_fail(e, tries, me)
+            source_fails = status == GENERAL and b.source_may_fail(e, b.changes(source) - begun[0], me)
             code = sh.step(f"{rule}.claim_source", this, ANY, GENERAL if source_fails else None)
             stage = 1
         if code == OKAY and stage == 1:

@@ -147,11 +147,13 @@ class Bench(Asked):
         transitive = table.version == 2 and abi.HEADER.unpack_from(data, off)[0] & abi.GTF_TYPE_MASK == abi.GTF_TRANSITIVE
         if transitive and any(key in f.moving for f in self.flights):
             self.was_transitive.add(key)
+        header = bytes(data[off:off + abi.HEADER.size])
         if table.version == 1:
             bits = in_use_bits(guest.domain, ref) if keep_bits else flags & 0x18
             abi.ENTRY_V1.pack_into(data, off, (flags & ~0x18 | bits) & 0xFFFF, domid, mfn)
         else:
             abi.ENTRY_V2.pack_into(data, off, flags & ~0x18, domid, *part, mfn)
+        self.changed[key] += header != data[off:off + abi.HEADER.size]
         if self.rules_on:
             kind, grantee, frame, readonly, in_part = entry_of(sh, guest.domain, ref)
             sh.step("write_entry", {"owner": guest.domid, "ref": key[1], "kind": kind, "grantee": grantee,

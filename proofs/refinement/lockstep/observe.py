@@ -6,6 +6,9 @@ implementation is taken for their `may fail` only if its state shows the reason.
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Final
+
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.domains import Domain
 from bulkhead.proofs.refinement.lockstep.call import CopyElement, Flight, UnmapElement, same, status_name
@@ -14,6 +17,7 @@ from bulkhead.proofs.refinement.lockstep.spec_world import Rules
 from bulkhead.proofs.refinement.lockstep.testbed import Guest, Rig
 
 Key = tuple[int, int]
+MOST_RACES: Final = 5  # for an entry of version 1, against the granter; then the use is refused (Xen's _set_status_v1)
 
 
 class Asked:
@@ -22,6 +26,7 @@ class Asked:
     def __init__(self, rules: Rules, seed: int) -> None:
         self.rig = Rig(seed, rules.size.heap, rules.size.ports)
         self.shadow = Shadow(rules, self.rig.first_mfn)
+        self.changed: Counter[Key] = Counter()  # how often the header of an entry was changed by its granter
         self.was_transitive: set[Key] = set()  # entries that a copy began to claim as transitive ones
 
     def bytes(self, f: Flight, offset: int, size: int) -> bytes:
@@ -86,11 +91,15 @@ class Asked:
         """Would the reference be inside the table in version 2, too?"""
         return int(ref < len(domain.grant_table.shared) * abi.ENTRIES_V2)
 
-    def copy_may_fail(self, e: CopyElement, stage: int, tries: int, me: int) -> bool:
-        """Can the destination be refused by what the rules do not have: counters, types, five lost races?"""
+    def changes(self, key: Key | None) -> int:
+        """How often the granter has changed the header of an entry so far."""
+        return 0 if key is None else self.changed[key]
+
+    def copy_may_fail(self, e: CopyElement, stage: int, lost: int, me: int) -> bool:
+        """Can the destination be refused by what the rules do not have: counters, types, `lost` races?"""
         if e.dst_ref:
             key = self.entry_key(e.dst_dom, e.dst, me)
-            if self.pin(key) & abi.PIN_HSTW << 7 or tries >= 5:
+            if self.pin(key) & abi.PIN_HSTW << 7 or lost >= MOST_RACES:
                 return True
             if key in self.was_transitive or self._names_another_part(key):
                 return True
@@ -119,10 +128,10 @@ class Asked:
         act = self.rig.xen.domains[key[0]].grant_table.active[self.shadow.size.refs[key[1]]]
         return act.start, act.start + act.length
 
-    def source_may_fail(self, e: CopyElement, tries: int, me: int) -> bool:
+    def source_may_fail(self, e: CopyElement, lost: int, me: int) -> bool:
         """The same of the source."""
         key = self.entry_key(e.src_dom, e.src, me)
-        return e.src_ref and bool(self.pin(key) & abi.PIN_HSTR << 7 or tries >= 5 or key in self.was_transitive)
+        return e.src_ref and bool(self.pin(key) & abi.PIN_HSTR << 7 or lost >= MOST_RACES or key in self.was_transitive)
 
     def is_table(self, mfn: int) -> bool:
         """Is the frame in use as a page table?"""

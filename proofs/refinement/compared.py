@@ -1,0 +1,194 @@
+"""What each operation of the implementation is compared with: the rules, recordings of real Xen, both, or neither.
+
+The operations are read off the implementation itself: its hypercall table, the commands that each hypercall knows, the
+ioctls of Dom0's devices, and system calls. `RULES` says which rules a campaign follows when it makes an operation;
+`recorded.json` how often the recordings kept with the project make it (`python -m tests.compared` counts); `NEITHER` why
+nothing does. What it is not: a claim about every answer of an operation, for which see coverage.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bulkhead.impl.dom0 import gntdev_bsd, ioctl, ioctl_control
+from bulkhead.impl.dom0.process import Process
+from bulkhead.impl.dom0.syscalls import Syscalls
+from bulkhead.impl.xen import abi, domctl, hypercall, hypercall_evtchn
+
+RECORDED: Final = Path(__file__).with_name("recorded.json")
+GRANT, MEMORY, EVENTS, DOMCTL = "grant_table_op", "memory_op", "event_channel_op", "domctl"
+MMU, MMUEXT, VA, VA_OTHER = "mmu_update", "mmuext_op", "update_va_mapping", "update_va_mapping_otherdomain"
+SYSTEM_CALL: Final = "system call"
+HYPERCALLS: Final[Mapping[int, str]] = {
+    abi.HYPERVISOR_MMU_UPDATE: MMU, abi.HYPERVISOR_MEMORY_OP: MEMORY, abi.HYPERVISOR_UPDATE_VA_MAPPING: VA,
+    abi.HYPERVISOR_GRANT_TABLE_OP: GRANT, abi.HYPERVISOR_UPDATE_VA_MAPPING_OTHERDOMAIN: VA_OTHER,
+    abi.HYPERVISOR_MMUEXT_OP: MMUEXT, abi.HYPERVISOR_EVENT_CHANNEL_OP: EVENTS, abi.HYPERVISOR_DOMCTL: DOMCTL,
+}
+DEVICES: Final = ("gntdev", "gntalloc", "privcmd", "evtchn", "BSD gntdev")
+
+Key = tuple[str, str]  # a family, such as `grant_table_op` or `gntdev`, and the name of an operation of it
+
+# The rules that a campaign follows when it makes the operation.
+RULES: Final[Mapping[Key, tuple[str, ...]]] = {
+    (GRANT, "map_grant_ref"): ("map_grant_ref",),
+    (GRANT, "unmap_grant_ref"): ("unmap_grant_ref",),
+    (GRANT, "setup_table"): ("setup_table",),
+    (GRANT, "transfer"): ("transfer",),
+    (GRANT, "copy"): ("copy",),
+    (GRANT, "set_version"): ("set_version_1", "set_version_2"),
+    (GRANT, "swap_grant_ref"): ("swap_grant_ref",),
+    (MEMORY, "decrease_reservation"): ("decrease_reservation",),
+    (MEMORY, "populate_physmap"): ("populate_physmap", "privcmd_populate_physmap"),
+    (EVENTS, "bind_interdomain"): ("evtchn_bind_interdomain",),
+    (EVENTS, "close"): ("evtchn_close",),
+    (EVENTS, "send"): ("evtchn_send",),
+    (EVENTS, "alloc_unbound"): ("evtchn_alloc_unbound", "privcmd_alloc_unbound"),
+    (MMU, "normal_pt_update"): ("mmu_update_map", "mmu_update_clear"),
+    (DOMCTL, "createdomain"): ("privcmd_createdomain",),
+    (DOMCTL, "destroydomain"): ("privcmd_destroydomain", "domain_destroy", "relinquish_resources", "release_mapping"),
+    (DOMCTL, "pausedomain"): ("privcmd_pausedomain",),
+    (DOMCTL, "unpausedomain"): ("privcmd_unpausedomain",),
+    ("gntdev", "map_grant_ref"): ("gntdev_map_grant_ref", "gntdev_map_next_ref"),
+    ("gntdev", "unmap_grant_ref"): ("gntdev_unmap_grant_ref",),
+    ("gntdev", "set_unmap_notify"): ("gntdev_set_unmap_notify", "gntdev_ring"),
+    ("gntdev", "grant_copy"): ("gntdev_copy",),
+    ("gntalloc", "alloc_gref"): ("gntalloc_alloc_gref",),
+    ("gntalloc", "dealloc_gref"): ("gntalloc_dealloc_gref", "gntalloc_free"),
+    ("gntalloc", "set_unmap_notify"): ("gntalloc_set_unmap_notify", "gntalloc_ring"),
+    ("privcmd", "mmapbatch_v2"): ("privcmd_mmapbatch",),
+    ("privcmd", "restrict"): ("privcmd_restrict",),
+    ("evtchn", "bind_interdomain"): ("evtchn_bind",),
+    ("evtchn", "bind_unbound_port"): ("evtchn_bind_unbound",),
+    ("evtchn", "unbind"): ("evtchn_unbind",),
+    ("evtchn", "notify"): ("evtchn_notify",),
+    ("evtchn", "reset"): ("evtchn_reset",),
+    ("evtchn", "restrict_domid"): ("evtchn_restrict",),
+    (SYSTEM_CALL, "open"): ("open_gntdev", "open_gntalloc", "open_privcmd", "open_evtchn"),
+    (SYSTEM_CALL, "close"): ("close", "release_file", "evtchn_release"),
+    (SYSTEM_CALL, "mmap"): ("gntdev_mmap", "gntalloc_mmap"),
+    (SYSTEM_CALL, "munmap"): ("gntdev_munmap", "gntalloc_munmap", "privcmd_munmap"),
+    (SYSTEM_CALL, "mprotect"): ("gntalloc_remap",),
+    (SYSTEM_CALL, "mremap"): ("gntalloc_remap",),
+    (SYSTEM_CALL, "read"): ("evtchn_read",),
+    (SYSTEM_CALL, "write"): ("evtchn_write",),
+    (SYSTEM_CALL, "poll"): ("evtchn_poll",),
+    (SYSTEM_CALL, "store"): ("store",),
+    (SYSTEM_CALL, "fork"): ("fork",),
+    (SYSTEM_CALL, "exit"): ("exit",),
+}
+
+BSD: Final = "a device of BSD: no such Dom0 is recorded, and the rules have Linux's; tests/impl/test_libs.py"
+OLDER: Final = "older than mmapbatch_v2, and no tool of the recorder's makes it; tests/impl/test_dom0_linux.py"
+NEITHER: Final[Mapping[Key, str]] = {
+    ("privcmd", "mmap"): OLDER,
+    ("privcmd", "mmapbatch"): OLDER,
+    (SYSTEM_CALL, "anonymous"): "memory of the process's own; every ioctl's argument lies in it",
+    **{("BSD gntdev", name): BSD for name in (
+        "set_unmap_notify", "alloc_gref", "dealloc_gref", "map_grant_ref", "unmap_grant_ref", "get_offset_for_vaddr")},
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operation: the rules beside it, how often recordings make it, and why nothing does where that is so."""
+
+    key: Key
+    rules: tuple[str, ...]
+    recorded: int
+    why: str
+
+    @property
+    def beside(self) -> str:
+        """`rules`, `real Xen`, `both` or `neither`."""
+        if self.rules:
+            return "both" if self.recorded else "rules"
+        return "real Xen" if self.recorded else "neither"
+
+
+def _named(prefix: str) -> dict[int, str]:
+    """The numbers of the interface whose names begin so, with the rest of the name."""
+    return {value: name[len(prefix):].lower() for name, value in vars(abi).items()
+            if name.startswith(prefix) and isinstance(value, int)}
+
+
+def names() -> dict[str, dict[int, str]]:
+    """The operations of each hypercall by their numbers, as the implementation dispatches them."""
+    pins = {abi.MMUEXT_PIN_L1_TABLE + level: f"pin_l{level + 1}_table" for level in range(4)}
+    grant, events, control = _named("GNTTABOP_"), _named("EVTCHNOP_"), _named("DOMCTL_")
+    known = domctl.KNOWN | {abi.DOMCTL_GETDOMAININFO, abi.DOMCTL_SET_TARGET}
+    return {
+        GRANT: {n: grant[n] for n in hypercall.GRANT_OPS},
+        MEMORY: _named("XENMEM_"),
+        EVENTS: {n: events[n] for n in hypercall_evtchn.SIZES},
+        DOMCTL: {n: control[n] for n in known},
+        MMU: {abi.MMU_NORMAL_PT_UPDATE: "normal_pt_update", abi.MMU_MACHPHYS_UPDATE: "machphys_update",
+              abi.MMU_PT_UPDATE_PRESERVE_AD: "pt_update_preserve_ad",
+              abi.MMU_PT_UPDATE_NO_TRANSLATE: "pt_update_no_translate"},
+        MMUEXT: _named("MMUEXT_") | pins,
+        VA: {0: "the whole hypercall"},
+        VA_OTHER: {0: "the whole hypercall"},
+    }
+
+
+def ioctls() -> dict[str, dict[int, str]]:
+    """The ioctls of each device by their numbers."""
+    found: dict[str, dict[int, str]] = {device: {} for device in DEVICES}
+    prefixes = dict(zip(("GNTDEV_", "GNTALLOC_", "PRIVCMD_", "EVTCHN_", "BSD_"), DEVICES, strict=True))
+    for module in (ioctl, ioctl_control, gntdev_bsd):
+        for name, value in vars(module).items():
+            for prefix, device in prefixes.items():
+                if name.startswith(prefix) and isinstance(value, int):
+                    found[device][value] = name[len(prefix):].lower()
+    for device in ("gntdev", "gntalloc"):  # one number for both
+        found[device][ioctl.SET_UNMAP_NOTIFY] = "set_unmap_notify"
+    return found
+
+
+def system_calls() -> tuple[str, ...]:
+    """The system calls of a process, but for ioctl, which has families of its own."""
+    of_calls = [name for name in vars(Syscalls) if not name.startswith("_") and callable(getattr(Syscalls, name))]
+    return (*(name for name in of_calls if name != "ioctl"), Process.fork.__name__)
+
+
+def operations() -> tuple[Key, ...]:
+    """Every operation of the implementation."""
+    families = {**names(), **ioctls()}
+    return (*((family, name) for family, numbers in families.items() for name in numbers.values()),
+            *((SYSTEM_CALL, name) for name in system_calls()))
+
+
+def recorded() -> dict[Key, int]:
+    """How often the recordings make each operation."""
+    loaded: dict[str, dict[str, int]] = json.loads(RECORDED.read_text())
+    return {(family, name): count for family, counts in loaded.items() for name, count in counts.items()}
+
+
+def table() -> tuple[Row, ...]:
+    """One row for each operation."""
+    counts = recorded()
+    return tuple(Row(key, RULES.get(key, ()), counts.get(key, 0), NEITHER.get(key, "")) for key in operations())
+
+
+def lines() -> list[str]:
+    """For people: how many operations are compared with what, and those compared with nothing, with the reason."""
+    rows = table()
+    by = {word: [r for r in rows if r.beside == word] for word in ("both", "rules", "real Xen", "neither")}
+    out = [f"{len(rows)} operations: {len(by['both'])} compared with the rules and with recordings of real Xen, "
+           f"{len(by['rules'])} with the rules only, {len(by['real Xen'])} with real Xen only, "
+           f"{len(by['neither'])} with neither:"]
+    reasons: dict[str, list[str]] = {}
+    for row in by["neither"]:
+        reasons.setdefault(row.why or "no reason is given", []).append(" ".join(row.key))
+    return out + [f"  {', '.join(each)}: {why}" for why, each in reasons.items()]
+
+
+def markdown() -> str:
+    """The table of proofs/README.md."""
+    out = ["| Operation | Compared with | Rules | Recorded calls |", "|---|---|---|---|"]
+    out += [f"| {row.key[0]}: {row.key[1]} | {row.beside} | {', '.join(row.rules) or '-'} | {row.recorded or '-'} |"
+            for row in table()]
+    return "\n".join(out) + "\n"

@@ -1,0 +1,129 @@
+"""`python -m tests.compared`: counts the operations of recordings of real Xen, into proofs/refinement/recorded.json.
+
+Counted is what a recorded call does on the implementation, not what the rig does to build guests; an operation whose answer
+is not compared (a recording without its result) does not exist in recordings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+from unittest.mock import patch
+
+from bulkhead.impl.xen import abi, hypercall
+from bulkhead.impl.xen.continuation import Handler
+from bulkhead.impl.xen.domains import VCpu
+from bulkhead.impl.xen.guest_access import read
+from bulkhead.impl.xen.machine import Xen
+from bulkhead.proofs.refinement.compared import (
+    DOMCTL,
+    HYPERCALLS,
+    MMU,
+    MMUEXT,
+    RECORDED,
+    SYSTEM_CALL,
+    VA,
+    VA_OTHER,
+    Key,
+    ioctls,
+    names,
+)
+from bulkhead.proofs.replay import driver
+from tests.lines_run import RECORDED as FILES
+
+BUILDS = ("mkdom", "rmdom", "pfill", "fmap", "wr", "rd")  # the rig's own hypercalls are no recorded ones
+GNTDEV_OPS = {"gd.map": "map_grant_ref", "gd.unmap": "unmap_grant_ref", "gd.copy": "grant_copy",
+              "gd.getoff": "get_offset_for_vaddr"}
+CALLS = {"gd.open": "open", "gd.close": "close", "gd.mmap": "mmap", "gd.munmap": "munmap", "gd.rd": "load", "gd.wr": "store",
+         "sys.open": "open", "sys.close": "close", "sys.mmap": "mmap", "sys.munmap": "munmap", "sys.read": "read",
+         "sys.write": "write", "sys.rd": "load", "sys.wr": "store"}
+MOST = 64  # elements of a batch that are looked at
+
+
+def _commands(xen: Xen, vcpu: VCpu, family: str, a1: int, a2: int) -> Iterator[int]:
+    """The numbers of the operations that one hypercall makes."""
+    if family in (VA, VA_OTHER):
+        yield 0
+    elif family == DOMCTL:
+        raw = read(xen, vcpu, a1, 4)
+        if raw is not None:
+            yield abi.U32.unpack(raw)[0]
+    elif family in (MMU, MMUEXT):
+        size, mask = (16, 7) if family == MMU else (24, 0xFFFFFFFF)
+        for n in range(min(a2 & 0x7FFFFFFF, MOST)):
+            raw = read(xen, vcpu, a1 + n * size, 4)
+            if raw is not None:
+                yield abi.U32.unpack(raw)[0] & mask
+    else:
+        yield a1 & (abi.MEMOP_CMD_MASK if family == "memory_op" else 0xFFFFFFFF)
+
+
+class Counting:
+    """Counts operations while recordings are replayed."""
+
+    def __init__(self) -> None:
+        self.found: Counter[Key] = Counter()
+        self.on = False
+        self.devices: dict[int, str] = {}  # of the files of a recording
+        self.names = names()
+        self.ioctls = ioctls()
+
+    def _counted(self, number: int, handler: Handler) -> Handler:
+        family = HYPERCALLS[number]
+
+        def call(xen: Xen, vcpu: VCpu, a1: int, a2: int, a3: int, a4: int, a5: int) -> Any:
+            if self.on:
+                for command in _commands(xen, vcpu, family, a1, a2):
+                    name = self.names[family].get(command)
+                    if name is not None:
+                        self.found[family, name] += 1
+            return handler(xen, vcpu, a1, a2, a3, a4, a5)
+        return call
+
+    def execute(self, rig: Any, op: str, a: dict[str, Any], skip: set[str]) -> dict[str, Any]:
+        """As `ops.execute`, and counts."""
+        self.on = op not in BUILDS and not op.startswith(("gd.", "sys."))
+        if op == "sys.open":
+            self.devices[int(a["f"])] = str(a["dev"])
+        if op == "sys.ioctl":
+            device = self.devices.get(int(a["f"]), "")
+            name = self.ioctls.get(device, {}).get(int(a["req"]))
+            if name is not None:
+                self.found[device, name] += 1
+        elif op in GNTDEV_OPS:
+            self.found["gntdev", GNTDEV_OPS[op]] += 1
+        elif op in CALLS:
+            self.found[SYSTEM_CALL, CALLS[op]] += 1
+        try:
+            return _execute(rig, op, a, skip)
+        finally:
+            self.on = False
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Count for a while."""
+        counted = {number: self._counted(number, handler) for number, handler in hypercall.TABLE.items()}
+        with patch.dict(hypercall.TABLE, counted), patch.object(driver, "execute", self.execute):
+            yield
+
+
+_execute = driver.execute
+
+
+def count() -> dict[str, dict[str, int]]:
+    """Operations by family and name, with how often recordings make them."""
+    counting = Counting()
+    with counting.installed():
+        for path in FILES:
+            driver.replay(path)
+    found: dict[str, dict[str, int]] = {}
+    for (family, name), number in sorted(counting.found.items()):
+        found.setdefault(family, {})[name] = number
+    return found
+
+
+if __name__ == "__main__":
+    RECORDED.write_text(json.dumps(count(), indent=1) + "\n")

@@ -1,0 +1,77 @@
+"""Who hears an event: IPIs, virtual interrupts of one vCPU and of all, masks, and vCPUs that a port is moved to.
+
+What it protects: an answer of 0 says little; here the bits that the event leaves are read.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from bulkhead.impl.xen.abi import EEXIST, EINVAL, ENOENT
+from bulkhead.impl.xen.domains import Domain
+from bulkhead.impl.xen.events import op_bind_vcpu, op_status, op_unmask
+from bulkhead.impl.xen.lifecycle import create_domain, set_max_vcpus
+from bulkhead.impl.xen.machine import Xen
+
+TIMER, CONSOLE = 0, 2  # VIRQ_TIMER is of one vCPU, VIRQ_CONSOLE of the domain
+
+
+@pytest.fixture
+def guest() -> Domain:
+    xen = Xen(nframes=4096, reserved=16)
+    xen.create_dom0()
+    made = create_domain(xen, max_vcpus=2)
+    assert isinstance(made, Domain) and set_max_vcpus(made, 2) == 0
+    return made
+
+
+def test_an_ipi_reaches_its_own_port_only(guest: Domain) -> None:
+    first, second = guest.events.bind_ipi(0), guest.events.bind_ipi(1)
+    assert 0 < first < second and guest.events.take_pending() == []
+    assert guest.events.send(second) == 0
+    assert guest.events.take_pending() == [second] and guest.events.take_pending() == []
+    assert guest.events.bind_ipi(2) == -ENOENT
+
+
+def test_a_virtual_interrupt_reaches_those_bound_to_it(guest: Domain) -> None:
+    timers = [guest.events.bind_virq(TIMER, vcpu) for vcpu in (0, 1)]
+    console = guest.events.bind_virq(CONSOLE, 0)
+    assert guest.events.bind_virq(TIMER, 1) == -EEXIST and guest.events.bind_virq(CONSOLE, 1) == -EINVAL
+    assert guest.events.bind_virq(TIMER, 2) == -ENOENT
+    guest.events.raise_virq(CONSOLE)
+    assert guest.events.take_pending() == [console]
+    guest.events.raise_virq(TIMER)
+    assert guest.events.take_pending() == timers
+    assert guest.events.send(console) == -EINVAL  # nobody rings a virtual interrupt
+
+
+def test_a_masked_event_waits(guest: Domain) -> None:
+    port = guest.events.bind_ipi(0)
+    guest.events.ports[port].masked = True
+    guest.events.send(port)
+    assert guest.events.take_pending() == []
+    assert op_unmask(guest.vcpus[0], port) == 0
+    assert guest.events.take_pending() == [port]
+
+
+def test_ports_and_the_vcpus_they_are_of(guest: Domain) -> None:
+    xen, vcpu = guest.xen, guest.vcpus[0]
+    ipi, timer, console = guest.events.bind_ipi(1), guest.events.bind_virq(TIMER, 1), guest.events.bind_virq(CONSOLE, 0)
+
+    def of(port: int) -> int:
+        return op_status(xen, vcpu, guest.domid, port)[2]
+
+    assert [of(port) for port in (ipi, timer, console)] == [1, 1, 0]
+    assert op_bind_vcpu(vcpu, console, 1) == 0 and of(console) == 1
+    assert op_bind_vcpu(vcpu, console, 2) == -ENOENT and of(console) == 1
+    for port in (ipi, timer, 99):
+        assert op_bind_vcpu(vcpu, port, 0) == -EINVAL
+    assert [of(port) for port in (ipi, timer)] == [1, 1]
+
+
+def test_closing_one_port_leaves_the_events_of_others(guest: Domain) -> None:
+    one, two = guest.events.bind_ipi(0), guest.events.bind_ipi(0)
+    guest.events.send(one)
+    guest.events.send(two)
+    assert guest.events.close(one) == 0
+    assert guest.events.take_pending() == [two] and guest.events.send(one) == -EINVAL

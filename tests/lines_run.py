@@ -1,0 +1,152 @@
+"""Which lines of impl/xen and impl/dom0 run, and what runs them: each recording, each leg of a campaign, each unit test.
+
+The `coverage` package traces; what it finds is kept under build/ for as long as no source and no recording changes. Only
+lines inside functions are looked at. `unrun_lines.py` reports what nothing runs, `mutants/` asks only what runs a line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType
+
+import coverage
+import pytest
+
+from bulkhead.proofs.refinement.campaign import run_leg
+from bulkhead.proofs.refinement.lockstep.spec_world import Size, rules_for
+from bulkhead.proofs.replay.driver import replay
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORDED = tuple(sorted((ROOT / "tests" / "recorded").glob("*.jsonl.xz")))
+LEGS = tuple(range(6))
+LEG_CALLS = 1000
+SEED = 1
+UNIT = "tests/impl"
+KINDS = ("recording", "campaign", "unit")
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Something that runs the implementation: what kind, its name, the seconds it takes, the lines it runs by file."""
+
+    kind: str
+    name: str
+    seconds: float
+    lines: dict[str, frozenset[int]]
+
+    def runs(self, file: str, line: int) -> bool:
+        """Whether it runs a line of a file such as `xen/mmu.py`."""
+        return line in self.lines.get(file, ())
+
+
+def ask_recording(name: str) -> str:
+    """Replay a recording; what is wrong, or nothing."""
+    result = replay(ROOT / "tests" / "recorded" / name)
+    return result.report[0] if result.report else f"{result.explained} differences explained" if result.explained else ""
+
+
+def ask_leg(name: str) -> str:
+    """One leg of a campaign; what went apart, or nothing."""
+    failure = run_leg(rules_for(Size()), SEED, int(name), LEG_CALLS).failure
+    return "" if failure is None else f"{failure.what} ({failure.call})"
+
+
+class _Contexts:
+    """Tells coverage which test runs, and notes how long it took."""
+
+    def __init__(self, tracer: coverage.Coverage) -> None:
+        self.tracer = tracer
+        self.seconds: dict[str, float] = {}
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        self.tracer.switch_context(item.nodeid)
+        start = time.process_time()
+        yield
+        self.seconds[item.nodeid] = time.process_time() - start
+
+
+def _files() -> list[Path]:
+    return [p for room in ("xen", "dom0") for p in sorted((ROOT / "impl" / room).glob("*.py"))]
+
+
+def lines_of(text: str) -> frozenset[int]:
+    """The lines of functions that can run."""
+    found: set[int] = set()
+    codes = [compile(text, "source", "exec")]
+    while codes:
+        code = codes.pop()
+        codes += [c for c in code.co_consts if isinstance(c, CodeType)]
+        if code.co_flags & inspect.CO_OPTIMIZED:
+            found |= {line for _, _, line in code.co_lines() if line is not None and line > code.co_firstlineno}
+    return frozenset(found)
+
+
+def every_line() -> dict[str, frozenset[int]]:
+    """The lines that can run, by file."""
+    return {f"{p.parent.name}/{p.name}": lines_of(p.read_text()) for p in _files()}
+
+
+def _state() -> str:
+    """What the answer hangs on, as a hash."""
+    found = hashlib.sha256(f"{LEGS} {LEG_CALLS} {SEED}".encode())
+    folders = ("impl", "spec", "proofs/refinement", "proofs/replay", UNIT)
+    paths = [p for folder in folders for p in (ROOT / folder).rglob("*")]
+    for path in sorted([*paths, *RECORDED]):
+        if path.suffix in (".py", ".rules", ".json", ".xz"):
+            found.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return found.hexdigest()
+
+
+def _trace(found: list[Runner], tell: Callable[[str], None]) -> None:
+    tracer = coverage.Coverage(data_file=None, config_file=False, include=[str(p) for p in _files()])
+    seconds: dict[tuple[str, str], float] = {}
+    tests = _Contexts(tracer)
+    rules_for(Size())
+    tracer.start()
+    try:
+        for kind, names, ask in (("recording", [p.name for p in RECORDED], ask_recording),
+                                 ("campaign", [str(n) for n in LEGS], ask_leg)):
+            for name in names:
+                tracer.switch_context(f"{kind}|{name}")
+                start = time.process_time()
+                wrong = ask(name)
+                seconds[kind, name] = time.process_time() - start
+                tell(f"{kind} {name}: {seconds[kind, name]:.1f} s{': ' + wrong if wrong else ''}")
+        pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(ROOT / UNIT)], plugins=[tests])
+    finally:
+        tracer.stop()
+    seconds.update({("unit", name): each for name, each in tests.seconds.items()})
+    data = tracer.get_data()
+    by_context: dict[str, dict[str, set[int]]] = {}
+    for path in _files():
+        for line, contexts in data.contexts_by_lineno(str(path)).items():
+            for context in contexts:
+                by_context.setdefault(context, {}).setdefault(f"{path.parent.name}/{path.name}", set()).add(line)
+    for (kind, name), each in seconds.items():
+        lines = by_context.get(name if kind == "unit" else f"{kind}|{name}", {})
+        found.append(Runner(kind, name, each, {f: frozenset(ls) for f, ls in lines.items()}))
+
+
+def runners(tell: Callable[[str], None] = print) -> list[Runner]:
+    """All that runs the implementation, with the lines it runs; from build/ where nothing has changed since."""
+    kept = ROOT / "build" / "lines-run.json"
+    state = _state()
+    if kept.exists():
+        old = json.loads(kept.read_text())
+        if old["state"] == state:
+            return [Runner(r["kind"], r["name"], r["seconds"], {f: frozenset(ls) for f, ls in r["lines"].items()})
+                    for r in old["runners"]]
+    found: list[Runner] = []
+    _trace(found, tell)
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text(json.dumps({"state": state, "runners": [
+        {"kind": r.kind, "name": r.name, "seconds": r.seconds, "lines": {f: sorted(ls) for f, ls in r.lines.items()}}
+        for r in found]}))
+    return found

@@ -1,0 +1,51 @@
+"""`python -m tests.mutants --sample N --seed S`: so many random one-place faults, who noticed them, and the survivors.
+
+A survivor is a blind spot, or a change that means the same: which of the two, people say. Exit code 1 when some survive.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import sys
+
+from bulkhead.proofs.refinement.lockstep.spec_world import Size, rules_for
+from tests.lines_run import runners
+from tests.mutants.asking import ask, fits
+from tests.mutants.places import every_mutant, sample
+
+
+def main(words: list[str]) -> int:
+    """Ask, one line per mutant, and sum up."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("--sample", type=int, default=50, metavar="N", help="how many mutants (50)")
+    parser.add_argument("--seed", type=int, default=1, metavar="S", help="which ones (1)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only mutants whose line of text contains this")
+    parser.add_argument("--list", action="store_true", help="show them, and run nothing")
+    given = parser.parse_args(words)
+    chosen = [m for m in every_mutant() if given.only in m.text()] if given.only else sample(given.sample, given.seed)
+    chosen = [m for m in chosen if fits(m)]
+    if given.list:
+        print("\n".join(m.text() for m in chosen))
+        return 0
+    asked = runners(lambda line: print(line, file=sys.stderr, flush=True))
+    rules_for(Size())  # once, before processes are forked
+    by: collections.Counter[str] = collections.Counter()
+    survivors = []
+    for number, mutant in enumerate(chosen, 1):
+        answer = ask(mutant, asked)
+        by[answer.by or "nobody"] += 1
+        if not answer.by:
+            survivors.append(answer)
+        told = f"{answer.by}: {answer.how[:90]}" if answer.by else f"SURVIVES ({answer.asked} asked)"
+        print(f"{number}/{len(chosen)} {mutant.text()}: {told}", flush=True)
+    print(f"\n{len(chosen) - len(survivors)} of {len(chosen)} noticed: "
+          + ", ".join(f"{n} by {who}" for who, n in by.most_common()))
+    for answer in survivors:
+        where = "nothing runs this line" if not answer.asked else f"{answer.asked} asked"
+        print(f"  {answer.mutant.text()} ({where})")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,157 @@
+"""Lays a mutant over the implementation and asks who notices it: recordings, then campaigns, then unit tests of `impl`.
+
+Each mutant runs in a process of its own, forked from one that has everything loaded, with a limit of processor time and
+memory. Only what runs the changed line is asked, the quickest first, and the first notice ends it. A mutant that makes a
+call run for ever, or the process die, is noticed too, and counted as such.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import itertools
+import multiprocessing
+import os
+import resource
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from types import CodeType, FunctionType
+
+import pytest
+
+from tests.lines_run import KINDS, ROOT, Runner, ask_leg, ask_recording
+from tests.mutants.places import Mutant, source_of
+
+PATIENCE = 4.0  # times of what the work takes without a fault (traced, which is slower)
+GRACE = 15.0  # seconds on top
+MEMORY = 6 << 30
+UNIT_SECONDS = 20.0  # of unit tests for one mutant, the quickest first
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Who noticed a mutant and how; `by` is empty for a survivor, and `asked` is how many were asked."""
+
+    mutant: Mutant
+    by: str
+    how: str
+    asked: int
+
+
+def function_of(mutant: Mutant) -> FunctionType:
+    """The function that a mutant changes."""
+    found: object = importlib.import_module("bulkhead.impl." + mutant.file.removesuffix(".py").replace("/", "."))
+    for part in mutant.function.split("."):
+        found = inspect.getattr_static(found, part)
+    if isinstance(found, property):
+        found = found.fget
+    found = inspect.unwrap(found) if callable(found) else found
+    found = found.__func__ if isinstance(found, staticmethod | classmethod) else found
+    assert isinstance(found, FunctionType), mutant.text()
+    return found
+
+
+def _code(mutant: Mutant, function: FunctionType) -> CodeType:
+    """The changed code. Raises ValueError where it does not fit: its free variables have to be those of the original."""
+    lines = source_of(mutant, (ROOT / "impl" / mutant.file).read_text()).splitlines()
+    free = function.__code__.co_freevars
+    if free:  # `__class__`, where the original uses super()
+        lines = [f"def outside({', '.join(free)}):", *("    " + line for line in lines)]
+    text = "\n".join(["from __future__ import annotations", *lines])
+    codes = [compile(text, f"<impl/{mutant.file}>", "exec")]
+    for _ in range(2 if free else 1):
+        codes = [c for code in codes for c in code.co_consts if isinstance(c, CodeType)]
+    found = next(c for c in codes if c.co_name == function.__name__)
+    if found.co_freevars != free:
+        raise ValueError(f"{mutant.text()}: cannot be laid")
+    return found
+
+
+def fits(mutant: Mutant) -> bool:
+    """Can the mutant be laid over the implementation?"""
+    try:
+        _code(mutant, function_of(mutant))
+    except ValueError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def laid(mutant: Mutant) -> Iterator[None]:
+    """The implementation with a mutant, for a while. Raises ValueError where the code does not fit."""
+    function = function_of(mutant)
+    kept = function.__code__
+    function.__code__ = _code(mutant, function)
+    try:
+        yield
+    finally:
+        function.__code__ = kept
+
+
+def _limit(seconds: float) -> None:
+    """From now on so much processor time; the kernel ends the process that takes more."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    most = int(used.ru_utime + used.ru_stime + seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (most, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+
+
+def _affordable(tests: list[Runner]) -> list[Runner]:
+    """The first tests that together take no more than the time that a mutant is worth."""
+    times = itertools.accumulate(r.seconds for r in tests)
+    return [r for r, until in zip(tests, times, strict=True) if until <= UNIT_SECONDS]
+
+
+def _ask(mutant: Mutant, askable: list[Runner], at: Connection) -> None:
+    """The work of the forked process: tells what it asks, and then what noticed."""
+    quiet = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(quiet, stream)
+    os.chdir(ROOT)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    with laid(mutant):
+        tests = _affordable([r for r in askable if r.kind == "unit"])
+        for runner in (r for r in askable if r.kind != "unit"):
+            at.send((runner.kind, runner.name))
+            _limit(GRACE + PATIENCE * runner.seconds)
+            try:
+                wrong = ask_recording(runner.name) if runner.kind == "recording" else ask_leg(runner.name)
+            except Exception as error:  # whatever the implementation raises is a notice
+                wrong = f"{type(error).__name__}: {error}"
+            if wrong:
+                at.send(("", wrong))
+                return
+        if tests:
+            at.send(("unit", f"{len(tests)} tests"))
+            _limit(2 * GRACE + PATIENCE * sum(r.seconds for r in tests))
+            failed = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *(r.name for r in tests)])
+            if failed:
+                at.send(("", f"a unit test fails (exit {int(failed)})"))
+                return
+    at.send(("", ""))
+
+
+def ask(mutant: Mutant, runners: list[Runner]) -> Answer:
+    """Who notices a mutant."""
+    askable = sorted((r for r in runners if r.runs(mutant.file, mutant.line)),
+                     key=lambda r: (KINDS.index(r.kind), r.seconds))
+    here, there = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=_ask, args=(mutant, askable, there))
+    process.start()
+    there.close()
+    asking, asked, answer = ("", ""), 0, None
+    with contextlib.suppress(EOFError):
+        while answer is None:
+            kind, text = here.recv()
+            if kind:
+                asking, asked = (kind, text), asked + 1
+            else:
+                answer = text
+    process.join()
+    here.close()
+    if answer is None:
+        if process.exitcode is None or process.exitcode >= 0:
+            raise RuntimeError(f"{mutant.text()}: asking failed (exit {process.exitcode}) in {asking}")
+        return Answer(mutant, asking[0] or "laying", f"no end, or dead (signal {-process.exitcode}) in {asking[1]}", asked)
+    return Answer(mutant, asking[0] if answer else "", answer, asked)

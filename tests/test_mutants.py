@@ -1,0 +1,76 @@
+"""Random one-place faults: how they are made, that they are laid and taken off again, and that some are noticed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bulkhead.impl.xen import frames
+from tests.lines_run import Runner, lines_of
+from tests.mutants.asking import fits, function_of, laid
+from tests.mutants.places import Mutant, mutants_of, sample, source_of
+from tests.unrun_lines import report, unrun
+
+TEXT = '''
+A = 3
+def early(x: int) -> int:
+    return x + 1
+B = early(2)
+class C:
+    def f(self, a: int = 5, b: str = "x") -> int:
+        """Words, and 7 of them."""
+        if a > 3 and b:
+            g(a, b)
+            self.n += 2
+        return 1
+def g(a: int, b: str) -> None:
+    pass
+'''
+
+
+def test_each_kind_is_made_once_for_each_place() -> None:
+    """No mutant changes a signature, a docstring, or what runs at import only; each changes something."""
+    made = mutants_of("xen/c.py", TEXT)
+    assert {m.kind for m in made} == {"negated condition", "dropped condition", "operator", "constant", "dropped statement",
+                                      "swapped arguments"}
+    assert {m.function for m in made} == {"C.f"} and {m.line for m in made} == {9, 10, 11, 12}
+    sources = [source_of(m, TEXT) for m in made]
+    assert len(set(sources)) == len(sources)
+    assert all("a: int=5" in source and "and 7 of them" in source for source in sources)
+    assert any("g(b, a)" in source for source in sources) and any("self.n -= 2" in source for source in sources)
+
+
+def test_the_same_seed_gives_the_same_sample() -> None:
+    one, two, other = sample(30, 5), sample(30, 5), sample(30, 6)
+    assert one == two != other and len(set(one)) == 30
+    assert sum(map(fits, one)) > 27
+
+
+def _owner_dropped() -> Mutant:
+    made = mutants_of("xen/frames.py", Path(frames.__file__).read_text())
+    dropped = [m for m in made if m.function == "get_page" and m.kind == "dropped condition"]
+    return next(m for m in dropped if m.after == "frame.count > 0")
+
+
+def test_a_mutant_is_laid_and_taken_off() -> None:
+    """The check of a page's owner, without its first half, takes a reference of anybody's page."""
+    mutant = _owner_dropped()
+    before = function_of(mutant).__code__
+    frame = frames.Frame(5)
+    frame.count = 1
+    with laid(mutant):
+        assert frames.get_page(frame, None) and frames.get_page(frame, object())  # type: ignore[arg-type]
+    assert not frames.get_page(frame, object())  # type: ignore[arg-type]
+    assert function_of(mutant).__code__ is before
+
+
+def test_lines_that_nothing_runs() -> None:
+    text = "def f(x):\n    if x:\n        return 1\n    return 2\n"
+    lines = {"xen/f.py": lines_of(text)}
+    assert lines["xen/f.py"] == {2, 3, 4}
+    found = [Runner("recording", "r", 1.0, {"xen/f.py": frozenset({2, 4})}),
+             Runner("unit", "u", 1.0, {"xen/f.py": frozenset({3})})]
+    assert unrun(lines, found, ("campaign", "recording")) == {"xen/f.py": {3}}
+    assert unrun(lines, found, ("recording", "unit")) == {}
+    assert report(lines, found, {"xen/f.py": text.splitlines()}) == [
+        "impl/xen/f.py:3  return 1",
+        "1 of 3 lines are run by neither campaign nor recording, 0 of them by no unit test either (!)."]

@@ -1,0 +1,42 @@
+"""`python -m tests.unrun_lines`: lines of impl/xen and impl/dom0 that neither a campaign nor a recording runs.
+
+A fault on such a line is noticed by unit tests at best; lines that those do not run either are marked with `!`. What it is
+not: a claim about the others, for a line that runs may still do something that nobody compares (`python -m tests.mutants`).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+
+from tests.lines_run import ROOT, Runner, every_line, runners
+
+
+def unrun(lines: Mapping[str, frozenset[int]], found: Sequence[Runner], kinds: Sequence[str]) -> dict[str, frozenset[int]]:
+    """The lines that no runner of these kinds runs, by file; files of which all run are left out."""
+    left = {file: here.difference(*(r.lines.get(file, frozenset()) for r in found if r.kind in kinds))
+            for file, here in lines.items()}
+    return {file: here for file, here in left.items() if here}
+
+
+def report(lines: Mapping[str, frozenset[int]], found: Sequence[Runner], texts: Mapping[str, Sequence[str]]) -> list[str]:
+    """One line for each line of source that is not run, and the sums."""
+    compared = unrun(lines, found, ("campaign", "recording"))
+    nobody = unrun(lines, found, ("campaign", "recording", "unit"))
+    out = [f"impl/{file}:{line}{'!' if line in nobody.get(file, ()) else ' '} {texts[file][line - 1].strip()}"
+           for file, here in compared.items() for line in sorted(here)]
+    total = sum(map(len, lines.values()))
+    return [*out, f"{sum(map(len, compared.values()))} of {total:,} lines are run by neither campaign nor recording, "
+                  f"{sum(map(len, nobody.values()))} of them by no unit test either (!)."]
+
+
+def main() -> int:
+    """Print the report."""
+    lines = every_line()
+    texts = {file: (ROOT / "impl" / file).read_text().splitlines() for file in lines}
+    print("\n".join(report(lines, runners(lambda line: print(line, file=sys.stderr, flush=True)), texts)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
