@@ -28,7 +28,8 @@ MOST_STATES = 500_000  # of one world
 FEW_STATES = 20_000  # of one world, where only the steps that can be taken are asked
 SETUP = 30_000  # what a world costs before its first step, in steps
 LONGER = 4  # times as many in its next turn
-AGAIN = 0.5  # of the steps taken so far may go into a search for something shorter
+LEAST_AGAIN = 1_000_000  # steps into a search for something shorter at least,
+AGAIN = 0.5  # or this part of the steps taken so far, where that is more
 
 
 @dataclass
@@ -123,7 +124,7 @@ def attacks_in_small_worlds(system: System, claims: Mapping[str, Claim], given: 
         for sizes in turns:
             if missing() and spent < steps:
                 search(sizes, missing(), depth, min(budget, steps - spent))
-    end = spent * (1 + AGAIN)
+    end = spent + max(int(AGAIN * spent), LEAST_AGAIN)
     for sizes in worlds(system, given):  # is there a shorter way in another world?
         longest = max((len(t.events) for t in seen.attacks.values()), default=0)
         if longest < 2 or spent > end:

@@ -1,0 +1,113 @@
+"""All states of small worlds: counts that other tools found, shortest attacks, and that no name and no order matters."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bulkhead.model.ir import System
+from bulkhead.model.loader import load
+from bulkhead.model.machine import Machine
+from bulkhead.model.trace import replay, start_breaks
+from bulkhead.proofs.cli.__main__ import run
+from bulkhead.proofs.theorems.attack import find_attack, violated, without_needless_steps
+from bulkhead.proofs.theorems.explore import Limits, explore, explore_graph
+
+HERE = Path(__file__).parent
+EXAMPLES = HERE / "examples"
+UP = '''component c "c"
+sort {sort} "s"
+state up[{sort}]: bool
+init forall n: {sort}. not up[n]
+internal rise(n: {sort})
+    require not up[n] else EBUSY
+    set up[n] = true
+theorem two forall a: {sort}, b: {sort}, c: {sort}. up[a] and up[b] and up[c] implies a = b or b = c or a = c
+system y "y" uses c expect refuted two
+'''
+
+
+def sizes_of(system: System, **sizes: int) -> dict[str, int]:
+    return {sort: sizes.get(sort, 1) for sort in system.sorts}
+
+
+# Spin stores so many states for models of the same protocols written by hand (examples/promela); TLC documents 288, too.
+@pytest.mark.parametrize(("name", "sort", "size", "states"), [
+    ("two_phase_commit", "Manager", 2, 56), ("two_phase_commit", "Manager", 3, 288),
+    ("two_phase_commit", "Manager", 4, 1568),
+    ("lock_server", "Node", 2, 28), ("lock_server", "Node", 3, 80), ("lock_server", "Node", 4, 208)])
+def test_as_many_states_as_other_tools_see(name: str, sort: str, size: int, states: int) -> None:
+    system = load(str(EXAMPLES / f"{name}.rules"))
+    every = explore(system, sizes_of(system, **{sort: size}), limits=Limits(renamed=True))
+    assert every.complete and every.states == states and every.hidden == 0.0
+    fewer = explore(system, sizes_of(system, **{sort: size}))
+    assert fewer.complete and fewer.states < every.states and fewer.depth == every.depth
+
+
+def test_a_counter_is_seen_to_its_end() -> None:
+    system = load(str(EXAMPLES / "counter.rules"))
+    found = explore(system, sizes_of(system), list(system.theorems.values()))
+    (trace,) = found.attacks.values()
+    assert len(trace.events) == 31 and found.depth == 31
+
+
+def test_a_search_that_is_cut_off_says_so() -> None:
+    system = load(str(EXAMPLES / "two_phase_commit.rules"))
+    for limits in (Limits(depth=3), Limits(states=5), Limits(taken=20)):
+        found = explore(system, sizes_of(system, Manager=3), limits=limits)
+        assert not found.complete and found.stopped and found.never == ()
+
+
+@pytest.mark.parametrize("sort", ["node", "Domain", "T", "Frame", "epoch"])
+def test_the_name_of_a_sort_does_not_matter(sort: str, tmp_path: Path) -> None:
+    path = tmp_path / "up.rules"
+    path.write_text(UP.format(sort=sort))
+    trace = find_attack(load(str(path)), "two")
+    assert trace is not None and len(trace.events) == 3
+
+
+@pytest.mark.parametrize("fault", ["b1", "b2"])
+def test_every_step_of_an_attack_is_needed(fault: str) -> None:
+    system = load(str(HERE / "benchmarks" / "gt.rules"), [fault])
+    trace = find_attack(system, "cover", (fault,))
+    assert trace is not None
+    machine = Machine(system, trace.world)
+    assert start_breaks(machine, trace.initial) is None
+    assert violated(system, system.claims()["cover"], machine, trace, replay(trace, machine)) == len(trace.events)
+    assert without_needless_steps(system, system.claims()["cover"], trace).events == trace.events
+
+
+def test_a_step_that_is_not_needed_is_left_out() -> None:
+    system = load(str(EXAMPLES / "two_phase_commit.rules"), ["abort_after_prepare"])
+    claim = system.claims()["all_or_nothing"]
+    found = explore(system, sizes_of(system, Manager=3), [claim]).attacks["all_or_nothing"]
+    machine = Machine(system, found.world)
+    state = replay(found, machine)[-1]
+    label, args = next((t, dict(zip((p.name for p in machine.transitions[t].params), choice, strict=True)))
+                       for t in machine.transitions for choice in machine.choices(t)
+                       if not machine.transitions[t].changes_nothing and machine.can_fire(state, t, dict(
+                           zip((p.name for p in machine.transitions[t].params), choice, strict=True))))
+    longer = type(found)(found.system, found.faults, found.claim, found.world, found.initial,
+                         (*found.events, type(found.events[0])(label, args)))
+    assert without_needless_steps(system, claim, longer).events == found.events
+
+
+def test_the_graph_has_all_states_and_steps() -> None:
+    system = load(str(EXAMPLES / "peterson.rules"))
+    graph = explore_graph(system, sizes_of(system), 100)
+    assert graph is not None and len(graph.states) == 74 and len(graph.edges) == 164
+    assert explore_graph(system, sizes_of(system), 10) is None
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(EXAMPLES / "two_phase_commit.rules")
+    assert run(["explore", file, "--scope", "Manager=3"]) == 0
+    said = capsys.readouterr().out
+    assert "All reachable states of this world were seen." in said and "all_or_nothing: holds in all of them" in said
+    assert run(["explore", file, "--fault", "abort_after_prepare", "--scope", "Manager=2"]) == 1
+    assert re.search(r"all_or_nothing: FALSE after 7 steps, and not before", capsys.readouterr().out)
+    for words in (["--scope", "Manger=2"], ["--scope", "Manager=0"], ["--scope", "Manager"]):
+        assert run(["explore", file, *words]) == 2
+        assert "--scope" in capsys.readouterr().err
