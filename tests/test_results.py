@@ -52,6 +52,7 @@ RUNS: dict[str, tuple[list[str], int, int]] = {
     "faults listed": (["faults", "--list", "hypervisor"], 0, 0),
     "fault unnoticed": (["faults", "--only", "part_mapped", "--of", "implementation", "--ops", "20"], 1, 1),
     "boot": (["boot", "disaggregated", "--out", "OUT"], 0, 0),
+    "explore": (["explore", "tests/examples/two_phase_commit.rules"], 0, 0),
 }
 
 
@@ -121,7 +122,7 @@ def test_an_attack_is_a_flow_through_the_rules(tmp_path: Path, capsys: pytest.Ca
 
 def test_schemas_are_schemas() -> None:
     names = [p.name for p in SCHEMAS.iterdir()]
-    made = [f"bulkhead-{c}-1.json" for c in ("prove", "attack", "refine", "diff", "replay", "faults", "boot")]
+    made = [f"bulkhead-{c}-1.json" for c in ("prove", "attack", "refine", "diff", "replay", "faults", "boot", "explore")]
     assert sorted(names) == sorted([*made, "sarif-2.1.0-part.json"])
     for name in names:
         jsonschema.Draft202012Validator.check_schema(schema(name.removesuffix(".json")))
