@@ -54,7 +54,7 @@ def depth_by_walking(system: System, world: World, initial: State) -> int:
 
 
 @pytest.mark.parametrize(("fault", "labels"), [
-    ("b1", ["create", "alloc", "finish", "permit", "map"]),
+    ("b1", ["create", "finish", "alloc", "permit", "map"]),
     ("b2", ["create", "alloc", "foreign_map", "map"]),
 ])
 def test_shortest_attack(fault: str, labels: list[str]) -> None:
