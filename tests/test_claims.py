@@ -39,6 +39,7 @@ ALONE = {
     "loose_iommu": ("disaggregated", "devices_only_by_grant"),
     "gntalloc_any_page": ("disaggregated", "own_pages_by_gntalloc"),
     "gntalloc_gives_mapped": ("disaggregated", "own_pages_by_gntalloc"),
+    "close_held": ("disaggregated", "notices_hold_their_ports"),
     "evtchn_ring_any": ("disaggregated", "ports_by_own_file"),
     "evtchn_read_any": ("disaggregated", "rings_by_descriptor"),
     "evtchn_arm_any": ("disaggregated", "ports_by_descriptor"),
