@@ -135,7 +135,8 @@ class Tables:
     def __init__(self, system: Checked, oracle: Interpreter) -> None:
         self.system, self.oracle = system, oracle
         self.world = TableWorld(dict(oracle.world.sizes), {c: int(v) for c, v in oracle.world.consts.items()})
-        kept = {f"{op}.{n}": slot for op, names in oracle.kept.items() for n, slot in names.items()}
+        kept = {f"{op}.{n}": slot for table in (oracle.kept, oracle.arguments)
+                for op, names in table.items() for n, slot in names.items()}
         self.columns: list[list[tuple[object, ...] | None]] = []
         self.points = {p: k for k, p in enumerate(system.enums["Point"])}
         for func in system.funcs.values():
