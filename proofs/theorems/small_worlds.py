@@ -26,6 +26,7 @@ STEPS = 8_000_000  # taken in all; a count and not a time, so that runs agree
 QUICK = 100_000  # steps for a world before others have their turn
 MOST_STATES = 500_000  # of one world
 FEW_STATES = 20_000  # of one world, where only the steps that can be taken are asked
+PER_START = 20  # what an initial state costs before its first step, in steps
 SETUP = 30_000  # what a world costs before its first step, in steps
 LONGER = 4  # times as many in its next turn
 LEAST_AGAIN = 1_000_000  # steps into a search for something shorter at least,
@@ -104,8 +105,8 @@ def attacks_in_small_worlds(system: System, claims: Mapping[str, Claim], given: 
 
     def search(sizes: dict[str, int], asked: list[Claim], most: int | None, budget: float) -> None:
         nonlocal spent
-        found = explore(system, sizes, asked, Limits(depth=most, taken=budget, states=MOST_STATES))
-        spent += found.taken + SETUP
+        found = explore(system, sizes, asked, Limits(depth=most, taken=budget, states=MOST_STATES if missing() else FEW_STATES))
+        spent += found.taken + SETUP + PER_START * found.initial
         seen.explored.append(found)
         for name, trace in found.attacks.items():
             if name not in seen.attacks or len(trace.events) < len(seen.attacks[name].events):
