@@ -105,7 +105,8 @@ def attacks_in_small_worlds(system: System, claims: Mapping[str, Claim], given: 
 
     def search(sizes: dict[str, int], asked: list[Claim], most: int | None, budget: float) -> None:
         nonlocal spent
-        found = explore(system, sizes, asked, Limits(depth=most, taken=budget, states=MOST_STATES if missing() else FEW_STATES))
+        states = MOST_STATES if missing() else FEW_STATES
+        found = explore(system, sizes, asked, Limits(depth=most, taken=budget, states=states))
         spent += found.taken + SETUP + PER_START * found.initial
         seen.explored.append(found)
         for name, trace in found.attacks.items():
