@@ -47,7 +47,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, copy / name)
-    for words in (["init", "-q"], ["add", "-A"]):  # the source distribution holds what git knows
+    # What git knows goes into the source distribution.
+    who = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for words in (["init", "-q"], ["add", "-A"], [*who, "commit", "-q", "-m", "all"]):
         assert run(["git", *words], copy).returncode == 0
     return copy
 
