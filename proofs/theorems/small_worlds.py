@@ -40,10 +40,6 @@ class Seen:
     attacks: dict[str, Trace] = field(default_factory=dict)
     explored: list[Exploration] = field(default_factory=list)
 
-    def without(self, claim: str) -> list[Exploration]:
-        """The searches to the end that did not find an attack on a claim."""
-        return [e for e in self.explored if e.complete and claim not in e.attacks]
-
 
 def worlds(system: System, given: Mapping[str, int] | None = None) -> Iterator[dict[str, int]]:
     """The worlds in which to look, small ones first: sizes as `given`, else from one on, up to what the rules say."""
