@@ -136,7 +136,7 @@ def test_a_call_that_breaks_the_implementation_is_named_and_the_replay_goes_on(
     monkeypatch.setitem(hypercall.TABLE, 99, broken)
     calls = (("mkdom", {"n": "A"}, {"domid": 1, "r": 0}), ("x", {"by": "A", "nr": 99}, {"r": NO_ANSWER}),
              ("dominfo", {"id": 1}, {"exists": 1, "dying": 0, "r": 0}))
-    (line,) = replay(recording(tmp_path / "x.jsonl", *calls))["report"]
+    (line,) = replay(recording(tmp_path / "x.jsonl", *calls)).report
     assert "hypercall 99(0x0, 0x0, 0x0, 0x0, 0x0): AssertionError a count below zero" in line
 
 

@@ -566,8 +566,12 @@ class _Cutter:
             if st.result is not None:
                 self.it.arguments.setdefault(self.op.name, {})[f"{st.result}_{b.name}"] = slot
         told: dict[str, Slot] = {}
+        first, params, picks = self.here, len(self.out[-1].params), len(self.out[-1].picks)
         result = self._body(done, inner, told, code or st.code or "")
         prefix = "" if st.result is None else st.result + "_"
+        for k, segment in enumerate(self.out[first:]):  # a call names them as claims do
+            for named, old in ((segment.params, 0 if k else params), (segment.picks, 0 if k else picks)):
+                named[old:] = [(n if slot is self.this else prefix + n, slot) for n, slot in named[old:]]
         for name, slot in told.items():
             names[prefix + name] = exported[prefix + name] = slot
         if st.result is not None and result is not None:
