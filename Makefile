@@ -22,6 +22,7 @@ check: lint
 	$(BIN)/python -m pytest -n auto -m 'not slow and not xen'
 
 lint: $(STAMP)
+	$(BIN)/ruff format --check --quiet . || { echo "Not in the project's format: run $(BIN)/ruff format ."; exit 1; }
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict $(PACKAGES) -p tests.xen
 	$(BIN)/lint-imports

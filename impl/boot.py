@@ -96,8 +96,13 @@ class Machine:
     """
 
     def __init__(
-        self, system: str, root: Path, seed: int = 0, tell: Log = quiet,
-        on_step: Hook = lambda step, what: None, nframes: int = 1 << 20,
+        self,
+        system: str,
+        root: Path,
+        seed: int = 0,
+        tell: Log = quiet,
+        on_step: Hook = lambda step, what: None,
+        nframes: int = 1 << 20,
         watch: Callable[[Machine], None] = lambda machine: None,
     ) -> None:
         if system not in NODES:
@@ -187,8 +192,7 @@ class Machine:
         self.settle()
         base = home(self.domb.domain.domid)
         try:
-            ref, port = (self.xenstored.request(0, pages.XS_READ, 0, f"{base}/{node}\0".encode())
-                         for node in OFFER_NODES)
+            ref, port = (self.xenstored.request(0, pages.XS_READ, 0, f"{base}/{node}\0".encode()) for node in OFFER_NODES)
         except XsError:
             return None
         return Offer(self.domb.domain.domid, int(ref), int(port)) if ref.isdigit() and port.isdigit() else None
@@ -249,8 +253,10 @@ class Machine:
     def names(self) -> dict[int, str]:
         """Domains by id."""
         domb = self.domb.domain.domid if self.domb is not None else -1
-        return {domid: "Dom0" if domid == 0 else "DomB" if domid == domb else f"guest {domid}"
-                for domid in sorted(self.xen.domains)}
+        return {
+            domid: "Dom0" if domid == 0 else "DomB" if domid == domb else f"guest {domid}"
+            for domid in sorted(self.xen.domains)
+        }
 
     def reach(self) -> list[Reach]:
         """The table for everybody: kernels, processes of Dom0, guests."""
@@ -264,15 +270,23 @@ class Machine:
     # --- the end ---
     def counts(self) -> dict[str, int]:
         """What must be as before when all guests and processes are gone."""
-        out = {"free frames": self.xen.frames.free_count, "domains": len(self.xen.domains),
-               "Dom0's free pages": len(self.kernel.free_pages), "Dom0's free addresses": len(self.kernel.free_slots),
-               "Dom0's free references": len(self.kernel.free_refs), "Dom0's ports": len(self.dom0.events.ports),
-               "Dom0's grant handles": sum(1 for r in self.dom0.grant_table.maptrack if r.flags)}
+        out = {
+            "free frames": self.xen.frames.free_count,
+            "domains": len(self.xen.domains),
+            "Dom0's free pages": len(self.kernel.free_pages),
+            "Dom0's free addresses": len(self.kernel.free_slots),
+            "Dom0's free references": len(self.kernel.free_refs),
+            "Dom0's ports": len(self.dom0.events.ports),
+            "Dom0's grant handles": sum(1 for r in self.dom0.grant_table.maptrack if r.flags),
+        }
         if self.domb is not None:
-            out |= {"DomB's used pages": self.domb.ram.in_use(), "DomB's used addresses": self.domb.demand.in_use(),
-                    "DomB's free references": len(self.domb.free_refs),
-                    "DomB's ports": len(self.domb.domain.events.ports),
-                    "DomB's grant handles": sum(1 for r in self.domb.domain.grant_table.maptrack if r.flags)}
+            out |= {
+                "DomB's used pages": self.domb.ram.in_use(),
+                "DomB's used addresses": self.domb.demand.in_use(),
+                "DomB's free references": len(self.domb.free_refs),
+                "DomB's ports": len(self.domb.domain.events.ports),
+                "DomB's grant handles": sum(1 for r in self.domb.domain.grant_table.maptrack if r.flags),
+            }
         return out
 
     def shut_down(self) -> list[str]:
@@ -295,8 +309,7 @@ class Machine:
             self.domb.unbind_evtchn(self.ring_port)
             self.domb.retry_late()
         after = self.counts()
-        return [f"{what}: {after[what] - self.before[what]:+d}" for what in self.before
-                if after[what] != self.before[what]]
+        return [f"{what}: {after[what] - self.before[what]:+d}" for what in self.before if after[what] != self.before[what]]
 
 
 def memory_for(kernel: bytes) -> int:
@@ -311,9 +324,18 @@ def memory_for(kernel: bytes) -> int:
     return min(span * 5 // 4 + 2 * GUEST_PAGES, MAX_PAGES)
 
 
-def boot(system: str, kernel: bytes | None, guests: int, seed: int, folder: Path | None = None, *,
-         ramdisk: bytes | None = None, pages: int | None = None, cmdline: str | None = None,
-         watch: Callable[[Machine], None] = lambda machine: None) -> BootLog:
+def boot(
+    system: str,
+    kernel: bytes | None,
+    guests: int,
+    seed: int,
+    folder: Path | None = None,
+    *,
+    ramdisk: bytes | None = None,
+    pages: int | None = None,
+    cmdline: str | None = None,
+    watch: Callable[[Machine], None] = lambda machine: None,
+) -> BootLog:
     """Boot a system, create guests, look who can reach what, destroy them; BootError when it cannot be done.
 
     The files that Dom0 has are written to `folder`, or to one that is gone afterwards. Each guest gets `pages` of memory
@@ -322,8 +344,7 @@ def boot(system: str, kernel: bytes | None, guests: int, seed: int, folder: Path
     """
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="bulkhead-boot-") as made:
-            return boot(system, kernel, guests, seed, Path(made), ramdisk=ramdisk, pages=pages, cmdline=cmdline,
-                        watch=watch)
+            return boot(system, kernel, guests, seed, Path(made), ramdisk=ramdisk, pages=pages, cmdline=cmdline, watch=watch)
     if system not in NODES:
         raise BootError(f"there is no system `{system}`; there are {' and '.join(NODES)}")
     if not 1 <= guests <= MAX_GUESTS:

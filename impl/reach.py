@@ -59,8 +59,9 @@ def table(xen: Xen, parties: Sequence[Party], names: dict[int, str]) -> list[Rea
         if party.process is None:
             own = tuple(sorted(party.domain.pages))
             rows.append(Reach(party.name, names[party.domain.domid], "own", own, len(own)))
-            tables: Iterable[Frame] = [f for f in party.domain.pages.values()
-                                       if f.ptype == PGT_L1 and f.tcount and id(f) not in private]
+            tables: Iterable[Frame] = [
+                f for f in party.domain.pages.values() if f.ptype == PGT_L1 and f.tcount and id(f) not in private
+            ]
         else:
             tables = l1_tables(party.process)
         rows += _mapped(xen, party, tables, names)
@@ -102,8 +103,10 @@ def _mapped(xen: Xen, party: Party, tables: Iterable[Frame], names: dict[int, st
             owner = names.get(frame.owner.domid, f"domain {frame.owner.domid}")
             frames = found.setdefault((owner, by), {})
             frames[frame.mfn] = frames.get(frame.mfn, False) or bool(pte & PTE_RW)
-    return [Reach(party.name, owner, by, tuple(sorted(frames)), sum(frames.values()))
-            for (owner, by), frames in sorted(found.items())]
+    return [
+        Reach(party.name, owner, by, tuple(sorted(frames)), sum(frames.values()))
+        for (owner, by), frames in sorted(found.items())
+    ]
 
 
 def _could(xen: Xen, party: Party, names: dict[int, str]) -> list[Reach]:
@@ -130,7 +133,7 @@ def by_process(process: Syscalls, domid: int, mfns: Sequence[int]) -> list[int]:
         return []
     got: list[int] = []
     for first in range(0, len(mfns), CHUNK):
-        part = mfns[first:first + CHUNK]
+        part = mfns[first : first + CHUNK]
         errors: list[int] = []
         addr = fm.xenforeignmemory_map(handle, domid, PROT_READ, part, errors)
         if addr is not None:

@@ -58,8 +58,9 @@ def grammar() -> str:
         if os.access(of_environment(), os.W_OK):
             return str(of_environment() / TABLES)
         folder().mkdir(parents=True, exist_ok=True, mode=0o700)
-        return str(folder() / TABLES) if folder().stat().st_uid == os.getuid() \
-            and not folder().stat().st_mode & 0o022 else ""
+        return (
+            str(folder() / TABLES) if folder().stat().st_uid == os.getuid() and not folder().stat().st_mode & 0o022 else ""
+        )
     except (OSError, RuntimeError):
         return ""
 
@@ -79,4 +80,3 @@ def _write(place: Path, content: bytes) -> None:
     with os.fdopen(handle, "wb") as out:
         out.write(content)
     os.replace(temporary, place)
-

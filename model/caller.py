@@ -56,8 +56,9 @@ class Caller:
 
     # One call.
 
-    def call(self, state: State, label: str, args: dict[str, int], rng: random.Random | None = None,
-             force_fail: str | None = None) -> Outcome:
+    def call(
+        self, state: State, label: str, args: dict[str, int], rng: random.Random | None = None, force_fail: str | None = None
+    ) -> Outcome:
         """Call a step in place. Checks are made in their order; the first that fails gives the code.
 
         A pick takes the value named in `args`, else the first that satisfies it, or with `rng` a random one. A
@@ -90,11 +91,19 @@ class Caller:
                 lines += [f"if force_fail == {check.code!r}:", *indent(gone)]
             elif check.kind == "pick" and check.var is not None:
                 name, size = check.var.name, c.size(check.var)
-                lines += [f"if {name!r} in given:", f"    order = (given[{name!r}],)", "else:",
-                          f"    o = int(rnd() * {size}) if rnd else 0",
-                          f"    order = (*range(o, {size}), *range(o))",
-                          f"for v_{name} in order:", f"    if {c.truth(check.cond, {})}:", "        break", "else:",
-                          *indent(gone), f"picks[{name!r}] = v_{name}"]
+                lines += [
+                    f"if {name!r} in given:",
+                    f"    order = (given[{name!r}],)",
+                    "else:",
+                    f"    o = int(rnd() * {size}) if rnd else 0",
+                    f"    order = (*range(o, {size}), *range(o))",
+                    f"for v_{name} in order:",
+                    f"    if {c.truth(check.cond, {})}:",
+                    "        break",
+                    "else:",
+                    *indent(gone),
+                    f"picks[{name!r}] = v_{name}",
+                ]
             else:
                 lines += [f"if not {c.truth(check.cond, {})}:", *indent(gone)]
         result = "None" if step.result is None else c.value(step.result, {})
@@ -124,8 +133,13 @@ class Caller:
     def _compiled_run(self) -> Callable[..., None]:
         steps = list(self.steps.values())
         bodies = [self._walk_step(s) for s in steps]
-        lines = [self.coder.header(), "for _ in range(steps):", f"    x = rnd() * {len(steps)}", "    k = int(x)",
-                 *indent(_dispatch(bodies, 0))]
+        lines = [
+            self.coder.header(),
+            "for _ in range(steps):",
+            f"    x = rnd() * {len(steps)}",
+            "    k = int(x)",
+            *indent(_dispatch(bodies, 0)),
+        ]
         return compiled("run", "S, steps, rnd, C", lines if steps else ["pass"])
 
     def _counted(self, label: str) -> str:
@@ -163,8 +177,13 @@ class Caller:
                     lines += [f"if rnd() < {MAY_FAIL}:", *indent(gone)]
             elif check.kind == "pick" and check.var is not None:
                 size = c.size(check.var)
-                lines += [f"o = int(rnd() * {size})", f"for v_{check.var.name} in (*range(o, {size}), *range(o)):",
-                          f"    if {c.truth(check.cond, {})}: break", "else:", *indent(gone)]
+                lines += [
+                    f"o = int(rnd() * {size})",
+                    f"for v_{check.var.name} in (*range(o, {size}), *range(o)):",
+                    f"    if {c.truth(check.cond, {})}: break",
+                    "else:",
+                    *indent(gone),
+                ]
             else:
                 lines += [f"if not {c.truth(check.cond, {})}:", *indent(gone)]
         return [*lines, *c.effect(step.success().updates), self._counted(step.label)]
@@ -175,8 +194,12 @@ def _dispatch(bodies: list[list[str]], first: int) -> list[str]:
     if len(bodies) <= 1:
         return bodies[0] if bodies else ["pass"]
     half = len(bodies) // 2
-    return [f"if k < {first + half}:", *indent(_dispatch(bodies[:half], first)), "else:",
-            *indent(_dispatch(bodies[half:], first + half))]
+    return [
+        f"if k < {first + half}:",
+        *indent(_dispatch(bodies[:half], first)),
+        "else:",
+        *indent(_dispatch(bodies[half:], first + half)),
+    ]
 
 
 @functools.lru_cache(maxsize=8)

@@ -135,8 +135,13 @@ class Coder:
             count *= self.size(v)
         if count <= self.unroll:
             ranges = [range(self.size(v)) for v in vars_]
-            return joined(word, (self.truth(body, env | {v.name: str(i) for v, i in zip(vars_, choice, strict=True)})
-                                  for choice in itertools.product(*ranges)))
+            return joined(
+                word,
+                (
+                    self.truth(body, env | {v.name: str(i) for v, i in zip(vars_, choice, strict=True)})
+                    for choice in itertools.product(*ranges)
+                ),
+            )
         inside, loops = dict(env), []
         for v in vars_:
             name = f"q{next(self.fresh)}"  # a definition's arguments may speak of the variables around it

@@ -55,8 +55,9 @@ def unique(items: list[tuple[s.Component, s.Item]], d: Declarations) -> None:
             d.distinct(item.indices)
             d.distinct(item.fields)
             if len(item.indices) > MAX_INDICES:
-                d.problem("E0204", item.span, f"`{item.name}` has {len(item.indices)} indices",
-                          f"Expected {MAX_INDICES} at most.")
+                d.problem(
+                    "E0204", item.span, f"`{item.name}` has {len(item.indices)} indices", f"Expected {MAX_INDICES} at most."
+                )
             if item.writable is not None:
                 names.append((item.writable.name or f"write_{item.name}", item.writable.span))
         for text, span in names:
@@ -111,8 +112,12 @@ def define(item: s.DefineItem, d: Declarations) -> None:
     d.depth[item.name], d.size[item.name] = _measure(body, d)
     if d.depth[item.name] > MAX_DEPTH or d.size[item.name] > MAX_SIZE:
         much = f"more than {MAX_DEPTH} deep" if d.depth[item.name] > MAX_DEPTH else "too large"
-        d.problem("E0205", item.span, f"`{item.name}` is {much}, with the definitions it uses written out",
-                  hint="Keep chains of definitions short.")
+        d.problem(
+            "E0205",
+            item.span,
+            f"`{item.name}` is {much}, with the definitions it uses written out",
+            hint="Keep chains of definitions short.",
+        )
         d.broken.add(item.name)
         return
     d.defs[item.name] = Definition(item.name, params, body, item.sort, item.doc)
@@ -145,22 +150,36 @@ def claims_of(items: list[tuple[s.Component, s.Item]], d: Declarations) -> list[
     return claims
 
 
-def scope_of(of_components: Iterable[s.ScopeItem], of_system: Iterable[s.ScopeItem],
-             d: Declarations) -> dict[str, tuple[int, int]]:
+def scope_of(
+    of_components: Iterable[s.ScopeItem], of_system: Iterable[s.ScopeItem], d: Declarations
+) -> dict[str, tuple[int, int]]:
     """The sizes that components give their sorts for searches; a system's own go before."""
     scope: dict[str, tuple[int, int]] = {}
     for items in (of_components, of_system):
         given: dict[str, Span] = {}
         for size in (size for item in items for size in item.sizes):
             if size.name not in d.sorts:
-                d.problem("E0209", size.span, f"there is no sort `{size.name}` to give a size",
-                          "Expected a declared sort, or Call.", suggest(size.name, d.sorts))
+                d.problem(
+                    "E0209",
+                    size.span,
+                    f"there is no sort `{size.name}` to give a size",
+                    "Expected a declared sort, or Call.",
+                    suggest(size.name, d.sorts),
+                )
             elif size.name in given:
-                d.problem("E0210", size.span, f"`{size.name}` is given a size twice",
-                          hint=f"First at {given[size.name].file}:{given[size.name].line}.")
+                d.problem(
+                    "E0210",
+                    size.span,
+                    f"`{size.name}` is given a size twice",
+                    hint=f"First at {given[size.name].file}:{given[size.name].line}.",
+                )
             elif not 1 <= size.low <= size.high <= MAX_SCOPE:
-                d.problem("E0211", size.span, f"`{size.name}` cannot have {size.low} to {size.high} elements",
-                          f"Expected numbers from 1 to {MAX_SCOPE}, the smaller one first.")
+                d.problem(
+                    "E0211",
+                    size.span,
+                    f"`{size.name}` cannot have {size.low} to {size.high} elements",
+                    f"Expected numbers from 1 to {MAX_SCOPE}, the smaller one first.",
+                )
             else:
                 given[size.name] = size.span
                 scope[size.name] = (size.low, size.high)
@@ -178,9 +197,12 @@ def refuse_changing_axioms(axioms: Iterable[Claim], steps: Iterable[Step], d: De
         for func in _state_read(axiom.body, d):
             if func in written:
                 place = written[func]
-                d.problem("E0208", axiom.span,
-                          f"an axiom cannot speak of `{func}`, which is written at {place.file}:{place.line}",
-                          hint="What is so at the start is an `init`; what stays so is an `invariant` or a `theorem`.")
+                d.problem(
+                    "E0208",
+                    axiom.span,
+                    f"an axiom cannot speak of `{func}`, which is written at {place.file}:{place.line}",
+                    hint="What is so at the start is an `init`; what stays so is an `invariant` or a `theorem`.",
+                )
                 break
 
 
@@ -200,18 +222,32 @@ def expects_of(system: s.System, claims: dict[str, Claim], d: Declarations) -> d
         if verdict not in ("proved", "refuted"):
             d.problem("E0601", name.span, f"unknown verdict `{verdict}`", "Expected `proved` or `refuted`.")
         elif name.text not in claims:
-            d.problem("E0602", name.span, f"there is no theorem `{name.text}` in this system",
-                      hint=suggest(name.text, claims))
+            d.problem(
+                "E0602", name.span, f"there is no theorem `{name.text}` in this system", hint=suggest(name.text, claims)
+            )
         elif name.text in expects:
             d.problem("E0603", name.span, f"the verdict on `{name.text}` is expected twice")
         else:
             expects[name.text] = verdict
     for name_, claim in claims.items():
         if name_ not in expects and system.name != TRIAL:
-            d.problem("E0604", claim.span, f"system `{system.name}` does not say what it expects of theorem `{name_}`",
-                      hint=f"Add `expect proved {name_}` or `expect refuted {name_}` to the system.")
+            d.problem(
+                "E0604",
+                claim.span,
+                f"system `{system.name}` does not say what it expects of theorem `{name_}`",
+                hint=f"Add `expect proved {name_}` or `expect refuted {name_}` to the system.",
+            )
     return expects
 
 
-__all__ = ["TRIAL", "claims_of", "declare_sorts", "declare_state", "define", "expects_of", "refuse_changing_axioms",
-           "scope_of", "unique"]
+__all__ = [
+    "TRIAL",
+    "claims_of",
+    "declare_sorts",
+    "declare_state",
+    "define",
+    "expects_of",
+    "refuse_changing_axioms",
+    "scope_of",
+    "unique",
+]

@@ -67,8 +67,13 @@ class Declarations:
         if binder.sort == BOOL or binder.sort in self.sorts or binder.sort in self.enums:
             return True
         names = [*self.sorts, *self.enums, BOOL]
-        self.problem("E0203", binder.span, f"unknown sort `{binder.sort}`", "Expected a declared sort, an enum or bool.",
-                     suggest(binder.sort, names))
+        self.problem(
+            "E0203",
+            binder.span,
+            f"unknown sort `{binder.sort}`",
+            "Expected a declared sort, an enum or bool.",
+            suggest(binder.sort, names),
+        )
         return False
 
     def distinct(self, binders: tuple[s.Binder, ...]) -> None:
@@ -87,8 +92,9 @@ WORDS = frozenset({"true", "false", "this"})  # no variable is called so
 class Scope:
     """Variables in sight, over some declarations. `lookup_local` lets an operation resolve its own names first."""
 
-    def __init__(self, decls: Declarations, variables: Mapping[str, Value] | None = None, *,
-                 two_state: bool = False) -> None:
+    def __init__(
+        self, decls: Declarations, variables: Mapping[str, Value] | None = None, *, two_state: bool = False
+    ) -> None:
         self.decls = decls
         self.variables: dict[str, Value] = dict(variables or {})
         self.two_state = two_state
@@ -147,8 +153,13 @@ class Scope:
         if value is None:
             return None
         if isinstance(value, RecordTerm):
-            self.decls.problem("E0303", expr.span, "a whole record cannot stand here", f"Expected a value of sort {sort}.",
-                               "Name one of its fields: " + ", ".join(f".{n}" for n, _ in value.fields) + ".")
+            self.decls.problem(
+                "E0303",
+                expr.span,
+                "a whole record cannot stand here",
+                f"Expected a value of sort {sort}.",
+                "Name one of its fields: " + ", ".join(f".{n}" for n, _ in value.fields) + ".",
+            )
             return None
         if "?" in (value.sort, sort):
             return None
@@ -161,8 +172,13 @@ class Scope:
         """The expression as a single value of any sort."""
         value = self.value(expr)
         if isinstance(value, RecordTerm):
-            self.decls.problem("E0303", expr.span, "a whole record cannot stand here", "Expected a single value.",
-                               "Name one of its fields: " + ", ".join(f".{n}" for n, _ in value.fields) + ".")
+            self.decls.problem(
+                "E0303",
+                expr.span,
+                "a whole record cannot stand here",
+                "Expected a single value.",
+                "Name one of its fields: " + ", ".join(f".{n}" for n, _ in value.fields) + ".",
+            )
             return None
         return value
 
@@ -182,8 +198,12 @@ class Scope:
             case s.Quantified():
                 inner, made = self.child(expr.binders)
                 if inner.depth > MAX_BOUND:
-                    self.decls.problem("E0304", expr.span, f"more than {MAX_BOUND} quantified variables are in sight here",
-                                       hint="Searches try every combination; split the formula.")
+                    self.decls.problem(
+                        "E0304",
+                        expr.span,
+                        f"more than {MAX_BOUND} quantified variables are in sight here",
+                        hint="Searches try every combination; split the formula.",
+                    )
                     return None
                 body = inner.boolean(expr.body)
                 if body is None or len(made) != len(expr.binders):
@@ -232,9 +252,13 @@ class Scope:
             fields = [n for n in d.funcs if n.startswith(dotted + ".")]  # of a local that is a record
             if dotted not in d.funcs and not fields:
                 kept = [n for n in d.funcs if "." in n and n.partition(".")[0] not in d.states]
-                d.problem("E0306", base.span, f"unknown local `{dotted}`",
-                          "Expected OPERATION.LOCAL of a local that a later step "
-                          "or a claim reads.", suggest(dotted, kept))
+                d.problem(
+                    "E0306",
+                    base.span,
+                    f"unknown local `{dotted}`",
+                    "Expected OPERATION.LOCAL of a local that a later step or a claim reads.",
+                    suggest(dotted, kept),
+                )
                 return None
             if len(expr.args) != 1:
                 d.problem("E0309", expr.span, f"`{dotted}` is given {len(expr.args)} indices", f"Expected 1: [{CALL}].")
@@ -243,8 +267,9 @@ class Scope:
             if call is None:
                 return None
             if fields:
-                return RecordTerm(tuple((n.removeprefix(dotted + "."), App(n, (call,), d.funcs[n].sort, self.in_next))
-                                        for n in fields))
+                return RecordTerm(
+                    tuple((n.removeprefix(dotted + "."), App(n, (call,), d.funcs[n].sort, self.in_next)) for n in fields)
+                )
             return App(dotted, (call,), d.funcs[dotted].sort, self.in_next)
         if isinstance(base, s.Name) and base.text in d.states:
             return self._state(expr.span, base.text, expr.args)
@@ -260,8 +285,12 @@ class Scope:
         fields = d.states[name]
         first = d.funcs[name if fields == ("",) else f"{name}.{fields[0]}"]
         if len(args) != len(first.args):
-            d.problem("E0309", span, f"`{name}` is given {len(args)} of its indices", f"Expected {len(first.args)}: "
-                      f"[{', '.join(first.args)}].")
+            d.problem(
+                "E0309",
+                span,
+                f"`{name}` is given {len(args)} of its indices",
+                f"Expected {len(first.args)}: [{', '.join(first.args)}].",
+            )
             return None
         terms = [self.of_sort(a, sort) for a, sort in zip(args, first.args, strict=True)]
         index = tuple([t for t in terms if t is not None])
@@ -271,8 +300,7 @@ class Scope:
             return App(name, index, first.sort, self.in_next)
         if wanted in fields:
             return App(f"{name}.{wanted}", index, d.funcs[f"{name}.{wanted}"].sort, self.in_next)
-        return RecordTerm(tuple([(f, App(f"{name}.{f}", index, d.funcs[f"{name}.{f}"].sort, self.in_next))
-                                 for f in fields]))
+        return RecordTerm(tuple([(f, App(f"{name}.{f}", index, d.funcs[f"{name}.{f}"].sort, self.in_next)) for f in fields]))
 
     def _field(self, expr: s.Field) -> Value | None:
         d = self.decls
@@ -282,12 +310,19 @@ class Scope:
         dotted = self._dotted(expr)
         if dotted is not None and dotted in d.enums.get(POINT, ()):
             return Lit(dotted, POINT)
-        if dotted is not None and isinstance(expr.base, s.Name) and \
-                not any(dotted.partition(".")[0] in names for names in (d.states, d.consts, d.members)):
+        if (
+            dotted is not None
+            and isinstance(expr.base, s.Name)
+            and not any(dotted.partition(".")[0] in names for names in (d.states, d.consts, d.members))
+        ):
             known = [*d.states, *d.enums.get(POINT, ()), *self.variables]
-            d.problem("E0301", expr.base.span, f"unknown name `{dotted}`",
-                      "Expected a state, a record in sight, or OPERATION.STEP.",
-                      suggest(dotted, known) or suggest(expr.base.text, known))
+            d.problem(
+                "E0301",
+                expr.base.span,
+                f"unknown name `{dotted}`",
+                "Expected a state, a record in sight, or OPERATION.STEP.",
+                suggest(dotted, known) or suggest(expr.base.text, known),
+            )
             return None
         base = self.value(expr.base)
         if base is None:
@@ -301,8 +336,13 @@ class Scope:
             if name == expr.name:
                 return term
         names = [n for n, _ in base.fields]
-        d.problem("E0311", expr.span, f"unknown field `{expr.name}`", f"Expected one of {', '.join(names)}.",
-                  suggest(expr.name, names))
+        d.problem(
+            "E0311",
+            expr.span,
+            f"unknown field `{expr.name}`",
+            f"Expected one of {', '.join(names)}.",
+            suggest(expr.name, names),
+        )
         return None
 
     def _call(self, expr: s.Call) -> Value | None:
@@ -318,16 +358,23 @@ class Scope:
             if expr.name == "next":
                 d.problem("E0313", expr.span, "`next` can stand only in a `transition`")
             elif expr.name in d.later:
-                d.problem("E0314", expr.span, f"`{expr.name}` is used before its definition",
-                          hint="Move the definition up; none "
-                          "can use itself.")
+                d.problem(
+                    "E0314",
+                    expr.span,
+                    f"`{expr.name}` is used before its definition",
+                    hint="Move the definition up; none can use itself.",
+                )
             elif expr.name not in d.broken:
                 d.problem("E0315", expr.span, f"unknown definition `{expr.name}`", hint=suggest(expr.name, d.defs))
             return None
         made = d.defs[expr.name]
         if len(expr.args) != len(made.params):
-            d.problem("E0316", expr.span, f"`{expr.name}` is given {len(expr.args)} arguments",
-                      f"Expected {len(made.params)}: ({', '.join(f'{p.name}: {p.sort}' for p in made.params)}).")
+            d.problem(
+                "E0316",
+                expr.span,
+                f"`{expr.name}` is given {len(expr.args)} arguments",
+                f"Expected {len(made.params)}: ({', '.join(f'{p.name}: {p.sort}' for p in made.params)}).",
+            )
             return None
         terms = [self.of_sort(a, p.sort) for a, p in zip(expr.args, made.params, strict=True)]
         good = tuple([t for t in terms if t is not None])
@@ -369,8 +416,9 @@ class Scope:
         if left is None or right is None:
             return None
         if isinstance(left, RecordTerm) or isinstance(right, RecordTerm):
-            if not (isinstance(left, RecordTerm) and isinstance(right, RecordTerm)) or \
-                    [n for n, _ in left.fields] != [n for n, _ in right.fields]:
+            if not (isinstance(left, RecordTerm) and isinstance(right, RecordTerm)) or [n for n, _ in left.fields] != [
+                n for n, _ in right.fields
+            ]:
                 self.decls.problem("E0317", expr.span, "a record can be compared only with a record of the same fields")
                 return None
             same = conj([eq(a, b) for (_, a), (_, b) in zip(left.fields, right.fields, strict=True)])
@@ -378,7 +426,11 @@ class Scope:
         if "?" in (left.sort, right.sort):
             return None
         if left.sort != right.sort:
-            self.decls.problem("E0302", expr.args[1].span, f"this is of sort {right.sort}, compared with sort {left.sort}",
-                               f"Expected sort {left.sort}.")
+            self.decls.problem(
+                "E0302",
+                expr.args[1].span,
+                f"this is of sort {right.sort}, compared with sort {left.sort}",
+                f"Expected sort {left.sort}.",
+            )
             return None
         return eq(left, right) if expr.op == "=" else neg(eq(left, right))

@@ -45,31 +45,50 @@ def lay(change: s.Change, operations: dict[str, s.Operation], d: Declarations) -
         else:
             body[places[0] + 1 : places[0] + 1] = moved
     if not hits:
-        d.problem("E0503", change.span, f"the fault finds nothing to change in `{change.path}`",
-                  hint="It must repeat the check or assignment as it stands there; what a procedure does is changed "
-                  "within the procedure.")
+        d.problem(
+            "E0503",
+            change.span,
+            f"the fault finds nothing to change in `{change.path}`",
+            hint="It must repeat the check or assignment as it stands there; what a procedure does is changed "
+            "within the procedure.",
+        )
     operations[name] = replace(op, body=tuple(body))
 
 
-def check_breaks(faults: Iterable[s.FaultItem], items: Iterable[tuple[s.Component, s.Item]], elsewhere: Iterable[s.Item],
-                 labels: Collection[str], d: Declarations) -> None:
+def check_breaks(
+    faults: Iterable[s.FaultItem],
+    items: Iterable[tuple[s.Component, s.Item]],
+    elsewhere: Iterable[s.Item],
+    labels: Collection[str],
+    d: Declarations,
+) -> None:
     """See that the claims that faults are to break are there, and the steps with such `labels`.
 
     A fault may name what stands in a component that this system does not have, among the items `elsewhere`.
     """
     others = list(elsewhere)
-    claims = {i.name for i in (*(i for _, i in items), *others)
-              if isinstance(i, s.FormulaItem) and i.kind in ("invariant", "theorem", "transition")}
+    claims = {
+        i.name
+        for i in (*(i for _, i in items), *others)
+        if isinstance(i, s.FormulaItem) and i.kind in ("invariant", "theorem", "transition")
+    }
     operations = {i.name for i in others if isinstance(i, s.Operation)}
     for fault in faults:
         for claim in fault.breaks:
             if claim.text not in claims:
-                d.problem("E0504", claim.span, f"the fault cannot break `{claim.text}`: there is no such claim",
-                          hint=suggest(claim.text, claims))
+                d.problem(
+                    "E0504",
+                    claim.span,
+                    f"the fault cannot break `{claim.text}`: there is no such claim",
+                    hint=suggest(claim.text, claims),
+                )
         if fault.step is not None and fault.step.text not in labels and fault.step.text.partition(".")[0] not in operations:
-            d.problem("E0505", fault.step.span,
-                      f"the fault cannot break a claim in `{fault.step.text}`: there is no such step",
-                      hint=suggest(fault.step.text, labels))
+            d.problem(
+                "E0505",
+                fault.step.span,
+                f"the fault cannot break a claim in `{fault.step.text}`: there is no such step",
+                hint=suggest(fault.step.text, labels),
+            )
 
 
 def _changed(st: s.Statement, change: s.Change) -> tuple[int, s.Statement | None]:
@@ -83,8 +102,11 @@ def _changed(st: s.Statement, change: s.Change) -> tuple[int, s.Statement | None
         if isinstance(st, s.Pick) and isinstance(st.where, s.Operator) and st.where.op == "and":
             parts = _conjuncts(st.where)
             if change.old in parts:
-                kept = [p for p in parts if p != change.old] if change.new is None else \
-                    [change.new if p == change.old else p for p in parts]
+                kept = (
+                    [p for p in parts if p != change.old]
+                    if change.new is None
+                    else [change.new if p == change.old else p for p in parts]
+                )
                 where = kept[0] if len(kept) == 1 else s.Operator("and", tuple(kept), st.where.span) if kept else None
                 return 1, replace(st, where=where)
     if isinstance(st, s.Set) and st.target == change.old:

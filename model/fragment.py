@@ -38,10 +38,15 @@ def alternation_warnings(system: System) -> Iterator[Problem]:
         if path is not None and (claim.name, source, target) not in told:
             told.add((claim.name, source, target))
             cycle = " -> ".join((source, *path))
-            yield Problem("W0701", claim.span,
-                          f"`{claim.name}` leaves the decidable fragment: forall {source} ... exists {target} "
-                          f"closes the cycle {cycle}", hint="Name the witness by a state function, or state it as a "
-                          "theorem that follows from invariants without the alternation.", warning=True)
+            yield Problem(
+                "W0701",
+                claim.span,
+                f"`{claim.name}` leaves the decidable fragment: forall {source} ... exists {target} "
+                f"closes the cycle {cycle}",
+                hint="Name the witness by a state function, or state it as a "
+                "theorem that follows from invariants without the alternation.",
+                warning=True,
+            )
 
 
 class _Alternations:

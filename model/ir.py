@@ -265,8 +265,9 @@ class Step:
         for check in self.checks:
             if check.undo:
                 guard = conj([self.start(), *passed, check.fails])
-                yield Transition(self.undone_label(check), self, base + picked, guard,
-                                 check.undo + self._at(self.on_error), check.code)
+                yield Transition(
+                    self.undone_label(check), self, base + picked, guard, check.undo + self._at(self.on_error), check.code
+                )
             else:
                 plain.append(check)
                 ways.append(conj([*passed, check.fails]))
@@ -278,8 +279,9 @@ class Step:
         if plain:
             # Where the call goes does not depend on which check it is, so one outcome stands for all of them.
             codes = "|".join(dict.fromkeys(c.code for c in plain))
-            yield Transition(self.label + FAILED, self, base + needed, conj([self.start(), disj(ways)]),
-                             self._at(self.on_error), codes)
+            yield Transition(
+                self.label + FAILED, self, base + needed, conj([self.start(), disj(ways)]), self._at(self.on_error), codes
+            )
 
     def outcomes(self) -> tuple[Transition, ...]:
         """All that can come of the step, calls that fail and change nothing included."""

@@ -39,12 +39,16 @@ class Loop:
             reduces[rule] = (size, None if size == 1 and isinstance(made, ExpandSingleChild) else made, rule.origin.name)
         self._states: dict[int, dict[str, int | Reduce]] = {
             state: {name: to if action is Shift else reduces[to] for name, (action, to) in actions.items()}
-            for state, actions in table.states.items()}
+            for state, actions in table.states.items()
+        }
         ignored = set(front.lexer_conf.ignore)
         terminals = [t for t in lark.terminals if t.name not in ignored]
         self._plain = [(t.name, t.pattern.value, t.priority) for t in terminals if isinstance(t.pattern, PatternStr)]
-        self._patterns = [(t.name, re.compile(t.pattern.to_regexp()), t.priority) for t in terminals
-                          if not isinstance(t.pattern, PatternStr)]
+        self._patterns = [
+            (t.name, re.compile(t.pattern.to_regexp()), t.priority)
+            for t in terminals
+            if not isinstance(t.pattern, PatternStr)
+        ]
         skipped = "|".join(t.pattern.to_regexp() for t in lark.terminals if t.name in ignored)
         signs = "|".join(sorted((re.escape(v) for _, v, _ in self._plain if not v.isidentifier()), key=len, reverse=True))
         self._next = re.compile(rf'(?:{skipped})*+([A-Za-z_][A-Za-z0-9_]*|[0-9]+|"[^"]*"|{signs}|\Z)').match

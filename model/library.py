@@ -52,8 +52,9 @@ class Library:
 
     def _new(self, name: str, span: Span, homes: dict[str, str]) -> bool:
         if name in homes:
-            self.problems.append(Problem("E0202", span, f"`{name}` is declared twice",
-                                         hint=f"It also stands in {homes[name]}."))
+            self.problems.append(
+                Problem("E0202", span, f"`{name}` is declared twice", hint=f"It also stands in {homes[name]}.")
+            )
             return False
         homes[name] = span.file
         return True
@@ -91,6 +92,7 @@ def load_library(extra: Iterable[Path] = ()) -> Library:
 @functools.cache
 def _shipped() -> cache.Parsed:
     """The shipped files, parsed once. Raises `RulesError`."""
+
     def parse() -> cache.Parsed:
         from bulkhead.model.parser import parse_file  # brings Lark in, which cached rules do without
 
@@ -107,12 +109,21 @@ def closure(library: Library, system: s.System, problems: list[Problem]) -> list
     def entered(name: s.Name, trail: list[str]) -> Iterator[s.Name] | None:
         """The components that it uses, or None when it is known already or cannot be followed."""
         if state.get(name.text) == 1:
-            cycle = " -> ".join((*trail[trail.index(name.text):], name.text))
-            problems.append(Problem("E0206", name.span, f"components use each other in a cycle: {cycle}",
-                                    hint="Move what both need into a component of its own."))
+            cycle = " -> ".join((*trail[trail.index(name.text) :], name.text))
+            problems.append(
+                Problem(
+                    "E0206",
+                    name.span,
+                    f"components use each other in a cycle: {cycle}",
+                    hint="Move what both need into a component of its own.",
+                )
+            )
         elif name.text not in library.components:
-            problems.append(Problem("E0207", name.span, f"there is no component `{name.text}`",
-                                    hint=suggest(name.text, library.components)))
+            problems.append(
+                Problem(
+                    "E0207", name.span, f"there is no component `{name.text}`", hint=suggest(name.text, library.components)
+                )
+            )
         elif name.text not in state:
             state[name.text] = 1
             return iter(library.components[name.text].uses)

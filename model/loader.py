@@ -51,8 +51,10 @@ def load(system: str, faults: Iterable[str] = ()) -> System:
         system = mine[0]
     else:
         hint = suggest(system, names)
-        raise UsageError(f"there is no system `{system}`. {hint} Shipped systems: {', '.join(names)}; "
-                         "or give the path of a .rules file.".replace("  ", " "))
+        raise UsageError(
+            f"there is no system `{system}`. {hint} Shipped systems: {', '.join(names)}; "
+            "or give the path of a .rules file.".replace("  ", " ")
+        )
     if library.problems:
         raise RulesError(library.problems, library.sources)
     return build(library, system, tuple(faults))
@@ -134,8 +136,10 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
     operations = {i.name: i for _, i in items if isinstance(i, s.Operation)}
     for fault in faults:
         if fault not in known_faults:
-            raise UsageError(f"system `{name}` has no fault `{fault}`. {suggest(fault, known_faults)} "
-                             f"It has: {', '.join(sorted(known_faults)) or 'none'}.".replace("  ", " "))
+            raise UsageError(
+                f"system `{name}` has no fault `{fault}`. {suggest(fault, known_faults)} "
+                f"It has: {', '.join(sorted(known_faults)) or 'none'}.".replace("  ", " ")
+            )
         for change in known_faults[fault].changes:
             lay(change, operations, d)
     for other in known_faults.values():
@@ -168,8 +172,9 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
         elaborate(op, procedures, d)
         d.funcs = funcs
     claims = claims_of(items, d)
-    by_kind = {k: {c.name: c for c in claims if c.kind == k} for k in
-               ("init", "axiom", "invariant", "theorem", "transition")}
+    by_kind = {
+        k: {c.name: c for c in claims if c.kind == k} for k in ("init", "axiom", "invariant", "theorem", "transition")
+    }
     elsewhere = [i for n, c in library.components.items() if n not in {k.name for k in components} for i in c.items]
     check_breaks(known_faults.values(), items, elsewhere, {t.label for t in steps}, d)
     scope = scope_of([i for _, i in items if isinstance(i, s.ScopeItem)], system.scopes, d)
@@ -179,10 +184,27 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
         raise _error(d.problems, library)
     files = tuple(dict.fromkeys(library.home[c.name] for c in components))
     enums = {**d.enums, POINT: (IDLE, *sorted({*d.enums[POINT], *_points_elsewhere(library, components)} - {IDLE}))}
-    made = System(name, system.doc, d.sorts, enums, d.consts, d.funcs, d.defs, tuple(by_kind["init"].values()),
-                  tuple(by_kind["axiom"].values()), by_kind["invariant"], by_kind["theorem"], by_kind["transition"],
-                  tuple(steps), expects, {n: _fault(f) for n, f in known_faults.items()}, scope=scope, files=files,
-                  home=library.home_of_system.get(name, ""), sources=library.sources)
+    made = System(
+        name,
+        system.doc,
+        d.sorts,
+        enums,
+        d.consts,
+        d.funcs,
+        d.defs,
+        tuple(by_kind["init"].values()),
+        tuple(by_kind["axiom"].values()),
+        by_kind["invariant"],
+        by_kind["theorem"],
+        by_kind["transition"],
+        tuple(steps),
+        expects,
+        {n: _fault(f) for n, f in known_faults.items()},
+        scope=scope,
+        files=files,
+        home=library.home_of_system.get(name, ""),
+        sources=library.sources,
+    )
     return replace(made, warnings=tuple(alternation_warnings(made)))
 
 

@@ -249,7 +249,6 @@ class Formulas:
         return cond, self.term(update.value, env)
 
 
-
 def _later(names: Iterable[str]) -> dict[str, str]:
     """The symbols of functions and definitions, each with what it is called after the step."""
     return {symbol: symbols.after(symbol) for symbol in map(symbols.function, names)}

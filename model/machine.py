@@ -77,5 +77,4 @@ class Machine:
 
     def choices(self, label: str) -> itertools.product[tuple[int, ...]]:
         """All argument tuples of a transition, in the order of its parameters."""
-        return itertools.product(*(range(size_of(self.system, self.world, p.sort))
-                                   for p in self.transitions[label].params))
+        return itertools.product(*(range(size_of(self.system, self.world, p.sort)) for p in self.transitions[label].params))

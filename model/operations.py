@@ -58,9 +58,12 @@ class OperationScope(Scope):
     def define(self, name: str, value: Value, span: Span) -> None:
         self.refuse_words((s.Binder(name, "", span),))
         if name in self.defined:
-            self.decls.problem("E0401", span, f"`{name}` is defined twice in `{self.op}`",
-                               hint="Give one of them another name; "
-                               "what is performed twice needs `as NAME`.")
+            self.decls.problem(
+                "E0401",
+                span,
+                f"`{name}` is defined twice in `{self.op}`",
+                hint="Give one of them another name; what is performed twice needs `as NAME`.",
+            )
         self.defined[name] = (value, self.segment)
 
     def resolve(self, name: str) -> Value | None:
@@ -106,16 +109,21 @@ class OperationScope(Scope):
         return inner
 
 
-def elaborate(op: s.Operation, procedures: dict[str, s.Operation], decls: Declarations,
-              wanted: frozenset[str] = frozenset()) -> list[Step]:
+def elaborate(
+    op: s.Operation, procedures: dict[str, s.Operation], decls: Declarations, wanted: frozenset[str] = frozenset()
+) -> list[Step]:
     """The atomic steps of one operation; problems are collected in `decls`.
 
     `wanted` names locals that claims speak of (`operation.local[call]`): they are kept even if no later step reads them.
     """
     body = Inliner(procedures, decls, op.name).operation(op)
     if op.kind == "procedure" and op.when is not None:
-        decls.problem("E0402", op.when.span, f"the procedure `{op.name}` has a `when`, and nobody calls a procedure",
-                      hint="Use `require ... else CODE` in it, or `when` in the operations that perform it.")
+        decls.problem(
+            "E0402",
+            op.when.span,
+            f"the procedure `{op.name}` has a `when`, and nobody calls a procedure",
+            hint="Use `require ... else CODE` in it, or `when` in the operations that perform it.",
+        )
     segments = _cut(op, body, decls)
     scope = OperationScope(decls, op.name, len(segments) > 1 or op.kind == "procedure")
     steps: list[Step] = []
@@ -136,10 +144,30 @@ def elaborate(op: s.Operation, procedures: dict[str, s.Operation], decls: Declar
         if result is not None and op.result is not None and result.sort not in (op.result, "?"):
             decls.problem("E0403", op.span, f"`{op.name}` returns sort {result.sort}", f"Expected sort {op.result}.")
         name = "" if segment.boundary is None else segment.boundary.name
-        _refuse_many([*params, *(c.var for c in checks if c.var is not None)], MAX_PARAMS,
-                     f"`{op.name}` has too many arguments and picks in one step", op.span, decls)
-        steps.append(Step(op.name, name, op.kind, tuple(params), when, tuple(checks), tuple(updates), result,
-                          op.doc, op.span, segment.point, segment.after, segment.on_error))
+        _refuse_many(
+            [*params, *(c.var for c in checks if c.var is not None)],
+            MAX_PARAMS,
+            f"`{op.name}` has too many arguments and picks in one step",
+            op.span,
+            decls,
+        )
+        steps.append(
+            Step(
+                op.name,
+                name,
+                op.kind,
+                tuple(params),
+                when,
+                tuple(checks),
+                tuple(updates),
+                result,
+                op.doc,
+                op.span,
+                segment.point,
+                segment.after,
+                segment.on_error,
+            )
+        )
     for name, (found, number) in scope.defined.items():
         if f"{op.name}.{name}" in wanted and number + 1 < len(steps):
             scope.save(name, found, number)
@@ -151,8 +179,9 @@ def elaborate(op: s.Operation, procedures: dict[str, s.Operation], decls: Declar
 
 def _refuse_many(variables: list[Var], most: int, what: str, span: Span, decls: Declarations) -> None:
     if len(variables) > most:
-        decls.problem("E0404", span, f"{what}: {len(variables)}", f"Expected {most} at most.",
-                      "Searches try every combination.")
+        decls.problem(
+            "E0404", span, f"{what}: {len(variables)}", f"Expected {most} at most.", "Searches try every combination."
+        )
 
 
 def _cut(op: s.Operation, body: list[s.Statement], decls: Declarations) -> list[_Segment]:
@@ -167,8 +196,12 @@ def _cut(op: s.Operation, body: list[s.Statement], decls: Declarations) -> list[
             segments[-1].body.append(statement)
             continue
         if statement.name in seen:
-            decls.problem("E0405", statement.span, f"`{op.name}` has two steps `{statement.name}`",
-                          hint="An operation may have one batch, and no two steps of one name.")
+            decls.problem(
+                "E0405",
+                statement.span,
+                f"`{op.name}` has two steps `{statement.name}`",
+                hint="An operation may have one batch, and no two steps of one name.",
+            )
         seen.add(statement.name)
         if statement.kind == "done":
             if not head:
@@ -190,8 +223,9 @@ def _cut(op: s.Operation, body: list[s.Statement], decls: Declarations) -> list[
     return segments
 
 
-def _statements(body: list[s.Statement], scope: OperationScope,
-                decls: Declarations) -> tuple[list[Check], list[Update], Term | None]:
+def _statements(
+    body: list[s.Statement], scope: OperationScope, decls: Declarations
+) -> tuple[list[Check], list[Update], Term | None]:
     checks: list[Check] = []
     updates: list[Update] = []
     result: Term | None = None
@@ -200,19 +234,21 @@ def _statements(body: list[s.Statement], scope: OperationScope,
             case s.Require():
                 cond = scope.boolean(st.cond)
                 if st.code is None:
-                    decls.problem("E0409", st.span, "this check has no error code",
-                                  "Expected `else CODE` after the condition.")
+                    decls.problem(
+                        "E0409", st.span, "this check has no error code", "Expected `else CODE` after the condition."
+                    )
                 if cond is not None:
-                    checks.append(Check("require", cond, st.code or "?", None, _sets(st.undo, scope, decls),
-                                        show(cond), st.span))
+                    checks.append(
+                        Check("require", cond, st.code or "?", None, _sets(st.undo, scope, decls), show(cond), st.span)
+                    )
             case s.MayFail():
-                checks.append(Check("may", TRUE, st.code, None, _sets(st.undo, scope, decls), st.why,
-                                    st.span))
+                checks.append(Check("may", TRUE, st.code, None, _sets(st.undo, scope, decls), st.why, st.span))
             case s.Pick():
                 known = decls.known_sort(st.binder)
                 if st.code is None:
-                    decls.problem("E0409", st.span, "this pick has no error code",
-                                  "Expected `else CODE`: there may be none left.")
+                    decls.problem(
+                        "E0409", st.span, "this pick has no error code", "Expected `else CODE`: there may be none left."
+                    )
                 undo = _sets(st.undo, scope, decls)  # it is for when nothing was picked
                 var = Var(st.binder.name, st.binder.sort if known else "?")
                 scope.define(var.name, var, st.span)
@@ -223,8 +259,12 @@ def _statements(body: list[s.Statement], scope: OperationScope,
                 scope.weights[st.name] = weight(st.value, scope.weights)
                 if too_heavy(scope.weights[st.name]):
                     scope.weights[st.name] = (1, 1)
-                    decls.problem("E0410", st.span, f"`{st.name}` is too large, with the values it uses written out",
-                                  hint="Keep chains of `let` short.")
+                    decls.problem(
+                        "E0410",
+                        st.span,
+                        f"`{st.name}` is too large, with the values it uses written out",
+                        hint="Keep chains of `let` short.",
+                    )
                     value = None
                 else:
                     value = scope.value(st.value)
@@ -259,21 +299,31 @@ def _set(st: s.Set, scope: Scope, decls: Declarations) -> list[Update]:
             decls.distinct(tuple(s.Binder(n, "", v.span) for n, v in st.value.fields))
             for name, expr in given.items():
                 if name not in fields:
-                    decls.problem("E0311", expr.span, f"unknown field `{name}`", f"Expected {', '.join(fields)}.",
-                                  suggest(name, fields))
+                    decls.problem(
+                        "E0311",
+                        expr.span,
+                        f"unknown field `{name}`",
+                        f"Expected {', '.join(fields)}.",
+                        suggest(name, fields),
+                    )
             missing = [n for n in fields if n not in given]
             if missing:
-                decls.problem("E0412", st.span, f"fields not set: {', '.join(missing)}",
-                              "Expected all fields of the record.",
-                              "To change some fields only, set each by name.")
+                decls.problem(
+                    "E0412",
+                    st.span,
+                    f"fields not set: {', '.join(missing)}",
+                    "Expected all fields of the record.",
+                    "To change some fields only, set each by name.",
+                )
             pairs = [(t, inner.of_sort(given[n], t.sort)) for n, t in fields.items() if n in given]
         else:
             value = inner.value(st.value)
             if isinstance(value, RecordTerm) and [n for n, _ in value.fields] == list(fields):
                 pairs = [(t, v) for t, (_, v) in zip(fields.values(), value.fields, strict=True)]
             elif value is not None:
-                decls.problem("E0413", st.value.span, "this is not a record of the same fields",
-                              f"Expected {', '.join(fields)}.")
+                decls.problem(
+                    "E0413", st.value.span, "this is not a record of the same fields", f"Expected {', '.join(fields)}."
+                )
     elif isinstance(st.value, s.Record):
         decls.problem("E0414", st.value.span, "a record is set where a single value belongs")
     else:
@@ -287,8 +337,12 @@ def _set(st: s.Set, scope: Scope, decls: Declarations) -> list[Update]:
             indices = {a.name for a in place.args if isinstance(a, Var)}
             loose = sorted({v.name for v in binders if v.name not in indices} & free_variables(value_term))
             if loose:
-                decls.problem("E0416", st.span, f"`{loose[0]}` is in the value, and is not an index of the place by itself",
-                              hint="Of several elements it would not be clear whose value is set.")
+                decls.problem(
+                    "E0416",
+                    st.span,
+                    f"`{loose[0]}` is in the value, and is not an index of the place by itself",
+                    hint="Of several elements it would not be clear whose value is set.",
+                )
                 return []
             made.append(Update(place.func, place.args, value_term, binders, cond, st.span))
     return made
@@ -305,18 +359,35 @@ def generated_write(item: s.StateItem, decls: Declarations) -> Step | None:
         return None
     both = sorted({b.name for b in item.fields if b.name} & {*names})
     if both:
-        decls.problem("E0418", w.span, f"`{item.name}` has an index and a field named `{both[0]}`",
-                      hint="Both are arguments of the write; rename one.")
+        decls.problem(
+            "E0418",
+            w.span,
+            f"`{item.name}` has an index and a field named `{both[0]}`",
+            hint="Both are arguments of the write; rename one.",
+        )
         return None
     index = tuple(Var(b.name or f"i{k}", b.sort) for k, b in enumerate(item.indices))
     fields = tuple(Var(b.name or "value", b.sort) for b in item.fields)
     scope = Scope(decls, {v.name: v for v in (*index, *fields)})
     when = TRUE if w.when is None else scope.boolean(w.when)
-    updates = [Update(item.name if b.name == "" else f"{item.name}.{b.name}", index, v, span=w.span)
-               for b, v in zip(item.fields, fields, strict=True)]
+    updates = [
+        Update(item.name if b.name == "" else f"{item.name}.{b.name}", index, v, span=w.span)
+        for b, v in zip(item.fields, fields, strict=True)
+    ]
     updates.extend(_sets(w.then, scope, decls))
-    return Step(w.name or f"write_{item.name}", "", "guest", index + fields, when or TRUE, (), tuple(updates), None,
-                item.doc, w.span, party=True)
+    return Step(
+        w.name or f"write_{item.name}",
+        "",
+        "guest",
+        index + fields,
+        when or TRUE,
+        (),
+        tuple(updates),
+        None,
+        item.doc,
+        w.span,
+        party=True,
+    )
 
 
 def locals_spoken_of(expr: s.Expr) -> set[str]:

@@ -28,10 +28,27 @@ MAX_NAME = 100
 LONG_NAME = rf"\w{{{MAX_NAME + 1},}}"
 GRAMMAR = Path(__file__).resolve().parent.parent / "spec" / "language.lark"
 
-_SPOKEN = {"NAME": "a name", "STRING": "a documentation string in double quotes", "KIND": "an operation",
-           "INT": "a number", "$END": "the end of the file", "QUANT": "`forall` or `exists`", "EQ": "`=`",
-           "NE": "`!=`", "LPAR": "`(`", "RPAR": "`)`", "LSQB": "`[`", "RSQB": "`]`", "LBRACE": "`{`",
-           "RBRACE": "`}`", "COMMA": "`,`", "DOT": "`.`", "COLON": "`:`", "VBAR": "`|`", "__ANON_0": "`->`"}
+_SPOKEN = {
+    "NAME": "a name",
+    "STRING": "a documentation string in double quotes",
+    "KIND": "an operation",
+    "INT": "a number",
+    "$END": "the end of the file",
+    "QUANT": "`forall` or `exists`",
+    "EQ": "`=`",
+    "NE": "`!=`",
+    "LPAR": "`(`",
+    "RPAR": "`)`",
+    "LSQB": "`[`",
+    "RSQB": "`]`",
+    "LBRACE": "`{`",
+    "RBRACE": "`}`",
+    "COMMA": "`,`",
+    "DOT": "`.`",
+    "COLON": "`:`",
+    "VBAR": "`|`",
+    "__ANON_0": "`->`",
+}
 
 
 class _ToSyntax(Transformer[Token, Any]):
@@ -46,8 +63,11 @@ class _ToSyntax(Transformer[Token, Any]):
         return "" if token is None else " ".join(token[1:-1].split())
 
     def start(self, children: list[Any]) -> s.RulesFile:
-        return s.RulesFile(self.file, tuple(c for c in children if isinstance(c, s.Component)),
-                           tuple(c for c in children if isinstance(c, s.System)))
+        return s.RulesFile(
+            self.file,
+            tuple(c for c in children if isinstance(c, s.Component)),
+            tuple(c for c in children if isinstance(c, s.System)),
+        )
 
     def component(self, c: list[Any]) -> s.Component:
         rest = c[2:]
@@ -147,8 +167,9 @@ class _ToSyntax(Transformer[Token, Any]):
 
     def operation(self, c: list[Any]) -> s.Operation:
         doc, c = self._split(c)
-        return s.Operation(str(c[0]), str(c[1]), c[2], None if c[3] is None else str(c[3]), c[4], tuple(c[5:]),
-                           doc, self.at(c[1]))
+        return s.Operation(
+            str(c[0]), str(c[1]), c[2], None if c[3] is None else str(c[3]), c[4], tuple(c[5:]), doc, self.at(c[1])
+        )
 
     def require_stmt(self, c: list[Any]) -> s.Require:
         return s.Require(c[0], None if c[1] is None else str(c[1]), c[2] or (), c[0].span)
@@ -176,8 +197,9 @@ class _ToSyntax(Transformer[Token, Any]):
         return s.Return(c[0], c[0].span)
 
     def perform_stmt(self, c: list[Any]) -> s.Perform:
-        return s.Perform(str(c[0]), c[1], None if c[2] is None else str(c[2]), None if c[3] is None else str(c[3]),
-                         self.at(c[0]))
+        return s.Perform(
+            str(c[0]), c[1], None if c[2] is None else str(c[2]), None if c[3] is None else str(c[3]), self.at(c[0])
+        )
 
     def step_stmt(self, c: list[Any]) -> s.Boundary:
         return s.Boundary("step", str(c[0]), c[1] or (), self.at(c[0]))
@@ -242,8 +264,12 @@ class _ToSyntax(Transformer[Token, Any]):
         if op not in ("and", "or") or not isinstance(left, s.Operator) or left.op != op:
             return s.Operator(op, (left, c[2]), left.span)
         if len(left.args) >= MAX_PARTS:  # one flat node for a chain, so that long ones are not deep
-            problem = Problem("E0110", self.at(c[1]), f"more than {MAX_PARTS} parts are joined by `{op}`",
-                              hint="Name some of them with `define`.")
+            problem = Problem(
+                "E0110",
+                self.at(c[1]),
+                f"more than {MAX_PARTS} parts are joined by `{op}`",
+                hint="Name some of them with `define`.",
+            )
             raise RulesError([problem])
         return s.Operator(op, (*left.args, c[2]), left.span)
 
@@ -281,8 +307,13 @@ class _ToSyntax(Transformer[Token, Any]):
 @functools.cache
 def _parser() -> tuple[Lark, Loop, _ToSyntax]:
     transformer = _ToSyntax()
-    lark = Lark(GRAMMAR.read_text(encoding="utf-8"), parser="lalr", maybe_placeholders=True, cache=cache.grammar() or False,
-                transformer=transformer)
+    lark = Lark(
+        GRAMMAR.read_text(encoding="utf-8"),
+        parser="lalr",
+        maybe_placeholders=True,
+        cache=cache.grammar() or False,
+        transformer=transformer,
+    )
     return lark, Loop(lark), transformer
 
 
@@ -319,8 +350,10 @@ def parse_file(path: Path) -> tuple[s.RulesFile, str]:
         if not stat.S_ISREG(about.st_mode) and not stat.S_ISDIR(about.st_mode):
             raise UsageError(f"{path}: is not a regular file; rules are read from files.")
         if about.st_size > MAX_BYTES and not stat.S_ISDIR(about.st_mode):
-            raise UsageError(f"{path}: {about.st_size:,} bytes is too large for a rules file (limit {MAX_BYTES:,}); "
-                             "split it into components.")
+            raise UsageError(
+                f"{path}: {about.st_size:,} bytes is too large for a rules file (limit {MAX_BYTES:,}); "
+                "split it into components."
+            )
         raw = path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path}: cannot read this rules file ({error.strerror}); check the name.") from None
@@ -328,8 +361,9 @@ def parse_file(path: Path) -> tuple[s.RulesFile, str]:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = raw[: error.start].decode("utf-8")
-        problem = Problem("E0106", _place(before, len(before), str(path)),
-                          f"not a rules file: byte {error.start} is not UTF-8 text")
+        problem = Problem(
+            "E0106", _place(before, len(before), str(path)), f"not a rules file: byte {error.start} is not UTF-8 text"
+        )
         raise RulesError([problem], {str(path): raw.decode("utf-8", "replace")}) from None
     return parse_text(text, str(path)), text
 
@@ -344,22 +378,31 @@ def _empty(file: str) -> Problem:
 
 
 def _too_deep(span: Span) -> RulesError:
-    return RulesError([Problem("E0108", span, f"nested more than {MAX_NESTING} deep",
-                               hint="Name a part of the expression with `define`.")])
+    return RulesError(
+        [Problem("E0108", span, f"nested more than {MAX_NESTING} deep", hint="Name a part of the expression with `define`.")]
+    )
 
 
 def _refuse_nonsense(text: str, file: str) -> None:
     if "\0" in text:
-        raise RulesError([Problem("E0107", _place(text, text.index("\0"), file),
-                                  "not a rules file: it holds a NUL character")])
+        raise RulesError(
+            [Problem("E0107", _place(text, text.index("\0"), file), "not a rules file: it holds a NUL character")]
+        )
     if not text.strip():
         raise RulesError([_empty(file)])
     depth = 0
     for match in re.finditer(r'"[^"]*"|--[^\n]*|[(\[{]|[)\]}]|' + LONG_NAME, text):
         if match[0][0] not in '"-([{)]}':
-            raise RulesError([Problem("E0109", _place(text, match.start(), file),
-                                      f"this name has {len(match[0]):,} characters",
-                                      f"Expected {MAX_NAME} at most.")])
+            raise RulesError(
+                [
+                    Problem(
+                        "E0109",
+                        _place(text, match.start(), file),
+                        f"this name has {len(match[0]):,} characters",
+                        f"Expected {MAX_NAME} at most.",
+                    )
+                ]
+            )
         if match[0] in "([{":
             depth += 1
             if depth > MAX_NESTING:
@@ -396,16 +439,29 @@ def _refuse_deep(parsed: s.RulesFile, file: str) -> None:
 def _syntax_problem(error: UnexpectedInput, text: str, file: str) -> Problem:
     if isinstance(error, UnexpectedToken) and not isinstance(error, UnexpectedEOF) and error.token.type != "$END":
         span = Span(file, error.line, error.column, len(error.token))
-        return Problem("E0101", span, f"`{_short(error.token)}` does not fit here",
-                       _expected(error.accepts or error.expected),
-                       _long_string(text, error.pos_in_stream or 0))
+        return Problem(
+            "E0101",
+            span,
+            f"`{_short(error.token)}` does not fit here",
+            _expected(error.accepts or error.expected),
+            _long_string(text, error.pos_in_stream or 0),
+        )
     if isinstance(error, UnexpectedCharacters):
         offset = error.pos_in_stream or 0
         if text[offset] == '"':
-            return Problem("E0102", Span(file, error.line, error.column), "this documentation string is not closed",
-                           hint='Close it with `"`.')
-        return Problem("E0103", Span(file, error.line, error.column), f"the character {text[offset]!r} does not fit here",
-                       _expected(error.allowed or set()), _long_string(text, offset))
+            return Problem(
+                "E0102",
+                Span(file, error.line, error.column),
+                "this documentation string is not closed",
+                hint='Close it with `"`.',
+            )
+        return Problem(
+            "E0103",
+            Span(file, error.line, error.column),
+            f"the character {text[offset]!r} does not fit here",
+            _expected(error.allowed or set()),
+            _long_string(text, offset),
+        )
     wanted: set[str] | list[str] = getattr(error, "accepts", None) or getattr(error, "expected", None) or set()
     return Problem("E0104", _place(text, len(text.rstrip()), file), "the file ends too early", _expected(wanted))
 

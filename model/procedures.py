@@ -62,8 +62,9 @@ class Inliner:
         self.fixed = {p.name for p in op.params} | set(self._locals(op, (op.name,)))
         return self.statements(op.body, {}, "", None, (op.name,))
 
-    def statements(self, body: tuple[s.Statement, ...], names: dict[str, s.Expr], prefix: str, code: str | None,
-                   trail: tuple[str, ...]) -> list[s.Statement]:
+    def statements(
+        self, body: tuple[s.Statement, ...], names: dict[str, s.Expr], prefix: str, code: str | None, trail: tuple[str, ...]
+    ) -> list[s.Statement]:
         """`names` says what parameters and locals become, `prefix` what the locals of further procedures get."""
         out: list[s.Statement] = []
         for st in body:
@@ -91,8 +92,12 @@ class Inliner:
                 inside = [_rename(done, names, None) for done in proc.body]
                 yield from self._undone((d for d in inside if isinstance(d, s.Set | s.Perform)), (*trail, st.name))
             else:
-                self.decls.problem("E0423", st.span, f"`undo` cannot perform `{st.name}`, which does more than assign",
-                                   hint="Put the assignments into a procedure of their own.")
+                self.decls.problem(
+                    "E0423",
+                    st.span,
+                    f"`undo` cannot perform `{st.name}`, which does more than assign",
+                    hint="Put the assignments into a procedure of their own.",
+                )
 
     def _entered(self, st: s.Perform, trail: tuple[str, ...]) -> s.Operation | None:
         """The procedure, or None where it cannot be performed here, which is reported."""
@@ -101,27 +106,36 @@ class Inliner:
             self.decls.problem("E0419", st.span, f"unknown procedure `{st.name}`", hint=suggest(st.name, self.procedures))
             return None
         if len(st.args) != len(proc.params):
-            self.decls.problem("E0316", st.span, f"`{st.name}` is given {len(st.args)} arguments",
-                               f"Expected {len(proc.params)}: "
-                          f"({', '.join(p.name for p in proc.params)}).")
+            self.decls.problem(
+                "E0316",
+                st.span,
+                f"`{st.name}` is given {len(st.args)} arguments",
+                f"Expected {len(proc.params)}: ({', '.join(p.name for p in proc.params)}).",
+            )
             return None
         if st.name in trail:
-            cycle = " -> ".join((*trail[trail.index(st.name):], st.name))
+            cycle = " -> ".join((*trail[trail.index(st.name) :], st.name))
             self.decls.problem("E0420", st.span, f"`{st.name}` performs itself: {cycle}")
             return None
         if self.full:
             return None
         if any(too_heavy(weight(a, {}), MAX_ARGUMENT) for a in st.args):
-            self.decls.problem("E0421", st.span,
-                               f"an argument of `{st.name}` is too large, with the arguments it uses written out",
-                          hint="Perform fewer procedures in one another.")
+            self.decls.problem(
+                "E0421",
+                st.span,
+                f"an argument of `{st.name}` is too large, with the arguments it uses written out",
+                hint="Perform fewer procedures in one another.",
+            )
             self.full = True
             return None
         self.count += 1
         if self.count > MAX_PERFORMED or len(trail) > MAX_INSIDE:
-            self.decls.problem("E0422", st.span,
-                               f"`{self.op}` performs too much: more than {MAX_PERFORMED} procedures, or more than "
-                          f"{MAX_INSIDE} in one another")
+            self.decls.problem(
+                "E0422",
+                st.span,
+                f"`{self.op}` performs too much: more than {MAX_PERFORMED} procedures, or more than "
+                f"{MAX_INSIDE} in one another",
+            )
             self.full = True
             return None
         return proc
@@ -227,8 +241,13 @@ def _rename(st: s.Statement, names: dict[str, s.Expr], code: str | None) -> s.St
     def one(st: s.Set) -> s.Set:
         parts = (st.target, st.value) if st.where is None else (st.target, st.value, st.where)
         binders, hidden = _bound(st.binders, names, parts)
-        return s.Set(substitute(st.target, hidden), substitute(st.value, hidden), binders,
-                     None if st.where is None else substitute(st.where, hidden), st.span)
+        return s.Set(
+            substitute(st.target, hidden),
+            substitute(st.value, hidden),
+            binders,
+            None if st.where is None else substitute(st.where, hidden),
+            st.span,
+        )
 
     match st:
         case s.Require():
@@ -251,8 +270,9 @@ def _rename(st: s.Statement, names: dict[str, s.Expr], code: str | None) -> s.St
             return s.Boundary(st.kind, st.name, params, st.span)
 
 
-def _bound(binders: tuple[s.Binder, ...], names: dict[str, s.Expr],
-           bodies: tuple[s.Expr, ...]) -> tuple[tuple[s.Binder, ...], dict[str, s.Expr]]:
+def _bound(
+    binders: tuple[s.Binder, ...], names: dict[str, s.Expr], bodies: tuple[s.Expr, ...]
+) -> tuple[tuple[s.Binder, ...], dict[str, s.Expr]]:
     """Binders, and what is substituted under them; those that would capture a name of an argument are renamed."""
     hidden = {k: v for k, v in names.items() if k not in {b.name for b in binders}}
     used = {n for e in bodies for n in _names_in(e)}

@@ -65,8 +65,10 @@ def replay(trace: Trace, machine: Machine) -> list[State]:
             made = {p: new for p, (_, new) in changes(machine.system, trace.world, states[-2], states[-1]).items()}
             if made != event.changes:
                 wrong = min(p for p in made.keys() | event.changes.keys() if made.get(p) != event.changes.get(p))
-                raise TraceError(f"event {n}: the trace has `{wrong}` become {event.changes.get(wrong, 'nothing new')}, the "
-                                 f"rules {made.get(wrong, 'nothing new')}.")
+                raise TraceError(
+                    f"event {n}: the trace has `{wrong}` become {event.changes.get(wrong, 'nothing new')}, the "
+                    f"rules {made.get(wrong, 'nothing new')}."
+                )
     return states
 
 
@@ -97,17 +99,30 @@ def to_jsonl(trace: Trace, system: System, machine: Machine, rules: Mapping[str,
     """The trace as JSON Lines. `rules` is what the header says of the file with the rules: its name and hash."""
     states = replay(trace, machine)
     lines: list[dict[str, Any]] = [
-        {"format": FORMAT, "system": trace.system, "faults": list(trace.faults), "claim": trace.claim,
-         "excluded": trace.excluded, "world": {"sizes": trace.world.sizes, "consts": trace.world.consts},
-         **({"rules": dict(rules)} if rules else {})},
+        {
+            "format": FORMAT,
+            "system": trace.system,
+            "faults": list(trace.faults),
+            "claim": trace.claim,
+            "excluded": trace.excluded,
+            "world": {"sizes": trace.world.sizes, "consts": trace.world.consts},
+            **({"rules": dict(rules)} if rules else {}),
+        },
         {"initial": facts(system, trace.world, trace.initial)},
     ]
     for n, event in enumerate(trace.events, 1):
         changed = changes(system, trace.world, states[n - 1], states[n])
         made = machine.transitions[event.label]
-        lines.append({"i": n, "kind": made.step.kind, "call": event.label, "result": made.code or "okay",
-                      "args": named_args(system, trace.world, machine, event),
-                      "changes": {p: new for p, (_, new) in changed.items()}})
+        lines.append(
+            {
+                "i": n,
+                "kind": made.step.kind,
+                "call": event.label,
+                "result": made.code or "okay",
+                "args": named_args(system, trace.world, machine, event),
+                "changes": {p: new for p, (_, new) in changed.items()},
+            }
+        )
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 
@@ -161,18 +176,24 @@ def load_jsonl(path: Path, system: System) -> Trace:
             raise TraceError(f"{path}:1: a trace of system `{head.get('system')}`, not of `{system.name}`.")
         if any(type(v) is not int for part in ("sizes", "consts") for v in head["world"][part].values()):
             raise TraceError(f"{path}:1: sizes and constants of the world must be whole numbers.")
-        world = World({str(k): int(v) for k, v in head["world"]["sizes"].items()},
-                      {str(k): int(v) for k, v in head["world"]["consts"].items()})
+        world = World(
+            {str(k): int(v) for k, v in head["world"]["sizes"].items()},
+            {str(k): int(v) for k, v in head["world"]["consts"].items()},
+        )
         if set(world.sizes) != set(system.sorts) or set(world.consts) != set(system.consts):
             raise TraceError(f"{path}:1: the world is not one of system `{system.name}`.")
         if any(not 1 <= n <= 64 for n in world.sizes.values()) or any(
-                not 0 <= v < size_of(system, world, system.consts[c]) for c, v in world.consts.items()):
+            not 0 <= v < size_of(system, world, system.consts[c]) for c, v in world.consts.items()
+        ):
             raise TraceError(f"{path}:1: the sizes of the world must lie between 1 and 64, constants inside them.")
         if sum(table_sizes(system, world)) > MAX_PLACES:
             raise TraceError(f"{path}:1: the world has more than {MAX_PLACES:,} places; make it smaller.")
         state = [[0] * n for n in table_sizes(system, world)]
-        names = {place(f.name, index_names(system, world, f.name, i)): (k, i, f.sort)
-                 for k, f in enumerate(system.funcs.values()) for i in range(len(state[k]))}
+        names = {
+            place(f.name, index_names(system, world, f.name, i)): (k, i, f.sort)
+            for k, f in enumerate(system.funcs.values())
+            for i in range(len(state[k]))
+        }
         for where, value in rows[1]["initial"].items():
             if where not in names:
                 raise TraceError(f"{path}:2: there is no place `{where}` in this world.")
@@ -183,8 +204,9 @@ def load_jsonl(path: Path, system: System) -> Trace:
         events = []
         for n, row in enumerate(rows[2:], 3):
             if row.get("call") not in params:
-                raise TraceError(f"{path}:{n}: there is no step `{row.get('call')}`. "
-                                 f"{suggest(str(row.get('call')), params)}".strip())
+                raise TraceError(
+                    f"{path}:{n}: there is no step `{row.get('call')}`. {suggest(str(row.get('call')), params)}".strip()
+                )
             given = row.get("args", {})
             args = {}
             for p in params[row["call"]]:
@@ -194,14 +216,23 @@ def load_jsonl(path: Path, system: System) -> Trace:
             made = steps[row["call"]]
             for name, is_so in (("i", n - 2), ("kind", made.step.kind), ("result", made.code or "okay")):
                 if row.get(name, is_so) != is_so:
-                    raise TraceError(f"{path}:{n}: `{name}` is {json.dumps(row[name])}; of `{row['call']}` as event {n - 2} "
-                                     f"it is {json.dumps(is_so)}.")
+                    raise TraceError(
+                        f"{path}:{n}: `{name}` is {json.dumps(row[name])}; of `{row['call']}` as event {n - 2} "
+                        f"it is {json.dumps(is_so)}."
+                    )
             changed = row.get("changes")
             if changed is not None and not isinstance(changed, dict):
                 raise TraceError(f"{path}:{n}: `changes` must be an object.")
             events.append(Event(row["call"], args, changed))
-        return Trace(str(head["system"]), tuple(map(str, head["faults"])), str(head["claim"]), world, state,
-                     tuple(events), int(head.get("excluded", -1)))
+        return Trace(
+            str(head["system"]),
+            tuple(map(str, head["faults"])),
+            str(head["claim"]),
+            world,
+            state,
+            tuple(events),
+            int(head.get("excluded", -1)),
+        )
     except KeyError as error:
         raise TraceError(f"{path}: malformed trace: `{error.args[0]}` is missing.") from None
     except (TypeError, ValueError, AttributeError, OverflowError):
@@ -237,5 +268,8 @@ def to_itf(trace: Trace, system: System, machine: Machine) -> dict[str, Any]:
                 pairs.append([key[0] if len(key) == 1 else {"#tup": key}, value(v)])
             row[func.name] = {"#map": pairs}
         out.append(row)
-    return {"#meta": {"format": "ITF", "description": f"{trace.system}: violation of {trace.claim}"},
-            "vars": ["action", *system.funcs], "states": out}
+    return {
+        "#meta": {"format": "ITF", "description": f"{trace.system}: violation of {trace.claim}"},
+        "vars": ["action", *system.funcs],
+        "states": out,
+    }

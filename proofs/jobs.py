@@ -199,5 +199,15 @@ def run_to_end(program: Callable[[threading.Event], int], clean_up: Callable[[],
         os._exit(code)
 
 
-__all__ = ["ENDS_WITHIN", "INTERRUPTED", "WorkerDied", "Workers", "begin", "count", "descendants", "end_all",
-           "interruptible", "run_to_end"]
+__all__ = [
+    "ENDS_WITHIN",
+    "INTERRUPTED",
+    "WorkerDied",
+    "Workers",
+    "begin",
+    "count",
+    "descendants",
+    "end_all",
+    "interruptible",
+    "run_to_end",
+]

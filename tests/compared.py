@@ -35,11 +35,28 @@ from bulkhead.proofs.replay import driver
 from tests.lines_run import RECORDED as FILES
 
 BUILDS = ("mkdom", "rmdom", "pfill", "fmap", "wr", "rd")  # the rig's own hypercalls are no recorded ones
-GNTDEV_OPS = {"gd.map": "map_grant_ref", "gd.unmap": "unmap_grant_ref", "gd.copy": "grant_copy",
-              "gd.getoff": "get_offset_for_vaddr"}
-CALLS = {"gd.open": "open", "gd.close": "close", "gd.mmap": "mmap", "gd.munmap": "munmap", "gd.rd": "load", "gd.wr": "store",
-         "sys.open": "open", "sys.close": "close", "sys.mmap": "mmap", "sys.munmap": "munmap", "sys.read": "read",
-         "sys.write": "write", "sys.rd": "load", "sys.wr": "store"}
+GNTDEV_OPS = {
+    "gd.map": "map_grant_ref",
+    "gd.unmap": "unmap_grant_ref",
+    "gd.copy": "grant_copy",
+    "gd.getoff": "get_offset_for_vaddr",
+}
+CALLS = {
+    "gd.open": "open",
+    "gd.close": "close",
+    "gd.mmap": "mmap",
+    "gd.munmap": "munmap",
+    "gd.rd": "load",
+    "gd.wr": "store",
+    "sys.open": "open",
+    "sys.close": "close",
+    "sys.mmap": "mmap",
+    "sys.munmap": "munmap",
+    "sys.read": "read",
+    "sys.write": "write",
+    "sys.rd": "load",
+    "sys.wr": "store",
+}
 MOST = 64  # elements of a batch that are looked at
 
 
@@ -81,6 +98,7 @@ class Counting:
                     if name is not None:
                         self.found[family, name] += 1
             return handler(xen, vcpu, a1, a2, a3, a4, a5)
+
         return call
 
     def execute(self, rig: Any, op: str, a: dict[str, Any], skip: set[str]) -> dict[str, Any]:

@@ -4,13 +4,40 @@ from __future__ import annotations
 
 import pytest
 
-SLOW = frozenset({
-    "test_abstraction", "test_attacks_on_impl", "test_benchmarks", "test_boot_claims", "test_certify", "test_claims",
-    "test_cli", "test_domb_attacks", "test_domb_refinement", "test_examples", "test_fuzz", "test_jobs", "test_mutants",
-    "test_oracle_fuzz", "test_package", "test_refinement", "test_replay", "test_results", "test_symbolic", "test_systems",
-    "test_bad_cases", "test_boot", "test_against_xenstored", "test_faults", "test_blind_spots", "test_calls", "test_channel",
-    "test_tools", "test_builder", "test_fuzz_target",
-})
+SLOW = frozenset(
+    {
+        "test_abstraction",
+        "test_attacks_on_impl",
+        "test_benchmarks",
+        "test_boot_claims",
+        "test_certify",
+        "test_claims",
+        "test_cli",
+        "test_domb_attacks",
+        "test_domb_refinement",
+        "test_examples",
+        "test_fuzz",
+        "test_jobs",
+        "test_mutants",
+        "test_oracle_fuzz",
+        "test_package",
+        "test_refinement",
+        "test_replay",
+        "test_results",
+        "test_symbolic",
+        "test_systems",
+        "test_bad_cases",
+        "test_boot",
+        "test_against_xenstored",
+        "test_faults",
+        "test_blind_spots",
+        "test_calls",
+        "test_channel",
+        "test_tools",
+        "test_builder",
+        "test_fuzz_target",
+    }
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

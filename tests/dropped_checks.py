@@ -72,8 +72,9 @@ def without(system: str, check: Check) -> System:
             statement = body[check.place]
             if isinstance(statement, s.Pick) and statement.where is not None:
                 kept = [p for k, p in enumerate(_parts(statement.where)) if k != check.part]
-                where = None if not kept else kept[0] if len(kept) == 1 else \
-                    s.Operator("and", tuple(kept), statement.where.span)
+                where = (
+                    None if not kept else kept[0] if len(kept) == 1 else s.Operator("and", tuple(kept), statement.where.span)
+                )
                 body[check.place] = replace(statement, where=where)
             else:
                 del body[check.place]
@@ -93,8 +94,11 @@ def fallen(whole: Proof, system: System, pool: ProcessPoolExecutor | None, refut
     known = {**system.invariants, **system.theorems}
     asked = [known[n] for n in whole.candidates]
     names = {name_of(c) for c in asked}
-    blocks = [maker.step(t, asked, names, system.transitions.values()) for t in maker.transitions
-              if before.get(t.label) != (t.params, t.guard, t.updates)]
+    blocks = [
+        maker.step(t, asked, names, system.transitions.values())
+        for t in maker.transitions
+        if before.get(t.label) != (t.params, t.guard, t.updates)
+    ]
     results = run_blocks(maker.formulas.prelude, [b for b in blocks if b is not None], SETTINGS, pool)
     broken = {r.claim for r in results if r.verdict != "unsat"}
     if broken & set(system.claims()) or not broken:

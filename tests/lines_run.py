@@ -111,8 +111,10 @@ def _trace(found: list[Runner], tell: Callable[[str], None]) -> None:
     rules_for(Size())
     tracer.start()
     try:
-        for kind, names, ask in (("recording", [p.name for p in RECORDED], ask_recording),
-                                 ("campaign", [str(n) for n in LEGS], ask_leg)):
+        for kind, names, ask in (
+            ("recording", [p.name for p in RECORDED], ask_recording),
+            ("campaign", [str(n) for n in LEGS], ask_leg),
+        ):
             for name in names:
                 tracer.switch_context(f"{kind}|{name}")
                 start = time.process_time()
@@ -141,12 +143,27 @@ def runners(tell: Callable[[str], None] = print) -> list[Runner]:
     if kept.exists():
         old = json.loads(kept.read_text())
         if old["state"] == state:
-            return [Runner(r["kind"], r["name"], r["seconds"], {f: frozenset(ls) for f, ls in r["lines"].items()})
-                    for r in old["runners"]]
+            return [
+                Runner(r["kind"], r["name"], r["seconds"], {f: frozenset(ls) for f, ls in r["lines"].items()})
+                for r in old["runners"]
+            ]
     found: list[Runner] = []
     _trace(found, tell)
     kept.parent.mkdir(exist_ok=True)
-    kept.write_text(json.dumps({"state": state, "runners": [
-        {"kind": r.kind, "name": r.name, "seconds": r.seconds, "lines": {f: sorted(ls) for f, ls in r.lines.items()}}
-        for r in found]}))
+    kept.write_text(
+        json.dumps(
+            {
+                "state": state,
+                "runners": [
+                    {
+                        "kind": r.kind,
+                        "name": r.name,
+                        "seconds": r.seconds,
+                        "lines": {f: sorted(ls) for f, ls in r.lines.items()},
+                    }
+                    for r in found
+                ],
+            }
+        )
+    )
     return found

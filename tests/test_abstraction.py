@@ -34,14 +34,33 @@ from bulkhead.proofs.symbolic.terms import BITS, BOOL, MODULUS, And, If, Term, a
 Where = tuple[str, tuple[int, ...]]  # a group of claims and the place they are of, by domid, reference, frame or handle
 SIZE = Size()
 # The claims of the symbolic form, by what the other form tells apart.
-GROUPS = {"domain.phase": "phase", "version": "version", "fits": "fits", "status": "pins", "entry": "entry",
-          "active": "active", "frame": "frame", "mapping": "mapping", "in-use bits": "bits"}
-KEYS = {"phase": "d", "version": "d", "fits": "drv", "entry": "dr", "pins": "dr", "bits": "dr", "active": "dr",
-        "frame": "f", "mapping": "h"}
+GROUPS = {
+    "domain.phase": "phase",
+    "version": "version",
+    "fits": "fits",
+    "status": "pins",
+    "entry": "entry",
+    "active": "active",
+    "frame": "frame",
+    "mapping": "mapping",
+    "in-use bits": "bits",
+}
+KEYS = {
+    "phase": "d",
+    "version": "d",
+    "fits": "drv",
+    "entry": "dr",
+    "pins": "dr",
+    "bits": "dr",
+    "active": "dr",
+    "frame": "f",
+    "mapping": "h",
+}
 TRANSFERS = ("accept_transfer", "transfer_completed")
 
 
 # --- the symbolic form, on numbers ---
+
 
 def rule(name: str, *args: Term) -> Term:
     """A state function of the rules' own state."""
@@ -51,9 +70,11 @@ def rule(name: str, *args: Term) -> Term:
 
 def unnamed(name: str, kind: str, present: Callable[..., Term]) -> Callable[..., Term]:
     """A state function whose value may stand for many numbers that name nothing: then one is as good as the other."""
+
     def value(*args: Term) -> Term:
         same = And(apply(f"rules {name} is {kind}", args, BOOL), apply(kind, (present(*args),), BOOL))
         return If(same, present(*args), rule(name, *args))
+
     return value
 
 
@@ -66,7 +87,8 @@ def claims() -> dict[str, list[Term]]:
         machine = Machine(system)
         present = on_terms.now(machine)
         functions: dict[str, Callable[..., Term]] = {
-            name: (lambda *args, name=name: rule(name, *args)) for name in present.functions if name in system.funcs}
+            name: (lambda *args, name=name: rule(name, *args)) for name in present.functions if name in system.funcs
+        }
         for name, kind in (("entry.frame", "nowhere"), ("active.frame", "nowhere"), ("entry.grantee", "nobody")):
             functions[name] = unnamed(name, kind, present.functions[name])
         state = RuleState(system, functions)
@@ -75,8 +97,14 @@ def claims() -> dict[str, list[Term]]:
             if group is not None:
                 found.setdefault(group, []).append(claim)
         d, r = HERE["d"], HERE["r"]
-        bits = If(eq(base("table.version", d), number(1)), apply("shared#0", (d, r << 2), bits=16),
-                      apply("word#0", (d, r), bits=16)) & MASK
+        bits = (
+            If(
+                eq(base("table.version", d), number(1)),
+                apply("shared#0", (d, r << 2), bits=16),
+                apply("word#0", (d, r), bits=16),
+            )
+            & MASK
+        )
         found["bits"] = [eq(bits, bits_of_pin(base("active.pin", d, r)))]
 
     assert list(Engine().paths(body)) == [1]
@@ -257,6 +285,7 @@ def frame_in_scope(bench: Bench, f: int) -> bool:
 
 # --- the form on numbers ---
 
+
 def apart_on_numbers(bench: Bench) -> set[Where]:
     """Where the form on numbers says that the two sides are apart, of the places that both speak of."""
     both = {(group, label(group, place)) for group, _, place in places(bench)}
@@ -285,6 +314,7 @@ def where_of(key: str) -> Where | None:
 
 # --- states, and changes of one side ---
 
+
 def states(seed: int, count: int) -> Iterator[Bench]:
     """States of a campaign in which no call is in flight; each is as the one before it, a few calls later."""
     for leg in range(1, 1000):
@@ -306,8 +336,11 @@ def change_of_machine(bench: Bench, rng: random.Random) -> Callable[[], None]:
     domain = rng.choice([d for n, d in xen.domains.items() if n < NOBODY and bench.shadow.bound(d)])
     table = domain.grant_table
     refs = [n for n in SIZE.refs if n < table.nr_entries]
-    frames = [f for n in range(SIZE.heap) if frame_in_scope(bench, n)
-              and (f := xen.frames.table.get(bench.shadow.first_mfn + n)) is not None]
+    frames = [
+        f
+        for n in range(SIZE.heap)
+        if frame_in_scope(bench, n) and (f := xen.frames.table.get(bench.shadow.first_mfn + n)) is not None
+    ]
     records = [r for d in xen.domains.values() for r in d.grant_table.maptrack if r.flags & 3]
     used = [n for n in refs if table.active[n].pin] or refs
     act = table.active[rng.choice(used)]
@@ -319,29 +352,46 @@ def change_of_machine(bench: Bench, rng: random.Random) -> Callable[[], None]:
             data, off = table.header_at(ref)
             return put(data, off + rng.randrange(size), 1 << rng.randrange(8))
         case 2:
-            name, value = rng.choice((("pin", act.pin ^ 1 << 8 * rng.randrange(4)), ("domid", act.domid ^ 1),
-                                      ("sub_page", not act.sub_page), ("frame", rng.choice([*frames, None]))))
+            name, value = rng.choice(
+                (
+                    ("pin", act.pin ^ 1 << 8 * rng.randrange(4)),
+                    ("domid", act.domid ^ 1),
+                    ("sub_page", not act.sub_page),
+                    ("frame", rng.choice([*frames, None])),
+                )
+            )
             return setting(act, name, value)
         case 3 if records:
             record = rng.choice(records)
-            name, value = rng.choice((("flags", record.flags ^ 1 << rng.randrange(3)), ("domid", record.domid ^ 1),
-                                      ("ref", rng.choice(SIZE.refs))))
+            name, value = rng.choice(
+                (
+                    ("flags", record.flags ^ 1 << rng.randrange(3)),
+                    ("domid", record.domid ^ 1),
+                    ("ref", rng.choice(SIZE.refs)),
+                )
+            )
             return setting(record, name, value)
         case 4 if frames:
             page = rng.choice(frames)
             owner = rng.choice([None, *xen.domains.values()])
             return setting(page, "owner", owner) if rng.random() < 0.5 else setting(page, "allocated", not page.allocated)
         case _ if domain.domid:
-            name, value = rng.choice((("is_dying", DYING if domain.is_dying == ALIVE else ALIVE),
-                                      ("creation_finished", not domain.creation_finished)))
+            name, value = rng.choice(
+                (
+                    ("is_dying", DYING if domain.is_dying == ALIVE else ALIVE),
+                    ("creation_finished", not domain.creation_finished),
+                )
+            )
             return setting(domain, name, value)
     return lambda: None
 
 
 def put(data: bytearray, where: int, bits: int) -> Callable[[], None]:
     """Turn some bits of a byte over."""
+
     def turn() -> None:
         data[where] ^= bits
+
     turn()
     return turn
 
@@ -353,10 +403,30 @@ def setting(thing: Any, name: str, value: object) -> Callable[[], None]:
     return lambda: setattr(thing, name, before)
 
 
-CHANGED = ("domain.phase", "version", "fits", "entry.kind", "entry.grantee", "entry.readonly", "entry.frame", "entry.part",
-           "status.reading", "status.writing", "active.grantee", "active.frame", "active.part", "frame.use", "frame.owner",
-           "frame.held", "mapping.host", "mapping.device", "mapping.writable", "mapping.mapper", "mapping.granter",
-           "mapping.ref")
+CHANGED = (
+    "domain.phase",
+    "version",
+    "fits",
+    "entry.kind",
+    "entry.grantee",
+    "entry.readonly",
+    "entry.frame",
+    "entry.part",
+    "status.reading",
+    "status.writing",
+    "active.grantee",
+    "active.frame",
+    "active.part",
+    "frame.use",
+    "frame.owner",
+    "frame.held",
+    "mapping.host",
+    "mapping.device",
+    "mapping.writable",
+    "mapping.mapper",
+    "mapping.granter",
+    "mapping.ref",
+)
 
 
 def change_of_rules(bench: Bench, rng: random.Random) -> Callable[[], None]:
@@ -366,8 +436,11 @@ def change_of_rules(bench: Bench, rng: random.Random) -> Callable[[], None]:
     values, func = sh.T[name], sh.rules.system.funcs[name]
     block = 2 * len(SIZE.refs) if name == "fits" else len(SIZE.refs) if len(func.args) == 2 else 1
     domains = [d for d in bench.rig.xen.domains if d < NOBODY]
-    things = {"Domain": [d * block + n for d in domains for n in range(block)], "Handle": list(sh.handles.values()),
-              "Frame": [f for f in range(SIZE.heap) if frame_in_scope(bench, f)]}[func.args[0]]
+    things = {
+        "Domain": [d * block + n for d in domains for n in range(block)],
+        "Handle": list(sh.handles.values()),
+        "Frame": [f for f in range(SIZE.heap) if frame_in_scope(bench, f)],
+    }[func.args[0]]
     if not things:
         return lambda: None
     where = rng.choice(things)
@@ -377,6 +450,7 @@ def change_of_rules(bench: Bench, rng: random.Random) -> Callable[[], None]:
 
     def undo() -> None:
         values[where] = before
+
     return undo
 
 
@@ -399,6 +473,7 @@ def held_together(seed: int, count: int) -> tuple[int, set[str]]:
 
 
 # --- tests ---
+
 
 @pytest.mark.slow
 def test_both_forms_say_the_same() -> None:
@@ -434,7 +509,10 @@ FAULTS: dict[str, tuple[Any, str, Any]] = {
     "terms: nobody is dying": (on_terms, "DYING", ALIVE),
     "terms: what is held is not looked at": (obligations, "PLAIN", tuple(n for n in obligations.PLAIN if n != "frame.held")),
     "terms: frames are read a cell too far": (
-        on_terms, "_wide", lambda at, d, first, cells, wide=on_terms._wide: wide(at, d, first + 1, cells - 1)),
+        on_terms,
+        "_wide",
+        lambda at, d, first, cells, wide=on_terms._wide: wide(at, d, first + 1, cells - 1),
+    ),
 }
 
 

@@ -34,8 +34,11 @@ def depth_by_walking(system: System, world: World, initial: State) -> int:
     """The length of a shortest attack on `cover` from `initial`, by visiting every state; no solver has a say."""
     machine = Machine(system, world)
     body = system.theorems["cover"].body
-    calls = [(label, dict(zip([p.name for p in t.params], values, strict=True)))
-             for label, t in machine.transitions.items() for values in machine.choices(label)]
+    calls = [
+        (label, dict(zip([p.name for p in t.params], values, strict=True)))
+        for label, t in machine.transitions.items()
+        for values in machine.choices(label)
+    ]
     seen = {str(initial)}
     layer = [initial]
     for depth in itertools.count():
@@ -53,10 +56,13 @@ def depth_by_walking(system: System, world: World, initial: State) -> int:
     raise AssertionError
 
 
-@pytest.mark.parametrize(("fault", "labels"), [
-    ("b1", ["create", "finish", "alloc", "permit", "map"]),
-    ("b2", ["create", "alloc", "foreign_map", "map"]),
-])
+@pytest.mark.parametrize(
+    ("fault", "labels"),
+    [
+        ("b1", ["create", "finish", "alloc", "permit", "map"]),
+        ("b2", ["create", "alloc", "foreign_map", "map"]),
+    ],
+)
 def test_shortest_attack(fault: str, labels: list[str]) -> None:
     system, trace = FAULTY[fault], attack(fault)
     assert [e.label for e in trace.events] == labels
@@ -136,9 +142,14 @@ system twin "As a system of its own."
     assert found is not None and "bad[domain0]: false -> true" in describe(found, system)
 
 
-@pytest.mark.parametrize(("label", "claim", "assumed"), [
-    ("nonesuch", "umap_gr", []), ("map", "nonesuch", []), ("map", "umap_gr", ["nonesuch"]),
-])
+@pytest.mark.parametrize(
+    ("label", "claim", "assumed"),
+    [
+        ("nonesuch", "umap_gr", []),
+        ("map", "nonesuch", []),
+        ("map", "umap_gr", ["nonesuch"]),
+    ],
+)
 def test_unknown_names(label: str, claim: str, assumed: list[str]) -> None:
     with pytest.raises(UsageError, match="nonesuch"):
         counterexample(PLAIN, label, claim, assumed)

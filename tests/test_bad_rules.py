@@ -18,7 +18,7 @@ from bulkhead.model.diagnostics import RulesError, UsageError
 
 GOLDEN = Path(__file__).parent / "golden"
 
-HEAD = '''component small "A component for trying things out."
+HEAD = """component small "A component for trying things out."
 sort Thing "a thing"
 enum Colour = red | green
 state colour[Thing]: Colour
@@ -26,14 +26,14 @@ state marked[Thing]: bool
 state box[Thing]: { full: bool, holds: Thing }
 define is_red(t: Thing) = colour[t] = red
 init forall t: Thing. not marked[t]
-'''
-PAINT = '''request paint(t: Thing)
+"""
+PAINT = """request paint(t: Thing)
     require marked[t] else EPERM
     set colour[t] = green
-'''
-TAIL = '''
+"""
+TAIL = """
 system small "Just that." uses small
-'''
+"""
 
 
 def small(extra: str, expect: str = "") -> str:
@@ -76,52 +76,73 @@ BAD: dict[str, str | bytes] = {
     "deep_or": deep("marked[t] or "),
     "deep_calls": small(f"invariant deep forall t: Thing. {'is_red(' * 5000}t{')' * 5000}\n"),
     "deep_definitions": small("define d0(t: Thing) = marked[t]\n" + CHAIN),
-    "deep_procedures": small("procedure p0(t: Thing)\n    set marked[t] = true\n" + PROCEDURES
-                             + "request go(t: Thing)\n    perform p39(t)\n"),
-    "deep_lets": small(LETS + "".join(f"    let a{k} = a{k - 1} iff marked[t]\n" for k in range(1, 300))
-                       + "    require a299 else EPERM\n    set marked[t] = true\n"),
-    "doubling_lets": small(LETS + "".join(f"    let a{k} = a{k - 1} iff a{k - 1}\n" for k in range(1, 60))
-                           + "    require a59 else EPERM\n    set marked[t] = true\n"),
-    "doubling_definitions": small("define d0(t: Thing) = marked[t]\n" + "".join(
-        f"define d{k}(t: Thing) = d{k - 1}(t) iff d{k - 1}(t)\n" for k in range(1, 60))),
-    "doubling_arguments": small("procedure p0(b: bool, t: Thing)\n    set marked[t] = b\n" + "".join(
-        f"procedure p{k}(b: bool, t: Thing)\n    perform p{k - 1}((b iff b), t)\n" for k in range(1, 45))
-        + "request go(t: Thing)\n    perform p44(marked[t], t)\n"),
+    "deep_procedures": small(
+        "procedure p0(t: Thing)\n    set marked[t] = true\n" + PROCEDURES + "request go(t: Thing)\n    perform p39(t)\n"
+    ),
+    "deep_lets": small(
+        LETS
+        + "".join(f"    let a{k} = a{k - 1} iff marked[t]\n" for k in range(1, 300))
+        + "    require a299 else EPERM\n    set marked[t] = true\n"
+    ),
+    "doubling_lets": small(
+        LETS
+        + "".join(f"    let a{k} = a{k - 1} iff a{k - 1}\n" for k in range(1, 60))
+        + "    require a59 else EPERM\n    set marked[t] = true\n"
+    ),
+    "doubling_definitions": small(
+        "define d0(t: Thing) = marked[t]\n"
+        + "".join(f"define d{k}(t: Thing) = d{k - 1}(t) iff d{k - 1}(t)\n" for k in range(1, 60))
+    ),
+    "doubling_arguments": small(
+        "procedure p0(b: bool, t: Thing)\n    set marked[t] = b\n"
+        + "".join(f"procedure p{k}(b: bool, t: Thing)\n    perform p{k - 1}((b iff b), t)\n" for k in range(1, 45))
+        + "request go(t: Thing)\n    perform p44(marked[t], t)\n"
+    ),
     "wrong_sizes": small("scope Think = 2\nscope Thing = 2, Thing = 3\nscope Call = 0\nscope Colour = 2\n"),
     "wrong_sizes_of_one": small("scope Thing = 4 to 3\nscope Call = 99999999999999999999\n"),
-    "this_as_a_parameter": small("request go(this: Thing)\n    set marked[this] = true\n  step second\n"
-                                 "    set marked[this] = false\n"),
-    "unknown_names": small("invariant one forall t: Thing. colr[t] = red\n"
-                           "invariant two forall t: Thing. colour[t] = gren\n"
-                           "invariant three forall t: Thing. is_rod(t)\n"
-                           "invariant four forall t: Think. marked[t]\n"
-                           "invariant five forall t: Thing. box[t].ful\n"
-                           "invariant six forall t: Thing. is_red\n"
-                           "invariant seven forall c: Call. at[c] = paint.step and paint.nothing[c]\n" + PAINT),
-    "wrong_types": small("invariant one forall t: Thing. colour[t]\n"
-                         "invariant two forall t: Thing. colour[t] = t\n"
-                         "invariant three forall t: Thing. marked[red]\n"
-                         "invariant four forall t: Thing. box[t] and marked[t]\n"
-                         "invariant five forall t: Thing. box[t] = colour[t]\n"
-                         "invariant six forall t: Thing. t.full\n"
-                         "invariant seven forall t: Thing. is_red(red)\n"
-                         "invariant eight forall t: Thing. if marked[t] then red else t\n"),
-    "wrong_arity": small("invariant one forall t: Thing. marked[t, t]\n"
-                         "invariant two forall t: Thing. marked\n"
-                         "invariant three forall t: Thing. is_red(t, t) or is_red()\n"
-                         "procedure p(t: Thing)\n    set marked[t] = true\n"
-                         "request go(t: Thing)\n    perform p(t, t)\n"),
-    "wrong_assignments": small("request go(t: Thing)\n"
-                               "    set t = t\n"
-                               "    set box[t] = { full: true }\n"
-                               "    set box[t] = { full: true, holds: t, lid: true }\n"
-                               "    set box[t] = { full: true, full: false, holds: t }\n"
-                               "    set marked[t] = { full: true }\n"
-                               "    set box[t] = colour[t]\n"
-                               "    set red = green\n"),
+    "this_as_a_parameter": small(
+        "request go(this: Thing)\n    set marked[this] = true\n  step second\n    set marked[this] = false\n"
+    ),
+    "unknown_names": small(
+        "invariant one forall t: Thing. colr[t] = red\n"
+        "invariant two forall t: Thing. colour[t] = gren\n"
+        "invariant three forall t: Thing. is_rod(t)\n"
+        "invariant four forall t: Think. marked[t]\n"
+        "invariant five forall t: Thing. box[t].ful\n"
+        "invariant six forall t: Thing. is_red\n"
+        "invariant seven forall c: Call. at[c] = paint.step and paint.nothing[c]\n" + PAINT
+    ),
+    "wrong_types": small(
+        "invariant one forall t: Thing. colour[t]\n"
+        "invariant two forall t: Thing. colour[t] = t\n"
+        "invariant three forall t: Thing. marked[red]\n"
+        "invariant four forall t: Thing. box[t] and marked[t]\n"
+        "invariant five forall t: Thing. box[t] = colour[t]\n"
+        "invariant six forall t: Thing. t.full\n"
+        "invariant seven forall t: Thing. is_red(red)\n"
+        "invariant eight forall t: Thing. if marked[t] then red else t\n"
+    ),
+    "wrong_arity": small(
+        "invariant one forall t: Thing. marked[t, t]\n"
+        "invariant two forall t: Thing. marked\n"
+        "invariant three forall t: Thing. is_red(t, t) or is_red()\n"
+        "procedure p(t: Thing)\n    set marked[t] = true\n"
+        "request go(t: Thing)\n    perform p(t, t)\n"
+    ),
+    "wrong_assignments": small(
+        "request go(t: Thing)\n"
+        "    set t = t\n"
+        "    set box[t] = { full: true }\n"
+        "    set box[t] = { full: true, holds: t, lid: true }\n"
+        "    set box[t] = { full: true, full: false, holds: t }\n"
+        "    set marked[t] = { full: true }\n"
+        "    set box[t] = colour[t]\n"
+        "    set red = green\n"
+    ),
     "cyclic_uses": 'component a "x"\nuses b\nsort A "a"\ncomponent b "y"\nuses c\ncomponent c "z"\nuses a\n',
     "uses_itself": 'component a "x"\nuses a\nsort A "a"\n',
-    "duplicate_names": HEAD + '''
+    "duplicate_names": HEAD
+    + """
 sort Thing "again"
 state marked[Thing]: bool
 enum Shade = red | dark | dark
@@ -131,29 +152,39 @@ invariant same forall t: Thing. marked[t]
 invariant same forall t: Thing, t: Thing. marked[t]
 state written[who: Thing]: bool
     writable by who as paint
-''' + PAINT + TAIL,
+"""
+    + PAINT
+    + TAIL,
     "reserved_names": small('state at[Thing]: bool\nenum Place = idle | busy\nsort Call "mine"\n'),
     "duplicate_component": HEAD + HEAD + TAIL + TAIL,
-    "duplicate_locals": small("request go(t: Thing, t: Thing)\n"
-                              "    pick u: Thing where not marked[u] else ENOENT\n"
-                              "    pick u: Thing where marked[u] else ENOENT\n"
-                              "    let t = u\n"
-                              "    set marked[u] = true\n"),
-    "performed_twice": small("procedure fresh() -> Thing\n"
-                             "    pick u: Thing where not marked[u] else ENOENT\n    return u\n"
-                             "request go()\n    perform fresh()\n    perform fresh()\n    set marked[u] = true\n"),
-    "no_error_code": small("request go(t: Thing)\n    require marked[t]\n    pick u: Thing where marked[u]\n"
-                           "    set marked[u] = false\n"),
+    "duplicate_locals": small(
+        "request go(t: Thing, t: Thing)\n"
+        "    pick u: Thing where not marked[u] else ENOENT\n"
+        "    pick u: Thing where marked[u] else ENOENT\n"
+        "    let t = u\n"
+        "    set marked[u] = true\n"
+    ),
+    "performed_twice": small(
+        "procedure fresh() -> Thing\n"
+        "    pick u: Thing where not marked[u] else ENOENT\n    return u\n"
+        "request go()\n    perform fresh()\n    perform fresh()\n    set marked[u] = true\n"
+    ),
+    "no_error_code": small(
+        "request go(t: Thing)\n    require marked[t]\n    pick u: Thing where marked[u]\n    set marked[u] = false\n"
+    ),
     "no_such_component": 'system s "x"\n    uses small, xen.grant\n',
     "unexpected_theorem": small("theorem all_marked forall t: Thing. marked[t]\n"),
-    "unknown_theorem": small("theorem all_marked forall t: Thing. marked[t]\n",
-                             "    expect proved all_market\n    expect refuted all_marked, all_marked\n"
-                             "    expect shown all_marked\n"),
-    "fault_finds_nothing": small(PAINT + "fault f within paint drop marked[red]\n"
-                                 "fault g within pant drop marked[t]\n"
-                                 "fault h within paint.later drop marked[t]\n"
-                                 "fault i within paint move marked[t] to later\n"
-                                 "fault j within paint skip marked[t]\n"),
+    "unknown_theorem": small(
+        "theorem all_marked forall t: Thing. marked[t]\n",
+        "    expect proved all_market\n    expect refuted all_marked, all_marked\n    expect shown all_marked\n",
+    ),
+    "fault_finds_nothing": small(
+        PAINT + "fault f within paint drop marked[red]\n"
+        "fault g within pant drop marked[t]\n"
+        "fault h within paint.later drop marked[t]\n"
+        "fault i within paint move marked[t] to later\n"
+        "fault j within paint skip marked[t]\n"
+    ),
     "long_name": small(f"state {'long' * 30}: bool\n"),
     "rarer_mistakes_in_state": small(f"state wide[{', '.join(['Thing'] * 9)}]: bool\n"),
     "rarer_mistakes_in_formulas": small(
@@ -161,65 +192,84 @@ state written[who: Thing]: bool
         "invariant indexed forall t: Thing. red[t] or is_red(t)[t]\n"
         "transition over forall t: Thing. next(marked[t], marked[t])\n"
         "axiom forall t: Thing. not marked[t]\n" + PAINT + "request mark(t: Thing)\n    set marked[t] = true\n",
-        "    expect proved over\n"),
+        "    expect proved over\n",
+    ),
     "rarer_mistakes_in_operations": small(
         "procedure later(t: Thing) when marked[t]\n    set marked[t] = true\n"
         "request back(t: Thing) -> Colour\n    set marked[t] = true\n    return t\n"
         "request many(" + ", ".join(f"t{k}: Thing" for k in range(17)) + ")\n    set marked[t0] = true\n"
         "request all()\n    set marked[t0] = true for all " + ", ".join(f"t{k}: Thing" for k in range(14)) + "\n"
         "request value()\n    set colour[red] = green\n"
-        "request other()\n    set box[u].holds = t for all t: Thing, u: Thing\n"),
-    "fault_breaks_nothing": small(PAINT + "theorem all_marked forall t: Thing. marked[t]\n"
-                                  "fault f breaks all_market in paint within paint drop marked[t]\n"
-                                  "fault g breaks all_marked in pant within paint drop marked[t]\n"
-                                  "fault h breaks all_marked, none in paint.later within paint drop marked[t]\n",
-                                  "    expect refuted all_marked\n"),
+        "request other()\n    set box[u].holds = t for all t: Thing, u: Thing\n"
+    ),
+    "fault_breaks_nothing": small(
+        PAINT + "theorem all_marked forall t: Thing. marked[t]\n"
+        "fault f breaks all_market in paint within paint drop marked[t]\n"
+        "fault g breaks all_marked in pant within paint drop marked[t]\n"
+        "fault h breaks all_marked, none in paint.later within paint drop marked[t]\n",
+        "    expect refuted all_marked\n",
+    ),
     "next_outside_transition": small("invariant odd forall t: Thing. next(marked[t])\n"),
     "failed_outside_transition": small("invariant odd failed\n"),
-    "performs_itself": small("procedure p(t: Thing)\n    perform q(t)\nprocedure q(t: Thing)\n    perform p(t)\n"
-                             "procedure r(t: Thing)\n    perform r(t)\n"
-                             "request go(t: Thing)\n    perform p(t)\n    perform r(t)\n    perform s(t)\n"),
+    "performs_itself": small(
+        "procedure p(t: Thing)\n    perform q(t)\nprocedure q(t: Thing)\n    perform p(t)\n"
+        "procedure r(t: Thing)\n    perform r(t)\n"
+        "request go(t: Thing)\n    perform p(t)\n    perform r(t)\n    perform s(t)\n"
+    ),
     "definition_of_itself": small("define f(t: Thing) = g(t)\ndefine g(t: Thing) = g(t)\ndefine h(t: Thing) = f(t)\n"),
-    "steps": small("request go(t: Thing)\n    set marked[t] = true\n  step one\n    set marked[t] = false\n"
-                   "  step one\n    set marked[t] = true\n"
-                   "request loop()\n    set colour[t] = red for all t: Thing\n  each a(t: Thing)\n"
-                   "    set marked[t] = true\n  each b(t: Thing)\n    set marked[t] = false\n"
-                   "request ends()\n    set colour[t] = red for all t: Thing\n  done\n"
-                   "    set marked[t] = true for all t: Thing\n"
-                   "request plain(t: Thing)\n    require at[this] = idle else EINVAL\n    set marked[t] = true\n"),
-    "undo_that_checks": small("procedure paint(t: Thing)\n    set colour[t] = green\n"
-                              "procedure check(t: Thing)\n    require marked[t] else EPERM\n    perform paint(t)\n"
-                              "procedure clean(t: Thing)\n    perform clean(t)\n"
-                              "request go(t: Thing)\n    require marked[t] else EIO\n        undo perform check(t) end\n"
-                              "    may fail EIO \"why\"\n        undo perform clean(t)\n             perform nothing(t)\n"
-                              "             perform clean() end\n    set marked[t] = true\n"),
-    "undo_of_what_was_not_picked": small("request go(t: Thing)\n    pick u: Thing where marked[u] else ENOENT\n"
-                                         "        undo set marked[u] = true end\n    set marked[u] = false\n"),
-    "wrong_writable": small("state word[Thing]: bool\n    writable by owner\n"
-                            "state entry[who: Thing]: { who: Thing }\n    writable by who\n"
-                            "state cell[who: Thing]: bool\n    writable by who as write_cell when nobody(who)\n"),
-    "wrong_in_unused_procedure": small(PAINT + "procedure unused(t: Thing)\n    require market[t] else EPERM\n"
-                                       "    set marked[t] = red\n"),
+    "steps": small(
+        "request go(t: Thing)\n    set marked[t] = true\n  step one\n    set marked[t] = false\n"
+        "  step one\n    set marked[t] = true\n"
+        "request loop()\n    set colour[t] = red for all t: Thing\n  each a(t: Thing)\n"
+        "    set marked[t] = true\n  each b(t: Thing)\n    set marked[t] = false\n"
+        "request ends()\n    set colour[t] = red for all t: Thing\n  done\n"
+        "    set marked[t] = true for all t: Thing\n"
+        "request plain(t: Thing)\n    require at[this] = idle else EINVAL\n    set marked[t] = true\n"
+    ),
+    "undo_that_checks": small(
+        "procedure paint(t: Thing)\n    set colour[t] = green\n"
+        "procedure check(t: Thing)\n    require marked[t] else EPERM\n    perform paint(t)\n"
+        "procedure clean(t: Thing)\n    perform clean(t)\n"
+        "request go(t: Thing)\n    require marked[t] else EIO\n        undo perform check(t) end\n"
+        '    may fail EIO "why"\n        undo perform clean(t)\n             perform nothing(t)\n'
+        "             perform clean() end\n    set marked[t] = true\n"
+    ),
+    "undo_of_what_was_not_picked": small(
+        "request go(t: Thing)\n    pick u: Thing where marked[u] else ENOENT\n"
+        "        undo set marked[u] = true end\n    set marked[u] = false\n"
+    ),
+    "wrong_writable": small(
+        "state word[Thing]: bool\n    writable by owner\n"
+        "state entry[who: Thing]: { who: Thing }\n    writable by who\n"
+        "state cell[who: Thing]: bool\n    writable by who as write_cell when nobody(who)\n"
+    ),
+    "wrong_in_unused_procedure": small(
+        PAINT + "procedure unused(t: Thing)\n    require market[t] else EPERM\n    set marked[t] = red\n"
+    ),
     "wrong_beside_a_system": small("") + '\ncomponent beside "Not used by the system."\nuses small\n'
-                                         "invariant odd forall t: Thing. mark[t]\n",
-    "several_at_once": small("state shelf[Thin]: bool\n"
-                             "const root: Domain\n"
-                             "define is_blue(t: Thing) = colour[t] = blue\n"
-                             "request paint(t: Thing, c: Colour)\n"
-                             "    require marked[c] else EPERM\n"
-                             "    let old = colr[t]\n"
-                             "    require old = green else EPERM\n"
-                             "    set colour[t] = t\n"
-                             "invariant odd forall t: Thing. is_blue(t) or shelf[t] or root = root\n"
-                             "theorem strange forall t: Thing. marked(t)\n"),
+    "invariant odd forall t: Thing. mark[t]\n",
+    "several_at_once": small(
+        "state shelf[Thin]: bool\n"
+        "const root: Domain\n"
+        "define is_blue(t: Thing) = colour[t] = blue\n"
+        "request paint(t: Thing, c: Colour)\n"
+        "    require marked[c] else EPERM\n"
+        "    let old = colr[t]\n"
+        "    require old = green else EPERM\n"
+        "    set colour[t] = t\n"
+        "invariant odd forall t: Thing. is_blue(t) or shelf[t] or root = root\n"
+        "theorem strange forall t: Thing. marked(t)\n"
+    ),
 }
 
 # What `load` says of a good file and a fault.
 WITH_FAULT = {
     "unknown_fault": (small(PAINT + "fault no_mark within paint drop marked[t]\n"), "no_mork"),
     "no_faults_at_all": (small(PAINT), "no_mork"),
-    "fault_of_wrong_type": (small(PAINT + "fault odd within paint replace marked[t] with colour[t]\n"
-                                          "fault same within paint drop marked[t]\n"), "odd"),
+    "fault_of_wrong_type": (
+        small(PAINT + "fault odd within paint replace marked[t] with colour[t]\nfault same within paint drop marked[t]\n"),
+        "odd",
+    ),
 }
 
 
@@ -246,8 +296,11 @@ def test_message(name: str, tmp_path: Path) -> None:
     if name not in ("empty", "blank"):
         assert re.search(r"^ +\| +\^+$", message, re.MULTILINE)
     assert "Traceback" not in message and "Recursion" not in message
-    if b"system" in path.read_bytes() and name not in ("duplicate_component", "wrong_in_unused_procedure",
-                                                        "wrong_beside_a_system"):
+    if b"system" in path.read_bytes() and name not in (
+        "duplicate_component",
+        "wrong_in_unused_procedure",
+        "wrong_beside_a_system",
+    ):
         with pytest.raises(RulesError) as again:
             loader.load(str(path))
         assert str(again.value) == message
@@ -290,7 +343,7 @@ def test_large_files(tmp_path: Path) -> None:
     path.write_text("a" * 1_900_000)
     with pytest.raises(RulesError, match="this name has 1,900,000 characters"):
         loader.check([path])
-    path.write_text("component a \"x\"\n" + "sort T \"a\"\n" * 20_000)
+    path.write_text('component a "x"\n' + 'sort T "a"\n' * 20_000)
     with pytest.raises(RulesError, match="declared twice"):
         loader.check([path])
 
@@ -368,8 +421,10 @@ def test_every_code_is_explained_once() -> None:
     assert listed == sorted(set(used)), set(listed) ^ set(used)
 
 
-NOT_SHOWN = {"W0701",  # a warning: see below
-             "E0305"}  # the grammar lets no record through to where it would be told
+NOT_SHOWN = {
+    "W0701",  # a warning: see below
+    "E0305",
+}  # the grammar lets no record through to where it would be told
 
 
 def test_every_code_is_shown() -> None:

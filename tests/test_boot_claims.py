@@ -38,9 +38,15 @@ def test_before_the_headline_falls_while_the_guest_is_built() -> None:
     assert "process xl of Dom0 maps a page of domain 1 by foreign mapping" in falls["only_by_grant"].seen
 
 
-@pytest.mark.parametrize(("fault", "claim"), [
-    ("wrong_page_seeded", "seeded_pages_hold_nothing_loaded"), ("wrong_grantee", "seeded_for_dom0"),
-    ("domb_port_for_another", "ports_wait_for_dom0"), ("started_before_handed_over", "only_told_guests_run")])
+@pytest.mark.parametrize(
+    ("fault", "claim"),
+    [
+        ("wrong_page_seeded", "seeded_pages_hold_nothing_loaded"),
+        ("wrong_grantee", "seeded_for_dom0"),
+        ("domb_port_for_another", "ports_wait_for_dom0"),
+        ("started_before_handed_over", "only_told_guests_run"),
+    ],
+)
 def test_a_fault_of_domb_is_seen_in_a_boot(fault: str, claim: str) -> None:
     with installed(BY_NAME[fault]):
         found = watched("disaggregated")

@@ -37,8 +37,17 @@ def test_the_rules_alone_answer(by_rules: list[Answer]) -> None:
     assert len(codes) >= COUNT and codes.count("okay") > 400
     for operation in {call.operation for call in CALLS} - {"swap_grant_ref"}:
         assert "okay" in {code for call, code in zip(CALLS, codes, strict=True) if call.operation == operation}, operation
-    assert {"GNTST_general_error", "GNTST_bad_domain", "GNTST_bad_page", "GNTST_eagain", "GNTST_bad_copy_arg", "EBUSY",
-            "ENOSPC", "not done", "unbound"} <= set(codes)
+    assert {
+        "GNTST_general_error",
+        "GNTST_bad_domain",
+        "GNTST_bad_page",
+        "GNTST_eagain",
+        "GNTST_bad_copy_arg",
+        "EBUSY",
+        "ENOSPC",
+        "not done",
+        "unbound",
+    } <= set(codes)
 
 
 def test_the_implementation_alone_answers_as_the_rules(by_rules: list[Answer]) -> None:
@@ -91,13 +100,16 @@ def test_a_fault_of_the_implementation_is_noticed(recording: Path, monkeypatch: 
         run(CALLS, Machine(rules_for(Size()), SEED, rules_on=True))
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    ("", "not a file of calls"),
-    ("{}\n", ":1: the format is not"),
-    ('{"format": "bulkhead-calls/1"}\n{"op": 3}\n', ":2: a line is an object with a result"),
-    ('{"format": "bulkhead-calls/1"}\n{"op": "copy", "a": [], "res": {}}\n', ":2: a call needs"),
-    ('{"format": "bulkhead-calls/1"}\nnonsense\n', ":2:"),
-])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "not a file of calls"),
+        ("{}\n", ":1: the format is not"),
+        ('{"format": "bulkhead-calls/1"}\n{"op": 3}\n', ":2: a line is an object with a result"),
+        ('{"format": "bulkhead-calls/1"}\n{"op": "copy", "a": [], "res": {}}\n', ":2: a call needs"),
+        ('{"format": "bulkhead-calls/1"}\nnonsense\n', ":2:"),
+    ],
+)
 def test_broken_files_are_named_by_line(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "calls.jsonl"
     path.write_text(text)

@@ -67,8 +67,11 @@ def reached(oracle: Interpreter, limit: int = 400) -> tuple[set[str], bool]:
         k += 1
         violated |= {n for n, (kind, _, _) in oracle.claims.items() if kind != "transition" and not oracle.holds(n, state)}
         for taken in oracle.successors(state):
-            violated |= {n for n, (kind, _, _) in oracle.claims.items()
-                         if kind == "transition" and not oracle.holds_of(n, state, taken)}
+            violated |= {
+                n
+                for n, (kind, _, _) in oracle.claims.items()
+                if kind == "transition" and not oracle.holds_of(n, state, taken)
+            }
             broken |= not all(a({}, taken.after, taken.after) for a in oracle.axioms)
             key = tuple(taken.after.values())
             if key not in seen:
@@ -135,8 +138,9 @@ system y "y" uses c expect proved stays
 """
 
 
-def test_prove_certify_says_so_and_a_denial_fails_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str],
-                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prove_certify_says_so_and_a_denial_fails_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A confirmed run exits with 0; where the second road denies, step and claim are named and the exit code is 1."""
     path = tmp_path / "small.rules"
     path.write_text(SMALL.replace("require not used[t]", "require used[t] or not used[t]"))

@@ -22,8 +22,14 @@ GT = str(Path(__file__).parent / "benchmarks" / "gt.rules")
 
 
 def start(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-m", "bulkhead.proofs.cli", *arguments], stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent, env=env)
+    return subprocess.Popen(
+        [sys.executable, "-m", "bulkhead.proofs.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+        env=env,
+    )
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
@@ -60,22 +66,54 @@ def test_fault_is_not_as_expected(tmp_path: Path) -> None:
 
 BAD_USE = [
     # system, theorem, fault, file
-    "prove nonesuch", "attack nonesuch --out OUT", "export nonesuch --out OUT", "prove FOLDER",
-    "prove /dev/zero", "prove ''",
-    "prove GT --theorem nonesuch", "prove GT --why nonesuch", "attack GT nonesuch --out OUT", "attack GT --out OUT",
-    "prove GT --fault nonesuch", "attack GT --fault nonesuch --out OUT", "export GT --fault nonesuch --out OUT",
-    "check nonesuch.rules", "check FOLDER", "check /dev/null", "replay nonesuch.jsonl", "replay FOLDER", "replay GT",
+    "prove nonesuch",
+    "attack nonesuch --out OUT",
+    "export nonesuch --out OUT",
+    "prove FOLDER",
+    "prove /dev/zero",
+    "prove ''",
+    "prove GT --theorem nonesuch",
+    "prove GT --why nonesuch",
+    "attack GT nonesuch --out OUT",
+    "attack GT --out OUT",
+    "prove GT --fault nonesuch",
+    "attack GT --fault nonesuch --out OUT",
+    "export GT --fault nonesuch --out OUT",
+    "check nonesuch.rules",
+    "check FOLDER",
+    "check /dev/null",
+    "replay nonesuch.jsonl",
+    "replay FOLDER",
+    "replay GT",
     # places that cannot be written to
-    "prove GT --json FOLDER", "prove GT --json FILE/p.json", "prove GT --json /proc/p.json", "prove GT --out FILE",
-    "prove GT --out FILE/below", "prove GT --out /proc/below", "attack GT cover --out FILE",
+    "prove GT --json FOLDER",
+    "prove GT --json FILE/p.json",
+    "prove GT --json /proc/p.json",
+    "prove GT --out FILE",
+    "prove GT --out FILE/below",
+    "prove GT --out /proc/below",
+    "attack GT cover --out FILE",
     "attack GT cover --out /proc/below",
-    "export GT --out FILE/below", "export GT --out /proc/below",
+    "export GT --out FILE/below",
+    "export GT --out /proc/below",
     # commands and options
-    "nonesuch", "prove GT --nonesuch", "prove", "export GT", "attack", "replay", "prove GT --jobs 0",
-    "prove GT --jobs many", "prove GT --jobs 1000000000", "diff --jobs 0", "refine --jobs many",
-    "prove GT --limit 0", "prove GT --limit -1",
+    "nonesuch",
+    "prove GT --nonesuch",
+    "prove",
+    "export GT",
+    "attack",
+    "replay",
+    "prove GT --jobs 0",
+    "prove GT --jobs many",
+    "prove GT --jobs 1000000000",
+    "diff --jobs 0",
+    "refine --jobs many",
+    "prove GT --limit 0",
+    "prove GT --limit -1",
     "prove GT --limit nan",
-    "prove GT --limit inf", "prove GT --json", "replay --nonesuch x",
+    "prove GT --limit inf",
+    "prove GT --json",
+    "replay --nonesuch x",
 ]
 
 
@@ -201,8 +239,14 @@ def test_nobody_to_tell() -> None:
 
 def test_full_disk() -> None:
     with open("/dev/full", "w") as full:
-        process = subprocess.run([sys.executable, "-m", "bulkhead.proofs.cli", "check", GT], stdout=full,
-                                 stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent, timeout=60)
+        process = subprocess.run(
+            [sys.executable, "-m", "bulkhead.proofs.cli", "check", GT],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parent.parent,
+            timeout=60,
+        )
     assert process.returncode == 2 and process.stderr == "bulkhead: No space left on device.\n"
 
 
@@ -213,11 +257,12 @@ def test_a_trace_is_told_again_and_one_that_does_not_replay_is_refused(tmp_path:
     assert code == 0 and "now only_by_grant is false" in out
     lines = file.read_text().splitlines(keepends=True)
     for changed, says in (
-            (lines[:2] + lines[3:], ":3: `i` is 2; of `privcmd_mmapbatch` as event 1 it is 1"),
-            ([*lines[:2], lines[3].replace('"i": 2', '"i": 1')], "event 1: `privcmd_mmapbatch` cannot be taken"),
-            ([*lines[:2], lines[2].replace('"okay"', '"EPERM"'), lines[3]], '`result` is "EPERM"'),
-            ([*lines[:3], lines[3].replace('"foreign"', '"own"')], "become own, the rules foreign"),
-            (lines[:1], "ends after its header")):
+        (lines[:2] + lines[3:], ":3: `i` is 2; of `privcmd_mmapbatch` as event 1 it is 1"),
+        ([*lines[:2], lines[3].replace('"i": 2', '"i": 1')], "event 1: `privcmd_mmapbatch` cannot be taken"),
+        ([*lines[:2], lines[2].replace('"okay"', '"EPERM"'), lines[3]], '`result` is "EPERM"'),
+        ([*lines[:3], lines[3].replace('"foreign"', '"own"')], "become own, the rules foreign"),
+        (lines[:1], "ends after its header"),
+    ):
         file.write_text("".join(changed))
         code, out, err = run("replay", str(file))
         assert (code, out) == (2, "") and says in err, err
@@ -235,12 +280,15 @@ def test_a_trace_of_rules_of_ones_own_is_replayed_by_their_file(tmp_path: Path) 
     trace = tmp_path / "trace.jsonl"  # as one from before rules were left beside traces
     head, _, rest = trace.read_text().partition("\n")
     trace.write_text(head.partition(', "rules"')[0] + "}\n" + rest)
-    for words, says in (((file,), "`gt`, which is not a shipped one; say where its rules are: --system"),
-                        ((file, "--system", "nonesuch"), "no system `nonesuch`"),
-                        ((file, "--system", "monolithic"), "a trace of system `gt`, not of `monolithic`"),
-                        ((file, "--system", str(tmp_path / "absent.rules")), "absent.rules"),
-                        ((GT, "--system", GT), "not a trace"), ((file, file, "--system", GT), "by itself"),
-                        ((), "needs a FILE")):
+    for words, says in (
+        ((file,), "`gt`, which is not a shipped one; say where its rules are: --system"),
+        ((file, "--system", "nonesuch"), "no system `nonesuch`"),
+        ((file, "--system", "monolithic"), "a trace of system `gt`, not of `monolithic`"),
+        ((file, "--system", str(tmp_path / "absent.rules")), "absent.rules"),
+        ((GT, "--system", GT), "not a trace"),
+        ((file, file, "--system", GT), "by itself"),
+        ((), "needs a FILE"),
+    ):
         code, out, err = run("replay", *words)
         assert (code, out) == (2, "") and says in err and err.count("\n") == 1
     assert run("attack", "monolithic", "--out", str(tmp_path))[0] == 0
@@ -252,8 +300,11 @@ def test_a_trace_of_rules_of_ones_own_is_replayed_by_their_file(tmp_path: Path) 
 def test_vacuity_is_named_first() -> None:
     """A rule that never fires, a claim that no state satisfies, an initial formula that none does: none is `not vacuous`."""
     never = {"a": REACHED, "b": NEVER}
-    for found, word in ((Vacuity("sat", "sat", {"a": REACHED}), "not vacuous"),
-                        (Vacuity("sat", "sat", never), "vacuous in part"),
-                        (Vacuity("unsat", "unsat", {}), "vacuous"), (Vacuity("sat", "unsat", never), "vacuous"),
-                        (Vacuity("sat", "unknown", {"a": REACHED}), "perhaps vacuous")):
+    for found, word in (
+        (Vacuity("sat", "sat", {"a": REACHED}), "not vacuous"),
+        (Vacuity("sat", "sat", never), "vacuous in part"),
+        (Vacuity("unsat", "unsat", {}), "vacuous"),
+        (Vacuity("sat", "unsat", never), "vacuous"),
+        (Vacuity("sat", "unknown", {"a": REACHED}), "perhaps vacuous"),
+    ):
         assert found.summary().partition(":")[0] == word and bool(found.errors()) == (word != "not vacuous")

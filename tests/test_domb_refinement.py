@@ -19,17 +19,32 @@ from bulkhead.proofs.refinement.domb.files import BAD, GOOD, wanted
 from bulkhead.proofs.refinement.domb.world import Size, rules_for
 
 # One fault of each kind that is found within a few moves.
-QUICK = ("two_builds_at_once", "told_when_sent", "destroy_forgotten", "wrong_page_seeded", "mapping_kept",
-         "half_built_guest_left",
-         "page_not_cleared", "domb_port_for_another", "path_unchecked")
+QUICK = (
+    "two_builds_at_once",
+    "told_when_sent",
+    "destroy_forgotten",
+    "wrong_page_seeded",
+    "mapping_kept",
+    "half_built_guest_left",
+    "page_not_cleared",
+    "domb_port_for_another",
+    "path_unchecked",
+)
 
 
 def test_a_campaign_finds_nothing_and_builds_guests() -> None:
     report = campaign(rules_for(Size()), 5, 1500)
     assert report.failure is None, report.failure.text()
-    for pair in ("build_finish: okay", "build_seed: okay", "hang_up: okay", "take_create.act: EBUSY",
-                 "take_unpause.act: okay",
-                 "destroy_abandoned: okay", "take_destroy.forget: okay", "channel_withdraw: EBUSY"):
+    for pair in (
+        "build_finish: okay",
+        "build_seed: okay",
+        "hang_up: okay",
+        "take_create.act: EBUSY",
+        "take_unpause.act: okay",
+        "destroy_abandoned: okay",
+        "take_destroy.forget: okay",
+        "channel_withdraw: EBUSY",
+    ):
         assert report.reached.get(pair), f"{pair} was not reached"
     assert contradicted(report.reached) == ()
 
@@ -65,8 +80,16 @@ def test_the_oracle_and_the_parser_agree_on_the_kernels_they_both_know() -> None
             plan(elf.parse(kernel), 0, 64)
 
 
-@pytest.mark.parametrize(("body", "ok"), [(b"", False), (b"\0" * 10, True), (b"\0" * 11, False),
-                                          (b"\0\0\0\0\1\0\0\0\0\0k", True), (b"\0\0\0\0\1\0\0\0\0\0\xff", False)])
+@pytest.mark.parametrize(
+    ("body", "ok"),
+    [
+        (b"", False),
+        (b"\0" * 10, True),
+        (b"\0" * 11, False),
+        (b"\0\0\0\0\1\0\0\0\0\0k", True),
+        (b"\0\0\0\0\1\0\0\0\0\0\xff", False),
+    ],
+)
 def test_what_a_request_says(body: bytes, ok: bool) -> None:
     assert wanted(body).ok is ok
 

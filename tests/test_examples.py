@@ -94,7 +94,8 @@ def test_every_fault_and_every_false_claim_has_an_attack() -> None:
     wanted = {(name, fault) for name in NAMES for fault in _load(name).faults}
     assert {(a.system, a.fault) for a in ATTACKS if a.fault} == wanted
     assert {(a.system, a.claim) for a in ATTACKS if not a.fault} == {
-        (name, claim) for name in NAMES for claim, verdict in _load(name).expects.items() if verdict == "refuted"}
+        (name, claim) for name in NAMES for claim, verdict in _load(name).expects.items() if verdict == "refuted"
+    }
     assert sorted(a.trace.name for a in ATTACKS) == sorted(p.name for p in (HERE / "traces").iterdir())
 
 
@@ -139,24 +140,29 @@ def test_the_attack_search_finds_it(attack: Attack) -> None:
 
 # Spin, on models written by hand.
 
-SPIN = [("two_phase_commit", "Manager", ("abort_after_prepare", "impatient", "forged"), "all_or_nothing"),
-        ("lock_server", "Node", ("grants_twice", "not_noted", "released_and_held", "return_copied"), "mutual_exclusion")]
+SPIN = [
+    ("two_phase_commit", "Manager", ("abort_after_prepare", "impatient", "forged"), "all_or_nothing"),
+    ("lock_server", "Node", ("grants_twice", "not_noted", "released_and_held", "return_copied"), "mutual_exclusion"),
+]
 
 
 def _spin(folder: Path, name: str, *defines: str) -> str:
     """What Spin's verifier says of a model, breadth first, without reduction."""
     if shutil.which("spin") is None or shutil.which("gcc") is None:
         pytest.skip("needs Spin and gcc (apt-get install spin gcc)")
-    for command in (["spin", *(f"-D{d}" for d in defines), "-a", str(HERE / "promela" / f"{name}.pml")],
-                    ["gcc", "-O1", "-w", "-DBFS", "-DNOREDUCE", "-o", "pan", "pan.c"]):
+    for command in (
+        ["spin", *(f"-D{d}" for d in defines), "-a", str(HERE / "promela" / f"{name}.pml")],
+        ["gcc", "-O1", "-w", "-DBFS", "-DNOREDUCE", "-o", "pan", "pan.c"],
+    ):
         subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120)
     return subprocess.run(["./pan"], cwd=folder, check=True, capture_output=True, text=True, timeout=120).stdout
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
 @pytest.mark.parametrize(("name", "sort", "_faults", "_claim"), SPIN, ids=[s[0] for s in SPIN])
-def test_spin_sees_as_many_states(tmp_path: Path, name: str, sort: str, _faults: tuple[str, ...], _claim: str,
-                                  size: int) -> None:
+def test_spin_sees_as_many_states(
+    tmp_path: Path, name: str, sort: str, _faults: tuple[str, ...], _claim: str, size: int
+) -> None:
     """As many states as the rules reach, and no error."""
     out = _spin(tmp_path, name, f"N={size}")
     stored = re.search(r"(\d+) states, stored", out)
@@ -191,8 +197,13 @@ def test_the_readme_counts_right() -> None:
     assert sorted(rows) == NAMES
     for name, cells in rows.items():
         system = _load(name)
-        counts = (len(set(system.sorts) - {"Call"}), len(system.steps), len(system.claims()), len(system.invariants),
-                  len(system.faults))
+        counts = (
+            len(set(system.sorts) - {"Call"}),
+            len(system.steps),
+            len(system.claims()),
+            len(system.invariants),
+            len(system.faults),
+        )
         assert cells[:5] == [str(n) for n in counts], name
         least = {fault: min(a.steps for a in ATTACKS if (a.system, a.fault) == (name, fault)) for fault in system.faults}
         assert cells[5].partition(";")[0] == ", ".join(map(str, sorted(least.values()))), name

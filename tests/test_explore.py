@@ -17,7 +17,7 @@ from bulkhead.proofs.theorems.explore import Limits, explore, explore_graph
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE / "examples"
-UP = '''component c "c"
+UP = """component c "c"
 sort {sort} "s"
 state up[{sort}]: bool
 init forall n: {sort}. not up[n]
@@ -26,7 +26,7 @@ internal rise(n: {sort})
     set up[n] = true
 theorem two forall a: {sort}, b: {sort}, c: {sort}. up[a] and up[b] and up[c] implies a = b or b = c or a = c
 system y "y" uses c expect refuted two
-'''
+"""
 
 
 def sizes_of(system: System, **sizes: int) -> dict[str, int]:
@@ -34,10 +34,17 @@ def sizes_of(system: System, **sizes: int) -> dict[str, int]:
 
 
 # Spin stores so many states for models of the same protocols written by hand (examples/promela); TLC documents 288, too.
-@pytest.mark.parametrize(("name", "sort", "size", "states"), [
-    ("two_phase_commit", "Manager", 2, 56), ("two_phase_commit", "Manager", 3, 288),
-    ("two_phase_commit", "Manager", 4, 1568),
-    ("lock_server", "Node", 2, 28), ("lock_server", "Node", 3, 80), ("lock_server", "Node", 4, 208)])
+@pytest.mark.parametrize(
+    ("name", "sort", "size", "states"),
+    [
+        ("two_phase_commit", "Manager", 2, 56),
+        ("two_phase_commit", "Manager", 3, 288),
+        ("two_phase_commit", "Manager", 4, 1568),
+        ("lock_server", "Node", 2, 28),
+        ("lock_server", "Node", 3, 80),
+        ("lock_server", "Node", 4, 208),
+    ],
+)
 def test_as_many_states_as_other_tools_see(name: str, sort: str, size: int, states: int) -> None:
     system = load(str(EXAMPLES / f"{name}.rules"))
     every = explore(system, sizes_of(system, **{sort: size}), limits=Limits(renamed=True))
@@ -85,12 +92,21 @@ def test_a_step_that_is_not_needed_is_left_out() -> None:
     found = explore(system, sizes_of(system, Manager=3), [claim]).attacks["all_or_nothing"]
     machine = Machine(system, found.world)
     state = replay(found, machine)[-1]
-    label, args = next((t, dict(zip((p.name for p in machine.transitions[t].params), choice, strict=True)))
-                       for t in machine.transitions for choice in machine.choices(t)
-                       if not machine.transitions[t].changes_nothing and machine.can_fire(state, t, dict(
-                           zip((p.name for p in machine.transitions[t].params), choice, strict=True))))
-    longer = type(found)(found.system, found.faults, found.claim, found.world, found.initial,
-                         (*found.events, type(found.events[0])(label, args)))
+    label, args = next(
+        (t, dict(zip((p.name for p in machine.transitions[t].params), choice, strict=True)))
+        for t in machine.transitions
+        for choice in machine.choices(t)
+        if not machine.transitions[t].changes_nothing
+        and machine.can_fire(state, t, dict(zip((p.name for p in machine.transitions[t].params), choice, strict=True)))
+    )
+    longer = type(found)(
+        found.system,
+        found.faults,
+        found.claim,
+        found.world,
+        found.initial,
+        (*found.events, type(found.events[0])(label, args)),
+    )
     assert without_needless_steps(system, claim, longer).events == found.events
 
 

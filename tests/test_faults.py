@@ -24,8 +24,10 @@ def test_names_are_used_once() -> None:
 
 
 def test_a_fault_that_finds_nothing_is_refused() -> None:
-    with pytest.raises(LookupError, match="does not stand in"), \
-            installed(Fault("odd", "grant_map:map_grant_ref", "no such text", "", "nothing")):
+    with (
+        pytest.raises(LookupError, match="does not stand in"),
+        installed(Fault("odd", "grant_map:map_grant_ref", "no such text", "", "nothing")),
+    ):
         pass
 
 
@@ -46,9 +48,11 @@ def test_all_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_faults_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What is said beside a fault is held against what the proof says; one that breaks something else fails the run."""
     path = tmp_path / "gt.rules"
-    for breaks, code, says in (("breaks umap_gr in map", 0, "map breaks umap_gr"),
-                               ("breaks owner_fn in map", 1, "keeps owner_fn with the fault, too"),
-                               ("", 1, "does not say which claim")):
+    for breaks, code, says in (
+        ("breaks umap_gr in map", 0, "map breaks umap_gr"),
+        ("breaks owner_fn in map", 1, "keeps owner_fn with the fault, too"),
+        ("", 1, "does not say which claim"),
+    ):
         path.write_text(GT.replace("fault b1 ", f"fault b1 {breaks} "))
         assert run(["faults", str(path), "--only", "b1", "--jobs", "1"]) == code
         told = capsys.readouterr().out

@@ -35,16 +35,25 @@ def ended(pids: set[int], within: float) -> bool:
     """Are these processes gone in time? One that nobody has asked about yet is a zombie."""
     until = time.monotonic() + within
     while True:
-        left = [pid for pid in pids if Path(f"/proc/{pid}/stat").exists()
-                and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"]
+        left = [
+            pid
+            for pid in pids
+            if Path(f"/proc/{pid}/stat").exists()
+            and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        ]
         if not left or time.monotonic() > until:
             return not left
         time.sleep(0.01)
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-m", "bulkhead.proofs.cli", *arguments], stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    return subprocess.Popen(
+        [sys.executable, "-m", "bulkhead.proofs.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
 
 
 def workers_of(process: subprocess.Popen[str]) -> set[int]:
@@ -95,8 +104,10 @@ def test_a_worker_that_dies_is_told() -> None:
 
 
 def test_workers_end_with_a_parent_that_is_killed() -> None:
-    code = ("import sys, time; sys.path.insert(0, '.'); from bulkhead.proofs.jobs import Workers; from tests.test_jobs "
-            "import sleep; w = Workers(2); w.submit(sleep, 60.0); print('ready', flush=True); time.sleep(60)")
+    code = (
+        "import sys, time; sys.path.insert(0, '.'); from bulkhead.proofs.jobs import Workers; from tests.test_jobs "
+        "import sleep; w = Workers(2); w.submit(sleep, 60.0); print('ready', flush=True); time.sleep(60)"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     children = workers_of(process)

@@ -94,6 +94,7 @@ def used_rules(texts: list[str]) -> tuple[set[Any], set[Any]]:
         def call(children: Any) -> Any:
             used.add(rule)
             return made(children)
+
         return call
 
     for rule, made in list(callbacks.items()):
@@ -162,8 +163,13 @@ class Tried:
         else:
             tried = [t for t in self.machine.transitions if t == label or t.startswith(f"{label}!")]
             given = {**args, **out.picks}
-            fired = [t for t in tried if t != label and all(p.name in given for p in self.machine.transitions[t].params)
-                     and self.machine.can_fire(before, t, given)]
+            fired = [
+                t
+                for t in tried
+                if t != label
+                and all(p.name in given for p in self.machine.transitions[t].params)
+                and self.machine.can_fire(before, t, given)
+            ]
             states = []
             for t in fired:
                 states.append([list(table) for table in before])
@@ -183,7 +189,9 @@ def test_all_is_read_before_all_is_assigned(tmp_path: Path) -> None:
 
 
 def test_checks_and_locals_read_the_state_before_the_step(tmp_path: Path) -> None:
-    tried = Tried(rules("""state on[Thing]: bool
+    tried = Tried(
+        rules(
+            """state on[Thing]: bool
 state copy[Thing]: bool
 request go(t: Thing) -> bool
     set on[t] = true
@@ -191,28 +199,39 @@ request go(t: Thing) -> bool
     let was = on[t]
     set copy[t] = was
     return on[t]
-""", tmp_path))
+""",
+            tmp_path,
+        )
+    )
     out = tried.call("go", t=1)
     assert (out.code, out.result) == ("okay", 0)
     assert tried.table("on") == [0, 1, 0] and tried.table("copy") == [0, 0, 0]
     assert tried.call("go", t=1).code == "EBUSY"
 
 
-@pytest.mark.parametrize(("first", "second", "left"), [
-    ("set on[s] = false for all s: Thing", "set on[t] = true", [0, 1, 0]),
-    ("set on[t] = true", "set on[s] = false for all s: Thing", [0, 0, 0]),
-    ("set on[t] = false", "set on[t] = true", [1, 1, 1]),
-    ("set on[t] = true", "set on[t] = false", [1, 0, 1]),
-    ("set on[t] = false", "set on[t] = true where not on[t]", [1, 0, 1]),
-    ("set box[t] = { on: true, of: t }", "set box[t].on = false", [1, 1, 1]),
-])
+@pytest.mark.parametrize(
+    ("first", "second", "left"),
+    [
+        ("set on[s] = false for all s: Thing", "set on[t] = true", [0, 1, 0]),
+        ("set on[t] = true", "set on[s] = false for all s: Thing", [0, 0, 0]),
+        ("set on[t] = false", "set on[t] = true", [1, 1, 1]),
+        ("set on[t] = true", "set on[t] = false", [1, 0, 1]),
+        ("set on[t] = false", "set on[t] = true where not on[t]", [1, 0, 1]),
+        ("set box[t] = { on: true, of: t }", "set box[t].on = false", [1, 1, 1]),
+    ],
+)
 def test_the_later_assignment_wins(first: str, second: str, left: list[int], tmp_path: Path) -> None:
-    tried = Tried(rules(f"""state on[Thing]: bool
+    tried = Tried(
+        rules(
+            f"""state on[Thing]: bool
 state box[Thing]: {{ on: bool, of: Thing }}
 request go(t: Thing)
     {first}
     {second}
-""", tmp_path))
+""",
+            tmp_path,
+        )
+    )
     tried.table("on")[:] = [1, 1, 1]
     assert tried.call("go", t=1).code == "okay"
     assert tried.table("on") == left
@@ -221,7 +240,9 @@ request go(t: Thing)
 
 def test_checks_are_made_in_their_order(tmp_path: Path) -> None:
     """The first check that fails gives the code, and a call that fails changes nothing."""
-    tried = Tried(rules("""state a[Thing]: bool
+    tried = Tried(
+        rules(
+            """state a[Thing]: bool
 state b[Thing]: bool
 state c[Thing]: bool
 request go(t: Thing) when not c[t]
@@ -230,7 +251,10 @@ request go(t: Thing) when not c[t]
     pick u: Thing where b[u] else EB
     require u != t else EC
     set b[u] = false
-""", tmp_path))
+""",
+            tmp_path,
+        )
+    )
     for a, b, expected in itertools.product((0, 1), ([0, 0, 0], [1, 0, 0], [0, 1, 0]), (0,)):
         tried.table("a")[:] = [a, a, a]
         tried.table("b")[:] = b
@@ -277,9 +301,12 @@ def test_whole_records(tmp_path: Path) -> None:
 
 def test_formulas_without_a_name_are_told_apart(tmp_path: Path) -> None:
     """Two on one line once had one name, and the proof assumed the last of them only."""
-    system = rules("state a[Thing]: bool\nstate b[Thing]: bool\n"
-                   "init forall t: Thing. a[t] init forall t: Thing. b[t]\n"
-                   "invariant both forall t: Thing. a[t] and b[t]", tmp_path)
+    system = rules(
+        "state a[Thing]: bool\nstate b[Thing]: bool\n"
+        "init forall t: Thing. a[t] init forall t: Thing. b[t]\n"
+        "invariant both forall t: Thing. a[t] and b[t]",
+        tmp_path,
+    )
     assert len({name_of(c) for c in system.inits}) == 2
     assert "both" in prove(system, Settings(jobs=1)).standing
 
@@ -360,7 +387,8 @@ def test_perform(tmp_path: Path) -> None:
 
 
 def test_a_procedure_brings_its_steps(tmp_path: Path) -> None:
-    system = rules("""state on[Thing]: bool
+    system = rules(
+        """state on[Thing]: bool
 procedure twice(t: Thing)
     set on[t] = true
   step second
@@ -368,7 +396,9 @@ procedure twice(t: Thing)
 internal go(u: Thing)
     require not on[u] else EBUSY
     perform twice(u)
-""", tmp_path)
+""",
+        tmp_path,
+    )
     assert [s.label for s in system.steps] == ["go", "go.second"] and "go.u" in system.funcs
 
 
@@ -388,24 +418,27 @@ def test_writable_by(tmp_path: Path) -> None:
     assert tried.table("doorbell") == [0, 1]
 
 
-@pytest.mark.parametrize(("formula", "same"), [
-    ("a implies b implies c", "a implies (b implies c)"),
-    ("a iff b iff c", "a iff (b iff c)"),
-    ("a or b and c", "a or (b and c)"),
-    ("not a and b", "(not a) and b"),
-    ("not a = b", "not (a = b)"),
-    ("a and b implies c or a", "(a and b) implies (c or a)"),
-    ("a or b implies c iff a", "(a or b) implies (c iff a)"),
-    ("forall t: Thing. on[t] and a", "forall t: Thing. (on[t] and a)"),
-    ("a and forall t: Thing. on[t] or b", "a and (forall t: Thing. (on[t] or b))"),
-    ("a implies exists t: Thing. on[t] implies b", "a implies (exists t: Thing. (on[t] implies b))"),
-    ("if a then b else c and a", "(if a then b else c) and a"),
-    ("if a then b else not c or b", "(if a then b else (not c)) or b"),
-    ("if a then b else b = c", "if a then b else (b = c)"),
-    ("if a then b iff c else c", "if a then (b iff c) else c"),
-    ("k in { x, z } and a", "(k = x or k = z) and a"),
-    ("not k in { x }", "k != x"),
-])
+@pytest.mark.parametrize(
+    ("formula", "same"),
+    [
+        ("a implies b implies c", "a implies (b implies c)"),
+        ("a iff b iff c", "a iff (b iff c)"),
+        ("a or b and c", "a or (b and c)"),
+        ("not a and b", "(not a) and b"),
+        ("not a = b", "not (a = b)"),
+        ("a and b implies c or a", "(a and b) implies (c or a)"),
+        ("a or b implies c iff a", "(a or b) implies (c iff a)"),
+        ("forall t: Thing. on[t] and a", "forall t: Thing. (on[t] and a)"),
+        ("a and forall t: Thing. on[t] or b", "a and (forall t: Thing. (on[t] or b))"),
+        ("a implies exists t: Thing. on[t] implies b", "a implies (exists t: Thing. (on[t] implies b))"),
+        ("if a then b else c and a", "(if a then b else c) and a"),
+        ("if a then b else not c or b", "(if a then b else (not c)) or b"),
+        ("if a then b else b = c", "if a then b else (b = c)"),
+        ("if a then b iff c else c", "if a then (b iff c) else c"),
+        ("k in { x, z } and a", "(k = x or k = z) and a"),
+        ("not k in { x }", "k != x"),
+    ],
+)
 def test_precedence(formula: str, same: str, tmp_path: Path) -> None:
     head = "state on[Thing]: bool\nstate a: bool\nstate b: bool\nstate c: bool\nenum K = x | y | z\nstate k: K\n"
     one, two = (rules(f"{head}invariant i {f}\n", tmp_path).invariants["i"].body for f in (formula, same))
@@ -442,14 +475,20 @@ def test_what_faults_change(tmp_path: Path) -> None:
     plain = steps()
     assert [k for k, v in steps("late_look").items() if v != plain[k]] == ["close_any", "close_any.note"]
     assert [k for k, v in steps("silent").items() if v != plain[k]] == [
-        "open_door", "close_any", "close_any.note"]  # the door that the note no longer needs is not saved
+        "open_door",
+        "close_any",
+        "close_any.note",
+    ]  # the door that the note no longer needs is not saved
     assert [k for k, v in steps("no_lock", "wrong_look").items() if v != plain[k]] == ["lock", "open_door"]
 
 
 def test_warning_of_the_reference(tmp_path: Path) -> None:
-    system = rules("""state edge[Thing, Thing]: bool
+    system = rules(
+        """state edge[Thing, Thing]: bool
 invariant chain forall x: Thing. exists y: Thing. edge[x, y]
-""", tmp_path)
+""",
+        tmp_path,
+    )
     (warning,) = system.warnings
     assert f"    warning: {warning.what} [{warning.code}]\n".replace("Thing", "Node") in REFERENCE.read_text()
 
@@ -461,9 +500,35 @@ def test_kinds_of_the_reference() -> None:
     assert all(f"`{kind}`" in REFERENCE.read_text() for kind in kinds[1].split("|"))
 
 
-@pytest.mark.parametrize("word", [
-    "require", "may", "pick", "let", "set", "return", "perform", "step", "each", "done", "undo", "writable", "ghost",
-    "fault", "breaks", "transition", "theorem", "invariant", "axiom", "init", "const", "enum", "sort", "define"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "require",
+        "may",
+        "pick",
+        "let",
+        "set",
+        "return",
+        "perform",
+        "step",
+        "each",
+        "done",
+        "undo",
+        "writable",
+        "ghost",
+        "fault",
+        "breaks",
+        "transition",
+        "theorem",
+        "invariant",
+        "axiom",
+        "init",
+        "const",
+        "enum",
+        "sort",
+        "define",
+    ],
+)
 def test_words_are_explained(word: str) -> None:
     """Every word stands in the reference's prose, not in its examples alone."""
     prose = re.sub(r"^```.*?^```$", "", REFERENCE.read_text(), flags=re.MULTILINE | re.DOTALL)
@@ -487,7 +552,7 @@ def test_the_loop_takes_what_lark_takes_and_makes_the_same_of_it() -> None:
     for _ in range(300):
         broken = list(words)
         k = rng.randrange(len(words))
-        broken[k:k + rng.randrange(1, 4)] = rng.choices(words, k=rng.randrange(3))
+        broken[k : k + rng.randrange(1, 4)] = rng.choices(words, k=rng.randrange(3))
         try:
             made = loop.parse("".join(broken))
         except NotParsed:

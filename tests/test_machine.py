@@ -85,8 +85,13 @@ def successors(machine: Machine, state: State) -> Iterator[tuple[Event, State]]:
                 yield Event(label, args), after
 
 
-ATTACK = (Event("create", {"d": 1}), Event("alloc", {"f": 0, "d": 1}), Event("finish", {"d": 1}),
-          Event("permit", {"d": 1, "r": 0, "e": 2, "f": 0, "ro": 1}), Event("map", {"p": 0, "d": 1, "r": 0, "f": 0}))
+ATTACK = (
+    Event("create", {"d": 1}),
+    Event("alloc", {"f": 0, "d": 1}),
+    Event("finish", {"d": 1}),
+    Event("permit", {"d": 1, "r": 0, "e": 2, "f": 0, "ro": 1}),
+    Event("map", {"p": 0, "d": 1, "r": 0, "f": 0}),
+)
 
 
 # Steps and calls.
@@ -98,8 +103,10 @@ def test_fire_changes_the_state_only_when_the_guard_holds(machine: Machine, star
     assert start == before
     assert machine.fire(start, "create", {"d": 1})
     assert changes(machine.system, SMALL, before, start) == {
-        "domain[domain1].alive": ("false", "true"), "domain[domain1].paused": ("false", "true"),
-        "domain[domain1].built": ("false", "true")}
+        "domain[domain1].alive": ("false", "true"),
+        "domain[domain1].paused": ("false", "true"),
+        "domain[domain1].built": ("false", "true"),
+    }
 
 
 def test_calls_end_with_the_code_of_the_first_check_that_fails(caller: Caller, start: State) -> None:
@@ -191,8 +198,10 @@ class Interpreter:
         if isinstance(term, Quant):
             ranges = [range(size_of(system, self.world, v.sort)) for v in term.vars]
             names = [v.name for v in term.vars]
-            found = [self.value(term.body, state, after, {**env, **dict(zip(names, chosen, strict=True))})
-                     for chosen in itertools.product(*ranges)]
+            found = [
+                self.value(term.body, state, after, {**env, **dict(zip(names, chosen, strict=True))})
+                for chosen in itertools.product(*ranges)
+            ]
             return int(all(found) if term.kind == "forall" else any(found))
         args = [self.value(a, state, after, env) for a in term.args]
         if isinstance(term, App):
@@ -252,8 +261,11 @@ def test_both_manners_of_code_mean_what_an_interpreter_of_terms_says(gt: System)
         assert fired == called == told
         if rng.random() < 0.01:
             for claim in (*gt.invariants.values(), *gt.theorems.values()):
-                assert machine.holds(called, claim.body) == bool(caller.value(called, claim.body)) \
+                assert (
+                    machine.holds(called, claim.body)
+                    == bool(caller.value(called, claim.body))
                     == bool(meaning.value(claim.body, called, called, {}))
+                )
         state = called
 
 
@@ -274,12 +286,16 @@ def test_both_manners_of_code_mean_the_same_for_a_large_system() -> None:
     for _ in range(3):
         before, after = anything(), anything()
         for claim in (*system.axioms, *system.inits, *system.invariants.values(), *system.theorems.values()):
-            assert machine.holds(before, claim.body) == bool(caller.value(before, claim.body)) \
+            assert (
+                machine.holds(before, claim.body)
+                == bool(caller.value(before, claim.body))
                 == bool(meaning.value(claim.body, before, before, {}))
+            )
         for claim in system.transitions.values():
             for failed in (False, True):
-                assert machine.holds_between(before, after, claim.body, failed) \
-                    == bool(meaning.value(claim.body, before, after, {"failed": int(failed)}))
+                assert machine.holds_between(before, after, claim.body, failed) == bool(
+                    meaning.value(claim.body, before, after, {"failed": int(failed)})
+                )
         for label, t in machine.transitions.items():
             args = {p.name: rng.randrange(size_of(system, world, p.sort)) for p in t.params}
             assert machine.can_fire(before, label, args) == bool(meaning.value(t.guard, before, before, args))
@@ -379,27 +395,31 @@ def test_every_label_is_reached(gt: System) -> None:
         assert reach(machine, seed, 20_000).labels == {t.label for s in gt.steps for t in s.transitions()}
 
 
-def test_arguments_are_found_exactly_when_some_satisfy_the_guard(machine: Machine, caller: Caller,
-                                                                 start: State) -> None:
+def test_arguments_are_found_exactly_when_some_satisfy_the_guard(machine: Machine, caller: Caller, start: State) -> None:
     rng = random.Random(5)
     for event in ATTACK:
         for t in caller.transitions:
-            some = any(machine.can_fire(start, t.label, {p.name: i for p, i in zip(t.params, choice, strict=True)})
-                       for choice in machine.choices(t.label))
+            some = any(
+                machine.can_fire(start, t.label, {p.name: i for p, i in zip(t.params, choice, strict=True)})
+                for choice in machine.choices(t.label)
+            )
             probe, _ = compiled_probe(caller, t, [t.guard], [])
             _, found = probe(start, rng.random)
             assert (found is not None) == some
-            assert found is None or machine.can_fire(start, t.label,
-                                                     {p.name: v for p, v in zip(t.params, found, strict=True)})
+            assert found is None or machine.can_fire(
+                start, t.label, {p.name: v for p, v in zip(t.params, found, strict=True)}
+            )
         caller.call(start, event.label, event.args)
 
 
 def test_a_pick_called_as_a_variable_of_an_assignment_before_it(tmp_path: Path) -> None:
     """Each `for all` has variables of its own: a pick of the same name further down keeps its value."""
     path = tmp_path / "same_name.rules"
-    path.write_text('component c "c"\nsort T "t"\nstate p[T]: bool\nstate q[T]: bool\n'
-                    "internal op()\n    set p[w] = true for all w: T\n    pick w: T else E\n    set q[w] = true\n"
-                    'system y "y" uses c')
+    path.write_text(
+        'component c "c"\nsort T "t"\nstate p[T]: bool\nstate q[T]: bool\n'
+        "internal op()\n    set p[w] = true for all w: T\n    pick w: T else E\n    set q[w] = true\n"
+        'system y "y" uses c'
+    )
     for size in (2, 200):  # written out, and as a loop
         machine = Machine(load(str(path)), World({"Call": 1, "T": size}, {}))
         state = machine.empty_state()

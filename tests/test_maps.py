@@ -35,8 +35,14 @@ MAPS = [p for p in HOUSE if p.name == "README.md" and p.parent != Path()]
 def mine(readme: Path) -> list[Path]:
     """The sources that a README has to name: those below its folder that no README further down is nearer to."""
     nearer = [m.parent for m in MAPS if m != readme and readme.parent in m.parents]
-    return [p for p in HOUSE if readme.parent in p.parents and p.suffix in SOURCES and p.name != "__init__.py"
-            and not any(folder in p.parents for folder in nearer)]
+    return [
+        p
+        for p in HOUSE
+        if readme.parent in p.parents
+        and p.suffix in SOURCES
+        and p.name != "__init__.py"
+        and not any(folder in p.parents for folder in nearer)
+    ]
 
 
 def ends_with(path: Path, name: str) -> bool:
@@ -53,8 +59,12 @@ def test_a_map_names_every_file_of_its_folder(readme: Path) -> None:
 
     def is_named(path: Path) -> bool:
         below = path.relative_to(readme.parent)
-        return (f"`{path.name}`" in text or any(ends_with(path, w) for w in words) or any(below.match(w) for w in patterns)
-                or any(below.as_posix().startswith(w) for w in folders))
+        return (
+            f"`{path.name}`" in text
+            or any(ends_with(path, w) for w in words)
+            or any(below.match(w) for w in patterns)
+            or any(below.as_posix().startswith(w) for w in folders)
+        )
 
     assert [str(p) for p in mine(readme) if not is_named(p)] == [], f"{readme} does not name them"
 
@@ -73,8 +83,13 @@ def test_a_map_names_the_rooms_below_it(readme: Path) -> None:
 def test_what_is_named_is_there(readme: Path) -> None:
     """Files, folders of links, and modules to run. A README's own folder is looked at first, then the whole house."""
     text = (ROOT / readme).read_text(encoding="utf-8")
-    gone = [n for n in NAMED.findall(text) if n not in EXAMPLES and not n.startswith("build/")
-            and not any(ends_with(p, n.removeprefix("../").removeprefix("../")) for p in HOUSE)]
+    gone = [
+        n
+        for n in NAMED.findall(text)
+        if n not in EXAMPLES
+        and not n.startswith("build/")
+        and not any(ends_with(p, n.removeprefix("../").removeprefix("../")) for p in HOUSE)
+    ]
     assert gone == []
     links = [t for t in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in t]
     assert [t for t in links if not (ROOT / readme.parent / t).exists()] == []

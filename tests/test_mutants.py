@@ -30,8 +30,14 @@ def g(a: int, b: str) -> None:
 def test_each_kind_is_made_once_for_each_place() -> None:
     """No mutant changes a signature, a docstring, or what runs at import only; each changes something."""
     made = mutants_of("xen/c.py", TEXT)
-    assert {m.kind for m in made} == {"negated condition", "dropped condition", "operator", "constant", "dropped statement",
-                                      "swapped arguments"}
+    assert {m.kind for m in made} == {
+        "negated condition",
+        "dropped condition",
+        "operator",
+        "constant",
+        "dropped statement",
+        "swapped arguments",
+    }
     assert {m.function for m in made} == {"C.f"} and {m.line for m in made} == {9, 10, 11, 12}
     sources = [source_of(m, TEXT) for m in made]
     assert len(set(sources)) == len(sources)
@@ -67,10 +73,13 @@ def test_lines_that_nothing_runs() -> None:
     text = "def f(x):\n    if x:\n        return 1\n    return 2\n"
     lines = {"xen/f.py": lines_of(text)}
     assert lines["xen/f.py"] == {2, 3, 4}
-    found = [Runner("recording", "r", 1.0, {"xen/f.py": frozenset({2, 4})}),
-             Runner("unit", "u", 1.0, {"xen/f.py": frozenset({3})})]
+    found = [
+        Runner("recording", "r", 1.0, {"xen/f.py": frozenset({2, 4})}),
+        Runner("unit", "u", 1.0, {"xen/f.py": frozenset({3})}),
+    ]
     assert unrun(lines, found, ("campaign", "recording")) == {"xen/f.py": {3}}
     assert unrun(lines, found, ("recording", "unit")) == {}
     assert report(lines, found, {"xen/f.py": text.splitlines()}) == [
         "impl/xen/f.py:3  return 1",
-        "1 of 3 lines are run by neither campaign nor recording, 0 of them by no unit test either (!)."]
+        "1 of 3 lines are run by neither campaign nor recording, 0 of them by no unit test either (!).",
+    ]

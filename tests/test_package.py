@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-RULES = '''component c "c"
+RULES = """component c "c"
 sort T "t"
 state used[T]: bool
 init forall t: T. not used[t]
@@ -27,7 +27,7 @@ internal use(t: T)
 transition for_good forall t: T. used[t] implies next(used[t])
 theorem never forall t: T. not used[t]
 system mine "mine" uses c expect proved for_good expect refuted never
-'''
+"""
 
 
 def run(words: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -112,13 +112,33 @@ def test_the_source_distribution_holds_its_tests(built: Path, tmp_path: Path) ->
     with tarfile.open(archive) as tar:
         tar.extractall(tmp_path, filter="data")
     (home,) = tmp_path.iterdir()
-    for name in ("Makefile", "requirements.lock", "LICENSE", "tests/test_traps.py", "tests/golden/blank.txt",
-                 "tests/recorded/v2-1.jsonl.xz", "spec/README.md", "tests/xen/README.md"):
+    for name in (
+        "Makefile",
+        "requirements.lock",
+        "LICENSE",
+        "tests/test_traps.py",
+        "tests/golden/blank.txt",
+        "tests/recorded/v2-1.jsonl.xz",
+        "spec/README.md",
+        "tests/xen/README.md",
+    ):
         assert (home / name).is_file(), name
     links = tmp_path / "links" / "bulkhead"
     links.mkdir(parents=True)
     for part in ("spec", "model", "impl", "proofs"):
         (links / part).symlink_to(home / part)
-    done = run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_bad_rules.py",
-                "tests/test_language.py"], home, PYTHONPATH=str(links.parent))
+    done = run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "tests/test_bad_rules.py",
+            "tests/test_language.py",
+        ],
+        home,
+        PYTHONPATH=str(links.parent),
+    )
     assert done.returncode == 0, done.stdout[-1500:]

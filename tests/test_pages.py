@@ -48,17 +48,32 @@ def test_the_attack_of_the_readme_is_on_the_claim_as_it_is_now() -> None:
     assert " ".join(claim.doc.split()).rstrip(".") in " ".join(told.split())
 
 
-def fault(name: str, noticed: bool | None, calls: int | None, layer: str = "implementation",
-          how: str = "differs") -> dict[str, object]:
-    return {"layer": layer, "name": name, "doc": "a|b", "where": "x", "breaks": ["c"], "step": "s", "noticed": noticed,
-            "calls": calls, "how": how, "seconds": 0.1}
+def fault(
+    name: str, noticed: bool | None, calls: int | None, layer: str = "implementation", how: str = "differs"
+) -> dict[str, object]:
+    return {
+        "layer": layer,
+        "name": name,
+        "doc": "a|b",
+        "where": "x",
+        "breaks": ["c"],
+        "step": "s",
+        "noticed": noticed,
+        "calls": calls,
+        "how": how,
+        "seconds": 0.1,
+    }
 
 
 def test_a_table_of_faults_says_what_was_found(tmp_path: Path) -> None:
     """What was not noticed, and how many were not laid, is said; no cell breaks the table."""
     first, second, *rest = catalogue.BY_NAME
-    faults = [fault(first, True, 1234), fault(second, False, None, how="not noticed in 50000 calls"),
-              fault("listed_only", None, None), fault("no_check", True, None, "rules", "x\ny" * 100)]
+    faults = [
+        fault(first, True, 1234),
+        fault(second, False, None, how="not noticed in 50000 calls"),
+        fault("listed_only", None, None),
+        fault("no_check", True, None, "rules", "x\ny" * 100),
+    ]
     result = tmp_path / "faults.json"
     result.write_text(json.dumps({"format": "bulkhead-faults/1", "faults": faults, "seconds": 1.0}))
     page = tmp_path / "page.md"
@@ -75,10 +90,18 @@ def test_a_table_of_faults_says_what_was_found(tmp_path: Path) -> None:
 
 
 def test_a_table_of_speed_says_what_was_measured() -> None:
-    rows = [{"group": "g", "what": "w", "value": 2.5, "unit": "s", "limit": 2.0, "more_is_better": False,
-             "met": False},
-            {"group": "g", "what": "v", "value": 123456.7, "unit": "calls/s", "limit": None, "more_is_better": True,
-             "met": None}]
+    rows = [
+        {"group": "g", "what": "w", "value": 2.5, "unit": "s", "limit": 2.0, "more_is_better": False, "met": False},
+        {
+            "group": "g",
+            "what": "v",
+            "value": 123456.7,
+            "unit": "calls/s",
+            "limit": None,
+            "more_is_better": True,
+            "met": None,
+        },
+    ]
     text = table.page({"cores": 2, "repeat": 1, "rows": rows}, "today")
     assert "Measured: today" in text and "best of 1 run," in text
     assert "| w | 2.50 s | at most 2.00 s | missed |" in text and "| v | 123,457 calls/s |  |  |" in text

@@ -72,9 +72,12 @@ def test_what_a_step_changed_is_blue_and_what_is_only_cached_is_dashed() -> None
 
 
 def test_a_descriptor_to_blame_is_not_every_descriptor() -> None:
-    both: Facts = {**PRIVCMD, "space_of": {("space0",): "dom0", ("space1",): "dom0"},
-            "process.phase": {("space0",): "process_runs", ("space1",): "process_runs"},
-            "fd": {("space0", "file0"): "true", ("space1", "file0"): "true"}}
+    both: Facts = {
+        **PRIVCMD,
+        "space_of": {("space0",): "dom0", ("space1",): "dom0"},
+        "process.phase": {("space0",): "process_runs", ("space1",): "process_runs"},
+        "fd": {("space0", "file0"): "true", ("space1", "file0"): "true"},
+    }
     source = draw(both, Caption("t"), (), {("translation.space", ("translation0",))}).source
     assert BAD in lines_with(source, "->", "space space0", "file file0")[0]
     assert BAD not in lines_with(source, "->", "space space1", "file file0")[0]
@@ -88,7 +91,7 @@ def test_odd_characters_are_escaped() -> None:
     drawn = subprocess.run(["dot", "-Tsvg"], input=graph.source.encode(), capture_output=True, timeout=30)
     assert not drawn.stderr
     text = drawn.stdout.decode().replace("&#160;", " ")
-    assert 'a&quot;b\\N&lt;c&gt;&amp;:d|{e}' in text and "&lt;b&gt;" in text
+    assert "a&quot;b\\N&lt;c&gt;&amp;:d|{e}" in text and "&lt;b&gt;" in text
 
 
 def test_without_graphviz_the_text_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,8 +108,8 @@ def test_an_attack_is_drawn_with_the_claim_s_own_facts_in_red(tmp_path: Path) ->
     assert trace is not None
     said = save_trace(system, "cover", trace, tmp_path)
     overview = (tmp_path / "overview.dot").read_text()
-    assert BAD in lines_with(overview, "->", "label=\"maps [")[0]
-    assert BAD not in lines_with(overview, "->", "label=\"grants [")[0]
+    assert BAD in lines_with(overview, "->", 'label="maps [')[0]
+    assert BAD not in lines_with(overview, "->", 'label="grants [')[0]
     assert "Every page a process reaches" in overview
     assert f"Step 5 of {len(trace.events)}: internal map" in (tmp_path / "step-5.dot").read_text()
     assert not lines_with((tmp_path / "step-4.dot").read_text(), BAD)
@@ -118,18 +121,19 @@ def test_an_attack_is_drawn_with_the_claim_s_own_facts_in_red(tmp_path: Path) ->
 
 def test_blame_follows_what_decides(tmp_path: Path) -> None:
     rules = tmp_path / "lamps.rules"
-    rules.write_text('component lamps "Lamps."\nsort Lamp "a lamp"\nstate on[Lamp]: bool\nstate broken[Lamp]: bool\n'
-                     "define shines(x: Lamp) = on[x] and not broken[x]\n"
-                     "init forall x: Lamp. not on[x]\ninternal light(x: Lamp)\n    set on[x] = true\n"
-                     "theorem dark forall x: Lamp, y: Lamp. shines(x) implies broken[y] and on[y]\n"
-                     'system lamps "All." uses lamps\n    expect refuted dark\n')
+    rules.write_text(
+        'component lamps "Lamps."\nsort Lamp "a lamp"\nstate on[Lamp]: bool\nstate broken[Lamp]: bool\n'
+        "define shines(x: Lamp) = on[x] and not broken[x]\n"
+        "init forall x: Lamp. not on[x]\ninternal light(x: Lamp)\n    set on[x] = true\n"
+        "theorem dark forall x: Lamp, y: Lamp. shines(x) implies broken[y] and on[y]\n"
+        'system lamps "All." uses lamps\n    expect refuted dark\n'
+    )
     system = loader.load(str(rules))
     world = World({"Lamp": 2, "Call": 1}, {})
     state = Machine(system, world).empty_state()
     number = list(system.funcs).index("on")
     state[number][1] = 1
     claim = system.theorems["dark"].body
-    assert blame(system, world, claim, Moment(state)) == {
-        ("on", ("lamp1",)), ("broken", ("lamp0",)), ("broken", ("lamp1",))}
+    assert blame(system, world, claim, Moment(state)) == {("on", ("lamp1",)), ("broken", ("lamp0",)), ("broken", ("lamp1",))}
     state[number][1] = 0
     assert blame(system, world, claim, Moment(state)) == set()

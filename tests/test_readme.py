@@ -21,8 +21,11 @@ def test_the_example_does_what_is_said_of_it(tmp_path: Path, capsys: pytest.Capt
     assert run(["prove", str(rules), "--out", str(tmp_path / "build")]) == 0
     assert "only_on_loan  proved   proved" in capsys.readouterr().out
     assert run(["attack", str(rules), "--fault", "take_back_in_use", "--out", str(tmp_path / "attack")]) == 0
-    shown = [line.strip() for line in text.partition("bulkhead attack share.rules")[2].partition("`attack/overview.svg`")[0]
-             .splitlines()[1:] if line.strip() and "files:" not in line]
+    shown = [
+        line.strip()
+        for line in text.partition("bulkhead attack share.rules")[2].partition("`attack/overview.svg`")[0].splitlines()[1:]
+        if line.strip() and "files:" not in line
+    ]
     told = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert shown and [line for line in shown if line not in told] == []
 

@@ -21,8 +21,15 @@ from bulkhead.proofs.refinement.lockstep.lockstep import Bench
 from bulkhead.proofs.refinement.lockstep.spec_world import Size, rules_for
 from bulkhead.proofs.refinement.lockstep.testbed import Guest
 
-QUICK = ("map_upgrade_unchecked", "unmap_pin_before_flush", "status_v1_no_cmpxchg", "copy_upgrade_stale",
-         "transfer_referenced", "heap_without_flush", "reading_cleared_early")
+QUICK = (
+    "map_upgrade_unchecked",
+    "unmap_pin_before_flush",
+    "status_v1_no_cmpxchg",
+    "copy_upgrade_stale",
+    "transfer_referenced",
+    "heap_without_flush",
+    "reading_cleared_early",
+)
 
 
 def test_campaign_without_mismatch() -> None:
@@ -122,8 +129,13 @@ class Machine(RuleBasedStateMachine):
             return
         getattr(self.driver, name)(guest, 0 if 0 not in busy else 1)
 
-    @rule(name=st.sampled_from(["store", "map", "unmap", "copy", "mmu", "populate", "decrease", "access", "transfer",
-                                "version", "withdraw"]), seed=st.integers(0, 999), domid=st.sampled_from([1, 2]))
+    @rule(
+        name=st.sampled_from(
+            ["store", "map", "unmap", "copy", "mmu", "populate", "decrease", "access", "transfer", "version", "withdraw"]
+        ),
+        seed=st.integers(0, 999),
+        domid=st.sampled_from([1, 2]),
+    )
     def call(self, name: str, seed: int, domid: int) -> None:
         self._move(name, seed, domid)
 
@@ -142,8 +154,9 @@ class Machine(RuleBasedStateMachine):
     @rule(domid=st.sampled_from([1, 2]))
     def destroy(self, domid: int) -> None:
         guest = self.bench.rig.guests.get(domid)
-        if guest is not None and not any(f.domid == domid or f.hurry or f.marker.startswith("set_status")
-                                         for f in self.bench.flights):
+        if guest is not None and not any(
+            f.domid == domid or f.hurry or f.marker.startswith("set_status") for f in self.bench.flights
+        ):
             self.driver.destroy(guest)
 
     @rule(domid=st.sampled_from([1, 2, 3]))
@@ -156,5 +169,6 @@ class Machine(RuleBasedStateMachine):
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=25, stateful_step_count=40, deadline=None,
-                                suppress_health_check=list(HealthCheck))
+TestMachine.settings = settings(
+    max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)

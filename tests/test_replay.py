@@ -49,10 +49,18 @@ def test_a_wrong_answer_is_found(tmp_path: Path) -> None:
     assert run(["replay", str(path)]) == 1
 
 
-@pytest.mark.parametrize("text", [
-    "", "not json\n", "[]\n", '{"format": "other"}\n', HEADER + '{"i":0,"op":"nosuch","a":{}}\n', HEADER + '{"i":0}\n',
-    HEADER + '{"i":0,"op":"map","a":{"by":"Z","dom":"A","ref":1,"flags":2}}\n',
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "not json\n",
+        "[]\n",
+        '{"format": "other"}\n',
+        HEADER + '{"i":0,"op":"nosuch","a":{}}\n',
+        HEADER + '{"i":0}\n',
+        HEADER + '{"i":0,"op":"map","a":{"by":"Z","dom":"A","ref":1,"flags":2}}\n',
+    ],
+)
 def test_malformed_files_give_one_message(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text(text)
@@ -60,17 +68,24 @@ def test_malformed_files_give_one_message(tmp_path: Path, text: str, capsys: pyt
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize(("name", "data", "says"), [
-    ("x.jsonl.xz", b"", "end too early"), ("x.jsonl.xz", b"no xz at all", "not supported"),
-    ("x.jsonl.xz", lzma.compress(HEADER.encode())[:-20], "end too early"),
-    ("x.jsonl.xz", lzma.compress(b"\xff\xfe"), "not UTF-8"), ("x.jsonl", b"\x7fELF\xff", "not UTF-8"),
-    ("x.jsonl", HEADER[:30].encode(), "not JSON"), ("x.jsonl", b"[" * 100_000, "nested too deep"),
-    ("x.jsonl", HEADER.encode() + b'{"op":"map","a":{"by":' + b"1" * 5000 + b"}}", "too long a number"),
-    ("x.jsonl", HEADER.encode() + b'{"i":0,"op":"mkdom","a":{"n":["A"]}}', ":2: mkdom cannot be replayed"),
-    ("x.jsonl", HEADER.encode() + b'{"i":0,"op":"mkdom","a":{"n":"A"},"e":{"A":{}}}', ":2: mkdom"),
-])
-def test_broken_files_say_what_is_wrong(tmp_path: Path, name: str, data: bytes, says: str,
-                                        capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("x.jsonl.xz", b"", "end too early"),
+        ("x.jsonl.xz", b"no xz at all", "not supported"),
+        ("x.jsonl.xz", lzma.compress(HEADER.encode())[:-20], "end too early"),
+        ("x.jsonl.xz", lzma.compress(b"\xff\xfe"), "not UTF-8"),
+        ("x.jsonl", b"\x7fELF\xff", "not UTF-8"),
+        ("x.jsonl", HEADER[:30].encode(), "not JSON"),
+        ("x.jsonl", b"[" * 100_000, "nested too deep"),
+        ("x.jsonl", HEADER.encode() + b'{"op":"map","a":{"by":' + b"1" * 5000 + b"}}", "too long a number"),
+        ("x.jsonl", HEADER.encode() + b'{"i":0,"op":"mkdom","a":{"n":["A"]}}', ":2: mkdom cannot be replayed"),
+        ("x.jsonl", HEADER.encode() + b'{"i":0,"op":"mkdom","a":{"n":"A"},"e":{"A":{}}}', ":2: mkdom"),
+    ],
+)
+def test_broken_files_say_what_is_wrong(
+    tmp_path: Path, name: str, data: bytes, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / name).write_bytes(data)
     assert run(["replay", str(tmp_path / name)]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()

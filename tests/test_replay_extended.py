@@ -64,7 +64,13 @@ def test_places_repeats_and_kinds(rig: Rig) -> None:
     skip: set[str] = set()
     assert a.write_all("p0.4088:8:0x1122334455667788:3:8,16:2:-1,24:12:0xab") == 0
     assert a.read_all("last:p0.4088:8,first:p1.0:8,s:16:2:s,u:16:2,n:24:8,f:p1.0:8:f", 0, skip) == {
-        "last": 0x1122334455667788, "first": 0x1122334455667788, "s": -1, "u": 0xFFFF, "n": 0xABABABABABABABAB, "f": 8}
+        "last": 0x1122334455667788,
+        "first": 0x1122334455667788,
+        "s": -1,
+        "u": 0xFFFF,
+        "n": 0xABABABABABABABAB,
+        "f": 8,
+    }
     assert a.read_all("r:r:8:s,v:24:1:v,V:24:1:V", -22, skip) == {"r": -22, "v": "*", "V": 0xAB}
     assert a.value("$v+$V") == 0xAB * 2 and not skip
     rig.taint[rig.mfn("A/3")] = bytearray(b"\1" * 4096)
@@ -103,10 +109,13 @@ def test_a_crashed_caller_gives_no_answer_and_others_go_on(
 
     monkeypatch.setitem(hypercall.TABLE, 99, crash)
     path = recording(
-        tmp_path / "x.jsonl", ("mkdom", {"n": "A"}, {"domid": 1, "r": 0}), ("x", {"by": "A", "nr": 99}, {"r": NO_ANSWER}),
+        tmp_path / "x.jsonl",
+        ("mkdom", {"n": "A"}, {"domid": 1, "r": 0}),
+        ("x", {"by": "A", "nr": 99}, {"r": NO_ANSWER}),
         ("x", {"by": "A", "nr": 99}, {"r": NO_ANSWER}),
         ("map", {"by": "A", "dom": 0, "ref": 1, "flags": 2}, {"st": 32767, "r": NO_ANSWER}),
-        ("dominfo", {"id": 1}, {"exists": 1, "dying": 0, "r": 0}))
+        ("dominfo", {"id": 1}, {"exists": 1, "dying": 0, "r": 0}),
+    )
     assert replay(path).report == ()
 
 
@@ -117,8 +126,11 @@ def test_a_call_without_end_is_named_and_the_replay_goes_on(tmp_path: Path, monk
 
     monkeypatch.setitem(hypercall.TABLE, 99, forever)
     monkeypatch.setattr(machine.run, "__defaults__", (1000,))
-    calls = (("mkdom", {"n": "A"}, {"domid": 1, "r": 0}), ("x", {"by": "A", "nr": 99, "a1": 7}, {"r": 0}),
-             ("dominfo", {"id": 1}, {"exists": 1, "dying": 0, "r": 0}))
+    calls = (
+        ("mkdom", {"n": "A"}, {"domid": 1, "r": 0}),
+        ("x", {"by": "A", "nr": 99, "a1": 7}, {"r": 0}),
+        ("dominfo", {"id": 1}, {"exists": 1, "dying": 0, "r": 0}),
+    )
     report = replay(recording(tmp_path / "x.jsonl", *calls)).report
     assert len(report) == 2 and "hypercall 99(0x7, 0x0, 0x0, 0x0, 0x0): no end after 1000 steps" in report[1]
     assert run(["replay", str(tmp_path / "x.jsonl")]) == 1
@@ -134,8 +146,11 @@ def test_a_call_that_breaks_the_implementation_is_named_and_the_replay_goes_on(
         raise AssertionError("a count below zero")
 
     monkeypatch.setitem(hypercall.TABLE, 99, broken)
-    calls = (("mkdom", {"n": "A"}, {"domid": 1, "r": 0}), ("x", {"by": "A", "nr": 99}, {"r": NO_ANSWER}),
-             ("dominfo", {"id": 1}, {"exists": 1, "dying": 0, "r": 0}))
+    calls = (
+        ("mkdom", {"n": "A"}, {"domid": 1, "r": 0}),
+        ("x", {"by": "A", "nr": 99}, {"r": NO_ANSWER}),
+        ("dominfo", {"id": 1}, {"exists": 1, "dying": 0, "r": 0}),
+    )
     (line,) = replay(recording(tmp_path / "x.jsonl", *calls)).report
     assert "hypercall 99(0x0, 0x0, 0x0, 0x0, 0x0): AssertionError a count below zero" in line
 

@@ -103,8 +103,9 @@ def test_one_result_in_every_format(name: str, tmp_path: Path, capsys: pytest.Ca
         assert made["tool"]["driver"]["rules"][r["ruleIndex"]]["id"] == r["ruleId"]
 
 
-def test_an_attack_is_a_flow_through_the_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str],
-                                               monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_attack_is_a_flow_through_the_rules(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(ROOT)
     assert run(["attack", GT, "--fault", "b1", "--out", str(tmp_path), "--format", "sarif"]) == 0
     (made,) = json.loads(capsys.readouterr().out)["runs"]
@@ -136,8 +137,9 @@ def test_a_schema_refuses_what_does_not_belong() -> None:
             validate(bad, "bulkhead-refine-1")
 
 
-def test_results_are_computed_without_printing(capfd: pytest.CaptureFixture[str], tmp_path: Path,
-                                               monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_computed_without_printing(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A library user gets data: nothing is told, and no file is written."""
     monkeypatch.chdir(tmp_path)
     system = loader.load(GT, ["b1"])
@@ -163,9 +165,19 @@ def test_a_mismatch_is_a_failure_in_every_format() -> None:
 
 
 def test_a_mismatch_stands_where_its_rule_does() -> None:
-    failure = Failure("map_grant_ref: the rules say okay", ("a: 1", ), "map\x00 \x1b[1m", 7, 0, 12, ("one", "two"))
-    result = DiffResult(7, 12, 30, 3, 0.5, Coverage(3, ("x",)), ("mmu_update_map: ENOMEM",), failure, True,
-                        {"map_grant_ref": Span("xen.rules", 5, 1, 9)})
+    failure = Failure("map_grant_ref: the rules say okay", ("a: 1",), "map\x00 \x1b[1m", 7, 0, 12, ("one", "two"))
+    result = DiffResult(
+        7,
+        12,
+        30,
+        3,
+        0.5,
+        Coverage(3, ("x",)),
+        ("mmu_update_map: ENOMEM",),
+        failure,
+        True,
+        {"map_grant_ref": Span("xen.rules", 5, 1, 9)},
+    )
     assert not result.good and "MISMATCH after 12 calls" in diff_text(result)
     log = sarif(result)
     validate(log, "sarif-2.1.0-part")
@@ -184,9 +196,13 @@ def test_a_mismatch_stands_where_its_rule_does() -> None:
 def on_terminal(columns: int, *arguments: str, **env: str) -> str:
     """What a command tells a terminal that is so wide."""
     leader, follower = pty.openpty()
-    process = subprocess.Popen([sys.executable, "-m", "bulkhead.proofs.cli", *arguments], stdout=follower,
-                               stderr=subprocess.DEVNULL, cwd=ROOT,
-                               env={**os.environ, "COLUMNS": str(columns), "TERM": "xterm-256color", **env})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bulkhead.proofs.cli", *arguments],
+        stdout=follower,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": str(columns), "TERM": "xterm-256color", **env},
+    )
     os.close(follower)
     told = b""
     while True:
@@ -241,8 +257,9 @@ def test_which_system(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "which system?" in said and "disaggregated, hypervisor, monolithic" in said
 
 
-def test_an_attack_has_a_place_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                          capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_attack_has_a_place_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Without --out an attack goes where `prove` would leave it; its folder is all that `replay` needs."""
     rules = tmp_path / "mine.rules"
     rules.write_text(Path(GT).read_text())
@@ -274,14 +291,27 @@ def test_an_attack_has_a_place_of_its_own(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_guest_is_booted_as_it_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     disk = tmp_path / "disk"
     disk.write_bytes(b"x" * 5000)
-    line = ["boot", "disaggregated", "--out", str(tmp_path), "--memory", "8", "--ramdisk", str(disk),
-            "--cmdline", "quiet a=b"]
+    line = [
+        "boot",
+        "disaggregated",
+        "--out",
+        str(tmp_path),
+        "--memory",
+        "8",
+        "--ramdisk",
+        str(disk),
+        "--cmdline",
+        "quiet a=b",
+    ]
     assert run([*line, "--format", "json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["guests"][0]["pages"] == 8 * 256 and "quiet a=b" in told["guests"][0]["console"]
     assert any("ramdisk" in s["what"] and "2 pages" in s["what"] for s in told["steps"])
-    for more, says in ((["--memory", "0"], "--memory"), (["--memory", "5000"], "--memory"),
-                       (["--ramdisk", str(tmp_path / "none")], "no such file"),
-                       (["--cmdline", "x" * 2000], "does not come up")):
+    for more, says in (
+        (["--memory", "0"], "--memory"),
+        (["--memory", "5000"], "--memory"),
+        (["--ramdisk", str(tmp_path / "none")], "no such file"),
+        (["--cmdline", "x" * 2000], "does not come up"),
+    ):
         assert run([*line, *more]) == 2
         assert says in capsys.readouterr().err

@@ -43,8 +43,11 @@ def names(node: object) -> Iterator[str]:
 
 def declared(c: s.Component) -> set[str]:
     """What others may name; operations as the points of calls that claims ask for, too."""
-    found = {i.name for i in c.items if isinstance(
-        i, s.SortItem | s.EnumItem | s.ConstItem | s.StateItem | s.DefineItem | s.Operation)}
+    found = {
+        i.name
+        for i in c.items
+        if isinstance(i, s.SortItem | s.EnumItem | s.ConstItem | s.StateItem | s.DefineItem | s.Operation)
+    }
     return found | {m.text for i in c.items if isinstance(i, s.EnumItem) for m in i.members}
 
 
@@ -109,7 +112,7 @@ def test_behaviour_is_had_without_claims_and_claims_bring_why_and_faults(tmp_pat
 def test_the_manual_is_short_and_its_lines_fit() -> None:
     """The grant operations, with all that they perform, on three screens; lines of 125 characters at most."""
     text = (SPEC / "xen" / "grants.rules").read_text()
-    operations = text[text.index("-- Operations."):text.index("-- Who pins an entry.")]
+    operations = text[text.index("-- Operations.") : text.index("-- Who pins an entry.")]
     assert operations.count("\n") <= 150
     for path in shipped_files():
         for number, line in enumerate(path.read_text().splitlines(), 1):

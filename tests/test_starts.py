@@ -39,8 +39,9 @@ def test_of_wishes_that_contradict_each_other_the_last_gives_in(tmp_path: Path) 
     system = rules(tmp_path / "a.rules", text)
     ground = Ground(system, World({"Call": 1, "Thing": 3}, {}))
     ground.require(c.body for c in system.inits)
-    on, off = ([ground.truth(App(name, (Var("x", "Thing"),), "bool"), {"x": {i: True}}) for i in range(3)]
-               for name in ("on", "off"))
+    on, off = (
+        [ground.truth(App(name, (Var("x", "Thing"),), "bool"), {"x": {i: True}}) for i in range(3)] for name in ("on", "off")
+    )
     ground.wish([on[0], off[0], off[1], on[1], ground.both([on[2], off[2]]), on[2], False])
     assert ground.state()[-2:] == [[1, 0, 1], [0, 1, 0]]
 
@@ -61,7 +62,9 @@ init forall x: Thing. lit(x)"""
 def test_the_search_makes_a_step_assign_what_another_asks_for(tmp_path: Path) -> None:
     """The value comes from the caller, and only one of many will do; and what exists is looked for place by place."""
     modes = " | ".join(f"m{k}" for k in range(60))
-    text = f"enum Mode = {modes}" + """
+    text = (
+        f"enum Mode = {modes}"
+        + """
 state mode[Thing]: Mode
 state key[Thing]: Mode
 state seen: bool
@@ -75,6 +78,7 @@ define found(x: Thing) = key[x] = m8 and mode[x] = m3
 hypercall look()
     require exists x: Thing. found(x)   else ENOENT
     set seen = true"""
+    )
     machine = Machine(rules(tmp_path / "a.rules", text), World({"Call": 1, "Thing": 3}, {}))
     for seed in range(5):
         assert "look" in reach(machine, seed, 40).labels

@@ -27,18 +27,30 @@ from bulkhead.proofs.symbolic.to_z3 import as_z3, bound_z3
 
 X, Y = t.variable("x"), t.variable("y", bits=16)
 P, Q = t.variable("p", t.BOOL), t.variable("q", t.BOOL)
-NUMBERS = st.one_of(st.sampled_from([X, Y, t.apply("f", (X,)), t.apply("g", (Y,), bits=8)]),
-                    st.integers(-70, 300).map(t.number), st.integers(0, 40).map(lambda n: t.number(1 << n)))
+NUMBERS = st.one_of(
+    st.sampled_from([X, Y, t.apply("f", (X,)), t.apply("g", (Y,), bits=8)]),
+    st.integers(-70, 300).map(t.number),
+    st.integers(0, 40).map(lambda n: t.number(1 << n)),
+)
 TRUTHS = st.sampled_from([P, Q, t.TRUE, t.FALSE])
 # Each operation, as terms make it and as Z3 has it, on numbers.
 BINARY: dict[str, tuple[Any, Any]] = {
-    "add": (lambda a, b: a + b, lambda a, b: a + b), "sub": (lambda a, b: a - b, lambda a, b: a - b),
-    "and": (lambda a, b: a & b, lambda a, b: a & b), "or": (lambda a, b: a | b, lambda a, b: a | b),
-    "xor": (lambda a, b: a ^ b, lambda a, b: a ^ b), "shl": (lambda a, b: a << 9, lambda a, b: a << 9),
-    "shr": (lambda a, b: b >> 3, lambda a, b: b >> 3), "times": (lambda a, b: a * 3, lambda a, b: a * 3)}
+    "add": (lambda a, b: a + b, lambda a, b: a + b),
+    "sub": (lambda a, b: a - b, lambda a, b: a - b),
+    "and": (lambda a, b: a & b, lambda a, b: a & b),
+    "or": (lambda a, b: a | b, lambda a, b: a | b),
+    "xor": (lambda a, b: a ^ b, lambda a, b: a ^ b),
+    "shl": (lambda a, b: a << 9, lambda a, b: a << 9),
+    "shr": (lambda a, b: b >> 3, lambda a, b: b >> 3),
+    "times": (lambda a, b: a * 3, lambda a, b: a * 3),
+}
 COMPARED: dict[str, tuple[Any, Any]] = {
-    "eq": (t.eq, lambda a, b: a == b), "lt": (lambda a, b: a < b, lambda a, b: a < b), "ult": (t.ULT, z3.ULT),
-    "ule": (t.ULE, z3.ULE), "ge": (lambda a, b: a >= b, lambda a, b: a >= b)}
+    "eq": (t.eq, lambda a, b: a == b),
+    "lt": (lambda a, b: a < b, lambda a, b: a < b),
+    "ult": (t.ULT, z3.ULT),
+    "ule": (t.ULE, z3.ULE),
+    "ge": (lambda a, b: a >= b, lambda a, b: a >= b),
+}
 
 
 @st.composite
@@ -95,8 +107,11 @@ def test_terms_mean_what_they_meant(pair: tuple[t.Term, Any]) -> None:
 @given(built(), st.sampled_from(["p", "not q", "x = y", "f = 3"]))
 def test_rewriting_keeps_the_meaning_where_the_fact_holds(pair: tuple[t.Term, Any], fact: str) -> None:
     facts: dict[str, tuple[t.Term, dict[t.Term, t.Term]]] = {
-        "p": (P, {P: t.TRUE}), "not q": (t.Not(Q), {Q: t.FALSE}), "x = y": (t.eq(X, Y), {X: Y}),
-        "f = 3": (t.eq(t.apply("f", (X,)), t.number(3)), {t.apply("f", (X,)): t.number(3)})}
+        "p": (P, {P: t.TRUE}),
+        "not q": (t.Not(Q), {Q: t.FALSE}),
+        "x = y": (t.eq(X, Y), {X: Y}),
+        "f = 3": (t.eq(t.apply("f", (X,)), t.number(3)), {t.apply("f", (X,)): t.number(3)}),
+    }
     holds, known = facts[fact]
     assert not differ(rewrite(pair[0], known, {}), pair[1], holds)
 
@@ -106,6 +121,7 @@ def test_numbers_and_truth_values_are_not_mixed_up() -> None:
 
 
 # --- inputs and what is known of conditions ---
+
 
 def model_of(*conditions: t.Term) -> z3.ModelRef | None:
     """Some input of conditions, as Z3 finds it."""
@@ -178,6 +194,7 @@ def test_a_solver_that_has_been_told_much_is_replaced() -> None:
 
 # --- the engine ---
 
+
 def test_engine_takes_every_path_and_covers_all_inputs() -> None:
     engine = Engine()
     seen = []
@@ -203,6 +220,7 @@ def test_an_assumption_that_contradicts_itself_is_found() -> None:
 
 
 # --- the handlers ---
+
 
 def test_all_handlers_are_proved() -> None:
     reports = prove_handlers(tuple(HANDLERS))
@@ -258,6 +276,7 @@ def test_faults_are_noticed(fault: str) -> None:
 
 
 # --- the command ---
+
 
 def test_refine_writes_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["refine", "put_domain", "destroydomain", "--json", str(tmp_path / "r.json")]) == 0

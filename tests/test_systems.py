@@ -49,8 +49,15 @@ def test_there_is_no_such_attack_on_disaggregated() -> None:
     assert find_attack(loader.load("disaggregated"), "only_by_grant", max_depth=1) is None
 
 
-@pytest.mark.parametrize("text, told", [("", "not a trace"), ("{", "not a line of JSON"), ("[1]\n", "JSON object"),
-                                        ('{"format": "bulkhead-trace/1", "system": "gt"}\n{}\n', "malformed trace")])
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("", "not a trace"),
+        ("{", "not a line of JSON"),
+        ("[1]\n", "JSON object"),
+        ('{"format": "bulkhead-trace/1", "system": "gt"}\n{}\n', "malformed trace"),
+    ],
+)
 def test_malformed_traces_are_refused(tmp_path: Path, text: str, told: str) -> None:
     file = tmp_path / "t.jsonl"
     file.write_text(text)
@@ -64,9 +71,6 @@ def test_gt_faults_have_attacks_of_known_length() -> None:
         trace = find_attack(loader.load(str(GT), [fault]), "cover", (fault,))
         assert trace is not None and len(trace.events) == steps
         assert trace == find_attack(loader.load(str(GT), [fault]), "cover", (fault,)), "the search is deterministic"
-
-
-
 
 
 FAULTS = loader.load("disaggregated").faults
@@ -101,10 +105,12 @@ def test_a_fault_breaks_what_stands_beside_it(fault: str, correct: Correct) -> N
 def test_a_fault_that_breaks_something_else_is_told(correct: Correct) -> None:
     """A harmless claim, a claim that is not there, and none at all: each is said, and none counts as noticed."""
     fault = FAULTS["no_grantee_check"]
-    for changed, says in ((replace(fault, breaks=("free_is_clean",)), "shows that map_grant_ref keeps free_is_clean"),
-                          (replace(fault, breaks=("nonesuch",)), "claims nothing named nonesuch"),
-                          (replace(fault, step="nonesuch"), "has no step nonesuch"),
-                          (replace(fault, breaks=()), "does not say")):
+    for changed, says in (
+        (replace(fault, breaks=("free_is_clean",)), "shows that map_grant_ref keeps free_is_clean"),
+        (replace(fault, breaks=("nonesuch",)), "claims nothing named nonesuch"),
+        (replace(fault, step="nonesuch"), "has no step nonesuch"),
+        (replace(fault, breaks=()), "does not say"),
+    ):
         system = loader.load("disaggregated", [fault.name])
         with mock.patch.object(loader, "load", return_value=replace(system, faults={fault.name: changed})):
             found = notice("disaggregated", fault.name, correct)
@@ -128,12 +134,23 @@ def test_tools_can_do_their_work_without_privilege() -> None:
     system = loader.load("disaggregated")
     p, t = Var("p", "Space"), Var("t", "Translation")
     owner = App("frame.owner", (App("translation.frame", (t,), "Frame"),), "Domain")
-    wanted = Quant("exists", (p, t), conj([Use("reaches", (p, t), "bool"), App("translation.present", (t,), "bool"),
-                                           neg(App("service", (owner,), "bool"))]))
+    wanted = Quant(
+        "exists",
+        (p, t),
+        conj(
+            [Use("reaches", (p, t), "bool"), App("translation.present", (t,), "bool"), neg(App("service", (owner,), "bool"))]
+        ),
+    )
     search = Search(system, replace(nothing(system), body=neg(wanted)), first_scope(system), 30.0)
     every = search.transitions
-    for label in ("write_entry", "open_gntdev", "gntdev_map_grant_ref", "gntdev_mmap", "gntdev_mmap.map",
-                  "gntdev_mmap.insert"):
+    for label in (
+        "write_entry",
+        "open_gntdev",
+        "gntdev_map_grant_ref",
+        "gntdev_mmap",
+        "gntdev_mmap.map",
+        "gntdev_mmap.insert",
+    ):
         search.transitions = [t for t in every if t.label == label]
         search.deepen()
     assert search.violated()

@@ -55,39 +55,48 @@ def _with(lines: list[str], number: int, text: str) -> str:
     return "\n".join([*lines[: number - 1], text, *lines[number:]]) + "\n"
 
 
-@pytest.mark.parametrize(("number", "text", "says"), [
-    (1, "{", r"t.jsonl:1: "),
-    (1, "[]", r"t.jsonl:1: "),
-    (1, '{"format": "other/1"}', r"t.jsonl:1: "),
-    (1, '{"format": "bulkhead-trace/1"}', r"t.jsonl"),
-    (1, '{"format": "bulkhead-trace/1", "system": "gt", "faults": [], "claim": "", "world": 3}', r"t.jsonl"),
-    (2, '{"initial": {"nothing[root]": "true"}}', r"t.jsonl:2: .*`nothing\[root\]`"),
-    (2, '{"initial": {"domain[root].alive": "maybe"}}', r"t.jsonl:2: .*`maybe`"),
-    (2, '{"initial": []}', r"t.jsonl"),
-    (3, "\\x00", r"t.jsonl:3: "),
-    (3, "[" * 100_000, r"t.jsonl:3: "),
-    (3, '{"call": "creat", "args": {}}', r"t.jsonl:3: .*`creat`.*`create`"),
-    (3, '{"call": ["create"], "args": {}}', r"t.jsonl"),
-    (3, '{"call": "create", "args": {}}', r"t.jsonl:3: .*`d`"),
-    (3, '{"call": "create", "args": {"d": "frame0"}}', r"t.jsonl:3: .*`frame0`"),
-    (3, '{"call": "create", "args": 7}', r"t.jsonl"),
-])
-def test_malformed_traces_are_named_by_file_and_line(trace: Trace, faulty: Machine, tmp_path: Path, number: int,
-                                                     text: str, says: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "text", "says"),
+    [
+        (1, "{", r"t.jsonl:1: "),
+        (1, "[]", r"t.jsonl:1: "),
+        (1, '{"format": "other/1"}', r"t.jsonl:1: "),
+        (1, '{"format": "bulkhead-trace/1"}', r"t.jsonl"),
+        (1, '{"format": "bulkhead-trace/1", "system": "gt", "faults": [], "claim": "", "world": 3}', r"t.jsonl"),
+        (2, '{"initial": {"nothing[root]": "true"}}', r"t.jsonl:2: .*`nothing\[root\]`"),
+        (2, '{"initial": {"domain[root].alive": "maybe"}}', r"t.jsonl:2: .*`maybe`"),
+        (2, '{"initial": []}', r"t.jsonl"),
+        (3, "\\x00", r"t.jsonl:3: "),
+        (3, "[" * 100_000, r"t.jsonl:3: "),
+        (3, '{"call": "creat", "args": {}}', r"t.jsonl:3: .*`creat`.*`create`"),
+        (3, '{"call": ["create"], "args": {}}', r"t.jsonl"),
+        (3, '{"call": "create", "args": {}}', r"t.jsonl:3: .*`d`"),
+        (3, '{"call": "create", "args": {"d": "frame0"}}', r"t.jsonl:3: .*`frame0`"),
+        (3, '{"call": "create", "args": 7}', r"t.jsonl"),
+    ],
+)
+def test_malformed_traces_are_named_by_file_and_line(
+    trace: Trace, faulty: Machine, tmp_path: Path, number: int, text: str, says: str
+) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text(_with(to_jsonl(trace, faulty.system, faulty).splitlines(), number, text))
     with pytest.raises(TraceError, match=says):
         load_jsonl(path, faulty.system)
 
 
-@pytest.mark.parametrize(("old", "new", "says"), [
-    ('"Domain": 3', '"Domain": Infinity', "whole numbers"), ('"Domain": 3', '"Domain": 64', "more than 1,000,000 places"),
-    ('"system": "gt"', '"system": "other"', r"t\.jsonl:1: a trace of system `other`"),
-    ('"system": "gt"', '"system": ["gt"]', r"t\.jsonl:1: a trace of system"),
-    ('"faults": ["b1"]', '"faults": 1', "malformed trace"),
-])
-def test_headers_that_cannot_be_are_refused(trace: Trace, faulty: Machine, tmp_path: Path, old: str, new: str,
-                                            says: str) -> None:
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('"Domain": 3', '"Domain": Infinity', "whole numbers"),
+        ('"Domain": 3', '"Domain": 64', "more than 1,000,000 places"),
+        ('"system": "gt"', '"system": "other"', r"t\.jsonl:1: a trace of system `other`"),
+        ('"system": "gt"', '"system": ["gt"]', r"t\.jsonl:1: a trace of system"),
+        ('"faults": ["b1"]', '"faults": 1', "malformed trace"),
+    ],
+)
+def test_headers_that_cannot_be_are_refused(
+    trace: Trace, faulty: Machine, tmp_path: Path, old: str, new: str, says: str
+) -> None:
     text = to_jsonl(trace, faulty.system, faulty)
     assert old in text
     path = tmp_path / "t.jsonl"

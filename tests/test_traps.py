@@ -59,7 +59,9 @@ TRAPS: dict[str, tuple[str, dict[str, str]]] = {
         internal noise(t: T)
             set other[t] = true
         transition odd forall t: T. used[t] implies not next(used[t])
-        transition kept forall t: T. used[t] implies next(used[t])""", {"odd": "refuted", "kept": "proved"}),
+        transition kept forall t: T. used[t] implies next(used[t])""",
+        {"odd": "refuted", "kept": "proved"},
+    ),
     "a step that fails and changes nothing": (
         """state used[T]: bool
         internal use(t: T)
@@ -67,7 +69,8 @@ TRAPS: dict[str, tuple[str, dict[str, str]]] = {
             set used[t] = true
         transition never_fails not failed
         transition harmless failed implies forall t: T. used[t] iff next(used[t])""",
-        {"never_fails": "refuted", "harmless": "proved"}),
+        {"never_fails": "refuted", "harmless": "proved"},
+    ),
     "a step that fails and undoes something": (
         """state used[T]: bool
         state busy: bool
@@ -76,12 +79,16 @@ TRAPS: dict[str, tuple[str, dict[str, str]]] = {
             require not used[t] else E undo set busy = false end
             set used[t] = true
         transition never_fails not failed
-        transition harmless failed implies (busy iff next(busy))""", {"never_fails": "refuted", "harmless": "refuted"}),
+        transition harmless failed implies (busy iff next(busy))""",
+        {"never_fails": "refuted", "harmless": "refuted"},
+    ),
     "no step fails": (
         """state used[T]: bool
         internal use(t: T)
             set used[t] = true
-        transition never_fails not failed""", {"never_fails": "proved"}),
+        transition never_fails not failed""",
+        {"never_fails": "proved"},
+    ),
     "a check that cannot fail is no failing step": (
         """state used[T]: bool
         init forall t: T. used[t]
@@ -89,7 +96,9 @@ TRAPS: dict[str, tuple[str, dict[str, str]]] = {
             require used[t] else E
             set used[t] = true
         invariant all_used forall t: T. used[t]
-        transition never_fails not failed""", {"never_fails": "proved"}),
+        transition never_fails not failed""",
+        {"never_fails": "proved"},
+    ),
     "an element of a batch that fails stays, and that is a step": (
         """state used[T]: bool
         state started: bool
@@ -104,7 +113,8 @@ TRAPS: dict[str, tuple[str, dict[str, str]]] = {
             set started = true
         transition never_fails not failed
         transition fails_quietly failed implies forall c: Call. at[c] = next(at[c])""",
-        {"never_fails": "refuted", "fails_quietly": "proved"}),
+        {"never_fails": "refuted", "fails_quietly": "proved"},
+    ),
     "a check in a later step that does not fail": (
         """state busy: bool
         state lost: bool
@@ -116,7 +126,8 @@ TRAPS: dict[str, tuple[str, dict[str, str]]] = {
             require busy else EIO
         theorem stays busy
         transition ends_well forall c: Call. at[c] = go.on and next(at[c]) = idle implies not failed""",
-        {"stays": "proved", "ends_well": "proved"}),
+        {"stays": "proved", "ends_well": "proved"},
+    ),
     "the second check fails where the first has passed": (
         """state a: bool
         state b: bool
@@ -129,13 +140,17 @@ TRAPS: dict[str, tuple[str, dict[str, str]]] = {
         internal flip()
             set a = a
             set b = b
-        theorem unseen a implies not seen""", {"unseen": "proved"}),
+        theorem unseen a implies not seen""",
+        {"unseen": "proved"},
+    ),
     "x0 as a parameter": (
         """state s[T]: bool
         init forall t: T. not s[t]
         internal op(x0: T)
             set s[x0] = true
-        theorem all_alike forall a: T, b: T. s[a] iff s[b]""", {"all_alike": "refuted"}),
+        theorem all_alike forall a: T, b: T. s[a] iff s[b]""",
+        {"all_alike": "refuted"},
+    ),
     "an operation called init": (
         """state s[T]: bool
         init forall t: T. s[t]
@@ -143,7 +158,9 @@ TRAPS: dict[str, tuple[str, dict[str, str]]] = {
             set s[t] = true
         internal follows(t: T)
             set s[t] = true
-        theorem none forall t: T. not s[t]""", {"none": "refuted"}),
+        theorem none forall t: T. not s[t]""",
+        {"none": "refuted"},
+    ),
     "an error code called error": (
         """state s: bool
         state u: bool
@@ -156,7 +173,9 @@ TRAPS: dict[str, tuple[str, dict[str, str]]] = {
             require w else E
             set s = s
         theorem kept s
-        theorem quiet not u""", {"kept": "proved", "quiet": "refuted"}),
+        theorem quiet not u""",
+        {"kept": "proved", "quiet": "refuted"},
+    ),
     "a record local and a local that reads like its field": (
         """state box[T]: { live: bool, full: bool }
         state out: bool
@@ -171,7 +190,9 @@ TRAPS: dict[str, tuple[str, dict[str, str]]] = {
             set box[t].full = old.live
         invariant saved forall c: Call. at[c] = op.second implies not op.old_live[c] and op.old[c].live
         invariant alive forall t: T. box[t].live
-        theorem never_out not out""", {"never_out": "proved"}),
+        theorem never_out not out""",
+        {"never_out": "proved"},
+    ),
     "state called a and a_next": (
         """state a: bool
         state a_next: bool
@@ -179,7 +200,9 @@ TRAPS: dict[str, tuple[str, dict[str, str]]] = {
         internal op()
             set a = false
         theorem one a or a_next
-        transition two next(a) or a_next""", {"one": "refuted", "two": "refuted"}),
+        transition two next(a) or a_next""",
+        {"one": "refuted", "two": "refuted"},
+    ),
     "constants of an enum may be any member, and equal": (
         """enum Colour = red | green
         const first: Colour
@@ -189,7 +212,9 @@ TRAPS: dict[str, tuple[str, dict[str, str]]] = {
         internal paint(t: T)
             set colour[t] = second
         theorem still forall t: T. colour[t] = first
-        theorem not_red forall t: T. colour[t] != red""", {"still": "refuted", "not_red": "refuted"}),
+        theorem not_red forall t: T. colour[t] != red""",
+        {"still": "refuted", "not_red": "refuted"},
+    ),
     "constants of an enum and what they rule out": (
         """enum Colour = red | green
         const first: Colour
@@ -198,14 +223,18 @@ TRAPS: dict[str, tuple[str, dict[str, str]]] = {
         init forall t: T. seen[t] != first
         internal paint(t: T)
             set seen[t] = second
-        theorem never forall t: T. seen[t] != first""", {"never": "refuted"}),
+        theorem never forall t: T. seen[t] != first""",
+        {"never": "refuted"},
+    ),
     "a constant of sort bool": (
         """const yes: bool
         state s: bool
         init s
         internal op()
             set s = yes
-        theorem kept s""", {"kept": "refuted"}),
+        theorem kept s""",
+        {"kept": "refuted"},
+    ),
     "an enum of one member": (
         """enum One = only
         const some: One
@@ -213,7 +242,9 @@ TRAPS: dict[str, tuple[str, dict[str, str]]] = {
         state s[T]: One
         internal op(t: T)
             set s[t] = other
-        theorem alike forall t: T. s[t] = some""", {"alike": "proved"}),
+        theorem alike forall t: T. s[t] = some""",
+        {"alike": "proved"},
+    ),
     "an argument of a procedure is evaluated once": (
         """state now[T]: U
         state saved[T]: U
@@ -229,7 +260,9 @@ TRAPS: dict[str, tuple[str, dict[str, str]]] = {
             perform keep(t, now[t]) as k
         invariant one_stays now[one] = before[one]
         invariant taken_then forall c: Call. at[c] = go.later and go.t[c] = one implies go.k_u[c] = before[one]
-        theorem as_it_was forall t: T. t = one implies saved[t] = before[t]""", {"as_it_was": "proved"}),
+        theorem as_it_was forall t: T. t = one implies saved[t] = before[t]""",
+        {"as_it_was": "proved"},
+    ),
     "a name in a procedure means what it means there": (
         """const special: T
         state touched[T]: bool
@@ -243,7 +276,9 @@ TRAPS: dict[str, tuple[str, dict[str, str]]] = {
             perform touch_special()
         internal come(lock: bool)
             perform touch_special()
-        theorem others forall t: T. touched[t] implies t = special""", {"others": "proved"}),
+        theorem others forall t: T. touched[t] implies t = special""",
+        {"others": "proved"},
+    ),
     "for all that some element allows": (
         """state p[T]: bool
         state s: bool
@@ -254,14 +289,18 @@ TRAPS: dict[str, tuple[str, dict[str, str]]] = {
         internal op()
             set s = true for all t: T where p[t]
         invariant so s implies exists t: T. p[t]
-        theorem never not s""", {"never": "refuted"}),
+        theorem never not s""",
+        {"never": "refuted"},
+    ),
     "the diagonal": (
         """state s[T, T]: bool
         init forall a: T, b: T. not s[a, b]
         internal op(x: bool)
             set s[h, h] = x for all h: T
         theorem diagonal forall a: T, b: T. s[a, b] implies a = b
-        theorem none forall a: T, b: T. not s[a, b]""", {"diagonal": "proved", "none": "refuted"}),
+        theorem none forall a: T, b: T. not s[a, b]""",
+        {"diagonal": "proved", "none": "refuted"},
+    ),
 }
 
 
@@ -274,34 +313,51 @@ def test_trap(name: str, tmp_path: Path) -> None:
 # What `check` has to refuse, and what it has to say.
 REFUSED: dict[str, tuple[str, str]] = {
     "an axiom over state that an operation writes": (
-        "state s: bool\naxiom s\ninternal op()\n    set s = false", "an axiom cannot speak of `s`, which is written at"),
+        "state s: bool\naxiom s\ninternal op()\n    set s = false",
+        "an axiom cannot speak of `s`, which is written at",
+    ),
     "an axiom over such state through a definition": (
-        "state s: bool\ndefine d() = s\naxiom d()\ninternal op()\n    set s = false", "an axiom cannot speak of `s`"),
+        "state s: bool\ndefine d() = s\naxiom d()\ninternal op()\n    set s = false",
+        "an axiom cannot speak of `s`",
+    ),
     "an axiom over state that a party writes": (
-        "state s[t: T]: bool writable by t\naxiom forall t: T. s[t]", "an axiom cannot speak of `s`"),
+        "state s[t: T]: bool writable by t\naxiom forall t: T. s[t]",
+        "an axiom cannot speak of `s`",
+    ),
     "an axiom over state that an undo writes": (
         "state s: bool\naxiom s\ninternal op()\n    require false else E undo set s = false end",
-        "an axiom cannot speak of `s`"),
+        "an axiom cannot speak of `s`",
+    ),
     "an axiom over where calls stand": (
         "state s: bool\naxiom forall c: Call. at[c] = idle\ninternal op()\n    set s = false\n  step two\n    set s = true",
-        "an axiom cannot speak of `at`"),
+        "an axiom cannot speak of `at`",
+    ),
     "a procedure with when": (
         "state s: bool\nprocedure p() when s\n    set s = false\ninternal op()\n    perform p()",
-        "the procedure `p` has a `when`"),
+        "the procedure `p` has a `when`",
+    ),
     "a value that depends on which element is meant": (
-        "state s: T\nstate v[T]: T\ninternal op()\n    set s = v[t] for all t: T", "`t` is in the value"),
+        "state s: T\nstate v[T]: T\ninternal op()\n    set s = v[t] for all t: T",
+        "`t` is in the value",
+    ),
     "a long name": (f"state {'a' * 20_000}: bool", "this name has 20,000 characters"),
     "very many quantified variables": (
         f"state s[T]: bool\ntheorem many forall {', '.join(f'x{k}: T' for k in range(22))}. s[x1] or not s[x2]",
-        "more than 12 quantified variables"),
+        "more than 12 quantified variables",
+    ),
     "very many quantified variables, one by one": (
         f"state s[T]: bool\ntheorem many {' '.join(f'forall x{k}: T.' for k in range(22))} s[x1]",
-        "more than 12 quantified variables"),
+        "more than 12 quantified variables",
+    ),
     "very many indices": (f"state s[{', '.join(['T'] * 26)}]: bool", "has 26 indices"),
     "very many arguments": (
-        f"state s: bool\ninternal op({', '.join(f'a{k}: T' for k in range(30))})\n    set s = true", "too many arguments"),
+        f"state s: bool\ninternal op({', '.join(f'a{k}: T' for k in range(30))})\n    set s = true",
+        "too many arguments",
+    ),
     "a parameter called true": (
-        "state s: bool\ninternal op(true: bool)\n    set s = true", "`true` is a word of the language"),
+        "state s: bool\ninternal op(true: bool)\n    set s = true",
+        "`true` is a word of the language",
+    ),
     "a variable called this": ("state s[T]: bool\ninit forall this: T. s[this]", "`this` is a word of the language"),
 }
 
@@ -389,8 +445,23 @@ def test_names_do_not_matter(tmp_path: Path) -> None:
 
 
 def test_folders_of_labels_are_told_apart() -> None:
-    labels = ["a", "a.b", "a.b!E", "a.b!E#2", "a.b!E_2", "a.b!*", "a!*", "a!error", "(initial states)", "_initial_states_",
-              "(invariants)", "a.b!any", "a_b", "(nothing changes)", "(failing, nothing changes)"]
+    labels = [
+        "a",
+        "a.b",
+        "a.b!E",
+        "a.b!E#2",
+        "a.b!E_2",
+        "a.b!*",
+        "a!*",
+        "a!error",
+        "(initial states)",
+        "_initial_states_",
+        "(invariants)",
+        "a.b!any",
+        "a_b",
+        "(nothing changes)",
+        "(failing, nothing changes)",
+    ]
     folders = [folder_of(label) for label in labels]
     assert all(a != b for a, b in itertools.combinations(folders, 2)), folders
 
@@ -399,7 +470,9 @@ def test_a_trace_that_begins_nowhere_is_not_believed(tmp_path: Path) -> None:
     rules = "state s: bool\ninit not s\ninternal op()\n    set s = s\ntheorem never not s"
     system_of(tmp_path, rules, "never")
     trace = tmp_path / "trace.jsonl"
-    trace.write_text('{"format": "bulkhead-trace/1", "system": "y", "faults": [], "claim": "never", "excluded": -1, '
-                     '"world": {"sizes": {"T": 1, "U": 1, "Call": 1}, "consts": {}}}\n{"initial": {"s": "true"}}\n')
+    trace.write_text(
+        '{"format": "bulkhead-trace/1", "system": "y", "faults": [], "claim": "never", "excluded": -1, '
+        '"world": {"sizes": {"T": 1, "U": 1, "Call": 1}, "consts": {}}}\n{"initial": {"s": "true"}}\n'
+    )
     with pytest.raises(TraceError, match="the first state is no initial state: the init at"):
         read_back(trace, str(tmp_path / "trap.rules"))

@@ -14,8 +14,10 @@ from tests.lines_run import ROOT, Runner, every_line, runners
 
 def unrun(lines: Mapping[str, frozenset[int]], found: Sequence[Runner], kinds: Sequence[str]) -> dict[str, frozenset[int]]:
     """The lines that no runner of these kinds runs, by file; files of which all run are left out."""
-    left = {file: here.difference(*(r.lines.get(file, frozenset()) for r in found if r.kind in kinds))
-            for file, here in lines.items()}
+    left = {
+        file: here.difference(*(r.lines.get(file, frozenset()) for r in found if r.kind in kinds))
+        for file, here in lines.items()
+    }
     return {file: here for file, here in left.items() if here}
 
 
@@ -23,11 +25,17 @@ def report(lines: Mapping[str, frozenset[int]], found: Sequence[Runner], texts: 
     """One line for each line of source that is not run, and the sums."""
     compared = unrun(lines, found, ("campaign", "recording"))
     nobody = unrun(lines, found, ("campaign", "recording", "unit"))
-    out = [f"impl/{file}:{line}{'!' if line in nobody.get(file, ()) else ' '} {texts[file][line - 1].strip()}"
-           for file, here in compared.items() for line in sorted(here)]
+    out = [
+        f"impl/{file}:{line}{'!' if line in nobody.get(file, ()) else ' '} {texts[file][line - 1].strip()}"
+        for file, here in compared.items()
+        for line in sorted(here)
+    ]
     total = sum(map(len, lines.values()))
-    return [*out, f"{sum(map(len, compared.values()))} of {total:,} lines are run by neither campaign nor recording, "
-                  f"{sum(map(len, nobody.values()))} of them by no unit test either (!)."]
+    return [
+        *out,
+        f"{sum(map(len, compared.values()))} of {total:,} lines are run by neither campaign nor recording, "
+        f"{sum(map(len, nobody.values()))} of them by no unit test either (!).",
+    ]
 
 
 def main() -> int:

@@ -135,7 +135,7 @@ class Evtchn:
     def read(self, nbytes: int = MOST_BYTES) -> list[int]:
         """read(): whole ports as far as the length goes; the others stay for the next read."""
         out = self.peek(nbytes)
-        del self.ring[:len(out)]
+        del self.ring[: len(out)]
         return out
 
     def poll(self) -> int:

@@ -111,7 +111,7 @@ class Gntalloc:
     def _range(self, offset: int, count: int) -> list[GrantedPage] | None:
         for i, page in enumerate(self.pages):
             if page.offset == offset:
-                found = self.pages[i:i + count]
+                found = self.pages[i : i + count]
                 right = len(found) == count and all(p.offset == offset + (j << 12) for j, p in enumerate(found))
                 return found if right else None
         return None

@@ -67,8 +67,14 @@ class Segment:
 
     __slots__ = ("dest", "flags", "length", "source", "status", "told")
 
-    def __init__(self, source: int | tuple[int, int, int], dest: int | tuple[int, int, int], length: int,
-                 flags: int, told: int | None = None) -> None:
+    def __init__(
+        self,
+        source: int | tuple[int, int, int],
+        dest: int | tuple[int, int, int],
+        length: int,
+        flags: int,
+        told: int | None = None,
+    ) -> None:
         self.source = source
         self.dest = dest
         self.length = length
@@ -235,8 +241,7 @@ class Gntdev:
         for handles, flags in ((gmap.handles, user), (gmap.khandles, gmap.flags)):
             ops = []
             for i, (domid, ref) in enumerate(gmap.grants):
-                addr = (space.pte_maddr(gmap.start + i) if flags == user
-                        else self.kernel.layout.window_va(gmap.slots[i]))
+                addr = space.pte_maddr(gmap.start + i) if flags == user else self.kernel.layout.window_va(gmap.slots[i])
                 ops.append(abi.MAP_GRANT_REF.pack(addr, flags, ref & 0xFFFFFFFF, domid & 0xFFFF, 0, 0, 0))
             rc, out = self.kernel.grant_op(abi.GNTTABOP_MAP_GRANT_REF, ops)
             okay = okay and rc == 0
@@ -269,11 +274,14 @@ class Gntdev:
         if gmap.notify_flags & NOTIFY_CLEAR_BYTE and first <= page < end:
             self.kernel.poke_slot(gmap.slots[page], gmap.notify_addr & 0xFFF, b"\0")
             gmap.notify_flags &= ~NOTIFY_CLEAR_BYTE
-        ops = [abi.UNMAP_GRANT_REF.pack(space.pte_maddr(gmap.start + i), 0, gmap.handles[i], 0, 0)
-               for i in range(first, end)]
+        ops = [
+            abi.UNMAP_GRANT_REF.pack(space.pte_maddr(gmap.start + i), 0, gmap.handles[i], 0, 0) for i in range(first, end)
+        ]
         self.kernel.grant_op(abi.GNTTABOP_UNMAP_GRANT_REF, ops)
-        kops = [abi.UNMAP_GRANT_REF.pack(self.kernel.layout.window_va(gmap.slots[i]), 0, gmap.khandles[i], 0, 0)
-                for i in range(first, end)]
+        kops = [
+            abi.UNMAP_GRANT_REF.pack(self.kernel.layout.window_va(gmap.slots[i]), 0, gmap.khandles[i], 0, 0)
+            for i in range(first, end)
+        ]
         self.kernel.grant_op(abi.GNTTABOP_UNMAP_GRANT_REF, kops)
         for i in range(first, end):
             gmap.handles[i] = gmap.khandles[i] = INVALID_HANDLE

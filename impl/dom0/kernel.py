@@ -110,14 +110,14 @@ class Kernel:
         """A grant table operation on an array: (hypercall result, the elements as Xen left them)."""
         out: list[bytes] = []
         for first in range(0, len(elements), MAX_BATCH):
-            part = elements[first:first + MAX_BATCH]
+            part = elements[first : first + MAX_BATCH]
             size = len(part[0])
             write(self.xen, self.vcpu, self.arg_va, b"".join(part))
             rc = self.xen.call(self.vcpu, abi.HYPERVISOR_GRANT_TABLE_OP, cmd, self.arg_va, len(part))
             raw = read(self.xen, self.vcpu, self.arg_va, size * len(part)) or b""
-            out.extend(raw[i:i + size] for i in range(0, len(raw), size))
+            out.extend(raw[i : i + size] for i in range(0, len(raw), size))
             if rc:
-                return rc, out + [bytes(e) for e in elements[len(out):]]
+                return rc, out + [bytes(e) for e in elements[len(out) :]]
         return 0, out
 
     def mmu_update(self, ptr: int, val: int, foreigndom: int) -> int:
@@ -187,8 +187,12 @@ class Kernel:
         """Have one more frame of grant entries (gnttab_expand); False at the limit."""
         size = self.domain.grant_table.nr_entries
         frames = len(self.domain.grant_table.shared) + 1
-        write(self.xen, self.vcpu, self.arg_va, abi.SETUP_TABLE.pack(
-            abi.DOMID_SELF, 0, frames, 0, 0, 0, self.arg_va + FRAME_LIST_AT))
+        write(
+            self.xen,
+            self.vcpu,
+            self.arg_va,
+            abi.SETUP_TABLE.pack(abi.DOMID_SELF, 0, frames, 0, 0, 0, self.arg_va + FRAME_LIST_AT),
+        )
         self.xen.call(self.vcpu, abi.HYPERVISOR_GRANT_TABLE_OP, abi.GNTTABOP_SETUP_TABLE, self.arg_va, 1)
         self.free_refs[:0] = range(self.domain.grant_table.nr_entries - 1, size - 1, -1)
         return self.domain.grant_table.nr_entries > size

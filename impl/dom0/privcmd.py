@@ -78,8 +78,11 @@ class Privcmd:
             if (addr, addr + (count << 12)) != (start, end):
                 raise KernelError(abi.EINVAL)
             vma.private = LOCKED
-        elif addr < start or addr + (count << 12) > end or any(
-                space.pte(page) for page in range(addr >> 12, (addr >> 12) + count)):
+        elif (
+            addr < start
+            or addr + (count << 12) > end
+            or any(space.pte(page) for page in range(addr >> 12, (addr >> 12) + count))
+        ):
             raise KernelError(abi.EINVAL)
         return vma
 
@@ -125,13 +128,12 @@ class Privcmd:
         """MMAP_RESOURCE without address and number: how many frames the resource has."""
         self._acquire(abi.ACQUIRE_RESOURCE.pack(domid, kind, rid, 0, 0, 0, 0))
         raw = read(self.kernel.xen, self.kernel.vcpu, self.kernel.arg_va, abi.ACQUIRE_RESOURCE.size) or bytes(
-            abi.ACQUIRE_RESOURCE.size)
+            abi.ACQUIRE_RESOURCE.size
+        )
         size: int = abi.ACQUIRE_RESOURCE.unpack(raw)[3]
         return size
 
-    def mmap_resource(
-        self, space: AddressSpace, domid: int, kind: int, rid: int, first: int, addr: int, count: int
-    ) -> None:
+    def mmap_resource(self, space: AddressSpace, domid: int, kind: int, rid: int, first: int, addr: int, count: int) -> None:
         """Map frames of a resource, such as a guest's grant table; KernelError with Xen's errno.
 
         What was mapped there is replaced. As in Linux only the address is looked at, and not whether the frames end

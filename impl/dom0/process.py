@@ -82,8 +82,9 @@ class Vma:
 
     __slots__ = ("dontcopy", "end", "file", "private", "shared", "space", "start", "writable")
 
-    def __init__(self, space: AddressSpace, start: int, end: int, writable: bool, shared: bool,
-                 file: OpenFile | None) -> None:
+    def __init__(
+        self, space: AddressSpace, start: int, end: int, writable: bool, shared: bool, file: OpenFile | None
+    ) -> None:
         self.space = space
         self.start = start
         self.end = end
@@ -257,12 +258,12 @@ class AddressSpace:
         """Read within one page."""
         data = self.access(addr, False).data
         off = addr & 0xFFF
-        return bytes(size) if data is None else bytes(data[off:off + size])
+        return bytes(size) if data is None else bytes(data[off : off + size])
 
     def store(self, addr: int, payload: bytes) -> None:
         """Write within one page."""
         off = addr & 0xFFF
-        self.access(addr, True).bytes()[off:off + len(payload)] = payload
+        self.access(addr, True).bytes()[off : off + len(payload)] = payload
 
     def destroy(self) -> None:
         """Unmap everything and give the page tables back."""

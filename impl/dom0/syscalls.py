@@ -112,7 +112,7 @@ class Syscalls:
         raw = b"".join(abi.U32.pack(port) for port in ports)
         if into is not None:
             user_write(self.process.space, into, raw)
-        del device.ring[:len(ports)]
+        del device.ring[: len(ports)]
         return raw
 
     def poll(self, fd: int) -> int:

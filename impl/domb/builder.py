@@ -200,9 +200,11 @@ class XcDom:
         self.zero(ctrl.xc_domain_setmaxmem(xch, self.domid, request.pages * 4), "xc_domain_setmaxmem")
         self.begin("event channels", "alloc_unbound for XenStore and console")
         self.store_port = self.zero(
-            ctrl.xc_evtchn_alloc_unbound(xch, self.domid, request.xenstore_domid), "xc_evtchn_alloc_unbound")
+            ctrl.xc_evtchn_alloc_unbound(xch, self.domid, request.xenstore_domid), "xc_evtchn_alloc_unbound"
+        )
         self.console_port = self.zero(
-            ctrl.xc_evtchn_alloc_unbound(xch, self.domid, request.console_domid), "xc_evtchn_alloc_unbound")
+            ctrl.xc_evtchn_alloc_unbound(xch, self.domid, request.console_domid), "xc_evtchn_alloc_unbound"
+        )
 
     def boot_mem_init(self) -> None:
         """All of the guest's memory; a partial result is a failure."""
@@ -213,9 +215,10 @@ class XcDom:
     # --- memory of the guest ---
     def pfn_to_ptr(self, pfn: int, count: int) -> int:
         """Map pages of the guest; the mapping is remembered until unmapped."""
-        mfns = self.mfns[pfn:pfn + count]
-        addr = self.some(fm.xc_map_foreign_pages(self.foreign, self.domid, PROT_READ | PROT_WRITE, mfns),
-                         "xc_map_foreign_pages")
+        mfns = self.mfns[pfn : pfn + count]
+        addr = self.some(
+            fm.xc_map_foreign_pages(self.foreign, self.domid, PROT_READ | PROT_WRITE, mfns), "xc_map_foreign_pages"
+        )
         self.mappings.append((addr, count))
         return addr
 
@@ -223,7 +226,7 @@ class XcDom:
         """Fill pages with bytes and zeros behind them."""
         for first in range(0, npages, CHUNK):
             count = min(CHUNK, npages - first)
-            part = payload[first << PAGE_SHIFT:(first + count) << PAGE_SHIFT]
+            part = payload[first << PAGE_SHIFT : (first + count) << PAGE_SHIFT]
             for i in range(count):
                 self.put[pfn + first + i] = bool(payload) or self.put.get(pfn + first + i, False)
             self.os.store(self.pfn_to_ptr(pfn + first, count), part.ljust(count << PAGE_SHIFT, b"\0"))
@@ -258,7 +261,7 @@ class XcDom:
         out = bytearray(npages << PAGE_SHIFT)
         for segment in self.image.segments:
             at = segment.vaddr - start
-            out[at:at + segment.memsz] = segment.data.ljust(segment.memsz, b"\0")
+            out[at : at + segment.memsz] = segment.data.ljust(segment.memsz, b"\0")
         return bytes(out)
 
     # --- xc_dom_boot_image ---
@@ -280,11 +283,15 @@ class XcDom:
         # Writable mappings of what is to become page tables would make pinning fail.
         self.unmap_all()
         self.begin("pin", f"L4 table in frame {self.mfns[layout.root]:#x}")
-        self.zero(ctrl.xc_mmuext_op(self.control, abi.MMUEXT_PIN_L4_TABLE, self.mfns[layout.root], self.domid),
-                  "pinning the page tables")
+        self.zero(
+            ctrl.xc_mmuext_op(self.control, abi.MMUEXT_PIN_L4_TABLE, self.mfns[layout.root], self.domid),
+            "pinning the page tables",
+        )
         self.begin("shared info", f"frame {self.shared_info:#x}")
-        addr = self.some(fm.xc_map_foreign_range(self.foreign, self.domid, PAGE_SIZE, PROT_READ | PROT_WRITE,
-                                                 self.shared_info), "xc_map_foreign_range")
+        addr = self.some(
+            fm.xc_map_foreign_range(self.foreign, self.domid, PAGE_SIZE, PROT_READ | PROT_WRITE, self.shared_info),
+            "xc_map_foreign_range",
+        )
         self.mappings.append((addr, 1))
         self.os.store(addr, si.shared_info_page())
         self.unmap_all()
@@ -296,15 +303,22 @@ class XcDom:
         start = 0 if disk is None else disk.first if by_pfn else layout.virt(disk.first)
         p2m = segments["p2m"]
         return si.StartInfo(
-            nr_pages=layout.nr_pages, shared_info=self.shared_info << PAGE_SHIFT,
+            nr_pages=layout.nr_pages,
+            shared_info=self.shared_info << PAGE_SHIFT,
             flags=si.SIF_MOD_START_PFN if disk is not None and by_pfn else 0,
-            store_mfn=mfns[segments["xenstore"].first], store_evtchn=self.store_port,
-            console_mfn=mfns[segments["console"].first], console_evtchn=self.console_port,
-            pt_base=layout.virt(layout.root), nr_pt_frames=len(layout.tables),
+            store_mfn=mfns[segments["xenstore"].first],
+            store_evtchn=self.store_port,
+            console_mfn=mfns[segments["console"].first],
+            console_evtchn=self.console_port,
+            pt_base=layout.virt(layout.root),
+            nr_pt_frames=len(layout.tables),
             mfn_list=layout.virt(p2m.first) if self.image.init_p2m is None else self.image.init_p2m,
-            mod_start=start, mod_len=len(self.request.ramdisk), cmd_line=self.request.cmdline,
+            mod_start=start,
+            mod_len=len(self.request.ramdisk),
+            cmd_line=self.request.cmdline,
             first_p2m_pfn=p2m.first if self.image.init_p2m is not None else 0,
-            nr_p2m_frames=p2m.npages if self.image.init_p2m is not None else 0)
+            nr_p2m_frames=p2m.npages if self.image.init_p2m is not None else 0,
+        )
 
     # --- xc_dom_gnttab_init ---
     def gnttab_init(self) -> None:
@@ -312,11 +326,14 @@ class XcDom:
         self.begin("seed grants", "0 for the console, 1 for XenStore")
         addr = self.some(
             fm.xenforeignmemory_map_resource(self.foreign, self.domid, GRANT_TABLE, 0, 0, 1, PROT_READ | PROT_WRITE),
-            "xenforeignmemory_map_resource")
+            "xenforeignmemory_map_resource",
+        )
         self.mappings.append((addr, 1))
         seeded: set[int] = set()
-        for ref, backend, name in ((CONSOLE_REF, self.request.console_domid, "console"),
-                                   (XENSTORE_REF, self.request.xenstore_domid, "xenstore")):
+        for ref, backend, name in (
+            (CONSOLE_REF, self.request.console_domid, "console"),
+            (XENSTORE_REF, self.request.xenstore_domid, "xenstore"),
+        ):
             if backend == self.domid:
                 continue
             pfn = self.layout.segments[name].first
@@ -334,8 +351,11 @@ class XcDom:
         layout = self.layout
         self.begin("vcpu", f"entry {self.image.virt_entry:#x}")
         context = si.vcpu_context(
-            self.image.virt_entry, layout.virt(layout.segments["bootstack"].first + 1),
-            layout.virt(layout.segments["start_info"].first), self.mfns[layout.root])
+            self.image.virt_entry,
+            layout.virt(layout.segments["bootstack"].first + 1),
+            layout.virt(layout.segments["start_info"].first),
+            self.mfns[layout.root],
+        )
         self.zero(ctrl.xc_vcpu_setcontext(self.control, self.domid, 0, context), "xc_vcpu_setcontext")
 
     def seal(self) -> Guest:
@@ -343,8 +363,15 @@ class XcDom:
         self.begin("seal", "own mappings dropped")
         self.unmap_all()
         segments = self.layout.segments
-        return Guest(self.domid, self.mfns[segments["console"].first], self.console_port,
-                     self.mfns[segments["xenstore"].first], self.store_port, self.request.pages, self.request.handle)
+        return Guest(
+            self.domid,
+            self.mfns[segments["console"].first],
+            self.console_port,
+            self.mfns[segments["xenstore"].first],
+            self.store_port,
+            self.request.pages,
+            self.request.handle,
+        )
 
     # --- the end ---
     def undo(self) -> bool:
@@ -360,8 +387,7 @@ class XcDom:
             self.fmem = fm.xenforeignmemory_open(self.os)
         if self.xch is None or self.fmem is None:
             return False
-        self.mappings = [(addr, count) for addr, count in self.mappings
-                         if fm.xenforeignmemory_unmap(self.fmem, addr, count)]
+        self.mappings = [(addr, count) for addr, count in self.mappings if fm.xenforeignmemory_unmap(self.fmem, addr, count)]
         if self.domid and not self.mappings and ctrl.xc_domain_destroy(self.xch, self.domid) == 0:
             self.domid = 0
         return not self.mappings and not self.domid

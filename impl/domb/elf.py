@@ -33,8 +33,9 @@ PHDR_SIZE: Final = 56
 MAX_PHDRS: Final = 64
 MAX_NOTES: Final = 1 << 16
 MAX_IMAGE: Final = 1 << 30
-REQUIRED_KNOWN: Final = frozenset({"writable_page_tables", "writable_descriptor_tables", "pae_pgdir_above_4gb",
-                                   "supervisor_mode_kernel"})
+REQUIRED_KNOWN: Final = frozenset(
+    {"writable_page_tables", "writable_descriptor_tables", "pae_pgdir_above_4gb", "supervisor_mode_kernel"}
+)
 
 
 class ElfError(ValueError):
@@ -68,7 +69,7 @@ class Image:
 def parse(raw: bytes) -> Image:
     """Read and check an image; ElfError."""
     _check_header(raw)
-    phoff, = U64.unpack_from(raw, 32)
+    (phoff,) = U64.unpack_from(raw, 32)
     try:
         loads, note_areas = _segments(raw)
     except ElfError:
@@ -97,7 +98,7 @@ def _check_header(raw: bytes) -> None:
         raise ElfError(f"is not for x86-64 (machine {machine})")
     if kind not in (2, 3):
         raise ElfError(f"is not an executable (type {kind})")
-    phoff, = U64.unpack_from(raw, 32)
+    (phoff,) = U64.unpack_from(raw, 32)
     size, count = Struct("<HH").unpack_from(raw, 54)
     if size != PHDR_SIZE or not 0 < count <= MAX_PHDRS:
         raise ElfError(f"has {count} program headers of {size} bytes; 1 to {MAX_PHDRS} of {PHDR_SIZE} can be loaded")
@@ -118,7 +119,7 @@ def _segments(raw: bytes) -> tuple[list[tuple[int, bytes, int]], list[bytes]]:
             continue
         if offset + filesz > len(raw):
             raise ElfError(f"is truncated: a segment of {filesz} bytes at {offset:#x} passes the end")
-        data = raw[offset:offset + filesz]
+        data = raw[offset : offset + filesz]
         if kind == "PT_NOTE":
             notes.append(data[:MAX_NOTES])
         elif segment["p_memsz"]:
@@ -140,8 +141,8 @@ def _xen_notes(area: bytes) -> dict[int, bytes]:
         at = desc_at + (descsz + 3 & ~3)
         if desc_at + descsz > len(area):
             raise ElfError("has a note that passes the end of its segment")
-        if area[name_at:name_at + namesz] == b"Xen\0":
-            found[kind] = area[desc_at:desc_at + descsz]
+        if area[name_at : name_at + namesz] == b"Xen\0":
+            found[kind] = area[desc_at : desc_at + descsz]
     return found
 
 
@@ -190,5 +191,6 @@ def _image(raw: bytes, loads: list[tuple[int, bytes, int]], notes: dict[int, byt
     if p2m is not None and (p2m & PAGE_MASK or not addr_ok(p2m) or not addr_ok(min(p2m + MAX_IMAGE, (1 << 64) - 1))):
         raise ElfError(f"wants its frame list at {p2m:#x}, where it cannot be")
     segments = tuple(LoadSegment(paddr + offset, data, memsz) for paddr, data, memsz in loads)
-    return Image(segments, base, entry, low, high, hypercall, p2m, bool(_number(notes, MOD_START_PFN)),
-                 _text(notes, GUEST_OS))
+    return Image(
+        segments, base, entry, low, high, hypercall, p2m, bool(_number(notes, MOD_START_PFN)), _text(notes, GUEST_OS)
+    )

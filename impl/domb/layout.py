@@ -86,8 +86,7 @@ def plan(image: Image, ramdisk_size: int, nr_pages: int) -> Layout:
         place(name, 1)
     # Behind the tables come the stack and, unmapped, what a note asked to be kept out of the main range.
     tables_at = at
-    outside = (p2m_pages if image.init_p2m is not None else 0) + (
-        pages(ramdisk_size) if image.mod_start_pfn else 0)
+    outside = (p2m_pages if image.init_p2m is not None else 0) + (pages(ramdisk_size) if image.mod_start_pfn else 0)
     count = 0
     while True:
         end = tables_at + count + 1

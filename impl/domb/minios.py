@@ -40,12 +40,12 @@ class Area:
         at = self.used.find(bytes(count)) if count > 0 else -1
         if at < 0:
             raise KernelError(ENOMEM)
-        self.used[at:at + count] = b"\1" * count
+        self.used[at : at + count] = b"\1" * count
         return at
 
     def give(self, at: int, count: int) -> None:
         """Give them back."""
-        self.used[at:at + count] = bytes(count)
+        self.used[at : at + count] = bytes(count)
 
     def in_use(self) -> int:
         """How many pages are taken."""
@@ -69,8 +69,12 @@ class MiniOs(Kernel):
         self._setup_grants()
 
     def _setup_grants(self) -> None:
-        write(self.xen, self.vcpu, self.arg_va, abi.SETUP_TABLE.pack(
-            abi.DOMID_SELF, 0, NR_GRANT_FRAMES, 0, 0, 0, self.arg_va + 64))
+        write(
+            self.xen,
+            self.vcpu,
+            self.arg_va,
+            abi.SETUP_TABLE.pack(abi.DOMID_SELF, 0, NR_GRANT_FRAMES, 0, 0, 0, self.arg_va + 64),
+        )
         rc = self.xen.call(self.vcpu, abi.HYPERVISOR_GRANT_TABLE_OP, abi.GNTTABOP_SETUP_TABLE, self.arg_va, 1)
         raw = read(self.xen, self.vcpu, self.arg_va, 24) or bytes(24)
         if rc or abi.SETUP_TABLE.unpack(raw)[3]:
@@ -86,7 +90,7 @@ class MiniOs(Kernel):
     def alloc_pages(self, count: int) -> list[Frame]:
         """Zeroed pages whose addresses follow each other."""
         first = self.ram.take(count)
-        frames = self.layout.pages[first:first + count]
+        frames = self.layout.pages[first : first + count]
         for frame in frames:
             frame.data = None
         return frames
@@ -123,14 +127,16 @@ class MiniOs(Kernel):
         """Map frames of a domain in a row: (address, 0 or -errno for each)."""
         first = self.demand.take(len(mfns))
         flags = PTE_P | PTE_USER | PTE_A | PTE_D | (PTE_RW if writable else 0)
-        errors = [self.mmu_update(self.layout.window_maddr(first + i), ((mfn << 12) & U64_MASK) | flags, domid)
-                  for i, mfn in enumerate(mfns)]
+        errors = [
+            self.mmu_update(self.layout.window_maddr(first + i), ((mfn << 12) & U64_MASK) | flags, domid)
+            for i, mfn in enumerate(mfns)
+        ]
         return self.layout.window_va(first), errors
 
     def unmap_frames(self, addr: int, count: int) -> None:
         """Unmap a row of foreign pages, in the TLB too: its owner may use them next. EINVAL if that is not one."""
         first = self.slot_of(addr)
-        if count < 1 or 0 in self.demand.used[first:first + count] or first + count > len(self.demand.used):
+        if count < 1 or 0 in self.demand.used[first : first + count] or first + count > len(self.demand.used):
             raise KernelError(EINVAL)
         for i in range(first, first + count):
             self.mmu_update(self.layout.window_maddr(i), 0, abi.DOMID_SELF)

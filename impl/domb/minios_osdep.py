@@ -103,9 +103,7 @@ class MiniOsOsdep(Osdep):
         """Nothing to keep."""
         return self._open("gntshr")
 
-    def gntshr_share(
-        self, fd: int, domid: int, count: int, writable: bool, offset: int, port: int
-    ) -> tuple[int, list[int]]:
+    def gntshr_share(self, fd: int, domid: int, count: int, writable: bool, offset: int, port: int) -> tuple[int, list[int]]:
         """Pages in a row, each granted."""
         if (offset, port) != (NO_NOTIFY, NO_NOTIFY):
             raise KernelError(ENOSYS)
@@ -178,8 +176,9 @@ class MiniOsOsdep(Osdep):
 
     def evtchn_bind_interdomain(self, fd: int, domid: int, port: int) -> int:
         """bind_interdomain."""
-        return self._bind(fd, abi.EVTCHNOP_BIND_INTERDOMAIN,
-                          DOMID_PORT.pack(domid & 0xFFFF, 0, port & 0xFFFFFFFF, 0), "bind")
+        return self._bind(
+            fd, abi.EVTCHNOP_BIND_INTERDOMAIN, DOMID_PORT.pack(domid & 0xFFFF, 0, port & 0xFFFFFFFF, 0), "bind"
+        )
 
     def evtchn_bind_unbound_port(self, fd: int, domid: int) -> int:
         """alloc_unbound."""

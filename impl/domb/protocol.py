@@ -22,8 +22,17 @@ REPLY: Final = 0x8000
 CREATE, PAUSE, UNPAUSE, DESTROY, INFO = 1, 2, 3, 4, 5
 # DomB to Dom0's file proxy
 FILE_OPEN, FILE_STAT, FILE_READ, FILE_CLOSE = 0x21, 0x22, 0x23, 0x24
-NAMES: Final = {CREATE: "create", PAUSE: "pause", UNPAUSE: "unpause", DESTROY: "destroy", INFO: "info",
-                FILE_OPEN: "open", FILE_STAT: "stat", FILE_READ: "read", FILE_CLOSE: "close"}
+NAMES: Final = {
+    CREATE: "create",
+    PAUSE: "pause",
+    UNPAUSE: "unpause",
+    DESTROY: "destroy",
+    INFO: "info",
+    FILE_OPEN: "open",
+    FILE_STAT: "stat",
+    FILE_READ: "read",
+    FILE_CLOSE: "close",
+}
 LEFT_ORDER: Final = 13  # Dom0 writes: file contents
 RIGHT_ORDER: Final = 12  # DomB writes: requests for files, answers
 DOMID: Final = Struct("<H")
@@ -73,7 +82,7 @@ def unpack_create(body: bytes) -> CreateRequest:
     """Read a body; ProtocolError."""
     try:
         pages, *sizes = CREATE_HEAD.unpack_from(body)
-        rest = body[CREATE_HEAD.size:]
+        rest = body[CREATE_HEAD.size :]
         if max(sizes) > PATH_MAX or sum(sizes) != len(rest):
             raise ProtocolError("lengths do not add up")
         texts = []
@@ -87,8 +96,7 @@ def unpack_create(body: bytes) -> CreateRequest:
 
 def pack_guest(guest: Guest) -> bytes:
     """The answer to a create request."""
-    return GUEST.pack(guest.domid, 0, guest.console_port, guest.store_port, guest.console_mfn, guest.store_mfn,
-                      guest.pages)
+    return GUEST.pack(guest.domid, 0, guest.console_port, guest.store_port, guest.console_mfn, guest.store_mfn, guest.pages)
 
 
 def unpack_guest(body: bytes) -> Guest:
@@ -121,4 +129,4 @@ class Pipe:
             raise ProtocolError(f"header {raw.hex()}")
         # The header decided on is the one copied above, whatever the peer writes meanwhile.
         whole = self.chan.recv(HEADER.size + length)
-        return None if whole is None else Message(op, number, status, whole[HEADER.size:])
+        return None if whole is None else Message(op, number, status, whole[HEADER.size :])

@@ -35,7 +35,7 @@ def fetch(path: str, limit: int = p.MAX_FILE) -> Fetch:
 
     The size is what stat said first; a file that ends earlier or changes meanwhile is an error.
     """
-    fd, = _fields(p.FD, (yield p.FILE_OPEN, path.encode()))
+    (fd,) = _fields(p.FD, (yield p.FILE_OPEN, path.encode()))
     try:
         before = _fields(p.STAT, (yield p.FILE_STAT, p.FD.pack(fd)))
         size: int = before[0]
@@ -85,8 +85,12 @@ class BuilderService:
     """The service of one DomB. `log` hears what it does; `on_step` sees each step of a build and may stop it."""
 
     def __init__(
-        self, os: Osdep, client: int = 0, log: Log = quiet,
-        on_step: Hook = lambda step, what: None, publish: Callable[[Offer], None] = lambda offer: None,
+        self,
+        os: Osdep,
+        client: int = 0,
+        log: Log = quiet,
+        on_step: Hook = lambda step, what: None,
+        publish: Callable[[Offer], None] = lambda offer: None,
     ) -> None:
         self.os = os
         self.client = client
@@ -188,7 +192,7 @@ class BuilderService:
     def _post(self, op: int, number: int, status: int = 0, body: bytes = b"") -> None:
         if len(self.outbox) >= MAX_OUTBOX:
             raise p.ProtocolError("the client does not read its answers")
-        self.outbox.append(p.Message(op, number, status, body[:p.MAX_BODY]))
+        self.outbox.append(p.Message(op, number, status, body[: p.MAX_BODY]))
 
     # --- requests ---
     def _handle(self, message: p.Message) -> None:
@@ -228,8 +232,14 @@ class BuilderService:
         kernel = yield from fetch(wanted.kernel)
         self.log("DomB", "file proxy", f"read {wanted.kernel}: {len(kernel)} bytes")
         self.builds += 1
-        request = Request(kernel, pages=wanted.pages, cmdline=wanted.cmdline.encode(), console_domid=self.client,
-                          xenstore_domid=self.client, handle=HANDLE.pack(b"DomB", self.builds))
+        request = Request(
+            kernel,
+            pages=wanted.pages,
+            cmdline=wanted.cmdline.encode(),
+            console_domid=self.client,
+            xenstore_domid=self.client,
+            handle=HANDLE.pack(b"DomB", self.builds),
+        )
         if wanted.ramdisk:
             disk = yield from fetch(wanted.ramdisk)
             self.log("DomB", "file proxy", f"read {wanted.ramdisk}: {len(disk)} bytes")

@@ -50,9 +50,23 @@ class StartInfo:
     def pack(self) -> bytes:
         """A page."""
         return START_INFO.pack(
-            MAGIC, self.nr_pages, self.shared_info, self.flags, self.store_mfn, self.store_evtchn, self.console_mfn,
-            self.console_evtchn, self.pt_base, self.nr_pt_frames, self.mfn_list, self.mod_start, self.mod_len,
-            self.cmd_line[:1023], self.first_p2m_pfn, self.nr_p2m_frames).ljust(PAGE_SIZE, b"\0")
+            MAGIC,
+            self.nr_pages,
+            self.shared_info,
+            self.flags,
+            self.store_mfn,
+            self.store_evtchn,
+            self.console_mfn,
+            self.console_evtchn,
+            self.pt_base,
+            self.nr_pt_frames,
+            self.mfn_list,
+            self.mod_start,
+            self.mod_len,
+            self.cmd_line[:1023],
+            self.first_p2m_pfn,
+            self.nr_p2m_frames,
+        ).ljust(PAGE_SIZE, b"\0")
 
 
 def unpack(raw: bytes) -> StartInfo | None:

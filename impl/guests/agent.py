@@ -107,8 +107,10 @@ class TestGuest:
         bss = b"".join(self.memory.load(self.data(1 + i), PAGE_SIZE) for i in range(test_kernel.BSS_PAGES))
         disk = self.memory.load(info.mod_start, info.mod_len) if info.mod_len else b""
         digest = sha256(disk).hexdigest()[:16] if disk else "none"
-        self.say(b"%s: %d pages, bss %s, ramdisk %s, command line '%s'\n" % (
-            banner, info.nr_pages, b"zero" if not any(bss) else b"DIRTY", digest.encode(), info.cmd_line))
+        self.say(
+            b"%s: %d pages, bss %s, ramdisk %s, command line '%s'\n"
+            % (banner, info.nr_pages, b"zero" if not any(bss) else b"DIRTY", digest.encode(), info.cmd_line)
+        )
 
     # --- console ---
     def say(self, text: bytes) -> None:

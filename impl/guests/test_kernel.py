@@ -80,10 +80,26 @@ def build_kernel(source: Source | None = None) -> bytes:
     source = source if source is not None else Source()
     note = notes(source)
     text_at, data_at, note_at = PAGE, 3 * PAGE, 4 * PAGE
-    headers = [(PT_LOAD, 5, text_at, TEXT_PFN, 2 * PAGE, 2 * PAGE), (PT_LOAD, 6, data_at, DATA_PFN, PAGE,
-                                                                      (1 + BSS_PAGES) * PAGE)]
-    out = EHDR.pack(b"\x7fELF\2\1\1".ljust(16, b"\0"), 2, 62, 1, source.virt_base + TEXT_PFN * PAGE, EHDR.size, 0, 0,
-                    EHDR.size, PHDR.size, len(headers) + 1, 0, 0, 0)
+    headers = [
+        (PT_LOAD, 5, text_at, TEXT_PFN, 2 * PAGE, 2 * PAGE),
+        (PT_LOAD, 6, data_at, DATA_PFN, PAGE, (1 + BSS_PAGES) * PAGE),
+    ]
+    out = EHDR.pack(
+        b"\x7fELF\2\1\1".ljust(16, b"\0"),
+        2,
+        62,
+        1,
+        source.virt_base + TEXT_PFN * PAGE,
+        EHDR.size,
+        0,
+        0,
+        EHDR.size,
+        PHDR.size,
+        len(headers) + 1,
+        0,
+        0,
+        0,
+    )
     for kind, flags, at, pfn, filesz, memsz in headers:
         out += PHDR.pack(kind, flags, at, source.virt_base + pfn * PAGE, pfn * PAGE, filesz, memsz, PAGE)
     out += PHDR.pack(PT_NOTE, 4, note_at, 0, 0, len(note), len(note), 4)

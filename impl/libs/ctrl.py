@@ -89,8 +89,20 @@ def _domctl(xch: XcInterface, cmd: int, domid: int, body: bytes) -> bytes:
 def xc_domain_create(xch: XcInterface, config: CreateDomain) -> int:
     """A new paused, empty domain: its id, or -1 (in C the id comes back by a pointer)."""
     body = abi.CREATEDOMAIN.pack(
-        config.ssidref, config.handle, config.flags, 0, config.max_vcpus, config.max_evtchn_port,
-        config.max_grant_frames, config.max_maptrack_frames, config.grant_opts, 0, 0, 0, 0)
+        config.ssidref,
+        config.handle,
+        config.flags,
+        0,
+        config.max_vcpus,
+        config.max_evtchn_port,
+        config.max_grant_frames,
+        config.max_maptrack_frames,
+        config.grant_opts,
+        0,
+        0,
+        0,
+        0,
+    )
     domid: int = abi.U16.unpack_from(_domctl(xch, abi.DOMCTL_CREATEDOMAIN, 0, body), 8)[0]
     return domid
 
@@ -168,7 +180,7 @@ def xc_domain_populate_physmap_exact(xch: XcInterface, domid: int, pfns: Sequenc
     os = xch.os
     mfns: list[int] = []
     for first in range(0, len(pfns), POPULATE_BATCH):
-        part = pfns[first:first + POPULATE_BATCH]
+        part = pfns[first : first + POPULATE_BATCH]
         at = os.buffer(len(part) * 8)
         try:
             os.store(at, b"".join(U64.pack(pfn) for pfn in part))

@@ -70,9 +70,7 @@ class FreeBsdOsdep(UnixOsdep):
         """Not there."""
         raise OsError(ENOSYS)
 
-    def gntshr_share(
-        self, fd: int, domid: int, count: int, writable: bool, offset: int, port: int
-    ) -> tuple[int, list[int]]:
+    def gntshr_share(self, fd: int, domid: int, count: int, writable: bool, offset: int, port: int) -> tuple[int, list[int]]:
         """ALLOC_GREF with a pointer to where the references go, mmap, notify, DEALLOC_GREF."""
         if count < 1:
             raise OsError(EINVAL)

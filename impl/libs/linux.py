@@ -249,9 +249,7 @@ class LinuxOsdep(UnixOsdep):
         """gntalloc."""
         return self.driver.open(GNTALLOC)
 
-    def gntshr_share(
-        self, fd: int, domid: int, count: int, writable: bool, offset: int, port: int
-    ) -> tuple[int, list[int]]:
+    def gntshr_share(self, fd: int, domid: int, count: int, writable: bool, offset: int, port: int) -> tuple[int, list[int]]:
         """ALLOC_GREF, mmap, SET_UNMAP_NOTIFY, and DEALLOC_GREF at once: the mapping alone keeps the pages."""
         if count < 1:
             raise OsError(EINVAL)

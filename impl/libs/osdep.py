@@ -121,9 +121,7 @@ class Osdep:
         """A descriptor for sharing pages."""
         raise OsError(EOPNOTSUPP)
 
-    def gntshr_share(
-        self, fd: int, domid: int, count: int, writable: bool, offset: int, port: int
-    ) -> tuple[int, list[int]]:
+    def gntshr_share(self, fd: int, domid: int, count: int, writable: bool, offset: int, port: int) -> tuple[int, list[int]]:
         """Fresh pages shared with a domain: (address, references)."""
         raise OsError(EOPNOTSUPP)
 

@@ -143,8 +143,10 @@ class Vchan:
 
     def connect_rings(self, left: tuple[int, int], right: tuple[int, int]) -> None:
         """Rings from (address, order) of their buffers."""
-        rings = [RingAt(addr, 1 << order, self.page + index[0], self.page + index[1])
-                 for (addr, order), index in ((left, LEFT), (right, RIGHT))]
+        rings = [
+            RingAt(addr, 1 << order, self.page + index[0], self.page + index[1])
+            for (addr, order), index in ((left, LEFT), (right, RIGHT))
+        ]
         mine, other = (rings[1], rings[0]) if self.server else (rings[0], rings[1])
         self.writer, self.reader = Writer(self.os, mine), Reader(self.os, other)
 
@@ -205,8 +207,11 @@ def client_init(os: Osdep, offer: Offer) -> Vchan:
         if chan.xgt is None or chan.xce is None:
             raise OsError(os.errno)
         chan.port = chan.need(ev.xenevtchn_bind_interdomain(chan.xce, offer.domid, offer.port))
-        page = chan.need(gt.xengnttab_map_grant_ref_notify(
-            chan.xgt, offer.domid, offer.ring_ref, PROT_READ | PROT_WRITE, CLI_LIVE, chan.port))
+        page = chan.need(
+            gt.xengnttab_map_grant_ref_notify(
+                chan.xgt, offer.domid, offer.ring_ref, PROT_READ | PROT_WRITE, CLI_LIVE, chan.port
+            )
+        )
         chan.areas.append((page, 1))
         raw = os.load(page, 1 << PAGE_SHIFT)  # the copy that is checked and used
         left, right = ORDER_PAIR.unpack_from(raw, ORDERS)
@@ -220,7 +225,7 @@ def client_init(os: Osdep, offer: Offer) -> Vchan:
             count = 1 << (order - PAGE_SHIFT)
             if at + 4 * count > 1024:
                 raise OsError(EINVAL)
-            refs = unpack(f"<{count}I", raw[at:at + 4 * count])
+            refs = unpack(f"<{count}I", raw[at : at + 4 * count])
             at += 4 * count
             area = chan.need(gt.xengnttab_map_domain_grant_refs(chan.xgt, offer.domid, refs, prot))
             chan.areas.append((area, count))

@@ -105,7 +105,7 @@ class Writer:
 
     def put(self, payload: bytes) -> int:
         """Write as much as fits; how much that was."""
-        part = payload[:self.space()]
+        part = payload[: self.space()]
         if not part:
             return 0
         ring = self.ring

@@ -50,6 +50,6 @@ class Xenbus:
             end = XS_HEADER.size + length
             if length > XS_PAYLOAD_MAX or len(self.received) < end:
                 break
-            out.append((kind, number, self.received[XS_HEADER.size:end]))
+            out.append((kind, number, self.received[XS_HEADER.size : end]))
             self.received = self.received[end:]
         return out

@@ -17,8 +17,9 @@ class RingMapping:
 
     __slots__ = ("addr", "by", "fmem", "xgt")
 
-    def __init__(self, os: Osdep, xgt: gt.XenGnttab | None, fmem: fm.XenForeignMemory | None, domid: int, ref: int,
-                 mfn: int) -> None:
+    def __init__(
+        self, os: Osdep, xgt: gt.XenGnttab | None, fmem: fm.XenForeignMemory | None, domid: int, ref: int, mfn: int
+    ) -> None:
         self.xgt = xgt
         self.fmem = fmem
         self.by = "grant"

@@ -108,8 +108,7 @@ class RemoteService:
 
     where = "DomB"
 
-    def __init__(self, os: Osdep, offer: Offer, files: FileProxy, pump: Callable[[], bool],
-                 log: Log = quiet) -> None:
+    def __init__(self, os: Osdep, offer: Offer, files: FileProxy, pump: Callable[[], bool], log: Log = quiet) -> None:
         try:
             self.chan = client_init(os, offer)
         except OSError as exc:
@@ -198,8 +197,9 @@ class RemoteService:
         self.files.close_all()
 
 
-def find(os: Osdep, files: FileProxy, offer: Callable[[], Offer | None], pump: Callable[[], bool], on_step: Hook,
-         log: Log = quiet) -> Service:
+def find(
+    os: Osdep, files: FileProxy, offer: Callable[[], Offer | None], pump: Callable[[], bool], on_step: Hook, log: Log = quiet
+) -> Service:
     """The service of this system; ToolError if there is neither."""
     xch = ctrl.xc_interface_open(os)
     if xch is not None:

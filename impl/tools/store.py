@@ -132,8 +132,11 @@ class Store:
         """Names of the children, in order."""
         self._node(domid, path, "r")
         prefix = path.rstrip("/") + "/"
-        return sorted(each[len(prefix):] for each in self.nodes
-                      if each.startswith(prefix) and each != "/" and "/" not in each[len(prefix):])
+        return sorted(
+            each[len(prefix) :]
+            for each in self.nodes
+            if each.startswith(prefix) and each != "/" and "/" not in each[len(prefix) :]
+        )
 
     def _create(self, domid: int, path: str) -> Node:
         missing = []
@@ -193,8 +196,10 @@ class Store:
 
     def _remove(self, path: str) -> list[Change]:
         """It and all below it, children first; of those only watches of their very own hear."""
-        gone = sorted((each for each in self.nodes if each == path or each.startswith(path + "/")),
-                      key=lambda each: [*each.split("/"), "\x7f"])
+        gone = sorted(
+            (each for each in self.nodes if each == path or each.startswith(path + "/")),
+            key=lambda each: [*each.split("/"), "\x7f"],
+        )
         changes = [self._change(each, exact=each != path) for each in gone]
         for each in gone:
             self._count(self.nodes.pop(each).owner, -1)

@@ -77,7 +77,7 @@ class Connection:
         end = XS_HEADER.size + length
         if len(self.received) < end:
             return None
-        payload = self.received[XS_HEADER.size:end]
+        payload = self.received[XS_HEADER.size : end]
         self.received = self.received[end:]
         return kind, number, tx_id, payload
 
@@ -184,7 +184,7 @@ class Xenstored:
             if len(words) < 2:
                 raise XsError("EINVAL")
             path = self._path(words[0], domid)
-            self._fire(self.store.write(domid, path, payload[len(words[0]) + 1:]))
+            self._fire(self.store.write(domid, path, payload[len(words[0]) + 1 :]))
             return OK
         if words[-1]:
             raise XsError("EINVAL")
@@ -194,12 +194,21 @@ class Xenstored:
         return handler(domid, words[:-1])
 
     def _handlers(self) -> dict[int, Callable[[int, list[bytes]], bytes]]:
-        return {pages.XS_READ: self._read, pages.XS_DIRECTORY: self._directory, pages.XS_MKDIR: self._mkdir,
-                pages.XS_RM: self._rm, pages.XS_GET_PERMS: self._get_perms, pages.XS_SET_PERMS: self._set_perms,
-                pages.XS_WATCH: self._watch, pages.XS_UNWATCH: self._unwatch,
-                pages.XS_GET_DOMAIN_PATH: self._domain_path, pages.XS_RESET_WATCHES: self._reset_watches,
-                pages.XS_INTRODUCE: self._introduce, pages.XS_RELEASE: self._release,
-                pages.XS_IS_DOMAIN_INTRODUCED: self._introduced}
+        return {
+            pages.XS_READ: self._read,
+            pages.XS_DIRECTORY: self._directory,
+            pages.XS_MKDIR: self._mkdir,
+            pages.XS_RM: self._rm,
+            pages.XS_GET_PERMS: self._get_perms,
+            pages.XS_SET_PERMS: self._set_perms,
+            pages.XS_WATCH: self._watch,
+            pages.XS_UNWATCH: self._unwatch,
+            pages.XS_GET_DOMAIN_PATH: self._domain_path,
+            pages.XS_RESET_WATCHES: self._reset_watches,
+            pages.XS_INTRODUCE: self._introduce,
+            pages.XS_RELEASE: self._release,
+            pages.XS_IS_DOMAIN_INTRODUCED: self._introduced,
+        }
 
     @staticmethod
     def _path(raw: bytes, domid: int) -> str:

@@ -23,8 +23,7 @@ from bulkhead.impl.xen.abi import EIO, ESRCH
 class Xl:
     """The tool with its connections."""
 
-    def __init__(self, service: Service, xenstored: Xenstored, xenconsoled: Xenconsoled,
-                 log: Log = quiet) -> None:
+    def __init__(self, service: Service, xenstored: Xenstored, xenconsoled: Xenconsoled, log: Log = quiet) -> None:
         self.service = service
         self.xenstored = xenstored
         self.xenconsoled = xenconsoled
@@ -53,8 +52,12 @@ class Xl:
         try:
             words = b"%d\0%d\0%d\0" % (domid, guest.store_mfn, guest.store_port)
             self.xenstored.request(0, pages.XS_INTRODUCE, 0, words)
-            for node, value in (("name", name), ("domid", str(domid)), ("console/port", str(guest.console_port)),
-                                ("memory/target", str(guest.pages * 4))):
+            for node, value in (
+                ("name", name),
+                ("domid", str(domid)),
+                ("console/port", str(guest.console_port)),
+                ("memory/target", str(guest.pages * 4)),
+            ):
                 self.xenstored.request(0, pages.XS_WRITE, 0, f"{home(domid)}/{node}\0{value}".encode())
         except XsError as exc:
             raise ToolError(f"create: XenStore says {exc}", EIO) from exc

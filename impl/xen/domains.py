@@ -30,8 +30,7 @@ class VCpu:
     `context` is the vcpu_guest_context its builder set, None before.
     """
 
-    __slots__ = ("context", "cr3", "domain", "maptrack_head", "maptrack_tail", "online", "tlb", "user_cr3",
-                 "vcpu_id")
+    __slots__ = ("context", "cr3", "domain", "maptrack_head", "maptrack_tail", "online", "tlb", "user_cr3", "vcpu_id")
 
     def __init__(self, vcpu_id: int, domain: Domain) -> None:
         self.vcpu_id = vcpu_id

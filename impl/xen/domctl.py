@@ -30,12 +30,21 @@ INFO_DYING = 1
 INFO_SHUTDOWN = 4
 INFO_PAUSED = 8
 INFO_HVM = 2
-KNOWN = frozenset({
-    abi.DOMCTL_CREATEDOMAIN, abi.DOMCTL_DESTROYDOMAIN, abi.DOMCTL_PAUSEDOMAIN, abi.DOMCTL_UNPAUSEDOMAIN,
-    abi.DOMCTL_MAX_MEM, abi.DOMCTL_MAX_VCPUS,
-    abi.DOMCTL_SETVCPUCONTEXT, abi.DOMCTL_HYPERCALL_INIT, abi.DOMCTL_SHADOW_OP, abi.DOMCTL_GETVCPUCONTEXT,
-    abi.DOMCTL_GETPAGEFRAMEINFO3,
-})
+KNOWN = frozenset(
+    {
+        abi.DOMCTL_CREATEDOMAIN,
+        abi.DOMCTL_DESTROYDOMAIN,
+        abi.DOMCTL_PAUSEDOMAIN,
+        abi.DOMCTL_UNPAUSEDOMAIN,
+        abi.DOMCTL_MAX_MEM,
+        abi.DOMCTL_MAX_VCPUS,
+        abi.DOMCTL_SETVCPUCONTEXT,
+        abi.DOMCTL_HYPERCALL_INIT,
+        abi.DOMCTL_SHADOW_OP,
+        abi.DOMCTL_GETVCPUCONTEXT,
+        abi.DOMCTL_GETPAGEFRAMEINFO3,
+    }
+)
 
 
 def do_domctl(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int) -> Generator[str, None, int]:
@@ -129,8 +138,9 @@ def _destroy(xen: Xen, domain: Domain, arg: int) -> Generator[str, None, int]:
 
 
 def _create(xen: Xen, body: bytes, domid: int) -> Domain | int:
-    (ssidref, handle, flags, iommu_opts, max_vcpus, max_port, grants, track, grant_opts, vmtrace, pool, emulation,
-     misc) = abi.CREATEDOMAIN.unpack_from(body)
+    (ssidref, handle, flags, iommu_opts, max_vcpus, max_port, grants, track, grant_opts, vmtrace, pool, emulation, misc) = (
+        abi.CREATEDOMAIN.unpack_from(body)
+    )
     domid = pick_domid(xen, domid)
     if domid < 0:
         return domid
@@ -138,9 +148,18 @@ def _create(xen: Xen, body: bytes, domid: int) -> Domain | int:
     if rc:
         return rc
     made = create_domain(
-        xen, domid, external=bool(flags & abi.CDF_HVM), max_vcpus=max_vcpus, max_grant_frames=grants,
-        max_maptrack_frames=track, grant_version=grant_opts & 0xF, xs_domain=bool(flags & abi.CDF_XS_DOMAIN),
-        max_evtchn_port=max_port, handle=handle, ssidref=ssidref, checks=partial(_late_checks, xen, flags, emulation, pool),
+        xen,
+        domid,
+        external=bool(flags & abi.CDF_HVM),
+        max_vcpus=max_vcpus,
+        max_grant_frames=grants,
+        max_maptrack_frames=track,
+        grant_version=grant_opts & 0xF,
+        xs_domain=bool(flags & abi.CDF_XS_DOMAIN),
+        max_evtchn_port=max_port,
+        handle=handle,
+        ssidref=ssidref,
+        checks=partial(_late_checks, xen, flags, emulation, pool),
     )
     if not isinstance(made, int):
         made.emulation = emulation
@@ -180,7 +199,21 @@ def info(domain: Domain) -> bytes:
     flags |= INFO_SHUTDOWN if domain.crashed else 0
     shared = domain.shared_info.mfn if domain.shared_info is not None else 0
     return abi.GETDOMAININFO.pack(
-        domain.domid, 0, flags, domain.tot_pages, domain.max_pages, domain.claim, 0, 0, shared, 0,
-        sum(each.online for each in domain.vcpus), len(domain.vcpus) - 1 if domain.vcpus else abi.INVALID_VCPU_ID,
-        domain.ssidref, domain.handle, 0, 0, domain.emulation,
+        domain.domid,
+        0,
+        flags,
+        domain.tot_pages,
+        domain.max_pages,
+        domain.claim,
+        0,
+        0,
+        shared,
+        0,
+        sum(each.online for each in domain.vcpus),
+        len(domain.vcpus) - 1 if domain.vcpus else abi.INVALID_VCPU_ID,
+        domain.ssidref,
+        domain.handle,
+        0,
+        0,
+        domain.emulation,
     )

@@ -66,9 +66,13 @@ def _refused(vcpu: VCpu, given: _Side, wanted: _Side, done: int) -> int | None:
     """What the numbers alone decide: 0 (all is done), -errno, or None."""
     if max(given.order, wanted.order) > max_order(vcpu.domain):
         return -EPERM
-    if (done > given.nr or given.domid != wanted.domid or (U64_MASK >> given.order) < given.nr
-            or (U64_MASK >> wanted.order) < wanted.nr
-            or (given.nr << given.order) & U64_MASK != (wanted.nr << wanted.order) & U64_MASK):
+    if (
+        done > given.nr
+        or given.domid != wanted.domid
+        or (U64_MASK >> given.order) < given.nr
+        or (U64_MASK >> wanted.order) < wanted.nr
+        or (given.nr << given.order) & U64_MASK != (wanted.nr << wanted.order) & U64_MASK
+    ):
         return -EINVAL
     if done == given.nr:
         return 0
@@ -76,7 +80,8 @@ def _refused(vcpu: VCpu, given: _Side, wanted: _Side, done: int) -> int | None:
     larger = max(given.order - wanted.order, 0)
     first = done << larger >> smaller
     if not handle_okay(vcpu, (given.at + done * 8) & U64_MASK, given.nr - done, 8) or not handle_okay(
-            vcpu, (wanted.at + first * 8) & U64_MASK, max(wanted.nr - first, 0), 8):
+        vcpu, (wanted.at + first * 8) & U64_MASK, max(wanted.nr - first, 0), 8
+    ):
         return -EFAULT
     return None
 

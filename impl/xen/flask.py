@@ -18,20 +18,47 @@ if TYPE_CHECKING:
 
 DOM0: Final = "dom0_t"
 # domain_comms and domain_self_comms: event channels, and grants to map, unmap and copy, both ways.
-COMMS: Final = frozenset({
-    (DOM0, DOM0), (DOM0, "domU_t"), (DOM0, "isolated_domU_t"), ("domU_t", "domU_t"),
-    ("domU_t", "domU_t_self"), ("isolated_domU_t", "isolated_domU_t_self"),
-})
+COMMS: Final = frozenset(
+    {
+        (DOM0, DOM0),
+        (DOM0, "domU_t"),
+        (DOM0, "isolated_domU_t"),
+        ("domU_t", "domU_t"),
+        ("domU_t", "domU_t_self"),
+        ("isolated_domU_t", "isolated_domU_t_self"),
+    }
+)
 # declare_domain: what a domain may do to itself. (Status and reset of event channels are taken to go with having them.)
-SELF: Final = frozenset({
-    "grant_setup", "grant_query_size", "memory_adjust_reservation", "memory_stat_reservation", "physmap", "mmu_update",
-    "update_va_mapping", "mmuext_op", "evtchn_status", "evtchn_reset",
-})
+SELF: Final = frozenset(
+    {
+        "grant_setup",
+        "grant_query_size",
+        "memory_adjust_reservation",
+        "memory_stat_reservation",
+        "physmap",
+        "mmu_update",
+        "update_va_mapping",
+        "mmuext_op",
+        "evtchn_status",
+        "evtchn_reset",
+    }
+)
 # create_domain, migrate_domain_out: what Dom0 may do to a guest.
-CREATOR: Final = frozenset({
-    "grant_setup", "memory_adjust_reservation", "memory_stat_reservation", "physmap", "map_gmfn_foreign", "mmu_update",
-    "update_va_mapping", "mmuext_op", "domain_resource_map", "evtchn_status", "evtchn_reset",
-})
+CREATOR: Final = frozenset(
+    {
+        "grant_setup",
+        "memory_adjust_reservation",
+        "memory_stat_reservation",
+        "physmap",
+        "map_gmfn_foreign",
+        "mmu_update",
+        "update_va_mapping",
+        "mmuext_op",
+        "domain_resource_map",
+        "evtchn_status",
+        "evtchn_reset",
+    }
+)
 
 
 class FlaskPolicy:

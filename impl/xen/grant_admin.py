@@ -175,15 +175,13 @@ def swap_grant_ref(vcpu: VCpu, ref_a: int, ref_b: int) -> int:
     if table.version == 2:
         pairs.append((table.status_at(ref_a), table.status_at(ref_b), 2))
     for (one, i), (two, j), count in pairs:
-        keep = bytes(one[i:i + count])
-        one[i:i + count] = two[j:j + count]
-        two[j:j + count] = keep
+        keep = bytes(one[i : i + count])
+        one[i : i + count] = two[j : j + count]
+        two[j : j + count] = keep
     return GNTST_OKAY
 
 
-def cache_flush(
-    xen: Xen, vcpu: VCpu, address: int, offset: int, length: int, op: int, first_ref: int
-) -> int:
+def cache_flush(xen: Xen, vcpu: VCpu, address: int, offset: int, length: int, op: int, first_ref: int) -> int:
     """GNTTABOP_cache_flush of one range on x86, where cleaning is all there is; 0 or -errno.
 
     The page must be the caller's, or granted to it by an entry in use of its owner's; the search begins at `first_ref`.
@@ -201,8 +199,9 @@ def cache_flush(
     if owner is None or owner.grant_table is None:
         return -EPERM
     if owner is not vcpu.domain and not any(
-            act.pin and act.domid == vcpu.domain.domid and act.frame is frame
-            for act in owner.grant_table.active[first_ref:owner.grant_table.nr_entries]):
+        act.pin and act.domid == vcpu.domain.domid and act.frame is frame
+        for act in owner.grant_table.active[first_ref : owner.grant_table.nr_entries]
+    ):
         return -EINVAL
     return -EOPNOTSUPP if op == GNTTAB_CACHE_INVAL else 0
 

@@ -84,8 +84,12 @@ def acquire(
             act.trans_dom = granter
             act.trans_gref = ref
             act.frame = frame
-        elif (act.frame is not frame or act.trans_dom is not granter or act.trans_gref != ref
-              or (act.sub_page and (act.start != start or act.length != length))):
+        elif (
+            act.frame is not frame
+            or act.trans_dom is not granter
+            or act.trans_gref != ref
+            or (act.sub_page and (act.start != start or act.length != length))
+        ):
             # A writer joining readers must ask for the very frame that is pinned. Bounds are compared only where
             # the use in being is itself of part of a page; a whole-page use keeps its whole-page bounds.
             xen.frames.put_page(frame)
@@ -125,9 +129,22 @@ def _acquire_transitive(
         inner.put()
         table.reduce_status(ref, act, readonly)
         return status, None, 0, 0
-    if (table.version != 2 or act.pin != old_pin or (old_pin and (
-            act.domid != user or act.frame is not frame or act.start != start or act.length != length
-            or act.trans_dom is not inner or act.trans_gref != trans_gref or not act.sub_page))):
+    if (
+        table.version != 2
+        or act.pin != old_pin
+        or (
+            old_pin
+            and (
+                act.domid != user
+                or act.frame is not frame
+                or act.start != start
+                or act.length != length
+                or act.trans_dom is not inner
+                or act.trans_gref != trans_gref
+                or not act.sub_page
+            )
+        )
+    ):
         release(xen, inner, trans_gref, readonly)
         inner.put()
         table.reduce_status(ref, act, readonly)
@@ -165,8 +182,7 @@ def _claim(
 ) -> Generator[str, None, Acquired]:
     """One side of a copy: its frame with a page (and, to write, a type) reference."""
     if by_ref:
-        got = yield from acquire(xen, domain, ptr & 0xFFFFFFFF, vcpu.domain.domid, readonly,
-                                 xen.options.transitive)
+        got = yield from acquire(xen, domain, ptr & 0xFFFFFFFF, vcpu.domain.domid, readonly, xen.options.transitive)
         status, frame, start, length = got
         if status or frame is None:
             return got
@@ -200,14 +216,22 @@ def forward_copy(data: bytearray, dst: int, src: int, length: int) -> None:
     """
     words = length & ~7
     for i in range(0, words, 8):
-        data[dst + i:dst + i + 8] = data[src + i:src + i + 8]
+        data[dst + i : dst + i + 8] = data[src + i : src + i + 8]
     for i in range(words, length):
         data[dst + i] = data[src + i]
 
 
 def copy_one(
-    xen: Xen, vcpu: VCpu, src: int, src_dom: int, src_off: int, dst: int, dst_dom: int, dst_off: int,
-    length: int, flags: int,
+    xen: Xen,
+    vcpu: VCpu,
+    src: int,
+    src_dom: int,
+    src_off: int,
+    dst: int,
+    dst_dom: int,
+    dst_off: int,
+    length: int,
+    flags: int,
 ) -> Generator[str, None, int]:
     """Copy `length` bytes; `src`/`dst` are a grant reference or an own frame number. GNTST status or ERESTART."""
     caller = vcpu.domain
@@ -233,16 +257,20 @@ def copy_one(
             yield "copy.claimed"
             if src_off + length > PAGE_SIZE or dst_off + length > PAGE_SIZE:
                 status = GNTST_BAD_COPY_ARG
-            elif (src_off < s_start or src_off + length > s_start + s_len
-                  or dst_off < d_start or dst_off + length > d_start + d_len):
+            elif (
+                src_off < s_start
+                or src_off + length > s_start + s_len
+                or dst_off < d_start
+                or dst_off + length > d_start + d_len
+            ):
                 status = GNTST_GENERAL_ERROR
             else:
                 if sframe is dframe and src_off < dst_off < src_off + length:
                     forward_copy(dframe.bytes(), dst_off, src_off, length)
                 else:
                     data = sframe.data
-                    chunk = bytes(length) if data is None else data[src_off:src_off + length]
-                    dframe.bytes()[dst_off:dst_off + length] = chunk
+                    chunk = bytes(length) if data is None else data[src_off : src_off + length]
+                    dframe.bytes()[dst_off : dst_off + length] = chunk
                 ddom.mark_dirty(dframe.mfn)
                 if xen.trace is not None:
                     xen.trace("copy", sframe.mfn, src_off, dframe.mfn, dst_off, length)

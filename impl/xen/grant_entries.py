@@ -182,9 +182,7 @@ class GrantTable:
         return self.entry_v2(ref)[4]
 
     # --- status rules ---
-    def set_status(
-        self, ref: int, act: Active, readonly: bool, mapflag: bool, domid: int
-    ) -> Generator[str, None, int]:
+    def set_status(self, ref: int, act: Active, readonly: bool, mapflag: bool, domid: int) -> Generator[str, None, int]:
         """Mark an entry in use, if it grants that use (_set_status). Returns a GNTST status.
 
         While the entry is pinned its type and domid are not looked at; only a write request still meets
@@ -194,9 +192,7 @@ class GrantTable:
             return (yield from self._set_status_v1(ref, act, readonly, mapflag, domid))
         return (yield from self._set_status_v2(ref, act, readonly, mapflag, domid))
 
-    def _set_status_v1(
-        self, ref: int, act: Active, readonly: bool, mapflag: bool, domid: int
-    ) -> Generator[str, None, int]:
+    def _set_status_v1(self, ref: int, act: Active, readonly: bool, mapflag: bool, domid: int) -> Generator[str, None, int]:
         mask = GTF_TYPE_MASK | GTF_SUB_PAGE if mapflag else GTF_TYPE_MASK
         data: bytearray = self.shared[ref >> 9].data  # type: ignore[assignment]
         off = (ref & 511) << 3
@@ -217,9 +213,7 @@ class GrantTable:
             flags, dom = seen, seen_dom
         return GNTST_GENERAL_ERROR
 
-    def _set_status_v2(
-        self, ref: int, act: Active, readonly: bool, mapflag: bool, domid: int
-    ) -> Generator[str, None, int]:
+    def _set_status_v2(self, ref: int, act: Active, readonly: bool, mapflag: bool, domid: int) -> Generator[str, None, int]:
         mask = GTF_TYPE_MASK | GTF_SUB_PAGE if mapflag else GTF_TYPE_MASK
         data: bytearray = self.shared[ref >> 8].data  # type: ignore[assignment]
         off = (ref & 255) << 4

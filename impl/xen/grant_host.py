@@ -143,5 +143,3 @@ def _replace_p2m(vcpu: VCpu, addr: int, frame: Frame, new_addr: int, flags: int)
         return GNTST_GENERAL_ERROR
     p2m.clear(gfn)
     return GNTST_OKAY
-
-

@@ -61,9 +61,7 @@ def get_paged_frame(xen: Xen, gfn: int, domain: Domain) -> Frame | None:
     return frame
 
 
-def map_grant_ref(
-    xen: Xen, vcpu: VCpu, host_addr: int, flags: int, ref: int, dom: int
-) -> Generator[str, None, MapResult]:
+def map_grant_ref(xen: Xen, vcpu: VCpu, host_addr: int, flags: int, ref: int, dom: int) -> Generator[str, None, MapResult]:
     """Map one grant for the calling vCPU. Returns (status, handle, dev_bus_addr); the last two hold on success."""
     mapper = vcpu.domain
     if not flags & 3:

@@ -80,7 +80,7 @@ def read(xen: Xen, vcpu: VCpu, addr: int, size: int) -> bytes | None:
         off = addr & 0xFFF
         take = min(size, 4096 - off)
         data = found[0].data
-        out += bytes(take) if data is None else data[off:off + take]
+        out += bytes(take) if data is None else data[off : off + take]
         addr += take
         size -= take
     return bytes(out)
@@ -100,7 +100,7 @@ def write(xen: Xen, vcpu: VCpu, addr: int, payload: bytes) -> bool:
         take = min(len(payload) - pos, 4096 - off)
         if found[1]:
             frame = found[0]
-            frame.bytes()[off:off + take] = payload[pos:pos + take]
+            frame.bytes()[off : off + take] = payload[pos : pos + take]
             if frame.owner is not None:
                 frame.owner.mark_dirty(frame.mfn)
         addr += take

@@ -117,7 +117,7 @@ def _store(xen: Xen, vcpu: VCpu, addr: int, out: bytes) -> bool:
     buf = window(xen, vcpu, addr, len(out))
     if buf is None:
         return write(xen, vcpu, addr, out)
-    buf[0][buf[1]:buf[1] + len(out)] = out
+    buf[0][buf[1] : buf[1] + len(out)] = out
     return True
 
 
@@ -305,9 +305,12 @@ def _cache_flush(xen: Xen, vcpu: VCpu, uop: int, count: int, progress: int = 0) 
 
 # Operations on a list, whose place is looked at before anything else, and the size of an element.
 LIST_ELEMENT: dict[int, int] = {
-    abi.GNTTABOP_MAP_GRANT_REF: abi.MAP_GRANT_REF.size, abi.GNTTABOP_UNMAP_GRANT_REF: abi.UNMAP_GRANT_REF.size,
-    abi.GNTTABOP_UNMAP_AND_REPLACE: abi.UNMAP_AND_REPLACE.size, abi.GNTTABOP_TRANSFER: abi.TRANSFER.size,
-    abi.GNTTABOP_COPY: abi.COPY.size, abi.GNTTABOP_SWAP_GRANT_REF: abi.SWAP_GRANT_REF.size,
+    abi.GNTTABOP_MAP_GRANT_REF: abi.MAP_GRANT_REF.size,
+    abi.GNTTABOP_UNMAP_GRANT_REF: abi.UNMAP_GRANT_REF.size,
+    abi.GNTTABOP_UNMAP_AND_REPLACE: abi.UNMAP_AND_REPLACE.size,
+    abi.GNTTABOP_TRANSFER: abi.TRANSFER.size,
+    abi.GNTTABOP_COPY: abi.COPY.size,
+    abi.GNTTABOP_SWAP_GRANT_REF: abi.SWAP_GRANT_REF.size,
     abi.GNTTABOP_CACHE_FLUSH: abi.CACHE_FLUSH.size,
 }
 GRANT_OPS: dict[int, Callable[[Xen, VCpu, int, int], Steps]] = {

@@ -25,18 +25,27 @@ STATUS_OUT = 8  # where state, vcpu and the union stand
 THREE = Struct("<III")
 TWO = Struct("<II")
 SIZES = {
-    abi.EVTCHNOP_BIND_INTERDOMAIN: 12, abi.EVTCHNOP_BIND_VIRQ: 12, abi.EVTCHNOP_CLOSE: 4, abi.EVTCHNOP_SEND: 4,
-    abi.EVTCHNOP_STATUS: 24, abi.EVTCHNOP_ALLOC_UNBOUND: 8, abi.EVTCHNOP_BIND_IPI: 8, abi.EVTCHNOP_BIND_VCPU: 8,
-    abi.EVTCHNOP_UNMASK: 4, abi.EVTCHNOP_RESET: 2, abi.EVTCHNOP_BIND_PIRQ: 12, abi.EVTCHNOP_INIT_CONTROL: 24,
-    abi.EVTCHNOP_EXPAND_ARRAY: 8, abi.EVTCHNOP_SET_PRIORITY: 8, abi.EVTCHNOP_RESET_CONT: 2,
+    abi.EVTCHNOP_BIND_INTERDOMAIN: 12,
+    abi.EVTCHNOP_BIND_VIRQ: 12,
+    abi.EVTCHNOP_CLOSE: 4,
+    abi.EVTCHNOP_SEND: 4,
+    abi.EVTCHNOP_STATUS: 24,
+    abi.EVTCHNOP_ALLOC_UNBOUND: 8,
+    abi.EVTCHNOP_BIND_IPI: 8,
+    abi.EVTCHNOP_BIND_VCPU: 8,
+    abi.EVTCHNOP_UNMASK: 4,
+    abi.EVTCHNOP_RESET: 2,
+    abi.EVTCHNOP_BIND_PIRQ: 12,
+    abi.EVTCHNOP_INIT_CONTROL: 24,
+    abi.EVTCHNOP_EXPAND_ARRAY: 8,
+    abi.EVTCHNOP_SET_PRIORITY: 8,
+    abi.EVTCHNOP_RESET_CONT: 2,
 }
 # Events in FIFO order are not offered: to begin with them is refused, and what needs them says so.
 FIFO = {abi.EVTCHNOP_INIT_CONTROL: -EINVAL, abi.EVTCHNOP_EXPAND_ARRAY: -EOPNOTSUPP}
 
 
-def do_event_channel_op(
-    xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a5: int
-) -> Generator[str, None, int]:
+def do_event_channel_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a5: int) -> Generator[str, None, int]:
     """Run one operation; results go back into its struct only on success."""
     yield from ()
     cmd &= 0xFFFFFFFF
@@ -68,7 +77,7 @@ def do_event_channel_op(
         dom, _, port = STATUS_IN.unpack_from(raw)
         rc, state, on, words = events.op_status(xen, vcpu, dom, port)
         told = b"".join(abi.U32.pack(word) for word in (state, on, *words))
-        out = raw[:STATUS_OUT] + told + raw[STATUS_OUT + len(told):]  # words that the state does not have stay
+        out = raw[:STATUS_OUT] + told + raw[STATUS_OUT + len(told) :]  # words that the state does not have stay
     elif cmd == abi.EVTCHNOP_CLOSE:
         rc = ports.close(abi.U32.unpack(raw)[0])
     elif cmd == abi.EVTCHNOP_SEND:

@@ -61,9 +61,19 @@ def pick_domid(xen: Xen, domid: int) -> int:
 
 
 def create_domain(
-    xen: Xen, domid: int = 0, *, external: bool = False, max_vcpus: int = 1, max_grant_frames: int = -1,
-    max_maptrack_frames: int = -1, grant_version: int = 2, xs_domain: bool = False,
-    max_evtchn_port: int = 4095, privileged: bool = False, handle: bytes = bytes(16), ssidref: int = 0,
+    xen: Xen,
+    domid: int = 0,
+    *,
+    external: bool = False,
+    max_vcpus: int = 1,
+    max_grant_frames: int = -1,
+    max_maptrack_frames: int = -1,
+    grant_version: int = 2,
+    xs_domain: bool = False,
+    max_evtchn_port: int = 4095,
+    privileged: bool = False,
+    handle: bytes = bytes(16),
+    ssidref: int = 0,
     checks: Callable[[], int] | None = None,
 ) -> Domain | int:
     """A new paused, empty domain, or -errno. `domid` 0 or beyond the real ids lets the hypervisor choose.

@@ -61,8 +61,13 @@ class Xen:
     )
 
     def __init__(
-        self, nframes: int = 1 << 20, reserved: int = 0x4000, seed: int = 0, policy: Policy | None = None,
-        options: Options | None = None, preemption: Preemption | None = None,
+        self,
+        nframes: int = 1 << 20,
+        reserved: int = 0x4000,
+        seed: int = 0,
+        policy: Policy | None = None,
+        options: Options | None = None,
+        preemption: Preemption | None = None,
     ) -> None:
         self.frames = FrameTable(nframes, reserved)
         self.domains: dict[int, Domain] = {}
@@ -151,9 +156,7 @@ class Xen:
         """A hypercall by registers; arguments are addresses in guest memory where the ABI says so."""
         return dispatch(self, vcpu, number, a1, a2, a3, a4, a5)
 
-    def call(
-        self, vcpu: VCpu, number: int, a1: int = 0, a2: int = 0, a3: int = 0, a4: int = 0, a5: int = 0
-    ) -> int:
+    def call(self, vcpu: VCpu, number: int, a1: int = 0, a2: int = 0, a3: int = 0, a4: int = 0, a5: int = 0) -> int:
         """The same, run to its end at once."""
         return run(dispatch(self, vcpu, number, a1, a2, a3, a4, a5))
 

@@ -76,7 +76,7 @@ def _memory_map(xen: Xen, vcpu: VCpu, arg: int) -> int:
     count = len(known) // E820_ENTRY
     if buffer:
         count = min(room, count)
-        if not write(xen, vcpu, buffer, known[:count * E820_ENTRY]):
+        if not write(xen, vcpu, buffer, known[: count * E820_ENTRY]):
             return -EFAULT
     return 0 if write(xen, vcpu, arg, U32.pack(count)) else -EFAULT
 

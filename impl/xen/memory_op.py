@@ -27,9 +27,17 @@ if TYPE_CHECKING:
 
 MAX_EXTENTS = 0xFFFFFFFF >> MEMOP_EXTENT_SHIFT  # progress through more could not be told
 # Operations that are never continued: progress claimed of them is refused.
-WHOLE = frozenset({
-    abi.XENMEM_MAXIMUM_RAM_PAGE, abi.XENMEM_CURRENT_RESERVATION, abi.XENMEM_MAXIMUM_RESERVATION, abi.XENMEM_MAXIMUM_GPFN,
-    abi.XENMEM_EXCHANGE, abi.XENMEM_REMOVE_FROM_PHYSMAP, abi.XENMEM_CLAIM_PAGES})
+WHOLE = frozenset(
+    {
+        abi.XENMEM_MAXIMUM_RAM_PAGE,
+        abi.XENMEM_CURRENT_RESERVATION,
+        abi.XENMEM_MAXIMUM_RESERVATION,
+        abi.XENMEM_MAXIMUM_GPFN,
+        abi.XENMEM_EXCHANGE,
+        abi.XENMEM_REMOVE_FROM_PHYSMAP,
+        abi.XENMEM_CLAIM_PAGES,
+    }
+)
 Steps = Generator[str, None, int]
 
 

@@ -81,10 +81,18 @@ if TYPE_CHECKING:
     from bulkhead.impl.xen.machine import Xen
 
 MAX_LDT_ENTRIES = 8192
-MMUEXT_FLUSHES = frozenset({
-    MMUEXT_TLB_FLUSH_LOCAL, MMUEXT_INVLPG_LOCAL, MMUEXT_TLB_FLUSH_MULTI, MMUEXT_INVLPG_MULTI, MMUEXT_TLB_FLUSH_ALL,
-    MMUEXT_INVLPG_ALL, MMUEXT_FLUSH_CACHE, MMUEXT_FLUSH_CACHE_GLOBAL,
-})
+MMUEXT_FLUSHES = frozenset(
+    {
+        MMUEXT_TLB_FLUSH_LOCAL,
+        MMUEXT_INVLPG_LOCAL,
+        MMUEXT_TLB_FLUSH_MULTI,
+        MMUEXT_INVLPG_MULTI,
+        MMUEXT_TLB_FLUSH_ALL,
+        MMUEXT_INVLPG_ALL,
+        MMUEXT_FLUSH_CACHE,
+        MMUEXT_FLUSH_CACHE_GLOBAL,
+    }
+)
 
 
 def get_pg_owner(xen: Xen, vcpu: VCpu, domid: int) -> Domain | None:
@@ -128,7 +136,13 @@ def check_owners(xen: Xen, caller: Domain, pt_owner: Domain, pg_owner: Domain) -
 
 
 def update_entry(
-    xen: Xen, caller: Domain, pt_owner: Domain, pg_owner: Domain, table: Frame, index: int, pte: int,
+    xen: Xen,
+    caller: Domain,
+    pt_owner: Domain,
+    pg_owner: Domain,
+    table: Frame,
+    index: int,
+    pte: int,
     cmd: int = MMU_NORMAL_PT_UPDATE,
 ) -> int:
     """Change one entry of a live table after checking it; 0 or -errno (mod_l1_entry to mod_l4_entry)."""
@@ -158,9 +172,7 @@ def update_entry(
     return 0
 
 
-def mmu_update_one(
-    xen: Xen, caller: Domain, pt_owner: Domain, pg_owner: Domain, ptr: int, val: int
-) -> int:
+def mmu_update_one(xen: Xen, caller: Domain, pt_owner: Domain, pg_owner: Domain, ptr: int, val: int) -> int:
     """One request of a batch; 0 or -errno."""
     cmd = ptr & 7
     if cmd == MMU_MACHPHYS_UPDATE:
@@ -238,7 +250,7 @@ def named_vcpus(xen: Xen, vcpu: VCpu, bitmap: int) -> list[VCpu] | None:
         if raw is None:
             return None
         word = U64.unpack(raw)[0]
-        chosen.extend(each for i, each in enumerate(every[first:first + 64]) if word >> i & 1)
+        chosen.extend(each for i, each in enumerate(every[first : first + 64]) if word >> i & 1)
     return chosen
 
 
@@ -255,9 +267,7 @@ def _flush(xen: Xen, domain: Domain, chosen: list[VCpu], addr: int | None) -> No
             each.tlb.flush(xen.frames.stamp)
 
 
-def mmuext_op_one(
-    xen: Xen, vcpu: VCpu, pg_owner: Domain, cmd: int, arg1: int, arg2: int
-) -> Generator[str, None, int]:
+def mmuext_op_one(xen: Xen, vcpu: VCpu, pg_owner: Domain, cmd: int, arg1: int, arg2: int) -> Generator[str, None, int]:
     """One extended operation on behalf of `pg_owner`'s frames; 0 or -errno."""
     caller = vcpu.domain
     if caller.external and not (cmd <= MMUEXT_PIN_L4_TABLE or cmd == MMUEXT_UNPIN_TABLE):
@@ -360,4 +370,3 @@ def _clear_or_copy(xen: Xen, pg_owner: Domain, cmd: int, arg1: int, arg2: int) -
     if source is not None and xen.trace is not None:
         xen.trace("copy_page", source.mfn, 0, dst.mfn, 0, PAGE_SIZE)
     return 0
-

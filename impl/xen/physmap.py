@@ -276,6 +276,7 @@ def _batch(xen: Xen, vcpu: VCpu, domain: Domain, start: int, arg: int, raw: byte
 
 
 PHYSMAP_SIZES = {
-    abi.XENMEM_REMOVE_FROM_PHYSMAP: abi.REMOVE_FROM_PHYSMAP.size, abi.XENMEM_ADD_TO_PHYSMAP: abi.ADD_TO_PHYSMAP.size,
+    abi.XENMEM_REMOVE_FROM_PHYSMAP: abi.REMOVE_FROM_PHYSMAP.size,
+    abi.XENMEM_ADD_TO_PHYSMAP: abi.ADD_TO_PHYSMAP.size,
     abi.XENMEM_ADD_TO_PHYSMAP_BATCH: abi.ADD_TO_PHYSMAP_BATCH.size,
 }

@@ -27,8 +27,9 @@ class PvLayout:
 
     __slots__ = ("base", "direct_l1", "l2", "l3", "pages", "root", "windows")
 
-    def __init__(self, pages: list[Frame], root: Frame, l3: Frame, l2: Frame, direct: list[Frame],
-                 windows: list[Frame]) -> None:
+    def __init__(
+        self, pages: list[Frame], root: Frame, l3: Frame, l2: Frame, direct: list[Frame], windows: list[Frame]
+    ) -> None:
         self.pages = pages
         self.root = root
         self.l3 = l3
@@ -70,8 +71,8 @@ def build(xen: Xen, domain: Domain, npages: int, nwindows: int, filled: list[int
         pages.append(frame)
     tables = pages[npages:]
     root, l3, l2 = tables[:3]
-    direct = tables[3:3 + ndirect]
-    windows = tables[3 + ndirect:]
+    direct = tables[3 : 3 + ndirect]
+    windows = tables[3 + ndirect :]
     table_mfns = {frame.mfn for frame in tables}
     base = DIRECT_MAP
     write_pte(root, (base >> 39) & 511, (l3.mfn << 12) | TABLE_FLAGS)

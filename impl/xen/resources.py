@@ -67,7 +67,7 @@ def _acquire(domain: Domain, kind: int, number: int, first: int, count: int) -> 
         return -EINVAL
     if grant_frame(domain, first + count - 1, status) is None:
         return -EINVAL
-    return (domain.grant_table.status if status else domain.grant_table.shared)[first:first + count]
+    return (domain.grant_table.status if status else domain.grant_table.shared)[first : first + count]
 
 
 def acquire_resource(xen: Xen, vcpu: VCpu, arg: int, start: int) -> Generator[str, None, int]:

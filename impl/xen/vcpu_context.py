@@ -91,6 +91,6 @@ def hypercall_init(xen: Xen, domain: Domain, mfn: int) -> int:
             stub = b"\x51\x41\x53\x50" + call  # push %rcx; push %r11; push %rax: what Xen takes from the stack
         else:
             stub = b"\x51\x41\x53" + call + b"\x41\x5b\x59\xc3"  # push %rcx; push %r11 ... pop %r11; pop %rcx; ret
-        frame.bytes()[i * STUB:(i + 1) * STUB] = stub.ljust(STUB, b"\xcc")
+        frame.bytes()[i * STUB : (i + 1) * STUB] = stub.ljust(STUB, b"\xcc")
     put_page_type(xen, frame)
     return 0

@@ -78,19 +78,25 @@ class Certificate:
 
     def summary(self) -> str:
         """One line for people."""
-        return (f"certified: {self.verdict}; {self.questions} questions about {self.outcomes} outcomes of steps, "
-                f"{self.seconds:.1f} s")
+        return (
+            f"certified: {self.verdict}; {self.questions} questions about {self.outcomes} outcomes of steps, "
+            f"{self.seconds:.1f} s"
+        )
 
 
-def certify(rules: Rules, claims: Claims, pool: Workers | None = None, limit: float = LIMIT,
-            jobs: int = 2) -> Certificate:
+def certify(rules: Rules, claims: Claims, pool: Workers | None = None, limit: float = LIMIT, jobs: int = 2) -> Certificate:
     """Confirm or deny that initial states have the claims, that every step keeps them, and that transition claims hold."""
     begun = time.perf_counter()
     parts = 4 * jobs if pool is not None else 1
     tasks = [(rules, claims, k, parts, limit) for k in range(parts)]
     found = list(pool.map(_part, tasks)) if pool is not None else [_part(t) for t in tasks]
-    return Certificate(rules.name, sum(n for n, _, _ in found), sum(n for _, n, _ in found), time.perf_counter() - begun,
-                       tuple(dict.fromkeys(a for _, _, answers in found for a in answers)))
+    return Certificate(
+        rules.name,
+        sum(n for n, _, _ in found),
+        sum(n for _, n, _ in found),
+        time.perf_counter() - begun,
+        tuple(dict.fromkeys(a for _, _, answers in found for a in answers)),
+    )
 
 
 def _part(task: tuple[Rules, Claims, int, int, float]) -> tuple[int, int, list[Answer]]:
@@ -162,8 +168,9 @@ class Checker:
         self.implied = {n: self.now.truth(f.body) for n, f in named.items() if n in claims.implied}
         later = Scope(symbols, phase=AFTER)
         both = Scope(symbols, {"failed": self.failed}, BEFORE, True)
-        self.goals = [self._goal(n, f, later) for n, f in {**axioms, **named}.items()
-                      if n in claims.inductive or n in axioms]
+        self.goals = [
+            self._goal(n, f, later) for n, f in {**axioms, **named}.items() if n in claims.inductive or n in axioms
+        ]
         self.goals += [self._goal(n, f, both) for n, f in two_state.items() if n in claims.transitions]
 
     def _goal(self, name: str, item: s.FormulaItem, scope: Scope) -> Goal:
@@ -196,8 +203,11 @@ class Checker:
         more = (few | self.helpful.get(name, frozenset())) & assumed.keys()
         everything = set(assumed)
         trials: list[tuple[Set[str], dict[str, Any], float]] = [
-            (names, options, FAST_LIMIT) for names in (few, more) if len(names) < len(everything)
-            for options in (FAST, MACROS, MODELS)]
+            (names, options, FAST_LIMIT)
+            for names in (few, more)
+            if len(names) < len(everything)
+            for options in (FAST, MACROS, MODELS)
+        ]
         trials += [(everything, options, self.limit) for options in (FAST, MACROS, MODELS)]
         verdict, why = z3.unknown, ""
         for names, options, limit in trials:

@@ -25,8 +25,11 @@ def _changed(body: tuple[s.Statement, ...], change: s.Change) -> Iterator[s.Stat
     """The statements of a body after a change of checks or assignments."""
     step = change.path.partition(".")[2]
     places = list(_with_step(body))
-    moved = [st for here, st in places if change.kind == "move_check" and step in ("", here)
-             and isinstance(st, s.Require) and st.cond == change.old]
+    moved = [
+        st
+        for here, st in places
+        if change.kind == "move_check" and step in ("", here) and isinstance(st, s.Require) and st.cond == change.old
+    ]
     arrived = False
     for here, st in places:
         if isinstance(st, s.Boundary):

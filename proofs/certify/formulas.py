@@ -47,8 +47,9 @@ class Symbols:
         self.consts = {c: z3.Const(self.fresh(c), self.sort(sort)) for c, sort in rules.consts.items()}
         self._functions: dict[tuple[Key, int], Any] = {}
         self.local_sorts: dict[Key, Any] = {}  # of the locals that are kept with a call
-        self.kept: dict[tuple[str, str], Local] = {(c.operation.name, n): x for c in self.cuts.values()
-                                                   for n, x in (*c.arguments.items(), *c.kept.items())}
+        self.kept: dict[tuple[str, str], Local] = {
+            (c.operation.name, n): x for c in self.cuts.values() for n, x in (*c.arguments.items(), *c.kept.items())
+        }
         self.read_after: dict[Key, None] = {}  # what any formula reads of the state after the step
 
     def all_of(self, terms: Iterable[Term]) -> Term:
@@ -155,8 +156,9 @@ class Scope:
             return self.symbols.function((AT, ""), self.phase)(*args)
         if name not in self.symbols.rules.states:
             raise CannotRead(f"there is no state `{name}`")
-        parts = {b.name: self.symbols.function((name, b.name), self.phase)(*args)
-                 for b in self.symbols.rules.states[name].fields}
+        parts = {
+            b.name: self.symbols.function((name, b.name), self.phase)(*args) for b in self.symbols.rules.states[name].fields
+        }
         return parts.get("", parts)
 
     def _name(self, name: str) -> Value:
@@ -258,5 +260,17 @@ def read_local(symbols: Symbols, local: Local, args: list[Term], phase: int) -> 
     return made.get("", made)
 
 
-__all__ = ["AFTER", "BEFORE", "Key", "Record", "Scope", "Symbols", "Term", "Value", "bind", "parts_of", "read_local",
-           "same_value"]
+__all__ = [
+    "AFTER",
+    "BEFORE",
+    "Key",
+    "Record",
+    "Scope",
+    "Symbols",
+    "Term",
+    "Value",
+    "bind",
+    "parts_of",
+    "read_local",
+    "same_value",
+]

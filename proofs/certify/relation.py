@@ -131,8 +131,9 @@ def outcomes_of(cut: Cut, symbols: Symbols) -> list[Outcome]:
 class _Step:
     """One step, statement by statement. `values` has the locals of all steps read so far."""
 
-    def __init__(self, cut: Cut, symbols: Symbols, number: int, segment: Segment, this: Term | None,
-                 values: dict[Local, Value]) -> None:
+    def __init__(
+        self, cut: Cut, symbols: Symbols, number: int, segment: Segment, this: Term | None, values: dict[Local, Value]
+    ) -> None:
         self.cut, self.symbols, self.number, self.segment = cut, symbols, number, segment
         self.this, self.values = this, values
         self.mine: list[Local] = []
@@ -179,8 +180,12 @@ class _Step:
             fails, holds = self._check(placed, scope)
             if placed.undo:
                 taken_back = [Assignment(u, self._scope(names)) for u, names in placed.undo]
-                yield Outcome(f"{segment.label}!{placed.code}", True, symbols.all_of([*passed, fails]),
-                              (*taken_back, *self._goes(segment.failed)))
+                yield Outcome(
+                    f"{segment.label}!{placed.code}",
+                    True,
+                    symbols.all_of([*passed, fails]),
+                    (*taken_back, *self._goes(segment.failed)),
+                )
             else:
                 plain.append(symbols.all_of([*passed, fails]))
             passed.append(holds)

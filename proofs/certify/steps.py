@@ -141,8 +141,9 @@ def cut(op: s.Operation, rules: Rules) -> Cut:
     return Cut(op, segments, frame.names, frame.arguments)
 
 
-def _read(op: s.Operation, rules: Rules, frame: _Frame, segments: list[Segment],
-          trail: tuple[str, ...]) -> Iterator[s.Boundary]:
+def _read(
+    op: s.Operation, rules: Rules, frame: _Frame, segments: list[Segment], trail: tuple[str, ...]
+) -> Iterator[s.Boundary]:
     """Put the statements of a body into the last segment; a boundary is given out, so that the caller opens the next."""
     for st in op.body:
         number = len(segments) - 1
@@ -178,23 +179,30 @@ def _read(op: s.Operation, rules: Rules, frame: _Frame, segments: list[Segment],
                 segments[-1].body.append(Placed(st, frame.names, code))
 
 
-def _taken_back(undo: Iterable[s.Statement], names: Mapping[str, Local], rules: Rules, number: int,
-                trail: tuple[str, ...]) -> Iterator[tuple[s.Set, Mapping[str, Local]]]:
+def _taken_back(
+    undo: Iterable[s.Statement], names: Mapping[str, Local], rules: Rules, number: int, trail: tuple[str, ...]
+) -> Iterator[tuple[s.Set, Mapping[str, Local]]]:
     """The assignments of an `undo`; those of a procedure have its parameters as names, which mean their arguments."""
     for st in undo:
         if isinstance(st, s.Set):
             yield st, names
             continue
         performed = rules.operations.get(st.name) if isinstance(st, s.Perform) else None
-        if not isinstance(st, s.Perform) or performed is None or performed.kind != "procedure" or st.name in trail \
-                or len(performed.params) != len(st.args):
+        if (
+            not isinstance(st, s.Perform)
+            or performed is None
+            or performed.kind != "procedure"
+            or st.name in trail
+            or len(performed.params) != len(st.args)
+        ):
             raise CannotRead("an `undo` cannot be read")
         inner = {b.name: Local(b.name, number, (value, names)) for b, value in zip(performed.params, st.args, strict=True)}
         yield from _taken_back(performed.body, inner, rules, number, (*trail, st.name))
 
 
-def _perform(st: s.Perform, rules: Rules, frame: _Frame, segments: list[Segment],
-             trail: tuple[str, ...]) -> Iterator[s.Boundary]:
+def _perform(
+    st: s.Perform, rules: Rules, frame: _Frame, segments: list[Segment], trail: tuple[str, ...]
+) -> Iterator[s.Boundary]:
     performed = rules.operations.get(st.name)
     if performed is None or performed.kind != "procedure" or st.name in trail or len(performed.params) != len(st.args):
         raise CannotRead(f"`perform {st.name}` cannot be read")

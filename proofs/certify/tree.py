@@ -37,8 +37,9 @@ class Rules:
 
     def of_kind(self, *kinds: str) -> dict[str, s.FormulaItem]:
         """The formulas of some kinds (init, axiom, invariant, theorem, transition) by name or place."""
-        return {f"{f.span.file}:{f.name}" if f.kind in ("init", "axiom") else f.name: f
-                for f in self.formulas if f.kind in kinds}
+        return {
+            f"{f.span.file}:{f.name}" if f.kind in ("init", "axiom") else f.name: f for f in self.formulas if f.kind in kinds
+        }
 
 
 def read(system: str, faults: Iterable[str] = ()) -> Rules:
@@ -77,7 +78,8 @@ def assemble(library: Library, name: str, faults: Iterable[str] = ()) -> Rules:
         {i.name: i for i in items if isinstance(i, s.StateItem)},
         {i.name: i for i in items if isinstance(i, s.DefineItem)},
         tuple(i for i in items if isinstance(i, s.FormulaItem)),
-        operations)
+        operations,
+    )
 
 
 __all__ = ["AT", "BOOL", "CALL", "IDLE", "POINT", "CannotRead", "Rules", "assemble", "read"]

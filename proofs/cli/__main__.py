@@ -38,8 +38,11 @@ class Commands(click.Group):
         return found
 
 
-@click.group(cls=Commands, invoke_without_command=True,
-             context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(package_name="bulkhead", message="%(prog)s %(version)s")
 @click.pass_context
 def command(context: click.Context) -> int:
@@ -54,6 +57,7 @@ def run(arguments: list[str] | None = None, ending: threading.Event | None = Non
 
     Once `ending` is set the process is ended by another thread: what fails then fails for that, and nothing is said of it.
     """
+
     def bad(text: str, code: int) -> int:
         if ending is not None and ending.is_set():
             time.sleep(ENDS_WITHIN)

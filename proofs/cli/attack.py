@@ -25,14 +25,29 @@ from bulkhead.proofs.theorems.scope import given_scope
 @fault_option
 @click.option("--scope", multiple=True, metavar="SORT=N", help="Elements of a sort, as node=3 (may be repeated).")
 @click.option("--depth", type=click.IntRange(0), metavar="N", help="No attacks of more steps.")
-@click.option("--limit", type=click.FloatRange(0, 86400, min_open=True), default=60.0, show_default=True,
-              metavar="SECONDS", help="Time for one question to a solver.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
-              help="Where the files go (default: build/SYSTEM/THEOREM).")
+@click.option(
+    "--limit",
+    type=click.FloatRange(0, 86400, min_open=True),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time for one question to a solver.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Where the files go (default: build/SYSTEM/THEOREM)."
+)
 @json_option
 @output_options
-def attack(system: str | None, theorem: str | None, faults: tuple[str, ...], scope: tuple[str, ...],
-           depth: int | None, limit: float, out: Path | None, output: Output) -> int:
+def attack(
+    system: str | None,
+    theorem: str | None,
+    faults: tuple[str, ...],
+    scope: tuple[str, ...],
+    depth: int | None,
+    limit: float,
+    out: Path | None,
+    output: Output,
+) -> int:
     """Find a shortest attack on a THEOREM of SYSTEM: print it, and write log, states and pictures to DIR.
 
     Without THEOREM: the first one that is expected to be refuted, or, with a fault, the first of those expected to be proved
@@ -48,8 +63,9 @@ def attack(system: str | None, theorem: str | None, faults: tuple[str, ...], sco
     found = None
     if names:
         make_folder(out or Path("build") / loaded.name)
-        traces, _ = search(loaded, names, faults, one=theorem is None, limit=limit, depth=depth,
-                           given=given_scope(loaded, scope))
+        traces, _ = search(
+            loaded, names, faults, one=theorem is None, limit=limit, depth=depth, given=given_scope(loaded, scope)
+        )
         found = next((trace for trace in traces.values() if trace is not None), None)
     result = AttackResult(loaded, faults, tuple(names), found, time.perf_counter() - begun, proved=not names)
     if found is not None:
@@ -67,6 +83,8 @@ def _candidates(system: System, faults: tuple[str, ...]) -> list[str]:
         return [n for n in system.claims() if n not in proved and system.expects.get(n) != "refuted"]
     names = [n for n, v in system.expects.items() if v == "refuted"][:1]
     if not names:
-        raise UsageError(f"no theorem of `{system.name}` is expected to be refuted; name one, or give a --fault. "
-                         f"Theorems: {', '.join(system.claims())}. Faults: {', '.join(system.faults) or 'none'}.")
+        raise UsageError(
+            f"no theorem of `{system.name}` is expected to be refuted; name one, or give a --fault. "
+            f"Theorems: {', '.join(system.claims())}. Faults: {', '.join(system.faults) or 'none'}."
+        )
     return names

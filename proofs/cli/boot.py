@@ -29,26 +29,54 @@ PAGES_IN_MIB = 256
 
 @click.command()
 @click.argument("system", metavar="SYSTEM")
-@click.option("--kernel", type=click.Path(path_type=Path), metavar="FILE",
-              help="An ELF image of a 64-bit PV kernel (default: the test kernel of the project).")
-@click.option("--ramdisk", type=click.Path(path_type=Path), metavar="FILE",
-              help="What the kernels get as their ramdisk (default: a small one of random bytes).")
+@click.option(
+    "--kernel",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="An ELF image of a 64-bit PV kernel (default: the test kernel of the project).",
+)
+@click.option(
+    "--ramdisk",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="What the kernels get as their ramdisk (default: a small one of random bytes).",
+)
 @click.option("--cmdline", metavar="TEXT", help="The command line of each kernel (default: name= and the guest's name).")
-@click.option("--memory", type=click.IntRange(1, MAX_PAGES // PAGES_IN_MIB), metavar="MIB",
-              help="Memory of each guest in MiB (default: as much as its kernel needs).")
+@click.option(
+    "--memory",
+    type=click.IntRange(1, MAX_PAGES // PAGES_IN_MIB),
+    metavar="MIB",
+    help="Memory of each guest in MiB (default: as much as its kernel needs).",
+)
 @click.option("--guests", type=int, default=1, show_default=True, metavar="N", help="How many guests to create (1 to 32).")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="S", help="Decides who runs when.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("build"), show_default=True, metavar="DIR",
-              help="Where the graph goes.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("build"),
+    show_default=True,
+    metavar="DIR",
+    help="Where the graph goes.",
+)
 @json_option
 @output_options
-def boot(system: str, kernel: Path | None, ramdisk: Path | None, cmdline: str | None, memory: int | None, guests: int,
-         seed: int, out: Path, output: Output) -> int:
+def boot(
+    system: str,
+    kernel: Path | None,
+    ramdisk: Path | None,
+    cmdline: str | None,
+    memory: int | None,
+    guests: int,
+    seed: int,
+    out: Path,
+    output: Output,
+) -> int:
     """Boot SYSTEM (monolithic or disaggregated) with guests; say which claims hold after each step, and who reaches what."""
     if system not in machine.NODES:
         hint = suggest(system, machine.NODES)
-        raise UsageError(f"there is no system `{system}` to boot.{' ' if hint else ''}{hint} "
-                         f"There are: {', '.join(machine.NODES)}.")
+        raise UsageError(
+            f"there is no system `{system}` to boot.{' ' if hint else ''}{hint} There are: {', '.join(machine.NODES)}."
+        )
     image = None if kernel is None else read_file(kernel, MAX_FILE)
     disk = None if ramdisk is None else read_file(ramdisk, MAX_FILE)
     try:
@@ -59,8 +87,17 @@ def boot(system: str, kernel: Path | None, ramdisk: Path | None, cmdline: str | 
     watcher = Watcher(system, min(max(guests, 1), machine.MAX_GUESTS))
     try:
         with files.temporary_folder("bulkhead-boot") as folder:
-            log = machine.boot(system, image, guests, seed, folder, ramdisk=disk, cmdline=cmdline,
-                               pages=None if memory is None else memory * PAGES_IN_MIB, watch=watcher)
+            log = machine.boot(
+                system,
+                image,
+                guests,
+                seed,
+                folder,
+                ramdisk=disk,
+                cmdline=cmdline,
+                pages=None if memory is None else memory * PAGES_IN_MIB,
+                watch=watcher,
+            )
     except machine.BootError as error:
         raise UsageError(f"{kernel}: {error}." if kernel is not None else f"{error}.") from error
     path = out / f"boot-{system}"
@@ -89,16 +126,26 @@ def read_file(path: Path, limit: int) -> bytes:
 def graph(log: machine.BootLog) -> Any:
     """Parties and the memory of each domain; grants blue, foreign mappings red, possible ones dashed."""
     drawn = graphviz.Digraph(
-        graph_attr={"label": f"{log.system}: who can reach what", "labelloc": "t", "fontname": "Helvetica",
-                    "rankdir": "LR", "ranksep": "1.2"},
-        node_attr={"fontname": "Helvetica", "shape": "box"}, edge_attr={"fontname": "Helvetica", "fontsize": "11"})
+        graph_attr={
+            "label": f"{log.system}: who can reach what",
+            "labelloc": "t",
+            "fontname": "Helvetica",
+            "rankdir": "LR",
+            "ranksep": "1.2",
+        },
+        node_attr={"fontname": "Helvetica", "shape": "box"},
+        edge_attr={"fontname": "Helvetica", "fontsize": "11"},
+    )
     owners = sorted({row.owner for row in log.reach})
     for owner in owners:
         drawn.node(f"memory {owner}", f"memory of {owner}", shape="cylinder")
     for who in dict.fromkeys(row.who for row in log.reach):
         drawn.node(who, shape="ellipse" if " process " in who else "box")
     for row in log.reach:
-        style = {"color": COLOURS.get(row.by, "#5f6368"), "fontcolor": COLOURS.get(row.by, "#5f6368"),
-                 "style": "dashed" if row.by == "could map" else "solid"}
+        style = {
+            "color": COLOURS.get(row.by, "#5f6368"),
+            "fontcolor": COLOURS.get(row.by, "#5f6368"),
+            "style": "dashed" if row.by == "could map" else "solid",
+        }
         drawn.edge(row.who, f"memory {row.owner}", label=f"{row.by}: {frames(row)}", **style)
     return drawn

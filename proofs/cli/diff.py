@@ -31,20 +31,35 @@ RIG = Path("tests", "xen", "campaign.py")
 
 
 @click.command()
-@click.option("--system", type=click.Choice(["both", "monolithic", "disaggregated"]), default="both", show_default=True,
-              help="Xen and Dom0's drivers, or DomB with its tools and file proxy; both share the calls.")
-@click.option("--against", type=click.Choice(["model", "xen", "nothing"]), default="model", show_default=True,
-              help="What answers are compared with: the rules, real Xen under QEMU (needs the source tree), or `nothing`, "
-                   "which runs the implementation alone, for its speed.")
+@click.option(
+    "--system",
+    type=click.Choice(["both", "monolithic", "disaggregated"]),
+    default="both",
+    show_default=True,
+    help="Xen and Dom0's drivers, or DomB with its tools and file proxy; both share the calls.",
+)
+@click.option(
+    "--against",
+    type=click.Choice(["model", "xen", "nothing"]),
+    default="model",
+    show_default=True,
+    help="What answers are compared with: the rules, real Xen under QEMU (needs the source tree), or `nothing`, "
+    "which runs the implementation alone, for its speed.",
+)
 @click.option("--ops", type=click.IntRange(1), metavar="N", help="Calls to make: 100,000, or 4,000 on real Xen.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, metavar="S", help="Same seed, same run.")
-@click.option("--record", type=click.Path(path_type=Path), metavar="FILE",
-              help="With real Xen: write the run as a recording for `bulkhead replay`.")
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="With real Xen: write the run as a recording for `bulkhead replay`.",
+)
 @jobs_option
 @json_option
 @output_options
-def diff(system: str, against: str, ops: int | None, seed: int, record: Path | None, jobs: int | None,
-         output: Output) -> int:
+def diff(
+    system: str, against: str, ops: int | None, seed: int, record: Path | None, jobs: int | None, output: Output
+) -> int:
     """Run the implementation in long seeded campaigns and compare every step with the rules, or with real Xen."""
     if against == "xen":
         return _on_xen(ops or XEN_OPS, seed, record)
@@ -66,18 +81,35 @@ def _xen_and_drivers(seed: int, ops: int, jobs: int, model: bool, output: Output
     rules = rules_for(Size())
     report = _run(rules, seed, ops, jobs, model, output)
     places = {step.label: step.span for step in rules.system.steps}
-    return DiffResult(seed, report.calls, report.steps, report.rule_steps, report.seconds,
-                      coverage(rules.outcomes, report.reached), tuple(contradicted(report.reached)), report.failure, model,
-                      places, tuple(compared.lines()) if model else ())
+    return DiffResult(
+        seed,
+        report.calls,
+        report.steps,
+        report.rule_steps,
+        report.seconds,
+        coverage(rules.outcomes, report.reached),
+        tuple(contradicted(report.reached)),
+        report.failure,
+        model,
+        places,
+        tuple(compared.lines()) if model else (),
+    )
 
 
 def _domb(seed: int, moves: int, jobs: int) -> DombResult:
     rules = domb_world.rules_for(domb_world.Size())
     report = domb_campaign.campaign(rules, seed, moves, None, jobs)
-    return DombResult(report.calls, report.rule_steps, report.seconds, len(domb_coverage.pairs(rules)),
-                      domb_coverage.missing(rules, report.reached), tuple(domb_coverage.lines(rules, report.reached)),
-                      tuple(domb_coverage.contradicted(report.reached)), report.failure,
-                      {step.label: step.span for step in rules.system.steps})
+    return DombResult(
+        report.calls,
+        report.rule_steps,
+        report.seconds,
+        len(domb_coverage.pairs(rules)),
+        domb_coverage.missing(rules, report.reached),
+        tuple(domb_coverage.lines(rules, report.reached)),
+        tuple(domb_coverage.contradicted(report.reached)),
+        report.failure,
+        {step.label: step.span for step in rules.system.steps},
+    )
 
 
 def _on_xen(ops: int, seed: int, record: Path | None) -> int:

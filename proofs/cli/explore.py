@@ -25,16 +25,33 @@ DRAWN = 200  # states of a picture at most
 @fault_option
 @click.option("--scope", multiple=True, metavar="SORT=N", help="Elements of a sort, as node=3 (may be repeated).")
 @click.option("--depth", type=click.IntRange(0), metavar="N", help="Stop after so many steps in a row.")
-@click.option("--limit", type=click.FloatRange(0, 86400, min_open=True), default=60.0, show_default=True,
-              metavar="SECONDS", help="Stop after so long.")
-@click.option("--states", type=click.IntRange(1), default=STATES, show_default=True, metavar="N",
-              help="Stop at so many states.")
+@click.option(
+    "--limit",
+    type=click.FloatRange(0, 86400, min_open=True),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Stop after so long.",
+)
+@click.option(
+    "--states", type=click.IntRange(1), default=STATES, show_default=True, metavar="N", help="Stop at so many states."
+)
 @click.option("--renamed", is_flag=True, help="Keep states that differ by a renaming of elements, too.")
 @click.option("--graph", type=click.Path(path_type=Path), metavar="FILE", help=f"Draw the states (of {DRAWN} at most).")
 @json_option
 @output_options
-def explore(system: str, theorems: tuple[str, ...], faults: tuple[str, ...], scope: tuple[str, ...], depth: int | None,
-            limit: float, states: int, renamed: bool, graph: Path | None, output: Output) -> int:
+def explore(
+    system: str,
+    theorems: tuple[str, ...],
+    faults: tuple[str, ...],
+    scope: tuple[str, ...],
+    depth: int | None,
+    limit: float,
+    states: int,
+    renamed: bool,
+    graph: Path | None,
+    output: Output,
+) -> int:
     """See all reachable states of a small world of SYSTEM: how many, how deep, and which claims hold in all of them.
 
     What holds here holds in a world of this size only; `bulkhead prove` decides it for any size.

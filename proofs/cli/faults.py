@@ -27,16 +27,31 @@ EVERY = {**catalogue.BY_NAME, **catalogue_domb.BY_NAME}  # faults of the impleme
 @click.argument("systems", nargs=-1, metavar="[SYSTEM]...")
 @click.option("--list", "only_list", is_flag=True, help="Show what there is; lay none.")
 @click.option("--only", multiple=True, metavar="NAME", help="Only this fault (may be repeated).")
-@click.option("--of", "layer", type=click.Choice([str(x) for x in Layer]),
-              help="Only faults of the rules, or of the implementation.")
-@click.option("--ops", type=click.IntRange(1), default=LIMIT, show_default=True, metavar="N",
-              help="Calls after which a fault of the implementation counts as not noticed.")
+@click.option(
+    "--of", "layer", type=click.Choice([str(x) for x in Layer]), help="Only faults of the rules, or of the implementation."
+)
+@click.option(
+    "--ops",
+    type=click.IntRange(1),
+    default=LIMIT,
+    show_default=True,
+    metavar="N",
+    help="Calls after which a fault of the implementation counts as not noticed.",
+)
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, metavar="S", help="Of the campaigns.")
 @jobs_option
 @json_option
 @output_options
-def faults(systems: tuple[str, ...], only_list: bool, only: tuple[str, ...], layer: str | None, ops: int, seed: int,
-           jobs: int | None, output: Output) -> int:
+def faults(
+    systems: tuple[str, ...],
+    only_list: bool,
+    only: tuple[str, ...],
+    layer: str | None,
+    ops: int,
+    seed: int,
+    jobs: int | None,
+    output: Output,
+) -> int:
     """Lay each fault and see that it is noticed: of the rules of SYSTEM by the proof, of the implementation by `diff`.
 
     A fault of the rules must break the claims, in the step, that stand beside it. Without SYSTEM: the rules of all shipped

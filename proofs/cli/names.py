@@ -14,8 +14,11 @@ def known_claim(name: str, known: Iterable[str]) -> None:
     """Raise `UsageError` when there is no such theorem or transition claim."""
     names = set(known)
     if name not in names:
-        raise UsageError(f"there is no theorem `{name}`. {suggest(name, names)} "
-                         f"There are: {', '.join(sorted(names)) or 'none'}.".replace("  ", " "))
+        raise UsageError(
+            f"there is no theorem `{name}`. {suggest(name, names)} There are: {', '.join(sorted(names)) or 'none'}.".replace(
+                "  ", " "
+            )
+        )
 
 
 def which_system() -> UsageError:

@@ -32,12 +32,23 @@ NARROWEST = 40  # a terminal is taken to be as wide as this at least
 TELLS_EVERY = 5  # seconds between two lines of progress where there is no terminal
 P = ParamSpec("P")
 
-jobs_option = click.option("--jobs", type=click.IntRange(1, 256), default=None, metavar="N",
-                           help="Processes (default: one per CPU). Results do not depend on it.")
-fault_option = click.option("--fault", "faults", multiple=True, metavar="NAME",
-                            help="Lay a fault of the rules over the system (may be repeated).")
-json_option = click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE",
-                           help="Write the result as JSON, beside what --format and --output do.")
+jobs_option = click.option(
+    "--jobs",
+    type=click.IntRange(1, 256),
+    default=None,
+    metavar="N",
+    help="Processes (default: one per CPU). Results do not depend on it.",
+)
+fault_option = click.option(
+    "--fault", "faults", multiple=True, metavar="NAME", help="Lay a fault of the rules over the system (may be repeated)."
+)
+json_option = click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the result as JSON, beside what --format and --output do.",
+)
 
 
 @dataclass(frozen=True)
@@ -106,6 +117,7 @@ class Output:
             return
         if sys.stderr.isatty():
             with Status(f"{title} ...", console=self.console(stderr=True)) as status:
+
                 def live(count: int) -> None:
                     nonlocal done
                     done += count
@@ -128,10 +140,17 @@ class Output:
 
 def output_options(command: Callable[..., int]) -> Callable[..., int]:
     """Give a command the options of `Output`, and the `Output` itself as its argument `output`."""
-    @click.option("--format", "format_", type=click.Choice(FORMATS), default="text", show_default=True,
-                  help="Form of the result.")
-    @click.option("--output", "file", type=click.Path(path_type=Path), metavar="FILE",
-                  help="Write the result there; text is still told here.")
+
+    @click.option(
+        "--format", "format_", type=click.Choice(FORMATS), default="text", show_default=True, help="Form of the result."
+    )
+    @click.option(
+        "--output",
+        "file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Write the result there; text is still told here.",
+    )
     @click.option("--quiet", "-q", is_flag=True, help="Tell only what is not as it should be.")
     @click.option("--no-color", is_flag=True, help="No colours (as with NO_COLOR in the environment).")
     @functools.wraps(command)
@@ -160,7 +179,8 @@ def wrapped(text: str, width: int) -> str:
         if len(line) <= width:
             out.append(line)
             continue
-        indent = line[:len(line) - len(line.lstrip())]
-        out += textwrap.wrap(line, width, subsequent_indent=indent[:width // 2] + "    ", drop_whitespace=True,
-                             break_on_hyphens=False) or [""]
+        indent = line[: len(line) - len(line.lstrip())]
+        out += textwrap.wrap(
+            line, width, subsequent_indent=indent[: width // 2] + "    ", drop_whitespace=True, break_on_hyphens=False
+        ) or [""]
     return "\n".join(out)

@@ -30,19 +30,44 @@ def _number(_context: click.Context, _parameter: click.Parameter, value: float) 
 @fault_option
 @click.option("--cross-check/--no-cross-check", default=True, show_default=True, help="Let cvc5 decide again.")
 @click.option("--certify", is_flag=True, help="Confirm what is proved by a second encoding of the rules.")
-@click.option("--vacuity/--no-vacuity", default=True, show_default=True,
-              help="See that initial states exist and that every step can be taken.")
+@click.option(
+    "--vacuity/--no-vacuity",
+    default=True,
+    show_default=True,
+    help="See that initial states exist and that every step can be taken.",
+)
 @jobs_option
 @click.option("--why", metavar="THEOREM", help="Show what the proof of a theorem depends on.")
-@click.option("--limit", type=click.FloatRange(0, 86400, min_open=True), default=DEFAULT_LIMIT, show_default=True,
-              metavar="SECONDS", callback=_number, help="Time for one query.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
-              help="Where traces and pictures of refuted theorems go (default: beside --json, else build).")
+@click.option(
+    "--limit",
+    type=click.FloatRange(0, 86400, min_open=True),
+    default=DEFAULT_LIMIT,
+    show_default=True,
+    metavar="SECONDS",
+    callback=_number,
+    help="Time for one query.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where traces and pictures of refuted theorems go (default: beside --json, else build).",
+)
 @json_option
 @output_options
-def prove(systems: tuple[str, ...], theorems: tuple[str, ...], faults: tuple[str, ...], cross_check: bool,
-          certify: bool, vacuity: bool, jobs: int | None, why: str | None, limit: float, out: Path | None,
-          output: Output) -> int:
+def prove(
+    systems: tuple[str, ...],
+    theorems: tuple[str, ...],
+    faults: tuple[str, ...],
+    cross_check: bool,
+    certify: bool,
+    vacuity: bool,
+    jobs: int | None,
+    why: str | None,
+    limit: float,
+    out: Path | None,
+    output: Output,
+) -> int:
     """Prove every theorem of each SYSTEM (a shipped one, or the path of a rules file), or refute it."""
     start = time.perf_counter()
     if not systems:
@@ -83,4 +108,3 @@ def _tell(result: SystemResult, output: Output) -> None:
         output.tell(prove_text.below_table(result) + "\n")
     else:
         output.tell(prove_text.system_text(result) + "\n")
-

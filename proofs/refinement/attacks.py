@@ -92,8 +92,10 @@ class Stage:
                 self.frames[f] = frame
                 self.out.secrets[f] = secret
         for space in range(trace.world.sizes["Space"]):
-            if self._value(state, "process.phase", space) == "process_runs" and \
-                    state[self.numbers["space_of"]][space] == dom0:
+            if (
+                self._value(state, "process.phase", space) == "process_runs"
+                and state[self.numbers["space_of"]][space] == dom0
+            ):
                 self.processes[space] = Process(self.kernel)
                 self.root[space] = bool(state[self.numbers["process.root"]][space])
 
@@ -142,7 +144,10 @@ def run_attack(trace: Trace, system: System, on: str) -> Outcome:
     """Run a trace found on `system` on an implementation set up as the system `on`."""
     stage = Stage(system, trace, on)
     calls: dict[str, Callable[[dict[str, int]], None]] = {
-        "open_privcmd": stage.open_privcmd, "privcmd_mmapbatch": stage.privcmd_mmapbatch, "setuid": stage.setuid}
+        "open_privcmd": stage.open_privcmd,
+        "privcmd_mmapbatch": stage.privcmd_mmapbatch,
+        "setuid": stage.setuid,
+    }
     for event in trace.events:
         call = calls.get(event.label)
         if call is None:

@@ -53,8 +53,16 @@ class Report:
     failure: Failure | None = None
 
 
-def leg(rules: Rules, seed: int, number: int, calls: int, report: Report, full_every: int = FULL_EVERY,
-        claims_every: int = CLAIMS_EVERY, rules_on: bool = True) -> Failure | None:
+def leg(
+    rules: Rules,
+    seed: int,
+    number: int,
+    calls: int,
+    report: Report,
+    full_every: int = FULL_EVERY,
+    claims_every: int = CLAIMS_EVERY,
+    rules_on: bool = True,
+) -> Failure | None:
     """One episode; what it found is added to the report."""
     bench = Bench(rules, seed * 1_000_003 + number, full_every, claims_every, rules_on)
     driver = Driver(bench, seed * 1_000_003 + number)
@@ -76,11 +84,13 @@ def leg(rules: Rules, seed: int, number: int, calls: int, report: Report, full_e
                 del recent[:-12]
         driver.end()
     except Mismatch as error:
-        failure = Failure(error.what, tuple(dump(error.places)), driver.text, seed, number, report.calls + bench.calls,
-                          tuple(recent))
+        failure = Failure(
+            error.what, tuple(dump(error.places)), driver.text, seed, number, report.calls + bench.calls, tuple(recent)
+        )
     except Exception as error:  # whatever the implementation raises is a finding
-        failure = Failure(f"{type(error).__name__}: {error}", (), driver.text, seed, number, report.calls + bench.calls,
-                          tuple(recent))
+        failure = Failure(
+            f"{type(error).__name__}: {error}", (), driver.text, seed, number, report.calls + bench.calls, tuple(recent)
+        )
     report.calls += bench.calls
     report.steps += bench.steps
     report.rule_steps += bench.shadow.steps
@@ -89,8 +99,15 @@ def leg(rules: Rules, seed: int, number: int, calls: int, report: Report, full_e
     return failure
 
 
-def run_leg(rules: Rules, seed: int, number: int, calls: int, full_every: int = FULL_EVERY,
-            claims_every: int = CLAIMS_EVERY, rules_on: bool = True) -> Report:
+def run_leg(
+    rules: Rules,
+    seed: int,
+    number: int,
+    calls: int,
+    full_every: int = FULL_EVERY,
+    claims_every: int = CLAIMS_EVERY,
+    rules_on: bool = True,
+) -> Report:
     """One episode; after a mismatch it runs again, and everything is compared after each step."""
     report = Report(seed)
     try:
@@ -104,8 +121,16 @@ def run_leg(rules: Rules, seed: int, number: int, calls: int, full_every: int = 
     return report
 
 
-def campaign(rules: Rules, seed: int, calls: int, full_every: int = FULL_EVERY, claims_every: int = CLAIMS_EVERY,
-             rules_on: bool = True, progress: Callable[[int], None] | None = None, jobs: int = 1) -> Report:
+def campaign(
+    rules: Rules,
+    seed: int,
+    calls: int,
+    full_every: int = FULL_EVERY,
+    claims_every: int = CLAIMS_EVERY,
+    rules_on: bool = True,
+    progress: Callable[[int], None] | None = None,
+    jobs: int = 1,
+) -> Report:
     """Legs until so many calls are made or something went apart; the number of jobs changes nothing but the time."""
     start = time.perf_counter()
     report = Report(seed)

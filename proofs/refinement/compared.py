@@ -24,9 +24,14 @@ GRANT, MEMORY, EVENTS, DOMCTL = "grant_table_op", "memory_op", "event_channel_op
 MMU, MMUEXT, VA, VA_OTHER = "mmu_update", "mmuext_op", "update_va_mapping", "update_va_mapping_otherdomain"
 SYSTEM_CALL: Final = "system call"
 HYPERCALLS: Final[Mapping[int, str]] = {
-    abi.HYPERVISOR_MMU_UPDATE: MMU, abi.HYPERVISOR_MEMORY_OP: MEMORY, abi.HYPERVISOR_UPDATE_VA_MAPPING: VA,
-    abi.HYPERVISOR_GRANT_TABLE_OP: GRANT, abi.HYPERVISOR_UPDATE_VA_MAPPING_OTHERDOMAIN: VA_OTHER,
-    abi.HYPERVISOR_MMUEXT_OP: MMUEXT, abi.HYPERVISOR_EVENT_CHANNEL_OP: EVENTS, abi.HYPERVISOR_DOMCTL: DOMCTL,
+    abi.HYPERVISOR_MMU_UPDATE: MMU,
+    abi.HYPERVISOR_MEMORY_OP: MEMORY,
+    abi.HYPERVISOR_UPDATE_VA_MAPPING: VA,
+    abi.HYPERVISOR_GRANT_TABLE_OP: GRANT,
+    abi.HYPERVISOR_UPDATE_VA_MAPPING_OTHERDOMAIN: VA_OTHER,
+    abi.HYPERVISOR_MMUEXT_OP: MMUEXT,
+    abi.HYPERVISOR_EVENT_CHANNEL_OP: EVENTS,
+    abi.HYPERVISOR_DOMCTL: DOMCTL,
 }
 DEVICES: Final = ("gntdev", "gntalloc", "privcmd", "evtchn", "BSD gntdev")
 
@@ -87,8 +92,17 @@ NEITHER: Final[Mapping[Key, str]] = {
     ("privcmd", "mmap"): OLDER,
     ("privcmd", "mmapbatch"): OLDER,
     (SYSTEM_CALL, "anonymous"): "memory of the process's own; every ioctl's argument lies in it",
-    **{("BSD gntdev", name): BSD for name in (
-        "set_unmap_notify", "alloc_gref", "dealloc_gref", "map_grant_ref", "unmap_grant_ref", "get_offset_for_vaddr")},
+    **{
+        ("BSD gntdev", name): BSD
+        for name in (
+            "set_unmap_notify",
+            "alloc_gref",
+            "dealloc_gref",
+            "map_grant_ref",
+            "unmap_grant_ref",
+            "get_offset_for_vaddr",
+        )
+    },
 }
 
 
@@ -111,8 +125,11 @@ class Row:
 
 def _named(prefix: str) -> dict[int, str]:
     """The numbers of the interface whose names begin so, with the rest of the name."""
-    return {value: name[len(prefix):].lower() for name, value in vars(abi).items()
-            if name.startswith(prefix) and isinstance(value, int)}
+    return {
+        value: name[len(prefix) :].lower()
+        for name, value in vars(abi).items()
+        if name.startswith(prefix) and isinstance(value, int)
+    }
 
 
 def names() -> dict[str, dict[int, str]]:
@@ -125,9 +142,12 @@ def names() -> dict[str, dict[int, str]]:
         MEMORY: _named("XENMEM_"),
         EVENTS: {n: events[n] for n in hypercall_evtchn.SIZES},
         DOMCTL: {n: control[n] for n in known},
-        MMU: {abi.MMU_NORMAL_PT_UPDATE: "normal_pt_update", abi.MMU_MACHPHYS_UPDATE: "machphys_update",
-              abi.MMU_PT_UPDATE_PRESERVE_AD: "pt_update_preserve_ad",
-              abi.MMU_PT_UPDATE_NO_TRANSLATE: "pt_update_no_translate"},
+        MMU: {
+            abi.MMU_NORMAL_PT_UPDATE: "normal_pt_update",
+            abi.MMU_MACHPHYS_UPDATE: "machphys_update",
+            abi.MMU_PT_UPDATE_PRESERVE_AD: "pt_update_preserve_ad",
+            abi.MMU_PT_UPDATE_NO_TRANSLATE: "pt_update_no_translate",
+        },
         MMUEXT: _named("MMUEXT_") | pins,
         VA: {0: "the whole hypercall"},
         VA_OTHER: {0: "the whole hypercall"},
@@ -142,7 +162,7 @@ def ioctls() -> dict[str, dict[int, str]]:
         for name, value in vars(module).items():
             for prefix, device in prefixes.items():
                 if name.startswith(prefix) and isinstance(value, int):
-                    found[device][value] = name[len(prefix):].lower()
+                    found[device][value] = name[len(prefix) :].lower()
     for device in ("gntdev", "gntalloc"):  # one number for both
         found[device][ioctl.SET_UNMAP_NOTIFY] = "set_unmap_notify"
     return found
@@ -157,8 +177,10 @@ def system_calls() -> tuple[str, ...]:
 def operations() -> tuple[Key, ...]:
     """Every operation of the implementation."""
     families = {**names(), **ioctls()}
-    return (*((family, name) for family, numbers in families.items() for name in numbers.values()),
-            *((SYSTEM_CALL, name) for name in system_calls()))
+    return (
+        *((family, name) for family, numbers in families.items() for name in numbers.values()),
+        *((SYSTEM_CALL, name) for name in system_calls()),
+    )
 
 
 def recorded() -> dict[Key, int]:
@@ -177,9 +199,11 @@ def lines() -> list[str]:
     """For people: how many operations are compared with what, and those compared with nothing, with the reason."""
     rows = table()
     by = {word: [r for r in rows if r.beside == word] for word in ("both", "rules", "real Xen", "neither")}
-    out = [f"{len(rows)} operations: {len(by['both'])} compared with the rules and with recordings of real Xen, "
-           f"{len(by['rules'])} with the rules only, {len(by['real Xen'])} with real Xen only, "
-           f"{len(by['neither'])} with neither:"]
+    out = [
+        f"{len(rows)} operations: {len(by['both'])} compared with the rules and with recordings of real Xen, "
+        f"{len(by['rules'])} with the rules only, {len(by['real Xen'])} with real Xen only, "
+        f"{len(by['neither'])} with neither:"
+    ]
     reasons: dict[str, list[str]] = {}
     for row in by["neither"]:
         reasons.setdefault(row.why or "no reason is given", []).append(" ".join(row.key))
@@ -189,6 +213,8 @@ def lines() -> list[str]:
 def markdown() -> str:
     """The table of proofs/README.md."""
     out = ["| Operation | Compared with | Rules | Recorded calls |", "|---|---|---|---|"]
-    out += [f"| {row.key[0]}: {row.key[1]} | {row.beside} | {', '.join(row.rules) or '-'} | {row.recorded or '-'} |"
-            for row in table()]
+    out += [
+        f"| {row.key[0]}: {row.key[1]} | {row.beside} | {', '.join(row.rules) or '-'} | {row.recorded or '-'} |"
+        for row in table()
+    ]
     return "\n".join(out) + "\n"

@@ -81,8 +81,11 @@ class Coverage:
 
     def lines(self) -> list[str]:
         """For people: what is open, then what cannot happen, reason by reason."""
-        out = [f"{self.reached} of {self.total} (rule, outcome) pairs reached, {len(self.explained)} cannot happen, "
-               f"{len(self.open)} never reached{':' if self.open else '.'}", *(f"  {pair}" for pair in self.open)]
+        out = [
+            f"{self.reached} of {self.total} (rule, outcome) pairs reached, {len(self.explained)} cannot happen, "
+            f"{len(self.open)} never reached{':' if self.open else '.'}",
+            *(f"  {pair}" for pair in self.open),
+        ]
         if self.explained:
             out.append("Cannot happen on the implementation:")
         reasons: dict[str, list[str]] = {}

@@ -24,8 +24,12 @@ from bulkhead.proofs.refinement.lockstep.testbed import FIXED
 UNBOUND: Final = Answer("unbound")
 KINDS: Final = ("page ", "handle ", "port ")
 STATUS_AT: Final = {"map_grant_ref": 18, "unmap_grant_ref": 20, "copy": 36, "swap_grant_ref": 8}
-GIVEN_AT: Final = {"map_grant_ref": 20, "populate_physmap": EXTENTS_AT, "evtchn_alloc_unbound": 4,
-                   "evtchn_bind_interdomain": 8}  # where in the argument area stands what the call gave
+GIVEN_AT: Final = {
+    "map_grant_ref": 20,
+    "populate_physmap": EXTENTS_AT,
+    "evtchn_alloc_unbound": 4,
+    "evtchn_bind_interdomain": 8,
+}  # where in the argument area stands what the call gave
 
 
 class Unbound(Exception):
@@ -106,11 +110,21 @@ class RulesAlone:
         self.privcmd = 0
         self.sh.step("open_privcmd", {"p": TOOLS, "x_x": self.privcmd})
         self.operations: dict[str, Callable[[Call, int, dict[str, Any]], str]] = {
-            "createdomain": self._create, "populate_physmap": self._populate, "decrease_reservation": self._decrease,
-            "write_entry": self._write_entry, "map_grant_ref": self._map, "unmap_grant_ref": self._unmap,
-            "copy": self._copy, "swap_grant_ref": self._swap, "end_access": self._end_access, "access": self._access,
-            "evtchn_alloc_unbound": self._alloc_unbound, "evtchn_bind_interdomain": self._bind,
-            "evtchn_send": self._port, "evtchn_close": self._port}
+            "createdomain": self._create,
+            "populate_physmap": self._populate,
+            "decrease_reservation": self._decrease,
+            "write_entry": self._write_entry,
+            "map_grant_ref": self._map,
+            "unmap_grant_ref": self._unmap,
+            "copy": self._copy,
+            "swap_grant_ref": self._swap,
+            "end_access": self._end_access,
+            "access": self._access,
+            "evtchn_alloc_unbound": self._alloc_unbound,
+            "evtchn_bind_interdomain": self._bind,
+            "evtchn_send": self._port,
+            "evtchn_close": self._port,
+        }
 
     def carry_out(self, call: Call) -> Answer:
         """Take the steps of a call, and then what the rules do by themselves: flush, and free pages."""
@@ -171,9 +185,18 @@ class RulesAlone:
 
     def _write_entry(self, call: Call, me: int, a: dict[str, Any]) -> str:
         kind = self.sh.kind["permit_access" if a["flags"] & abi.GTF_TYPE_MASK == abi.GTF_PERMIT_ACCESS else "invalid"]
-        return self.sh.step("write_entry", {
-            "owner": me, "ref": self.sh.ref(a["ref"]), "kind": kind, "grantee": self.sh.domain(a["domid"]),
-            "frame": self.sh.frame(a["mfn"]), "readonly": int(bool(a["flags"] & abi.GTF_READONLY)), "part": 0})
+        return self.sh.step(
+            "write_entry",
+            {
+                "owner": me,
+                "ref": self.sh.ref(a["ref"]),
+                "kind": kind,
+                "grantee": self.sh.domain(a["domid"]),
+                "frame": self.sh.frame(a["mfn"]),
+                "readonly": int(bool(a["flags"] & abi.GTF_READONLY)),
+                "part": 0,
+            },
+        )
 
     def _end_access(self, call: Call, me: int, a: dict[str, Any]) -> str:
         return self.sh.step("end_access", {"caller": me, "ref": self.sh.ref(a["ref"])}, ANY)
@@ -185,9 +208,21 @@ class RulesAlone:
     def _map(self, call: Call, me: int, a: dict[str, Any]) -> str:
         sh, (e,) = self.sh, a["elements"]
         h = sh.free_handle()
-        code = sh.step("map_grant_ref", {
-            "caller": me, "space": me, "dom": sh.domain(e["dom"]), "ref": sh.ref(e["ref"]),
-            "writable": int(not e["flags"] & abi.GNTMAP_READONLY), "host": 1, "device": 0, "got_h": h, "this": 0}, ANY)
+        code = sh.step(
+            "map_grant_ref",
+            {
+                "caller": me,
+                "space": me,
+                "dom": sh.domain(e["dom"]),
+                "ref": sh.ref(e["ref"]),
+                "writable": int(not e["flags"] & abi.GNTMAP_READONLY),
+                "host": 1,
+                "device": 0,
+                "got_h": h,
+                "this": 0,
+            },
+            ANY,
+        )
         if code == OKAY:
             t = sh.free_translation()
             code = sh.step("map_grant_ref.insert", {"this": 0, "got_t": t, "got_u": sh.free_translation(t)}, ANY)
@@ -198,8 +233,19 @@ class RulesAlone:
     def _unmap(self, call: Call, me: int, a: dict[str, Any]) -> str:
         sh, (e,) = self.sh, a["elements"]
         t = sh.slots.get((me, e["slot"]))
-        code = sh.step("unmap_grant_ref", {"caller": me, "space": me, "h": e["handle"], "host": 1, "device": 0, "this": 0,
-                                           "t": sh.free_translation() if t is None else t}, ANY)
+        code = sh.step(
+            "unmap_grant_ref",
+            {
+                "caller": me,
+                "space": me,
+                "h": e["handle"],
+                "host": 1,
+                "device": 0,
+                "this": 0,
+                "t": sh.free_translation() if t is None else t,
+            },
+            ANY,
+        )
         if code == OKAY:
             sh.step("unmap_grant_ref.flush", {"this": 0})
             sh.step("unmap_grant_ref.complete", {"this": 0})
@@ -212,9 +258,13 @@ class RulesAlone:
         args: dict[str, int] = dict(this)
         for side in ("src", "dst"):
             by_ref, what = e[f"{side}_ref"], e[side]
-            args |= {f"{side}_by_ref": int(by_ref), f"{side}_own": int(e[f"{side}_dom"] == abi.DOMID_SELF),
-                     f"{side}_dom": sh.domain(e[f"{side}_dom"]), f"{side}_ref": sh.ref(what) if by_ref else 0,
-                     f"{side}_frame": 0 if by_ref else sh.frame(what)}
+            args |= {
+                f"{side}_by_ref": int(by_ref),
+                f"{side}_own": int(e[f"{side}_dom"] == abi.DOMID_SELF),
+                f"{side}_dom": sh.domain(e[f"{side}_dom"]),
+                f"{side}_ref": sh.ref(what) if by_ref else 0,
+                f"{side}_frame": 0 if by_ref else sh.frame(what),
+            }
         code = sh.step("copy.element", args, ANY)
         for step in ("copy.claim_source", "copy.claim_dest"):
             code = sh.step(step, this, ANY) if code == OKAY else code

@@ -41,9 +41,7 @@ def entry(rig: Rig, key: str) -> dict[str, Any] | None:
     return {"flags": flags, "domid": domid, "page": rig.name(frame), "status": abi.U16.unpack_from(data, off)[0]}
 
 
-def differences(
-    rig: Rig, recorded: dict[str, Any], result: dict[str, Any], skip: set[str]
-) -> list[tuple[str, Any, Any]]:
+def differences(rig: Rig, recorded: dict[str, Any], result: dict[str, Any], skip: set[str]) -> list[tuple[str, Any, Any]]:
     """(field, recorded, replayed) of everything comparable that differs."""
     out: list[tuple[str, Any, Any]] = []
     res: dict[str, Any] = recorded.get("res", {})
@@ -72,7 +70,11 @@ def differences(
 def explained(known: list[dict[str, Any]], op: str, diff: tuple[str, Any, Any]) -> str | None:
     """The reason for a difference the table knows, else None. A row's missing field matches anything."""
     for row in known:
-        if (row.get("op", op) == op and row.get("field", diff[0]) == diff[0]
-                and row.get("recorded", diff[1]) == diff[1] and row.get("replayed", diff[2]) == diff[2]):
+        if (
+            row.get("op", op) == op
+            and row.get("field", diff[0]) == diff[0]
+            and row.get("recorded", diff[1]) == diff[1]
+            and row.get("replayed", diff[2]) == diff[2]
+        ):
             return str(row["reason"])
     return None

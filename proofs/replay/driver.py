@@ -87,8 +87,9 @@ def replay(path: Path) -> Recording:
     header, operations = read_recording(path)
     known = load_known()
     # A translated guest can be made where the processor has nested paging.
-    hap = any(item["op"] == "mkdom" and item["a"].get("kind") == "hvm" and "domid" in item.get("res", {})
-              for item in operations)
+    hap = any(
+        item["op"] == "mkdom" and item["a"].get("kind") == "hvm" and "domid" in item.get("res", {}) for item in operations
+    )
     rig = Rig(profile=str(header.get("profile", "")), hap=hap)
     found = told = 0
     report: list[str] = []
@@ -111,8 +112,9 @@ def replay(path: Path) -> Recording:
                 told += 1
             else:
                 found += 1
-                report.append(f"{item.get('i')} {item['op']} {item['a']}: {diff[0]}: "
-                              f"recorded {diff[1]!r}, replayed {diff[2]!r}")
+                report.append(
+                    f"{item.get('i')} {item['op']} {item['a']}: {diff[0]}: recorded {diff[1]!r}, replayed {diff[2]!r}"
+                )
     return Recording(path.name, len(operations), found, told, tuple(report))
 
 

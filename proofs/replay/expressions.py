@@ -131,7 +131,7 @@ class Caller:
             frame = self._pool_page(page, False)
             if frame is None:
                 return None, False
-            data = bytes(frame.bytes()[offset:offset + size])
+            data = bytes(frame.bytes()[offset : offset + size])
             return data, rig.tainted(frame.mfn, offset, size)
         if kind == "u":
             try:
@@ -141,7 +141,7 @@ class Caller:
         if self.agent is None:
             return read(rig.xen, rig.kernel.vcpu, rig.kernel.arg_va + offset, size), False
         frame, at = self.agent.argument_page(offset)
-        return bytes(frame.bytes()[at:at + size]), False
+        return bytes(frame.bytes()[at : at + size]), False
 
     def store(self, kind: str, page: int, offset: int, payload: bytes) -> bool:
         """Fill a place; False where it cannot be written."""
@@ -150,8 +150,8 @@ class Caller:
             frame = self._pool_page(page, True)
             if frame is None:
                 return False
-            payload = payload[:PAGE - offset]
-            frame.bytes()[offset:offset + len(payload)] = payload
+            payload = payload[: PAGE - offset]
+            frame.bytes()[offset : offset + len(payload)] = payload
             rig.clean(frame.mfn, offset, len(payload))
             return True
         if kind == "u":
@@ -164,9 +164,9 @@ class Caller:
             return write(rig.xen, rig.kernel.vcpu, rig.kernel.arg_va + offset, payload)
         while payload:  # the recorder writes there whatever the agent's own tables say
             frame, at = self.agent.argument_page(offset)
-            part = payload[:PAGE - at]
-            frame.bytes()[at:at + len(part)] = part
-            payload, offset = payload[len(part):], offset + len(part)
+            part = payload[: PAGE - at]
+            frame.bytes()[at : at + len(part)] = part
+            payload, offset = payload[len(part) :], offset + len(part)
         return True
 
     # --- specifications ---

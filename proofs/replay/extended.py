@@ -84,5 +84,11 @@ def op_show(rig: Rig, a: Args, skip: set[str]) -> Result:
 
 
 EXTENDED: Final[dict[str, Callable[[Rig, Args, set[str]], Result]]] = {
-    "x": op_x, "cur": op_cur, "pend": op_pend, "pause": op_pause, "unpause": op_unpause, "show": op_show, "sleep": op_show,
+    "x": op_x,
+    "cur": op_cur,
+    "pend": op_pend,
+    "pause": op_pause,
+    "unpause": op_unpause,
+    "show": op_show,
+    "sleep": op_show,
 }

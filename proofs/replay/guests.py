@@ -39,8 +39,12 @@ LEAF: Final = PTE_P | PTE_USER | PTE_A | PTE_D
 def _order() -> list[int]:
     """Guest page numbers in the order by which `PvAgentMemory.pages` is asked: pool, mailbox, arguments, pages behind the
     window slots, the rest, and the page tables last."""
-    first = [*range(POOL_PFN, POOL_PFN + POOL), MAILBOX_PFN, *range(ARGS_PFN, ARGS_PFN + ARG_PAGES),
-             *range(WINDOW_PFN, WINDOW_PFN + SLOTS)]
+    first = [
+        *range(POOL_PFN, POOL_PFN + POOL),
+        MAILBOX_PFN,
+        *range(ARGS_PFN, ARGS_PFN + ARG_PAGES),
+        *range(WINDOW_PFN, WINDOW_PFN + SLOTS),
+    ]
     tables = range(TABLE_PFN, TABLE_PFN + TABLES)
     rest = [pfn for pfn in range(TOTAL) if pfn not in set(first) and pfn not in tables]
     return [*first, *rest, *tables]
@@ -56,7 +60,7 @@ class PvAgentMemory:
 
     def __init__(self, by_pfn: list[Frame]) -> None:
         self.pages = [by_pfn[pfn] for pfn in ORDER]
-        self.root, self.l3, self.l2, low, high = by_pfn[TABLE_PFN:TABLE_PFN + TABLES]
+        self.root, self.l3, self.l2, low, high = by_pfn[TABLE_PFN : TABLE_PFN + TABLES]
         self.direct_l1 = [low, high]
         self.windows = [low]
 

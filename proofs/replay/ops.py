@@ -32,7 +32,7 @@ def _hex(value: int) -> str:
 
 
 def _word(data: bytearray | bytes | None, off: int) -> int:
-    return 0 if data is None else int.from_bytes(data[off:off + 8], "little")
+    return 0 if data is None else int.from_bytes(data[off : off + 8], "little")
 
 
 def _in_use(rig: Rig, name: str, ref: int) -> bool:
@@ -77,7 +77,7 @@ def op_prd(rig: Rig, a: Args, skip: set[str]) -> Result:
 def op_pwr(rig: Rig, a: Args, skip: set[str]) -> Result:
     frame = rig.page(a["pg"])
     assert frame is not None
-    frame.bytes()[a["off"]:a["off"] + 8] = int(a["v"]).to_bytes(8, "little")
+    frame.bytes()[a["off"] : a["off"] + 8] = int(a["v"]).to_bytes(8, "little")
     rig.clean(frame.mfn, a["off"], 8)
     return {"r": 0}
 
@@ -188,9 +188,19 @@ def _side(rig: Rig, value: Any) -> int:
 
 def op_copy(rig: Rig, a: Args, skip: set[str]) -> Result:
     arg = abi.COPY.pack(
-        _side(rig, a["s"]), rig.domid(a["sd"]), int(a["so"]) & 0xFFFF, 0,
-        _side(rig, a["t"]), rig.domid(a["dd"]), int(a["do"]) & 0xFFFF, 0,
-        int(a["len"]) & 0xFFFF, int(a["flags"]) & 0xFFFF, UNTOUCHED, 0)
+        _side(rig, a["s"]),
+        rig.domid(a["sd"]),
+        int(a["so"]) & 0xFFFF,
+        0,
+        _side(rig, a["t"]),
+        rig.domid(a["dd"]),
+        int(a["do"]) & 0xFFFF,
+        0,
+        int(a["len"]) & 0xFFFF,
+        int(a["flags"]) & 0xFFFF,
+        UNTOUCHED,
+        0,
+    )
     rc, out = rig.grant_op(a["by"], abi.GNTTABOP_COPY, arg)
     return {"st": abi.STATUS.unpack_from(out, 36)[0], "r": rc}
 
@@ -254,7 +264,7 @@ def op_wr(rig: Rig, a: Args, skip: set[str]) -> Result:
     if frame is None:
         return {"fault": 14, "ec": _hex(code), "r": 0}
     off = addr & 0xFFF
-    frame.bytes()[off:off + 8] = int(a["v"]).to_bytes(8, "little")
+    frame.bytes()[off : off + 8] = int(a["v"]).to_bytes(8, "little")
     rig.clean(frame.mfn, off, 8)
     return {"r": 0}
 
@@ -333,7 +343,7 @@ def op_gd_wr(rig: Rig, a: Args, skip: set[str]) -> Result:
         frame = rig.process.space.access(_user_addr(a, off), True)
     except Fault as fault:
         return {"sig": fault.signal, "code": fault.code, "r": 0}
-    frame.bytes()[off:off + 8] = int(a["v"]).to_bytes(8, "little")
+    frame.bytes()[off : off + 8] = int(a["v"]).to_bytes(8, "little")
     rig.clean(frame.mfn, off, 8)
     return {"r": 0}
 
@@ -379,6 +389,8 @@ def execute(rig: Rig, op: str, a: Args, skip: set[str]) -> Result:
         return {"r": NO_ANSWER, "stuck": f"{op}: {exc}"}
 
 
-OPS: dict[str, Callable[[Rig, Args, set[str]], Result]] = {
-    name[3:].replace("gd_", "gd."): value for name, value in dict(globals()).items() if name.startswith("op_")
-} | EXTENDED | SYSTEM_CALLS
+OPS: dict[str, Callable[[Rig, Args, set[str]], Result]] = (
+    {name[3:].replace("gd_", "gd."): value for name, value in dict(globals()).items() if name.startswith("op_")}
+    | EXTENDED
+    | SYSTEM_CALLS
+)

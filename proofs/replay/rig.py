@@ -30,8 +30,15 @@ from bulkhead.proofs.replay.guests import ARG_PAGES, POOL, TABLES, TOTAL, PvAgen
 MAILBOX: Final = POOL
 ARGS: Final = POOL + 1
 GUEST_PAGES: Final = TOTAL - TABLES
-SYMBOLS: Final = {"SELF": abi.DOMID_SELF, "XEN": abi.DOMID_XEN, "IO": abi.DOMID_IO, "d0": 0, "COW": abi.DOMID_COW,
-                  "INVALID": abi.DOMID_INVALID, "IDLE": abi.DOMID_IDLE}
+SYMBOLS: Final = {
+    "SELF": abi.DOMID_SELF,
+    "XEN": abi.DOMID_XEN,
+    "IO": abi.DOMID_IO,
+    "d0": 0,
+    "COW": abi.DOMID_COW,
+    "INVALID": abi.DOMID_INVALID,
+    "IDLE": abi.DOMID_IDLE,
+}
 MACHINE_FRAMES: Final = 0x7FFE0  # the recorder's machine has 2 GiB
 NO_FRAME: Final = (1 << 64) - 1
 NO_ANSWER: Final = -9999  # what the recorder writes for an agent that did not come back from a hypercall
@@ -133,8 +140,13 @@ class Rig:
         """The machine of a recording: Debian's Xen on a processor with or without nested paging; with the profile `flask`
         it has FLASK's example policy."""
         self.flask = FlaskPolicy() if profile == "flask" else None
-        self.xen = Xen(nframes=MACHINE_FRAMES, reserved=0x8000, seed=seed, policy=self.flask,
-                       options=Options(hap=hap, shadow_paging=False))
+        self.xen = Xen(
+            nframes=MACHINE_FRAMES,
+            reserved=0x8000,
+            seed=seed,
+            policy=self.flask,
+            options=Options(hap=hap, shadow_paging=False),
+        )
         self.dom0 = self.xen.create_dom0()
         self.kernel = Kernel(self.xen, self.dom0, npages=DOM0_PAGES, nwindows=8)
         for _ in range(DOM0_PORTS):
@@ -177,7 +189,8 @@ class Rig:
     def _create(self, name: str, label: str | None, flags: int, emulation: int) -> int:
         """An empty domain with one vCPU and the recorder's limits; its domid, or -errno."""
         body = abi.CREATEDOMAIN.pack(
-            self._ssidref(name, label), bytes(16), flags, 0, 1, 0xFFFFFFFF, 8, 64, 2, 0, 0, emulation, 0)
+            self._ssidref(name, label), bytes(16), flags, 0, 1, 0xFFFFFFFF, 8, 64, 2, 0, 0, emulation, 0
+        )
         rc, raw = self.kernel.domctl(abi.DOMCTL_CREATEDOMAIN, 0, body)
         if rc:
             return rc
@@ -354,21 +367,24 @@ class Rig:
         if src == dst and src_off < dst_off < src_off + length:
             forward_copy(into, dst_off, src_off, length)
             return
-        into[dst_off:dst_off + length] = marks[src_off:src_off + length]
+        into[dst_off : dst_off + length] = marks[src_off : src_off + length]
 
     def clean(self, mfn: int, off: int, length: int) -> None:
         """Known bytes were stored; page tables and mailboxes stay irreproducible."""
         self._look(mfn)
         marks = self.taint.get(mfn)
         if marks is not None and not self.inherent(mfn):
-            marks[off:off + length] = bytes(length)
+            marks[off : off + length] = bytes(length)
 
     def inherent(self, mfn: int) -> bool:
         """Is this a page whose content real runs do not reproduce by nature?"""
         for agent in self.agents.values():
             shared = agent.domain.shared_info
-            if (shared is not None and mfn == shared.mfn) or mfn == agent.layout.pages[MAILBOX].mfn or any(
-                    mfn == frame.mfn for frame in agent.layout.pages[GUEST_PAGES:]):
+            if (
+                (shared is not None and mfn == shared.mfn)
+                or mfn == agent.layout.pages[MAILBOX].mfn
+                or any(mfn == frame.mfn for frame in agent.layout.pages[GUEST_PAGES:])
+            ):
                 return True
         return False
 
@@ -376,7 +392,7 @@ class Rig:
         """Does a byte range hold something irreproducible?"""
         self._look(mfn)
         marks = self.taint.get(mfn)
-        return marks is not None and any(marks[off:off + length])
+        return marks is not None and any(marks[off : off + length])
 
     # --- hypercalls ---
     def grant_op(self, by: str, cmd: int, arg: bytes) -> tuple[int, bytes]:

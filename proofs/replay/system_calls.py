@@ -136,6 +136,13 @@ def op_write(rig: Rig, a: Args, skip: set[str]) -> Result:
 
 
 SYSTEM_CALLS: Final[dict[str, Callable[[Rig, Args, set[str]], Result]]] = {
-    "sys.open": op_open, "sys.close": op_close, "sys.ioctl": op_ioctl, "sys.mmap": op_mmap, "sys.munmap": op_munmap,
-    "sys.rd": op_rd, "sys.wr": op_wr, "sys.read": op_read, "sys.write": op_write,
+    "sys.open": op_open,
+    "sys.close": op_close,
+    "sys.ioctl": op_ioctl,
+    "sys.mmap": op_mmap,
+    "sys.munmap": op_munmap,
+    "sys.rd": op_rd,
+    "sys.wr": op_wr,
+    "sys.read": op_read,
+    "sys.write": op_write,
 }

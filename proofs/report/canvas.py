@@ -32,11 +32,26 @@ class Canvas:
 
     def __init__(self, caption: Caption, legend: str) -> None:
         self.graph: Any = graphviz.Digraph(
-            graph_attr={"label": _label(caption, legend), "labelloc": "t", "fontname": "Helvetica", "rankdir": "LR",
-                        "compound": "true", "nodesep": "0.25", "ranksep": "0.6", "pad": "0.2"},
-            node_attr={"fontname": "Helvetica", "fontsize": "13", "shape": "box", "style": "filled", "fillcolor": "white",
-                       "margin": "0.12,0.06"},
-            edge_attr={"fontname": "Helvetica", "fontsize": "11"})
+            graph_attr={
+                "label": _label(caption, legend),
+                "labelloc": "t",
+                "fontname": "Helvetica",
+                "rankdir": "LR",
+                "compound": "true",
+                "nodesep": "0.25",
+                "ranksep": "0.6",
+                "pad": "0.2",
+            },
+            node_attr={
+                "fontname": "Helvetica",
+                "fontsize": "13",
+                "shape": "box",
+                "style": "filled",
+                "fillcolor": "white",
+                "margin": "0.12,0.06",
+            },
+            edge_attr={"fontname": "Helvetica", "fontsize": "11"},
+        )
         self.nodes: dict[str, list[tuple[str, str, dict[str, str]]]] = {}
         self.boxes: dict[str, tuple[str, dict[str, str]]] = {}
 
@@ -54,13 +69,26 @@ class Canvas:
         """The graph, its boxes closed."""
         for k, (box, (title, style)) in enumerate(self.boxes.items()):
             with self.graph.subgraph(name=f"cluster_{k}") as sub:
-                sub.attr(label=_text(title), style="rounded,filled", fillcolor="#f3f6fb", fontsize="14", margin="12",
-                         **{**style, "fontcolor": "black"})
+                sub.attr(
+                    label=_text(title),
+                    style="rounded,filled",
+                    fillcolor="#f3f6fb",
+                    fontsize="14",
+                    margin="12",
+                    **{**style, "fontcolor": "black"},
+                )
                 for name, label, style in self.nodes.get(box, ()):
                     sub.node(name, label, **style)
                 if box not in self.nodes:
-                    sub.node(_id(f"nothing in {box}"), "", shape="none", fixedsize="true", width="0.1", height="0.1",
-                             style="invis")
+                    sub.node(
+                        _id(f"nothing in {box}"),
+                        "",
+                        shape="none",
+                        fixedsize="true",
+                        width="0.1",
+                        height="0.1",
+                        style="invis",
+                    )
         for box, nodes in self.nodes.items():
             for name, label, style in nodes if box not in self.boxes else ():
                 self.graph.node(name, label, **style)
@@ -70,8 +98,11 @@ class Canvas:
 def look(changed: bool, bad: bool) -> dict[str, str]:
     """Colours and width of what is changed or to blame; what is to blame stays red when it has changed too."""
     colour = BAD if bad else CHANGED if changed else PLAIN
-    return {"color": colour, "fontcolor": colour if bad or changed else "black",
-            "penwidth": "2.4" if bad or changed else "1"}
+    return {
+        "color": colour,
+        "fontcolor": colour if bad or changed else "black",
+        "penwidth": "2.4" if bad or changed else "1",
+    }
 
 
 def _label(caption: Caption, legend: str) -> str:

@@ -19,12 +19,15 @@ def claims_of(proof: Proof) -> Claims:
         used = frozenset(bare for kind, _, bare in (n.partition("/") for n in r.core) if kind in ("invariant", "theorem"))
         hints[r.label, r.claim] = hints.get((r.label, r.claim), frozenset()) | used
     two_state = set(proof.system.transitions)
-    return Claims(frozenset(proof.standing), frozenset(proof.proved - proof.standing - two_state),
-                  frozenset(proof.proved & two_state), hints)
+    return Claims(
+        frozenset(proof.standing),
+        frozenset(proof.proved - proof.standing - two_state),
+        frozenset(proof.proved & two_state),
+        hints,
+    )
 
 
-def certified(proof: Proof, source: str, faults: tuple[str, ...], settings: Settings,
-              pool: Workers | None) -> Certificate:
+def certified(proof: Proof, source: str, faults: tuple[str, ...], settings: Settings, pool: Workers | None) -> Certificate:
     """Ask the second road about all that a proof says stands. `source` is a shipped system or the path of a rules file."""
     return certify(read(source, faults), claims_of(proof), pool, settings.limit, settings.jobs)
 

@@ -104,8 +104,11 @@ class _Reader:
             case Op("=>", (left, right)):
                 if not self.value(left, env):
                     return self.reasons(left, env)
-                return self.reasons(right, env) if self.value(right, env) \
+                return (
+                    self.reasons(right, env)
+                    if self.value(right, env)
                     else self.reasons(left, env) | self.reasons(right, env)
+                )
             case Op(_, args):
                 return set[Place]().union(*(self.reasons(a, env) for a in args))
             case Quant(kind, _, body):

@@ -36,13 +36,17 @@ def _decisive(cti: Cti, system: System, machine: Machine) -> Iterator[tuple[str,
             for other in others:
                 state[k][i] = other
                 after = [list(t) for t in state]
-                free = free or (machine.fire(after, cti.event.label, cti.event.args)
-                                and broken(wrong, machine, cti.transition, state, after)
-                                and all(machine.holds(state, c) for c in claims))
+                free = free or (
+                    machine.fire(after, cti.event.label, cti.event.args)
+                    and broken(wrong, machine, cti.transition, state, after)
+                    and all(machine.holds(state, c) for c in claims)
+                )
             state[k][i] = value
             if not free:
-                yield (place(func.name, index_names(system, cti.world, func.name, i)),
-                       elements(system, cti.world, func.sort)[value])
+                yield (
+                    place(func.name, index_names(system, cti.world, func.name, i)),
+                    elements(system, cti.world, func.sort)[value],
+                )
 
 
 def describe(cti: Cti, system: System) -> str:

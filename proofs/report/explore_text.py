@@ -22,11 +22,16 @@ def explore_text(result: ExploreResult) -> str:
     """How many states there are, what is false in some, and what can never happen."""
     f = result.found
     rate = f.states / f.seconds if f.seconds else 0.0
-    out = [f"{result.system.name} with {in_words(f.sizes)}",
-           f"  {f.states:,} states, {f.initial:,} of them initial; {f.taken:,} steps; depth {f.depth}; {f.seconds:.1f} s, "
-           f"{rate:,.0f} states/s"]
-    out.append("  All reachable states of this world were seen." if f.complete else
-               f"  NOT all states were seen: the search stopped {f.stopped}.")
+    out = [
+        f"{result.system.name} with {in_words(f.sizes)}",
+        f"  {f.states:,} states, {f.initial:,} of them initial; {f.taken:,} steps; depth {f.depth}; {f.seconds:.1f} s, "
+        f"{rate:,.0f} states/s",
+    ]
+    out.append(
+        "  All reachable states of this world were seen."
+        if f.complete
+        else f"  NOT all states were seen: the search stopped {f.stopped}."
+    )
     if f.renamings > 1:
         out.append(f"  Of states that differ by a renaming of elements one was kept ({f.renamings} renamings).")
     if f.hidden:
@@ -49,9 +54,11 @@ def explore_text(result: ExploreResult) -> str:
 
 def save_graph(system: System, graph: Graph, path: Path) -> str:
     """Draw the states and steps of a world; gives a note where Graphviz is not there."""
-    drawn = graphviz.Digraph(graph_attr={"rankdir": "LR"}, node_attr={"shape": "box", "fontname": "Helvetica",
-                                                                    "fontsize": "10", "style": "rounded"},
-                             edge_attr={"fontname": "Helvetica", "fontsize": "9"})
+    drawn = graphviz.Digraph(
+        graph_attr={"rankdir": "LR"},
+        node_attr={"shape": "box", "fontname": "Helvetica", "fontsize": "10", "style": "rounded"},
+        edge_attr={"fontname": "Helvetica", "fontsize": "9"},
+    )
     for number, (world, state) in enumerate(graph.states):
         drawn.node(str(number), _label(system, world, state), **({"penwidth": "2.5"} if number < graph.initial else {}))
     for a, b, label in graph.edges:
@@ -61,8 +68,9 @@ def save_graph(system: System, graph: Graph, path: Path) -> str:
 
 def _label(system: System, world: World, state: list[list[int]]) -> str:
     machine = Machine(system, world)
-    told = [f"{place} = {value}" if value != "true" else place
-            for place, value in facts(system, machine.world, state).items()]
+    told = [
+        f"{place} = {value}" if value != "true" else place for place, value in facts(system, machine.world, state).items()
+    ]
     more = [f"and {len(told) - SHOWN} more"] if len(told) > SHOWN else []
     return str(graphviz.escape("\n".join([*told[:SHOWN], *more]) or "nothing of note"))
 

@@ -33,7 +33,7 @@ def _group(fault: FaultResult) -> tuple[Layer, str]:
 
 def _told(fault: FaultResult) -> str:
     if fault.noticed is not None:
-        how = fault.how if len(fault.how) <= WIDEST else fault.how[:WIDEST - 3] + "..."
+        how = fault.how if len(fault.how) <= WIDEST else fault.how[: WIDEST - 3] + "..."
         after = f" after {fault.calls} calls" if fault.noticed and fault.calls is not None else ""
         return f"{'noticed' + after if fault.noticed else 'NOT NOTICED'}: {how}"
     breaks = f" (breaks {', '.join(fault.breaks)} in {fault.step})" if fault.breaks else ""

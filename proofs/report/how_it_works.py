@@ -24,9 +24,9 @@ NAME = "how_it_works"
 class Kind(StrEnum):
     """What a box is; the value is its colour."""
 
-    TEXT = "#fff4d6"      # files that people write or record
-    CODE = "#e4edfa"      # rooms of the project
-    OUTSIDE = "#eeeeee"   # programs of others
+    TEXT = "#fff4d6"  # files that people write or record
+    CODE = "#e4edfa"  # rooms of the project
+    OUTSIDE = "#eeeeee"  # programs of others
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,11 @@ ARROWS = (
 def drawing(rooms: Iterable[Room] = ROOMS, arrows: Iterable[Arrow] = ARROWS) -> graphviz.Digraph:
     """The picture as a Graphviz graph. KeyError where an arrow names no room."""
     graph = graphviz.Digraph(
-        NAME, graph_attr={"rankdir": "TB", "ranksep": "0.45", "nodesep": "0.25"},
+        NAME,
+        graph_attr={"rankdir": "TB", "ranksep": "0.45", "nodesep": "0.25"},
         node_attr={"shape": "box", "style": "filled,rounded", "fontname": "Helvetica", "fontsize": "11"},
-        edge_attr={"fontname": "Helvetica", "fontsize": "9", "color": "#555555"})
+        edge_attr={"fontname": "Helvetica", "fontsize": "9", "color": "#555555"},
+    )
     places = {room.name: f"r{number}" for number, room in enumerate(rooms)}
     for room in rooms:
         where = f"\n{room.folder}/" if room.folder else ""

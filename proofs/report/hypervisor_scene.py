@@ -31,8 +31,11 @@ class _Scene:
         self.names = Names(facts)
         self.changed = {(f.partition(".")[0], a) for f, a in changed}
         self.bad = {(f.partition(".")[0], a) for f, a in bad}
-        self.mappings = [t for (t,) in facts["translation.frame"]
-                         if "true" in (self.get("translation.present", t), self.get("translation.cached", t))]
+        self.mappings = [
+            t
+            for (t,) in facts["translation.frame"]
+            if "true" in (self.get("translation.present", t), self.get("translation.cached", t))
+        ]
         self.red = {t for t in self.mappings if ("translation", (t,)) in self.bad}
         holds = [a for f, a in bad if f.startswith("hold.") and self.get("hold.page", *a) == "true"]
         self.red_frames = {a[0] for h, a in self.bad if h == "frame"}
@@ -72,8 +75,9 @@ class _Scene:
             use = self.get("frame.use", f)
             if use in ("free", "") and f not in reached and not self.moved("frame", f):
                 continue
-            what = {"private": "private data", "public": "public data"}.get(self.get("frame.content", f),
-                                                                          self.get("frame.content", f))
+            what = {"private": "private data", "public": "public data"}.get(
+                self.get("frame.content", f), self.get("frame.content", f)
+            )
             label = "\n".join([f, ", ".join(w for w in (use.replace("_", " "), what) if w)])
             if self.true("shared_page.used", f):
                 label += f"\ngntalloc page, {self.get('shared_page.ref', f)}"
@@ -82,8 +86,9 @@ class _Scene:
             owner = self.get("frame.owner", f) if use not in ("free", "unscrubbed") else "heap"
             if owner == "heap":
                 self.canvas.box("heap", "Xen's heap")
-            self.node(f"frame {f}", label, owner, self.moved("frame", f) or self.moved("shared_page", f),
-                      f in self.red_frames)
+            self.node(
+                f"frame {f}", label, owner, self.moved("frame", f) or self.moved("shared_page", f), f in self.red_frames
+            )
 
     def processes(self) -> None:
         for (s,) in self.facts["space_of"]:
@@ -93,8 +98,14 @@ class _Scene:
                 notes += ["exits"] if phase == "process_exits" else []
                 if self.get("slot.ask", s) not in ("nothing", ""):
                     notes.append(f"asks DomB to {self.get('slot.ask', s)}")
-                self.node(f"space {s}", "\n".join([f"process {s}", ", ".join(notes)]).rstrip(), "dom0",
-                          self.moved("process", s) or self.moved("slot", s), s in self.red_spaces(), shape="ellipse")
+                self.node(
+                    f"space {s}",
+                    "\n".join([f"process {s}", ", ".join(notes)]).rstrip(),
+                    "dom0",
+                    self.moved("process", s) or self.moved("slot", s),
+                    s in self.red_spaces(),
+                    shape="ellipse",
+                )
 
     def red_spaces(self) -> set[str]:
         issuers = {self.get("issuer.space", c) for c in self.red_calls}
@@ -114,8 +125,9 @@ class _Scene:
             self.node(f"file {x}", label, "dom0", self.moved("file", x), x in self.red_files(), shape="component")
         for s, x in self.facts.get("fd", {}):
             if self.true("fd", s, x) and {f"space {s}", f"file {x}"} <= self.drawn:
-                self.canvas.edge(f"space {s}", f"file {x}", "fd", self.moved("fd", s, x),
-                                 s in self.red_spaces() and x in self.red_files())
+                self.canvas.edge(
+                    f"space {s}", f"file {x}", "fd", self.moved("fd", s, x), s in self.red_spaces() and x in self.red_files()
+                )
         for (m,) in self.facts.get("gmap.listed", {}):
             x = self.get("gmap.file", m)
             if self.true("gmap.listed", m) and f"file {x}" in self.drawn:
@@ -130,8 +142,14 @@ class _Scene:
             bad, moved = t in self.red, self.moved("translation", t)
             domain = self.get("space_of", space)
             if f"space {space}" not in self.drawn:
-                self.node(f"space {space}", self.names.of(space), domain, self.moved("process", space), space in red_spaces,
-                          shape="ellipse")
+                self.node(
+                    f"space {space}",
+                    self.names.of(space),
+                    domain,
+                    self.moved("process", space),
+                    space in red_spaces,
+                    shape="ellipse",
+                )
             origin = self.get("translation.origin", t)
             words = [PROTECTION.get(self.get("translation.writable", t), ""), origin]
             words += ["device"] if self.get("translation.path", t) == "dma" else []
@@ -139,8 +157,15 @@ class _Scene:
             if origin == "grant" and self.get("translation.handle", t):
                 label += f", {self.get('translation.handle', t)}"
             line = {} if self.true("translation.present", t) else {"style": "dashed"}
-            self.node(f"mapping {t}", label, domain, moved, bad, fontsize="11",
-                      **({"style": "rounded,filled,dashed"} if line else {"style": "rounded,filled"}))
+            self.node(
+                f"mapping {t}",
+                label,
+                domain,
+                moved,
+                bad,
+                fontsize="11",
+                **({"style": "rounded,filled,dashed"} if line else {"style": "rounded,filled"}),
+            )
             self.canvas.edge(f"mapping {t}", f"frame {frame}", "", moved, bad, **line)
             file = self.get("through", t)
             by_file = self.names.is_process(space) and f"file {file}" in self.drawn
@@ -156,9 +181,12 @@ class _Scene:
                 continue
             grantee = self.get("entry.grantee", d, r)
             how = "ro" if self.true("entry.readonly", d, r) else "rw"
-            words = {"permit_access": f"to {self.names.of(grantee)}, {how}",
-                     "accept_transfer": f"accepts a page of {self.names.of(grantee)}",
-                     "transfer_completed": "transfer completed", "invalid": "withdrawn"}.get(kind, kind)
+            words = {
+                "permit_access": f"to {self.names.of(grantee)}, {how}",
+                "accept_transfer": f"accepts a page of {self.names.of(grantee)}",
+                "transfer_completed": "transfer completed",
+                "invalid": "withdrawn",
+            }.get(kind, kind)
             label = f"grant {r}\n{words}"
             if used == "true":
                 bits = "reading, writing" if self.true("status.writing", d, r) else "reading"
@@ -187,8 +215,14 @@ class _Scene:
                 words = " and ".join(w for w, on in does.items() if on)
                 if words and f"frame {frame}" in self.drawn:
                     grant = f" {pin[1]}" if self.true("hold.pin", *a) else ""
-                    self.canvas.edge(f"call {c}", f"frame {frame}", f"{words}{grant}", self.moved("hold", *a),
-                                     ("hold", a) in self.bad, arrowhead="odot")
+                    self.canvas.edge(
+                        f"call {c}",
+                        f"frame {frame}",
+                        f"{words}{grant}",
+                        self.moved("hold", *a),
+                        ("hold", a) in self.bad,
+                        arrowhead="odot",
+                    )
 
     def builder(self) -> None:
         home = next((d for (d,) in self.facts.get("domain.phase", {}) if d == "domb"), "")
@@ -196,14 +230,27 @@ class _Scene:
             stage = self.get("request.stage", q)
             if stage not in ("no_request", ""):
                 guest = "" if stage == "requested" else f"\nguest: {self.names.of(self.get('request.guest', q))}"
-                self.node(f"request {q}", f"{q}: {stage}{guest}", home, self.moved("request", q),
-                          ("request", (q,)) in self.bad, shape="tab")
+                self.node(
+                    f"request {q}",
+                    f"{q}: {stage}{guest}",
+                    home,
+                    self.moved("request", q),
+                    ("request", (q,)) in self.bad,
+                    shape="tab",
+                )
         for (b,) in self.facts.get("buffer.used", {}):
             if self.true("buffer.used", b):
                 words = f"for {self.get('buffer.request', b)}, data of {self.get('buffer.holds', b)}"
                 words += ", shared with Dom0" if self.true("buffer.shared", b) else ""
-                self.node(f"buffer {b}", f"{b}\n{words}", home, self.moved("buffer", b), ("buffer", (b,)) in self.bad,
-                          shape="folder", fontsize="11")
+                self.node(
+                    f"buffer {b}",
+                    f"{b}\n{words}",
+                    home,
+                    self.moved("buffer", b),
+                    ("buffer", (b,)) in self.bad,
+                    shape="folder",
+                    fontsize="11",
+                )
 
     def ports(self) -> None:
         for d, q in self.facts.get("port.state", {}):
@@ -215,8 +262,9 @@ class _Scene:
             self.node(f"port {d} {q}", label, d, self.moved("port", d, q), bad, shape="invhouse", fontsize="11")
             other = self.get("port.remote_port", d, q)
             if state == "interdomain" and self.get("port.state", peer, other) not in ("closed", ""):
-                self.canvas.edge(f"port {d} {q}", f"port {peer} {other}", "events", self.moved("port", d, q), bad,
-                                 constraint="false")
+                self.canvas.edge(
+                    f"port {d} {q}", f"port {peer} {other}", "events", self.moved("port", d, q), bad, constraint="false"
+                )
 
     def domains(self) -> None:
         """A box for each domain that holds something or that something speaks of."""

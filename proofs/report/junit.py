@@ -24,8 +24,15 @@ def junit(result: Result) -> str:
     for group, checks in groups.items():
         count = {status: sum(c.status is status for c in checks) for status in Status}
         suite = ElementTree.SubElement(
-            root, "testsuite", name=_clean(group), tests=str(len(checks)), failures=str(count[Status.FAILED]),
-            errors=str(count[Status.OPEN]), skipped="0", time=f"{sum(c.seconds for c in checks):.3f}")
+            root,
+            "testsuite",
+            name=_clean(group),
+            tests=str(len(checks)),
+            failures=str(count[Status.FAILED]),
+            errors=str(count[Status.OPEN]),
+            skipped="0",
+            time=f"{sum(c.seconds for c in checks):.3f}",
+        )
         for check in checks:
             _case(suite, check)
     ElementTree.indent(root)
@@ -33,8 +40,9 @@ def junit(result: Result) -> str:
 
 
 def _case(suite: ElementTree.Element, check: Check) -> None:
-    case = ElementTree.SubElement(suite, "testcase", classname=_clean(check.group), name=_clean(check.rule),
-                                  time=f"{check.seconds:.3f}")
+    case = ElementTree.SubElement(
+        suite, "testcase", classname=_clean(check.group), name=_clean(check.rule), time=f"{check.seconds:.3f}"
+    )
     if check.place is not None and check.place.line:
         case.set("file", check.place.file)
         case.set("line", str(check.place.line))

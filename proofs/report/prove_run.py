@@ -42,8 +42,15 @@ def silent(_title: str) -> contextlib.AbstractContextManager[Callable[[int], Non
     return contextlib.nullcontext(lambda _count: None)
 
 
-def search(system: System, claims: list[str], faults: tuple[str, ...], one: bool = False, limit: float = LIMIT,
-           depth: int | None = None, given: Mapping[str, int] | None = None) -> Found:
+def search(
+    system: System,
+    claims: list[str],
+    faults: tuple[str, ...],
+    one: bool = False,
+    limit: float = LIMIT,
+    depth: int | None = None,
+    given: Mapping[str, int] | None = None,
+) -> Found:
     """A short attack on each claim (with `one`, on any), or None where none is found; and the seconds for each.
 
     `depth` bounds the steps of an attack, `given` fixes the size of some sorts, `limit` is for one question to a solver.
@@ -56,8 +63,16 @@ def search(system: System, claims: list[str], faults: tuple[str, ...], one: bool
 class Case:
     """One system in a run. `start` sets off what needs no proof, `judge` brings everything together."""
 
-    def __init__(self, system: System, settings: Settings, pool: Workers, only: list[str], faults: tuple[str, ...],
-                 source: str | None = None, vacuity: bool = True) -> None:
+    def __init__(
+        self,
+        system: System,
+        settings: Settings,
+        pool: Workers,
+        only: list[str],
+        faults: tuple[str, ...],
+        source: str | None = None,
+        vacuity: bool = True,
+    ) -> None:
         """`source` is what to read again to certify the proof; None where that is not wished. Without `vacuity` it is not
         asked whether the proofs are about something.
         """
@@ -93,20 +108,29 @@ class Case:
         lines: list[str] = []
         if why_of is not None and why_of in self.only:
             why(proof, why_of, lines.append)
-        certificate = None if self.source is None else \
-            certified(proof, self.source, self.faults, self.settings, self.pool)
+        certificate = None if self.source is None else certified(proof, self.source, self.faults, self.settings, self.pool)
         denied = () if certificate is None else findings(certificate)
-        disagreements = [f"the solvers disagree on `{r.claim}` after {r.label}: z3 says {r.verdict}, cvc5 says {r.second}"
-                         for r in proof.disagreements]
+        disagreements = [
+            f"the solvers disagree on `{r.claim}` after {r.label}: z3 says {r.verdict}, cvc5 says {r.second}"
+            for r in proof.disagreements
+        ]
         return SystemResult(
-            system, theorems, (*disagreements, *found.errors(), *denied), tuple(found.warnings()), found.summary(),
-            queries=len(proof.results) + found.queries, decided=len(proof.results),
-            again=sum(r.again for r in proof.results), solver_seconds=proof.solver_seconds + found.seconds,
+            system,
+            theorems,
+            (*disagreements, *found.errors(), *denied),
+            tuple(found.warnings()),
+            found.summary(),
+            queries=len(proof.results) + found.queries,
+            decided=len(proof.results),
+            again=sum(r.again for r in proof.results),
+            solver_seconds=proof.solver_seconds + found.seconds,
             seconds=time.perf_counter() - begun,
             not_inductive=tuple(dict.fromkeys(r.claim for r in proof.first_failing)),
             counterexamples=self._counterexamples(proof),
             certificate="" if certificate is None else certificate.summary(),
-            undecided=tuple(not_decided(proof, open_).split("\n")) if open_ else (), why=tuple(lines))
+            undecided=tuple(not_decided(proof, open_).split("\n")) if open_ else (),
+            why=tuple(lines),
+        )
 
     def _verdict(self, proof: Proof, name: str, progress: Progress) -> TheoremResult:
         mine = proof.of_claim(name)
@@ -124,8 +148,9 @@ class Case:
         """Counterexamples to induction for what failed first, with everything assumed; the rest fell with these."""
         steps = {r.claim: r.label for r in reversed(proof.first_failing) if r.verdict == "sat" and r.label not in PLACES}
         chosen = [c for c in dict.fromkeys(r.claim for r in proof.first_failing) if c in steps][:SHOWN]
-        futures = [self.pool.submit(counterexample, self.system, steps[c], c, proof.candidates, self.settings.limit)
-                   for c in chosen]
+        futures = [
+            self.pool.submit(counterexample, self.system, steps[c], c, proof.candidates, self.settings.limit) for c in chosen
+        ]
         found = []
         for future in futures:
             with contextlib.suppress(SolverError):  # it was found before: only to make it small took too long

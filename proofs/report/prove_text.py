@@ -41,8 +41,9 @@ def below_table(result: SystemResult) -> str:
 
 def summary(result: ProveResult) -> str:
     """The last lines of a run."""
-    return (f"{result.queries} queries, {result.solver_seconds:.1f} s in solvers, {result.seconds:.1f} s in all.\n"
-            + ("All verdicts are as expected." if result.good else "NOT as expected."))
+    return f"{result.queries} queries, {result.solver_seconds:.1f} s in solvers, {result.seconds:.1f} s in all.\n" + (
+        "All verdicts are as expected." if result.good else "NOT as expected."
+    )
 
 
 def prove_text(result: ProveResult) -> str:
@@ -55,8 +56,10 @@ def attack_text(result: AttackResult) -> str:
     if result.proved:
         return f"All that {result.system.name} is expected to prove is proved, with {', '.join(result.faults)} too.\n"
     if result.attack is None:
-        return (f"No attack found on {', '.join(result.searched)} of {result.system.name} within the bounds of the search.\n"
-                f"Worlds up to about {in_words(first_scope(result.system))} were searched; larger ones: --scope SORT=N.\n")
+        return (
+            f"No attack found on {', '.join(result.searched)} of {result.system.name} within the bounds of the search.\n"
+            f"Worlds up to about {in_words(first_scope(result.system))} were searched; larger ones: --scope SORT=N.\n"
+        )
     if result.saved is not None:
         return result.saved.text
     return log(result.attack, result.system, Machine(result.system, result.attack.world))
@@ -93,8 +96,9 @@ def _details(result: SystemResult) -> list[str]:
     out = []
     for t in result.theorems:
         if t.attack is not None:
-            out.append(t.saved.text if t.saved is not None else log(t.attack, result.system,
-                                                                     Machine(result.system, t.attack.world)))
+            out.append(
+                t.saved.text if t.saved is not None else log(t.attack, result.system, Machine(result.system, t.attack.world))
+            )
     if result.undecided:
         out.append("\n".join(result.undecided))
     if result.not_inductive:

@@ -14,8 +14,12 @@ from bulkhead.proofs.results.refinement import DiffResult, DiffRun, DombResult, 
 from bulkhead.proofs.results.replay import ReplayResult
 
 DIFFERENCES = 40  # told of one recording
-WORDS = {"own": "owns", "grant": "maps by grant", "foreign": "maps by foreign mapping",
-         "could map": "could map by foreign mapping"}
+WORDS = {
+    "own": "owns",
+    "grant": "maps by grant",
+    "foreign": "maps by foreign mapping",
+    "could map": "could map by foreign mapping",
+}
 
 
 def diff_text(result: DiffResult) -> str:
@@ -23,16 +27,22 @@ def diff_text(result: DiffResult) -> str:
     rate = result.calls / result.seconds if result.seconds else 0.0
     out = [f"{result.calls} calls in {result.steps} steps, seed {result.seed}: {result.seconds:.1f} s, {rate:.0f} calls/s."]
     if result.failure is not None:
-        out += ["MISMATCH " + result.failure.text(),
-                f"Again: bulkhead diff --system monolithic --seed {result.seed} --ops {result.failure.calls}"]
+        out += [
+            "MISMATCH " + result.failure.text(),
+            f"Again: bulkhead diff --system monolithic --seed {result.seed} --ops {result.failure.calls}",
+        ]
     elif result.compared:
-        out += ["No mismatch: the same status and the same state after every step; nothing is left at the end.",
-                f"The whole state is compared every {FULL_EVERY} steps, what a step touched after each; invariants and "
-                f"theorems every {CLAIMS_EVERY} steps and at the end of each episode.", f"{result.rule_steps} rule steps."]
+        out += [
+            "No mismatch: the same status and the same state after every step; nothing is left at the end.",
+            f"The whole state is compared every {FULL_EVERY} steps, what a step touched after each; invariants and "
+            f"theorems every {CLAIMS_EVERY} steps and at the end of each episode.",
+            f"{result.rule_steps} rule steps.",
+        ]
     if result.compared:
         out += result.coverage.lines()
-    out += [f"WRONG: `{pair}` happened, although refinement/coverage.py says that it cannot."
-            for pair in result.contradicted]
+    out += [
+        f"WRONG: `{pair}` happened, although refinement/coverage.py says that it cannot." for pair in result.contradicted
+    ]
     return "\n".join([*out, *result.beside]) + "\n"
 
 
@@ -40,13 +50,19 @@ def domb_text(result: DombResult, seed: int) -> str:
     """The same of DomB beside its rules."""
     out = [f"DomB: {result.calls} moves, {result.rule_steps} rule steps, seed {seed}: {result.seconds:.1f} s."]
     if result.failure is not None:
-        out += ["MISMATCH " + result.failure.text(),
-                f"Again: bulkhead diff --system disaggregated --seed {seed} --ops {result.failure.calls}"]
+        out += [
+            "MISMATCH " + result.failure.text(),
+            f"Again: bulkhead diff --system disaggregated --seed {seed} --ops {result.failure.calls}",
+        ]
     else:
-        out += ["No mismatch: DomB answers as its rules do and is in their state; nothing is left at the end.",
-                *result.lines]
-    out += [f"WRONG: `{pair}` happened, although refinement/domb/coverage.py says that it cannot."
-            for pair in result.contradicted]
+        out += [
+            "No mismatch: DomB answers as its rules do and is in their state; nothing is left at the end.",
+            *result.lines,
+        ]
+    out += [
+        f"WRONG: `{pair}` happened, although refinement/domb/coverage.py says that it cannot."
+        for pair in result.contradicted
+    ]
     return "\n".join(out) + "\n"
 
 
@@ -60,8 +76,17 @@ def refine_text(result: RefineResult) -> str:
     """Handlers, one a line, and what was found of each."""
     reports = [h.report for h in result.handlers]
     end = "On each, status and state are the rules'." if result.good else "NOT PROVED."
-    return "\n".join(["handlers of the implementation, along all their paths", *report_lines(reports), "",
-                      f"{sum(r.paths for r in reports)} paths, {result.seconds:.1f} s. {end}"]) + "\n"
+    return (
+        "\n".join(
+            [
+                "handlers of the implementation, along all their paths",
+                *report_lines(reports),
+                "",
+                f"{sum(r.paths for r in reports)} paths, {result.seconds:.1f} s. {end}",
+            ]
+        )
+        + "\n"
+    )
 
 
 def replay_text(result: ReplayResult) -> str:
@@ -88,27 +113,35 @@ def claims_text(result: BootResult) -> list[str]:
     each = "each" if watched.every == 1 else f"every {watched.every}th"
     out = [f"{watched.claims - len(watched.falls)} claims hold after {each} of {watched.steps} steps."]
     for fall in watched.falls:
-        out.append(f"{fall.claim} falls after step {fall.step}{', as the rules say' if fall.expected else ', and IS PROVED'}"
-                   + (f": {fall.seen}." if fall.seen else "."))
+        out.append(
+            f"{fall.claim} falls after step {fall.step}{', as the rules say' if fall.expected else ', and IS PROVED'}"
+            + (f": {fall.seen}." if fall.seen else ".")
+        )
     return out
 
 
 def log_text(log: BootLog) -> str:
     """A boot, without the files it left."""
     out = [f"Booting `{log.system}`, seed {log.seed}", "", "Who asked whom for what"]
-    out += [f"  {line}" for line in columns(
-        (str(i + 1), step.who, f"-> {step.whom}", printable(step.what.encode()).replace("\n", " "))
-        for i, step in enumerate(log.steps))]
+    out += [
+        f"  {line}"
+        for line in columns(
+            (str(i + 1), step.who, f"-> {step.whom}", printable(step.what.encode()).replace("\n", " "))
+            for i, step in enumerate(log.steps)
+        )
+    ]
     out += ["", "Guests"]
     for guest in log.guests:
         state = f"XenStore data/state: {printable(guest.state)}" if guest.state else "nothing in XenStore"
         out.append(f"  {guest.name}: domain {guest.domid}, {guest.pages} pages, {state}")
         out += [f"    | {line}" for line in printable(guest.console).splitlines()]
     out += ["", "Who can reach what, while the guests ran"]
-    out += [f"  {line}" for line in columns((row.who, WORDS[row.by], frames(row), f"of {row.owner}")
-                                            for row in log.reach)]
-    out += ["", "After the guests were destroyed: " + (
-        "every frame, handle and port is back." if not log.left_behind else "; ".join(log.left_behind))]
+    out += [f"  {line}" for line in columns((row.who, WORDS[row.by], frames(row), f"of {row.owner}") for row in log.reach)]
+    out += [
+        "",
+        "After the guests were destroyed: "
+        + ("every frame, handle and port is back." if not log.left_behind else "; ".join(log.left_behind)),
+    ]
     return "\n".join(out)
 
 

@@ -14,8 +14,12 @@ from bulkhead.model.diagnostics import Span
 from bulkhead.proofs.results.vocabulary import Check, Flow, Result, Status
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
-KINDS = {Status.PASSED: ("pass", "none"), Status.FOUND: ("fail", "note"), Status.FAILED: ("fail", "error"),
-         Status.OPEN: ("open", "none")}
+KINDS = {
+    Status.PASSED: ("pass", "none"),
+    Status.FOUND: ("fail", "note"),
+    Status.FAILED: ("fail", "error"),
+    Status.OPEN: ("open", "none"),
+}
 CHECKOUT = "ROOT"  # stands for the folder in which the command ran
 
 
@@ -27,14 +31,20 @@ def sarif(result: Result, here: Path | None = None) -> dict[str, Any]:
     for check in checks:
         rules.setdefault(_rule(check), check)
     numbers = {rule: k for k, rule in enumerate(rules)}
-    driver = {"name": "Bulkhead", "version": metadata.version("bulkhead"), "semanticVersion": metadata.version("bulkhead"),
-              "rules": [_descriptor(rule, check) for rule, check in rules.items()]}
-    run = {"tool": {"driver": driver},
-           "invocations": [{"executionSuccessful": True, "exitCode": 0 if result.good else 1}],
-           "originalUriBaseIds": {CHECKOUT: {"uri": folder.as_uri().rstrip("/") + "/"}},
-           "columnKind": "unicodeCodePoints",
-           "results": [_result(check, numbers[_rule(check)], folder) for check in checks],
-           "properties": {"format": result.format}}
+    driver = {
+        "name": "Bulkhead",
+        "version": metadata.version("bulkhead"),
+        "semanticVersion": metadata.version("bulkhead"),
+        "rules": [_descriptor(rule, check) for rule, check in rules.items()],
+    }
+    run = {
+        "tool": {"driver": driver},
+        "invocations": [{"executionSuccessful": True, "exitCode": 0 if result.good else 1}],
+        "originalUriBaseIds": {CHECKOUT: {"uri": folder.as_uri().rstrip("/") + "/"}},
+        "columnKind": "unicodeCodePoints",
+        "results": [_result(check, numbers[_rule(check)], folder) for check in checks],
+        "properties": {"format": result.format},
+    }
     return {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
 
 
@@ -49,8 +59,13 @@ def _descriptor(rule: str, check: Check) -> dict[str, Any]:
 
 def _result(check: Check, number: int, folder: Path) -> dict[str, Any]:
     kind, level = KINDS[check.status]
-    made: dict[str, Any] = {"ruleId": _rule(check), "ruleIndex": number, "kind": kind, "level": level,
-                            "message": {"text": check.message}}
+    made: dict[str, Any] = {
+        "ruleId": _rule(check),
+        "ruleIndex": number,
+        "kind": kind,
+        "level": level,
+        "message": {"text": check.message},
+    }
     where: dict[str, Any] = {"logicalLocations": [{"name": check.rule, "fullyQualifiedName": _rule(check)}]}
     if check.place is not None and check.place.line:
         where["physicalLocation"] = _physical(check.place, folder)
@@ -72,7 +87,7 @@ def _physical(place: Span, folder: Path) -> dict[str, Any]:
     try:
         artifact = {"uri": path.relative_to(folder).as_posix(), "uriBaseId": CHECKOUT}
         if any(c in artifact["uri"] for c in " %#?"):
-            artifact["uri"] = path.as_uri()[len(folder.as_uri()) + 1:]
+            artifact["uri"] = path.as_uri()[len(folder.as_uri()) + 1 :]
     except ValueError:
         artifact = {"uri": path.as_uri()}
     region = {"startLine": place.line, "startColumn": place.column, "endColumn": place.column + max(1, place.width)}

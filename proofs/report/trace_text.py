@@ -47,16 +47,20 @@ def log(trace: Trace, system: System, machine: Machine) -> str:
     states = replay(trace, machine)
     claim = system.claims()[trace.claim]
     size = len(trace.events)
-    out = [f"Attack on {trace.claim} of {system.name}: {size} step{'s' * (size != 1)}"
-           + (f", with fault {', '.join(trace.faults)}" if trace.faults else ""), ""]
+    out = [
+        f"Attack on {trace.claim} of {system.name}: {size} step{'s' * (size != 1)}"
+        + (f", with fault {', '.join(trace.faults)}" if trace.faults else ""),
+        "",
+    ]
     if claim.doc:
         out += [*textwrap.wrap(f"claim: {claim.doc}", 110, initial_indent="  ", subsequent_indent="    "), ""]
     if trace.excluded >= 0:
         least = "a shortest one" if trace.excluded == size - 1 else f"none of {trace.excluded} steps or fewer was found"
         out += [f"  length: {least}, in the worlds that were searched", ""]
     out.append("  at the start, as far as it matters:")
-    out += [f"      {line}" for line in records((w, v) for w, v in needed_at_start(trace, system, machine).items())] \
-        or ["      nothing of note"]
+    out += [f"      {line}" for line in records((w, v) for w, v in needed_at_start(trace, system, machine).items())] or [
+        "      nothing of note"
+    ]
     for n, event in enumerate(trace.events, 1):
         doc = machine.transitions[event.label].step.doc
         out += ["", f"  {n}. {call_text(trace, system, machine, event, states[n - 1])}"]
@@ -77,8 +81,7 @@ def call_text(trace: Trace, system: System, machine: Machine, event: Event, befo
     args = named_args(system, trace.world, machine, event)
     known = facts_of(system, trace.world, before) if before is not None else {}
     own = [f"{p.name}={domain_name(known, args[p.name])}" for p in t.step.params]
-    picked = [f"{p.name.rpartition('_')[2]}={args[p.name]}" for p in t.params
-              if p not in t.step.params and p.name != "this"]
+    picked = [f"{p.name.rpartition('_')[2]}={args[p.name]}" for p in t.params if p not in t.step.params and p.name != "this"]
     where = f" [{args['this']}]" if "this" in args else ""
     tail = f", picking {', '.join(picked)}" if picked else ""
     who = _actor(known, t.step.kind, args)
@@ -155,8 +158,9 @@ def needed_at_start(trace: Trace, system: System, machine: Machine) -> dict[str,
                     break
             else:
                 state[k][i] = value
-                needed[place(func.name, index_names(system, trace.world, func.name, i))] = \
+                needed[place(func.name, index_names(system, trace.world, func.name, i))] = (
                     "= " + elements(system, trace.world, func.sort)[value]
+                )
             if not flag:
                 state[k][i] = value  # another value would do as well, which says nothing of the next place
     return needed
@@ -221,8 +225,10 @@ def read_back(path: Path, system_name: str | None = None) -> tuple[System, Trace
     machine = Machine(system, trace.world)
     wrong = start_breaks(machine, trace.initial)
     if wrong is not None:
-        raise TraceError(f"{path}:2: the first state is no initial state: the {wrong.kind} at {wrong.span.file}:"
-                         f"{wrong.span.line} does not hold in it.")
+        raise TraceError(
+            f"{path}:2: the first state is no initial state: the {wrong.kind} at {wrong.span.file}:"
+            f"{wrong.span.line} does not hold in it."
+        )
     try:
         states = replay(trace, machine)
     except TraceError as error:
@@ -239,16 +245,20 @@ def _rules_of(path: Path, head: dict[str, Any]) -> str:
     if told is None:
         if head["system"] in shipped_systems():
             return str(head["system"])
-        raise TraceError(f"{path}:1: a trace of system `{head['system']}`, which is not a shipped one; "
-                         "say where its rules are: --system FILE.rules.")
+        raise TraceError(
+            f"{path}:1: a trace of system `{head['system']}`, which is not a shipped one; "
+            "say where its rules are: --system FILE.rules."
+        )
     if not isinstance(told, dict) or told.get("file") != RULES or not isinstance(told.get("sha256"), str):
         raise TraceError(f"{path}:1: `rules` must name the file `{RULES}` beside the trace, and its sha256.")
     beside = path.with_name(RULES)
     if not beside.is_file():
         raise TraceError(f"{beside}: the rules of this trace are not there; say where they are: --system FILE.rules.")
     if hashlib.sha256(beside.read_bytes()).hexdigest() != told["sha256"]:
-        raise TraceError(f"{beside}: are not the rules that the trace was made with (another sha256); "
-                         "to replay it on them all the same: --system FILE.rules.")
+        raise TraceError(
+            f"{beside}: are not the rules that the trace was made with (another sha256); "
+            "to replay it on them all the same: --system FILE.rules."
+        )
     return str(beside)
 
 
@@ -265,5 +275,8 @@ def gone_lines(system: System, after: Facts, moved: set[canvas.Place]) -> list[s
 
 def _way(trace: Trace) -> str:
     """The calls of an attack in order."""
-    return "By " + ", ".join(f"{n}.{HARD}{e.label}" for n, e in enumerate(trace.events, 1)) + "." if trace.events else \
-        "In an initial state."
+    return (
+        "By " + ", ".join(f"{n}.{HARD}{e.label}" for n, e in enumerate(trace.events, 1)) + "."
+        if trace.events
+        else "In an initial state."
+    )

@@ -34,11 +34,26 @@ class ExploreResult:
 
     def to_json(self) -> dict[str, Any]:
         f = self.found
-        return {"format": self.format, "system": self.system.name, "faults": list(self.faults), "world": f.sizes,
-                "states": f.states, "initial": f.initial, "steps": f.taken, "depth": f.depth, "levels": list(f.levels),
-                "complete": f.complete, "stopped": f.stopped, "never": list(f.never), "renamings": f.renamings,
-                "hidden": f.hidden, "broken": {n: [e.label for e in t.events] for n, t in f.attacks.items()},
-                "claims": list(self.claims), "graph": self.graph or None, "seconds": round(f.seconds, 4)}
+        return {
+            "format": self.format,
+            "system": self.system.name,
+            "faults": list(self.faults),
+            "world": f.sizes,
+            "states": f.states,
+            "initial": f.initial,
+            "steps": f.taken,
+            "depth": f.depth,
+            "levels": list(f.levels),
+            "complete": f.complete,
+            "stopped": f.stopped,
+            "never": list(f.never),
+            "renamings": f.renamings,
+            "hidden": f.hidden,
+            "broken": {n: [e.label for e in t.events] for n, t in f.attacks.items()},
+            "claims": list(self.claims),
+            "graph": self.graph or None,
+            "seconds": round(f.seconds, 4),
+        }
 
     def checks(self) -> tuple[Check, ...]:
         known = {**self.system.invariants, **self.system.claims()}
@@ -51,8 +66,18 @@ class ExploreResult:
             else:
                 status = Status.FOUND if self.system.expects.get(name) == "refuted" else Status.FAILED
                 said = f"{name} is false after {len(trace.events)} steps."
-            out.append(Check(self.system.name, name, status, said, claim.doc, claim.span,
-                             () if trace is None else flow_of(self.system, trace), self.found.seconds))
+            out.append(
+                Check(
+                    self.system.name,
+                    name,
+                    status,
+                    said,
+                    claim.doc,
+                    claim.span,
+                    () if trace is None else flow_of(self.system, trace),
+                    self.found.seconds,
+                )
+            )
         return tuple(out)
 
 

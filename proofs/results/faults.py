@@ -42,9 +42,18 @@ class FaultResult:
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        return {"layer": str(self.layer), "name": self.name, "doc": self.doc, "where": self.where,
-                "breaks": list(self.breaks), "step": self.step or None, "noticed": self.noticed, "calls": self.calls,
-                "how": self.how, "seconds": round(self.seconds, 3)}
+        return {
+            "layer": str(self.layer),
+            "name": self.name,
+            "doc": self.doc,
+            "where": self.where,
+            "breaks": list(self.breaks),
+            "step": self.step or None,
+            "noticed": self.noticed,
+            "calls": self.calls,
+            "how": self.how,
+            "seconds": round(self.seconds, 3),
+        }
 
 
 @dataclass(frozen=True)
@@ -63,9 +72,18 @@ class FaultsResult:
         return {"format": self.format, "faults": [f.to_json() for f in self.faults], "seconds": round(self.seconds, 3)}
 
     def checks(self) -> tuple[Check, ...]:
-        return tuple(Check(f"faults of the {f.layer}", f.name, Status.FAILED if f.noticed is False else Status.PASSED,
-                           f"{f.name} ({f.where}): {f.how or 'listed'}", f.doc, f.place, seconds=f.seconds)
-                     for f in self.faults)
+        return tuple(
+            Check(
+                f"faults of the {f.layer}",
+                f.name,
+                Status.FAILED if f.noticed is False else Status.PASSED,
+                f"{f.name} ({f.where}): {f.how or 'listed'}",
+                f.doc,
+                f.place,
+                seconds=f.seconds,
+            )
+            for f in self.faults
+        )
 
 
 def listed_rules(system: str, fault: RulesFault) -> FaultResult:
@@ -82,13 +100,22 @@ def of_rules(system: str, found: Noticed) -> FaultResult:
     """A fault of the rules that was laid."""
     f = found.fault
     how = "; ".join([*(f"{c.event.label} breaks {c.claim}" for c in found.found), *found.missed])
-    return FaultResult(Layer.RULES, f.name, f.doc, system, f.breaks, f.step, f.span, not found.missed, None, how,
-                       found.seconds)
+    return FaultResult(
+        Layer.RULES, f.name, f.doc, system, f.breaks, f.step, f.span, not found.missed, None, how, found.seconds
+    )
 
 
 def of_impl(fault: ImplFault, report: Report) -> FaultResult:
     """A fault of the implementation that was hunted."""
     failure = report.failure
     how = f"not noticed in {report.calls} calls" if failure is None else failure.what
-    return FaultResult(Layer.IMPLEMENTATION, fault.name, fault.why, fault.where, noticed=failure is not None,
-                       calls=None if failure is None else failure.calls, how=how, seconds=report.seconds)
+    return FaultResult(
+        Layer.IMPLEMENTATION,
+        fault.name,
+        fault.why,
+        fault.where,
+        noticed=failure is not None,
+        calls=None if failure is None else failure.calls,
+        how=how,
+        seconds=report.seconds,
+    )

@@ -43,8 +43,14 @@ class TheoremResult:
         return self.verdict == self.expected
 
     def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "verdict": str(self.verdict), "expected": str(self.expected), "queries": self.queries,
-                "seconds": round(self.seconds, 4), "trace": self.saved and f"{self.saved.folder}/trace.jsonl"}
+        return {
+            "name": self.name,
+            "verdict": str(self.verdict),
+            "expected": str(self.expected),
+            "queries": self.queries,
+            "seconds": round(self.seconds, 4),
+            "trace": self.saved and f"{self.saved.folder}/trace.jsonl",
+        }
 
     def check(self, system: System) -> Check:
         """The text for reports."""
@@ -53,8 +59,16 @@ class TheoremResult:
             status = Status.PASSED if self.verdict is Verdict.PROVED else Status.FOUND
         else:
             status = Status.OPEN if self.verdict is Verdict.UNKNOWN else Status.FAILED
-        return Check(system.name, self.name, status, said + ".", self.claim.doc, self.claim.span,
-                     () if self.attack is None else flow_of(system, self.attack), self.seconds)
+        return Check(
+            system.name,
+            self.name,
+            status,
+            said + ".",
+            self.claim.doc,
+            self.claim.span,
+            () if self.attack is None else flow_of(system, self.attack),
+            self.seconds,
+        )
 
 
 @dataclass(frozen=True)
@@ -97,13 +111,23 @@ class SystemResult:
         return not self.errors and all(t.as_expected for t in self.theorems)
 
     def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "as_expected": self.good, "theorems": [t.to_json() for t in self.theorems],
-                "findings": list(self.errors), "seconds": round(self.seconds, 4)}
+        return {
+            "name": self.name,
+            "as_expected": self.good,
+            "theorems": [t.to_json() for t in self.theorems],
+            "findings": list(self.errors),
+            "seconds": round(self.seconds, 4),
+        }
 
     def checks(self) -> tuple[Check, ...]:
         """The theorems, and that the proofs are about something."""
-        sound = Check(self.name, "not_vacuous", Status.FAILED if self.errors else Status.PASSED,
-                      "; ".join(self.errors) or self.vacuity, "The proofs are about something, and the solvers agree.")
+        sound = Check(
+            self.name,
+            "not_vacuous",
+            Status.FAILED if self.errors else Status.PASSED,
+            "; ".join(self.errors) or self.vacuity,
+            "The proofs are about something, and the solvers agree.",
+        )
         return (*(t.check(self.system) for t in self.theorems), sound)
 
 
@@ -128,8 +152,13 @@ class ProveResult:
         return all(s.good for s in self.systems)
 
     def to_json(self) -> dict[str, Any]:
-        return {"format": self.format, "systems": [s.to_json() for s in self.systems], "queries": self.queries,
-                "solver_seconds": round(self.solver_seconds, 4), "seconds": round(self.seconds, 4)}
+        return {
+            "format": self.format,
+            "systems": [s.to_json() for s in self.systems],
+            "queries": self.queries,
+            "solver_seconds": round(self.solver_seconds, 4),
+            "seconds": round(self.seconds, 4),
+        }
 
     def checks(self) -> tuple[Check, ...]:
         return tuple(c for s in self.systems for c in s.checks())
@@ -158,22 +187,42 @@ class AttackResult:
     def to_json(self) -> dict[str, Any]:
         found = None
         if self.attack is not None:
-            found = {"claim": self.attack.claim, "steps": [e.label for e in self.attack.events],
-                     "excluded": self.attack.excluded, "trace": self.saved and f"{self.saved.folder}/trace.jsonl"}
-        return {"format": self.format, "system": self.system.name, "faults": list(self.faults),
-                "searched": list(self.searched), "attack": found, "seconds": round(self.seconds, 4)}
+            found = {
+                "claim": self.attack.claim,
+                "steps": [e.label for e in self.attack.events],
+                "excluded": self.attack.excluded,
+                "trace": self.saved and f"{self.saved.folder}/trace.jsonl",
+            }
+        return {
+            "format": self.format,
+            "system": self.system.name,
+            "faults": list(self.faults),
+            "searched": list(self.searched),
+            "attack": found,
+            "seconds": round(self.seconds, 4),
+        }
 
     def checks(self) -> tuple[Check, ...]:
         known = self.system.claims()
         if self.attack is None:
             said = "No attack was found within the bounds of the search."
-            return tuple(Check(self.system.name, name, Status.OPEN, said, known[name].doc, known[name].span)
-                         for name in self.searched)
+            return tuple(
+                Check(self.system.name, name, Status.OPEN, said, known[name].doc, known[name].span) for name in self.searched
+            )
         claim = known[self.attack.claim]
         size = len(self.attack.events)
-        return (Check(self.system.name, claim.name, Status.FOUND, f"An attack on {claim.name} of {self.system.name} takes "
-                      f"{size} step{'s' * (size != 1)}.", claim.doc, claim.span, flow_of(self.system, self.attack),
-                      self.seconds),)
+        return (
+            Check(
+                self.system.name,
+                claim.name,
+                Status.FOUND,
+                f"An attack on {claim.name} of {self.system.name} takes {size} step{'s' * (size != 1)}.",
+                claim.doc,
+                claim.span,
+                flow_of(self.system, self.attack),
+                self.seconds,
+            ),
+        )
 
 
 def flow_of(system: System, trace: Trace) -> tuple[Flow, ...]:

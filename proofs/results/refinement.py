@@ -41,10 +41,18 @@ class DiffResult:
         return self.failure is None and not self.contradicted
 
     def to_json(self) -> dict[str, Any]:
-        return {"format": self.format, "calls": self.calls, "mismatches": int(self.failure is not None), "seed": self.seed,
-                "coverage": {"reached": self.coverage.reached, "total": self.coverage.total,
-                             "missing": list(self.coverage.missing) if self.compared else []},
-                "seconds": round(self.seconds, 3)}
+        return {
+            "format": self.format,
+            "calls": self.calls,
+            "mismatches": int(self.failure is not None),
+            "seed": self.seed,
+            "coverage": {
+                "reached": self.coverage.reached,
+                "total": self.coverage.total,
+                "missing": list(self.coverage.missing) if self.compared else [],
+            },
+            "seconds": round(self.seconds, 3),
+        }
 
     def checks(self) -> tuple[Check, ...]:
         """That nothing went apart, that nothing impossible happened, and each outcome that is in play."""
@@ -53,13 +61,26 @@ class DiffResult:
             same = Check("diff", "same_states", Status.PASSED, said, seconds=self.seconds)
         else:
             step = self.failure.what.partition(":")[0].strip("`")
-            same = Check("diff", "same_states", Status.FAILED, self.failure.text(), place=self.places.get(step),
-                         flow=tuple(Flow(line) for line in self.failure.log), seconds=self.seconds)
+            same = Check(
+                "diff",
+                "same_states",
+                Status.FAILED,
+                self.failure.text(),
+                place=self.places.get(step),
+                flow=tuple(Flow(line) for line in self.failure.log),
+                seconds=self.seconds,
+            )
         out = [same]
         for pair in self.contradicted:
-            out.append(Check("diff", "outcome_cannot_happen", Status.FAILED,
-                             f"{pair} happened, although it cannot: {CANNOT_HAPPEN[pair]}.",
-                             place=self.places.get(pair.partition(":")[0])))
+            out.append(
+                Check(
+                    "diff",
+                    "outcome_cannot_happen",
+                    Status.FAILED,
+                    f"{pair} happened, although it cannot: {CANNOT_HAPPEN[pair]}.",
+                    place=self.places.get(pair.partition(":")[0]),
+                )
+            )
         return tuple(out)
 
 
@@ -84,15 +105,38 @@ class DombResult:
     def checks(self) -> tuple[Check, ...]:
         """That nothing went apart, and that nothing impossible happened."""
         if self.failure is None:
-            out = [Check("diff", "same_states_domb", Status.PASSED, f"{self.calls} moves without a mismatch.",
-                         seconds=self.seconds)]
+            out = [
+                Check(
+                    "diff",
+                    "same_states_domb",
+                    Status.PASSED,
+                    f"{self.calls} moves without a mismatch.",
+                    seconds=self.seconds,
+                )
+            ]
         else:
             step = self.failure.what.partition(":")[0].strip("`")
-            out = [Check("diff", "same_states_domb", Status.FAILED, self.failure.text(), place=self.places.get(step),
-                         flow=tuple(Flow(line) for line in self.failure.log), seconds=self.seconds)]
+            out = [
+                Check(
+                    "diff",
+                    "same_states_domb",
+                    Status.FAILED,
+                    self.failure.text(),
+                    place=self.places.get(step),
+                    flow=tuple(Flow(line) for line in self.failure.log),
+                    seconds=self.seconds,
+                )
+            ]
         for pair in self.contradicted:
-            out.append(Check("diff", "outcome_cannot_happen", Status.FAILED, f"{pair} happened, although it cannot.",
-                             place=self.places.get(pair.partition(":")[0])))
+            out.append(
+                Check(
+                    "diff",
+                    "outcome_cannot_happen",
+                    Status.FAILED,
+                    f"{pair} happened, although it cannot.",
+                    place=self.places.get(pair.partition(":")[0]),
+                )
+            )
         return tuple(out)
 
 
@@ -121,10 +165,14 @@ class DiffRun:
         missing = [*(d.coverage.missing if d is not None and d.compared else ()), *(b.missing if b is not None else ())]
         reached = (d.coverage.reached if d is not None else 0) + (b.total - len(b.missing) if b is not None else 0)
         total = (d.coverage.total if d is not None else 0) + (b.total if b is not None else 0)
-        return {"format": self.format, "calls": sum(p.calls for p in self.parts),
-                "mismatches": sum(p.failure is not None for p in self.parts), "seed": self.seed,
-                "coverage": {"reached": reached, "total": total, "missing": missing},
-                "seconds": round(sum(p.seconds for p in self.parts), 3)}
+        return {
+            "format": self.format,
+            "calls": sum(p.calls for p in self.parts),
+            "mismatches": sum(p.failure is not None for p in self.parts),
+            "seed": self.seed,
+            "coverage": {"reached": reached, "total": total, "missing": missing},
+            "seconds": round(sum(p.seconds for p in self.parts), 3),
+        }
 
     def checks(self) -> tuple[Check, ...]:
         return tuple(c for p in self.parts for c in p.checks())
@@ -139,16 +187,24 @@ class HandlerResult:
 
     def to_json(self) -> dict[str, Any]:
         handler, r = HANDLERS[self.report.name], self.report
-        return {"name": r.name, "runs": handler.runs, "rules": handler.rules, "paths": r.paths, "proved": r.proved,
-                "findings": list(r.findings), "seconds": round(r.seconds, 3)}
+        return {
+            "name": r.name,
+            "runs": handler.runs,
+            "rules": handler.rules,
+            "paths": r.paths,
+            "proved": r.proved,
+            "findings": list(r.findings),
+            "seconds": round(r.seconds, 3),
+        }
 
     def check(self) -> Check:
         """The text for reports."""
         handler, r = HANDLERS[self.report.name], self.report
         doc = f"{handler.runs} does as the rules of {handler.rules} say."
         said = f"{r.paths} paths: on each, status and state are the rules'." if r.proved else "\n".join(r.findings)
-        return Check("refine", r.name, Status.PASSED if r.proved else Status.FAILED, said, doc, self.place,
-                     seconds=r.seconds)
+        return Check(
+            "refine", r.name, Status.PASSED if r.proved else Status.FAILED, said, doc, self.place, seconds=r.seconds
+        )
 
 
 @dataclass(frozen=True)

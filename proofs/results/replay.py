@@ -22,14 +22,26 @@ class TraceResult:
     text: str
 
     def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "system": self.system.name, "faults": list(self.trace.faults), "claim": self.trace.claim,
-                "steps": [e.label for e in self.trace.events]}
+        return {
+            "name": self.name,
+            "system": self.system.name,
+            "faults": list(self.trace.faults),
+            "claim": self.trace.claim,
+            "steps": [e.label for e in self.trace.events],
+        }
 
     def check(self) -> Check:
         """The text for reports."""
         claim = self.system.claims()[self.trace.claim]
-        return Check(self.system.name, claim.name, Status.FOUND, f"{self.name} replays, and makes {claim.name} false.",
-                     claim.doc, claim.span, flow_of(self.system, self.trace))
+        return Check(
+            self.system.name,
+            claim.name,
+            Status.FOUND,
+            f"{self.name} replays, and makes {claim.name} false.",
+            claim.doc,
+            claim.span,
+            flow_of(self.system, self.trace),
+        )
 
 
 @dataclass(frozen=True)
@@ -45,8 +57,13 @@ class ReplayResult:
         return not any(f.differences for f in self.files)
 
     def to_json(self) -> dict[str, Any]:
-        made: dict[str, Any] = {"format": self.format, "files": [
-            {"name": f.name, "calls": f.calls, "differences": f.differences, "explained": f.explained} for f in self.files]}
+        made: dict[str, Any] = {
+            "format": self.format,
+            "files": [
+                {"name": f.name, "calls": f.calls, "differences": f.differences, "explained": f.explained}
+                for f in self.files
+            ],
+        }
         return {**made, "traces": [t.to_json() for t in self.traces]} if self.traces else made
 
     def checks(self) -> tuple[Check, ...]:
@@ -55,6 +72,11 @@ class ReplayResult:
 
 def _check(recording: Recording) -> Check:
     said = f"{recording.calls} calls, {recording.differences} differences, {recording.explained} explained."
-    return Check("replay", recording.name, Status.FAILED if recording.differences else Status.PASSED,
-                 "\n".join([said, *recording.report]), "The implementation answers as real Xen did.",
-                 flow=tuple(Flow(line) for line in recording.report))
+    return Check(
+        "replay",
+        recording.name,
+        Status.FAILED if recording.differences else Status.PASSED,
+        "\n".join([said, *recording.report]),
+        "The implementation answers as real Xen did.",
+        flow=tuple(Flow(line) for line in recording.report),
+    )

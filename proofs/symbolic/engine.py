@@ -69,12 +69,14 @@ class Bool:
 def _operator(name: str) -> Callable[[Int, object], Int]:
     def forward(self: Int, other: object) -> Int:
         return Int(getattr(self.expr, name)(number(other)))
+
     return forward
 
 
 def _reflected(name: str) -> Callable[[Int, object], Int]:
     def backward(self: Int, other: object) -> Int:
         return Int(getattr(number(other), name)(self.expr))
+
     return backward
 
 

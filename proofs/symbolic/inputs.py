@@ -53,8 +53,10 @@ class Found:
         return {tuple([_bits(v) for v in args]): _bits(value) for *args, value in entries}, _bits(other) if plain else None
 
     def _asked(self, place: Place, term: Term) -> int:
-        args = [z3.BoolVal(bool(v)) if a.sort == BOOL else z3.BitVecVal(v, WIDTH)
-                for v, a in zip(place[1], term.args[3:], strict=True)]
+        args = [
+            z3.BoolVal(bool(v)) if a.sort == BOOL else z3.BitVecVal(v, WIDTH)
+            for v, a in zip(place[1], term.args[3:], strict=True)
+        ]
         return _bits(self._model.eval(self._declared[place[0]](*args), model_completion=True))
 
 

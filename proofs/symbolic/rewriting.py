@@ -25,10 +25,18 @@ from bulkhead.proofs.symbolic.terms import (
 )
 
 REBUILT: dict[str, Callable[..., Term]] = {
-    "not": Not, "and": And, "or": Or, "ite": If, "eq": lambda a, b: eq(a, b), "band": bitand,
-    "bor": functools.partial(bitwise, "bor"), "bxor": functools.partial(bitwise, "bxor"),
-    "shl": functools.partial(shift, "shl"), "ashr": functools.partial(shift, "ashr"),
-    "slt": functools.partial(less, "slt"), "ult": functools.partial(less, "ult"),
+    "not": Not,
+    "and": And,
+    "or": Or,
+    "ite": If,
+    "eq": lambda a, b: eq(a, b),
+    "band": bitand,
+    "bor": functools.partial(bitwise, "bor"),
+    "bxor": functools.partial(bitwise, "bxor"),
+    "shl": functools.partial(shift, "shl"),
+    "ashr": functools.partial(shift, "ashr"),
+    "slt": functools.partial(less, "slt"),
+    "ult": functools.partial(less, "ult"),
 }
 
 

@@ -168,6 +168,7 @@ def is_number(term: Term) -> bool:
 
 # --- truth values ---
 
+
 def Not(a: Term) -> Term:
     """Negation."""
     if a is TRUE:
@@ -255,7 +256,7 @@ def _sum(constant: int, parts: dict[Term, int]) -> Term:
     if not kept:
         return number(constant)
     if len(kept) == 1 and constant % MODULUS == 0:
-        (term, times), = kept.items()
+        ((term, times),) = kept.items()
         if times == 1:
             return term
     return _made("sum", (constant % MODULUS, tuple((t, kept[t]) for t in _in_order(kept))), BITS)
@@ -354,7 +355,7 @@ def _is_zero(difference: Term) -> Term:
     if lifted is not None:
         return lifted
     if len(parts) == 1:
-        (term, times), = parts.items()
+        ((term, times),) = parts.items()
         if times in (1, MODULUS - 1):
             return _equals_number(term, -constant if times == 1 else constant)
     if len(parts) == 2 and sorted(parts.values()) == [1, MODULUS - 1]:

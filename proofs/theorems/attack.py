@@ -36,15 +36,28 @@ SEEDS = (3, 2, 1)
 SECONDS = 20.0  # for one search for a shorter way by the same calls; most take much less
 
 
-def find_attack(system: System, claim_name: str, faults: tuple[str, ...] = (), max_depth: int = MAX_DEPTH,
-                limit: float = LIMIT, given: Mapping[str, int] | None = None) -> Trace | None:
+def find_attack(
+    system: System,
+    claim_name: str,
+    faults: tuple[str, ...] = (),
+    max_depth: int = MAX_DEPTH,
+    limit: float = LIMIT,
+    given: Mapping[str, int] | None = None,
+) -> Trace | None:
     """A short attack on one claim; see `find_attacks`."""
     return find_attacks(system, [claim_name], faults, max_depth, limit, given=given)[claim_name]
 
 
-def find_attacks(system: System, claims: Iterable[str], faults: tuple[str, ...] = (), max_depth: int = MAX_DEPTH,
-                 limit: float = LIMIT, one: bool = False, given: Mapping[str, int] | None = None,
-                 depth: int | None = None) -> dict[str, Trace | None]:
+def find_attacks(
+    system: System,
+    claims: Iterable[str],
+    faults: tuple[str, ...] = (),
+    max_depth: int = MAX_DEPTH,
+    limit: float = LIMIT,
+    one: bool = False,
+    given: Mapping[str, int] | None = None,
+    depth: int | None = None,
+) -> dict[str, Trace | None]:
     """A short attack on each claim, replayed on the executable model; None where none is found.
 
     With `one`, the search ends with the first claim that falls. `given` fixes the size of some sorts, `depth` bounds
@@ -70,8 +83,9 @@ def find_attacks(system: System, claims: Iterable[str], faults: tuple[str, ...] 
     return {n: None if t is None else _believed(system, replace(t, faults=faults), limit) for n, t in found.items()}
 
 
-def _in_the_first_world(system: System, open_claims: dict[str, Claim], max_depth: int, limit: float, one: bool,
-                        sizes: dict[str, int]) -> dict[str, Trace | None]:
+def _in_the_first_world(
+    system: System, open_claims: dict[str, Claim], max_depth: int, limit: float, one: bool, sizes: dict[str, int]
+) -> dict[str, Trace | None]:
     """Attacks found by a solver, or by the directed search of the executable model."""
     if not open_claims:
         return {}
@@ -135,8 +149,11 @@ def without_needless_steps(system: System, claim: Claim, trace: Trace) -> Trace:
             before = [list(t) for t in state]
             if not machine.fire(state, event.label, event.args):
                 return None
-            broken = not machine.holds(state, claim.body) if claim.kind != "transition" else \
-                not machine.holds_between(before, state, claim.body, bool(machine.transitions[event.label].code))
+            broken = (
+                not machine.holds(state, claim.body)
+                if claim.kind != "transition"
+                else not machine.holds_between(before, state, claim.body, bool(machine.transitions[event.label].code))
+            )
             if broken:
                 return events[:n]
         return None
@@ -144,7 +161,7 @@ def without_needless_steps(system: System, claim: Claim, trace: Trace) -> Trace:
     events = cut(trace.events) or trace.events
     size = len(events) - 1
     while size > 0:
-        shorter_ones = (cut(events[:k] + events[k + size:]) for k in range(len(events) - size + 1))
+        shorter_ones = (cut(events[:k] + events[k + size :]) for k in range(len(events) - size + 1))
         fewer = next((some for some in shorter_ones if some is not None), None)
         events, size = (events, size - 1) if fewer is None else (fewer, min(size, len(fewer) - 1))
     return replace(trace, events=events)
@@ -153,8 +170,9 @@ def without_needless_steps(system: System, claim: Claim, trace: Trace) -> Trace:
 # Longer attacks.
 
 
-def directed_attacks(system: System, claims: Mapping[str, Claim], limit: float, one: bool = False,
-                     excluded: int = -1) -> dict[str, Trace]:
+def directed_attacks(
+    system: System, claims: Mapping[str, Claim], limit: float, one: bool = False, excluded: int = -1
+) -> dict[str, Trace]:
     """Attacks found by the directed search of the executable model, made short; with `one`, the shortest of them.
 
     In the default world there are none of `excluded` steps or fewer.
@@ -225,8 +243,12 @@ def _in_smallest_world(system: System, claim: Claim, trace: Trace, limit: float)
         for name, element in event.args.items():
             named.setdefault(sorts[event.label][name], set()).add(element)
     found = None
-    for guess in (dict.fromkeys(sizes, 1), {s: len(named.get(s, "1")) for s in sizes},
-                  {s: n if s in named else 1 for s, n in sizes.items()}, sizes):
+    for guess in (
+        dict.fromkeys(sizes, 1),
+        {s: len(named.get(s, "1")) for s in sizes},
+        {s: n if s in named else 1 for s, n in sizes.items()},
+        sizes,
+    ):
         found = found or attempt(guess)
     if found is None:
         return trace
@@ -255,11 +277,20 @@ def violated(system: System, claim: Claim, machine: Machine, trace: Trace, state
         if claim.kind != "transition":
             if not machine.holds(state, claim.body):
                 return n
-        elif n and not machine.holds_between(states[n - 1], state, claim.body,
-                                             bool(machine.transitions[trace.events[n - 1].label].code)):
+        elif n and not machine.holds_between(
+            states[n - 1], state, claim.body, bool(machine.transitions[trace.events[n - 1].label].code)
+        ):
             return n
     return None
 
 
-__all__ = ["LIMIT", "MAX_DEPTH", "confirm", "directed_attacks", "find_attack", "find_attacks", "violated",
-           "without_needless_steps"]
+__all__ = [
+    "LIMIT",
+    "MAX_DEPTH",
+    "confirm",
+    "directed_attacks",
+    "find_attack",
+    "find_attacks",
+    "violated",
+    "without_needless_steps",
+]

@@ -67,12 +67,16 @@ class GroundWriter:
         return out
 
     def declarations(self) -> str:
-        out = [f"(declare-datatypes (({symbols.sort(s)} 0)) (({' '.join(f'({e})' for e in self.values(s))})))"
-               for s in (*self.system.sorts, *self.system.enums)]
+        out = [
+            f"(declare-datatypes (({symbols.sort(s)} 0)) (({' '.join(f'({e})' for e in self.values(s))})))"
+            for s in (*self.system.sorts, *self.system.enums)
+        ]
         out += [f"(declare-const {symbols.literal(c, s)} {symbols.sort(s)})" for c, s in self.system.consts.items()]
         for f in self.system.funcs.values():
-            out.append(f"(declare-fun {symbols.at(symbols.function(f.name), 0)} ({' '.join(map(symbols.sort, f.args))}) "
-                       f"{symbols.sort(f.sort)})")
+            out.append(
+                f"(declare-fun {symbols.at(symbols.function(f.name), 0)} ({' '.join(map(symbols.sort, f.args))}) "
+                f"{symbols.sort(f.sort)})"
+            )
         return "\n".join(out) + "\n" + self.definitions(0)
 
     def definitions(self, n: int) -> str:
@@ -145,8 +149,9 @@ TIGHTENINGS = 400  # questions asked to empty a state; a count and not a time, s
 class Search:
     """One solver session over one scope."""
 
-    def __init__(self, system: System, claim: Claim, sizes: dict[str, int], limit: float,
-                 start: list[Claim] | None = None) -> None:
+    def __init__(
+        self, system: System, claim: Claim, sizes: dict[str, int], limit: float, start: list[Claim] | None = None
+    ) -> None:
         """`start` describes the first state; initial states and axioms unless given."""
         import z3  # slow to load; what asks no solver does without
 
@@ -193,8 +198,9 @@ class Search:
         """Can the claim be false now? Raises `SolverError` when Z3 does not say."""
         verdict = self.answer(self.claim)
         if verdict == "unknown":
-            raise SolverError(f"attack search on `{self.claim.name}`: Z3 answers unknown at depth {self.depth}; "
-                              "raise the time limit.")
+            raise SolverError(
+                f"attack search on `{self.claim.name}`: Z3 answers unknown at depth {self.depth}; raise the time limit."
+            )
         return verdict == "sat"
 
     def effort(self, limit: int) -> None:
@@ -283,5 +289,3 @@ class Search:
             args = {p.name: w.values(p.sort).index(got[envs[k][p.name]]) for p in t.params}
             events.append(Event(t.label, args))
         return Trace(system.name, faults, self.claim.name, world, initial, tuple(events))
-
-

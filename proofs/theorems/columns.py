@@ -77,7 +77,7 @@ class Layout:
         tables = []
         at = len(consts)
         for count in table_sizes(self.system, self.world()):
-            tables.append(values[at:at + count])
+            tables.append(values[at : at + count])
             at += count
         return self.world(consts), tables
 

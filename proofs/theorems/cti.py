@@ -39,8 +39,9 @@ class Cti:
     after: State
 
 
-def counterexample(system: System, transition_label: str, claim_name: str, assumed_names: Iterable[str],
-                   limit: float = 10.0) -> Cti | None:
+def counterexample(
+    system: System, transition_label: str, claim_name: str, assumed_names: Iterable[str], limit: float = 10.0
+) -> Cti | None:
     """A small counterexample to the induction of a claim over a step; None when the scopes tried hold none.
 
     `assumed_names` are names of invariants and theorems, with or without their kind in front (`invariant/owner_fn`).
@@ -56,8 +57,9 @@ def counterexample(system: System, transition_label: str, claim_name: str, assum
     return finder.confirmed(search.decode(()))
 
 
-def breaks(system: System, transition_label: str, claim_name: str, assumed_names: Iterable[str],
-           limit: float = 10.0) -> bool:
+def breaks(
+    system: System, transition_label: str, claim_name: str, assumed_names: Iterable[str], limit: float = 10.0
+) -> bool:
     """Does a step break a claim in a small world? That decides a query; `counterexample` explains it, which takes longer.
 
     The executable model has confirmed a yes. Arguments and errors are those of `counterexample`.
@@ -70,16 +72,18 @@ def breaks(system: System, transition_label: str, claim_name: str, assumed_names
     return True
 
 
-def _found(system: System, transition_label: str, claim_name: str, assumed_names: Iterable[str],
-           limit: float) -> tuple[_Finder, Search] | None:
+def _found(
+    system: System, transition_label: str, claim_name: str, assumed_names: Iterable[str], limit: float
+) -> tuple[_Finder, Search] | None:
     """A search in the smallest of the worlds tried that holds a counterexample."""
     claim = _claim(system, claim_name)
     assumed = [*system.axioms, *dict.fromkeys(_claim(system, n) for n in assumed_names if not n.startswith("axiom/"))]
     labelled = [t for s in system.steps for t in s.outcomes() if t.label == transition_label]
     if not labelled:
         known = [t.label for s in system.steps for t in s.outcomes()]
-        raise UsageError(f"there is no step `{transition_label}` in system `{system.name}`. "
-                         f"{suggest(transition_label, known)}".strip())
+        raise UsageError(
+            f"there is no step `{transition_label}` in system `{system.name}`. {suggest(transition_label, known)}".strip()
+        )
     finders = [_Finder(system, claim, assumed, t, limit) for t in labelled]
     for size in SCOPES:
         for finder in finders:
@@ -102,15 +106,13 @@ def _claim(system: System, name: str) -> Claim:
     for claim in known.values():
         if name == claim.name or name == name_of(claim):
             return claim
-    raise UsageError(f"there is no invariant or theorem `{name}` in system `{system.name}`. "
-                     f"{suggest(bare, known)}".strip())
+    raise UsageError(f"there is no invariant or theorem `{name}` in system `{system.name}`. {suggest(bare, known)}".strip())
 
 
 class _Finder:
     """State that the searches for one counterexample share."""
 
-    def __init__(self, system: System, claim: Claim, assumed: list[Claim], transition: Transition,
-                 limit: float) -> None:
+    def __init__(self, system: System, claim: Claim, assumed: list[Claim], transition: Transition, limit: float) -> None:
         self.system, self.claim, self.assumed, self.transition, self.limit = system, claim, assumed, transition, limit
 
     def search(self, sizes: dict[str, int]) -> Search | None:

@@ -126,8 +126,9 @@ def _retry_eagerly(prelude: Prelude, text: str, settings: Settings) -> Answer:
 
 def _decided_again(found: list[tuple[Query, Result]], block: Block, prelude: Prelude, settings: Settings) -> list[Result]:
     """cvc5's word on what Z3 refuted of a block. It is asked with the core only: if that is unsat, so is the whole."""
-    texts = {r.claim: block.assertions(r.core) + (q.goal if "goal" in r.core else "")
-             for q, r in found if r.verdict == "unsat"}
+    texts = {
+        r.claim: block.assertions(r.core) + (q.goal if "goal" in r.core else "") for q, r in found if r.verdict == "unsat"
+    }
     if not texts:
         return [r for _, r in found]
     session = Cvc5Session(settings.limit)
@@ -174,8 +175,13 @@ def retry(system: System, prelude: Prelude, block: Block, result: Result, settin
     return _decided_again([(query, made)], block, prelude, settings)[0]
 
 
-def run_blocks(prelude: Prelude, blocks: list[Block], settings: Settings, pool: Workers | None,
-               progress: Callable[[int], None] | None = None) -> list[Result]:
+def run_blocks(
+    prelude: Prelude,
+    blocks: list[Block],
+    settings: Settings,
+    pool: Workers | None,
+    progress: Callable[[int], None] | None = None,
+) -> list[Result]:
     """Decide all blocks over the pool's processes; the results are in the order of the queries."""
     if pool is None or pool.jobs == 1:  # one session for all of them
         results = solve_batch(prelude, blocks, settings)
@@ -210,8 +216,9 @@ def run_blocks(prelude: Prelude, blocks: list[Block], settings: Settings, pool: 
     return [found[q.key] for b in blocks for q in b.queries if q.key in found]
 
 
-def retried(system: System, prelude: Prelude, blocks: list[Block], results: list[Result], settings: Settings,
-            pool: Workers | None) -> list[Result]:
+def retried(
+    system: System, prelude: Prelude, blocks: list[Block], results: list[Result], settings: Settings, pool: Workers | None
+) -> list[Result]:
     """The results, with those that were not refuted decided with more effort."""
     by_label = {b.label: b for b in blocks}
     futures = {}

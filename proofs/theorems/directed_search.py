@@ -92,8 +92,9 @@ def reach(machine: Machine, seed: int, budget: int, starts: Sequence[State] = ()
     return Reached(frozenset(search.transitions[k].label for k in done), calls)
 
 
-def find(machine: Machine, wanted: Mapping[str, Term], seed: int, budget: int,
-         starts: Sequence[State] = ()) -> dict[str, Path]:
+def find(
+    machine: Machine, wanted: Mapping[str, Term], seed: int, budget: int, starts: Sequence[State] = ()
+) -> dict[str, Path]:
     """Ways to states in which closed formulas are true; those not found before the budget is spent are missing.
 
     They are not the shortest ways.
@@ -115,8 +116,9 @@ def find(machine: Machine, wanted: Mapping[str, Term], seed: int, budget: int,
 class _Search:
     """The goals, and the states found so far that come closest to each."""
 
-    def __init__(self, machine: Machine, rng: random.Random, wanted: Sequence[Transition] = (),
-                 done: Iterable[int] = ()) -> None:
+    def __init__(
+        self, machine: Machine, rng: random.Random, wanted: Sequence[Transition] = (), done: Iterable[int] = ()
+    ) -> None:
         """`wanted` are further goals, and then the only ones that count; they are no transitions of the system.
 
         `done` are goals reached already.
@@ -228,7 +230,7 @@ class _Search:
 
     def _saw(self, path: Path) -> None:
         """Take what can be taken for the first time in a state, and keep the state for the goals it serves best."""
-        for k, goal in enumerate(self.goals[:self.count]):
+        for k, goal in enumerate(self.goals[: self.count]):
             if k in self.done:
                 continue
             depth, args = goal.probe(path.state, self.rng.random)

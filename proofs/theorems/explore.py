@@ -86,8 +86,10 @@ class _Identity:
         else:
             plain = rng.integers(0, 2**64, size=(layout.width, 256), dtype=np.uint64)
         self.groups = _groups([layout.size(kind) for kind in layout.kinds])
-        self.tables = [[_sums(plain, columns, values, group) for group in self.groups]
-                       for columns, values in _renamings(layout, 1 if every else RENAMINGS)]
+        self.tables = [
+            [_sums(plain, columns, values, group) for group in self.groups]
+            for columns, values in _renamings(layout, 1 if every else RENAMINGS)
+        ]
 
     def __call__(self, states: Bytes) -> tuple[NDArray[np.intp], Keys]:
         """The places of the first of equal states, and a key for each of these: the least that any renaming of it has."""
@@ -171,7 +173,7 @@ def _renamings(layout: Layout, most: int) -> list[tuple[NDArray[np.intp], NDArra
         values = np.tile(np.arange(256, dtype=np.intp), (layout.width, 1))
         for k, kind in enumerate(layout.kinds):
             if kind in new:
-                values[k, :len(new[kind])] = new[kind]
+                values[k, : len(new[kind])] = new[kind]
         out.append((np.array(columns, dtype=np.intp), values))
     return out
 
@@ -209,8 +211,14 @@ class _Level:
 
 
 class _Search:
-    def __init__(self, system: System, sizes: Mapping[str, int], claims: Iterable[Claim], limits: Limits,
-                 labels: frozenset[str] | None = None) -> None:
+    def __init__(
+        self,
+        system: System,
+        sizes: Mapping[str, int],
+        claims: Iterable[Claim],
+        limits: Limits,
+        labels: frozenset[str] | None = None,
+    ) -> None:
         """`labels` names the only steps that are taken; all, unless given."""
         self.begun = time.perf_counter()
         self.system, self.limits = system, limits
@@ -218,8 +226,12 @@ class _Search:
         self.formulas = Formulas(self.layout)
         self.claims = {c.name: c for c in claims}
         self.two_state = any(c.kind == "transition" for c in self.claims.values())
-        self.plans = [plan_of(t) for s in system.steps for t in (s.outcomes() if self.two_state else s.transitions())
-                      if labels is None or t.label in labels]
+        self.plans = [
+            plan_of(t)
+            for s in system.steps
+            for t in (s.outcomes() if self.two_state else s.transitions())
+            if labels is None or t.label in labels
+        ]
         self.identity = _Identity(self.layout, limits.renamed)
         self.seen = _Seen()
         self.calls: list[tuple[Transition, tuple[int, ...]]] = []
@@ -251,12 +263,24 @@ class _Search:
                 depth += not self.stopped
         if complete and not all_of_them:
             complete, self.stopped = False, "not all initial states were tried: there are too many"
-        bits = 0.0 if self.identity.exact else min(1.0, self.count ** 2 / 2.0 ** 65)
+        bits = 0.0 if self.identity.exact else min(1.0, self.count**2 / 2.0**65)
         labels = [p.transition.label for p in self.plans if not p.transition.changes_nothing]
-        return Exploration(dict(self.layout.sizes), self.count, depth, tuple(lv.columns.shape[1] for lv in self.levels),
-                           complete, self.stopped, initial, self.taken, frozenset(self.fired),
-                           tuple(la for la in labels if la not in self.fired) if complete else (), self.attacks,
-                           len(self.identity.tables), bits, time.perf_counter() - self.begun)
+        return Exploration(
+            dict(self.layout.sizes),
+            self.count,
+            depth,
+            tuple(lv.columns.shape[1] for lv in self.levels),
+            complete,
+            self.stopped,
+            initial,
+            self.taken,
+            frozenset(self.fired),
+            tuple(la for la in labels if la not in self.fired) if complete else (),
+            self.attacks,
+            len(self.identity.tables),
+            bits,
+            time.perf_counter() - self.begun,
+        )
 
     def _new(self, states: Bytes) -> NDArray[np.intp]:
         """The places of states that have not been seen."""
@@ -273,7 +297,7 @@ class _Search:
         self.levels.append(_Level(columns, parents, steps))
         self.count += columns.shape[1]
         for begin in range(0, columns.shape[1], BATCH):
-            batch = Batch(self.formulas, columns[:, begin:begin + BATCH])
+            batch = Batch(self.formulas, columns[:, begin : begin + BATCH])
             for claim in self.open_claims():
                 if claim.kind != "transition":
                     holds = batch.truth(claim.body, {})
@@ -298,7 +322,7 @@ class _Search:
             if self.count + new > self.limits.states:
                 self.stopped = f"at {self.limits.states:,} states"
                 return False
-            after, rows, calls = self._stepped(Batch(self.formulas, last[:, begin:begin + BATCH]), begin)
+            after, rows, calls = self._stepped(Batch(self.formulas, last[:, begin : begin + BATCH]), begin)
             if not after.shape[1]:
                 continue
             kept = self._new(after)
@@ -336,8 +360,9 @@ class _Search:
         self._look_at_steps(batch, states, rows, called, begin)
         return states, rows.astype(np.int64), called
 
-    def _look_at_steps(self, batch: Batch, after: Bytes, rows: NDArray[np.intp], calls: NDArray[np.int32],
-                       begin: int) -> None:
+    def _look_at_steps(
+        self, batch: Batch, after: Bytes, rows: NDArray[np.intp], calls: NDArray[np.int32], begin: int
+    ) -> None:
         """Look whether a step breaks a claim about steps."""
         claims = [c for c in self.open_claims() if c.kind == "transition"]
         if not claims:
@@ -362,16 +387,18 @@ class _Search:
             events.append(self._event(int(level.steps[place])))
             place = int(level.parents[place])
         world, state = self.layout.state(self.levels[0].columns[:, place])
-        self.attacks[claim.name] = Trace(self.system.name, (), claim.name, world, state, tuple(reversed(events)),
-                                         excluded=len(events) - 1)
+        self.attacks[claim.name] = Trace(
+            self.system.name, (), claim.name, world, state, tuple(reversed(events)), excluded=len(events) - 1
+        )
 
     def _event(self, number: int) -> Event:
         t, args = self.calls[number]
         return Event(t.label, {p.name: v for p, v in zip(t.params, args, strict=True)})
 
 
-def explore(system: System, sizes: Mapping[str, int], claims: Sequence[Claim] = (),
-            limits: Limits | None = None) -> Exploration:
+def explore(
+    system: System, sizes: Mapping[str, int], claims: Sequence[Claim] = (), limits: Limits | None = None
+) -> Exploration:
     """Search all reachable states of a world in which each sort has so many elements, for violations of some claims.
 
     With claims, the search ends when each is broken. Raises ValueError where a state has more columns than `WIDEST`.

@@ -57,8 +57,11 @@ def folder_of(label: str) -> str:
 def export(system: System, out: Path) -> int:
     """Write all queries of a system below a folder; gives their number."""
     maker = QueryMaker(system)
-    texts = {out / folder_of(block.label) / f"{query.claim}.smt2": text_of(system, maker, block, query)
-             for block in blocks_of(system, maker) for query in block.queries}
+    texts = {
+        out / folder_of(block.label) / f"{query.claim}.smt2": text_of(system, maker, block, query)
+        for block in blocks_of(system, maker)
+        for query in block.queries
+    }
     for path, text in texts.items():
         write_file(path, text)
     return len(texts)

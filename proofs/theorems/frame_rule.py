@@ -53,8 +53,9 @@ class Frame:
                 yield func, TRUTH, way
                 for a in args:
                     yield from self._inside(a)
-            case Op("=", (App(func, args), Lit() as value)) | Op("=", (Lit() as value, App(func, args))) \
-                    if value.sort != BOOL:
+            case Op("=", (App(func, args), Lit() as value)) | Op("=", (Lit() as value, App(func, args))) if (
+                value.sort != BOOL
+            ):
                 yield func, value, way
                 for a in args:
                     yield from self._inside(a)

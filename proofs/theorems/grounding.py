@@ -38,15 +38,18 @@ class Ground:
             self.cells.append([self.choice(f"{symbols.function(f.name)}@{i}", f.sort) for i in range(n)])
         self.consts: dict[str, Values] = {
             name: {world.consts[name]: True} if name in world.consts else self.choice(symbols.literal(name, sort), sort)
-            for name, sort in system.consts.items()}
+            for name, sort in system.consts.items()
+        }
 
     def _eval(self, text: str) -> str:
         import z3  # slow to load, and needed only where formulas leave something open
 
         if self._solver is None:
             self._solver = z3.Context()
-            self._eval("(set-option :produce-unsat-cores true)(set-logic QF_FD)"
-                       f"(set-option :timeout {max(1, int(self._limit * 1000))})")
+            self._eval(
+                "(set-option :produce-unsat-cores true)(set-logic QF_FD)"
+                f"(set-option :timeout {max(1, int(self._limit * 1000))})"
+            )
         out = str(z3.Z3_eval_smtlib2_string(self._solver.ref(), text))
         if "(error" in out:
             raise AssertionError(f"z3: {out.strip()[:500]}")
@@ -207,8 +210,10 @@ class Ground:
                     return self.values(then if test else other, env)
                 a, b = self.values(then, env), self.values(other, env)
                 other_way = self.no(test)
-                return {v: self.either([self.both([test, a.get(v, False)]), self.both([other_way, b.get(v, False)])])
-                        for v in {**a, **b}}
+                return {
+                    v: self.either([self.both([test, a.get(v, False)]), self.both([other_way, b.get(v, False)])])
+                    for v in {**a, **b}
+                }
         when = self.truth(term, env)
         return {int(when): True} if isinstance(when, bool) else {0: self.no(when), 1: when}
 

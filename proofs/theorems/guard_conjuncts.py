@@ -94,8 +94,9 @@ def wish_of(part: Term) -> Wish | None:
     return None
 
 
-def compiled_probe(caller: Caller, t: Transition, parts: list[Term], some: list[Var]) \
-        -> tuple[Callable[..., tuple[int, tuple[int, ...] | None]], list[Term]]:
+def compiled_probe(
+    caller: Caller, t: Transition, parts: list[Term], some: list[Var]
+) -> tuple[Callable[..., tuple[int, tuple[int, ...] | None]], list[Term]]:
     """Nested loops over the parameters and `some`, each conjunct of a guard asked as soon as what it speaks of is chosen.
 
     Gives the compiled probe, and the conjuncts in the order in which it asks them.
@@ -113,8 +114,10 @@ def compiled_probe(caller: Caller, t: Transition, parts: list[Term], some: list[
     for var in (None, *order):
         if var is not None:
             size = coder.size(var)
-            lines += [f"{pad}o_{var.name} = int(rnd() * {size})",
-                      f"{pad}for v_{var.name} in (*range(o_{var.name}, {size}), *range(o_{var.name})):"]
+            lines += [
+                f"{pad}o_{var.name} = int(rnd() * {size})",
+                f"{pad}for v_{var.name} in (*range(o_{var.name}, {size}), *range(o_{var.name})):",
+            ]
             known.add(var.name)
             pad += "    "
         for f, part in [(f, p) for f, p in todo if f <= known]:

@@ -39,9 +39,14 @@ class Proof:
         return [r for r in self.results if r.claim == claim]
 
 
-def prove(system: System, settings: Settings, pool: Workers | None = None,
-          progress: Callable[[int], None] | None = None, only: Iterable[str] | None = None,
-          refuted: Refuted | None = None) -> Proof:
+def prove(
+    system: System,
+    settings: Settings,
+    pool: Workers | None = None,
+    progress: Callable[[int], None] | None = None,
+    only: Iterable[str] | None = None,
+    refuted: Refuted | None = None,
+) -> Proof:
     """Decide the invariants, theorems and transition claims of a system (or only the named claims).
 
     `refuted` holds the queries refuted for other systems of this run; those of this system are added to it.
@@ -107,8 +112,11 @@ def prove(system: System, settings: Settings, pool: Workers | None = None,
         proof.failing += [r for r in answers.values() if r.claim in bad and not _counts(r, settings)]
         candidates = {n: c for n, c in candidates.items() if n not in bad}
         assumed -= dropped
-        again = [k for k, r in answers.items() if (r.claim in candidates or r.claim in system.transitions)
-                 and dropped & set(r.core)]
+        again = [
+            k
+            for k, r in answers.items()
+            if (r.claim in candidates or r.claim in system.transitions) and dropped & set(r.core)
+        ]
         answers = {k: r for k, r in answers.items() if r.claim not in bad}
         asked: dict[str, set[str]] = {}
         for label, name in again:
@@ -116,8 +124,13 @@ def prove(system: System, settings: Settings, pool: Workers | None = None,
         blocks = []
         for t in maker.transitions:
             names_of_step = asked.get(t.label, set())
-            block = maker.step(t, [c for n, c in candidates.items() if n in names_of_step], assumed,
-                               [c for n, c in system.transitions.items() if n in names_of_step], harmless)
+            block = maker.step(
+                t,
+                [c for n, c in candidates.items() if n in names_of_step],
+                assumed,
+                [c for n, c in system.transitions.items() if n in names_of_step],
+                harmless,
+            )
             if block is not None:
                 blocks.append(block)
         fresh = run(blocks)

@@ -74,8 +74,11 @@ def _filled(layout: Layout, formulas: Formulas, bodies: list[Term], consts: dict
         if len(cell) == 1:
             states[k] = next(iter(cell))
             known.add(k)
-    waiting = [(part, env, _speaks_of(part, env, layout, formulas)) for body in bodies
-               for part, env in _instances(body, {}, formulas)]
+    waiting = [
+        (part, env, _speaks_of(part, env, layout, formulas))
+        for body in bodies
+        for part, env in _instances(body, {}, formulas)
+    ]
     waiting = [w for w in waiting if not w[2] <= known] + [w for w in waiting if w[2] <= known]
     # Places that the same formulas speak of are filled in together, so that what breaks a formula goes early.
     order: list[int] = []
@@ -88,7 +91,7 @@ def _filled(layout: Layout, formulas: Formulas, bodies: list[Term], consts: dict
     for k in order:
         values = list(cells[k - offset])
         if states.shape[1] * len(values) > max(most, 1) * 64:  # too many to try: some of them
-            states, every = states[:, :max(1, most // len(values))], False
+            states, every = states[:, : max(1, most // len(values))], False
         states = np.repeat(states, len(values), axis=1)
         states[k] = np.tile(np.array(values, np.uint8), states.shape[1] // len(values))
         known.add(k)
@@ -161,7 +164,7 @@ def _kept(states: Bytes, asked: list[tuple[Term, Env, frozenset[int]]], formulas
     for part, env, _ in asked:
         kept = []
         for begin in range(0, states.shape[1], CHUNK):
-            chunk = states[:, begin:begin + CHUNK]
+            chunk = states[:, begin : begin + CHUNK]
             holds = Batch(formulas, chunk).truth(part, env)
             kept.append(chunk if holds is True else chunk[:, :0] if holds is False else chunk[:, holds])
         if kept:

@@ -20,9 +20,12 @@ from bulkhead.proofs.theorems.frame_rule import Frame
 INIT = "(initial states)"
 FOLLOWS = "(invariants)"
 UNCHANGED, UNCHANGED_FAILED = "(nothing changes)", "(failing, nothing changes)"
-PLACES = {INIT: "in every initial state", FOLLOWS: "implied by the invariants",
-          UNCHANGED: "of a step that changes nothing it reads",
-          UNCHANGED_FAILED: "of a failing step that changes nothing it reads"}
+PLACES = {
+    INIT: "in every initial state",
+    FOLLOWS: "implied by the invariants",
+    UNCHANGED: "of a step that changes nothing it reads",
+    UNCHANGED_FAILED: "of a failing step that changes nothing it reads",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +86,10 @@ class QueryMaker:
         self.transitions: tuple[Transition, ...] = tuple(t for s in system.steps for t in s.outcomes())
         if len({t.label for t in self.transitions}) < len(self.transitions):
             raise AssertionError(f"two outcomes of system `{system.name}` have one label")  # answers go by it
-        self._assumed = {name_of(c): self.formulas.claim(c)
-                         for c in (*system.axioms, *system.invariants.values(), *system.theorems.values())}
+        self._assumed = {
+            name_of(c): self.formulas.claim(c)
+            for c in (*system.axioms, *system.invariants.values(), *system.theorems.values())
+        }
         self._axioms = {name_of(c) for c in system.axioms}
 
     def assumptions(self, names: Iterable[str]) -> dict[str, str]:
@@ -106,12 +111,24 @@ class QueryMaker:
 
     def unchanged(self, claims: Iterable[Claim]) -> list[Block]:
         """Do claims about a step hold of any step that changes nothing they read? Only axioms are assumed."""
-        return [Block(label, "", self.assumptions(()), tuple(
-                    Query(label, c.name, goal(self.formulas.transition_claim(c, frozenset(), failed))) for c in claims))
-                for label, failed in ((UNCHANGED, False), (UNCHANGED_FAILED, True))]
+        return [
+            Block(
+                label,
+                "",
+                self.assumptions(()),
+                tuple(Query(label, c.name, goal(self.formulas.transition_claim(c, frozenset(), failed))) for c in claims),
+            )
+            for label, failed in ((UNCHANGED, False), (UNCHANGED_FAILED, True))
+        ]
 
-    def step(self, transition: Transition, claims: Iterable[Claim], invariants: Iterable[str],
-             two_state: Iterable[Claim] = (), harmless: Container[tuple[str, str]] = ()) -> Block | None:
+    def step(
+        self,
+        transition: Transition,
+        claims: Iterable[Claim],
+        invariants: Iterable[str],
+        two_state: Iterable[Claim] = (),
+        harmless: Container[tuple[str, str]] = (),
+    ) -> Block | None:
         """Does a transition keep the claims? None when nothing is to be asked.
 
         Claims about one state that it keeps by what it assigns alone (`frame_rule.py`) are left out. A claim about a step

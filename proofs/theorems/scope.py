@@ -56,8 +56,9 @@ def given_scope(system: System, words: Iterable[str]) -> dict[str, int]:
         for part in word.split(","):
             name, sign, number = part.strip().partition("=")
             if name not in system.sorts:
-                raise UsageError(f"--scope {part}: system `{system.name}` has no sort `{name}`. "
-                                 f"{suggest(name, system.sorts)}".strip())
+                raise UsageError(
+                    f"--scope {part}: system `{system.name}` has no sort `{name}`. {suggest(name, system.sorts)}".strip()
+                )
             if not sign or not number.isascii() or not number.isdigit() or not 1 <= int(number[:9]) <= 32:
                 raise UsageError(f"--scope {part}: expected SORT=NUMBER, with a number from 1 to 32.")
             sizes[name] = int(number)

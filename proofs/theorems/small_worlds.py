@@ -45,8 +45,10 @@ def worlds(system: System, given: Mapping[str, int] | None = None) -> Iterator[d
     """The worlds in which to look, small ones first: sizes as `given`, else from one on, up to what the rules say."""
     given = given or {}
     in_flight = CALLS if any(step.after for step in system.steps) else 1
-    most = {sort: system.scope[sort][1] if sort in system.scope else in_flight if sort == CALL else LARGEST
-            for sort in system.sorts}
+    most = {
+        sort: system.scope[sort][1] if sort in system.scope else in_flight if sort == CALL else LARGEST
+        for sort in system.sorts
+    }
     written = {u.func for s in system.steps for t in s.transitions() for u in t.updates}
 
     def effort(sizes: dict[str, int]) -> float:
@@ -87,8 +89,14 @@ def worlds(system: System, given: Mapping[str, int] | None = None) -> Iterator[d
 _Turn = tuple[float, float, tuple[int, ...]]  # what comes first, and the sizes of the sorts
 
 
-def attacks_in_small_worlds(system: System, claims: Mapping[str, Claim], given: Mapping[str, int] | None = None,
-                            depth: int | None = None, one: bool = False, steps: int = STEPS) -> Seen:
+def attacks_in_small_worlds(
+    system: System,
+    claims: Mapping[str, Claim],
+    given: Mapping[str, int] | None = None,
+    depth: int | None = None,
+    one: bool = False,
+    steps: int = STEPS,
+) -> Seen:
     """Shortest attacks on claims in growing worlds, for about so many steps in all. With `one`, the first that falls.
 
     `given` fixes the size of some sorts, `depth` bounds the length of attacks.

@@ -117,9 +117,11 @@ class Cvc5Session:
         self._solver = cvc5.Solver(cvc5.TermManager())
         self._parser = cvc5.InputParser(self._solver)
         self._symbols = self._parser.getSymbolManager()
-        self._run(f"(set-logic {CVC5_LOGIC})(set-option :incremental true)"
-                  f"(set-option :tlimit-per {max(1, int(limit * 1000))})"
-                  + "".join(f"(set-option :{option})" for option in (CVC5_FINITE if finite else CVC5_REFUTING)))
+        self._run(
+            f"(set-logic {CVC5_LOGIC})(set-option :incremental true)"
+            f"(set-option :tlimit-per {max(1, int(limit * 1000))})"
+            + "".join(f"(set-option :{option})" for option in (CVC5_FINITE if finite else CVC5_REFUTING))
+        )
 
     def _run(self, text: str) -> str:
         self._parser.setStringInput(self._cvc5.InputLanguage.SMT_LIB_2_6, text, "query")

@@ -58,13 +58,13 @@ class Refuted:
             names = {meanings.of(text): n for n, text in block.assumed.items()}
             if used <= names.keys():
                 core = (*(names[m] for m in used), *(n for n in result.core if n == "goal"))
-                return replace(result, label=block.label, claim=query.claim, core=core, seconds=0.0,
-                               second_seconds=0.0, again=True)
+                return replace(
+                    result, label=block.label, claim=query.claim, core=core, seconds=0.0, second_seconds=0.0, again=True
+                )
         return None
 
 
-def split(blocks: Iterable[Block], refuted: Refuted, meanings: Meanings, checked: bool) \
-        -> tuple[list[Block], list[Result]]:
+def split(blocks: Iterable[Block], refuted: Refuted, meanings: Meanings, checked: bool) -> tuple[list[Block], list[Result]]:
     """The blocks with what has to be asked, and the results of what need not."""
     ask: list[Block] = []
     known: list[Result] = []

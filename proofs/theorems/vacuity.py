@@ -50,8 +50,11 @@ class Vacuity:
             out.append(f"initial states in a small world: {self.initial}")
         if self.assumptions != "sat":
             out.append(f"states that satisfy all invariants, in a small world: {self.assumptions}")
-        out += [f"{label} cannot fire from any state of the small world that satisfies the invariants"
-                for label, found in self.firing.items() if found == NEVER]
+        out += [
+            f"{label} cannot fire from any state of the small world that satisfies the invariants"
+            for label, found in self.firing.items()
+            if found == NEVER
+        ]
         out += [f"{label}: {found}" for label, found in self.firing.items() if found == UNDECIDED]
         return out
 
@@ -72,13 +75,16 @@ class Vacuity:
         if not self.asked:
             return "NOT asked whether the proofs are about something (--no-vacuity)"
         count = {f: sum(g == f for g in self.firing.values()) for f in (REACHED, POSSIBLE, NEVER)}
-        return (f"{self._verdict()}: initial states {self.initial}, assumptions {self.assumptions}; of {len(self.firing)} "
-                f"transitions {count[REACHED]} reached from an initial state, {count[POSSIBLE]} more possible, "
-                f"{count[NEVER]} cannot fire")
+        return (
+            f"{self._verdict()}: initial states {self.initial}, assumptions {self.assumptions}; of {len(self.firing)} "
+            f"transitions {count[REACHED]} reached from an initial state, {count[POSSIBLE]} more possible, "
+            f"{count[NEVER]} cannot fire"
+        )
 
 
-def possible_labels(system: System, standing: tuple[str, ...], labels: frozenset[str], limit: float) \
-        -> tuple[str, dict[str, str]]:
+def possible_labels(
+    system: System, standing: tuple[str, ...], labels: frozenset[str], limit: float
+) -> tuple[str, dict[str, str]]:
     """Are there states that satisfy the invariants, and which of `labels` can fire in one? Asked in a small world, and in
     larger ones before it is said that something cannot be.
     """
@@ -94,8 +100,9 @@ def possible_labels(system: System, standing: tuple[str, ...], labels: frozenset
     return assumptions, found
 
 
-def _possible_in(system: System, sizes: dict[str, int], standing: tuple[str, ...], labels: frozenset[str],
-                 limit: float) -> tuple[str, dict[str, str]]:
+def _possible_in(
+    system: System, sizes: dict[str, int], standing: tuple[str, ...], labels: frozenset[str], limit: float
+) -> tuple[str, dict[str, str]]:
     """The same in one world."""
     known = {**system.invariants, **system.theorems}
     search = Search(system, nothing(system), sizes, limit, [*system.axioms, *(known[n] for n in standing)])
@@ -182,7 +189,10 @@ class Checker:
             assumptions, possible = possible_labels(self.system, names, left, self.limit)
             found = Vacuity(initial, assumptions, queries=len(possible) + 2)
         words = {"sat": POSSIBLE, "unsat": NEVER}
-        found.firing = {t.label: REACHED if t.label in done.labels else words.get(possible[t.label], UNDECIDED)
-                        for s in self.system.steps for t in s.transitions()}
+        found.firing = {
+            t.label: REACHED if t.label in done.labels else words.get(possible[t.label], UNDECIDED)
+            for s in self.system.steps
+            for t in s.transitions()
+        }
         found.seconds = time.perf_counter() - begun
         return found

@@ -28,11 +28,20 @@ class HandWritten:
         self.readonly = [False] * (DOMAINS * REFS)
         self.maps: dict[tuple[int, int, int, int], bool] = {}  # (process, domain, ref, frame) -> writable
         self.operations: list[tuple[Callable[..., bool], tuple[int, ...]]] = [
-            (self.create, (DOMAINS,)), (self.alloc, (FRAMES, DOMAINS)), (self.finish, (DOMAINS,)),
-            (self.pause, (DOMAINS,)), (self.unpause, (DOMAINS,)), (self.permit, (DOMAINS, REFS, DOMAINS, FRAMES, 2)),
-            (self.map, (PROCESSES, DOMAINS, REFS, FRAMES)), (self.map_rw, (PROCESSES, DOMAINS, REFS, FRAMES)),
-            (self.unmap, (PROCESSES, DOMAINS, REFS, FRAMES)), (self.revoke, (DOMAINS, REFS)),
-            (self.foreign_map, (DOMAINS, FRAMES)), (self.foreign_unmap, (FRAMES,)), (self.destroy, (DOMAINS,))]
+            (self.create, (DOMAINS,)),
+            (self.alloc, (FRAMES, DOMAINS)),
+            (self.finish, (DOMAINS,)),
+            (self.pause, (DOMAINS,)),
+            (self.unpause, (DOMAINS,)),
+            (self.permit, (DOMAINS, REFS, DOMAINS, FRAMES, 2)),
+            (self.map, (PROCESSES, DOMAINS, REFS, FRAMES)),
+            (self.map_rw, (PROCESSES, DOMAINS, REFS, FRAMES)),
+            (self.unmap, (PROCESSES, DOMAINS, REFS, FRAMES)),
+            (self.revoke, (DOMAINS, REFS)),
+            (self.foreign_map, (DOMAINS, FRAMES)),
+            (self.foreign_unmap, (FRAMES,)),
+            (self.destroy, (DOMAINS,)),
+        ]
 
     def create(self, d: int) -> bool:
         if self.alive[d]:
@@ -113,7 +122,7 @@ class HandWritten:
             return False
         self.alive[d] = self.paused[d] = self.built[d] = False
         self.owner = [-1 if o == d else o for o in self.owner]
-        self.grant[d * REFS:(d + 1) * REFS] = [None] * REFS
+        self.grant[d * REFS : (d + 1) * REFS] = [None] * REFS
         return True
 
 

@@ -65,8 +65,9 @@ def inside(code: str, cold: bool = False) -> float:
     """The number that some Python code prints, in a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
         extra = {"XDG_CACHE_HOME": folder} if cold else {}
-        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **extra}, capture_output=True,
-                              text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **extra}, capture_output=True, text=True, check=True
+        )
     return float(done.stdout)
 
 
@@ -99,7 +100,8 @@ print(spent)""")
 
 def encode_seconds(cold: bool) -> float:
     """Parsing, checking and encoding all rules of the shipped systems."""
-    return inside("""
+    return inside(
+        """
 import gc, time
 gc.set_threshold(500_000, 20, 20)  # as the command does
 from bulkhead.model import loader
@@ -110,12 +112,15 @@ for name in loader.shipped_systems():
     system = loader.load(name)
     for block in blocks_of(system, QueryMaker(system)):
         block.text()
-print(time.perf_counter() - begun)""", cold)
+print(time.perf_counter() - begun)""",
+        cold,
+    )
 
 
 def load_seconds(cold: bool, system: str) -> float:
     """Parsing, checking and encoding of one system."""
-    return inside(f"""
+    return inside(
+        f"""
 import gc, time
 gc.set_threshold(500_000, 20, 20)
 from bulkhead.model import loader
@@ -125,7 +130,9 @@ begun = time.perf_counter()
 system = loader.load({system!r})
 for block in blocks_of(system, QueryMaker(system)):
     block.text()
-print(time.perf_counter() - begun)""", cold)
+print(time.perf_counter() - begun)""",
+        cold,
+    )
 
 
 def model_steps(system: str, sizes: dict[str, int] | None, steps: int) -> float:
@@ -162,15 +169,22 @@ def small_rows(times: int, steps: int) -> list[Row]:
     """The small rule set: proof, attacks, executable model."""
     group = "gt.rules (13 operations)"
     command("check", GT)  # keep the trees once
-    rows = [Row(group, "Z3 in its queries", least(times, lambda: z3_seconds(GT)), "s"),
-            Row(group, "prove, whole process, Z3 only, one job",
-                least(times, lambda: command("prove", GT, "--no-cross-check", "--jobs", "1")), "s"),
-            Row(group, "prove, whole process, with cvc5", least(times, lambda: command("prove", GT)), "s")]
+    rows = [
+        Row(group, "Z3 in its queries", least(times, lambda: z3_seconds(GT)), "s"),
+        Row(
+            group,
+            "prove, whole process, Z3 only, one job",
+            least(times, lambda: command("prove", GT, "--no-cross-check", "--jobs", "1")),
+            "s",
+        ),
+        Row(group, "prove, whole process, with cvc5", least(times, lambda: command("prove", GT)), "s"),
+    ]
     for fault in ("b1", "b2"):
         took = least(times, lambda fault=fault: command("attack", GT, "--fault", fault))  # type: ignore[misc]
         rows.append(Row(group, f"attack under fault {fault}, with pictures", took, "s"))
-    rows.append(Row(group, "executable model",
-                    max(model_steps(GT, GT_SIZES, steps) for _ in range(times)), "steps/s", 100_000, True))
+    rows.append(
+        Row(group, "executable model", max(model_steps(GT, GT_SIZES, steps) for _ in range(times)), "steps/s", 100_000, True)
+    )
     rows.append(Row(group, "the same, written by hand", max(hand_steps(steps) for _ in range(times)), "steps/s"))
     return rows
 
@@ -180,20 +194,40 @@ def shipped_rows(times: int, steps: int) -> list[Row]:
     group = "disaggregated"
     alone = least(times, lambda: z3_seconds(group))
     limit = 1.5 * alone + 0.5
-    rows = [Row(group, "Z3 in the queries with all that is assumed", least(times, lambda: plain_z3_seconds(group)), "s"),
-            Row(group, "Z3 in its queries as the proof asks them", alone, "s"),
-            Row(group, "prove, Z3 only, one job",
-                least(times, lambda: command("prove", group, "--no-cross-check", "--jobs", "1")), "s", limit),
-            Row(group, "prove, as it is (cvc5 too, all jobs)", least(times, lambda: command("prove", group)), "s", limit),
-            Row("both systems", "prove, as `make prove` does", least(times, lambda: command("prove", *BOTH)), "s"),
-            Row("both systems", "prove and refine, one after the other: `make prove`",
-                least(times, lambda: command("prove", *BOTH) + command("refine")), "s", 15),
-            Row("monolithic", "attack, with pictures", least(times, lambda: command("attack", "monolithic")), "s", 2)]
+    rows = [
+        Row(group, "Z3 in the queries with all that is assumed", least(times, lambda: plain_z3_seconds(group)), "s"),
+        Row(group, "Z3 in its queries as the proof asks them", alone, "s"),
+        Row(
+            group,
+            "prove, Z3 only, one job",
+            least(times, lambda: command("prove", group, "--no-cross-check", "--jobs", "1")),
+            "s",
+            limit,
+        ),
+        Row(group, "prove, as it is (cvc5 too, all jobs)", least(times, lambda: command("prove", group)), "s", limit),
+        Row("both systems", "prove, as `make prove` does", least(times, lambda: command("prove", *BOTH)), "s"),
+        Row(
+            "both systems",
+            "prove and refine, one after the other: `make prove`",
+            least(times, lambda: command("prove", *BOTH) + command("refine")),
+            "s",
+            15,
+        ),
+        Row("monolithic", "attack, with pictures", least(times, lambda: command("attack", "monolithic")), "s", 2),
+    ]
     for name, cold in (("kept trees", False), ("parsed anew", True)):
-        rows.append(Row("all rules", f"parsing and encoding all systems, {name}",
-                        least(times, lambda cold=cold: encode_seconds(cold)), "s", 0.3))  # type: ignore[misc]
-        rows.append(Row(group, f"parsing and encoding, {name}",
-                        least(times, lambda cold=cold: load_seconds(cold, group)), "s", 0.3))  # type: ignore[misc]
+        rows.append(
+            Row(
+                "all rules",
+                f"parsing and encoding all systems, {name}",
+                least(times, lambda cold=cold: encode_seconds(cold)),
+                "s",
+                0.3,
+            )
+        )  # type: ignore[misc]
+        rows.append(
+            Row(group, f"parsing and encoding, {name}", least(times, lambda cold=cold: load_seconds(cold, group)), "s", 0.3)
+        )  # type: ignore[misc]
     for system in ("monolithic", "disaggregated"):
         rows.append(Row(system, "executable model", max(model_steps(system, None, steps) for _ in range(times)), "steps/s"))
     return rows
@@ -212,17 +246,22 @@ def impl_rows(times: int) -> list[Row]:
     """The implementation: alone, beside the rules, and its grant hypercalls."""
     group = "implementation"
     speed = inside("from tests.benchmarks.hypercalls import run\nprint(run(60_000)[0])")
-    return [Row(group, "grant hypercalls, one core", speed, "calls/s", 30_000, True),
-            Row(group, "campaign, alone", max(campaign_speed("--against", "nothing") for _ in range(times)), "calls/s"),
-            Row(group, "campaign, beside the rules (`diff`)", max(campaign_speed() for _ in range(times)), "calls/s")]
+    return [
+        Row(group, "grant hypercalls, one core", speed, "calls/s", 30_000, True),
+        Row(group, "campaign, alone", max(campaign_speed("--against", "nothing") for _ in range(times)), "calls/s"),
+        Row(group, "campaign, beside the rules (`diff`)", max(campaign_speed() for _ in range(times)), "calls/s"),
+    ]
 
 
 def start_rows(times: int) -> list[Row]:
     """What a process costs before it does anything."""
-    pauses = statistics.median(inside("import time; b = time.perf_counter(); import z3; print(time.perf_counter() - b)")
-                               for _ in range(times))
-    return [Row("process", "import of Z3's Python side", pauses, "s"),
-            Row("process", "bulkhead --help", least(times, lambda: command("--help")), "s")]
+    pauses = statistics.median(
+        inside("import time; b = time.perf_counter(); import z3; print(time.perf_counter() - b)") for _ in range(times)
+    )
+    return [
+        Row("process", "import of Z3's Python side", pauses, "s"),
+        Row("process", "bulkhead --help", least(times, lambda: command("--help")), "s"),
+    ]
 
 
 def show(rows: list[Row]) -> None:

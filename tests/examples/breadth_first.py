@@ -46,8 +46,11 @@ def state_of(system: System, world: World, facts: dict[str, str]) -> State:
     Raises `KeyError` for a place and `ValueError` for a value that the world does not have.
     """
     state = [[0] * n for n in table_sizes(system, world)]
-    at = {place(f.name, index_names(system, world, f.name, i)): (k, i, f.sort)
-          for k, f in enumerate(system.funcs.values()) for i in range(len(state[k]))}
+    at = {
+        place(f.name, index_names(system, world, f.name, i)): (k, i, f.sort)
+        for k, f in enumerate(system.funcs.values())
+        for i in range(len(state[k]))
+    }
     for name, value in facts.items():
         k, i, sort = at[name]
         state[k][i] = elements(system, world, sort).index(value)
@@ -78,8 +81,11 @@ def starts(machine: Machine, first: State) -> list[State]:
     count = 1
     for _, _, values in free:
         count *= len(values)
-    chosen: Iterator[tuple[int, ...]] = itertools.product(*(values for _, _, values in free)) if count <= MANY else iter(
-        [tuple(rng.choice(values) for _, _, values in free) for _ in range(MANY)])
+    chosen: Iterator[tuple[int, ...]] = (
+        itertools.product(*(values for _, _, values in free))
+        if count <= MANY
+        else iter([tuple(rng.choice(values) for _, _, values in free) for _ in range(MANY)])
+    )
     out = [first]
     for choice in chosen:
         state = [list(t) for t in first]
@@ -99,8 +105,10 @@ class _Successors:
         self.steps = []
         for t in (t for s in machine.system.steps for t in s.transitions()):
             params = ", ".join(["S", *(f"v_{p.name}" for p in t.params)])
-            loops = [f"{'    ' * k}for v_{p.name} in range({size_of(machine.system, machine.world, p.sort)}):"
-                     for k, p in enumerate(t.params)]
+            loops = [
+                f"{'    ' * k}for v_{p.name} in range({size_of(machine.system, machine.world, p.sort)}):"
+                for k, p in enumerate(t.params)
+            ]
             values = "(" + "".join(f"v_{p.name}, " for p in t.params) + ")"
             body = indent([f"if {coder.truth(t.guard, {})}: yield {values}"], len(t.params))
             choose = compiled("choose", "S", [coder.header(), *loops, *body])
@@ -124,13 +132,14 @@ def unpacked(machine: Machine, key: Key) -> State:
     """The state that a key stands for."""
     out, at = [], 0
     for n in table_sizes(machine.system, machine.world):
-        out.append(list(key[at: at + n]))
+        out.append(list(key[at : at + n]))
         at += n
     return out
 
 
-def search(machine: Machine, first: list[State], claims: Iterable[Claim] = (), limit: int = 1_000_000,
-           depth: int | None = None) -> Found:
+def search(
+    machine: Machine, first: list[State], claims: Iterable[Claim] = (), limit: int = 1_000_000, depth: int | None = None
+) -> Found:
     """All states reachable from those in `first`, or as many as it takes to see one of the claims violated; `limit` at most.
 
     With `depth`, states that many steps away are looked at and not followed further.

@@ -29,8 +29,11 @@ def ascending(relation: str, names: list[str]) -> Facts:
 def circle(relation: str, names: list[str]) -> Facts:
     """`relation[a, b, c]` for any three names that one meets in this order, going round."""
     n = len(names)
-    return {f"{relation}[{names[i]}, {names[(i + j) % n]}, {names[(i + k) % n]}]": "true"
-            for i in range(n) for j, k in itertools.combinations(range(1, n), 2)}
+    return {
+        f"{relation}[{names[i]}, {names[(i + j) % n]}, {names[(i + k) % n]}]": "true"
+        for i in range(n)
+        for j, k in itertools.combinations(range(1, n), 2)
+    }
 
 
 def sets(relation: str, members: dict[str, list[str]]) -> Facts:
@@ -45,33 +48,50 @@ def numbered(sort: str, count: int) -> list[str]:
 
 def _ring_leader(n: int) -> Small:
     numbers = numbered("Number", n)
-    return Small({"Node": n, "Number": n}, {}, {**circle("between", numbered("Node", n)), **ascending("at_most", numbers),
-                                                **{f"number[node{k}]": numbers[n - 1 - k] for k in range(n)}})
+    return Small(
+        {"Node": n, "Number": n},
+        {},
+        {
+            **circle("between", numbered("Node", n)),
+            **ascending("at_most", numbers),
+            **{f"number[node{k}]": numbers[n - 1 - k] for k in range(n)},
+        },
+    )
 
 
 def _paxos(acceptors: int, rounds: int, quorums: dict[str, list[str]]) -> Small:
     names = ["none", *numbered("Round", rounds + 1)[1:]]
-    return Small({"Acceptor": acceptors, "Quorum": len(quorums), "Round": rounds + 1, "Value": 2}, {"none": 0},
-                 {**ascending("at_most", names), **sets("member", quorums)})
+    return Small(
+        {"Acceptor": acceptors, "Quorum": len(quorums), "Round": rounds + 1, "Value": 2},
+        {"none": 0},
+        {**ascending("at_most", names), **sets("member", quorums)},
+    )
 
 
 def _chord(n: int) -> Small:
     names = ["first", *numbered("Node", n)[1:]]
-    return Small({"Node": n}, {"first": 0}, {**circle("between", names), "alive[first]": "true",
-                                             "successor[first]": "first", "backup[first]": "first"})
+    return Small(
+        {"Node": n},
+        {"first": 0},
+        {**circle("between", names), "alive[first]": "true", "successor[first]": "first", "backup[first]": "first"},
+    )
 
 
 def _broadcast(origin_faulty: bool) -> Small:
     """Two honest nodes and a faulty one; an honest one alone is a quorum and a witness set."""
     honest, liar = ("node1", "origin") if origin_faulty else ("origin", "node1")
-    return Small({"Node": 3, "Value": 2, "Quorum": 1, "Witness": 1}, {"origin": 0}, {
-        f"faulty[{liar}]": "true", f"in_quorum[{honest}, quorum0]": "true", f"in_witness[{honest}, witness0]": "true"})
+    return Small(
+        {"Node": 3, "Value": 2, "Quorum": 1, "Witness": 1},
+        {"origin": 0},
+        {f"faulty[{liar}]": "true", f"in_quorum[{honest}, quorum0]": "true", f"in_witness[{honest}, witness0]": "true"},
+    )
 
 
 def _pkvm(guests: int) -> Small:
     """Host, hypervisor, and guests of which the first is protected; one page."""
-    return Small({"Party": 2 + guests, "Page": 1}, {"host": 0, "hyp": 1},
-                 {"page[host, page0]": "owned", "protected[party2]": "true"})
+    return Small(
+        {"Party": 2 + guests, "Page": 1}, {"host": 0, "hyp": 1}, {"page[host, page0]": "owned", "protected[party2]": "true"}
+    )
 
 
 WORLDS: dict[str, Small] = {
@@ -83,8 +103,9 @@ WORLDS: dict[str, Small] = {
     "paxos": _paxos(1, 2, {"quorum0": ["acceptor0"]}),
     "paxos/2": _paxos(2, 2, {"quorum0": ["acceptor0", "acceptor1"], "quorum1": ["acceptor1"]}),
     "sharded_store": Small({"Node": 2, "Key": 1, "Value": 2, "Serial": 2}, {}, {"owns[node0, key0]": "true"}),
-    "sharded_store/2": Small({"Node": 1, "Key": 2, "Value": 1, "Serial": 1}, {},
-                             {"owns[node0, key0]": "true", "owns[node0, key1]": "true"}),
+    "sharded_store/2": Small(
+        {"Node": 1, "Key": 2, "Value": 1, "Serial": 1}, {}, {"owns[node0, key0]": "true", "owns[node0, key1]": "true"}
+    ),
     "mesi": Small({"Cache": 2, "Line": 1, "Value": 2}),
     "german": Small({"Client": 2, "Data": 2}),
     "peterson": Small({}),

@@ -30,7 +30,7 @@ class Bytes:
         return len(self.data) - self.at
 
     def take(self, count: int) -> bytes:
-        out = self.data[self.at:self.at + count]
+        out = self.data[self.at : self.at + count]
         self.at += count
         return out + bytes(count - len(out))
 
@@ -53,7 +53,7 @@ def program(data: bytes) -> int:
         if kind & 6 == 6:  # the guest writes an entry of its own table
             table = agent.domain.grant_table
             page, offset = table.header_at(8 + given.number(1) % 4)
-            page[offset:offset + 8] = given.take(4) + agent.layout.pages[given.number(1) % 8].mfn.to_bytes(4, "little")
+            page[offset : offset + 8] = given.take(4) + agent.layout.pages[given.number(1) % 8].mfn.to_bytes(4, "little")
             continue
         number = abi.HYPERVISOR_GRANT_TABLE_OP if kind & 8 else NUMBERS[given.number(1) % len(NUMBERS)]
         write(rig.xen, agent.vcpu, agent.arg, given.take(64))

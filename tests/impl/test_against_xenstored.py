@@ -23,8 +23,10 @@ from tests.oracles.xenstored import Answer, RealXenstored, find
 
 BINARY, WHY_NOT = find()
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
-XS = {name: getattr(pages, f"XS_{name}") for name in
-      ("READ", "DIRECTORY", "GET_PERMS", "SET_PERMS", "WRITE", "MKDIR", "RM", "WATCH", "UNWATCH", "RESET_WATCHES")}
+XS = {
+    name: getattr(pages, f"XS_{name}")
+    for name in ("READ", "DIRECTORY", "GET_PERMS", "SET_PERMS", "WRITE", "MKDIR", "RM", "WATCH", "UNWATCH", "RESET_WATCHES")
+}
 
 
 class Both:
@@ -123,8 +125,11 @@ def payload_of(rng: Random, kind: str, guests: tuple[int, ...]) -> bytes:
     """A request's payload: short names, so that guests meet on the same nodes; sometimes nonsense."""
     names = [rng.choice(("data", "a", "b", "control")) for _ in range(rng.randint(1, 3))]
     start = rng.choice(("", "", f"{home(rng.choice(guests))}/", f"{home(rng.choice(guests))}/", "/", "/local/"))
-    path = (start + "/".join(names) if rng.random() < 0.93 else
-            rng.choice((start.rstrip("/") or "/", "@releaseDomain", "a//b", "", "a/", "/local/domain"))).encode()
+    path = (
+        start + "/".join(names)
+        if rng.random() < 0.93
+        else rng.choice((start.rstrip("/") or "/", "@releaseDomain", "a//b", "", "a/", "/local/domain"))
+    ).encode()
     if kind == "WRITE":
         return path + b"\0" + rng.choice((b"", b"v", b"a\0b"))
     if kind == "SET_PERMS":
@@ -171,5 +176,3 @@ def test_answers_are_compared_in_earnest(daemons: Both) -> None:
     daemons.machine.xenstored.store.set_perms(0, f"{home(one)}/data", (("b", one),))
     ours, real = daemons.both(two, pages.XS_MKDIR, path)
     assert ours != real
-
-

@@ -108,8 +108,14 @@ def extended_operations(m: Machine) -> Any:
 
 WANTED = {
     moves_a_range: lambda rc, at: rc < 0 and at[0x20:0x24] == [6, 7, 8, -1] and at[5:8] == [-1, -1, -1],
-    moves_a_batch: lambda rc, errs, at: rc == 0 and errs[:4] == errs[8:] == bytes(4) and at[0x21] == 2
-    and errs[4:8] not in (bytes(4), b"\xff" * 4) and at[0x22] == -1 and at[0x23] == 3,
+    moves_a_batch: lambda rc, errs, at: (
+        rc == 0
+        and errs[:4] == errs[8:] == bytes(4)
+        and at[0x21] == 2
+        and errs[4:8] not in (bytes(4), b"\xff" * 4)
+        and at[0x22] == -1
+        and at[0x23] == 3
+    ),
     hands_out_frames: lambda rc, frames, same: rc == 0 and frames == 62 and same,
     gives_pages_away: lambda rc, told, owners: rc == 0 and told[0] == told[2] == 0 != told[1] and owners == [2, -1, 2],
     extended_operations: lambda rc, done, pages: rc < 0 and done == abi.U32.pack(2) and pages == [bytes(8)] * 2,

@@ -33,8 +33,11 @@ def test_a_boot_leaves_nothing_behind(system: str) -> None:
 def ways(system: str) -> set[tuple[str, str]]:
     """(process of Dom0, way) to frames of guests."""
     log = boot(system, None, 2, 0)
-    return {(row.who.removeprefix("Dom0 process "), row.by) for row in log.reach
-            if " process " in row.who and row.owner.startswith("guest")}
+    return {
+        (row.who.removeprefix("Dom0 process "), row.by)
+        for row in log.reach
+        if " process " in row.who and row.owner.startswith("guest")
+    }
 
 
 def test_before_everything_after_only_by_grant() -> None:
@@ -50,8 +53,11 @@ def test_the_table_counts_frames() -> None:
     assert len(rings["Dom0 kernel"]) == 2
     assert not [row for row in log.reach if row.who.startswith("Dom0") and row.by in ("foreign", "could map")]
     before = boot("monolithic", None, 1, 0)
-    assert [len(row.frames) for row in before.reach
-            if (row.who, row.by, row.owner) == ("Dom0 process xl", "could map", "guest 1")] == [1024]
+    assert [
+        len(row.frames)
+        for row in before.reach
+        if (row.who, row.by, row.owner) == ("Dom0 process xl", "could map", "guest 1")
+    ] == [1024]
 
 
 @pytest.mark.parametrize("system", ["monolithic", "disaggregated"])
@@ -67,9 +73,12 @@ def test_any_process_steals_a_page_before_and_none_after(system: str, tmp_path: 
         assert handle is None and thief.errno == abi.ENOENT
     else:
         assert handle is not None
-        stolen = [addr for mfn in sorted(guest.domain.pages)
-                  if (addr := fm.xc_map_foreign_range(handle, domid, 4096, PROT_READ, mfn)) is not None
-                  and thief.load(addr, len(SECRET)) == SECRET]
+        stolen = [
+            addr
+            for mfn in sorted(guest.domain.pages)
+            if (addr := fm.xc_map_foreign_range(handle, domid, 4096, PROT_READ, mfn)) is not None
+            and thief.load(addr, len(SECRET)) == SECRET
+        ]
         assert len(stolen) == 1
     assert machine.shut_down() == []
 
@@ -112,9 +121,16 @@ def test_another_kernel_is_loaded_but_not_run(tmp_path: Path) -> None:
     assert any("not executed" in step.what for step in log.steps)
 
 
-@pytest.mark.parametrize(("system", "kernel", "guests", "said"), [
-    ("other", None, 1, "no system"), ("monolithic", None, 0, "0 guests"), ("monolithic", None, 99, "1 to 32"),
-    ("monolithic", b"MZ", 1, "not an ELF file"), ("disaggregated", build_kernel()[:5000], 1, "truncated")])
+@pytest.mark.parametrize(
+    ("system", "kernel", "guests", "said"),
+    [
+        ("other", None, 1, "no system"),
+        ("monolithic", None, 0, "0 guests"),
+        ("monolithic", None, 99, "1 to 32"),
+        ("monolithic", b"MZ", 1, "not an ELF file"),
+        ("disaggregated", build_kernel()[:5000], 1, "truncated"),
+    ],
+)
 def test_what_cannot_be_booted(system: str, kernel: bytes | None, guests: int, said: str) -> None:
     with pytest.raises(BootError, match=said):
         boot(system, kernel, guests, 0)
@@ -135,12 +151,20 @@ def test_the_command(tmp_path: Path) -> None:
     assert "could map by foreign mapping" in result.output and "Dom0 process xenstored    maps by grant" in result.output
 
 
-@pytest.mark.parametrize(("args", "said"), [
-    (["monolithics"], "Did you mean `monolithic`?"), (["monolithic", "--guests", "0"], "0 guests"),
-    (["monolithic", "--guests", "1000"], "1 to 32"), (["monolithic", "--kernel", "/none"], "/none: no such file"),
-    (["monolithic", "--kernel", "/"], "not a regular file"), (["monolithic", "--kernel", "TEXT"], "is not an ELF file"),
-    (["disaggregated", "--kernel", "CUT"], "truncated"), (["monolithic", "--kernel", "I386"], "not a 64-bit"),
-    (["monolithic", "--out", "TEXT"], "cannot write there")])
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["monolithics"], "Did you mean `monolithic`?"),
+        (["monolithic", "--guests", "0"], "0 guests"),
+        (["monolithic", "--guests", "1000"], "1 to 32"),
+        (["monolithic", "--kernel", "/none"], "/none: no such file"),
+        (["monolithic", "--kernel", "/"], "not a regular file"),
+        (["monolithic", "--kernel", "TEXT"], "is not an ELF file"),
+        (["disaggregated", "--kernel", "CUT"], "truncated"),
+        (["monolithic", "--kernel", "I386"], "not a 64-bit"),
+        (["monolithic", "--out", "TEXT"], "cannot write there"),
+    ],
+)
 def test_bad_use_gives_one_message(args: list[str], said: str, tmp_path: Path) -> None:
     files = {"TEXT": b"no kernel\n", "CUT": build_kernel()[:70], "I386": b"\x7fELF\1\1\1" + bytes(60)}
     for name, content in files.items():

@@ -37,7 +37,8 @@ class Site:
         now = self.machine.counts()
         # Page-table pages of a process stay its own until it exits.
         return {k: v for k, v in now.items() if k != "Dom0's free pages"} == {
-            k: v for k, v in self.before.items() if k != "Dom0's free pages"}
+            k: v for k, v in self.before.items() if k != "Dom0's free pages"
+        }
 
 
 @pytest.fixture(params=["monolithic", "disaggregated"])
@@ -71,8 +72,24 @@ def test_a_guest_is_built_sealed_and_boots(site: Site) -> None:
     assert site.unchanged()
 
 
-STEPS = ["open", "parse", "create", "configure", "event channels", "populate", "load kernel", "load ramdisk",
-         "hypercall page", "magic pages", "page tables", "pin", "shared info", "seed grants", "vcpu", "seal"]
+STEPS = [
+    "open",
+    "parse",
+    "create",
+    "configure",
+    "event channels",
+    "populate",
+    "load kernel",
+    "load ramdisk",
+    "hypercall page",
+    "magic pages",
+    "page tables",
+    "pin",
+    "shared info",
+    "seed grants",
+    "vcpu",
+    "seal",
+]
 
 
 def test_an_error_at_any_step_undoes_the_guest(site: Site) -> None:
@@ -85,6 +102,7 @@ def test_an_error_at_any_step_undoes_the_guest(site: Site) -> None:
         def hook(step: str, what: str) -> None:
             if step == at:
                 raise KernelError(abi.EIO)
+
         return hook
 
     for step in STEPS:
@@ -131,13 +149,16 @@ def test_any_failing_call_undoes_the_guest(site: Site, kind: str, monkeypatch: p
     assert when > 2 or kind == "foreign_resource"
 
 
-@pytest.mark.parametrize(("request_", "errno", "said"), [
-    (Request(b"not a kernel"), abi.EINVAL, "is not an ELF file"),
-    (Request(build_kernel(), pages=10), abi.EINVAL, "10 pages of memory"),
-    (Request(build_kernel(), pages=64, ramdisk=bytes(1 << 20)), abi.EINVAL, "needs"),
-    (Request(build_kernel(), cmdline=b"x" * 2000), abi.EINVAL, "command line"),
-    (Request(build_kernel(), pages=1 << 18), abi.EBUSY, "populate"),
-])
+@pytest.mark.parametrize(
+    ("request_", "errno", "said"),
+    [
+        (Request(b"not a kernel"), abi.EINVAL, "is not an ELF file"),
+        (Request(build_kernel(), pages=10), abi.EINVAL, "10 pages of memory"),
+        (Request(build_kernel(), pages=64, ramdisk=bytes(1 << 20)), abi.EINVAL, "needs"),
+        (Request(build_kernel(), cmdline=b"x" * 2000), abi.EINVAL, "command line"),
+        (Request(build_kernel(), pages=1 << 18), abi.EBUSY, "populate"),
+    ],
+)
 def test_bad_requests(tmp_path: Path, request_: Request, errno: int, said: str) -> None:
     site = Site("disaggregated", tmp_path, 0x4000 + 6000)
     with pytest.raises(BuildError, match=said) as caught:

@@ -85,13 +85,20 @@ def test_only_guests_built_here_can_be_touched(domb: Domb) -> None:
     domb.clean()
 
 
-@pytest.mark.parametrize(("wanted", "errno", "said"), [
-    (CreateRequest("missing"), abi.ENOENT, "reading its files"), (CreateRequest("../kernel"), abi.EACCES, "files"),
-    (CreateRequest("kernel", "nodisk"), abi.ENOENT, "files"), (CreateRequest("disk"), abi.EINVAL, "not an ELF file"),
-    (CreateRequest("kernel", "", 3), abi.EINVAL, "3 pages"), (CreateRequest("k" * 2000), abi.EINVAL, "1023"),
-    (CreateRequest("kernel", "", -1), abi.EINVAL, "no number"), (CreateRequest(""), abi.EACCES, "files"),
-    (CreateRequest("kernel", "", 128, "a\0b"), abi.EINVAL, "zero byte"),
-])
+@pytest.mark.parametrize(
+    ("wanted", "errno", "said"),
+    [
+        (CreateRequest("missing"), abi.ENOENT, "reading its files"),
+        (CreateRequest("../kernel"), abi.EACCES, "files"),
+        (CreateRequest("kernel", "nodisk"), abi.ENOENT, "files"),
+        (CreateRequest("disk"), abi.EINVAL, "not an ELF file"),
+        (CreateRequest("kernel", "", 3), abi.EINVAL, "3 pages"),
+        (CreateRequest("k" * 2000), abi.EINVAL, "1023"),
+        (CreateRequest("kernel", "", -1), abi.EINVAL, "no number"),
+        (CreateRequest(""), abi.EACCES, "files"),
+        (CreateRequest("kernel", "", 128, "a\0b"), abi.EINVAL, "zero byte"),
+    ],
+)
 def test_bad_requests_are_answered(domb: Domb, wanted: CreateRequest, errno: int, said: str) -> None:
     with pytest.raises(ToolError, match=said) as caught:
         domb.builder.create(wanted)
@@ -125,8 +132,13 @@ def test_files_that_change_meanwhile(domb: Domb, monkeypatch: pytest.MonkeyPatch
     def short(self: FileProxy, op: int, body: bytes) -> tuple[int, bytes]:
         return (0, b"1") if op == p.FILE_STAT else real(self, op, body)
 
-    for handler, errno in ((shrinking, abi.EIO), (growing, abi.ESTALE), (lying, abi.EIO), (huge, abi.E2BIG),
-                           (short, abi.EIO)):
+    for handler, errno in (
+        (shrinking, abi.EIO),
+        (growing, abi.ESTALE),
+        (lying, abi.EIO),
+        (huge, abi.E2BIG),
+        (short, abi.EIO),
+    ):
         kernel.write_bytes(build_kernel())
         with monkeypatch.context() as patch:
             patch.setattr(FileProxy, "handle", handler)
@@ -163,9 +175,13 @@ def test_impossible_indices(domb: Domb) -> None:
 def test_messages_that_are_no_requests(domb: Domb) -> None:
     _, chan = domb.raw()
     pipe = p.Pipe(chan)
-    sent = [p.Message(77, 1, 0, b""), p.Message(p.DESTROY, 2, 0, b"toolong"), p.Message(p.CREATE, 3, 0, b"??"),
-            p.Message(p.CREATE, 4, 0, p.CREATE_HEAD.pack(128, 1, 0, 0) + b"\xff"),
-            p.Message(p.FILE_READ | p.REPLY, 5, 0, b"")]
+    sent = [
+        p.Message(77, 1, 0, b""),
+        p.Message(p.DESTROY, 2, 0, b"toolong"),
+        p.Message(p.CREATE, 3, 0, b"??"),
+        p.Message(p.CREATE, 4, 0, p.CREATE_HEAD.pack(128, 1, 0, 0) + b"\xff"),
+        p.Message(p.FILE_READ | p.REPLY, 5, 0, b""),
+    ]
     for message in sent:
         assert pipe.send(message)
     domb.machine.settle()
@@ -241,8 +257,14 @@ def test_a_hostile_server(domb: Domb) -> None:
     """The client checks copies of what the server wrote into its page."""
     os = domb.machine.spawn("client")
     server = domb.service.os
-    for write_at, payload in ((ORDERS, b"\x0b\0\x0b\0"), (ORDERS, b"\x09\0\x0c\0"), (ORDERS, b"\xff\xff\xff\xff"),
-                              (ORDERS, b"\x14\0\x14\0"), (GRANTS, b"\xff\xff\xff\xff"), (ORDERS, b"\x0d\0\x0d\0")):
+    for write_at, payload in (
+        (ORDERS, b"\x0b\0\x0b\0"),
+        (ORDERS, b"\x09\0\x0c\0"),
+        (ORDERS, b"\xff\xff\xff\xff"),
+        (ORDERS, b"\x14\0\x14\0"),
+        (GRANTS, b"\xff\xff\xff\xff"),
+        (ORDERS, b"\x0d\0\x0d\0"),
+    ):
         chan, offer = server_init(server, 0, 12, 12)
         server.store(chan.page + write_at, payload)
         with pytest.raises(OSError):
@@ -255,13 +277,22 @@ def test_a_hostile_server(domb: Domb) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.one_of(
-    st.binary(min_size=1, max_size=200),
-    st.builds(lambda op, n, s, b: p.HEADER.pack(p.MAGIC, op, n, s, len(b)) + b,
-              st.sampled_from([0, 1, 2, 3, 4, 5, 0x21, 0x8001, 0x8021, 0x8022, 0x8023, 0xFFFF]),
-              st.integers(0, 5), st.integers(-(1 << 31), (1 << 31) - 1), st.binary(max_size=60)),
-    st.tuples(st.sampled_from([0, 4, 8, 12, ORDERS, CLI_LIVE, 21, GRANTS, 1024]), st.binary(min_size=1, max_size=8)),
-), max_size=12))
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(min_size=1, max_size=200),
+            st.builds(
+                lambda op, n, s, b: p.HEADER.pack(p.MAGIC, op, n, s, len(b)) + b,
+                st.sampled_from([0, 1, 2, 3, 4, 5, 0x21, 0x8001, 0x8021, 0x8022, 0x8023, 0xFFFF]),
+                st.integers(0, 5),
+                st.integers(-(1 << 31), (1 << 31) - 1),
+                st.binary(max_size=60),
+            ),
+            st.tuples(st.sampled_from([0, 4, 8, 12, ORDERS, CLI_LIVE, 21, GRANTS, 1024]), st.binary(min_size=1, max_size=8)),
+        ),
+        max_size=12,
+    )
+)
 def test_anything_may_arrive(actions: list[bytes | tuple[int, bytes]]) -> None:
     domb = SHARED[0]
     os, chan = domb.raw()
@@ -451,10 +482,12 @@ def test_only_a_cleared_page_of_its_own_is_seeded(domb: Domb, monkeypatch: pytes
     """What is granted before the guest runs holds nothing that was loaded, whatever the layout says."""
     for name, other in (("console", "kernel"), ("xenstore", "start_info"), ("console", "xenstore")):
         with monkeypatch.context() as patch:
+
             def confused(image: Image, size: int, pages: int, name: str = name, other: str = other) -> Layout:
                 layout = plan(image, size, pages)
                 segments = {**layout.segments, name: layout.segments[other]}
                 return replace(layout, segments=segments)
+
             patch.setattr(builder, "plan", confused)
             with pytest.raises(ToolError, match="not a cleared page"):
                 domb.builder.create(CreateRequest("kernel", "", 128))

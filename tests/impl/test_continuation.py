@@ -108,10 +108,17 @@ def test_the_end_of_a_continued_batch_returns_what_its_last_register_holds() -> 
     assert run(m.call(1, abi.HYPERVISOR_MMU_UPDATE, 0, 1 << 31, 0, 0xFFFFFFF0)) == -16
 
 
-@pytest.mark.parametrize("op, start, want", [
-    (abi.XENMEM_POPULATE_PHYSMAP, 7, 7), (abi.XENMEM_DECREASE_RESERVATION, 99, 99),
-    (abi.XENMEM_MAXIMUM_RAM_PAGE, 1, -abi.EINVAL), (abi.XENMEM_EXCHANGE, 1, -abi.EINVAL),
-    (abi.XENMEM_CURRENT_RESERVATION, 5, -abi.EINVAL), (abi.XENMEM_CLAIM_PAGES, 1, -abi.EINVAL)])
+@pytest.mark.parametrize(
+    "op, start, want",
+    [
+        (abi.XENMEM_POPULATE_PHYSMAP, 7, 7),
+        (abi.XENMEM_DECREASE_RESERVATION, 99, 99),
+        (abi.XENMEM_MAXIMUM_RAM_PAGE, 1, -abi.EINVAL),
+        (abi.XENMEM_EXCHANGE, 1, -abi.EINVAL),
+        (abi.XENMEM_CURRENT_RESERVATION, 5, -abi.EINVAL),
+        (abi.XENMEM_CLAIM_PAGES, 1, -abi.EINVAL),
+    ],
+)
 def test_forged_progress_is_refused_or_does_nothing(op: int, start: int, want: int) -> None:
     m = Machine(Preemption(NEVER))
     before = m.guests[1].tot_pages

@@ -32,8 +32,9 @@ class User:
             grant(self.rig, "A", ref, "d0", ref - 8)
         self.guest = self.rig.agents["A"].domain
         self.pool = GntallocPool(self.rig.kernel)
-        self.sys = Syscalls("user", Process(self.rig.kernel), devices(
-            self.rig.kernel, self.pool, (GNTDEV, GNTALLOC, PRIVCMD, EVTCHN)))
+        self.sys = Syscalls(
+            "user", Process(self.rig.kernel), devices(self.rig.kernel, self.pool, (GNTDEV, GNTALLOC, PRIVCMD, EVTCHN))
+        )
         self.arg = self.sys.anonymous(4)
         self.ev = self.sys.open(EVTCHN)
         self.gnt = self.sys.open(GNTDEV)
@@ -77,6 +78,7 @@ def u() -> User:
 
 
 # --- event channels ---
+
 
 def test_a_restricted_file_makes_no_unbound_port_not_even_for_its_target(u: User) -> None:
     fd = u.sys.open(EVTCHN)
@@ -149,6 +151,7 @@ def test_a_read_that_may_sleep(u: User) -> None:
 
 # --- unmap notices ---
 
+
 def test_a_notice_holds_its_port(u: User) -> None:
     port, theirs = u.port()
     offset = u.map(8)
@@ -199,6 +202,7 @@ def test_the_byte_of_a_later_page(u: User) -> None:
 
 # --- mappings that change ---
 
+
 def test_grants_behind_a_hole_are_unmapped(u: User) -> None:
     addr = u.sys.mmap(4, 3, u.gnt, u.map(8, 9, 10, 11))
     u.sys.munmap(addr + PAGE, 1)
@@ -242,6 +246,7 @@ def test_mremap_unmaps_grants_and_carries_own_pages_along(u: User) -> None:
 
 # --- copies ---
 
+
 def segment(source: bytes, dest: bytes, length: int, flags: int) -> bytes:
     return source + dest + pack("<HHhH", length, flags, 0x7FFF, 0)
 
@@ -271,6 +276,7 @@ def test_segments_are_read_one_by_one(u: User) -> None:
 
 
 # --- gntalloc ---
+
 
 def test_none_and_a_thousand_pages() -> None:
     u = User()
@@ -316,6 +322,7 @@ def test_a_shared_pages_notice_comes_before_the_peer_is_through(u: User) -> None
 
 # --- privcmd ---
 
+
 def batch(u: User, fd: int, addr: int, *pages: str) -> tuple[int, bytes]:
     """MMAPBATCH_V2 of the guest's pages, and the errors, which were all sevens."""
     frames = b"".join(pack("<Q", u.rig.mfn(page) if page else (1 << 40) - 1) for page in pages)
@@ -350,8 +357,11 @@ def test_the_older_foreign_mappings(u: User) -> None:
 
     def mmap(at: int, *runs: tuple[int, int, int]) -> int:
         packed = b"".join(ioctl_control.ENTRY.pack(*run) for run in runs)
-        return u.ioctl(fd, ioctl_control.PRIVCMD_MMAP,
-                       ioctl_control.MMAP.pack(len(runs), u.guest.domid, 0, u.arg + 64).ljust(64, b"\0") + packed)
+        return u.ioctl(
+            fd,
+            ioctl_control.PRIVCMD_MMAP,
+            ioctl_control.MMAP.pack(len(runs), u.guest.domid, 0, u.arg + 64).ljust(64, b"\0") + packed,
+        )
 
     assert mmap(addr, (addr, gfns[0], 1)) == -abi.EINVAL  # filled already
     assert mmap(0) == 0

@@ -32,23 +32,32 @@ def test_the_test_kernel() -> None:
     assert image.segments[0].data[:9] == tk.code()[:9] and image.segments[1].memsz == 3 * 4096
 
 
-@pytest.mark.parametrize(("raw", "said"), [
-    (b"", "is empty"), (b"hello", "not an ELF file"), (KERNEL[:40], "inside the ELF header"),
-    (KERNEL[:100], "inside the program headers"), (KERNEL[:9000], "passes the end"),
-    (KERNEL[:4] + b"\1" + KERNEL[5:], "not a 64-bit"), (KERNEL[:5] + b"\2" + KERNEL[6:], "not a little-endian"),
-    (KERNEL[:18] + b"\x28\0" + KERNEL[20:], "not for x86-64"), (KERNEL[:16] + b"\1\0" + KERNEL[18:], "not an executable"),
-    (KERNEL[:56] + b"\0\0" + KERNEL[58:], "0 program headers"), (KERNEL[:54] + b"\1\0" + KERNEL[56:], "program headers"),
-    (KERNEL[:104] + pack("<Q", 4096) + KERNEL[112:], "more bytes in the file"),
-    (build_kernel(Source(without=frozenset(range(20)))), "no Xen notes"),
-    (build_kernel(Source(notes={tk.XEN_VERSION: b"xen-2.0\0"})), "another interface"),
-    (build_kernel(Source(notes={tk.LOADER: b"special\0"})), "wants the loader"),
-    (build_kernel(Source(notes={tk.FEATURES: b"!auto_translated_physmap\0"})), "requires the feature"),
-    (build_kernel(Source(notes={tk.ENTRY: pack("<Q", 64)})), "entry"),
-    (build_kernel(Source(notes={tk.ENTRY: b"12345"})), "note 1 of 5 bytes"),
-    (build_kernel(Source(notes={tk.HYPERCALL_PAGE: pack("<Q", tk.VIRT_BASE + 5)})), "hypercall page"),
-    (build_kernel(Source(virt_base=0xFFFF800000000000)), "where no guest kernel may be"),
-    (build_kernel(Source(notes={tk.PADDR_OFFSET: pack("<Q", 1 << 40)})), "below its virtual base"),
-])
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (b"", "is empty"),
+        (b"hello", "not an ELF file"),
+        (KERNEL[:40], "inside the ELF header"),
+        (KERNEL[:100], "inside the program headers"),
+        (KERNEL[:9000], "passes the end"),
+        (KERNEL[:4] + b"\1" + KERNEL[5:], "not a 64-bit"),
+        (KERNEL[:5] + b"\2" + KERNEL[6:], "not a little-endian"),
+        (KERNEL[:18] + b"\x28\0" + KERNEL[20:], "not for x86-64"),
+        (KERNEL[:16] + b"\1\0" + KERNEL[18:], "not an executable"),
+        (KERNEL[:56] + b"\0\0" + KERNEL[58:], "0 program headers"),
+        (KERNEL[:54] + b"\1\0" + KERNEL[56:], "program headers"),
+        (KERNEL[:104] + pack("<Q", 4096) + KERNEL[112:], "more bytes in the file"),
+        (build_kernel(Source(without=frozenset(range(20)))), "no Xen notes"),
+        (build_kernel(Source(notes={tk.XEN_VERSION: b"xen-2.0\0"})), "another interface"),
+        (build_kernel(Source(notes={tk.LOADER: b"special\0"})), "wants the loader"),
+        (build_kernel(Source(notes={tk.FEATURES: b"!auto_translated_physmap\0"})), "requires the feature"),
+        (build_kernel(Source(notes={tk.ENTRY: pack("<Q", 64)})), "entry"),
+        (build_kernel(Source(notes={tk.ENTRY: b"12345"})), "note 1 of 5 bytes"),
+        (build_kernel(Source(notes={tk.HYPERCALL_PAGE: pack("<Q", tk.VIRT_BASE + 5)})), "hypercall page"),
+        (build_kernel(Source(virt_base=0xFFFF800000000000)), "where no guest kernel may be"),
+        (build_kernel(Source(notes={tk.PADDR_OFFSET: pack("<Q", 1 << 40)})), "below its virtual base"),
+    ],
+)
 def test_refusals_say_why(raw: bytes, said: str) -> None:
     assert said in refused(raw)
 
@@ -60,8 +69,16 @@ def lay_out(ramdisk: int = 0, pages: int = 1024, **notes: bytes) -> Layout:
 
 def test_segments_stand_in_libxc_order() -> None:
     layout = lay_out(9000)
-    assert list(layout.segments) == ["kernel", "ramdisk", "p2m", "start_info", "xenstore", "console", "pagetables",
-                                     "bootstack"]
+    assert list(layout.segments) == [
+        "kernel",
+        "ramdisk",
+        "p2m",
+        "start_info",
+        "xenstore",
+        "console",
+        "pagetables",
+        "bootstack",
+    ]
     at = 1
     for segment in layout.segments.values():
         assert segment.first == at
@@ -81,8 +98,9 @@ def test_page_tables_map_everything_and_themselves_readonly() -> None:
         content = table_pages(layout, mfns)
         pfn_of = {mfn: pfn for pfn, mfn in enumerate(mfns)}
 
-        def walk(addr: int, content: dict[int, bytes] = content, pfn_of: dict[int, int] = pfn_of,
-                 layout: Layout = layout) -> int:
+        def walk(
+            addr: int, content: dict[int, bytes] = content, pfn_of: dict[int, int] = pfn_of, layout: Layout = layout
+        ) -> int:
             pfn = layout.root
             for shift in (39, 30, 21, 12):
                 pte = U64.unpack_from(content[pfn], (addr >> shift & 511) << 3)[0]
@@ -113,7 +131,7 @@ def test_changed_images_load_or_are_refused(data: st.DataObject) -> None:
         area = data.draw(st.sampled_from([(0, 64), (64, 232), (16384, len(KERNEL))]))
         at = data.draw(st.integers(area[0], area[1] - 1))
         value = data.draw(st.binary(min_size=1, max_size=8))
-        raw[at:at + len(value)] = value
+        raw[at : at + len(value)] = value
     cut = data.draw(st.sampled_from([len(raw), len(raw), 300, 13000]))
     try:
         image = parse(bytes(raw[:cut]))

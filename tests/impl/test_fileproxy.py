@@ -36,12 +36,27 @@ def test_reading(proxy: FileProxy) -> None:
     assert proxy.read_file("sub/file") == b"0123456789" and proxy.files == {}
 
 
-@pytest.mark.parametrize(("path", "errno"), [
-    (b"", abi.EACCES), (b"/etc/passwd", abi.EACCES), (b"../secret", abi.EACCES), (b"sub/../../secret", abi.EACCES),
-    (b"sub//file", abi.EACCES), (b"./sub/file", abi.EACCES), (b"sub/file\0x", abi.EACCES), (b"link", ELOOP),
-    (b"up/secret", 20), (b"inside", ELOOP), (b"sub", abi.EACCES), (b"fifo", abi.EACCES), (b"none", abi.ENOENT),
-    (b"sub/file/x", 20), (b"x" * 300, 36), (b"x" * 2000, 36),
-])
+@pytest.mark.parametrize(
+    ("path", "errno"),
+    [
+        (b"", abi.EACCES),
+        (b"/etc/passwd", abi.EACCES),
+        (b"../secret", abi.EACCES),
+        (b"sub/../../secret", abi.EACCES),
+        (b"sub//file", abi.EACCES),
+        (b"./sub/file", abi.EACCES),
+        (b"sub/file\0x", abi.EACCES),
+        (b"link", ELOOP),
+        (b"up/secret", 20),
+        (b"inside", ELOOP),
+        (b"sub", abi.EACCES),
+        (b"fifo", abi.EACCES),
+        (b"none", abi.ENOENT),
+        (b"sub/file/x", 20),
+        (b"x" * 300, 36),
+        (b"x" * 2000, 36),
+    ],
+)
 def test_what_is_outside_stays_outside(proxy: FileProxy, path: bytes, errno: int) -> None:
     assert proxy.handle(p.FILE_OPEN, path) == (-errno, b"") and proxy.files == {}
 
@@ -59,12 +74,20 @@ def test_limits(proxy: FileProxy) -> None:
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.tuples(
-    st.sampled_from([p.FILE_OPEN, p.FILE_STAT, p.FILE_READ, p.FILE_CLOSE, 0, 99]),
-    st.one_of(st.binary(max_size=40), st.sampled_from([b"sub/file", b"link", p.FD.pack(1), p.FD.pack(2)]),
-              st.builds(p.READ.pack, st.integers(0, 3), st.integers(0, (1 << 64) - 1), st.integers(0, 1 << 13)),
-              st.lists(st.sampled_from([b"..", b"sub", b"file", b"", b"link", b"."]), max_size=5).map(b"/".join))),
-    max_size=8))
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([p.FILE_OPEN, p.FILE_STAT, p.FILE_READ, p.FILE_CLOSE, 0, 99]),
+            st.one_of(
+                st.binary(max_size=40),
+                st.sampled_from([b"sub/file", b"link", p.FD.pack(1), p.FD.pack(2)]),
+                st.builds(p.READ.pack, st.integers(0, 3), st.integers(0, (1 << 64) - 1), st.integers(0, 1 << 13)),
+                st.lists(st.sampled_from([b"..", b"sub", b"file", b"", b"link", b"."]), max_size=5).map(b"/".join),
+            ),
+        ),
+        max_size=8,
+    )
+)
 def test_any_request_has_an_answer(proxy: FileProxy, requests: list[tuple[int, bytes]]) -> None:
     for op, body in requests:
         status, answer = proxy.handle(op, body)

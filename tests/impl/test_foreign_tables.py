@@ -144,7 +144,7 @@ def test_results_that_straddle_a_page(rig: Rig) -> None:
     readonly = rig.mfn("A/21") << 12 | 0x65
     assert rig.xen.call(a.vcpu, abi.HYPERVISOR_UPDATE_VA_MAPPING, a.layout.va(21), readonly, abi.UVMF_INVLPG) == 0
     rig.page("A/21").bytes()[:12] = arg[20:]  # type: ignore[union-attr]
-    rig.page("A/20").bytes()[4096 - 20:] = arg[:20]  # type: ignore[union-attr]
+    rig.page("A/20").bytes()[4096 - 20 :] = arg[:20]  # type: ignore[union-attr]
     rc = rig.xen.call(a.vcpu, abi.HYPERVISOR_GRANT_TABLE_OP, abi.GNTTABOP_MAP_GRANT_REF, at, 1)
     assert rc == -abi.EFAULT
     first = read(rig.xen, a.vcpu, at, 20)
@@ -155,8 +155,11 @@ def test_results_that_straddle_a_page(rig: Rig) -> None:
 def test_counts_with_upper_bits_set(rig: Rig, number: int, first: int | None) -> None:
     """Counts are 32 bits: what is above them is not looked at, and bit 31 has a meaning of its own."""
     agent = rig.agents["A"]
-    payload = {20: abi.SWAP_GRANT_REF.pack(100, 101, 99, 0), 1: abi.MMU_UPDATE.pack(agent.layout.window_maddr(0), 0),
-               26: abi.MMUEXT_OP.pack(abi.MMUEXT_TLB_FLUSH_LOCAL, 0, 0, 0)}[number]
+    payload = {
+        20: abi.SWAP_GRANT_REF.pack(100, 101, 99, 0),
+        1: abi.MMU_UPDATE.pack(agent.layout.window_maddr(0), 0),
+        26: abi.MMUEXT_OP.pack(abi.MMUEXT_TLB_FLUSH_LOCAL, 0, 0, 0),
+    }[number]
     write(rig.xen, agent.vcpu, agent.arg, payload)
     count = 1 | 0xABCD << 32
     registers = (first, agent.arg, count) if first is not None else (agent.arg, count, agent.arg + 512, abi.DOMID_SELF)

@@ -29,9 +29,20 @@ def snapshot(rig: Rig) -> list[object]:
     """What a refused call must leave alone: frames with counts and types, domains, handles, entries."""
     xen = rig.xen
     frames = [(f.mfn, f.count, f.ptype if f.tcount else 0, f.tcount, f.allocated) for f in xen.frames.table.values()]
-    domains = [(d.domid, d.tot_pages, d.max_pages, d.is_dying, d.pause_count, d.grant_table.nr_entries,
-                bytes(d.grant_table.shared[0].data or b""), sorted(d.events.ports),
-                [r.flags for r in d.grant_table.maptrack]) for d in xen.domains.values()]
+    domains = [
+        (
+            d.domid,
+            d.tot_pages,
+            d.max_pages,
+            d.is_dying,
+            d.pause_count,
+            d.grant_table.nr_entries,
+            bytes(d.grant_table.shared[0].data or b""),
+            sorted(d.events.ports),
+            [r.flags for r in d.grant_table.maptrack],
+        )
+        for d in xen.domains.values()
+    ]
     return [xen.frames.free_count, frames, domains]
 
 
@@ -40,8 +51,11 @@ def test_random_bytes(number: int) -> None:
     """Random registers and argument bytes by guests and Dom0's kernel; a refused call changes nothing."""
     rng = random.Random(number)
     rig = machine("A", "B")
-    callers = [(rig.agents["A"].vcpu, rig.agents["A"].arg), (rig.agents["B"].vcpu, rig.agents["B"].arg),
-               (rig.kernel.vcpu, rig.kernel.arg_va)]
+    callers = [
+        (rig.agents["A"].vcpu, rig.agents["A"].arg),
+        (rig.agents["B"].vcpu, rig.agents["B"].arg),
+        (rig.kernel.vcpu, rig.kernel.arg_va),
+    ]
     pools = [0, 1, 2, 5, 0x7FF0, 0x7FF2, (1 << 32) - 1, (1 << 64) - 1]
     for i in range(900):
         vcpu, arg = callers[i % 3]
@@ -53,8 +67,14 @@ def test_random_bytes(number: int) -> None:
             args[2] = rng.choice([0, 1])
         elif number == abi.HYPERVISOR_DOMCTL:
             args[0] = arg
-            header = abi.DOMCTL_HEADER.pack(rng.choice([1, 2, 3, 4, 5, 11, 15, 46, 99]),
-                                            abi.DOMCTL_INTERFACE_VERSION, rng.choice([0, 9, 0x7FF0]), 0, 0, 0)
+            header = abi.DOMCTL_HEADER.pack(
+                rng.choice([1, 2, 3, 4, 5, 11, 15, 46, 99]),
+                abi.DOMCTL_INTERFACE_VERSION,
+                rng.choice([0, 9, 0x7FF0]),
+                0,
+                0,
+                0,
+            )
             write(rig.xen, vcpu, arg, header)
         elif number in (abi.HYPERVISOR_MMU_UPDATE, abi.HYPERVISOR_MMUEXT_OP):
             args[0], args[1], args[2], args[3] = arg, rng.choice([0, 1]), 0, rng.choice(pools)
@@ -80,12 +100,22 @@ def structured(rng: random.Random, rig: Rig, me: str) -> tuple[int, bytes]:
     if op == 0:
         return op, abi.MAP_GRANT_REF.pack(host, rng.getrandbits(5), ref, dom, 0, 0, 0)
     if op in (1, 7):
-        return op, abi.UNMAP_GRANT_REF.pack(host, rng.choice([0, page << 12, layout.window_va(1)]),
-                                            rng.randrange(20), 0, 0)
+        return op, abi.UNMAP_GRANT_REF.pack(host, rng.choice([0, page << 12, layout.window_va(1)]), rng.randrange(20), 0, 0)
     if op == 5:
-        return op, abi.COPY.pack(rng.choice([ref, page]), dom, rng.randrange(64), 0, rng.choice([ref, page]),
-                                 rng.choice([dom, 0x7FF0]), rng.randrange(64), 0, rng.randrange(4200),
-                                 rng.randrange(4), 0, 0)
+        return op, abi.COPY.pack(
+            rng.choice([ref, page]),
+            dom,
+            rng.randrange(64),
+            0,
+            rng.choice([ref, page]),
+            rng.choice([dom, 0x7FF0]),
+            rng.randrange(64),
+            0,
+            rng.randrange(4200),
+            rng.randrange(4),
+            0,
+            0,
+        )
     if op == 11:
         return op, abi.SWAP_GRANT_REF.pack(ref, rng.choice([8, 9, 10]), 0, 0)
     if op == 8:
@@ -125,8 +155,12 @@ def test_random_structured_then_leak_free(seed: int) -> None:
             garbage(rng, rig, name)
         elif rng.random() < 0.08:
             layout = rig.agents[name].layout
-            rig.mmu_update(name, layout.window_maddr(rng.randrange(8)),
-                           (rng.choice(layout.pages).mfn << 12) | rng.choice([0, 0x65, 0x67]), 0x7FF0)
+            rig.mmu_update(
+                name,
+                layout.window_maddr(rng.randrange(8)),
+                (rng.choice(layout.pages).mfn << 12) | rng.choice([0, 0x65, 0x67]),
+                0x7FF0,
+            )
         elif rng.random() < 0.02:
             rig.remove(name)
             rig.make(name)

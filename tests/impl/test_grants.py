@@ -152,8 +152,10 @@ def test_copy_rules(rig: Rig) -> None:
 
 def test_batch_continues_after_a_failed_element(rig: Rig) -> None:
     agent = rig.agents["B"]
-    ops = b"".join(abi.MAP_GRANT_REF.pack(agent.layout.window_va(i), 2, ref, rig.domid("A"), 9, 0, 0)
-                   for i, ref in enumerate((9, 8, 700, 8)))
+    ops = b"".join(
+        abi.MAP_GRANT_REF.pack(agent.layout.window_va(i), 2, ref, rig.domid("A"), 9, 0, 0)
+        for i, ref in enumerate((9, 8, 700, 8))
+    )
     write(rig.xen, agent.vcpu, agent.arg, ops)
     assert rig.xen.call(agent.vcpu, 20, 0, agent.arg, 4) == 0
     raw = read(rig.xen, agent.vcpu, agent.arg, 128) or b""

@@ -112,8 +112,9 @@ def test_grant_copy_is_linux_only(user: User) -> None:
     xgt = gnttab.xengnttab_open(user.os)
     assert xgt is not None
     into = user.os.buffer(16)
-    done = gnttab.xengnttab_grant_copy(xgt, [CopySegment((8, 0, user.domid), into, 16),
-                                             CopySegment((200, 0, user.domid), into, 16)])
+    done = gnttab.xengnttab_grant_copy(
+        xgt, [CopySegment((8, 0, user.domid), into, 16), CopySegment((200, 0, user.domid), into, 16)]
+    )
     if isinstance(user.os, FreeBsdOsdep):
         assert done is None and user.os.errno == abi.ENOSYS
     else:
@@ -216,7 +217,7 @@ def test_control_calls_over_privcmd() -> None:
     assert ctrl.xc_vcpu_setcontext(xch, domid, 0, b"") == -1
     assert ctrl.xc_hypercall_init(xch, domid, mfns[0]) == 0 and ctrl.xc_hypercall_init(xch, domid, 1) == -1
     page = user.rig.xen.frames.get(mfns[0])
-    assert page is not None and page.data is not None and page.data[32 * 20 + 3:32 * 20 + 5] == b"\xb8\x14"
+    assert page is not None and page.data is not None and page.data[32 * 20 + 3 : 32 * 20 + 5] == b"\xb8\x14"
     assert user.rig.kernel.vcpu.cr3 is user.rig.kernel.layout.root  # the process's tables were in force only meanwhile
     assert ctrl.xc_mmuext_op(xch, abi.MMUEXT_PIN_L4_TABLE, mfns[0], domid) == -1
     assert ctrl.xc_domain_pause(xch, domid) == 0 and ctrl.xc_domain_unpause(xch, domid) == 0
@@ -250,14 +251,18 @@ def test_nothing_is_lost_when_dom0_runs_out_of_memory(user: User) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(number=st.integers(0, 3), body=st.binary(max_size=64), rip=st.integers(0, (1 << 64) - 1),
-       cr3=st.one_of(st.integers(0, (1 << 64) - 1), st.integers(0, 200)))
+@given(
+    number=st.integers(0, 3),
+    body=st.binary(max_size=64),
+    rip=st.integers(0, (1 << 64) - 1),
+    cr3=st.one_of(st.integers(0, (1 << 64) - 1), st.integers(0, 200)),
+)
 def test_vcpu_contexts_of_any_content(number: int, body: bytes, rip: int, cr3: int) -> None:
     user = SHARED[0]
     own = list(user.rig.agents["A"].domain.pages.values())
     cr3 = own[cr3].mfn << 12 if cr3 < len(own) else cr3
     context = bytearray(abi.VCPU_CONTEXT_SIZE)
-    context[:len(body)] = body
+    context[: len(body)] = body
     abi.U64.pack_into(context, abi.USER_REGS_OFFSET + 128, rip)
     abi.U64.pack_into(context, abi.CTRLREG_OFFSET + 24, cr3)
     before = [(f.count, f.tcount, f.ptype if f.tcount else 0) for f in own]

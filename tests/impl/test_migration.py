@@ -85,13 +85,17 @@ def test_page_types(m: Machine) -> None:
     assert types[3:] == [PFINFO_INVALID, PFINFO_INVALID]
 
 
-@pytest.mark.parametrize("cmd, body, want", [
-    (abi.DOMCTL_GETPAGEFRAMEINFO3, PAGEFRAMEINFO3.pack(1025, 0), -abi.E2BIG),
-    (abi.DOMCTL_GETPAGEFRAMEINFO3, PAGEFRAMEINFO3.pack(1, 0x10), -abi.EFAULT),
-    (abi.DOMCTL_SHADOW_OP, SHADOW_OP.pack(99, 0, 0, 0, 0, 0, 0, 0), -abi.EINVAL),
-    (abi.DOMCTL_SHADOW_OP, SHADOW_OP.pack(SHADOW_PEEK, 8, 0, 0, 0, 0, 0, 0), -abi.EINVAL),
-    (abi.DOMCTL_GETVCPUCONTEXT, abi.SETVCPUCONTEXT.pack(7, 0, 0), -abi.EINVAL),
-    (abi.DOMCTL_GETVCPUCONTEXT, abi.SETVCPUCONTEXT.pack(0, 0, 0), -abi.ENODATA)])
+@pytest.mark.parametrize(
+    "cmd, body, want",
+    [
+        (abi.DOMCTL_GETPAGEFRAMEINFO3, PAGEFRAMEINFO3.pack(1025, 0), -abi.E2BIG),
+        (abi.DOMCTL_GETPAGEFRAMEINFO3, PAGEFRAMEINFO3.pack(1, 0x10), -abi.EFAULT),
+        (abi.DOMCTL_SHADOW_OP, SHADOW_OP.pack(99, 0, 0, 0, 0, 0, 0, 0), -abi.EINVAL),
+        (abi.DOMCTL_SHADOW_OP, SHADOW_OP.pack(SHADOW_PEEK, 8, 0, 0, 0, 0, 0, 0), -abi.EINVAL),
+        (abi.DOMCTL_GETVCPUCONTEXT, abi.SETVCPUCONTEXT.pack(7, 0, 0), -abi.EINVAL),
+        (abi.DOMCTL_GETVCPUCONTEXT, abi.SETVCPUCONTEXT.pack(0, 0, 0), -abi.ENODATA),
+    ],
+)
 def test_refusals(m: Machine, cmd: int, body: bytes, want: int) -> None:
     assert domctl(m, cmd, body) == want
 

@@ -74,8 +74,11 @@ def test_levels_of_privilege(who: Who) -> None:
     def allowed(hook: str, src: Domain, dst: Domain) -> bool:
         return getattr(policy, hook)("hook", src, dst) == 0
 
-    asks = {"target": (True, False, True, False, False, True), "dm_priv": (False, False, True, False, False, True),
-            "xs_priv": (False, False, True, False, True, True)}
+    asks = {
+        "target": (True, False, True, False, False, True),
+        "dm_priv": (False, False, True, False, False, True),
+        "xs_priv": (False, False, True, False, True, True),
+    }
     pairs = ((who.a, who.a), (who.a, who.b), (who.model, who.a), (who.model, who.b), (who.store, who.b), (who.dom0, who.b))
     for hook, answers in asks.items():
         assert tuple(allowed(hook, src, dst) for src, dst in pairs) == answers, hook

@@ -25,16 +25,18 @@ class Page:
 
     def load(self, addr: int, size: int) -> bytes:
         assert addr >= 0 and addr + size <= 128
-        return bytes(self.data[addr:addr + size])
+        return bytes(self.data[addr : addr + size])
 
     def store(self, addr: int, payload: bytes) -> None:
         assert addr >= 0 and addr + len(payload) <= 128
-        self.data[addr:addr + len(payload)] = payload
+        self.data[addr : addr + len(payload)] = payload
 
 
 @settings(max_examples=200, deadline=None)
-@given(start=st.sampled_from([0, 1, 0xFFFFFFF0, 0xFFFFFFFF]),
-       moves=st.lists(st.tuples(st.booleans(), st.binary(max_size=100)), max_size=30))
+@given(
+    start=st.sampled_from([0, 1, 0xFFFFFFF0, 0xFFFFFFFF]),
+    moves=st.lists(st.tuples(st.booleans(), st.binary(max_size=100)), max_size=30),
+)
 def test_what_goes_in_comes_out(start: int, moves: list[tuple[bool, bytes]]) -> None:
     page = Page()
     page.store(64, U32.pack(start) * 2)
@@ -70,11 +72,22 @@ def test_a_peer_that_writes_anything(moves: list[tuple[str, int]]) -> None:
 
 
 # By device; restricting a file would end its use, and a raw hypercall may well take the caller's own memory away.
-PREFIXES = {GNTDEV: ("GNTDEV", "SET_UNMAP"), GNTALLOC: ("GNTALLOC", "SET_UNMAP"), PRIVCMD: ("PRIVCMD",),
-            EVTCHN: ("EVTCHN",), "bsd": ("BSD",)}
-COMMANDS = {device: [value for module in (ioctl, ioctl_control, gntdev_bsd) for name, value in vars(module).items()
-                     if name.startswith(prefixes) and "RESTRICT" not in name and name != "PRIVCMD_HYPERCALL"]
-            for device, prefixes in PREFIXES.items()}
+PREFIXES = {
+    GNTDEV: ("GNTDEV", "SET_UNMAP"),
+    GNTALLOC: ("GNTALLOC", "SET_UNMAP"),
+    PRIVCMD: ("PRIVCMD",),
+    EVTCHN: ("EVTCHN",),
+    "bsd": ("BSD",),
+}
+COMMANDS = {
+    device: [
+        value
+        for module in (ioctl, ioctl_control, gntdev_bsd)
+        for name, value in vars(module).items()
+        if name.startswith(prefixes) and "RESTRICT" not in name and name != "PRIVCMD_HYPERCALL"
+    ]
+    for device, prefixes in PREFIXES.items()
+}
 
 
 class Users:
@@ -96,13 +109,24 @@ class Users:
 
 
 POINTERS = ["null", "buffer", "middle", "second", "edge", "window", "high", "top"]
-WORDS = st.one_of(st.sampled_from(POINTERS), st.integers(0, 40), st.integers(0, (1 << 64) - 1), st.just("domid"),
-                  st.tuples(st.integers(0, 20), st.integers(0, 3)).map(lambda t: t[0] << 32 | t[1]),
-                  st.integers(0, 200).map(lambda n: f"frame {n}"))
-CALLS = st.sampled_from(list(PREFIXES)).flatmap(lambda device: st.tuples(
-    st.just(device), st.one_of(st.sampled_from(COMMANDS[device]), st.integers(0, (1 << 32) - 1)),
-    st.sampled_from(["buffer", "buffer", *POINTERS]), st.lists(WORDS, min_size=1, max_size=6),
-    st.sampled_from([0, 4096, 1 << 40]), st.integers(0, 4)))
+WORDS = st.one_of(
+    st.sampled_from(POINTERS),
+    st.integers(0, 40),
+    st.integers(0, (1 << 64) - 1),
+    st.just("domid"),
+    st.tuples(st.integers(0, 20), st.integers(0, 3)).map(lambda t: t[0] << 32 | t[1]),
+    st.integers(0, 200).map(lambda n: f"frame {n}"),
+)
+CALLS = st.sampled_from(list(PREFIXES)).flatmap(
+    lambda device: st.tuples(
+        st.just(device),
+        st.one_of(st.sampled_from(COMMANDS[device]), st.integers(0, (1 << 32) - 1)),
+        st.sampled_from(["buffer", "buffer", *POINTERS]),
+        st.lists(WORDS, min_size=1, max_size=6),
+        st.sampled_from([0, 4096, 1 << 40]),
+        st.integers(0, 4),
+    )
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -115,16 +139,27 @@ def test_ioctls_of_any_content(steps: list[tuple[str, int, str, list[str | int],
             return word
         if word.startswith("frame"):
             return users.frames[int(word.split()[1]) % len(users.frames)]
-        return {"null": 0, "buffer": buffer, "middle": buffer + 512, "second": buffer + 4096, "edge": buffer + 8190,
-                "window": users.window, "high": 1 << 47, "top": (1 << 64) - 8, "domid": users.rig.domid("A")}[word]
+        return {
+            "null": 0,
+            "buffer": buffer,
+            "middle": buffer + 512,
+            "second": buffer + 4096,
+            "edge": buffer + 8190,
+            "window": users.window,
+            "high": 1 << 47,
+            "top": (1 << 64) - 8,
+            "domid": users.rig.domid("A"),
+        }[word]
 
     for device, cmd, pointer, words, offset, count in steps:
         _, calls, fd, buffer = next(each for each in users.open if each[0] == device)
         content = b"".join(value(word, buffer).to_bytes(8, "little") for word in words)
         calls.store(buffer, content.ljust(600, b"\1"))
         if device == PRIVCMD and count:
-            calls.store(buffer, ioctl_control.MMAPBATCH_V2.pack(
-                count, users.rig.domid("A"), 0, users.window, buffer + 512, buffer + 1024))
+            calls.store(
+                buffer,
+                ioctl_control.MMAPBATCH_V2.pack(count, users.rig.domid("A"), 0, users.window, buffer + 512, buffer + 1024),
+            )
             calls.store(buffer + 512, content.ljust(48, b"\1"))
         try:
             assert calls.ioctl(fd, cmd, value(pointer, buffer)) >= 0

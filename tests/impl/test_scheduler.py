@@ -25,8 +25,12 @@ def _race(seed: int) -> tuple[list[tuple[str, str]], Rig]:
             grant(rig, "A", 8, "B", page, flags)
             yield "store"
 
-    write(rig.xen, b.vcpu, b.arg, b"".join(
-        abi.MAP_GRANT_REF.pack(b.layout.window_va(i), 2, 8, rig.domid("A"), 0, 0, 0) for i in range(3)))
+    write(
+        rig.xen,
+        b.vcpu,
+        b.arg,
+        b"".join(abi.MAP_GRANT_REF.pack(b.layout.window_va(i), 2, 8, rig.domid("A"), 0, 0, 0) for i in range(3)),
+    )
     write(rig.xen, c.vcpu, c.arg, abi.MAP_GRANT_REF.pack(c.layout.window_va(0), 2, 8, rig.domid("A"), 0, 0, 0))
     schedule.add("granter", granter(), guest=True)  # type: ignore[arg-type]
     schedule.add("B", rig.xen.hypercall(b.vcpu, 20, 0, b.arg, 3))

@@ -136,8 +136,12 @@ def test_permissions_come_first(house: House) -> None:
         assert house.ask(pages.XS_SET_PERMS, path, b"b%d" % house.domid) == (pages.XS_ERROR, b"EACCES\0")
     house.guest.replies.clear()
     new = theirs + b"/new\0"
-    for kind, payload in ((pages.XS_MKDIR, new), (pages.XS_WRITE, new + b"v"), (pages.XS_SET_PERMS, new + b"n%d\0" % other),
-                          (pages.XS_RM, new)):
+    for kind, payload in (
+        (pages.XS_MKDIR, new),
+        (pages.XS_WRITE, new + b"v"),
+        (pages.XS_SET_PERMS, new + b"n%d\0" % other),
+        (pages.XS_RM, new),
+    ):
         house.machine.xenstored.request(other, kind, 0, payload)
     house.machine.settle()
     assert house.guest.replies == [], "nothing of the other's nodes is told"
@@ -180,8 +184,7 @@ def test_a_guest_cannot_fill_xenstore(house: House) -> None:
     assert house.machine.shut_down() == [] and store.owned.get(house.domid, 0) == 0
 
 
-@pytest.mark.parametrize(("offset", "value", "error"), [
-    (2052, 0x12345678, pages.ERROR_RINGIDX), (0, 0, pages.ERROR_PROTO)])
+@pytest.mark.parametrize(("offset", "value", "error"), [(2052, 0x12345678, pages.ERROR_RINGIDX), (0, 0, pages.ERROR_PROTO)])
 def test_a_broken_connection_is_shut_for_good(house: House, offset: int, value: int, error: int) -> None:
     memory, page = house.guest.memory, house.store_page()
     connection = house.machine.xenstored.connections[house.domid]
@@ -207,14 +210,38 @@ def test_a_guest_that_takes_no_answers_is_not_read_on(house: House) -> None:
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.one_of(
-    st.tuples(st.just("store"), st.integers(0, 4095), st.binary(min_size=1, max_size=16)),
-    st.tuples(st.just("console"), st.sampled_from([3072, 3076, 3080, 3084]), st.binary(min_size=4, max_size=4)),
-    st.tuples(st.just("bytes"), st.just(0), st.binary(max_size=300)),
-    st.tuples(st.integers(0, 30), st.integers(0, 3), st.lists(st.sampled_from(
-        [b"data", b"/", b"@releaseDomain", b"a//b", b"/local/domain/0", b"\xff", b"", b"r1", b"n0", b"1", b"x" * 700]),
-        max_size=3).map(b"\0".join)),
-), max_size=10))
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("store"), st.integers(0, 4095), st.binary(min_size=1, max_size=16)),
+            st.tuples(st.just("console"), st.sampled_from([3072, 3076, 3080, 3084]), st.binary(min_size=4, max_size=4)),
+            st.tuples(st.just("bytes"), st.just(0), st.binary(max_size=300)),
+            st.tuples(
+                st.integers(0, 30),
+                st.integers(0, 3),
+                st.lists(
+                    st.sampled_from(
+                        [
+                            b"data",
+                            b"/",
+                            b"@releaseDomain",
+                            b"a//b",
+                            b"/local/domain/0",
+                            b"\xff",
+                            b"",
+                            b"r1",
+                            b"n0",
+                            b"1",
+                            b"x" * 700,
+                        ]
+                    ),
+                    max_size=3,
+                ).map(b"\0".join),
+            ),
+        ),
+        max_size=10,
+    )
+)
 def test_whatever_a_guest_writes(actions: list[tuple[object, int, bytes]]) -> None:
     house = HOUSE[0]
     machine, guest = house.machine, house.guest
@@ -254,8 +281,11 @@ def test_a_failed_connection_keeps_no_mapping(house: House) -> None:
         with pytest.raises(OSError):
             machine.xenstored.introduce(house.domid, guest.store_mfn, port)
     assert not machine.xenconsoled.consoles and house.domid not in machine.xenstored.connections
-    assert not [row for row in machine.reach() if " process " in row.who and row.owner == f"guest {house.domid}"
-                and row.by != "could map"]
+    assert not [
+        row
+        for row in machine.reach()
+        if " process " in row.who and row.owner == f"guest {house.domid}" and row.by != "could map"
+    ]
     assert machine.shut_down() == []
 
 

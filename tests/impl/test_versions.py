@@ -71,8 +71,11 @@ def test_the_in_use_bits_of_a_reserved_entry_move_with_it(rig: Rig) -> None:
 def test_what_version_1_cannot_hold(rig: Rig) -> None:
     """A frame number above 32 bits and a transitive grant stop it; an entry that grants nothing is cleared."""
     assert switch(rig, 2) == (0, 2)
-    for flags, frame, want in ((abi.GTF_PERMIT_ACCESS, 1 << 32, -abi.ERANGE), (abi.GTF_TRANSITIVE, 5, -abi.ERANGE),
-                               (abi.GTF_PERMIT_ACCESS, (1 << 32) - 1, 0)):
+    for flags, frame, want in (
+        (abi.GTF_PERMIT_ACCESS, 1 << 32, -abi.ERANGE),
+        (abi.GTF_TRANSITIVE, 5, -abi.ERANGE),
+        (abi.GTF_PERMIT_ACCESS, (1 << 32) - 1, 0),
+    ):
         put(rig, 7, flags, 5, frame)
         put(rig, 6, 0, 7, 77)
         before = table(rig).entry_v2(7)

@@ -39,8 +39,10 @@ def main(words: list[str]) -> int:
             survivors.append(answer)
         told = f"{answer.by}: {answer.how[:90]}" if answer.by else f"SURVIVES ({answer.asked} asked)"
         print(f"{number}/{len(chosen)} {mutant.text()}: {told}", flush=True)
-    print(f"\n{len(chosen) - len(survivors)} of {len(chosen)} noticed: "
-          + ", ".join(f"{n} by {who}" for who, n in by.most_common()))
+    print(
+        f"\n{len(chosen) - len(survivors)} of {len(chosen)} noticed: "
+        + ", ".join(f"{n} by {who}" for who, n in by.most_common())
+    )
     for answer in survivors:
         where = "nothing runs this line" if not answer.asked else f"{answer.asked} asked"
         print(f"  {answer.mutant.text()} ({where})")

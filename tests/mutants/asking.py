@@ -134,8 +134,9 @@ def _ask(mutant: Mutant, askable: list[Runner], at: Connection) -> None:
 
 def ask(mutant: Mutant, runners: list[Runner]) -> Answer:
     """Who notices a mutant."""
-    askable = sorted((r for r in runners if r.runs(mutant.file, mutant.line)),
-                     key=lambda r: (KINDS.index(r.kind), r.seconds))
+    askable = sorted(
+        (r for r in runners if r.runs(mutant.file, mutant.line)), key=lambda r: (KINDS.index(r.kind), r.seconds)
+    )
     here, there = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(target=_ask, args=(mutant, askable, there))
     process.start()

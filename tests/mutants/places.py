@@ -16,12 +16,28 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("xen", "dom0")
 
 COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
-    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
-    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
 }
 COMPUTED: dict[type[ast.operator], type[ast.operator]] = {
-    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.FloorDiv: ast.Mult, ast.Mod: ast.FloorDiv,
-    ast.LShift: ast.RShift, ast.RShift: ast.LShift, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.BitXor: ast.BitOr,
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Add,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.FloorDiv,
+    ast.LShift: ast.RShift,
+    ast.RShift: ast.LShift,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+    ast.BitXor: ast.BitOr,
 }
 
 
@@ -81,17 +97,22 @@ def _replacements(node: ast.AST) -> Iterator[tuple[str, ast.AST, ast.AST]]:
         if type(node.op) in COMPUTED:
             yield "operator", node, ast.AugAssign(node.target, COMPUTED[type(node.op)](), node.value)
         yield "dropped statement", node, ast.Pass()
-    elif isinstance(node, ast.Delete | ast.Raise) or (isinstance(node, ast.Assign) and isinstance(
-            node.targets[0], ast.Attribute | ast.Subscript)):
+    elif isinstance(node, ast.Delete | ast.Raise) or (
+        isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute | ast.Subscript)
+    ):
         yield "dropped statement", node, ast.Pass()
     elif isinstance(node, ast.Expr):
         if isinstance(node.value, ast.Call | ast.Yield) or (
-                isinstance(node.value, ast.YieldFrom) and isinstance(node.value.value, ast.Call)):
+            isinstance(node.value, ast.YieldFrom) and isinstance(node.value.value, ast.Call)
+        ):
             yield "dropped statement", node, ast.Pass()
     elif isinstance(node, ast.Call) and len(node.args) > 1:
         first, second, *rest = node.args
-        if not isinstance(first, ast.Starred) and not isinstance(second, ast.Starred) \
-                and ast.unparse(first) != ast.unparse(second):
+        if (
+            not isinstance(first, ast.Starred)
+            and not isinstance(second, ast.Starred)
+            and ast.unparse(first) != ast.unparse(second)
+        ):
             yield "swapped arguments", node, ast.Call(node.func, [second, first, *rest], node.keywords)
 
 
@@ -108,8 +129,9 @@ class _Put(ast.NodeTransformer):
 def _body(function: ast.FunctionDef) -> list[ast.AST]:
     """All nodes of a function that run when it does, in a fixed order: no annotations, defaults and decorators."""
     skipped = {id(n) for each in ast.walk(function) if isinstance(each, ast.AnnAssign) for n in ast.walk(each.annotation)}
-    skipped |= {id(n) for each in ast.walk(function) if isinstance(each, ast.arguments | ast.JoinedStr)
-                for n in ast.walk(each)}
+    skipped |= {
+        id(n) for each in ast.walk(function) if isinstance(each, ast.arguments | ast.JoinedStr) for n in ast.walk(each)
+    }
     return [n for statement in function.body for n in ast.walk(statement) if id(n) not in skipped]
 
 
@@ -128,9 +150,12 @@ def _functions(tree: ast.Module) -> Iterator[tuple[str, ast.FunctionDef]]:
 
 def mutants_of(file: str, text: str) -> list[Mutant]:
     """All mutants of a file, in the order of its text."""
-    return [Mutant(file, name, getattr(old, "lineno", function.lineno), kind, _cut(old), _cut(new), (number, choice))
-            for name, function in _functions(ast.parse(text)) for number, node in enumerate(_body(function))
-            for choice, (kind, old, new) in enumerate(_replacements(node))]
+    return [
+        Mutant(file, name, getattr(old, "lineno", function.lineno), kind, _cut(old), _cut(new), (number, choice))
+        for name, function in _functions(ast.parse(text))
+        for number, node in enumerate(_body(function))
+        for choice, (kind, old, new) in enumerate(_replacements(node))
+    ]
 
 
 def source_of(mutant: Mutant, text: str) -> str:

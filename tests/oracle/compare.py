@@ -135,8 +135,12 @@ class Tables:
     def __init__(self, system: Checked, oracle: Interpreter) -> None:
         self.system, self.oracle = system, oracle
         self.world = TableWorld(dict(oracle.world.sizes), {c: int(v) for c, v in oracle.world.consts.items()})
-        kept = {f"{op}.{n}": slot for table in (oracle.kept, oracle.arguments)
-                for op, names in table.items() for n, slot in names.items()}
+        kept = {
+            f"{op}.{n}": slot
+            for table in (oracle.kept, oracle.arguments)
+            for op, names in table.items()
+            for n, slot in names.items()
+        }
         self.columns: list[list[tuple[object, ...] | None]] = []
         self.points = {p: k for k, p in enumerate(system.enums["Point"])}
         for func in system.funcs.values():
@@ -173,8 +177,11 @@ class Tables:
 
     def same(self, table: list[list[int]], state: State) -> bool:
         """Do both say the same, wherever both say something?"""
-        return all(p is None or v == self._number(state[p])
-                   for column, values in zip(self.columns, table, strict=True) for p, v in zip(column, values, strict=True))
+        return all(
+            p is None or v == self._number(state[p])
+            for column, values in zip(self.columns, table, strict=True)
+            for p, v in zip(column, values, strict=True)
+        )
 
     def state(self, table: list[list[int]]) -> State:
         """Tables as a state of the interpreter; what they do not say is the first value of its sort."""
@@ -191,8 +198,9 @@ class Tables:
         return {p: out[p] for p in self.oracle.places}
 
 
-def _explored(system: Checked, oracle: Interpreter, rng: random.Random, budget: Budget, seen: Seen,
-              violated: dict[str, str]) -> Iterator[str]:
+def _explored(
+    system: Checked, oracle: Interpreter, rng: random.Random, budget: Budget, seen: Seen, violated: dict[str, str]
+) -> Iterator[str]:
     """Reachable states in breadth, each compared with the executable model; what is violated on the way is noted."""
     first = [x for x in (oracle.find_initial(rng) for _ in range(3)) if x is not None]
     tables = Tables(system, oracle)
@@ -243,8 +251,9 @@ def _explored(system: Checked, oracle: Interpreter, rng: random.Random, budget: 
             yield from _transitions(machine, tables, table, state, taken, way)
 
 
-def _calls(caller: Caller, tables: Tables, table: list[list[int]], state: State, taken: list[Taken],
-           way: tuple[str, ...]) -> Iterator[str]:
+def _calls(
+    caller: Caller, tables: Tables, table: list[list[int]], state: State, taken: list[Taken], way: tuple[str, ...]
+) -> Iterator[str]:
     """Every step as a call with its error code."""
     by_call: dict[tuple[str, tuple[tuple[str, object], ...]], list[Taken]] = {}
     for t in taken:
@@ -256,13 +265,16 @@ def _calls(caller: Caller, tables: Tables, table: list[list[int]], state: State,
         expected = [t for t in outcomes if (t.code or OKAY) == out.code]
         if not any(tables.same(after, t.after) for t in expected):
             codes = sorted({t.code or OKAY for t in outcomes})
-            yield (f"call: {label}{given} answers {out.code} on the executable model, one of {codes} for the interpreter"
-                   f"{' but with another state' if expected else ''}, after {way}")
+            yield (
+                f"call: {label}{given} answers {out.code} on the executable model, one of {codes} for the interpreter"
+                f"{' but with another state' if expected else ''}, after {way}"
+            )
             return
 
 
-def _transitions(machine: Machine, tables: Tables, table: list[list[int]], state: State, taken: list[Taken],
-                 way: tuple[str, ...]) -> Iterator[str]:
+def _transitions(
+    machine: Machine, tables: Tables, table: list[list[int]], state: State, taken: list[Taken], way: tuple[str, ...]
+) -> Iterator[str]:
     """Every transition that can fire, and every step that should be one."""
     found: list[tuple[str, list[list[int]]]] = []
     total = 0
@@ -281,8 +293,10 @@ def _transitions(machine: Machine, tables: Tables, table: list[list[int]], state
             yield f"model: {label} leads the executable model where the interpreter does not go, after {way}"
             return
     for t in taken:
-        if not any(label.partition("!")[0] == t.label and ("!" in label) == (t.code is not None)
-                   and tables.same(after, t.after) for label, after in found):
+        if not any(
+            label.partition("!")[0] == t.label and ("!" in label) == (t.code is not None) and tables.same(after, t.after)
+            for label, after in found
+        ):
             yield f"model: {t.label}{dict(t.args)} = {t.code} leads only the interpreter somewhere, after {way}"
             return
 
@@ -333,9 +347,14 @@ def attack_differs(system: Checked, tree: list[s.Item], trace: Trace) -> Iterato
 def _fitting(tables: Tables, state: State, event: Event, after: list[list[int]]) -> list[Taken]:
     """The steps of the interpreter that an event may be."""
     label, _, code = event.label.partition("!")
-    return [t for t in tables.oracle.successors(state)
-            if t.label == label and all(int(v) == event.args.get(n, int(v)) for n, v in t.args)
-            and (t.code is not None) == bool(code) and tables.same(after, t.after)]
+    return [
+        t
+        for t in tables.oracle.successors(state)
+        if t.label == label
+        and all(int(v) == event.args.get(n, int(v)) for n, v in t.args)
+        and (t.code is not None) == bool(code)
+        and tables.same(after, t.after)
+    ]
 
 
 def counterexample_differs(system: Checked, tree: list[s.Item], cti: Cti) -> Iterator[str]:

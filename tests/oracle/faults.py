@@ -12,8 +12,10 @@ def with_fault(items: list[s.Item], fault: str) -> list[s.Item]:
     (laid,) = [i for i in items if isinstance(i, s.FaultItem) and i.name == fault]
     for change in laid.changes:
         name, _, step = change.path.partition(".")
-        items = [replace(i, body=_body(i.body, change, step)) if isinstance(i, s.Operation) and i.name == name else i
-                 for i in items]
+        items = [
+            replace(i, body=_body(i.body, change, step)) if isinstance(i, s.Operation) and i.name == name else i
+            for i in items
+        ]
     return items
 
 
@@ -33,7 +35,7 @@ def _body(body: tuple[s.Statement, ...], change: s.Change, only: str) -> tuple[s
             out += _statement(st, change)
     if moved:
         at = [isinstance(st, s.Boundary) and st.name == change.to for st in out].index(True)
-        out[at + 1: at + 1] = moved
+        out[at + 1 : at + 1] = moved
     return tuple(out)
 
 

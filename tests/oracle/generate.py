@@ -10,11 +10,67 @@ import random
 from dataclasses import dataclass, field, replace
 
 NASTY = (
-    "x0", "x1", "value", "goal", "i0", "a", "a_", "a_next", "next_a", "init", "error", "old", "old_live", "live",
-    "seq", "re", "bv", "nil", "item", "x", "y", "t", "S", "N", "k", "o", "v_x", "follows", "check", "store", "Int",
-    "Bool", "Array", "RegEx", "proved", "okay", "goal0", "assumed", "inv", "true_", "def", "lambda", "let", "select",
-    "ite", "distinct", "range", "all_", "len", "rnd", "given", "picks", "args", "implies_", "BitVec", "Set", "State",
-    "class", "None", "self", "return_",
+    "x0",
+    "x1",
+    "value",
+    "goal",
+    "i0",
+    "a",
+    "a_",
+    "a_next",
+    "next_a",
+    "init",
+    "error",
+    "old",
+    "old_live",
+    "live",
+    "seq",
+    "re",
+    "bv",
+    "nil",
+    "item",
+    "x",
+    "y",
+    "t",
+    "S",
+    "N",
+    "k",
+    "o",
+    "v_x",
+    "follows",
+    "check",
+    "store",
+    "Int",
+    "Bool",
+    "Array",
+    "RegEx",
+    "proved",
+    "okay",
+    "goal0",
+    "assumed",
+    "inv",
+    "true_",
+    "def",
+    "lambda",
+    "let",
+    "select",
+    "ite",
+    "distinct",
+    "range",
+    "all_",
+    "len",
+    "rnd",
+    "given",
+    "picks",
+    "args",
+    "implies_",
+    "BitVec",
+    "Set",
+    "State",
+    "class",
+    "None",
+    "self",
+    "return_",
 )
 CODES = ("error", "EINVAL", "EPERM", "okay", "x0", "init")
 Scope = dict[str, object]  # a variable's sort, or the fields of a record
@@ -53,8 +109,11 @@ class Draft:
 
     def text(self) -> str:
         expect = f"\n    expect proved {', '.join(self.claims())}" if self.claims() else ""
-        return ("component gen \"made at random\"\n\n" + "\n".join(p.text() for p in self.parts)
-                + f"\n\nsystem made \"made at random\"\n    uses gen{expect}\n")
+        return (
+            'component gen "made at random"\n\n'
+            + "\n".join(p.text() for p in self.parts)
+            + f'\n\nsystem made "made at random"\n    uses gen{expect}\n'
+        )
 
 
 @dataclass
@@ -109,8 +168,11 @@ class Maker:
         for name, kind in scope.items():
             if isinstance(kind, tuple):
                 out += [f"{name}.{f}" for f, s in kind if s == sort]
-        out += [f"{path}[{self.of(scope, 'Call', depth - 1)}]" for path, s in self.kept.items()
-                if s == sort and path.split(".")[0] not in scope]
+        out += [
+            f"{path}[{self.of(scope, 'Call', depth - 1)}]"
+            for path, s in self.kept.items()
+            if s == sort and path.split(".")[0] not in scope
+        ]
         return out
 
     def of(self, scope: Scope, sort: str, depth: int = 2) -> str:
@@ -234,8 +296,7 @@ class Maker:
             return f" undo perform {name}({', '.join(self.of(scope, p, 1) for p in params)}) end"
         return f" undo {' '.join(self.assign(scope) for _ in range(self.rng.randint(1, 2)))} end"
 
-    def statements(self, scope: Scope, count: int, procedures: Procedures,
-                   boundaries: bool, op: str) -> list[str]:
+    def statements(self, scope: Scope, count: int, procedures: Procedures, boundaries: bool, op: str) -> list[str]:
         """Statements in a row; `scope` grows with what they define."""
         out: list[str] = []
         steps = self.rng.choice((0, 0, 1, 2)) if boundaries else 0
@@ -262,25 +323,23 @@ class Maker:
                 out.append(f"{marks[part]} {label}" + (f"({', '.join(params)})" if params or marks[part] == "each" else ""))
         return out
 
-    def statement(self, scope: Scope, procedures: Procedures,
-                  performed: set[str]) -> str:
+    def statement(self, scope: Scope, procedures: Procedures, performed: set[str]) -> str:
         """One statement that is no boundary; where one cannot be made, another."""
         for _ in range(8):
             try:
                 return self._statement(scope, procedures, performed)
             except LookupError:
                 continue
-        return "may fail EIO \"nothing else could be made\""
+        return 'may fail EIO "nothing else could be made"'
 
-    def _statement(self, scope: Scope, procedures: Procedures,
-                  performed: set[str]) -> str:
+    def _statement(self, scope: Scope, procedures: Procedures, performed: set[str]) -> str:
         """One statement that is no boundary."""
         r = self.rng.random()
         code = self.rng.choice(CODES)
         if r < 0.2:
             return f"require {self.formula(scope, 2)} else {code}{self.undo(scope)}"
         if r < 0.27:
-            return f"may fail {code} \"why\"{self.undo(scope)}"
+            return f'may fail {code} "why"{self.undo(scope)}'
         if r < 0.37:
             undo, var, sort = self.undo(scope), self.local(scope), self.sort()
             if var != "this":
@@ -452,8 +511,12 @@ def _operations(m: Maker) -> list[Part]:
             m.points = points
             if any(b.startswith("each ") for b in body):
                 continue  # performed within another batch it would be refused
-            procedures[name] = Procedure(tuple(str(scope[n]) for n in scope if n in given), result,
-                                         {n: s for n, s in scope.items() if n not in given and n != "this"}, steps)
+            procedures[name] = Procedure(
+                tuple(str(scope[n]) for n in scope if n in given),
+                result,
+                {n: s for n, s in scope.items() if n not in given and n != "this"},
+                steps,
+            )
             if all(b.startswith("set ") for b in body):
                 m.assigning[name] = procedures[name].params
         elif len(m.points) > len(points):
@@ -508,10 +571,10 @@ def smaller(d: Draft) -> list[Draft]:
     out = []
     n = len(d.parts)
     for size in sorted({max(1, n // 2), max(1, n // 4), 1}, reverse=True):
-        out += [Draft(d.parts[:k] + d.parts[k + size:]) for k in range(0, n, size)]
+        out += [Draft(d.parts[:k] + d.parts[k + size :]) for k in range(0, n, size)]
     for k, part in enumerate(d.parts):
         for j in range(len(part.body)):
-            out.append(Draft((*d.parts[:k], replace(part, body=part.body[:j] + part.body[j + 1:]), *d.parts[k + 1:])))
+            out.append(Draft((*d.parts[:k], replace(part, body=part.body[:j] + part.body[j + 1 :]), *d.parts[k + 1 :])))
     return out
 
 

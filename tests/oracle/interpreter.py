@@ -201,8 +201,15 @@ class Interpreter:
                 continue
             yield from self._run(segment, 0, env, args, state, [])
 
-    def _run(self, segment: Segment, k: int, env: Env, args: tuple[tuple[str, Any], ...], state: State,
-             writes: list[tuple[tuple[Any, ...], Any]]) -> Iterator[Taken]:
+    def _run(
+        self,
+        segment: Segment,
+        k: int,
+        env: Env,
+        args: tuple[tuple[str, Any], ...],
+        state: State,
+        writes: list[tuple[tuple[Any, ...], Any]],
+    ) -> Iterator[Taken]:
         """The statements from the k-th on; a pick goes every way it can."""
         call = dict(args).get("this")
         picks = tuple((name, env.get(slot.number)) for name, slot in segment.picks if slot.number in env)
@@ -243,8 +250,17 @@ class Interpreter:
                     after[slot, part, call] = v
         yield Taken(segment.label, args, None, after, picks=picks)
 
-    def _failed(self, segment: Segment, by: int, code: str, undo: list[Any], env: Env, args: tuple[tuple[str, Any], ...],
-                picks: tuple[tuple[str, Any], ...], state: State) -> Taken:
+    def _failed(
+        self,
+        segment: Segment,
+        by: int,
+        code: str,
+        undo: list[Any],
+        env: Env,
+        args: tuple[tuple[str, Any], ...],
+        picks: tuple[tuple[str, Any], ...],
+        state: State,
+    ) -> Taken:
         after = dict(state)
         for u in undo:
             after.update(u(env, state, state))
@@ -278,6 +294,7 @@ class Interpreter:
 
     def compile(self, e: s.Expr, names: Names, here: int = -1, two_state: bool = False) -> tuple[Code, Sort]:
         """An expression as code. `names` are the variables in sight, `here` the step in which it stands."""
+
         def sub(x: s.Expr, more: Names | None = None) -> tuple[Code, Sort]:
             return self.compile(x, names if more is None else more, here, two_state)
 
@@ -462,8 +479,15 @@ class _Cutter:
         self.head = ""
 
     def _several(self, op: s.Operation, seen: set[str]) -> bool:
-        return any(isinstance(st, s.Boundary) or (isinstance(st, s.Perform) and st.name not in seen
-                   and self._several(self.it.operations[st.name], seen | {st.name})) for st in op.body)
+        return any(
+            isinstance(st, s.Boundary)
+            or (
+                isinstance(st, s.Perform)
+                and st.name not in seen
+                and self._several(self.it.operations[st.name], seen | {st.name})
+            )
+            for st in op.body
+        )
 
     def cut(self) -> list[Segment]:
         op = self.op

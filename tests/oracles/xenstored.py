@@ -52,8 +52,12 @@ class RealXenstored:
         """Start it; OracleError if it does not come up."""
         self.directory = directory
         library = directory / "shim.so"
-        built = subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-w", "-o", str(library), str(SHIM), "-ldl"],
-                               capture_output=True, text=True, check=False)
+        built = subprocess.run(
+            ["gcc", "-shared", "-fPIC", "-O1", "-w", "-o", str(library), str(SHIM), "-ldl"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if built.returncode:
             raise OracleError(f"the shim does not compile: {built.stderr[:300]}")
         (directory / "ring-0").write_bytes(bytes(PAGE))
@@ -61,11 +65,22 @@ class RealXenstored:
         (directory / "root").mkdir()
         # Debian's libraries lie beside the unpacked binary where it is not installed.
         libraries = binary.parents[2] / "x86_64-linux-gnu"
-        env = {**os.environ, "SHIMDIR": str(directory), "LD_PRELOAD": str(library), "LD_LIBRARY_PATH": str(libraries),
-               "XENSTORED_RUNDIR": str(directory), "XENSTORED_ROOTDIR": str(directory / "root")}
+        env = {
+            **os.environ,
+            "SHIMDIR": str(directory),
+            "LD_PRELOAD": str(library),
+            "LD_LIBRARY_PATH": str(libraries),
+            "XENSTORED_RUNDIR": str(directory),
+            "XENSTORED_ROOTDIR": str(directory / "root"),
+        }
         # Quotas of ours that differ from 4.17's defaults; nothing is recovered, nothing is traced.
-        self.process = subprocess.Popen([str(binary), "-N", "-R"], env=env, stdin=subprocess.DEVNULL,
-                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            [str(binary), "-N", "-R"],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         self.rings: dict[int, RealRing] = {}
         try:
             self.tool = self._connect(directory / "socket")
@@ -154,7 +169,7 @@ def _first(received: bytes) -> tuple[int, bytes, bytes] | None:
         return None
     kind, _, _, length = XS_HEADER.unpack_from(received)
     end = XS_HEADER.size + length
-    return None if len(received) < end else (kind, received[XS_HEADER.size:end], received[end:])
+    return None if len(received) < end else (kind, received[XS_HEADER.size : end], received[end:])
 
 
 class RealRing:
@@ -195,11 +210,11 @@ class RealRing:
         end = time.monotonic() + PATIENCE
         while message or not self.answers:
             cons, prod = self._index(REQ_CONS), self._index(REQ_PROD)
-            part = message[:1024 - ((prod - cons) & 0xFFFFFFFF)]
+            part = message[: 1024 - ((prod - cons) & 0xFFFFFFFF)]
             for k, byte in enumerate(part):
                 self.page[(prod + k) % 1024] = byte
             if part:
-                message = message[len(part):]
+                message = message[len(part) :]
                 struct.pack_into("<I", self.page, REQ_PROD, (prod + len(part)) & 0xFFFFFFFF)
                 self._ring()
             self.pump()

@@ -27,8 +27,10 @@ def main() -> int:
         made = images()
         ready = time.monotonic() - started
         with Machine(made) as machine:
-            print(f"Real Xen: packages and images {ready:.1f} s, boot to the first call {machine.boot_seconds:.1f} s.",
-                  flush=True)
+            print(
+                f"Real Xen: packages and images {ready:.1f} s, boot to the first call {machine.boot_seconds:.1f} s.",
+                flush=True,
+            )
     except Unavailable as exc:
         print(f"Skipped: {exc}.")
         return 0

@@ -31,8 +31,10 @@ def differences(lines: list[dict[str, Any]], machine: Machine) -> list[str]:
         before, now = line.get("res", {}), answer.results
         for name in sorted(set(before) | set(now)):
             if name not in NOT_COMPARED and name not in ("crashed", "stuck") and before.get(name) != now.get(name):
-                out.append(f"{line['i']} [{call.note}] {call.line()[:200]}: {name}: recorded {before.get(name)}, "
-                           f"now {now.get(name)}")
+                out.append(
+                    f"{line['i']} [{call.note}] {call.line()[:200]}: {name}: recorded {before.get(name)}, "
+                    f"now {now.get(name)}"
+                )
         for name, entry in line.get("e", {}).items():
             if entry != answer.entries.get(name):
                 out.append(f"{line['i']} {call.line()[:200]}: {name}: recorded {entry}, now {answer.entries.get(name)}")

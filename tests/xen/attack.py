@@ -89,7 +89,7 @@ def secret(frame: int) -> bytes:
 
 def words(data: bytes) -> list[int]:
     """As loads and stores of eight bytes."""
-    return [int.from_bytes(data[at:at + 8], "little") for at in range(0, len(data), 8)]
+    return [int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data), 8)]
 
 
 class Player:
@@ -163,8 +163,13 @@ class Player:
         writable = bool(event.args["writable"])
         domid = self.stage.guests[event.args["dom"]]
         code = int(self.call("sys.mmap", f=number, m=area, n=1, prot="rw" if writable else "r")["r"])
-        batch = self.call("sys.ioctl", f=number, req=BATCH_V2, o="e0:u4096:4:s",
-                          w=f"u0:4:1,u4:2:{domid},u8:8:m.{area},u16:8:ub+2048,u24:8:ub+4096,u2048:8:{self.stage.pages[frame]}")
+        batch = self.call(
+            "sys.ioctl",
+            f=number,
+            req=BATCH_V2,
+            o="e0:u4096:4:s",
+            w=f"u0:4:1,u4:2:{domid},u8:8:m.{area},u16:8:ub+2048,u24:8:ub+4096,u2048:8:{self.stage.pages[frame]}",
+        )
         code = code or int(batch["r"]) or int(batch.get("e0", 0))
         return Step(event.label, code, frame, self._read(area) if not code else b"")
 
@@ -200,30 +205,41 @@ def run(made: Images, system: System, trace: Trace) -> Outcome:
 
 def log(out: Outcome) -> str:
     """The run for people."""
+
     def told(step: Step) -> str:
         text = "okay" if step.code >= 0 else ERRNO.get(-step.code, str(-step.code))
         return f"  {step.label} = {text}" + (f", reads {step.read.decode(errors='replace')!r}" if step.read else "")
 
-    return "\n".join([
-        "Real Xen, Dom0 with privcmd:", *map(told, out.before),
-        f"  the guest's secret {'was read' if out.stolen else 'was not read'}, though nobody granted it.",
-        f"xen-privcmd unloaded: {'okay' if out.unloaded == 0 else out.unloaded}. The same calls again:",
-        *map(told, out.after),
-        f"  by gntdev, the page that the guest granted: {out.granted.decode(errors='replace')!r}"])
+    return "\n".join(
+        [
+            "Real Xen, Dom0 with privcmd:",
+            *map(told, out.before),
+            f"  the guest's secret {'was read' if out.stolen else 'was not read'}, though nobody granted it.",
+            f"xen-privcmd unloaded: {'okay' if out.unloaded == 0 else out.unloaded}. The same calls again:",
+            *map(told, out.after),
+            f"  by gntdev, the page that the guest granted: {out.granted.decode(errors='replace')!r}",
+        ]
+    )
 
 
 def picture(out: Outcome, trace: Trace) -> Any:
     """Dom0's process, what it opened, and the guest's pages: once with privcmd, once without."""
     caption = Caption(f"{CLAIM} of {SYSTEM} on real Xen", tuple(log(out).splitlines()), red=out.stolen)
     canvas = Canvas(caption, "dashed: tried, and refused")
-    for tag, title, steps in (("with", "Dom0 with privcmd", out.before),
-                              ("without", "the same Dom0, privcmd unloaded", out.after)):
+    for tag, title, steps in (
+        ("with", "Dom0 with privcmd", out.before),
+        ("without", "the same Dom0, privcmd unloaded", out.after),
+    ):
         canvas.box(tag, title)
         canvas.node(f"process {tag}", "a root process", tag)
         canvas.node(f"privcmd {tag}", "/dev/xen/privcmd", tag, bad=tag == "with" and out.stolen)
         canvas.box(f"guest {tag}", "guest A")
-        canvas.edge(f"process {tag}", f"privcmd {tag}", steps[0].label if steps else "",
-                    style="solid" if steps and steps[0].code >= 0 else "dashed")
+        canvas.edge(
+            f"process {tag}",
+            f"privcmd {tag}",
+            steps[0].label if steps else "",
+            style="solid" if steps and steps[0].code >= 0 else "dashed",
+        )
         for step in steps:
             if step.frame is None:
                 continue

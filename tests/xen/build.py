@@ -21,12 +21,32 @@ from typing import Final
 from tests.xen.problems import Unavailable
 
 HERE: Final = Path(__file__).parent
-MODULES: Final = ("xen/xen-evtchn", "xen/xen-gntdev", "xen/xen-gntalloc", "xen/xen-privcmd", "virtio/virtio_ring",
-                  "virtio/virtio", "virtio/virtio_pci_legacy_dev", "virtio/virtio_pci_modern_dev", "virtio/virtio_pci",
-                  "char/virtio_console")
+MODULES: Final = (
+    "xen/xen-evtchn",
+    "xen/xen-gntdev",
+    "xen/xen-gntalloc",
+    "xen/xen-privcmd",
+    "virtio/virtio_ring",
+    "virtio/virtio",
+    "virtio/virtio_pci_legacy_dev",
+    "virtio/virtio_pci_modern_dev",
+    "virtio/virtio_pci",
+    "char/virtio_console",
+)
 INTERFACE: Final = "-D__XEN_INTERFACE_VERSION__=0x00040e00"  # the newest that Xen 4.17's headers know
-FREESTANDING: Final = ("-O2", "-ffreestanding", "-fpie", "-mno-red-zone", "-mgeneral-regs-only", "-fno-stack-protector",
-                       "-fcf-protection=none", "-fno-asynchronous-unwind-tables", "-Wall", "-Wextra", "-Werror")
+FREESTANDING: Final = (
+    "-O2",
+    "-ffreestanding",
+    "-fpie",
+    "-mno-red-zone",
+    "-mgeneral-regs-only",
+    "-fno-stack-protector",
+    "-fcf-protection=none",
+    "-fno-asynchronous-unwind-tables",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+)
 XZ_MAGIC: Final = b"\xfd7zXZ\x00"
 
 
@@ -61,9 +81,15 @@ def build(root: Path, folder: Path) -> Images:
         shutil.rmtree(into, ignore_errors=True)
         part.rename(into)
     libraries = root / "usr/lib/x86_64-linux-gnu", root / "lib/x86_64-linux-gnu"
-    return Images(root / "usr/bin/qemu-system-x86_64", ":".join(map(str, libraries)),
-                  (root / "usr/share/qemu", root / "usr/share/seabios"), into / "xen", into / "vmlinux", into / "initramfs",
-                  into)
+    return Images(
+        root / "usr/bin/qemu-system-x86_64",
+        ":".join(map(str, libraries)),
+        (root / "usr/share/qemu", root / "usr/share/seabios"),
+        into / "xen",
+        into / "vmlinux",
+        into / "initramfs",
+        into,
+    )
 
 
 def _make(root: Path, into: Path) -> None:
@@ -75,11 +101,36 @@ def _make(root: Path, into: Path) -> None:
     for source in ("guest/entry.S", "guest/agent.c"):  # the entry comes first in the image
         objects.append(str(into / (Path(source).name + ".o")))
         _run(["gcc", *FREESTANDING, *headers, "-c", str(HERE / source), "-o", objects[-1]])
-    _run(["ld", "-T", str(HERE / "guest/agent.lds"), "--oformat", "binary", "--build-id=none", "-o", str(into / "agent.bin"),
-          *objects])
+    _run(
+        [
+            "ld",
+            "-T",
+            str(HERE / "guest/agent.lds"),
+            "--oformat",
+            "binary",
+            "--build-id=none",
+            "-o",
+            str(into / "agent.bin"),
+            *objects,
+        ]
+    )
     parts = [str(p) for p in sorted((HERE / "dom0").glob("*.c"))]
-    _run(["gcc", "-O1", "-s", "-Wall", "-Wextra", "-Werror", "-static", "-D__XEN_TOOLS__", *headers,
-          "-o", str(into / "init"), *parts])
+    _run(
+        [
+            "gcc",
+            "-O1",
+            "-s",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-static",
+            "-D__XEN_TOOLS__",
+            *headers,
+            "-o",
+            str(into / "init"),
+            *parts,
+        ]
+    )
     (into / "xen").write_bytes(gzip.decompress(_one(root, "boot/xen-*-amd64.gz").read_bytes()))
     (into / "vmlinux").write_bytes(vmlinux(_one(root, "boot/vmlinuz-*").read_bytes()))
     files = [("init", 0o755, (into / "init").read_bytes()), ("agent.bin", 0o644, (into / "agent.bin").read_bytes())]

@@ -87,7 +87,7 @@ def our_answer(calls: Sequence[Call], field_name: str) -> object:
 
 def explain(made: Images, calls: list[Call], found: Difference, boots: int) -> str:
     """The difference and the shortest trace to it."""
-    trace = closed(calls[:found.number + 1])
+    trace = closed(calls[: found.number + 1])
 
     def again(candidate: Sequence[Call]) -> Difference | None:
         try:
@@ -106,8 +106,12 @@ def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(prog="bulkhead diff --against xen", description=__doc__.splitlines()[0] if __doc__ else "")
     out.add_argument("--ops", type=int, default=4000, metavar="N", help="calls to make")
     out.add_argument("--seed", type=int, default=1, metavar="S", help="same seed, same calls")
-    out.add_argument("--record", type=Path, metavar="FILE",
-                     help="write the run as a recording for `bulkhead replay`, and each further leg beside it")
+    out.add_argument(
+        "--record",
+        type=Path,
+        metavar="FILE",
+        help="write the run as a recording for `bulkhead replay`, and each further leg beside it",
+    )
     out.add_argument("--only", default=",".join(FAMILIES), metavar="FAMILIES", help="of " + ", ".join(FAMILIES))
     out.add_argument("--leg", type=int, default=LEG, metavar="N", help="calls per machine")
     out.add_argument("--boots", type=int, default=BOOTS, metavar="N", help="boots to spend on a shorter trace; 0 for none")
@@ -125,7 +129,7 @@ def run(args: argparse.Namespace, made: Images) -> int:
         if args.record is not None:
             print(f"Recorded: {keep(args.record, leg, args.seed, machine)}, {len(machine.lines)} calls")
         found = list(compare(machine.lines)) if args.go_on else [each for each in [first(machine.lines)] if each]
-        report.add(machine, machine.lines if args.go_on or not found else machine.lines[:found[0].number + 1])
+        report.add(machine, machine.lines if args.go_on or not found else machine.lines[: found[0].number + 1])
         if machine.stuck:
             print(f"Leg {leg} ended early: this call never returned on real Xen: {machine.stuck[:300]}")
         if not found:
@@ -169,9 +173,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BAD_USE if exc.code else GOOD
     wrong = [name for name in args.only.split(",") if name and name not in FAMILIES]
     if wrong or args.ops < 1 or args.leg < 1:
-        print(f"bulkhead diff: no such family: {', '.join(wrong)}." if wrong
-              else "bulkhead diff: --ops and --leg are at least 1.",
-              file=sys.stderr)
+        print(
+            f"bulkhead diff: no such family: {', '.join(wrong)}."
+            if wrong
+            else "bulkhead diff: --ops and --leg are at least 1.",
+            file=sys.stderr,
+        )
         return BAD_USE
     try:
         return run(args, images())

@@ -67,8 +67,13 @@ def compare(lines: Sequence[Line]) -> Iterator[Difference]:
 def _follow_swap(rig: Rig, line: Line) -> None:
     """An entry that names a frame which outlived its guest does so at its new place too (GNTTABOP_swap_grant_ref)."""
     a, keys = line["a"], [(name, int(ref)) for name, _, ref in (key.partition(":") for key in line.get("e", {}))]
-    if line["op"] == "x" and (a.get("nr"), a.get("a1")) == (20, 11) and line["res"].get("st") == 0 and len(keys) == 2 \
-            and (keys[0] in rig.stale) != (keys[1] in rig.stale):
+    if (
+        line["op"] == "x"
+        and (a.get("nr"), a.get("a1")) == (20, 11)
+        and line["res"].get("st") == 0
+        and len(keys) == 2
+        and (keys[0] in rig.stale) != (keys[1] in rig.stale)
+    ):
         rig.stale ^= set(keys)
 
 

@@ -30,8 +30,9 @@ ANSWER_SECONDS: Final = 60.0  # the executor gives up on a call long before
 SLICE: Final = 0.2
 MAX_LINE: Final = 1 << 20
 MEMORY: Final = "2G"
-XEN_WORDS: Final = ("console=com1 com1=115200,8n1 dom0_mem=512M,max:512M dom0_max_vcpus=1 noreboot=1 loglvl=all "
-                    "guest_loglvl=all")
+XEN_WORDS: Final = (
+    "console=com1 com1=115200,8n1 dom0_mem=512M,max:512M dom0_max_vcpus=1 noreboot=1 loglvl=all guest_loglvl=all"
+)
 PR_SET_PDEATHSIG: Final = 1
 LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -40,11 +41,37 @@ def command(images: Images, line: int, console: Path, privcmd: bool = True) -> l
     """How QEMU is started; `line` is the descriptor of its end of the line."""
     dom0 = "console=hvc0 loglevel=4 panic=-1" + ("" if privcmd else " nopriv")
     firmware = [word for folder in images.firmware for word in ("-L", str(folder))]
-    return [str(images.qemu), *firmware, "-accel", "tcg", "-cpu", "qemu64,+svm,+npt", "-m", MEMORY, "-smp", "1",
-            "-nodefaults", "-nographic", "-no-reboot", "-monitor", "none", "-serial", f"file:{console}",
-            "-device", "virtio-serial-pci", "-chardev", f"socket,id=line,fd={line}",
-            "-device", "virtserialport,chardev=line,name=bulkhead",
-            "-kernel", str(images.xen), "-append", XEN_WORDS, "-initrd", f"{images.kernel} {dom0},{images.initramfs}"]
+    return [
+        str(images.qemu),
+        *firmware,
+        "-accel",
+        "tcg",
+        "-cpu",
+        "qemu64,+svm,+npt",
+        "-m",
+        MEMORY,
+        "-smp",
+        "1",
+        "-nodefaults",
+        "-nographic",
+        "-no-reboot",
+        "-monitor",
+        "none",
+        "-serial",
+        f"file:{console}",
+        "-device",
+        "virtio-serial-pci",
+        "-chardev",
+        f"socket,id=line,fd={line}",
+        "-device",
+        "virtserialport,chardev=line,name=bulkhead",
+        "-kernel",
+        str(images.xen),
+        "-append",
+        XEN_WORDS,
+        "-initrd",
+        f"{images.kernel} {dom0},{images.initramfs}",
+    ]
 
 
 def _with_parent() -> None:
@@ -55,8 +82,13 @@ def _with_parent() -> None:
 class Machine:
     """A running machine; a context manager. Every failure is a RigFailed within the time limits."""
 
-    def __init__(self, images: Images, privcmd: bool = True, boot_seconds: float = BOOT_SECONDS,
-                 answer_seconds: float = ANSWER_SECONDS) -> None:
+    def __init__(
+        self,
+        images: Images,
+        privcmd: bool = True,
+        boot_seconds: float = BOOT_SECONDS,
+        answer_seconds: float = ANSWER_SECONDS,
+    ) -> None:
         self.answer_seconds = answer_seconds
         self._folder = tempfile.TemporaryDirectory(prefix="bulkhead-xen-")
         self._console = Path(self._folder.name) / "console"
@@ -126,9 +158,15 @@ class Machine:
         errors = Path(self._folder.name) / "errors"
         try:
             with errors.open("wb") as sink:
-                self._process = subprocess.Popen([*words, *more], stdin=subprocess.DEVNULL, stdout=sink, stderr=sink,
-                                                 env=environment, pass_fds=(theirs.fileno(), *descriptors),
-                                                 preexec_fn=_with_parent)
+                self._process = subprocess.Popen(
+                    [*words, *more],
+                    stdin=subprocess.DEVNULL,
+                    stdout=sink,
+                    stderr=sink,
+                    env=environment,
+                    pass_fds=(theirs.fileno(), *descriptors),
+                    preexec_fn=_with_parent,
+                )
         except OSError as exc:
             raise RigFailed(f"QEMU cannot be started ({exc.strerror}): {images.qemu}") from exc
         finally:
@@ -156,7 +194,7 @@ class Machine:
         end = time.monotonic() + self.answer_seconds
         while left:
             try:
-                left = left[self._line.send(left):]
+                left = left[self._line.send(left) :]
             except BlockingIOError:
                 if time.monotonic() > end:
                     raise self._failed(f"the machine takes no more calls for {self.answer_seconds:.0f} s", what) from None

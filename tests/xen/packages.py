@@ -99,11 +99,30 @@ def _apt(cache: Cache, *words: str) -> subprocess.CompletedProcess[str]:
     """apt-get with lists of its own, so that this machine's are neither needed nor changed."""
     lists = cache.home / "lists"
     (lists / "partial").mkdir(parents=True, exist_ok=True)
-    own = ["-o", f"Dir::State::Lists={lists}", "-o", f"Dir::Cache={cache.home / 'apt'}", "-o", "Debug::NoLocking=1",
-           "-o", "APT::Sandbox::User=root", "-o", "Acquire::Languages=none", "-o", "APT::Update::Post-Invoke::="]
+    own = [
+        "-o",
+        f"Dir::State::Lists={lists}",
+        "-o",
+        f"Dir::Cache={cache.home / 'apt'}",
+        "-o",
+        "Debug::NoLocking=1",
+        "-o",
+        "APT::Sandbox::User=root",
+        "-o",
+        "Acquire::Languages=none",
+        "-o",
+        "APT::Update::Post-Invoke::=",
+    ]
     try:
-        return subprocess.run(["apt-get", "-qq", *own, *words], cwd=cache.debs, capture_output=True, text=True,
-                              timeout=DOWNLOAD_SECONDS, stdin=subprocess.DEVNULL, check=False)
+        return subprocess.run(
+            ["apt-get", "-qq", *own, *words],
+            cwd=cache.debs,
+            capture_output=True,
+            text=True,
+            timeout=DOWNLOAD_SECONDS,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
     except subprocess.TimeoutExpired as exc:
         raise Unavailable(f"Debian's mirror did not answer within {DOWNLOAD_SECONDS} s") from exc
 
@@ -136,8 +155,9 @@ def _unpack(cache: Cache, wanted: Sequence[Package]) -> None:
     part = root.with_name(f"{root.name}.{os.getpid()}")
     shutil.rmtree(part, ignore_errors=True)
     for package in wanted:
-        ran = subprocess.run(["dpkg-deb", "-x", str(cache.debs / file_name(package)), str(part)], capture_output=True,
-                             text=True, check=False)
+        ran = subprocess.run(
+            ["dpkg-deb", "-x", str(cache.debs / file_name(package)), str(part)], capture_output=True, text=True, check=False
+        )
         if ran.returncode:
             shutil.rmtree(part, ignore_errors=True)
             raise Unavailable(f"{file_name(package)} cannot be unpacked: {ran.stderr.strip().splitlines()[-1:]}")

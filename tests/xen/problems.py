@@ -44,7 +44,7 @@ def tail(console: str) -> list[str]:
     lines = [line.rstrip() for line in console.splitlines() if line.strip()]
     for number, line in enumerate(lines):
         if any(words in line for words, _ in ENDS):
-            return lines[max(0, number - 2):number + TAIL_LINES]
+            return lines[max(0, number - 2) : number + TAIL_LINES]
     return lines[-TAIL_LINES:]
 
 

@@ -52,8 +52,13 @@ class Shrunk:
     boots: int = 0
 
 
-def shrink(calls: Sequence[Call], found: Difference, ours: Callable[[Sequence[Call]], object],
-           differs: Callable[[Sequence[Call]], Difference | None], boots: int) -> Shrunk:
+def shrink(
+    calls: Sequence[Call],
+    found: Difference,
+    ours: Callable[[Sequence[Call]], object],
+    differs: Callable[[Sequence[Call]], Difference | None],
+    boots: int,
+) -> Shrunk:
     """Leave out what can be left out of `calls`, whose last one differs as `found` says.
 
     `ours` gives the implementation's answer to the last call of a candidate, `differs` boots and compares. No more than
@@ -67,7 +72,7 @@ def shrink(calls: Sequence[Call], found: Difference, ours: Callable[[Sequence[Ca
         changed = False
         start = 0
         while start < len(best.calls) - 1:
-            candidate = closed([*best.calls[:start], *best.calls[min(start + part, len(best.calls) - 1):]])
+            candidate = closed([*best.calls[:start], *best.calls[min(start + part, len(best.calls) - 1) :]])
             if candidate and candidate[-1] is last and len(candidate) < len(best.calls) and ours(candidate) == answer:
                 if best.boots >= boots:
                     return best

@@ -60,17 +60,21 @@ def failure(images: Images, calls: list[Call] = CALLS, boot: float = 5.0) -> tup
     return caught.value, pids[0] if pids else 0
 
 
-@pytest.mark.parametrize(("behaviour", "message"), [
-    ("garbage", "garbage on the line: not an answer"),
-    ("no result", "garbage on the line: an answer without a result"),
-    ("unknown", "the executor does not know `dominfo`"),
-    ("killed", "ended with signal 9"),
-    ("panics", "Xen has stopped"),
-    ("hangs up", "the line to the machine is closed"),
-    ("answers once", "no answer within 1 s"),
-])
-def test_a_call_that_fails_is_named_with_the_consoles_tail(tmp_path: Path, alone: Path, behaviour: str,
-                                                           message: str) -> None:
+@pytest.mark.parametrize(
+    ("behaviour", "message"),
+    [
+        ("garbage", "garbage on the line: not an answer"),
+        ("no result", "garbage on the line: an answer without a result"),
+        ("unknown", "the executor does not know `dominfo`"),
+        ("killed", "ended with signal 9"),
+        ("panics", "Xen has stopped"),
+        ("hangs up", "the line to the machine is closed"),
+        ("answers once", "no answer within 1 s"),
+    ],
+)
+def test_a_call_that_fails_is_named_with_the_consoles_tail(
+    tmp_path: Path, alone: Path, behaviour: str, message: str
+) -> None:
     started = time.monotonic()
     error, pid = failure(fake(tmp_path, behaviour))
     text = error.text(seed=77)
@@ -81,9 +85,14 @@ def test_a_call_that_fails_is_named_with_the_consoles_tail(tmp_path: Path, alone
     assert not list(alone.iterdir())
 
 
-@pytest.mark.parametrize(("behaviour", "message"), [
-    ("ends", "QEMU ended with status 1"), ("hangs", "no answer within 1 s"), ("babbles", "and no end of line"),
-])
+@pytest.mark.parametrize(
+    ("behaviour", "message"),
+    [
+        ("ends", "QEMU ended with status 1"),
+        ("hangs", "no answer within 1 s"),
+        ("babbles", "and no end of line"),
+    ],
+)
 def test_a_boot_that_fails(tmp_path: Path, alone: Path, behaviour: str, message: str) -> None:
     started = time.monotonic()
     error, _ = failure(fake(tmp_path, behaviour), boot=1.0 if behaviour == "hangs" else 5.0)
@@ -108,8 +117,9 @@ def test_a_missing_qemu(tmp_path: Path, alone: Path) -> None:
     assert not list(alone.iterdir())
 
 
-def test_a_campaign_tells_the_seed(tmp_path: Path, alone: Path, monkeypatch: pytest.MonkeyPatch,
-                                   capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_campaign_tells_the_seed(
+    tmp_path: Path, alone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(campaign, "images", lambda: fake(tmp_path, "killed"))
     assert campaign.main(["--seed", "4711", "--ops", "50"]) == 2
     told = capsys.readouterr().err
@@ -129,12 +139,19 @@ def test_a_rig_that_cannot_be_had_is_one_line(monkeypatch: pytest.MonkeyPatch, c
 def test_qemu_ends_with_us_however_we_end(tmp_path: Path) -> None:
     """Killed without a chance to clean up, the rig still leaves no emulator running."""
     fake(tmp_path, "answers once")
-    program = ("import time; from pathlib import Path\n"
-               "from tests.xen.build import Images; from tests.xen.machine import Machine\n"
-               f"p = Path({str(tmp_path)!r}); m = Machine(Images(p / 'qemu', '', (), p, p, p))\n"
-               "print(m.pid, flush=True); time.sleep(600)")
-    ours = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True,
-                            env={**os.environ, "TMPDIR": str(tmp_path)})
+    program = (
+        "import time; from pathlib import Path\n"
+        "from tests.xen.build import Images; from tests.xen.machine import Machine\n"
+        f"p = Path({str(tmp_path)!r}); m = Machine(Images(p / 'qemu', '', (), p, p, p))\n"
+        "print(m.pid, flush=True); time.sleep(600)"
+    )
+    ours = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
     assert ours.stdout is not None
     pid = int(ours.stdout.readline())
     assert alive(pid)

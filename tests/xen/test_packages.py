@@ -70,9 +70,9 @@ def test_the_archive_is_one_that_cpio_knows() -> None:
     archive = cpio(["dev"], [("init", 0o755, b"#!"), ("odd", 0o644, b"123")])
     assert archive.startswith(b"070701") and b"TRAILER!!!" in archive and len(archive) % 4 == 0
     at, names = 0, []
-    while archive[at:at + 6] == b"070701":
-        fields = [int(archive[at + 6 + 8 * i:at + 14 + 8 * i], 16) for i in range(13)]
-        names.append(archive[at + 110:at + 110 + fields[11] - 1].decode())
+    while archive[at : at + 6] == b"070701":
+        fields = [int(archive[at + 6 + 8 * i : at + 14 + 8 * i], 16) for i in range(13)]
+        names.append(archive[at + 110 : at + 110 + fields[11] - 1].decode())
         at += (110 + fields[11] + 3) // 4 * 4
         at += (fields[6] + 3) // 4 * 4
     assert names == ["dev", "dev/console", "init", "odd", "TRAILER!!!"]

@@ -38,13 +38,17 @@ def results(machine: Machine, *calls: Call) -> list[dict[str, object]]:
 def test_guests_of_both_kinds_live_and_die(made: Images) -> None:
     """Two agents and a PVH domain at once; ids go up; a page is what its guest wrote, as Dom0 and the guest see it."""
     with Machine(made) as machine:
-        a, b, h = results(machine, Call("mkdom", {"n": "A"}), Call("mkdom", {"n": "B"}),
-                          Call("mkdom", {"n": "H", "kind": "hvm"}))
+        a, b, h = results(
+            machine, Call("mkdom", {"n": "A"}), Call("mkdom", {"n": "B"}), Call("mkdom", {"n": "H", "kind": "hvm"})
+        )
         assert [one["domid"] for one in (a, b, h)] == [1, 2, 3]
-        _, by_dom0, by_guest, hole = results(machine, Call("wr", {"by": "A", "pg": 3, "off": 8, "v": 77}),
-                                             Call("prd", {"pg": "A/3", "off": 8}),
-                                             Call("rd", {"by": "A", "pg": 3, "off": 8}),
-                                             Call("rd", {"by": "A", "pg": 1 << 20, "off": 0}))
+        _, by_dom0, by_guest, hole = results(
+            machine,
+            Call("wr", {"by": "A", "pg": 3, "off": 8, "v": 77}),
+            Call("prd", {"pg": "A/3", "off": 8}),
+            Call("rd", {"by": "A", "pg": 3, "off": 8}),
+            Call("rd", {"by": "A", "pg": 1 << 20, "off": 0}),
+        )
         assert by_dom0["v"] == by_guest["v"] == "0x4d"
         assert hole["fault"] == 14
         gone, again = results(machine, Call("rmdom", {"n": "A"}), Call("mkdom", {"n": "A"}))
@@ -56,9 +60,9 @@ def test_a_guest_that_xen_crashed_is_a_result_at_once(made: Images) -> None:
     with Machine(made) as machine:
         results(machine, Call("mkdom", {"n": "A"}), Call("mkdom", {"n": "B"}))
         started = time.monotonic()
-        shot, = results(machine, Call("x", {"by": "A", "nr": 29, "w": "0:4:3", "a1": 2, "a2": "arg"}))
+        (shot,) = results(machine, Call("x", {"by": "A", "nr": 29, "w": "0:4:3", "a1": 2, "a2": "arg"}))
         more = results(machine, *[Call("x", {"by": "A", "nr": 17, "a1": 0})] * 50)
-        alive, = results(machine, Call("x", {"by": "B", "nr": 17, "a1": 0}))
+        (alive,) = results(machine, Call("x", {"by": "B", "nr": 17, "a1": 0}))
         assert shot["r"] == -9999 and shot["crashed"] == 1
         assert all(one["r"] == -9999 for one in more) and alive["r"] == 4 << 16 | 17
         assert time.monotonic() - started < 5
@@ -80,8 +84,9 @@ def test_a_machine_that_is_killed_and_one_that_panics(made: Images) -> None:
 def test_without_the_module_there_is_no_privcmd(made: Images) -> None:
     with Machine(made, privcmd=False) as machine:
         assert '"privcmd":0' in machine.hello
-        refused, granted = results(machine, Call("sys.open", {"f": 1, "dev": "privcmd"}),
-                                   Call("sys.open", {"f": 2, "dev": "gntdev"}))
+        refused, granted = results(
+            machine, Call("sys.open", {"f": 1, "dev": "privcmd"}), Call("sys.open", {"f": 2, "dev": "gntdev"})
+        )
         assert refused["r"] == -2 and granted["r"] == 0
 
 

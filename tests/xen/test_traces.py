@@ -75,9 +75,11 @@ def test_a_candidate_that_changes_our_own_answer_costs_no_boot() -> None:
 def recorded() -> list[dict[str, Any]]:
     """A few calls with their true answers."""
     pairs: list[tuple[Call, dict[str, Any]]] = [
-        (A, {"domid": 1, "r": 0}), (Call("pfill", {"d": "A"}), {"r": 0}),
-             (Call("prd", {"pg": "A/3", "off": 8}), {"v": "0x4100030008", "r": 0}),
-             (Call("x", {"by": "A", "nr": 32, "w": "0:4:9999", "a1": 4, "a2": "arg"}), {"r": -22})]
+        (A, {"domid": 1, "r": 0}),
+        (Call("pfill", {"d": "A"}), {"r": 0}),
+        (Call("prd", {"pg": "A/3", "off": 8}), {"v": "0x4100030008", "r": 0}),
+        (Call("x", {"by": "A", "nr": 32, "w": "0:4:9999", "a1": 4, "a2": "arg"}), {"r": -22}),
+    ]
     return [record(number, call, Answer(result, {})) for number, (call, result) in enumerate(pairs)]
 
 

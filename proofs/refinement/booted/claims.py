@@ -23,10 +23,19 @@ WHO = "who commanded what is not kept by the machine"
 POLICY = "a boot has the policy that allows all"
 STORE = "XenStore's nodes are not read off"
 LEFT_OUT: Final[Mapping[str, str]] = {
-    "batch_elements_checked": IN_FLIGHT, "copies_by_policy": IN_FLIGHT, "dom0_copies_by_policy": IN_FLIGHT,
-    "copies_by_title": IN_FLIGHT, "clean_handover": BYTES, "rings_show_no_guest": BYTES, "checked_bytes_stay": BYTES,
-    "checked_before_created": BYTES, "loaded_was_checked": BYTES, "loaded_was_read_for_the_guest": BYTES,
-    "domctls_by_privilege": WHO, "mappings_by_policy": POLICY, "events_by_policy": POLICY,
+    "batch_elements_checked": IN_FLIGHT,
+    "copies_by_policy": IN_FLIGHT,
+    "dom0_copies_by_policy": IN_FLIGHT,
+    "copies_by_title": IN_FLIGHT,
+    "clean_handover": BYTES,
+    "rings_show_no_guest": BYTES,
+    "checked_bytes_stay": BYTES,
+    "checked_before_created": BYTES,
+    "loaded_was_checked": BYTES,
+    "loaded_was_read_for_the_guest": BYTES,
+    "domctls_by_privilege": WHO,
+    "mappings_by_policy": POLICY,
+    "events_by_policy": POLICY,
     "events_by_invitation": "for whom a port was opened is not kept once it is bound",
     "right_ends_with_the_build": "the builder's right is a ghost: a snapshot gives it by this very rule",
 }
@@ -123,8 +132,14 @@ class Watcher:
 
     def result(self) -> Watched:
         """What was found."""
-        return Watched(len(self.claims), self.calls - 1, tuple(self.falls), tuple(left_out(self.elements.system).items()),
-                       self.stopped, self.every)
+        return Watched(
+            len(self.claims),
+            self.calls - 1,
+            tuple(self.falls),
+            tuple(left_out(self.elements.system).items()),
+            self.stopped,
+            self.every,
+        )
 
 
 __all__ = ["Fall", "Watched", "Watcher", "evaluated", "left_out"]

@@ -34,9 +34,21 @@ class Size:
     def sizes(self) -> dict[str, int]:
         """Elements per sort. Two domains serve, one element stands for every other number."""
         n = self.guests
-        return {"Domain": n + 3, "Life": n + 3, "Frame": 16 + 4 * n, "Epoch": 2, "Space": n + 8, "Ref": 9,
-                "Translation": 24 + 10 * n, "Handle": 14 + 4 * n, "File": 10 + 2 * n, "Map": 8 + 3 * n, "Port": 8 + 3 * n,
-                "FileName": 2, "Call": 1}
+        return {
+            "Domain": n + 3,
+            "Life": n + 3,
+            "Frame": 16 + 4 * n,
+            "Epoch": 2,
+            "Space": n + 8,
+            "Ref": 9,
+            "Translation": 24 + 10 * n,
+            "Handle": 14 + 4 * n,
+            "File": 10 + 2 * n,
+            "Map": 8 + 3 * n,
+            "Port": 8 + 3 * n,
+            "FileName": 2,
+            "Call": 1,
+        }
 
 
 class Elements:
@@ -50,8 +62,10 @@ class Elements:
         self.machine = Machine(self.system, self.world)
         self.members = {sort: {m: i for i, m in enumerate(ms)} for sort, ms in self.system.enums.items()}
         self.names: dict[str, dict[object, int]] = {sort: {} for sort in sizes}
-        self._tables = {f.name: (k, [size_of(self.system, self.world, a) for a in f.args], f.sort)
-                        for k, f in enumerate(self.system.funcs.values())}
+        self._tables = {
+            f.name: (k, [size_of(self.system, self.world, a) for a in f.args], f.sort)
+            for k, f in enumerate(self.system.funcs.values())
+        }
         for kind, things in (("Domain", (0, None)), ("Space", ("kernel", "domb")), ("Ref", (0, 1)), ("File", ("kernel",))):
             for thing in things:
                 self.of(kind, thing)

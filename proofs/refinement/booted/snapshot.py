@@ -96,8 +96,11 @@ class _Snapshot:
             return DOM0
         if self.domb is not None and domid == self.domb.domid:
             return DOMB
-        return self.e.of("Domain", domid) if domid in self.xen.domains else self.e.names["Domain"].get(
-            domid, self.e.world.sizes["Domain"] - 1)
+        return (
+            self.e.of("Domain", domid)
+            if domid in self.xen.domains
+            else self.e.names["Domain"].get(domid, self.e.world.sizes["Domain"] - 1)
+        )
 
     def life(self, domain: Domain) -> int:
         """The element of an incarnation."""
@@ -108,8 +111,13 @@ class _Snapshot:
     def _domains(self) -> None:
         for domid, domain in self.xen.domains.items():
             d = self.domain(domid)
-            phase = "dead" if domain.is_dying == DEAD else "dying" if domain.is_dying != ALIVE else (
-                "running" if domain.creation_finished or domid == DOM0 or domain is self.domb else "building")
+            phase = (
+                "dead"
+                if domain.is_dying == DEAD
+                else "dying"
+                if domain.is_dying != ALIVE
+                else ("running" if domain.creation_finished or domid == DOM0 or domain is self.domb else "building")
+            )
             self.put("domain.phase", d, value=phase)
             self.put("domain.paused", d, value=domain.pause_count > 0 and domain is not self.domb)
             self.put("domain.life", d, value=self.life(domain))
@@ -156,8 +164,9 @@ class _Snapshot:
             per_frame = abi.ENTRIES_V1
             for k, page in enumerate(table.shared):
                 if page.data is not None:
-                    yield from ((k * per_frame + i, *entry) for i, entry in enumerate(iter_unpack("<HHI", page.data))
-                                if entry[0])
+                    yield from (
+                        (k * per_frame + i, *entry) for i, entry in enumerate(iter_unpack("<HHI", page.data)) if entry[0]
+                    )
         else:
             for ref in range(table.nr_entries):
                 flags, domid, _, _, mfn = table.entry_v2(ref)
@@ -178,7 +187,8 @@ class _Snapshot:
                 self.put("entry.frame", d, r, value=f)
                 self.put("entry.readonly", d, r, value=readonly)
                 self.memory.offers |= {(self.life(domain), r, g, f, False)} | (
-                    set() if readonly else {(self.life(domain), r, g, f, True)})
+                    set() if readonly else {(self.life(domain), r, g, f, True)}
+                )
             for ref, act in enumerate(domain.grant_table.active):
                 if act.pin and act.frame is not None:
                     r = self.e.of("Ref", ref)
@@ -196,11 +206,16 @@ class _Snapshot:
                 h = self.e.of("Handle", (self.life(domain), number))
                 writable = not record.flags & READ_ONLY
                 self.granted_by[h] = self.domain(record.domid), self.e.of("Ref", record.ref)
-                for name, value in (("taken", 1), ("host", bool(record.flags & HOST)),
-                                    ("device", bool(record.flags & DEVICE)), ("mapper", self.domain(domid)),
-                                    ("granter", self.domain(record.domid)),
-                                    ("ref", self.e.of("Ref", record.ref)), ("writable", writable),
-                                    ("host_t", self.e.world.sizes["Translation"] - 1)):
+                for name, value in (
+                    ("taken", 1),
+                    ("host", bool(record.flags & HOST)),
+                    ("device", bool(record.flags & DEVICE)),
+                    ("mapper", self.domain(domid)),
+                    ("granter", self.domain(record.domid)),
+                    ("ref", self.e.of("Ref", record.ref)),
+                    ("writable", writable),
+                    ("host_t", self.e.world.sizes["Translation"] - 1),
+                ):
                     self.put(f"mapping.{name}", h, value=value)
                 if record.granter is not None:
                     self.put("mapping.granter_life", h, value=self.life(record.granter))
@@ -303,8 +318,11 @@ class _Snapshot:
         inside = vma is not None and vma.start <= vpn
         if inside and vma is not None and vma.file is None:
             return  # memory of its own; the rules speak of what comes from device files
-        file = self.file(vma.file.device) if inside and vma is not None and vma.file is not None else (
-            self.e.world.sizes["File"] - 1)  # no file stands for it
+        file = (
+            self.file(vma.file.device)
+            if inside and vma is not None and vma.file is not None
+            else (self.e.world.sizes["File"] - 1)
+        )  # no file stands for it
         self._pte(p, self.machine.dom0, pte, file, process.name)
 
     def _pte(self, space: int, domain: Domain, pte: Pte, file: int, who: str = "") -> None:
@@ -340,14 +358,31 @@ class _Snapshot:
             self.own.add(alike)
             self._translation(space, f, writable, stale, "foreign", file)
 
-    def _translation(self, space: int, f: int, writable: int, stale: bool, origin: str, file: int, handle: int | None = None,
-                     present: int = 1) -> int:
+    def _translation(
+        self,
+        space: int,
+        f: int,
+        writable: int,
+        stale: bool,
+        origin: str,
+        file: int,
+        handle: int | None = None,
+        present: int = 1,
+    ) -> int:
         t = self.e.of("Translation", self.translations)
         self.translations += 1
         nil = self.e.world.sizes["Handle"] - 1
-        for name, value in (("present", present), ("cached", 1), ("space", space), ("frame", f), ("writable", writable),
-                            ("epoch", int(stale)), ("origin", origin), ("path", "cpu"),
-                            ("handle", nil if handle is None else handle)):
+        for name, value in (
+            ("present", present),
+            ("cached", 1),
+            ("space", space),
+            ("frame", f),
+            ("writable", writable),
+            ("epoch", int(stale)),
+            ("origin", origin),
+            ("path", "cpu"),
+            ("handle", nil if handle is None else handle),
+        ):
             self.put(f"translation.{name}", t, value=value)
         self.put("through", t, value=file)
         return t
@@ -390,21 +425,30 @@ class _Snapshot:
             self.put("built.known", d, value=1)
             self.put("built.told", d, value=built.told)
             self.put("built.abandoned", d, value=built.abandoned)
-            self.put("built.life", d, value=self.life(domain) if domain is not None and same else (
-                self.e.world.sizes["Life"] - 1))
+            self.put(
+                "built.life", d, value=self.life(domain) if domain is not None and same else (self.e.world.sizes["Life"] - 1)
+            )
         for _, flags, grantee, mfn in self._entries(domb):
             frame = self.xen.frames.get(mfn)
             if frame is not None and flags & abi.GTF_TYPE_MASK == abi.GTF_PERMIT_ACCESS and grantee == DOM0:
                 self.put("ring_page.granted", self.frame(frame, True), value=1)
-        making = [d for i, d in self.xen.domains.items() if i != DOM0 and d is not domb and d.is_dying == ALIVE
-                  and not d.creation_finished and i not in known]
+        making = [
+            d
+            for i, d in self.xen.domains.items()
+            if i != DOM0 and d is not domb and d.is_dying == ALIVE and not d.creation_finished and i not in known
+        ]
         for guest in making:  # one at a time: theorem construction_is_undisturbed is about the first
             self._under_construction(guest)
 
     def _under_construction(self, guest: Domain) -> None:
         entries = {ref: (flags, mfn) for ref, flags, _, mfn in self._entries(guest)}
-        stage = "seeded" if {0, 1} <= set(entries) else "populated" if any(
-            not f.xenheap for f in guest.pages.values()) else "created"
+        stage = (
+            "seeded"
+            if {0, 1} <= set(entries)
+            else "populated"
+            if any(not f.xenheap for f in guest.pages.values())
+            else "created"
+        )
         self.put("job.stage", value=stage)
         self.put("job.guest", value=self.domain(guest.domid))
         self.put("right", self.life(guest), value=1)

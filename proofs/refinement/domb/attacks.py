@@ -31,11 +31,22 @@ TRIED: Final = "no attack was found within 45 s"
 BUILT: Final = "it needs a guest that is built step by step, which nothing here replays yet"
 INVARIANT: Final = "an invariant falls, and no theorem in a few steps"
 NOT_REPLAYED: Final = {
-    "path_checked_in_the_ring": TRIED, "created_before_checked": TRIED, "rights_by_id": TRIED, "checked_in_the_ring": TRIED,
-    "untold_started": TRIED, "port_for_another": TRIED, "seed_for_another": BUILT, "seed_foreign_page": BUILT,
-    "seed_loaded_page": BUILT, "seeded_in_vain": BUILT, "seal_with_mappings": BUILT, "loaded_from_the_ring": BUILT,
-    "undo_with_mappings": BUILT, "right_is_kept": "rights are ghosts: the implementation has no such thing to keep",
-    "buffer_not_cleared": INVARIANT, "seal_with_special_pages": INVARIANT,
+    "path_checked_in_the_ring": TRIED,
+    "created_before_checked": TRIED,
+    "rights_by_id": TRIED,
+    "checked_in_the_ring": TRIED,
+    "untold_started": TRIED,
+    "port_for_another": TRIED,
+    "seed_for_another": BUILT,
+    "seed_foreign_page": BUILT,
+    "seed_loaded_page": BUILT,
+    "seeded_in_vain": BUILT,
+    "seal_with_mappings": BUILT,
+    "loaded_from_the_ring": BUILT,
+    "undo_with_mappings": BUILT,
+    "right_is_kept": "rights are ghosts: the implementation has no such thing to keep",
+    "buffer_not_cleared": INVARIANT,
+    "seal_with_special_pages": INVARIANT,
     "check_skipped": "which bytes are acceptable is any set in the rules; here a parser decides, in many lines",
 }
 
@@ -113,8 +124,12 @@ def run_attack(trace: Trace, system: System, folder: Path) -> Outcome:
     """Make the events of a trace happen on the implementation; ValueError for one that nothing here stands for."""
     stage = Stage(system, trace, folder)
     calls: dict[str, Callable[[], None]] = {
-        "proxy_open": stage.nothing, "proxy_open.open": stage.proxy_opens, "domb_notes": stage.domb_notes,
-        "channel_open": stage.nothing, "channel_share": stage.channel_shares}
+        "proxy_open": stage.nothing,
+        "proxy_open.open": stage.proxy_opens,
+        "domb_notes": stage.domb_notes,
+        "channel_open": stage.nothing,
+        "channel_share": stage.channel_shares,
+    }
     for event in trace.events:
         call = calls.get(event.label)
         if call is None:

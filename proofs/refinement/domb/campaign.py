@@ -40,11 +40,25 @@ def leg(rules: Rules, seed: int, number: int, calls: int) -> Report:
                 del recent[:-12]
             driver.end(number % SLOW_EVERY == 0)
         except Mismatch as error:
-            report.failure = Failure(error.what, tuple(dump(error.places)), driver.text if driver else "", seed, number,
-                                     driver.calls if driver else 0, tuple(recent))
+            report.failure = Failure(
+                error.what,
+                tuple(dump(error.places)),
+                driver.text if driver else "",
+                seed,
+                number,
+                driver.calls if driver else 0,
+                tuple(recent),
+            )
         except Exception as error:  # whatever the implementation raises is a finding
-            report.failure = Failure(f"{type(error).__name__}: {error}", (), driver.text if driver else "", seed, number,
-                                     driver.calls if driver else 0, tuple(recent))
+            report.failure = Failure(
+                f"{type(error).__name__}: {error}",
+                (),
+                driver.text if driver else "",
+                seed,
+                number,
+                driver.calls if driver else 0,
+                tuple(recent),
+            )
         if driver is not None:
             done = calls if report.failure is None else min(driver.calls or calls, calls)
             report.calls, report.steps, report.rule_steps = done, driver.calls, driver.book.steps

@@ -86,10 +86,16 @@ def _translations(f: Follower, out: Places) -> None:
             key = (T["translation.frame"][t], bool(T["translation.writable"][t]))
             rules[key] = rules.get(key, 0) + 1
     _put(out, "translations of DomB", rules, real)
-    cached = {f.book.frame(frame.mfn) for frame, _, _ in f.rig.domb.vcpu.tlb.entries.values()
-              if not frame.xenheap and frame.owner is not f.rig.domb.domain}
-    known = {T["translation.frame"][t] for t in range(n) if T["translation.space"][t] == DOMB_SPACE
-             and (T["translation.present"][t] or T["translation.cached"][t])}
+    cached = {
+        f.book.frame(frame.mfn)
+        for frame, _, _ in f.rig.domb.vcpu.tlb.entries.values()
+        if not frame.xenheap and frame.owner is not f.rig.domb.domain
+    }
+    known = {
+        T["translation.frame"][t]
+        for t in range(n)
+        if T["translation.space"][t] == DOMB_SPACE and (T["translation.present"][t] or T["translation.cached"][t])
+    }
     _put(out, "TLB of DomB", set(), cached - known)
     live = sum(1 for h in range(f.book.size.handles) if T["mapping.host"][h])
     _put(out, "Dom0's handles", live, sum(1 for r in f.rig.xen.domains[DOM0].grant_table.maptrack if r.flags & 3))
@@ -110,8 +116,12 @@ def _grants(f: Follower, out: Places) -> None:
             k = d * nrefs + r
             flags, grantee, mfn = domain.grant_table.entry_v1(f.book.size.refs[r])
             real = (grantee, f.book.frame(mfn), bool(flags & abi.GTF_READONLY), flags & 24) if flags & 3 else None
-            rules = (T["entry.grantee"][k], T["entry.frame"][k], bool(T["entry.readonly"][k]),
-                     (8 if T["status.reading"][k] else 0) | (16 if T["status.writing"][k] else 0))
+            rules = (
+                T["entry.grantee"][k],
+                T["entry.frame"][k],
+                bool(T["entry.readonly"][k]),
+                (8 if T["status.reading"][k] else 0) | (16 if T["status.writing"][k] else 0),
+            )
             _put(out, f"entry[{d}, {f.book.size.refs[r]}]", rules if T["entry.kind"][k] == permit else None, real)
 
 

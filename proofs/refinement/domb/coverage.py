@@ -15,26 +15,50 @@ ORDER = "the code does it in its order: nothing else comes to this step"
 SEALED = "DomB has let go of everything first; a fault that leaves something is a mismatch"
 
 CANNOT_HAPPEN: dict[str, str] = {
-    "channel_open: EBUSY": ORDER, "channel_open: ESRCH": DOMB, "channel_open: EPERM": DOMB, "channel_open: EINVAL": DOMB,
+    "channel_open: EBUSY": ORDER,
+    "channel_open: ESRCH": DOMB,
+    "channel_open: EPERM": DOMB,
+    "channel_open: EINVAL": DOMB,
     "channel_open: ENOSPC": "DomB has at most two ports, of 4095",
-                                 "channel_close: EINVAL": "its port is open until DomB closes it",
+    "channel_close: EINVAL": "its port is open until DomB closes it",
     "domb_notes: EFAULT": "arguments of hypercalls lie in pages that DomB has not granted",
-    "take_create.act: EAGAIN": ROOM, "take_file_answer.act: EAGAIN": ROOM, "take_file_data.act: EAGAIN": ROOM,
+    "take_create.act: EAGAIN": ROOM,
+    "take_file_answer.act: EAGAIN": ROOM,
+    "take_file_data.act: EAGAIN": ROOM,
     "take_file_data.act: ENOMEM": ROOM,
-    "build_create: EAGAIN": "all that was read is checked before a domain is asked for", "build_create: EPERM": DOMB,
-    "build_port: EINVAL": "DomB asks for ports that wait for Dom0, of a guest that lives", "build_port: ESRCH": GUEST,
-    "build_port: EPERM": DOMB, "build_port: ENOSPC": "a new guest has all its ports free",
-    "build_populate: EPERM": DOMB, "build_populate: ESRCH": GUEST, "build_populate: EINVAL": GUEST,
-    "build_map: ESRCH": GUEST, "build_map: EPERM": DOMB, "build_map: ENOMEM": ROOM,
+    "build_create: EAGAIN": "all that was read is checked before a domain is asked for",
+    "build_create: EPERM": DOMB,
+    "build_port: EINVAL": "DomB asks for ports that wait for Dom0, of a guest that lives",
+    "build_port: ESRCH": GUEST,
+    "build_port: EPERM": DOMB,
+    "build_port: ENOSPC": "a new guest has all its ports free",
+    "build_populate: EPERM": DOMB,
+    "build_populate: ESRCH": GUEST,
+    "build_populate: EINVAL": GUEST,
+    "build_map: ESRCH": GUEST,
+    "build_map: EPERM": DOMB,
+    "build_map: ENOMEM": ROOM,
     "build_map: EBUSY": "the guest's pages are its own, and none is a page table before all are written",
-    "build_load: EINVAL": "only what was checked is loaded", "build_load: EFAULT": ORDER, "build_make: EFAULT": ORDER,
-    "build_clear: EFAULT": ORDER, "build_view: EPERM": DOMB, "build_seed: EFAULT": ORDER,
+    "build_load: EINVAL": "only what was checked is loaded",
+    "build_load: EFAULT": ORDER,
+    "build_make: EFAULT": ORDER,
+    "build_clear: EFAULT": ORDER,
+    "build_view: EPERM": DOMB,
+    "build_seed: EFAULT": ORDER,
     "build_seed: EINVAL": "the builder looks first; what it would refuse is no layout that it makes",
-    "build_unmap: EINVAL": ORDER, "build_seal: EBUSY": SEALED, "build_undo: EBUSY": SEALED,
-    "build_undo: EPERM": DOMB, "build_undo: ESRCH": GUEST, "build_undo: EINVAL": GUEST,
+    "build_unmap: EINVAL": ORDER,
+    "build_seal: EBUSY": SEALED,
+    "build_undo: EBUSY": SEALED,
+    "build_undo: EPERM": DOMB,
+    "build_undo: ESRCH": GUEST,
+    "build_undo: EINVAL": GUEST,
     "take_pause.act: EINVAL": "a guest that is known does not die: its record goes in the step that destroys it",
-    "take_pause.act: EPERM": DOMB, "take_unpause.act: EPERM": DOMB, "take_destroy.act: EPERM": DOMB,
-    "take_destroy.act: EINVAL": KNOWN, "destroy_abandoned: ESRCH": KNOWN, "destroy_abandoned: EPERM": DOMB,
+    "take_pause.act: EPERM": DOMB,
+    "take_unpause.act: EPERM": DOMB,
+    "take_destroy.act: EPERM": DOMB,
+    "take_destroy.act: EINVAL": KNOWN,
+    "destroy_abandoned: ESRCH": KNOWN,
+    "destroy_abandoned: EPERM": DOMB,
     "destroy_abandoned: EINVAL": KNOWN,
 }
 
@@ -61,8 +85,11 @@ def lines(rules: Rules, reached: Iterable[str]) -> list[str]:
     unknown = [pair for pair in left if pair not in CANNOT_HAPPEN]
     total = len(pairs(rules))
     explained = len(left) - len(unknown)
-    out = [f"{total - len(left)} of {total} (rule, outcome) pairs of DomB reached, {explained} cannot happen, "
-           f"{len(unknown)} never reached{':' if unknown else '.'}", *(f"  {pair}" for pair in unknown)]
+    out = [
+        f"{total - len(left)} of {total} (rule, outcome) pairs of DomB reached, {explained} cannot happen, "
+        f"{len(unknown)} never reached{':' if unknown else '.'}",
+        *(f"  {pair}" for pair in unknown),
+    ]
     reasons: dict[str, list[str]] = {}
     for pair in left:
         if pair in CANNOT_HAPPEN:

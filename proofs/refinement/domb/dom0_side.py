@@ -84,8 +84,9 @@ class Dom0Side:
         p, x = (KERNEL, KERNEL_FILE) if kernels else (self.who, self._file("gntdev"))
         m = self.book.free("gmap.listed", "gmap.live", "notice.event")
         writable = int(not flags & abi.GNTMAP_READONLY)
-        self.rule("gntdev_map_grant_ref",
-                  {"p": p, "x": x, "dom": self.book.domain(domid), "ref": self.book.ref(ref), "m": m})
+        self.rule(
+            "gntdev_map_grant_ref", {"p": p, "x": x, "dom": self.book.domain(domid), "ref": self.book.ref(ref), "m": m}
+        )
         self.rule("gntdev_mmap", {"p": p, "x": x, "m": m, "writable": writable, "this": 0})
         self.rule("gntdev_unmap_grant_ref", {"p": p, "x": x, "m": m})
         h = self.book.free("mapping.host", "mapping.device", "mapping.taken")
@@ -118,10 +119,17 @@ class Dom0Side:
         """One event channel operation of Dom0's kernel."""
         if cmd == abi.EVTCHNOP_BIND_INTERDOMAIN:
             domid, _, port, local = DOMID_PORT.unpack(raw)
-            args = {"p": self.who, "x": self._file("evtchn"), "dom": self.book.domain(domid),
-                    "o": (port - 1) % self.book.size.ports}
-            self.rule("evtchn_bind", args | ({"q_q": local - 1} if rc == 0 else {}),
-                      {0: OKAY, -abi.EINVAL: "EINVAL", -abi.ESRCH: "ESRCH"}.get(rc, str(rc)))
+            args = {
+                "p": self.who,
+                "x": self._file("evtchn"),
+                "dom": self.book.domain(domid),
+                "o": (port - 1) % self.book.size.ports,
+            }
+            self.rule(
+                "evtchn_bind",
+                args | ({"q_q": local - 1} if rc == 0 else {}),
+                {0: OKAY, -abi.EINVAL: "EINVAL", -abi.ESRCH: "ESRCH"}.get(rc, str(rc)),
+            )
         elif cmd == abi.EVTCHNOP_CLOSE:
             q = abi.U32.unpack(arg)[0] - 1
             phase = self.book.T["process.phase"][self.who] if self.who >= 0 else 0

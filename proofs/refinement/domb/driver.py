@@ -33,8 +33,20 @@ MOST_PROCESSES = 4
 CLAIMS_EVERY = 48
 NAMES = ("kernel0", "kernel1", *(f"bad{i}" for i in range(len(BAD))))
 DISKS = ("", "", *(f"disk{i}" for i in range(len(SMALL_DISKS))), "big")
-STRANGE = ("../secret", "/etc/passwd", "link", "dir/../kernel0", "away/passwd", "dir", "", "kernel0/x", "a\0b", "nothing",
-           "x" * 900, "dir/kernel0")
+STRANGE = (
+    "../secret",
+    "/etc/passwd",
+    "link",
+    "dir/../kernel0",
+    "away/passwd",
+    "dir",
+    "",
+    "kernel0/x",
+    "a\0b",
+    "nothing",
+    "x" * 900,
+    "dir/kernel0",
+)
 
 
 class Crash(BaseException):
@@ -62,11 +74,10 @@ class Proxy(FileProxy):
         self.heard(True, Path(real).is_relative_to(self.root.resolve()))
         return number
 
-
     def read(self, number: int, offset: int, length: int) -> bytes:
         found = super().read(number, offset, length)
         content = Path(os.readlink(f"/proc/self/fd/{self.files[number]}")).read_bytes()
-        if found != content[offset:offset + length]:
+        if found != content[offset : offset + length]:
             raise Mismatch(f"the file proxy gives other bytes than the file has at {offset}")
         return found
 
@@ -361,7 +372,7 @@ class Driver:
 
     def _spoiled(self, body: bytes) -> bytes:
         at = self.rng.randrange(len(body))
-        return self.rng.choice((body[:at], body + b"?", body[:at] + b"\xff" + body[at + 1:], b""))
+        return self.rng.choice((body[:at], body + b"?", body[:at] + b"\xff" + body[at + 1 :], b""))
 
     def serve(self, who: Process) -> None:
         """The next message of DomB's: answered by the file proxy, mostly as it should be."""
@@ -387,7 +398,7 @@ class Driver:
         elif 0.93 <= x < 0.94:
             number = (number + rng.choice((1, -1, 7))) & 0xFFFFFFFF
         elif x < 0.94 + 0.03 * (4 if 0 < len(body) < 3990 else 1) and message.op == p.FILE_READ:
-            body = rng.choice((body[:max(1, len(body) // 2)], b"", body + b"more", bytes(len(body)), body[:1]))
+            body = rng.choice((body[: max(1, len(body) // 2)], b"", body + b"more", bytes(len(body)), body[:1]))
         elif x < 0.985 and message.op == p.FILE_STAT:
             body = rng.choice((p.STAT.pack(1 << 60, 0), p.STAT.pack(1, 1), b"?", body + body, p.STAT.pack(0, 0)))
         else:
@@ -447,7 +458,7 @@ class Driver:
         told = self.book.T["built.known"][guest.domid] if guest.domid < NOBODY else 0
         if self.up and not told and not any(b.abandoned for b in self.service.guests.values()) and len(self.processes) == 1:
             raise Mismatch(f"xl was told of domain {guest.domid}, which nobody has built")
-        for call in (tool.unpause, tool.pause, tool.unpause, tool.destroy)[:rng.randrange(5)]:
+        for call in (tool.unpause, tool.pause, tool.unpause, tool.destroy)[: rng.randrange(5)]:
             call(guest.domid)
 
     # Hostile writes, daemons, guests.
@@ -463,8 +474,9 @@ class Driver:
         offer = self.offer()
         ring = rng.random() < 0.4 and offer is not None
         domid = DOMB if ring else rng.choice(range(2, NOBODY))
-        ref = offer.ring_ref + rng.choice((0, 0, 1, 2, 3)) if ring and offer is not None else rng.choice((0, 1, 0, 1, 8,
-                                                                                                          3000))
+        ref = (
+            offer.ring_ref + rng.choice((0, 0, 1, 2, 3)) if ring and offer is not None else rng.choice((0, 1, 0, 1, 8, 3000))
+        )
         assert who.xgt is not None
         addr = gt.xengnttab_map_grant_ref(who.xgt, domid, ref, rng.choice((1, 3, 3)))
         if addr is not None:
@@ -482,8 +494,15 @@ class Driver:
         if not pages:
             return
         at = rng.choice((0, 4, 8, 12, 16, 20, 21, 24, rng.randrange(4080), rng.randrange(4080)))
-        payload = rng.choice((b"\0", b"\xff\xff\xff\x7f", rng.randbytes(4), b"\1\0\0\0",
-                              p.HEADER.pack(p.MAGIC, rng.randrange(7), 1, 0, 2) + b"\2\0"))
+        payload = rng.choice(
+            (
+                b"\0",
+                b"\xff\xff\xff\x7f",
+                rng.randbytes(4),
+                b"\1\0\0\0",
+                p.HEADER.pack(p.MAGIC, rng.randrange(7), 1, 0, 2) + b"\2\0",
+            )
+        )
         with contextlib.suppress(OSError):
             who.os.store(rng.choice(pages) + at, payload)
 
@@ -503,10 +522,18 @@ class Driver:
         frame = rng.choice([f for f in domain.pages.values() if not f.xenheap])
         flags, grantee = rng.choice(((1, 0), (1, 0), (5, 0), (0, 0), (1, DOMB), (1, 3)))
         abi.ENTRY_V1.pack_into(data, off, flags | in_use, grantee, frame.mfn)
-        self.book.step("write_entry", {
-            "owner": d, "ref": self.book.ref(ref), "kind": self.book.m["Kind"]["permit_access" if flags & 1 else "invalid"],
-            "grantee": self.book.domain(grantee), "frame": self.book.frame(frame.mfn), "readonly": int(flags == 5),
-                                       "part": 0})
+        self.book.step(
+            "write_entry",
+            {
+                "owner": d,
+                "ref": self.book.ref(ref),
+                "kind": self.book.m["Kind"]["permit_access" if flags & 1 else "invalid"],
+                "grantee": self.book.domain(grantee),
+                "frame": self.book.frame(frame.mfn),
+                "readonly": int(flags == 5),
+                "part": 0,
+            },
+        )
 
     def _runs(self, d: int) -> bool:
         domain = self.rig.xen.domains[d]
@@ -516,13 +543,19 @@ class Driver:
 
     def _counts(self) -> dict[str, int]:
         domb, kernel = self.rig.domb, self.rig.kernel
-        return {"free frames": self.rig.xen.frames.free_count, "domains": len(self.rig.xen.domains),
-                "Dom0's free pages": len(kernel.free_pages), "Dom0's free addresses": len(kernel.free_slots),
-                "Dom0's ports": len(kernel.domain.events.ports), "DomB's used pages": domb.ram.in_use(),
-                "DomB's used addresses": domb.demand.in_use(), "DomB's free references": len(domb.free_refs),
-                "DomB's ports": len(domb.domain.events.ports),
-                "Dom0's handles": sum(1 for r in kernel.domain.grant_table.maptrack if r.flags & 3),
-                "DomB's open handles": len(self.rig.os.files)}
+        return {
+            "free frames": self.rig.xen.frames.free_count,
+            "domains": len(self.rig.xen.domains),
+            "Dom0's free pages": len(kernel.free_pages),
+            "Dom0's free addresses": len(kernel.free_slots),
+            "Dom0's ports": len(kernel.domain.events.ports),
+            "DomB's used pages": domb.ram.in_use(),
+            "DomB's used addresses": domb.demand.in_use(),
+            "DomB's free references": len(domb.free_refs),
+            "DomB's ports": len(domb.domain.events.ports),
+            "Dom0's handles": sum(1 for r in kernel.domain.grant_table.maptrack if r.flags & 3),
+            "DomB's open handles": len(self.rig.os.files),
+        }
 
     def end(self, slow: bool = True) -> None:
         """Everybody leaves; what DomB built is destroyed; nothing may be left."""

@@ -56,13 +56,23 @@ class Limits:
     def text(self) -> str:
         """For people."""
         stops = f", builds that stop at every {self.steps}. step" if self.steps else ""
-        return (f"{self.requests} request{'s' * (self.requests > 1)}, {', '.join(self.asks) or 'no question'}"
-                f"{', a mapping' * self.maps}{', lies' * self.lies}{stops}")
+        return (
+            f"{self.requests} request{'s' * (self.requests > 1)}, {', '.join(self.asks) or 'no question'}"
+            f"{', a mapping' * self.maps}{', lies' * self.lies}{stops}"
+        )
 
 
 SMALLEST = Limits(asks=(), steps=0, maps=False, lies=False)
-WORLDS = (SMALLEST, replace(SMALLEST, lies=True), replace(SMALLEST, asks=("unpause",)), replace(SMALLEST, requests=2),
-          replace(SMALLEST, steps=1), replace(SMALLEST, maps=True), Limits(), Limits(requests=2))
+WORLDS = (
+    SMALLEST,
+    replace(SMALLEST, lies=True),
+    replace(SMALLEST, asks=("unpause",)),
+    replace(SMALLEST, requests=2),
+    replace(SMALLEST, steps=1),
+    replace(SMALLEST, maps=True),
+    Limits(),
+    Limits(requests=2),
+)
 
 
 class Small(Driver):
@@ -119,8 +129,14 @@ class Small(Driver):
         if self.limits.maps:
             out.append("unmap" if who.mapped else "map")
         reading = self.follower.reading
-        if self.up and self.limits.steps and reading is not None and self.waiting() \
-                and self.follower.question[0] == p.FILE_CLOSE and not reading.doomed:
+        if (
+            self.up
+            and self.limits.steps
+            and reading is not None
+            and self.waiting()
+            and self.follower.question[0] == p.FILE_CLOSE
+            and not reading.doomed
+        ):
             out += [f"{how} {k}" for how in ("fail", "die") for k in range(0, STEPS, self.limits.steps)]
         return out
 
@@ -182,8 +198,8 @@ def messages(chan: Vchan) -> list[p.Message]:
             magic, op, number, status, length = p.HEADER.unpack_from(raw)
             if magic != p.MAGIC:
                 return [*out, p.Message(-1, 0, 0, b"")]
-            out.append(p.Message(op, number, status, raw[p.HEADER.size:p.HEADER.size + length]))
-            raw = raw[p.HEADER.size + length:]
+            out.append(p.Message(op, number, status, raw[p.HEADER.size : p.HEADER.size + length]))
+            raw = raw[p.HEADER.size + length :]
     return out
 
 
@@ -193,23 +209,51 @@ def canonical(small: Small) -> tuple[object, ...]:
     asked = service.asked[1]
     chan = service.chan
     taken = small.follower.taken() if small.up else 0
-    domains = [(d, domain.pause_count, domain.is_dying, domain.creation_finished, len(domain.pages),
-                sorted(domain.events.ports), domain.grant_table.entry_v1(0)[0] if domain.grant_table.shared else -1)
-               for d, domain in sorted(rig.xen.domains.items()) if d > 1]
-    ports = sorted((port.state, -1 if port.remote is None else port.remote.domid)
-                   for d in (0, 1) for port in rig.xen.domains[d].events.ports.values())
+    domains = [
+        (
+            d,
+            domain.pause_count,
+            domain.is_dying,
+            domain.creation_finished,
+            len(domain.pages),
+            sorted(domain.events.ports),
+            domain.grant_table.entry_v1(0)[0] if domain.grant_table.shared else -1,
+        )
+        for d, domain in sorted(rig.xen.domains.items())
+        if d > 1
+    ]
+    ports = sorted(
+        (port.state, -1 if port.remote is None else port.remote.domid)
+        for d in (0, 1)
+        for port in rig.xen.domains[d].events.ports.values()
+    )
     return (
-        small.up, small.left, service.job is not None, service.failing is not None, service.wanted,
-        None if reading is None else (len(reading.files), len(reading.got), bool(reading.stat), reading.doomed,
-                                      reading.ended, service.asked[0]),
+        small.up,
+        small.left,
+        service.job is not None,
+        service.failing is not None,
+        service.wanted,
+        None
+        if reading is None
+        else (len(reading.files), len(reading.got), bool(reading.stat), reading.doomed, reading.ended, service.asked[0]),
         [(m.op, m.number == asked, m.status, len(m.body)) for m in small.waiting()],
         [(m.op, m.number == asked, m.status, len(m.body)) for m in small.questions()],
         [(m.op, m.status) for m in service.outbox],
-        [(d, b.told, b.abandoned, b.at is not None, b.at is not None and b.at <= taken)
-         for d, b in sorted(service.guests.items())],
-        chan is not None and small.up and rig.os.load(chan.page + CLI_LIVE, 1), who.chan is not None, len(who.mapped),
-        who.xgt is not None, len(who.proxy.files), len(rig.domb.late), domains, ports, rig.xen.frames.free_count,
-        rig.domb.ram.in_use(), small.follower.stage,
+        [
+            (d, b.told, b.abandoned, b.at is not None, b.at is not None and b.at <= taken)
+            for d, b in sorted(service.guests.items())
+        ],
+        chan is not None and small.up and rig.os.load(chan.page + CLI_LIVE, 1),
+        who.chan is not None,
+        len(who.mapped),
+        who.xgt is not None,
+        len(who.proxy.files),
+        len(rig.domb.late),
+        domains,
+        ports,
+        rig.xen.frames.free_count,
+        rig.domb.ram.in_use(),
+        small.follower.stage,
     )
 
 
@@ -292,8 +336,10 @@ class Result:
     def text(self) -> str:
         """One line, honest about whether these are all."""
         end = "all there are" if self.complete else "NOT all: cut short"
-        return (f"{self.limits.text()}: {self.states} states ({end}), the farthest {self.farthest} actions from the start; "
-                f"{self.actions} actions compared in {self.seconds:.0f} s.")
+        return (
+            f"{self.limits.text()}: {self.states} states ({end}), the farthest {self.farthest} actions from the start; "
+            f"{self.actions} actions compared in {self.seconds:.0f} s."
+        )
 
 
 def explore(limits: Limits, depth: int | None = None, jobs: int | None = None, seconds: float | None = None) -> Result:
@@ -306,11 +352,16 @@ def explore(limits: Limits, depth: int | None = None, jobs: int | None = None, s
         seen = {digest(Small(Path(root), limits))}
         level: list[Path_] = [()]
         work = functools.partial(expand, limits=limits, root=root)
-        while level and not result.failure and (depth is None or result.farthest < depth) \
-                and (seconds is None or time.perf_counter() - begin < seconds):
-            chunks = [level[i:i + CHUNK] for i in range(0, len(level), CHUNK)]
+        while (
+            level
+            and not result.failure
+            and (depth is None or result.farthest < depth)
+            and (seconds is None or time.perf_counter() - begin < seconds)
+        ):
+            chunks = [level[i : i + CHUNK] for i in range(0, len(level), CHUNK)]
             done: Iterable[list[tuple[Path_, list[Found]]]] = (
-                map(work, chunks) if len(chunks) == 1 else workers.map(work, chunks))
+                map(work, chunks) if len(chunks) == 1 else workers.map(work, chunks)
+            )
             level = []
             for path, found in (each for chunk in done for each in chunk):
                 result.actions += len(found)

@@ -18,12 +18,20 @@ BASE = 0xFFFFFFFF80000000
 GOOD: tuple[bytes, ...] = (build_kernel(), build_kernel(Source(data=b"another kernel\0", text=code() + b"\xcc" * 64)))
 _ONE = GOOD[0]
 BAD: tuple[bytes, ...] = (
-    b"", b"\x7fELF", b"#!/bin/sh\n" * 50, b"\x7fELG" + _ONE[4:], _ONE[:4] + b"\x01" + _ONE[5:],
-                          _ONE[:18] + b"\x03" + _ONE[19:],
-    _ONE[:5000], _ONE[:64 + 8] + b"\xff" * 8 + _ONE[64 + 16:],  # cut off; a segment beyond the file
-    _ONE[:64 + 32] + b"\xff" * 7 + _ONE[64 + 39:], _ONE[:64 + 24] + b"\xff" * 7 + _ONE[64 + 31:],  # its size; its address
-    _ONE[:54] + b"\xff\xff\xff\xff" + _ONE[58:], _ONE[:-64],  # program headers without end; half of the notes
-    build_kernel(Source(without=frozenset({1, 3, 8}))), build_kernel(Source(notes={8: b"other\0"})),
+    b"",
+    b"\x7fELF",
+    b"#!/bin/sh\n" * 50,
+    b"\x7fELG" + _ONE[4:],
+    _ONE[:4] + b"\x01" + _ONE[5:],
+    _ONE[:18] + b"\x03" + _ONE[19:],
+    _ONE[:5000],
+    _ONE[: 64 + 8] + b"\xff" * 8 + _ONE[64 + 16 :],  # cut off; a segment beyond the file
+    _ONE[: 64 + 32] + b"\xff" * 7 + _ONE[64 + 39 :],
+    _ONE[: 64 + 24] + b"\xff" * 7 + _ONE[64 + 31 :],  # its size; its address
+    _ONE[:54] + b"\xff\xff\xff\xff" + _ONE[58:],
+    _ONE[:-64],  # program headers without end; half of the notes
+    build_kernel(Source(without=frozenset({1, 3, 8}))),
+    build_kernel(Source(notes={8: b"other\0"})),
     build_kernel(Source(virt_base=0xFFFF800000000000)),
 )
 SMALL_DISKS: tuple[bytes, ...] = (b"", b"a ramdisk", b"r" * 4096, bytes(range(256)) * 30)
@@ -47,11 +55,11 @@ def wanted(body: bytes) -> Wanted:
     if len(body) < 10:
         return Wanted(False)
     pages = int.from_bytes(body[:4], "little")
-    sizes = [int.from_bytes(body[i:i + 2], "little") for i in (4, 6, 8)]
+    sizes = [int.from_bytes(body[i : i + 2], "little") for i in (4, 6, 8)]
     rest = body[10:]
     if max(sizes) > 1023 or sum(sizes) != len(rest):
         return Wanted(False)
-    texts = [rest[:sizes[0]], rest[sizes[0]:sizes[0] + sizes[1]], rest[sizes[0] + sizes[1]:]]
+    texts = [rest[: sizes[0]], rest[sizes[0] : sizes[0] + sizes[1]], rest[sizes[0] + sizes[1] :]]
     try:
         for text in texts:
             text.decode()
@@ -84,8 +92,12 @@ class Reading:
             self.ended = not good or len(answer.body) != 4
             return not self.ended
         if op == p.FILE_STAT:
-            good = good and len(answer.body) == 16 and self.stat in (b"", answer.body) and (
-                int.from_bytes(answer.body[:8], "little") <= p.MAX_FILE)
+            good = (
+                good
+                and len(answer.body) == 16
+                and self.stat in (b"", answer.body)
+                and (int.from_bytes(answer.body[:8], "little") <= p.MAX_FILE)
+            )
             self.stat = answer.body
         else:
             good = good and 0 < len(answer.body) <= int.from_bytes(question[12:16], "little")
@@ -134,10 +146,10 @@ class Reading:
         end = 0
         for i in range(2):
             _, _, at, virt, _, filesz, memsz, _ = SEGMENT.unpack_from(self.kernel, 64 + i * SEGMENT.size)
-            content = self.kernel[at:at + filesz].ljust(memsz, b"\0")
+            content = self.kernel[at : at + filesz].ljust(memsz, b"\0")
             for k in range(0, memsz, PAGE):
-                out[(virt - BASE + k) // PAGE] = content[k:k + PAGE].ljust(PAGE, b"\0")
+                out[(virt - BASE + k) // PAGE] = content[k : k + PAGE].ljust(PAGE, b"\0")
             end = max(end, (virt - BASE + memsz + PAGE - 1) // PAGE)
         for k in range(0, len(self.ramdisk), PAGE):
-            out[end + k // PAGE] = self.ramdisk[k:k + PAGE].ljust(PAGE, b"\0")
+            out[end + k // PAGE] = self.ramdisk[k : k + PAGE].ljust(PAGE, b"\0")
         return out

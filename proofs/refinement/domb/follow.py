@@ -112,11 +112,24 @@ class Follower(Dom0Side):
         T = self.book.T
         for t in range(self.book.size.translations):
             p_ = T["translation.space"][t]
-            if T["translation.present"][t] and T["translation.writable"][t] and T["space_of"][p_] == DOM0 \
-                    and T["ring_page.listed"][T["translation.frame"][t]]:
-                code = self.book.try_step("write_ring", {
-                    "p": p_, "t": t, "ask": self.book.m["Ask"][ask], "guest": guest, "number": number, "name": 0,
-                    "bytes": piece})
+            if (
+                T["translation.present"][t]
+                and T["translation.writable"][t]
+                and T["space_of"][p_] == DOM0
+                and T["ring_page.listed"][T["translation.frame"][t]]
+            ):
+                code = self.book.try_step(
+                    "write_ring",
+                    {
+                        "p": p_,
+                        "t": t,
+                        "ask": self.book.m["Ask"][ask],
+                        "guest": guest,
+                        "number": number,
+                        "name": 0,
+                        "bytes": piece,
+                    },
+                )
                 if code == OKAY:
                     return
         if self.had_writer:  # it has gone since, and left this behind
@@ -148,12 +161,11 @@ class Follower(Dom0Side):
 
     def posted(self, op: int, number: int, status: int, body: bytes) -> None:
         self._now()
-        self.to_send.append(p.Message(op, number, status, body[:p.MAX_BODY]))
+        self.to_send.append(p.Message(op, number, status, body[: p.MAX_BODY]))
         if op & p.REPLY:
             return
         if self.book.T["at"][0] == self.book.m["Point"]["take_create.act"]:
-            self.rule("take_create.act", {"this": 0, "now": self.book.free_turn(),
-                                          "asked": number % self.book.size.numbers})
+            self.rule("take_create.act", {"this": 0, "now": self.book.free_turn(), "asked": number % self.book.size.numbers})
             self.reading = Reading(self.request[1])
             self.buffers, self.order, self.loaded, self.excused = [], [], {}, False
         if self.reading is None:
@@ -180,8 +192,9 @@ class Follower(Dom0Side):
 
     def _refused(self, message: p.Message, status: int) -> None:
         fail = None if wanted(message.body).ok else "EINVAL"
-        self.rule("take_create.act", {"this": 0, "now": self.book.free_turn(), "asked": 0},
-                  ERRNO.get(-status, str(status)), fail)
+        self.rule(
+            "take_create.act", {"this": 0, "now": self.book.free_turn(), "asked": 0}, ERRNO.get(-status, str(status)), fail
+        )
 
     def _controlled(self, message: p.Message, answer: p.Message) -> None:
         want = ERRNO.get(-answer.status, str(answer.status))
@@ -204,8 +217,12 @@ class Follower(Dom0Side):
         domid = int.from_bytes(message.body, "little")
         if label == "take_info" and want == OKAY:
             domain = self.rig.xen.domains[domid]
-            shown = (domid, int(domain.pause_count > 0 and not domain.is_dying) | (domain.is_dying != ALIVE) << 1,
-                     domain.tot_pages, domain.max_pages)
+            shown = (
+                domid,
+                int(domain.pause_count > 0 and not domain.is_dying) | (domain.is_dying != ALIVE) << 1,
+                domain.tot_pages,
+                domain.max_pages,
+            )
             if p.STATE.unpack(answer.body) != shown:
                 raise Mismatch(f"info shows {p.STATE.unpack(answer.body)}, not {shown}")
         elif answer.body:
@@ -290,8 +307,12 @@ class Follower(Dom0Side):
         info = bytes(table[self.book.mfns[self.order[len(reading.pages()) + 2]]].bytes())
         if info[:14] != b"xen-3.0-x86_64":
             raise Mismatch("there is no start_info behind the frame list")
-        numbers = (int.from_bytes(info[56:64], "little"), int.from_bytes(info[64:68], "little"),
-                   int.from_bytes(info[72:80], "little"), int.from_bytes(info[80:84], "little"))
+        numbers = (
+            int.from_bytes(info[56:64], "little"),
+            int.from_bytes(info[64:68], "little"),
+            int.from_bytes(info[72:80], "little"),
+            int.from_bytes(info[80:84], "little"),
+        )
         if numbers != (store, store_port, console, console_port):
             raise Mismatch(f"start_info says {numbers}, not {(store, store_port, console, console_port)}")
 
@@ -431,7 +452,7 @@ class Follower(Dom0Side):
                 raise Mismatch("DomB stores to what it has not mapped")
             if kind != "page":
                 continue
-            part = payload[i:i + PAGE]
+            part = payload[i : i + PAGE]
             if not any(part):
                 self.rule("build_clear", {"t": t})
             elif self.buffers and (not self.loaded or part in self.loaded.values()):

@@ -101,7 +101,7 @@ class WatchedKernel(Kernel):
             rc, part = super().grant_op(cmd, [each])
             out += part
             if rc:
-                return rc, out + [bytes(e) for e in elements[len(out):]]
+                return rc, out + [bytes(e) for e in elements[len(out) :]]
             if self.ear is not None:
                 self.ear.dom0_grant(cmd, [each], part)
         return 0, out
@@ -207,7 +207,7 @@ class WatchedOsdep(MiniOsOsdep):
         super().release(addr, size)
         if self.domb.ear is not None:
             first = (addr - self.os.layout.va(0)) >> 12
-            self.domb.ear.released(self.os.layout.pages[first:first + ((size + 4095) >> 12)])
+            self.domb.ear.released(self.os.layout.pages[first : first + ((size + 4095) >> 12)])
 
 
 class WatchedPipe(p.Pipe):

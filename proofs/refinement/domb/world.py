@@ -59,19 +59,37 @@ class Rules:
         self.size = size
         self.system: System = loader.load(SYSTEM)
         world = World(
-            {**dict.fromkeys(self.system.sorts, 1),
-             "Domain": NOBODY + 1, "Life": size.lives, "Frame": size.frames, "Epoch": 2 * size.frames,
-             "Space": FIRST_PROCESS + size.processes, "Translation": size.translations, "Ref": len(size.refs),
-             "Handle": size.handles, "Call": 1, "File": size.files, "Map": size.maps, "Port": size.ports,
-             "Buffer": size.buffers, "Bytes": size.pieces, "Number": size.numbers, "Turn": 3, "FileName": 2},
-            {"dom0": DOM0, "domb": DOMB, "domb_space": DOMB_SPACE, "gref_console": 0, "gref_xenstore": 1})
+            {
+                **dict.fromkeys(self.system.sorts, 1),
+                "Domain": NOBODY + 1,
+                "Life": size.lives,
+                "Frame": size.frames,
+                "Epoch": 2 * size.frames,
+                "Space": FIRST_PROCESS + size.processes,
+                "Translation": size.translations,
+                "Ref": len(size.refs),
+                "Handle": size.handles,
+                "Call": 1,
+                "File": size.files,
+                "Map": size.maps,
+                "Port": size.ports,
+                "Buffer": size.buffers,
+                "Bytes": size.pieces,
+                "Number": size.numbers,
+                "Turn": 3,
+                "FileName": 2,
+            },
+            {"dom0": DOM0, "domb": DOMB, "domb_space": DOMB_SPACE, "gref_console": 0, "gref_xenstore": 1},
+        )
         self.machine = Machine(self.system, world)
         self.caller = Caller(self.machine)
         self.number = {name: k for k, name in enumerate(self.system.funcs)}
         self.members = {sort: {m: i for i, m in enumerate(ms)} for sort, ms in self.system.enums.items()}
         self._compiled: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {}
-        self.claims = {**self.system.invariants,
-                       **{n: c for n, c in self.system.theorems.items() if self.system.expects.get(n) == "proved"}}
+        self.claims = {
+            **self.system.invariants,
+            **{n: c for n, c in self.system.theorems.items() if self.system.expects.get(n) == "proved"},
+        }
         self.outcomes = tuple(outcomes(self.system))
 
     def step(self, label: str) -> tuple[Callable[..., Any], tuple[str, ...]]:
@@ -178,8 +196,11 @@ class Book:
         T = self.T
         if all(T["past"]):
             keep = {T["frame.epoch"][f] for f in range(self.size.frames) if T["frame.use"][f] == self.m["Use"]["ram"]}
-            keep |= {T["translation.epoch"][t] for t in range(self.size.translations)
-                     if T["translation.present"][t] or T["translation.cached"][t]}
+            keep |= {
+                T["translation.epoch"][t]
+                for t in range(self.size.translations)
+                if T["translation.present"][t] or T["translation.cached"][t]
+            }
             for e in range(len(T["past"])):
                 T["past"][e] = int(e in keep)
         return T["past"].index(0)
@@ -194,8 +215,11 @@ class Book:
             absent = self.m["Phase"]["absent"]
             keep = {T["domain.life"][d] for d in range(NOBODY) if T["domain.phase"][d] != absent}
             keep |= {T["built.life"][d] for d in range(NOBODY) if T["built.known"][d]}
-            keep |= {T["mapping.granter_life"][h] for h in range(self.size.handles)
-                     if T["mapping.host"][h] or T["mapping.device"][h]}
+            keep |= {
+                T["mapping.granter_life"][h]
+                for h in range(self.size.handles)
+                if T["mapping.host"][h] or T["mapping.device"][h]
+            }
             keep |= {T["frame.secret"][f] for f in range(self.size.frames) if T["frame.content"][f] == 1}
             for f in range(self.size.frames):
                 if T["placed.life"][f] not in keep:
@@ -205,7 +229,7 @@ class Book:
                     T["spent"][life] = 0
                     for name in ("offered", "offered_rw", "invited"):
                         block = len(T[name]) // self.size.lives
-                        T[name][life * block:(life + 1) * block] = [0] * block
+                        T[name][life * block : (life + 1) * block] = [0] * block
                     for f in range(self.size.frames):
                         T["remains"][f * self.size.lives + life] = 0
         return T["spent"].index(0)
@@ -246,8 +270,10 @@ class Book:
         if code is None:
             raise Mismatch(f"the rule `{label}` cannot be taken where the implementation took it (args {args})")
         if expect not in (ANY, code):
-            raise Mismatch(f"`{label}`: the rules say {code}, the implementation {expect} (args {args})",
-                           {f"{label}: status": (code, expect)})
+            raise Mismatch(
+                f"`{label}`: the rules say {code}, the implementation {expect} (args {args})",
+                {f"{label}: status": (code, expect)},
+            )
         return code
 
     def check_claims(self, slow: bool = True) -> None:

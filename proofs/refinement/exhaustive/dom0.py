@@ -63,6 +63,7 @@ def _listed(opened: Opened) -> list[MapRecord]:
 
 # --- what can be done ---
 
+
 def actions(b: WorldOfProcesses, limits: Limits) -> list[Action]:
     """System calls of the processes; failing ones are among them."""
     d = b.dom0
@@ -101,8 +102,11 @@ def act(b: WorldOfProcesses, action: Action) -> None:
     else:
         proc = d.current = d.procs[space]
         calls: dict[str, Callable[[], Any]] = {
-            "fork": lambda: d.fork_from(proc, CHILD), "exit": lambda: d.exit(proc),
-            "open": lambda: d.open_device(proc, "gntdev"), "close": lambda: d.close_fd(proc, next(iter(proc.fds)))}
+            "fork": lambda: d.fork_from(proc, CHILD),
+            "exit": lambda: d.exit(proc),
+            "open": lambda: d.open_device(proc, "gntdev"),
+            "close": lambda: d.close_fd(proc, next(iter(proc.fds))),
+        }
         if name in calls:
             calls[name]()
         elif name == "munmap":
@@ -129,23 +133,49 @@ def _gntdev(d: Dom0, proc: Proc, name: str, granter: int, numbers: list[int]) ->
 
 # --- when two states are the same ---
 
+
 def canonical(b: WorldOfProcesses, name_of: Callable[[int], object]) -> list[object]:
     """What decides how Dom0 goes on; `name_of` names frames."""
     d, kernel = b.dom0, b.rig.kernel
     number = {id(r): n for n, r in enumerate(d.records)}
-    parts: list[object] = [(tuple(r.grants), r.gmap.users, r.gmap.in_use, r.gmap.flags, tuple(r.gmap.removed),
-                            [h == INVALID_HANDLE for h in (*r.gmap.handles, *r.gmap.khandles)],
-                            [_entry(kernel.layout.window_maddr(s), b, name_of) for s in r.gmap.slots]) for r in d.records]
+    parts: list[object] = [
+        (
+            tuple(r.grants),
+            r.gmap.users,
+            r.gmap.in_use,
+            r.gmap.flags,
+            tuple(r.gmap.removed),
+            [h == INVALID_HANDLE for h in (*r.gmap.handles, *r.gmap.khandles)],
+            [_entry(kernel.layout.window_maddr(s), b, name_of) for s in r.gmap.slots],
+        )
+        for r in d.records
+    ]
     parts += [(o.file.refs, [number[id(r)] for r in _listed(o)]) for o in d.files]
     for space, proc in sorted(d.procs.items()):
         if space != TOOLS:
-            parts.append((space, [d.files.index(o) for o in proc.fds.values()], sorted(
-                (number[id(s.record)] if s.record is not None else -1, s.writable,
-                 _entry(proc.process.space.pte_maddr(s.vpn), b, name_of)) for s in proc.slots.values())))
+            parts.append(
+                (
+                    space,
+                    [d.files.index(o) for o in proc.fds.values()],
+                    sorted(
+                        (
+                            number[id(s.record)] if s.record is not None else -1,
+                            s.writable,
+                            _entry(proc.process.space.pte_maddr(s.vpn), b, name_of),
+                        )
+                        for s in proc.slots.values()
+                    ),
+                )
+            )
     live = {s.vpn for _, s in d.slots()}
     heap = range(b.rig.first_mfn, b.rig.first_mfn + b.shadow.size.heap)
-    parts.append(sorted((vpn in live, str(name_of(frame.mfn)), writable) for vpn, (frame, writable, _)
-                        in kernel.vcpu.tlb.entries.items() if frame.mfn in heap))
+    parts.append(
+        sorted(
+            (vpn in live, str(name_of(frame.mfn)), writable)
+            for vpn, (frame, writable, _) in kernel.vcpu.tlb.entries.items()
+            if frame.mfn in heap
+        )
+    )
     parts.append(records(b, b.rig.dom0.grant_table))
     return parts
 
@@ -153,8 +183,9 @@ def canonical(b: WorldOfProcesses, name_of: Callable[[int], object]) -> list[obj
 def records(b: Bench, table: GrantTable) -> list[tuple[int, int, int, bool]]:
     """The maptrack records of a table that are in use, without their numbers."""
     domains = b.rig.xen.domains
-    return sorted((rec.flags, rec.domid, rec.ref, domains.get(rec.domid) is rec.granter) for rec in table.maptrack
-                  if rec.flags & 3)
+    return sorted(
+        (rec.flags, rec.domid, rec.ref, domains.get(rec.domid) is rec.granter) for rec in table.maptrack if rec.flags & 3
+    )
 
 
 def _entry(maddr: int, b: Bench, name_of: Callable[[int], object]) -> object:

@@ -28,10 +28,18 @@ Reached = tuple[bytes, tuple[Action, ...]]  # a state: one without calls in flig
 PLAIN = Limits(records=1, flights=1, versions=False, copies=False)
 PROCESS = replace(PLAIN, records=0, processes=1)
 WORLDS = (
-    PLAIN, replace(PLAIN, versions=True), replace(PLAIN, flights=2), replace(PLAIN, records=2, again=True),
-    replace(PLAIN, refs=(8, 9)), replace(PLAIN, pages=2), replace(PLAIN, records=2, flights=2),
-    PROCESS, replace(PROCESS, processes=2), replace(PROCESS, refs=(8, 9)),
-    Limits(records=1, again=True))
+    PLAIN,
+    replace(PLAIN, versions=True),
+    replace(PLAIN, flights=2),
+    replace(PLAIN, records=2, again=True),
+    replace(PLAIN, refs=(8, 9)),
+    replace(PLAIN, pages=2),
+    replace(PLAIN, records=2, flights=2),
+    PROCESS,
+    replace(PROCESS, processes=2),
+    replace(PROCESS, refs=(8, 9)),
+    Limits(records=1, again=True),
+)
 
 
 @dataclass
@@ -49,8 +57,10 @@ class Result:
     def text(self) -> str:
         """One line, honest about whether these are all."""
         end = "all there are" if self.complete else "NOT all: cut short"
-        return (f"{self.limits.text()}: {self.states} states ({end}), the farthest {len(self.by_depth) - 1} actions from "
-                f"the start; {self.actions} actions compared in {self.seconds:.0f} s.")
+        return (
+            f"{self.limits.text()}: {self.states} states ({end}), the farthest {len(self.by_depth) - 1} actions from "
+            f"the start; {self.actions} actions compared in {self.seconds:.0f} s."
+        )
 
 
 @dataclass(frozen=True)
@@ -106,8 +116,9 @@ def expand_all(chunk: list[Reached], limits: Limits) -> list[Expanded]:
     for reached in chunk:
         expanded = expand(reached, limits)
         fresh = dict(expanded.successors)  # twice from one state is once
-        out.append(Expanded(tuple((key, to) for key, to in fresh.items() if key not in told), expanded.actions,
-                            expanded.failure))
+        out.append(
+            Expanded(tuple((key, to) for key, to in fresh.items() if key not in told), expanded.actions, expanded.failure)
+        )
         told |= dict.fromkeys(fresh)
     return out
 
@@ -120,10 +131,14 @@ def explore(limits: Limits, seconds: float | None = None, jobs: int | None = Non
     seen = {digest(first)}
     level: list[Reached] = [(freeze(first), ())]
     with Workers(jobs) as workers:
-        while level and not result.failure and (seconds is None or time.perf_counter() - begin < seconds) \
-                and (depth is None or len(result.by_depth) < depth):
+        while (
+            level
+            and not result.failure
+            and (seconds is None or time.perf_counter() - begin < seconds)
+            and (depth is None or len(result.by_depth) < depth)
+        ):
             result.by_depth.append(len(level))
-            chunks = [level[i:i + CHUNK] for i in range(0, len(level), CHUNK)]
+            chunks = [level[i : i + CHUNK] for i in range(0, len(level), CHUNK)]
             level = []
             whole = functools.partial(expand_all, limits=limits)
             work: Iterable[list[Expanded]] = map(whole, chunks) if len(chunks) == 1 else workers.map(whole, chunks)

@@ -48,14 +48,20 @@ def _create(b: Bench, limits: Limits) -> None:
 
 # --- what can be done ---
 
+
 def actions(b: Bench, limits: Limits) -> list[Action]:
     """What can be done next."""
     holder = next((i for i, f in enumerate(b.flights) if f.marker in HELD or f.hurry), None)
     granter, mapper = b.rig.guests.get(GRANTER), b.rig.guests.get(MAPPER)
     stores: list[Action] = []
     if granter is not None and not granter.domain.is_dying:
-        stores = [("entry", ref, flags, n, to) for ref in limits.refs for flags in (1, 5) for n in range(len(granter.pool))
-                  for to in limits.grantees()]
+        stores = [
+            ("entry", ref, flags, n, to)
+            for ref in limits.refs
+            for flags in (1, 5)
+            for n in range(len(granter.pool))
+            for to in limits.grantees()
+        ]
         stores += [("entry", ref, 0, 0, limits.grantees()[0]) for ref in limits.refs]
     if holder is not None:
         return [("step", holder), *([] if b.flights[holder].hurry else stores)]
@@ -107,6 +113,7 @@ def _idle(b: Bench, domid: int) -> bool:
 
 # --- doing it ---
 
+
 def act(b: Bench, action: Action, limits: Limits) -> None:
     """Do it, and compare both sides."""
     name, *numbers = action
@@ -154,8 +161,17 @@ def _mapper_acts(b: Bench, mapper: Guest, name: str, numbers: list[int]) -> None
         _call(b, mapper, f"unmap of {numbers[0]}", "unmap_grant_ref", elements=[unmapping])
     elif name == "copy":
         ref = numbers[0]
-        side = {"src_ref": True, "src": ref, "src_dom": GRANTER, "src_off": 0, "dst_ref": True, "dst": ref,
-                "dst_dom": GRANTER, "dst_off": 64, "length": 32}
+        side = {
+            "src_ref": True,
+            "src": ref,
+            "src_dom": GRANTER,
+            "src_off": 0,
+            "dst_ref": True,
+            "dst": ref,
+            "dst_dom": GRANTER,
+            "dst_off": 64,
+            "length": 32,
+        }
         _call(b, mapper, f"copy {ref}", "copy", elements=[side])
     elif name == "load":
         b.steps += 1
@@ -180,6 +196,7 @@ def _update(b: Bench, guest: Guest, slot: int, pte: int) -> None:
 
 
 # --- when two states are the same ---
+
 
 class _Names:
     """Frames by where they occur: a guest's fixed pages and Xen's pages by their place, others by first occurrence."""
@@ -224,15 +241,32 @@ def canonical(b: Bench) -> bytes:
     parts.append([(n, names.given[mfn]) for n, mfn in enumerate(free) if mfn in names.given])
     for d, guest in sorted(b.rig.guests.items()):
         # A TLB is flushed when a frame freed since its last flush is given out again.
-        parts += [sum(xen.frames.table[mfn].free_stamp < vcpu.tlb.flushed_at for mfn in free)
-                  for vcpu in guest.domain.vcpus if vcpu.tlb.entries]
+        parts += [
+            sum(xen.frames.table[mfn].free_stamp < vcpu.tlb.flushed_at for mfn in free)
+            for vcpu in guest.domain.vcpus
+            if vcpu.tlb.entries
+        ]
     for frame in names.order:
         owner = -1 if frame.owner is None else frame.owner.domid
-        parts.append((owner, frame.count, frame.tcount, frame.ptype if frame.tcount else 0, frame.allocated, frame.dirty,
-                      frame.xenheap))
+        parts.append(
+            (
+                owner,
+                frame.count,
+                frame.tcount,
+                frame.ptype if frame.tcount else 0,
+                frame.allocated,
+                frame.dirty,
+                frame.xenheap,
+            )
+        )
     known = set(names.given)
-    parts.append(sorted((frame.owner.domid if frame.owner is not None else -1, frame.count, frame.tcount)
-                        for mfn, frame in xen.frames.table.items() if mfn not in known and mfn >= b.rig.first_mfn))
+    parts.append(
+        sorted(
+            (frame.owner.domid if frame.owner is not None else -1, frame.count, frame.tcount)
+            for mfn, frame in xen.frames.table.items()
+            if mfn not in known and mfn >= b.rig.first_mfn
+        )
+    )
     return repr(parts).encode()
 
 
@@ -248,8 +282,18 @@ def _of_domain(b: Bench, d: int, domain: Domain, names: _Names) -> object:
         bits = abi.U16.unpack_from(*table.status_at(ref))[0]
         entries.append((flags, domid, rest[:-1], names.of(rest[-1]) if flags & 3 else 0, bits, used))
     records = small_dom0.records(b, table)
-    return (d, domain.is_dying, domain.pause_count, domain.crashed, domain.tot_pages, domain.xenheap_pages, domain.refs,
-            table.version, entries, records)
+    return (
+        d,
+        domain.is_dying,
+        domain.pause_count,
+        domain.crashed,
+        domain.tot_pages,
+        domain.xenheap_pages,
+        domain.refs,
+        table.version,
+        entries,
+        records,
+    )
 
 
 def _of_guest(guest: Guest, names: _Names) -> object:
@@ -258,8 +302,14 @@ def _of_guest(guest: Guest, names: _Names) -> object:
         for slot in range(SLOTS):
             pte = read_pte(guest.window, slot)
             slots.append((pte & ~PTE_MFN, names.of((pte & PTE_MFN) >> 12)) if pte & PTE_P else 0)
-    tlbs = [sorted((vpn - guest.first_vpn, str(names.of(frame.mfn)), writable) for vpn, (frame, writable, _) in
-                   vcpu.tlb.entries.items() if 0 <= vpn - guest.first_vpn < SLOTS) for vcpu in guest.domain.vcpus]
+    tlbs = [
+        sorted(
+            (vpn - guest.first_vpn, str(names.of(frame.mfn)), writable)
+            for vpn, (frame, writable, _) in vcpu.tlb.entries.items()
+            if 0 <= vpn - guest.first_vpn < SLOTS
+        )
+        for vcpu in guest.domain.vcpus
+    ]
     return guest.domid, slots, tlbs, sorted(str(names.of(mfn)) for mfn in guest.pool)
 
 

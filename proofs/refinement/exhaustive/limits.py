@@ -28,12 +28,19 @@ class Limits:
 
     def text(self) -> str:
         """In words."""
-        return (f"2 guests, {self.pages} page{'s' * (self.pages > 1)} to grant, {len(self.refs)} "
-                f"reference{'s' * (len(self.refs) > 1)}, up to {self.records} mappings and {self.flights} calls in flight"
-                + (", both table versions" if self.versions else "") + (", copies" if self.copies else "")
-                + (", the granter's id used again" if self.again else "")
-                + (f", {self.processes} process{'es' * (self.processes > 1)} of Dom0 with up to {self.maps} grant"
-                   f"{'s' * (self.maps > 1)} registered" if self.processes else ""))
+        return (
+            f"2 guests, {self.pages} page{'s' * (self.pages > 1)} to grant, {len(self.refs)} "
+            f"reference{'s' * (len(self.refs) > 1)}, up to {self.records} mappings and {self.flights} calls in flight"
+            + (", both table versions" if self.versions else "")
+            + (", copies" if self.copies else "")
+            + (", the granter's id used again" if self.again else "")
+            + (
+                f", {self.processes} process{'es' * (self.processes > 1)} of Dom0 with up to {self.maps} grant"
+                f"{'s' * (self.maps > 1)} registered"
+                if self.processes
+                else ""
+            )
+        )
 
     def grantees(self) -> tuple[int, ...]:
         """Whom the granter may offer its pages to."""

@@ -57,8 +57,12 @@ def _entry(machine: Machine, value: Field, cell: Callable[[Domain, Term], Term],
                 return (read & abi.GTF_READONLY) != 0
             case "part":
                 return (read & abi.GTF_SUB_PAGE) != 0
-        return If(eq(kind, constant(abi.GTF_PERMIT_ACCESS)), members["permit_access"],
-                  If(eq(kind, constant(abi.GTF_TRANSITIVE)), members["transitive"], members["invalid"]))
+        return If(
+            eq(kind, constant(abi.GTF_PERMIT_ACCESS)),
+            members["permit_access"],
+            If(eq(kind, constant(abi.GTF_TRANSITIVE)), members["transitive"], members["invalid"]),
+        )
+
     return read
 
 
@@ -75,13 +79,31 @@ def _state(machine: Machine, value: Field, cell: Callable[[Domain, Term], Term])
 
     def phase(d: Term) -> Term:
         dying = value("domain.is_dying", d)
-        return If(Not(base("domain.exists", d)), enum["absent"], If(eq(dying, constant(DEAD)), enum["dead"], If(
-            eq(dying, constant(DYING)), enum["dying"], If(base("domain.finished", d), enum["running"], enum["building"]))))
+        return If(
+            Not(base("domain.exists", d)),
+            enum["absent"],
+            If(
+                eq(dying, constant(DEAD)),
+                enum["dead"],
+                If(
+                    eq(dying, constant(DYING)),
+                    enum["dying"],
+                    If(base("domain.finished", d), enum["running"], enum["building"]),
+                ),
+            ),
+        )
 
     def use(f: Term) -> Term:
         gone = Or(Not(base("frame.known", f)), eq(value("frame.count", f), constant(0)))
-        return If(gone, enum["free"], If(value("frame.xenheap", f), enum["status_frame"], If(
-            eq(value("frame.owner", f), NONE), enum["in_transfer"], enum["ram"])))
+        return If(
+            gone,
+            enum["free"],
+            If(
+                value("frame.xenheap", f),
+                enum["status_frame"],
+                If(eq(value("frame.owner", f), NONE), enum["in_transfer"], enum["ram"]),
+            ),
+        )
 
     def fits(d: Term, r: Term, version: Term) -> Term:
         frames, present = base("table.frames", d), If(eq(value("table.version", d), constant(1)), enum["v1"], enum["v2"])

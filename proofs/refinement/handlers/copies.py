@@ -44,8 +44,10 @@ OUT_OF_PART = "the bytes do not lie within the parts granted"
 def in_call(state: RuleState, caller: Term, **values: Term) -> RuleState:
     """The state in which this call is the caller's, with these locals of it."""
     given: dict[str, Function] = {
-        "issuer.by": lambda c: caller, "copy.keep": lambda c: FALSE,
-        **{name.replace("__", "."): (lambda c, value=value: value) for name, value in values.items()}}
+        "issuer.by": lambda c: caller,
+        "copy.keep": lambda c: FALSE,
+        **{name.replace("__", "."): (lambda c, value=value: value) for name, value in values.items()},
+    }
     return replace(state, functions={**state.functions, **given})
 
 
@@ -74,8 +76,13 @@ class Side:
     def locals(self) -> dict[str, Term]:
         """What the call has noted of it."""
         p = "copy__" + self.short
-        return {p + "_by_ref": boolean(self.by_ref), p + "_own": boolean(self.own), p + "_dom": number(self.domid),
-                p + "_ref": self.ref, p + "_frame": number(self.ptr)}
+        return {
+            p + "_by_ref": boolean(self.by_ref),
+            p + "_own": boolean(self.own),
+            p + "_dom": number(self.domid),
+            p + "_ref": self.ref,
+            p + "_frame": number(self.ptr),
+        }
 
 
 def named_side(path: Path, name: str) -> Side:
@@ -89,9 +96,14 @@ def named_side(path: Path, name: str) -> Side:
 
 def transitive(machine: Machine) -> list[Term]:
     """Which of the version 2 entries reached for are transitive."""
-    return [And(eq(machine.field("table.version", number(d.domid)), constant(2)),
-                eq(cells_of(d).read(a.ref << 3) & abi.GTF_TYPE_MASK, constant(abi.GTF_TRANSITIVE)))
-            for d in machine.domains_known for a in d.grant_table.active.known]  # type: ignore[attr-defined]
+    return [
+        And(
+            eq(machine.field("table.version", number(d.domid)), constant(2)),
+            eq(cells_of(d).read(a.ref << 3) & abi.GTF_TYPE_MASK, constant(abi.GTF_TRANSITIVE)),
+        )
+        for d in machine.domains_known
+        for a in d.grant_table.active.known
+    ]  # type: ignore[attr-defined]
 
 
 def claim(path: Path, name: str) -> None:
@@ -121,14 +133,21 @@ def claim(path: Path, name: str) -> None:
     now = holders.readings(path.entries_now(start))
     part, first_now, size_now = bounds_in_entry(m, s, d)
     write_joins = And(pin != 0, eq(pin & abi.PIN_WRITERS, constant(0))) if s.writes else FALSE
-    other_part = And(boolean(s.by_ref), write_joins, base("active.sub_page", d, s.ref),
-                     Or(base("active.start", d, s.ref) != If(part, first_now, constant(0)),
-                        base("active.length", d, s.ref) != If(part, size_now, constant(4096))))
+    other_part = And(
+        boolean(s.by_ref),
+        write_joins,
+        base("active.sub_page", d, s.ref),
+        Or(
+            base("active.start", d, s.ref) != If(part, first_now, constant(0)),
+            base("active.length", d, s.ref) != If(part, size_now, constant(4096)),
+        ),
+    )
     in_entry = If(eq(pin, constant(0)), now.at("entry.frame", d, s.ref), base("active.frame", d, s.ref))
     wanted = in_entry if s.by_ref else number(s.ptr)
     page_table = And(boolean(s.writes), base("frame.tcount", wanted) > 0, base("frame.ptype", wanted) != PGT_WRITABLE)
-    ends = take(now, step(f"copy.claim_{name}"), {"this": THIS}, {
-        AT_TOP: Or(top, given_up), IN_THE_WAY: Or(other_part, page_table)})
+    ends = take(
+        now, step(f"copy.claim_{name}"), {"this": THIS}, {AT_TOP: Or(top, given_up), IN_THE_WAY: Or(other_part, page_table)}
+    )
     where = f"copy.claim_{name} = {code_of(status_of(status))}"
     if frame is None:
         path.prove(where, [("the status", ends.with_code(code_of(status))), *same_state(m, now, holders)])
@@ -137,10 +156,16 @@ def claim(path: Path, name: str) -> None:
     bounds = And(boolean(s.by_ref), part)
     begins = If(pinned, base("active.start", d, s.ref), If(bounds, first_now, constant(0)))
     lasts = If(pinned, base("active.length", d, s.ref), If(bounds, size_now, constant(4096)))
-    path.prove(where, [
-        ("the status", And(ends.okay, boolean(status == 0))), *same_state(m, ends.state, holders),
-        ("the frame", eq(number(frame.mfn), ends.state.at("hold.frame", THIS, side(name)))),
-        ("where the part begins", eq(number(first), begins)), ("how long the part is", eq(number(size), lasts))])
+    path.prove(
+        where,
+        [
+            ("the status", And(ends.okay, boolean(status == 0))),
+            *same_state(m, ends.state, holders),
+            ("the frame", eq(number(frame.mfn), ends.state.at("hold.frame", THIS, side(name)))),
+            ("where the part begins", eq(number(first), begins)),
+            ("how long the part is", eq(number(size), lasts)),
+        ],
+    )
 
 
 def bounds_in_entry(m: Machine, s: Side, d: Term) -> tuple[Term, Term, Term]:
@@ -157,11 +182,24 @@ def let_go(path: Path, name: str) -> None:
     m = path.machine
     s, frame = named_side(path, name), m.frame(variable("held_frame", bits=40))
     start = in_call(before(m), number(m.caller.domid))
-    values: dict[str, Term] = {"page": TRUE, "pin": boolean(s.by_ref), "granter": number(s.domain.domid), "ref": s.ref,
-                               "frame": frame.key, "writable": boolean(s.writes)}
-    held: dict[str, Function] = {"hold." + field: (lambda call, which, field=field, value=value: If(
-        eq(which, side(name)), value, FALSE if field in ("page", "pin") else before(m).at("hold." + field, call, which)))
-        for field, value in values.items()}
+    values: dict[str, Term] = {
+        "page": TRUE,
+        "pin": boolean(s.by_ref),
+        "granter": number(s.domain.domid),
+        "ref": s.ref,
+        "frame": frame.key,
+        "writable": boolean(s.writes),
+    }
+    held: dict[str, Function] = {
+        "hold." + field: (
+            lambda call, which, field=field, value=value: If(
+                eq(which, side(name)),
+                value,
+                FALSE if field in ("page", "pin") else before(m).at("hold." + field, call, which),
+            )
+        )
+        for field, value in values.items()
+    }
     start = replace(start, functions={**start.functions, **held})
     holders = Holders(start, THIS, sides=(side(name),), held=lambda state, which: (boolean(s.writes), TRUE, FALSE))
     _assume_held(path, s, frame.key)
@@ -174,8 +212,12 @@ def let_go(path: Path, name: str) -> None:
 def _assume_held(path: Path, s: Side, f: Term) -> None:
     """What a side holds is there: a page reference, a type to write, and a pin of the entry that gives the page."""
     assume, d = path.engine.assume, number(s.domain.domid)
-    assume(And(base("frame.owner", f) != NONE, UGE(
-        base("frame.count", f), base("frame.tcount", f) + ones(base("frame.allocated", f), boolean(not s.writes)))))
+    assume(
+        And(
+            base("frame.owner", f) != NONE,
+            UGE(base("frame.count", f), base("frame.tcount", f) + ones(base("frame.allocated", f), boolean(not s.writes))),
+        )
+    )
     if s.writes:
         assume(And(base("frame.tcount", f) > 0, eq(base("frame.ptype", f), constant(PGT_WRITABLE))))
     if s.by_ref:
@@ -199,15 +241,26 @@ class Asked:
 def element(path: Path) -> None:
     """`copy_one`: both domains, the policy, both claims, the bounds, the bytes, and everything let go again."""
     m, engine = path.machine, path.engine
-    names: dict[str, Any] = {name: path.argument(name, width) for name, width in (
-        ("src", 64), ("src_dom", 16), ("src_off", 16), ("dst", 64), ("dst_dom", 16), ("dst_off", 16), ("len", 16),
-        ("flags", 16))}
+    names: dict[str, Any] = {
+        name: path.argument(name, width)
+        for name, width in (
+            ("src", 64),
+            ("src_dom", 16),
+            ("src_off", 16),
+            ("dst", 64),
+            ("dst_dom", 16),
+            ("dst_off", 16),
+            ("len", 16),
+            ("flags", 16),
+        )
+    }
     claims: list[Asked] = []
     let: list[Asked] = []
     parts: list[tuple[Term, Term]] = []
 
-    def claim_by_contract(xen: Any, vcpu: Any, domid: Any, domain: Any, ptr: Any, by_ref: Any, readonly: Any
-                          ) -> Generator[str, None, Any]:
+    def claim_by_contract(
+        xen: Any, vcpu: Any, domid: Any, domain: Any, ptr: Any, by_ref: Any, readonly: Any
+    ) -> Generator[str, None, Any]:
         yield "claiming"
         n = len(claims)
         if engine.choose("a claim fails"):
@@ -224,10 +277,23 @@ def element(path: Path) -> None:
     def forward(data: Content, dst: Any, src: Any, size: Any) -> None:
         data[slice(dst, dst + size)] = data[slice(src, src + size)]
 
-    with standing_in((grant_copy, "_claim", claim_by_contract), (grant_copy, "_unclaim", unclaim_by_contract),
-                     (grant_copy, "forward_copy", forward)):
-        call = grant_copy.copy_one(m, m.vcpu, names["src"], names["src_dom"], names["src_off"],
-                                   names["dst"], names["dst_dom"], names["dst_off"], names["len"], names["flags"])
+    with standing_in(
+        (grant_copy, "_claim", claim_by_contract),
+        (grant_copy, "_unclaim", unclaim_by_contract),
+        (grant_copy, "forward_copy", forward),
+    ):
+        call = grant_copy.copy_one(
+            m,
+            m.vcpu,
+            names["src"],
+            names["src_dom"],
+            names["src_off"],
+            names["dst"],
+            names["dst_dom"],
+            names["dst_off"],
+            names["len"],
+            names["flags"],
+        )
         try:
             while True:
                 next(call)
@@ -239,42 +305,75 @@ def element(path: Path) -> None:
     for short in ("src", "dst"):
         by_ref = (value["flags"] & (1 if short == "src" else 2)) != 0
         domid = value[short + "_dom"]
-        args |= {short + "_by_ref": by_ref, short + "_own": eq(domid, SELF), short + "_dom": domid,
-                 short + "_ref": value[short] & 0xFFFFFFFF, short + "_frame": value[short]}
+        args |= {
+            short + "_by_ref": by_ref,
+            short + "_own": eq(domid, SELF),
+            short + "_dom": domid,
+            short + "_ref": value[short] & 0xFFFFFFFF,
+            short + "_frame": value[short],
+        }
     opened = take(in_call(before(m), number(m.caller.domid)), step("copy.element"), args, {})
     path.prove(f"copy = {code_of(status)}", _checked(path, opened, status, value, claims, let, parts))
 
 
-def _checked(path: Path, opened: Ends, status: int, value: dict[str, Term], claims: list[Asked], let: list[Asked],
-             parts: list[tuple[Term, Term]]) -> Claims:
+def _checked(
+    path: Path,
+    opened: Ends,
+    status: int,
+    value: dict[str, Term],
+    claims: list[Asked],
+    let: list[Asked],
+    parts: list[tuple[Term, Term]],
+) -> Claims:
     """What has to hold of one element, given what was claimed and let go."""
     m = path.machine
-    out: Claims = [("no entry is written", boolean(not any(cells_of(d).writes for d in m.domains_known))),
-                   ("no domain is held at the end", And([eq(number(d.refs), base("domain.refs", number(d.domid)))
-                                                         for d in m.domains_known]))]
+    out: Claims = [
+        ("no entry is written", boolean(not any(cells_of(d).writes for d in m.domains_known))),
+        (
+            "no domain is held at the end",
+            And([eq(number(d.refs), base("domain.refs", number(d.domid))) for d in m.domains_known]),
+        ),
+    ]
     if not claims:
         return [*out, ("the status", opened.with_code(code_of(status))), ("no bytes are moved", boolean(not m.moved))]
     out.append(("the element is looked at", opened.okay))
     for asked, short in zip(claims, ("src", "dst"), strict=False):
         writes = short == "dst"
         own = eq(value[short + "_dom"], SELF)
-        out.append((f"what is claimed for {short}", And(
-            eq(number(asked.domid), value[short + "_dom"]), eq(number(asked.ptr), value[short]),
-            eq(number(asked.domain.domid), If(own, number(m.caller.domid), value[short + "_dom"])),
-            eq(boolean(bool(asked.by_ref)), (value["flags"] & (2 if writes else 1)) != 0),
-            boolean(asked.readonly is not writes))))
+        out.append(
+            (
+                f"what is claimed for {short}",
+                And(
+                    eq(number(asked.domid), value[short + "_dom"]),
+                    eq(number(asked.ptr), value[short]),
+                    eq(number(asked.domain.domid), If(own, number(m.caller.domid), value[short + "_dom"])),
+                    eq(boolean(bool(asked.by_ref)), (value["flags"] & (2 if writes else 1)) != 0),
+                    boolean(asked.readonly is not writes),
+                ),
+            )
+        )
     held = [asked for asked in claims if asked.frame is not None]
-    out.append(("what was claimed is let go, the last first", boolean(
-        [(a.domain, a.ptr, a.by_ref, a.readonly, a.frame) for a in reversed(held)]
-        == [(a.domain, a.ptr, a.by_ref, a.readonly, a.frame) for a in let])))
+    out.append(
+        (
+            "what was claimed is let go, the last first",
+            boolean(
+                [(a.domain, a.ptr, a.by_ref, a.readonly, a.frame) for a in reversed(held)]
+                == [(a.domain, a.ptr, a.by_ref, a.readonly, a.frame) for a in let]
+            ),
+        )
+    )
     if len(held) < 2:
         failed = len(claims) - 1
-        return [*out, ("the status of the claim", boolean(status == -100 - failed and len(claims) == len(held) + 1)),
-                ("no bytes are moved", boolean(not m.moved))]
+        return [
+            *out,
+            ("the status of the claim", boolean(status == -100 - failed and len(claims) == len(held) + 1)),
+            ("no bytes are moved", boolean(not m.moved)),
+        ]
     ranges = [(value[s + "_off"], value[s + "_off"] + value["len"]) for s in ("src", "dst")]
     too_far = Or([last > 4096 for _, last in ranges])
-    outside = Or([Or(first < begin, last > begin + size)
-                  for (first, last), (begin, size) in zip(ranges, parts, strict=True)])
+    outside = Or(
+        [Or(first < begin, last > begin + size) for (first, last), (begin, size) in zip(ranges, parts, strict=True)]
+    )
     ends = take(opened.state, step("copy.move"), {"this": THIS}, {OUT_OF_PAGE: too_far, OUT_OF_PART: outside})
     out.append(("the status", ends.okay if status == 0 else ends.with_code(code_of(status))))
     if status:
@@ -282,7 +381,21 @@ def _checked(path: Path, opened: Ends, status: int, value: dict[str, Term], clai
     wanted = [(False, held[0], ranges[0]), (True, held[1], ranges[1])]
     if len(m.moved) != 2:
         raise Unsupported("bytes that are moved piece by piece")
-    return [*out, *[("the bytes moved", And(boolean(moved.written is written), eq(moved.frame, number(asked.frame.mfn)),
-                                            eq(moved.start, first), eq(moved.stop, last), last <= 4096, first >= 0))
-                    for moved, (written, asked, (first, last)) in zip(m.moved, wanted, strict=True)],
-            ("bytes within their parts", Not(outside))]
+    return [
+        *out,
+        *[
+            (
+                "the bytes moved",
+                And(
+                    boolean(moved.written is written),
+                    eq(moved.frame, number(asked.frame.mfn)),
+                    eq(moved.start, first),
+                    eq(moved.stop, last),
+                    last <= 4096,
+                    first >= 0,
+                ),
+            )
+            for moved, (written, asked, (first, last)) in zip(m.moved, wanted, strict=True)
+        ],
+        ("bytes within their parts", Not(outside)),
+    ]

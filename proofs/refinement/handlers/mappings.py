@@ -81,27 +81,50 @@ def map_grant_ref(path: Path, own: bool) -> None:
     engine.assume(And(t != u, Not(start.at("translation.present", t)), Not(start.at("translation.present", u))))
     engine.assume(Not(start.at("translation.cached", t)))
     engine.assume(Not(start.at("translation.cached", u)))
-    args = {"caller": number(m.caller.domid), "space": variable("space"), "dom": number(dom), "ref": number(ref),
-            "writable": writable, "host": host, "device": device, "got_h": handle, "got_t": t, "got_u": u, "this": THIS}
+    args = {
+        "caller": number(m.caller.domid),
+        "space": variable("space"),
+        "dom": number(dom),
+        "ref": number(ref),
+        "writable": writable,
+        "host": host,
+        "device": device,
+        "got_h": handle,
+        "got_t": t,
+        "got_u": u,
+        "this": THIS,
+    }
     top = base("active.pin", number(dom), number(ref)) & classes(writable, host, device) * 128 != 0
     pinned: RuleState | None = None
     gone = FALSE
 
-    with standing_in((grant_map, "get_handle", get_handle), (grant_map, "put_handle", put_handle),
-                     (grant_map, "create_mapping", create_mapping), (grant_entries, "STATUS_RETRIES", ROUNDS),
-                     *layouts(grant_entries)):
+    with standing_in(
+        (grant_map, "get_handle", get_handle),
+        (grant_map, "put_handle", put_handle),
+        (grant_map, "create_mapping", create_mapping),
+        (grant_entries, "STATUS_RETRIES", ROUNDS),
+        *layouts(grant_entries),
+    ):
         call = grant_map.map_grant_ref(m, m.vcpu, addr, flags, ref, dom)  # type: ignore[arg-type]
         try:
             while True:
                 marker = next(call)
                 if marker == "map.pinned":
                     # The page of an entry in use is taken later by the implementation, in this same step by the rules.
-                    ends = take(holders.readings(before(m)), step("map_grant_ref"), args, {
-                        "a pin counter is at its top": top, "got_h": no_space})
+                    ends = take(
+                        holders.readings(before(m)),
+                        step("map_grant_ref"),
+                        args,
+                        {"a pin counter is at its top": top, "got_h": no_space},
+                    )
                     gone = ends.codes[-1][1]
-                    path.prove("map_grant_ref pinned", [
-                        ("the rules refuse", Or(ends.okay, gone)),
-                        *[(n, Or(gone, c)) for n, c in same_state(m, ends.state, holders, counts=False)]])
+                    path.prove(
+                        "map_grant_ref pinned",
+                        [
+                            ("the rules refuse", Or(ends.okay, gone)),
+                            *[(n, Or(gone, c)) for n, c in same_state(m, ends.state, holders, counts=False)],
+                        ],
+                    )
                     pinned = ends.state
                 headers = m.headers()
                 m.guests_write()
@@ -111,32 +134,62 @@ def map_grant_ref(path: Path, own: bool) -> None:
             status, given, bus = stop.value
     status_of(status)
     if pinned is None:
-        ends = take(holders.readings(before(m)), step("map_grant_ref"), args, {
-            "a pin counter is at its top": Or(top, given_up), "got_h": no_space})
-        path.prove(f"map_grant_ref = {code_of(status)}", [
-            ("the status", ends.with_code(code_of(status))), *same_state(m, holders.readings(before(m)), holders)])
+        ends = take(
+            holders.readings(before(m)),
+            step("map_grant_ref"),
+            args,
+            {"a pin counter is at its top": Or(top, given_up), "got_h": no_space},
+        )
+        path.prove(
+            f"map_grant_ref = {code_of(status)}",
+            [("the status", ends.with_code(code_of(status))), *same_state(m, holders.readings(before(m)), holders)],
+        )
         return
     # The second step, where entries are what the guests have made of them since.
     second = path.entries_now(pinned)
     frame = second.at("hold.frame", THIS, side("dest"))
     page_table = And(writable, base("frame.tcount", frame) > 0, base("frame.ptype", frame) != PGT_WRITABLE)
-    ends = take(second, step("map_grant_ref.insert"), args, {
-        "no page-table entry at the address, or the page is in use as a page table": Or(entry_failed, page_table)})
+    ends = take(
+        second,
+        step("map_grant_ref.insert"),
+        args,
+        {"no page-table entry at the address, or the page is in use as a page table": Or(entry_failed, page_table)},
+    )
     if status == abi.GNTST_OKAY:
-        path.prove("map_grant_ref = okay", [
-            ("the status", And(ends.okay, Not(gone))), *same_state(m, ends.state, holders),
-            ("the handle", number(given) == handle), ("the bus address", number(bus) == frame << 12),
-            ("the entry written", host if mapped else Not(host)),
-            *[("the entry's frame and mode", And(number(f.mfn) == ends.state.at("translation.frame", t),
-               (number(how) & abi.GNTMAP_READONLY == 0) == ends.state.at("translation.writable", t))) for f, how in mapped],
-            ("one entry", boolean(len(mapped) <= 1))])
+        path.prove(
+            "map_grant_ref = okay",
+            [
+                ("the status", And(ends.okay, Not(gone))),
+                *same_state(m, ends.state, holders),
+                ("the handle", number(given) == handle),
+                ("the bus address", number(bus) == frame << 12),
+                ("the entry written", host if mapped else Not(host)),
+                *[
+                    (
+                        "the entry's frame and mode",
+                        And(
+                            number(f.mfn) == ends.state.at("translation.frame", t),
+                            (number(how) & abi.GNTMAP_READONLY == 0) == ends.state.at("translation.writable", t),
+                        ),
+                    )
+                    for f, how in mapped
+                ],
+                ("one entry", boolean(len(mapped) <= 1)),
+            ],
+        )
         return
     undone = ends.undone[0][1]
-    path.prove(f"map_grant_ref.insert = {code_of(status)}", [
-        ("the status", Or(And(gone, boolean(status == abi.GNTST_GENERAL_ERROR)),
-                             And(Not(gone), ends.with_code(code_of(status))))),
-        *either(gone, same_state(m, holders.readings(before(m)), holders), same_state(m, undone, holders)),
-        ("no entry is left", boolean(not mapped))])
+    path.prove(
+        f"map_grant_ref.insert = {code_of(status)}",
+        [
+            (
+                "the status",
+                Or(And(gone, boolean(status == abi.GNTST_GENERAL_ERROR)), And(Not(gone), ends.with_code(code_of(status)))),
+            ),
+            *either(gone, same_state(m, holders.readings(before(m)), holders), same_state(m, undone, holders)),
+            ("no entry is left", boolean(not mapped)),
+        ],
+    )
 
 
 def record_of(path: Path, handle: Term, own: bool) -> tuple[RuleState, Holders, Term, Term]:
@@ -155,25 +208,55 @@ def record_of(path: Path, handle: Term, own: bool) -> tuple[RuleState, Holders, 
     pin, frame = base("active.pin", d, r), base("active.frame", d, r)
     parts = ones(host, device)
     engine.assume(Implies(UGE(handle, RECORDS), base("record.flags", handle) == 0))
-    counted = [Implies(And(part, writable if mode else Not(writable)), pin & (0xFF * one) != 0)
-               for part, mode, one in ((host, True, abi.PIN_HSTW), (host, False, abi.PIN_HSTR),
-                                       (device, True, abi.PIN_DEVW), (device, False, abi.PIN_DEVR))]
-    engine.assume(Implies(pins, And(
-        *counted, r < base("table.entries", d), base("frame.owner", frame) == d, UGE(base("frame.count", frame), parts),
-        # References of read-only parts go with no type.
-        Implies(Not(writable), UGE(base("frame.count", frame),
-            base("frame.tcount", frame) + parts + ones(base("frame.allocated", frame)))),
-        Implies(writable, And(UGE(base("frame.tcount", frame), parts),
-                                    base("frame.ptype", frame) == PGT_WRITABLE)))))
+    counted = [
+        Implies(And(part, writable if mode else Not(writable)), pin & (0xFF * one) != 0)
+        for part, mode, one in (
+            (host, True, abi.PIN_HSTW),
+            (host, False, abi.PIN_HSTR),
+            (device, True, abi.PIN_DEVW),
+            (device, False, abi.PIN_DEVR),
+        )
+    ]
+    engine.assume(
+        Implies(
+            pins,
+            And(
+                *counted,
+                r < base("table.entries", d),
+                base("frame.owner", frame) == d,
+                UGE(base("frame.count", frame), parts),
+                # References of read-only parts go with no type.
+                Implies(
+                    Not(writable),
+                    UGE(
+                        base("frame.count", frame),
+                        base("frame.tcount", frame) + parts + ones(base("frame.allocated", frame)),
+                    ),
+                ),
+                Implies(writable, And(UGE(base("frame.tcount", frame), parts), base("frame.ptype", frame) == PGT_WRITABLE)),
+            ),
+        )
+    )
     # A mapped device part holds its page, so its granter is there at least as a zombie.
     engine.assume(Implies(device, pins))
     engine.assume(And(host_t != device_t, named != device_t))
-    engine.assume(Implies(And(pins, device), And(
-        start.at("translation.frame", device_t) == frame, start.at("translation.writable", device_t) == writable)))
-    engine.assume(Implies(And(pins, device), And(
-        start.at("translation.present", device_t), start.at("translation.handle", device_t) == handle,
-        start.at("translation.path", device_t) == constant(rules().enums["Path"].index("dma")),
-        start.at("space_of", start.at("translation.space", device_t)) == number(m.caller.domid))))
+    engine.assume(
+        Implies(
+            And(pins, device),
+            And(start.at("translation.frame", device_t) == frame, start.at("translation.writable", device_t) == writable),
+        )
+    )
+    engine.assume(
+        Implies(
+            And(pins, device),
+            And(
+                start.at("translation.present", device_t),
+                start.at("translation.handle", device_t) == handle,
+                start.at("translation.path", device_t) == constant(rules().enums["Path"].index("dma")),
+                start.at("space_of", start.at("translation.space", device_t)) == number(m.caller.domid),
+            ),
+        )
+    )
     return start, holders, writable, frame
 
 
@@ -185,8 +268,15 @@ def unmap_grant_ref(path: Path, own: bool) -> None:
     start, holders, writable, frame = record_of(path, h, own)
     label = step("unmap_grant_ref")
     host, device = number(addr) != 0, number(bus) != 0
-    args = {"caller": number(m.caller.domid), "space": variable("space"), "h": h, "t": variable("t"),
-            "host": host, "device": device, "this": THIS}
+    args = {
+        "caller": number(m.caller.domid),
+        "space": variable("space"),
+        "h": h,
+        "t": variable("t"),
+        "host": host,
+        "device": device,
+        "this": THIS,
+    }
     taken = (writable, And(host, start.at("mapping.host", h)), And(device, start.at("mapping.device", h)))
     holders.held = lambda state, s: taken
     refused = FALSE
@@ -200,33 +290,58 @@ def unmap_grant_ref(path: Path, own: bool) -> None:
         if engine.choose("another entry at the address"):
             refused = TRUE
             return abi.GNTST_GENERAL_ERROR
-        path.prove("unmap_grant_ref", [("the entry looked for", And(
-            number(page.mfn) == frame, (number(how) & abi.GNTMAP_READONLY == 0) == writable))])
-        engine.assume(And([start.term(c.cond, args) for c in label.checks
-                              if c.kind == "require" and c.code == "GNTST_general_error"]))
+        path.prove(
+            "unmap_grant_ref",
+            [("the entry looked for", And(number(page.mfn) == frame, (number(how) & abi.GNTMAP_READONLY == 0) == writable))],
+        )
+        engine.assume(
+            And([start.term(c.cond, args) for c in label.checks if c.kind == "require" and c.code == "GNTST_general_error"])
+        )
         return abi.GNTST_OKAY
 
-    with standing_in((grant_unmap, "put_handle", put_handle), (grant_unmap, "replace_mapping", replace_mapping),
-                     (grant_unmap, "len", length), *layouts(grant_entries)):
+    with standing_in(
+        (grant_unmap, "put_handle", put_handle),
+        (grant_unmap, "replace_mapping", replace_mapping),
+        (grant_unmap, "len", length),
+        *layouts(grant_entries),
+    ):
         status, work = grant_unmap.unmap_one(m, m.vcpu, addr, bus, 0, handle)  # type: ignore[arg-type]
-        ends = take(start, label, args, {
-            "the bus address is not the frame's": And(
-                device, start.at("mapping.device", h), number(bus) != frame << 12),
-            "the address names no page-table entry": refused})
+        ends = take(
+            start,
+            label,
+            args,
+            {
+                "the bus address is not the frame's": And(device, start.at("mapping.device", h), number(bus) != frame << 12),
+                "the address names no page-table entry": refused,
+            },
+        )
         # A caller whose granter has gone is crashed; by the rules its handle is bad.
         code = "GNTST_bad_handle" if m.caller.crashed else code_of(status_of(status))
         if work is None:
             path.prove(f"unmap_grant_ref = {code}", [("the status", ends.with_code(code)), *same_state(m, start, holders)])
             return
         granter, ref, page, done = work
-        path.prove("unmap_grant_ref = okay", [
-            ("the status", And(ends.okay, boolean(status == 0))), *same_state(m, ends.state, holders, counts=False),
-            ("what is left to do", And(
-                number(granter.domid) == ends.state.at("hold.granter", THIS, side("dest")),
-                number(ref) == ends.state.at("hold.ref", THIS, side("dest")),
-                number(page.mfn) == ends.state.at("hold.frame", THIS, side("dest")),
-                classes(number(done) & abi.GNTMAP_READONLY == 0, number(done) & abi.GNTMAP_HOST_MAP != 0,
-                        number(done) & abi.GNTMAP_DEVICE_MAP != 0) == classes(*taken)))])
+        path.prove(
+            "unmap_grant_ref = okay",
+            [
+                ("the status", And(ends.okay, boolean(status == 0))),
+                *same_state(m, ends.state, holders, counts=False),
+                (
+                    "what is left to do",
+                    And(
+                        number(granter.domid) == ends.state.at("hold.granter", THIS, side("dest")),
+                        number(ref) == ends.state.at("hold.ref", THIS, side("dest")),
+                        number(page.mfn) == ends.state.at("hold.frame", THIS, side("dest")),
+                        classes(
+                            number(done) & abi.GNTMAP_READONLY == 0,
+                            number(done) & abi.GNTMAP_HOST_MAP != 0,
+                            number(done) & abi.GNTMAP_DEVICE_MAP != 0,
+                        )
+                        == classes(*taken),
+                    ),
+                ),
+            ],
+        )
         for _ in grant_unmap.finish(m, m.vcpu, (work,)):
             m.guests_write()
     second = path.entries_now(ends.state)
@@ -242,8 +357,9 @@ def release_mapping(path: Path, own: bool) -> None:
     path.engine.assume(And(ULT(h, RECORDS), base("domain.is_dying", number(m.caller.domid)) == 1))
     start, holders, _, _ = record_of(path, h, own)
     table: Any = m.caller.grant_table.maptrack
-    with standing_in((lifecycle, "reversed", lambda track: [track.find(h)]), (lifecycle, "len", length),
-                     *layouts(grant_entries)):
+    with standing_in(
+        (lifecycle, "reversed", lambda track: [track.find(h)]), (lifecycle, "len", length), *layouts(grant_entries)
+    ):
         for _ in lifecycle.release_mappings(m, m.caller):
             raise Unsupported("one record is no batch")
     ends = take(start, step("release_mapping"), {"h": h}, {})

@@ -208,5 +208,3 @@ class Content:
 
     def __setitem__(self, where: slice, value: bytes) -> None:
         self._note(where, True)
-
-

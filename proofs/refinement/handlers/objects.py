@@ -24,14 +24,41 @@ if TYPE_CHECKING:
 
 NONE = constant(-1)  # stands for "no frame", "no domain" in a field
 # Fields that are truth values; all others are numbers.
-FLAGS = frozenset({"frame.allocated", "frame.validated", "frame.xenheap", "frame.known", "frame.pinned", "active.sub_page",
-                   "domain.exists", "domain.finished"})
+FLAGS = frozenset(
+    {
+        "frame.allocated",
+        "frame.validated",
+        "frame.xenheap",
+        "frame.known",
+        "frame.pinned",
+        "active.sub_page",
+        "domain.exists",
+        "domain.finished",
+    }
+)
 # Natural numbers of fewer bits than others have, as the ABI and the machine's size bound them.
-NARROW = {"frame.count": 40, "frame.tcount": 40, "frame.ptype": 4, "domain.refs": 40, "domain.tot_pages": 40,
-          "domain.xenheap_pages": 40, "domain.is_dying": 2, "domain.life": 40,
-          "table.version": 2, "table.frames": 21, "table.entries": 32, "table.actives": 32,
-          "active.pin": 32, "active.domid": 15, "active.start": 16, "active.length": 16,
-          "record.flags": 16, "record.domid": 15, "record.ref": 32, "record.life": 40}
+NARROW = {
+    "frame.count": 40,
+    "frame.tcount": 40,
+    "frame.ptype": 4,
+    "domain.refs": 40,
+    "domain.tot_pages": 40,
+    "domain.xenheap_pages": 40,
+    "domain.is_dying": 2,
+    "domain.life": 40,
+    "table.version": 2,
+    "table.frames": 21,
+    "table.entries": 32,
+    "table.actives": 32,
+    "active.pin": 32,
+    "active.domid": 15,
+    "active.start": 16,
+    "active.length": 16,
+    "record.flags": 16,
+    "record.domid": 15,
+    "record.ref": 32,
+    "record.life": 40,
+}
 
 
 def base(name: str, *args: Term) -> Term:

@@ -24,10 +24,28 @@ from bulkhead.proofs.symbolic.terms import number as constant
 
 Claims = list[tuple[str, Term]]
 ENTRY = ("entry.kind", "entry.grantee", "entry.frame", "entry.readonly", "entry.part")
-PLAIN = ("domain.phase", "version", "fits", *ENTRY, "status.reading",
-         "status.writing", "frame.owner", "frame.held", "mapping.host", "mapping.device")
-KEYS = {"domain": "d", "version": "d", "fits": "drv", "entry": "dr", "status": "dr", "active": "dr", "frame": "f",
-        "mapping": "h"}
+PLAIN = (
+    "domain.phase",
+    "version",
+    "fits",
+    *ENTRY,
+    "status.reading",
+    "status.writing",
+    "frame.owner",
+    "frame.held",
+    "mapping.host",
+    "mapping.device",
+)
+KEYS = {
+    "domain": "d",
+    "version": "d",
+    "fits": "drv",
+    "entry": "dr",
+    "status": "dr",
+    "active": "dr",
+    "frame": "f",
+    "mapping": "h",
+}
 # The places all claims are about: any there can be.
 HERE = {k: variable("any_" + k, bits=bits) for k, bits in (("d", 15), ("r", 32), ("f", 40), ("h", 40), ("v", 1))}
 MASK = abi.GTF_READING | abi.GTF_WRITING
@@ -40,14 +58,19 @@ def zero_or(cond: Term, value: int) -> Term:
 
 def classes(writable: Term, host: Term, device: Term) -> Term:
     """What the pin counters count of a record or call: one in each class it stands for."""
-    return (zero_or(And(host, writable), abi.PIN_HSTW) + zero_or(And(host, Not(writable)), abi.PIN_HSTR)
-            + zero_or(And(device, writable), abi.PIN_DEVW) + zero_or(And(device, Not(writable)), abi.PIN_DEVR))
+    return (
+        zero_or(And(host, writable), abi.PIN_HSTW)
+        + zero_or(And(host, Not(writable)), abi.PIN_HSTR)
+        + zero_or(And(device, writable), abi.PIN_DEVW)
+        + zero_or(And(device, Not(writable)), abi.PIN_DEVR)
+    )
 
 
 def pins_of(state: RuleState, h: Term, d: Term, r: Term) -> Term:
     """The rules' `pins`: does the record pin that entry?"""
-    return state.term(Use("pins", (Var("h", "Handle"), Var("d", "Domain"), Var("r", "Ref")), "bool"),
-                      {"h": h, "d": d, "r": r})
+    return state.term(
+        Use("pins", (Var("h", "Handle"), Var("d", "Domain"), Var("r", "Ref")), "bool"), {"h": h, "d": d, "r": r}
+    )
 
 
 @dataclass
@@ -74,14 +97,18 @@ class Holders:
     @staticmethod
     def _pins_of_record(state: RuleState, h: Term, d: Term, r: Term) -> Term:
         pins = pins_of(state, h, d, r)
-        return classes(state.at("mapping.writable", h), And(pins, state.at("mapping.host", h)),
-                       And(pins, state.at("mapping.device", h)))
+        return classes(
+            state.at("mapping.writable", h), And(pins, state.at("mapping.host", h)), And(pins, state.at("mapping.device", h))
+        )
 
     def _call_pins(self, state: RuleState, d: Term, r: Term) -> Term:
         total = ZERO
         for s in self.sides:
-            mine = And(state.at("hold.pin", self.call, s), eq(state.at("hold.granter", self.call, s), d),
-                       eq(state.at("hold.ref", self.call, s), r))
+            mine = And(
+                state.at("hold.pin", self.call, s),
+                eq(state.at("hold.granter", self.call, s), d),
+                eq(state.at("hold.ref", self.call, s), r),
+            )
             if self.held is not None:
                 writable, host, device = self.held(state, s)
                 total = total + classes(writable, And(mine, host), And(mine, device))
@@ -93,30 +120,52 @@ class Holders:
 
     def references(self, state: RuleState, f: Term, typed: bool = False) -> Term:
         """The reference count (or the count of writable types) of a frame by entries, calls and its owner."""
+
         def parts(where: RuleState) -> Term:
             own = [] if typed else [where.at("frame.held", f)]
-            paths = [And(where.at("translation.present", t), eq(where.at("translation.frame", t), f),
-                         where.at("translation.writable", t) if typed else TRUE) for t in self.translations]
-            calls = [And(where.at("hold.page", self.call, s), eq(where.at("hold.frame", self.call, s), f),
-                         where.at("hold.writable", self.call, s) if typed else TRUE) for s in self.sides]
+            paths = [
+                And(
+                    where.at("translation.present", t),
+                    eq(where.at("translation.frame", t), f),
+                    where.at("translation.writable", t) if typed else TRUE,
+                )
+                for t in self.translations
+            ]
+            calls = [
+                And(
+                    where.at("hold.page", self.call, s),
+                    eq(where.at("hold.frame", self.call, s), f),
+                    where.at("hold.writable", self.call, s) if typed else TRUE,
+                )
+                for s in self.sides
+            ]
             return ones(*own, *paths, *calls)
+
         return base("frame.tcount" if typed else "frame.count", f) + (parts(state) - parts(self.start))
 
     def readings(self, state: RuleState) -> RuleState:
         """The state with the definitions that speak of all holders read off the counts."""
+
         def pinned(writers: bool, but_one: bool) -> Callable[[RuleState, tuple[Any, ...]], Term]:
             def read(at: RuleState, args: tuple[Any, ...]) -> Term:
                 pins = self.record_pins(at, args[0], args[1], args[2] if but_one else None)
                 return (pins & abi.PIN_WRITERS if writers else pins) != 0
+
             return read
 
         def counted(at: RuleState, args: tuple[Any, ...]) -> Term:
             return self.references(at, args[0]) - zero_or(at.at("frame.held", args[0]), 1) > 0
 
-        return replace(state, readings={
-            "pinned_by_others": pinned(False, False), "write_pinned_by_others": pinned(True, False),
-            "pinned_by_other_handles": pinned(False, True), "write_pinned_by_other_handles": pinned(True, True),
-            "counted": counted})
+        return replace(
+            state,
+            readings={
+                "pinned_by_others": pinned(False, False),
+                "write_pinned_by_others": pinned(True, False),
+                "pinned_by_other_handles": pinned(False, True),
+                "write_pinned_by_other_handles": pinned(True, True),
+                "counted": counted,
+            },
+        )
 
 
 def same_state(machine: Machine, rules: RuleState, holders: Holders, counts: bool = True) -> Claims:
@@ -154,8 +203,16 @@ def same_state(machine: Machine, rules: RuleState, holders: Holders, counts: boo
         count = machine.field("frame.count", f)
         claims.append(("page references", eq(count, holders.references(rules, f))))
         # Xen's own pages are typed for good.
-        claims.append(("type references", Or(machine.field("frame.xenheap", f), base("frame.xenheap", f), eq(
-            machine.field("frame.tcount", f), holders.references(rules, f, typed=True)))))
+        claims.append(
+            (
+                "type references",
+                Or(
+                    machine.field("frame.xenheap", f),
+                    base("frame.xenheap", f),
+                    eq(machine.field("frame.tcount", f), holders.references(rules, f, typed=True)),
+                ),
+            )
+        )
         # A page nobody refers to any more is free; by the rules `free_page` may be taken now.
         claims.append(("frame.use", Or(eq(present.at("frame.use", f), rules.at("frame.use", f)), eq(count, ZERO))))
     for domain in machine.destroyed:
@@ -195,7 +252,8 @@ def in_use_bits(machine: Machine) -> Iterator[Term]:
             if active.owner is d:
                 r, first = active.ref, base("active.pin", d, active.ref)
                 began = machine.pins_at_start.get(id(active), first)
-                right = If(was, eq(shared.first(r << 2) & MASK, bits_of_pin(began)),
-                           eq(words.first(r) & MASK, bits_of_pin(first)))
+                right = If(
+                    was, eq(shared.first(r << 2) & MASK, bits_of_pin(began)), eq(words.first(r) & MASK, bits_of_pin(first))
+                )
                 bits = If(present, shared.read(r << 2), words.read(r)) & MASK
                 yield Implies(right, eq(bits, bits_of_pin(number(active.pin))))

@@ -59,8 +59,9 @@ class Path:
     def entries_now(self, state: RuleState) -> RuleState:
         """The rules' state, with entries as the guests have made them when the present atomic step began."""
         fresh = before(self.machine).functions
-        return replace(state, functions={**state.functions, **{
-            name: fresh[name] for name in fresh if name.startswith("entry.")}})
+        return replace(
+            state, functions={**state.functions, **{name: fresh[name] for name in fresh if name.startswith("entry.")}}
+        )
 
 
 @functools.cache

@@ -85,8 +85,10 @@ class RuleState:
     def _quantified(self, kind: str, vars_: tuple[Var, ...], body: Term, env: Values) -> Expr:
         if any(v.sort not in self.elements for v in vars_):
             raise Unsupported(f"a quantifier over {', '.join(v.sort for v in vars_)}")
-        cases = [self.term(body, {**env, **dict(zip([v.name for v in vars_], chosen, strict=True))})
-                 for chosen in itertools.product(*[self.elements[v.sort] for v in vars_])]
+        cases = [
+            self.term(body, {**env, **dict(zip([v.name for v in vars_], chosen, strict=True))})
+            for chosen in itertools.product(*[self.elements[v.sort] for v in vars_])
+        ]
         return And(cases) if kind == "forall" else Or(cases)
 
     @staticmethod
@@ -132,6 +134,7 @@ class RuleState:
                 return self.term(update.value, here)
             old = before(*args) if before is not None else self.at(name, *args)
             return old if cond is FALSE else If(cond, self.term(update.value, here), old)
+
         return value
 
 

@@ -124,7 +124,8 @@ class Machine(Xen):
         self.caller = self.new_domain(variable("caller", bits=15))
         Engine.running().assume(base("domain.exists", number(self.caller.domid)))
         self.caller.grant_table.maptrack = Table(  # type: ignore[assignment]
-            RECORDS, lambda h: SymRecord(self, h), lambda record: record.key)
+            RECORDS, lambda h: SymRecord(self, h), lambda record: record.key
+        )
         self.vcpu = VCpu(0, self.caller)
 
     # Making what is reached for.
@@ -215,11 +216,13 @@ class Machine(Xen):
         # Every type reference goes with a general one that is not the owner's.
         engine.assume(ULE(tcount + If(held, constant(1), constant(0)), count))
         engine.assume(Or(eq(owner, NONE), small(owner, 15)))
-        engine.assume(Implies(owner != NONE, And(
-            count > 0, base("domain.exists", owner), base("domain.tot_pages", owner) > 0)))
+        engine.assume(
+            Implies(owner != NONE, And(count > 0, base("domain.exists", owner), base("domain.tot_pages", owner) > 0))
+        )
         # The writable type needs no validation.
-        engine.assume(Implies(And(tcount > 0, eq(base("frame.ptype", mfn), constant(PGT_WRITABLE))),
-                              base("frame.validated", mfn)))
+        engine.assume(
+            Implies(And(tcount > 0, eq(base("frame.ptype", mfn), constant(PGT_WRITABLE))), base("frame.validated", mfn))
+        )
 
     def assume_active(self, domain: Term, ref: Term) -> None:
         """An entry in use has a frame."""
@@ -237,8 +240,9 @@ class Machine(Xen):
         key = variable("new_frame", bits=40)
         self.xen_pages.add(key)
         frame = self.new_frame(key)
-        Engine.running().assume(And(base("frame.known", key), eq(base("frame.count", key), constant(0)),
-                                    eq(base("frame.owner", key), NONE)))
+        Engine.running().assume(
+            And(base("frame.known", key), eq(base("frame.count", key), constant(0)), eq(base("frame.owner", key), NONE))
+        )
         frame.count, frame.allocated, frame.xenheap, frame.owner = 1, True, True, owner
         frame.tcount, frame.ptype = 0, 0
         owner.account_xenheap()
@@ -259,8 +263,11 @@ class Machine(Xen):
 
     def headers(self) -> list[Term]:
         """Flags and grantee of the version 1 entries reached for."""
-        return [cells_of(d).read(a.ref << 2) | cells_of(d).read((a.ref << 2) + 1) << 16
-                for d in self.domains_known for a in d.grant_table.active.known]  # type: ignore[attr-defined]
+        return [
+            cells_of(d).read(a.ref << 2) | cells_of(d).read((a.ref << 2) + 1) << 16
+            for d in self.domains_known
+            for a in d.grant_table.active.known
+        ]  # type: ignore[attr-defined]
 
     def actives(self) -> Iterator[SymActive]:
         """All active entries reached for."""

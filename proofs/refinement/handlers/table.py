@@ -103,7 +103,9 @@ def report_lines(reports: Iterable[HandlerReport]) -> list[str]:
     lines = []
     for r in reports:
         handler = HANDLERS[r.name]
-        lines.append(f"  {r.name:<28} {'proved' if r.proved else 'NOT PROVED':<10} {r.paths:>4} paths  {r.seconds:5.2f} s   "
-                     f"{handler.runs} as {handler.rules}")
+        lines.append(
+            f"  {r.name:<28} {'proved' if r.proved else 'NOT PROVED':<10} {r.paths:>4} paths  {r.seconds:5.2f} s   "
+            f"{handler.runs} as {handler.rules}"
+        )
         lines += [f"      {finding}" for finding in r.findings]
     return lines

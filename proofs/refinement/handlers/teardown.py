@@ -36,8 +36,13 @@ def destroy(path: Path) -> None:
     engine.assume(Not(base("frame.pinned", f)))
     if engine.decide(eq(base("table.version", d), constant(2))):
         owned_status_frame(path)
-    engine.assume(Or(Not(base("frame.xenheap", f)), base("frame.owner", f) != d, eq(f, m.frames_known[0].key)
-                     if m.frames_known else boolean(False)))
+    engine.assume(
+        Or(
+            Not(base("frame.xenheap", f)),
+            base("frame.owner", f) != d,
+            eq(f, m.frames_known[0].key) if m.frames_known else boolean(False),
+        )
+    )
     if engine.decide(And(eq(base("frame.owner", f), d), base("frame.count", f) > 0, Not(base("frame.xenheap", f)))):
         domain.pages.listed.append(m.frame(f))  # type: ignore[attr-defined]
     domain.events = SimpleNamespace(destroy=lambda: None)  # type: ignore[assignment]
@@ -58,8 +63,11 @@ def destroy(path: Path) -> None:
     alive, dead = (eq(base("domain.is_dying", d), constant(phase)) for phase in (ALIVE, DEAD))
     args = {"p": constant(0), "x": constant(0), "d": d}
     killed = take(start, step("privcmd_destroydomain"), args, {}).state
-    with standing_in((lifecycle, "release_mappings", release_by_contract), (lifecycle, "unshare", unshare),
-                     (lifecycle, "put_table", put_table)):
+    with standing_in(
+        (lifecycle, "release_mappings", release_by_contract),
+        (lifecycle, "unshare", unshare),
+        (lifecycle, "put_table", put_table),
+    ):
         call = lifecycle.destroy(m, domain)
         try:
             while True:
@@ -72,9 +80,14 @@ def destroy(path: Path) -> None:
         path.prove("destroydomain of a zombie", [("the status", boolean(status == 0)), *same_state(m, killed, holders)])
         return
     gone = take(path.entries_now(killed), step("relinquish_resources"), {"d": d}, {}).state
-    path.prove("relinquish_resources", [
-        ("the status", boolean(status == 0)), ("all frames of the table", boolean(len(whole) == 1)),
-        *same_state(m, gone, holders)])
+    path.prove(
+        "relinquish_resources",
+        [
+            ("the status", boolean(status == 0)),
+            ("all frames of the table", boolean(len(whole) == 1)),
+            *same_state(m, gone, holders),
+        ],
+    )
 
 
 def last_reference(path: Path) -> None:
@@ -92,16 +105,23 @@ def last_reference(path: Path) -> None:
         path.prove("put_domain", same_state(m, start, Holders(start, THIS)))
         return
     owned = And(eq(base("frame.owner", f), d), base("frame.count", f) > 0)
-    claims: Claims = [("no page is left", Not(owned)), ("nothing else is changed", And(
-        [claim for _, claim in same_state(m, start, Holders(start, THIS))]))]
+    claims: Claims = [
+        ("no page is left", Not(owned)),
+        ("nothing else is changed", And([claim for _, claim in same_state(m, start, Holders(start, THIS))])),
+    ]
     path.prove("domain_destroy", claims)
     table = domain.grant_table
-    xen: Any = SimpleNamespace(domains=SimpleNamespace(get=lambda domid: None), raise_global_virq=lambda virq: None,
-                               frames=SimpleNamespace(free_xenheap=freed.append))
+    xen: Any = SimpleNamespace(
+        domains=SimpleNamespace(get=lambda domid: None),
+        raise_global_virq=lambda virq: None,
+        frames=SimpleNamespace(free_xenheap=freed.append),
+    )
     Xen.domain_destroy(xen, domain)
-    path.prove("domain_destroy", [
-        ("frames of the table", boolean(len(freed) == 1 + len(table.status))), ("no entry is left", boolean(
-            table.nr_entries == 0 and not table.active.known and not list(table.status))),  # type: ignore[attr-defined]
-        ("it is gone", boolean(domain.gone))])
-
-
+    path.prove(
+        "domain_destroy",
+        [
+            ("frames of the table", boolean(len(freed) == 1 + len(table.status))),
+            ("no entry is left", boolean(table.nr_entries == 0 and not table.active.known and not list(table.status))),  # type: ignore[attr-defined]
+            ("it is gone", boolean(domain.gone)),
+        ],
+    )

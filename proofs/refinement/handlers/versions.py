@@ -63,11 +63,18 @@ def owned_status_frame(path: Path) -> Any:
     m, engine = path.machine, path.engine
     m.xen_pages.add(STATUS)
     frame = m.new_frame(STATUS)
-    engine.assume(And(base("frame.known", STATUS), base("frame.xenheap", STATUS), base("frame.allocated", STATUS),
-                      eq(base("frame.owner", STATUS), number(m.caller.domid)), base("frame.tcount", STATUS) >= 1,
-                      ULE(base("frame.tcount", STATUS), base("frame.count", STATUS)),
-                      eq(base("frame.ptype", STATUS), constant(PGT_WRITABLE)),
-                      base("domain.xenheap_pages", number(m.caller.domid)) >= 1))
+    engine.assume(
+        And(
+            base("frame.known", STATUS),
+            base("frame.xenheap", STATUS),
+            base("frame.allocated", STATUS),
+            eq(base("frame.owner", STATUS), number(m.caller.domid)),
+            base("frame.tcount", STATUS) >= 1,
+            ULE(base("frame.tcount", STATUS), base("frame.count", STATUS)),
+            eq(base("frame.ptype", STATUS), constant(PGT_WRITABLE)),
+            base("domain.xenheap_pages", number(m.caller.domid)) >= 1,
+        )
+    )
     list.append(m.caller.grant_table.status, frame)  # it is there already, with what it holds
     return frame
 
@@ -75,14 +82,19 @@ def owned_status_frame(path: Path) -> Any:
 def quantified(m: Machine, state: RuleState, loop: Loop) -> RuleState:
     """What the rules ask of all references and frames: the reserved ones, those that stand for all (or end the loop), and
     the status frame."""
+
     def referenced(at: RuleState, args: tuple[Any, ...]) -> Term:
         held = at.at("frame.held", args[0])
         return base("frame.count", args[0]) - If(held, constant(1), constant(0)) > 0
 
     readings: dict[str, Reading] = {"referenced": referenced, "counted": referenced}
     refs = (*[constant(i) for i in range(RESERVED)], WITNESS if loop.early else HERE["r"])
-    return replace(state, readings=readings, elements={"Ref": refs, "Frame": (STATUS, HERE["f"])}, functions={
-        **state.functions, "gref_console": lambda: constant(0), "gref_xenstore": lambda: constant(1)})
+    return replace(
+        state,
+        readings=readings,
+        elements={"Ref": refs, "Frame": (STATUS, HERE["f"])},
+        functions={**state.functions, "gref_console": lambda: constant(0), "gref_xenstore": lambda: constant(1)},
+    )
 
 
 def set_version(path: Path) -> None:
@@ -105,25 +117,42 @@ def set_version(path: Path) -> None:
     holders = Holders(start, THIS)
     for ref in range(RESERVED):
         m.caller.grant_table.active[ref]  # their in-use bits have to come along
-    with standing_in((grant_admin, "NR_RESERVED_ENTRIES", RESERVED), (grant_admin, "range", loop),
-                     (grant_admin, "len", length), (grant_entries, "len", length),
-                     *layouts(grant_admin), *layouts(grant_entries)):
+    with standing_in(
+        (grant_admin, "NR_RESERVED_ENTRIES", RESERVED),
+        (grant_admin, "range", loop),
+        (grant_admin, "len", length),
+        (grant_entries, "len", length),
+        *layouts(grant_admin),
+        *layouts(grant_entries),
+    ):
         status, version = grant_admin.set_version(m.vcpu, wanted)  # type: ignore[arg-type]
     loop.check()
     path.prove("set_version", [("the version told", eq(number(version), number(m.caller.grant_table.version)))])
     was = quantified(m, before(m), loop)
     if status == -abi.EINVAL:
-        path.prove("set_version = EINVAL", [
-            ("the version asked for", Not(Or(eq(number(wanted), constant(1)), eq(number(wanted), constant(2))))),
-            *same_state(m, was, holders)])
+        path.prove(
+            "set_version = EINVAL",
+            [
+                ("the version asked for", Not(Or(eq(number(wanted), constant(1)), eq(number(wanted), constant(2))))),
+                *same_state(m, was, holders),
+            ],
+        )
         return
     to_two = eq(number(wanted), constant(2))
-    too_wide = Or([And(eq(was.at("entry.kind", d, constant(r)), constant(m.system.enums["Kind"].index("permit_access"))),
-                       (was.at("entry.frame", d, constant(r)) >> 32) != 0) for r in range(RESERVED)])
+    too_wide = Or(
+        [
+            And(
+                eq(was.at("entry.kind", d, constant(r)), constant(m.system.enums["Kind"].index("permit_access"))),
+                (was.at("entry.frame", d, constant(r)) >> 32) != 0,
+            )
+            for r in range(RESERVED)
+        ]
+    )
     args = {"caller": d, "f": variable("new_frame", bits=40), "e": epoch}
     two = take(was, step("set_version_2"), args, {"f": boolean(status == -abi.ENOMEM), "e": FALSE})
-    one = take(was, step("set_version_1"), args, {
-        "a reserved grant names a frame whose number version 1 cannot hold": too_wide})
+    one = take(
+        was, step("set_version_1"), args, {"a reserved grant names a frame whose number version 1 cannot hold": too_wide}
+    )
     for ends, asked, name in ((two, to_two, "set_version_2"), (one, Not(to_two), "set_version_1")):
         if not engine.decide(asked):
             continue
@@ -133,5 +162,3 @@ def set_version(path: Path) -> None:
         okay = Or(ends.okay, already) if status == 0 else ends.with_code(code)
         after = ends.state if status == 0 and not engine.decide(already) else was
         path.prove(f"{name} = {code}", [("the status", okay), *same_state(m, after, replace(holders, start=was))])
-
-

@@ -38,8 +38,7 @@ def entry_of(sh: Shadow, domain: Domain, number: int) -> Entry:
         kind = kinds["transitive"]
     elif flags == abi.GTF_ACCEPT_TRANSFER:
         kind = kinds["accept_transfer"]
-    elif kind_bits == abi.GTF_ACCEPT_TRANSFER and flags & (
-            abi.GTF_TRANSFER_COMMITTED | abi.GTF_TRANSFER_COMPLETED):
+    elif kind_bits == abi.GTF_ACCEPT_TRANSFER and flags & (abi.GTF_TRANSFER_COMMITTED | abi.GTF_TRANSFER_COMPLETED):
         kind = kinds["transfer_completed"]
     return kind, sh.domain(domid), sh.frame(mfn), int(bool(flags & abi.GTF_READONLY)), int(bool(flags & abi.GTF_SUB_PAGE))
 
@@ -91,8 +90,7 @@ def _domain(rig: Rig, sh: Shadow, d: int, out: Places) -> None:
     if domain is None:
         if phase not in (phases["absent"], phases["dead"]):
             out[f"domain[{d}].phase"] = (phase, "absent")
-        elif phase == phases["dead"] and not any(sh.T["frame.owner"][f] == d and _in_heap(rig, sh, f)
-                                                    for f in sh.limbo):
+        elif phase == phases["dead"] and not any(sh.T["frame.owner"][f] == d and _in_heap(rig, sh, f) for f in sh.limbo):
             out[f"domain[{d}].phase"] = ("dead", "absent")
         return
     if domain.is_dying == ALIVE:
@@ -130,12 +128,24 @@ def _ports(rig: Rig, sh: Shadow, out: Places) -> None:
     users, holds = rig.kernel.evtchn_users, rig.kernel.evtchn_holds
     for q in range(n):
         user = users.get(q + 1)
-        notices = sum(1 for notice in ("notice", "page_notice") for event, port in zip(
-            T[notice + ".event"], T[notice + ".port"], strict=True) if event and port == q)
-        known = (bool(T["bound.used"][q]), bool(T["bound.used"][q] and T["bound.armed"][q]), bool(T["left_open"][q]),
-                 T["bound.used"][q] + notices)
-        does = (user is not None, isinstance(user, Evtchn) and user.ports[q + 1], q + 1 in holds and user is None,
-                holds.get(q + 1, 0))
+        notices = sum(
+            1
+            for notice in ("notice", "page_notice")
+            for event, port in zip(T[notice + ".event"], T[notice + ".port"], strict=True)
+            if event and port == q
+        )
+        known = (
+            bool(T["bound.used"][q]),
+            bool(T["bound.used"][q] and T["bound.armed"][q]),
+            bool(T["left_open"][q]),
+            T["bound.used"][q] + notices,
+        )
+        does = (
+            user is not None,
+            isinstance(user, Evtchn) and user.ports[q + 1],
+            q + 1 in holds and user is None,
+            holds.get(q + 1, 0),
+        )
         if known != does:
             out[f"bound[{q + 1}]"] = (known, does)
 
@@ -154,14 +164,15 @@ def _table(sh: Shadow, domain: Domain, forged: set[tuple[int, int]], moving: set
         inside = number < table.nr_entries
         k = d * sh.rules.nrefs + r
         fits = [number < len(table.shared) * entries for entries in (abi.ENTRIES_V1, abi.ENTRIES_V2)]
-        if d and sh.T["fits"][2 * k:2 * k + 2] != fits:
-            out[f"fits[{d}, {number}]"] = (sh.T["fits"][2 * k:2 * k + 2], fits)
+        if d and sh.T["fits"][2 * k : 2 * k + 2] != fits:
+            out[f"fits[{d}, {number}]"] = (sh.T["fits"][2 * k : 2 * k + 2], fits)
         if inside:
             entry_differences(sh, domain, r, forged, moving, out)
 
 
-def entry_differences(sh: Shadow, domain: Domain, r: int, forged: set[tuple[int, int]], moving: set[tuple[int, int]],
-                      out: Places) -> None:
+def entry_differences(
+    sh: Shadow, domain: Domain, r: int, forged: set[tuple[int, int]], moving: set[tuple[int, int]], out: Places
+) -> None:
     """One entry: what its owner wrote, the in-use bits, and what Xen remembers of the use."""
     T, d, number = sh.T, domain.domid, sh.size.refs[r]
     k = d * sh.rules.nrefs + r
@@ -240,10 +251,22 @@ def _records(rig: Rig, sh: Shadow, out: Places) -> None:
             if h is None:
                 out[f"mapping of d{d} handle {number}"] = ("none", record.flags)
                 continue
-            rules = (T["mapping.host"][h], T["mapping.device"][h], T["mapping.mapper"][h], T["mapping.granter"][h],
-                     T["mapping.ref"][h], T["mapping.writable"][h])
-            real = (int(bool(record.flags & 2)), record.flags & 1, d, sh.domain(record.domid), sh.ref(record.ref),
-                    int(not record.flags & 4))
+            rules = (
+                T["mapping.host"][h],
+                T["mapping.device"][h],
+                T["mapping.mapper"][h],
+                T["mapping.granter"][h],
+                T["mapping.ref"][h],
+                T["mapping.writable"][h],
+            )
+            real = (
+                int(bool(record.flags & 2)),
+                record.flags & 1,
+                d,
+                sh.domain(record.domid),
+                sh.ref(record.ref),
+                int(not record.flags & 4),
+            )
             if rules != real:
                 out[f"mapping[{h}]"] = (rules, real)
     live = sum(1 for a, b in zip(T["mapping.host"], T["mapping.device"], strict=True) if a or b)
@@ -265,8 +288,11 @@ def _translations(sh: Shadow, guest: Guest, out: Places) -> None:
         if rules != real:
             out[f"translation of d{space} slot {slot}"] = (rules, real)
     bound = sum(1 for (s, _), t in sh.slots.items() if s == space)
-    rules_count = sum(1 for t in range(sh.size.translations) if T["translation.present"][t]
-                      and T["translation.space"][t] == space and T["translation.path"][t] == 0)
+    rules_count = sum(
+        1
+        for t in range(sh.size.translations)
+        if T["translation.present"][t] and T["translation.space"][t] == space and T["translation.path"][t] == 0
+    )
     if bound != rules_count:
         out[f"number of translations of d{space}"] = (rules_count, bound)
     tlb_differences(sh, guest, out)
@@ -280,10 +306,14 @@ def tlb_differences(sh: Shadow, guest: Guest, out: Places) -> None:
             if not 0 <= vpn - guest.first_vpn < SLOTS:
                 continue
             f = sh.frame(frame.mfn)
-            if not any(T["translation.frame"][t] == f and T["translation.space"][t] == space
-                       and (T["translation.writable"][t] or not writable) and T["translation.path"][t] == 0
-                       and (T["translation.cached"][t] or T["translation.present"][t])
-                       for t in range(sh.size.translations)):
+            if not any(
+                T["translation.frame"][t] == f
+                and T["translation.space"][t] == space
+                and (T["translation.writable"][t] or not writable)
+                and T["translation.path"][t] == 0
+                and (T["translation.cached"][t] or T["translation.present"][t])
+                for t in range(sh.size.translations)
+            ):
                 out[f"TLB of d{space}, slot {vpn - guest.first_vpn}"] = ("flushed", f"frame {f}")
 
 

@@ -18,8 +18,9 @@ WORD = 8
 class Watched:
     """The pages of one copy, as they were right before its bytes were moved."""
 
-    def __init__(self, frames: FrameTable, source: int, dest: int, e: CopyElement,
-                 status_at: tuple[int, int] | None) -> None:
+    def __init__(
+        self, frames: FrameTable, source: int, dest: int, e: CopyElement, status_at: tuple[int, int] | None
+    ) -> None:
         self.frames = frames
         self.source, self.dest, self.e = source, dest, e
         self.status_at = status_at  # the page and the place at which the step writes the status
@@ -47,19 +48,22 @@ class Watched:
         while moved and done < self.e.length:
             size = WORD if self.e.length - done >= WORD else 1
             at = self.e.src_off + done
-            dest[self.e.dst_off + done:self.e.dst_off + done + size] = source[at:at + size]
+            dest[self.e.dst_off + done : self.e.dst_off + done + size] = source[at : at + size]
             done += size
         now = self._page(self.dest)
         wrong = [at for at, (a, b) in enumerate(zip(dest, now, strict=True)) if a != b] if dest != now else []
         if self.status_at is not None and self.status_at[0] == self.dest:
             wrong = [at for at in wrong if at not in range(self.status_at[1], self.status_at[1] + 2)]
         if wrong:
-            raise Mismatch(f"a copy of {self.e.length} bytes from {self.e.src_off} to {self.e.dst_off} left other bytes "
-                           f"at {wrong[:4]}{' ...' if len(wrong) > 4 else ''}")
+            raise Mismatch(
+                f"a copy of {self.e.length} bytes from {self.e.src_off} to {self.e.dst_off} left other bytes "
+                f"at {wrong[:4]}{' ...' if len(wrong) > 4 else ''}"
+            )
 
 
-def watch(frames: FrameTable, source: int, dest: int, e: CopyElement,
-          status_at: tuple[int, int] | None) -> tuple[Watched, Callable[[], None]]:
+def watch(
+    frames: FrameTable, source: int, dest: int, e: CopyElement, status_at: tuple[int, int] | None
+) -> tuple[Watched, Callable[[], None]]:
     """What to compare with later, and what to call right before the step."""
     watched = Watched(frames, source, dest, e, status_at)
     return watched, watched.note

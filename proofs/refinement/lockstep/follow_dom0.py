@@ -29,8 +29,11 @@ def free_map(d: Dom0) -> int:
         return 0
     T = d.b.shadow.T
     taken = {m for record in d.records for m in record.elements}
-    return next(m for m in range(d.b.shadow.size.maps) if m not in taken and not (
-        T["gmap.listed"][m] or T["gmap.live"][m] or T["notice.event"][m]))
+    return next(
+        m
+        for m in range(d.b.shadow.size.maps)
+        if m not in taken and not (T["gmap.listed"][m] or T["gmap.live"][m] or T["notice.event"][m])
+    )
 
 
 def follower(d: Dom0, f: Flight, cmd: int, elements: Sequence[bytes]) -> Follower:
@@ -47,10 +50,12 @@ def follower(d: Dom0, f: Flight, cmd: int, elements: Sequence[bytes]) -> Followe
     for raw in elements:
         src, s_dom, s_off, _, dst, d_dom, d_off, _, length, flags, _, _ = abi.COPY.unpack(raw)
         made.append(CopyElement(bool(flags & 1), src, s_dom, s_off, bool(flags & 2), dst, d_dom, d_off, length))
-    if made != d.wanted[:len(made)]:
-        raise Mismatch("gntdev copy: the kernel asks for other copies than the process",
-                       {f"copy {n}": pair for n, pair in enumerate(zip(d.wanted, made, strict=False)) if pair[0] != pair[1]})
-    del d.wanted[:len(made)]
+    if made != d.wanted[: len(made)]:
+        raise Mismatch(
+            "gntdev copy: the kernel asks for other copies than the process",
+            {f"copy {n}": pair for n, pair in enumerate(zip(d.wanted, made, strict=False)) if pair[0] != pair[1]},
+        )
+    del d.wanted[: len(made)]
     d.copied.append(f.seen)
     return follow_copy(d.b, f, made, "gntdev_copy", {"p": proc.space, "x": x})
 

@@ -31,8 +31,9 @@ def follow_version(b: Bench, f: Flight, version: int) -> Follower:
     sh = b.shadow
     yield
     table = guest.domain.grant_table
-    want = {0: "okay", -abi.EBUSY: "EBUSY", -abi.ENOMEM: "ENOMEM", -abi.EAGAIN: "EAGAIN",
-            -abi.ERANGE: "ERANGE"}.get(f.rc, str(f.rc))
+    want = {0: "okay", -abi.EBUSY: "EBUSY", -abi.ENOMEM: "ENOMEM", -abi.EAGAIN: "EAGAIN", -abi.ERANGE: "ERANGE"}.get(
+        f.rc, str(f.rc)
+    )
     if version not in (1, 2):
         if f.rc != -abi.EINVAL:
             raise Mismatch(f"set_version({version}) gave {f.rc}")
@@ -148,9 +149,20 @@ def follow_mmu(b: Bench, f: Flight, slot: int, pte: int, foreign: int, flushed: 
         d = me if own else NOBODY if foreign == me else sh.domain(foreign)
         t = sh.free_translation()
         fail = "EBUSY" if not good and pte & PTE_RW and b.is_table(mfn) else None
-        code = sh.step("mmu_update_map", {"caller": me, "space": me, "d": d, "f": sh.frame(mfn),
-                                          "writable": int(bool(pte & PTE_RW)), "t": t,
-                                          "nil": sh.size.handles - 1}, ANY, fail)
+        code = sh.step(
+            "mmu_update_map",
+            {
+                "caller": me,
+                "space": me,
+                "d": d,
+                "f": sh.frame(mfn),
+                "writable": int(bool(pte & PTE_RW)),
+                "t": t,
+                "nil": sh.size.handles - 1,
+            },
+            ANY,
+            fail,
+        )
         if (code == OKAY) != good:
             raise Mismatch(f"mmu_update_map: the rules say {code}, the implementation {'did it' if good else f.rc}")
         if good:
@@ -197,8 +209,7 @@ def follow_destroy(b: Bench, f: Flight, domid: int) -> Follower:
     """domctl destroydomain, phase by phase."""
     sh = b.shadow
     event = yield
-    sh.step("privcmd_destroydomain", {"p": TOOLS, "x": b.privcmd, "d": domid},
-            OKAY if event != END else ANY)
+    sh.step("privcmd_destroydomain", {"p": TOOLS, "x": b.privcmd, "d": domid}, OKAY if event != END else ANY)
     if event == END:
         return
     domain = b.rig.xen.domains[domid]
@@ -222,11 +233,17 @@ def follow_destroy(b: Bench, f: Flight, domid: int) -> Follower:
             relinquished = True
             f.hurry = False
             b.torn.discard(domid)
-            frames = [i for i in range(sh.size.heap) if sh.T["frame.owner"][i] == domid
-                      and sh.T["frame.use"][i] in (sh.use["ram"], sh.use["status_frame"])]
-            mapped = {sh.T["translation.frame"][t] for t in range(sh.size.translations)
-                      if (sh.T["translation.present"][t] or sh.T["translation.cached"][t])
-                      and sh.T["translation.space"][t] == domid}
+            frames = [
+                i
+                for i in range(sh.size.heap)
+                if sh.T["frame.owner"][i] == domid and sh.T["frame.use"][i] in (sh.use["ram"], sh.use["status_frame"])
+            ]
+            mapped = {
+                sh.T["translation.frame"][t]
+                for t in range(sh.size.translations)
+                if (sh.T["translation.present"][t] or sh.T["translation.cached"][t])
+                and sh.T["translation.space"][t] == domid
+            }
             sh.step("relinquish_resources", {"d": domid})
             for key in [k for k in sh.slots if k[0] == domid]:
                 del sh.slots[key]

@@ -54,9 +54,17 @@ def follow_map(b: Bench, f: Flight, elements: list[MapElement]) -> Follower:
         while event in HELD:
             f.moving.add(key)
             event = yield
-        args = {"caller": me, "space": me, "dom": sh.domain(e.dom), "ref": sh.ref(e.ref),
-                "writable": int(not e.flags & 4), "host": int(bool(e.flags & 2)), "device": e.flags & 1,
-                "got_h": sh.free_handle(), "this": call}
+        args = {
+            "caller": me,
+            "space": me,
+            "dom": sh.domain(e.dom),
+            "ref": sh.ref(e.ref),
+            "writable": int(not e.flags & 4),
+            "host": int(bool(e.flags & 2)),
+            "device": e.flags & 1,
+            "got_h": sh.free_handle(),
+            "this": call,
+        }
         if event != "map.pinned":
             f.moving.discard(key)
             status = b.status(f, i * 32 + 18)
@@ -83,8 +91,12 @@ def follow_map(b: Bench, f: Flight, elements: list[MapElement]) -> Follower:
         elif status == OKAY:
             _insert(b, f, e, me, call, guest, args["got_h"], b.word(f, i * 32 + 20))
         else:
-            b.expect(f, "map_grant_ref.insert", sh.step("map_grant_ref.insert", {"this": call, "got_t": 0, "got_u": 0},
-                                                        GENERAL, GENERAL), status)
+            b.expect(
+                f,
+                "map_grant_ref.insert",
+                sh.step("map_grant_ref.insert", {"this": call, "got_t": 0, "got_u": 0}, GENERAL, GENERAL),
+                status,
+            )
 
 
 def _refused_map(b: Bench, f: Flight, e: MapElement, status: str, args: dict[str, int], lost: int) -> None:
@@ -102,8 +114,9 @@ def _refused_map(b: Bench, f: Flight, e: MapElement, status: str, args: dict[str
                 fail = GENERAL
     code = b.shadow.try_step("map_grant_ref", args, fail)
     if code == OKAY or code is None:
-        raise Mismatch(f"map_grant_ref: the rules say {code}, the implementation {status}",
-                       {"map_grant_ref: status": (code, status)})
+        raise Mismatch(
+            f"map_grant_ref: the rules say {code}, the implementation {status}", {"map_grant_ref: status": (code, status)}
+        )
     b.expect(f, "map_grant_ref", code, status)
 
 
@@ -163,8 +176,11 @@ def follow_unmap(b: Bench, f: Flight, elements: list[UnmapElement]) -> Follower:
         had_host = sh.T["mapping.host"][h]
         if device and status == OKAY and sh.T["mapping.device"][h] and b.names_another(me, e, h, "GNTST_bad_dev_addr"):
             raise Mismatch("unmap_grant_ref: a bus address that is not the frame's was accepted")
-        code = sh.try_step("unmap_grant_ref", {"caller": me, "space": me, "h": h, "t": t, "host": host, "device": device,
-                                               "this": call}, fail)
+        code = sh.try_step(
+            "unmap_grant_ref",
+            {"caller": me, "space": me, "h": h, "t": t, "host": host, "device": device, "this": call},
+            fail,
+        )
         if gone and code in ("GNTST_bad_handle", GENERAL):
             continue  # where the rules refuse the handle of a granter that has gone, Xen crashes the caller as well
         b.expect(f, "unmap_grant_ref", code, status)
@@ -186,8 +202,9 @@ def follow_unmap(b: Bench, f: Flight, elements: list[UnmapElement]) -> Follower:
         b.touch_frame(frame)
 
 
-def follow_copy(b: Bench, f: Flight, elements: list[CopyElement], rule: str = "copy",
-                begin: dict[str, int] | None = None) -> Follower:
+def follow_copy(
+    b: Bench, f: Flight, elements: list[CopyElement], rule: str = "copy", begin: dict[str, int] | None = None
+) -> Follower:
     """copy: each element is a batch of its own, as the implementation keeps nothing between two of them.
 
     `rule` is the operation that performs the copy, `begin` the arguments of its first step.
@@ -206,11 +223,23 @@ def follow_copy(b: Bench, f: Flight, elements: list[CopyElement], rule: str = "c
         begun = [b.changes(source), b.changes(dest)]
         f.moving.update(k for k in (source, dest) if k is not None)
         sh.step(rule, {**begin, **this})
-        code = sh.step(f"{rule}.element", {
-            "src_by_ref": int(e.src_ref), "src_own": int(e.src_dom == abi.DOMID_SELF), "src_dom": sh.domain(e.src_dom),
-            "src_ref": sh.ref(e.src) if e.src_ref else 0, "src_frame": 0 if e.src_ref else sh.frame(e.src),
-            "dst_by_ref": int(e.dst_ref), "dst_own": int(e.dst_dom == abi.DOMID_SELF), "dst_dom": sh.domain(e.dst_dom),
-            "dst_ref": sh.ref(e.dst) if e.dst_ref else 0, "dst_frame": 0 if e.dst_ref else sh.frame(e.dst), **this}, ANY)
+        code = sh.step(
+            f"{rule}.element",
+            {
+                "src_by_ref": int(e.src_ref),
+                "src_own": int(e.src_dom == abi.DOMID_SELF),
+                "src_dom": sh.domain(e.src_dom),
+                "src_ref": sh.ref(e.src) if e.src_ref else 0,
+                "src_frame": 0 if e.src_ref else sh.frame(e.src),
+                "dst_by_ref": int(e.dst_ref),
+                "dst_own": int(e.dst_dom == abi.DOMID_SELF),
+                "dst_dom": sh.domain(e.dst_dom),
+                "dst_ref": sh.ref(e.dst) if e.dst_ref else 0,
+                "dst_frame": 0 if e.dst_ref else sh.frame(e.dst),
+                **this,
+            },
+            ANY,
+        )
         while event in HELD:
             if code == OKAY and stage == 0 and (source is None or b.pin(source) != before):
                 code = sh.step(f"{rule}.claim_source", this)
@@ -265,8 +294,9 @@ def follow_swap(b: Bench, f: Flight, refs: tuple[int, int]) -> Follower:
     sh = b.shadow
     yield
     keys = [(me, sh.ref(ref)) for ref in refs]
-    b.expect(f, "swap_grant_ref", sh.step("swap_grant_ref", {"caller": me, "a": keys[0][1], "b": keys[1][1]}, ANY),
-             b.status(f, 8))
+    b.expect(
+        f, "swap_grant_ref", sh.step("swap_grant_ref", {"caller": me, "a": keys[0][1], "b": keys[1][1]}, ANY), b.status(f, 8)
+    )
     for key in keys:
         b.settle_forged(key)
 

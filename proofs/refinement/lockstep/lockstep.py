@@ -72,16 +72,22 @@ class Bench(Asked):
     def flushed(self, d: int) -> None:
         """Take the rules' flush of a domain if no TLB of it holds a stale translation any more."""
         sh, T = self.shadow, self.shadow.T
-        stale = {T["translation.frame"][t] for t in range(sh.size.translations)
-                 if T["translation.cached"][t] and not T["translation.present"][t] and T["translation.space"][t] == d}
+        stale = {
+            T["translation.frame"][t]
+            for t in range(sh.size.translations)
+            if T["translation.cached"][t] and not T["translation.present"][t] and T["translation.space"][t] == d
+        }
         guest = self.rig.guests.get(d)
         if guest is not None:
             for vcpu in guest.domain.vcpus:
                 for vpn, (frame, writable, _) in vcpu.tlb.entries.items():
                     f, slot = sh.frame(frame.mfn), vpn - guest.first_vpn
                     t = sh.slots.get((d, slot))
-                    if 0 <= slot < SLOTS and f in stale and (t is None or T["translation.frame"][t] != f
-                                       or T["translation.writable"][t] != writable):
+                    if (
+                        0 <= slot < SLOTS
+                        and f in stale
+                        and (t is None or T["translation.frame"][t] != f or T["translation.writable"][t] != writable)
+                    ):
                         return
         if stale:
             sh.step("flush_tlb", {"d": d})
@@ -132,8 +138,9 @@ class Bench(Asked):
         else:
             self.forged.add(key)
 
-    def store_entry(self, guest: Guest, ref: int, flags: int, domid: int, mfn: int, keep_bits: bool,
-                    part: tuple[int, int] = (0, 0)) -> bool:
+    def store_entry(
+        self, guest: Guest, ref: int, flags: int, domid: int, mfn: int, keep_bits: bool, part: tuple[int, int] = (0, 0)
+    ) -> bool:
         """The granter writes an entry, as an instruction would; version 1 in-use bits are kept or overwritten.
 
         `part` is where a part of the page begins and how long it is, for version 2.
@@ -147,17 +154,27 @@ class Bench(Asked):
         transitive = table.version == 2 and abi.HEADER.unpack_from(data, off)[0] & abi.GTF_TYPE_MASK == abi.GTF_TRANSITIVE
         if transitive and any(key in f.moving for f in self.flights):
             self.was_transitive.add(key)
-        header = bytes(data[off:off + abi.HEADER.size])
+        header = bytes(data[off : off + abi.HEADER.size])
         if table.version == 1:
             bits = in_use_bits(guest.domain, ref) if keep_bits else flags & 0x18
             abi.ENTRY_V1.pack_into(data, off, (flags & ~0x18 | bits) & 0xFFFF, domid, mfn)
         else:
             abi.ENTRY_V2.pack_into(data, off, flags & ~0x18, domid, *part, mfn)
-        self.changed[key] += header != data[off:off + abi.HEADER.size]
+        self.changed[key] += header != data[off : off + abi.HEADER.size]
         if self.rules_on:
             kind, grantee, frame, readonly, in_part = entry_of(sh, guest.domain, ref)
-            sh.step("write_entry", {"owner": guest.domid, "ref": key[1], "kind": kind, "grantee": grantee,
-                                    "frame": frame, "readonly": readonly, "part": in_part})
+            sh.step(
+                "write_entry",
+                {
+                    "owner": guest.domid,
+                    "ref": key[1],
+                    "kind": kind,
+                    "grantee": grantee,
+                    "frame": frame,
+                    "readonly": readonly,
+                    "part": in_part,
+                },
+            )
             if not keep_bits and table.version == 1:
                 self.settle_forged(key)
         return True
@@ -197,13 +214,18 @@ class Bench(Asked):
             abi.U64.pack_into(frame.bytes(), 8, self.steps)
         else:
             first = self.steps % len(PERIOD)
-            frame.bytes()[:] = PATTERN[first:first + abi.PAGE_SIZE]
+            frame.bytes()[:] = PATTERN[first : first + abi.PAGE_SIZE]
 
     def _store_rule(self, guest: Guest, slot: int, element: int) -> None:
         T, sh = self.shadow.T, self.shadow
-        candidates = [t for t in range(sh.size.translations) if T["translation.frame"][t] == element
-                      and T["translation.writable"][t] and T["translation.space"][t] == guest.domid
-                      and (T["translation.present"][t] or T["translation.cached"][t])]
+        candidates = [
+            t
+            for t in range(sh.size.translations)
+            if T["translation.frame"][t] == element
+            and T["translation.writable"][t]
+            and T["translation.space"][t] == guest.domid
+            and (T["translation.present"][t] or T["translation.cached"][t])
+        ]
         if not candidates:
             raise Mismatch(f"d{guest.domid} writes to frame {element}, to which the rules know no way")
         sh.step("store", {"space": guest.domid, "t": candidates[0]})
@@ -310,8 +332,12 @@ class Bench(Asked):
         if f.marker == END:
             self.flights.remove(f)
             self.shadow.free_calls.extend(f.calls)
-            if (f.guest is not None and f.guest.domain.crashed and not f.guest.domain.is_dying
-                    and not any(o.domid == f.domid for o in self.flights)):
+            if (
+                f.guest is not None
+                and f.guest.domain.crashed
+                and not f.guest.domain.is_dying
+                and not any(o.domid == f.domid for o in self.flights)
+            ):
                 self.crashed(f.domid)
         if self.rules_on:
             self.check()
@@ -394,5 +420,3 @@ class Bench(Asked):
 def _idle() -> Follower:
     while True:
         yield
-
-

@@ -49,8 +49,9 @@ class Asked:
     def expect(self, f: Flight, label: str, code: str | None, status: str) -> None:
         """Rule code and status must say the same."""
         if code is None or not same(code, status):
-            raise Mismatch(f"{label}: the rules say {code}, the implementation {status}",
-                           {f"{label}: status": (code, status)})
+            raise Mismatch(
+                f"{label}: the rules say {code}, the implementation {status}", {f"{label}: status": (code, status)}
+            )
 
     def has_handles(self, f: Flight) -> bool:
         """Has the caller a maptrack record to give?"""

@@ -58,6 +58,7 @@ def told(call: Call) -> str:
 
 # --- grants ---
 
+
 def maps(call: Call) -> list[MapElement]:
     """The elements of map_grant_ref."""
     return [MapElement(**e) for e in call.arguments["elements"]]
@@ -73,23 +74,35 @@ def copies(call: Call) -> list[CopyElement]:
     return [CopyElement(**e) for e in call.arguments["elements"]]
 
 
-def _grant(cmd: int, elements: Callable[[Call], Sequence[Any]], pack: Callable[[Any], bytes],
-           follow: Callable[[Bench, Flight, list[Any]], Follower], name: str, *, one_call: bool = True) -> Operation:
+def _grant(
+    cmd: int,
+    elements: Callable[[Call], Sequence[Any]],
+    pack: Callable[[Any], bytes],
+    follow: Callable[[Bench, Flight, list[Any]], Follower],
+    name: str,
+    *,
+    one_call: bool = True,
+) -> Operation:
     """A grant operation on a list of elements."""
     return Operation(
         abi.HYPERVISOR_GRANT_TABLE_OP,
-        lambda b, guest, vcpu, call: ((cmd, guest.arg(vcpu), len(call.arguments["elements"])),
-                                      b"".join(pack(e) for e in elements(call))),
+        lambda b, guest, vcpu, call: (
+            (cmd, guest.arg(vcpu), len(call.arguments["elements"])),
+            b"".join(pack(e) for e in elements(call)),
+        ),
         lambda b, f, call: follow(b, f, list(elements(call))),
         lambda call: f"{name} {elements(call)}",
-        lambda call: 1 if one_call else len(call.arguments["elements"]))
+        lambda call: 1 if one_call else len(call.arguments["elements"]),
+    )
 
 
-def _grant_one(cmd: int, pack: Callable[[Call], bytes], follow: Callable[[Bench, Flight, Call], Follower],
-               text: Callable[[Call], str]) -> Operation:
+def _grant_one(
+    cmd: int, pack: Callable[[Call], bytes], follow: Callable[[Bench, Flight, Call], Follower], text: Callable[[Call], str]
+) -> Operation:
     """A grant operation on one element."""
-    return Operation(abi.HYPERVISOR_GRANT_TABLE_OP, lambda b, guest, vcpu, call: ((cmd, guest.arg(vcpu), 1), pack(call)),
-                     follow, text)
+    return Operation(
+        abi.HYPERVISOR_GRANT_TABLE_OP, lambda b, guest, vcpu, call: ((cmd, guest.arg(vcpu), 1), pack(call)), follow, text
+    )
 
 
 def _pack_setup(b: Bench, guest: Guest, vcpu: int, call: Call) -> Packed:
@@ -102,6 +115,7 @@ def _follow_transfer(b: Bench, f: Flight, call: Call) -> Follower:
 
 
 # --- memory ---
+
 
 def _pack_mmu(b: Bench, guest: Guest, vcpu: int, call: Call) -> Packed:
     a = call.arguments
@@ -145,12 +159,22 @@ def _text_decrease(call: Call) -> str:
 
 # --- event channels ---
 
-def _event(cmd: int, pack: Callable[[Call], bytes], rule: str, args: Callable[[Bench, int, Call], dict[str, int]],
-           text: Callable[[Call], str], port_at: int | None = None) -> Operation:
+
+def _event(
+    cmd: int,
+    pack: Callable[[Call], bytes],
+    rule: str,
+    args: Callable[[Bench, int, Call], dict[str, int]],
+    text: Callable[[Call], str],
+    port_at: int | None = None,
+) -> Operation:
     """An event channel operation: one rule step, with arguments that are elements."""
-    return Operation(abi.HYPERVISOR_EVENT_CHANNEL_OP, lambda b, guest, vcpu, call: ((cmd, guest.arg(vcpu)), pack(call)),
-                     lambda b, f, call: fd.follow_event(b, f, rule, {"caller": f.domid, **args(b, f.domid, call)}, port_at),
-                     text)
+    return Operation(
+        abi.HYPERVISOR_EVENT_CHANNEL_OP,
+        lambda b, guest, vcpu, call: ((cmd, guest.arg(vcpu)), pack(call)),
+        lambda b, f, call: fd.follow_event(b, f, rule, {"caller": f.domid, **args(b, f.domid, call)}, port_at),
+        text,
+    )
 
 
 def _named(b: Bench, me: int, dom: int) -> int:
@@ -165,68 +189,137 @@ def _port(b: Bench, me: int, call: Call) -> dict[str, int]:
 EXTENTS_AT = 64  # where in the argument area the extents of a reservation lie
 
 OPERATIONS: dict[str, Operation] = {
-    "map_grant_ref": _grant(0, maps, lambda e: abi.MAP_GRANT_REF.pack(e.addr, e.flags, e.ref, e.dom, 0, 0, 0),
-                            fg.follow_map, "map_grant_ref"),
-    "unmap_grant_ref": _grant(1, unmaps, lambda e: abi.UNMAP_GRANT_REF.pack(e.addr, e.bus, e.handle, 0, 0),
-                              fg.follow_unmap, "unmap_grant_ref", one_call=False),
-    "copy": _grant(5, copies, lambda e: abi.COPY.pack(e.src, e.src_dom, e.src_off, 0, e.dst, e.dst_dom, e.dst_off, 0,
-                                                      e.length, e.src_ref | e.dst_ref << 1, 0, 0), fg.follow_copy, "copy"),
+    "map_grant_ref": _grant(
+        0, maps, lambda e: abi.MAP_GRANT_REF.pack(e.addr, e.flags, e.ref, e.dom, 0, 0, 0), fg.follow_map, "map_grant_ref"
+    ),
+    "unmap_grant_ref": _grant(
+        1,
+        unmaps,
+        lambda e: abi.UNMAP_GRANT_REF.pack(e.addr, e.bus, e.handle, 0, 0),
+        fg.follow_unmap,
+        "unmap_grant_ref",
+        one_call=False,
+    ),
+    "copy": _grant(
+        5,
+        copies,
+        lambda e: abi.COPY.pack(
+            e.src, e.src_dom, e.src_off, 0, e.dst, e.dst_dom, e.dst_off, 0, e.length, e.src_ref | e.dst_ref << 1, 0, 0
+        ),
+        fg.follow_copy,
+        "copy",
+    ),
     "transfer": _grant_one(
-        4, lambda c: abi.TRANSFER.pack(c.arguments["mfn"], c.arguments["dom"], 0, c.arguments["ref"], 0, 0, 0),
+        4,
+        lambda c: abi.TRANSFER.pack(c.arguments["mfn"], c.arguments["dom"], 0, c.arguments["ref"], 0, 0, 0),
         _follow_transfer,
-        lambda c: f"transfer {c.arguments['mfn']:#x} to d{c.arguments['dom']} ref {c.arguments['ref']}"),
-    "set_version": _grant_one(8, lambda c: abi.SET_VERSION.pack(c.arguments["version"]),
-                              lambda b, f, c: fd.follow_version(b, f, c.arguments["version"]),
-                              lambda c: f"set_version {c.arguments['version']}"),
-    "swap_grant_ref": _grant_one(11, lambda c: abi.SWAP_GRANT_REF.pack(*c.arguments["refs"], 0, 0),
-                                 lambda b, f, c: fg.follow_swap(b, f, tuple(c.arguments["refs"])),
-                                 lambda c: f"swap_grant_ref {tuple(c.arguments['refs'])}"),
-    "setup_table": Operation(abi.HYPERVISOR_GRANT_TABLE_OP, _pack_setup,
-                             lambda b, f, c: fd.follow_setup(b, f, c.arguments["frames"]),
-                             lambda c: f"setup_table {c.arguments['frames']}"),
+        lambda c: f"transfer {c.arguments['mfn']:#x} to d{c.arguments['dom']} ref {c.arguments['ref']}",
+    ),
+    "set_version": _grant_one(
+        8,
+        lambda c: abi.SET_VERSION.pack(c.arguments["version"]),
+        lambda b, f, c: fd.follow_version(b, f, c.arguments["version"]),
+        lambda c: f"set_version {c.arguments['version']}",
+    ),
+    "swap_grant_ref": _grant_one(
+        11,
+        lambda c: abi.SWAP_GRANT_REF.pack(*c.arguments["refs"], 0, 0),
+        lambda b, f, c: fg.follow_swap(b, f, tuple(c.arguments["refs"])),
+        lambda c: f"swap_grant_ref {tuple(c.arguments['refs'])}",
+    ),
+    "setup_table": Operation(
+        abi.HYPERVISOR_GRANT_TABLE_OP,
+        _pack_setup,
+        lambda b, f, c: fd.follow_setup(b, f, c.arguments["frames"]),
+        lambda c: f"setup_table {c.arguments['frames']}",
+    ),
     "mmu_update": Operation(
-        abi.HYPERVISOR_MMU_UPDATE, _pack_mmu, _follow_mmu,
-        lambda c: f"mmu_update slot {c.arguments['slot']} := {c.arguments['pte']:#x} of {c.arguments['foreign']:#x}"),
-    "mmu_update_elsewhere": Operation(abi.HYPERVISOR_MMU_UPDATE, _pack_elsewhere,
-                                      lambda b, f, c: fd.follow_clear_elsewhere(b, f),
-                                      lambda c: f"mmu_update of an entry of d{c.arguments['dom']}"),
+        abi.HYPERVISOR_MMU_UPDATE,
+        _pack_mmu,
+        _follow_mmu,
+        lambda c: f"mmu_update slot {c.arguments['slot']} := {c.arguments['pte']:#x} of {c.arguments['foreign']:#x}",
+    ),
+    "mmu_update_elsewhere": Operation(
+        abi.HYPERVISOR_MMU_UPDATE,
+        _pack_elsewhere,
+        lambda b, f, c: fd.follow_clear_elsewhere(b, f),
+        lambda c: f"mmu_update of an entry of d{c.arguments['dom']}",
+    ),
     "update_va_mapping": Operation(
         abi.HYPERVISOR_UPDATE_VA_MAPPING,
         lambda b, guest, vcpu, c: ((guest.slot_va(c.arguments["slot"]), c.arguments["pte"], c.arguments["flags"]), b""),
-        _follow_va, lambda c: f"update_va_mapping slot {c.arguments['slot']} := {c.arguments['pte']:#x}"),
+        _follow_va,
+        lambda c: f"update_va_mapping slot {c.arguments['slot']} := {c.arguments['pte']:#x}",
+    ),
     "tlb_flush": Operation(
-        abi.HYPERVISOR_MMUEXT_OP, lambda b, guest, vcpu, c: (
-            (guest.arg(vcpu), 1, 0, abi.DOMID_SELF), abi.MMUEXT_OP.pack(abi.MMUEXT_TLB_FLUSH_ALL, 0, 0, 0)),
-        lambda b, f, c: fd.follow_flush(b, f), lambda c: "flush"),
-    "populate_physmap": Operation(abi.HYPERVISOR_MEMORY_OP, _pack_populate,
-                                  lambda b, f, c: fd.follow_populate(b, f, c.arguments["count"]),
-                                  lambda c: f"populate_physmap {c.arguments['count']}"),
-    "decrease_reservation": Operation(abi.HYPERVISOR_MEMORY_OP, _pack_decrease,
-                                      lambda b, f, c: fd.follow_decrease(b, f, list(c.arguments["mfns"])), _text_decrease),
+        abi.HYPERVISOR_MMUEXT_OP,
+        lambda b, guest, vcpu, c: (
+            (guest.arg(vcpu), 1, 0, abi.DOMID_SELF),
+            abi.MMUEXT_OP.pack(abi.MMUEXT_TLB_FLUSH_ALL, 0, 0, 0),
+        ),
+        lambda b, f, c: fd.follow_flush(b, f),
+        lambda c: "flush",
+    ),
+    "populate_physmap": Operation(
+        abi.HYPERVISOR_MEMORY_OP,
+        _pack_populate,
+        lambda b, f, c: fd.follow_populate(b, f, c.arguments["count"]),
+        lambda c: f"populate_physmap {c.arguments['count']}",
+    ),
+    "decrease_reservation": Operation(
+        abi.HYPERVISOR_MEMORY_OP,
+        _pack_decrease,
+        lambda b, f, c: fd.follow_decrease(b, f, list(c.arguments["mfns"])),
+        _text_decrease,
+    ),
     "evtchn_alloc_unbound": _event(
-        abi.EVTCHNOP_ALLOC_UNBOUND, lambda c: TWO_DOMIDS.pack(c.arguments["dom"], c.arguments["remote"], 0),
-        "evtchn_alloc_unbound", lambda b, me, c: {"d": _named(b, me, c.arguments["dom"]),
-                                                  "remote": b.shadow.domain(c.arguments["remote"])},
-        lambda c: f"alloc_unbound in {c.arguments['dom']:#x} for d{c.arguments['remote']}", 4),
+        abi.EVTCHNOP_ALLOC_UNBOUND,
+        lambda c: TWO_DOMIDS.pack(c.arguments["dom"], c.arguments["remote"], 0),
+        "evtchn_alloc_unbound",
+        lambda b, me, c: {"d": _named(b, me, c.arguments["dom"]), "remote": b.shadow.domain(c.arguments["remote"])},
+        lambda c: f"alloc_unbound in {c.arguments['dom']:#x} for d{c.arguments['remote']}",
+        4,
+    ),
     "evtchn_bind_interdomain": _event(
-        abi.EVTCHNOP_BIND_INTERDOMAIN, lambda c: DOMID_PORT.pack(c.arguments["dom"], 0, c.arguments["port"], 0),
-        "evtchn_bind_interdomain", lambda b, me, c: {"e": _named(b, me, c.arguments["dom"]), "o": c.arguments["port"] - 1},
-        lambda c: f"bind_interdomain to d{c.arguments['dom']} port {c.arguments['port']}", 8),
-    "evtchn_send": _event(abi.EVTCHNOP_SEND, lambda c: abi.U32.pack(c.arguments["port"]), "evtchn_send", _port,
-                          lambda c: f"send {c.arguments['port']}"),
-    "evtchn_close": _event(abi.EVTCHNOP_CLOSE, lambda c: abi.U32.pack(c.arguments["port"]), "evtchn_close", _port,
-                           lambda c: f"close {c.arguments['port']}"),
-    "evtchn_reset": _event(abi.EVTCHNOP_RESET, lambda c: abi.U16.pack(abi.DOMID_SELF), "evtchn_reset",
-                           lambda b, me, c: {}, lambda c: "reset of its ports"),
+        abi.EVTCHNOP_BIND_INTERDOMAIN,
+        lambda c: DOMID_PORT.pack(c.arguments["dom"], 0, c.arguments["port"], 0),
+        "evtchn_bind_interdomain",
+        lambda b, me, c: {"e": _named(b, me, c.arguments["dom"]), "o": c.arguments["port"] - 1},
+        lambda c: f"bind_interdomain to d{c.arguments['dom']} port {c.arguments['port']}",
+        8,
+    ),
+    "evtchn_send": _event(
+        abi.EVTCHNOP_SEND,
+        lambda c: abi.U32.pack(c.arguments["port"]),
+        "evtchn_send",
+        _port,
+        lambda c: f"send {c.arguments['port']}",
+    ),
+    "evtchn_close": _event(
+        abi.EVTCHNOP_CLOSE,
+        lambda c: abi.U32.pack(c.arguments["port"]),
+        "evtchn_close",
+        _port,
+        lambda c: f"close {c.arguments['port']}",
+    ),
+    "evtchn_reset": _event(
+        abi.EVTCHNOP_RESET,
+        lambda c: abi.U16.pack(abi.DOMID_SELF),
+        "evtchn_reset",
+        lambda b, me, c: {},
+        lambda c: "reset of its ports",
+    ),
 }
 
 
 # --- what is no hypercall, or no guest's ---
 
+
 def _write_entry(b: Bench, call: Call) -> Answer:
     a = call.arguments
-    done = b.store_entry(b.rig.guests[call.caller()[0]], a["ref"], a["flags"], a["domid"], a["mfn"], a["keep_bits"],
-                         tuple(a["part"]))
+    done = b.store_entry(
+        b.rig.guests[call.caller()[0]], a["ref"], a["flags"], a["domid"], a["mfn"], a["keep_bits"], tuple(a["part"])
+    )
     return Answer(OKAY if done else NOT_DONE)
 
 
@@ -263,8 +356,9 @@ def begin_destroy(b: Bench, call: Call) -> Flight:
     domid, kernel = call.arguments["domid"], b.rig.kernel
     raw = abi.DOMCTL_HEADER.pack(abi.DOMCTL_DESTROYDOMAIN, abi.DOMCTL_INTERFACE_VERSION, domid, 0, 0, 0)
     write(b.rig.xen, kernel.vcpu, kernel.arg_va, raw.ljust(abi.DOMCTL_SIZE, b"\0"))
-    flight = Flight(f"destroydomain d{domid}", domid, 0,
-                    b.rig.xen.hypercall(kernel.vcpu, abi.HYPERVISOR_DOMCTL, kernel.arg_va))
+    flight = Flight(
+        f"destroydomain d{domid}", domid, 0, b.rig.xen.hypercall(kernel.vcpu, abi.HYPERVISOR_DOMCTL, kernel.arg_va)
+    )
     b.launch(flight, fd.follow_destroy(b, flight, domid), 0)
     return flight
 
@@ -272,8 +366,14 @@ def begin_destroy(b: Bench, call: Call) -> Flight:
 NOT_DONE = "not done"  # the caller could see beforehand that nothing would happen
 IN_FLIGHT = Answer("in flight")
 AT_ONCE: dict[str, Callable[[Bench, Call], Answer]] = {
-    "write_entry": _write_entry, "end_access": _end_access, "access": _access, "evtchn_take": _take_events,
-    "createdomain": _create, "pausedomain": _pause, "unpausedomain": _pause}
+    "write_entry": _write_entry,
+    "end_access": _end_access,
+    "access": _access,
+    "evtchn_take": _take_events,
+    "createdomain": _create,
+    "pausedomain": _pause,
+    "unpausedomain": _pause,
+}
 
 
 @dataclass

@@ -65,8 +65,9 @@ class Shadow:
     def spare_dom0_frame(self) -> int:
         """An element for a page of Dom0's; `nowhere` when all are in use."""
         used = set(self.dom0_frames.values())
-        return next((e for e in range(self.size.heap, self.size.heap + self.size.dom0_frames) if e not in used),
-                    self.size.nowhere)
+        return next(
+            (e for e in range(self.size.heap, self.size.heap + self.size.dom0_frames) if e not in used), self.size.nowhere
+        )
 
     def know_dom0_frame(self, mfn: int) -> int:
         """The element of a page that Dom0's kernel takes into use."""
@@ -85,8 +86,12 @@ class Shadow:
         T = self.T
         for mfn in list(self.left):
             f = self.dom0_frames[mfn]
-            if not any(at == f and (there or kept) for at, there, kept in zip(
-                    T["translation.frame"], T["translation.present"], T["translation.cached"], strict=True)):
+            if not any(
+                at == f and (there or kept)
+                for at, there, kept in zip(
+                    T["translation.frame"], T["translation.present"], T["translation.cached"], strict=True
+                )
+            ):
                 self.left.discard(mfn)
                 del self.dom0_frames[mfn]
 
@@ -162,7 +167,7 @@ class Shadow:
                 if life not in keep:
                     spent[life] = 0
                     for name, size in (("offered", block), ("offered_rw", block), ("invited", ports)):
-                        self.T[name][life * size:(life + 1) * size] = [0] * size
+                        self.T[name][life * size : (life + 1) * size] = [0] * size
         if all(spent):
             raise Mismatch("the world has too few lives")
         return spent.index(0)
@@ -204,8 +209,10 @@ class Shadow:
         if code is None:
             raise Mismatch(f"the rule `{label}` cannot be taken where the implementation took it (args {args})")
         if expect not in (ANY, code):
-            raise Mismatch(f"`{label}`: the rules say {code}, the implementation {expect} (args {args})",
-                           {f"{label}: status": (code, expect)})
+            raise Mismatch(
+                f"`{label}`: the rules say {code}, the implementation {expect} (args {args})",
+                {f"{label}: status": (code, expect)},
+            )
         return code
 
     def build_page(self, privcmd: int, domid: int, element: int) -> None:
@@ -213,8 +220,9 @@ class Shadow:
         p = {"p": TOOLS, "x": privcmd}
         self.step("privcmd_populate_physmap", {**p, "d": domid, "f_f": element, "f_e": self.free_epoch()})
         t = self.free_translation()
-        self.step("privcmd_mmapbatch", {**p, "dom": domid, "f": element, "writable": 1, "t_t": t,
-                                        "t_nil": self.size.handles - 1})
+        self.step(
+            "privcmd_mmapbatch", {**p, "dom": domid, "f": element, "writable": 1, "t_t": t, "t_nil": self.size.handles - 1}
+        )
         self.step("store", {"space": TOOLS, "t": t})
         self.step("privcmd_munmap", {"p": TOOLS, "t": t})
         self.step("flush_tlb", {"d": 0})

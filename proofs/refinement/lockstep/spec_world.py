@@ -50,8 +50,9 @@ class Size:
         return self.frames - 1
 
 
-SMALL = Size(guests=2, heap=20, dom0_frames=1, refs=(0, 1, 8, 5000), calls=2, translations=10, handles=6, lives=6,
-             files=3, maps=2)
+SMALL = Size(
+    guests=2, heap=20, dom0_frames=1, refs=(0, 1, 8, 5000), calls=2, translations=10, handles=6, lives=6, files=3, maps=2
+)
 
 
 class Rules:
@@ -61,20 +62,33 @@ class Rules:
         self.size = size
         self.system: System = loader.load(SYSTEM)
         world = World(
-            {**dict.fromkeys(self.system.sorts, 1),
-             "Domain": NOBODY + 1, "Life": size.lives, "Frame": size.frames, "Epoch": 2 * size.frames,
-             "Space": KERNEL + 1, "Translation": size.translations, "Ref": len(size.refs), "Handle": size.handles,
-             "Call": size.calls, "File": size.files, "Map": size.maps,
-             "Port": size.ports},
-            {"dom0": 0, "gref_console": 0, "gref_xenstore": 1})
+            {
+                **dict.fromkeys(self.system.sorts, 1),
+                "Domain": NOBODY + 1,
+                "Life": size.lives,
+                "Frame": size.frames,
+                "Epoch": 2 * size.frames,
+                "Space": KERNEL + 1,
+                "Translation": size.translations,
+                "Ref": len(size.refs),
+                "Handle": size.handles,
+                "Call": size.calls,
+                "File": size.files,
+                "Map": size.maps,
+                "Port": size.ports,
+            },
+            {"dom0": 0, "gref_console": 0, "gref_xenstore": 1},
+        )
         self.machine = Machine(self.system, world)
         self.caller = Caller(self.machine)
         self.number = {name: k for k, name in enumerate(self.system.funcs)}
         self.members = {sort: {m: i for i, m in enumerate(ms)} for sort, ms in self.system.enums.items()}
         self.nrefs = len(size.refs)
         self._compiled: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {}
-        self.claims = {**self.system.invariants,
-                       **{n: c for n, c in self.system.theorems.items() if self.system.expects.get(n) == "proved"}}
+        self.claims = {
+            **self.system.invariants,
+            **{n: c for n, c in self.system.theorems.items() if self.system.expects.get(n) == "proved"},
+        }
         self.outcomes = tuple(outcomes(self.system))
 
     def __reduce__(self) -> tuple[Callable[..., Rules], tuple[Size]]:

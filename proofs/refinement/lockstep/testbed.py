@@ -114,7 +114,7 @@ class WatchedKernel(Kernel):
         rc = self.fly(cmd, elements)
         size = len(elements[0])
         raw = self.result(0, size * len(elements))
-        return rc, [raw[i:i + size] for i in range(0, len(raw), size)]
+        return rc, [raw[i : i + size] for i in range(0, len(raw), size)]
 
     def mmu_update(self, ptr: int, val: int, foreigndom: int) -> int:
         rc = super().mmu_update(ptr, val, foreigndom)
@@ -135,8 +135,11 @@ class WatchedKernel(Kernel):
 
     def upcall(self) -> None:
         ports = self.domain.events.ports
-        due = [n for n, user in sorted(self.evtchn_users.items()) if isinstance(user, Evtchn) and user.ports[n]
-               and n in ports and ports[n].pending]
+        due = [
+            n
+            for n, user in sorted(self.evtchn_users.items())
+            if isinstance(user, Evtchn) and user.ports[n] and n in ports and ports[n].pending
+        ]
         super().upcall()
         if self.delivered is not None:
             for number in due:
@@ -162,8 +165,9 @@ class Rig:
         Kernel(probe, probe.domains[0], npages=DOM0_PAGES, nwindows=1)
         self.first_mfn = probe.frames.fresh
         self.policy = Matrix()
-        self.xen = Xen(nframes=self.first_mfn + heap, reserved=0x1000, seed=seed, policy=self.policy,
-                       options=Options(transitive=False))
+        self.xen = Xen(
+            nframes=self.first_mfn + heap, reserved=0x1000, seed=seed, policy=self.policy, options=Options(transitive=False)
+        )
         self.dom0 = self.xen.create_dom0()
         self.dom0.max_evtchn_port = ports
         self.kernel = WatchedKernel(self.xen, self.dom0, npages=DOM0_PAGES, nwindows=1)

@@ -83,8 +83,18 @@ class Dom0:
         self.kernel.delivered = self.delivered
         self.moves: list[tuple[float, Move]] = []
         weights: tuple[tuple[float, Move], ...] = (
-            (9, Dom0.open), (4, Dom0.close), (2.5, Dom0.fork), (2, Dom0.exit), (0.5, Dom0.setuid), (3, Dom0.store),
-            *dom0_gntdev.MOVES, *dom0_copies.MOVES, *dom0_changes.MOVES, *dom0_gntalloc.MOVES, *dom0_control.MOVES)
+            (9, Dom0.open),
+            (4, Dom0.close),
+            (2.5, Dom0.fork),
+            (2, Dom0.exit),
+            (0.5, Dom0.setuid),
+            (3, Dom0.store),
+            *dom0_gntdev.MOVES,
+            *dom0_copies.MOVES,
+            *dom0_changes.MOVES,
+            *dom0_gntalloc.MOVES,
+            *dom0_control.MOVES,
+        )
         total = 0.0
         for weight, move in weights:
             total += weight
@@ -209,7 +219,7 @@ class Dom0:
             if slot.kind != "foreign":
                 self.b.fill(proc.process.space.access(slot.vpn << 12, True))
             at = slot.byte() if slot.byte() >= 0 else 256
-            proc.sys.store((slot.vpn << 12) + at, b"dom0"[:max(1, min(4, 4096 - at))])
+            proc.sys.store((slot.vpn << 12) + at, b"dom0"[: max(1, min(4, 4096 - at))])
             if slot.user is not None:
                 self.rule("store", {"space": proc.space, "t": slot.user})
 
@@ -243,8 +253,7 @@ class Dom0:
         self._know_buffer(child)
         self.rule("fork", {"p": parent.space, "child": space})
         inherited = sum(1 for vma in child.process.space.vmas if vma.file is not None)
-        if inherited != len({id(parent.process.space.find(s.vpn)) for s in parent.slots.values()
-                              if s.kind == "own"}):
+        if inherited != len({id(parent.process.space.find(s.vpn)) for s in parent.slots.values() if s.kind == "own"}):
             raise Mismatch("fork: a child inherits its parent's own pages, and neither grants nor foreign pages")
         for slot in parent.slots.values():
             if slot.kind == "own":
@@ -252,8 +261,16 @@ class Dom0:
                 copy = child.slots[slot.vpn] = Slot("own", slot.vpn, slot.writable, maddr=maddr)
                 if self.b.rules_on and slot.user is not None:
                     copy.user = self.b.shadow.free_translation()
-                    self.rule("gntalloc_inherit", {"p": parent.space, "child": space, "t": slot.user, "u_t": copy.user,
-                                                   "u_nil": self.b.shadow.size.handles - 1})
+                    self.rule(
+                        "gntalloc_inherit",
+                        {
+                            "p": parent.space,
+                            "child": space,
+                            "t": slot.user,
+                            "u_t": copy.user,
+                            "u_nil": self.b.shadow.size.handles - 1,
+                        },
+                    )
         return child
 
     def exit(self, proc: Proc) -> str:
@@ -283,8 +300,13 @@ class Dom0:
         """A grant hypercall of the kernel: a call in flight, between whose steps guests run."""
         self.sync()
         kernel = self.kernel
-        flight = Flight(f"dom0: grant op {cmd}", 0, 0, kernel.xen.hypercall(
-            kernel.vcpu, abi.HYPERVISOR_GRANT_TABLE_OP, cmd, kernel.arg_va, len(elements)), read=kernel.result)
+        flight = Flight(
+            f"dom0: grant op {cmd}",
+            0,
+            0,
+            kernel.xen.hypercall(kernel.vcpu, abi.HYPERVISOR_GRANT_TABLE_OP, cmd, kernel.arg_va, len(elements)),
+            read=kernel.result,
+        )
         ncalls = len(elements) if cmd == abi.GNTTABOP_UNMAP_GRANT_REF else 1
         self.b.launch(flight, follow_dom0.follower(self, flight, cmd, elements), ncalls)
         self.interleave(flight)
@@ -299,7 +321,9 @@ class Dom0:
         if not self.b.rules_on:
             return
         slots = [s for _, s in self.slots()] + (self.mapping.slots if self.mapping is not None else [])
-        found = next((s for s in slots if s.record is not None and s.record.gmap.slots[s.page:s.page + 1] == [window]), None)
+        found = next(
+            (s for s in slots if s.record is not None and s.record.gmap.slots[s.page : s.page + 1] == [window]), None
+        )
         if found is None or found.kernel is None or found.byte() < 0:
             raise Mismatch("the kernel has cleared a byte of nobody's mapping, or of another page of it")
         self.rule("store", {"space": KERNEL, "t": found.kernel})
@@ -330,7 +354,8 @@ class Dom0:
             return
         T = self.b.shadow.T
         if self.b.rules_on and not any(
-                T[f"{what}.event"][n] and T[f"{what}.port"][n] == port - 1 for what, n in self._ended()):
+            T[f"{what}.event"][n] and T[f"{what}.port"][n] == port - 1 for what, n in self._ended()
+        ):
             raise Mismatch(f"the kernel has rung port {port}, and nothing that asked for it has ended")
         self.sync()
 
@@ -342,8 +367,10 @@ class Dom0:
 
     def _ended(self) -> list[tuple[str, int]]:
         """Notices of maps and of pages whose end has come, as state and element."""
-        return [*(("notice", r.m) for r in self.records if not r.gmap.users),
-                *(("page_notice", p.f) for p in self.pages if not p.granted.users)]
+        return [
+            *(("notice", r.m) for r in self.records if not r.gmap.users),
+            *(("page_notice", p.f) for p in self.pages if not p.granted.users),
+        ]
 
     def unbound(self, port: int) -> None:
         """A file lets go of a port: the process says so, or its last descriptor has gone."""
@@ -413,6 +440,11 @@ class Dom0:
     def _kernel_has(self) -> dict[str, int]:
         """What the kernel gives out and has to get back."""
         kernel = self.kernel
-        return {"pages": len(kernel.free_pages), "windows": len(kernel.free_slots), "references": len(kernel.free_refs),
-                "open ports": len(kernel.domain.events.ports), "users of ports": len(kernel.evtchn_users),
-                "holds of ports": sum(kernel.evtchn_holds.values())}
+        return {
+            "pages": len(kernel.free_pages),
+            "windows": len(kernel.free_slots),
+            "references": len(kernel.free_refs),
+            "open ports": len(kernel.domain.events.ports),
+            "users of ports": len(kernel.evtchn_users),
+            "holds of ports": sum(kernel.evtchn_holds.values()),
+        }

@@ -104,8 +104,10 @@ def _remapped(d: Dom0, proc: Proc, slot: Slot, writable: bool) -> int | None:
     if not d.b.rules_on or slot.user is None:
         return None
     u = d.b.shadow.free_translation()
-    d.rule("gntalloc_remap", {"p": proc.space, "t": slot.user, "writable": int(writable), "u_t": u,
-                              "u_nil": d.b.shadow.size.handles - 1})
+    d.rule(
+        "gntalloc_remap",
+        {"p": proc.space, "t": slot.user, "writable": int(writable), "u_t": u, "u_nil": d.b.shadow.size.handles - 1},
+    )
     return u
 
 

@@ -19,11 +19,16 @@ from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
 if TYPE_CHECKING:
     from bulkhead.proofs.refinement.workload.dom0 import Dom0
 
-CONTROL = {"createdomain": abi.DOMCTL_CREATEDOMAIN, "pausedomain": abi.DOMCTL_PAUSEDOMAIN,
-           "unpausedomain": abi.DOMCTL_UNPAUSEDOMAIN, "destroydomain": abi.DOMCTL_DESTROYDOMAIN}
+CONTROL = {
+    "createdomain": abi.DOMCTL_CREATEDOMAIN,
+    "pausedomain": abi.DOMCTL_PAUSEDOMAIN,
+    "unpausedomain": abi.DOMCTL_UNPAUSEDOMAIN,
+    "destroydomain": abi.DOMCTL_DESTROYDOMAIN,
+}
 
 
 # Event channels.
+
 
 def _port(d: Dom0) -> int:
     """A port of Dom0: mostly one that a process has bound."""
@@ -41,8 +46,13 @@ def _peer(d: Dom0) -> int:
 def bind(d: Dom0, proc: Proc) -> str:
     """IOCTL_EVTCHN_BIND_INTERDOMAIN, mostly to a port that waits for Dom0."""
     fd, x, opened = d.fd_of(proc, "evtchn")
-    waiting = [(domid, n) for domid, guest in d.b.rig.xen.domains.items() if domid < 4
-               for n, port in guest.events.ports.items() if port.state == 1 and port.remote_domid == 0]
+    waiting = [
+        (domid, n)
+        for domid, guest in d.b.rig.xen.domains.items()
+        if domid < 4
+        for n, port in guest.events.ports.items()
+        if port.state == 1 and port.remote_domid == 0
+    ]
     dom, port = _peer(d), 1 + int(d.rng.random() * d.b.shadow.size.ports)
     if waiting and d.rng.random() < 0.85:
         dom, port = waiting[int(d.rng.random() * len(waiting))]
@@ -144,11 +154,15 @@ def read_events(d: Dom0, proc: Proc) -> str:
     overflow = isinstance(device, Evtchn) and device.overflow
     if code != OKAY and d.b.rules_on:
         for q in range(d.b.shadow.size.ports):  # not one of them may be read
-            d.rule("evtchn_read", {"p": proc.space, "x": x, "q": q, "again": 0}, code,
-                   "EFBIG" if overflow and code == "EFBIG" else None)
+            d.rule(
+                "evtchn_read",
+                {"p": proc.space, "x": x, "q": q, "again": 0},
+                code,
+                "EFBIG" if overflow and code == "EFBIG" else None,
+            )
     left = device.ring if isinstance(device, Evtchn) else []
     for n, port in enumerate(ports):
-        again = port in ports[n + 1:] or port in left
+        again = port in ports[n + 1 :] or port in left
         d.rule("evtchn_read", {"p": proc.space, "x": x, "q": port - 1, "again": int(again)})
     for port in ports if d.rng.random() < 0.5 else ():
         _write_back(d, proc, fd, x, port)
@@ -166,8 +180,12 @@ def _poll(d: Dom0, proc: Proc, fd: int, x: int, opened: Opened | None) -> None:
     except KernelError as error:
         code = errno.errorcode[error.code]
     device = opened.file.device if opened is not None else None
-    d.rule("evtchn_poll", {"p": proc.space, "x": x}, code,
-           "EFBIG" if code == "EFBIG" and isinstance(device, Evtchn) and device.overflow else None)
+    d.rule(
+        "evtchn_poll",
+        {"p": proc.space, "x": x},
+        code,
+        "EFBIG" if code == "EFBIG" and isinstance(device, Evtchn) and device.overflow else None,
+    )
 
 
 def empty(d: Dom0, proc: Proc) -> str:
@@ -191,6 +209,7 @@ def _write_back(d: Dom0, proc: Proc, fd: int, x: int, port: int) -> None:
 
 
 # The control device.
+
 
 def privcmd(d: Dom0, proc: Proc) -> str:
     """One call on privcmd; what it maps it soon unmaps, so that guests can go."""
@@ -250,8 +269,11 @@ def mmapbatch(d: Dom0, proc: Proc) -> str:
 
 def refuse_part(proc: Proc, addr: int) -> None:
     """No part of an area of privcmd may be unmapped, changed or moved."""
-    for call in (lambda: proc.sys.munmap(addr, 1), lambda: proc.sys.mremap(addr, 2, 1),
-                 lambda: proc.sys.mprotect(addr, 1, 1 if proc.slots_at(addr).writable else 3)):
+    for call in (
+        lambda: proc.sys.munmap(addr, 1),
+        lambda: proc.sys.mremap(addr, 2, 1),
+        lambda: proc.sys.mprotect(addr, 1, 1 if proc.slots_at(addr).writable else 3),
+    ):
         try:
             call()
         except KernelError as error:
@@ -284,8 +306,9 @@ def _wrong_batches(proc: Proc, fd: int, addr: int, count: int, first: bool = Fal
             raise Mismatch(f"a batch of {number} pages at {start:#x}, area {addr:#x} of {count}: {code}")
 
 
-def _batch(d: Dom0, proc: Proc, fd: int, x: int, area: tuple[int, int] | None, addr: int, count: int,
-           writable: bool) -> tuple[str, list[int]]:
+def _batch(
+    d: Dom0, proc: Proc, fd: int, x: int, area: tuple[int, int] | None, addr: int, count: int, writable: bool
+) -> tuple[str, list[int]]:
     """A batch of pages, mostly of one guest's: errno's name or okay, and which of them failed."""
     b, sh = d.b, d.b.shadow
     guests = list(b.rig.guests.values())
@@ -306,9 +329,20 @@ def _batch(d: Dom0, proc: Proc, fd: int, x: int, area: tuple[int, int] | None, a
         t = sh.free_translation() if b.rules_on else 0
         domain = b.rig.xen.domains.get(dom)
         table = bool(error) and writable and domain is not None and b.is_table(gfn)
-        d.rule("privcmd_mmapbatch", {"p": proc.space, "x": x, "dom": sh.domain(dom), "f": sh.frame(gfn),
-                                     "writable": int(writable), "t_t": t, "t_nil": sh.size.handles - 1}, answer,
-               "EFAULT" if table else None)
+        d.rule(
+            "privcmd_mmapbatch",
+            {
+                "p": proc.space,
+                "x": x,
+                "dom": sh.domain(dom),
+                "f": sh.frame(gfn),
+                "writable": int(writable),
+                "t_t": t,
+                "t_nil": sh.size.handles - 1,
+            },
+            answer,
+            "EFAULT" if table else None,
+        )
         if answer == OKAY and area is not None:
             vpn = (addr >> 12) + i
             proc.slots[vpn] = Slot("foreign", vpn, writable, t, maddr=proc.process.space.pte_maddr(vpn), area=area)
@@ -363,13 +397,23 @@ def alloc_unbound(d: Dom0, proc: Proc) -> str:
     remote = _peer(d)
     at = proc.arg + 256
     d.own_event = True
-    code, _ = _hypercall(d, proc, fd, abi.HYPERVISOR_EVENT_CHANNEL_OP, (abi.EVTCHNOP_ALLOC_UNBOUND, at), 256,
-                         TWO_DOMIDS.pack(domid, remote, 0))
+    code, _ = _hypercall(
+        d,
+        proc,
+        fd,
+        abi.HYPERVISOR_EVENT_CHANNEL_OP,
+        (abi.EVTCHNOP_ALLOC_UNBOUND, at),
+        256,
+        TWO_DOMIDS.pack(domid, remote, 0),
+    )
     d.own_event = False
     made = TWO_DOMIDS.unpack(proc.sys.load(at, 8))[2]
     sh = d.b.shadow
-    d.rule("privcmd_alloc_unbound", {"p": proc.space, "x": x, "d": sh.domain(domid), "remote": sh.domain(remote)}
-           | _made(code, made), code)
+    d.rule(
+        "privcmd_alloc_unbound",
+        {"p": proc.space, "x": x, "d": sh.domain(domid), "remote": sh.domain(remote)} | _made(code, made),
+        code,
+    )
     return f"privcmd alloc_unbound in d{domid} for d{remote}: {code}"
 
 
@@ -402,5 +446,17 @@ def populate(d: Dom0, proc: Proc) -> str:
     return f"privcmd populate_physmap d{domid}: {code} {done}"
 
 
-MOVES = ((8, bind), (6, bind_unbound), (7, ring), (5, unbind), (3, restrict_events), (6, read_events), (1.5, restrict),
-         (1.5, empty), (3, mmapbatch), (2, populate), (3, control), (1.5, alloc_unbound))
+MOVES = (
+    (8, bind),
+    (6, bind_unbound),
+    (7, ring),
+    (5, unbind),
+    (3, restrict_events),
+    (6, read_events),
+    (1.5, restrict),
+    (1.5, empty),
+    (3, mmapbatch),
+    (2, populate),
+    (3, control),
+    (1.5, alloc_unbound),
+)

@@ -45,7 +45,7 @@ def copy(d: Dom0, proc: Proc) -> str:
     flat = [element for each in elements for element in each]
     if bad < count:  # of what stands before it, only batches that had to make room have been carried out
         room = len(flat) - (error == "EINVAL")
-        flat = flat[:max(0, room) // BATCH * BATCH]
+        flat = flat[: max(0, room) // BATCH * BATCH]
     d.wanted = flat
     d.copied = []
     at = proc.arg + 64
@@ -67,7 +67,7 @@ def _compare(told: list[int], elements: list[list[CopyElement]], statuses: list[
     first = 0
     for n, status in enumerate(told):
         if n < bad:
-            mine = [s for s in statuses[first:first + len(elements[n])] if s != OKAY]
+            mine = [s for s in statuses[first : first + len(elements[n])] if s != OKAY]
             first += len(elements[n])
             want = mine[0] if mine else OKAY
         else:
@@ -143,8 +143,13 @@ def _packed(segment: Copied) -> bytes:
 def _grant(d: Dom0) -> tuple[int, int]:
     """Domain and reference: mostly an offer to Dom0, also of a domain that is dying; or beyond a table's end."""
     x = d.rng.random()
-    held = [grant for r in d.records if r.gmap.in_use and not special(d, r) for grant in r.grants
-            if grant[0] in d.b.rig.xen.domains]
+    held = [
+        grant
+        for r in d.records
+        if r.gmap.in_use and not special(d, r)
+        for grant in r.grants
+        if grant[0] in d.b.rig.xen.domains
+    ]
     if held and x < 0.25:
         return held[int(x * 4 * len(held))]
     offers = []
@@ -152,8 +157,12 @@ def _grant(d: Dom0) -> tuple[int, int]:
     for domid, domain in domains:
         table = domain.grant_table
         for ref in d.b.shadow.size.refs[2:]:
-            if ref < table.nr_entries and offered(table, ref) and not d.b.rig.special(
-                    table.frame_field(ref)) and not _pins_special(d, domid, ref):
+            if (
+                ref < table.nr_entries
+                and offered(table, ref)
+                and not d.b.rig.special(table.frame_field(ref))
+                and not _pins_special(d, domid, ref)
+            ):
                 offers.append((domid, ref))
     if offers and x < 0.9:
         return offers[int(x / 0.9 * len(offers))]

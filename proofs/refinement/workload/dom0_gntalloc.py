@@ -82,8 +82,11 @@ def share(d: Dom0, proc: Proc) -> str:
     sh = d.b.shadow
     for n, f in enumerate([p.f for p in pages] or [page.f if page is not None else sh.size.heap]):
         t = sh.free_translation() if d.b.rules_on else 0
-        d.rule("gntalloc_mmap", {"p": proc.space, "x": x, "f": f, "writable": int(writable), "t_t": t,
-                                 "t_nil": sh.size.handles - 1}, code)
+        d.rule(
+            "gntalloc_mmap",
+            {"p": proc.space, "x": x, "f": f, "writable": int(writable), "t_t": t, "t_nil": sh.size.handles - 1},
+            code,
+        )
         if code == OKAY:
             vpn = (addr >> 12) + n
             proc.slots[vpn] = Slot("own", vpn, writable, t, maddr=proc.process.space.pte_maddr(vpn))
@@ -147,8 +150,11 @@ def notify(d: Dom0, proc: Proc) -> str:
     offset = page.offset + at if page is not None and mine else NOWHERE
     d.closing = []
     code, _, _ = proc.ioctl(fd, SET_UNMAP_NOTIFY, RANGE.pack(offset, action, port))
-    d.rule("gntalloc_set_unmap_notify", {"p": proc.space, "x": x, "f": f, "byte": action & 1, "event": action >> 1, "q": q},
-           code)
+    d.rule(
+        "gntalloc_set_unmap_notify",
+        {"p": proc.space, "x": x, "f": f, "byte": action & 1, "event": action >> 1, "q": q},
+        code,
+    )
     d.closed()
     return f"gntalloc set_unmap_notify {action} port {port}: {code}"
 

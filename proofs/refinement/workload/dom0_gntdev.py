@@ -41,6 +41,7 @@ def offered(table: GrantTable, ref: int) -> bool:
 
 # Calls.
 
+
 def map_ref(d: Dom0, proc: Proc) -> str:
     """IOCTL_GNTDEV_MAP_GRANT_REF of one to three grants."""
     if sum(1 for r in d.records if r.gmap.users) >= MOST_MAPS:
@@ -71,8 +72,9 @@ def map_ref(d: Dom0, proc: Proc) -> str:
 
 def register(d: Dom0, proc: Proc, fd: int, x: int, opened: Opened | None, *grants: tuple[int, int]) -> str:
     """map_grant_ref of some grants: okay, or errno's name."""
-    code, _, raw = proc.ioctl(fd, GNTDEV_MAP_GRANT_REF, HEAD.pack(len(grants), 0, 0) + b"".join(
-        PAIR.pack(dom, ref) for dom, ref in grants))
+    code, _, raw = proc.ioctl(
+        fd, GNTDEV_MAP_GRANT_REF, HEAD.pack(len(grants), 0, 0) + b"".join(PAIR.pack(dom, ref) for dom, ref in grants)
+    )
     record = None
     if code == OKAY and opened is not None:
         offset = HEAD.unpack(raw[:16])[2]
@@ -135,8 +137,11 @@ def map_page(d: Dom0, proc: Proc, fd: int, x: int, record: MapRecord | None, wri
     """mmap of a map, or of what is none: okay, or errno's name."""
     if record is None:
         code, _ = proc.mmap(fd, NOWHERE, writable)
-        d.rule("gntdev_mmap", {"p": proc.space, "x": x, "m": _some_map(d), "writable": int(writable),
-                               "this": d.b.shadow.free_calls[-1]}, code)
+        d.rule(
+            "gntdev_mmap",
+            {"p": proc.space, "x": x, "m": _some_map(d), "writable": int(writable), "this": d.b.shadow.free_calls[-1]},
+            code,
+        )
         return code
     slots = [Slot("grant", 0, writable, record=record, page=n) for n in range(len(record.grants))]
     mapping = d.mapping = Mapping(slots, proc, x, record)
@@ -144,8 +149,11 @@ def map_page(d: Dom0, proc: Proc, fd: int, x: int, record: MapRecord | None, wri
     d.mapping = None
     if mapping.made == 0:
         for m in record.elements:
-            d.rule("gntdev_mmap", {"p": proc.space, "x": x, "m": m, "writable": int(writable),
-                                   "this": d.b.shadow.free_calls[-1]}, code)
+            d.rule(
+                "gntdev_mmap",
+                {"p": proc.space, "x": x, "m": m, "writable": int(writable), "this": d.b.shadow.free_calls[-1]},
+                code,
+            )
     for slot in slots if d.b.rules_on and mapping.made else ():
         both = (slot.user is not None) + (slot.kernel is not None)
         if both != (2 if code == OKAY else 0):
@@ -186,8 +194,16 @@ def munmap(d: Dom0, proc: Proc) -> str:
     if not proc.slots:
         return ""
     vpn, count = some_range(d, proc)
-    middle = next((s for s in proc.slots.values() if s.page == 1 and not s.dead and all(
-        s.vpn + n in proc.slots and proc.slots[s.vpn + n].record is s.record for n in (-1, 1))), None)
+    middle = next(
+        (
+            s
+            for s in proc.slots.values()
+            if s.page == 1
+            and not s.dead
+            and all(s.vpn + n in proc.slots and proc.slots[s.vpn + n].record is s.record for n in (-1, 1))
+        ),
+        None,
+    )
     if middle is not None and middle.record is not None and d.rng.random() < 0.4:  # a hole, and then all around it
         unmap_page(proc, middle.vpn)
         vpn, count = middle.vpn - 1, 3
@@ -234,8 +250,10 @@ def _grant_translation(d: Dom0, otherwise: int) -> int:
     if not d.b.rules_on:
         return otherwise
     T = d.b.shadow.T
-    return next((t for t in range(d.b.shadow.size.translations) if T["translation.present"][t]
-                 and T["translation.origin"][t] == 1), otherwise)
+    return next(
+        (t for t in range(d.b.shadow.size.translations) if T["translation.present"][t] and T["translation.origin"][t] == 1),
+        otherwise,
+    )
 
 
 def unmap_ref(d: Dom0, proc: Proc) -> str:
@@ -281,8 +299,18 @@ def _notify(d: Dom0, proc: Proc, fd: int, x: int, record: MapRecord | None) -> s
         return ""  # that is another rule: dom0_gntalloc.py
     d.closing = []
     code, _, _ = proc.ioctl(fd, SET_UNMAP_NOTIFY, RANGE.pack(index, action, port))
-    d.rule("gntdev_set_unmap_notify", {"p": proc.space, "x": x, "m": record.m if record is not None else _some_map(d),
-                                       "byte": action & 1, "event": action >> 1, "q": q}, code)
+    d.rule(
+        "gntdev_set_unmap_notify",
+        {
+            "p": proc.space,
+            "x": x,
+            "m": record.m if record is not None else _some_map(d),
+            "byte": action & 1,
+            "event": action >> 1,
+            "q": q,
+        },
+        code,
+    )
     d.closed()
     if code == OKAY and record is not None:
         record.byte_at = at if action & 1 else -1

@@ -46,9 +46,23 @@ class GuestCalls(ABC):
         self.refs = [n for n in bench.shadow.size.refs if n < 1000]
         self.moves: list[tuple[float, GuestMove]] = []
         weights: list[tuple[float, GuestMove]] = [
-            (20, self.store), (22, self.map), (18, self.unmap), (14, self.copy), (3, self.transfer), (9, self.mmu),
-            (6, self.populate), (4, self.decrease), (1.2, self.version), (1, self.setup), (8, self.access),
-            (3, self.withdraw), (2, self.swap), (2, self.flush), (1.5, self.stale), (7, self.events)]
+            (20, self.store),
+            (22, self.map),
+            (18, self.unmap),
+            (14, self.copy),
+            (3, self.transfer),
+            (9, self.mmu),
+            (6, self.populate),
+            (4, self.decrease),
+            (1.2, self.version),
+            (1, self.setup),
+            (8, self.access),
+            (3, self.withdraw),
+            (2, self.swap),
+            (2, self.flush),
+            (1.5, self.stale),
+            (7, self.events),
+        ]
         total = 0.0
         for weight, move in weights:
             total += weight
@@ -64,11 +78,15 @@ class GuestCalls(ABC):
         self.text = told(made)
         self.target.carry_out(made)
 
-    def write_entry(self, guest: Guest, ref: int, flags: int, domid: int, mfn: int, keep_bits: bool,
-                    part: tuple[int, int] = (0, 0)) -> None:
+    def write_entry(
+        self, guest: Guest, ref: int, flags: int, domid: int, mfn: int, keep_bits: bool, part: tuple[int, int] = (0, 0)
+    ) -> None:
         """Write a grant entry beside what is told of the present move."""
-        self.target.carry_out(guest_call(guest.domid, 0, "write_entry", ref=ref, flags=flags, domid=domid, mfn=mfn,
-                                         keep_bits=keep_bits, part=part))
+        self.target.carry_out(
+            guest_call(
+                guest.domid, 0, "write_entry", ref=ref, flags=flags, domid=domid, mfn=mfn, keep_bits=keep_bits, part=part
+            )
+        )
 
     def other(self, guest: Guest) -> int:
         """A domain id to name: mostly one that is there."""
@@ -106,8 +124,12 @@ class GuestCalls(ABC):
             page = 0x7FFFFFFF
         ref = self.ref()
         table = guest.domain.grant_table
-        if flags == 2 and (ref < 8 or ref >= table.nr_entries or table.active[ref].pin
-                           or (table.version == 1 and abi.HEADER.unpack_from(*table.header_at(ref))[0] & 0x18)):
+        if flags == 2 and (
+            ref < 8
+            or ref >= table.nr_entries
+            or table.active[ref].pin
+            or (table.version == 1 and abi.HEADER.unpack_from(*table.header_at(ref))[0] & 0x18)
+        ):
             flags = 1  # in version 1 the bits of a use and of a transfer are the same: what they mean changes with the pin
         self.text = f"d{guest.domid}: entry {ref} := flags {flags:#x}, d{domid}, frame {page:#x}"
         part = (int(rng.random() * 3) * 512, rng.choice((0, 512, 2048, 4096))) if flags & abi.GTF_SUB_PAGE else (0, 0)
@@ -225,8 +247,12 @@ class GuestCalls(ABC):
         frame = granter.grant_table.active[record.ref].frame
         for slot in range(SLOTS):
             pte = read_pte(guest.window, slot)
-            if frame is not None and pte & PTE_P and pte >> 12 & 0xFFFFFFFFFF == frame.mfn and bool(pte & 2) == (
-                    not flags & 4):
+            if (
+                frame is not None
+                and pte & PTE_P
+                and pte >> 12 & 0xFFFFFFFFFF == frame.mfn
+                and bool(pte & 2) == (not flags & 4)
+            ):
                 return slot
         return other
 
@@ -249,8 +275,19 @@ class GuestCalls(ABC):
             length = 64 if rng.random() < 0.97 else 4000
             (s_ref, src, s_dom), (d_ref, dst, d_dom) = sides
             offs = (int(rng.random() * 63) * 8, 1024 + int(rng.random() * 60) * 8)
-            elements.append({"src_ref": s_ref, "src": src, "src_dom": s_dom, "src_off": offs[0], "dst_ref": d_ref,
-                             "dst": dst, "dst_dom": d_dom, "dst_off": offs[1], "length": length})
+            elements.append(
+                {
+                    "src_ref": s_ref,
+                    "src": src,
+                    "src_dom": s_dom,
+                    "src_off": offs[0],
+                    "dst_ref": d_ref,
+                    "dst": dst,
+                    "dst_dom": d_dom,
+                    "dst_off": offs[1],
+                    "length": length,
+                }
+            )
         self.call(guest, vcpu, "copy", elements=elements)
 
     def transfer(self, guest: Guest, vcpu: int) -> None:
@@ -388,8 +425,13 @@ class GuestCalls(ABC):
             dom = abi.DOMID_SELF if rng.random() < 0.85 else (me, 0, 1, 2, 3, 99)[int(rng.random() * 6)]
             self.call(guest, vcpu, "evtchn_alloc_unbound", dom=dom, remote=(0, 1, 2, 3, 99)[int(rng.random() * 5)])
         elif x < 0.6:
-            waiting = [(d, n) for d, other in b.rig.xen.domains.items() if d < 4
-                       for n, p in other.events.ports.items() if p.state == 1 and p.remote_domid == me]
+            waiting = [
+                (d, n)
+                for d, other in b.rig.xen.domains.items()
+                if d < 4
+                for n, p in other.events.ports.items()
+                if p.state == 1 and p.remote_domid == me
+            ]
             dom, remote_port = self.other(guest), 1 + int(rng.random() * nports)
             if waiting and rng.random() < 0.8:
                 dom, remote_port = waiting[int(rng.random() * len(waiting))]

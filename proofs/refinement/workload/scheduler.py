@@ -53,8 +53,11 @@ class Driver(GuestCalls):
             free = [d for d in (1, 2, 3) if d not in b.rig.guests]
             domid = rng.choice(free)
             self.text = f"createdomain d{domid}"
-            made = Call("createdomain", TOOLSTACK, {"domid": domid, "max_maptrack": rng.choice((1, 1, 1, 0)),
-                                                    "greedy": rng.random() < 0.25})
+            made = Call(
+                "createdomain",
+                TOOLSTACK,
+                {"domid": domid, "max_maptrack": rng.choice((1, 1, 1, 0)), "greedy": rng.random() < 0.25},
+            )
             if self.target.carry_out(made).code != OKAY and not guests:
                 self.finish_calls()
             return

@@ -30,8 +30,18 @@ class Script:
         self.handles: dict[int, list[tuple[str, int]]] = {d: [] for d in GUESTS}
         self.ports: dict[int, list[str]] = {d: [] for d in GUESTS}
         self.granted: dict[tuple[int, int], set[str | int]] = {(d, ref): set() for d in GUESTS for ref in REFS}
-        self.moves = ((5, self.populate), (20, self.write_entry), (20, self.map), (14, self.unmap), (14, self.copy),
-                      (3, self.swap), (4, self.withdraw), (3, self.decrease), (10, self.access), (12, self.events))
+        self.moves = (
+            (5, self.populate),
+            (20, self.write_entry),
+            (20, self.map),
+            (14, self.unmap),
+            (14, self.copy),
+            (3, self.swap),
+            (4, self.withdraw),
+            (3, self.decrease),
+            (10, self.access),
+            (12, self.events),
+        )
 
     def name(self, kind: str) -> str:
         """A name that no call has given yet."""
@@ -91,8 +101,13 @@ class Script:
             return
         name, slot = self.name("handle"), rng.choice(free)
         self.handles[me].append((name, slot))
-        yield guest_call(me, 0, "map_grant_ref", gives=name, elements=[
-            {"slot": slot, "flags": rng.choice((2, 6, 6)), "ref": rng.choice(REFS), "dom": self.dom(me)}])
+        yield guest_call(
+            me,
+            0,
+            "map_grant_ref",
+            gives=name,
+            elements=[{"slot": slot, "flags": rng.choice((2, 6, 6)), "ref": rng.choice(REFS), "dom": self.dom(me)}],
+        )
 
     def unmap(self, me: int) -> Iterator[Call]:
         """Unmap what a map gave, if it gave anything."""
@@ -106,8 +121,12 @@ class Script:
         sides: dict[str, Any] = {}
         for side, off in (("src", 0), ("dst", 2048)):
             by_ref = self.rng.random() < 0.6
-            sides |= {f"{side}_ref": by_ref, side: self.rng.choice(REFS) if by_ref else self.page(me),
-                      f"{side}_dom": self.dom(me) if by_ref else abi.DOMID_SELF, f"{side}_off": off}
+            sides |= {
+                f"{side}_ref": by_ref,
+                side: self.rng.choice(REFS) if by_ref else self.page(me),
+                f"{side}_dom": self.dom(me) if by_ref else abi.DOMID_SELF,
+                f"{side}_off": off,
+            }
         yield guest_call(me, 0, "copy", elements=[{**sides, "length": self.rng.choice((64, 64, 64, 4000))}])
 
     def swap(self, me: int) -> Iterator[Call]:

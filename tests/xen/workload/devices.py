@@ -15,11 +15,23 @@ def ioc(kind: str, number: int, size: int) -> int:
     return size << 16 | ord(kind) << 8 | number
 
 
-MAP_REF, UNMAP_REF, GET_OFFSET, NOTIFY, GRANT_COPY = (ioc("G", 0, 24), ioc("G", 1, 16), ioc("G", 2, 24), ioc("G", 7, 16),
-                                                      ioc("G", 8, 16))
+MAP_REF, UNMAP_REF, GET_OFFSET, NOTIFY, GRANT_COPY = (
+    ioc("G", 0, 24),
+    ioc("G", 1, 16),
+    ioc("G", 2, 24),
+    ioc("G", 7, 16),
+    ioc("G", 8, 16),
+)
 ALLOC, DEALLOC = ioc("G", 5, 24), ioc("G", 6, 16)
 BIND_VIRQ, BIND_INTER, BIND_UNBOUND, UNBIND, RING, RESET, RESTRICT = (
-    ioc("E", 0, 4), ioc("E", 1, 8), ioc("E", 2, 4), ioc("E", 3, 4), ioc("E", 4, 4), ioc("E", 5, 0), ioc("E", 6, 2))
+    ioc("E", 0, 4),
+    ioc("E", 1, 8),
+    ioc("E", 2, 4),
+    ioc("E", 3, 4),
+    ioc("E", 4, 4),
+    ioc("E", 5, 0),
+    ioc("E", 6, 2),
+)
 HYPERCALL, BATCH_V2, RESTRICT_PRIVCMD, RESOURCE = ioc("P", 0, 48), ioc("P", 4, 32), ioc("P", 6, 2), ioc("P", 7, 32)
 GNTDEVS, GNTALLOC, EVTCHNS, PRIVCMD = (10, 11), 12, (1, 2, 3), 14
 BUFFER = 8192  # in the user buffer, for copies
@@ -29,8 +41,9 @@ NOTICED = (40, 41, 42)  # references that only byte_cleared uses
 
 def _of(s: Script, what: str) -> Any:
     """State of this family: open files, maps, areas, and the next number of an area."""
-    return s.family.setdefault("devices", {"open": set(), "maps": [], "areas": {}, "next": 1, "ports": [],
-                                           "shared": []})[what]
+    return s.family.setdefault("devices", {"open": set(), "maps": [], "areas": {}, "next": 1, "ports": [], "shared": []})[
+        what
+    ]
 
 
 def _open(s: Script, file: int, device: str) -> None:
@@ -68,8 +81,9 @@ def grant_map(s: Script) -> None:
         if name != NOBODY and ref in REFS and s.chance(0.75):
             flags = s.weighted((80, 1), (20, 5))
             s.grant(name, ref, "d0", f"{name}/{s.pick(DATA)}", flags)
-    words = ",".join([f"u0:4:{many}", *(f"u{16 + 8 * i}:4:{name},u{20 + 8 * i}:4:{ref}"
-                                          for i, (name, ref) in enumerate(pairs))])
+    words = ",".join(
+        [f"u0:4:{many}", *(f"u{16 + 8 * i}:4:{name},u{20 + 8 * i}:4:{ref}" for i, (name, ref) in enumerate(pairs))]
+    )
     index = s.variable("i")
     _ioctl(s, file, MAP_REF, words, f"{index}:u8:8:V")
     maps = _of(s, "maps")
@@ -87,8 +101,16 @@ def grant_mmap(s: Script) -> None:
         return
     pages = s.weighted((90, max(many, 1)), (10, s.rng.randrange(1, 7)))
     offset = s.weighted((94, f"${index}"), (6, f"${index}+4096"))
-    s.do("sys.mmap", entries(pairs), f=file, m=number, n=pages, off=offset, prot=s.weighted((60, "rw"), (36, "r"), (4, "w")),
-         **({"priv": 1} if s.chance(0.04) else {}))
+    s.do(
+        "sys.mmap",
+        entries(pairs),
+        f=file,
+        m=number,
+        n=pages,
+        off=offset,
+        prot=s.weighted((60, "rw"), (36, "r"), (4, "w")),
+        **({"priv": 1} if s.chance(0.04) else {}),
+    )
     _of(s, "areas")[number] = (pages, pairs)
 
 
@@ -129,8 +151,14 @@ def grant_unmap(s: Script) -> None:
         where = f"m.{s.pick(sorted(_of(s, 'areas')))}" if _of(s, "areas") and s.chance(0.8) else s.pick(("ub", "0", "0x10"))
         _ioctl(s, file, GET_OFFSET, f"u0:8:{where}", "off:u8:8,n:u16:4")
         return
-    _ioctl(s, file, UNMAP_REF, f"u0:8:{s.weighted((92, f'${index}'), (8, f'${index}+1'))},"
-           f"u8:4:{s.weighted((85, many), (15, s.rng.randrange(5)))}", "", entries(pairs))
+    _ioctl(
+        s,
+        file,
+        UNMAP_REF,
+        f"u0:8:{s.weighted((92, f'${index}'), (8, f'${index}+1'))},u8:4:{s.weighted((85, many), (15, s.rng.randrange(5)))}",
+        "",
+        entries(pairs),
+    )
     if s.chance(0.8):
         _of(s, "maps").remove(one)
 
@@ -159,8 +187,9 @@ def byte_cleared(s: Script) -> None:
     offset = s.rng.randrange(4096 * many)
     port = f"${s.pick(_of(s, 'ports'))}" if _of(s, "ports") else "0"
     _ioctl(s, file, NOTIFY, f"u0:8:${index}+{offset},u8:4:{s.weighted((80, 1), (20, 3))},u12:4:{port}")
-    s.do("sys.mmap", entries([(name, NOTICED[i]) for i in range(many)]), f=file, m=number, n=many, off=f"${index}",
-         prot="rw")
+    s.do(
+        "sys.mmap", entries([(name, NOTICED[i]) for i in range(many)]), f=file, m=number, n=many, off=f"${index}", prot="rw"
+    )
     s.do("sys.wr", m=number, pg=offset >> 12, off=offset & 0xFF8, v=(1 << 64) - 1)
     for i in range(many) if s.chance(0.5) else ():
         s.do("sys.munmap", m=number, pg=i, n=1)
@@ -204,8 +233,13 @@ def alloc(s: Script) -> None:
     many = s.weighted((70, 1), (20, 3), (5, 0), (5, 1025))
     index, ref = s.variable("a"), s.variable("g")
     grantee = s.weighted((92, s.agent()), (8, NOBODY))
-    _ioctl(s, GNTALLOC, ALLOC, f"u0:2:{grantee},u2:2:{s.pick((0, 1, 1, 1))},u4:4:{many},u8:8:0xdead",
-           f"{index}:u8:8:V,{ref}:u16:4:v")
+    _ioctl(
+        s,
+        GNTALLOC,
+        ALLOC,
+        f"u0:2:{grantee},u2:2:{s.pick((0, 1, 1, 1))},u4:4:{many},u8:8:0xdead",
+        f"{index}:u8:8:V,{ref}:u16:4:v",
+    )
     shared = _of(s, "shared")
     shared.append((index, ref, many))
     del shared[:-8]
@@ -224,8 +258,15 @@ def alloc_use(s: Script) -> None:
     if s.chance(0.5):
         by, slot, handle = s.agent(), s.rng.randrange(16, 32), s.variable("h")
         flags = s.pick((2, 2, 6))
-        s.hypercall(by, GRANT_TABLE_OP, f"0:8:w.{slot},8:4:{flags},12:4:${ref},16:2:d0,18:2:0x7fff,20:4:0xdeadbeef",
-                    f"st:18:2:s,{handle}:20:4:V", a1=0, a2="arg", a3=1)
+        s.hypercall(
+            by,
+            GRANT_TABLE_OP,
+            f"0:8:w.{slot},8:4:{flags},12:4:${ref},16:2:d0,18:2:0x7fff,20:4:0xdeadbeef",
+            f"st:18:2:s,{handle}:20:4:V",
+            a1=0,
+            a2="arg",
+            a3=1,
+        )
         s.family.setdefault("maps", []).append((by, handle, 2, slot, ""))
         s.do(s.pick(("rd", "wr")), by=by, slot=slot, off=16, v=s.rng.randrange(1 << 40))
     else:
@@ -246,16 +287,23 @@ def port(s: Script) -> None:
     number = f"${s.pick(known)}" if known and s.chance(0.8) else s.pick(("0", "1", "4095", "4096", "0xffffffff"))
     if which == BIND_UNBOUND:
         name = s.variable("e")
-        _ioctl(s, file, BIND_UNBOUND, f"u0:4:{s.weighted((90, s.agent()), (10, s.pick((NOBODY, 'XEN', 'SELF'))))}",
-               f"{name}:r:8:v", nor=1)
+        _ioctl(
+            s,
+            file,
+            BIND_UNBOUND,
+            f"u0:4:{s.weighted((90, s.agent()), (10, s.pick((NOBODY, 'XEN', 'SELF'))))}",
+            f"{name}:r:8:v",
+            nor=1,
+        )
         known.append(name)
         del known[:-8]
     elif which == BIND_INTER:
         by, guest_port, name = s.agent(), s.variable("p"), s.variable("e")
         s.hypercall(by, EVENT_CHANNEL_OP, "0:2:SELF,2:2:d0,4:4:0xabcd", f"{guest_port}:4:4:V", a1=6, a2="arg")
         s.family.setdefault("ports", {}).setdefault(by, []).append(guest_port)
-        _ioctl(s, file, BIND_INTER, f"u0:4:{by},u4:4:{s.weighted((90, f'${guest_port}'), (10, '1000'))}", f"{name}:r:8:v",
-               nor=1)
+        _ioctl(
+            s, file, BIND_INTER, f"u0:4:{by},u4:4:{s.weighted((90, f'${guest_port}'), (10, '1000'))}", f"{name}:r:8:v", nor=1
+        )
         known.append(name)
         del known[:-8]
         s.do("sys.read", f=file, n=4)
@@ -290,9 +338,15 @@ def foreign(s: Script) -> None:
     _open(s, PRIVCMD, "privcmd")
     if s.chance(0.3):
         name = s.guest()
-        call = s.pick(((20, 6, "ub+256", 1, f"u256:2:{name}", "st:u268:2:s,nr:u260:4"), (20, 99, "0", 0, "", ""),
-                       (99, 0, "0", 0, "", ""),
-                       (32, 5, "ub+256", 0, f"u256:2:{name},u260:4:1", "st:u264:4"), (20, 6, "0x10", 1, "", "")))
+        call = s.pick(
+            (
+                (20, 6, "ub+256", 1, f"u256:2:{name}", "st:u268:2:s,nr:u260:4"),
+                (20, 99, "0", 0, "", ""),
+                (99, 0, "0", 0, "", ""),
+                (32, 5, "ub+256", 0, f"u256:2:{name},u260:4:1", "st:u264:4"),
+                (20, 6, "0x10", 1, "", ""),
+            )
+        )
         number, one, two, three, first, reads = call
         extra = f",{first}" if first else ""
         _ioctl(s, PRIVCMD, HYPERCALL, f"u0:8:{number},u8:8:{one},u16:8:{two},u24:8:{three}" + extra, reads)
@@ -302,11 +356,12 @@ def foreign(s: Script) -> None:
         return
     many = s.rng.randrange(1, 5)
     s.do("sys.mmap", f=PRIVCMD, m=number_of, n=many, prot=s.pick(("rw", "r")))
-    frames = [s.weighted((85, f"{name}/{s.pick(DATA)}"), (8, f"{s.other(name)}/{s.pick(DATA)}"), (7, "0xffffffffff"))
-              for _ in range(many)]
+    frames = [
+        s.weighted((85, f"{name}/{s.pick(DATA)}"), (8, f"{s.other(name)}/{s.pick(DATA)}"), (7, "0xffffffffff"))
+        for _ in range(many)
+    ]
     count, owner = s.weighted((92, many), (8, many + 1)), s.weighted((94, name), (6, s.domid(name)))
-    words = [f"u0:4:{count},u4:2:{owner},u8:8:m.{number_of},"
-             f"u16:8:ub+2048,u24:8:ub+4096,u4096:8:0x7777777777777777"]
+    words = [f"u0:4:{count},u4:2:{owner},u8:8:m.{number_of},u16:8:ub+2048,u24:8:ub+4096,u4096:8:0x7777777777777777"]
     words += [f"u{2048 + 8 * i}:8:{frame}" for i, frame in enumerate(frames)]
     for _ in range(s.weighted((90, 1), (10, 2))):
         _ioctl(s, PRIVCMD, BATCH_V2, ",".join(words), ",".join(f"e{i}:u{4096 + 4 * i}:4:s" for i in range(many)))
@@ -316,9 +371,13 @@ def foreign(s: Script) -> None:
 
 def nonsense(s: Script) -> None:
     """Pointers that lead nowhere, requests that there are not."""
-    file, requests = s.pick(((10, (MAP_REF, UNMAP_REF, GET_OFFSET, NOTIFY, GRANT_COPY, ioc("G", 3, 4), ioc("G", 9, 24),
-                                   0x5401)),
-                             (12, (ALLOC, DEALLOC, NOTIFY, ioc("G", 0, 24))), (14, (HYPERCALL, BATCH_V2, ioc("P", 9, 8)))))
+    file, requests = s.pick(
+        (
+            (10, (MAP_REF, UNMAP_REF, GET_OFFSET, NOTIFY, GRANT_COPY, ioc("G", 3, 4), ioc("G", 9, 24), 0x5401)),
+            (12, (ALLOC, DEALLOC, NOTIFY, ioc("G", 0, 24))),
+            (14, (HYPERCALL, BATCH_V2, ioc("P", 9, 8))),
+        )
+    )
     _open(s, file, {10: "gntdev", 12: "gntalloc", 14: "privcmd"}[file])
     _ioctl(s, file, s.pick(requests), argp=s.pick(("0x10", "0", NOWHERE[0])))
 
@@ -334,7 +393,20 @@ def close(s: Script) -> None:
             _of(s, "shared").clear()
 
 
-STEPS = ((16, grant_map), (16, grant_mmap), (16, area_touch), (12, area_unmap), (9, grant_unmap), (4, notice),
-         (3, byte_cleared),
-         (9, grant_copy),
-         (5, alloc), (6, alloc_use), (14, port), (6, port_bytes), (7, foreign), (3, nonsense), (2, close))
+STEPS = (
+    (16, grant_map),
+    (16, grant_mmap),
+    (16, area_touch),
+    (12, area_unmap),
+    (9, grant_unmap),
+    (4, notice),
+    (3, byte_cleared),
+    (9, grant_copy),
+    (5, alloc),
+    (6, alloc_use),
+    (14, port),
+    (6, port_bytes),
+    (7, foreign),
+    (3, nonsense),
+    (2, close),
+)

@@ -8,8 +8,9 @@ CREATE, DESTROY, PAUSE, UNPAUSE, GET_INFO, MAX_MEM, MAX_VCPUS, SET_TARGET = 1, 2
 INFO = "dom:16:2,max:32:8,claimed:40:8,shared:48:8,paged:56:8,on:80:4,last:84:4,sid:88:4,handle:92:8,pool:108:4"
 
 
-def _domctl(s: Script, by: str, command: int, dom: str, words: str = "", reads: str = "",
-            version: str = DOMCTL_VERSION) -> None:
+def _domctl(
+    s: Script, by: str, command: int, dom: str, words: str = "", reads: str = "", version: str = DOMCTL_VERSION
+) -> None:
     s.hypercall(by, DOMCTL, f"0:4:{command},4:4:{version},8:2:{dom}" + ("," + words if words else ""), reads, a1="arg")
 
 
@@ -46,19 +47,29 @@ def forbidden(s: Script) -> None:
     """What only the control domain may do, tried by a guest; wrong versions of the interface."""
     by = s.agent()
     version = s.weighted((80, DOMCTL_VERSION), (20, "0x14"))
-    _domctl(s, by, s.pick((CREATE, DESTROY, PAUSE, GET_INFO, MAX_MEM, MAX_VCPUS, SET_TARGET, 99)), s.domid(by), "", "",
-            version)
+    _domctl(
+        s, by, s.pick((CREATE, DESTROY, PAUSE, GET_INFO, MAX_MEM, MAX_VCPUS, SET_TARGET, 99)), s.domid(by), "", "", version
+    )
 
 
 def refused(s: Script) -> None:
     """Requests of Dom0 that cannot be met."""
-    command, dom, words = s.pick((
-        (MAX_VCPUS, s.agent(), f"16:4:{s.pick((0, 1, 2, 33, 8193))}"), (MAX_MEM, NOBODY, "16:8:4096"), (PAUSE, NOBODY, ""),
-        (PAUSE, "SELF", ""), (UNPAUSE, s.agent(), ""), (99, s.agent(), ""), (DESTROY, NOBODY, ""), (DESTROY, "SELF", ""),
-        (CREATE, "0", "16:4:0,36:4:0xffffffff,44:4:1,48:4:-1,52:4:8,56:4:64,60:4:2"),
-        (CREATE, "0", "36:4:0,44:4:0,48:4:1023,52:4:8,56:4:64,60:4:2"),
-        (CREATE, "0", "36:4:0,44:4:1,48:4:1023,52:4:8,56:4:64,60:4:0"),
-        (CREATE, "0", "36:4:0,44:4:1,48:4:1023,52:4:8,56:4:64,60:4:3")))
+    command, dom, words = s.pick(
+        (
+            (MAX_VCPUS, s.agent(), f"16:4:{s.pick((0, 1, 2, 33, 8193))}"),
+            (MAX_MEM, NOBODY, "16:8:4096"),
+            (PAUSE, NOBODY, ""),
+            (PAUSE, "SELF", ""),
+            (UNPAUSE, s.agent(), ""),
+            (99, s.agent(), ""),
+            (DESTROY, NOBODY, ""),
+            (DESTROY, "SELF", ""),
+            (CREATE, "0", "16:4:0,36:4:0xffffffff,44:4:1,48:4:-1,52:4:8,56:4:64,60:4:2"),
+            (CREATE, "0", "36:4:0,44:4:0,48:4:1023,52:4:8,56:4:64,60:4:2"),
+            (CREATE, "0", "36:4:0,44:4:1,48:4:1023,52:4:8,56:4:64,60:4:0"),
+            (CREATE, "0", "36:4:0,44:4:1,48:4:1023,52:4:8,56:4:64,60:4:3"),
+        )
+    )
     _domctl(s, "d0", command, dom, words)
 
 
@@ -74,19 +85,31 @@ def physmap(s: Script) -> None:
     name, gfn, free = s.pick(s.translated), s.rng.randrange(64), s.rng.randrange(64, 96)
     which = s.weighted((20, "populate"), (20, "decrease"), (20, "remove"), (15, "special"), (15, "foreign"), (10, "move"))
     if which in ("populate", "decrease"):
-        s.hypercall("d0", MEMORY_OP, f"0:8:arg+512,8:8:1,24:2:{name},512:8:{free if which == 'populate' else gfn}",
-                    a1=6 if which == "populate" else 1, a2="arg")
+        s.hypercall(
+            "d0",
+            MEMORY_OP,
+            f"0:8:arg+512,8:8:1,24:2:{name},512:8:{free if which == 'populate' else gfn}",
+            a1=6 if which == "populate" else 1,
+            a2="arg",
+        )
     elif which == "remove":
         s.hypercall("d0", MEMORY_OP, f"0:2:{name},8:8:{s.pick((gfn, free))}", a1=15, a2="arg")
     elif which == "special":
-        s.hypercall("d0", MEMORY_OP, f"0:2:{name},4:4:{s.pick((0, 1))},8:8:{s.pick((0, 0, 1, 9))},16:8:{free}", a1=7,
-                    a2="arg")
+        s.hypercall(
+            "d0", MEMORY_OP, f"0:2:{name},4:4:{s.pick((0, 1))},8:8:{s.pick((0, 0, 1, 9))},16:8:{free}", a1=7, a2="arg"
+        )
     elif which == "move":
         s.hypercall("d0", MEMORY_OP, f"0:2:{name},4:4:2,8:8:{gfn},16:8:{free}", a1=7, a2="arg")
     else:
         page = f"{s.agent()}/{s.pick(DATA)}"
-        s.hypercall("d0", MEMORY_OP, f"0:2:{name},2:2:4,4:2:1,6:2:{page[0]},8:8:arg+512,16:8:arg+520,24:8:arg+528,"
-                    f"512:8:{page},520:8:{free}", "e0:528:4:s", a1=23, a2="arg")
+        s.hypercall(
+            "d0",
+            MEMORY_OP,
+            f"0:2:{name},2:2:4,4:2:1,6:2:{page[0]},8:8:arg+512,16:8:arg+520,24:8:arg+528,512:8:{page},520:8:{free}",
+            "e0:528:4:s",
+            a1=23,
+            a2="arg",
+        )
     s.count(name)
 
 
@@ -97,10 +120,25 @@ def grants_of(s: Script) -> None:
     name, own = s.pick(s.translated), s.agent()
     page = s.pick(DATA)
     gfn = s.rng.randrange(64)
-    s.hypercall("d0", GRANT_TABLE_OP, f"0:8:{gfn},8:2:{name},16:8:{own}/{page},24:2:{own},32:2:64,36:2:0x7fff",
-                "st:36:2:s", a1=5, a2="arg", a3=1)
+    s.hypercall(
+        "d0",
+        GRANT_TABLE_OP,
+        f"0:8:{gfn},8:2:{name},16:8:{own}/{page},24:2:{own},32:2:64,36:2:0x7fff",
+        "st:36:2:s",
+        a1=5,
+        a2="arg",
+        a3=1,
+    )
     s.do("prd", pg=f"{own}/{page}", off=8)
 
 
-STEPS = ((6, successor), (6, pauses), (12, ask), (14, forbidden), (14, refused), (4, unknown), (26, physmap),
-         (10, grants_of))
+STEPS = (
+    (6, successor),
+    (6, pauses),
+    (12, ask),
+    (14, forbidden),
+    (14, refused),
+    (4, unknown),
+    (26, physmap),
+    (10, grants_of),
+)

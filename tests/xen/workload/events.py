@@ -74,9 +74,14 @@ def use(s: Script) -> None:
     command = s.weighted((35, SEND), (18, CLOSE), (10, UNMASK), (10, BIND_VCPU), (27, STATUS))
     if command == STATUS:
         dom = s.weighted((75, "SELF"), (25, s.domid(by)))
-        s.hypercall(by, EVENT_CHANNEL_OP, f"0:2:{dom},4:4:{port},8:4:77,12:4:77,16:4:77,20:4:77",
-                    "st:8:4,vcpu:12:4,u0:16:2" if dom in ("d0", "0") else "st:8:4,vcpu:12:4,u0:16:4,u1:20:4",
-                    a1=STATUS, a2="arg")
+        s.hypercall(
+            by,
+            EVENT_CHANNEL_OP,
+            f"0:2:{dom},4:4:{port},8:4:77,12:4:77,16:4:77,20:4:77",
+            "st:8:4,vcpu:12:4,u0:16:2" if dom in ("d0", "0") else "st:8:4,vcpu:12:4,u0:16:4,u1:20:4",
+            a1=STATUS,
+            a2="arg",
+        )
     elif command == BIND_VCPU:
         s.hypercall(by, EVENT_CHANNEL_OP, f"0:4:{port},4:4:{s.pick(('0', '0', '1', '0xffffffff'))}", a1=BIND_VCPU, a2="arg")
     else:
@@ -93,8 +98,9 @@ def nonsense(s: Script) -> None:
     elif s.chance(0.5):
         s.hypercall(by, EVENT_CHANNEL_OP, a1=s.pick((0, 1, 3, 4, 5, 6, 7, 8, 9, 10, 13)), a2=s.pick(NOWHERE))
     else:
-        s.hypercall(by, EVENT_CHANNEL_OP, "0:4:1", a1=s.pick((2, 12, 13, 15, 16, 100, "0xffffffff", "0x100000006")),
-                    a2="arg")
+        s.hypercall(
+            by, EVENT_CHANNEL_OP, "0:4:1", a1=s.pick((2, 12, 13, 15, 16, 100, "0xffffffff", "0x100000006")), a2="arg"
+        )
 
 
 STEPS = ((22, alloc), (20, bind), (12, virq), (40, use), (6, nonsense))

@@ -8,7 +8,19 @@ from __future__ import annotations
 from tests.xen.workload.script import DATA, GRANT_TABLE_OP, LENT, NOBODY, NOWHERE, REFS, Script, entries
 
 MAP, UNMAP, SETUP, TRANSFER, COPY, QUERY, UNMAP_REPLACE, SET_VERSION, STATUS_FRAMES, GET_VERSION, SWAP, FLUSH = (
-    0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12)
+    0,
+    1,
+    2,
+    4,
+    5,
+    6,
+    7,
+    8,
+    9,
+    10,
+    11,
+    12,
+)
 MAP_SIZE, UNMAP_SIZE, COPY_SIZE = 32, 24, 40
 UNTOUCHED = "0x7fff"
 KEPT = 40  # maps that are remembered
@@ -20,16 +32,34 @@ def _maps(s: Script) -> list[tuple[str, str, int, int, str]]:
 
 
 def _page(s: Script, name: str) -> str:
-    return s.weighted((88, f"{name}/{s.pick(DATA)}"), (4, f"{s.other(name)}/{s.pick(DATA)}"), (3, f"{name}/l1"),
-                      (1, f"{name}/mb"), (2, "0xffffffff"), (1, "0"), (1, f"{name}/l4"))
+    return s.weighted(
+        (88, f"{name}/{s.pick(DATA)}"),
+        (4, f"{s.other(name)}/{s.pick(DATA)}"),
+        (3, f"{name}/l1"),
+        (1, f"{name}/mb"),
+        (2, "0xffffffff"),
+        (1, "0"),
+        (1, f"{name}/l4"),
+    )
 
 
 def entry(s: Script) -> None:
     """A granter rewrites an entry, as it should or not."""
     name, ref = s.guest(), s.pick(REFS)
     translated = name in s.translated
-    flags = s.weighted((60, 1), (18, 5), (3, 0), (3, 2), (4, 3), (2, 0x19), (1, 0x11), (1, 9), (4, 0x101), (2, 0x21),
-                       (2, s.rng.randrange(1 << 16)))
+    flags = s.weighted(
+        (60, 1),
+        (18, 5),
+        (3, 0),
+        (3, 2),
+        (4, 3),
+        (2, 0x19),
+        (1, 0x11),
+        (1, 9),
+        (4, 0x101),
+        (2, 0x21),
+        (2, s.rng.randrange(1 << 16)),
+    )
     more: dict[str, object] = {}
     if flags & 3 == 3:
         more = {"tdom": s.guest(), "tref": s.pick(REFS)}
@@ -68,8 +98,20 @@ def map_some(s: Script) -> None:
     writes, reads, shown = [], [], []
     for i in range(many):
         granter, ref, made = _target(s, by)
-        flags = s.weighted((45, 2), (20, 6), (7, 1), (4, 5), (8, 3), (4, 7), (4, 0x12), (2, 0x16), (2, 0xA), (1, 0), (1, 4),
-                           (1, s.rng.randrange(32)))
+        flags = s.weighted(
+            (45, 2),
+            (20, 6),
+            (7, 1),
+            (4, 5),
+            (8, 3),
+            (4, 7),
+            (4, 0x12),
+            (2, 0x16),
+            (2, 0xA),
+            (1, 0),
+            (1, 4),
+            (1, s.rng.randrange(32)),
+        )
         slot = s.rng.randrange(16, 32)
         if made & 4 and s.chance(0.8):
             flags |= 4
@@ -77,16 +119,26 @@ def map_some(s: Script) -> None:
             flags = flags & ~0x1A | 1
         place = "0" if by == "d0" else s.weighted((95, f"t.{slot}" if flags & 16 else f"w.{slot}"), (5, s.pick(NOWHERE)))
         name, base = s.variable("h"), i * MAP_SIZE
-        writes.append(f"{base}:8:{place},{base + 8}:4:{flags},{base + 12}:4:{ref},{base + 16}:2:{granter},"
-                      f"{base + 18}:2:{UNTOUCHED},{base + 20}:4:0xdeadbeef,{base + 24}:8:0")
+        writes.append(
+            f"{base}:8:{place},{base + 8}:4:{flags},{base + 12}:4:{ref},{base + 16}:2:{granter},"
+            f"{base + 18}:2:{UNTOUCHED},{base + 20}:4:0xdeadbeef,{base + 24}:8:0"
+        )
         reads.append(f"st{i}:{base + 18}:2:s,{name}:{base + 20}:4:{'v' if by == 'd0' else 'V'}")
         if made or s.chance(0.15):  # the others fail, and are unmapped only now and then
             _maps(s).append((by, name, flags, slot, f"{granter}:{ref}"))
         if granter in (*s.agents, *s.translated) and ref.isdigit() and int(ref) in REFS:
             shown.append((granter, int(ref)))
     del _maps(s)[:-KEPT]
-    s.hypercall(by, GRANT_TABLE_OP, ",".join(writes), ",".join(reads), entries(shown), a1=MAP, a2="arg",
-                a3=s.weighted((96, many), (1, f"{1 << 32}+{many}"), (1, many + 1), (2, max(0, many - 1))))
+    s.hypercall(
+        by,
+        GRANT_TABLE_OP,
+        ",".join(writes),
+        ",".join(reads),
+        entries(shown),
+        a1=MAP,
+        a2="arg",
+        a3=s.weighted((96, many), (1, f"{1 << 32}+{many}"), (1, many + 1), (2, max(0, many - 1))),
+    )
 
 
 def unmap_some(s: Script) -> None:
@@ -109,8 +161,15 @@ def unmap_some(s: Script) -> None:
         reads.append(f"st{i}:{base + 20}:2:s")
         if s.chance(0.8):
             _maps(s).remove(each)
-    s.hypercall(by, GRANT_TABLE_OP, ",".join(writes), ",".join(reads), a1=UNMAP_REPLACE if replace else UNMAP, a2="arg",
-                a3=len(chosen))
+    s.hypercall(
+        by,
+        GRANT_TABLE_OP,
+        ",".join(writes),
+        ",".join(reads),
+        a1=UNMAP_REPLACE if replace else UNMAP,
+        a2="arg",
+        a3=len(chosen),
+    )
 
 
 def _side(s: Script, by: str) -> tuple[str, str, bool]:
@@ -133,12 +192,17 @@ def copy(s: Script) -> None:
         size = s.weighted((80, s.rng.randrange(4097 - max(soff, doff))), (20, s.pick((0, 1, 4096, 4097, 65535))))
         flags = (1 if sref else 0) | (2 if dref else 0) | s.weighted((96, 0), (4, 4))
         base = i * COPY_SIZE
-        writes.append(f"{base}:8:{source},{base + 8}:2:{sdom},{base + 10}:2:{soff},"
-                      f"{base + 16}:8:{dest},{base + 24}:2:{ddom},"
-                      f"{base + 26}:2:{doff},{base + 32}:2:{size},{base + 34}:2:{flags},{base + 36}:2:{UNTOUCHED}")
+        writes.append(
+            f"{base}:8:{source},{base + 8}:2:{sdom},{base + 10}:2:{soff},"
+            f"{base + 16}:8:{dest},{base + 24}:2:{ddom},"
+            f"{base + 26}:2:{doff},{base + 32}:2:{size},{base + 34}:2:{flags},{base + 36}:2:{UNTOUCHED}"
+        )
         reads.append(f"st{i}:{base + 36}:2:s")
-        shown += [(dom, int(ref)) for dom, ref, is_ref in ((sdom, source, sref), (ddom, dest, dref))
-                  if is_ref and dom in (*s.agents, *s.translated) and ref.isdigit() and int(ref) in REFS]
+        shown += [
+            (dom, int(ref))
+            for dom, ref, is_ref in ((sdom, source, sref), (ddom, dest, dref))
+            if is_ref and dom in (*s.agents, *s.translated) and ref.isdigit() and int(ref) in REFS
+        ]
     s.hypercall(by, GRANT_TABLE_OP, ",".join(writes), ",".join(reads), entries(shown), a1=COPY, a2="arg", a3=many)
     s.do("pcrc", pg=f"{s.agent()}/{s.pick(DATA)}")
 
@@ -166,12 +230,25 @@ def sizes(s: Script) -> None:
     frames = s.weighted((60, 1), (10, 0), (10, 2), (10, 9), (10, "0xffffffff"))
     where = s.weighted((70, "arg+512"), (30, s.pick(NOWHERE)))
     if which == SETUP:
-        s.hypercall(by, GRANT_TABLE_OP, f"0:2:{dom},4:4:{frames if frames != 2 else 1},8:2:{UNTOUCHED},16:8:{where}",
-                    "st:8:2:s",
-                    a1=SETUP, a2="arg", a3=1)
+        s.hypercall(
+            by,
+            GRANT_TABLE_OP,
+            f"0:2:{dom},4:4:{frames if frames != 2 else 1},8:2:{UNTOUCHED},16:8:{where}",
+            "st:8:2:s",
+            a1=SETUP,
+            a2="arg",
+            a3=1,
+        )
     else:
-        s.hypercall(by, GRANT_TABLE_OP, f"0:4:{frames},4:2:{dom},6:2:{UNTOUCHED},8:8:{where}", "st:6:2:s", a1=STATUS_FRAMES,
-                    a2="arg", a3=1)
+        s.hypercall(
+            by,
+            GRANT_TABLE_OP,
+            f"0:4:{frames},4:2:{dom},6:2:{UNTOUCHED},8:8:{where}",
+            "st:6:2:s",
+            a1=STATUS_FRAMES,
+            a2="arg",
+            a3=1,
+        )
 
 
 def swap(s: Script) -> None:
@@ -180,8 +257,9 @@ def swap(s: Script) -> None:
     shown = [(by, int(ref)) for ref in (one, two) if ref.isdigit() and int(ref) in REFS]
     for key in shown:
         s.granted.pop(key, None)
-    s.hypercall(by, GRANT_TABLE_OP, f"0:4:{one},4:4:{two},8:2:{UNTOUCHED}", "st:8:2:s", entries(shown), a1=SWAP, a2="arg",
-                a3=1)
+    s.hypercall(
+        by, GRANT_TABLE_OP, f"0:4:{one},4:4:{two},8:2:{UNTOUCHED}", "st:8:2:s", entries(shown), a1=SWAP, a2="arg", a3=1
+    )
 
 
 def transfer(s: Script) -> None:
@@ -194,9 +272,9 @@ def transfer(s: Script) -> None:
     if waits:
         s.granted.pop((to, ref), None)
         s.do("ge", d=to, ref=ref, flags=2, dom=by, pg=str(s.pick((40, 70, 100))) if to in s.translated else "0")
-    s.hypercall(by, GRANT_TABLE_OP, f"0:8:{by}/{page},8:2:{to},12:4:{ref},16:2:{UNTOUCHED}", "st:16:2:s", a1=TRANSFER,
-                a2="arg",
-                a3=1)
+    s.hypercall(
+        by, GRANT_TABLE_OP, f"0:8:{by}/{page},8:2:{to},12:4:{ref},16:2:{UNTOUCHED}", "st:16:2:s", a1=TRANSFER, a2="arg", a3=1
+    )
     if waits:  # the entry names a frame now that may come back under any name
         s.do("show", f"{to}:{ref}")
         s.do("ge", d=to, ref=ref, flags=0, dom="d0", pg="0")
@@ -211,8 +289,14 @@ def flush(s: Script) -> None:
     operation = s.weighted((40, 1), (25, 2), (15, 3), (10, 0), (5, 4), (5, "0x80000001"))
     what = s.weighted((60, f"f.{by}/{s.pick(DATA)}"), (20, f"f.{s.other(by)}/{s.pick(DATA)}"), (20, _ref(s)))
     offset, size = s.pick((0, 64, 4095, 4096, 5000)), s.pick((0, 1, 64, 4096, 4097))
-    s.hypercall(by, GRANT_TABLE_OP, f"0:8:{what},8:2:{offset},10:2:{size},12:4:{operation}", a1=FLUSH, a2="arg",
-                a3=s.weighted((90, 1), (10, 0)))
+    s.hypercall(
+        by,
+        GRANT_TABLE_OP,
+        f"0:8:{what},8:2:{offset},10:2:{size},12:4:{operation}",
+        a1=FLUSH,
+        a2="arg",
+        a3=s.weighted((90, 1), (10, 0)),
+    )
 
 
 def nonsense(s: Script) -> None:
@@ -243,6 +327,18 @@ def page(s: Script) -> None:
     s.do(which, pg=pg, **more[which])
 
 
-STEPS = ((14, entry), (4, end), (22, map_some), (20, unmap_some), (10, copy), (4, versions), (3, sizes), (3, swap),
-         (3, transfer),
-         (3, flush), (2, nonsense), (12, touch), (5, page))
+STEPS = (
+    (14, entry),
+    (4, end),
+    (22, map_some),
+    (20, unmap_some),
+    (10, copy),
+    (4, versions),
+    (3, sizes),
+    (3, swap),
+    (3, transfer),
+    (3, flush),
+    (2, nonsense),
+    (12, touch),
+    (5, page),
+)

@@ -5,7 +5,19 @@ from __future__ import annotations
 from tests.xen.workload.script import DATA, MEMORY_OP, NOWHERE, SPARE, UPDATE_VA_MAPPING, Script
 
 INCREASE, DECREASE, CURRENT, MAXIMUM, POPULATE, ADD, EXCHANGE, HIGHEST, REMOVE, BATCH, CLAIM, ACQUIRE = (
-    0, 1, 3, 4, 6, 7, 11, 14, 15, 23, 24, 28)
+    0,
+    1,
+    3,
+    4,
+    6,
+    7,
+    11,
+    14,
+    15,
+    23,
+    24,
+    28,
+)
 UNUSED = (5, 8, 9, 10, 12, 13, 16, 17, 18, 19, 20, 21, 22, 25, 26, 27, 29, 30, 33, 63)
 
 
@@ -30,11 +42,17 @@ def give_up(s: Script) -> None:
         if s.chance(0.7):
             _release(s, by, page)
     other = f"{s.other(by)}/{s.pick(DATA)}"
-    names = [s.weighted((90, f"{by}/{page}"), (5, other), (2, f"{by}/l1"), (2, "0xffffffffffffffff"), (1, "0"))
-             for page in pages]
+    names = [
+        s.weighted((90, f"{by}/{page}"), (5, other), (2, f"{by}/l1"), (2, "0xffffffffffffffff"), (1, "0")) for page in pages
+    ]
     words = [f"0:8:arg+512,8:8:{len(names)},16:4:0,20:4:0,24:2:{s.weighted((92, 'SELF'), (8, s.domid(by)))}"]
-    s.hypercall(by, MEMORY_OP, ",".join([*words, *(f"{512 + 8 * i}:8:{name}" for i, name in enumerate(names))]),
-                a1=DECREASE, a2="arg")
+    s.hypercall(
+        by,
+        MEMORY_OP,
+        ",".join([*words, *(f"{512 + 8 * i}:8:{name}" for i, name in enumerate(names))]),
+        a1=DECREASE,
+        a2="arg",
+    )
     s.count(by)
 
 
@@ -46,9 +64,13 @@ def take(s: Script) -> None:
     many, order = s.weighted((70, 1), (20, 2), (10, 0)), s.weighted((75, 0), (10, 1), (5, 9), (5, 19), (5, "0xffffffff"))
     flags = s.weighted((85, 0), (15, s.pick((1, 31, 32, 64, 255, "0x10000", "0x20000"))))
     where = s.weighted((85, "arg+512"), (5, "0" if which == INCREASE else "arg+512"), (10, s.pick(NOWHERE)))
-    s.hypercall(by, MEMORY_OP, f"0:8:{where},8:8:{many},16:4:{order},20:4:{flags},24:2:{dom},512:8:0x700,520:8:0x708",
-                a1=which,
-                a2="arg")
+    s.hypercall(
+        by,
+        MEMORY_OP,
+        f"0:8:{where},8:8:{many},16:4:{order},20:4:{flags},24:2:{dom},512:8:0x700,520:8:0x708",
+        a1=which,
+        a2="arg",
+    )
     s.count(dom if dom in s.agents else by if by != "d0" else s.agent())
 
 
@@ -62,8 +84,10 @@ def exchange(s: Script) -> None:
     dom = s.weighted((92, "SELF"), (8, s.domid(by)))
     inside, out = s.weighted((94, "arg+256"), (6, s.pick(NOWHERE))), s.weighted((94, "arg+512"), (6, s.pick(NOWHERE)))
     counts = s.weighted((90, (many, many)), (10, (many, many + 1)))
-    words = [f"0:8:{inside},8:8:{counts[0]},16:4:0,20:4:0,24:2:{dom}",
-             f"32:8:{out},40:8:{counts[1]},48:4:0,52:4:0,56:2:{dom},64:8:0"]
+    words = [
+        f"0:8:{inside},8:8:{counts[0]},16:4:0,20:4:0,24:2:{dom}",
+        f"32:8:{out},40:8:{counts[1]},48:4:0,52:4:0,56:2:{dom},64:8:0",
+    ]
     words += [f"{256 + 8 * i}:8:{by}/{page},{512 + 8 * i}:8:{0x40 + page}" for i, page in enumerate(pages)]
     s.hypercall(by, MEMORY_OP, ",".join(words), "done:64:8", a1=EXCHANGE, a2="arg")
     s.count(by)
@@ -73,9 +97,14 @@ def ask(s: Script) -> None:
     """Numbers about domains; those that differ from machine to machine are not looked at."""
     by = s.agent()
     dom = s.domid(by)
-    s.hypercall(by, MEMORY_OP, f"0:2:{dom}", a1=s.pick((CURRENT, MAXIMUM, HIGHEST)),
-                a2=s.weighted((90, "arg"), (10, s.pick(NOWHERE))),
-                nor=1 if dom in ("SELF", by) else 0)
+    s.hypercall(
+        by,
+        MEMORY_OP,
+        f"0:2:{dom}",
+        a1=s.pick((CURRENT, MAXIMUM, HIGHEST)),
+        a2=s.weighted((90, "arg"), (10, s.pick(NOWHERE))),
+        nor=1 if dom in ("SELF", by) else 0,
+    )
 
 
 def physmap(s: Script) -> None:
@@ -100,16 +129,23 @@ def resource(s: Script) -> None:
     dom = s.domid(by) if by != "d0" else s.guest()
     many, frame = s.pick((0, 0, 1, 2, 9, 33)), s.pick(("0", "0", "7", "8", "0xffffffff"))
     where = s.pick(("0", "arg+512")) if by != "d0" or many == 0 else "arg+512"
-    s.hypercall(by, MEMORY_OP, f"0:2:{dom},2:2:{s.pick((0, 1, 1, 2, 3))},4:4:{s.pick((0, 0, 1, 2))},8:4:{many},16:8:{frame},"
-                f"24:8:{where}", "n:8:4", a1=ACQUIRE, a2="arg")
+    s.hypercall(
+        by,
+        MEMORY_OP,
+        f"0:2:{dom},2:2:{s.pick((0, 1, 1, 2, 3))},4:4:{s.pick((0, 0, 1, 2))},8:4:{many},16:8:{frame},24:8:{where}",
+        "n:8:4",
+        a1=ACQUIRE,
+        a2="arg",
+    )
 
 
 def claim(s: Script) -> None:
     """claim_pages."""
     by = s.weighted((50, s.agent()), (50, "d0"))
     dom = s.domid(by) if by != "d0" else s.agent()
-    s.hypercall(by, MEMORY_OP, f"0:8:0,8:8:{s.pick((0, 0, 1))},16:4:{s.pick((0, 0, 1))},20:4:0,24:2:{dom}", a1=CLAIM,
-                a2="arg")
+    s.hypercall(
+        by, MEMORY_OP, f"0:8:0,8:8:{s.pick((0, 0, 1))},16:4:{s.pick((0, 0, 1))},20:4:0,24:2:{dom}", a1=CLAIM, a2="arg"
+    )
     if by == "d0":
         s.hypercall("d0", MEMORY_OP, f"8:8:0,24:2:{dom}", a1=CLAIM, a2="arg")
 
@@ -123,5 +159,14 @@ def nonsense(s: Script) -> None:
         s.hypercall(by, MEMORY_OP, a1=s.pick((0, 1, 3, 4, 6, 7, 11, 14, 15, 23, 28)), a2=s.pick(NOWHERE))
 
 
-STEPS = ((8, limit), (22, give_up), (22, take), (14, exchange), (6, ask), (8, physmap), (8, resource), (4, claim),
-         (8, nonsense))
+STEPS = (
+    (8, limit),
+    (22, give_up),
+    (22, take),
+    (14, exchange),
+    (6, ask),
+    (8, physmap),
+    (8, resource),
+    (4, claim),
+    (8, nonsense),
+)

@@ -10,9 +10,14 @@ from tests.xen.workload import devices, domains, events, grants, memory, mmu
 from tests.xen.workload.script import REFS, Script
 
 Steps = Sequence[tuple[int, Callable[[Script], None]]]
-FAMILIES: Final[dict[str, Steps]] = {"grants": grants.STEPS, "events": events.STEPS, "mmu": mmu.STEPS,
-                                     "memory": memory.STEPS,
-                                     "domains": domains.STEPS, "devices": devices.STEPS}
+FAMILIES: Final[dict[str, Steps]] = {
+    "grants": grants.STEPS,
+    "events": events.STEPS,
+    "mmu": mmu.STEPS,
+    "memory": memory.STEPS,
+    "domains": domains.STEPS,
+    "devices": devices.STEPS,
+}
 WEIGHTS: Final = {"grants": 34, "events": 12, "mmu": 16, "memory": 10, "domains": 4, "devices": 24}
 AGENTS: Final = ("A", "B", "C")
 TRANSLATED: Final = ("H", "K")

@@ -33,10 +33,15 @@ def _foreign(s: Script, by: str) -> str:
 
 def _value(s: Script, by: str) -> str:
     page = f"{_owner(s, by)}/{s.pick(TABLES)}"
-    return s.weighted((76, f"f.{page}+{_flags(s)}"), (10, "0"), (4, f"f.{by}/l1+{_flags(s)}"), (3, f"f.{by}/mb+0x65"),
-                      (3, f"f.{s.agent()}/{s.pick(DATA)}+{_flags(s)}"),
-                      (2, f"f.{s.pick(('0x100', '0xfee00', '0xfffffffff'))}+0x67"),
-                      (2, f"f.{by}/l4+0x65"))
+    return s.weighted(
+        (76, f"f.{page}+{_flags(s)}"),
+        (10, "0"),
+        (4, f"f.{by}/l1+{_flags(s)}"),
+        (3, f"f.{by}/mb+0x65"),
+        (3, f"f.{s.agent()}/{s.pick(DATA)}+{_flags(s)}"),
+        (2, f"f.{s.pick(('0x100', '0xfee00', '0xfffffffff'))}+0x67"),
+        (2, f"f.{by}/l4+0x65"),
+    )
 
 
 def update(s: Script) -> None:
@@ -46,8 +51,9 @@ def update(s: Script) -> None:
     words = []
     for i in range(many):
         command = s.weighted((90, 0), (3, 1), (4, 2), (3, s.rng.randrange(3, 8)))
-        target = s.weighted((60, f"t.{s.rng.randrange(16)}"),
-                            (40, f"f.{_owner(s, by)}/{s.pick(TABLES)}+{8 * s.rng.randrange(4)}"))
+        target = s.weighted(
+            (60, f"t.{s.rng.randrange(16)}"), (40, f"f.{_owner(s, by)}/{s.pick(TABLES)}+{8 * s.rng.randrange(4)}")
+        )
         if command == 1:  # machine to physical: of frames that nobody else looks at
             target, value = f"f.{by}/{s.pick(TABLES)}", str(s.pick(TABLES))
         else:
@@ -55,8 +61,9 @@ def update(s: Script) -> None:
         words.append(f"{16 * i}:8:{target}+{command},{16 * i + 8}:8:{value}")
     place = s.weighted((96, "arg"), (4, s.pick(NOWHERE)))
     done = s.weighted((90, "arg+2048"), (5, "0"), (5, s.pick(NOWHERE)))
-    s.hypercall(by, MMU_UPDATE, ",".join([*words, "2048:4:0x5555"]), "done:2048:4", a1=place, a2=many, a3=done,
-                a4=_foreign(s, by))
+    s.hypercall(
+        by, MMU_UPDATE, ",".join([*words, "2048:4:0x5555"]), "done:2048:4", a1=place, a2=many, a3=done, a4=_foreign(s, by)
+    )
 
 
 def update_one(s: Script) -> None:
@@ -72,10 +79,22 @@ def update_one(s: Script) -> None:
 
 
 def _operations(s: Script, by: str) -> tuple[int, str, str]:
-    command = s.weighted((34, s.rng.randrange(3)), (2, PIN_L4), (22, UNPIN), (6, CLEAR), (4, COPY_PAGE), (4, FLUSH_LOCAL),
-                         (4, INVLPG_LOCAL), (2, FLUSH_MULTI), (2, FLUSH_ALL), (2, INVLPG_ALL), (2, FLUSH_CACHE),
-                         (4, SET_LDT),
-                         (2, 99), (2, 14))
+    command = s.weighted(
+        (34, s.rng.randrange(3)),
+        (2, PIN_L4),
+        (22, UNPIN),
+        (6, CLEAR),
+        (4, COPY_PAGE),
+        (4, FLUSH_LOCAL),
+        (4, INVLPG_LOCAL),
+        (2, FLUSH_MULTI),
+        (2, FLUSH_ALL),
+        (2, INVLPG_ALL),
+        (2, FLUSH_CACHE),
+        (4, SET_LDT),
+        (2, 99),
+        (2, 14),
+    )
     if command == SET_LDT:
         where = s.weighted((60, "0"), (20, "v.20"), (10, "v.20+1"), (10, s.pick(NOWHERE)))
         return command, where, s.pick(("0", "0", "1", "8192", "8193"))
@@ -92,9 +111,16 @@ def extended(s: Script) -> None:
     for i in range(many):
         command, one, two = _operations(s, by)
         words.append(f"{24 * i}:4:{command},{24 * i + 8}:8:{one},{24 * i + 16}:8:{two}")
-    s.hypercall(by, MMUEXT_OP, ",".join([*words, "2048:4:0x5555"]), "done:2048:4",
-                a1=s.weighted((97, "arg"), (3, s.pick(NOWHERE))),
-                a2=many, a3=s.weighted((90, "arg+2048"), (10, "0")), a4=_foreign(s, by))
+    s.hypercall(
+        by,
+        MMUEXT_OP,
+        ",".join([*words, "2048:4:0x5555"]),
+        "done:2048:4",
+        a1=s.weighted((97, "arg"), (3, s.pick(NOWHERE))),
+        a2=many,
+        a3=s.weighted((90, "arg+2048"), (10, "0")),
+        a4=_foreign(s, by),
+    )
 
 
 def prepare(s: Script) -> None:

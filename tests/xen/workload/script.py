@@ -27,8 +27,15 @@ SPARE: Final = range(28, 48)
 LENT: Final = range(48, 64)
 REFS: Final = range(8, 32)
 VARIABLES: Final = 240  # of each kind, then the oldest is used again
-NOWHERE: Final = ("0x7fff00000000", "0xffff800000000000", "0xffff830000000000", "0x800000000000", "0xfffffffffffff000",
-                  "0xffffffffffffffff", "0xdead000")
+NOWHERE: Final = (
+    "0x7fff00000000",
+    "0xffff800000000000",
+    "0xffff830000000000",
+    "0x800000000000",
+    "0xfffffffffffff000",
+    "0xffffffffffffffff",
+    "0xdead000",
+)
 NOBODY: Final = "20000"  # a domain id that no run comes to
 DOMIDS: Final = (NOBODY, "XEN", "IO", "COW", "INVALID", "IDLE", "0xffff")
 GRANT_TABLE_OP, MEMORY_OP, EVENT_CHANNEL_OP, MMU_UPDATE, MMUEXT_OP = 20, 12, 32, 1, 26
