@@ -1,6 +1,6 @@
 """Booting a whole system, before or after disaggregation, and saying who asked whom for what.
 
-What lives here: `Machine`, the system put together (hypervisor, Dom0 with its processes, DomB if there is one, and
+What lives here: `BootedSystem`, the system put together (hypervisor, Dom0 with its processes, DomB if there is one, and
 guests), and `boot`, one run from power-on to "who can reach what" and back to nothing. Before: Dom0 is the control
 domain and has privcmd. After: DomB is, Dom0 has the grant devices and no privcmd. All else is the same code. What
 does not: any of the parts.
@@ -89,7 +89,7 @@ class BootLog:
     left_behind: tuple[str, ...]
 
 
-class Machine:
+class BootedSystem:
     """A running system. `root` is the directory whose files the file proxy shows.
 
     `watch` is called with the machine before each step that is told of; then no call is in flight.
@@ -103,7 +103,7 @@ class Machine:
         tell: Log = quiet,
         on_step: Hook = lambda step, what: None,
         nframes: int = 1 << 20,
-        watch: Callable[[Machine], None] = lambda machine: None,
+        watch: Callable[[BootedSystem], None] = lambda machine: None,
     ) -> None:
         if system not in NODES:
             raise BootError(f"there is no system `{system}`; there are {' and '.join(NODES)}")
@@ -334,7 +334,7 @@ def boot(
     ramdisk: bytes | None = None,
     pages: int | None = None,
     cmdline: str | None = None,
-    watch: Callable[[Machine], None] = lambda machine: None,
+    watch: Callable[[BootedSystem], None] = lambda machine: None,
 ) -> BootLog:
     """Boot a system, create guests, look who can reach what, destroy them; BootError when it cannot be done.
 
@@ -361,7 +361,7 @@ def boot(
     (folder / "kernel").write_bytes(image)
     (folder / "ramdisk").write_bytes(Random(seed).randbytes(6000) if ramdisk is None else ramdisk)
     try:
-        machine = Machine(system, folder, seed, log, watch=watch)
+        machine = BootedSystem(system, folder, seed, log, watch=watch)
         created = []
         for i in range(guests):
             name = f"guest{i + 1}"

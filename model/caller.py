@@ -1,7 +1,8 @@
 """Makes calls on the executable model as a caller makes them: checks in order, picks chosen, one code per outcome.
 
-`machine.py` takes transitions whose arguments are given. For speed the steps are compiled in the fast manner (`compile.py`),
-checks and all, and a run of random calls as one function. Nothing here looks for a state: a caller is given one.
+`executable.py` takes transitions whose arguments are given. For speed the steps are compiled in the fast manner
+(`compile.py`), checks and all, and a run of random calls as one function. Nothing here looks for a state:
+a caller is given one.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import Any
 
 from bulkhead.model.compile import Coder, compiled, indent
 from bulkhead.model.diagnostics import UsageError, suggest
+from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import FAILED, THIS, Check, Step, Term, Transition
-from bulkhead.model.machine import Machine
 from bulkhead.model.world import State
 
 OKAY = "okay"
@@ -44,7 +45,7 @@ def _failing(step: Step, check: Check) -> Transition | None:
 class Caller:
     """Makes calls on a machine's states."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: ExecutableModel) -> None:
         self.machine = machine
         self.steps: dict[str, Step] = {s.label: s for s in machine.system.steps}
         self.transitions: list[Transition] = [t for s in machine.system.steps for t in s.transitions()]
@@ -203,7 +204,7 @@ def _dispatch(bodies: list[list[str]], first: int) -> list[str]:
 
 
 @functools.lru_cache(maxsize=8)
-def caller_of(machine: Machine) -> Caller:
+def caller_of(machine: ExecutableModel) -> Caller:
     """The caller of a machine, compiled once."""
     return Caller(machine)
 

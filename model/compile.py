@@ -2,8 +2,8 @@
 
 Code comes in two manners. For what runs millions of times, quantifiers are written out over the world, definitions put in
 place, and tables held in local names (`T0`, `T1`, ...). For what runs now and then, loops stay loops and definitions are
-called, which is compiled much faster. What a term means to both stands here once; `tests/test_machine.py` compares them with
-an interpreter of terms.
+called, which is compiled much faster. What a term means to both stands here once; `tests/test_executable.py` compares them
+with an interpreter of terms.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The checked form of a system of rules: typed terms, state functions, and atomic steps.
 
-This is the one meaning from which formulas (`logic.py`), the executable model (`machine.py`) and the pictures are made.
+This is the one meaning from which formulas (`logic.py`), the executable model (`executable.py`) and the pictures are made.
 Records are flattened (`entry.kind` is a function of its own), operations are cut into atomic steps, and every step is a
 list of ordered checks followed by simultaneous assignments that read the state before the step.
 """
@@ -331,7 +331,7 @@ class System:
     axioms: tuple[Claim, ...]
     invariants: dict[str, Claim]
     theorems: dict[str, Claim]
-    transitions: dict[str, Claim]
+    step_claims: dict[str, Claim]
     steps: tuple[Step, ...]
     expects: dict[str, str]  # theorem -> proved | refuted
     faults: dict[str, Fault]
@@ -346,7 +346,7 @@ class System:
 
     def claims(self) -> dict[str, Claim]:
         """Theorems and transition claims: what a system promises."""
-        return {**self.theorems, **self.transitions}
+        return {**self.theorems, **self.step_claims}
 
 
 def subterms(term: Term) -> Iterator[Term]:

@@ -17,7 +17,7 @@ from bulkhead.model.ir import Claim, System
 from bulkhead.model.world import State, World, changes, elements, index_names, place, size_of, table_sizes
 
 if TYPE_CHECKING:
-    from bulkhead.model.machine import Machine
+    from bulkhead.model.executable import ExecutableModel
 
 FORMAT = "bulkhead-trace/1"
 HEADER = 1_000_000  # characters that a header may have
@@ -50,7 +50,7 @@ class Trace:
     excluded: int = -1
 
 
-def replay(trace: Trace, machine: Machine) -> list[State]:
+def replay(trace: Trace, machine: ExecutableModel) -> list[State]:
     """All states of a trace, the initial one first. Raises `TraceError` at the first event that does not fire."""
     state = [list(t) for t in trace.initial]
     states = [[list(t) for t in state]]
@@ -72,13 +72,13 @@ def replay(trace: Trace, machine: Machine) -> list[State]:
     return states
 
 
-def start_breaks(machine: Machine, state: State) -> Claim | None:
+def start_breaks(machine: ExecutableModel, state: State) -> Claim | None:
     """The first `init` or axiom that does not hold in a state; None for an initial state."""
     every = (*machine.system.inits, *machine.system.axioms)
     return next((c for c in every if not machine.holds(state, c.body)), None)
 
 
-def named_args(system: System, world: World, machine: Machine, event: Event) -> dict[str, str]:
+def named_args(system: System, world: World, machine: ExecutableModel, event: Event) -> dict[str, str]:
     """The arguments of an event by the names of the elements."""
     params = machine.transitions[event.label].params
     return {p.name: elements(system, world, p.sort)[event.args[p.name]] for p in params}
@@ -95,7 +95,7 @@ def facts(system: System, world: World, state: State) -> dict[str, str]:
     return out
 
 
-def to_jsonl(trace: Trace, system: System, machine: Machine, rules: Mapping[str, str] | None = None) -> str:
+def to_jsonl(trace: Trace, system: System, machine: ExecutableModel, rules: Mapping[str, str] | None = None) -> str:
     """The trace as JSON Lines. `rules` is what the header says of the file with the rules: its name and hash."""
     states = replay(trace, machine)
     lines: list[dict[str, Any]] = [
@@ -246,7 +246,7 @@ def _element(system: System, world: World, sort: str, value: object, where: str)
     return names.index(str(value))
 
 
-def to_itf(trace: Trace, system: System, machine: Machine) -> dict[str, Any]:
+def to_itf(trace: Trace, system: System, machine: ExecutableModel) -> dict[str, Any]:
     """The trace in the Informal Trace Format (Apalache's ADR-015)."""
     world = trace.world
     labels = ["(initial state)", *(e.label for e in trace.events)]

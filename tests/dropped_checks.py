@@ -3,7 +3,7 @@
 For finding gaps in what is claimed: `python -m tests.dropped_checks SYSTEM [OPERATION...]` asks the proof of each check's
 steps again without it and says which claims no longer stand (where its own steps break some, those; others may fall with
 them). A check that none needs is either of no use for safety (it keeps callers from errors of their own, or the system
-working) or a hole in the claims. What it is not: a test. A claim counts as fallen when its proof falls, as in `prove`;
+working) or a hole in the claims. What it is not: a test. A claim counts as refuted when its proof falls, as in `prove`;
 whether there is an attack is for `attack`.
 """
 
@@ -87,7 +87,7 @@ def without(system: str, check: Check) -> System:
     return build(library, system, ())
 
 
-def fallen(whole: Proof, system: System, pool: ProcessPoolExecutor | None, refuted: Refuted) -> list[str]:
+def claims_refuted(whole: Proof, system: System, pool: ProcessPoolExecutor | None, refuted: Refuted) -> list[str]:
     """Claims that do not stand without a check: those that its own steps break, else those that fall with invariants."""
     maker = QueryMaker(system)
     before = {t.label: (t.params, t.guard, t.updates) for s in whole.system.steps for t in s.transitions()}
@@ -95,7 +95,7 @@ def fallen(whole: Proof, system: System, pool: ProcessPoolExecutor | None, refut
     asked = [known[n] for n in whole.candidates]
     names = {name_of(c) for c in asked}
     blocks = [
-        maker.step(t, asked, names, system.transitions.values())
+        maker.step(t, asked, names, system.step_claims.values())
         for t in maker.transitions
         if before.get(t.label) != (t.params, t.guard, t.updates)
     ]
@@ -118,7 +118,7 @@ def main(arguments: list[str]) -> int:
         idle = total = 0
         for check in checks(name, frozenset(arguments[1:])):
             try:
-                lost = fallen(whole, without(name, check), pool, refuted)
+                lost = claims_refuted(whole, without(name, check), pool, refuted)
             except SolverError as exc:
                 lost = [f"not decided: {exc}"]
             total += 1

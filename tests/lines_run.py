@@ -1,4 +1,4 @@
-"""Which lines of impl/xen and impl/dom0 run, and what runs them: each recording, each leg of a campaign, each unit test.
+"""Which lines of impl/xen and impl/dom0 run, and what runs them: each recording, each episode of a campaign, each unit test.
 
 The `coverage` package traces; what it finds is kept under build/ for as long as no source and no recording changes. Only
 lines inside functions are looked at. `unrun_lines.py` reports what nothing runs, `mutants/` asks only what runs a line.
@@ -52,7 +52,7 @@ def ask_recording(name: str) -> str:
 
 
 def ask_leg(name: str) -> str:
-    """One leg of a campaign; what went apart, or nothing."""
+    """One episode of a campaign; what went apart, or nothing."""
     failure = run_leg(rules_for(Size()), SEED, int(name), LEG_CALLS).failure
     return "" if failure is None else f"{failure.what} ({failure.call})"
 

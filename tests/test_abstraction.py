@@ -22,9 +22,9 @@ from bulkhead.proofs.refinement.handlers import obligations
 from bulkhead.proofs.refinement.handlers.objects import FLAGS, base
 from bulkhead.proofs.refinement.handlers.obligations import HERE, MASK, Holders, bits_of_pin, same_state
 from bulkhead.proofs.refinement.handlers.spec_terms import RuleState
-from bulkhead.proofs.refinement.handlers.symbolic_xen import Machine
+from bulkhead.proofs.refinement.handlers.symbolic_xen import SymbolicXen
 from bulkhead.proofs.refinement.lockstep import abstraction as on_numbers
-from bulkhead.proofs.refinement.lockstep.lockstep import Bench
+from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.spec_world import NOBODY, Size, rules_for
 from bulkhead.proofs.refinement.workload.scheduler import Driver
 from bulkhead.proofs.symbolic.engine import Engine
@@ -84,7 +84,7 @@ def claims() -> dict[str, list[Term]]:
     system = rules_for(SIZE).system
 
     def body() -> None:
-        machine = Machine(system)
+        machine = SymbolicXen(system)
         present = on_terms.now(machine)
         functions: dict[str, Callable[..., Term]] = {
             name: (lambda *args, name=name: rule(name, *args)) for name in present.functions if name in system.funcs
@@ -115,7 +115,7 @@ def claims() -> dict[str, list[Term]]:
 class Numbers:
     """The values of all that is free in the claims: both sides' state at one place. Takes the place of a solver's model."""
 
-    bench: Bench
+    lockstep: Lockstep
     caller: int
     here: dict[str, int] = field(default_factory=dict)
 
@@ -127,9 +127,9 @@ class Numbers:
         if name == "caller":
             return self.caller
         if name == "nowhere":
-            return int(self.bench.shadow.frame(args[0]) == SIZE.nowhere)
+            return int(self.lockstep.spec_state.frame(args[0]) == SIZE.nowhere)
         if name == "nobody":
-            return int(self.bench.shadow.domain(args[0]) == NOBODY)
+            return int(self.lockstep.spec_state.domain(args[0]) == NOBODY)
         if name.startswith("rules "):
             return self.of_rules(name.removeprefix("rules "), args)
         if name.partition("#")[0] in ("shared", "word"):
@@ -140,14 +140,14 @@ class Numbers:
 
     def memory(self, name: str, domid: int, cell: int) -> int:
         """A 16-bit cell of a table's shared pages, or of its status frames."""
-        table = self.bench.rig.xen.domains[domid].grant_table
+        table = self.lockstep.rig.xen.domains[domid].grant_table
         pages = table.shared if name == "shared" else table.status
         data = pages[cell >> 11].data
         return int(abi.U16.unpack_from(data, (cell & 2047) * 2)[0]) if data is not None else 0
 
     def of_machine(self, kind: str, attr: str, args: tuple[int, ...]) -> int:
         """A field of the implementation."""
-        xen, sh = self.bench.rig.xen, self.bench.shadow
+        xen, sh = self.lockstep.rig.xen, self.lockstep.spec_state
         if kind == "frame":
             frame = xen.frames.table.get(args[0])
             match attr:
@@ -186,7 +186,7 @@ class Numbers:
 
     def of_rules(self, name: str, args: tuple[int, ...]) -> int:
         """A state function of the rules, elements read as the numbers they stand for."""
-        sh = self.bench.shadow
+        sh = self.lockstep.spec_state
         name, _, unnamed_kind = name.partition(" is ")
         sorts = sh.rules.system.funcs[name].args
         elements = []
@@ -211,14 +211,14 @@ class Numbers:
         return value
 
 
-def apart_on_terms(bench: Bench, claimed: dict[str, list[Term]]) -> set[Where]:
+def apart_on_terms(lockstep: Lockstep, claimed: dict[str, list[Term]]) -> set[Where]:
     """Where the symbolic form says that the two sides are apart."""
     found: set[Where] = set()
-    for group, caller, place in places(bench):
+    for group, caller, place in places(lockstep):
         here = dict(zip(KEYS[group], place, strict=True))
         if group == "frame":
-            here["f"] += bench.shadow.first_mfn
-        values = Input(Numbers(bench, caller, here))  # type: ignore[arg-type]
+            here["f"] += lockstep.spec_state.first_mfn
+        values = Input(Numbers(lockstep, caller, here))  # type: ignore[arg-type]
         if not all(values.value(claim) for claim in claimed[group]):
             found.add((group, label(group, place)))
     return found
@@ -231,10 +231,10 @@ def label(group: str, place: tuple[int, ...]) -> tuple[int, ...]:
     return place[:2] if group == "fits" else place
 
 
-def places(bench: Bench) -> Iterator[tuple[str, int, tuple[int, ...]]]:
+def places(lockstep: Lockstep) -> Iterator[tuple[str, int, tuple[int, ...]]]:
     """All places that the symbolic form speaks of: group, calling domain, place."""
-    sh = bench.shadow
-    for d, domain in bench.rig.xen.domains.items():
+    sh = lockstep.spec_state
+    for d, domain in lockstep.rig.xen.domains.items():
         if d >= NOBODY or not sh.bound(domain):
             continue
         if d:
@@ -245,27 +245,27 @@ def places(bench: Bench) -> Iterator[tuple[str, int, tuple[int, ...]]]:
                 yield from (("fits", d, (d, ref, v)) for v in (0, 1))
             if ref < domain.grant_table.nr_entries:
                 for group in ("entry", "pins", "bits", "active"):
-                    if in_scope(bench, group, domain, ref):
+                    if in_scope(lockstep, group, domain, ref):
                         yield group, d, (d, ref)
         records = {n for n, record in enumerate(domain.grant_table.maptrack) if record.flags & 3}
         for handle in sorted(records | {n for who, n in sh.handles if who == d}):
             yield "mapping", d, (handle,)
     for f in range(SIZE.heap):
-        if frame_in_scope(bench, f):
+        if frame_in_scope(lockstep, f):
             yield "frame", 0, (f,)
 
 
-def in_scope(bench: Bench, group: str, domain: Domain, ref: int) -> bool:
+def in_scope(lockstep: Lockstep, group: str, domain: Domain, ref: int) -> bool:
     """Not of an entry that is for a transfer; in-use bits while the guest has not overwritten them; what is remembered of a
     use (and whether what is not granted is read-only) while both sides agree on whether there is one."""
-    sh, d = bench.shadow, domain.domid
+    sh, d = lockstep.spec_state, domain.domid
     flags = abi.HEADER.unpack_from(*domain.grant_table.header_at(ref))[0]
     k = d * sh.rules.nrefs + sh.ref(ref)
     act = domain.grant_table.active[ref]
     if flags & abi.GTF_TYPE_MASK == abi.GTF_ACCEPT_TRANSFER or sh.T["entry.kind"][k] in [sh.kind[t] for t in TRANSFERS]:
         return False
     if group == "bits":
-        return (d, sh.ref(ref)) not in bench.forged and agreed(sh.T, k, act.pin)
+        return (d, sh.ref(ref)) not in lockstep.overwritten_bits and agreed(sh.T, k, act.pin)
     return group == "pins" or agreed(sh.T, k, act.pin)
 
 
@@ -274,11 +274,11 @@ def agreed(T: dict[str, list[int]], k: int, pin: int) -> bool:
     return (bool(T["status.reading"][k]), bool(T["status.writing"][k])) == (bool(pin), bool(pin & abi.PIN_WRITERS))
 
 
-def frame_in_scope(bench: Bench, f: int) -> bool:
+def frame_in_scope(lockstep: Lockstep, f: int) -> bool:
     """A page that somebody refers to, and that is no page of Xen's own heap which the rules do not know."""
-    sh = bench.shadow
-    frame = bench.rig.xen.frames.table.get(sh.first_mfn + f)
-    if frame is None or frame.count == 0 or f in sh.limbo:
+    sh = lockstep.spec_state
+    frame = lockstep.rig.xen.frames.table.get(sh.first_mfn + f)
+    if frame is None or frame.count == 0 or f in sh.awaiting_free:
         return False
     return on_numbers.place_of(frame) != "xen"
 
@@ -286,10 +286,10 @@ def frame_in_scope(bench: Bench, f: int) -> bool:
 # --- the form on numbers ---
 
 
-def apart_on_numbers(bench: Bench) -> set[Where]:
+def apart_on_numbers(lockstep: Lockstep) -> set[Where]:
     """Where the form on numbers says that the two sides are apart, of the places that both speak of."""
-    both = {(group, label(group, place)) for group, _, place in places(bench)}
-    found = on_numbers.differences(bench.rig, bench.shadow, bench.forged, set(), False)
+    both = {(group, label(group, place)) for group, _, place in places(lockstep)}
+    found = on_numbers.differences(lockstep.rig, lockstep.spec_state, lockstep.overwritten_bits, set(), False)
     return {where for where in map(where_of, found) if where is not None and (where in both or where[0] == "mapping")}
 
 
@@ -315,31 +315,31 @@ def where_of(key: str) -> Where | None:
 # --- states, and changes of one side ---
 
 
-def states(seed: int, count: int) -> Iterator[Bench]:
+def states(seed: int, count: int) -> Iterator[Lockstep]:
     """States of a campaign in which no call is in flight; each is as the one before it, a few calls later."""
-    for leg in range(1, 1000):
-        bench = Bench(rules_for(SIZE), seed * 1000 + leg, full_every=0)
-        driver = Driver(bench, seed * 1000 + leg)
-        while bench.calls < 400:
+    for episode in range(1, 1000):
+        lockstep = Lockstep(rules_for(SIZE), seed * 1000 + episode, full_every=0)
+        driver = Driver(lockstep, seed * 1000 + episode)
+        while lockstep.calls < 400:
             driver.move()
             driver.finish_calls()
-            bench.settle()
-            yield bench
+            lockstep.settle()
+            yield lockstep
             count -= 1
             if not count:
                 return
 
 
-def change_of_machine(bench: Bench, rng: random.Random) -> Callable[[], None]:
+def change_of_machine(lockstep: Lockstep, rng: random.Random) -> Callable[[], None]:
     """Change one thing in the implementation; what is given back undoes it."""
-    xen = bench.rig.xen
-    domain = rng.choice([d for n, d in xen.domains.items() if n < NOBODY and bench.shadow.bound(d)])
+    xen = lockstep.rig.xen
+    domain = rng.choice([d for n, d in xen.domains.items() if n < NOBODY and lockstep.spec_state.bound(d)])
     table = domain.grant_table
     refs = [n for n in SIZE.refs if n < table.nr_entries]
     frames = [
         f
         for n in range(SIZE.heap)
-        if frame_in_scope(bench, n) and (f := xen.frames.table.get(bench.shadow.first_mfn + n)) is not None
+        if frame_in_scope(lockstep, n) and (f := xen.frames.table.get(lockstep.spec_state.first_mfn + n)) is not None
     ]
     records = [r for d in xen.domains.values() for r in d.grant_table.maptrack if r.flags & 3]
     used = [n for n in refs if table.active[n].pin] or refs
@@ -429,17 +429,17 @@ CHANGED = (
 )
 
 
-def change_of_rules(bench: Bench, rng: random.Random) -> Callable[[], None]:
+def change_of_rules(lockstep: Lockstep, rng: random.Random) -> Callable[[], None]:
     """Give a state function another value at one place where something is; what is given back undoes it."""
-    sh = bench.shadow
+    sh = lockstep.spec_state
     name = rng.choice(CHANGED)
     values, func = sh.T[name], sh.rules.system.funcs[name]
     block = 2 * len(SIZE.refs) if name == "fits" else len(SIZE.refs) if len(func.args) == 2 else 1
-    domains = [d for d in bench.rig.xen.domains if d < NOBODY]
+    domains = [d for d in lockstep.rig.xen.domains if d < NOBODY]
     things = {
         "Domain": [d * block + n for d in domains for n in range(block)],
         "Handle": list(sh.handles.values()),
-        "Frame": [f for f in range(SIZE.heap) if frame_in_scope(bench, f)],
+        "Frame": [f for f in range(SIZE.heap) if frame_in_scope(lockstep, f)],
     }[func.args[0]]
     if not things:
         return lambda: None
@@ -460,10 +460,10 @@ def held_together(seed: int, count: int) -> tuple[int, set[str]]:
     rng = random.Random(seed)
     refused = 0
     seen: set[str] = set()
-    for bench in states(seed, count):
+    for lockstep in states(seed, count):
         for change in (None, change_of_machine, change_of_rules):
-            undo = change(bench, rng) if change is not None else lambda: None
-            numbers, terms = apart_on_numbers(bench), apart_on_terms(bench, claimed)
+            undo = change(lockstep, rng) if change is not None else lambda: None
+            numbers, terms = apart_on_numbers(lockstep), apart_on_terms(lockstep, claimed)
             undo()
             assert numbers == terms, f"the forms differ: on numbers {numbers - terms}, on terms {terms - numbers}"
             assert change is not None or not numbers, f"a state of a campaign is refused: {numbers}"
@@ -490,13 +490,13 @@ def _no_parts(*args: Any) -> on_numbers.Entry:
     return (*ENTRY_OF(*args)[:4], 0)
 
 
-def _uses_unseen(sh: Any, domain: Domain, r: int, forged: Any, moving: Any, out: on_numbers.Places) -> None:
+def _uses_unseen(sh: Any, domain: Domain, r: int, overwritten_bits: Any, moving: Any, out: on_numbers.Places) -> None:
     found: on_numbers.Places = {}
-    ENTRY_DIFFERENCES(sh, domain, r, forged, moving, found)
+    ENTRY_DIFFERENCES(sh, domain, r, overwritten_bits, moving, found)
     out.update({key: pair for key, pair in found.items() if not key.startswith("active")})
 
 
-def _fields_mixed_up(machine: Machine, value: Any, cell: Any, name: str) -> Any:
+def _fields_mixed_up(machine: SymbolicXen, value: Any, cell: Any, name: str) -> Any:
     return ENTRY(machine, value, cell, "part" if name == "readonly" else name)
 
 

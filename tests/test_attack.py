@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from bulkhead.model.diagnostics import UsageError
+from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import System
 from bulkhead.model.loader import load
-from bulkhead.model.machine import Machine
 from bulkhead.model.trace import Trace, replay
 from bulkhead.model.world import State, World
 from bulkhead.proofs.report.explain_cti import describe
@@ -32,7 +32,7 @@ def attack(fault: str) -> Trace:
 
 def depth_by_walking(system: System, world: World, initial: State) -> int:
     """The length of a shortest attack on `cover` from `initial`, by visiting every state; no solver has a say."""
-    machine = Machine(system, world)
+    machine = ExecutableModel(system, world)
     body = system.theorems["cover"].body
     calls = [
         (label, dict(zip([p.name for p in t.params], values, strict=True)))
@@ -67,7 +67,7 @@ def test_shortest_attack(fault: str, labels: list[str]) -> None:
     system, trace = FAULTY[fault], attack(fault)
     assert [e.label for e in trace.events] == labels
     assert trace.faults == (fault,) and trace.claim == "cover"
-    machine = Machine(system, trace.world)
+    machine = ExecutableModel(system, trace.world)
     states = replay(trace, machine)
     body = system.theorems["cover"].body
     assert [machine.holds(s, body) for s in states] == [True] * len(labels) + [False]
@@ -97,7 +97,7 @@ def test_counterexample_of_the_dropped_check() -> None:
     system = FAULTY["b1"]
     found = counterexample(system, "map", "umap_gr", [*system.invariants])
     assert found is not None and found.event.label == "map"
-    machine = Machine(system, found.world)
+    machine = ExecutableModel(system, found.world)
     before, after = found.before, [list(t) for t in found.before]
     assert all(machine.holds(before, c.body) for c in system.invariants.values())
     assert machine.fire(after, "map", found.event.args) and after == found.after
@@ -137,7 +137,7 @@ system twin "As a system of its own."
 """
     (tmp_path / "twin.rules").write_text(rules)
     system = load(str(tmp_path / "twin.rules"))
-    label = list(Machine(system, World({"Domain": 1, "Call": 1}, {})).transitions)[-1]
+    label = list(ExecutableModel(system, World({"Domain": 1, "Call": 1}, {})).transitions)[-1]
     found = counterexample(system, label, "never_bad", ["never_bad"])
     assert found is not None and "bad[domain0]: false -> true" in describe(found, system)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 
 from bulkhead.model import loader
-from bulkhead.model.machine import Machine
+from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.world import World
 from tests.benchmarks.by_hand import HandWritten, walk
 from tests.benchmarks.run import GT, GT_SIZES, Row, hand_steps
 
 
 def test_the_model_by_hand_does_what_the_rules_say() -> None:
-    machine = Machine(loader.load(GT), World(GT_SIZES, {"root": 0}))
+    machine = ExecutableModel(loader.load(GT), World(GT_SIZES, {"root": 0}))
     rng = random.Random(7)
     fired = set()
     for n in range(40_000):

@@ -11,11 +11,11 @@ import pytest
 from bulkhead.impl.xen import abi, grant_map
 from bulkhead.proofs.refinement import calls as files
 from bulkhead.proofs.refinement.calls import Answer, BadCalls, Call, Recorder, read, replay, run
-from bulkhead.proofs.refinement.lockstep.lockstep import Bench
+from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.operations import OPERATIONS
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import Size, rules_for
-from bulkhead.proofs.refinement.targets import Machine, RulesAlone
+from bulkhead.proofs.refinement.targets import Implementation, RulesAlone
 from bulkhead.proofs.refinement.workload.scheduler import Driver
 from bulkhead.proofs.refinement.workload.script import Script
 from bulkhead.proofs.replay.driver import read_recording
@@ -52,16 +52,16 @@ def test_the_rules_alone_answer(by_rules: list[Answer]) -> None:
 
 def test_the_implementation_alone_answers_as_the_rules(by_rules: list[Answer]) -> None:
     """Neither target knows of the other, and frames, handles and ports are picked by each: the answers are the same."""
-    alone = Machine(rules_for(Size()), SEED, rules_on=False)
+    alone = Implementation(rules_for(Size()), SEED, rules_on=False)
     assert run(CALLS, alone) == by_rules
-    assert alone.b.shadow.steps == 0
+    assert alone.b.spec_state.steps == 0
 
 
 def test_lockstep_answers_as_each_alone(by_rules: list[Answer]) -> None:
-    both = Machine(rules_for(Size()), SEED, rules_on=True)
+    both = Implementation(rules_for(Size()), SEED, rules_on=True)
     assert run(CALLS, both) == by_rules
     both.b.check_claims()
-    assert both.b.shadow.steps > COUNT
+    assert both.b.spec_state.steps > COUNT
 
 
 def test_another_seed_is_another_workload() -> None:
@@ -72,7 +72,7 @@ def test_another_seed_is_another_workload() -> None:
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of what the implementation was asked and answered."""
     path = tmp_path_factory.mktemp("calls") / "calls.jsonl"
-    recorder = Recorder(Machine(rules_for(Size()), SEED, rules_on=False))
+    recorder = Recorder(Implementation(rules_for(Size()), SEED, rules_on=False))
     run(CALLS, recorder)
     recorder.write(path, SEED)
     return path
@@ -86,18 +86,18 @@ def test_recorded_calls_are_the_calls(recording: Path) -> None:
 @pytest.mark.parametrize("target", ["rules", "implementation", "both"])
 def test_a_file_is_replayed_on_any_target(recording: Path, target: str) -> None:
     rules = rules_for(Size())
-    made = RulesAlone(rules) if target == "rules" else Machine(rules, SEED, rules_on=target == "both")
+    made = RulesAlone(rules) if target == "rules" else Implementation(rules, SEED, rules_on=target == "both")
     assert list(replay(read(recording), made)) == []
 
 
 def test_a_fault_of_the_implementation_is_noticed(recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file replayed on an implementation with a fault names the first call that is answered otherwise; lockstep raises."""
     monkeypatch.setattr(grant_map, "GNTST_BAD_DOMAIN", abi.GNTST_GENERAL_ERROR)
-    found = list(replay(read(recording), Machine(rules_for(Size()), SEED, rules_on=False)))
+    found = list(replay(read(recording), Implementation(rules_for(Size()), SEED, rules_on=False)))
     assert found and CALLS[found[0].number] == found[0].call and found[0].call.operation == "map_grant_ref"
     assert (found[0].recorded.code, found[0].answer.code) == ("GNTST_bad_domain", "GNTST_general_error")
     with pytest.raises(Mismatch, match="map_grant_ref"):
-        run(CALLS, Machine(rules_for(Size()), SEED, rules_on=True))
+        run(CALLS, Implementation(rules_for(Size()), SEED, rules_on=True))
 
 
 @pytest.mark.parametrize(
@@ -132,10 +132,10 @@ class Listener:
 
 def test_campaigns_say_calls_that_are_plain_data() -> None:
     """All that guests do in a campaign goes through the target, and each call survives JSON."""
-    bench = Bench(rules_for(Size()), 4, full_every=0)
-    driver = Driver(bench, 4)
+    lockstep = Lockstep(rules_for(Size()), 4, full_every=0)
+    driver = Driver(lockstep, 4)
     listener = Listener(driver)
-    while bench.calls < 800:
+    while lockstep.calls < 800:
         driver.move()
     assert {call.operation for call in listener.heard} >= set(OPERATIONS) - {"mmu_update_elsewhere", "evtchn_reset"}
     for call in listener.heard:

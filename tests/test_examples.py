@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import System
 from bulkhead.model.loader import load
-from bulkhead.model.machine import Machine
 from bulkhead.model.trace import TraceError, load_jsonl, replay
 from bulkhead.model.world import State, World
 from bulkhead.proofs.theorems.attack import confirm, find_attack, violated
@@ -33,10 +33,10 @@ def _load(name: str, fault: str = "") -> System:
     return load(str(HERE / f"{name}.rules"), [fault] if fault else [])
 
 
-def _small(system: System, world: str) -> tuple[Machine, State]:
+def _small(system: System, world: str) -> tuple[ExecutableModel, State]:
     small = WORLDS[world]
     made = World({**dict.fromkeys(system.sorts, 1), **small.sizes}, small.consts)
-    return Machine(system, made), state_of(system, made, small.facts)
+    return ExecutableModel(system, made), state_of(system, made, small.facts)
 
 
 @functools.cache
@@ -108,11 +108,11 @@ def test_traces_replay(attack: Attack) -> None:
     assert (trace.claim, trace.faults, len(trace.events)) == (attack.claim, faults, attack.steps)
     claim = system.claims()[attack.claim]
     confirm(system, claim, trace)
-    machine = Machine(system, trace.world)
+    machine = ExecutableModel(system, trace.world)
     assert violated(system, claim, machine, trace, replay(trace, machine)) == attack.steps
     if attack.fault:
         sound = _load(attack.system)
-        machine = Machine(sound, trace.world)
+        machine = ExecutableModel(sound, trace.world)
         try:
             states = replay(load_jsonl(attack.trace, sound), machine)
         except TraceError:
@@ -168,7 +168,7 @@ def test_spin_sees_as_many_states(
     stored = re.search(r"(\d+) states, stored", out)
     assert stored is not None and "errors: 0" in out
     system = _load(name)
-    machine = Machine(system, World({**dict.fromkeys(system.sorts, 1), sort: size}, {}))
+    machine = ExecutableModel(system, World({**dict.fromkeys(system.sorts, 1), sort: size}, {}))
     found = search(machine, [state_of(system, machine.world, WORLDS[name].facts)])
     assert found.complete and found.states == int(stored[1])
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import System
 from bulkhead.model.loader import load
-from bulkhead.model.machine import Machine
 from bulkhead.model.trace import replay, start_breaks
 from bulkhead.proofs.cli.__main__ import run
 from bulkhead.proofs.theorems.attack import find_attack, violated, without_needless_steps
@@ -80,7 +80,7 @@ def test_every_step_of_an_attack_is_needed(fault: str) -> None:
     system = load(str(HERE / "benchmarks" / "gt.rules"), [fault])
     trace = find_attack(system, "cover", (fault,))
     assert trace is not None
-    machine = Machine(system, trace.world)
+    machine = ExecutableModel(system, trace.world)
     assert start_breaks(machine, trace.initial) is None
     assert violated(system, system.claims()["cover"], machine, trace, replay(trace, machine)) == len(trace.events)
     assert without_needless_steps(system, system.claims()["cover"], trace).events == trace.events
@@ -90,7 +90,7 @@ def test_a_step_that_is_not_needed_is_left_out() -> None:
     system = load(str(EXAMPLES / "two_phase_commit.rules"), ["abort_after_prepare"])
     claim = system.claims()["all_or_nothing"]
     found = explore(system, sizes_of(system, Manager=3), [claim]).attacks["all_or_nothing"]
-    machine = Machine(system, found.world)
+    machine = ExecutableModel(system, found.world)
     state = replay(found, machine)[-1]
     label, args = next(
         (t, dict(zip((p.name for p in machine.transitions[t].params), choice, strict=True)))

@@ -18,9 +18,9 @@ from lark import Lark
 from bulkhead.model import loader, parser
 from bulkhead.model.caller import Caller, Outcome, caller_of
 from bulkhead.model.diagnostics import RulesError
+from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import System
 from bulkhead.model.lalr import NotParsed
-from bulkhead.model.machine import Machine
 from bulkhead.model.parser import GRAMMAR
 from bulkhead.model.world import State, World
 from bulkhead.proofs.theorems.attack import find_attack
@@ -144,7 +144,9 @@ class Tried:
 
     def __init__(self, system: System, sizes: int = 3, **more: int) -> None:
         self.system = system
-        self.machine = Machine(system, World({s: more.get(s, sizes) for s in system.sorts}, dict.fromkeys(system.consts, 0)))
+        self.machine = ExecutableModel(
+            system, World({s: more.get(s, sizes) for s in system.sorts}, dict.fromkeys(system.consts, 0))
+        )
         self.caller: Caller = caller_of(self.machine)
         self.state: State = self.machine.empty_state()
 
@@ -449,12 +451,12 @@ def test_transition_claims_tell_failing_steps(tmp_path: Path) -> None:
     """`failed` and `next` speak of the step's end, in proof and in the executable model."""
     system = loader.build(library("6. Claims", tmp_path), "counters", ())
     tried = Tried(system, sizes=2)
-    claim = system.transitions["used_for_good"].body
+    claim = system.step_claims["used_for_good"].body
     before = [list(t) for t in tried.state]
     tried.call("use_token", t=1, this=0)
     assert tried.machine.holds_between(before, tried.state, claim, False)
     assert not tried.machine.holds_between(tried.state, before, claim, False)
-    harmless = system.transitions["failing_is_harmless"].body
+    harmless = system.step_claims["failing_is_harmless"].body
     assert tried.machine.holds_between(tried.state, before, harmless, False)
     assert not tried.machine.holds_between(tried.state, before, harmless, True)
 

@@ -12,7 +12,7 @@ import pytest
 
 from bulkhead.model import ir
 from bulkhead.model.diagnostics import RulesError
-from bulkhead.model.machine import Machine
+from bulkhead.model.executable import ExecutableModel
 from bulkhead.proofs.theorems import induction
 from tests.oracle.compare import Budget, Seen, differences
 from tests.oracle.fuzz import first_difference, fuzz, shrunk
@@ -83,7 +83,7 @@ def test_a_proof_that_believes_everything_is_denied(monkeypatch: pytest.MonkeyPa
 
 def test_what_differs_is_made_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A difference that any operation shows is shown with one operation."""
-    monkeypatch.setattr(Machine, "fire", lambda self, state, label, args: False)
+    monkeypatch.setattr(ExecutableModel, "fire", lambda self, state, label, args: False)
     seed = next(s for s in range(50) if first_difference(draft(s), s, Budget(prove=False, worlds=1), Seen()))
     small, what = shrunk(draft(seed), seed, Budget(prove=False, worlds=1), "model:")
     assert what.startswith("model:") and len(small.parts) <= 3

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bulkhead.model import loader
-from bulkhead.model.machine import Machine
+from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.world import World
 from bulkhead.proofs.report import pictures
 from bulkhead.proofs.report.canvas import BAD, CHANGED, Caption
@@ -114,7 +114,7 @@ def test_an_attack_is_drawn_with_the_claim_s_own_facts_in_red(tmp_path: Path) ->
     assert f"Step 5 of {len(trace.events)}: internal map" in (tmp_path / "step-5.dot").read_text()
     assert not lines_with((tmp_path / "step-4.dot").read_text(), BAD)
     assert said.startswith("Attack on cover of gt: 5 steps, with fault b1")
-    machine = Machine(system, trace.world)
+    machine = ExecutableModel(system, trace.world)
     assert "domain[root]" not in log(trace, system, machine)  # the attack does without Dom0's own domain
     assert needed_at_start(trace, system, machine) == {}
 
@@ -130,7 +130,7 @@ def test_blame_follows_what_decides(tmp_path: Path) -> None:
     )
     system = loader.load(str(rules))
     world = World({"Lamp": 2, "Call": 1}, {})
-    state = Machine(system, world).empty_state()
+    state = ExecutableModel(system, world).empty_state()
     number = list(system.funcs).index("on")
     state[number][1] = 1
     claim = system.theorems["dark"].body

@@ -17,7 +17,7 @@ from bulkhead.proofs.faults.laying import hunt, installed
 from bulkhead.proofs.refinement.campaign import Driver, campaign
 from bulkhead.proofs.refinement.exhaustive.explore import explore
 from bulkhead.proofs.refinement.exhaustive.limits import Limits
-from bulkhead.proofs.refinement.lockstep.lockstep import Bench
+from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.spec_world import Size, rules_for
 from bulkhead.proofs.refinement.lockstep.testbed import Guest
 
@@ -113,19 +113,19 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bench = Bench(rules_for(Size()), 1, full_every=1)
-        self.driver = Driver(self.bench, 1)
-        self.bench.create(1)
-        self.bench.create(2)
+        self.lockstep = Lockstep(rules_for(Size()), 1, full_every=1)
+        self.driver = Driver(self.lockstep, 1)
+        self.lockstep.create(1)
+        self.lockstep.create(2)
 
     def _move(self, name: str, seed: int, domid: int) -> None:
         self.driver.rng.seed(seed)
-        guest: Guest | None = self.bench.rig.guests.get(domid)
+        guest: Guest | None = self.lockstep.rig.guests.get(domid)
         if guest is None or guest.domain.is_dying or guest.domain.pause_count or guest.domain.crashed:
             return
-        busy = {f.vcpu for f in self.bench.flights if f.domid == domid and f.guest is not None}
-        held = any(f.hurry or f.marker.startswith("set_status") for f in self.bench.flights)
-        if len(busy) > 1 or held or len(self.bench.flights) > 2:
+        busy = {f.vcpu for f in self.lockstep.flights if f.domid == domid and f.guest is not None}
+        held = any(f.must_finish_first or f.marker.startswith("set_status") for f in self.lockstep.flights)
+        if len(busy) > 1 or held or len(self.lockstep.flights) > 2:
             return
         getattr(self.driver, name)(guest, 0 if 0 not in busy else 1)
 
@@ -141,28 +141,28 @@ class Machine(RuleBasedStateMachine):
 
     @rule(seed=st.integers(0, 99))
     def go_on(self, seed: int) -> None:
-        flights = self.bench.flights
+        flights = self.lockstep.flights
         if flights:
-            first = next((f for f in flights if f.hurry or f.marker.startswith("set_status")), None)
-            self.bench.advance(first or flights[seed % len(flights)])
+            first = next((f for f in flights if f.must_finish_first or f.marker.startswith("set_status")), None)
+            self.lockstep.advance(first or flights[seed % len(flights)])
 
     @rule()
     def hostile_store(self) -> None:
-        if any(f.marker.startswith("set_status") for f in self.bench.flights):
+        if any(f.marker.startswith("set_status") for f in self.lockstep.flights):
             self.driver.hostile_store()
 
     @rule(domid=st.sampled_from([1, 2]))
     def destroy(self, domid: int) -> None:
-        guest = self.bench.rig.guests.get(domid)
+        guest = self.lockstep.rig.guests.get(domid)
         if guest is not None and not any(
-            f.domid == domid or f.hurry or f.marker.startswith("set_status") for f in self.bench.flights
+            f.domid == domid or f.must_finish_first or f.marker.startswith("set_status") for f in self.lockstep.flights
         ):
             self.driver.destroy(guest)
 
     @rule(domid=st.sampled_from([1, 2, 3]))
     def create(self, domid: int) -> None:
-        if not self.bench.flights and domid not in self.bench.rig.guests:
-            self.bench.create(domid)
+        if not self.lockstep.flights and domid not in self.lockstep.rig.guests:
+            self.lockstep.create(domid)
 
     def teardown(self) -> None:
         self.driver.end()

@@ -101,7 +101,7 @@ def test_behaviour_is_had_without_claims_and_claims_bring_why_and_faults(tmp_pat
     (tmp_path / "alone.rules").write_text('system alone "Behaviour." uses xen.grants')
     alone = load(str(tmp_path / "alone.rules"))
     assert any(step.label == "map_grant_ref.insert" for step in alone.steps)
-    assert not alone.theorems and not alone.transitions and not alone.invariants and not alone.faults
+    assert not alone.theorems and not alone.step_claims and not alone.invariants and not alone.faults
     expected = "free_is_unreachable, free_is_clean, clean_handover, foreign_by_privilege, domctls_by_privilege"
     (tmp_path / "memory.rules").write_text(f'system memory "All of it." uses xen.memory.claims expect proved {expected}')
     memory = load(str(tmp_path / "memory.rules"))

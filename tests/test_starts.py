@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import App, System, Var
 from bulkhead.model.loader import load
-from bulkhead.model.machine import Machine
 from bulkhead.model.world import World
 from bulkhead.proofs.theorems.directed_search import reach
 from bulkhead.proofs.theorems.grounding import Ground
@@ -79,6 +79,6 @@ hypercall look()
     require exists x: Thing. found(x)   else ENOENT
     set seen = true"""
     )
-    machine = Machine(rules(tmp_path / "a.rules", text), World({"Call": 1, "Thing": 3}, {}))
+    machine = ExecutableModel(rules(tmp_path / "a.rules", text), World({"Call": 1, "Thing": 3}, {}))
     for seed in range(5):
         assert "look" in reach(machine, seed, 40).labels

@@ -18,7 +18,7 @@ from bulkhead.proofs.refinement.handlers.symbolic_xen import Policy
 from bulkhead.proofs.refinement.handlers.table import HANDLERS, prove_handler, prove_handlers, report_lines
 from bulkhead.proofs.symbolic import terms as t
 from bulkhead.proofs.symbolic.engine import Engine, Int
-from bulkhead.proofs.symbolic.inputs import Found, Input, turned
+from bulkhead.proofs.symbolic.inputs import Found, Input, negated_input
 from bulkhead.proofs.symbolic.rewriting import rewrite
 from bulkhead.proofs.symbolic.solver import TOLD, Solver
 from bulkhead.proofs.symbolic.to_z3 import as_z3, bound_z3
@@ -156,7 +156,7 @@ def test_an_input_turned_over_is_one_of_all_facts(asked: tuple[t.Term, Any], oth
     assert model is not None
     given_ = Input(Found(model))
     assert given_.value(condition) and all(map(given_.value, facts))
-    found = turned(given_, condition, facts)
+    found = negated_input(given_, condition, facts)
     if found is not None:
         assert not found.value(condition) and all(map(found.value, facts))
         assert model_of(*facts, t.Not(condition)) is not None

@@ -9,8 +9,8 @@ from unittest import mock
 import pytest
 
 from bulkhead.model import loader
+from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import App, Claim, Quant, Transition, Use, Var, conj, neg
-from bulkhead.model.machine import Machine
 from bulkhead.model.trace import TraceError, load_jsonl, replay, to_jsonl
 from bulkhead.proofs.faults.of_rules import Correct, notice
 from bulkhead.proofs.faults.of_rules import correct as correct_rules
@@ -38,7 +38,7 @@ def test_monolithic_falls_in_two_steps_and_the_trace_replays(tmp_path: Path) -> 
     trace = find_attack(system, "only_by_grant")
     assert trace is not None
     assert [e.label for e in trace.events] == ["open_privcmd", "privcmd_mmapbatch"]
-    machine = Machine(system, trace.world)
+    machine = ExecutableModel(system, trace.world)
     file = tmp_path / "trace.jsonl"
     file.write_text(to_jsonl(trace, system, machine))
     again = load_jsonl(file, system)

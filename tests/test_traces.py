@@ -9,27 +9,27 @@ from pathlib import Path
 import pytest
 
 from bulkhead.model.caller import caller_of
+from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.loader import load
-from bulkhead.model.machine import Machine
 from bulkhead.model.trace import Event, Trace, TraceError, load_jsonl, replay, to_itf, to_jsonl
 from bulkhead.model.world import elements
 from bulkhead.proofs.theorems.random_walk import initial_state
-from tests.test_machine import ATTACK, GT, SMALL
+from tests.test_executable import ATTACK, GT, SMALL
 
 
 @pytest.fixture(scope="module")
-def faulty() -> Machine:
-    return Machine(load(GT, ["b1"]), SMALL)
+def faulty() -> ExecutableModel:
+    return ExecutableModel(load(GT, ["b1"]), SMALL)
 
 
 @pytest.fixture
-def trace(faulty: Machine) -> Trace:
+def trace(faulty: ExecutableModel) -> Trace:
     first = initial_state(caller_of(faulty))
     assert first is not None
     return Trace("gt", ("b1",), "cover", SMALL, first, ATTACK)
 
 
-def test_a_trace_replays_to_the_violation(trace: Trace, faulty: Machine) -> None:
+def test_a_trace_replays_to_the_violation(trace: Trace, faulty: ExecutableModel) -> None:
     states = replay(trace, faulty)
     claim = faulty.system.theorems["cover"].body
     assert [faulty.holds(s, claim) for s in states] == [True] * 5 + [False]
@@ -39,7 +39,7 @@ def test_a_trace_replays_to_the_violation(trace: Trace, faulty: Machine) -> None
         replay(Trace("gt", (), "cover", SMALL, trace.initial, (Event("alocate", {}),)), faulty)
 
 
-def test_a_trace_is_read_as_it_was_written(trace: Trace, faulty: Machine, tmp_path: Path) -> None:
+def test_a_trace_is_read_as_it_was_written(trace: Trace, faulty: ExecutableModel, tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text(to_jsonl(trace, faulty.system, faulty))
     assert load_jsonl(path, faulty.system) == trace
@@ -76,7 +76,7 @@ def _with(lines: list[str], number: int, text: str) -> str:
     ],
 )
 def test_malformed_traces_are_named_by_file_and_line(
-    trace: Trace, faulty: Machine, tmp_path: Path, number: int, text: str, says: str
+    trace: Trace, faulty: ExecutableModel, tmp_path: Path, number: int, text: str, says: str
 ) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text(_with(to_jsonl(trace, faulty.system, faulty).splitlines(), number, text))
@@ -95,7 +95,7 @@ def test_malformed_traces_are_named_by_file_and_line(
     ],
 )
 def test_headers_that_cannot_be_are_refused(
-    trace: Trace, faulty: Machine, tmp_path: Path, old: str, new: str, says: str
+    trace: Trace, faulty: ExecutableModel, tmp_path: Path, old: str, new: str, says: str
 ) -> None:
     text = to_jsonl(trace, faulty.system, faulty)
     assert old in text
@@ -109,7 +109,7 @@ def test_headers_that_cannot_be_are_refused(
         load_jsonl(path, faulty.system)
 
 
-def test_files_that_are_no_text_are_refused(faulty: Machine, tmp_path: Path) -> None:
+def test_files_that_are_no_text_are_refused(faulty: ExecutableModel, tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     for data in (b"", b"\xff\xfe\x00\x80", b"\x7fELF\x00"):
         path.write_bytes(data)
@@ -119,7 +119,7 @@ def test_files_that_are_no_text_are_refused(faulty: Machine, tmp_path: Path) -> 
         load_jsonl(tmp_path / "absent.jsonl", faulty.system)
 
 
-def test_itf(trace: Trace, faulty: Machine) -> None:
+def test_itf(trace: Trace, faulty: ExecutableModel) -> None:
     itf = to_itf(trace, faulty.system, faulty)
     assert [s["#meta"]["index"] for s in itf["states"]] == list(range(6))
     assert [s["action"] for s in itf["states"]] == ["(initial state)", *(e.label for e in ATTACK)]

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from bulkhead.model.diagnostics import RulesError
+from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import System
 from bulkhead.model.loader import load
-from bulkhead.model.machine import Machine
 from bulkhead.model.trace import TraceError, replay
 from bulkhead.proofs.report.trace_text import read_back
 from bulkhead.proofs.theorems.attack import find_attacks, violated
@@ -41,7 +41,7 @@ def verdicts(system: System, jobs: int = 1) -> dict[str, str]:
     for name, trace in find_attacks(system, open_claims).items():
         found[name] = "unknown"
         if trace is not None:
-            machine = Machine(system, trace.world)
+            machine = ExecutableModel(system, trace.world)
             assert violated(system, system.claims()[name], machine, trace, replay(trace, machine)) == len(trace.events)
             found[name] = "refuted"
     return found

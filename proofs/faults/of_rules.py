@@ -73,7 +73,7 @@ def _one(faulty: System, fault: Fault, claim: str, known: Correct) -> Cti | str:
     if not steps:
         return f"{faulty.name} has no step {fault.step}"
     candidates = [claims[n] for n in known.proof.candidates]
-    pairs = [c for c in faulty.transitions.values() if c.name == claim]
+    pairs = [c for c in faulty.step_claims.values() if c.name == claim]
     blocks = [maker.step(t, candidates, {name_of(c) for c in candidates}, pairs) for t in steps]
     ask, _ = split([b for b in blocks if b is not None], known.refuted, Meanings(maker.formulas.prelude), False)
     if claim not in {q.claim for b in ask for q in b.queries}:

@@ -1,6 +1,6 @@
 """Long seeded campaigns: guests make random and hostile calls that interleave wherever the implementation yields.
 
-A campaign consists of episodes (`leg`); each starts from a fresh machine whose seed follows from the campaign's, and ends
+A campaign consists of episodes; each starts from a fresh machine whose seed follows from the campaign's, and ends
 with the destruction of all domains and the check that nothing is left. The same seed gives the same run; without the rules
 it gives one that is much like it.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from bulkhead.proofs.jobs import Workers
 from bulkhead.proofs.refinement.lockstep.abstraction import dump
-from bulkhead.proofs.refinement.lockstep.lockstep import Bench
+from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import Rules, Size, rules_for
 from bulkhead.proofs.refinement.workload.scheduler import Driver
@@ -31,12 +31,12 @@ class Failure:
     places: tuple[str, ...]
     call: str
     seed: int
-    leg: int
+    episode: int
     calls: int
     log: tuple[str, ...]
 
     def text(self) -> str:
-        lines = [f"after {self.calls} calls (seed {self.seed}, episode {self.leg}): {self.what}", f"  call: {self.call}"]
+        lines = [f"after {self.calls} calls (seed {self.seed}, episode {self.episode}): {self.what}", f"  call: {self.call}"]
         return "\n".join([*lines, *self.places, *(f"  | {line}" for line in self.log)])
 
 
@@ -53,7 +53,7 @@ class Report:
     failure: Failure | None = None
 
 
-def leg(
+def episode(
     rules: Rules,
     seed: int,
     number: int,
@@ -64,19 +64,19 @@ def leg(
     rules_on: bool = True,
 ) -> Failure | None:
     """One episode; what it found is added to the report."""
-    bench = Bench(rules, seed * 1_000_003 + number, full_every, claims_every, rules_on)
-    driver = Driver(bench, seed * 1_000_003 + number)
+    lockstep = Lockstep(rules, seed * 1_000_003 + number, full_every, claims_every, rules_on)
+    driver = Driver(lockstep, seed * 1_000_003 + number)
     denied = driver.rng.random() < 0.3
     if denied:
         a, c = driver.rng.sample((0, 1, 2, 3), 2)
-        bench.rig.policy.denied.add((a, c))
-        bench.shadow.T["xsm_grant"][a * 5 + c] = 0
-        bench.shadow.T["xsm_event"][a * 5 + c] = 0
+        lockstep.rig.policy.denied.add((a, c))
+        lockstep.spec_state.T["xsm_grant"][a * 5 + c] = 0
+        lockstep.spec_state.T["xsm_event"][a * 5 + c] = 0
     failure = None
     recent: list[str] = []
     last = ""
     try:
-        while bench.calls < calls:
+        while lockstep.calls < calls:
             driver.move()
             if driver.text != last:
                 last = driver.text
@@ -85,16 +85,16 @@ def leg(
         driver.end()
     except Mismatch as error:
         failure = Failure(
-            error.what, tuple(dump(error.places)), driver.text, seed, number, report.calls + bench.calls, tuple(recent)
+            error.what, tuple(dump(error.places)), driver.text, seed, number, report.calls + lockstep.calls, tuple(recent)
         )
     except Exception as error:  # whatever the implementation raises is a finding
         failure = Failure(
-            f"{type(error).__name__}: {error}", (), driver.text, seed, number, report.calls + bench.calls, tuple(recent)
+            f"{type(error).__name__}: {error}", (), driver.text, seed, number, report.calls + lockstep.calls, tuple(recent)
         )
-    report.calls += bench.calls
-    report.steps += bench.steps
-    report.rule_steps += bench.shadow.steps
-    for key, n in bench.shadow.reached.items():
+    report.calls += lockstep.calls
+    report.steps += lockstep.steps
+    report.rule_steps += lockstep.spec_state.steps
+    for key, n in lockstep.spec_state.reached.items():
         report.reached[key] = report.reached.get(key, 0) + n
     return failure
 
@@ -111,12 +111,12 @@ def run_leg(
     """One episode; after a mismatch it runs again, and everything is compared after each step."""
     report = Report(seed)
     try:
-        failure = leg(rules, seed, number, calls, report, full_every, claims_every, rules_on)
+        failure = episode(rules, seed, number, calls, report, full_every, claims_every, rules_on)
     except Exception as error:  # the machine could not even be set up
         failure = Failure(f"{type(error).__name__}: {error}", (), "setting up", seed, number, 0, ())
         full_every = 1
     if failure is not None and full_every != 1 and rules_on:
-        failure = leg(rules, seed, number, calls, Report(seed), 1, 64) or failure
+        failure = episode(rules, seed, number, calls, Report(seed), 1, 64) or failure
     report.failure = failure
     return report
 

@@ -13,11 +13,11 @@ from typing import Any, Final
 from bulkhead.impl.xen import abi
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.calls import Answer, Call
-from bulkhead.proofs.refinement.lockstep.call import Flight, status_name
+from bulkhead.proofs.refinement.lockstep.call import CallInFlight, status_name
 from bulkhead.proofs.refinement.lockstep.follow_domains import ERRNO
-from bulkhead.proofs.refinement.lockstep.lockstep import POOL, Bench
+from bulkhead.proofs.refinement.lockstep.lockstep import POOL, Lockstep
 from bulkhead.proofs.refinement.lockstep.operations import AT_ONCE, EXTENTS_AT, NOT_DONE, start
-from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Shadow
+from bulkhead.proofs.refinement.lockstep.spec_state import ANY, SpecState
 from bulkhead.proofs.refinement.lockstep.spec_world import TOOLS, Rules
 from bulkhead.proofs.refinement.lockstep.testbed import FIXED
 
@@ -54,12 +54,12 @@ def forget(names: dict[str, int], call: Call, arguments: dict[str, Any]) -> None
             del names[name]
 
 
-class Machine:
+class Implementation:
     """The implementation; in lockstep with the rules, or alone. Mismatch says where both are apart."""
 
     def __init__(self, rules: Rules, seed: int, rules_on: bool) -> None:
-        self.b = Bench(rules, seed, full_every=1, rules_on=rules_on)
-        self.b.shadow.lives[self.b.rig.dom0] = 0
+        self.b = Lockstep(rules, seed, full_every=1, rules_on=rules_on)
+        self.b.spec_state.lives[self.b.rig.dom0] = 0
         self.names: dict[str, int] = {}
 
     def carry_out(self, call: Call) -> Answer:
@@ -80,19 +80,19 @@ class Machine:
                 element.setdefault("addr", guest.slot_va(element["slot"]))
             if "handle" in element:
                 element.setdefault("bus", 0)
-        flight = start(self.b, Call(call.operation, call.by, arguments))
-        while flight in self.b.flights:
-            self.b.advance(flight)
-        code = self._code(flight, call.operation)
+        in_flight = start(self.b, Call(call.operation, call.by, arguments))
+        while in_flight in self.b.flights:
+            self.b.advance(in_flight)
+        code = self._code(in_flight, call.operation)
         if code == OKAY:
             forget(self.names, call, arguments)
         if code == OKAY and "gives" in arguments:
             at = GIVEN_AT[call.operation]
-            given = self.b.word(flight, at) if at != EXTENTS_AT else abi.U64.unpack(self.b.bytes(flight, at, 8))[0]
+            given = self.b.word(in_flight, at) if at != EXTENTS_AT else abi.U64.unpack(self.b.bytes(in_flight, at, 8))[0]
             self.names[arguments["gives"]] = given
         return Answer(code)
 
-    def _code(self, f: Flight, operation: str) -> str:
+    def _code(self, f: CallInFlight, operation: str) -> str:
         """What the call answered."""
         if operation in STATUS_AT:
             return status_name(abi.STATUS.unpack(self.b.bytes(f, STATUS_AT[operation], 2))[0])
@@ -105,7 +105,7 @@ class RulesAlone:
     """The rules, with picks of their own; of what they leave open only the limit of a guest's pages is decided here."""
 
     def __init__(self, rules: Rules) -> None:
-        self.sh = Shadow(rules, 0)
+        self.sh = SpecState(rules, 0)
         self.names: dict[str, int] = {}
         self.privcmd = 0
         self.sh.step("open_privcmd", {"p": TOOLS, "x_x": self.privcmd})

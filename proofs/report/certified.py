@@ -18,7 +18,7 @@ def claims_of(proof: Proof) -> Claims:
     for r in proof.results:
         used = frozenset(bare for kind, _, bare in (n.partition("/") for n in r.core) if kind in ("invariant", "theorem"))
         hints[r.label, r.claim] = hints.get((r.label, r.claim), frozenset()) | used
-    two_state = set(proof.system.transitions)
+    two_state = set(proof.system.step_claims)
     return Claims(
         frozenset(proof.standing),
         frozenset(proof.proved - proof.standing - two_state),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import System
-from bulkhead.model.machine import Machine
 from bulkhead.model.trace import Trace, facts
 from bulkhead.model.world import changes, elements, index_names, place, size_of
 from bulkhead.proofs.atomic_files import write_file
@@ -16,7 +16,7 @@ from bulkhead.proofs.report.trace_text import call_text, gone_lines, moment, rec
 from bulkhead.proofs.theorems.cti import Cti, broken, machine_of
 
 
-def _decisive(cti: Cti, system: System, machine: Machine) -> Iterator[tuple[str, str]]:
+def _decisive(cti: Cti, system: System, machine: ExecutableModel) -> Iterator[tuple[str, str]]:
     """Places that hold the first element of a declared sort and could hold no other one.
 
     The first element is no emptier than the others, so leaving these out, as is right for `false`, would hide facts.
@@ -67,7 +67,7 @@ def save_counterexample(system: System, cti: Cti, folder: Path) -> str:
     write_file(folder / "cti.txt", text)
     label = cti.event.label
     trace = Trace(system.name, (), cti.claim, cti.world, cti.before, (cti.event,))
-    machine = Machine(system, cti.world)
+    machine = ExecutableModel(system, cti.world)
     machine.transitions[label] = cti.transition
     claim = {**system.invariants, **system.claims()}[cti.claim]
     red = blame(system, cti.world, claim.body, moment(claim, cti.before, cti.after, bool(cti.transition.code)))

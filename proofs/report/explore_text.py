@@ -6,8 +6,8 @@ from pathlib import Path
 
 import graphviz
 
+from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import System
-from bulkhead.model.machine import Machine
 from bulkhead.model.trace import facts
 from bulkhead.model.world import World
 from bulkhead.proofs.report import pictures
@@ -67,7 +67,7 @@ def save_graph(system: System, graph: Graph, path: Path) -> str:
 
 
 def _label(system: System, world: World, state: list[list[int]]) -> str:
-    machine = Machine(system, world)
+    machine = ExecutableModel(system, world)
     told = [
         f"{place} = {value}" if value != "true" else place for place, value in facts(system, machine.world, state).items()
     ]

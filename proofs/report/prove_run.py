@@ -98,9 +98,9 @@ class Case:
         """Prove or refute the claims. `refuted` is what was refuted for other systems of the run."""
         begun = time.perf_counter()
         system = self.system
-        fallen = {n for n, f in self._attacks.items() if f.result()[0][n] is not None}
+        attacked = {n for n, f in self._attacks.items() if f.result()[0][n] is not None}
         with progress(system.name) as tick:
-            proof = prove(system, self.settings, self.pool, tick, [n for n in self.only if n not in fallen], refuted)
+            proof = prove(system, self.settings, self.pool, tick, [n for n in self.only if n not in attacked], refuted)
         self._attack([n for n in self.only if n not in proof.proved and n not in self._attacks])
         found = Vacuity("sat", "sat", asked=False) if self.vacuity is None else self.vacuity.result(proof.standing)
         theorems = tuple(self._verdict(proof, name, progress) for name in self.only)

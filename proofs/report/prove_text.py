@@ -9,7 +9,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from bulkhead.model.machine import Machine
+from bulkhead.model.executable import ExecutableModel
 from bulkhead.proofs.report.explain_cti import describe
 from bulkhead.proofs.report.trace_text import log
 from bulkhead.proofs.results.prove import AttackResult, ProveResult, SystemResult
@@ -62,7 +62,7 @@ def attack_text(result: AttackResult) -> str:
         )
     if result.saved is not None:
         return result.saved.text
-    return log(result.attack, result.system, Machine(result.system, result.attack.world))
+    return log(result.attack, result.system, ExecutableModel(result.system, result.attack.world))
 
 
 def _rows(result: SystemResult) -> list[tuple[str, ...]]:
@@ -97,7 +97,9 @@ def _details(result: SystemResult) -> list[str]:
     for t in result.theorems:
         if t.attack is not None:
             out.append(
-                t.saved.text if t.saved is not None else log(t.attack, result.system, Machine(result.system, t.attack.world))
+                t.saved.text
+                if t.saved is not None
+                else log(t.attack, result.system, ExecutableModel(result.system, t.attack.world))
             )
     if result.undecided:
         out.append("\n".join(result.undecided))

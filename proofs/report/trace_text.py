@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from bulkhead.model.diagnostics import UsageError
+from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import BOOL, Claim, System
 from bulkhead.model.loader import load, shipped_files, shipped_systems
-from bulkhead.model.machine import Machine
 from bulkhead.model.trace import (
     Event,
     Trace,
@@ -42,7 +42,7 @@ RULES = "trace.rules"  # beside a trace: the file that its system stands in, whe
 GONE = 4  # things that a step takes away, named in a picture's caption
 
 
-def log(trace: Trace, system: System, machine: Machine) -> str:
+def log(trace: Trace, system: System, machine: ExecutableModel) -> str:
     """The whole trace as text."""
     states = replay(trace, machine)
     claim = system.claims()[trace.claim]
@@ -72,7 +72,7 @@ def log(trace: Trace, system: System, machine: Machine) -> str:
     return "\n".join(out) + "\n"
 
 
-def call_text(trace: Trace, system: System, machine: Machine, event: Event, before: State | None = None) -> str:
+def call_text(trace: Trace, system: System, machine: ExecutableModel, event: Event, before: State | None = None) -> str:
     """`domU domain1: hypercall map_grant_ref(caller=domain1, ...) = okay`, with what was picked behind it.
 
     Who makes the call is told where `before`, the state that it is made in, knows of domains and processes.
@@ -130,7 +130,7 @@ def _tells(system: System, where: str) -> bool:
     return func is not None and not func.ghost and name.partition(".")[0] not in {s.op for s in system.steps}
 
 
-def needed_at_start(trace: Trace, system: System, machine: Machine) -> dict[str, str]:
+def needed_at_start(trace: Trace, system: System, machine: ExecutableModel) -> dict[str, str]:
     """What the attack needs of its first state, ghost state left out: place -> value.
 
     Flags and enum members count when the attack fails without them, other values when none of their sort would do.
@@ -168,7 +168,7 @@ def needed_at_start(trace: Trace, system: System, machine: Machine) -> dict[str,
 
 def save_trace(system: System, name: str, trace: Trace, folder: Path) -> str:
     """Write log, JSON Lines, ITF and pictures of an attack on claim `name`; gives the log, and where the files are."""
-    machine = Machine(system, trace.world)
+    machine = ExecutableModel(system, trace.world)
     states = replay(trace, machine)
     text = log(trace, system, machine)
     write_file(folder / "trace.txt", text)
@@ -222,7 +222,7 @@ def read_back(path: Path, system_name: str | None = None) -> tuple[System, Trace
     trace = load_jsonl(path, system)
     if trace.claim not in system.claims():
         raise TraceError(f"{path}:1: system `{system.name}` claims nothing named `{trace.claim}`.")
-    machine = Machine(system, trace.world)
+    machine = ExecutableModel(system, trace.world)
     wrong = start_breaks(machine, trace.initial)
     if wrong is not None:
         raise TraceError(

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import z3
 
-from bulkhead.proofs.symbolic.inputs import Input, turned
+from bulkhead.proofs.symbolic.inputs import Input, negated_input
 from bulkhead.proofs.symbolic.rewriting import learn, rewrite
 from bulkhead.proofs.symbolic.solver import Solver, Undecided
 from bulkhead.proofs.symbolic.terms import BOOL, FALSE, TRUE, And, If, Not, Term, bounds, variable
@@ -231,7 +231,7 @@ class Engine:
         facts = self._facts()
         if self.solver.known(other, facts):
             return None
-        return turned(self._some_input(), condition, facts) or self.solver.input(other, facts)
+        return negated_input(self._some_input(), condition, facts) or self.solver.input(other, facts)
 
     def _facts(self) -> Set[Term]:
         """What holds on the path so far, in order."""
@@ -273,7 +273,7 @@ class Engine:
         self._learn(condition)
         if self.depth == len(self.decisions):
             if self.input is not None and not self.input.value(condition):
-                self.input = turned(self.input, condition, self._facts())
+                self.input = negated_input(self.input, condition, self._facts())
             self.facts[-1].append(condition)
             self.here.assumed.append(condition)
 

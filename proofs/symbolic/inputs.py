@@ -199,7 +199,7 @@ def _changed(given: Input, condition: Term) -> Iterator[tuple[str, Input]]:
                     yield place[0], other
 
 
-def turned(given: Input, condition: Term, facts: Collection[Term], mend: bool = True) -> Input | None:
+def negated_input(given: Input, condition: Term, facts: Collection[Term], mend: bool = True) -> Input | None:
     """An input like the one given, of all the facts, but on the other side of a condition; None if none is near.
 
     With `mend`, what breaks one of the facts gets a second change, for that one.
@@ -212,10 +212,10 @@ def turned(given: Input, condition: Term, facts: Collection[Term], mend: bool = 
         if mend and len(broken) == 1 and mended < MENDED:
             mended += 1
             wanted = condition if other.value(condition) else Not(condition)
-            found = turned(other, broken[0], [*(fact for fact in facts if fact is not broken[0]), wanted], False)
+            found = negated_input(other, broken[0], [*(fact for fact in facts if fact is not broken[0]), wanted], False)
             if found is not None:
                 return found
     return None
 
 
-__all__ = ["Found", "Input", "turned"]
+__all__ = ["Found", "Input", "negated_input"]

@@ -13,8 +13,8 @@ import random
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import Claim, Quant, System, Term, neg
-from bulkhead.model.machine import Machine
 from bulkhead.model.trace import Event, Trace, replay, start_breaks
 from bulkhead.model.world import State
 from bulkhead.proofs.theorems.bmc import Search
@@ -138,7 +138,7 @@ def _believed(system: System, trace: Trace, limit: float) -> Trace:
 
 def without_needless_steps(system: System, claim: Claim, trace: Trace) -> Trace:
     """The trace without runs of steps that the attack does without, and without what comes after the violation."""
-    machine = Machine(system, trace.world)
+    machine = ExecutableModel(system, trace.world)
 
     def cut(events: tuple[Event, ...]) -> tuple[Event, ...] | None:
         """The events up to the violation; None where one cannot be taken, or nothing is violated."""
@@ -192,7 +192,7 @@ def directed_attacks(
     return {n: _shortened(system, claims[n], machine, path, limit, excluded) for n, path in paths.items()}
 
 
-def _shortened(system: System, claim: Claim, machine: Machine, path: Path, limit: float, excluded: int) -> Trace:
+def _shortened(system: System, claim: Claim, machine: ExecutableModel, path: Path, limit: float, excluded: int) -> Trace:
     names = {label: [p.name for p in t.params] for label, t in machine.transitions.items()}
     events = tuple(Event(label, dict(zip(names[label], args, strict=True))) for label, args in path.steps())
     trace = without_needless_steps(system, claim, Trace(system.name, (), claim.name, machine.world, path.start(), events))
@@ -262,7 +262,7 @@ def _in_smallest_world(system: System, claim: Claim, trace: Trace, limit: float)
 
 def confirm(system: System, claim: Claim, trace: Trace) -> None:
     """Replay a trace on the executable model: every step fires, and the claim is false only at the end."""
-    machine = Machine(system, trace.world)
+    machine = ExecutableModel(system, trace.world)
     states = replay(trace, machine)
     wrong = start_breaks(machine, states[0])
     if wrong is not None:
@@ -271,7 +271,7 @@ def confirm(system: System, claim: Claim, trace: Trace) -> None:
         raise SolverError(f"the executable model does not confirm the attack on `{claim.name}`")
 
 
-def violated(system: System, claim: Claim, machine: Machine, trace: Trace, states: list[State]) -> int | None:
+def violated(system: System, claim: Claim, machine: ExecutableModel, trace: Trace, states: list[State]) -> int | None:
     """After how many steps of a trace the claim is false for the first time; None when it holds all along."""
     for n, state in enumerate(states):
         if claim.kind != "transition":

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bulkhead.model.diagnostics import UsageError, suggest
+from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import Claim, System, Transition
 from bulkhead.model.logic import Formulas
-from bulkhead.model.machine import Machine
 from bulkhead.model.trace import Event, Trace
 from bulkhead.model.world import State, World
 from bulkhead.proofs.theorems.bmc import Search
@@ -93,9 +93,9 @@ def _found(
     return None
 
 
-def machine_of(system: System, world: World, transition: Transition) -> Machine:
+def machine_of(system: System, world: World, transition: Transition) -> ExecutableModel:
     """The executable model, in which the transition's label stands for just that transition."""
-    machine = Machine(system, world)
+    machine = ExecutableModel(system, world)
     machine.transitions[transition.label] = transition
     return machine
 
@@ -151,7 +151,7 @@ class _Finder:
         return Cti(self.claim.name, names, self.transition, trace.world, trace.initial, event, after)
 
 
-def broken(claim: Claim, machine: Machine, transition: Transition, before: State, after: State) -> bool:
+def broken(claim: Claim, machine: ExecutableModel, transition: Transition, before: State, after: State) -> bool:
     """Is the claim false after the step, or over it?"""
     if claim.kind == "transition":
         return not machine.holds_between(before, after, claim.body, bool(transition.code))

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 
 from bulkhead.model.caller import Caller, caller_of
 from bulkhead.model.compile import compiled
+from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import Lit, Quant, Term, Transition, Var, conj, conjuncts, eq, neg
-from bulkhead.model.machine import Machine
 from bulkhead.model.world import State
 from bulkhead.proofs.theorems.guard_conjuncts import LOOPS, Wish, compiled_probe, opened, reads, wish_of
 from bulkhead.proofs.theorems.random_walk import initial_state
@@ -76,7 +76,7 @@ class _Goal:
     helpers: tuple[tuple[int, ...], ...]  # for each conjunct, the transitions that write what it reads
 
 
-def reach(machine: Machine, seed: int, budget: int, starts: Sequence[State] = ()) -> Reached:
+def reach(machine: ExecutableModel, seed: int, budget: int, starts: Sequence[State] = ()) -> Reached:
     """Search until every transition was taken or `budget` calls were made. The same seed gives the same answer.
 
     A search that goes astray early, and so leaves out much, is begun anew with other choices and as many calls.
@@ -93,7 +93,7 @@ def reach(machine: Machine, seed: int, budget: int, starts: Sequence[State] = ()
 
 
 def find(
-    machine: Machine, wanted: Mapping[str, Term], seed: int, budget: int, starts: Sequence[State] = ()
+    machine: ExecutableModel, wanted: Mapping[str, Term], seed: int, budget: int, starts: Sequence[State] = ()
 ) -> dict[str, Path]:
     """Ways to states in which closed formulas are true; those not found before the budget is spent are missing.
 
@@ -117,7 +117,7 @@ class _Search:
     """The goals, and the states found so far that come closest to each."""
 
     def __init__(
-        self, machine: Machine, rng: random.Random, wanted: Sequence[Transition] = (), done: Iterable[int] = ()
+        self, machine: ExecutableModel, rng: random.Random, wanted: Sequence[Transition] = (), done: Iterable[int] = ()
     ) -> None:
         """`wanted` are further goals, and then the only ones that count; they are no transitions of the system.
 

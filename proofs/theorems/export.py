@@ -22,11 +22,11 @@ def blocks_of(system: System, maker: QueryMaker) -> Iterator[Block]:
     if system.theorems:
         yield maker.follows(system.theorems.values(), invariants)
     yield maker.initial(claims.values())
-    if system.transitions:
-        yield from maker.unchanged(system.transitions.values())
+    if system.step_claims:
+        yield from maker.unchanged(system.step_claims.values())
     assumed = [name_of(c) for c in claims.values()]
     for transition in maker.transitions:
-        block = maker.step(transition, claims.values(), assumed, system.transitions.values())
+        block = maker.step(transition, claims.values(), assumed, system.step_claims.values())
         if block is not None:
             yield block
 

@@ -58,7 +58,7 @@ def prove(
     wanted = set(only) if only is not None else set(system.claims())
     # Theorems take part in the induction like invariants, also those that nobody asks about: others depend on them.
     theorems = {n: c for n, c in system.theorems.items() if n in wanted or system.expects.get(n, "proved") == "proved"}
-    two_state = [c for n, c in system.transitions.items() if n in wanted]
+    two_state = [c for n, c in system.step_claims.items() if n in wanted]
     invariants = dict(system.invariants)
 
     def run(blocks: list[Block], patient: bool = False) -> list[Result]:
@@ -115,7 +115,7 @@ def prove(
         again = [
             k
             for k, r in answers.items()
-            if (r.claim in candidates or r.claim in system.transitions) and dropped & set(r.core)
+            if (r.claim in candidates or r.claim in system.step_claims) and dropped & set(r.core)
         ]
         answers = {k: r for k, r in answers.items() if r.claim not in bad}
         asked: dict[str, set[str]] = {}
@@ -128,7 +128,7 @@ def prove(
                 t,
                 [c for n, c in candidates.items() if n in names_of_step],
                 assumed,
-                [c for n, c in system.transitions.items() if n in names_of_step],
+                [c for n, c in system.step_claims.items() if n in names_of_step],
                 harmless,
             )
             if block is not None:

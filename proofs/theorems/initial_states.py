@@ -11,8 +11,8 @@ import random
 from collections.abc import Iterator
 
 from bulkhead.model.diagnostics import Span
+from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import BOOL, TRUE, Claim, System, eq, neg
-from bulkhead.model.machine import Machine
 from bulkhead.model.world import State, World
 from bulkhead.proofs.theorems.grounding import Ground, Truth
 from bulkhead.proofs.theorems.scope import roomy_scope
@@ -33,7 +33,7 @@ def nothing(system: System) -> Claim:
     return Claim("theorem", "nothing", TRUE, "", Span(system.name, 1, 1), "")
 
 
-def initial_states(system: System, limit: float, rng: random.Random) -> tuple[Machine, list[State]]:
+def initial_states(system: System, limit: float, rng: random.Random) -> tuple[ExecutableModel, list[State]]:
     """A small world, and initial states of it in which much is possible. Raises `NoInitialState` when there is none.
 
     The first is one that Z3 finds in `limit` seconds a question; the others differ from it in what no rule ever changes,
@@ -52,7 +52,7 @@ def initial_states(system: System, limit: float, rng: random.Random) -> tuple[Ma
     answer = ground.wish(_wishes(system, ground))
     if answer != "sat":
         raise NoInitialState(answer)
-    machine, first = Machine(system, ground.placed()), ground.state()
+    machine, first = ExecutableModel(system, ground.placed()), ground.state()
     written = {u.func for s in system.steps for t in s.transitions() for u in t.updates}
     states: list[State] = []
     for _ in range(STARTS):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from bulkhead.model.caller import Caller, caller_of
 from bulkhead.model.diagnostics import UsageError
-from bulkhead.model.machine import Machine
+from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.world import State, table_sizes
 from bulkhead.proofs.theorems.grounding import random_state
 
@@ -39,7 +39,7 @@ def initial_state(caller: Caller, rng: random.Random | None = None) -> State | N
     return random_state(machine.system, machine.world, bodies, rng)
 
 
-def walk(machine: Machine, seed: int, steps: int, episode: int = EPISODE) -> WalkStats:
+def walk(machine: ExecutableModel, seed: int, steps: int, episode: int = EPISODE) -> WalkStats:
     """A seeded walk: each step is a random call with random arguments, made to its outcome.
 
     After every `episode` steps it starts again from an initial state, so that it does not end in a corner it cannot leave.

@@ -31,7 +31,7 @@ def _asked_for(system: System) -> dict[str, int]:
     asked[CALL] = 1
     for sort in asked:
         asked[sort] = max(asked[sort], 1 + sum(s == sort for s in system.consts.values()))
-    every = (*system.axioms, *system.inits, *system.theorems.values(), *system.transitions.values())
+    every = (*system.axioms, *system.inits, *system.theorems.values(), *system.step_claims.values())
     for claim in every:
         for term in subterms(claim.body):
             for sort, count in _bound_together(term).items():

@@ -139,11 +139,11 @@ def model_steps(system: str, sizes: dict[str, int] | None, steps: int) -> float:
     """Random steps a second of the executable model, its compilation not counted."""
     made = "initial_states(system, 10.0, random.Random(1))[0]"
     if sizes:
-        made = f"Machine(system, World({sizes!r}, {{'root': 0}}))"
+        made = f"ExecutableModel(system, World({sizes!r}, {{'root': 0}}))"
     return inside(f"""
 import random, time
 from bulkhead.model.loader import load
-from bulkhead.model.machine import Machine
+from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.world import World
 from bulkhead.proofs.theorems.random_walk import walk
 from bulkhead.proofs.theorems.initial_states import initial_states

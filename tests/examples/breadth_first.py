@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from bulkhead.model.compile import Coder, compiled, indent
+from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import Claim, System, Transition
-from bulkhead.model.machine import Machine
 from bulkhead.model.trace import Event
 from bulkhead.model.world import State, World, elements, index_names, place, size_of, table_sizes
 
@@ -57,7 +57,7 @@ def state_of(system: System, world: World, facts: dict[str, str]) -> State:
     return state
 
 
-def starts(machine: Machine, first: State) -> list[State]:
+def starts(machine: ExecutableModel, first: State) -> list[State]:
     """`first`, and initial states that differ from it in what steps write and neither `init` nor an axiom settles.
 
     All of them, or where there are more than `MANY`, as many drawn by a fixed seed. A place counts as not settled when it
@@ -99,7 +99,7 @@ def starts(machine: Machine, first: State) -> list[State]:
 class _Successors:
     """All successors of a state, with the event that leads to each."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: ExecutableModel) -> None:
         self.machine = machine
         coder = Coder(machine.system, machine.world)
         self.steps = []
@@ -128,7 +128,7 @@ def _packed(state: State) -> Key:
     return bytes(itertools.chain.from_iterable(state))
 
 
-def unpacked(machine: Machine, key: Key) -> State:
+def unpacked(machine: ExecutableModel, key: Key) -> State:
     """The state that a key stands for."""
     out, at = [], 0
     for n in table_sizes(machine.system, machine.world):
@@ -138,7 +138,11 @@ def unpacked(machine: Machine, key: Key) -> State:
 
 
 def search(
-    machine: Machine, first: list[State], claims: Iterable[Claim] = (), limit: int = 1_000_000, depth: int | None = None
+    machine: ExecutableModel,
+    first: list[State],
+    claims: Iterable[Claim] = (),
+    limit: int = 1_000_000,
+    depth: int | None = None,
 ) -> Found:
     """All states reachable from those in `first`, or as many as it takes to see one of the claims violated; `limit` at most.
 

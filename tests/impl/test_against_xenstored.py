@@ -13,7 +13,7 @@ from random import Random
 
 import pytest
 
-from bulkhead.impl.boot import Machine
+from bulkhead.impl.boot import BootedSystem
 from bulkhead.impl.domb.protocol import CreateRequest
 from bulkhead.impl.guests.test_kernel import build_kernel
 from bulkhead.impl.rings import pages
@@ -34,7 +34,7 @@ class Both:
 
     def __init__(self, ours: Path, real: Path) -> None:
         (ours / "kernel").write_bytes(build_kernel())
-        self.machine = Machine("disaggregated", ours)
+        self.machine = BootedSystem("disaggregated", ours)
         self.guests = tuple(self.machine.create(name, CreateRequest("kernel", "", 64)) for name in ("one", "two"))
         for domid in self.guests:
             self.machine.guests[domid].running = False  # the test speaks for it

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from bulkhead.impl.boot import BootError, Machine, boot
+from bulkhead.impl.boot import BootedSystem, BootError, boot
 from bulkhead.impl.domb.protocol import CreateRequest
 from bulkhead.impl.guests.test_kernel import Source, build_kernel
 from bulkhead.impl.libs import foreignmemory as fm
@@ -63,7 +63,7 @@ def test_the_table_counts_frames() -> None:
 @pytest.mark.parametrize("system", ["monolithic", "disaggregated"])
 def test_any_process_steals_a_page_before_and_none_after(system: str, tmp_path: Path) -> None:
     (tmp_path / "kernel").write_bytes(build_kernel())
-    machine = Machine(system, tmp_path)
+    machine = BootedSystem(system, tmp_path)
     domid = machine.create("victim", CreateRequest("kernel", "", 128))
     guest = machine.guests[domid]
     guest.memory.store(guest.data(1), SECRET)
@@ -86,7 +86,7 @@ def test_any_process_steals_a_page_before_and_none_after(system: str, tmp_path: 
 @pytest.mark.parametrize("system", ["monolithic", "disaggregated"])
 def test_many_guests_come_and_go(system: str, tmp_path: Path) -> None:
     (tmp_path / "kernel").write_bytes(build_kernel())
-    machine = Machine(system, tmp_path, seed=3)
+    machine = BootedSystem(system, tmp_path, seed=3)
     wanted = CreateRequest("kernel", "", 128)
     seen: set[int] = set()
     for round_ in range(6):
@@ -104,7 +104,7 @@ def test_many_guests_come_and_go(system: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("system", ["monolithic", "disaggregated"])
 def test_memory_runs_out(system: str, tmp_path: Path) -> None:
     (tmp_path / "kernel").write_bytes(build_kernel())
-    machine = Machine(system, tmp_path, nframes=0x4000 + 4600)
+    machine = BootedSystem(system, tmp_path, nframes=0x4000 + 4600)
     made = []
     with pytest.raises(ToolError) as caught:
         for i in range(100):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bulkhead.impl.boot import Machine
+from bulkhead.impl.boot import BootedSystem
 from bulkhead.impl.dom0.kernel import KernelError
 from bulkhead.impl.domb.builder import BuildError, Guest, Request, build
 from bulkhead.impl.domb.minios_osdep import MiniOsOsdep
@@ -26,7 +26,7 @@ class Site:
     """A machine and the builder's environment on it."""
 
     def __init__(self, system: str, root: Path, nframes: int = 1 << 20) -> None:
-        self.machine = Machine(system, root, nframes=nframes)
+        self.machine = BootedSystem(system, root, nframes=nframes)
         self.xen = self.machine.xen
         domb = self.machine.domb
         self.os: Osdep = self.machine.spawn("builder") if domb is None else MiniOsOsdep(domb)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bulkhead.impl.boot import Machine
+from bulkhead.impl.boot import BootedSystem
 from bulkhead.impl.domb import builder
 from bulkhead.impl.domb import protocol as p
 from bulkhead.impl.domb.elf import Image
@@ -33,7 +33,7 @@ class Domb:
         (root / "kernel").write_bytes(build_kernel())
         (root / "disk").write_bytes(b"d" * 9000)
         self.log: list[tuple[str, str, str]] = []
-        self.machine = Machine("disaggregated", root, tell=lambda *step: self.log.append(step))
+        self.machine = BootedSystem("disaggregated", root, tell=lambda *step: self.log.append(step))
         assert self.machine.domb is not None and self.machine.service is not None
         self.domb, self.service = self.machine.domb, self.machine.service
         assert isinstance(self.machine.builder, RemoteService)

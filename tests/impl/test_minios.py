@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bulkhead.impl.boot import Machine
+from bulkhead.impl.boot import BootedSystem
 from bulkhead.impl.dom0.kernel import KernelError
 from bulkhead.impl.domb.minios import GntMap, MiniOs
 from bulkhead.impl.domb.minios_osdep import MiniOsOsdep
@@ -22,7 +22,7 @@ class Pair:
     """DomB, and Dom0 granting it pages."""
 
     def __init__(self, root: Path) -> None:
-        self.machine = Machine("disaggregated", root)
+        self.machine = BootedSystem("disaggregated", root)
         assert self.machine.domb is not None
         self.domb: MiniOs = self.machine.domb
         self.os = MiniOsOsdep(self.domb)

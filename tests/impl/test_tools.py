@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bulkhead.impl.boot import Machine
+from bulkhead.impl.boot import BootedSystem
 from bulkhead.impl.domb.protocol import CreateRequest
 from bulkhead.impl.guests.agent import TestGuest
 from bulkhead.impl.guests.test_kernel import build_kernel
@@ -26,7 +26,7 @@ class House:
 
     def __init__(self, system: str, root: Path) -> None:
         (root / "kernel").write_bytes(build_kernel())
-        self.machine = Machine(system, root)
+        self.machine = BootedSystem(system, root)
         self.domid = self.machine.create("one", CreateRequest("kernel", "", 128))
 
     @property

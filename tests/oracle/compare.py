@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from bulkhead.model import syntax as s
 from bulkhead.model.caller import OKAY, Caller
 from bulkhead.model.diagnostics import RulesError
+from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import System as Checked
 from bulkhead.model.library import Library
 from bulkhead.model.loader import build
-from bulkhead.model.machine import Machine
 from bulkhead.model.parser import parse_text
 from bulkhead.model.trace import Event, Trace
 from bulkhead.model.world import World as TableWorld
@@ -204,7 +204,7 @@ def _explored(
     """Reachable states in breadth, each compared with the executable model; what is violated on the way is noted."""
     first = [x for x in (oracle.find_initial(rng) for _ in range(3)) if x is not None]
     tables = Tables(system, oracle)
-    machine = Machine(system, tables.world)
+    machine = ExecutableModel(system, tables.world)
     caller = Caller(machine)
     one_state = [n for n, (kind, _, _) in oracle.claims.items() if kind != "transition"]
     two_state = [n for n, (kind, _, _) in oracle.claims.items() if kind == "transition"]
@@ -273,7 +273,7 @@ def _calls(
 
 
 def _transitions(
-    machine: Machine, tables: Tables, table: list[list[int]], state: State, taken: list[Taken], way: tuple[str, ...]
+    machine: ExecutableModel, tables: Tables, table: list[list[int]], state: State, taken: list[Taken], way: tuple[str, ...]
 ) -> Iterator[str]:
     """Every transition that can fire, and every step that should be one."""
     found: list[tuple[str, list[list[int]]]] = []
@@ -324,7 +324,7 @@ def attack_differs(system: Checked, tree: list[s.Item], trace: Trace) -> Iterato
     if not oracle.initial(state):
         yield f"attack: the attack on `{trace.claim}` begins in a state that is not initial"
         return
-    machine = Machine(system, trace.world)
+    machine = ExecutableModel(system, trace.world)
     table = [list(t) for t in trace.initial]
     last: Taken | None = None
     before = state

@@ -1,8 +1,8 @@
 """`python -m tests.xen.campaign`: seeded calls on real Xen, recorded, and replayed on the implementation.
 
-`bulkhead diff --against xen` runs this where the source tree is there. A run is cut into legs, each on a machine of its own.
-A difference stops it: the seed, a shortest differing trace and both answers are printed. What lives here: the command and
-its report. What does not: the calls (workload/), the machine (machine.py), the comparison (compare.py).
+`bulkhead diff --against xen` runs this where the source tree is there. A run is cut into episodes, each on a machine of its
+own. A difference stops it: the seed, a shortest differing trace and both answers are printed. What lives here: the command
+and its report. What does not: the calls (workload/), the machine (machine.py), the comparison (compare.py).
 """
 
 from __future__ import annotations
@@ -110,35 +110,35 @@ def parser() -> argparse.ArgumentParser:
         "--record",
         type=Path,
         metavar="FILE",
-        help="write the run as a recording for `bulkhead replay`, and each further leg beside it",
+        help="write the run as a recording for `bulkhead replay`, and each further episode beside it",
     )
     out.add_argument("--only", default=",".join(FAMILIES), metavar="FAMILIES", help="of " + ", ".join(FAMILIES))
-    out.add_argument("--leg", type=int, default=LEG, metavar="N", help="calls per machine")
+    out.add_argument("--episode", type=int, default=LEG, metavar="N", help="calls per machine")
     out.add_argument("--boots", type=int, default=BOOTS, metavar="N", help="boots to spend on a shorter trace; 0 for none")
-    out.add_argument("--go-on", action="store_true", help="list the differences of each leg by kind, and do not stop")
+    out.add_argument("--go-on", action="store_true", help="list the differences of each episode by kind, and do not stop")
     return out
 
 
 def run(args: argparse.Namespace, made: Images) -> int:
-    """All legs; the exit code."""
+    """All episodes; the exit code."""
     families = [name for name in args.only.split(",") if name]
     report, code = Report(), GOOD
-    for leg in range((args.ops + args.leg - 1) // args.leg):
-        calls = script(args.seed, leg, min(args.leg, args.ops - leg * args.leg), families)
+    for episode in range((args.ops + args.episode - 1) // args.episode):
+        calls = script(args.seed, episode, min(args.episode, args.ops - episode * args.episode), families)
         machine = play(made, calls)
         if args.record is not None:
-            print(f"Recorded: {keep(args.record, leg, args.seed, machine)}, {len(machine.lines)} calls")
+            print(f"Recorded: {keep(args.record, episode, args.seed, machine)}, {len(machine.lines)} calls")
         found = list(compare(machine.lines)) if args.go_on else [each for each in [first(machine.lines)] if each]
         report.add(machine, machine.lines if args.go_on or not found else machine.lines[: found[0].number + 1])
         if machine.stuck:
-            print(f"Leg {leg} ended early: this call never returned on real Xen: {machine.stuck[:300]}")
+            print(f"Leg {episode} ended early: this call never returned on real Xen: {machine.stuck[:300]}")
         if not found:
             continue
         code = FAILED
         if args.go_on:
-            print(f"Leg {leg}: {len(found)} differences.\n" + summary(found))
+            print(f"Leg {episode}: {len(found)} differences.\n" + summary(found))
             continue
-        print(f"MISMATCH (seed {args.seed}, leg {leg}): {found[0].text()}", flush=True)
+        print(f"MISMATCH (seed {args.seed}, episode {episode}): {found[0].text()}", flush=True)
         if args.boots:
             print(explain(made, calls, found[0], args.boots))
         print(f"Again: bulkhead diff --against xen --seed {args.seed} --ops {args.ops}")
@@ -149,10 +149,10 @@ def run(args: argparse.Namespace, made: Images) -> int:
     return code
 
 
-def keep(path: Path, leg: int, seed: int, machine: Run) -> Path:
-    """Write a leg's recording: the first one to the path itself, the next ones beside it."""
-    if leg:
-        path = path.with_name(f"{path.name.partition('.')[0]}-{leg + 1}{''.join(path.suffixes)}")
+def keep(path: Path, episode: int, seed: int, machine: Run) -> Path:
+    """Write a episode's recording: the first one to the path itself, the next ones beside it."""
+    if episode:
+        path = path.with_name(f"{path.name.partition('.')[0]}-{episode + 1}{''.join(path.suffixes)}")
     write_recording(path, "xen", seed, machine.lines)
     return path
 
@@ -172,11 +172,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as exc:
         return BAD_USE if exc.code else GOOD
     wrong = [name for name in args.only.split(",") if name and name not in FAMILIES]
-    if wrong or args.ops < 1 or args.leg < 1:
+    if wrong or args.ops < 1 or args.episode < 1:
         print(
             f"bulkhead diff: no such family: {', '.join(wrong)}."
             if wrong
-            else "bulkhead diff: --ops and --leg are at least 1.",
+            else "bulkhead diff: --ops and --episode are at least 1.",
             file=sys.stderr,
         )
         return BAD_USE

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from bulkhead.impl.boot import Machine
+from bulkhead.impl.boot import BootedSystem
 from bulkhead.model.ir import Claim, Op, Quant, System, Term, conjuncts, free_variables
 from bulkhead.model.world import State
 from bulkhead.proofs.refinement.booted.elements import Elements, Size, TooMuch
@@ -45,7 +45,7 @@ MANY: Final = 8  # guests; with more, evaluating all claims after each step take
 
 def left_out(system: System) -> dict[str, str]:
     """Theorems that a snapshot cannot speak of, with the reason."""
-    out = dict.fromkeys(system.transitions, STEP)
+    out = dict.fromkeys(system.step_claims, STEP)
     out |= {name: STORE for name in system.theorems if name.startswith("xenstore_") and name not in out}
     return out | {name: why for name, why in LEFT_OUT.items() if name in system.theorems and name not in out}
 
@@ -112,7 +112,7 @@ class Watcher:
         self.calls = 0
         self.last: State | None = None
 
-    def __call__(self, machine: Machine) -> None:
+    def __call__(self, machine: BootedSystem) -> None:
         """The machine is between two steps."""
         if self.stopped:
             return

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from bulkhead.model import loader
+from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import System
-from bulkhead.model.machine import Machine
 from bulkhead.model.world import State, World, size_of
 
 DOM0: Final = 0
@@ -59,7 +59,7 @@ class Elements:
         sizes = {**dict.fromkeys(self.system.sorts, 1), **{k: n for k, n in size.sizes().items() if k in self.system.sorts}}
         consts = {"dom0": DOM0, "domb": DOMB, "domb_space": DOMB_SPACE, "gref_console": 0, "gref_xenstore": 1}
         self.world = World(sizes, {c: consts.get(c, 0) for c in self.system.consts})
-        self.machine = Machine(self.system, self.world)
+        self.machine = ExecutableModel(self.system, self.world)
         self.members = {sort: {m: i for i, m in enumerate(ms)} for sort, ms in self.system.enums.items()}
         self.names: dict[str, dict[object, int]] = {sort: {} for sort in sizes}
         self._tables = {

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from struct import iter_unpack
 from typing import Final
 
-from bulkhead.impl.boot import Machine
+from bulkhead.impl.boot import BootedSystem
 from bulkhead.impl.dom0.evtchn import Evtchn
 from bulkhead.impl.dom0.gntalloc import Gntalloc
 from bulkhead.impl.dom0.gntdev import NOTIFY_SEND_EVENT, Gntdev
@@ -48,7 +48,7 @@ class Snapshots:
         self.outside = False  # the proxy has opened a file outside its directory
         self.strangers: list[str] = []  # who maps whose frames by foreign mapping now, for people
 
-    def take(self, machine: Machine) -> State:
+    def take(self, machine: BootedSystem) -> State:
         """The rules' state now."""
         return _Snapshot(self, machine).state
 
@@ -56,7 +56,7 @@ class Snapshots:
 class _Snapshot:
     """One of them, in the making."""
 
-    def __init__(self, memory: Snapshots, machine: Machine) -> None:
+    def __init__(self, memory: Snapshots, machine: BootedSystem) -> None:
         self.memory, self.machine, self.e = memory, machine, memory.e
         self.xen = machine.xen
         self.state = self.e.start()

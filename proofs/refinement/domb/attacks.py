@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from bulkhead.impl.boot import Machine
+from bulkhead.impl.boot import BootedSystem
 from bulkhead.impl.domb import protocol as p
 from bulkhead.impl.guests.test_kernel import build_kernel
 from bulkhead.impl.libs import ctrl
@@ -73,7 +73,7 @@ class Stage:
         self.root.mkdir()
         (folder / "secret").write_bytes(b"the secret of Dom0")
         (self.root / "kernel").write_bytes(build_kernel())
-        self.machine = Machine("disaggregated", self.root)
+        self.machine = BootedSystem("disaggregated", self.root)
         self.guest = self.machine.create("victim", p.CreateRequest("kernel", "", 128))
         self.out = Outcome()
 

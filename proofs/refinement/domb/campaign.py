@@ -1,6 +1,6 @@
 """Long seeded campaigns of DomB beside its rules, in episodes: each begins with a fresh machine and ends with nothing left.
 
-The same seed gives the same run. `legs` (episodes) is what `bulkhead diff --system disaggregated` runs.
+The same seed gives the same run. `episodes` is what `bulkhead diff --system disaggregated` runs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ AFTERWARDS = 25  # moves after DomB's death, which nobody can end
 SLOW_EVERY = 10  # episodes of which one evaluates the claims that take seconds, too, at its end
 
 
-def leg(rules: Rules, seed: int, number: int, calls: int) -> Report:
+def episode(rules: Rules, seed: int, number: int, calls: int) -> Report:
     """One episode."""
     report = Report(seed)
     with tempfile.TemporaryDirectory(prefix="bulkhead-domb-") as folder:
@@ -92,4 +92,4 @@ def campaign(rules: Rules, seed: int, calls: int, progress: Callable[[int], None
 
 def _task(task: tuple[Size, int, int, int]) -> Report:
     size, seed, number, calls = task
-    return leg(rules_for(size), seed, number, calls)
+    return episode(rules_for(size), seed, number, calls)

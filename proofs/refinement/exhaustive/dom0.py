@@ -15,9 +15,9 @@ from bulkhead.impl.dom0.gntdev import INVALID_HANDLE, Gntdev
 from bulkhead.impl.xen.grant_entries import GrantTable
 from bulkhead.impl.xen.pagetables import PTE_MFN, PTE_P, PTE_RW, read_pte
 from bulkhead.proofs.refinement.exhaustive.limits import GRANTER, Action, Limits
-from bulkhead.proofs.refinement.lockstep.call import Flight
+from bulkhead.proofs.refinement.lockstep.call import CallInFlight
 from bulkhead.proofs.refinement.lockstep.dom0_state import MapRecord, Opened, Proc
-from bulkhead.proofs.refinement.lockstep.lockstep import Bench
+from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import CHILD, TOOLS, USER
 from bulkhead.proofs.refinement.workload import dom0_gntdev
@@ -26,15 +26,15 @@ from bulkhead.proofs.refinement.workload.dom0 import Dom0
 MOST_SLOTS = 2  # pages that the processes map together
 
 
-class WorldOfProcesses(Bench):
+class WorldOfProcesses(Lockstep):
     """A machine with Dom0's user space."""
 
     dom0: Dom0
 
-    def alone(self, flight: Flight) -> None:
+    def alone(self, in_flight: CallInFlight) -> None:
         """A call of Dom0's kernel, from its start to its end."""
-        while flight in self.flights:
-            self.advance(flight)
+        while in_flight in self.flights:
+            self.advance(in_flight)
 
 
 def add_dom0(b: WorldOfProcesses) -> None:
@@ -168,7 +168,7 @@ def canonical(b: WorldOfProcesses, name_of: Callable[[int], object]) -> list[obj
                 )
             )
     live = {s.vpn for _, s in d.slots()}
-    heap = range(b.rig.first_mfn, b.rig.first_mfn + b.shadow.size.heap)
+    heap = range(b.rig.first_mfn, b.rig.first_mfn + b.spec_state.size.heap)
     parts.append(
         sorted(
             (vpn in live, str(name_of(frame.mfn)), writable)
@@ -180,7 +180,7 @@ def canonical(b: WorldOfProcesses, name_of: Callable[[int], object]) -> list[obj
     return parts
 
 
-def records(b: Bench, table: GrantTable) -> list[tuple[int, int, int, bool]]:
+def records(b: Lockstep, table: GrantTable) -> list[tuple[int, int, int, bool]]:
     """The maptrack records of a table that are in use, without their numbers."""
     domains = b.rig.xen.domains
     return sorted(
@@ -188,6 +188,6 @@ def records(b: Bench, table: GrantTable) -> list[tuple[int, int, int, bool]]:
     )
 
 
-def _entry(maddr: int, b: Bench, name_of: Callable[[int], object]) -> object:
+def _entry(maddr: int, b: Lockstep, name_of: Callable[[int], object]) -> object:
     pte = read_pte(b.rig.xen.frames.table[maddr >> 12], (maddr & 0xFFF) >> 3)
     return (bool(pte & PTE_RW), str(name_of((pte & PTE_MFN) >> 12))) if pte & PTE_P else ()

@@ -19,7 +19,7 @@ from bulkhead.proofs.refinement.exhaustive.guests import act, actions, canonical
 from bulkhead.proofs.refinement.exhaustive.limits import Action, Limits
 from bulkhead.proofs.refinement.exhaustive.snapshot import freeze, thaw
 from bulkhead.proofs.refinement.lockstep.abstraction import dump
-from bulkhead.proofs.refinement.lockstep.lockstep import Bench
+from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import rules_for
 
@@ -72,20 +72,20 @@ class Expanded:
     failure: str
 
 
-def digest(bench: Bench) -> bytes:
+def digest(lockstep: Lockstep) -> bytes:
     """Tells states apart; 16 bytes of a cryptographic hash."""
-    return hashlib.blake2b(canonical(bench), digest_size=16).digest()
+    return hashlib.blake2b(canonical(lockstep), digest_size=16).digest()
 
 
-def at(reached: Reached, limits: Limits) -> Bench:
+def at(reached: Reached, limits: Limits) -> Lockstep:
     """The machine in a state that has been reached before."""
     blob, tail = reached
-    bench = thaw(blob)
-    bench.full_every = 0  # all of this has been compared
+    lockstep = thaw(blob)
+    lockstep.full_every = 0  # all of this has been compared
     for action in tail:
-        act(bench, action, limits)
-    bench.full_every = 1
-    return bench
+        act(lockstep, action, limits)
+    lockstep.full_every = 1
+    return lockstep
 
 
 def expand(reached: Reached, limits: Limits) -> Expanded:
@@ -94,16 +94,16 @@ def expand(reached: Reached, limits: Limits) -> Expanded:
     done: tuple[Action, ...] = ()
     todo: list[Action] = []
     try:
-        bench = at(reached, limits)
-        bench.check_claims()
-        blob, tail = (freeze(bench), ()) if not bench.flights and reached[1] else reached
-        todo = actions(bench, limits)
+        lockstep = at(reached, limits)
+        lockstep.check_claims()
+        blob, tail = (freeze(lockstep), ()) if not lockstep.flights and reached[1] else reached
+        todo = actions(lockstep, limits)
         for n, action in enumerate(todo):
             if n:
-                bench = at((blob, tail), limits)
+                lockstep = at((blob, tail), limits)
             done = (*tail, action)
-            act(bench, action, limits)
-            found.append((digest(bench), (blob, done)))
+            act(lockstep, action, limits)
+            found.append((digest(lockstep), (blob, done)))
     except Mismatch as error:
         return Expanded((), len(todo), "\n".join([f"{error.what} after {done or reached[1]}", *dump(error.places)]))
     return Expanded(tuple(found), len(todo), "")

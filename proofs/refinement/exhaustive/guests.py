@@ -19,7 +19,7 @@ from bulkhead.proofs.refinement.calls import Call, guest_call
 from bulkhead.proofs.refinement.exhaustive import dom0 as small_dom0
 from bulkhead.proofs.refinement.exhaustive.dom0 import WorldOfProcesses
 from bulkhead.proofs.refinement.exhaustive.limits import GRANTER, MAPPER, Action, Limits
-from bulkhead.proofs.refinement.lockstep.lockstep import Bench
+from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.operations import begin_destroy
 from bulkhead.proofs.refinement.lockstep.operations import start as start_call
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
@@ -27,17 +27,17 @@ from bulkhead.proofs.refinement.lockstep.spec_world import Rules
 from bulkhead.proofs.refinement.lockstep.testbed import SLOTS, Guest
 
 
-def start(rules: Rules, limits: Limits) -> Bench:
+def start(rules: Rules, limits: Limits) -> Lockstep:
     """Two guests; the granter has its pages, the mapper none of its own."""
-    bench = WorldOfProcesses(rules, 1, full_every=1) if limits.processes else Bench(rules, 1, full_every=1)
-    if isinstance(bench, WorldOfProcesses):
-        small_dom0.add_dom0(bench)
-    _create(bench, limits)
-    bench.create(MAPPER)
-    return bench
+    lockstep = WorldOfProcesses(rules, 1, full_every=1) if limits.processes else Lockstep(rules, 1, full_every=1)
+    if isinstance(lockstep, WorldOfProcesses):
+        small_dom0.add_dom0(lockstep)
+    _create(lockstep, limits)
+    lockstep.create(MAPPER)
+    return lockstep
 
 
-def _create(b: Bench, limits: Limits) -> None:
+def _create(b: Lockstep, limits: Limits) -> None:
     if not b.create(GRANTER):
         raise Mismatch("there is no room for the granter")
     for _ in range(limits.pages):
@@ -49,9 +49,9 @@ def _create(b: Bench, limits: Limits) -> None:
 # --- what can be done ---
 
 
-def actions(b: Bench, limits: Limits) -> list[Action]:
+def actions(b: Lockstep, limits: Limits) -> list[Action]:
     """What can be done next."""
-    holder = next((i for i, f in enumerate(b.flights) if f.marker in HELD or f.hurry), None)
+    holder = next((i for i, f in enumerate(b.flights) if f.marker in HELD or f.must_finish_first), None)
     granter, mapper = b.rig.guests.get(GRANTER), b.rig.guests.get(MAPPER)
     stores: list[Action] = []
     if granter is not None and not granter.domain.is_dying:
@@ -64,7 +64,7 @@ def actions(b: Bench, limits: Limits) -> list[Action]:
         ]
         stores += [("entry", ref, 0, 0, limits.grantees()[0]) for ref in limits.refs]
     if holder is not None:
-        return [("step", holder), *([] if b.flights[holder].hurry else stores)]
+        return [("step", holder), *([] if b.flights[holder].must_finish_first else stores)]
     out: list[Action] = [("step", i) for i in range(len(b.flights))]
     if len(b.flights) >= limits.flights:
         return out + stores
@@ -107,14 +107,14 @@ def _live(mapper: Guest) -> list[tuple[int, int]]:
     return [(n, 0 if record.flags & 4 else 1) for n, record in enumerate(track) if record.flags & 3]
 
 
-def _idle(b: Bench, domid: int) -> bool:
+def _idle(b: Lockstep, domid: int) -> bool:
     return not any(f.domid == domid for f in b.flights)
 
 
 # --- doing it ---
 
 
-def act(b: Bench, action: Action, limits: Limits) -> None:
+def act(b: Lockstep, action: Action, limits: Limits) -> None:
     """Do it, and compare both sides."""
     name, *numbers = action
     guests = b.rig.guests
@@ -149,7 +149,7 @@ def act(b: Bench, action: Action, limits: Limits) -> None:
         _mapper_acts(b, guests[MAPPER], name, numbers)
 
 
-def _mapper_acts(b: Bench, mapper: Guest, name: str, numbers: list[int]) -> None:
+def _mapper_acts(b: Lockstep, mapper: Guest, name: str, numbers: list[int]) -> None:
     if name == "map":
         ref, flags = numbers
         slot = 0 if flags == 6 else 1
@@ -179,19 +179,19 @@ def _mapper_acts(b: Bench, mapper: Guest, name: str, numbers: list[int]) -> None
         b.compare_all()
 
 
-def _call(b: Bench, guest: Guest, text: str, operation: str, **arguments: Any) -> None:
+def _call(b: Lockstep, guest: Guest, text: str, operation: str, **arguments: Any) -> None:
     """Start a call on the guest's first free vCPU and take its first step. `text` names no frame: states are told by it."""
     busy = {f.vcpu for f in b.flights if f.domid == guest.domid and f.guest is not None}
     vcpu = next(v for v in (0, 1) if v not in busy)
-    flight = start_call(b, guest_call(guest.domid, vcpu, operation, **arguments), f"d{guest.domid}v{vcpu}: {text}")
-    b.advance(flight)
+    in_flight = start_call(b, guest_call(guest.domid, vcpu, operation, **arguments), f"d{guest.domid}v{vcpu}: {text}")
+    b.advance(in_flight)
 
 
-def _populate(b: Bench, guest: Guest) -> None:
+def _populate(b: Lockstep, guest: Guest) -> None:
     _call(b, guest, "populate", "populate_physmap", count=1)
 
 
-def _update(b: Bench, guest: Guest, slot: int, pte: int) -> None:
+def _update(b: Lockstep, guest: Guest, slot: int, pte: int) -> None:
     _call(b, guest, f"mmu_update {slot} {bool(pte)}", "mmu_update", slot=slot, pte=pte, foreign=abi.DOMID_SELF)
 
 
@@ -201,7 +201,7 @@ def _update(b: Bench, guest: Guest, slot: int, pte: int) -> None:
 class _Names:
     """Frames by where they occur: a guest's fixed pages and Xen's pages by their place, others by first occurrence."""
 
-    def __init__(self, b: Bench) -> None:
+    def __init__(self, b: Lockstep) -> None:
         self.given: dict[int, object] = {}
         self.order: list[Frame] = []
         self.table = b.rig.xen.frames.table
@@ -223,7 +223,7 @@ class _Names:
         return self.given[mfn]
 
 
-def canonical(b: Bench) -> bytes:
+def canonical(b: Lockstep) -> bytes:
     """What decides how the machine goes on, frames and handles named by where they occur.
 
     Left out, as nothing depends on them: contents of pages, how often a frame was freed, which number a free handle has,
@@ -233,8 +233,8 @@ def canonical(b: Bench) -> bytes:
     xen = b.rig.xen
     parts: list[object] = [_of_domain(b, d, domain, names) for d, domain in sorted(xen.domains.items()) if d]
     parts += [_of_guest(guest, names) for _, guest in sorted(b.rig.guests.items())]
-    parts += [(f.text, f.marker, tuple(f.seen), f.hurry, _locals(f.steps, names)) for f in b.flights]
-    parts.append(sorted(b.forged))
+    parts += [(f.text, f.marker, tuple(f.seen), f.must_finish_first, _locals(f.steps, names)) for f in b.flights]
+    parts.append(sorted(b.overwritten_bits))
     if isinstance(b, WorldOfProcesses):
         parts += small_dom0.canonical(b, names.of)
     free = [frame.mfn for frame in xen.frames.free_list]
@@ -270,10 +270,10 @@ def canonical(b: Bench) -> bytes:
     return repr(parts).encode()
 
 
-def _of_domain(b: Bench, d: int, domain: Domain, names: _Names) -> object:
+def _of_domain(b: Lockstep, d: int, domain: Domain, names: _Names) -> object:
     table = domain.grant_table
     entries = []
-    for ref in b.shadow.size.refs:
+    for ref in b.spec_state.size.refs:
         if ref >= table.nr_entries:
             continue
         flags, domid, *rest = table.entry_v1(ref) if table.version == 1 else table.entry_v2(ref)

@@ -13,8 +13,8 @@ from typing import Any
 
 from bulkhead.impl.xen.grant_entries import Active, GrantTable
 from bulkhead.impl.xen.maptrack import Maptrack
-from bulkhead.proofs.refinement.lockstep.lockstep import Bench
-from bulkhead.proofs.refinement.lockstep.spec_state import Shadow
+from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
+from bulkhead.proofs.refinement.lockstep.spec_state import SpecState
 
 Reduced = tuple[Callable[..., Any], tuple[Any, ...], Any, None, None, Callable[[Any, Any], None]]
 
@@ -61,16 +61,16 @@ def _restore_table(table: GrantTable, state: Any) -> None:
         table.maptrack.append(record)
 
 
-def _shadow_state(shadow: Shadow) -> Any:
-    kept = {name: value for name, value in vars(shadow).items() if name not in ("state", "T")}
-    return kept, [bytes(values) for values in shadow.state]
+def _spec_state(spec_state: SpecState) -> Any:
+    kept = {name: value for name, value in vars(spec_state).items() if name not in ("state", "T")}
+    return kept, [bytes(values) for values in spec_state.state]
 
 
-def _restore_shadow(shadow: Shadow, state: Any) -> None:
+def _restore_spec_state(spec_state: SpecState, state: Any) -> None:
     kept, values = state
-    vars(shadow).update(kept)
-    shadow.state = [list(v) for v in values]
-    shadow.T = {name: shadow.state[k] for name, k in shadow.rules.number.items()}
+    vars(spec_state).update(kept)
+    spec_state.state = [list(v) for v in values]
+    spec_state.T = {name: spec_state.state[k] for name, k in spec_state.rules.number.items()}
 
 
 def _new(kind: type[Any]) -> Any:
@@ -83,21 +83,21 @@ class _Pickler(pickle.Pickler):
         if type(obj) is GrantTable:
             reduced: Reduced = (_new, (GrantTable,), _table_state(obj), None, None, _restore_table)
             return reduced
-        if type(obj) is Shadow:
-            return (_new, (Shadow,), _shadow_state(obj), None, None, _restore_shadow)
+        if type(obj) is SpecState:
+            return (_new, (SpecState,), _spec_state(obj), None, None, _restore_spec_state)
         return NotImplemented
 
 
-def freeze(bench: Bench) -> bytes:
+def freeze(lockstep: Lockstep) -> bytes:
     """A machine without calls in flight, as bytes; the rules themselves are not copied."""
-    if bench.flights:
+    if lockstep.flights:
         raise ValueError("a machine with calls in flight cannot be kept")
     out = io.BytesIO()
-    _Pickler(out, pickle.HIGHEST_PROTOCOL).dump(bench)
+    _Pickler(out, pickle.HIGHEST_PROTOCOL).dump(lockstep)
     return out.getvalue()
 
 
-def thaw(data: bytes) -> Bench:
+def thaw(data: bytes) -> Lockstep:
     """The machine again."""
-    bench: Bench = pickle.loads(data)
-    return bench
+    lockstep: Lockstep = pickle.loads(data)
+    return lockstep

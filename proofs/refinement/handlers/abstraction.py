@@ -9,7 +9,7 @@ from bulkhead.impl.xen.domains import DEAD, DYING, Domain
 from bulkhead.proofs.refinement.handlers.memory import Cells
 from bulkhead.proofs.refinement.handlers.objects import NONE, base
 from bulkhead.proofs.refinement.handlers.spec_terms import Function, RuleState, hash_of
-from bulkhead.proofs.refinement.handlers.symbolic_xen import Machine, cells_of
+from bulkhead.proofs.refinement.handlers.symbolic_xen import SymbolicXen, cells_of
 from bulkhead.proofs.symbolic.engine import number
 from bulkhead.proofs.symbolic.terms import BOOL, FALSE, And, If, Not, Or, Term, apply, eq
 from bulkhead.proofs.symbolic.terms import number as constant
@@ -17,7 +17,7 @@ from bulkhead.proofs.symbolic.terms import number as constant
 Field = Callable[..., Term]
 
 
-def before(machine: Machine) -> RuleState:
+def before(machine: SymbolicXen) -> RuleState:
     """The state at the start, with entries as they were when the present atomic step began."""
     began = {id(d): cells_of(d).generation for d in machine.domains_known}
     state = _state(machine, base, lambda domain, cell: cells_of(domain).first(cell, began.get(id(domain), 0)))
@@ -25,12 +25,12 @@ def before(machine: Machine) -> RuleState:
     return state
 
 
-def now(machine: Machine) -> RuleState:
+def now(machine: SymbolicXen) -> RuleState:
     """The present state."""
     return _state(machine, machine.field, lambda domain, cell: cells_of(domain).read(cell))
 
 
-def _entry(machine: Machine, value: Field, cell: Callable[[Domain, Term], Term], field: str) -> Function:
+def _entry(machine: SymbolicXen, value: Field, cell: Callable[[Domain, Term], Term], field: str) -> Function:
     """A field of grant entries, in both layouts."""
     members = {m: constant(i) for i, m in enumerate(machine.system.enums["Kind"])}
 
@@ -73,7 +73,7 @@ def _wide(at: Callable[[Term, Term], Term], d: Term, first: Term, cells: int) ->
     return value
 
 
-def _state(machine: Machine, value: Field, cell: Callable[[Domain, Term], Term]) -> RuleState:
+def _state(machine: SymbolicXen, value: Field, cell: Callable[[Domain, Term], Term]) -> RuleState:
     """The table that connects the implementation's state with the rules' state functions."""
     enum = {m: constant(i) for members in machine.system.enums.values() for i, m in enumerate(members)}
 

@@ -29,7 +29,7 @@ from bulkhead.proofs.refinement.handlers.path import (
     step,
 )
 from bulkhead.proofs.refinement.handlers.spec_terms import Ends, Function, RuleState, take
-from bulkhead.proofs.refinement.handlers.symbolic_xen import Machine, cells_of, ones
+from bulkhead.proofs.refinement.handlers.symbolic_xen import SymbolicXen, cells_of, ones
 from bulkhead.proofs.symbolic.engine import Int, Unsupported, number
 from bulkhead.proofs.symbolic.terms import FALSE, TRUE, UGE, And, If, Not, Or, Term, boolean, eq, variable
 from bulkhead.proofs.symbolic.terms import number as constant
@@ -94,7 +94,7 @@ def named_side(path: Path, name: str) -> Side:
     return Side(name, short, path.engine.choose(short + " by reference"), own, domid, ptr, domain)
 
 
-def transitive(machine: Machine) -> list[Term]:
+def transitive(machine: SymbolicXen) -> list[Term]:
     """Which of the version 2 entries reached for are transitive."""
     return [
         And(
@@ -102,8 +102,8 @@ def transitive(machine: Machine) -> list[Term]:
             eq(cells_of(d).read(a.ref << 3) & abi.GTF_TYPE_MASK, constant(abi.GTF_TRANSITIVE)),
         )
         for d in machine.domains_known
-        for a in d.grant_table.active.known
-    ]  # type: ignore[attr-defined]
+        for a in d.grant_table.active.known  # type: ignore[attr-defined]
+    ]
 
 
 def claim(path: Path, name: str) -> None:
@@ -168,7 +168,7 @@ def claim(path: Path, name: str) -> None:
     )
 
 
-def bounds_in_entry(m: Machine, s: Side, d: Term) -> tuple[Term, Term, Term]:
+def bounds_in_entry(m: SymbolicXen, s: Side, d: Term) -> tuple[Term, Term, Term]:
     """Is the entry of a part of a page, and of which, as its bytes are now?"""
     if not s.by_ref:
         return FALSE, constant(0), constant(0)

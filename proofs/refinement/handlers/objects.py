@@ -20,7 +20,7 @@ from bulkhead.proofs.symbolic.terms import BOOL, WIDTH, Or, Term, apply, eq
 from bulkhead.proofs.symbolic.terms import number as constant
 
 if TYPE_CHECKING:
-    from bulkhead.proofs.refinement.handlers.symbolic_xen import Machine
+    from bulkhead.proofs.refinement.handlers.symbolic_xen import SymbolicXen
 
 NONE = constant(-1)  # stands for "no frame", "no domain" in a field
 # Fields that are truth values; all others are numbers.
@@ -75,7 +75,7 @@ def start(name: str, *args: Term) -> Int | Bool:
 class SymFrame(Frame):
     """A frame of which nothing but its number is known."""
 
-    def __init__(self, machine: Machine, mfn: Term) -> None:
+    def __init__(self, machine: SymbolicXen, mfn: Term) -> None:
         self._machine = machine
         self._owner: Domain | None = None
         self._asked = True
@@ -114,7 +114,7 @@ class SymFrame(Frame):
 class SymActive(Active):
     """An active entry."""
 
-    def __init__(self, machine: Machine, domain: Domain, ref: Term) -> None:
+    def __init__(self, machine: SymbolicXen, domain: Domain, ref: Term) -> None:
         self._asked = True
         self._frame: Frame | None = None
         self._machine = machine
@@ -151,7 +151,7 @@ class SymActive(Active):
 class SymRecord(Maptrack):
     """A maptrack record of the calling domain."""
 
-    def __init__(self, machine: Machine, handle: Term) -> None:
+    def __init__(self, machine: SymbolicXen, handle: Term) -> None:
         self._machine = machine
         self._asked = True
         self._granter: Domain | None = None

@@ -17,7 +17,7 @@ from bulkhead.model.ir import Use, Var
 from bulkhead.proofs.refinement.handlers.abstraction import now
 from bulkhead.proofs.refinement.handlers.objects import base
 from bulkhead.proofs.refinement.handlers.spec_terms import RuleState
-from bulkhead.proofs.refinement.handlers.symbolic_xen import Machine, cells_of, ones, words_of
+from bulkhead.proofs.refinement.handlers.symbolic_xen import SymbolicXen, cells_of, ones, words_of
 from bulkhead.proofs.symbolic.engine import number
 from bulkhead.proofs.symbolic.terms import TRUE, ZERO, And, If, Implies, Not, Or, Term, boolean, eq, variable
 from bulkhead.proofs.symbolic.terms import number as constant
@@ -168,7 +168,7 @@ class Holders:
         )
 
 
-def same_state(machine: Machine, rules: RuleState, holders: Holders, counts: bool = True) -> Claims:
+def same_state(machine: SymbolicXen, rules: RuleState, holders: Holders, counts: bool = True) -> Claims:
     """What has to hold if the implementation is in the state that the rules are in. `counts`: the page counts, too."""
     present = now(machine)
     d, r, f, h = (HERE[k] for k in "drfh")
@@ -220,7 +220,7 @@ def same_state(machine: Machine, rules: RuleState, holders: Holders, counts: boo
     return claims
 
 
-def entries_kept(machine: Machine) -> Claims:
+def entries_kept(machine: SymbolicXen) -> Claims:
     """The handler has written nothing into shared entries but in-use bits, and these only of entries it reached for."""
     claims: Claims = []
     for domain in machine.domains_known:
@@ -241,7 +241,7 @@ def bits_of_pin(pin: Term) -> Term:
     return zero_or(pin != 0, abi.GTF_READING) + zero_or((pin & abi.PIN_WRITERS) != 0, abi.GTF_WRITING)
 
 
-def in_use_bits(machine: Machine) -> Iterator[Term]:
+def in_use_bits(machine: SymbolicXen) -> Iterator[Term]:
     """The bits follow the pin counters, if they did when the present step began (a guest may overwrite its own)."""
     for domain in machine.domains_known:
         d = number(domain.domid)

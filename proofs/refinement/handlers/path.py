@@ -17,7 +17,7 @@ from bulkhead.proofs.refinement.handlers.memory import LAYOUTS, Pages
 from bulkhead.proofs.refinement.handlers.objects import Table
 from bulkhead.proofs.refinement.handlers.obligations import Claims
 from bulkhead.proofs.refinement.handlers.spec_terms import RuleState
-from bulkhead.proofs.refinement.handlers.symbolic_xen import Machine
+from bulkhead.proofs.refinement.handlers.symbolic_xen import SymbolicXen
 from bulkhead.proofs.symbolic.engine import Engine, Int, Unsupported
 from bulkhead.proofs.symbolic.terms import And, If, Term, variable
 from bulkhead.proofs.symbolic.terms import number as constant
@@ -39,7 +39,7 @@ class Path:
 
     def __init__(self) -> None:
         self.engine = Engine.running()
-        self.machine = Machine(rules())
+        self.machine = SymbolicXen(rules())
         self.findings: list[str] = []
 
     def prove(self, where: str, claims: Claims) -> None:

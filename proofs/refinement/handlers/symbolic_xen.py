@@ -40,7 +40,7 @@ def ones(*conditions: Term) -> Term:
 class Domains:
     """The domain list: any number of domains."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: SymbolicXen) -> None:
         self.machine = machine
 
     def get(self, domid: Any) -> Domain | None:
@@ -51,7 +51,7 @@ class Domains:
 class FrameNumbers:
     """The frame table's dictionary."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: SymbolicXen) -> None:
         self.machine = machine
 
     def get(self, mfn: Any) -> Frame | None:
@@ -103,7 +103,7 @@ class Policy:
         return 0
 
 
-class Machine(Xen):
+class SymbolicXen(Xen):
     """The hypervisor with symbolic tables. `caller` makes the call."""
 
     def __init__(self, system: System) -> None:
@@ -266,8 +266,8 @@ class Machine(Xen):
         return [
             cells_of(d).read(a.ref << 2) | cells_of(d).read((a.ref << 2) + 1) << 16
             for d in self.domains_known
-            for a in d.grant_table.active.known
-        ]  # type: ignore[attr-defined]
+            for a in d.grant_table.active.known  # type: ignore[attr-defined]
+        ]
 
     def actives(self) -> Iterator[SymActive]:
         """All active entries reached for."""

@@ -18,7 +18,7 @@ from bulkhead.proofs.refinement.handlers.objects import base
 from bulkhead.proofs.refinement.handlers.obligations import HERE, Holders, same_state
 from bulkhead.proofs.refinement.handlers.path import THIS, Path, layouts, length, standing_in, step
 from bulkhead.proofs.refinement.handlers.spec_terms import Reading, RuleState, take
-from bulkhead.proofs.refinement.handlers.symbolic_xen import Machine
+from bulkhead.proofs.refinement.handlers.symbolic_xen import SymbolicXen
 from bulkhead.proofs.symbolic.engine import Engine, Int, number
 from bulkhead.proofs.symbolic.terms import FALSE, ULE, And, If, Implies, Not, Or, Term, boolean, eq, variable
 from bulkhead.proofs.symbolic.terms import number as constant
@@ -79,7 +79,7 @@ def owned_status_frame(path: Path) -> Any:
     return frame
 
 
-def quantified(m: Machine, state: RuleState, loop: Loop) -> RuleState:
+def quantified(m: SymbolicXen, state: RuleState, loop: Loop) -> RuleState:
     """What the rules ask of all references and frames: the reserved ones, those that stand for all (or end the loop), and
     the status frame."""
 

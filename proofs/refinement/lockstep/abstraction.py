@@ -14,7 +14,7 @@ from bulkhead.impl.xen.domains import ALIVE, DEAD, Domain
 from bulkhead.impl.xen.events import INTERDOMAIN
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.pagetables import PTE_MFN, PTE_P, PTE_RW, read_pte
-from bulkhead.proofs.refinement.lockstep.spec_state import Shadow
+from bulkhead.proofs.refinement.lockstep.spec_state import SpecState
 from bulkhead.proofs.refinement.lockstep.testbed import SLOTS, Guest, Rig
 
 Places = dict[str, tuple[object, object]]
@@ -22,7 +22,7 @@ Entry = tuple[int, int, int, int, int]
 IN_USE = abi.GTF_READING | abi.GTF_WRITING
 
 
-def entry_of(sh: Shadow, domain: Domain, number: int) -> Entry:
+def entry_of(sh: SpecState, domain: Domain, number: int) -> Entry:
     """kind, grantee, frame, readonly and part of a shared entry, as elements. Bytes that grant nothing are `invalid`."""
     table = domain.grant_table
     if table.version == 1:
@@ -61,18 +61,20 @@ def place_of(frame: Frame | None) -> str:
     return "ram"
 
 
-def differences(rig: Rig, sh: Shadow, forged: set[tuple[int, int]], moving: set[tuple[int, int]], quiet: bool) -> Places:
+def differences(
+    rig: Rig, sh: SpecState, overwritten_bits: set[tuple[int, int]], moving: set[tuple[int, int]], quiet: bool
+) -> Places:
     """All places at which rules and implementation differ.
 
-    `forged`: entries whose in-use bits the granter has overwritten. `moving`: entries of which a call is just changing
-    the status. `quiet`: no call is in flight, so reference counts can be compared, too.
+    `overwritten_bits`: entries whose in-use bits the granter has overwritten. `moving`: entries of which a call
+    is just changing the status. `quiet`: no call is in flight, so reference counts can be compared, too.
     """
     out: Places = {}
     for d in range(1, 4):
         _domain(rig, sh, d, out)
     for d, domain in rig.xen.domains.items():
         if d < 4 and sh.bound(domain):
-            _table(sh, domain, forged, moving, out)
+            _table(sh, domain, overwritten_bits, moving, out)
     _frames(rig, sh, out)
     _records(rig, sh, out)
     for guest in rig.guests.values():
@@ -83,14 +85,16 @@ def differences(rig: Rig, sh: Shadow, forged: set[tuple[int, int]], moving: set[
     return out
 
 
-def _domain(rig: Rig, sh: Shadow, d: int, out: Places) -> None:
+def _domain(rig: Rig, sh: SpecState, d: int, out: Places) -> None:
     domain = rig.xen.domains.get(d)
     phases = sh.phase
     phase = sh.T["domain.phase"][d]
     if domain is None:
         if phase not in (phases["absent"], phases["dead"]):
             out[f"domain[{d}].phase"] = (phase, "absent")
-        elif phase == phases["dead"] and not any(sh.T["frame.owner"][f] == d and _in_heap(rig, sh, f) for f in sh.limbo):
+        elif phase == phases["dead"] and not any(
+            sh.T["frame.owner"][f] == d and _in_heap(rig, sh, f) for f in sh.awaiting_free
+        ):
             out[f"domain[{d}].phase"] = ("dead", "absent")
         return
     if domain.is_dying == ALIVE:
@@ -106,7 +110,7 @@ def _domain(rig: Rig, sh: Shadow, d: int, out: Places) -> None:
         out[f"domain[{d}].life"] = (sh.T["domain.life"][d], sh.lives.get(domain))
 
 
-def _ports(rig: Rig, sh: Shadow, out: Places) -> None:
+def _ports(rig: Rig, sh: SpecState, out: Places) -> None:
     """Event channels, and which of Dom0's are a process's."""
     T, n = sh.T, sh.size.ports
     for d, domain in rig.xen.domains.items():
@@ -150,12 +154,14 @@ def _ports(rig: Rig, sh: Shadow, out: Places) -> None:
             out[f"bound[{q + 1}]"] = (known, does)
 
 
-def _in_heap(rig: Rig, sh: Shadow, f: int) -> bool:
+def _in_heap(rig: Rig, sh: SpecState, f: int) -> bool:
     frame = rig.xen.frames.table.get(sh.first_mfn + f)
     return frame is None or frame.count == 0
 
 
-def _table(sh: Shadow, domain: Domain, forged: set[tuple[int, int]], moving: set[tuple[int, int]], out: Places) -> None:
+def _table(
+    sh: SpecState, domain: Domain, overwritten_bits: set[tuple[int, int]], moving: set[tuple[int, int]], out: Places
+) -> None:
     d = domain.domid
     table = domain.grant_table
     if d and sh.T["version"][d] != table.version - 1:
@@ -167,11 +173,11 @@ def _table(sh: Shadow, domain: Domain, forged: set[tuple[int, int]], moving: set
         if d and sh.T["fits"][2 * k : 2 * k + 2] != fits:
             out[f"fits[{d}, {number}]"] = (sh.T["fits"][2 * k : 2 * k + 2], fits)
         if inside:
-            entry_differences(sh, domain, r, forged, moving, out)
+            entry_differences(sh, domain, r, overwritten_bits, moving, out)
 
 
 def entry_differences(
-    sh: Shadow, domain: Domain, r: int, forged: set[tuple[int, int]], moving: set[tuple[int, int]], out: Places
+    sh: SpecState, domain: Domain, r: int, overwritten_bits: set[tuple[int, int]], moving: set[tuple[int, int]], out: Places
 ) -> None:
     """One entry: what its owner wrote, the in-use bits, and what Xen remembers of the use."""
     T, d, number = sh.T, domain.domid, sh.size.refs[r]
@@ -193,7 +199,7 @@ def entry_differences(
     act = domain.grant_table.active[number]
     if (bool(act.pin), bool(act.pin & abi.PIN_WRITERS)) != (bool(reading), bool(writing)):
         out["status" + here + " (pins)"] = ((reading, writing), hex(act.pin))
-    if (d, r) not in forged:
+    if (d, r) not in overwritten_bits:
         bits = in_use_bits(domain, number)
         if bits != (abi.GTF_READING if reading else 0) | (abi.GTF_WRITING if writing else 0):
             out["status" + here] = ((reading, writing), hex(bits))
@@ -205,7 +211,7 @@ def entry_differences(
             out["active" + here] = (rules, real)
 
 
-def _frames(rig: Rig, sh: Shadow, out: Places) -> None:
+def _frames(rig: Rig, sh: SpecState, out: Places) -> None:
     T, use, table = sh.T, sh.use, rig.xen.frames.table
     free, unscrubbed, ram, status, transfer = (use[n] for n in ("free", "unscrubbed", "ram", "status_frame", "in_transfer"))
     rule_use, held, owner = T["frame.use"], T["frame.held"], T["frame.owner"]
@@ -230,7 +236,7 @@ def _frames(rig: Rig, sh: Shadow, out: Places) -> None:
                 out[f"frame[{f}]"] = ((owner[f], bool(held[f])), (domid, frame.allocated))
         elif u == status and place == "xen" and T["domain.phase"][owner[f]] == sh.phase["dying"]:
             continue  # its teardown has given the status frames up already
-        elif f not in sh.limbo or held[f]:
+        elif f not in sh.awaiting_free or held[f]:
             out[f"frame[{f}].use"] = ("ram" if u == ram else "status_frame", place)
     for f in range(sh.size.heap):
         if rule_use[f] == ram and T["frame.content"][f] == 0:
@@ -239,7 +245,7 @@ def _frames(rig: Rig, sh: Shadow, out: Places) -> None:
                 out[f"frame[{f}].content"] = ("zeros", "something else")
 
 
-def _records(rig: Rig, sh: Shadow, out: Places) -> None:
+def _records(rig: Rig, sh: SpecState, out: Places) -> None:
     T = sh.T
     seen = 0
     for d, domain in rig.xen.domains.items():
@@ -274,7 +280,7 @@ def _records(rig: Rig, sh: Shadow, out: Places) -> None:
         out["number of live mappings"] = (live, seen)
 
 
-def _translations(sh: Shadow, guest: Guest, out: Places) -> None:
+def _translations(sh: SpecState, guest: Guest, out: Places) -> None:
     """Page-table entries, and what TLBs hold, which the rules must know as a translation that may be cached."""
     T = sh.T
     space = guest.domid
@@ -298,7 +304,7 @@ def _translations(sh: Shadow, guest: Guest, out: Places) -> None:
     tlb_differences(sh, guest, out)
 
 
-def tlb_differences(sh: Shadow, guest: Guest, out: Places) -> None:
+def tlb_differences(sh: SpecState, guest: Guest, out: Places) -> None:
     """Every cached translation is one that the rules know."""
     T, space = sh.T, guest.domid
     for vcpu in guest.domain.vcpus:
@@ -317,7 +323,7 @@ def tlb_differences(sh: Shadow, guest: Guest, out: Places) -> None:
                 out[f"TLB of d{space}, slot {vpn - guest.first_vpn}"] = ("flushed", f"frame {f}")
 
 
-def _counts(rig: Rig, sh: Shadow, out: Places) -> None:
+def _counts(rig: Rig, sh: SpecState, out: Places) -> None:
     """Reference, type and pin counts follow from the rules' translations and records."""
     T = sh.T
     refs: dict[int, int] = {}
@@ -331,7 +337,7 @@ def _counts(rig: Rig, sh: Shadow, out: Places) -> None:
     fixed = {mfn for guest in rig.guests.values() for mfn in guest.fixed}
     for f in range(sh.size.heap):
         mfn = sh.first_mfn + f
-        if T["frame.use"][f] != sh.use["ram"] or mfn in fixed or f in sh.limbo:
+        if T["frame.use"][f] != sh.use["ram"] or mfn in fixed or f in sh.awaiting_free:
             continue
         frame = rig.xen.frames.table[mfn]
         want = (T["frame.held"][f] + refs.get(f, 0), types.get(f, 0))

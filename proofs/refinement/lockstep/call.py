@@ -32,7 +32,7 @@ def same(code: str, status: str) -> bool:
 
 
 @dataclass
-class Flight:
+class CallInFlight:
     """One hypercall between its start and its end."""
 
     text: str
@@ -49,7 +49,9 @@ class Flight:
     watch: tuple[int, int] | None = None  # the entry whose pin counters are noted before each step
     watched: int = 0
     moves: Callable[[], None] | None = None  # notes the bytes that the next step is about to copy
-    hurry: bool = False  # the rules have seen this step fail before the implementation does: nobody may come in between
+    must_finish_first: bool = (
+        False  # the rules have seen this step fail before the implementation does: nobody may come in between
+    )
     seen: list[str] = field(default_factory=list)  # statuses, for the log
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.scheduler import HELD
 from bulkhead.model.caller import OKAY
-from bulkhead.proofs.refinement.lockstep.call import GENERAL, CopyElement, Flight, Follower
+from bulkhead.proofs.refinement.lockstep.call import GENERAL, CallInFlight, CopyElement, Follower
 from bulkhead.proofs.refinement.lockstep.dom0_state import Mapping, Slot
 from bulkhead.proofs.refinement.lockstep.follow_grants import follow_copy
 from bulkhead.proofs.refinement.lockstep.observe import MOST_RACES
@@ -27,16 +27,16 @@ def free_map(d: Dom0) -> int:
     """A map that nobody has in use."""
     if not d.b.rules_on:
         return 0
-    T = d.b.shadow.T
+    T = d.b.spec_state.T
     taken = {m for record in d.records for m in record.elements}
     return next(
         m
-        for m in range(d.b.shadow.size.maps)
+        for m in range(d.b.spec_state.size.maps)
         if m not in taken and not (T["gmap.listed"][m] or T["gmap.live"][m] or T["notice.event"][m])
     )
 
 
-def follower(d: Dom0, f: Flight, cmd: int, elements: Sequence[bytes]) -> Follower:
+def follower(d: Dom0, f: CallInFlight, cmd: int, elements: Sequence[bytes]) -> Follower:
     """The follower of a grant hypercall of the kernel."""
     if cmd == abi.GNTTABOP_MAP_GRANT_REF:
         assert d.mapping is not None and len(elements) == len(d.mapping.slots)
@@ -60,15 +60,15 @@ def follower(d: Dom0, f: Flight, cmd: int, elements: Sequence[bytes]) -> Followe
     return follow_copy(d.b, f, made, "gntdev_copy", {"p": proc.space, "x": x})
 
 
-def _follow_maps(d: Dom0, f: Flight, mapping: Mapping) -> Follower:
+def _follow_maps(d: Dom0, f: CallInFlight, mapping: Mapping) -> Follower:
     """The grants of one map, one after the other."""
     for slot in mapping.slots:
         yield from _follow_map(d, f, mapping, slot)
 
 
-def _follow_map(d: Dom0, f: Flight, mapping: Mapping, slot: Slot) -> Follower:
+def _follow_map(d: Dom0, f: CallInFlight, mapping: Mapping, slot: Slot) -> Follower:
     """gntdev_mmap for the process, then the same for the kernel, which registers the grant with a file of its own."""
-    b, sh = d.b, d.b.shadow
+    b, sh = d.b, d.b.spec_state
     p, x, m = mapping.proc.space, mapping.x, mapping.record.elements[slot.page]
     at = slot.page * abi.MAP_GRANT_REF.size
     granter, ref = sh.T["gmap.granter"][m], sh.T["gmap.ref"][m]
@@ -96,16 +96,16 @@ def _follow_map(d: Dom0, f: Flight, mapping: Mapping, slot: Slot) -> Follower:
         if status == OKAY:
             raise Mismatch("a grant was mapped without being pinned")
         return
-    f.hurry = bool(sh.at("status.reading", *key))
+    f.must_finish_first = bool(sh.at("status.reading", *key))
     code = sh.try_step("gntdev_mmap.map", args)
-    late = code == "EINVAL" and f.hurry
+    late = code == "EINVAL" and f.must_finish_first
     if late:
         f.moving.add(key)  # the pinned frame is gone: the implementation notices in its second step
     elif code != OKAY:
         raise Mismatch(f"gntdev mmap: the rules say {code}, the implementation has pinned the grant")
     yield
     f.moving.discard(key)
-    f.hurry = False
+    f.must_finish_first = False
     status = b.status(f, at + 18)
     if late:
         if status != GENERAL:
@@ -128,9 +128,9 @@ def _pins_are_full(d: Dom0, key: tuple[int, int], slot: Slot) -> bool:
     return bool(d.b.pin(key) & (abi.PIN_HSTW if slot.writable else abi.PIN_HSTR) << 7)
 
 
-def _follow_unmaps(d: Dom0, f: Flight, elements: Sequence[bytes]) -> Follower:
+def _follow_unmaps(d: Dom0, f: CallInFlight, elements: Sequence[bytes]) -> Follower:
     """gntdev_munmap of what handles of Dom0 stand for: all of them, one flush, and then what had to wait for it."""
-    b, sh = d.b, d.b.shadow
+    b, sh = d.b, d.b.spec_state
     handles = [sh.handles.get((0, abi.UNMAP_GRANT_REF.unpack(raw)[2])) for raw in elements]
     for h in handles:
         if h is not None:

@@ -16,19 +16,19 @@ from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.frames import PGT_L1
 from bulkhead.impl.xen.pagetables import PTE_MFN, PTE_P, PTE_RW, adjust_entry, read_pte, same_mapping
 from bulkhead.model.caller import OKAY
-from bulkhead.proofs.refinement.lockstep.call import END, GENERAL, Flight, Follower
+from bulkhead.proofs.refinement.lockstep.call import END, GENERAL, CallInFlight, Follower
 from bulkhead.proofs.refinement.lockstep.follow_grants import caller_of, replace_slot
 from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import NOBODY, TOOLS
 
 if TYPE_CHECKING:
-    from bulkhead.proofs.refinement.lockstep.lockstep import Bench
+    from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 
 
-def follow_version(b: Bench, f: Flight, version: int) -> Follower:
+def follow_version(b: Lockstep, f: CallInFlight, version: int) -> Follower:
     """set_version, in one step."""
     guest, me, _ = caller_of(b, f)
-    sh = b.shadow
+    sh = b.spec_state
     yield
     table = guest.domain.grant_table
     want = {0: "okay", -abi.EBUSY: "EBUSY", -abi.ENOMEM: "ENOMEM", -abi.EAGAIN: "EAGAIN", -abi.ERANGE: "ERANGE"}.get(
@@ -59,10 +59,10 @@ def follow_version(b: Bench, f: Flight, version: int) -> Follower:
         b.settle_forged((me, r))
 
 
-def follow_setup(b: Bench, f: Flight, nr_frames: int) -> Follower:
+def follow_setup(b: Lockstep, f: CallInFlight, nr_frames: int) -> Follower:
     """setup_table: each reference that the table has now."""
     guest, me, _ = caller_of(b, f)
-    sh = b.shadow
+    sh = b.spec_state
     yield
     status = b.status(f, 8)
     if status != OKAY:
@@ -74,10 +74,10 @@ def follow_setup(b: Bench, f: Flight, nr_frames: int) -> Follower:
             sh.step("setup_table", {"caller": me, "ref": r, "enough": b.enough(domain, number)})
 
 
-def follow_populate(b: Bench, f: Flight, count: int) -> Follower:
+def follow_populate(b: Lockstep, f: CallInFlight, count: int) -> Follower:
     """populate_physmap, extent by extent; it answers with the number of extents done."""
     guest, me, _ = caller_of(b, f)
-    sh = b.shadow
+    sh = b.spec_state
     for i in range(count):
         event = yield
         if event == END and f.rc <= i:
@@ -93,10 +93,10 @@ def follow_populate(b: Bench, f: Flight, count: int) -> Follower:
         b.touched_frames.add(sh.frame(mfn))
 
 
-def follow_decrease(b: Bench, f: Flight, mfns: list[int]) -> Follower:
+def follow_decrease(b: Lockstep, f: CallInFlight, mfns: list[int]) -> Follower:
     """decrease_reservation, extent by extent."""
     _, me, _ = caller_of(b, f)
-    sh = b.shadow
+    sh = b.spec_state
     for i, mfn in enumerate(mfns):
         event = yield
         done = event != END or f.rc > i
@@ -111,10 +111,10 @@ def follow_decrease(b: Bench, f: Flight, mfns: list[int]) -> Follower:
 ERRNO = {-abi.EPERM: "EPERM", -abi.ESRCH: "ESRCH", -abi.EBUSY: "EBUSY", -abi.EINVAL: "EINVAL", -abi.ENOSPC: "ENOSPC"}
 
 
-def follow_mmu(b: Bench, f: Flight, slot: int, pte: int, foreign: int, flushed: bool) -> Follower:
+def follow_mmu(b: Lockstep, f: CallInFlight, slot: int, pte: int, foreign: int, flushed: bool) -> Follower:
     """mmu_update or update_va_mapping of one window entry."""
     guest, me, call = caller_of(b, f)
-    sh = b.shadow
+    sh = b.spec_state
     mfn = (pte & PTE_MFN) >> 12
     status = b.rig.is_status(mfn)
     obtainable = b.rig.obtainable(guest.domain, mfn)
@@ -179,7 +179,7 @@ def follow_mmu(b: Bench, f: Flight, slot: int, pte: int, foreign: int, flushed: 
             raise Mismatch(f"mmu_update answered {f.rc} of an update that it {'made' if good else 'did not make'}")
 
 
-def follow_flush(b: Bench, f: Flight) -> Follower:
+def follow_flush(b: Lockstep, f: CallInFlight) -> Follower:
     """A TLB flush of the guest's own asking; the rules' flush is seen when no TLB holds anything stale."""
     event = yield
     while event != END:
@@ -187,9 +187,9 @@ def follow_flush(b: Bench, f: Flight) -> Follower:
     b.dirty.add(f.domid)
 
 
-def follow_event(b: Bench, f: Flight, label: str, args: dict[str, int], port_at: int | None = None) -> Follower:
+def follow_event(b: Lockstep, f: CallInFlight, label: str, args: dict[str, int], port_at: int | None = None) -> Follower:
     """An event channel operation, in one step; `port_at` is where a new port's number is written."""
-    sh = b.shadow
+    sh = b.spec_state
     yield
     want = OKAY if f.rc == 0 else ERRNO.get(f.rc, str(f.rc))
     if want == OKAY and port_at is not None:
@@ -197,17 +197,17 @@ def follow_event(b: Bench, f: Flight, label: str, args: dict[str, int], port_at:
     sh.step(label, args, want)
 
 
-def follow_clear_elsewhere(b: Bench, f: Flight) -> Follower:
+def follow_clear_elsewhere(b: Lockstep, f: CallInFlight) -> Follower:
     """mmu_update that clears an entry of somebody else's page table: refused."""
     while (yield) != END:
         pass
     want = OKAY if f.rc == 0 else ERRNO.get(f.rc, str(f.rc))
-    b.shadow.step("mmu_update_clear", {"caller": f.domid, "space": f.domid, "t": b.shadow.free_translation()}, want)
+    b.spec_state.step("mmu_update_clear", {"caller": f.domid, "space": f.domid, "t": b.spec_state.free_translation()}, want)
 
 
-def follow_destroy(b: Bench, f: Flight, domid: int) -> Follower:
+def follow_destroy(b: Lockstep, f: CallInFlight, domid: int) -> Follower:
     """domctl destroydomain, phase by phase."""
-    sh = b.shadow
+    sh = b.spec_state
     event = yield
     sh.step("privcmd_destroydomain", {"p": TOOLS, "x": b.privcmd, "d": domid}, OKAY if event != END else ANY)
     if event == END:
@@ -227,12 +227,12 @@ def follow_destroy(b: Bench, f: Flight, domid: int) -> Follower:
         if event == "destroy.events":
             sh.step("evtchn_destroy", {"d": domid})
         if event in ("destroy.roots", "destroy.unpinned") and not relinquished:
-            b.torn.add(domid)
-            f.hurry = True  # the rules give up page tables and memory in one step
+            b.page_tables_freed.add(domid)
+            f.must_finish_first = True  # the rules give up page tables and memory in one step
         if event == "destroy.memory" or (event == END and not relinquished):
             relinquished = True
-            f.hurry = False
-            b.torn.discard(domid)
+            f.must_finish_first = False
+            b.page_tables_freed.discard(domid)
             frames = [
                 i
                 for i in range(sh.size.heap)

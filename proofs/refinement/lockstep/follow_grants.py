@@ -23,8 +23,8 @@ from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.lockstep.call import (
     END,
     GENERAL,
+    CallInFlight,
     CopyElement,
-    Flight,
     Follower,
     MapElement,
     UnmapElement,
@@ -35,18 +35,18 @@ from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
 from bulkhead.proofs.refinement.lockstep.testbed import Guest
 
 if TYPE_CHECKING:
-    from bulkhead.proofs.refinement.lockstep.lockstep import Bench
+    from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 
 
-def caller_of(b: Bench, f: Flight) -> tuple[Guest, int, int]:
+def caller_of(b: Lockstep, f: CallInFlight) -> tuple[Guest, int, int]:
     assert f.guest is not None
     return f.guest, f.domid, f.calls[0]
 
 
-def follow_map(b: Bench, f: Flight, elements: list[MapElement]) -> Follower:
+def follow_map(b: Lockstep, f: CallInFlight, elements: list[MapElement]) -> Follower:
     """map_grant_ref, element by element."""
     guest, me, call = caller_of(b, f)
-    sh = b.shadow
+    sh = b.spec_state
     for i, e in enumerate(elements):
         event = yield
         key = (sh.domain(e.dom), sh.ref(e.ref))
@@ -71,7 +71,7 @@ def follow_map(b: Bench, f: Flight, elements: list[MapElement]) -> Follower:
             _refused_map(b, f, e, status, args, b.changes(key) - before)
             continue
         # While a grant is in use already, the implementation takes the page only in its second step, the rules in the first.
-        f.hurry = bool(sh.at("status.reading", *key))
+        f.must_finish_first = bool(sh.at("status.reading", *key))
         code = sh.try_step("map_grant_ref", args)
         late = False
         f.moving.discard(key)
@@ -84,7 +84,7 @@ def follow_map(b: Bench, f: Flight, elements: list[MapElement]) -> Follower:
         if event in HELD:
             raise Mismatch(f"a map in its second step is at {event}")
         f.moving.discard(key)
-        f.hurry = False
+        f.must_finish_first = False
         status = b.status(f, i * 32 + 18)
         if late:
             b.expect(f, "map_grant_ref", GENERAL, status)
@@ -99,9 +99,9 @@ def follow_map(b: Bench, f: Flight, elements: list[MapElement]) -> Follower:
             )
 
 
-def _refused_map(b: Bench, f: Flight, e: MapElement, status: str, args: dict[str, int], lost: int) -> None:
+def _refused_map(b: Lockstep, f: CallInFlight, e: MapElement, status: str, args: dict[str, int], lost: int) -> None:
     if status == "GNTST_no_space":
-        b.shadow.count("map_grant_ref", "GNTST_no_space")
+        b.spec_state.count("map_grant_ref", "GNTST_no_space")
         if b.has_handles(f):
             raise Mismatch("map_grant_ref: no_space although there are handles")
         return
@@ -112,7 +112,7 @@ def _refused_map(b: Bench, f: Flight, e: MapElement, status: str, args: dict[str
             classes = pin_classes(e.flags)
             if domain.grant_table.active[e.ref].pin & (classes << 7) or lost >= MOST_RACES:
                 fail = GENERAL
-    code = b.shadow.try_step("map_grant_ref", args, fail)
+    code = b.spec_state.try_step("map_grant_ref", args, fail)
     if code == OKAY or code is None:
         raise Mismatch(
             f"map_grant_ref: the rules say {code}, the implementation {status}", {"map_grant_ref: status": (code, status)}
@@ -130,8 +130,8 @@ def pin_classes(flags: int) -> int:
     return out
 
 
-def _insert(b: Bench, f: Flight, e: MapElement, me: int, call: int, guest: Guest, h: int, number: int) -> None:
-    sh = b.shadow
+def _insert(b: Lockstep, f: CallInFlight, e: MapElement, me: int, call: int, guest: Guest, h: int, number: int) -> None:
+    sh = b.spec_state
     t = sh.free_translation()
     sh.step("map_grant_ref.insert", {"this": call, "got_t": t, "got_u": sh.free_translation(t)})
     if (me, number) in sh.handles:
@@ -142,9 +142,9 @@ def _insert(b: Bench, f: Flight, e: MapElement, me: int, call: int, guest: Guest
         replace_slot(b, me, e.slot, t)
 
 
-def replace_slot(b: Bench, me: int, slot: int, t: int | None) -> None:
+def replace_slot(b: Lockstep, me: int, slot: int, t: int | None) -> None:
     """A page-table entry now holds translation t (or nothing); what was there is cleared, and may stay cached."""
-    sh = b.shadow
+    sh = b.spec_state
     old = sh.slots.pop((me, slot), None)
     if t is not None:
         sh.slots[me, slot] = t
@@ -155,10 +155,10 @@ def replace_slot(b: Bench, me: int, slot: int, t: int | None) -> None:
         b.touch_frame(frame)
 
 
-def follow_unmap(b: Bench, f: Flight, elements: list[UnmapElement]) -> Follower:
+def follow_unmap(b: Lockstep, f: CallInFlight, elements: list[UnmapElement]) -> Follower:
     """unmap_grant_ref of up to 32 elements: all first phases, one flush, all second phases."""
     guest, me, _ = caller_of(b, f)
-    sh = b.shadow
+    sh = b.spec_state
     event = yield
     pending: list[int] = []
     if event == END:
@@ -203,14 +203,14 @@ def follow_unmap(b: Bench, f: Flight, elements: list[UnmapElement]) -> Follower:
 
 
 def follow_copy(
-    b: Bench, f: Flight, elements: list[CopyElement], rule: str = "copy", begin: dict[str, int] | None = None
+    b: Lockstep, f: CallInFlight, elements: list[CopyElement], rule: str = "copy", begin: dict[str, int] | None = None
 ) -> Follower:
     """copy: each element is a batch of its own, as the implementation keeps nothing between two of them.
 
     `rule` is the operation that performs the copy, `begin` the arguments of its first step.
     """
     me, call = f.domid, f.calls[0]
-    sh = b.shadow
+    sh = b.spec_state
     this = {"this": call}
     begin = begin or {"caller": me, "space": me}
     for i, e in enumerate(elements):
@@ -288,10 +288,10 @@ def _bounds(e: CopyElement, parts: tuple[tuple[int, int], tuple[int, int]]) -> s
     return OKAY if inside else GENERAL
 
 
-def follow_swap(b: Bench, f: Flight, refs: tuple[int, int]) -> Follower:
+def follow_swap(b: Lockstep, f: CallInFlight, refs: tuple[int, int]) -> Follower:
     """swap_grant_ref of two entries of one's own."""
     _, me, _ = caller_of(b, f)
-    sh = b.shadow
+    sh = b.spec_state
     yield
     keys = [(me, sh.ref(ref)) for ref in refs]
     b.expect(
@@ -301,10 +301,10 @@ def follow_swap(b: Bench, f: Flight, refs: tuple[int, int]) -> Follower:
         b.settle_forged(key)
 
 
-def follow_transfer(b: Bench, f: Flight, mfn: int, dom: int, ref: int) -> Follower:
+def follow_transfer(b: Lockstep, f: CallInFlight, mfn: int, dom: int, ref: int) -> Follower:
     """transfer of one page."""
     _, me, call = caller_of(b, f)
-    sh = b.shadow
+    sh = b.spec_state
     event = yield
     element = sh.frame(mfn)
     args = {"caller": me, "space": me, "f": element, "dom": sh.domain(dom), "ref": sh.ref(ref), "this": call}

@@ -1,6 +1,6 @@
 """Implementation and rules side by side: calls are started and advanced step by step, and everything is compared.
 
-`Bench` owns the rig, the shadow and the calls in flight. After each step of the implementation the call's follower takes
+`Lockstep` owns the rig, the shadow and the calls in flight. After each step of the implementation the call's follower takes
 the rule steps, then what the rules do by themselves (flush, free, scrub, destroy) is taken as far as the implementation has
 done it, then what the step touched is compared; every `full_every` steps all state is, and every `claims_every` steps all
 invariants and theorems are evaluated.
@@ -14,7 +14,7 @@ from bulkhead.impl.xen.guest_access import translate
 from bulkhead.impl.xen.scheduler import HELD
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.lockstep.abstraction import Places, differences, entry_differences, entry_of, in_use_bits
-from bulkhead.proofs.refinement.lockstep.call import END, Flight, Follower
+from bulkhead.proofs.refinement.lockstep.call import END, CallInFlight, Follower
 from bulkhead.proofs.refinement.lockstep.observe import Asked, Key
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import TOOLS, Rules
@@ -26,41 +26,41 @@ PATTERN = PERIOD * (abi.PAGE_SIZE // len(PERIOD) + 3)
 GREEDY = 40  # more than the heap has
 
 
-class Bench(Asked):
+class Lockstep(Asked):
     """One machine beside its rules."""
 
     def __init__(self, rules: Rules, seed: int, full_every: int = 1, claims_every: int = 0, rules_on: bool = True) -> None:
         super().__init__(rules, seed)
-        self.flights: list[Flight] = []
+        self.flights: list[CallInFlight] = []
         self.full_every = full_every
         self.claims_every = claims_every
         self.rules_on = rules_on
         self.steps = 0
         self.calls = 0
-        self.forged: set[Key] = set()  # entries whose in-use bits the granter has overwritten
+        self.overwritten_bits: set[Key] = set()  # entries whose in-use bits the granter has overwritten
         self.locked: set[Key] = set()  # entries that a transfer is about to complete
         self.dirty: set[int] = set()  # domains with translations that may be stale
         self.dying: set[int] = set()  # domains that have given up everything
-        self.torn: set[int] = set()  # domains whose page tables are gone before the rules know
+        self.page_tables_freed: set[int] = set()  # domains whose page tables are gone before the rules know
         self.touched: set[Key] = set()
         self.touched_frames: set[int] = set()
         self.owned_handles: set[tuple[int, int]] = set()
         self.privcmd = 0
         self.free_frames = self.rig.xen.frames.free_count
         if rules_on:
-            self.shadow.step("open_privcmd", {"p": TOOLS, "x_x": self.privcmd})
+            self.spec_state.step("open_privcmd", {"p": TOOLS, "x_x": self.privcmd})
 
     def touch_frame(self, element: int) -> None:
         """A frame lost a reference: it may go to the heap now."""
         self.touched_frames.add(element)
-        sh = self.shadow
+        sh = self.spec_state
         if not sh.T["frame.held"][element] and sh.T["frame.use"][element] in (sh.use["ram"], sh.use["status_frame"]):
-            sh.limbo.add(element)
+            sh.awaiting_free.add(element)
 
     def make_free(self, element: int) -> None:
         """The implementation has taken the frame from the heap: by the rules it must be free, or become so now."""
-        sh = self.shadow
-        if element in sh.limbo:
+        sh = self.spec_state
+        if element in sh.awaiting_free:
             for d in list(self.dirty):
                 self.flushed(d)
             self._free(element)
@@ -71,7 +71,7 @@ class Bench(Asked):
 
     def flushed(self, d: int) -> None:
         """Take the rules' flush of a domain if no TLB of it holds a stale translation any more."""
-        sh, T = self.shadow, self.shadow.T
+        sh, T = self.spec_state, self.spec_state.T
         stale = {
             T["translation.frame"][t]
             for t in range(sh.size.translations)
@@ -94,19 +94,19 @@ class Bench(Asked):
         self.dirty.discard(d)
 
     def _free(self, element: int) -> None:
-        sh = self.shadow
+        sh = self.spec_state
         if sh.T["frame.use"][element] not in (sh.use["ram"], sh.use["status_frame"]):
-            sh.limbo.discard(element)
+            sh.awaiting_free.discard(element)
             return
         if sh.try_step("free_page", {"f": element}) == OKAY:
-            sh.limbo.discard(element)
+            sh.awaiting_free.discard(element)
 
     def settle(self) -> None:
         """What the rules do by themselves, as far as the implementation has done it."""
-        sh = self.shadow
+        sh = self.spec_state
         for d in list(self.dirty):
             self.flushed(d)
-        for element in list(sh.limbo):
+        for element in list(sh.awaiting_free):
             frame = self.rig.xen.frames.table[sh.first_mfn + element]
             if frame.count == 0 or frame.owner is None or (frame.allocated and not sh.T["frame.held"][element]):
                 self._free(element)
@@ -115,28 +115,28 @@ class Bench(Asked):
                 code = sh.try_step("domain_destroy", {"d": d})
                 if code == OKAY:
                     self.dying.discard(d)
-                    self.forged = {k for k in self.forged if k[0] != d}
+                    self.overwritten_bits = {k for k in self.overwritten_bits if k[0] != d}
 
     # Stores.
 
     def forge(self, key: Key) -> None:
         """The in-use bits of an entry now say what the bytes say, whatever the rules do."""
-        self.forged.add(key)
+        self.overwritten_bits.add(key)
         self.settle_forged(key)
 
     def settle_forged(self, key: Key) -> None:
         """Bits that agree again are compared again."""
         domain = self.rig.xen.domains.get(key[0])
-        sh = self.shadow
+        sh = self.spec_state
         number = sh.size.refs[key[1]]
         if domain is None or number >= domain.grant_table.nr_entries:
             return
         k = key[0] * sh.rules.nrefs + key[1]
         want = (8 if sh.T["status.reading"][k] else 0) | (16 if sh.T["status.writing"][k] else 0)
         if in_use_bits(domain, number) == want:
-            self.forged.discard(key)
+            self.overwritten_bits.discard(key)
         else:
-            self.forged.add(key)
+            self.overwritten_bits.add(key)
 
     def store_entry(
         self, guest: Guest, ref: int, flags: int, domid: int, mfn: int, keep_bits: bool, part: tuple[int, int] = (0, 0)
@@ -146,7 +146,7 @@ class Bench(Asked):
         `part` is where a part of the page begins and how long it is, for version 2.
         """
         table = guest.domain.grant_table
-        sh = self.shadow
+        sh = self.spec_state
         key = (guest.domid, sh.ref(ref))
         if ref >= table.nr_entries or key in self.locked:
             return False
@@ -182,8 +182,8 @@ class Bench(Asked):
     def end_access(self, guest: Guest, ref: int) -> str:
         """The granter's protocol of withdrawal (version 1); EBUSY while the entry is in use, "" where it does not apply."""
         table = guest.domain.grant_table
-        key = (guest.domid, self.shadow.ref(ref))
-        if table.version != 1 or ref >= table.nr_entries or key in self.forged or key in self.locked:
+        key = (guest.domid, self.spec_state.ref(ref))
+        if table.version != 1 or ref >= table.nr_entries or key in self.overwritten_bits or key in self.locked:
             return ""
         data, off = table.header_at(ref)
         in_use = bool(in_use_bits(guest.domain, ref))
@@ -191,7 +191,7 @@ class Bench(Asked):
             abi.U16.pack_into(data, off, 0)
         code = "EBUSY" if in_use else OKAY
         if self.rules_on:
-            self.shadow.step("end_access", {"caller": guest.domid, "ref": key[1]}, code)
+            self.spec_state.step("end_access", {"caller": guest.domid, "ref": key[1]}, code)
         return code
 
     def access(self, guest: Guest, vcpu: int, slot: int, write: bool) -> bool:
@@ -204,7 +204,7 @@ class Bench(Asked):
             if not frame.xenheap:
                 self.fill(frame)
             if self.rules_on:
-                self._store_rule(guest, slot, self.shadow.frame(frame.mfn))
+                self._store_rule(guest, slot, self.spec_state.frame(frame.mfn))
         return writable or not write
 
     def fill(self, frame: Frame) -> None:
@@ -217,7 +217,7 @@ class Bench(Asked):
             frame.bytes()[:] = PATTERN[first : first + abi.PAGE_SIZE]
 
     def _store_rule(self, guest: Guest, slot: int, element: int) -> None:
-        T, sh = self.shadow.T, self.shadow
+        T, sh = self.spec_state.T, self.spec_state
         candidates = [
             t
             for t in range(sh.size.translations)
@@ -234,7 +234,7 @@ class Bench(Asked):
 
     def create(self, domid: int, max_maptrack: int = 1, greedy: bool = False) -> bool:
         """Build a guest; False when there is no memory for it."""
-        xen, sh, kernel = self.rig.xen, self.shadow, self.rig.kernel
+        xen, sh, kernel = self.rig.xen, self.spec_state, self.rig.kernel
         if xen.frames.free_count < FIXED + 2:
             return False
         if self.rules_on and not self._id_is_free(domid):
@@ -273,7 +273,7 @@ class Bench(Asked):
 
     def _id_is_free(self, domid: int) -> bool:
         """By the rules an id is free once no TLB holds anything of its last owner's: flush, where only that is missing."""
-        sh = self.shadow
+        sh = self.spec_state
         if sh.T["domain.phase"][domid] != sh.phase["absent"] and domid not in self.rig.xen.domains:
             for guest in self.rig.guests.values():
                 guest.domain.flush_tlb()
@@ -284,7 +284,7 @@ class Bench(Asked):
     def _built(self, domid: int, element: int) -> None:
         """The builder populates a page, writes it through a foreign mapping and gives that up."""
         self.make_free(element)
-        self.shadow.build_page(self.privcmd, domid, element)
+        self.spec_state.build_page(self.privcmd, domid, element)
 
     def pause(self, domid: int, pause: bool) -> None:
         """Pause or unpause a guest without calls in flight."""
@@ -296,25 +296,25 @@ class Bench(Asked):
         rc, _ = self.rig.kernel.domctl(cmd, domid)
         if self.rules_on:
             label = "privcmd_pausedomain" if pause else "privcmd_unpausedomain"
-            self.shadow.step(label, {"p": TOOLS, "x": self.privcmd, "d": domid}, OKAY if rc == 0 else "EINVAL")
+            self.spec_state.step(label, {"p": TOOLS, "x": self.privcmd, "d": domid}, OKAY if rc == 0 else "EINVAL")
 
     def crashed(self, domid: int) -> None:
         """Xen has crashed a guest: by the rules it is paused for good."""
-        if self.rules_on and not self.shadow.T["domain.paused"][domid]:
-            self.shadow.step("privcmd_pausedomain", {"p": TOOLS, "x": self.privcmd, "d": domid})
+        if self.rules_on and not self.spec_state.T["domain.paused"][domid]:
+            self.spec_state.step("privcmd_pausedomain", {"p": TOOLS, "x": self.privcmd, "d": domid})
 
     # Steps.
 
-    def launch(self, flight: Flight, follower: Follower, ncalls: int) -> None:
-        """Put a call into flight; it makes its first step when it is advanced."""
+    def launch(self, in_flight: CallInFlight, follower: Follower, ncalls: int) -> None:
+        """Put a call in flight; it makes its first step when it is advanced."""
         self.calls += 1
         if self.rules_on:
-            flight.calls = [self.shadow.free_calls.pop() for _ in range(ncalls)]
+            in_flight.calls = [self.spec_state.free_calls.pop() for _ in range(ncalls)]
             next(follower)
-            flight.follower = follower
-        self.flights.append(flight)
+            in_flight.follower = follower
+        self.flights.append(in_flight)
 
-    def advance(self, f: Flight) -> bool:
+    def advance(self, f: CallInFlight) -> bool:
         """One step of a call; True when it has returned."""
         self.steps += 1
         if f.watch is not None:
@@ -331,7 +331,7 @@ class Bench(Asked):
             self.rig.guests.pop(f.domid, None)
         if f.marker == END:
             self.flights.remove(f)
-            self.shadow.free_calls.extend(f.calls)
+            self.spec_state.free_calls.extend(f.calls)
             if (
                 f.guest is not None
                 and f.guest.domain.crashed
@@ -343,7 +343,7 @@ class Bench(Asked):
             self.check()
         return f.marker == END
 
-    def _follow(self, f: Flight) -> None:
+    def _follow(self, f: CallInFlight) -> None:
         assert f.follower is not None
         try:
             f.follower.send(f.marker)
@@ -351,7 +351,7 @@ class Bench(Asked):
             if f.marker != END and f.marker not in HELD:
                 f.follower = _idle()
                 next(f.follower)
-        if self.dirty or self.dying or self.shadow.limbo:
+        if self.dirty or self.dying or self.spec_state.awaiting_free:
             self.settle()
 
     # Comparison.
@@ -373,8 +373,12 @@ class Bench(Asked):
         domains = self.rig.xen.domains
         for d, r in self.touched:
             domain = domains.get(d)
-            if domain is not None and self.shadow.size.refs[r] < domain.grant_table.nr_entries and self.shadow.bound(domain):
-                entry_differences(self.shadow, domain, r, self.forged, moving, out)
+            if (
+                domain is not None
+                and self.spec_state.size.refs[r] < domain.grant_table.nr_entries
+                and self.spec_state.bound(domain)
+            ):
+                entry_differences(self.spec_state, domain, r, self.overwritten_bits, moving, out)
         if out:
             raise Mismatch("the states differ", out)
 
@@ -386,18 +390,18 @@ class Bench(Asked):
 
     def compare_all(self) -> None:
         """The whole state."""
-        quiet = not self.flights and not self.torn
-        torn = {d: self.rig.guests.pop(d) for d in self.torn if d in self.rig.guests}
-        out = differences(self.rig, self.shadow, self.forged, self._moving(), quiet)
-        self.rig.guests.update(torn)
+        quiet = not self.flights and not self.page_tables_freed
+        without_tables = {d: self.rig.guests.pop(d) for d in self.page_tables_freed if d in self.rig.guests}
+        out = differences(self.rig, self.spec_state, self.overwritten_bits, self._moving(), quiet)
+        self.rig.guests.update(without_tables)
         if out:
             raise Mismatch("the states differ", out)
 
     def check_claims(self) -> None:
         """All invariants, and all theorems that hold in this system."""
-        machine = self.shadow.rules.machine
-        for name, claim in self.shadow.rules.claims.items():
-            if not machine.holds(self.shadow.state, claim.body):
+        machine = self.spec_state.rules.machine
+        for name, claim in self.spec_state.rules.claims.items():
+            if not machine.holds(self.spec_state.state, claim.body):
                 raise Mismatch(f"{claim.kind} {name} does not hold")
 
     def check_end(self) -> None:
@@ -407,7 +411,7 @@ class Bench(Asked):
             raise Mismatch(f"domains {sorted(set(xen.domains) - {0})} are still there at the end")
         if xen.frames.free_count != self.free_frames:
             raise Mismatch(f"{self.free_frames - xen.frames.free_count} frames are missing at the end")
-        for f in range(self.shadow.size.heap):
+        for f in range(self.spec_state.size.heap):
             frame = xen.frames.get(self.rig.first_mfn + f)
             if frame is not None and (frame.count or frame.tcount or frame.owner is not None):
                 raise Mismatch(f"frame {f} keeps counts at the end: {frame.count}, {frame.tcount}")

@@ -11,8 +11,8 @@ from typing import Final
 
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.domains import Domain
-from bulkhead.proofs.refinement.lockstep.call import CopyElement, Flight, UnmapElement, same, status_name
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch, Shadow
+from bulkhead.proofs.refinement.lockstep.call import CallInFlight, CopyElement, UnmapElement, same, status_name
+from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch, SpecState
 from bulkhead.proofs.refinement.lockstep.spec_world import Rules
 from bulkhead.proofs.refinement.lockstep.testbed import Guest, Rig
 
@@ -25,35 +25,35 @@ class Asked:
 
     def __init__(self, rules: Rules, seed: int) -> None:
         self.rig = Rig(seed, rules.size.heap, rules.size.ports)
-        self.shadow = Shadow(rules, self.rig.first_mfn)
+        self.spec_state = SpecState(rules, self.rig.first_mfn)
         self.changed: Counter[Key] = Counter()  # how often the header of an entry was changed by its granter
         self.was_transitive: set[Key] = set()  # entries that a copy began to claim as transitive ones
 
-    def bytes(self, f: Flight, offset: int, size: int) -> bytes:
+    def bytes(self, f: CallInFlight, offset: int, size: int) -> bytes:
         """Bytes of a call's arguments as they are now."""
         if f.read is not None:
             return f.read(offset, size)
         assert f.guest is not None
         return f.guest.result(f.vcpu, offset, size)
 
-    def word(self, f: Flight, offset: int) -> int:
+    def word(self, f: CallInFlight, offset: int) -> int:
         """A 32-bit word of them."""
         return int(abi.U32.unpack(self.bytes(f, offset, 4))[0])
 
-    def status(self, f: Flight, offset: int) -> str:
+    def status(self, f: CallInFlight, offset: int) -> str:
         """A status field."""
         status = status_name(abi.STATUS.unpack(self.bytes(f, offset, 2))[0])
         f.seen.append(status)
         return status
 
-    def expect(self, f: Flight, label: str, code: str | None, status: str) -> None:
+    def expect(self, f: CallInFlight, label: str, code: str | None, status: str) -> None:
         """Rule code and status must say the same."""
         if code is None or not same(code, status):
             raise Mismatch(
                 f"{label}: the rules say {code}, the implementation {status}", {f"{label}: status": (code, status)}
             )
 
-    def has_handles(self, f: Flight) -> bool:
+    def has_handles(self, f: CallInFlight) -> bool:
         """Has the caller a maptrack record to give?"""
         assert f.guest is not None
         table = f.guest.domain.grant_table
@@ -62,7 +62,7 @@ class Asked:
 
     def names_another(self, me: int, e: UnmapElement, h: int, status: str) -> bool:
         """May an unmap be refused for its addresses: another entry's, or not the frame's own?"""
-        T, sh = self.shadow.T, self.shadow
+        T, sh = self.spec_state.T, self.spec_state
         if status == "GNTST_bad_dev_addr":
             element = T["active.frame"][T["mapping.granter"][h] * sh.rules.nrefs + T["mapping.ref"][h]]
             return e.bus != sh.mfn(element) << 12
@@ -75,7 +75,7 @@ class Asked:
 
     def entry_key(self, dom: int, ref: int, me: int) -> Key:
         """Domain and reference as elements."""
-        sh = self.shadow
+        sh = self.spec_state
         return (me if dom == abi.DOMID_SELF else sh.domain(dom)), sh.ref(ref)
 
     def pin(self, key: Key | None) -> int:
@@ -83,7 +83,7 @@ class Asked:
         if key is None:
             return 0
         domain = self.rig.xen.domains.get(key[0])
-        number = self.shadow.size.refs[key[1]]
+        number = self.spec_state.size.refs[key[1]]
         if domain is None or number >= domain.grant_table.nr_entries:
             return 0
         return domain.grant_table.active[number].pin
@@ -104,20 +104,24 @@ class Asked:
                 return True
             if key in self.was_transitive or self._names_another_part(key):
                 return True
-            T, k = self.shadow.T, key[0] * self.shadow.rules.nrefs + key[1]
+            T, k = self.spec_state.T, key[0] * self.spec_state.rules.nrefs + key[1]
             f = T["active.frame"][k] if T["status.reading"][k] else T["entry.frame"][k]
-            return self.is_table(self.shadow.mfn(f))
+            return self.is_table(self.spec_state.mfn(f))
         return self.is_table(e.dst)
 
     def _names_another_part(self, key: Key) -> bool:
         """Is a part of the page in use, and another part what the entry grants now? (A call that has failed to claim the
         destination has let go of its source already; by the rules it still holds it.)"""
         domain = self.rig.xen.domains.get(key[0])
-        number = self.shadow.size.refs[key[1]]
+        number = self.spec_state.size.refs[key[1]]
         if domain is None or number >= domain.grant_table.nr_entries:
             return False
         act = domain.grant_table.active[number]
-        if not (act.pin or self.shadow.at("status.reading", *key)) or not act.sub_page or domain.grant_table.version == 1:
+        if (
+            not (act.pin or self.spec_state.at("status.reading", *key))
+            or not act.sub_page
+            or domain.grant_table.version == 1
+        ):
             return False
         flags, _, off, length, _ = domain.grant_table.entry_v2(number)
         return (act.start, act.length) != ((off, length) if flags & abi.GTF_SUB_PAGE else (0, abi.PAGE_SIZE))
@@ -126,7 +130,7 @@ class Asked:
         """Where the part in use of an entry begins and ends; the whole page of a frame that is named by number."""
         if key is None:
             return 0, abi.PAGE_SIZE
-        act = self.rig.xen.domains[key[0]].grant_table.active[self.shadow.size.refs[key[1]]]
+        act = self.rig.xen.domains[key[0]].grant_table.active[self.spec_state.size.refs[key[1]]]
         return act.start, act.start + act.length
 
     def source_may_fail(self, e: CopyElement, lost: int, me: int) -> bool:

@@ -18,11 +18,11 @@ from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.calls import Answer, Call
 from bulkhead.proofs.refinement.lockstep import follow_domains as fd
 from bulkhead.proofs.refinement.lockstep import follow_grants as fg
-from bulkhead.proofs.refinement.lockstep.call import CopyElement, Flight, Follower, MapElement, UnmapElement
+from bulkhead.proofs.refinement.lockstep.call import CallInFlight, CopyElement, Follower, MapElement, UnmapElement
 from bulkhead.proofs.refinement.lockstep.testbed import Guest
 
 if TYPE_CHECKING:
-    from bulkhead.proofs.refinement.lockstep.lockstep import Bench
+    from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 
 Arguments = tuple[int, ...]
 Packed = tuple[Arguments, bytes]  # the hypercall's arguments, and the bytes in the caller's argument page
@@ -33,20 +33,22 @@ class Operation:
     """A hypercall: its number, the bytes of a call, its follower, a line of text, and how many calls of the rules it is."""
 
     number: int
-    pack: Callable[[Bench, Guest, int, Call], Packed]
-    follow: Callable[[Bench, Flight, Call], Follower]
+    pack: Callable[[Lockstep, Guest, int, Call], Packed]
+    follow: Callable[[Lockstep, CallInFlight, Call], Follower]
     text: Callable[[Call], str]
     ncalls: Callable[[Call], int] = lambda call: 1
 
 
-def start(b: Bench, call: Call, text: str = "") -> Flight:
-    """Put a guest's call into flight, with a line of text of its own or another; it makes its first step when advanced."""
+def start(b: Lockstep, call: Call, text: str = "") -> CallInFlight:
+    """Put a guest's call in flight, with a line of text of its own or another; it makes its first step when advanced."""
     domid, vcpu = call.caller()
     guest, operation = b.rig.guests[domid], OPERATIONS[call.operation]
     args, payload = operation.pack(b, guest, vcpu, call)
-    flight = Flight(text or told(call), domid, vcpu, guest.start(vcpu, operation.number, args, payload), guest=guest)
-    b.launch(flight, operation.follow(b, flight, call), operation.ncalls(call))
-    return flight
+    in_flight = CallInFlight(
+        text or told(call), domid, vcpu, guest.start(vcpu, operation.number, args, payload), guest=guest
+    )
+    b.launch(in_flight, operation.follow(b, in_flight, call), operation.ncalls(call))
+    return in_flight
 
 
 def told(call: Call) -> str:
@@ -78,7 +80,7 @@ def _grant(
     cmd: int,
     elements: Callable[[Call], Sequence[Any]],
     pack: Callable[[Any], bytes],
-    follow: Callable[[Bench, Flight, list[Any]], Follower],
+    follow: Callable[[Lockstep, CallInFlight, list[Any]], Follower],
     name: str,
     *,
     one_call: bool = True,
@@ -97,7 +99,10 @@ def _grant(
 
 
 def _grant_one(
-    cmd: int, pack: Callable[[Call], bytes], follow: Callable[[Bench, Flight, Call], Follower], text: Callable[[Call], str]
+    cmd: int,
+    pack: Callable[[Call], bytes],
+    follow: Callable[[Lockstep, CallInFlight, Call], Follower],
+    text: Callable[[Call], str],
 ) -> Operation:
     """A grant operation on one element."""
     return Operation(
@@ -105,33 +110,33 @@ def _grant_one(
     )
 
 
-def _pack_setup(b: Bench, guest: Guest, vcpu: int, call: Call) -> Packed:
+def _pack_setup(b: Lockstep, guest: Guest, vcpu: int, call: Call) -> Packed:
     base = guest.arg(vcpu)
     return (2, base, 1), abi.SETUP_TABLE.pack(abi.DOMID_SELF, 0, call.arguments["frames"], 0, 0, 0, base + 128)
 
 
-def _follow_transfer(b: Bench, f: Flight, call: Call) -> Follower:
+def _follow_transfer(b: Lockstep, f: CallInFlight, call: Call) -> Follower:
     return fg.follow_transfer(b, f, call.arguments["mfn"], call.arguments["dom"], call.arguments["ref"])
 
 
 # --- memory ---
 
 
-def _pack_mmu(b: Bench, guest: Guest, vcpu: int, call: Call) -> Packed:
+def _pack_mmu(b: Lockstep, guest: Guest, vcpu: int, call: Call) -> Packed:
     a = call.arguments
     return ((guest.arg(vcpu), 1, 0, a["foreign"]), abi.MMU_UPDATE.pack(guest.layout.window_maddr(a["slot"]), a["pte"]))
 
 
-def _follow_mmu(b: Bench, f: Flight, call: Call) -> Follower:
+def _follow_mmu(b: Lockstep, f: CallInFlight, call: Call) -> Follower:
     a = call.arguments
     return fd.follow_mmu(b, f, a["slot"], a["pte"], a["foreign"], True)
 
 
-def _follow_va(b: Bench, f: Flight, call: Call) -> Follower:
+def _follow_va(b: Lockstep, f: CallInFlight, call: Call) -> Follower:
     return fd.follow_mmu(b, f, call.arguments["slot"], call.arguments["pte"], abi.DOMID_SELF, False)
 
 
-def _pack_elsewhere(b: Bench, guest: Guest, vcpu: int, call: Call) -> Packed:
+def _pack_elsewhere(b: Lockstep, guest: Guest, vcpu: int, call: Call) -> Packed:
     other = b.rig.guests[call.arguments["dom"]]
     return (guest.arg(vcpu), 1, 0, abi.DOMID_SELF), abi.MMU_UPDATE.pack(other.layout.window_maddr(0), 0)
 
@@ -142,13 +147,13 @@ def _reservation(base: int, extents: Sequence[int]) -> bytes:
     return head + b"".join(abi.U64.pack(e) for e in extents)
 
 
-def _pack_populate(b: Bench, guest: Guest, vcpu: int, call: Call) -> Packed:
+def _pack_populate(b: Lockstep, guest: Guest, vcpu: int, call: Call) -> Packed:
     base = guest.arg(vcpu)
     wanted = [0x1000 + i for i in range(call.arguments["count"])]
     return (abi.XENMEM_POPULATE_PHYSMAP, base), _reservation(base, wanted)
 
 
-def _pack_decrease(b: Bench, guest: Guest, vcpu: int, call: Call) -> Packed:
+def _pack_decrease(b: Lockstep, guest: Guest, vcpu: int, call: Call) -> Packed:
     base = guest.arg(vcpu)
     return (abi.XENMEM_DECREASE_RESERVATION, base), _reservation(base, call.arguments["mfns"])
 
@@ -164,7 +169,7 @@ def _event(
     cmd: int,
     pack: Callable[[Call], bytes],
     rule: str,
-    args: Callable[[Bench, int, Call], dict[str, int]],
+    args: Callable[[Lockstep, int, Call], dict[str, int]],
     text: Callable[[Call], str],
     port_at: int | None = None,
 ) -> Operation:
@@ -177,12 +182,12 @@ def _event(
     )
 
 
-def _named(b: Bench, me: int, dom: int) -> int:
+def _named(b: Lockstep, me: int, dom: int) -> int:
     """The element of a domain that a call names."""
-    return me if dom == abi.DOMID_SELF else b.shadow.domain(dom)
+    return me if dom == abi.DOMID_SELF else b.spec_state.domain(dom)
 
 
-def _port(b: Bench, me: int, call: Call) -> dict[str, int]:
+def _port(b: Lockstep, me: int, call: Call) -> dict[str, int]:
     return {"q": call.arguments["port"] - 1}
 
 
@@ -276,7 +281,7 @@ OPERATIONS: dict[str, Operation] = {
         abi.EVTCHNOP_ALLOC_UNBOUND,
         lambda c: TWO_DOMIDS.pack(c.arguments["dom"], c.arguments["remote"], 0),
         "evtchn_alloc_unbound",
-        lambda b, me, c: {"d": _named(b, me, c.arguments["dom"]), "remote": b.shadow.domain(c.arguments["remote"])},
+        lambda b, me, c: {"d": _named(b, me, c.arguments["dom"]), "remote": b.spec_state.domain(c.arguments["remote"])},
         lambda c: f"alloc_unbound in {c.arguments['dom']:#x} for d{c.arguments['remote']}",
         4,
     ),
@@ -315,7 +320,7 @@ OPERATIONS: dict[str, Operation] = {
 # --- what is no hypercall, or no guest's ---
 
 
-def _write_entry(b: Bench, call: Call) -> Answer:
+def _write_entry(b: Lockstep, call: Call) -> Answer:
     a = call.arguments
     done = b.store_entry(
         b.rig.guests[call.caller()[0]], a["ref"], a["flags"], a["domid"], a["mfn"], a["keep_bits"], tuple(a["part"])
@@ -323,49 +328,49 @@ def _write_entry(b: Bench, call: Call) -> Answer:
     return Answer(OKAY if done else NOT_DONE)
 
 
-def _end_access(b: Bench, call: Call) -> Answer:
+def _end_access(b: Lockstep, call: Call) -> Answer:
     return Answer(b.end_access(b.rig.guests[call.caller()[0]], call.arguments["ref"]))
 
 
-def _access(b: Bench, call: Call) -> Answer:
+def _access(b: Lockstep, call: Call) -> Answer:
     domid, vcpu = call.caller()
     done = b.access(b.rig.guests[domid], vcpu, call.arguments["slot"], call.arguments["write"])
     return Answer(OKAY if done else NOT_DONE)
 
 
-def _take_events(b: Bench, call: Call) -> Answer:
+def _take_events(b: Lockstep, call: Call) -> Answer:
     me = call.caller()[0]
     for number in b.rig.guests[me].domain.events.take_pending():
         if b.rules_on:
-            b.shadow.step("evtchn_take", {"caller": me, "q": number - 1})
+            b.spec_state.step("evtchn_take", {"caller": me, "q": number - 1})
     return Answer(OKAY)
 
 
-def _create(b: Bench, call: Call) -> Answer:
+def _create(b: Lockstep, call: Call) -> Answer:
     a = call.arguments
     return Answer(OKAY if b.create(a["domid"], a["max_maptrack"], a["greedy"]) else NOT_DONE)
 
 
-def _pause(b: Bench, call: Call) -> Answer:
+def _pause(b: Lockstep, call: Call) -> Answer:
     b.pause(call.arguments["domid"], call.operation == "pausedomain")
     return Answer(OKAY)
 
 
-def begin_destroy(b: Bench, call: Call) -> Flight:
-    """Put a destroydomain of the toolstack's into flight."""
+def begin_destroy(b: Lockstep, call: Call) -> CallInFlight:
+    """Put a destroydomain of the toolstack's in flight."""
     domid, kernel = call.arguments["domid"], b.rig.kernel
     raw = abi.DOMCTL_HEADER.pack(abi.DOMCTL_DESTROYDOMAIN, abi.DOMCTL_INTERFACE_VERSION, domid, 0, 0, 0)
     write(b.rig.xen, kernel.vcpu, kernel.arg_va, raw.ljust(abi.DOMCTL_SIZE, b"\0"))
-    flight = Flight(
+    in_flight = CallInFlight(
         f"destroydomain d{domid}", domid, 0, b.rig.xen.hypercall(kernel.vcpu, abi.HYPERVISOR_DOMCTL, kernel.arg_va)
     )
-    b.launch(flight, fd.follow_destroy(b, flight, domid), 0)
-    return flight
+    b.launch(in_flight, fd.follow_destroy(b, in_flight, domid), 0)
+    return in_flight
 
 
 NOT_DONE = "not done"  # the caller could see beforehand that nothing would happen
 IN_FLIGHT = Answer("in flight")
-AT_ONCE: dict[str, Callable[[Bench, Call], Answer]] = {
+AT_ONCE: dict[str, Callable[[Lockstep, Call], Answer]] = {
     "write_entry": _write_entry,
     "end_access": _end_access,
     "access": _access,
@@ -378,9 +383,9 @@ AT_ONCE: dict[str, Callable[[Bench, Call], Answer]] = {
 
 @dataclass
 class Interleaved:
-    """A target whose calls stay in flight after their first step; `Bench.advance` lets each go on."""
+    """A target whose calls stay in flight after their first step; `Lockstep.advance` lets each go on."""
 
-    b: Bench
+    b: Lockstep
 
     def carry_out(self, call: Call) -> Answer:
         """Begin a call; what takes one step is done at once."""

@@ -24,7 +24,7 @@ class Mismatch(Exception):
         self.places = places or {}
 
 
-class Shadow:
+class SpecState:
     """A rule state with the bindings of its elements."""
 
     def __init__(self, rules: Rules, first_mfn: int) -> None:
@@ -46,7 +46,7 @@ class Shadow:
         self.dom0_frames: dict[int, int] = {}  # mfn -> Frame, for Dom0's own pages
         self.left: set[int] = set()  # pages that Dom0's kernel has taken back, and that one who dies may still map
         self.free_calls = list(range(self.size.calls - 1, -1, -1))
-        self.limbo: set[int] = set()  # frames whose owner has given them up and that are not in the heap yet
+        self.awaiting_free: set[int] = set()  # frames whose owner has given them up and that are not in the heap yet
         self._keys: dict[tuple[str, str], str] = {}
 
     # Elements.

@@ -15,8 +15,8 @@ from typing import Any
 
 from bulkhead.model import loader
 from bulkhead.model.caller import Caller
+from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import System
-from bulkhead.model.machine import Machine
 from bulkhead.model.world import State, World
 
 SYSTEM = str(Path(__file__).parent / "compared.rules")
@@ -79,7 +79,7 @@ class Rules:
             },
             {"dom0": 0, "gref_console": 0, "gref_xenstore": 1},
         )
-        self.machine = Machine(self.system, world)
+        self.machine = ExecutableModel(self.system, world)
         self.caller = Caller(self.machine)
         self.number = {name: k for k, name in enumerate(self.system.funcs)}
         self.members = {sort: {m: i for i, m in enumerate(ms)} for sort, ms in self.system.enums.items()}

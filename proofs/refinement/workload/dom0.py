@@ -21,7 +21,7 @@ from bulkhead.impl.dom0.syscalls import EVTCHN, GNTALLOC, GNTDEV, PRIVCMD, devic
 from bulkhead.impl.xen import abi
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.lockstep import follow_dom0
-from bulkhead.proofs.refinement.lockstep.call import CopyElement, Flight
+from bulkhead.proofs.refinement.lockstep.call import CallInFlight, CopyElement
 from bulkhead.proofs.refinement.lockstep.dom0_state import (
     NOT_THERE,
     Mapping,
@@ -36,7 +36,7 @@ from bulkhead.proofs.refinement.lockstep.spec_world import CHILD, KERNEL, TOOLS,
 from bulkhead.proofs.refinement.workload import dom0_changes, dom0_control, dom0_copies, dom0_gntalloc, dom0_gntdev
 
 if TYPE_CHECKING:
-    from bulkhead.proofs.refinement.lockstep.lockstep import Bench
+    from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 
 NODES = {"gntdev": GNTDEV, "gntalloc": GNTALLOC, "evtchn": EVTCHN, "privcmd": PRIVCMD}
 MOST_FILES = 5
@@ -46,10 +46,10 @@ Move = Callable[["Dom0", Proc], str]
 class Dom0:
     """The processes and what they have open."""
 
-    def __init__(self, bench: Bench, rng: random.Random, interleave: Callable[[Flight], None]) -> None:
-        self.b = bench
+    def __init__(self, lockstep: Lockstep, rng: random.Random, interleave: Callable[[CallInFlight], None]) -> None:
+        self.b = lockstep
         self.rng = rng
-        self.kernel = bench.rig.kernel
+        self.kernel = lockstep.rig.kernel
         self.interleave = interleave
         self.at_start = self._kernel_has()
         self.pool = GntallocPool(self.kernel, limit=3)
@@ -67,13 +67,13 @@ class Dom0:
         self.unbinding: dict[str, int] | None = None  # the process and file of an unbind
         self.killed: Proc | None = None
         self.current: Proc | None = None  # who makes the system call
-        bench.shadow.lives[bench.rig.dom0] = 0
+        lockstep.spec_state.lives[lockstep.rig.dom0] = 0
         self.kernel_file = self.element("file.open")
         self.rule("open_gntdev", {"p": KERNEL, "x_x": self.kernel_file})
         tools = Proc(TOOLS, Process(self.kernel), self.nodes)
         self.procs[TOOLS] = tools
         fd = tools.sys.open(PRIVCMD)
-        self.tools_file = tools.fds[fd] = Opened(tools.process.files[fd], bench.privcmd, "privcmd")
+        self.tools_file = tools.fds[fd] = Opened(tools.process.files[fd], lockstep.privcmd, "privcmd")
         self._know_buffer(tools)
         self.kernel.fly = self.fly
         self.kernel.poked = self.poked
@@ -104,16 +104,16 @@ class Dom0:
 
     def rule(self, label: str, args: dict[str, int], expect: str = OKAY, fail: str | None = None) -> str:
         """A rule step that must answer like the implementation."""
-        return self.b.shadow.step(label, args, expect, fail) if self.b.rules_on else OKAY
+        return self.b.spec_state.step(label, args, expect, fail) if self.b.rules_on else OKAY
 
     def element(self, func: str) -> int:
         """The first element of which a fact does not hold."""
-        return self.b.shadow.T[func].index(0) if self.b.rules_on else 0
+        return self.b.spec_state.T[func].index(0) if self.b.rules_on else 0
 
     def _know_buffer(self, proc: Proc) -> None:
         """The rules know the pages that a process copies from and to."""
         for page in proc.pages():
-            self.b.shadow.know_dom0_frame(page.mfn)
+            self.b.spec_state.know_dom0_frame(page.mfn)
 
     # Moves.
 
@@ -260,7 +260,7 @@ class Dom0:
                 maddr = child.process.space.pte_maddr(slot.vpn)
                 copy = child.slots[slot.vpn] = Slot("own", slot.vpn, slot.writable, maddr=maddr)
                 if self.b.rules_on and slot.user is not None:
-                    copy.user = self.b.shadow.free_translation()
+                    copy.user = self.b.spec_state.free_translation()
                     self.rule(
                         "gntalloc_inherit",
                         {
@@ -268,7 +268,7 @@ class Dom0:
                             "child": space,
                             "t": slot.user,
                             "u_t": copy.user,
-                            "u_nil": self.b.shadow.size.handles - 1,
+                            "u_nil": self.b.spec_state.size.handles - 1,
                         },
                     )
         return child
@@ -286,7 +286,7 @@ class Dom0:
         proc.process.exit()
         del self.procs[-1]
         for mfn in mfns:
-            self.b.shadow.forget_dom0_frame(mfn)
+            self.b.spec_state.forget_dom0_frame(mfn)
         self.sync()
         for slot in proc.slots.values():
             if slot.kind != "grant" or slot.user is not None or slot.kernel is not None:
@@ -300,7 +300,7 @@ class Dom0:
         """A grant hypercall of the kernel: a call in flight, between whose steps guests run."""
         self.sync()
         kernel = self.kernel
-        flight = Flight(
+        in_flight = CallInFlight(
             f"dom0: grant op {cmd}",
             0,
             0,
@@ -308,9 +308,9 @@ class Dom0:
             read=kernel.result,
         )
         ncalls = len(elements) if cmd == abi.GNTTABOP_UNMAP_GRANT_REF else 1
-        self.b.launch(flight, follow_dom0.follower(self, flight, cmd, elements), ncalls)
-        self.interleave(flight)
-        return flight.rc
+        self.b.launch(in_flight, follow_dom0.follower(self, in_flight, cmd, elements), ncalls)
+        self.interleave(in_flight)
+        return in_flight.rc
 
     def slots(self) -> list[tuple[Proc, Slot]]:
         """All mappings of all processes."""
@@ -334,7 +334,7 @@ class Dom0:
             if slot.maddr == maddr and slot.kind != "grant":
                 del proc.slots[slot.vpn]
                 if self.b.rules_on and slot.user is not None:
-                    frame = self.b.shadow.T["translation.frame"][slot.user]
+                    frame = self.b.spec_state.T["translation.frame"][slot.user]
                     label = "gntalloc_munmap" if slot.kind == "own" else "privcmd_munmap"
                     self.rule(label, {"p": proc.space, "t": slot.user})
                     self.rule("flush_tlb", {"d": 0})
@@ -352,7 +352,7 @@ class Dom0:
             return
         if self.own_event:
             return
-        T = self.b.shadow.T
+        T = self.b.spec_state.T
         if self.b.rules_on and not any(
             T[f"{what}.event"][n] and T[f"{what}.port"][n] == port - 1 for what, n in self._ended()
         ):
@@ -390,9 +390,9 @@ class Dom0:
             self.records = [r for r in self.records if r.gmap.users]
             for page in [p for p in self.pages if self._taken_back(p)]:
                 self.pages.remove(page)
-                self.b.shadow.forget_dom0_frame(page.mfn)
+                self.b.spec_state.forget_dom0_frame(page.mfn)
             return
-        sh = self.b.shadow
+        sh = self.b.spec_state
         for opened in [o for o in self.files if not o.file.refs]:
             if any(sh.T["bound.used"][q] and sh.T["bound.file"][q] == opened.x for q in range(sh.size.ports)):
                 continue  # still closing its ports
@@ -407,7 +407,7 @@ class Dom0:
         for page in [p for p in self.pages if self._taken_back(p)]:
             self.rule("gntalloc_free", {"f": page.f})
             self.pages.remove(page)
-            sh.limbo.discard(page.f)
+            sh.awaiting_free.discard(page.f)
             sh.forget_dom0_frame(page.mfn)
 
     def _taken_back(self, page: SharedPage) -> bool:
@@ -417,7 +417,7 @@ class Dom0:
         """What each file's ring holds."""
         if not self.b.rules_on:
             return
-        rang, n = self.b.shadow.T["rang"], self.b.shadow.size.ports
+        rang, n = self.b.spec_state.T["rang"], self.b.spec_state.size.ports
         for opened in self.files:
             device = opened.file.device
             if isinstance(device, Evtchn) and not device.overflow:

@@ -103,10 +103,10 @@ def _remapped(d: Dom0, proc: Proc, slot: Slot, writable: bool) -> int | None:
     """By the rules, one more translation of the page; the old one goes later."""
     if not d.b.rules_on or slot.user is None:
         return None
-    u = d.b.shadow.free_translation()
+    u = d.b.spec_state.free_translation()
     d.rule(
         "gntalloc_remap",
-        {"p": proc.space, "t": slot.user, "writable": int(writable), "u_t": u, "u_nil": d.b.shadow.size.handles - 1},
+        {"p": proc.space, "t": slot.user, "writable": int(writable), "u_t": u, "u_nil": d.b.spec_state.size.handles - 1},
     )
     return u
 

@@ -35,7 +35,7 @@ def _port(d: Dom0) -> int:
     ports = list(d.kernel.evtchn_users)
     if ports and d.rng.random() < 0.93:
         return ports[int(d.rng.random() * len(ports))]
-    return 1 + int(d.rng.random() * d.b.shadow.size.ports)
+    return 1 + int(d.rng.random() * d.b.spec_state.size.ports)
 
 
 def _peer(d: Dom0) -> int:
@@ -53,11 +53,13 @@ def bind(d: Dom0, proc: Proc) -> str:
         for n, port in guest.events.ports.items()
         if port.state == 1 and port.remote_domid == 0
     ]
-    dom, port = _peer(d), 1 + int(d.rng.random() * d.b.shadow.size.ports)
+    dom, port = _peer(d), 1 + int(d.rng.random() * d.b.spec_state.size.ports)
     if waiting and d.rng.random() < 0.85:
         dom, port = waiting[int(d.rng.random() * len(waiting))]
     code, made, _ = _event(d, proc, fd, c.EVTCHN_BIND_INTERDOMAIN, c.TWO.pack(dom, port))
-    d.rule("evtchn_bind", {"p": proc.space, "x": x, "dom": d.b.shadow.domain(dom), "o": port - 1} | _made(code, made), code)
+    d.rule(
+        "evtchn_bind", {"p": proc.space, "x": x, "dom": d.b.spec_state.domain(dom), "o": port - 1} | _made(code, made), code
+    )
     _tight(d, opened)
     return f"evtchn bind to d{dom} port {port}: {code}"
 
@@ -67,7 +69,7 @@ def bind_unbound(d: Dom0, proc: Proc) -> str:
     fd, x, opened = d.fd_of(proc, "evtchn")
     dom = _peer(d)
     code, made, _ = _event(d, proc, fd, c.EVTCHN_BIND_UNBOUND_PORT, abi.U32.pack(dom))
-    d.rule("evtchn_bind_unbound", {"p": proc.space, "x": x, "dom": d.b.shadow.domain(dom)} | _made(code, made), code)
+    d.rule("evtchn_bind_unbound", {"p": proc.space, "x": x, "dom": d.b.spec_state.domain(dom)} | _made(code, made), code)
     _tight(d, opened)
     return f"evtchn bind_unbound for d{dom}: {code}"
 
@@ -122,7 +124,9 @@ def restrict_events(d: Dom0, proc: Proc) -> str:
         dom = (0, abi.DOMID_FIRST_RESERVED, 0xFFFF)[int(d.rng.random() * 3)]
     code, _, _ = proc.ioctl(fd, c.EVTCHN_RESTRICT_DOMID, abi.U16.pack(dom))
     reserved = code == "EINVAL" and dom >= abi.DOMID_FIRST_RESERVED
-    d.rule("evtchn_restrict", {"p": proc.space, "x": x, "dom": d.b.shadow.domain(dom)}, code, "EINVAL" if reserved else None)
+    d.rule(
+        "evtchn_restrict", {"p": proc.space, "x": x, "dom": d.b.spec_state.domain(dom)}, code, "EINVAL" if reserved else None
+    )
     if code == OKAY and dom >= abi.DOMID_FIRST_RESERVED:
         raise Mismatch(f"a file was restricted to {dom:#x}, which is no domain")
     return f"evtchn restrict to d{dom}: {code}"
@@ -153,7 +157,7 @@ def read_events(d: Dom0, proc: Proc) -> str:
         raise Mismatch(f"a read of {size} bytes gave {len(ports)} ports")
     overflow = isinstance(device, Evtchn) and device.overflow
     if code != OKAY and d.b.rules_on:
-        for q in range(d.b.shadow.size.ports):  # not one of them may be read
+        for q in range(d.b.spec_state.size.ports):  # not one of them may be read
             d.rule(
                 "evtchn_read",
                 {"p": proc.space, "x": x, "q": q, "again": 0},
@@ -232,7 +236,7 @@ def restrict(d: Dom0, proc: Proc) -> str:
         return ""
     dom = (1, 1, 2, 99)[int(d.rng.random() * 4)]
     code, _, _ = proc.ioctl(fd, c.PRIVCMD_RESTRICT, abi.U16.pack(dom))
-    d.rule("privcmd_restrict", {"p": proc.space, "x": x, "dom": d.b.shadow.domain(dom)}, code)
+    d.rule("privcmd_restrict", {"p": proc.space, "x": x, "dom": d.b.spec_state.domain(dom)}, code)
     return f"privcmd restrict to d{dom}: {code}"
 
 
@@ -310,7 +314,7 @@ def _batch(
     d: Dom0, proc: Proc, fd: int, x: int, area: tuple[int, int] | None, addr: int, count: int, writable: bool
 ) -> tuple[str, list[int]]:
     """A batch of pages, mostly of one guest's: errno's name or okay, and which of them failed."""
-    b, sh = d.b, d.b.shadow
+    b, sh = d.b, d.b.spec_state
     guests = list(b.rig.guests.values())
     dom, gfns = 99, [0x7FFFFFFF] * count
     if guests and d.rng.random() < 0.95:
@@ -362,7 +366,7 @@ def _hypercall(d: Dom0, proc: Proc, fd: int, number: int, args: tuple[int, ...],
 def control(d: Dom0, proc: Proc) -> str:
     """A domctl by a process: without effect, as the descriptor or the domain is not the right one."""
     fd, x, opened = d.fd_of(proc, "privcmd")
-    b, sh = d.b, d.b.shadow
+    b, sh = d.b, d.b.spec_state
     name = list(CONTROL)[int(d.rng.random() * 4)]
     device = opened.file.device if opened is not None else None
     powerless = device is None or getattr(device, "domid", 0) != abi.DOMID_INVALID
@@ -408,7 +412,7 @@ def alloc_unbound(d: Dom0, proc: Proc) -> str:
     )
     d.own_event = False
     made = TWO_DOMIDS.unpack(proc.sys.load(at, 8))[2]
-    sh = d.b.shadow
+    sh = d.b.spec_state
     d.rule(
         "privcmd_alloc_unbound",
         {"p": proc.space, "x": x, "d": sh.domain(domid), "remote": sh.domain(remote)} | _made(code, made),
@@ -420,7 +424,7 @@ def alloc_unbound(d: Dom0, proc: Proc) -> str:
 def populate(d: Dom0, proc: Proc) -> str:
     """XENMEM_populate_physmap for a guest, by a process."""
     fd, x, _ = d.fd_of(proc, "privcmd")
-    b, sh = d.b, d.b.shadow
+    b, sh = d.b, d.b.spec_state
     ids = [n for n in b.rig.xen.domains if n]
     domid = ids[int(d.rng.random() * len(ids))] if ids and d.rng.random() < 0.9 else 99
     at = proc.arg + 256

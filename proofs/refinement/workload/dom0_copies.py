@@ -30,7 +30,7 @@ def copy(d: Dom0, proc: Proc) -> str:
     fd, x, _ = d.fd_of(proc, "gntdev")
     if fd not in proc.fds or proc.fds[fd].kind != "gntdev":
         code, _, _ = proc.ioctl(fd, GNTDEV_GRANT_COPY, COPY_HEAD.pack(0, 0, 0))
-        d.rule("gntdev_copy", {"p": proc.space, "x": x, "this": d.b.shadow.free_calls[-1]}, code)
+        d.rule("gntdev_copy", {"p": proc.space, "x": x, "this": d.b.spec_state.free_calls[-1]}, code)
         return f"gntdev copy: {code}"
     rng = d.rng
     for page in proc.pages():
@@ -156,7 +156,7 @@ def _grant(d: Dom0) -> tuple[int, int]:
     domains = [(n, domain) for n, domain in d.b.rig.xen.domains.items() if n < 4]
     for domid, domain in domains:
         table = domain.grant_table
-        for ref in d.b.shadow.size.refs[2:]:
+        for ref in d.b.spec_state.size.refs[2:]:
             if (
                 ref < table.nr_entries
                 and offered(table, ref)
@@ -166,7 +166,7 @@ def _grant(d: Dom0) -> tuple[int, int]:
                 offers.append((domid, ref))
     if offers and x < 0.9:
         return offers[int(x / 0.9 * len(offers))]
-    return (99, 8) if x < 0.95 else (domains[int((x - 0.95) * 20 * len(domains))][0], d.b.shadow.size.refs[-1])
+    return (99, 8) if x < 0.95 else (domains[int((x - 0.95) * 20 * len(domains))][0], d.b.spec_state.size.refs[-1])
 
 
 def _pins_special(d: Dom0, domid: int, ref: int) -> bool:

@@ -35,7 +35,7 @@ def alloc(d: Dom0, proc: Proc) -> str:
     kept, free[:] = ([*free], []) if d.rng.random() < 0.06 else ([], [*free])
     code, _, raw = proc.ioctl(fd, GNTALLOC_ALLOC_GREF, ALLOC_HEAD.pack(dom, int(writable), count, 0) + bytes(12))
     free[:0] = kept
-    sh = d.b.shadow
+    sh = d.b.spec_state
     args = {"p": proc.space, "x": x, "dom": dom, "writable": int(writable)}
     if not isinstance(device, Gntalloc) or opened is None:
         d.rule("gntalloc_alloc_gref", {**args, "f": 0, "r": 0}, code)
@@ -79,7 +79,7 @@ def share(d: Dom0, proc: Proc) -> str:
     if page is not None and mine and _listed(page):
         _past_the_end(proc, fd, opened)
     code, addr = proc.mmap(fd, page.offset if page is not None and mine else NOWHERE, writable, len(pages) or 1)
-    sh = d.b.shadow
+    sh = d.b.spec_state
     for n, f in enumerate([p.f for p in pages] or [page.f if page is not None else sh.size.heap]):
         t = sh.free_translation() if d.b.rules_on else 0
         d.rule(
@@ -132,7 +132,7 @@ def dealloc(d: Dom0, proc: Proc) -> str:
         if code != OKAY:
             raise Mismatch(f"gntalloc dealloc: the rules say okay, the implementation {code}")
     else:
-        f = page.f if page is not None else d.b.shadow.size.heap
+        f = page.f if page is not None else d.b.spec_state.size.heap
         d.rule("gntalloc_dealloc_gref", {"p": proc.space, "x": x, "f": f}, code)
     return f"gntalloc dealloc of {len(pages)}: {code}"
 
@@ -146,7 +146,7 @@ def notify(d: Dom0, proc: Proc) -> str:
     if q is None or (fd in proc.fds and proc.fds[fd].kind == "gntdev"):
         return ""  # that is another rule: dom0_gntdev.py
     action, at = 1 + int(d.rng.random() * 3), 8 * int(d.rng.random() * 500)
-    f = page.f if page is not None else d.b.shadow.size.heap
+    f = page.f if page is not None else d.b.spec_state.size.heap
     offset = page.offset + at if page is not None and mine else NOWHERE
     d.closing = []
     code, _, _ = proc.ioctl(fd, SET_UNMAP_NOTIFY, RANGE.pack(offset, action, port))

@@ -29,8 +29,8 @@ def _gntdev(opened: Opened) -> Gntdev:
 
 def _some_map(d: Dom0) -> int:
     """A map that no file lists: what a wrong index names."""
-    T = d.b.shadow.T
-    return next(m for m in range(d.b.shadow.size.maps) if not T["gmap.listed"][m]) if d.b.rules_on else 0
+    T = d.b.spec_state.T
+    return next(m for m in range(d.b.spec_state.size.maps) if not T["gmap.listed"][m]) if d.b.rules_on else 0
 
 
 def offered(table: GrantTable, ref: int) -> bool:
@@ -49,7 +49,7 @@ def map_ref(d: Dom0, proc: Proc) -> str:
     fd, x, opened = d.fd_of(proc, "gntdev")
     rng = d.rng
     ids = [n for n in d.b.rig.xen.domains if n < 4]
-    refs = [n for n in d.b.shadow.size.refs if n < 1000]
+    refs = [n for n in d.b.spec_state.size.refs if n < 1000]
     offers = []
     for domid, guest in d.b.rig.guests.items():
         table = guest.domain.grant_table
@@ -82,7 +82,7 @@ def register(d: Dom0, proc: Proc, fd: int, x: int, opened: Opened | None, *grant
         opened.maps.append(record)
         d.records.append(record)
     for n, (dom, ref) in enumerate(grants):
-        args = {"p": proc.space, "x": x, "dom": d.b.shadow.domain(dom), "ref": d.b.shadow.ref(ref), "m": free_map(d)}
+        args = {"p": proc.space, "x": x, "dom": d.b.spec_state.domain(dom), "ref": d.b.spec_state.ref(ref), "m": free_map(d)}
         if n and record is not None:
             d.rule("gntdev_map_next_ref", {**args, "first": record.m}, code)
         elif n:
@@ -139,7 +139,7 @@ def map_page(d: Dom0, proc: Proc, fd: int, x: int, record: MapRecord | None, wri
         code, _ = proc.mmap(fd, NOWHERE, writable)
         d.rule(
             "gntdev_mmap",
-            {"p": proc.space, "x": x, "m": _some_map(d), "writable": int(writable), "this": d.b.shadow.free_calls[-1]},
+            {"p": proc.space, "x": x, "m": _some_map(d), "writable": int(writable), "this": d.b.spec_state.free_calls[-1]},
             code,
         )
         return code
@@ -151,7 +151,7 @@ def map_page(d: Dom0, proc: Proc, fd: int, x: int, record: MapRecord | None, wri
         for m in record.elements:
             d.rule(
                 "gntdev_mmap",
-                {"p": proc.space, "x": x, "m": m, "writable": int(writable), "this": d.b.shadow.free_calls[-1]},
+                {"p": proc.space, "x": x, "m": m, "writable": int(writable), "this": d.b.spec_state.free_calls[-1]},
                 code,
             )
     for slot in slots if d.b.rules_on and mapping.made else ():
@@ -186,8 +186,8 @@ def munmap(d: Dom0, proc: Proc) -> str:
             code = OKAY
         except KernelError as error:
             code = "EINVAL" if error.code == abi.EINVAL else str(error.code)
-        t = d.b.shadow.free_translation() if d.b.rules_on else 0
-        d.rule("gntdev_munmap", {"p": proc.space, "t": t, "this": d.b.shadow.free_calls[-1]}, code)
+        t = d.b.spec_state.free_translation() if d.b.rules_on else 0
+        d.rule("gntdev_munmap", {"p": proc.space, "t": t, "this": d.b.spec_state.free_calls[-1]}, code)
         d.rule("gntalloc_munmap", {"p": proc.space, "t": _grant_translation(d, t)}, code)
         d.rule("privcmd_munmap", {"p": proc.space, "t": _grant_translation(d, t)}, code)
         return "munmap of no page"
@@ -249,9 +249,13 @@ def _grant_translation(d: Dom0, otherwise: int) -> int:
     """A translation that neither of the other two rules for munmap is for."""
     if not d.b.rules_on:
         return otherwise
-    T = d.b.shadow.T
+    T = d.b.spec_state.T
     return next(
-        (t for t in range(d.b.shadow.size.translations) if T["translation.present"][t] and T["translation.origin"][t] == 1),
+        (
+            t
+            for t in range(d.b.spec_state.size.translations)
+            if T["translation.present"][t] and T["translation.origin"][t] == 1
+        ),
         otherwise,
     )
 
@@ -324,12 +328,12 @@ def notice_port(d: Dom0) -> tuple[int, int | None]:
     """A port for a notice and its element: mostly one that is bound, or held by another notice."""
     ports = list(d.kernel.evtchn_holds)
     port = ports[int(d.rng.random() * len(ports))] if ports and d.rng.random() < 0.9 else 77
-    return port, port - 1 if port <= d.b.shadow.size.ports else _unbound_port(d)
+    return port, port - 1 if port <= d.b.spec_state.size.ports else _unbound_port(d)
 
 
 def _unbound_port(d: Dom0) -> int | None:
     used = d.kernel.evtchn_holds
-    return next((n - 1 for n in range(1, d.b.shadow.size.ports + 1) if n not in used), None)
+    return next((n - 1 for n in range(1, d.b.spec_state.size.ports + 1) if n not in used), None)
 
 
 MOVES = ((18, map_ref), (22, mmap), (12, munmap), (14, unmap_ref), (8, notify))

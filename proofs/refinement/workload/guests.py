@@ -16,14 +16,14 @@ from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.domains import Domain
 from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER, read_pte
 from bulkhead.proofs.refinement.calls import Target, guest_call
-from bulkhead.proofs.refinement.lockstep.lockstep import POOL, Bench
+from bulkhead.proofs.refinement.lockstep.lockstep import POOL, Lockstep
 from bulkhead.proofs.refinement.lockstep.operations import Interleaved, told
 from bulkhead.proofs.refinement.lockstep.testbed import FIXED, SLOTS, Guest
 
 GuestMove = Callable[[Guest, int], None]
 
 
-def maps_of_the_past(b: Bench, domain: Domain) -> list[int]:
+def maps_of_the_past(b: Lockstep, domain: Domain) -> list[int]:
     """Handles of grants by domains that have gone, where another domain has that id now and uses that reference."""
     found = []
     for handle, record in enumerate(domain.grant_table.maptrack):
@@ -38,12 +38,12 @@ def maps_of_the_past(b: Bench, domain: Domain) -> list[int]:
 class GuestCalls(ABC):
     """The moves of guests, chosen from a seed."""
 
-    def __init__(self, bench: Bench, rng: random.Random) -> None:
-        self.b = bench
-        self.target: Target = Interleaved(bench)
+    def __init__(self, lockstep: Lockstep, rng: random.Random) -> None:
+        self.b = lockstep
+        self.target: Target = Interleaved(lockstep)
         self.rng = rng
         self.text = ""
-        self.refs = [n for n in bench.shadow.size.refs if n < 1000]
+        self.refs = [n for n in lockstep.spec_state.size.refs if n < 1000]
         self.moves: list[tuple[float, GuestMove]] = []
         weights: list[tuple[float, GuestMove]] = [
             (20, self.store),
@@ -101,7 +101,7 @@ class GuestCalls(ABC):
         x = self.rng.random()
         if x < 0.9:
             return self.refs[2 + int(x / 0.9 * (len(self.refs) - 3))] if len(self.refs) > 3 else self.refs[-1]
-        return self.rng.choice(self.b.shadow.size.refs)
+        return self.rng.choice(self.b.spec_state.size.refs)
 
     def page(self, guest: Guest) -> int:
         """A frame number: mostly a page of the guest's own."""
@@ -111,7 +111,7 @@ class GuestCalls(ABC):
         if x < 0.9:
             return guest.window.mfn
         first = self.b.rig.first_mfn
-        mfn = first + int(self.rng.random() * self.b.shadow.size.heap)
+        mfn = first + int(self.rng.random() * self.b.spec_state.size.heap)
         return guest.window.mfn if self.b.rig.special(mfn) else mfn
 
     def store(self, guest: Guest, vcpu: int) -> None:
@@ -146,7 +146,7 @@ class GuestCalls(ABC):
         if guest is None or guest.domain.is_dying or guest.domain.pause_count or guest.domain.crashed:
             return
         flags = rng.choice((0, 1, 1, 5))
-        self.write_entry(guest, b.shadow.size.refs[element], flags, self.other(guest), self.page(guest), True)
+        self.write_entry(guest, b.spec_state.size.refs[element], flags, self.other(guest), self.page(guest), True)
 
     def grant_of(self, me: int) -> tuple[int, int] | None:
         """A live offer to a domain, as (granter, reference)."""
@@ -376,7 +376,7 @@ class GuestCalls(ABC):
         """swap_grant_ref, unless a call is just changing one of the entries."""
         refs = (self.ref(), self.ref())
         taken = {k for f in self.b.flights for k in f.moving} | self.b.locked
-        if any((guest.domid, self.b.shadow.ref(ref)) in taken for ref in refs):
+        if any((guest.domid, self.b.spec_state.ref(ref)) in taken for ref in refs):
             return
         self.call(guest, vcpu, "swap_grant_ref", refs=refs)
 
@@ -415,7 +415,7 @@ class GuestCalls(ABC):
     def events(self, guest: Guest, vcpu: int) -> None:
         """Event channels: open one, bind, ring, close, look; all ports of its own at once, rarely."""
         rng, b, me = self.rng, self.b, guest.domid
-        nports = b.shadow.size.ports
+        nports = b.spec_state.size.ports
         ports = guest.domain.events.ports
         port = 1 + int(rng.random() * nports)
         if ports and rng.random() < 0.8:

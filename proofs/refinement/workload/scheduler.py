@@ -1,7 +1,7 @@
 """Chooses who does what next, from a seed: guests, Dom0's processes, the toolstack; and which call in flight goes on.
 
 The choice looks at the rules in one thing only: where they see a step fail before the implementation does, nobody comes in
-between (`Flight.hurry`).
+between (`CallInFlight.must_finish_first`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from bulkhead.impl.xen.domains import MAPTRACK_TAIL
 from bulkhead.impl.xen.scheduler import HELD
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.calls import Call
-from bulkhead.proofs.refinement.lockstep.call import Flight
-from bulkhead.proofs.refinement.lockstep.lockstep import Bench
+from bulkhead.proofs.refinement.lockstep.call import CallInFlight
+from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 from bulkhead.proofs.refinement.lockstep.testbed import Guest
 from bulkhead.proofs.refinement.workload.dom0 import Dom0
@@ -26,10 +26,10 @@ TOOLSTACK = "d0"
 class Driver(GuestCalls):
     """All that moves."""
 
-    def __init__(self, bench: Bench, seed: int) -> None:
-        super().__init__(bench, random.Random(seed))
-        self.dom0 = Dom0(bench, self.rng, self.interleave)
-        self.own: Flight | None = None  # a call of Dom0's kernel, which goes on when the others have had their turn
+    def __init__(self, lockstep: Lockstep, seed: int) -> None:
+        super().__init__(lockstep, random.Random(seed))
+        self.dom0 = Dom0(lockstep, self.rng, self.interleave)
+        self.own: CallInFlight | None = None  # a call of Dom0's kernel, which goes on when the others have had their turn
 
     # One move.
 
@@ -63,7 +63,7 @@ class Driver(GuestCalls):
             return
         self._guest_move(guests)
 
-    def _others(self) -> list[Flight]:
+    def _others(self) -> list[CallInFlight]:
         """Calls in flight that may go on now."""
         return [f for f in self.b.flights if f is not self.own]
 
@@ -73,9 +73,9 @@ class Driver(GuestCalls):
         flights = self._others()
         if not flights:
             return False
-        holder = next((f for f in flights if f.marker in HELD or f.hurry), None)
+        holder = next((f for f in flights if f.marker in HELD or f.must_finish_first), None)
         if holder is not None:
-            if not holder.hurry and rng.random() < 0.25:
+            if not holder.must_finish_first and rng.random() < 0.25:
                 self.hostile_store()
             b.advance(holder)
             return True
@@ -118,13 +118,13 @@ class Driver(GuestCalls):
                 move(guest, vcpu)
                 return
 
-    def interleave(self, own: Flight) -> None:
+    def interleave(self, own: CallInFlight) -> None:
         """Bring a call of Dom0's kernel to its end; wherever it yields, guests go on, and processes may be killed."""
         b, rng = self.b, self.rng
         outer, self.own = self.own, own
         while own in b.flights:
-            if own.marker in HELD or own.hurry:
-                if not own.hurry and rng.random() < 0.25:
+            if own.marker in HELD or own.must_finish_first:
+                if not own.must_finish_first and rng.random() < 0.25:
                     self.hostile_store()
             else:
                 if rng.random() < 0.02:
@@ -134,7 +134,7 @@ class Driver(GuestCalls):
                     if not self._go_on():
                         self._guest_move(guests)
                     guests = list(b.rig.guests.values())
-                while any(f.marker in HELD or f.hurry for f in self._others()):
+                while any(f.marker in HELD or f.must_finish_first for f in self._others()):
                     self._go_on()
             b.advance(own)
         self.own = outer
@@ -142,7 +142,7 @@ class Driver(GuestCalls):
     def finish_calls(self) -> None:
         """Let all calls in flight return, but for a call of Dom0's kernel that waits for this very move."""
         while flights := self._others():
-            f = next((f for f in flights if f.marker in HELD or f.hurry), flights[0])
+            f = next((f for f in flights if f.marker in HELD or f.must_finish_first), flights[0])
             self.text = f"{f.text} (from {f.marker})"
             self.b.advance(f)
 

@@ -23,9 +23,9 @@ AGENTS: Final = ("A", "B", "C")
 TRANSLATED: Final = ("H", "K")
 
 
-def script(seed: int, leg: int, ops: int, families: Sequence[str] = tuple(FAMILIES)) -> list[Call]:
-    """About `ops` calls; the same for the same seed, leg and families."""
-    s = Script(seed, leg)
+def script(seed: int, episode: int, ops: int, families: Sequence[str] = tuple(FAMILIES)) -> list[Call]:
+    """About `ops` calls; the same for the same seed, episode and families."""
+    s = Script(seed, episode)
     s.note = "start"
     for name in AGENTS:
         s.make(name)

@@ -46,8 +46,8 @@ DOMCTL_VERSION: Final = "0x15"
 class Script:
     """Calls so far, and what later ones may speak of."""
 
-    def __init__(self, seed: int, leg: int) -> None:
-        self.rng = random.Random(f"xen/{seed}/{leg}")
+    def __init__(self, seed: int, episode: int) -> None:
+        self.rng = random.Random(f"xen/{seed}/{episode}")
         self.calls: list[Call] = []
         self.agents: list[str] = []
         self.translated: list[str] = []

@@ -15,7 +15,7 @@ from bulkhead.model.ir import System, Term, Transition
 from bulkhead.model.world import State, World, size_of, table_sizes
 
 
-class Machine:
+class ExecutableModel:
     """The rules of one system in one world."""
 
     def __init__(self, system: System, world: World) -> None:

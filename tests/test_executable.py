@@ -16,9 +16,9 @@ import pytest
 
 from bulkhead.model.caller import Caller, caller_of
 from bulkhead.model.compile import compiled
+from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import TRUE, App, Lit, Op, Quant, System, Term, Update, Use, Var, eq
 from bulkhead.model.loader import load
-from bulkhead.model.machine import Machine
 from bulkhead.model.trace import Event
 from bulkhead.model.world import State, World, changes, size_of
 from bulkhead.proofs.theorems.directed_search import reach
@@ -38,12 +38,12 @@ def gt() -> System:
 
 
 @pytest.fixture(scope="module")
-def machine(gt: System) -> Machine:
-    return Machine(gt, SMALL)
+def machine(gt: System) -> ExecutableModel:
+    return ExecutableModel(gt, SMALL)
 
 
 @pytest.fixture(scope="module")
-def caller(machine: Machine) -> Caller:
+def caller(machine: ExecutableModel) -> Caller:
     return caller_of(machine)
 
 
@@ -75,7 +75,7 @@ def live(system: System, state: State) -> tuple[int, ...]:
     return key(seen)
 
 
-def successors(machine: Machine, state: State) -> Iterator[tuple[Event, State]]:
+def successors(machine: ExecutableModel, state: State) -> Iterator[tuple[Event, State]]:
     for label, t in machine.transitions.items():
         for choice in machine.choices(label):
             args = {p.name: i for p, i in zip(t.params, choice, strict=True)}
@@ -97,7 +97,7 @@ ATTACK = (
 # Steps and calls.
 
 
-def test_fire_changes_the_state_only_when_the_guard_holds(machine: Machine, start: State) -> None:
+def test_fire_changes_the_state_only_when_the_guard_holds(machine: ExecutableModel, start: State) -> None:
     before = copy(start)
     assert not machine.fire(start, "create", {"d": 0})
     assert start == before
@@ -123,7 +123,7 @@ def test_calls_end_with_the_code_of_the_first_check_that_fails(caller: Caller, s
     assert caller.call(start, "destroy", {"d": 1}).code == "EBUSY"
 
 
-def test_an_assignment_for_all_ranges_over_every_value(caller: Caller, machine: Machine, start: State) -> None:
+def test_an_assignment_for_all_ranges_over_every_value(caller: Caller, machine: ExecutableModel, start: State) -> None:
     for event in ATTACK[:4]:
         assert caller.call(start, event.label, event.args).code == "okay"
     assert caller.call(start, "destroy", {"d": 1}).code == "okay"
@@ -159,7 +159,7 @@ system c "Swaps."
 """)
     system = load(str(path))
     world = World({"Call": 1, "Thing": 3}, {})
-    machine = Machine(system, world)
+    machine = ExecutableModel(system, world)
     caller = Caller(machine)
     names = list(system.funcs)
     state = machine.empty_state()
@@ -243,7 +243,7 @@ class Interpreter:
 
 
 def test_both_manners_of_code_mean_what_an_interpreter_of_terms_says(gt: System) -> None:
-    machine = Machine(gt, WIDE)
+    machine = ExecutableModel(gt, WIDE)
     caller = caller_of(machine)
     meaning = Interpreter(gt, WIDE)
     rng = random.Random(7)
@@ -273,7 +273,7 @@ def test_both_manners_of_code_mean_the_same_for_a_large_system() -> None:
     """All of the language, two-state claims included, in states that need not be reachable."""
     system = load("disaggregated")
     world = World({**dict.fromkeys(system.sorts, 2), "Domain": 3}, {n: k % 2 for k, n in enumerate(system.consts)})
-    machine, free, meaning = Machine(system, world), Machine(system, world), Interpreter(system, world)
+    machine, free, meaning = ExecutableModel(system, world), ExecutableModel(system, world), Interpreter(system, world)
     for label, t in list(free.transitions.items()):
         free.transitions[label] = replace(t, guard=TRUE)  # so that every assignment is made
     caller = caller_of(machine)
@@ -291,7 +291,7 @@ def test_both_manners_of_code_mean_the_same_for_a_large_system() -> None:
                 == bool(caller.value(before, claim.body))
                 == bool(meaning.value(claim.body, before, before, {}))
             )
-        for claim in system.transitions.values():
+        for claim in system.step_claims.values():
             for failed in (False, True):
                 assert machine.holds_between(before, after, claim.body, failed) == bool(
                     meaning.value(claim.body, before, after, {"failed": int(failed)})
@@ -315,7 +315,7 @@ def test_terms_have_values(caller: Caller, start: State) -> None:
     assert caller.value(start, Op("ite", (alive, d, root), "Domain"), {"d": 2}) == 0
 
 
-def test_two_state_terms(machine: Machine, start: State) -> None:
+def test_two_state_terms(machine: ExecutableModel, start: State) -> None:
     after = copy(start)
     machine.fire(after, "create", {"d": 2})
     d = Var("d", "Domain")
@@ -328,7 +328,7 @@ def test_two_state_terms(machine: Machine, start: State) -> None:
 # All states.
 
 
-def test_all_states_of_the_small_world_satisfy_every_claim(gt: System, machine: Machine, start: State) -> None:
+def test_all_states_of_the_small_world_satisfy_every_claim(gt: System, machine: ExecutableModel, start: State) -> None:
     claims = [*gt.invariants.values(), *gt.theorems.values()]
     seen, todo = {key(start)}, [start]
     alive = set()
@@ -344,7 +344,7 @@ def test_all_states_of_the_small_world_satisfy_every_claim(gt: System, machine: 
 
 
 def test_the_fault_is_found_at_depth_five() -> None:
-    machine = Machine(load(GT, ["b1"]), SMALL)
+    machine = ExecutableModel(load(GT, ["b1"]), SMALL)
     claim = machine.system.theorems["cover"].body
     first = initial_state(caller_of(machine))
     assert first is not None
@@ -378,11 +378,11 @@ init forall x: Thing. not on[x]
 system c "Nothing."
     uses c
 """)
-    assert initial_state(Caller(Machine(load(str(path)), World({"Call": 1, "Thing": 2}, {})))) is None
+    assert initial_state(Caller(ExecutableModel(load(str(path)), World({"Call": 1, "Thing": 2}, {})))) is None
 
 
 def test_a_walk_is_determined_by_its_seed(gt: System) -> None:
-    machine = Machine(gt, WIDE)
+    machine = ExecutableModel(gt, WIDE)
     first = walk(machine, 1, 20_000)
     assert first == walk(machine, 1, 20_000)
     assert first.taken + first.refused == 20_000
@@ -390,12 +390,14 @@ def test_a_walk_is_determined_by_its_seed(gt: System) -> None:
 
 
 def test_every_label_is_reached(gt: System) -> None:
-    machine = Machine(gt, WIDE)
+    machine = ExecutableModel(gt, WIDE)
     for seed in (1, 2, 3):  # over one machine, whose compiled parts are kept from one search to the next
         assert reach(machine, seed, 20_000).labels == {t.label for s in gt.steps for t in s.transitions()}
 
 
-def test_arguments_are_found_exactly_when_some_satisfy_the_guard(machine: Machine, caller: Caller, start: State) -> None:
+def test_arguments_are_found_exactly_when_some_satisfy_the_guard(
+    machine: ExecutableModel, caller: Caller, start: State
+) -> None:
     rng = random.Random(5)
     for event in ATTACK:
         for t in caller.transitions:
@@ -421,7 +423,7 @@ def test_a_pick_called_as_a_variable_of_an_assignment_before_it(tmp_path: Path) 
         'system y "y" uses c'
     )
     for size in (2, 200):  # written out, and as a loop
-        machine = Machine(load(str(path)), World({"Call": 1, "T": size}, {}))
+        machine = ExecutableModel(load(str(path)), World({"Call": 1, "T": size}, {}))
         state = machine.empty_state()
         assert machine.fire(state, "op", {"w": 0})
         number = list(machine.system.funcs).index("q")
