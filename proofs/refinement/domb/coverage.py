@@ -1,4 +1,4 @@
-"""Which (rule, outcome) pairs of builder, channel, files and XenStore a campaign reached, and which it never can, with the reason."""
+"""Which (rule, outcome) pairs of builder, channel, files and XenStore a campaign reached, which it never can; why."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from bulkhead.proofs.refinement.domb.dom0_side import Dom0Side
 from bulkhead.proofs.refinement.domb.messages import ERROR, EVENT, MOST
 from bulkhead.proofs.refinement.domb.rig import Rig
 from bulkhead.proofs.refinement.domb.store_side import Event, Heard, StoreSide
-from bulkhead.proofs.refinement.domb.taps import Tap
+from bulkhead.proofs.refinement.domb.taps import MASK, Tap
 from bulkhead.proofs.refinement.domb.world import NODE_QUOTA, WATCH_QUOTA
 from bulkhead.proofs.refinement.lockstep.abstraction import Places
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
@@ -238,12 +238,15 @@ class WatchedConsoled(Xenconsoled):
         if self.dead:
             return b""
         console = self.consoles.get(domid)
+        left = 0 if console is None else self._left(console.mapping.addr)
         asker, self.follower.who = self.follower.who, self.space
         try:
             output = super().remove(domid)
         finally:
             self.follower.who = asker
         if console is not None:
+            if len(self.ground.ends(console.mapping.addr)[0].moved) < left:
+                raise Mismatch(f"{left} bytes that domain {domid} has printed last are not read")
             self._came(domid, console.mapping.addr)
             if output != self.kept.pop(domid):
                 raise Mismatch(f"the last words of domain {domid} are {output[-80:]!r}")
@@ -261,6 +264,13 @@ class WatchedConsoled(Xenconsoled):
             return super().step()
         finally:
             self.follower.who = asker
+
+    def _left(self, page: int) -> int:
+        """How many bytes wait in a ring; none where its indices are impossible. The daemon does not hear of this."""
+        tap = self.ground.ends(page)[0]
+        index = int.from_bytes(LinuxOsdep.load(self.ground, page + tap.peers, 4), "little")
+        waiting = (index - (tap.mine or 0)) & MASK
+        return 0 if waiting > tap.size else waiting + len(tap.moved)
 
     def _came(self, domid: int, page: int) -> None:
         self.kept[domid] = (self.kept[domid] + self.ground.ends(page)[0].taken())[-KEEP:]
