@@ -415,7 +415,8 @@ def explore(
 ) -> Exploration:
     """Search all reachable states of a world in which each sort has so many elements, for violations of some claims.
 
-    With claims, the search ends when each is broken. `labels` names the only steps that are taken. Raises ValueError where a state has more columns than `WIDEST`.
+    With claims, the search ends when each is broken. `labels` names the only steps that are taken. Raises ValueError where a
+    state has more columns than `WIDEST`.
     """
     layout = Layout(system, dict(sizes))
     if layout.width > WIDEST:
