@@ -1,6 +1,6 @@
 """`bulkhead diff`: long seeded campaigns that run the implementation and hold it against the rules, step by step.
 
-What lives here: options, and progress. What does not: the comparison (refinement/), and the reports.
+Contents: options, and progress. Not here: the comparison (refinement/), and the reports.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`bulkhead faults`: what faults there are, of the rules and of the implementation, and is each of them noticed?
 
-What lives here: which faults are meant, and the processes. What does not: laying them and looking (faults/), and reports.
+Contents: which faults are meant, and the processes. Not here: laying them and looking (faults/), and reports.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`bulkhead refine`: the implementation's own handlers, run symbolically along all their paths and held against the rules.
 
-What lives here: options. What does not: the runs (refinement/handlers/), and the reports.
+Contents: options. Not here: the runs (refinement/handlers/), and the reports.
 """
 
 from __future__ import annotations
