@@ -131,7 +131,7 @@ class BuilderService:
         self._see_who_was_told()
         for domid, built in list(self.guests.items()):
             if not built.told and not built.abandoned:
-                self.log("DomB", "Xen", f"destroy domain {domid}: nobody was told of it")
+                self.log("DomB", "Xen", f"destroy domain {domid}: its client never got the answer")
                 built.abandoned = True
         self._retry()
         self.outbox.clear()
@@ -159,7 +159,7 @@ class BuilderService:
             self._again()
             return True
         if not chan.is_open():
-            self.log("DomB", "its client", "hang up: it is gone")
+            self.log("DomB", "its client", "disconnect: it is gone")
             self._again()
             return True
         return busy
