@@ -1,11 +1,11 @@
 """Finds attacks by exhaustive breadth-first search, in worlds that grow from one element of each sort.
 
 Worlds are searched in three alternating orders: by the size of a state, for worlds such as one quorum and four rounds,
-by the size of the largest sort, for worlds such as three elements of each, and by the number of elements in all, for worlds such as
-two quorums and three rounds. A world in which a claim holds in every state by its shape alone (all values are equal, say) is
-not searched for an attack on it. An attack found in a world is a shortest one there; larger worlds are then searched for a
-shorter one. Worlds that were searched to their end without an attack have none. Systems with very large states are left to
-the other searches.
+by the size of the largest sort, for worlds such as three elements of each, and by the number of elements in all, for
+worlds such as two quorums and three rounds. A world in which a claim holds in every state by its shape alone (all values
+are equal, say) is not searched for an attack on it. An attack found in a world is a shortest one there; larger worlds are
+then searched for a shorter one. Worlds that were searched to their end without an attack have none. Systems with very
+large states are left to the other searches.
 """
 
 from __future__ import annotations
