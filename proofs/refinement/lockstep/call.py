@@ -1,7 +1,7 @@
-"""A call between its start and its end, what its arguments are, and how the two sides' codes compare.
+"""A call in flight, its arguments, and the comparison of the two sides' codes.
 
-A follower is a coroutine beside the call: it is sent each marker at which the implementation yields, and takes the rule
-steps that have been performed since (follow_grants.py, follow_domains.py, dom0_gntdev.py).
+Each call has a follower, a coroutine: it receives each marker at which the implementation yields, and takes the rule
+steps for the actions since the last marker (follow_grants.py, follow_domains.py, dom0_gntdev.py).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def status_name(value: int) -> str:
 
 
 def same(code: str, status: str) -> bool:
-    """Do a rule's code and a status say the same? A check that ends a call with `GNTST_okay` ends it well."""
+    """Are a rule's code and a status equal? A check with the code `GNTST_okay` counts as success."""
     return code == status or {code, status} == {OKAY, "GNTST_okay"}
 
 
@@ -42,15 +42,15 @@ class CallInFlight:
     rc: int = 0
     marker: str = ""
     guest: Guest | None = None
-    read: Callable[[int, int], bytes] | None = None  # bytes of its arguments, where it is no guest's
+    read: Callable[[int, int], bytes] | None = None  # bytes of its arguments, if the caller is not a guest
     calls: list[int] = field(default_factory=list)
     moving: set[tuple[int, int]] = field(default_factory=set)
     follower: Follower | None = None
-    watch: tuple[int, int] | None = None  # the entry whose pin counters are noted before each step
+    watch: tuple[int, int] | None = None  # the entry whose pin counters are recorded before each step
     watched: int = 0
-    moves: Callable[[], None] | None = None  # notes the bytes that the next step is about to copy
+    moves: Callable[[], None] | None = None  # records the bytes that the next step will copy
     must_finish_first: bool = (
-        False  # the rules have seen this step fail before the implementation does: nobody may come in between
+        False  # this step has failed in the rules, but not yet in the implementation: no other action may come between
     )
     seen: list[str] = field(default_factory=list)  # statuses, for the log
 
@@ -74,7 +74,7 @@ class UnmapElement:
 
 @dataclass(frozen=True)
 class CopyElement:
-    """A side is named by reference or by frame number; `dom` as in the call."""
+    """A side is given by reference or by frame number; `dom` as in the call."""
 
     src_ref: bool
     src: int

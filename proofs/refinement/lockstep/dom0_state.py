@@ -1,7 +1,7 @@
-"""What a campaign knows of Dom0's user space: processes, open files, maps, mappings.
+"""A campaign's record of Dom0's user space: processes, open files, maps, mappings.
 
-Each stands for elements of the rules: a process for a Space, an open file for a File, a map for a Map, a mapping for the
-Translations of the process and (of a grant) of the kernel's own window.
+Each corresponds to elements of the rules: a process to a Space, an open file to a File, a map to a Map, a mapping to the
+Translations of the process and (for a grant) of the kernel's own window.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from bulkhead.impl.dom0.syscalls import Devices, Syscalls
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.model.caller import OKAY
 
-NOT_THERE = 99  # a descriptor that no process has
+NOT_THERE = 99  # an unused descriptor
 MOST_SLOTS = 6  # pages that a process has mapped from devices
 BUFFER = 2  # pages that a process copies from and to
 
 
 @dataclass(eq=False)
 class MapRecord:
-    """One gntdev map: what the driver keeps of it, the elements of its grants, and what they are. Index and notice are the
-    first one's."""
+    """One gntdev map: the driver's record, its grants and their elements. Index and notice belong to the
+    first one."""
 
     gmap: GrantMap
     elements: list[int]
     grants: list[tuple[int, int]]
-    byte_at: int = -1  # where the byte lies that is to be cleared, from the map's beginning
+    byte_at: int = -1  # offset of the byte to clear, from the map's start
 
     @property
     def m(self) -> int:
@@ -50,7 +50,7 @@ class Opened:
 
 @dataclass(eq=False)
 class SharedPage:
-    """A page that gntalloc gave out."""
+    """A page allocated by gntalloc."""
 
     opened: Opened
     granted: GrantedPage
@@ -60,7 +60,7 @@ class SharedPage:
 
     @property
     def offset(self) -> int:
-        """Where in the file it lies."""
+        """Its offset in the file."""
         return self.granted.offset
 
 
@@ -74,20 +74,20 @@ class Slot:
     user: int | None = None
     kernel: int | None = None
     record: MapRecord | None = None
-    page: int = 0  # which one of its map's
+    page: int = 0  # its index in its map
     maddr: int = 0
-    area: tuple[int, int] = (0, 0)  # of a foreign mapping, which goes as a whole: first page and how many
-    dead: bool = False  # the kernel has unmapped the grant; the addresses are still the mapping's
+    area: tuple[int, int] = (0, 0)  # of a foreign mapping, which is unmapped as a whole: first page and number of pages
+    dead: bool = False  # the kernel has unmapped the grant; the mapping keeps its addresses
 
     def byte(self) -> int:
-        """Where in the page the byte lies that is to be cleared; -1 for none."""
+        """Offset in the page of the byte to clear; -1 for none."""
         if self.record is None or self.record.byte_at >> 12 != self.page:
             return -1
         return self.record.byte_at & 0xFFF
 
 
 class Proc:
-    """A process of Dom0, with a page for arguments and some whose bytes it copies."""
+    """A process of Dom0, with a page for arguments and pages for copies."""
 
     def __init__(self, space: int, process: Process, nodes: Devices, parent: Proc | None = None) -> None:
         self.space = space
@@ -102,11 +102,11 @@ class Proc:
             self.arg, self.buffer = parent.arg, parent.buffer
 
     def pages(self) -> list[Frame]:
-        """The pages whose bytes it copies."""
+        """The pages for copies."""
         return [self.process.space.anon[(self.buffer >> 12) + i] for i in range(BUFFER)]
 
     def ioctl(self, fd: int, cmd: int, payload: bytes) -> tuple[str, int, bytes]:
-        """An ioctl on the argument page: errno's name or okay, the result, and the bytes after it."""
+        """An ioctl on the argument page: errno's name or okay, the result, and the bytes after the call."""
         self.sys.store(self.arg, payload)
         try:
             rc = self.sys.ioctl(fd, cmd, self.arg)
@@ -132,7 +132,7 @@ class Proc:
 
 @dataclass
 class Mapping:
-    """An mmap that the kernel is about: first the process's entry is made, then the kernel's own."""
+    """The kernel's current mmap: it first makes the process's entry, then its own."""
 
     slots: list[Slot]
     proc: Proc

@@ -1,7 +1,7 @@
-"""A guest's hypercalls by name: which bytes a call is made of, and which follower goes with it.
+"""A guest's hypercalls by name: the bytes of each call, and its follower.
 
-One row per operation. A workload names the operation and its arguments (`calls.py`); nobody else packs bytes for a guest or
-picks a follower. Not here: which calls are made (workload/), and how they are brought to their end
+One row per operation. A workload names the operation and its arguments (`calls.py`); only this module packs bytes for a
+guest and picks a follower. Not here: the choice of calls (workload/), and their execution
 (lockstep.py, targets.py).
 """
 
@@ -30,7 +30,7 @@ Packed = tuple[Arguments, bytes]  # the hypercall's arguments, and the bytes in 
 
 @dataclass(frozen=True)
 class Operation:
-    """A hypercall: its number, the bytes of a call, its follower, a line of text, and how many calls of the rules it is."""
+    """A hypercall: its number, the bytes of a call, its follower, a line of text, and its number of calls in the rules."""
 
     number: int
     pack: Callable[[Lockstep, Guest, int, Call], Packed]
@@ -40,7 +40,7 @@ class Operation:
 
 
 def start(b: Lockstep, call: Call, text: str = "") -> CallInFlight:
-    """Put a guest's call in flight, with a line of text of its own or another; it makes its first step when advanced."""
+    """Put a guest's call in flight, with its own or another line of text; it takes its first step when advanced."""
     domid, vcpu = call.caller()
     guest, operation = b.rig.guests[domid], OPERATIONS[call.operation]
     args, payload = operation.pack(b, guest, vcpu, call)
@@ -191,7 +191,7 @@ def _port(b: Lockstep, me: int, call: Call) -> dict[str, int]:
     return {"q": call.arguments["port"] - 1}
 
 
-EXTENTS_AT = 64  # where in the argument area the extents of a reservation lie
+EXTENTS_AT = 64  # offset of a reservation's extents in the argument area
 
 OPERATIONS: dict[str, Operation] = {
     "map_grant_ref": _grant(
@@ -317,7 +317,7 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 
-# --- what is no hypercall, or no guest's ---
+# --- calls that are not hypercalls, or not of a guest ---
 
 
 def _write_entry(b: Lockstep, call: Call) -> Answer:
@@ -368,7 +368,7 @@ def begin_destroy(b: Lockstep, call: Call) -> CallInFlight:
     return in_flight
 
 
-NOT_DONE = "not done"  # the caller could see beforehand that nothing would happen
+NOT_DONE = "not done"  # the caller could predict that the call would have no effect
 IN_FLIGHT = Answer("in flight")
 AT_ONCE: dict[str, Callable[[Lockstep, Call], Answer]] = {
     "write_entry": _write_entry,
@@ -383,12 +383,12 @@ AT_ONCE: dict[str, Callable[[Lockstep, Call], Answer]] = {
 
 @dataclass
 class Interleaved:
-    """A target whose calls stay in flight after their first step; `Lockstep.advance` lets each go on."""
+    """A target whose calls stay in flight after their first step; `Lockstep.advance` continues each."""
 
     b: Lockstep
 
     def carry_out(self, call: Call) -> Answer:
-        """Begin a call; what takes one step is done at once."""
+        """Start a call; a call of one step completes at once."""
         at_once = AT_ONCE.get(call.operation)
         if at_once is not None:
             return at_once(self.b, call)

@@ -1,9 +1,9 @@
-"""Dom0's user space in a campaign: hostile processes, their descriptors, forks and ends, and what the kernel does for them.
+"""Dom0's user space in a campaign: hostile processes, their descriptors, forks and exits, and the kernel's actions for them.
 
-The kernel maps each grant twice, for the process and for itself; by the rules its own address space is one more process
-that maps the same grant through a file of its own. Grant hypercalls of the kernel are calls in flight like the guests', so
+The kernel maps each grant twice, for the process and for itself; in the rules its own address space is one more process
+that maps the same grant through its own file. Grant hypercalls of the kernel are calls in flight like the guests', so
 guests run wherever they yield; other parts of a system call run at once. A process may be killed at such a point: it then
-ends when its call returns, as the signal is looked at only there. What a call does is in dom0_gntdev.py, dom0_gntalloc.py
+ends when its call returns, as the kernel checks signals only there. The calls are in dom0_gntdev.py, dom0_gntalloc.py
 and dom0_control.py.
 """
 
@@ -44,7 +44,7 @@ Move = Callable[["Dom0", Proc], str]
 
 
 class Dom0:
-    """The processes and what they have open."""
+    """The processes and their open files."""
 
     def __init__(self, lockstep: Lockstep, rng: random.Random, interleave: Callable[[CallInFlight], None]) -> None:
         self.b = lockstep
@@ -58,15 +58,15 @@ class Dom0:
         self.records: list[MapRecord] = []  # maps that are listed or mapped
         self.pages: list[SharedPage] = []
         self.procs: dict[int, Proc] = {}
-        self.mapping: Mapping | None = None  # the mmap that the kernel is about
+        self.mapping: Mapping | None = None  # the kernel's current mmap
         self.copying: tuple[Proc, int] | None = None
-        self.wanted: list[CopyElement] = []  # what the hypervisor is to copy for it, and has not been asked for yet
-        self.copied: list[list[str]] = []  # what the hypervisor answered to each hypercall of the last copy
+        self.wanted: list[CopyElement] = []  # expected copies that the kernel has not requested yet
+        self.copied: list[list[str]] = []  # the hypervisor's answers to the hypercalls of the last copy
         self.closing: list[int] | None = None  # ports closed by a call whose rule has not been taken yet
-        self.own_event = False  # an event channel call of a process, not one that the kernel makes by itself
+        self.own_event = False  # an event channel call of a process, not of the kernel itself
         self.unbinding: dict[str, int] | None = None  # the process and file of an unbind
         self.killed: Proc | None = None
-        self.current: Proc | None = None  # who makes the system call
+        self.current: Proc | None = None  # the process that makes the system call
         lockstep.spec_state.lives[lockstep.rig.dom0] = 0
         self.kernel_file = self.element("file.open")
         self.rule("open_gntdev", {"p": KERNEL, "x_x": self.kernel_file})
@@ -103,22 +103,22 @@ class Dom0:
     # Rules.
 
     def rule(self, label: str, args: dict[str, int], expect: str = OKAY, fail: str | None = None) -> str:
-        """A rule step that must answer like the implementation."""
+        """Take a rule step, which must give the implementation's answer."""
         return self.b.spec_state.step(label, args, expect, fail) if self.b.rules_on else OKAY
 
     def element(self, func: str) -> int:
-        """The first element of which a fact does not hold."""
+        """The first element for which a fact does not hold."""
         return self.b.spec_state.T[func].index(0) if self.b.rules_on else 0
 
     def _know_buffer(self, proc: Proc) -> None:
-        """The rules know the pages that a process copies from and to."""
+        """Record the pages of a process's copies in the rules."""
         for page in proc.pages():
             self.b.spec_state.know_dom0_frame(page.mfn)
 
     # Moves.
 
     def move(self) -> str:
-        """One system call of a process; what it was."""
+        """One system call of a process; returns its text."""
         rng = self.rng
         if USER not in self.procs:
             return self._spawn()
@@ -140,7 +140,7 @@ class Dom0:
         return f"p{proc.space}: {text}" if text else ""
 
     def fd_of(self, proc: Proc, kind: str) -> tuple[int, int, Opened | None]:
-        """Descriptor, File, and the open file when it is a device of that kind; now and then one that is not."""
+        """Descriptor, File, and the open file of a device of that kind; sometimes of another kind."""
         x = self.rng.random()
         if x < 0.8 and kind != "privcmd" and not proc.of_kind(kind) and len(self.files) < MOST_FILES:
             self.open_device(proc, kind)
@@ -173,13 +173,13 @@ class Dom0:
         proc.fds[fd] = Opened(proc.process.files[fd], element, kind)
         device = proc.fds[fd].file.device
         if isinstance(device, Evtchn):
-            device.ring_size = 1  # it grows with the ports, and overflows only by numbers of ports that were given up
+            device.ring_size = 1  # it grows with the ports, and overflows only by numbers of closed ports
         self.files.append(proc.fds[fd])
         self.rule(f"open_{kind}", args)
         return f"open {kind}"
 
     def close(self, proc: Proc) -> str:
-        """close(); other descriptors and what is mapped keep the file."""
+        """close(); other descriptors and mappings keep the file."""
         if not proc.fds or self.rng.random() < 0.1:
             try:
                 proc.sys.close(NOT_THERE)
@@ -200,7 +200,7 @@ class Dom0:
         self.sync()
 
     def setuid(self, proc: Proc) -> str:
-        """The process gives up being root."""
+        """The process drops root privileges."""
         proc.root = False
         self.rule("setuid", {"p": proc.space})
         return "setuid"
@@ -212,7 +212,7 @@ class Dom0:
         return "store"
 
     def store_to(self, proc: Proc, slot: Slot) -> None:
-        """A store through one of them, at the byte that is to be cleared if there is one."""
+        """A store through one of them, at the byte to clear if there is one."""
         if slot.dead:
             dom0_changes.expect_sigbus(proc, slot)
         elif slot.writable:
@@ -226,12 +226,12 @@ class Dom0:
     # Processes.
 
     def _spawn(self) -> str:
-        """The toolstack starts a process. It gives up what it inherits, and mostly stops being root."""
+        """The toolstack starts a process. It closes inherited files, and usually drops root privileges."""
         proc = self.fork_from(self.procs[TOOLS], USER)
         for fd in list(proc.fds):
             if self.rng.random() < 0.9:
                 self.close_fd(proc, fd)
-        model = self.rng.random() < 0.3  # as a device model is started: with a privcmd that reaches one guest only
+        model = self.rng.random() < 0.3  # like a device model: with a privcmd restricted to one guest
         if model:
             self.open_device(proc, "privcmd")
             dom0_control.restrict(self, proc)
@@ -247,7 +247,7 @@ class Dom0:
         return "fork"
 
     def fork_from(self, parent: Proc, space: int) -> Proc:
-        """fork(): the child shares its parent's files, and maps what its parent maps of its own pages."""
+        """fork(): the child shares its parent's files and its mappings of own pages."""
         child = Proc(space, parent.process.fork(), self.nodes, parent)
         self.procs[space] = child
         self._know_buffer(child)
@@ -274,14 +274,14 @@ class Dom0:
         return child
 
     def exit(self, proc: Proc) -> str:
-        """exit or kill -9: the address space is taken apart, then descriptors go."""
+        """exit or kill -9: the address space is destroyed, then descriptors are closed."""
         if proc.space == TOOLS:
             return ""
         self.rule("exit", {"p": proc.space})
         self.current = proc
         proc.fds.clear()
         del self.procs[proc.space]
-        self.procs[-1] = proc  # still looked up by its mappings
+        self.procs[-1] = proc  # its mappings still need it
         mfns = [page.mfn for page in proc.pages()]
         proc.process.exit()
         del self.procs[-1]
@@ -294,10 +294,10 @@ class Dom0:
         self.rule("reap", {"p": proc.space})
         return "exit"
 
-    # What the kernel does.
+    # Actions of the kernel.
 
     def fly(self, cmd: int, elements: Sequence[bytes]) -> int:
-        """A grant hypercall of the kernel: a call in flight, between whose steps guests run."""
+        """A grant hypercall of the kernel: a call in flight, with guests running between its steps."""
         self.sync()
         kernel = self.kernel
         in_flight = CallInFlight(
@@ -343,7 +343,7 @@ class Dom0:
                 return
 
     def event(self, cmd: int, port: int) -> None:
-        """The kernel has closed a port that nobody holds any more, or rung one by itself: the end of a map or page."""
+        """The kernel has closed an unreferenced port, or sent an event itself: the end of a map or page."""
         if cmd == abi.EVTCHNOP_CLOSE:
             if self.closing is not None:
                 self.closing.append(port)
@@ -360,31 +360,31 @@ class Dom0:
         self.sync()
 
     def closed(self) -> None:
-        """A call's rule has been taken: now those of the ports that it closed."""
+        """After a call's rule step, take the steps of the ports that it closed."""
         ports, self.closing = self.closing or [], None
         for port in ports:
             self.rule("close_left_open", {"q": port - 1})
 
     def _ended(self) -> list[tuple[str, int]]:
-        """Notices of maps and of pages whose end has come, as state and element."""
+        """Due notices of maps and pages, as state and element."""
         return [
             *(("notice", r.m) for r in self.records if not r.gmap.users),
             *(("page_notice", p.f) for p in self.pages if not p.granted.users),
         ]
 
     def unbound(self, port: int) -> None:
-        """A file lets go of a port: the process says so, or its last descriptor has gone."""
+        """A file unbinds a port: by a call of the process, or at its last close."""
         if not self.own_event:
             self.rule("evtchn_release", {"q": port - 1})
         elif self.unbinding is not None:
             self.rule("evtchn_unbind", {**self.unbinding, "q": port - 1})
 
     def delivered(self, port: int) -> None:
-        """The kernel has put a port that rang into its file's ring."""
+        """The kernel has put a pending port into its file's ring."""
         self.rule("evtchn_upcall", {"q": port - 1})
 
     def sync(self) -> None:
-        """Files that are released, maps that have ended, shared pages that are taken back."""
+        """Follow released files, ended maps and freed shared pages."""
         if not self.b.rules_on:
             self.files = [o for o in self.files if o.file.refs]
             self.records = [r for r in self.records if r.gmap.users]
@@ -414,7 +414,7 @@ class Dom0:
         return page.ref in self.kernel.free_refs
 
     def _compare_rings(self) -> None:
-        """What each file's ring holds."""
+        """Compare the contents of each file's ring."""
         if not self.b.rules_on:
             return
         rang, n = self.b.spec_state.T["rang"], self.b.spec_state.size.ports
@@ -426,7 +426,7 @@ class Dom0:
                     raise Mismatch(f"by the rules {sorted(rules)} wait to be read, in the implementation {device.ring}")
 
     def end(self) -> None:
-        """The processes go, and their peers' last pages come back."""
+        """End all processes, and free the last pages that peers map."""
         for proc in [p for p in self.procs.values() if p.space != TOOLS]:
             self.exit(proc)
         self.pool.retry_deferred()
@@ -438,7 +438,7 @@ class Dom0:
             raise Mismatch(f"Dom0's kernel had {self.at_start} at the start and has {self._kernel_has()} at the end")
 
     def _kernel_has(self) -> dict[str, int]:
-        """What the kernel gives out and has to get back."""
+        """The kernel's allocated resources, which must be freed."""
         kernel = self.kernel
         return {
             "pages": len(kernel.free_pages),

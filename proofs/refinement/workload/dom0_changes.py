@@ -1,7 +1,7 @@
-"""mprotect and mremap of what a Dom0 process has mapped from devices.
+"""mprotect and mremap of a Dom0 process's device mappings.
 
 gntdev unmaps the grants of the pages that change; the process keeps the addresses, and a load there raises SIGBUS. Pages of
-gntalloc keep what they are mapped to. Of privcmd's areas only whole ones may change; here they stay as they are.
+gntalloc stay mapped. Areas of privcmd may change only as a whole; here they never change.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from bulkhead.proofs.refinement.workload.dom0_gntdev import some_range
 if TYPE_CHECKING:
     from bulkhead.proofs.refinement.workload.dom0 import Dom0
 
-ELSEWHERE = 0x30000  # pages from here on are where mappings are moved to
+ELSEWHERE = 0x30000  # target area of moved mappings
 
 
 def _range(d: Dom0, proc: Proc) -> list[Slot]:
-    """Pages that follow each other, of which none belongs to privcmd."""
+    """Contiguous pages, none of privcmd."""
     if not proc.slots:
         return []
     vpn, count = some_range(d, proc)
@@ -35,7 +35,7 @@ def _range(d: Dom0, proc: Proc) -> list[Slot]:
 
 
 def mprotect(d: Dom0, proc: Proc) -> str:
-    """mprotect of some pages. Where nothing changes nothing happens."""
+    """mprotect of some pages. Without a change there is no effect."""
     slots = _range(d, proc)
     if not slots:
         return ""
@@ -54,13 +54,13 @@ def mprotect(d: Dom0, proc: Proc) -> str:
         _dies(slot)
     for slot in slots:
         check(proc, slot)
-    if proc.process.space.find(slots[-1].vpn + 1) is None:  # a range with a hole behind it is changed up to the hole
+    if proc.process.space.find(slots[-1].vpn + 1) is None:  # a range that ends in a hole is changed up to the hole
         _refused(lambda: proc.sys.mprotect(slots[0].vpn << 12, len(slots) + 1, 3 if writable else 1), abi.ENOMEM)
     return f"mprotect of {len(slots)} from {slots[0].vpn:#x}"
 
 
 def mremap(d: Dom0, proc: Proc) -> str:
-    """mremap: pages move elsewhere; or a mapping grows, which no device allows, or shrinks, or stays."""
+    """mremap: pages move; or a mapping grows, which no device allows, shrinks, or stays."""
     slots = _range(d, proc)
     if not slots or len(proc.slots) > MOST_SLOTS:
         return ""
@@ -100,7 +100,7 @@ def mremap(d: Dom0, proc: Proc) -> str:
 
 
 def _remapped(d: Dom0, proc: Proc, slot: Slot, writable: bool) -> int | None:
-    """By the rules, one more translation of the page; the old one goes later."""
+    """In the rules, one more translation of the page; the old one is removed later."""
     if not d.b.rules_on or slot.user is None:
         return None
     u = d.b.spec_state.free_translation()
@@ -118,7 +118,7 @@ def _dies(slot: Slot) -> None:
 
 
 def check(proc: Proc, slot: Slot) -> None:
-    """A page does what it may: loads, and stores where it is writable; SIGBUS where its grant has gone."""
+    """Check accesses to a page: loads succeed, stores if it is writable; SIGBUS if its grant was unmapped."""
     if slot.dead:
         expect_sigbus(proc, slot)
         return

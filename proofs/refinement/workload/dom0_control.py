@@ -31,7 +31,7 @@ CONTROL = {
 
 
 def _port(d: Dom0) -> int:
-    """A port of Dom0: mostly one that a process has bound."""
+    """A port of Dom0, usually one that a process has bound."""
     ports = list(d.kernel.evtchn_users)
     if ports and d.rng.random() < 0.93:
         return ports[int(d.rng.random() * len(ports))]
@@ -39,12 +39,12 @@ def _port(d: Dom0) -> int:
 
 
 def _peer(d: Dom0) -> int:
-    """A domain to connect with."""
+    """A domain to connect to."""
     return (1, 2, 3, 99)[int(d.rng.random() * 3.1)]
 
 
 def bind(d: Dom0, proc: Proc) -> str:
-    """IOCTL_EVTCHN_BIND_INTERDOMAIN, mostly to a port that waits for Dom0."""
+    """IOCTL_EVTCHN_BIND_INTERDOMAIN, usually to a port that waits for Dom0."""
     fd, x, opened = d.fd_of(proc, "evtchn")
     waiting = [
         (domid, n)
@@ -75,7 +75,7 @@ def bind_unbound(d: Dom0, proc: Proc) -> str:
 
 
 def _tight(d: Dom0, opened: Opened | None) -> None:
-    """Numbers of ports that were given up take room in a ring; now and then it is too small as if there were some."""
+    """Closed ports' numbers take space in a ring; sometimes simulate this by a smaller ring."""
     device = opened.file.device if opened is not None else None
     if isinstance(device, Evtchn) and d.rng.random() < 0.2:
         device.ring_size = max(1, len(device.ports) - 1)
@@ -100,7 +100,7 @@ def unbind(d: Dom0, proc: Proc) -> str:
     d.unbinding = {"p": proc.space, "x": x}
     code, _, _ = _event(d, proc, fd, c.EVTCHN_UNBIND, abi.U32.pack(port))
     d.unbinding = None
-    if code != OKAY:  # where it is okay, the rule has been taken when the file let go
+    if code != OKAY:  # on success, the rule step was taken when the file unbound it
         d.rule("evtchn_unbind", {"p": proc.space, "x": x, "q": port - 1}, code)
     elif port in d.kernel.evtchn_holds:
         d.rule("close_left_open", {"q": port - 1}, "EBUSY")
@@ -117,7 +117,7 @@ def ring(d: Dom0, proc: Proc) -> str:
 
 
 def restrict_events(d: Dom0, proc: Proc) -> str:
-    """IOCTL_EVTCHN_RESTRICT_DOMID, now and then to Dom0 or to a reserved number."""
+    """IOCTL_EVTCHN_RESTRICT_DOMID, sometimes to Dom0 or to a reserved number."""
     fd, x, _ = d.fd_of(proc, "evtchn")
     dom = _peer(d)
     if d.rng.random() < 0.6:
@@ -133,7 +133,7 @@ def restrict_events(d: Dom0, proc: Proc) -> str:
 
 
 def read_events(d: Dom0, proc: Proc) -> str:
-    """poll() and read() of some or all ports that rang; then, mostly, write() them back."""
+    """poll() and read() of some or all pending ports; then, usually, write() to enable them again."""
     fd, x, opened = d.fd_of(proc, "evtchn")
     size = (4096, 4096, 4, 7, 8, 3)[int(d.rng.random() * 6)]
     asleep = d.rng.random() < 0.3
@@ -157,7 +157,7 @@ def read_events(d: Dom0, proc: Proc) -> str:
         raise Mismatch(f"a read of {size} bytes gave {len(ports)} ports")
     overflow = isinstance(device, Evtchn) and device.overflow
     if code != OKAY and d.b.rules_on:
-        for q in range(d.b.spec_state.size.ports):  # not one of them may be read
+        for q in range(d.b.spec_state.size.ports):  # none of them may be read
             d.rule(
                 "evtchn_read",
                 {"p": proc.space, "x": x, "q": q, "again": 0},
@@ -201,7 +201,7 @@ def empty(d: Dom0, proc: Proc) -> str:
 
 
 def _write_back(d: Dom0, proc: Proc, fd: int, x: int, port: int) -> None:
-    odd = int(d.rng.random() * 4)  # bytes that make no whole port
+    odd = int(d.rng.random() * 4)  # a partial port number
     try:
         size = proc.sys.write(fd, abi.U32.pack(port) + bytes(odd))
         code = OKAY
@@ -216,7 +216,7 @@ def _write_back(d: Dom0, proc: Proc, fd: int, x: int, port: int) -> None:
 
 
 def privcmd(d: Dom0, proc: Proc) -> str:
-    """One call on privcmd; what it maps it soon unmaps, so that guests can go."""
+    """One call on privcmd; its mappings are soon unmapped, so that guests can be destroyed."""
     x = d.rng.random()
     if proc.slots and x < 0.5:
         first, count = next(iter(proc.slots.values())).area
@@ -230,7 +230,7 @@ def privcmd(d: Dom0, proc: Proc) -> str:
 
 
 def restrict(d: Dom0, proc: Proc) -> str:
-    """IOCTL_PRIVCMD_RESTRICT; the toolstack's own file stays as it is."""
+    """IOCTL_PRIVCMD_RESTRICT; the toolstack's own file stays unrestricted."""
     fd, x, opened = d.fd_of(proc, "privcmd")
     if opened is d.tools_file:
         return ""
@@ -243,7 +243,7 @@ def restrict(d: Dom0, proc: Proc) -> str:
 def mmapbatch(d: Dom0, proc: Proc) -> str:
     """mmap of the device and IOCTL_PRIVCMD_MMAPBATCH_V2: any page of a guest.
 
-    The first batch has to cover all of the area; later ones may fill what is still empty in it.
+    The first batch must cover the whole area; later ones may fill empty pages.
     """
     fd, x, opened = d.fd_of(proc, "privcmd")
     if opened is None:
@@ -272,7 +272,7 @@ def mmapbatch(d: Dom0, proc: Proc) -> str:
 
 
 def refuse_part(proc: Proc, addr: int) -> None:
-    """No part of an area of privcmd may be unmapped, changed or moved."""
+    """Check that no part of an area of privcmd can be unmapped, changed or moved."""
     for call in (
         lambda: proc.sys.munmap(addr, 1),
         lambda: proc.sys.mremap(addr, 2, 1),
@@ -287,7 +287,7 @@ def refuse_part(proc: Proc, addr: int) -> None:
 
 
 def _wrong_batches(proc: Proc, fd: int, addr: int, count: int, first: bool = False, filled: bool = False) -> None:
-    """Batches that do not fit the area: the `first` one may not leave out a page, and nothing that is `filled` is filled
+    """Batches that do not fit the area: the `first` one must not omit a page, and a `filled` page is never filled
     again. They set all errors to 0 before they are refused."""
     at = proc.arg
     wrong = [(addr, count + 1), (addr + 1, count)]
@@ -313,7 +313,7 @@ def _wrong_batches(proc: Proc, fd: int, addr: int, count: int, first: bool = Fal
 def _batch(
     d: Dom0, proc: Proc, fd: int, x: int, area: tuple[int, int] | None, addr: int, count: int, writable: bool
 ) -> tuple[str, list[int]]:
-    """A batch of pages, mostly of one guest's: errno's name or okay, and which of them failed."""
+    """A batch of pages, usually of one guest: errno's name or okay, and the failed pages."""
     b, sh = d.b, d.b.spec_state
     guests = list(b.rig.guests.values())
     dom, gfns = 99, [0x7FFFFFFF] * count
@@ -329,7 +329,7 @@ def _batch(
     errors = [c.S32.unpack_from(raw, 96 + 4 * i)[0] if code == OKAY else 0 for i in range(count)]
     failed = []
     for i, (gfn, error) in enumerate(zip(gfns, errors, strict=True)):
-        answer = "EFAULT" if error else code  # in Linux an errno of its own for each page, and 0 for the call
+        answer = "EFAULT" if error else code  # in Linux one errno per page, and 0 for the call
         t = sh.free_translation() if b.rules_on else 0
         domain = b.rig.xen.domains.get(dom)
         table = bool(error) and writable and domain is not None and b.is_table(gfn)
@@ -356,7 +356,7 @@ def _batch(
 
 
 def _hypercall(d: Dom0, proc: Proc, fd: int, number: int, args: tuple[int, ...], at: int, payload: bytes) -> tuple[str, int]:
-    """IOCTL_PRIVCMD_HYPERCALL on bytes of the process's own."""
+    """IOCTL_PRIVCMD_HYPERCALL on the process's own bytes."""
     proc.sys.store(proc.arg + at, payload)
     words = [*args, 0, 0, 0, 0, 0][:5]
     code, rc, _ = proc.ioctl(fd, c.PRIVCMD_HYPERCALL, c.HYPERCALL.pack(number, *words))
@@ -364,7 +364,7 @@ def _hypercall(d: Dom0, proc: Proc, fd: int, number: int, args: tuple[int, ...],
 
 
 def control(d: Dom0, proc: Proc) -> str:
-    """A domctl by a process: without effect, as the descriptor or the domain is not the right one."""
+    """A domctl by a process that has no effect, because the descriptor or the domain is wrong."""
     fd, x, opened = d.fd_of(proc, "privcmd")
     b, sh = d.b, d.b.spec_state
     name = list(CONTROL)[int(d.rng.random() * 4)]
@@ -433,7 +433,7 @@ def populate(d: Dom0, proc: Proc) -> str:
     args = {"p": proc.space, "x": x, "d": sh.domain(domid)}
     if code != OKAY:
         d.rule("privcmd_populate_physmap", args, code)
-    elif not done:  # whatever is wrong with an extent, Xen answers with the number of those before it
+    elif not done:  # for any error in an extent, Xen returns the number of extents before it
         domain = b.rig.xen.domains.get(domid)
         alive = domain is not None and domain.is_dying == ALIVE
         full = domain is not None and (domain.tot_pages >= domain.max_pages or not b.rig.xen.frames.free_count)

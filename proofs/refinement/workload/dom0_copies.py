@@ -1,7 +1,7 @@
-"""IOCTL_GNTDEV_GRANT_COPY of a Dom0 process: segments between grants and its own pages, across the ends of these.
+"""IOCTL_GNTDEV_GRANT_COPY of a Dom0 process: segments between grants and its own pages, also across page ends.
 
-What the driver must ask the hypervisor for is worked out here from the segments alone, and held against each hypercall that
-it makes; the bytes that a hypercall copies are compared where it is followed (copied_bytes.py).
+The driver's expected hypercalls are computed here from the segments alone, and compared with the hypercalls that
+it makes; the copied bytes are compared by the follower (copied_bytes.py).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 Side = tuple[int, int, int] | int  # reference, offset, domain; or an address
 Copied = tuple[Side, Side, int]
 UNTOUCHED = 0x7FFF
-BATCH = 16  # copies that the driver asks for at once
+BATCH = 16  # copies per hypercall of the driver
 
 
 def copy(d: Dom0, proc: Proc) -> str:
-    """Some segments; now and then one among them that is refused before anything is copied for it."""
+    """Some segments; sometimes one among them is refused before any byte of it is copied."""
     fd, x, _ = d.fd_of(proc, "gntdev")
     if fd not in proc.fds or proc.fds[fd].kind != "gntdev":
         code, _, _ = proc.ioctl(fd, GNTDEV_GRANT_COPY, COPY_HEAD.pack(0, 0, 0))
@@ -43,7 +43,7 @@ def copy(d: Dom0, proc: Proc) -> str:
         segments[bad], error = _refused(d, proc)
     elements = [_elements(proc, segment) for segment in segments[:bad]]
     flat = [element for each in elements for element in each]
-    if bad < count:  # of what stands before it, only batches that had to make room have been carried out
+    if bad < count:  # of the segments before it, only full batches have been executed
         room = len(flat) - (error == "EINVAL")
         flat = flat[: max(0, room) // BATCH * BATCH]
     d.wanted = flat
@@ -63,7 +63,7 @@ def copy(d: Dom0, proc: Proc) -> str:
 
 
 def _compare(told: list[int], elements: list[list[CopyElement]], statuses: list[str], bad: int, error: str) -> None:
-    """Each segment is told the first failure of its copies; what was not come to is not touched."""
+    """Each segment gets the first failure of its copies; segments not reached are unchanged."""
     first = 0
     for n, status in enumerate(told):
         if n < bad:
@@ -77,7 +77,7 @@ def _compare(told: list[int], elements: list[list[CopyElement]], statuses: list[
 
 
 def _segment(d: Dom0, proc: Proc) -> Copied:
-    """Bytes between grants, or between a grant and the process's own pages, also across the end of one."""
+    """Copies between grants, or between a grant and the process's own pages, also across a page end."""
     rng = d.rng
     which, length = rng.random(), (64, 64, 1, 200)[int(rng.random() * 4)]
     sides: list[Side] = []
@@ -93,7 +93,7 @@ def _segment(d: Dom0, proc: Proc) -> Copied:
 
 
 def _refused(d: Dom0, proc: Proc) -> tuple[Copied, str]:
-    """A segment that the driver refuses: without a grant, out of a granted page, or to and from no memory."""
+    """A segment that the driver refuses: without a grant, beyond a granted page, or with an invalid address."""
     dom, ref = _grant(d)
     x = d.rng.random()
     if x < 0.3:
@@ -107,7 +107,7 @@ def _refused(d: Dom0, proc: Proc) -> tuple[Copied, str]:
 
 
 def _elements(proc: Proc, segment: Copied) -> list[CopyElement]:
-    """The copies of one segment: it is cut where one of its own pages ends."""
+    """The copies of one segment: it is split at page ends of the process's memory."""
     source, dest, length = segment
     out = []
     done = 0
@@ -141,7 +141,7 @@ def _packed(segment: Copied) -> bytes:
 
 
 def _grant(d: Dom0) -> tuple[int, int]:
-    """Domain and reference: mostly an offer to Dom0, also of a domain that is dying; or beyond a table's end."""
+    """Domain and reference: usually an offer to Dom0, also of a dying domain; or beyond a table's end."""
     x = d.rng.random()
     held = [
         grant

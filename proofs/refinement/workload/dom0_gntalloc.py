@@ -19,12 +19,12 @@ NOWHERE = 0x6600000
 
 
 def alloc(d: Dom0, proc: Proc) -> str:
-    """IOCTL_GNTALLOC_ALLOC_GREF of none to three pages, beyond the limit too; now and then while no page is left."""
+    """IOCTL_GNTALLOC_ALLOC_GREF of zero to three pages, also beyond the limit; sometimes when no page is left."""
     fd, x, opened = d.fd_of(proc, "gntalloc")
     dom = (1, 2, 3)[int(d.rng.random() * 3)]
     count = (0, 1, 1, 1, 1, 2, 2, 3, 0xFFFFFFFF)[int(d.rng.random() * 9)]
     writable = d.rng.random() < 0.7
-    d.pool.retry_deferred()  # so does the call itself, but what it frees it may give out again at once
+    d.pool.retry_deferred()  # the call itself does this too, but may reuse the freed pages at once
     d.sync()
     device = opened.file.device if opened is not None else None
     if d.pool.count != len(d.pages):
@@ -61,13 +61,13 @@ def alloc(d: Dom0, proc: Proc) -> str:
 
 
 def _page(d: Dom0, opened: Opened | None) -> SharedPage | None:
-    """A page of the file; now and then one that it has listed no longer, or another file's."""
+    """A page of the file; sometimes a page that it no longer lists, or of another file."""
     pages = [p for p in d.pages if p.opened is opened] if opened is not None and d.rng.random() < 0.95 else d.pages
     return pages[int(d.rng.random() * len(pages))] if pages else None
 
 
 def share(d: Dom0, proc: Proc) -> str:
-    """mmap of pages that gntalloc gave out; a gntdev descriptor has nothing there, nor is there anything behind the last."""
+    """mmap of gntalloc's pages; it fails on a gntdev descriptor and beyond the last page."""
     fd, x, opened = d.fd_of(proc, "gntalloc")
     kind = proc.fds[fd].kind if fd in proc.fds else ""
     if kind in ("evtchn", "privcmd") or len(proc.slots) > MOST_SLOTS - 2:
@@ -99,7 +99,7 @@ def _listed(page: SharedPage) -> bool:
 
 
 def _run(d: Dom0, page: SharedPage, most: int) -> list[SharedPage]:
-    """A page and those that follow it in the file, as far as they are listed."""
+    """A page and the listed pages that follow it in the file."""
     at = {p.offset: p for p in d.pages if p.opened is page.opened and _listed(p)}
     out = [page]
     while len(out) < most and page.offset in at and (following := at.get(out[-1].offset + 4096)) is not None:
@@ -108,7 +108,7 @@ def _run(d: Dom0, page: SharedPage, most: int) -> list[SharedPage]:
 
 
 def _past_the_end(proc: Proc, fd: int, opened: Opened | None) -> None:
-    """A range that begins within the file's pages and ends behind them is not mapped at all."""
+    """Check that a range that extends beyond the file's pages is not mapped at all."""
     device = opened.file.device if opened is not None else None
     if isinstance(device, Gntalloc) and device.pages:
         last = device.pages[-1]
@@ -117,7 +117,7 @@ def _past_the_end(proc: Proc, fd: int, opened: Opened | None) -> None:
 
 
 def dealloc(d: Dom0, proc: Proc) -> str:
-    """IOCTL_GNTALLOC_DEALLOC_GREF; a file knows its own pages only."""
+    """IOCTL_GNTALLOC_DEALLOC_GREF; a file has only its own pages."""
     fd, x, opened = d.fd_of(proc, "gntalloc")
     page = _page(d, opened)
     mine = page is not None and opened is not None and page.opened is opened
@@ -126,7 +126,7 @@ def dealloc(d: Dom0, proc: Proc) -> str:
     args = [{"p": proc.space, "x": x, "f": p.f} for p in pages]
     listed = bool(pages) and _listed(pages[0])
     for each in args if listed else []:
-        d.rule("gntalloc_dealloc_gref", each)  # first, as a page's end may ring
+        d.rule("gntalloc_dealloc_gref", each)  # first, as the end of a page may send an event
     code, _, _ = proc.ioctl(fd, GNTALLOC_DEALLOC_GREF, RANGE.pack(offset, len(pages) or 1, 0))
     if listed:
         if code != OKAY:

@@ -28,13 +28,13 @@ def _gntdev(opened: Opened) -> Gntdev:
 
 
 def _some_map(d: Dom0) -> int:
-    """A map that no file lists: what a wrong index names."""
+    """A map that no file lists: the element for a wrong index."""
     T = d.b.spec_state.T
     return next(m for m in range(d.b.spec_state.size.maps) if not T["gmap.listed"][m]) if d.b.rules_on else 0
 
 
 def offered(table: GrantTable, ref: int) -> bool:
-    """Does the entry let Dom0 at a page now?"""
+    """Does the entry grant Dom0 access to a page now?"""
     flags, domid = abi.HEADER.unpack_from(*table.header_at(ref))
     return bool(domid == 0 and flags & abi.GTF_TYPE_MASK == abi.GTF_PERMIT_ACCESS)
 
@@ -65,7 +65,7 @@ def map_ref(d: Dom0, proc: Proc) -> str:
         grants.append(grant)
     code = register(d, proc, fd, x, opened, *grants)
     text = ", ".join(f"d{dom} ref {ref}" for dom, ref in grants)
-    if code == OKAY and opened is not None and rng.random() < 0.6:  # before the granter changes its mind
+    if code == OKAY and opened is not None and rng.random() < 0.6:  # before the granter revokes it
         return f"gntdev map_grant_ref {text}: {code}; {mmap(d, proc)}"
     return f"gntdev map_grant_ref {text}: {code}"
 
@@ -106,7 +106,7 @@ def _listed(d: Dom0, opened: Opened | None) -> MapRecord | None:
 
 
 def mmap(d: Dom0, proc: Proc) -> str:
-    """mmap of a map; the second one of the same map fails, and so does one of what is not there."""
+    """mmap of a map; the second mmap of the same map fails, and so does one without a map."""
     fd, x, opened = d.fd_of(proc, "gntdev")
     if opened is not None and all(r.gmap.in_use for r in opened.maps) and d.rng.random() < 0.8:
         return map_ref(d, proc) or unmap_ref(d, proc)
@@ -125,7 +125,7 @@ def mmap(d: Dom0, proc: Proc) -> str:
 
 
 def _beside(proc: Proc, fd: int, record: MapRecord) -> None:
-    """mmap takes a map as a whole, from its first page to its last, or not at all; failing so spends nothing."""
+    """Check that mmap accepts only a whole map, from its first page to its last; a failure has no effect."""
     first, count = record.gmap.index, len(record.grants)
     for index, number in ((first, count + 1), (first + 1, count - 1), (first, count - 1), (first + 1, count)):
         others = [r for opened in proc.fds.values() for r in opened.maps if (r.gmap.index, r.gmap.count) == (index, number)]
@@ -134,7 +134,7 @@ def _beside(proc: Proc, fd: int, record: MapRecord) -> None:
 
 
 def map_page(d: Dom0, proc: Proc, fd: int, x: int, record: MapRecord | None, writable: bool) -> str:
-    """mmap of a map, or of what is none: okay, or errno's name."""
+    """mmap of a map or of a wrong offset: okay, or errno's name."""
     if record is None:
         code, _ = proc.mmap(fd, NOWHERE, writable)
         d.rule(
@@ -167,7 +167,7 @@ def map_page(d: Dom0, proc: Proc, fd: int, x: int, record: MapRecord | None, wri
 
 
 def special(d: Dom0, record: MapRecord) -> bool:
-    """Does a grant name a page of the hypervisor's own heap? The rules know no such grants."""
+    """Does a grant name a page of the hypervisor's own heap? The rules have no such grants."""
     for granter, ref in record.grants:
         domain = d.b.rig.xen.domains.get(granter)
         if domain is None or not granter or ref >= domain.grant_table.nr_entries:
@@ -179,7 +179,7 @@ def special(d: Dom0, record: MapRecord) -> bool:
 
 
 def munmap(d: Dom0, proc: Proc) -> str:
-    """munmap of one of its mappings, whatever it is of; an address that is no page's is refused."""
+    """munmap of one of its mappings of any kind; an unaligned address is refused."""
     if d.rng.random() < 0.04:
         try:
             proc.sys.munmap(0x1004, 1)
@@ -220,7 +220,7 @@ def munmap(d: Dom0, proc: Proc) -> str:
 
 
 def some_range(d: Dom0, proc: Proc) -> tuple[int, int]:
-    """Pages around one that the process has mapped: one or some, and mostly all of an area that goes as a whole."""
+    """Pages around a mapped one: one or some, and usually all of an area that must be unmapped as a whole."""
     vpns = list(proc.slots)
     vpn = vpns[int(d.rng.random() * len(vpns))]
     first, count = proc.slots[vpn].area
@@ -246,7 +246,7 @@ def unmap_page(proc: Proc, vpn: int, count: int = 1) -> None:
 
 
 def _grant_translation(d: Dom0, otherwise: int) -> int:
-    """A translation that neither of the other two rules for munmap is for."""
+    """A translation that the other two rules for munmap do not cover."""
     if not d.b.rules_on:
         return otherwise
     T = d.b.spec_state.T
@@ -261,13 +261,13 @@ def _grant_translation(d: Dom0, otherwise: int) -> int:
 
 
 def unmap_ref(d: Dom0, proc: Proc) -> str:
-    """IOCTL_GNTDEV_UNMAP_GRANT_REF; what is mapped stays."""
+    """IOCTL_GNTDEV_UNMAP_GRANT_REF; mappings stay."""
     fd, x, opened = d.fd_of(proc, "gntdev")
     return unregister(d, proc, fd, x, opened, _listed(d, opened))
 
 
 def unregister(d: Dom0, proc: Proc, fd: int, x: int, opened: Opened | None, record: MapRecord | None) -> str:
-    """unmap_grant_ref of a map, or of what is none."""
+    """unmap_grant_ref of a map or of a wrong index."""
     args = {"p": proc.space, "x": x, "m": record.m if record is not None else _some_map(d)}
     count = 1
     if record is not None and opened is not None:
@@ -275,7 +275,7 @@ def unregister(d: Dom0, proc: Proc, fd: int, x: int, opened: Opened | None, reco
         wrong, _, _ = proc.ioctl(fd, GNTDEV_UNMAP_GRANT_REF, RANGE.pack(record.gmap.index << 12, len(record.grants) + 1, 0))
         if wrong != "ENOENT":
             raise Mismatch(f"gntdev unmap_grant_ref of more than the map has: {wrong}")
-        d.rule("gntdev_unmap_grant_ref", args)  # first, as the map's end may ring
+        d.rule("gntdev_unmap_grant_ref", args)  # first, as the end of the map may send an event
         opened.maps.remove(record)
     offset = record.gmap.index << 12 if record is not None else NOWHERE
     code, _, _ = proc.ioctl(fd, GNTDEV_UNMAP_GRANT_REF, RANGE.pack(offset, count, 0))
@@ -325,7 +325,7 @@ def _notify(d: Dom0, proc: Proc, fd: int, x: int, record: MapRecord | None) -> s
 
 
 def notice_port(d: Dom0) -> tuple[int, int | None]:
-    """A port for a notice and its element: mostly one that is bound, or held by another notice."""
+    """A port for a notice and its element: usually one that is bound, or held by another notice."""
     ports = list(d.kernel.evtchn_holds)
     port = ports[int(d.rng.random() * len(ports))] if ports and d.rng.random() < 0.9 else 77
     return port, port - 1 if port <= d.b.spec_state.size.ports else _unbound_port(d)

@@ -1,7 +1,7 @@
-"""Chooses who does what next, from a seed: guests, Dom0's processes, the toolstack; and which call in flight goes on.
+"""Chooses the next action from a seed: of guests, Dom0's processes, the toolstack; or the next call in flight to advance.
 
-The choice looks at the rules in one thing only: where they see a step fail before the implementation does, nobody comes in
-between (`CallInFlight.must_finish_first`).
+The choice depends on the rules in only one case: if a step has failed in the rules but not yet in the implementation, no
+other action may come between (`CallInFlight.must_finish_first`).
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ TOOLSTACK = "d0"
 
 
 class Driver(GuestCalls):
-    """All that moves."""
+    """All actors of one machine."""
 
     def __init__(self, lockstep: Lockstep, seed: int) -> None:
         super().__init__(lockstep, random.Random(seed))
         self.dom0 = Dom0(lockstep, self.rng, self.interleave)
-        self.own: CallInFlight | None = None  # a call of Dom0's kernel, which goes on when the others have had their turn
+        self.own: CallInFlight | None = None  # a call of Dom0's kernel, which continues after the others' turn
 
     # One move.
 
     def move(self) -> None:
-        """Start a call, store something, or let a call in flight go on."""
+        """Start a call, store something, or advance a call in flight."""
         b, rng = self.b, self.rng
         if self._go_on():
             return
@@ -64,11 +64,11 @@ class Driver(GuestCalls):
         self._guest_move(guests)
 
     def _others(self) -> list[CallInFlight]:
-        """Calls in flight that may go on now."""
+        """Calls in flight that may be advanced now."""
         return [f for f in self.b.flights if f is not self.own]
 
     def _go_on(self) -> bool:
-        """Let a call in flight go on, if one must or chance says so."""
+        """Advance a call in flight, if one must or by chance."""
         b, rng = self.b, self.rng
         flights = self._others()
         if not flights:
@@ -87,7 +87,7 @@ class Driver(GuestCalls):
         return False
 
     def _guest_move(self, guests: list[Guest]) -> None:
-        """Something that a guest starts, or that is done to it."""
+        """An action that a guest starts, or that affects it."""
         b, rng = self.b, self.rng
         guest = guests[int(rng.random() * len(guests))]
         domain = guest.domain
@@ -119,7 +119,7 @@ class Driver(GuestCalls):
                 return
 
     def interleave(self, own: CallInFlight) -> None:
-        """Bring a call of Dom0's kernel to its end; wherever it yields, guests go on, and processes may be killed."""
+        """Complete a call of Dom0's kernel; wherever it yields, guests run, and processes may be killed."""
         b, rng = self.b, self.rng
         outer, self.own = self.own, own
         while own in b.flights:
@@ -140,13 +140,13 @@ class Driver(GuestCalls):
         self.own = outer
 
     def finish_calls(self) -> None:
-        """Let all calls in flight return, but for a call of Dom0's kernel that waits for this very move."""
+        """Complete all calls in flight, except a call of Dom0's kernel that waits for this move."""
         while flights := self._others():
             f = next((f for f in flights if f.marker in HELD or f.must_finish_first), flights[0])
             self.text = f"{f.text} (from {f.marker})"
             self.b.advance(f)
 
-    # Lives of guests.
+    # Lifecycle of guests.
 
     def life(self, guest: Guest) -> None:
         """Destroy or pause a guest that has no call in flight."""
@@ -186,7 +186,7 @@ class Driver(GuestCalls):
 
 
 def check_handles(guest: Guest) -> None:
-    """Each record is in use or on a free list, once."""
+    """Check that each record is either in use or on a free list, once."""
     track = guest.domain.grant_table.maptrack
     seen = [n for n, record in enumerate(track) if record.flags & 3]
     for vcpu in guest.domain.vcpus:
