@@ -1,4 +1,4 @@
-"""Faults as the reference tells them, over parsed operations; for the interpreter only."""
+"""Faults over parsed operations, as defined by the reference; only for the interpreter."""
 
 from __future__ import annotations
 

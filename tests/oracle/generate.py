@@ -1,7 +1,7 @@
-"""Random systems over the whole language, well-formed by their making, from a seed. Names are nasty on purpose.
+"""Generates random systems over the whole language from a seed, well-formed by construction. Names are difficult on purpose.
 
-A system is a list of parts of text, so that shrinking can leave some out: `Draft`. Whether what is left is
-well-formed is for the checker to say.
+A system is a list of parts of text, so that shrinking can remove some: `Draft`. The checker decides whether the rest is
+well-formed.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ Procedures = dict[str, "Procedure"]
 
 @dataclass(frozen=True)
 class Procedure:
-    """What a `perform` has to know: sorts of the arguments and of the result, locals, and steps."""
+    """The signature of a procedure for `perform`: sorts of the arguments and of the result, locals, and steps."""
 
     params: tuple[str, ...]
     result: str | None
@@ -89,7 +89,7 @@ class Procedure:
 
 @dataclass(frozen=True)
 class Part:
-    """An item: a head that stays, and statements of which any may be left out."""
+    """An item: a fixed head, and statements that may be removed."""
 
     head: str
     body: tuple[str, ...] = ()
@@ -135,7 +135,7 @@ class Maker:
     operation: str = ""
 
     def name(self, hint: str = "n") -> str:
-        """A new name of the system, nasty now and then."""
+        """A new name of the system, sometimes a difficult one."""
         free = [n for n in NASTY if n not in self.used]
         text = self.rng.choice(free) if free and self.rng.random() < 0.6 else f"{hint}{len(self.used)}"
         while text in self.used:
@@ -144,7 +144,7 @@ class Maker:
         return text
 
     def local(self, scope: Scope) -> str:
-        """A name for a variable: it may hide a name of the system, but none of the operation."""
+        """A name for a variable: it may hide a name of the system, but not of the operation."""
         pool = [n for n in (*NASTY, *self.used) if n not in scope]
         return self.rng.choice(pool) if self.rng.random() < 0.7 else f"w{len(scope)}"
 
@@ -288,7 +288,7 @@ class Maker:
         return out
 
     def undo(self, scope: Scope) -> str:
-        """An `undo`, now and then."""
+        """An `undo`, sometimes."""
         if self.rng.random() > 0.3:
             return ""
         if self.assigning and self.rng.random() < 0.5:
@@ -297,7 +297,7 @@ class Maker:
         return f" undo {' '.join(self.assign(scope) for _ in range(self.rng.randint(1, 2)))} end"
 
     def statements(self, scope: Scope, count: int, procedures: Procedures, boundaries: bool, op: str) -> list[str]:
-        """Statements in a row; `scope` grows with what they define."""
+        """A sequence of statements; `scope` grows with their definitions."""
         out: list[str] = []
         steps = self.rng.choice((0, 0, 1, 2)) if boundaries else 0
         batch = boundaries and self.rng.random() < 0.2
@@ -324,7 +324,7 @@ class Maker:
         return out
 
     def statement(self, scope: Scope, procedures: Procedures, performed: set[str]) -> str:
-        """One statement that is no boundary; where one cannot be made, another."""
+        """One statement that is not a boundary; if one kind is impossible, another."""
         for _ in range(8):
             try:
                 return self._statement(scope, procedures, performed)
@@ -333,7 +333,7 @@ class Maker:
         return 'may fail EIO "nothing else could be made"'
 
     def _statement(self, scope: Scope, procedures: Procedures, performed: set[str]) -> str:
-        """One statement that is no boundary."""
+        """One statement that is not a boundary."""
         r = self.rng.random()
         code = self.rng.choice(CODES)
         if r < 0.2:
@@ -527,7 +527,7 @@ def _operations(m: Maker) -> list[Part]:
 
 
 def _init(m: Maker) -> Part:
-    """Mostly one value everywhere, so that there are few initial states."""
+    """Usually one value everywhere, so that there are few initial states."""
     rng = m.rng
     if rng.random() < 0.25:
         return Part(f"init {m.formula({}, 2)}")
@@ -543,7 +543,7 @@ def _init(m: Maker) -> Part:
 
 
 def _faults(m: Maker, operations: list[Part]) -> list[Part]:
-    """A fault, now and then: it repeats a check or an assignment of some operation."""
+    """A fault, sometimes: it repeats a check or an assignment of some operation."""
     rng = m.rng
     if rng.random() > 0.35:
         return []
