@@ -33,7 +33,7 @@ class Call:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The call's fields in a recording's line."""
+        """As a recording's line has it."""
         return {"op": self.operation, "a": {**({"by": self.by} if self.by else {}), **self.arguments}}
 
     @staticmethod
@@ -57,17 +57,35 @@ def guest_call(domid: int, vcpu: int, operation: str, /, **arguments: Any) -> Ca
 
 @dataclass(frozen=True)
 class Answer:
-    """The result of a call, in names that all targets share: `okay`, `GNTST_...` or an errno's name."""
+    """What came of a call, in names that all targets share: `okay`, `GNTST_...` or an errno's name; and what it gave, as
+    JSON (a descriptor, an address, ports, a status for each element)."""
 
     code: str
+    given: Any = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As a recording's line has it."""
+        return {"code": self.code, **({} if self.given is None else {"given": self.given})}
+
+
+NOT_DONE: Final = Answer("not done")  # the caller could predict that the call would have no effect
+IN_FLIGHT: Final = Answer("in flight")  # the call has yielded; `advance` lets it go on
+UNBOUND: Final = Answer("unbound")  # an argument is a name that no call has given
 
 
 class Target(Protocol):
-    """Executes calls, one after the other, each to its end."""
+    """Who carries calls out, one after the other."""
 
     def carry_out(self, call: Call) -> Answer:
         """Make a call. Raises if rules and implementation differ."""
         ...
+
+
+class Interleaving(Target, Protocol):
+    """A target that leaves calls in flight after their first step. Calls of Dom0's kernel are made in the midst of a
+    process's call: then the target asks what happens meanwhile, and goes on when that call has returned."""
+
+    meanwhile: Callable[[Any], None]
 
 
 @dataclass
