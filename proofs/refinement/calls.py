@@ -57,7 +57,7 @@ def guest_call(domid: int, vcpu: int, operation: str, /, **arguments: Any) -> Ca
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a call, in names that all targets share: `okay`, `GNTST_...` or an errno's name; and what it gave, as
+    """The result of a call, in names that all targets share: `okay`, `GNTST_...` or an errno's name; and its values as
     JSON (a descriptor, an address, ports, a status for each element)."""
 
     code: str
@@ -69,12 +69,12 @@ class Answer:
 
 
 NOT_DONE: Final = Answer("not done")  # the caller could predict that the call would have no effect
-IN_FLIGHT: Final = Answer("in flight")  # the call has yielded; `advance` lets it go on
-UNBOUND: Final = Answer("unbound")  # an argument is a name that no call has given
+IN_FLIGHT: Final = Answer("in flight")  # the call has yielded; `advance` continues it
+UNBOUND: Final = Answer("unbound")  # an argument is an unknown name
 
 
 class Target(Protocol):
-    """Who carries calls out, one after the other."""
+    """Executes calls, one after the other."""
 
     def carry_out(self, call: Call) -> Answer:
         """Make a call. Raises if rules and implementation differ."""
@@ -82,8 +82,8 @@ class Target(Protocol):
 
 
 class Interleaving(Target, Protocol):
-    """A target that leaves calls in flight after their first step. Calls of Dom0's kernel are made in the midst of a
-    process's call: then the target asks what happens meanwhile, and goes on when that call has returned."""
+    """A target that leaves calls in flight after their first step. Calls of Dom0's kernel occur during a
+    process's call: then the target runs the actions of others (`meanwhile`), and continues when that call has returned."""
 
     meanwhile: Callable[[Any], None]
 

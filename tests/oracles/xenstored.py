@@ -1,8 +1,8 @@
 """The real C xenstored as an oracle: runs without Xen over a shim, used over rings and its socket.
 
 `find` locates Debian's daemon (package xen-utils-4.17, or BULKHEAD_XENSTORED with the path of the binary), or gives the
-reason why it cannot be used; tests skip then. A guest of it is a ring in a file and a file that marks it alive. Not here: the
-comparison with our daemon (tests/impl/test_against_xenstored.py).
+reason why it cannot be used; tests skip then. A guest of it is a ring in a file and a file that marks it alive. Not here:
+the comparison with our daemon (tests/impl/test_against_xenstored.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""mprotect and mremap of what a Dom0 process has mapped from devices.
+"""mprotect and mremap of a Dom0 process's device mappings.
 
 gntdev unmaps the grants of the pages that change; the process keeps the addresses, and a load there raises SIGBUS. Pages of
-gntalloc keep what they are mapped to. Of privcmd's areas only whole ones may change (privcmd.py tries parts).
+gntalloc stay mapped. Areas of privcmd may change only as a whole (privcmd.py tries parts).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
 
 def mprotect(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
-    """mprotect of mapped pages: {addr, count, writable}. Where nothing changes nothing happens."""
+    """mprotect of mapped pages: {addr, count, writable}. Without a change there is no effect."""
     addr, count, writable = a["addr"], a["count"], a["writable"]
     slots = [proc.slots[(addr >> 12) + n] for n in range(count)]
     moved = [slot for slot in slots if slot.kind == "own" and slot.writable != writable]

@@ -80,8 +80,8 @@ def _side(side: Any) -> Side:
 
 
 def _refused(proc: Proc, segment: Segment) -> str:
-    """What the driver says to a segment before anything is copied for it: it is without a grant, out of a granted page, or
-    to or from no memory."""
+    """The driver's error for a segment before any of it is copied: it has no grant, exceeds a granted page, or has an
+    invalid address."""
     source, dest, length = segment
     if isinstance(source, int) and isinstance(dest, int):
         return "EINVAL"

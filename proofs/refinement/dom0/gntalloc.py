@@ -1,7 +1,7 @@
 """Calls of a Dom0 process on /dev/xen/gntalloc: pages of Dom0 that it grants to guests and maps itself.
 
-Each carries out one call and takes the rule steps that it stands for; the limit of pages, and which pages of a range there
-are, is worked out here. What does not live here: which call is made (workload/).
+Each function executes one call and takes the corresponding rule steps; the page limit, and the existing pages of a
+range, are computed here. Not here: which call is made (workload/).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
 
 def alloc_gref(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
-    """IOCTL_GNTALLOC_ALLOC_GREF: {fd, dom, count, writable}, and `starved`: the kernel has no page left meanwhile."""
+    """IOCTL_GNTALLOC_ALLOC_GREF: {fd, dom, count, writable}; with `starved` the kernel has no page left meanwhile."""
     fd, dom, count, writable = a["fd"], a["dom"], a["count"], a["writable"]
     x, opened = d.file(proc, fd, "gntalloc")
     d.pool.retry_deferred()  # the call itself does this too, but may reuse the freed pages at once
@@ -62,17 +62,17 @@ def alloc_gref(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
 
 
 def _page(d: Dom0, opened: Opened | None, offset: int) -> SharedPage | None:
-    """The page at an offset of the file, also one that it lists no longer."""
+    """The page at an offset of the file, also a page that it no longer lists."""
     return next((p for p in d.pages if p.opened is opened and p.offset == offset & ~0xFFF), None)
 
 
 def _others(d: Dom0, opened: Opened | None) -> int:
-    """The element of a page that is not the file's: what an offset with nothing there names."""
+    """The element for a wrong offset: a page that is not the file's."""
     return next((p.f for p in d.pages if p.opened is not opened), d.b.spec_state.size.heap)
 
 
 def mmap(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
-    """mmap of gntalloc: {fd, offset, count, writable}; gives the address. There is nothing behind the last page."""
+    """mmap of gntalloc: {fd, offset, count, writable}; returns the address. There is no mapping beyond the last page."""
     fd, offset, count, writable = a["fd"], a["offset"], a["count"], a["writable"]
     x, opened = d.file(proc, fd, "gntalloc")
     page = _page(d, opened, offset)
@@ -119,7 +119,7 @@ def _past_the_end(proc: Proc, fd: int, opened: Opened | None) -> None:
 
 
 def dealloc_gref(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
-    """IOCTL_GNTALLOC_DEALLOC_GREF: {fd, offset, count}; a file knows its own pages only."""
+    """IOCTL_GNTALLOC_DEALLOC_GREF: {fd, offset, count}; a file has only its own pages."""
     fd, offset, count = a["fd"], a["offset"], a["count"]
     x, opened = d.file(proc, fd, "gntalloc")
     page = _page(d, opened, offset)

@@ -1,8 +1,8 @@
-"""Dom0's kernel beside the rules: its grant hypercalls are calls in flight, and what it does by itself takes rule steps.
+"""Dom0's kernel in lockstep with the rules: its grant hypercalls are calls in flight; its own actions take rule steps.
 
-The kernel maps each grant twice, for the process and for itself; by the rules its own address space is one more process
-that maps the same grant through a file of its own. Other parts of a system call run at once. What happens while a hypercall
-of the kernel is in flight is for others to say (`meanwhile`). What does not live here: what processes call (gntdev.py and
+The kernel maps each grant twice, for the process and for itself; in the rules its own address space is one more process
+that maps the same grant through its own file. Other parts of a system call run at once. The target supplies the actions
+of others while a hypercall of the kernel is in flight (`meanwhile`). Not here: what processes call (gntdev.py and
 its neighbours).
 """
 
@@ -26,7 +26,7 @@ NODES = {"gntdev": GNTDEV, "gntalloc": GNTALLOC, "evtchn": EVTCHN, "privcmd": PR
 
 
 class Dom0(UserSpace):
-    """The processes, what they have open, and the kernel below them."""
+    """The processes, their open files, and the kernel."""
 
     def __init__(self, lockstep: Lockstep, meanwhile: Callable[[CallInFlight], None]) -> None:
         super().__init__(lockstep)
@@ -52,7 +52,7 @@ class Dom0(UserSpace):
         for page in proc.pages():
             self.b.spec_state.know_dom0_frame(page.mfn)
 
-    # What the kernel does for a process.
+    # Actions of the kernel for a process.
 
     def fly(self, cmd: int, elements: Sequence[bytes]) -> int:
         """A grant hypercall of the kernel: a call in flight, with guests running between its steps."""
@@ -137,7 +137,7 @@ class Dom0(UserSpace):
         """The kernel has put a pending port into its file's ring."""
         self.rule("evtchn_upcall", {"q": port - 1})
 
-    # What the kernel has done by itself.
+    # Actions of the kernel itself.
 
     def sync(self) -> None:
         """Follow released files, ended maps and freed shared pages."""
@@ -184,7 +184,7 @@ class Dom0(UserSpace):
     # The end.
 
     def check_end(self) -> None:
-        """All processes but the toolstack's have gone: their peers' last pages come back, and nothing is left."""
+        """All processes except the toolstack's have ended: free the last pages that peers map, and check for leaks."""
         self.pool.retry_deferred()
         self.sync()
         if self.pool.deferred or self.pages or self.records or self.files:

@@ -1,7 +1,7 @@
 """Calls of a Dom0 process on /dev/xen/privcmd: foreign mappings, and raw hypercalls.
 
-Each carries out one call and takes the rule steps that it stands for. That an area is filled as a whole and once, and is
-never changed in part, is not in the rules; wrong batches and changes of parts are tried here. What does not live here: which
+Each function executes one call and takes the corresponding rule steps. The rules do not cover that an area is filled
+completely and once, and never changed in part; wrong batches and changes of parts are tried here. Not here: which
 call is made (workload/).
 """
 
@@ -40,7 +40,7 @@ def restrict(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
 
 
 def mmap(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
-    """mmap of privcmd: {fd, count, writable}; it only reserves an area. Gives its address."""
+    """mmap of privcmd: {fd, count, writable}; it only reserves an area. Returns its address."""
     fd, count = a["fd"], a["count"]
     code, addr = proc.mmap(fd, 0, a["writable"], count)
     if code != OKAY:
@@ -50,7 +50,7 @@ def mmap(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
 
 
 def mmapbatch(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
-    """IOCTL_PRIVCMD_MMAPBATCH_V2: {fd, addr, dom, gfns}; gives which of them failed.
+    """IOCTL_PRIVCMD_MMAPBATCH_V2: {fd, addr, dom, gfns}; returns the failed ones.
 
     The first batch must cover the whole area; later ones may fill empty pages.
     """
@@ -96,7 +96,7 @@ def mmapbatch(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
 
 
 def change_part(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
-    """munmap, mremap and mprotect of a part of an area of privcmd: {addr}, where it begins. All are refused."""
+    """munmap, mremap and mprotect of a part of an area of privcmd: {addr} is its start. All are refused."""
     addr = a["addr"]
     for call in (
         lambda: proc.sys.munmap(addr, 1),
@@ -161,7 +161,7 @@ def domctl(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
 
 
 def alloc_unbound(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
-    """EVTCHNOP_alloc_unbound in another domain's table, as a builder does it: {fd, dom, remote}; gives a port."""
+    """EVTCHNOP_alloc_unbound in another domain's table, as a builder does it: {fd, dom, remote}; returns a port."""
     domid, remote = a["dom"], a["remote"]
     x, _ = d.file(proc, a["fd"], "privcmd")
     at = proc.arg + 256
@@ -180,7 +180,7 @@ def alloc_unbound(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
 
 
 def populate_physmap(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
-    """XENMEM_populate_physmap for a guest, by a process: {fd, dom}; gives how many pages were given."""
+    """XENMEM_populate_physmap for a guest, by a process: {fd, dom}; returns the number of pages."""
     b, sh, domid = d.b, d.b.spec_state, a["dom"]
     x, _ = d.file(proc, a["fd"], "privcmd")
     at = proc.arg + 256

@@ -1,7 +1,7 @@
-"""What is known of Dom0's user space: processes, open files, maps, mappings, and the call that the kernel is about.
+"""The record of Dom0's user space: processes, open files, maps, mappings, and the kernel's current call.
 
-Each stands for elements of the rules: a process for a Space, an open file for a File, a map for a Map, a mapping for the
-Translations of the process and (of a grant) of the kernel's own window. What does not live here: what calls do (gntdev.py
+Each corresponds to elements of the rules: a process to a Space, an open file to a File, a map to a Map, a mapping to the
+Translations of the process and (for a grant) of the kernel's own window. Not here: what calls do (gntdev.py
 and its neighbours), and what the kernel does for them (kernel.py).
 """
 
@@ -145,7 +145,7 @@ class Mapping:
 
 
 class UserSpace:
-    """The processes of one machine, what they have open, and what the kernel is about for one of them."""
+    """The processes of one machine, their open files, and the kernel's current call for one of them."""
 
     def __init__(self, lockstep: Lockstep) -> None:
         self.b = lockstep
@@ -163,7 +163,7 @@ class UserSpace:
         self.own_event = False  # an event channel call of a process, not of the kernel itself
         self.unbinding: dict[str, int] | None = None  # the process and file of an unbind
         lockstep.spec_state.lives[lockstep.rig.dom0] = 0
-        self.kernel_file = self.element("file.open")  # by the rules, the kernel maps through a file of its own
+        self.kernel_file = self.element("file.open")  # in the rules, the kernel maps through its own file
 
     def rule(self, label: str, args: dict[str, int], expect: str = OKAY, fail: str | None = None) -> str:
         """Take a rule step, which must give the implementation's answer."""
@@ -190,7 +190,7 @@ class UserSpace:
         return [(proc, slot) for proc in self.procs.values() for slot in proc.slots.values()]
 
     def file(self, proc: Proc, fd: int, kind: str) -> tuple[int, Opened | None]:
-        """The File of a descriptor, and the open file if it is of that device; of no descriptor, a File that is not open."""
+        """The File of a descriptor, and the open file if it is of that device; for a bad descriptor, a closed File."""
         opened = proc.fds.get(fd)
         if opened is None:
             return self.element("file.open"), None

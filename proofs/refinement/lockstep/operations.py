@@ -59,7 +59,7 @@ def start(b: Lockstep, call: Call, text: str = "") -> CallInFlight:
 
 
 def answer(b: Lockstep, f: CallInFlight) -> Answer:
-    """What a call that has returned answers: okay or errno's name; what each of its elements is told, or its result."""
+    """The answer of a returned call: okay or errno's name; the status of each of its elements, or its result."""
     code = OKAY if f.rc >= 0 else fd.ERRNO.get(f.rc, str(f.rc))
     if f.call is None or f.call.operation not in STATUSES:
         return Answer(code, f.rc if f.rc > 0 else None)
@@ -215,7 +215,7 @@ STATUSES = {
     "copy": (36, abi.COPY.size),
     "transfer": (16, abi.TRANSFER.size),
     "swap_grant_ref": (8, abi.SWAP_GRANT_REF.size),
-}  # where the first element's status lies, and how large an element is
+}  # offset of the first element's status, and the size of an element
 EXTENTS_AT = 64  # offset of a reservation's extents in the argument area
 
 OPERATIONS: dict[str, Operation] = {

@@ -1,4 +1,4 @@
-"""Which mappings a Dom0 process changes by mprotect and mremap. Of privcmd's areas only whole ones may change; they stay."""
+"""Chooses mprotect and mremap calls of a Dom0 process. Areas of privcmd, which may change only as a whole, are left out."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def mprotect(d: Caller, proc: Proc) -> str:
 
 
 def mremap(d: Caller, proc: Proc) -> str:
-    """mremap of some pages of one area: it grows, shrinks, or moves to where nothing is."""
+    """mremap of some pages of one area: it grows, shrinks, or moves to a free address."""
     slots = _range(d, proc)
     if not slots or len(proc.slots) > MOST_SLOTS:
         return ""

@@ -1,4 +1,4 @@
-"""Which segments a Dom0 process copies by IOCTL_GNTDEV_GRANT_COPY: between grants and its own pages, across their ends."""
+"""Chooses segments for IOCTL_GNTDEV_GRANT_COPY of a Dom0 process: between grants and own pages, also across page ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which calls a Dom0 process makes on /dev/xen/evtchn: ports bound, rung and given up, and reads of its ring."""
+"""Chooses a Dom0 process's calls on /dev/xen/evtchn: binding, sending and unbinding, and reads of its ring."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def bind_unbound(d: Caller, proc: Proc) -> str:
 
 
 def _tighten(d: Caller, proc: Proc, fd: int, opened: Opened | None) -> None:
-    """Now and then the ring is too small, as if many ports had been given up."""
+    """Sometimes the ring is too small, as if many ports had been closed."""
     if opened is not None and d.rng.random() < 0.2:
         d.call(proc, "evtchn_tighten_ring", fd=fd)
 

@@ -1,4 +1,4 @@
-"""Which calls a Dom0 process makes on /dev/xen/gntalloc: pages of Dom0 that it grants to guests and maps itself."""
+"""Chooses a Dom0 process's calls on /dev/xen/gntalloc: pages of Dom0 that it grants to guests and maps itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def alloc(d: Caller, proc: Proc) -> str:
 
 
 def _page(d: Caller, opened: Opened | None) -> SharedPage | None:
-    """A page of the file, also one that it lists no longer; now and then none."""
+    """A page of the file, also one that it no longer lists; sometimes none."""
     pages = d.view.shared_pages
     if opened is not None and d.rng.random() < 0.95:
         pages = [p for p in pages if p.opened is opened]
@@ -40,7 +40,7 @@ def _offset(page: SharedPage | None) -> int:
 
 
 def share(d: Caller, proc: Proc) -> str:
-    """mmap of pages that gntalloc gave out; a gntdev descriptor has nothing there."""
+    """mmap of gntalloc's pages; it fails on a gntdev descriptor."""
     fd, opened = d.fd_of(proc, "gntalloc")
     kind = proc.fds[fd].kind if fd in proc.fds else ""
     if kind in ("evtchn", "privcmd") or len(proc.slots) > MOST_SLOTS - 2:

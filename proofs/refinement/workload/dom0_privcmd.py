@@ -1,4 +1,4 @@
-"""Which calls a Dom0 process makes on /dev/xen/privcmd: foreign mappings, raw domctls, and the toolstack's own calls."""
+"""Chooses a Dom0 process's calls on /dev/xen/privcmd: foreign mappings, raw domctls, and the toolstack's own calls."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def mmapbatch(d: Caller, proc: Proc) -> str:
 
 
 def _batch(d: Caller, proc: Proc, fd: int, addr: int, count: int) -> Answer:
-    """A batch of pages, mostly of one guest's."""
+    """A batch of pages, usually of one guest."""
     guests = list(d.view.guests.values())
     dom, gfns = 99, [NO_FRAME] * count
     if guests and d.rng.random() < 0.95:
@@ -93,7 +93,7 @@ def control(d: Caller, proc: Proc) -> str:
 
 
 def _guest(d: Caller) -> int:
-    """A guest that is there, or mostly so."""
+    """A guest, usually an existing one."""
     ids = [n for n in d.view.domains if n]
     return ids[int(d.rng.random() * len(ids))] if ids and d.rng.random() < 0.9 else 99
 

@@ -1,7 +1,7 @@
-"""What a guest may do next: stores into its table, hypercalls with random and hostile arguments, loads and stores.
+"""Chooses a guest's next action: stores to its table, hypercalls with random and hostile arguments, loads and stores.
 
-Each move takes the guest and one of its vCPUs, and says what is called, as a `Call`; which bytes that is and what follows it
-is the target's (lockstep/operations.py). Hostile arguments aim at what is there, seen through the view (../view.py).
+Each move takes the guest and one of its vCPUs, and makes a `Call`; the target packs its bytes and
+picks its follower (lockstep/operations.py). Hostile arguments name existing objects, found through the view (../view.py).
 """
 
 from __future__ import annotations

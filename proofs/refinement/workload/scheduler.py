@@ -1,6 +1,6 @@
-"""Chooses who does what next, from a seed: guests, Dom0's processes, the toolstack; and which call in flight goes on.
+"""Chooses the next action from a seed: of guests, Dom0's processes, the toolstack; or the next call in flight to advance.
 
-All that happens it says as calls to a target; what it knows of the machine it sees through the view (../view.py).
+All actions are calls to a target; it reads the machine only through the view (../view.py).
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class Driver(GuestCalls):
         self.target.carry_out(Call("destroydomain", TOOLSTACK, {"domid": guest.domid}))
 
     def end(self) -> None:
-        """Destroy everything, in a random order; then nothing may be left."""
+        """Destroy everything, in a random order, then check for leaks."""
         self.finish_calls()
         guests = list(self.view.guests.values())
         self.rng.shuffle(guests)
