@@ -1,7 +1,8 @@
 """The items of one system, as parsed: what `certify` starts from, with faults laid over the operations.
 
-Nothing is checked here: rules come to this place after the first road has accepted them. What cannot be read raises
-`CannotRead`, and the claims in question are then undecided.
+Components with parameters come as instances, with the names replaced: `model/instances.py` is trusted as the parser is, and
+`tests/oracle/instances.py` does the same once more, for tests. Nothing is checked here: rules come to this place after the
+first road has accepted them. What cannot be read raises `CannotRead`, and the claims in question are then undecided.
 """
 
 from __future__ import annotations
@@ -37,8 +38,10 @@ class Rules:
 
     def of_kind(self, *kinds: str) -> dict[str, s.FormulaItem]:
         """The formulas of some kinds (init, axiom, invariant, theorem, transition) by name or place."""
-        return {
-            f"{f.span.file}:{f.name}" if f.kind in ("init", "axiom") else f.name: f for f in self.formulas if f.kind in kinds
+        return {  # two instances of a component have their axioms at the same place
+            f"{f.span.file}:{f.name}#{k}" if f.kind in ("init", "axiom") else f.name: f
+            for k, f in enumerate(self.formulas)
+            if f.kind in kinds
         }
 
 
