@@ -1,8 +1,8 @@
-"""Every initial state of a small world, as columns: what `init` and axioms leave open is tried out.
+"""Enumerates the initial states of a small world, as columns.
 
-What formulas say outright of a place is put in first (`grounding.py`); the places left open are filled in one after the
-other, and what breaks a formula goes as soon as all that the formula speaks of is there. Of interchangeable elements
-constants name the first ones first.
+Places that formulas fix directly are filled first (`grounding.py`); open places are filled one after the
+other, and partial states are dropped as soon as all places of a violated formula are filled. Symmetry: of interchangeable
+elements, constants name the first ones first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CHUNK = 1 << 16
 
 
 def initial_columns(layout: Layout, formulas: Formulas, most: int) -> tuple[Bytes, bool]:
-    """Initial states side by side, and whether these are all (but for renamings); at most `most`, then."""
+    """Initial states as a batch, and whether these are all (up to renaming); at most `most`."""
     bodies = [c.body for c in (*layout.system.inits, *layout.system.axioms)]
     parts: list[Bytes] = []
     every = True
@@ -36,7 +36,7 @@ def initial_columns(layout: Layout, formulas: Formulas, most: int) -> tuple[Byte
 
 
 def _placements(layout: Layout) -> Iterator[dict[str, int]]:
-    """What constants may name, but for renamings: each one an element named before, or the first that is not."""
+    """The elements of constants, up to renaming: each names an earlier one's element or the first free one."""
     names = list(layout.consts)
 
     def place(k: int, placed: dict[str, int]) -> Iterator[dict[str, int]]:
@@ -45,7 +45,7 @@ def _placements(layout: Layout) -> Iterator[dict[str, int]]:
             return
         sort = layout.system.consts[names[k]]
         size = layout.size(sort)
-        if sort in layout.sizes:  # the unnamed elements are alike: apart from the others first, as people mean it
+        if sort in layout.sizes:  # try distinct elements first, as people expect
             used = {v for n, v in placed.items() if layout.system.consts[n] == sort}
             size = min(size, len(used) + 1)
             choices = range(size - 1, -1, -1)
@@ -80,7 +80,7 @@ def _filled(layout: Layout, formulas: Formulas, bodies: list[Term], consts: dict
         for part, env in _instances(body, {}, formulas)
     ]
     waiting = [w for w in waiting if not w[2] <= known] + [w for w in waiting if w[2] <= known]
-    # Places that the same formulas speak of are filled in together, so that what breaks a formula goes early.
+    # Fill places of the same formulas together, so that violations are found early.
     order: list[int] = []
     for _, _, columns in sorted(waiting, key=lambda w: len(w[2] - known)):
         order += [c for c in sorted(columns) if c not in known and c not in order]
@@ -103,7 +103,7 @@ def _filled(layout: Layout, formulas: Formulas, bodies: list[Term], consts: dict
 
 
 def _instances(body: Term, env: Env, formulas: Formulas) -> Iterator[tuple[Term, Env]]:
-    """A formula taken apart: conjuncts, and what is said of all, for each."""
+    """A formula split into conjuncts, with universal quantifiers instantiated."""
     for part in conjuncts(body):
         match part:
             case Quant("forall", vars_, inner):
@@ -114,7 +114,7 @@ def _instances(body: Term, env: Env, formulas: Formulas) -> Iterator[tuple[Term,
 
 
 def _speaks_of(term: Term, env: Env, layout: Layout, formulas: Formulas) -> frozenset[int]:
-    """The columns that a formula may read, for any values of what its indices read."""
+    """The columns that a formula may read, for all values of its indices."""
     found: set[int] = set()
 
     def look(t: Term, env: Env) -> None:
@@ -150,7 +150,7 @@ def _speaks_of(term: Term, env: Env, layout: Layout, formulas: Formulas) -> froz
 
 
 def _fixed(term: Term, env: Env, layout: Layout, formulas: Formulas) -> int | None:
-    """The value of a variable or member, where it is one."""
+    """The value of a variable or member; None for other terms."""
     if isinstance(term, App | Op | Quant | Use) or (formulas.free(term) and not set(formulas.free(term)) <= env.keys()):
         return None
     if getattr(term, "name", None) in layout.consts:

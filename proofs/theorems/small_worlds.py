@@ -1,9 +1,9 @@
-"""Attacks found by seeing everything: breadth first, in worlds that grow from one element of each sort.
+"""Finds attacks by exhaustive breadth-first search, in worlds that grow from one element of each sort.
 
-Worlds are searched in two orders by turns: by the size of a state, so that a world of one quorum and four rounds has its
-turn, and by the size of the largest sort, so that one of three of each has. What is found in a world is a shortest attack
-in it; larger worlds are then asked for a shorter one. What is not found is not there, in the worlds that were searched to
-their end. Systems with very large states are left to the other searches.
+Worlds are searched in two alternating orders: by the size of a state, for worlds such as one quorum and four rounds,
+and by the size of the largest sort, for worlds such as three elements of each. An attack found in a world is a shortest
+one there; larger worlds are then searched for a shorter one. Worlds that were searched to their end without an attack
+have none. Systems with very large states are left to the other searches.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from bulkhead.proofs.theorems.explore import Exploration, Limits, explore
 
 LARGEST = 5  # elements of a sort
 CALLS = 2  # in flight
-WIDE = 160  # columns of a state: of larger ones too few can be seen
-STEPS = 8_000_000  # taken in all; a count and not a time, so that runs agree
+WIDE = 160  # columns of a state: with larger states, too few can be visited
+STEPS = 8_000_000  # taken in all; a count and not a time, so that runs are deterministic
 QUICK = 100_000  # steps for a world before others have their turn
 MOST_STATES = 500_000  # of one world
-FEW_STATES = 20_000  # of one world, where only the steps that can be taken are asked
-PER_START = 20  # what an initial state costs before its first step, in steps
-SETUP = 30_000  # what a world costs before its first step, in steps
-LONGER = 4  # times as many in its next turn
-LEAST_AGAIN = 1_000_000  # steps into a search for something shorter at least,
-AGAIN = 0.5  # or this part of the steps taken so far, where that is more
+FEW_STATES = 20_000  # of one world, if only the reachable steps are wanted
+PER_START = 20  # cost of an initial state before its first step, in steps
+SETUP = 30_000  # cost of a world before its first step, in steps
+LONGER = 4  # factor for its next turn
+LEAST_AGAIN = 1_000_000  # minimum of steps for a search for a shorter attack,
+AGAIN = 0.5  # or this part of the steps so far, if that is more
 
 
 @dataclass
 class Seen:
-    """What was found: attacks, and the worlds that were searched."""
+    """The result: attacks, and the worlds that were searched."""
 
     attacks: dict[str, Trace] = field(default_factory=dict)
     explored: list[Exploration] = field(default_factory=list)
 
 
 def worlds(system: System, given: Mapping[str, int] | None = None) -> Iterator[dict[str, int]]:
-    """The worlds in which to look, small ones first: sizes as `given`, else from one on, up to what the rules say."""
+    """The worlds to search, small ones first: sizes as `given`, else from one up to the limit in the rules."""
     given = given or {}
     in_flight = CALLS if any(step.after for step in system.steps) else 1
     most = {
@@ -86,7 +86,7 @@ def worlds(system: System, given: Mapping[str, int] | None = None) -> Iterator[d
                 add({**sizes, sort: sizes[sort] + 1})
 
 
-_Turn = tuple[float, float, tuple[int, ...]]  # what comes first, and the sizes of the sorts
+_Turn = tuple[float, float, tuple[int, ...]]  # the order's key, and the sizes of the sorts
 
 
 def attacks_in_small_worlds(
@@ -97,7 +97,7 @@ def attacks_in_small_worlds(
     one: bool = False,
     steps: int = STEPS,
 ) -> Seen:
-    """Shortest attacks on claims in growing worlds, for about so many steps in all. With `one`, the first that falls.
+    """Shortest attacks on claims in growing worlds, for about so many steps in all. With `one`, only the first attack.
 
     `given` fixes the size of some sorts, `depth` bounds the length of attacks.
     """
@@ -131,7 +131,7 @@ def attacks_in_small_worlds(
             if missing() and spent < steps:
                 search(sizes, missing(), depth, min(budget, steps - spent))
     end = spent + max(int(AGAIN * spent), LEAST_AGAIN)
-    for sizes in worlds(system, given):  # is there a shorter way in another world?
+    for sizes in worlds(system, given):  # is there a shorter attack in another world?
         longest = max((len(t.events) for t in seen.attacks.values()), default=0)
         if longest < 2 or spent > end:
             break
@@ -141,7 +141,7 @@ def attacks_in_small_worlds(
 
 
 def fired_in_small_worlds(system: System, steps: int) -> tuple[frozenset[str], bool]:
-    """The steps that are taken from some initial state of a small world, and whether there is an initial state at all."""
+    """The steps reachable in a small world, and whether there is an initial state."""
     labels = frozenset(t.label for s in system.steps for t in s.transitions())
     fired, begins, spent = set[str](), False, 0
     for sizes in worlds(system):
