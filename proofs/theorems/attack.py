@@ -15,14 +15,14 @@ from dataclasses import replace
 
 from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import Claim, Quant, System, Term, neg
-from bulkhead.model.trace import Event, Trace, replay, start_breaks
+from bulkhead.model.trace import Event, Trace, TraceError, replay, start_breaks
 from bulkhead.model.world import State
 from bulkhead.proofs.theorems.bmc import Search
 from bulkhead.proofs.theorems.directed_search import Path, find
 from bulkhead.proofs.theorems.explore import shorter
 from bulkhead.proofs.theorems.initial_states import NoInitialState, initial_states
 from bulkhead.proofs.theorems.scope import first_scope
-from bulkhead.proofs.theorems.small_worlds import attacks_in_small_worlds
+from bulkhead.proofs.theorems.small_worlds import attacks_in_small_worlds, in_smaller_worlds
 from bulkhead.proofs.theorems.solvers import SolverError
 
 LIMIT = 60.0  # seconds for one query
@@ -80,7 +80,10 @@ def find_attacks(
         sizes = {**first_scope(system), **(given or {})}
         more = _in_the_first_world(system, left, max_depth if bound is None else min(max_depth, bound), limit, one, sizes)
         found.update({n: t for n, t in more.items() if t is None or bound is None or len(t.events) <= bound})
-    return {n: None if t is None else _believed(system, replace(t, faults=faults), limit) for n, t in found.items()}
+    return {
+        n: None if t is None else _believed(system, replace(t, faults=faults), limit, n in seen.attacks)
+        for n, t in found.items()
+    }
 
 
 def _in_the_first_world(
@@ -119,21 +122,54 @@ def _in_the_first_world(
         search.deepen()
 
 
-def _believed(system: System, trace: Trace, limit: float) -> Trace:
-    """The attack in its smallest world, without unneeded steps, replayed."""
+def _believed(system: System, trace: Trace, limit: float, all_seen: bool) -> Trace:
+    """The attack in its smallest world, without a step that it does without, replayed.
+
+    `all_seen` says that it is a shortest one of a world whose states were all looked at.
+    """
     claim = system.claims()[trace.claim]
-    while True:
-        small = without_needless_steps(system, claim, _in_smallest_world(system, claim, trace, limit))
-        if len(small.events) == len(trace.events):
-            break
-        trace = small  # fewer calls may need only a smaller world
-    if len(small.events) - 1 > trace.excluded + 1:
-        less = shorter(system, small, claim, SECONDS)
-        if less is not None:
-            return _believed(system, replace(less, faults=trace.faults, excluded=trace.excluded), limit)
+    if all_seen:
+        small = _emptied(system, claim, in_smaller_worlds(system, claim, trace))
+    else:
+        while True:
+            small = without_needless_steps(system, claim, _in_smallest_world(system, claim, trace, limit))
+            if len(small.events) == len(trace.events):
+                break
+            trace = small  # fewer calls may do with a smaller world
+        if len(small.events) - 1 > trace.excluded + 1:
+            less = shorter(system, small, claim, SECONDS)
+            if less is not None:
+                return _believed(system, replace(less, faults=trace.faults, excluded=trace.excluded), limit, False)
     small = replace(small, faults=trace.faults, excluded=min(trace.excluded, len(small.events) - 1))
     confirm(system, claim, small)
     return small
+
+
+def _emptied(system: System, claim: Claim, trace: Trace) -> Trace:
+    """The attack from a first state as empty as can be: places have the first value of their sort where that does."""
+    machine = ExecutableModel(system, trace.world)
+
+    def attacks(initial: State) -> bool:
+        if start_breaks(machine, initial) is not None:
+            return False
+        again = replace(trace, initial=initial)
+        try:
+            return violated(system, claim, machine, again, replay(again, machine)) == len(trace.events)
+        except TraceError:
+            return False
+
+    state = [list(table) for table in trace.initial]
+    for k, table in enumerate(state):
+        if any(table):
+            state[k] = [0] * len(table)
+            if not attacks(state):
+                state[k] = table
+                for i, value in enumerate(table):
+                    if value:
+                        table[i] = 0
+                        if not attacks(state):
+                            table[i] = value
+    return replace(trace, initial=state)
 
 
 def without_needless_steps(system: System, claim: Claim, trace: Trace) -> Trace:

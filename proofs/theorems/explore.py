@@ -27,6 +27,7 @@ Keys = NDArray[np.uint64]
 STATES = 2_000_000  # default maximum of kept states
 RENAMINGS = 120  # maximum of renamings per state; fewer only mean that more states are kept
 BATCH = 8192  # states stepped at once
+TRIED = 1  # states tried to find initial ones, for each step that may be taken
 GROUP = 4096  # entries of a table for some columns
 WIDEST = 2000  # columns of a state
 
@@ -53,7 +54,8 @@ class Exploration:
     All states reachable in `depth` steps were visited; `complete` means that there are no further
     states, else `stopped` is the reason. `levels` counts the new states at each depth.
     `attacks` holds a shortest trace for each broken claim. `never` are steps that are enabled in no visited state.
-    `hidden` bounds the probability that a hash collision hid a state.
+    `hidden` bounds the probability that a hash collision hid a state. `every_start` means that all initial states were
+    visited, and `tried` counts the partial states tried to find them.
     """
 
     sizes: dict[str, int]
@@ -70,6 +72,8 @@ class Exploration:
     renamings: int
     hidden: float
     seconds: float
+    every_start: bool = True
+    tried: int = 0
 
 
 class _Identity:
@@ -152,16 +156,19 @@ def _sum_of(tables: list[Keys], numbers: list[NDArray[np.uint16]], count: int) -
 def _renamings(layout: Layout, most: int) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """For each renaming of elements: the target of each column, and the image of each value."""
     system = layout.system
-    sorts: list[str] = []
+    moved: dict[str, int] = {}  # of each sort, how many elements change places with each other: of large sorts some
     count = 1
     for sort in sorted(layout.sizes, key=layout.sizes.__getitem__):
-        factor = math.factorial(layout.sizes[sort])
-        if factor > 1 and count * factor <= most:
-            sorts.append(sort)
-            count *= factor
+        some = max(k for k in range(1, layout.sizes[sort] + 1) if k == 1 or count * math.factorial(k) <= most)
+        if some > 1:
+            moved[sort] = some
+            count *= math.factorial(some)
     out = []
-    for choice in itertools.product(*(itertools.permutations(range(layout.sizes[s])) for s in sorts)):
-        new = dict(zip(sorts, choice, strict=True))
+    for choice in itertools.product(*(itertools.permutations(range(k)) for k in moved.values())):
+        new = {}
+        for (sort, some), order in zip(moved.items(), choice, strict=True):
+            kept = layout.sizes[sort] - some  # the first elements stay: those are what constants name
+            new[sort] = (*range(kept), *(kept + k for k in order))
         columns = list(range(len(layout.consts)))
         for func in system.funcs.values():
             ranges = [range(layout.size(s)) for s in func.args]
@@ -244,9 +251,10 @@ class _Search:
 
     def run(self, start: Bytes | None = None) -> Exploration:
         """Search from `start`, or from all initial states."""
-        all_of_them = True
+        all_of_them, tried = True, 0
         if start is None:
-            start, all_of_them = initial_columns(self.layout, self.formulas, self.limits.states)
+            found = initial_columns(self.layout, self.formulas, self.limits.states, TRIED * self.limits.taken)
+            start, all_of_them, tried = found.columns, found.every, found.tried
         first = self._new(start)
         self._keep(start[:, first], np.zeros(len(first), np.int64), np.zeros(len(first), np.int32))
         initial = self.count
@@ -280,6 +288,8 @@ class _Search:
             len(self.identity.tables),
             bits,
             time.perf_counter() - self.begun,
+            all_of_them,
+            tried,
         )
 
     def _new(self, states: Bytes) -> NDArray[np.intp]:
@@ -397,16 +407,21 @@ class _Search:
 
 
 def explore(
-    system: System, sizes: Mapping[str, int], claims: Sequence[Claim] = (), limits: Limits | None = None
+    system: System,
+    sizes: Mapping[str, int],
+    claims: Sequence[Claim] = (),
+    limits: Limits | None = None,
+    labels: frozenset[str] | None = None,
 ) -> Exploration:
     """Search all reachable states of a world in which each sort has so many elements, for violations of some claims.
 
-    With claims, the search ends when all are broken. Raises ValueError if a state has more columns than `WIDEST`.
+    With claims, the search ends when each is broken. `labels` names the only steps that are taken. Raises ValueError where a
+    state has more columns than `WIDEST`.
     """
     layout = Layout(system, dict(sizes))
     if layout.width > WIDEST:
         raise ValueError(f"a state of this world has {layout.width:,} places, more than {WIDEST:,}")
-    return _Search(system, sizes, claims, limits or Limits()).run()
+    return _Search(system, sizes, claims, limits or Limits(), labels).run()
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,10 @@ class Ground:
             left = kept
         self._untold += [f"(assert {text(self.truth(part, env))})" for part, env in left]
 
+    def can_be_false(self, body: Term, env: Env | None = None) -> bool:
+        """May a closed formula be false in some state at all? False where only its shape and the sizes make it true."""
+        return any(self.truth(part, inner) is not True for part, inner in self._conjuncts(body, env or {}))
+
     def _conjuncts(self, term: Term, env: Env) -> Iterator[tuple[Term, Env]]:
         for part in conjuncts(term):
             match part:

@@ -8,7 +8,9 @@ elements, constants name the first ones first.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,20 +21,30 @@ from bulkhead.proofs.theorems.grounding import Ground
 CHUNK = 1 << 16
 
 
-def initial_columns(layout: Layout, formulas: Formulas, most: int) -> tuple[Bytes, bool]:
-    """Initial states as a batch, and whether these are all (up to renaming); at most `most`."""
+@dataclass(frozen=True)
+class Initial:
+    """Initial states side by side. `every` says that these are all, but for renamings; `tried` counts what was tried."""
+
+    columns: Bytes
+    every: bool
+    tried: int
+
+
+def initial_columns(layout: Layout, formulas: Formulas, most: int, room: float = math.inf) -> Initial:
+    """The initial states of a world, at most `most` of them, with at most `room` half-filled states at a time."""
     bodies = [c.body for c in (*layout.system.inits, *layout.system.axioms)]
     parts: list[Bytes] = []
-    every = True
+    every, tried = True, 0
     for consts in _placements(layout):
         left = most - sum(p.shape[1] for p in parts)
-        if left <= 0:
+        if left <= 0 or tried > 2 * room:
             every = False
             break
-        made, all_of_them = _filled(layout, formulas, bodies, consts, left)
-        parts.append(made)
-        every = every and all_of_them
-    return (np.concatenate(parts, axis=1) if parts else np.zeros((layout.width, 0), np.uint8)), every
+        made = _filled(layout, formulas, bodies, consts, left, min(room, 64 * left))
+        parts.append(made.columns)
+        every = every and made.every
+        tried += made.tried
+    return Initial(np.concatenate(parts, axis=1) if parts else np.zeros((layout.width, 0), np.uint8), every, tried)
 
 
 def _placements(layout: Layout) -> Iterator[dict[str, int]]:
@@ -59,12 +71,14 @@ def _placements(layout: Layout) -> Iterator[dict[str, int]]:
     yield from place(0, {})
 
 
-def _filled(layout: Layout, formulas: Formulas, bodies: list[Term], consts: dict[str, int], most: int) -> tuple[Bytes, bool]:
+def _filled(
+    layout: Layout, formulas: Formulas, bodies: list[Term], consts: dict[str, int], most: int, room: float
+) -> Initial:
     ground = Ground(layout.system, layout.world(consts))
     ground.require(bodies)
     cells = [cell for table in ground.cells for cell in table]
     if any(not cell for cell in cells):
-        return np.zeros((layout.width, 0), np.uint8), True
+        return Initial(np.zeros((layout.width, 0), np.uint8), True, 1)
     offset = len(layout.consts)
     known = set(range(offset))
     states = np.zeros((layout.width, 1), np.uint8)
@@ -85,21 +99,22 @@ def _filled(layout: Layout, formulas: Formulas, bodies: list[Term], consts: dict
     for _, _, columns in sorted(waiting, key=lambda w: len(w[2] - known)):
         order += [c for c in sorted(columns) if c not in known and c not in order]
     order += [k for k in range(offset, layout.width) if k not in known and k not in order]
-    every = True
+    every, tried = True, 1
     states = _kept(states, [w for w in waiting if w[2] <= known], formulas)
     waiting = [w for w in waiting if not w[2] <= known]
     for k in order:
         values = list(cells[k - offset])
-        if states.shape[1] * len(values) > max(most, 1) * 64:  # too many to try: some of them
-            states, every = states[:, : max(1, most // len(values))], False
+        if states.shape[1] * len(values) > room:  # too many to try: some of them
+            states, every = states[:, : max(1, int(min(most, room)) // len(values))], False
         states = np.repeat(states, len(values), axis=1)
         states[k] = np.tile(np.array(values, np.uint8), states.shape[1] // len(values))
         known.add(k)
+        tried += states.shape[1]
         states = _kept(states, [w for w in waiting if w[2] <= known], formulas)
         waiting = [w for w in waiting if not w[2] <= known]
     if states.shape[1] > most:
         states, every = states[:, :most], False
-    return states, every
+    return Initial(states, every, tried)
 
 
 def _instances(body: Term, env: Env, formulas: Formulas) -> Iterator[tuple[Term, Env]]:
@@ -172,4 +187,4 @@ def _kept(states: Bytes, asked: list[tuple[Term, Env, frozenset[int]]], formulas
     return states
 
 
-__all__ = ["initial_columns"]
+__all__ = ["Initial", "initial_columns"]
