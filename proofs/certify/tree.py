@@ -1,8 +1,8 @@
 """The parsed items of one system, the input of `certify`, with faults laid over the operations.
 
 Components with parameters come as instances, with the names replaced: `model/instances.py` is trusted as the parser is, and
-`tests/oracle/instances.py` does the same independently, for tests. Not here: checks, because the type checker has already accepted the rules. Unexpected constructs raise
-`CannotRead`, and the claims concerned are then undecided.
+`tests/oracle/instances.py` does the same independently, for tests. Not here: checks, because the type checker has already
+accepted the rules. Unexpected constructs raise `CannotRead`, and the claims concerned are then undecided.
 """
 
 from __future__ import annotations
