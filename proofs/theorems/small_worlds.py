@@ -57,7 +57,7 @@ def worlds(system: System, given: Mapping[str, int] | None = None) -> Iterator[d
         return layout.width - 0.7 * fixed
 
     first = {sort: given.get(sort, 1) for sort in system.sorts}
-    if Layout(system, first).width > WIDE:
+    if Layout(system, first).refusal(WIDE) is not None:
         return
     queues: tuple[list[_Turn], list[_Turn]] = ([], [])
     known: set[tuple[int, ...]] = set()
@@ -65,7 +65,7 @@ def worlds(system: System, given: Mapping[str, int] | None = None) -> Iterator[d
 
     def add(sizes: dict[str, int]) -> None:
         key = tuple(sizes.values())
-        if key not in known and Layout(system, sizes).width <= WIDE:
+        if key not in known and Layout(system, sizes).refusal(WIDE) is None:
             known.add(key)
             heapq.heappush(queues[0], (effort(sizes), 0.0, key))
             heapq.heappush(queues[1], (float(max(key)), effort(sizes), key))
