@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from bulkhead.model.ir import BOOL, App, Lit, Op, Quant, System, Term, Update, Use, Var, free_variables, subterms
+from bulkhead.model.narrow import after
 from bulkhead.model.world import World, size_of
 
 UNROLL = 128  # ground copies of one quantifier or assignment that are written out; beyond, a loop
@@ -84,7 +85,7 @@ class Coder:
     def _opened(self, term: Use, args: tuple[Term, ...], env: Env) -> tuple[Term, Env]:
         """The body of a definition, its parameters standing for the arguments' code."""
         made = self.system.defs[term.name]
-        body = _in_next(made.body) if term.next else made.body
+        body = after(made.body) if term.next else made.body
         return body, {p.name: self.value(a, env) for p, a in zip(made.params, args, strict=True)}
 
     def _called(self, term: Use, args: tuple[Term, ...], env: Env) -> str:
@@ -230,20 +231,6 @@ def joined(word: str, parts: Any) -> str:
 
 def _negated(code: str) -> str:
     return {"True": "False", "False": "True"}.get(code, f"(not {code})")
-
-
-def _in_next(term: Term) -> Term:
-    """The term, read in the state after the step."""
-    match term:
-        case App(func, args):
-            return App(func, tuple(map(_in_next, args)), term.sort, True)
-        case Use(name, args):
-            return Use(name, tuple(map(_in_next, args)), term.sort, True)
-        case Op(op, args):
-            return Op(op, tuple(map(_in_next, args)), term.sort)
-        case Quant(kind, vars_, body):
-            return Quant(kind, vars_, _in_next(body))
-    return term
 
 
 def indent(lines: list[str], depth: int = 1) -> list[str]:

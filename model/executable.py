@@ -71,6 +71,10 @@ class ExecutableModel:
         """The truth of a closed formula in a state."""
         return bool(self._claim(term, False)(state))
 
+    def compiled_claim(self, term: Term, two_state: bool = False) -> Callable[..., bool]:
+        """A closed formula as a function of a state, or of the states before and after a step and whether it failed."""
+        return self._claim(term, two_state)
+
     def holds_between(self, before: State, after: State, term: Term, failed: bool) -> bool:
         """The truth of a two-state claim over one step."""
         return bool(self._claim(term, True)(before, after, failed))

@@ -78,25 +78,28 @@ class OpenFile:
 
 
 class Vma:
-    """A virtual memory area: pages [start, end) by page number."""
+    """A virtual memory area: pages [start, end) by page number; `prot` is 0, or PROT_READ and PROT_WRITE."""
 
-    __slots__ = ("dontcopy", "end", "file", "private", "shared", "space", "start", "writable")
+    __slots__ = ("dontcopy", "end", "file", "private", "prot", "shared", "space", "start")
 
-    def __init__(
-        self, space: AddressSpace, start: int, end: int, writable: bool, shared: bool, file: OpenFile | None
-    ) -> None:
+    def __init__(self, space: AddressSpace, start: int, end: int, prot: int, shared: bool, file: OpenFile | None) -> None:
         self.space = space
         self.start = start
         self.end = end
-        self.writable = writable
+        self.prot = prot
         self.shared = shared
         self.file = file
         self.private: object = None
         self.dontcopy = False
 
+    @property
+    def writable(self) -> bool:
+        """May the process store here?"""
+        return bool(self.prot & PROT_WRITE)
+
 
 class AddressSpace:
-    """Page tables and VMAs of one process. Protections without any access (PROT_NONE) are left out."""
+    """Page tables and VMAs of one process."""
 
     __slots__ = ("anon", "kernel", "root", "tables", "vmas")
 
@@ -159,7 +162,7 @@ class AddressSpace:
     def map_anonymous(self, vpn: int, npages: int) -> None:
         """Private zeroed memory."""
         self.unmap(vpn, npages)
-        self.vmas.append(Vma(self, vpn, vpn + npages, True, False, None))
+        self.vmas.append(Vma(self, vpn, vpn + npages, PROT_READ | PROT_WRITE, False, None))
         for page in range(vpn, vpn + npages):
             frame = self.kernel.alloc_page()
             self.anon[page] = frame
@@ -170,7 +173,7 @@ class AddressSpace:
         if npages < 1 or offset & 0xFFF:
             raise KernelError(abi.EINVAL)
         self.unmap(vpn, npages)
-        vma = Vma(self, vpn, vpn + npages, bool(prot & PROT_WRITE), flags == MAP_SHARED, file)
+        vma = Vma(self, vpn, vpn + npages, prot, flags == MAP_SHARED, file)
         file.refs += 1
         try:
             file.device.mmap(vma, offset)
@@ -207,7 +210,7 @@ class AddressSpace:
         return parts
 
     def _split(self, vma: Vma, edge: int, keep_high: bool) -> Vma:
-        other = Vma(self, edge, vma.end, vma.writable, vma.shared, vma.file)
+        other = Vma(self, edge, vma.end, vma.prot, vma.shared, vma.file)
         other.private, other.dontcopy = vma.private, vma.dontcopy
         vma.end = edge
         self.vmas.append(other)
@@ -220,7 +223,7 @@ class AddressSpace:
         self.vmas.remove(vma)
         file = vma.file
         for page in range(vma.start, vma.end):
-            if self.pte(page) & PTE_P:  # no table is made here: unmapping must work without memory
+            if self.pte(page):  # no table is made here: unmapping must work without memory
                 self.set_pte(page, 0)
             frame = self.anon.pop(page, None)
             if frame is not None:
@@ -243,7 +246,7 @@ class AddressSpace:
         vma = self.find(vpn)
         if vma is None or vma.start > vpn:
             raise Fault(SIGSEGV, SEGV_MAPERR)
-        if is_write and not vma.writable:
+        if not (vma.writable if is_write else vma.prot):  # the CPU has no pages that can be written only
             raise Fault(SIGSEGV, SEGV_ACCERR)
         if frame is None or vma.shared or not self.kernel.free_pages:
             raise Fault(SIGBUS, BUS_ADRERR)
@@ -351,7 +354,7 @@ class Process:
                     data = self.space.anon[page].data
                     child.space.anon[page].data = None if data is None else bytearray(data)
             elif not vma.dontcopy:
-                copy = Vma(child.space, vma.start, vma.end, vma.writable, vma.shared, vma.file)
+                copy = Vma(child.space, vma.start, vma.end, vma.prot, vma.shared, vma.file)
                 copy.private = vma.private
                 vma.file.refs += 1
                 child.space.vmas.append(copy)

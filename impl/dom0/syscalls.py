@@ -12,7 +12,7 @@ from functools import partial
 from struct import iter_unpack
 from typing import Final
 
-from bulkhead.impl.dom0.evtchn import MOST_BYTES, POLLIN, POLLOUT, Evtchn
+from bulkhead.impl.dom0.evtchn import MOST_BYTES, POLLERR, POLLIN, POLLOUT, Evtchn
 from bulkhead.impl.dom0.gntalloc import Gntalloc, GntallocPool
 from bulkhead.impl.dom0.gntdev import Gntdev
 from bulkhead.impl.dom0.gntdev_bsd import BsdGntdev, bsd_ioctl
@@ -115,10 +115,14 @@ class Syscalls:
         del device.ring[: len(ports)]
         return raw
 
-    def poll(self, fd: int) -> int:
-        """The events of poll() without waiting; a device that cannot be polled is always ready."""
+    def poll(self, fd: int, wanted: int = POLLIN | POLLOUT) -> int:
+        """The events of poll() without waiting, of those that are wanted; a device that cannot be polled is always ready.
+
+        An error is told whether it is wanted or not.
+        """
         device = self.process.file(fd).device
-        return device.poll() if isinstance(device, Evtchn) else POLLIN | POLLOUT
+        events = device.poll() if isinstance(device, Evtchn) else POLLIN | POLLOUT
+        return events & (wanted | POLLERR)
 
     def write(self, fd: int, payload: bytes) -> int:
         """write(): of event channels, ports to enable again: whole ones, and a page of them at most."""

@@ -9,7 +9,7 @@ changed. What does not: mmap and munmap (process.py). Sources: Linux mm/mprotect
 from __future__ import annotations
 
 from bulkhead.impl.dom0.kernel import KernelError
-from bulkhead.impl.dom0.process import PROT_WRITE, AddressSpace, Vma
+from bulkhead.impl.dom0.process import AddressSpace, Vma
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.pagetables import PTE_P, PTE_RW
 
@@ -19,15 +19,15 @@ def protect(space: AddressSpace, vpn: int, npages: int, prot: int) -> None:
 
     A driver is told that the pages change; gntdev then unmaps its grants, whatever the change is.
     """
-    end, at, writable = vpn + npages, vpn, bool(prot & PROT_WRITE)
+    end, at = vpn + npages, vpn
     while at < end:
         vma = space.find(at)
         if vma is None or vma.start > at:
             raise KernelError(abi.ENOMEM)
         last = min(end, vma.end)
-        if vma.writable != writable:
+        if vma.prot != prot:
             (part,) = space.parts(at, last)
-            part.writable = writable
+            part.prot = prot
             if part.file is not None:
                 part.file.device.invalidate(part, at, last - at)
             for page in range(at, last):
@@ -36,11 +36,15 @@ def protect(space: AddressSpace, vpn: int, npages: int, prot: int) -> None:
 
 
 def _change(space: AddressSpace, vma: Vma, page: int) -> None:
-    """Give a present entry the rights of its VMA; one that Xen refuses stays as it is."""
+    """Give an entry the rights of its VMA; one that Xen refuses stays as it is.
+
+    With PROT_NONE an entry keeps its frame number, and is not present.
+    """
     pte = space.pte(page)
-    if pte & PTE_P:
+    if pte:
         writable = vma.writable and (vma.shared or page in space.anon)
-        space.set_pte(page, pte | PTE_RW if writable else pte & ~PTE_RW)
+        pte = pte | PTE_RW if writable else pte & ~PTE_RW
+        space.set_pte(page, pte | PTE_P if vma.prot else pte & ~PTE_P)
 
 
 def remap(space: AddressSpace, vpn: int, npages: int, new_pages: int, to: int | None = None) -> int:
@@ -86,7 +90,7 @@ def _move(space: AddressSpace, vma: Vma, vpn: int, npages: int, to: int) -> None
     """Entries go one by one, the old one first, as in move_ptes; a driver unmaps what it must unmap by itself."""
     if (vma.start, vma.end) != (vpn, vpn + npages) and vma.file is not None and not vma.file.device.may_split():
         raise KernelError(abi.EINVAL)
-    new = Vma(space, to, to + npages, vma.writable, vma.shared, vma.file)
+    new = Vma(space, to, to + npages, vma.prot, vma.shared, vma.file)
     new.private, new.dontcopy = vma.private, vma.dontcopy
     space.prepare(new)
     if vma.file is not None:
@@ -95,7 +99,7 @@ def _move(space: AddressSpace, vma: Vma, vpn: int, npages: int, to: int) -> None
         vma.file.device.invalidate(vma, vpn, npages)
     for i in range(npages):
         pte = space.pte(vpn + i)
-        if pte & PTE_P:
+        if pte:
             space.set_pte(vpn + i, 0)
             space.set_pte(to + i, pte)
         if vpn + i in space.anon:

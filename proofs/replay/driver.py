@@ -107,7 +107,7 @@ def replay(path: Path) -> Recording:
             rig.drift.forget()
             continue
         for diff in differing:
-            told_of = explained(known, item["op"], diff)
+            told_of = explained(known, item, diff)
             if told_of is not None:
                 told += 1
             else:
