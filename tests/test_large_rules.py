@@ -63,7 +63,10 @@ DEEP = {  # text, and the code of the message that it gets
 LONG = {
     "checks": "internal op(t: T)\n" + " require not q[t] else E\n" * 300 + " set p[t] = true\n" + OK,
     "assignments": "internal op(t: T)\n" + " set p[t] = true\n" * N + OK,
-    "lets": "internal op(t: T)\n" + chained(" let l{k} = l{before}\n", N, " let l0 = t\n") + f" set p[l{N - 1}] = true\n" + OK,
+    "lets": "internal op(t: T)\n"
+    + chained(" let l{k} = l{before}\n", N, " let l0 = t\n")
+    + f" set p[l{N - 1}] = true\n"
+    + OK,
     "operations": chained(
         "state r{k}: bool\ninit not r{k}\ninternal op{k}()\n require r{before} else E\n set r{k} = true\n",
         400,
