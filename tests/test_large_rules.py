@@ -1,4 +1,4 @@
-"""Rules files that are very long or very deep: each ends in a verdict or in a message with a code, never in an internal error.
+"""Very long and very deep rules: each file ends in a verdict or in a message with a code, never in an internal error.
 
 What recursion could exhaust is tried here: nesting, chains of definitions and procedures, many steps, operations that
 enable each other one by one.

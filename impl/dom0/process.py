@@ -1,7 +1,7 @@
 """User processes of Dom0: address space with VMAs and real page tables, descriptors, fork, exit.
 
-What lives here: mmap and munmap with the split of VMAs, loads and stores with the signals they may raise. What
-does not: what a device does on mmap (the drivers, behind `DeviceFile`). Sources: Linux mm/mmap.c,
+Contents: mmap and munmap with the split of VMAs, loads and stores with the signals they may raise. Not
+here: the mmap of a device (the drivers, behind `DeviceFile`). Sources: Linux mm/mmap.c,
 kernel/fork.c; addresses and page tables as on a PV kernel.
 """
 
@@ -45,7 +45,7 @@ class DeviceFile(Protocol):
         """A VMA was split or copied."""
 
     def vma_close(self, vma: Vma) -> None:
-        """A VMA goes away."""
+        """A VMA is removed."""
 
     def invalidate(self, vma: Vma, start: int, npages: int) -> None:
         """Pages [start, start+npages) of the address space are about to be unmapped, or changed; `vma` has some of them."""
@@ -54,10 +54,10 @@ class DeviceFile(Protocol):
         """May a part of a VMA be unmapped, moved or changed?"""
 
     def special(self) -> bool:
-        """Do its mappings have no page of the kernel's own behind them, so that no driver can take hold of one?"""
+        """Do its mappings have no struct page, so that no driver can pin them (get_user_pages)?"""
 
     def release(self) -> None:
-        """The last reference to the file went."""
+        """The last reference to the file was dropped."""
 
 
 class OpenFile:
@@ -169,7 +169,7 @@ class AddressSpace:
             self.set_pte(page, (frame.mfn << 12) | PTE_P | PTE_RW | PTE_USER | PTE_A | PTE_D)
 
     def mmap(self, vpn: int, npages: int, prot: int, flags: int, file: OpenFile, offset: int) -> None:
-        """Map a device file at a fixed page; what was there goes first, even if the driver then refuses."""
+        """Map a device file at a fixed page; earlier mappings there are removed first, even if the driver then refuses."""
         if npages < 1 or offset & 0xFFF:
             raise KernelError(abi.EINVAL)
         self.unmap(vpn, npages)
@@ -188,7 +188,7 @@ class AddressSpace:
         KernelError(EINVAL) for a part of a VMA that may not be split.
         """
         parts = self.parts(vpn, vpn + npages)
-        for vma in parts:  # drivers hear of the whole range at once, holes in it and all (mmu notifiers)
+        for vma in parts:  # drivers are notified of the whole range at once, with its holes (mmu notifiers)
             if vma.file is not None:
                 vma.file.device.invalidate(vma, vpn, npages)
         for vma in parts:
@@ -223,7 +223,7 @@ class AddressSpace:
         self.vmas.remove(vma)
         file = vma.file
         for page in range(vma.start, vma.end):
-            if self.pte(page):  # no table is made here: unmapping must work without memory
+            if self.pte(page):  # allocate no table here: unmapping must work without memory
                 self.set_pte(page, 0)
             frame = self.anon.pop(page, None)
             if frame is not None:
@@ -233,11 +233,11 @@ class AddressSpace:
             file.put()
 
     def access(self, addr: int, is_write: bool) -> Frame:
-        """The frame a load or store reaches; Fault otherwise."""
+        """The frame that a load or store reaches; Fault otherwise."""
         vpn = addr >> 12
         pte = self.pte(vpn)
         frame = self.kernel.xen.frames.get((pte & PTE_MFN) >> 12) if pte & PTE_P else None
-        if frame is None or (is_write and not pte & PTE_RW):  # a page fault: now VMAs are looked at
+        if frame is None or (is_write and not pte & PTE_RW):  # a page fault: now check the VMAs
             return self._fault(vpn, is_write, frame)
         return frame
 
@@ -269,7 +269,7 @@ class AddressSpace:
         self.access(addr, True).bytes()[off : off + len(payload)] = payload
 
     def destroy(self) -> None:
-        """Unmap everything and give the page tables back."""
+        """Unmap everything and free the page tables."""
         for vma in list(self.vmas):
             self.unmap(vma.start, vma.end - vma.start)
         for (level, index), table in sorted(self.tables.items(), reverse=True):

@@ -1,7 +1,7 @@
 """Comparison of a replayed operation with its recording.
 
-What lives here: which fields are comparable, grant entries as read from the granter's table, and the table of
-known differences (known.json beside this file). What does not: running the operations (ops.py).
+Contents: which fields are comparable, grant entries as read from the granter's table, and the table of
+known differences (known.json beside this file). Not here: running the operations (ops.py).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Recordings of real Xen against the implementation, for `bulkhead replay`.
 
-What lives here: reading of `xen-gnt-oracle/1` files, and the loop over their operations. What does not: the operations, the
+Contents: reading of `xen-gnt-oracle/1` files, and the loop over their operations. Not here: the operations, the
 comparison, and the command.
 """
 

@@ -1,7 +1,7 @@
 """Extended operations of a recording: any hypercall with symbolic arguments, and a look at what it did.
 
-What lives here: `x` (one hypercall), `cur` (pages of a domain), `pend` (an event channel's bits), pausing, `show` and
-`sleep`. What does not: expressions and places (expressions.py), system calls (system_calls.py). A caller that the
+Contents: `x` (one hypercall), `cur` (pages of a domain), `pend` (an event channel's bits), pausing, `show` and
+`sleep`. Not here: expressions and places (expressions.py), system calls (system_calls.py). A caller that the
 hypervisor has crashed does not answer any more, which the recorder writes as NO_ANSWER; a call without end is as silent.
 """
 

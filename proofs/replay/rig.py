@@ -1,8 +1,8 @@
 """The machine the recordings were made on, rebuilt on the implementation.
 
-What lives here: Dom0 with its kernel and one user process, agent guests with 64 pool pages, a mailbox, 64 window
+Contents: Dom0 with its kernel and one user process, agent guests with 64 pool pages, a mailbox, 64 window
 slots and page tables, names for pages and domains, and taint of contents that real runs do not reproduce (page
-tables, mailboxes and whatever was copied from them). What does not: the operations (ops.py) and the comparison.
+tables, mailboxes and whatever was copied from them). Not here: the operations (ops.py) and the comparison.
 """
 
 from __future__ import annotations

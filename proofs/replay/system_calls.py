@@ -1,6 +1,6 @@
 """System calls of a recording: a process of Dom0 on /dev/xen/*, by the bytes of its buffers.
 
-What lives here: the `sys.*` operations on numbered files and numbered mappings. What does not: the drivers (impl/dom0)
+Contents: the `sys.*` operations on numbered files and numbered mappings. Not here: the drivers (impl/dom0)
 and the bytes' places (expressions.py). A call that fails gives the errno, negated, as the recorder wrote it.
 """
 

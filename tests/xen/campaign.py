@@ -1,8 +1,8 @@
 """`python -m tests.xen.campaign`: seeded calls on real Xen, recorded, and replayed on the implementation.
 
 `bulkhead diff --against xen` runs this where the source tree is there. A run is cut into episodes, each on a machine of its
-own. A difference stops it: the seed, a shortest differing trace and both answers are printed. What lives here: the command
-and its report. What does not: the calls (workload/), the machine (machine.py), the comparison (compare.py).
+own. A difference stops it: the seed, a shortest differing trace and both answers are printed. Contents: the command
+and its report. Not here: the calls (workload/), the machine (machine.py), the comparison (compare.py).
 """
 
 from __future__ import annotations

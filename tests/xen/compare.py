@@ -1,6 +1,6 @@
 """What real Xen answered, held against the implementation, call by call.
 
-What lives here: the walk over a recording with `proofs/replay` beside it, and what a difference is. What does not: how
+Contents: the walk over a recording with `proofs/replay` beside it, and what a difference is. Not here: how
 answers are compared (proofs/replay/compare.py), and which differences are known (its known.json).
 """
 

@@ -1,6 +1,6 @@
 """A process of Dom0 on /dev/xen/gntdev, gntalloc, evtchn and privcmd: every ioctl by its bytes, mappings of several grants.
 
-What lives here: what user space of Dom0 does. What does not: what guests do with what is shared with them (grants.py).
+Contents: what user space of Dom0 does. Not here: what guests do with what is shared with them (grants.py).
 """
 
 from __future__ import annotations
