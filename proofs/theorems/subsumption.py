@@ -45,7 +45,8 @@ class Refuted:
         """Store an answer if it is a refutation."""
         if result.verdict != "unsat" or result.second not in ("", "unsat"):
             return
-        used = frozenset(meanings.of(block.assumed[n]) for n in result.core if n in block.assumed)
+        assumed = block.assumed
+        used = frozenset(meanings.of(assumed[n]) for n in result.core if n in assumed)
         key = (meanings.of(block.context), meanings.of(query.goal))
         self._found.setdefault(key, []).append((used, result))
 

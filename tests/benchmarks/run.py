@@ -18,6 +18,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tests.benchmarks.copies import copies
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 GT = "tests/benchmarks/gt.rules"
 BOTH = ("monolithic", "disaggregated")
@@ -189,6 +191,20 @@ def small_rows(times: int, steps: int) -> list[Row]:
     return rows
 
 
+def growth_rows(times: int) -> list[Row]:
+    """Copies of the small rule set side by side in one system."""
+    group = "copies of gt.rules"
+    with tempfile.TemporaryDirectory() as folder:
+        took = {}
+        for count in (1, 25, 50, 100):
+            file = Path(folder) / f"copies{count}.rules"
+            file.write_text(copies(count), encoding="utf-8")
+            took[count] = least(times, lambda file=file: command("prove", str(file)))  # type: ignore[misc]
+    rows = [Row(group, f"prove, {n} side by side", took[n], "s", 6 if n == 100 else None) for n in took]
+    rows += [Row(group, f"{2 * n} copies to {n}: ratio of times", took[2 * n] / took[n], "times", 2.2) for n in (25, 50)]
+    return rows
+
+
 def shipped_rows(times: int, steps: int) -> list[Row]:
     """The shipped systems."""
     group = "disaggregated"
@@ -287,7 +303,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--small", action="store_true", help="only the small rule set")
     parser.add_argument("--json", type=Path, metavar="FILE")
     given = parser.parse_args(arguments)
-    rows = [*start_rows(given.repeat), *small_rows(given.repeat, given.steps)]
+    rows = [*start_rows(given.repeat), *small_rows(given.repeat, given.steps), *growth_rows(given.repeat)]
     if not given.small:
         rows += shipped_rows(given.repeat, given.steps)
         rows += impl_rows(given.repeat)

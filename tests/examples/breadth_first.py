@@ -111,8 +111,8 @@ class _Successors:
             ]
             values = "(" + "".join(f"v_{p.name}, " for p in t.params) + ")"
             body = indent([f"if {coder.truth(t.guard, {})}: yield {values}"], len(t.params))
-            choose = compiled("choose", "S", [coder.header(), *loops, *body])
-            effect = compiled("effect", params, [coder.header(), *coder.effect(t.updates), "return"])
+            choose = compiled("choose", "S", coder.with_tables([*loops, *body]))
+            effect = compiled("effect", params, coder.with_tables([*coder.effect(t.updates), "return"]))
             self.steps.append((t, choose, effect))
 
     def of(self, key: Key) -> Iterator[tuple[Transition, tuple[int, ...], Key]]:

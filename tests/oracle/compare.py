@@ -87,6 +87,8 @@ def differences(text: str, seed: int, budget: Budget, seen: Seen) -> Iterator[st
         tree = with_fault(tree, fault)
         if {i.name: i for i in tree if isinstance(i, s.Operation)} != items.operations:
             yield f"certify: it lays the fault `{fault}` otherwise than the interpreter"
+        if {i.name: i for i in tree if isinstance(i, s.DefineItem)} != items.defines:
+            yield f"certify: it lays the fault `{fault}` over definitions otherwise than the interpreter"
     violated: dict[str, str] = {}
     for _ in range(budget.worlds):
         world = a_world(system, rng)

@@ -137,6 +137,7 @@ class Maker:
     fixed: list[str] = field(default_factory=list)  # states that nothing writes
     assigning: dict[str, tuple[str, ...]] = field(default_factory=dict)  # procedures that only assign, and their parameters
     used: set[str] = field(default_factory=set)
+    lets: dict[str, str] = field(default_factory=dict)  # each `let` as it is written, and the sort of its value
     two_state: bool = False
     operation: str = ""
     plain: bool = False  # in a component with parameters: variables have names of their own
@@ -365,6 +366,7 @@ class Maker:
                 return f"let {var} = {name}[{index}]" if index else f"let {var} = {name}"
             sort = self.sort()
             text = f"let {var} = {self.of(scope, sort, 2)}"
+            self.lets[text] = sort
             scope[var] = sort
             return text
         if r < 0.62 and procedures:
@@ -451,7 +453,7 @@ def _draft(rng: random.Random) -> Draft:
     if m.points and rng.random() < 0.8:
         parts.append(Part("init forall c: Call. at[c] = idle"))
     parts += body_parts
-    parts += _faults(m, body_parts)
+    parts += _further_faults(m, parts, body_parts) or _faults(m, body_parts)
     for _ in range(rng.choice((1, 2, 3))):
         kind = rng.choice(("theorem", "theorem", "transition", "invariant"))
         m.two_state = kind == "transition"
@@ -626,6 +628,57 @@ def _faults(m: Maker, operations: list[Part]) -> list[Part]:
     else:
         return []
     return [Part(f"fault fault1 within {name} {rng.choice(changes)}")]
+
+
+def _further_faults(m: Maker, parts: list[Part], operations: list[Part]) -> list[Part]:
+    """A fault in something else than a check or an assignment, now and then."""
+    rng = m.rng
+    if rng.random() > 0.3:
+        return []
+    changes = [c for p in parts if p.head.startswith("define ") for c in _of_definition(p.head)]
+    for op in operations:
+        name, here = op.head.split("(")[0].split()[1], ""
+        if " when " in op.head:
+            changes += _of_condition(name, op.head.partition(" when ")[2])
+        for st in op.body:
+            if st.split()[0] in ("step", "each", "done"):
+                here = "." + st.split("(")[0].split()[-1]
+            changes += _of_statement(m, name + here, st)
+        changes.append(f"within {name}{rng.choice(('', here))} add {m.assign({})}")
+    if not changes:
+        return []
+    kinds: dict[str, list[str]] = {}  # each as often, for assignments can always be added
+    for change in changes:
+        verb, what = change.split()[2:4]
+        kinds.setdefault(f"{verb} {what}" if what in ("undo", "may") else verb, []).append(change)
+    return [Part(f"fault fault1 {rng.choice(kinds[rng.choice(sorted(kinds))])}")]
+
+
+def _of_definition(head: str) -> list[str]:
+    name, _, rest = head.removeprefix("define ").partition("(")
+    before, _, body = rest.partition(" = ")
+    return [f"within {name} replace {body} with not ({body})"] if before.endswith(")") else []
+
+
+def _of_condition(path: str, cond: str) -> list[str]:
+    whole = cond.count("(") == cond.count(")")
+    return [f"within {path} drop {cond}", f"within {path} replace {cond} with not ({cond})"] if whole else []
+
+
+def _of_statement(m: Maker, path: str, st: str) -> list[str]:
+    """What can be changed in a `let`, a `may fail`, an `undo`, or the `where` of an assignment."""
+    if st in m.lets:
+        return [f"within {path} let {st.split()[1]} = {m.of({}, m.lets[st], 1)}"]
+    found = [f"within {path} drop may fail {st.split()[2]}"] if st.startswith("may fail ") else []
+    before, undo, undone = st.partition(" undo ")
+    if undo:
+        code = before.split()[2] if before.startswith("may fail ") else before.split()[-1]
+        found.append(f"within {path} drop undo {code}")
+        if undone.startswith("set "):
+            found.append(f"within {path} skip undo {undone.removeprefix('set ').partition(' = ')[0]}")
+    elif st.startswith("set ") and " where " in st:
+        found += _of_condition(path, st.partition(" where ")[2])
+    return found
 
 
 def smaller(d: Draft) -> list[Draft]:
