@@ -8,19 +8,16 @@ pins and the granting domain are decided only when the code reads them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from bulkhead.impl.xen.domains import Domain
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.grant_entries import Active
 from bulkhead.impl.xen.maptrack import Maptrack
-from bulkhead.proofs.refinement.handlers.memory import Content
+from bulkhead.proofs.refinement.handlers.memory import Content, Moved
 from bulkhead.proofs.symbolic.engine import Bool, Engine, Int, number
 from bulkhead.proofs.symbolic.terms import BOOL, WIDTH, Or, Term, apply, eq
 from bulkhead.proofs.symbolic.terms import number as constant
-
-if TYPE_CHECKING:
-    from bulkhead.proofs.refinement.handlers.symbolic_xen import SymbolicXen
 
 NONE = constant(-1)  # stands for "no frame", "no domain" in a field
 # Boolean fields; all others are numbers.
@@ -72,10 +69,41 @@ def start(name: str, *args: Term) -> Int | Bool:
     return Bool(value) if name in FLAGS else Int(value)
 
 
+class Finds(Protocol):
+    """The domain list, as a record asks it."""
+
+    def get(self, domid: Any) -> Domain | None:
+        """The domain of that id, if there is one."""
+
+
+class Surroundings(Protocol):
+    """The machine, as its records know it: what may be assumed of them, and what they name."""
+
+    @property
+    def moved(self) -> list[Moved]:
+        """The log of bytes that were moved."""
+
+    @property
+    def domains_by_id(self) -> Finds:
+        """The domain list."""
+
+    def assume_frame(self, mfn: Term) -> None:
+        """Assume what holds of every frame."""
+
+    def assume_active(self, domain: Term, ref: Term) -> None:
+        """Assume what holds of every active entry."""
+
+    def domain(self, domid: Term) -> Domain:
+        """The domain of that id, which there is."""
+
+    def frame(self, mfn: Term) -> SymFrame:
+        """The frame of that number, which there is."""
+
+
 class SymFrame(Frame):
     """A frame with a known number and arbitrary fields."""
 
-    def __init__(self, machine: SymbolicXen, mfn: Term) -> None:
+    def __init__(self, machine: Surroundings, mfn: Term) -> None:
         self._machine = machine
         self._owner: Domain | None = None
         self._asked = True
@@ -114,7 +142,7 @@ class SymFrame(Frame):
 class SymActive(Active):
     """An active entry."""
 
-    def __init__(self, machine: SymbolicXen, domain: Domain, ref: Term) -> None:
+    def __init__(self, machine: Surroundings, domain: Domain, ref: Term) -> None:
         self._asked = True
         self._frame: Frame | None = None
         self._machine = machine
@@ -151,7 +179,7 @@ class SymActive(Active):
 class SymRecord(Maptrack):
     """A maptrack record of the calling domain."""
 
-    def __init__(self, machine: SymbolicXen, handle: Term) -> None:
+    def __init__(self, machine: Surroundings, handle: Term) -> None:
         self._machine = machine
         self._asked = True
         self._granter: Domain | None = None
