@@ -2,8 +2,8 @@
 
 The trace's initial state is built from running guests, each of which writes a secret to its page; then the trace's
 events are executed as system calls of a process of Dom0. After that the privcmd module is unloaded and the same calls
-are made again, together with a map of a grant that a guest made for Dom0. Contents: that run, its log and its picture. Not here: the
-search for the attack.
+are made again, together with a map of a grant that a guest made for Dom0. Contents: that run, its log and its picture.
+Not here: the search for the attack.
 """
 
 from __future__ import annotations
