@@ -1,7 +1,7 @@
-"""From the text of a rules file to its syntax tree, by Lark and the grammar `spec/language.lark`.
+"""Parses the text of a rules file to its syntax tree, by Lark and the grammar `spec/language.lark`.
 
-Syntax errors become `Problem`s with place, caret and what was expected. A file is refused, with a reason, before it is
-parsed when it is too large, not text, or nested too deeply. Names and types are the checker's business.
+Syntax errors become `Problem`s with place, caret and the expected symbols. A file that is too large, not text, or nested
+too deeply is refused with a reason before parsing. Not here: checks of names and types.
 """
 
 from __future__ import annotations
@@ -70,14 +70,30 @@ class _ToSyntax(Transformer[Token, Any]):
         )
 
     def component(self, c: list[Any]) -> s.Component:
-        rest = c[2:]
-        uses: tuple[s.Name, ...] = ()
+        rest = c[3:]
+        uses: tuple[s.Used, ...] = ()
         if rest and isinstance(rest[0], tuple):
             uses, rest = rest[0], rest[1:]
-        return s.Component(c[0].text, uses, tuple(rest), self.doc(c[1]), c[0].span)
+        return s.Component(c[0].text, c[1] or (), uses, tuple(rest), self.doc(c[2]), c[0].span)
 
-    def uses(self, c: list[Any]) -> tuple[s.Name, ...]:
+    def formals(self, c: list[s.Parameter]) -> tuple[s.Parameter, ...]:
         return tuple(c)
+
+    def sort_formal(self, c: list[Token]) -> s.Parameter:
+        return s.Parameter("sort", str(c[0]), self.at(c[0]))
+
+    def name_formal(self, c: list[Token]) -> s.Parameter:
+        return s.Parameter("name", str(c[0]), self.at(c[0]))
+
+    def uses(self, c: list[Any]) -> tuple[s.Used, ...]:
+        return tuple(c)
+
+    def use_plain(self, c: list[s.Name]) -> s.Used:
+        return s.Used(c[0].text, (), "", c[0].span)
+
+    def use_with(self, c: list[Any]) -> s.Used:
+        args = tuple(s.Name(str(t), self.at(t)) for t in c[1:-1])
+        return s.Used(c[0].text, args, "" if c[-1] is None else str(c[-1]), c[0].span)
 
     def path(self, c: list[Token]) -> s.Name:
         text = ".".join(c)
@@ -239,6 +255,24 @@ class _ToSyntax(Transformer[Token, Any]):
     def drop_assignment(self, c: list[Any]) -> s.Change:
         return s.Change("drop_assignment", c[0].text, c[1], None, "", c[0].span)
 
+    def add_assignment(self, c: list[Any]) -> s.Change:
+        return s.Change("add_assignment", c[0].text, c[1].target, None, "", c[0].span, c[1])
+
+    def replace_let(self, c: list[Any]) -> s.Change:
+        return s.Change("replace_let", c[0].text, s.Name(str(c[1]), self.at(c[1])), c[2], "", c[0].span)
+
+    def drop_may_fail(self, c: list[Any]) -> s.Change:
+        return s.Change("drop_may_fail", c[0].text, s.Name(str(c[1]), self.at(c[1])), None, "", c[0].span)
+
+    def drop_undo(self, c: list[Any]) -> s.Change:
+        return s.Change("drop_undo", c[0].text, s.Name(str(c[1]), self.at(c[1])), None, "", c[0].span)
+
+    def replace_undo(self, c: list[Any]) -> s.Change:
+        return s.Change("replace_undo", c[0].text, c[1], c[2], "", c[0].span)
+
+    def skip_undo(self, c: list[Any]) -> s.Change:
+        return s.Change("skip_undo", c[0].text, c[1], None, "", c[0].span)
+
     def system(self, c: list[Any]) -> s.System:
         expects = tuple((verdict, name) for group in c[3:] if isinstance(group, list) for verdict, name in group)
         scopes = tuple(item for item in c[3:] if isinstance(item, s.ScopeItem))
@@ -248,7 +282,7 @@ class _ToSyntax(Transformer[Token, Any]):
         return s.ScopeItem(tuple(c), c[0].span)
 
     def size(self, c: list[Any]) -> s.Size:
-        low = int(c[1][:6])  # more digits than any size that is accepted
+        low = int(c[1][:6])  # more digits than any accepted size
         return s.Size(str(c[0]), low, low if c[2] is None else int(c[2][:6]), self.at(c[0]))
 
     def expect(self, c: list[Token]) -> list[tuple[str, s.Name]]:
@@ -412,12 +446,12 @@ def _refuse_nonsense(text: str, file: str) -> None:
 
 
 _EXPRESSIONS = frozenset(get_args(s.Expr))
-# What the tree holds beside nodes and tuples of nodes.
+# Types in the tree besides nodes and tuples of nodes.
 _NO_EXPRESSIONS = frozenset({str, int, bool, type(None), Span, s.Binder})
 
 
 def _refuse_deep(parsed: s.RulesFile, file: str) -> None:
-    """Expressions that nest without brackets (`not not ...`) are refused, too; whoever walks the tree may recurse."""
+    """Refuse deep nesting without brackets, too (`not not ...`), so that other code may recurse over the tree."""
     todo: list[tuple[Any, int, Span]] = [(parsed.components, 0, Span(file, 1, 1))]
     while todo:
         node, depth, span = todo.pop()
@@ -472,7 +506,7 @@ def _short(token: str) -> str:
 
 
 def _long_string(text: str, offset: int) -> str:
-    """A word on the documentation string just before a syntax error when it spans lines: it may want its quote."""
+    """A hint on a documentation string of several lines just before a syntax error: its closing quote may be missing."""
     last = None
     for match in re.finditer(r'"[^"]*"|--[^\n]*', text[:offset]):
         last = match if match[0].startswith('"') else last

@@ -1,4 +1,4 @@
-"""A workload says what is called, and nothing else: the same calls on the rules alone, the implementation alone, on both in
+"""A workload consists only of calls: the same calls on the rules alone, the implementation alone, on both in
 lockstep, and recorded to and replayed from a file."""
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import pytest
 from bulkhead.impl.xen import abi, grant_map
 from bulkhead.proofs.refinement import calls as files
 from bulkhead.proofs.refinement.calls import Answer, BadCalls, Call, Recorder, guest_call, read, replay, run
+from bulkhead.proofs.refinement.dom0.operations import OPERATIONS as DOM0
+from bulkhead.proofs.refinement.interleaved import OWN, Interleaved
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
-from bulkhead.proofs.refinement.lockstep.operations import OPERATIONS
+from bulkhead.proofs.refinement.lockstep.operations import AT_ONCE, OPERATIONS
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import Size, rules_for
 from bulkhead.proofs.refinement.targets import Implementation, RulesAlone
@@ -27,12 +29,12 @@ CALLS = list(Script(SEED).calls(COUNT))
 
 @pytest.fixture(scope="module")
 def by_rules() -> list[Answer]:
-    """What the rules answer."""
+    """The answers of the rules."""
     return run(CALLS, RulesAlone(rules_for(Size())))
 
 
 def test_the_rules_alone_answer(by_rules: list[Answer]) -> None:
-    """Enough of each sort of answer that the other tests hold something."""
+    """Enough answers of each kind that the other tests are meaningful."""
     codes = [answer.code for answer in by_rules]
     assert len(codes) >= COUNT and codes.count("okay") > 400
     for operation in {call.operation for call in CALLS} - {"swap_grant_ref"}:
@@ -51,7 +53,7 @@ def test_the_rules_alone_answer(by_rules: list[Answer]) -> None:
 
 
 def test_the_implementation_alone_answers_as_the_rules(by_rules: list[Answer]) -> None:
-    """Neither target knows of the other, and frames, handles and ports are picked by each: the answers are the same."""
+    """The targets are independent, and each picks its own frames, handles and ports: the answers are the same."""
     alone = Implementation(rules_for(Size()), SEED, rules_on=False)
     assert run(CALLS, alone) == by_rules
     assert alone.b.spec_state.steps == 0
@@ -70,7 +72,7 @@ def test_another_seed_is_another_workload() -> None:
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of what the implementation was asked and answered."""
+    """A file of calls to the implementation and its answers."""
     path = tmp_path_factory.mktemp("calls") / "calls.jsonl"
     recorder = Recorder(Implementation(rules_for(Size()), SEED, rules_on=False))
     run(CALLS, recorder)
@@ -91,7 +93,7 @@ def test_a_file_is_replayed_on_any_target(recording: Path, target: str) -> None:
 
 
 def test_a_fault_of_the_implementation_is_noticed(recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file replayed on an implementation with a fault names the first call that is answered otherwise; lockstep raises."""
+    """Replaying a file on an implementation with a fault names the first call with another answer; lockstep raises."""
     monkeypatch.setattr(grant_map, "GNTST_BAD_DOMAIN", abi.GNTST_GENERAL_ERROR)
     found = list(replay(read(recording), Implementation(rules_for(Size()), SEED, rules_on=False)))
     assert found and CALLS[found[0].number] == found[0].call and found[0].call.operation == "map_grant_ref"
@@ -117,27 +119,27 @@ def test_broken_files_are_named_by_line(tmp_path: Path, text: str, said: str) ->
         read(path)
 
 
-class Listener:
+class Listener(Interleaved):
     """A target that listens to what a campaign says."""
 
-    def __init__(self, driver: Driver) -> None:
-        self.target = driver.target
+    def __init__(self, lockstep: Lockstep) -> None:
+        super().__init__(lockstep)
         self.heard: list[Call] = []
-        driver.target = self
 
     def carry_out(self, call: Call) -> Answer:
         self.heard.append(call)
-        return self.target.carry_out(call)
+        return super().carry_out(call)
 
 
 def test_campaigns_say_calls_that_are_plain_data() -> None:
-    """All that guests do in a campaign goes through the target, and each call survives JSON."""
-    lockstep = Lockstep(rules_for(Size()), 4, full_every=0)
-    driver = Driver(lockstep, 4)
-    listener = Listener(driver)
-    while lockstep.calls < 800:
+    """All that guests, processes and the toolstack do in a campaign goes through the target, and each call survives JSON."""
+    listener = Listener(Lockstep(rules_for(Size()), 4, full_every=0))
+    driver = Driver(listener.view, listener, 4)
+    while listener.b.calls < 3000:
         driver.move()
-    assert {call.operation for call in listener.heard} >= set(OPERATIONS) - {"mmu_update_elsewhere", "evtchn_reset"}
+    driver.end()
+    rare = {"mmu_update_elsewhere", "evtchn_reset", "deny", "privcmd_restrict"}
+    assert {call.operation for call in listener.heard} >= {*OPERATIONS, *AT_ONCE, *OWN, *DOM0} - rare
     for call in listener.heard:
         told = json.loads(json.dumps(call.to_json()))
         assert json.dumps(Call.from_json(told).to_json()) == json.dumps(call.to_json())

@@ -1,4 +1,4 @@
-"""The link between rules and implementation: campaigns, small worlds, shrinking sequences, and faults that are noticed."""
+"""Refinement: campaigns, small worlds, shrinking of sequences, and detection of faults."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from bulkhead.proofs.faults.laying import hunt, installed
 from bulkhead.proofs.refinement.campaign import Driver, campaign
 from bulkhead.proofs.refinement.exhaustive.explore import explore
 from bulkhead.proofs.refinement.exhaustive.limits import Limits
+from bulkhead.proofs.refinement.interleaved import Interleaved
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.spec_world import Size, rules_for
 from bulkhead.proofs.refinement.lockstep.testbed import Guest
@@ -59,7 +60,7 @@ def test_a_search_that_is_cut_short_says_so() -> None:
 
 
 def test_processes_of_dom0_in_a_small_world() -> None:
-    """Each shortest way to map a grant, to fork and to die; the whole world is too large for a test."""
+    """All shortest paths to a mapped grant, a fork and an exit; the whole world is too large for a test."""
     result = explore(PROCESSES, depth=7)
     assert not result.failure, result.failure
     assert not result.complete and result.states > 500
@@ -114,7 +115,8 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.lockstep = Lockstep(rules_for(Size()), 1, full_every=1)
-        self.driver = Driver(self.lockstep, 1)
+        target = Interleaved(self.lockstep)
+        self.driver = Driver(target.view, target, 1)
         self.lockstep.create(1)
         self.lockstep.create(2)
 

@@ -1,7 +1,8 @@
-"""The items of one system, as parsed: what `certify` starts from, with faults laid over the operations.
+"""The parsed items of one system, the input of `certify`, with faults laid over the operations.
 
-Nothing is checked here: rules come to this place after the first road has accepted them. What cannot be read raises
-`CannotRead`, and the claims in question are then undecided.
+Components with parameters come as instances, with the names replaced: `model/instances.py` is trusted as the parser is, and
+`tests/oracle/instances.py` does the same independently, for tests. Not here: checks, because the type checker has already
+accepted the rules. Unexpected constructs raise `CannotRead`, and the claims concerned are then undecided.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ CALL, POINT, BOOL, AT, IDLE = "Call", "Point", "bool", "at", "idle"
 
 
 class CannotRead(Exception):
-    """The rules say something that this reading does not understand; the text says what."""
+    """The rules contain a construct that this encoding cannot translate; the text names it."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What a system consists of, by name. `operations` has procedures too."""
+    """The items of a system, by name. `operations` has procedures too."""
 
     name: str
     sorts: tuple[str, ...]
@@ -37,15 +38,17 @@ class Rules:
 
     def of_kind(self, *kinds: str) -> dict[str, s.FormulaItem]:
         """The formulas of some kinds (init, axiom, invariant, theorem, transition) by name or place."""
-        return {
-            f"{f.span.file}:{f.name}" if f.kind in ("init", "axiom") else f.name: f for f in self.formulas if f.kind in kinds
+        return {  # two instances of a component have their axioms at the same place
+            f"{f.span.file}:{f.name}#{k}" if f.kind in ("init", "axiom") else f.name: f
+            for k, f in enumerate(self.formulas)
+            if f.kind in kinds
         }
 
 
 def read(system: str, faults: Iterable[str] = ()) -> Rules:
     """The rules of a shipped system, or of the only system in the file at that path.
 
-    Raises `UsageError` or `RulesError` when there is no such system, `CannotRead` when a fault cannot be laid.
+    Raises `UsageError` or `RulesError` if there is no such system, `CannotRead` if a fault cannot be laid.
     """
     if system in shipped_systems():
         library, name = load_library(), system
@@ -65,18 +68,19 @@ def assemble(library: Library, name: str, faults: Iterable[str] = ()) -> Rules:
     system = library.systems[name]
     items = [i for c in closure(library, system, []) for i in c.items]
     operations = {i.name: i for i in items if isinstance(i, s.Operation)}
+    defines = {i.name: i for i in items if isinstance(i, s.DefineItem)}
     laid = {i.name: i for i in items if isinstance(i, s.FaultItem)}
     for fault in faults:
         if fault not in laid:
             raise CannotRead(f"there is no fault `{fault}`")
-        operations = lay_faults(laid[fault], operations)
+        operations, defines = lay_faults(laid[fault], operations, defines)
     return Rules(
         name,
         (CALL, *(i.name for i in items if isinstance(i, s.SortItem))),
         {i.name: tuple(m.text for m in i.members) for i in items if isinstance(i, s.EnumItem)},
         {i.name: i.sort for i in items if isinstance(i, s.ConstItem)},
         {i.name: i for i in items if isinstance(i, s.StateItem)},
-        {i.name: i for i in items if isinstance(i, s.DefineItem)},
+        defines,
         tuple(i for i in items if isinstance(i, s.FormulaItem)),
         operations,
     )

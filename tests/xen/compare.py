@@ -1,7 +1,7 @@
-"""What real Xen answered, held against the implementation, call by call.
+"""Compares the answers of real Xen with the implementation, call by call.
 
-What lives here: the walk over a recording with `proofs/replay` beside it, and what a difference is. What does not: how
-answers are compared (proofs/replay/compare.py), and which differences are known (its known.json).
+Contents: the replay of a recording by `proofs/replay`, and the form of a difference. Not here: the comparison of
+answers (proofs/replay/compare.py), and known differences (its known.json).
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 
 from bulkhead.proofs.replay.compare import differences, explained, load_known
 from bulkhead.proofs.replay.ops import execute
-from bulkhead.proofs.replay.rig import NO_ANSWER, Rig
+from bulkhead.proofs.replay.rig import Rig
 
 Line = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One answer that is not the same: of which call, which part of it, and both answers."""
+    """One different answer: its call, the differing part, and both answers."""
 
     number: int
     line: Line
@@ -29,12 +29,12 @@ class Difference:
 
     @property
     def kind(self) -> tuple[str, ...]:
-        """What has to stay the same while a trace is made shorter: the operation and the part of its answer."""
+        """The property that shrinking keeps: the operation and the differing part of its answer."""
         a = self.line["a"]
         return (self.line["op"], *(str(a.get(key, "")) for key in ("nr", "a1", "req")), self.field.partition(".")[0][:1])
 
     def text(self) -> str:
-        """For people."""
+        """A readable form."""
         return f"{describe(self.line)}\n    {self.field}: real Xen {self.real!r}, the implementation {self.ours!r}"
 
 
@@ -44,37 +44,21 @@ def describe(line: Line) -> str:
 
 
 def compare(lines: Sequence[Line]) -> Iterator[Difference]:
-    """All unexplained differences, in order. After the first one the two sides may have gone different ways."""
+    """All unexplained differences, in order. After the first one the two states may have diverged."""
     known = load_known()
     rig = Rig(profile="")
     for number, line in enumerate(lines):
         skip: set[str] = set()
         try:
             result = execute(rig, line["op"], line["a"], skip)
-            _follow_swap(rig, line)
-            if line.get("res", {}).get("r") == result.get("r") == NO_ANSWER:
-                continue  # what a call leaves in memory that its caller did not survive is nobody's answer
             found = rig.drift.told_once(dict(line), result, differences(rig, dict(line), result, skip))
-        except Exception as exc:  # whatever the implementation's Python does is a finding, not the end of the run
+        except Exception as exc:  # an exception of the implementation is a finding and does not end the run
             what = " ".join(f"{type(exc).__name__} {exc}".split())[:200]
             yield Difference(number, line, "exception", line.get("res"), what)
             continue
         for field, real, ours in found:
-            if explained(known, line["op"], (field, real, ours)) is None:
+            if explained(known, dict(line), (field, real, ours)) is None:
                 yield Difference(number, line, field, real, ours)
-
-
-def _follow_swap(rig: Rig, line: Line) -> None:
-    """An entry that names a frame which outlived its guest does so at its new place too (GNTTABOP_swap_grant_ref)."""
-    a, keys = line["a"], [(name, int(ref)) for name, _, ref in (key.partition(":") for key in line.get("e", {}))]
-    if (
-        line["op"] == "x"
-        and (a.get("nr"), a.get("a1")) == (20, 11)
-        and line["res"].get("st") == 0
-        and len(keys) == 2
-        and (keys[0] in rig.stale) != (keys[1] in rig.stale)
-    ):
-        rig.stale ^= set(keys)
 
 
 def first(lines: Sequence[Line]) -> Difference | None:

@@ -88,12 +88,12 @@ def missing(rules: Rules, reached: Iterable[str]) -> tuple[str, ...]:
 
 
 def contradicted(reached: Iterable[str]) -> tuple[str, ...]:
-    """Pairs that were reached although they cannot happen."""
+    """Pairs that were reached although they are impossible."""
     return tuple(sorted(set(reached) & set(CANNOT_HAPPEN)))
 
 
 def lines(rules: Rules, reached: Iterable[str]) -> list[str]:
-    """For people: what is open, then what cannot happen, reason by reason."""
+    """A readable summary: open pairs, then impossible ones by reason."""
     left = missing(rules, reached)
     unknown = [pair for pair in left if pair not in CANNOT_HAPPEN]
     total = len(pairs(rules))

@@ -1,27 +1,27 @@
-"""Processes of Dom0 in the small world of an exhaustive search: what they can do on gntdev; when two states are the same.
+"""Processes of Dom0 in the small world of an exhaustive search: their actions on gntdev, and the identity of states.
 
-One process at first, started as a campaign's is; it may fork once. Each action is one system call, made whole: other calls
-do not run where the kernel yields (campaigns have that). Addresses, indices and descriptors' numbers are left out of what
-tells states apart: what is mapped, listed and open is not.
+One process at first, started as in a campaign; it may fork once. Each action is one complete system call: other calls
+do not run where the kernel yields (campaigns cover that). The identity of a state ignores addresses, indices and descriptor
+numbers, but not the mapped, listed and open objects.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
-from typing import Any
 
 from bulkhead.impl.dom0.gntdev import INVALID_HANDLE, Gntdev
 from bulkhead.impl.xen.grant_entries import GrantTable
 from bulkhead.impl.xen.pagetables import PTE_MFN, PTE_P, PTE_RW, read_pte
+from bulkhead.model.caller import OKAY
+from bulkhead.proofs.refinement.calls import Call
+from bulkhead.proofs.refinement.dom0.kernel import Dom0
+from bulkhead.proofs.refinement.dom0.operations import carry_out, process_call
+from bulkhead.proofs.refinement.dom0.state import MapRecord, Opened, Proc
 from bulkhead.proofs.refinement.exhaustive.limits import GRANTER, Action, Limits
 from bulkhead.proofs.refinement.lockstep.call import CallInFlight
-from bulkhead.proofs.refinement.lockstep.dom0_state import MapRecord, Opened, Proc
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import CHILD, TOOLS, USER
-from bulkhead.proofs.refinement.workload import dom0_gntdev
-from bulkhead.proofs.refinement.workload.dom0 import Dom0
 
 MOST_SLOTS = 2  # pages that the processes map together
 
@@ -39,15 +39,15 @@ class WorldOfProcesses(Lockstep):
 
 def add_dom0(b: WorldOfProcesses) -> None:
     """Dom0's user space, and a process in it that is not root."""
-    b.dom0 = Dom0(b, random.Random(0), b.alone)
+    b.dom0 = Dom0(b, b.alone)
     _spawn(b.dom0)
 
 
 def _spawn(d: Dom0) -> None:
-    proc = d.fork_from(d.procs[TOOLS], USER)
-    for fd in list(proc.fds):
-        d.close_fd(proc, fd)
-    d.setuid(proc)
+    carry_out(d, process_call(TOOLS, "fork", child=USER))
+    for fd in list(d.procs[USER].fds):
+        carry_out(d, process_call(USER, "close", fd=fd))
+    carry_out(d, process_call(USER, "setuid"))
 
 
 def _device(opened: Opened) -> Gntdev:
@@ -61,11 +61,11 @@ def _listed(opened: Opened) -> list[MapRecord]:
     return [r for r in opened.maps if r.gmap in _device(opened).maps]
 
 
-# --- what can be done ---
+# --- actions ---
 
 
 def actions(b: WorldOfProcesses, limits: Limits) -> list[Action]:
-    """System calls of the processes; failing ones are among them."""
+    """System calls of the processes, with failing ones."""
     d = b.dom0
     out: list[Action] = []
     if USER not in d.procs and CHILD not in d.procs:
@@ -100,42 +100,42 @@ def act(b: WorldOfProcesses, action: Action) -> None:
     if name == "spawn":
         _spawn(d)
     else:
-        proc = d.current = d.procs[space]
-        calls: dict[str, Callable[[], Any]] = {
-            "fork": lambda: d.fork_from(proc, CHILD),
-            "exit": lambda: d.exit(proc),
-            "open": lambda: d.open_device(proc, "gntdev"),
-            "close": lambda: d.close_fd(proc, next(iter(proc.fds))),
-        }
-        if name in calls:
-            calls[name]()
-        elif name == "munmap":
-            dom0_gntdev.unmap_page(proc, sorted(proc.slots)[numbers[0]])
-        else:
-            _gntdev(d, proc, name, GRANTER, numbers)
+        made = carry_out(d, _call(d.procs[space], name, numbers))
+        if name == "mmap" and made.code == OKAY:
+            carry_out(d, process_call(space, "store", page=made.given >> 12))
     d.sync()
     b.steps += 1
     b.settle()
     b.compare_all()
 
 
-def _gntdev(d: Dom0, proc: Proc, name: str, granter: int, numbers: list[int]) -> None:
+def _call(proc: Proc, name: str, numbers: list[int]) -> Call:
+    """An action of a process as a call."""
+    space = proc.space
+    if name == "fork":
+        return process_call(space, name, child=CHILD)
+    if name == "open":
+        return process_call(space, name, kind="gntdev")
+    if name == "exit":
+        return process_call(space, name)
+    if name == "munmap":
+        return process_call(space, name, addr=sorted(proc.slots)[numbers[0]] << 12, count=1)
     ((fd, opened),) = proc.fds.items()
+    if name == "close":
+        return process_call(space, name, fd=fd)
     if name == "register":
-        dom0_gntdev.register(d, proc, fd, opened.x, opened, (granter, numbers[0]))
-        return
-    record = _listed(opened)[numbers[0]]
+        return process_call(space, "gntdev_map_grant_ref", fd=fd, grants=[(GRANTER, numbers[0])])
+    offset = _listed(opened)[numbers[0]].gmap.index << 12
     if name == "unregister":
-        dom0_gntdev.unregister(d, proc, fd, opened.x, opened, record)
-    else:
-        dom0_gntdev.map_page(d, proc, fd, opened.x, record, bool(numbers[1]))
+        return process_call(space, "gntdev_unmap_grant_ref", fd=fd, offset=offset, count=1)
+    return process_call(space, "gntdev_mmap", fd=fd, offset=offset, count=1, writable=bool(numbers[1]))
 
 
-# --- when two states are the same ---
+# --- identity of states ---
 
 
 def canonical(b: WorldOfProcesses, name_of: Callable[[int], object]) -> list[object]:
-    """What decides how Dom0 goes on; `name_of` names frames."""
+    """The data that determine Dom0's further behaviour; `name_of` names frames."""
     d, kernel = b.dom0, b.rig.kernel
     number = {id(r): n for n, r in enumerate(d.records)}
     parts: list[object] = [

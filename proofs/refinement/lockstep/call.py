@@ -1,7 +1,7 @@
 """A call between its start and its end, what its arguments are, and how the two sides' codes compare.
 
 A follower is a coroutine beside the call: it is sent each marker at which the implementation yields, and takes the rule
-steps that have been performed since (follow_grants.py, follow_domains.py, dom0_gntdev.py).
+steps that have been performed since (follow_grants.py, follow_domains.py, ../dom0/follow.py).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from bulkhead.impl.xen import abi
 from bulkhead.model.caller import OKAY
+from bulkhead.proofs.refinement.calls import Call
 from bulkhead.proofs.refinement.lockstep.testbed import Guest
 
 END = "end"
@@ -27,7 +28,7 @@ def status_name(value: int) -> str:
 
 
 def same(code: str, status: str) -> bool:
-    """Do a rule's code and a status say the same? A check that ends a call with `GNTST_okay` ends it well."""
+    """Are a rule's code and a status equal? A check with the code `GNTST_okay` counts as success."""
     return code == status or {code, status} == {OKAY, "GNTST_okay"}
 
 
@@ -39,18 +40,20 @@ class CallInFlight:
     domid: int
     vcpu: int
     steps: Generator[str, None, int]
+    number: int = 0  # among the calls of its machine
     rc: int = 0
     marker: str = ""
     guest: Guest | None = None
-    read: Callable[[int, int], bytes] | None = None  # bytes of its arguments, where it is no guest's
+    call: Call | None = None  # as its caller said it
+    read: Callable[[int, int], bytes] | None = None  # bytes of its arguments, if the caller is not a guest
     calls: list[int] = field(default_factory=list)
     moving: set[tuple[int, int]] = field(default_factory=set)
     follower: Follower | None = None
-    watch: tuple[int, int] | None = None  # the entry whose pin counters are noted before each step
+    watch: tuple[int, int] | None = None  # the entry whose pin counters are recorded before each step
     watched: int = 0
-    moves: Callable[[], None] | None = None  # notes the bytes that the next step is about to copy
+    moves: Callable[[], None] | None = None  # records the bytes that the next step will copy
     must_finish_first: bool = (
-        False  # the rules have seen this step fail before the implementation does: nobody may come in between
+        False  # this step has failed in the rules, but not yet in the implementation: no other action may come between
     )
     seen: list[str] = field(default_factory=list)  # statuses, for the log
 
@@ -74,7 +77,7 @@ class UnmapElement:
 
 @dataclass(frozen=True)
 class CopyElement:
-    """A side is named by reference or by frame number; `dom` as in the call."""
+    """A side is given by reference or by frame number; `dom` as in the call."""
 
     src_ref: bool
     src: int

@@ -1,0 +1,77 @@
+"""A workload's read-only view of its machine: the complete implementation, but not the rules' state.
+
+Hostile workloads choose existing pages, handles, ports and offers, also those of others, which no caller could
+know; and they stay within the scope of the rules (README: not in the rules). They read the implementation through this
+class; all their actions are calls to a target. So a recording of these calls needs no view,
+and can be replayed on any target. The view shows one fact of the comparison: if a step has failed in the rules but not yet
+in the implementation, no other action may come between (`CallInFlight.must_finish_first`).
+"""
+
+from __future__ import annotations
+
+from bulkhead.impl.xen.domains import Domain
+from bulkhead.proofs.refinement.dom0.kernel import Dom0
+from bulkhead.proofs.refinement.dom0.state import MapRecord, Opened, Proc, SharedPage
+from bulkhead.proofs.refinement.lockstep.call import CallInFlight
+from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
+from bulkhead.proofs.refinement.lockstep.spec_world import Size
+from bulkhead.proofs.refinement.lockstep.testbed import Guest
+
+
+class View:
+    """A view of one machine."""
+
+    def __init__(self, lockstep: Lockstep, dom0: Dom0) -> None:
+        self._lockstep = lockstep
+        self.dom0 = dom0
+        self.size: Size = lockstep.spec_state.size  # numbers of the world: references, ports, frames of the heap
+        self.first_mfn = lockstep.rig.first_mfn
+        self.domains: dict[int, Domain] = lockstep.rig.xen.domains
+        self.guests: dict[int, Guest] = lockstep.rig.guests
+        self.processes: dict[int, Proc] = dom0.procs
+
+    @property
+    def calls(self) -> int:
+        """The number of calls made."""
+        return self._lockstep.calls
+
+    @property
+    def flights(self) -> list[CallInFlight]:
+        """Calls in flight: the marker of each, and the entries that it is changing."""
+        return self._lockstep.flights
+
+    @property
+    def files(self) -> list[Opened]:
+        """Files of Dom0's processes that are open."""
+        return self.dom0.files
+
+    @property
+    def maps(self) -> list[MapRecord]:
+        """Maps of gntdev that are listed or mapped."""
+        return self.dom0.records
+
+    @property
+    def shared_pages(self) -> list[SharedPage]:
+        """Pages allocated by gntalloc."""
+        return self.dom0.pages
+
+    def bound_ports(self) -> list[int]:
+        """Ports of Dom0 that processes have bound."""
+        return list(self.dom0.kernel.evtchn_users)
+
+    def held_ports(self) -> list[int]:
+        """Ports of Dom0 with references by files or notices."""
+        return list(self.dom0.kernel.evtchn_holds)
+
+    def free_frames(self) -> int:
+        """Free frames of the hypervisor."""
+        return self._lockstep.rig.xen.frames.free_count
+
+    def special(self, mfn: int) -> bool:
+        """Is this a page of the hypervisor's own heap? The rules have no grants of these."""
+        return self._lockstep.rig.special(mfn)
+
+    def changing(self, domid: int, ref: int) -> bool:
+        """Is a call changing this grant entry now?"""
+        key = (domid, self._lockstep.spec_state.ref(ref))
+        return key in self._lockstep.locked or any(key in f.moving for f in self._lockstep.flights)
