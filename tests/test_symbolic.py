@@ -1,4 +1,4 @@
-"""Symbolic runs of the implementation's handlers: they are proved, and a fault of one line in a handler is not."""
+"""Symbolic runs of the implementation's handlers: they are proved, and one-line faults are found."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from hypothesis import strategies as st
 
 from bulkhead.impl.xen import grant_admin, grant_copy, grant_entries, grant_map, grant_unmap, lifecycle
 from bulkhead.proofs.cli import __main__ as cli
-from bulkhead.proofs.refinement.handlers.symbolic_xen import Policy
-from bulkhead.proofs.refinement.handlers.table import HANDLERS, prove_handler, prove_handlers, report_lines
+from bulkhead.proofs.faults.catalogue import Fault
+from bulkhead.proofs.faults.laying import installed
+from bulkhead.proofs.refinement.handlers.objects import base
+from bulkhead.proofs.refinement.handlers.symbolic_xen import Policy, SymbolicXen
+from bulkhead.proofs.refinement.handlers.table import HANDLERS, prove_handler, prove_handlers, report_lines, unreached
 from bulkhead.proofs.symbolic import terms as t
 from bulkhead.proofs.symbolic.engine import Engine, Int
 from bulkhead.proofs.symbolic.inputs import Found, Input, negated_input
@@ -23,7 +26,7 @@ from bulkhead.proofs.symbolic.rewriting import rewrite
 from bulkhead.proofs.symbolic.solver import TOLD, Solver
 from bulkhead.proofs.symbolic.to_z3 import as_z3, bound_z3
 
-# --- terms: what the constructors make simple still means the same ---
+# --- terms: simplification by the constructors keeps the meaning ---
 
 X, Y = t.variable("x"), t.variable("y", bits=16)
 P, Q = t.variable("p", t.BOOL), t.variable("q", t.BOOL)
@@ -55,7 +58,7 @@ COMPARED: dict[str, tuple[Any, Any]] = {
 
 @st.composite
 def built(draw: Any, depth: int = 4, truth: bool = True) -> tuple[t.Term, Any]:
-    """A term, and the same in Z3 without anything made simple."""
+    """A term, and the same in Z3 without simplification."""
     if depth == 0 or draw(st.integers(0, 5)) == 0:
         leaf = draw(TRUTHS if truth else NUMBERS)
         return leaf, as_z3(leaf)
@@ -120,7 +123,7 @@ def test_numbers_and_truth_values_are_not_mixed_up() -> None:
     assert t.If(P, 1, 0).sort == t.BITS and t.If(P, True, False).sort == t.BOOL
 
 
-# --- inputs and what is known of conditions ---
+# --- inputs and known unsat cores ---
 
 
 def model_of(*conditions: t.Term) -> z3.ModelRef | None:
@@ -241,7 +244,7 @@ def _any_frame(xen: Any, gfn: Any, domain: Any) -> Any:
     return frame
 
 
-# Faults of one line: where, what instead, and the handler that has to notice.
+# One-line faults: place, replacement, and the handler whose proof must fail.
 FAULTS: dict[str, tuple[Any, str, Any, str]] = {
     "a device unmap drops another pin": (lifecycle, "PIN_DEVW", 1, "release_mapping"),
     "bits are kept at release": (grant_entries.GrantTable, "reduce_status", lambda *_: None, "release_mapping"),
@@ -273,6 +276,34 @@ def test_faults_are_noticed(fault: str) -> None:
     module, name, value, handler = FAULTS[fault]
     with mock.patch.object(module, name, value):
         assert not prove_handler(handler, stop_early=True).proved
+
+
+@pytest.mark.parametrize("new", ["reserved.append((0, 0, 0))", "reserved.append((flags, domid, frame))"])
+def test_reserved_entries_lost_on_the_way_to_version_1_are_noticed(new: str) -> None:
+    old = "reserved.append((flags | U16.unpack_from(data, off)[0], domid, frame))"
+    with installed(Fault("lost", "grant_admin:set_version", old, new, "a reserved grant, or its use, is lost")):
+        assert not prove_handler("set_version", stop_early=True).proved
+
+
+def test_a_proof_that_assumes_too_much_is_noticed() -> None:
+    """A type reference that goes with a general one, where Xen's own pages have one more: then no status frame ever goes."""
+    whole = SymbolicXen.assume_frame
+
+    def too_much(self: SymbolicXen, mfn: t.Term) -> None:
+        whole(self, mfn)
+        held = t.If(base("frame.allocated", mfn), t.number(1), t.number(0))
+        Engine.running().assume(t.ULE(base("frame.tcount", mfn) + held, base("frame.count", mfn)))
+
+    with mock.patch.object(SymbolicXen, "assume_frame", too_much):
+        report = prove_handler("set_version")
+    assert not report.proved and not report.outcomes["set_version_1"]
+    assert "no input has the outcome set_version_1: the proof assumes too much, or a reason is missing" in report.findings
+
+
+def test_every_reason_explains_an_outcome() -> None:
+    found = list(unreached({"a = EIO (x)": False, "b": True}, {"EIO": "why", "EBUSY": "never"}))
+    assert found == ["inputs have all outcomes with `EBUSY`, which are said to be impossible"]
+    assert list(unreached({"a": False}, {})) != [] == list(unreached({"a": True}, {}))
 
 
 # --- the command ---

@@ -16,7 +16,7 @@ from bulkhead.model.ir import System
 from bulkhead.model.logic import Prelude
 from bulkhead.proofs.jobs import Workers
 from bulkhead.proofs.theorems.cti import breaks
-from bulkhead.proofs.theorems.queries import FOLLOWS, PLACES, Block, Query
+from bulkhead.proofs.theorems.queries import FOLLOWS, PLACES, Block, Query, Result
 from bulkhead.proofs.theorems.solvers import EAGERNESS, FAST_LIMIT, Answer, Cvc5Session, SolverError, Z3Session
 from bulkhead.proofs.theorems.subsumption import Meanings, Refuted, split
 
@@ -24,25 +24,6 @@ DEFAULT_LIMIT = 10.0
 FIRST_PATIENCE = 1.0  # seconds for Z3's default settings before the search for counterexamples
 PARTS = 6  # parts of the work per process: small ones at the end keep all processes busy,
 LEAST = 10  # but a part with fewer queries is not worth a session
-
-
-@dataclass(frozen=True)
-class Result:
-    """The answers to one query. `second` is cvc5's verdict, "" if cvc5 was not asked."""
-
-    label: str
-    claim: str
-    verdict: str
-    core: tuple[str, ...]
-    seconds: float
-    second: str = ""
-    second_seconds: float = 0.0
-    again: bool = False  # refuted earlier in this run, for another step or system (`subsumption.py`)
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """The key of its query."""
-        return self.label, self.claim
 
 
 @dataclass(frozen=True)
@@ -235,4 +216,4 @@ def retried(
     return [done.get(k, r) for k, r in enumerate(results)]
 
 
-__all__ = ["DEFAULT_LIMIT", "Result", "Settings", "retried", "retry", "run_blocks", "solve_batch"]
+__all__ = ["DEFAULT_LIMIT", "Settings", "retried", "retry", "run_blocks", "solve_batch"]

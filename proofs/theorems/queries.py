@@ -45,6 +45,25 @@ class Query:
 
 
 @dataclass(frozen=True)
+class Result:
+    """The answers to one query. `second` is cvc5's verdict, "" if cvc5 was not asked."""
+
+    label: str
+    claim: str
+    verdict: str
+    core: tuple[str, ...]
+    seconds: float
+    second: str = ""
+    second_seconds: float = 0.0
+    again: bool = False  # refuted earlier in this run, for another step or system (`subsumption.py`)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The key of its query."""
+        return self.label, self.claim
+
+
+@dataclass(frozen=True)
 class Assumptions:
     """What many blocks assume alike: name -> text, in order. `claims` names those that are invariants or theorems.
 

@@ -10,13 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from bulkhead.model.logic import Prelude
-from bulkhead.proofs.theorems.queries import Block, Query
-
-if TYPE_CHECKING:
-    from bulkhead.proofs.theorems.decide import Result
+from bulkhead.proofs.theorems.queries import Block, Query, Result
 
 Meaning = tuple[str, frozenset[str]]  # a text, and the declarations that it depends on
 
