@@ -118,7 +118,7 @@ def test_every_claim_that_is_proved_of_a_shipped_system_is_confirmed(name: str) 
 def test_what_a_fault_breaks_is_denied() -> None:
     """A counterexample is found, also where no solver finds a model of unbounded size.
 
-    The first encoding claims falsely what it proved of the good rules. `python -m tests.denied SYSTEM` asks it of all faults.
+    The first encoding claims falsely what it proved of the good rules; `python -m tests.denied SYSTEM` asks of all faults.
     """
     claims, faults = proved_of("hypervisor")
     for fault in random.Random(9).sample(faults, 5):
