@@ -102,8 +102,8 @@ def find(
 ) -> dict[str, Path]:
     """Paths to states in which closed formulas are true; formulas not reached within the budget are missing.
 
-    `steps` are claims about a step, each with outcomes and when they break it (`step_goals.py`); such a path ends with that
-    step. The paths are not shortest ones.
+    `steps` are claims about a step, each with outcomes and the conditions that they break it (`step_goals.py`); such a
+    path ends with that step. The paths are not shortest ones.
     """
     if not machine.transitions:
         return {}
@@ -123,7 +123,7 @@ def find(
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A goal that counts: what it is called, when it is reached, and the step that is taken then, if any."""
+    """A goal that counts: its name, its condition, and the step to take then, if any."""
 
     name: str
     goal: Transition
@@ -264,8 +264,8 @@ class _Search:
         return made, first
 
     def _last(self, last: Transition, path: Path, args: tuple[int, ...]) -> Path:
-        """The path with the step at its end that breaks a claim about steps; failing ones, too."""
-        given = args[: len(last.params)]  # what comes after them are the elements for which the claim fails
+        """The path, extended by the step (also a failing one) that breaks a claim about steps."""
+        given = args[: len(last.params)]  # the remaining arguments are the elements for which the claim fails
         after = [list(table) for table in path.state]
         if not self.caller.machine.fire(after, last.label, dict(zip([p.name for p in last.params], given, strict=True))):
             raise AssertionError(f"`{last.label}` is taken for possible where it is not")
@@ -342,13 +342,8 @@ class _Search:
                 depth, args = self.goals[goal].probe(state, self.rng.random)
                 if args is not None:
                     return goal, args
-<<<<<<< HEAD
                 # State that nothing writes stays unchanged; then other arguments must be enabled.
-                helpers = self.goals[goal].helpers[depth] or self.goals[goal].any_helper
-=======
-                # What nothing writes will stay as it is; then another choice of arguments has to be made possible.
                 helpers = self.goals[goal].helpers[int(depth)] or self.goals[goal].any_helper
->>>>>>> main
                 ways.append((helpers, iter(range(min(len(helpers), WIDE)))))
             while ways and next(ways[-1][1], None) is None:
                 ways.pop()
