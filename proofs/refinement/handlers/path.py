@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
@@ -25,7 +25,7 @@ from bulkhead.proofs.symbolic.terms import number as constant
 CODES = {value: "GNTST_" + name[6:].lower() for name, value in vars(abi).items() if name.startswith("GNTST_")}
 ROUNDS = 1  # of the compare-and-swap of a version 1 entry
 THIS = variable("this")
-PATCHED_BUILTINS = ("len", "range", "reversed")
+PATCHED_BUILTINS = ("len", "range", "reversed", "max", "min", "sum", "bytes", "bytearray")
 
 
 @functools.cache
@@ -34,13 +34,13 @@ def rules() -> System:
     return loader.load("monolithic")
 
 
-class Path:
-    """One run of a handler: its machine, and the claims collected on the way."""
+class Run:
+    """One run of a handler along one path, and what was found on the way."""
 
     def __init__(self) -> None:
         self.engine = Engine.running()
-        self.machine = SymbolicXen(rules())
         self.findings: list[str] = []
+        self.outcomes: set[str] = set()  # of rules that were taken
 
     def prove(self, where: str, claims: Claims) -> None:
         """Every claim on all inputs of the path: all in one query, and one by one where that fails.
@@ -56,12 +56,31 @@ class Path:
         """An argument of the call: any number of so many bits."""
         return Int(variable(name, bits=width))
 
+
+class Path(Run):
+    """A run of a hypercall's handler: with its machine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.machine = SymbolicXen(rules())
+
     def entries_now(self, state: RuleState) -> RuleState:
         """The rules' state, with entries as the guests have made them when the present atomic step began."""
         fresh = before(self.machine).functions
         return replace(
             state, functions={**state.functions, **{name: fresh[name] for name in fresh if name.startswith("entry.")}}
         )
+
+
+@dataclass(frozen=True)
+class Handler:
+    """A function of the implementation, and the rules it is held against."""
+
+    body: Callable[[Any], None]
+    runs: str
+    rules: str
+    thorough: bool = False  # its paths are much like another's: left out of a quick run
+    start: Callable[[], Run] = Path  # what its body gets
 
 
 @functools.cache

@@ -9,25 +9,16 @@ interrupted. The files of the handlers say what stands in for what.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from bulkhead.proofs.jobs import Workers, count
 from bulkhead.proofs.refinement.handlers import copies, mappings, versions
 from bulkhead.proofs.refinement.handlers import teardown as ends
-from bulkhead.proofs.refinement.handlers.path import Path
+from bulkhead.proofs.refinement.handlers.domb.table import DOMB
+from bulkhead.proofs.refinement.handlers.path import Handler
 from bulkhead.proofs.symbolic.engine import Engine
-
-
-@dataclass(frozen=True)
-class Handler:
-    """A function of the implementation, and the rules it is held against."""
-
-    body: Callable[[Path], None]
-    runs: str
-    rules: str
-    thorough: bool = False  # its paths are much like another's: left out of a quick run
 
 
 @dataclass(frozen=True)
@@ -39,6 +30,7 @@ class HandlerReport:
     proved: bool
     findings: tuple[str, ...]
     seconds: float
+    outcomes: frozenset[str] = frozenset()  # of rules, by `rule: code`, where a handler notes them
 
 
 def _own(name: str) -> str:
@@ -61,6 +53,7 @@ HANDLERS: Mapping[str, Handler] = {
     "destroydomain": Handler(ends.destroy, "lifecycle.destroy", "privcmd_destroydomain, relinquish_resources"),
     "put_domain": Handler(ends.last_reference, "Domain.put, Xen.domain_destroy", "domain_destroy"),
     **{_own(name): Handler(partial(body, own=True), runs, held, True) for name, (body, runs, held) in MAPPINGS.items()},
+    **DOMB,
 }
 QUICK = tuple(name for name, handler in HANDLERS.items() if not handler.thorough)
 
@@ -70,14 +63,16 @@ def prove_handler(name: str, stop_early: bool = False) -> HandlerReport:
     engine = Engine()
     started = time.perf_counter()
     findings: list[str] = []
+    outcomes: set[str] = set()
     paths, covered = 0, False
 
     def run() -> None:
-        path = Path()
+        path = HANDLERS[name].start()
         try:
             HANDLERS[name].body(path)
         finally:
             findings.extend(path.findings)
+            outcomes.update(path.outcomes)
 
     try:
         for paths in engine.paths(run):
@@ -89,7 +84,8 @@ def prove_handler(name: str, stop_early: bool = False) -> HandlerReport:
             findings.append("the paths do not cover all inputs")
     except Exception as error:  # whatever stops a path is a finding: nothing is passed over
         findings.append(f"path {paths + 1}: {type(error).__name__}: {error}")
-    return HandlerReport(name, paths, not findings, tuple(dict.fromkeys(findings)), time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return HandlerReport(name, paths, not findings, tuple(dict.fromkeys(findings)), seconds, frozenset(outcomes))
 
 
 def prove_handlers(names: Sequence[str] = QUICK, jobs: int | None = None) -> list[HandlerReport]:
