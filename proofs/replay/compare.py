@@ -1,12 +1,13 @@
 """Comparison of a replayed operation with its recording.
 
-What lives here: which fields are comparable, grant entries as read from the granter's table, and the table of
-known differences (known.json beside this file). What does not: running the operations (ops.py).
+Contents: the comparable fields, grant entries from the granter's table, and the table of
+known differences (known.json beside this file). Not here: running the operations (ops.py).
 """
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,12 +15,12 @@ from bulkhead.impl.xen import abi
 from bulkhead.proofs.replay.rig import NO_ANSWER, Rig
 
 KNOWN_FILE: Final = Path(__file__).with_name("known.json")
-# Result fields the format declares irreproducible or that describe the rig and not Xen.
+# Result fields that the format declares irreproducible, or that describe the rig and not Xen.
 NOT_COMPARED: Final = frozenset({"pages", "ready", "diag", "sid", "dflags", "shutdown", "paused", "remap"})
 
 
 def load_known(path: Path = KNOWN_FILE) -> list[dict[str, Any]]:
-    """The table of known differences: each row has op, field, recorded, replayed and reason."""
+    """The table of known differences: each row has a reason, the version of Xen, and a pattern (`explained`)."""
     rows: list[dict[str, Any]] = json.loads(path.read_text())["differences"]
     return rows
 
@@ -42,14 +43,14 @@ def entry(rig: Rig, key: str) -> dict[str, Any] | None:
 
 
 def differences(rig: Rig, recorded: dict[str, Any], result: dict[str, Any], skip: set[str]) -> list[tuple[str, Any, Any]]:
-    """(field, recorded, replayed) of everything comparable that differs."""
+    """(field, recorded, replayed) for each comparable field that differs."""
     out: list[tuple[str, Any, Any]] = []
     res: dict[str, Any] = recorded.get("res", {})
     for field in sorted(set(res) | set(result)):
         if field in NOT_COMPARED or field in skip:
             continue
         if field == "stuck" and res.get("r") == NO_ANSWER:
-            continue  # it did not come back on real Xen either
+            continue  # it did not return on real Xen either
         want, got = res.get(field), result.get(field)
         if want != got and not rig.same_entry(want, got):
             out.append((field, want, got))
@@ -67,14 +68,20 @@ def differences(rig: Rig, recorded: dict[str, Any], result: dict[str, Any], skip
     return out
 
 
-def explained(known: list[dict[str, Any]], op: str, diff: tuple[str, Any, Any]) -> str | None:
-    """The reason for a difference the table knows, else None. A row's missing field matches anything."""
+def explained(known: list[dict[str, Any]], item: dict[str, Any], diff: tuple[str, Any, Any]) -> str | None:
+    """The reason for a difference in the table, else None. A missing part of a row matches anything.
+
+    `field` is a regular expression for the whole name; `arguments` and `results` are those of the call.
+    """
+    given, answered = item.get("a", {}), item.get("res", {})
     for row in known:
         if (
-            row.get("op", op) == op
-            and row.get("field", diff[0]) == diff[0]
+            row.get("op", item["op"]) == item["op"]
+            and re.fullmatch(row.get("field", ".*"), diff[0])
             and row.get("recorded", diff[1]) == diff[1]
             and row.get("replayed", diff[2]) == diff[2]
+            and all(given.get(name) == value for name, value in row.get("arguments", {}).items())
+            and all(answered.get(name) == value for name, value in row.get("results", {}).items())
         ):
             return str(row["reason"])
     return None
