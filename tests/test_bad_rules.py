@@ -44,6 +44,12 @@ def deep(operator: str, count: int = 5000) -> str:
     return small(f"invariant deep forall t: Thing. {operator * count}marked[t]\n")
 
 
+ORDER = """component order(sort T, le) "A total order."
+state le[T, T]: bool
+define below(a: T, b: T) = le[a, b] and a != b
+axiom forall a: T, b: T. le[a, b] or le[b, a]
+"""
+
 CHAIN = "".join(f"define d{k}(t: Thing) = not d{k - 1}(t)\n" for k in range(1, 2000))
 PROCEDURES = "".join(f"procedure p{k}(t: Thing)\n    perform p{k - 1}(t)\n    perform p{k - 1}(t)\n" for k in range(1, 40))
 
@@ -140,6 +146,66 @@ BAD: dict[str, str | bytes] = {
         "    set red = green\n"
     ),
     "cyclic_uses": 'component a "x"\nuses b\nsort A "a"\ncomponent b "y"\nuses c\ncomponent c "z"\nuses a\n',
+    "parameters_that_do_not_fit": ORDER
+    + """component one "Wrong numbers, wrong kinds."
+uses order, order(Thing), order(Thing, le, le2), order(Thign, le), plain(Thing), order(le, Thing), order(Thing, at)
+sort Thing "a thing"
+component plain "Without parameters."
+sort Other "another"
+system one "x" uses one
+""",
+    "a_sort_for_a_name": ORDER
+    + """component one "The arguments are the wrong way round."
+uses order(Other, Thing)
+sort Thing "a thing"
+sort Other "another"
+system one "x" uses one
+""",
+    "arguments_that_clash": ORDER
+    + """component one "Names that are taken: by a variable, by the component itself, by another argument."
+uses order(Thing, a), order(Thing, below), order(Thing, le) as b, order(Other, le2) as b
+sort Thing "a thing"
+sort Other "another"
+component two "Twice the same names."
+uses order(Thing, one), order(Other, two)
+sort Thing "a thing"
+sort Other "another"
+component three "The second argument twice."
+uses twice(Thing, r, r)
+sort Thing "a thing"
+component twice(sort T, r, s) "two relations"
+state r[T, T]: bool
+state s[T]: bool
+""",
+    "instances_of_the_same_names": ORDER
+    + """component two "Twice the same names."
+uses order(Thing, one), order(Other, two)
+sort Thing "a thing"
+sort Other "another"
+system two "x" uses two
+""",
+    "parameters_that_are_not_declared": """component wrong(sort T, T, r, sort U, bool) "Parameters."
+sort U "declared here, and given"
+state s[T]: bool
+internal step(s: T)
+    set s[s] = true
+component uses_wrong "x"
+uses wrong(T, a, b, c, d)
+sort T "x"
+""",
+    "parameters_that_are_not_declared_as_it_is": """component wrong(sort T, r) "Parameters."
+state s[T]: bool
+""",
+    "parameters_in_a_circle": """component a(sort T, x) "x"
+uses b(T, x)
+component b(sort T, x) "y"
+uses a(T, x) as more
+component c "z"
+uses a(Thing, x)
+sort Thing "a thing"
+""",
+    "parameters_without_end": "".join(f'component c{k}(sort T, x) "x"\nuses c{k + 1}(T, x)\n' for k in range(12))
+    + 'component c12(sort T, x) "x"\nstate x[T]: bool\ncomponent all "y"\nuses c0(Thing, x)\nsort Thing "a thing"\n',
     "uses_itself": 'component a "x"\nuses a\nsort A "a"\n',
     "duplicate_names": HEAD
     + """
@@ -201,6 +267,26 @@ state written[who: Thing]: bool
         "request all()\n    set marked[t0] = true for all " + ", ".join(f"t{k}: Thing" for k in range(14)) + "\n"
         "request value()\n    set colour[red] = green\n"
         "request other()\n    set box[u].holds = t for all t: Thing, u: Thing\n"
+    ),
+    "fault_finds_nothing_else": small(
+        "request paint(t: Thing) when not marked[t]\n"
+        "    let shown = green\n"
+        "    require is_red(t) else EPERM undo set marked[t] = false end\n"
+        '    may fail EIO "why"\n'
+        "    set colour[t] = shown for all t: Thing where marked[t]\n"
+        "fault when_of_another within paint drop is_red(t) and marked[t]\n"
+        "fault when_of_no_step within paint.later drop not marked[t]\n"
+        "fault add_to_no_step within paint.later add set marked[t] = true\n"
+        "fault let_of_another within paint let hidden = red\n"
+        "fault may_fail_of_a_check within paint drop may fail EPERM\n"
+        "fault undo_of_nothing within paint drop undo EIO\n"
+        "fault undo_of_another within paint assign undo colour[t] = red\n"
+        "fault undo_of_another_too within paint skip undo colour[t]\n"
+        "fault where_of_another within paint drop not is_red(t)\n"
+        "fault definition_of_another within is_red replace marked[t] with false\n"
+        "fault whole_definition within is_red drop colour[t] = red\n"
+        "fault assign_in_definition within is_red skip colour[t]\n"
+        "fault define_of_another within is_rad replace red with green\n"
     ),
     "fault_breaks_nothing": small(
         PAINT + "theorem all_marked forall t: Thing. marked[t]\n"
@@ -268,6 +354,12 @@ WITH_FAULT = {
     "no_faults_at_all": (small(PAINT), "no_mork"),
     "fault_of_wrong_type": (
         small(PAINT + "fault odd within paint replace marked[t] with colour[t]\nfault same within paint drop marked[t]\n"),
+        "odd",
+    ),
+    "fault_adds_what_is_no_state": (small(PAINT + "fault odd within paint add set is_red(t) = true\n"), "odd"),
+    "fault_gives_a_definition_another_sort": (small(PAINT + "fault odd within is_red replace red with t\n"), "odd"),
+    "fault_gives_let_what_is_not_there": (
+        small("request paint(t: Thing)\n    let c = red\n    set colour[t] = c\nfault odd within paint let c = blue\n"),
         "odd",
     ),
 }

@@ -1,7 +1,8 @@
 """The parsed items of one system, the input of `certify`, with faults laid over the operations.
 
-Not here: checks, because the type checker has already accepted the rules. Unexpected constructs raise
-`CannotRead`, and the claims concerned are then undecided.
+Components with parameters come as instances, with the names replaced: `model/instances.py` is trusted as the parser is, and
+`tests/oracle/instances.py` does the same independently, for tests. Not here: checks, because the type checker has already
+accepted the rules. Unexpected constructs raise `CannotRead`, and the claims concerned are then undecided.
 """
 
 from __future__ import annotations
@@ -37,8 +38,10 @@ class Rules:
 
     def of_kind(self, *kinds: str) -> dict[str, s.FormulaItem]:
         """The formulas of some kinds (init, axiom, invariant, theorem, transition) by name or place."""
-        return {
-            f"{f.span.file}:{f.name}" if f.kind in ("init", "axiom") else f.name: f for f in self.formulas if f.kind in kinds
+        return {  # two instances of a component have their axioms at the same place
+            f"{f.span.file}:{f.name}#{k}" if f.kind in ("init", "axiom") else f.name: f
+            for k, f in enumerate(self.formulas)
+            if f.kind in kinds
         }
 
 
@@ -65,18 +68,19 @@ def assemble(library: Library, name: str, faults: Iterable[str] = ()) -> Rules:
     system = library.systems[name]
     items = [i for c in closure(library, system, []) for i in c.items]
     operations = {i.name: i for i in items if isinstance(i, s.Operation)}
+    defines = {i.name: i for i in items if isinstance(i, s.DefineItem)}
     laid = {i.name: i for i in items if isinstance(i, s.FaultItem)}
     for fault in faults:
         if fault not in laid:
             raise CannotRead(f"there is no fault `{fault}`")
-        operations = lay_faults(laid[fault], operations)
+        operations, defines = lay_faults(laid[fault], operations, defines)
     return Rules(
         name,
         (CALL, *(i.name for i in items if isinstance(i, s.SortItem))),
         {i.name: tuple(m.text for m in i.members) for i in items if isinstance(i, s.EnumItem)},
         {i.name: i.sort for i in items if isinstance(i, s.ConstItem)},
         {i.name: i for i in items if isinstance(i, s.StateItem)},
-        {i.name: i for i in items if isinstance(i, s.DefineItem)},
+        defines,
         tuple(i for i in items if isinstance(i, s.FormulaItem)),
         operations,
     )

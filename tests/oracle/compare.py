@@ -1,12 +1,13 @@
-"""Everything that Bulkhead says of one system, compared with the interpreter. `differences` gives what does not agree.
+"""Compares all results of Bulkhead for one system with the interpreter. `differences` yields the disagreements.
 
-Compared are: successors and error codes of the executable model, both as transitions and as calls; claims that are said to
-be proved (by the proof, and by its certificate) with what is reached in small worlds; attacks, step by step.
+It compares successors and error codes of the executable model, both as transitions and as calls; proved claims
+(by the proof, and by its certificate) with the states reached in small worlds; and attacks, step by step.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from bulkhead.model.caller import OKAY, Caller
 from bulkhead.model.diagnostics import RulesError
 from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import System as Checked
-from bulkhead.model.library import Library
+from bulkhead.model.library import Library, closure
 from bulkhead.model.loader import build
 from bulkhead.model.parser import parse_text
 from bulkhead.model.trace import Event, Trace
@@ -28,15 +29,16 @@ from bulkhead.proofs.theorems.attack import find_attack
 from bulkhead.proofs.theorems.cti import Cti, counterexample
 from bulkhead.proofs.theorems.induction import Settings, prove
 from tests.oracle.faults import with_fault
+from tests.oracle.instances import items_of
 from tests.oracle.interpreter import Interpreter, State, Taken, World, Wrong
 
-STATES = 60  # that are looked at in one world
-STEPS = 4000  # that are taken in one world
+STATES = 60  # maximum of states in one world
+STEPS = 4000  # maximum of steps in one world
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much of the comparison is made for one system."""
+    """The extent of the comparison for one system."""
 
     worlds: int = 2
     prove: bool = True
@@ -47,7 +49,7 @@ class Budget:
 
 @dataclass
 class Seen:
-    """What was compared, so that a run that compares nothing is seen to."""
+    """Counts of comparisons, so that a run that compares nothing is detected."""
 
     systems: int = 0
     refused: int = 0
@@ -60,25 +62,33 @@ class Seen:
     attacks: int = 0
     faults: int = 0
     counterexamples: int = 0
+    instances: int = 0
 
 
 def differences(text: str, seed: int, budget: Budget, seen: Seen) -> Iterator[str]:
-    """Each way in which Bulkhead and the interpreter differ on a rules file. Raises `RulesError` when it is refused."""
+    """Each difference between Bulkhead and the interpreter on a rules file. Raises `RulesError` when it is refused."""
     parsed = parse_text(text, "made.rules")
     library = Library()
     library.take(parsed, text)
     (name,) = library.systems
     rng = random.Random(seed)
-    tree = [i for c in parsed.components for i in c.items]
+    tree = items_of(text)
     faults = [i.name for i in tree if isinstance(i, s.FaultItem)][: rng.randrange(2)]
     system = build(library, name, tuple(faults))
     items = assemble(library, name, faults)
     seen.systems += 1
+    seen.instances += sum(bool(u.args) for c in parsed.components for u in c.uses)
+    if sorted(map(_shape, tree)) != sorted(
+        map(_shape, (i for c in closure(library, library.systems[name], []) for i in c.items))
+    ):
+        yield "instances: the names of a component with parameters are replaced otherwise than in the text"
     seen.faults += len(faults)
     for fault in faults:
         tree = with_fault(tree, fault)
         if {i.name: i for i in tree if isinstance(i, s.Operation)} != items.operations:
             yield f"certify: it lays the fault `{fault}` otherwise than the interpreter"
+        if {i.name: i for i in tree if isinstance(i, s.DefineItem)} != items.defines:
+            yield f"certify: it lays the fault `{fault}` over definitions otherwise than the interpreter"
     violated: dict[str, str] = {}
     for _ in range(budget.worlds):
         world = a_world(system, rng)
@@ -116,6 +126,11 @@ def differences(text: str, seed: int, budget: Budget, seen: Seen) -> Iterator[st
                 yield from counterexample_differs(system, tree, cti)
 
 
+def _shape(item: s.Item) -> str:
+    """An item without its places."""
+    return re.sub(r"Span\([^)]*\)|@\d+\.\d+", "", repr(item))
+
+
 def a_world(system: Checked, rng: random.Random) -> World:
     """A small world."""
     sizes = {n: rng.choice((1, 2, 2)) for n in system.sorts}
@@ -149,7 +164,7 @@ class Tables:
             column: list[tuple[object, ...] | None] = []
             if head not in oracle.states and head != "at":
                 owner, part = kept.get(func.name), ""
-                if owner is None:  # a field of a record that is kept
+                if owner is None:  # a field of a saved record
                     path, _, part = func.name.rpartition(".")
                     owner = kept.get(path)
             for index in self._indices(func.args):
@@ -169,14 +184,14 @@ class Tables:
         return [False, True] if sort == "bool" else list(range(size_of(self.system, self.world, sort)))
 
     def table(self, state: State) -> list[list[int]]:
-        """The state as tables; what the interpreter does not keep is 0."""
+        """The state as tables; 0 for values that the interpreter does not save."""
         return [[0 if p is None else self._number(state[p]) for p in column] for column in self.columns]
 
     def _number(self, value: object) -> int:
         return self.points[value] if isinstance(value, str) else int(value)  # type: ignore[call-overload]
 
     def same(self, table: list[list[int]], state: State) -> bool:
-        """Do both say the same, wherever both say something?"""
+        """Are both equal at all places that both define?"""
         return all(
             p is None or v == self._number(state[p])
             for column, values in zip(self.columns, table, strict=True)
@@ -184,7 +199,7 @@ class Tables:
         )
 
     def state(self, table: list[list[int]]) -> State:
-        """Tables as a state of the interpreter; what they do not say is the first value of its sort."""
+        """Tables as a state of the interpreter; undefined places have the first value of their sort."""
         out: State = {}
         names = list(self.points)
         for column, values in zip(self.columns, table, strict=True):
@@ -201,7 +216,7 @@ class Tables:
 def _explored(
     system: Checked, oracle: Interpreter, rng: random.Random, budget: Budget, seen: Seen, violated: dict[str, str]
 ) -> Iterator[str]:
-    """Reachable states in breadth, each compared with the executable model; what is violated on the way is noted."""
+    """Reachable states, breadth first, each compared with the executable model; records violated claims."""
     first = [x for x in (oracle.find_initial(rng) for _ in range(3)) if x is not None]
     tables = Tables(system, oracle)
     machine = ExecutableModel(system, tables.world)
@@ -275,7 +290,7 @@ def _calls(
 def _transitions(
     machine: ExecutableModel, tables: Tables, table: list[list[int]], state: State, taken: list[Taken], way: tuple[str, ...]
 ) -> Iterator[str]:
-    """Every transition that can fire, and every step that should be one."""
+    """Compare every enabled transition with the interpreter's steps."""
     found: list[tuple[str, list[list[int]]]] = []
     total = 0
     for label, made in machine.transitions.items():
@@ -311,7 +326,7 @@ def _attacked(system: Checked, tree: list[s.Item], claim: str, seen: Seen) -> It
 
 
 def attack_differs(system: Checked, tree: list[s.Item], trace: Trace) -> Iterator[str]:
-    """Does the interpreter go the way of an attack, and is the claim violated at its end?"""
+    """Can the interpreter take the steps of an attack, and is the claim violated at its end?"""
     sorts = system.consts
     consts = {c: bool(v) if sorts[c] == "bool" else v for c, v in trace.world.consts.items()}
     for const, sort in sorts.items():
@@ -345,7 +360,7 @@ def attack_differs(system: Checked, tree: list[s.Item], trace: Trace) -> Iterato
 
 
 def _fitting(tables: Tables, state: State, event: Event, after: list[list[int]]) -> list[Taken]:
-    """The steps of the interpreter that an event may be."""
+    """The steps of the interpreter that match an event."""
     label, _, code = event.label.partition("!")
     return [
         t

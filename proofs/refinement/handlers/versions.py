@@ -1,26 +1,27 @@
-"""GNTTABOP_set_version held against the rules.
+"""Refinement of GNTTABOP_set_version.
 
-Stated sizes: a table of one to eight grant frames, so of one status frame, and two reserved entries (the rules know these
-two; the implementation, eight). Loops over all entries are run for one that stands for all: either some entry ends the
-loop, and then for it, or none does, and then for the arbitrary one that all claims are about.
+Bounds: a table of one to eight grant frames, so one status frame, and two reserved entries (the rules have
+two; the implementation, eight). Loops over all entries are run for one representative: the entry that ends the
+loop, if there is one, else the arbitrary entry of the obligations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from bulkhead.impl.xen import abi, grant_admin, grant_entries
 from bulkhead.impl.xen.frames import PGT_WRITABLE
 from bulkhead.proofs.refinement.handlers.abstraction import before
 from bulkhead.proofs.refinement.handlers.objects import base
-from bulkhead.proofs.refinement.handlers.obligations import HERE, Holders, same_state
-from bulkhead.proofs.refinement.handlers.path import THIS, Path, layouts, length, standing_in, step
-from bulkhead.proofs.refinement.handlers.spec_terms import Reading, RuleState, take
-from bulkhead.proofs.refinement.handlers.symbolic_xen import SymbolicXen
+from bulkhead.proofs.refinement.handlers.obligations import HERE, MASK, Holders, same_state
+from bulkhead.proofs.refinement.handlers.path import THIS, Path, layouts, length, standing_in
+from bulkhead.proofs.refinement.handlers.spec_terms import Reading, RuleState
+from bulkhead.proofs.refinement.handlers.symbolic_xen import SymbolicXen, cells_of, words_of
 from bulkhead.proofs.symbolic.engine import Engine, Int, number
-from bulkhead.proofs.symbolic.terms import FALSE, ULE, And, If, Implies, Not, Or, Term, boolean, eq, variable
+from bulkhead.proofs.symbolic.terms import FALSE, ULE, ULT, And, If, Implies, Not, Or, Term, boolean, eq, variable
 from bulkhead.proofs.symbolic.terms import number as constant
 
 RESERVED = 2
@@ -30,7 +31,7 @@ STATUS = variable("status_frame", bits=40)
 
 
 class Loop:
-    """`range` where a bound is symbolic: an iteration that stands for all."""
+    """`range` with a symbolic bound: one representative iteration."""
 
     def __init__(self) -> None:
         self.early = False
@@ -53,7 +54,7 @@ class Loop:
         self.through = True
 
     def check(self) -> None:
-        """An iteration that was to end the loop must have done so, and no other."""
+        """Exactly the iteration that was chosen to end the loop must have done so."""
         if self.early == self.through:
             Engine.running().abandon()
 
@@ -75,13 +76,13 @@ def owned_status_frame(path: Path) -> Any:
             base("domain.xenheap_pages", number(m.caller.domid)) >= 1,
         )
     )
-    list.append(m.caller.grant_table.status, frame)  # it is there already, with what it holds
+    list.append(m.caller.grant_table.status, frame)  # it exists already, with its content
     return frame
 
 
 def quantified(m: SymbolicXen, state: RuleState, loop: Loop) -> RuleState:
-    """What the rules ask of all references and frames: the reserved ones, those that stand for all (or end the loop), and
-    the status frame."""
+    """The elements for quantifiers over references and frames: the reserved ones, the representatives (or the one that ends
+    the loop), and the status frame."""
 
     def referenced(at: RuleState, args: tuple[Any, ...]) -> Term:
         held = at.at("frame.held", args[0])
@@ -98,16 +99,20 @@ def quantified(m: SymbolicXen, state: RuleState, loop: Loop) -> RuleState:
 
 
 def set_version(path: Path) -> None:
-    """Any version asked for, from either."""
+    """Any requested version, from either version."""
     m, engine = path.machine, path.engine
     d = number(m.caller.domid)
     wanted = path.argument("version", 32)
     engine.assume(ULE(base("table.frames", d), constant(8)))
+    engine.assume(ULT(HERE["r"], base("table.actives", d)))  # a reference that there can be
     for any_ref in (WITNESS, HERE["r"]):
         engine.assume(Implies(any_ref >= base("table.entries", d), eq(base("active.pin", d, any_ref), constant(0))))
     if engine.decide(eq(base("table.version", d), constant(2))):
         owned_status_frame(path)
-    # No other page of Xen's own is a status frame of the caller; what devices and TLBs hold has been flushed.
+        # A guest may write its status frames. Other bits than those of use come to version 1 as if it had written the entry.
+        words = words_of(m.caller)
+        engine.assume(And([eq(words.first(constant(ref)) & ~MASK, constant(0)) for ref in range(RESERVED)]))
+    # No other page of Xen is a status frame of the caller; devices and TLBs have been flushed.
     known = eq(HERE["f"], STATUS) if len(m.caller.grant_table.status) else FALSE
     engine.assume(Implies(base("frame.xenheap", HERE["f"]), Or(known, base("frame.owner", HERE["f"]) != d)))
     loop = Loop()
@@ -116,7 +121,7 @@ def set_version(path: Path) -> None:
     engine.assume(Not(start.at("past", epoch)))
     holders = Holders(start, THIS)
     for ref in range(RESERVED):
-        m.caller.grant_table.active[ref]  # their in-use bits have to come along
+        m.caller.grant_table.active[ref]  # their in-use bits must be copied
     with standing_in(
         (grant_admin, "NR_RESERVED_ENTRIES", RESERVED),
         (grant_admin, "range", loop),
@@ -149,16 +154,28 @@ def set_version(path: Path) -> None:
         ]
     )
     args = {"caller": d, "f": variable("new_frame", bits=40), "e": epoch}
-    two = take(was, step("set_version_2"), args, {"f": boolean(status == -abi.ENOMEM), "e": FALSE})
-    one = take(
-        was, step("set_version_1"), args, {"a reserved grant names a frame whose number version 1 cannot hold": too_wide}
+    two = path.take(was, "set_version_2", args, {"f": boolean(status == -abi.ENOMEM), "e": FALSE})
+    one = path.take(
+        was, "set_version_1", args, {"a reserved grant names a frame whose number version 1 cannot hold": too_wide}
     )
     for ends, asked, name in ((two, to_two, "set_version_2"), (one, Not(to_two), "set_version_1")):
         if not engine.decide(asked):
             continue
-        # Asking for the version there is changes nothing, and succeeds.
+        # A request for the current version changes nothing, and succeeds.
         already = ends.with_code("GNTST_okay")
         code = CODES[status]
         okay = Or(ends.okay, already) if status == 0 else ends.with_code(code)
         after = ends.state if status == 0 and not engine.decide(already) else was
-        path.prove(f"{name} = {code}", [("the status", okay), *same_state(m, after, replace(holders, start=was))])
+        state = same_state(m, after, replace(holders, start=was), bits_lost=partial(_bits_of_owner, m, was))
+        path.prove(f"{name} = {code}", [("the status", okay), *state])
+
+
+def _bits_of_owner(m: SymbolicXen, was: RuleState, d: Term, r: Term) -> Term:
+    """Version 1 has the in-use bits in the entry: what the owner wrote there in version 2 counts.
+
+    A reserved entry that is no grant any more comes without, in use or not; a grant whose flags had them comes with them.
+    """
+    grant = eq(was.at("entry.kind", d, r), constant(m.system.enums["Kind"].index("permit_access")))
+    written = (cells_of(m.caller).first(r << 3) & MASK) != 0
+    one_now = eq(m.field("table.version", d), constant(1))
+    return And(eq(base("table.version", d), constant(2)), one_now, Or(Not(grant), written))

@@ -138,7 +138,8 @@ def files(run: FilesRun) -> None:
         service._advance(None)
         _asks(run, service, (kernel, ramdisk))
         while service.job is not None:
-            _answered(run, service, (kernel, ramdisk))
+            if not _answered(run, service, (kernel, ramdisk)):
+                return  # it was passed over: all is as it was
     _ends(run, service)
     for request in run.requests:
         disk: Any = request.ramdisk
@@ -205,8 +206,8 @@ def _asks(run: FilesRun, service: Service, names: tuple[Text, Text]) -> None:
     run.prove("a question", claims)
 
 
-def _answered(run: FilesRun, service: Service, names: tuple[Text, Text]) -> None:
-    """Any answer arrives."""
+def _answered(run: FilesRun, service: Service, names: tuple[Text, Text]) -> bool:
+    """Any answer arrives: was it taken?"""
     question = service.outbox[-1]
     op = run.argument(run.engine.fresh("op"), 16)
     arrived, named = run.argument(run.engine.fresh("number"), 32), number(question.number)
@@ -228,7 +229,7 @@ def _answered(run: FilesRun, service: Service, names: tuple[Text, Text]) -> None
         run.claim("an answer passed over", "it is not the one waited for", Not(mine))
         run.claim("an answer passed over", "another one is waited for as before", service.asked is asked)
         run.follow(f"{label}.act", args, code="ESRCH")
-        run.engine.abandon()
+        return False
     run.claim("an answer", "it is the one waited for", mine)
     good = _is_good(run, message, question)
     went_on = decide(good)
@@ -245,7 +246,7 @@ def _answered(run: FilesRun, service: Service, names: tuple[Text, Text]) -> None
     elif question.op == p.FILE_CLOSE:
         run.opened = None
     if service.job is None:
-        return
+        return True
     run.claim(
         "an answer",
         "with one that is no good, nothing but closing comes",
@@ -253,6 +254,7 @@ def _answered(run: FilesRun, service: Service, names: tuple[Text, Text]) -> None
     )
     run.claim("an answer", "the next question has a number of its own", Not(eq(number(_last(service).number), named)))
     _asks(run, service, names)
+    return True
 
 
 def _is_good(run: FilesRun, message: Any, question: Any) -> Term:

@@ -54,6 +54,7 @@ class DombRun(Run):
 
     def __init__(self) -> None:
         super().__init__()
+        self.followed: set[str] = set()  # outcomes of rules that this path came to
         functions: dict[str, Function] = {
             "dom0": lambda: DOM0,
             "domb": lambda: DOMB,
@@ -121,7 +122,7 @@ class DombRun(Run):
     ) -> None:
         """A step that the rules must allow now, and that must end with this code."""
         this, rule = {"this": THIS, **(args or {})}, step(label)
-        self.outcomes.add(f"{label}: {code}")
+        self.followed.add(f"{label}: {code}")
         if not self.engine.replaying:
             free = {c.text: TRUE if c.code == code else FALSE for c in rule.checks if c.kind == "may"}
             ends = take(self.state, rule, this, {**free, **(choices or {})})
@@ -145,6 +146,10 @@ class DombRun(Run):
         """When a step would end with this code now."""
         ends = take(self.state, step(label), {"this": THIS}, choices)
         return ends.okay if code == OKAY else ends.with_code(code)
+
+    def reach(self, outcomes: dict[str, bool]) -> None:
+        """Add the outcomes of the rules' steps on this path; table.py has what no path comes to, with reasons."""
+        outcomes.update(dict.fromkeys(self.followed, True))
 
     def claim(self, where: str, what: str, term: Term | bool) -> None:
         """One more obligation."""
