@@ -1,32 +1,28 @@
 """What a workload says, and who carries it out: a call is plain data, a target takes calls and answers.
 
-A `Call` names an operation, its caller and its arguments; it knows neither bytes nor rules. Targets (targets.py) are the
-rules alone, the implementation alone, both in lockstep. `Recorder` writes down what goes to another target, and `replay`
-gives the calls of a file to any target. Arguments are numbers, or names of what a call before gave (`page 3`), which a
-target resolves to things of its own; so the same calls can be made anywhere. A line of a file has the form of a line in
-recordings of real Xen, `{"i": 0, "op": ..., "a": {"by": ..., ...}, "res": ...}`.
+A `Call` names an operation, its caller and its arguments; it knows neither bytes nor rules. Targets carry calls out: the
+implementation beside the rules with calls in flight (interleaved.py), the rules alone, the implementation alone, both in
+lockstep (targets.py), real Xen (tests/xen). Arguments are numbers, or names of what a call before gave (`page 3`), which
+a target resolves to things of its own; so the same calls can be made anywhere. Files of calls are in recording.py.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, Protocol
 
-from bulkhead.proofs.atomic_files import write_file
-
-FORMAT: Final = "bulkhead-calls/1"
-
-
-class BadCalls(Exception):
-    """A file that holds no calls; one line that says where and why."""
+Step = tuple[
+    str, dict[str, int], str | None, str | None
+]  # of the rules: label, arguments and picks, code, failure left open
+CALLER = re.compile(r"(|d\d{1,5}|d\d{1,5}v[01]|p\d{1,3})")
 
 
 @dataclass(frozen=True)
 class Call:
-    """One operation: its name, who calls (`d1v0` is vCPU 0 of domain 1; may be ""), and its arguments, all of them JSON."""
+    """One operation: its name, who calls (`d1v0` is vCPU 0 of domain 1, `p3` the process of space 3), and its arguments,
+    all of them JSON."""
 
     operation: str
     by: str
@@ -40,9 +36,12 @@ class Call:
     def from_json(line: Mapping[str, Any]) -> Call:
         """A line's call; ValueError with what is wrong with it."""
         operation, arguments = line.get("op"), line.get("a")
-        if not isinstance(operation, str) or not isinstance(arguments, dict) or not isinstance(arguments.get("by", ""), str):
-            raise ValueError("a call needs a name `op` and arguments `a`, and its caller `by`, if any, is a name")
-        return Call(operation, arguments.get("by", ""), {key: value for key, value in arguments.items() if key != "by"})
+        if not isinstance(operation, str) or not isinstance(arguments, dict):
+            raise ValueError("a call needs a name `op` and arguments `a`")
+        by = arguments.get("by", "")
+        if not isinstance(by, str) or not CALLER.fullmatch(by):
+            raise ValueError(f"a call's caller `by` is a vCPU as d1v0, a process as p3, or d0 for the toolstack, not {by!r}")
+        return Call(operation, by, {key: value for key, value in arguments.items() if key != "by"})
 
     def caller(self) -> tuple[int, int]:
         """Domain and vCPU of a guest's call."""
@@ -68,6 +67,7 @@ class Answer:
         return {"code": self.code, **({} if self.given is None else {"given": self.given})}
 
 
+TOOLSTACK: Final = "d0"
 NOT_DONE: Final = Answer("not done")  # the caller could see beforehand that nothing would happen
 IN_FLIGHT: Final = Answer("in flight")  # the call has yielded; `advance` lets it go on
 UNBOUND: Final = Answer("unbound")  # an argument is a name that no call has given
@@ -86,64 +86,6 @@ class Interleaving(Target, Protocol):
     process's call: then the target asks what happens meanwhile, and goes on when that call has returned."""
 
     meanwhile: Callable[[Any], None]
-
-
-@dataclass
-class Recorder:
-    """A target that writes down what another one is asked and what that one answers."""
-
-    target: Target
-    lines: list[dict[str, Any]] = field(default_factory=list)
-
-    def carry_out(self, call: Call) -> Answer:
-        """Make a call on the other target."""
-        answer = self.target.carry_out(call)
-        self.lines.append({"i": len(self.lines), **call.to_json(), "res": {"code": answer.code}})
-        return answer
-
-    def write(self, path: Path, seed: int) -> None:
-        """The file of all calls so far; OSError where it cannot be written."""
-        header = {"format": FORMAT, "seed": seed}
-        write_file(path, "".join(json.dumps(line) + "\n" for line in (header, *self.lines)))
-
-
-def read(path: Path) -> list[tuple[Call, Answer]]:
-    """The calls of a file, with what was answered. BadCalls says what is wrong with it."""
-    try:
-        header, *lines = path.read_text(encoding="utf-8").splitlines()
-        told = json.loads(header)
-    except (OSError, ValueError) as exc:
-        raise BadCalls(f"{path}: not a file of calls ({exc})") from exc
-    if not isinstance(told, dict) or told.get("format") != FORMAT:
-        raise BadCalls(f"{path}:1: the format is not {FORMAT}")
-    out = []
-    for number, text in enumerate(lines, 2):
-        try:
-            line = json.loads(text)
-            if not isinstance(line, dict) or not isinstance(line.get("res"), dict):
-                raise ValueError("a line is an object with a result `res`")
-            out.append((Call.from_json(line), Answer(str(line["res"].get("code")))))
-        except ValueError as exc:
-            raise BadCalls(f"{path}:{number}: {exc}") from exc
-    return out
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A call that two targets answer differently."""
-
-    number: int
-    call: Call
-    recorded: Answer
-    answer: Answer
-
-
-def replay(recorded: Iterable[tuple[Call, Answer]], target: Target) -> Iterator[Difference]:
-    """Make recorded calls on a target: each answer that is another one now."""
-    for number, (call, before) in enumerate(recorded):
-        now = target.carry_out(call)
-        if now != before:
-            yield Difference(number, call, before, now)
 
 
 def run(workload: Iterable[Call], target: Target, told: Callable[[Call, Answer], None] | None = None) -> list[Answer]:

@@ -3,8 +3,9 @@
 Hostile workloads aim: they name pages, handles, ports and offers that are there, also those of others, which no caller could
 know; and they keep within what the rules have (README: not in the rules). They look at the implementation through this
 class, and change nothing by it: all that happens they say as calls to a target. So a recording of these calls needs no view,
-and can be made on any target. Of the comparison a workload sees one thing: where the rules have seen a step fail before the
-implementation does, nobody may come in between (`CallInFlight.must_finish_first`).
+and can be made on any target. Of the comparison a workload sees two things: where the rules have seen a step fail before the
+implementation does, nobody may come in between (`CallInFlight.must_finish_first`); and an id is not used again before it is
+free by the rules, too.
 """
 
 from __future__ import annotations
@@ -66,6 +67,10 @@ class View:
     def free_frames(self) -> int:
         """Frames that the hypervisor could give out."""
         return self._lockstep.rig.xen.frames.free_count
+
+    def id_is_held(self, domid: int) -> bool:
+        """Is an id not yet free by the rules, as a TLB still holds something of its last owner's?"""
+        return self._lockstep.id_is_held(domid)
 
     def special(self, mfn: int) -> bool:
         """Is this a page of the hypervisor's own heap? The rules know no grants of these."""
