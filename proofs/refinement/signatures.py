@@ -6,6 +6,7 @@ operations, and against the calls of a campaign.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -94,6 +95,9 @@ ELEMENTS: Final = {
 }
 
 
+CALLER: Final = re.compile(r"(|d0|d[1-3]v[01]|p\d{1,3})")
+
+
 def _number(value: Any) -> bool:
     return isinstance(value, int) and 0 <= value < 1 << 64
 
@@ -138,10 +142,12 @@ NUMBER: Final = ("a number from 0, of 64 bits", _number)
 
 
 def wrong(call: Call) -> str:
-    """What is wrong with a call's operation or arguments; "" if nothing is."""
+    """What is wrong with a call's operation, caller or arguments; "" if nothing is."""
     names = SIGNATURES.get(call.operation)
     if names is None:
         return f"there is no operation `{call.operation}`. {suggest(call.operation, SIGNATURES)}".strip()
+    if not CALLER.fullmatch(call.by):
+        return f"the caller `by` is a vCPU as d1v0, a process as p3, or d0 for the toolstack, not {call.by!r}"
     wanted = set(names.split())
     if wanted != set(call.arguments):
         return f"{call.operation} has the arguments {', '.join(sorted(wanted)) or 'none'}, not {', '.join(call.arguments)}"
