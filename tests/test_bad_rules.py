@@ -1,6 +1,6 @@
-"""What the rules language says to bad input: every message is compared, to the letter, with a file in `golden/`.
+"""Messages of the rules language about bad input: every message is compared exactly with a file in `golden/`.
 
-`UPDATE_GOLDEN=1 pytest tests/test_bad_rules.py` writes the files anew; read the difference before keeping it.
+`UPDATE_GOLDEN=1 pytest tests/test_bad_rules.py` rewrites the files; read the diff before committing it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ PROCEDURES = "".join(f"procedure p{k}(t: Thing)\n    perform p{k - 1}(t)\n    pe
 
 LETS = "request go(t: Thing)\n    let a0 = marked[t]\n"
 
-# What `check` says of a file.
+# Messages of `check` about a file.
 BAD: dict[str, str | bytes] = {
     "empty": "",
     "blank": "\n\n  \n",
@@ -268,6 +268,26 @@ state written[who: Thing]: bool
         "request value()\n    set colour[red] = green\n"
         "request other()\n    set box[u].holds = t for all t: Thing, u: Thing\n"
     ),
+    "fault_finds_nothing_else": small(
+        "request paint(t: Thing) when not marked[t]\n"
+        "    let shown = green\n"
+        "    require is_red(t) else EPERM undo set marked[t] = false end\n"
+        '    may fail EIO "why"\n'
+        "    set colour[t] = shown for all t: Thing where marked[t]\n"
+        "fault when_of_another within paint drop is_red(t) and marked[t]\n"
+        "fault when_of_no_step within paint.later drop not marked[t]\n"
+        "fault add_to_no_step within paint.later add set marked[t] = true\n"
+        "fault let_of_another within paint let hidden = red\n"
+        "fault may_fail_of_a_check within paint drop may fail EPERM\n"
+        "fault undo_of_nothing within paint drop undo EIO\n"
+        "fault undo_of_another within paint assign undo colour[t] = red\n"
+        "fault undo_of_another_too within paint skip undo colour[t]\n"
+        "fault where_of_another within paint drop not is_red(t)\n"
+        "fault definition_of_another within is_red replace marked[t] with false\n"
+        "fault whole_definition within is_red drop colour[t] = red\n"
+        "fault assign_in_definition within is_red skip colour[t]\n"
+        "fault define_of_another within is_rad replace red with green\n"
+    ),
     "fault_breaks_nothing": small(
         PAINT + "theorem all_marked forall t: Thing. marked[t]\n"
         "fault f breaks all_market in paint within paint drop marked[t]\n"
@@ -328,12 +348,18 @@ state written[who: Thing]: bool
     ),
 }
 
-# What `load` says of a good file and a fault.
+# Messages of `load` about a good file with a fault.
 WITH_FAULT = {
     "unknown_fault": (small(PAINT + "fault no_mark within paint drop marked[t]\n"), "no_mork"),
     "no_faults_at_all": (small(PAINT), "no_mork"),
     "fault_of_wrong_type": (
         small(PAINT + "fault odd within paint replace marked[t] with colour[t]\nfault same within paint drop marked[t]\n"),
+        "odd",
+    ),
+    "fault_adds_what_is_no_state": (small(PAINT + "fault odd within paint add set is_red(t) = true\n"), "odd"),
+    "fault_gives_a_definition_another_sort": (small(PAINT + "fault odd within is_red replace red with t\n"), "odd"),
+    "fault_gives_let_what_is_not_there": (
+        small("request paint(t: Thing)\n    let c = red\n    set colour[t] = c\nfault odd within paint let c = blue\n"),
         "odd",
     ),
 }
@@ -464,7 +490,7 @@ CODE = re.compile(r"[EW]\d{4}")
 
 
 def used_codes() -> list[str]:
-    """The codes that are given to messages, as the sources of `model/` say; one for each place that makes a message."""
+    """The codes of messages in the sources of `model/`; one for each place that makes a message."""
     found = []
     for path in sorted(Path(diagnostics.__file__).parent.glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -479,7 +505,7 @@ def used_codes() -> list[str]:
 
 
 def test_every_code_is_explained_once() -> None:
-    """Each code that a message has stands once in the reference, and each that stands there belongs to a message."""
+    """The reference lists each code of a message exactly once, and no other codes."""
     chapter = (loader.SPEC / "README.md").read_text().partition("## 8. Messages")[2]
     listed = re.findall(r"^\| `([EW]\d{4})` \|", chapter, re.MULTILINE)
     used = used_codes()
@@ -490,11 +516,11 @@ def test_every_code_is_explained_once() -> None:
 NOT_SHOWN = {
     "W0701",  # a warning: see below
     "E0305",
-}  # the grammar lets no record through to where it would be told
+}  # the grammar rejects the record before this message is possible
 
 
 def test_every_code_is_shown() -> None:
-    """Each code stands in a golden file, so none is given to a message that can never be seen."""
+    """Each code occurs in a golden file, so every message can really occur."""
     shown = {code for path in GOLDEN.glob("*.txt") for code in re.findall(r"\[([EW]\d{4})\]", path.read_text())}
     assert set(used_codes()) - shown == NOT_SHOWN
 

@@ -1,9 +1,9 @@
-"""What a workload says, and who carries it out: a call is plain data, a target takes calls and answers.
+"""Calls and targets: a workload makes calls as plain data, and a target executes calls and answers.
 
-A `Call` names an operation, its caller and its arguments; it knows neither bytes nor rules. Targets carry calls out: the
-implementation beside the rules with calls in flight (interleaved.py), the rules alone, the implementation alone, both in
-lockstep (targets.py), real Xen (tests/xen). Arguments are numbers, or names of what a call before gave (`page 3`), which
-a target resolves to things of its own; so the same calls can be made anywhere. Files of calls are in recording.py.
+A `Call` names an operation, its caller and its arguments; it contains neither bytes nor rules. Targets execute calls: the
+implementation in lockstep with the rules and with calls in flight (interleaved.py), the rules alone, the implementation
+alone, both in lockstep (targets.py), real Xen (tests/xen). Arguments are numbers, or names of results of earlier calls
+(`page 3`), which a target resolves to its own objects; so every target can execute the same calls. Files: recording.py.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-Step = tuple[
-    str, dict[str, int], str | None, str | None
-]  # of the rules: label, arguments and picks, code, failure left open
+# A step of the rules: label, arguments and picks, code, and a failure that the rules leave open.
+Step = tuple[str, dict[str, int], str | None, str | None]
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Call:
 
     @staticmethod
     def from_json(line: Mapping[str, Any]) -> Call:
-        """A line's call; ValueError with what is wrong with it."""
+        """A line's call; ValueError with the problem."""
         operation, arguments = line.get("op"), line.get("a")
         if not isinstance(operation, str) or not isinstance(arguments, dict):
             raise ValueError("a call needs a name `op` and arguments `a`")
@@ -54,7 +53,7 @@ def guest_call(domid: int, vcpu: int, operation: str, /, **arguments: Any) -> Ca
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a call, in names that all targets share: `okay`, `GNTST_...` or an errno's name; and what it gave, as
+    """The result of a call, in names that all targets share: `okay`, `GNTST_...` or an errno's name; and its values as
     JSON (a descriptor, an address, ports, a status for each element)."""
 
     code: str
@@ -66,22 +65,22 @@ class Answer:
 
 
 TOOLSTACK: Final = "d0"
-NOT_DONE: Final = Answer("not done")  # the caller could see beforehand that nothing would happen
-IN_FLIGHT: Final = Answer("in flight")  # the call has yielded; `advance` lets it go on
-UNBOUND: Final = Answer("unbound")  # an argument is a name that no call has given
+NOT_DONE: Final = Answer("not done")  # the caller could predict that the call would have no effect
+IN_FLIGHT: Final = Answer("in flight")  # the call has yielded; `advance` continues it
+UNBOUND: Final = Answer("unbound")  # an argument is an unknown name
 
 
 class Target(Protocol):
-    """Who carries calls out, one after the other."""
+    """Executes calls, one after the other."""
 
     def carry_out(self, call: Call) -> Answer:
-        """Make a call. What it finds wrong with itself (rules and implementation apart) it raises."""
+        """Make a call. Raises if rules and implementation differ."""
         ...
 
 
 class Interleaving(Target, Protocol):
-    """A target that leaves calls in flight after their first step. Calls of Dom0's kernel are made in the midst of a
-    process's call: then the target asks what happens meanwhile, and goes on when that call has returned."""
+    """A target that leaves calls in flight after their first step. Calls of Dom0's kernel occur during a
+    process's call: then the target runs the actions of others (`meanwhile`), and continues when that call has returned."""
 
     meanwhile: Callable[[Any], None]
 

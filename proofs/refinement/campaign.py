@@ -1,8 +1,8 @@
 """Long seeded campaigns: guests make random and hostile calls that interleave wherever the implementation yields.
 
-A campaign consists of episodes; each starts from a fresh machine whose seed follows from the campaign's, and ends
-with the destruction of all domains and the check that nothing is left. The same seed gives the same run; without the rules
-it gives one that is much like it.
+A campaign consists of episodes; each starts from a fresh machine with a seed derived from the campaign's, and ends
+with the destruction of all domains and a check for leaks. The same seed gives the same run; a run without the rules
+is similar, but not the same.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from bulkhead.proofs.refinement.lockstep.spec_world import Rules, Size, rules_fo
 from bulkhead.proofs.refinement.recording import MACHINE, Recorder
 from bulkhead.proofs.refinement.workload.scheduler import Driver
 
-LEG = 1500  # calls between two machines
+LEG = 1500  # calls per machine
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What went apart, and how to see it again."""
+    """A mismatch, and how to reproduce it."""
 
     what: str
     places: tuple[str, ...]
@@ -44,7 +44,7 @@ class Failure:
 
 @dataclass
 class Report:
-    """What a campaign did."""
+    """The result of a campaign."""
 
     seed: int
     calls: int = 0

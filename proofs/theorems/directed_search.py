@@ -11,13 +11,13 @@ budget may still be reachable.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bulkhead.model.caller import Caller, caller_of
 from bulkhead.model.compile import compiled
 from bulkhead.model.executable import ExecutableModel
-from bulkhead.model.ir import Lit, Quant, Term, Transition, Var, conj, conjuncts, eq, neg
+from bulkhead.model.ir import App, Lit, Quant, Term, Transition, Var, conj, conjuncts, eq, neg
 from bulkhead.model.world import State
 from bulkhead.proofs.theorems.guard_conjuncts import LOOPS, Wish, compiled_probe, opened, reads, wish_of
 from bulkhead.proofs.theorems.random_walk import initial_state
@@ -69,7 +69,7 @@ class _Goal:
     """A goal transition: `probe` gives the number of satisfied conjuncts, and arguments if all are satisfied."""
 
     transition: Transition
-    probe: Callable[..., tuple[int, tuple[int, ...] | None]]
+    probe: Callable[..., tuple[float, tuple[int, ...] | None]]
     effect: Callable[..., None]
     written: tuple[int, ...]  # the tables that the effect assigns
     any_helper: tuple[int, ...]
@@ -93,11 +93,17 @@ def reach(machine: ExecutableModel, seed: int, budget: int, starts: Sequence[Sta
 
 
 def find(
-    machine: ExecutableModel, wanted: Mapping[str, Term], seed: int, budget: int, starts: Sequence[State] = ()
+    machine: ExecutableModel,
+    wanted: Mapping[str, Term],
+    seed: int,
+    budget: int,
+    starts: Sequence[State] = (),
+    steps: Mapping[str, Sequence[tuple[Transition, Transition]]] | None = None,
 ) -> dict[str, Path]:
     """Paths to states in which closed formulas are true; formulas not reached within the budget are missing.
 
-    The paths are not shortest ones.
+    `steps` are claims about a step, each with outcomes and when they break it (`step_goals.py`); such a path ends with that
+    step. The paths are not shortest ones.
     """
     if not machine.transitions:
         return {}
@@ -107,17 +113,28 @@ def find(
         names: tuple[Var, ...] = ()
         while isinstance(body, Quant) and body.kind == "exists":
             names, body = (*names, *body.vars), body.body
-        goals.append(Transition(name, some, names, body, (), ""))
+        goals.append(_Wanted(name, Transition(name, some, names, body, (), "")))
+    for name, ways in (steps or {}).items():
+        goals += [_Wanted(name, goal, last) for last, goal in ways if len(goal.params) <= LOOPS]
     search = _Search(machine, random.Random(seed), goals)
     search.run(budget, starts)
-    return {search.transitions[k].label: path for k, path in search.found.items()}
+    return search.found
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A goal that counts: what it is called, when it is reached, and the step that is taken then, if any."""
+
+    name: str
+    goal: Transition
+    last: Transition | None = None
 
 
 class _Search:
     """The goals, and the closest states found so far for each."""
 
     def __init__(
-        self, machine: ExecutableModel, rng: random.Random, wanted: Sequence[Transition] = (), done: Iterable[int] = ()
+        self, machine: ExecutableModel, rng: random.Random, wanted: Sequence[_Wanted] = (), done: Iterable[int] = ()
     ) -> None:
         """`wanted` are further goals, and then the only ones that count; they are not transitions of the system.
 
@@ -125,10 +142,10 @@ class _Search:
         """
         self.rng = rng
         self.caller: Caller = caller_of(machine)
-        self.transitions = [*self.caller.transitions, *wanted]
-        self.wanted = frozenset(range(len(self.caller.transitions), len(self.transitions)))
+        self.transitions = [*self.caller.transitions, *(w.goal for w in wanted)]
+        self.wanted = {len(self.caller.transitions) + k: w for k, w in enumerate(wanted)}
         self.count = len(self.transitions)  # goals after these are variants of transitions that must assign some value
-        self.found: dict[int, Path] = {}
+        self.found: dict[str, Path] = {}
         self.writers: dict[str, list[int]] = {}
         for k, t in enumerate(self.transitions):
             for name in {u.func for u in t.updates}:
@@ -141,7 +158,11 @@ class _Search:
         while len(self.goals) < len(self.transitions):  # a goal may need more of them
             k = len(self.goals)
             self.goals.append(self._goal(self.transitions[k], self.number[k]))
-        self.best: list[list[tuple[int, Path]]] = [[] for _ in range(self.count)]
+        self.readers: list[list[int]] = [[] for _ in self.caller.coder.number]  # of each table
+        for k, t in enumerate(self.transitions[: self.count]):
+            for name in reads(t.guard, self.caller):
+                self.readers[self.caller.coder.number[name]].append(k)
+        self.best: list[list[tuple[float, Path]]] = [[] for _ in range(self.count)]
         self.starts: list[Path] = []
         self.done = set(done)
         self.calls = 0
@@ -153,7 +174,7 @@ class _Search:
         if number not in self.effects:
             params = ", ".join(["S", *(f"v_{p.name}" for p in t.params)])
             coder = self.caller.coder
-            self.effects[number] = compiled("effect", params, [coder.header(), *coder.effect(t.updates)])
+            self.effects[number] = compiled("effect", params, coder.with_tables([*coder.effect(t.updates), "return"]))
         helpers = tuple(tuple(self._helpers(part)) for part in order)
         written = tuple({self.caller.coder.number[u.func] for u in t.updates})
         every = tuple(h for hs in helpers for h in hs)
@@ -174,15 +195,19 @@ class _Search:
         """A variant of transition `k` that assigns the wanted value; None if it never does."""
         t = self.transitions[k]
         values = [u for u in t.updates if u.func == wanted.func]
-        if any(isinstance(u.value, Lit) and wanted.by(u.value) for u in values):
+        known = next((u for u in values if isinstance(u.value, Lit) and wanted.by(u.value)), None)
+        open_ones = [u for u in values if not isinstance(u.value, Lit)]
+        chosen = known or (open_ones[0] if open_ones else None)
+        if chosen is None:
+            return None
+        if chosen.binders or (known and not wanted.every):
             return k
-        values = [u for u in values if not isinstance(u.value, Lit)]
-        if not values or values[0].binders:
-            return k if values else None
         if (k, wanted) not in self.made_to:
-            same = eq(values[0].value, wanted.value)
+            told = [] if known else [_is(chosen.value, wanted)]
+            place = App(chosen.func, chosen.args, chosen.value.sort)
+            news = [neg(_is(place, wanted))] if wanted.every else []
             self.made_to[k, wanted] = len(self.transitions)
-            self.transitions.append(replace(t, guard=conj([t.guard, same if wanted.equal else neg(same)])))
+            self.transitions.append(replace(t, guard=conj([*news, t.guard, *told])))
             self.number.append(k)
             self.taken.append(0)
         return self.made_to[k, wanted]
@@ -210,11 +235,22 @@ class _Search:
                     self._pursue(k)
 
     def _take(self, k: int, path: Path, args: tuple[int, ...]) -> Path:
-        """The state after transition `k`; a wanted goal is not a transition and does not change the state."""
+        """The state after transition `k`; one taken for the first time is looked at.
+
+        A wanted goal is no transition and leaves the state as it is.
+        """
+        made, first = self._made(k, path, args)
+        if first:
+            self._saw(made, self.goals[k].written)
+        return made
+
+    def _made(self, k: int, path: Path, args: tuple[int, ...]) -> tuple[Path, bool]:
+        """The state after transition `k`, and whether that is taken for the first time."""
         if k in self.wanted:
-            self.found.setdefault(k, path)
-            self.done.add(k)
-            return path
+            name, last = self.wanted[k].name, self.wanted[k].last
+            self.found.setdefault(name, path if last is None else self._last(last, path, args))
+            self.done.update(n for n, w in self.wanted.items() if w.name == name)
+            return path, False
         goal = self.goals[k]
         after = list(path.state)  # states are immutable, so tables that a step does not change are shared
         for table in goal.written:
@@ -223,23 +259,46 @@ class _Search:
         self.taken[k] += 1
         made = Path(after, path, self.transitions[k].label, args)
         self.calls += 1
-        if self.number[k] not in self.done:
-            self.done.add(self.number[k])
-            self._saw(made)
-        return made
+        first = self.number[k] not in self.done
+        self.done.add(self.number[k])
+        return made, first
 
-    def _saw(self, path: Path) -> None:
-        """Take the transitions that are first enabled in this state, and keep the state for the goals it is closest to."""
-        for k, goal in enumerate(self.goals[: self.count]):
-            if k in self.done:
-                continue
-            depth, args = goal.probe(path.state, self.rng.random)
-            if args is not None:
-                self._take(k, path, args)
+    def _last(self, last: Transition, path: Path, args: tuple[int, ...]) -> Path:
+        """The path with the step at its end that breaks a claim about steps; failing ones, too."""
+        given = args[: len(last.params)]  # what comes after them are the elements for which the claim fails
+        after = [list(table) for table in path.state]
+        if not self.caller.machine.fire(after, last.label, dict(zip([p.name for p in last.params], given, strict=True))):
+            raise AssertionError(f"`{last.label}` is taken for possible where it is not")
+        return Path(after, path, last.label, given)
+
+    def _saw(self, path: Path, written: Iterable[int] | None = None) -> None:
+        """Take what can be taken for the first time in a state, and keep the state for the goals it serves best.
+
+        What is so reached is looked at first. Where a state differs in the `written` tables only from one looked at before,
+        the goals that read none of them are left out: for them nothing has changed.
+        """
+        looks = [(path, iter(self._goals_reading(written)))]
+        while looks:
+            path, goals = looks[-1]
+            for k in goals:
+                if k in self.done:
+                    continue
+                depth, args = self.goals[k].probe(path.state, self.rng.random)
+                if args is None:
+                    self._keep(k, depth, path)
+                    continue
+                made, first = self._made(k, path, args)
+                if first:
+                    looks.append((made, iter(self._goals_reading(self.goals[k].written))))
+                    break
             else:
-                self._keep(k, depth, path)
+                looks.pop()
 
-    def _keep(self, k: int, depth: int, path: Path) -> None:
+    def _goals_reading(self, tables: Iterable[int] | None) -> Iterable[int]:
+        """The goals that count whose guards read one of these tables, or all."""
+        return range(self.count) if tables is None else sorted({k for t in tables for k in self.readers[t]})
+
+    def _keep(self, k: int, depth: float, path: Path) -> None:
         kept = self.best[k]
         if kept and depth < kept[0][0]:
             return
@@ -254,8 +313,9 @@ class _Search:
         """A series of calls chosen for one goal."""
         path = self.rng.choice(self.best[k])[1] if self.rng.random() > ELSEWHERE else self.rng.choice(self.starts)
         depth, _ = self.goals[k].probe(path.state, self.rng.random)
+        written: set[int] = set()  # since the last state that was looked at
         for _ in range(TRIALS):
-            chosen = self._step_towards(k, path.state, set())
+            chosen = self._step_towards(k, path.state)
             self.calls += 1
             if chosen is None:
                 return
@@ -264,32 +324,43 @@ class _Search:
             if found is not None:
                 self._take(k, after, found)
                 return
+            since = written.union(self.goals[chosen[0]].written)
             if now > depth:
-                self._saw(after)
+                self._saw(after, since)
+                since = set()
             if now >= depth or self.rng.random() < FORGIVEN:
-                path, depth = after, now
+                path, depth, written = after, now, since
 
-    def _step_towards(self, k: int, state: State, asked: set[int]) -> tuple[int, tuple[int, ...]] | None:
-        """An enabled transition that may bring goal `k` closer, directly or by enabling a helper.
-
-        `asked` are the goals already visited.
-        """
-        asked.add(k)
-        depth, args = self.goals[k].probe(state, self.rng.random)
-        if args is not None:
-            return k, args
-        # State that nothing writes stays unchanged; then other arguments must be enabled.
-        helpers = self.goals[k].helpers[depth] or self.goals[k].any_helper
-        for _ in range(min(len(helpers), WIDE)):
-            # With few goals, prefer rarely taken transitions; if all are goals, each has its turn anyway.
+    def _step_towards(self, k: int, state: State) -> tuple[int, tuple[int, ...]] | None:
+        """A transition that can be taken now and that may bring goal `k` nearer, directly or as the way to a helper."""
+        asked: set[int] = set()
+        ways: list[tuple[tuple[int, ...], Iterator[int]]] = []  # helpers to look at, and how often still
+        goal: int | None = k
+        while True:
+            if goal is not None and goal not in asked:
+                asked.add(goal)
+                depth, args = self.goals[goal].probe(state, self.rng.random)
+                if args is not None:
+                    return goal, args
+                # What nothing writes will stay as it is; then another choice of arguments has to be made possible.
+                helpers = self.goals[goal].helpers[int(depth)] or self.goals[goal].any_helper
+                ways.append((helpers, iter(range(min(len(helpers), WIDE)))))
+            while ways and next(ways[-1][1], None) is None:
+                ways.pop()
+            if not ways:
+                return None
+            helpers = ways[-1][0]
+            # For a few goals the seldom taken is worth more; where all are goals each has its turn anyway.
             if self.wanted:
-                helper = min(self.rng.choices(helpers, k=3), key=self.taken.__getitem__)
+                goal = min(self.rng.choices(helpers, k=3), key=self.taken.__getitem__)
             else:
-                helper = helpers[int(self.rng.random() * len(helpers))]
-            found = None if helper in asked else self._step_towards(helper, state, asked)
-            if found is not None:
-                return found
-        return None
+                goal = helpers[int(self.rng.random() * len(helpers))]
+
+
+def _is(term: Term, wanted: Wish) -> Term:
+    """The term has the wanted value."""
+    same = eq(term, wanted.value)
+    return same if wanted.equal else neg(same)
 
 
 __all__ = ["Path", "Reached", "find", "reach"]
