@@ -87,3 +87,21 @@ def test_what_differs_is_made_small(monkeypatch: pytest.MonkeyPatch) -> None:
     seed = next(s for s in range(50) if first_difference(draft(s), s, Budget(prove=False, worlds=1), Seen()))
     small, what = shrunk(draft(seed), seed, Budget(prove=False, worlds=1), "model:")
     assert what.startswith("model:") and len(small.parts) <= 3
+
+
+def test_an_argument_kept_by_a_procedure_whose_result_has_no_name_is_compared() -> None:
+    """It has a name that no rule can write; in both meanings a later step reads the value from when it was performed."""
+    text = """component c "c"
+        sort thing "t"
+        enum side = left | right
+        state p[side]: thing
+        state q[side]: { one: thing, two: side }
+        procedure store(w: thing, v: thing)
+            step then_(x: bool)
+            set p[s] = w for all s: side
+            set q[s].one = v for all s: side
+        internal op(w: side)
+            perform store(p[w], q[w].one)
+        system y "y" uses c"""
+    seen = Seen()
+    assert list(differences(text, 3, Budget(worlds=4), seen)) == [] and seen.steps > 50

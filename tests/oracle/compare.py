@@ -156,6 +156,13 @@ class Tables:
             for op, names in table.items()
             for n, slot in names.items()
         }
+        for (op, procedure, param), slots in oracle.unnamed.items():
+            stored = [slot for slot in slots if any(place[0] is slot for place in oracle.places)]
+            start = f"{op}.{procedure}~"
+            rests = [n[len(start) :].split(".") for n in system.funcs if n.startswith(start)]
+            numbers = sorted({int(number) for number, name, *_ in rests if name == param})
+            if len(numbers) == len(stored):
+                kept.update({f"{start}{n}.{param}": slot for n, slot in zip(numbers, stored, strict=True)})
         self.columns: list[list[tuple[object, ...] | None]] = []
         self.points = {p: k for k, p in enumerate(system.enums["Point"])}
         for func in system.funcs.values():
