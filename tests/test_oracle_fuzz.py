@@ -7,6 +7,7 @@ which the comparison must notice.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,6 +15,9 @@ from bulkhead.model import ir
 from bulkhead.model.diagnostics import RulesError
 from bulkhead.model.executable import ExecutableModel
 from bulkhead.proofs.theorems import induction
+from bulkhead.proofs.theorems.frame_rule import Frame
+from bulkhead.proofs.theorems.induction import Proof
+from tests.oracle import compare
 from tests.oracle.compare import Budget, Seen, differences
 from tests.oracle.fuzz import first_difference, fuzz, shrunk
 from tests.oracle.generate import draft
@@ -29,6 +33,7 @@ def test_two_thousand_systems_mean_the_same_everywhere(part: int) -> None:
     assert not found, "\n".join(map(str, found))
     assert seen.systems > PART * 0.8 and seen.steps > PART * 20 and seen.states > PART * 4
     assert seen.proved > 20 and seen.violated > 20 and seen.certified > PART // 2
+    assert seen.exported > PART and seen.exported_open > PART // 4
     assert seen.attacks > 2 and seen.faults > 5 and seen.counterexamples > 2
 
 
@@ -79,6 +84,30 @@ def test_a_proof_that_believes_everything_is_denied(monkeypatch: pytest.MonkeyPa
             found += differences(draft(seed).text(), seed, Budget(worlds=1), Seen())
     assert any(d.startswith("proof:") for d in found) and any(d.startswith("certify:") for d in found)
     assert not any("confirmed" in d for d in found)
+
+
+def _exported(limit: int = 60) -> Iterator[str]:
+    budget = Budget(worlds=1, certify=False, export=True)
+    found = (first_difference(draft(seed), seed, budget, Seen()) for seed in range(limit))
+    return (d for d in found if d is not None and d.startswith("export:"))
+
+
+def test_a_query_that_is_not_exported_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frame rule says of every step that it keeps every claim, so no text asks after the step that breaks one."""
+    monkeypatch.setattr(Frame, "keeps", lambda self, transition, claim: True)
+    monkeypatch.setattr(compare, "prove", lambda system, settings: Proof(system))
+    assert any("no query asks for it" in d for d in _exported())
+
+
+def test_an_exported_text_that_says_less_or_more_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text with a contradiction in it hides violations; one without the guard and the next state is sat too often."""
+    whole = compare.text_of
+    monkeypatch.setattr(compare, "text_of", lambda *given: whole(*given).replace("(check-sat)", "(assert false)(check-sat)"))
+    monkeypatch.setattr(compare, "prove", lambda system, settings: Proof(system))
+    assert any("are unsat" in d for d in _exported())
+    monkeypatch.undo()
+    monkeypatch.setattr(compare, "text_of", lambda *given: "(check-sat)")
+    assert any("refuted by the proof" in d for d in _exported())
 
 
 def test_what_differs_is_made_small(monkeypatch: pytest.MonkeyPatch) -> None:
