@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from bulkhead.model.ir import BOOL, App, Op, Quant, System, Term, Use, Var, conj, conjuncts, free_variables
+from bulkhead.model.ir import BOOL, FALSE, App, Op, Quant, System, Term, Use, Var, conj, conjuncts, free_variables
 
 
 def parts(term: Term) -> Iterator[Term]:
@@ -18,6 +18,15 @@ def parts(term: Term) -> Iterator[Term]:
         case Op("and", args):
             for arg in args:
                 yield from parts(arg)
+        case Op("=", (left, right)) if left.sort == BOOL:
+            yield from parts(Op("=>", (left, right)))
+            yield from parts(Op("=>", (right, left)))
+        case Op("=>", (Op("or", args), right)):
+            for arg in args:
+                yield from parts(Op("=>", (arg, right)))
+        case Op("=>", (Quant("exists", vars_, body), right)):  # who is there, there is one of them
+            new = {v.name: _fresh(v, free_variables(right) | free_variables(body)) for v in vars_}
+            yield from parts(Quant("forall", tuple(new.values()), Op("=>", (substituted(body, new), right))))
         case Op("=>", (left, right)):
             for part in parts(right):
                 yield Op("=>", (left, part))
@@ -30,17 +39,37 @@ def parts(term: Term) -> Iterator[Term]:
             yield term
 
 
+def _fresh(var: Var, taken: set[str]) -> Var:
+    """A variable of the same sort with a name that is not taken."""
+    name = var.name + "'"
+    while name in taken:
+        name += "'"
+    return Var(name, var.sort)
+
+
 def nested(system: System, term: Term) -> Term:
     """An equivalent formula; a `forall` over an implication tests premises on some variables before it binds the others."""
     if not isinstance(term, Quant) or term.kind != "forall":
         return term
-    supposed: list[Term] = []
+    vars_, supposed = term.vars, list[Term]()
     then: Term = term.body
-    while isinstance(then, Op) and then.op == "=>":
-        supposed += conjuncts(then.args[0])
-        then = then.args[1]
+    while True:
+        match then:
+            case Op("=>", (left, right)):
+                supposed += conjuncts(left)
+                then = right
+            case Op("not", (inner,)):
+                supposed.append(inner)
+                then = FALSE
+            case Quant("forall", more, body):
+                taken = {v.name for v in vars_} | free_variables(body)
+                new = {v.name: _fresh(v, taken) for v in more}
+                vars_ += tuple(new.values())
+                then = substituted(body, new)
+            case _:
+                break
     supposed = [c for s in supposed for c in _opened(system, s)]
-    return _nest(term.vars, supposed, then)
+    return _nest(vars_, supposed, then)
 
 
 def _nest(vars_: tuple[Var, ...], supposed: list[Term], then: Term) -> Term:
