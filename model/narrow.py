@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from bulkhead.model.ir import BOOL, FALSE, App, Op, Quant, System, Term, Use, Var, conj, conjuncts, free_variables
+from bulkhead.model.ir import BOOL, FALSE, App, Op, Quant, System, Term, Use, Var, conj, conjuncts, free_variables, subterms
 
 
 def parts(term: Term) -> Iterator[Term]:
@@ -75,7 +75,8 @@ def nested(system: System, term: Term) -> Term:
 def _nest(vars_: tuple[Var, ...], supposed: list[Term], then: Term) -> Term:
     names = {v.name for v in vars_}
     about = [free_variables(c) & names for c in supposed]
-    few = min((a for a in about if a < names), key=len, default=None)
+    choice = ((a, c) for a, c in zip(about, supposed, strict=True) if a < names)
+    few, _ = min(choice, key=lambda each: (not _reads_next(each[1]), len(each[0])), default=(None, None))
     if few is None or not vars_:
         whole = Op("=>", (conj(supposed), then)) if supposed else then
         return Quant("forall", vars_, whole) if vars_ else whole
@@ -85,6 +86,11 @@ def _nest(vars_: tuple[Var, ...], supposed: list[Term], then: Term) -> Term:
     outer = tuple(v for v in vars_ if v.name in few)
     whole = Op("=>", (conj(first), inner))
     return Quant("forall", outer, whole) if outer else whole
+
+
+def _reads_next(term: Term) -> bool:
+    """Does it speak of the state after a step? What a step changes is little, so it is asked first."""
+    return any(isinstance(part, App | Use) and part.next for part in subterms(term))
 
 
 def _opened(system: System, term: Term) -> list[Term]:
