@@ -9,9 +9,11 @@ with an interpreter of terms.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from bulkhead.model.after import in_next
 from bulkhead.model.ir import BOOL, App, Lit, Op, Quant, System, Term, Update, Use, Var, free_variables, subterms
 from bulkhead.model.world import World, size_of
 
@@ -61,8 +63,10 @@ class Coder:
         """The term as an integer."""
         match term:
             case Var(name):
-                return env.get(name, f"v_{name}")
+                return env[name] if name in env else code_name(name)
             case Lit(name, sort):
+                if term.number is not None:
+                    return name
                 if name in self.system.consts:  # of whatever sort
                     return str(self.world.consts[name])
                 return str(self.members[sort, name]) if sort != BOOL else "1" if name == "true" else "0"
@@ -82,7 +86,7 @@ class Coder:
     def _opened(self, term: Use, args: tuple[Term, ...], env: Env) -> tuple[Term, Env]:
         """The body of a definition, its parameters standing for the arguments' code."""
         made = self.system.defs[term.name]
-        body = _in_next(made.body) if term.next else made.body
+        body = in_next(made.body) if term.next else made.body
         return body, {p.name: self.value(a, env) for p, a in zip(made.params, args, strict=True)}
 
     def _called(self, term: Use, args: tuple[Term, ...], env: Env) -> str:
@@ -94,7 +98,7 @@ class Coder:
         space: Space = {}
         for d in self.system.defs.values():
             body = self.truth(d.body, {}) if d.sort == BOOL else self.value(d.body, {})
-            compiled(f"d_{d.name}", ", ".join(["S", *(f"v_{p.name}" for p in d.params)]), [f"return {body}"], space)
+            compiled(f"d_{d.name}", ", ".join(["S", *(code_name(p.name) for p in d.params)]), [f"return {body}"], space)
         return space
 
     def truth(self, term: Term, env: Env) -> str:
@@ -228,18 +232,9 @@ def _negated(code: str) -> str:
     return {"True": "False", "False": "True"}.get(code, f"(not {code})")
 
 
-def _in_next(term: Term) -> Term:
-    """The term, read in the state after the step."""
-    match term:
-        case App(func, args):
-            return App(func, tuple(map(_in_next, args)), term.sort, True)
-        case Use(name, args):
-            return Use(name, tuple(map(_in_next, args)), term.sort, True)
-        case Op(op, args):
-            return Op(op, tuple(map(_in_next, args)), term.sort)
-        case Quant(kind, vars_, body):
-            return Quant(kind, vars_, _in_next(body))
-    return term
+def code_name(variable: str) -> str:
+    """The name of a parameter or variable in compiled code; one that no rule can have is told apart from all others."""
+    return "v_" + re.sub(r"\W", "\N{MIDDLE DOT}", variable)
 
 
 def indent(lines: list[str], depth: int = 1) -> list[str]:
@@ -254,4 +249,4 @@ def compiled(name: str, params: str, lines: list[str], space: Space | None = Non
     return made
 
 
-__all__ = ["Coder", "Env", "Space", "compiled", "indent", "joined"]
+__all__ = ["Coder", "Env", "Space", "code_name", "compiled", "indent", "joined"]

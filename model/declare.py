@@ -31,7 +31,7 @@ from bulkhead.model.ir import (
 MAX_DEPTH = 150  # of a formula with its definitions written out
 MAX_SIZE = 100_000  # of the same
 TRIAL = "(components)"  # a system made up to check some components
-RESERVED = frozenset({"bool", "true", "false", "this", "next", "failed", AT, IDLE, CALL, POINT})
+RESERVED = frozenset({"bool", "true", "false", "this", "next", "failed", "distinct", AT, IDLE, CALL, POINT})
 MAX_SCOPE = 32  # elements of a sort in searches
 MAX_INDICES = 8  # of one state: tables of a small world hold every combination
 

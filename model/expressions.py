@@ -212,6 +212,8 @@ class Scope:
             case s.Record():
                 self.decls.problem("E0305", expr.span, "a record can stand only on the right of `set`")
                 return None
+            case s.Anything():
+                raise AssertionError("`*` is no expression")  # the grammar has it behind `=` of an assignment only
 
     def _name(self, expr: s.Name) -> Value | None:
         d = self.decls
@@ -356,7 +358,7 @@ class Scope:
             return inner.value(expr.args[0])
         if expr.name not in d.defs:
             if expr.name == "next":
-                d.problem("E0313", expr.span, "`next` can stand only in a `transition`")
+                d.problem("E0313", expr.span, "`next` can stand only in a `transition` and in a `require`")
             elif expr.name in d.later:
                 d.problem(
                     "E0314",

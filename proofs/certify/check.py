@@ -174,8 +174,8 @@ class Checker:
         self.goals += [self._goal(n, f, both) for n, f in two_state.items() if n in claims.transitions]
 
     def _goal(self, name: str, item: s.FormulaItem, scope: Scope) -> Goal:
-        self.symbols.read_after.clear()
-        return Goal(name, scope.truth(item.body), tuple(self.symbols.read_after))
+        self.symbols.read[AFTER].clear()
+        return Goal(name, scope.truth(item.body), tuple(self.symbols.read[AFTER]))
 
     def initial(self) -> None:
         """Initial states have the claims."""
@@ -192,7 +192,7 @@ class Checker:
         read = dict.fromkeys(key for goal in self.goals for key in goal.reads)
         equations = {key: outcome.equation(self.symbols, key) for key in read}
         failed = self.symbols.true if outcome.failed else self.symbols.false
-        always = [*self.axioms.values(), self.failed == failed, outcome.guard]
+        always = [*self.axioms.values(), self.failed == failed, outcome.guard, *outcome.hypothetical(self.symbols)]
         for goal in self.goals:
             self._ask(outcome.label, goal.name, [*always, *(equations[k] for k in goal.reads)], goal.after, self.before)
 

@@ -235,7 +235,8 @@ def _in_smallest_world(system: System, claim: Claim, trace: Trace, limit: float)
         again.effort(PATIENCE)
         return again if again.answer(claim) == "sat" else None  # `unknown`: it is not believed to do in a smaller world
 
-    sorts = {t.label: {p.name: p.sort for p in t.params} for s in system.steps for t in s.outcomes()}
+    machine = ExecutableModel(system, trace.world)
+    sorts = {label: {p.name: p.sort for p in t.params} for label, t in machine.transitions.items()}
     named: dict[str, set[int]] = {}  # the elements of each sort that the attack and the rules name
     for const, sort in system.consts.items():
         named.setdefault(sort, set()).add(trace.world.consts[const])

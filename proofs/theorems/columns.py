@@ -125,6 +125,8 @@ class Batch:
             case Var(name):
                 return env[name]
             case Lit(name, sort):
+                if term.number is not None:
+                    return term.number
                 at = self.f.layout.consts.get(name)
                 if at is not None:
                     named: Bytes = self.columns[at]

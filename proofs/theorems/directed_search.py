@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bulkhead.model.caller import Caller, caller_of
-from bulkhead.model.compile import compiled
+from bulkhead.model.compile import code_name, compiled
 from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import Lit, Quant, Term, Transition, Var, conj, conjuncts, eq, neg
 from bulkhead.model.world import State
@@ -125,8 +125,9 @@ class _Search:
         """
         self.rng = rng
         self.caller: Caller = caller_of(machine)
-        self.transitions = [*self.caller.transitions, *wanted]
-        self.wanted = frozenset(range(len(self.caller.transitions), len(self.transitions)))
+        known = [t for t in self.caller.transitions if len(t.params) <= LOOPS]  # of a choice for many places not even one
+        self.transitions = [*known, *wanted]
+        self.wanted = frozenset(range(len(known), len(self.transitions)))
         self.count = len(self.transitions)  # what comes after these is a transition once more, made to assign some value
         self.found: dict[int, Path] = {}
         self.writers: dict[str, list[int]] = {}
@@ -151,7 +152,7 @@ class _Search:
         parts = [p for c in conjuncts(t.guard) for p in opened(c, self.caller, some, LOOPS - len(t.params))]
         probe, order = compiled_probe(self.caller, t, parts, some)
         if number not in self.effects:
-            params = ", ".join(["S", *(f"v_{p.name}" for p in t.params)])
+            params = ", ".join(["S", *(code_name(p.name) for p in t.params)])
             coder = self.caller.coder
             self.effects[number] = compiled("effect", params, [coder.header(), *coder.effect(t.updates)])
         helpers = tuple(tuple(self._helpers(part)) for part in order)

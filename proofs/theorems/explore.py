@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from bulkhead.model.choices import MOST, in_world, ways_to_choose
 from bulkhead.model.ir import Claim, System, Transition
 from bulkhead.model.trace import Event, Trace
 from bulkhead.model.world import State, World
@@ -227,7 +228,7 @@ class _Search:
         self.claims = {c.name: c for c in claims}
         self.two_state = any(c.kind == "transition" for c in self.claims.values())
         self.plans = [
-            plan_of(t)
+            plan_of(in_world(system, self.layout.world(), t))
             for s in system.steps
             for t in (s.outcomes() if self.two_state else s.transitions())
             if labels is None or t.label in labels
@@ -401,11 +402,15 @@ def explore(
 ) -> Exploration:
     """Search all reachable states of a world in which each sort has so many elements, for violations of some claims.
 
-    With claims, the search ends when each is broken. Raises ValueError where a state has more columns than `WIDEST`.
+    With claims, the search ends when each is broken. Raises ValueError where a state
+    has more columns than `WIDEST`, or a step more ways to choose than `MOST`.
     """
     layout = Layout(system, dict(sizes))
     if layout.width > WIDEST:
         raise ValueError(f"a state of this world has {layout.width:,} places, more than {WIDEST:,}")
+    ways = ways_to_choose(system, layout.world())
+    if ways > MOST:
+        raise ValueError(f"in this world one step can choose with `*` in {ways:,} ways, more than {MOST:,}")
     return _Search(system, sizes, claims, limits or Limits()).run()
 
 
@@ -442,7 +447,7 @@ def shorter(system: System, trace: Trace, claim: Claim, seconds: float) -> Trace
     None where there is none, or where the time does not do.
     """
     layout = Layout(system, trace.world.sizes)
-    if layout.width > WIDEST:
+    if layout.width > WIDEST or ways_to_choose(system, trace.world) > MOST:
         return None
     limits = Limits(depth=len(trace.events) - 1, seconds=seconds)
     search = _Search(system, trace.world.sizes, [claim], limits, frozenset(e.label for e in trace.events))

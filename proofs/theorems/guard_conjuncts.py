@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from bulkhead.model.caller import Caller
-from bulkhead.model.compile import compiled, joined
+from bulkhead.model.compile import code_name, compiled, joined
 from bulkhead.model.ir import BOOL, App, Lit, Op, Quant, Term, Transition, Use, Var, conjuncts, free_variables, neg, subterms
 
 LOOPS = 19  # one in another: Python compiles no more
@@ -115,8 +115,8 @@ def compiled_probe(
         if var is not None:
             size = coder.size(var)
             lines += [
-                f"{pad}o_{var.name} = int(rnd() * {size})",
-                f"{pad}for v_{var.name} in (*range(o_{var.name}, {size}), *range(o_{var.name})):",
+                f"{pad}o_{len(known)} = int(rnd() * {size})",
+                f"{pad}for {code_name(var.name)} in (*range(o_{len(known)}, {size}), *range(o_{len(known)})):",
             ]
             known.add(var.name)
             pad += "    "
@@ -127,7 +127,7 @@ def compiled_probe(
                 asked.append(part)
                 pad += "    "
         todo = [(f, p) for f, p in todo if not f <= known]
-    lines.append(f"{pad}return best, ({''.join(f'v_{p.name}, ' for p in t.params)})")
+    lines.append(f"{pad}return best, ({''.join(f'{code_name(p.name)}, ' for p in t.params)})")
     lines.append("return best, None")
     return compiled("probe", "S, rnd", lines), [*asked, Lit("true", BOOL)]
 

@@ -157,5 +157,5 @@ class QueryMaker:
             needed |= f.definition_reads.get(name, frozenset()) & after
         assumed = {symbols.assumption("check", str(k)): text for k, text in enumerate(f.guard_parts(transition))}
         assumed.update(self.assumptions(invariants))
-        context = f.parameters(transition.params) + f.next_state(transition, needed)
+        context = f.parameters(transition) + f.next_state(transition, needed)
         return Block(transition.label, context, assumed, tuple(queries))

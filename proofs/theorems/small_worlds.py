@@ -14,8 +14,10 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from bulkhead.model.choices import MOST, ways_to_choose
 from bulkhead.model.ir import CALL, Claim, System
 from bulkhead.model.trace import Trace
+from bulkhead.model.world import World
 from bulkhead.proofs.theorems.columns import Layout
 from bulkhead.proofs.theorems.explore import Exploration, Limits, explore
 
@@ -65,7 +67,9 @@ def worlds(system: System, given: Mapping[str, int] | None = None) -> Iterator[d
 
     def add(sizes: dict[str, int]) -> None:
         key = tuple(sizes.values())
-        if key not in known and Layout(system, sizes).width <= WIDE:
+        if key in known or ways_to_choose(system, World(sizes, {})) > MOST:
+            return
+        if Layout(system, sizes).width <= WIDE:
             known.add(key)
             heapq.heappush(queues[0], (effort(sizes), 0.0, key))
             heapq.heappush(queues[1], (float(max(key)), effort(sizes), key))
