@@ -20,6 +20,7 @@ from lark.exceptions import UnexpectedCharacters, UnexpectedEOF, UnexpectedInput
 from bulkhead.model import cache
 from bulkhead.model import syntax as s
 from bulkhead.model.diagnostics import Problem, RulesError, Span, UsageError
+from bulkhead.model.foreign import foreign
 from bulkhead.model.lalr import Loop, NotParsed
 
 MAX_BYTES = 2_000_000
@@ -452,6 +453,11 @@ def _refuse_deep(parsed: s.RulesFile, file: str) -> None:
 
 
 def _syntax_problem(error: UnexpectedInput, text: str, file: str) -> Problem:
+    ended = isinstance(error, UnexpectedEOF) or (isinstance(error, UnexpectedToken) and error.token.type == "$END")
+    found = None if ended else foreign(text, error.pos_in_stream or 0)
+    if found is not None:
+        place = _place(text, found.start, file)._replace(width=len(found.text))
+        return Problem("E0112", place, f"`{found.text}` does not fit here", "", found.instead)
     if isinstance(error, UnexpectedToken) and not isinstance(error, UnexpectedEOF) and error.token.type != "$END":
         span = Span(file, error.line, error.column, len(error.token))
         return Problem(
