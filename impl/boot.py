@@ -1,9 +1,9 @@
-"""Booting a whole system, before or after disaggregation, and saying who asked whom for what.
+"""Boots a whole system, before or after disaggregation, and logs the requests between its parts.
 
-What lives here: `BootedSystem`, the system put together (hypervisor, Dom0 with its processes, DomB if there is one, and
-guests), and `boot`, one run from power-on to "who can reach what" and back to nothing. Before: Dom0 is the control
-domain and has privcmd. After: DomB is, Dom0 has the grant devices and no privcmd. All else is the same code. What
-does not: any of the parts.
+Contents: `BootedSystem`, the assembled system (hypervisor, Dom0 with its processes, DomB if there is one, and
+guests), and `boot`, one run from power-on over "who can reach what" to teardown. Before: Dom0 is the control
+domain and has privcmd. After: DomB is, and Dom0 has the grant devices and no privcmd. All other code is the same. Not
+here: the parts themselves.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ NODES: Final = {"monolithic": (PRIVCMD, EVTCHN), "disaggregated": (GNTDEV, GNTAL
 MAX_GUESTS: Final = 32
 GUEST_PAGES: Final = 1024
 DOMB_PAGES: Final = 256
-DOMB_WINDOWS: Final = 64  # tables for foreign mappings: 128 MiB at a time
+DOMB_WINDOWS: Final = 64  # L1 tables for foreign mappings: 128 MiB at a time
 OFFER_NODES: Final = ("data/domb/ring-ref", "data/domb/event-channel")
 SETTLE: Final = 64
 
 
 class BootError(ValueError):
-    """The system cannot be booted as asked; the text says why, in one line."""
+    """The system cannot be booted as requested; the text gives the reason in one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Somebody asked somebody for something."""
+    """One request from one part of the system to another."""
 
     who: str
     whom: str
@@ -68,7 +68,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class GuestReport:
-    """A guest once it runs: what it printed, and the state it wrote to XenStore (empty if it did not)."""
+    """A running guest: its console output, and the state that it wrote to XenStore (empty if none)."""
 
     name: str
     domid: int
@@ -79,7 +79,7 @@ class GuestReport:
 
 @dataclass(frozen=True, slots=True)
 class BootLog:
-    """One run. `left_behind` is what was not as before once every guest was destroyed; it should be empty."""
+    """One run. `left_behind`: resources that differ from the start after teardown of all guests; should be empty."""
 
     system: str
     seed: int
@@ -90,9 +90,9 @@ class BootLog:
 
 
 class BootedSystem:
-    """A running system. `root` is the directory whose files the file proxy shows.
+    """A running system. `root` is the directory whose files the file proxy serves.
 
-    `watch` is called with the machine before each step that is told of; then no call is in flight.
+    `watch` is called with the machine before each logged step, when no call is in flight.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class BootedSystem:
         self.builder: Service = self.connect()
         self.xl = Xl(self.builder, self.xenstored, self.xenconsoled, log)
 
-    # --- putting together ---
+    # --- assembly ---
     def spawn(self, name: str) -> LinuxOsdep:
         """A process of Dom0 with the libraries."""
         calls = Syscalls(name, Process(self.kernel), self.nodes)
@@ -151,7 +151,7 @@ class BootedSystem:
         return LinuxOsdep(calls)
 
     def _start_domb(self) -> MiniOs:
-        """Xen starts DomB beside Dom0 and makes it the control domain in Dom0's place."""
+        """Xen starts DomB beside Dom0 and makes it the control domain instead of Dom0."""
         created = create_domain(self.xen)
         if isinstance(created, int):
             raise BootError(f"DomB cannot be created: errno {-created}")
@@ -164,7 +164,7 @@ class BootedSystem:
         return domb
 
     def _start_service(self, domb: MiniOs) -> BuilderService:
-        """DomB connects to XenStore, by its own reserved grant, and offers its channel there."""
+        """DomB connects to XenStore by its own reserved grant and publishes its channel there."""
         ring = self.ring = domb.alloc_page()
         data, off = domb.domain.grant_table.header_at(XENSTORE_REF)
         abi.ENTRY_V1.pack_into(data, off, abi.GTF_PERMIT_ACCESS, 0, ring.mfn)
@@ -186,7 +186,7 @@ class BootedSystem:
             self.xenbus.request(pages.XS_WRITE, f"{node}\0{value}".encode())
 
     def offered(self) -> Offer | None:
-        """Where DomB's channel is, as XenStore says."""
+        """The address of DomB's channel, from XenStore."""
         if self.domb is None:
             return None
         self.settle()
@@ -198,12 +198,12 @@ class BootedSystem:
         return Offer(self.domb.domain.domid, int(ref), int(port)) if ref.isdigit() and port.isdigit() else None
 
     def connect(self) -> Service:
-        """A fresh tool process, connected to whoever builds here; ToolError."""
+        """A new tool process, connected to this system's builder; ToolError."""
         return find(self.spawn("xl"), self.files, self.offered, self.pump, self.on_step, self.log)
 
     # --- running ---
     def pump(self) -> bool:
-        """Let everybody but the tools run a little, in an order drawn from the seed; did anything happen?"""
+        """Run everybody except the tools for a step, in a random order from the seed; true if anything happened."""
         parts: list[Callable[[], bool]] = [self.xenstored.step, self.xenconsoled.step]
         parts += [guest.step for guest in self.guests.values()]
         if self.service is not None:
@@ -242,7 +242,7 @@ class BootedSystem:
         return output
 
     def report(self, name: str, domid: int) -> GuestReport:
-        """What a guest has to show."""
+        """The results of a guest."""
         try:
             state = self.xenstored.request(0, pages.XS_READ, 0, f"{home(domid)}/data/state\0".encode())
         except XsError:
@@ -251,7 +251,7 @@ class BootedSystem:
 
     # --- who can reach what ---
     def names(self) -> dict[int, str]:
-        """Domains by id."""
+        """Names of domains by id."""
         domb = self.domb.domain.domid if self.domb is not None else -1
         return {
             domid: "Dom0" if domid == 0 else "DomB" if domid == domb else f"guest {domid}"
@@ -259,7 +259,7 @@ class BootedSystem:
         }
 
     def reach(self) -> list[Reach]:
-        """The table for everybody: kernels, processes of Dom0, guests."""
+        """The table for all parties: kernels, processes of Dom0, guests."""
         parties = [Party("Dom0 kernel", self.dom0, self.kernel)]
         parties += [Party(f"Dom0 process {each.name}", self.dom0, process=each) for each in self.processes]
         if self.domb is not None:
@@ -269,7 +269,7 @@ class BootedSystem:
 
     # --- the end ---
     def counts(self) -> dict[str, int]:
-        """What must be as before when all guests and processes are gone."""
+        """Counts of resources that must return to their start values when all guests and processes have ended."""
         out = {
             "free frames": self.xen.frames.free_count,
             "domains": len(self.xen.domains),
@@ -290,7 +290,7 @@ class BootedSystem:
         return out
 
     def shut_down(self) -> list[str]:
-        """Destroy all guests, end all processes: what is not as it was at the start."""
+        """Destroy all guests and end all processes; returns the resources that differ from the start."""
         for domid in list(self.xl.guests):
             self.destroy(domid)
         self.builder.close()
@@ -313,7 +313,7 @@ class BootedSystem:
 
 
 def memory_for(kernel: bytes) -> int:
-    """Pages that a guest with this kernel gets; BootError if the kernel cannot be loaded at all."""
+    """The number of pages for a guest with this kernel; BootError if the kernel cannot be loaded."""
     try:
         image = elf.parse(kernel)
     except elf.ElfError as exc:
@@ -336,11 +336,11 @@ def boot(
     cmdline: str | None = None,
     watch: Callable[[BootedSystem], None] = lambda machine: None,
 ) -> BootLog:
-    """Boot a system, create guests, look who can reach what, destroy them; BootError when it cannot be done.
+    """Boot a system, create guests, compute who can reach what, and destroy them; BootError on failure.
 
-    The files that Dom0 has are written to `folder`, or to one that is gone afterwards. Each guest gets `pages` of memory
+    Dom0's files are written to `folder`, or to a temporary one. Each guest gets `pages` of memory
     (default: as its kernel needs), the ramdisk (default: a small one) and the command line (default: `name=` and its name).
-    `watch` sees the machine before each step and once at the end.
+    `watch` is called with the machine before each step and once at the end.
     """
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="bulkhead-boot-") as made:

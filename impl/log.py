@@ -1,4 +1,4 @@
-"""The log of a run: who asked whom for what."""
+"""The log of a run: requests from one part of the system to another."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ Log = Callable[[str, str, str], None]
 
 
 def quiet(who: str, whom: str, what: str) -> None:
-    """Nobody listens."""
+    """Ignore the event: the default listener."""

@@ -1,8 +1,8 @@
-"""Who can reach what: frames by owner, and by what they are reached, read off the machine itself.
+"""Who can reach what: frames by owner and kind of access, computed from the machine's state.
 
-What lives here: the page tables of kernels and processes walked entry by entry, each foreign entry told to be a grant
-or not by the mapper's own handles; and what a party could map if it tried, found by trying. What does not: any rule
-about what should be.
+Contents: a walk of the page tables of kernels and processes, which classifies each foreign entry as a grant
+or not by the mapper's own handles; and the frames that a party could map, found by trying. Not here: rules
+about what is allowed.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ CHUNK: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """A party reaches frames of an owner. "could map" are frames it does not map now but may at any time."""
+    """A party reaches frames of an owner. "could map": frames that it does not map now but may map at any time."""
 
     who: str
     owner: str
     by: By
     frames: tuple[int, ...]
-    writable: int  # how many of them for writing
+    writable: int  # how many of them are writable
 
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """A kernel with its domain, or a process of Dom0."""
+    """A party: a kernel with its domain, or a process of Dom0."""
 
     name: str
     domain: Domain
@@ -52,7 +52,7 @@ class Party:
 
 
 def table(xen: Xen, parties: Sequence[Party], names: dict[int, str]) -> list[Reach]:
-    """One row per party, owner and way. `names` are those of domains by id."""
+    """One row per party, owner and kind of access. `names`: domains by id."""
     private = {id(t) for party in parties if party.process for t in l1_tables(party.process)}
     rows: list[Reach] = []
     for party in parties:
@@ -75,7 +75,7 @@ def l1_tables(process: Syscalls) -> list[Frame]:
 
 
 def granted(domain: Domain) -> set[int]:
-    """Frames that a domain's live grant handles stand for."""
+    """The frames of a domain's live grant handles."""
     out: set[int] = set()
     for record in domain.grant_table.maptrack:
         granter = domain.xen.domains.get(record.domid)
@@ -126,7 +126,7 @@ def _could(xen: Xen, party: Party, names: dict[int, str]) -> list[Reach]:
 
 
 def by_process(process: Syscalls, domid: int, mfns: Sequence[int]) -> list[int]:
-    """The frames that a process gets by asking for them, read-only; it lets go of them again."""
+    """The frames that a process can map by privcmd; each is mapped read-only and unmapped again."""
     os = LinuxOsdep(process)
     handle = fm.xenforeignmemory_open(os)
     if handle is None:
@@ -144,7 +144,7 @@ def by_process(process: Syscalls, domid: int, mfns: Sequence[int]) -> list[int]:
 
 
 def by_kernel(kernel: Kernel, domid: int, mfns: Sequence[int]) -> list[int]:
-    """The frames that a kernel gets by asking for them, read-only, one at a time through one free address."""
+    """The frames that a kernel can map: tries each read-only, one at a time at one free address."""
     slot = kernel.demand.take(1) if isinstance(kernel, MiniOs) else kernel.alloc_slot()
     maddr = kernel.layout.window_maddr(slot)
     flags = PTE_P | PTE_USER | PTE_A

@@ -1,1 +1,1 @@
-"""Reads the rules in `spec/` and gives them one meaning in two forms: SMT-LIB formulas and an executable model."""
+"""Reads the rules in `spec/` and translates them to two forms: SMT-LIB formulas and an executable model."""

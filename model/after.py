@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from bulkhead.model.ir import TRUE, App, Definition, Op, Quant, Term, Update, Use, Var, conj, eq, free_variables
+from bulkhead.model.narrow import after
 
 MAX_SIZE = 10_000  # parts of one condition, written out
 
@@ -48,7 +49,7 @@ class _After:
                 if not term.next:
                     return Use(name, given, term.sort)
                 made = self.defs[name]
-                return self.told(in_next(made.body), {p.name: a for p, a in zip(made.params, given, strict=True)})
+                return self.told(after(made.body), {p.name: a for p, a in zip(made.params, given, strict=True)})
             case Op(op, args):
                 return Op(op, tuple([self.told(a, names) for a in args]), term.sort)
             case Quant(kind, vars_, body):
@@ -98,18 +99,4 @@ class _After:
         return value
 
 
-def in_next(term: Term) -> Term:
-    """The term, read in the state after the step."""
-    match term:
-        case App(func, args):
-            return App(func, tuple(map(in_next, args)), term.sort, True)
-        case Use(name, args):
-            return Use(name, tuple(map(in_next, args)), term.sort, True)
-        case Op(op, args):
-            return Op(op, tuple(map(in_next, args)), term.sort)
-        case Quant(kind, vars_, body):
-            return Quant(kind, vars_, in_next(body))
-    return term
-
-
-__all__ = ["TooLarge", "in_next", "told_before"]
+__all__ = ["TooLarge", "told_before"]

@@ -1,8 +1,8 @@
-"""Syntax trees of the shipped rules, and Lark's tables, kept from run to run: unchanged text is not parsed again.
+"""Caches syntax trees of the shipped rules, and Lark's tables, between runs: unchanged text is not parsed again.
 
-Trees lie in the user's cache folder under a name made from everything they depend on: the rules' text, the grammar, and
-the code that parses. Tables lie in the Python environment if it was set up by `make`, else beside the trees. Whatever goes
-wrong with what is kept, the rules are parsed; nothing but time depends on it.
+Trees are stored in the user's cache folder. The file name is a hash of everything they depend on: the rules' text, the
+grammar, and the parser's code. Tables are stored in the Python environment if `make` set it up, else beside the trees. If
+the cache cannot be used, the rules are parsed; the cache changes only the time.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from pathlib import Path
 from bulkhead.model import syntax
 
 KEPT = 8
-CODE = ("parser", "lalr", "syntax", "diagnostics")  # what a tree depends on
+CODE = ("parser", "lalr", "syntax", "diagnostics")  # the dependencies of a tree
 TABLES = "grammar.lark-cache"
 Parsed = list[tuple[syntax.RulesFile, str]]  # a file's tree and its text
 
 
 def folder() -> Path:
-    """The folder for files that can be made again (XDG base directories)."""
+    """The cache folder (XDG base directories)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bulkhead"
 
 
 def parsed(files: tuple[Path, ...], parse: Callable[[], Parsed]) -> Parsed:
-    """The result of `parse` on `files`, kept from an earlier run if no file has changed. `parse` may raise."""
+    """The result of `parse` on `files`, from the cache if no file has changed. `parse` may raise."""
     here = Path(__file__).parent
     digest = hashlib.sha256()
     for path in (*files, here.parent / "spec" / "language.lark", *(here / f"{name}.py" for name in CODE)):
@@ -41,10 +41,10 @@ def parsed(files: tuple[Path, ...], parse: Callable[[], Parsed]) -> Parsed:
         return parse()
     try:
         with open(place, "rb") as file:
-            if os.fstat(file.fileno()).st_uid == os.getuid():  # a pickle is code: only our own is read
+            if os.fstat(file.fileno()).st_uid == os.getuid():  # a pickle is code: read only our own
                 kept: Parsed = pickle.load(file)
                 return kept
-    except Exception:  # missing, torn, or of another version: parse again
+    except Exception:  # missing, incomplete, or of another version: parse again
         pass
     made = parse()
     with contextlib.suppress(OSError, RuntimeError):
@@ -53,7 +53,7 @@ def parsed(files: tuple[Path, ...], parse: Callable[[], Parsed]) -> Parsed:
 
 
 def grammar() -> str:
-    """The file in which Lark keeps its tables for the grammar (it looks itself whether they still fit); "" for nowhere."""
+    """The file in which Lark caches its tables for the grammar (Lark itself checks that they fit); "" for none."""
     try:
         if os.access(of_environment(), os.W_OK):
             return str(of_environment() / TABLES)
@@ -66,12 +66,12 @@ def grammar() -> str:
 
 
 def of_environment() -> Path:
-    """A folder of the Python environment, beside the code that it runs."""
+    """A folder of the Python environment, beside the installed code."""
     return Path(sys.prefix) / "share" / "bulkhead"
 
 
 def _write(place: Path, content: bytes) -> None:
-    """Put the file there as a whole, and keep only a few of earlier rules (or other checkouts)."""
+    """Write the file atomically, and delete all but a few older ones (of earlier rules or other checkouts)."""
     place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     others = sorted(place.parent.glob("rules-*.pickle"), key=lambda p: p.stat().st_mtime)
     for old in others[:-KEPT]:

@@ -1,8 +1,8 @@
-"""Makes calls on the executable model as a caller makes them: checks in order, picks chosen, one code per outcome.
+"""Makes calls on the executable model as a caller does: checks in order, picks chosen, one code per outcome.
 
-`executable.py` takes transitions whose arguments are given. For speed the steps are compiled in the fast manner
-(`compile.py`), checks and all, and a run of random calls as one function. Nothing here looks for a state:
-a caller is given one.
+`executable.py` takes transitions with given arguments. For speed, each step with its checks is compiled in fast mode
+(`compile.py`), and a run of random calls as one function. This module searches no states:
+its callers supply one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAY_FAIL = 0.125  # how often a `may fail` check fails in a walk
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a call. `code` is None when it cannot be called now; `result` is what it returned, if anything."""
+    """The outcome of a call. `code` is None when it is not enabled; `result` is the returned value, if there is one."""
 
     code: str | None
     result: int | None = None
@@ -41,7 +41,7 @@ def _listed(check: Check) -> str:
 
 
 def _failing(step: Step, check: Check) -> Transition | None:
-    """The transition that a failing check makes, or None when the state stays as it is."""
+    """The transition of a failing check, or None if the state does not change."""
     if check.undo:
         updates = check.undo + step._at(step.on_error)
         return Transition(step.undone_label(check), step, (), check.fails, updates, check.code)
@@ -68,10 +68,10 @@ class Caller:
     def call(
         self, state: State, label: str, args: dict[str, int], rng: random.Random | None = None, force_fail: str | None = None
     ) -> Outcome:
-        """Call a step in place. Checks are made in their order; the first that fails gives the code.
+        """Execute a step in place. Checks run in order; the first that fails gives the code.
 
         A pick takes the value named in `args`, else the first that satisfies it, or with `rng` a random one. A
-        `may fail` check fails only when `force_fail` is its code. A call that cannot be made now has the code None.
+        `may fail` check fails only when `force_fail` is its code. A call that is not enabled has the code None.
         """
         step = self.steps.get(label)
         if step is None:
@@ -144,7 +144,7 @@ class Caller:
     # Walks.
 
     def run(self, state: State, steps: int, rnd: Callable[[], float]) -> dict[str, int]:
-        """So many random calls, in place; counts the transitions that they were."""
+        """Make so many random calls in place; counts each transition taken."""
         if self._run is None:
             self._run = self._compiled_run()
         counts = [0] * len(self._labels)
@@ -175,10 +175,10 @@ class Caller:
         for p in needed:
             total *= c.size(p)
         lines: list[str] = []
-        if total > 2**40:  # the fraction left of one random number is too coarse for this many arguments
+        if total > 2**40:  # one random number has too few bits for this many arguments
             lines += [f"{code_name(p.name)} = int(rnd() * {c.size(p)})" for p in needed]
         elif total > 1:
-            # What the choice of the step left of the random number is random still, and chooses all arguments.
+            # The rest of the random number, after the choice of the step, chooses all arguments.
             lines.append(f"a = int((x - k) * {total})")
             big = [p for p in needed if c.size(p) > 1]
             lines += [f"{code_name(p.name)} = 0" for p in needed if c.size(p) == 1]
@@ -213,7 +213,7 @@ class Caller:
 
 
 def _dispatch(bodies: list[list[str]], first: int) -> list[str]:
-    """A binary tree of comparisons on `k` around the bodies."""
+    """Dispatch on `k` to the bodies by a binary tree of comparisons."""
     if len(bodies) <= 1:
         return bodies[0] if bodies else ["pass"]
     half = len(bodies) // 2

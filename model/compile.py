@@ -1,9 +1,9 @@
-"""The one compiler of the executable model: terms and assignments as Python code over the tables of a finite world.
+"""The compiler of the executable model: translates terms and assignments to Python code over the tables of a finite world.
 
-Code comes in two manners. For what runs millions of times, quantifiers are written out over the world, definitions put in
-place, and tables held in local names (`T0`, `T1`, ...). For what runs now and then, loops stay loops and definitions are
-called, which is compiled much faster. What a term means to both stands here once; `tests/test_executable.py` compares them
-with an interpreter of terms.
+There are two modes. In fast mode, for code that runs millions of times, quantifiers are expanded over the world,
+definitions are inlined, and tables are local variables (`T0`, `T1`, ...). In the other mode, for rarely run code, loops
+stay loops and definitions are functions, which compiles much faster. Both modes share one translation of terms;
+`tests/test_executable.py` compares them with an interpreter of terms.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from bulkhead.model.after import in_next
 from bulkhead.model.ir import BOOL, App, Lit, Op, Quant, System, Term, Update, Use, Var, free_variables, subterms
+from bulkhead.model.narrow import after
 from bulkhead.model.world import World, size_of
 
-UNROLL = 128  # ground copies of one quantifier or assignment that are written out; beyond, a loop
+UNROLL = 128  # instances of one quantifier or assignment that are expanded; a loop if there are more
 
 
-Env = dict[str, str]  # variable -> the code that stands for it
-Space = dict[str, Any]  # the names that compiled code knows
+Env = dict[str, str]  # variable -> its code
+Space = dict[str, Any]  # the globals of compiled code
 
 
 class Coder:
-    """Terms as Python expressions over the tables of a state; `fast` says in which of the two manners.
+    """Terms as Python expressions over the tables of a state; `fast` selects the mode.
 
     Code that is not fast expects the tables as `S` (`N` after the step), and definitions as functions `d_NAME`.
     """
@@ -84,9 +84,9 @@ class Coder:
         return {"True": "1", "False": "0"}.get(test, f"(1 if {test} else 0)")
 
     def _opened(self, term: Use, args: tuple[Term, ...], env: Env) -> tuple[Term, Env]:
-        """The body of a definition, its parameters standing for the arguments' code."""
+        """The body of a definition, with the arguments' code for its parameters."""
         made = self.system.defs[term.name]
-        body = in_next(made.body) if term.next else made.body
+        body = after(made.body) if term.next else made.body
         return body, {p.name: self.value(a, env) for p, a in zip(made.params, args, strict=True)}
 
     def _called(self, term: Use, args: tuple[Term, ...], env: Env) -> str:
@@ -124,7 +124,7 @@ class Coder:
 
     def _quantified(self, kind: str, vars_: tuple[Var, ...], body: Term, env: Env) -> str:
         word = "and" if kind == "forall" else "or"
-        # A part that does not speak of all the variables is asked once, not again for each of the others.
+        # Evaluate a part without some of the variables once, not again for each value of the others.
         guarded = isinstance(body, Op) and body.op == ("=>" if kind == "forall" else "and")
         if guarded and isinstance(body, Op) and len(vars_) > 1:
             first, rest = body.args[0], body.args[1:]
@@ -148,19 +148,19 @@ class Coder:
             )
         inside, loops = dict(env), []
         for v in vars_:
-            name = f"q{next(self.fresh)}"  # a definition's arguments may speak of the variables around it
+            name = f"q{next(self.fresh)}"  # a definition's arguments may contain variables of the context
             inside[v.name] = name
             loops.append(f"for {name} in range({self.size(v)})")
         return f"{'all' if word == 'and' else 'any'}({self.truth(body, inside)} {' '.join(loops)})"
 
     def header(self, state: str = "S", prefix: str = "T") -> str:
-        """The line that gives the tables their local names, in fast code."""
+        """The line that binds the tables to local names, in fast code."""
         return "".join(f"{prefix}{k}, " for k in range(len(self.number))) + f"= {state}" if self.number else "pass"
 
     # Statements.
 
     def effect(self, updates: tuple[Update, ...]) -> list[str]:
-        """Assignments that read the state before all of them; of two to one place the later wins."""
+        """Simultaneous assignments, which all read the state before; the last one to a place wins."""
         if self._ordered(updates):
             return [line for u in updates for line in self._assign(u, "{t}[{i}] = {v}")]
         lines = ["W = []"]
@@ -169,7 +169,7 @@ class Coder:
         return [*lines, "for wt, wi, wv in W:", "    wt[wi] = wv"]
 
     def _ordered(self, updates: tuple[Update, ...]) -> bool:
-        """May the assignments be made one after the other, because none reads what one before it has written?"""
+        """May the assignments run in sequence, because none reads a place that an earlier one writes?"""
         written: set[str] = set()
         for u in updates:
             if u.binders:
@@ -198,7 +198,7 @@ class Coder:
             return lines
         pad = ""
         env: Env = {}
-        for v in u.binders:  # a name of its own, for a pick further down may be called as the variable is
+        for v in u.binders:  # a fresh name, as a later pick may have the variable's name
             env[v.name] = f"q{next(self.fresh)}"
             lines.append(f"{pad}for {env[v.name]} in range({self.size(v)}):")
             pad += "    "
@@ -215,7 +215,7 @@ class Coder:
 
 
 def joined(word: str, parts: Any) -> str:
-    """The conjunction or disjunction of conditions, cut short where one decides it."""
+    """The conjunction or disjunction of conditions, simplified if one of them decides it."""
     neutral, decisive = ("True", "False") if word == "and" else ("False", "True")
     kept: dict[str, None] = {}
     for part in parts:
@@ -242,7 +242,7 @@ def indent(lines: list[str], depth: int = 1) -> list[str]:
 
 
 def compiled(name: str, params: str, lines: list[str], space: Space | None = None) -> Callable[..., Any]:
-    """A function of these lines; it knows the names in `space`, and stands there itself."""
+    """Compile a function of these lines, with the names in `space`, and add it to `space`."""
     known: Space = {} if space is None else space
     exec("\n".join([f"def {name}({params}):", *indent(lines)]), known)
     made: Callable[..., Any] = known[name]

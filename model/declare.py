@@ -1,4 +1,4 @@
-"""Declarations of a system: sorts, state, definitions, claims, expected verdicts; and names that are taken.
+"""Checks the declarations of a system: sorts, state, definitions, claims, expected verdicts, and unique names.
 
 Problems are collected in the declarations.
 """
@@ -28,16 +28,16 @@ from bulkhead.model.ir import (
     subterms,
 )
 
-MAX_DEPTH = 150  # of a formula with its definitions written out
-MAX_SIZE = 100_000  # of the same
-TRIAL = "(components)"  # a system made up to check some components
+MAX_DEPTH = 150  # depth of a formula with its definitions expanded
+MAX_SIZE = 100_000  # size of the same
+TRIAL = "(components)"  # a system generated to check some components
 RESERVED = frozenset({"bool", "true", "false", "this", "next", "failed", "distinct", AT, IDLE, CALL, POINT})
 MAX_SCOPE = 32  # elements of a sort in searches
 MAX_INDICES = 8  # of one state: tables of a small world hold every combination
 
 
 def unique(items: list[tuple[s.Component, s.Item]], d: Declarations) -> None:
-    """Report names that stand twice, and those that mean something else to the language."""
+    """Report duplicate names and names that are words of the language."""
     seen: dict[tuple[str, str], Span] = {}
     for _, item in items:
         if isinstance(item, s.ScopeItem):
@@ -69,7 +69,7 @@ def unique(items: list[tuple[s.Component, s.Item]], d: Declarations) -> None:
 
 
 def declare_sorts(items: list[tuple[s.Component, s.Item]], d: Declarations) -> None:
-    """Take in sorts and enums."""
+    """Declare sorts and enums."""
     d.sorts[CALL] = "one call in flight, between two of its steps"
     for _, item in items:
         if isinstance(item, s.SortItem):
@@ -80,7 +80,7 @@ def declare_sorts(items: list[tuple[s.Component, s.Item]], d: Declarations) -> N
 
 
 def declare_state(items: list[tuple[s.Component, s.Item]], d: Declarations) -> None:
-    """Take in constants and state, a function per field of a record."""
+    """Declare constants and state, with one function per field of a record."""
     d.states[AT] = ("",)
     d.funcs[AT] = Func(AT, (CALL,), POINT, doc="where a call in flight stands")
     for _, item in items:
@@ -95,7 +95,7 @@ def declare_state(items: list[tuple[s.Component, s.Item]], d: Declarations) -> N
 
 
 def define(item: s.DefineItem, d: Declarations) -> None:
-    """Take in one definition."""
+    """Declare one definition."""
     d.later.discard(item.name)
     d.distinct(item.params)
     good = [d.known_sort(b) for b in item.params]
@@ -124,7 +124,7 @@ def define(item: s.DefineItem, d: Declarations) -> None:
 
 
 def _measure(term: Term, d: Declarations) -> tuple[int, int]:
-    """Depth and size of a term with the definitions it uses written out."""
+    """Depth and size of a term with its definitions expanded."""
     if isinstance(term, Quant):
         depth, size = _measure(term.body, d)
         return 1 + depth, 1 + size
@@ -136,7 +136,7 @@ def _measure(term: Term, d: Declarations) -> tuple[int, int]:
 
 
 def claims_of(items: list[tuple[s.Component, s.Item]], d: Declarations) -> list[Claim]:
-    """All formulas of the components, checked."""
+    """Check all formulas of the components."""
     claims = []
     for component, item in items:
         if isinstance(item, s.FormulaItem):
@@ -153,7 +153,7 @@ def claims_of(items: list[tuple[s.Component, s.Item]], d: Declarations) -> list[
 def scope_of(
     of_components: Iterable[s.ScopeItem], of_system: Iterable[s.ScopeItem], d: Declarations
 ) -> dict[str, tuple[int, int]]:
-    """The sizes that components give their sorts for searches; a system's own go before."""
+    """The sizes that components give their sorts for searches; a system's own override them."""
     scope: dict[str, tuple[int, int]] = {}
     for items in (of_components, of_system):
         given: dict[str, Span] = {}
@@ -187,7 +187,7 @@ def scope_of(
 
 
 def refuse_changing_axioms(axioms: Iterable[Claim], steps: Iterable[Step], d: Declarations) -> None:
-    """Report axioms that speak of state which some step writes: they are assumed of every state, so they must stay true."""
+    """Report axioms that read state which a step writes: they are assumed in every state, so steps must not change it."""
     written: dict[str, Span] = {}
     for step in steps:
         for transition in step.transitions():
@@ -207,7 +207,7 @@ def refuse_changing_axioms(axioms: Iterable[Claim], steps: Iterable[Step], d: De
 
 
 def _state_read(term: Term, d: Declarations) -> Iterator[str]:
-    """The state functions that a term reads, through definitions too, in the order in which they stand."""
+    """The state functions that a term reads, also through definitions, in order of occurrence."""
     for part in subterms(term):
         if isinstance(part, App):
             yield part.func

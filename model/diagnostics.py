@@ -1,7 +1,7 @@
 """Messages about bad input: what is wrong, where, and what to do.
 
 A `Problem` is one message with its place in a rules file; a `RulesError` carries all independent problems of one run,
-and `render` draws them with the source line and a caret. Nothing here decides what is wrong; the parser and the type
+and `render` draws them with the source line and a caret. Not here: finding problems, which the parser and the type
 checker do.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
-class Span(NamedTuple):  # not a dataclass: a file has thousands, and tuples are made twice as fast
+class Span(NamedTuple):  # not a dataclass: a file has thousands, and tuples are created twice as fast
     """A place in a rules file. `line` and `column` count from 1; `width` is in characters."""
 
     file: str
@@ -29,8 +29,8 @@ NOWHERE = Span("<built in>", 0, 0)
 class Problem:
     """One message. `expected` and `hint` are whole sentences or empty; `warning` problems do not stop a run.
 
-    `code` is the same for all messages that mean the same; the reference (spec/README.md) lists them. A code that was given
-    once is never given to something else.
+    `code` is the same for all messages with the same meaning; the reference (spec/README.md) lists them. A code is never
+    reused for another meaning.
     """
 
     code: str
@@ -43,7 +43,7 @@ class Problem:
 
 @dataclass
 class RulesError(Exception):
-    """The input cannot be used; `problems` says why, in the order in which they stand in the files."""
+    """The input is invalid; `problems` lists the reasons, in the order of the files."""
 
     problems: list[Problem]
     sources: dict[str, str] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class RulesError(Exception):
 
 
 class UsageError(Exception):
-    """The user asked for something that cannot be done; the text says what to do instead. Exit code 2."""
+    """The user's request cannot be done; the text says what to do instead. Exit code 2."""
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -64,7 +64,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 def render(problems: Sequence[Problem], sources: dict[str, str]) -> str:
     """All problems as text, each with file, line, column, source line and caret."""
-    # Lines as the parser counts them; each file is split once, for there may be thousands of problems.
+    # Lines as the parser counts them; split each file only once, as there may be thousands of problems.
     lines = {file: sources.get(file, "").split("\n") for file in {p.span.file for p in problems}}
     return "\n\n".join(_render_one(p, lines[p.span.file]) for p in problems)
 

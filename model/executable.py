@@ -1,8 +1,8 @@
 """The executable model: the checked rules as Python code over the tables of a finite world.
 
-Every guard, claim and assignment is compiled when it is first asked for, from the same tree as the formulas. A step reads
-the state before it and assigns all at once; of two assignments to one place the later wins. The machine chooses nothing:
-arguments and picks are given by whoever drives it.
+Every guard, claim and assignment is compiled at its first use, from the same tree as the formulas. A step reads
+the state before it and assigns simultaneously; of two assignments to one place the later wins. The model makes no choices:
+its callers supply arguments and picks.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class ExecutableModel:
         return bool(guard(state, *(args[p.name] for p in self.transitions[label].params)))
 
     def fire(self, state: State, label: str, args: dict[str, int]) -> bool:
-        """Take the transition in place; False (and nothing changed) when its guard does not hold."""
+        """Take the transition in place; False, and no change, if its guard does not hold."""
         guard, effect = self._compile(label)
         values = [args[p.name] for p in self.transitions[label].params]
         if not guard(state, *values):
@@ -71,6 +71,10 @@ class ExecutableModel:
     def holds(self, state: State, term: Term) -> bool:
         """The truth of a closed formula in a state."""
         return bool(self._claim(term, False)(state))
+
+    def compiled_claim(self, term: Term, two_state: bool = False) -> Callable[..., bool]:
+        """A closed formula as a function of a state, or of the states before and after a step and whether it failed."""
+        return self._claim(term, two_state)
 
     def holds_between(self, before: State, after: State, term: Term, failed: bool) -> bool:
         """The truth of a two-state claim over one step."""

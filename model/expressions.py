@@ -1,7 +1,7 @@
 """Type checking of expressions: from the syntax tree to typed terms.
 
-A `Scope` knows the declarations and the variables in sight. Problems are collected, not raised, so that one run reports
-all independent ones; a wrong expression gives `None`, and whatever is built on it stays silent.
+A `Scope` holds the declarations and the variables in scope. Problems are collected, not raised, so that one run reports
+all independent ones; a wrong expression gives `None`, and expressions that contain it report nothing more.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from bulkhead.model.ir import (
 
 @dataclass(frozen=True, slots=True)
 class RecordTerm:
-    """A whole record at once, field by field; only equality, field access and assignment take it."""
+    """A whole record, field by field; only equality, field access and assignment accept it."""
 
     fields: tuple[tuple[str, Term], ...]
 
@@ -45,7 +45,7 @@ Value = Term | RecordTerm
 
 @dataclass
 class Declarations:
-    """Everything that names can mean in one system."""
+    """The declarations of one system, by name."""
 
     sorts: dict[str, str] = field(default_factory=dict)
     enums: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -55,9 +55,9 @@ class Declarations:
     states: dict[str, tuple[str, ...]] = field(default_factory=dict)  # state -> field names; ("",) for a plain value
     defs: dict[str, Definition] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-    later: set[str] = field(default_factory=set)  # definitions that stand further down
-    broken: set[str] = field(default_factory=set)  # declared with something wrong that is reported already
-    depth: dict[str, int] = field(default_factory=dict)  # how deep a definition is with those it uses written out
+    later: set[str] = field(default_factory=set)  # definitions declared later
+    broken: set[str] = field(default_factory=set)  # declared with an error that is already reported
+    depth: dict[str, int] = field(default_factory=dict)  # depth of a definition with the ones it uses expanded
     size: dict[str, int] = field(default_factory=dict)  # and how large
 
     def problem(self, code: str, span: Span, what: str, expected: str = "", hint: str = "") -> None:
@@ -81,7 +81,7 @@ class Declarations:
         return False
 
     def distinct(self, binders: tuple[s.Binder, ...]) -> None:
-        """Report names that stand twice in one list of parameters, fields or quantified variables."""
+        """Report duplicate names in one list of parameters, fields or quantified variables."""
         seen: set[str] = set()
         for b in binders:
             if b.name and b.name in seen:
@@ -89,12 +89,12 @@ class Declarations:
             seen.add(b.name)
 
 
-MAX_BOUND = 12  # quantified variables in sight at once
-WORDS = frozenset({"true", "false", "this"})  # no variable is called so
+MAX_BOUND = 12  # quantified variables in scope at once
+WORDS = frozenset({"true", "false", "this"})  # not the name of any variable
 
 
 class Scope:
-    """Variables in sight, over some declarations. `lookup_local` lets an operation resolve its own names first."""
+    """Variables in scope, over some declarations. `lookup_local` lets an operation resolve its own names first."""
 
     def __init__(
         self, decls: Declarations, variables: Mapping[str, Value] | None = None, *, two_state: bool = False
@@ -103,7 +103,7 @@ class Scope:
         self.variables: dict[str, Value] = dict(variables or {})
         self.two_state = two_state
         self.in_next = False
-        self.depth = 0  # variables bound by the quantifiers around
+        self.depth = 0  # variables bound by enclosing quantifiers
 
     def resolve(self, name: str) -> Value | None:
         """The value of a local name, or None."""
@@ -119,7 +119,7 @@ class Scope:
         self.refuse_words(binders)
         for b in binders:
             name = b.name
-            while name in taken:  # what is in sight may speak of a variable of that name: do not capture it
+            while name in taken:  # a value in scope may contain a variable of that name: do not capture it
                 name += "_"
             taken.add(name)
             if self.decls.known_sort(b):
@@ -131,13 +131,13 @@ class Scope:
         return inner, tuple(made)
 
     def refuse_words(self, binders: tuple[s.Binder, ...]) -> None:
-        """Report variables that would hide a word of the language."""
+        """Report variables with the name of a word of the language."""
         for b in binders:
             if b.name in WORDS:
                 self.decls.problem("E0201", b.span, f"`{b.name}` is a word of the language", hint="Choose another name.")
 
     def taken(self) -> set[str]:
-        """The names of all variables that values in sight may speak of."""
+        """The names of all variables that values in scope may contain."""
         return {v.name for v in self.variables.values() if isinstance(v, Var)}
 
     def copy(self) -> Scope:
@@ -148,11 +148,11 @@ class Scope:
     # Checking.
 
     def boolean(self, expr: s.Expr) -> Term | None:
-        """The expression as a truth value."""
+        """Check the expression as a truth value."""
         return self.of_sort(expr, BOOL)
 
     def of_sort(self, expr: s.Expr, sort: str) -> Term | None:
-        """The expression, which must be of the given sort."""
+        """Check the expression against the given sort."""
         value = self.value(expr)
         if value is None:
             return None
@@ -173,7 +173,7 @@ class Scope:
         return value
 
     def scalar(self, expr: s.Expr) -> Term | None:
-        """The expression as a single value of any sort."""
+        """Check the expression as a single value of any sort."""
         value = self.value(expr)
         if isinstance(value, RecordTerm):
             self.decls.problem(
@@ -187,7 +187,7 @@ class Scope:
         return value
 
     def value(self, expr: s.Expr) -> Value | None:
-        """The typed form of an expression, or None after reporting what is wrong."""
+        """The typed form of an expression, or None after reporting a problem."""
         match expr:
             case s.Name():
                 return self._name(expr)
@@ -246,7 +246,7 @@ class Scope:
         return None
 
     def _dotted(self, expr: s.Expr) -> str | None:
-        """`op.step` or `op.local` as one name, when the left side is not a value in sight."""
+        """`op.step` or `op.local` as one name, if the left side is not a value in scope."""
         if isinstance(expr, s.Field) and isinstance(expr.base, s.Name) and self.resolve(expr.base.text) is None:
             return f"{expr.base.text.removeprefix(s.GLOBAL)}.{expr.name}"
         return None

@@ -1,6 +1,6 @@
-"""Faults laid over operations: checks dropped, replaced or moved, assignments replaced or skipped, at the level of the text.
+"""Lays faults over operations: checks dropped, replaced or moved, assignments replaced or skipped, in the syntax tree.
 
-A fault names what it changes by repeating it; a change that finds nothing is a problem, laid or not.
+A fault repeats the check or assignment that it changes; a fault that matches nothing is a problem, even if not laid.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bulkhead.model.expressions import Declarations
 
 
 def lay(change: s.Change, operations: dict[str, s.Operation], d: Declarations) -> None:
-    """Lay one change over an operation, at the level of its text."""
+    """Lay one change over an operation's syntax tree."""
     name, _, step = change.path.partition(".")
     op = operations.get(name)
     if op is None:
@@ -62,9 +62,9 @@ def check_breaks(
     labels: Collection[str],
     d: Declarations,
 ) -> None:
-    """See that the claims that faults are to break are there, and the steps with such `labels`.
+    """Check that the claims and the steps (`labels`) that faults name exist.
 
-    A fault may name what stands in a component that this system does not have, among the items `elsewhere`.
+    A fault may also name items of components that this system does not use (`elsewhere`).
     """
     others = list(elsewhere)
     claims = {

@@ -1,9 +1,9 @@
 """Warns where a quantifier alternation leaves the decidable fragment.
 
 Edges between sorts: from each argument sort of a state function to its result sort, and from S to T where a formula says
-`forall x: S. ... exists y: T` in a place where the solver has to assume it. Terms can then be built without end exactly
-when an alternation lies on a cycle; queries may end in `unknown`. Functions alone are left out of the warning: they can
-be on a cycle, too, but no quantifier makes new terms along it.
+`forall x: S. ... exists y: T` in a position where the solver assumes it. The solver can build infinitely many terms exactly
+if an alternation lies on a cycle; queries may then end in `unknown`. Cycles of functions alone give no warning: no
+quantifier makes new terms along them.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ def alternation_warnings(system: System) -> Iterator[Problem]:
 
 
 class _Alternations:
-    """Finds, for a formula and a polarity, its alternations `(forall sort, exists sort)` and the sorts it makes up."""
+    """Finds, for a formula and a polarity, its alternations `(forall sort, exists sort)` and the sorts of its witnesses."""
 
     def __init__(self, system: System) -> None:
         self.system = system
         self._known: dict[tuple[int, bool], tuple[dict[tuple[str, str], None], dict[str, None]]] = {}
 
     def of(self, term: Term, positive: bool) -> tuple[dict[tuple[str, str], None], dict[str, None]]:
-        """Ordered sets: pairs of sorts, and sorts of the witnesses. Every part is looked at once for each polarity."""
+        """Ordered sets: pairs of sorts, and sorts of the witnesses. Every part is visited once per polarity."""
         key = (id(term), positive)
         if key in self._known:
             return self._known[key]

@@ -1,7 +1,7 @@
 """The checked form of a system of rules: typed terms, state functions, and atomic steps.
 
-This is the one meaning from which formulas (`logic.py`), the executable model (`executable.py`) and the pictures are made.
-Records are flattened (`entry.kind` is a function of its own), operations are cut into atomic steps, and every step is a
+Formulas (`logic.py`), the executable model (`executable.py`) and the pictures are all made from this form.
+Records are flattened (`entry.kind` is a separate function), operations are split into atomic steps, and every step is a
 list of ordered checks followed by simultaneous assignments that read the state before the step.
 """
 
@@ -14,11 +14,11 @@ from bulkhead.model.diagnostics import Problem, Span
 
 BOOL = "bool"
 CALL = "Call"  # the sort of calls in flight
-POINT = "Point"  # where a call in flight stands
+POINT = "Point"  # the point of a call in flight
 AT = "at"
 IDLE = "idle"
-ANY = "*"  # begins the name of what `= *` assigns; no name of the rules does
-FAILED = "!*"  # ends the label of the outcome in which some check without `undo` fails; no code can be written so
+ANY = "*"  # prefix of the name of what `= *` assigns; no name of the rules
+FAILED = "!*"  # suffix of the label of the outcome in which a check without `undo` fails; not a possible code
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def element(number: int, sort: str) -> Lit:
 
 
 def conj(terms: list[Term]) -> Term:
-    """The conjunction of terms, without needless nesting."""
+    """The conjunction of terms, flattened."""
     kept = [t for t in terms if t != TRUE]
     if len(kept) == 1:
         return kept[0]
@@ -97,7 +97,7 @@ def conj(terms: list[Term]) -> Term:
 
 
 def disj(terms: list[Term]) -> Term:
-    """The disjunction of terms, without needless nesting."""
+    """The disjunction of terms, flattened."""
     if TRUE in terms:
         return TRUE
     kept = list(dict.fromkeys(t for t in terms if t != FALSE))
@@ -118,7 +118,7 @@ def neg(term: Term) -> Term:
 
 
 def conjuncts(term: Term) -> list[Term]:
-    """The formulas that are all true where a formula is, as far as connectives tell."""
+    """The conjuncts of a formula, from its connectives."""
     match term:
         case Op("and", args):
             return [p for a in args for p in conjuncts(a)]
@@ -165,7 +165,7 @@ class Update:
     value: Term
     binders: tuple[Var, ...] = ()
     cond: Term = TRUE
-    span: Span | None = field(default=None, compare=False)  # where it is written; None where the engine made it
+    span: Span | None = field(default=None, compare=False)  # its place in the rules; None if generated
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ class Check:
 
     @property
     def fails(self) -> Term:
-        """When this check ends the call (for `may`: it may always)."""
+        """The condition under which this check ends the call (for `may`: always possible)."""
         if self.kind == "pick":
             return neg(Quant("exists", self.vars, self.cond))
         return TRUE if self.kind == "may" else neg(self.cond)
@@ -205,18 +205,18 @@ class Transition:
 
     @property
     def changes_nothing(self) -> bool:
-        """Is the state after it the state before, whatever that is? So a call that fails in its first step leaves it."""
+        """Does it never change the state? True of a call that fails in its first step."""
         return not self.updates
 
     @property
     def guard_parts(self) -> tuple[Term, ...]:
-        """The guard, conjunct by conjunct as it is written."""
+        """The guard's conjuncts, as written."""
         return self.guard.args if isinstance(self.guard, Op) and self.guard.op == "and" else (self.guard,)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One atomic step of an operation. `point` is where a call must stand to take it ("" for the first step)."""
+    """One atomic step of an operation. `point` is the program point of a call that may take it ("" for the first step)."""
 
     op: str
     name: str
@@ -229,8 +229,8 @@ class Step:
     doc: str
     span: Span
     point: str = ""
-    after: str = ""  # the point at which it leaves the call; "" where the operation has one step only
-    on_error: str = ""  # where a failing call goes: idle, or the head of its batch
+    after: str = ""  # the call's point after the step; "" if the operation has only one step
+    on_error: str = ""  # the point of a failing call: idle, or the head of its batch
     party: bool = False  # generated from a `writable by` clause
     choices: tuple[Func, ...] = ()  # what `= *` assigns: a value for each place, chosen when the step succeeds
 
@@ -240,7 +240,7 @@ class Step:
 
     @property
     def all_params(self) -> tuple[Var, ...]:
-        """Arguments, then picked values, then `this` where the operation has several steps."""
+        """Arguments, then picked values, then `this` if the operation has several steps."""
         picked = tuple(v for c in self.checks for v in c.vars)
         return self.params + picked + ((THIS,) if self.after else ())
 
@@ -250,7 +250,7 @@ class Step:
         return (Update(AT, (THIS,), Lit(point, POINT)),)
 
     def start(self) -> Term:
-        """The enabling condition, including where the call stands."""
+        """The enabling condition, with the call's point."""
         if not self.after:
             return self.when
         here = eq(App(AT, (THIS,), POINT), Lit(self.point or IDLE, POINT))
@@ -262,7 +262,7 @@ class Step:
         return Transition(self.label, self, self.all_params, guard, self.updates + self._at(self.after), "", self.choices)
 
     def undone_label(self, check: Check) -> str:
-        """The label of the outcome in which this check fails and undoes something; a code used again is numbered."""
+        """The label of the outcome in which this check fails and undoes something; repeated codes are numbered."""
         undoing = [c for c in self.checks if c.undo and c.code == check.code]
         number = next(n for n, c in enumerate(undoing, 1) if c is check)
         return f"{self.label}!{check.code}" + (f"#{number}" if number > 1 else "")
@@ -270,14 +270,14 @@ class Step:
     def failures(self) -> Iterator[Transition]:
         """The outcomes that end with an error code: one for each check with `undo`, and one for all the others.
 
-        A call fails at one check only: those before it have passed, with the values that were picked.
+        A call fails at exactly one check: the earlier ones have passed, with the picked values.
         """
         plain: list[Check] = []
         ways: list[Term] = []  # in which a check without `undo` fails
         passed: list[Term] = []
         base = self.params + ((THIS,) if self.after else ())
         picked: tuple[Var, ...] = ()
-        needed = picked  # picked values that the ways speak of
+        needed = picked  # picked values in these conditions
         for check in self.checks:
             if check.undo:
                 guard = conj([self.start(), *passed, check.fails])
@@ -292,18 +292,18 @@ class Step:
                 passed.append(check.cond)
             picked += check.vars
         if plain:
-            # Where the call goes does not depend on which check it is, so one outcome stands for all of them.
+            # The call's next point is the same for all these checks, so one outcome represents them all.
             codes = "|".join(dict.fromkeys(c.code for c in plain))
             yield Transition(
                 self.label + FAILED, self, base + needed, conj([self.start(), disj(ways)]), self._at(self.on_error), codes
             )
 
     def outcomes(self) -> tuple[Transition, ...]:
-        """All that can come of the step, calls that fail and change nothing included."""
+        """All outcomes of the step, with calls that fail and change nothing."""
         return (self.success(), *self.failures())
 
     def transitions(self) -> tuple[Transition, ...]:
-        """The outcomes that may change the state: success, and failures that undo something or leave the call's place."""
+        """The outcomes that may change the state: success, and failures that undo something or move the call."""
         success, *failures = self.outcomes()
         return (success, *(t for t in failures if not t.changes_nothing))
 
@@ -322,7 +322,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A change of the rules that they carry. Laid, it must break the claims `breaks` in `step` ("" where none is named)."""
+    """A change of the rules, declared in them. It must break the claims `breaks` in `step` ("" if none is named)."""
 
     name: str
     doc: str
@@ -360,7 +360,7 @@ class System:
         return sort == BOOL or sort in self.enums
 
     def claims(self) -> dict[str, Claim]:
-        """Theorems and transition claims: what a system promises."""
+        """Theorems and transition claims: the guarantees of a system."""
         return {**self.theorems, **self.step_claims}
 
 
@@ -375,7 +375,7 @@ def subterms(term: Term) -> Iterator[Term]:
 
 
 def free_variables(term: Term) -> set[str]:
-    """The names of the variables that a term speaks of and does not bind."""
+    """The names of a term's free variables."""
     match term:
         case Var(name):
             return {name}
@@ -387,7 +387,7 @@ def free_variables(term: Term) -> set[str]:
 
 
 def show(term: Term) -> str:
-    """The term in the language's own notation."""
+    """The term in the notation of the language."""
     match term:
         case Var(name) | Lit(name):
             return name

@@ -1,6 +1,6 @@
-"""All components and systems in reach: the shipped rules and the user's files, parsed, and who uses what.
+"""All available components and systems: the shipped rules and the user's files, parsed, with their `uses`.
 
-Names declared twice are reported here; everything else about a component is looked at only when a system of it is checked.
+Duplicate names are reported here; everything else in a component is checked only with a system that uses it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SPEC = Path(__file__).resolve().parent.parent / "spec"
 
 @dataclass
 class Library:
-    """All components and systems in reach, and the text they come from."""
+    """All available components and systems, and their source texts."""
 
     components: dict[str, s.Component] = field(default_factory=dict)
     systems: dict[str, s.System] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class Library:
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, path: Path) -> s.RulesFile | None:
-        """Take in one file. Names already taken are reported."""
+        """Add one file. Reports names that are already used."""
         from bulkhead.model.parser import parse_file  # brings Lark in, which cached rules do without
 
         try:
@@ -40,7 +40,7 @@ class Library:
             return None
 
     def take(self, parsed: s.RulesFile, text: str) -> s.RulesFile:
-        """Take in a parsed file."""
+        """Add a parsed file."""
         self.sources[parsed.path] = text
         for component in parsed.components:
             if self._new(component.name, component.span, self.home):
@@ -72,12 +72,12 @@ def shipped_systems() -> list[str]:
 
 
 def load_library(extra: Iterable[Path] = ()) -> Library:
-    """The shipped rules and the user's files; a shipped file given once more is taken once."""
+    """The shipped rules and the user's files; a shipped file that the user names is added once."""
     library = Library()
     try:
         for parsed, text in _shipped():
             library.take(parsed, text)
-    except RulesError:  # somebody is at work on them: report all problems together
+    except RulesError:  # the user is editing them: report all problems together
         library = Library()
         for path in shipped_files():
             library.add(path)
@@ -102,12 +102,12 @@ def _shipped() -> cache.Parsed:
 
 
 def closure(library: Library, system: s.System, problems: list[Problem]) -> list[s.Component]:
-    """The system's components and all they use, each after what it uses."""
+    """The system's components and all they use, in dependency order."""
     order: list[s.Component] = []
     state: dict[str, int] = {}  # 1 while its uses are followed, 2 when done
 
     def entered(name: s.Name, trail: list[str]) -> Iterator[s.Name] | None:
-        """The components that it uses, or None when it is known already or cannot be followed."""
+        """The components that it uses, or None if it is already visited or does not exist."""
         if state.get(name.text) == 1:
             cycle = " -> ".join((*trail[trail.index(name.text) :], name.text))
             problems.append(

@@ -1,7 +1,7 @@
 """From rules files to checked systems: finds components, applies faults, checks every item, reports all problems at once.
 
-`load(name_or_path)` is the way in for everything else. A system is looked for among the shipped ones in `spec/` and then
-as a path; a user's file may declare components of its own and use the shipped ones.
+`load(name_or_path)` is the entry point. It looks for a shipped system in `spec/`, then for a file
+with that path; a user's file may declare its own components and use the shipped ones.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def load(system: str, faults: Iterable[str] = ()) -> System:
 
 
 def _library_for(path: Path) -> Library:
-    """The user's file, and the shipped rules where it uses some."""
+    """The user's file, and the shipped rules if it uses any."""
     own = Library()
     parsed = own.add(path)
     if parsed is not None and not own.problems:
@@ -101,7 +101,7 @@ def check(paths: Iterable[Path]) -> list[Problem]:
 def _tried(library: Library, loose: list[str]) -> Iterator[s.System]:
     """Systems for checking components that no system uses: one for each that none of the others uses.
 
-    Those that are left then use each other in a cycle.
+    The remaining ones use each other in a cycle.
     """
     used = {u.text for n in loose for u in library.components[n].uses}
     groups = [[n] for n in loose if n not in used]
@@ -116,7 +116,7 @@ def _trial(library: Library, names: list[str]) -> s.System:
 
 
 def _error(problems: list[Problem], library: Library) -> RulesError:
-    """The problems, each once, in the order in which they stand in the files."""
+    """The problems without duplicates, in the order of the files."""
     files = {name: k for k, name in enumerate(library.sources)}
     once = {(p.span, p.what): p for p in reversed(problems)}.values()
     order = sorted(once, key=lambda p: (files.get(p.span.file, -1), p.span.line, p.span.column, p.what))
@@ -143,7 +143,7 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
         for change in known_faults[fault].changes:
             lay(change, operations, d)
     for other in known_faults.values():
-        if other.name not in faults:  # not laid, but it must find what it changes
+        if other.name not in faults:  # not laid, but it must match
             pristine = {i.name: i for _, i in items if isinstance(i, s.Operation)}
             for change in other.changes:
                 lay(change, pristine, d)
@@ -167,7 +167,7 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
     wanted = frozenset(n for _, i in items if isinstance(i, s.FormulaItem) for n in locals_spoken_of(i.body))
     for op in actions:
         steps.extend(elaborate(op, procedures, d, wanted))
-    for op in procedures.values():  # also as they stand; what a call would keep of theirs is not state of the system
+    for op in procedures.values():  # check them unperformed, too; their saved locals are not state of the system
         funcs = dict(d.funcs)
         elaborate(op, procedures, d)
         d.funcs = funcs
@@ -213,10 +213,10 @@ def _fault(item: s.FaultItem) -> Fault:
 
 
 def _points_elsewhere(library: Library, components: list[s.Component]) -> Iterator[str]:
-    """Points of shipped operations that this system leaves out.
+    """Program points of shipped operations that this system does not use.
 
-    No call of it ever stands there. With them the shipped systems speak of one and the same set of points, so that a
-    query of one that is refuted is refuted for all (`proofs/theorems/subsumption.py`).
+    No call ever reaches them. With them, all shipped systems have the same set of points, so that a refuted
+    query of one is refuted for all (`proofs/theorems/subsumption.py`).
     """
     shipped = {str(p) for p in shipped_files()}
     if not any(library.home[c.name] in shipped for c in components):

@@ -1,8 +1,8 @@
-"""From the checked form to formulas: SMT-LIB 2 text, read alike by Z3, cvc5 and people.
+"""Translates the checked form to formulas: SMT-LIB 2 text for Z3, cvc5 and people.
 
 State functions become uninterpreted functions (flat, one argument per index), definitions become `define-fun`, and the
-state after a step is a second set of `define-fun`s (`entry.kind_next`) for just what the step assigns: a claim after
-the step is its own text with those names put in, so no frame axioms and no new quantifiers arise.
+state after a step is a second set of `define-fun`s (`entry.kind_next`) for the assigned functions only: a claim after
+the step is its own text with those names substituted, so there are no frame axioms and no new quantifiers.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from bulkhead.model.ir import (
     Var,
 )
 
-AFTER = "'"  # marks what is read after the step, until it is known what the step assigns
+AFTER = "'"  # marks names read after the step, until the assigned functions are known
 _SYMBOL = re.compile(r"[^\s()]+")
 _WORD = re.compile(r"[()\s]+|[^()\s]+")
-Renaming = frozenset[str]  # names of functions and definitions to be read after the step
+Renaming = frozenset[str]  # names of functions and definitions that are read after the step
 
 
 @dataclass(frozen=True)
 class Prelude:
-    """The declarations of a system by symbol, in order; `closure` says which of them each symbol depends on."""
+    """The declarations of a system by symbol, in order; `closure` gives the dependencies of each symbol."""
 
     lines: dict[str, str]
     closure: dict[str, frozenset[str]]
@@ -51,7 +51,7 @@ class Prelude:
         return "\n".join(self.lines.values()) + "\n"
 
     def behind(self, text: str) -> frozenset[str]:
-        """The names of the declarations that a text depends on, directly or not."""
+        """The names of the declarations that a text depends on, directly or indirectly."""
         found = set(_SYMBOL.findall(text))
         found |= {symbols.before(s) for s in found}
         return frozenset().union(*(self.closure[s] for s in found if s in self.closure))
@@ -64,7 +64,7 @@ class Prelude:
 
 @dataclass
 class Formulas:
-    """The formulas of one system. Texts are cached: each claim is written once per set of names read after a step."""
+    """The formulas of one system. Texts are cached: each claim is translated once per set of names read after a step."""
 
     system: System
     _texts: dict[tuple[str, Renaming], str] = field(default_factory=dict)
@@ -73,9 +73,9 @@ class Formulas:
     # Terms.
 
     def term(self, term: Term, env: Mapping[str, str] | None = None) -> str:
-        """The term as text, read in the state before a step; `env` gives variables a text.
+        """The term as text, read in the state before a step; `env` gives texts for variables.
 
-        What a two-state claim reads after the step is marked, for `transition_claim` to write out.
+        Names that a two-state claim reads after the step are marked; `transition_claim` replaces the marks.
         """
         if isinstance(term, App | Use):
             head = symbols.function(term.func if isinstance(term, App) else term.name)
@@ -95,7 +95,7 @@ class Formulas:
         return f"({term.kind} ({bound}) {self.term(term.body, inner)})"
 
     def binders(self, variables: Iterable[Var]) -> str:
-        """Variables with their sorts, as they stand in a quantifier or a definition."""
+        """Variables with their sorts, for a quantifier or a definition."""
         return " ".join([f"({symbols.variable(v.name)} {symbols.sort(v.sort)})" for v in variables])
 
     def claim(self, claim: Claim, after: Renaming = frozenset()) -> str:
@@ -114,18 +114,18 @@ class Formulas:
         return self._renamed((claim.kind, claim.name), claim.body, meaning)
 
     def _renamed(self, name: tuple[str, str], term: Term, meaning: Mapping[str, str]) -> str:
-        """The text of a term with other symbols put in. It is written once; a name means one thing wherever it stands."""
+        """The text of a term with other symbols substituted. This is sound because a name has one meaning everywhere."""
         if name not in self._words:
             self._words[name] = _WORD.findall(self.term(term))
         return "".join([meaning.get(word, word) for word in self._words[name]])
 
-    # What is read and written.
+    # Reads and writes.
 
     @cached_property
     def definition_reads(self) -> dict[str, frozenset[str]]:
-        """State functions and definitions that each definition reads, directly or not, itself included."""
+        """State functions and definitions that each definition reads, directly or indirectly, with itself."""
         reads: dict[str, frozenset[str]] = {}
-        for definition in self.system.defs.values():  # a definition stands after what it uses
+        for definition in self.system.defs.values():  # a definition comes after the ones it uses
             reads[definition.name] = self._reads(definition.body, reads) | {definition.name}
         return reads
 
@@ -182,10 +182,10 @@ class Formulas:
 
     @cached_property
     def prelude(self) -> Prelude:
-        """All declarations, each after what it speaks of."""
+        """All declarations, in dependency order."""
         prelude = Prelude(self.declared, {})
         members = {symbols.sort(name): [symbols.literal(m, name) for m in of] for name, of in self.system.enums.items()}
-        for symbol, line in self.declared.items():  # what a line speaks of stands before it
+        for symbol, line in self.declared.items():  # a line's dependencies come before it
             leans = prelude.behind(line) | {symbol}
             prelude.closure.update(dict.fromkeys((symbol, *members.get(symbol, ())), leans))
         return prelude
@@ -225,14 +225,14 @@ class Formulas:
         func, symbol = self.system.funcs[name], symbols.function(name)
         slots = [symbols.slot(k) for k in range(len(func.args))]
         body = f"({symbol} {' '.join(slots)})" if slots else symbol
-        for update in updates:  # the last one stands outermost and wins
+        for update in updates:  # the last one is outermost and wins
             cond, value = self.assignment(update, slots)
             body = value if cond == "true" else f"(ite {cond} {value} {body})"
         params = " ".join(f"({s} {symbols.sort(a)})" for s, a in zip(slots, func.args, strict=True))
         return f"(define-fun {symbols.after(symbol)} ({params}) {symbols.sort(func.sort)} {body})"
 
     def assignment(self, update: Update, slots: list[str]) -> tuple[str, str]:
-        """When the place named by `slots` is assigned by the update, and to what."""
+        """The condition under which the update assigns the place `slots`, and the value."""
         bound = {v.name for v in update.binders}
         env: dict[str, str] = {}
         tests = []
@@ -258,7 +258,7 @@ def _declared(func: Func) -> str:
 
 
 def _later(names: Iterable[str]) -> dict[str, str]:
-    """The symbols of functions and definitions, each with what it is called after the step."""
+    """The symbols of functions and definitions, each with its name after the step."""
     return {symbol: symbols.after(symbol) for symbol in map(symbols.function, names)}
 
 

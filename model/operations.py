@@ -1,7 +1,7 @@
-"""From an operation to its atomic steps: steps are cut, checked and put together, and locals that live on are saved.
+"""Splits an operation into atomic steps, checks and translates them, and saves locals that later steps use.
 
-Within one step every expression reads the state before the step and all assignments happen at once. A name defined in
-one step and used in a later one is kept in a state function of its own, `operation.name[call]`.
+Within one step every expression reads the state before the step and all assignments are simultaneous. A name defined in
+one step and used in a later one is saved in its own state function, `operation.name[call]`.
 """
 
 from __future__ import annotations
@@ -83,13 +83,13 @@ class OperationScope(Scope):
         return self._save(name, value, segment)
 
     def save(self, name: str, value: Value, segment: int) -> Value:
-        """Keep a local with the call, from the step that defines it on; gives how later steps read it."""
+        """Save a local with the call, from its defining step on; returns the term by which later steps read it."""
         if isinstance(value, RecordTerm):
             return self._save_record(name, value, segment)
         return self._save(name, value, segment)
 
     def _save_record(self, name: str, value: RecordTerm, segment: int) -> RecordTerm:
-        # No local is called `old.live`, so a local `old_live` has a place of its own.
+        # No local has the name `old.live`, so it cannot collide with a local `old_live`.
         return RecordTerm(tuple((f, self._save(f"{name}.{f}", t, segment)) for f, t in value.fields))
 
     def _save(self, name: str, value: Term, segment: int) -> Term:
@@ -116,7 +116,7 @@ def elaborate(
 ) -> list[Step]:
     """The atomic steps of one operation; problems are collected in `decls`.
 
-    `wanted` names locals that claims speak of (`operation.local[call]`): they are kept even if no later step reads them.
+    `wanted` names locals that claims use (`operation.local[call]`): they are saved even if no later step reads them.
     """
     body = Inliner(procedures, decls, op.name).operation(op)
     if op.kind == "procedure" and op.when is not None:
@@ -302,7 +302,7 @@ def _statements(
             case s.MayFail():
                 checks.append(Check("may", TRUE, st.code, (), _undone(st.undo, scope, decls), st.why, st.span))
             case s.Pick():
-                undo = _undone(st.undo, scope, decls)  # it is for when nothing was picked
+                undo = _undone(st.undo, scope, decls)  # the `undo` runs when nothing was picked
                 picked = tuple(Var(b.name, b.sort if decls.known_sort(b) else "?") for b in st.binders)
                 for var, b in zip(picked, st.binders, strict=True):
                     scope.define(var.name, var, b.span)
@@ -344,7 +344,7 @@ def _undone(undo: tuple[s.Set | s.Perform, ...], scope: Scope, decls: Declaratio
 
 
 def _sets(sets: tuple[s.Set | s.Perform, ...], scope: Scope, decls: Declarations) -> tuple[Update, ...]:
-    """What `undo` performs stands in place by now, but where it was reported."""
+    """The statements of an `undo`; procedures are already expanded, except those with a reported problem."""
     return tuple(u for st in sets if isinstance(st, s.Set) for u in _set(st, scope, decls))
 
 
@@ -436,7 +436,7 @@ def _value(expr: s.Expr, place: Term, scope: Scope) -> Term | None:
 
 
 def generated_write(item: s.StateItem, decls: Declarations) -> Step | None:
-    """The step in which the party of a `writable by` clause stores any value into its part of the state."""
+    """The step in which the party of a `writable by` clause stores any value in its part of the state."""
     w = item.writable
     if w is None:
         return None

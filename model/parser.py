@@ -1,7 +1,7 @@
-"""From the text of a rules file to its syntax tree, by Lark and the grammar `spec/language.lark`.
+"""Parses the text of a rules file to its syntax tree, by Lark and the grammar `spec/language.lark`.
 
-Syntax errors become `Problem`s with place, caret and what was expected. A file is refused, with a reason, before it is
-parsed when it is too large, not text, or nested too deeply. Names and types are the checker's business.
+Syntax errors become `Problem`s with place, caret and the expected symbols. A file that is too large, not text, or nested
+too deeply is refused with a reason before parsing. Not here: checks of names and types.
 """
 
 from __future__ import annotations
@@ -249,7 +249,7 @@ class _ToSyntax(Transformer[Token, Any]):
         return s.ScopeItem(tuple(c), c[0].span)
 
     def size(self, c: list[Any]) -> s.Size:
-        low = int(c[1][:6])  # more digits than any size that is accepted
+        low = int(c[1][:6])  # more digits than any accepted size
         return s.Size(str(c[0]), low, low if c[2] is None else int(c[2][:6]), self.at(c[0]))
 
     def expect(self, c: list[Token]) -> list[tuple[str, s.Name]]:
@@ -428,12 +428,12 @@ def _refuse_nonsense(text: str, file: str) -> None:
 
 
 _EXPRESSIONS = frozenset(get_args(s.Expr))
-# What the tree holds beside nodes and tuples of nodes.
+# Types in the tree besides nodes and tuples of nodes.
 _NO_EXPRESSIONS = frozenset({str, int, bool, type(None), Span, s.Binder})
 
 
 def _refuse_deep(parsed: s.RulesFile, file: str) -> None:
-    """Expressions that nest without brackets (`not not ...`) are refused, too; whoever walks the tree may recurse."""
+    """Refuse deep nesting without brackets, too (`not not ...`), so that other code may recurse over the tree."""
     todo: list[tuple[Any, int, Span]] = [(parsed.components, 0, Span(file, 1, 1))]
     while todo:
         node, depth, span = todo.pop()
@@ -493,7 +493,7 @@ def _short(token: str) -> str:
 
 
 def _long_string(text: str, offset: int) -> str:
-    """A word on the documentation string just before a syntax error when it spans lines: it may want its quote."""
+    """A hint on a documentation string of several lines just before a syntax error: its closing quote may be missing."""
     last = None
     for match in re.finditer(r'"[^"]*"|--[^\n]*', text[:offset]):
         last = match if match[0].startswith('"') else last

@@ -1,8 +1,8 @@
-"""Procedures performed in place: each `perform` becomes the procedure's own statements, with arguments for parameters.
+"""Inlines procedures: each `perform` becomes the procedure's statements, with arguments for parameters.
 
-An argument is evaluated once, where `perform` stands: one that reads state becomes a local of its own, which later steps
-read from the call. Names mean what they mean where the procedure stands. Its locals get the name of its result in front. How
-much may be performed, and how large arguments may grow with those they use, is bounded here.
+An argument is evaluated once, at the `perform`: one that reads state becomes a local, which later steps
+read from the call. Names are resolved at the procedure's declaration. Its locals get the name of its result as a prefix. The
+number of procedures performed, and the size of arguments after expansion, are bounded here.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from bulkhead.model import syntax as s
 from bulkhead.model.diagnostics import suggest
 from bulkhead.model.expressions import Declarations
 
-MAX_PERFORMED = 200  # by one operation
-MAX_INSIDE = 50  # one in another
+MAX_PERFORMED = 200  # procedures in one operation
+MAX_INSIDE = 50  # nesting depth
 MAX_LOCALS = 1000
-MAX_SIZE = 10_000  # of a `let` with those that it uses written out: names in all,
-MAX_ARGUMENT = 1000  # of an argument with those that it uses written out,
-MAX_DEPTH = 150  # and how deep either may be
+MAX_SIZE = 10_000  # names in a `let` after expansion,
+MAX_ARGUMENT = 1000  # names in an argument after expansion,
+MAX_DEPTH = 150  # and the depth of either
 
 
 class Points:
-    """The names of the points at which calls of operations may stand; each procedure is looked through once."""
+    """The names of the program points of operations; each procedure is visited once."""
 
     def __init__(self, procedures: dict[str, s.Operation]) -> None:
         self._procedures = procedures
@@ -46,7 +46,7 @@ class Points:
 
 
 class Inliner:
-    """Replaces every `perform` by the procedure's own statements."""
+    """Replaces every `perform` by the procedure's statements."""
 
     def __init__(self, procedures: dict[str, s.Operation], decls: Declarations, op: str) -> None:
         self.procedures = procedures
@@ -54,18 +54,18 @@ class Inliner:
         self.op = op
         self.count = 0
         self.full = False
-        self.known: dict[str, tuple[str, ...]] = {}  # procedure -> names it defines
+        self.known: dict[str, tuple[str, ...]] = {}  # procedure -> names that it defines
         self.fixed: set[str] = set()  # locals of the operation, which keep their values
 
     def operation(self, op: s.Operation) -> list[s.Statement]:
-        """The statements of the operation, with all that it performs put in place."""
+        """The statements of the operation, with all procedures inlined."""
         self.fixed = {p.name for p in op.params} | set(self._locals(op, (op.name,)))
         return self.statements(op.body, {}, "", None, (op.name,))
 
     def statements(
         self, body: tuple[s.Statement, ...], names: dict[str, s.Expr], prefix: str, code: str | None, trail: tuple[str, ...]
     ) -> list[s.Statement]:
-        """`names` says what parameters and locals become, `prefix` what the locals of further procedures get."""
+        """`names` maps parameters and locals; `prefix` is for the locals of nested procedures."""
         out: list[s.Statement] = []
         for st in body:
             renamed = _rename(st, names, code)
@@ -78,7 +78,7 @@ class Inliner:
         return out
 
     def _undone(self, undo: Iterable[s.Set | s.Perform], trail: tuple[str, ...]) -> Iterator[s.Set]:
-        """The assignments of an `undo`. They are made at one moment, so that arguments simply stand for parameters."""
+        """The assignments of an `undo`. They are simultaneous, so arguments are substituted for parameters."""
         for st in undo:
             if isinstance(st, s.Set):
                 yield st
@@ -100,7 +100,7 @@ class Inliner:
                 )
 
     def _entered(self, st: s.Perform, trail: tuple[str, ...]) -> s.Operation | None:
-        """The procedure, or None where it cannot be performed here, which is reported."""
+        """The procedure, or None, with a problem, if it cannot be performed here."""
         proc = self.procedures.get(st.name)
         if proc is None:
             self.decls.problem("E0419", st.span, f"unknown procedure `{st.name}`", hint=suggest(st.name, self.procedures))
@@ -151,7 +151,7 @@ class Inliner:
         for p, a in zip(proc.params, st.args, strict=True):
             inner[p.name] = a
             if not self._keeps_its_value(a):
-                # Readable as a local of the procedure is where its result has a name, else under a name that none can have.
+                # Readable like the procedure's locals if its result has a name, else under a name that no local can have.
                 own = prefix + p.name if st.result is not None else f"{proc.name}~{self.count}.{p.name}"
                 self.fixed.add(own)
                 result.append(s.Let(own, a, a.span))
@@ -166,7 +166,7 @@ class Inliner:
         return result
 
     def _keeps_its_value(self, expr: s.Expr) -> bool:
-        """Does an expression speak of locals, constants and members only, and so mean the same at every later step?"""
+        """Does an expression contain only locals, constants and members, and so keep its value in later steps?"""
         match expr:
             case s.Name(text):
                 if text in self.fixed or text in ("true", "false", "this"):
@@ -180,7 +180,7 @@ class Inliner:
         return False
 
     def _locals(self, proc: s.Operation, trail: tuple[str, ...]) -> tuple[str, ...]:
-        """The names that a procedure defines, those of what it performs included."""
+        """The names that a procedure defines, with those of the procedures that it performs."""
         if proc.name in self.known:
             return self.known[proc.name]
         found: dict[str, None] = {}
@@ -203,7 +203,7 @@ class Inliner:
 
 
 def _free_names(proc: s.Operation) -> set[str]:
-    """The names in a procedure that are neither parameters of its own nor words of the language."""
+    """The names in a procedure that are neither its parameters nor words of the language."""
     found: set[str] = set()
     todo: list[object] = list(proc.body)
     while todo:
@@ -273,7 +273,7 @@ def _rename(st: s.Statement, names: dict[str, s.Expr], code: str | None) -> s.St
 def _bound(
     binders: tuple[s.Binder, ...], names: dict[str, s.Expr], bodies: tuple[s.Expr, ...]
 ) -> tuple[tuple[s.Binder, ...], dict[str, s.Expr]]:
-    """Binders, and what is substituted under them; those that would capture a name of an argument are renamed."""
+    """Binders, and the substitution under them; binders that would capture a name of an argument are renamed."""
     hidden = {k: v for k, v in names.items() if k not in {b.name for b in binders}}
     used = {n for e in bodies for n in _names_in(e)}
     arguments = {n for k, v in hidden.items() if k in used for n in _names_in(v)}
@@ -295,14 +295,14 @@ def _bound(
 
 
 def substitute(expr: s.Expr, names: dict[str, s.Expr]) -> s.Expr:
-    """The expression with free names replaced; names bound by a quantifier are left alone."""
+    """The expression with free names replaced; names bound by a quantifier stay."""
     if not names:
         return expr
     match expr:
         case s.Name():
             return names.get(expr.text, expr)
         case s.Index():
-            # What is indexed is always state (or a saved local), never a variable.
+            # An indexed name is always state (or a saved local), never a variable.
             base = expr.base if isinstance(expr.base, s.Name | s.Field) else substitute(expr.base, names)
             return s.Index(base, tuple(substitute(a, names) for a in expr.args), expr.span)
         case s.Field():
@@ -321,7 +321,7 @@ def substitute(expr: s.Expr, names: dict[str, s.Expr]) -> s.Expr:
 
 
 def weight(expr: s.Expr, known: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
-    """Size and depth of an expression, with the named values in `known` written out."""
+    """Size and depth of an expression, with the named values in `known` expanded."""
     match expr:
         case s.Name():
             return known.get(expr.text, (1, 1))

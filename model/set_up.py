@@ -1,6 +1,6 @@
 """Fills the cache at set-up: the parser's tables and the syntax trees of the shipped rules.
 
-`python -m bulkhead.model.set_up`. Not needed: without it the first run makes the same.
+`python -m bulkhead.model.set_up`. Optional: otherwise the first run fills the cache.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from bulkhead.model.parser import prepare
 
 
 def set_up() -> None:
-    """Make the tables for this Python environment and the trees for this user."""
+    """Generate the tables for this Python environment and the trees for this user."""
     cache.of_environment().mkdir(parents=True, exist_ok=True)
     prepare()
     load_library()

@@ -1,9 +1,9 @@
-"""The names under which things of the rules reach a solver: one place makes them all.
+"""Solver symbols for the names in rules: this module makes all of them.
 
-A name of the rules is made of letters, digits and `_`; a local of a call or a field has a dot in it. Every symbol begins
-with a mark that no such name can begin with, one mark for each kind of thing. So a user's `and`, `Bool`, `goal` or `x0`
-never means something to a solver, and nothing that the engine invents can be written by a user. What is made here stands
-in formulas only: people read the names of the rules.
+A name in rules consists of letters, digits and `_`; a local of a call or a field also has a dot. Every symbol begins
+with a mark that no such name can begin with, one mark per kind. So a user's `and`, `Bool`, `goal` or `x0`
+never has a special meaning to a solver, and a user cannot write a name that the engine generates. These symbols appear
+only in formulas; people see the names of the rules.
 
     $Domain  $entry.kind  $alive   sorts; state functions; definitions
     %dom0  %running                constants and members of enums
@@ -35,7 +35,7 @@ def after(symbol: str) -> str:
 
 
 def before(symbol: str) -> str:
-    """The symbol without the mark of what is read after a step."""
+    """The symbol without the mark for the state after a step."""
     return symbol.removesuffix(NEXT)
 
 
@@ -55,7 +55,7 @@ def at(symbol: str, steps: int) -> str:
 
 
 def slot(number: int) -> str:
-    """An argument of a state function, where the function is defined anew."""
+    """An argument of a state function, in its redefinition after a step."""
     return f"&{number}"
 
 

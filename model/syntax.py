@@ -1,8 +1,8 @@
 """The syntax tree of a rules file, as the parser makes it: names are not resolved and nothing is checked yet.
 
-Expressions use one small set of nodes (name, index, field, call, operator, quantifier), because what `map.flush` means
-(a field, a point of an operation, a local) is known only to the type checker. Every node carries its `Span`, which
-takes no part in equality, so that two expressions that read alike are equal.
+Expressions use one small set of nodes (name, index, field, call, operator, quantifier), because only the type checker
+knows the meaning of `map.flush` (a field, a point of an operation, a local). Every node has its `Span`, which
+equality ignores, so that two expressions with the same text are equal.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from bulkhead.model.diagnostics import Span
 
 
 class Node:
-    """Base of all nodes: pickles several times faster than a dataclass does by itself."""
+    """Base of all nodes: pickles several times faster than a plain dataclass."""
 
     __slots__ = ()
     __match_args__: tuple[str, ...] = ()
@@ -22,7 +22,7 @@ class Node:
         return type(self), tuple([getattr(self, name) for name in self.__match_args__])
 
 
-GLOBAL = "::"  # begins a name in a procedure performed in place that means no local, whatever the performer calls its own
+GLOBAL = "::"  # prefix of a name in an inlined procedure that must not resolve to a local of the performer
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ class Perform(Node):
 
 @dataclass(frozen=True, slots=True)
 class Boundary(Node):
-    """`step name(params)`, `each name(params)` or `done`: where other calls may come in between."""
+    """`step name(params)`, `each name(params)` or `done`: other calls may interleave here."""
 
     kind: str  # step | each | done
     name: str
@@ -199,7 +199,7 @@ class ConstItem(Node):
 
 @dataclass(frozen=True, slots=True)
 class Writable(Node):
-    """`writable by PARTY as NAME when COND then set ...`: the party's move that comes with a declaration."""
+    """`writable by PARTY as NAME when COND then set ...`: a step of the party that a declaration adds."""
 
     party: str
     name: str
@@ -254,7 +254,7 @@ class Operation(Node):
 
 @dataclass(frozen=True, slots=True)
 class Change(Node):
-    """One named change of one operation (and, after a dot, of one of its steps)."""
+    """One named change of one operation (or, after a dot, of one of its steps)."""
 
     kind: str  # drop_check, replace_check, move_check, replace_assignment, drop_assignment
     path: str
@@ -266,7 +266,7 @@ class Change(Node):
 
 @dataclass(frozen=True, slots=True)
 class FaultItem(Node):
-    """`breaks` names the claims that the fault must break, `step` the step in which; empty where it does not say."""
+    """`breaks` names the claims that the fault must break, `step` the step that breaks them; empty if not given."""
 
     name: str
     changes: tuple[Change, ...]
@@ -278,7 +278,7 @@ class FaultItem(Node):
 
 @dataclass(frozen=True, slots=True)
 class Size(Node):
-    """The number of elements that searches give a sort: `low` at first, `high` where they look for room to act."""
+    """The number of elements of a sort in searches: `low` at first, up to `high` for steps that need more."""
 
     name: str
     low: int
@@ -288,7 +288,7 @@ class Size(Node):
 
 @dataclass(frozen=True, slots=True)
 class ScopeItem(Node):
-    """`scope A = 3, B = 2 to 4`: the sizes of the worlds that searches begin with."""
+    """`scope A = 3, B = 2 to 4`: the initial sizes of the worlds in searches."""
 
     sizes: tuple[Size, ...]
     span: Span = field(compare=False)

@@ -1,4 +1,4 @@
-"""Traces: the common tongue between attack search, executable model and pictures.
+"""Traces: the exchange format of attack search, executable model and pictures.
 
 A trace is an initial state and a list of events, each naming a transition and its arguments. It is written as JSON Lines
 (format `bulkhead-trace/1`, see README.md in this folder) and as ITF JSON; replaying one gives its states.
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from bulkhead.model.executable import ExecutableModel
 
 FORMAT = "bulkhead-trace/1"
-HEADER = 1_000_000  # characters that a header may have
-MAX_PLACES = 1_000_000  # of a state that is read
+HEADER = 1_000_000  # maximum length of a header, in characters
+MAX_PLACES = 1_000_000  # maximum number of places in a state
 
 
 class TraceError(UsageError):
@@ -35,12 +35,12 @@ class Event:
 
     label: str
     args: dict[str, int]
-    changes: dict[str, str] | None = field(default=None, compare=False)  # what a file says that it changes
+    changes: dict[str, str] | None = field(default=None, compare=False)  # the changes that a file records
 
 
 @dataclass(frozen=True)
 class Trace:
-    """An attack. `excluded` is a number of steps: that long or shorter there is none in the world searched."""
+    """An attack. `excluded` is a number of steps: the searched world has no attack of that length or shorter."""
 
     system: str
     faults: tuple[str, ...]
@@ -97,7 +97,7 @@ def facts(system: System, world: World, state: State) -> dict[str, str]:
 
 
 def to_jsonl(trace: Trace, system: System, machine: ExecutableModel, rules: Mapping[str, str] | None = None) -> str:
-    """The trace as JSON Lines. `rules` is what the header says of the file with the rules: its name and hash."""
+    """The trace as JSON Lines. `rules` are the name and hash of the rules file, for the header."""
     states = replay(trace, machine)
     lines: list[dict[str, Any]] = [
         {
@@ -144,7 +144,7 @@ def header(path: Path) -> dict[str, Any]:
 
 
 def is_trace(path: Path) -> bool:
-    """Does the file begin as a trace does?"""
+    """Does the file begin with a trace header?"""
     try:
         header(path)
     except TraceError:

@@ -1,7 +1,7 @@
 """A finite world: how many elements each sort has, and which of them the constants name.
 
 States of a world are flat tables, one per state function, in the order of `system.funcs`; every value is a small
-integer (index of an element or of an enum member, 0 or 1 for truth values). Nothing here knows what a step does.
+integer (index of an element or of an enum member, 0 or 1 for truth values). Not here: the effect of steps.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ def index_names(system: System, world: World, func: str, index: int) -> list[str
 
 
 def place(func: str, args: list[str]) -> str:
-    """A place of the state in the language's own notation: `entry[dom0, ref1].kind`."""
+    """A place of the state in the notation of the language: `entry[dom0, ref1].kind`."""
     head, dot, tail = func.partition(".")
     return f"{head}[{', '.join(args)}]{dot}{tail}" if args else func
 
 
 def changes(system: System, world: World, before: State, after: State) -> dict[str, tuple[str, str]]:
-    """The differences between two states: place -> (old value, new value), ghost state included."""
+    """The differences between two states: place -> (old value, new value), with ghost state."""
     out = {}
     for k, func in enumerate(system.funcs.values()):
         names = elements(system, world, func.sort)

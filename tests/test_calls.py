@@ -10,7 +10,7 @@ import pytest
 
 from bulkhead.impl.xen import abi, grant_map
 from bulkhead.proofs.refinement import calls as files
-from bulkhead.proofs.refinement.calls import Answer, BadCalls, Call, Recorder, read, replay, run
+from bulkhead.proofs.refinement.calls import Answer, BadCalls, Call, Recorder, guest_call, read, replay, run
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.operations import OPERATIONS
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
@@ -150,3 +150,20 @@ def test_calls_of_real_xen_have_the_same_shape() -> None:
         for line in lines:
             call, theirs = Call.from_json(line), call_of(line)
             assert call.to_json() == {"op": theirs.op, "a": theirs.args}
+
+
+def test_a_full_table_is_looked_at_before_the_policy() -> None:
+    """bind_interdomain with no port left says ENOSPC, also to one whom the policy does not let at the peer: Xen looks for a
+    port first. Lockstep raises where the rules say otherwise."""
+    both = Implementation(rules_for(Size()), 1, rules_on=True)
+    for domid in (1, 2):
+        both.carry_out(Call("createdomain", "d0", {"domid": domid, "max_maptrack": 1, "greedy": False}))
+    both.carry_out(guest_call(2, 0, "evtchn_alloc_unbound", dom=abi.DOMID_SELF, remote=1, gives="port 0"))
+    both.b.rig.policy.denied.add((1, 2))
+    both.b.spec_state.T["xsm_event"][1 * 5 + 2] = 0
+    bind = guest_call(1, 0, "evtchn_bind_interdomain", dom=2, port="port 0")
+    assert both.carry_out(bind) == Answer("EPERM")
+    opening = guest_call(1, 0, "evtchn_alloc_unbound", dom=abi.DOMID_SELF, remote=3)
+    while both.carry_out(opening) == Answer("okay"):
+        pass
+    assert both.carry_out(bind) == Answer("ENOSPC")

@@ -1,7 +1,7 @@
 """/dev/xen/evtchn: event channels for user processes.
 
-What lives here: binding, notification, the ring of delivered ports, restriction. What does not: the channels
-themselves (impl/xen/events.py), and who else holds a port (kernel.py). Source: Linux drivers/xen/evtchn.c.
+Contents: binding, notification, the ring of delivered ports, restriction. Not here: the channels
+themselves (impl/xen/events.py), and other references to a port (kernel.py). Source: Linux drivers/xen/evtchn.c.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ UNRESTRICTED: Final = 0xFFFF
 ENOTCONN: Final = 107
 EFBIG: Final = 27
 NR_CHANNELS: Final = 4095  # port numbers from here on are refused before they are looked up
-FIRST_RING: Final = 64  # ports that the ring holds at first; it doubles when more are bound
+FIRST_RING: Final = 64  # initial size of the ring, in ports; it doubles when more are bound
 MOST_BYTES: Final = 4096  # of one read or write
 POLLIN: Final = 0x41  # EPOLLIN | EPOLLRDNORM
 POLLOUT: Final = 0x104  # EPOLLOUT | EPOLLWRNORM
@@ -25,9 +25,9 @@ POLLERR: Final = 0x8
 
 
 class Evtchn:
-    """One open file: the ports it owns (True while enabled: a port that rang is silent until it is written back).
+    """One open file and its ports (True while enabled: a delivered port stays disabled until it is written back).
 
-    `ring` holds the numbers that rang and were not read yet. A number stays in it when its port is unbound.
+    `ring` holds the delivered, unread port numbers. A number stays in it when its port is unbound.
     """
 
     __slots__ = ("kernel", "overflow", "ports", "restricted", "ring", "ring_size")
@@ -48,7 +48,7 @@ class Evtchn:
         return port
 
     def unrestricted(self) -> None:
-        """What a restricted file may not do at all: EACCES, before anything is read."""
+        """Refuse an operation of a restricted file: EACCES, before any argument is read."""
         if self.restricted != UNRESTRICTED:
             raise KernelError(abi.EACCES)
 
@@ -63,7 +63,7 @@ class Evtchn:
     def bind_interdomain(self, domid: int, port: int) -> int:
         """Bind to another domain's unbound port; EACCES for a domain that the file is not restricted to.
 
-        The number is compared as it was given, with all its 32 bits.
+        All 32 bits of the given number are compared.
         """
         if self.restricted not in (UNRESTRICTED, domid):
             raise KernelError(abi.EACCES)
@@ -81,7 +81,7 @@ class Evtchn:
         return self._own(TWO_DOMIDS.unpack(raw)[2])
 
     def unbind(self, port: int) -> None:
-        """Let go of a port of this file; EINVAL from NR_CHANNELS on, ENOTCONN for another's."""
+        """Unbind a port of this file; EINVAL from NR_CHANNELS on, ENOTCONN for a port of another file."""
         if port >= NR_CHANNELS:
             raise KernelError(abi.EINVAL)
         if port not in self.ports:
@@ -104,13 +104,13 @@ class Evtchn:
         self.restricted = domid
 
     def reset(self) -> None:
-        """RESET: the ring is empty again, and an overflow forgotten. Ports that rang stay silent."""
+        """RESET: empty the ring and clear an overflow. Delivered ports stay disabled."""
         self.kernel.upcall()
         self.ring.clear()
         self.overflow = False
 
     def interrupt(self, port: int) -> bool:
-        """Put a port that is pending into the ring and disable it; a full ring remembers that it overflowed."""
+        """Put a pending port into the ring and disable it; a full ring records an overflow."""
         if not self.ports[port]:
             return False
         self.ports[port] = False
@@ -121,7 +121,7 @@ class Evtchn:
         return True
 
     def peek(self, nbytes: int) -> list[int]:
-        """The ports that a read of so many bytes gets, oldest first; EAGAIN if none rang, EFBIG after an overflow."""
+        """The ports for a read of so many bytes, oldest first; EAGAIN if there is none, EFBIG after an overflow."""
         count = min(nbytes, MOST_BYTES) // 4
         if not count:
             return []
@@ -139,7 +139,7 @@ class Evtchn:
         return out
 
     def poll(self) -> int:
-        """The events of poll(): readable when a port rang, always writable; an error after an overflow."""
+        """The events of poll(): readable if a port was delivered, always writable; an error after an overflow."""
         self.kernel.upcall()
         if self.overflow:
             return POLLERR
@@ -173,7 +173,7 @@ class Evtchn:
         return False
 
     def release(self) -> None:
-        """Let go of every port of the file."""
+        """Unbind every port of the file."""
         for port in list(self.ports):
             del self.ports[port]
             self.kernel.unbind_port(port)

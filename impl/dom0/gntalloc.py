@@ -1,7 +1,7 @@
-"""/dev/xen/gntalloc: granting Dom0 pages to other domains for user processes.
+"""/dev/xen/gntalloc: lets user processes grant Dom0 pages to other domains.
 
-What lives here: allocation with the global page limit, mmap of the pages, notification, and the deferred list for
-pages a peer still maps. What does not: ioctl structs (ioctl.py). Source: Linux drivers/xen/gntalloc.c,
+Contents: allocation with the global page limit, mmap of the pages, notification, and the deferred list for
+pages that a peer still maps. Not here: ioctl structs (ioctl.py). Source: Linux drivers/xen/gntalloc.c,
 drivers/xen/grant-table.c (gnttab_end_foreign_access, deferred entries).
 """
 
@@ -36,7 +36,7 @@ class GrantedPage:
 
 
 class GntallocPool:
-    """What all open files share: the count against the limit and the deferred pages."""
+    """State shared by all open files: the page count for the limit, and the deferred pages."""
 
     __slots__ = ("count", "deferred", "kernel", "limit")
 
@@ -47,7 +47,7 @@ class GntallocPool:
         self.deferred: list[GrantedPage] = []
 
     def free(self, page: GrantedPage) -> None:
-        """Notify, withdraw the grant and free the page, or keep it until the peer lets go."""
+        """Notify, revoke the grant and free the page, or defer that until the peer unmaps it."""
         if page.notify_flags & NOTIFY_CLEAR_BYTE:
             page.frame.bytes()[page.notify_offset] = 0
         if page.notify_flags & NOTIFY_SEND_EVENT:
@@ -64,7 +64,7 @@ class GntallocPool:
         return True
 
     def retry_deferred(self) -> int:
-        """The deferred timer: free what peers have let go; how many are left."""
+        """The deferred timer: free pages that peers have unmapped; returns how many are left."""
         self.deferred = [page for page in self.deferred if not self._reclaim(page)]
         return len(self.deferred)
 
@@ -82,7 +82,7 @@ class Gntalloc:
     def alloc(self, domid: int, flags: int, count: int) -> tuple[int, list[int]]:
         """ALLOC_GREF: (byte offset for mmap, references). ENOSPC beyond the limit of the whole machine.
 
-        No page at all is fine. The offset is spent, also when no page or reference is left.
+        A count of 0 succeeds. The offset stays used even if no page or reference is left.
         """
         self.pool.retry_deferred()
         if self.pool.count + count > self.pool.limit:
@@ -117,7 +117,7 @@ class Gntalloc:
         return None
 
     def dealloc(self, offset: int, count: int) -> None:
-        """DEALLOC_GREF: take a consecutive range off the file; mapped pages live on. EINVAL if no such range."""
+        """DEALLOC_GREF: take a consecutive range off the file; mapped pages stay. EINVAL if there is no such range."""
         found = self._range(offset, count) if count else None
         if not found:
             raise KernelError(abi.EINVAL)
@@ -132,7 +132,7 @@ class Gntalloc:
             raise KernelError(abi.ENOENT)
         if action & ~(NOTIFY_CLEAR_BYTE | NOTIFY_SEND_EVENT):
             raise KernelError(abi.EINVAL)
-        # The new port is held before the old one is let go of: it may be the same, held by nobody else.
+        # Take the reference to the new port before dropping the old one: they may be the same port.
         if action & NOTIFY_SEND_EVENT and not self.pool.kernel.hold_port(port):
             raise KernelError(abi.EINVAL)
         if page.notify_flags & NOTIFY_SEND_EVENT:
@@ -145,7 +145,7 @@ class Gntalloc:
             self.pool.free(page)
 
     def mmap(self, vma: Vma, offset: int) -> None:
-        """Map own granted pages, whatever the grants allow; EINVAL unless shared, ENOENT for a range not there."""
+        """Map own granted pages, read-only grants too; EINVAL unless shared, ENOENT for an unknown range."""
         if not vma.shared:
             raise KernelError(abi.EINVAL)
         found = self._range(offset & ~0xFFF, vma.end - vma.start)
@@ -165,21 +165,21 @@ class Gntalloc:
         return list(pages.values())
 
     def vma_open(self, vma: Vma) -> None:
-        """A copy of a mapping holds all its pages too."""
+        """A copied mapping takes references to all its pages too."""
         for page in self._held(vma):
             page.users += 1
 
     def vma_close(self, vma: Vma) -> None:
-        """A mapping lets go of its pages."""
+        """A mapping drops its page references."""
         for page in self._held(vma):
             self._put(page)
         vma.private = None
 
     def invalidate(self, vma: Vma, start: int, npages: int) -> None:
-        """Nothing to tell Xen: these are own pages."""
+        """Nothing to do in Xen: these are own pages."""
 
     def may_split(self) -> bool:
-        """Each half of a split VMA holds all the pages."""
+        """Each half of a split VMA takes references to all pages."""
         return True
 
     def special(self) -> bool:
@@ -187,6 +187,6 @@ class Gntalloc:
         return False
 
     def release(self) -> None:
-        """The file is gone."""
+        """Release of the file."""
         while self.pages:
             self._put(self.pages.pop(0))

@@ -1,7 +1,7 @@
-"""/dev/xen/gntdev: mapping and copying of other domains' grants for user processes.
+"""/dev/xen/gntdev: lets user processes map and copy other domains' grants.
 
-What lives here: the ioctls' semantics on decoded values and the mmap path of a PV kernel, which maps each page
-twice (user entry, kernel address). What does not: ioctl numbers and structs in bytes (ioctl.py). Source: Linux
+Contents: the ioctls' semantics on decoded values and the mmap path of a PV kernel, which maps each page
+twice (user entry, kernel address). Not here: ioctl numbers and structs in bytes (ioctl.py). Source: Linux
 drivers/xen/gntdev.c, drivers/xen/grant-table.c.
 """
 
@@ -63,7 +63,7 @@ class GrantMap:
 
 
 class Segment:
-    """One grant-copy segment; a side is a user address or (ref, offset, domid). `told` is where its status goes."""
+    """One grant-copy segment; a side is a user address or (ref, offset, domid). `told` is the address for its status."""
 
     __slots__ = ("dest", "flags", "length", "source", "status", "told")
 
@@ -120,7 +120,7 @@ class Gntdev:
         return None
 
     def unmap_grant_ref(self, offset: int, count: int) -> None:
-        """UNMAP_GRANT_REF: forget a range (count 0 matches any); live mappings stay. ENOENT if unknown."""
+        """UNMAP_GRANT_REF: remove a range (count 0 matches any); its mappings stay. ENOENT if unknown."""
         found = self._find(offset >> 12, count)
         if found is None:
             raise KernelError(abi.ENOENT)
@@ -138,7 +138,7 @@ class Gntdev:
         """SET_UNMAP_NOTIFY on the byte `index` of the file's space; EINVAL or ENOENT."""
         if action & ~(NOTIFY_CLEAR_BYTE | NOTIFY_SEND_EVENT):
             raise KernelError(abi.EINVAL)
-        # The new port is held before the old one is let go of: it may be the same, held by nobody else.
+        # Take the reference to the new port before dropping the old one: they may be the same port.
         if action & NOTIFY_SEND_EVENT and not self.kernel.hold_port(port):
             raise KernelError(abi.EINVAL)
         each = next((m for m in self.maps if m.index << 12 <= index < (m.index + m.count) << 12), None)
@@ -153,9 +153,9 @@ class Gntdev:
         each.notify_port = port
 
     def grant_copy(self, space: AddressSpace, segments: Iterable[Segment]) -> None:
-        """GRANT_COPY, segment by segment as they are read: each one's status is set.
+        """GRANT_COPY, segment by segment as they are read; sets the status of each.
 
-        KernelError stops: batches that were full have taken effect, what is queued is dropped.
+        On KernelError, full batches have taken effect and queued segments are dropped.
         """
         batch: list[tuple[bytes, Segment]] = []
         for seg in segments:
@@ -188,7 +188,7 @@ class Gntdev:
 
     @staticmethod
     def _user_page(space: AddressSpace, addr: int, writing: bool) -> Frame:
-        """A page of RAM behind a user address; what a device mapped without a page of its own has none (EFAULT)."""
+        """The RAM page behind a user address; EFAULT for device mappings that have no such page."""
         vma = space.find(addr >> 12)
         if vma is None or (vma.file is not None and vma.file.device.special() and addr >> 12 not in space.anon):
             raise KernelError(abi.EFAULT)
@@ -209,13 +209,13 @@ class Gntdev:
 
     # --- mmap ---
     def mmap(self, vma: Vma, offset: int) -> None:
-        """Map a whole range once; any failing page fails all with EINVAL."""
+        """Map a whole range once; if any page fails, all fail with EINVAL."""
         if vma.writable and not vma.shared:
             raise KernelError(abi.EINVAL)
         found = self._find(offset >> 12, vma.end - vma.start)
         if found is None or found.in_use:
             raise KernelError(abi.EINVAL)
-        # Whatever may run out is asked for first, while there is nothing to undo.
+        # Allocate everything that may run out first, while there is nothing to undo.
         if len(self.kernel.free_slots) < found.count:
             raise KernelError(abi.ENOMEM)
         vma.space.prepare(vma)
@@ -254,7 +254,7 @@ class Gntdev:
         return okay
 
     def _unmap_pages(self, gmap: GrantMap, offset: int, pages: int) -> None:
-        """Unmap the still mapped grants of a range, each run in one go, user entries before kernel ones."""
+        """Unmap the mapped grants of a range, one call for each contiguous run, user entries before kernel entries."""
         end = offset + pages
         while offset < end:
             while offset < end and gmap.removed[offset]:
@@ -299,18 +299,18 @@ class Gntdev:
 
     # --- file and VMA life ---
     def vma_open(self, vma: Vma) -> None:
-        """A split half holds the map too."""
+        """A split half takes a reference to the map too."""
         if isinstance(vma.private, GrantMap):
             vma.private.users += 1
 
     def vma_close(self, vma: Vma) -> None:
-        """A VMA lets go of its map."""
+        """A VMA drops its reference to the map."""
         gmap, vma.private = vma.private, None
         if isinstance(gmap, GrantMap):
             self._put(gmap)
 
     def invalidate(self, vma: Vma, start: int, npages: int) -> None:
-        """The exact pages going away are unmapped from Xen, each only once, also those that another half of the VMA has."""
+        """Unmap exactly these pages in Xen, each only once, also those that another half of the VMA has."""
         gmap = vma.private
         if isinstance(gmap, GrantMap):
             low = max(start, gmap.start)
@@ -319,14 +319,14 @@ class Gntdev:
                 self._unmap_pages(gmap, low - gmap.start, high - low)
 
     def may_split(self) -> bool:
-        """Each half of a split VMA holds the map."""
+        """Each half of a split VMA holds a reference to the map."""
         return True
 
     def special(self) -> bool:
-        """The pages behind its mappings are other domains'."""
+        """The mapped pages belong to other domains."""
         return True
 
     def release(self) -> None:
-        """The file is gone: the list lets go of its maps."""
+        """Release of the file: drop the list's references to its maps."""
         while self.maps:
             self._put(self.maps.pop(0))

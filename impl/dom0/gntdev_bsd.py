@@ -1,7 +1,7 @@
-"""gntdev as BSD kernels offer it: one device that maps grants and makes them, with pointers in its ioctl structs.
+"""gntdev of BSD kernels: one device that maps grants and makes them, with pointers in its ioctl structs.
 
-What lives here: the BSD ioctl encoding and structs, and the one file-offset space in which own and foreign pages
-share. What does not: the semantics, which are those of gntdev.py and gntalloc.py (a BSD kernel would allow several
+Contents: the BSD ioctl encoding and structs, and the file-offset space that own and foreign pages
+share. Not here: the semantics, which are those of gntdev.py and gntalloc.py (a BSD kernel would allow several
 mmaps of one range; here it is one, as on Linux). Source: FreeBSD sys/xen/gntdev.h.
 """
 
@@ -65,7 +65,7 @@ class BsdGntdev:
         self._side(vma).vma_open(vma)
 
     def vma_close(self, vma: Vma) -> None:
-        """A VMA goes away."""
+        """A VMA is removed."""
         self._side(vma).vma_close(vma)
 
     def invalidate(self, vma: Vma, start: int, npages: int) -> None:
@@ -77,11 +77,11 @@ class BsdGntdev:
         return True
 
     def special(self) -> bool:
-        """A BSD kernel has no GRANT_COPY, so nobody asks."""
+        """Never called: a BSD kernel has no GRANT_COPY."""
         return True
 
     def release(self) -> None:
-        """The file is gone."""
+        """Release of the file."""
         self.foreign.release()
         self.own.release()
 

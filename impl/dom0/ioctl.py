@@ -1,6 +1,6 @@
 """ioctl numbers and structs of gntdev and gntalloc, in bytes of the process's memory.
 
-What lives here: decoding from and encoding to user memory. What does not: the semantics (gntdev.py, gntalloc.py).
+Contents: decoding from and encoding to user memory. Not here: the semantics (gntdev.py, gntalloc.py).
 Source: Linux include/uapi/xen/gntdev.h, gntalloc.h.
 """
 
@@ -69,7 +69,7 @@ def _copy(device: Gntdev, space: AddressSpace, arg: int) -> None:
 
 
 def _segment(space: AddressSpace, at: int) -> Segment:
-    """A segment as it stands in user memory; KernelError(EFAULT)."""
+    """Read a segment from user memory; KernelError(EFAULT)."""
     source, dest, length, flags, _, _ = SEGMENT.unpack(user_read(space, at, SEGMENT.size))
     sides: list[int | tuple[int, int, int]] = []
     for raw, bit in ((source, abi.GNTCOPY_SOURCE_GREF), (dest, abi.GNTCOPY_DEST_GREF)):

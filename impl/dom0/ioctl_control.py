@@ -1,6 +1,6 @@
 """ioctl numbers and structs of privcmd and evtchn, in bytes of the process's memory.
 
-What lives here: decoding from and encoding to user memory. What does not: the semantics (privcmd.py, evtchn.py).
+Contents: decoding from and encoding to user memory. Not here: the semantics (privcmd.py, evtchn.py).
 Source: Linux include/uapi/xen/privcmd.h, evtchn.h.
 """
 
@@ -70,7 +70,7 @@ def privcmd_ioctl(device: Privcmd, space: AddressSpace, cmd: int, arg: int) -> i
 
 
 def _mmapbatch(device: Privcmd, space: AddressSpace, arg: int) -> None:
-    """MMAPBATCH_V2: the list is read and the errors are zeroed before the address is looked at."""
+    """MMAPBATCH_V2: read the list and zero the errors before the address is checked."""
     num, dom, _, addr, arr, err = MMAPBATCH_V2.unpack(user_read(space, arg, MMAPBATCH_V2.size))
     device.check(dom)
     gfns = _frames(space, num, arr)
@@ -85,7 +85,7 @@ def _frames(space: AddressSpace, num: int, arr: int) -> list[int]:
     if not num:
         raise KernelError(abi.EINVAL)
     gfns: list[int] = []
-    for first in range(0, num, LIST_STEP):  # page by page: a number without a list behind it ends early
+    for first in range(0, num, LIST_STEP):  # page by page: too large a count faults early
         count = min(LIST_STEP, num - first)
         gfns += unpack(f"<{count}Q", user_read(space, arr + first * 8, count * 8))
     return gfns
@@ -102,7 +102,7 @@ def _mmapbatch_v1(device: Privcmd, space: AddressSpace, arg: int) -> None:
 
 
 def _mmap(device: Privcmd, space: AddressSpace, arg: int) -> None:
-    """MMAP, the oldest foreign mapping: runs of frames, the first at the beginning of an area that nothing has filled."""
+    """MMAP, the oldest foreign mapping: runs of frames, the first at the start of an unfilled area."""
     num, dom, _, entries = MMAP.unpack(user_read(space, arg, MMAP.size))
     device.check(dom)
     runs = [ENTRY.unpack(user_read(space, entries + i * ENTRY.size, ENTRY.size)) for i in range(max(num, 0))]
@@ -111,7 +111,7 @@ def _mmap(device: Privcmd, space: AddressSpace, arg: int) -> None:
 
 
 def _mmap_resource(device: Privcmd, space: AddressSpace, arg: int) -> None:
-    """MMAP_RESOURCE: address and number are both given, or neither to ask for the size."""
+    """MMAP_RESOURCE: address and number are both given, or neither to query the size."""
     dom, _, kind, rid, idx, num, addr = MMAP_RESOURCE.unpack(user_read(space, arg, MMAP_RESOURCE.size))
     device.check(dom)
     if bool(addr) != bool(num):
@@ -147,7 +147,7 @@ def evtchn_ioctl(device: Evtchn, space: AddressSpace, cmd: int, arg: int) -> int
 
 
 def _unrestricted_read(device: Evtchn, space: AddressSpace, arg: int, size: int) -> bytes:
-    """The argument of a call that a restricted file may not make: there EACCES comes before EFAULT."""
+    """The argument of a call that a restricted file may not make: EACCES comes before EFAULT."""
     try:
         return user_read(space, arg, size)
     except KernelError:

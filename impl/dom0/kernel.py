@@ -1,7 +1,7 @@
-"""The part of Dom0's kernel the drivers share: hypercalls, page allocation, kernel windows, grant references.
+"""The part of Dom0's kernel that the drivers share: hypercalls, page allocation, kernel windows, grant references.
 
-What lives here: a PV kernel on Dom0's vCPU with a direct map and a window of L1 entries for foreign and granted
-pages. What does not: processes (process.py) and the drivers. Sources: Linux drivers/xen/grant-table.c,
+Contents: a PV kernel on Dom0's vCPU with a direct map and a window of L1 entries for foreign and granted
+pages. Not here: processes (process.py) and the drivers. Sources: Linux drivers/xen/grant-table.c,
 arch/x86/xen/mmu_pv.c.
 """
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from bulkhead.impl.xen.machine import Xen
 
 ARG_PAGES: Final = 8
-FRAME_LIST_AT: Final = 64  # where lists of frames lie in the argument pages, behind a call's struct
-MOST_HOLDS: Final = 0x7FFF  # references that Linux counts on one event channel (SHRT_MAX)
+FRAME_LIST_AT: Final = 64  # offset of frame lists in the argument pages, behind a call's struct
+MOST_HOLDS: Final = 0x7FFF  # Linux's maximum reference count of one event channel (SHRT_MAX)
 MAX_BATCH: Final = 128
 FIRST_FREE_REF: Final = 8
 
@@ -36,10 +36,10 @@ class KernelError(OSError):
 
 
 class PortUser(Protocol):
-    """A driver that has bound event channels and is told when they ring."""
+    """A driver that has bound event channels and receives their events."""
 
     def interrupt(self, port: int) -> bool:
-        """The port is pending; False while its user does not want to hear of it."""
+        """The port is pending; False while its user has disabled it."""
 
 
 class Kernel:
@@ -68,10 +68,10 @@ class Kernel:
         self.arg_va = self.layout.va(0)
         self.free_pages = list(range(npages - 1, ARG_PAGES - 1, -1))
         self.free_slots = list(range(nwindows * 512 - 1, -1, -1))
-        # Linux keeps unused references on a list used last in, first out; the reserved ones are never on it.
+        # Linux keeps unused references on a last-in-first-out list; the reserved ones are never on it.
         self.free_refs = list(range(domain.grant_table.nr_entries - 1, FIRST_FREE_REF - 1, -1))
         self.evtchn_users: dict[int, PortUser] = {}
-        self.evtchn_holds: dict[int, int] = {}  # by its user and by unmap notices
+        self.evtchn_holds: dict[int, int] = {}  # of its user and of unmap notices
 
     # --- memory ---
     def alloc_page(self) -> Frame:
@@ -83,7 +83,7 @@ class Kernel:
         return frame
 
     def free_page(self, frame: Frame) -> None:
-        """Give a page back."""
+        """Free a page."""
         self.free_pages.append(self.pfn_of[frame.mfn])
 
     def va_of(self, frame: Frame) -> int:
@@ -91,7 +91,7 @@ class Kernel:
         return self.layout.va(self.pfn_of[frame.mfn])
 
     def set_direct(self, frame: Frame, writable: bool) -> int:
-        """Change the direct map's access to a page, as needed before it becomes a page table."""
+        """Change the direct map's access to a page; needed before it becomes a page table."""
         pte = (frame.mfn << 12) | PTE_P | PTE_USER | PTE_A | PTE_D | (PTE_RW if writable else 0)
         return self.xen.call(self.vcpu, abi.HYPERVISOR_UPDATE_VA_MAPPING, self.va_of(frame), pte, 2)
 
@@ -107,7 +107,7 @@ class Kernel:
 
     # --- hypercalls ---
     def grant_op(self, cmd: int, elements: Sequence[bytes]) -> tuple[int, list[bytes]]:
-        """A grant table operation on an array: (hypercall result, the elements as Xen left them)."""
+        """A grant table operation on an array: (hypercall result, the elements after the call)."""
         out: list[bytes] = []
         for first in range(0, len(elements), MAX_BATCH):
             part = elements[first : first + MAX_BATCH]
@@ -131,31 +131,31 @@ class Kernel:
         return self.xen.call(self.vcpu, abi.HYPERVISOR_MMUEXT_OP, self.arg_va, 1, 0, foreigndom)
 
     def domctl(self, cmd: int, domid: int = 0, body: bytes = b"") -> tuple[int, bytes]:
-        """A domctl: (result, struct as Xen left it, header included)."""
+        """A domctl: (result, struct after the call, with header)."""
         raw = abi.DOMCTL_HEADER.pack(cmd, abi.DOMCTL_INTERFACE_VERSION, domid, 0, 0, 0) + body
         write(self.xen, self.vcpu, self.arg_va, raw.ljust(abi.DOMCTL_SIZE, b"\0"))
         rc = self.xen.call(self.vcpu, abi.HYPERVISOR_DOMCTL, self.arg_va)
         return rc, read(self.xen, self.vcpu, self.arg_va, abi.DOMCTL_SIZE) or b""
 
     def evtchn_op(self, cmd: int, arg: bytes) -> tuple[int, bytes]:
-        """An event channel operation: (result, struct as Xen left it)."""
+        """An event channel operation: (result, struct after the call)."""
         write(self.xen, self.vcpu, self.arg_va, arg)
         rc = self.xen.call(self.vcpu, abi.HYPERVISOR_EVENT_CHANNEL_OP, cmd, self.arg_va)
         return rc, read(self.xen, self.vcpu, self.arg_va, len(arg)) or b""
 
     # --- event channels of user processes ---
     def bind_port(self, port: int, user: PortUser) -> None:
-        """A file has bound a port: the first to hold it."""
+        """A file has bound a port: its first reference."""
         self.evtchn_users[port] = user
         self.evtchn_holds[port] = 1
 
     def unbind_port(self, port: int) -> None:
-        """The file lets go of it; it is closed when no unmap notice holds it (unbind_from_irqhandler)."""
+        """Drop the file's reference; the port closes unless an unmap notice holds it (unbind_from_irqhandler)."""
         del self.evtchn_users[port]
         self.put_port(port)
 
     def hold_port(self, port: int) -> bool:
-        """Hold a port that a process has bound, or that another notice holds (evtchn_get); False for any other."""
+        """Take a reference to a port that a process or another notice holds (evtchn_get); False for any other."""
         holds = self.evtchn_holds.get(port, 0)
         if not 0 < holds < MOST_HOLDS:
             return False
@@ -163,19 +163,19 @@ class Kernel:
         return True
 
     def put_port(self, port: int) -> None:
-        """Let go of a port; the last one closes it (evtchn_put), so no number is used again under a notice."""
+        """Drop a reference; the last one closes the port (evtchn_put), so a notice's number is never reused."""
         self.evtchn_holds[port] -= 1
         if not self.evtchn_holds[port]:
             del self.evtchn_holds[port]
             self.evtchn_op(abi.EVTCHNOP_CLOSE, abi.U32.pack(port))
 
     def notice(self, port: int) -> None:
-        """An unmap notice has come due: its event is sent, and it lets go of the port."""
+        """An unmap notice fires: send its event and drop its reference to the port."""
         self.evtchn_op(abi.EVTCHNOP_SEND, abi.U32.pack(port))
         self.put_port(port)
 
     def upcall(self) -> None:
-        """Hand every pending port to its user. Xen does so at once; here it is done when a driver looks."""
+        """Deliver every pending port to its user. On hardware this happens at once; here, when a driver polls."""
         ports = self.domain.events.ports
         for number in sorted(self.evtchn_users):
             port = ports.get(number)
@@ -184,7 +184,7 @@ class Kernel:
 
     # --- granting own pages ---
     def expand_table(self) -> bool:
-        """Have one more frame of grant entries (gnttab_expand); False at the limit."""
+        """Add one frame of grant entries (gnttab_expand); False at the limit."""
         size = self.domain.grant_table.nr_entries
         frames = len(self.domain.grant_table.shared) + 1
         write(
@@ -200,7 +200,7 @@ class Kernel:
     def grant_access(self, domid: int, frame: Frame, readonly: bool) -> int:
         """Grant a page (gnttab_grant_foreign_access): the reference; KernelError(ENOSPC) when all are used.
 
-        The table grows as far as Xen lets it.
+        The table grows up to Xen's limit.
         """
         if not self.free_refs and not self.expand_table():
             raise KernelError(abi.ENOSPC)
@@ -212,7 +212,7 @@ class Kernel:
         return ref
 
     def end_access(self, ref: int) -> bool:
-        """Withdraw a grant if nobody uses it (gnttab_try_end_foreign_access); False while in use."""
+        """Revoke an unused grant (gnttab_try_end_foreign_access); False while in use."""
         data, off = self.domain.grant_table.header_at(ref)
         flags = abi.U16.unpack_from(data, off)[0]
         if flags & (abi.GTF_READING | abi.GTF_WRITING):

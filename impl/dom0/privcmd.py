@@ -1,7 +1,7 @@
 """/dev/xen/privcmd: raw hypercalls and foreign mappings for privileged user processes.
 
-What lives here: HYPERCALL, MMAPBATCH_V2, MMAP_RESOURCE and RESTRICT for a PV Dom0. What does not: the checks of
-Xen behind them. Without this module loaded a process has no way to either. Source: Linux drivers/xen/privcmd.c,
+Contents: HYPERCALL, MMAPBATCH_V2, MMAP_RESOURCE and RESTRICT for a PV Dom0. Not here: Xen's checks
+behind them. A process needs this module for both. Source: Linux drivers/xen/privcmd.c,
 arch/x86/xen/mmu_pv.c (xen_remap_pfn).
 """
 
@@ -18,7 +18,7 @@ from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER
 
 NOT_RESTRICTED: Final = abi.DOMID_INVALID
 LOCKED: Final = "locked"  # a VMA that has been filled once (PRIV_VMA_LOCKED)
-MOST_FRAMES: Final = (ARG_PAGES * abi.PAGE_SIZE - FRAME_LIST_AT) // 8  # that the argument pages can list
+MOST_FRAMES: Final = (ARG_PAGES * abi.PAGE_SIZE - FRAME_LIST_AT) // 8  # the argument pages list no more
 U64_MASK = (1 << 64) - 1  # a frame number beyond what an entry holds loses its upper bits
 
 
@@ -32,9 +32,9 @@ class Privcmd:
         self.domid = NOT_RESTRICTED
 
     def hypercall(self, number: int, args: Sequence[int], space: AddressSpace | None = None) -> int:
-        """HYPERCALL: any hypercall with the process's word for it; EPERM when restricted.
+        """HYPERCALL: any hypercall with the process's arguments, unchecked; EPERM when restricted.
 
-        Addresses among the arguments are those of `space`, whose page tables are in force meanwhile; without one
+        Addresses in the arguments belong to `space`, whose page tables are active meanwhile; without one
         they are kernel addresses.
         """
         if self.domid != NOT_RESTRICTED:
@@ -64,7 +64,7 @@ class Privcmd:
             raise KernelError(abi.EPERM)
 
     def _area(self, space: AddressSpace, vpn: int) -> Vma:
-        """The first VMA that ends above a page, which has to be one of privcmd's (of whichever file): EINVAL."""
+        """The first VMA that ends above a page; EINVAL unless it is privcmd's (of any file)."""
         vma = space.find(vpn)
         if vma is None or vma.file is None or not isinstance(vma.file.device, Privcmd):
             raise KernelError(abi.EINVAL)
@@ -98,9 +98,9 @@ class Privcmd:
         return [space.set_pte(vpn + i, ((gfn << 12) & U64_MASK) | flags, domid) for i, gfn in enumerate(gfns)]
 
     def mmap_runs(self, space: AddressSpace, domid: int, runs: Sequence[tuple[int, int, int]]) -> None:
-        """MMAP: (address, first frame, pages) one behind the other; EINVAL for an area that was filled, or a gap.
+        """MMAP: contiguous runs (address, first frame, pages); EINVAL for a filled area or a gap.
 
-        The first page that Xen refuses ends the call with its errno; what was mapped before stays.
+        The first page that Xen refuses ends the call with its errno; earlier pages stay mapped.
         """
         vma = self._area(space, runs[0][0] >> 12)
         at = vma.start << 12
@@ -136,8 +136,8 @@ class Privcmd:
     def mmap_resource(self, space: AddressSpace, domid: int, kind: int, rid: int, first: int, addr: int, count: int) -> None:
         """Map frames of a resource, such as a guest's grant table; KernelError with Xen's errno.
 
-        What was mapped there is replaced. As in Linux only the address is looked at, and not whether the frames end
-        within the VMA; the part of the address within a page is dropped.
+        It replaces mappings there. As in Linux only the address is checked, not whether the frames end
+        within the VMA; the offset within a page is dropped.
         """
         vma = self._area(space, addr >> 12)
         if count > MOST_FRAMES:
@@ -157,21 +157,21 @@ class Privcmd:
         vma.dontcopy = True
 
     def vma_open(self, vma: Vma) -> None:
-        """A split keeps pointing here."""
+        """Nothing to do: a split VMA keeps this file."""
 
     def vma_close(self, vma: Vma) -> None:
-        """The page-table entries are gone already, and with them the references."""
+        """Nothing to do: the page-table entries and their references are already dropped."""
         vma.private = None
 
     def invalidate(self, vma: Vma, start: int, npages: int) -> None:
         """Nothing beyond the page tables to undo."""
 
     def may_split(self) -> bool:
-        """A VMA of privcmd stays whole."""
+        """A VMA of privcmd is never split."""
         return False
 
     def special(self) -> bool:
-        """The pages behind its mappings are other domains'."""
+        """The mapped pages belong to other domains."""
         return True
 
     def release(self) -> None:

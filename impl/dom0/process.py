@@ -1,7 +1,7 @@
 """User processes of Dom0: address space with VMAs and real page tables, descriptors, fork, exit.
 
-What lives here: mmap and munmap with the split of VMAs, loads and stores with the signals they may raise. What
-does not: what a device does on mmap (the drivers, behind `DeviceFile`). Sources: Linux mm/mmap.c,
+Contents: mmap and munmap with the split of VMAs, loads and stores with the signals they may raise. Not
+here: the mmap of a device (the drivers, behind `DeviceFile`). Sources: Linux mm/mmap.c,
 kernel/fork.c; addresses and page tables as on a PV kernel.
 """
 
@@ -45,7 +45,7 @@ class DeviceFile(Protocol):
         """A VMA was split or copied."""
 
     def vma_close(self, vma: Vma) -> None:
-        """A VMA goes away."""
+        """A VMA is removed."""
 
     def invalidate(self, vma: Vma, start: int, npages: int) -> None:
         """Pages [start, start+npages) of the address space are about to be unmapped, or changed; `vma` has some of them."""
@@ -54,10 +54,10 @@ class DeviceFile(Protocol):
         """May a part of a VMA be unmapped, moved or changed?"""
 
     def special(self) -> bool:
-        """Do its mappings have no page of the kernel's own behind them, so that no driver can take hold of one?"""
+        """Do its mappings have no struct page, so that no driver can pin them (get_user_pages)?"""
 
     def release(self) -> None:
-        """The last reference to the file went."""
+        """The last reference to the file was dropped."""
 
 
 class OpenFile:
@@ -78,25 +78,28 @@ class OpenFile:
 
 
 class Vma:
-    """A virtual memory area: pages [start, end) by page number."""
+    """A virtual memory area: pages [start, end) by page number; `prot` is 0, or PROT_READ and PROT_WRITE."""
 
-    __slots__ = ("dontcopy", "end", "file", "private", "shared", "space", "start", "writable")
+    __slots__ = ("dontcopy", "end", "file", "private", "prot", "shared", "space", "start")
 
-    def __init__(
-        self, space: AddressSpace, start: int, end: int, writable: bool, shared: bool, file: OpenFile | None
-    ) -> None:
+    def __init__(self, space: AddressSpace, start: int, end: int, prot: int, shared: bool, file: OpenFile | None) -> None:
         self.space = space
         self.start = start
         self.end = end
-        self.writable = writable
+        self.prot = prot
         self.shared = shared
         self.file = file
         self.private: object = None
         self.dontcopy = False
 
+    @property
+    def writable(self) -> bool:
+        """May the process store here?"""
+        return bool(self.prot & PROT_WRITE)
+
 
 class AddressSpace:
-    """Page tables and VMAs of one process. Protections without any access (PROT_NONE) are left out."""
+    """Page tables and VMAs of one process."""
 
     __slots__ = ("anon", "kernel", "root", "tables", "vmas")
 
@@ -159,18 +162,18 @@ class AddressSpace:
     def map_anonymous(self, vpn: int, npages: int) -> None:
         """Private zeroed memory."""
         self.unmap(vpn, npages)
-        self.vmas.append(Vma(self, vpn, vpn + npages, True, False, None))
+        self.vmas.append(Vma(self, vpn, vpn + npages, PROT_READ | PROT_WRITE, False, None))
         for page in range(vpn, vpn + npages):
             frame = self.kernel.alloc_page()
             self.anon[page] = frame
             self.set_pte(page, (frame.mfn << 12) | PTE_P | PTE_RW | PTE_USER | PTE_A | PTE_D)
 
     def mmap(self, vpn: int, npages: int, prot: int, flags: int, file: OpenFile, offset: int) -> None:
-        """Map a device file at a fixed page; what was there goes first, even if the driver then refuses."""
+        """Map a device file at a fixed page; earlier mappings there are removed first, even if the driver then refuses."""
         if npages < 1 or offset & 0xFFF:
             raise KernelError(abi.EINVAL)
         self.unmap(vpn, npages)
-        vma = Vma(self, vpn, vpn + npages, bool(prot & PROT_WRITE), flags == MAP_SHARED, file)
+        vma = Vma(self, vpn, vpn + npages, prot, flags == MAP_SHARED, file)
         file.refs += 1
         try:
             file.device.mmap(vma, offset)
@@ -185,7 +188,7 @@ class AddressSpace:
         KernelError(EINVAL) for a part of a VMA that may not be split.
         """
         parts = self.parts(vpn, vpn + npages)
-        for vma in parts:  # drivers hear of the whole range at once, holes in it and all (mmu notifiers)
+        for vma in parts:  # drivers are notified of the whole range at once, with its holes (mmu notifiers)
             if vma.file is not None:
                 vma.file.device.invalidate(vma, vpn, npages)
         for vma in parts:
@@ -207,7 +210,7 @@ class AddressSpace:
         return parts
 
     def _split(self, vma: Vma, edge: int, keep_high: bool) -> Vma:
-        other = Vma(self, edge, vma.end, vma.writable, vma.shared, vma.file)
+        other = Vma(self, edge, vma.end, vma.prot, vma.shared, vma.file)
         other.private, other.dontcopy = vma.private, vma.dontcopy
         vma.end = edge
         self.vmas.append(other)
@@ -220,7 +223,7 @@ class AddressSpace:
         self.vmas.remove(vma)
         file = vma.file
         for page in range(vma.start, vma.end):
-            if self.pte(page) & PTE_P:  # no table is made here: unmapping must work without memory
+            if self.pte(page):  # allocate no table here: unmapping must work without memory
                 self.set_pte(page, 0)
             frame = self.anon.pop(page, None)
             if frame is not None:
@@ -230,11 +233,11 @@ class AddressSpace:
             file.put()
 
     def access(self, addr: int, is_write: bool) -> Frame:
-        """The frame a load or store reaches; Fault otherwise."""
+        """The frame that a load or store reaches; Fault otherwise."""
         vpn = addr >> 12
         pte = self.pte(vpn)
         frame = self.kernel.xen.frames.get((pte & PTE_MFN) >> 12) if pte & PTE_P else None
-        if frame is None or (is_write and not pte & PTE_RW):  # a page fault: now VMAs are looked at
+        if frame is None or (is_write and not pte & PTE_RW):  # a page fault: now check the VMAs
             return self._fault(vpn, is_write, frame)
         return frame
 
@@ -243,7 +246,7 @@ class AddressSpace:
         vma = self.find(vpn)
         if vma is None or vma.start > vpn:
             raise Fault(SIGSEGV, SEGV_MAPERR)
-        if is_write and not vma.writable:
+        if not (vma.writable if is_write else vma.prot):  # the CPU has no pages that can be written only
             raise Fault(SIGSEGV, SEGV_ACCERR)
         if frame is None or vma.shared or not self.kernel.free_pages:
             raise Fault(SIGBUS, BUS_ADRERR)
@@ -266,7 +269,7 @@ class AddressSpace:
         self.access(addr, True).bytes()[off : off + len(payload)] = payload
 
     def destroy(self) -> None:
-        """Unmap everything and give the page tables back."""
+        """Unmap everything and free the page tables."""
         for vma in list(self.vmas):
             self.unmap(vma.start, vma.end - vma.start)
         for (level, index), table in sorted(self.tables.items(), reverse=True):
@@ -351,7 +354,7 @@ class Process:
                     data = self.space.anon[page].data
                     child.space.anon[page].data = None if data is None else bytearray(data)
             elif not vma.dontcopy:
-                copy = Vma(child.space, vma.start, vma.end, vma.writable, vma.shared, vma.file)
+                copy = Vma(child.space, vma.start, vma.end, vma.prot, vma.shared, vma.file)
                 copy.private = vma.private
                 vma.file.refs += 1
                 child.space.vmas.append(copy)

@@ -1,7 +1,7 @@
-"""System calls of a Dom0 process: open by path, ioctl by number, mmap where there is room.
+"""System calls of a Dom0 process: open by path, ioctl by number, mmap at a free address.
 
-What lives here: the device nodes of a system (which of them exist is what disaggregation changes), and the way from
-a descriptor to its driver's ioctls. What does not: the drivers, and the libraries on top (impl/libs). A call that
+Contents: the device nodes of a system (disaggregation changes which of them exist), and the dispatch from
+a descriptor to its driver's ioctls. Not here: the drivers, and the libraries on top (impl/libs). A call that
 fails raises KernelError with the errno. Sources: Linux fs/ioctl.c, mm/mmap.c; device names as under /dev/xen.
 """
 
@@ -12,7 +12,7 @@ from functools import partial
 from struct import iter_unpack
 from typing import Final
 
-from bulkhead.impl.dom0.evtchn import MOST_BYTES, POLLIN, POLLOUT, Evtchn
+from bulkhead.impl.dom0.evtchn import MOST_BYTES, POLLERR, POLLIN, POLLOUT, Evtchn
 from bulkhead.impl.dom0.gntalloc import Gntalloc, GntallocPool
 from bulkhead.impl.dom0.gntdev import Gntdev
 from bulkhead.impl.dom0.gntdev_bsd import BsdGntdev, bsd_ioctl
@@ -26,7 +26,7 @@ from bulkhead.impl.xen import abi
 
 
 class WouldSleep(KernelError):
-    """A blocking call that sleeps: nothing has happened yet, and it is made again when there is something to tell."""
+    """A blocking call would sleep: it has had no effect, and the caller repeats it when data is available."""
 
 
 Devices = Mapping[str, Callable[[], DeviceFile]]
@@ -97,10 +97,10 @@ class Syscalls:
         return device
 
     def read(self, fd: int, size: int, into: int | None = None) -> bytes:
-        """read(): of event channels, whole ports as 32-bit numbers as far as `size` goes; others wait for the next read.
+        """read(): of event channels, whole ports as 32-bit numbers, up to `size` bytes; others wait for the next read.
 
-        EAGAIN without any (`WouldSleep` when the descriptor may block). With `into` they are written to memory, and
-        stay unread if they cannot be (EFAULT).
+        EAGAIN if there is none (`WouldSleep` if the descriptor may block). With `into` they are written to memory; on a
+        fault there (EFAULT) they stay unread.
         """
         device = self._evtchn(fd)
         try:
@@ -115,10 +115,14 @@ class Syscalls:
         del device.ring[: len(ports)]
         return raw
 
-    def poll(self, fd: int) -> int:
-        """The events of poll() without waiting; a device that cannot be polled is always ready."""
+    def poll(self, fd: int, wanted: int = POLLIN | POLLOUT) -> int:
+        """The events of poll() without waiting, of those that are wanted; a device that cannot be polled is always ready.
+
+        An error is told whether it is wanted or not.
+        """
         device = self.process.file(fd).device
-        return device.poll() if isinstance(device, Evtchn) else POLLIN | POLLOUT
+        events = device.poll() if isinstance(device, Evtchn) else POLLIN | POLLOUT
+        return events & (wanted | POLLERR)
 
     def write(self, fd: int, payload: bytes) -> int:
         """write(): of event channels, ports to enable again: whole ones, and a page of them at most."""
@@ -156,19 +160,19 @@ class Syscalls:
         return vpn << 12
 
     def munmap(self, addr: int, npages: int) -> None:
-        """Unmap pages; EINVAL for an address that is not a page's."""
+        """Unmap pages; EINVAL for an unaligned address."""
         if addr & 0xFFF or npages < 1:
             raise KernelError(abi.EINVAL)
         self.process.space.unmap(addr >> 12, npages)
 
     def mprotect(self, addr: int, npages: int, prot: int) -> None:
-        """Change what may be done with pages; EINVAL for an address that is not a page's, ENOMEM for unmapped pages."""
+        """Change the protection of pages; EINVAL for an unaligned address, ENOMEM for unmapped pages."""
         if addr & 0xFFF:
             raise KernelError(abi.EINVAL)
         protect(self.process.space, addr >> 12, npages, prot)
 
     def mremap(self, addr: int, npages: int, new_pages: int, to: int | None = None) -> int:
-        """Shrink a mapping, or move it to an address; where it is now."""
+        """Shrink a mapping, or move it to an address; returns its address."""
         if addr & 0xFFF or (to is not None and to & 0xFFF):
             raise KernelError(abi.EINVAL)
         return remap(self.process.space, addr >> 12, npages, new_pages, None if to is None else to >> 12) << 12
@@ -182,5 +186,5 @@ class Syscalls:
         user_write(self.process.space, addr, payload)
 
     def exit(self) -> None:
-        """The process ends, by its own will or killed."""
+        """The process exits or is killed."""
         self.process.exit()

@@ -1,15 +1,15 @@
-"""mprotect and mremap: how a process changes what it has mapped already.
+"""mprotect and mremap: changes of existing mappings.
 
-What lives here: which parts of which VMAs change, what a driver is told, and what becomes of the entries. gntdev unmaps the
-grants of every page that changes, so that a load there raises SIGBUS from then on; privcmd lets no part of a VMA be
-changed. What does not: mmap and munmap (process.py). Sources: Linux mm/mprotect.c, mm/mremap.c, drivers/xen/gntdev.c
+Contents: which parts of which VMAs change, the calls to drivers, and the effect on entries. gntdev unmaps the
+grants of every page that changes, so that a load there raises SIGBUS from then on; privcmd refuses changes to a
+part of a VMA. Not here: mmap and munmap (process.py). Sources: Linux mm/mprotect.c, mm/mremap.c, drivers/xen/gntdev.c
 (gntdev_invalidate).
 """
 
 from __future__ import annotations
 
 from bulkhead.impl.dom0.kernel import KernelError
-from bulkhead.impl.dom0.process import PROT_WRITE, AddressSpace, Vma
+from bulkhead.impl.dom0.process import AddressSpace, Vma
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.pagetables import PTE_P, PTE_RW
 
@@ -17,17 +17,17 @@ from bulkhead.impl.xen.pagetables import PTE_P, PTE_RW
 def protect(space: AddressSpace, vpn: int, npages: int, prot: int) -> None:
     """mprotect, VMA by VMA: ENOMEM at the first page that is not mapped, EINVAL for a part that may not be split.
 
-    A driver is told that the pages change; gntdev then unmaps its grants, whatever the change is.
+    Drivers are notified that the pages change; gntdev then unmaps its grants, for any change.
     """
-    end, at, writable = vpn + npages, vpn, bool(prot & PROT_WRITE)
+    end, at = vpn + npages, vpn
     while at < end:
         vma = space.find(at)
         if vma is None or vma.start > at:
             raise KernelError(abi.ENOMEM)
         last = min(end, vma.end)
-        if vma.writable != writable:
+        if vma.prot != prot:
             (part,) = space.parts(at, last)
-            part.writable = writable
+            part.prot = prot
             if part.file is not None:
                 part.file.device.invalidate(part, at, last - at)
             for page in range(at, last):
@@ -36,17 +36,21 @@ def protect(space: AddressSpace, vpn: int, npages: int, prot: int) -> None:
 
 
 def _change(space: AddressSpace, vma: Vma, page: int) -> None:
-    """Give a present entry the rights of its VMA; one that Xen refuses stays as it is."""
+    """Give an entry the access of its VMA; an entry that Xen refuses stays unchanged.
+
+    With PROT_NONE an entry keeps its frame number, and is not present.
+    """
     pte = space.pte(page)
-    if pte & PTE_P:
+    if pte:
         writable = vma.writable and (vma.shared or page in space.anon)
-        space.set_pte(page, pte | PTE_RW if writable else pte & ~PTE_RW)
+        pte = pte | PTE_RW if writable else pte & ~PTE_RW
+        space.set_pte(page, pte | PTE_P if vma.prot else pte & ~PTE_P)
 
 
 def remap(space: AddressSpace, vpn: int, npages: int, new_pages: int, to: int | None = None) -> int:
-    """mremap: the page where the mapping is now. With `to` it moves there (MREMAP_FIXED), what was there goes first.
+    """mremap: returns the mapping's page. With `to` it moves there (MREMAP_FIXED), replacing earlier mappings.
 
-    EFAULT for what is not mapped by one VMA, and for any device mapping that would grow; EINVAL for a part of a VMA
+    EFAULT for a range that is not within one VMA, and for growth of a device mapping; EINVAL for a part of a VMA
     that may not be split. Source: Linux mm/mremap.c.
     """
     if new_pages < 1:
@@ -60,7 +64,7 @@ def remap(space: AddressSpace, vpn: int, npages: int, new_pages: int, to: int | 
         vma = _one_vma(space, vpn, npages)
         if vma.file is not None:
             raise KernelError(abi.EFAULT)
-        raise KernelError(abi.ENOMEM)  # growing in place is left out
+        raise KernelError(abi.ENOMEM)  # growing in place is not modelled
     if vpn + npages > to and to + new_pages > vpn:
         raise KernelError(abi.EINVAL)
     space.unmap(to, new_pages)
@@ -75,7 +79,7 @@ def remap(space: AddressSpace, vpn: int, npages: int, new_pages: int, to: int | 
 
 
 def _one_vma(space: AddressSpace, vpn: int, npages: int) -> Vma:
-    """The VMA of a range; KernelError(EFAULT) when it is not one."""
+    """The VMA of a range; KernelError(EFAULT) if no single VMA has it."""
     vma = space.find(vpn)
     if vma is None or vma.start > vpn or vpn + npages > vma.end:
         raise KernelError(abi.EFAULT)
@@ -83,10 +87,10 @@ def _one_vma(space: AddressSpace, vpn: int, npages: int) -> Vma:
 
 
 def _move(space: AddressSpace, vma: Vma, vpn: int, npages: int, to: int) -> None:
-    """Entries go one by one, the old one first, as in move_ptes; a driver unmaps what it must unmap by itself."""
+    """Move entries one by one, clearing the old one first, as in move_ptes; drivers do their own unmapping."""
     if (vma.start, vma.end) != (vpn, vpn + npages) and vma.file is not None and not vma.file.device.may_split():
         raise KernelError(abi.EINVAL)
-    new = Vma(space, to, to + npages, vma.writable, vma.shared, vma.file)
+    new = Vma(space, to, to + npages, vma.prot, vma.shared, vma.file)
     new.private, new.dontcopy = vma.private, vma.dontcopy
     space.prepare(new)
     if vma.file is not None:
@@ -95,7 +99,7 @@ def _move(space: AddressSpace, vma: Vma, vpn: int, npages: int, to: int) -> None
         vma.file.device.invalidate(vma, vpn, npages)
     for i in range(npages):
         pte = space.pte(vpn + i)
-        if pte & PTE_P:
+        if pte:
             space.set_pte(vpn + i, 0)
             space.set_pte(to + i, pte)
         if vpn + i in space.anon:

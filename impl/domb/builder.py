@@ -1,9 +1,9 @@
-"""The domain builder: xc_dom_* for 64-bit PV guests, on nothing but the libraries.
+"""The domain builder: xc_dom_* for 64-bit PV guests, using only the libraries.
 
-What lives here: the steps from an empty domain to a sealed, paused guest, and their undoing: after any failure the
-domain is destroyed and nothing of it is mapped. The builder does not know where it runs: as a process of Dom0 over
-privcmd, or as the kernel of DomB. What does not live here: parsing (elf.py), placement (layout.py), and files: images
-come as bytes, from people who are not trusted. Source: Xen tools/libs/guest/xg_dom_core.c, xg_dom_boot.c, xg_dom_x86.c.
+Contents: the steps from an empty domain to a sealed, paused guest, and their rollback: after any failure the
+domain is destroyed and no page of it is mapped. The code does not depend on where it runs: in a process of Dom0 over
+privcmd, or in DomB's kernel. Not here: parsing (elf.py), placement (layout.py), and files: images
+come as bytes from untrusted users. Source: Xen tools/libs/guest/xg_dom_core.c, xg_dom_boot.c, xg_dom_x86.c.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ Hook = Callable[[str, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is to be built. `pages` is the guest's memory; the two domains get the reserved grants.
+    """A request to build a guest. `pages` is its memory; the two domains get the reserved grants.
 
-    `handle` is the incarnation's name in Xen (xen_domain_handle_t): whoever builds several guests gives each its own.
+    `handle` is the incarnation's name in Xen (xen_domain_handle_t): it must differ between guests of one builder.
     """
 
     kernel: bytes
@@ -63,7 +63,7 @@ class Guest:
 class BuildError(Exception):
     """A guest could not be built; `errno` for callers, the text for people.
 
-    It is gone, but for what `left` still has to undo: call `left.undo()` until it says that nothing is left.
+    It is destroyed, except for the rest that `left` must undo: call `left.undo()` until it returns true.
     """
 
     def __init__(self, step: str, errno: int, why: str) -> None:
@@ -109,7 +109,7 @@ class XcDom:
         self.domid = 0
         self.mfns: list[int] = []
         self.mappings: list[tuple[int, int]] = []
-        self.put: dict[int, bool] = {}  # pages that were written, and whether anything but zeros was
+        self.put: dict[int, bool] = {}  # written pages, and whether any byte was not zero
         self.console_port = 0
         self.store_port = 0
         self.shared_info = 0
@@ -118,16 +118,16 @@ class XcDom:
 
     # --- errors ---
     def begin(self, step: str, what: str) -> None:
-        """Name the step that starts; the hook sees it, and may stop the build with an OSError."""
+        """Announce the next step; the hook may stop the build with an OSError."""
         self.step = step
         self.on_step(step, what)
 
     def fail(self, errno: int, why: str) -> NoReturn:
-        """Stop."""
+        """Fail with a BuildError."""
         raise BuildError(self.step, errno, why)
 
     def failure(self, error: Exception) -> BuildError:
-        """The error as callers see it."""
+        """The error for callers."""
         if isinstance(error, BuildError):
             return error
         if isinstance(error, ElfError):
@@ -149,20 +149,20 @@ class XcDom:
 
     # --- handles ---
     def open(self) -> None:
-        """The privileged interfaces. Without them there is no building."""
+        """Open the privileged interfaces, which a build needs."""
         self.begin("open", "privileged interface")
         self.xch = self.some(ctrl.xc_interface_open(self.os), "xc_interface_open")
         self.fmem = self.some(fm.xenforeignmemory_open(self.os), "xenforeignmemory_open")
 
     @property
     def control(self) -> ctrl.XcInterface:
-        """The way to hypercalls."""
+        """The handle for hypercalls."""
         assert self.xch is not None
         return self.xch
 
     @property
     def foreign(self) -> fm.XenForeignMemory:
-        """The way to foreign memory."""
+        """The handle for foreign memory."""
         assert self.fmem is not None
         return self.fmem
 
@@ -174,13 +174,13 @@ class XcDom:
 
     @property
     def layout(self) -> Layout:
-        """The plan."""
+        """The guest's layout."""
         assert self._layout is not None
         return self._layout
 
     # --- xc_dom_parse_image, xc_dom_mem_init: nothing exists yet ---
     def parse_image(self) -> None:
-        """The kernel is read and the guest planned before any hypercall, so most errors cost nothing."""
+        """Parse the kernel and plan the layout before any hypercall, so most errors need no rollback."""
         self.begin("parse", f"ELF image of {len(self.request.kernel)} bytes")
         request = self.request
         if not MIN_PAGES <= request.pages <= MAX_PAGES:
@@ -214,7 +214,7 @@ class XcDom:
 
     # --- memory of the guest ---
     def pfn_to_ptr(self, pfn: int, count: int) -> int:
-        """Map pages of the guest; the mapping is remembered until unmapped."""
+        """Map pages of the guest and record the mapping."""
         mfns = self.mfns[pfn : pfn + count]
         addr = self.some(
             fm.xc_map_foreign_pages(self.foreign, self.domid, PROT_READ | PROT_WRITE, mfns), "xc_map_foreign_pages"
@@ -223,7 +223,7 @@ class XcDom:
         return addr
 
     def write(self, pfn: int, payload: bytes, npages: int) -> None:
-        """Fill pages with bytes and zeros behind them."""
+        """Fill pages with bytes, then zeros."""
         for first in range(0, npages, CHUNK):
             count = min(CHUNK, npages - first)
             part = payload[first << PAGE_SHIFT : (first + count) << PAGE_SHIFT]
@@ -232,7 +232,7 @@ class XcDom:
             self.os.store(self.pfn_to_ptr(pfn + first, count), part.ljust(count << PAGE_SHIFT, b"\0"))
 
     def unmap_all(self) -> None:
-        """Give up every mapping of the guest."""
+        """Remove every mapping of the guest."""
         while self.mappings:
             addr, count = self.mappings[-1]
             self.zero(fm.xenforeignmemory_unmap(self.foreign, addr, count), "xenforeignmemory_unmap")
@@ -240,7 +240,7 @@ class XcDom:
 
     # --- xc_dom_build_image ---
     def build_image(self) -> None:
-        """Kernel and ramdisk; everything that is not loaded stays as Xen scrubbed it."""
+        """Load kernel and ramdisk; all other pages stay as Xen scrubbed them."""
         layout, image = self.layout, self.image
         segment = layout.segments["kernel"]
         self.begin("load kernel", f"{segment.npages} pages at pfn {segment.first}")
@@ -280,7 +280,7 @@ class XcDom:
         content = table_pages(layout, self.mfns)
         first = layout.segments["pagetables"].first
         self.write(first, b"".join(content[first + i] for i in range(len(content))), len(content))
-        # Writable mappings of what is to become page tables would make pinning fail.
+        # Writable mappings of future page tables would make pinning fail.
         self.unmap_all()
         self.begin("pin", f"L4 table in frame {self.mfns[layout.root]:#x}")
         self.zero(
@@ -322,7 +322,7 @@ class XcDom:
 
     # --- xc_dom_gnttab_init ---
     def gnttab_init(self) -> None:
-        """Reserved grants 0 and 1, on behalf of a guest that cannot speak yet."""
+        """Make the reserved grants 0 and 1 on behalf of the guest, which does not run yet."""
         self.begin("seed grants", "0 for the console, 1 for XenStore")
         addr = self.some(
             fm.xenforeignmemory_map_resource(self.foreign, self.domid, GRANT_TABLE, 0, 0, 1, PROT_READ | PROT_WRITE),
@@ -341,7 +341,7 @@ class XcDom:
                 self.fail(EINVAL, f"page {pfn} for the {name} is not a cleared page of its own")
             seeded.add(pfn)
             frame = self.mfns[pfn]
-            # Flags last: nobody may find a valid entry with another one's frame.
+            # Flags last: a valid entry must never name another frame.
             self.os.store(addr + 8 * ref + 2, abi.U16.pack(backend) + abi.U32.pack(frame))
             self.os.store(addr + 8 * ref, abi.U16.pack(abi.GTF_PERMIT_ACCESS))
         self.unmap_all()
@@ -359,7 +359,7 @@ class XcDom:
         self.zero(ctrl.xc_vcpu_setcontext(self.control, self.domid, 0, context), "xc_vcpu_setcontext")
 
     def seal(self) -> Guest:
-        """Nothing of the guest is mapped here any more; from now on only its grants lead in."""
+        """Remove the builder's last access: from now on only the guest's grants give access to its pages."""
         self.begin("seal", "own mappings dropped")
         self.unmap_all()
         segments = self.layout.segments
@@ -375,9 +375,9 @@ class XcDom:
 
     # --- the end ---
     def undo(self) -> bool:
-        """Let go of the guest and destroy it: is nothing left? Mappings first: they would keep its pages alive.
+        """Unmap and destroy the guest; true if nothing is left. Mappings first: they hold references to its pages.
 
-        What could not be done is done by another call; handles that were closed are opened again for it.
+        Call it again to finish after a failure; it reopens closed handles.
         """
         if not self.mappings and not self.domid:
             return True

@@ -1,7 +1,7 @@
-"""Guest kernel images: an ELF file, its loadable segments and its Xen notes, all of it untrusted.
+"""Guest kernel images: parses an untrusted ELF file, its loadable segments and its Xen notes.
 
-What lives here: parsing into plain values, every one checked; `ElfError` says in one sentence what is wrong. What
-does not: where things go in the guest (layout.py). pyelftools reads headers and segments; it is shown a copy without
+Contents: parsing into plain values, every one checked; `ElfError` states the problem in one sentence. Not
+here: placement in the guest (layout.py). pyelftools reads headers and segments; it gets a copy without
 section headers, which a loader does not need. Sources: Xen xen/common/libelf (libelf-dominfo.c),
 tools/libs/guest/xg_dom_elfloader.c, public/elfnote.h.
 """
@@ -39,7 +39,7 @@ REQUIRED_KNOWN: Final = frozenset(
 
 
 class ElfError(ValueError):
-    """The image cannot be loaded; the text says why."""
+    """The image cannot be loaded; the text gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class LoadSegment:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A PV kernel (xc_dom_image.parms): addresses are virtual; None is a note that is not there."""
+    """A PV kernel (xc_dom_image.parms): addresses are virtual; None is a missing note."""
 
     segments: tuple[LoadSegment, ...]
     virt_base: int
@@ -74,7 +74,7 @@ def parse(raw: bytes) -> Image:
         loads, note_areas = _segments(raw)
     except ElfError:
         raise
-    except Exception as exc:  # whatever the library trips over in a hostile file
+    except Exception as exc:  # any exception of the library on a hostile file
         raise ElfError(f"program headers at {phoff:#x} cannot be read: {exc}") from exc
     notes: dict[int, bytes] = {}
     for area in note_areas:
@@ -108,7 +108,7 @@ def _check_header(raw: bytes) -> None:
 
 def _segments(raw: bytes) -> tuple[list[tuple[int, bytes, int]], list[bytes]]:
     """(physical address, file bytes, memory size) of each loadable segment; the note areas."""
-    from elftools.elf.elffile import ELFFile  # slow to load, and needed for a kernel image only
+    from elftools.elf.elffile import ELFFile  # slow to import, and needed only for kernel images
 
     # e_shoff, and e_shentsize to e_shstrndx: no sections.
     view = raw[:40] + bytes(8) + raw[48:58] + bytes(6) + raw[64:]

@@ -1,7 +1,7 @@
-"""Where everything goes in a new PV guest: segments in the order of libxc, and the page tables over them.
+"""Memory layout of a new PV guest: segments in the order of libxc, and the page tables over them.
 
-What lives here: pure functions from an image and sizes to page numbers and page-table bytes. What does not: any
-memory of a guest (builder.py). Pages that are page tables are mapped read-only, or pinning would fail by type
+Contents: pure functions from an image and sizes to page numbers and page-table bytes. Not here: any
+memory of a guest (builder.py). Page-table pages are mapped read-only, or pinning would fail by type
 conflict. Sources: Xen tools/libs/guest/xg_dom_core.c xc_dom_build_image, xg_dom_x86.c (alloc_pgtables_x86_64,
 alloc_magic_pages_pv, setup_pgtables_x86_64).
 """
@@ -34,7 +34,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Linear addresses from `virt` on that show pages from `first` on."""
+    """Linear addresses from `virt` on that map pages from `first` on."""
 
     virt: int
     first: int
@@ -43,7 +43,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Layout:
-    """The plan of a guest: its segments by name, what is mapped, and which page holds which table."""
+    """A guest's layout: its segments by name, the mapped ranges, and the page of each table."""
 
     virt_base: int
     nr_pages: int
@@ -62,12 +62,12 @@ class Layout:
 
 
 def pages(size: int) -> int:
-    """How many pages hold so many bytes."""
+    """The number of pages for so many bytes."""
     return (size + PAGE_MASK) >> PAGE_SHIFT
 
 
 def plan(image: Image, ramdisk_size: int, nr_pages: int) -> Layout:
-    """Lay a guest of `nr_pages` out; ElfError if it does not fit."""
+    """Plan a guest of `nr_pages`; ElfError if it does not fit."""
     segments: dict[str, Segment] = {}
     at = (image.virt_kstart - image.virt_base) >> PAGE_SHIFT
 
@@ -84,7 +84,7 @@ def plan(image: Image, ramdisk_size: int, nr_pages: int) -> Layout:
         place("p2m", p2m_pages)
     for name in ("start_info", "xenstore", "console"):
         place(name, 1)
-    # Behind the tables come the stack and, unmapped, what a note asked to be kept out of the main range.
+    # After the tables come the stack and, unmapped, segments that a note excludes from the main range.
     tables_at = at
     outside = (p2m_pages if image.init_p2m is not None else 0) + (pages(ramdisk_size) if image.mod_start_pfn else 0)
     count = 0

@@ -1,7 +1,7 @@
-"""A Mini-OS-like kernel: one address space, no processes, one vCPU, event handlers, grants both ways.
+"""A Mini-OS-like kernel: one address space, no processes, one vCPU, event handlers, grants in both directions.
 
-What lives here: physical pages in rows, the demand-map area for foreign and granted frames, the grant free list,
-gntmap, and events. It stands on the same PV basics as Dom0's kernel. What does not: what it is for (service.py).
+Contents: contiguous physical pages, the demand-map area for foreign and granted frames, the grant free list,
+gntmap, and events. It uses the same PV primitives as Dom0's kernel. Not here: its service (service.py).
 Sources: Mini-OS mm.c, gnttab.c, gntmap.c, events.c.
 """
 
@@ -28,7 +28,7 @@ Mapped = tuple[int, list[int]]
 
 
 class Area:
-    """A row of pages, of which ranges are given out, first fit."""
+    """A contiguous area of pages with a first-fit allocator."""
 
     __slots__ = ("used",)
 
@@ -36,7 +36,7 @@ class Area:
         self.used = bytearray(size)
 
     def take(self, count: int) -> int:
-        """The first of `count` free pages in a row; ENOMEM."""
+        """Allocate `count` contiguous pages; returns the first; ENOMEM."""
         at = self.used.find(bytes(count)) if count > 0 else -1
         if at < 0:
             raise KernelError(ENOMEM)
@@ -44,11 +44,11 @@ class Area:
         return at
 
     def give(self, at: int, count: int) -> None:
-        """Give them back."""
+        """Free them."""
         self.used[at : at + count] = bytes(count)
 
     def in_use(self) -> int:
-        """How many pages are taken."""
+        """The number of allocated pages."""
         return self.used.count(1)
 
 
@@ -60,7 +60,7 @@ class MiniOs(Kernel):
     def __init__(self, xen: Xen, domain: Domain, npages: int = 256, nwindows: int = 16) -> None:
         super().__init__(xen, domain, npages, nwindows)
         self.ram = Area(npages)
-        self.ram.take(npages - len(self.free_pages))  # the page that hypercall arguments use
+        self.ram.take(npages - len(self.free_pages))  # the page for hypercall arguments
         self.free_pages = []
         self.demand = Area(len(self.free_slots))
         self.free_slots = []
@@ -83,12 +83,12 @@ class MiniOs(Kernel):
         self.free_refs = list(range(entries - 1, FIRST_FREE_REF - 1, -1))
 
     def expand_table(self) -> bool:
-        """Mini-OS takes all the grant frames that it uses at its start."""
+        """Set up all grant frames at start, as Mini-OS does."""
         return False
 
     # --- memory ---
     def alloc_pages(self, count: int) -> list[Frame]:
-        """Zeroed pages whose addresses follow each other."""
+        """Contiguous zeroed pages."""
         first = self.ram.take(count)
         frames = self.layout.pages[first : first + count]
         for frame in frames:
@@ -100,7 +100,7 @@ class MiniOs(Kernel):
         return self.alloc_pages(1)[0]
 
     def free_page(self, frame: Frame) -> None:
-        """Give a page back."""
+        """Free a page."""
         self.ram.give(self.pfn_of[frame.mfn], 1)
 
     def load(self, addr: int, size: int) -> bytes:
@@ -124,7 +124,7 @@ class MiniOs(Kernel):
         return slot
 
     def map_frames_ex(self, mfns: Sequence[int], domid: int, writable: bool) -> Mapped:
-        """Map frames of a domain in a row: (address, 0 or -errno for each)."""
+        """Map frames of a domain contiguously: (address, 0 or -errno for each)."""
         first = self.demand.take(len(mfns))
         flags = PTE_P | PTE_USER | PTE_A | PTE_D | (PTE_RW if writable else 0)
         errors = [
@@ -134,7 +134,7 @@ class MiniOs(Kernel):
         return self.layout.window_va(first), errors
 
     def unmap_frames(self, addr: int, count: int) -> None:
-        """Unmap a row of foreign pages, in the TLB too: its owner may use them next. EINVAL if that is not one."""
+        """Unmap contiguous foreign pages and flush the TLB: their owner may reuse them. EINVAL for any other range."""
         first = self.slot_of(addr)
         if count < 1 or 0 in self.demand.used[first : first + count] or first + count > len(self.demand.used):
             raise KernelError(EINVAL)
@@ -161,14 +161,14 @@ class MiniOs(Kernel):
         return frames, refs
 
     def unshare(self, frame: Frame, ref: int) -> None:
-        """End a grant and free its page; while a peer maps it neither is used again."""
+        """Revoke a grant and free its page; both are deferred while a peer maps it."""
         if self.end_access(ref):
             self.free_page(frame)
         else:
             self.late.append((ref, frame))
 
     def retry_late(self) -> int:
-        """Free what peers have let go of; how much is left."""
+        """Free pages that peers have unmapped; returns how many are left."""
         waiting, self.late = self.late, []
         for ref, frame in waiting:
             self.unshare(frame, ref)
@@ -185,7 +185,7 @@ class MiniOs(Kernel):
         self.evtchn_op(abi.EVTCHNOP_CLOSE, abi.U32.pack(port))
 
     def force_evtchn_callback(self) -> bool:
-        """Run the handlers of everything pending; was there anything?"""
+        """Run the handlers of all pending ports; true if there were any."""
         fired = self.domain.events.take_pending()
         for port in fired:
             handler = self.handlers.get(port)
@@ -205,13 +205,13 @@ class GntMap:
         self.limit = 0
 
     def set_max_grants(self, count: int) -> None:
-        """Size the table; EBUSY once it has been."""
+        """Set the table's size; EBUSY the second time."""
         if self.limit:
             raise KernelError(EBUSY)
         self.limit = count
 
     def map_grant_refs(self, grants: Sequence[tuple[int, int]], writable: bool) -> int:
-        """Map grants in a row; a failure unmaps what was mapped. ENOMEM beyond the table, EINVAL for a bad grant."""
+        """Map grants contiguously; a failure unmaps all of them. ENOMEM if the table is full, EINVAL for a bad grant."""
         if not self.limit:
             self.limit = DEFAULT_MAX_GRANTS
         if len(self.entries) + len(grants) > self.limit:

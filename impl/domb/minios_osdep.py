@@ -1,7 +1,7 @@
-"""The libraries on Mini-OS: no descriptors of a kernel below, the calls go straight to it.
+"""The libraries' backend on Mini-OS: no descriptors, direct calls to the kernel.
 
-What lives here: each library's needs in terms of minios.py; notification on unmapping and grant copy do not exist
-(ENOSYS). What does not: the kernel. Sources: Xen tools/libs/gnttab/minios.c, tools/libs/foreignmemory/minios.c,
+Contents: each library's operations in terms of minios.py; notification on unmapping and grant copy do not exist
+(ENOSYS). Not here: the kernel. Sources: Xen tools/libs/gnttab/minios.c, tools/libs/foreignmemory/minios.c,
 tools/libs/evtchn/minios.c, tools/libs/call/minios.c.
 """
 
@@ -20,7 +20,7 @@ from bulkhead.impl.xen.hypercall_evtchn import DOMID_PORT, THREE, TWO_DOMIDS
 
 
 class EvtchnFile:
-    """What xenevtchn keeps for a handle: its ports, and which of them fired."""
+    """A xenevtchn handle: its ports, and which of them fired."""
 
     __slots__ = ("fired", "ports")
 
@@ -30,7 +30,7 @@ class EvtchnFile:
 
 
 class MiniOsOsdep(Osdep):
-    """Mini-OS as the libraries see it."""
+    """The libraries' operating-system interface on Mini-OS."""
 
     def __init__(self, os: MiniOs) -> None:
         self.os = os
@@ -56,7 +56,7 @@ class MiniOsOsdep(Osdep):
         return found
 
     def close(self, fd: int) -> None:
-        """Close a handle; of gnttab its mappings go, of evtchn its ports."""
+        """Close a handle: gnttab removes its mappings, evtchn closes its ports."""
         if fd not in self.files:
             raise KernelError(EBADF)
         thing = self.files.pop(fd)
@@ -96,15 +96,15 @@ class MiniOsOsdep(Osdep):
         self._gntmap(fd).set_max_grants(count)
 
     def gnttab_copy(self, fd: int, segments: Sequence[CopySegment]) -> list[int]:
-        """Not there."""
+        """Not supported."""
         raise KernelError(ENOSYS)
 
     def gntshr_open(self) -> int:
-        """Nothing to keep."""
+        """No handle needed."""
         return self._open("gntshr")
 
     def gntshr_share(self, fd: int, domid: int, count: int, writable: bool, offset: int, port: int) -> tuple[int, list[int]]:
-        """Pages in a row, each granted."""
+        """Contiguous pages, each granted."""
         if (offset, port) != (NO_NOTIFY, NO_NOTIFY):
             raise KernelError(ENOSYS)
         if count < 1:
@@ -115,7 +115,7 @@ class MiniOsOsdep(Osdep):
         return addr, refs
 
     def gntshr_unshare(self, fd: int, addr: int, count: int) -> None:
-        """End the grants; pages a peer still maps are kept aside."""
+        """Revoke the grants; pages that a peer still maps are deferred."""
         pages = self.shared.get(addr)
         if pages is None or len(pages) != count:
             raise KernelError(EINVAL)
@@ -125,7 +125,7 @@ class MiniOsOsdep(Osdep):
 
     # --- foreign memory ---
     def foreign_open(self) -> int:
-        """Nothing to keep."""
+        """No handle needed."""
         return self._open("foreignmemory")
 
     def foreign_map(self, fd: int, domid: int, prot: int, gfns: Sequence[int]) -> tuple[int, list[int]]:
@@ -139,7 +139,7 @@ class MiniOsOsdep(Osdep):
         self.os.unmap_frames(addr, count)
 
     def foreign_resource(self, fd: int, domid: int, kind: int, rid: int, first: int, count: int, prot: int) -> int:
-        """acquire_resource, then the frames are mapped."""
+        """acquire_resource, then map the frames."""
         os = self.os
         if not 0 < count <= 64:
             raise KernelError(EINVAL)
@@ -218,21 +218,21 @@ class MiniOsOsdep(Osdep):
 
     # --- hypercalls ---
     def call_open(self) -> int:
-        """Nothing to keep."""
+        """No handle needed."""
         return self._open("call")
 
     def hypercall(self, fd: int, number: int, args: Sequence[int]) -> int:
-        """Straight to Xen."""
+        """Call Xen directly."""
         rc = self.os.xen.call(self.os.vcpu, number, *[*args, 0, 0, 0, 0, 0][:5])
         if rc < 0:
             raise KernelError(-rc)
         return rc
 
     def buffer(self, size: int) -> int:
-        """Pages in a row."""
+        """Contiguous pages."""
         return self.os.va_of(self.os.alloc_pages((size + PAGE_MASK) >> PAGE_SHIFT)[0])
 
     def release(self, addr: int, size: int) -> None:
-        """Give them back."""
+        """Free them."""
         first = (addr - self.os.layout.va(0)) >> PAGE_SHIFT
         self.os.ram.give(first, (size + PAGE_MASK) >> PAGE_SHIFT)

@@ -1,8 +1,8 @@
-"""Messages between Dom0's tools and DomB: a header, a bounded body, over a channel of bytes.
+"""Messages between Dom0's tools and DomB: a header and a bounded body over a byte channel.
 
-What lives here: the numbers and structs of requests and of the file proxy, and the pipe that sends and receives whole
-messages. A message is copied out of the ring before its header is looked at; a wrong header ends the connection.
-What does not: what the messages make happen (service.py, impl/tools).
+Contents: the numbers and structs of requests and of the file proxy, and the pipe that sends and receives whole
+messages. A message is copied out of the ring before its header is checked; a wrong header ends the connection.
+Not here: the handling of messages (service.py, impl/tools).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bulkhead.impl.libs.vchan import Vchan
 
 MAGIC: Final = 0x4244
 HEADER: Final = Struct("<HHIiI")  # magic, op, id, status, length
-MAX_BODY: Final = 4000  # with its header it fits the smaller ring
+MAX_BODY: Final = 4000  # fits the smaller ring together with its header
 REPLY: Final = 0x8000
 # Dom0 to DomB
 CREATE, PAUSE, UNPAUSE, DESTROY, INFO = 1, 2, 3, 4, 5
@@ -48,7 +48,7 @@ MAX_FILE: Final = 128 << 20  # bytes of a kernel or ramdisk
 
 
 class ProtocolError(Exception):
-    """The peer sent what is no message."""
+    """The peer sent an invalid message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class CreateRequest:
-    """What a tool asks for: paths are the file proxy's."""
+    """The body of a create request: paths are those of the file proxy."""
 
     kernel: str
     ramdisk: str = ""
@@ -120,13 +120,13 @@ class Pipe:
         return self.chan.send(HEADER.pack(MAGIC, message.op, message.number, message.status, len(body)) + body)
 
     def receive(self) -> Message | None:
-        """The next message if it is there as a whole; ProtocolError, OSError for garbage."""
+        """The next message if it has arrived completely; ProtocolError, OSError for garbage."""
         raw = self.chan.peek(HEADER.size)
         if raw is None:
             return None
         magic, op, number, status, length = HEADER.unpack(raw)
         if magic != MAGIC or length > MAX_BODY:
             raise ProtocolError(f"header {raw.hex()}")
-        # The header decided on is the one copied above, whatever the peer writes meanwhile.
+        # Use the header copied above: the peer may change the ring meanwhile.
         whole = self.chan.recv(HEADER.size + length)
         return None if whole is None else Message(op, number, status, whole[HEADER.size :])

@@ -1,11 +1,11 @@
-"""DomB's work: it takes requests of Dom0's tools from the channel, reads files through them, and builds.
+"""DomB's service: it takes requests of Dom0's tools from the channel, reads files through the tools, and builds guests.
 
-What lives here: one connection at a time, one build at a time, and what happens when the peer dies or sends garbage:
-the connection ends, a guest nobody was told of is destroyed, and a new channel is offered. Files are fetched as a
-whole into DomB's memory before a domain exists, so nothing waits for the peer while a guest is half built. Only guests
-built here can be paused or destroyed, in the incarnation that was built: each has a handle of its own in Xen, which is
-looked at before anything is done. What cannot be undone at once is tried again at every step, and no other build begins
-before. What does not live here: building (builder.py), messages (protocol.py).
+Contents: one connection at a time, one build at a time, and the handling of a peer that dies or sends garbage:
+the connection ends, a guest whose client never got the answer is destroyed, and a new channel is offered. Files are
+fetched completely into DomB's memory before a domain exists, so a half-built guest never waits for the peer. Only guests
+built here can be paused or destroyed, in the incarnation that was built: each has its own handle in Xen, which is
+checked before every operation. A rollback that fails is retried at every step, and no other build begins
+before it is complete. Not here: building (builder.py), messages (protocol.py).
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from bulkhead.impl.log import Log, quiet
 from bulkhead.impl.xen.abi import E2BIG, EBUSY, EINVAL, EIO, ENOSYS, ESRCH, ESTALE
 
 MAX_OUTBOX: Final = 32
-HANDLE: Final = Struct("<8sQ")  # a guest's name in Xen, unlike any other that this DomB has built
+HANDLE: Final = Struct("<8sQ")  # a guest's handle in Xen, unique among the guests of this DomB
 Fetch = Generator[tuple[int, bytes], p.Message, bytes]
 Job = Generator[tuple[int, bytes], p.Message, Guest]
 
 
 def fetch(path: str, limit: int = p.MAX_FILE) -> Fetch:
-    """Read a whole file over the proxy: yields (op, body), is sent the answers. OSError.
+    """Read a whole file over the proxy: yields (op, body) and is sent the answers. OSError.
 
-    The size is what stat said first; a file that ends earlier or changes meanwhile is an error.
+    The size is the first stat's; a file that ends earlier or changes meanwhile is an error.
     """
     (fd,) = _fields(p.FD, (yield p.FILE_OPEN, path.encode()))
     try:
@@ -73,7 +73,7 @@ def _fields(layout: object, answer: p.Message) -> tuple[int, ...]:
 
 @dataclass(slots=True)
 class Built:
-    """A guest that was built here, and whether its client knows: `at` is where in the stream its answer ends."""
+    """A guest built here, and whether its client got the answer: `at` is the end of that answer in the stream."""
 
     guest: Guest
     at: int | None = None  # the answer is not in the ring yet
@@ -82,7 +82,7 @@ class Built:
 
 
 class BuilderService:
-    """The service of one DomB. `log` hears what it does; `on_step` sees each step of a build and may stop it."""
+    """The service of one DomB. `log` receives its actions; `on_step` is called at each step of a build and may stop it."""
 
     def __init__(
         self,
@@ -104,16 +104,16 @@ class BuilderService:
         self.outbox: deque[p.Message] = deque()
         self.job: Job | None = None
         self.job_number = 0
-        self.failing: XcDom | None = None  # a build that failed and could not be undone yet
-        self.asked = (0, 0)  # op and number of the question to the file proxy whose answer the job waits for
+        self.failing: XcDom | None = None  # a failed build whose rollback is incomplete
+        self.asked = (0, 0)  # op and number of the job's pending request to the file proxy
         self.next_number = 1
         self.builds = 0
         self.sent = 0
-        self.wanted = False  # a channel is to be offered
+        self.wanted = False  # a channel must be offered
 
     # --- the channel ---
     def offer(self) -> Offer:
-        """A fresh channel for the client; OSError, and it is tried again at every step."""
+        """Offer a new channel to the client; on OSError it is retried at every step."""
         self.wanted = True
         self.chan, self.offered = server_init(self.os, self.client, p.LEFT_ORDER, p.RIGHT_ORDER)
         self.wanted = False
@@ -123,7 +123,7 @@ class BuilderService:
         return self.offered
 
     def hang_up(self) -> None:
-        """The connection is over: drop the build, and guests that the client never heard of."""
+        """End the connection: drop the build, and the guests whose answer the client never got."""
         self.wanted = False
         if self.job is not None:
             self.job.close()
@@ -131,7 +131,7 @@ class BuilderService:
         self._see_who_was_told()
         for domid, built in list(self.guests.items()):
             if not built.told and not built.abandoned:
-                self.log("DomB", "Xen", f"destroy domain {domid}: nobody was told of it")
+                self.log("DomB", "Xen", f"destroy domain {domid}: its client never got the answer")
                 built.abandoned = True
         self._retry()
         self.outbox.clear()
@@ -140,7 +140,7 @@ class BuilderService:
         self.chan = self.pipe = self.offered = None
 
     def step(self) -> bool:
-        """Do what can be done without waiting; was there anything? After a lost connection a new channel is there."""
+        """Do all work that need not wait; true if there was any. After a lost connection, offer a new channel."""
         busy = self._retry()
         if self.wanted:
             self._again()
@@ -159,7 +159,7 @@ class BuilderService:
             self._again()
             return True
         if not chan.is_open():
-            self.log("DomB", "its client", "hang up: it is gone")
+            self.log("DomB", "its client", "disconnect: it is gone")
             self._again()
             return True
         return busy
@@ -172,7 +172,7 @@ class BuilderService:
             self.log("DomB", "its client", f"cannot offer a channel: {exc}")
 
     def _retry(self) -> bool:
-        """Undo what could not be undone before: a build that failed, guests that nobody was told of."""
+        """Retry unfinished rollbacks: a failed build, guests whose client never got the answer."""
         done = False
         if self.failing is not None and self.failing.undo():
             self.failing.release()
@@ -200,7 +200,7 @@ class BuilderService:
         if message.op & p.REPLY:
             if self.job is not None and (message.op & ~p.REPLY, message.number) == self.asked:
                 self._advance(message)
-            return  # an answer nobody waits for
+            return  # an answer to no pending request
         if message.op == p.CREATE:
             self._create(message)
             return
@@ -208,7 +208,7 @@ class BuilderService:
         self._post(message.op | p.REPLY, message.number, status, body)
 
     def _see_who_was_told(self) -> None:
-        """An answer that was taken from the ring was read, as far as one can know."""
+        """Count an answer that was taken from the ring as read; there is no better evidence."""
         if self.chan is None or not any(not built.told for built in self.guests.values()):
             return
         taken = self.sent - self.chan.unread()
@@ -267,7 +267,7 @@ class BuilderService:
             self.next_number = (self.next_number + 1) & 0xFFFFFFFF
             self._post(*self.asked, 0, body)
 
-    # --- what tools may ask about a guest: the list is in impl/README.md, with the reasons ---
+    # --- requests about a guest: impl/README.md lists them, with the reasons ---
     def _control(self, message: p.Message) -> tuple[int, bytes]:
         if message.op not in (p.PAUSE, p.UNPAUSE, p.DESTROY, p.INFO):
             return -ENOSYS, b""
@@ -296,12 +296,12 @@ class BuilderService:
         if info.dying:
             return -EINVAL, b""
         if op == p.PAUSE:
-            # Xen counts; here a guest is paused or it is not, however many tools asked for it.
+            # Xen counts pauses; here a guest is paused or not, however many tools have requested it.
             return (0 if info.paused or ctrl.xc_domain_pause(xch, domid) == 0 else -self.os.errno), b""
         return (0 if ctrl.xc_domain_unpause(xch, domid) == 0 else -self.os.errno), b""
 
     def _same(self, xch: ctrl.XcInterface, domid: int) -> ctrl.DomInfo | int:
-        """What Xen says about a guest that was built here; -errno, ESRCH if the id is another one's by now."""
+        """Xen's information about a guest built here; -errno, ESRCH if the id has been reused."""
         info = ctrl.xc_domain_getinfo(xch, domid)
         if info is None and self.os.errno != ESRCH:
             return -self.os.errno

@@ -1,6 +1,6 @@
-"""The bytes a new PV guest finds: start_info, the first vCPU's context, the shared info page.
+"""The initial data of a new PV guest: start_info, the first vCPU's context, the shared info page.
 
-What lives here: pure packing and unpacking. Source: Xen public/xen.h (start_info, shared_info),
+Contents: pure packing and unpacking. Source: Xen public/xen.h (start_info, shared_info),
 public/arch-x86/xen.h (vcpu_guest_context), tools/libs/guest/xg_dom_x86.c (start_info_x86_64, vcpu_x86_64).
 """
 
@@ -70,7 +70,7 @@ class StartInfo:
 
 
 def unpack(raw: bytes) -> StartInfo | None:
-    """What a guest reads; None without the magic."""
+    """Decode start_info as a guest does; None without the magic."""
     magic, *fields = START_INFO.unpack_from(raw)
     if magic.rstrip(b"\0") != MAGIC:
         return None
@@ -79,7 +79,7 @@ def unpack(raw: bytes) -> StartInfo | None:
 
 
 def vcpu_context(entry: int, stack: int, start_info: int, root_mfn: int) -> bytes:
-    """struct vcpu_guest_context of a kernel's first instruction."""
+    """struct vcpu_guest_context at a kernel's entry."""
     out = bytearray(abi.VCPU_CONTEXT_SIZE)
     U64.pack_into(out, 512, abi.VGCF_IN_KERNEL | abi.VGCF_ONLINE)
     U64.pack_into(out, RIP, entry)
@@ -98,7 +98,7 @@ def vcpu_context(entry: int, stack: int, start_info: int, root_mfn: int) -> byte
 
 
 def shared_info_page() -> bytes:
-    """All zero, but every vCPU starts with its upcalls masked."""
+    """All zero, except that every vCPU's upcalls are masked."""
     out = bytearray(PAGE_SIZE)
     for i in range(LEGACY_MAX_VCPUS):
         out[i * VCPU_INFO_SIZE + 1] = 1

@@ -1,1 +1,1 @@
-"""Guests that run on the system: a small kernel image and what stands for its execution."""
+"""Guests that run on the system: a small kernel image and a stand-in for its execution."""

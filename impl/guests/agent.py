@@ -1,8 +1,8 @@
-"""What stands for the execution of the test kernel: it does, through the guest's own page tables, what a guest does.
+"""Simulates the execution of the test kernel, through the guest's own page tables.
 
-What lives here: reading start_info, a greeting on the console, one write to XenStore and its answer, echo of console
-input. Everything goes through the vCPU's translations and hypercalls, so a guest that was built wrongly fails here.
-A kernel with other code than the test kernel's is not run. What does not: how it was built.
+Contents: reading start_info, a greeting on the console, one write to XenStore and its answer, echo of console
+input. All accesses use the vCPU's translations and hypercalls, so a wrongly built guest fails here.
+Kernels with other code than the test kernel's are not run. Not here: building the guest.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STATE_NODE: Final = b"data/state"
 
 
 class GuestFault(Exception):
-    """The guest touched an address that its page tables do not give it."""
+    """The guest accessed an address that its page tables do not map."""
 
 
 class GuestMemory:
@@ -55,7 +55,7 @@ class GuestMemory:
 class TestGuest:
     """One running guest."""
 
-    __test__ = False  # no test of pytest's
+    __test__ = False  # not a test class for pytest
 
     def __init__(self, xen: Xen, domain: Domain) -> None:
         self.xen = xen
@@ -96,7 +96,7 @@ class TestGuest:
         return self.base + (test_kernel.DATA_PFN + page) * PAGE_SIZE
 
     def by_mfn(self, mfn: int) -> int:
-        """The linear address of an own frame, by Xen's machine-to-physical table."""
+        """The linear address of an own frame, from Xen's machine-to-physical table."""
         frame = self.xen.frames.get(mfn)
         if frame is None or frame.owner is not self.domain:
             raise GuestFault(f"frame {mfn:#x} is not mine")
@@ -114,7 +114,7 @@ class TestGuest:
 
     # --- console ---
     def say(self, text: bytes) -> None:
-        """Print; what does not fit waits."""
+        """Print; text that does not fit waits."""
         self.pending_output += text
         self._flush()
 
@@ -135,7 +135,7 @@ class TestGuest:
 
     # --- running on ---
     def step(self) -> bool:
-        """Handle what came in since the last time; was there anything?"""
+        """Handle new input; true if there was any."""
         if not self.running or self.domain.pause_count or self.domain.is_dying:
             return False
         self.domain.events.take_pending()

@@ -1,13 +1,13 @@
-"""A small 64-bit PV kernel as an ELF image, put together from its parts.
+"""A small 64-bit PV kernel as an ELF image, assembled from its parts.
 
-What lives here: the machine code with its source, the notes, and the ELF file around them. The code keeps the
+Contents: the machine code with its source, the notes, and the ELF file around them. The code keeps the
 start_info pointer and then spins:
 
     entry:  mov   %rsi, start_info(%rip)    48 89 35 rel32
     1:      pause                           f3 90
             jmp   1b                        eb fc
 
-What a guest does after that is done by impl/guests/agent.py, which stands for its execution. What does not live here:
+impl/guests/agent.py simulates the guest's further execution. Not here:
 loading (impl/domb).
 """
 
@@ -43,7 +43,7 @@ def code() -> bytes:
 
 @dataclass(frozen=True)
 class Source:
-    """What a test may want different: addresses, notes (number to content), text and data."""
+    """Variations for tests: addresses, notes (number to content), text and data."""
 
     virt_base: int = VIRT_BASE
     notes: Mapping[int, bytes] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Source:
 
 
 def notes(source: Source) -> bytes:
-    """The note segment: each note named Xen."""
+    """The note segment: each note has the name Xen."""
     base = source.virt_base
     content: dict[int, bytes] = {
         ENTRY: pack("<Q", base + TEXT_PFN * PAGE),

@@ -1,1 +1,1 @@
-"""The Xen libraries of user space, as Python functions with the names and conventions of the C ones."""
+"""The Xen libraries of user space, as Python functions with the names and conventions of the C libraries."""

@@ -1,7 +1,7 @@
 """libxenctrl: the privileged calls that building, pausing and destroying domains needs.
 
-What lives here: xc_* wrappers that put arguments into hypercall buffers, with C's conventions (-1 or None, and
-errno). What does not: what a builder does with them (impl/domb/builder.py). Source: Xen tools/libs/ctrl/xc_domain.c,
+Contents: xc_* wrappers that put arguments into hypercall buffers, with C's conventions (-1 or None, and
+errno). Not here: their use by a builder (impl/domb/builder.py). Source: Xen tools/libs/ctrl/xc_domain.c,
 xc_evtchn.c, xc_private.c.
 """
 
@@ -55,7 +55,7 @@ class CreateDomain:
 
 @null_on_error
 def xc_interface_open(os: Osdep) -> XcInterface:
-    """Open the way to hypercalls; None with ENOENT where it was taken away."""
+    """Open the hypercall interface; None with ENOENT if the system has no privcmd."""
     return XcInterface(os, os.call_open())
 
 
@@ -69,7 +69,7 @@ def xc_interface_close(xch: XcInterface) -> int:
 def _with_buffer(
     xch: XcInterface, number: int, payload: bytes, before: Sequence[int], after: Sequence[int]
 ) -> tuple[int, bytes]:
-    """A hypercall with a struct in a buffer: (result, the struct as Xen left it)."""
+    """A hypercall with a struct in a buffer: (result, the struct after the call)."""
     os = xch.os
     at = os.buffer(len(payload))
     try:
@@ -123,28 +123,28 @@ def xc_domain_setmaxmem(xch: XcInterface, domid: int, max_memkb: int) -> int:
 
 @minus_on_error
 def xc_domain_pause(xch: XcInterface, domid: int) -> int:
-    """Stop it for a while."""
+    """Pause it."""
     _domctl(xch, abi.DOMCTL_PAUSEDOMAIN, domid, b"")
     return 0
 
 
 @minus_on_error
 def xc_domain_unpause(xch: XcInterface, domid: int) -> int:
-    """Let it run."""
+    """Unpause it."""
     _domctl(xch, abi.DOMCTL_UNPAUSEDOMAIN, domid, b"")
     return 0
 
 
 @minus_on_error
 def xc_domain_destroy(xch: XcInterface, domid: int) -> int:
-    """End it. Pages that others map live on until they let go."""
+    """Destroy it. Pages that others map stay allocated until they unmap them."""
     _domctl(xch, abi.DOMCTL_DESTROYDOMAIN, domid, b"")
     return 0
 
 
 @null_on_error
 def xc_domain_getinfo(xch: XcInterface, domid: int) -> DomInfo:
-    """What Xen says about a domain; None with ESRCH if there is none of that id."""
+    """Xen's information about a domain; None with ESRCH if no domain has that id."""
     raw = _domctl(xch, abi.DOMCTL_GETDOMAININFO, domid, b"")
     found, _, flags, tot, most, _, _, _, shared, _, _, _, _, handle, *_ = abi.GETDOMAININFO.unpack_from(raw, 16)
     if found != domid:
@@ -154,7 +154,7 @@ def xc_domain_getinfo(xch: XcInterface, domid: int) -> DomInfo:
 
 @minus_on_error
 def xc_vcpu_setcontext(xch: XcInterface, domid: int, vcpu: int, context: bytes) -> int:
-    """Set the starting state of a vCPU."""
+    """Set the initial state of a vCPU."""
     os = xch.os
     if len(context) != abi.VCPU_CONTEXT_SIZE:
         raise OsError(EINVAL)
@@ -176,7 +176,7 @@ def xc_hypercall_init(xch: XcInterface, domid: int, mfn: int) -> int:
 
 @null_on_error
 def xc_domain_populate_physmap_exact(xch: XcInterface, domid: int, pfns: Sequence[int]) -> list[int]:
-    """Give a PV domain pages at all these guest frames: the machine frames. Fewer than asked is EBUSY, as in libxc."""
+    """Give a PV domain pages at all these guest frames: the machine frames. Fewer than requested is EBUSY, as in libxc."""
     os = xch.os
     mfns: list[int] = []
     for first in range(0, len(pfns), POPULATE_BATCH):

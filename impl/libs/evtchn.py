@@ -1,6 +1,6 @@
 """libxenevtchn: event channels for user processes.
 
-What lives here: xenevtchn_* with C's conventions. A port that fired is handed out once and stays masked until
+Contents: xenevtchn_* with C's conventions. A port that fired is returned once and stays masked until
 unmasked. Source: Xen tools/libs/evtchn/core.c, linux.c.
 """
 
@@ -67,12 +67,12 @@ def xenevtchn_notify(xce: XenEvtchn, port: int) -> int:
 
 @minus_on_error
 def xenevtchn_pending(xce: XenEvtchn) -> int:
-    """A port that fired, or -1 (EAGAIN: none)."""
+    """A pending port, or -1 (EAGAIN: none)."""
     return xce.os.evtchn_pending(xce.fd)
 
 
 @minus_on_error
 def xenevtchn_unmask(xce: XenEvtchn, port: int) -> int:
-    """Let a port fire again."""
+    """Unmask a port."""
     xce.os.evtchn_unmask(xce.fd, port)
     return 0

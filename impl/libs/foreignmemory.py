@@ -1,7 +1,7 @@
-"""libxenforeignmemory: mapping any page of a domain, for those who may, and libxc's older names for it.
+"""libxenforeignmemory: maps any page of a domain, for privileged callers, with libxc's older names for it.
 
-What lives here: xenforeignmemory_* and xc_map_foreign_*. Where a system has no privcmd, open fails with ENOENT, and
-without a handle there is no foreign mapping; where the domain lacks the privilege, each page fails with -EPERM.
+Contents: xenforeignmemory_* and xc_map_foreign_*. If a system has no privcmd, open fails with ENOENT, and
+without a handle there is no foreign mapping; if the domain lacks the privilege, each page fails with -EPERM.
 Source: Xen tools/libs/foreignmemory/core.c, tools/libs/ctrl/xc_foreign_memory.c.
 """
 
@@ -21,7 +21,7 @@ class XenForeignMemory(Handle):
 
 @null_on_error
 def xenforeignmemory_open(os: Osdep) -> XenForeignMemory:
-    """Open the device; None with ENOENT where it was taken away."""
+    """Open the device; None with ENOENT if the system has no privcmd."""
     return XenForeignMemory(os, os.foreign_open())
 
 
@@ -36,7 +36,7 @@ def xenforeignmemory_close(fmem: XenForeignMemory) -> int:
 def xenforeignmemory_map(
     fmem: XenForeignMemory, domid: int, prot: int, gfns: Sequence[int], err: list[int] | None = None
 ) -> int:
-    """Map frames in a row. With `err`, a list that is filled, pages may fail alone; without, all or nothing."""
+    """Map frames contiguously. With `err`, a list to fill, single pages may fail; without it, all or none are mapped."""
     addr, errors = fmem.os.foreign_map(fmem.fd, domid, prot, gfns)
     if err is not None:
         err[:] = errors
@@ -57,7 +57,7 @@ def xenforeignmemory_unmap(fmem: XenForeignMemory, addr: int, count: int) -> int
 
 @minus_on_error
 def xenforeignmemory_restrict(fmem: XenForeignMemory, domid: int) -> int:
-    """From now on this handle reaches only one domain."""
+    """Restrict this handle to one domain."""
     fmem.os.foreign_restrict(fmem.fd, domid)
     return 0
 

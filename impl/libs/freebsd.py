@@ -1,6 +1,6 @@
-"""The libraries' way to the BSD grant device: one device for both directions, pointers in its structs.
+"""The libraries' backend for the BSD grant device: one device for both directions, pointers in its structs.
 
-What lives here: what differs from Linux. Grant copy does not exist there (ENOSYS). Source: Xen
+Contents: the differences from Linux. Grant copy does not exist there (ENOSYS). Source: Xen
 tools/libs/gnttab/freebsd.c, FreeBSD sys/xen/gntdev.h.
 """
 
@@ -64,14 +64,14 @@ class FreeBsdOsdep(UnixOsdep):
         self.struct_ioctl(fd, dev.BSD_UNMAP_GRANT_REF, dev.RANGE.pack(index, count))
 
     def gnttab_set_max_grants(self, fd: int, count: int) -> None:
-        """Nothing to hint at."""
+        """The device takes no hint."""
 
     def gnttab_copy(self, fd: int, segments: Sequence[CopySegment]) -> list[int]:
-        """Not there."""
+        """Not supported."""
         raise OsError(ENOSYS)
 
     def gntshr_share(self, fd: int, domid: int, count: int, writable: bool, offset: int, port: int) -> tuple[int, list[int]]:
-        """ALLOC_GREF with a pointer to where the references go, mmap, notify, DEALLOC_GREF."""
+        """ALLOC_GREF with a pointer to a buffer for the references, mmap, notify, DEALLOC_GREF."""
         if count < 1:
             raise OsError(EINVAL)
         with self.scratch(dev.ALLOC.size + 4 * count) as at:

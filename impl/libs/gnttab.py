@@ -1,7 +1,7 @@
-"""libxengnttab: mapping the grants of others, and sharing pages of one's own.
+"""libxengnttab: maps grants of other domains, and shares the caller's own pages.
 
-What lives here: xengnttab_* and xengntshr_* with their conventions (None or -1, and errno of the handle's `os`).
-Addresses are numbers; memory is read and written through `os.load` and `os.store`. What does not: any operating
+Contents: xengnttab_* and xengntshr_* with their conventions (None or -1, and errno of the handle's `os`).
+Addresses are numbers; memory is read and written through `os.load` and `os.store`. Not here: any operating
 system. Source: Xen tools/libs/gnttab/gnttab_core.c, gntshr_core.c, include/xengnttab.h.
 """
 
@@ -45,7 +45,7 @@ def xengnttab_fd(xgt: XenGnttab) -> int:
 
 @minus_on_error
 def xengnttab_set_max_grants(xgt: XenGnttab, count: int) -> int:
-    """A hint; 0 wherever the system has no use for it."""
+    """A hint; 0 if the system ignores it."""
     xgt.os.gnttab_set_max_grants(xgt.fd, count)
     return 0
 
@@ -58,7 +58,7 @@ def xengnttab_map_grant_ref(xgt: XenGnttab, domid: int, ref: int, prot: int) -> 
 
 @null_on_error
 def xengnttab_map_grant_refs(xgt: XenGnttab, domids: Sequence[int], refs: Sequence[int], prot: int) -> int:
-    """Map grants of any mix of domains in a row; the address of the first."""
+    """Map grants of several domains contiguously; the address of the first."""
     if len(domids) != len(refs):
         raise OsError(EINVAL)
     return xgt.os.gnttab_map(xgt.fd, list(zip(domids, refs, strict=True)), prot, NO_NOTIFY, NO_NOTIFY)
@@ -66,7 +66,7 @@ def xengnttab_map_grant_refs(xgt: XenGnttab, domids: Sequence[int], refs: Sequen
 
 @null_on_error
 def xengnttab_map_domain_grant_refs(xgt: XenGnttab, domid: int, refs: Sequence[int], prot: int) -> int:
-    """Map grants of one domain in a row."""
+    """Map grants of one domain contiguously."""
     return xgt.os.gnttab_map(xgt.fd, [(domid, ref) for ref in refs], prot, NO_NOTIFY, NO_NOTIFY)
 
 
@@ -74,13 +74,13 @@ def xengnttab_map_domain_grant_refs(xgt: XenGnttab, domid: int, refs: Sequence[i
 def xengnttab_map_grant_ref_notify(
     xgt: XenGnttab, domid: int, ref: int, prot: int, notify_offset: int, notify_port: int
 ) -> int:
-    """Map one grant; when it goes, by unmapping or by a crash, a byte is cleared and an event sent (-1: neither)."""
+    """Map one grant; when it is unmapped, or its process dies, clear a byte and send an event (-1: neither)."""
     return xgt.os.gnttab_map(xgt.fd, [(domid, ref)], prot, notify_offset, notify_port)
 
 
 @minus_on_error
 def xengnttab_unmap(xgt: XenGnttab, start: int | None, count: int) -> int:
-    """Unmap a mapping as a whole; EINVAL for another count."""
+    """Unmap a whole mapping; EINVAL for another count."""
     if start is None:
         raise OsError(EINVAL)
     xgt.os.gnttab_unmap(xgt.fd, start, count)
@@ -116,12 +116,12 @@ def xengntshr_share_pages(xgs: XenGntshr, domid: int, count: int, writable: bool
 def xengntshr_share_page_notify(
     xgs: XenGntshr, domid: int, writable: bool, notify_offset: int, notify_port: int
 ) -> tuple[int, list[int]]:
-    """One page, with a byte cleared and an event sent when it goes."""
+    """One page; when it is unmapped, clear a byte and send an event."""
     return xgs.os.gntshr_share(xgs.fd, domid, 1, writable, notify_offset, notify_port)
 
 
 @minus_on_error
 def xengntshr_unshare(xgs: XenGntshr, start: int, count: int) -> int:
-    """Let go of shared pages; a peer that maps them keeps them alive, not reachable from here."""
+    """Unshare pages; while a peer maps them they stay allocated, but this process cannot reach them."""
     xgs.os.gntshr_unshare(xgs.fd, start, count)
     return 0

@@ -1,6 +1,6 @@
-"""The libraries' way to the devices of Linux, in the bytes of its ioctls.
+"""The libraries' backend for the devices of Linux, in the bytes of its ioctls.
 
-What lives here: building the structs, the order of the calls and what is undone when one fails. What does not: the
+Contents: building the structs, the order of the calls, and the rollback when one fails. Not here: the
 drivers (impl/dom0). Sources: Xen tools/libs/gnttab/linux.c, tools/libs/foreignmemory/linux.c,
 tools/libs/evtchn/linux.c, tools/libs/call/linux.c.
 """
@@ -25,12 +25,12 @@ NOTIFY: Final = Struct("<QII")
 
 
 def pages(size: int) -> int:
-    """How many pages hold so many bytes."""
+    """The number of pages for so many bytes."""
     return (size + abi.PAGE_MASK) >> abi.PAGE_SHIFT
 
 
 class UnixOsdep(Osdep):
-    """What all Unix-like systems share: descriptors, memory, privcmd and evtchn."""
+    """Common to all Unix-like systems: descriptors, memory, privcmd and evtchn."""
 
     def __init__(self, driver: OsDriver) -> None:
         self.driver = driver
@@ -60,14 +60,14 @@ class UnixOsdep(Osdep):
             self.release(at, size)
 
     def struct_ioctl(self, fd: int, cmd: int, payload: bytes, back: int = 0) -> bytes:
-        """An ioctl on a struct; its first `back` bytes as the driver left them."""
+        """An ioctl on a struct; returns its first `back` bytes after the call."""
         with self.scratch(len(payload)) as at:
             self.driver.store(at, payload)
             self.driver.ioctl(fd, cmd, at)
             return self.driver.load(at, back) if back else b""
 
     def notify_arguments(self, index: int, count: int, offset: int, port: int) -> bytes | None:
-        """struct unmap_notify, or None when nothing is to be told. An offset outside the mapping means no byte."""
+        """struct unmap_notify, or None without a notification. An offset outside the mapping means no byte."""
         inside = 0 <= offset < count * abi.PAGE_SIZE
         action = (CLEAR_BYTE if inside else 0) | (SEND_EVENT if port != NO_NOTIFY else 0)
         if not action:
@@ -81,7 +81,7 @@ class UnixOsdep(Osdep):
         return self.driver.open(PRIVCMD)
 
     def foreign_map(self, fd: int, domid: int, prot: int, gfns: Sequence[int]) -> tuple[int, list[int]]:
-        """Reserve addresses, then MMAPBATCH_V2 fills them."""
+        """Reserve addresses, then fill them by MMAPBATCH_V2."""
         if not gfns:
             raise OsError(EINVAL)
         count = len(gfns)
@@ -106,7 +106,7 @@ class UnixOsdep(Osdep):
         self.struct_ioctl(fd, control.PRIVCMD_RESTRICT, abi.U16.pack(domid & 0xFFFF))
 
     def foreign_resource(self, fd: int, domid: int, kind: int, rid: int, first: int, count: int, prot: int) -> int:
-        """Reserve addresses, then MMAP_RESOURCE fills them."""
+        """Reserve addresses, then fill them by MMAP_RESOURCE."""
         at = self.driver.mmap(count, prot, fd, 0)
         try:
             packed = control.MMAP_RESOURCE.pack(domid & 0xFFFF, 0, kind, rid, first, count, at)
@@ -147,7 +147,7 @@ class UnixOsdep(Osdep):
         self._evtchn(fd, control.EVTCHN_NOTIFY, U32.pack(port & 0xFFFFFFFF))
 
     def evtchn_pending(self, fd: int) -> int:
-        """read() of one port; further ones that were read wait for the next call."""
+        """read() of one port; other ports that were read wait for the next call."""
         ready = self.fired.setdefault(fd, [])
         if not ready:
             raw = self.driver.read(fd, 4)
@@ -180,14 +180,14 @@ class UnixOsdep(Osdep):
 
 
 class LinuxOsdep(UnixOsdep):
-    """gntdev and gntalloc with their references inside the structs."""
+    """gntdev and gntalloc, with the references inside the structs."""
 
     def gnttab_open(self) -> int:
         """gntdev."""
         return self.driver.open(GNTDEV)
 
     def gnttab_map(self, fd: int, grants: Sequence[tuple[int, int]], prot: int, offset: int, port: int) -> int:
-        """MAP_GRANT_REF, mmap, SET_UNMAP_NOTIFY; a failure undoes what went before."""
+        """MAP_GRANT_REF, mmap, SET_UNMAP_NOTIFY; a failure undoes the earlier steps."""
         if not grants or prot not in (PROT_READ, PROT_READ | PROT_WRITE):
             raise OsError(EINVAL)
         pairs = b"".join(dev.PAIR.pack(domid & 0xFFFFFFFF, ref & 0xFFFFFFFF) for domid, ref in grants)
@@ -218,12 +218,12 @@ class LinuxOsdep(UnixOsdep):
         self.struct_ioctl(fd, dev.GNTDEV_UNMAP_GRANT_REF, dev.RANGE.pack(index, count, 0))
 
     def gnttab_set_max_grants(self, fd: int, count: int) -> None:
-        """SET_MAX_GRANTS, which kernels of today do not know: that is no failure."""
+        """SET_MAX_GRANTS; current kernels do not have it, and that counts as success."""
         with contextlib.suppress(OSError):
             self.struct_ioctl(fd, dev.GNTDEV_SET_MAX_GRANTS, U32.pack(count))
 
     def gnttab_copy(self, fd: int, segments: Sequence[CopySegment]) -> list[int]:
-        """GRANT_COPY; segments lie behind the head."""
+        """GRANT_COPY; the segments follow the header."""
         if not segments:
             return []
         size = 16 + 24 * len(segments)

@@ -1,9 +1,9 @@
-"""What the libraries ask of an operating system, and the conventions their callers see.
+"""The operating-system interface of the libraries, and the error conventions of their functions.
 
-What lives here: `OsDriver`, the few system calls a process has; `Osdep`, what each library needs of them, with one
-implementation per operating system (linux.py, freebsd.py, impl/domb/minios_osdep.py); and how C's error convention
-is kept: a function that returns a pointer in C returns None for NULL, one that returns an int returns -1, and `errno`
-of the process's `Osdep` says why. Success leaves errno alone. Source: Xen tools/libs (osdep functions), the xc_osdep
+Contents: `OsDriver`, the system calls of a process; `Osdep`, the operations that each library needs, with one
+implementation per operating system (linux.py, freebsd.py, impl/domb/minios_osdep.py); and C's error
+convention: a function that returns a pointer in C returns None for NULL, one that returns an int returns -1, and sets
+`errno` of the process's `Osdep`. Success does not change errno. Source: Xen tools/libs (osdep functions), the xc_osdep
 interface of Xen 4.1.
 """
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class OsError(OSError):
-    """A failure inside a library that is no system call's; `errno` is positive."""
+    """A failure in a library itself, not in a system call; `errno` is positive."""
 
     def __init__(self, errno: int) -> None:
         super().__init__(errno, f"errno {errno}")
@@ -75,9 +75,9 @@ class CopySegment:
 
 
 class Osdep:
-    """One operating system's way to each device. What it does not have answers EOPNOTSUPP.
+    """One operating system's access to each device. Missing operations raise EOPNOTSUPP.
 
-    Methods raise OSError; the library functions turn that into their convention.
+    Methods raise OSError; the library functions convert that to their convention.
     """
 
     errno: int = 0
@@ -91,7 +91,7 @@ class Osdep:
         """Write memory."""
         raise OsError(EOPNOTSUPP)
 
-    # --- grants of others ---
+    # --- other domains' grants ---
     def gnttab_open(self) -> int:
         """A descriptor for mapping grants."""
         raise OsError(EOPNOTSUPP)
@@ -101,7 +101,7 @@ class Osdep:
         raise OsError(EOPNOTSUPP)
 
     def gnttab_map(self, fd: int, grants: Sequence[tuple[int, int]], prot: int, offset: int, port: int) -> int:
-        """Map (domid, ref) pairs in a row; notify by byte `offset` and `port` on unmapping unless they are -1."""
+        """Map (domid, ref) pairs contiguously; on unmapping, notify by byte `offset` and `port` unless they are -1."""
         raise OsError(EOPNOTSUPP)
 
     def gnttab_unmap(self, fd: int, addr: int, count: int) -> None:
@@ -109,14 +109,14 @@ class Osdep:
         raise OsError(EOPNOTSUPP)
 
     def gnttab_set_max_grants(self, fd: int, count: int) -> None:
-        """A hint how many will be mapped."""
+        """A hint: the number of grants to be mapped."""
         raise OsError(EOPNOTSUPP)
 
     def gnttab_copy(self, fd: int, segments: Sequence[CopySegment]) -> list[int]:
         """Copy segments; a GNTST status for each."""
         raise OsError(EOPNOTSUPP)
 
-    # --- grants of one's own ---
+    # --- own grants ---
     def gntshr_open(self) -> int:
         """A descriptor for sharing pages."""
         raise OsError(EOPNOTSUPP)
@@ -126,7 +126,7 @@ class Osdep:
         raise OsError(EOPNOTSUPP)
 
     def gntshr_unshare(self, fd: int, addr: int, count: int) -> None:
-        """Let go of shared pages."""
+        """Unshare pages."""
         raise OsError(EOPNOTSUPP)
 
     # --- foreign memory ---
@@ -135,7 +135,7 @@ class Osdep:
         raise OsError(EOPNOTSUPP)
 
     def foreign_map(self, fd: int, domid: int, prot: int, gfns: Sequence[int]) -> tuple[int, list[int]]:
-        """Map frames of a domain in a row: (address, 0 or -errno for each)."""
+        """Map frames of a domain contiguously: (address, 0 or -errno for each)."""
         raise OsError(EOPNOTSUPP)
 
     def foreign_unmap(self, fd: int, addr: int, count: int) -> None:
@@ -143,7 +143,7 @@ class Osdep:
         raise OsError(EOPNOTSUPP)
 
     def foreign_restrict(self, fd: int, domid: int) -> None:
-        """From now on only this domain."""
+        """Restrict the handle to this domain."""
         raise OsError(EOPNOTSUPP)
 
     def foreign_resource(self, fd: int, domid: int, kind: int, rid: int, first: int, count: int, prot: int) -> int:
@@ -176,11 +176,11 @@ class Osdep:
         raise OsError(EOPNOTSUPP)
 
     def evtchn_pending(self, fd: int) -> int:
-        """A port that fired; EAGAIN without one. It stays masked until unmasked."""
+        """A pending port; EAGAIN without one. It stays masked until unmasked."""
         raise OsError(EOPNOTSUPP)
 
     def evtchn_unmask(self, fd: int, port: int) -> None:
-        """Let a port fire again."""
+        """Unmask a port."""
         raise OsError(EOPNOTSUPP)
 
     # --- hypercalls ---
@@ -197,7 +197,7 @@ class Osdep:
         raise OsError(EOPNOTSUPP)
 
     def release(self, addr: int, size: int) -> None:
-        """Give such memory back."""
+        """Free such memory."""
         raise OsError(EOPNOTSUPP)
 
 

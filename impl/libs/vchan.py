@@ -1,8 +1,8 @@
 """libxenvchan: a two-way stream between two domains, over granted pages and one event channel.
 
-What lives here: setting up on either side, sending whole messages, noticing the end of the peer. Indices of one's own
-are kept privately; the orders and grants that a server writes are copied, then checked, then used. What does not:
-what is sent (impl/domb/protocol.py). Layout and roles: left is written by the client, right by the server. Sources:
+Contents: set-up on either side, sending whole messages, detecting that the peer closed. Each side keeps its own
+indices in private memory; the orders and grants that a server writes are copied, then checked, then used. Not here:
+the messages (impl/domb/protocol.py). Layout and roles: left is written by the client, right by the server. Sources:
 Xen tools/libs/vchan/init.c, io.c, public/io/libxenvchan.h.
 """
 
@@ -32,7 +32,7 @@ GONE, LIVE, NOT_YET = 0, 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a client must know to connect: the server's domain, its grant and its port."""
+    """The server's address, for clients: its domain, grant and port."""
 
     domid: int
     ring_ref: int
@@ -40,7 +40,7 @@ class Offer:
 
 
 class Vchan:
-    """One end of a channel. Closing it lets go of pages and port."""
+    """One end of a channel. Closing it releases its pages and port."""
 
     def __init__(self, os: Osdep, server: bool) -> None:
         self.os = os
@@ -57,7 +57,7 @@ class Vchan:
 
     # --- data ---
     def ready(self) -> int:
-        """Bytes that wait; OSError(EPROTO) when the peer's index is garbage."""
+        """The number of bytes ready to read; OSError(EPROTO) if the peer's index is invalid."""
         assert self.reader is not None
         try:
             return self.reader.ready()
@@ -65,12 +65,12 @@ class Vchan:
             raise OsError(EPROTO) from exc
 
     def peek(self, count: int) -> bytes | None:
-        """A private copy of the next bytes without taking them; None while there are fewer."""
+        """A private copy of the next bytes, which stay in the ring; None while there are fewer."""
         assert self.reader is not None
         return self.reader.peek(count) if self.ready() >= count else None
 
     def recv(self, count: int) -> bytes | None:
-        """Exactly so many bytes, taken; None while there are fewer."""
+        """Take exactly so many bytes; None while there are fewer."""
         out = self.peek(count)
         if out is not None and self.reader is not None:
             self.reader.skip(count)
@@ -78,7 +78,7 @@ class Vchan:
         return out
 
     def send(self, payload: bytes) -> bool:
-        """A whole message or nothing (False: no room now). OSError(EINVAL) if it can never fit."""
+        """Send a whole message or nothing (False: no room now). OSError(EINVAL) if it can never fit."""
         assert self.writer is not None
         if len(payload) > self.writer.ring.size:
             raise OsError(EINVAL)
@@ -89,7 +89,7 @@ class Vchan:
         return True
 
     def unread(self) -> int:
-        """Bytes sent that the peer has not taken."""
+        """The number of sent bytes that the peer has not taken."""
         assert self.writer is not None
         return self.writer.unread()
 
@@ -99,7 +99,7 @@ class Vchan:
             ev.xenevtchn_notify(self.xce, self.port)
 
     def drain_events(self) -> bool:
-        """Take what fired; an event is only a hint to look at the indices."""
+        """Clear pending events; an event is only a hint to check the indices."""
         fired = False
         while self.xce is not None and (port := ev.xenevtchn_pending(self.xce)) > 0:
             ev.xenevtchn_unmask(self.xce, port)
@@ -107,14 +107,14 @@ class Vchan:
         return fired
 
     def is_open(self) -> bool:
-        """Is the peer there? A client that has not come yet counts as there; data left behind can still be read."""
+        """Is the peer connected? A client that has yet to come counts as connected; data left in the ring stays readable."""
         if self.closed:
             return False
         where = CLI_LIVE if self.server else SRV_LIVE
         return self.os.load(self.page + where, 1) != b"\0"
 
     def close(self) -> None:
-        """Tell the peer and let go of everything."""
+        """Notify the peer and release everything."""
         if self.closed:
             return
         self.closed = True
@@ -152,7 +152,7 @@ class Vchan:
 
 
 def check_orders(left: int, right: int) -> None:
-    """Both between 10 and 20, and not the same place in the page; OSError(EINVAL)."""
+    """Check that both orders are 10 to 20 and the rings do not overlap in the page; OSError(EINVAL)."""
     for order in (left, right):
         if not 10 <= order <= MAX_ORDER:
             raise OsError(EINVAL)
@@ -161,7 +161,7 @@ def check_orders(left: int, right: int) -> None:
 
 
 def server_init(os: Osdep, domid: int, left_order: int, right_order: int) -> tuple[Vchan, Offer]:
-    """Share pages with a domain and wait for it; OSError, with nothing kept."""
+    """Share pages with a domain and wait for it; on OSError nothing is left allocated."""
     check_orders(left_order, right_order)
     chan = Vchan(os, True)
     try:
@@ -198,7 +198,7 @@ def server_init(os: Osdep, domid: int, left_order: int, right_order: int) -> tup
 
 
 def client_init(os: Osdep, offer: Offer) -> Vchan:
-    """Connect to a server; OSError, with nothing kept. The server's domain comes from the caller, not the page."""
+    """Connect to a server; on OSError nothing is left mapped. The server's domain comes from the caller, not the page."""
     if offer.ring_ref <= 0 or offer.port <= 0:
         raise OsError(EINVAL)
     chan = Vchan(os, False)
@@ -213,7 +213,7 @@ def client_init(os: Osdep, offer: Offer) -> Vchan:
             )
         )
         chan.areas.append((page, 1))
-        raw = os.load(page, 1 << PAGE_SHIFT)  # the copy that is checked and used
+        raw = os.load(page, 1 << PAGE_SHIFT)  # check and use only this copy
         left, right = ORDER_PAIR.unpack_from(raw, ORDERS)
         check_orders(left, right)
         places = []

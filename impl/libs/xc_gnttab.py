@@ -1,7 +1,7 @@
 """The five calls of 2007: xc_gnttab_open, close, map_grant_ref, map_grant_refs, munmap.
 
-What lives here: their conventions, where a handle is a plain descriptor: open gives a number or -1, the map calls an
-address or None (NULL), close and munmap 0 or -1; errno is the process's. What does not: anything new. Source: Xen
+Contents: their conventions; a handle is a plain descriptor: open returns a number or -1, the map calls an
+address or None (NULL), close and munmap 0 or -1; errno is the process's. Not here: later functions. Source: Xen
 tools/libxc/xenctrl.h and xc_linux.c of 3.1.
 """
 
@@ -28,7 +28,7 @@ class XcGnttab:
 
     @property
     def errno(self) -> int:
-        """Why the last call failed."""
+        """The error of the last failed call."""
         return self.os.errno
 
     def xc_gnttab_open(self) -> int:
@@ -47,7 +47,7 @@ class XcGnttab:
     def xc_gnttab_map_grant_refs(
         self, xcg_handle: int, count: int, domids: Sequence[int], refs: Sequence[int], prot: int
     ) -> int | None:
-        """The address of `count` mapped grants in a row, or None."""
+        """The address of `count` contiguously mapped grants, or None."""
         handle = XenGnttab(self.os, xcg_handle)
         return xengnttab_map_grant_refs(handle, list(domids)[:count], list(refs)[:count], prot)
 

@@ -1,1 +1,1 @@
-"""Shared rings: bytes that two domains exchange through a page."""
+"""Shared rings: two domains exchange bytes through a page."""

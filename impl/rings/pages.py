@@ -1,6 +1,6 @@
-"""The console page and the XenStore page: where their rings and words lie.
+"""The console page and the XenStore page: layout of their rings and words.
 
-What lives here: offsets, and the two rings of each page from either side. What does not: protocols (impl/tools).
+Contents: offsets, and the two rings of each page from either side. Not here: protocols (impl/tools).
 Source: Xen public/io/console.h (xencons_interface), public/io/xs_wire.h (xenstore_domain_interface).
 """
 

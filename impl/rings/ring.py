@@ -1,9 +1,9 @@
 """One ring of bytes in shared memory: two free-running 32-bit indices and a power-of-two buffer.
 
-What lives here: a reader and a writer that trust nothing of the other side. Each keeps its own index to itself and
+Contents: a reader and a writer that do not trust the other side. Each keeps its own index in private memory and
 only publishes it; the peer's index is read once per call, the difference is taken modulo 2^32 and checked before
-anything is masked. A difference beyond the size is garbage: the reader says so, the writer sees no space. What does
-not live here: where in a page a ring lies (pages.py, impl/libs/vchan.py). Source: Xen public/io/ring-like headers.
+masking. A difference above the size is invalid: the reader raises an error, the writer sees no space. Not
+here: the position of a ring in a page (pages.py, impl/libs/vchan.py). Source: Xen public/io/ring-like headers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MASK: Final = 0xFFFFFFFF
 
 
 class Memory(Protocol):
-    """Memory by address, as one party sees it."""
+    """One party's memory, by address."""
 
     def load(self, addr: int, size: int) -> bytes:
         """Read."""
@@ -56,7 +56,7 @@ class Reader:
         self.cons = _index(memory, ring.cons)
 
     def ready(self) -> int:
-        """How many bytes can be taken; BadIndex for more than the ring holds."""
+        """The number of bytes ready to take; BadIndex for more than the ring's size."""
         used = (_index(self.memory, self.ring.prod) - self.cons) & MASK
         if used > self.ring.size:
             raise BadIndex(f"{used} bytes in a ring of {self.ring.size}")
@@ -76,7 +76,7 @@ class Reader:
         self.memory.store(self.ring.cons, U32.pack(self.cons))
 
     def take(self, most: int) -> bytes:
-        """Up to `most` bytes, taken; BadIndex."""
+        """Take up to `most` bytes; BadIndex."""
         count = min(self.ready(), most)
         if not count:
             return b""
@@ -96,15 +96,15 @@ class Writer:
         self.prod = _index(memory, ring.prod)
 
     def unread(self) -> int:
-        """How many bytes the peer has yet to take; more than the size is garbage."""
+        """The number of bytes that the peer has not taken; more than the size is invalid."""
         return (self.prod - _index(self.memory, self.ring.cons)) & MASK
 
     def space(self) -> int:
-        """How many bytes fit; none when the peer's index is garbage."""
+        """The number of bytes that fit; 0 if the peer's index is invalid."""
         return max(self.ring.size - self.unread(), 0)
 
     def put(self, payload: bytes) -> int:
-        """Write as much as fits; how much that was."""
+        """Write as much as fits; returns how much."""
         part = payload[: self.space()]
         if not part:
             return 0
@@ -114,7 +114,7 @@ class Writer:
         self.memory.store(ring.data + at, part[:first])
         if len(part) > first:
             self.memory.store(ring.data, part[first:])
-        # The index follows the bytes it announces.
+        # Publish the index only after the bytes.
         self.prod = (self.prod + len(part)) & MASK
         self.memory.store(ring.prod, U32.pack(self.prod))
         return len(part)

@@ -1,6 +1,6 @@
-"""The guest's end of XenStore: requests out, answers in, over the XenStore page.
+"""The guest's end of XenStore: sends requests and receives answers over the XenStore page.
 
-What lives here: numbering, whole messages, and care with what the server writes. What does not: the server
+Contents: numbering, whole messages, and checks of the server's data. Not here: the server
 (impl/tools/xenstored.py). Source: Xen public/io/xs_wire.h, Mini-OS xenbus.c.
 """
 
@@ -26,7 +26,7 @@ class Xenbus:
         self.next_number = 1
 
     def request(self, kind: int, payload: bytes, tx_id: int = 0) -> int:
-        """Send a request whole: its number, or 0 without room for it."""
+        """Send a whole request; returns its number, or 0 if there is no room."""
         message = XS_HEADER.pack(kind, self.next_number, tx_id, len(payload)) + payload
         if self.requests.space() < len(message):
             return 0
@@ -36,7 +36,7 @@ class Xenbus:
         return self.next_number - 1
 
     def take(self) -> list[Answer]:
-        """All whole answers and watch events that came in; none if the server's indices are impossible."""
+        """All complete answers and watch events received; none if the server's indices are impossible."""
         try:
             new = self.answers.take(1024)
         except BadIndex:

@@ -1,9 +1,9 @@
 """The file proxy of Dom0: open, stat, read and close of regular files below one directory, for DomB.
 
-What lives here: confinement. A path is a copy before it is looked at; it is relative, has no `..`, and is opened
-component by component without following links, so what was checked is what is opened. Descriptors are small numbers
-of a bounded table, lengths are bounded. What does not: the channel (channel.py). Errors are errnos; nothing a peer
-sends raises anything else.
+Contents: confinement. A path is copied before it is checked; it must be relative, without `..`, and is opened
+component by component without following links, so the checked file is the opened file. Descriptors are small numbers
+of a bounded table, lengths are bounded. Not here: the channel (services.py). Errors are errnos; no input of a peer
+raises any other exception.
 """
 
 from __future__ import annotations
@@ -78,12 +78,12 @@ class FileProxy:
         del self.files[number]
 
     def close_all(self) -> None:
-        """The process ends."""
+        """Close all files at the end of the process."""
         for number in list(self.files):
             self.close(number)
 
     def read_file(self, path: str) -> bytes:
-        """A whole file, for a builder in the same process; the same confinement. OSError."""
+        """A whole file for a builder in the same process, with the same confinement. OSError."""
         number = self.open(path.encode())
         try:
             out = bytearray()
@@ -96,7 +96,7 @@ class FileProxy:
             self.close(number)
 
     def handle(self, op: int, body: bytes) -> tuple[int, bytes]:
-        """A request of the channel: (0 or -errno, body of the answer)."""
+        """Serve a request of the channel: (0 or -errno, body of the answer)."""
         try:
             if op == p.FILE_OPEN:
                 return 0, p.FD.pack(self.open(body))

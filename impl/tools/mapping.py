@@ -1,6 +1,6 @@
-"""How a daemon of Dom0 gets at a guest's ring: by reserved grant if there is a grant device, else by foreign mapping.
+"""Maps a guest's ring for a daemon of Dom0: by reserved grant if there is a grant device, else by foreign mapping.
 
-What lives here: that choice, and its undoing. The code is the same on every system; what the system offers decides.
+Contents: that choice, and unmapping. The code is the same on every system; the system's devices decide.
 Sources: Xen tools/console/daemon/io.c console_create_ring, tools/xenstored/domain.c map_interface.
 """
 
@@ -13,7 +13,7 @@ from bulkhead.impl.xen.abi import PAGE_SIZE
 
 
 class RingMapping:
-    """One mapped ring page. `by` says how: grant or foreign."""
+    """One mapped ring page. `by` is the method: grant or foreign."""
 
     __slots__ = ("addr", "by", "fmem", "xgt")
 
@@ -32,7 +32,7 @@ class RingMapping:
         self.addr = addr
 
     def unmap(self) -> None:
-        """Let go of the page; what is left of a dead guest waits for this."""
+        """Unmap the page; the teardown of a dead guest waits for this."""
         if self.by == "grant" and self.xgt is not None:
             gt.xengnttab_unmap(self.xgt, self.addr, 1)
         elif self.fmem is not None:

@@ -1,7 +1,7 @@
-"""Who builds guests for the tools: the process itself over privcmd, or DomB over the channel.
+"""The build services for tools: the process itself over privcmd, or DomB over the channel.
 
-What lives here: one interface with both implementations, and how a tool finds out which it has: it tries to open the
-privileged interface, and where that was taken away it asks DomB. What does not: the tools that use it (xl.py).
+Contents: one interface with both implementations, and the choice between them: a tool tries to open the
+privileged interface, and if that is absent it uses DomB. Not here: the tools that use it (xl.py).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from bulkhead.impl.tools.fileproxy import FileProxy
 from bulkhead.impl.xen.abi import EINVAL, EIO, ENOENT, ENXIO
 
 PATIENCE: Final = 3
-MAX_ROUNDS: Final = 1 << 18  # of file requests and waiting in one call: more than any image needs
+MAX_ROUNDS: Final = 1 << 18  # file requests and waits in one call: more than any image needs
 EPIPE: Final = 32
 
 
 class ToolError(Exception):
-    """A tool's request failed; `errno` says how, the text says what."""
+    """A tool's request failed; `errno` is the error, the text names the request."""
 
     def __init__(self, what: str, errno: int) -> None:
         super().__init__(f"{what} (errno {errno})")
@@ -33,7 +33,7 @@ class ToolError(Exception):
 
 
 class Service(Protocol):
-    """What tools ask for. Every call raises ToolError when it fails."""
+    """The interface of a build service. Every call raises ToolError when it fails."""
 
     where: str
 
@@ -50,7 +50,7 @@ class Service(Protocol):
         """End it."""
 
     def close(self) -> None:
-        """Let go of the service."""
+        """Close the service."""
 
 
 class LocalService:
@@ -101,9 +101,9 @@ class LocalService:
 
 
 class RemoteService:
-    """DomB is the builder: requests over the channel, while this process serves it files.
+    """DomB is the builder: requests over the channel, while this process serves its file requests.
 
-    `pump` lets the rest of the machine run; it says whether anything happened.
+    `pump` runs the rest of the machine for a step; true if anything happened.
     """
 
     where = "DomB"
@@ -144,7 +144,7 @@ class RemoteService:
                         return message.body
                     if not message.op & p.REPLY:
                         out.append(self._file(message))
-                        break  # answer before taking more: the peer cannot make this grow
+                        break  # answer before taking more: so the peer cannot make this list grow
                 else:
                     if not self.chan.is_open():
                         raise ToolError(f"{name}: DomB is gone", EPIPE)
@@ -192,7 +192,7 @@ class RemoteService:
         self._domid(p.DESTROY, domid)
 
     def close(self) -> None:
-        """Leave the channel."""
+        """Close the channel."""
         self.chan.close()
         self.files.close_all()
 

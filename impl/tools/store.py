@@ -1,9 +1,9 @@
 """The tree behind XenStore: nodes with values and permissions.
 
-What lives here: paths, reading, writing, removal, permissions and quotas, as pure bookkeeping; errors are XenStore's
-names. Permissions come first: who may not do a thing with a node is told EACCES, whether the node is there or not, and
-learns nothing else. A change says who may hear of it (`Change`). What does not: connections, watches, messages
-(xenstored.py). Transactions are not there. Sources: Xen docs/misc/xenstore.txt, tools/xenstored/core.c, watch.c; the
+Contents: paths, reading, writing, removal, permissions and quotas, as pure bookkeeping; errors are XenStore's
+names. Permissions come first: a domain without the permission gets EACCES, whether the node exists or not, and
+learns nothing else. A change records who may be notified (`Change`). Not here: connections, watches, messages
+(xenstored.py). There are no transactions. Sources: Xen docs/misc/xenstore.txt, tools/xenstored/core.c, watch.c; the
 real daemon's answers (tests/impl/test_against_xenstored.py).
 """
 
@@ -27,14 +27,14 @@ class XsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """One permission: a letter, a domain id, and the incarnation of the domain that it was given to (0: of none)."""
+    """One permission: a letter, a domain id, and the incarnation of the domain that it was granted to (0: none)."""
 
     letter: str
     domid: int
     life: int
 
 
-Grants = tuple[Grant, ...]  # the first one names the owner, and says what everybody else may
+Grants = tuple[Grant, ...]  # the first one names the owner, and is the default for all other domains
 
 
 @dataclass(slots=True)
@@ -52,8 +52,8 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What happened to a node. Whoever may read by one of `readable` may hear of it: the node, or the one above, in
-    which its name can be listed, as they were and are. `exact`: only a watch of this very node hears of it."""
+    """A change of a node. Domains that may read by one of `readable` may be notified: the permissions of the node and of its
+    parent, which lists its name, before and after. `exact`: notify only watches of exactly this node."""
 
     path: str
     readable: tuple[Grants, ...]
@@ -66,8 +66,8 @@ def home(domid: int) -> str:
 
 
 def canonical(path: str, domid: int) -> str:
-    """The absolute form of a path that a domain names; XsError(EINVAL)."""
-    if path.startswith("@"):  # special names are no nodes
+    """The absolute form of a domain's path; XsError(EINVAL)."""
+    if path.startswith("@"):  # special names are not nodes
         raise XsError("EINVAL")
     limit = ABS_PATH_MAX if path.startswith("/") else REL_PATH_MAX
     if not path or len(path) > limit or not set(path) <= ALLOWED or "//" in path or (path != "/" and path[-1] == "/"):
@@ -76,7 +76,7 @@ def canonical(path: str, domid: int) -> str:
 
 
 def parent(path: str) -> str:
-    """The path above."""
+    """The parent path."""
     return path.rpartition("/")[0] or "/"
 
 
@@ -84,31 +84,31 @@ class Store:
     """All nodes, by absolute path."""
 
     def __init__(self) -> None:
-        self.lives: dict[int, int] = {0: 1}  # the incarnation of each domain that is there
+        self.lives: dict[int, int] = {0: 1}  # the incarnation of each existing domain
         self.count = 1  # of incarnations
         self.nodes: dict[str, Node] = {"/": Node(b"", (Grant("n", 0, 1),))}
         self.owned: dict[int, int] = {0: 1}
 
-    # --- who may what ---
+    # --- permission checks ---
     def _is(self, domid: int, grant: Grant) -> bool:
         return grant.domid == domid and grant.life == self.lives.get(domid, 0) != 0
 
     def allows(self, domid: int, grants: Grants, letter: str) -> bool:
-        """May a domain read (r) or write (w) a node with these permissions, or do as its owner (o)?"""
+        """May a domain read (r), write (w) or own (o) a node with these permissions?"""
         if not domid or self._is(domid, grants[0]):
             return True
         given = next((g.letter for g in grants[1:] if self._is(domid, g)), grants[0].letter)
         return letter != "o" and given in ("b", letter)
 
     def may_hear(self, domid: int, change: Change) -> bool:
-        """May a domain be told of a change?"""
+        """May a domain be notified of a change?"""
         return any(self.allows(domid, grants, "r") for grants in change.readable)
 
     def _node(self, domid: int, path: str, letter: str) -> Node:
-        """A node that the domain may do this with; XsError.
+        """A node on which the domain has this right; XsError.
 
-        Whether something is missing is the business of those who may do the same where it would be; for an owner's
-        right (o) it is enough there to be allowed to write.
+        Only domains with the same right on the nearest existing parent learn that a node is missing; for an owner's
+        right (o), write permission there is enough.
         """
         node = self.nodes.get(path)
         above = path
@@ -159,7 +159,7 @@ class Store:
         self.owned[owner] = self.owned.get(owner, 0) + change
 
     def _writable(self, domid: int, path: str) -> Node | None:
-        """A node that the domain may write; None where there is none, and it may make it."""
+        """A node that the domain may write; None if it is missing and the domain may create it."""
         try:
             return self._node(domid, path, "w")
         except XsError as exc:
@@ -168,7 +168,7 @@ class Store:
             return None
 
     def write(self, domid: int, path: str, value: bytes) -> list[Change]:
-        """Set a value; missing nodes are made."""
+        """Set a value; creates missing nodes."""
         node = self._writable(domid, path)
         if domid and len(value) > QUOTA_NODE_SIZE:
             raise XsError("ENOSPC")
@@ -178,14 +178,14 @@ class Store:
         return [self._change(path)]
 
     def mkdir(self, domid: int, path: str) -> list[Change]:
-        """Make a node if it is not there; where it is, nothing changes."""
+        """Create a node if it is missing; an existing node does not change."""
         if self._writable(domid, path) is not None:
             return []
         self._create(domid, path)
         return [self._change(path)]
 
     def remove(self, domid: int, path: str) -> list[Change]:
-        """Remove a node and what is below it, lowest first. The node itself must be writable, nothing else."""
+        """Remove a node and its descendants, lowest first. Only the node itself must be writable."""
         if self._writable(domid, path) is None:
             if parent(path) not in self.nodes:
                 raise XsError("ENOENT")
@@ -195,7 +195,7 @@ class Store:
         return self._remove(path)
 
     def _remove(self, path: str) -> list[Change]:
-        """It and all below it, children first; of those only watches of their very own hear."""
+        """Remove the node and its descendants, children first; for descendants, only exact watches are notified."""
         gone = sorted(
             (each for each in self.nodes if each == path or each.startswith(path + "/")),
             key=lambda each: [*each.split("/"), "\x7f"],
@@ -206,11 +206,11 @@ class Store:
         return changes
 
     def get_perms(self, domid: int, path: str) -> tuple[Perm, ...]:
-        """The permissions; also those that are void, as they were given."""
+        """The permissions as they were given, void ones too."""
         return tuple((g.letter, g.domid) for g in self._node(domid, path, "r").grants)
 
     def given(self, domid: int, perms: tuple[Perm, ...]) -> Grants:
-        """Permissions as given to those who are there now; XsError if the owner is not."""
+        """Bind permissions to the existing incarnations; XsError if the owner does not exist."""
         if domid and len(perms) > QUOTA_PERMS:
             raise XsError("ENOSPC")
         grants = tuple(Grant(letter, who, self.lives.get(who, 0)) for letter, who in perms)
@@ -219,8 +219,8 @@ class Store:
         return grants
 
     def set_perms(self, domid: int, path: str, perms: tuple[Perm, ...]) -> list[Change]:
-        """Set them; only the owner may, and cannot give the node away. What is given to a domain that is not there is
-        void, and stays so when one with this id comes."""
+        """Set them; only the owner may, and it cannot give the node away. A permission for a domain that does not exist is
+        void, and stays void when a domain with this id is created."""
         grants = self.given(domid, perms)
         node = self._node(domid, path, "o")
         if domid and grants[0].domid != node.owner:
@@ -233,12 +233,12 @@ class Store:
 
     # --- domains ---
     def add_domain(self, domid: int) -> None:
-        """A domain is there: permissions that are given to its id from now on are given to this incarnation."""
+        """A domain was introduced: new permissions for its id belong to this incarnation."""
         self.count += 1
         self.lives[domid] = self.count
 
     def drop_domain(self, domid: int) -> list[Change]:
-        """A domain died: its nodes go with all below them; its permissions elsewhere are void."""
+        """A domain died: remove its nodes with all descendants; its permissions elsewhere become void."""
         life = self.lives.pop(domid, 0)
         out: list[Change] = []
         for path in [p for p, node in self.nodes.items() if node.grants[0].life == life and node.owner == domid]:

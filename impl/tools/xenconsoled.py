@@ -1,8 +1,8 @@
-"""A small xenconsoled: what guests print is kept, what is typed goes to them.
+"""A small xenconsoled: stores the output of guests and sends them input.
 
-What lives here: one ring per guest. Indices are read once; a guest whose indices are impossible is not read this time,
-and stays connected. Output is kept up to a limit, its oldest part is dropped. What guests print is bytes of strangers
-(`printable` makes them safe to show). What does not: the rings (impl/rings). Source: Xen tools/console/daemon/io.c.
+Contents: one ring per guest. Indices are read once; a guest with impossible indices is skipped this time
+and stays connected. Output is kept up to a limit; the oldest part is dropped. Guest output is untrusted
+(`printable` makes it safe to show). Not here: the rings (impl/rings). Source: Xen tools/console/daemon/io.c.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KEEP: Final = 1 << 16
 
 
 def printable(raw: bytes) -> str:
-    """Guest output without control characters that a terminal would obey."""
+    """Guest output without control characters for a terminal."""
     text = raw.decode("utf-8", "replace")
     return "".join(c if c == "\n" or c == "\t" or c.isprintable() else "�" for c in text)
 
@@ -54,7 +54,7 @@ class Xenconsoled:
         self.consoles: dict[int, Console] = {}
 
     def add(self, domid: int, mfn: int, port: int) -> None:
-        """Connect a guest's console; OSError with nothing kept."""
+        """Connect a guest's console; on OSError nothing is left mapped."""
         if domid in self.consoles:
             raise OsError(EEXIST)
         mapping = self.mapper.map(domid, CONSOLE_REF, mfn)
@@ -67,7 +67,7 @@ class Xenconsoled:
         self.log("xenconsoled", "Xen", f"map the console ring of domain {domid} by {mapping.by}")
 
     def remove(self, domid: int) -> bytes:
-        """A guest is gone: its last words are read before the ring is unmapped; all that was kept."""
+        """Disconnect a dead guest: read its last output, then unmap the ring; returns all stored output."""
         console = self.consoles.pop(domid, None)
         if console is None:
             return b""
@@ -84,12 +84,12 @@ class Xenconsoled:
         console.waiting = (console.waiting + text)[:KEEP]
 
     def output(self, domid: int) -> bytes:
-        """What a guest has printed."""
+        """The stored output of a guest."""
         console = self.consoles.get(domid)
         return b"" if console is None else console.output
 
     def step(self) -> bool:
-        """Serve every console once; was there anything?"""
+        """Serve every console once; true if there was anything to do."""
         while (port := ev.xenevtchn_pending(self.xce)) > 0:
             ev.xenevtchn_unmask(self.xce, port)
         busy = False
@@ -112,7 +112,7 @@ class Xenconsoled:
         return bool(new)
 
     def close(self) -> None:
-        """The daemon ends."""
+        """Stop the daemon."""
         for domid in list(self.consoles):
             self.remove(domid)
         ev.xenevtchn_close(self.xce)

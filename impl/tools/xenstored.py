@@ -1,8 +1,8 @@
 """A small xenstored: guests' rings, requests and answers, watches, introduction and release.
 
-What lives here: connections and messages. A guest's bytes are copied out of the ring before they are read; impossible
-indices or an oversized message end its connection for good; a guest that does not take its answers is not read
-further. Transactions, targets and control are not there (ENOSYS). What does not: the tree (store.py). Sources: Xen
+Contents: connections and messages. A guest's bytes are copied out of the ring before they are read; impossible
+indices or an oversized message end its connection permanently; requests of a guest that does not take its answers
+wait. There are no transactions, targets and control (ENOSYS). Not here: the tree (store.py). Sources: Xen
 tools/xenstored/core.c, domain.c, watch.c, docs/misc/xenstore-ring.txt.
 """
 
@@ -29,7 +29,7 @@ OK: Final = b"OK\0"
 
 
 def _watched(raw: str, domid: int) -> str:
-    """What a watch is set on: a node, or a special event, which anybody may wait for and only Dom0 is told; XsError."""
+    """The target of a watch: a node, or a special event, which all may watch but only Dom0 is notified of; XsError."""
     return raw if raw.startswith("@") else canonical(raw, domid)
 
 
@@ -46,7 +46,7 @@ class Connection:
         self.reset()
 
     def reset(self) -> None:
-        """Start afresh: indices, buffers and watches."""
+        """Reset indices, buffers and watches."""
         page = self.mapping.addr
         self.os.store(page + 2048, bytes(16))
         self.os.store(page + pages.ERROR, bytes(4))
@@ -57,7 +57,7 @@ class Connection:
         self.watches.clear()
 
     def ignore(self, error: int) -> None:
-        """The guest broke the protocol: its connection stays shut."""
+        """The guest broke the protocol: its connection stays closed."""
         self.ignored = True
         self.os.store(self.mapping.addr + pages.ERROR, U32.pack(error))
 
@@ -82,7 +82,7 @@ class Connection:
         return kind, number, tx_id, payload
 
     def flush(self) -> bool:
-        """Send what fits; was anything sent?"""
+        """Send as much as fits; true if anything was sent."""
         done = self.answers.put(self.unsent) if self.unsent else 0
         self.unsent = self.unsent[done:]
         return bool(done)
@@ -105,7 +105,7 @@ class Xenstored:
 
     # --- domains ---
     def introduce(self, domid: int, mfn: int, port: int) -> None:
-        """Connect a domain: map its ring, bind its port, make its directory. OSError with nothing kept."""
+        """Connect a domain: map its ring, bind its port, create its directory. On OSError nothing is left allocated."""
         if domid in self.connections:
             raise OsError(EEXIST)
         mapping = self.mapper.map(domid, XENSTORE_REF, mfn)
@@ -124,19 +124,19 @@ class Xenstored:
         self.log("xenstored", "Xen", f"map the XenStore ring of domain {domid} by {mapping.by}")
 
     def release(self, domid: int) -> None:
-        """A domain is gone: unmap, unbind, forget its nodes."""
+        """Release a dead domain: unmap, unbind, remove its nodes."""
         connection = self.connections.pop(domid, None)
         if connection is None:
             return
         ev.xenevtchn_unbind(self.xce, connection.port)
         connection.mapping.unmap()
         self._fire(self.store.drop_domain(domid))
-        with suppress(XsError):  # where tools have removed it before
-            self._fire(self.store.remove(0, home(domid)))  # what tools have put there
+        with suppress(XsError):  # tools have already removed it
+            self._fire(self.store.remove(0, home(domid)))  # nodes that tools have created
 
     # --- running ---
     def step(self) -> bool:
-        """Serve every ring as far as it goes without waiting; was there anything?"""
+        """Serve every ring without waiting; true if there was anything to do."""
         while (port := ev.xenevtchn_pending(self.xce)) > 0:
             ev.xenevtchn_unmask(self.xce, port)
         busy = False
@@ -167,7 +167,7 @@ class Xenstored:
         return busy
 
     def close(self) -> None:
-        """The daemon ends."""
+        """Stop the daemon."""
         for domid in list(self.connections):
             self.release(domid)
         ev.xenevtchn_close(self.xce)
@@ -258,7 +258,7 @@ class Xenstored:
             if word[:1] not in (b"r", b"w", b"b", b"n"):
                 raise XsError("EINVAL")
             perms.append((word[:1].decode(), self._number(word[1:], 1 << 32)))
-        self.store.given(domid, tuple(perms))  # an owner who is not there is told before anything of the node
+        self.store.given(domid, tuple(perms))  # the check of a missing owner comes before all checks of the node
         self._fire(self.store.set_perms(domid, self._path(words[0], domid), tuple(perms)))
         return OK
 
@@ -287,7 +287,7 @@ class Xenstored:
             raise XsError("EACCES")
         return b"T\0" if self._number(self._words(words, 1)[0]) in self.connections else b"F\0"
 
-    # --- watches (of guests; a tool looks when it wants to know) ---
+    # --- watches (of guests; tools poll instead) ---
     def _watch(self, domid: int, words: list[bytes]) -> bytes:
         connection = self.connections.get(domid)
         raw, token = (each.decode("ascii", "replace") for each in self._words(words, 2))
@@ -307,7 +307,7 @@ class Xenstored:
         if connection is None:
             raise XsError("ENOENT")
         for watch in connection.watches:
-            with suppress(XsError):  # a path that is none is watched by nobody
+            with suppress(XsError):  # an invalid path has no watches
                 if (_watched(watch[0], domid), watch[1]) == (_watched(raw, domid), token):
                     connection.watches.remove(watch)
                     return OK
@@ -320,14 +320,14 @@ class Xenstored:
         return OK
 
     def _fire(self, changes: list[Change]) -> None:
-        """Tell whoever watches and may know."""
+        """Notify the watches of a change, if their domain may be notified."""
         for change in changes:
             for connection in self.connections.values():
                 watched = [w for w in connection.watches if self._hears(connection, w[0], change)]
                 if not watched or not self.store.may_hear(connection.domid, change):
                     continue
                 for raw, token in watched:
-                    # A watch by relative path hears relative paths.
+                    # A watch by relative path gets relative paths.
                     own = home(connection.domid) + "/"
                     self._event(connection, change.path if raw[:1] == "/" else change.path.removeprefix(own), token)
 

@@ -1,7 +1,7 @@
 """xl: create, pause, unpause and destroy guests, the same on every system.
 
-What lives here: the order in which builder, XenStore and console are told, and the undoing when one of them fails.
-What does not: building (services.py), the daemons. xl speaks to the daemons over their sockets, here plain calls.
+Contents: the order of the calls to builder, XenStore and console, and the rollback when one of them fails.
+Not here: building (services.py), the daemons. xl uses the daemons' sockets, here plain calls.
 Source: Xen tools/libs/light/libxl_create.c, tools/xl.
 """
 
@@ -31,7 +31,7 @@ class Xl:
         self.guests: dict[int, Guest] = {}
 
     def create(self, name: str, wanted: CreateRequest) -> int:
-        """Build a guest, connect it and let it run: its id. ToolError with nothing left behind."""
+        """Build a guest, connect it and unpause it; returns its id. On ToolError nothing is left behind."""
         self.log("xl", self.service.where, f"create {name} from {wanted.kernel}, {wanted.pages} pages")
         guest = self.service.create(wanted)
         domid = guest.domid
@@ -77,12 +77,12 @@ class Xl:
         self.service.pause(domid)
 
     def unpause(self, domid: int) -> None:
-        """Let it run again; ToolError."""
+        """Unpause it; ToolError."""
         self._known(domid)
         self.service.unpause(domid)
 
     def destroy(self, domid: int) -> bytes:
-        """End a guest; the daemons let go of its rings, or it would stay a zombie. Its last output. ToolError."""
+        """Destroy a guest; the daemons unmap its rings, or it would stay a zombie. Returns its last output. ToolError."""
         self._known(domid)
         self.log("xl", self.service.where, f"destroy domain {domid}")
         try:

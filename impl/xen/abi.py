@@ -1,8 +1,8 @@
 """Numbers and struct layouts of the Xen ABI, kept in one place.
 
-What lives here: hypercall numbers, domain ids, status codes, errno values, flag bits and `struct.Struct`
+Contents: hypercall numbers, domain ids, status codes, errno values, flag bits and `struct.Struct`
 layouts of public/xen.h, public/grant_table.h, public/memory.h, public/domctl.h and public/event_channel.h.
-What does not: any behaviour. Layouts are little endian, as on x86.
+Not here: any behaviour. Layouts are little endian, as on x86.
 """
 
 from struct import Struct

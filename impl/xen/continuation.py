@@ -1,8 +1,8 @@
-"""Preemption: a long hypercall stops between two pieces of work and is made again with what is left to do.
+"""Preemption: a long hypercall stops between two pieces of work and is restarted for the rest of the work.
 
-What lives here: the request to stop, and the loop that makes the hypercall again. What does not: where operations may
-stop, and how each says what is left (in its arguments, so a guest can claim any progress it likes). Nothing of the call
-survives but its registers: arguments in guest memory are read again, and everything is checked again. Source: Xen
+Contents: the request to stop, and the loop that restarts the hypercall. Not here: where operations may
+stop, and how each encodes the rest (in its arguments, so a guest can claim any progress). Only the registers of the call
+survive: arguments in guest memory are read again, and everything is checked again. Source: Xen
 arch/x86/hypercall.c hypercall_create_continuation, and its callers.
 """
 
@@ -26,7 +26,7 @@ Handler = Callable[["Xen", "VCpu", int, int, int, int, int], Generator[str, None
 
 
 class Preempted(Exception):
-    """The hypercall is to be made again with these registers (-ERESTART)."""
+    """Restart the hypercall with these registers (-ERESTART)."""
 
     def __init__(self, *registers: int) -> None:
         super().__init__(registers)
@@ -35,7 +35,7 @@ class Preempted(Exception):
 
 
 class Preemption:
-    """Whether something more urgent waits (hypercall_preempt_check): never, at every chance, or as a seed decides."""
+    """Decides whether to preempt (hypercall_preempt_check): never, at every check, or at random from a seed."""
 
     __slots__ = ("kind", "rng")
 
@@ -46,12 +46,12 @@ class Preemption:
         self.rng = Random(seed)
 
     def wanted(self) -> bool:
-        """Is the hypercall to stop here?"""
+        """Must the hypercall stop here?"""
         return self.kind == ALWAYS or (self.kind == SEEDED and self.rng.random() < 0.3)
 
 
 def continued(xen: Xen, vcpu: VCpu, handler: Handler, registers: Registers) -> Generator[str, None, int]:
-    """A hypercall that is made again as often as it stops. A vCPU whose domain has died meanwhile never comes back."""
+    """Run a hypercall, restarting it each time it is preempted. It never returns to a vCPU whose domain has died."""
     while True:
         try:
             return (yield from handler(xen, vcpu, *registers))

@@ -1,7 +1,7 @@
-"""Domains and virtual CPUs: the records, their counters and their life states.
+"""Domains and virtual CPUs: their records, counters and lifecycle states.
 
-What lives here: struct domain and struct vcpu as far as memory sharing needs them, page accounting and the
-domain's own reference count. What does not: how domains are created and torn down (lifecycle.py).
+Contents: struct domain and struct vcpu as far as memory sharing needs them, page accounting and the
+domain's own reference count. Not here: how domains are created and torn down (lifecycle.py).
 Sources: Xen common/domain.c, include/xen/sched.h.
 """
 
@@ -91,7 +91,7 @@ class Domain:
         self.pause_count = 1
         self.creation_finished = False
         self.crashed = False
-        self.torn: set[str] = set()  # phases of its teardown that have been gone through
+        self.torn: set[str] = set()  # completed phases of its teardown
         self.max_pages = 0
         self.tot_pages = 0
         self.pages: dict[int, Frame] = {}
@@ -112,7 +112,7 @@ class Domain:
         self.gone = False
         self.dirty_log: set[int] | None = None
         self.emulation = 0  # emulation flags it was created with
-        self.e820 = b""  # the memory map its builder gave it
+        self.e820 = b""  # the memory map that its builder set
 
     def __repr__(self) -> str:
         return f"<d{self.domid}>"
@@ -127,25 +127,25 @@ class Domain:
             self.refs += 1
 
     def set_claim(self, pages: int) -> None:
-        """How many free frames are staked for the domain from now on."""
+        """Set how many free frames the domain claims from now on (XENMEM_claim_pages)."""
         self.xen.frames.claimed += pages - self.claim
         self.claim = pages
 
     def unaccount_page(self, frame: Frame) -> None:
-        """Take a freed page off the list; the last one lets go of the domain."""
+        """Take a freed page off the list; the last one drops the pages' reference on the domain."""
         del self.pages[frame.mfn]
         self.tot_pages -= 1
         if self.tot_pages == 0:
             self.put()
 
     def account_xenheap(self) -> None:
-        """Note a Xen-heap page shared with this guest."""
+        """Record a Xen-heap page shared with this guest."""
         self.xenheap_pages += 1
         if self.xenheap_pages == 1:
             self.refs += 1
 
     def unaccount_xenheap(self) -> None:
-        """Note that nobody refers to a shared Xen-heap page of this guest any more."""
+        """Record that a shared Xen-heap page of this guest has no references left."""
         self.xenheap_pages -= 1
         if self.xenheap_pages == 0:
             self.put()
@@ -167,10 +167,10 @@ class Domain:
             vcpu.tlb.flushed_at = table.stamp
 
     def mark_dirty(self, mfn: int) -> None:
-        """Log-dirty: remember a frame written on the domain's account (paging_mark_dirty)."""
+        """Log-dirty: record a written frame of the domain (paging_mark_dirty)."""
         if self.dirty_log is not None:
             self.dirty_log.add(mfn)
 
     def crash(self) -> None:
-        """domain_crash: the domain stops running; it stays until somebody destroys it."""
+        """domain_crash: the domain stops running; it remains until it is destroyed."""
         self.crashed = True

@@ -1,6 +1,6 @@
 """domctl (hypercall 36): the operations that building, pausing and destroying domains need.
 
-What lives here: the struct of public/domctl.h and the privilege check. What does not: what they do
+Contents: the struct of public/domctl.h and the privilege check. Not here: what they do
 (lifecycle.py). Source: Xen common/domctl.c do_domctl.
 """
 
@@ -48,7 +48,7 @@ KNOWN = frozenset(
 
 
 def do_domctl(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int) -> Generator[str, None, int]:
-    """One control operation. A wrong interface version is -EACCES before anything else is looked at."""
+    """One control operation. A wrong interface version gives -EACCES before any other check."""
     raw = read(xen, vcpu, arg, abi.DOMCTL_SIZE)
     if raw is None:
         return -EFAULT
@@ -107,7 +107,7 @@ def do_domctl(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int
 
 
 def _getdomaininfo(xen: Xen, vcpu: VCpu, domid: int, arg: int) -> int:
-    """Of the domain, or of the next one above that id."""
+    """For this domain, or else for the domain with the next higher id."""
     if domid not in xen.domains:
         if domid >= abi.DOMID_FIRST_RESERVED:
             return -EINVAL
@@ -122,14 +122,14 @@ def _getdomaininfo(xen: Xen, vcpu: VCpu, domid: int, arg: int) -> int:
 
 
 def _destroy(xen: Xen, domain: Domain, arg: int) -> Generator[str, None, int]:
-    """Teardown stops between its phases where it is preempted; the call made again goes on from the domain's state."""
+    """Teardown may be preempted between its phases; the restarted call continues from the domain's state."""
     steps = destroy(xen, domain)
     while True:
         try:
             marker = next(steps)
         except StopIteration as stop:
             return int(stop.value)
-        again = marker in domain.torn and marker != "destroy.maptrack"  # gone through before the call was made again
+        again = marker in domain.torn and marker != "destroy.maptrack"  # completed before the restart
         domain.torn.add(marker)
         if not again and domain.is_dying != DEAD and xen.preemption.wanted():
             steps.close()
@@ -167,7 +167,7 @@ def _create(xen: Xen, body: bytes, domid: int) -> Domain | int:
 
 
 def _refused(xen: Xen, flags: int, iommu_opts: int, max_vcpus: int, grant_opts: int, traced: int) -> int:
-    """What cannot be asked for (sanitise_domain_config): unknown flags, and those that this machine does not offer."""
+    """Refuse unknown flags and flags that this machine does not support (sanitise_domain_config)."""
     hvm = bool(flags & abi.CDF_HVM)
     not_here = abi.CDF_S3_INTEGRITY | abi.CDF_IOMMU | abi.CDF_NESTED_VIRT | abi.CDF_VPMU
     if flags & ~abi.CDF_KNOWN or flags & not_here or iommu_opts or grant_opts & ~0xF or traced:
@@ -178,7 +178,7 @@ def _refused(xen: Xen, flags: int, iommu_opts: int, max_vcpus: int, grant_opts: 
 
 
 def _late_checks(xen: Xen, flags: int, emulation: int, pool: int) -> int:
-    """What is found out while a domain is made: how it is to be paged, devices to emulate, its CPU pool."""
+    """Checks during the creation of a domain: paging mode, emulated devices, CPU pool."""
     hvm = bool(flags & abi.CDF_HVM)
     if emulation & ~abi.EMU_ALL:
         return -EINVAL

@@ -1,6 +1,6 @@
 """Event channels: ports of each domain, their states, pending bits.
 
-What lives here: the ABI's operations once decoded. What does not: delivery to a running guest (a guest looks at
+Contents: the ABI's operations once decoded. Not here: delivery to a running guest (a guest looks at
 its pending set). Source: Xen common/event_channel.c, public/event_channel.h.
 """
 
@@ -30,7 +30,7 @@ UNBOUND: Final = 1
 INTERDOMAIN: Final = 2
 VIRQ: Final = 4
 IPI: Final = 5
-BUCKET: Final = 64  # records of ports are made one page at a time
+BUCKET: Final = 64  # port records are allocated one page at a time
 
 
 class Port:
@@ -50,7 +50,7 @@ class Port:
 
 
 class EventChannels:
-    """The ports of one domain; port 0 is reserved. Ports below `valid` have a record, open or not: it grows by buckets."""
+    """The ports of one domain; port 0 is reserved. Ports below `valid`, open or not, have a record; it grows by buckets."""
 
     __slots__ = ("domain", "ports", "valid")
 
@@ -60,7 +60,7 @@ class EventChannels:
         self.valid = BUCKET
 
     def free_port(self) -> int:
-        """The lowest port that is not open, with a record made for it; -EINVAL of a dying domain, -ENOSPC."""
+        """The lowest port that is not open, with its record allocated; -EINVAL for a dying domain, or -ENOSPC."""
         if self.domain.is_dying:
             return -EINVAL
         for number in range(1, self.domain.max_evtchn_port + 1):
@@ -71,7 +71,7 @@ class EventChannels:
         return -ENOSPC
 
     def is_valid(self, number: int) -> bool:
-        """Does the port have a record (port_is_valid)? What has none is -EINVAL before anything is asked about it."""
+        """Does the port have a record (port_is_valid)? A port without one gives -EINVAL before any other check."""
         return 0 <= number < self.valid
 
     def get(self, number: int) -> Port | None:
@@ -141,7 +141,7 @@ class EventChannels:
         return 0
 
     def send(self, number: int) -> int:
-        """Signal the other end; an unbound port swallows it."""
+        """Signal the other end; on an unbound port this does nothing."""
         port = self.ports.get(number)
         if port is None:
             return -EINVAL
@@ -162,7 +162,7 @@ class EventChannels:
                 port.pending = True
 
     def take_pending(self) -> list[int]:
-        """Unmasked pending ports, lowest first, cleared by looking (what a guest's upcall does)."""
+        """Return and clear the unmasked pending ports, lowest first (as a guest's upcall handler does)."""
         found = [n for n, p in sorted(self.ports.items()) if p.pending and not p.masked]
         for number in found:
             self.ports[number].pending = False
@@ -175,7 +175,7 @@ class EventChannels:
 
 
 def target_domain(xen: Xen, vcpu: VCpu, domid: int) -> Domain | None:
-    """The domain an operation names, SELF being the caller."""
+    """The domain that an operation names; SELF is the caller."""
     return vcpu.domain if domid == DOMID_SELF else xen.domains.get(domid)
 
 
@@ -210,7 +210,7 @@ def op_bind_interdomain(xen: Xen, vcpu: VCpu, remote_domid: int, remote_port: in
 
 
 def op_status(xen: Xen, vcpu: VCpu, domid: int, number: int) -> tuple[int, int, int, tuple[int, ...]]:
-    """EVTCHNOP_status: (0 or -errno, state, vcpu, those words of the union that the state has)."""
+    """EVTCHNOP_status: (0 or -errno, state, vcpu, the words of the union that are valid in this state)."""
     domain = target_domain(xen, vcpu, domid)
     if domain is None:
         return -ESRCH, 0, 0, ()
@@ -256,7 +256,7 @@ def op_bind_vcpu(vcpu: VCpu, number: int, vcpu_id: int) -> int:
 
 
 def op_reset(xen: Xen, vcpu: VCpu, domid: int) -> int:
-    """EVTCHNOP_reset: close all ports of oneself or of a domain its controller has paused."""
+    """EVTCHNOP_reset: close all ports of the caller, or of a domain that its controller has paused."""
     domain = target_domain(xen, vcpu, domid)
     if domain is None:
         return -ESRCH

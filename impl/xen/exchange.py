@@ -1,6 +1,6 @@
-"""XENMEM_exchange: pages given up for fresh ones of another size, or elsewhere in memory, with no moment of having fewer.
+"""XENMEM_exchange: trade pages for fresh ones of another size or address range, never holding fewer pages meanwhile.
 
-What lives here: the checks of both lists and the loop over chunks. What does not: stealing a page (grant_transfer.py)
+Contents: the checks of both lists and the loop over chunks. Not here: stealing a page (grant_transfer.py)
 and the heap (frames.py). Source: Xen common/memory.c memory_exchange.
 """
 
@@ -28,7 +28,7 @@ U64_MASK = (1 << 64) - 1
 
 
 class _Side:
-    """One of the two lists: where it is, how many extents of which order."""
+    """One of the two lists: its address, number of extents and order."""
 
     __slots__ = ("at", "domid", "flags", "nr", "order")
 
@@ -37,7 +37,7 @@ class _Side:
 
 
 def exchange(xen: Xen, vcpu: VCpu, arg: int) -> Steps:
-    """0 or -errno; how many input extents have been exchanged is written back even then."""
+    """0 or -errno; the number of exchanged input extents is written back in both cases."""
     raw = read(xen, vcpu, arg, EXCHANGE_SIZE)
     if raw is None:
         return -EFAULT
@@ -63,7 +63,7 @@ def exchange(xen: Xen, vcpu: VCpu, arg: int) -> Steps:
 
 
 def _refused(vcpu: VCpu, given: _Side, wanted: _Side, done: int) -> int | None:
-    """What the numbers alone decide: 0 (all is done), -errno, or None."""
+    """Checks of the numbers alone: 0 (nothing left to do), -errno, or None to continue."""
     if max(given.order, wanted.order) > max_order(vcpu.domain):
         return -EPERM
     if (
@@ -125,7 +125,7 @@ def _one_chunk(xen: Xen, vcpu: VCpu, domain: Domain, what: tuple[_Side, _Side, i
             for frame in extent:
                 xen.frames.put_alloc_ref(frame)
         return rc
-    # The pages taken are freed last but one, so that they cannot come straight back.
+    # The stolen pages are freed only here, so that the allocations above cannot return them.
     for frame in stolen:
         xen.frames.put_page(frame)
     for i, extent in enumerate(fresh):

@@ -1,8 +1,8 @@
-"""FLASK with the example policy that comes with Xen, as far as the hooks of this hypervisor ask.
+"""FLASK with Xen's example policy, as far as the hooks of this hypervisor use it.
 
-A domain has a type, which its creator gave it (ssidref). A right that no rule gives is refused with -EACCES. Rules about a
-type say nothing of the domain itself: that is a type of its own (`X_self`). Nobody may transfer pages: the example policy
-gives nobody that right. What does not live here: users, roles and constraints, permissive mode, loading of policies, labels
+A domain has a type, which its creator sets (ssidref). A permission that no rule grants is refused with -EACCES. Rules for
+a type do not cover a domain's access to itself: that has a type of its own (`X_self`). The example policy lets nobody
+transfer pages. Not here: users, roles and constraints, permissive mode, loading of policies, labels
 of event channels. Sources: Xen xsm/flask/hooks.c; tools/flask/policy/modules (xen.if, dom0.te, domU.te, isolated_domU.te).
 """
 
@@ -28,7 +28,7 @@ COMMS: Final = frozenset(
         ("isolated_domU_t", "isolated_domU_t_self"),
     }
 )
-# declare_domain: what a domain may do to itself. (Status and reset of event channels are taken to go with having them.)
+# declare_domain: what a domain may do to itself. (We assume that status and reset of event channels are allowed with them.)
 SELF: Final = frozenset(
     {
         "grant_setup",
@@ -68,7 +68,7 @@ class FlaskPolicy:
         self.types = tuple(types)
 
     def type_of(self, domain: Domain) -> str:
-        """The type of a domain: Dom0's is given, the others' stand behind their ssidref."""
+        """The type of a domain: fixed for Dom0, from the ssidref for others."""
         if domain.domid == 0:
             return DOM0
         return self.types[domain.ssidref - 1] if 0 < domain.ssidref <= len(self.types) else "domU_t"
@@ -80,12 +80,12 @@ class FlaskPolicy:
         return 0 if (own, other) in COMMS or (other, own) in COMMS else -EACCES
 
     def target(self, hook: str, src: Domain, dst: Domain) -> int:
-        """What a domain does to itself, or Dom0 to a guest."""
+        """A domain's access to itself, or Dom0's to a guest."""
         rights = SELF if src is dst else CREATOR if self.type_of(src) == DOM0 else frozenset[str]()
         return 0 if hook in rights else -EACCES
 
     def dm_priv(self, hook: str, src: Domain, dst: Domain) -> int:
-        """Dom0's only: no device model has a type here."""
+        """Dom0 only: this policy has no type for device models."""
         return 0 if self.type_of(src) == DOM0 and hook in CREATOR else -EACCES
 
     def xs_priv(self, hook: str, src: Domain, dst: Domain) -> int:
@@ -97,7 +97,7 @@ class FlaskPolicy:
         return 0 if self.type_of(src) == DOM0 else -EACCES
 
     def grant_map(self, src: Domain, dst: Domain, flags: int) -> int:
-        """grant:map_read, and map_write unless read-only: the example policy gives both or none."""
+        """grant:map_read, and map_write unless read-only: the example policy grants both or neither."""
         return self._comms(src, dst)
 
     def grant_unmap(self, src: Domain, dst: Domain) -> int:
@@ -109,7 +109,7 @@ class FlaskPolicy:
         return -EACCES
 
     def grant_copy(self, current: Domain, src: Domain, dst: Domain) -> int:
-        """grant:copy of the domain that gives the data to the one that gets them, whoever asks."""
+        """grant:copy from the domain of the source page to that of the destination page, whoever calls."""
         return self._comms(src, dst)
 
     def evtchn_unbound(self, current: Domain, dom: Domain, remote: Domain | None) -> int:

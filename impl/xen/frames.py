@@ -1,8 +1,8 @@
 """The frame table: machine frames with owner, reference counts, page types, and the heap they come from.
 
 A frame is free, or it has an owner and a general reference count in which the allocation reference counts as
-one; it returns to the heap when the count falls to zero, never while its type count stands. What does not
-live here: what the page types demand of a page's content (pagetables.py), and who may ask for a reference.
+one; it returns to the heap when the count falls to zero, never while its type count is above zero. Not
+here: the constraints of page types on a page's content (pagetables.py), and who may take a reference.
 Sources: Xen arch/x86/mm.c (get_page, put_page, _get_page_type), common/page_alloc.c (allocation, scrubbing).
 """
 
@@ -31,9 +31,9 @@ class Frame:
 
     `count` is the general reference count including the allocation reference (`allocated`); `ptype` is the last
     type recorded, meaningful while `tcount` > 0; `epoch` counts how often the frame has been freed; `free_stamp`
-    is the TLB clock at the last free. `data` is the content, None while it is all zeros. `given_up` is a Xen-heap page whose
-    guest has dropped the allocation reference; the type reference of the sharing stands until Xen ends it. `linear` counts,
-    of a page table, its entries that lead to tables of its own level, or below zero the entries that lead so to it.
+    is the TLB clock at the last free. `data` is the content, None while it is all zeros. `given_up`: a Xen-heap page whose
+    guest has dropped the allocation reference; the sharing keeps its type reference until Xen ends it. `linear`: for a page
+    table, the number of its entries that point to tables of the same level; below zero, the number of such entries to it.
     """
 
     __slots__ = (
@@ -85,7 +85,7 @@ class FrameTable:
     """All frames of the machine and the heap of free ones.
 
     Frames below `reserved` exist but belong to Xen and are never handed out; frames from `nframes` up do not
-    exist. Frames come to life on first allocation, so a large machine costs nothing.
+    exist. Frame objects are created on first allocation, so a large machine costs nothing.
     """
 
     __slots__ = ("claimed", "free_count", "free_list", "fresh", "nframes", "reserved", "stamp", "table")
@@ -98,7 +98,7 @@ class FrameTable:
         self.fresh = reserved
         self.stamp = 0
         self.free_count = nframes - reserved
-        self.claimed = 0  # free frames that domains have staked (XENMEM_claim_pages) and not taken yet
+        self.claimed = 0  # free frames that domains have claimed (XENMEM_claim_pages) and not yet allocated
 
     def get(self, mfn: int) -> Frame | None:
         """The frame, or None if there is none or it was never in use (mfn_valid plus a possible owner)."""
@@ -107,7 +107,7 @@ class FrameTable:
     def alloc(self, owner: Domain | None, xenheap: bool = False, limit: int | None = None) -> Frame | None:
         """Take a frame from the heap, below the frame number `limit` if one is given; None when there is none.
 
-        A frame whose scrub is due is cleared first. The frame gets the allocation reference and is charged to the
+        A frame that still needs scrubbing is cleared first. The frame gets the allocation reference and is charged to the
         owner: as guest RAM, or with `xenheap` as a page Xen shares with that guest. The caller flushes TLBs older
         than the frame's `free_stamp`.
         """
@@ -144,7 +144,7 @@ class FrameTable:
         return frames
 
     def _spoken_for(self, count: int, owner: Domain | None) -> bool:
-        """Are so few frames free that the claims of others have them all?"""
+        """Are all free frames covered by the claims of other domains?"""
         return self.claimed + count > self.free_count and (owner is None or owner.claim < count)
 
     def _add_fresh(self) -> None:
@@ -229,11 +229,11 @@ class FrameTable:
         frame.validated = False
         frame.m2p = -1
         if frame.xenheap:
-            # Only the guest's hold on it ends here; the page itself is Xen's to free.
+            # Only the guest's reference ends here; Xen frees the page itself.
             if owner is not None:
                 owner.unaccount_xenheap()
             return
-        # Pages of a dying (or no) owner are scrubbed; a living guest's secrecy is its own duty.
+        # Pages of a dying (or no) owner are scrubbed; a running guest must clear its own secrets.
         frame.dirty = owner is None or owner.is_dying != 0
         self.free_list.append(frame)
         self.free_count += 1
@@ -241,7 +241,7 @@ class FrameTable:
             owner.unaccount_page(frame)
 
     def free_xenheap(self, frame: Frame) -> None:
-        """Return a page Xen held for itself to the heap, once no guest holds it any more."""
+        """Return a page that Xen held for itself to the heap, once no guest has a reference to it."""
         self.put_alloc_ref(frame)
         if frame.count:
             raise AssertionError(f"xenheap frame {frame.mfn:#x} freed in use")

@@ -1,6 +1,6 @@
 """Grant table management: size, frames, version, swap, cache flush, and the frames' other routes out.
 
-What lives here: the operations that deal with the table as a whole. What does not: mapping, copying and transfer.
+Contents: the operations on the table as a whole. Not here: mapping, copying and transfer.
 Source: Xen common/grant_table.c gnttab_setup_table, gnttab_query_size, gnttab_set_version,
 gnttab_get_status_frames, gnttab_get_version, gnttab_swap_grant_ref, gnttab_cache_flush, gnttab_acquire_resource.
 """
@@ -57,7 +57,7 @@ def _any(xen: Xen, vcpu: VCpu, dom: int) -> Domain | None:
 
 
 def frame_number(domain: Domain, frame: Frame) -> int:
-    """How the owner names the frame: MFN for PV; GFN, or all ones if unmapped, for translated guests."""
+    """The owner's frame number for the frame: MFN for PV; GFN, or all ones if unmapped, for translated guests."""
     if domain.p2m is None:
         return frame.mfn
     return frame.m2p if frame.m2p >= 0 else 0xFFFFFFFFFFFFFFFF
@@ -182,9 +182,9 @@ def swap_grant_ref(vcpu: VCpu, ref_a: int, ref_b: int) -> int:
 
 
 def cache_flush(xen: Xen, vcpu: VCpu, address: int, offset: int, length: int, op: int, first_ref: int) -> int:
-    """GNTTABOP_cache_flush of one range on x86, where cleaning is all there is; 0 or -errno.
+    """GNTTABOP_cache_flush of one range on x86, where only cleaning exists; 0 or -errno.
 
-    The page must be the caller's, or granted to it by an entry in use of its owner's; the search begins at `first_ref`.
+    The page must be the caller's, or granted to it by an entry in use of its owner; the search begins at `first_ref`.
     Naming it by a reference is not implemented.
     """
     if offset >= PAGE_SIZE or length > PAGE_SIZE or offset + length > PAGE_SIZE or op & ~CACHE_OPS:

@@ -1,7 +1,7 @@
-"""GNTTABOP_copy: copy bytes between a granted or own page and another, each element judged on its own.
+"""GNTTABOP_copy: copy bytes between two pages, each granted or the caller's own; each element has its own status.
 
-What lives here: acquiring a grant for the time of a copy (full page, sub-page, one transitive level), bounds, the
-copy. What does not: mapping. Source: Xen common/grant_table.c gnttab_copy_one, gnttab_copy_claim_buf,
+Contents: acquiring a grant for the duration of a copy (full page, sub-page, one transitive level), bounds, the
+copy. Not here: mapping. Source: Xen common/grant_table.c gnttab_copy_one, gnttab_copy_claim_buf,
 acquire_grant_for_copy, release_grant_for_copy, gnttab_copy_buf.
 """
 
@@ -45,7 +45,7 @@ Acquired = tuple[int, Frame | None, int, int]
 def acquire(
     xen: Xen, granter: Domain, ref: int, user: int, readonly: bool, transitive_ok: bool
 ) -> Generator[str, None, Acquired]:
-    """Pin a grant for a copy by domain `user` and take a page reference; ERESTART asks to run the call again."""
+    """Pin a grant for a copy by domain `user` and take a page reference; ERESTART restarts the call."""
     table = granter.grant_table
     if ref >= table.nr_entries:
         return GNTST_BAD_GNTREF, None, 0, 0
@@ -90,8 +90,8 @@ def acquire(
             or act.trans_gref != ref
             or (act.sub_page and (act.start != start or act.length != length))
         ):
-            # A writer joining readers must ask for the very frame that is pinned. Bounds are compared only where
-            # the use in being is itself of part of a page; a whole-page use keeps its whole-page bounds.
+            # A writer that joins readers must name the frame that is pinned. Bounds are compared only if
+            # the existing use is itself of part of a page; a whole-page use keeps its whole-page bounds.
             xen.frames.put_page(frame)
             table.reduce_status(ref, act, readonly)
             return GNTST_GENERAL_ERROR, None, 0, 0
@@ -121,7 +121,7 @@ def _acquire_transitive(
     if not transitive_ok or trans_domid == granter.domid or inner is None:
         table.reduce_status(ref, act, readonly)
         return GNTST_GENERAL_ERROR, None, 0, 0
-    # The inner table's lock is taken without the outer's, so everything is looked at again afterwards.
+    # The inner table's lock is taken without the outer's, so everything is checked again afterwards.
     inner.refs += 1
     yield "copy.transitive"
     status, frame, start, length = yield from acquire(xen, inner, trans_gref, granter.domid, readonly, False)
@@ -157,7 +157,7 @@ def _acquire_transitive(
         act.trans_dom = inner
         act.trans_gref = trans_gref
         act.frame = frame
-        # Always flagged as part of a page: this blocks maps while it is in use.
+        # Always marked as a sub-page use: this blocks maps meanwhile.
         act.sub_page = True
     act.pin += PIN_HSTR if readonly else PIN_HSTW
     inner.put()
@@ -165,7 +165,7 @@ def _acquire_transitive(
 
 
 def release(xen: Xen, granter: Domain, ref: int, readonly: bool) -> None:
-    """Unpin after a copy, following what was recorded, never the shared entry."""
+    """Unpin after a copy, using the recorded data, never the shared entry."""
     table = granter.grant_table
     act = table.active[ref]
     act.pin -= PIN_HSTR if readonly else PIN_HSTW
@@ -212,7 +212,7 @@ def _unclaim(xen: Xen, domain: Domain, ptr: int, by_ref: bool, frame: Frame, rea
 def forward_copy(data: bytearray, dst: int, src: int, length: int) -> None:
     """Copy within one page as Xen's memcpy does: upwards by 8-byte words, then the tail by bytes.
 
-    Where the destination starts inside the source the beginning repeats (arch/x86/string.c memcpy).
+    If the destination starts inside the source, the first bytes repeat (arch/x86/string.c memcpy).
     """
     words = length & ~7
     for i in range(0, words, 8):

@@ -1,7 +1,7 @@
 """Grant table state: shared entries as bytes, status words, active entries with packed pin counters.
 
-What lives here: reading and compare-and-swapping the guest-writable bytes of version 1 and 2 tables, the status
-rules, growth of the table. What does not: the operations (grant_map.py and its neighbours).
+Contents: reads and compare-and-swaps of the guest-writable bytes of version 1 and 2 tables, the status
+rules, growth of the table. Not here: the operations (grant_map.py and its neighbours).
 Sources: public/grant_table.h; Xen common/grant_table.c (_set_status_v1, _set_status_v2, reduce_status_for_pin,
 gnttab_grow_table, gnttab_populate_status_frames).
 """
@@ -41,7 +41,7 @@ STATUS_RETRIES: Final = 5
 
 
 def unshare(xen: Xen, frame: Frame) -> None:
-    """End the guest's own hold on a Xen-heap page shared with it; others' references stay."""
+    """Drop the guest's own reference to a Xen-heap page shared with it; references of others stay."""
     if frame.allocated:
         frame.tcount -= 1
         xen.frames.put_alloc_ref(frame)
@@ -51,7 +51,7 @@ def unshare(xen: Xen, frame: Frame) -> None:
 
 
 class Active:
-    """What Xen itself remembers of a grant in use (struct active_grant_entry)."""
+    """Xen's private record of a grant in use (struct active_grant_entry)."""
 
     __slots__ = ("domid", "frame", "length", "pin", "start", "sub_page", "trans_dom", "trans_gref")
 
@@ -67,7 +67,7 @@ class Active:
 
 
 class GrantTable:
-    """One domain's grant table, seen from both sides: entries it grants and maptrack of what it maps."""
+    """One domain's grant table: the entries it grants, and the maptrack of its own mappings."""
 
     __slots__ = (
         "active",
@@ -111,7 +111,7 @@ class GrantTable:
             self.domain.xen.frames.free_xenheap(frame)
 
     def populate_status(self, nr_grant_frames: int) -> bool:
-        """Have status frames for that many version 2 grant frames; without memory False, and as many as before."""
+        """Allocate status frames for that many version 2 grant frames; False, and no change, without memory."""
         taken: list[Frame] = []
         while (len(self.status) + len(taken)) * STATUS_PER_FRAME < nr_grant_frames * ENTRIES_V2:
             frame = self._take_frame()
@@ -123,7 +123,7 @@ class GrantTable:
         return True
 
     def unpopulate_status(self) -> bool:
-        """Free the status frames; False if somebody still refers to one."""
+        """Free the status frames; False if one still has references."""
         if any(frame.count > (1 if frame.allocated else 0) or frame.tcount > 1 for frame in self.status):
             return False
         self._give_back(self.status)
@@ -131,7 +131,7 @@ class GrantTable:
         return True
 
     def grow(self, nr_frames: int) -> bool:
-        """Grow to `nr_frames` grant frames (never above the limit); all of it or, without memory, nothing: False."""
+        """Grow to `nr_frames` grant frames (never above the limit); False, and no change, without memory."""
         if nr_frames > self.max_frames:
             return False
         taken: list[Frame] = []
@@ -150,7 +150,7 @@ class GrantTable:
         return True
 
     def set_version(self, version: int) -> None:
-        """Change the layout; the caller has done the checks and the clearing."""
+        """Change the layout; the caller has checked and cleared the table."""
         self.version = version
         self._recount()
 
@@ -176,17 +176,17 @@ class GrantTable:
         return ENTRY_V2.unpack_from(self.shared[ref >> 8].data, (ref & 255) << 4)  # type: ignore
 
     def frame_field(self, ref: int) -> int:
-        """The frame number the entry names now (full page layout)."""
+        """The frame number that the entry names now (full page layout)."""
         if self.version == 1:
             return self.entry_v1(ref)[2]
         return self.entry_v2(ref)[4]
 
     # --- status rules ---
     def set_status(self, ref: int, act: Active, readonly: bool, mapflag: bool, domid: int) -> Generator[str, None, int]:
-        """Mark an entry in use, if it grants that use (_set_status). Returns a GNTST status.
+        """Mark an entry in use if it grants that use (_set_status). Returns a GNTST status.
 
-        While the entry is pinned its type and domid are not looked at; only a write request still meets
-        GTF_readonly. The guest may change the bytes at each yield.
+        While the entry is pinned, its type and domid are not checked; only a write request is still checked
+        against GTF_readonly. The guest may change the bytes at each yield.
         """
         if self.version == 1:
             return (yield from self._set_status_v1(ref, act, readonly, mapflag, domid))
@@ -248,7 +248,7 @@ class GrantTable:
         U16.pack_into(data, off, word & ~bits)
 
     def reduce_status(self, ref: int, act: Active, readonly: bool) -> None:
-        """Clear the in-use bits the pin counters no longer justify (reduce_status_for_pin)."""
+        """Clear in-use bits that have no pin left (reduce_status_for_pin)."""
         clear = 0 if act.pin else GTF_READING
         if not readonly and not act.pin & PIN_WRITERS:
             clear |= GTF_WRITING

@@ -1,7 +1,7 @@
 """Host mappings of granted frames: PV page-table entries and HVM p2m entries that Xen writes itself.
 
-Entries written here do not pass the guest's entry check: the references were taken by the grant operation.
-What does not live here: those references and the pin counts (grant_map.py, grant_unmap.py).
+Entries written here skip the check of guest entries: the grant operation has taken the references.
+Not here: those references and the pin counts (grant_map.py, grant_unmap.py).
 Sources: Xen arch/x86/pv/grant_table.c (create_grant_pv_mapping, replace_grant_pv_mapping,
 steal_linear_address), arch/x86/hvm/grant_table.c.
 """
@@ -47,7 +47,7 @@ def host_needs_type(readonly: bool, mapper_is_granter: bool, granter_external: b
 
 
 def _locate(xen: Xen, vcpu: VCpu, addr: int, contains_pte: bool) -> tuple[Frame, int] | None:
-    """The L1 table of the mapper and index that `addr` names; None unless it is a live L1 table of its own."""
+    """The L1 table and index that `addr` names; None unless it is a live L1 table of the mapper."""
     if contains_pte:
         if addr & 7:
             return None
@@ -87,10 +87,10 @@ def create_mapping(xen: Xen, vcpu: VCpu, addr: int, frame: Frame, flags: int) ->
 
 
 def replace_mapping(xen: Xen, vcpu: VCpu, addr: int, frame: Frame, new_addr: int, flags: int) -> int:
-    """Remove the host mapping of a grant, putting the (stolen) entry of `new_addr` in its place if not 0.
+    """Remove the host mapping of a grant; if `new_addr` is not 0, steal its entry as the replacement.
 
     The entry must hold the frame with the recorded presence and writability. A stolen entry is lost (its
-    references dropped) when the replacement then fails.
+    references are dropped) if the replacement then fails.
     """
     if vcpu.domain.external:
         return _replace_p2m(vcpu, addr, frame, new_addr, flags)

@@ -1,7 +1,7 @@
 """GNTTABOP_map_grant_ref: pin a granted frame and map it into the caller.
 
-The checks run in Xen's order and answer with Xen's codes. What does not live here: the page-table entry itself
-(grant_host.py) and undoing (grant_unmap.py). Source: Xen common/grant_table.c map_grant_ref.
+The checks run in Xen's order and return Xen's codes. Not here: the page-table entry itself
+(grant_host.py) and unmapping (grant_unmap.py). Source: Xen common/grant_table.c map_grant_ref.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MapResult = tuple[int, int, int]
 def get_paged_frame(xen: Xen, gfn: int, domain: Domain) -> Frame | None:
     """The frame behind a guest frame number, with a page reference; None is GNTST_bad_page.
 
-    Only RAM the domain owns will do: a foreign- or grant-mapped entry is refused (get_paged_frame).
+    Only RAM that the domain owns is accepted: a foreign- or grant-mapped entry is refused (get_paged_frame).
     """
     if domain.p2m is None:
         frame = xen.frames.table.get(gfn)
@@ -62,7 +62,7 @@ def get_paged_frame(xen: Xen, gfn: int, domain: Domain) -> Frame | None:
 
 
 def map_grant_ref(xen: Xen, vcpu: VCpu, host_addr: int, flags: int, ref: int, dom: int) -> Generator[str, None, MapResult]:
-    """Map one grant for the calling vCPU. Returns (status, handle, dev_bus_addr); the last two hold on success."""
+    """Map one grant for the calling vCPU. Returns (status, handle, dev_bus_addr); the last two are valid on success."""
     mapper = vcpu.domain
     if not flags & 3:
         return GNTST_BAD_GNTREF, 0, 0
@@ -113,7 +113,7 @@ def map_grant_ref(xen: Xen, vcpu: VCpu, host_addr: int, flags: int, ref: int, do
         return status, 0, 0
     act.pin += inc
     frame: Frame = act.frame  # type: ignore[assignment]  # a pinned entry has a frame
-    granter.refs += 1  # the id lookup's protection while locks are dropped
+    granter.refs += 1  # keeps the domain alive, as the lookup by id does, while locks are dropped
     yield "map.pinned"
 
     status = _take_and_map(xen, vcpu, granter, frame, taken is not None, host_addr, flags, readonly)

@@ -1,6 +1,6 @@
-"""GNTTABOP_transfer: give one page away for good.
+"""GNTTABOP_transfer: give one page permanently to another domain.
 
-Once the page is stolen from the giver every failure loses it. What does not live here: exchange of memory with
+Once the page is stolen from the giver, every failure loses it. Not here: exchange of memory with
 the heap (memory_op.py). Source: Xen common/grant_table.c gnttab_transfer, gnttab_prepare_for_transfer; steal_page
 of arch/x86/mm.c.
 """
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 
 def steal_page(domain: Domain, frame: Frame) -> int:
-    """Take an ordinary page away from its owner if nobody else refers to it; 0, -EINVAL or -EOPNOTSUPP.
+    """Take an ordinary page from its owner if nobody else has a reference; 0, -EINVAL or -EOPNOTSUPP.
 
-    On success the page has no owner and one reference, the caller's, and is off the owner's account.
+    On success the page has no owner, one reference (the caller's), and no longer counts for the old owner.
     """
     if domain.external:
         return -EOPNOTSUPP
@@ -100,7 +100,7 @@ def _give(xen: Xen, giver: Domain, frame: Frame, dom: int, ref: int) -> Generato
         return GNTST_GENERAL_ERROR
     taker.refs += 1
     okay = yield from _commit(taker, giver.domid, ref)
-    # Locks were dropped: the taker may have begun to die or filled up.
+    # Locks were dropped: the receiver may be dying or at its limit now.
     if not okay or taker.is_dying or taker.tot_pages >= taker.max_pages:
         xen.frames.put_page(frame)
         taker.put()
@@ -114,7 +114,7 @@ def _give(xen: Xen, giver: Domain, frame: Frame, dom: int, ref: int) -> Generato
         field, at = (U32, off + 4) if table.version == 1 else (U64, off + 8)
         if taker.p2m is None:
             field.pack_into(data, at, frame.mfn)
-        else:  # such a guest said where it wants the page, and finds its own number there afterwards
+        else:  # a translated guest has named the gfn for the page; its entry shows that gfn afterwards
             add_page(xen, taker, field.unpack_from(data, at)[0], frame)
         flags = U16.unpack_from(data, off)[0]
         U16.pack_into(data, off, flags | GTF_TRANSFER_COMPLETED)
@@ -124,7 +124,7 @@ def _give(xen: Xen, giver: Domain, frame: Frame, dom: int, ref: int) -> Generato
 
 
 def _commit(taker: Domain, giver: int, ref: int) -> Generator[str, None, bool]:
-    """Claim the taker's entry: exactly accept_transfer for the giver, by compare-and-swap, five tries."""
+    """Claim the receiver's entry, which must be exactly accept_transfer for the giver: compare-and-swap, five tries."""
     table = taker.grant_table
     if ref >= table.nr_entries:
         return False

@@ -1,7 +1,7 @@
 """GNTTABOP_unmap_grant_ref and unmap_and_replace: two phases around one TLB flush.
 
-Phase one removes the mapping and the maptrack record; references and pins fall in phase two, after the flush, so
-no frame can be reused while a stale translation lives. What does not live here: release at the mapper's death
+Phase one removes the mapping and the maptrack record; phase two, after the flush, drops references and pins, so
+no frame can be reused while a stale translation exists. Not here: release at the mapper's teardown
 (lifecycle.py). Source: Xen common/grant_table.c unmap_common, unmap_common_complete.
 """
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from bulkhead.impl.xen.domains import Domain, VCpu
     from bulkhead.impl.xen.machine import Xen
 
-# What phase two needs: granter, reference, frame, done bits.
+# Input of phase two: granter, reference, frame, done bits.
 Pending = tuple["Domain", int, Frame, int]
 UNMAP_BATCH = 32
 
@@ -43,7 +43,7 @@ def unmap_one(
 ) -> tuple[int, Pending | None]:
     """Phase one for one element: (status, work for phase two or None).
 
-    A record whose granter no longer exists crashes the caller; its status is then bad_handle for the record.
+    If no domain has the granter's id any more, the caller is crashed; if another domain has it, the answer is bad_handle.
     """
     mapper = vcpu.domain
     track = mapper.grant_table.maptrack
@@ -58,7 +58,7 @@ def unmap_one(
         mapper.crash()
         return GNTST_GENERAL_ERROR, None
     if granter is not record.granter:
-        return GNTST_BAD_HANDLE, None  # the id names another incarnation now, which granted nothing
+        return GNTST_BAD_HANDLE, None  # the id now names another incarnation, which did not make this grant
     if xen.xsm.grant_unmap(mapper, granter):
         return GNTST_PERMISSION_DENIED, None
     table = granter.grant_table
@@ -68,7 +68,7 @@ def unmap_one(
     act = table.active[ref]
     frame = act.frame
     if frame is None or not act.pin:
-        # Only a record outliving its granter's identity gets here: nothing is pinned on its behalf.
+        # The record outlived its grant: no pin is held for it.
         return GNTST_BAD_HANDLE, None
     done = 0
     if dev_bus_addr and flags & GNTMAP_DEVICE_MAP and dev_bus_addr != frame.mfn << 12:
@@ -93,7 +93,7 @@ def unmap_one(
 
 
 def unmap_complete(xen: Xen, mapper: Domain, work: Pending) -> None:
-    """Phase two: references and pins of what phase one removed."""
+    """Phase two: drop the references and pins of the mappings that phase one removed."""
     granter, ref, frame, done = work
     table = granter.grant_table
     act = table.active[ref]

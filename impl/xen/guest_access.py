@@ -1,8 +1,8 @@
 """Guest memory as the hypervisor and the guest's own instructions see it.
 
-What lives here: translation of addresses through a vCPU's TLB and page tables (PV) or p2m (HVM), and copying of
-hypercall arguments. What does not: what the bytes mean. HVM guests are taken to run with addresses equal to guest
-physical ones. Sources: Xen arch/x86/usercopy.c, common copy_from_guest/copy_to_guest.
+Contents: translation of addresses through a vCPU's TLB and page tables (PV) or p2m (HVM), and copying of
+hypercall arguments. Not here: the meaning of the bytes. HVM guests are assumed to use guest-physical
+addresses. Sources: Xen arch/x86/usercopy.c, common copy_from_guest/copy_to_guest.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ WRITABLE = frozenset({RAM_RW, GRANT_RW, FOREIGN})
 
 
 def translate(xen: Xen, vcpu: VCpu, addr: int) -> tuple[Frame, bool] | None:
-    """The frame behind an address and whether it may be written; None is a fault.
+    """The frame behind an address and whether it is writable; None is a fault.
 
-    A PV translation comes from the TLB if it is there, stale or not, else from the tables and is then cached.
+    A PV translation comes from the TLB if present there, stale or not, else from the tables; it is then cached.
     """
     p2m = vcpu.domain.p2m
     if p2m is not None:
@@ -48,14 +48,14 @@ def translate(xen: Xen, vcpu: VCpu, addr: int) -> tuple[Frame, bool] | None:
 def handle_okay(vcpu: VCpu, addr: int, count: int, size: int) -> bool:
     """May a list of `count` elements start at `addr` (guest_handle_okay)?
 
-    It may not start in the hypervisor's own or the non-canonical range, even with no element in it; what it runs into is
-    found when it is read. A translated guest's addresses are never the hypervisor's.
+    It may not start in the hypervisor's or the non-canonical range, even if it is empty; the rest of its range is
+    checked when it is read. A translated guest's addresses are never the hypervisor's.
     """
     return vcpu.domain.external or (addr_ok(addr) and count < U64_MASK // size)
 
 
 def window(xen: Xen, vcpu: VCpu, addr: int, size: int) -> tuple[bytearray, int] | None:
-    """Buffer and offset for `size` bytes within one page that may be written; None if it crosses or faults."""
+    """Buffer and offset for `size` bytes of one writable page; None if they cross a page boundary or fault."""
     off = addr & 0xFFF
     if off + size > 4096:
         return None

@@ -1,6 +1,6 @@
-"""Hypercall dispatch: numbers to operations, arguments from guest memory and results back.
+"""Hypercall dispatch: maps numbers to operations, reads arguments from guest memory and writes results back.
 
-What lives here: the outer entry and the batch loop of grant table operations. What does not: the other families'
+Contents: the outer entry and the batch loop of grant table operations. Not here: the other families'
 argument handling (hypercall_mmu.py, memory_op.py, domctl.py) and all semantics. A domain that is dying, crashed or
 gone gets -EINVAL; real vCPUs of such domains do not run. Source: Xen common/grant_table.c do_grant_table_op.
 """
@@ -51,7 +51,7 @@ def _refuse(code: int) -> Steps:
 
 
 def do_grant_table_op(xen: Xen, vcpu: VCpu, cmd: int, uop: int, count: int, a4: int, a5: int) -> Steps:
-    """Hypercall 20. Elements run in order, one status each; a bad pointer stops the batch with -EFAULT."""
+    """Hypercall 20. Elements run in order with one status each; a bad pointer stops the batch with -EFAULT."""
     cmd &= 0xFFFFFFFF
     count &= 0xFFFFFFFF
     if count & 0x80000000:
@@ -72,7 +72,7 @@ def do_grant_table_op(xen: Xen, vcpu: VCpu, cmd: int, uop: int, count: int, a4: 
 
 
 def _between(xen: Xen, cmd: int, uop: int, left: int) -> Steps:
-    """Between two elements of a batch: others may run, or the call stops here and `left` elements from `uop` on remain."""
+    """Between two elements of a batch: other vCPUs may run, or the call is preempted with `left` elements from `uop` on."""
     if xen.preemption.wanted():
         raise Preempted(cmd, uop & U64_MASK, left)
     yield "grant.preempt"
@@ -107,7 +107,7 @@ def _map(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
         if status == 0:
             handle, bus = new_handle, new_bus
         out = abi.MAP_GRANT_REF.pack(host, flags, ref, dom, status, handle, bus)
-        # The mapping just made may have changed what the argument's address means.
+        # The new mapping may have changed the translation of the argument's address.
         if not _store(xen, vcpu, addr, out):
             return -EFAULT
     return 0
@@ -172,7 +172,7 @@ def _copy(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
                 return -EFAULT
             src, sdom, soff, _, dst, ddom, doff, _, length, flags, _, _ = abi.COPY.unpack_from(*got)
             status = yield from copy_one(xen, vcpu, src, sdom, soff, dst, ddom, doff, length, flags)
-            if status > 0:  # an entry changed while its lock was dropped: from this element on, the call is made again
+            if status > 0:  # an entry changed while its lock was dropped: the call restarts from this element
                 if xen.preemption.wanted():
                     raise Preempted(abi.GNTTABOP_COPY, addr & U64_MASK, count - i)
                 yield "copy.restart"
@@ -212,18 +212,18 @@ def _swap(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
 
 
 def _one(xen: Xen, vcpu: VCpu, uop: int, count: int, layout: Struct) -> tuple[int, ...] | int:
-    """The argument of an operation that takes exactly one; or -errno."""
+    """The argument of an operation that takes exactly one element; or -errno."""
     return -EINVAL if count != 1 else _whatever_count(xen, vcpu, uop, layout)
 
 
 def _whatever_count(xen: Xen, vcpu: VCpu, uop: int, layout: Struct) -> tuple[int, ...] | int:
-    """The argument of an operation that takes one and does not look at the count; or -EFAULT."""
+    """The argument of an operation that takes one element and ignores the count; or -EFAULT."""
     got = read(xen, vcpu, uop, layout.size)
     return -EFAULT if got is None else layout.unpack(got)
 
 
 def _store_numbers(xen: Xen, vcpu: VCpu, at: int, numbers: list[int], status: int) -> int:
-    """Store frame numbers; the status, or that the place is none."""
+    """Store frame numbers; returns `status`, or an error if the address is bad."""
     for i, number in enumerate(numbers):
         if not write(xen, vcpu, (at + i * 8) & U64_MASK, abi.U64.pack(number)):
             return abi.GNTST_BAD_VIRT_ADDR
@@ -289,7 +289,7 @@ def _get_version(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
 
 
 def _cache_flush(xen: Xen, vcpu: VCpu, uop: int, count: int, progress: int = 0) -> Steps:
-    """`progress` is the reference at which the search for the first element's mapping goes on; a guest may claim any."""
+    """`progress`: the reference where the search for the first element's mapping continues; a guest may claim any."""
     for i in range(count):
         if i:
             yield from _between(xen, abi.GNTTABOP_CACHE_FLUSH, uop + i * 16, count - i)
@@ -303,7 +303,7 @@ def _cache_flush(xen: Xen, vcpu: VCpu, uop: int, count: int, progress: int = 0) 
     return 0
 
 
-# Operations on a list, whose place is looked at before anything else, and the size of an element.
+# Operations on a list, whose address is checked first, and the size of an element.
 LIST_ELEMENT: dict[int, int] = {
     abi.GNTTABOP_MAP_GRANT_REF: abi.MAP_GRANT_REF.size,
     abi.GNTTABOP_UNMAP_GRANT_REF: abi.UNMAP_GRANT_REF.size,

@@ -1,6 +1,6 @@
 """Argument handling of event_channel_op (hypercall 32).
 
-What lives here: the operations' structs in guest memory. What does not: ports and their states (events.py).
+Contents: the operations' structs in guest memory. Not here: ports and their states (events.py).
 Source: Xen common/event_channel.c do_event_channel_op, public/event_channel.h.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TWO_DOMIDS = Struct("<HHI")
 DOMID_PORT = Struct("<HHII")
 STATUS_IN = Struct("<HHI")
-STATUS_OUT = 8  # where state, vcpu and the union stand
+STATUS_OUT = 8  # offsets of state, vcpu and the union
 THREE = Struct("<III")
 TWO = Struct("<II")
 SIZES = {
@@ -41,7 +41,7 @@ SIZES = {
     abi.EVTCHNOP_SET_PRIORITY: 8,
     abi.EVTCHNOP_RESET_CONT: 2,
 }
-# Events in FIFO order are not offered: to begin with them is refused, and what needs them says so.
+# FIFO events are not offered: their initialisation is refused, and operations that need them fail.
 FIFO = {abi.EVTCHNOP_INIT_CONTROL: -EINVAL, abi.EVTCHNOP_EXPAND_ARRAY: -EOPNOTSUPP}
 
 
@@ -77,7 +77,7 @@ def do_event_channel_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: i
         dom, _, port = STATUS_IN.unpack_from(raw)
         rc, state, on, words = events.op_status(xen, vcpu, dom, port)
         told = b"".join(abi.U32.pack(word) for word in (state, on, *words))
-        out = raw[:STATUS_OUT] + told + raw[STATUS_OUT + len(told) :]  # words that the state does not have stay
+        out = raw[:STATUS_OUT] + told + raw[STATUS_OUT + len(told) :]  # words without meaning in the state stay
     elif cmd == abi.EVTCHNOP_CLOSE:
         rc = ports.close(abi.U32.unpack(raw)[0])
     elif cmd == abi.EVTCHNOP_SEND:

@@ -1,7 +1,7 @@
 """Argument handling of the PV memory hypercalls: batches of mmu_update and mmuext_op, update_va_mapping.
 
-What lives here: reading requests from guest memory, owners of a batch, progress. What does not: what one request
-does (mmu.py). Source: Xen arch/x86/mm.c do_mmu_update, do_mmuext_op.
+Contents: reading requests from guest memory, owners of a batch, progress. Not here: the effect of one
+request (mmu.py). Source: Xen arch/x86/mm.c do_mmu_update, do_mmuext_op.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ U64_MASK = (1 << 64) - 1
 
 
 def _report(xen: Xen, vcpu: VCpu, pdone: int, done: int, rc: int) -> int:
-    """Tell how many requests succeeded; whether that can be stored changes nothing."""
+    """Store the number of successful requests; a fault in this store is ignored."""
     if pdone:
         write(xen, vcpu, pdone, U32.pack(done & 0xFFFFFFFF))
     return rc
 
 
 def _progress(xen: Xen, vcpu: VCpu, requests: int, count: int, pdone: int) -> tuple[int, int, bool]:
-    """How many requests are left, how many were done before, and whether this is only the end of a call made before.
+    """How many requests are left, how many were done before, and whether only the end of an earlier call remains.
 
-    A count with MMU_UPDATE_PREEMPTED continues an earlier call: what was done stands at `pdone`, in the guest's memory, and
-    is believed, as only the guest is told. Nothing but that bit, without requests, returns what foreigndom holds.
+    A count with MMU_UPDATE_PREEMPTED continues an earlier call: `pdone`, in the guest's memory, holds the number done. It
+    is trusted, as only the guest uses it. A count of only that bit, with no request left, returns the foreigndom argument.
     """
     count &= 0xFFFFFFFF
     if not count & MMU_UPDATE_PREEMPTED:

@@ -1,6 +1,6 @@
-"""Birth and death of domains: creation with limits, pausing, teardown in phases, zombies.
+"""Lifecycle of domains: creation with limits, pausing, teardown in phases, zombies.
 
-What lives here: what the domctls of that kind do once decoded. What does not: argument bytes (domctl.py) and the
+Contents: those domctls with decoded arguments. Not here: argument bytes (domctl.py) and the
 final release of a zombie, which the last reference triggers (machine.py domain_destroy). Sources: Xen
 common/domain.c (domain_create, domain_kill), common/grant_table.c gnttab_release_mappings, arch/x86/domain.c
 domain_relinquish_resources.
@@ -53,8 +53,8 @@ def choose_domid(xen: Xen) -> int:
 
 
 def pick_domid(xen: Xen, domid: int) -> int:
-    """The id a new domain gets: the one asked for, or without one (0, or none of a real domain) the next free one, which is
-    used up even if nothing comes of it; -EEXIST, -ENOMEM."""
+    """The id of a new domain: the requested one, or else (request of 0, or not a real domain's id) the next free one, which
+    stays used even if creation fails; -EEXIST, -ENOMEM."""
     if 0 < domid < DOMID_FIRST_RESERVED:
         return -EEXIST if domid in xen.domains else domid
     return choose_domid(xen)
@@ -78,8 +78,8 @@ def create_domain(
 ) -> Domain | int:
     """A new paused, empty domain, or -errno. `domid` 0 or beyond the real ids lets the hypervisor choose.
 
-    Negative grant limits mean the defaults (64 and 1024 frames), which are also the most; no grant frames, no vCPU or an
-    unknown grant version is -EINVAL. `checks` is what remains to be asked before the domain is made: 0 or -errno.
+    Negative grant limits mean the defaults (64 and 1024 frames), which are also the maxima; no grant frames, no vCPU or an
+    unknown grant version is -EINVAL. `checks` runs the remaining checks before the domain is made: 0 or -errno.
     """
     if privileged:
         domid = 0
@@ -119,7 +119,7 @@ def create_domain(
 
 
 def set_max_vcpus(domain: Domain, count: int) -> int:
-    """Create the virtual CPUs; must be the number named at creation. 0 or -EINVAL."""
+    """Create the virtual CPUs; their number must be that given at creation. 0 or -EINVAL."""
     if count != domain.max_vcpus or domain.is_dying:
         return -EINVAL
     while len(domain.vcpus) < count:
@@ -128,13 +128,13 @@ def set_max_vcpus(domain: Domain, count: int) -> int:
 
 
 def pause(domain: Domain) -> int:
-    """Raise the controller's pause count."""
+    """Increment the controller's pause count."""
     domain.pause_count += 1
     return 0
 
 
 def unpause(domain: Domain) -> int:
-    """Lower it; -EINVAL if it is zero. The first time it reaches zero creation is over."""
+    """Decrement it; -EINVAL if it is zero. When it first reaches zero, creation is finished."""
     if domain.pause_count == 0:
         return -EINVAL
     domain.pause_count -= 1
@@ -146,7 +146,7 @@ def unpause(domain: Domain) -> int:
 def set_target(domain: Domain, target: Domain, caller: Domain) -> int:
     """Make `domain` the device model of `target` (a translated guest), once. 0 or -errno.
 
-    What may be asked is looked at before who asks.
+    The request is checked before the caller's privilege.
     """
     if domain is target:
         return -EINVAL
@@ -165,7 +165,7 @@ def set_target(domain: Domain, target: Domain, caller: Domain) -> int:
 def destroy(xen: Xen, domain: Domain) -> Generator[str, None, int]:
     """Tear a domain down (domain_kill). It leaves the id list when its last page and reference are gone.
 
-    What another call has begun, or this one before it was preempted, is gone on with: every phase finds what is left to do.
+    It continues a teardown that another call began, or this one before it was preempted: every phase finds its own rest.
     """
     if domain.is_dying == DEAD:
         return 0
@@ -179,7 +179,7 @@ def destroy(xen: Xen, domain: Domain) -> Generator[str, None, int]:
     yield "destroy.events"
     yield from _relinquish(xen, domain)
     if domain.is_dying == DEAD:
-        return 0  # another call was faster
+        return 0  # another call came first
     domain.is_dying = DEAD
     xen.raise_global_virq(VIRQ_DOM_EXC)
     yield "destroy.dead"
@@ -188,9 +188,9 @@ def destroy(xen: Xen, domain: Domain) -> Generator[str, None, int]:
 
 
 def release_mappings(xen: Xen, mapper: Domain) -> Generator[str, None, None]:
-    """Give up all grants the dying domain maps, from the highest handle down (gnttab_release_mappings).
+    """Release all grants that the dying domain maps, from the highest handle down (gnttab_release_mappings).
 
-    Pins and in-use bits fall here; the host page references of a PV mapper fall with its page tables.
+    This drops pins and in-use bits; a PV mapper's host page references are dropped with its page tables.
     """
     done = 0
     for record in reversed(mapper.grant_table.maptrack):
@@ -230,7 +230,7 @@ def release_mappings(xen: Xen, mapper: Domain) -> Generator[str, None, None]:
 
 
 def _relinquish(xen: Xen, domain: Domain) -> Generator[str, None, None]:
-    """Drop everything the domain holds on memory (domain_relinquish_resources)."""
+    """Drop all of the domain's references to memory (domain_relinquish_resources)."""
     if domain.target is not None:
         target, domain.target = domain.target, None
         target.put()

@@ -1,7 +1,7 @@
-"""The machine: one `Xen` object that ties frames, domains, policy and operations together.
+"""The machine: one `Xen` object that connects frames, domains, policy and operations.
 
-All state hangs off this object; there is none in modules. What does not live here: the operations themselves.
-`Xen.hypercall` gives a generator that yields a marker wherever Xen drops a lock or flushes; `run` drains one.
+This object holds all state; modules hold none. Not here: the operations themselves.
+`Xen.hypercall` returns a generator that yields a marker wherever Xen drops a lock or flushes; `run` drains one.
 Sources: Xen common/domain.c (domain_destroy, complete_domain_destroy), arch/x86/setup.c for boot.
 """
 
@@ -25,7 +25,7 @@ Trace = Callable[[str, int, int, int, int, int], None]
 
 
 class Livelock(RuntimeError):
-    """A hypercall that keeps being restarted (a continuation without end)."""
+    """A hypercall that restarts for ever (a continuation without end)."""
 
 
 @dataclass(slots=True)
@@ -39,11 +39,11 @@ class Options:
     transfer: bool = True
     zero_length_copy_ok: bool = False
     hap: bool = True  # the processor has nested paging, which translated guests need
-    shadow_paging: bool = True  # built in; log-dirty mode of PV guests needs it, and Debian's Xen has it not
+    shadow_paging: bool = True  # a build option; log-dirty mode of PV guests needs it, and Debian's Xen is built without it
 
 
 class Xen:
-    """The hypervisor and its hardware. `nframes` machine frames, the lowest `reserved` of them its own."""
+    """The hypervisor and its hardware: `nframes` machine frames, of which it owns the lowest `reserved`."""
 
     __slots__ = (
         "dom_io",
@@ -84,14 +84,14 @@ class Xen:
 
     # --- memory for domains ---
     def alloc_frame(self, owner: Domain | None, xenheap: bool = False, limit: int | None = None) -> Frame | None:
-        """A frame from the heap (below `limit`), with stale translations of its former life flushed first."""
+        """A frame from the heap (below `limit`), after a flush of stale translations to its previous use."""
         frame = self.frames.alloc(owner, xenheap, limit)
         if frame is not None and frame.free_stamp >= 0:
             self._flush_since(frame.free_stamp)
         return frame
 
     def alloc_extent(self, owner: Domain | None, order: int, limit: int | None = None) -> list[Frame] | None:
-        """2^order frames in a row from the heap, as `alloc_frame` gives one."""
+        """2^order contiguous frames from the heap; otherwise as `alloc_frame`."""
         frames = self.frames.alloc_extent(owner, order, limit)
         if frames is not None:
             self._flush_since(max(frame.free_stamp for frame in frames))
@@ -128,7 +128,7 @@ class Xen:
         return made
 
     def domain_destroy(self, domain: Domain) -> None:
-        """The last reference went: the id is free and the grant table's frames return to the heap."""
+        """After the last reference is dropped: free the id and return the grant table's frames to the heap."""
         if self.domains.get(domain.domid) is domain:
             del self.domains[domain.domid]
         domain.gone = True
@@ -157,7 +157,7 @@ class Xen:
         return dispatch(self, vcpu, number, a1, a2, a3, a4, a5)
 
     def call(self, vcpu: VCpu, number: int, a1: int = 0, a2: int = 0, a3: int = 0, a4: int = 0, a5: int = 0) -> int:
-        """The same, run to its end at once."""
+        """A hypercall that runs to its end at once."""
         return run(dispatch(self, vcpu, number, a1, a2, a3, a4, a5))
 
 

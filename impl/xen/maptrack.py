@@ -1,8 +1,8 @@
-"""Maptrack: the mapper's record of each grant mapping, and the per-vCPU free lists of its handles.
+"""Maptrack: the mapper's records of grant mappings, and the per-vCPU free lists of handles.
 
 A handle is the record's index. Each list is FIFO and keeps one sentinel that is never handed out; an empty list
-makes a new frame of records if the limit allows, else handles are stolen from other vCPUs. What does not live
-here: what a record is used for. Sources: Xen common/grant_table.c (_get_maptrack_handle, get_maptrack_handle,
+makes a new frame of records if the limit allows, else handles are stolen from other vCPUs. Not
+here: the use of a record. Sources: Xen common/grant_table.c (_get_maptrack_handle, get_maptrack_handle,
 steal_maptrack_handle, put_maptrack_handle).
 """
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Maptrack:
     """One record. `flags` 0 means free; `ref` then links to the next free handle.
 
-    `granter` is the incarnation that granted: after an implicit unmap the record may outlive it, and its id may come to
-    name another domain, of whose pins this record holds none.
+    `granter` is the incarnation that granted: after an implicit unmap the record may outlive it, and its id may then
+    name another domain, of which this record holds no pins.
     """
 
     __slots__ = ("domid", "flags", "granter", "ref", "vcpu")

@@ -1,7 +1,7 @@
-"""Memory operations that only tell or note something: the M2P's place, memory maps, sharing and populate-on-demand counts.
+"""Memory operations that only query or record: the M2P's location, memory maps, sharing and populate-on-demand counts.
 
-What lives here: what a guest without such features is answered. What does not: reservations and the p2m. The M2P is not
-in any guest's reach here, so the frames told of it can be mapped by nobody. Source: Xen arch/x86/mm.c
+Contents: the answers to a guest without such features. Not here: reservations and the p2m. No guest can reach
+the M2P here, so nobody can map the frames that these operations report for it. Source: Xen arch/x86/mm.c
 arch_memory_op, arch/x86/x86_64/mm.c subarch_memory_op, common/memory.c.
 """
 
@@ -119,7 +119,7 @@ def _any(xen: Xen, vcpu: VCpu, domid: int) -> Domain | None:
 
 
 def _pod_target(xen: Xen, vcpu: VCpu, arg: int, set_it: bool) -> int:
-    """Populate on demand is not offered: a translated guest has nothing of it, and no target to keep."""
+    """Populate on demand is not supported: a translated guest has no such pages and no target."""
     raw = read(xen, vcpu, arg, 40)
     if raw is None:
         return -EFAULT
@@ -178,7 +178,7 @@ def _reserved_device_memory(xen: Xen, vcpu: VCpu, arg: int) -> int:
 
 
 def told_or_noted(xen: Xen, vcpu: VCpu, op: int, start: int, arg: int) -> int:
-    """One of these operations; -ENOSYS for any other. `start` is progress that somebody claims: of these, none has any."""
+    """One of these operations; -ENOSYS for any other. `start` is claimed progress, which none of these operations has."""
     if op == abi.XENMEM_ACCESS_OP:
         return _access(xen, vcpu, arg)
     if op == abi.XENMEM_GET_VNUMAINFO:

@@ -1,7 +1,7 @@
-"""memory_op (hypercall 12): reservations, claims and simple queries; the way to the other memory operations.
+"""memory_op (hypercall 12): reservations, claims and simple queries; dispatch to the other memory operations.
 
-What lives here: the XENMEM_ operations by which domains get and give up memory. Batch operations answer with the number
-of extents done, not an errno. What does not: exchange (exchange.py), the p2m (physmap.py), resources (resources.py), what
+Contents: the XENMEM_ operations by which domains get and give up memory. Batch operations return the number
+of extents done, not an errno. Not here: exchange (exchange.py), the p2m (physmap.py), resources (resources.py), what
 is only told (memory_maps.py) and PV page tables (mmu.py). Source: Xen common/memory.c.
 """
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from bulkhead.impl.xen.domains import Domain, VCpu
     from bulkhead.impl.xen.machine import Xen
 
-MAX_EXTENTS = 0xFFFFFFFF >> MEMOP_EXTENT_SHIFT  # progress through more could not be told
-# Operations that are never continued: progress claimed of them is refused.
+MAX_EXTENTS = 0xFFFFFFFF >> MEMOP_EXTENT_SHIFT  # the progress field holds no larger number
+# Operations without continuations: they refuse claimed progress.
 WHOLE = frozenset(
     {
         abi.XENMEM_MAXIMUM_RAM_PAGE,
@@ -44,8 +44,8 @@ Steps = Generator[str, None, int]
 def populate_page(
     xen: Xen, domain: Domain, gfn: int | None = None, order: int = 0, limit: int | None = None
 ) -> Frame | None:
-    """Give the domain 2^order more pages in a row (at `gfn` if translated), below the frame number `limit`; the first of
-    them. None if over its limit, dying, out of memory, or if they cannot be put at `gfn`: then they stay allocated."""
+    """Give the domain 2^order contiguous pages (at `gfn` if translated), below the frame number `limit`; returns the first.
+    None if over its limit, dying, out of memory, or if they cannot be put at `gfn`: then they stay allocated."""
     if domain.is_dying or domain.tot_pages + (1 << order) > domain.max_pages:
         return None
     frames = xen.alloc_extent(domain, order, limit) if order else None
@@ -99,11 +99,11 @@ def _reservation(xen: Xen, vcpu: VCpu, cmd: int, start: int, arg: int) -> Steps:
 
 
 def _give(xen: Xen, vcpu: VCpu, domain: Domain, cmd: int, what: tuple[int, int, Flags, int]) -> bool:
-    """One extent more for a domain; where it is not told of it, it has got it all the same."""
+    """One more extent for a domain; the domain keeps it even if its number cannot be written back."""
     gfn, order, flags, at = what
     populate = cmd == abi.XENMEM_POPULATE_PHYSMAP
     if populate and flags.on_demand:
-        # Nothing is kept for later: only a translated guest could have such pages, and none is offered them.
+        # Nothing to record: only a translated guest could have such pages, and they are not supported.
         return domain is not vcpu.domain and not domain.external
     first = populate_page(xen, domain, gfn if populate else None, order, flags.limit)
     if first is None:
@@ -148,7 +148,7 @@ def do_memory_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a5:
 
 
 def _claim(xen: Xen, vcpu: VCpu, arg: int) -> int:
-    """Stake free memory for a domain before it is populated; 0 pages give the stake up."""
+    """Claim free memory for a domain before it is populated; 0 pages cancel the claim."""
     raw = read(xen, vcpu, arg, 32)
     if raw is None:
         return -EFAULT

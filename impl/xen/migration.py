@@ -1,6 +1,6 @@
-"""What saving a running domain needs: types of its pages, which of them were written, and its vCPUs' state.
+"""Domctls for saving a running domain: types of its pages, its written pages, and its vCPUs' state.
 
-What lives here: the domctls of that kind once decoded. What does not: the stream they are saved to, and restoring, which is
+Contents: those domctls with decoded arguments. Not here: the migration stream, and restoring, which is
 building. Sources: public/domctl.h; Xen arch/x86/domctl.c XEN_DOMCTL_getpageframeinfo3, arch/x86/mm/paging.c
 (paging_domctl, paging_log_dirty_op).
 """
@@ -61,9 +61,9 @@ def _page(xen: Xen, domain: Domain, gfn: int) -> Frame | None:
 
 
 def shadow_op(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:
-    """Log-dirty mode: on, off, or which pages were written since (CLEAN forgets them, PEEK does not). 0 or -errno.
+    """Log-dirty mode: on, off, or read the written pages (CLEAN also clears the log, PEEK does not). 0 or -errno.
 
-    Bit n of the bitmap stands for guest frame n; `pages` says how many bits the caller has room for, and how many there are.
+    Bit n of the bitmap stands for guest frame n; `pages` is the caller's size in bits, then the number of valid bits.
     """
     op, mode, mb, pad, bitmap, pages, faults, _ = SHADOW_OP.unpack_from(body)
     if domain is vcpu.domain or not domain.vcpus:
@@ -103,7 +103,7 @@ def shadow_op(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> in
 
 
 def get_vcpu_context(xen: Xen, caller: VCpu, domain: Domain, number: int, at: int) -> int:
-    """XEN_DOMCTL_getvcpucontext: the state of a vCPU that has been set up; -ENODATA of another. 0 or -errno."""
+    """XEN_DOMCTL_getvcpucontext: the state of a vCPU that has been set up, else -ENODATA. 0 or -errno."""
     if domain is caller.domain or number >= len(domain.vcpus):
         return -EINVAL
     context = domain.vcpus[number].context

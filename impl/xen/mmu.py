@@ -1,6 +1,6 @@
 """PV memory management hypercalls: mmu_update, mmuext_op, update_va_mapping with foreign owners.
 
-What lives here: who may name which owner, and what a request does to page tables and TLBs. What does not: the
+Contents: which owners a caller may name, and the effect of a request on page tables and TLBs. Not here: the
 check of a single entry (pagetables.py). Source: Xen arch/x86/mm.c do_mmu_update, do_mmuext_op,
 do_update_va_mapping, get_pg_owner.
 """
@@ -96,7 +96,7 @@ MMUEXT_FLUSHES = frozenset(
 
 
 def get_pg_owner(xen: Xen, vcpu: VCpu, domid: int) -> Domain | None:
-    """The frame owner a caller names; its own numeric id is refused, as is an unknown one."""
+    """The frame owner that a caller names; an unknown id and the caller's own numeric id are refused."""
     if domid == DOMID_SELF:
         return vcpu.domain
     if domid == vcpu.domain.domid:
@@ -109,7 +109,7 @@ def get_pg_owner(xen: Xen, vcpu: VCpu, domid: int) -> Domain | None:
 
 
 def table_owner(xen: Xen, vcpu: VCpu, foreigndom: int) -> Domain | int:
-    """Whose page tables the foreigndom word of mmu_update names; -ESRCH for nobody's."""
+    """The owner of the page tables that mmu_update's foreigndom word names; -ESRCH if there is none."""
     caller = vcpu.domain
     high = (foreigndom >> 16) & 0xFFFF
     if not high or high - 1 == caller.domid:
@@ -119,7 +119,7 @@ def table_owner(xen: Xen, vcpu: VCpu, foreigndom: int) -> Domain | int:
 
 
 def owners(xen: Xen, vcpu: VCpu, pt_owner: Domain, foreigndom: int) -> Domain | int:
-    """Whose frames the word names; -errno if nobody's, or if the page tables' owner has no vCPU."""
+    """The owner of the frames that the word names; -errno if there is none, or the page tables' owner has no vCPU."""
     if pt_owner is not vcpu.domain and not pt_owner.vcpus:
         return -EINVAL
     pg_owner = get_pg_owner(xen, vcpu, foreigndom & 0xFFFF)
@@ -145,7 +145,7 @@ def update_entry(
     pte: int,
     cmd: int = MMU_NORMAL_PT_UPDATE,
 ) -> int:
-    """Change one entry of a live table after checking it; 0 or -errno (mod_l1_entry to mod_l4_entry)."""
+    """Check and change one entry of a live table; 0 or -errno (mod_l1_entry to mod_l4_entry)."""
     level = table.ptype
     old = read_pte(table, index)
     if level > PGT_L1 and pg_owner is not pt_owner:
@@ -236,13 +236,13 @@ def update_va_mapping(
     if where:
         chosen = caller.vcpus if where == UVMF_ALL else named_vcpus(xen, vcpu, where)
     if chosen is None:
-        return -EFAULT  # the entry has changed all the same
+        return -EFAULT  # the entry stays changed
     _flush(xen, caller, chosen, addr if flags & UVMF_FLUSHTYPE_MASK == UVMF_INVLPG else None)
     return 0
 
 
 def named_vcpus(xen: Xen, vcpu: VCpu, bitmap: int) -> list[VCpu] | None:
-    """The caller's vCPUs in a bitmap in its memory, words of 64 (vcpumask_to_pcpumask); None if it cannot be read."""
+    """The caller's vCPUs that a bitmap in its memory names, 64-bit words (vcpumask_to_pcpumask); None on a fault."""
     chosen: list[VCpu] = []
     every = vcpu.domain.vcpus
     for first in range(0, len(every), 64):

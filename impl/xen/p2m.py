@@ -1,7 +1,7 @@
 """The physical-to-machine map of HVM and PVH guests, with grant and foreign entry types.
 
-PV guests have none: there a guest frame number is a machine frame number. What does not live here: reference
-counting of what the entries point at (the callers take and drop references). Sources: Xen arch/x86/mm/p2m.c,
+PV guests have none: there a guest frame number is a machine frame number. Not here: reference
+counts of the frames in the entries (the callers take and drop references). Sources: Xen arch/x86/mm/p2m.c,
 asm/p2m.h.
 """
 

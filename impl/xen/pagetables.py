@@ -1,7 +1,7 @@
 """PV page tables: checking of entries, promotion and demotion of tables, walks.
 
-What lives here: the rule for each L1 entry, validation of whole tables when a frame takes a page-table type, and
-the hardware's walk. What does not: the hypercalls that ask for it (mmu.py) and grant entries, which Xen writes
+Contents: the rule for each L1 entry, validation of whole tables when a frame takes a page-table type, and
+the hardware's walk. Not here: the hypercalls that ask for it (mmu.py) and grant entries, which Xen writes
 itself (grant_host.py). Sources: Xen arch/x86/mm.c (get_page_from_l1e, put_page_from_l1e, _get_page_type,
 alloc_l1_table to alloc_l4_table).
 """
@@ -31,9 +31,9 @@ PTE_GUEST_KERNEL: Final = 1 << 52  # Xen's mark of a kernel page of a 64-bit gue
 # Flags a guest may not set: cache attributes and large pages; above L1 the global bit too. Bits 9-11 and 52-62 are its own.
 L1_DISALLOW: Final = 0x98
 UPPER_DISALLOW: Final = 0x198
-# A change of nothing but these needs no new look at the frame.
+# A change of only these flags needs no new check of the frame.
 FASTPATH_FLAGS: Final = PTE_NX | (0x7FF << 52) | PTE_AVAIL | PTE_GLOBAL | PTE_D | PTE_A | PTE_USER
-IO_FRAMES: Final = 0x100  # the first MiB is input and output, whatever lies there
+IO_FRAMES: Final = 0x100  # the first MiB counts as I/O memory, whatever it contains
 HYPERVISOR_VIRT_START: Final = 0xFFFF800000000000
 HYPERVISOR_VIRT_END: Final = 0xFFFF880000000000
 XEN_L4_SLOTS: Final = range(256, 272)
@@ -46,8 +46,8 @@ def addr_ok(addr: int) -> bool:
 
 
 def adjust_entry(pte: int, level: int) -> int:
-    """What Xen stores for a guest's entry (adjust_guest_l1e to adjust_guest_l4e): all are reachable from user mode, as the
-    kernel of a 64-bit PV guest runs there; user pages are global, and kernel pages are marked."""
+    """The entry that Xen stores for a guest's entry (adjust_guest_l1e to adjust_guest_l4e): all allow user mode, in which
+    the kernel of a 64-bit PV guest runs; user pages are global, and kernel pages are marked."""
     if not pte & PTE_P:
         return pte
     if level == PGT_L1 and not pte & PTE_USER:
@@ -58,12 +58,12 @@ def adjust_entry(pte: int, level: int) -> int:
 
 
 def same_mapping(old: int, new: int) -> bool:
-    """Do two entries differ in nothing that references were taken for?"""
+    """Do two entries need the same references?"""
     return not (old ^ new) & (PTE_MFN | (0xFFF & ~FASTPATH_FLAGS))
 
 
 def get_page_from_l1e(xen: Xen, pte: int, l1e_owner: Domain, pg_owner: Domain, curr: Domain) -> int:
-    """Take the references an L1 entry stands for; 0 or -errno (then nothing is held).
+    """Take the references that an L1 entry needs; 0 or -errno (then none is held).
 
     `pg_owner` is the domain whose frames the entry may name. A frame of another owner needs privilege of
     pg_owner over the real owner; a writable entry needs the writable type unless the owner is translated.
@@ -96,7 +96,7 @@ def get_page_from_l1e(xen: Xen, pte: int, l1e_owner: Domain, pg_owner: Domain, c
 
 
 def put_page_from_l1e(xen: Xen, pte: int, l1e_owner: Domain) -> None:
-    """Drop the references an L1 entry stood for."""
+    """Drop the references of an L1 entry."""
     if not pte & PTE_P:
         return
     frame = xen.frames.get((pte & PTE_MFN) >> 12)
@@ -109,7 +109,7 @@ def put_page_from_l1e(xen: Xen, pte: int, l1e_owner: Domain) -> None:
 
 
 def get_page_type(xen: Xen, frame: Frame, wanted: int) -> int:
-    """Take a type reference, changing the type (and validating a table) if nobody holds one; 0 or -errno."""
+    """Take a type reference; if the type count is 0, first change the type (and validate a table). 0 or -errno."""
     if frame.tcount:
         if frame.ptype != wanted or not frame.validated:
             return -EINVAL
@@ -131,7 +131,7 @@ def get_page_type(xen: Xen, frame: Frame, wanted: int) -> int:
 
 
 def put_page_type(xen: Xen, frame: Frame) -> None:
-    """Drop a type reference; a page table nobody uses any more lets go of what it maps."""
+    """Drop a type reference; at the last one, a page table drops the references of its entries."""
     frame.tcount -= 1
     if frame.tcount == 0 and PGT_L1 <= frame.ptype <= PGT_L4 and frame.validated:
         frame.validated = False
@@ -139,7 +139,7 @@ def put_page_type(xen: Xen, frame: Frame) -> None:
 
 
 def get_table(xen: Xen, frame: Frame, owner: Domain, level: int) -> int:
-    """A general and a type reference on a table of `owner`; 0 or -errno, -EINVAL unless an entry was refused otherwise."""
+    """Take a general and a type reference on a table of `owner`; 0, or an entry's -errno, else -EINVAL."""
     if not get_page(frame, owner):
         return -EINVAL
     rc = get_page_type(xen, frame, level)
@@ -149,7 +149,7 @@ def get_table(xen: Xen, frame: Frame, owner: Domain, level: int) -> int:
 
 
 def put_table(xen: Xen, frame: Frame) -> None:
-    """Drop both again."""
+    """Drop both references."""
     put_page_type(xen, frame)
     xen.frames.put_page(frame)
 
@@ -172,8 +172,8 @@ def entry_get(
 
 
 def _get_linear(pte: int, owner: Domain, level: int, table: Frame, child: Frame) -> bool:
-    """A linear page table: an entry, not for writing, that leads to a table of the same level (get_l2_linear_pagetable to
-    get_l4_linear_pagetable). One to itself holds nothing; one to another holds it, and neither may be in a longer chain."""
+    """A linear page table: a read-only entry that points to a table of the same level (get_l2_linear_pagetable to
+    get_l4_linear_pagetable). One to itself takes no reference; one to another does, and longer chains are refused."""
     if pte & PTE_RW:
         return False
     if child is table:
@@ -268,7 +268,7 @@ def find_l1(xen: Xen, root: Frame | None, addr: int) -> tuple[Frame, int] | None
 
 
 def walk(xen: Xen, root: Frame | None, addr: int) -> tuple[Frame, bool] | None:
-    """The hardware's walk: (frame, writable), or None where an access would fault as not present. All levels decide."""
+    """The hardware's walk: (frame, writable), or None on a not-present fault. Writable only if all levels are."""
     found = _descend(xen, root, addr)
     if found is None:
         return None

@@ -1,7 +1,7 @@
-"""The p2m of translated guests as memory_op changes it: pages put at guest frames, moved, taken away; foreign pages.
+"""Changes of a translated guest's p2m by memory_op: pages put at guest frames, moved, removed; foreign pages.
 
-What lives here: XENMEM_add_to_physmap, its batch, XENMEM_remove_from_physmap, and putting a page at a guest frame. What
-does not: giving pages to domains and taking them back (memory_op.py). Sources: Xen common/memory.c
+Contents: XENMEM_add_to_physmap, its batch, XENMEM_remove_from_physmap, and putting a page at a guest frame. Not
+here: giving pages to domains and taking them back (memory_op.py). Sources: Xen common/memory.c
 (xenmem_add_to_physmap_batch), arch/x86/mm/p2m.c (guest_physmap_add_entry, xenmem_add_to_physmap_one, p2m_add_foreign).
 """
 
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
     from bulkhead.impl.xen.machine import Xen
 
 Steps = Generator[str, None, int]
-GFN_LIMIT = 1 << 36  # four levels of tables hold no more
+GFN_LIMIT = 1 << 36  # the limit of four levels of tables
 INVALID_GFN = (1 << 64) - 1
 
 
 def unhook(xen: Xen, domain: Domain, gfn: int) -> None:
-    """Make a gfn a hole (guest_physmap_remove_page): RAM stays allocated but unnamed, a foreign page's reference goes."""
+    """Make a gfn a hole (guest_physmap_remove_page): RAM stays allocated, a foreign page's reference is dropped."""
     assert domain.p2m is not None
     frame, ptype = domain.p2m.lookup(gfn)
     domain.p2m.clear(gfn)
@@ -56,7 +56,7 @@ def unhook(xen: Xen, domain: Domain, gfn: int) -> None:
 def add_page(xen: Xen, domain: Domain, gfn: int, frame: Frame, ptype: int = RAM_RW) -> int:
     """Put a frame at a gfn, and nowhere else; 0 or -errno (guest_physmap_add_entry).
 
-    RAM that was there loses its number and stays allocated; a grant's or foreign entry there crashes the domain.
+    RAM that was there loses its gfn and stays allocated; a grant or foreign entry there crashes the domain.
     """
     p2m = domain.p2m
     if p2m is None:
@@ -76,9 +76,9 @@ def add_page(xen: Xen, domain: Domain, gfn: int, frame: Frame, ptype: int = RAM_
 
 
 def remove_page(xen: Xen, domain: Domain, gfn: int) -> int:
-    """Give up the page at a gfn (guest_remove_page); 0 or -errno. Others' references keep it; a second time does nothing.
+    """Give up the page at a gfn (guest_remove_page); 0 or -errno. Others' references keep it; a repeated call does nothing.
 
-    A page of Xen's that is shared with the guest can be given up too: the guest's hold on it ends, not its type.
+    A page of Xen's that is shared with the guest can be given up too: that drops the guest's reference, not the type's.
     """
     if domain.p2m is None:
         frame = xen.frames.get(gfn)
@@ -101,7 +101,7 @@ def remove_page(xen: Xen, domain: Domain, gfn: int) -> int:
 
 
 def _previous_goes(xen: Xen, domain: Domain, gfn: int) -> int:
-    """What is at a gfn before something else is put there: pages of Xen's are unhooked, RAM is given up; 0 or -errno."""
+    """Clear a gfn before something else is put there: Xen's pages are unmapped, RAM is given up; 0 or -errno."""
     assert domain.p2m is not None
     previous, ptype = domain.p2m.lookup(gfn)
     if ptype == MMIO_DIRECT:
@@ -115,7 +115,7 @@ def _previous_goes(xen: Xen, domain: Domain, gfn: int) -> int:
 
 
 def add_to_physmap(xen: Xen, vcpu: VCpu, domain: Domain, space: int, idx: int, gfn: int) -> int:
-    """One page of shared_info or the grant table, or an own page moved, at a gfn; 0 or -errno."""
+    """Put a page of shared_info or of the grant table, or an own page, at a gfn; 0 or -errno."""
     if domain.p2m is None:
         return -EACCES
     frame: Frame | None = None
@@ -123,7 +123,7 @@ def add_to_physmap(xen: Xen, vcpu: VCpu, domain: Domain, space: int, idx: int, g
         frame = domain.shared_info if idx == 0 else None
     elif space == abi.XENMAPSPACE_GRANT_TABLE:
         status = bool(idx & abi.XENMAPIDX_GRANT_TABLE_STATUS)
-        frame = grant_frame(domain, idx & 0x7FFFFFFF, status)  # Xen looks at 32 bits of the index
+        frame = grant_frame(domain, idx & 0x7FFFFFFF, status)  # Xen reads 32 bits of the index
     elif space == abi.XENMAPSPACE_GMFN:
         found, _ = domain.p2m.lookup(idx)
         frame = found if found is not None and found.owner is domain and found.count else None
@@ -144,7 +144,7 @@ def add_to_physmap(xen: Xen, vcpu: VCpu, domain: Domain, space: int, idx: int, g
 def add_foreign(xen: Xen, vcpu: VCpu, domain: Domain, foreign: int, fgfn: int, gfn: int) -> int:
     """Map another domain's page into the translated hardware domain (p2m_add_foreign); 0 or -errno.
 
-    Into no other domain: Xen 4.17 does not count such entries well enough.
+    Other domains are refused: Xen 4.17 does not count references of such entries well enough.
     """
     if domain.p2m is None:
         return -EACCES
@@ -168,7 +168,7 @@ def add_foreign(xen: Xen, vcpu: VCpu, domain: Domain, foreign: int, fgfn: int, g
 
 
 def set_foreign(xen: Xen, domain: Domain, gfn: int, frame: Frame) -> int:
-    """Put a foreign entry, which holds the page, at a gfn of a translated domain; 0 or -errno."""
+    """Put a foreign entry, which takes a page reference, at a gfn of a translated domain; 0 or -errno."""
     assert domain.p2m is not None
     rc = _previous_goes(xen, domain, gfn)
     if rc:
@@ -181,7 +181,7 @@ def set_foreign(xen: Xen, domain: Domain, gfn: int, frame: Frame) -> int:
 
 
 def remove_from_physmap(xen: Xen, domain: Domain, gfn: int) -> int:
-    """Make a gfn a hole: RAM stays allocated but unnamed, a foreign page's reference is dropped."""
+    """Make a gfn a hole: RAM stays allocated without a gfn, a foreign page's reference is dropped."""
     if domain.p2m is None:
         return -EACCES
     frame, ptype = domain.p2m.lookup(gfn)
@@ -250,7 +250,7 @@ def _range(xen: Xen, vcpu: VCpu, domain: Domain, start: int, arg: int, area: tup
 def _batch(xen: Xen, vcpu: VCpu, domain: Domain, start: int, arg: int, raw: bytes) -> Steps:
     _, space, count, foreign, idxs, gfns, errs = abi.ADD_TO_PHYSMAP_BATCH.unpack(raw)
     if start > count or (start and start == count):
-        return -EILSEQ  # no continuation of this call has come so far
+        return -EILSEQ  # larger than any continuation of this call
     if count == 0:
         return 0
     if not (handle_okay(vcpu, idxs, count, 8) and handle_okay(vcpu, gfns, count, 8) and handle_okay(vcpu, errs, count, 4)):

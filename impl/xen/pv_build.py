@@ -1,8 +1,8 @@
-"""Building a PV guest's memory and page tables before it runs.
+"""Builds a PV guest's memory and page tables before it runs.
 
-What lives here: what Xen does for Dom0 (dom0_build.c) and libxenguest for other guests: pages, a direct map of
-them, page tables mapped read-only in themselves, a window of empty L1 entries, and the pinned root. What does
-not: loading of kernels. The builder writes tables while they are still plain pages; validation happens at pinning.
+Contents: the work of Xen for Dom0 (dom0_build.c) and of libxenguest for other guests: pages, a direct map of
+them, page tables mapped read-only in themselves, a window of empty L1 entries, and the pinned root. Not
+here: loading of kernels. The builder writes tables while they are still plain pages; validation happens at pinning.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PER_TABLE: Final = 512
 
 
 class PvLayout:
-    """Where a built guest's pages are. `pages` in pfn order; `windows` are L1 tables with nothing in them."""
+    """The pages of a built guest. `pages` in pfn order; `windows` are empty L1 tables."""
 
     __slots__ = ("base", "direct_l1", "l2", "l3", "pages", "root", "windows")
 
@@ -67,7 +67,7 @@ def build(xen: Xen, domain: Domain, npages: int, nwindows: int, filled: list[int
         frame = populate_page(xen, domain, pfn)
         if frame is None:
             raise MemoryError(f"d{domain.domid}: no memory for pfn {pfn}")
-        frame.data = None  # a page that a living guest gave back still holds what it held
+        frame.data = None  # a page that a living guest gave back keeps its content
         pages.append(frame)
     tables = pages[npages:]
     root, l3, l2 = tables[:3]

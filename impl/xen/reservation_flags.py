@@ -1,6 +1,6 @@
-"""The flags and orders of memory reservations: which memory is asked for, and how much at once.
+"""The flags and orders of memory reservations: which memory is requested, and how much at once.
 
-What lives here: decoding of XENMEMF_ bits and the limits of orders by the caller's class. What does not: the
+Contents: decoding of XENMEMF_ bits and the limits of orders by the caller's class. Not here: the
 operations (memory_op.py, exchange.py). Source: Xen common/memory.c construct_memop_from_reservation, propagate_node,
 max_order; public/memory.h.
 """
@@ -29,16 +29,16 @@ ORDER_CONTROL = 18
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """What was asked for: `limit` is the frame number below which the memory must lie, None for anywhere."""
+    """A decoded request: `limit` is the frame number below which the memory must lie, None for anywhere."""
 
     limit: int | None
     on_demand: bool
 
 
 def flags_of(xen: Xen, caller: Domain, flags: int) -> Flags | None:
-    """Decode flags; None if they ask for what cannot be: memory below one page, or a node that the caller may not name.
+    """Decode flags; None if they are invalid: memory below one page, or a node that the caller may not name.
 
-    An address width that covers all memory anyway is no wish.
+    An address width that covers all memory is no restriction.
     """
     bits = flags & ADDRESS_BITS
     limit: int | None = None
@@ -57,5 +57,5 @@ def flags_of(xen: Xen, caller: Domain, flags: int) -> Flags | None:
 
 
 def max_order(caller: Domain) -> int:
-    """The largest extent a caller may ask for at once."""
+    """The largest extent that a caller may request at once."""
     return ORDER_CONTROL if caller.is_privileged else ORDER_DOMU

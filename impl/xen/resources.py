@@ -1,6 +1,6 @@
-"""XENMEM_acquire_resource: frames of Xen's that belong to a domain, for the domain that serves it.
+"""XENMEM_acquire_resource: Xen's frames that belong to a domain, for that domain's controller.
 
-What lives here: sizes of resources, and the frames of grant tables. What does not: growing a grant table
+Contents: sizes of resources, and the frames of grant tables. Not here: growing a grant table
 (grant_admin.py). Source: Xen common/memory.c acquire_resource, common/grant_table.c gnttab_acquire_resource.
 """
 
@@ -45,7 +45,7 @@ U32_MASK = 0xFFFFFFFF
 
 
 def resource_frames(domain: Domain, kind: int, number: int) -> int:
-    """How many frames a resource has at most; 0 for none. An unknown kind is an error number, cut to 32 bits, as in 4.17."""
+    """The maximum number of frames of a resource; 0 for none. An unknown kind gives an errno, cut to 32 bits, as in 4.17."""
     if kind == IOREQ_SERVER:
         return IOREQ_FRAMES if domain.external else 0
     if kind == GRANT_TABLE:
@@ -59,7 +59,7 @@ def resource_frames(domain: Domain, kind: int, number: int) -> int:
 def _acquire(domain: Domain, kind: int, number: int, first: int, count: int) -> list[Frame] | int:
     """Frames of a resource, all of them or -errno; the grant table grows to the last one."""
     if kind == IOREQ_SERVER:
-        return -ENOENT  # no device model has made one
+        return -ENOENT  # no device model has created one
     if kind != GRANT_TABLE:
         return -EOPNOTSUPP
     status = number == STATUS_FRAMES

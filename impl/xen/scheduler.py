@@ -1,8 +1,8 @@
 """A seeded scheduler that interleaves vCPUs at the points where Xen drops a lock or flushes.
 
-What lives here: tasks (hypercall generators, or a guest's own stores), the choice of who runs next, and the record
-of the choices. What does not: what a yield means to the operation. At markers of `HELD` the operation still holds
-the entry's lock: then other hypercalls wait and only guest stores may slip in, as on hardware.
+Contents: tasks (hypercall generators, or a guest's own stores), the choice of the next task, and the record
+of the choices. Not here: the meaning of a yield to the operation. At markers of `HELD` the operation still holds
+the entry's lock: other hypercalls wait and only guest stores may run, as on hardware.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Task:
 
 
 class Scheduler:
-    """Runs tasks to their end in an order drawn from a seed; the same seed gives the same run."""
+    """Runs tasks to their end in a random order; the same seed gives the same run."""
 
     __slots__ = ("history", "on_step", "rng", "tasks")
 
@@ -47,7 +47,7 @@ class Scheduler:
         return task
 
     def runnable(self) -> list[Task]:
-        """Who may run now: everybody, or, while a lock is held, its holder and guest stores."""
+        """The tasks that may run now: all, or, while a lock is held, its holder and guest stores."""
         alive = [task for task in self.tasks if not task.done]
         holder = next((task for task in alive if task.marker in HELD), None)
         if holder is None:
@@ -55,7 +55,7 @@ class Scheduler:
         return [task for task in alive if task is holder or task.guest]
 
     def step(self) -> bool:
-        """Let one task run to its next yield; False when all are done."""
+        """Run one task to its next yield; False when all are done."""
         candidates = self.runnable()
         if not candidates:
             return False

@@ -1,7 +1,7 @@
-"""Translation caches: one per vCPU, holding translations until somebody flushes them.
+"""TLBs: one per vCPU, with translations that stay until they are flushed.
 
-An entry keeps answering after its page-table entry has gone, as hardware does; so code that forgets a flush
-shows up as an access to a frame of another epoch. What does not live here: the walk that fills the cache
+A cached translation stays valid after its page-table entry is cleared, as in hardware; so code that omits a flush
+shows up as an access to a frame of another epoch. Not here: the walk that fills the cache
 (pagetables.py) and the decision when to flush. Sources: Xen arch/x86/flushtlb.c.
 """
 
@@ -20,18 +20,18 @@ class Tlb:
         self.flushed_at = 0
 
     def fill(self, vpn: int, frame: Frame, writable: bool) -> None:
-        """Remember a translation just walked."""
+        """Cache the translation of a walk."""
         self.entries[vpn] = (frame, writable, frame.epoch)
 
     def flush(self, stamp: int) -> None:
-        """Forget everything; `stamp` is the TLB clock now."""
+        """Flush everything; `stamp` is the TLB clock now."""
         self.entries.clear()
         self.flushed_at = stamp
 
     def invlpg(self, vpn: int) -> None:
-        """Forget one page."""
+        """Flush one page."""
         self.entries.pop(vpn, None)
 
     def stale(self) -> list[int]:
-        """Virtual pages whose cached frame has been freed since (a hole if ever reachable)."""
+        """Virtual pages whose cached frame has since been freed (a vulnerability if one is ever reachable)."""
         return [vpn for vpn, (frame, _, epoch) in self.entries.items() if frame.epoch != epoch]

@@ -1,7 +1,7 @@
-"""Starting state of a PV vCPU and the hypercall page, as a domain builder sets them.
+"""Initial state of a PV vCPU and the hypercall page, as a domain builder sets them.
 
-What lives here: the checks of arch_set_info_guest for 64-bit PV guests, and the stubs of the hypercall page. What
-does not: running the guest's instructions. Sources: Xen arch/x86/domain.c arch_set_info_guest,
+Contents: the checks of arch_set_info_guest for 64-bit PV guests, and the stubs of the hypercall page. Not
+here: running the guest's instructions. Sources: Xen arch/x86/domain.c arch_set_info_guest,
 arch/x86/pv/hypercall.c (hypercall page), public/arch-x86/xen.h.
 """
 
@@ -49,7 +49,7 @@ def set_vcpu_context(xen: Xen, caller: VCpu, domain: Domain, number: int, contex
         return -EINVAL
     mfn = (register(context, abi.CTRLREG_OFFSET + 3 * 8) & PTE_MFN) >> 12
     if vcpu.context is not None:
-        # The root of a vCPU that was set up once cannot be changed this way any more.
+        # After the first set-up, this call cannot change the vCPU's root.
         if vcpu.cr3 is None or vcpu.cr3.mfn != mfn:
             return -EOPNOTSUPP
     else:
@@ -63,7 +63,7 @@ def set_vcpu_context(xen: Xen, caller: VCpu, domain: Domain, number: int, contex
 
 
 def reset_vcpu(xen: Xen, vcpu: VCpu) -> int:
-    """XEN_DOMCTL_setvcpucontext without a context: the vCPU is as it was before it was set up, and offline (vcpu_reset)."""
+    """XEN_DOMCTL_setvcpucontext without a context: reset the vCPU to its state before set-up, offline (vcpu_reset)."""
     for root in (vcpu.cr3, vcpu.user_cr3):
         if root is not None:
             put_table(xen, root)
@@ -88,7 +88,7 @@ def hypercall_init(xen: Xen, domain: Domain, mfn: int) -> int:
     for i in range(abi.PAGE_SIZE // STUB):
         call = MOV_EAX.pack(0xB8, i) + b"\x0f\x05"  # mov $i,%eax; syscall
         if i == IRET:
-            stub = b"\x51\x41\x53\x50" + call  # push %rcx; push %r11; push %rax: what Xen takes from the stack
+            stub = b"\x51\x41\x53\x50" + call  # push %rcx; push %r11; push %rax: Xen pops these from the stack
         else:
             stub = b"\x51\x41\x53" + call + b"\x41\x5b\x59\xc3"  # push %rcx; push %r11 ... pop %r11; pop %rcx; ret
         frame.bytes()[i * STUB : (i + 1) * STUB] = stub.ljust(STUB, b"\xcc")

@@ -1,6 +1,6 @@
 """Security hooks: the default (dummy) policy and the SILO variation.
 
-Each hook returns 0 or a negative errno. What does not live here: when a hook is called, and FLASK (flask.py).
+Each hook returns 0 or a negative errno. Not here: when a hook is called, and FLASK (flask.py).
 Sources: Xen include/xsm/dummy.h (xsm_default_action and the hooks), xsm/silo.c.
 """
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Policy(Protocol):
-    """What the hypervisor asks of a security module; each answer is 0 or -errno."""
+    """The hooks of a security module; each returns 0 or -errno."""
 
     def target(self, hook: str, src: Domain, dst: Domain) -> int:
         """Hooks of level XSM_TARGET."""
@@ -39,7 +39,7 @@ class Policy(Protocol):
         """May src give a page to dst?"""
 
     def grant_copy(self, current: Domain, src: Domain, dst: Domain) -> int:
-        """May data go from src's page to dst's page on request of current?"""
+        """May current copy data from src's page to dst's page?"""
 
     def evtchn_unbound(self, current: Domain, dom: Domain, remote: Domain | None) -> int:
         """May a port of dom be opened for remote?"""
@@ -49,7 +49,7 @@ class Policy(Protocol):
 
 
 class DummyPolicy:
-    """The policy without a security module: privilege levels only; grants are decided by their entries."""
+    """The policy without a security module: privilege levels only; grant entries decide about grants."""
 
     def target(self, hook: str, src: Domain, dst: Domain) -> int:
         """Self, device model of the target, or a control domain."""
@@ -84,7 +84,7 @@ class DummyPolicy:
         return 0
 
     def evtchn_unbound(self, current: Domain, dom: Domain, remote: Domain | None) -> int:
-        """XSM_TARGET over the domain whose port it is; the remote side need not exist."""
+        """XSM_TARGET over the port's domain; the remote domain need not exist."""
         return self.target("evtchn_unbound", current, dom)
 
     def evtchn_interdomain(self, src: Domain, dst: Domain) -> int:
@@ -93,7 +93,7 @@ class DummyPolicy:
 
 
 class SiloPolicy(DummyPolicy):
-    """SILO: no sharing between two domains of which neither is a control domain. Unmapping always works."""
+    """SILO: no sharing between two domains unless one is a control domain. Unmapping is always allowed."""
 
     @staticmethod
     def _allowed(current: Domain, one: Domain, two: Domain) -> bool:

@@ -233,7 +233,7 @@ class _Step:
         segment, symbols = self.segment, self.symbols
         if placed.undo:
             taken_back = [Assignment(u, self._scope(names)) for u, names in placed.undo]
-            effect = (*taken_back, *self._goes(segment.failed))
+            effect: tuple[Assignment | Store, ...] = (*taken_back, *self._goes(segment.failed))
             yield Outcome(f"{segment.label}!{placed.code}", True, symbols.all_of([*passed, fails]), effect)
         elif placed.code:
             plain.append(symbols.all_of([*passed, fails]))

@@ -1,8 +1,8 @@
 """The command line: `bulkhead check`, `prove`, `attack`, `explore`, `export`, `replay`, `refine`, `diff`, `faults`, `boot`.
 
-Each command is a file of its own beside this one and is imported when it is asked for: solvers and the implementation take a
-while to load. Here stands what all have in common: the exit code (0 as it should be, 1 a verdict that is not, 2 bad use, 130
-interrupted), and that every expected failure becomes one message.
+Each command is a module in this folder and is imported only when it is used, because solvers and the implementation are slow
+to import. This file has the common part: the exit code (0 as expected, 1 an unexpected verdict, 2 bad use, 130
+interrupted), and one message for every expected failure.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ GOOD, FAILED, BAD_USE = 0, 1, 2
 
 
 class Commands(click.Group):
-    """The commands, each in the module of its name; click's manual calls this a lazy group."""
+    """The commands, each in the module of its name; a "lazy group" in click's manual."""
 
     def list_commands(self, _context: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -53,9 +53,9 @@ def command(context: click.Context) -> int:
 
 
 def run(arguments: list[str] | None = None, ending: threading.Event | None = None) -> int:
-    """Run one command; gives the exit code. Every expected failure becomes one message.
+    """Run one command; returns the exit code. Every expected failure becomes one message.
 
-    Once `ending` is set the process is ended by another thread: what fails then fails for that, and nothing is said of it.
+    Once `ending` is set, another thread is ending the process: failures after that are its effect and are not reported.
     """
 
     def bad(text: str, code: int) -> int:
@@ -99,7 +99,7 @@ def run(arguments: list[str] | None = None, ending: threading.Event | None = Non
 
 def main() -> None:
     """The program."""
-    if sys.stdout is None:  # nobody listens
+    if sys.stdout is None:  # the reader closed the pipe
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
     run_to_end(lambda ending: run(ending=ending), drop_unfinished)
 

@@ -1,4 +1,4 @@
-"""`bulkhead attack`: a short attack on a claim, as log, states and pictures; all that `replay` needs is beside them."""
+"""`bulkhead attack`: a short attack on a claim, as log, states and pictures, with the files that `replay` needs."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from bulkhead.proofs.theorems.scope import given_scope
     default=60.0,
     show_default=True,
     metavar="SECONDS",
-    help="Time for one question to a solver.",
+    help="Time limit of one solver query.",
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Where the files go (default: build/SYSTEM/THEOREM)."
+    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder for the files (default: build/SYSTEM/THEOREM)."
 )
 @json_option
 @output_options
@@ -50,8 +50,8 @@ def attack(
 ) -> int:
     """Find a shortest attack on a THEOREM of SYSTEM: print it, and write log, states and pictures to DIR.
 
-    Without THEOREM: the first one that is expected to be refuted, or, with a fault, the first of those expected to be proved
-    on which one is found.
+    Without THEOREM: the first one that is expected to be refuted, or, with a fault, the first one expected to be proved
+    that has an attack.
     """
     begun = time.perf_counter()
     if system is None:
@@ -74,12 +74,12 @@ def attack(
 
 
 def _candidates(system: System, faults: tuple[str, ...]) -> list[str]:
-    """The claims to attack where none is named; none where all stands in spite of the faults."""
+    """The claims to attack if none is named; none if all are proved in spite of the faults."""
     if faults and len(system.claims()) == 1:
         return list(system.claims())
     if faults:
         proved = prove(system, Settings(1.0, 1, cross_check=False, patient=False)).proved
-        # What is refuted without the fault says nothing of it.
+        # A claim that is refuted without the fault says nothing about the fault.
         return [n for n in system.claims() if n not in proved and system.expects.get(n) != "refuted"]
     names = [n for n, v in system.expects.items() if v == "refuted"][:1]
     if not names:

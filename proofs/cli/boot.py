@@ -1,6 +1,6 @@
 """`bulkhead boot`: boot a system on the implementation, evaluate its claims after every step, and show who can reach what.
 
-The booting is impl/boot.py's; here its options are read, its log becomes a result and a graph, and its errors one message.
+impl/boot.py boots; this command reads the options, turns the log into a result and a graph, and errors into one message.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PAGES_IN_MIB = 256
     "--ramdisk",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="What the kernels get as their ramdisk (default: a small one of random bytes).",
+    help="The ramdisk of each guest (default: a small one of random bytes).",
 )
 @click.option("--cmdline", metavar="TEXT", help="The command line of each kernel (default: name= and the guest's name).")
 @click.option(
@@ -48,15 +48,15 @@ PAGES_IN_MIB = 256
     metavar="MIB",
     help="Memory of each guest in MiB (default: as much as its kernel needs).",
 )
-@click.option("--guests", type=int, default=1, show_default=True, metavar="N", help="How many guests to create (1 to 32).")
-@click.option("--seed", type=int, default=0, show_default=True, metavar="S", help="Decides who runs when.")
+@click.option("--guests", type=int, default=1, show_default=True, metavar="N", help="Number of guests (1 to 32).")
+@click.option("--seed", type=int, default=0, show_default=True, metavar="S", help="Seed of the scheduler.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     default=Path("build"),
     show_default=True,
     metavar="DIR",
-    help="Where the graph goes.",
+    help="Folder for the graph.",
 )
 @json_option
 @output_options
@@ -71,7 +71,7 @@ def boot(
     out: Path,
     output: Output,
 ) -> int:
-    """Boot SYSTEM (monolithic or disaggregated) with guests; say which claims hold after each step, and who reaches what."""
+    """Boot SYSTEM (monolithic or disaggregated) with guests; evaluate claims after each step, and show who reaches what."""
     if system not in machine.NODES:
         hint = suggest(system, machine.NODES)
         raise UsageError(

@@ -1,6 +1,6 @@
-"""`bulkhead diff`: long seeded campaigns that run the implementation and hold it against the rules, step by step.
+"""`bulkhead diff`: long seeded campaigns that run the implementation and compare every step with the rules.
 
-What lives here: options, and progress. What does not: the comparison (refinement/), and the reports.
+Contents: options, and progress. Not here: the comparison (refinement/), and the reports.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bulkhead.proofs.report.runs_text import run_text
 from bulkhead.proofs.results.refinement import DiffResult, DiffRun, DombResult
 
 MODEL_OPS, XEN_OPS = 100_000, 4_000
-SHARE = 20  # of so many calls of a comparison of both systems one is a move of DomB's world, which has more to compare
+SHARE = 20  # when both systems are compared, one of so many calls is a step of DomB's world, which has more to compare
 RIG = Path("tests", "xen", "campaign.py")
 
 
@@ -43,8 +43,8 @@ RIG = Path("tests", "xen", "campaign.py")
     type=click.Choice(["model", "xen", "nothing"]),
     default="model",
     show_default=True,
-    help="What answers are compared with: the rules, real Xen under QEMU (needs the source tree), or `nothing`, "
-    "which runs the implementation alone, for its speed.",
+    help="The reference for answers: the rules, real Xen under QEMU (needs the source tree), or `nothing`, "
+    "which runs the implementation alone, to measure its speed.",
 )
 @click.option("--ops", type=click.IntRange(1), metavar="N", help="Calls to make: 100,000, or 4,000 on real Xen.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, metavar="S", help="Same seed, same run.")
@@ -66,7 +66,7 @@ def diff(
     if record is not None:
         raise UsageError("--record goes with --against xen: only answers of real Xen are worth keeping.")
     if against == "nothing":
-        system = "monolithic"  # DomB's followers are what drives its world
+        system = "monolithic"  # DomB's world is driven by its followers
     ops = ops or MODEL_OPS
     moves = {"both": max(ops // SHARE, 1), "monolithic": 0, "disaggregated": ops}[system]
     first = _xen_and_drivers(seed, ops - moves, count(jobs), against == "model", output) if moves < ops else None
@@ -113,7 +113,7 @@ def _domb(seed: int, moves: int, jobs: int) -> DombResult:
 
 
 def _on_xen(ops: int, seed: int, record: Path | None) -> int:
-    """Real Xen is driven from the source tree's tests, in a process of its own; without that tree there is none."""
+    """Run the source tree's rig for real Xen in a separate process; only available in a checkout."""
     home = next((folder for folder in Path(__file__).resolve().parents if (folder / RIG).is_file()), None)
     if home is None:
         raise UsageError(f"real Xen is run by {RIG} of the source tree, and this installation has none: use a checkout")
@@ -124,7 +124,7 @@ def _on_xen(ops: int, seed: int, record: Path | None) -> int:
     try:
         return running.wait()
     except KeyboardInterrupt:
-        running.wait()  # it got the same signal, and turns its machine off
+        running.wait()  # it gets the same signal, and shuts its machine down
         raise
 
 

@@ -16,7 +16,7 @@ from bulkhead.proofs.theorems.explore import STATES, Limits, explore_graph
 from bulkhead.proofs.theorems.explore import explore as search
 from bulkhead.proofs.theorems.scope import first_scope, given_scope
 
-DRAWN = 200  # states of a picture at most
+DRAWN = 200  # maximum of states in a picture
 
 
 @click.command()
@@ -24,19 +24,19 @@ DRAWN = 200  # states of a picture at most
 @click.option("--theorem", "theorems", multiple=True, metavar="T", help="Only this claim (may be repeated; default: all).")
 @fault_option
 @click.option("--scope", multiple=True, metavar="SORT=N", help="Elements of a sort, as node=3 (may be repeated).")
-@click.option("--depth", type=click.IntRange(0), metavar="N", help="Stop after so many steps in a row.")
+@click.option("--depth", type=click.IntRange(0), metavar="N", help="Maximum depth, in steps.")
 @click.option(
     "--limit",
     type=click.FloatRange(0, 86400, min_open=True),
     default=60.0,
     show_default=True,
     metavar="SECONDS",
-    help="Stop after so long.",
+    help="Time limit.",
 )
 @click.option(
-    "--states", type=click.IntRange(1), default=STATES, show_default=True, metavar="N", help="Stop at so many states."
+    "--states", type=click.IntRange(1), default=STATES, show_default=True, metavar="N", help="Maximum number of states."
 )
-@click.option("--renamed", is_flag=True, help="Keep states that differ by a renaming of elements, too.")
+@click.option("--renamed", is_flag=True, help="No symmetry reduction: also keep states that differ only by a renaming.")
 @click.option("--graph", type=click.Path(path_type=Path), metavar="FILE", help=f"Draw the states (of {DRAWN} at most).")
 @json_option
 @output_options
@@ -52,9 +52,9 @@ def explore(
     graph: Path | None,
     output: Output,
 ) -> int:
-    """See all reachable states of a small world of SYSTEM: how many, how deep, and which claims hold in all of them.
+    """Explore all reachable states of a small world of SYSTEM: how many, how deep, and which claims hold in all of them.
 
-    What holds here holds in a world of this size only; `bulkhead prove` decides it for any size.
+    The results hold only for a world of this size; `bulkhead prove` decides claims for any size.
     """
     loaded = loader.load(system, faults)
     for name in theorems:

@@ -15,7 +15,7 @@ from bulkhead.proofs.theorems.export import export as write
 @click.command()
 @click.argument("system")
 @fault_option
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where the files go.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder for the files.")
 def export(system: str, faults: tuple[str, ...], out: Path) -> int:
     """Write each query of SYSTEM as a standalone SMT-LIB 2 file."""
     loaded = loader.load(system, faults)

@@ -1,6 +1,6 @@
-"""`bulkhead faults`: what faults there are, of the rules and of the implementation, and is each of them noticed?
+"""`bulkhead faults`: lists the faults of the rules and of the implementation, or checks that each is detected.
 
-What lives here: which faults are meant, and the processes. What does not: laying them and looking (faults/), and reports.
+Contents: the selection of faults, and the processes. Not here: laying and detecting them (faults/), and reports.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EVERY = {**catalogue.BY_NAME, **catalogue_domb.BY_NAME}  # faults of the impleme
 
 @click.command()
 @click.argument("systems", nargs=-1, metavar="[SYSTEM]...")
-@click.option("--list", "only_list", is_flag=True, help="Show what there is; lay none.")
+@click.option("--list", "only_list", is_flag=True, help="List the faults; lay none.")
 @click.option("--only", multiple=True, metavar="NAME", help="Only this fault (may be repeated).")
 @click.option(
     "--of", "layer", type=click.Choice([str(x) for x in Layer]), help="Only faults of the rules, or of the implementation."
@@ -52,10 +52,10 @@ def faults(
     jobs: int | None,
     output: Output,
 ) -> int:
-    """Lay each fault and see that it is noticed: of the rules of SYSTEM by the proof, of the implementation by `diff`.
+    """Lay each fault and check that it is noticed: of the rules of SYSTEM by the proof, of the implementation by `diff`.
 
-    A fault of the rules must break the claims, in the step, that stand beside it. Without SYSTEM: the rules of all shipped
-    systems, each fault once, and the implementation; with SYSTEM, the rules of that alone.
+    A fault of the rules must break the claims, in the step, that its declaration names. Without SYSTEM: the rules of all
+    shipped systems, each fault once, and the implementation; with SYSTEM, only the rules of that system.
     """
     begun = time.perf_counter()
     chosen = list(_listed(systems, layer, only_list))
@@ -74,7 +74,7 @@ def faults(
 
 
 def _listed(systems: tuple[str, ...], layer: str | None, every: bool) -> Iterator[FaultResult]:
-    """The faults that are meant, each once. Where no system is named, those that say what they break, or `every` one."""
+    """The selected faults, each once. If no system is named, those that say which claims they break, or `every` one."""
     seen: set[str] = set()
     if layer != Layer.IMPLEMENTATION:
         for name in systems or loader.shipped_systems():
@@ -87,7 +87,7 @@ def _listed(systems: tuple[str, ...], layer: str | None, every: bool) -> Iterato
 
 
 def _laid(chosen: list[FaultResult], workers: Workers, seed: int, ops: int, output: Output) -> Iterator[FaultResult]:
-    """The faults, laid and looked for; in the order in which they are listed."""
+    """Lay and hunt the faults; results in the order of the list."""
     rules = [f for f in chosen if f.layer is Layer.RULES]
     known: dict[str, Correct] = {}
     for system in dict.fromkeys(f.where for f in rules):

@@ -1,4 +1,4 @@
-"""Names and folders that commands are given: what is not there is told before any work is done for nothing."""
+"""Checks the names and folders in a command's arguments before any work is done."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bulkhead.proofs.atomic_files import writable
 
 
 def known_claim(name: str, known: Iterable[str]) -> None:
-    """Raise `UsageError` when there is no such theorem or transition claim."""
+    """Raise `UsageError` if there is no such theorem or transition claim."""
     names = set(known)
     if name not in names:
         raise UsageError(
@@ -22,12 +22,12 @@ def known_claim(name: str, known: Iterable[str]) -> None:
 
 
 def which_system() -> UsageError:
-    """The question which system is meant."""
+    """The message that asks for a system."""
     return UsageError(f"which system? Shipped systems: {', '.join(shipped_systems())}; or give the path of a .rules file.")
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder to write to. Raises `UsageError` with what stands in the way."""
+    """Create an output folder. Raises `UsageError` with the reason if that is impossible."""
     try:
         writable(folder)
     except FileExistsError:

@@ -1,7 +1,7 @@
-"""What all commands share on the command line: formats of results, where they go, progress, colours, and wrapping.
+"""Common command-line output: formats of results, files, progress, colours, and wrapping.
 
-Each command computes a result first. Then `Output.give` renders it: as text on the terminal, as JSON, JUnit XML or SARIF
-where `--format` asks for it, to a file where `--output` names one. Nothing here knows what a result is about.
+Each command computes a result first. Then `Output.give` renders it: as text on the terminal, or as JSON, JUnit XML or SARIF
+with `--format`, to a file with `--output`. Not here: the content of results.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from bulkhead.proofs.report.sarif import sarif
 from bulkhead.proofs.results.vocabulary import Result
 
 FORMATS = ("text", "json", "junit", "sarif")
-NARROWEST = 40  # a terminal is taken to be as wide as this at least
-TELLS_EVERY = 5  # seconds between two lines of progress where there is no terminal
+NARROWEST = 40  # assumed minimum width of a terminal
+TELLS_EVERY = 5  # seconds between two lines of progress without a terminal
 P = ParamSpec("P")
 
 jobs_option = click.option(
@@ -47,13 +47,13 @@ json_option = click.option(
     "json_file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write the result as JSON, beside what --format and --output do.",
+    help="Also write the result as JSON.",
 )
 
 
 @dataclass(frozen=True)
 class Output:
-    """How results of one command are told. `file` gets the format asked for; text is then still told on the terminal."""
+    """Output options of one command. `file` gets the chosen format; the terminal then still gets text."""
 
     format: str = "text"
     file: Path | None = None
@@ -62,7 +62,7 @@ class Output:
     color: bool = True
 
     def ready(self) -> None:
-        """See that the files named can be written; raises `UsageError` before any work is done for nothing."""
+        """Check that the named files can be written; raises `UsageError` before any work is done."""
         if self.json_file is not None:
             needs_file(self.json_file)
         if self.file is not None:
@@ -70,7 +70,7 @@ class Output:
 
     @property
     def tells(self) -> bool:
-        """Is text for people told on the standard output?"""
+        """Does standard output get text for people?"""
         return (self.format == "text" or self.file is not None) and not self.quiet
 
     @property
@@ -79,19 +79,19 @@ class Output:
         return self.tells and sys.stdout.isatty()
 
     def console(self, stderr: bool = False) -> Console:
-        """A terminal to draw on; NO_COLOR in the environment counts as `--no-color`."""
+        """The terminal; NO_COLOR in the environment counts as `--no-color`."""
         return Console(stderr=stderr, no_color=None if self.color else True, highlight=False)
 
     def tell(self, text: str) -> None:
-        """Tell text for people, if it is wanted; on a terminal wide lines wrap."""
+        """Print text for people, if it is wanted; on a terminal wide lines wrap."""
         if self.tells:
             click.echo(wrapped(text, shutil.get_terminal_size().columns) if sys.stdout.isatty() else text, nl=False)
 
     def give(self, result: Result, text: Callable[[], str], last: str | None = None) -> int:
-        """Tell or write the result; gives the exit code.
+        """Print or write the result; returns the exit code.
 
-        `last` is what is left to tell of the text, where the rest has been told already. With `--quiet` a good result is
-        told by the exit code alone, and of one that is not good just what is not.
+        `last` is the rest of the text, if the first part is already printed. With `--quiet` a good result prints
+        nothing, and any other result prints only its failures.
         """
         made = render(result, self.format, text)
         if self.json_file is not None:
@@ -110,7 +110,7 @@ class Output:
 
     @contextlib.contextmanager
     def progress(self, title: str, unit: str = "queries decided") -> Iterator[Callable[[int], None]]:
-        """Tells on the error stream how far work has come: a live line on a terminal, a plain line now and then else."""
+        """Progress on the error stream: a live line on a terminal, otherwise a plain line now and then."""
         done = 0
         if self.quiet:
             yield lambda _count: None
@@ -149,9 +149,9 @@ def output_options(command: Callable[..., int]) -> Callable[..., int]:
         "file",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="Write the result there; text is still told here.",
+        help="Write the result to this file; text is still printed.",
     )
-    @click.option("--quiet", "-q", is_flag=True, help="Tell only what is not as it should be.")
+    @click.option("--quiet", "-q", is_flag=True, help="Print only failures.")
     @click.option("--no-color", is_flag=True, help="No colours (as with NO_COLOR in the environment).")
     @functools.wraps(command)
     def wrapper(*args: Any, format_: str, file: Path | None, quiet: bool, no_color: bool, **options: Any) -> int:
@@ -163,7 +163,7 @@ def output_options(command: Callable[..., int]) -> Callable[..., int]:
 
 
 def render(result: Result, form: str, text: Callable[[], str]) -> str:
-    """A result in a format; `text` makes the text for people."""
+    """A result in a format; `text` renders the text for people."""
     if form == "json":
         return json.dumps(result.to_json(), indent=2) + "\n"
     if form == "sarif":
@@ -172,7 +172,7 @@ def render(result: Result, form: str, text: Callable[[], str]) -> str:
 
 
 def wrapped(text: str, width: int) -> str:
-    """Text whose lines are no wider than a terminal; what is carried over is indented further than its line."""
+    """Wrap text to the terminal's width; continuation lines are indented further than their line."""
     width = max(NARROWEST, width)
     out = []
     for line in text.split("\n"):

@@ -19,7 +19,7 @@ from bulkhead.proofs.theorems.subsumption import Refuted
 
 
 def _number(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
-    if value != value:  # not a number: a range lets it pass
+    if value != value:  # not a number: click's range accepts it
         raise click.BadParameter("nan is not a number of seconds.")
     return value
 
@@ -28,13 +28,13 @@ def _number(_context: click.Context, _parameter: click.Parameter, value: float) 
 @click.argument("systems", nargs=-1, metavar="SYSTEM...")
 @click.option("--theorem", "theorems", multiple=True, metavar="T", help="Only this theorem (may be repeated).")
 @fault_option
-@click.option("--cross-check/--no-cross-check", default=True, show_default=True, help="Let cvc5 decide again.")
-@click.option("--certify", is_flag=True, help="Confirm what is proved by a second encoding of the rules.")
+@click.option("--cross-check/--no-cross-check", default=True, show_default=True, help="Check every answer again with cvc5.")
+@click.option("--certify", is_flag=True, help="Confirm proved claims by a second encoding of the rules.")
 @click.option(
     "--vacuity/--no-vacuity",
     default=True,
     show_default=True,
-    help="See that initial states exist and that every step can be taken.",
+    help="Check that initial states exist and that every step can be taken.",
 )
 @jobs_option
 @click.option("--why", metavar="THEOREM", help="Show what the proof of a theorem depends on.")
@@ -45,13 +45,13 @@ def _number(_context: click.Context, _parameter: click.Parameter, value: float) 
     show_default=True,
     metavar="SECONDS",
     callback=_number,
-    help="Time for one query.",
+    help="Time limit of one query.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Where traces and pictures of refuted theorems go (default: beside --json, else build).",
+    help="Folder for traces and pictures of refuted theorems (default: beside --json, else build).",
 )
 @json_option
 @output_options
@@ -102,7 +102,7 @@ def prove(
 
 
 def _tell(result: SystemResult, output: Output) -> None:
-    """A system is told when it is decided: the next one may take long."""
+    """Print each system when it is decided: the next one may take long."""
     if output.draws:
         prove_text.drawn_table(result, output.console())
         output.tell(prove_text.below_table(result) + "\n")

@@ -1,6 +1,6 @@
-"""`bulkhead refine`: the implementation's own handlers, run symbolically along all their paths and held against the rules.
+"""`bulkhead refine`: runs the implementation's handlers symbolically along all paths and checks them against the rules.
 
-What lives here: options. What does not: the runs (refinement/handlers/), and the reports.
+Contents: options. Not here: the runs (refinement/handlers/), and the reports.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from bulkhead.proofs.results.refinement import HandlerResult, RefineResult, plac
 
 @click.command()
 @click.argument("handlers", nargs=-1, metavar="[HANDLER...]")
-@click.option("--all", "everything", is_flag=True, help="Also the runs that take grants of the caller's own.")
+@click.option("--all", "everything", is_flag=True, help="Also runs with the caller's own grants.")
 @jobs_option
 @json_option
 @output_options
 def refine(handlers: tuple[str, ...], everything: bool, jobs: int | None, output: Output) -> int:
-    """Prove that handlers of the implementation do as the rules say, for all arguments and tables of any size."""
+    """Prove that handlers of the implementation refine the rules, for all arguments and tables of any size."""
     for name in handlers:
         if name not in HANDLERS:
             hint = f"no handler `{name}`. {suggest(name, HANDLERS)}".strip()

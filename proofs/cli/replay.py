@@ -23,8 +23,8 @@ from bulkhead.proofs.results.replay import ReplayResult, TraceResult
 def replay(files: tuple[Path, ...], system: str | None, output: Output) -> int:
     """Run calls recorded on real Xen on the implementation and compare every answer that can be compared.
 
-    A trace that `bulkhead attack` has written is replayed on the executable model, and told again. Beside it stand the rules
-    that it was made with; for others, say `--system FILE.rules`.
+    A trace written by `bulkhead attack` is replayed on the executable model and printed. The folder of the trace has its
+    rules; for other rules, use `--system FILE.rules`.
     """
     if not files:
         raise UsageError("replay needs a FILE: recordings of real Xen, or one trace (see bulkhead replay --help).")

@@ -2,7 +2,7 @@
 
 Each brings a call to its end before the next one, and resolves the names of what calls gave to things of its own: frame
 numbers and handles of the machine, or elements of the rules. A call that uses a name nobody gave is answered `unbound` and
-not made. What does not live here: interleaving (`Interleaved` in lockstep/operations.py), and files (calls.py).
+not made. Not here: interleaving (`Interleaved` in lockstep/operations.py), and files (calls.py).
 """
 
 from __future__ import annotations

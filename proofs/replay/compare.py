@@ -1,12 +1,13 @@
 """Comparison of a replayed operation with its recording.
 
-What lives here: which fields are comparable, grant entries as read from the granter's table, and the table of
-known differences (known.json beside this file). What does not: running the operations (ops.py).
+Contents: which fields are comparable, grant entries as read from the granter's table, and the table of
+known differences (known.json beside this file). Not here: running the operations (ops.py).
 """
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ NOT_COMPARED: Final = frozenset({"pages", "ready", "diag", "sid", "dflags", "shu
 
 
 def load_known(path: Path = KNOWN_FILE) -> list[dict[str, Any]]:
-    """The table of known differences: each row has op, field, recorded, replayed and reason."""
+    """The table of known differences: each row has a reason, the version of Xen, and what it is about (`explained`)."""
     rows: list[dict[str, Any]] = json.loads(path.read_text())["differences"]
     return rows
 
@@ -67,14 +68,20 @@ def differences(rig: Rig, recorded: dict[str, Any], result: dict[str, Any], skip
     return out
 
 
-def explained(known: list[dict[str, Any]], op: str, diff: tuple[str, Any, Any]) -> str | None:
-    """The reason for a difference the table knows, else None. A row's missing field matches anything."""
+def explained(known: list[dict[str, Any]], item: dict[str, Any], diff: tuple[str, Any, Any]) -> str | None:
+    """The reason for a difference the table knows, else None. A row's missing part matches anything.
+
+    `field` is a regular expression for the whole name; `arguments` and `results` hold what the call had, and was answered.
+    """
+    given, answered = item.get("a", {}), item.get("res", {})
     for row in known:
         if (
-            row.get("op", op) == op
-            and row.get("field", diff[0]) == diff[0]
+            row.get("op", item["op"]) == item["op"]
+            and re.fullmatch(row.get("field", ".*"), diff[0])
             and row.get("recorded", diff[1]) == diff[1]
             and row.get("replayed", diff[2]) == diff[2]
+            and all(given.get(name) == value for name, value in row.get("arguments", {}).items())
+            and all(answered.get(name) == value for name, value in row.get("results", {}).items())
         ):
             return str(row["reason"])
     return None

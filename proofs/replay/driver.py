@@ -1,6 +1,6 @@
 """Recordings of real Xen against the implementation, for `bulkhead replay`.
 
-What lives here: reading of `xen-gnt-oracle/1` files, and the loop over their operations. What does not: the operations, the
+Contents: reading of `xen-gnt-oracle/1` files, and the loop over their operations. Not here: the operations, the
 comparison, and the command.
 """
 
@@ -107,7 +107,7 @@ def replay(path: Path) -> Recording:
             rig.drift.forget()
             continue
         for diff in differing:
-            told_of = explained(known, item["op"], diff)
+            told_of = explained(known, item, diff)
             if told_of is not None:
                 told += 1
             else:

@@ -4,7 +4,7 @@ An expression is terms joined by + and -: a number; a domain (`SELF`, `d0`, `A`)
 `f.TERM` (a frame as an address), `k.TERM` (pages as KiB), `v.N` and `w.N` (linear address of the caller's pool page or
 window slot), `q.N` and `t.N` or `t.A.N` (machine address of the L1 entry behind it), `arg` and `ub` (the argument block and
 the user buffer), `m.N` (a user mapping), `$name` (a variable). A place is `OFF` in the argument block, `pN.OFF` in a pool
-page of the caller, `uOFF` in the user buffer. What does not live here: the operations (extended.py, system_calls.py).
+page of the caller, `uOFF` in the user buffer. Not here: the operations (extended.py, system_calls.py).
 """
 
 from __future__ import annotations

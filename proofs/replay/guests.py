@@ -1,7 +1,7 @@
 """The guests of a recording, in the shape their builder gave them.
 
-What lives here: the memory of a PV agent (4 MiB mapped from linear address 0, as libxenguest maps a guest whose kernel
-starts there) and that of a translated guest that never runs. What does not: what they are told to do (ops.py,
+Contents: the memory of a PV agent (4 MiB mapped from linear address 0, as libxenguest maps a guest whose kernel
+starts there) and that of a translated guest that never runs. Not here: what they are told to do (ops.py,
 extended.py). A PV agent's linear address is its page's number in the guest; its pool, mailbox, argument pages and
 window slots share one L1 table, as they did when the recordings were made.
 """

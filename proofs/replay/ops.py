@@ -1,7 +1,7 @@
 """The operations of a recording, executed on the rig.
 
-What lives here: one function per recorded operation name; each returns the result fields it can vouch for, with
-the fields it knows to be irreproducible in the set `skip`. What does not: judging differences (compare.py).
+Contents: one function per recorded operation name; each returns the result fields it can vouch for, with
+the fields it knows to be irreproducible in the set `skip`. Not here: judging differences (compare.py).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The machine the recordings were made on, rebuilt on the implementation.
 
-What lives here: Dom0 with its kernel and one user process, agent guests with 64 pool pages, a mailbox, 64 window
+Contents: Dom0 with its kernel and one user process, agent guests with 64 pool pages, a mailbox, 64 window
 slots and page tables, names for pages and domains, and taint of contents that real runs do not reproduce (page
-tables, mailboxes and whatever was copied from them). What does not: the operations (ops.py) and the comparison.
+tables, mailboxes and whatever was copied from them). Not here: the operations (ops.py) and the comparison.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ class Agent:
         self.vcpu: VCpu = domain.vcpus[0]
         self.layout: PvAgentMemory = build_agent(rig.xen, domain)
         self.arg = self.layout.va(ARGS)
+        self.dom0_port = 0  # by which Dom0 calls the agent
 
     def call(self, number: int, *registers: int) -> int:
         """A hypercall by the agent; NO_ANSWER from one that the hypervisor has crashed, in this call or before."""
@@ -219,7 +220,8 @@ class Rig:
         _, raw = self.kernel.evtchn_op(abi.EVTCHNOP_ALLOC_UNBOUND, TWO_DOMIDS.pack(abi.DOMID_SELF, domid, 0))
         for _ in range(2):
             self.kernel.evtchn_op(abi.EVTCHNOP_ALLOC_UNBOUND, TWO_DOMIDS.pack(domid, 0, 0))
-        write(self.xen, agent.vcpu, agent.arg, DOMID_PORT.pack(0, 0, TWO_DOMIDS.unpack(raw)[2], 0))
+        agent.dom0_port = TWO_DOMIDS.unpack(raw)[2]
+        write(self.xen, agent.vcpu, agent.arg, DOMID_PORT.pack(0, 0, agent.dom0_port, 0))
         self.xen.call(agent.vcpu, abi.HYPERVISOR_EVENT_CHANNEL_OP, abi.EVTCHNOP_BIND_INTERDOMAIN, agent.arg)
         agent.domain.events.take_pending()
 
@@ -258,6 +260,7 @@ class Rig:
             table = agent.domain.grant_table
             if other != name:
                 self.stale |= {(other, ref) for ref in range(table.nr_entries) if table.frame_field(ref) in own}
+        self.kernel.evtchn_op(abi.EVTCHNOP_CLOSE, abi.U32.pack(self.agents[name].dom0_port))
         rc, _ = self.kernel.domctl(abi.DOMCTL_DESTROYDOMAIN, domid)
         for mfn in [m for m, n in self.names.items() if n.startswith(name + "/")]:
             del self.names[mfn]

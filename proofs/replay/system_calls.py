@@ -1,6 +1,6 @@
 """System calls of a recording: a process of Dom0 on /dev/xen/*, by the bytes of its buffers.
 
-What lives here: the `sys.*` operations on numbered files and numbered mappings. What does not: the drivers (impl/dom0)
+Contents: the `sys.*` operations on numbered files and numbered mappings. Not here: the drivers (impl/dom0)
 and the bytes' places (expressions.py). A call that fails gives the errno, negated, as the recorder wrote it.
 """
 
@@ -19,6 +19,7 @@ Result = dict[str, Any]
 BUFFER: Final = USER_BUFFER_VPN << 12
 CLEARED_PAGES: Final = 16
 NOT_OPEN: Final = -1
+POLLED: Final = 5  # the recorder asks for POLLIN and POLLOUT
 
 
 def _file(rig: Rig, a: Args) -> int:
@@ -60,8 +61,7 @@ def op_ioctl(rig: Rig, a: Args, skip: set[str]) -> Result:
 
 def op_mmap(rig: Rig, a: Args, skip: set[str]) -> Result:
     """Map pages of a file at the numbered place, where nothing may be mapped yet (MAP_FIXED_NOREPLACE; EEXIST)."""
-    prot_text = str(a.get("prot", "rw"))
-    prot = (PROT_READ if "r" in prot_text else 0) | (PROT_WRITE if "w" in prot_text else 0)
+    prot = _protection(a, "rw")
     index, npages = int(a.get("m", 0)), int(a.get("n", 1))
     offset = Caller(rig, str(a.get("by", "d0"))).value(a.get("off", 0))
     flags = MAP_PRIVATE if a.get("priv") else MAP_SHARED
@@ -85,6 +85,41 @@ def op_munmap(rig: Rig, a: Args, skip: set[str]) -> Result:
     if first == 0 and npages == whole:
         del rig.mappings[index]
     return {"r": 0}
+
+
+def _protection(a: Args, otherwise: str) -> int:
+    text = str(a.get("prot", otherwise))
+    return (PROT_READ if "r" in text else 0) | (PROT_WRITE if "w" in text else 0)
+
+
+def op_mprotect(rig: Rig, a: Args, skip: set[str]) -> Result:
+    """Change what may be done with a numbered mapping; ENOENT for none."""
+    index = int(a.get("m", 0))
+    if index not in rig.mappings:
+        return {"r": -abi.ENOENT}
+    rig.syscalls.mprotect(mapping_vpn(index) << 12, rig.mappings[index], _protection(a, ""))
+    return {"r": 0}
+
+
+def op_mremap(rig: Rig, a: Args, skip: set[str]) -> Result:
+    """Move a numbered mapping to the place of number `to`, with `n` pages from now on; ENOENT for none."""
+    index, to = int(a.get("m", 0)), int(a.get("to", 0))
+    if index not in rig.mappings:
+        return {"r": -abi.ENOENT}
+    npages = int(a.get("n", rig.mappings[index]))
+    rig.syscalls.mremap(mapping_vpn(index) << 12, rig.mappings[index], npages, mapping_vpn(to) << 12)
+    del rig.mappings[index]
+    rig.mappings[to] = npages
+    return {"r": 0}
+
+
+def op_poll(rig: Rig, a: Args, skip: set[str]) -> Result:
+    """The events that poll() tells without waiting: how many descriptors are ready (none or one), and for what."""
+    fd = _file(rig, a)
+    if fd == NOT_OPEN:
+        return {"ev": 0, "r": 0}  # poll() leaves a negative descriptor out
+    events = rig.syscalls.poll(fd, POLLED)
+    return {"ev": events, "r": int(events != 0)}
 
 
 def _address(a: Args) -> int:
@@ -141,6 +176,9 @@ SYSTEM_CALLS: Final[dict[str, Callable[[Rig, Args, set[str]], Result]]] = {
     "sys.ioctl": op_ioctl,
     "sys.mmap": op_mmap,
     "sys.munmap": op_munmap,
+    "sys.mprotect": op_mprotect,
+    "sys.mremap": op_mremap,
+    "sys.poll": op_poll,
     "sys.rd": op_rd,
     "sys.wr": op_wr,
     "sys.read": op_read,

@@ -1,7 +1,7 @@
-"""A graph in the making, for pictures of states: boxes, nodes and edges in three looks, under a caption with a legend.
+"""Builds graphs for pictures of states: boxes, nodes and edges in three styles, with a caption and a legend.
 
-Blue is what a step changed, red what makes the claim false. All text that comes in is shown as it is: nothing in it means
-anything to Graphviz. What a state looks like is not known here (`pictures.py`, `hypervisor_scene.py`).
+Blue marks changes of a step, red the places that make the claim false. All text is escaped: it has no special meaning to
+Graphviz. Not here: the layout of states (`pictures.py`, `hypervisor_scene.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import graphviz
 
 Place = tuple[str, tuple[str, ...]]
 CHANGED, BAD, PLAIN = "#1558d6", "#c5221f", "#5f6368"
-WIDTH = 100  # characters of a caption line
+WIDTH = 100  # maximum length of a caption line
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Caption:
 
     title: str
     lines: tuple[str, ...] = ()
-    red: bool = False  # the legend says what red means
+    red: bool = False  # the legend explains red
 
 
 class Canvas:
-    """A graph in the making: nodes in boxes, edges, each plain, changed (blue) or to blame (red)."""
+    """A graph under construction: nodes in boxes, edges, each plain, changed (blue) or a cause (red)."""
 
     def __init__(self, caption: Caption, legend: str) -> None:
         self.graph: Any = graphviz.Digraph(
@@ -56,7 +56,7 @@ class Canvas:
         self.boxes: dict[str, tuple[str, dict[str, str]]] = {}
 
     def box(self, box: str, title: str, changed: bool = False, bad: bool = False) -> None:
-        """A titled box; nodes may name it."""
+        """Add a titled box for nodes."""
         self.boxes[box] = (title, look(changed, bad))
 
     def node(self, name: str, label: str, box: str = "", changed: bool = False, bad: bool = False, **more: str) -> None:
@@ -66,7 +66,7 @@ class Canvas:
         self.graph.edge(_id(a), _id(b), label=_text(label), **{**look(changed, bad), **more})
 
     def done(self) -> Any:
-        """The graph, its boxes closed."""
+        """The finished graph."""
         for k, (box, (title, style)) in enumerate(self.boxes.items()):
             with self.graph.subgraph(name=f"cluster_{k}") as sub:
                 sub.attr(
@@ -96,7 +96,7 @@ class Canvas:
 
 
 def look(changed: bool, bad: bool) -> dict[str, str]:
-    """Colours and width of what is changed or to blame; what is to blame stays red when it has changed too."""
+    """Colours and width for changes and causes; a changed cause is red."""
     colour = BAD if bad else CHANGED if changed else PLAIN
     return {
         "color": colour,
@@ -128,12 +128,12 @@ def _printable(text: str) -> str:
 
 
 def _id(name: str) -> str:
-    """A node's identifier. Graphviz's Python side takes what stands behind a colon for a port."""
+    """A node's identifier without colons, as the graphviz package reads text after a colon as a port."""
     return name.replace("\\", "/").replace(":", ".").replace('"', "'").replace("\n", " ")
 
 
 def _text(label: str) -> str:
-    """A label as plain text: no backslash means anything, and no `<...>` is HTML."""
+    """Escape a label: backslashes and `<...>` have no special meaning."""
     safe = _printable(label).replace("&", "&amp;").replace("\\", "\\\\").replace("\n", "\\n")
     return f" {safe} " if safe.startswith("<") and safe.endswith(">") else safe
 

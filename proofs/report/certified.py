@@ -1,4 +1,4 @@
-"""Hands the proved claims to the second encoding (`proofs/certify`), and puts its answer into words for the report."""
+"""Certifies the proved claims by the second encoding (`proofs/certify`), and formats its answer for the report."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from bulkhead.proofs.certify.tree import read
 from bulkhead.proofs.jobs import Workers
 from bulkhead.proofs.theorems.induction import Proof, Settings
 
-SHOWN = 10  # questions without a yes
+SHOWN = 10  # unconfirmed queries to show
 
 
 def claims_of(proof: Proof) -> Claims:
-    """The claims that stand, and as hints what the proof of each depended on after each step."""
+    """The proved claims, and as hints the dependencies of each claim's proof."""
     hints: dict[tuple[str, str], frozenset[str]] = {}
     for r in proof.results:
         used = frozenset(bare for kind, _, bare in (n.partition("/") for n in r.core) if kind in ("invariant", "theorem"))
@@ -28,7 +28,7 @@ def claims_of(proof: Proof) -> Claims:
 
 
 def certified(proof: Proof, source: str, faults: tuple[str, ...], settings: Settings, pool: Workers | None) -> Certificate:
-    """Ask the second road about all that a proof says stands. `source` is a shipped system or the path of a rules file."""
+    """Check all proved claims by the second encoding. `source` is a shipped system or the path of a rules file."""
     return certify(read(source, faults), claims_of(proof), pool, settings.limit, settings.jobs)
 
 

@@ -1,19 +1,19 @@
-"""Names of the elements of a state, for people: Dom0, DomB, `domU domain1`, `process space0`.
+"""Readable names of the elements of a state: Dom0, DomB, `domU domain1`, `process space0`.
 
-The rules know a domain as an element of a sort; whether it is a service or a guest, and whether an address space is a
-process, is said by the state. Names of systems that have no such state are left as they are.
+In the rules, a domain is an element of a sort; the state tells whether it is a service or a guest, and whether an address
+space is a process. Names of systems without such state are unchanged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-Facts = Mapping[str, Mapping[tuple[str, ...], str]]  # function -> arguments -> value, all as text
+Facts = Mapping[str, Mapping[tuple[str, ...], str]]  # function -> arguments -> value, all as texts
 SERVICES = {"dom0": "Dom0", "domb": "DomB"}
 
 
 class Names:
-    """The names of one state's elements; roles do not change in a trace, so its first state is enough."""
+    """The names of a state's elements; roles do not change in a trace, so the first state is enough."""
 
     def __init__(self, facts: Facts) -> None:
         self._service = facts.get("service", {})
@@ -36,5 +36,5 @@ class Names:
 
 
 def domain_name(facts: Facts, element: str) -> str:
-    """`domU domain1` for a guest, and any other element as it is."""
+    """`domU domain1` for a guest; any other element unchanged."""
     return f"domU {element}" if facts.get("service", {}).get((element,)) == "false" else element

@@ -1,8 +1,9 @@
 """Finds the places of a state that make a claim false; pictures draw them in red.
 
-For every binding of the outer `forall` that violates the claim, the text of the claim is followed into the parts that
-decide it: both sides of a false implication, the first false part of a conjunction, all parts of a true one. What is read
-there is to blame. Inner quantifiers that are decided by all their instances blame nothing: what is missing has no place.
+For every binding of the outer `forall` that violates the claim, the search follows the parts of the formula that
+decide its value: both sides of a false implication, the first false part of a conjunction, all parts of a true one. The
+places read there are the culprits. Inner quantifiers that depend on all their instances have none: a missing element
+has no place.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from bulkhead.model.world import State, World, elements, index_names, size_of
 
 Place = tuple[str, tuple[str, ...]]  # a state function at elements, by name
 Env = dict[str, int]
-MOST = 200_000  # bindings tried; a picture without red is better than none
+MOST = 200_000  # maximum of bindings; a picture without red is better than none
 
 
 @dataclass(frozen=True)
 class Moment:
-    """The state in which a claim is read, or, for a claim about steps, the state after it and whether it failed."""
+    """The state in which a claim is evaluated; for a claim about steps also the state after it, and whether it failed."""
 
     state: State
     after: State | None = None
@@ -28,7 +29,7 @@ class Moment:
 
 
 def blame(system: System, world: World, claim: Term, moment: Moment) -> set[Place]:
-    """The places to blame for a claim that is false at this moment."""
+    """The places that make a claim false at this moment."""
     reader = _Reader(system, world, moment)
     bound: list[tuple[str, str]] = []
     while isinstance(claim, Quant) and claim.kind == "forall":
@@ -44,7 +45,7 @@ def blame(system: System, world: World, claim: Term, moment: Moment) -> set[Plac
 
 
 class _Reader:
-    """Evaluates terms, and says which places a value is due to."""
+    """Evaluates terms, and finds the places that determine a value."""
 
     def __init__(self, system: System, world: World, moment: Moment) -> None:
         self.system, self.world, self.moment = system, world, moment
@@ -85,7 +86,7 @@ class _Reader:
         raise AssertionError(term)
 
     def reasons(self, term: Term, env: Env) -> set[Place]:
-        """The places that make the term what it is."""
+        """The places that determine the term's value."""
         match term:
             case Var() | Lit():
                 return set()
@@ -127,7 +128,7 @@ class _Reader:
         return {p.name: self.value(a, env) for p, a in zip(params, term.args, strict=True)}
 
     def _defined(self, term: Use) -> _Reader:
-        """A definition reads the state after the step throughout where it is used of that state."""
+        """A definition used on the state after the step reads that state throughout."""
         if not term.next or self.moment.after is None:
             return self
         return _Reader(self.system, self.world, Moment(self.moment.after, None, self.moment.failed))
@@ -139,7 +140,7 @@ class _Reader:
 
 
 def facts_of(system: System, world: World, state: State) -> dict[str, dict[tuple[str, ...], str]]:
-    """A state as names only: function -> arguments -> value, ghost state left out."""
+    """A state as names: function -> arguments -> value, without ghost state."""
     out: dict[str, dict[tuple[str, ...], str]] = {}
     for k, func in enumerate(system.funcs.values()):
         if not func.ghost:

@@ -1,4 +1,4 @@
-"""A counterexample to induction in words and pictures: the step, and the facts of the state before it that matter."""
+"""Explains a counterexample to induction by text and pictures: the step, and the relevant facts of the state before."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from bulkhead.proofs.theorems.cti import Cti, broken, machine_of
 
 
 def _decisive(cti: Cti, system: System, machine: ExecutableModel) -> Iterator[tuple[str, str]]:
-    """Places that hold the first element of a declared sort and could hold no other one.
+    """Places whose value is the first element of a declared sort and cannot be another one.
 
-    The first element is no emptier than the others, so leaving these out, as is right for `false`, would hide facts.
+    Unlike `false`, the first element is not an empty value, so omitting these places would hide facts.
     """
     known = {c.name: c for c in (*system.axioms, *system.invariants.values(), *system.claims().values())}
     claims = [known[n].body for n in cti.assumed]
@@ -50,7 +50,7 @@ def _decisive(cti: Cti, system: System, machine: ExecutableModel) -> Iterator[tu
 
 
 def describe(cti: Cti, system: System) -> str:
-    """The step with its arguments, and the facts that matter: `=` for what stays, `->` for what the step changes."""
+    """The step with its arguments, and the relevant facts: `=` for unchanged places, `->` for changes."""
     machine = machine_of(system, cti.world, cti.transition)
     trace = Trace(system.name, (), cti.claim, cti.world, cti.before, (cti.event,))
     changed = changes(system, cti.world, cti.before, cti.after)
@@ -62,7 +62,7 @@ def describe(cti: Cti, system: System) -> str:
 
 
 def save_counterexample(system: System, cti: Cti, folder: Path) -> str:
-    """Write a counterexample to induction as text and as pictures; gives the text, and where the files are."""
+    """Write a counterexample to induction as text and as pictures; returns the text and the files' folder."""
     text = "counterexample to induction (its first state need not be reachable): " + describe(cti, system)
     write_file(folder / "cti.txt", text)
     label = cti.event.label

@@ -1,6 +1,6 @@
-"""Explains a proof: what it depends on, and where a claim failed.
+"""Explains a proof: its dependencies, and where a claim failed.
 
-Nothing is decided here: all of it is read off the unsat cores and verdicts that induction brought back.
+Not here: decisions. Everything is taken from the unsat cores and verdicts of the induction.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from bulkhead.proofs.theorems.decide import Result
 from bulkhead.proofs.theorems.induction import Proof
 from bulkhead.proofs.theorems.queries import FOLLOWS, INIT, QueryMaker
 
-LINES = 8  # queries named for one claim
+LINES = 8  # queries shown for one claim
 
 
 def not_decided(proof: Proof, names: list[str]) -> str:
-    """Why claims are neither proved nor refuted, in a few lines."""
+    """Explain in a few lines why claims are neither proved nor refuted."""
     broken = sorted({r.claim for r in proof.first_failing})
     lines = [f"Neither proved nor refuted, as no attack was found within the bounds of the search: {', '.join(names)}"]
     if broken:
-        lines.append(f"  Their proofs lean, directly or not, on what is not inductive: {', '.join(broken)}")
+        lines.append(f"  Their proofs depend, directly or not, on claims that are not inductive: {', '.join(broken)}")
     for name in names:
         if name in broken or not broken:
             lines += [f"  {text}" for text in non_inductive(proof, name)[:LINES]]
@@ -33,7 +33,7 @@ def latest(results: Iterable[Result]) -> dict[tuple[str, str], Result]:
 
 
 def claim_of(name: str) -> str:
-    """The claim behind the name of an assumption, or "" when it is not an invariant or theorem."""
+    """The claim of an assumption's name, or "" if it is not an invariant or theorem."""
     kind, _, rest = name.partition("/")
     return rest if kind in ("invariant", "theorem") else ""
 
@@ -51,7 +51,7 @@ def non_inductive(proof: Proof, claim: str) -> list[str]:
 
 
 def why(proof: Proof, claim: str, line: Callable[[str], None]) -> None:
-    """Show what a proof depends on: axioms, invariants (followed into their own proofs), and checks of each step."""
+    """Show the dependencies of a proof: axioms, invariants (with their own proofs), and checks of each step."""
     system = proof.system
     answers = latest(proof.results)
     used = _leans_on(answers, claim)

@@ -1,4 +1,4 @@
-"""What people read of `bulkhead explore`, and a picture of the states of a small world."""
+"""Text of `bulkhead explore`, and a picture of the states of a small world."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHOWN = 12  # facts of a state in a picture
 
 
 def explore_text(result: ExploreResult) -> str:
-    """How many states there are, what is false in some, and what can never happen."""
+    """The number of states, the claims that are false in some, and the steps that never fire."""
     f = result.found
     rate = f.states / f.seconds if f.seconds else 0.0
     out = [
@@ -53,7 +53,7 @@ def explore_text(result: ExploreResult) -> str:
 
 
 def save_graph(system: System, graph: Graph, path: Path) -> str:
-    """Draw the states and steps of a world; gives a note where Graphviz is not there."""
+    """Draw the states and steps of a world; returns a note if Graphviz is missing."""
     drawn = graphviz.Digraph(
         graph_attr={"rankdir": "LR"},
         node_attr={"shape": "box", "fontname": "Helvetica", "fontsize": "10", "style": "rounded"},

@@ -1,8 +1,8 @@
 """The results of `bulkhead faults` as a Markdown page: after how many calls each fault was noticed.
 
-`python -m bulkhead.proofs.report.faults_table FILE.json... --measured TEXT --output PAGE` (`make tables`). It reads results
-in the format `bulkhead-faults/1`, several files where the faults were laid in parts, and writes what they say and nothing
-else. A fault that was not laid has no row, and a line says how many of those there are.
+`python -m bulkhead.proofs.report.faults_table FILE.json... --measured TEXT --output PAGE` (`make tables`). It reads one or
+several results in the format `bulkhead-faults/1` and writes only their contents. A fault that was not laid has no row; a
+line gives the number of such faults.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bulkhead.proofs.atomic_files import write_file
 from bulkhead.proofs.faults import catalogue, catalogue_domb
 from bulkhead.proofs.results.faults import FaultsResult, Layer
 
-WIDEST = 100  # characters of what is told of one fault
+WIDEST = 100  # maximum length of one fault's text
 PARTS: tuple[tuple[str, Collection[str]], ...] = (
     ("Xen and Dom0's drivers", catalogue.BY_NAME),
     ("DomB, its tools and its channel", catalogue_domb.BY_NAME),
@@ -28,13 +28,13 @@ PARTS: tuple[tuple[str, Collection[str]], ...] = (
 
 
 def cell(text: str) -> str:
-    """Text that stays in one cell of a Markdown table."""
+    """Escape text for one cell of a Markdown table."""
     short = text if len(text) <= WIDEST else text[: WIDEST - 3] + "..."
     return short.replace("|", "\\|").replace("\n", " ")
 
 
 def laid(results: Iterable[Any]) -> list[dict[str, Any]]:
-    """The faults that were laid, of several results. Raises UsageError where one is not a result of `bulkhead faults`."""
+    """The faults that were laid, from several results. Raises UsageError if one is not a result of `bulkhead faults`."""
     found: list[dict[str, Any]] = []
     for result in results:
         if not isinstance(result, dict) or result.get("format") != FaultsResult.format:
@@ -44,7 +44,7 @@ def laid(results: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 def page(faults: Sequence[dict[str, Any]], measured: str) -> str:
-    """The whole page. `measured` says where and when the numbers come from."""
+    """The whole page. `measured` is the time and place of the measurement."""
     out = [
         "# Faults, and after how many calls they are noticed",
         "",

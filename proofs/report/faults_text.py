@@ -6,7 +6,7 @@ from itertools import groupby
 
 from bulkhead.proofs.results.faults import FaultResult, FaultsResult, Layer
 
-WIDEST = 90  # characters of what is told of one
+WIDEST = 90  # maximum length of one fault's text
 
 
 def faults_text(result: FaultsResult) -> str:

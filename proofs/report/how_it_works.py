@@ -1,8 +1,8 @@
-"""The picture of HOW_IT_WORKS.md: which room hands what to which, from a table of rooms and arrows.
+"""The picture of HOW_IT_WORKS.md: the data flow between packages, from a table of boxes and arrows.
 
-`python -m bulkhead.proofs.report.how_it_works` (`make pictures`) writes how_it_works.dot and, where Graphviz's `dot` is
-there, how_it_works.svg into `proofs/`; both are committed. A test holds the committed files against this table, and the
-table against the folders. Arrows are the flow of data, not of imports: those stand in each folder's README and in
+`python -m bulkhead.proofs.report.how_it_works` (`make pictures`) writes how_it_works.dot and, if Graphviz's `dot` is
+installed, how_it_works.svg into `proofs/`; both are committed. A test compares the committed files with this table, and the
+table with the folders. Arrows show the flow of data, not of imports; for those, see each folder's README and
 `.importlinter`.
 """
 
@@ -22,16 +22,16 @@ NAME = "how_it_works"
 
 
 class Kind(StrEnum):
-    """What a box is; the value is its colour."""
+    """The kind of a box; the value is its colour."""
 
     TEXT = "#fff4d6"  # files that people write or record
-    CODE = "#e4edfa"  # rooms of the project
-    OUTSIDE = "#eeeeee"  # programs of others
+    CODE = "#e4edfa"  # packages of the project
+    OUTSIDE = "#eeeeee"  # external programs
 
 
 @dataclass(frozen=True)
 class Room:
-    """A box. `folder` is where it lives in the checkout, or empty for what is not ours."""
+    """A box. `folder` is its folder in the checkout, or empty for an external program."""
 
     name: str
     does: str
@@ -41,7 +41,7 @@ class Room:
 
 @dataclass(frozen=True)
 class Arrow:
-    """`source` hands `flows` to `target`; both are names of rooms."""
+    """`source` passes `flows` to `target`; both are names of boxes."""
 
     source: str
     target: str
@@ -113,7 +113,7 @@ ARROWS = (
 
 
 def drawing(rooms: Iterable[Room] = ROOMS, arrows: Iterable[Arrow] = ARROWS) -> graphviz.Digraph:
-    """The picture as a Graphviz graph. KeyError where an arrow names no room."""
+    """The picture as a Graphviz graph. KeyError if an arrow names an unknown box."""
     graph = graphviz.Digraph(
         NAME,
         graph_attr={"rankdir": "TB", "ranksep": "0.45", "nodesep": "0.25"},

@@ -1,8 +1,8 @@
-"""A hypervisor's state as a picture: domains as boxes, and in them frames, grants, processes, open files and mappings.
+"""Draws a hypervisor's state: domains as boxes that contain frames, grants, processes, open files and mappings.
 
-Only live things are drawn. A mapping is a small box of its own between who has it (an address space, or the device file it
-was made through) and the frame; its border is solid for a page-table entry and dashed when only TLBs still have it. A path
-to blame is red from the process to the frame.
+Only live objects are drawn. A mapping is a small box between its holder (an address space, or the device file that
+made it) and the frame; its border is solid for a page-table entry and dashed if only TLBs still have it. A path
+that violates the claim is red from the process to the frame.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def known(facts: Facts) -> bool:
 
 
 def draw(canvas: Canvas, facts: Facts, changed: set[Place], bad: set[Place]) -> None:
-    """Put the state on the canvas."""
+    """Draw the state on the canvas."""
     _Scene(canvas, facts, changed, bad).draw()
 
 
@@ -42,7 +42,7 @@ class _Scene:
         self.red_frames |= {self.get("translation.frame", t) for t in self.red} | {self.get("hold.frame", *a) for a in holds}
         self.red_calls = {a[0] for a in holds} | {a[0] for h, a in self.bad if h == "at"}
         self.drawn: set[str] = set()
-        self.named: set[str] = set()  # domains that something drawn speaks of
+        self.named: set[str] = set()  # domains that some drawn object names
 
     def get(self, name: str, *args: str) -> str:
         return self.facts.get(name, {}).get(args, "")
@@ -112,7 +112,7 @@ class _Scene:
         return {self.get("translation.space", t) for t in self.red} | issuers
 
     def red_files(self) -> set[str]:
-        """Files through which a mapping to blame was made."""
+        """Files that made a mapping of the violation."""
         return {self.get("through", t) for t in self.red if self.names.is_process(self.get("translation.space", t))}
 
     def files(self) -> None:
@@ -267,7 +267,7 @@ class _Scene:
                 )
 
     def domains(self) -> None:
-        """A box for each domain that holds something or that something speaks of."""
+        """A box for each domain that has contents or that another object names."""
         for (d,), phase in self.facts.get("domain.phase", {}).items():
             moved = self.moved("domain", d)
             if d not in self.named and (not moved or phase in GONE):

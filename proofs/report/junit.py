@@ -1,7 +1,7 @@
-"""Results as JUnit XML, the form in which build servers take test results: a suite for each group, a case for each check.
+"""Results as JUnit XML, for build servers: a suite for each group, a case for each check.
 
-A check that is open (neither shown nor refuted) is an error, one that failed a failure; what was expected to be found is in
-the output of its case. The file has the shape that Jenkins and GitLab read.
+An open check (neither shown nor refuted) is an error, a failed one a failure; an expected finding is in
+the output of its case. Jenkins and GitLab read this form.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from xml.etree import ElementTree
 
 from bulkhead.proofs.results.vocabulary import Check, Result, Status
 
-# What XML 1.0 cannot hold, not even escaped: a guest's console may print it.
+# Characters that XML 1.0 cannot contain, not even escaped: a guest's console may print them.
 _NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def junit(result: Result) -> str:
-    """The result as text of an XML file."""
+    """The result as the text of an XML file."""
     root = ElementTree.Element("testsuites", name=result.format.partition("/")[0])
     groups: dict[str, list[Check]] = {}
     for check in result.checks():

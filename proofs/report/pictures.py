@@ -1,6 +1,6 @@
-"""Pictures of states as Graphviz graphs: a caption, what lives in the state, and two colours.
+"""Draws states as Graphviz graphs: a caption, the facts of the state, and two colours.
 
-A state comes as plain facts (function -> arguments -> value, all as text), so any system can be drawn: one with frames,
+A state is given as plain facts (function -> arguments -> value, all as texts), so any system can be drawn: one with frames,
 owners and translations as a hypervisor (`hypervisor_scene.py`), any other as elements and true facts.
 """
 
@@ -27,7 +27,7 @@ def changes(before: Facts, after: Facts) -> set[Place]:
 
 
 def draw(facts: Facts, caption: Caption, changed: Iterable[Place] = (), bad: Iterable[Place] = ()) -> Any:
-    """One state, with the places that a step changed and those to blame for a false claim."""
+    """One state, with the places that a step changed and those that make a claim false."""
     if scene.known(facts):
         canvas = Canvas(caption, scene.LEGEND)
         scene.draw(canvas, facts, set(changed), set(bad))
@@ -38,10 +38,10 @@ def draw(facts: Facts, caption: Caption, changed: Iterable[Place] = (), bad: Ite
 
 
 def _generic(canvas: Canvas, facts: Facts, changed: set[Place], bad: set[Place]) -> None:
-    """Elements with what is true of them alone, and an edge from the first to the last for what relates several."""
+    """Elements with their own facts, and for a relation an edge from the first to the last element."""
     elements = {e for table in facts.values() for args in table for e in args}
-    notes: dict[str, list[str]] = {}  # what is true of an element alone
-    marks: dict[str, tuple[bool, bool]] = {}  # the elements to draw: changed, and to blame
+    notes: dict[str, list[str]] = {}  # facts about a single element
+    marks: dict[str, tuple[bool, bool]] = {}  # the elements to draw: changed ones and causes
     edges: list[tuple[str, str, str, bool, bool]] = []
     functions: list[tuple[str, str, str, bool, bool]] = []
 
@@ -77,14 +77,14 @@ def _generic(canvas: Canvas, facts: Facts, changed: set[Place], bad: set[Place])
 
 
 def save(graph: Any, path: Path) -> str:
-    """Write `path`.dot and, where Graphviz is there, `path`.svg; gives a line to show when it is not."""
+    """Write `path`.dot and, if Graphviz is installed, `path`.svg; else returns a note."""
     return save_all([(graph, path)])
 
 
 def save_all(graphs: Sequence[tuple[Any, Path]]) -> str:
-    """Write several graphs. Gives a line to show when Graphviz is not there.
+    """Write several graphs. Returns a note if Graphviz is missing.
 
-    One process of Graphviz draws them all: to start it takes longer than to draw.
+    One process of Graphviz draws them all, because starting it takes longer than drawing.
     """
     for graph, path in graphs:
         write_file(path.with_suffix(".dot"), graph.source)

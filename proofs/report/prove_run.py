@@ -1,8 +1,8 @@
-"""One run of `bulkhead prove`: in what order everything is asked, and what is put together from the answers.
+"""One run of `bulkhead prove`: schedules the searches and proofs, and assembles the result.
 
-Verdicts come from what induction, the search for attacks and the vacuity checks say; none of them is made here. Results
+Verdicts come from induction, the search for attacks and the vacuity checks; none is made here. Results
 are data (`results/prove.py`): `Case.judge` prints and writes nothing, `save` writes the files of a result, and
-`prove_text.py` makes the text that people read.
+`prove_text.py` renders the text.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from bulkhead.proofs.theorems.vacuity import Checker, Vacuity
 
 SHOWN = 3  # counterexamples to induction for one system
 Found = tuple[dict[str, Trace | None], float]
-Progress = Callable[[str], contextlib.AbstractContextManager[Callable[[int], None]]]  # a title, and what counts queries
+Progress = Callable[[str], contextlib.AbstractContextManager[Callable[[int], None]]]  # a title, and a counter of queries
 
 
 def silent(_title: str) -> contextlib.AbstractContextManager[Callable[[int], None]]:
-    """No word on how far a proof has come."""
+    """No progress output."""
     return contextlib.nullcontext(lambda _count: None)
 
 
@@ -51,9 +51,9 @@ def search(
     depth: int | None = None,
     given: Mapping[str, int] | None = None,
 ) -> Found:
-    """A short attack on each claim (with `one`, on any), or None where none is found; and the seconds for each.
+    """A short attack on each claim (with `one`, on any), or None if none is found; and the seconds for each.
 
-    `depth` bounds the steps of an attack, `given` fixes the size of some sorts, `limit` is for one question to a solver.
+    `depth` bounds the steps of an attack, `given` fixes the size of some sorts, `limit` is the time for one solver query.
     """
     begun = time.perf_counter()
     found = find_attacks(system, claims, faults, limit=limit, one=one, given=given, depth=depth)
@@ -61,7 +61,7 @@ def search(
 
 
 class Case:
-    """One system in a run. `start` sets off what needs no proof, `judge` brings everything together."""
+    """One system in a run. `start` starts the work that needs no proof, `judge` assembles everything."""
 
     def __init__(
         self,
@@ -73,8 +73,8 @@ class Case:
         source: str | None = None,
         vacuity: bool = True,
     ) -> None:
-        """`source` is what to read again to certify the proof; None where that is not wished. Without `vacuity` it is not
-        asked whether the proofs are about something.
+        """`source` is the file to read again to certify the proof; None for no certificate. Without `vacuity` the
+        vacuity checks are skipped.
         """
         self.source = source
         self.system, self.settings, self.pool, self.only, self.faults = system, settings, pool, only, faults
@@ -82,20 +82,20 @@ class Case:
         self._attacks: dict[str, Future[Found]] = {}
 
     def start(self) -> None:
-        """Begin with attacks on what is expected to fall: induction is asked only about what none was found on."""
+        """Start attacks on claims that are expected to be refuted: induction covers only claims without an attack."""
         self._attack([n for n in self.only if self.system.expects.get(n) == "refuted"])
         if self.vacuity is not None:
             self.vacuity.start(self.pool)
 
     def _attack(self, claims: list[str]) -> None:
-        """Set off the search for attacks on claims, in two parts where there are other processes."""
+        """Start the search for attacks on claims, in two parts if there are other processes."""
         for part in (claims[::2], claims[1::2]) if self.pool.jobs > 1 else (claims,):
             if part:
                 future = self.pool.submit(search, self.system, part, self.faults)
                 self._attacks.update(dict.fromkeys(part, future))
 
     def judge(self, refuted: Refuted | None = None, why_of: str | None = None, progress: Progress = silent) -> SystemResult:
-        """Prove or refute the claims. `refuted` is what was refuted for other systems of the run."""
+        """Prove or refute the claims. `refuted` holds the queries refuted for other systems of the run."""
         begun = time.perf_counter()
         system = self.system
         attacked = {n for n, f in self._attacks.items() if f.result()[0][n] is not None}
@@ -145,7 +145,7 @@ class Case:
         return TheoremResult(claim, verdict, expected, len(mine), spent + seconds, attack)
 
     def _counterexamples(self, proof: Proof) -> tuple[Counterexample, ...]:
-        """Counterexamples to induction for what failed first, with everything assumed; the rest fell with these."""
+        """Counterexamples to induction for the claims that failed first, with everything assumed."""
         steps = {r.claim: r.label for r in reversed(proof.first_failing) if r.verdict == "sat" and r.label not in PLACES}
         chosen = [c for c in dict.fromkeys(r.claim for r in proof.first_failing) if c in steps][:SHOWN]
         futures = [
@@ -153,13 +153,13 @@ class Case:
         ]
         found = []
         for future in futures:
-            with contextlib.suppress(SolverError):  # it was found before: only to make it small took too long
+            with contextlib.suppress(SolverError):  # it was found before: only its reduction took too long
                 found.append(future.result())
         return tuple(Counterexample(cti) for cti in found if cti is not None)
 
 
 def save(result: SystemResult, out: Path) -> SystemResult:
-    """Write the attacks and counterexamples of a system to `out`; gives the result that knows where they are."""
+    """Write the attacks and counterexamples of a system to `out`; returns the result with their folders."""
     system = result.system
     theorems = []
     for t in result.theorems:
@@ -175,7 +175,7 @@ def save(result: SystemResult, out: Path) -> SystemResult:
 
 
 def save_attack(result: AttackResult, out: Path) -> AttackResult:
-    """Write log, states and pictures of an attack to `out`; gives the result that knows where they are."""
+    """Write log, states and pictures of an attack to `out`; returns the result with their folder."""
     if result.attack is None:
         return result
     text = save_trace(result.system, result.attack.claim, result.attack, out)

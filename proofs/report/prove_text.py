@@ -1,7 +1,7 @@
-"""What people read of `prove` and `attack`: tables of verdicts, attacks, counterexamples, and what a proof depends on.
+"""Text of `prove` and `attack`: tables of verdicts, attacks, counterexamples, and dependencies of proofs.
 
-Text is made from results and from nothing else. On a terminal tables are drawn; elsewhere they are aligned plain lines,
-one a theorem, so that other programs can take them apart.
+Text is made only from results. A terminal gets drawn tables; otherwise they are aligned plain lines,
+one per theorem, for other programs to parse.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HEAD = ("theorem", "verdict", "expected", "queries", "time")
 
 
 def system_text(result: SystemResult) -> str:
-    """The verdicts on one system, and what there is to say of them; ends with an empty line."""
+    """The verdicts on one system, with explanations; ends with an empty line."""
     return "\n".join([*_table(result), *_said(result), ""])
 
 
@@ -35,7 +35,7 @@ def drawn_table(result: SystemResult, console: Console) -> None:
 
 
 def below_table(result: SystemResult) -> str:
-    """What stands below the table of a system; ends with an empty line."""
+    """The text below the table of a system; ends with an empty line."""
     return "\n".join([*_said(result), ""])
 
 
@@ -52,7 +52,7 @@ def prove_text(result: ProveResult) -> str:
 
 
 def attack_text(result: AttackResult) -> str:
-    """The attack, or that none was found."""
+    """The attack, or the message that none was found."""
     if result.proved:
         return f"All that {result.system.name} is expected to prove is proved, with {', '.join(result.faults)} too.\n"
     if result.attack is None:
@@ -92,7 +92,7 @@ def _said(result: SystemResult) -> list[str]:
 
 
 def _details(result: SystemResult) -> list[str]:
-    """Attacks, then why claims are open, then what is not inductive."""
+    """Attacks, then reasons for open claims, then claims that are not inductive."""
     out = []
     for t in result.theorems:
         if t.attack is not None:

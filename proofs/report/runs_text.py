@@ -1,4 +1,4 @@
-"""Text of `diff`, `refine`, `replay` and `boot`, made from results and from nothing else."""
+"""Text of `diff`, `refine`, `replay` and `boot`, made only from results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bulkhead.proofs.results.boot import BootResult
 from bulkhead.proofs.results.refinement import DiffResult, DiffRun, DombResult, RefineResult
 from bulkhead.proofs.results.replay import ReplayResult
 
-DIFFERENCES = 40  # told of one recording
+DIFFERENCES = 40  # shown for one recording
 WORDS = {
     "own": "owns",
     "grant": "maps by grant",
@@ -23,7 +23,7 @@ WORDS = {
 
 
 def diff_text(result: DiffResult) -> str:
-    """A campaign: how far it came, what went apart, what was reached."""
+    """A campaign: its length, mismatches and coverage."""
     rate = result.calls / result.seconds if result.seconds else 0.0
     out = [f"{result.calls} calls in {result.steps} steps, seed {result.seed}: {result.seconds:.1f} s, {rate:.0f} calls/s."]
     if result.failure is not None:
@@ -47,7 +47,7 @@ def diff_text(result: DiffResult) -> str:
 
 
 def domb_text(result: DombResult, seed: int) -> str:
-    """The same of DomB beside its rules."""
+    """The same for DomB and its rules."""
     out = [f"DomB: {result.calls} moves, {result.rule_steps} rule steps, seed {seed}: {result.seconds:.1f} s."]
     if result.failure is not None:
         out += [
@@ -67,13 +67,13 @@ def domb_text(result: DombResult, seed: int) -> str:
 
 
 def run_text(run: DiffRun) -> str:
-    """Both, as far as they ran."""
+    """Both campaigns, if they ran."""
     parts = [diff_text(run.drivers)] if run.drivers is not None else []
     return "\n".join([*parts, *([domb_text(run.domb, run.seed)] if run.domb is not None else [])])
 
 
 def refine_text(result: RefineResult) -> str:
-    """Handlers, one a line, and what was found of each."""
+    """Handlers, one per line, with the result of each."""
     reports = [h.report for h in result.handlers]
     end = "On each, status and state are the rules'." if result.good else "NOT PROVED."
     return (
@@ -90,7 +90,7 @@ def refine_text(result: RefineResult) -> str:
 
 
 def replay_text(result: ReplayResult) -> str:
-    """Recordings, one a line, with the first differences of each; or a trace, told again."""
+    """Recordings, one per line, with the first differences of each; or a trace."""
     out = []
     for f in result.files:
         out.append(f"{f.name}: {f.calls} calls, {f.differences} differences, {f.explained} explained\n")
@@ -99,14 +99,14 @@ def replay_text(result: ReplayResult) -> str:
 
 
 def boot_text(result: BootResult) -> str:
-    """The whole run: who asked whom for what, guests, who can reach what, and what is left behind."""
+    """The whole run: the log of requests, guests, who can reach what, and leaked resources."""
     graph = [f"\nGraph: {result.graph}"] if result.graph else []
     note = [result.note] if result.note else []
     return "\n".join([log_text(result.log), "", *claims_text(result), *graph, *note]) + "\n"
 
 
 def claims_text(result: BootResult) -> list[str]:
-    """Which claims hold on the abstraction of the machine after each step, and where the first ones fall."""
+    """The claims that hold on the abstraction of the machine after each step, and the first violations."""
     watched = result.watched
     if watched.stopped:
         return [f"The claims could not be evaluated after every step: {watched.stopped}."]
@@ -121,7 +121,7 @@ def claims_text(result: BootResult) -> list[str]:
 
 
 def log_text(log: BootLog) -> str:
-    """A boot, without the files it left."""
+    """A boot, without its files."""
     out = [f"Booting `{log.system}`, seed {log.seed}", "", "Who asked whom for what"]
     out += [
         f"  {line}"
@@ -153,7 +153,7 @@ def columns(rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def frames(row: Reach) -> str:
-    """The number of frames, and their use."""
+    """The number of frames, and their access."""
     count = f"{len(row.frames)} frame{'s' * (len(row.frames) != 1)}"
     if row.by in ("own", "could map"):
         return count

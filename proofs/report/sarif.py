@@ -1,4 +1,4 @@
-"""Results as SARIF 2.1.0, the form in which editors and code hosts take findings: each check at its place in a rules file.
+"""Results as SARIF 2.1.0, for editors and code hosts: each check with its place in a rules file.
 
 The steps of an attack are a code flow through the rules that they use. A check that failed is an error; an expected
 refutation is a note; one that is neither shown nor refuted is `open`. Source: OASIS, SARIF version 2.1.0.
@@ -20,11 +20,11 @@ KINDS = {
     Status.FAILED: ("fail", "error"),
     Status.OPEN: ("open", "none"),
 }
-CHECKOUT = "ROOT"  # stands for the folder in which the command ran
+CHECKOUT = "ROOT"  # denotes the folder in which the command ran
 
 
 def sarif(result: Result, here: Path | None = None) -> dict[str, Any]:
-    """The result as a SARIF log. Places within `here` (the folder of the command) are told as relative ones."""
+    """The result as a SARIF log. Places within `here` (the folder of the command) become relative."""
     folder = (here or Path.cwd()).resolve()
     checks = result.checks()
     rules: dict[str, Check] = {}

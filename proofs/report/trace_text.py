@@ -1,7 +1,7 @@
-"""A trace as people read it: a log of calls, and the files that `bulkhead attack` leaves.
+"""A trace as a readable log of calls, and the files that `bulkhead attack` writes.
 
-The log says what of the start state matters, then per step who calls what with which arguments, what comes back and what
-changes, and at the end what is violated. Pictures are drawn from the same states (`pictures.py`).
+The log shows the relevant part of the initial state, then for each step the caller, the call with its arguments, the result
+and the changes, and at the end the violated claim. Pictures are drawn from the same states (`pictures.py`).
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from bulkhead.proofs.report.explain import Moment, blame, facts_of
 from bulkhead.proofs.theorems.attack import violated
 
 HARD = "\u00a0"
-RULES = "trace.rules"  # beside a trace: the file that its system stands in, where that is not a shipped one
-GONE = 4  # things that a step takes away, named in a picture's caption
+RULES = "trace.rules"  # beside a trace: the rules file of its system, if it is not a shipped one
+GONE = 4  # removed facts in a picture's caption
 
 
 def log(trace: Trace, system: System, machine: ExecutableModel) -> str:
@@ -73,9 +73,9 @@ def log(trace: Trace, system: System, machine: ExecutableModel) -> str:
 
 
 def call_text(trace: Trace, system: System, machine: ExecutableModel, event: Event, before: State | None = None) -> str:
-    """`domU domain1: hypercall map_grant_ref(caller=domain1, ...) = okay`, with what was picked behind it.
+    """`domU domain1: hypercall map_grant_ref(caller=domain1, ...) = okay`, followed by the picked values.
 
-    Who makes the call is told where `before`, the state that it is made in, knows of domains and processes.
+    The caller is shown if `before`, the state before the call, has domains and processes.
     """
     t = machine.transitions[event.label]
     args = named_args(system, trace.world, machine, event)
@@ -91,7 +91,7 @@ def call_text(trace: Trace, system: System, machine: ExecutableModel, event: Eve
 
 
 def _actor(facts: Facts, kind: str, args: dict[str, str]) -> str:
-    """Who acts: a process, a domain, or who made the call that goes on; "" for what the system does by itself."""
+    """The actor: a process, a domain, or the caller of the call that continues; "" for internal steps."""
     names = Names(facts)
     if kind == "internal":
         return ""
@@ -105,12 +105,12 @@ def _actor(facts: Facts, kind: str, args: dict[str, str]) -> str:
 
 
 def _first_sentence(doc: str) -> str:
-    """The first sentence of a text of several; an abbreviation with a small letter behind it does not end one."""
+    """The first sentence of a text; an abbreviation followed by a small letter does not end it."""
     return re.split(r"(?<=[.!?;:]) +(?=[A-Z])", " ".join(doc.split()))[0].rstrip(";:")
 
 
 def records(places: Iterable[tuple[str, str]]) -> list[str]:
-    """Places and what is said of them as lines, one for all fields of a record."""
+    """Places and their values as lines, one line for all fields of a record."""
     grouped: dict[str, list[str]] = {}
     for where, said in places:
         head, bracket, field = where.partition("]")
@@ -126,16 +126,16 @@ def records(places: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def _tells(system: System, where: str) -> bool:
-    """Ghost state and the arguments that a call in flight remembers are left out of the log."""
+    """Ghost state and the saved arguments of calls in flight are not in the log."""
     name = where.partition("[")[0] + where.rpartition("]")[2]
     func = system.funcs.get(name) or system.funcs.get(where)
     return func is not None and not func.ghost and name.partition(".")[0] not in {s.op for s in system.steps}
 
 
 def needed_at_start(trace: Trace, system: System, machine: ExecutableModel) -> dict[str, str]:
-    """What the attack needs of its first state, ghost state left out: place -> value.
+    """The part of the first state that the attack needs, without ghost state: place -> value.
 
-    Flags and enum members count when the attack fails without them, other values when none of their sort would do.
+    Flags and enum members count if the attack fails without them, other values if no other one of their sort works.
     """
     claim = system.claims()[trace.claim]
     state = [list(t) for t in trace.initial]
@@ -164,12 +164,12 @@ def needed_at_start(trace: Trace, system: System, machine: ExecutableModel) -> d
                     "= " + elements(system, trace.world, func.sort)[value]
                 )
             if not flag:
-                state[k][i] = value  # another value would do as well, which says nothing of the next place
+                state[k][i] = value  # another value works as well; this does not decide the next place
     return needed
 
 
 def save_trace(system: System, name: str, trace: Trace, folder: Path) -> str:
-    """Write log, JSON Lines, ITF and pictures of an attack on claim `name`; gives the log, and where the files are."""
+    """Write log, JSON Lines, ITF and pictures of an attack on claim `name`; returns the log and the files' folder."""
     machine = ExecutableModel(system, trace.world)
     states = replay(trace, machine)
     text = log(trace, system, machine)
@@ -202,16 +202,16 @@ def save_trace(system: System, name: str, trace: Trace, folder: Path) -> str:
 
 
 def own_rules(system: System) -> str | None:
-    """The text of the rules file that a system comes from, where it is not a shipped one."""
+    """The text of a system's rules file, if it is not a shipped one."""
     return None if system.home in {str(p) for p in shipped_files()} else system.sources.get(system.home)
 
 
 def read_back(path: Path, system_name: str | None = None) -> tuple[System, Trace, str]:
-    """A trace that was written before, its system, and its log.
+    """A trace from a file, its system, and its log.
 
-    The system is a shipped one, or `system_name` (a name or path), or else the rules that `attack` has left beside the
-    trace; these must be those that the trace was made with. Raises `TraceError` when it does not replay, or violates
-    nothing.
+    The system is a shipped one, or `system_name` (a name or path), or else the rules that `attack` has written beside the
+    trace; their hash must match the trace. Raises `TraceError` if it does not replay, or violates
+    no claim.
     """
     head = header(path)
     faults = head.get("faults")
@@ -242,7 +242,7 @@ def read_back(path: Path, system_name: str | None = None) -> tuple[System, Trace
 
 
 def _rules_of(path: Path, head: dict[str, Any]) -> str:
-    """What to load for a trace: the rules beside it where its header names them, else a shipped system."""
+    """The source of a trace's system: the rules beside it if its header names them, else a shipped system."""
     told = head.get("rules")
     if told is None:
         if head["system"] in shipped_systems():
@@ -269,7 +269,7 @@ def moment(claim: Claim, before: State, after: State, failed: bool) -> Moment:
 
 
 def gone_lines(system: System, after: Facts, moved: set[canvas.Place]) -> list[str]:
-    """A line on what a step took away, for that cannot be seen in the state after it."""
+    """A line on the facts that a step removed, which the picture of the state after it cannot show."""
     gone = [w for w in (place(f, list(a)) for f, a in sorted(moved) if after[f][a] == "false") if _tells(system, w)]
     more = f" and {len(gone) - GONE} more" if len(gone) > GONE else ""
     return [f"no longer: {', '.join(gone[:GONE])}{more}"] if gone else []

@@ -1,4 +1,4 @@
-"""What `bulkhead boot` finds: guests that came up, who can reach what, which claims hold, and whether all is back."""
+"""The result of `bulkhead boot`: guests that came up, who can reach what, which claims hold, and leaked resources."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from bulkhead.proofs.results.vocabulary import Check, Status
 
 @dataclass(frozen=True)
 class BootResult:
-    """One boot, and the system's claims on it. `graph` is where the picture of who can reach what was written; `note` says
-    why it is none."""
+    """One boot, and the system's claims on it. `graph` is the file with the picture of who can reach what; `note` says
+    why there is none."""
 
     log: BootLog
     watched: Watched

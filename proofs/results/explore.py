@@ -1,4 +1,4 @@
-"""What `bulkhead explore` finds: how many states a small world has, how deep they lie, and what is true in all of them."""
+"""The result of `bulkhead explore`: the number and depth of a small world's states, and the claims true in all of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bulkhead.proofs.theorems.explore import Exploration
 
 @dataclass(frozen=True)
 class ExploreResult:
-    """One search of a small world. It says nothing of larger worlds, and of claims only what was seen."""
+    """One search of a small world. It says nothing about larger worlds or about states that were not visited."""
 
     system: System
     faults: tuple[str, ...]
@@ -25,7 +25,7 @@ class ExploreResult:
 
     @property
     def good(self) -> bool:
-        """Was all of the world seen, and no claim broken that is expected to be proved?"""
+        """Was the search complete, with no violation of a claim that is expected to be proved?"""
         return not self.stopped_early and all(self.system.expects.get(n) == "refuted" for n in self.found.attacks)
 
     @property

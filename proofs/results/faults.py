@@ -23,10 +23,10 @@ class Layer(StrEnum):
 
 @dataclass(frozen=True)
 class FaultResult:
-    """One fault. `noticed` is None where it was listed only; `calls` is how many it took, of an implementation's.
+    """One fault. `noticed` is None if it was only listed; `calls` counts calls until an implementation's fault showed.
 
-    `where` is the system of a fault of the rules, and the function of one of the implementation; `breaks` and `step` are
-    what the rules say that it breaks; `how` tells how it showed, or why it did not.
+    `where` is the system of a fault of the rules, or the function of a fault of the implementation; `breaks` and `step` are
+    the declared claims and step that it breaks; `how` tells how it showed, or why it did not.
     """
 
     layer: Layer
@@ -58,7 +58,7 @@ class FaultResult:
 
 @dataclass(frozen=True)
 class FaultsResult:
-    """Faults that were listed, or laid and looked for."""
+    """Faults that were listed, or laid and hunted."""
 
     faults: tuple[FaultResult, ...]
     seconds: float

@@ -1,6 +1,6 @@
 """The results of `bulkhead prove` and `bulkhead attack`: verdicts, attacks, counterexamples to induction.
 
-Put together in `report/prove_run.py` from what induction, the search for attacks and the vacuity checks say.
+`report/prove_run.py` assembles them from induction, the search for attacks and the vacuity checks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bulkhead.proofs.theorems.cti import Cti
 
 @dataclass(frozen=True)
 class Saved:
-    """A folder of files, what they tell as text, and a note when something could not be made (pictures)."""
+    """A folder of files, their text, and a note if something could not be made (pictures)."""
 
     folder: str
     text: str
@@ -24,7 +24,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class TheoremResult:
-    """The verdict on one theorem or transition claim. `attack` refutes it; `saved` is where the attack was written."""
+    """The verdict on one theorem or transition claim. `attack` refutes it; `saved` is the attack's folder."""
 
     claim: Claim
     verdict: Verdict
@@ -73,7 +73,7 @@ class TheoremResult:
 
 @dataclass(frozen=True)
 class Counterexample:
-    """A step that breaks a claim, from a state that nobody says is reachable; `saved` is where it was written."""
+    """A step that breaks a claim, from a state that may be unreachable; `saved` is its folder."""
 
     cti: Cti
     saved: Saved | None = None
@@ -81,9 +81,9 @@ class Counterexample:
 
 @dataclass(frozen=True)
 class SystemResult:
-    """The verdicts on one system. `errors` make the run fail beside verdicts; `again` counts queries refuted before.
+    """The verdicts on one system. `errors` make the run fail, besides verdicts; `again` counts subsumed queries.
 
-    `undecided` tells why claims are neither proved nor refuted, and `why` what the proof of one claim depends on: lines.
+    `undecided` explains why claims are neither proved nor refuted, and `why` the dependencies of one claim's proof: lines.
     """
 
     system: System
@@ -92,15 +92,15 @@ class SystemResult:
     warnings: tuple[str, ...]
     vacuity: str
     queries: int
-    decided: int  # of the queries, those of the induction
+    decided: int  # the queries of the induction
     again: int
     solver_seconds: float
     seconds: float
-    not_inductive: tuple[str, ...] = ()  # claims that fell first, with everything assumed
+    not_inductive: tuple[str, ...] = ()  # claims that failed first, with everything assumed
     counterexamples: tuple[Counterexample, ...] = ()
     undecided: tuple[str, ...] = ()
     why: tuple[str, ...] = ()
-    certificate: str = ""  # what the second encoding of the rules says, where it was asked
+    certificate: str = ""  # the answer of the second encoding, if requested
 
     @property
     def name(self) -> str:
@@ -120,7 +120,7 @@ class SystemResult:
         }
 
     def checks(self) -> tuple[Check, ...]:
-        """The theorems, and that the proofs are about something."""
+        """The theorems, and the vacuity check."""
         sound = Check(
             self.name,
             "not_vacuous",
@@ -166,9 +166,9 @@ class ProveResult:
 
 @dataclass(frozen=True)
 class AttackResult:
-    """The outcome of a search for an attack on some claims. No attack within its bounds is no proof that there is none.
+    """The outcome of a search for an attack on some claims. Finding none within the bounds is no proof that none exists.
 
-    `proved` means that nothing was searched: with the faults laid, everything that should be proved still is.
+    `proved` means that nothing was searched: with the faults laid, all claims that should be proved still are.
     """
 
     system: System
@@ -226,6 +226,6 @@ class AttackResult:
 
 
 def flow_of(system: System, trace: Trace) -> tuple[Flow, ...]:
-    """The steps of an attack, each where its rule stands."""
+    """The steps of an attack, each with the place of its rule."""
     steps = {t.label: s for s in system.steps for t in s.outcomes()}
     return tuple(Flow(f"{n}. {steps[e.label].kind} {e.label}", steps[e.label].span) for n, e in enumerate(trace.events, 1))

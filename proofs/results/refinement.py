@@ -1,6 +1,6 @@
 """The results of `bulkhead diff` and `bulkhead refine`: does the implementation do as the rules say?
 
-Put together from what campaigns (`refinement/campaign.py`) and symbolic runs of handlers (`refinement/handlers/`) report.
+Assembled from reports of campaigns (`refinement/campaign.py`) and of symbolic runs of handlers (`refinement/handlers/`).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from bulkhead.proofs.refinement.coverage import CANNOT_HAPPEN, Coverage
 from bulkhead.proofs.refinement.handlers.table import HANDLERS, HandlerReport
 from bulkhead.proofs.results.vocabulary import Check, Flow, Status
 
-Places = Mapping[str, Span]  # where steps stand in the rules, by their labels
+Places = Mapping[str, Span]  # places of steps in the rules, by label
 
 
 @dataclass(frozen=True)
 class DiffResult:
-    """A campaign. `compared` is false where the implementation ran alone; `contradicted` are outcomes that were reached
-    although `refinement/coverage.py` says that they cannot be."""
+    """A campaign. `compared` is false if the implementation ran alone; `contradicted` are outcomes that were reached
+    although `refinement/coverage.py` says that this is impossible."""
 
     seed: int
     calls: int
@@ -33,7 +33,7 @@ class DiffResult:
     failure: Failure | None
     compared: bool
     places: Places
-    beside: tuple[str, ...] = ()  # with what each operation of the implementation is compared at all, told
+    beside: tuple[str, ...] = ()  # the reference for each operation of the implementation, as text
     format: ClassVar[str] = "bulkhead-diff/1"
 
     @property
@@ -55,7 +55,7 @@ class DiffResult:
         }
 
     def checks(self) -> tuple[Check, ...]:
-        """That nothing went apart, that nothing impossible happened, and each outcome that is in play."""
+        """Checks: no mismatch, no impossible outcome, and each possible outcome."""
         if self.failure is None:
             said = f"{self.calls} calls without a mismatch."
             same = Check("diff", "same_states", Status.PASSED, said, seconds=self.seconds)
@@ -86,7 +86,7 @@ class DiffResult:
 
 @dataclass(frozen=True)
 class DombResult:
-    """A campaign of DomB beside its rules. `lines` tell of its coverage."""
+    """A campaign of DomB and its rules. `lines` describe its coverage."""
 
     calls: int
     rule_steps: int
@@ -103,7 +103,7 @@ class DombResult:
         return self.failure is None and not self.contradicted
 
     def checks(self) -> tuple[Check, ...]:
-        """That nothing went apart, and that nothing impossible happened."""
+        """Checks: no mismatch, and no impossible outcome."""
         if self.failure is None:
             out = [
                 Check(
@@ -158,7 +158,7 @@ class DiffRun:
         return all(p.good for p in self.parts)
 
     def to_json(self) -> dict[str, Any]:
-        """The form of one campaign; numbers of two are added."""
+        """The JSON form of one campaign; for two, numbers are added."""
         d, b = self.drivers, self.domb
         if d is not None and b is None:
             return d.to_json()
@@ -227,5 +227,5 @@ class RefineResult:
 
 
 def place_of(rules: str, places: Places) -> Span | None:
-    """The place of a handler's rules: those of the first step it names, as `map_grant_ref, .insert` does."""
+    """The place of a handler's rules: of the first step that it names, as in `map_grant_ref, .insert`."""
     return places.get(rules.partition(",")[0].strip())

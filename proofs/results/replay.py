@@ -1,4 +1,4 @@
-"""The result of `bulkhead replay`: recordings of real Xen that the implementation answers alike, and traces that replay."""
+"""The result of `bulkhead replay`: differences from recordings of real Xen, or a trace that replays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bulkhead.proofs.results.vocabulary import Check, Flow, Status
 
 @dataclass(frozen=True)
 class TraceResult:
-    """A trace of the rules that replays on the executable model, and makes its claim false; `text` tells it."""
+    """A trace of the rules that replays on the executable model and makes its claim false; `text` is its log."""
 
     name: str
     system: System

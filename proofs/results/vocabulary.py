@@ -1,8 +1,8 @@
-"""The words that all results share: verdicts, and checks as every format of reports knows them.
+"""The types that all results share: verdicts, and checks, which all report formats use.
 
-A result is what one command found, as plain frozen data: nothing here prints, writes or decides. Each command has its own
-kind of result, in a file of its own beside this one; all of them can say whether the run is good (exit code 0), give
-themselves as JSON of a named format, and list their `Check`s, from which JUnit XML and SARIF are made (`report/`).
+A result is the outcome of one command as frozen data. Not here: printing, writing and deciding. Each command has its own
+result class, in its own file; all of them tell whether the run is good (exit code 0), convert
+to JSON of a named format, and list their `Check`s, from which JUnit XML and SARIF are made (`report/`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Verdict(StrEnum):
 
 
 class Status(StrEnum):
-    """The status of a check. `FOUND`: the run found what it was asked to find, a refutation that is expected, an attack."""
+    """The status of a check. `FOUND`: the run found the requested or expected item, such as a refutation or an attack."""
 
     PASSED = "passed"
     FOUND = "found"
@@ -32,13 +32,13 @@ class Status(StrEnum):
 
     @property
     def good(self) -> bool:
-        """Does the run stay good?"""
+        """Is this status a success?"""
         return self in (Status.PASSED, Status.FOUND)
 
 
 @dataclass(frozen=True)
 class Flow:
-    """One step on the way to what a check tells: where its rule stands, if it has one, and what is done."""
+    """One step of a check's trace: the place of its rule, if there is one, and a description."""
 
     text: str
     place: Span | None = None
@@ -46,9 +46,9 @@ class Flow:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was checked. `rule` names it the same in every run, `group` is what it was checked of.
+    """One check. `rule` is a stable name, the same in every run; `group` is the subject of the check.
 
-    `place` is where it is claimed in a rules file; `seconds` is the time that it took.
+    `place` is its claim's place in a rules file; `seconds` is the time that it took.
     """
 
     group: str
@@ -70,10 +70,10 @@ class Result(Protocol):
 
     @property
     def good(self) -> bool:
-        """Is everything as it should be? Then the exit code is 0."""
+        """Is everything as expected? Then the exit code is 0."""
 
     def to_json(self) -> dict[str, Any]:
-        """The result as JSON; the schema of its format says what it holds."""
+        """The result as JSON; the schema of its format describes it."""
 
     def checks(self) -> tuple[Check, ...]:
-        """Every single check."""
+        """All checks."""

@@ -1,10 +1,10 @@
 """Attack search: a shortest trace from an initial state to a violation of a theorem, in a small world.
 
-Where states are small, all of them are seen, breadth first, in growing worlds (`small_worlds.py`). For the others depth
-grows one by one, so the first attack that bounded model checking finds is a shortest one; where the way is too long for
-that, a directed search of the executable model finds some attack, which is then made as short as it can be with the calls
-it makes. The trace says up to which depth every attack was excluded. Then the world is made smaller while the attack
-remains, steps that it does without are left out, and the executable model has to replay it before it is believed.
+If states are small, a breadth-first search in growing worlds visits all of them (`small_worlds.py`). Otherwise bounded
+model checking increases the depth one by one, so its first attack is a shortest one; for longer attacks a directed
+search of the executable model finds some attack, which is then shortened as far as its own calls
+allow. The trace records the depth up to which attacks were excluded. Then the world is reduced while the attack
+remains, unneeded steps are removed, and the attack counts only if the executable model replays it.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from dataclasses import replace
 
 from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import Claim, Quant, System, Term, neg
-from bulkhead.model.trace import Event, Trace, replay, start_breaks
+from bulkhead.model.trace import Event, Trace, TraceError, replay, start_breaks
 from bulkhead.model.world import State
 from bulkhead.proofs.theorems.bmc import Search
 from bulkhead.proofs.theorems.directed_search import Path, find
 from bulkhead.proofs.theorems.explore import shorter
 from bulkhead.proofs.theorems.initial_states import NoInitialState, initial_states
 from bulkhead.proofs.theorems.scope import first_scope
-from bulkhead.proofs.theorems.small_worlds import attacks_in_small_worlds
+from bulkhead.proofs.theorems.small_worlds import attacks_in_small_worlds, in_smaller_worlds
 from bulkhead.proofs.theorems.solvers import SolverError
 
-LIMIT = 60.0  # seconds for one question to a solver
-MAX_DEPTH = 5  # of the search through all calls when the directed search finds nothing
-FIRST_DEPTH = 3  # cheap enough to go before the directed search
+LIMIT = 60.0  # seconds for one query
+MAX_DEPTH = 5  # depth of the search over all calls if the directed search finds nothing
+FIRST_DEPTH = 3  # depth that is cheap enough to search before the directed search
 FEW = 2
-PATIENCE = 20_000_000  # Z3's own measure of effort for one query beyond that, some seconds; runs agree on it
-SHORTENING = PATIENCE // 2  # the same for each query that would make a long attack shorter
+PATIENCE = 20_000_000  # Z3's resource limit for one query beyond that, some seconds; it is deterministic
+SHORTENING = PATIENCE // 2  # the same for each query that shortens a long attack
 BUDGET = 20_000  # calls of the directed search with one seed
 SEEDS = (3, 2, 1)
-SECONDS = 20.0  # for one search for a shorter way by the same calls; most take much less
+SECONDS = 20.0  # for one search for a shorter attack by the same calls; most take much less
 
 
 def find_attack(
@@ -58,17 +58,17 @@ def find_attacks(
     given: Mapping[str, int] | None = None,
     depth: int | None = None,
 ) -> dict[str, Trace | None]:
-    """A short attack on each claim, replayed on the executable model; None where none is found.
+    """A short attack on each claim, replayed on the executable model; None if none is found.
 
-    With `one`, the search ends with the first claim that falls. `given` fixes the size of some sorts, `depth` bounds
-    the steps of an attack. `max_depth` bounds the search with a solver, and the others where it is less than usual.
+    With `one`, the search ends with the first violated claim. `given` fixes the size of some sorts, `depth` bounds
+    the steps of an attack. `max_depth` bounds the search by solver, and the other searches if it is less than usual.
 
     All calls are searched to `FIRST_DEPTH` (one step less for more than `FEW` claims at once), then the directed search
-    has its turn, then up to `FEW` claims are searched deeper for as long as Z3 answers.
+    runs, then up to `FEW` claims are searched deeper for as long as Z3 answers.
 
-    A trace's `excluded` says that there is no attack of so many steps in the world searched; where that is one less
-    than its length, it is a shortest attack. None means none up to `max_depth` steps, and none that the other searches
-    find. Raises `SolverError` when the executable model does not confirm what was found.
+    A trace's `excluded` means that the searched world has no attack of so many steps; if that is one less
+    than its length, the attack is a shortest one. None means none up to `max_depth` steps, and none found by the other
+    searches. Raises `SolverError` when the executable model does not confirm an attack.
     """
     open_claims = {n: system.claims()[n] for n in claims}
     found: dict[str, Trace | None] = dict.fromkeys(open_claims)
@@ -80,7 +80,10 @@ def find_attacks(
         sizes = {**first_scope(system), **(given or {})}
         more = _in_the_first_world(system, left, max_depth if bound is None else min(max_depth, bound), limit, one, sizes)
         found.update({n: t for n, t in more.items() if t is None or bound is None or len(t.events) <= bound})
-    return {n: None if t is None else _believed(system, replace(t, faults=faults), limit) for n, t in found.items()}
+    return {
+        n: None if t is None else _believed(system, replace(t, faults=faults), limit, n in seen.attacks)
+        for n, t in found.items()
+    }
 
 
 def _in_the_first_world(
@@ -119,29 +122,62 @@ def _in_the_first_world(
         search.deepen()
 
 
-def _believed(system: System, trace: Trace, limit: float) -> Trace:
-    """The attack in its smallest world, without a step that it does without, replayed."""
+def _believed(system: System, trace: Trace, limit: float, all_seen: bool) -> Trace:
+    """The attack in its smallest world, without a step that it does without, replayed.
+
+    `all_seen` says that it is a shortest one of a world whose states were all looked at.
+    """
     claim = system.claims()[trace.claim]
-    while True:
-        small = without_needless_steps(system, claim, _in_smallest_world(system, claim, trace, limit))
-        if len(small.events) == len(trace.events):
-            break
-        trace = small  # fewer calls may do with a smaller world
-    if len(small.events) - 1 > trace.excluded + 1:
-        less = shorter(system, small, claim, SECONDS)
-        if less is not None:
-            return _believed(system, replace(less, faults=trace.faults, excluded=trace.excluded), limit)
+    if all_seen:
+        small = _emptied(system, claim, in_smaller_worlds(system, claim, trace))
+    else:
+        while True:
+            small = without_needless_steps(system, claim, _in_smallest_world(system, claim, trace, limit))
+            if len(small.events) == len(trace.events):
+                break
+            trace = small  # fewer calls may do with a smaller world
+        if len(small.events) - 1 > trace.excluded + 1:
+            less = shorter(system, small, claim, SECONDS)
+            if less is not None:
+                return _believed(system, replace(less, faults=trace.faults, excluded=trace.excluded), limit, False)
     small = replace(small, faults=trace.faults, excluded=min(trace.excluded, len(small.events) - 1))
     confirm(system, claim, small)
     return small
 
 
+def _emptied(system: System, claim: Claim, trace: Trace) -> Trace:
+    """The attack from a first state as empty as can be: places have the first value of their sort where that does."""
+    machine = ExecutableModel(system, trace.world)
+
+    def attacks(initial: State) -> bool:
+        if start_breaks(machine, initial) is not None:
+            return False
+        again = replace(trace, initial=initial)
+        try:
+            return violated(system, claim, machine, again, replay(again, machine)) == len(trace.events)
+        except TraceError:
+            return False
+
+    state = [list(table) for table in trace.initial]
+    for k, table in enumerate(state):
+        if any(table):
+            state[k] = [0] * len(table)
+            if not attacks(state):
+                state[k] = table
+                for i, value in enumerate(table):
+                    if value:
+                        table[i] = 0
+                        if not attacks(state):
+                            table[i] = value
+    return replace(trace, initial=state)
+
+
 def without_needless_steps(system: System, claim: Claim, trace: Trace) -> Trace:
-    """The trace without runs of steps that the attack does without, and without what comes after the violation."""
+    """The trace without unneeded runs of steps, and without the steps after the violation."""
     machine = ExecutableModel(system, trace.world)
 
     def cut(events: tuple[Event, ...]) -> tuple[Event, ...] | None:
-        """The events up to the violation; None where one cannot be taken, or nothing is violated."""
+        """The events up to the violation; None if one is not enabled, or nothing is violated."""
         state = [list(t) for t in trace.initial]
         if claim.kind != "transition" and not machine.holds(state, claim.body):
             return ()
@@ -173,9 +209,9 @@ def without_needless_steps(system: System, claim: Claim, trace: Trace) -> Trace:
 def directed_attacks(
     system: System, claims: Mapping[str, Claim], limit: float, one: bool = False, excluded: int = -1
 ) -> dict[str, Trace]:
-    """Attacks found by the directed search of the executable model, made short; with `one`, the shortest of them.
+    """Attacks found by the directed search of the executable model, shortened; with `one`, the shortest of them.
 
-    In the default world there are none of `excluded` steps or fewer.
+    The default world has none of `excluded` steps or fewer.
     """
     open_claims = {n: _violation(c.body) for n, c in claims.items() if c.kind != "transition"}
     try:
@@ -217,12 +253,12 @@ def _by_the_same_calls(system: System, claim: Claim, trace: Trace, limit: float,
                 return None
             search.deepen()
         return search.decode(())
-    except SolverError:  # too hard: what has been found stands
+    except SolverError:  # too hard: keep the attack found so far
         return None
 
 
 def _in_smallest_world(system: System, claim: Claim, trace: Trace, limit: float) -> Trace:
-    """The attack, by the same calls, in a world where no sort can be made smaller, from a state as empty as can be."""
+    """The attack, by the same calls, in a world where no sort can be smaller, from a state as empty as possible."""
     sizes = trace.world.sizes
     labels = [e.label for e in trace.events]
 
@@ -233,7 +269,7 @@ def _in_smallest_world(system: System, claim: Claim, trace: Trace, limit: float)
             again.transitions = [t for t in every if t.label == label]
             again.deepen()
         again.effort(PATIENCE)
-        return again if again.answer(claim) == "sat" else None  # `unknown`: it is not believed to do in a smaller world
+        return again if again.answer(claim) == "sat" else None  # `unknown`: do not assume that a smaller world suffices
 
     machine = ExecutableModel(system, trace.world)
     sorts = {label: {p.name: p.sort for p in t.params} for label, t in machine.transitions.items()}
@@ -256,7 +292,7 @@ def _in_smallest_world(system: System, claim: Claim, trace: Trace, limit: float)
     for sort in sorted(sizes):
         while found.sizes[sort] > 1 and (smaller := attempt({**found.sizes, sort: found.sizes[sort] - 1})) is not None:
             found = smaller
-    found.effort(0)  # no bound: all that is asked now is near to what was found
+    found.effort(0)  # no bound: all queries from here on are close to the model found
     found.tighten()
     return found.decode(())
 
@@ -273,7 +309,7 @@ def confirm(system: System, claim: Claim, trace: Trace) -> None:
 
 
 def violated(system: System, claim: Claim, machine: ExecutableModel, trace: Trace, states: list[State]) -> int | None:
-    """After how many steps of a trace the claim is false for the first time; None when it holds all along."""
+    """The number of steps of a trace after which the claim is first false; None if it always holds."""
     for n, state in enumerate(states):
         if claim.kind != "transition":
             if not machine.holds(state, claim.body):

@@ -1,8 +1,8 @@
-"""A system in a small world, as Z3 sees it: quantifiers written out, one set of definitions per step.
+"""Bounded model checking of a system in a small world by Z3: quantifiers expanded, one set of definitions per step.
 
-Bounded model checking over a finite scope: one `define-fun` per state function and step holds what the steps so far
-have assigned, and Z3 picks operations and arguments. `attack.py` looks for violations with it, `cti.py` for single
-steps, `vacuity.py` for states. What Z3 finds here is believed only after the executable model has replayed it.
+One `define-fun` per state function and step holds the assignments of the steps so far,
+and Z3 picks operations and arguments. `attack.py` uses it to find violations, `cti.py` to find single
+steps, `vacuity.py` to find states. A model of Z3 counts only after the executable model has replayed it.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class GroundWriter:
         return "".join(out)
 
     def slots(self, transitions: list[Transition], n: int) -> tuple[list[_Slot], list[dict[str, str]]]:
-        """The argument constants of step n, and for each transition which of them its parameters are."""
+        """The argument constants of step n, and for each transition the constants of its parameters."""
         made: dict[str, _Slot] = {}
         envs = []
         for t in transitions:
@@ -106,7 +106,7 @@ class GroundWriter:
         return list(made.values()), envs
 
     def step(self, transitions: list[Transition], n: int) -> str:
-        """Everything about the step from state n to state n + 1."""
+        """Declarations and assertions for the step from state n to state n + 1."""
         slots, envs = self.slots(transitions, n)
         out = [f"(declare-const op!{n} Int)\n(assert (and (<= 0 op!{n}) (< op!{n} {len(transitions)})))\n"]
         out += [f"(declare-const {s.name} {symbols.sort(s.sort)})\n" for s in slots]
@@ -136,7 +136,7 @@ class GroundWriter:
                 bound.discard(arg.name)
             else:
                 tests.append((p, arg))
-        loose = tuple(v for v in u.binders if v.name in bound)  # in no index: some element with which it happens
+        loose = tuple(v for v in u.binders if v.name in bound)  # a binder in no index: some element satisfies the condition
         ways = []
         for env_ in self._bindings(loose, inner):
             conds = [f"(= {p} {self.term(a, n, env_)})" for p, a in tests] + [self.term(u.cond, n, env_)]
@@ -144,7 +144,7 @@ class GroundWriter:
         return ways[0] if len(ways) == 1 else f"(or {' '.join(ways)})", self.term(u.value, n, inner)
 
 
-TIGHTENINGS = 400  # questions asked to empty a state; a count and not a time, so that runs agree
+TIGHTENINGS = 400  # queries to empty a state; a count and not a time, so that runs are deterministic
 
 
 class Search:
@@ -154,7 +154,7 @@ class Search:
         self, system: System, claim: Claim, sizes: dict[str, int], limit: float, start: list[Claim] | None = None
     ) -> None:
         """`start` describes the first state; initial states and axioms unless given."""
-        import z3  # slow to load; what asks no solver does without
+        import z3  # slow to import, and not needed without a solver
 
         for key, value in {"smt.mbqi": True, "smt.auto_config": True, "smt.qi.eager_threshold": 10.0}.items():
             z3.set_param(key, value)
@@ -162,7 +162,7 @@ class Search:
         self._context = z3.Context()
         self.system, self.claim, self.sizes = system, claim, sizes
         self.writer = GroundWriter(system, sizes)
-        two_state = claim.kind == "transition"  # a step that fails and changes nothing is a step of such a claim
+        two_state = claim.kind == "transition"  # such a claim also covers steps that fail and change nothing
         self.transitions = [t for s in system.steps for t in (s.outcomes() if two_state else s.transitions())]
         self.depth = 0
         self.taken: list[list[Transition]] = []  # the transitions to choose from in each step so far
@@ -178,14 +178,14 @@ class Search:
         return out
 
     def deepen(self) -> None:
-        """One step more, by any of the transitions as they are set now."""
+        """Add one step, by any of the current transitions."""
         self.transitions = [in_world(self.system, World(self.sizes, {}), t) for t in self.transitions]
         self.taken.append(self.transitions)
         self._eval(self.writer.step(self.transitions, self.depth))
         self.depth += 1
 
     def check(self, text: str = "", keep: bool = False) -> str:
-        """Is what has been said so far satisfiable, with `text`? With `keep` the model stays at hand for `decode`."""
+        """Are the assertions so far satisfiable together with `text`? With `keep` the model stays available for `decode`."""
         self._eval("(push)\n" + text)
         verdict = self._eval("(check-sat)").strip()
         if not (keep and verdict == "sat"):
@@ -193,11 +193,11 @@ class Search:
         return verdict if verdict in ("sat", "unsat") else "unknown"
 
     def answer(self, claim: Claim) -> str:
-        """Can the claim be false after exactly `depth` steps? With `sat` the model stays at hand for `decode`."""
+        """Can the claim be false after exactly `depth` steps? With `sat` the model stays available for `decode`."""
         return self.check(f"(assert (not {self._claimed(claim)}))\n", keep=True)
 
     def violated(self) -> bool:
-        """Can the claim be false now? Raises `SolverError` when Z3 does not say."""
+        """Can the claim be false now? Raises `SolverError` on `unknown`."""
         verdict = self.answer(self.claim)
         if verdict == "unknown":
             raise SolverError(
@@ -206,11 +206,11 @@ class Search:
         return verdict == "sat"
 
     def effort(self, limit: int) -> None:
-        """Bound the effort for each query from here on, in Z3's own measure and not in time."""
+        """Bound the effort for each query from here on, by Z3's resource limit and not by time."""
         self._eval(f"(set-option :rlimit {limit})")
 
     def forget(self) -> None:
-        """Give up the model that `answer` has left at hand, to go on."""
+        """Discard the model that `answer` kept, to continue."""
         self._eval("(pop)")
 
     def _claimed(self, claim: Claim) -> str:
@@ -238,7 +238,7 @@ class Search:
         return out
 
     def tighten(self, relevant: Iterable[str] = ()) -> None:
-        """Empty the first state of what the model at hand does not need, and have such a model at hand.
+        """Empty the first state as far as the claim's violation allows, and keep such a model.
 
         Places get the first value of their sort, function by function and then one by one, `relevant` functions last.
         """
@@ -264,7 +264,7 @@ class Search:
         self._require()
 
     def _require(self) -> None:
-        """Have a model at hand: what has been kept was satisfiable when it was kept."""
+        """Recompute a model: the kept assertions were satisfiable before."""
         if self.check(keep=True) != "sat":
             raise SolverError(f"z3 no longer finds what breaks `{self.claim.name}`; raise the time limit.")
 

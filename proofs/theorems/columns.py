@@ -1,8 +1,8 @@
-"""Many states of one finite world at once: a column of bytes for each place, and formulas evaluated on all of them.
+"""Evaluates formulas on many states of one finite world at once: one column of bytes for each place.
 
-A state is a row of small numbers, one for each constant and for each place of each state function; states stand side by
-side, so that one operation of NumPy looks at thousands. Guards, claims and assignments come from the same checked form as
-the formulas and the executable model (`ir.py`). Nothing here searches (`explore.py` does).
+A state is a row of small numbers, one for each constant and for each place of each state function; one NumPy operation
+processes thousands of states. Guards, claims and assignments come from the same checked form as
+the formulas and the executable model (`ir.py`). Not here: the search (`explore.py`).
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from bulkhead.model.ir import (
 from bulkhead.model.world import State, World, table_sizes
 
 Bytes = NDArray[np.uint8]
-Value = int | NDArray[Any]  # the same for all states, or one for each
+Value = int | NDArray[Any]  # one value for all states, or one for each
 Truth = bool | NDArray[np.bool_]
 Env = dict[str, Value]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the columns of a world stand: constants first, then the tables of the state functions, in their order."""
+    """The column layout of a world: constants first, then the tables of the state functions, in their order."""
 
     system: System
     sizes: dict[str, int]
@@ -106,7 +106,7 @@ class Formulas:
 
 
 class Batch:
-    """States side by side, with what has been found out about them; `after` are the states after a step of each."""
+    """A batch of states, with cached values; `after` holds the states after a step of each."""
 
     def __init__(self, formulas: Formulas, columns: Bytes, after: Bytes | None = None) -> None:
         self.f = formulas
@@ -170,14 +170,14 @@ class Batch:
         return base if varying is None else varying + base
 
     def _opened(self, term: Use, env: Env) -> tuple[Batch, Term, Env]:
-        """The body of a definition, the states that it is read in, and what its parameters are."""
+        """The body of a definition, the states in which it is read, and its parameters' values."""
         made = self.f.system.defs[term.name]
         inner: Env = {p.name: self.value(a, env) for p, a in zip(made.params, term.args, strict=True)}
         return self.later if term.next else self, made.body, inner
 
     @property
     def later(self) -> Batch:
-        """The states after the step, as a batch of their own."""
+        """The states after the step, as a separate batch."""
         if self._later is None:
             assert self.after is not None
             self._later = Batch(self.f, self.after)
@@ -186,13 +186,13 @@ class Batch:
     # Formulas.
 
     def truth(self, term: Term, env: Env) -> Truth:
-        """Where a formula is true; a plain `bool` where that is the same for all states."""
+        """The states in which a formula is true; a plain `bool` if all states agree."""
         key: tuple[int, ...] | None = None
         if isinstance(term, Op | Quant | Use):
             values = [env[n] for n in self.f.free(term) if n in env]
             fixed = [v for v in values if isinstance(v, int)]
             if len(fixed) == len(values):
-                key = (id(term), *fixed)  # terms of a system, and parts of them that plans hold, live as long as it does
+                key = (id(term), *fixed)  # terms of a system, and their parts in plans, live as long as the system
                 known = self._known.get(key)
                 if known is not None:
                     return known
@@ -257,7 +257,7 @@ class Batch:
     # Steps.
 
     def taken(self, plan: Plan) -> Iterator[tuple[tuple[int, ...], NDArray[np.intp]]]:
-        """The arguments with which a transition can be taken, each with the rows of the states in which it can."""
+        """The arguments with which a transition is enabled, each with the rows of the states in which it is."""
         yield from self._taken(plan, 0, {}, True)
 
     def _taken(self, plan: Plan, level: int, env: Env, so_far: Truth) -> Iterator[tuple[tuple[int, ...], NDArray[np.intp]]]:
@@ -284,7 +284,7 @@ class Batch:
         made = before.columns.copy()
         env: Env = {p.name: v for p, v in zip(transition.params, args, strict=True)}
         writes = [w for u in transition.updates for w in before._writes(u, env)]
-        for at, value, cond in writes:  # all of it was read before; the later one wins
+        for at, value, cond in writes:  # all values were read before; the later one wins
             if isinstance(at, int):
                 if isinstance(cond, bool):
                     made[at] = value
@@ -306,7 +306,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Plan:
-    """In which order the arguments of a transition are chosen, and which parts of its guard are asked after each."""
+    """The order in which the arguments of a transition are chosen, and the parts of its guard evaluated after each."""
 
     transition: Transition
     order: tuple[Var, ...]
@@ -314,7 +314,7 @@ class Plan:
 
 
 def plan_of(transition: Transition) -> Plan:
-    """Asks each part of a guard as soon as what it speaks of is chosen; arguments that complete most parts go first."""
+    """Plan: evaluate each part of a guard as soon as its variables are chosen; arguments that complete most parts first."""
     parts = [(free_variables(p), p) for p in conjuncts(transition.guard)]
     left, order, known = list(transition.params), list[Var](), set[str]()
     asked = [tuple(p for f, p in parts if not f)]

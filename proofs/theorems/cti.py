@@ -1,8 +1,8 @@
-"""Counterexamples to induction: one step from a state that keeps what was assumed to a state that breaks a claim.
+"""Counterexamples to induction: one step from a state that satisfies the assumptions to a state that breaks a claim.
 
-The two states are found in the smallest of a few finite worlds and then emptied of whatever the failure does not need,
-so that a person can see what the claim, or the invariants beside it, forgot to say. The state before need not be
-reachable: this explains why a proof does not go through, and says nothing about attacks (`attack.py` does).
+The two states are found in the smallest of a few finite worlds and then reduced to the places that the failure needs,
+so that a person can see which condition the claim or the invariants lack. The state before need not be
+reachable: this explains a failed proof, and is no attack (`attack.py` finds those).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from bulkhead.proofs.theorems.bmc import Search
 from bulkhead.proofs.theorems.queries import name_of
 from bulkhead.proofs.theorems.solvers import SolverError
 
-SCOPES = (1, 2, 3, 4)  # elements per sort, tried in turn; in the shipped systems every step can be taken from 3 on
+SCOPES = (1, 2, 3, 4)  # elements per sort, tried in turn; in the shipped systems every step is possible from 3 on
 
 
 @dataclass(frozen=True)
 class Cti:
     """A step that breaks `claim`. `assumed` names the claims and axioms that hold before it.
 
-    `transition` is the one meant: two checks of a step that undo differently under one code share a label.
+    `transition` tells transitions with the same label apart: two checks with one code may undo differently.
     """
 
     claim: str
@@ -43,10 +43,10 @@ class Cti:
 def counterexample(
     system: System, transition_label: str, claim_name: str, assumed_names: Iterable[str], limit: float = 10.0
 ) -> Cti | None:
-    """A small counterexample to the induction of a claim over a step; None when the scopes tried hold none.
+    """A small counterexample to the induction of a claim over a step; None if the tried scopes contain none.
 
     `assumed_names` are names of invariants and theorems, with or without their kind in front (`invariant/owner_fn`).
-    Raises `UsageError` on names that the system does not have, `SolverError` when Z3 gives no answer.
+    Raises `UsageError` on unknown names, `SolverError` when Z3 gives no answer.
     """
     found = _found(system, transition_label, claim_name, assumed_names, limit)
     if found is None:
@@ -61,9 +61,9 @@ def counterexample(
 def breaks(
     system: System, transition_label: str, claim_name: str, assumed_names: Iterable[str], limit: float = 10.0
 ) -> bool:
-    """Does a step break a claim in a small world? That decides a query; `counterexample` explains it, which takes longer.
+    """Does a step break a claim in a small world? This decides a query; `counterexample` explains it, which takes longer.
 
-    The executable model has confirmed a yes. Arguments and errors are those of `counterexample`.
+    A yes is confirmed on the executable model. Arguments and errors are those of `counterexample`.
     """
     found = _found(system, transition_label, claim_name, assumed_names, limit)
     if found is None:
@@ -76,7 +76,7 @@ def breaks(
 def _found(
     system: System, transition_label: str, claim_name: str, assumed_names: Iterable[str], limit: float
 ) -> tuple[_Finder, Search] | None:
-    """A search in the smallest of the worlds tried that holds a counterexample."""
+    """A search in the smallest of the tried worlds that contains a counterexample."""
     claim = _claim(system, claim_name)
     assumed = [*system.axioms, *dict.fromkeys(_claim(system, n) for n in assumed_names if not n.startswith("axiom/"))]
     labelled = [t for s in system.steps for t in s.outcomes() if t.label == transition_label]
@@ -95,7 +95,7 @@ def _found(
 
 
 def machine_of(system: System, world: World, transition: Transition) -> ExecutableModel:
-    """The executable model, in which the transition's label stands for just that transition."""
+    """The executable model, in which the label denotes only this transition."""
     machine = ExecutableModel(system, world)
     machine.transitions[transition.label] = in_world(system, world, transition)
     return machine
@@ -111,23 +111,23 @@ def _claim(system: System, name: str) -> Claim:
 
 
 class _Finder:
-    """State that the searches for one counterexample share."""
+    """The shared state of the searches for one counterexample."""
 
     def __init__(self, system: System, claim: Claim, assumed: list[Claim], transition: Transition, limit: float) -> None:
         self.system, self.claim, self.assumed, self.transition, self.limit = system, claim, assumed, transition, limit
 
     def search(self, sizes: dict[str, int]) -> Search | None:
-        """A session in this scope whose model is a counterexample; None when there is none."""
+        """A session in this scope whose model is a counterexample; None if there is none."""
         search = Search(self.system, self.claim, sizes, self.limit, self.assumed)
         search.transitions = [self.transition]
         search.deepen()
         return search if search.violated() else None
 
     def shrink(self, search: Search) -> Search:
-        """The same in a world from which no single element can be taken away."""
+        """The same in a world that is minimal: no single element can be removed."""
         named = {p.sort for p in self.transition.params}
         rest = {s: 1 if s not in named else n for s, n in search.sizes.items()}
-        if rest != search.sizes:  # most sorts do not matter: try to be rid of all of them at once
+        if rest != search.sizes:  # most sorts do not matter: first try to remove all of them at once
             search = self.search(rest) or search
         for sort in self.system.sorts:
             while search.sizes[sort] > 1:
@@ -138,7 +138,7 @@ class _Finder:
         return search
 
     def confirmed(self, trace: Trace) -> Cti:
-        """The counterexample, with the state after as the executable model makes it. Raises where it disagrees."""
+        """The counterexample, with the executable model's state after the step. Raises if the model disagrees."""
         machine = machine_of(self.system, trace.world, self.transition)
         (event,) = trace.events
         names = tuple(c.name for c in self.assumed)

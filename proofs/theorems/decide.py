@@ -1,7 +1,7 @@
-"""Deciding queries: Z3 refutes them, cvc5 decides again what was refuted, and open ones are retried with more effort.
+"""Decides queries: Z3 refutes them, cvc5 checks each refutation, and open queries are retried with more effort.
 
-Work is spread over processes, block by block. Z3 keeps one session for many blocks; cvc5 gets one of its own for each, with
-just the declarations that it needs, because long sessions of cvc5 become slow. `unknown` never counts as decided.
+Blocks are distributed over processes. Z3 keeps one session for many blocks; cvc5 gets a new one for each block, with
+only the needed declarations, because long sessions of cvc5 become slow. `unknown` never counts as decided.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from bulkhead.proofs.theorems.solvers import EAGERNESS, FAST_LIMIT, Answer, Cvc5
 from bulkhead.proofs.theorems.subsumption import Meanings, Refuted, split
 
 DEFAULT_LIMIT = 10.0
-FIRST_PATIENCE = 1.0  # seconds for Z3's own settings before counterexamples are looked for
-PARTS = 6  # of the work for each process: small ones at the end keep all processes busy,
-LEAST = 10  # but a part of fewer queries is not worth its session
+FIRST_PATIENCE = 1.0  # seconds for Z3's default settings before the search for counterexamples
+PARTS = 6  # parts of the work per process: small ones at the end keep all processes busy,
+LEAST = 10  # but a part with fewer queries is not worth a session
 
 
 @dataclass(frozen=True)
 class Result:
-    """The answers to one query. `second` is cvc5's verdict, "" when it was not asked."""
+    """The answers to one query. `second` is cvc5's verdict, "" if cvc5 was not asked."""
 
     label: str
     claim: str
@@ -47,10 +47,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to prove: time limit per query in seconds, number of processes, and whether cvc5 decides again.
+    """Options of a proof: time limit per query in seconds, number of processes, and whether cvc5 checks refutations.
 
-    With `patient`, all queries are asked, and those that are not refuted quickly are retried with more effort, which also
-    searches for a counterexample to induction. Without it, a claim with an open query is not asked about further in a batch.
+    With `patient`, all queries are asked, and open ones are retried with more effort, which also
+    searches for a counterexample to induction. Without it, the first open query of a claim ends its queries in a batch.
     """
 
     limit: float = DEFAULT_LIMIT
@@ -60,15 +60,15 @@ class Settings:
 
 
 def solve_batch(prelude: Prelude, blocks: list[Block], settings: Settings) -> list[Result]:
-    """Decide the queries of some blocks of one system; one session of Z3 for all of them.
+    """Decide the queries of some blocks of one system in one session of Z3.
 
-    Most proofs depend on few claims. So each query first assumes only the claim itself and the claims that helped it before,
+    Most proofs depend on few claims. So each query first assumes only the claim itself and the claims in its earlier cores,
     which takes a small part of the time. If this does not refute it, it is asked again with all claims assumed.
     """
     results: list[Result] = []
     failed: set[str] = set()
     memory, meanings = Refuted(), Meanings(prelude)
-    helpers: dict[str, set[str]] = {}  # for each claim, what its proofs have depended on so far: itself, and few others
+    helpers: dict[str, set[str]] = {}  # for each claim, the dependencies of its proofs so far: itself, and a few others
     z3 = Z3Session(min(FAST_LIMIT, settings.limit), fast=True)
     z3.tell(prelude.text)
     for whole in blocks:
@@ -96,7 +96,7 @@ def solve_batch(prelude: Prelude, blocks: list[Block], settings: Settings) -> li
                 more = z3.ask(query.goal)
                 answer = replace(more, seconds=answer.seconds + more.seconds)
                 helpers.get(query.claim, set()).update(n for n in more.core if n in set(claims.values()))
-            if answer.verdict != "unsat" and block.label != FOLLOWS:  # what is not implied outright, induction will decide
+            if answer.verdict != "unsat" and block.label != FOLLOWS:  # claims that are not implied are left to induction
                 more = _retry_eagerly(prelude, block.text() + query.goal, settings)
                 answer = replace(more, seconds=answer.seconds + more.seconds)
             if answer.verdict != "unsat":
@@ -112,7 +112,7 @@ def solve_batch(prelude: Prelude, blocks: list[Block], settings: Settings) -> li
 
 
 def _retry_eagerly(prelude: Prelude, text: str, settings: Settings) -> Answer:
-    """Ask a query that a long session left open in sessions of its own, each with another eagerness to refute it."""
+    """Ask a query that a long session left open again in new sessions, each with another eagerness of instantiation."""
     seconds = 0.0
     for eager in EAGERNESS:
         session = Z3Session(min(FAST_LIMIT, settings.limit), fast=True, eager=eager)
@@ -125,7 +125,7 @@ def _retry_eagerly(prelude: Prelude, text: str, settings: Settings) -> Answer:
 
 
 def _decided_again(found: list[tuple[Query, Result]], block: Block, prelude: Prelude, settings: Settings) -> list[Result]:
-    """cvc5's word on what Z3 refuted of a block. It is asked with the core only: if that is unsat, so is the whole."""
+    """cvc5's verdicts on a block's queries that Z3 refuted. It gets only the core: if that is unsat, so is the query."""
     texts = {
         r.claim: block.assertions(r.core) + (q.goal if "goal" in r.core else "") for q, r in found if r.verdict == "unsat"
     }
@@ -148,10 +148,10 @@ def _decided_again(found: list[tuple[Query, Result]], block: Block, prelude: Pre
 
 
 def retry(system: System, prelude: Prelude, block: Block, result: Result, settings: Settings) -> Result:
-    """Decide a query that could not be refuted quickly, with more effort.
+    """Decide a query that was not refuted quickly, with more effort.
 
-    Z3's own settings refute most of what is left at once. Then a counterexample is looked for in a small world, and then Z3
-    has all its time.
+    Z3's default settings refute most of these at once. Then a counterexample is searched in a small world, and then Z3
+    gets all its time.
     """
     begun = time.perf_counter()
     (query,) = [q for q in block.queries if q.claim == result.claim]
@@ -188,7 +188,7 @@ def run_blocks(
         if progress is not None:
             progress(len(results))
         return results
-    alike: dict[str, list[Block]] = {}  # blocks that differ in what is assumed only: most of what one says, another says
+    alike: dict[str, list[Block]] = {}  # blocks that differ only in their assumptions have most queries in common
     for block in blocks:
         alike.setdefault(block.context, []).append(block)
     parts: list[list[Block]] = []
@@ -219,7 +219,7 @@ def run_blocks(
 def retried(
     system: System, prelude: Prelude, blocks: list[Block], results: list[Result], settings: Settings, pool: Workers | None
 ) -> list[Result]:
-    """The results, with those that were not refuted decided with more effort."""
+    """The results, with open queries retried with more effort."""
     by_label = {b.label: b for b in blocks}
     futures = {}
     for k, r in enumerate(results):

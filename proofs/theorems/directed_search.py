@@ -1,10 +1,10 @@
-"""A seeded, goal-directed search of the executable model: which transitions can be reached, and how.
+"""A seeded, goal-directed search of the executable model: which transitions are reachable, and by which calls.
 
-A random walk seldom does by chance what a rule needs (the right entry for the right peer under the right reference).
-Here each transition not yet taken is a goal in turn, and so can be the violation of a claim. A goal's guard is asked
-conjunct by conjunct, and the calls tried next are those that write what the first unsatisfied conjunct reads, or that
-make such a call possible. A state that satisfies more of a goal's guard is kept as the place to go on from. What is
-reached is reached: the states are made by taking transitions from an initial state. What is not reached within the
+A random walk rarely satisfies a guard by chance (the right entry for the right peer under the right reference).
+Here each transition not yet taken is a goal in turn, and the violation of a claim can be one. A goal's guard is evaluated
+conjunct by conjunct; the next calls to try are those that write state which the first unsatisfied conjunct reads, or that
+enable such a call. The search continues from the states that satisfy most of a goal's guard. Reached transitions are
+certainly reachable: all states come from an initial state by transitions. A transition that is not reached within the
 budget may still be reachable.
 """
 
@@ -22,17 +22,17 @@ from bulkhead.model.world import State
 from bulkhead.proofs.theorems.guard_conjuncts import LOOPS, Wish, compiled_probe, opened, reads, wish_of
 from bulkhead.proofs.theorems.random_walk import initial_state
 
-STARTS = 4  # initial states to begin from
-TRIALS = 25  # calls tried for one goal before the next goal has its turn
-WIDE = 4  # helpers looked at for one goal before it is given up for now
-ELSEWHERE = 0.3  # how often a goal is pursued from an initial state and not from where it came closest
-ROUNDS, FAIR = 4, 0.9  # a search that reaches less is begun anew, but not more often than this
-FORGIVEN = 0.1  # how often a call that takes the goal further away is kept all the same
+STARTS = 4  # initial states to start from
+TRIALS = 25  # calls for one goal before the next goal's turn
+WIDE = 4  # helpers examined for one goal before it is dropped for now
+ELSEWHERE = 0.3  # probability of starting from an initial state instead of the closest state
+ROUNDS, FAIR = 4, 0.9  # a search that reaches less restarts, but not more often than this
+FORGIVEN = 0.1  # probability of accepting a call that leads away from the goal
 
 
 @dataclass(frozen=True)
 class Reached:
-    """`labels` were taken from an initial state; `calls` is how many calls were made to find that out."""
+    """`labels` were taken from an initial state; `calls` is the number of calls made."""
 
     labels: frozenset[str]
     calls: int
@@ -40,7 +40,7 @@ class Reached:
 
 @dataclass(frozen=True)
 class Path:
-    """How a state was reached: the state before, and the transition taken there; an initial state has neither."""
+    """The predecessor of a state, and the transition taken there; an initial state has neither."""
 
     state: State
     before: Path | None = None
@@ -66,21 +66,21 @@ class Path:
 
 @dataclass(frozen=True)
 class _Goal:
-    """A transition and how to get there: `probe` gives how many conjuncts hold, and arguments when all do."""
+    """A goal transition: `probe` gives the number of satisfied conjuncts, and arguments if all are satisfied."""
 
     transition: Transition
     probe: Callable[..., tuple[int, tuple[int, ...] | None]]
     effect: Callable[..., None]
     written: tuple[int, ...]  # the tables that the effect assigns
     any_helper: tuple[int, ...]
-    helpers: tuple[tuple[int, ...], ...]  # for each conjunct, the transitions that write what it reads
+    helpers: tuple[tuple[int, ...], ...]  # for each conjunct, the transitions that write state which it reads
 
 
 def reach(machine: ExecutableModel, seed: int, budget: int, starts: Sequence[State] = ()) -> Reached:
     """Search until every transition was taken or `budget` calls were made. The same seed gives the same answer.
 
-    A search that goes astray early, and so leaves out much, is begun anew with other choices and as many calls.
-    `starts` are initial states to begin from; without them the executable model looks for some itself.
+    A search that misses much because of bad early choices restarts with other choices and as many calls.
+    `starts` are initial states; without them the executable model finds some itself.
     """
     done, calls = frozenset[int](), 0
     for again in range(ROUNDS):
@@ -95,9 +95,9 @@ def reach(machine: ExecutableModel, seed: int, budget: int, starts: Sequence[Sta
 def find(
     machine: ExecutableModel, wanted: Mapping[str, Term], seed: int, budget: int, starts: Sequence[State] = ()
 ) -> dict[str, Path]:
-    """Ways to states in which closed formulas are true; those not found before the budget is spent are missing.
+    """Paths to states in which closed formulas are true; formulas not reached within the budget are missing.
 
-    They are not the shortest ways.
+    The paths are not shortest ones.
     """
     if not machine.transitions:
         return {}
@@ -114,32 +114,32 @@ def find(
 
 
 class _Search:
-    """The goals, and the states found so far that come closest to each."""
+    """The goals, and the closest states found so far for each."""
 
     def __init__(
         self, machine: ExecutableModel, rng: random.Random, wanted: Sequence[Transition] = (), done: Iterable[int] = ()
     ) -> None:
-        """`wanted` are further goals, and then the only ones that count; they are no transitions of the system.
+        """`wanted` are further goals, and then the only ones that count; they are not transitions of the system.
 
-        `done` are goals reached already.
+        `done` are goals that are already reached.
         """
         self.rng = rng
         self.caller: Caller = caller_of(machine)
         known = [t for t in self.caller.transitions if len(t.params) <= LOOPS]  # of a choice for many places not even one
         self.transitions = [*known, *wanted]
         self.wanted = frozenset(range(len(known), len(self.transitions)))
-        self.count = len(self.transitions)  # what comes after these is a transition once more, made to assign some value
+        self.count = len(self.transitions)  # goals after these are variants of transitions that must assign some value
         self.found: dict[int, Path] = {}
         self.writers: dict[str, list[int]] = {}
         for k, t in enumerate(self.transitions):
             for name in {u.func for u in t.updates}:
                 self.writers.setdefault(name, []).append(k)
-        self.number = list(range(self.count))  # of the transition that each goal is
+        self.number = list(range(self.count))  # index of each goal's transition
         self.taken = [0] * self.count
         self.made_to: dict[tuple[int, Wish], int] = {}
         self.effects: dict[int, Callable[..., None]] = {}  # of transitions
         self.goals: list[_Goal] = []
-        while len(self.goals) < len(self.transitions):  # one goal may ask for more of them
+        while len(self.goals) < len(self.transitions):  # a goal may need more of them
             k = len(self.goals)
             self.goals.append(self._goal(self.transitions[k], self.number[k]))
         self.best: list[list[tuple[int, Path]]] = [[] for _ in range(self.count)]
@@ -172,7 +172,7 @@ class _Search:
         return found
 
     def _made_to(self, k: int, wanted: Wish) -> int | None:
-        """Transition `k` where it assigns what is wanted; None if it never does."""
+        """A variant of transition `k` that assigns the wanted value; None if it never does."""
         t = self.transitions[k]
         values = [u for u in t.updates if u.func == wanted.func]
         if any(isinstance(u.value, Lit) and wanted.by(u.value) for u in values):
@@ -191,7 +191,7 @@ class _Search:
     # Searching.
 
     def run(self, budget: int, starts: Sequence[State]) -> None:
-        """Go on until all goals (or the one that counts) are reached, or the budget is spent."""
+        """Continue until all goals (or the one that counts) are reached, or the budget is spent."""
         states = list(starts)
         if not states:
             tries = [initial_state(self.caller), *(initial_state(self.caller, self.rng) for _ in range(STARTS - 1))]
@@ -211,13 +211,13 @@ class _Search:
                     self._pursue(k)
 
     def _take(self, k: int, path: Path, args: tuple[int, ...]) -> Path:
-        """The state after transition `k`; a wanted goal is no transition and leaves the state as it is."""
+        """The state after transition `k`; a wanted goal is not a transition and does not change the state."""
         if k in self.wanted:
             self.found.setdefault(k, path)
             self.done.add(k)
             return path
         goal = self.goals[k]
-        after = list(path.state)  # no state is changed once it is made, so what a step leaves alone is shared
+        after = list(path.state)  # states are immutable, so tables that a step does not change are shared
         for table in goal.written:
             after[table] = after[table].copy()
         goal.effect(after, *args)
@@ -230,7 +230,7 @@ class _Search:
         return made
 
     def _saw(self, path: Path) -> None:
-        """Take what can be taken for the first time in a state, and keep the state for the goals it serves best."""
+        """Take the transitions that are first enabled in this state, and keep the state for the goals it is closest to."""
         for k, goal in enumerate(self.goals[: self.count]):
             if k in self.done:
                 continue
@@ -252,7 +252,7 @@ class _Search:
             kept[self.rng.randrange(STARTS)] = (depth, path)
 
     def _pursue(self, k: int) -> None:
-        """A while of calls chosen for one goal."""
+        """A series of calls chosen for one goal."""
         path = self.rng.choice(self.best[k])[1] if self.rng.random() > ELSEWHERE else self.rng.choice(self.starts)
         depth, _ = self.goals[k].probe(path.state, self.rng.random)
         for _ in range(TRIALS):
@@ -271,18 +271,18 @@ class _Search:
                 path, depth = after, now
 
     def _step_towards(self, k: int, state: State, asked: set[int]) -> tuple[int, tuple[int, ...]] | None:
-        """A transition that can be taken now and that may bring goal `k` nearer, directly or as the way to a helper.
+        """An enabled transition that may bring goal `k` closer, directly or by enabling a helper.
 
-        `asked` are the goals that this has looked at already.
+        `asked` are the goals already visited.
         """
         asked.add(k)
         depth, args = self.goals[k].probe(state, self.rng.random)
         if args is not None:
             return k, args
-        # What nothing writes will stay as it is; then another choice of arguments has to be made possible.
+        # State that nothing writes stays unchanged; then other arguments must be enabled.
         helpers = self.goals[k].helpers[depth] or self.goals[k].any_helper
         for _ in range(min(len(helpers), WIDE)):
-            # For a few goals the seldom taken is worth more; where all are goals each has its turn anyway.
+            # With few goals, prefer rarely taken transitions; if all are goals, each has its turn anyway.
             if self.wanted:
                 helper = min(self.rng.choices(helpers, k=3), key=self.taken.__getitem__)
             else:

@@ -1,9 +1,9 @@
-"""All reachable states of a small world, breadth first: claims decided there, shortest ways to break them, dead steps.
+"""Explores all reachable states of a small world, breadth first: decides claims, finds shortest attacks and dead steps.
 
-Thousands of states are stepped at once (`columns.py`). Elements of a sort are interchangeable, for the language has no
-order and constants are columns like any others: of states that differ by a renaming only one is kept. States of up to 64
-bits are told apart exactly. Larger ones go by a hash of 64 bits; the chance that this has hidden a state is given. A search
-says whether it has seen all there is in its world, or where it stopped. It says nothing about larger worlds.
+Thousands of states are stepped at once (`columns.py`). Symmetry reduction: elements of a sort are interchangeable, because
+the language has no order and constants are ordinary columns, so of states that differ by a renaming one is kept. States of
+up to 64 bits are compared exactly, larger ones by a 64-bit hash; the probability of a hidden state is reported. A search
+reports whether it is complete for its world, or where it stopped. It says nothing about larger worlds.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ from bulkhead.proofs.theorems.columns import Batch, Bytes, Formulas, Layout, pla
 from bulkhead.proofs.theorems.initial_columns import initial_columns
 
 Keys = NDArray[np.uint64]
-STATES = 2_000_000  # kept at most, unless said otherwise
-RENAMINGS = 120  # tried on each state at most; fewer only mean that more states are kept
+STATES = 2_000_000  # default maximum of kept states
+RENAMINGS = 120  # maximum of renamings per state; fewer only mean that more states are kept
 BATCH = 8192  # states stepped at once
+TRIED = 1  # states tried to find initial ones, for each step that may be taken
 GROUP = 4096  # entries of a table for some columns
 WIDEST = 2000  # columns of a state
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Where a search stops: after so many steps in a row, states, seconds or steps in all. Else it goes on to the end.
+    """Limits of a search: depth, states, seconds or steps in all. Otherwise it runs to completion.
 
-    With `whole` it goes on when each claim is broken, too.
+    With `whole` it continues even after every claim is broken.
     """
 
     depth: int | None = None
@@ -44,17 +45,18 @@ class Limits:
     seconds: float = math.inf
     taken: float = math.inf
     whole: bool = False
-    renamed: bool = False  # keep states that differ by a renaming of elements, too
+    renamed: bool = False  # no symmetry reduction: also keep states that differ only by a renaming
 
 
 @dataclass(frozen=True)
 class Exploration:
-    """What a search has seen.
+    """The result of a search.
 
-    `depth` is the number of steps after which every state has been seen that can be reached by so many; `complete` says
-    that no further state can be reached, and `stopped` else why not. `levels` counts the new states after each number of
-    steps. `attacks` holds a shortest trace for each claim that is broken. `never` are steps that no seen state can take.
-    `hidden` bounds the chance that a state was taken for another one.
+    All states reachable in `depth` steps were visited; `complete` means that there are no further
+    states, else `stopped` is the reason. `levels` counts the new states at each depth.
+    `attacks` holds a shortest trace for each broken claim. `never` are steps that are enabled in no visited state.
+    `hidden` bounds the probability that a hash collision hid a state. `every_start` means that all initial states were
+    visited, and `tried` counts the partial states tried to find them.
     """
 
     sizes: dict[str, int]
@@ -71,13 +73,15 @@ class Exploration:
     renamings: int
     hidden: float
     seconds: float
+    every_start: bool = True
+    tried: int = 0
 
 
 class _Identity:
-    """The keys of states: equal for states that are equal, or differ by a renaming of elements."""
+    """Keys of states: equal if the states are equal or differ only by a renaming of elements."""
 
     def __init__(self, layout: Layout, every: bool = False) -> None:
-        """`every` state has a key of its own, also where it is another one renamed."""
+        """With `every`, renamed states also have different keys."""
         bits = [max(1, (layout.size(kind) - 1).bit_length()) for kind in layout.kinds]
         self.exact = sum(bits) <= 64
         rng = np.random.default_rng(1)
@@ -93,7 +97,7 @@ class _Identity:
         ]
 
     def __call__(self, states: Bytes) -> tuple[NDArray[np.intp], Keys]:
-        """The places of the first of equal states, and a key for each of these: the least that any renaming of it has."""
+        """The indices of the first of equal states, and a key for each: the least key of all its renamings."""
         numbers = [_numbers(states, group) for group in self.groups]
         plain = _sum_of(self.tables[0], numbers, states.shape[1])
         _, first = np.unique(plain, return_index=True)
@@ -110,11 +114,11 @@ class _Identity:
         return best
 
 
-Group = list[tuple[int, int]]  # columns that are looked up together: each with the number of its values
+Group = list[tuple[int, int]]  # columns that share a lookup table: each with the number of its values
 
 
 def _groups(sizes: list[int]) -> list[Group]:
-    """Columns side by side, as many at a time as a small table has room for."""
+    """Groups of neighbouring columns, as many as fit in a small lookup table."""
     groups: list[Group] = []
     room = 0
     for column, size in enumerate(sizes):
@@ -127,7 +131,7 @@ def _groups(sizes: list[int]) -> list[Group]:
 
 
 def _numbers(states: Bytes, group: Group) -> NDArray[np.uint16]:
-    """What a group of columns holds, as one number for each state."""
+    """The value of a group of columns, as one number for each state."""
     number = np.zeros(states.shape[1], dtype=np.uint16)
     for column, size in group:
         number *= np.uint16(size)
@@ -136,7 +140,7 @@ def _numbers(states: Bytes, group: Group) -> NDArray[np.uint16]:
 
 
 def _sums(plain: Keys, columns: NDArray[np.intp], values: NDArray[np.intp], group: Group) -> Keys:
-    """What a group of columns adds to the key of a renamed state, for each number that it may hold."""
+    """The contribution of a group of columns to the key of a renamed state, for each of its values."""
     total = np.zeros(1, dtype=np.uint64)
     for column, size in group:
         total = (total[:, None] + plain[columns[column], values[column, :size]][None, :]).ravel()
@@ -151,18 +155,21 @@ def _sum_of(tables: list[Keys], numbers: list[NDArray[np.uint16]], count: int) -
 
 
 def _renamings(layout: Layout, most: int) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """For each renaming of elements: to which column the value of each column goes, and what each value becomes."""
+    """For each renaming of elements: the target of each column, and the image of each value."""
     system = layout.system
-    sorts: list[str] = []
+    moved: dict[str, int] = {}  # of each sort, how many elements change places with each other: of large sorts some
     count = 1
     for sort in sorted(layout.sizes, key=layout.sizes.__getitem__):
-        factor = math.factorial(layout.sizes[sort])
-        if factor > 1 and count * factor <= most:
-            sorts.append(sort)
-            count *= factor
+        some = max(k for k in range(1, layout.sizes[sort] + 1) if k == 1 or count * math.factorial(k) <= most)
+        if some > 1:
+            moved[sort] = some
+            count *= math.factorial(some)
     out = []
-    for choice in itertools.product(*(itertools.permutations(range(layout.sizes[s])) for s in sorts)):
-        new = dict(zip(sorts, choice, strict=True))
+    for choice in itertools.product(*(itertools.permutations(range(k)) for k in moved.values())):
+        new = {}
+        for (sort, some), order in zip(moved.items(), choice, strict=True):
+            kept = layout.sizes[sort] - some  # the first elements stay: those are what constants name
+            new[sort] = (*range(kept), *(kept + k for k in order))
         columns = list(range(len(layout.consts)))
         for func in system.funcs.values():
             ranges = [range(layout.size(s)) for s in func.args]
@@ -186,7 +193,7 @@ class _Seen:
     arrays: list[Keys] = field(default_factory=list)
 
     def add_new(self, keys: Keys) -> NDArray[np.intp]:
-        """The places of the first of each key that is new; they are in the set from then on."""
+        """The indices of the first occurrence of each new key; adds these keys to the set."""
         values, places = np.unique(keys, return_index=True)
         new = np.ones(len(values), dtype=bool)
         for known in self.arrays:
@@ -204,11 +211,11 @@ class _Seen:
 
 @dataclass(frozen=True)
 class _Level:
-    """New states after some number of steps: their columns, and the state and the step that each comes from."""
+    """New states at one depth: their columns, and the predecessor and call of each."""
 
     columns: Bytes
-    parents: NDArray[np.int64]  # places in the level before
-    steps: NDArray[np.int32]  # places in the list of calls
+    parents: NDArray[np.int64]  # indices in the previous level
+    steps: NDArray[np.int32]  # indices in the list of calls
 
 
 class _Search:
@@ -220,7 +227,7 @@ class _Search:
         limits: Limits,
         labels: frozenset[str] | None = None,
     ) -> None:
-        """`labels` names the only steps that are taken; all, unless given."""
+        """`labels` restricts the steps that are taken; default: all."""
         self.begun = time.perf_counter()
         self.system, self.limits = system, limits
         self.layout = Layout(system, dict(sizes))
@@ -245,9 +252,10 @@ class _Search:
 
     def run(self, start: Bytes | None = None) -> Exploration:
         """Search from `start`, or from all initial states."""
-        all_of_them = True
+        all_of_them, tried = True, 0
         if start is None:
-            start, all_of_them = initial_columns(self.layout, self.formulas, self.limits.states)
+            found = initial_columns(self.layout, self.formulas, self.limits.states, TRIED * self.limits.taken)
+            start, all_of_them, tried = found.columns, found.every, found.tried
         first = self._new(start)
         self._keep(start[:, first], np.zeros(len(first), np.int64), np.zeros(len(first), np.int32))
         initial = self.count
@@ -281,10 +289,12 @@ class _Search:
             len(self.identity.tables),
             bits,
             time.perf_counter() - self.begun,
+            all_of_them,
+            tried,
         )
 
     def _new(self, states: Bytes) -> NDArray[np.intp]:
-        """The places of states that have not been seen."""
+        """The indices of states not seen before."""
         if not states.shape[1]:
             return np.arange(0)
         places, keys = self.identity(states)
@@ -294,7 +304,7 @@ class _Search:
         return [c for n, c in self.claims.items() if n not in self.attacks]
 
     def _keep(self, columns: Bytes, parents: NDArray[np.int64], steps: NDArray[np.int32]) -> None:
-        """Take in the new states of a level, and look whether they break a claim."""
+        """Add the new states of a level, and check whether they break a claim."""
         self.levels.append(_Level(columns, parents, steps))
         self.count += columns.shape[1]
         for begin in range(0, columns.shape[1], BATCH):
@@ -307,7 +317,7 @@ class _Search:
                         self._attack(claim, begin + bad, None)
 
     def _deepen(self) -> bool:
-        """Take every step from the last level; False when nothing new is reached, or the search stopped on the way."""
+        """Take every step from the last level; False if nothing new is reached, or the search stopped."""
         last = self.levels[-1].columns
         made: list[Bytes] = []
         parents: list[NDArray[np.int64]] = []
@@ -364,7 +374,7 @@ class _Search:
     def _look_at_steps(
         self, batch: Batch, after: Bytes, rows: NDArray[np.intp], calls: NDArray[np.int32], begin: int
     ) -> None:
-        """Look whether a step breaks a claim about steps."""
+        """Check whether a step breaks a claim about steps."""
         claims = [c for c in self.open_claims() if c.kind == "transition"]
         if not claims:
             return
@@ -380,7 +390,7 @@ class _Search:
                 self._attack(claim, begin + int(rows[bad]), int(calls[bad]))
 
     def _attack(self, claim: Claim, place: int, last_call: int | None) -> None:
-        """Note the way to a state of the last level, and one call more where a step is to blame."""
+        """Record the path to a state of the last level, and one more call if a step breaks the claim."""
         events = []
         if last_call is not None:
             events.append(self._event(last_call))
@@ -398,12 +408,16 @@ class _Search:
 
 
 def explore(
-    system: System, sizes: Mapping[str, int], claims: Sequence[Claim] = (), limits: Limits | None = None
+    system: System,
+    sizes: Mapping[str, int],
+    claims: Sequence[Claim] = (),
+    limits: Limits | None = None,
+    labels: frozenset[str] | None = None,
 ) -> Exploration:
     """Search all reachable states of a world in which each sort has so many elements, for violations of some claims.
 
-    With claims, the search ends when each is broken. Raises ValueError where a state
-    has more columns than `WIDEST`, or a step more ways to choose than `MOST`.
+    With claims, the search ends when each is broken. `labels` names the only steps that are taken. Raises ValueError where a
+    state has more columns than `WIDEST`, or a step more ways to choose than `MOST`.
     """
     layout = Layout(system, dict(sizes))
     if layout.width > WIDEST:
@@ -411,12 +425,12 @@ def explore(
     ways = ways_to_choose(system, layout.world())
     if ways > MOST:
         raise ValueError(f"in this world one step can choose with `*` in {ways:,} ways, more than {MOST:,}")
-    return _Search(system, sizes, claims, limits or Limits()).run()
+    return _Search(system, sizes, claims, limits or Limits(), labels).run()
 
 
 @dataclass(frozen=True)
 class Graph:
-    """The states of a world, initial ones first, and the steps between them; of renamed states one stands for all."""
+    """The states of a world, initial ones first, and the steps between them, modulo renaming."""
 
     states: tuple[tuple[World, State], ...]
     initial: int
@@ -424,7 +438,7 @@ class Graph:
 
 
 def explore_graph(system: System, sizes: Mapping[str, int], most: int) -> Graph | None:
-    """The graph of all reachable states; None where there are more than `most`."""
+    """The graph of all reachable states; None if there are more than `most`."""
     search = _Search(system, sizes, (), Limits(states=most, whole=True))
     found = search.run()
     if not found.complete or found.states > most:
@@ -444,7 +458,7 @@ def explore_graph(system: System, sizes: Mapping[str, int], most: int) -> Graph 
 def shorter(system: System, trace: Trace, claim: Claim, seconds: float) -> Trace | None:
     """A shortest attack from the first state of a trace by calls of the same kinds, if it is shorter than the trace.
 
-    None where there is none, or where the time does not do.
+    None if there is none, or if time runs out.
     """
     layout = Layout(system, trace.world.sizes)
     if layout.width > WIDEST or ways_to_choose(system, trace.world) > MOST:

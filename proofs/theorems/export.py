@@ -1,7 +1,7 @@
-"""Every query of a system as a file of its own, for other solvers, other people, and readers who want to see it all.
+"""Writes every query of a system to a separate file, for other solvers and for readers.
 
-The texts are those the proof itself asks (`queries.py`), with the prelude put before each so that a file stands alone.
-What is written assumes all invariants, as the first round of the proof does; nothing is run here.
+The texts are those of the proof itself (`queries.py`), each with the prelude, so that a file is complete.
+The queries assume all invariants, as the first round of the proof does; no solver runs here.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ def text_of(system: System, maker: QueryMaker, block: Block, query: Query) -> st
 
 
 def folder_of(label: str) -> str:
-    """The name of a folder for the queries of one label: another for each label, and one that a shell reads as it is.
+    """The folder name for the queries of one label: unique per label, and without characters special to a shell.
 
-    Names of the rules have neither `-` nor `+` in them, so that what stands for other characters stands for nothing else.
+    Names of the rules contain neither `-` nor `+`, so replacements that use these are unambiguous.
     """
     return re.sub(r"[^A-Za-z0-9_.!+]+", "-", label.replace(FAILED, "!+"))
 
 
 def export(system: System, out: Path) -> int:
-    """Write all queries of a system below a folder; gives their number."""
+    """Write all queries of a system below a folder; returns their number."""
     maker = QueryMaker(system)
     texts = {
         out / folder_of(block.label) / f"{query.claim}.smt2": text_of(system, maker, block, query)

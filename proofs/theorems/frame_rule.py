@@ -1,10 +1,10 @@
-"""Claims that a step keeps because of the shape of its assignments: no solver need be asked.
+"""The frame rule: finds claims that a step keeps by the form of its assignments, without a solver.
 
-A step cannot make a claim false that reads nothing of what it assigns. Nor can it where the claim looks at what is assigned
-only in plain atoms (`f[...] = v`, or a truth value) and each assigned value makes such an atom false where the claim denies
-it, or true where the claim affirms it: most claims about a call in flight begin with `at[c] = here implies`, and most steps
-lead elsewhere. This goes by the shape of formulas; whatever it cannot see is asked. It is the one argument of a proof that
-no solver makes, so the tests let both solvers refute all that it leaves out of the shipped systems.
+A step cannot falsify a claim that reads no assigned function. Nor can it if the claim reads assigned functions
+only in plain atoms (`f[...] = v`, or a truth value) and each assigned value makes negative atoms false
+and positive atoms true: most claims about a call in flight begin with `at[c] = here implies`, and most steps
+lead to another point. The check is syntactic; a query is asked in all other cases. It is the only argument of a proof that
+no solver makes, so the tests let both solvers refute all queries that it skips in the shipped systems.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ TRUTH = Lit("true", BOOL)
 
 
 class Frame:
-    """The claims of one system, each looked at once."""
+    """The claims of one system, each analysed once."""
 
     def __init__(self, system: System) -> None:
         self._system = system
         self._atoms: dict[str, list[tuple[str, Lit | None, int]]] = {}
 
     def keeps(self, transition: Transition, claim: Claim) -> bool:
-        """Is a claim about one state true after the transition if it was before, whatever the state?"""
+        """Is a claim about one state true after the transition if it was true before, in every state?"""
         if claim.name not in self._atoms:
             self._atoms[claim.name] = list(self._found(claim.body, AFFIRMED))
         for func, asked, way in self._atoms[claim.name]:
@@ -35,7 +35,7 @@ class Frame:
         return True
 
     def _harmless(self, asked: Lit | None, way: int, value: Term) -> bool:
-        """Can an atom that asks for one value not turn against its claim when another is assigned?"""
+        """Does assigning `value` keep a claim whose atom tests for `asked` with this polarity?"""
         if asked is None or not isinstance(value, Lit):
             return False
         if value == asked:
@@ -44,9 +44,9 @@ class Frame:
         return way == DENIED and not {asked.name, value.name} & self._system.consts.keys()
 
     def _found(self, term: Term, way: int) -> Iterator[tuple[str, Lit | None, int]]:
-        """The state functions that a formula reads: each with the value asked for, and whether that is affirmed.
+        """The state functions that a formula reads: each with the tested value and the polarity.
 
-        A function read in any other manner has None for the value.
+        A function read in any other way has None for the value.
         """
         match term:
             case App(func, args) if term.sort == BOOL:

@@ -1,8 +1,8 @@
-"""States of a finite world from a SAT solver: formulas written out, with one truth value per place and value of the state.
+"""Finds states of a finite world by a SAT solver: formulas are grounded, with one boolean per place and value.
 
-What formulas say outright of a place (most of what initial formulas say) is put in at once, so little is left to write out
-and to solve. Arguments, and constants whose element is left open, may be chosen freely: a term then has each of its values
-under some condition. Nothing here knows what a step does.
+Units are propagated first: places that formulas fix directly (as most initial formulas do) need no grounding
+and solving. Arguments, and constants without a fixed element, are free: a term then has each of its values
+under some condition. Not here: the effect of steps.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from bulkhead.model import symbols
 from bulkhead.model.ir import BOOL, App, Lit, Op, Quant, System, Term, Use, Var, conjuncts
 from bulkhead.model.world import State, World, size_of, table_sizes
 
-Truth = str | bool  # when something is true: SMT-LIB text over truth values, or known
-Values = dict[int, Truth]  # each value a term may have, and when it has it
+Truth = str | bool  # a condition: SMT-LIB text over booleans, or known
+Values = dict[int, Truth]  # each possible value of a term, with its condition
 Env = dict[str, Values]
 
 
 class Ground:
-    """One state of a world, as far as formulas tell. Constants that the world does not place are free."""
+    """One state of a world, as far as formulas fix it. Constants without an element in the world are free."""
 
     def __init__(self, system: System, world: World, limit: float = 60.0) -> None:
-        """`limit` is the time for one question to the solver, in seconds."""
+        """`limit` is the time for one query to the solver, in seconds."""
         self._limit = limit
-        self._solver: Any = None  # made when it is first asked: what formulas say outright needs none
+        self._solver: Any = None  # created at the first query: propagation needs no solver
         self.system, self.world = system, world
         self.members = {(sort, m): i for sort, ms in self.system.enums.items() for i, m in enumerate(ms)}
         self.number = {name: k for k, name in enumerate(self.system.funcs)}
-        self._places: dict[str, tuple[Values, int]] = {}  # where a truth value stands
+        self._places: dict[str, tuple[Values, int]] = {}  # places of booleans
         self._untold: list[str] = []
-        self.cells: list[list[Values]] = []  # per state function and place: each value that it may have
+        self.cells: list[list[Values]] = []  # per state function and place: its possible values
         for f, n in zip(system.funcs.values(), table_sizes(system, world), strict=True):
             self.cells.append([self.choice(f"{symbols.function(f.name)}@{i}", f.sort) for i in range(n)])
         self.consts: dict[str, Values] = {
@@ -42,7 +42,7 @@ class Ground:
         }
 
     def _eval(self, text: str) -> str:
-        import z3  # slow to load, and needed only where formulas leave something open
+        import z3  # slow to import, and needed only if propagation leaves places open
 
         if self._solver is None:
             self._solver = z3.Context()
@@ -74,7 +74,7 @@ class Ground:
     # What holds.
 
     def require(self, bodies: Iterable[Term]) -> None:
-        """The state satisfies closed formulas. What they say outright goes first, for as long as that tells more."""
+        """Assert closed formulas, after propagating their units until nothing changes."""
         left: list[tuple[Term, Env]] = [(body, {}) for body in bodies]
         more = True
         while more:
@@ -88,6 +88,10 @@ class Ground:
             left = kept
         self._untold += [f"(assert {text(self.truth(part, env))})" for part, env in left]
 
+    def can_be_false(self, body: Term, env: Env | None = None) -> bool:
+        """May a closed formula be false in some state at all? False where only its shape and the sizes make it true."""
+        return any(self.truth(part, inner) is not True for part, inner in self._conjuncts(body, env or {}))
+
     def _conjuncts(self, term: Term, env: Env) -> Iterator[tuple[Term, Env]]:
         for part in conjuncts(term):
             match part:
@@ -100,10 +104,10 @@ class Ground:
                     yield part, env
 
     def _outright(self, told: Truth) -> bool:
-        """Note the value that a place has, or does not have, if that is what is told and news."""
+        """Propagate a unit: a place has, or does not have, a value; true if that is new."""
         denied = text(told) not in self._places
         place, value = self._places.get(text(self.no(told) if denied else told), ({}, 0))
-        if value not in place:  # nothing of the kind, or a contradiction, which the solver will find
+        if value not in place:  # not a unit, or a contradiction, which the solver will find
             return False
         self._untold.append(f"(assert {text(told)})")
         if denied:
@@ -116,7 +120,7 @@ class Ground:
         return True
 
     def possible(self, wishes: Iterable[str] = ()) -> str:
-        """The solver's answer to whether there is a state with these wishes, too (names). It is at hand then."""
+        """The solver's answer to whether a state also satisfies these wishes (names). Its model is kept."""
         self._eval("\n".join(self._untold))
         self._untold = []
         return self._eval(f"(check-sat-assuming ({' '.join(wishes)}))").strip()
@@ -124,7 +128,7 @@ class Ground:
     def wish(self, parts: Iterable[Truth]) -> str:
         """Find a state that satisfies as many wishes as possible; of conflicting ones the last is dropped first.
 
-        Gives the solver's answer to whether there is such a state: `sat` if there is one without the wishes.
+        Returns the solver's answer: `sat` if there is a state, even without the wishes.
         """
         wishes: dict[str, None] = {}
         for part in parts:
@@ -135,23 +139,23 @@ class Ground:
         while (answer := self.possible(wishes)) != "sat" and wishes:
             core = self._eval("(get-unsat-core)").strip("() \n").split() if answer == "unsat" else []
             last = [name for name in wishes if name in core][-1:]
-            for name in last or list(wishes):  # where the solver does not say, it is done without any
+            for name in last or list(wishes):  # on `unknown`, drop all wishes
                 del wishes[name]
         return answer
 
     def _true(self, asked: Iterable[Truth]) -> list[bool]:
-        """Which of these are true in the state at hand."""
+        """Which of these are true in the current model."""
         out = self._eval("".join(f"(eval {text(part)} :completion true)\n" for part in asked))
         return [answer == "true" for answer in out.split()]
 
     def state(self) -> State:
-        """The state at hand."""
+        """The state of the current model."""
         open_cells = [cell for table in self.cells for cell in table if len(cell) > 1]
         values = iter(self._values_of(open_cells))
         return [[next(iter(cell)) if len(cell) == 1 else next(values) for cell in table] for table in self.cells]
 
     def placed(self) -> World:
-        """The world with the elements that the constants name in the state at hand."""
+        """The world with the elements that the constants name in the current model."""
         return World(dict(self.world.sizes), dict(zip(self.consts, self._values_of(self.consts.values()), strict=True)))
 
     def _values_of(self, asked: Iterable[Values]) -> list[int]:
@@ -168,7 +172,7 @@ class Ground:
             yield env | {v.name: {i: True} for v, i in zip(vars_, choice, strict=True)}
 
     def _given(self, name: str, args: tuple[Term, ...], env: Env) -> Env:
-        """What the parameters of a definition are where it is used."""
+        """The values of a definition's parameters at its use."""
         return {p.name: self.values(a, env) for p, a in zip(self.system.defs[name].params, args, strict=True)}
 
     def either(self, parts: list[Truth]) -> Truth:
@@ -192,7 +196,7 @@ class Ground:
         return part[5:-1] if part.startswith("(not ") else f"(not {part})"
 
     def values(self, term: Term, env: Env) -> Values:
-        """Each value the term may have, and when it has it."""
+        """Each possible value of the term, with its condition."""
         match term:
             case Var(name):
                 return env[name]
@@ -235,7 +239,7 @@ class Ground:
         return {v: self.either(parts) for v, parts in found.items()}
 
     def truth(self, term: Term, env: Env) -> Truth:
-        """When a formula is true."""
+        """The condition under which a formula is true."""
         match term:
             case Lit(name) if name not in self.system.consts:
                 return name == "true"
@@ -262,7 +266,7 @@ class Ground:
 
 
 def _until(end: bool, parts: Iterable[Truth]) -> Iterator[Truth]:
-    """The parts, up to one that decides."""
+    """The parts, up to the first that decides the result."""
     for part in parts:
         yield part
         if part is end:
@@ -280,7 +284,7 @@ def joined(parts: Iterable[Truth]) -> str:
 
 
 def random_state(system: System, world: World, bodies: list[Term], rng: random.Random | None) -> State | None:
-    """A state that satisfies closed formulas, or None. With `rng`, random values are asked for first."""
+    """A state that satisfies closed formulas, or None. With `rng`, random values are preferred."""
     ground = Ground(system, world)
     ground.require(bodies)
     if ground.possible() != "sat":

@@ -1,6 +1,6 @@
-"""Guards, conjunct by conjunct: taken apart, what each asks for, and code that says how far a state satisfies them.
+"""Splits guards into conjuncts, finds the value that each tests, and compiles a count of the satisfied ones.
 
-For searches that go for what a guard still lacks (`directed_search.py`). Nothing here chooses a step.
+For searches directed at the unsatisfied conjuncts of a guard (`directed_search.py`). Not here: the choice of steps.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from bulkhead.model.caller import Caller
 from bulkhead.model.compile import code_name, compiled, joined
 from bulkhead.model.ir import BOOL, App, Lit, Op, Quant, Term, Transition, Use, Var, conjuncts, free_variables, neg, subterms
 
-LOOPS = 19  # one in another: Python compiles no more
+LOOPS = 19  # nested loops: Python's compiler allows no more
 
 
 def opened(part: Term, caller: Caller, some: list[Var], room: int) -> list[Term]:
     """The parts of a conjunct: definitions are expanded, and existential quantifiers are opened.
 
-    That is said of a variable which is added to `some`, under a name that no rule can have; `some` grows up to `room`.
+    The bound variable is added to `some`, under a name that no rule can have, up to `room` variables.
     """
     used = part.args[0] if isinstance(part, Op) and part.op == "not" else part
     if isinstance(part, Quant) and part.kind == "exists" and len(some) + len(part.vars) <= room:
@@ -58,7 +58,7 @@ def _replaced(term: Term, names: dict[str, Term]) -> Term:
 
 
 def reads(term: Term, caller: Caller) -> set[str]:
-    """The state functions that a term reads, also by definitions."""
+    """The state functions that a term reads, also through definitions."""
     found: set[str] = set()
     for t in subterms(term):
         if isinstance(t, App):
@@ -77,12 +77,12 @@ class Wish:
     equal: bool
 
     def by(self, value: Lit) -> bool:
-        """Does assigning the value serve it?"""
+        """Does assigning this value satisfy it?"""
         return (value == self.value) == self.equal
 
 
 def wish_of(part: Term) -> Wish | None:
-    """The state function that a plain conjunct is about, and the value that it asks of it."""
+    """The state function of a plain conjunct, and the value that it requires."""
     match part:
         case App(func):
             return Wish(func, Lit("true", BOOL), True)
@@ -97,9 +97,9 @@ def wish_of(part: Term) -> Wish | None:
 def compiled_probe(
     caller: Caller, t: Transition, parts: list[Term], some: list[Var]
 ) -> tuple[Callable[..., tuple[int, tuple[int, ...] | None]], list[Term]]:
-    """Nested loops over the parameters and `some`, each conjunct of a guard asked as soon as what it speaks of is chosen.
+    """Nested loops over the parameters and `some` that evaluate each conjunct as soon as its variables are chosen.
 
-    Gives the compiled probe, and the conjuncts in the order in which it asks them.
+    Returns the compiled probe, and the conjuncts in order of evaluation.
     """
     coder = caller.coder
     left, order = [*t.params, *some], list[Var]()

@@ -1,9 +1,9 @@
-"""Proof by induction: which invariants and theorems of a system hold in every reachable state, for any number of things.
+"""Proof by induction: which invariants and theorems of a system hold in every reachable state, for any number of elements.
 
-All invariants are assumed before a step and asked for after it. Those that fail are dropped, and what depended on them
-(as its unsat core shows) is asked again, until the rest is inductive. A theorem is proved when the standing
-invariants imply it, or when it is inductive beside them. Nothing is proved on `unknown`, nor where an answer is missing;
-`decide.py` asks the solvers.
+All invariants are assumed before a step and checked after it. Those that fail are dropped, and queries that depended on
+them (by their unsat cores) are asked again, until the rest is inductive. A theorem is proved when the remaining
+invariants imply it, or when it is inductive together with them. `unknown` or a missing answer proves nothing;
+`decide.py` runs the solvers.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Proof:
     results: list[Result] = field(default_factory=list)
     standing: set[str] = field(default_factory=set)  # names of invariants and theorems that are inductive
     proved: set[str] = field(default_factory=set)  # theorems and transition claims
-    failing: list[Result] = field(default_factory=list)  # queries that were not unsat, of claims now dropped
-    first_failing: list[Result] = field(default_factory=list)  # those of them in which everything was assumed
-    candidates: tuple[str, ...] = ()  # what was assumed then: invariants, and theorems that they do not imply
+    failing: list[Result] = field(default_factory=list)  # queries of dropped claims that were not unsat
+    first_failing: list[Result] = field(default_factory=list)  # those of them that assumed everything
+    candidates: tuple[str, ...] = ()  # the assumptions then: invariants, and theorems that they do not imply
     disagreements: list[Result] = field(default_factory=list)
 
     @property
@@ -56,7 +56,7 @@ def prove(
     meanings = Meanings(maker.formulas.prelude)
     proof = Proof(system)
     wanted = set(only) if only is not None else set(system.claims())
-    # Theorems take part in the induction like invariants, also those that nobody asks about: others depend on them.
+    # All theorems take part in the induction like invariants, because others may depend on them.
     theorems = {n: c for n, c in system.theorems.items() if n in wanted or system.expects.get(n, "proved") == "proved"}
     two_state = [c for n, c in system.step_claims.items() if n in wanted]
     invariants = dict(system.invariants)
@@ -90,14 +90,14 @@ def prove(
     proof.candidates = tuple(candidates)
     assumed = {name_of(c) for c in candidates.values()}
     still = run(maker.unchanged(two_state)) if two_state else []
-    keep(r for r in still if r.verdict == "unsat")  # the others are asked of each step by itself
+    keep(r for r in still if r.verdict == "unsat")  # the others are separate queries for each step
     harmless = {r.key for r in still if _counts(r, settings)}
     blocks = [maker.initial(candidates.values())]
     for t in maker.transitions:
         block = maker.step(t, candidates.values(), assumed, two_state, harmless)
         if block is not None:
             blocks.append(block)
-    asked_of: dict[str, set[tuple[str, str]]] = {}  # of each claim: the queries that all have to be refuted
+    asked_of: dict[str, set[tuple[str, str]]] = {}  # for each claim: the queries that must all be refuted
     for query in (q for b in blocks for q in b.queries):
         asked_of.setdefault(query.claim, set()).add(query.key)
     answers = {r.key: r for r in run(blocks, settings.patient)}
@@ -135,7 +135,7 @@ def prove(
                 blocks.append(block)
         fresh = run(blocks)
         keep(fresh)
-        for key in again:  # their proofs depended on what has failed
+        for key in again:  # their proofs depended on a failed claim
             del answers[key]
         answers.update({r.key: r for r in fresh})
     proof.standing = set(candidates)

@@ -1,14 +1,16 @@
-"""Every initial state of a small world, as columns: what `init` and axioms leave open is tried out.
+"""Enumerates the initial states of a small world, as columns.
 
-What formulas say outright of a place is put in first (`grounding.py`); the places left open are filled in one after the
-other, and what breaks a formula goes as soon as all that the formula speaks of is there. Of interchangeable elements
-constants name the first ones first.
+Places that formulas fix directly are filled first (`grounding.py`); open places are filled one after the
+other, and partial states are dropped as soon as all places of a violated formula are filled. Symmetry: of interchangeable
+elements, constants name the first ones first.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,24 +21,34 @@ from bulkhead.proofs.theorems.grounding import Ground
 CHUNK = 1 << 16
 
 
-def initial_columns(layout: Layout, formulas: Formulas, most: int) -> tuple[Bytes, bool]:
-    """Initial states side by side, and whether these are all (but for renamings); at most `most`, then."""
+@dataclass(frozen=True)
+class Initial:
+    """Initial states side by side. `every` says that these are all, but for renamings; `tried` counts what was tried."""
+
+    columns: Bytes
+    every: bool
+    tried: int
+
+
+def initial_columns(layout: Layout, formulas: Formulas, most: int, room: float = math.inf) -> Initial:
+    """The initial states of a world, at most `most` of them, with at most `room` half-filled states at a time."""
     bodies = [c.body for c in (*layout.system.inits, *layout.system.axioms)]
     parts: list[Bytes] = []
-    every = True
+    every, tried = True, 0
     for consts in _placements(layout):
         left = most - sum(p.shape[1] for p in parts)
-        if left <= 0:
+        if left <= 0 or tried > 2 * room:
             every = False
             break
-        made, all_of_them = _filled(layout, formulas, bodies, consts, left)
-        parts.append(made)
-        every = every and all_of_them
-    return (np.concatenate(parts, axis=1) if parts else np.zeros((layout.width, 0), np.uint8)), every
+        made = _filled(layout, formulas, bodies, consts, left, min(room, 64 * left))
+        parts.append(made.columns)
+        every = every and made.every
+        tried += made.tried
+    return Initial(np.concatenate(parts, axis=1) if parts else np.zeros((layout.width, 0), np.uint8), every, tried)
 
 
 def _placements(layout: Layout) -> Iterator[dict[str, int]]:
-    """What constants may name, but for renamings: each one an element named before, or the first that is not."""
+    """The elements of constants, up to renaming: each names an earlier one's element or the first free one."""
     names = list(layout.consts)
 
     def place(k: int, placed: dict[str, int]) -> Iterator[dict[str, int]]:
@@ -45,7 +57,7 @@ def _placements(layout: Layout) -> Iterator[dict[str, int]]:
             return
         sort = layout.system.consts[names[k]]
         size = layout.size(sort)
-        if sort in layout.sizes:  # the unnamed elements are alike: apart from the others first, as people mean it
+        if sort in layout.sizes:  # try distinct elements first, as people expect
             used = {v for n, v in placed.items() if layout.system.consts[n] == sort}
             size = min(size, len(used) + 1)
             choices = range(size - 1, -1, -1)
@@ -59,12 +71,14 @@ def _placements(layout: Layout) -> Iterator[dict[str, int]]:
     yield from place(0, {})
 
 
-def _filled(layout: Layout, formulas: Formulas, bodies: list[Term], consts: dict[str, int], most: int) -> tuple[Bytes, bool]:
+def _filled(
+    layout: Layout, formulas: Formulas, bodies: list[Term], consts: dict[str, int], most: int, room: float
+) -> Initial:
     ground = Ground(layout.system, layout.world(consts))
     ground.require(bodies)
     cells = [cell for table in ground.cells for cell in table]
     if any(not cell for cell in cells):
-        return np.zeros((layout.width, 0), np.uint8), True
+        return Initial(np.zeros((layout.width, 0), np.uint8), True, 1)
     offset = len(layout.consts)
     known = set(range(offset))
     states = np.zeros((layout.width, 1), np.uint8)
@@ -80,30 +94,31 @@ def _filled(layout: Layout, formulas: Formulas, bodies: list[Term], consts: dict
         for part, env in _instances(body, {}, formulas)
     ]
     waiting = [w for w in waiting if not w[2] <= known] + [w for w in waiting if w[2] <= known]
-    # Places that the same formulas speak of are filled in together, so that what breaks a formula goes early.
+    # Fill places of the same formulas together, so that violations are found early.
     order: list[int] = []
     for _, _, columns in sorted(waiting, key=lambda w: len(w[2] - known)):
         order += [c for c in sorted(columns) if c not in known and c not in order]
     order += [k for k in range(offset, layout.width) if k not in known and k not in order]
-    every = True
+    every, tried = True, 1
     states = _kept(states, [w for w in waiting if w[2] <= known], formulas)
     waiting = [w for w in waiting if not w[2] <= known]
     for k in order:
         values = list(cells[k - offset])
-        if states.shape[1] * len(values) > max(most, 1) * 64:  # too many to try: some of them
-            states, every = states[:, : max(1, most // len(values))], False
+        if states.shape[1] * len(values) > room:  # too many to try: some of them
+            states, every = states[:, : max(1, int(min(most, room)) // len(values))], False
         states = np.repeat(states, len(values), axis=1)
         states[k] = np.tile(np.array(values, np.uint8), states.shape[1] // len(values))
         known.add(k)
+        tried += states.shape[1]
         states = _kept(states, [w for w in waiting if w[2] <= known], formulas)
         waiting = [w for w in waiting if not w[2] <= known]
     if states.shape[1] > most:
         states, every = states[:, :most], False
-    return states, every
+    return Initial(states, every, tried)
 
 
 def _instances(body: Term, env: Env, formulas: Formulas) -> Iterator[tuple[Term, Env]]:
-    """A formula taken apart: conjuncts, and what is said of all, for each."""
+    """A formula split into conjuncts, with universal quantifiers instantiated."""
     for part in conjuncts(body):
         match part:
             case Quant("forall", vars_, inner):
@@ -114,7 +129,7 @@ def _instances(body: Term, env: Env, formulas: Formulas) -> Iterator[tuple[Term,
 
 
 def _speaks_of(term: Term, env: Env, layout: Layout, formulas: Formulas) -> frozenset[int]:
-    """The columns that a formula may read, for any values of what its indices read."""
+    """The columns that a formula may read, for all values of its indices."""
     found: set[int] = set()
 
     def look(t: Term, env: Env) -> None:
@@ -150,7 +165,7 @@ def _speaks_of(term: Term, env: Env, layout: Layout, formulas: Formulas) -> froz
 
 
 def _fixed(term: Term, env: Env, layout: Layout, formulas: Formulas) -> int | None:
-    """The value of a variable or member, where it is one."""
+    """The value of a variable or member; None for other terms."""
     if isinstance(term, App | Op | Quant | Use) or (formulas.free(term) and not set(formulas.free(term)) <= env.keys()):
         return None
     if getattr(term, "name", None) in layout.consts:
@@ -172,4 +187,4 @@ def _kept(states: Bytes, asked: list[tuple[Term, Env, frozenset[int]]], formulas
     return states
 
 
-__all__ = ["initial_columns"]
+__all__ = ["Initial", "initial_columns"]

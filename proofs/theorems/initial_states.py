@@ -1,7 +1,7 @@
-"""Initial states of a small world in which much is possible, for searches of the executable model to begin from.
+"""Initial states of a small world that enable many steps, as starting points for searches of the executable model.
 
-The world has room for what the rules speak of. Z3 finds states in which as many steps as possible can be taken. Nothing here
-decides a claim.
+The world has enough elements for the variables of the rules. Z3 finds states in which as many steps as possible are enabled.
+Not here: decisions about claims.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STARTS = 3
 
 
 class NoInitialState(Exception):
-    """The solver's answer, in the small world, to whether there is an initial state."""
+    """The solver's answer to whether the small world has an initial state."""
 
     def __init__(self, answer: str) -> None:
         super().__init__(answer)
@@ -30,19 +30,19 @@ class NoInitialState(Exception):
 
 
 def nothing(system: System) -> Claim:
-    """A claim that is true, for searches that are about states and not about a claim."""
+    """A claim that is always true, for searches without a claim."""
     return Claim("theorem", "nothing", TRUE, "", Span(system.name, 1, 1), "")
 
 
 def initial_states(system: System, limit: float, rng: random.Random) -> tuple[ExecutableModel, list[State]]:
-    """A small world, and initial states of it in which much is possible. Raises `NoInitialState` when there is none.
+    """A small world, and initial states of it that enable many steps. Raises `NoInitialState` if there is none.
 
-    The first is one that Z3 finds in `limit` seconds a question; the others differ from it in what no rule ever changes,
-    such as a policy. History (ghost state) is made as short as the initial formulas allow, for some rules need an
-    identifier not used before.
+    Z3 finds the first, within `limit` seconds per query; the others differ from it in state that no rule ever changes,
+    such as a policy. History (ghost state) is as short as the initial formulas allow, because some rules need an
+    unused identifier.
     """
     bodies = [c.body for c in (*system.inits, *system.axioms)]
-    for consts in (_apart(system), {}):  # each constant names an element of its own; else Z3 says what they name
+    for consts in (_apart(system), {}):  # each constant names a different element; if that fails, Z3 chooses
         ground = Ground(system, World(roomy_scope(system), consts), limit)
         ground.require(bodies)
         answer = ground.possible()
@@ -70,11 +70,11 @@ def initial_states(system: System, limit: float, rng: random.Random) -> tuple[Ex
 
 
 def _apart(system: System) -> dict[str, int]:
-    """Constants of one sort name different elements, as far as there are so many."""
+    """Constants of one sort name different elements, as far as there are enough."""
     sizes, counts = roomy_scope(system), dict.fromkeys(system.sorts, 0)
     consts = {}
     for name, sort in system.consts.items():
-        if sort not in sizes:  # of an enum or bool: the solver says which
+        if sort not in sizes:  # of an enum or bool: the solver chooses
             continue
         consts[name] = min(counts[sort], sizes[sort] - 1)
         counts[sort] += 1
@@ -82,7 +82,7 @@ def _apart(system: System) -> dict[str, int]:
 
 
 def _wishes(system: System, ground: Ground) -> Iterator[Truth]:
-    """Each transition can be taken at once, or as much of its guard holds as can; arguments of one sort differ."""
+    """Wishes: each transition is enabled, or as much of its guard holds as possible; arguments of one sort differ."""
     transitions = [in_world(system, ground.world, t) for s in system.steps for t in s.transitions()]
     for k, t in enumerate(transitions):
         env = {p.name: ground.choice(f"want!{k}!{p.name}", p.sort) for p in t.params}

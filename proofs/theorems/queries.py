@@ -1,9 +1,9 @@
-"""The queries of a proof by induction, as text: what is assumed, what is asked, and the names that explain a core.
+"""The queries of a proof by induction, as text: assumptions, goals, and the names in a core.
 
-One block per transition: its guard and next state are told once. One query per claim that the assignments could falsify. A
-claim about a step is asked of every step, also of those that write nothing it reads; for these one question without the
-guard mostly does (`unchanged`). Nothing here runs a solver; `induction.py` does, and `export` writes the same texts to
-files.
+One block per transition, with its guard and next state. One query per claim that the assignments could falsify. A
+claim about a step is asked for every step, also for steps that write nothing it reads; one query without the
+guard usually covers all of these (`unchanged`). Not here: running solvers (`induction.py`); `export` writes the same texts
+to files.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bulkhead.model.ir import Claim, System, Transition
 from bulkhead.model.logic import Formulas
 from bulkhead.proofs.theorems.frame_rule import Frame
 
-# Labels of queries that are about no transition; none of the rules can be called so.
+# Labels of queries without a transition; not possible as names in rules.
 INIT = "(initial states)"
 FOLLOWS = "(invariants)"
 UNCHANGED, UNCHANGED_FAILED = "(nothing changes)", "(failing, nothing changes)"
@@ -30,7 +30,7 @@ PLACES = {
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One question: is `goal` false in some state? `label` is the transition, or one of the labels above."""
+    """One query: is `goal` false in some state? `label` is the transition, or one of the labels above."""
 
     label: str
     claim: str
@@ -38,7 +38,7 @@ class Query:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What tells queries of one system apart."""
+        """The key of a query within one system."""
         return self.label, self.claim
 
 
@@ -57,7 +57,7 @@ class Block:
         return "".join(f"(assert (! {text} :named {name}))\n" for name, text in chosen.items())
 
     def claims_assumed(self) -> tuple[dict[str, str], list[str]]:
-        """The claims assumed, each with the name of its assumption; and the names of what else is assumed."""
+        """The assumed claims, each with the name of its assumption; and the names of all other assumptions."""
         claims = {bare: n for n in self.assumed for kind, _, bare in [n.partition("/")] if kind in ("invariant", "theorem")}
         return claims, [n for n in self.assumed if n not in set(claims.values())]
 
@@ -85,7 +85,7 @@ class QueryMaker:
         self.frame = Frame(system)
         self.transitions: tuple[Transition, ...] = tuple(t for s in system.steps for t in s.outcomes())
         if len({t.label for t in self.transitions}) < len(self.transitions):
-            raise AssertionError(f"two outcomes of system `{system.name}` have one label")  # answers go by it
+            raise AssertionError(f"two outcomes of system `{system.name}` have one label")  # answers are looked up by label
         self._assumed = {
             name_of(c): self.formulas.claim(c)
             for c in (*system.axioms, *system.invariants.values(), *system.theorems.values())
@@ -110,7 +110,7 @@ class QueryMaker:
         return Block(FOLLOWS, "", self.assumptions(invariants), queries)
 
     def unchanged(self, claims: Iterable[Claim]) -> list[Block]:
-        """Do claims about a step hold of any step that changes nothing they read? Only axioms are assumed."""
+        """Do claims about a step hold for every step that changes nothing they read? Only axioms are assumed."""
         return [
             Block(
                 label,
@@ -129,11 +129,11 @@ class QueryMaker:
         two_state: Iterable[Claim] = (),
         harmless: Container[tuple[str, str]] = (),
     ) -> Block | None:
-        """Does a transition keep the claims? None when nothing is to be asked.
+        """Does a transition keep the claims? None if there is no query.
 
-        Claims about one state that it keeps by what it assigns alone (`frame_rule.py`) are left out. A claim about a step
-        is left out only where the step changes nothing that it reads, and `harmless` holds the query of `unchanged` that
-        answers for all such steps.
+        Claims about one state that it keeps by the frame rule (`frame_rule.py`) are skipped. A claim about a step
+        is skipped only if the step changes nothing that it reads, and `harmless` holds the query of `unchanged` that
+        covers all such steps.
         """
         f = self.formulas
         after = f.affected(transition)

@@ -1,6 +1,7 @@
 """Initial states of a given world, and seeded random walks from them.
 
-A walk shows what can happen, and how fast the executable model is. It proves nothing: what it misses may still be reachable.
+A walk shows possible behaviour, and the speed of the executable model. It proves nothing: states that it misses may be
+reachable.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ class WalkStats:
 
 
 def initial_state(caller: Caller, rng: random.Random | None = None) -> State | None:
-    """A state that satisfies all init formulas and axioms, or None when there is none; the same one every time.
+    """A state that satisfies all init formulas and axioms, or None if there is none; deterministic.
 
-    Without `rng`, the state of all zeros is preferred. Else the formulas are written out over the world and solved.
+    Without `rng`, the state of all zeros is preferred. Otherwise the formulas are grounded over the world and solved.
     """
     machine = caller.machine
     bodies = [c.body for c in (*machine.system.inits, *machine.system.axioms)]
@@ -40,9 +41,9 @@ def initial_state(caller: Caller, rng: random.Random | None = None) -> State | N
 
 
 def walk(machine: ExecutableModel, seed: int, steps: int, episode: int = EPISODE) -> WalkStats:
-    """A seeded walk: each step is a random call with random arguments, made to its outcome.
+    """A seeded walk: each step is a random call with random arguments, executed to its outcome.
 
-    After every `episode` steps it starts again from an initial state, so that it does not end in a corner it cannot leave.
+    After every `episode` steps it restarts from an initial state, so that it does not stay in a dead end.
     """
     caller = caller_of(machine)
     first = initial_state(caller)

@@ -1,6 +1,6 @@
-"""Sizes of the small worlds in which searches look: from the rules, from the caller, or from what the system asks for.
+"""Sizes of the small worlds of searches: from the rules, from the caller, or from the system's formulas.
 
-A size never decides a verdict: what is not found in a world may be there in a larger one, and every message names the world.
+A size never decides a verdict: a larger world may contain more, and every message names the world.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ from collections.abc import Iterable, Mapping
 from bulkhead.model.diagnostics import UsageError, suggest
 from bulkhead.model.ir import CALL, Quant, System, Term, subterms
 
-LEAST, MOST = 2, 4  # elements of a sort of which the rules say nothing
+LEAST, MOST = 2, 4  # elements of a sort without a size in the rules
 
 
 def first_scope(system: System) -> dict[str, int]:
-    """The world in which a search begins: `scope` in the rules, else from what the system speaks of."""
+    """The initial world of a search: `scope` in the rules, else from the system's formulas."""
     asked = _asked_for(system)
     return {sort: system.scope[sort][0] if sort in system.scope else asked[sort] for sort in system.sorts}
 
 
 def roomy_scope(system: System) -> dict[str, int]:
-    """The world in which a search looks for room to act."""
+    """The larger world, in which a search tries to enable more steps."""
     asked = _asked_for(system)
     return {sort: system.scope[sort][1] if sort in system.scope else asked[sort] for sort in system.sorts}
 
 
 def _asked_for(system: System) -> dict[str, int]:
-    """For each sort, room for its constants and one element more, and for all that one formula speaks of."""
+    """For each sort, enough for its constants and one more element, and for all variables of one formula."""
     asked = dict.fromkeys(system.sorts, LEAST)
     asked[CALL] = 1
     for sort in asked:
@@ -40,7 +40,7 @@ def _asked_for(system: System) -> dict[str, int]:
 
 
 def _bound_together(term: Term) -> dict[str, int]:
-    """How many variables of each sort a quantifier and those right behind it bind."""
+    """The number of variables of each sort that a quantifier and those directly nested in it bind."""
     counts: dict[str, int] = {}
     while isinstance(term, Quant):
         for v in term.vars:
@@ -50,7 +50,7 @@ def _bound_together(term: Term) -> dict[str, int]:
 
 
 def given_scope(system: System, words: Iterable[str]) -> dict[str, int]:
-    """Sizes from words such as `node=3`. Raises `UsageError` for what is no sort or no size."""
+    """Sizes from arguments such as `node=3`. Raises `UsageError` for an unknown sort or a bad size."""
     sizes: dict[str, int] = {}
     for word in words:
         for part in word.split(","):
@@ -66,7 +66,7 @@ def given_scope(system: System, words: Iterable[str]) -> dict[str, int]:
 
 
 def in_words(sizes: Mapping[str, int]) -> str:
-    """A world for people: `Domain 2, Frame 3`."""
+    """A readable form of a world: `Domain 2, Frame 3`."""
     return ", ".join(f"{sort} {size}" for sort, size in sizes.items())
 
 

@@ -1,9 +1,11 @@
-"""Attacks found by seeing everything: breadth first, in worlds that grow from one element of each sort.
+"""Finds attacks by exhaustive breadth-first search, in worlds that grow from one element of each sort.
 
-Worlds are searched in two orders by turns: by the size of a state, so that a world of one quorum and four rounds has its
-turn, and by the size of the largest sort, so that one of three of each has. What is found in a world is a shortest attack
-in it; larger worlds are then asked for a shorter one. What is not found is not there, in the worlds that were searched to
-their end. Systems with very large states are left to the other searches.
+Worlds are searched in three alternating orders: by the size of a state, for worlds such as one quorum and four rounds,
+by the size of the largest sort, for worlds such as three elements of each, and by the number of elements in all, for
+worlds such as two quorums and three rounds. A world in which a claim holds in every state by its shape alone (all values
+are equal, say) is not searched for an attack on it. An attack found in a world is a shortest one there; larger worlds are
+then searched for a shorter one. Worlds that were searched to their end without an attack have none. Systems with very
+large states are left to the other searches.
 """
 
 from __future__ import annotations
@@ -12,85 +14,110 @@ import heapq
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bulkhead.model.choices import MOST, ways_to_choose
-from bulkhead.model.ir import CALL, Claim, System
+from bulkhead.model.ir import BOOL, CALL, Claim, System
 from bulkhead.model.trace import Trace
 from bulkhead.model.world import World
 from bulkhead.proofs.theorems.columns import Layout
 from bulkhead.proofs.theorems.explore import Exploration, Limits, explore
+from bulkhead.proofs.theorems.grounding import Ground
 
-LARGEST = 5  # elements of a sort
+LARGEST = 7  # elements of a sort
 CALLS = 2  # in flight
-WIDE = 160  # columns of a state: of larger ones too few can be seen
-STEPS = 8_000_000  # taken in all; a count and not a time, so that runs agree
+WIDE = 160  # columns of a state: with larger states, too few can be visited
+STEPS = 12_000_000  # taken in all; a count and not a time, so that runs are deterministic
+FIRST_TURNS = 0.25  # of these steps at most are for the first turn of each world
 QUICK = 100_000  # steps for a world before others have their turn
 MOST_STATES = 500_000  # of one world
-FEW_STATES = 20_000  # of one world, where only the steps that can be taken are asked
-PER_START = 20  # what an initial state costs before its first step, in steps
-SETUP = 30_000  # what a world costs before its first step, in steps
-LONGER = 4  # times as many in its next turn
-LEAST_AGAIN = 1_000_000  # steps into a search for something shorter at least,
-AGAIN = 0.5  # or this part of the steps taken so far, where that is more
+FEW_STATES = 20_000  # of one world, if only the reachable steps are wanted
+PER_START = 20  # cost of an initial state before its first step, in steps
+SETUP = 30_000  # cost of a world before its first step, in steps
+GLANCE = 1_500  # cost of asking whether a claim can be false in a world, in steps
+LONGER = 4  # factor for its next turn
+LEAST_AGAIN = 1_000_000  # minimum of steps for a search for a shorter attack,
+AGAIN = 0.5  # or this part of the steps so far, if that is more
 
 
 @dataclass
 class Seen:
-    """What was found: attacks, and the worlds that were searched."""
+    """The result: attacks, and the worlds that were searched."""
 
     attacks: dict[str, Trace] = field(default_factory=dict)
     explored: list[Exploration] = field(default_factory=list)
 
 
-def worlds(system: System, given: Mapping[str, int] | None = None) -> Iterator[dict[str, int]]:
-    """The worlds in which to look, small ones first: sizes as `given`, else from one on, up to what the rules say."""
-    given = given or {}
-    in_flight = CALLS if any(step.after for step in system.steps) else 1
-    most = {
-        sort: system.scope[sort][1] if sort in system.scope else in_flight if sort == CALL else LARGEST
-        for sort in system.sorts
-    }
-    written = {u.func for s in system.steps for t in s.transitions() for u in t.updates}
+class Worlds:
+    """The worlds in which to look, small ones first: sizes as `given`, else from one on, up to what the rules say.
 
-    def effort(sizes: dict[str, int]) -> float:
-        layout = Layout(system, sizes)
-        fixed = sum(math.prod(layout.size(a) for a in f.args) for f in system.funcs.values() if f.name not in written)
-        return layout.width - 0.7 * fixed
+    Worlds that grow where growth has made no difference so far come later: what was seen is told by `note`.
+    """
 
-    first = {sort: given.get(sort, 1) for sort in system.sorts}
-    if Layout(system, first).width > WIDE:
-        return
-    queues: tuple[list[_Turn], list[_Turn]] = ([], [])
-    known: set[tuple[int, ...]] = set()
-    done: set[tuple[int, ...]] = set()
+    def __init__(self, system: System, given: Mapping[str, int] | None = None) -> None:
+        self.system, self.given = system, given or {}
+        in_flight = CALLS if any(step.after for step in system.steps) else 1
+        self.most = {
+            sort: system.scope[sort][1] if sort in system.scope else in_flight if sort == CALL else LARGEST
+            for sort in system.sorts
+        }
+        self.written = {u.func for s in system.steps for t in s.transitions() for u in t.updates}
+        self.seen: dict[_Key, tuple[int, ...]] = {}  # how many new states after each number of steps, where all were seen
+        self.queues: tuple[list[_Turn], ...] = ([], [], [])
+        self.known: set[_Key] = set()
 
-    def add(sizes: dict[str, int]) -> None:
+    def note(self, found: Exploration) -> None:
+        """What has been seen of a world."""
+        if found.complete:
+            self.seen[tuple(found.sizes.values())] = found.levels
+
+    def __iter__(self) -> Iterator[dict[str, int]]:
+        self._add({sort: self.given.get(sort, 1) for sort in self.system.sorts}, 0)
+        done: set[_Key] = set()
+        for turn in itertools.count():
+            if not any(self.queues):
+                return
+            queue = next(q for q in (*self.queues[turn % 3 :], *self.queues) if q)
+            *_, late, key = heapq.heappop(queue)
+            if key in done:
+                continue
+            done.add(key)
+            sizes = dict(zip(self.system.sorts, key, strict=True))
+            yield sizes
+            for sort in self.system.sorts:
+                if sort not in self.given and sizes[sort] < self.most[sort]:
+                    self._add({**sizes, sort: sizes[sort] + 1}, late + self._idle(sizes, sort))
+
+    def _add(self, sizes: dict[str, int], late: int) -> None:
         key = tuple(sizes.values())
-        if key in known or ways_to_choose(system, World(sizes, {})) > MOST:
+        layout = Layout(self.system, sizes)
+        if key in self.known or layout.width > WIDE or ways_to_choose(self.system, layout.world()) > MOST:
             return
-        if Layout(system, sizes).width <= WIDE:
-            known.add(key)
-            heapq.heappush(queues[0], (effort(sizes), 0.0, key))
-            heapq.heappush(queues[1], (float(max(key)), effort(sizes), key))
+        self.known.add(key)
+        funcs = [f for f in self.system.funcs.values() if f.name not in self.written]
+        effort = layout.width - 0.7 * sum(math.prod(layout.size(a) for a in f.args) for f in funcs)
+        for queue, first in zip(self.queues, (effort, max(key), sum(key)), strict=True):
+            heapq.heappush(queue, ((1 + late) * first, effort, late, key))
 
-    add(first)
-    for turn in itertools.count():
-        queue = queues[turn % 2] or queues[1 - turn % 2]
-        if not queue:
-            return
-        key = heapq.heappop(queue)[2]
-        if key in done:
-            continue
-        done.add(key)
-        sizes = dict(zip(system.sorts, key, strict=True))
-        yield sizes
-        for sort in system.sorts:
-            if sort not in given and sizes[sort] < most[sort]:
-                add({**sizes, sort: sizes[sort] + 1})
+    def _idle(self, sizes: dict[str, int], sort: str) -> bool:
+        """Has the last element of a sort made no difference to what can be reached, as far as its number tells?"""
+        here = self.seen.get(tuple(sizes.values()))
+        return here is not None and here == self.seen.get(tuple({**sizes, sort: sizes[sort] - 1}.values()))
 
 
-_Turn = tuple[float, float, tuple[int, ...]]  # what comes first, and the sizes of the sorts
+def can_fall(system: System, sizes: Mapping[str, int], claim: Claim) -> bool:
+    """May a claim be false in a world of these sizes? Not where its shape alone makes it true of every state of it."""
+    ground = Ground(system, World(dict(sizes), {}))
+    return ground.can_be_false(claim.body, {"failed": ground.choice("failed", BOOL)})
+
+
+def cost(found: Exploration) -> int:
+    """What a world has cost, in steps."""
+    return found.taken + found.tried + SETUP + PER_START * found.initial
+
+
+_Key = tuple[int, ...]  # the sizes of the sorts
+_Turn = tuple[float, float, int, _Key]  # what comes first, the effort, how often growth made no difference, and the world
 
 
 def attacks_in_small_worlds(
@@ -101,61 +128,87 @@ def attacks_in_small_worlds(
     one: bool = False,
     steps: int = STEPS,
 ) -> Seen:
-    """Shortest attacks on claims in growing worlds, for about so many steps in all. With `one`, the first that falls.
+    """Shortest attacks on claims in growing worlds, for about so many steps in all. With `one`, only the first attack.
 
     `given` fixes the size of some sorts, `depth` bounds the length of attacks.
     """
-    seen, spent = Seen(), 0
-    cut_off: list[dict[str, int]] = []  # worlds that were not searched to their end
+    seen, spent, growing = Seen(), 0, Worlds(system, given)
+    turns: list[tuple[float, int, float, dict[str, int]]] = []  # of worlds that were not searched to their end
 
     def missing() -> list[Claim]:
         return [] if one and seen.attacks else [c for n, c in claims.items() if n not in seen.attacks]
 
-    def search(sizes: dict[str, int], asked: list[Claim], most: int | None, budget: float) -> None:
+    def useful(sizes: dict[str, int], asked: list[Claim]) -> list[Claim]:
+        """Those of some claims that may be false in a world."""
+        nonlocal spent
+        spent += GLANCE * len(asked)
+        return [c for c in asked if can_fall(system, sizes, c)]
+
+    def search(sizes: dict[str, int], asked: list[Claim], most: int | None, budget: float) -> bool:
+        """Search one world; true where it was cut short and something is still missing."""
         nonlocal spent
         states = MOST_STATES if missing() else FEW_STATES
         found = explore(system, sizes, asked, Limits(depth=most, taken=budget, states=states))
-        spent += found.taken + SETUP + PER_START * found.initial
+        spent += cost(found)
         seen.explored.append(found)
+        growing.note(found)
         for name, trace in found.attacks.items():
             if name not in seen.attacks or len(trace.events) < len(seen.attacks[name].events):
                 seen.attacks[name] = trace
-        if not found.complete and most == depth and not found.attacks:
-            cut_off.append(sizes)
+        return (found.taken > budget or not found.every_start) and len(found.attacks) < len(asked)
 
-    for sizes in worlds(system, given):
-        if not missing() or spent > steps / 2:
+    for sizes in growing:
+        if not missing() or spent > steps * FIRST_TURNS:
             break
-        search(sizes, missing(), depth, QUICK)
-    budget = QUICK
-    while cut_off and missing() and spent < steps:  # each has a longer turn, and then each again
-        budget *= LONGER
-        turns, cut_off = cut_off, []
-        for sizes in turns:
-            if missing() and spent < steps:
-                search(sizes, missing(), depth, min(budget, steps - spent))
+        if (asked := useful(sizes, missing())) and search(sizes, asked, depth, QUICK):
+            heapq.heappush(turns, (QUICK * LONGER * len(turns), len(turns), QUICK * LONGER, sizes))
+    while turns and missing() and spent < steps:  # longer and longer turns, those that came early first
+        _, place, budget, sizes = heapq.heappop(turns)
+        if (asked := useful(sizes, missing())) and search(sizes, asked, depth, min(budget, steps - spent)):
+            heapq.heappush(turns, (budget * LONGER * (1 + place), place, budget * LONGER, sizes))
     end = spent + max(int(AGAIN * spent), LEAST_AGAIN)
-    for sizes in worlds(system, given):  # is there a shorter way in another world?
+    growing = Worlds(system, given)
+    for sizes in growing:  # is there a shorter way in another world?
         longest = max((len(t.events) for t in seen.attacks.values()), default=0)
         if longest < 2 or spent > end:
             break
-        if sizes not in [e.sizes for e in seen.explored]:
-            search(sizes, [claims[n] for n, t in seen.attacks.items() if len(t.events) > 1], longest - 1, end - spent)
+        longer = [claims[n] for n, t in seen.attacks.items() if len(t.events) > 1]
+        if sizes not in [e.sizes for e in seen.explored] and (asked := useful(sizes, longer)):
+            search(sizes, asked, longest - 1, max(end - spent, 0))
     return seen
 
 
+def in_smaller_worlds(system: System, claim: Claim, trace: Trace) -> Trace:
+    """The attack, or one that is no longer by the same calls, in a world of which no sort can be made smaller."""
+    labels = frozenset(e.label for e in trace.events)
+    limits = Limits(depth=len(trace.events), taken=QUICK)
+    again = True
+    while again:
+        again = False
+        for sort, size in trace.world.sizes.items():
+            if size > 1:
+                smaller = {**trace.world.sizes, sort: size - 1}
+                found = explore(system, smaller, [claim], limits, labels).attacks.get(claim.name)
+                if found is not None:
+                    trace, again = replace(found, excluded=len(found.events) - 1), True
+                    break
+    return trace
+
+
 def fired_in_small_worlds(system: System, steps: int) -> tuple[frozenset[str], bool]:
-    """The steps that are taken from some initial state of a small world, and whether there is an initial state at all."""
+    """The steps reachable in a small world, and whether there is an initial state."""
     labels = frozenset(t.label for s in system.steps for t in s.transitions())
     fired, begins, spent = set[str](), False, 0
-    for sizes in worlds(system):
+    growing = Worlds(system)
+    for sizes in growing:
         if fired >= labels or spent > steps:
             break
         found = explore(system, sizes, (), Limits(states=FEW_STATES, taken=steps / 4))
-        spent += found.taken + SETUP
+        growing.note(found)
+        spent += cost(found)
         fired |= found.fired & labels
         begins = begins or found.initial > 0
     return frozenset(fired), begins
 
 
-__all__ = ["Seen", "attacks_in_small_worlds", "fired_in_small_worlds", "worlds"]
+__all__ = ["Seen", "Worlds", "attacks_in_small_worlds", "fired_in_small_worlds", "in_smaller_worlds"]

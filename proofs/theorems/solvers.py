@@ -1,7 +1,7 @@
-"""Two solvers behind one small interface: a session that reads SMT-LIB text and answers it.
+"""Two solvers behind one interface: a session that reads and decides SMT-LIB text.
 
-`Z3Session` and `Cvc5Session` keep declarations and assertions between calls, so that a prelude is read once and each
-query costs its own text only. An answer is `sat`, `unsat` or `unknown`; errors of a solver are raised, never read as an
+`Z3Session` and `Cvc5Session` keep declarations and assertions between calls, so that a prelude is read once and a
+query costs only its own text. An answer is `sat`, `unsat` or `unknown`; errors of a solver are raised, never taken as an
 answer.
 """
 
@@ -14,12 +14,12 @@ from typing import Any, Protocol
 
 
 class SolverError(Exception):
-    """A solver refused a text or broke; the message is its own."""
+    """A solver refused a text or crashed; the message is the solver's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a solver says of one query, and how long it took in seconds. `core` names the assertions it used."""
+    """A solver's answer to one query, and its time in seconds. `core` names the assertions that it used."""
 
     verdict: str
     core: tuple[str, ...] = ()
@@ -27,27 +27,27 @@ class Answer:
 
 
 class Session(Protocol):
-    """A solver that remembers what it has been told."""
+    """A solver with incremental state."""
 
     name: str
 
     def tell(self, text: str) -> None:
-        """Take in declarations and assertions."""
+        """Add declarations and assertions."""
 
     def ask(self, text: str = "") -> Answer:
-        """Take in `text`, decide satisfiability of all that has been told, and forget `text` again."""
+        """Add `text`, decide satisfiability of everything added, and remove `text` again."""
 
 
-# Pattern-based instantiation alone refutes our queries a hundred times as fast as the defaults; what it leaves open is
-# asked again with the defaults, which also find models. Z3 reads these when a context is made.
+# Pattern-based instantiation alone refutes our queries a hundred times as fast as the defaults; open queries are
+# asked again with the defaults, which also find models. Z3 reads these settings when a context is created.
 FAST = {"smt.mbqi": False, "smt.auto_config": False, "smt.qi.eager_threshold": 3.0}
-EAGERNESS = (3.0, 1.0, 5.0)  # tried in turn by a session of its own for a query that a long session leaves open
+EAGERNESS = (3.0, 1.0, 5.0)  # tried in turn, each in a new session, for a query that a long session leaves open
 FAST_LIMIT = 0.5
 DEFAULTS = {"smt.mbqi": True, "smt.auto_config": True, "smt.qi.eager_threshold": 10.0}
 
 
-# What our formulas are made of: with `ALL`, cvc5 keeps theories busy that nothing speaks of. It takes less to rewrite our
-# quantifiers less; what instantiation by patterns leaves open, instantiation by enumeration decides.
+# The logic of our formulas: with `ALL`, cvc5 spends time on unused theories. Less rewriting of quantifiers is faster;
+# enumerative instantiation decides queries that pattern-based instantiation leaves open.
 CVC5_LOGIC = "UFDT"
 CVC5_REFUTING = ("enum-inst true", "prenex-quant none", "miniscope-quant off")
 CVC5_FINITE = ("finite-model-find true",)
@@ -59,13 +59,13 @@ UNLIMITED = "(set-option :timeout 4294967295)"
 class Z3Session:
     """Z3 through its SMT-LIB command interface. `limit` is the time for one query, in seconds.
 
-    `fast` sessions are for refutation only: their `unknown` says nothing, their `sat` is read as `unknown`.
+    `fast` sessions are for refutation only: their `sat` counts as `unknown`.
     """
 
     name = "z3"
 
     def __init__(self, limit: float = 10.0, cores: bool = True, fast: bool = False, eager: float = 3.0) -> None:
-        import z3  # slow to load; what asks no solver does without
+        import z3  # slow to import, and not needed without a solver
 
         self._z3 = z3
         for key, value in ({**FAST, "smt.qi.eager_threshold": eager} if fast else DEFAULTS).items():
@@ -92,7 +92,7 @@ class Z3Session:
     def ask(self, text: str = "") -> Answer:
         start = time.perf_counter()
         self._eval("(push)\n" + text)
-        # The time is for deciding only: on a busy machine a text may take longer to read than a query may to decide.
+        # The limit covers only deciding: on a busy machine, reading a text may take longer than the limit.
         out = self._eval(self._limited + "(check-sat)").split()
         self._eval(UNLIMITED)
         verdict = out[0] if out else "unknown"
@@ -111,7 +111,7 @@ class Cvc5Session:
     name = "cvc5"
 
     def __init__(self, limit: float = 10.0, finite: bool = False) -> None:
-        import cvc5  # slow to load; not needed without the cross-check
+        import cvc5  # slow to import; not needed without the cross-check
 
         self._cvc5 = cvc5
         self._solver = cvc5.Solver(cvc5.TermManager())

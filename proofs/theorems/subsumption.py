@@ -1,9 +1,9 @@
 """Skips queries that are subsumed by ones already refuted.
 
-Systems are made of the same components, and many checks of a step end it in the same way, so many queries coincide. A query
-is refuted already when the same goal after the same assignments was refuted from assumptions that are all among its own:
-the same text, over the same declarations, from less. Both solvers' answers carry over; verdicts other than `unsat` never
-do. Nothing is kept from one run to the next.
+Systems share components, and many checks of a step fail with the same assignments, so many queries coincide. A query
+is subsumed if the same goal after the same assignments was refuted from a subset of its assumptions:
+the same text, over the same declarations. Both solvers' refutations carry over; other verdicts never
+do. Nothing is cached between runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bulkhead.proofs.theorems.queries import Block, Query
 if TYPE_CHECKING:
     from bulkhead.proofs.theorems.decide import Result
 
-Meaning = tuple[str, frozenset[str]]  # a text, and the declarations of all that it speaks of
+Meaning = tuple[str, frozenset[str]]  # a text, and the declarations that it depends on
 
 
 class Meanings:
@@ -37,12 +37,12 @@ class Meanings:
 
 @dataclass
 class Refuted:
-    """The queries refuted so far in this run: for assignments and a goal, the assumptions that sufficed."""
+    """The queries refuted so far in this run: for assignments and a goal, the sufficient assumptions."""
 
     _found: dict[tuple[Meaning, Meaning], list[tuple[frozenset[Meaning], Result]]] = field(default_factory=dict)
 
     def add(self, meanings: Meanings, block: Block, query: Query, result: Result) -> None:
-        """Remember an answer, if it is a refutation."""
+        """Store an answer if it is a refutation."""
         if result.verdict != "unsat" or result.second not in ("", "unsat"):
             return
         used = frozenset(meanings.of(block.assumed[n]) for n in result.core if n in block.assumed)
@@ -50,7 +50,7 @@ class Refuted:
         self._found.setdefault(key, []).append((used, result))
 
     def lookup(self, meanings: Meanings, block: Block, query: Query, checked: bool) -> Result | None:
-        """The refutation of this very query from some of its assumptions; with `checked`, by both solvers."""
+        """A stored refutation of this query from some of its assumptions; with `checked`, by both solvers."""
         key = (meanings.of(block.context), meanings.of(query.goal))
         for used, result in self._found.get(key, ()):
             if checked and result.second != "unsat":
@@ -65,7 +65,7 @@ class Refuted:
 
 
 def split(blocks: Iterable[Block], refuted: Refuted, meanings: Meanings, checked: bool) -> tuple[list[Block], list[Result]]:
-    """The blocks with what has to be asked, and the results of what need not."""
+    """The blocks with the queries that remain, and the results of the subsumed ones."""
     ask: list[Block] = []
     known: list[Result] = []
     for block in blocks:

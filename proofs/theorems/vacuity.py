@@ -1,9 +1,9 @@
-"""Guards against proofs that hold because nothing can happen: initial states, assumptions, and steps that never fire.
+"""Detects vacuous proofs: no initial states, contradictory assumptions, or steps that never fire.
 
-All questions are asked in a small finite world, where a `sat` is a real state: is there an initial state, is there one
-that satisfies all invariants, which transitions are taken from an initial state by a seeded search of the executable
-model (`directed_search.py`), and can the others fire from a state that satisfies the invariants. Nothing here proves a
-theorem.
+All checks use a small finite world, where a `sat` is a real state: is there an initial state, is there a state
+that satisfies all invariants, which transitions does a seeded search of the executable
+model take from an initial state (`directed_search.py`), and can the others fire from a state that satisfies the invariants.
+Not here: proofs of theorems.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ NEVER = "cannot fire"
 UNDECIDED = "undecided: the solver does not say whether it can fire"
 BUDGET = 27_000  # calls of the executable model
 STEPS = 300_000  # taken in small worlds that are searched to their end
-LARGER = 2  # elements more of each sort, one by one, before it is said that a step cannot fire
-SEED = 66  # any would do; with this one the search comes far in the shipped systems
+LARGER = 2  # additional elements of each sort, one by one, before a step counts as one that cannot fire
+SEED = 66  # any seed works; with this one the search reaches most steps of the shipped systems
 
 
 @dataclass
 class Vacuity:
-    """What was found. `firing` says of each transition whether it was reached, is possible, or cannot fire."""
+    """The result. `firing` says for each transition whether it was reached, is possible, or cannot fire."""
 
     initial: str
     assumptions: str
@@ -71,7 +71,7 @@ class Vacuity:
         return "perhaps vacuous" if self.errors() else "not vacuous"
 
     def summary(self) -> str:
-        """One line for people."""
+        """A one-line summary."""
         if not self.asked:
             return "NOT asked whether the proofs are about something (--no-vacuity)"
         count = {f: sum(g == f for g in self.firing.values()) for f in (REACHED, POSSIBLE, NEVER)}
@@ -85,8 +85,8 @@ class Vacuity:
 def possible_labels(
     system: System, standing: tuple[str, ...], labels: frozenset[str], limit: float
 ) -> tuple[str, dict[str, str]]:
-    """Are there states that satisfy the invariants, and which of `labels` can fire in one? Asked in a small world, and in
-    larger ones before it is said that something cannot be.
+    """Are there states that satisfy the invariants, and which of `labels` can fire in one? Checked in a small world, and in
+    larger ones before the answer is no.
     """
     assumptions, found = "unsat", dict.fromkeys(labels, "unsat")
     for more in range(LARGER + 1):
@@ -119,9 +119,9 @@ def _possible_in(
 
 @dataclass(frozen=True)
 class _Searched:
-    """What the executable model found: labels that were taken, and claims that hold in its first initial state.
+    """The executable model's findings: labels that were taken, and claims that hold in its first initial state.
 
-    `assumptions` and `possible` are what `possible_labels` says of the rest, with all invariants assumed.
+    `assumptions` and `possible` are the results of `possible_labels` for the rest, with all invariants assumed.
     """
 
     labels: frozenset[str]
@@ -135,7 +135,7 @@ def searched(system: System, seed: int, limit: float) -> _Searched:
     known = {**system.invariants, **system.theorems}
     every = frozenset(t.label for s in system.steps for t in s.transitions())
     labels, begins = fired_in_small_worlds(system, STEPS)
-    if labels == every:  # what is proved holds in every initial state, and there is one
+    if labels == every:  # proved claims hold in every initial state, and there is one
         return _Searched(labels, frozenset(known))
     try:
         machine, states = initial_states(system, limit, random.Random(seed))
@@ -152,7 +152,7 @@ def searched(system: System, seed: int, limit: float) -> _Searched:
 
 
 class Checker:
-    """Runs beside the proof: `start` sets off in another process what can be, `result` asks for the rest."""
+    """Runs in parallel with the proof: `start` starts a search in another process, `result` does the rest."""
 
     def __init__(self, system: System, limit: float, seed: int = SEED) -> None:
         self.system = system
@@ -161,14 +161,14 @@ class Checker:
         self._searched: Future[_Searched] | None = None
 
     def start(self, pool: Workers | None) -> None:
-        """Set off the search for what can be reached."""
+        """Start the search for reachable transitions."""
         if pool is not None and pool.jobs > 1:
             self._searched = pool.submit(searched, self.system, self.seed, self.limit)
 
     def result(self, standing: Iterable[str]) -> Vacuity:
         """All findings; `standing` names the invariants that hold.
 
-        What was reached needs no further question: its state satisfies all that holds in every reachable state.
+        Reached transitions need no query: their states satisfy all claims that hold in every reachable state.
         """
         begun = time.perf_counter()
         names = tuple(n for n in standing if n in self.system.invariants or n in self.system.theorems)
@@ -179,7 +179,7 @@ class Checker:
         except NoInitialState as error:
             done, initial = _Searched(frozenset(), frozenset()), error.answer
         left = labels - done.labels
-        if not left and set(names) <= done.holding:  # an initial state is a state that satisfies them
+        if not left and set(names) <= done.holding:  # an initial state satisfies them
             found = Vacuity(initial, "sat", queries=1)
             possible: dict[str, str] = {}
         elif done.assumptions and set(self.system.invariants) <= set(names):

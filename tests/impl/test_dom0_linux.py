@@ -14,7 +14,7 @@ import pytest
 from bulkhead.impl.dom0 import evtchn, ioctl, ioctl_control
 from bulkhead.impl.dom0.gntalloc import GntallocPool
 from bulkhead.impl.dom0.kernel import KernelError
-from bulkhead.impl.dom0.process import MAP_PRIVATE, Fault, Process
+from bulkhead.impl.dom0.process import MAP_PRIVATE, PROT_WRITE, Fault, Process
 from bulkhead.impl.dom0.syscalls import EVTCHN, GNTALLOC, GNTDEV, PRIVCMD, Syscalls, WouldSleep, devices
 from bulkhead.impl.xen import abi
 from bulkhead.proofs.replay.rig import Rig
@@ -223,6 +223,49 @@ def test_mprotect_unmaps_the_grants_that_it_touches(u: User) -> None:
         assert caught.value.signal == 7
     u.sys.load(addr + 2 * PAGE, 8)
     assert answer(lambda: u.sys.mprotect(addr + 3 * PAGE, 1, 1)) == -abi.ENOMEM
+
+
+def test_losing_the_right_to_read_is_a_change_too(u: User) -> None:
+    """Writable pages stay readable, as the CPU has no others; but gntdev hears of a change, and unmaps."""
+    addr = u.sys.mmap(2, 3, u.gnt, u.map(8, 9))
+    u.sys.mprotect(addr, 1, PROT_WRITE)
+    assert u.mapped()[:2] == [False, True]
+    fd = u.sys.open(GNTALLOC)
+    assert u.ioctl(fd, ioctl.GNTALLOC_ALLOC_GREF, pack("<HHIQ", u.guest.domid, 1, 1, 0) + bytes(8)) == 0
+    own = u.sys.mmap(1, 3, fd, 0)
+    u.sys.store(own, b"mine")
+    u.sys.mprotect(own, 1, PROT_WRITE)
+    assert u.sys.load(own, 4) == b"mine"
+
+
+def test_a_page_without_any_right_raises_a_signal_and_keeps_its_content(u: User) -> None:
+    fd = u.sys.open(GNTALLOC)
+    assert u.ioctl(fd, ioctl.GNTALLOC_ALLOC_GREF, pack("<HHIQ", u.guest.domid, 1, 1, 0) + bytes(8)) == 0
+    own = u.sys.mmap(1, 3, fd, 0)
+    u.sys.store(own, b"mine")
+    u.sys.mprotect(own, 1, 0)
+    for write in (False, True):
+        with pytest.raises(Fault) as caught:
+            u.sys.process.space.access(own, write)
+        assert (caught.value.signal, caught.value.code) == (11, 2)
+    moved = u.sys.mremap(own, 1, 1, 0x30200 << 12)
+    u.sys.mprotect(moved, 1, 1)
+    assert u.sys.load(moved, 4) == b"mine"
+    u.sys.mprotect(moved, 1, 0)
+    u.sys.munmap(moved, 1)
+    with pytest.raises(Fault) as caught:
+        u.sys.process.space.access(moved, False)
+    assert (caught.value.signal, caught.value.code) == (11, 1)
+
+
+def test_poll_tells_what_is_wanted_and_errors(u: User) -> None:
+    port, theirs = u.port()
+    u.guest.events.send(theirs)
+    assert u.sys.poll(u.ev, 1) == 1 and u.sys.poll(u.ev, 4) == 4 and u.sys.poll(u.gnt, 5) == 5
+    file = u.sys.process.file(u.ev).device
+    assert isinstance(file, evtchn.Evtchn) and port
+    file.overflow = True
+    assert u.sys.poll(u.ev, 1) == evtchn.POLLERR
 
 
 def test_mremap_unmaps_grants_and_carries_own_pages_along(u: User) -> None:

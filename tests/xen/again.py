@@ -1,6 +1,6 @@
 """`python -m tests.xen.again RECORDING...`: the calls of a recording, made anew on this rig, and answers held side by side.
 
-What lives here: a check of the rig itself, and of what real runs do not reproduce. What does not: the implementation, which
+Contents: a check of the rig itself, and of what real runs do not reproduce. Not here: the implementation, which
 `bulkhead replay` holds against a recording.
 """
 

@@ -2,7 +2,7 @@
 
 The trace's initial state is built from running guests, each of which writes a secret into its page; then the trace's
 events are made as system calls of a process of Dom0. After that the privcmd module is unloaded and the same calls are made
-again, beside a grant that a guest made for Dom0. What lives here: that run, its log and its picture. What does not: the
+again, beside a grant that a guest made for Dom0. Contents: that run, its log and its picture. Not here: the
 search for the attack.
 """
 

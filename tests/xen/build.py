@@ -1,8 +1,8 @@
 """From packages and C sources to what QEMU is given: the hypervisor, Dom0's kernel, and an initramfs with our executor.
 
-What lives here: compiling the agent guest and the executor with the machine's gcc, unpacking of compressed images, the cpio
-archive. All of it is kept in a folder whose name tells what it was made from, so that a second start makes nothing. What
-does not: where packages come from (packages.py), and starting (machine.py).
+Contents: compiling the agent guest and the executor with the machine's gcc, unpacking of compressed images, the cpio
+archive. All of it is kept in a folder whose name tells what it was made from, so that a second start makes nothing. Not
+here: where packages come from (packages.py), and starting (machine.py).
 """
 
 from __future__ import annotations

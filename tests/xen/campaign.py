@@ -1,8 +1,8 @@
 """`python -m tests.xen.campaign`: seeded calls on real Xen, recorded, and replayed on the implementation.
 
 `bulkhead diff --against xen` runs this where the source tree is there. A run is cut into episodes, each on a machine of its
-own. A difference stops it: the seed, a shortest differing trace and both answers are printed. What lives here: the command
-and its report. What does not: the calls (workload/), the machine (machine.py), the comparison (compare.py).
+own. A difference stops it: the seed, a shortest differing trace and both answers are printed. Contents: the command
+and its report. Not here: the calls (workload/), the machine (machine.py), the comparison (compare.py).
 """
 
 from __future__ import annotations
@@ -131,12 +131,12 @@ def run(args: argparse.Namespace, made: Images) -> int:
         found = list(compare(machine.lines)) if args.go_on else [each for each in [first(machine.lines)] if each]
         report.add(machine, machine.lines if args.go_on or not found else machine.lines[: found[0].number + 1])
         if machine.stuck:
-            print(f"Leg {episode} ended early: this call never returned on real Xen: {machine.stuck[:300]}")
+            print(f"Episode {episode} ended early: this call never returned on real Xen: {machine.stuck[:300]}")
         if not found:
             continue
         code = FAILED
         if args.go_on:
-            print(f"Leg {episode}: {len(found)} differences.\n" + summary(found))
+            print(f"Episode {episode}: {len(found)} differences.\n" + summary(found))
             continue
         print(f"MISMATCH (seed {args.seed}, episode {episode}): {found[0].text()}", flush=True)
         if args.boots:

@@ -1,6 +1,6 @@
 """What real Xen answered, held against the implementation, call by call.
 
-What lives here: the walk over a recording with `proofs/replay` beside it, and what a difference is. What does not: how
+Contents: the walk over a recording with `proofs/replay` beside it, and what a difference is. Not here: how
 answers are compared (proofs/replay/compare.py), and which differences are known (its known.json).
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from bulkhead.proofs.replay.compare import differences, explained, load_known
 from bulkhead.proofs.replay.ops import execute
-from bulkhead.proofs.replay.rig import NO_ANSWER, Rig
+from bulkhead.proofs.replay.rig import Rig
 
 Line = Mapping[str, Any]
 
@@ -51,30 +51,14 @@ def compare(lines: Sequence[Line]) -> Iterator[Difference]:
         skip: set[str] = set()
         try:
             result = execute(rig, line["op"], line["a"], skip)
-            _follow_swap(rig, line)
-            if line.get("res", {}).get("r") == result.get("r") == NO_ANSWER:
-                continue  # what a call leaves in memory that its caller did not survive is nobody's answer
             found = rig.drift.told_once(dict(line), result, differences(rig, dict(line), result, skip))
         except Exception as exc:  # whatever the implementation's Python does is a finding, not the end of the run
             what = " ".join(f"{type(exc).__name__} {exc}".split())[:200]
             yield Difference(number, line, "exception", line.get("res"), what)
             continue
         for field, real, ours in found:
-            if explained(known, line["op"], (field, real, ours)) is None:
+            if explained(known, dict(line), (field, real, ours)) is None:
                 yield Difference(number, line, field, real, ours)
-
-
-def _follow_swap(rig: Rig, line: Line) -> None:
-    """An entry that names a frame which outlived its guest does so at its new place too (GNTTABOP_swap_grant_ref)."""
-    a, keys = line["a"], [(name, int(ref)) for name, _, ref in (key.partition(":") for key in line.get("e", {}))]
-    if (
-        line["op"] == "x"
-        and (a.get("nr"), a.get("a1")) == (20, 11)
-        and line["res"].get("st") == 0
-        and len(keys) == 2
-        and (keys[0] in rig.stale) != (keys[1] in rig.stale)
-    ):
-        rig.stale ^= set(keys)
 
 
 def first(lines: Sequence[Line]) -> Difference | None:

@@ -1,6 +1,6 @@
 """What stands for QEMU in tests of the bad cases: takes its arguments, and then behaves as its first argument says.
 
-What lives here: a program of its own, started by `Machine` through a small script. What does not: what is expected of it.
+Contents: a program of its own, started by `Machine` through a small script. Not here: what is expected of it.
 """
 
 from __future__ import annotations

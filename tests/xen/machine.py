@@ -1,8 +1,8 @@
 """One machine: QEMU with Xen and Dom0, its console, and the line to the executor.
 
-What lives here: starting (from a boot, or from a machine that was saved right after one), the time limits, what counts as
+Contents: starting (from a boot, or from a machine that was saved right after one), the time limits, what counts as
 the end of a machine, and leaving nothing behind. The line is a socket pair that QEMU inherits, so there is no path to clean
-up; QEMU ends with this process, however that ends. What does not: what the lines mean (protocol.py).
+up; QEMU ends with this process, however that ends. Not here: what the lines mean (protocol.py).
 """
 
 from __future__ import annotations

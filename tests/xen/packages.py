@@ -1,8 +1,8 @@
 """The Debian packages that the rig is made of: fetched by apt, held to their checksums, unpacked into a folder of their own.
 
-What lives here: `packages.lock` (one package a line: name, version, architecture, SHA-256) and how its packages come into
-the cache. Nothing is installed: no package's script is run, and the boot set-up of this machine is not touched. What does
-not: what is built from them (build.py).
+Contents: `packages.lock` (one package a line: name, version, architecture, SHA-256) and how its packages come into
+the cache. Nothing is installed: no package's script is run, and the boot set-up of this machine is not touched. Not
+here: what is built from them (build.py).
 """
 
 from __future__ import annotations

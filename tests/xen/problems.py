@@ -1,6 +1,6 @@
 """What can go wrong with the rig, each as one message for people.
 
-What lives here: `Unavailable`, for which one skips, and `RigFailed`, which carries the tail of the console. What does not:
+Contents: `Unavailable`, for which one skips, and `RigFailed`, which carries the tail of the console. Not here:
 who finds out.
 """
 

@@ -1,8 +1,8 @@
 """Calls and answers over a machine's line.
 
 A call is one line, `op key=value ...`, an answer one JSON object; both are those of recordings in the format
-`xen-gnt-oracle/1` with the extended operations, so that what was asked and answered can be written down as it is. What lives
-here: the two forms and the pipelining. What does not: the transport (machine.py), and which calls are made.
+`xen-gnt-oracle/1` with the extended operations, so that calls and answers can be recorded as they are. Contents: the
+two forms and the pipelining. Not here: the transport (machine.py), and which calls are made.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A shortest trace that still differs, found by new boots.
 
-What lives here: which calls may be left out together (a guest's calls go with the guest), and the search: ever smaller parts
+Contents: which calls may be left out together (a guest's calls go with the guest), and the search: ever smaller parts
 are left out, as long as the last call's answers still differ in the same way. A candidate is tried on the implementation
-first, which costs no boot: where it no longer answers what it did, the difference has gone. What does not: what a
+first, which costs no boot: where it no longer answers what it did, the difference has gone. Not here: what a
 difference is.
 """
 

@@ -1,7 +1,7 @@
 """A booted machine on disk: what takes ten seconds to boot takes one to bring back, and is always the same.
 
-What lives here: saving a running machine through QEMU's own protocol (QMP), and the words to start one from what was saved.
-Nothing has been called in a saved machine yet. What does not: when this is done (machine.py).
+Contents: saving a running machine through QEMU's own protocol (QMP), and the words to start one from what was saved.
+Nothing has been called in a saved machine yet. Not here: when this is done (machine.py).
 """
 
 from __future__ import annotations

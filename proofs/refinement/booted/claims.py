@@ -6,12 +6,13 @@ read off the machine (snapshot.py), and any text but the one of a fall.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from bulkhead.impl.boot import BootedSystem
-from bulkhead.model.ir import Claim, Op, Quant, System, Term, conjuncts, free_variables
+from bulkhead.model.ir import Claim, System
+from bulkhead.model.narrow import parts
 from bulkhead.model.world import State
 from bulkhead.proofs.refinement.booted.elements import Elements, Size, TooMuch
 from bulkhead.proofs.refinement.booted.snapshot import Snapshots
@@ -54,21 +55,6 @@ def evaluated(system: System) -> dict[str, Claim]:
     """The theorems that are evaluated."""
     without = left_out(system)
     return {name: claim for name, claim in system.theorems.items() if name not in without}
-
-
-def parts(term: Term) -> Iterator[Term]:
-    """Formulas that together say the same, each over as few variables as it needs: `forall d, h, t. a(d) implies b(h)
-    and c(t)` is one about d and h, and one about d and t."""
-    if not (isinstance(term, Quant) and term.kind == "forall"):
-        yield from conjuncts(term) if isinstance(term, Op) and term.op == "and" else (term,)
-        return
-    body = term.body
-    implied = isinstance(body, Op) and body.op == "=>"
-    for part in conjuncts(body.args[1] if implied and isinstance(body, Op) else body):
-        whole: Term = Op("=>", (body.args[0], part)) if implied and isinstance(body, Op) else part
-        free = free_variables(whole)
-        kept = tuple(v for v in term.vars if v.name in free)
-        yield Quant("forall", kept, whole) if kept else whole
 
 
 @dataclass(frozen=True)

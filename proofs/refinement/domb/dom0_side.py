@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.domains import Domain
+from bulkhead.impl.xen.frames import PGT_L1, PGT_L2, PGT_L3, PGT_L4
 from bulkhead.impl.xen.hypercall_evtchn import DOMID_PORT
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.domb.rig import Rig, WatchedService
@@ -91,7 +92,9 @@ class Dom0Side:
         self.rule("gntdev_unmap_grant_ref", {"p": p, "x": x, "m": m})
         h = self.book.free("mapping.host", "mapping.device", "mapping.taken")
         code = self.rule("gntdev_mmap.map", {"this": 0, "got_h": h}, ANY)
-        if (code == OKAY) != (status == 0):
+        if code == OKAY and status and writable and self._page_table(domid, ref):
+            self.rule("gntdev_mmap.insert", {"this": 0, "got_t": 0, "got_u": 0}, "EINVAL", "EINVAL")
+        elif (code == OKAY) != (status == 0):
             raise Mismatch(f"mapping grant {ref} of domain {domid}: the rules say {code}, Xen {status}")
         if status == 0:
             t = self.book.free_translation()
@@ -99,6 +102,12 @@ class Dom0Side:
             self.handles[handle] = h
             T = self.book.T
             self.had_writer |= bool(writable and T["ring_page.listed"][T["translation.frame"][t]])
+
+    def _page_table(self, domid: int, ref: int) -> bool:
+        """Has Xen the granted page in use as a page table, so that nobody may write it?"""
+        domain = self.rig.xen.domains.get(domid)
+        frame = None if domain is None else self.rig.xen.frames.get(domain.grant_table.entry_v1(ref)[2])
+        return frame is not None and frame.ptype in (PGT_L1, PGT_L2, PGT_L3, PGT_L4) and frame.tcount > 0
 
     def _unmapped(self, before: bytes, after: bytes) -> None:
         number = abi.UNMAP_GRANT_REF.unpack(before)[2]

@@ -399,10 +399,9 @@ class Lockstep(Asked):
 
     def check_claims(self) -> None:
         """All invariants, and all theorems that hold in this system."""
-        machine = self.spec_state.rules.machine
-        for name, claim in self.spec_state.rules.claims.items():
-            if not machine.holds(self.spec_state.state, claim.body):
-                raise Mismatch(f"{claim.kind} {name} does not hold")
+        broken = self.spec_state.rules.state_claims.broken(self.spec_state.state)
+        if broken:
+            raise Mismatch(f"{', '.join(broken)}: does not hold")
 
     def check_end(self) -> None:
         """All domains are gone: every frame is free, every counter zero, every handle back."""

@@ -1,7 +1,7 @@
 """A guest's hypercalls by name: which bytes a call is made of, and which follower goes with it.
 
 One row per operation. A workload names the operation and its arguments (`calls.py`); nobody else packs bytes for a guest or
-picks a follower. What does not live here: which calls are made (workload/), and how they are brought to their end
+picks a follower. Not here: which calls are made (workload/), and how they are brought to their end
 (lockstep.py, targets.py).
 """
 

@@ -189,9 +189,14 @@ class SpecState:
     def try_step(self, label: str, args: dict[str, int], fail: str | None = None) -> str | None:
         """Take a rule step; the code it ends with, or None when it cannot be called now."""
         made, names = self.rules.step(label)
+        claims = self.rules.step_claims
+        before = claims.before(self.state, label)
         code: str | None = made(self.state, *[args[n] for n in names], args, None, fail)[0]
         self.steps += 1
         if code is not None:
+            broken = claims.broken(before, self.state, label, code != OKAY)
+            if broken:
+                raise Mismatch(f"the step `{label}`, which ends with {code}, breaks {', '.join(broken)}")
             key = self._keys.get((label, code))
             if key is None:
                 key = self._keys[label, code] = f"{label}: {code}"

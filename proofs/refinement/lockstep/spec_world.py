@@ -18,6 +18,7 @@ from bulkhead.model.caller import Caller
 from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import System
 from bulkhead.model.world import State, World
+from bulkhead.proofs.refinement.lockstep.claims import StateClaims, StepClaims
 
 SYSTEM = str(Path(__file__).parent / "compared.rules")
 NOBODY = 4
@@ -85,10 +86,8 @@ class Rules:
         self.members = {sort: {m: i for i, m in enumerate(ms)} for sort, ms in self.system.enums.items()}
         self.nrefs = len(size.refs)
         self._compiled: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {}
-        self.claims = {
-            **self.system.invariants,
-            **{n: c for n, c in self.system.theorems.items() if self.system.expects.get(n) == "proved"},
-        }
+        self.state_claims = StateClaims(self.machine)
+        self.step_claims = StepClaims(self.machine)
         self.outcomes = tuple(outcomes(self.system))
 
     def __reduce__(self) -> tuple[Callable[..., Rules], tuple[Size]]:

@@ -1,7 +1,7 @@
 """A seeded workload of guests that looks at nobody's state: so the same calls can be made on any target.
 
 What a call gives (a page, a handle, a port) gets a name, and later calls use the name. Two guests grant, map, copy, swap,
-withdraw, give pages back and ring each other. What does not live here: hostile arguments and interleaving, for which a
+withdraw, give pages back and ring each other. Not here: hostile arguments and interleaving, for which a
 campaign looks at the machine (guests.py, scheduler.py); and how calls are carried out (../targets.py). Which frame the heap
 gives next is nobody's promise: so a guest overwrites all entries that may name a page before it gives the page back.
 """

@@ -1,6 +1,6 @@
 """A process of Dom0 on /dev/xen/gntdev, gntalloc, evtchn and privcmd: every ioctl by its bytes, mappings of several grants.
 
-What lives here: what user space of Dom0 does. What does not: what guests do with what is shared with them (grants.py).
+Contents: what user space of Dom0 does. Not here: what guests do with what is shared with them (grants.py).
 """
 
 from __future__ import annotations
@@ -139,6 +139,28 @@ def area_unmap(s: Script) -> None:
         return
     s.do("sys.munmap", entries(pairs), m=number)
     del _of(s, "areas")[number]
+
+
+def area_changed(s: Script) -> None:
+    """mprotect of an area; mremap to another place: all of it, its first pages, or more than it has. Then a touch."""
+    if not _of(s, "areas"):
+        return grant_mmap(s)
+    number = s.pick(sorted(_of(s, "areas")))
+    pages, pairs = _of(s, "areas")[number]
+    if s.chance(0.5):
+        s.do("sys.mprotect", entries(pairs), m=number, prot=s.pick(("rw", "r", "w", "-")))
+    else:
+        to = _area(s)
+        if to is None:
+            return
+        many = s.weighted((70, pages), (20, s.rng.randrange(1, pages + 1)), (10, pages + 1))
+        s.do("sys.mremap", entries(pairs), m=number, to=to, n=many)
+        del _of(s, "areas")[number]
+        number, pages = to, many
+        _of(s, "areas")[number] = (pages, pairs)
+    page = s.rng.randrange(pages)
+    s.do("sys.rd", m=number, pg=page, off=8)
+    s.do("sys.wr", m=number, pg=page, off=16, v=s.rng.randrange(1 << 48))
 
 
 def grant_unmap(s: Script) -> None:
@@ -321,11 +343,13 @@ def port(s: Script) -> None:
 
 
 def port_bytes(s: Script) -> None:
-    """Reads and writes of all lengths."""
+    """Reads and writes of all lengths, and polls."""
     file = s.pick(EVTCHNS)
     _open(s, file, "evtchn")
     size = s.pick((0, 1, 3, 4, 4, 7, 8, 64))
-    if s.chance(0.6):
+    if s.chance(0.3):
+        s.do("sys.poll", f=s.weighted((80, file), (20, s.pick((*GNTDEVS, GNTALLOC, PRIVCMD)))))
+    elif s.chance(0.6):
         s.do("sys.read", f=file, n=size)
     else:
         known = _of(s, "ports")
@@ -398,6 +422,7 @@ STEPS = (
     (16, grant_mmap),
     (16, area_touch),
     (12, area_unmap),
+    (8, area_changed),
     (9, grant_unmap),
     (4, notice),
     (3, byte_cleared),

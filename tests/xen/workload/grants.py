@@ -1,6 +1,6 @@
 """Grant table operations: entries rewritten at any time, maps and unmaps one by one and in arrays, copies, versions.
 
-What lives here: what guests and Dom0's kernel ask of GNTTABOP_*. What does not: Dom0's devices (devices.py).
+Contents: what guests and Dom0's kernel ask of GNTTABOP_*. Not here: Dom0's devices (devices.py).
 """
 
 from __future__ import annotations

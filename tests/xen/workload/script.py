@@ -1,6 +1,6 @@
 """A list of calls in the making: random choices, names of guests and variables, and the forms of a call.
 
-What lives here: what the families of calls share. A script is written before anything runs: what a call gives back (handles,
+Contents: what the families of calls share. A script is written before anything runs: what a call gives back (handles,
 ports, indices) later calls name by variables, so that the same calls can be made anywhere, and left out one by one. Each
 family has pool pages, window slots and references of its own, where contents have to stay comparable:
 

@@ -1,0 +1,91 @@
+"""Faults that show late: attacks of up to 31 steps on the systems of `deep/`, as short as a plain search says they are.
+
+Also how worlds are chosen: none in which a claim cannot be false, none forgotten because another claim fell in it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bulkhead.model.executable import ExecutableModel
+from bulkhead.model.ir import System
+from bulkhead.model.loader import load
+from bulkhead.model.world import World
+from bulkhead.proofs.theorems.attack import find_attack
+from bulkhead.proofs.theorems.induction import Settings, prove
+from bulkhead.proofs.theorems.small_worlds import Worlds, attacks_in_small_worlds, can_fall
+from tests.examples.breadth_first import search, starts, state_of
+
+HERE = Path(__file__).parent / "deep"
+
+DEEP = [
+    ("hanoi", "", "never_done", 31, {}),
+    ("numbered_messages", "late_taken", "right_items", 20, {"Item": 1}),
+    ("logged_commit", "tells_before_it_logs", "all_or_nothing", 13, {"Manager": 2}),
+    ("token_ring", "clock_goes_on", "one_sends", 8, {}),
+    ("ticket_lock", "given_out_twice", "one_inside", 7, {"Thread": 5}),
+]
+FIRST = {"token_ring": {"has[a]": "true"}, "logged_commit": {"up": "true"}}  # places of an initial state that are not empty
+
+
+def _load(name: str, fault: str) -> System:
+    return load(str(HERE / f"{name}.rules"), [fault] if fault else [])
+
+
+@pytest.mark.parametrize(("name", "fault", "claim", "steps", "sizes"), DEEP, ids=[d[0] for d in DEEP])
+def test_it_is_found_and_is_as_short_as_can_be(name: str, fault: str, claim: str, steps: int, sizes: dict[str, int]) -> None:
+    """The attack has as many steps as a search without symmetry, solver or choice of worlds needs in that world."""
+    system = _load(name, fault)
+    trace = find_attack(system, claim, (fault,) if fault else ())
+    assert trace is not None and len(trace.events) == steps and trace.excluded == steps - 1
+    machine = ExecutableModel(system, World({**dict.fromkeys(system.sorts, 1), **sizes}, {}))
+    first = state_of(system, machine.world, FIRST.get(name, {}))
+    found = search(machine, starts(machine, first), [system.claims()[claim]])
+    assert found.events is not None and len(found.events) == steps
+
+
+@pytest.mark.parametrize("name", [d[0] for d in DEEP if d[1]])
+def test_without_the_fault_it_is_proved(name: str) -> None:
+    """The rules are right as they stand, so the attack comes of the fault."""
+    system = _load(name, "")
+    assert prove(system, Settings(jobs=1)).proved == set(system.claims())
+
+
+def test_a_world_in_which_a_claim_cannot_be_false_is_left_out() -> None:
+    """With one thread no two are inside; with two they may be."""
+    system = _load("ticket_lock", "")
+    claim = system.claims()["one_inside"]
+    assert not can_fall(system, {"Call": 1, "Thread": 1}, claim)
+    assert can_fall(system, {"Call": 1, "Thread": 2}, claim)
+
+
+def test_a_claim_about_a_step_can_fall_where_it_reads_two_states() -> None:
+    """What is read after the step is not taken for what is read before it."""
+    system = load(str(HERE.parent / "examples" / "two_phase_commit.rules"))
+    assert can_fall(system, {"Call": 1, "Manager": 1}, system.claims()["decided_for_good"])
+
+
+def test_a_world_cut_short_is_searched_on_for_the_claims_that_still_stand(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One claim falls early in the only world there is; the other needs a longer turn, and has it."""
+    monkeypatch.setattr("bulkhead.proofs.theorems.small_worlds.QUICK", 40)
+    text = (HERE / "hanoi.rules").read_text(encoding="utf-8")
+    text = text.replace("theorem never_done", "theorem stays on[smallest] = left\ntheorem never_done")
+    (tmp_path / "two.rules").write_text(text.replace("refuted never_done", "refuted never_done, stays"), encoding="utf-8")
+    system = load(str(tmp_path / "two.rules"))
+    found = attacks_in_small_worlds(system, system.claims()).attacks
+    assert {name: len(trace.events) for name, trace in found.items()} == {"stays": 1, "never_done": 31}
+
+
+def test_every_world_comes_once_and_grows_from_one_before() -> None:
+    """The frontier gives no world twice, and none before all its smaller ones have had a chance to be its parent."""
+    system = load(str(HERE.parent / "examples" / "sharded_store.rules"))
+    seen: set[tuple[int, ...]] = set()
+    for sizes, _ in zip(Worlds(system), range(60), strict=False):
+        key = tuple(sizes.values())
+        assert key not in seen
+        assert not seen or any(sum(key) - sum(k) == 1 and all(a >= b for a, b in zip(key, k, strict=True)) for k in seen)
+        seen.add(key)
