@@ -1,4 +1,4 @@
-"""Files written whole or not at all: under a temporary name in the same folder, then put in place."""
+"""Writes files atomically: under a temporary name in the same folder, then renamed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 
 from bulkhead.model.diagnostics import UsageError
 
-_unfinished: set[str] = set()  # temporary files and folders that stand on the disk now
-_writing = threading.Lock()  # held while a file is written, and for good once the process is about to end
+_unfinished: set[str] = set()  # existing temporary files and folders
+_writing = threading.Lock()  # held while a file is written, and permanently once the process is about to end
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is there as a whole or not at all; its folder is made.
+    """Write a file atomically; creates its folder.
 
-    A link is followed. What is there and is no regular file (a device, a pipe) is written to as it is. Raises `OSError`
+    A link is followed. An existing special file (a device, a pipe) is written directly. Raises `OSError`
     with the file's name.
     """
     real = Path(os.path.realpath(path))
@@ -59,7 +59,7 @@ def _replace(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def temporary_folder(name: str) -> Iterator[Path]:
-    """A folder that is gone afterwards, and when the process is interrupted."""
+    """A temporary folder, also removed when the process is interrupted."""
     folder = tempfile.mkdtemp(prefix=f"{name}-")
     _unfinished.add(folder)
     try:
@@ -70,14 +70,14 @@ def temporary_folder(name: str) -> Iterator[Path]:
 
 
 def writable(folder: Path) -> None:
-    """Make a folder and see that files can be written there; raises `OSError` before any work is done for nothing."""
+    """Create a folder and check that it is writable; raises `OSError` before any work is done."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass
 
 
 def needs_file(path: Path, option: str = "--json") -> None:
-    """See that a result can be written to a file; raises `UsageError` before any work is done for nothing."""
+    """Check that a result can be written to a file; raises `UsageError` before any work is done."""
     if path == Path():
         raise UsageError(f"{option} needs the name of a file.")
     if path.is_dir():
@@ -95,7 +95,7 @@ def needs_file(path: Path, option: str = "--json") -> None:
 
 
 def drop_unfinished() -> None:
-    """Remove what was being written; for a process about to end, in which nothing is written any more."""
+    """Remove unfinished files, in a process that is about to end and writes nothing more."""
     _writing.acquire(timeout=0.5)
     for name in list(_unfinished):
         shutil.rmtree(name, ignore_errors=True)

@@ -1,8 +1,8 @@
-"""The one place from which work goes to other processes, and where it is seen that none of them is left behind.
+"""Runs work in other processes, and ensures that none of them is left behind.
 
-`Workers` runs functions in so many processes (or, with one, here); everything that has `--jobs` uses it. Ctrl-C and SIGTERM
-end the whole program at once (`interruptible`), a worker that is killed ends the command (`WorkerDied`), and a worker whose
-parent is gone ends itself. What the work is, and what comes of it, is not decided here.
+`Workers` runs functions in so many processes (or, with one job, in this one); every command with `--jobs` uses it. Ctrl-C
+and SIGTERM end the whole program at once (`interruptible`), a killed worker ends the command (`WorkerDied`), and a worker
+whose parent has died ends itself. Not here: the work and its results.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 INTERRUPTED = 130  # the exit code after Ctrl-C
-GONE_WITHIN = 1.0  # seconds in which the kernel is rid of a process that was killed
+GONE_WITHIN = 1.0  # seconds until a killed process has ended
 ENDS_WITHIN = 10.0  # seconds: long after the process has ended
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,14 +32,14 @@ A = TypeVar("A")
 
 
 def count(jobs: int | None = None) -> int:
-    """The number of processes that `--jobs` means: the number given, or one for each CPU that this process may use."""
+    """The number of processes for `--jobs`: the given number, or one for each CPU that this process may use."""
     return jobs if jobs is not None else max(1, len(os.sched_getaffinity(0)))
 
 
 def begin(parent: int = 0) -> None:
-    """How a worker process begins; `parent` is the process it works for.
+    """Initialise a worker process of `parent`.
 
-    Ctrl-C is for the parent, which ends its workers. Rules and states live long, so garbage collection would only take time.
+    The parent handles Ctrl-C and ends its workers. Rules and states live long, so garbage collection would only cost time.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -50,10 +50,10 @@ def begin(parent: int = 0) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process when its parent has gone: a parent that is killed cannot end its workers."""
+    """End this process when its parent has died: a killed parent cannot end its workers."""
     try:
         handle = os.pidfd_open(parent)
-    except OSError:  # gone already, or a kernel without such handles
+    except OSError:  # already dead, or a kernel without such handles
         if os.getppid() != parent:
             os._exit(1)
         return
@@ -63,10 +63,10 @@ def _end_with(parent: int) -> None:
 
 
 class Workers:
-    """Processes that work for this one; with one job the work is done here, when it is handed in.
+    """Worker processes; with one job, this process does the work at submission.
 
-    They are forked when the first work comes, so they know what this process knows by then, and all of them have ended when
-    the `with` block does: at once where something failed or results are left unasked.
+    Workers are forked at the first submission, so they share this process's data at that time. All have ended when
+    the `with` block ends: at once if something failed or results were not collected.
     """
 
     def __init__(self, jobs: int | None = None) -> None:
@@ -76,7 +76,7 @@ class Workers:
             self._pool = ProcessPoolExecutor(self.jobs, multiprocessing.get_context("fork"), begin, (os.getpid(),))
 
     def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Hand in work. `result()` of what comes back raises what the function raised, or `WorkerDied`."""
+        """Submit work. `result()` of the returned future raises the function's exception, or `WorkerDied`."""
         if self._pool is not None:
             return self._pool.submit(function, *args, **kwargs)
         done: Future[T] = Future()
@@ -87,14 +87,14 @@ class Workers:
         return done
 
     def map(self, function: Callable[[A], T], items: Iterable[A]) -> Iterator[T]:
-        """The function's results in the order of the items; with one job each is made when it is asked for."""
+        """The function's results in the order of the items; with one job each is computed on demand."""
         return map(function, items) if self._pool is None else self._pool.map(function, items)
 
     def close(self) -> None:
-        """End the processes and wait until they are gone; what was not begun is not done."""
+        """End the processes and wait for them; cancels pending work."""
         if self._pool is None:
             return
-        # Python 3.14 has `kill_workers` for this; it takes the processes from the same place.
+        # Python 3.14 has `kill_workers` for this; it reads the same attribute.
         processes = list((self._pool._processes or {}).values())
         self._pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
@@ -110,7 +110,7 @@ class Workers:
 
 
 def descendants(pid: int) -> set[int]:
-    """The processes that a process has started, and theirs, as far as they have not ended."""
+    """All living descendants of a process."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError, ValueError, IndexError):
@@ -127,7 +127,7 @@ def descendants(pid: int) -> set[int]:
 
 
 def end_all() -> None:
-    """Kill the processes that this one has started, and theirs, and wait until they are gone."""
+    """Kill all descendants of this process, and wait for them."""
     mine = descendants(os.getpid())
     for pid in mine:
         with contextlib.suppress(OSError):
@@ -138,7 +138,7 @@ def end_all() -> None:
 
 
 def _runs(pid: int) -> bool:
-    """Is there such a process that has not ended? One that nobody has asked about yet is a zombie."""
+    """Is this process alive? A zombie counts as ended."""
     with contextlib.suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     return False
@@ -146,11 +146,11 @@ def _runs(pid: int) -> bool:
 
 @contextlib.contextmanager
 def interruptible(clean_up: Callable[[], None] = lambda: None) -> Iterator[threading.Event]:
-    """Ends the process on Ctrl-C at once, whatever the solvers do: their code does not look at Python's signals.
+    """Ends the process on Ctrl-C at once, even inside solvers, whose code does not check Python's signals.
 
-    The signal is blocked everywhere (processes started later inherit that) and waited for by a thread of its own. Once it
-    has come no further process is forked: one that the main thread starts after the others were killed would be left.
-    `clean_up` is called before the end. Gives what is set from then on.
+    The signal is blocked everywhere (processes started later inherit that) and a separate thread waits for it. After the
+    signal no process is forked: one that the main thread starts after the others were killed would be left.
+    `clean_up` is called before the end. Yields an event that is set from then on.
     """
     ending = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -183,9 +183,9 @@ def interruptible(clean_up: Callable[[], None] = lambda: None) -> Iterator[threa
 
 
 def run_to_end(program: Callable[[threading.Event], int], clean_up: Callable[[], None] = lambda: None) -> None:
-    """Run a program as a process of its own, with the manners of this file, and end the process with its exit code.
+    """Run a program as a process with this file's signal handling, and exit with its exit code.
 
-    Collecting garbage in between is made rare: what programs here build lives to the end.
+    Garbage collection is made rare, because the programs' objects live to the end.
     """
     gc.set_threshold(500_000, 20, 20)
     with interruptible(clean_up) as ending:

@@ -1,1 +1,1 @@
-"""A second road from rules to verdict, which shares the parsed tree with the first and nothing else. See README.md."""
+"""A second, independent encoding of the rules, which shares only the parsed tree with the first. See README.md."""

@@ -1,7 +1,7 @@
-"""Asks a solver whether every step keeps every claim that the first road says stands: `unsat`, or it does not count.
+"""Checks by a solver that every step keeps every proved claim: only `unsat` counts.
 
-Which claims are assumed beside the one that is asked is a matter of speed alone: any of those that stand may be, for all of
-them are confirmed or the whole is not. So the claims on which the first road's proofs depended are tried first
+The choice of assumed claims affects only the speed: any proved claims may be assumed, because the certificate needs
+all of them to be confirmed. So the claims in the cores of the first encoding's proofs are tried first
 (`Claims.hints`).
 """
 
@@ -22,26 +22,26 @@ from bulkhead.proofs.certify.tree import CannotRead, Rules
 from bulkhead.proofs.jobs import Workers
 
 CONFIRMED, DENIED, UNDECIDED = "confirmed", "denied", "undecided"
-LIMIT = 10.0  # seconds for one question
+LIMIT = 10.0  # seconds for one query
 FAST = {"auto_config": False, "mbqi": False, "qi.eager_threshold": 3.0}  # refutes by patterns; finds no models
-MACROS = {"auto_config": False, "mbqi": False, "macro_finder": True}  # the same, with the equations written out by Z3
-MODELS = {"auto_config": True, "mbqi": True, "qi.eager_threshold": 10.0}  # Z3's own settings, whatever this process has set
+MACROS = {"auto_config": False, "mbqi": False, "macro_finder": True}  # the same, with the equations expanded by Z3
+MODELS = {"auto_config": True, "mbqi": True, "qi.eager_threshold": 10.0}  # Z3's defaults, whatever this process has set
 FAST_LIMIT = 1.0
 
 
 @dataclass(frozen=True)
 class Claims:
-    """What is to be certified: claims by name. `hints` names others that are worth assuming for it."""
+    """The claims to certify, by name. `hints` names claims that are useful as assumptions."""
 
-    inductive: frozenset[str]  # invariants and theorems said to be kept by every step
-    implied: frozenset[str] = frozenset()  # theorems said to follow from those in every state
-    transitions: frozenset[str] = frozenset()  # transition claims said to hold of every step
+    inductive: frozenset[str]  # invariants and theorems that every step should keep
+    implied: frozenset[str] = frozenset()  # theorems that should follow from those in every state
+    transitions: frozenset[str] = frozenset()  # transition claims that should hold for every step
     hints: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)  # by step and claim
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One question that was not confirmed: a claim, and the outcome of a step (`init`, `follows`) that it was asked of."""
+    """An unconfirmed query: a claim, and the outcome of a step (or `init`, `follows`)."""
 
     verdict: str  # denied | undecided
     step: str
@@ -56,7 +56,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Certificate:
-    """The answers on one system. Nothing is confirmed but by an `unsat` for every claim and outcome."""
+    """The answers for one system. `confirmed` needs an `unsat` for every claim and outcome."""
 
     system: str
     questions: int
@@ -66,7 +66,7 @@ class Certificate:
 
     @property
     def verdict(self) -> str:
-        """`confirmed`, or the worst of what was found."""
+        """`confirmed`, or the worst answer."""
         if any(a.verdict == DENIED for a in self.open):
             return DENIED
         return UNDECIDED if self.open else CONFIRMED
@@ -77,7 +77,7 @@ class Certificate:
         return DENIED if DENIED in mine else UNDECIDED if mine else CONFIRMED
 
     def summary(self) -> str:
-        """One line for people."""
+        """A one-line summary."""
         return (
             f"certified: {self.verdict}; {self.questions} questions about {self.outcomes} outcomes of steps, "
             f"{self.seconds:.1f} s"
@@ -85,7 +85,7 @@ class Certificate:
 
 
 def certify(rules: Rules, claims: Claims, pool: Workers | None = None, limit: float = LIMIT, jobs: int = 2) -> Certificate:
-    """Confirm or deny that initial states have the claims, that every step keeps them, and that transition claims hold."""
+    """Confirm or deny that initial states satisfy the claims, every step keeps them, and transition claims hold."""
     begun = time.perf_counter()
     parts = 4 * jobs if pool is not None else 1
     tasks = [(rules, claims, k, parts, limit) for k in range(parts)]
@@ -100,7 +100,7 @@ def certify(rules: Rules, claims: Claims, pool: Workers | None = None, limit: fl
 
 
 def _part(task: tuple[Rules, Claims, int, int, float]) -> tuple[int, int, list[Answer]]:
-    """One part of the work: every so many-th outcome. Gives the numbers of questions and outcomes, and what is open."""
+    """One part of the work: every n-th outcome. Returns the numbers of queries and outcomes, and the open ones."""
     rules, claims, first, step, limit = task
     try:
         checker = Checker(rules, claims, limit)
@@ -116,7 +116,7 @@ def _part(task: tuple[Rules, Claims, int, int, float]) -> tuple[int, int, list[A
 
 
 def _all_outcomes(cuts: list[Cut], symbols: Symbols) -> list[Outcome]:
-    """The outcomes of all operations; one may read a local that another keeps, and then comes after it."""
+    """The outcomes of all operations; an operation that reads another one's saved local comes after it."""
     outcomes: list[Outcome] = []
     pending = cuts
     while pending:
@@ -134,7 +134,7 @@ def _all_outcomes(cuts: list[Cut], symbols: Symbols) -> list[Outcome]:
 
 @dataclass(frozen=True)
 class Goal:
-    """A claim to be asked of the state after a step, and what of that state it reads."""
+    """A claim to check in the state after a step, and the functions that it reads there."""
 
     name: str
     after: Term
@@ -142,11 +142,11 @@ class Goal:
 
 
 class Checker:
-    """The questions of one system, in the solver's terms."""
+    """The queries of one system, as solver terms."""
 
     def __init__(self, rules: Rules, claims: Claims, limit: float) -> None:
         self.claims, self.limit = claims, limit
-        self.helpful: dict[str, frozenset[str]] = {}  # what helps with a claim, after whatever step
+        self.helpful: dict[str, frozenset[str]] = {}  # useful assumptions for a claim, for any step
         for (_, name), others in claims.hints.items():
             self.helpful[name] = self.helpful.get(name, frozenset()) | others
         self.questions = 0
@@ -178,7 +178,7 @@ class Checker:
         return Goal(name, scope.truth(item.body), tuple(self.symbols.read[AFTER]))
 
     def initial(self) -> None:
-        """Initial states have the claims."""
+        """Initial states satisfy the claims."""
         for name, claim in self.before.items():
             self._ask("init", name, [*self.axioms.values(), *self.inits], claim, {})
 
@@ -188,7 +188,7 @@ class Checker:
             self._ask("follows", name, list(self.axioms.values()), claim, self.before)
 
     def step(self, outcome: Outcome) -> None:
-        """One outcome of a step keeps the claims, and the transition claims hold of it."""
+        """One outcome of a step keeps the claims and satisfies the transition claims."""
         read = dict.fromkeys(key for goal in self.goals for key in goal.reads)
         equations = {key: outcome.equation(self.symbols, key) for key in read}
         failed = self.symbols.true if outcome.failed else self.symbols.false
@@ -197,7 +197,7 @@ class Checker:
             self._ask(outcome.label, goal.name, [*always, *(equations[k] for k in goal.reads)], goal.after, self.before)
 
     def _ask(self, step: str, name: str, always: list[Term], goal: Term, assumed: Mapping[str, Term]) -> None:
-        """Is a goal true where `always` and all that is assumed are? Tried with a few of those first."""
+        """Do `always` and the assumptions imply a goal? First tried with a few assumptions."""
         self.questions += 1
         few = ({name} | self.claims.hints.get((step, name), frozenset())) & assumed.keys()
         more = (few | self.helpful.get(name, frozenset())) & assumed.keys()

@@ -1,6 +1,6 @@
-"""Faults over parsed operations, read anew: a change finds the statements that it repeats, and alters these.
+"""Lays faults over parsed operations, independently of `model/faults.py`: a change matches statements and alters them.
 
-The chapter on faults of `spec/README.md` is what this follows. A change that finds nothing has been refused before.
+It follows the chapter on faults of `spec/README.md`. A change that matches nothing has been refused before.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _check(st: s.Statement, change: s.Change) -> Iterator[s.Statement]:
 
 
 def _parts(expr: s.Expr) -> Iterator[s.Expr]:
-    """What `and` joins."""
+    """The operands of `and`."""
     if isinstance(expr, s.Operator) and expr.op == "and":
         for part in expr.args:
             yield from _parts(part)

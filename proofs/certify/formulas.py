@@ -1,7 +1,7 @@
-"""Expressions as Z3 terms over one of two states, made through Z3's API: no text, so no name of a user can mean anything.
+"""Translates expressions to Z3 terms over one of two states, by Z3's API: no text, so a user's name has no special meaning.
 
-Every state (each field of a record by itself) is a pair of functions, before and after a step. Symbols are told apart by
-a number in their name. A quantifier over an enum or `bool` is written out over its members.
+Every state function (one per field of a record) is a pair of functions, before and after a step. Symbols are unique by
+a number in their name. A quantifier over an enum or `bool` is expanded over its members.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ Term = Any  # a z3.ExprRef; the package carries no types
 Record = dict[str, Term]
 Value = Term | Record
 BEFORE, AFTER, WOULD = 0, 1, 2  # WOULD: after the step if it succeeded, for its own conditions on that state
-Key = tuple[object, str]  # what is read: a state's name or a local, and the field ("" for a plain value)
+Key = tuple[object, str]  # what a formula reads: a state's name or a local, and the field ("" for a plain value)
 
 
 class Symbols:
-    """The sorts, constants and functions of one system in one solver context. Made when they are first asked for."""
+    """The sorts, constants and functions of one system in one solver context. Created at first use."""
 
     def __init__(self, rules: Rules, cuts: Iterable[Cut]) -> None:
         self.rules = rules
@@ -46,26 +46,26 @@ class Symbols:
         self.member_of = {m: e for e, members in rules.enums.items() for m in members}
         self.consts = {c: z3.Const(self.fresh(c), self.sort(sort)) for c, sort in rules.consts.items()}
         self._functions: dict[tuple[Key, int], Any] = {}
-        self.local_sorts: dict[Key, Any] = {}  # of the locals that are kept with a call
+        self.local_sorts: dict[Key, Any] = {}  # of the locals that are saved with a call
         self.kept: dict[tuple[str, str], Local] = {
             (c.operation.name, n): x for c in self.cuts.values() for n, x in (*c.arguments.items(), *c.kept.items())
         }
         self.read: dict[int, dict[Key, None]] = {AFTER: {}, WOULD: {}}  # what formulas read of the state after the step
 
     def all_of(self, terms: Iterable[Term]) -> Term:
-        """The conjunction, also of none."""
+        """The conjunction; true for none."""
         return z3.And([self.true, *terms])
 
     def any_of(self, terms: Iterable[Term]) -> Term:
-        """The disjunction, also of none."""
+        """The disjunction; false for none."""
         return z3.Or([self.false, *terms])
 
     def fresh(self, name: str) -> str:
-        """A name for the solver that stands for nothing else."""
+        """A fresh name for the solver."""
         return f"{name[:40]}!{next(self._numbers)}"
 
     def sort(self, name: str) -> Any:
-        """The solver's sort. Raises `CannotRead` when there is none of that name."""
+        """The solver's sort. Raises `CannotRead` if there is none of that name."""
         if name not in self._sorts:
             raise CannotRead(f"there is no sort `{name}`")
         return self._sorts[name]
@@ -107,7 +107,7 @@ class Symbols:
 
 @dataclass(frozen=True)
 class Scope:
-    """What names mean at some place: variables, `this`, the state that is read, and `failed` in transition claims."""
+    """The meaning of names at some place: variables, `this`, the state that is read, and `failed` in transition claims."""
 
     symbols: Symbols
     variables: Mapping[str, Value] = field(default_factory=dict)
@@ -124,14 +124,14 @@ class Scope:
         return self.single(expr)
 
     def single(self, expr: s.Expr) -> Term:
-        """A value that is no record. Raises `CannotRead` when it is one."""
+        """A value that is not a record. Raises `CannotRead` for a record."""
         value = self.value(expr)
         if isinstance(value, dict):
             raise CannotRead(f"a record where a single value belongs, line {expr.span.line}")
         return value
 
     def value(self, expr: s.Expr) -> Value:
-        """What an expression means here. Raises `CannotRead`."""
+        """The value of an expression here. Raises `CannotRead`."""
         match expr:
             case s.Name():
                 return self._name(expr.text)
@@ -152,7 +152,7 @@ class Scope:
         raise CannotRead(f"line {expr.span.line} cannot be read")
 
     def state(self, name: str, args: list[Term]) -> Value:
-        """A state at some indices: a record where it has fields."""
+        """A state at some indices: a record if it has fields."""
         if name == AT:
             return self.symbols.function((AT, ""), self.phase)(*args)
         if name not in self.symbols.rules.states:
@@ -229,7 +229,7 @@ class Scope:
 
 
 def parts_of(value: Value) -> Record:
-    """A value field by field; a plain one is under the empty name."""
+    """A value field by field; a plain one has the empty name."""
     return value if isinstance(value, dict) else {"": value}
 
 
@@ -253,7 +253,7 @@ def bind(symbols: Symbols, binders: Iterable[s.Binder]) -> tuple[list[Term], Ite
 
 
 def read_local(symbols: Symbols, local: Local, args: list[Term], phase: int) -> Value:
-    """A local that is kept with a call."""
+    """A local that is saved with a call."""
     parts = [part for owner, part in symbols.local_sorts if owner is local]
     if not parts or len(args) != 1:
         raise CannotRead(f"the local `{local.name}` is not kept")

@@ -1,8 +1,8 @@
-"""Each outcome of each step as a relation between two states: a guard, and for every state one equation with its frame.
+"""Each outcome of each step as a relation between two states: a guard, and one equation with frame per state function.
 
-The equation of a state is `forall x. after(x) = ite(assigned at x, value, before(x))`, of several assignments the last
-first. An outcome is a success, a failure with `undo`, or (one for all checks without `undo`) a failure that only ends the
-call; that last one is also there for first steps, where it changes nothing.
+The equation is `forall x. after(x) = ite(assigned at x, value, before(x))`; of several assignments the last
+comes first. An outcome is a success, a failure with `undo`, or (one for all checks without `undo`) a failure that only ends
+the call; first steps have that last one too, where it changes nothing.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from bulkhead.proofs.certify.tree import AT, CALL, POINT, CannotRead
 
 @dataclass(frozen=True)
 class Assignment:
-    """A `set` where it stands: it is read for each place `x` anew."""
+    """A `set` with its context: translated again for each place `x`."""
 
     statement: s.Set
     scope: Scope
     chosen: dict[Key, Any] = field(default_factory=dict)  # what `*` stands for: a function of the place
 
     def assigned(self) -> dict[Key, s.Expr | None]:
-        """What it assigns, and the part of a record that goes there (None: of the whole value)."""
+        """The assigned value, and the part of a record that it sets (None: the whole value)."""
         name, part = _place(self.statement.target)
         fields = [b.name for b in self.scope.symbols.rules.states[name].fields]
         if part is None and "" not in fields:
@@ -49,7 +49,7 @@ class Assignment:
         return {(name, part or ""): None}
 
     def at(self, key: Key, x: list[Term]) -> tuple[Term, Term]:
-        """Whether the place `x` is assigned, and the value it gets."""
+        """The condition that the place `x` is assigned, and its value."""
         indices = _indices(self.statement.target)
         symbols = self.scope.symbols
         chosen: dict[str, Value] = {}
@@ -66,7 +66,7 @@ class Assignment:
         assigned = symbols.all_of(hit)
         if free:
             assigned = z3.Exists(list(free.values()), assigned)
-        # The value may speak of a bound variable only where that is an index.
+        # The value may contain a bound variable only if that is an index.
         part = self.assigned()[key]
         if isinstance(part or self.statement.value, s.Anything):
             return assigned, self._anything(key)(*x)
@@ -88,7 +88,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Store:
-    """One value at one place: where a call stands, a local that it keeps, what a party writes."""
+    """One value at one place: a call's point, a saved local, a party's write."""
 
     key: Key
     place: tuple[Term, ...]
@@ -103,7 +103,7 @@ class Store:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One way in which one step ends. `label` tells people which."""
+    """One outcome of one step. `label` is its readable name."""
 
     label: str
     failed: bool
@@ -117,7 +117,7 @@ class Outcome:
         return [_equation(symbols, key, WOULD, self.success) for key in self.foreseen]
 
     def equation(self, symbols: Symbols, key: Key) -> Term:
-        """How one state after the step follows from the state before it, everywhere."""
+        """The equation of one state function after the step, for all places."""
         return _equation(symbols, key, AFTER, self.effect)
 
 
@@ -133,7 +133,7 @@ def _equation(symbols: Symbols, key: Key, phase: int, effect: tuple[Assignment |
 
 
 def _place(target: s.Expr) -> tuple[str, str | None]:
-    """The state that a target names, and the field (None: all of it)."""
+    """The state function that a target names, and the field (None: all fields)."""
     match target:
         case s.Name(text=name) | s.Index(base=s.Name(text=name)):
             return name, None
@@ -179,7 +179,7 @@ class _Step:
                 self.symbols.local_sorts[local, part] = term.sort()
 
     def _scope(self, names: Mapping[str, Local]) -> Scope:
-        """Names where a statement stands: locals of this step as they are, those of earlier ones as they were kept."""
+        """Names at a statement: locals of this step directly, locals of earlier steps as saved."""
         variables: dict[str, Value] = {} if self.this is None else {"this": self.this}
         for name, local in names.items():
             if local.meaning is not None:
@@ -240,7 +240,7 @@ class _Step:
         passed.append(holds)
 
     def _check(self, placed: Placed, scope: Scope) -> tuple[Term, Term]:
-        """When a check fails, and when it lets the step go on."""
+        """The conditions under which a check fails, and under which the step continues."""
         st = placed.statement
         if isinstance(st, s.MayFail):
             return self.symbols.true, self.symbols.true
@@ -263,7 +263,7 @@ class _Step:
         return (Store((AT, ""), (self.this,), self.symbols.member(POINT, point)),)
 
     def _keeps(self) -> Iterator[Store]:
-        """The locals that this step defines stay with the call."""
+        """Save the locals that this step defines with the call."""
         if self.this is None:
             return
         for local in self.mine:
@@ -285,7 +285,7 @@ def _foresees(expr: s.Expr) -> bool:
 
 
 def write_of(item: s.StateItem, symbols: Symbols) -> Outcome:
-    """The move of a party that may write a state: any value, into any place that is its own."""
+    """The step of a party that may write a state: any value, in any of its own places."""
     assert item.writable is not None
     w = item.writable
     index = [symbols.variable(b.name or "index", b.sort) for b in item.indices]

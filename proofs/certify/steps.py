@@ -1,7 +1,7 @@
-"""Operations cut into atomic steps, as parsed statements: procedures stand in line, each with names of its own.
+"""Splits operations into atomic steps of parsed statements: procedures are inlined, each with its own names.
 
-A statement is kept as it is written. What its names mean is kept beside it: a `Local` is an identity, not a text, and a
-procedure sees its own parameters and locals only. A performed procedure begins with one `Bind` for each parameter.
+A statement stays as written, and its names' meanings are kept with it: a `Local` is an identity, not a text, and a
+procedure sees only its own parameters and locals. A performed procedure begins with one `Bind` for each parameter.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from bulkhead.proofs.certify.tree import IDLE, CannotRead, Rules
 class Local:
     """A parameter, pick, `let` or result. `segment` is the number of the step that defines it.
 
-    An argument that speaks of locals and constants alone means the same at every later step: it is not kept, but read as it
-    was written (`meaning`), with the names of the place where it was written.
+    An argument that contains only locals and constants has the same value at every later step: it is not saved, but
+    translated again from its expression (`meaning`), with the names of its place.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Bind:
 
 @dataclass(frozen=True)
 class Choose:
-    """A pick: `locals` are some elements with `pick.where`, in which they are known by their names."""
+    """A pick: `locals` are some elements that satisfy `pick.where`, which uses their names."""
 
     locals: tuple[Local, ...]
     pick: s.Pick
@@ -45,9 +45,9 @@ class Choose:
 
 @dataclass(frozen=True)
 class Placed:
-    """One statement, and what local names mean where it stands. `code` is what its failing check answers; "" for none.
+    """One statement, and the meaning of local names there. `code` is the error code of its failing check, "" for none.
 
-    `undo` is what it takes back then, each assignment with its names.
+    `undo` are the assignments then, each with its names.
     """
 
     statement: Bind | Choose | s.Require | s.MayFail | s.Set
@@ -58,7 +58,7 @@ class Placed:
 
 @dataclass
 class Segment:
-    """One atomic step. `point` is where a call stands to take it, `after` and `failed` where it then is ("": nowhere)."""
+    """One atomic step. `point` is the call's point before it, `after` and `failed` the points afterwards ("": none)."""
 
     label: str
     first: bool
@@ -73,7 +73,7 @@ class Segment:
 
 @dataclass
 class Cut:
-    """An operation as its steps. `kept` are the locals by the names that claims use, `arguments` those of procedures."""
+    """The steps of an operation. `kept` are the saved locals by the names in claims, `arguments` those of procedures."""
 
     operation: s.Operation
     segments: list[Segment]
@@ -82,12 +82,12 @@ class Cut:
 
     @property
     def has_call(self) -> bool:
-        """Only a call of several steps is ever in flight."""
+        """Only a call of several steps can be in flight."""
         return len(self.segments) > 1
 
 
 class _Frame:
-    """The names of one body while it is read. Definitions are told to the performer, with the prefix of the result."""
+    """The names of one body during translation. The performer also gets its definitions, with the prefix of the result."""
 
     def __init__(self, outer: _Frame | None = None, result: str | None = None, code: str = "") -> None:
         self.names: dict[str, Local] = {}
@@ -96,13 +96,13 @@ class _Frame:
         self.code: str = (outer.code if outer is not None else "") or code
 
     def define(self, name: str, local: Local) -> None:
-        """A local, known from here on, to the performer too."""
+        """Define a local from here on, also for the performer."""
         self.names = {**self.names, name: local}
         if self.outer is not None:
             self.outer.define(name if self.result is None else f"{self.result}_{name}", local)
 
     def argument(self, name: str, local: Local) -> None:
-        """A parameter of a procedure: only claims may read it besides, and where the result has a name."""
+        """A parameter of a procedure: outside it, only claims may read it, if the result has a name."""
         self.names = {**self.names, name: local}
         self._told(name, local)
 
@@ -144,7 +144,7 @@ def cut(op: s.Operation, rules: Rules) -> Cut:
 def _read(
     op: s.Operation, rules: Rules, frame: _Frame, segments: list[Segment], trail: tuple[str, ...]
 ) -> Iterator[s.Boundary]:
-    """Put the statements of a body into the last segment; a boundary is given out, so that the caller opens the next."""
+    """Add the statements of a body to the last segment; yields each boundary, so that the caller opens the next segment."""
     for st in op.body:
         number = len(segments) - 1
         own = getattr(st, "code", None) or ""
@@ -168,7 +168,7 @@ def _read(
                 undo = tuple(_taken_back(st.undo, before, rules, number, trail))
                 segments[-1].body.append(Placed(Choose(locals_, st, frame.names), before, code, undo))
             case s.Return():
-                if frame.outer is not None and frame.result is not None:  # else nobody reads what it gives back
+                if frame.outer is not None and frame.result is not None:  # otherwise nobody reads its result
                     local = Local(frame.result, number)
                     segments[-1].body.append(Placed(Bind(local, st.value), frame.names))
                     frame.outer.define(frame.result, local)
@@ -184,7 +184,7 @@ def _read(
 def _taken_back(
     undo: Iterable[s.Statement], names: Mapping[str, Local], rules: Rules, number: int, trail: tuple[str, ...]
 ) -> Iterator[tuple[s.Set, Mapping[str, Local]]]:
-    """The assignments of an `undo`; those of a procedure have its parameters as names, which mean their arguments."""
+    """The assignments of an `undo`; those of a procedure use its parameters as names for the arguments."""
     for st in undo:
         if isinstance(st, s.Set):
             yield st, names
@@ -220,7 +220,7 @@ def _perform(
 
 
 def _lasts(expr: s.Expr, names: Mapping[str, Local], rules: Rules) -> bool:
-    """Does an expression speak of locals, constants and members only?"""
+    """Does an expression contain only locals, constants and members?"""
     match expr:
         case s.Name(text=text):
             members = {m for ms in rules.enums.values() for m in ms}

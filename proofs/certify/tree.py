@@ -1,7 +1,7 @@
-"""The items of one system, as parsed: what `certify` starts from, with faults laid over the operations.
+"""The parsed items of one system, the input of `certify`, with faults laid over the operations.
 
-Nothing is checked here: rules come to this place after the first road has accepted them. What cannot be read raises
-`CannotRead`, and the claims in question are then undecided.
+Not here: checks, because the type checker has already accepted the rules. Unexpected constructs raise
+`CannotRead`, and the claims concerned are then undecided.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ CALL, POINT, BOOL, AT, IDLE = "Call", "Point", "bool", "at", "idle"
 
 
 class CannotRead(Exception):
-    """The rules say something that this reading does not understand; the text says what."""
+    """The rules contain a construct that this encoding cannot translate; the text names it."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What a system consists of, by name. `operations` has procedures too."""
+    """The items of a system, by name. `operations` has procedures too."""
 
     name: str
     sorts: tuple[str, ...]
@@ -45,7 +45,7 @@ class Rules:
 def read(system: str, faults: Iterable[str] = ()) -> Rules:
     """The rules of a shipped system, or of the only system in the file at that path.
 
-    Raises `UsageError` or `RulesError` when there is no such system, `CannotRead` when a fault cannot be laid.
+    Raises `UsageError` or `RulesError` if there is no such system, `CannotRead` if a fault cannot be laid.
     """
     if system in shipped_systems():
         library, name = load_library(), system

@@ -1,6 +1,6 @@
-"""Lays a fault over a function of the implementation, takes it off again, and hunts it with a campaign.
+"""Lays a fault over a function of the implementation, removes it again, and hunts it with a campaign.
 
-The changed function is compiled in its own module and its code put in place, so that whoever imported it runs the fault.
+The changed function is compiled in its own module and its code object replaced, so that all importers run the fault.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _function(where: str) -> FunctionType:
 
 @contextlib.contextmanager
 def installed(fault: Fault) -> Iterator[None]:
-    """The implementation with a fault, for a while. Raises `LookupError` where it finds nothing to change."""
+    """A context in which the implementation has a fault. Raises `LookupError` if its text is not found."""
     function = _function(fault.where)
     source = textwrap.dedent(inspect.getsource(function))
     old, new = fault.old, fault.new
@@ -58,7 +58,7 @@ def installed(fault: Fault) -> Iterator[None]:
 
 
 def hunt(fault: Fault, seed: int = 1, limit: int = LIMIT) -> Report:
-    """A campaign over the faulty implementation: of DomB where the fault is one of its, else of Xen and Dom0's drivers."""
+    """A campaign over the faulty implementation: of DomB for a fault of DomB, else of Xen and Dom0's drivers."""
     with installed(fault):
         if fault.name in OF_DOMB:
             return domb_campaign.campaign(domb_world.rules_for(domb_world.Size()), seed, limit)

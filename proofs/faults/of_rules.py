@@ -1,7 +1,7 @@
-"""Does the proof notice a fault of the rules? The claims that a fault breaks, and the step, stand beside it in the rules.
+"""Checks that the proof notices a fault of the rules, whose declaration names the claims that it breaks, and the step.
 
-With the fault laid, the step must no longer keep the claim: the query is not one that the proof of the correct rules has
-refuted, and a small counterexample to induction, confirmed by the executable model, shows the step that breaks it.
+With the fault laid, the step must no longer keep the claim: the proof of the correct rules has not refuted this query,
+and a small counterexample to induction, confirmed by the executable model, shows the step that breaks it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bulkhead.proofs.theorems.subsumption import Meanings, Refuted, split
 
 @dataclass(frozen=True)
 class Correct:
-    """The proof of the correct rules of a system, and what it refuted: a fault leaves most of that as it is."""
+    """The proof of the correct rules of a system, and its refuted queries: a fault changes few of them."""
 
     proof: Proof
     refuted: Refuted
@@ -30,7 +30,7 @@ class Correct:
 
 @dataclass(frozen=True)
 class Noticed:
-    """A fault that was laid. `found` has a counterexample for each claim it breaks; `missed` says of the others why not."""
+    """A fault that was laid. `found` has a counterexample for each claim it breaks; `missed` the reasons for the others."""
 
     fault: Fault
     found: tuple[Cti, ...]
@@ -39,14 +39,14 @@ class Noticed:
 
 
 def correct(system: str, workers: Workers | None = None, progress: Callable[[int], None] | None = None) -> Correct:
-    """Prove the rules as they are; `system` is the name or path of a system."""
+    """Prove the rules without faults; `system` is the name or path of a system."""
     refuted = Refuted()
     settings = Settings(jobs=1 if workers is None else workers.jobs, cross_check=False)
     return Correct(prove(loader.load(system), settings, workers, progress, refuted=refuted), refuted)
 
 
 def notice(system: str, name: str, known: Correct) -> Noticed:
-    """Lay one fault over the rules and see whether it breaks what it says. Raises `UsageError` on an unknown fault."""
+    """Lay one fault over the rules and check that it breaks the declared claims. Raises `UsageError` on an unknown fault."""
     begun = time.perf_counter()
     faulty = loader.load(system, [name])
     fault = faulty.faults[name]
@@ -64,7 +64,7 @@ def notice(system: str, name: str, known: Correct) -> Noticed:
 
 
 def _one(faulty: System, fault: Fault, claim: str, known: Correct) -> Cti | str:
-    """A counterexample for one claim, or why there is none."""
+    """A counterexample for one claim, or the reason why there is none."""
     maker = QueryMaker(faulty)
     claims = {**faulty.invariants, **faulty.claims()}
     if claim not in claims:

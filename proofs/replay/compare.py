@@ -1,6 +1,6 @@
 """Comparison of a replayed operation with its recording.
 
-Contents: which fields are comparable, grant entries as read from the granter's table, and the table of
+Contents: the comparable fields, grant entries from the granter's table, and the table of
 known differences (known.json beside this file). Not here: running the operations (ops.py).
 """
 
@@ -15,12 +15,12 @@ from bulkhead.impl.xen import abi
 from bulkhead.proofs.replay.rig import NO_ANSWER, Rig
 
 KNOWN_FILE: Final = Path(__file__).with_name("known.json")
-# Result fields the format declares irreproducible or that describe the rig and not Xen.
+# Result fields that the format declares irreproducible, or that describe the rig and not Xen.
 NOT_COMPARED: Final = frozenset({"pages", "ready", "diag", "sid", "dflags", "shutdown", "paused", "remap"})
 
 
 def load_known(path: Path = KNOWN_FILE) -> list[dict[str, Any]]:
-    """The table of known differences: each row has a reason, the version of Xen, and what it is about (`explained`)."""
+    """The table of known differences: each row has a reason, the version of Xen, and a pattern (`explained`)."""
     rows: list[dict[str, Any]] = json.loads(path.read_text())["differences"]
     return rows
 
@@ -43,14 +43,14 @@ def entry(rig: Rig, key: str) -> dict[str, Any] | None:
 
 
 def differences(rig: Rig, recorded: dict[str, Any], result: dict[str, Any], skip: set[str]) -> list[tuple[str, Any, Any]]:
-    """(field, recorded, replayed) of everything comparable that differs."""
+    """(field, recorded, replayed) for each comparable field that differs."""
     out: list[tuple[str, Any, Any]] = []
     res: dict[str, Any] = recorded.get("res", {})
     for field in sorted(set(res) | set(result)):
         if field in NOT_COMPARED or field in skip:
             continue
         if field == "stuck" and res.get("r") == NO_ANSWER:
-            continue  # it did not come back on real Xen either
+            continue  # it did not return on real Xen either
         want, got = res.get(field), result.get(field)
         if want != got and not rig.same_entry(want, got):
             out.append((field, want, got))
@@ -69,9 +69,9 @@ def differences(rig: Rig, recorded: dict[str, Any], result: dict[str, Any], skip
 
 
 def explained(known: list[dict[str, Any]], item: dict[str, Any], diff: tuple[str, Any, Any]) -> str | None:
-    """The reason for a difference the table knows, else None. A row's missing part matches anything.
+    """The reason for a difference in the table, else None. A missing part of a row matches anything.
 
-    `field` is a regular expression for the whole name; `arguments` and `results` hold what the call had, and was answered.
+    `field` is a regular expression for the whole name; `arguments` and `results` are those of the call.
     """
     given, answered = item.get("a", {}), item.get("res", {})
     for row in known:

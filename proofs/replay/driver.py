@@ -1,4 +1,4 @@
-"""Recordings of real Xen against the implementation, for `bulkhead replay`.
+"""Replays recordings of real Xen on the implementation, for `bulkhead replay`.
 
 Contents: reading of `xen-gnt-oracle/1` files, and the loop over their operations. Not here: the operations, the
 comparison, and the command.
@@ -30,7 +30,7 @@ class BadRecording(UsageError):
 
 @dataclass(frozen=True)
 class Recording:
-    """One recording, replayed. `report` has a line for each difference that nothing explains."""
+    """One replayed recording. `report` has a line for each unexplained difference."""
 
     name: str
     calls: int
@@ -83,10 +83,10 @@ def read_recording(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def replay(path: Path) -> Recording:
-    """Replay one file. Raises `BadRecording` where it cannot be read or an operation cannot be made."""
+    """Replay one file. Raises `BadRecording` if it cannot be read or an operation cannot be executed."""
     header, operations = read_recording(path)
     known = load_known()
-    # A translated guest can be made where the processor has nested paging.
+    # Translated guests need a processor with nested paging.
     hap = any(
         item["op"] == "mkdom" and item["a"].get("kind") == "hvm" and "domid" in item.get("res", {}) for item in operations
     )
@@ -99,10 +99,10 @@ def replay(path: Path) -> Recording:
         try:
             result = execute(rig, item["op"], item["a"], skip)
             differing = rig.drift.told_once(item, result, differences(rig, item, result, skip))
-        except Exception as exc:  # whatever an argument of the wrong kind does to the implementation's Python
+        except Exception as exc:  # any exception of the implementation on an argument of the wrong type
             raise BadRecording(f"{path}:{number}: {item['op']} cannot be replayed: {_reason(exc, item['a'])}") from exc
         if rig.named_freed and differing:
-            # Who has the frame now that the guest gave up is the allocator's choice.
+            # The allocator decides who now has the frame that the guest gave up.
             told += len(differing)
             rig.drift.forget()
             continue
@@ -119,7 +119,7 @@ def replay(path: Path) -> Recording:
 
 
 def _reason(error: Exception, given: dict[str, Any]) -> str:
-    """Why an operation cannot be replayed, for people."""
+    """A readable reason why an operation cannot be replayed."""
     if isinstance(error, KeyError):
         name = str(error.args[0])
         return f"the argument `{name}` is missing" if name not in map(str, given.values()) else f"there is no `{name}`"

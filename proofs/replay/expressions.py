@@ -1,4 +1,4 @@
-"""Symbolic arguments of extended operations: numbers by expression, places in memory, what to write and what to read.
+"""Symbolic arguments of extended operations: number expressions, places in memory, data to write and to read.
 
 An expression is terms joined by + and -: a number; a domain (`SELF`, `d0`, `A`); a page's frame (`A/3`, `A/l1`, `A/si`);
 `f.TERM` (a frame as an address), `k.TERM` (pages as KiB), `v.N` and `w.N` (linear address of the caller's pool page or
@@ -38,7 +38,7 @@ def mapping_vpn(index: int) -> int:
 
 
 class Caller:
-    """The view of one caller on memory and names: `by` is an agent, a translated guest, or d0."""
+    """One caller's view of memory and names: `by` is an agent, a translated guest, or d0."""
 
     __slots__ = ("agent", "name", "rig")
 
@@ -51,7 +51,7 @@ class Caller:
 
     # --- numbers ---
     def value(self, expression: object) -> int:
-        """The number an expression stands for, modulo 2^64; ValueError or KeyError for a term that means nothing."""
+        """The value of an expression, modulo 2^64; ValueError or KeyError for an invalid term."""
         if isinstance(expression, int):
             return expression & U64_MASK
         total, sign = 0, 1
@@ -96,7 +96,7 @@ class Caller:
 
     # --- places ---
     def _pool_page(self, index: int, writable: bool) -> Frame | None:
-        """A pool page as Dom0 maps it to look at it or to fill it; None where that mapping is refused."""
+        """A pool page as Dom0 maps it to read or fill it; None if that mapping is refused."""
         frame: Frame | None
         if self.name in self.rig.translated:
             owner = self.rig.translated[self.name]
@@ -124,7 +124,7 @@ class Caller:
         return "a", 0, number(place)
 
     def load(self, place: str, size: int) -> tuple[bytes | None, bool]:
-        """(bytes at a place, or None where it is gone; whether real runs do not reproduce them)."""
+        """(bytes at a place, or None if it no longer exists; whether real runs do not reproduce them)."""
         kind, page, offset = self._place(place)
         rig = self.rig
         if kind == "p":
@@ -144,7 +144,7 @@ class Caller:
         return bytes(frame.bytes()[at : at + size]), False
 
     def store(self, kind: str, page: int, offset: int, payload: bytes) -> bool:
-        """Fill a place; False where it cannot be written."""
+        """Fill a place; False if it cannot be written."""
         rig = self.rig
         if kind == "p":
             frame = self._pool_page(page, True)
@@ -162,7 +162,7 @@ class Caller:
             return True
         if self.agent is None:
             return write(rig.xen, rig.kernel.vcpu, rig.kernel.arg_va + offset, payload)
-        while payload:  # the recorder writes there whatever the agent's own tables say
+        while payload:  # the recorder writes there independently of the agent's own tables
             frame, at = self.agent.argument_page(offset)
             part = payload[: PAGE - at]
             frame.bytes()[at : at + len(part)] = part
@@ -185,11 +185,11 @@ class Caller:
                     yield kind, page, at, payload
 
     def write_all(self, text: str) -> int:
-        """Carry out a `w` specification; the number of places that could not be written."""
+        """Execute a `w` specification; returns the number of places that could not be written."""
         return sum(not self.store(*one) for one in self._writes(text))
 
     def read_all(self, text: str, returned: int, skip: set[str]) -> dict[str, Any]:
-        """The results an `o` specification asks for; names of what is irreproducible go to `skip`."""
+        """The results of an `o` specification; names of irreproducible ones are added to `skip`."""
         out: dict[str, Any] = {}
         for item in filter(None, text.split(",")):
             name, place, size_text, *rest = item.split(":")

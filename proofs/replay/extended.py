@@ -1,8 +1,8 @@
-"""Extended operations of a recording: any hypercall with symbolic arguments, and a look at what it did.
+"""Extended operations of a recording: any hypercall with symbolic arguments, and reads of its effects.
 
 Contents: `x` (one hypercall), `cur` (pages of a domain), `pend` (an event channel's bits), pausing, `show` and
 `sleep`. Not here: expressions and places (expressions.py), system calls (system_calls.py). A caller that the
-hypervisor has crashed does not answer any more, which the recorder writes as NO_ANSWER; a call without end is as silent.
+hypervisor has crashed no longer answers, which the recorder writes as NO_ANSWER; so does a call that never returns.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def op_x(rig: Rig, a: Args, skip: set[str]) -> Result:
         except Livelock as exc:
             out["stuck"] = f"hypercall {a['nr']}({', '.join(map(hex, registers))}): {exc}"
             returned = NO_ANSWER
-        except Exception as exc:  # whatever bytes do to the implementation's Python is a difference, not the end
+        except Exception as exc:  # an exception in the implementation is a difference and does not end the replay
             out["broken"] = f"hypercall {a['nr']}({', '.join(map(hex, registers))}): {type(exc).__name__} {exc}"
             returned = NO_ANSWER
     _stale_moved(rig, caller, swap)
     if caller.agent is None and returned > INT_MAX:
-        # The recorder's library returns an int, and looks for an errno where that is negative.
+        # The recorder's library returns an int, and reads errno if that is negative.
         skip |= {"r"} | {item.split(":")[0] for item in str(a.get("o", "")).split(",") if ":r:" in item}
     out |= caller.read_all(str(a.get("o", "")), returned, skip)
     out["r"] = 0 if a.get("nor") else returned
@@ -56,7 +56,7 @@ def op_x(rig: Rig, a: Args, skip: set[str]) -> Result:
 
 
 def _stale_entries(rig: Rig, caller: Caller, a: Args) -> dict[int, tuple[int, bool]]:
-    """Before a swap of grant entries: the frame number of each, and whether it names a page of a guest that is gone."""
+    """Before a swap of grant entries: the frame number of each, and whether it names a page of a destroyed guest."""
     if caller.agent is None or (a.get("nr"), a.get("a1")) != (20, abi.GNTTABOP_SWAP_GRANT_REF):
         return {}
     name, table = caller.agent.name, caller.agent.domain.grant_table
@@ -64,7 +64,7 @@ def _stale_entries(rig: Rig, caller: Caller, a: Args) -> dict[int, tuple[int, bo
 
 
 def _stale_moved(rig: Rig, caller: Caller, before: dict[int, tuple[int, bool]]) -> None:
-    """After it: such a name goes where its entry goes."""
+    """After it: such a name moves with its entry."""
     if caller.agent is None or not any(stale for _, stale in before.values()):
         return
     name, table = caller.agent.name, caller.agent.domain.grant_table
@@ -75,7 +75,7 @@ def _stale_moved(rig: Rig, caller: Caller, before: dict[int, tuple[int, bool]]) 
 
 
 def op_cur(rig: Rig, a: Args, skip: set[str]) -> Result:
-    """Pages of a domain, beyond those it had when they were first asked for."""
+    """The domain's page count, minus the count at the first query."""
     name = str(a["n"])
     domain = rig.guest(name).domain
     rig.variables[f"cur.{name}"] = domain.tot_pages
@@ -100,7 +100,7 @@ def op_unpause(rig: Rig, a: Args, skip: set[str]) -> Result:
 
 
 def op_show(rig: Rig, a: Args, skip: set[str]) -> Result:
-    """Nothing but the grant entries that the comparison looks at."""
+    """No effect: only the grant entries are compared."""
     return {"r": 0}
 
 

@@ -1,9 +1,9 @@
-"""The guests of a recording, in the shape their builder gave them.
+"""The guests of a recording, with the memory layout of their builder.
 
 Contents: the memory of a PV agent (4 MiB mapped from linear address 0, as libxenguest maps a guest whose kernel
-starts there) and that of a translated guest that never runs. Not here: what they are told to do (ops.py,
+starts there) and that of a translated guest that never runs. Not here: their operations (ops.py,
 extended.py). A PV agent's linear address is its page's number in the guest; its pool, mailbox, argument pages and
-window slots share one L1 table, as they did when the recordings were made.
+window slots share one L1 table, as in the recordings.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LEAF: Final = PTE_P | PTE_USER | PTE_A | PTE_D
 
 
 def _order() -> list[int]:
-    """Guest page numbers in the order by which `PvAgentMemory.pages` is asked: pool, mailbox, arguments, pages behind the
+    """Guest page numbers in the order of `PvAgentMemory.pages`: pool, mailbox, arguments, pages behind the
     window slots, the rest, and the page tables last."""
     first = [
         *range(POOL_PFN, POOL_PFN + POOL),
@@ -69,7 +69,7 @@ class PvAgentMemory:
         return ORDER[index] << abi.PAGE_SHIFT
 
     def pool_va(self, index: int) -> int:
-        """Linear address of a pool page; beyond the pool, of what follows it in the guest's memory."""
+        """Linear address of a pool page; beyond the pool, of the following pages in the guest's memory."""
         return (POOL_PFN + index) << abi.PAGE_SHIFT
 
     def window_va(self, slot: int) -> int:
@@ -95,7 +95,7 @@ def build_agent(xen: Xen, domain: Domain) -> PvAgentMemory:
         frame = populate_page(xen, domain, pfn)
         if frame is None:
             raise MemoryError(f"d{domain.domid}: no memory for pfn {pfn}")
-        frame.data = None  # a page that a living guest gave back still holds what it held
+        frame.data = None  # a page that a living guest gave back keeps its content
         by_pfn.append(frame)
     memory = PvAgentMemory(by_pfn)
     write_pte(memory.root, 0, (memory.l3.mfn << 12) | TABLE_FLAGS)
@@ -130,6 +130,6 @@ class TranslatedGuest:
         self.domain = domain
 
     def frame(self, part: str) -> Frame | None:
-        """The frame now at a guest frame number; None for a hole."""
+        """The frame at a guest frame number; None for a hole."""
         assert self.domain.p2m is not None
         return self.domain.p2m.lookup(int(part))[0]

@@ -1,7 +1,7 @@
-"""The operations of a recording, executed on the rig.
+"""Executes the operations of a recording on the rig.
 
-Contents: one function per recorded operation name; each returns the result fields it can vouch for, with
-the fields it knows to be irreproducible in the set `skip`. Not here: judging differences (compare.py).
+Contents: one function per recorded operation name; each returns the comparable result fields, and puts
+irreproducible fields in the set `skip`. Not here: comparison (compare.py).
 """
 
 from __future__ import annotations
@@ -377,7 +377,7 @@ def op_gd_copy(rig: Rig, a: Args, skip: set[str]) -> Result:
 
 
 def execute(rig: Rig, op: str, a: Args, skip: set[str]) -> Result:
-    """Run one recorded operation; ValueError for an operation the format does not have."""
+    """Run one recorded operation; ValueError for an operation that the format does not have."""
     function = OPS.get(op)
     if function is None:
         raise ValueError(f"unknown operation {op!r}")

@@ -1,10 +1,10 @@
 """A small symbolic executor: Python code runs unchanged on numbers that are Z3 terms.
 
-A condition on such a number asks the engine for a decision (`__bool__`). The engine takes a side that is feasible, and runs
-the code again for each side not yet taken, with the decisions before it replayed (depth first). That a side can be taken,
-an input shows (`inputs.py`); that it cannot, the solver says (`solver.py`). Numbers are bit vectors so wide that no value
-of the implementation overflows them, so they behave as Python's. What the engine cannot carry out on a symbolic number,
-and every `unknown` of the solver, is an error and never passed over.
+A condition on such a number asks the engine for a decision (`__bool__`). The engine takes a feasible side, and runs
+the code again for each side not yet taken, replaying the decisions before it (depth first). A concrete input shows that
+a side is feasible (`inputs.py`); the solver shows that it is not (`solver.py`). Numbers are bit vectors so wide that no
+value of the implementation overflows them, so they behave like Python's integers. An operation that the engine cannot
+execute on a symbolic number, and every `unknown` of the solver, is an error and is never ignored.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bulkhead.proofs.symbolic.terms import BOOL, FALSE, TRUE, And, If, Not, Term
 from bulkhead.proofs.symbolic.terms import number as constant
 from bulkhead.proofs.symbolic.to_z3 import as_z3, bound_z3
 
-TIMEOUT = 5000  # for one question to the solver, in milliseconds
+TIMEOUT = 5000  # for one solver query, in milliseconds
 
 
 class Unsupported(Exception):
@@ -47,7 +47,7 @@ def truth(value: object) -> Term:
 
 
 class Abandoned(Exception):
-    """The path contradicts what a contract has assumed of it: no input takes it."""
+    """The path contradicts an assumption of a contract: no input takes it."""
 
 
 class Bool:
@@ -81,7 +81,7 @@ def _reflected(name: str) -> Callable[[Int, object], Int]:
 
 
 class Int:
-    """A symbolic integer. It has no hash and is no index: places that need one must go through the engine."""
+    """A symbolic integer. It has no hash and is not an index: code that needs one must use the engine."""
 
     __slots__ = ("expr",)
     __hash__ = None  # type: ignore[assignment]
@@ -136,7 +136,7 @@ class Int:
 
 @dataclass
 class Node:
-    """A point of the tree of all paths: what is assumed there, and the condition that is decided next (none at an end)."""
+    """A node of the tree of all paths: its assumptions, and the next condition (none at a leaf)."""
 
     assumed: list[Term] = field(default_factory=list)
     condition: Term | None = None
@@ -144,7 +144,7 @@ class Node:
     ended: bool = False
 
     def uncovered(self) -> Term:
-        """Which inputs that meet the assumptions get here and are on none of the paths."""
+        """The inputs that satisfy the assumptions, reach this node and are on none of the paths."""
         if self.ended:
             return FALSE
         further = TRUE
@@ -156,11 +156,11 @@ class Node:
 
 @dataclass
 class Decision:
-    """One condition decided on the current path. `other` is an input on its other side, while that has not been run."""
+    """One decided condition of the current path. `other` is an input on its other side, until that side has been run."""
 
     condition: Term
     side: bool
-    node: Node  # where the path is then
+    node: Node  # the node of the path after it
     other: Input | None
 
     @property
@@ -169,7 +169,7 @@ class Decision:
 
 
 class Engine:
-    """Runs a function along all its paths."""
+    """Runs a function along all of its paths."""
 
     current: ClassVar[Engine | None] = None
 
@@ -179,20 +179,20 @@ class Engine:
         self.depth = 0
         self.names: dict[str, int] = {}
         self.tree = Node()
-        self.known: dict[Term, Term] = {}  # what is known of terms on this path, from the sides it took
+        self.known: dict[Term, Term] = {}  # known values of terms on this path, from its decisions
         self.rewritten: dict[Term, Term] = {}
-        self.facts: list[list[Term]] = [[]]  # what holds on the path: at first, and from each decision on
-        self.input: Input | None = None  # one that takes this path, where one is at hand
+        self.facts: list[list[Term]] = [[]]  # facts of the path: initially, and from each decision on
+        self.input: Input | None = None  # an input that takes this path, if one is known
 
     @staticmethod
     def running() -> Engine:
-        """The engine that runs the code; there is none outside `paths`."""
+        """The current engine; there is none outside `paths`."""
         if Engine.current is None:
             raise Unsupported("a symbolic condition outside a symbolic run")
         return Engine.current
 
     def decide(self, condition: Term) -> bool:
-        """Which side of a condition this path takes."""
+        """The side of a condition that this path takes."""
         condition = rewrite(condition, self.known, self.rewritten)
         if condition is TRUE or condition is FALSE:
             return condition is TRUE
@@ -209,16 +209,16 @@ class Engine:
         return known.side
 
     def _learn(self, fact: Term) -> None:
-        """A fact of this path, for rewriting."""
+        """Add a fact of this path, for rewriting."""
         learn(fact, self.known)
         self.rewritten = {}
 
     def _some_side(self, condition: Term) -> bool:
-        """A side that is feasible: the one that an input at hand takes."""
+        """A feasible side: the one that the known input takes."""
         return bool(self._some_input().value(condition))
 
     def _some_input(self) -> Input:
-        """Some input takes this path: the one at hand, or one that the solver finds."""
+        """Find an input that takes this path: the known one, or one from the solver."""
         if self.input is None:
             self.input = self.solver.input(TRUE, self._facts())
         if self.input is None:
@@ -226,7 +226,7 @@ class Engine:
         return self.input
 
     def _other_side(self, condition: Term, side: bool) -> Input | None:
-        """An input on the other side of a condition: one near to that at hand, or whatever the solver finds."""
+        """An input on the other side of a condition: a variation of the known one, or one from the solver."""
         other = Not(condition) if side else condition
         facts = self._facts()
         if self.solver.known(other, facts):
@@ -234,16 +234,16 @@ class Engine:
         return negated_input(self._some_input(), condition, facts) or self.solver.input(other, facts)
 
     def _facts(self) -> Set[Term]:
-        """What holds on the path so far, in order."""
+        """The facts of the path so far, in order."""
         return {fact: None for level in self.facts for fact in level}.keys()
 
     @property
     def here(self) -> Node:
-        """Where the path is."""
+        """The current node of the path."""
         return self.decisions[self.depth - 1].node if self.depth else self.tree
 
     def _enter(self, condition: Term, side: bool, other: Input | None) -> Decision:
-        """Take a side of a condition at the end of the decisions so far."""
+        """Decide a condition, after the decisions so far."""
         parent = self.decisions[-1].node if self.decisions else self.tree
         parent.condition = condition
         parent.sides[side] = Node()
@@ -258,16 +258,16 @@ class Engine:
 
     @property
     def replaying(self) -> bool:
-        """Are decisions of the run before being repeated? What is assumed now is known already."""
+        """Is the engine replaying decisions of the previous run? Assumptions made now are already known."""
         return self.depth < len(self.decisions)
 
     def fresh(self, name: str) -> str:
-        """A name not used before on this path, the same in every repetition of it."""
+        """A fresh name on this path, the same in every replay of it."""
         self.names[name] = self.names.get(name, 0) + 1
         return f"{name}!{self.names[name]}"
 
     def assume(self, condition: Term) -> None:
-        """Holds from here on; counted among the assumptions of the proof."""
+        """Assume a condition from here on; counted among the assumptions of the proof."""
         if condition is TRUE:
             return
         self._learn(condition)
@@ -278,19 +278,19 @@ class Engine:
             self.here.assumed.append(condition)
 
     def abandon(self) -> None:
-        """No input takes this path; counted among the assumptions of the proof, as it follows from how they were chosen."""
+        """Declare that no input takes this path; counted among the assumptions of the proof, because it depends on them."""
         self.here.ended = True
         raise Abandoned
 
     def proves(self, claim: Term) -> bool:
-        """Does the claim hold on all inputs that take this path?"""
+        """Does the claim hold for all inputs that take this path?"""
         claim = rewrite(claim, self.known, self.rewritten)
         parts = claim.args if claim.op == "and" else (claim,)
         facts = self._facts()
         return all(part is TRUE or self.solver.input(Not(part), facts) is None for part in parts)
 
     def paths(self, body: Callable[[], None]) -> Iterator[int]:
-        """Runs the body along each path; the number of the path is yielded at its end, while it can still be asked about."""
+        """Runs the body along each path; yields the path's number at its end, while queries about it are still possible."""
         count = 0
         while True:
             self.depth = 0
@@ -326,7 +326,7 @@ class Engine:
         self.facts.pop()
 
     def covered(self) -> bool:
-        """Is every input that meets the assumptions on one of the paths? Asked of a solver that knows nothing else."""
+        """Is every input that satisfies the assumptions on one of the paths? Checked by a fresh solver."""
         solver = z3.SolverFor("QF_UFBV")
         solver.set("timeout", 20000)
         missing = self.tree.uncovered()

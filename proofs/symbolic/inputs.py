@@ -1,7 +1,7 @@
-"""Inputs: a value for all that is free in the terms of a path, and what terms are worth then.
+"""Inputs: values for all free symbols in the terms of a path, and the evaluation of terms under them.
 
-The engine keeps an input of the path it is on. Most conditions can be turned over by changing one value of it, which takes a
-small part of the time of a solver's answer. An input only ever shows that a side can be taken; that none can, a solver says.
+The engine keeps an input of the current path. Most conditions can be negated by changing one value of it, which is much
+faster than a solver's answer. An input shows only that a side is feasible; only a solver shows that it is not.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import z3
 from bulkhead.proofs.symbolic.terms import BOOL, MODULUS, WIDTH, Not, Term, signed
 
 Place = tuple[str, tuple[int, ...]]  # an uninterpreted function at some arguments
-TRIED = 24  # values for one place, when a condition is to be turned over
-MENDED = 4  # changes that break a fact, of which it is tried to mend that
+TRIED = 24  # values to try for one place, to negate a condition
+MENDED = 4  # changes that violate a fact and are then repaired by a second change
 
 
 class Found:
-    """The values that a solver's model gives, read function by function when they are asked for."""
+    """The values in a solver's model, read function by function on demand."""
 
     def __init__(self, model: z3.ModelRef) -> None:
         self._model = model
@@ -29,16 +29,16 @@ class Found:
         self._tables: dict[str, tuple[dict[tuple[int, ...], int], int | None]] = {}  # by arguments; of all others
 
     def value(self, place: Place, term: Term) -> int:
-        """What the model says of a place; `term` is an application that stands there.
+        """The model's value for a place; `term` is an application at that place.
 
-        The solver is told how many bits a place has when it is first spoken of; of others it may say anything.
+        The solver knows the width of a place from its first use; values of unused places are arbitrary.
         """
         name, args = place
         if name not in self._tables:
             self._tables[name] = self._table(name)
         values, other = self._tables[name]
         value = values.get(args, other)
-        if value is None:  # the model gives no plain value for all others
+        if value is None:  # the model's default is not a plain value
             value = values[args] = self._asked(place, term)
         return value if term.sort == BOOL else value % (1 << term.args[2])
 
@@ -72,7 +72,7 @@ class Input:
 
     def __init__(self, found: Found) -> None:
         self._found = found
-        self._changed: Input | None = None  # the input that this one differs from
+        self._changed: Input | None = None  # the base of this input
         self._place: Place = "", ()
         self._value = 0
         self._known: dict[Term, int] = {}
@@ -84,11 +84,11 @@ class Input:
         return made
 
     def place(self, term: Term) -> Place:
-        """Where an application stands."""
+        """The place of an application."""
         return term.args[0], tuple([self.value(a) for a in term.args[3:]])
 
     def value(self, term: Term) -> int:
-        """The bits of a term as a natural number; of a truth value, 0 or 1."""
+        """The bits of a term as a natural number; for a boolean, 0 or 1."""
         known = self._known.get(term)
         if known is None:
             if self._changed is not None and self._place[0] not in functions(term):
@@ -165,7 +165,7 @@ def functions(term: Term) -> frozenset[str]:
 
 @functools.cache
 def _parts(term: Term) -> tuple[tuple[Term, ...], tuple[Term, ...]]:
-    """The applications in a term, outer ones first; and what is compared with something there."""
+    """The applications in a term, outer ones first, each with the values compared with it."""
     applied: dict[Term, None] = {term: None} if term.op == "apply" else {}
     compared: dict[Term, None] = dict.fromkeys(term.args) if term.op in ("eq", "slt", "ult") else {}
     if term.op == "band":  # a mask
@@ -178,14 +178,14 @@ def _parts(term: Term) -> tuple[tuple[Term, ...], tuple[Term, ...]]:
 
 
 def _values(old: int, compared: Iterable[int]) -> Iterator[int]:
-    """Values to try for what has one: such as make it equal to something, or change bits."""
+    """Values to try for a place: values that it is compared with, and changes of its bits."""
     for n in compared:
         yield from (n, old ^ n, old | n, old & ~n, n - 1, n + 1)
     yield from (0, 1, old + 1, old - 1)
 
 
 def _changed(given: Input, condition: Term) -> Iterator[tuple[str, Input]]:
-    """Inputs that differ from the one given in one place and are on the other side of a condition; and where they differ."""
+    """Inputs that differ from the given one in one place and are on the other side of a condition; with that place."""
     side = given.value(condition)
     applied, compared = _parts(condition)
     values = [given.value(t) for t in compared]
@@ -200,9 +200,9 @@ def _changed(given: Input, condition: Term) -> Iterator[tuple[str, Input]]:
 
 
 def negated_input(given: Input, condition: Term, facts: Collection[Term], mend: bool = True) -> Input | None:
-    """An input like the one given, of all the facts, but on the other side of a condition; None if none is near.
+    """An input close to the given one that satisfies all facts but is on the other side of a condition; None if not found.
 
-    With `mend`, what breaks one of the facts gets a second change, for that one.
+    With `mend`, a change that violates one of the facts gets a second change to repair it.
     """
     mended = 0
     for name, other in _changed(given, condition):

@@ -1,4 +1,4 @@
-"""Terms with what is known put in: facts of a path make its later terms simpler, and decide many questions by themselves."""
+"""Rewrites terms by known facts: facts of a path simplify its later terms, and decide many queries without a solver."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ REBUILT: dict[str, Callable[..., Term]] = {
 
 
 def rewrite(term: Term, known: dict[Term, Term], seen: dict[Term, Term]) -> Term:
-    """The term with what is known of its parts put in; `seen` keeps results while `known` stays the same."""
+    """The term with known values substituted for its parts; `seen` caches results while `known` does not change."""
     found = seen.get(term)
     if found is not None:
         return found
@@ -61,7 +61,7 @@ def rewrite(term: Term, known: dict[Term, Term], seen: dict[Term, Term]) -> Term
 
 
 def learn(fact: Term, known: dict[Term, Term]) -> None:
-    """A fact, for rewriting: what is equal is one thing from here on."""
+    """Add a fact for rewriting: equal terms become one from here on."""
     for part in fact.args if fact.op == "and" else (fact,):
         if part.op == "or":
             continue

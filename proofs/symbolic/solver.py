@@ -1,8 +1,8 @@
-"""One solver for all paths of a handler: whether a condition can hold beside the facts of a path.
+"""One solver for all paths of a handler: can a condition hold together with the facts of a path?
 
-Every condition is told to Z3 once, behind a name, and each question assumes names: handlers meet the same conditions on many
-paths. What decides a question is mostly a few facts, so an unsat core is kept, and excludes the condition on every path
-that has these facts. `unknown` is an error and never an answer.
+Every condition is asserted in Z3 once, under a name, and each query assumes names: the same conditions occur on many
+paths. Usually a few facts decide a query, so its unsat core is cached, and excludes the condition on every path
+with these facts. `unknown` is an error and never an answer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bulkhead.proofs.symbolic.inputs import Found, Input
 from bulkhead.proofs.symbolic.terms import TRUE, Term, bounds
 from bulkhead.proofs.symbolic.to_z3 import as_z3, bound_z3
 
-TOLD = 400  # conditions, after which a solver has become slow and a new one takes over
+TOLD = 400  # conditions, after which a slow solver is replaced by a new one
 
 
 class Undecided(Exception):
@@ -23,10 +23,10 @@ class Undecided(Exception):
 
 
 class Solver:
-    """Conditions, what is known to exclude them, and Z3."""
+    """Conditions, their known unsat cores, and Z3."""
 
     def __init__(self, timeout: int) -> None:
-        """`timeout` is for one question, in milliseconds."""
+        """`timeout` is for one query, in milliseconds."""
         self._timeout = timeout
         self._cores: dict[Term, list[Set[Term]]] = {}
         self.queries = 0
@@ -40,7 +40,7 @@ class Solver:
         self._bounded: set[Term] = set()
 
     def _name(self, condition: Term) -> z3.BoolRef:
-        """The name behind which Z3 has a condition."""
+        """The name of a condition in Z3."""
         if condition not in self._names:
             name = z3.Bool(f"condition!{len(self._names)}")
             self._names[condition], self._terms[str(name)] = name, condition
@@ -55,7 +55,7 @@ class Solver:
         return any(core <= facts for core in self._cores.get(condition, ()))
 
     def input(self, condition: Term, facts: Set[Term]) -> Input | None:
-        """Something that makes the condition and all facts true, or None: there is nothing. Raises `Undecided`."""
+        """A model of the condition and all facts, or None if there is none. Raises `Undecided`."""
         if self.known(condition, facts):
             return None
         self.queries += 1

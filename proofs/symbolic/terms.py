@@ -1,9 +1,9 @@
-"""Terms of the symbolic runs: bit vectors and truth values, made simple while they are built.
+"""Terms of the symbolic runs: bit vectors and booleans, simplified while they are built.
 
 Equal terms are one object, so `is` compares them. Sums are kept as linear combinations and conditions are lifted out of
-comparisons: what a counter was cancels against what it is, and most questions are answered before a solver is asked. What
-remains is for Z3 (to_z3.py). All numbers have `WIDTH` bits, so wide that no value of the implementation overflows
-them; they are signed, as Python's are. This knows nothing of what the terms speak about.
+comparisons: old and new values of a counter cancel, and most queries are decided without a solver. The
+rest goes to Z3 (to_z3.py). All numbers have `WIDTH` bits, so wide that no value of the implementation overflows
+them; they are signed, as Python's are. Not here: the meaning of the terms.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Term:
 
     def __init__(self, op: str, args: tuple[Any, ...], sort: str, serial: int) -> None:
         self.op, self.args, self.sort, self.serial = op, args, sort, serial
-        self.translated: Any = None  # kept by to_z3.py
+        self.translated: Any = None  # cache of to_z3.py
 
     def __repr__(self) -> str:
         return f"({' '.join([self.op, *map(repr, self.args)])})" if self.args else self.op
@@ -99,7 +99,7 @@ _serials = itertools.count()
 
 @functools.cache
 def _made(op: str, args: tuple[Any, ...], sort: str) -> Term:
-    """The one term of this kind. Serials order terms as they were first made, the same in every run."""
+    """The unique term of this form. Serials order terms by creation, the same in every run."""
     return Term(op, args, sort, next(_serials))
 
 
@@ -113,7 +113,7 @@ def number(value: int) -> Term:
 
 
 def signed(value: int) -> int:
-    """The number that the bits stand for."""
+    """The signed number of these bits."""
     return value - MODULUS if value >= MODULUS >> 1 else value
 
 
@@ -123,25 +123,25 @@ FALSE = _made("false", (), BOOL)
 
 
 def boolean(value: bool) -> Term:
-    """A truth value."""
+    """A boolean constant."""
     return TRUE if value else FALSE
 
 
 def lift(value: Any) -> Term:
-    """A term, or the term of a Python number or truth value."""
+    """A term, or the term of a Python number or boolean."""
     if isinstance(value, Term):
         return value
     return boolean(value) if isinstance(value, bool) else number(int(value))
 
 
 def variable(name: str, sort: str = BITS, bits: int = WIDTH) -> Term:
-    """A free constant; one of fewer `bits` is a natural number below 2**bits (`bounds` says so to a solver)."""
+    """A free constant; with fewer `bits` it is a natural number below 2**bits (`bounds` asserts that in a solver)."""
     return apply(name, (), sort, bits)
 
 
 @functools.cache
 def bounds(term: Term) -> frozenset[Term]:
-    """The parts of a term that are natural numbers of fewer bits than others."""
+    """The parts of a term that are natural numbers with fewer bits."""
     if term.op == "number":
         return frozenset()
     parts: set[Term] = set()
@@ -157,7 +157,7 @@ def bounds(term: Term) -> frozenset[Term]:
 
 
 def apply(name: str, args: tuple[Term, ...], sort: str = BITS, bits: int = WIDTH) -> Term:
-    """An uninterpreted function; one of fewer `bits` gives a natural number below 2**bits."""
+    """An uninterpreted function; with fewer `bits` its values are natural numbers below 2**bits."""
     return _made("apply", (name, sort, bits, *args), sort)
 
 
@@ -166,7 +166,7 @@ def is_number(term: Term) -> bool:
     return term.op == "number"
 
 
-# --- truth values ---
+# --- booleans ---
 
 
 def Not(a: Term) -> Term:
@@ -240,7 +240,7 @@ def If(cond: Term, yes: Any, no: Any) -> Term:
 
 # --- numbers ---
 
-Linear = tuple[int, dict[Term, int]]  # a constant, and how often each term is added
+Linear = tuple[int, dict[Term, int]]  # a constant, and the coefficient of each term
 
 
 def _linear(term: Term) -> Linear:
@@ -284,7 +284,7 @@ def sub(a: Term, b: Term) -> Term:
 
 @functools.cache
 def bits_of(term: Term) -> int:
-    """So many low bits hold all that is not zero in it, as far as one can see."""
+    """An upper bound on the number of low bits that can be nonzero."""
     match term.op:
         case "number":
             return int(term.args[0]).bit_length()
@@ -317,7 +317,7 @@ def _choice(parts: Iterable[Term]) -> Term | None:
 
 
 def _lifted(term: Term, then: Callable[[Term], Term]) -> Term | None:
-    """A question about a sum, asked in both cases of a choice between numbers in it."""
+    """Lift a choice between numbers out of a comparison of a sum."""
     constant, parts = _linear(term)
     choice = _choice(parts)
     if choice is None:
@@ -371,7 +371,7 @@ def _equals_number(term: Term, value: int) -> Term:
     if term.op == "ite":
         return If(term.args[0], eq(term.args[1], number(value)), eq(term.args[2], number(value)))
     if term.op == "band" and value == 0 and is_number(term.args[1]) and term.args[1].args[0].bit_count() in (2, 3):
-        # None of a few bits: each is asked about on its own elsewhere.
+        # None of a few bits: each bit is tested separately elsewhere.
         bits = [1 << i for i in range(WIDTH) if term.args[1].args[0] >> i & 1]
         return And([eq(bitand(term.args[0], number(bit)), ZERO) for bit in bits])
     return _made("eq", (term, number(value)), BOOL)
@@ -391,7 +391,7 @@ def _iff(a: Term, b: Term) -> Term:
 
 @functools.cache
 def bitand(a: Term, b: Term) -> Term:
-    """Bits of both."""
+    """Bitwise and."""
     if is_number(a):
         a, b = b, a
     for one, other in ((a, b), (b, a)):
@@ -453,7 +453,7 @@ def less(op: str, a: Term, b: Term) -> Term:
     if is_number(a) and is_number(b):
         x, y = a.args[0], b.args[0]
         return boolean(signed(x) < signed(y) if op == "slt" else x < y)
-    if bits_of(a) < WIDTH and is_number(b):  # what is compared is a natural number
+    if bits_of(a) < WIDTH and is_number(b):  # both are natural numbers
         if op == "slt" and signed(b.args[0]) <= 0:
             return FALSE
         if b.args[0] >> bits_of(a):

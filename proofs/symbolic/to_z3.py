@@ -1,4 +1,4 @@
-"""Terms as Z3 knows them. Each is translated once and kept."""
+"""Translates terms to Z3 terms. Each is translated once and cached."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bulkhead.proofs.symbolic.terms import BOOL, MODULUS, WIDTH, Term
 
 
 def as_z3(term: Term) -> Any:
-    """The term as Z3 knows it."""
+    """The Z3 term."""
     if term.translated is None:
         term.translated = TO_Z3[term.op](*term.args)
     return term.translated
@@ -23,12 +23,12 @@ def z3_sort(sort: str) -> Any:
 
 
 def _apply_z3(name: str, sort: str, bits: int, *args: Term) -> Any:
-    # Of full width in any case, so that equality is all that solvers have to know of names; see `bounds`.
+    # Always of full width, so that solvers need only equality for names; see `bounds`.
     return z3.Function(name, *[z3_sort(a.sort) for a in args], z3_sort(sort))(*[as_z3(a) for a in args])
 
 
 def bound_z3(term: Term) -> Any:
-    """That a part is within its bits."""
+    """The condition that a part is within its bits."""
     return z3.ULT(as_z3(term), z3.BitVecVal(1 << term.args[2], WIDTH))
 
 
