@@ -31,6 +31,7 @@ from bulkhead.model.ir import (
 )
 from bulkhead.model.world import World, place, size_of
 
+PICKED = "any values"  # the text of the check that picks them
 MOST = 4096  # ways to choose in one step, where all of them are tried
 
 Chosen = Mapping[str, dict[tuple[int, ...], Var]]  # of each choice: the parameter at each place
@@ -50,7 +51,7 @@ def step_in_world(system: System, world: World, step: Step) -> Step:
     before = tuple(c for c in step.checks if not _speaks_of(c.cond, names))
     after = tuple(replace(c, cond=_told(c.cond, chosen)) for c in step.checks if _speaks_of(c.cond, names))
     every = tuple(v for places in chosen.values() for v in places.values())
-    pick = Check("pick", TRUE, "", every, (), "any values", step.span)
+    pick = Check("pick", TRUE, "", every, (), PICKED, step.span)
     updates = tuple(u for one in step.updates for u in _written(system, world, one, chosen))
     return replace(step, checks=(*before, pick, *after), updates=updates, choices=())
 
