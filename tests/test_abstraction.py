@@ -23,6 +23,7 @@ from bulkhead.proofs.refinement.handlers.objects import FLAGS, base
 from bulkhead.proofs.refinement.handlers.obligations import HERE, MASK, Holders, bits_of_pin, same_state
 from bulkhead.proofs.refinement.handlers.spec_terms import RuleState
 from bulkhead.proofs.refinement.handlers.symbolic_xen import SymbolicXen
+from bulkhead.proofs.refinement.interleaved import Interleaved
 from bulkhead.proofs.refinement.lockstep import abstraction as on_numbers
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.spec_world import NOBODY, Size, rules_for
@@ -319,7 +320,8 @@ def states(seed: int, count: int) -> Iterator[Lockstep]:
     """States of a campaign in which no call is in flight; each is as the one before it, a few calls later."""
     for episode in range(1, 1000):
         lockstep = Lockstep(rules_for(SIZE), seed * 1000 + episode, full_every=0)
-        driver = Driver(lockstep, seed * 1000 + episode)
+        target = Interleaved(lockstep)
+        driver = Driver(target.view, target, seed * 1000 + episode)
         while lockstep.calls < 400:
             driver.move()
             driver.finish_calls()

@@ -11,8 +11,10 @@ import pytest
 from bulkhead.impl.xen import abi, grant_map
 from bulkhead.proofs.refinement import calls as files
 from bulkhead.proofs.refinement.calls import Answer, BadCalls, Call, Recorder, guest_call, read, replay, run
+from bulkhead.proofs.refinement.dom0.operations import OPERATIONS as DOM0
+from bulkhead.proofs.refinement.interleaved import OWN, Interleaved
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
-from bulkhead.proofs.refinement.lockstep.operations import OPERATIONS
+from bulkhead.proofs.refinement.lockstep.operations import AT_ONCE, OPERATIONS
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import Size, rules_for
 from bulkhead.proofs.refinement.targets import Implementation, RulesAlone
@@ -117,27 +119,27 @@ def test_broken_files_are_named_by_line(tmp_path: Path, text: str, said: str) ->
         read(path)
 
 
-class Listener:
+class Listener(Interleaved):
     """A target that listens to what a campaign says."""
 
-    def __init__(self, driver: Driver) -> None:
-        self.target = driver.target
+    def __init__(self, lockstep: Lockstep) -> None:
+        super().__init__(lockstep)
         self.heard: list[Call] = []
-        driver.target = self
 
     def carry_out(self, call: Call) -> Answer:
         self.heard.append(call)
-        return self.target.carry_out(call)
+        return super().carry_out(call)
 
 
 def test_campaigns_say_calls_that_are_plain_data() -> None:
-    """All that guests do in a campaign goes through the target, and each call survives JSON."""
-    lockstep = Lockstep(rules_for(Size()), 4, full_every=0)
-    driver = Driver(lockstep, 4)
-    listener = Listener(driver)
-    while lockstep.calls < 800:
+    """All that guests, processes and the toolstack do in a campaign goes through the target, and each call survives JSON."""
+    listener = Listener(Lockstep(rules_for(Size()), 4, full_every=0))
+    driver = Driver(listener.view, listener, 4)
+    while listener.b.calls < 3000:
         driver.move()
-    assert {call.operation for call in listener.heard} >= set(OPERATIONS) - {"mmu_update_elsewhere", "evtchn_reset"}
+    driver.end()
+    rare = {"mmu_update_elsewhere", "evtchn_reset", "deny", "privcmd_restrict"}
+    assert {call.operation for call in listener.heard} >= {*OPERATIONS, *AT_ONCE, *OWN, *DOM0} - rare
     for call in listener.heard:
         told = json.loads(json.dumps(call.to_json()))
         assert json.dumps(Call.from_json(told).to_json()) == json.dumps(call.to_json())

@@ -17,6 +17,7 @@ from bulkhead.proofs.faults.laying import hunt, installed
 from bulkhead.proofs.refinement.campaign import Driver, campaign
 from bulkhead.proofs.refinement.exhaustive.explore import explore
 from bulkhead.proofs.refinement.exhaustive.limits import Limits
+from bulkhead.proofs.refinement.interleaved import Interleaved
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.spec_world import Size, rules_for
 from bulkhead.proofs.refinement.lockstep.testbed import Guest
@@ -114,7 +115,8 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.lockstep = Lockstep(rules_for(Size()), 1, full_every=1)
-        self.driver = Driver(self.lockstep, 1)
+        target = Interleaved(self.lockstep)
+        self.driver = Driver(target.view, target, 1)
         self.lockstep.create(1)
         self.lockstep.create(2)
 

@@ -57,17 +57,35 @@ def guest_call(domid: int, vcpu: int, operation: str, /, **arguments: Any) -> Ca
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a call, in names that all targets share: `okay`, `GNTST_...` or an errno's name."""
+    """What came of a call, in names that all targets share: `okay`, `GNTST_...` or an errno's name; and what it gave, as
+    JSON (a descriptor, an address, ports, a status for each element)."""
 
     code: str
+    given: Any = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As a recording's line has it."""
+        return {"code": self.code, **({} if self.given is None else {"given": self.given})}
+
+
+NOT_DONE: Final = Answer("not done")  # the caller could see beforehand that nothing would happen
+IN_FLIGHT: Final = Answer("in flight")  # the call has yielded; `advance` lets it go on
+UNBOUND: Final = Answer("unbound")  # an argument is a name that no call has given
 
 
 class Target(Protocol):
-    """Who carries calls out, one after the other, each to its end."""
+    """Who carries calls out, one after the other."""
 
     def carry_out(self, call: Call) -> Answer:
         """Make a call. What it finds wrong with itself (rules and implementation apart) it raises."""
         ...
+
+
+class Interleaving(Target, Protocol):
+    """A target that leaves calls in flight after their first step. Calls of Dom0's kernel are made in the midst of a
+    process's call: then the target asks what happens meanwhile, and goes on when that call has returned."""
+
+    meanwhile: Callable[[Any], None]
 
 
 @dataclass

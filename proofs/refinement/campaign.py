@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from bulkhead.proofs.jobs import Workers
+from bulkhead.proofs.refinement.calls import Call
+from bulkhead.proofs.refinement.interleaved import Interleaved
 from bulkhead.proofs.refinement.lockstep.abstraction import dump
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
@@ -65,13 +67,11 @@ def episode(
 ) -> Failure | None:
     """One episode; what it found is added to the report."""
     lockstep = Lockstep(rules, seed * 1_000_003 + number, full_every, claims_every, rules_on)
-    driver = Driver(lockstep, seed * 1_000_003 + number)
-    denied = driver.rng.random() < 0.3
-    if denied:
-        a, c = driver.rng.sample((0, 1, 2, 3), 2)
-        lockstep.rig.policy.denied.add((a, c))
-        lockstep.spec_state.T["xsm_grant"][a * 5 + c] = 0
-        lockstep.spec_state.T["xsm_event"][a * 5 + c] = 0
+    target = Interleaved(lockstep)
+    driver = Driver(target.view, target, seed * 1_000_003 + number)
+    if driver.rng.random() < 0.3:
+        source, dest = driver.rng.sample((0, 1, 2, 3), 2)
+        target.carry_out(Call("deny", "", {"source": source, "dest": dest}))
     failure = None
     recent: list[str] = []
     last = ""

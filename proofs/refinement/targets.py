@@ -12,16 +12,15 @@ from typing import Any, Final
 
 from bulkhead.impl.xen import abi
 from bulkhead.model.caller import OKAY
-from bulkhead.proofs.refinement.calls import Answer, Call
+from bulkhead.proofs.refinement.calls import NOT_DONE, UNBOUND, Answer, Call
 from bulkhead.proofs.refinement.lockstep.call import CallInFlight, status_name
 from bulkhead.proofs.refinement.lockstep.follow_domains import ERRNO
 from bulkhead.proofs.refinement.lockstep.lockstep import POOL, Lockstep
-from bulkhead.proofs.refinement.lockstep.operations import AT_ONCE, EXTENTS_AT, NOT_DONE, start
+from bulkhead.proofs.refinement.lockstep.operations import AT_ONCE, EXTENTS_AT, start
 from bulkhead.proofs.refinement.lockstep.spec_state import ANY, SpecState
 from bulkhead.proofs.refinement.lockstep.spec_world import TOOLS, Rules
 from bulkhead.proofs.refinement.lockstep.testbed import FIXED
 
-UNBOUND: Final = Answer("unbound")
 KINDS: Final = ("page ", "handle ", "port ")
 STATUS_AT: Final = {"map_grant_ref": 18, "unmap_grant_ref": 20, "copy": 36, "swap_grant_ref": 8}
 GIVEN_AT: Final = {
@@ -97,7 +96,7 @@ class Implementation:
         if operation in STATUS_AT:
             return status_name(abi.STATUS.unpack(self.b.bytes(f, STATUS_AT[operation], 2))[0])
         if operation in ("populate_physmap", "decrease_reservation"):
-            return OKAY if f.rc == 1 else NOT_DONE
+            return OKAY if f.rc == 1 else NOT_DONE.code
         return OKAY if f.rc == 0 else ERRNO.get(f.rc, str(f.rc))
 
 
@@ -173,7 +172,7 @@ class RulesAlone:
         mine = [f for f in range(self.sh.size.heap) if T["frame.use"][f] == ram and T["frame.owner"][f] == me]
         if len(mine) >= FIXED + POOL:
             self.sh.step("populate_physmap", {"caller": me}, "ENOMEM", "ENOMEM")
-            return NOT_DONE
+            return NOT_DONE.code
         f = self._free_frame()
         self.sh.step("populate_physmap", {"caller": me, "f_f": f, "f_e": self.sh.free_epoch()})
         self._give(a, f)
@@ -181,7 +180,7 @@ class RulesAlone:
 
     def _decrease(self, call: Call, me: int, a: dict[str, Any]) -> str:
         done = self.sh.step("decrease_reservation", {"caller": me, "f": self.sh.frame(a["mfns"][0])}, ANY) == OKAY
-        return OKAY if done else NOT_DONE
+        return OKAY if done else NOT_DONE.code
 
     def _write_entry(self, call: Call, me: int, a: dict[str, Any]) -> str:
         kind = self.sh.kind["permit_access" if a["flags"] & abi.GTF_TYPE_MASK == abi.GTF_PERMIT_ACCESS else "invalid"]
@@ -277,7 +276,7 @@ class RulesAlone:
     def _access(self, call: Call, me: int, a: dict[str, Any]) -> str:
         t = self.sh.slots.get((me, a["slot"]))
         if t is None or (a["write"] and not self.sh.T["translation.writable"][t]):
-            return NOT_DONE
+            return NOT_DONE.code
         return self.sh.step("store", {"space": me, "t": t}) if a["write"] else OKAY
 
     def _alloc_unbound(self, call: Call, me: int, a: dict[str, Any]) -> str:

@@ -7,21 +7,21 @@ tells states apart: what is mapped, listed and open is not.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
-from typing import Any
 
 from bulkhead.impl.dom0.gntdev import INVALID_HANDLE, Gntdev
 from bulkhead.impl.xen.grant_entries import GrantTable
 from bulkhead.impl.xen.pagetables import PTE_MFN, PTE_P, PTE_RW, read_pte
+from bulkhead.model.caller import OKAY
+from bulkhead.proofs.refinement.calls import Call
+from bulkhead.proofs.refinement.dom0.kernel import Dom0
+from bulkhead.proofs.refinement.dom0.operations import carry_out, process_call
+from bulkhead.proofs.refinement.dom0.state import MapRecord, Opened, Proc
 from bulkhead.proofs.refinement.exhaustive.limits import GRANTER, Action, Limits
 from bulkhead.proofs.refinement.lockstep.call import CallInFlight
-from bulkhead.proofs.refinement.lockstep.dom0_state import MapRecord, Opened, Proc
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import CHILD, TOOLS, USER
-from bulkhead.proofs.refinement.workload import dom0_gntdev
-from bulkhead.proofs.refinement.workload.dom0 import Dom0
 
 MOST_SLOTS = 2  # pages that the processes map together
 
@@ -39,15 +39,15 @@ class WorldOfProcesses(Lockstep):
 
 def add_dom0(b: WorldOfProcesses) -> None:
     """Dom0's user space, and a process in it that is not root."""
-    b.dom0 = Dom0(b, random.Random(0), b.alone)
+    b.dom0 = Dom0(b, b.alone)
     _spawn(b.dom0)
 
 
 def _spawn(d: Dom0) -> None:
-    proc = d.fork_from(d.procs[TOOLS], USER)
-    for fd in list(proc.fds):
-        d.close_fd(proc, fd)
-    d.setuid(proc)
+    carry_out(d, process_call(TOOLS, "fork", child=USER))
+    for fd in list(d.procs[USER].fds):
+        carry_out(d, process_call(USER, "close", fd=fd))
+    carry_out(d, process_call(USER, "setuid"))
 
 
 def _device(opened: Opened) -> Gntdev:
@@ -100,35 +100,35 @@ def act(b: WorldOfProcesses, action: Action) -> None:
     if name == "spawn":
         _spawn(d)
     else:
-        proc = d.current = d.procs[space]
-        calls: dict[str, Callable[[], Any]] = {
-            "fork": lambda: d.fork_from(proc, CHILD),
-            "exit": lambda: d.exit(proc),
-            "open": lambda: d.open_device(proc, "gntdev"),
-            "close": lambda: d.close_fd(proc, next(iter(proc.fds))),
-        }
-        if name in calls:
-            calls[name]()
-        elif name == "munmap":
-            dom0_gntdev.unmap_page(proc, sorted(proc.slots)[numbers[0]])
-        else:
-            _gntdev(d, proc, name, GRANTER, numbers)
+        made = carry_out(d, _call(d.procs[space], name, numbers))
+        if name == "mmap" and made.code == OKAY:
+            carry_out(d, process_call(space, "store", page=made.given >> 12))
     d.sync()
     b.steps += 1
     b.settle()
     b.compare_all()
 
 
-def _gntdev(d: Dom0, proc: Proc, name: str, granter: int, numbers: list[int]) -> None:
+def _call(proc: Proc, name: str, numbers: list[int]) -> Call:
+    """An action of a process as a call."""
+    space = proc.space
+    if name == "fork":
+        return process_call(space, name, child=CHILD)
+    if name == "open":
+        return process_call(space, name, kind="gntdev")
+    if name == "exit":
+        return process_call(space, name)
+    if name == "munmap":
+        return process_call(space, name, addr=sorted(proc.slots)[numbers[0]] << 12, count=1)
     ((fd, opened),) = proc.fds.items()
+    if name == "close":
+        return process_call(space, name, fd=fd)
     if name == "register":
-        dom0_gntdev.register(d, proc, fd, opened.x, opened, (granter, numbers[0]))
-        return
-    record = _listed(opened)[numbers[0]]
+        return process_call(space, "gntdev_map_grant_ref", fd=fd, grants=[(GRANTER, numbers[0])])
+    offset = _listed(opened)[numbers[0]].gmap.index << 12
     if name == "unregister":
-        dom0_gntdev.unregister(d, proc, fd, opened.x, opened, record)
-    else:
-        dom0_gntdev.map_page(d, proc, fd, opened.x, record, bool(numbers[1]))
+        return process_call(space, "gntdev_unmap_grant_ref", fd=fd, offset=offset, count=1)
+    return process_call(space, "gntdev_mmap", fd=fd, offset=offset, count=1, writable=bool(numbers[1]))
 
 
 # --- when two states are the same ---

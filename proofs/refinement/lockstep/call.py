@@ -1,7 +1,7 @@
 """A call between its start and its end, what its arguments are, and how the two sides' codes compare.
 
 A follower is a coroutine beside the call: it is sent each marker at which the implementation yields, and takes the rule
-steps that have been performed since (follow_grants.py, follow_domains.py, dom0_gntdev.py).
+steps that have been performed since (follow_grants.py, follow_domains.py, ../dom0/follow.py).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from bulkhead.impl.xen import abi
 from bulkhead.model.caller import OKAY
+from bulkhead.proofs.refinement.calls import Call
 from bulkhead.proofs.refinement.lockstep.testbed import Guest
 
 END = "end"
@@ -39,9 +40,11 @@ class CallInFlight:
     domid: int
     vcpu: int
     steps: Generator[str, None, int]
+    number: int = 0  # among the calls of its machine
     rc: int = 0
     marker: str = ""
     guest: Guest | None = None
+    call: Call | None = None  # as its caller said it
     read: Callable[[int, int], bytes] | None = None  # bytes of its arguments, where it is no guest's
     calls: list[int] = field(default_factory=list)
     moving: set[tuple[int, int]] = field(default_factory=set)

@@ -10,19 +10,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.frames import PGT_L1
 from bulkhead.impl.xen.pagetables import PTE_MFN, PTE_P, PTE_RW, adjust_entry, read_pte, same_mapping
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.lockstep.call import END, GENERAL, CallInFlight, Follower
 from bulkhead.proofs.refinement.lockstep.follow_grants import caller_of, replace_slot
+from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import NOBODY, TOOLS
-
-if TYPE_CHECKING:
-    from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 
 
 def follow_version(b: Lockstep, f: CallInFlight, version: int) -> Follower:

@@ -15,8 +15,6 @@ was picked, and insists on the same codes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.scheduler import HELD
 from bulkhead.model.caller import OKAY
@@ -30,12 +28,10 @@ from bulkhead.proofs.refinement.lockstep.call import (
     UnmapElement,
 )
 from bulkhead.proofs.refinement.lockstep.copied_bytes import watch
+from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.observe import MOST_RACES
 from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
 from bulkhead.proofs.refinement.lockstep.testbed import Guest
-
-if TYPE_CHECKING:
-    from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 
 
 def caller_of(b: Lockstep, f: CallInFlight) -> tuple[Guest, int, int]:

@@ -37,6 +37,7 @@ class Lockstep(Asked):
         self.rules_on = rules_on
         self.steps = 0
         self.calls = 0
+        self.launched = 0
         self.overwritten_bits: set[Key] = set()  # entries whose in-use bits the granter has overwritten
         self.locked: set[Key] = set()  # entries that a transfer is about to complete
         self.dirty: set[int] = set()  # domains with translations that may be stale
@@ -308,6 +309,8 @@ class Lockstep(Asked):
     def launch(self, in_flight: CallInFlight, follower: Follower, ncalls: int) -> None:
         """Put a call in flight; it makes its first step when it is advanced."""
         self.calls += 1
+        self.launched += 1
+        in_flight.number = self.launched
         if self.rules_on:
             in_flight.calls = [self.spec_state.free_calls.pop() for _ in range(ncalls)]
             next(follower)

@@ -9,20 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.domains import MAPTRACK_TAIL
 from bulkhead.impl.xen.guest_access import write
 from bulkhead.impl.xen.hypercall_evtchn import DOMID_PORT, TWO_DOMIDS
 from bulkhead.model.caller import OKAY
-from bulkhead.proofs.refinement.calls import Answer, Call
+from bulkhead.proofs.refinement.calls import NOT_DONE, Answer, Call
 from bulkhead.proofs.refinement.lockstep import follow_domains as fd
 from bulkhead.proofs.refinement.lockstep import follow_grants as fg
-from bulkhead.proofs.refinement.lockstep.call import CallInFlight, CopyElement, Follower, MapElement, UnmapElement
+from bulkhead.proofs.refinement.lockstep.call import (
+    CallInFlight,
+    CopyElement,
+    Follower,
+    MapElement,
+    UnmapElement,
+    status_name,
+)
+from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
+from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 from bulkhead.proofs.refinement.lockstep.testbed import Guest
-
-if TYPE_CHECKING:
-    from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 
 Arguments = tuple[int, ...]
 Packed = tuple[Arguments, bytes]  # the hypercall's arguments, and the bytes in the caller's argument page
@@ -45,10 +52,21 @@ def start(b: Lockstep, call: Call, text: str = "") -> CallInFlight:
     guest, operation = b.rig.guests[domid], OPERATIONS[call.operation]
     args, payload = operation.pack(b, guest, vcpu, call)
     in_flight = CallInFlight(
-        text or told(call), domid, vcpu, guest.start(vcpu, operation.number, args, payload), guest=guest
+        text or told(call), domid, vcpu, guest.start(vcpu, operation.number, args, payload), guest=guest, call=call
     )
     b.launch(in_flight, operation.follow(b, in_flight, call), operation.ncalls(call))
     return in_flight
+
+
+def answer(b: Lockstep, f: CallInFlight) -> Answer:
+    """What a call that has returned answers: okay or errno's name; what each of its elements is told, or its result."""
+    code = OKAY if f.rc >= 0 else fd.ERRNO.get(f.rc, str(f.rc))
+    if f.call is None or f.call.operation not in STATUSES:
+        return Answer(code, f.rc if f.rc > 0 else None)
+    at, size = STATUSES[f.call.operation]
+    count = len(f.call.arguments.get("elements", (0,)))
+    raw = b.bytes(f, 0, at + size * (count - 1) + 2)
+    return Answer(code, [status_name(abi.STATUS.unpack_from(raw, at + size * n)[0]) for n in range(count)])
 
 
 def told(call: Call) -> str:
@@ -191,6 +209,13 @@ def _port(b: Lockstep, me: int, call: Call) -> dict[str, int]:
     return {"q": call.arguments["port"] - 1}
 
 
+STATUSES = {
+    "map_grant_ref": (18, abi.MAP_GRANT_REF.size),
+    "unmap_grant_ref": (20, abi.UNMAP_GRANT_REF.size),
+    "copy": (36, abi.COPY.size),
+    "transfer": (16, abi.TRANSFER.size),
+    "swap_grant_ref": (8, abi.SWAP_GRANT_REF.size),
+}  # where the first element's status lies, and how large an element is
 EXTENTS_AT = 64  # where in the argument area the extents of a reservation lie
 
 OPERATIONS: dict[str, Operation] = {
@@ -325,7 +350,7 @@ def _write_entry(b: Lockstep, call: Call) -> Answer:
     done = b.store_entry(
         b.rig.guests[call.caller()[0]], a["ref"], a["flags"], a["domid"], a["mfn"], a["keep_bits"], tuple(a["part"])
     )
-    return Answer(OKAY if done else NOT_DONE)
+    return Answer(OKAY if done else NOT_DONE.code)
 
 
 def _end_access(b: Lockstep, call: Call) -> Answer:
@@ -335,7 +360,7 @@ def _end_access(b: Lockstep, call: Call) -> Answer:
 def _access(b: Lockstep, call: Call) -> Answer:
     domid, vcpu = call.caller()
     done = b.access(b.rig.guests[domid], vcpu, call.arguments["slot"], call.arguments["write"])
-    return Answer(OKAY if done else NOT_DONE)
+    return Answer(OKAY if done else NOT_DONE.code)
 
 
 def _take_events(b: Lockstep, call: Call) -> Answer:
@@ -348,7 +373,7 @@ def _take_events(b: Lockstep, call: Call) -> Answer:
 
 def _create(b: Lockstep, call: Call) -> Answer:
     a = call.arguments
-    return Answer(OKAY if b.create(a["domid"], a["max_maptrack"], a["greedy"]) else NOT_DONE)
+    return Answer(OKAY if b.create(a["domid"], a["max_maptrack"], a["greedy"]) else NOT_DONE.code)
 
 
 def _pause(b: Lockstep, call: Call) -> Answer:
@@ -356,9 +381,23 @@ def _pause(b: Lockstep, call: Call) -> Answer:
     return Answer(OKAY)
 
 
+def check_handles(guest: Guest) -> None:
+    """Each record is in use or on a free list, once."""
+    track = guest.domain.grant_table.maptrack
+    seen = [n for n, record in enumerate(track) if record.flags & 3]
+    for vcpu in guest.domain.vcpus:
+        handle = vcpu.maptrack_head
+        while handle != MAPTRACK_TAIL and len(seen) <= len(track):
+            seen.append(handle)
+            handle = track[handle].ref
+    if sorted(seen) != list(range(len(track))):
+        raise Mismatch(f"d{guest.domid} has {len(track)} records, {len(seen)} of them free or in use")
+
+
 def begin_destroy(b: Lockstep, call: Call) -> CallInFlight:
     """Put a destroydomain of the toolstack's in flight."""
     domid, kernel = call.arguments["domid"], b.rig.kernel
+    check_handles(b.rig.guests[domid])
     raw = abi.DOMCTL_HEADER.pack(abi.DOMCTL_DESTROYDOMAIN, abi.DOMCTL_INTERFACE_VERSION, domid, 0, 0, 0)
     write(b.rig.xen, kernel.vcpu, kernel.arg_va, raw.ljust(abi.DOMCTL_SIZE, b"\0"))
     in_flight = CallInFlight(
@@ -368,8 +407,6 @@ def begin_destroy(b: Lockstep, call: Call) -> CallInFlight:
     return in_flight
 
 
-NOT_DONE = "not done"  # the caller could see beforehand that nothing would happen
-IN_FLIGHT = Answer("in flight")
 AT_ONCE: dict[str, Callable[[Lockstep, Call], Answer]] = {
     "write_entry": _write_entry,
     "end_access": _end_access,
@@ -379,18 +416,3 @@ AT_ONCE: dict[str, Callable[[Lockstep, Call], Answer]] = {
     "pausedomain": _pause,
     "unpausedomain": _pause,
 }
-
-
-@dataclass
-class Interleaved:
-    """A target whose calls stay in flight after their first step; `Lockstep.advance` lets each go on."""
-
-    b: Lockstep
-
-    def carry_out(self, call: Call) -> Answer:
-        """Begin a call; what takes one step is done at once."""
-        at_once = AT_ONCE.get(call.operation)
-        if at_once is not None:
-            return at_once(self.b, call)
-        self.b.advance(begin_destroy(self.b, call) if call.operation == "destroydomain" else start(self.b, call))
-        return IN_FLIGHT

@@ -186,6 +186,10 @@ class SpecState:
 
     # Steps.
 
+    def deny(self, pair: int) -> None:
+        """The policy refuses a pair of domains, given by its place in the matrix; at the start only."""
+        self.T["xsm_grant"][pair] = self.T["xsm_event"][pair] = 0
+
     def try_step(self, label: str, args: dict[str, int], fail: str | None = None) -> str | None:
         """Take a rule step; the code it ends with, or None when it cannot be called now."""
         made, names = self.rules.step(label)

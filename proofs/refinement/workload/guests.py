@@ -1,8 +1,7 @@
 """What a guest may do next: stores into its table, hypercalls with random and hostile arguments, loads and stores.
 
 Each move takes the guest and one of its vCPUs, and says what is called, as a `Call`; which bytes that is and what follows it
-is the target's (lockstep/operations.py). It asks the implementation only what a guest could know, or what keeps it
-within what the rules have (README: not in the rules).
+is the target's (lockstep/operations.py). Hostile arguments aim at what is there, seen through the view (../view.py).
 """
 
 from __future__ import annotations
@@ -16,19 +15,20 @@ from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.domains import Domain
 from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER, read_pte
 from bulkhead.proofs.refinement.calls import Target, guest_call
-from bulkhead.proofs.refinement.lockstep.lockstep import POOL, Lockstep
-from bulkhead.proofs.refinement.lockstep.operations import Interleaved, told
+from bulkhead.proofs.refinement.lockstep.lockstep import POOL
+from bulkhead.proofs.refinement.lockstep.operations import told
 from bulkhead.proofs.refinement.lockstep.testbed import FIXED, SLOTS, Guest
+from bulkhead.proofs.refinement.view import View
 
 GuestMove = Callable[[Guest, int], None]
 
 
-def maps_of_the_past(b: Lockstep, domain: Domain) -> list[int]:
+def maps_of_the_past(view: View, domain: Domain) -> list[int]:
     """Handles of grants by domains that have gone, where another domain has that id now and uses that reference."""
     found = []
     for handle, record in enumerate(domain.grant_table.maptrack):
         if record.flags & 3:
-            now = b.rig.xen.domains.get(record.domid)
+            now = view.domains.get(record.domid)
             table = None if now is None or now is record.granter else now.grant_table
             if table is not None and record.ref < len(table.active) and table.active[record.ref].pin:
                 found.append(handle)
@@ -38,12 +38,12 @@ def maps_of_the_past(b: Lockstep, domain: Domain) -> list[int]:
 class GuestCalls(ABC):
     """The moves of guests, chosen from a seed."""
 
-    def __init__(self, lockstep: Lockstep, rng: random.Random) -> None:
-        self.b = lockstep
-        self.target: Target = Interleaved(lockstep)
+    def __init__(self, view: View, target: Target, rng: random.Random) -> None:
+        self.view = view
+        self.target = target
         self.rng = rng
         self.text = ""
-        self.refs = [n for n in lockstep.spec_state.size.refs if n < 1000]
+        self.refs = [n for n in view.size.refs if n < 1000]
         self.moves: list[tuple[float, GuestMove]] = []
         weights: list[tuple[float, GuestMove]] = [
             (20, self.store),
@@ -91,7 +91,7 @@ class GuestCalls(ABC):
     def other(self, guest: Guest) -> int:
         """A domain id to name: mostly one that is there."""
         x = self.rng.random()
-        ids = [d for d in self.b.rig.xen.domains if d < 4]
+        ids = [d for d in self.view.domains if d < 4]
         if x < 0.93:
             return ids[int(self.rng.random() * len(ids))]
         return self.rng.choice((1, 2, 3, 99, abi.DOMID_SELF))
@@ -101,7 +101,7 @@ class GuestCalls(ABC):
         x = self.rng.random()
         if x < 0.9:
             return self.refs[2 + int(x / 0.9 * (len(self.refs) - 3))] if len(self.refs) > 3 else self.refs[-1]
-        return self.rng.choice(self.b.spec_state.size.refs)
+        return self.rng.choice(self.view.size.refs)
 
     def page(self, guest: Guest) -> int:
         """A frame number: mostly a page of the guest's own."""
@@ -110,9 +110,9 @@ class GuestCalls(ABC):
             return guest.pool[int(self.rng.random() * len(guest.pool))]
         if x < 0.9:
             return guest.window.mfn
-        first = self.b.rig.first_mfn
-        mfn = first + int(self.rng.random() * self.b.spec_state.size.heap)
-        return guest.window.mfn if self.b.rig.special(mfn) else mfn
+        first = self.view.first_mfn
+        mfn = first + int(self.rng.random() * self.view.size.heap)
+        return guest.window.mfn if self.view.special(mfn) else mfn
 
     def store(self, guest: Guest, vcpu: int) -> None:
         """Write a grant entry."""
@@ -137,21 +137,21 @@ class GuestCalls(ABC):
 
     def hostile_store(self) -> None:
         """A granter changes an entry that a call is just claiming."""
-        b, rng = self.b, self.rng
-        keys = [k for f in b.flights for k in sorted(f.moving)]
+        view, rng = self.view, self.rng
+        keys = [k for f in view.flights for k in sorted(f.moving)]
         if not keys:
             return
         d, element = keys[int(rng.random() * len(keys))]
-        guest = b.rig.guests.get(d)
+        guest = view.guests.get(d)
         if guest is None or guest.domain.is_dying or guest.domain.pause_count or guest.domain.crashed:
             return
         flags = rng.choice((0, 1, 1, 5))
-        self.write_entry(guest, b.spec_state.size.refs[element], flags, self.other(guest), self.page(guest), True)
+        self.write_entry(guest, view.size.refs[element], flags, self.other(guest), self.page(guest), True)
 
     def grant_of(self, me: int) -> tuple[int, int] | None:
         """A live offer to a domain, as (granter, reference)."""
         offers = []
-        for d, domain in self.b.rig.xen.domains.items():
+        for d, domain in self.view.domains.items():
             table = domain.grant_table
             for ref in self.refs if d < 4 else ():
                 if ref < table.nr_entries:
@@ -162,7 +162,7 @@ class GuestCalls(ABC):
 
     def in_part(self, guest: Guest) -> tuple[int, int] | None:
         """What the guest is just copying through, in part, as (granter, reference)."""
-        for d, other in self.b.rig.guests.items():
+        for d, other in self.view.guests.items():
             for ref in self.refs:
                 if ref < other.domain.grant_table.nr_entries:
                     act = other.domain.grant_table.active[ref]
@@ -183,11 +183,11 @@ class GuestCalls(ABC):
 
     def _special(self, me: Guest, dom: int, ref: int) -> bool:
         """Does the entry name a page of the hypervisor's own heap? The rules know no such grants."""
-        domain = self.b.rig.xen.domains.get(me.domid if dom == abi.DOMID_SELF else dom)
+        domain = self.view.domains.get(me.domid if dom == abi.DOMID_SELF else dom)
         if domain is None or ref >= domain.grant_table.nr_entries or dom == 0:
             return False
         pinned = domain.grant_table.active[ref].frame
-        return self.b.rig.special(domain.grant_table.frame_field(ref)) or (pinned is not None and pinned.xenheap)
+        return self.view.special(domain.grant_table.frame_field(ref)) or (pinned is not None and pinned.xenheap)
 
     def map(self, guest: Guest, vcpu: int) -> None:
         """map_grant_ref of one or two grants."""
@@ -211,7 +211,7 @@ class GuestCalls(ABC):
 
     def unmap(self, guest: Guest, vcpu: int, chosen: int | None = None) -> None:
         """unmap_grant_ref of one or two handles, or of a chosen one."""
-        b, rng = self.b, self.rng
+        view, rng = self.view, self.rng
         track = guest.domain.grant_table.maptrack
         mine = [n for n, rec in enumerate(track) if rec.flags & 3]
         elements: list[dict[str, int]] = []
@@ -222,7 +222,7 @@ class GuestCalls(ABC):
                 handle = mine[int(rng.random() * len(mine))] if chosen is None or elements else chosen
                 rec = track[handle]
                 slot = self._slot_of(guest, handle, rec.flags, slot)
-                granter = b.rig.xen.domains.get(rec.domid)
+                granter = view.domains.get(rec.domid)
                 frame = None
                 if granter is not None and rec.ref < granter.grant_table.nr_entries:
                     frame = granter.grant_table.active[rec.ref].frame
@@ -241,7 +241,7 @@ class GuestCalls(ABC):
 
     def _slot_of(self, guest: Guest, handle: int, flags: int, other: int) -> int:
         record = guest.domain.grant_table.maptrack[handle]
-        granter = self.b.rig.xen.domains.get(record.domid)
+        granter = self.view.domains.get(record.domid)
         if granter is None or record.ref >= len(granter.grant_table.active) or self.rng.random() < 0.08:
             return other
         frame = granter.grant_table.active[record.ref].frame
@@ -292,9 +292,9 @@ class GuestCalls(ABC):
 
     def transfer(self, guest: Guest, vcpu: int) -> None:
         """transfer, often to somebody who waits for a page."""
-        rng, b = self.rng, self.b
+        rng, view = self.rng, self.view
         dom, ref = self.other(guest), self.ref()
-        for d, other in b.rig.guests.items():
+        for d, other in view.guests.items():
             for number in self.refs[2:]:
                 table = other.domain.grant_table
                 if number < table.nr_entries and rng.random() < 0.9:
@@ -310,7 +310,7 @@ class GuestCalls(ABC):
 
     def mmu(self, guest: Guest, vcpu: int) -> None:
         """mmu_update or update_va_mapping of a window entry: an own page, a status frame, somebody else's, or nothing."""
-        rng, b = self.rng, self.b
+        rng, view = self.rng, self.view
         slot = int(rng.random() * SLOTS)
         x = rng.random()
         if x < 0.02:
@@ -324,7 +324,7 @@ class GuestCalls(ABC):
             mfn = self.page(guest)
             writable = rng.random() < 0.5
             if status and x > 0.9:
-                whose = [g for g in b.rig.guests.values() if g.domain.grant_table.status]
+                whose = [g for g in view.guests.values() if g.domain.grant_table.status]
                 mfn, writable = whose[int(rng.random() * len(whose))].domain.grant_table.status[0].mfn, False
             elif x > 0.85:
                 foreign = self.other(guest)
@@ -336,8 +336,8 @@ class GuestCalls(ABC):
 
     def _clear_elsewhere(self, guest: Guest, vcpu: int) -> None:
         """mmu_update of somebody else's page table."""
-        b = self.b
-        others = [g for g in b.rig.guests.values() if g is not guest]
+        view = self.view
+        others = [g for g in view.guests.values() if g is not guest]
         if others:
             other = others[int(self.rng.random() * len(others))]
             self.call(guest, vcpu, "mmu_update_elsewhere", dom=other.domid)
@@ -369,14 +369,13 @@ class GuestCalls(ABC):
         """Pages that a grown table has taken are no longer offered: the rules know no grants of the hypervisor's pages."""
         table = guest.domain.grant_table
         for ref in self.refs:
-            if ref < table.nr_entries and self.b.rig.special(table.frame_field(ref)):
+            if ref < table.nr_entries and self.view.special(table.frame_field(ref)):
                 self.write_entry(guest, ref, 0, 0, 0, True)
 
     def swap(self, guest: Guest, vcpu: int) -> None:
         """swap_grant_ref, unless a call is just changing one of the entries."""
         refs = (self.ref(), self.ref())
-        taken = {k for f in self.b.flights for k in f.moving} | self.b.locked
-        if any((guest.domid, self.b.spec_state.ref(ref)) in taken for ref in refs):
+        if any(self.view.changing(guest.domid, ref) for ref in refs):
             return
         self.call(guest, vcpu, "swap_grant_ref", refs=refs)
 
@@ -396,8 +395,8 @@ class GuestCalls(ABC):
 
     def stale(self, guest: Guest, vcpu: int) -> None:
         """Give up a page that a TLB still leads to, and let somebody else have it."""
-        b = self.b
-        if b.flights or not guest.pool:
+        view = self.view
+        if view.flights or not guest.pool:
             return
         mfn = guest.pool[int(self.rng.random() * len(guest.pool))]
         slot = int(self.rng.random() * SLOTS)
@@ -408,14 +407,14 @@ class GuestCalls(ABC):
             self.call(guest, vcpu, "access", slot=slot, write=False)
         self.call(guest, vcpu, "decrease_reservation", mfns=[mfn])
         self.finish_calls()
-        other = self.rng.choice(list(b.rig.guests.values()))
+        other = self.rng.choice(list(view.guests.values()))
         if not (other.domain.is_dying or other.domain.pause_count or other.domain.crashed):
             self.populate(other, 0)
 
     def events(self, guest: Guest, vcpu: int) -> None:
         """Event channels: open one, bind, ring, close, look; all ports of its own at once, rarely."""
-        rng, b, me = self.rng, self.b, guest.domid
-        nports = b.spec_state.size.ports
+        rng, view, me = self.rng, self.view, guest.domid
+        nports = view.size.ports
         ports = guest.domain.events.ports
         port = 1 + int(rng.random() * nports)
         if ports and rng.random() < 0.8:
@@ -427,7 +426,7 @@ class GuestCalls(ABC):
         elif x < 0.6:
             waiting = [
                 (d, n)
-                for d, other in b.rig.xen.domains.items()
+                for d, other in view.domains.items()
                 if d < 4
                 for n, p in other.events.ports.items()
                 if p.state == 1 and p.remote_domid == me

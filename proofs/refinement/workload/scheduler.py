@@ -1,56 +1,53 @@
 """Chooses who does what next, from a seed: guests, Dom0's processes, the toolstack; and which call in flight goes on.
 
-The choice looks at the rules in one thing only: where they see a step fail before the implementation does, nobody comes in
-between (`CallInFlight.must_finish_first`).
+All that happens it says as calls to a target; what it knows of the machine it sees through the view (../view.py).
 """
 
 from __future__ import annotations
 
 import random
 
-from bulkhead.impl.xen.domains import MAPTRACK_TAIL
 from bulkhead.impl.xen.scheduler import HELD
 from bulkhead.model.caller import OKAY
-from bulkhead.proofs.refinement.calls import Call
+from bulkhead.proofs.refinement.calls import Call, Interleaving
 from bulkhead.proofs.refinement.lockstep.call import CallInFlight
-from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 from bulkhead.proofs.refinement.lockstep.testbed import Guest
-from bulkhead.proofs.refinement.workload.dom0 import Dom0
+from bulkhead.proofs.refinement.view import View
+from bulkhead.proofs.refinement.workload import dom0
+from bulkhead.proofs.refinement.workload.caller import Caller
 from bulkhead.proofs.refinement.workload.guests import GuestCalls, maps_of_the_past
 
 MOST_FLIGHTS = 3
 TOOLSTACK = "d0"
+COMPARE = Call("compare", "")
+END = Call("end", "")
 
 
 class Driver(GuestCalls):
     """All that moves."""
 
-    def __init__(self, lockstep: Lockstep, seed: int) -> None:
-        super().__init__(lockstep, random.Random(seed))
-        self.dom0 = Dom0(lockstep, self.rng, self.interleave)
+    def __init__(self, view: View, target: Interleaving, seed: int) -> None:
+        super().__init__(view, target, random.Random(seed))
+        target.meanwhile = self.interleave
+        self.dom0 = Caller(view, target, self.rng)
         self.own: CallInFlight | None = None  # a call of Dom0's kernel, which goes on when the others have had their turn
 
     # One move.
 
     def move(self) -> None:
         """Start a call, store something, or let a call in flight go on."""
-        b, rng = self.b, self.rng
+        view, rng = self.view, self.rng
         if self._go_on():
             return
         if rng.random() < 0.22:
-            text = self.dom0.move()
+            text = dom0.move(self.dom0)
             if text:
                 self.text = f"dom0: {text}"
-                b.calls += 1
-                b.steps += 1
-                if b.rules_on:
-                    b.settle()
-                    b.check()
+                self.target.carry_out(COMPARE)
             return
-        guests = list(b.rig.guests.values())
+        guests = list(view.guests.values())
         if not guests or (len(guests) < 3 and rng.random() < 0.1):
-            free = [d for d in (1, 2, 3) if d not in b.rig.guests]
+            free = [d for d in (1, 2, 3) if d not in view.guests]
             domid = rng.choice(free)
             self.text = f"createdomain d{domid}"
             made = Call(
@@ -63,13 +60,17 @@ class Driver(GuestCalls):
             return
         self._guest_move(guests)
 
+    def advance(self, f: CallInFlight) -> None:
+        """Let a call in flight take its next step."""
+        self.target.carry_out(Call("advance", "", {"call": f.number}))
+
     def _others(self) -> list[CallInFlight]:
         """Calls in flight that may go on now."""
-        return [f for f in self.b.flights if f is not self.own]
+        return [f for f in self.view.flights if f is not self.own]
 
     def _go_on(self) -> bool:
         """Let a call in flight go on, if one must or chance says so."""
-        b, rng = self.b, self.rng
+        rng = self.rng
         flights = self._others()
         if not flights:
             return False
@@ -77,22 +78,22 @@ class Driver(GuestCalls):
         if holder is not None:
             if not holder.must_finish_first and rng.random() < 0.25:
                 self.hostile_store()
-            b.advance(holder)
+            self.advance(holder)
             return True
         if len(flights) >= MOST_FLIGHTS or rng.random() < 0.55:
             f = flights[int(rng.random() * len(flights))]
             self.text = f"{f.text} (from {f.marker or 'its start'})"
-            b.advance(f)
+            self.advance(f)
             return True
         return False
 
     def _guest_move(self, guests: list[Guest]) -> None:
         """Something that a guest starts, or that is done to it."""
-        b, rng = self.b, self.rng
+        view, rng = self.view, self.rng
         guest = guests[int(rng.random() * len(guests))]
         domain = guest.domain
         chance = rng.random()
-        past = maps_of_the_past(b, domain) if chance < 0.2 else []
+        past = maps_of_the_past(view, domain) if chance < 0.2 else []
         if domain.crashed or chance < 0.004 or (past and chance < 0.1):
             if self.own is None:
                 self.life(guest)
@@ -102,7 +103,7 @@ class Driver(GuestCalls):
                 self.text = f"unpause d{guest.domid}"
                 self.target.carry_out(Call("unpausedomain", TOOLSTACK, {"domid": guest.domid}))
             return
-        busy = {f.vcpu for f in b.flights if f.domid == guest.domid and f.guest is not None}
+        busy = {f.vcpu for f in view.flights if f.domid == guest.domid and f.guest is not None}
         vcpu = 0 if 0 not in busy else 1
         if vcpu in busy:
             return
@@ -120,23 +121,23 @@ class Driver(GuestCalls):
 
     def interleave(self, own: CallInFlight) -> None:
         """Bring a call of Dom0's kernel to its end; wherever it yields, guests go on, and processes may be killed."""
-        b, rng = self.b, self.rng
+        view, rng = self.view, self.rng
         outer, self.own = self.own, own
-        while own in b.flights:
+        while own in view.flights:
             if own.marker in HELD or own.must_finish_first:
                 if not own.must_finish_first and rng.random() < 0.25:
                     self.hostile_store()
             else:
                 if rng.random() < 0.02:
                     self.dom0.killed = self.dom0.current
-                guests = list(b.rig.guests.values())
+                guests = list(view.guests.values())
                 while guests and rng.random() < 0.5:
                     if not self._go_on():
                         self._guest_move(guests)
-                    guests = list(b.rig.guests.values())
+                    guests = list(view.guests.values())
                 while any(f.marker in HELD or f.must_finish_first for f in self._others()):
                     self._go_on()
-            b.advance(own)
+            self.advance(own)
         self.own = outer
 
     def finish_calls(self) -> None:
@@ -144,14 +145,13 @@ class Driver(GuestCalls):
         while flights := self._others():
             f = next((f for f in flights if f.marker in HELD or f.must_finish_first), flights[0])
             self.text = f"{f.text} (from {f.marker})"
-            self.b.advance(f)
+            self.advance(f)
 
     # Lives of guests.
 
     def life(self, guest: Guest) -> None:
         """Destroy or pause a guest that has no call in flight."""
-        b = self.b
-        if any(f.domid == guest.domid for f in b.flights):
+        if any(f.domid == guest.domid for f in self.view.flights):
             return
         if not guest.domain.crashed and self.rng.random() < 0.4:
             self.text = f"pause d{guest.domid}"
@@ -161,38 +161,18 @@ class Driver(GuestCalls):
 
     def destroy(self, guest: Guest) -> None:
         """Start the end of a guest."""
-        b = self.b
-        if guest.domain.is_dying or any(f.guest is None for f in b.flights):
+        if guest.domain.is_dying or any(f.guest is None for f in self.view.flights):
             return
-        check_handles(guest)
-        b.rig.guests[guest.domid] = guest
         self.text = f"destroydomain d{guest.domid}"
         self.target.carry_out(Call("destroydomain", TOOLSTACK, {"domid": guest.domid}))
 
     def end(self) -> None:
-        """Destroy everything, in a random order."""
+        """Destroy everything, in a random order; then nothing may be left."""
         self.finish_calls()
-        guests = list(self.b.rig.guests.values())
+        guests = list(self.view.guests.values())
         self.rng.shuffle(guests)
         for guest in guests:
             self.destroy(guest)
             self.finish_calls()
-        self.dom0.end()
-        if self.b.rules_on:
-            self.b.settle()
-            self.b.compare_all()
-            self.b.check_claims()
-        self.b.check_end()
-
-
-def check_handles(guest: Guest) -> None:
-    """Each record is in use or on a free list, once."""
-    track = guest.domain.grant_table.maptrack
-    seen = [n for n, record in enumerate(track) if record.flags & 3]
-    for vcpu in guest.domain.vcpus:
-        handle = vcpu.maptrack_head
-        while handle != MAPTRACK_TAIL and len(seen) <= len(track):
-            seen.append(handle)
-            handle = track[handle].ref
-    if sorted(seen) != list(range(len(track))):
-        raise Mismatch(f"d{guest.domid} has {len(track)} records, {len(seen)} of them free or in use")
+        dom0.end(self.dom0)
+        self.target.carry_out(END)

@@ -7,36 +7,19 @@ several grants is, by the rules, one step after the other, grant by grant.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.scheduler import HELD
 from bulkhead.model.caller import OKAY
+from bulkhead.proofs.refinement.dom0.state import Mapping, Slot, UserSpace
 from bulkhead.proofs.refinement.lockstep.call import GENERAL, CallInFlight, CopyElement, Follower
-from bulkhead.proofs.refinement.lockstep.dom0_state import Mapping, Slot
 from bulkhead.proofs.refinement.lockstep.follow_grants import follow_copy
 from bulkhead.proofs.refinement.lockstep.observe import MOST_RACES
 from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import KERNEL
 
-if TYPE_CHECKING:
-    from bulkhead.proofs.refinement.workload.dom0 import Dom0
 
-
-def free_map(d: Dom0) -> int:
-    """A map that nobody has in use."""
-    if not d.b.rules_on:
-        return 0
-    T = d.b.spec_state.T
-    taken = {m for record in d.records for m in record.elements}
-    return next(
-        m
-        for m in range(d.b.spec_state.size.maps)
-        if m not in taken and not (T["gmap.listed"][m] or T["gmap.live"][m] or T["notice.event"][m])
-    )
-
-
-def follower(d: Dom0, f: CallInFlight, cmd: int, elements: Sequence[bytes]) -> Follower:
+def follower(d: UserSpace, f: CallInFlight, cmd: int, elements: Sequence[bytes]) -> Follower:
     """The follower of a grant hypercall of the kernel."""
     if cmd == abi.GNTTABOP_MAP_GRANT_REF:
         assert d.mapping is not None and len(elements) == len(d.mapping.slots)
@@ -60,13 +43,13 @@ def follower(d: Dom0, f: CallInFlight, cmd: int, elements: Sequence[bytes]) -> F
     return follow_copy(d.b, f, made, "gntdev_copy", {"p": proc.space, "x": x})
 
 
-def _follow_maps(d: Dom0, f: CallInFlight, mapping: Mapping) -> Follower:
+def _follow_maps(d: UserSpace, f: CallInFlight, mapping: Mapping) -> Follower:
     """The grants of one map, one after the other."""
     for slot in mapping.slots:
         yield from _follow_map(d, f, mapping, slot)
 
 
-def _follow_map(d: Dom0, f: CallInFlight, mapping: Mapping, slot: Slot) -> Follower:
+def _follow_map(d: UserSpace, f: CallInFlight, mapping: Mapping, slot: Slot) -> Follower:
     """gntdev_mmap for the process, then the same for the kernel, which registers the grant with a file of its own."""
     b, sh = d.b, d.b.spec_state
     p, x, m = mapping.proc.space, mapping.x, mapping.record.elements[slot.page]
@@ -75,7 +58,7 @@ def _follow_map(d: Dom0, f: CallInFlight, mapping: Mapping, slot: Slot) -> Follo
     kernels = mapping.made == 2
     call = f.calls[0]
     if kernels:
-        p, x, m = KERNEL, d.kernel_file, free_map(d)
+        p, x, m = KERNEL, d.kernel_file, d.free_map()
         sh.step("gntdev_map_grant_ref", {"p": p, "x": x, "dom": granter, "ref": ref, "m": m})
     sh.step("gntdev_mmap", {"p": p, "x": x, "m": m, "writable": int(slot.writable), "this": call})
     if kernels:
@@ -124,11 +107,11 @@ def _follow_map(d: Dom0, f: CallInFlight, mapping: Mapping, slot: Slot) -> Follo
         sh.step("gntdev_mmap.insert", {"this": call, "got_t": 0, "got_u": 0}, "EINVAL", "EINVAL")
 
 
-def _pins_are_full(d: Dom0, key: tuple[int, int], slot: Slot) -> bool:
+def _pins_are_full(d: UserSpace, key: tuple[int, int], slot: Slot) -> bool:
     return bool(d.b.pin(key) & (abi.PIN_HSTW if slot.writable else abi.PIN_HSTR) << 7)
 
 
-def _follow_unmaps(d: Dom0, f: CallInFlight, elements: Sequence[bytes]) -> Follower:
+def _follow_unmaps(d: UserSpace, f: CallInFlight, elements: Sequence[bytes]) -> Follower:
     """gntdev_munmap of what handles of Dom0 stand for: all of them, one flush, and then what had to wait for it."""
     b, sh = d.b, d.b.spec_state
     handles = [sh.handles.get((0, abi.UNMAP_GRANT_REF.unpack(raw)[2])) for raw in elements]
@@ -170,13 +153,13 @@ def _follow_unmaps(d: Dom0, f: CallInFlight, elements: Sequence[bytes]) -> Follo
         b.touch_frame(frame)
 
 
-def _slot_of(d: Dom0, t: int) -> Slot | None:
+def _slot_of(d: UserSpace, t: int) -> Slot | None:
     """The mapped page that a translation is of: one that is there, or one of the mmap that is under way."""
     slots = [slot for _, slot in d.slots()] + (d.mapping.slots if d.mapping is not None else [])
     return next((slot for slot in slots if t in (slot.user, slot.kernel)), None)
 
 
-def byte_is_cleared(mfn: int, d: Dom0, slot: Slot | None) -> None:
+def byte_is_cleared(mfn: int, d: UserSpace, slot: Slot | None) -> None:
     """When the entry of a page with a byte notice goes, the byte has been cleared already."""
     if slot is None or slot.record is None or slot.byte() < 0 or slot.kernel is None or not slot.writable:
         return

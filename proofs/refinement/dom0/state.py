@@ -1,7 +1,8 @@
-"""What a campaign knows of Dom0's user space: processes, open files, maps, mappings.
+"""What is known of Dom0's user space: processes, open files, maps, mappings, and the call that the kernel is about.
 
 Each stands for elements of the rules: a process for a Space, an open file for a File, a map for a Map, a mapping for the
-Translations of the process and (of a grant) of the kernel's own window.
+Translations of the process and (of a grant) of the kernel's own window. What does not live here: what calls do (gntdev.py
+and its neighbours), and what the kernel does for them (kernel.py).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from bulkhead.impl.dom0.process import OpenFile, Process
 from bulkhead.impl.dom0.syscalls import Devices, Syscalls
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.model.caller import OKAY
+from bulkhead.proofs.refinement.lockstep.call import CopyElement
+from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 
 NOT_THERE = 99  # a descriptor that no process has
 MOST_SLOTS = 6  # pages that a process has mapped from devices
@@ -139,3 +142,56 @@ class Mapping:
     x: int
     record: MapRecord
     made: int = 0
+
+
+class UserSpace:
+    """The processes of one machine, what they have open, and what the kernel is about for one of them."""
+
+    def __init__(self, lockstep: Lockstep) -> None:
+        self.b = lockstep
+        self.kernel = lockstep.rig.kernel
+        self.files: list[Opened] = []
+        self.records: list[MapRecord] = []  # maps that are listed or mapped
+        self.pages: list[SharedPage] = []
+        self.procs: dict[int, Proc] = {}
+        self.current: Proc | None = None  # who makes the system call
+        self.mapping: Mapping | None = None  # the mmap that the kernel is about
+        self.copying: tuple[Proc, int] | None = None
+        self.wanted: list[CopyElement] = []  # what the hypervisor is to copy for it, and has not been asked for yet
+        self.copied: list[list[str]] = []  # what the hypervisor answered to each hypercall of the last copy
+        self.closing: list[int] | None = None  # ports closed by a call whose rule has not been taken yet
+        self.own_event = False  # an event channel call of a process, not one that the kernel makes by itself
+        self.unbinding: dict[str, int] | None = None  # the process and file of an unbind
+        lockstep.spec_state.lives[lockstep.rig.dom0] = 0
+        self.kernel_file = self.element("file.open")  # by the rules, the kernel maps through a file of its own
+
+    def rule(self, label: str, args: dict[str, int], expect: str = OKAY, fail: str | None = None) -> str:
+        """A rule step that must answer like the implementation."""
+        return self.b.spec_state.step(label, args, expect, fail) if self.b.rules_on else OKAY
+
+    def element(self, func: str) -> int:
+        """The first element of which a fact does not hold."""
+        return self.b.spec_state.T[func].index(0) if self.b.rules_on else 0
+
+    def free_map(self) -> int:
+        """A map that nobody has in use."""
+        if not self.b.rules_on:
+            return 0
+        T = self.b.spec_state.T
+        taken = {m for record in self.records for m in record.elements}
+        return next(
+            m
+            for m in range(self.b.spec_state.size.maps)
+            if m not in taken and not (T["gmap.listed"][m] or T["gmap.live"][m] or T["notice.event"][m])
+        )
+
+    def slots(self) -> list[tuple[Proc, Slot]]:
+        """All mappings of all processes."""
+        return [(proc, slot) for proc in self.procs.values() for slot in proc.slots.values()]
+
+    def file(self, proc: Proc, fd: int, kind: str) -> tuple[int, Opened | None]:
+        """The File of a descriptor, and the open file if it is of that device; of no descriptor, a File that is not open."""
+        opened = proc.fds.get(fd)
+        if opened is None:
+            return self.element("file.open"), None
+        return opened.x, opened if opened.kind == kind else None

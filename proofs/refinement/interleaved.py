@@ -1,0 +1,103 @@
+"""A machine whose calls stay in flight after their first step: the implementation, in lockstep with the rules or alone.
+
+What it is told it looks up in the tables of operations: guests' hypercalls, the toolstack's, and those of Dom0's processes;
+a few operations more are its own (`OWN`): a call in flight goes on, both sides are compared. What does not live here: which
+call comes next (workload/, or a recording), and targets that bring each call to its end at once (targets.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bulkhead.model.caller import OKAY
+from bulkhead.proofs.refinement.calls import IN_FLIGHT, NOT_DONE, Answer, Call
+from bulkhead.proofs.refinement.dom0 import operations as dom0
+from bulkhead.proofs.refinement.dom0.kernel import Dom0
+from bulkhead.proofs.refinement.lockstep.call import CallInFlight
+from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
+from bulkhead.proofs.refinement.lockstep.operations import AT_ONCE, OPERATIONS, answer, begin_destroy, start
+from bulkhead.proofs.refinement.lockstep.spec_world import NOBODY
+from bulkhead.proofs.refinement.view import View
+
+
+class Interleaved:
+    """One machine; Mismatch says where rules and implementation are apart. `meanwhile` says what happens while a call of
+    Dom0's kernel is in flight, and brings it to its end."""
+
+    def __init__(self, lockstep: Lockstep) -> None:
+        self.b = lockstep
+        self.dom0 = Dom0(lockstep, lambda own: self.meanwhile(own))
+        self.view = View(lockstep, self.dom0)
+        self.meanwhile: Callable[[CallInFlight], None] = self._alone
+
+    def carry_out(self, call: Call) -> Answer:
+        """Begin a call; what takes one step is done at once."""
+        operation = call.operation
+        if operation in OPERATIONS:
+            return self._advance(start(self.b, call))
+        own = OWN.get(operation)
+        if own is not None:
+            return own(self, call)
+        at_once = AT_ONCE.get(operation)
+        return dom0.carry_out(self.dom0, call) if at_once is None else at_once(self.b, call)
+
+    def _advance(self, f: CallInFlight) -> Answer:
+        return answer(self.b, f) if self.b.advance(f) else IN_FLIGHT
+
+    def _alone(self, own: CallInFlight) -> None:
+        """Nothing happens meanwhile."""
+        while own in self.b.flights:
+            self.b.advance(own)
+
+    # Operations of its own.
+
+    def advance(self, call: Call) -> Answer:
+        """A call in flight takes its next step: {call}, by its number."""
+        f = next((f for f in self.b.flights if f.number == call.arguments["call"]), None)
+        return NOT_DONE if f is None else self._advance(f)
+
+    def destroy(self, call: Call) -> Answer:
+        """The toolstack begins to destroy a domain: {domid}."""
+        return self._advance(begin_destroy(self.b, call))
+
+    def sync(self, call: Call) -> Answer:
+        """What Dom0's kernel has done by itself, and what waits in the rings of its files."""
+        self.dom0.sync()
+        self.dom0.compare_rings()
+        return Answer(OKAY)
+
+    def compare(self, call: Call) -> Answer:
+        """The move of a process has come to its end: both sides are compared."""
+        self.b.calls += 1
+        self.b.steps += 1
+        if self.b.rules_on:
+            self.b.settle()
+            self.b.check()
+        return Answer(OKAY)
+
+    def deny(self, call: Call) -> Answer:
+        """By the policy two domain ids have nothing to do with each other, one way: {source, dest}. Before all else."""
+        a, c = call.arguments["source"], call.arguments["dest"]
+        self.b.rig.policy.denied.add((a, c))
+        self.b.spec_state.deny(a * (NOBODY + 1) + c)
+        return Answer(OKAY)
+
+    def end(self, call: Call) -> Answer:
+        """All guests and processes have gone: nothing may be left."""
+        self.dom0.check_end()
+        if self.b.rules_on:
+            self.b.settle()
+            self.b.compare_all()
+            self.b.check_claims()
+        self.b.check_end()
+        return Answer(OKAY)
+
+
+OWN: dict[str, Callable[[Interleaved, Call], Answer]] = {
+    "advance": Interleaved.advance,
+    "destroydomain": Interleaved.destroy,
+    "sync": Interleaved.sync,
+    "compare": Interleaved.compare,
+    "deny": Interleaved.deny,
+    "end": Interleaved.end,
+}
