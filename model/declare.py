@@ -13,7 +13,6 @@ from bulkhead.model.expressions import Declarations, Scope
 from bulkhead.model.ir import (
     AT,
     CALL,
-    IDLE,
     POINT,
     App,
     Claim,
@@ -31,15 +30,14 @@ from bulkhead.model.ir import (
 MAX_DEPTH = 150  # depth of a formula with its definitions expanded
 MAX_SIZE = 100_000  # size of the same
 TRIAL = "(components)"  # a system generated to check some components
-RESERVED = frozenset({"bool", "true", "false", "this", "next", "failed", "distinct", AT, IDLE, CALL, POINT})
 MAX_SCOPE = 32  # elements of a sort in searches
 MAX_INDICES = 8  # of one state: tables of a small world hold every combination
 
 
 def unique(items: list[tuple[s.Component, s.Item]], d: Declarations) -> None:
     """Report duplicate names and names that are words of the language."""
-    seen: dict[tuple[str, str], Span] = {}
-    for _, item in items:
+    seen: dict[tuple[str, str], tuple[Span, str]] = {}
+    for component, item in items:
         if isinstance(item, s.ScopeItem):
             continue
         if isinstance(item, s.FormulaItem):
@@ -61,10 +59,13 @@ def unique(items: list[tuple[s.Component, s.Item]], d: Declarations) -> None:
             if item.writable is not None:
                 names.append((item.writable.name or f"write_{item.name}", item.writable.span))
         for text, span in names:
-            if text in RESERVED:
+            if text in s.RESERVED:
                 d.problem("E0201", span, f"`{text}` is a word of the language", hint="Choose another name.")
-            first = seen.setdefault((space, text), span)
-            if first is not span:
+            first, by = seen.setdefault((space, text), (span, component.name))
+            if component.use is not None and (first, by) != (span, component.name):  # said where it is used
+                hint = f"First at {first.file}:{first.line}. Give it another name, or write `as NAME` behind the arguments."
+                d.problem("E0202", component.use.span, f"`{text}` is declared twice, here by `{component.name}`", hint=hint)
+            elif (first, by) != (span, component.name) or first is not span:
                 d.problem("E0202", span, f"`{text}` is declared twice", hint=f"First at {first.file}:{first.line}.")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bulkhead.model import cache
+from bulkhead.model import cache, instances
 from bulkhead.model import syntax as s
 from bulkhead.model.diagnostics import Problem, RulesError, Span, suggest
 
@@ -60,6 +60,11 @@ class Library:
         return True
 
 
+def component_of(component: s.Component) -> str:
+    """The name under which a component is declared, an instance of it too."""
+    return component.use.text if component.use is not None else component.name
+
+
 @functools.cache
 def shipped_files() -> tuple[Path, ...]:
     """The rules files that come with Bulkhead."""
@@ -102,49 +107,76 @@ def _shipped() -> cache.Parsed:
 
 
 def closure(library: Library, system: s.System, problems: list[Problem]) -> list[s.Component]:
-    """The system's components and all they use, in dependency order."""
+    """The system's components and all they use, in dependency order; one instance for each list of arguments."""
+    components = library.components
     order: list[s.Component] = []
     state: dict[str, int] = {}  # 1 while its uses are followed, 2 when done
+    with_arguments: list[s.Used] = []
+    looked_at: set[str] = set()  # components with parameters
 
-    def entered(name: s.Name, trail: list[str]) -> Iterator[s.Name] | None:
+    def entered(use: s.Used, trail: list[s.Used]) -> Iterator[s.Used] | None:
         """The components that it uses, or None if it is already visited or does not exist."""
-        if state.get(name.text) == 1:
-            cycle = " -> ".join((*trail[trail.index(name.text) :], name.text))
+        name = instances.title(use)
+        if use.text in (u.text for u in trail) and (use.args or state.get(name) == 1):
+            names = [u.text for u in trail]
+            cycle = " -> ".join((*names[names.index(use.text) :], use.text))
             problems.append(
                 Problem(
                     "E0206",
-                    name.span,
+                    use.span,
                     f"components use each other in a cycle: {cycle}",
                     hint="Move what both need into a component of its own.",
                 )
             )
-        elif name.text not in library.components:
+            return None
+        if use.text not in components:
             problems.append(
-                Problem(
-                    "E0207", name.span, f"there is no component `{name.text}`", hint=suggest(name.text, library.components)
-                )
+                Problem("E0207", use.span, f"there is no component `{use.text}`", hint=suggest(use.text, components))
             )
-        elif name.text not in state:
-            state[name.text] = 1
-            return iter(library.components[name.text].uses)
-        return None
+            return None
+        if name in state:
+            return None
+        state[name] = 1
+        if components[use.text].params and use.text not in looked_at:
+            looked_at.add(use.text)
+            before = len(problems)
+            instances.check_declared(components, components[use.text], problems.append)
+            if len(problems) > before:
+                return None
+        if not instances.check_use(components, use, problems.append):
+            return None
+        if use.args:
+            with_arguments.append(use)
+            if len(with_arguments) > instances.MAX_INSTANCES or sum(bool(u.args) for u in trail) >= instances.MAX_NESTED:
+                problems.append(
+                    Problem(
+                        "E0226",
+                        use.span,
+                        f"`{name}` is one component with parameters too many",
+                        f"Expected {instances.MAX_INSTANCES} at most, and {instances.MAX_NESTED} that use each other.",
+                    )
+                )
+                return None
+        return iter(instances.uses_of(components, use))
 
-    trail: list[str] = []
-    open_uses: list[Iterator[s.Name]] = [iter(system.uses)]
+    trail: list[s.Used] = []
+    open_uses: list[Iterator[s.Used]] = [iter(system.uses)]
     while open_uses:
         used = next(open_uses[-1], None)
         if used is not None:
             further = entered(used, trail)
             if further is not None:
                 open_uses.append(further)
-                trail.append(used.text)
+                trail.append(used)
             continue
         open_uses.pop()
         if trail:
-            name = trail.pop()
-            state[name] = 2
-            order.append(library.components[name])
+            use = trail.pop()
+            state[instances.title(use)] = 2
+            order.append(instances.instance(components, use))
+    if not problems:
+        instances.check_sorts(components, with_arguments, order, problems.append, s.BUILT_IN)
     return order
 
 
-__all__ = ["SPEC", "Library", "closure", "load_library", "shipped_files", "shipped_systems"]
+__all__ = ["SPEC", "Library", "closure", "component_of", "load_library", "shipped_files", "shipped_systems"]

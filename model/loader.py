@@ -27,7 +27,7 @@ from bulkhead.model.expressions import Declarations
 from bulkhead.model.faults import check_breaks, lay
 from bulkhead.model.fragment import alternation_warnings
 from bulkhead.model.ir import IDLE, POINT, Fault, Step, System
-from bulkhead.model.library import SPEC, Library, closure, load_library, shipped_files, shipped_systems
+from bulkhead.model.library import SPEC, Library, closure, component_of, load_library, shipped_files, shipped_systems
 from bulkhead.model.operations import elaborate, generated_write, locals_spoken_of
 from bulkhead.model.procedures import Points
 
@@ -77,25 +77,39 @@ def _same(home: str, path: Path) -> bool:
 
 def check(paths: Iterable[Path]) -> list[Problem]:
     """All problems and warnings of some files; without files, of the shipped systems. Raises `RulesError`."""
+    return list(dict.fromkeys(w for system in checked(paths) for w in system.warnings))
+
+
+def checked(paths: Iterable[Path]) -> list[System]:
+    """The systems of some files, and a system for the components that none of them uses; without files, the shipped ones.
+
+    Components with parameters stand there with their parameters for themselves. Raises `RulesError`.
+    """
     given = list(paths)
-    problems: list[Problem] = []
+    made: list[System] = []
     library = load_library(given)
     if library.problems:
         raise RulesError(library.problems, library.sources)
     homes = {p.resolve() for p in given}
     wanted = [n for n, h in library.home_of_system.items() if not given or Path(h).resolve() in homes]
-    used = {c.name for n in wanted for c in closure(library, library.systems[n], [])}
-    loose = [n for n, h in library.home.items() if Path(h).resolve() in homes and n not in used]
+    used = {component_of(c) for n in wanted for c in closure(library, library.systems[n], [])}
+    loose = [
+        n
+        for n, h in library.home.items()
+        if n not in used and (Path(h).resolve() in homes or (not given and library.components[n].params))
+    ]
     errors: dict[Problem, None] = {}
     for system in (*(library.systems[n] for n in wanted), *_tried(library, loose)):
         library.systems[system.name] = system
         try:
-            problems.extend(w for w in build(library, system.name, ()).warnings if w not in problems)
+            built = build(library, system.name, ())
+            used_here = "; ".join(u.text for u in system.uses if " " not in u.text)
+            made.append(replace(built, name=used_here) if system.name == TRIAL else built)
         except RulesError as error:
             errors.update(dict.fromkeys(error.problems))
     if errors:
         raise _error(list(errors), library)
-    return problems
+    return made
 
 
 def _tried(library: Library, loose: list[str]) -> Iterator[s.System]:
@@ -105,14 +119,28 @@ def _tried(library: Library, loose: list[str]) -> Iterator[s.System]:
     """
     used = {u.text for n in loose for u in library.components[n].uses}
     groups = [[n] for n in loose if n not in used]
-    covered = {c.name for g in groups for n in g for c in closure(library, _trial(library, [n]), [])}
-    groups.append([n for n in loose if n not in covered])
+    covered = {component_of(c) for g in groups for n in g for c in closure(library, _trial(library, [n]), [])}
+    left = [n for n in loose if n not in covered]
+    groups += [[n] for n in left if library.components[n].params]  # each declares its parameters
+    groups.append([n for n in left if not library.components[n].params])
     return (_trial(library, g) for g in groups if g)
 
 
 def _trial(library: Library, names: list[str]) -> s.System:
-    uses = tuple(s.Name(n, library.components[n].span) for n in names)
+    uses = tuple(u for n in names for u in _for_itself(library, n))
     return s.System(TRIAL, uses, (), (), "", uses[0].span)
+
+
+def _for_itself(library: Library, name: str) -> Iterator[s.Used]:
+    """The use of a component in which each parameter stands for itself; its sorts are declared for that in another one."""
+    component = library.components[name]
+    sorts = tuple(s.SortItem(p.name, f"a sort given to {name}", p.span) for p in component.params if p.kind == "sort")
+    if sorts:
+        beside = f"{name} (sorts)"
+        library.components[beside] = s.Component(beside, (), (), sorts, "", component.span)
+        library.home[beside] = library.home[name]
+        yield s.Used(beside, (), "", component.span)
+    yield s.Used(name, tuple(s.Name(p.name, p.span) for p in component.params), "", component.span)
 
 
 def _error(problems: list[Problem], library: Library) -> RulesError:
@@ -175,14 +203,15 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
     by_kind = {
         k: {c.name: c for c in claims if c.kind == k} for k in ("init", "axiom", "invariant", "theorem", "transition")
     }
-    elsewhere = [i for n, c in library.components.items() if n not in {k.name for k in components} for i in c.items]
+    here = {component_of(k) for k in components}
+    elsewhere = [i for n, c in library.components.items() if n not in here for i in c.items]
     check_breaks(known_faults.values(), items, elsewhere, {t.label for t in steps}, d)
     scope = scope_of([i for _, i in items if isinstance(i, s.ScopeItem)], system.scopes, d)
     refuse_changing_axioms(by_kind["axiom"].values(), steps, d)
     expects = expects_of(system, {**by_kind["theorem"], **by_kind["transition"]}, d)
     if d.problems:
         raise _error(d.problems, library)
-    files = tuple(dict.fromkeys(library.home[c.name] for c in components))
+    files = tuple(dict.fromkeys(library.home[component_of(c)] for c in components))
     enums = {**d.enums, POINT: (IDLE, *sorted({*d.enums[POINT], *_points_elsewhere(library, components)} - {IDLE}))}
     made = System(
         name,
@@ -219,10 +248,11 @@ def _points_elsewhere(library: Library, components: list[s.Component]) -> Iterat
     query of one is refuted for all (`proofs/theorems/subsumption.py`).
     """
     shipped = {str(p) for p in shipped_files()}
-    if not any(library.home[c.name] in shipped for c in components):
+    if not any(c.use is None and library.home[c.name] in shipped for c in components):
         return
     used = {c.name for c in components}
-    operations = {c.name: [i for i in c.items if isinstance(i, s.Operation)] for c in library.components.values()}
+    plain = [c for c in library.components.values() if not c.params]
+    operations = {c.name: [i for i in c.items if isinstance(i, s.Operation)] for c in plain}
     procedures = {o.name: o for ops in operations.values() for o in ops if o.kind == "procedure"}
     points = Points(procedures)
     for name, ops in operations.items():
@@ -230,4 +260,15 @@ def _points_elsewhere(library: Library, components: list[s.Component]) -> Iterat
             yield from (p for o in ops if o.kind != "procedure" for p in points.of(o))
 
 
-__all__ = ["SPEC", "TRIAL", "Library", "build", "check", "load", "load_library", "shipped_files", "shipped_systems"]
+__all__ = [
+    "SPEC",
+    "TRIAL",
+    "Library",
+    "build",
+    "check",
+    "checked",
+    "load",
+    "load_library",
+    "shipped_files",
+    "shipped_systems",
+]

@@ -74,14 +74,30 @@ class _ToSyntax(Transformer[Token, Any]):
         )
 
     def component(self, c: list[Any]) -> s.Component:
-        rest = c[2:]
-        uses: tuple[s.Name, ...] = ()
+        rest = c[3:]
+        uses: tuple[s.Used, ...] = ()
         if rest and isinstance(rest[0], tuple):
             uses, rest = rest[0], rest[1:]
-        return s.Component(c[0].text, uses, tuple(rest), self.doc(c[1]), c[0].span)
+        return s.Component(c[0].text, c[1] or (), uses, tuple(rest), self.doc(c[2]), c[0].span)
 
-    def uses(self, c: list[Any]) -> tuple[s.Name, ...]:
+    def formals(self, c: list[s.Parameter]) -> tuple[s.Parameter, ...]:
         return tuple(c)
+
+    def sort_formal(self, c: list[Token]) -> s.Parameter:
+        return s.Parameter("sort", str(c[0]), self.at(c[0]))
+
+    def name_formal(self, c: list[Token]) -> s.Parameter:
+        return s.Parameter("name", str(c[0]), self.at(c[0]))
+
+    def uses(self, c: list[Any]) -> tuple[s.Used, ...]:
+        return tuple(c)
+
+    def use_plain(self, c: list[s.Name]) -> s.Used:
+        return s.Used(c[0].text, (), "", c[0].span)
+
+    def use_with(self, c: list[Any]) -> s.Used:
+        args = tuple(s.Name(str(t), self.at(t)) for t in c[1:-1])
+        return s.Used(c[0].text, args, "" if c[-1] is None else str(c[-1]), c[0].span)
 
     def path(self, c: list[Token]) -> s.Name:
         text = ".".join(c)

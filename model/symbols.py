@@ -17,6 +17,7 @@ from __future__ import annotations
 
 BOOL = "bool"
 NEXT = "+"
+_BRACKETS = str.maketrans({"(": "<", ")": ">", ",": "+", " ": None})
 
 
 def sort(name: str) -> str:
@@ -60,8 +61,8 @@ def slot(number: int) -> str:
 
 
 def assumption(kind: str, name: str) -> str:
-    """The name of an assertion: a claim, or a part of a guard."""
-    return f"{kind}/{name}"
+    """The name of an assertion: a claim, or a part of a guard. Arguments of a component stand between `<` and `>`."""
+    return f"{kind}/{name.translate(_BRACKETS)}"
 
 
 __all__ = ["NEXT", "after", "assumption", "at", "before", "function", "literal", "slot", "sort", "variable"]

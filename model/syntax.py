@@ -22,6 +22,9 @@ class Node:
         return type(self), tuple([getattr(self, name) for name in self.__match_args__])
 
 
+BUILT_IN = frozenset({"bool", "Call"})  # sorts that nobody declares
+# Names that nobody declares.
+RESERVED = BUILT_IN | {"true", "false", "this", "next", "failed", "distinct", "at", "idle", "Point"}
 GLOBAL = "::"  # prefix of a name in an inlined procedure that must not resolve to a local of the performer
 
 
@@ -298,18 +301,41 @@ Item = SortItem | EnumItem | ConstItem | StateItem | DefineItem | FormulaItem | 
 
 
 @dataclass(frozen=True, slots=True)
-class Component(Node):
+class Parameter(Node):
+    """What a component is used with: a sort, or the name under which it declares something."""
+
+    kind: str  # sort | name
     name: str
-    uses: tuple[Name, ...]
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Used(Node):
+    """A component that is used: by its name, with arguments, and with what stands in front of its own names."""
+
+    text: str
+    args: tuple[Name, ...]
+    prefix: str  # "" or what `as` says
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Component(Node):
+    """`use` is what an instance of a component with parameters was made for (`instances.py`); None as parsed."""
+
+    name: str
+    params: tuple[Parameter, ...]
+    uses: tuple[Used, ...]
     items: tuple[Item, ...]
     doc: str
     span: Span = field(compare=False)
+    use: Used | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class System(Node):
     name: str
-    uses: tuple[Name, ...]
+    uses: tuple[Used, ...]
     expects: tuple[tuple[str, Name], ...]  # (proved | refuted, theorem)
     scopes: tuple[ScopeItem, ...]
     doc: str

@@ -45,6 +45,12 @@ def deep(operator: str, count: int = 5000) -> str:
     return small(f"invariant deep forall t: Thing. {operator * count}marked[t]\n")
 
 
+ORDER = """component order(sort T, le) "A total order."
+state le[T, T]: bool
+define below(a: T, b: T) = le[a, b] and a != b
+axiom forall a: T, b: T. le[a, b] or le[b, a]
+"""
+
 CHAIN = "".join(f"define d{k}(t: Thing) = not d{k - 1}(t)\n" for k in range(1, 2000))
 PROCEDURES = "".join(f"procedure p{k}(t: Thing)\n    perform p{k - 1}(t)\n    perform p{k - 1}(t)\n" for k in range(1, 40))
 
@@ -141,6 +147,66 @@ BAD: dict[str, str | bytes] = {
         "    set red = green\n"
     ),
     "cyclic_uses": 'component a "x"\nuses b\nsort A "a"\ncomponent b "y"\nuses c\ncomponent c "z"\nuses a\n',
+    "parameters_that_do_not_fit": ORDER
+    + """component one "Wrong numbers, wrong kinds."
+uses order, order(Thing), order(Thing, le, le2), order(Thign, le), plain(Thing), order(le, Thing), order(Thing, at)
+sort Thing "a thing"
+component plain "Without parameters."
+sort Other "another"
+system one "x" uses one
+""",
+    "a_sort_for_a_name": ORDER
+    + """component one "The arguments are the wrong way round."
+uses order(Other, Thing)
+sort Thing "a thing"
+sort Other "another"
+system one "x" uses one
+""",
+    "arguments_that_clash": ORDER
+    + """component one "Names that are taken: by a variable, by the component itself, by another argument."
+uses order(Thing, a), order(Thing, below), order(Thing, le) as b, order(Other, le2) as b
+sort Thing "a thing"
+sort Other "another"
+component two "Twice the same names."
+uses order(Thing, one), order(Other, two)
+sort Thing "a thing"
+sort Other "another"
+component three "The second argument twice."
+uses twice(Thing, r, r)
+sort Thing "a thing"
+component twice(sort T, r, s) "two relations"
+state r[T, T]: bool
+state s[T]: bool
+""",
+    "instances_of_the_same_names": ORDER
+    + """component two "Twice the same names."
+uses order(Thing, one), order(Other, two)
+sort Thing "a thing"
+sort Other "another"
+system two "x" uses two
+""",
+    "parameters_that_are_not_declared": """component wrong(sort T, T, r, sort U, bool) "Parameters."
+sort U "declared here, and given"
+state s[T]: bool
+internal step(s: T)
+    set s[s] = true
+component uses_wrong "x"
+uses wrong(T, a, b, c, d)
+sort T "x"
+""",
+    "parameters_that_are_not_declared_as_it_is": """component wrong(sort T, r) "Parameters."
+state s[T]: bool
+""",
+    "parameters_in_a_circle": """component a(sort T, x) "x"
+uses b(T, x)
+component b(sort T, x) "y"
+uses a(T, x) as more
+component c "z"
+uses a(Thing, x)
+sort Thing "a thing"
+""",
+    "parameters_without_end": "".join(f'component c{k}(sort T, x) "x"\nuses c{k + 1}(T, x)\n' for k in range(12))
+    + 'component c12(sort T, x) "x"\nstate x[T]: bool\ncomponent all "y"\nuses c0(Thing, x)\nsort Thing "a thing"\n',
     "uses_itself": 'component a "x"\nuses a\nsort A "a"\n',
     "duplicate_names": HEAD
     + """

@@ -78,7 +78,7 @@ def test_claims_why_and_faults_have_components_of_their_own(path: Path) -> None:
 def test_uses_names_all_that_a_component_speaks_of(name: str) -> None:
     """Else it works only in company; a reader would not find where a name comes from."""
     c = LIBRARY.components[name]
-    system = s.System("one", (s.Name(name, c.span),), (), (), "", c.span)
+    system = s.System("one", (s.Used(name, (), "", c.span),), (), (), "", c.span)
     reached = set().union(*(declared(k) for k in closure(LIBRARY, system, [])))
     elsewhere = set().union(*(declared(k) for k in LIBRARY.components.values())) - reached
     own = {b.name for i in c.items for b in _binders(i)}

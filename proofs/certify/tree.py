@@ -1,7 +1,8 @@
 """The parsed items of one system, the input of `certify`, with faults laid over the operations.
 
-Not here: checks, because the type checker has already accepted the rules. Unexpected constructs raise
-`CannotRead`, and the claims concerned are then undecided.
+Components with parameters come as instances, with the names replaced: `model/instances.py` is trusted as the parser is, and
+`tests/oracle/instances.py` does the same independently, for tests. Not here: checks, because the type checker has already
+accepted the rules. Unexpected constructs raise `CannotRead`, and the claims concerned are then undecided.
 """
 
 from __future__ import annotations
@@ -37,8 +38,10 @@ class Rules:
 
     def of_kind(self, *kinds: str) -> dict[str, s.FormulaItem]:
         """The formulas of some kinds (init, axiom, invariant, theorem, transition) by name or place."""
-        return {
-            f"{f.span.file}:{f.name}" if f.kind in ("init", "axiom") else f.name: f for f in self.formulas if f.kind in kinds
+        return {  # two instances of a component have their axioms at the same place
+            f"{f.span.file}:{f.name}#{k}" if f.kind in ("init", "axiom") else f.name: f
+            for k, f in enumerate(self.formulas)
+            if f.kind in kinds
         }
 
 

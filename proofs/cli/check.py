@@ -1,4 +1,4 @@
-"""`bulkhead check`: parse and type check rules; proves nothing."""
+"""`bulkhead check`: parse and type check rules, and look for a model of their axioms; proves nothing."""
 
 from __future__ import annotations
 
@@ -8,22 +8,30 @@ import click
 
 from bulkhead.model import loader
 from bulkhead.model.diagnostics import UsageError, render
+from bulkhead.proofs.theorems.axioms import FOUND, model_of_axioms
+
+LIMIT = 10.0  # seconds for one question about axioms
 
 
 @click.command()
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 def check(files: tuple[Path, ...]) -> int:
-    """Parse and type check rules FILES (default: the shipped ones). Proves nothing."""
+    """Parse and type check rules FILES (default: the shipped ones), and see that axioms have models. Proves nothing."""
     for path in files:
         if not path.exists():
             raise UsageError(f"{path}: no such file.")
-    warnings = loader.check(files)
+    systems = loader.checked(files)
+    warnings = list(dict.fromkeys(w for system in systems for w in system.warnings))
     sources = {w.span.file: _source(w.span.file) for w in warnings}
     if warnings:
         click.echo(render(warnings, sources))
+    models = {system.name: model_of_axioms(system, LIMIT) for system in systems}
+    for name, model in models.items():
+        if model is not None:
+            click.echo(f"{name}: {model.summary()}.")
     count = len(files) or len(loader.shipped_files())
     click.echo(f"{count} file{'s' * (count != 1)}: no errors, {len(warnings)} warning{'s' * (len(warnings) != 1)}.")
-    return 0
+    return 1 if any(model is not None and model.answer != FOUND for model in models.values()) else 0
 
 
 def _source(name: str) -> str:

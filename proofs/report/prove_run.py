@@ -24,6 +24,7 @@ from bulkhead.proofs.report.trace_text import save_trace
 from bulkhead.proofs.results.prove import AttackResult, Counterexample, Saved, SystemResult, TheoremResult
 from bulkhead.proofs.results.vocabulary import Verdict
 from bulkhead.proofs.theorems.attack import LIMIT, find_attacks
+from bulkhead.proofs.theorems.axioms import model_of_axioms
 from bulkhead.proofs.theorems.cti import counterexample
 from bulkhead.proofs.theorems.decide import Settings
 from bulkhead.proofs.theorems.induction import Proof, prove
@@ -103,6 +104,7 @@ class Case:
             proof = prove(system, self.settings, self.pool, tick, [n for n in self.only if n not in attacked], refuted)
         self._attack([n for n in self.only if n not in proof.proved and n not in self._attacks])
         found = Vacuity("sat", "sat", asked=False) if self.vacuity is None else self.vacuity.result(proof.standing)
+        axioms = model_of_axioms(system, self.settings.limit)
         theorems = tuple(self._verdict(proof, name, progress) for name in self.only)
         open_ = [t.name for t in theorems if t.verdict is Verdict.UNKNOWN]
         lines: list[str] = []
@@ -117,7 +119,12 @@ class Case:
         return SystemResult(
             system,
             theorems,
-            (*disagreements, *found.errors(), *denied),
+            (
+                *disagreements,
+                *(() if axioms is None else axioms.finding(self.vacuity is not None)),
+                *found.errors(),
+                *denied,
+            ),
             tuple(found.warnings()),
             found.summary(),
             queries=len(proof.results) + found.queries,
@@ -130,6 +137,7 @@ class Case:
             certificate="" if certificate is None else certificate.summary(),
             undecided=tuple(not_decided(proof, open_).split("\n")) if open_ else (),
             why=tuple(lines),
+            axioms=axioms,
         )
 
     def _verdict(self, proof: Proof, name: str, progress: Progress) -> TheoremResult:

@@ -81,6 +81,8 @@ def _said(result: SystemResult) -> list[str]:
     if result.again:
         out.append(f"  {result.again} of {result.decided} queries were refuted already, for another step or system")
     out.append(f"  {result.vacuity}")
+    if result.axioms is not None:
+        out.append(f"  {result.axioms.summary()}")
     if result.certificate:
         out.append(f"  {result.certificate}")
     out += [f"  warning: {text}" for text in result.warnings] + [f"  error: {text}" for text in result.errors]

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from bulkhead.model.ir import Claim, System
 from bulkhead.model.trace import Trace
 from bulkhead.proofs.results.vocabulary import Check, Flow, Status, Verdict
+from bulkhead.proofs.theorems.axioms import Model
 from bulkhead.proofs.theorems.cti import Cti
 
 
@@ -100,6 +101,7 @@ class SystemResult:
     counterexamples: tuple[Counterexample, ...] = ()
     undecided: tuple[str, ...] = ()
     why: tuple[str, ...] = ()
+    axioms: Model | None = None  # None where the system has no axiom
     certificate: str = ""  # the answer of the second encoding, if requested
 
     @property
@@ -115,6 +117,7 @@ class SystemResult:
             "name": self.name,
             "as_expected": self.good,
             "theorems": [t.to_json() for t in self.theorems],
+            "axioms": None if self.axioms is None else self.axioms.to_json(),
             "findings": list(self.errors),
             "seconds": round(self.seconds, 4),
         }

@@ -7,6 +7,7 @@ be proved (by the proof, and by its certificate) with what is reached in small w
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from bulkhead.model.caller import OKAY, Caller
 from bulkhead.model.diagnostics import RulesError
 from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import System as Checked
-from bulkhead.model.library import Library
+from bulkhead.model.library import Library, closure
 from bulkhead.model.loader import build
 from bulkhead.model.parser import parse_text
 from bulkhead.model.trace import Event, Trace
@@ -28,6 +29,7 @@ from bulkhead.proofs.theorems.attack import find_attack
 from bulkhead.proofs.theorems.cti import Cti, counterexample
 from bulkhead.proofs.theorems.induction import Settings, prove
 from tests.oracle.faults import with_fault
+from tests.oracle.instances import items_of
 from tests.oracle.interpreter import Interpreter, State, Taken, World, Wrong
 
 STATES = 60  # that are looked at in one world
@@ -60,6 +62,7 @@ class Seen:
     attacks: int = 0
     faults: int = 0
     counterexamples: int = 0
+    instances: int = 0
 
 
 def differences(text: str, seed: int, budget: Budget, seen: Seen) -> Iterator[str]:
@@ -69,11 +72,16 @@ def differences(text: str, seed: int, budget: Budget, seen: Seen) -> Iterator[st
     library.take(parsed, text)
     (name,) = library.systems
     rng = random.Random(seed)
-    tree = [i for c in parsed.components for i in c.items]
+    tree = items_of(text)
     faults = [i.name for i in tree if isinstance(i, s.FaultItem)][: rng.randrange(2)]
     system = build(library, name, tuple(faults))
     items = assemble(library, name, faults)
     seen.systems += 1
+    seen.instances += sum(bool(u.args) for c in parsed.components for u in c.uses)
+    if sorted(map(_shape, tree)) != sorted(
+        map(_shape, (i for c in closure(library, library.systems[name], []) for i in c.items))
+    ):
+        yield "instances: the names of a component with parameters are replaced otherwise than in the text"
     seen.faults += len(faults)
     for fault in faults:
         tree = with_fault(tree, fault)
@@ -114,6 +122,11 @@ def differences(text: str, seed: int, budget: Budget, seen: Seen) -> Iterator[st
             if cti is not None:
                 seen.counterexamples += 1
                 yield from counterexample_differs(system, tree, cti)
+
+
+def _shape(item: s.Item) -> str:
+    """An item without its places."""
+    return re.sub(r"Span\([^)]*\)|@\d+\.\d+", "", repr(item))
 
 
 def a_world(system: Checked, rng: random.Random) -> World:

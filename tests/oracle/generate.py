@@ -6,7 +6,9 @@ well-formed is for the checker to say.
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 NASTY = (
@@ -102,14 +104,18 @@ class Draft:
     """A whole rules file in parts. The system expects all claims to be proved."""
 
     parts: tuple[Part, ...]
+    templates: tuple[str, ...] = ()  # components with parameters, as text
+    uses: tuple[str, ...] = ()  # their uses
 
     def claims(self) -> list[str]:
         return [p.head.split()[1] for p in self.parts if p.head.startswith(("theorem ", "transition "))]
 
     def text(self) -> str:
         expect = f"\n    expect proved {', '.join(self.claims())}" if self.claims() else ""
+        templates = "".join(f"{text}\n\n" for text in self.templates)
+        uses = f"uses {', '.join(self.uses)}\n" if self.uses else ""
         return (
-            'component gen "made at random"\n\n'
+            f'{templates}component gen "made at random"\n{uses}\n'
             + "\n".join(p.text() for p in self.parts)
             + f'\n\nsystem made "made at random"\n    uses gen{expect}\n'
         )
@@ -135,6 +141,7 @@ class Maker:
     starred: bool = False  # this step assigns any value somewhere
     coded: bool = False  # and this one looks at the state after it, with a code
     operation: str = ""
+    plain: bool = False  # in a component with parameters: variables have names of their own
 
     def name(self, hint: str = "n") -> str:
         """A new name of the system, nasty now and then."""
@@ -147,6 +154,8 @@ class Maker:
 
     def local(self, scope: Scope) -> str:
         """A name for a variable: it may hide a name of the system, but none of the operation."""
+        if self.plain:
+            return next(n for n in (f"w{k}" for k in itertools.count(len(scope))) if n not in scope)
         pool = [n for n in (*NASTY, *self.used) if n not in scope]
         return self.rng.choice(pool) if self.rng.random() < 0.7 else f"w{len(scope)}"
 
@@ -452,6 +461,7 @@ def _draft(rng: random.Random) -> Draft:
         parts.append(Part(f"const {const}: {m.consts[const]}"))
     for _ in range(rng.choice((1, 2, 2, 3))):
         _state(m, parts)
+    templates, uses = _instances(m) if rng.random() < 0.3 else ((), ())
     if len(m.states) > 1 and rng.random() < 0.25:
         written = {p.head.split("[")[0].split()[-1] for p in parts if " writable by " in p.head}
         m.fixed += [n for n in m.states if n not in written][:1]
@@ -487,7 +497,7 @@ def _draft(rng: random.Random) -> Draft:
         m.two_state = kind == "transition"
         parts.append(Part(f"{kind} claim{len(parts)} {m.formula({}, 3)}"))
         m.two_state = False
-    return Draft(tuple(parts))
+    return Draft(tuple(parts), templates, uses)
 
 
 def _state(m: Maker, parts: list[Part]) -> None:
@@ -519,6 +529,58 @@ def _state(m: Maker, parts: list[Part]) -> None:
     places = ", ".join(f"{n}: {s}" if n else s for n, s in zip(names, index, strict=True))
     ghost, shown_index = "ghost " if rng.random() < 0.1 else "", f"[{places}]" if index else ""
     parts.append(Part(f"{ghost}state {name}{shown_index}: {shown}{written}"))
+
+
+def _instances(m: Maker) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """A component with parameters, now and then one that uses it, and their uses; `m` then knows what they declare."""
+    rng = m.rng
+    inner = Maker(rng, sorts=["P"], used={"P", *m.used}, plain=True)
+    parts: list[Part] = []
+    for _ in range(rng.choice((1, 2))):
+        _state(inner, parts)
+    if rng.random() < 0.5:
+        const = inner.name("c")
+        inner.consts[const] = "P"
+        parts.append(Part(f"const {const}: P"))
+    scope: Scope = {"w0": "P"}
+    define = inner.name("d")
+    parts.append(Part(f"define {define}(w0: P) = {inner.formula(scope, 2)}"))
+    inner.defines[define] = ["P"], "bool"
+    operations = _operations(inner)
+    faults = [replace(f, head=f.head.replace("fault fault1", "fault fault0")) for f in _faults(inner, operations)]
+    parts += [_init(inner), *operations, *faults]
+    parts.append(Part(f"invariant own{len(m.used)} {inner.formula({}, 2)}"))
+    own = [*inner.states, *inner.consts, *inner.defines]
+    given = rng.sample(own, rng.randint(0, min(2, len(own))))
+    text = "\n".join(part.text() for part in parts)
+    templates = [f'component small(sort P{"".join(f", {n}" for n in given)}) "of a sort"\n{text}']
+    uses: list[str] = []
+
+    def known(sort: str, names: Mapping[str, str], prefix: str) -> None:
+        """Note what an instance declares, under the names that it has in `gen`."""
+        at = {n: names.get(n, prefix + n) for n in own}
+        of = {"P": sort}
+        for n, (index, fields) in inner.states.items():
+            m.states[at[n]] = [of.get(i, i) for i in index], [(f, of.get(k, k)) for f, k in fields]
+        m.consts.update({at[n]: of.get(k, k) for n, k in inner.consts.items()})
+        m.defines.update({at[n]: ([of.get(i, i) for i in index], k) for n, (index, k) in inner.defines.items()})
+        m.used.update(at.values(), (prefix + n for n in inner.used))
+
+    count = rng.choice((1, 2))
+    for k in range(count):
+        prefix = "" if k == 0 and rng.random() < 0.5 else m.name("i")
+        sort = rng.choice(m.sorts)
+        args = {n: m.name("g") for n in given}
+        uses.append(f"small({', '.join([sort, *args.values()])})" + (f" as {prefix}" if prefix else ""))
+        known(sort, args, f"{prefix}_" if prefix else "")
+    if rng.random() < 0.4:  # a component with parameters that uses the other one
+        outer, again, deeper = m.name("o"), m.name("u"), [f"h{k}" for k in range(len(given))]
+        arguments = "".join(f", {n}" for n in deeper)
+        templates.append(f'component larger(sort Q{arguments}) "uses another"\nuses small(Q{arguments}) as {again}')
+        sort, args = rng.choice(m.sorts), {n: m.name("g") for n in given}
+        uses.append(f"larger({', '.join([sort, *args.values()])}) as {outer}")
+        known(sort, args, f"{outer}_{again}_")
+    return tuple(templates), tuple(uses)
 
 
 def _operations(m: Maker) -> list[Part]:
@@ -617,10 +679,12 @@ def smaller(d: Draft) -> list[Draft]:
     out = []
     n = len(d.parts)
     for size in sorted({max(1, n // 2), max(1, n // 4), 1}, reverse=True):
-        out += [Draft(d.parts[:k] + d.parts[k + size :]) for k in range(0, n, size)]
+        out += [replace(d, parts=d.parts[:k] + d.parts[k + size :]) for k in range(0, n, size)]
     for k, part in enumerate(d.parts):
         for j in range(len(part.body)):
-            out.append(Draft((*d.parts[:k], replace(part, body=part.body[:j] + part.body[j + 1 :]), *d.parts[k + 1 :])))
+            less = replace(part, body=part.body[:j] + part.body[j + 1 :])
+            out.append(replace(d, parts=(*d.parts[:k], less, *d.parts[k + 1 :])))
+    out += [replace(d, uses=d.uses[:k] + d.uses[k + 1 :]) for k in range(len(d.uses))]
     return out
 
 

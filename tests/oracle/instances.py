@@ -1,0 +1,171 @@
+"""Components with parameters as the reference tells them: each use written out as text, with words replaced; for tests.
+
+Bulkhead replaces names in the syntax tree; here words of the text are replaced, and the result is parsed again. What is a
+name and what is a field, a step, a code or a variable is told by the words around it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from bulkhead.model import syntax as s
+from bulkhead.model.parser import parse_text
+
+WORD = re.compile(r'"[^"]*"|--[^\n]*|[A-Za-z_]\w*|\d+|\s+|->|!=|.', re.DOTALL)
+
+
+def _words(text: str) -> list[str]:
+    return [w for w in WORD.findall(text) if not w.isspace() and not w.startswith("--")]
+
+
+def _texts(sources: Mapping[str, str]) -> dict[str, list[str]]:
+    """The words of each component, by its name: from `component` to the next component or system."""
+    out: dict[str, list[str]] = {}
+    for text in sources.values():
+        words = _words(text)
+        starts = [k for k, w in enumerate(words) if _begins(words, k)]
+        for first, end in zip(starts, [*starts[1:], len(words)], strict=True):
+            if words[first] == "component":
+                k = first + 1
+                while words[k] != "(" and not words[k].startswith('"'):
+                    k += 1
+                out["".join(words[first + 1 : k])] = words[first:end]
+    return out
+
+
+def _begins(words: list[str], k: int) -> bool:
+    """Does a component or system begin here? Its name stands behind, and then its string, or parameters."""
+    if words[k] not in ("component", "system") or k + 2 >= len(words) or not re.match(r"[A-Za-z_]", words[k + 1]):
+        return False
+    k += 2
+    while words[k] == ".":
+        k += 2
+    if words[k] == "(":
+        k = words.index(")", k) + 1
+    return words[k].startswith('"')
+
+
+def _head(words: list[str]) -> tuple[list[tuple[bool, str]], list[tuple[str, list[str], str]], list[str]]:
+    """The parameters (is it a sort?), what it uses (name, arguments, prefix), and the words behind."""
+    params: list[tuple[bool, str]] = []
+    k = next(k for k, w in enumerate(words) if w == "(" or w.startswith('"'))
+    if words[k] == "(":
+        end = words.index(")", k)
+        for part in " ".join(words[k + 1 : end]).split(","):
+            params.append((part.split()[0] == "sort" and len(part.split()) == 2, part.split()[-1]))
+        k = end + 1
+    k += 1
+    uses: list[tuple[str, list[str], str]] = []
+    if k < len(words) and words[k] == "uses":
+        while words[k] in ("uses", ","):
+            k += 1
+            name = words[k]
+            k += 1
+            while k < len(words) and words[k] == ".":
+                name += "." + words[k + 1]
+                k += 2
+            args, prefix = [], ""
+            if k < len(words) and words[k] == "(":
+                end = words.index(")", k)
+                args = [w for w in words[k + 1 : end] if w != ","]
+                k = end + 1
+                if k < len(words) and words[k] == "as":
+                    prefix = words[k + 1]
+                    k += 2
+            uses.append((name, args, prefix))
+            if k >= len(words):
+                break
+    return params, uses, words[k:]
+
+
+def _declared(words: list[str]) -> tuple[list[str], dict[str, str]]:
+    """What the items of a component declare, and the writes that are named after a state."""
+    parsed = parse_text(f'component c "" {" ".join(words)}', "instance")
+    out = []
+    writes = {}
+    for item in parsed.components[0].items:
+        if isinstance(item, s.ScopeItem) or (isinstance(item, s.FormulaItem) and item.kind in ("init", "axiom")):
+            continue
+        out.append(item.name)
+        if isinstance(item, s.EnumItem):
+            out += [m.text for m in item.members]
+        if isinstance(item, s.StateItem) and item.writable is not None:
+            if item.writable.name:
+                out.append(item.writable.name)
+            else:
+                writes[f"write_{item.name}"] = item.name
+    return out, writes
+
+
+def _replaced(words: list[str], names: Mapping[str, str]) -> list[str]:
+    """The words with names replaced, where a word is a name."""
+    out: list[str] = []
+    conditions = 0
+    binding = False  # between a quantifier and its dot
+    field = False  # is a field, a step or a local next?
+    for k, word in enumerate(words):
+        before = words[k - 1] if k else ""
+        behind = words[k + 1] if k + 1 < len(words) else ""
+        code = before == "else" and conditions == 0
+        if before == "else" and conditions:
+            conditions -= 1
+        conditions += word == "if"
+        other = (
+            field or before in ("fail", "step", "each", "to") or code or (behind == ":" and before not in ("const", "state"))
+        )
+        field = word == "." and not binding
+        binding = (binding or word in ("forall", "exists")) and word != "."
+        out.append(word if other else names.get(word, word))
+    return out
+
+
+def expanded(sources: Mapping[str, str], uses: list[str]) -> list[s.Item]:
+    """The items of all that a system uses. `sources` are the texts of all files; `uses` components without parameters."""
+    texts = _texts(sources)
+    written: dict[tuple[str, tuple[str, ...], str], list[str]] = {}
+
+    def names_within(name: str, args: list[str], prefix: str) -> list[str]:
+        """The names that a use brings to whoever uses it: names given as arguments, and own names."""
+        params, further, words = _head(texts[name])
+        given = dict(zip([p for _, p in params], args, strict=True))
+        own, _ = _declared(words)
+        for inner in further:
+            if inner[1]:
+                own += names_within(*inner)
+        brought = [given[p] for is_sort, p in params if not is_sort]
+        return brought + [f"{prefix}_{n}" if prefix else n for n in own if n not in given]
+
+    def write(name: str, args: list[str], prefix: str) -> None:
+        key = (name, tuple(args), prefix)
+        if key in written:
+            return
+        written[key] = []
+        params, further, words = _head(texts[name])
+        names: dict[str, str] = {}
+        if params:
+            own, writes = _declared(words)
+            own += [n for u in further if u[1] for n in names_within(*u)]
+            names = {n: f"{prefix}_{n}" if prefix else n for n in own}
+            names.update(zip([p for _, p in params], args, strict=True))
+            names.update({write: f"write_{names[state]}" for write, state in writes.items()})
+        for inner, inner_args, inner_prefix in further:
+            joined = "_".join(p for p in (prefix, inner_prefix) if p) if inner_args else ""
+            write(inner, [names.get(a, a) for a in inner_args], joined)
+        written[key] = _replaced(words, names)
+
+    for name in uses:
+        write(name, [], "")
+    text = "\n\n".join(f'component part{k} "" {" ".join(words)}' for k, words in enumerate(written.values()))
+    return [i for c in parse_text(text, "instances").components for i in c.items]
+
+
+def items_of(text: str, more: Iterable[Path] = ()) -> list[s.Item]:
+    """The items of the only system of a rules file; `more` are other files that it may use."""
+    sources = {"made": text, **{str(p): p.read_text(encoding="utf-8") for p in more}}
+    (system,) = parse_text(text, "made").systems
+    return expanded(sources, [u.text for u in system.uses])
+
+
+__all__ = ["expanded", "items_of"]
