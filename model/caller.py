@@ -89,13 +89,13 @@ class Caller:
     def _compiled_call(self, step: Step) -> Callable[..., Any]:
         c = self.coder
         needed = (*step.params, THIS) if step.after else step.params
-        lines = [c.header(), "picks = {}"]
+        lines = ["picks = {}"]
         start = c.truth(step.start(), {})
         if start != "True":
             lines += [f"if not {start}:", f"    {NOT_NOW}"]
         lines += self._asked(step, 0, NOT_NOW)
         params = ", ".join(["S", *(code_name(p.name) for p in needed), "given", "rnd", "force_fail"])
-        return compiled("call", params, lines, {"product": itertools.product})
+        return compiled("call", params, c.with_tables(lines), {"product": itertools.product})
 
     def _asked(self, step: Step, first: int, blocked: str) -> list[str]:
         """The checks from the `first` on, and what the step does then. `blocked` is what to do where it cannot be taken.
@@ -138,7 +138,8 @@ class Caller:
         key = (term, tuple(given))
         if key not in self._values:
             params = ", ".join(["S", *map(code_name, given)])
-            self._values[key] = compiled("value", params, [self.coder.header(), f"return {self.coder.value(term, {})}"])
+            lines = [f"return {self.coder.value(term, {})}"]
+            self._values[key] = compiled("value", params, self.coder.with_tables(lines))
         return self._values[key](state, *given.values())
 
     # Walks.
@@ -155,13 +156,13 @@ class Caller:
         steps = list(self.steps.values())
         bodies = [self._walk_step(s) for s in steps]
         lines = [
-            self.coder.header(),
             "for _ in range(steps):",
             f"    x = rnd() * {len(steps)}",
             "    k = int(x)",
             *indent(_dispatch(bodies, 0)),
         ]
-        return compiled("run", "S, steps, rnd, C", lines if steps else ["pass"], {"product": itertools.product})
+        body = self.coder.with_tables(lines) if steps else ["pass"]
+        return compiled("run", "S, steps, rnd, C", body, {"product": itertools.product})
 
     def _counted(self, label: str) -> str:
         if label not in self._labels:

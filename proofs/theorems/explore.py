@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from bulkhead.model.choices import MOST, in_world, ways_to_choose
+from bulkhead.model.choices import in_world
 from bulkhead.model.ir import Claim, System, Transition
 from bulkhead.model.trace import Event, Trace
 from bulkhead.model.world import State, World
@@ -417,14 +417,11 @@ def explore(
     """Search all reachable states of a world in which each sort has so many elements, for violations of some claims.
 
     With claims, the search ends when each is broken. `labels` names the only steps that are taken. Raises ValueError where a
-    state has more columns than `WIDEST`, or a step more ways to choose than `MOST`.
+    state has more columns than `WIDEST`, values that do not fit, or a step too many ways to choose.
     """
-    layout = Layout(system, dict(sizes))
-    if layout.width > WIDEST:
-        raise ValueError(f"a state of this world has {layout.width:,} places, more than {WIDEST:,}")
-    ways = ways_to_choose(system, layout.world())
-    if ways > MOST:
-        raise ValueError(f"in this world one step can choose with `*` in {ways:,} ways, more than {MOST:,}")
+    refusal = Layout(system, dict(sizes)).refusal(WIDEST)
+    if refusal is not None:
+        raise ValueError(refusal)
     return _Search(system, sizes, claims, limits or Limits(), labels).run()
 
 
@@ -461,7 +458,7 @@ def shorter(system: System, trace: Trace, claim: Claim, seconds: float) -> Trace
     None if there is none, or if time runs out.
     """
     layout = Layout(system, trace.world.sizes)
-    if layout.width > WIDEST or ways_to_choose(system, trace.world) > MOST:
+    if layout.refusal(WIDEST) is not None:
         return None
     limits = Limits(depth=len(trace.events) - 1, seconds=seconds)
     search = _Search(system, trace.world.sizes, [claim], limits, frozenset(e.label for e in trace.events))

@@ -16,7 +16,6 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from bulkhead.model.choices import MOST, ways_to_choose
 from bulkhead.model.ir import BOOL, CALL, Claim, System
 from bulkhead.model.trace import Trace
 from bulkhead.model.world import World
@@ -91,7 +90,7 @@ class Worlds:
     def _add(self, sizes: dict[str, int], late: int) -> None:
         key = tuple(sizes.values())
         layout = Layout(self.system, sizes)
-        if key in self.known or layout.width > WIDE or ways_to_choose(self.system, layout.world()) > MOST:
+        if key in self.known or layout.refusal(WIDE) is not None:
             return
         self.known.add(key)
         funcs = [f for f in self.system.funcs.values() if f.name not in self.written]
