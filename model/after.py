@@ -1,102 +1,122 @@
-"""What a formula says of the state after a step, told of the state before it: the assignments of the step are put in.
+"""What a formula says of the two states around a step, as a formula over the first: the assignments of the step are put in.
 
-`require next(A)` is a condition on the state after the step in which it stands. Here it becomes a formula without `next`,
-so that nothing behind the checked form knows of it. Claims about steps are not made so: each engine reads them as they are.
+`require next(A)` is a condition on the state after the step in which it stands; told so when the rules are read, nothing
+behind the checked form knows of it. The search for attacks on claims about steps asks the same of such a claim. Queries, the
+executable model and the columns read claims about steps as they are, in two states.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 
-from bulkhead.model.ir import TRUE, App, Definition, Op, Quant, Term, Update, Use, Var, conj, eq, free_variables
-from bulkhead.model.narrow import after
+from bulkhead.model.ir import FALSE, TRUE, App, Definition, Op, Quant, Term, Update, Use, Var, conj, eq
 
 MAX_SIZE = 10_000  # parts of one condition, written out
 
+Env = Mapping[str, Term]
+
 
 class TooLarge(Exception):
-    """The condition has too many parts when the assignments are put in."""
+    """The formula has too many parts when the assignments are put in."""
 
 
-def told_before(term: Term, updates: Iterable[Update], defs: Mapping[str, Definition]) -> Term:
+def told_before(
+    term: Term,
+    updates: Iterable[Update],
+    defs: Mapping[str, Definition],
+    names: Env | None = None,
+    most: int | None = None,
+) -> Term:
     """The term with what it reads after the step replaced by what the assignments make of the state before.
 
-    Raises `TooLarge`.
+    `names` gives variables a value. Raises `TooLarge` where there are more than `most` parts.
     """
-    return _After(tuple(updates), defs).told(term, {})
+    return _Before(updates, defs, most).term(term, names or {})
 
 
-class _After:
-    def __init__(self, updates: tuple[Update, ...], defs: Mapping[str, Definition]) -> None:
-        self.updates, self.defs = updates, defs
-        self.taken = {n for u in updates for t in (*u.args, u.value, u.cond) for n in free_variables(t)}
-        self.taken |= {v.name for u in updates for v in u.binders}
-        self.size = 0
+class _Before:
+    """Writes terms for one step."""
 
-    def told(self, term: Term, names: Mapping[str, Term]) -> Term:
-        """The term, with values for some variables; a bound variable that would capture one is renamed."""
-        self.size += 1
-        if self.size > MAX_SIZE:
+    def __init__(self, updates: Iterable[Update], defs: Mapping[str, Definition], most: int | None) -> None:
+        self._defs, self._most = defs, most
+        self._fresh, self._size = itertools.count(), itertools.count(1)
+        self._updates: dict[str, list[Update]] = {}
+        for update in updates:
+            self._updates.setdefault(update.func, []).append(update)
+
+    def term(self, term: Term, env: Env, later: bool = False) -> Term:
+        """The term with `env` for its variables; `later` reads all of it in the state after the step."""
+        if self._most is not None and next(self._size) > self._most:
             raise TooLarge
         match term:
             case Var(name):
-                return names.get(name, term)
-            case App(func, args):
-                given = tuple([self.told(a, names) for a in args])
-                return self._read(func, given, term.sort) if term.next else App(func, given, term.sort)
-            case Use(name, args):
-                given = tuple([self.told(a, names) for a in args])
-                if not term.next:
-                    return Use(name, given, term.sort)
-                made = self.defs[name]
-                return self.told(after(made.body), {p.name: a for p, a in zip(made.params, given, strict=True)})
-            case Op(op, args):
-                return Op(op, tuple([self.told(a, names) for a in args]), term.sort)
+                return env.get(name, term)
+            case App(func, args, sort, after):
+                places = tuple([self.term(a, env, later) for a in args])
+                return self._after(App(func, places, sort)) if after or later else App(func, places, sort)
+            case Use(name, args, sort, after):
+                places = tuple([self.term(a, env, later) for a in args])
+                made = self._defs[name]
+                if (after or later) and self._changed(made):
+                    return self.term(made.body, {p.name: a for p, a in zip(made.params, places, strict=True)}, True)
+                return Use(name, places, sort)
+            case Op(op, args, sort):
+                return Op(op, tuple([self.term(a, env, later) for a in args]), sort)
             case Quant(kind, vars_, body):
-                bound = tuple(self._fresh(v, names) for v in vars_)
-                inner = {**names, **{v.name: b for v, b in zip(vars_, bound, strict=True)}}
-                return Quant(kind, bound, self.told(body, inner))
+                bound = tuple(self._new(v) for v in vars_)
+                inner = {**env, **{v.name: b for v, b in zip(vars_, bound, strict=True)}}
+                return Quant(kind, bound, self.term(body, inner, later))
         return term
 
-    def _fresh(self, var: Var, names: Mapping[str, Term]) -> Var:
-        """The variable under a name that neither the assignments nor the values at hand speak of."""
-        taken = self.taken | {n for t in names.values() for n in free_variables(t)}
-        name = var.name
-        while name in taken:
-            name += "_"
-        return Var(name, var.sort)
+    def _new(self, var: Var) -> Var:
+        """A variable under a name that no rule can have: it captures nothing."""
+        return Var(f"0{next(self._fresh)}_{var.name}", var.sort)
 
-    def _read(self, func: str, args: tuple[Term, ...], sort: str) -> Term:
-        """A state function after the step, at arguments that are read before it."""
-        value: Term = App(func, args, sort)
-        for update in self.updates:  # the last one stands outermost and wins
-            if update.func != func:
-                continue
-            bound = {v.name for v in update.binders}
-            env: dict[str, Term] = {}
-            tests: list[tuple[Term, Term]] = []
-            for arg, at in zip(args, update.args, strict=True):
-                if isinstance(at, Var) and at.name in bound and at.name not in env:
-                    env[at.name] = arg
-                else:
-                    tests.append((arg, at))
-            free = {n for a in args for n in free_variables(a)}
-            loose: list[Var] = []
-            for v in update.binders:
-                if v.name not in env:  # the place speaks of variables around it: do not capture them
-                    name = v.name
-                    while name in free or (name != v.name and name in self.taken):
-                        name += "_"
-                    free.add(name)
-                    loose.append(Var(name, v.sort))
-                    env[v.name] = loose[-1]
-            conds = [eq(arg, told) for arg, told in ((a, self.told(at, env)) for a, at in tests) if arg != told]
-            cond = conj([*conds, self.told(update.cond, env)])
-            if loose:
-                cond = Quant("exists", tuple(loose), cond)
-            new = self.told(update.value, env)
-            value = new if cond == TRUE else Op("ite", (cond, new, value), sort)
+    def _changed(self, made: Definition) -> bool:
+        """Does a definition read what the step assigns, directly or by way of another one?"""
+        todo: list[Term] = [made.body]
+        while todo:
+            match todo.pop():
+                case App(func, args):
+                    if func in self._updates:
+                        return True
+                    todo += args
+                case Use(name, args):
+                    todo += [self._defs[name].body, *args]
+                case Op(_, args):
+                    todo += args
+                case Quant(_, _, body):
+                    todo.append(body)
+        return False
+
+    def _after(self, place: App) -> Term:
+        """The value of a place after the step; its indices are terms over the state before."""
+        value: Term = place
+        for update in self._updates.get(place.func, ()):  # the last one stands outermost and wins
+            cond, new = self._assigned(update, place.args)
+            value = new if cond == TRUE else value if cond == FALSE else Op("ite", (cond, new, value), place.sort)
         return value
 
+    def _assigned(self, update: Update, args: tuple[Term, ...]) -> tuple[Term, Term]:
+        """When an assignment writes a place, and what."""
+        bound = {v.name for v in update.binders}
+        env: dict[str, Term] = {}
+        tests: list[tuple[Term, Term]] = []
+        for arg, index in zip(args, update.args, strict=True):
+            if isinstance(index, Var) and index.name in bound and index.name not in env:
+                env[index.name] = arg
+            else:
+                tests.append((arg, index))
+        loose = [v for v in update.binders if v.name not in env]
+        names = {v.name: self._new(v) for v in loose}
+        inner: dict[str, Term] = {**env, **names}
+        conds = [TRUE if arg == told else eq(arg, told) for arg, told in ((a, self.term(i, inner)) for a, i in tests)]
+        conds.append(self.term(update.cond, inner))
+        cond: Term = FALSE if FALSE in conds else conj(conds)
+        if loose and cond not in (TRUE, FALSE):
+            cond = Quant("exists", tuple(names.values()), cond)
+        return cond, self.term(update.value, inner)
 
-__all__ = ["TooLarge", "told_before"]
+
+__all__ = ["MAX_SIZE", "TooLarge", "told_before"]

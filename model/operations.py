@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from bulkhead.model import syntax as s
-from bulkhead.model.after import TooLarge, told_before
+from bulkhead.model.after import MAX_SIZE, TooLarge, told_before
 from bulkhead.model.diagnostics import Span, suggest
 from bulkhead.model.expressions import MAX_BOUND, Declarations, RecordTerm, Scope, Value
 from bulkhead.model.ir import (
@@ -210,7 +210,7 @@ def _foreseeing(step: Step, foreseeing: list[Check], decls: Declarations) -> Ste
             )
             continue
         try:
-            checks.append(replace(check, cond=told_before(check.cond, step.success().updates, decls.defs)))
+            checks.append(replace(check, cond=told_before(check.cond, step.success().updates, decls.defs, most=MAX_SIZE)))
         except TooLarge:
             decls.problem(
                 "E0427",

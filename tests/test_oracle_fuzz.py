@@ -138,5 +138,5 @@ def test_an_engine_that_chooses_the_first_value_is_noticed(monkeypatch: pytest.M
 
 def test_an_engine_that_asks_of_the_state_before_the_step_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """`require next(A)` is read as `require A`."""
-    monkeypatch.setattr(operations, "told_before", lambda term, updates, defs: told_before(term, (), defs))
+    monkeypatch.setattr(operations, "told_before", lambda term, updates, defs, most: told_before(term, (), defs))
     assert any(d.startswith(("model:", "call:")) for d in _found())

@@ -1,0 +1,56 @@
+"""Violations of claims about a step, as formulas over the state before it: goals for the directed search.
+
+For a claim and an outcome of a step, what the claim reads after the step is told of the state before (`model/after.py`). The
+result asks for a state, the arguments of the step, and the elements for which the claim fails. Nothing here searches
+(`directed_search.py` does), and what is found is replayed before it is believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from bulkhead.model.after import told_before
+from bulkhead.model.choices import in_world
+from bulkhead.model.ir import FALSE, TRUE, Claim, Quant, System, Term, Transition, Var, conj, conjuncts, neg
+from bulkhead.model.world import World
+from bulkhead.proofs.theorems.queries import Block, QueryMaker
+from bulkhead.proofs.theorems.solvers import FAST_LIMIT, Z3Session
+
+
+def violation(system: System, claim: Claim, transition: Transition) -> tuple[tuple[Var, ...], Term]:
+    """When a step breaks a claim about steps: variables, and a formula over them, the parameters and the state before."""
+    names = {"failed": TRUE if transition.code else FALSE}
+    body = told_before(claim.body, transition.updates, system.defs, names)
+    found: list[Var] = []
+    while isinstance(body, Quant) and body.kind == "forall":
+        found += body.vars
+        body = body.body
+    return tuple(found), neg(body)
+
+
+def goals(system: System, world: World, claim: Claim) -> Iterator[tuple[Transition, Transition]]:
+    """The outcomes that may break a claim in a world, each as it is and as a goal: the step, and then the claim fails.
+
+    Outcomes that a solver at once shows to keep the claim in any state are left out; the queries are those of the proof.
+    """
+    maker = QueryMaker(system)
+    session = Z3Session(FAST_LIMIT, cores=False, fast=True)
+    session.tell(maker.formulas.prelude.text)
+
+    def kept(blocks: Iterable[Block]) -> set[tuple[str, str]]:
+        """The queries that are refuted."""
+        return {q.key for b in blocks for q in b.queries if session.ask(b.text() + q.goal).verdict == "unsat"}
+
+    harmless = kept(maker.unchanged([claim]))
+    for outcome in maker.transitions:
+        block = maker.step(outcome, (), (), [claim], harmless)
+        if block is not None and not kept([block]):
+            outcome = in_world(system, world, outcome)
+            some, broken = violation(system, claim, outcome)
+            guard = conj([*conjuncts(outcome.guard), *conjuncts(broken)])
+            if FALSE not in conjuncts(guard):
+                yield outcome, replace(outcome, params=(*outcome.params, *some), guard=guard, updates=())
+
+
+__all__ = ["goals", "violation"]
