@@ -62,7 +62,7 @@ def test_a_world_in_which_a_claim_cannot_be_false_is_left_out() -> None:
 
 
 def test_a_claim_about_a_step_can_fall_where_it_reads_two_states() -> None:
-    """What is read after the step is not taken for what is read before it."""
+    """A read after the step is not confused with a read before it."""
     system = load(str(HERE.parent / "examples" / "two_phase_commit.rules"))
     assert can_fall(system, {"Call": 1, "Manager": 1}, system.claims()["decided_for_good"])
 

@@ -33,7 +33,7 @@ from bulkhead.model.trace import (
 from bulkhead.model.world import State, changes, elements, index_names, place, size_of
 from bulkhead.proofs.atomic_files import write_file
 from bulkhead.proofs.report import canvas, pictures
-from bulkhead.proofs.report.element_names import Facts, Names, domain_name
+from bulkhead.proofs.report.element_names import Facts, actor, domain_name
 from bulkhead.proofs.report.explain import Moment, blame, facts_of
 from bulkhead.proofs.theorems.attack import violated
 
@@ -86,22 +86,8 @@ def call_text(trace: Trace, system: System, machine: ExecutableModel, event: Eve
     picked = [f"{name.rpartition('_')[2]}={args[name]}" for name in others]
     where = f" [{args['this']}]" if "this" in args else ""
     tail = f", picking {', '.join(picked)}" if picked else ""
-    who = _actor(known, t.step.kind, args)
+    who = actor(known, t.step.kind, args)
     return f"{who}{t.step.kind} {t.step.label}({', '.join(own)}) = {t.code or 'okay'}{tail}{where}"
-
-
-def _actor(facts: Facts, kind: str, args: dict[str, str]) -> str:
-    """The actor: a process, a domain, or the caller of the call that continues; "" for internal steps."""
-    names = Names(facts)
-    if kind == "internal":
-        return ""
-    for name in ("p", "caller", "owner", "space"):
-        if name in args and names.of(args[name]) != args[name]:
-            return f"{names.of(args[name])}: "
-    call = (args.get("this", ""),)
-    space, by = facts.get("issuer.space", {}).get(call, ""), facts.get("issuer.by", {}).get(call, "")
-    who = space if names.is_process(space) else by
-    return f"{names.of(who)}: " if who else ""
 
 
 def _first_sentence(doc: str) -> str:

@@ -1,8 +1,8 @@
 """Violations of claims about a step, as formulas over the state before it: goals for the directed search.
 
-For a claim and an outcome of a step, what the claim reads after the step is told of the state before (`model/after.py`). The
-result asks for a state, the arguments of the step, and the elements for which the claim fails. Nothing here searches
-(`directed_search.py` does), and what is found is replayed before it is believed.
+For a claim and an outcome of a step, the claim's reads after the step are replaced by the assigned values (weakest
+precondition, `model/after.py`). The result constrains the state, the arguments of the step, and the elements for which the
+claim fails. Not here: the search (`directed_search.py`); a found violation counts only after its replay.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bulkhead.proofs.theorems.solvers import FAST_LIMIT, Z3Session
 
 
 def violation(system: System, claim: Claim, transition: Transition) -> tuple[tuple[Var, ...], Term]:
-    """When a step breaks a claim about steps: variables, and a formula over them, the parameters and the state before."""
+    """The condition under which a step breaks a claim: variables, and a formula over them, the parameters and the state."""
     names = {"failed": TRUE if transition.code else FALSE}
     body = told_before(claim.body, transition.updates, system.defs, names)
     found: list[Var] = []
@@ -30,9 +30,9 @@ def violation(system: System, claim: Claim, transition: Transition) -> tuple[tup
 
 
 def goals(system: System, world: World, claim: Claim) -> Iterator[tuple[Transition, Transition]]:
-    """The outcomes that may break a claim in a world, each as it is and as a goal: the step, and then the claim fails.
+    """The outcomes that may break a claim in a world, each as a step and as a goal: the step, and then the claim is false.
 
-    Outcomes that a solver at once shows to keep the claim in any state are left out; the queries are those of the proof.
+    Outcomes that a solver quickly proves to keep the claim in every state are omitted; the queries are those of the proof.
     """
     maker = QueryMaker(system)
     session = Z3Session(FAST_LIMIT, cores=False, fast=True)
