@@ -34,7 +34,7 @@ from bulkhead.model.world import State, changes, elements, index_names, place, s
 from bulkhead.proofs.atomic_files import write_file
 from bulkhead.proofs.report import canvas, pictures
 from bulkhead.proofs.report.element_names import Facts, actor, domain_name
-from bulkhead.proofs.report.explain import Moment, blame, facts_of
+from bulkhead.proofs.report.explain import Moment, culprits, facts_of
 from bulkhead.proofs.theorems.attack import violated
 
 HARD = "\u00a0"
@@ -169,7 +169,7 @@ def save_trace(system: System, name: str, trace: Trace, folder: Path) -> str:
     claim = system.claims()[name]
     last = len(trace.events)
     failed = bool(last and machine.transitions[trace.events[-1].label].code)
-    red = blame(system, trace.world, claim.body, moment(claim, states[max(last - 1, 0)], states[last], failed))
+    red = culprits(system, trace.world, claim.body, moment(claim, states[max(last - 1, 0)], states[last], failed))
     tables = [facts_of(system, trace.world, s) for s in states]
     caption = canvas.Caption("At the start", (f"{name} of {system.name} holds.",) if last else (), red=not last)
     drawn = [(pictures.draw(tables[0], caption, (), () if last else red), folder / "step-0")]
