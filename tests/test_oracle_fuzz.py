@@ -186,7 +186,7 @@ def test_an_engine_that_chooses_the_first_value_is_noticed(monkeypatch: pytest.M
 
 
 def test_an_engine_that_asks_of_the_state_before_the_step_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`require next(A)` is read as `require A`. One system of 300 shows it; the first of them is not far from where we begin."""
+    """`require next(A)` is read as `require A`. One system of 300 shows it, one of them not far from 450."""
     monkeypatch.setattr(operations, "told_before", lambda term, updates, defs, most: told_before(term, (), defs))
     assert any(d.startswith(("model:", "call:")) for d in _found(450))
 
