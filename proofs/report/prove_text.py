@@ -79,7 +79,7 @@ def _table(result: SystemResult) -> list[str]:
 def _said(result: SystemResult) -> list[str]:
     out = []
     if result.again:
-        out.append(f"  {result.again} of {result.decided} queries were refuted already, for another step or system")
+        out.append(f"  {result.again} of {result.decided} queries are subsumed by refuted ones of another step or system")
     out.append(f"  {result.vacuity}")
     if result.axioms is not None:
         out.append(f"  {result.axioms.summary()}")

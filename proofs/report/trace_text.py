@@ -16,7 +16,7 @@ from typing import Any
 
 from bulkhead.model.diagnostics import UsageError
 from bulkhead.model.executable import ExecutableModel
-from bulkhead.model.ir import BOOL, Claim, System
+from bulkhead.model.ir import ANY, BOOL, Claim, System
 from bulkhead.model.loader import load, shipped_files, shipped_systems
 from bulkhead.model.trace import (
     Event,
@@ -33,8 +33,8 @@ from bulkhead.model.trace import (
 from bulkhead.model.world import State, changes, elements, index_names, place, size_of
 from bulkhead.proofs.atomic_files import write_file
 from bulkhead.proofs.report import canvas, pictures
-from bulkhead.proofs.report.element_names import Facts, Names, domain_name
-from bulkhead.proofs.report.explain import Moment, blame, facts_of
+from bulkhead.proofs.report.element_names import Facts, actor, domain_name
+from bulkhead.proofs.report.explain import Moment, culprits, facts_of
 from bulkhead.proofs.theorems.attack import violated
 
 HARD = "\u00a0"
@@ -57,9 +57,9 @@ def log(trace: Trace, system: System, machine: ExecutableModel) -> str:
     if trace.excluded >= 0:
         least = "a shortest one" if trace.excluded == size - 1 else f"none of {trace.excluded} steps or fewer was found"
         out += [f"  length: {least}, in the worlds that were searched", ""]
-    out.append("  at the start, as far as it matters:")
+    out.append("  initial state (relevant part):")
     out += [f"      {line}" for line in records((w, v) for w, v in needed_at_start(trace, system, machine).items())] or [
-        "      nothing of note"
+        "      (nothing relevant)"
     ]
     for n, event in enumerate(trace.events, 1):
         doc = machine.transitions[event.label].step.doc
@@ -81,25 +81,13 @@ def call_text(trace: Trace, system: System, machine: ExecutableModel, event: Eve
     args = named_args(system, trace.world, machine, event)
     known = facts_of(system, trace.world, before) if before is not None else {}
     own = [f"{p.name}={domain_name(known, args[p.name])}" for p in t.step.params]
-    picked = [f"{p.name.rpartition('_')[2]}={args[p.name]}" for p in t.params if p not in t.step.params and p.name != "this"]
+    # What `= *` chose is told by what changed.
+    others = [p.name for p in t.params if p not in t.step.params and p.name != "this" and not p.name.startswith(ANY)]
+    picked = [f"{name.rpartition('_')[2]}={args[name]}" for name in others]
     where = f" [{args['this']}]" if "this" in args else ""
     tail = f", picking {', '.join(picked)}" if picked else ""
-    who = _actor(known, t.step.kind, args)
+    who = actor(known, t.step.kind, args)
     return f"{who}{t.step.kind} {t.step.label}({', '.join(own)}) = {t.code or 'okay'}{tail}{where}"
-
-
-def _actor(facts: Facts, kind: str, args: dict[str, str]) -> str:
-    """The actor: a process, a domain, or the caller of the call that continues; "" for internal steps."""
-    names = Names(facts)
-    if kind == "internal":
-        return ""
-    for name in ("p", "caller", "owner", "space"):
-        if name in args and names.of(args[name]) != args[name]:
-            return f"{names.of(args[name])}: "
-    call = (args.get("this", ""),)
-    space, by = facts.get("issuer.space", {}).get(call, ""), facts.get("issuer.by", {}).get(call, "")
-    who = space if names.is_process(space) else by
-    return f"{names.of(who)}: " if who else ""
 
 
 def _first_sentence(doc: str) -> str:
@@ -181,7 +169,7 @@ def save_trace(system: System, name: str, trace: Trace, folder: Path) -> str:
     claim = system.claims()[name]
     last = len(trace.events)
     failed = bool(last and machine.transitions[trace.events[-1].label].code)
-    red = blame(system, trace.world, claim.body, moment(claim, states[max(last - 1, 0)], states[last], failed))
+    red = culprits(system, trace.world, claim.body, moment(claim, states[max(last - 1, 0)], states[last], failed))
     tables = [facts_of(system, trace.world, s) for s in states]
     caption = canvas.Caption("At the start", (f"{name} of {system.name} holds.",) if last else (), red=not last)
     drawn = [(pictures.draw(tables[0], caption, (), () if last else red), folder / "step-0")]

@@ -1,4 +1,4 @@
-"""The results of `bulkhead diff` and `bulkhead refine`: does the implementation do as the rules say?
+"""The results of `bulkhead diff` (`--play`, too) and `bulkhead refine`: does the implementation refine the rules?
 
 Assembled from reports of campaigns (`refinement/campaign.py`) and of symbolic runs of handlers (`refinement/handlers/`).
 """
@@ -13,6 +13,7 @@ from bulkhead.model.diagnostics import Span
 from bulkhead.proofs.refinement.campaign import Failure
 from bulkhead.proofs.refinement.coverage import CANNOT_HAPPEN, Coverage
 from bulkhead.proofs.refinement.handlers.table import HANDLERS, HandlerReport
+from bulkhead.proofs.refinement.play import Played
 from bulkhead.proofs.results.vocabulary import Check, Flow, Status
 
 Places = Mapping[str, Span]  # places of steps in the rules, by label
@@ -77,7 +78,7 @@ class DiffResult:
                     "diff",
                     "outcome_cannot_happen",
                     Status.FAILED,
-                    f"{pair} happened, although it cannot: {CANNOT_HAPPEN[pair]}.",
+                    f"{pair} occurred, although it is impossible: {CANNOT_HAPPEN[pair]}.",
                     place=self.places.get(pair.partition(":")[0]),
                 )
             )
@@ -133,7 +134,7 @@ class DombResult:
                     "diff",
                     "outcome_cannot_happen",
                     Status.FAILED,
-                    f"{pair} happened, although it cannot.",
+                    f"{pair} occurred, although it is impossible.",
                     place=self.places.get(pair.partition(":")[0]),
                 )
             )
@@ -179,6 +180,39 @@ class DiffRun:
 
 
 @dataclass(frozen=True)
+class PlayResult:
+    """A recording of calls that was played again."""
+
+    played: Played
+    format: ClassVar[str] = "bulkhead-play/1"
+
+    @property
+    def good(self) -> bool:
+        return not self.played.difference
+
+    def to_json(self) -> dict[str, Any]:
+        p = self.played
+        return {
+            "format": self.format,
+            "file": p.file,
+            "on": str(p.on),
+            "machines": p.machines,
+            "calls": p.calls,
+            "rule_steps": p.rule_steps,
+            "difference": p.difference,
+            "seconds": round(p.seconds, 3),
+        }
+
+    def checks(self) -> tuple[Check, ...]:
+        """One: that all answers are as recorded."""
+        p = self.played
+        if p.difference:
+            return (Check("play", "same_answers", Status.FAILED, p.difference, seconds=p.seconds),)
+        said = f"{p.calls} calls of {p.file} on {p.on}: answers as recorded."
+        return (Check("play", "same_answers", Status.PASSED, said, seconds=p.seconds),)
+
+
+@dataclass(frozen=True)
 class HandlerResult:
     """The verdict on one handler of the implementation, run along all its paths."""
 
@@ -201,7 +235,7 @@ class HandlerResult:
         """The text for reports."""
         handler, r = HANDLERS[self.report.name], self.report
         doc = f"{handler.runs} does as the rules of {handler.rules} say."
-        said = f"{r.paths} paths: on each, status and state are the rules'." if r.proved else "\n".join(r.findings)
+        said = f"{r.paths} paths: on each, status and state match the rules." if r.proved else "\n".join(r.findings)
         return Check(
             "refine", r.name, Status.PASSED if r.proved else Status.FAILED, said, doc, self.place, seconds=r.seconds
         )

@@ -1,7 +1,7 @@
 """Attacks on DomB's rules under a fault, run on the implementation with the same fault.
 
-`REPLAYED` are found by search: the events of the trace are executed as system calls of a process and as DomB's own steps, on a
-booted machine; then the claim's violation is checked. `STAGED` are scripts, executed in lockstep with the faulty rules
+`REPLAYED` are found by search: the events of the trace are executed as system calls of a process and as DomB's own steps, on
+a booted machine; then the claim's violation is checked. `STAGED` are scripts, executed in lockstep with the faulty rules
 (staged.py). `NOT_REPLAYED` lists the other faults with the reason. Not here: finding attacks.
 """
 

@@ -211,7 +211,7 @@ def destroy_a_stranger(scene: Scene) -> None:
     assert chan is not None and chan.writer is not None
     writer = chan.writer
 
-    def changes() -> None:
+    def changes(_: str) -> None:
         where = writer.ring.data + ((writer.prod - p.DOMID.size) & (writer.ring.size - 1))
         writer.memory.store(where, p.DOMID.pack(mine))
         scene.follower.in_the_ring("destroy", scene.book.domain(mine))
