@@ -1,0 +1,229 @@
+"""Is a run possible? Decides the scenarios of a system by bounded searches, as a system of its own for each of them.
+
+In that system a place that moves on says which part of the scenario comes next: a call is taken only in its place and with
+its arguments, a condition lets the place move on only if it holds, and in the place of `...` every step of the rules may
+be taken. Elements are constants. The run is possible if the place can come to the end, which is an attack on the claim that
+it never does. So the searches are those for attacks: all states of small worlds, and bounded model checking. A run that is
+found is replayed on the rules as they are. "Impossible" is said of the worlds searched, up to a bound; it proves nothing
+about larger ones.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+from bulkhead.model.executable import ExecutableModel
+from bulkhead.model.ir import App, Claim, Func, Lit, Part, Scenario, Step, System, Term, Transition, Update, conj, eq, neg
+from bulkhead.model.scenarios import MARK
+from bulkhead.model.trace import Event, Trace, start_breaks
+from bulkhead.model.world import World
+from bulkhead.proofs.theorems.bmc import Search
+from bulkhead.proofs.theorems.explore import Exploration
+from bulkhead.proofs.theorems.scope import first_scope, in_words
+from bulkhead.proofs.theorems.small_worlds import attacks_in_small_worlds
+from bulkhead.proofs.theorems.solvers import SolverError
+
+POSSIBLE, IMPOSSIBLE, UNKNOWN = "possible", "impossible", "unknown"
+PLACE = MARK + "at"  # the state, the sort and the claim that are added; no name of the rules begins so
+PLACES = MARK + "Part"
+END = MARK + "end"
+BETWEEN = 3  # steps in all that bounded model checking takes for `...`
+STEPS = 400_000  # taken in small worlds
+PATIENCE = 20_000_000  # Z3's own measure of effort for one question, some seconds
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`trace` is the run, on the rules as they are; `elements` says what the names of the scenario are in its world.
+
+    `bound` says where there is none, as far as was searched.
+    """
+
+    verdict: str  # possible | impossible | unknown
+    bound: str
+    seconds: float
+    trace: Trace | None = None
+    elements: tuple[tuple[str, int], ...] = ()
+    codes: tuple[str, ...] = ()  # for each event of the trace the code that it ends with, or ""
+
+
+def decide(system: System, name: str, limit: float) -> Decision:
+    """Decide one scenario. Raises `SolverError` when the executable model does not confirm a run that was found."""
+    begun = time.perf_counter()
+    scenario = system.scenarios[name]
+    staged, meaning = staged_system(system, scenario)
+    claim = staged.theorems[END]
+    trace, bound = None, ""
+    if not any(part.kind == "any" for part in scenario.parts):  # so many steps and no more: unrolling sees them all
+        trace, bound = _bounded(staged, scenario, claim, limit)
+    if trace is None and not bound:
+        found = attacks_in_small_worlds(staged, {END: claim}, steps=STEPS)
+        trace, bound = found.attacks.get(END), _searched(found.explored, staged)
+    if trace is None and not bound:
+        trace, bound = _bounded(staged, scenario, claim, limit)
+    seconds = time.perf_counter() - begun
+    if trace is None:
+        return Decision(IMPOSSIBLE if bound else UNKNOWN, bound or "no search came to an end", seconds)
+    return _decoded(system, scenario, trace, meaning, seconds)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a step of the staged system is: a part of the scenario, and the outcome of a step that is taken there."""
+
+    part: int
+    outcome: Transition | None  # None for what changes nothing but the place
+
+
+def staged_system(system: System, scenario: Scenario) -> tuple[System, dict[str, Origin]]:
+    """The system in which only runs of the scenario can be taken, and what each of its steps is."""
+    count = len(scenario.parts)
+    places = tuple(f"{MARK}{k}" for k in range(count + 1))
+    here = App(PLACE, (), PLACES)
+
+    def at(k: int) -> Term:
+        return eq(here, Lit(places[k], PLACES))
+
+    def on(k: int) -> Update:
+        return Update(PLACE, (), Lit(places[k + 1], PLACES))
+
+    meaning: dict[str, Origin] = {}
+    steps: list[Step] = []
+
+    def add(label: str, origin: Origin, guard: list[Term], moves: tuple[Update, ...], part: Part) -> None:
+        t = origin.outcome
+        params = () if t is None else t.params
+        updates = moves if t is None else (*t.updates, *moves)
+        kind = "internal" if t is None else t.step.kind
+        steps.append(Step(label, "", kind, params, conj(guard), (), updates, None, "", part.span))
+        meaning[label] = origin
+
+    for k, part in enumerate(scenario.parts):
+        if part.kind == "call":
+            for n, t in enumerate(part.outcomes):
+                add(f"{k}-{n}-{t.label}", Origin(k, t), [at(k), _as_said(part, t)], (on(k),), part)
+        elif part.kind == "assert":
+            add(f"{k}-assert", Origin(k, None), [at(k), part.condition], (on(k),), part)
+        else:
+            add(f"{k}-on", Origin(k, None), [at(k)], (on(k),), part)
+            for step in system.steps:
+                for t in step.transitions():
+                    add(f"{k}-any-{t.label}", Origin(k, t), [at(k), t.guard], (), part)
+    begin = Claim("init", f"{MARK}begin", at(0), "", scenario.span, "")
+    end = Claim("theorem", END, neg(at(count)), "", scenario.span, "")
+    staged = replace(
+        system,
+        consts={**system.consts, **{e.name: e.sort for e in scenario.elements}},
+        enums={**system.enums, PLACES: places},
+        funcs={**system.funcs, PLACE: Func(PLACE, (), PLACES)},
+        inits=(*system.inits, begin),
+        invariants={},
+        theorems={END: end},
+        step_claims={},
+        steps=tuple(steps),
+        expects={},
+        faults={},
+        scenarios={},
+    )
+    return staged, meaning
+
+
+def _searched(explored: list[Exploration], staged: System) -> str:
+    """The worlds that were searched to their end, if one of them is as large as the rules ask for; else ""."""
+    wanted = first_scope(staged)
+    complete = [e.sizes for e in explored if e.complete]
+    if not any(all(sizes[sort] >= n for sort, n in wanted.items()) for sizes in complete):
+        return ""
+    largest = [
+        sizes
+        for sizes in complete
+        if not any(other is not sizes and all(other[sort] >= n for sort, n in sizes.items()) for other in complete)
+    ]
+    worlds = "; ".join(in_words(sizes) for sizes in largest[:3])
+    return f"all states of {len(complete)} worlds, up to {worlds}{'; ...' if len(largest) > 3 else ''}"
+
+
+def _bounded(staged: System, scenario: Scenario, claim: Claim, limit: float) -> tuple[Trace | None, str]:
+    """A run in the first world, by unrolling it, or the bound up to which there is none; "" if the solver does not say."""
+    sizes = first_scope(staged)
+    search = Search(staged, claim, sizes, limit)
+    search.effort(PATIENCE)
+    every = search.transitions
+    loops = [k for k, part in enumerate(scenario.parts) if part.kind == "any"]
+    by_place: dict[int, list[Transition]] = {}
+    for t in every:
+        by_place.setdefault(int(t.label.partition("-")[0]), []).append(t)
+    places = {0}
+    for _ in range(len(scenario.parts) + (BETWEEN if loops else 0)):
+        search.transitions = [t for k in sorted(places) for t in by_place.get(k, [])]
+        search.deepen()
+        places = {k + 1 for k in places if k < len(scenario.parts)} | {k for k in places if k in loops}
+        if len(scenario.parts) in places:
+            answer = search.answer(claim)
+            if answer == "sat":
+                return search.decode(()), ""
+            if answer != "unsat":
+                return None, ""
+    steps = f", with {BETWEEN} other steps at most" if loops else ""
+    return None, f"all runs in a world of {in_words(sizes)}{steps}"
+
+
+def _decoded(system: System, scenario: Scenario, trace: Trace, meaning: dict[str, Origin], seconds: float) -> Decision:
+    """The run on the rules as they are, replayed."""
+    world = World(dict(trace.world.sizes), {c: trace.world.consts[c] for c in system.consts})
+    initial = [table for func, table in zip([*system.funcs, PLACE], trace.initial, strict=True) if func != PLACE]
+    named = tuple((e.name.removeprefix(MARK), trace.world.consts[e.name]) for e in scenario.elements)
+    events, codes = [], []
+    for event in trace.events:
+        origin = meaning[event.label]
+        if origin.outcome is not None:
+            events.append(event_of(system, origin.outcome, event.args))
+            codes.append(origin.outcome.code)
+    run = Trace(system.name, (), scenario.name, world, initial, tuple(events))
+    confirm(system, scenario, trace, run, [meaning[e.label] for e in trace.events])
+    return Decision(POSSIBLE, "", seconds, run, named, tuple(codes))
+
+
+def event_of(system: System, outcome: Transition, args: dict[str, int]) -> Event:
+    """The event of the rules for an outcome; what it does not speak of is the first of its sort."""
+    whole = next(t for step in system.steps for t in step.outcomes() if t.label == outcome.label)
+    return Event(whole.label, {p.name: args.get(p.name, 0) for p in whole.params})
+
+
+def confirm(system: System, scenario: Scenario, trace: Trace, run: Trace, origins: list[Origin]) -> None:
+    """Take the run on the executable model: each call as its part says, and each condition where it stands."""
+    named = {e.name: e.sort for e in scenario.elements}
+    asked = tuple(
+        Step(f"{MARK}{k}-{n}", "", "internal", t.params, _as_said(part, t), (), (), None, "", part.span)
+        for k, part in enumerate(scenario.parts)
+        for n, t in enumerate(part.outcomes)
+    )
+    rules = replace(system, consts={**system.consts, **named}, steps=(*system.steps, *asked))
+    machine = ExecutableModel(
+        rules, World(run.world.sizes, {**run.world.consts, **{n: trace.world.consts[n] for n in named}})
+    )
+    state = [list(t) for t in run.initial]
+    good = start_breaks(machine, state) is None
+    events = iter(run.events)
+    for origin, taken in zip(origins, trace.events, strict=True):
+        part = scenario.parts[origin.part]
+        if origin.outcome is None:
+            good = good and (part.kind == "any" or machine.holds(state, part.condition))
+            continue
+        if part.kind == "call":
+            label = f"{MARK}{origin.part}-{part.outcomes.index(origin.outcome)}"
+            good = good and machine.can_fire(state, label, taken.args)
+        event = next(events)
+        good = good and machine.fire(state, event.label, event.args)
+    if not good:
+        raise SolverError(f"the executable model does not confirm the run that was found for scenario `{scenario.name}`")
+
+
+def _as_said(part: Part, outcome: Transition) -> Term:
+    """The call can be made, with this outcome and with the arguments of its part."""
+    params = {p.name: p for p in outcome.params}
+    return conj([*outcome.guard_parts, *(eq(params[name], value) for name, value in part.args)])
+
+
+__all__ = ["IMPOSSIBLE", "POSSIBLE", "UNKNOWN", "Decision", "decide"]
