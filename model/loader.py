@@ -211,14 +211,12 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
     check_breaks(known_faults.values(), items, elsewhere, {t.label for t in steps}, d)
     scope = scope_of([i for _, i in items if isinstance(i, s.ScopeItem)], system.scopes, d)
     refuse_changing_axioms(by_kind["axiom"].values(), steps, d)
+    scenarios = scenarios_of([i for _, i in items if isinstance(i, s.ScenarioItem)], steps, d, bool(faults))
     expects = expects_of(system, {**by_kind["theorem"], **by_kind["transition"]}, d)
     if d.problems:
         raise _error(d.problems, library)
     files = tuple(dict.fromkeys(library.home[component_of(c)] for c in components))
     enums = {**d.enums, POINT: (IDLE, *sorted({*d.enums[POINT], *_points_elsewhere(library, components)} - {IDLE}))}
-    scenarios = scenarios_of([i for _, i in items if isinstance(i, s.ScenarioItem)], steps, d, bool(faults))
-    if d.problems:
-        raise _error(d.problems, library)
     made = System(
         name,
         system.doc,

@@ -227,7 +227,7 @@ request repaint(t: Thing)
     set colour[u] = red
 request go()
     set colour[t] = red for all t: Thing
-invariant odd forall t: Thing. marked[t]
+invariant more forall t: Thing. marked[t]
 scenario more possible
     go() fails EPERM
 end

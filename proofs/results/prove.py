@@ -161,7 +161,7 @@ class SystemResult:
 
     @property
     def good(self) -> bool:
-        return not self.errors and all(t.as_expected for t in (*self.theorems, *self.scenarios))
+        return not self.errors and all(t.as_expected for t in self.theorems) and all(r.as_expected for r in self.scenarios)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -183,7 +183,7 @@ class SystemResult:
             "; ".join(self.errors) or self.vacuity,
             "The proofs are about something, and the solvers agree.",
         )
-        return (*(t.check(self.system) for t in (*self.theorems, *self.scenarios)), sound)
+        return (*(t.check(self.system) for t in self.theorems), *(r.check(self.system) for r in self.scenarios), sound)
 
 
 @dataclass(frozen=True)
