@@ -14,8 +14,11 @@ from hypothesis import strategies as st
 
 from bulkhead.impl.xen import grant_admin, grant_copy, grant_entries, grant_map, grant_unmap, lifecycle
 from bulkhead.proofs.cli import __main__ as cli
-from bulkhead.proofs.refinement.handlers.symbolic_xen import Policy
-from bulkhead.proofs.refinement.handlers.table import HANDLERS, prove_handler, prove_handlers, report_lines
+from bulkhead.proofs.faults.catalogue import Fault
+from bulkhead.proofs.faults.laying import installed
+from bulkhead.proofs.refinement.handlers.objects import base
+from bulkhead.proofs.refinement.handlers.symbolic_xen import Policy, SymbolicXen
+from bulkhead.proofs.refinement.handlers.table import HANDLERS, prove_handler, prove_handlers, report_lines, unreached
 from bulkhead.proofs.symbolic import terms as t
 from bulkhead.proofs.symbolic.engine import Engine, Int
 from bulkhead.proofs.symbolic.inputs import Found, Input, negated_input
@@ -273,6 +276,34 @@ def test_faults_are_noticed(fault: str) -> None:
     module, name, value, handler = FAULTS[fault]
     with mock.patch.object(module, name, value):
         assert not prove_handler(handler, stop_early=True).proved
+
+
+@pytest.mark.parametrize("new", ["reserved.append((0, 0, 0))", "reserved.append((flags, domid, frame))"])
+def test_reserved_entries_lost_on_the_way_to_version_1_are_noticed(new: str) -> None:
+    old = "reserved.append((flags | U16.unpack_from(data, off)[0], domid, frame))"
+    with installed(Fault("lost", "grant_admin:set_version", old, new, "a reserved grant, or its use, is lost")):
+        assert not prove_handler("set_version", stop_early=True).proved
+
+
+def test_a_proof_that_assumes_too_much_is_noticed() -> None:
+    """A type reference that goes with a general one, where Xen's own pages have one more: then no status frame ever goes."""
+    whole = SymbolicXen.assume_frame
+
+    def too_much(self: SymbolicXen, mfn: t.Term) -> None:
+        whole(self, mfn)
+        held = t.If(base("frame.allocated", mfn), t.number(1), t.number(0))
+        Engine.running().assume(t.ULE(base("frame.tcount", mfn) + held, base("frame.count", mfn)))
+
+    with mock.patch.object(SymbolicXen, "assume_frame", too_much):
+        report = prove_handler("set_version")
+    assert not report.proved and not report.outcomes["set_version_1"]
+    assert "no input has the outcome set_version_1: the proof assumes too much, or a reason is missing" in report.findings
+
+
+def test_every_reason_explains_an_outcome() -> None:
+    found = list(unreached({"a = EIO (x)": False, "b": True}, {"EIO": "why", "EBUSY": "never"}))
+    assert found == ["inputs have all outcomes with `EBUSY`, which are said to be impossible"]
+    assert list(unreached({"a": False}, {})) != [] == list(unreached({"a": True}, {}))
 
 
 # --- the command ---

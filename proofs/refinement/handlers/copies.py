@@ -26,9 +26,8 @@ from bulkhead.proofs.refinement.handlers.path import (
     side,
     standing_in,
     status_of,
-    step,
 )
-from bulkhead.proofs.refinement.handlers.spec_terms import Ends, Function, RuleState, take
+from bulkhead.proofs.refinement.handlers.spec_terms import Ends, Function, RuleState
 from bulkhead.proofs.refinement.handlers.symbolic_xen import SymbolicXen, cells_of, ones
 from bulkhead.proofs.symbolic.engine import Int, Unsupported, number
 from bulkhead.proofs.symbolic.terms import FALSE, TRUE, UGE, And, If, Not, Or, Term, boolean, eq, variable
@@ -145,8 +144,8 @@ def claim(path: Path, name: str) -> None:
     in_entry = If(eq(pin, constant(0)), now.at("entry.frame", d, s.ref), base("active.frame", d, s.ref))
     wanted = in_entry if s.by_ref else number(s.ptr)
     page_table = And(boolean(s.writes), base("frame.tcount", wanted) > 0, base("frame.ptype", wanted) != PGT_WRITABLE)
-    ends = take(
-        now, step(f"copy.claim_{name}"), {"this": THIS}, {AT_TOP: Or(top, given_up), IN_THE_WAY: Or(other_part, page_table)}
+    ends = path.take(
+        now, f"copy.claim_{name}", {"this": THIS}, {AT_TOP: Or(top, given_up), IN_THE_WAY: Or(other_part, page_table)}
     )
     where = f"copy.claim_{name} = {code_of(status_of(status))}"
     if frame is None:
@@ -205,7 +204,7 @@ def let_go(path: Path, name: str) -> None:
     _assume_held(path, s, frame.key)
     with standing_in(*layouts(grant_entries)):
         grant_copy._unclaim(m, s.domain, s.ptr, s.by_ref, frame, not s.writes)  # type: ignore[arg-type]
-    ends = take(holders.readings(start), step("copy.done"), {"this": THIS}, {})
+    ends = path.take(holders.readings(start), "copy.done", {"this": THIS}, {})
     path.prove("copy.done", same_state(m, ends.state, holders))
 
 
@@ -312,7 +311,7 @@ def element(path: Path) -> None:
             short + "_ref": value[short] & 0xFFFFFFFF,
             short + "_frame": value[short],
         }
-    opened = take(in_call(before(m), number(m.caller.domid)), step("copy.element"), args, {})
+    opened = path.take(in_call(before(m), number(m.caller.domid)), "copy.element", args, {})
     path.prove(f"copy = {code_of(status)}", _checked(path, opened, status, value, claims, let, parts))
 
 
@@ -374,7 +373,7 @@ def _checked(
     outside = Or(
         [Or(first < begin, last > begin + size) for (first, last), (begin, size) in zip(ranges, parts, strict=True)]
     )
-    ends = take(opened.state, step("copy.move"), {"this": THIS}, {OUT_OF_PAGE: too_far, OUT_OF_PART: outside})
+    ends = path.take(opened.state, "copy.move", {"this": THIS}, {OUT_OF_PAGE: too_far, OUT_OF_PART: outside})
     out.append(("the status", ends.okay if status == 0 else ends.with_code(code_of(status))))
     if status:
         return [*out, ("no bytes are moved", boolean(not m.moved))]

@@ -29,7 +29,7 @@ from bulkhead.proofs.refinement.handlers.path import (
     status_of,
     step,
 )
-from bulkhead.proofs.refinement.handlers.spec_terms import RuleState, take
+from bulkhead.proofs.refinement.handlers.spec_terms import RuleState
 from bulkhead.proofs.refinement.handlers.symbolic_xen import RECORDS, ones
 from bulkhead.proofs.symbolic.engine import Int, Unsupported, number
 from bulkhead.proofs.symbolic.terms import FALSE, TRUE, UGE, ULT, And, Implies, Not, Or, Term, boolean, eq, variable
@@ -111,9 +111,9 @@ def map_grant_ref(path: Path, own: bool) -> None:
                 marker = next(call)
                 if marker == "map.pinned":
                     # The page of an entry in use is taken later by the implementation, in this same step by the rules.
-                    ends = take(
+                    ends = path.take(
                         holders.readings(before(m)),
-                        step("map_grant_ref"),
+                        "map_grant_ref",
                         args,
                         {"a pin counter is at its top": top, "got_h": no_space},
                     )
@@ -134,9 +134,9 @@ def map_grant_ref(path: Path, own: bool) -> None:
             status, given, bus = stop.value
     status_of(status)
     if pinned is None:
-        ends = take(
+        ends = path.take(
             holders.readings(before(m)),
-            step("map_grant_ref"),
+            "map_grant_ref",
             args,
             {"a pin counter is at its top": Or(top, given_up), "got_h": no_space},
         )
@@ -149,9 +149,9 @@ def map_grant_ref(path: Path, own: bool) -> None:
     second = path.entries_now(pinned)
     frame = second.at("hold.frame", THIS, side("dest"))
     page_table = And(writable, base("frame.tcount", frame) > 0, base("frame.ptype", frame) != PGT_WRITABLE)
-    ends = take(
+    ends = path.take(
         second,
-        step("map_grant_ref.insert"),
+        "map_grant_ref.insert",
         args,
         {"no page-table entry at the address, or the page is in use as a page table": Or(entry_failed, page_table)},
     )
@@ -266,7 +266,6 @@ def unmap_grant_ref(path: Path, own: bool) -> None:
     handle, addr, bus = path.argument("handle", 32), path.argument("host_addr", 64), path.argument("bus_addr", 64)
     h = number(handle)
     start, holders, writable, frame = record_of(path, h, own)
-    label = step("unmap_grant_ref")
     host, device = number(addr) != 0, number(bus) != 0
     args = {
         "caller": number(m.caller.domid),
@@ -295,7 +294,13 @@ def unmap_grant_ref(path: Path, own: bool) -> None:
             [("the entry looked for", And(number(page.mfn) == frame, (number(how) & abi.GNTMAP_READONLY == 0) == writable))],
         )
         engine.assume(
-            And([start.term(c.cond, args) for c in label.checks if c.kind == "require" and c.code == "GNTST_general_error"])
+            And(
+                [
+                    start.term(c.cond, args)
+                    for c in step("unmap_grant_ref").checks
+                    if c.kind == "require" and c.code == "GNTST_general_error"
+                ]
+            )
         )
         return abi.GNTST_OKAY
 
@@ -306,9 +311,9 @@ def unmap_grant_ref(path: Path, own: bool) -> None:
         *layouts(grant_entries),
     ):
         status, work = grant_unmap.unmap_one(m, m.vcpu, addr, bus, 0, handle)  # type: ignore[arg-type]
-        ends = take(
+        ends = path.take(
             start,
-            label,
+            "unmap_grant_ref",
             args,
             {
                 "the bus address is not the frame's": And(device, start.at("mapping.device", h), number(bus) != frame << 12),
@@ -346,7 +351,7 @@ def unmap_grant_ref(path: Path, own: bool) -> None:
             m.guests_write()
     second = path.entries_now(ends.state)
     for part in ("unmap_grant_ref.flush", "unmap_grant_ref.complete"):
-        second = take(second, step(part), args, {}).state
+        second = path.take(second, part, args, {}).state
     path.prove("unmap_grant_ref.complete", same_state(m, second, holders))
 
 
@@ -362,7 +367,7 @@ def release_mapping(path: Path, own: bool) -> None:
     ):
         for _ in lifecycle.release_mappings(m, m.caller):
             raise Unsupported("one record is no batch")
-    ends = take(start, step("release_mapping"), {"h": h}, {})
+    ends = path.take(start, "release_mapping", {"h": h}, {})
     live = start.term(Use("live", (Var("h", "Handle"),), "bool"), {"h": h})
     path.prove("release_mapping", either(live, same_state(m, ends.state, holders), same_state(m, start, holders)))
     path.prove("release_mapping", [("records looked at", boolean(len(table.known) == 1))])

@@ -19,10 +19,11 @@ from bulkhead.proofs.refinement.handlers.objects import base
 from bulkhead.proofs.refinement.handlers.spec_terms import RuleState
 from bulkhead.proofs.refinement.handlers.symbolic_xen import SymbolicXen, cells_of, ones, words_of
 from bulkhead.proofs.symbolic.engine import number
-from bulkhead.proofs.symbolic.terms import TRUE, ZERO, And, If, Implies, Not, Or, Term, boolean, eq, variable
+from bulkhead.proofs.symbolic.terms import FALSE, TRUE, ZERO, And, If, Implies, Not, Or, Term, boolean, eq, variable
 from bulkhead.proofs.symbolic.terms import number as constant
 
 Claims = list[tuple[str, Term]]
+EntryTerm = Callable[[Term, Term], Term]  # of a domain and a reference
 ENTRY = ("entry.kind", "entry.grantee", "entry.frame", "entry.readonly", "entry.part")
 PLAIN = (
     "domain.phase",
@@ -168,8 +169,18 @@ class Holders:
         )
 
 
-def same_state(machine: SymbolicXen, rules: RuleState, holders: Holders, counts: bool = True) -> Claims:
-    """What has to hold if the implementation is in the state that the rules are in. `counts`: the page counts, too."""
+def never(d: Term, r: Term) -> Term:
+    """Of no entry."""
+    return FALSE
+
+
+def same_state(
+    machine: SymbolicXen, rules: RuleState, holders: Holders, counts: bool = True, bits_lost: EntryTerm = never
+) -> Claims:
+    """What has to hold if the implementation is in the state that the rules are in.
+
+    `counts`: the page counts, too. `bits_lost`: entries that their owner took the in-use bits of, by its own doing.
+    """
     present = now(machine)
     d, r, f, h = (HERE[k] for k in "drfh")
     claims: Claims = []
@@ -198,7 +209,7 @@ def same_state(machine: SymbolicXen, rules: RuleState, holders: Holders, counts:
         name = "mapping." + name
         claims.append((name, Implies(live, eq(present.at(name, h), rules.at(name, h)))))
     claims.append(("pin counters", eq(pin, holders.pins(rules, d, r))))
-    claims += [("in-use bits", claim) for claim in in_use_bits(machine)]
+    claims += [("in-use bits", claim) for claim in in_use_bits(machine, bits_lost)]
     if counts:
         count = machine.field("frame.count", f)
         claims.append(("page references", eq(count, holders.references(rules, f))))
@@ -241,7 +252,7 @@ def bits_of_pin(pin: Term) -> Term:
     return zero_or(pin != 0, abi.GTF_READING) + zero_or((pin & abi.PIN_WRITERS) != 0, abi.GTF_WRITING)
 
 
-def in_use_bits(machine: SymbolicXen) -> Iterator[Term]:
+def in_use_bits(machine: SymbolicXen, lost: EntryTerm = never) -> Iterator[Term]:
     """The bits follow the pin counters, if they did when the present step began (a guest may overwrite its own)."""
     for domain in machine.domains_known:
         d = number(domain.domid)
@@ -256,4 +267,4 @@ def in_use_bits(machine: SymbolicXen) -> Iterator[Term]:
                     was, eq(shared.first(r << 2) & MASK, bits_of_pin(began)), eq(words.first(r) & MASK, bits_of_pin(first))
                 )
                 bits = If(present, shared.read(r << 2), words.read(r)) & MASK
-                yield Implies(right, eq(bits, bits_of_pin(number(active.pin))))
+                yield Implies(And(right, Not(lost(d, r))), eq(bits, bits_of_pin(number(active.pin))))

@@ -16,10 +16,10 @@ from bulkhead.proofs.refinement.handlers.abstraction import before
 from bulkhead.proofs.refinement.handlers.memory import LAYOUTS, Pages
 from bulkhead.proofs.refinement.handlers.objects import Table
 from bulkhead.proofs.refinement.handlers.obligations import Claims
-from bulkhead.proofs.refinement.handlers.spec_terms import RuleState
+from bulkhead.proofs.refinement.handlers.spec_terms import Ends, RuleState, Values, take
 from bulkhead.proofs.refinement.handlers.symbolic_xen import SymbolicXen
 from bulkhead.proofs.symbolic.engine import Engine, Int, Unsupported
-from bulkhead.proofs.symbolic.terms import And, If, Term, variable
+from bulkhead.proofs.symbolic.terms import And, If, Not, Term, variable
 from bulkhead.proofs.symbolic.terms import number as constant
 
 CODES = {value: "GNTST_" + name[6:].lower() for name, value in vars(abi).items() if name.startswith("GNTST_")}
@@ -41,6 +41,7 @@ class Path:
         self.engine = Engine.running()
         self.machine = SymbolicXen(rules())
         self.findings: list[str] = []
+        self.taken: list[Ends] = []
 
     def prove(self, where: str, claims: Claims) -> None:
         """Every claim on all inputs of the path: all in one query, and one by one where that fails.
@@ -51,6 +52,19 @@ class Path:
             return
         if not self.engine.proves(And([claim for _, claim in claims])):
             self.findings += [f"{where}: {name}" for name, claim in claims if not self.engine.proves(claim)]
+
+    def take(self, state: RuleState, label: str, args: Values, choices: Values | None = None) -> Ends:
+        """A step of the rules from a state; which of its outcomes are possible is asked when the path ends."""
+        ends = take(state, step(label), args, choices or {})
+        self.taken.append(ends)
+        return ends
+
+    def reach(self, outcomes: dict[str, bool]) -> None:
+        """Note in `outcomes` those of the steps taken that some input of this path has."""
+        for ends in self.taken:
+            for name, cond in ends.outcomes():
+                if not outcomes.setdefault(name, False):
+                    outcomes[name] = not self.engine.proves(Not(cond))
 
     def argument(self, name: str, width: int) -> Int:
         """An argument of the call: any number of so many bits."""

@@ -7,7 +7,7 @@ when the step ends with that code. Elements of all sorts are bit vectors, member
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -147,6 +147,7 @@ def hash_of(name: str) -> int:
 class Ends:
     """How a step ends: when with which code, when well, and in which state (the state, too, where a check undoes)."""
 
+    step: Step
     codes: tuple[tuple[str, Expr], ...]
     okay: Expr
     state: RuleState
@@ -155,6 +156,12 @@ class Ends:
     def with_code(self, code: str) -> Expr:
         """When the step ends with this code."""
         return Or([cond for c, cond in self.codes if c == code])
+
+    def outcomes(self) -> Iterator[tuple[str, Expr]]:
+        """Every outcome: its name (the step; and the code and text of the check that fails), and when it is taken."""
+        yield self.step.label, self.okay
+        for check, (code, cond) in zip(self.step.checks, self.codes, strict=True):
+            yield f"{self.step.label} = {code} ({check.text})", cond
 
 
 def take(state: RuleState, step: Step, args: Values, choices: Mapping[str, Expr]) -> Ends:
@@ -178,4 +185,4 @@ def take(state: RuleState, step: Step, args: Values, choices: Mapping[str, Expr]
         if check.undo:
             undone.append((ends, state.after(check.undo, args)))
         before.append(holds)
-    return Ends(tuple(codes), And(before), state.after(step.updates, args), tuple(undone))
+    return Ends(step, tuple(codes), And(before), state.after(step.updates, args), tuple(undone))

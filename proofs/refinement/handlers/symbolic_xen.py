@@ -18,7 +18,7 @@ from bulkhead.model.ir import System
 from bulkhead.proofs.refinement.handlers.memory import Cells, Moved, Pages, StatusFrames
 from bulkhead.proofs.refinement.handlers.objects import FLAGS, NONE, SymActive, SymFrame, SymRecord, Table, base, start
 from bulkhead.proofs.symbolic.engine import Engine, Int, number, truth
-from bulkhead.proofs.symbolic.terms import BOOL, ULE, ULT, And, If, Implies, Not, Or, Term, apply, eq, variable
+from bulkhead.proofs.symbolic.terms import BOOL, FALSE, ULE, ULT, And, If, Implies, Not, Or, Term, apply, eq, variable
 from bulkhead.proofs.symbolic.terms import number as constant
 
 RECORDS = variable("records", bits=40)  # how many maptrack records the caller has
@@ -210,11 +210,12 @@ class SymbolicXen(Xen):
         count, tcount = base("frame.count", mfn), base("frame.tcount", mfn)
         held, owner = base("frame.allocated", mfn), base("frame.owner", mfn)
         engine.assume(small(mfn, 40))
+        engine.assume(Implies(held, count > 0))
+        own = base("frame.xenheap", mfn) if mfn in self.xen_pages else FALSE
         if mfn not in self.xen_pages:
             engine.assume(Not(base("frame.xenheap", mfn)))
-        engine.assume(Implies(held, count > 0))
-        # Every type reference goes with a general one that is not the owner's.
-        engine.assume(ULE(tcount + If(held, constant(1), constant(0)), count))
+        # Every type reference goes with a general one that is not the owner's; a page of Xen's own has one more, for good.
+        engine.assume(ULE(tcount + If(And(held, Not(own)), constant(1), constant(0)), count))
         engine.assume(Or(eq(owner, NONE), small(owner, 15)))
         engine.assume(
             Implies(owner != NONE, And(count > 0, base("domain.exists", owner), base("domain.tot_pages", owner) > 0))

@@ -9,8 +9,8 @@ interrupted. The files of the handlers say what stands in for what.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from bulkhead.proofs.jobs import Workers, count
@@ -28,6 +28,7 @@ class Handler:
     runs: str
     rules: str
     thorough: bool = False  # its paths are much like another's: left out of a quick run
+    never: Mapping[str, str] = field(default_factory=dict)  # words of outcomes that no input has: why
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class HandlerReport:
 
     name: str
     paths: int
+    outcomes: Mapping[str, bool]  # of the rules' steps: did some input have it?
     proved: bool
     findings: tuple[str, ...]
     seconds: float
@@ -45,22 +47,51 @@ def _own(name: str) -> str:
     return name + ", own grants"
 
 
+NO_END = {"not maps(got_": "there are any number of page-table entries: which of them are free is the guest's own doing"}
+EXISTS = {"GNTST_bad_domain (exists_domain(": "the caller is there"}
+ONLY_READ = {
+    " and false and ": "a source is not written",
+    "another part of the page is in use, or the page is in use as a page table": "a source is not written",
+}
 MAPPINGS = {
-    "map_grant_ref": (mappings.map_grant_ref, "grant_map.map_grant_ref", "map_grant_ref, .insert"),
-    "unmap_grant_ref": (mappings.unmap_grant_ref, "grant_unmap.unmap_one, .finish", "unmap_grant_ref, .flush, .complete"),
-    "release_mapping": (mappings.release_mapping, "lifecycle.release_mappings", "release_mapping"),
+    "map_grant_ref": Handler(
+        partial(mappings.map_grant_ref, own=False), "grant_map.map_grant_ref", "map_grant_ref, .insert", never=NO_END
+    ),
+    "unmap_grant_ref": Handler(
+        partial(mappings.unmap_grant_ref, own=False), "grant_unmap.unmap_one, .finish", "unmap_grant_ref, .flush, .complete"
+    ),
+    "release_mapping": Handler(
+        partial(mappings.release_mapping, own=False), "lifecycle.release_mappings", "release_mapping"
+    ),
+}
+OWN_GRANTS = {
+    "map_grant_ref": replace(
+        MAPPINGS["map_grant_ref"], body=partial(mappings.map_grant_ref, own=True), thorough=True, never={**NO_END, **EXISTS}
+    ),
+    "unmap_grant_ref": replace(MAPPINGS["unmap_grant_ref"], body=partial(mappings.unmap_grant_ref, own=True), thorough=True),
+    "release_mapping": replace(MAPPINGS["release_mapping"], body=partial(mappings.release_mapping, own=True), thorough=True),
 }
 HANDLERS: Mapping[str, Handler] = {
-    **{name: Handler(partial(body, own=False), runs, held) for name, (body, runs, held) in MAPPINGS.items()},
-    "copy: source": Handler(partial(copies.claim, name="source"), "grant_copy._claim", "copy.claim_source"),
+    **MAPPINGS,
+    "copy: source": Handler(partial(copies.claim, name="source"), "grant_copy._claim", "copy.claim_source", never=ONLY_READ),
     "copy: destination": Handler(partial(copies.claim, name="dest"), "grant_copy._claim", "copy.claim_dest"),
     "copy: element": Handler(copies.element, "grant_copy.copy_one", "copy.element, .move"),
     "copy: source let go": Handler(partial(copies.let_go, name="source"), "grant_copy._unclaim", "copy.done"),
     "copy: destination let go": Handler(partial(copies.let_go, name="dest"), "grant_copy._unclaim", "copy.done"),
-    "set_version": Handler(versions.set_version, "grant_admin.set_version", "set_version_1, set_version_2"),
-    "destroydomain": Handler(ends.destroy, "lifecycle.destroy", "privcmd_destroydomain, relinquish_resources"),
+    "set_version": Handler(
+        versions.set_version,
+        "grant_admin.set_version",
+        "set_version_1, set_version_2",
+        never={"ENOMEM (some e: not past[e])": "epochs are ghosts, and never run out"},
+    ),
+    "destroydomain": Handler(
+        ends.destroy,
+        "lifecycle.destroy",
+        "privcmd_destroydomain, relinquish_resources",
+        never={"ESRCH": "the function is given a domain; its caller looks it up"},
+    ),
     "put_domain": Handler(ends.last_reference, "Domain.put, Xen.domain_destroy", "domain_destroy"),
-    **{_own(name): Handler(partial(body, own=True), runs, held, True) for name, (body, runs, held) in MAPPINGS.items()},
+    **{_own(name): handler for name, handler in OWN_GRANTS.items()},
 }
 QUICK = tuple(name for name, handler in HANDLERS.items() if not handler.thorough)
 
@@ -71,6 +102,7 @@ def prove_handler(name: str, stop_early: bool = False) -> HandlerReport:
     started = time.perf_counter()
     findings: list[str] = []
     paths, covered = 0, False
+    outcomes: dict[str, bool] = {}
 
     def run() -> None:
         path = Path()
@@ -78,6 +110,7 @@ def prove_handler(name: str, stop_early: bool = False) -> HandlerReport:
             HANDLERS[name].body(path)
         finally:
             findings.extend(path.findings)
+        path.reach(outcomes)
 
     try:
         for paths in engine.paths(run):
@@ -87,9 +120,25 @@ def prove_handler(name: str, stop_early: bool = False) -> HandlerReport:
             covered = engine.covered()
         if not findings and not covered:
             findings.append("the paths do not cover all inputs")
+        if covered:
+            findings += unreached(outcomes, HANDLERS[name].never)
     except Exception as error:  # whatever stops a path is a finding: nothing is passed over
         findings.append(f"path {paths + 1}: {type(error).__name__}: {error}")
-    return HandlerReport(name, paths, not findings, tuple(dict.fromkeys(findings)), time.perf_counter() - started)
+    return HandlerReport(name, paths, outcomes, not findings, tuple(dict.fromkeys(findings)), time.perf_counter() - started)
+
+
+def unreached(outcomes: Mapping[str, bool], never: Mapping[str, str]) -> Iterator[str]:
+    """Outcomes that no input has, without a reason; and reasons that explain none.
+
+    A proof that assumes too much shows here.
+    """
+    missing = [outcome for outcome, reached in outcomes.items() if not reached]
+    for outcome in missing:
+        if not any(words in outcome for words in never):
+            yield f"no input has the outcome {outcome}: the proof assumes too much, or a reason is missing"
+    for words in never:
+        if not any(words in outcome for outcome in missing):
+            yield f"inputs have all outcomes with `{words}`, which are said to be impossible"
 
 
 def prove_handlers(names: Sequence[str] = QUICK, jobs: int | None = None) -> list[HandlerReport]:

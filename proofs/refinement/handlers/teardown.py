@@ -18,8 +18,7 @@ from bulkhead.proofs.refinement.handlers.abstraction import before
 from bulkhead.proofs.refinement.handlers.memory import Whole
 from bulkhead.proofs.refinement.handlers.objects import base
 from bulkhead.proofs.refinement.handlers.obligations import HERE, Claims, Holders, same_state
-from bulkhead.proofs.refinement.handlers.path import THIS, Path, standing_in, step
-from bulkhead.proofs.refinement.handlers.spec_terms import take
+from bulkhead.proofs.refinement.handlers.path import THIS, Path, standing_in
 from bulkhead.proofs.refinement.handlers.symbolic_xen import ones
 from bulkhead.proofs.refinement.handlers.versions import owned_status_frame
 from bulkhead.proofs.symbolic.engine import Unsupported, number
@@ -62,7 +61,7 @@ def destroy(path: Path) -> None:
 
     alive, dead = (eq(base("domain.is_dying", d), constant(phase)) for phase in (ALIVE, DEAD))
     args = {"p": constant(0), "x": constant(0), "d": d}
-    killed = take(start, step("privcmd_destroydomain"), args, {}).state
+    killed = path.take(start, "privcmd_destroydomain", args, {}).state
     with standing_in(
         (lifecycle, "release_mappings", release_by_contract),
         (lifecycle, "unshare", unshare),
@@ -79,7 +78,7 @@ def destroy(path: Path) -> None:
     if engine.decide(dead):
         path.prove("destroydomain of a zombie", [("the status", boolean(status == 0)), *same_state(m, killed, holders)])
         return
-    gone = take(path.entries_now(killed), step("relinquish_resources"), {"d": d}, {}).state
+    gone = path.take(path.entries_now(killed), "relinquish_resources", {"d": d}, {}).state
     path.prove(
         "relinquish_resources",
         [

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from bulkhead.impl.xen import abi, grant_admin, grant_entries
 from bulkhead.impl.xen.frames import PGT_WRITABLE
 from bulkhead.proofs.refinement.handlers.abstraction import before
 from bulkhead.proofs.refinement.handlers.objects import base
-from bulkhead.proofs.refinement.handlers.obligations import HERE, Holders, same_state
-from bulkhead.proofs.refinement.handlers.path import THIS, Path, layouts, length, standing_in, step
-from bulkhead.proofs.refinement.handlers.spec_terms import Reading, RuleState, take
-from bulkhead.proofs.refinement.handlers.symbolic_xen import SymbolicXen
+from bulkhead.proofs.refinement.handlers.obligations import HERE, MASK, Holders, same_state
+from bulkhead.proofs.refinement.handlers.path import THIS, Path, layouts, length, standing_in
+from bulkhead.proofs.refinement.handlers.spec_terms import Reading, RuleState
+from bulkhead.proofs.refinement.handlers.symbolic_xen import SymbolicXen, cells_of, words_of
 from bulkhead.proofs.symbolic.engine import Engine, Int, number
-from bulkhead.proofs.symbolic.terms import FALSE, ULE, And, If, Implies, Not, Or, Term, boolean, eq, variable
+from bulkhead.proofs.symbolic.terms import FALSE, ULE, ULT, And, If, Implies, Not, Or, Term, boolean, eq, variable
 from bulkhead.proofs.symbolic.terms import number as constant
 
 RESERVED = 2
@@ -103,10 +104,14 @@ def set_version(path: Path) -> None:
     d = number(m.caller.domid)
     wanted = path.argument("version", 32)
     engine.assume(ULE(base("table.frames", d), constant(8)))
+    engine.assume(ULT(HERE["r"], base("table.actives", d)))  # a reference that there can be
     for any_ref in (WITNESS, HERE["r"]):
         engine.assume(Implies(any_ref >= base("table.entries", d), eq(base("active.pin", d, any_ref), constant(0))))
     if engine.decide(eq(base("table.version", d), constant(2))):
         owned_status_frame(path)
+        # A guest may write its status frames. Other bits than those of use come to version 1 as if it had written the entry.
+        words = words_of(m.caller)
+        engine.assume(And([eq(words.first(constant(ref)) & ~MASK, constant(0)) for ref in range(RESERVED)]))
     # No other page of Xen's own is a status frame of the caller; what devices and TLBs hold has been flushed.
     known = eq(HERE["f"], STATUS) if len(m.caller.grant_table.status) else FALSE
     engine.assume(Implies(base("frame.xenheap", HERE["f"]), Or(known, base("frame.owner", HERE["f"]) != d)))
@@ -149,9 +154,9 @@ def set_version(path: Path) -> None:
         ]
     )
     args = {"caller": d, "f": variable("new_frame", bits=40), "e": epoch}
-    two = take(was, step("set_version_2"), args, {"f": boolean(status == -abi.ENOMEM), "e": FALSE})
-    one = take(
-        was, step("set_version_1"), args, {"a reserved grant names a frame whose number version 1 cannot hold": too_wide}
+    two = path.take(was, "set_version_2", args, {"f": boolean(status == -abi.ENOMEM), "e": FALSE})
+    one = path.take(
+        was, "set_version_1", args, {"a reserved grant names a frame whose number version 1 cannot hold": too_wide}
     )
     for ends, asked, name in ((two, to_two, "set_version_2"), (one, Not(to_two), "set_version_1")):
         if not engine.decide(asked):
@@ -161,4 +166,16 @@ def set_version(path: Path) -> None:
         code = CODES[status]
         okay = Or(ends.okay, already) if status == 0 else ends.with_code(code)
         after = ends.state if status == 0 and not engine.decide(already) else was
-        path.prove(f"{name} = {code}", [("the status", okay), *same_state(m, after, replace(holders, start=was))])
+        state = same_state(m, after, replace(holders, start=was), bits_lost=partial(_bits_of_owner, m, was))
+        path.prove(f"{name} = {code}", [("the status", okay), *state])
+
+
+def _bits_of_owner(m: SymbolicXen, was: RuleState, d: Term, r: Term) -> Term:
+    """Version 1 has the in-use bits in the entry: what the owner wrote there in version 2 counts.
+
+    A reserved entry that is no grant any more comes without, in use or not; a grant whose flags had them comes with them.
+    """
+    grant = eq(was.at("entry.kind", d, r), constant(m.system.enums["Kind"].index("permit_access")))
+    written = (cells_of(m.caller).first(r << 3) & MASK) != 0
+    one_now = eq(m.field("table.version", d), constant(1))
+    return And(eq(base("table.version", d), constant(2)), one_now, Or(Not(grant), written))
