@@ -11,6 +11,7 @@ about larger ones.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from bulkhead.model.executable import ExecutableModel
@@ -37,7 +38,7 @@ PATIENCE = 20_000_000  # Z3's own measure of effort for one question, some secon
 class Decision:
     """`trace` is the run, on the rules as they are; `elements` says what the names of the scenario are in its world.
 
-    `bound` says where there is none, as far as was searched.
+    `bound` says where there is none, as far as was searched: in `worlds`, with `between` other steps for `...` (None: any).
     """
 
     verdict: str  # possible | impossible | unknown
@@ -45,27 +46,54 @@ class Decision:
     seconds: float
     trace: Trace | None = None
     elements: tuple[tuple[str, int], ...] = ()
+    worlds: tuple[Mapping[str, int], ...] = ()
+    between: int | None = None
     codes: tuple[str, ...] = ()  # for each event of the trace the code that it ends with, or ""
 
 
-def decide(system: System, name: str, limit: float) -> Decision:
-    """Decide one scenario. Raises `SolverError` when the executable model does not confirm a run that was found."""
+def decide(system: System, name: str, limit: float, given: Mapping[str, int] | None = None) -> Decision:
+    """Decide one scenario; `given` fixes the size of some sorts.
+
+    Raises `SolverError` when the executable model does not confirm a run that was found.
+    """
     begun = time.perf_counter()
     scenario = system.scenarios[name]
     staged, meaning = staged_system(system, scenario)
     claim = staged.theorems[END]
-    trace, bound = None, ""
-    if not any(part.kind == "any" for part in scenario.parts):  # so many steps and no more: unrolling sees them all
-        trace, bound = _bounded(staged, scenario, claim, limit)
-    if trace is None and not bound:
-        found = attacks_in_small_worlds(staged, {END: claim}, steps=STEPS)
-        trace, bound = found.attacks.get(END), _searched(found.explored, staged)
-    if trace is None and not bound:
-        trace, bound = _bounded(staged, scenario, claim, limit)
+    sizes = {**first_scope(staged), **(given or {})}
+    loops = any(part.kind == "any" for part in scenario.parts)
+    answer = None if loops else _bounded(staged, scenario, sizes, limit)  # so many steps and no more: all are seen
+    if answer is None:
+        found = attacks_in_small_worlds(staged, {END: claim}, given, steps=STEPS)
+        if END in found.attacks:
+            answer = found.attacks[END]
+        else:
+            answer = _searched(found.explored, sizes)
+    if answer is None and loops:
+        answer = _bounded(staged, scenario, sizes, limit)
     seconds = time.perf_counter() - begun
-    if trace is None:
-        return Decision(IMPOSSIBLE if bound else UNKNOWN, bound or "no search came to an end", seconds)
-    return _decoded(system, scenario, trace, meaning, seconds)
+    if isinstance(answer, Trace):
+        return _decoded(system, scenario, answer, meaning, seconds)
+    if answer is None:
+        return Decision(UNKNOWN, "no search came to an end", seconds)
+    return Decision(IMPOSSIBLE, answer.text, seconds, worlds=answer.worlds, between=answer.between)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Worlds in which there is no run, if `between` other steps at most are taken for `...`; any number if it is None."""
+
+    worlds: tuple[Mapping[str, int], ...]
+    between: int | None
+
+    @property
+    def text(self) -> str:
+        """The bound for people."""
+        shown = "; ".join(in_words(sizes) for sizes in self.worlds[:3]) + ("; ..." if len(self.worlds) > 3 else "")
+        many = f"{len(self.worlds)} worlds" if len(self.worlds) > 1 else "a world"
+        return f"all runs in {many} of {shown}" + (
+            "" if self.between is None else f", with {self.between} other steps at most"
+        )
 
 
 @dataclass(frozen=True)
@@ -129,44 +157,41 @@ def staged_system(system: System, scenario: Scenario) -> tuple[System, dict[str,
     return staged, meaning
 
 
-def _searched(explored: list[Exploration], staged: System) -> str:
-    """The worlds that were searched to their end, if one of them is as large as the rules ask for; else ""."""
-    wanted = first_scope(staged)
+def _searched(explored: list[Exploration], wanted: Mapping[str, int]) -> Bound | None:
+    """The largest worlds that were searched to their end, if one of them is as large as the rules ask for."""
     complete = [e.sizes for e in explored if e.complete]
     if not any(all(sizes[sort] >= n for sort, n in wanted.items()) for sizes in complete):
-        return ""
+        return None
     largest = [
         sizes
         for sizes in complete
         if not any(other is not sizes and all(other[sort] >= n for sort, n in sizes.items()) for other in complete)
     ]
-    worlds = "; ".join(in_words(sizes) for sizes in largest[:3])
-    return f"all states of {len(complete)} worlds, up to {worlds}{'; ...' if len(largest) > 3 else ''}"
+    return Bound(tuple(largest), None)
 
 
-def _bounded(staged: System, scenario: Scenario, claim: Claim, limit: float) -> tuple[Trace | None, str]:
-    """A run in the first world, by unrolling it, or the bound up to which there is none; "" if the solver does not say."""
-    sizes = first_scope(staged)
+def _bounded(staged: System, scenario: Scenario, sizes: dict[str, int], limit: float) -> Trace | Bound | None:
+    """A run in one world, found by unrolling, or the bound up to which there is none; None if the solver does not say."""
+    claim = staged.theorems[END]
     search = Search(staged, claim, sizes, limit)
     search.effort(PATIENCE)
-    every = search.transitions
-    loops = [k for k, part in enumerate(scenario.parts) if part.kind == "any"]
     by_place: dict[int, list[Transition]] = {}
-    for t in every:
+    for t in search.transitions:
         by_place.setdefault(int(t.label.partition("-")[0]), []).append(t)
+    loops = {k for k, part in enumerate(scenario.parts) if part.kind == "any"}
+    count = len(scenario.parts)
     places = {0}
-    for _ in range(len(scenario.parts) + (BETWEEN if loops else 0)):
+    for _ in range(count + (BETWEEN if loops else 0)):
         search.transitions = [t for k in sorted(places) for t in by_place.get(k, [])]
         search.deepen()
-        places = {k + 1 for k in places if k < len(scenario.parts)} | {k for k in places if k in loops}
-        if len(scenario.parts) in places:
+        places = {k + 1 for k in places if k < count} | (places & loops)
+        if count in places:
             answer = search.answer(claim)
             if answer == "sat":
-                return search.decode(()), ""
+                return search.decode(())
             if answer != "unsat":
-                return None, ""
-    steps = f", with {BETWEEN} other steps at most" if loops else ""
-    return None, f"all runs in a world of {in_words(sizes)}{steps}"
+                return None
+    return Bound((sizes,), BETWEEN if loops else None)
 
 
 def _decoded(system: System, scenario: Scenario, trace: Trace, meaning: dict[str, Origin], seconds: float) -> Decision:
@@ -182,7 +207,7 @@ def _decoded(system: System, scenario: Scenario, trace: Trace, meaning: dict[str
             codes.append(origin.outcome.code)
     run = Trace(system.name, (), scenario.name, world, initial, tuple(events))
     confirm(system, scenario, trace, run, [meaning[e.label] for e in trace.events])
-    return Decision(POSSIBLE, "", seconds, run, named, tuple(codes))
+    return Decision(POSSIBLE, "", seconds, run, named, codes=tuple(codes))
 
 
 def event_of(system: System, outcome: Transition, args: dict[str, int]) -> Event:
