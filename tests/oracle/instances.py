@@ -13,7 +13,7 @@ from pathlib import Path
 from bulkhead.model import syntax as s
 from bulkhead.model.parser import parse_text
 
-WORD = re.compile(r'"[^"]*"|--[^\n]*|[A-Za-z_]\w*|\d+|\s+|->|!=|.', re.DOTALL)
+WORD = re.compile(r'"[^"]*"|--[^\n]*|[A-Za-z_]\w*|\d+|\s+|->|!=|\.\.\.|.', re.DOTALL)
 
 
 def _words(text: str) -> list[str]:
@@ -113,7 +113,10 @@ def _replaced(words: list[str], names: Mapping[str, str]) -> list[str]:
             conditions -= 1
         conditions += word == "if"
         other = (
-            field or before in ("fail", "step", "each", "to") or code or (behind == ":" and before not in ("const", "state"))
+            field
+            or before in ("fail", "fails", "step", "each", "to")
+            or code
+            or (behind == ":" and before not in ("const", "state"))
         )
         field = word == "." and not binding
         binding = (binding or word in ("forall", "exists")) and word != "."
