@@ -81,7 +81,7 @@ class Caller:
     def _compiled_call(self, step: Step) -> Callable[..., Any]:
         c = self.coder
         needed = (*step.params, THIS) if step.after else step.params
-        lines = [c.header(), "picks = {}"]
+        lines = ["picks = {}"]
         start = c.truth(step.start(), {})
         if start != "True":
             lines += [f"if not {start}:", "    return None, None, picks"]
@@ -110,7 +110,7 @@ class Caller:
         result = "None" if step.result is None else c.value(step.result, {})
         lines += [f"result = {result}", *c.effect(step.success().updates), f"return {OKAY!r}, result, picks"]
         params = ", ".join(["S", *(f"v_{p.name}" for p in needed), "given", "rnd", "force_fail"])
-        return compiled("call", params, lines)
+        return compiled("call", params, c.with_tables(lines))
 
     def value(self, state: State, term: Term, env: dict[str, int] | None = None) -> int:
         """A term's value in a state: an element or member index, or 0 or 1; `env` gives its free variables."""
@@ -118,7 +118,8 @@ class Caller:
         key = (term, tuple(given))
         if key not in self._values:
             params = ", ".join(["S", *(f"v_{n}" for n in given)])
-            self._values[key] = compiled("value", params, [self.coder.header(), f"return {self.coder.value(term, {})}"])
+            lines = [f"return {self.coder.value(term, {})}"]
+            self._values[key] = compiled("value", params, self.coder.with_tables(lines))
         return self._values[key](state, *given.values())
 
     # Walks.
@@ -135,13 +136,12 @@ class Caller:
         steps = list(self.steps.values())
         bodies = [self._walk_step(s) for s in steps]
         lines = [
-            self.coder.header(),
             "for _ in range(steps):",
             f"    x = rnd() * {len(steps)}",
             "    k = int(x)",
             *indent(_dispatch(bodies, 0)),
         ]
-        return compiled("run", "S, steps, rnd, C", lines if steps else ["pass"])
+        return compiled("run", "S, steps, rnd, C", self.coder.with_tables(lines) if steps else ["pass"])
 
     def _counted(self, label: str) -> str:
         if label not in self._labels:

@@ -9,6 +9,7 @@ stay loops and definitions are functions, which compiles much faster. Both modes
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from bulkhead.model.world import World, size_of
 
 UNROLL = 128  # instances of one quantifier or assignment that are expanded; a loop if there are more
 
+_TABLE = re.compile(r"\bT([0-9]+)\b")
 
 Env = dict[str, str]  # variable -> its code
 Space = dict[str, Any]  # the globals of compiled code
@@ -150,9 +152,11 @@ class Coder:
             loops.append(f"for {name} in range({self.size(v)})")
         return f"{'all' if word == 'and' else 'any'}({self.truth(body, inside)} {' '.join(loops)})"
 
-    def header(self, state: str = "S", prefix: str = "T") -> str:
-        """The line that binds the tables to local names, in fast code."""
-        return "".join(f"{prefix}{k}, " for k in range(len(self.number))) + f"= {state}" if self.number else "pass"
+    def with_tables(self, lines: list[str]) -> list[str]:
+        """Lines of fast code, behind one that gives the tables they use their local names."""
+        used = sorted({int(k) for line in lines for k in _TABLE.findall(line)})
+        names = "".join(f"T{k}, " for k in used)
+        return [f"{names}= {''.join(f'S[{k}], ' for k in used)}", *lines] if used else lines
 
     # Statements.
 

@@ -163,6 +163,7 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
     unique(items, d)
     known_faults = {i.name: i for _, i in items if isinstance(i, s.FaultItem)}
     operations = {i.name: i for _, i in items if isinstance(i, s.Operation)}
+    definitions = {i.name: i for _, i in items if isinstance(i, s.DefineItem)}
     for fault in faults:
         if fault not in known_faults:
             raise UsageError(
@@ -170,12 +171,13 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
                 f"It has: {', '.join(sorted(known_faults)) or 'none'}.".replace("  ", " ")
             )
         for change in known_faults[fault].changes:
-            lay(change, operations, d)
+            lay(change, operations, definitions, d)
     for other in known_faults.values():
         if other.name not in faults:  # not laid, but it must match
             pristine = {i.name: i for _, i in items if isinstance(i, s.Operation)}
+            as_written = {i.name: i for _, i in items if isinstance(i, s.DefineItem)}
             for change in other.changes:
-                lay(change, pristine, d)
+                lay(change, pristine, as_written, d)
     procedures = {n: o for n, o in operations.items() if o.kind == "procedure"}
     actions = [o for o in operations.values() if o.kind != "procedure"]
     declare_sorts(items, d)
@@ -186,7 +188,8 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
     d.later = {i.name for _, i in items if isinstance(i, s.DefineItem)}
     for _, item in items:
         if isinstance(item, s.DefineItem):
-            define(item, d)
+            laid = definitions[item.name]
+            define(laid if laid.span == item.span else item, d)  # of two with one name each is checked
     steps: list[Step] = []
     for _, item in items:
         if isinstance(item, s.StateItem) and item.writable is not None:

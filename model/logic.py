@@ -57,8 +57,12 @@ class Prelude:
 
     def needed_by(self, text: str) -> str:
         """The declarations that a text depends on."""
-        needed = self.behind(text)
-        return "".join(f"{line}\n" for name, line in self.lines.items() if name in needed)
+        needed = sorted(self.behind(text), key=self._order.__getitem__)
+        return "".join(f"{self.lines[name]}\n" for name in needed)
+
+    @cached_property
+    def _order(self) -> dict[str, int]:
+        return {name: k for k, name in enumerate(self.lines)}
 
 
 @dataclass
@@ -156,6 +160,14 @@ class Formulas:
         return self._claim_reads[claim.name]
 
     _claim_reads: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    def read_in(self, updates: Iterable[Update]) -> frozenset[str]:
+        """The state functions that assignments write, and all that they read."""
+        found: frozenset[str] = frozenset()
+        for u in updates:
+            found |= {u.func} | self.reads_of(u.cond) | self.reads_of(u.value)
+            found |= frozenset().union(*(self.reads_of(a) for a in u.args))
+        return found
 
     def affected(self, transition: Transition) -> Renaming:
         """The functions a transition assigns and the definitions that read one of them."""

@@ -1,8 +1,8 @@
-"""Closed formulas, rewritten so that evaluating them over a finite world takes less, with the same meaning.
+"""Rewrites closed formulas to equivalent ones that are faster to evaluate over a finite world (miniscoping).
 
-`parts` takes a claim apart into formulas that together say the same, each over as few variables as it needs; `nested` has a
-quantifier ask first what speaks of few of its variables, so that it looks at the others only where that holds. Definitions
-are opened where a conjunct is one. What is not here: what terms mean (compile.py, logic.py).
+`parts` splits a claim into an equivalent set of formulas, each over as few variables as possible; `nested` makes a
+quantifier first evaluate conditions on few of its variables, and bind the others only if these hold. Definitions
+are expanded if a conjunct is one. Not here: the semantics of terms (compile.py, logic.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from bulkhead.model.ir import BOOL, App, Op, Quant, System, Term, Use, Var, conj
 
 
 def parts(term: Term) -> Iterator[Term]:
-    """Formulas that together say the same: `forall d, h. a(d) implies b(h) and c(d)` is one about both, and one about d."""
+    """An equivalent set of formulas: `forall d, h. a(d) implies b(h) and c(d)` gives one over both, and one over d."""
     match term:
         case Op("and", args):
             for arg in args:
@@ -31,7 +31,7 @@ def parts(term: Term) -> Iterator[Term]:
 
 
 def nested(system: System, term: Term) -> Term:
-    """The same formula; a `forall` over an implication asks what it supposes of some of its variables before the others."""
+    """An equivalent formula; a `forall` over an implication tests premises on some variables before it binds the others."""
     if not isinstance(term, Quant) or term.kind != "forall":
         return term
     supposed: list[Term] = []
@@ -59,7 +59,7 @@ def _nest(vars_: tuple[Var, ...], supposed: list[Term], then: Term) -> Term:
 
 
 def _opened(system: System, term: Term) -> list[Term]:
-    """The conjuncts of a formula, those of definitions among them."""
+    """The conjuncts of a formula, with those of definitions."""
     out: list[Term] = []
     for part in conjuncts(term):
         if isinstance(part, Use) and part.sort == BOOL:
@@ -87,7 +87,7 @@ def after(term: Term) -> Term:
 
 
 def substituted(term: Term, given: Mapping[str, Term]) -> Term:
-    """The term with others in the place of its free variables; what it binds is named anew where a name would be caught."""
+    """The term with its free variables substituted; bound variables are renamed to avoid capture."""
     match term:
         case Var(name):
             return given.get(name, term)

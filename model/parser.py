@@ -256,6 +256,24 @@ class _ToSyntax(Transformer[Token, Any]):
     def drop_assignment(self, c: list[Any]) -> s.Change:
         return s.Change("drop_assignment", c[0].text, c[1], None, "", c[0].span)
 
+    def add_assignment(self, c: list[Any]) -> s.Change:
+        return s.Change("add_assignment", c[0].text, c[1].target, None, "", c[0].span, c[1])
+
+    def replace_let(self, c: list[Any]) -> s.Change:
+        return s.Change("replace_let", c[0].text, s.Name(str(c[1]), self.at(c[1])), c[2], "", c[0].span)
+
+    def drop_may_fail(self, c: list[Any]) -> s.Change:
+        return s.Change("drop_may_fail", c[0].text, s.Name(str(c[1]), self.at(c[1])), None, "", c[0].span)
+
+    def drop_undo(self, c: list[Any]) -> s.Change:
+        return s.Change("drop_undo", c[0].text, s.Name(str(c[1]), self.at(c[1])), None, "", c[0].span)
+
+    def replace_undo(self, c: list[Any]) -> s.Change:
+        return s.Change("replace_undo", c[0].text, c[1], c[2], "", c[0].span)
+
+    def skip_undo(self, c: list[Any]) -> s.Change:
+        return s.Change("skip_undo", c[0].text, c[1], None, "", c[0].span)
+
     def scenario_item(self, c: list[Any]) -> s.ScenarioItem:
         doc, c = self._split(c)
         word = s.Name(str(c[1]), self.at(c[1]))

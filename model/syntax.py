@@ -247,12 +247,13 @@ class Operation(Node):
 class Change(Node):
     """One named change of one operation (or, after a dot, of one of its steps)."""
 
-    kind: str  # drop_check, replace_check, move_check, replace_assignment, drop_assignment
+    kind: str  # the name of its rule in the grammar, from drop_check on
     path: str
-    old: Expr
+    old: Expr  # what it repeats: a condition, a place, or the name of a value or an error code
     new: Expr | None
     to: str
     span: Span = field(compare=False)
+    added: Set | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """`python -m tests.compared`: counts the operations of recordings of real Xen, into proofs/refinement/recorded.json.
 
-Counted is what a recorded call does on the implementation, not what the rig does to build guests; an operation whose answer
-is not compared (a recording without its result) does not exist in recordings.
+It counts the operations that a recorded call makes on the implementation, not those of the rig that builds guests. Every
+operation in recordings has a result, which is compared.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from bulkhead.proofs.refinement.compared import (
 from bulkhead.proofs.replay import driver
 from tests.lines_run import RECORDED as FILES
 
-BUILDS = ("mkdom", "rmdom", "pfill", "fmap", "wr", "rd")  # the rig's own hypercalls are no recorded ones
+BUILDS = ("mkdom", "rmdom", "pfill", "fmap", "wr", "rd")  # the rig's own hypercalls are not recorded calls
 GNTDEV_OPS = {
     "gd.map": "map_grant_ref",
     "gd.unmap": "unmap_grant_ref",
@@ -57,7 +57,7 @@ CALLS = {
     "sys.rd": "load",
     "sys.wr": "store",
 }
-MOST = 64  # elements of a batch that are looked at
+MOST = 64  # maximum of counted elements of a batch
 
 
 def _commands(xen: Xen, vcpu: VCpu, family: str, a1: int, a2: int) -> Iterator[int]:

@@ -1,10 +1,10 @@
-"""Which checks does no claim need: each `require` and each part of a `pick ... where` is dropped in turn.
+"""Finds checks that no claim needs: drops each `require` and each part of a `pick ... where` in turn.
 
-For finding gaps in what is claimed: `python -m tests.dropped_checks SYSTEM [OPERATION...]` asks the proof of each check's
-steps again without it and says which claims no longer stand (where its own steps break some, those; others may fall with
-them). A check that none needs is either of no use for safety (it keeps callers from errors of their own, or the system
-working) or a hole in the claims. What it is not: a test. A claim counts as refuted when its proof falls, as in `prove`;
-whether there is an attack is for `attack`.
+This finds gaps in the claims: `python -m tests.dropped_checks SYSTEM [OPERATION...]` proves each check's
+steps again without the check and lists the claims that are no longer proved (if its own steps break some, only those;
+others may depend on them). A check that no claim needs is either irrelevant for safety (it protects callers from their own
+errors, or keeps the system working) or shows a gap in the claims. This is not a test. A claim counts as refuted when its
+proof fails, as in `prove`; `attack` decides whether there is an attack.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def without(system: str, check: Check) -> System:
     items: list[s.Item] = []
     for item in component.items:
         if isinstance(item, s.FaultItem):
-            continue  # faults repeat checks, and this one is gone
+            continue  # faults repeat checks, and this one does not exist any more
         if isinstance(item, s.Operation) and item.name == check.operation:
             body = list(item.body)
             statement = body[check.place]
@@ -88,7 +88,7 @@ def without(system: str, check: Check) -> System:
 
 
 def claims_refuted(whole: Proof, system: System, pool: ProcessPoolExecutor | None, refuted: Refuted) -> list[str]:
-    """Claims that do not stand without a check: those that its own steps break, else those that fall with invariants."""
+    """Claims not proved without a check: those that its own steps break, else those that depend on lost invariants."""
     maker = QueryMaker(system)
     before = {t.label: (t.params, t.guard, t.updates) for s in whole.system.steps for t in s.transitions()}
     known = {**system.invariants, **system.theorems}
@@ -107,7 +107,7 @@ def claims_refuted(whole: Proof, system: System, pool: ProcessPoolExecutor | Non
 
 
 def main(arguments: list[str]) -> int:
-    """Print one line for each check, and how many no claim needs."""
+    """Print one line for each check, and the number of checks that no claim needs."""
     if not arguments:
         print("usage: python -m tests.dropped_checks SYSTEM [OPERATION...]")
         return 2

@@ -1,7 +1,7 @@
-"""Which lines of impl/xen and impl/dom0 run, and what runs them: each recording, each episode of a campaign, each unit test.
+"""Line coverage of impl/xen and impl/dom0 by each recording, each episode of a campaign, and each unit test.
 
-The `coverage` package traces; what it finds is kept under build/ for as long as no source and no recording changes. Only
-lines inside functions are looked at. `unrun_lines.py` reports what nothing runs, `mutants/` asks only what runs a line.
+The `coverage` package traces; its results are cached under build/ until a source or a recording changes. Only
+lines in functions count. `unrun_lines.py` reports lines that nothing runs, `mutants/` runs only the runners of a line.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ KINDS = ("recording", "campaign", "unit")
 
 @dataclass(frozen=True)
 class Runner:
-    """Something that runs the implementation: what kind, its name, the seconds it takes, the lines it runs by file."""
+    """Something that runs the implementation: its kind, name, time in seconds, and covered lines by file."""
 
     kind: str
     name: str
@@ -42,12 +42,12 @@ class Runner:
     lines: dict[str, frozenset[int]]
 
     def runs(self, file: str, line: int) -> bool:
-        """Whether it runs a line of a file such as `xen/mmu.py`."""
+        """Does it run a line of a file such as `xen/mmu.py`?"""
         return line in self.lines.get(file, ())
 
 
 def ask_recording(name: str) -> str:
-    """Replay a recording; what is wrong, or nothing."""
+    """Replay a recording; returns the first difference, or nothing."""
     result = replay(ROOT / "tests" / "recorded" / name)
     if result.report:
         return result.report[0]
@@ -55,13 +55,13 @@ def ask_recording(name: str) -> str:
 
 
 def ask_leg(name: str) -> str:
-    """One episode of a campaign; what went apart, or nothing."""
+    """Run one episode of a campaign; returns the mismatch, or nothing."""
     failure = run_leg(rules_for(Size()), SEED, int(name), LEG_CALLS).failure
     return "" if failure is None else f"{failure.what} ({failure.call})"
 
 
 class _Contexts:
-    """Tells coverage which test runs, and notes how long it took."""
+    """Tells coverage the current test, and records its time."""
 
     def __init__(self, tracer: coverage.Coverage) -> None:
         self.tracer = tracer
@@ -80,7 +80,7 @@ def _files() -> list[Path]:
 
 
 def lines_of(text: str) -> frozenset[int]:
-    """The lines of functions that can run."""
+    """The executable lines of functions."""
     found: set[int] = set()
     codes = [compile(text, "source", "exec")]
     while codes:
@@ -92,12 +92,12 @@ def lines_of(text: str) -> frozenset[int]:
 
 
 def every_line() -> dict[str, frozenset[int]]:
-    """The lines that can run, by file."""
+    """The executable lines, by file."""
     return {f"{p.parent.name}/{p.name}": lines_of(p.read_text()) for p in _files()}
 
 
 def _state() -> str:
-    """What the answer hangs on, as a hash."""
+    """A hash of everything that the result depends on."""
     found = hashlib.sha256(f"{LEGS} {LEG_CALLS} {SEED}".encode())
     folders = ("impl", "spec", "proofs/refinement", "proofs/replay", UNIT)
     paths = [p for folder in folders for p in (ROOT / folder).rglob("*")]
@@ -140,7 +140,7 @@ def _trace(found: list[Runner], tell: Callable[[str], None]) -> None:
 
 
 def runners(tell: Callable[[str], None] = print) -> list[Runner]:
-    """All that runs the implementation, with the lines it runs; from build/ where nothing has changed since."""
+    """All runners with their lines; from build/ if nothing has changed."""
     kept = ROOT / "build" / "lines-run.json"
     state = _state()
     if kept.exists():

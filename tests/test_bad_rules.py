@@ -295,6 +295,26 @@ state written[who: Thing]: bool
         "request value()\n    set colour[red] = green\n"
         "request other()\n    set box[u].holds = t for all t: Thing, u: Thing\n"
     ),
+    "fault_finds_nothing_else": small(
+        "request paint(t: Thing) when not marked[t]\n"
+        "    let shown = green\n"
+        "    require is_red(t) else EPERM undo set marked[t] = false end\n"
+        '    may fail EIO "why"\n'
+        "    set colour[t] = shown for all t: Thing where marked[t]\n"
+        "fault when_of_another within paint drop is_red(t) and marked[t]\n"
+        "fault when_of_no_step within paint.later drop not marked[t]\n"
+        "fault add_to_no_step within paint.later add set marked[t] = true\n"
+        "fault let_of_another within paint let hidden = red\n"
+        "fault may_fail_of_a_check within paint drop may fail EPERM\n"
+        "fault undo_of_nothing within paint drop undo EIO\n"
+        "fault undo_of_another within paint assign undo colour[t] = red\n"
+        "fault undo_of_another_too within paint skip undo colour[t]\n"
+        "fault where_of_another within paint drop not is_red(t)\n"
+        "fault definition_of_another within is_red replace marked[t] with false\n"
+        "fault whole_definition within is_red drop colour[t] = red\n"
+        "fault assign_in_definition within is_red skip colour[t]\n"
+        "fault define_of_another within is_rad replace red with green\n"
+    ),
     "fault_breaks_nothing": small(
         PAINT + "theorem all_marked forall t: Thing. marked[t]\n"
         "fault f breaks all_market in paint within paint drop marked[t]\n"
@@ -361,6 +381,12 @@ WITH_FAULT = {
     "no_faults_at_all": (small(PAINT), "no_mork"),
     "fault_of_wrong_type": (
         small(PAINT + "fault odd within paint replace marked[t] with colour[t]\nfault same within paint drop marked[t]\n"),
+        "odd",
+    ),
+    "fault_adds_what_is_no_state": (small(PAINT + "fault odd within paint add set is_red(t) = true\n"), "odd"),
+    "fault_gives_a_definition_another_sort": (small(PAINT + "fault odd within is_red replace red with t\n"), "odd"),
+    "fault_gives_let_what_is_not_there": (
+        small("request paint(t: Thing)\n    let c = red\n    set colour[t] = c\nfault odd within paint let c = blue\n"),
         "odd",
     ),
 }

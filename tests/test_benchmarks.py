@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 from bulkhead.model import loader
 from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.world import World
+from bulkhead.proofs.theorems.induction import Settings, prove
 from tests.benchmarks.by_hand import HandWritten, walk
+from tests.benchmarks.copies import copies
 from tests.benchmarks.run import GT, GT_SIZES, Row, hand_steps
 
 
@@ -33,3 +39,26 @@ def test_measurements_know_their_targets() -> None:
     assert Row("g", "w", 1.0, "s", 2.0).met and not Row("g", "w", 3.0, "s", 2.0).met
     assert Row("g", "w", 3.0, "steps/s", 2.0, True).met and Row("g", "w", 3.0, "s").met is None
     assert walk(1, 1000) > 0 and hand_steps(1000) > 0
+
+
+def test_a_hundred_copies_prove(tmp_path: Path) -> None:
+    """A system of 1300 operations ends in a verdict: nothing recurses once for each operation, and nothing is cut off."""
+    file = tmp_path / "copies.rules"
+    file.write_text(copies(100), encoding="utf-8")
+    command = [sys.executable, "-m", "bulkhead.proofs.cli", "prove", str(file), "--jobs", "2", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "of 1300 transitions 1300 reached" in done.stdout and "All verdicts are as expected" in done.stdout
+
+
+def test_a_proof_grows_as_its_system_does(tmp_path: Path) -> None:
+    """Twice as many copies are twice as many queries, and take twice the processor's time and not four times it."""
+    spent = []
+    for count in (20, 40):
+        file = tmp_path / f"copies{count}.rules"
+        file.write_text(copies(count), encoding="utf-8")
+        begun = time.process_time()
+        proof = prove(loader.load(str(file)), Settings(jobs=1, cross_check=False))
+        spent.append((len(proof.results), time.process_time() - begun))
+    (few, short), (many, long) = spent
+    assert many == 2 * few and long < 3 * short, spent

@@ -302,7 +302,8 @@ def test_both_manners_of_code_mean_the_same_for_a_large_system() -> None:
             slow, fast = copy(before), copy(before)
             assert free.fire(slow, label, args)
             params = ", ".join(["S", *(f"v_{name}" for name in args)])
-            compiled("effect", params, [caller.coder.header(), *caller.coder.effect(t.updates)])(fast, *args.values())
+            lines = caller.coder.with_tables([*caller.coder.effect(t.updates), "return"])
+            compiled("effect", params, lines)(fast, *args.values())
             assert slow == fast == meaning.after(before, t.updates, args)
 
 

@@ -19,7 +19,7 @@ from bulkhead.model import loader, parser
 from bulkhead.model.caller import Caller, Outcome, caller_of
 from bulkhead.model.diagnostics import RulesError
 from bulkhead.model.executable import ExecutableModel
-from bulkhead.model.ir import System
+from bulkhead.model.ir import System, show
 from bulkhead.model.lalr import NotParsed
 from bulkhead.model.parser import GRAMMAR
 from bulkhead.model.world import State, World
@@ -482,6 +482,26 @@ def test_what_faults_change(tmp_path: Path) -> None:
         "close_any.note",
     ]  # the door that the note no longer needs is not saved
     assert [k for k, v in steps("no_lock", "wrong_look").items() if v != plain[k]] == ["lock", "open_door"]
+
+
+@pytest.mark.parametrize("fault", ["open_is_free", "other_box", "opened"])
+def test_faults_of_other_things_are_noticed(fault: str, tmp_path: Path) -> None:
+    """A `when`, a `let`, a definition, the `where` of an assignment; and an assignment more."""
+    system = loader.build(library("7. Faults", tmp_path), "boxes", (fault,))
+    assert find_attack(system, "used_is_shut", (fault,)) is not None
+
+
+def test_what_faults_change_in_an_undo(tmp_path: Path) -> None:
+    def outcomes(*faults: str) -> dict[str, list[str]]:
+        """Of each outcome: what it makes of `shut` where `undo` assigns it."""
+        (step,) = loader.build(library("7. Faults", tmp_path), "boxes", faults).steps
+        return {t.label: [show(u.value) for u in t.updates] for t in step.outcomes()}
+
+    plain = outcomes()
+    assert plain["take!EIO"] == ["false"]
+    assert "take!EIO" not in outcomes("lock_works") and outcomes("lock_shuts") == {**plain, "take!EIO": ["true"]}
+    for fault in ("lock_stays", "lock_stays_too"):  # it fails as the other check does, and changes nothing
+        assert outcomes(fault).keys() == {"take", "take!*"} and outcomes(fault)["take"] == plain["take"]
 
 
 def test_warning_of_the_reference(tmp_path: Path) -> None:

@@ -350,9 +350,11 @@ class Process:
         for vma in self.space.vmas:
             if vma.file is None:
                 child.space.map_anonymous(vma.start, vma.end - vma.start)
+                child.space.vmas[-1].prot = vma.prot
                 for page in range(vma.start, vma.end):
-                    data = self.space.anon[page].data
-                    child.space.anon[page].data = None if data is None else bytearray(data)
+                    data, frame = self.space.anon[page].data, child.space.anon[page]
+                    frame.data = None if data is None else bytearray(data)
+                    child.space.set_pte(page, (frame.mfn << 12) | (self.space.pte(page) & ~PTE_MFN))
             elif not vma.dontcopy:
                 copy = Vma(child.space, vma.start, vma.end, vma.prot, vma.shared, vma.file)
                 copy.private = vma.private

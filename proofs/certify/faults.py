@@ -1,4 +1,4 @@
-"""Lays faults over parsed operations, independently of `model/faults.py`: a change matches statements and alters them.
+"""Lays faults over parsed operations and definitions, apart from `model/faults.py`: a change matches parts and alters them.
 
 It follows the chapter on faults of `spec/README.md`. A change that matches nothing has been refused before.
 """
@@ -11,19 +11,62 @@ from dataclasses import replace
 from bulkhead.model import syntax as s
 
 
-def lay_faults(fault: s.FaultItem, operations: dict[str, s.Operation]) -> dict[str, s.Operation]:
-    """The operations with all changes of one fault, in their order."""
+def lay_faults(
+    fault: s.FaultItem, operations: dict[str, s.Operation], defines: dict[str, s.DefineItem]
+) -> tuple[dict[str, s.Operation], dict[str, s.DefineItem]]:
+    """The operations and definitions with all changes of one fault, in their order."""
     for change in fault.changes:
         name = change.path.split(".")[0]
-        if name in operations:
+        if name in defines and name == change.path:
+            body = _definition(defines[name].body, change)
+            defines = {**defines, name: replace(defines[name], body=body)}
+        elif name in operations:
             old = operations[name]
-            operations = {**operations, name: replace(old, body=tuple(_changed(old.body, change)))}
-    return operations
+            when = old.when
+            if when is not None and name == change.path and change.kind in ("drop_check", "replace_check"):
+                when = _condition(when, change)
+            body_of = tuple(_changed(old.body, change))
+            operations = {**operations, name: replace(old, when=when, body=body_of)}
+    return operations, defines
+
+
+def _definition(body: s.Expr, change: s.Change) -> s.Expr:
+    """The body of a definition after a change."""
+    if change.kind == "drop_check":
+        return _condition(body, change) or body
+    return body if change.new is None else _rewritten(body, change.old, change.new)
+
+
+def _rewritten(expr: s.Expr, old: s.Expr, new: s.Expr) -> s.Expr:
+    """`new` wherever `old` stands, whole or as a part."""
+
+    def inside(part: s.Expr) -> s.Expr:
+        return _rewritten(part, old, new)
+
+    if expr == old:
+        return new
+    match expr:
+        case s.Index(base, args, span):
+            return s.Index(inside(base), tuple(inside(a) for a in args), span)
+        case s.Field(base, name, span):
+            return s.Field(inside(base), name, span)
+        case s.Call(name, args, span):
+            return s.Call(name, tuple(inside(a) for a in args), span)
+        case s.Operator(op, args, span):
+            return s.Operator(op, tuple(inside(a) for a in args), span)
+        case s.Quantified(kind, binders, body, span):
+            return s.Quantified(kind, binders, inside(body), span)
+        case s.Record(fields, span):
+            return s.Record(tuple((f, inside(value)) for f, value in fields), span)
+    return expr
 
 
 def _changed(body: tuple[s.Statement, ...], change: s.Change) -> Iterator[s.Statement]:
-    """The statements of a body after a change of checks or assignments."""
+    """The statements of a body after a change."""
     step = change.path.partition(".")[2]
+    if change.added is not None:
+        yield from _with_one_more(body, step, change.added)
+        return
     places = list(_with_step(body))
     moved = [
         st
@@ -44,8 +87,42 @@ def _changed(body: tuple[s.Statement, ...], change: s.Change) -> Iterator[s.Stat
                 yield st
         elif change.kind in ("drop_check", "replace_check"):
             yield from _check(st, change)
-        else:
+        elif change.kind in ("replace_assignment", "drop_assignment"):
             yield from _assignment(st, change)
+        else:
+            yield from _other(st, change)
+
+
+def _with_one_more(body: tuple[s.Statement, ...], step: str, added: s.Set) -> Iterator[s.Statement]:
+    """The statements with an assignment behind all others of a step, but before what it returns."""
+    of_step = [k for k, (here, _) in enumerate(_with_step(body)) if here == step]
+    last = max((k for k in of_step if not isinstance(body[k], s.Return)), default=-1)
+    if last < 0 and of_step:  # it only returns something
+        yield added
+    for k, st in enumerate(body):
+        yield st
+        if k == last:
+            yield added
+
+
+def _other(st: s.Statement, change: s.Change) -> Iterator[s.Statement]:
+    """A statement after a change of a `let`, a `may fail` or an `undo`."""
+    match change.kind, change.old, st:
+        case "replace_let", s.Name(name), s.Let(called) if called == name and change.new is not None:
+            yield replace(st, value=change.new)
+        case "drop_may_fail", s.Name(code), s.MayFail(own) if own == code:
+            pass
+        case "drop_undo", s.Name(code), s.Require() | s.MayFail() | s.Pick() if st.code == code:
+            yield replace(st, undo=())
+        case "replace_undo" | "skip_undo", place, s.Require() | s.MayFail() | s.Pick():
+            undone = tuple(
+                replace(u, value=change.new) if isinstance(u, s.Set) and u.target == place and change.new is not None else u
+                for u in st.undo
+                if change.kind == "replace_undo" or not (isinstance(u, s.Set) and u.target == place)
+            )
+            yield replace(st, undo=undone)
+        case _:
+            yield st
 
 
 def _with_step(body: tuple[s.Statement, ...]) -> Iterator[tuple[str, s.Statement]]:
@@ -60,24 +137,27 @@ def _check(st: s.Statement, change: s.Change) -> Iterator[s.Statement]:
         case s.Require() if st.cond == change.old:
             if change.new is not None:
                 yield replace(st, cond=change.new)
-        case s.Pick(where=where) if where is not None:
-            if where == change.old:
-                yield replace(st, where=change.new)
-                return
-            kept: list[s.Expr] = []
-            for part in _parts(where):
-                if part != change.old:
-                    kept.append(part)
-                elif change.new is not None:
-                    kept.append(change.new)
-            if kept == list(_parts(where)):
-                yield st
-            elif len(kept) < 2:
-                yield replace(st, where=kept[0] if kept else None)
-            else:
-                yield replace(st, where=s.Operator("and", tuple(kept), where.span))
+        case s.Pick(where=where) | s.Set(where=where) if where is not None:
+            yield replace(st, where=_condition(where, change))
         case _:
             yield st
+
+
+def _condition(where: s.Expr, change: s.Change) -> s.Expr | None:
+    """A condition after a change of it, or of a part of it; None where nothing is left."""
+    if where == change.old:
+        return change.new
+    kept: list[s.Expr] = []
+    for part in _parts(where):
+        if part != change.old:
+            kept.append(part)
+        elif change.new is not None:
+            kept.append(change.new)
+    if kept == list(_parts(where)):
+        return where
+    if len(kept) < 2:
+        return kept[0] if kept else None
+    return s.Operator("and", tuple(kept), where.span)
 
 
 def _parts(expr: s.Expr) -> Iterator[s.Expr]:

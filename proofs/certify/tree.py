@@ -68,18 +68,19 @@ def assemble(library: Library, name: str, faults: Iterable[str] = ()) -> Rules:
     system = library.systems[name]
     items = [i for c in closure(library, system, []) for i in c.items]
     operations = {i.name: i for i in items if isinstance(i, s.Operation)}
+    defines = {i.name: i for i in items if isinstance(i, s.DefineItem)}
     laid = {i.name: i for i in items if isinstance(i, s.FaultItem)}
     for fault in faults:
         if fault not in laid:
             raise CannotRead(f"there is no fault `{fault}`")
-        operations = lay_faults(laid[fault], operations)
+        operations, defines = lay_faults(laid[fault], operations, defines)
     return Rules(
         name,
         (CALL, *(i.name for i in items if isinstance(i, s.SortItem))),
         {i.name: tuple(m.text for m in i.members) for i in items if isinstance(i, s.EnumItem)},
         {i.name: i.sort for i in items if isinstance(i, s.ConstItem)},
         {i.name: i for i in items if isinstance(i, s.StateItem)},
-        {i.name: i for i in items if isinstance(i, s.DefineItem)},
+        defines,
         tuple(i for i in items if isinstance(i, s.FormulaItem)),
         operations,
     )

@@ -71,7 +71,7 @@ def explore(
                 raise UsageError(f"--graph: there are more than {DRAWN} states; give smaller sizes with --scope.")
             note = save_graph(loaded, drawn, graph)
     except ValueError as error:
-        raise UsageError(f"{error}; give smaller sizes with --scope.") from None
+        raise UsageError(f"{error}.") from None
     picture = "" if graph is None else str(graph.with_suffix(".dot" if note else ".svg"))
     result = ExploreResult(loaded, faults, tuple(c.name for c in claims), found, picture, note)
     return output.give(result, lambda: explore_text(result))

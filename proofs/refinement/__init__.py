@@ -1,1 +1,1 @@
-"""The link between rules and implementation: after every step of the one, the other is asked for the same."""
+"""The link between rules and implementation: both take every step, and their answers and states are compared."""

@@ -1,7 +1,7 @@
-"""Attacks found in the rules, run on the implementation: does a Dom0 process really read the guest's secret?
+"""Runs attacks found in the rules on the implementation: does a Dom0 process really read the guest's secret?
 
 A trace's initial state is rebuilt (guests with pages that hold secrets, processes with their user ids), then its events are
-made as system calls. On a system whose Dom0 has no privcmd device and no privilege the same calls fail, each with its errno.
+executed as system calls. If Dom0 has no privcmd device and no privilege, the same calls fail, each with its errno.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from bulkhead.model.trace import Trace
 from bulkhead.model.world import State
 
 DEVICES = {"monolithic": frozenset({"gntdev", "gntalloc", "privcmd"}), "disaggregated": frozenset({"gntdev", "gntalloc"})}
-PRIVILEGED = frozenset({"monolithic"})  # where Dom0 is the control domain
+PRIVILEGED = frozenset({"monolithic"})  # the system in which Dom0 is the control domain
 VPN = 0x40000
 Answer = tuple[str, int]  # the call, and 0 or its errno
 
 
 @dataclass
 class Outcome:
-    """What each call answered, and what the process read through mappings that the attack made."""
+    """The answer of each call, and the bytes that the process read through the attack's mappings."""
 
     answers: list[Answer] = field(default_factory=list)
     stolen: dict[int, bytes] = field(default_factory=dict)  # rule frame -> the bytes read
     secrets: dict[int, bytes] = field(default_factory=dict)
-    raw: int = 0  # 0 or the errno of a foreign mapping tried without any device
+    raw: int = 0  # 0, or the errno of a foreign mapping without a device
 
     @property
     def succeeded(self) -> bool:
@@ -61,7 +61,7 @@ class Stage:
         self.out = Outcome()
         self.mapped = 0
         self._build(trace.initial, trace)
-        # After disaggregation the builder domain has the privilege that Dom0 had while this stage was set.
+        # After disaggregation the builder domain has the privilege that Dom0 had during this set-up.
         self.dom0.is_privileged = on in PRIVILEGED
 
     def _value(self, state: State, func: str, index: int) -> str:
@@ -127,11 +127,11 @@ class Stage:
         self.out.stolen[a["f"]] = process.space.load(vpn << 12, 32)
 
     def setuid(self, a: dict[str, int]) -> None:
-        """Give up root."""
+        """Drop root privileges."""
         self.root[a["p"]] = False
 
     def raw_mapping(self) -> int:
-        """A foreign page-table entry without any device, as a kernel without privilege would try it: 0 or an errno."""
+        """Write a foreign page-table entry without a device, as an unprivileged kernel could try: 0 or an errno."""
         process = next(iter(self.processes.values()))
         frame = next(iter(self.frames.values()))
         owner = frame.owner

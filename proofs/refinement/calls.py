@@ -1,9 +1,9 @@
-"""What a workload says, and who carries it out: a call is plain data, a target takes calls and answers.
+"""Calls and targets: a workload makes calls as plain data, and a target executes calls and answers.
 
-A `Call` names an operation, its caller and its arguments; it knows neither bytes nor rules. Targets (targets.py) are the
-rules alone, the implementation alone, both in lockstep. `Recorder` writes down what goes to another target, and `replay`
-gives the calls of a file to any target. Arguments are numbers, or names of what a call before gave (`page 3`), which a
-target resolves to things of its own; so the same calls can be made anywhere. A line of a file has the form of a line in
+A `Call` names an operation, its caller and its arguments; it contains neither bytes nor rules. Targets (targets.py) are the
+rules alone, the implementation alone, and both in lockstep. `Recorder` records the calls to another target, and `replay`
+makes the calls of a file on any target. Arguments are numbers, or names of results of earlier calls (`page 3`), which a
+target resolves to its own objects; so every target can execute the same calls. A line of a file has the form of a line in
 recordings of real Xen, `{"i": 0, "op": ..., "a": {"by": ..., ...}, "res": ...}`.
 """
 
@@ -21,7 +21,7 @@ FORMAT: Final = "bulkhead-calls/1"
 
 
 class BadCalls(Exception):
-    """A file that holds no calls; one line that says where and why."""
+    """A file without valid calls; the message is one line with place and reason."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Call:
 
     @staticmethod
     def from_json(line: Mapping[str, Any]) -> Call:
-        """A line's call; ValueError with what is wrong with it."""
+        """A line's call; ValueError with the problem."""
         operation, arguments = line.get("op"), line.get("a")
         if not isinstance(operation, str) or not isinstance(arguments, dict) or not isinstance(arguments.get("by", ""), str):
             raise ValueError("a call needs a name `op` and arguments `a`, and its caller `by`, if any, is a name")
@@ -57,7 +57,7 @@ def guest_call(domid: int, vcpu: int, operation: str, /, **arguments: Any) -> Ca
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a call, in names that all targets share: `okay`, `GNTST_...` or an errno's name; and what it gave, as
+    """The result of a call, in names that all targets share: `okay`, `GNTST_...` or an errno's name; and its values as
     JSON (a descriptor, an address, ports, a status for each element)."""
 
     code: str
@@ -68,29 +68,29 @@ class Answer:
         return {"code": self.code, **({} if self.given is None else {"given": self.given})}
 
 
-NOT_DONE: Final = Answer("not done")  # the caller could see beforehand that nothing would happen
-IN_FLIGHT: Final = Answer("in flight")  # the call has yielded; `advance` lets it go on
-UNBOUND: Final = Answer("unbound")  # an argument is a name that no call has given
+NOT_DONE: Final = Answer("not done")  # the caller could predict that the call would have no effect
+IN_FLIGHT: Final = Answer("in flight")  # the call has yielded; `advance` continues it
+UNBOUND: Final = Answer("unbound")  # an argument is an unknown name
 
 
 class Target(Protocol):
-    """Who carries calls out, one after the other."""
+    """Executes calls, one after the other."""
 
     def carry_out(self, call: Call) -> Answer:
-        """Make a call. What it finds wrong with itself (rules and implementation apart) it raises."""
+        """Make a call. Raises if rules and implementation differ."""
         ...
 
 
 class Interleaving(Target, Protocol):
-    """A target that leaves calls in flight after their first step. Calls of Dom0's kernel are made in the midst of a
-    process's call: then the target asks what happens meanwhile, and goes on when that call has returned."""
+    """A target that leaves calls in flight after their first step. Calls of Dom0's kernel occur during a
+    process's call: then the target runs the actions of others (`meanwhile`), and continues when that call has returned."""
 
     meanwhile: Callable[[Any], None]
 
 
 @dataclass
 class Recorder:
-    """A target that writes down what another one is asked and what that one answers."""
+    """A target that records the calls to another target and its answers."""
 
     target: Target
     lines: list[dict[str, Any]] = field(default_factory=list)
@@ -102,13 +102,13 @@ class Recorder:
         return answer
 
     def write(self, path: Path, seed: int) -> None:
-        """The file of all calls so far; OSError where it cannot be written."""
+        """Write the file of all calls so far; OSError if that fails."""
         header = {"format": FORMAT, "seed": seed}
         write_file(path, "".join(json.dumps(line) + "\n" for line in (header, *self.lines)))
 
 
 def read(path: Path) -> list[tuple[Call, Answer]]:
-    """The calls of a file, with what was answered. BadCalls says what is wrong with it."""
+    """The calls of a file, with their answers. BadCalls has the problem."""
     try:
         header, *lines = path.read_text(encoding="utf-8").splitlines()
         told = json.loads(header)
@@ -139,7 +139,7 @@ class Difference:
 
 
 def replay(recorded: Iterable[tuple[Call, Answer]], target: Target) -> Iterator[Difference]:
-    """Make recorded calls on a target: each answer that is another one now."""
+    """Make recorded calls on a target; yields each answer that differs."""
     for number, (call, before) in enumerate(recorded):
         now = target.carry_out(call)
         if now != before:

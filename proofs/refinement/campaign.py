@@ -1,8 +1,8 @@
 """Long seeded campaigns: guests make random and hostile calls that interleave wherever the implementation yields.
 
-A campaign consists of episodes; each starts from a fresh machine whose seed follows from the campaign's, and ends
-with the destruction of all domains and the check that nothing is left. The same seed gives the same run; without the rules
-it gives one that is much like it.
+A campaign consists of episodes; each starts from a fresh machine with a seed derived from the campaign's, and ends
+with the destruction of all domains and a check for leaks. The same seed gives the same run; a run without the rules
+is similar, but not the same.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import Rules, Size, rules_for
 from bulkhead.proofs.refinement.workload.scheduler import Driver
 
-LEG = 1500  # calls between two machines
+LEG = 1500  # calls per machine
 FULL_EVERY = 12
 CLAIMS_EVERY = 1024
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What went apart, and how to see it again."""
+    """A mismatch, and how to reproduce it."""
 
     what: str
     places: tuple[str, ...]
@@ -44,7 +44,7 @@ class Failure:
 
 @dataclass
 class Report:
-    """What a campaign did."""
+    """The result of a campaign."""
 
     seed: int
     calls: int = 0
@@ -65,7 +65,7 @@ def episode(
     claims_every: int = CLAIMS_EVERY,
     rules_on: bool = True,
 ) -> Failure | None:
-    """One episode; what it found is added to the report."""
+    """Run one episode and add its result to the report."""
     lockstep = Lockstep(rules, seed * 1_000_003 + number, full_every, claims_every, rules_on)
     target = Interleaved(lockstep)
     driver = Driver(target.view, target, seed * 1_000_003 + number)
@@ -87,7 +87,7 @@ def episode(
         failure = Failure(
             error.what, tuple(dump(error.places)), driver.text, seed, number, report.calls + lockstep.calls, tuple(recent)
         )
-    except Exception as error:  # whatever the implementation raises is a finding
+    except Exception as error:  # any exception of the implementation is a finding
         failure = Failure(
             f"{type(error).__name__}: {error}", (), driver.text, seed, number, report.calls + lockstep.calls, tuple(recent)
         )
@@ -112,7 +112,7 @@ def run_leg(
     report = Report(seed)
     try:
         failure = episode(rules, seed, number, calls, report, full_every, claims_every, rules_on)
-    except Exception as error:  # the machine could not even be set up
+    except Exception as error:  # the set-up of the machine failed
         failure = Failure(f"{type(error).__name__}: {error}", (), "setting up", seed, number, 0, ())
         full_every = 1
     if failure is not None and full_every != 1 and rules_on:
@@ -131,7 +131,7 @@ def campaign(
     progress: Callable[[int], None] | None = None,
     jobs: int = 1,
 ) -> Report:
-    """Legs until so many calls are made or something went apart; the number of jobs changes nothing but the time."""
+    """Run episodes until so many calls are made or a mismatch is found; the number of jobs changes only the time."""
     start = time.perf_counter()
     report = Report(seed)
     sizes = [LEG] * (calls // LEG) + ([calls % LEG] if calls % LEG else [])

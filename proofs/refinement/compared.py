@@ -1,9 +1,9 @@
-"""What each operation of the implementation is compared with: the rules, recordings of real Xen, both, or neither.
+"""The reference for each operation of the implementation: the rules, recordings of real Xen, both, or neither.
 
-The operations are read off the implementation itself: its hypercall table, the commands that each hypercall knows, the
-ioctls of Dom0's devices, and system calls. `RULES` says which rules a campaign follows when it makes an operation;
-`recorded.json` how often the recordings kept with the project make it (`python -m tests.compared` counts); `NEITHER` why
-nothing does. What it is not: a claim about every answer of an operation, for which see coverage.
+The operations are taken from the implementation itself: its hypercall table, the commands of each hypercall, the
+ioctls of Dom0's devices, and system calls. `RULES` names the rules that a campaign follows for an operation;
+`recorded.json` counts its calls in the project's recordings (`python -m tests.compared` counts); `NEITHER` gives the reason
+if there is no reference. Not here: the coverage of an operation's answers (coverage.py).
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ HYPERCALLS: Final[Mapping[int, str]] = {
 }
 DEVICES: Final = ("gntdev", "gntalloc", "privcmd", "evtchn", "BSD gntdev")
 
-Key = tuple[str, str]  # a family, such as `grant_table_op` or `gntdev`, and the name of an operation of it
+Key = tuple[str, str]  # a family, such as `grant_table_op` or `gntdev`, and the name of one of its operations
 
-# The rules that a campaign follows when it makes the operation.
+# The rules that a campaign follows for the operation.
 RULES: Final[Mapping[Key, tuple[str, ...]]] = {
     (GRANT, "map_grant_ref"): ("map_grant_ref",),
     (GRANT, "unmap_grant_ref"): ("unmap_grant_ref",),
@@ -108,7 +108,7 @@ NEITHER: Final[Mapping[Key, str]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """One operation: the rules beside it, how often recordings make it, and why nothing does where that is so."""
+    """One operation: its rules, its number of recorded calls, and the reason if it has neither."""
 
     key: Key
     rules: tuple[str, ...]
@@ -169,7 +169,7 @@ def ioctls() -> dict[str, dict[int, str]]:
 
 
 def system_calls() -> tuple[str, ...]:
-    """The system calls of a process, but for ioctl, which has families of its own."""
+    """The system calls of a process, except ioctl, whose families are separate."""
     of_calls = [name for name in vars(Syscalls) if not name.startswith("_") and callable(getattr(Syscalls, name))]
     return (*(name for name in of_calls if name != "ioctl"), Process.fork.__name__)
 
@@ -184,7 +184,7 @@ def operations() -> tuple[Key, ...]:
 
 
 def recorded() -> dict[Key, int]:
-    """How often the recordings make each operation."""
+    """The number of recorded calls of each operation."""
     loaded: dict[str, dict[str, int]] = json.loads(RECORDED.read_text())
     return {(family, name): count for family, counts in loaded.items() for name, count in counts.items()}
 
@@ -196,7 +196,7 @@ def table() -> tuple[Row, ...]:
 
 
 def lines() -> list[str]:
-    """For people: how many operations are compared with what, and those compared with nothing, with the reason."""
+    """A readable summary: the numbers of compared operations, and the others with their reasons."""
     rows = table()
     by = {word: [r for r in rows if r.beside == word] for word in ("both", "rules", "real Xen", "neither")}
     out = [

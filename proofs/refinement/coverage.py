@@ -1,7 +1,7 @@
-"""Which (rule, outcome) pairs a campaign reached, and which it never can, with the reason.
+"""The (rule, outcome) pairs that a campaign reached, and those that are impossible, with the reason.
 
-A pair may lie outside of what the implementation can do: the rules' world is finite where the machine is not, a check can
-never fail where a rule is performed for one caller only, or a claim that is proved says that it does not fail.
+A pair may be impossible on the implementation: the rules' world is finite where the machine is not, a check can
+never fail because a rule is performed for one caller only, or a proved claim says that it does not fail.
 """
 
 from __future__ import annotations
@@ -59,28 +59,28 @@ CANNOT_HAPPEN: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Coverage:
-    """What was reached of all pairs; `missing` holds all that were not, explained or open."""
+    """Coverage of all pairs; `missing` holds the pairs not reached, explained or open."""
 
     total: int
     missing: tuple[str, ...]
 
     @property
     def reached(self) -> int:
-        """How many pairs were reached."""
+        """The number of reached pairs."""
         return self.total - len(self.missing)
 
     @property
     def open(self) -> tuple[str, ...]:
-        """Never reached, and nothing says why."""
+        """Never reached, without an explanation."""
         return tuple(pair for pair in self.missing if pair not in CANNOT_HAPPEN)
 
     @property
     def explained(self) -> tuple[str, ...]:
-        """Never reached, and it cannot be."""
+        """Never reached, because impossible."""
         return tuple(pair for pair in self.missing if pair in CANNOT_HAPPEN)
 
     def lines(self) -> list[str]:
-        """For people: what is open, then what cannot happen, reason by reason."""
+        """A readable summary: open pairs, then impossible ones by reason."""
         out = [
             f"{self.reached} of {self.total} (rule, outcome) pairs reached, {len(self.explained)} cannot happen, "
             f"{len(self.open)} never reached{':' if self.open else '.'}",
@@ -98,12 +98,12 @@ class Coverage:
 
 
 def coverage(outcomes: Iterable[str], reached: Iterable[str]) -> Coverage:
-    """All pairs against those reached."""
+    """Compare all pairs with the reached ones."""
     every = tuple(outcomes)
     known = set(reached)
     return Coverage(len(every), tuple(pair for pair in every if pair not in known))
 
 
 def contradicted(reached: Iterable[str]) -> list[str]:
-    """Pairs that were reached although the table says that they cannot be: the table is wrong then."""
+    """Pairs that were reached although the table says that they are impossible: then the table is wrong."""
     return sorted(set(reached) & CANNOT_HAPPEN.keys())

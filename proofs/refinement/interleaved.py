@@ -1,7 +1,7 @@
 """A machine whose calls stay in flight after their first step: the implementation, in lockstep with the rules or alone.
 
-What it is told it looks up in the tables of operations: guests' hypercalls, the toolstack's, and those of Dom0's processes;
-a few operations more are its own (`OWN`): a call in flight goes on, both sides are compared. What does not live here: which
+It looks up calls in the tables of operations: guests' hypercalls, the toolstack's, and those of Dom0's processes;
+a few operations are its own (`OWN`): advancing a call in flight, comparing both sides. Not here: which
 call comes next (workload/, or a recording), and targets that bring each call to its end at once (targets.py).
 """
 
@@ -21,8 +21,8 @@ from bulkhead.proofs.refinement.view import View
 
 
 class Interleaved:
-    """One machine; Mismatch says where rules and implementation are apart. `meanwhile` says what happens while a call of
-    Dom0's kernel is in flight, and brings it to its end."""
+    """One machine. Raises Mismatch if rules and implementation differ. `meanwhile` supplies the actions while a call of
+    Dom0's kernel is in flight, and completes it."""
 
     def __init__(self, lockstep: Lockstep) -> None:
         self.b = lockstep
@@ -31,7 +31,7 @@ class Interleaved:
         self.meanwhile: Callable[[CallInFlight], None] = self._alone
 
     def carry_out(self, call: Call) -> Answer:
-        """Begin a call; what takes one step is done at once."""
+        """Start a call; a call of one step completes at once."""
         operation = call.operation
         if operation in OPERATIONS:
             return self._advance(start(self.b, call))
@@ -45,29 +45,29 @@ class Interleaved:
         return answer(self.b, f) if self.b.advance(f) else IN_FLIGHT
 
     def _alone(self, own: CallInFlight) -> None:
-        """Nothing happens meanwhile."""
+        """No actions meanwhile."""
         while own in self.b.flights:
             self.b.advance(own)
 
     # Operations of its own.
 
     def advance(self, call: Call) -> Answer:
-        """A call in flight takes its next step: {call}, by its number."""
+        """Advance a call in flight by a step: {call} is its number."""
         f = next((f for f in self.b.flights if f.number == call.arguments["call"]), None)
         return NOT_DONE if f is None else self._advance(f)
 
     def destroy(self, call: Call) -> Answer:
-        """The toolstack begins to destroy a domain: {domid}."""
+        """The toolstack starts to destroy a domain: {domid}."""
         return self._advance(begin_destroy(self.b, call))
 
     def sync(self, call: Call) -> Answer:
-        """What Dom0's kernel has done by itself, and what waits in the rings of its files."""
+        """Follow the kernel's own actions, and compare the rings of its files."""
         self.dom0.sync()
         self.dom0.compare_rings()
         return Answer(OKAY)
 
     def compare(self, call: Call) -> Answer:
-        """The move of a process has come to its end: both sides are compared."""
+        """The end of a process's move: compare both sides."""
         self.b.calls += 1
         self.b.steps += 1
         if self.b.rules_on:
@@ -76,14 +76,14 @@ class Interleaved:
         return Answer(OKAY)
 
     def deny(self, call: Call) -> Answer:
-        """By the policy two domain ids have nothing to do with each other, one way: {source, dest}. Before all else."""
+        """The policy forbids sharing between two domain ids, in one direction: {source, dest}. Only at the start."""
         a, c = call.arguments["source"], call.arguments["dest"]
         self.b.rig.policy.denied.add((a, c))
         self.b.spec_state.deny(a * (NOBODY + 1) + c)
         return Answer(OKAY)
 
     def end(self, call: Call) -> Answer:
-        """All guests and processes have gone: nothing may be left."""
+        """Leak check after all guests and processes have ended."""
         self.dom0.check_end()
         if self.b.rules_on:
             self.b.settle()

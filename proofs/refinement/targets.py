@@ -1,7 +1,7 @@
-"""Who carries out calls: the implementation alone, the implementation in lockstep with the rules, and the rules alone.
+"""Targets, which execute calls: the implementation alone, the implementation in lockstep with the rules, the rules alone.
 
-Each brings a call to its end before the next one, and resolves the names of what calls gave to things of its own: frame
-numbers and handles of the machine, or elements of the rules. A call that uses a name nobody gave is answered `unbound` and
+Each completes a call before the next one, and resolves the names of earlier results to its own objects: frame
+numbers and handles of the machine, or elements of the rules. A call that uses an unknown name is answered `unbound` and
 not made. Not here: interleaving (`Interleaved` in lockstep/operations.py), and files (calls.py).
 """
 
@@ -28,15 +28,15 @@ GIVEN_AT: Final = {
     "populate_physmap": EXTENTS_AT,
     "evtchn_alloc_unbound": 4,
     "evtchn_bind_interdomain": 8,
-}  # where in the argument area stands what the call gave
+}  # offset of the call's result in the argument area
 
 
 class Unbound(Exception):
-    """A name that no call has given."""
+    """A name that is not the result of any call."""
 
 
 def named(value: Any, names: dict[str, int]) -> Any:
-    """Arguments with each name replaced by what it stands for."""
+    """Arguments with each name replaced by its object."""
     if isinstance(value, str) and value.startswith(KINDS):
         if value not in names:
             raise Unbound(value)
@@ -47,14 +47,14 @@ def named(value: Any, names: dict[str, int]) -> Any:
 
 
 def forget(names: dict[str, int], call: Call, arguments: dict[str, Any]) -> None:
-    """A page that was given back has no name any more: its number may come to be another page's."""
+    """Remove the name of a freed page: its number may be reused for another page."""
     if call.operation == "decrease_reservation":
         for name in [name for name, value in names.items() if name.startswith("page ") and value in arguments["mfns"]]:
             del names[name]
 
 
 class Implementation:
-    """The implementation; in lockstep with the rules, or alone. Mismatch says where both are apart."""
+    """The implementation, in lockstep with the rules or alone. Raises Mismatch if they differ."""
 
     def __init__(self, rules: Rules, seed: int, rules_on: bool) -> None:
         self.b = Lockstep(rules, seed, full_every=1, rules_on=rules_on)
@@ -62,7 +62,7 @@ class Implementation:
         self.names: dict[str, int] = {}
 
     def carry_out(self, call: Call) -> Answer:
-        """Make a call and bring it to its end."""
+        """Make a call and complete it."""
         try:
             arguments = named(dict(call.arguments), self.names)
         except Unbound:
@@ -92,7 +92,7 @@ class Implementation:
         return Answer(code)
 
     def _code(self, f: CallInFlight, operation: str) -> str:
-        """What the call answered."""
+        """The answer of the call."""
         if operation in STATUS_AT:
             return status_name(abi.STATUS.unpack(self.b.bytes(f, STATUS_AT[operation], 2))[0])
         if operation in ("populate_physmap", "decrease_reservation"):
@@ -101,7 +101,7 @@ class Implementation:
 
 
 class RulesAlone:
-    """The rules, with picks of their own; of what they leave open only the limit of a guest's pages is decided here."""
+    """The rules alone, with their own picks; the only abstracted condition decided here is a guest's page limit."""
 
     def __init__(self, rules: Rules) -> None:
         self.sh = SpecState(rules, 0)
@@ -126,7 +126,7 @@ class RulesAlone:
         }
 
     def carry_out(self, call: Call) -> Answer:
-        """Take the steps of a call, and then what the rules do by themselves: flush, and free pages."""
+        """Take the steps of a call, and then the rules' internal steps: flush, and free pages."""
         try:
             arguments = named(dict(call.arguments), self.names)
         except Unbound:
@@ -146,7 +146,7 @@ class RulesAlone:
             self.names[arguments["gives"]] = value
 
     def _free_frame(self) -> int:
-        """A free frame; scrubbed first, where it has to be."""
+        """A free frame; scrubbed first if needed."""
         use = self.sh.T["frame.use"]
         f = next(f for f in range(self.sh.size.heap) if use[f] in (self.sh.use["free"], self.sh.use["unscrubbed"]))
         if use[f] == self.sh.use["unscrubbed"]:
@@ -168,7 +168,7 @@ class RulesAlone:
 
     def _populate(self, call: Call, me: int, a: dict[str, Any]) -> str:
         T, ram = self.sh.T, self.sh.use["ram"]
-        # Xen counts a page that was given back until nobody maps it any more.
+        # Xen counts a freed page until nobody maps it any more.
         mine = [f for f in range(self.sh.size.heap) if T["frame.use"][f] == ram and T["frame.owner"][f] == me]
         if len(mine) >= FIXED + POOL:
             self.sh.step("populate_physmap", {"caller": me}, "ENOMEM", "ENOMEM")

@@ -1,10 +1,10 @@
-"""What a workload may see of the machine that it drives: all of it, and none of the rules' state.
+"""A workload's read-only view of its machine: the complete implementation, but not the rules' state.
 
-Hostile workloads aim: they name pages, handles, ports and offers that are there, also those of others, which no caller could
-know; and they keep within what the rules have (README: not in the rules). They look at the implementation through this
-class, and change nothing by it: all that happens they say as calls to a target. So a recording of these calls needs no view,
-and can be made on any target. Of the comparison a workload sees one thing: where the rules have seen a step fail before the
-implementation does, nobody may come in between (`CallInFlight.must_finish_first`).
+Hostile workloads choose existing pages, handles, ports and offers, also those of others, which no caller could
+know; and they stay within the scope of the rules (README: not in the rules). They read the implementation through this
+class; all their actions are calls to a target. So a recording of these calls needs no view,
+and can be replayed on any target. The view shows one fact of the comparison: if a step has failed in the rules but not yet
+in the implementation, no other action may come between (`CallInFlight.must_finish_first`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bulkhead.proofs.refinement.lockstep.testbed import Guest
 
 
 class View:
-    """One machine, to be looked at."""
+    """A view of one machine."""
 
     def __init__(self, lockstep: Lockstep, dom0: Dom0) -> None:
         self._lockstep = lockstep
@@ -32,12 +32,12 @@ class View:
 
     @property
     def calls(self) -> int:
-        """How many calls have been made."""
+        """The number of calls made."""
         return self._lockstep.calls
 
     @property
     def flights(self) -> list[CallInFlight]:
-        """Calls in flight: where each yielded, and which entries it is about to change."""
+        """Calls in flight: the marker of each, and the entries that it is changing."""
         return self._lockstep.flights
 
     @property
@@ -52,7 +52,7 @@ class View:
 
     @property
     def shared_pages(self) -> list[SharedPage]:
-        """Pages that gntalloc gave out."""
+        """Pages allocated by gntalloc."""
         return self.dom0.pages
 
     def bound_ports(self) -> list[int]:
@@ -60,18 +60,18 @@ class View:
         return list(self.dom0.kernel.evtchn_users)
 
     def held_ports(self) -> list[int]:
-        """Ports of Dom0 that files or notices hold."""
+        """Ports of Dom0 with references by files or notices."""
         return list(self.dom0.kernel.evtchn_holds)
 
     def free_frames(self) -> int:
-        """Frames that the hypervisor could give out."""
+        """Free frames of the hypervisor."""
         return self._lockstep.rig.xen.frames.free_count
 
     def special(self, mfn: int) -> bool:
-        """Is this a page of the hypervisor's own heap? The rules know no grants of these."""
+        """Is this a page of the hypervisor's own heap? The rules have no grants of these."""
         return self._lockstep.rig.special(mfn)
 
     def changing(self, domid: int, ref: int) -> bool:
-        """Is a call just changing this grant entry?"""
+        """Is a call changing this grant entry now?"""
         key = (domid, self._lockstep.spec_state.ref(ref))
         return key in self._lockstep.locked or any(key in f.moving for f in self._lockstep.flights)

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from bulkhead.model.ir import System, show
-from bulkhead.proofs.theorems.decide import Result
 from bulkhead.proofs.theorems.induction import Proof
-from bulkhead.proofs.theorems.queries import FOLLOWS, INIT, QueryMaker
+from bulkhead.proofs.theorems.queries import FOLLOWS, INIT, QueryMaker, Result
 
 LINES = 8  # queries shown for one claim
 

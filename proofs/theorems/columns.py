@@ -32,6 +32,7 @@ from bulkhead.model.ir import (
 )
 from bulkhead.model.world import State, World, table_sizes
 
+VALUES = 256  # that a place can have, as it is one byte
 Bytes = NDArray[np.uint8]
 Value = int | NDArray[Any]  # one value for all states, or one for each
 Truth = bool | NDArray[np.bool_]
@@ -58,6 +59,15 @@ class Layout:
             kinds += [func.sort] * count
         for name, value in (("consts", consts), ("base", base), ("width", len(kinds)), ("kinds", tuple(kinds))):
             object.__setattr__(self, name, value)
+
+    def refusal(self, widest: int) -> str | None:
+        """Why states of this world are not held in columns: too many places, or values that do not fit; None if they are."""
+        if self.width > widest:
+            return f"a state of this world has {self.width:,} places, more than {widest:,}; give smaller sizes with --scope"
+        large = [(n, len(members)) for n, members in self.system.enums.items() if len(members) > VALUES]
+        if large:
+            return f"`{large[0][0]}` has {large[0][1]:,} members; states can be searched whole with {VALUES} of them at most"
+        return None
 
     def world(self, consts: dict[str, int] | None = None) -> World:
         return World(dict(self.sizes), dict(consts or {}))

@@ -16,7 +16,7 @@ from bulkhead.model.ir import System
 from bulkhead.model.logic import Prelude
 from bulkhead.proofs.jobs import Workers
 from bulkhead.proofs.theorems.cti import breaks
-from bulkhead.proofs.theorems.queries import FOLLOWS, PLACES, Block, Query
+from bulkhead.proofs.theorems.queries import FOLLOWS, PLACES, Block, Query, Result
 from bulkhead.proofs.theorems.solvers import EAGERNESS, FAST_LIMIT, Answer, Cvc5Session, SolverError, Z3Session
 from bulkhead.proofs.theorems.subsumption import Meanings, Refuted, split
 
@@ -24,25 +24,6 @@ DEFAULT_LIMIT = 10.0
 FIRST_PATIENCE = 1.0  # seconds for Z3's default settings before the search for counterexamples
 PARTS = 6  # parts of the work per process: small ones at the end keep all processes busy,
 LEAST = 10  # but a part with fewer queries is not worth a session
-
-
-@dataclass(frozen=True)
-class Result:
-    """The answers to one query. `second` is cvc5's verdict, "" if cvc5 was not asked."""
-
-    label: str
-    claim: str
-    verdict: str
-    core: tuple[str, ...]
-    seconds: float
-    second: str = ""
-    second_seconds: float = 0.0
-    again: bool = False  # refuted earlier in this run, for another step or system (`subsumption.py`)
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """The key of its query."""
-        return self.label, self.claim
 
 
 @dataclass(frozen=True)
@@ -62,8 +43,9 @@ class Settings:
 def solve_batch(prelude: Prelude, blocks: list[Block], settings: Settings) -> list[Result]:
     """Decide the queries of some blocks of one system in one session of Z3.
 
-    Most proofs depend on few claims. So each query first assumes only the claim itself and the claims in its earlier cores,
-    which takes a small part of the time. If this does not refute it, it is asked again with all claims assumed.
+    Most proofs depend on few claims. So each query first assumes only the claim itself and the claims that helped it before,
+    which takes a small part of the time. If this does not refute it, it is asked again with the claims that are near, and
+    then with all.
     """
     results: list[Result] = []
     failed: set[str] = set()
@@ -77,8 +59,9 @@ def solve_batch(prelude: Prelude, blocks: list[Block], settings: Settings) -> li
         if not ask:
             continue
         (block,) = ask
-        claims, rest = block.claims_assumed()
-        z3.tell("(push)\n" + block.context + block.assertions(rest))
+        claims, others = block.shared.claims, block.shared.others
+        near = block.nearby
+        z3.tell("(push)\n" + block.context + block.assertions(block.checks.keys() | (near & others)))
         first = {}
         for query in block.queries:
             own = claims.get(query.claim)
@@ -86,17 +69,20 @@ def solve_batch(prelude: Prelude, blocks: list[Block], settings: Settings) -> li
                 few = helpers.setdefault(query.claim, {own})
                 first[query.claim] = z3.ask(block.assertions(few) + query.goal)
         if any(q.claim not in first or first[q.claim].verdict != "unsat" for q in block.queries):
-            z3.tell(block.assertions(claims.values()))
+            z3.tell(block.assertions(near - others))
         found: list[tuple[Query, Result]] = []
         for query in block.queries:
             if query.claim in failed and not settings.patient:
                 continue
             answer = first.get(query.claim, Answer("unknown"))
-            if answer.verdict != "unsat":
-                more = z3.ask(query.goal)
-                answer = replace(more, seconds=answer.seconds + more.seconds)
-                helpers.get(query.claim, set()).update(n for n in more.core if n in set(claims.values()))
-            if answer.verdict != "unsat" and block.label != FOLLOWS:  # claims that are not implied are left to induction
+            for everything in (False, True) if len(near) < len(block.shared.names) else (False,):
+                if answer.verdict != "unsat":
+                    more = z3.ask((block.assertions(block.shared.names - near) if everything else "") + query.goal)
+                    answer = replace(more, seconds=answer.seconds + more.seconds)
+                    helpers.get(query.claim, set()).update(
+                        n for n in more.core if n in block.shared.order and n not in others
+                    )
+            if answer.verdict != "unsat" and block.label != FOLLOWS:  # what is not implied outright, induction will decide
                 more = _retry_eagerly(prelude, block.text() + query.goal, settings)
                 answer = replace(more, seconds=answer.seconds + more.seconds)
             if answer.verdict != "unsat":
@@ -230,4 +216,4 @@ def retried(
     return [done.get(k, r) for k, r in enumerate(results)]
 
 
-__all__ = ["DEFAULT_LIMIT", "Result", "Settings", "retried", "retry", "run_blocks", "solve_batch"]
+__all__ = ["DEFAULT_LIMIT", "Settings", "retried", "retry", "run_blocks", "solve_batch"]

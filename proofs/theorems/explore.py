@@ -416,11 +416,11 @@ def explore(
     """Search all reachable states of a world in which each sort has so many elements, for violations of some claims.
 
     With claims, the search ends when each is broken. `labels` names the only steps that are taken. Raises ValueError where a
-    state has more columns than `WIDEST`.
+    state has more columns than `WIDEST`, or values that do not fit.
     """
-    layout = Layout(system, dict(sizes))
-    if layout.width > WIDEST:
-        raise ValueError(f"a state of this world has {layout.width:,} places, more than {WIDEST:,}")
+    refusal = Layout(system, dict(sizes)).refusal(WIDEST)
+    if refusal is not None:
+        raise ValueError(refusal)
     return _Search(system, sizes, claims, limits or Limits(), labels).run()
 
 
@@ -457,7 +457,7 @@ def shorter(system: System, trace: Trace, claim: Claim, seconds: float) -> Trace
     None if there is none, or if time runs out.
     """
     layout = Layout(system, trace.world.sizes)
-    if layout.width > WIDEST:
+    if layout.refusal(WIDEST) is not None:
         return None
     limits = Limits(depth=len(trace.events) - 1, seconds=seconds)
     search = _Search(system, trace.world.sizes, [claim], limits, frozenset(e.label for e in trace.events))

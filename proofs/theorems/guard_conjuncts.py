@@ -108,7 +108,7 @@ def compiled_probe(
         chosen = {v.name for v in order}
         left.sort(key=lambda v: -sum(v.name in f and f <= chosen | {v.name} for f in free))
         order.append(left.pop(0))
-    lines, pad, known = [coder.header(), "best = 0"], "", set[str]()
+    lines, pad, known = ["best = 0"], "", set[str]()
     asked: list[Term] = []
     todo = list(zip(free, parts, strict=True))
     for var in (None, *order):
@@ -129,7 +129,7 @@ def compiled_probe(
         todo = [(f, p) for f, p in todo if not f <= known]
     lines.append(f"{pad}return best, ({''.join(f'v_{p.name}, ' for p in t.params)})")
     lines.append("return best, None")
-    return compiled("probe", "S, rnd", lines), [*asked, Lit("true", BOOL)]
+    return compiled("probe", "S, rnd", coder.with_tables(lines)), [*asked, Lit("true", BOOL)]
 
 
 __all__ = ["Wish", "compiled_probe", "opened", "reads", "wish_of"]

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 
 from bulkhead.model.ir import Claim, System
 from bulkhead.proofs.jobs import Workers
-from bulkhead.proofs.theorems.decide import Result, Settings, retried, run_blocks
-from bulkhead.proofs.theorems.queries import Block, QueryMaker, name_of
+from bulkhead.proofs.theorems.decide import Settings, retried, run_blocks
+from bulkhead.proofs.theorems.queries import Block, QueryMaker, Result, name_of
 from bulkhead.proofs.theorems.subsumption import Meanings, Refuted, split
 
 

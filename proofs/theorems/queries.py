@@ -8,13 +8,15 @@ to files.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from bulkhead.model import symbols
 from bulkhead.model.ir import Claim, System, Transition
 from bulkhead.model.logic import Formulas
 from bulkhead.proofs.theorems.frame_rule import Frame
+from bulkhead.proofs.theorems.neighbours import Neighbours
 
 # Labels of queries without a transition; not possible as names in rules.
 INIT = "(initial states)"
@@ -43,27 +45,97 @@ class Query:
 
 
 @dataclass(frozen=True)
+class Result:
+    """The answers to one query. `second` is cvc5's verdict, "" if cvc5 was not asked."""
+
+    label: str
+    claim: str
+    verdict: str
+    core: tuple[str, ...]
+    seconds: float
+    second: str = ""
+    second_seconds: float = 0.0
+    again: bool = False  # refuted earlier in this run, for another step or system (`subsumption.py`)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The key of its query."""
+        return self.label, self.claim
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What many blocks assume alike: name -> text, in order. `claims` names those that are invariants or theorems.
+
+    Blocks share these and do not copy them: a system of a thousand claims has thousands of blocks.
+    """
+
+    texts: dict[str, str]
+
+    @cached_property
+    def claims(self) -> dict[str, str]:
+        """Invariants and theorems: bare name -> name."""
+        parts = ((n, *n.partition("/")) for n in self.texts)
+        return {bare: n for n, kind, _, bare in parts if kind in ("invariant", "theorem")}
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """All names."""
+        return frozenset(self.texts)
+
+    @cached_property
+    def others(self) -> frozenset[str]:
+        """The names of what else is assumed: axioms, initial states."""
+        return self.names - set(self.claims.values())
+
+    @cached_property
+    def order(self) -> dict[str, int]:
+        """Where each name stands."""
+        return {n: k for k, n in enumerate(self.texts)}
+
+
+@dataclass(frozen=True)
 class Block:
-    """Queries that share a context. `assumed` maps a name to the text of an assumption; `context` stands before them."""
+    """Queries that share a context, which stands before them. Assumed are the `checks` of the step, and what is `shared`.
+
+    `near` names those of the shared assumptions that speak of what the queries speak of, or of what such an assumption
+    speaks of, and so on; None where these are most. The others are rarely needed, so they come last.
+    """
 
     label: str
     context: str
-    assumed: dict[str, str]
+    checks: dict[str, str]
+    shared: Assumptions
     queries: tuple[Query, ...]
+    near: frozenset[str] | None = None
+
+    @property
+    def nearby(self) -> frozenset[str]:
+        """The names of the shared assumptions that are near."""
+        return self.shared.names if self.near is None else self.shared.names & self.near
+
+    @property
+    def assumed(self) -> dict[str, str]:
+        """All that is assumed: name -> text."""
+        return {**self.checks, **self.shared.texts}
 
     def assertions(self, names: Iterable[str] | None = None) -> str:
-        """The assumptions (those in `names`, or all) as named assertions."""
-        chosen = self.assumed if names is None else {n: self.assumed[n] for n in self.assumed if n in set(names)}
-        return "".join(f"(assert (! {text} :named {name}))\n" for name, text in chosen.items())
-
-    def claims_assumed(self) -> tuple[dict[str, str], list[str]]:
-        """The assumed claims, each with the name of its assumption; and the names of all other assumptions."""
-        claims = {bare: n for n in self.assumed for kind, _, bare in [n.partition("/")] if kind in ("invariant", "theorem")}
-        return claims, [n for n in self.assumed if n not in set(claims.values())]
+        """The assumptions (those in `names`, or all) as named assertions, in their order."""
+        texts = self.shared.texts
+        if names is None:
+            return _assertions(self.assumed)
+        wanted = frozenset(names)
+        chosen = {n: t for n, t in self.checks.items() if n in wanted}
+        chosen.update((n, texts[n]) for n in sorted((n for n in wanted if n in texts), key=self.shared.order.__getitem__))
+        return _assertions(chosen)
 
     def text(self, names: Iterable[str] | None = None) -> str:
         """Context and assumptions of a query."""
         return self.context + self.assertions(names)
+
+
+def _assertions(texts: Mapping[str, str]) -> str:
+    return "".join(f"(assert (! {text} :named {name}))\n" for name, text in texts.items())
 
 
 def name_of(claim: Claim) -> str:
@@ -91,23 +163,38 @@ class QueryMaker:
             for c in (*system.axioms, *system.invariants.values(), *system.theorems.values())
         }
         self._axioms = {name_of(c) for c in system.axioms}
+        claims = (*system.axioms, *system.invariants.values(), *system.theorems.values())
+        self._neighbours = Neighbours({name_of(c): self.formulas.reads(c) for c in claims})
+        self._chosen: dict[frozenset[str], Assumptions] = {}
+        self._read_by: dict[str, list[str]] | None = None
 
-    def assumptions(self, names: Iterable[str]) -> dict[str, str]:
+    def assumptions(self, names: Iterable[str]) -> Assumptions:
         """The axioms and the named invariants or theorems, as texts."""
         keep = self._axioms | set(names)
-        return {n: t for n, t in self._assumed.items() if n in keep}
+        key = frozenset(keep)
+        if key not in self._chosen:
+            self._chosen[key] = Assumptions({n: t for n, t in self._assumed.items() if n in keep})
+        return self._chosen[key]
+
+    def _readers(self, names: Iterable[str]) -> set[str]:
+        """The invariants and theorems that read one of these state functions or definitions."""
+        if self._read_by is None:
+            self._read_by = {}
+            for claim in (*self.system.invariants.values(), *self.system.theorems.values()):
+                for name in self.formulas.reads(claim):
+                    self._read_by.setdefault(name, []).append(claim.name)
+        return {c for n in names for c in self._read_by.get(n, ())}
 
     def initial(self, claims: Iterable[Claim]) -> Block:
         """Does every initial state satisfy the claims?"""
-        assumed = self.assumptions(())
-        assumed.update({name_of(c): self.formulas.claim(c) for c in self.system.inits})
+        assumed = {**self.assumptions(()).texts, **{name_of(c): self.formulas.claim(c) for c in self.system.inits}}
         queries = tuple(Query(INIT, c.name, goal(self.formulas.claim(c))) for c in claims)
-        return Block(INIT, "", assumed, queries)
+        return Block(INIT, "", {}, Assumptions(assumed), queries)
 
     def follows(self, claims: Iterable[Claim], invariants: Iterable[str]) -> Block:
         """Do the invariants imply the claims?"""
         queries = tuple(Query(FOLLOWS, c.name, goal(self.formulas.claim(c))) for c in claims)
-        return Block(FOLLOWS, "", self.assumptions(invariants), queries)
+        return Block(FOLLOWS, "", {}, self.assumptions(invariants), queries)
 
     def unchanged(self, claims: Iterable[Claim]) -> list[Block]:
         """Do claims about a step hold for every step that changes nothing they read? Only axioms are assumed."""
@@ -115,6 +202,7 @@ class QueryMaker:
             Block(
                 label,
                 "",
+                {},
                 self.assumptions(()),
                 tuple(Query(label, c.name, goal(self.formulas.transition_claim(c, frozenset(), failed))) for c in claims),
             )
@@ -139,23 +227,29 @@ class QueryMaker:
         after = f.affected(transition)
         queries = []
         needed: frozenset[str] = frozenset()
+        read: frozenset[str] = frozenset()
+        may_touch = self._readers(after)
         for claim in claims:
+            if claim.name not in may_touch:
+                continue
             touched = f.reads(claim) & after
-            if touched and not self.frame.keeps(transition, claim):
+            if not self.frame.keeps(transition, claim):
                 needed |= touched
+                read |= f.reads(claim)
                 queries.append(Query(transition.label, claim.name, goal(f.claim(claim, after))))
         failed = bool(transition.code)
         for claim in two_state:
             touched = f.reads(claim) & after
             if touched or (UNCHANGED_FAILED if failed else UNCHANGED, claim.name) not in harmless:
                 needed |= touched
+                read |= f.reads(claim)
                 queries.append(Query(transition.label, claim.name, goal(f.transition_claim(claim, after, failed))))
         if not queries:
             return None
         # A definition read after the step may itself read others that the step changes.
         for name in tuple(needed):
             needed |= f.definition_reads.get(name, frozenset()) & after
-        assumed = {symbols.assumption("check", str(k)): text for k, text in enumerate(f.guard_parts(transition))}
-        assumed.update(self.assumptions(invariants))
+        checks = {symbols.assumption("check", str(k)): text for k, text in enumerate(f.guard_parts(transition))}
         context = f.parameters(transition.params) + f.next_state(transition, needed)
-        return Block(transition.label, context, assumed, tuple(queries))
+        near = self._neighbours.of(read | f.reads_of(transition.guard) | f.read_in(transition.updates))
+        return Block(transition.label, context, checks, self.assumptions(invariants), tuple(queries), near)

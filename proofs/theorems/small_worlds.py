@@ -90,7 +90,7 @@ class Worlds:
     def _add(self, sizes: dict[str, int], late: int) -> None:
         key = tuple(sizes.values())
         layout = Layout(self.system, sizes)
-        if key in self.known or layout.width > WIDE:
+        if key in self.known or layout.refusal(WIDE) is not None:
             return
         self.known.add(key)
         funcs = [f for f in self.system.funcs.values() if f.name not in self.written]

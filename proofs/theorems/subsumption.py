@@ -10,13 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from bulkhead.model.logic import Prelude
-from bulkhead.proofs.theorems.queries import Block, Query
-
-if TYPE_CHECKING:
-    from bulkhead.proofs.theorems.decide import Result
+from bulkhead.proofs.theorems.queries import Block, Query, Result
 
 Meaning = tuple[str, frozenset[str]]  # a text, and the declarations that it depends on
 
@@ -45,7 +41,8 @@ class Refuted:
         """Store an answer if it is a refutation."""
         if result.verdict != "unsat" or result.second not in ("", "unsat"):
             return
-        used = frozenset(meanings.of(block.assumed[n]) for n in result.core if n in block.assumed)
+        assumed = block.assumed
+        used = frozenset(meanings.of(assumed[n]) for n in result.core if n in assumed)
         key = (meanings.of(block.context), meanings.of(query.goal))
         self._found.setdefault(key, []).append((used, result))
 

@@ -1,7 +1,7 @@
-"""Grant hypercalls a second, and whether memory stays flat: `python -m tests.benchmarks.hypercalls`.
+"""Grant hypercalls per second, and growth of memory: `python -m tests.benchmarks.hypercalls`.
 
 One guest grants pages, another maps, copies and unmaps them, through argument bytes in guest memory as a real caller does.
-The peak of resident memory is read after a tenth of the calls and at the end; the difference is what the rest cost.
+The peak of resident memory is read after a tenth of the calls and at the end; the difference is the growth.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.impl.support import grant, machine, map_ref, unmap
 
 
 def run(calls: int) -> tuple[float, int]:
-    """Calls a second, and by how many KiB the peak of memory grew after the first tenth of the calls."""
+    """Calls per second, and the growth of peak memory in KiB after the first tenth of the calls."""
     rig = machine("A", "B")
     for ref in range(8, 12):
         grant(rig, "A", ref, "B", ref - 8)

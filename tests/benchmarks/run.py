@@ -1,7 +1,7 @@
-"""Speed, measured side by side in one run: `python -m tests.benchmarks.run [--repeat N] [--json FILE]`.
+"""Benchmarks of speed, all in one run: `python -m tests.benchmarks.run [--repeat N] [--json FILE]`.
 
-Whole commands are timed as processes, start included, and beside them what Z3 alone spends in the same queries. Every
-time is the least of `--repeat` runs, for the machine has other things to do. Not collected by pytest.
+Whole commands are timed as processes, with their start, and in addition Z3's time in the same queries. Every
+time is the minimum of `--repeat` runs, because the machine may have other load. Not collected by pytest.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from tests.benchmarks.copies import copies
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GT = "tests/benchmarks/gt.rules"
@@ -47,7 +49,7 @@ def least(times: int, work: Callable[[], float]) -> float:
 
 
 def command(*arguments: str, cold: bool = False) -> float:
-    """Seconds of a whole `bulkhead` process. With `cold` it finds no kept syntax trees."""
+    """Seconds of a whole `bulkhead` process. With `cold` it finds no cached syntax trees."""
     with tempfile.TemporaryDirectory() as folder:
         extra = {"XDG_CACHE_HOME": folder} if cold else {}
         whole = [sys.executable, "-m", "bulkhead.proofs.cli", *arguments]
@@ -72,7 +74,7 @@ def inside(code: str, cold: bool = False) -> float:
 
 
 def z3_seconds(system: str) -> float:
-    """What Z3 spends inside the queries of a proof as the proof asks them, without cross-check and in one process."""
+    """Z3's time in the queries of a proof, as the proof asks them, without cross-check and in one process."""
     return inside(f"""
 from bulkhead.model.loader import load
 from bulkhead.proofs.theorems.induction import Settings, prove
@@ -80,7 +82,7 @@ print(prove(load({system!r}), Settings(jobs=1, cross_check=False)).solver_second
 
 
 def plain_z3_seconds(system: str) -> float:
-    """What Z3 spends in the same queries where each is asked with all that is assumed, as `bulkhead export` writes them."""
+    """Z3's time in the same queries with all assumptions, as `bulkhead export` writes them."""
     return inside(f"""
 from bulkhead.model.loader import load
 from bulkhead.proofs.theorems.export import blocks_of
@@ -136,7 +138,7 @@ print(time.perf_counter() - begun)""",
 
 
 def model_steps(system: str, sizes: dict[str, int] | None, steps: int) -> float:
-    """Random steps a second of the executable model, its compilation not counted."""
+    """Random steps per second of the executable model, without its compilation."""
     made = "initial_states(system, 10.0, random.Random(1))[0]"
     if sizes:
         made = f"ExecutableModel(system, World({sizes!r}, {{'root': 0}}))"
@@ -156,7 +158,7 @@ print({steps} / (time.perf_counter() - begun))""")
 
 
 def hand_steps(steps: int) -> float:
-    """The same of the model written by hand."""
+    """The same for the model written by hand."""
     from tests.benchmarks.by_hand import walk
 
     walk(1, 1000)
@@ -186,6 +188,20 @@ def small_rows(times: int, steps: int) -> list[Row]:
         Row(group, "executable model", max(model_steps(GT, GT_SIZES, steps) for _ in range(times)), "steps/s", 100_000, True)
     )
     rows.append(Row(group, "the same, written by hand", max(hand_steps(steps) for _ in range(times)), "steps/s"))
+    return rows
+
+
+def growth_rows(times: int) -> list[Row]:
+    """Copies of the small rule set side by side in one system."""
+    group = "copies of gt.rules"
+    with tempfile.TemporaryDirectory() as folder:
+        took = {}
+        for count in (1, 25, 50, 100):
+            file = Path(folder) / f"copies{count}.rules"
+            file.write_text(copies(count), encoding="utf-8")
+            took[count] = least(times, lambda file=file: command("prove", str(file)))  # type: ignore[misc]
+    rows = [Row(group, f"prove, {n} side by side", took[n], "s", 6 if n == 100 else None) for n in took]
+    rows += [Row(group, f"{2 * n} copies to {n}: ratio of times", took[2 * n] / took[n], "times", 2.2) for n in (25, 50)]
     return rows
 
 
@@ -243,7 +259,7 @@ def campaign_speed(*options: str) -> float:
 
 
 def impl_rows(times: int) -> list[Row]:
-    """The implementation: alone, beside the rules, and its grant hypercalls."""
+    """The implementation: alone, in lockstep with the rules, and its grant hypercalls."""
     group = "implementation"
     speed = inside("from tests.benchmarks.hypercalls import run\nprint(run(60_000)[0])")
     return [
@@ -254,7 +270,7 @@ def impl_rows(times: int) -> list[Row]:
 
 
 def start_rows(times: int) -> list[Row]:
-    """What a process costs before it does anything."""
+    """The start-up time of a process."""
     pauses = statistics.median(
         inside("import time; b = time.perf_counter(); import z3; print(time.perf_counter() - b)") for _ in range(times)
     )
@@ -287,7 +303,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--small", action="store_true", help="only the small rule set")
     parser.add_argument("--json", type=Path, metavar="FILE")
     given = parser.parse_args(arguments)
-    rows = [*start_rows(given.repeat), *small_rows(given.repeat, given.steps)]
+    rows = [*start_rows(given.repeat), *small_rows(given.repeat, given.steps), *growth_rows(given.repeat)]
     if not given.small:
         rows += shipped_rows(given.repeat, given.steps)
         rows += impl_rows(given.repeat)

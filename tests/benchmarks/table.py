@@ -1,6 +1,6 @@
 """Results of the benchmarks as a Markdown page: `python -m tests.benchmarks.table FILE.json --measured ... --output ...`.
 
-`make tables` runs it on what `tests.benchmarks.run --json` wrote. It measures nothing, and every number on the page is in
+`make tables` runs it on the output of `tests.benchmarks.run --json`. It measures nothing: every number on the page is in
 the file.
 """
 
@@ -20,7 +20,7 @@ def number(value: float, unit: str) -> str:
 
 
 def page(result: dict[str, Any], measured: str) -> str:
-    """The page; `measured` says where and when the numbers come from."""
+    """The page; `measured` is the time and place of the measurement."""
     out = [
         "# Speed",
         "",

@@ -1,7 +1,7 @@
-"""Every fault of the examples, what falls by it, and how many steps the shortest attack has: the one table of lengths.
+"""The table of all faults of the examples: the violated claim, and the length of a shortest attack.
 
-The length is the shortest from any initial state (`breadth_first.starts`) of the named world (`worlds.py`); `traces/` holds
-one such attack for each row, as JSON Lines. `bulkhead attack` finds one as short for each row.
+The length is that of a shortest attack from any initial state (`breadth_first.starts`) of the named world (`worlds.py`);
+`traces/` holds one such attack for each row, as JSON Lines. `bulkhead attack` finds one as short for each row.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Attack:
-    """A fault ("": the rules as they are), the claim that falls by it, in which world, and after how many steps."""
+    """A fault ("": the rules without faults), the claim that it violates, the world, and the number of steps."""
 
     system: str
     fault: str
@@ -29,7 +29,7 @@ class Attack:
 
     @property
     def trace(self) -> Path:
-        """Where the attack lies that was found breadth first."""
+        """The file of the attack found by the breadth-first search."""
         return HERE / "traces" / f"{self.system}.{self.fault or 'as_it_is'}.{self.claim}.jsonl"
 
 

@@ -1,8 +1,8 @@
-"""A plain breadth-first search of the executable model from given states: the yardstick for lengths of attacks.
+"""A plain breadth-first search of the executable model from given states: the reference for lengths of attacks.
 
-It is exhaustive in one small world: it has neither symmetry nor heuristics nor a solver, so that what it says of a length or
-of a number of states can be held against the attack search of the project and against Spin. It is slow, and not a feature.
-Of initial states it takes those that `starts` gives: what no step writes stays as given, the rest is varied.
+It is exhaustive in one small world: it has neither symmetry reduction nor heuristics nor a solver, so its lengths and
+numbers of states can be compared with the project's attack search and with Spin. It is slow, and not a feature.
+Its initial states come from `starts`: state that no step writes stays as given, the rest varies.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from bulkhead.model.ir import Claim, System, Transition
 from bulkhead.model.trace import Event
 from bulkhead.model.world import State, World, elements, index_names, place, size_of, table_sizes
 
-MANY = 256  # so many initial states are all looked at; of more, so many are drawn
+MANY = 256  # up to so many initial states are all searched; of more, so many are drawn at random
 
 Key = bytes
 
 
 @dataclass(frozen=True)
 class Found:
-    """`states` distinct states were seen in `depth` rounds; `events` is a shortest way from `start` to the violation of
+    """`states` distinct states were visited in `depth` rounds; `events` is a shortest path from `start` to the violation of
     `claim`. `labels` names the transitions that were taken.
 
-    `complete` is true when every reachable state was seen (and then there is no violation, or it was not asked for).
+    `complete` is true when every reachable state was visited (then there is no violation, or none was searched).
     """
 
     states: int
@@ -58,10 +58,10 @@ def state_of(system: System, world: World, facts: dict[str, str]) -> State:
 
 
 def starts(machine: ExecutableModel, first: State) -> list[State]:
-    """`first`, and initial states that differ from it in what steps write and neither `init` nor an axiom settles.
+    """`first`, and initial states that differ from it in places that steps write and neither `init` nor an axiom fixes.
 
-    All of them, or where there are more than `MANY`, as many drawn by a fixed seed. A place counts as not settled when it
-    can take another value by itself.
+    All of them, or if there are more than `MANY`, as many drawn with a fixed seed. A place counts as not fixed if it
+    can have another value while all others stay.
     """
     system, world = machine.system, machine.world
     bodies = [c.body for c in (*system.inits, *system.axioms)]
@@ -111,8 +111,8 @@ class _Successors:
             ]
             values = "(" + "".join(f"v_{p.name}, " for p in t.params) + ")"
             body = indent([f"if {coder.truth(t.guard, {})}: yield {values}"], len(t.params))
-            choose = compiled("choose", "S", [coder.header(), *loops, *body])
-            effect = compiled("effect", params, [coder.header(), *coder.effect(t.updates), "return"])
+            choose = compiled("choose", "S", coder.with_tables([*loops, *body]))
+            effect = compiled("effect", params, coder.with_tables([*coder.effect(t.updates), "return"]))
             self.steps.append((t, choose, effect))
 
     def of(self, key: Key) -> Iterator[tuple[Transition, tuple[int, ...], Key]]:
@@ -129,7 +129,7 @@ def _packed(state: State) -> Key:
 
 
 def unpacked(machine: ExecutableModel, key: Key) -> State:
-    """The state that a key stands for."""
+    """The state of a key."""
     out, at = [], 0
     for n in table_sizes(machine.system, machine.world):
         out.append(list(key[at : at + n]))
@@ -144,9 +144,9 @@ def search(
     limit: int = 1_000_000,
     depth: int | None = None,
 ) -> Found:
-    """All states reachable from those in `first`, or as many as it takes to see one of the claims violated; `limit` at most.
+    """All states reachable from those in `first`, or until one of the claims is violated; at most `limit`.
 
-    With `depth`, states that many steps away are looked at and not followed further.
+    With `depth`, states that many steps away are checked but not expanded.
     """
     of_states = [c for c in claims if c.kind != "transition"]
     of_steps = [c for c in claims if c.kind == "transition"]

@@ -1,7 +1,7 @@
-"""Small worlds for the examples: how many elements each sort has, and where the protocol starts.
+"""Small worlds for the examples: the number of elements of each sort, and the initial state.
 
-Each is the smallest, or nearly, in which all attacks of `attacks.py` fit and every step can be taken. Relations that no step
-writes (orders, circles, quorums) are given here by name; `tests/test_examples.py` checks that `init` and axioms hold.
+Each is (nearly) the smallest that has all attacks of `attacks.py` and in which every step is possible. Relations that no
+step writes (orders, circles, quorums) are given here by name; `tests/test_examples.py` checks that `init` and axioms hold.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Facts = dict[str, str]
 
 @dataclass(frozen=True)
 class Small:
-    """Sizes by sort, elements of constants, and the places of the initial state that hold another value than the first."""
+    """Sizes by sort, elements of constants, and the places of the initial state whose value is not the first of its sort."""
 
     sizes: dict[str, int]
     consts: dict[str, int] = field(default_factory=dict)
@@ -22,12 +22,12 @@ class Small:
 
 
 def ascending(relation: str, names: list[str]) -> Facts:
-    """The reflexive total order in which the names stand."""
+    """The reflexive total order given by the sequence of names."""
     return {f"{relation}[{a}, {b}]": "true" for i, a in enumerate(names) for b in names[i:]}
 
 
 def circle(relation: str, names: list[str]) -> Facts:
-    """`relation[a, b, c]` for any three names that one meets in this order, going round."""
+    """`relation[a, b, c]` for any three names in this cyclic order."""
     n = len(names)
     return {
         f"{relation}[{names[i]}, {names[(i + j) % n]}, {names[(i + k) % n]}]": "true"
@@ -42,7 +42,7 @@ def sets(relation: str, members: dict[str, list[str]]) -> Facts:
 
 
 def numbered(sort: str, count: int) -> list[str]:
-    """The names of a sort's elements, where no constant names them."""
+    """The default names of a sort's elements, without constants."""
     return [f"{sort.lower()}{k}" for k in range(count)]
 
 

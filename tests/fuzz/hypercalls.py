@@ -1,9 +1,9 @@
 """Coverage-guided fuzzing of the hypervisor: `python -m tests.fuzz.hypercalls -max_total_time=60` (needs atheris).
 
-One input is a program of hostile calls: which domain calls, which hypercall, its registers and the bytes it points to,
-and now and then a store into a grant table. Whatever comes, a call gives a number and never a Python exception, the
-counters agree after each, and when all guests are destroyed every frame is free again. libFuzzer keeps what reaches new
-code of `impl/`; a failing input is written to a file, and given as an argument it is run again.
+One input is a program of hostile calls: the calling domain, the hypercall, its registers and the bytes it points to,
+and sometimes a store to a grant table. For every input, a call returns a number and never raises a Python exception, the
+counters are consistent after each, and after all guests are destroyed every frame is free. libFuzzer keeps inputs that reach
+new code of `impl/`; a failing input is written to a file, which can be passed as an argument to run it again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CALLS = 40  # at most, from one input
 
 
 class Bytes:
-    """The input, taken from its front; zeros when it is used up."""
+    """Reads the input from its front; zeros at its end."""
 
     def __init__(self, data: bytes) -> None:
         self.data, self.at = data, 0
@@ -39,7 +39,7 @@ class Bytes:
 
 
 def program(data: bytes) -> int:
-    """Run one input; gives the number of calls made. Raises AssertionError when the hypervisor is not as it should be."""
+    """Run one input; returns the number of calls made. Raises AssertionError when an invariant of the hypervisor fails."""
     given = Bytes(data)
     rig = machine()
     free = rig.xen.frames.free_count
@@ -74,7 +74,7 @@ def program(data: bytes) -> int:
 
 
 def main() -> None:
-    """Fuzz until libFuzzer's own options say stop."""
+    """Fuzz until libFuzzer's own limits."""
     import atheris
 
     atheris.instrument_all()

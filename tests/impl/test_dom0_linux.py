@@ -268,6 +268,31 @@ def test_poll_tells_what_is_wanted_and_errors(u: User) -> None:
     assert u.sys.poll(u.ev, 1) == evtchn.POLLERR
 
 
+def test_a_child_holds_what_it_has_mapped(u: User) -> None:
+    """Pages of gntalloc that a child maps stay granted when its parent lets go of them; memory keeps its rights."""
+    fd = u.sys.open(GNTALLOC)
+    assert u.ioctl(fd, ioctl.GNTALLOC_ALLOC_GREF, pack("<HHIQ", u.guest.domid, 1, 2, 0) + bytes(8)) == 0
+    own = u.sys.mmap(2, 3, fd, 0)
+    u.sys.store(own + PAGE, b"mine")
+    secret = u.sys.anonymous(1)
+    u.sys.store(secret, b"kept")
+    u.sys.mprotect(secret, 1, 1)
+    child = u.sys.process.fork()
+    assert child.space.load(secret, 4) == b"kept"
+    with pytest.raises(Fault):
+        child.space.store(secret, b"x")
+    table = u.rig.dom0.grant_table
+    granted = [ref for ref in range(table.nr_entries) if table.entry_v1(ref)[:2] == (1, u.guest.domid)]
+    u.sys.exit()  # its files are the child's, too
+    assert child.space.load(own + PAGE, 4) == b"mine"
+    child.close(fd)
+    assert len(granted) == 2 and all(table.entry_v1(ref)[0] & 1 for ref in granted)
+    child.space.unmap(own >> 12, 1)
+    assert all(table.entry_v1(ref)[0] & 1 for ref in granted)  # the rest of the mapping holds both
+    child.exit()
+    assert not any(table.entry_v1(ref)[0] & 1 for ref in granted)
+
+
 def test_mremap_unmaps_grants_and_carries_own_pages_along(u: User) -> None:
     addr = u.sys.mmap(2, 3, u.gnt, u.map(8, 9))
     assert answer(lambda: u.sys.mremap(addr, 2, 3)) == -abi.EFAULT

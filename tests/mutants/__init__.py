@@ -1,1 +1,1 @@
-"""Random one-place faults of the hypervisor and of Dom0's drivers: what of them is noticed (`python -m tests.mutants`)."""
+"""Mutation testing: random one-place faults of the hypervisor and of Dom0's drivers (`python -m tests.mutants`)."""

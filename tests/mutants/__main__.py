@@ -1,6 +1,6 @@
-"""`python -m tests.mutants --sample N --seed S`: so many random one-place faults, who noticed them, and the survivors.
+"""`python -m tests.mutants --sample N --seed S`: so many random one-place faults, their detectors, and the survivors.
 
-A survivor is a blind spot, or a change that means the same: which of the two, people say. Exit code 1 when some survive.
+A survivor is a blind spot or an equivalent mutant; a person must decide which. Exit code 1 when some survive.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.mutants.places import every_mutant, sample
 
 
 def main(words: list[str]) -> int:
-    """Ask, one line per mutant, and sum up."""
+    """Test the mutants, print one line for each, and a summary."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("--sample", type=int, default=50, metavar="N", help="how many mutants (50)")
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="which ones (1)")

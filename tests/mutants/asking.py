@@ -1,8 +1,8 @@
-"""Lays a mutant over the implementation and asks who notices it: recordings, then campaigns, then unit tests of `impl`.
+"""Lays a mutant over the implementation and looks for a detector: recordings, then campaigns, then unit tests of `impl`.
 
-Each mutant runs in a process of its own, forked from one that has everything loaded, with a limit of processor time and
-memory. Only what runs the changed line is asked, the quickest first, and the first notice ends it. A mutant that makes a
-call run for ever, or the process die, is noticed too, and counted as such.
+Each mutant runs in a separate process, forked from one that has everything loaded, with a limit of processor time and
+memory. Only runners of the changed line are used, the fastest first, and the first detection ends it. A mutant that makes a
+call run for ever, or the process die, counts as detected, too.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ import pytest
 from tests.lines_run import KINDS, ROOT, Runner, ask_leg, ask_recording
 from tests.mutants.places import Mutant, source_of
 
-PATIENCE = 4.0  # times of what the work takes without a fault (traced, which is slower)
-GRACE = 15.0  # seconds on top
+PATIENCE = 4.0  # factor on the time without a fault (traced, which is slower)
+GRACE = 15.0  # additional seconds
 MEMORY = 6 << 30
-UNIT_SECONDS = 20.0  # of unit tests for one mutant, the quickest first
+UNIT_SECONDS = 20.0  # of unit tests for one mutant, the fastest first
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Who noticed a mutant and how; `by` is empty for a survivor, and `asked` is how many were asked."""
+    """The detector of a mutant and how it shows; `by` is empty for a survivor, `asked` is the number of runners tried."""
 
     mutant: Mutant
     by: str
@@ -54,10 +54,10 @@ def function_of(mutant: Mutant) -> FunctionType:
 
 
 def _code(mutant: Mutant, function: FunctionType) -> CodeType:
-    """The changed code. Raises ValueError where it does not fit: its free variables have to be those of the original."""
+    """The changed code. Raises ValueError if it does not fit: its free variables must be those of the original."""
     lines = source_of(mutant, (ROOT / "impl" / mutant.file).read_text()).splitlines()
     free = function.__code__.co_freevars
-    if free:  # `__class__`, where the original uses super()
+    if free:  # `__class__`, if the original uses super()
         lines = [f"def outside({', '.join(free)}):", *("    " + line for line in lines)]
     text = "\n".join(["from __future__ import annotations", *lines])
     codes = [compile(text, f"<impl/{mutant.file}>", "exec")]
@@ -80,7 +80,7 @@ def fits(mutant: Mutant) -> bool:
 
 @contextlib.contextmanager
 def laid(mutant: Mutant) -> Iterator[None]:
-    """The implementation with a mutant, for a while. Raises ValueError where the code does not fit."""
+    """A context in which the implementation has a mutant. Raises ValueError if the code does not fit."""
     function = function_of(mutant)
     kept = function.__code__
     function.__code__ = _code(mutant, function)
@@ -91,20 +91,20 @@ def laid(mutant: Mutant) -> Iterator[None]:
 
 
 def _limit(seconds: float) -> None:
-    """From now on so much processor time; the kernel ends the process that takes more."""
+    """Limit the processor time from now on; the kernel ends a process that exceeds it."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     most = int(used.ru_utime + used.ru_stime + seconds) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (most, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 
 def _affordable(tests: list[Runner]) -> list[Runner]:
-    """The first tests that together take no more than the time that a mutant is worth."""
+    """The first tests that together fit in the time limit of a mutant."""
     times = itertools.accumulate(r.seconds for r in tests)
     return [r for r, until in zip(tests, times, strict=True) if until <= UNIT_SECONDS]
 
 
 def _ask(mutant: Mutant, askable: list[Runner], at: Connection) -> None:
-    """The work of the forked process: tells what it asks, and then what noticed."""
+    """The work of the forked process: reports each runner that it tries, and then the detector."""
     quiet = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(quiet, stream)
@@ -117,7 +117,7 @@ def _ask(mutant: Mutant, askable: list[Runner], at: Connection) -> None:
             _limit(GRACE + PATIENCE * runner.seconds)
             try:
                 wrong = ask_recording(runner.name) if runner.kind == "recording" else ask_leg(runner.name)
-            except Exception as error:  # whatever the implementation raises is a notice
+            except Exception as error:  # any exception of the implementation is a detection
                 wrong = f"{type(error).__name__}: {error}"
             if wrong:
                 at.send(("", wrong))
@@ -133,7 +133,7 @@ def _ask(mutant: Mutant, askable: list[Runner], at: Connection) -> None:
 
 
 def ask(mutant: Mutant, runners: list[Runner]) -> Answer:
-    """Who notices a mutant."""
+    """The detector of a mutant."""
     askable = sorted(
         (r for r in runners if r.runs(mutant.file, mutant.line)), key=lambda r: (KINDS.index(r.kind), r.seconds)
     )

@@ -1,7 +1,7 @@
-"""Where a function can be broken in one place, and how: a pure function from source text to mutants.
+"""Generates mutants of functions: a pure function from source text to one-place changes.
 
 Each mutant changes one node of the syntax tree: a condition negated or dropped, an operator, a constant, a statement
-dropped, two arguments swapped. What it is not: what runs mutants, or says whether one means the same as the original.
+dropped, two arguments swapped. Not here: running mutants, and deciding whether one is equivalent.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ COMPUTED: dict[type[ast.operator], type[ast.operator]] = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: in which function of which file, at which line, what stood there and what stands there now."""
+    """One change: its file, function and line, the old and the new text."""
 
     file: str  # relative to impl, as `xen/grant_map.py`
     function: str  # qualified, as `GrantTable.reduce_status`
@@ -51,10 +51,10 @@ class Mutant:
     kind: str
     before: str
     after: str
-    place: tuple[int, int]  # which node of the function, and which of the changes that it can suffer
+    place: tuple[int, int]  # the index of the node in the function, and of the change for that node
 
     def text(self) -> str:
-        """One line for people."""
+        """A one-line summary."""
         return f"impl/{self.file}:{self.line} {self.function}: {self.kind}: `{self.before}` -> `{self.after}`"
 
 
@@ -70,7 +70,7 @@ def _conditions(test: ast.expr) -> Iterator[tuple[str, ast.expr]]:
 
 
 def _replacements(node: ast.AST) -> Iterator[tuple[str, ast.AST, ast.AST]]:
-    """Kind, the node to replace, and what replaces it."""
+    """Kind, the node to replace, and its replacement."""
     if isinstance(node, ast.If | ast.IfExp):
         for kind, test in _conditions(node.test):
             yield kind, node.test, test
@@ -117,7 +117,7 @@ def _replacements(node: ast.AST) -> Iterator[tuple[str, ast.AST, ast.AST]]:
 
 
 class _Put(ast.NodeTransformer):
-    """Puts one node in the place of another."""
+    """Replaces one node by another."""
 
     def __init__(self, old: ast.AST, new: ast.AST) -> None:
         self.old, self.new = old, new
@@ -127,7 +127,7 @@ class _Put(ast.NodeTransformer):
 
 
 def _body(function: ast.FunctionDef) -> list[ast.AST]:
-    """All nodes of a function that run when it does, in a fixed order: no annotations, defaults and decorators."""
+    """All nodes executed by a call of the function, in a fixed order: without annotations, defaults and decorators."""
     skipped = {id(n) for each in ast.walk(function) if isinstance(each, ast.AnnAssign) for n in ast.walk(each.annotation)}
     skipped |= {
         id(n) for each in ast.walk(function) if isinstance(each, ast.arguments | ast.JoinedStr) for n in ast.walk(each)
@@ -136,7 +136,7 @@ def _body(function: ast.FunctionDef) -> list[ast.AST]:
 
 
 def _functions(tree: ast.Module) -> Iterator[tuple[str, ast.FunctionDef]]:
-    """Functions and methods, but for those that the module calls itself while it is imported: their work is done by then."""
+    """Functions and methods, except those that the module calls at import: a change would come too late."""
     top = [n for n in tree.body if not isinstance(n, ast.FunctionDef | ast.ClassDef)]
     done = {n.func.id for each in top for n in ast.walk(each) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
     for node in tree.body:
@@ -174,6 +174,6 @@ def every_mutant() -> list[Mutant]:
 
 
 def sample(number: int, seed: int) -> list[Mutant]:
-    """So many different mutants, chosen by a seed: the same seed gives the same ones for the same source text."""
+    """So many different mutants, chosen by a seed, reproducible for the same source text."""
     every = every_mutant()
     return random.Random(seed).sample(every, min(number, len(every)))

@@ -1,1 +1,1 @@
-"""An interpreter of the rules language, written from its reference, and the comparison of everything with it."""
+"""An independent interpreter of the rules language, written from its reference, and the comparison with it."""

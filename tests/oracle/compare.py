@@ -1,7 +1,7 @@
-"""Everything that Bulkhead says of one system, compared with the interpreter. `differences` gives what does not agree.
+"""Compares all results of Bulkhead for one system with the interpreter. `differences` yields the disagreements.
 
-Compared are: successors and error codes of the executable model, both as transitions and as calls; claims that are said to
-be proved (by the proof, and by its certificate) with what is reached in small worlds; attacks, step by step.
+It compares successors and error codes of the executable model, both as transitions and as calls; proved claims
+(by the proof, and by its certificate) with the states reached in small worlds; and attacks, step by step.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from tests.oracle.instances import items_of
 from tests.oracle.interpreter import Interpreter, State, Taken, World, Wrong
 from tests.oracle.scenarios import all_initial, possible
 
-STATES = 60  # that are looked at in one world
-START_STATES = 3000  # that are tried for a scenario
-RUNS = 1500  # places on the way that are tried for a scenario
-STEPS = 4000  # that are taken in one world
+STATES = 60  # maximum of states in one world
+STEPS = 4000  # maximum of steps in one world
+START_STATES = 3000  # maximum of states tried as initial ones of a scenario
+RUNS = 1500  # maximum of places on the way of a scenario
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much of the comparison is made for one system."""
+    """The extent of the comparison for one system."""
 
     worlds: int = 2
     prove: bool = True
@@ -55,7 +55,7 @@ class Budget:
 
 @dataclass
 class Seen:
-    """What was compared, so that a run that compares nothing is seen to."""
+    """Counts of comparisons, so that a run that compares nothing is detected."""
 
     systems: int = 0
     refused: int = 0
@@ -74,7 +74,7 @@ class Seen:
 
 
 def differences(text: str, seed: int, budget: Budget, seen: Seen) -> Iterator[str]:
-    """Each way in which Bulkhead and the interpreter differ on a rules file. Raises `RulesError` when it is refused."""
+    """Each difference between Bulkhead and the interpreter on a rules file. Raises `RulesError` when it is refused."""
     parsed = parse_text(text, "made.rules")
     library = Library()
     library.take(parsed, text)
@@ -95,6 +95,8 @@ def differences(text: str, seed: int, budget: Budget, seen: Seen) -> Iterator[st
         tree = with_fault(tree, fault)
         if {i.name: i for i in tree if isinstance(i, s.Operation)} != items.operations:
             yield f"certify: it lays the fault `{fault}` otherwise than the interpreter"
+        if {i.name: i for i in tree if isinstance(i, s.DefineItem)} != items.defines:
+            yield f"certify: it lays the fault `{fault}` over definitions otherwise than the interpreter"
     violated: dict[str, str] = {}
     for _ in range(budget.worlds):
         world = a_world(system, rng)
@@ -172,7 +174,7 @@ class Tables:
             column: list[tuple[object, ...] | None] = []
             if head not in oracle.states and head != "at":
                 owner, part = kept.get(func.name), ""
-                if owner is None:  # a field of a record that is kept
+                if owner is None:  # a field of a saved record
                     path, _, part = func.name.rpartition(".")
                     owner = kept.get(path)
             for index in self._indices(func.args):
@@ -192,14 +194,14 @@ class Tables:
         return [False, True] if sort == "bool" else list(range(size_of(self.system, self.world, sort)))
 
     def table(self, state: State) -> list[list[int]]:
-        """The state as tables; what the interpreter does not keep is 0."""
+        """The state as tables; 0 for values that the interpreter does not save."""
         return [[0 if p is None else self._number(state[p]) for p in column] for column in self.columns]
 
     def _number(self, value: object) -> int:
         return self.points[value] if isinstance(value, str) else int(value)  # type: ignore[call-overload]
 
     def same(self, table: list[list[int]], state: State) -> bool:
-        """Do both say the same, wherever both say something?"""
+        """Are both equal at all places that both define?"""
         return all(
             p is None or v == self._number(state[p])
             for column, values in zip(self.columns, table, strict=True)
@@ -207,7 +209,7 @@ class Tables:
         )
 
     def state(self, table: list[list[int]]) -> State:
-        """Tables as a state of the interpreter; what they do not say is the first value of its sort."""
+        """Tables as a state of the interpreter; undefined places have the first value of their sort."""
         out: State = {}
         names = list(self.points)
         for column, values in zip(self.columns, table, strict=True):
@@ -224,7 +226,7 @@ class Tables:
 def _explored(
     system: Checked, oracle: Interpreter, rng: random.Random, budget: Budget, seen: Seen, violated: dict[str, str]
 ) -> Iterator[str]:
-    """Reachable states in breadth, each compared with the executable model; what is violated on the way is noted."""
+    """Reachable states, breadth first, each compared with the executable model; records violated claims."""
     first = [x for x in (oracle.find_initial(rng) for _ in range(3)) if x is not None]
     tables = Tables(system, oracle)
     machine = ExecutableModel(system, tables.world)
@@ -298,7 +300,7 @@ def _calls(
 def _transitions(
     machine: ExecutableModel, tables: Tables, table: list[list[int]], state: State, taken: list[Taken], way: tuple[str, ...]
 ) -> Iterator[str]:
-    """Every transition that can fire, and every step that should be one."""
+    """Compare every enabled transition with the interpreter's steps."""
     found: list[tuple[str, list[list[int]]]] = []
     total = 0
     for label, made in machine.transitions.items():
@@ -362,7 +364,7 @@ def _attacked(system: Checked, tree: list[s.Item], claim: str, seen: Seen) -> It
 
 
 def attack_differs(system: Checked, tree: list[s.Item], trace: Trace) -> Iterator[str]:
-    """Does the interpreter go the way of an attack, and is the claim violated at its end?"""
+    """Can the interpreter take the steps of an attack, and is the claim violated at its end?"""
     sorts = system.consts
     consts = {c: bool(v) if sorts[c] == "bool" else v for c, v in trace.world.consts.items()}
     for const, sort in sorts.items():
@@ -396,7 +398,7 @@ def attack_differs(system: Checked, tree: list[s.Item], trace: Trace) -> Iterato
 
 
 def _fitting(tables: Tables, state: State, event: Event, after: list[list[int]]) -> list[Taken]:
-    """The steps of the interpreter that an event may be."""
+    """The steps of the interpreter that match an event."""
     label, _, code = event.label.partition("!")
     return [
         t

@@ -1,6 +1,6 @@
-"""Random systems, everything compared with the interpreter: `python -m tests.oracle.fuzz --systems N --seed S`.
+"""Compares Bulkhead with the interpreter on random systems: `python -m tests.oracle.fuzz --systems N --seed S`.
 
-A difference prints the kind, the seed and the rules file, made as small as it still differs in the same way.
+For a difference it prints the kind, the seed and the rules file, shrunk as far as it still differs in the same way.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SHRINKING = 150  # attempts
 
 @dataclass(frozen=True)
 class Difference:
-    """A way in which two meanings of a system differ."""
+    """A difference between two semantics of a system."""
 
     seed: int
     kind: str
@@ -34,7 +34,7 @@ class Difference:
 
 
 def first_difference(made: Draft, seed: int, budget: Budget, seen: Seen) -> str | None:
-    """The first difference, or None; a crash is one."""
+    """The first difference, or None; a crash counts as a difference."""
     try:
         return next(differences(made.text(), seed, budget, seen), None)
     except RulesError:
@@ -45,7 +45,7 @@ def first_difference(made: Draft, seed: int, budget: Budget, seen: Seen) -> str 
 
 
 def kind_of(what: str) -> str:
-    """What must stay while a file is made smaller."""
+    """The property that must stay while a file is shrunk."""
     words = what.split()
     return " ".join(words[:2]) if words[0] == "crash" else words[0] + (" confirmed" if "confirmed" in what else "")
 
@@ -69,7 +69,7 @@ def shrunk(made: Draft, seed: int, budget: Budget, kind: str) -> tuple[Draft, st
 
 
 def run_part(task: tuple[int, int, int, int, bool]) -> tuple[Seen, list[Difference]]:
-    """Some seeds: from, to, step, and every how many systems an attack is looked for."""
+    """A range of seeds: from, to, step, and an attack search for every n-th system."""
     begin, end, step, attack_every, shrink = task
     seen = Seen()
     found: list[Difference] = []

@@ -1,7 +1,7 @@
-"""Random systems over the whole language, well-formed by their making, from a seed. Names are nasty on purpose.
+"""Generates random systems over the whole language from a seed, well-formed by construction. Names are difficult on purpose.
 
-A system is a list of parts of text, so that shrinking can leave some out: `Draft`. Whether what is left is
-well-formed is for the checker to say.
+A system is a list of parts of text, so that shrinking can remove some: `Draft`. The checker decides whether the rest is
+well-formed.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ Procedures = dict[str, "Procedure"]
 
 @dataclass(frozen=True)
 class Procedure:
-    """What a `perform` has to know: sorts of the arguments and of the result, locals, and steps."""
+    """The signature of a procedure for `perform`: sorts of the arguments and of the result, locals, and steps."""
 
     params: tuple[str, ...]
     result: str | None
@@ -91,7 +91,7 @@ class Procedure:
 
 @dataclass(frozen=True)
 class Part:
-    """An item: a head that stays, and statements of which any may be left out."""
+    """An item: a fixed head, and statements that may be removed."""
 
     head: str
     body: tuple[str, ...] = ()
@@ -137,12 +137,13 @@ class Maker:
     fixed: list[str] = field(default_factory=list)  # states that nothing writes
     assigning: dict[str, tuple[str, ...]] = field(default_factory=dict)  # procedures that only assign, and their parameters
     used: set[str] = field(default_factory=set)
+    lets: dict[str, str] = field(default_factory=dict)  # each `let` as it is written, and the sort of its value
     two_state: bool = False
     operation: str = ""
     plain: bool = False  # in a component with parameters: variables have names of their own
 
     def name(self, hint: str = "n") -> str:
-        """A new name of the system, nasty now and then."""
+        """A new name of the system, sometimes a difficult one."""
         free = [n for n in NASTY if n not in self.used]
         text = self.rng.choice(free) if free and self.rng.random() < 0.6 else f"{hint}{len(self.used)}"
         while text in self.used:
@@ -151,7 +152,7 @@ class Maker:
         return text
 
     def local(self, scope: Scope) -> str:
-        """A name for a variable: it may hide a name of the system, but none of the operation."""
+        """A name for a variable: it may hide a name of the system, but not of the operation."""
         if self.plain:
             return next(n for n in (f"w{k}" for k in itertools.count(len(scope))) if n not in scope)
         pool = [n for n in (*NASTY, *self.used) if n not in scope]
@@ -297,7 +298,7 @@ class Maker:
         return out
 
     def undo(self, scope: Scope) -> str:
-        """An `undo`, now and then."""
+        """An `undo`, sometimes."""
         if self.rng.random() > 0.3:
             return ""
         if self.assigning and self.rng.random() < 0.5:
@@ -306,7 +307,7 @@ class Maker:
         return f" undo {' '.join(self.assign(scope) for _ in range(self.rng.randint(1, 2)))} end"
 
     def statements(self, scope: Scope, count: int, procedures: Procedures, boundaries: bool, op: str) -> list[str]:
-        """Statements in a row; `scope` grows with what they define."""
+        """A sequence of statements; `scope` grows with their definitions."""
         out: list[str] = []
         steps = self.rng.choice((0, 0, 1, 2)) if boundaries else 0
         batch = boundaries and self.rng.random() < 0.2
@@ -333,7 +334,7 @@ class Maker:
         return out
 
     def statement(self, scope: Scope, procedures: Procedures, performed: set[str]) -> str:
-        """One statement that is no boundary; where one cannot be made, another."""
+        """One statement that is not a boundary; if one kind is impossible, another."""
         for _ in range(8):
             try:
                 return self._statement(scope, procedures, performed)
@@ -342,7 +343,7 @@ class Maker:
         return 'may fail EIO "nothing else could be made"'
 
     def _statement(self, scope: Scope, procedures: Procedures, performed: set[str]) -> str:
-        """One statement that is no boundary."""
+        """One statement that is not a boundary."""
         r = self.rng.random()
         code = self.rng.choice(CODES)
         if r < 0.2:
@@ -365,6 +366,7 @@ class Maker:
                 return f"let {var} = {name}[{index}]" if index else f"let {var} = {name}"
             sort = self.sort()
             text = f"let {var} = {self.of(scope, sort, 2)}"
+            self.lets[text] = sort
             scope[var] = sort
             return text
         if r < 0.62 and procedures:
@@ -451,7 +453,7 @@ def _draft(rng: random.Random) -> Draft:
     if m.points and rng.random() < 0.8:
         parts.append(Part("init forall c: Call. at[c] = idle"))
     parts += body_parts
-    parts += _faults(m, body_parts)
+    parts += _further_faults(m, parts, body_parts) or _faults(m, body_parts)
     for _ in range(rng.choice((1, 2, 3))):
         kind = rng.choice(("theorem", "theorem", "transition", "invariant"))
         m.two_state = kind == "transition"
@@ -635,7 +637,7 @@ def _operations(m: Maker) -> list[Part]:
 
 
 def _init(m: Maker) -> Part:
-    """Mostly one value everywhere, so that there are few initial states."""
+    """Usually one value everywhere, so that there are few initial states."""
     rng = m.rng
     if rng.random() < 0.25:
         return Part(f"init {m.formula({}, 2)}")
@@ -651,7 +653,7 @@ def _init(m: Maker) -> Part:
 
 
 def _faults(m: Maker, operations: list[Part]) -> list[Part]:
-    """A fault, now and then: it repeats a check or an assignment of some operation."""
+    """A fault, sometimes: it repeats a check or an assignment of some operation."""
     rng = m.rng
     if rng.random() > 0.35:
         return []
@@ -672,6 +674,57 @@ def _faults(m: Maker, operations: list[Part]) -> list[Part]:
     else:
         return []
     return [Part(f"fault fault1 within {name} {rng.choice(changes)}")]
+
+
+def _further_faults(m: Maker, parts: list[Part], operations: list[Part]) -> list[Part]:
+    """A fault in something else than a check or an assignment, now and then."""
+    rng = m.rng
+    if rng.random() > 0.3:
+        return []
+    changes = [c for p in parts if p.head.startswith("define ") for c in _of_definition(p.head)]
+    for op in operations:
+        name, here = op.head.split("(")[0].split()[1], ""
+        if " when " in op.head:
+            changes += _of_condition(name, op.head.partition(" when ")[2])
+        for st in op.body:
+            if st.split()[0] in ("step", "each", "done"):
+                here = "." + st.split("(")[0].split()[-1]
+            changes += _of_statement(m, name + here, st)
+        changes.append(f"within {name}{rng.choice(('', here))} add {m.assign({})}")
+    if not changes:
+        return []
+    kinds: dict[str, list[str]] = {}  # each as often, for assignments can always be added
+    for change in changes:
+        verb, what = change.split()[2:4]
+        kinds.setdefault(f"{verb} {what}" if what in ("undo", "may") else verb, []).append(change)
+    return [Part(f"fault fault1 {rng.choice(kinds[rng.choice(sorted(kinds))])}")]
+
+
+def _of_definition(head: str) -> list[str]:
+    name, _, rest = head.removeprefix("define ").partition("(")
+    before, _, body = rest.partition(" = ")
+    return [f"within {name} replace {body} with not ({body})"] if before.endswith(")") else []
+
+
+def _of_condition(path: str, cond: str) -> list[str]:
+    whole = cond.count("(") == cond.count(")")
+    return [f"within {path} drop {cond}", f"within {path} replace {cond} with not ({cond})"] if whole else []
+
+
+def _of_statement(m: Maker, path: str, st: str) -> list[str]:
+    """What can be changed in a `let`, a `may fail`, an `undo`, or the `where` of an assignment."""
+    if st in m.lets:
+        return [f"within {path} let {st.split()[1]} = {m.of({}, m.lets[st], 1)}"]
+    found = [f"within {path} drop may fail {st.split()[2]}"] if st.startswith("may fail ") else []
+    before, undo, undone = st.partition(" undo ")
+    if undo:
+        code = before.split()[2] if before.startswith("may fail ") else before.split()[-1]
+        found.append(f"within {path} drop undo {code}")
+        if undone.startswith("set "):
+            found.append(f"within {path} skip undo {undone.removeprefix('set ').partition(' = ')[0]}")
+    elif st.startswith("set ") and " where " in st:
+        found += _of_condition(path, st.partition(" where ")[2])
+    return found
 
 
 def smaller(d: Draft) -> list[Draft]:

@@ -108,7 +108,7 @@ def _replaced(words: list[str], names: Mapping[str, str]) -> list[str]:
     for k, word in enumerate(words):
         before = words[k - 1] if k else ""
         behind = words[k + 1] if k + 1 < len(words) else ""
-        code = before == "else" and conditions == 0
+        code = (before == "else" and conditions == 0) or words[max(k - 2, 0) : k] == ["drop", "undo"]
         if before == "else" and conditions:
             conditions -= 1
         conditions += word == "if"

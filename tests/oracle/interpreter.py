@@ -1,7 +1,7 @@
-"""The rules language as `spec/README.md` tells it, over a finite world: initial states, successors, claims. Small and slow.
+"""Interpreter of the rules language as defined in `spec/README.md`, over a finite world: initial states, successors, claims.
 
-It shares the parser with Bulkhead and nothing else, and is for tests only. A state is a dict from places, such as
-`("mapping", "live", 0)`, to values: truth values, numbers of elements or enum members, and points as text.
+It shares only the parser with Bulkhead, is small and slow, and only for tests. A state is a dict from places, such as
+`("mapping", "live", 0)`, to values: booleans, numbers of elements or enum members, and points as texts.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Names = Mapping[str, "Slot | Meaning"]
 
 
 class Wrong(Exception):
-    """The rules are not well-formed in the eyes of the reference; the text says why."""
+    """The rules are not well-formed by the reference; the text gives the reason."""
 
 
 @dataclass(frozen=True)
 class World:
-    """How many elements the sorts have (`Call` too), and what the constants are."""
+    """The sizes of the sorts (with `Call`), and the values of the constants."""
 
     sizes: dict[str, int]
     consts: dict[str, Any] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class World:
 
 @dataclass(eq=False)
 class Slot:
-    """One variable. `kept` says with which operation and step it is defined, where it is a local."""
+    """One variable. `kept` is the operation and step that define it, for a local."""
 
     number: int
     sort: Sort
@@ -45,7 +45,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Meaning:
-    """An argument that speaks of locals and constants alone: it is not kept, for it means the same at every later step."""
+    """An argument of only locals and constants: it is not saved, because it has the same value at every later step."""
 
     value: s.Expr
     names: Names
@@ -79,7 +79,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Taken:
-    """One step as it was taken. `code` is None where it went through; `by` is the check that failed."""
+    """One taken step. `code` is None on success; `by` is the check that failed."""
 
     label: str
     args: tuple[tuple[str, Any], ...]
@@ -151,7 +151,7 @@ class Interpreter:
         return list(range(len(self.enums[sort]) if sort in self.enums else self.world.sizes[sort]))
 
     def _places(self) -> Iterator[tuple[tuple[Any, ...], str]]:
-        """All places, and the sort of what is there."""
+        """All places, with the sort of their value."""
         for item in self.states.values():
             for b in item.fields:
                 for index in itertools.product(*(self.values(i.sort) for i in item.indices)):
@@ -170,7 +170,7 @@ class Interpreter:
         return all(c({}, state, state) for c in (*self.starts, *self.axioms))
 
     def find_initial(self, rng: random.Random, tries: int = 6, flips: int = 120) -> State | None:
-        """Some initial state, by random search, or None where none was found (which says nothing)."""
+        """Some initial state, by random search, or None if none was found (which proves nothing)."""
         formulas = [*self.starts, *self.axioms]
         places = list(self.places.items())
         for _ in range(tries):
@@ -229,7 +229,7 @@ class Interpreter:
         state: State,
         writes: list[tuple[tuple[Any, ...], Any]],
     ) -> Iterator[Taken]:
-        """The statements from the k-th on; a pick goes every way it can."""
+        """Execute the statements from the k-th on; a pick takes every possible value."""
         call = dict(args).get("this")
         picks = tuple((name, env.get(slot.number)) for name, slot in segment.picks if slot.number in env)
         while k < len(segment.body):
@@ -312,7 +312,7 @@ class Interpreter:
         return Slot(next(self._slots), sort, name, segment)
 
     def compile(self, e: s.Expr, names: Names, here: int = -1, two_state: bool = False) -> tuple[Code, Sort]:
-        """An expression as code. `names` are the variables in sight, `here` the step in which it stands."""
+        """An expression as code. `names` are the variables in scope, `here` is its step."""
 
         def sub(x: s.Expr, more: Names | None = None) -> tuple[Code, Sort]:
             return self.compile(x, names if more is None else more, here, two_state)
@@ -433,7 +433,7 @@ class Interpreter:
         return (lambda env, now, then: b(env, now, then) if a(env, now, then) else c(env, now, then)), args[1][1]
 
     def assignment(self, st: s.Set, names: Names, here: int = -1) -> Code:
-        """A `set` as code that gives the places and their new values."""
+        """A `set` as code that returns the places and their new values."""
         slots = [self.slot(b.sort, b.name) for b in st.binders]
         inner = {**names, **{x.name: x for x in slots}}
         target, part = (st.target.base, st.target.name) if isinstance(st.target, s.Field) else (st.target, None)
@@ -487,7 +487,7 @@ def _quantified(every: bool, domains: list[tuple[int, list[Any]]], body: Code) -
 
 
 class _Cutter:
-    """Cuts one operation into steps, procedures in line; every performance has names of its own."""
+    """Splits one operation into steps, with procedures inlined; every `perform` has its own names."""
 
     def __init__(self, it: Interpreter, op: s.Operation) -> None:
         self.it, self.op = it, op
@@ -543,7 +543,7 @@ class _Cutter:
         return slot
 
     def _body(self, op: s.Operation, names: dict[str, Slot | Meaning], exported: dict[str, Slot], code: str) -> Slot | None:
-        """Read the statements of a body; `exported` takes its locals. Gives what it returns."""
+        """Read the statements of a body; `exported` gets its locals. Returns its result."""
         it = self.it
         result: Slot | None = None
         for st in op.body:
@@ -580,7 +580,7 @@ class _Cutter:
         return result
 
     def _undone(self, undo: Iterable[s.Statement], names: Names) -> list[Code]:
-        """The assignments of an `undo`, those of the procedures that it performs in their place."""
+        """The assignments of an `undo`, with procedures inlined."""
         out: list[Code] = []
         for st in undo:
             if isinstance(st, s.Set):

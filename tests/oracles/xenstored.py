@@ -1,8 +1,8 @@
-"""The real C xenstored as an oracle: started without Xen over a shim, spoken to over rings and its socket.
+"""The real C xenstored as an oracle: runs without Xen over a shim, used over rings and its socket.
 
-`find` says where Debian's daemon is (package xen-utils-4.17, or BULKHEAD_XENSTORED with the path of the binary), or why it
-cannot be used here; tests skip then. A guest of it is a ring in a file and a file that says it is alive. What it is not:
-a copy of our daemon's tests; those that compare are in tests/impl/test_against_xenstored.py.
+`find` locates Debian's daemon (package xen-utils-4.17, or BULKHEAD_XENSTORED with the path of the binary), or gives the
+reason why it cannot be used; tests skip then. A guest of it is a ring in a file and a file that marks it alive. Not here:
+the comparison with our daemon (tests/impl/test_against_xenstored.py).
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ Answer = tuple[int, bytes]
 
 
 class OracleError(RuntimeError):
-    """The real daemon did not do what the test needs; the text says what."""
+    """The real daemon failed to do something that the test needs; the text names it."""
 
 
 def find() -> tuple[Path, str]:
-    """The daemon's binary, or an empty path and why there is none."""
+    """The daemon's binary, or an empty path and the reason."""
     named = os.environ.get("BULKHEAD_XENSTORED", "")
     found = [Path(named)] if named else sorted(Path("/usr/lib").glob("xen-4.17*/bin/xenstored"))
     if not found or not found[-1].is_file():
@@ -46,7 +46,7 @@ def find() -> tuple[Path, str]:
 
 
 class RealXenstored:
-    """A running daemon, with domains that the test makes and ends. Close it."""
+    """A running daemon, with domains that the test creates and destroys. Close it."""
 
     def __init__(self, binary: Path, directory: Path) -> None:
         """Start it; OracleError if it does not come up."""
@@ -63,7 +63,7 @@ class RealXenstored:
         (directory / "ring-0").write_bytes(bytes(PAGE))
         (directory / "port").write_text("1\n")
         (directory / "root").mkdir()
-        # Debian's libraries lie beside the unpacked binary where it is not installed.
+        # If it is not installed, Debian's libraries are beside the unpacked binary.
         libraries = binary.parents[2] / "x86_64-linux-gnu"
         env = {
             **os.environ,
@@ -73,7 +73,7 @@ class RealXenstored:
             "XENSTORED_RUNDIR": str(directory),
             "XENSTORED_ROOTDIR": str(directory / "root"),
         }
-        # Quotas of ours that differ from 4.17's defaults; nothing is recovered, nothing is traced.
+        # Our quotas differ from 4.17's defaults; no recovery, no trace.
         self.process = subprocess.Popen(
             [str(binary), "-N", "-R"],
             env=env,
@@ -132,14 +132,14 @@ class RealXenstored:
 
     # --- requests ---
     def must(self, kind: int, payload: bytes) -> bytes:
-        """A request of Dom0's that has to succeed."""
+        """A request of Dom0 that must succeed."""
         got, body = self.ask(0, kind, payload)
         if got != kind:
             raise OracleError(f"request {kind} {payload!r}: {body!r}")
         return body
 
     def ask(self, domid: int, kind: int, payload: bytes) -> Answer:
-        """A request of a domain (0: over the socket): type and payload of the answer; watch events are kept apart."""
+        """A request of a domain (0: over the socket): type and payload of the answer; watch events are queued separately."""
         message = XS_HEADER.pack(kind, 1, 0, len(payload)) + payload
         if domid:
             return self.rings[domid].ask(message)
@@ -155,8 +155,8 @@ class RealXenstored:
         return whole[0], whole[1]
 
     def told(self, domid: int) -> list[bytes]:
-        """The watch events that have come to a domain since the last call."""
-        self.must(pages.XS_READ, b"/\0")  # what was to come has come once this is answered
+        """A domain's watch events since the last call."""
+        self.must(pages.XS_READ, b"/\0")  # all events have arrived once this is answered
         ring = self.rings[domid]
         ring.pump()
         out, ring.told = ring.told, []
@@ -164,7 +164,7 @@ class RealXenstored:
 
 
 def _first(received: bytes) -> tuple[int, bytes, bytes] | None:
-    """Type and payload of the first message, and what follows it."""
+    """Type and payload of the first message, and the rest."""
     if len(received) < XS_HEADER.size:
         return None
     kind, _, _, length = XS_HEADER.unpack_from(received)
@@ -191,7 +191,7 @@ class RealRing:
         os.write(self.events, struct.pack("<I", self.port))
 
     def pump(self) -> None:
-        """Take what the daemon has answered."""
+        """Receive the daemon's answers."""
         cons, prod = self._index(RSP_CONS), self._index(RSP_PROD)
         if cons != prod:
             count = (prod - cons) & 0xFFFFFFFF

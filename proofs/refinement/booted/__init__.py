@@ -1,1 +1,1 @@
-"""A machine that boots, seen through its rules: a snapshot after every step that is shown, and the claims on it."""
+"""Claims on a booting machine: a snapshot of the rules' state after every logged step, and the claims on it."""

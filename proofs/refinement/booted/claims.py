@@ -1,7 +1,7 @@
-"""The claims of a system on every snapshot of a machine that boots: which hold after each step, and which falls where first.
+"""Evaluates a system's claims on every snapshot of a booting machine, and records the first violation of each.
 
-`Watcher` is what impl/boot.py calls before each step that it shows and once at the end. What is not here: how a state is
-read off the machine (snapshot.py), and any text but the one of a fall.
+impl/boot.py calls `Watcher` before each logged step and once at the end. Not here: the abstraction
+of the machine (snapshot.py), and texts, except that of a violation.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ LEFT_OUT: Final[Mapping[str, str]] = {
     "right_ends_with_the_build": "the builder's right is a ghost: a snapshot gives it by this very rule",
 }
 
-MANY: Final = 8  # guests; with more, evaluating all claims after each step takes minutes
+MANY: Final = 8  # maximum of guests; with more, evaluating all claims after each step takes minutes
 
 
 def left_out(system: System) -> dict[str, str]:
-    """Theorems that a snapshot cannot speak of, with the reason."""
+    """Theorems that cannot be evaluated on a snapshot, with the reason."""
     out = dict.fromkeys(system.step_claims, STEP)
     out |= {name: STORE for name in system.theorems if name.startswith("xenstore_") and name not in out}
     return out | {name: why for name, why in LEFT_OUT.items() if name in system.theorems and name not in out}
@@ -59,7 +59,7 @@ def evaluated(system: System) -> dict[str, Claim]:
 
 @dataclass(frozen=True)
 class Fall:
-    """A claim that does not hold, after which of the steps that are shown first (0: before them), and what is seen then."""
+    """A violated claim, the first logged step after which it is false (0: before all), and the facts then."""
 
     claim: str
     step: int
@@ -69,23 +69,23 @@ class Fall:
 
 @dataclass(frozen=True)
 class Watched:
-    """All of a boot: how many claims were evaluated after how many steps, and which of them fell."""
+    """The result for a boot: the numbers of claims and steps, and the violated claims."""
 
     claims: int
     steps: int
     falls: tuple[Fall, ...]
     left_out: tuple[tuple[str, str], ...] = ()
-    stopped: str = ""  # why not all steps could be looked at
-    every: int = 1  # claims are evaluated after each step, or with many guests after every so many
+    stopped: str = ""  # the reason if not all steps could be evaluated
+    every: int = 1  # claims are evaluated after every step, or with many guests after every so many
 
     @property
     def good(self) -> bool:
-        """Was all looked at, and did no claim fall that is proved?"""
+        """Was every step evaluated, with no violation of a proved claim?"""
         return not self.stopped and all(fall.expected for fall in self.falls)
 
 
 class Watcher:
-    """Evaluates the claims each time it is called. `guests` is how many will be created."""
+    """Evaluates the claims each time it is called. `guests` is the number of guests to come."""
 
     def __init__(self, system: str, guests: int) -> None:
         self.elements = Elements(system, Size(guests))
@@ -99,7 +99,7 @@ class Watcher:
         self.last: State | None = None
 
     def __call__(self, machine: BootedSystem) -> None:
-        """The machine is between two steps."""
+        """Evaluate the claims between two steps."""
         if self.stopped:
             return
         try:
@@ -117,7 +117,7 @@ class Watcher:
         self.calls += 1
 
     def result(self) -> Watched:
-        """What was found."""
+        """The result so far."""
         return Watched(
             len(self.claims),
             self.calls - 1,

@@ -1,8 +1,8 @@
-"""The finite world of a boot: which element stands for which domain, frame, file, reference ... of the machine.
+"""The finite world of a boot: the mapping of the machine's domains, frames, files, references ... to elements.
 
-An element is given to a thing when it is seen first and stays its own. Frames of which all that the rules ask is the same
-share one: a guest has a thousand pages that only it maps, and a claim about any of them is a claim about one. What is not
-here: what holds of the elements (snapshot.py).
+An object gets its element when it is first seen and keeps it. Frames with the same facts in the rules
+share one element: a guest has a thousand pages that only it maps, and one of them represents all for a claim. Not
+here: the facts about the elements (snapshot.py).
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ DOMB_SPACE: Final = 1
 
 
 class TooMuch(Exception):
-    """The machine has more of something than the world has elements."""
+    """The machine has more objects of a sort than the world has elements."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How many elements a world has, from the number of guests that will come."""
+    """The size of a world, from the number of guests to come."""
 
     guests: int
 
     def sizes(self) -> dict[str, int]:
-        """Elements per sort. Two domains serve, one element stands for every other number."""
+        """Elements per sort. Two service domains, and one element for all other numbers."""
         n = self.guests
         return {
             "Domain": n + 3,
@@ -71,7 +71,7 @@ class Elements:
                 self.of(kind, thing)
 
     def of(self, sort: str, thing: object) -> int:
-        """The element of a thing; TooMuch."""
+        """The element of an object; TooMuch."""
         names = self.names[sort]
         found = names.get(thing)
         if found is None:
@@ -81,11 +81,11 @@ class Elements:
         return found
 
     def start(self) -> State:
-        """A state in which nothing is there."""
+        """An empty state."""
         return self.machine.empty_state()
 
     def put(self, state: State, func: str, index: tuple[int, ...], value: int | str) -> None:
-        """Write a fact; one that the system has no rules about is passed over."""
+        """Write a fact; facts about functions that the system does not have are ignored."""
         where = self._tables.get(func)
         if where is None:
             return

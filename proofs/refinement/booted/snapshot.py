@@ -1,8 +1,8 @@
-"""The abstraction function for a machine that boots: the rules' state, read off page tables, TLBs, grant tables and ports.
+"""The abstraction function for a booting machine: computes the rules' state from page tables, TLBs, grant tables and ports.
 
-Nothing is followed: each snapshot is read anew, at a moment at which no call is in flight. Remembered from one to the
-next is only what the rules keep as ghosts: which grants were offered and registered, which processes have had which file,
-and in which allocation of its frame a translation was seen first. What is not here: claims (claims.py).
+Each snapshot is computed from the machine alone, when no call is in flight. Only ghost state is
+carried from one to the next: the offered and registered grants, the files that processes have had,
+and the allocation of its frame in which a translation was first seen. Not here: claims (claims.py).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from bulkhead.proofs.refinement.booted.elements import DOM0, DOMB, DOMB_SPACE, K
 HOST, DEVICE, READ_ONLY = 2, 1, 4  # flags of a maptrack record
 DEVICES: Final = {Gntdev: "gntdev", Gntalloc: "gntalloc", Evtchn: "evtchn", Privcmd: "privcmd"}
 ZEROS: Final = bytes(abi.PAGE_SIZE)
-Pte = tuple[int, int, int]  # where it lies (machine address), frame number, writable
-Seen = dict[tuple[int, int], tuple[Frame, int]]  # (where an entry lies, frame number) -> the frame and its allocation
+Pte = tuple[int, int, int]  # its machine address, frame number, writable
+Seen = dict[tuple[int, int], tuple[Frame, int]]  # (address of an entry, frame number) -> the frame and its allocation
 
 
 class Snapshots:
@@ -43,10 +43,10 @@ class Snapshots:
         self.registered: set[tuple[int, int, int]] = set()
         self.had: set[tuple[int, int]] = set()
         self.seen: Seen = {}
-        self.domains: list[Domain] = []  # kept, so that no other gets the identity of one that is gone
+        self.domains: list[Domain] = []  # kept alive, so that no new object gets the id() of a dead one
         self.devices: list[DeviceFile] = []
         self.outside = False  # the proxy has opened a file outside its directory
-        self.strangers: list[str] = []  # who maps whose frames by foreign mapping now, for people
+        self.strangers: list[str] = []  # current foreign mappings, as readable text
 
     def take(self, machine: BootedSystem) -> State:
         """The rules' state now."""
@@ -54,7 +54,7 @@ class Snapshots:
 
 
 class _Snapshot:
-    """One of them, in the making."""
+    """One snapshot under construction."""
 
     def __init__(self, memory: Snapshots, machine: BootedSystem) -> None:
         self.memory, self.machine, self.e = memory, machine, memory.e
@@ -63,7 +63,7 @@ class _Snapshot:
         self.translations = 0
         self.own: set[tuple[object, ...]] = set()
         self.alike: dict[tuple[object, ...], int] = {}
-        self.named: dict[int, int] = {}  # frame number -> Frame, of those that a grant names
+        self.named: dict[int, int] = {}  # frame number -> Frame, for frames named by a grant
         self.live: dict[tuple[int, int, bool], list[int]] = {}  # mapper, frame number, writable -> handles
         self.granted_by: dict[int, tuple[int, int]] = {}  # handle -> granter and reference
         self.kept: Seen = {}
@@ -91,7 +91,7 @@ class _Snapshot:
     # Domains.
 
     def domain(self, domid: int) -> int:
-        """The element of a domain id; one stands for those that no domain has had."""
+        """The element of a domain id; unused ids share one element."""
         if domid == DOM0:
             return DOM0
         if self.domb is not None and domid == self.domb.domid:
@@ -128,7 +128,7 @@ class _Snapshot:
     # Frames.
 
     def frame(self, frame: Frame, named: bool = False) -> int:
-        """Its element: of its own if a grant names it, else that of all frames like it."""
+        """Its own element if a grant names it, else the shared one of all similar frames."""
         found = self.named.get(frame.mfn)
         if found is not None:
             return found
@@ -158,7 +158,7 @@ class _Snapshot:
     # Grants.
 
     def _entries(self, domain: Domain) -> Iterator[tuple[int, int, int, int]]:
-        """Entries that say something: reference, flags, grantee, frame number."""
+        """Valid entries: reference, flags, grantee, frame number."""
         table = domain.grant_table
         if table.version == 1:
             per_frame = abi.ENTRIES_V1
@@ -232,7 +232,7 @@ class _Snapshot:
         return self.e.of("File", id(device))
 
     def _files(self) -> None:
-        self.put("process.phase", KERNEL, value="process_runs")  # Dom0's kernel maps grants as a process of its own would
+        self.put("process.phase", KERNEL, value="process_runs")  # in the rules, Dom0's kernel maps grants like a process
         self.put("file.open", KERNEL, value=1)
         self.memory.had.add((KERNEL, KERNEL))
         self.put("fd", KERNEL, KERNEL, value=1)
@@ -317,7 +317,7 @@ class _Snapshot:
         vma = space.find(vpn)
         inside = vma is not None and vma.start <= vpn
         if inside and vma is not None and vma.file is None:
-            return  # memory of its own; the rules speak of what comes from device files
+            return  # own memory; the rules cover only mappings from device files
         file = (
             self.file(vma.file.device)
             if inside and vma is not None and vma.file is not None
@@ -346,7 +346,7 @@ class _Snapshot:
             h = records.pop(0)
             t = self._translation(space, self.frame(frame, True), writable, stale, "grant", file, h)
             self.put("mapping.host_t", h, value=t)
-            if space == KERNEL:  # by the rules through a file of its own, which has registered what it maps
+            if space == KERNEL:  # in the rules, the kernel has a file of its own, which has registered the mapped grants
                 self.put("registered", KERNEL, *self.granted_by[h], value=1)
             return
         f = self.frame(frame)
@@ -388,7 +388,7 @@ class _Snapshot:
         return t
 
     def _cached(self, space: int, domain: Domain) -> None:
-        """What TLBs still hold although no entry says so any more."""
+        """Stale translations: in a TLB, but no longer in a page table."""
         present = {mfn for _, mfn in self.kept}
         for vcpu in domain.vcpus:
             for frame, writable, epoch in vcpu.tlb.entries.values():
@@ -461,7 +461,7 @@ class _Snapshot:
 
 
 def ptes(table: Frame) -> Iterator[Pte]:
-    """The entries of a last-level table that are present."""
+    """The present entries of a last-level table."""
     if table.data is None:
         return
     for i, (pte,) in enumerate(iter_unpack("<Q", table.data)):

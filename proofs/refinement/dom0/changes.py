@@ -1,7 +1,7 @@
-"""mprotect and mremap of what a Dom0 process has mapped from devices.
+"""mprotect and mremap of a Dom0 process's device mappings.
 
 gntdev unmaps the grants of the pages that change; the process keeps the addresses, and a load there raises SIGBUS. Pages of
-gntalloc keep what they are mapped to. Of privcmd's areas only whole ones may change (privcmd.py tries parts).
+gntalloc stay mapped. Areas of privcmd may change only as a whole (privcmd.py tries parts).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
 
 def mprotect(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
-    """mprotect of mapped pages: {addr, count, writable}. Where nothing changes nothing happens."""
+    """mprotect of mapped pages: {addr, count, writable}. Without a change there is no effect."""
     addr, count, writable = a["addr"], a["count"], a["writable"]
     slots = [proc.slots[(addr >> 12) + n] for n in range(count)]
     moved = [slot for slot in slots if slot.kind == "own" and slot.writable != writable]
@@ -38,7 +38,7 @@ def mprotect(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
         _dies(slot)
     for slot in slots:
         check(proc, slot)
-    if proc.process.space.find(slots[-1].vpn + 1) is None:  # a range with a hole behind it is changed up to the hole
+    if proc.process.space.find(slots[-1].vpn + 1) is None:  # a range that ends in a hole is changed up to the hole
         _refused(lambda: proc.sys.mprotect(addr, count + 1, 3 if writable else 1), abi.ENOMEM)
     return Answer(OKAY)
 
@@ -75,7 +75,7 @@ def mremap(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
 
 
 def _remapped(d: Dom0, proc: Proc, slot: Slot, writable: bool) -> int | None:
-    """By the rules, one more translation of the page; the old one goes later."""
+    """In the rules, one more translation of the page; the old one is removed later."""
     if not d.b.rules_on or slot.user is None:
         return None
     u = d.b.spec_state.free_translation()
@@ -93,7 +93,7 @@ def _dies(slot: Slot) -> None:
 
 
 def check(proc: Proc, slot: Slot) -> None:
-    """A page does what it may: loads, and stores where it is writable; SIGBUS where its grant has gone."""
+    """Check accesses to a page: loads succeed, stores if it is writable; SIGBUS if its grant was unmapped."""
     if slot.dead:
         expect_sigbus(proc, slot)
         return

@@ -1,7 +1,7 @@
-"""IOCTL_GNTDEV_GRANT_COPY of a Dom0 process: segments between grants and its own pages, across the ends of these.
+"""IOCTL_GNTDEV_GRANT_COPY of a Dom0 process: segments between grants and its own pages, also across page ends.
 
-What the driver must ask the hypervisor for is worked out here from the segments alone, and held against each hypercall that
-it makes; the bytes that a hypercall copies are compared where it is followed (copied_bytes.py).
+The driver's expected hypercalls are computed here from the segments alone, and compared with the hypercalls that
+it makes; the copied bytes are compared by the follower (copied_bytes.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 Side = tuple[int, int, int] | int  # reference, offset, domain; or an address
 Segment = tuple[Side, Side, int]
 UNTOUCHED = 0x7FFF
-BATCH = 16  # copies that the driver asks for at once
+BATCH = 16  # copies per hypercall of the driver
 
 
 def copy(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
@@ -39,7 +39,7 @@ def copy(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     bad, error = next(((n, e) for n, s in enumerate(segments) if (e := _refused(proc, s)) != OKAY), (count, OKAY))
     elements = [_elements(proc, segment) for segment in segments[:bad]]
     flat = [element for each in elements for element in each]
-    if bad < count:  # of what stands before it, only batches that had to make room have been carried out
+    if bad < count:  # of the segments before it, only full batches have been executed
         room = len(flat) - (error == "EINVAL")
         flat = flat[: max(0, room) // BATCH * BATCH]
     d.wanted = flat
@@ -59,7 +59,7 @@ def copy(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
 
 
 def _compare(told: list[int], elements: list[list[CopyElement]], statuses: list[str], bad: int, error: str) -> None:
-    """Each segment is told the first failure of its copies; what was not come to is not touched."""
+    """Each segment gets the first failure of its copies; segments not reached are unchanged."""
     first = 0
     for n, status in enumerate(told):
         if n < bad:
@@ -80,8 +80,8 @@ def _side(side: Any) -> Side:
 
 
 def _refused(proc: Proc, segment: Segment) -> str:
-    """What the driver says to a segment before anything is copied for it: it is without a grant, out of a granted page, or
-    to or from no memory."""
+    """The driver's error for a segment before any of it is copied: it has no grant, exceeds a granted page, or has an
+    invalid address."""
     source, dest, length = segment
     if isinstance(source, int) and isinstance(dest, int):
         return "EINVAL"
@@ -97,7 +97,7 @@ def _refused(proc: Proc, segment: Segment) -> str:
 
 
 def _elements(proc: Proc, segment: Segment) -> list[CopyElement]:
-    """The copies of one segment: it is cut where one of its own pages ends."""
+    """The copies of one segment: it is split at page ends of the process's memory."""
     source, dest, length = segment
     out = []
     done = 0

@@ -1,7 +1,7 @@
-"""Calls of a Dom0 process on /dev/xen/evtchn: ports bound, rung and given up, and the ring that it reads.
+"""Calls of a Dom0 process on /dev/xen/evtchn: binding, sending and unbinding, and reads of its ring.
 
-Each carries out one call and takes the rule steps that it stands for. How long a read is and when it sleeps is not in the
-rules; it is worked out here. What does not live here: which call is made (workload/).
+Each function executes one call and takes the corresponding rule steps. The rules do not cover the length of a read and
+when it sleeps; these are computed here. Not here: which call is made (workload/).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
 
 def _ioctl(d: Dom0, proc: Proc, fd: int, cmd: int, payload: bytes) -> tuple[str, int]:
-    """An ioctl that the process makes: what the kernel does with ports meanwhile is not by itself."""
+    """An ioctl of the process: the kernel's actions on ports meanwhile belong to this call."""
     d.own_event = True
     code, rc, _ = proc.ioctl(fd, cmd, payload)
     d.own_event = False
@@ -54,7 +54,7 @@ def bind_unbound(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
 
 
 def tighten(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
-    """Numbers of ports that were given up take room in a ring: {fd}'s is now too small as if there were some."""
+    """Closed ports' numbers take space in a ring: simulate this by a smaller ring of {fd}."""
     opened = proc.fds.get(a["fd"])
     device = opened.file.device if opened is not None else None
     if not isinstance(device, Evtchn):
@@ -69,7 +69,7 @@ def unbind(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     d.unbinding = {"p": proc.space, "x": x}
     code, _ = _ioctl(d, proc, a["fd"], c.EVTCHN_UNBIND, abi.U32.pack(port))
     d.unbinding = None
-    if code != OKAY:  # where it is okay, the rule has been taken when the file let go
+    if code != OKAY:  # on success, the rule step was taken when the file unbound it
         d.rule("evtchn_unbind", {"p": proc.space, "x": x, "q": port - 1}, code)
     elif port in d.kernel.evtchn_holds:
         d.rule("close_left_open", {"q": port - 1}, "EBUSY")
@@ -85,7 +85,7 @@ def notify(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
 
 
 def restrict(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
-    """IOCTL_EVTCHN_RESTRICT_DOMID: {fd, dom}; a reserved number is no domain."""
+    """IOCTL_EVTCHN_RESTRICT_DOMID: {fd, dom}; a reserved number is not a domain."""
     x, dom = d.file(proc, a["fd"], "evtchn")[0], a["dom"]
     code, _, _ = proc.ioctl(a["fd"], c.EVTCHN_RESTRICT_DOMID, abi.U16.pack(dom))
     reserved = code == "EINVAL" and dom >= abi.DOMID_FIRST_RESERVED
@@ -116,7 +116,7 @@ def poll(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
 
 
 def read(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
-    """read() of ports that rang: {fd, size, may_sleep}; gives them."""
+    """read() of pending ports: {fd, size, may_sleep}; returns them."""
     fd, size, asleep = a["fd"], a["size"], a["may_sleep"]
     x, opened = d.file(proc, fd, "evtchn")
     if opened is not None:
@@ -138,7 +138,7 @@ def read(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
         raise Mismatch(f"a read of {size} bytes gave {len(ports)} ports")
     overflow = isinstance(device, Evtchn) and device.overflow
     if code != OKAY and d.b.rules_on:
-        for q in range(d.b.spec_state.size.ports):  # not one of them may be read
+        for q in range(d.b.spec_state.size.ports):  # none of them may be read
             d.rule(
                 "evtchn_read",
                 {"p": proc.space, "x": x, "q": q, "again": 0},
@@ -153,7 +153,7 @@ def read(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
 
 
 def write(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
-    """write() of a port, which may ring again: {fd, port}, and `odd` bytes more, which make no whole port."""
+    """write() of a port to enable it again: {fd, port}, with `odd` additional bytes, a partial port number."""
     fd, port, odd = a["fd"], a["port"], a["odd"]
     x, _ = d.file(proc, fd, "evtchn")
     try:
@@ -168,7 +168,7 @@ def write(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
 
 
 def reset(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
-    """IOCTL_EVTCHN_RESET: {fd}; what rang is forgotten."""
+    """IOCTL_EVTCHN_RESET: {fd}; empties the ring."""
     x, _ = d.file(proc, a["fd"], "evtchn")
     code, _, _ = proc.ioctl(a["fd"], c.EVTCHN_RESET, b"")
     d.rule("evtchn_empty", {"p": proc.space, "x": x}, code)

@@ -1,7 +1,7 @@
-"""Which rule steps the grant hypercalls of Dom0's kernel perform: `gntdev_mmap`, `gntdev_munmap` and `gntdev_copy`.
+"""Followers of the grant hypercalls of Dom0's kernel: `gntdev_mmap`, `gntdev_munmap` and `gntdev_copy`.
 
-The kernel makes each of them for a process; what it maps for itself it maps, by the rules, like one more process. A call for
-several grants is, by the rules, one step after the other, grant by grant.
+The kernel makes each of them for a process; in the rules, the kernel's own mappings are those of one more process. In the
+rules, a call for several grants is a sequence of steps, one per grant.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _follow_map(d: UserSpace, f: CallInFlight, mapping: Mapping, slot: Slot) -> 
     code = sh.try_step("gntdev_mmap.map", args)
     late = code == "EINVAL" and f.must_finish_first
     if late:
-        f.moving.add(key)  # the pinned frame is gone: the implementation notices in its second step
+        f.moving.add(key)  # the pinned frame no longer exists: the implementation notices in its second step
     elif code != OKAY:
         raise Mismatch(f"gntdev mmap: the rules say {code}, the implementation has pinned the grant")
     yield
@@ -112,7 +112,7 @@ def _pins_are_full(d: UserSpace, key: tuple[int, int], slot: Slot) -> bool:
 
 
 def _follow_unmaps(d: UserSpace, f: CallInFlight, elements: Sequence[bytes]) -> Follower:
-    """gntdev_munmap of what handles of Dom0 stand for: all of them, one flush, and then what had to wait for it."""
+    """gntdev_munmap of the mappings of Dom0's handles: phase one of all, one flush, then phase two of all."""
     b, sh = d.b, d.b.spec_state
     handles = [sh.handles.get((0, abi.UNMAP_GRANT_REF.unpack(raw)[2])) for raw in elements]
     for h in handles:
@@ -154,13 +154,13 @@ def _follow_unmaps(d: UserSpace, f: CallInFlight, elements: Sequence[bytes]) -> 
 
 
 def _slot_of(d: UserSpace, t: int) -> Slot | None:
-    """The mapped page that a translation is of: one that is there, or one of the mmap that is under way."""
+    """The mapped page of a translation: an existing one, or one of the current mmap."""
     slots = [slot for _, slot in d.slots()] + (d.mapping.slots if d.mapping is not None else [])
     return next((slot for slot in slots if t in (slot.user, slot.kernel)), None)
 
 
 def byte_is_cleared(mfn: int, d: UserSpace, slot: Slot | None) -> None:
-    """When the entry of a page with a byte notice goes, the byte has been cleared already."""
+    """Check that the byte of a byte notice has been cleared before the page's entry is removed."""
     if slot is None or slot.record is None or slot.byte() < 0 or slot.kernel is None or not slot.writable:
         return
     frame = d.b.rig.xen.frames.get(mfn)

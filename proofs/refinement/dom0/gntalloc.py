@@ -1,7 +1,7 @@
 """Calls of a Dom0 process on /dev/xen/gntalloc: pages of Dom0 that it grants to guests and maps itself.
 
-Each carries out one call and takes the rule steps that it stands for; the limit of pages, and which pages of a range there
-are, is worked out here. What does not live here: which call is made (workload/).
+Each function executes one call and takes the corresponding rule steps; the page limit, and the existing pages of a
+range, are computed here. Not here: which call is made (workload/).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
 
 def alloc_gref(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
-    """IOCTL_GNTALLOC_ALLOC_GREF: {fd, dom, count, writable}, and `starved`: the kernel has no page left meanwhile."""
+    """IOCTL_GNTALLOC_ALLOC_GREF: {fd, dom, count, writable}; with `starved` the kernel has no page left meanwhile."""
     fd, dom, count, writable = a["fd"], a["dom"], a["count"], a["writable"]
     x, opened = d.file(proc, fd, "gntalloc")
-    d.pool.retry_deferred()  # so does the call itself, but what it frees it may give out again at once
+    d.pool.retry_deferred()  # the call itself does this too, but may reuse the freed pages at once
     d.sync()
     device = opened.file.device if opened is not None else None
     if d.pool.count != len(d.pages):
@@ -62,17 +62,17 @@ def alloc_gref(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
 
 
 def _page(d: Dom0, opened: Opened | None, offset: int) -> SharedPage | None:
-    """The page at an offset of the file, also one that it lists no longer."""
+    """The page at an offset of the file, also a page that it no longer lists."""
     return next((p for p in d.pages if p.opened is opened and p.offset == offset & ~0xFFF), None)
 
 
 def _others(d: Dom0, opened: Opened | None) -> int:
-    """The element of a page that is not the file's: what an offset with nothing there names."""
+    """The element for a wrong offset: a page that is not the file's."""
     return next((p.f for p in d.pages if p.opened is not opened), d.b.spec_state.size.heap)
 
 
 def mmap(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
-    """mmap of gntalloc: {fd, offset, count, writable}; gives the address. There is nothing behind the last page."""
+    """mmap of gntalloc: {fd, offset, count, writable}; returns the address. There is no mapping beyond the last page."""
     fd, offset, count, writable = a["fd"], a["offset"], a["count"], a["writable"]
     x, opened = d.file(proc, fd, "gntalloc")
     page = _page(d, opened, offset)
@@ -101,7 +101,7 @@ def listed(page: SharedPage) -> bool:
 
 
 def run(d: UserSpace, page: SharedPage, most: int) -> list[SharedPage]:
-    """A page and those that follow it in the file, as far as they are listed."""
+    """A page and the listed pages that follow it in the file."""
     at = {p.offset: p for p in d.pages if p.opened is page.opened and listed(p)}
     out = [page]
     while len(out) < most and page.offset in at and (following := at.get(out[-1].offset + 4096)) is not None:
@@ -110,7 +110,7 @@ def run(d: UserSpace, page: SharedPage, most: int) -> list[SharedPage]:
 
 
 def _past_the_end(proc: Proc, fd: int, opened: Opened | None) -> None:
-    """A range that begins within the file's pages and ends behind them is not mapped at all."""
+    """Check that a range that extends beyond the file's pages is not mapped at all."""
     device = opened.file.device if opened is not None else None
     if isinstance(device, Gntalloc) and device.pages:
         last = device.pages[-1]
@@ -119,7 +119,7 @@ def _past_the_end(proc: Proc, fd: int, opened: Opened | None) -> None:
 
 
 def dealloc_gref(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
-    """IOCTL_GNTALLOC_DEALLOC_GREF: {fd, offset, count}; a file knows its own pages only."""
+    """IOCTL_GNTALLOC_DEALLOC_GREF: {fd, offset, count}; a file has only its own pages."""
     fd, offset, count = a["fd"], a["offset"], a["count"]
     x, opened = d.file(proc, fd, "gntalloc")
     page = _page(d, opened, offset)
@@ -127,7 +127,7 @@ def dealloc_gref(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     args = [{"p": proc.space, "x": x, "f": p.f} for p in pages]
     known = bool(pages) and listed(pages[0])
     for each in args if known else []:
-        d.rule("gntalloc_dealloc_gref", each)  # first, as a page's end may ring
+        d.rule("gntalloc_dealloc_gref", each)  # first, as the end of a page may send an event
     f = page.f if page is not None else _others(d, opened)
     code, _, _ = proc.ioctl(fd, GNTALLOC_DEALLOC_GREF, RANGE.pack(offset, count, 0))
     if not known:

@@ -1,7 +1,7 @@
 """Calls of a Dom0 process on /dev/xen/gntdev: maps, mmap and munmap, unmap notifications.
 
-Each carries out one call, takes the rule steps that it stands for, and holds the driver to what the rules leave out: all
-grants of a map are mapped or none, and a range that is no map's is refused. What does not live here: which call is made, and
+Each function executes one call, takes the corresponding rule steps, and checks behaviour that the rules do not cover: all
+grants of a map are mapped or none, and a range that is not a map is refused. Not here: which call is made, and
 the hypercalls that the kernel makes for it (follow.py).
 """
 
@@ -29,7 +29,7 @@ def device_of(opened: Opened) -> Gntdev:
 
 
 def _some_map(d: UserSpace) -> int:
-    """A map that no file lists: what a wrong index names."""
+    """A map that no file lists: the element for a wrong index."""
     T = d.b.spec_state.T
     return next(m for m in range(d.b.spec_state.size.maps) if not T["gmap.listed"][m]) if d.b.rules_on else 0
 
@@ -40,7 +40,7 @@ def _at(opened: Opened | None, offset: int) -> MapRecord | None:
 
 
 def map_grant_ref(d: Dom0, proc: Proc, a: Arguments[str, Any]) -> Answer:
-    """IOCTL_GNTDEV_MAP_GRANT_REF: {fd, grants}, each a domain and a reference; gives the map's offset."""
+    """IOCTL_GNTDEV_MAP_GRANT_REF: {fd, grants}, each a domain and a reference; returns the map's offset."""
     fd, grants = a["fd"], [(dom, ref) for dom, ref in a["grants"]]
     x, opened = d.file(proc, fd, "gntdev")
     code, _, raw = proc.ioctl(
@@ -72,8 +72,8 @@ def map_grant_ref(d: Dom0, proc: Proc, a: Arguments[str, Any]) -> Answer:
 
 
 def mmap(d: Dom0, proc: Proc, a: Arguments[str, Any]) -> Answer:
-    """mmap of gntdev: {fd, offset, count, writable}; gives the address. The second one of the same map fails, and so does
-    one of what is not there."""
+    """mmap of gntdev: {fd, offset, count, writable}; returns the address. The second mmap of the same map fails, and so does
+    one without a map."""
     fd, writable = a["fd"], a["writable"]
     x, opened = d.file(proc, fd, "gntdev")
     record = _at(opened, a["offset"])
@@ -109,7 +109,7 @@ def mmap(d: Dom0, proc: Proc, a: Arguments[str, Any]) -> Answer:
 
 
 def mmap_within(d: Dom0, proc: Proc, a: Arguments[str, Any]) -> Answer:
-    """mmap of pages that are not all of a map: {fd, offset, count}. EINVAL, and failing so spends nothing."""
+    """mmap of a part of a map: {fd, offset, count}. EINVAL, without any effect."""
     fd, offset, count = a["fd"], a["offset"], a["count"]
     code = proc.mmap(fd, offset, False, count)[0]
     if code != "EINVAL":
@@ -118,8 +118,8 @@ def mmap_within(d: Dom0, proc: Proc, a: Arguments[str, Any]) -> Answer:
 
 
 def munmap(d: Dom0, proc: Proc, a: Arguments[str, Any]) -> Answer:
-    """munmap: {addr, count}, whatever is mapped there; an address that is no page's is refused, and so is a part of an area
-    of privcmd's."""
+    """munmap: {addr, count}, of any mapping; an unaligned address is refused, and so is a part of an area
+    of privcmd."""
     addr, count = a["addr"], a["count"]
     if addr & 0xFFF:
         return _munmap_of_no_page(d, proc, addr)
@@ -158,7 +158,7 @@ def _whole(slot: Slot, vpn: int, count: int) -> bool:
 
 
 def _grant_translation(d: Dom0, otherwise: int) -> int:
-    """A translation that neither of the other two rules for munmap is for."""
+    """A translation that the other two rules for munmap do not cover."""
     if not d.b.rules_on:
         return otherwise
     T = d.b.spec_state.T
@@ -173,7 +173,7 @@ def _grant_translation(d: Dom0, otherwise: int) -> int:
 
 
 def unmap_grant_ref(d: Dom0, proc: Proc, a: Arguments[str, Any]) -> Answer:
-    """IOCTL_GNTDEV_UNMAP_GRANT_REF: {fd, offset, count}; what is mapped stays. More than the map has is refused, before."""
+    """IOCTL_GNTDEV_UNMAP_GRANT_REF: {fd, offset, count}; mappings stay. First checks that too large a count is refused."""
     fd = a["fd"]
     x, opened = d.file(proc, fd, "gntdev")
     record = _at(opened, a["offset"])
@@ -182,7 +182,7 @@ def unmap_grant_ref(d: Dom0, proc: Proc, a: Arguments[str, Any]) -> Answer:
         wrong, _, _ = proc.ioctl(fd, GNTDEV_UNMAP_GRANT_REF, RANGE.pack(a["offset"], len(record.grants) + 1, 0))
         if wrong != "ENOENT":
             raise Mismatch(f"gntdev unmap_grant_ref of more than the map has: {wrong}")
-        d.rule("gntdev_unmap_grant_ref", args)  # first, as the map's end may ring
+        d.rule("gntdev_unmap_grant_ref", args)  # first, as the end of the map may send an event
         opened.maps.remove(record)
     code, _, _ = proc.ioctl(fd, GNTDEV_UNMAP_GRANT_REF, RANGE.pack(a["offset"], a["count"], 0))
     if record is None:
@@ -222,7 +222,7 @@ def set_unmap_notify(d: Dom0, proc: Proc, a: Arguments[str, Any]) -> Answer:
 
 
 def port_element(d: UserSpace, port: int) -> int | None:
-    """The element of a port that a notice names; of a number beyond the rules' world, one that nothing holds, if any."""
+    """The element of a notice's port; for a number outside the rules' world, an unused port, if there is one."""
     ports = d.b.spec_state.size.ports
     if port <= ports:
         return port - 1

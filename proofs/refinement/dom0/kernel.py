@@ -1,8 +1,8 @@
-"""Dom0's kernel beside the rules: its grant hypercalls are calls in flight, and what it does by itself takes rule steps.
+"""Dom0's kernel in lockstep with the rules: its grant hypercalls are calls in flight; its own actions take rule steps.
 
-The kernel maps each grant twice, for the process and for itself; by the rules its own address space is one more process
-that maps the same grant through a file of its own. Other parts of a system call run at once. What happens while a hypercall
-of the kernel is in flight is for others to say (`meanwhile`). What does not live here: what processes call (gntdev.py and
+The kernel maps each grant twice, for the process and for itself; in the rules its own address space is one more process
+that maps the same grant through its own file. Other parts of a system call run at once. The target supplies the actions
+of others while a hypercall of the kernel is in flight (`meanwhile`). Not here: what processes call (gntdev.py and
 its neighbours).
 """
 
@@ -26,7 +26,7 @@ NODES = {"gntdev": GNTDEV, "gntalloc": GNTALLOC, "evtchn": EVTCHN, "privcmd": PR
 
 
 class Dom0(UserSpace):
-    """The processes, what they have open, and the kernel below them."""
+    """The processes, their open files, and the kernel."""
 
     def __init__(self, lockstep: Lockstep, meanwhile: Callable[[CallInFlight], None]) -> None:
         super().__init__(lockstep)
@@ -48,14 +48,14 @@ class Dom0(UserSpace):
         self.kernel.delivered = self.delivered
 
     def know_buffer(self, proc: Proc) -> None:
-        """The rules know the pages that a process copies from and to."""
+        """Record the pages of a process's copies in the rules."""
         for page in proc.pages():
             self.b.spec_state.know_dom0_frame(page.mfn)
 
-    # What the kernel does for a process.
+    # Actions of the kernel for a process.
 
     def fly(self, cmd: int, elements: Sequence[bytes]) -> int:
-        """A grant hypercall of the kernel: a call in flight, between whose steps guests run."""
+        """A grant hypercall of the kernel: a call in flight, with guests running between its steps."""
         self.sync()
         kernel = self.kernel
         in_flight = CallInFlight(
@@ -97,7 +97,7 @@ class Dom0(UserSpace):
                 return
 
     def event(self, cmd: int, port: int) -> None:
-        """The kernel has closed a port that nobody holds any more, or rung one by itself: the end of a map or page."""
+        """The kernel has closed an unreferenced port, or sent an event itself: the end of a map or page."""
         if cmd == abi.EVTCHNOP_CLOSE:
             if self.closing is not None:
                 self.closing.append(port)
@@ -114,33 +114,33 @@ class Dom0(UserSpace):
         self.sync()
 
     def closed(self) -> None:
-        """A call's rule has been taken: now those of the ports that it closed."""
+        """After a call's rule step, take the steps of the ports that it closed."""
         ports, self.closing = self.closing or [], None
         for port in ports:
             self.rule("close_left_open", {"q": port - 1})
 
     def _ended(self) -> list[tuple[str, int]]:
-        """Notices of maps and of pages whose end has come, as state and element."""
+        """Due notices of maps and pages, as state and element."""
         return [
             *(("notice", r.m) for r in self.records if not r.gmap.users),
             *(("page_notice", p.f) for p in self.pages if not p.granted.users),
         ]
 
     def unbound(self, port: int) -> None:
-        """A file lets go of a port: the process says so, or its last descriptor has gone."""
+        """A file unbinds a port: by a call of the process, or at its last close."""
         if not self.own_event:
             self.rule("evtchn_release", {"q": port - 1})
         elif self.unbinding is not None:
             self.rule("evtchn_unbind", {**self.unbinding, "q": port - 1})
 
     def delivered(self, port: int) -> None:
-        """The kernel has put a port that rang into its file's ring."""
+        """The kernel has put a pending port into its file's ring."""
         self.rule("evtchn_upcall", {"q": port - 1})
 
-    # What the kernel has done by itself.
+    # Actions of the kernel itself.
 
     def sync(self) -> None:
-        """Files that are released, maps that have ended, shared pages that are taken back."""
+        """Follow released files, ended maps and freed shared pages."""
         if not self.b.rules_on:
             self.files = [o for o in self.files if o.file.refs]
             self.records = [r for r in self.records if r.gmap.users]
@@ -170,7 +170,7 @@ class Dom0(UserSpace):
         return page.ref in self.kernel.free_refs
 
     def compare_rings(self) -> None:
-        """What each file's ring holds."""
+        """Compare the contents of each file's ring."""
         if not self.b.rules_on:
             return
         rang, n = self.b.spec_state.T["rang"], self.b.spec_state.size.ports
@@ -184,7 +184,7 @@ class Dom0(UserSpace):
     # The end.
 
     def check_end(self) -> None:
-        """All processes but the toolstack's have gone: their peers' last pages come back, and nothing is left."""
+        """All processes except the toolstack's have ended: free the last pages that peers map, and check for leaks."""
         self.pool.retry_deferred()
         self.sync()
         if self.pool.deferred or self.pages or self.records or self.files:
@@ -194,7 +194,7 @@ class Dom0(UserSpace):
             raise Mismatch(f"Dom0's kernel had {self.at_start} at the start and has {self._kernel_has()} at the end")
 
     def _kernel_has(self) -> dict[str, int]:
-        """What the kernel gives out and has to get back."""
+        """The kernel's allocated resources, which must be freed."""
         kernel = self.kernel
         return {
             "pages": len(kernel.free_pages),

@@ -1,6 +1,6 @@
-"""Calls of Dom0's processes by name: one row per operation, and who carries it out beside the rules.
+"""Calls of Dom0's processes by name: one row per operation, with the function that executes it in lockstep.
 
-A call's caller is `p3`: the process of space 3. What does not live here: which calls are made (workload/), and guests'
+A call's caller is `p3`: the process of space 3. Not here: which calls are made (workload/), and guests'
 hypercalls (lockstep/operations.py).
 """
 
@@ -60,7 +60,7 @@ def process_call(space: int, operation: str, /, **arguments: Any) -> Call:
 
 
 def carry_out(d: Dom0, call: Call) -> Answer:
-    """Make a call; `not done` if the process has gone."""
+    """Make a call; `not done` if the process has ended."""
     proc = d.procs.get(int(call.by[1:]))
     if proc is None:
         return NOT_DONE

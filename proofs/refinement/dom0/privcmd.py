@@ -1,7 +1,7 @@
 """Calls of a Dom0 process on /dev/xen/privcmd: foreign mappings, and raw hypercalls.
 
-Each carries out one call and takes the rule steps that it stands for. That an area is filled as a whole and once, and is
-never changed in part, is not in the rules; wrong batches and changes of parts are tried here. What does not live here: which
+Each function executes one call and takes the corresponding rule steps. The rules do not cover that an area is filled
+completely and once, and never changed in part; wrong batches and changes of parts are tried here. Not here: which
 call is made (workload/).
 """
 
@@ -40,7 +40,7 @@ def restrict(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
 
 
 def mmap(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
-    """mmap of privcmd: {fd, count, writable}; it only reserves an area. Gives its address."""
+    """mmap of privcmd: {fd, count, writable}; it only reserves an area. Returns its address."""
     fd, count = a["fd"], a["count"]
     code, addr = proc.mmap(fd, 0, a["writable"], count)
     if code != OKAY:
@@ -50,9 +50,9 @@ def mmap(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
 
 
 def mmapbatch(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
-    """IOCTL_PRIVCMD_MMAPBATCH_V2: {fd, addr, dom, gfns}; gives which of them failed.
+    """IOCTL_PRIVCMD_MMAPBATCH_V2: {fd, addr, dom, gfns}; returns the failed ones.
 
-    The first batch has to cover all of the area; later ones may fill what is still empty in it.
+    The first batch must cover the whole area; later ones may fill empty pages.
     """
     fd, addr, dom, gfns = a["fd"], a["addr"], a["dom"], a["gfns"]
     x, opened = d.file(proc, fd, "privcmd")
@@ -67,7 +67,7 @@ def mmapbatch(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     errors = [c.S32.unpack_from(raw, 96 + 4 * i)[0] if code == OKAY else 0 for i in range(count)]
     failed = []
     for i, (gfn, error) in enumerate(zip(gfns, errors, strict=True)):
-        answer = "EFAULT" if error else code  # in Linux an errno of its own for each page, and 0 for the call
+        answer = "EFAULT" if error else code  # in Linux one errno per page, and 0 for the call
         t = sh.free_translation() if b.rules_on else 0
         domain = b.rig.xen.domains.get(dom)
         table = bool(error) and writable and domain is not None and b.is_table(gfn)
@@ -96,7 +96,7 @@ def mmapbatch(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
 
 
 def change_part(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
-    """munmap, mremap and mprotect of a part of an area of privcmd: {addr}, where it begins. All are refused."""
+    """munmap, mremap and mprotect of a part of an area of privcmd: {addr} is its start. All are refused."""
     addr = a["addr"]
     for call in (
         lambda: proc.sys.munmap(addr, 1),
@@ -113,7 +113,7 @@ def change_part(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
 
 
 def _wrong_batches(proc: Proc, fd: int, addr: int, count: int, first: bool = False, filled: bool = False) -> None:
-    """Batches that do not fit the area: the `first` one may not leave out a page, and nothing that is `filled` is filled
+    """Batches that do not fit the area: the `first` one must not omit a page, and a `filled` page is never filled
     again. They set all errors to 0 before they are refused."""
     at = proc.arg
     wrong = [(addr, count + 1), (addr + 1, count)]
@@ -137,7 +137,7 @@ def _wrong_batches(proc: Proc, fd: int, addr: int, count: int, first: bool = Fal
 
 
 def _hypercall(d: Dom0, proc: Proc, fd: int, number: int, args: tuple[int, ...], at: int, payload: bytes) -> tuple[str, int]:
-    """IOCTL_PRIVCMD_HYPERCALL on bytes of the process's own."""
+    """IOCTL_PRIVCMD_HYPERCALL on the process's own bytes."""
     proc.sys.store(proc.arg + at, payload)
     words = [*args, 0, 0, 0, 0, 0][:5]
     code, rc, _ = proc.ioctl(fd, c.PRIVCMD_HYPERCALL, c.HYPERCALL.pack(number, *words))
@@ -161,7 +161,7 @@ def domctl(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
 
 
 def alloc_unbound(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
-    """EVTCHNOP_alloc_unbound in another domain's table, as a builder does it: {fd, dom, remote}; gives a port."""
+    """EVTCHNOP_alloc_unbound in another domain's table, as a builder does it: {fd, dom, remote}; returns a port."""
     domid, remote = a["dom"], a["remote"]
     x, _ = d.file(proc, a["fd"], "privcmd")
     at = proc.arg + 256
@@ -180,7 +180,7 @@ def alloc_unbound(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
 
 
 def populate_physmap(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
-    """XENMEM_populate_physmap for a guest, by a process: {fd, dom}; gives how many pages were given."""
+    """XENMEM_populate_physmap for a guest, by a process: {fd, dom}; returns the number of pages."""
     b, sh, domid = d.b, d.b.spec_state, a["dom"]
     x, _ = d.file(proc, a["fd"], "privcmd")
     at = proc.arg + 256
@@ -189,7 +189,7 @@ def populate_physmap(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     args = {"p": proc.space, "x": x, "d": sh.domain(domid)}
     if code != OKAY:
         d.rule("privcmd_populate_physmap", args, code)
-    elif not done:  # whatever is wrong with an extent, Xen answers with the number of those before it
+    elif not done:  # for any error in an extent, Xen returns the number of extents before it
         domain = b.rig.xen.domains.get(domid)
         alive = domain is not None and domain.is_dying == ALIVE
         full = domain is not None and (domain.tot_pages >= domain.max_pages or not b.rig.xen.frames.free_count)

@@ -1,6 +1,6 @@
-"""Calls of a Dom0 process that are no device's own: open and close, setuid, fork and exit, and stores through mappings.
+"""Calls of a Dom0 process that belong to no device: open and close, setuid, fork and exit, and stores through mappings.
 
-What does not live here: ioctl, mmap and munmap of devices (gntdev.py and its neighbours), mprotect and mremap (changes.py).
+Not here: ioctl, mmap and munmap of devices (gntdev.py and its neighbours), mprotect and mremap (changes.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bulkhead.proofs.refinement.lockstep.spec_world import TOOLS
 
 
 def open_device(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
-    """open() of a device node: {kind}; gives the descriptor."""
+    """open() of a device node: {kind}; returns the descriptor."""
     kind = a["kind"]
     element = d.element("file.open")
     args = {"p": proc.space, "x_x": element}
@@ -32,14 +32,14 @@ def open_device(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     opened = proc.fds[fd] = Opened(proc.process.files[fd], element, kind)
     device = opened.file.device
     if isinstance(device, Evtchn):
-        device.ring_size = 1  # it grows with the ports, and overflows only by numbers of ports that were given up
+        device.ring_size = 1  # it grows with the ports, and overflows only by numbers of closed ports
     d.files.append(opened)
     d.rule(f"open_{kind}", args)
     return Answer(OKAY, fd)
 
 
 def close(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
-    """close(): {fd}; other descriptors and what is mapped keep the file."""
+    """close(): {fd}; other descriptors and mappings keep the file."""
     fd = a["fd"]
     if fd not in proc.fds:
         try:
@@ -57,14 +57,14 @@ def close(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
 
 
 def setuid(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
-    """The process gives up being root."""
+    """The process drops root privileges."""
     proc.root = False
     d.rule("setuid", {"p": proc.space})
     return Answer(OKAY)
 
 
 def store(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
-    """A store to a page that a device has mapped: {page}, its number; at the byte that is to be cleared, if there is one."""
+    """A store to a device mapping: {page}, its number; at the byte of an unmap notification, if there is one."""
     slot = proc.slots.get(a["page"])
     if slot is None:
         return NOT_DONE
@@ -94,7 +94,7 @@ def expect_sigbus(proc: Proc, slot: Slot) -> None:
 
 
 def fork(d: Dom0, parent: Proc, a: Mapping[str, Any]) -> Answer:
-    """fork(): {child}, the space it gets; it shares its parent's files, and maps what its parent maps of its own pages."""
+    """fork(): {child} is its space; it shares its parent's files and its mappings of own pages."""
     space = a["child"]
     child = Proc(space, parent.process.fork(), d.nodes, parent)
     d.procs[space] = child
@@ -123,13 +123,13 @@ def fork(d: Dom0, parent: Proc, a: Mapping[str, Any]) -> Answer:
 
 
 def leave(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
-    """exit or kill -9: the address space is taken apart, then descriptors go. The toolstack stays."""
+    """exit or kill -9: the address space is destroyed, then descriptors are closed. The toolstack stays."""
     if proc.space == TOOLS:
         return NOT_DONE
     d.rule("exit", {"p": proc.space})
     proc.fds.clear()
     del d.procs[proc.space]
-    d.procs[-1] = proc  # still looked up by its mappings
+    d.procs[-1] = proc  # its mappings still need it
     mfns = [page.mfn for page in proc.pages()]
     proc.process.exit()
     del d.procs[-1]

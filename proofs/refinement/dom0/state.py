@@ -1,7 +1,7 @@
-"""What is known of Dom0's user space: processes, open files, maps, mappings, and the call that the kernel is about.
+"""The record of Dom0's user space: processes, open files, maps, mappings, and the kernel's current call.
 
-Each stands for elements of the rules: a process for a Space, an open file for a File, a map for a Map, a mapping for the
-Translations of the process and (of a grant) of the kernel's own window. What does not live here: what calls do (gntdev.py
+Each corresponds to elements of the rules: a process to a Space, an open file to a File, a map to a Map, a mapping to the
+Translations of the process and (for a grant) of the kernel's own window. Not here: what calls do (gntdev.py
 and its neighbours), and what the kernel does for them (kernel.py).
 """
 
@@ -20,20 +20,20 @@ from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.lockstep.call import CopyElement
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 
-NOT_THERE = 99  # a descriptor that no process has
+NOT_THERE = 99  # an unused descriptor
 MOST_SLOTS = 6  # pages that a process has mapped from devices
 BUFFER = 2  # pages that a process copies from and to
 
 
 @dataclass(eq=False)
 class MapRecord:
-    """One gntdev map: what the driver keeps of it, the elements of its grants, and what they are. Index and notice are the
-    first one's."""
+    """One gntdev map: the driver's record, its grants and their elements. Index and notice belong to the
+    first one."""
 
     gmap: GrantMap
     elements: list[int]
     grants: list[tuple[int, int]]
-    byte_at: int = -1  # where the byte lies that is to be cleared, from the map's beginning
+    byte_at: int = -1  # offset of the byte to clear, from the map's start
 
     @property
     def m(self) -> int:
@@ -53,7 +53,7 @@ class Opened:
 
 @dataclass(eq=False)
 class SharedPage:
-    """A page that gntalloc gave out."""
+    """A page allocated by gntalloc."""
 
     opened: Opened
     granted: GrantedPage
@@ -63,7 +63,7 @@ class SharedPage:
 
     @property
     def offset(self) -> int:
-        """Where in the file it lies."""
+        """Its offset in the file."""
         return self.granted.offset
 
 
@@ -77,20 +77,20 @@ class Slot:
     user: int | None = None
     kernel: int | None = None
     record: MapRecord | None = None
-    page: int = 0  # which one of its map's
+    page: int = 0  # its index in its map
     maddr: int = 0
-    area: tuple[int, int] = (0, 0)  # of a foreign mapping, which goes as a whole: first page and how many
-    dead: bool = False  # the kernel has unmapped the grant; the addresses are still the mapping's
+    area: tuple[int, int] = (0, 0)  # of a foreign mapping, which is unmapped as a whole: first page and number of pages
+    dead: bool = False  # the kernel has unmapped the grant; the mapping keeps its addresses
 
     def byte(self) -> int:
-        """Where in the page the byte lies that is to be cleared; -1 for none."""
+        """Offset in the page of the byte to clear; -1 for none."""
         if self.record is None or self.record.byte_at >> 12 != self.page:
             return -1
         return self.record.byte_at & 0xFFF
 
 
 class Proc:
-    """A process of Dom0, with a page for arguments and some whose bytes it copies."""
+    """A process of Dom0, with a page for arguments and pages for copies."""
 
     def __init__(self, space: int, process: Process, nodes: Devices, parent: Proc | None = None) -> None:
         self.space = space
@@ -105,11 +105,11 @@ class Proc:
             self.arg, self.buffer = parent.arg, parent.buffer
 
     def pages(self) -> list[Frame]:
-        """The pages whose bytes it copies."""
+        """The pages for copies."""
         return [self.process.space.anon[(self.buffer >> 12) + i] for i in range(BUFFER)]
 
     def ioctl(self, fd: int, cmd: int, payload: bytes) -> tuple[str, int, bytes]:
-        """An ioctl on the argument page: errno's name or okay, the result, and the bytes after it."""
+        """An ioctl on the argument page: errno's name or okay, the result, and the bytes after the call."""
         self.sys.store(self.arg, payload)
         try:
             rc = self.sys.ioctl(fd, cmd, self.arg)
@@ -135,7 +135,7 @@ class Proc:
 
 @dataclass
 class Mapping:
-    """An mmap that the kernel is about: first the process's entry is made, then the kernel's own."""
+    """The kernel's current mmap: it first makes the process's entry, then its own."""
 
     slots: list[Slot]
     proc: Proc
@@ -145,7 +145,7 @@ class Mapping:
 
 
 class UserSpace:
-    """The processes of one machine, what they have open, and what the kernel is about for one of them."""
+    """The processes of one machine, their open files, and the kernel's current call for one of them."""
 
     def __init__(self, lockstep: Lockstep) -> None:
         self.b = lockstep
@@ -154,27 +154,27 @@ class UserSpace:
         self.records: list[MapRecord] = []  # maps that are listed or mapped
         self.pages: list[SharedPage] = []
         self.procs: dict[int, Proc] = {}
-        self.current: Proc | None = None  # who makes the system call
-        self.mapping: Mapping | None = None  # the mmap that the kernel is about
+        self.current: Proc | None = None  # the process that makes the system call
+        self.mapping: Mapping | None = None  # the kernel's current mmap
         self.copying: tuple[Proc, int] | None = None
-        self.wanted: list[CopyElement] = []  # what the hypervisor is to copy for it, and has not been asked for yet
-        self.copied: list[list[str]] = []  # what the hypervisor answered to each hypercall of the last copy
+        self.wanted: list[CopyElement] = []  # expected copies that the kernel has not requested yet
+        self.copied: list[list[str]] = []  # the hypervisor's answers to the hypercalls of the last copy
         self.closing: list[int] | None = None  # ports closed by a call whose rule has not been taken yet
-        self.own_event = False  # an event channel call of a process, not one that the kernel makes by itself
+        self.own_event = False  # an event channel call of a process, not of the kernel itself
         self.unbinding: dict[str, int] | None = None  # the process and file of an unbind
         lockstep.spec_state.lives[lockstep.rig.dom0] = 0
-        self.kernel_file = self.element("file.open")  # by the rules, the kernel maps through a file of its own
+        self.kernel_file = self.element("file.open")  # in the rules, the kernel maps through its own file
 
     def rule(self, label: str, args: dict[str, int], expect: str = OKAY, fail: str | None = None) -> str:
-        """A rule step that must answer like the implementation."""
+        """Take a rule step, which must give the implementation's answer."""
         return self.b.spec_state.step(label, args, expect, fail) if self.b.rules_on else OKAY
 
     def element(self, func: str) -> int:
-        """The first element of which a fact does not hold."""
+        """The first element for which a fact does not hold."""
         return self.b.spec_state.T[func].index(0) if self.b.rules_on else 0
 
     def free_map(self) -> int:
-        """A map that nobody has in use."""
+        """An unused map."""
         if not self.b.rules_on:
             return 0
         T = self.b.spec_state.T
@@ -190,7 +190,7 @@ class UserSpace:
         return [(proc, slot) for proc in self.procs.values() for slot in proc.slots.values()]
 
     def file(self, proc: Proc, fd: int, kind: str) -> tuple[int, Opened | None]:
-        """The File of a descriptor, and the open file if it is of that device; of no descriptor, a File that is not open."""
+        """The File of a descriptor, and the open file if it is of that device; for a bad descriptor, a closed File."""
         opened = proc.fds.get(fd)
         if opened is None:
             return self.element("file.open"), None

@@ -1,1 +1,1 @@
-"""DomB, its tools and its file proxy beside their rules."""
+"""Compares DomB, its tools and its file proxy with their rules."""

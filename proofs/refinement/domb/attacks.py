@@ -1,8 +1,8 @@
 """Attacks found in DomB's rules under a fault, run on the implementation with the same fault laid over it.
 
-`REPLAYED` says which fault of `proofs/faults/catalogue_domb.py` is the same as one of the rules; `NOT_REPLAYED` lists the
-others with the reason. The events of the trace are made as system calls of a process and as what DomB does by itself, on a
-whole machine that was booted; then it is looked whether what the claim forbids has happened. Attacks are not found here.
+`REPLAYED` maps faults of the rules to the same faults in `proofs/faults/catalogue_domb.py`; `NOT_REPLAYED` lists the
+others with the reason. The events of the trace are executed as system calls of a process and as DomB's own steps, on a
+booted machine; then the claim's violation is checked. Not here: finding attacks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bulkhead.impl.tools.fileproxy import FileProxy
 from bulkhead.model.ir import System
 from bulkhead.model.trace import Trace
 
-REPLAYED: Final = {  # fault of the rules -> the claim that falls, and the fault of the implementation
+REPLAYED: Final = {  # fault of the rules -> the violated claim, and the fault of the implementation
     "path_not_confined": ("files_stay_in_export", "path_unchecked"),
     "ring_not_cleared": ("rings_show_no_guest", "page_not_cleared"),
 }
@@ -53,19 +53,19 @@ NOT_REPLAYED: Final = {
 
 @dataclass
 class Outcome:
-    """What each event came to (empty: it went well), and what the attacker has got that the claim forbids."""
+    """The result of each event (empty: success), and the attacker's gain that the claim forbids."""
 
     answers: list[tuple[str, str]] = field(default_factory=list)
     got: list[str] = field(default_factory=list)
 
     @property
     def succeeded(self) -> bool:
-        """Did the attacker get something?"""
+        """Did the attack succeed?"""
         return bool(self.got)
 
 
 class Stage:
-    """A booted machine in which a trace is made to happen. `folder` takes what is exported, and a secret beside it."""
+    """A booted machine on which a trace is executed. `folder` gets the exported files, and a secret beside them."""
 
     def __init__(self, system: System, trace: Trace, folder: Path) -> None:
         self.system, self.trace = system, trace
@@ -81,10 +81,10 @@ class Stage:
         return self.trace.initial[list(self.system.funcs).index(func)][index]
 
     def nothing(self) -> None:
-        """What comes with the step before or after it."""
+        """A step that is part of the step before or after it."""
 
     def proxy_opens(self) -> None:
-        """The proxy is asked for the file that the message in the ring names: inside what it exports, or not."""
+        """Ask the proxy for the file that the message in the ring names, inside its exported directory or not."""
         inside = self._initial("exported", self._initial("ring.name", 0))
         proxy = FileProxy(self.root)
         try:
@@ -96,7 +96,7 @@ class Stage:
             proxy.close_all()
 
     def domb_notes(self) -> None:
-        """No channel is open, and DomB asks Xen about the guest: the answer lies in a page of its own."""
+        """No channel is open, and DomB queries Xen about the guest: the answer is in one of its own pages."""
         service = self.machine.service
         assert service is not None
         self.machine.builder.close()
@@ -106,7 +106,7 @@ class Stage:
         ctrl.xc_interface_close(xch)
 
     def channel_shares(self) -> None:
-        """DomB offers a channel; a process maps its pages, and looks for what names the guest in Xen."""
+        """DomB offers a channel; a process maps its pages, and searches them for the guest's handle."""
         assert self.machine.service is not None
         self.machine.service.offer()
         offer = self.machine.offered()
@@ -121,7 +121,7 @@ class Stage:
 
 
 def run_attack(trace: Trace, system: System, folder: Path) -> Outcome:
-    """Make the events of a trace happen on the implementation; ValueError for one that nothing here stands for."""
+    """Execute the events of a trace on the implementation; ValueError for an event without an equivalent."""
     stage = Stage(system, trace, folder)
     calls: dict[str, Callable[[], None]] = {
         "proxy_open": stage.nothing,

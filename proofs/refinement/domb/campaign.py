@@ -1,4 +1,4 @@
-"""Long seeded campaigns of DomB beside its rules, in episodes: each begins with a fresh machine and ends with nothing left.
+"""Long seeded campaigns of DomB and its rules, in episodes: each starts with a fresh machine and ends with a leak check.
 
 The same seed gives the same run. `episodes` is what `bulkhead diff --system disaggregated` runs.
 """
@@ -18,8 +18,8 @@ from bulkhead.proofs.refinement.domb.world import Rules, Size, rules_for
 from bulkhead.proofs.refinement.lockstep.abstraction import dump
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
-LEG = 250  # moves between two machines
-AFTERWARDS = 25  # moves after DomB's death, which nobody can end
+LEG = 250  # moves per machine
+AFTERWARDS = 25  # moves after DomB's death, which is final
 
 
 def episode(rules: Rules, seed: int, number: int, calls: int) -> Report:
@@ -48,7 +48,7 @@ def episode(rules: Rules, seed: int, number: int, calls: int) -> Report:
                 driver.calls if driver else 0,
                 tuple(recent),
             )
-        except Exception as error:  # whatever the implementation raises is a finding
+        except Exception as error:  # any exception of the implementation is a finding
             report.failure = Failure(
                 f"{type(error).__name__}: {error}",
                 (),
@@ -66,7 +66,7 @@ def episode(rules: Rules, seed: int, number: int, calls: int) -> Report:
 
 
 def campaign(rules: Rules, seed: int, calls: int, progress: Callable[[int], None] | None = None, jobs: int = 1) -> Report:
-    """Legs until so many moves are made or something went apart; the number of jobs changes nothing but the time."""
+    """Run episodes until so many moves are made or a mismatch is found; the number of jobs changes only the time."""
     start = time.perf_counter()
     report = Report(seed)
     sizes = [LEG] * (calls // LEG) + ([calls % LEG] if calls % LEG else [])

@@ -1,8 +1,8 @@
-"""The abstraction function of DomB's world, as a comparison: what the rules' state says against what the machine is.
+"""The abstraction function of DomB's world, as a comparison of the rules' state with the machine's.
 
 Compared are domains, frames, DomB's translations and Dom0's by count, DomB's grants and the guests' reserved entries, ports
-(but not whether a port of Dom0's or DomB's is pending), the build under way, the record of built guests, the channel and its
-pages. Contents are compared where a build ends (follow.py); entries of a guest that runs are its own business.
+(but not pending bits of Dom0's and DomB's ports), the current build, the record of built guests, the channel and its
+pages. Contents are compared at the end of a build (follow.py); entries of a running guest are not compared.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
 
 def compare(f: Follower) -> None:
-    """Everything; Mismatch with the places that differ."""
+    """Compare everything; Mismatch with the places that differ."""
     out: Places = {}
     _domains(f, out)
     _frames(f, out)
@@ -147,7 +147,7 @@ def _service(f: Follower, out: Places) -> None:
     stage = f.stage
     real = "fetching" if service.job is not None else "failing" if service.failing is not None else "no_request"
     if stage in ("created", "populated", "loaded", "seeded", "sealed"):
-        real = stage  # in the midst of a build
+        real = stage  # during a build
     _put(out, "job.stage", stage, real)
     for d in range(2, NOBODY):
         built = service.guests.get(d)

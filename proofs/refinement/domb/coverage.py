@@ -1,4 +1,4 @@
-"""Which (rule, outcome) pairs of builder, channel and files a campaign reached, and which it never can, with the reason."""
+"""The (rule, outcome) pairs of builder, channel and files that a campaign reached, and the impossible ones, with reasons."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ def missing(rules: Rules, reached: Iterable[str]) -> tuple[str, ...]:
 
 
 def contradicted(reached: Iterable[str]) -> tuple[str, ...]:
-    """Pairs that were reached although they cannot happen."""
+    """Pairs that were reached although they are impossible."""
     return tuple(sorted(set(reached) & set(CANNOT_HAPPEN)))
 
 
 def lines(rules: Rules, reached: Iterable[str]) -> list[str]:
-    """For people: what is open, then what cannot happen, reason by reason."""
+    """A readable summary: open pairs, then impossible ones by reason."""
     left = missing(rules, reached)
     unknown = [pair for pair in left if pair not in CANNOT_HAPPEN]
     total = len(pairs(rules))

@@ -1,7 +1,7 @@
-"""Dom0's side of the channel, followed: processes that map the ring and guests' reserved pages, and their ports.
+"""The follower of Dom0's side of the channel: processes that map the ring and guests' reserved pages, and their ports.
 
 The calls of Dom0's kernel are followed one hypercall at a time, with the driver's rule steps around each (registering a
-grant, mapping it, forgetting the index); how the drivers themselves behave is what the campaign on `monolithic` compares.
+grant, mapping it, removing the index). The campaign on `monolithic` compares the drivers themselves.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
 
 
 class Dom0Side:
-    """Processes of Dom0, by their Space element, and what Dom0's kernel does for them."""
+    """Processes of Dom0, by their Space element, and the kernel's actions for them."""
 
     def __init__(self, rig: Rig, book: Book) -> None:
         self.rig = rig
         self.book = book
         self.service: WatchedService | None = None
         self.lives: dict[Domain, int] = {rig.xen.domains[0]: 0, rig.xen.domains[1]: 1}
-        self.who = -1  # the process that makes system calls now
+        self.who = -1  # the process that makes the current system call
         self.files: dict[tuple[int, str], int] = {}
         self.handles: dict[int, int] = {}  # Dom0's handles -> Handle
         self.had_writer = False  # some process could write the channel that is offered now
 
     def rule(self, label: str, args: dict[str, int] | None = None, expect: str = OKAY, fail: str | None = None) -> str:
-        """A rule step that must answer like the implementation."""
+        """Take a rule step, which must give the implementation's answer."""
         return self.book.step(label, args or {}, expect, fail)
 
     # Processes.
 
     def spawn(self) -> int:
-        """A new process, as a fork of the one that is always there (by the rules, of the kernel's)."""
+        """A new process, as a fork of a permanent one (in the rules, the kernel's)."""
         T, m = self.book.T, self.book.m["ProcessPhase"]
         for space in range(FIRST_PROCESS, FIRST_PROCESS + self.book.size.processes):
             if T["process.phase"][space] == m["no_process"]:
@@ -48,12 +48,12 @@ class Dom0Side:
         raise Mismatch("the world has too few processes")
 
     def dies(self, space: int) -> None:
-        """A process is about to end: its descriptors go at once."""
+        """A process is about to end: its descriptors are closed at once."""
         self.who = space
         self.rule("exit", {"p": space})
 
     def died(self, space: int) -> None:
-        """Its address space is gone, and with it its files."""
+        """Its address space is destroyed, and with it its files."""
         for key, x in list(self.files.items()):
             if key[0] == space:
                 self.rule("release_file", {"x": x})
@@ -104,7 +104,7 @@ class Dom0Side:
             self.had_writer |= bool(writable and T["ring_page.listed"][T["translation.frame"][t]])
 
     def _page_table(self, domid: int, ref: int) -> bool:
-        """Has Xen the granted page in use as a page table, so that nobody may write it?"""
+        """Does Xen use the granted page as a page table, so that nobody may write it?"""
         domain = self.rig.xen.domains.get(domid)
         frame = None if domain is None else self.rig.xen.frames.get(domain.grant_table.entry_v1(ref)[2])
         return frame is not None and frame.ptype in (PGT_L1, PGT_L2, PGT_L3, PGT_L4) and frame.tcount > 0

@@ -1,8 +1,8 @@
-"""Who does what next, from a seed: tools honest and hostile, file proxies, daemons, guests, and DomB, which may die.
+"""Chooses the next action from a seed: of honest and hostile tools, file proxies, daemons, guests, and DomB, which may die.
 
-Honest tools are the implementation's own (impl/tools), with others acting while they wait; hostile ones write what they like
-into the pages of the ring, also between two loads of DomB's, answer what was not asked, lie about files, and leave at any
-moment. DomB's calls are made to fail now and then. What is compared is in follow.py and compare.py.
+Honest tools are the implementation's own (impl/tools), while others act as they wait; hostile ones write arbitrary data
+to the pages of the ring, also between two loads of DomB, send unrequested answers, wrong file data, and disconnect at any
+moment. DomB's calls are sometimes made to fail. Not here: the comparison (follow.py, compare.py).
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class Crash(BaseException):
 
 
 class Killed(BaseException):
-    """kill -9 of the tool whose call is under way."""
+    """kill -9 of the tool that makes the current call."""
 
 
 class Proxy(FileProxy):
-    """The file proxy of a tool; what it opens is looked at, wherever its path seemed to lead."""
+    """The file proxy of a tool; every file that it really opens is checked."""
 
     def __init__(self, root: Path, heard: Callable[[bool, bool], None]) -> None:
         super().__init__(root)
@@ -93,12 +93,12 @@ class Process:
         self.pipe: p.Pipe | None = None
         self.xgt: gt.XenGnttab | None = None
         self.mapped: list[int] = []  # addresses of pages mapped beside the channel
-        self.honest = False  # a call of an honest tool is under way
+        self.honest = False  # a call of an honest tool is in progress
         self.number = 0
 
 
 class Driver:
-    """All that moves."""
+    """All actors of one machine."""
 
     def __init__(self, rules: Rules, seed: int, root: Path) -> None:
         self.rng = random.Random(seed)
@@ -120,14 +120,14 @@ class Driver:
         self.text = ""
         self.in_domb = False
         self.ending = False
-        self.compared = 0  # rule steps when all was compared last
-        # In three of five episodes calls of DomB's fail: while it builds, answers requests, or offers its channel.
+        self.compared = 0  # rule steps at the last full comparison
+        # In three of five episodes DomB's calls fail: while it builds, answers requests, or offers its channel.
         self.trouble = self.rng.choice(("", "", "build", "control", "offer"))
         self.mortal = self.rng.random() < 0.25  # in a quarter DomB dies at some point
         self.before = self._counts()
         self.service.offer()
 
-    # What goes wrong inside DomB.
+    # Failures inside DomB.
 
     def _fault(self, what: str) -> int:
         if self.mortal and self.in_domb and self.rng.random() < 0.002:
@@ -138,7 +138,7 @@ class Driver:
         return errno
 
     def _rate(self, what: str) -> float:
-        """How often such a call fails now; an episode has trouble of one kind, so that the rest goes well."""
+        """The failure rate of such a call now; each episode has one kind of failure, so that all else succeeds."""
         stage = self.follower.stage
         if stage == "failing":
             return 0.5
@@ -156,20 +156,20 @@ class Driver:
             raise KernelError(abi.EIO)
 
     def _between(self) -> None:
-        """DomB has copied a message and acts on its copy: what lies in the ring may change, and DomB may die."""
+        """DomB has copied a message and uses its copy: the ring may change now, and DomB may die."""
         self._race()
         if self.mortal and self.rng.random() < 0.02:
             raise Crash
 
     def _race(self) -> None:
-        """Between two loads of DomB's somebody writes."""
+        """Another party writes between two loads of DomB."""
         if self.in_domb and self.rng.random() < 0.003:
             self._scribble()
 
     # Moves.
 
     def move(self) -> None:
-        """One thing that happens."""
+        """One action."""
         rng = self.rng
         self.calls += 1
         x = rng.random()
@@ -188,7 +188,7 @@ class Driver:
             self.book.check_claims()
 
     def act(self, who: Process, x: float) -> None:
-        """Something that a process does."""
+        """One action of a process."""
         self.follower.who = who.space
         if who.chan is None and x < 0.5:
             self.connect(who, self.offer())
@@ -239,7 +239,7 @@ class Driver:
         if not self.up:
             return
         self.text = "DomB takes a step"
-        self.rig.xen.last_domid = DOMB  # ids are used again as soon as they are free
+        self.rig.xen.last_domid = DOMB  # ids are reused as soon as they are free
         self.make_room()
         self.in_domb = True
         try:
@@ -253,13 +253,13 @@ class Driver:
             self._compare()
 
     def _compare(self) -> None:
-        """Everything, if a rule step was taken since it was compared last."""
+        """Compare everything, if a rule step was taken since the last comparison."""
         if self.book.steps != self.compared:
             self.compared = self.book.steps
             compare(self.follower)
 
     def crash(self) -> None:
-        """DomB is gone; nobody takes its place."""
+        """DomB dies and is not restarted."""
         self.text = "DomB crashes"
         self.up = False
         self.follower.service = None
@@ -267,10 +267,10 @@ class Driver:
         self.book.step("domb_crashes", {})
         for label, at in self.book.m["Point"].items():
             if self.book.T["at"][0] == at and label.startswith("take_") and label.endswith(".act"):
-                self.book.step(label, {"this": 0}, "EINTR")  # what DomB had taken is lost with it
+                self.book.step(label, {"this": 0}, "EINTR")  # a message that DomB had taken is lost
 
     def make_room(self) -> None:
-        """Ids of zombies are not all there are: who maps pages of the dead is killed when they become many."""
+        """Keep ids available: kill processes that map pages of zombies when there are many zombies."""
         dead = [d for d in self.rig.xen.domains.values() if d.is_dying != ALIVE]
         if len(self.rig.xen.domains) >= NOBODY - 1 and dead:
             for who in [each for each in self.processes if each.mapped and not each.honest]:
@@ -287,11 +287,11 @@ class Driver:
         self.processes.append(Process(space, self.rig.process(f"p{space}"), Proxy(self.root, heard)))
 
     def _opened(self, opened: bool, inside: bool) -> None:
-        """A proxy has opened a file, or refused to: by the rules, whether it may."""
+        """A proxy has opened a file or refused to: check that against the rules."""
         who = self.follower.who
         if self.book.T["process.phase"][who] != 1 or self.book.T["at"][0]:
             return
-        self.book.T["ring.name"][0] = int(not (opened and inside))  # what the message that it read says
+        self.book.T["ring.name"][0] = int(not (opened and inside))  # the content of the message that it read
         self.book.step("proxy_open", {"p": who, "this": 0})
         self.book.step("proxy_open.open", {"this": 0}, "okay" if opened else "EACCES")
 
@@ -305,7 +305,7 @@ class Driver:
         self.processes.remove(who)
 
     def offer(self) -> Offer | None:
-        """Where DomB's channel is, as XenStore would say."""
+        """The address of DomB's channel, as in XenStore."""
         found = self.service.offered
         return None if found is None else Offer(DOMB, found.ring_ref, found.port)
 
@@ -342,7 +342,7 @@ class Driver:
         self._send(who, p.Message(op, who.number & 0xFFFFFFFF, rng.choice((0, 0, -1)), body))
 
     def _ask_too_early(self, who: Process) -> None:
-        """About a guest that the client has not been told of: it has guessed the id."""
+        """A request about a guest whose id the client has guessed."""
         guests = [d for d, built in self.service.guests.items() if not built.told]
         op = self.rng.choice((p.UNPAUSE, p.UNPAUSE, p.DESTROY, p.INFO, p.PAUSE))
         if guests and who.chan is not None:
@@ -351,7 +351,7 @@ class Driver:
             self.follower.who = who.space
 
     def flood(self, who: Process) -> None:
-        """Requests without end, whose answers nobody takes: the ring fills, then what DomB keeps for it."""
+        """Many requests whose answers nobody takes: they fill the ring, then DomB's queue."""
         self.text = "a tool floods DomB"
         for i in range(self.rng.choice((20, 260, 300))):
             self._send(who, p.Message(77, i, 0, b""))
@@ -375,7 +375,7 @@ class Driver:
         return self.rng.choice((body[:at], body + b"?", body[:at] + b"\xff" + body[at + 1 :], b""))
 
     def serve(self, who: Process) -> None:
-        """The next message of DomB's: answered by the file proxy, mostly as it should be."""
+        """The file proxy answers DomB's next message, usually correctly."""
         assert who.pipe is not None
         self.text = "a tool takes a message"
         try:
@@ -390,7 +390,7 @@ class Driver:
         if x < (0.90 if message.op != p.FILE_READ or len(body) > 3990 else 0.8):
             pass
         elif 0.90 <= x < 0.91:
-            return  # it stalls
+            return  # stall
         elif 0.91 <= x < 0.92:
             status = rng.choice((-2, -13, 5, -9999))
         elif 0.92 <= x < 0.93:
@@ -402,12 +402,12 @@ class Driver:
         elif x < 0.985 and message.op == p.FILE_STAT:
             body = rng.choice((p.STAT.pack(1 << 60, 0), p.STAT.pack(1, 1), b"?", body + body, p.STAT.pack(0, 0)))
         else:
-            self._send(who, p.Message(op, number, status, body))  # twice
+            self._send(who, p.Message(op, number, status, body))  # answer twice
         self.text = f"the proxy answers {message.op}"
         self._send(who, p.Message(op, number, status, body))
 
     def honest(self, who: Process) -> None:
-        """A call of xl's, with the implementation's own tool; while it waits, others act."""
+        """A call of xl, by the implementation's own tool; while it waits, others act."""
         if any(each.honest for each in self.processes) or who.chan is not None or not self.up:
             return
         offer = self.offer()
@@ -464,7 +464,7 @@ class Driver:
     # Hostile writes, daemons, guests.
 
     def map_something(self, who: Process) -> None:
-        """A process maps a page by grant: of the ring beside its channel, or a reserved or other one of a guest."""
+        """A process maps a page by grant: a ring page besides its channel, or a reserved or other page of a guest."""
         rng = self.rng
         self.text = "a process maps a grant"
         if len(who.mapped) >= 3 or sum(len(each.mapped) for each in self.processes) >= 6:
@@ -483,7 +483,7 @@ class Driver:
             who.mapped.append(addr)
 
     def _scribble(self, who: Process | None = None) -> None:
-        """Somebody writes where he can: indices, live bytes, headers, anything."""
+        """A process writes to the pages that it maps: indices, live bytes, headers, anything."""
         rng = self.rng
         who = who if who is not None else rng.choice(self.processes) if self.processes else None
         if who is None:
@@ -507,7 +507,7 @@ class Driver:
             who.os.store(rng.choice(pages) + at, payload)
 
     def guest(self) -> None:
-        """A guest that runs does what it likes with its own grant table."""
+        """A running guest writes arbitrary data to its own grant table."""
         self.running = {d for d in self.running if d in self.rig.xen.domains and self._runs(d)}
         self.follower.started = self.running.add
         if not self.running:
@@ -558,7 +558,7 @@ class Driver:
         }
 
     def end(self) -> None:
-        """Everybody leaves; what DomB built is destroyed; nothing may be left."""
+        """All processes end; DomB's guests are destroyed; check for leaks."""
         self.trouble, self.mortal = "", False
         for who in list(self.processes):
             self.kill(who)
@@ -577,7 +577,7 @@ class Driver:
                 raise Mismatch(f"at the end there is more or less than before: {left}")
 
     def _last_tool(self) -> None:
-        """One more tool connects, and has everything destroyed that DomB has built."""
+        """One more tool connects and has all guests of DomB destroyed."""
         for _ in range(4):
             self.domb()
         self.spawn()
@@ -591,7 +591,7 @@ class Driver:
 
 
 def files(root: Path) -> None:
-    """What the proxies export, and what lies beside it."""
+    """The files that the proxies export, and files outside of that directory."""
     inside = root / "exported"
     (inside / "dir").mkdir(parents=True)
     (root / "secret").write_bytes(GOOD[0])

@@ -1,10 +1,10 @@
-"""All states of a small world of DomB: everything that one hostile process can do, until nothing new is found.
+"""Explores all states of a small world of DomB: all actions of one hostile process, until there are no new states.
 
-The process connects, asks, answers as the file proxy does, lies, writes garbage, leaves, is killed and comes again, and maps
-the reserved page of the guest; a build may fail and DomB may die at each of its steps. After each action both sides are
-compared as a whole, and in each new state all claims are evaluated. States are told apart by `canonical`:
-what decides how the implementation goes on. A build that waits for files is a running function and cannot be kept, so one is
-reached again from the start, and each action from it is taken in a child process.
+The process connects, sends requests, answers as the file proxy does, or wrongly, writes garbage, disconnects, is killed and
+comes again, and maps the reserved page of the guest; a build may fail and DomB may die at each of its steps. After each
+action both sides are compared completely, and in each new state all claims are evaluated. `canonical` identifies states by
+the data that determine the implementation's further behaviour. A build that waits for files is a running function and cannot
+be saved, so such a state is reached again from the start, and each action from it is taken in a child process.
 `python -m bulkhead.proofs.refinement.domb.exhaustive` runs the worlds of the README.
 """
 
@@ -38,14 +38,14 @@ from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 GUEST: Final = 2  # the id of the first guest
 REQUEST: Final = p.CreateRequest("kernel0", "", 64, "").pack()
 ASKS: Final = {"unpause": p.UNPAUSE, "pause": p.PAUSE, "destroy": p.DESTROY}
-STEPS: Final = 16  # no build tells of more steps
-CHUNK: Final = 4  # states that a worker is given at a time
+STEPS: Final = 16  # no build has more steps
+CHUNK: Final = 4  # states per task of a worker
 Path_ = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What can happen in a world. `steps`: a build fails or DomB dies at every so many of its steps, or at none (0)."""
+    """The limits of a world. `steps`: a build fails or DomB dies at every n-th of its steps, or at none (0)."""
 
     requests: int = 1
     asks: tuple[str, ...] = ("unpause", "destroy")
@@ -54,7 +54,7 @@ class Limits:
     lies: bool = True
 
     def text(self) -> str:
-        """For people."""
+        """A readable form."""
         stops = f", builds that stop at every {self.steps}. step" if self.steps else ""
         return (
             f"{self.requests} request{'s' * (self.requests > 1)}, {', '.join(self.asks) or 'no question'}"
@@ -76,14 +76,14 @@ WORLDS = (
 
 
 class Small(Driver):
-    """The machine with one process; what happens is named, and nothing is drawn."""
+    """The machine with one process; actions are given by name, without random choices."""
 
     def __init__(self, root: Path, limits: Limits) -> None:
         super().__init__(rules_for(Size()), 1, root)
         self.limits = limits
         self.trouble, self.mortal, self.ending = "", False, True
         self.left = limits.requests
-        self.stop = ("", -1)  # how the build ends, and at which of its steps
+        self.stop = ("", -1)  # the end of the build, and its step
         self.spawn()
 
     @property
@@ -92,7 +92,7 @@ class Small(Driver):
         return self.processes[0]
 
     def _race(self, who: Process | None = None) -> None:
-        """Nobody writes between two loads: campaigns do that."""
+        """No writes between two loads: campaigns cover these."""
 
     def _step_of_a_build(self, step: str, what: str) -> None:
         how, at = self.stop
@@ -113,7 +113,7 @@ class Small(Driver):
         return messages(self.who.chan) if self.who.chan is not None and not self.who.chan.closed else []
 
     def actions(self) -> list[str]:
-        """What can happen now."""
+        """The actions possible now."""
         who, out = self.who, ["kill"]
         if self.up:
             out.append("domb")
@@ -141,7 +141,7 @@ class Small(Driver):
         return out
 
     def happen(self, name: str) -> None:
-        """It happens, and both sides are compared; Mismatch."""
+        """Take the action and compare both sides; Mismatch."""
         who = self.who
         self.text, self.follower.who = name, who.space
         word, _, number = name.partition(" ")
@@ -189,7 +189,7 @@ class Small(Driver):
 
 
 def messages(chan: Vchan) -> list[p.Message]:
-    """What lies in a ring, not taken; garbage as a message of its own."""
+    """The unread contents of a ring; garbage counts as a separate message."""
     out: list[p.Message] = []
     assert chan.reader is not None
     with contextlib.suppress(OSError):
@@ -204,7 +204,7 @@ def messages(chan: Vchan) -> list[p.Message]:
 
 
 def canonical(small: Small) -> tuple[object, ...]:
-    """What decides how the implementation goes on; numbers of messages by whose they are."""
+    """The data that determine the implementation's further behaviour; message numbers by their owner."""
     service, rig, reading, who = small.service, small.rig, small.follower.reading, small.who
     asked = service.asked[1]
     chan = service.chan
@@ -259,7 +259,7 @@ def canonical(small: Small) -> tuple[object, ...]:
 
 @dataclass(frozen=True)
 class Found:
-    """What comes of one action: the new state, and what went apart."""
+    """The result of one action: the new state, and a mismatch if there was one."""
 
     action: str
     state: bytes
@@ -267,24 +267,24 @@ class Found:
 
 
 def digest(small: Small) -> bytes:
-    """Tells states apart."""
+    """The hash that identifies a state."""
     return hashlib.blake2b(repr(canonical(small)).encode(), digest_size=16).digest()
 
 
 def take(small: Small, action: str) -> Found:
-    """An action, in a process that ends with it."""
+    """Take an action, in a process that ends afterwards."""
     try:
         small.happen(action)
         state = digest(small)
     except Mismatch as error:
         return Found(action, b"", "\n".join([error.what, *dump(error.places)]))
-    except Exception as error:  # whatever the implementation raises is a finding
+    except Exception as error:  # any exception of the implementation is a finding
         return Found(action, b"", f"{type(error).__name__}: {error}")
     return Found(action, state)
 
 
 def apart(small: Small, action: str) -> Found:
-    """An action in a child process: here nothing has happened."""
+    """Take an action in a child process: this process does not change."""
     back, there = os.pipe()
     child = os.fork()
     if child == 0:
@@ -308,7 +308,7 @@ def expand(paths: list[Path_], limits: Limits, root: str) -> list[tuple[Path_, l
     """Every action from every state that these paths lead to."""
     out = []
     for path in paths:
-        gc.collect()  # a machine is a web of references: without this they pile up, and to fork takes longer and longer
+        gc.collect()  # machines contain reference cycles: without collection they accumulate, and forks become slow
         small = Small(Path(root), limits)
         for action in path:
             small.happen(action)
@@ -323,7 +323,7 @@ def expand(paths: list[Path_], limits: Limits, root: str) -> list[tuple[Path_, l
 
 @dataclass
 class Result:
-    """What was found."""
+    """The result of a search."""
 
     limits: Limits
     states: int = 0
@@ -334,7 +334,7 @@ class Result:
     complete: bool = False
 
     def text(self) -> str:
-        """One line, honest about whether these are all."""
+        """A one-line summary that says whether the search was complete."""
         end = "all there are" if self.complete else "NOT all: cut short"
         return (
             f"{self.limits.text()}: {self.states} states ({end}), the farthest {self.farthest} actions from the start; "
@@ -343,7 +343,7 @@ class Result:
 
 
 def explore(limits: Limits, depth: int | None = None, jobs: int | None = None, seconds: float | None = None) -> Result:
-    """Breadth first until there is nothing new, or the time is up, or all within `depth` actions has been seen."""
+    """Search breadth first until there are no new states, the time is up, or `depth` is reached."""
     result = Result(limits)
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="bulkhead-domb-") as folder, Workers(jobs) as workers:
@@ -379,7 +379,7 @@ def explore(limits: Limits, depth: int | None = None, jobs: int | None = None, s
 
 
 def main() -> int:
-    """The worlds of the README, or those whose numbers are given; exit code 1 where a state is wrong or missing."""
+    """Explore the worlds of the README, or those with the given numbers; exit code 1 if a state is wrong or missing."""
     chosen = [WORLDS[int(n)] for n in sys.argv[1:]] or WORLDS
     good = True
     for limits in chosen:

@@ -1,7 +1,7 @@
-"""What a build should come to: whether its files can be built from, and what then is in the guest's pages.
+"""The expected result of a build: whether its files are acceptable, and the contents of the guest's pages.
 
-An oracle of its own, so that DomB's parser is not asked about itself. It knows the kernels that campaigns use, by their
-bytes, and reads their segments in the simplest way. What is not here: ELF files in general (impl/domb/elf.py).
+This oracle is independent of DomB's parser. It knows the kernels of the campaigns by their
+bytes, and reads their segments in the simplest way. Not here: general ELF files (impl/domb/elf.py).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PAGES = (64, 65, 80)
 
 @dataclass
 class Wanted:
-    """What a create request says, as the rules' side reads it."""
+    """A create request, decoded for the rules' side."""
 
     ok: bool
     kernel: bytes = b""
@@ -70,7 +70,7 @@ def wanted(body: bytes) -> Wanted:
 
 @dataclass
 class Reading:
-    """A build that waits for its files: what was asked for, and what has come."""
+    """A build that waits for its files: the requested files, and the received data."""
 
     wanted: Wanted
     files: list[bytes] = field(default_factory=list)  # complete ones
@@ -80,7 +80,7 @@ class Reading:
     ended: bool = False
 
     def takes(self, op: int, question: bytes, answer: p.Message) -> bool:
-        """Is this an answer with which reading goes on? What is kept of it is noted."""
+        """Does reading continue after this answer? Records its data."""
         if op == p.FILE_CLOSE:
             if not self.doomed:
                 self.files.append(bytes(self.got))
@@ -107,7 +107,7 @@ class Reading:
         return good
 
     def question(self, op: int, body: bytes) -> str:
-        """What is wrong with a question that DomB asks the proxy now; empty if nothing is."""
+        """The problem with DomB's current request to the proxy; empty if it is correct."""
         if self.doomed and op != p.FILE_CLOSE:
             return f"it goes on with {op} after an answer that ends it"
         name = self.wanted.kernel if not self.files else self.wanted.ramdisk
@@ -122,7 +122,7 @@ class Reading:
 
     @property
     def kernel(self) -> bytes:
-        """The kernel, once it has come."""
+        """The kernel, once it has been received."""
         return self.files[0] if self.files else b""
 
     @property
@@ -131,17 +131,17 @@ class Reading:
         return self.files[1] if len(self.files) > 1 else b""
 
     def buildable(self) -> bool | None:
-        """Can a guest be built from this? None of a kernel that nobody knows: somebody wrote into it on its way."""
+        """Can a guest be built from this? None for an unknown kernel: another party has changed it on its way."""
         w = self.wanted
         if not 64 <= w.pages <= 1 << 18 or b"\0" in w.cmdline or self.kernel in BAD:
             return False
         if self.kernel not in GOOD:
             return None
-        disk = -(-len(self.ramdisk) // PAGE)  # beside it a guest needs some twenty pages
+        disk = -(-len(self.ramdisk) // PAGE)  # besides it, a guest needs some twenty pages
         return True if disk <= w.pages - 24 else False if disk >= w.pages - 8 else None
 
     def pages(self) -> dict[int, bytes]:
-        """Guest pages of the kernel, by frame number of the guest's own, and after them those of the ramdisk."""
+        """Guest pages of the kernel, by guest frame number, and after them those of the ramdisk."""
         out: dict[int, bytes] = {}
         end = 0
         for i in range(2):

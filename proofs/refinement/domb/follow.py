@@ -1,8 +1,8 @@
-"""The follower of DomB: which rule steps its messages, hypercalls, mappings, stores and grants stand for.
+"""The follower of DomB: maps its messages, hypercalls, mappings, stores and grants to rule steps.
 
-It hears what the implementation did (rig.py), takes the rule steps for it with the same arguments and picks, and raises
-Mismatch where the rules answer otherwise. A message's own step is taken when its first effect is seen, or when it has been
-handled. What a build should come to is asked of files.py, never of DomB. Dom0's side is followed in dom0_side.py.
+It is notified of the implementation's actions (rig.py), takes the rule steps for them with the same arguments and picks, and
+raises Mismatch if the rules answer differently. A message's own step is taken at its first effect, or when it has been
+handled. The expected result of a build comes from files.py, never from DomB. dom0_side.py follows Dom0's side.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TABLE, INFO = "grant_table", "shared_info"
 
 
 class Follower(Dom0Side):
-    """DomB beside its rules."""
+    """DomB in lockstep with its rules."""
 
     def __init__(self, rig: Rig, book: Book) -> None:
         super().__init__(rig, book)
@@ -38,41 +38,41 @@ class Follower(Dom0Side):
         self.pending: Callable[[], None] | None = None
         self.reading: Reading | None = None
         self.question: tuple[int, int, bytes] = (0, 0, b"")
-        self.request = (0, Wanted(False))  # the number of the request under way, and what it says
-        self.buffers: list[tuple[int, int]] = []  # buffers of the build under way, and which file they are of
+        self.request = (0, Wanted(False))  # the number and the content of the current request
+        self.buffers: list[tuple[int, int]] = []  # buffers of the current build, with their files
         self.order: list[int] = []  # frames of the guest under construction, in its own order
         self.loaded: dict[int, bytes] = {}
-        self.excused = False  # a call of DomB's was made to fail
+        self.excused = False  # a call of DomB was made to fail
         self.fault: Callable[[str], int] = lambda what: 0
         self.stream = 0  # bytes that DomB has sent over this channel
-        self.answers: dict[int, int] = {}  # guest -> where in that stream its answer ends
-        self.to_send: list[p.Message] = []  # what DomB has decided to say over this connection
+        self.answers: dict[int, int] = {}  # guest -> end of its answer in that stream
+        self.to_send: list[p.Message] = []  # messages that DomB has decided to send over this connection
         self.dying: set[int] = set()
         self.leaving = False
         self.started: Callable[[int], None] = lambda domid: None
-        self.between: Callable[[], None] = lambda: None  # what happens after DomB has taken a message
+        self.between: Callable[[], None] = lambda: None  # callbacks after DomB has taken a message
 
-    # Words for rules.
+    # Access to the rules' state.
 
     def rule(self, label: str, args: dict[str, int] | None = None, expect: str = OKAY, fail: str | None = None) -> str:
-        """A rule step that must answer like the implementation."""
+        """Take a rule step, which must give the implementation's answer."""
         return self.book.step(label, args or {}, expect, fail)
 
     @property
     def stage(self) -> str:
-        """How far the build under way is, by the rules."""
+        """The stage of the current build, in the rules."""
         return STAGES[self.book.T["job.stage"][0]]
 
     @property
     def guest(self) -> int:
-        """The guest under construction, by the rules."""
+        """The guest under construction, in the rules."""
         return self.book.T["job.guest"][0]
 
     def built(self, field: str, d: int) -> bool:
         """A fact of the rules' record of built guests."""
         return bool(self.book.T[f"built.{field}"][d])
 
-    # Failures that the workload wants.
+    # Injected failures.
 
     def fails(self, what: str) -> int:
         errno = self.fault(what)
@@ -108,7 +108,7 @@ class Follower(Dom0Side):
         self.between()
 
     def _in_the_ring(self, ask: str, guest: int, number: int, piece: int) -> None:
-        """What DomB took, some process has put there: one that maps a page of the ring writable."""
+        """The process that wrote the message that DomB took: one that maps a page of the ring writable."""
         T = self.book.T
         for t in range(self.book.size.translations):
             p_ = T["translation.space"][t]
@@ -132,14 +132,14 @@ class Follower(Dom0Side):
                 )
                 if code == OKAY:
                     return
-        if self.had_writer:  # it has gone since, and left this behind
+        if self.had_writer:  # it has ended since then
             for name, value in (("ask", self.book.m["Ask"][ask]), ("guest", guest), ("number", number), ("bytes", piece)):
                 T[f"ring.{name}"][0] = value
             return
         raise Mismatch(f"DomB takes a message ({ask}), and no process can write its ring")
 
     def _now(self) -> None:
-        """Take the step of the message that is being handled, before the first thing that comes of it."""
+        """Take the step of the current message, before its first effect."""
         step, self.pending = self.pending, None
         if step is not None:
             step()
@@ -236,7 +236,7 @@ class Follower(Dom0Side):
     acted = False
 
     def _after_answer(self, answer: p.Message | None) -> None:
-        """After an answer of the proxy: the job waits for the next one, or has come to its end."""
+        """After an answer of the proxy: the job waits for the next one, or has ended."""
         reading = self.reading
         if answer is None:
             if reading is not None and reading.ended:
@@ -266,7 +266,7 @@ class Follower(Dom0Side):
             raise Mismatch("a half-built guest is left behind")
 
     def _failed(self) -> None:
-        """The build has gone wrong: what is done from here on undoes it."""
+        """The build has failed: all further actions belong to its rollback."""
         if not self.excused:
             raise Mismatch(f"a build fails in the stage {self.stage} without a reason")
         self.rule("build_fail")
@@ -294,7 +294,7 @@ class Follower(Dom0Side):
             raise Mismatch("the guest cannot start, or is not paused once")
 
     def _contents(self, reading: Reading, console: int, store: int, console_port: int, store_port: int) -> None:
-        """What the guest will find: its kernel, its ramdisk, two clear pages, and start_info that names them."""
+        """Check the guest's initial memory: kernel, ramdisk, two clear pages, and start_info that names them."""
         table = self.rig.xen.frames.table
         for pfn, content in reading.pages().items():
             found = bytes(table[self.book.mfns[self.order[pfn]]].bytes())
@@ -319,7 +319,7 @@ class Follower(Dom0Side):
     # Hypercalls of the libraries.
 
     def lacks(self) -> None:
-        """DomB has no page for what it wants to do."""
+        """DomB has no free page."""
         self.excused = True
 
     def hypercall(self, number: int, args: Sequence[int], before: bytes, rc: int) -> None:
@@ -437,7 +437,7 @@ class Follower(Dom0Side):
         table = self.rig.xen.domains[d].grant_table
         (flags, who, console), (flags2, who2, store) = table.entry_v1(0), table.entry_v1(1)
         if not flags or not flags2:
-            return  # it has gone wrong in between
+            return  # it has failed in between
         self.rule("build_seed", {"console": self.book.frame(console), "xenstore": self.book.frame(store)})
         if (flags, flags2, who, who2) != (abi.GTF_PERMIT_ACCESS, abi.GTF_PERMIT_ACCESS, DOM0, DOM0):
             raise Mismatch(f"reserved entries {table.entry_v1(0)}, {table.entry_v1(1)}")
@@ -500,7 +500,7 @@ class Follower(Dom0Side):
         if f < 0:
             raise Mismatch(f"DomB takes grant {ref} back, which is none of its channel's")
         if T["ring_page.listed"][f]:
-            self._hangs_up()  # it could not offer its channel as a whole
+            self._hangs_up()  # it could not offer the complete channel
         self.rule("channel_withdraw", {"f": f}, OKAY if done else "EBUSY")
 
     def _hangs_up(self) -> None:
@@ -512,7 +512,7 @@ class Follower(Dom0Side):
 
     def hangs_up(self) -> None:
         self._now()
-        self.leaving = True  # once DomB has looked who was told
+        self.leaving = True  # after DomB has checked which clients got their answers
 
     def hung_up(self) -> None:
         if self.leaving:
@@ -529,7 +529,7 @@ class Follower(Dom0Side):
             self.answers[int.from_bytes(message.body[:2], "little")] = self.stream
 
     def taken(self) -> int:
-        """How much of what DomB sent its client has taken, as the shared page says."""
+        """How much of DomB's data the client has taken, by the shared page."""
         service = self.service
         if service is None or service.chan is None:
             return 0
@@ -547,10 +547,10 @@ class Follower(Dom0Side):
             self.leaving = False
             self._hangs_up()
 
-    # What the rules do by themselves.
+    # Internal steps of the rules.
 
     def make_free(self, f: int) -> None:
-        """The implementation has taken a frame from the heap: by the rules it is free, or becomes so now."""
+        """The implementation has taken a frame from the heap: in the rules it must be free, or become free now."""
         T, use = self.book.T, self.book.m["Use"]
         if T["frame.use"][f] == use["ram"] and not T["frame.held"][f]:
             self.rule("free_page", {"f": f})
@@ -560,13 +560,13 @@ class Follower(Dom0Side):
             raise Mismatch(f"frame {f} was given out although by the rules it is not free")
 
     def free_id(self, domid: int) -> None:
-        """By the rules the id is free now."""
+        """In the rules the id must become free now."""
         self.settle()
         if self.book.T["domain.phase"][self.book.domain(domid)] != self.book.m["Phase"]["absent"]:
             raise Mismatch(f"the id {domid} is given out although by the rules its last owner is still there")
 
     def settle(self) -> None:
-        """Teardown, as far as the implementation has done it."""
+        """Follow the implementation's teardown so far."""
         T, m = self.book.T, self.book.m
         for d in list(self.dying):
             if T["domain.phase"][d] == m["Phase"]["dying"]:

@@ -1,8 +1,8 @@
-"""The machine under test: Xen, Dom0's kernel and processes, and DomB with its service, each told of what it does.
+"""The machine under test: Xen, Dom0's kernel and processes, and DomB with its service, with hooks for a watcher.
 
-The classes here are the implementation's own, with one thing added: whoever watches (`Ear`) hears of each hypercall, grant,
-mapping, store and message of DomB after it was made, and of the grant and event hypercalls of Dom0's kernel. Nothing is
-decided here and no rule is known. A watcher may also have a hypercall or an allocation of DomB's fail.
+The classes here are the implementation's own with one addition: they notify a watcher (`Ear`) of each hypercall, grant,
+mapping, store and message of DomB after it was made, and of the grant and event hypercalls of Dom0's kernel. Not here:
+decisions and rules. A watcher may also make a hypercall or an allocation of DomB fail.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ DOM0_PAGES, DOMB_PAGES, DOMB_WINDOWS = 400, 52, 1
 
 
 class Ear(Protocol):
-    """What a watcher hears."""
+    """The callbacks of a watcher."""
 
     def fails(self, what: str) -> int:
-        """An errno with which a call of DomB's is to fail before it is made; 0 for none."""
+        """The errno with which DomB's next call must fail; 0 for none."""
 
     def lacks(self) -> None:
-        """DomB has no page left for what it wants to do."""
+        """DomB has no page left."""
 
     def hypercall(self, number: int, args: Sequence[int], before: bytes, rc: int) -> None:
         """DomB's libraries have made a hypercall; `before` is the struct that it named."""
@@ -47,43 +47,43 @@ class Ear(Protocol):
         """DomB has stored bytes."""
 
     def released(self, frames: list[Frame]) -> None:
-        """DomB has given pages of its own back, that held arguments of hypercalls."""
+        """DomB has freed pages with arguments of hypercalls."""
 
     def shared(self, frame: Frame, ref: int) -> None:
-        """DomB has granted a page of its own."""
+        """DomB has granted one of its pages."""
 
     def ended(self, ref: int, done: bool) -> None:
-        """DomB has taken a grant back, or could not."""
+        """DomB has revoked a grant, or failed to."""
 
     def port(self, cmd: int, arg: bytes, rc: int, raw: bytes) -> None:
         """DomB's kernel has made an event channel operation."""
 
     def dom0_grant(self, cmd: int, elements: Sequence[bytes], out: Sequence[bytes]) -> None:
-        """So has Dom0's kernel of a grant operation."""
+        """Dom0's kernel has made a grant operation."""
 
     def dom0_port(self, cmd: int, arg: bytes, rc: int, raw: bytes) -> None:
-        """And of an event channel operation."""
+        """Dom0's kernel has made an event channel operation."""
 
     def message(self, message: p.Message) -> None:
         """DomB has taken a message and is about to handle it."""
 
     def handled(self, message: p.Message, answer: p.Message | None) -> None:
-        """It has; the answer with the same number, if it gave one at once."""
+        """DomB has handled the message; with the answer of the same number, if it answered at once."""
 
     def posted(self, op: int, number: int, status: int, body: bytes) -> None:
-        """DomB has decided on a message, which goes into its ring when there is room."""
+        """DomB has queued a message for its ring."""
 
     def sent(self, message: p.Message) -> None:
         """DomB has put a message into its ring."""
 
     def looked(self) -> None:
-        """DomB has looked which answers were taken."""
+        """DomB has checked which answers were taken."""
 
     def hangs_up(self) -> None:
         """DomB is about to end its connection."""
 
     def hung_up(self) -> None:
-        """It has."""
+        """DomB has ended its connection."""
 
 
 class WatchedKernel(Kernel):
@@ -97,7 +97,7 @@ class WatchedKernel(Kernel):
 
     def grant_op(self, cmd: int, elements: Sequence[bytes]) -> tuple[int, list[bytes]]:
         out: list[bytes] = []
-        for each in elements:  # one by one, so that what comes of each is seen before the next
+        for each in elements:  # one by one, so that the effect of each is seen before the next
             rc, part = super().grant_op(cmd, [each])
             out += part
             if rc:
@@ -166,13 +166,13 @@ class WatchedDomb(MiniOs):
 
 
 class WatchedOsdep(MiniOsOsdep):
-    """The libraries' ground on it."""
+    """The libraries' operating system on it."""
 
     def __init__(self, os: WatchedDomb) -> None:
         super().__init__(os)
         self.domb = os
-        self.raced: Callable[[], None] = lambda: None  # what others do between two loads
-        self.seen: dict[int, bytes] = {}  # what DomB saw when it last looked, by address
+        self.raced: Callable[[], None] = lambda: None  # actions of others between two loads
+        self.seen: dict[int, bytes] = {}  # bytes of DomB's last loads, by address
 
     def load(self, addr: int, size: int) -> bytes:
         out = self.seen[addr] = super().load(addr, size)
@@ -245,7 +245,7 @@ class WatchedService(BuilderService):
         self.answer: p.Message | None = None
         try:
             super()._handle(message)
-        except p.ProtocolError:  # no room for the answer: what was done is done
+        except p.ProtocolError:  # no room for the answer: the effect stays
             self.ear.handled(message, self.answer)
             raise
         self.ear.handled(message, self.answer)
@@ -293,7 +293,7 @@ class Rig:
         return xen, kernel, domb
 
     def listen(self, ear: Ear) -> WatchedService:
-        """Begin to watch; DomB's service, which has offered nothing yet."""
+        """Start watching; returns DomB's service, before it offers a channel."""
         self.kernel.ear = self.domb.ear = ear
         service = WatchedService(self.os)
         service.ear = ear

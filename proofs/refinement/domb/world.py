@@ -1,7 +1,7 @@
-"""The finite world in which DomB is compared: its elements, the rule state at power-on, and which element stands for what.
+"""The finite world for the comparison of DomB: its elements, the initial rule state, and the mapping of objects to elements.
 
 Domain 0 is Dom0, 1 is DomB, 2 to 6 are guests, the last is every other number. Frames are DomB's own pages and the heap
-behind them. Elements of ghosts (lives, epochs, turns) are used again when nobody speaks of them any more. What is not
+behind them. Ghost elements (lives, epochs, turns) are reused when nothing refers to them any more. Not
 here: the implementation (rig.py) and the steps (follow.py).
 """
 
@@ -30,7 +30,7 @@ KERNEL_FILE: Final = 0
 
 @dataclass(frozen=True)
 class Size:
-    """How many elements a world has. `refs` are the reference numbers that elements of Ref stand for."""
+    """The size of a world. `refs` are the reference numbers of the elements of Ref."""
 
     domb_pages: int = 57
     heap: int = 330
@@ -48,7 +48,7 @@ class Size:
 
     @property
     def frames(self) -> int:
-        """DomB's, the heap's, and one that stands for every other frame number."""
+        """DomB's frames, the heap's, and one for every other frame number."""
         return self.domb_pages + self.heap + 1
 
 
@@ -179,18 +179,18 @@ class Book:
         return self.refs.get(number, len(self.size.refs) - 1)
 
     def free(self, *funcs: str, other: int = -1) -> int:
-        """The first element of which none of the facts holds."""
+        """The first element for which none of the facts holds."""
         for i, values in enumerate(zip(*(self.T[f] for f in funcs), strict=True)):
             if i != other and not any(values):
                 return i
         raise Mismatch(f"the world has too few elements for {funcs[0]}")
 
     def free_translation(self, other: int = -1) -> int:
-        """A translation that leads nowhere."""
+        """An unused translation."""
         return self.free("translation.present", "translation.cached", other=other)
 
     def free_epoch(self) -> int:
-        """An allocation that has not been; old ones nobody speaks of are used again."""
+        """A fresh allocation; unreferenced old ones are reused."""
         T = self.T
         if all(T["past"]):
             keep = {T["frame.epoch"][f] for f in range(self.size.frames) if T["frame.use"][f] == self.m["Use"]["ram"]}
@@ -204,7 +204,7 @@ class Book:
         return T["past"].index(0)
 
     def free_life(self) -> int:
-        """A life that has not been; old ones nobody speaks of are used again, with no offer left."""
+        """A fresh life; unreferenced old ones are reused, without offers."""
         T = self.T
         if all(T["spent"]):
             for f in range(self.size.frames):
@@ -233,7 +233,7 @@ class Book:
         return T["spent"].index(0)
 
     def free_turn(self) -> int:
-        """A turn that has not been; there is one build at a time."""
+        """A fresh turn; there is one build at a time."""
         T = self.T
         if all(T["turns_past"]):
             for turn in range(len(T["turns_past"])):
@@ -241,7 +241,7 @@ class Book:
         return T["turns_past"].index(0)
 
     def piece(self, good: bool) -> int:
-        """An element for bytes that have just been read; those of one build are never more than half of all."""
+        """An element for newly read bytes; one build never needs more than half of them."""
         e = self.pieces = (self.pieces + 1) % self.size.pieces
         self.T["acceptable"][e] = int(good)
         return e
@@ -249,7 +249,7 @@ class Book:
     # Steps.
 
     def try_step(self, label: str, args: dict[str, int], fail: str | None = None) -> str | None:
-        """Take a rule step, of which all claims about steps must hold; its code, or None when it cannot be called now."""
+        """Take a rule step and check all claims about steps; its code, or None if it is not enabled."""
         made, names = self.rules.step(label)
         before = self.rules.step_claims.before(self.state, label)
         code: str | None = made(self.state, *[args[n] for n in names], args, None, fail)[0]
@@ -262,7 +262,7 @@ class Book:
         return code
 
     def count(self, label: str, code: str) -> None:
-        """An outcome was reached."""
+        """Count a reached outcome."""
         key = f"{label}: {code}"
         self.reached[key] = self.reached.get(key, 0) + 1
 
@@ -279,7 +279,7 @@ class Book:
         return code
 
     def check_claims(self) -> None:
-        """All invariants and theorems."""
+        """Check all invariants and theorems."""
         broken = self.rules.state_claims.broken(self.state)
         if broken:
             raise Mismatch(f"{', '.join(broken)}: does not hold")

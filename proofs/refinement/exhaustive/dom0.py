@@ -1,8 +1,8 @@
-"""Processes of Dom0 in the small world of an exhaustive search: what they can do on gntdev; when two states are the same.
+"""Processes of Dom0 in the small world of an exhaustive search: their actions on gntdev, and the identity of states.
 
-One process at first, started as a campaign's is; it may fork once. Each action is one system call, made whole: other calls
-do not run where the kernel yields (campaigns have that). Addresses, indices and descriptors' numbers are left out of what
-tells states apart: what is mapped, listed and open is not.
+One process at first, started as in a campaign; it may fork once. Each action is one complete system call: other calls
+do not run where the kernel yields (campaigns cover that). The identity of a state ignores addresses, indices and descriptor
+numbers, but not the mapped, listed and open objects.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ def _listed(opened: Opened) -> list[MapRecord]:
     return [r for r in opened.maps if r.gmap in _device(opened).maps]
 
 
-# --- what can be done ---
+# --- actions ---
 
 
 def actions(b: WorldOfProcesses, limits: Limits) -> list[Action]:
-    """System calls of the processes; failing ones are among them."""
+    """System calls of the processes, with failing ones."""
     d = b.dom0
     out: list[Action] = []
     if USER not in d.procs and CHILD not in d.procs:
@@ -131,11 +131,11 @@ def _call(proc: Proc, name: str, numbers: list[int]) -> Call:
     return process_call(space, "gntdev_mmap", fd=fd, offset=offset, count=1, writable=bool(numbers[1]))
 
 
-# --- when two states are the same ---
+# --- identity of states ---
 
 
 def canonical(b: WorldOfProcesses, name_of: Callable[[int], object]) -> list[object]:
-    """What decides how Dom0 goes on; `name_of` names frames."""
+    """The data that determine Dom0's further behaviour; `name_of` names frames."""
     d, kernel = b.dom0, b.rig.kernel
     number = {id(r): n for n, r in enumerate(d.records)}
     parts: list[object] = [

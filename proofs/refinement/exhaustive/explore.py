@@ -1,7 +1,7 @@
-"""All states of a small machine: breadth first over everything its guests can do, until nothing new is found.
+"""Explores all states of a small machine: breadth first over all actions of its guests, until there are no new states.
 
-After each action both sides are compared as a whole, and in each new state all invariants and theorems are evaluated. States
-are told apart by a hash of `small_world.canonical`; one without calls in flight is kept as bytes, others are reached again
+After each action both sides are compared completely, and in each new state all invariants and theorems are evaluated. A
+hash of `guests.canonical` identifies states; one without calls in flight is saved as bytes, others are reached again
 from the last such state. `python -m bulkhead.proofs.refinement.exhaustive.explore` runs the worlds of the README.
 """
 
@@ -23,8 +23,8 @@ from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import rules_for
 
-CHUNK = 64  # states that a worker is given at a time
-Reached = tuple[bytes, tuple[Action, ...]]  # a state: one without calls in flight, and what was done since
+CHUNK = 64  # states per task of a worker
+Reached = tuple[bytes, tuple[Action, ...]]  # a state: one without calls in flight, and the actions since then
 PLAIN = Limits(records=1, flights=1, versions=False, copies=False)
 PROCESS = replace(PLAIN, records=0, processes=1)
 WORLDS = (
@@ -44,7 +44,7 @@ WORLDS = (
 
 @dataclass
 class Result:
-    """What was found: new states per number of actions, and the first mismatch if there was one."""
+    """The result: new states per depth, and the first mismatch if there was one."""
 
     limits: Limits
     states: int = 0
@@ -55,7 +55,7 @@ class Result:
     complete: bool = False
 
     def text(self) -> str:
-        """One line, honest about whether these are all."""
+        """A one-line summary that says whether the search was complete."""
         end = "all there are" if self.complete else "NOT all: cut short"
         return (
             f"{self.limits.text()}: {self.states} states ({end}), the farthest {len(self.by_depth) - 1} actions from "
@@ -65,7 +65,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Expanded:
-    """A state's successors: their hashes, and how to get there."""
+    """A state's successors: their hashes, and the actions that reach them."""
 
     successors: tuple[tuple[bytes, Reached], ...]
     actions: int
@@ -73,15 +73,15 @@ class Expanded:
 
 
 def digest(lockstep: Lockstep) -> bytes:
-    """Tells states apart; 16 bytes of a cryptographic hash."""
+    """Identifies a state: 16 bytes of a cryptographic hash."""
     return hashlib.blake2b(canonical(lockstep), digest_size=16).digest()
 
 
 def at(reached: Reached, limits: Limits) -> Lockstep:
-    """The machine in a state that has been reached before."""
+    """Restore the machine in a state that has been reached before."""
     blob, tail = reached
     lockstep = thaw(blob)
-    lockstep.full_every = 0  # all of this has been compared
+    lockstep.full_every = 0  # these actions have been compared before
     for action in tail:
         act(lockstep, action, limits)
     lockstep.full_every = 1
@@ -110,12 +110,12 @@ def expand(reached: Reached, limits: Limits) -> Expanded:
 
 
 def expand_all(chunk: list[Reached], limits: Limits) -> list[Expanded]:
-    """A worker's share; successors that this share has twice are told once."""
+    """A worker's task; returns each successor once."""
     told: dict[bytes, None] = {}
     out = []
     for reached in chunk:
         expanded = expand(reached, limits)
-        fresh = dict(expanded.successors)  # twice from one state is once
+        fresh = dict(expanded.successors)  # count duplicates from one state once
         out.append(
             Expanded(tuple((key, to) for key, to in fresh.items() if key not in told), expanded.actions, expanded.failure)
         )
@@ -124,7 +124,7 @@ def expand_all(chunk: list[Reached], limits: Limits) -> list[Expanded]:
 
 
 def explore(limits: Limits, seconds: float | None = None, jobs: int | None = None, depth: int | None = None) -> Result:
-    """Breadth first until there is nothing new, or the time is up, or all within `depth` actions has been seen."""
+    """Search breadth first until there are no new states, the time is up, or `depth` is reached."""
     result = Result(limits)
     begin = time.perf_counter()
     first = start(rules_for(limits.size()), limits)
@@ -156,7 +156,7 @@ def explore(limits: Limits, seconds: float | None = None, jobs: int | None = Non
 
 
 def main() -> int:
-    """The worlds of the README, or those whose numbers are given; exit code 1 where a state is wrong or missing."""
+    """Explore the worlds of the README, or those with the given numbers; exit code 1 if a state is wrong or missing."""
     chosen = [WORLDS[int(n)] for n in sys.argv[1:]] or WORLDS
     good = True
     for limits in chosen:

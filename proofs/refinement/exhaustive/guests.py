@@ -1,8 +1,8 @@
-"""A small machine for exhaustive search: what two guests can do in it, and when two of its states are the same.
+"""A small machine for exhaustive search: the actions of its two guests, and the identity of its states.
 
-One guest grants, the other maps and copies. Every step of a call that yields is an action of its own, so all interleavings
-of the calls in flight are taken. What must be bounded for there to be an end at all stands in `limits.py`. `canonical` names
-frames and handles by where they occur, as no part of the machine can tell how they are numbered.
+One guest grants, the other maps and copies. Every step of a call that yields is a separate action, so all interleavings
+of the calls in flight are explored. `limits.py` has the bounds that make the search finite. `canonical` names
+frames and handles by where they occur, because the machine's behaviour does not depend on their numbers.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ def _create(b: Lockstep, limits: Limits) -> None:
             b.advance(b.flights[0])
 
 
-# --- what can be done ---
+# --- enabled actions ---
 
 
 def actions(b: Lockstep, limits: Limits) -> list[Action]:
-    """What can be done next."""
+    """The enabled actions."""
     holder = next((i for i, f in enumerate(b.flights) if f.marker in HELD or f.must_finish_first), None)
     granter, mapper = b.rig.guests.get(GRANTER), b.rig.guests.get(MAPPER)
     stores: list[Action] = []
@@ -102,7 +102,7 @@ def _of_mapper(mapper: Guest, limits: Limits) -> Iterator[Action]:
 
 
 def _live(mapper: Guest) -> list[tuple[int, int]]:
-    """Handles that stand for a mapping, and the slots at which they were mapped."""
+    """Handles of mappings, and the slots at which they were mapped."""
     track = mapper.domain.grant_table.maptrack
     return [(n, 0 if record.flags & 4 else 1) for n, record in enumerate(track) if record.flags & 3]
 
@@ -111,11 +111,11 @@ def _idle(b: Lockstep, domid: int) -> bool:
     return not any(f.domid == domid for f in b.flights)
 
 
-# --- doing it ---
+# --- taking an action ---
 
 
 def act(b: Lockstep, action: Action, limits: Limits) -> None:
-    """Do it, and compare both sides."""
+    """Take an action, and compare both sides."""
     name, *numbers = action
     guests = b.rig.guests
     if isinstance(b, WorldOfProcesses) and name == "process":
@@ -180,7 +180,7 @@ def _mapper_acts(b: Lockstep, mapper: Guest, name: str, numbers: list[int]) -> N
 
 
 def _call(b: Lockstep, guest: Guest, text: str, operation: str, **arguments: Any) -> None:
-    """Start a call on the guest's first free vCPU and take its first step. `text` names no frame: states are told by it."""
+    """Start a call on the guest's first free vCPU and take its first step. `text` is part of the state's identity."""
     busy = {f.vcpu for f in b.flights if f.domid == guest.domid and f.guest is not None}
     vcpu = next(v for v in (0, 1) if v not in busy)
     in_flight = start_call(b, guest_call(guest.domid, vcpu, operation, **arguments), f"d{guest.domid}v{vcpu}: {text}")
@@ -195,11 +195,11 @@ def _update(b: Lockstep, guest: Guest, slot: int, pte: int) -> None:
     _call(b, guest, f"mmu_update {slot} {bool(pte)}", "mmu_update", slot=slot, pte=pte, foreign=abi.DOMID_SELF)
 
 
-# --- when two states are the same ---
+# --- identity of states ---
 
 
 class _Names:
-    """Frames by where they occur: a guest's fixed pages and Xen's pages by their place, others by first occurrence."""
+    """Canonical names of frames: a guest's fixed pages and Xen's pages by their place, others by first occurrence."""
 
     def __init__(self, b: Lockstep) -> None:
         self.given: dict[int, object] = {}
@@ -224,10 +224,10 @@ class _Names:
 
 
 def canonical(b: Lockstep) -> bytes:
-    """What decides how the machine goes on, frames and handles named by where they occur.
+    """The data that determine the machine's further behaviour, with canonical names for frames and handles.
 
-    Left out, as nothing depends on them: contents of pages, how often a frame was freed, which number a free handle has,
-    and the rules' ghosts.
+    Omitted, because nothing depends on them: contents of pages, the number of frees of a frame, the numbers of free handles,
+    and the rules' ghost state.
     """
     names = _Names(b)
     xen = b.rig.xen
@@ -240,7 +240,7 @@ def canonical(b: Lockstep) -> bytes:
     free = [frame.mfn for frame in xen.frames.free_list]
     parts.append([(n, names.given[mfn]) for n, mfn in enumerate(free) if mfn in names.given])
     for d, guest in sorted(b.rig.guests.items()):
-        # A TLB is flushed when a frame freed since its last flush is given out again.
+        # A TLB is flushed when a frame freed since its last flush is allocated again.
         parts += [
             sum(xen.frames.table[mfn].free_stamp < vcpu.tlb.flushed_at for mfn in free)
             for vcpu in guest.domain.vcpus
@@ -313,11 +313,11 @@ def _of_guest(guest: Guest, names: _Names) -> object:
     return guest.domid, slots, tlbs, sorted(str(names.of(mfn)) for mfn in guest.pool)
 
 
-NUMBERED = frozenset({"handle", "new_handle", "mfn", "given"})  # locals that are numbers of handles or frames
+NUMBERED = frozenset({"handle", "new_handle", "mfn", "given"})  # locals that contain numbers of handles or frames
 
 
 def _locals(steps: Generator[str, None, int], names: _Names) -> list[object]:
-    """What a call in flight remembers: the variables of its functions that are plain values or frames."""
+    """The saved state of a call in flight: the variables of its functions that are plain values or frames."""
     out: list[object] = []
     running: Any = steps
     while running is not None and getattr(running, "gi_frame", None) is not None:

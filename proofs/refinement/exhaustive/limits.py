@@ -1,4 +1,4 @@
-"""How large the small world of an exhaustive search is, and what its actions look like as data."""
+"""The size of the small world of an exhaustive search, and the data form of its actions."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Action = tuple[Any, ...]  # a name and small numbers
 
 @dataclass(frozen=True)
 class Limits:
-    """What the world holds. `pages`: the granter's own, beside those it cannot give up. `records`: what the mapper maps at
-    once, counting records that an overwritten page-table entry has left behind. `flights`: calls in flight."""
+    """The limits of a world. `pages`: the granter's own, besides those that it cannot give up. `records`: the mapper's
+    mappings, with records that an overwritten page-table entry has left behind. `flights`: calls in flight."""
 
     pages: int = 1
     refs: tuple[int, ...] = (8,)
@@ -22,12 +22,12 @@ class Limits:
     flights: int = 2
     versions: bool = True
     copies: bool = True
-    again: bool = False  # a granter that has gone is followed by another one of the same id
+    again: bool = False  # a destroyed granter is followed by another one with the same id
     processes: int = 0  # of Dom0, with one gntdev file
-    maps: int = 1  # that they have registered
+    maps: int = 1  # grants that they have registered
 
     def text(self) -> str:
-        """In words."""
+        """A readable form."""
         return (
             f"2 guests, {self.pages} page{'s' * (self.pages > 1)} to grant, {len(self.refs)} "
             f"reference{'s' * (len(self.refs) > 1)}, up to {self.records} mappings and {self.flights} calls in flight"
@@ -43,10 +43,10 @@ class Limits:
         )
 
     def grantees(self) -> tuple[int, ...]:
-        """Whom the granter may offer its pages to."""
+        """The possible grantees of the granter's pages."""
         return ((MAPPER,) if self.records else ()) + ((0,) if self.processes else ())
 
     def size(self) -> Size:
-        """How much the rules' world has to hold."""
+        """The size of the rules' world."""
         size = replace(SMALL, refs=(*SMALL.refs[:2], *self.refs, SMALL.refs[-1]))
         return replace(size, dom0_frames=4, translations=16, handles=10, files=4, maps=6) if self.processes else size

@@ -1,7 +1,7 @@
-"""A machine beside its rules, as few bytes: for searches that go back to many states many times.
+"""Serialises a machine with its rule state in few bytes: for searches that return to many states many times.
 
-Tables that are mostly untouched are kept as what has been touched of them; numbers of the rule state as bytes. A machine
-with calls in flight cannot be kept: a call that waits is a running function.
+Sparse tables are saved as their used entries; numbers of the rule state as bytes. A machine
+with calls in flight cannot be saved: a waiting call is a running function.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Reduced = tuple[Callable[..., Any], tuple[Any, ...], Any, None, None, Callable[[
 
 
 class Actives(list[Any]):
-    """Active entries that are made when they are first looked at."""
+    """Active entries that are created at first access."""
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
@@ -40,7 +40,7 @@ def _untouched(active: Active | None) -> bool:
 
 
 def _table_state(table: GrantTable) -> Any:
-    """Everything, with entries that were ever in use by their number, and records as tuples."""
+    """The complete state, with used entries by number, and records as tuples."""
     kept = {name: getattr(table, name) for name in GrantTable.__slots__ if name not in ("active", "maptrack")}
     used = {i: a for i, a in enumerate(list.__iter__(table.active)) if not _untouched(a)}
     records = [(r.ref, r.flags, r.domid, r.vcpu, r.granter) for r in table.maptrack]
@@ -79,7 +79,7 @@ def _new(kind: type[Any]) -> Any:
 
 class _Pickler(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
-        """Grant tables and rule states go their own way."""
+        """A pickler with special forms for grant tables and rule states."""
         if type(obj) is GrantTable:
             reduced: Reduced = (_new, (GrantTable,), _table_state(obj), None, None, _restore_table)
             return reduced
@@ -89,7 +89,7 @@ class _Pickler(pickle.Pickler):
 
 
 def freeze(lockstep: Lockstep) -> bytes:
-    """A machine without calls in flight, as bytes; the rules themselves are not copied."""
+    """A machine without calls in flight, as bytes; without the rules themselves."""
     if lockstep.flights:
         raise ValueError("a machine with calls in flight cannot be kept")
     out = io.BytesIO()
@@ -98,6 +98,6 @@ def freeze(lockstep: Lockstep) -> bytes:
 
 
 def thaw(data: bytes) -> Lockstep:
-    """The machine again."""
+    """Restore the machine."""
     lockstep: Lockstep = pickle.loads(data)
     return lockstep

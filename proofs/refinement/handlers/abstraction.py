@@ -1,4 +1,4 @@
-"""The rules' state read off a symbolic machine: the abstraction function, as a table of state functions."""
+"""The abstraction function from a symbolic machine to the rules' state, as a table of state functions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Field = Callable[..., Term]
 
 
 def before(machine: SymbolicXen) -> RuleState:
-    """The state at the start, with entries as they were when the present atomic step began."""
+    """The initial state, with entries as they were when the current atomic step began."""
     began = {id(d): cells_of(d).generation for d in machine.domains_known}
     state = _state(machine, base, lambda domain, cell: cells_of(domain).first(cell, began.get(id(domain), 0)))
     machine.entries_before.append(state.functions["entry.kind"])
@@ -26,7 +26,7 @@ def before(machine: SymbolicXen) -> RuleState:
 
 
 def now(machine: SymbolicXen) -> RuleState:
-    """The present state."""
+    """The current state."""
     return _state(machine, machine.field, lambda domain, cell: cells_of(domain).read(cell))
 
 

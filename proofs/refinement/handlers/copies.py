@@ -1,8 +1,8 @@
-"""GNTTABOP_copy held against the rules, part by part: a side is claimed, both are let go, and what one element does between.
+"""Refinement of GNTTABOP_copy, in parts: claiming a side, releasing both sides, and the rest of one element.
 
-`copy_one` is run with `_claim` and `_unclaim` by contract (a claim fails and holds nothing, or gives a frame and the part of
-it that may be used); the contracts are what the other runs prove. Transitive grants are switched off, and while an entry is
-being claimed its granter turns it into no transitive one, nor back.
+`copy_one` is run with contracts for `_claim` and `_unclaim` (a claim fails and holds nothing, or returns a frame and the
+part of it that may be used); the other runs prove the contracts. Transitive grants are switched off, and we assume that
+while an entry is being claimed its granter does not make it transitive, or a transitive one not.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ OUT_OF_PART = "the bytes do not lie within the parts granted"
 
 
 def in_call(state: RuleState, caller: Term, **values: Term) -> RuleState:
-    """The state in which this call is the caller's, with these locals of it."""
+    """The state with this call of the caller in flight, with these locals."""
     given: dict[str, Function] = {
         "issuer.by": lambda c: caller,
         "copy.keep": lambda c: FALSE,
@@ -52,9 +52,9 @@ def in_call(state: RuleState, caller: Term, **values: Term) -> RuleState:
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a copy, as an element names it."""
+    """One side of a copy, as given in an element."""
 
-    name: str  # as the rules call it
+    name: str  # its name in the rules
     short: str
     by_ref: bool
     own: bool
@@ -64,16 +64,16 @@ class Side:
 
     @property
     def ref(self) -> Term:
-        """The reference, where the side is named by one."""
+        """The reference, if the side is given by one."""
         return number(self.ptr) & 0xFFFFFFFF
 
     @property
     def writes(self) -> bool:
-        """Is this where bytes go?"""
+        """Is this the destination?"""
         return self.name == "dest"
 
     def locals(self) -> dict[str, Term]:
-        """What the call has noted of it."""
+        """The call's record of it."""
         p = "copy__" + self.short
         return {
             p + "_by_ref": boolean(self.by_ref),
@@ -94,7 +94,7 @@ def named_side(path: Path, name: str) -> Side:
 
 
 def transitive(machine: SymbolicXen) -> list[Term]:
-    """Which of the version 2 entries reached for are transitive."""
+    """The transitive entries among the accessed version 2 entries."""
     return [
         And(
             eq(machine.field("table.version", number(d.domid)), constant(2)),
@@ -168,7 +168,7 @@ def claim(path: Path, name: str) -> None:
 
 
 def bounds_in_entry(m: SymbolicXen, s: Side, d: Term) -> tuple[Term, Term, Term]:
-    """Is the entry of a part of a page, and of which, as its bytes are now?"""
+    """Does the entry currently grant a part of a page, and which?"""
     if not s.by_ref:
         return FALSE, constant(0), constant(0)
     cells, first = cells_of(s.domain), s.ref << 3
@@ -177,7 +177,7 @@ def bounds_in_entry(m: SymbolicXen, s: Side, d: Term) -> tuple[Term, Term, Term]
 
 
 def let_go(path: Path, name: str) -> None:
-    """`_unclaim` of one side; whoever else holds something, the other side of the element too, is counted as others are."""
+    """`_unclaim` of one side; all other holders, also the element's other side, are counted as others."""
     m = path.machine
     s, frame = named_side(path, name), m.frame(variable("held_frame", bits=40))
     start = in_call(before(m), number(m.caller.domid))
@@ -209,7 +209,7 @@ def let_go(path: Path, name: str) -> None:
 
 
 def _assume_held(path: Path, s: Side, f: Term) -> None:
-    """What a side holds is there: a page reference, a type to write, and a pin of the entry that gives the page."""
+    """A side holds its references: a page reference, a writable type, and a pin of the entry that grants the page."""
     assume, d = path.engine.assume, number(s.domain.domid)
     assume(
         And(
@@ -227,7 +227,7 @@ def _assume_held(path: Path, s: Side, f: Term) -> None:
 
 @dataclass(frozen=True)
 class Asked:
-    """One call of `_claim` or `_unclaim`, and of the former whether it held something then."""
+    """One call of `_claim` or `_unclaim`; for `_claim`, whether it succeeded."""
 
     domid: Any
     domain: Any
@@ -238,7 +238,7 @@ class Asked:
 
 
 def element(path: Path) -> None:
-    """`copy_one`: both domains, the policy, both claims, the bounds, the bytes, and everything let go again."""
+    """`copy_one`: both domains, the policy, both claims, the bounds, the bytes, and the release of everything."""
     m, engine = path.machine, path.engine
     names: dict[str, Any] = {
         name: path.argument(name, width)
@@ -324,7 +324,7 @@ def _checked(
     let: list[Asked],
     parts: list[tuple[Term, Term]],
 ) -> Claims:
-    """What has to hold of one element, given what was claimed and let go."""
+    """The obligations for one element, given its claims and releases."""
     m = path.machine
     out: Claims = [
         ("no entry is written", boolean(not any(cells_of(d).writes for d in m.domains_known))),

@@ -1,7 +1,7 @@
-"""Mapping and unmapping of grants, and the release of a mapping at its mapper's death, held against the rules.
+"""Refinement of mapping and unmapping of grants, and of the release of a mapping in its mapper's teardown.
 
-Stand-ins: page-table entries (`create_mapping`, `replace_mapping`) and the free lists of handles (`get_handle`,
-`put_handle`) may fail, or do what they say; a handle given out is free.
+Contracts: page-table entries (`create_mapping`, `replace_mapping`) and the free lists of handles (`get_handle`,
+`put_handle`) may fail or succeed; an allocated handle was free.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from bulkhead.proofs.symbolic.terms import number as constant
 
 
 def granter(path: Path, domid: Term, own: bool) -> None:
-    """The grants are the caller's own, or those of other domains: two proofs, for there is nothing between."""
+    """The grants are the caller's own, or those of other domains: two separate proofs cover both cases."""
     same = eq(domid, number(path.machine.caller.domid))
     path.engine.assume(same if own else Not(same))
 
@@ -110,7 +110,7 @@ def map_grant_ref(path: Path, own: bool) -> None:
             while True:
                 marker = next(call)
                 if marker == "map.pinned":
-                    # The page of an entry in use is taken later by the implementation, in this same step by the rules.
+                    # For an entry in use, the implementation takes the page reference later, the rules in this step.
                     ends = path.take(
                         holders.readings(before(m)),
                         "map_grant_ref",
@@ -145,7 +145,7 @@ def map_grant_ref(path: Path, own: bool) -> None:
             [("the status", ends.with_code(code_of(status))), *same_state(m, holders.readings(before(m)), holders)],
         )
         return
-    # The second step, where entries are what the guests have made of them since.
+    # The second step: guests may have changed entries since.
     second = path.entries_now(pinned)
     frame = second.at("hold.frame", THIS, side("dest"))
     page_table = And(writable, base("frame.tcount", frame) > 0, base("frame.ptype", frame) != PGT_WRITABLE)
@@ -193,14 +193,14 @@ def map_grant_ref(path: Path, own: bool) -> None:
 
 
 def record_of(path: Path, handle: Term, own: bool) -> tuple[RuleState, Holders, Term, Term]:
-    """A record of the caller, any at all, with what is always so of a live one whose granter stands."""
+    """An arbitrary record of the caller, with the invariants of a live one whose granter exists."""
     m, engine, start = path.machine, path.engine, before(path.machine)
     d, r = base("record.domid", handle), base("record.ref", handle)
     granter(path, d, own)
     host_t, device_t = start.at("mapping.host_t", handle), start.at("mapping.device_t", handle)
     writable = start.at("mapping.writable", handle)
     host, device = start.at("mapping.host", handle), start.at("mapping.device", handle)
-    named = variable("t")  # the entry at the address, where there is one
+    named = variable("t")  # the entry at the address, if there is one
     holders = Holders(start, THIS, (handle,), (named, device_t), None, (side("dest"),))
     start = holders.readings(start)
     holders = replace(holders, start=start)
@@ -225,7 +225,7 @@ def record_of(path: Path, handle: Term, own: bool) -> tuple[RuleState, Holders, 
                 r < base("table.entries", d),
                 base("frame.owner", frame) == d,
                 UGE(base("frame.count", frame), parts),
-                # References of read-only parts go with no type.
+                # References of read-only parts have no type reference.
                 Implies(
                     Not(writable),
                     UGE(
@@ -237,7 +237,7 @@ def record_of(path: Path, handle: Term, own: bool) -> tuple[RuleState, Holders, 
             ),
         )
     )
-    # A mapped device part holds its page, so its granter is there at least as a zombie.
+    # A mapped device part holds its page, so its granter exists, at least as a zombie.
     engine.assume(Implies(device, pins))
     engine.assume(And(host_t != device_t, named != device_t))
     engine.assume(
@@ -320,7 +320,7 @@ def unmap_grant_ref(path: Path, own: bool) -> None:
                 "the address names no page-table entry": refused,
             },
         )
-        # A caller whose granter has gone is crashed; by the rules its handle is bad.
+        # If the granter no longer exists, Xen crashes the caller; in the rules the handle is bad.
         code = "GNTST_bad_handle" if m.caller.crashed else code_of(status_of(status))
         if work is None:
             path.prove(f"unmap_grant_ref = {code}", [("the status", ends.with_code(code)), *same_state(m, start, holders)])

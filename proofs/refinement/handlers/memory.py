@@ -1,7 +1,7 @@
-"""The memory that a symbolic run reads and writes: grant entries and status words as 16-bit cells, pages as logs of copies.
+"""Symbolic memory: grant entries and status words as 16-bit cells, pages as logs of copies.
 
-A table's memory has any size. It is arbitrary at first; then it holds what has been written, until its guest overwrites
-it. Layouts stand in for `struct.Struct`, so that the implementation's own code reads and writes the same fields.
+A table's memory has any size. Its initial content is arbitrary; then it has the written values, until its guest overwrites
+them. Layouts replace `struct.Struct`, so that the implementation's own code reads and writes the same fields.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from bulkhead.proofs.symbolic.to_z3 import as_z3, bound_z3
 
 @functools.cache
 def _same(one: Term, other: Term) -> bool:
-    """Are two addresses equal, whatever their variables are?"""
+    """Are two addresses equal for all values of their variables?"""
     within = [bound_z3(p) for p in bounds(one) | bounds(other)]
     return bool(z3.Solver().check(as_z3(one) != as_z3(other), *within) == z3.unsat)
 
 
 @functools.cache
 def _even_and_inside(where: Term) -> bool:
-    """Is a byte offset even and within a page, whatever its variables are?"""
+    """Is a byte offset even and within a page for all values of its variables?"""
     inside = And(eq(where & 1, ZERO), where >= 0, where < 4096)
     return bool(z3.Solver().check(z3.Not(as_z3(inside)), *[bound_z3(p) for p in bounds(inside)]) == z3.unsat)
 
 
 def place(cell: Term, guesses: Iterable[Term]) -> Term:
-    """The address by a simpler term that is always equal to it, if one of the guesses is."""
+    """A simpler, always equal term for the address, if one of the guesses is equal."""
     return next((guess for guess in guesses if cell is guess or _same(cell, guess)), cell)
 
 
 class Cells:
-    """Memory in 16-bit cells. `refs` are the entries that have been reached for: addresses are named after them."""
+    """Memory in 16-bit cells. `refs` are the accessed entries: addresses are expressed by them."""
 
     def __init__(self, name: str, domain: Term) -> None:
         self.name, self.domain = name, domain
@@ -48,12 +48,12 @@ class Cells:
         self.writes: list[tuple[Term, Term]] = []
 
     def first(self, cell: Term, generation: int | None = None) -> Term:
-        """What the cell held when the present atomic step began (or that one)."""
+        """The cell's value when the current (or the given) atomic step began."""
         which = self.generation if generation is None else generation
         return apply(f"{self.name}#{which}", (self.domain, cell), bits=16)
 
     def read(self, cell: Term) -> Term:
-        """What it holds now."""
+        """The current value."""
         value = ZERO if self.zeroed else self.first(cell)
         for where, written in self.writes:
             value = written if cell is where else If(eq(cell, where), written, value)
@@ -69,19 +69,19 @@ class Cells:
         self.writes = []
 
     def overwritten(self) -> None:
-        """The guest writes what it likes, wherever it likes."""
+        """The guest writes arbitrary values to arbitrary places."""
         self.generation += 1
         self.zeroed = False
         self.writes = []
 
     def guesses(self) -> Iterator[Term]:
-        """Where entries that have been reached for begin: 4 or 8 cells each, or one word."""
+        """The start addresses of accessed entries: 4 or 8 cells each, or one word."""
         for ref in self.refs:
             yield from (ref << 2, ref << 3, ref)
 
 
 class Page:
-    """One page of a table; its `data` is itself, to be read through the layouts below."""
+    """One page of a table; its `data` is the page itself, read through the layouts below."""
 
     def __init__(self, cells: Cells, index: Term) -> None:
         self.cells, self.index = cells, index
@@ -92,7 +92,7 @@ class Page:
         return self
 
     def cell(self, offset: object) -> Term:
-        """The cell at a byte offset, which the layouts keep even."""
+        """The cell at a byte offset; layouts use only even ones."""
         where = number(offset)
         if not _even_and_inside(where):
             raise Unsupported("an offset that is odd or leaves the page")
@@ -100,7 +100,7 @@ class Page:
 
 
 class Whole:
-    """Every page of a table at once, for code that does the same to each: it can only be cleared."""
+    """All pages of a table at once, for code that does the same to each: the only operation is clearing."""
 
     def __init__(self, cells: Cells) -> None:
         self.cells = cells
@@ -116,7 +116,7 @@ class Whole:
 
 
 class Pages:
-    """The pages of a table, so many as `count` says; what is done to each is done to all."""
+    """The pages of a table, `count` of them; an operation on each is done on all."""
 
     def __init__(self, cells: Cells, count: Term) -> None:
         self.cells, self.count = cells, count
@@ -128,11 +128,11 @@ class Pages:
         yield Whole(self.cells)
 
     def clear(self) -> None:
-        """No pages are left."""
+        """Remove all pages."""
         self.count = ZERO
 
     def size(self) -> Int:
-        """What `len` says where the code asks for it."""
+        """The value of `len`."""
         return Int(self.count)
 
 
@@ -153,7 +153,7 @@ class StatusFrames(list[Any]):
 
 
 class Layout:
-    """Stands in for a `struct.Struct`: fields of whole cells, little endian."""
+    """Replaces a `struct.Struct`: fields of whole cells, little endian."""
 
     def __init__(self, *cells: int) -> None:
         self.cells = cells
@@ -194,7 +194,7 @@ class Moved:
 
 
 class Content:
-    """The bytes of a page that are only moved, never looked at: which are is noted."""
+    """The bytes of a page that are only moved, never read: a log of the moves."""
 
     def __init__(self, frame: Term, log: list[Moved]) -> None:
         self.frame, self.log = frame, log

@@ -1,29 +1,26 @@
 """The implementation's records with symbolic fields: frames, active entries, maptrack records, and tables of them.
 
-They are made when the code first reaches for them: the engine decides whether the number names one that is known already
-or another one, whose fields are then arbitrary. So identity (`is`) is Python's own. Who owns a frame, which frame an entry
-pins and which domain granted is found out when somebody asks.
+They are created at first access: the engine decides whether the number names a known object
+or a new one with arbitrary fields. So Python's `is` is object identity. The owner of a frame, the frame that an entry
+pins and the granting domain are decided only when the code reads them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from bulkhead.impl.xen.domains import Domain
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.grant_entries import Active
 from bulkhead.impl.xen.maptrack import Maptrack
-from bulkhead.proofs.refinement.handlers.memory import Content
+from bulkhead.proofs.refinement.handlers.memory import Content, Moved
 from bulkhead.proofs.symbolic.engine import Bool, Engine, Int, number
 from bulkhead.proofs.symbolic.terms import BOOL, WIDTH, Or, Term, apply, eq
 from bulkhead.proofs.symbolic.terms import number as constant
 
-if TYPE_CHECKING:
-    from bulkhead.proofs.refinement.handlers.symbolic_xen import SymbolicXen
-
 NONE = constant(-1)  # stands for "no frame", "no domain" in a field
-# Fields that are truth values; all others are numbers.
+# Boolean fields; all others are numbers.
 FLAGS = frozenset(
     {
         "frame.allocated",
@@ -36,7 +33,7 @@ FLAGS = frozenset(
         "domain.finished",
     }
 )
-# Natural numbers of fewer bits than others have, as the ABI and the machine's size bound them.
+# Natural numbers with fewer bits, as the ABI and the machine's size bound them.
 NARROW = {
     "frame.count": 40,
     "frame.tcount": 40,
@@ -62,20 +59,51 @@ NARROW = {
 
 
 def base(name: str, *args: Term) -> Term:
-    """The value of a field in the first state: an arbitrary function of what it belongs to."""
+    """The initial value of a field: an arbitrary function of its object."""
     return apply(name, args, BOOL) if name in FLAGS else apply(name, args, bits=NARROW.get(name, WIDTH))
 
 
 def start(name: str, *args: Term) -> Int | Bool:
-    """The same, as the implementation's code gets it."""
+    """The same, as a value for the implementation's code."""
     value = base(name, *args)
     return Bool(value) if name in FLAGS else Int(value)
 
 
-class SymFrame(Frame):
-    """A frame of which nothing but its number is known."""
+class Finds(Protocol):
+    """The domain list, as a record asks it."""
 
-    def __init__(self, machine: SymbolicXen, mfn: Term) -> None:
+    def get(self, domid: Any) -> Domain | None:
+        """The domain of that id, if there is one."""
+
+
+class Surroundings(Protocol):
+    """The machine, as its records know it: what may be assumed of them, and what they name."""
+
+    @property
+    def moved(self) -> list[Moved]:
+        """The log of bytes that were moved."""
+
+    @property
+    def domains_by_id(self) -> Finds:
+        """The domain list."""
+
+    def assume_frame(self, mfn: Term) -> None:
+        """Assume what holds of every frame."""
+
+    def assume_active(self, domain: Term, ref: Term) -> None:
+        """Assume what holds of every active entry."""
+
+    def domain(self, domid: Term) -> Domain:
+        """The domain of that id, which there is."""
+
+    def frame(self, mfn: Term) -> SymFrame:
+        """The frame of that number, which there is."""
+
+
+class SymFrame(Frame):
+    """A frame with a known number and arbitrary fields."""
+
+    def __init__(self, machine: Surroundings, mfn: Term) -> None:
         self._machine = machine
         self._owner: Domain | None = None
         self._asked = True
@@ -89,7 +117,7 @@ class SymFrame(Frame):
 
     @property
     def owner(self) -> Domain | None:
-        """The owner; the first question decides who it is."""
+        """The owner; the first access decides it."""
         if not self._asked:
             self._asked = True
             key = base("frame.owner", self.key)
@@ -102,7 +130,7 @@ class SymFrame(Frame):
         self._owner = value
 
     def owner_now(self) -> Term:
-        """The owner as a term, without asking."""
+        """The owner as a term, without a decision."""
         if not self._asked:
             return base("frame.owner", self.key)
         return NONE if self._owner is None else number(self._owner.domid)
@@ -114,7 +142,7 @@ class SymFrame(Frame):
 class SymActive(Active):
     """An active entry."""
 
-    def __init__(self, machine: SymbolicXen, domain: Domain, ref: Term) -> None:
+    def __init__(self, machine: Surroundings, domain: Domain, ref: Term) -> None:
         self._asked = True
         self._frame: Frame | None = None
         self._machine = machine
@@ -123,13 +151,13 @@ class SymActive(Active):
         self.owner, self.ref = number(domain.domid), ref
         for name in ("pin", "domid", "sub_page", "start", "length"):
             setattr(self, name, start("active." + name, self.owner, ref))
-        # Transitive grants are switched off, so a use goes through nobody else.
+        # Transitive grants are switched off, so a use involves no other domain.
         self.trans_dom, self.trans_gref = domain, Int(ref)  # type: ignore[assignment]
         machine.assume_active(self.owner, ref)
 
     @property
     def frame(self) -> Frame | None:
-        """The frame pinned, or once pinned."""
+        """The frame that is or was pinned."""
         if not self._asked:
             self._asked = True
             key = base("active.frame", self.owner, self.ref)
@@ -142,7 +170,7 @@ class SymActive(Active):
         self._frame = value
 
     def frame_now(self) -> Term:
-        """The frame's number as a term, without asking."""
+        """The frame's number as a term, without a decision."""
         if not self._asked:
             return base("active.frame", self.owner, self.ref)
         return NONE if self._frame is None else number(self._frame.mfn)
@@ -151,7 +179,7 @@ class SymActive(Active):
 class SymRecord(Maptrack):
     """A maptrack record of the calling domain."""
 
-    def __init__(self, machine: SymbolicXen, handle: Term) -> None:
+    def __init__(self, machine: Surroundings, handle: Term) -> None:
         self._machine = machine
         self._asked = True
         self._granter: Domain | None = None
@@ -163,7 +191,7 @@ class SymRecord(Maptrack):
 
     @property
     def granter(self) -> Domain | None:
-        """The incarnation that granted: the domain there is by that id, or one that has gone (None here)."""
+        """The granting incarnation: the current domain with that id, or a former one (None here)."""
         if not self._asked:
             self._asked = True
             domid, life = base("record.domid", self.key), base("record.life", self.key)
@@ -185,7 +213,7 @@ class SymRecord(Maptrack):
 
 
 class Table:
-    """A table of any length: elements are made when they are first reached for."""
+    """A table of any length: elements are created at first access."""
 
     def __init__(self, length: Term, make: Callable[[Term], Any], key: Callable[[Any], Term]) -> None:
         self.length, self.make, self.key = length, make, key
@@ -200,7 +228,7 @@ class Table:
         return self.find(where)
 
     def find(self, where: Term) -> Any:
-        """The element of that number, known or new."""
+        """The element with that number, known or new."""
         for item in self.known:
             if Engine.running().decide(eq(where, self.key(item))):
                 return item
@@ -209,9 +237,9 @@ class Table:
         return item
 
     def clear(self) -> None:
-        """No elements are left."""
+        """Remove all elements."""
         self.known.clear()
 
     def size(self) -> Int:
-        """What `len` says where the code asks for it."""
+        """The value of `len`."""
         return Int(self.length)

@@ -1,9 +1,9 @@
-"""Is the implementation's state after a step the rules' state after it, at every place, and do its counters count?
+"""Proof obligations: after a step, the implementation's state abstracts to the rules' state, and its counters are right.
 
-Places are arbitrary: one domain, reference, frame and record of which nothing is known stand for all. Counters have no
-counterpart in the rules; that a pin counter counts the records and calls that hold a pin, and a frame's counts its owner,
-its entries and calls, is assumed of the state before and proved of the state after. Definitions of the rules that speak of
-all holders (`pinned_by_others`, `counted`) are read off these counts.
+Places are arbitrary: one unconstrained domain, reference, frame and record represent all. Counters have no
+counterpart in the rules; their invariant (a pin counter counts the records and calls that hold a pin, a frame's counts its
+owner, entries and calls) is assumed before the step and proved after it. Definitions of the rules that quantify over
+all holders (`pinned_by_others`, `counted`) are computed from these counts.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ KEYS = {
     "frame": "f",
     "mapping": "h",
 }
-# The places all claims are about: any there can be.
+# The places of all obligations: arbitrary ones.
 HERE = {k: variable("any_" + k, bits=bits) for k, bits in (("d", 15), ("r", 32), ("f", 40), ("h", 40), ("v", 1))}
 MASK = abi.GTF_READING | abi.GTF_WRITING
 
 
 def zero_or(cond: Term, value: int) -> Term:
-    """The number where the condition holds, else 0."""
+    """The number if the condition holds, else 0."""
     return If(cond, constant(value), ZERO)
 
 
 def classes(writable: Term, host: Term, device: Term) -> Term:
-    """What the pin counters count of a record or call: one in each class it stands for."""
+    """The contribution of a record or call to the pin counters: one in each of its classes."""
     return (
         zero_or(And(host, writable), abi.PIN_HSTW)
         + zero_or(And(host, Not(writable)), abi.PIN_HSTR)
@@ -76,7 +76,7 @@ def pins_of(state: RuleState, h: Term, d: Term, r: Term) -> Term:
 
 @dataclass
 class Holders:
-    """Whose holding may change on this path: some records, some translations, both sides of one call."""
+    """The holders that may change on this path: some records, some translations, both sides of one call."""
 
     start: RuleState
     call: Term
@@ -87,7 +87,7 @@ class Holders:
     sides: tuple[Term, ...] = field(default_factory=tuple)
 
     def record_pins(self, state: RuleState, d: Term, r: Term, leave_out: Term | None = None) -> Term:
-        """The pin counter by the records, all of them (or all but one)."""
+        """The pin counter computed from all records (or all but one)."""
         total = base("active.pin", d, r) - self._call_pins(self.start, d, r)
         for h in self.records:
             if leave_out is not h:
@@ -116,11 +116,11 @@ class Holders:
         return total
 
     def pins(self, state: RuleState, d: Term, r: Term) -> Term:
-        """The pin counter by records and calls."""
+        """The pin counter computed from records and calls."""
         return self.record_pins(state, d, r) + self._call_pins(state, d, r)
 
     def references(self, state: RuleState, f: Term, typed: bool = False) -> Term:
-        """The reference count (or the count of writable types) of a frame by entries, calls and its owner."""
+        """The reference count (or writable type count) of a frame, computed from entries, calls and its owner."""
 
         def parts(where: RuleState) -> Term:
             own = [] if typed else [where.at("frame.held", f)]
@@ -145,7 +145,7 @@ class Holders:
         return base("frame.tcount" if typed else "frame.count", f) + (parts(state) - parts(self.start))
 
     def readings(self, state: RuleState) -> RuleState:
-        """The state with the definitions that speak of all holders read off the counts."""
+        """The state, with definitions over all holders computed from the counts."""
 
         def pinned(writers: bool, but_one: bool) -> Callable[[RuleState, tuple[Any, ...]], Term]:
             def read(at: RuleState, args: tuple[Any, ...]) -> Term:
@@ -196,7 +196,7 @@ def same_state(
         same = eq(present.at(name, *key), rules.at(name, *key))
         if name == "frame.owner":
             same = Or(same, eq(machine.field("frame.count", f), ZERO))
-        elif name == "entry.readonly":  # looked at while the entry grants, or is in use
+        elif name == "entry.readonly":  # compared while the entry grants, or is in use
             same = Implies(Or(permits, present.at("status.reading", d, r)), same)
         elif name in ENTRY and name != "entry.kind":
             same = Implies(permits, same)
@@ -213,7 +213,7 @@ def same_state(
     if counts:
         count = machine.field("frame.count", f)
         claims.append(("page references", eq(count, holders.references(rules, f))))
-        # Xen's own pages are typed for good.
+        # Xen's own pages never change their type.
         claims.append(
             (
                 "type references",
@@ -224,7 +224,7 @@ def same_state(
                 ),
             )
         )
-        # A page nobody refers to any more is free; by the rules `free_page` may be taken now.
+        # A page without references is free; in the rules `free_page` is enabled now.
         claims.append(("frame.use", Or(eq(present.at("frame.use", f), rules.at("frame.use", f)), eq(count, ZERO))))
     for domain in machine.destroyed:
         claims.append(("a living domain is gone", eq(machine.field("domain.is_dying", number(domain.domid)), constant(2))))
@@ -232,7 +232,7 @@ def same_state(
 
 
 def entries_kept(machine: SymbolicXen) -> Claims:
-    """The handler has written nothing into shared entries but in-use bits, and these only of entries it reached for."""
+    """The handler has written only in-use bits to shared entries, and only to accessed entries."""
     claims: Claims = []
     for domain in machine.domains_known:
         refs = [a.ref for a in machine.actives() if a.owner is number(domain.domid)]
@@ -248,12 +248,12 @@ def entries_kept(machine: SymbolicXen) -> Claims:
 
 
 def bits_of_pin(pin: Term) -> Term:
-    """GTF_reading and GTF_writing as the pin counters have them."""
+    """GTF_reading and GTF_writing, computed from the pin counters."""
     return zero_or(pin != 0, abi.GTF_READING) + zero_or((pin & abi.PIN_WRITERS) != 0, abi.GTF_WRITING)
 
 
 def in_use_bits(machine: SymbolicXen, lost: EntryTerm = never) -> Iterator[Term]:
-    """The bits follow the pin counters, if they did when the present step began (a guest may overwrite its own)."""
+    """The bits match the pin counters if they did at the start of the step (a guest may overwrite its own)."""
     for domain in machine.domains_known:
         d = number(domain.domid)
         was = eq(base("table.version", d), constant(1))

@@ -1,4 +1,4 @@
-"""One run of a handler along one path: its machine, its arguments, and the claims that are proved on the way."""
+"""One run of a handler along one path: its machine, its arguments, and the claims proved on the path."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PATCHED_BUILTINS = ("len", "range", "reversed")
 
 @functools.cache
 def rules() -> System:
-    """The system whose steps the handlers are held against."""
+    """The system whose steps the handlers must refine."""
     return loader.load("monolithic")
 
 
@@ -44,9 +44,9 @@ class Path:
         self.taken: list[Ends] = []
 
     def prove(self, where: str, claims: Claims) -> None:
-        """Every claim on all inputs of the path: all in one query, and one by one where that fails.
+        """Prove every claim for all inputs of the path: all in one query, and one by one if that fails.
 
-        While a run repeats the decisions of the one before, its claims have been proved then.
+        While a run replays the decisions of the previous one, its claims are already proved.
         """
         if self.engine.replaying:
             return
@@ -54,24 +54,24 @@ class Path:
             self.findings += [f"{where}: {name}" for name, claim in claims if not self.engine.proves(claim)]
 
     def take(self, state: RuleState, label: str, args: Values, choices: Values | None = None) -> Ends:
-        """A step of the rules from a state; which of its outcomes are possible is asked when the path ends."""
+        """A step of the rules from a state; the end of the path decides which of its outcomes are possible."""
         ends = take(state, step(label), args, choices or {})
         self.taken.append(ends)
         return ends
 
     def reach(self, outcomes: dict[str, bool]) -> None:
-        """Note in `outcomes` those of the steps taken that some input of this path has."""
+        """Add to `outcomes` the possible outcomes of the taken steps, for inputs of this path."""
         for ends in self.taken:
             for name, cond in ends.outcomes():
                 if not outcomes.setdefault(name, False):
                     outcomes[name] = not self.engine.proves(Not(cond))
 
     def argument(self, name: str, width: int) -> Int:
-        """An argument of the call: any number of so many bits."""
+        """An argument of the call: an arbitrary number of so many bits."""
         return Int(variable(name, bits=width))
 
     def entries_now(self, state: RuleState) -> RuleState:
-        """The rules' state, with entries as the guests have made them when the present atomic step began."""
+        """The rules' state, with the guests' entries as they were when the current atomic step began."""
         fresh = before(self.machine).functions
         return replace(
             state, functions={**state.functions, **{name: fresh[name] for name in fresh if name.startswith("entry.")}}
@@ -85,7 +85,7 @@ def step(label: str) -> Step:
 
 
 def status_of(result: object) -> int:
-    """A handler's status, which no path leaves symbolic."""
+    """A handler's status, which must be concrete on every path."""
     if not isinstance(result, int):
         raise Unsupported("a status that is symbolic")
     return result
@@ -103,7 +103,7 @@ def side(name: str) -> Term:
 
 @contextlib.contextmanager
 def standing_in(*changes: tuple[object, str, object]) -> Iterator[None]:
-    """Names of modules that mean something else during a run."""
+    """Replace names in modules during a run."""
     with contextlib.ExitStack() as stack:
         for module, name, value in changes:
             stack.enter_context(mock.patch.object(module, name, value, create=name in PATCHED_BUILTINS))
@@ -111,7 +111,7 @@ def standing_in(*changes: tuple[object, str, object]) -> Iterator[None]:
 
 
 def layouts(module: object) -> tuple[tuple[object, str, object], ...]:
-    """The byte layouts a module uses, over symbolic memory."""
+    """Replace a module's byte layouts by layouts over symbolic memory."""
     return tuple((module, name, layout) for name, layout in LAYOUTS.items() if hasattr(module, name))
 
 
@@ -121,5 +121,5 @@ def length(table: Any) -> Any:
 
 
 def either(cond: Term, yes: Claims, no: Claims) -> Claims:
-    """The one list of claims, or the other."""
+    """Choose one of two lists of claims by a condition."""
     return [(name, If(cond, claim, other)) for (name, claim), (_, other) in zip(yes, no, strict=True)]

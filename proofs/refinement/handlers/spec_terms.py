@@ -1,7 +1,7 @@
-"""The rules' terms and steps over a symbolic state: a state function is a Python function from terms to a term.
+"""Evaluates the rules' terms and steps over a symbolic state: a state function is a Python function from terms to a term.
 
-Steps come from the loaded system as they are. Taking one gives the state after it; its ordered checks give, for each code,
-when the step ends with that code. Elements of all sorts are bit vectors, members of enumerations by their position.
+Steps come unchanged from the loaded system. Taking one gives the state after it; its ordered checks give, for each code,
+the condition that the step ends with it. Elements of all sorts are bit vectors, members of enumerations by position.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from bulkhead.proofs.symbolic.terms import number as bits
 
 Function = Callable[..., Expr]
 Values = Mapping[str, Expr]
-# A definition read off the implementation's counters instead of the rules' own text: it gets the state and its arguments.
+# A definition computed from the implementation's counters instead of the rules' text: it gets the state and its arguments.
 Reading = Callable[["RuleState", tuple[Any, ...]], Expr]
 
 
 def sort_of(sort: str) -> str:
-    """The symbolic runs' sort of a sort of the rules."""
+    """The symbolic sort of a sort of the rules."""
     return TRUTH if sort == BOOL else BITS
 
 
 @dataclass(frozen=True)
 class RuleState:
-    """A state of the rules. What `functions` does not give is arbitrary, and the same in all states of a path."""
+    """A state of the rules. State functions not in `functions` are arbitrary, and the same in all states of a path."""
 
     system: System
     functions: Mapping[str, Function]
     readings: Mapping[str, Reading] = field(default_factory=dict)
-    elements: Mapping[str, tuple[Expr, ...]] = field(default_factory=dict)  # sorts of which only these can matter
+    elements: Mapping[str, tuple[Expr, ...]] = field(default_factory=dict)  # sorts of which only these elements matter
     _seen: dict[tuple[Any, ...], Expr] = field(default_factory=dict, init=False, compare=False)
 
     def at(self, name: str, *args: Expr) -> Expr:
@@ -139,13 +139,13 @@ class RuleState:
 
 
 def hash_of(name: str) -> int:
-    """A number for a point of a call; points only ever need to differ."""
+    """A number for a point of a call; points need only be different."""
     return int.from_bytes(name.encode()[-8:], "big") % (1 << 60)
 
 
 @dataclass(frozen=True)
 class Ends:
-    """How a step ends: when with which code, when well, and in which state (the state, too, where a check undoes)."""
+    """The outcomes of a step: the condition of each code and of success, and the states (also of checks with `undo`)."""
 
     step: Step
     codes: tuple[tuple[str, Expr], ...]
@@ -154,19 +154,19 @@ class Ends:
     undone: tuple[tuple[Expr, RuleState], ...]
 
     def with_code(self, code: str) -> Expr:
-        """When the step ends with this code."""
+        """The condition that the step ends with this code."""
         return Or([cond for c, cond in self.codes if c == code])
 
     def outcomes(self) -> Iterator[tuple[str, Expr]]:
-        """Every outcome: its name (the step; and the code and text of the check that fails), and when it is taken."""
+        """Every outcome: its name (the step; and the code and text of the check that fails), and its condition."""
         yield self.step.label, self.okay
         for check, (code, cond) in zip(self.step.checks, self.codes, strict=True):
             yield f"{self.step.label} = {code} ({check.text})", cond
 
 
 def take(state: RuleState, step: Step, args: Values, choices: Mapping[str, Expr]) -> Ends:
-    """A step with its arguments, the values it picks among them. `choices` says when a `may fail` fails (by its text), and
-    when a pick finds nothing (by the variable's name, else it finds its value); what a pick finds must be fit."""
+    """A step with its arguments and picked values. `choices` gives the conditions that a `may fail` fails (by its text) and
+    that a pick finds nothing (by the variable's name; default: it finds its value); a picked value must satisfy it."""
     before: list[Expr] = []
     codes: list[tuple[str, Expr]] = []
     undone: list[tuple[Expr, RuleState]] = []

@@ -1,8 +1,8 @@
-"""A machine of the implementation whose tables are symbolic and of any size.
+"""A machine of the implementation with symbolic tables of any size.
 
-Domains and frames are made when the code first reaches for them (see `objects.py` for what they are made of), with what
-is always so of them: the implementation's own invariants, as campaigns check them on whole states. `abstraction.py` reads
-the rules' state off a machine.
+Domains and frames are created at first access (from the records in `objects.py`), and assumed to satisfy
+the implementation's own invariants, which campaigns check on complete states. `abstraction.py` computes
+the rules' state from a machine.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from bulkhead.proofs.symbolic.engine import Engine, Int, number, truth
 from bulkhead.proofs.symbolic.terms import BOOL, FALSE, ULE, ULT, And, If, Implies, Not, Or, Term, apply, eq, variable
 from bulkhead.proofs.symbolic.terms import number as constant
 
-RECORDS = variable("records", bits=40)  # how many maptrack records the caller has
+RECORDS = variable("records", bits=40)  # the number of the caller's maptrack records
 
 
 def small(value: Term, width: int) -> Term:
-    """A natural number of so many bits."""
+    """An arbitrary natural number of so many bits."""
     return ULT(value, constant(1 << width))
 
 
 def ones(*conditions: Term) -> Term:
-    """How many of the conditions hold."""
+    """The number of conditions that hold."""
     total = constant(0)
     for condition in conditions:
         total = total + If(condition, constant(1), constant(0))
@@ -66,7 +66,7 @@ class FrameNumbers:
 
 
 class Owned:
-    """A domain's list of its pages, of which pages are taken off; `listed` stand for all where code asks for each."""
+    """A domain's page list, which supports removal; `listed` represents all pages when code iterates."""
 
     def __init__(self) -> None:
         self.listed: list[Frame] = []
@@ -75,12 +75,12 @@ class Owned:
         pass
 
     def values(self) -> list[Frame]:
-        """The pages that stand for all."""
+        """The pages that represent all."""
         return self.listed
 
 
 class Policy:
-    """Any security policy that grants by pairs of domains; unmapping always works."""
+    """An arbitrary security policy over pairs of domains; unmapping is always allowed."""
 
     @staticmethod
     def allows(src: Domain, dst: Domain) -> Term:
@@ -96,7 +96,7 @@ class Policy:
         return 0
 
     def grant_copy(self, current: Domain, src: Domain, dst: Domain) -> int:
-        """Each side that is not the caller's own must be allowed."""
+        """Each side that is not the caller's own needs permission."""
         for domain in (src, dst):
             if domain is not current and not Engine.running().decide(self.allows(current, domain)):
                 return -1
@@ -119,8 +119,8 @@ class SymbolicXen(Xen):
         self.domains = self.domains_by_id  # type: ignore[assignment]
         self.frames.table = FrameNumbers(self)  # type: ignore[assignment]
         self.xsm = Policy()  # type: ignore[assignment]
-        self.pins_at_start: dict[int, Term] = {}  # of active entries, when the present step began
-        self.entries_before: list[object] = []  # how entries are read that are as they were when the present step began
+        self.pins_at_start: dict[int, Term] = {}  # of active entries, when the current step began
+        self.entries_before: list[object] = []  # for reading unchanged entries as of the start of the current step
         self.caller = self.new_domain(variable("caller", bits=15))
         Engine.running().assume(base("domain.exists", number(self.caller.domid)))
         self.caller.grant_table.maptrack = Table(  # type: ignore[assignment]
@@ -128,7 +128,7 @@ class SymbolicXen(Xen):
         )
         self.vcpu = VCpu(0, self.caller)
 
-    # Making what is reached for.
+    # Objects created at first access.
 
     def new_domain(self, domid: Term) -> Domain:
         """Another domain."""
@@ -189,10 +189,10 @@ class SymbolicXen(Xen):
         self.frames_known.append(frame)
         return frame
 
-    # What is always so.
+    # Invariants.
 
     def _assume_domain(self, domid: Term) -> None:
-        """Counts are counts; who is listed is held: by itself unless dead, by its pages, by the pages Xen shares with it."""
+        """Counts are natural; a listed domain has references: its own unless dead, those of its and of shared pages."""
         engine = Engine.running()
         engine.assume(small(domid, 15))
         dying, refs = base("domain.is_dying", domid), base("domain.refs", domid)
@@ -205,7 +205,7 @@ class SymbolicXen(Xen):
         engine.assume(eq(base("table.actives", domid), frames << 9))
 
     def assume_frame(self, mfn: Term) -> None:
-        """Counts are counts, and the owner has a page list that the page is on."""
+        """Counts are natural numbers, and the page is on its owner's page list."""
         engine = Engine.running()
         count, tcount = base("frame.count", mfn), base("frame.tcount", mfn)
         held, owner = base("frame.allocated", mfn), base("frame.owner", mfn)
@@ -232,7 +232,7 @@ class SymbolicXen(Xen):
         engine.assume(Or(eq(frame, NONE), And(small(frame, 40), base("frame.known", frame))))
         engine.assume(Implies(pin != 0, frame != NONE))
 
-    # What happens beside the code that runs.
+    # Actions outside of the code under test.
 
     def alloc_frame(self, owner: Domain | None, xenheap: bool = False, limit: int | None = None) -> Frame | None:
         """A frame from the heap for Xen to share with a domain, or none."""
@@ -250,20 +250,20 @@ class SymbolicXen(Xen):
         return frame
 
     def domain_destroy(self, domain: Domain) -> None:
-        """Noted only: the rules' `domain_destroy` is a step of its own."""
+        """Only recorded: the rules' `domain_destroy` is a separate step."""
         self.destroyed.append(domain)
 
     def guests_write(self) -> None:
-        """Between two atomic steps all guests write what they like into their tables; Xen's status words are not theirs."""
+        """Between two atomic steps all guests write arbitrary data to their tables, but not to Xen's status words."""
         self.pins_at_start = {id(a): number(a.pin) for a in self.actives()}
         self.entries_before = []
         for domain in self.domains_known:
             cells_of(domain).overwritten()
 
-    # What there is now.
+    # The current state.
 
     def headers(self) -> list[Term]:
-        """Flags and grantee of the version 1 entries reached for."""
+        """Flags and grantee of the accessed version 1 entries."""
         return [
             cells_of(d).read(a.ref << 2) | cells_of(d).read((a.ref << 2) + 1) << 16
             for d in self.domains_known
@@ -271,12 +271,12 @@ class SymbolicXen(Xen):
         ]
 
     def actives(self) -> Iterator[SymActive]:
-        """All active entries reached for."""
+        """All accessed active entries."""
         for domain in self.domains_known:
             yield from domain.grant_table.active.known  # type: ignore[attr-defined]
 
     def field(self, name: str, *key: Term) -> Term:
-        """A field at any key: that of the object reached for, if it is one, else what it was."""
+        """A field at any key: the current value of an accessed object, else the initial value."""
         value = base(name, *key)
         for where, held in self._fields(name):
             first = base(name, *where)
@@ -284,7 +284,7 @@ class SymbolicXen(Xen):
                 continue
             here = And([eq(k, w) for k, w in zip(key, where, strict=True)])
             more = first if name in FLAGS else held - first
-            # Counters go up or down by plain numbers: so they cancel against what they were.
+            # Counters change by plain numbers, so they cancel against their initial values.
             value = value + If(here, more, constant(0)) if more.op == "number" else If(here, held, value)
         return value
 
@@ -310,12 +310,12 @@ class SymbolicXen(Xen):
 
 
 def truth_of(attr: str) -> Callable[[Any], Term]:
-    """Reads an attribute that is a truth value."""
+    """Reads a boolean attribute."""
     return lambda thing: truth(getattr(thing, attr))
 
 
 def number_of(attr: str) -> Callable[[Any], Term]:
-    """Reads an attribute that is a number."""
+    """Reads a numeric attribute."""
     return lambda thing: number(getattr(thing, attr))
 
 

@@ -1,9 +1,9 @@
-"""The implementation's own handlers on symbolic arguments and tables: each path ends as the rules say.
+"""Proves that handlers of the implementation refine the rules, on symbolic arguments and tables, along every path.
 
 `prove_handlers` runs functions of impl/xen along all their paths. On each path the status must be the code of the first
-check of the rules that fails, and the state the one after the rules' step (`obligations.py` says what is compared); the
+failing check of the rules, and the state must be the one after the rules' step (`obligations.py`); the
 conditions of the paths must cover all inputs. Guests rewrite their grant tables at every point where a handler can be
-interrupted. The files of the handlers say what stands in for what.
+interrupted. The handlers' files list their contracts.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from bulkhead.proofs.symbolic.engine import Engine
 
 @dataclass(frozen=True)
 class Handler:
-    """A function of the implementation, and the rules it is held against."""
+    """A function of the implementation, and the rules that it must refine."""
 
     body: Callable[[Path], None]
     runs: str
     rules: str
-    thorough: bool = False  # its paths are much like another's: left out of a quick run
-    never: Mapping[str, str] = field(default_factory=dict)  # words of outcomes that no input has: why
+    thorough: bool = False  # its paths are similar to another's: not in a quick run
+    never: Mapping[str, str] = field(default_factory=dict)  # part of the name of outcomes that no input has -> the reason
 
 
 @dataclass(frozen=True)
 class HandlerReport:
-    """What came of one handler."""
+    """The result for one handler."""
 
     name: str
     paths: int
@@ -97,7 +97,7 @@ QUICK = tuple(name for name, handler in HANDLERS.items() if not handler.thorough
 
 
 def prove_handler(name: str, stop_early: bool = False) -> HandlerReport:
-    """One handler along all its paths (or until something is found)."""
+    """Run one handler along all its paths (or until a finding)."""
     engine = Engine()
     started = time.perf_counter()
     findings: list[str] = []
@@ -122,13 +122,13 @@ def prove_handler(name: str, stop_early: bool = False) -> HandlerReport:
             findings.append("the paths do not cover all inputs")
         if covered:
             findings += unreached(outcomes, HANDLERS[name].never)
-    except Exception as error:  # whatever stops a path is a finding: nothing is passed over
+    except Exception as error:  # any exception on a path is a finding
         findings.append(f"path {paths + 1}: {type(error).__name__}: {error}")
     return HandlerReport(name, paths, outcomes, not findings, tuple(dict.fromkeys(findings)), time.perf_counter() - started)
 
 
 def unreached(outcomes: Mapping[str, bool], never: Mapping[str, str]) -> Iterator[str]:
-    """Outcomes that no input has, without a reason; and reasons that explain none.
+    """Outcomes that no input has, without a reason; and reasons without such an outcome.
 
     A proof that assumes too much shows here.
     """
@@ -142,7 +142,7 @@ def unreached(outcomes: Mapping[str, bool], never: Mapping[str, str]) -> Iterato
 
 
 def prove_handlers(names: Sequence[str] = QUICK, jobs: int | None = None) -> list[HandlerReport]:
-    """The handlers named, side by side in so many processes (one for each core)."""
+    """Prove the named handlers in parallel, in so many processes (default: one per core)."""
     with Workers(min(count(jobs), len(names))) as workers:
         return list(workers.map(prove_handler, names))
 

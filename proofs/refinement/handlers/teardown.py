@@ -1,8 +1,8 @@
-"""The end of a domain held against the rules: from its first phase to the zombie, and from the zombie to nothing.
+"""Refinement of a domain's teardown: from its first phase to the zombie, and the destruction of the zombie.
 
-By contract: the release of the domain's mappings (`mappings.release_mapping` proves it record by record), its event
-channels, and page tables, whose entries the rules give up in the same step. Loops over the domain's pages are run for one
-page that stands for all: the arbitrary one that all claims are about, if the domain owns it.
+Contracts: the release of the domain's mappings (`mappings.release_mapping` proves it record by record), its event
+channels, and page tables, whose entries the rules drop in the same step. Loops over the domain's pages are run for one
+representative page: the arbitrary page of the obligations, if the domain owns it.
 """
 
 from __future__ import annotations
@@ -90,10 +90,10 @@ def destroy(path: Path) -> None:
 
 
 def last_reference(path: Path) -> None:
-    """put_domain: the last reference of a zombie ends it, and only then; the rules' guard of `domain_destroy` holds."""
+    """put_domain: dropping a zombie's last reference, and no other, destroys it; then `domain_destroy` is enabled."""
     m, engine = path.machine, path.engine
     domain, d, f = m.caller, number(m.caller.domid), HERE["f"]
-    # Who lets go holds a reference beside those of the domain's pages.
+    # The caller holds a reference besides those of the domain's pages.
     engine.assume(eq(base("domain.is_dying", d), constant(DEAD)))
     engine.assume(base("domain.refs", d) >= ones(base("domain.tot_pages", d) > 0, base("domain.xenheap_pages", d) > 0) + 1)
     m.assume_frame(f)

@@ -1,8 +1,8 @@
-"""GNTTABOP_set_version held against the rules.
+"""Refinement of GNTTABOP_set_version.
 
-Stated sizes: a table of one to eight grant frames, so of one status frame, and two reserved entries (the rules know these
-two; the implementation, eight). Loops over all entries are run for one that stands for all: either some entry ends the
-loop, and then for it, or none does, and then for the arbitrary one that all claims are about.
+Bounds: a table of one to eight grant frames, so one status frame, and two reserved entries (the rules have
+two; the implementation, eight). Loops over all entries are run for one representative: the entry that ends the
+loop, if there is one, else the arbitrary entry of the obligations.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STATUS = variable("status_frame", bits=40)
 
 
 class Loop:
-    """`range` where a bound is symbolic: an iteration that stands for all."""
+    """`range` with a symbolic bound: one representative iteration."""
 
     def __init__(self) -> None:
         self.early = False
@@ -54,7 +54,7 @@ class Loop:
         self.through = True
 
     def check(self) -> None:
-        """An iteration that was to end the loop must have done so, and no other."""
+        """Exactly the iteration that was chosen to end the loop must have done so."""
         if self.early == self.through:
             Engine.running().abandon()
 
@@ -76,13 +76,13 @@ def owned_status_frame(path: Path) -> Any:
             base("domain.xenheap_pages", number(m.caller.domid)) >= 1,
         )
     )
-    list.append(m.caller.grant_table.status, frame)  # it is there already, with what it holds
+    list.append(m.caller.grant_table.status, frame)  # it exists already, with its content
     return frame
 
 
 def quantified(m: SymbolicXen, state: RuleState, loop: Loop) -> RuleState:
-    """What the rules ask of all references and frames: the reserved ones, those that stand for all (or end the loop), and
-    the status frame."""
+    """The elements for quantifiers over references and frames: the reserved ones, the representatives (or the one that ends
+    the loop), and the status frame."""
 
     def referenced(at: RuleState, args: tuple[Any, ...]) -> Term:
         held = at.at("frame.held", args[0])
@@ -99,7 +99,7 @@ def quantified(m: SymbolicXen, state: RuleState, loop: Loop) -> RuleState:
 
 
 def set_version(path: Path) -> None:
-    """Any version asked for, from either."""
+    """Any requested version, from either version."""
     m, engine = path.machine, path.engine
     d = number(m.caller.domid)
     wanted = path.argument("version", 32)
@@ -112,7 +112,7 @@ def set_version(path: Path) -> None:
         # A guest may write its status frames. Other bits than those of use come to version 1 as if it had written the entry.
         words = words_of(m.caller)
         engine.assume(And([eq(words.first(constant(ref)) & ~MASK, constant(0)) for ref in range(RESERVED)]))
-    # No other page of Xen's own is a status frame of the caller; what devices and TLBs hold has been flushed.
+    # No other page of Xen is a status frame of the caller; devices and TLBs have been flushed.
     known = eq(HERE["f"], STATUS) if len(m.caller.grant_table.status) else FALSE
     engine.assume(Implies(base("frame.xenheap", HERE["f"]), Or(known, base("frame.owner", HERE["f"]) != d)))
     loop = Loop()
@@ -121,7 +121,7 @@ def set_version(path: Path) -> None:
     engine.assume(Not(start.at("past", epoch)))
     holders = Holders(start, THIS)
     for ref in range(RESERVED):
-        m.caller.grant_table.active[ref]  # their in-use bits have to come along
+        m.caller.grant_table.active[ref]  # their in-use bits must be copied
     with standing_in(
         (grant_admin, "NR_RESERVED_ENTRIES", RESERVED),
         (grant_admin, "range", loop),
@@ -161,7 +161,7 @@ def set_version(path: Path) -> None:
     for ends, asked, name in ((two, to_two, "set_version_2"), (one, Not(to_two), "set_version_1")):
         if not engine.decide(asked):
             continue
-        # Asking for the version there is changes nothing, and succeeds.
+        # A request for the current version changes nothing, and succeeds.
         already = ends.with_code("GNTST_okay")
         code = CODES[status]
         okay = Or(ends.okay, already) if status == 0 else ends.with_code(code)

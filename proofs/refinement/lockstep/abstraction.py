@@ -1,7 +1,7 @@
-"""The abstraction function, as a comparison: what the rules' state says against what the implementation's state is.
+"""The abstraction function, as a comparison of the rules' state with the implementation's.
 
-Only what the rules determine is compared; the README's table of normal forms says what is left out and why. `differences`
-looks at everything; `entry_of` reads one grant entry as the rules see it.
+Only facts that the rules determine are compared; the README's table of normal forms lists the omissions with reasons.
+`differences` compares everything; `entry_of` abstracts one grant entry.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ IN_USE = abi.GTF_READING | abi.GTF_WRITING
 
 
 def entry_of(sh: SpecState, domain: Domain, number: int) -> Entry:
-    """kind, grantee, frame, readonly and part of a shared entry, as elements. Bytes that grant nothing are `invalid`."""
+    """kind, grantee, frame, readonly and part of a shared entry, as elements. Entries that grant nothing are `invalid`."""
     table = domain.grant_table
     if table.version == 1:
         flags, domid, mfn = table.entry_v1(number)
@@ -44,13 +44,13 @@ def entry_of(sh: SpecState, domain: Domain, number: int) -> Entry:
 
 
 def in_use_bits(domain: Domain, number: int) -> int:
-    """GTF_reading and GTF_writing as the granter sees them."""
+    """GTF_reading and GTF_writing in the granter's view."""
     data, off = domain.grant_table.status_at(number)
     return int(abi.U16.unpack_from(data, off)[0]) & IN_USE
 
 
 def place_of(frame: Frame | None) -> str:
-    """Where a frame is: in the heap, a domain's RAM, a page of Xen's own, or between two owners."""
+    """The use of a frame: in the heap, a domain's RAM, Xen's own page, or between two owners."""
     if frame is None:
         return "heap"
     if frame.xenheap:
@@ -64,10 +64,10 @@ def place_of(frame: Frame | None) -> str:
 def differences(
     rig: Rig, sh: SpecState, overwritten_bits: set[tuple[int, int]], moving: set[tuple[int, int]], quiet: bool
 ) -> Places:
-    """All places at which rules and implementation differ.
+    """All places where rules and implementation differ.
 
-    `overwritten_bits`: entries whose in-use bits the granter has overwritten. `moving`: entries of which a call
-    is just changing the status. `quiet`: no call is in flight, so reference counts can be compared, too.
+    `overwritten_bits`: entries whose in-use bits the granter has overwritten. `moving`: entries whose status a call
+    is changing now. `quiet`: no call is in flight, so reference counts can be compared, too.
     """
     out: Places = {}
     for d in range(1, 4):
@@ -111,7 +111,7 @@ def _domain(rig: Rig, sh: SpecState, d: int, out: Places) -> None:
 
 
 def _ports(rig: Rig, sh: SpecState, out: Places) -> None:
-    """Event channels, and which of Dom0's are a process's."""
+    """Event channels, and the owning process of Dom0's."""
     T, n = sh.T, sh.size.ports
     for d, domain in rig.xen.domains.items():
         if d > 3 or not sh.bound(domain):
@@ -179,7 +179,7 @@ def _table(
 def entry_differences(
     sh: SpecState, domain: Domain, r: int, overwritten_bits: set[tuple[int, int]], moving: set[tuple[int, int]], out: Places
 ) -> None:
-    """One entry: what its owner wrote, the in-use bits, and what Xen remembers of the use."""
+    """One entry: its owner's data, the in-use bits, and Xen's record of the use."""
     T, d, number = sh.T, domain.domid, sh.size.refs[r]
     k = d * sh.rules.nrefs + r
     kind, grantee, frame, readonly, part = entry_of(sh, domain, number)
@@ -235,7 +235,7 @@ def _frames(rig: Rig, sh: SpecState, out: Places) -> None:
             if owner[f] != domid or held[f] != frame.allocated:
                 out[f"frame[{f}]"] = ((owner[f], bool(held[f])), (domid, frame.allocated))
         elif u == status and place == "xen" and T["domain.phase"][owner[f]] == sh.phase["dying"]:
-            continue  # its teardown has given the status frames up already
+            continue  # its teardown has already freed the status frames
         elif f not in sh.awaiting_free or held[f]:
             out[f"frame[{f}].use"] = ("ram" if u == ram else "status_frame", place)
     for f in range(sh.size.heap):
@@ -281,7 +281,7 @@ def _records(rig: Rig, sh: SpecState, out: Places) -> None:
 
 
 def _translations(sh: SpecState, guest: Guest, out: Places) -> None:
-    """Page-table entries, and what TLBs hold, which the rules must know as a translation that may be cached."""
+    """Page-table entries, and cached translations, which the rules must have as translations that may be cached."""
     T = sh.T
     space = guest.domid
     if guest.domain.vcpus[0].cr3 is None:
@@ -305,7 +305,7 @@ def _translations(sh: SpecState, guest: Guest, out: Places) -> None:
 
 
 def tlb_differences(sh: SpecState, guest: Guest, out: Places) -> None:
-    """Every cached translation is one that the rules know."""
+    """Every cached translation exists in the rules."""
     T, space = sh.T, guest.domid
     for vcpu in guest.domain.vcpus:
         for vpn, (frame, writable, _) in vcpu.tlb.entries.items():

@@ -28,7 +28,7 @@ def status_name(value: int) -> str:
 
 
 def same(code: str, status: str) -> bool:
-    """Do a rule's code and a status say the same? A check that ends a call with `GNTST_okay` ends it well."""
+    """Are a rule's code and a status equal? A check with the code `GNTST_okay` counts as success."""
     return code == status or {code, status} == {OKAY, "GNTST_okay"}
 
 
@@ -45,15 +45,15 @@ class CallInFlight:
     marker: str = ""
     guest: Guest | None = None
     call: Call | None = None  # as its caller said it
-    read: Callable[[int, int], bytes] | None = None  # bytes of its arguments, where it is no guest's
+    read: Callable[[int, int], bytes] | None = None  # bytes of its arguments, if the caller is not a guest
     calls: list[int] = field(default_factory=list)
     moving: set[tuple[int, int]] = field(default_factory=set)
     follower: Follower | None = None
-    watch: tuple[int, int] | None = None  # the entry whose pin counters are noted before each step
+    watch: tuple[int, int] | None = None  # the entry whose pin counters are recorded before each step
     watched: int = 0
-    moves: Callable[[], None] | None = None  # notes the bytes that the next step is about to copy
+    moves: Callable[[], None] | None = None  # records the bytes that the next step will copy
     must_finish_first: bool = (
-        False  # the rules have seen this step fail before the implementation does: nobody may come in between
+        False  # this step has failed in the rules, but not yet in the implementation: no other action may come between
     )
     seen: list[str] = field(default_factory=list)  # statuses, for the log
 
@@ -77,7 +77,7 @@ class UnmapElement:
 
 @dataclass(frozen=True)
 class CopyElement:
-    """A side is named by reference or by frame number; `dom` as in the call."""
+    """A side is given by reference or by frame number; `dom` as in the call."""
 
     src_ref: bool
     src: int

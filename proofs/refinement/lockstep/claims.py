@@ -1,9 +1,9 @@
-"""Claims, evaluated beside the implementation: those about one state, and those about a step.
+"""Evaluates claims in lockstep with the implementation: claims about one state, and claims about a step.
 
-A rule step writes few functions. So what is copied before it are the functions that it may write and that some claim
-reads, and what is evaluated after it are the claims that read one of those as it is after the step; where a step fails, what
-it undoes is all it writes. All other claims say of such a step what they say of one that changes nothing. What is not here:
-which claims there are, and when a state is looked at.
+A rule step writes few functions. So only the functions that it may write and that some claim reads are copied
+before it, and only claims that read one of those after the step are evaluated; a failing step writes only
+its `undo`. For all other claims, such a step is like one that changes nothing. Not here: the claims
+themselves, and the choice of states to check.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bulkhead.model.world import State
 
 @dataclass(frozen=True)
 class Watched:
-    """Of one rule step: which functions are copied before it, and which claims are evaluated when it succeeded or failed."""
+    """For one rule step: the functions to copy before it, and the claims to evaluate after success or failure."""
 
     copied: tuple[int, ...]
     succeeded: tuple[tuple[str, Callable[..., bool]], ...]
@@ -27,7 +27,7 @@ class Watched:
 
 
 def reads(system: System, term: Term, after_only: bool = False) -> set[str]:
-    """The state functions that a term reads, through definitions, too; `after_only`: those that it reads after the step."""
+    """The state functions that a term reads, also through definitions; `after_only`: only those read after the step."""
     out: set[str] = set()
     for part in subterms(term):
         if isinstance(part, App) and (part.next or not after_only):
@@ -38,7 +38,7 @@ def reads(system: System, term: Term, after_only: bool = False) -> set[str]:
 
 
 class StateClaims:
-    """All invariants, and the theorems that a system proves."""
+    """All invariants, and the theorems that a system expects to prove."""
 
     def __init__(self, machine: ExecutableModel) -> None:
         system = machine.system
@@ -54,7 +54,7 @@ class StateClaims:
 
 
 class StepClaims:
-    """The claims about steps that a system proves, for one machine."""
+    """The claims about steps that a system expects to prove, for one model."""
 
     def __init__(self, machine: ExecutableModel) -> None:
         self.machine = machine
@@ -83,14 +83,14 @@ class StepClaims:
             self.watched[step.label] = Watched(tuple(sorted(copied)), tuple(done), tuple(gone))
 
     def before(self, state: State, label: str) -> State:
-        """What `broken` needs of the state before a step: a state that shares with it all that no claim compares."""
+        """The state before a step, for `broken`: copies only the functions that claims compare and shares the others."""
         out = list(state)
         for k in self.watched[label].copied:
             out[k] = list(state[k])
         return out
 
     def broken(self, before: State, after: State, label: str, failed: bool) -> list[str]:
-        """The claims that do not hold of this step."""
+        """The claims that this step violates."""
         watched = self.watched[label]
         claims = watched.failed if failed else watched.succeeded
         return [name for name, holds in claims if not holds(before, after, failed)]

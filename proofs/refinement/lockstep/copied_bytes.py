@@ -1,7 +1,7 @@
-"""Byte by byte: what a copy moved, and that it moved nothing else.
+"""Checks, byte by byte, that a copy moved its bytes and changed no others.
 
-A follower of copies asks for `watch` before the step that moves the bytes, and for `compare` after it. What the two pages
-held is noted right before the step, as others may write to them until then.
+A follower of copies calls `watch` before the step that moves the bytes, and `compare` after it. The contents of the two
+pages are recorded directly before the step, because others may write to them until then.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ WORD = 8
 
 
 class Watched:
-    """The pages of one copy, as they were right before its bytes were moved."""
+    """The pages of one copy, directly before its bytes are moved."""
 
     def __init__(
         self, frames: FrameTable, source: int, dest: int, e: CopyElement, status_at: tuple[int, int] | None
     ) -> None:
         self.frames = frames
         self.source, self.dest, self.e = source, dest, e
-        self.status_at = status_at  # the page and the place at which the step writes the status
+        self.status_at = status_at  # the page and offset of the status
         self.before: tuple[bytes, bytes] | None = None
 
     def _page(self, mfn: int) -> bytes:
@@ -31,13 +31,13 @@ class Watched:
         return bytes(4096) if frame is None or frame.data is None else bytes(frame.data)
 
     def note(self) -> None:
-        """Remember both pages."""
+        """Record both pages."""
         self.before = self._page(self.source), self._page(self.dest)
 
     def compare(self, moved: bool) -> None:
-        """The destination holds the source's bytes where it should, and elsewhere what it held.
+        """Check that the destination range has the source's bytes, and all other bytes are unchanged.
 
-        Copying goes upwards, word by word, which shows where both lie in one page.
+        Copying goes upwards, word by word, which matters if both ranges lie in one page.
         """
         if self.before is None:
             return
@@ -64,6 +64,6 @@ class Watched:
 def watch(
     frames: FrameTable, source: int, dest: int, e: CopyElement, status_at: tuple[int, int] | None
 ) -> tuple[Watched, Callable[[], None]]:
-    """What to compare with later, and what to call right before the step."""
+    """The record for the later comparison, and the function to call directly before the step."""
     watched = Watched(frames, source, dest, e, status_at)
     return watched, watched.note

@@ -1,4 +1,4 @@
-"""Which rule steps the operations on memory, event channels and domains perform: one follower per operation.
+"""Followers of the operations on memory, event channels and domains: one per operation.
 
 | marker | rule steps taken when it is reached |
 |---|---|
@@ -71,7 +71,7 @@ def follow_setup(b: Lockstep, f: CallInFlight, nr_frames: int) -> Follower:
 
 
 def follow_populate(b: Lockstep, f: CallInFlight, count: int) -> Follower:
-    """populate_physmap, extent by extent; it answers with the number of extents done."""
+    """populate_physmap, extent by extent; it returns the number of extents done."""
     guest, me, _ = caller_of(b, f)
     sh = b.spec_state
     for i in range(count):
@@ -119,7 +119,7 @@ def follow_mmu(b: Lockstep, f: CallInFlight, slot: int, pte: int, foreign: int, 
     own = foreign == abi.DOMID_SELF
     stored = adjust_entry(pte, PGT_L1)
     if own and pte & PTE_P and same_mapping(old, pte):
-        # Whatever the entry maps, by right or by a grant, stays: nothing happens for the rules.
+        # The entry's mapping, direct or by a grant, stays: no step in the rules.
         while event != END:
             event = yield
         if f.rc:
@@ -176,7 +176,7 @@ def follow_mmu(b: Lockstep, f: CallInFlight, slot: int, pte: int, foreign: int, 
 
 
 def follow_flush(b: Lockstep, f: CallInFlight) -> Follower:
-    """A TLB flush of the guest's own asking; the rules' flush is seen when no TLB holds anything stale."""
+    """A TLB flush that the guest requests; the rules' flush is taken when no TLB has stale translations."""
     event = yield
     while event != END:
         event = yield
@@ -184,7 +184,7 @@ def follow_flush(b: Lockstep, f: CallInFlight) -> Follower:
 
 
 def follow_event(b: Lockstep, f: CallInFlight, label: str, args: dict[str, int], port_at: int | None = None) -> Follower:
-    """An event channel operation, in one step; `port_at` is where a new port's number is written."""
+    """An event channel operation, in one step; `port_at` is the offset of a new port's number."""
     sh = b.spec_state
     yield
     want = OKAY if f.rc == 0 else ERRNO.get(f.rc, str(f.rc))
@@ -194,7 +194,7 @@ def follow_event(b: Lockstep, f: CallInFlight, label: str, args: dict[str, int],
 
 
 def follow_clear_elsewhere(b: Lockstep, f: CallInFlight) -> Follower:
-    """mmu_update that clears an entry of somebody else's page table: refused."""
+    """mmu_update that clears an entry of another domain's page table: refused."""
     while (yield) != END:
         pass
     want = OKAY if f.rc == 0 else ERRNO.get(f.rc, str(f.rc))
@@ -224,7 +224,7 @@ def follow_destroy(b: Lockstep, f: CallInFlight, domid: int) -> Follower:
             sh.step("evtchn_destroy", {"d": domid})
         if event in ("destroy.roots", "destroy.unpinned") and not relinquished:
             b.page_tables_freed.add(domid)
-            f.must_finish_first = True  # the rules give up page tables and memory in one step
+            f.must_finish_first = True  # the rules release page tables and memory in one step
         if event == "destroy.memory" or (event == END and not relinquished):
             relinquished = True
             f.must_finish_first = False

@@ -1,8 +1,8 @@
-"""Which rule steps the grant operations perform: one follower per operation.
+"""Followers of the grant operations: one per operation.
 
-After every step of the implementation a follower is sent the marker at which the call yielded, or `END` when it has
-returned; it takes the rule steps that the implementation has performed since, with the arguments of the call and with what
-was picked, and insists on the same codes.
+After every step of the implementation a follower receives the marker at which the call yielded, or `END` when it has
+returned; it takes the rule steps for the implementation's actions since then, with the arguments of the call and the
+picked values, and requires the same codes.
 
 | marker | rule steps taken when it is reached |
 |---|---|
@@ -66,14 +66,14 @@ def follow_map(b: Lockstep, f: CallInFlight, elements: list[MapElement]) -> Foll
             status = b.status(f, i * 32 + 18)
             _refused_map(b, f, e, status, args, b.changes(key) - before)
             continue
-        # While a grant is in use already, the implementation takes the page only in its second step, the rules in the first.
+        # For a grant in use, the implementation takes the page reference only in its second step, the rules in the first.
         f.must_finish_first = bool(sh.at("status.reading", *key))
         code = sh.try_step("map_grant_ref", args)
         late = False
         f.moving.discard(key)
         if code == GENERAL and sh.at("status.reading", *key):
             f.moving.add(key)
-            late = True  # the pinned frame is gone: the implementation notices in its second step
+            late = True  # the pinned frame no longer exists: the implementation notices in its second step
         elif code != OKAY:
             raise Mismatch(f"map_grant_ref: the rules say {code}, the implementation has pinned the grant")
         event = yield
@@ -139,7 +139,7 @@ def _insert(b: Lockstep, f: CallInFlight, e: MapElement, me: int, call: int, gue
 
 
 def replace_slot(b: Lockstep, me: int, slot: int, t: int | None) -> None:
-    """A page-table entry now holds translation t (or nothing); what was there is cleared, and may stay cached."""
+    """A page-table entry now holds translation t (or nothing); the old one is cleared, and may stay cached."""
     sh = b.spec_state
     old = sh.slots.pop((me, slot), None)
     if t is not None:
@@ -158,7 +158,7 @@ def follow_unmap(b: Lockstep, f: CallInFlight, elements: list[UnmapElement]) -> 
     event = yield
     pending: list[int] = []
     if event == END:
-        return  # not one element could be read
+        return  # no element could be read
     for i, e in enumerate(elements):
         call = f.calls[i]
         status = b.status(f, i * 24 + 20)
@@ -178,7 +178,7 @@ def follow_unmap(b: Lockstep, f: CallInFlight, elements: list[UnmapElement]) -> 
             fail,
         )
         if gone and code in ("GNTST_bad_handle", GENERAL):
-            continue  # where the rules refuse the handle of a granter that has gone, Xen crashes the caller as well
+            continue  # for a handle without a granter the rules return an error; Xen also crashes the caller
         b.expect(f, "unmap_grant_ref", code, status)
         if code != OKAY:
             continue
@@ -201,7 +201,7 @@ def follow_unmap(b: Lockstep, f: CallInFlight, elements: list[UnmapElement]) -> 
 def follow_copy(
     b: Lockstep, f: CallInFlight, elements: list[CopyElement], rule: str = "copy", begin: dict[str, int] | None = None
 ) -> Follower:
-    """copy: each element is a batch of its own, as the implementation keeps nothing between two of them.
+    """copy: each element is a separate batch, as the implementation has no state between two of them.
 
     `rule` is the operation that performs the copy, `begin` the arguments of its first step.
     """
@@ -276,7 +276,7 @@ def follow_copy(
 
 
 def _bounds(e: CopyElement, parts: tuple[tuple[int, int], tuple[int, int]]) -> str:
-    """What becomes of the bytes: they leave a page, or the parts granted, or are copied."""
+    """The bytes of a copy: they cross a page's end, exceed the granted parts, or are copied."""
     ranges = ((e.src_off, e.src_off + e.length), (e.dst_off, e.dst_off + e.length))
     if any(last > abi.PAGE_SIZE for _, last in ranges):
         return "GNTST_bad_copy_arg"
@@ -285,7 +285,7 @@ def _bounds(e: CopyElement, parts: tuple[tuple[int, int], tuple[int, int]]) -> s
 
 
 def follow_swap(b: Lockstep, f: CallInFlight, refs: tuple[int, int]) -> Follower:
-    """swap_grant_ref of two entries of one's own."""
+    """swap_grant_ref of two own entries."""
     _, me, _ = caller_of(b, f)
     sh = b.spec_state
     yield

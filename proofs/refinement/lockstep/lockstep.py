@@ -1,9 +1,9 @@
-"""Implementation and rules side by side: calls are started and advanced step by step, and everything is compared.
+"""Runs implementation and rules in lockstep: starts calls, advances them step by step, and compares both sides.
 
-`Lockstep` owns the rig, the shadow and the calls in flight. After each step of the implementation the call's follower takes
-the rule steps, then what the rules do by themselves (flush, free, scrub, destroy) is taken as far as the implementation has
-done it, then what the step touched is compared; every `full_every` steps all state is, and every `claims_every` steps all
-invariants and theorems are evaluated.
+`Lockstep` owns the testbed, the rule state and the calls in flight. After each step of the implementation the call's
+follower takes the rule steps; then the rules' internal steps (flush, free, scrub, destroy) are taken as far as the
+implementation has done them; then the places that the step touched are compared. Every `full_every` steps the complete
+state is compared, and every `claims_every` steps all invariants and theorems are evaluated.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from bulkhead.proofs.refinement.lockstep.testbed import FIXED, SLOTS, Guest
 POOL = 6
 PERIOD = bytes(range(1, 252))
 PATTERN = PERIOD * (abi.PAGE_SIZE // len(PERIOD) + 3)
-GREEDY = 40  # more than the heap has
+GREEDY = 40  # more than the size of the heap
 
 
 class Lockstep(Asked):
-    """One machine beside its rules."""
+    """One machine in lockstep with its rules."""
 
     def __init__(self, rules: Rules, seed: int, full_every: int = 1, claims_every: int = 0, rules_on: bool = True) -> None:
         super().__init__(rules, seed)
@@ -39,10 +39,10 @@ class Lockstep(Asked):
         self.calls = 0
         self.launched = 0
         self.overwritten_bits: set[Key] = set()  # entries whose in-use bits the granter has overwritten
-        self.locked: set[Key] = set()  # entries that a transfer is about to complete
+        self.locked: set[Key] = set()  # entries that a transfer is completing
         self.dirty: set[int] = set()  # domains with translations that may be stale
-        self.dying: set[int] = set()  # domains that have given up everything
-        self.page_tables_freed: set[int] = set()  # domains whose page tables are gone before the rules know
+        self.dying: set[int] = set()  # domains that have released everything
+        self.page_tables_freed: set[int] = set()  # domains whose page tables are released before the rules' step
         self.touched: set[Key] = set()
         self.touched_frames: set[int] = set()
         self.owned_handles: set[tuple[int, int]] = set()
@@ -59,7 +59,7 @@ class Lockstep(Asked):
             sh.awaiting_free.add(element)
 
     def make_free(self, element: int) -> None:
-        """The implementation has taken the frame from the heap: by the rules it must be free, or become so now."""
+        """The implementation has taken the frame from the heap: in the rules it must be free, or become free now."""
         sh = self.spec_state
         if element in sh.awaiting_free:
             for d in list(self.dirty):
@@ -71,7 +71,7 @@ class Lockstep(Asked):
             raise Mismatch(f"frame {element} was given out although by the rules it is not free")
 
     def flushed(self, d: int) -> None:
-        """Take the rules' flush of a domain if no TLB of it holds a stale translation any more."""
+        """Take the rules' flush of a domain if none of its TLBs has a stale translation any more."""
         sh, T = self.spec_state, self.spec_state.T
         stale = {
             T["translation.frame"][t]
@@ -103,7 +103,7 @@ class Lockstep(Asked):
             sh.awaiting_free.discard(element)
 
     def settle(self) -> None:
-        """What the rules do by themselves, as far as the implementation has done it."""
+        """Take the rules' internal steps as far as the implementation has done them."""
         sh = self.spec_state
         for d in list(self.dirty):
             self.flushed(d)
@@ -121,12 +121,12 @@ class Lockstep(Asked):
     # Stores.
 
     def forge(self, key: Key) -> None:
-        """The in-use bits of an entry now say what the bytes say, whatever the rules do."""
+        """The granter has overwritten the in-use bits of an entry: exclude them from the comparison."""
         self.overwritten_bits.add(key)
         self.settle_forged(key)
 
     def settle_forged(self, key: Key) -> None:
-        """Bits that agree again are compared again."""
+        """Compare the bits again once they agree."""
         domain = self.rig.xen.domains.get(key[0])
         sh = self.spec_state
         number = sh.size.refs[key[1]]
@@ -142,9 +142,9 @@ class Lockstep(Asked):
     def store_entry(
         self, guest: Guest, ref: int, flags: int, domid: int, mfn: int, keep_bits: bool, part: tuple[int, int] = (0, 0)
     ) -> bool:
-        """The granter writes an entry, as an instruction would; version 1 in-use bits are kept or overwritten.
+        """The granter writes an entry by an instruction; version 1 in-use bits are kept or overwritten.
 
-        `part` is where a part of the page begins and how long it is, for version 2.
+        `part` is the start and length of a part of the page, for version 2.
         """
         table = guest.domain.grant_table
         sh = self.spec_state
@@ -181,7 +181,7 @@ class Lockstep(Asked):
         return True
 
     def end_access(self, guest: Guest, ref: int) -> str:
-        """The granter's protocol of withdrawal (version 1); EBUSY while the entry is in use, "" where it does not apply."""
+        """The granter's protocol for revocation (version 1); EBUSY while the entry is in use, "" if it does not apply."""
         table = guest.domain.grant_table
         key = (guest.domid, self.spec_state.ref(ref))
         if table.version != 1 or ref >= table.nr_entries or key in self.overwritten_bits or key in self.locked:
@@ -209,8 +209,8 @@ class Lockstep(Asked):
         return writable or not write
 
     def fill(self, frame: Frame) -> None:
-        """Fill a page with bytes of which none is zero, and which differ from place to place and from time to time; pages
-        with a guest's arguments keep all but a word."""
+        """Fill a page with nonzero bytes that differ by place and time; in pages
+        with a guest's arguments only one word changes."""
         if any(frame.mfn in guest.fixed for guest in self.rig.guests.values()):
             abi.U64.pack_into(frame.bytes(), 8, self.steps)
         else:
@@ -273,7 +273,7 @@ class Lockstep(Asked):
         return True
 
     def _id_is_free(self, domid: int) -> bool:
-        """By the rules an id is free once no TLB holds anything of its last owner's: flush, where only that is missing."""
+        """In the rules an id is free when no TLB has translations of its last owner: flush, if only that is missing."""
         sh = self.spec_state
         if sh.T["domain.phase"][domid] != sh.phase["absent"] and domid not in self.rig.xen.domains:
             for guest in self.rig.guests.values():
@@ -283,7 +283,7 @@ class Lockstep(Asked):
         return True
 
     def _built(self, domid: int, element: int) -> None:
-        """The builder populates a page, writes it through a foreign mapping and gives that up."""
+        """The builder populates a page, writes it through a foreign mapping and unmaps that."""
         self.make_free(element)
         self.spec_state.build_page(self.privcmd, domid, element)
 
@@ -300,14 +300,14 @@ class Lockstep(Asked):
             self.spec_state.step(label, {"p": TOOLS, "x": self.privcmd, "d": domid}, OKAY if rc == 0 else "EINVAL")
 
     def crashed(self, domid: int) -> None:
-        """Xen has crashed a guest: by the rules it is paused for good."""
+        """Xen has crashed a guest: in the rules it is paused permanently."""
         if self.rules_on and not self.spec_state.T["domain.paused"][domid]:
             self.spec_state.step("privcmd_pausedomain", {"p": TOOLS, "x": self.privcmd, "d": domid})
 
     # Steps.
 
     def launch(self, in_flight: CallInFlight, follower: Follower, ncalls: int) -> None:
-        """Put a call in flight; it makes its first step when it is advanced."""
+        """Put a call in flight; it takes its first step when it is advanced."""
         self.calls += 1
         self.launched += 1
         in_flight.number = self.launched
@@ -360,7 +360,7 @@ class Lockstep(Asked):
     # Comparison.
 
     def check(self) -> None:
-        """What the last step touched, and now and then everything."""
+        """Compare the places of the last step, and at intervals everything."""
         if self.full_every and self.steps % self.full_every == 0:
             self.compare_all()
         else:
@@ -392,7 +392,7 @@ class Lockstep(Asked):
         return moving
 
     def compare_all(self) -> None:
-        """The whole state."""
+        """Compare the complete state."""
         quiet = not self.flights and not self.page_tables_freed
         without_tables = {d: self.rig.guests.pop(d) for d in self.page_tables_freed if d in self.rig.guests}
         out = differences(self.rig, self.spec_state, self.overwritten_bits, self._moving(), quiet)
@@ -401,13 +401,13 @@ class Lockstep(Asked):
             raise Mismatch("the states differ", out)
 
     def check_claims(self) -> None:
-        """All invariants, and all theorems that hold in this system."""
+        """Check all invariants, and all theorems that hold in this system."""
         broken = self.spec_state.rules.state_claims.broken(self.spec_state.state)
         if broken:
             raise Mismatch(f"{', '.join(broken)}: does not hold")
 
     def check_end(self) -> None:
-        """All domains are gone: every frame is free, every counter zero, every handle back."""
+        """Leak check after all domains are destroyed: every frame is free, every counter zero, every handle free."""
         xen = self.rig.xen
         if set(xen.domains) != {0}:
             raise Mismatch(f"domains {sorted(set(xen.domains) - {0})} are still there at the end")

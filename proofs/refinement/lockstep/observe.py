@@ -1,7 +1,7 @@
-"""What followers ask of the two sides: the bytes of a call, its status, and whether Xen may refuse what the rules allow.
+"""Observations of the two sides for followers: the bytes of a call, its status, and reasons for Xen to refuse.
 
-Where the rules leave something out (counters at their top, types of pages, parts of pages, lost races), an answer of the
-implementation is taken for their `may fail` only if its state shows the reason.
+Where the rules are an abstraction (counters at their maximum, types of pages, parts of pages, lost races), an error of the
+implementation matches their `may fail` only if its state shows the reason.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ MOST_RACES: Final = 5  # for an entry of version 1, against the granter; then th
 
 
 class Asked:
-    """One machine and its rules, to be asked."""
+    """Observations of one machine and its rules."""
 
     def __init__(self, rules: Rules, seed: int) -> None:
         self.rig = Rig(seed, rules.size.heap, rules.size.ports)
         self.spec_state = SpecState(rules, self.rig.first_mfn)
-        self.changed: Counter[Key] = Counter()  # how often the header of an entry was changed by its granter
+        self.changed: Counter[Key] = Counter()  # number of changes of an entry's header by its granter
         self.was_transitive: set[Key] = set()  # entries that a copy began to claim as transitive ones
 
     def bytes(self, f: CallInFlight, offset: int, size: int) -> bytes:
-        """Bytes of a call's arguments as they are now."""
+        """The current bytes of a call's arguments."""
         if f.read is not None:
             return f.read(offset, size)
         assert f.guest is not None
@@ -47,21 +47,21 @@ class Asked:
         return status
 
     def expect(self, f: CallInFlight, label: str, code: str | None, status: str) -> None:
-        """Rule code and status must say the same."""
+        """Check that rule code and status are equal."""
         if code is None or not same(code, status):
             raise Mismatch(
                 f"{label}: the rules say {code}, the implementation {status}", {f"{label}: status": (code, status)}
             )
 
     def has_handles(self, f: CallInFlight) -> bool:
-        """Has the caller a maptrack record to give?"""
+        """Does the caller have a free maptrack record?"""
         assert f.guest is not None
         table = f.guest.domain.grant_table
         used = sum(1 for r in table.maptrack if r.flags & 3)
         return used + 8 < table.max_maptrack_frames * abi.MAPTRACK_PER_FRAME
 
     def names_another(self, me: int, e: UnmapElement, h: int, status: str) -> bool:
-        """May an unmap be refused for its addresses: another entry's, or not the frame's own?"""
+        """May an unmap be refused because an address belongs to another entry or frame?"""
         T, sh = self.spec_state.T, self.spec_state
         if status == "GNTST_bad_dev_addr":
             element = T["active.frame"][T["mapping.granter"][h] * sh.rules.nrefs + T["mapping.ref"][h]]
@@ -89,15 +89,15 @@ class Asked:
         return domain.grant_table.active[number].pin
 
     def enough(self, domain: Domain, ref: int) -> int:
-        """Would the reference be inside the table in version 2, too?"""
+        """Is the reference also within the table in version 2?"""
         return int(ref < len(domain.grant_table.shared) * abi.ENTRIES_V2)
 
     def changes(self, key: Key | None) -> int:
-        """How often the granter has changed the header of an entry so far."""
+        """The number of changes of an entry's header by its granter so far."""
         return 0 if key is None else self.changed[key]
 
     def copy_may_fail(self, e: CopyElement, stage: int, lost: int, me: int) -> bool:
-        """Can the destination be refused by what the rules do not have: counters, types, `lost` races?"""
+        """Can the destination be refused for reasons that the rules do not have: counters, types, `lost` races?"""
         if e.dst_ref:
             key = self.entry_key(e.dst_dom, e.dst, me)
             if self.pin(key) & abi.PIN_HSTW << 7 or lost >= MOST_RACES:
@@ -110,8 +110,8 @@ class Asked:
         return self.is_table(e.dst)
 
     def _names_another_part(self, key: Key) -> bool:
-        """Is a part of the page in use, and another part what the entry grants now? (A call that has failed to claim the
-        destination has let go of its source already; by the rules it still holds it.)"""
+        """Is a part of the page in use, while the entry now grants another part? (A call that has failed to claim the
+        destination has already released its source; in the rules it still holds it.)"""
         domain = self.rig.xen.domains.get(key[0])
         number = self.spec_state.size.refs[key[1]]
         if domain is None or number >= domain.grant_table.nr_entries:
@@ -127,14 +127,14 @@ class Asked:
         return (act.start, act.length) != ((off, length) if flags & abi.GTF_SUB_PAGE else (0, abi.PAGE_SIZE))
 
     def part(self, key: Key | None) -> tuple[int, int]:
-        """Where the part in use of an entry begins and ends; the whole page of a frame that is named by number."""
+        """The start and end of the part in use of an entry; the whole page for a frame given by number."""
         if key is None:
             return 0, abi.PAGE_SIZE
         act = self.rig.xen.domains[key[0]].grant_table.active[self.spec_state.size.refs[key[1]]]
         return act.start, act.start + act.length
 
     def source_may_fail(self, e: CopyElement, lost: int, me: int) -> bool:
-        """The same of the source."""
+        """The same for the source."""
         key = self.entry_key(e.src_dom, e.src, me)
         return e.src_ref and bool(self.pin(key) & abi.PIN_HSTR << 7 or lost >= MOST_RACES or key in self.was_transitive)
 
@@ -144,5 +144,5 @@ class Asked:
         return frame is not None and frame.tcount > 0 and 1 <= frame.ptype <= 4
 
     def can_populate(self, guest: Guest) -> bool:
-        """Has the guest room for one more page?"""
+        """Is the guest below its page limit?"""
         return self.rig.xen.frames.free_count > 0 and guest.domain.tot_pages < guest.domain.max_pages

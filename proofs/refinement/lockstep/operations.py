@@ -1,7 +1,7 @@
-"""A guest's hypercalls by name: which bytes a call is made of, and which follower goes with it.
+"""A guest's hypercalls by name: the bytes of each call, and its follower.
 
-One row per operation. A workload names the operation and its arguments (`calls.py`); nobody else packs bytes for a guest or
-picks a follower. Not here: which calls are made (workload/), and how they are brought to their end
+One row per operation. A workload names the operation and its arguments (`calls.py`); only this module packs bytes for a
+guest and picks a follower. Not here: the choice of calls (workload/), and their execution
 (lockstep.py, targets.py).
 """
 
@@ -37,7 +37,7 @@ Packed = tuple[Arguments, bytes]  # the hypercall's arguments, and the bytes in 
 
 @dataclass(frozen=True)
 class Operation:
-    """A hypercall: its number, the bytes of a call, its follower, a line of text, and how many calls of the rules it is."""
+    """A hypercall: its number, the bytes of a call, its follower, a line of text, and its number of calls in the rules."""
 
     number: int
     pack: Callable[[Lockstep, Guest, int, Call], Packed]
@@ -47,7 +47,7 @@ class Operation:
 
 
 def start(b: Lockstep, call: Call, text: str = "") -> CallInFlight:
-    """Put a guest's call in flight, with a line of text of its own or another; it makes its first step when advanced."""
+    """Put a guest's call in flight, with its own or another line of text; it takes its first step when advanced."""
     domid, vcpu = call.caller()
     guest, operation = b.rig.guests[domid], OPERATIONS[call.operation]
     args, payload = operation.pack(b, guest, vcpu, call)
@@ -59,7 +59,7 @@ def start(b: Lockstep, call: Call, text: str = "") -> CallInFlight:
 
 
 def answer(b: Lockstep, f: CallInFlight) -> Answer:
-    """What a call that has returned answers: okay or errno's name; what each of its elements is told, or its result."""
+    """The answer of a returned call: okay or errno's name; the status of each of its elements, or its result."""
     code = OKAY if f.rc >= 0 else fd.ERRNO.get(f.rc, str(f.rc))
     if f.call is None or f.call.operation not in STATUSES:
         return Answer(code, f.rc if f.rc > 0 else None)
@@ -215,8 +215,8 @@ STATUSES = {
     "copy": (36, abi.COPY.size),
     "transfer": (16, abi.TRANSFER.size),
     "swap_grant_ref": (8, abi.SWAP_GRANT_REF.size),
-}  # where the first element's status lies, and how large an element is
-EXTENTS_AT = 64  # where in the argument area the extents of a reservation lie
+}  # offset of the first element's status, and the size of an element
+EXTENTS_AT = 64  # offset of a reservation's extents in the argument area
 
 OPERATIONS: dict[str, Operation] = {
     "map_grant_ref": _grant(
@@ -342,7 +342,7 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 
-# --- what is no hypercall, or no guest's ---
+# --- calls that are not hypercalls, or not of a guest ---
 
 
 def _write_entry(b: Lockstep, call: Call) -> Answer:
@@ -382,7 +382,7 @@ def _pause(b: Lockstep, call: Call) -> Answer:
 
 
 def check_handles(guest: Guest) -> None:
-    """Each record is in use or on a free list, once."""
+    """Check that each record is either in use or on a free list, once."""
     track = guest.domain.grant_table.maptrack
     seen = [n for n, record in enumerate(track) if record.flags & 3]
     for vcpu in guest.domain.vcpus:

@@ -1,8 +1,8 @@
-"""The rule state that runs beside the implementation, and which rule element stands for which of its things.
+"""The rule state in lockstep with the implementation, and the mapping of the implementation's objects to elements.
 
-A follower (follow_grants.py and its neighbours) fires rule steps here with arguments and picks learned from the
-implementation. Ghost state is carried along by the rules' own assignments. Elements are bound when the implementation makes
-a thing and given back when it is gone; nothing here looks at the implementation's state (abstraction.py does).
+A follower (follow_grants.py and its neighbours) fires rule steps here with arguments and picks from the
+implementation. The rules' own assignments update ghost state. Elements are bound when the implementation creates
+an object and freed when it is destroyed. Not here: the implementation's state (abstraction.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ANY = ""  # a code that fits every outcome
 
 
 class Mismatch(Exception):
-    """Rules and implementation went apart. `places` gives what differs: place -> (by the rules, by the implementation)."""
+    """Rules and implementation differ. `places` gives the differences: place -> (in the rules, in the implementation)."""
 
     def __init__(self, what: str, places: dict[str, tuple[object, object]] | None = None) -> None:
         super().__init__(what)
@@ -44,9 +44,9 @@ class SpecState:
         self.slots: dict[tuple[int, int], int] = {}  # (space, virtual page) -> Translation
         self.handles: dict[tuple[int, int], int] = {}  # (domid, handle) -> Handle
         self.dom0_frames: dict[int, int] = {}  # mfn -> Frame, for Dom0's own pages
-        self.left: set[int] = set()  # pages that Dom0's kernel has taken back, and that one who dies may still map
+        self.left: set[int] = set()  # pages that Dom0's kernel has freed, and that a dying domain may still map
         self.free_calls = list(range(self.size.calls - 1, -1, -1))
-        self.awaiting_free: set[int] = set()  # frames whose owner has given them up and that are not in the heap yet
+        self.awaiting_free: set[int] = set()  # frames that their owner has given up and that are not in the heap yet
         self._keys: dict[tuple[str, str], str] = {}
 
     # Elements.
@@ -63,14 +63,14 @@ class SpecState:
         return self.dom0_frames.get(mfn, self.size.nowhere)
 
     def spare_dom0_frame(self) -> int:
-        """An element for a page of Dom0's; `nowhere` when all are in use."""
+        """An element for a page of Dom0; `nowhere` if all are in use."""
         used = set(self.dom0_frames.values())
         return next(
             (e for e in range(self.size.heap, self.size.heap + self.size.dom0_frames) if e not in used), self.size.nowhere
         )
 
     def know_dom0_frame(self, mfn: int) -> int:
-        """The element of a page that Dom0's kernel takes into use."""
+        """The element of a page that Dom0's kernel allocates."""
         self.left.discard(mfn)
         if mfn not in self.dom0_frames:
             self._drop_left()
@@ -78,7 +78,7 @@ class SpecState:
         return self.dom0_frames[mfn]
 
     def forget_dom0_frame(self, mfn: int) -> None:
-        """Dom0's kernel has taken a page back; its element is given to another one when nobody maps it any more."""
+        """Dom0's kernel has freed a page; its element is reused when nobody maps it any more."""
         self.left.add(mfn)
         self._drop_left()
 
@@ -100,7 +100,7 @@ class SpecState:
         return next((m for m, e in self.dom0_frames.items() if e == element), self.first_mfn + element)
 
     def port(self, number: int) -> int:
-        """The element of a port number; of one that cannot be, some port that is closed in every domain."""
+        """The element of a port number; for an impossible number, some port that is closed in every domain."""
         if 0 < number <= self.size.ports:
             return number - 1
         state = self.T["port.state"]
@@ -110,24 +110,24 @@ class SpecState:
         raise Mismatch("the world has too few ports")
 
     def ref(self, number: int) -> int:
-        """The element of a reference; what the world does not hold lies outside of every table."""
+        """The element of a reference; references outside the world are outside of every table."""
         return self.refs.get(number, self.rules.nrefs - 1)
 
     def handle(self, domid: int, number: int) -> int:
-        """The element of a handle that a domain names; of one that it does not have, some dead record."""
+        """The element of a domain's handle; for an invalid handle, some dead record."""
         found = self.handles.get((domid, number))
         return found if found is not None else self.free_handle()
 
     def free_handle(self) -> int:
-        """A record that nobody uses."""
+        """An unused record."""
         host, device, taken = self.T["mapping.host"], self.T["mapping.device"], self.T["mapping.taken"]
-        for h in range(self.size.handles - 1):  # the last names no record: translations that are no grant's have it
+        for h in range(self.size.handles - 1):  # the last element is no record: translations without a grant have it
             if not (host[h] or device[h] or taken[h]):
                 return h
         raise Mismatch("the world has too few handles")
 
     def free_translation(self, other: int = -1) -> int:
-        """A translation that leads nowhere."""
+        """An unused translation."""
         present, cached = self.T["translation.present"], self.T["translation.cached"]
         for t in range(self.size.translations):
             if not (present[t] or cached[t]) and t != other:
@@ -135,7 +135,7 @@ class SpecState:
         raise Mismatch("the world has too few translations")
 
     def free_epoch(self) -> int:
-        """An allocation that has not been; old ones nobody speaks of are used again."""
+        """A fresh allocation; unreferenced old ones are reused."""
         past = self.T["past"]
         if all(past):
             use, epoch = self.T["frame.use"], self.T["frame.epoch"]
@@ -148,7 +148,7 @@ class SpecState:
         return past.index(0)
 
     def free_life(self) -> int:
-        """A life that has not been; old ones nobody speaks of are used again, with no offer left."""
+        """A fresh life; unreferenced old ones are reused, without offers."""
         spent = self.T["spent"]
         if all(spent):
             for f in range(self.size.frames):
@@ -181,7 +181,7 @@ class SpecState:
         return self.T[func][flat]
 
     def bound(self, domain: Domain) -> bool:
-        """Is this very domain object the incarnation that the rules know?"""
+        """Is this domain object the incarnation in the rules?"""
         return self.lives.get(domain) == self.T["domain.life"][self.domain(domain.domid)]
 
     # Steps.
@@ -191,7 +191,7 @@ class SpecState:
         self.T["xsm_grant"][pair] = self.T["xsm_event"][pair] = 0
 
     def try_step(self, label: str, args: dict[str, int], fail: str | None = None) -> str | None:
-        """Take a rule step; the code it ends with, or None when it cannot be called now."""
+        """Take a rule step; its code, or None if it is not enabled."""
         made, names = self.rules.step(label)
         claims = self.rules.step_claims
         before = claims.before(self.state, label)
@@ -208,7 +208,7 @@ class SpecState:
         return code
 
     def count(self, label: str, code: str) -> None:
-        """An outcome of the implementation that the rules leave to what they do not have (README: normal forms)."""
+        """Count an outcome that the rules leave open by abstraction (README: normal forms)."""
         key = f"{label}: {code}"
         self.reached[key] = self.reached.get(key, 0) + 1
 
@@ -225,7 +225,7 @@ class SpecState:
         return code
 
     def build_page(self, privcmd: int, domid: int, element: int) -> None:
-        """The builder populates a page of a guest, writes it through a foreign mapping of its file and gives that up."""
+        """The builder populates a page of a guest, writes it through a foreign mapping of its file and unmaps that."""
         p = {"p": TOOLS, "x": privcmd}
         self.step("privcmd_populate_physmap", {**p, "d": domid, "f_f": element, "f_e": self.free_epoch()})
         t = self.free_translation()

@@ -1,8 +1,8 @@
-"""The finite world of the comparison: how many elements each sort has, and the rule state a campaign begins with.
+"""The finite world of the comparison: the number of elements of each sort, and the initial rule state of a campaign.
 
-Domain ids 0 to 3 stand for themselves; the last element is every other number, which never names a domain. The last
-frame is every frame number that names no page a guest can own; it is never scrubbed, so nothing is ever made of it.
-Ghost elements that nothing speaks of any more (lives, epochs) are used again: the rules cannot tell them apart.
+Domain ids 0 to 3 are elements; the last element represents every other number, which never names a domain. The last
+frame represents every frame number that is not a page a guest can own; it is never scrubbed, so it is never allocated.
+Unreferenced ghost elements (lives, epochs) are reused: the rules cannot distinguish them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TOOLS, USER, CHILD, KERNEL = 0, 4, 5, 6
 
 @dataclass(frozen=True)
 class Size:
-    """What a campaign's world holds. `refs` are the reference numbers that the elements of Ref stand for."""
+    """The size of a campaign's world. `refs` are the reference numbers of the elements of Ref."""
 
     guests: int = 3
     heap: int = 60  # frames that guests, their tables and the hypervisor share

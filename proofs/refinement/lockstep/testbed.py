@@ -1,7 +1,7 @@
 """The implementation under test: a small machine with Dom0 and up to three PV guests of two vCPUs, driven by bytes.
 
-Each guest has a fixed part (arguments, page tables) and gets its other pages by populate_physmap; slots of one window
-L1 table are where it maps things. The policy is a matrix of who may share with whom.
+Each guest has a fixed part (arguments, page tables) and gets its other pages by populate_physmap; it maps pages at the slots
+of one window L1 table. The policy is a matrix of pairs of domains that may share.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DOM0_PAGES = 96
 
 
 class Matrix(DummyPolicy):
-    """The default policy, but for pairs of domain ids that must not share by grants, nor have event channels."""
+    """The default policy, except for pairs of domain ids that must not share grants or event channels."""
 
     def __init__(self) -> None:
         self.denied: set[tuple[int, int]] = set()
@@ -54,7 +54,7 @@ class Matrix(DummyPolicy):
 
 
 class Guest:
-    """A PV guest that calls, stores and withdraws as it is told."""
+    """A PV guest controlled by the campaign: it calls, stores and revokes."""
 
     def __init__(self, xen: Xen, domain: Domain) -> None:
         self.xen = xen
@@ -71,11 +71,11 @@ class Guest:
 
     @property
     def pool(self) -> list[int]:
-        """The pages that it holds beside the fixed ones."""
+        """Its pages besides the fixed ones."""
         return [mfn for mfn, frame in self.domain.pages.items() if frame.allocated and mfn not in self.fixed]
 
     def arg(self, vcpu: int) -> int:
-        """Where a vCPU's arguments lie."""
+        """The address of a vCPU's arguments."""
         return self.layout.va(0) + vcpu * 2048
 
     def slot_va(self, slot: int) -> int:
@@ -94,7 +94,7 @@ class Guest:
 
 
 class WatchedKernel(Kernel):
-    """Dom0's kernel; whoever watches makes its grant hypercalls step by step, and hears what else it does by itself."""
+    """Dom0's kernel with a watcher, which executes its grant hypercalls stepwise and is notified of its other actions."""
 
     __slots__ = ("cleared", "delivered", "event", "fly", "poked", "unbound")
 
@@ -174,7 +174,7 @@ class Rig:
         self.guests: dict[int, Guest] = {}
 
     def obtainable(self, domain: Domain, mfn: int) -> bool:
-        """Would the hypervisor find a page of the domain behind this number?"""
+        """Does this number name a page of the domain for the hypervisor?"""
         frame = get_paged_frame(self.xen, mfn, domain)
         if frame is not None:
             frame.count -= 1

@@ -1,6 +1,6 @@
-"""What the moves of Dom0's processes share: the seed, the view, the target, and how a descriptor is chosen.
+"""The common part of moves of Dom0's processes: the seed, the view, the target, and the choice of a descriptor.
 
-What does not live here: the moves (dom0.py, dom0_gntdev.py and its neighbours).
+Not here: the moves (dom0.py, dom0_gntdev.py and its neighbours).
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ class Caller:
         self.view = view
         self.target = target
         self.rng = rng
-        self.current: Proc | None = None  # whose move it is
-        self.killed: Proc | None = None  # who was killed in the midst of it
+        self.current: Proc | None = None  # the process that moves
+        self.killed: Proc | None = None  # processes killed during the move
 
     def call(self, proc: Proc, operation: str, /, **arguments: Any) -> Answer:
         """Make a call by a process."""
         return self.target.carry_out(process_call(proc.space, operation, **arguments))
 
     def may_open(self) -> bool:
-        """Has the rules' world room for one more open file?"""
+        """Does the rules' world have an element for one more open file?"""
         return len(self.view.files) < MOST_FILES
 
     def fd_of(self, proc: Proc, kind: str) -> tuple[int, Opened | None]:
-        """A descriptor, and the open file when it is a device of that kind; now and then one that is not."""
+        """A descriptor, and the open file of a device of that kind; sometimes of another kind."""
         x = self.rng.random()
         if x < 0.8 and kind != "privcmd" and not proc.of_kind(kind) and self.may_open():
             self.call(proc, "open", kind=kind)
@@ -51,17 +51,17 @@ class Caller:
         return NOT_THERE, None
 
 
-Move = Callable[[Caller, Proc], str]  # what it was, as a line of text; "" if nothing was called
+Move = Callable[[Caller, Proc], str]  # the move as a line of text; "" if no call was made
 
 
 def offered(table: GrantTable, ref: int) -> bool:
-    """Does the entry let Dom0 at a page now?"""
+    """Does the entry grant Dom0 access to a page now?"""
     flags, domid = abi.HEADER.unpack_from(*table.header_at(ref))
     return bool(domid == 0 and flags & abi.GTF_TYPE_MASK == abi.GTF_PERMIT_ACCESS)
 
 
 def special(d: Caller, record: MapRecord) -> bool:
-    """Does a grant name a page of the hypervisor's own heap? The rules know no such grants."""
+    """Does a grant name a page of the hypervisor's own heap? The rules have no such grants."""
     for granter, ref in record.grants:
         domain = d.view.domains.get(granter)
         if domain is None or not granter or ref >= domain.grant_table.nr_entries:
@@ -73,7 +73,7 @@ def special(d: Caller, record: MapRecord) -> bool:
 
 
 def some_range(d: Caller, proc: Proc) -> tuple[int, int]:
-    """Pages around one that the process has mapped: one or some, and mostly all of an area that goes as a whole."""
+    """Pages around a mapped one: one or some, and usually all of an area that must be unmapped as a whole."""
     vpns = list(proc.slots)
     vpn = vpns[int(d.rng.random() * len(vpns))]
     first, count = proc.slots[vpn].area
@@ -85,6 +85,6 @@ def some_range(d: Caller, proc: Proc) -> tuple[int, int]:
 
 
 def notice_port(d: Caller) -> int:
-    """A port for a notice: mostly one that is bound, or held by another notice."""
+    """A port for a notice: usually one that is bound, or held by another notice."""
     ports = d.view.held_ports()
     return ports[int(d.rng.random() * len(ports))] if ports and d.rng.random() < 0.9 else 77

@@ -1,8 +1,8 @@
-"""Dom0's user space in a campaign: hostile processes, their descriptors, forks and ends.
+"""Dom0's user space in a campaign: hostile processes, their descriptors, forks and exits.
 
 Each move is one or a few calls of one process, chosen from a seed. A process may be killed while the kernel makes a
-hypercall for it: it then ends when its call returns, as the signal is looked at only there. Which ioctls a process makes is
-in dom0_gntdev.py and its neighbours; what a call does is the target's (../dom0/).
+hypercall for it: it then ends when its call returns, as the kernel checks signals only there. dom0_gntdev.py and its
+neighbours choose the ioctls of a process; the target executes the calls (../dom0/).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def a_file(d: Caller, proc: Proc) -> str:
 
 
 def close(d: Caller, proc: Proc) -> str:
-    """close(), now and then of what is not open."""
+    """close(), sometimes of a bad descriptor."""
     if not proc.fds or d.rng.random() < 0.1:
         d.call(proc, "close", fd=NOT_THERE)
         return "close of nothing"
@@ -45,7 +45,7 @@ def close(d: Caller, proc: Proc) -> str:
 
 
 def setuid(d: Caller, proc: Proc) -> str:
-    """The process gives up being root."""
+    """The process drops root privileges."""
     d.call(proc, "setuid")
     return "setuid"
 
@@ -58,13 +58,13 @@ def store(d: Caller, proc: Proc) -> str:
 
 
 def spawn(d: Caller) -> str:
-    """The toolstack starts a process. It gives up what it inherits, and mostly stops being root."""
+    """The toolstack starts a process. It closes inherited files, and usually drops root privileges."""
     d.call(d.view.processes[TOOLS], "fork", child=USER)
     proc = d.view.processes[USER]
     for fd in list(proc.fds):
         if d.rng.random() < 0.9:
             d.call(proc, "close", fd=fd)
-    model = d.rng.random() < 0.3  # as a device model is started: with a privcmd that reaches one guest only
+    model = d.rng.random() < 0.3  # like a device model: with a privcmd restricted to one guest
     if model:
         d.call(proc, "open", kind="privcmd")
         dom0_privcmd.restrict(d, proc)
@@ -107,7 +107,7 @@ MOVES = tuple((sum(weight for weight, _ in WEIGHTS[: n + 1]), move) for n, (_, m
 
 
 def move(d: Caller) -> str:
-    """One move of a process, at whose end both sides are brought together; what it was."""
+    """One move of a process, with a comparison at its end; returns its text."""
     rng, processes = d.rng, d.view.processes
     if USER not in processes:
         return spawn(d)
@@ -129,7 +129,7 @@ def move(d: Caller) -> str:
 
 
 def end(d: Caller) -> None:
-    """All processes go but the toolstack's."""
+    """End all processes except the toolstack's."""
     for proc in [p for p in d.view.processes.values() if p.space != TOOLS]:
         d.current = proc
         leave(d, proc)

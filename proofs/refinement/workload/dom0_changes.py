@@ -1,15 +1,15 @@
-"""Which mappings a Dom0 process changes by mprotect and mremap. Of privcmd's areas only whole ones may change; they stay."""
+"""Chooses mprotect and mremap calls of a Dom0 process. Areas of privcmd, which may change only as a whole, are left out."""
 
 from __future__ import annotations
 
 from bulkhead.proofs.refinement.dom0.state import MOST_SLOTS, Proc, Slot
 from bulkhead.proofs.refinement.workload.caller import Caller, some_range
 
-ELSEWHERE = 0x30000  # pages from here on are where mappings are moved to
+ELSEWHERE = 0x30000  # target area of moved mappings
 
 
 def _range(d: Caller, proc: Proc) -> list[Slot]:
-    """Pages that follow each other, of which none belongs to privcmd."""
+    """Contiguous pages, none of privcmd."""
     if not proc.slots:
         return []
     vpn, count = some_range(d, proc)
@@ -30,7 +30,7 @@ def mprotect(d: Caller, proc: Proc) -> str:
 
 
 def mremap(d: Caller, proc: Proc) -> str:
-    """mremap of some pages of one area: it grows, shrinks, or moves to where nothing is."""
+    """mremap of some pages of one area: it grows, shrinks, or moves to a free address."""
     slots = _range(d, proc)
     if not slots or len(proc.slots) > MOST_SLOTS:
         return ""

@@ -1,4 +1,4 @@
-"""Which segments a Dom0 process copies by IOCTL_GNTDEV_GRANT_COPY: between grants and its own pages, across their ends."""
+"""Chooses segments for IOCTL_GNTDEV_GRANT_COPY of a Dom0 process: between grants and own pages, also across page ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bulkhead.proofs.refinement.workload.caller import Caller, offered, special
 
 
 def copy(d: Caller, proc: Proc) -> str:
-    """Some segments; now and then one among them that is refused before anything is copied for it."""
+    """Some segments; sometimes one among them is refused before any byte of it is copied."""
     fd, opened = d.fd_of(proc, "gntdev")
     if opened is None:
         return f"gntdev copy: {d.call(proc, 'gntdev_grant_copy', fd=fd, segments=[]).code}"
@@ -24,7 +24,7 @@ def copy(d: Caller, proc: Proc) -> str:
 
 
 def _segment(d: Caller, proc: Proc) -> Segment:
-    """Bytes between grants, or between a grant and the process's own pages, also across the end of one."""
+    """Copies between grants, or between a grant and the process's own pages, also across a page end."""
     rng = d.rng
     which, length = rng.random(), (64, 64, 1, 200)[int(rng.random() * 4)]
     sides: list[Side] = []
@@ -40,7 +40,7 @@ def _segment(d: Caller, proc: Proc) -> Segment:
 
 
 def _refused(d: Caller, proc: Proc) -> Segment:
-    """A segment that the driver refuses: without a grant, out of a granted page, or to and from no memory."""
+    """A segment that the driver refuses: without a grant, beyond a granted page, or with an invalid address."""
     dom, ref = _grant(d)
     x = d.rng.random()
     if x < 0.3:
@@ -54,7 +54,7 @@ def _refused(d: Caller, proc: Proc) -> Segment:
 
 
 def _grant(d: Caller) -> tuple[int, int]:
-    """Domain and reference: mostly an offer to Dom0, also of a domain that is dying; or beyond a table's end."""
+    """Domain and reference: usually an offer to Dom0, also of a dying domain; or beyond a table's end."""
     x = d.rng.random()
     held = [
         grant for r in d.view.maps if r.gmap.in_use and not special(d, r) for grant in r.grants if grant[0] in d.view.domains

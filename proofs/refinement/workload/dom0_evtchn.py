@@ -1,4 +1,4 @@
-"""Which calls a Dom0 process makes on /dev/xen/evtchn: ports bound, rung and given up, and reads of its ring."""
+"""Chooses a Dom0 process's calls on /dev/xen/evtchn: binding, sending and unbinding, and reads of its ring."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bulkhead.proofs.refinement.workload.caller import Caller
 
 
 def _port(d: Caller) -> int:
-    """A port of Dom0: mostly one that a process has bound."""
+    """A port of Dom0, usually one that a process has bound."""
     ports = d.view.bound_ports()
     if ports and d.rng.random() < 0.93:
         return ports[int(d.rng.random() * len(ports))]
@@ -17,12 +17,12 @@ def _port(d: Caller) -> int:
 
 
 def peer(d: Caller) -> int:
-    """A domain to connect with."""
+    """A domain to connect to."""
     return (1, 2, 3, 99)[int(d.rng.random() * 3.1)]
 
 
 def bind(d: Caller, proc: Proc) -> str:
-    """IOCTL_EVTCHN_BIND_INTERDOMAIN, mostly to a port that waits for Dom0."""
+    """IOCTL_EVTCHN_BIND_INTERDOMAIN, usually to a port that waits for Dom0."""
     fd, opened = d.fd_of(proc, "evtchn")
     waiting = [
         (domid, n)
@@ -49,7 +49,7 @@ def bind_unbound(d: Caller, proc: Proc) -> str:
 
 
 def _tighten(d: Caller, proc: Proc, fd: int, opened: Opened | None) -> None:
-    """Now and then the ring is too small, as if many ports had been given up."""
+    """Sometimes the ring is too small, as if many ports had been closed."""
     if opened is not None and d.rng.random() < 0.2:
         d.call(proc, "evtchn_tighten_ring", fd=fd)
 
@@ -69,7 +69,7 @@ def ring(d: Caller, proc: Proc) -> str:
 
 
 def restrict_events(d: Caller, proc: Proc) -> str:
-    """IOCTL_EVTCHN_RESTRICT_DOMID, now and then to Dom0 or to a reserved number."""
+    """IOCTL_EVTCHN_RESTRICT_DOMID, sometimes to Dom0 or to a reserved number."""
     fd, _ = d.fd_of(proc, "evtchn")
     dom = peer(d)
     if d.rng.random() < 0.6:
@@ -78,7 +78,7 @@ def restrict_events(d: Caller, proc: Proc) -> str:
 
 
 def read_events(d: Caller, proc: Proc) -> str:
-    """poll() and read() of some or all ports that rang; then, mostly, write() them back."""
+    """poll() and read() of some or all pending ports; then, usually, write() to enable them again."""
     fd, opened = d.fd_of(proc, "evtchn")
     size = (4096, 4096, 4, 7, 8, 3)[int(d.rng.random() * 6)]
     may_sleep = d.rng.random() < 0.3

@@ -1,4 +1,4 @@
-"""Which calls a Dom0 process makes on /dev/xen/gntalloc: pages of Dom0 that it grants to guests and maps itself."""
+"""Chooses a Dom0 process's calls on /dev/xen/gntalloc: pages of Dom0 that it grants to guests and maps itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NOWHERE = 0x6600000
 
 
 def alloc(d: Caller, proc: Proc) -> str:
-    """IOCTL_GNTALLOC_ALLOC_GREF of none to three pages, beyond the limit too; now and then while no page is left."""
+    """IOCTL_GNTALLOC_ALLOC_GREF of zero to three pages, also beyond the limit; sometimes when no page is left."""
     fd, _ = d.fd_of(proc, "gntalloc")
     dom = (1, 2, 3)[int(d.rng.random() * 3)]
     count = (0, 1, 1, 1, 1, 2, 2, 3, 0xFFFFFFFF)[int(d.rng.random() * 9)]
@@ -22,7 +22,7 @@ def alloc(d: Caller, proc: Proc) -> str:
 
 
 def _page(d: Caller, opened: Opened | None) -> SharedPage | None:
-    """A page of the file, also one that it lists no longer; now and then none."""
+    """A page of the file, also one that it no longer lists; sometimes none."""
     pages = d.view.shared_pages
     if opened is not None and d.rng.random() < 0.95:
         pages = [p for p in pages if p.opened is opened]
@@ -40,7 +40,7 @@ def _offset(page: SharedPage | None) -> int:
 
 
 def share(d: Caller, proc: Proc) -> str:
-    """mmap of pages that gntalloc gave out; a gntdev descriptor has nothing there."""
+    """mmap of gntalloc's pages; it fails on a gntdev descriptor."""
     fd, opened = d.fd_of(proc, "gntalloc")
     kind = proc.fds[fd].kind if fd in proc.fds else ""
     if kind in ("evtchn", "privcmd") or len(proc.slots) > MOST_SLOTS - 2:
@@ -53,7 +53,7 @@ def share(d: Caller, proc: Proc) -> str:
 
 
 def dealloc(d: Caller, proc: Proc) -> str:
-    """IOCTL_GNTALLOC_DEALLOC_GREF; a file knows its own pages only."""
+    """IOCTL_GNTALLOC_DEALLOC_GREF; a file has only its own pages."""
     fd, opened = d.fd_of(proc, "gntalloc")
     page = _page(d, opened)
     count = _count(d, page)

@@ -1,4 +1,4 @@
-"""Which calls a Dom0 process makes on /dev/xen/gntdev: maps, mmap and munmap, unmap notifications."""
+"""Chooses a Dom0 process's calls on /dev/xen/gntdev: maps, mmap and munmap, unmap notifications."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bulkhead.proofs.refinement.dom0.state import MOST_SLOTS, MapRecord, Opened,
 from bulkhead.proofs.refinement.workload.caller import Caller, notice_port, offered, some_range, special
 
 NOWHERE = 0x7700000  # an offset at which nothing is registered
-NO_PAGE = 0x1004  # an address that is no page's
+NO_PAGE = 0x1004  # an unaligned address
 MOST_MAPS = 4
 
 
@@ -36,7 +36,7 @@ def map_ref(d: Caller, proc: Proc) -> str:
         grants.append(grant)
     code = d.call(proc, "gntdev_map_grant_ref", fd=fd, grants=grants).code
     text = f"gntdev map_grant_ref {', '.join(f'd{dom} ref {ref}' for dom, ref in grants)}: {code}"
-    if code == OKAY and opened is not None and rng.random() < 0.6:  # before the granter changes its mind
+    if code == OKAY and opened is not None and rng.random() < 0.6:  # before the granter revokes it
         return f"{text}; {mmap(d, proc)}"
     return text
 
@@ -57,7 +57,7 @@ def _offset(record: MapRecord | None) -> int:
 
 
 def mmap(d: Caller, proc: Proc) -> str:
-    """mmap of a map; the second one of the same map fails, and so does one of what is not there."""
+    """mmap of a map; the second mmap of the same map fails, and so does one without a map."""
     fd, opened = d.fd_of(proc, "gntdev")
     if opened is not None and all(r.gmap.in_use for r in opened.maps) and d.rng.random() < 0.8:
         return map_ref(d, proc) or unmap_ref(d, proc)
@@ -80,7 +80,7 @@ def mmap(d: Caller, proc: Proc) -> str:
 
 
 def _within(d: Caller, proc: Proc, fd: int, record: MapRecord) -> None:
-    """Ranges that are not the map as a whole, from its first page to its last, nor another map."""
+    """Ranges that are not a whole map."""
     first, count = record.gmap.index, len(record.grants)
     for index, number in ((first, count + 1), (first + 1, count - 1), (first, count - 1), (first + 1, count)):
         others = [r for opened in proc.fds.values() for r in opened.maps if (r.gmap.index, r.gmap.count) == (index, number)]
@@ -89,7 +89,7 @@ def _within(d: Caller, proc: Proc, fd: int, record: MapRecord) -> None:
 
 
 def munmap(d: Caller, proc: Proc) -> str:
-    """munmap of one of its mappings, whatever it is of; an address that is no page's is refused."""
+    """munmap of one of its mappings of any kind; an unaligned address is refused."""
     if d.rng.random() < 0.04:
         d.call(proc, "munmap", addr=NO_PAGE, count=1)
         return "munmap of no page"
@@ -114,7 +114,7 @@ def munmap(d: Caller, proc: Proc) -> str:
 
 
 def unmap_ref(d: Caller, proc: Proc) -> str:
-    """IOCTL_GNTDEV_UNMAP_GRANT_REF; what is mapped stays. A count of none is not looked at."""
+    """IOCTL_GNTDEV_UNMAP_GRANT_REF; mappings stay. A count of 0 is not checked."""
     fd, opened = d.fd_of(proc, "gntdev")
     record = _listed(d, opened)
     count = 1

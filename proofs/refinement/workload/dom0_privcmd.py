@@ -1,4 +1,4 @@
-"""Which calls a Dom0 process makes on /dev/xen/privcmd: foreign mappings, raw domctls, and the toolstack's own calls."""
+"""Chooses a Dom0 process's calls on /dev/xen/privcmd: foreign mappings, raw domctls, and the toolstack's own calls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NO_FRAME = 0x7FFFFFFF
 
 
 def privcmd(d: Caller, proc: Proc) -> str:
-    """One call on privcmd; what it maps it soon unmaps, so that guests can go."""
+    """One call on privcmd; its mappings are soon unmapped, so that guests can be destroyed."""
     x = d.rng.random()
     if proc.slots and x < 0.5:
         first, count = next(iter(proc.slots.values())).area
@@ -29,7 +29,7 @@ def privcmd(d: Caller, proc: Proc) -> str:
 
 
 def restrict(d: Caller, proc: Proc) -> str:
-    """IOCTL_PRIVCMD_RESTRICT; the toolstack's own file stays as it is."""
+    """IOCTL_PRIVCMD_RESTRICT; the toolstack's own file stays unrestricted."""
     fd, opened = d.fd_of(proc, "privcmd")
     if opened is d.view.dom0.tools_file:
         return ""
@@ -60,7 +60,7 @@ def mmapbatch(d: Caller, proc: Proc) -> str:
 
 
 def _batch(d: Caller, proc: Proc, fd: int, addr: int, count: int) -> Answer:
-    """A batch of pages, mostly of one guest's."""
+    """A batch of pages, usually of one guest."""
     guests = list(d.view.guests.values())
     dom, gfns = 99, [NO_FRAME] * count
     if guests and d.rng.random() < 0.95:
@@ -72,7 +72,7 @@ def _batch(d: Caller, proc: Proc, fd: int, addr: int, count: int) -> Answer:
 
 
 def control(d: Caller, proc: Proc) -> str:
-    """A domctl by a process: without effect, as the descriptor or the domain is not the right one."""
+    """A domctl by a process that has no effect, because the descriptor or the domain is wrong."""
     fd, opened = d.fd_of(proc, "privcmd")
     name = list(CONTROL)[int(d.rng.random() * 4)]
     device = opened.file.device if opened is not None else None
@@ -93,7 +93,7 @@ def control(d: Caller, proc: Proc) -> str:
 
 
 def _guest(d: Caller) -> int:
-    """A guest that is there, or mostly so."""
+    """A guest, usually an existing one."""
     ids = [n for n in d.view.domains if n]
     return ids[int(d.rng.random() * len(ids))] if ids and d.rng.random() < 0.9 else 99
 

@@ -1,7 +1,7 @@
-"""What a guest may do next: stores into its table, hypercalls with random and hostile arguments, loads and stores.
+"""Chooses a guest's next action: stores to its table, hypercalls with random and hostile arguments, loads and stores.
 
-Each move takes the guest and one of its vCPUs, and says what is called, as a `Call`; which bytes that is and what follows it
-is the target's (lockstep/operations.py). Hostile arguments aim at what is there, seen through the view (../view.py).
+Each move takes the guest and one of its vCPUs, and makes a `Call`; the target packs its bytes and
+picks its follower (lockstep/operations.py). Hostile arguments name existing objects, found through the view (../view.py).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GuestMove = Callable[[Guest, int], None]
 
 
 def maps_of_the_past(view: View, domain: Domain) -> list[int]:
-    """Handles of grants by domains that have gone, where another domain has that id now and uses that reference."""
+    """Handles of grants by destroyed domains, if another domain now has that id and uses that reference."""
     found = []
     for handle, record in enumerate(domain.grant_table.maptrack):
         if record.flags & 3:
@@ -70,7 +70,7 @@ class GuestCalls(ABC):
 
     @abstractmethod
     def finish_calls(self) -> None:
-        """Let all calls in flight return; who moves others decides how."""
+        """Complete all calls in flight; the scheduler overrides this."""
 
     def call(self, guest: Guest, vcpu: int, operation: str, **arguments: Any) -> None:
         """Make a call by a guest."""
@@ -81,7 +81,7 @@ class GuestCalls(ABC):
     def write_entry(
         self, guest: Guest, ref: int, flags: int, domid: int, mfn: int, keep_bits: bool, part: tuple[int, int] = (0, 0)
     ) -> None:
-        """Write a grant entry beside what is told of the present move."""
+        """Write a grant entry in addition to the current move's text."""
         self.target.carry_out(
             guest_call(
                 guest.domid, 0, "write_entry", ref=ref, flags=flags, domid=domid, mfn=mfn, keep_bits=keep_bits, part=part
@@ -89,7 +89,7 @@ class GuestCalls(ABC):
         )
 
     def other(self, guest: Guest) -> int:
-        """A domain id to name: mostly one that is there."""
+        """A domain id, usually of an existing domain."""
         x = self.rng.random()
         ids = [d for d in self.view.domains if d < 4]
         if x < 0.93:
@@ -97,14 +97,14 @@ class GuestCalls(ABC):
         return self.rng.choice((1, 2, 3, 99, abi.DOMID_SELF))
 
     def ref(self) -> int:
-        """A reference: often one of a few, so that calls meet."""
+        """A reference, often one of a few, so that calls conflict."""
         x = self.rng.random()
         if x < 0.9:
             return self.refs[2 + int(x / 0.9 * (len(self.refs) - 3))] if len(self.refs) > 3 else self.refs[-1]
         return self.rng.choice(self.view.size.refs)
 
     def page(self, guest: Guest) -> int:
-        """A frame number: mostly a page of the guest's own."""
+        """A frame number, usually of the guest's own page."""
         x = self.rng.random()
         if guest.pool and x < 0.85:
             return guest.pool[int(self.rng.random() * len(guest.pool))]
@@ -130,13 +130,13 @@ class GuestCalls(ABC):
             or table.active[ref].pin
             or (table.version == 1 and abi.HEADER.unpack_from(*table.header_at(ref))[0] & 0x18)
         ):
-            flags = 1  # in version 1 the bits of a use and of a transfer are the same: what they mean changes with the pin
+            flags = 1  # in version 1 the bits of a use and of a transfer are the same: their meaning depends on the pin
         self.text = f"d{guest.domid}: entry {ref} := flags {flags:#x}, d{domid}, frame {page:#x}"
         part = (int(rng.random() * 3) * 512, rng.choice((0, 512, 2048, 4096))) if flags & abi.GTF_SUB_PAGE else (0, 0)
         self.write_entry(guest, ref, flags, domid, page, rng.random() < 0.9, part)
 
     def hostile_store(self) -> None:
-        """A granter changes an entry that a call is just claiming."""
+        """A granter changes an entry that a call is claiming now."""
         view, rng = self.view, self.rng
         keys = [k for f in view.flights for k in sorted(f.moving)]
         if not keys:
@@ -161,7 +161,7 @@ class GuestCalls(ABC):
         return offers[int(self.rng.random() * len(offers))] if offers else None
 
     def in_part(self, guest: Guest) -> tuple[int, int] | None:
-        """What the guest is just copying through, in part, as (granter, reference)."""
+        """The grant whose part the guest is copying now, as (granter, reference)."""
         for d, other in self.view.guests.items():
             for ref in self.refs:
                 if ref < other.domain.grant_table.nr_entries:
@@ -182,7 +182,7 @@ class GuestCalls(ABC):
         return (99, ref) if self._special(guest, dom, ref) else (dom, ref)
 
     def _special(self, me: Guest, dom: int, ref: int) -> bool:
-        """Does the entry name a page of the hypervisor's own heap? The rules know no such grants."""
+        """Does the entry name a page of the hypervisor's own heap? The rules have no such grants."""
         domain = self.view.domains.get(me.domid if dom == abi.DOMID_SELF else dom)
         if domain is None or ref >= domain.grant_table.nr_entries or dom == 0:
             return False
@@ -291,7 +291,7 @@ class GuestCalls(ABC):
         self.call(guest, vcpu, "copy", elements=elements)
 
     def transfer(self, guest: Guest, vcpu: int) -> None:
-        """transfer, often to somebody who waits for a page."""
+        """transfer, often to a domain that accepts a page."""
         rng, view = self.rng, self.view
         dom, ref = self.other(guest), self.ref()
         for d, other in view.guests.items():
@@ -309,7 +309,7 @@ class GuestCalls(ABC):
         self.call(guest, vcpu, "transfer", mfn=mfn, dom=dom, ref=ref)
 
     def mmu(self, guest: Guest, vcpu: int) -> None:
-        """mmu_update or update_va_mapping of a window entry: an own page, a status frame, somebody else's, or nothing."""
+        """mmu_update or update_va_mapping of a window entry: an own page, a status frame, another's page, or nothing."""
         rng, view = self.rng, self.view
         slot = int(rng.random() * SLOTS)
         x = rng.random()
@@ -335,7 +335,7 @@ class GuestCalls(ABC):
             self.call(guest, vcpu, "update_va_mapping", slot=slot, pte=pte, flags=rng.choice((0, 0, 2)))
 
     def _clear_elsewhere(self, guest: Guest, vcpu: int) -> None:
-        """mmu_update of somebody else's page table."""
+        """mmu_update of another domain's page table."""
         view = self.view
         others = [g for g in view.guests.values() if g is not guest]
         if others:
@@ -343,7 +343,7 @@ class GuestCalls(ABC):
             self.call(guest, vcpu, "mmu_update_elsewhere", dom=other.domid)
 
     def populate(self, guest: Guest, vcpu: int) -> None:
-        """populate_physmap of one or two pages; some guests may take all there are."""
+        """populate_physmap of one or two pages; some guests may take all free pages."""
         count = 1 if self.rng.random() < 0.7 else 2
         if guest.domain.max_pages > FIXED + POOL:
             count = 1 + int(self.rng.random() * 10)
@@ -366,21 +366,21 @@ class GuestCalls(ABC):
         self._withdraw_tables(guest)
 
     def _withdraw_tables(self, guest: Guest) -> None:
-        """Pages that a grown table has taken are no longer offered: the rules know no grants of the hypervisor's pages."""
+        """Stop offering pages that a grown table has taken: the rules have no grants of the hypervisor's pages."""
         table = guest.domain.grant_table
         for ref in self.refs:
             if ref < table.nr_entries and self.view.special(table.frame_field(ref)):
                 self.write_entry(guest, ref, 0, 0, 0, True)
 
     def swap(self, guest: Guest, vcpu: int) -> None:
-        """swap_grant_ref, unless a call is just changing one of the entries."""
+        """swap_grant_ref, unless a call is changing one of the entries now."""
         refs = (self.ref(), self.ref())
         if any(self.view.changing(guest.domid, ref) for ref in refs):
             return
         self.call(guest, vcpu, "swap_grant_ref", refs=refs)
 
     def setup(self, guest: Guest, vcpu: int) -> None:
-        """setup_table: three frames, or more than there may be."""
+        """setup_table: three frames, or more than the limit."""
         self.call(guest, vcpu, "setup_table", frames=self.rng.choice((0, 1, 3, 4)))
         self._withdraw_tables(guest)
 
@@ -394,7 +394,7 @@ class GuestCalls(ABC):
         self.call(guest, vcpu, "end_access", ref=self.ref())
 
     def stale(self, guest: Guest, vcpu: int) -> None:
-        """Give up a page that a TLB still leads to, and let somebody else have it."""
+        """Give up a page that a TLB still maps, and let another domain allocate it."""
         view = self.view
         if view.flights or not guest.pool:
             return
@@ -412,7 +412,7 @@ class GuestCalls(ABC):
             self.populate(other, 0)
 
     def events(self, guest: Guest, vcpu: int) -> None:
-        """Event channels: open one, bind, ring, close, look; all ports of its own at once, rarely."""
+        """Event channels: open, bind, send, close, query status; rarely, reset all own ports."""
         rng, view, me = self.rng, self.view, guest.domid
         nports = view.size.ports
         ports = guest.domain.events.ports

@@ -1,6 +1,6 @@
-"""Chooses who does what next, from a seed: guests, Dom0's processes, the toolstack; and which call in flight goes on.
+"""Chooses the next action from a seed: of guests, Dom0's processes, the toolstack; or the next call in flight to advance.
 
-All that happens it says as calls to a target; what it knows of the machine it sees through the view (../view.py).
+All actions are calls to a target; it reads the machine only through the view (../view.py).
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ END = Call("end", "")
 
 
 class Driver(GuestCalls):
-    """All that moves."""
+    """All actors of one machine."""
 
     def __init__(self, view: View, target: Interleaving, seed: int) -> None:
         super().__init__(view, target, random.Random(seed))
         target.meanwhile = self.interleave
         self.dom0 = Caller(view, target, self.rng)
-        self.own: CallInFlight | None = None  # a call of Dom0's kernel, which goes on when the others have had their turn
+        self.own: CallInFlight | None = None  # a call of Dom0's kernel, which continues after the others' turn
 
     # One move.
 
     def move(self) -> None:
-        """Start a call, store something, or let a call in flight go on."""
+        """Start a call, store something, or advance a call in flight."""
         view, rng = self.view, self.rng
         if self._go_on():
             return
@@ -65,11 +65,11 @@ class Driver(GuestCalls):
         self.target.carry_out(Call("advance", "", {"call": f.number}))
 
     def _others(self) -> list[CallInFlight]:
-        """Calls in flight that may go on now."""
+        """Calls in flight that may be advanced now."""
         return [f for f in self.view.flights if f is not self.own]
 
     def _go_on(self) -> bool:
-        """Let a call in flight go on, if one must or chance says so."""
+        """Advance a call in flight, if one must or by chance."""
         rng = self.rng
         flights = self._others()
         if not flights:
@@ -88,7 +88,7 @@ class Driver(GuestCalls):
         return False
 
     def _guest_move(self, guests: list[Guest]) -> None:
-        """Something that a guest starts, or that is done to it."""
+        """An action that a guest starts, or that affects it."""
         view, rng = self.view, self.rng
         guest = guests[int(rng.random() * len(guests))]
         domain = guest.domain
@@ -120,7 +120,7 @@ class Driver(GuestCalls):
                 return
 
     def interleave(self, own: CallInFlight) -> None:
-        """Bring a call of Dom0's kernel to its end; wherever it yields, guests go on, and processes may be killed."""
+        """Complete a call of Dom0's kernel; wherever it yields, guests run, and processes may be killed."""
         view, rng = self.view, self.rng
         outer, self.own = self.own, own
         while own in view.flights:
@@ -141,13 +141,13 @@ class Driver(GuestCalls):
         self.own = outer
 
     def finish_calls(self) -> None:
-        """Let all calls in flight return, but for a call of Dom0's kernel that waits for this very move."""
+        """Complete all calls in flight, except a call of Dom0's kernel that waits for this move."""
         while flights := self._others():
             f = next((f for f in flights if f.marker in HELD or f.must_finish_first), flights[0])
             self.text = f"{f.text} (from {f.marker})"
             self.advance(f)
 
-    # Lives of guests.
+    # Lifecycle of guests.
 
     def life(self, guest: Guest) -> None:
         """Destroy or pause a guest that has no call in flight."""
@@ -167,7 +167,7 @@ class Driver(GuestCalls):
         self.target.carry_out(Call("destroydomain", TOOLSTACK, {"domid": guest.domid}))
 
     def end(self) -> None:
-        """Destroy everything, in a random order; then nothing may be left."""
+        """Destroy everything, in a random order, then check for leaks."""
         self.finish_calls()
         guests = list(self.view.guests.values())
         self.rng.shuffle(guests)

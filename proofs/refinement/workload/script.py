@@ -1,9 +1,9 @@
-"""A seeded workload of guests that looks at nobody's state: so the same calls can be made on any target.
+"""A seeded workload of guests that reads no state: so the same calls can be made on any target.
 
-What a call gives (a page, a handle, a port) gets a name, and later calls use the name. Two guests grant, map, copy, swap,
-withdraw, give pages back and ring each other. Not here: hostile arguments and interleaving, for which a
-campaign looks at the machine (guests.py, scheduler.py); and how calls are carried out (../targets.py). Which frame the heap
-gives next is nobody's promise: so a guest overwrites all entries that may name a page before it gives the page back.
+A call's result (a page, a handle, a port) gets a name, and later calls use the name. Two guests grant, map, copy, swap,
+revoke, free pages and signal each other. Not here: hostile arguments and interleaving, for which a
+campaign reads the machine (guests.py, scheduler.py); and the execution of calls (../targets.py). The heap's next
+frame is unspecified: so a guest overwrites all entries that may name a page before it frees the page.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ GUESTS = (1, 2)
 
 
 class Script:
-    """The calls so far, as far as names go: pages, handles with the slot they map, and ports of each guest."""
+    """The named results so far: pages, handles with their slots, and ports of each guest."""
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(f"script/{seed}")
@@ -44,12 +44,12 @@ class Script:
         )
 
     def name(self, kind: str) -> str:
-        """A name that no call has given yet."""
+        """An unused name."""
         self.given += 1
         return f"{kind} {self.given}"
 
     def calls(self, count: int) -> Iterator[Call]:
-        """So many calls, the creation of the guests first."""
+        """So many calls; the first ones create the guests."""
         for domid in GUESTS:
             yield Call("createdomain", "d0", {"domid": domid, "max_maptrack": 1, "greedy": False})
         made = len(GUESTS)
@@ -61,11 +61,11 @@ class Script:
                 yield call
 
     def dom(self, me: int) -> int:
-        """A domain to name: mostly the other guest."""
+        """A domain, usually the other guest."""
         return self.rng.choice((3 - me, 3 - me, 3 - me, me, 0, 3, 99))
 
     def page(self, me: int) -> str | int:
-        """A page of the guest's, or a frame that there is not."""
+        """A page of the guest, or a frame that does not exist."""
         return self.rng.choice(self.pages[me]) if self.pages[me] and self.rng.random() < 0.95 else 0x7FFFFFFF
 
     def populate(self, me: int) -> Iterator[Call]:
@@ -75,7 +75,7 @@ class Script:
         yield guest_call(me, 0, "populate_physmap", count=1, gives=name)
 
     def decrease(self, me: int) -> Iterator[Call]:
-        """Give a page back."""
+        """Free a page."""
         if self.pages[me]:
             page = self.pages[me].pop(self.rng.randrange(len(self.pages[me])))
             for ref in REFS:
@@ -94,7 +94,7 @@ class Script:
         yield self.entry(me, self.rng.choice(REFS), self.rng.choice((1, 1, 1, 5, 0)), self.dom(me), page)
 
     def map(self, me: int) -> Iterator[Call]:
-        """Map a grant at a slot where nothing is mapped."""
+        """Map a grant at a free slot."""
         rng, used = self.rng, [slot for _, slot in self.handles[me]]
         free = [slot for slot in range(SLOTS) if slot not in used]
         if not free:
@@ -110,14 +110,14 @@ class Script:
         )
 
     def unmap(self, me: int) -> Iterator[Call]:
-        """Unmap what a map gave, if it gave anything."""
+        """Unmap the result of a map, if there is one."""
         if not self.handles[me]:
             return
         name, slot = self.handles[me].pop(self.rng.randrange(len(self.handles[me])))
         yield guest_call(me, 0, "unmap_grant_ref", elements=[{"slot": slot, "handle": name}])
 
     def copy(self, me: int) -> Iterator[Call]:
-        """Copy between pages of one's own and granted ones; now and then past the end of a page."""
+        """Copy between own and granted pages; sometimes past the end of a page."""
         sides: dict[str, Any] = {}
         for side, off in (("src", 0), ("dst", 2048)):
             by_ref = self.rng.random() < 0.6
@@ -132,12 +132,12 @@ class Script:
     def swap(self, me: int) -> Iterator[Call]:
         """Swap two entries."""
         one, other = self.rng.choice(REFS), self.rng.choice(REFS)
-        either = self.granted[me, one] | self.granted[me, other]  # it is refused while one is in use
+        either = self.granted[me, one] | self.granted[me, other]  # refused while one is in use
         self.granted[me, one], self.granted[me, other] = set(either), set(either)
         yield guest_call(me, 0, "swap_grant_ref", refs=[one, other])
 
     def withdraw(self, me: int) -> Iterator[Call]:
-        """Withdraw a grant, as Linux does."""
+        """Revoke a grant, as Linux does."""
         yield guest_call(me, 0, "end_access", ref=self.rng.choice(REFS))
 
     def access(self, me: int) -> Iterator[Call]:
@@ -145,7 +145,7 @@ class Script:
         yield guest_call(me, 0, "access", slot=self.rng.randrange(SLOTS), write=self.rng.random() < 0.5)
 
     def events(self, me: int) -> Iterator[Call]:
-        """Offer a port, bind to one, ring, or close."""
+        """Offer a port, bind to one, send, or close."""
         rng, x, mine, theirs = self.rng, self.rng.random(), self.ports[me], self.ports[3 - me]
         if x < 0.3 or not mine:
             mine.append(self.name("port"))
