@@ -25,6 +25,7 @@ from tests.oracle.interpreter import Interpreter, World
 from tests.oracle.scenarios import all_initial, possible
 from tests.test_language import CHAPTERS
 
+EXAMPLES = Path(__file__).parent / "examples"
 LOANS = """component share "A page can be lent."
 sort Domain "a domain"
 sort Page   "a page"
@@ -128,6 +129,16 @@ def test_verdicts_are_those_of_the_interpreter(tmp_path: Path, name: str) -> Non
         starts = all_initial(oracle, 20_000_000 if name == "nothing" else 200_000)
         if starts is not None:
             assert possible(oracle, name, starts, decided.between, 100_000) == (decided.verdict == POSSIBLE)
+
+
+@pytest.mark.parametrize("name", ["hypervisor", "monolithic", "disaggregated", "lock_server", "two_phase_commit", "paxos"])
+def test_shipped_scenarios_come_out_as_they_say(name: str) -> None:
+    """Those of the shipped systems and of the examples; each has some of both kinds."""
+    path = EXAMPLES / f"{name}.rules"
+    system = load(str(path) if path.exists() else name)
+    assert {scenario.possible for scenario in system.scenarios.values()} == {True, False}
+    for scenario in system.scenarios.values():
+        assert decide(system, scenario.name, 30.0).verdict == (POSSIBLE if scenario.possible else IMPOSSIBLE), scenario.name
 
 
 def test_scenarios_of_the_reference(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ about larger ones.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -29,6 +30,10 @@ POSSIBLE, IMPOSSIBLE, UNKNOWN = "possible", "impossible", "unknown"
 PLACE = MARK + "at"  # the state, the sort and the claim that are added; no name of the rules begins so
 PLACES = MARK + "Part"
 END = MARK + "end"
+LARGER = {
+    True: 3,
+    False: 1,
+}  # elements more of each sort, one by one, if a run that should be possible (or not) is not found
 BETWEEN = 3  # steps in all that bounded model checking takes for `...`
 STEPS = 400_000  # taken in small worlds
 PATIENCE = 20_000_000  # Z3's own measure of effort for one question, some seconds
@@ -60,9 +65,14 @@ def decide(system: System, name: str, limit: float, given: Mapping[str, int] | N
     scenario = system.scenarios[name]
     staged, meaning = staged_system(system, scenario)
     claim = staged.theorems[END]
-    sizes = {**first_scope(staged), **(given or {})}
+    named = Counter(e.sort for e in scenario.elements)
+    sizes = {sort: max(n, named[sort]) for sort, n in first_scope(staged).items()} | dict(given or {})
     loops = any(part.kind == "any" for part in scenario.parts)
-    answer = None if loops else _bounded(staged, scenario, sizes, limit)  # so many steps and no more: all are seen
+    worlds = [sizes, {sort: max(1, named[sort]) for sort in sizes} | dict(given or {})]
+    worlds += [
+        {sort: n + more for sort, n in sizes.items()} | dict(given or {}) for more in range(1, LARGER[scenario.possible] + 1)
+    ]
+    answer = None if loops else _in_worlds(staged, scenario, worlds, limit)  # so many steps and no more: all are seen
     if answer is None:
         found = attacks_in_small_worlds(staged, {END: claim}, given, steps=STEPS)
         if END in found.attacks:
@@ -70,7 +80,7 @@ def decide(system: System, name: str, limit: float, given: Mapping[str, int] | N
         else:
             answer = _searched(found.explored, sizes)
     if answer is None and loops:
-        answer = _bounded(staged, scenario, sizes, limit)
+        answer = _in_worlds(staged, scenario, worlds, limit)
     seconds = time.perf_counter() - begun
     if isinstance(answer, Trace):
         return _decoded(system, scenario, answer, meaning, seconds)
@@ -168,6 +178,23 @@ def _searched(explored: list[Exploration], wanted: Mapping[str, int]) -> Bound |
         if not any(other is not sizes and all(other[sort] >= n for sort, n in sizes.items()) for other in complete)
     ]
     return Bound(tuple(largest), None)
+
+
+def _in_worlds(staged: System, scenario: Scenario, worlds: list[dict[str, int]], limit: float) -> Trace | Bound | None:
+    """A run in one of some worlds, or the bound up to which there is none in all of them."""
+    found: list[Bound] = []
+    for sizes in worlds:
+        if sizes in [w for bound in found for w in bound.worlds]:
+            continue
+        answer = _bounded(staged, scenario, sizes, limit)
+        if not isinstance(answer, Bound):
+            return answer if isinstance(answer, Trace) or not found else _all(found)
+        found.append(answer)
+    return _all(found)
+
+
+def _all(found: list[Bound]) -> Bound:
+    return Bound(tuple(w for bound in found for w in bound.worlds), found[0].between)
 
 
 def _bounded(staged: System, scenario: Scenario, sizes: dict[str, int], limit: float) -> Trace | Bound | None:
