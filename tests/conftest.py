@@ -1,4 +1,4 @@
-"""Which tests are slow: `make check` leaves them out, `make test` runs all. A slow file takes more than some seconds."""
+"""Marks slow tests: `make check` omits them, `make test` runs all. A slow file takes more than a few seconds."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The abstraction relation stands twice, on numbers for campaigns and on symbolic terms for proofs of handlers: both agree.
+"""The abstraction function has two forms, on numbers for campaigns and on symbolic terms for proofs of handlers: both agree.
 
-Each state of a campaign in which no call is in flight, and that state with one thing changed on either side, is judged by
-both forms: at which places are implementation and rules apart? The symbolic form is asked by putting the machine's numbers
-in for its variables. It speaks of less (`in_scope`): no transfers, and no pages that are Xen's own or that nobody refers to.
+Both forms compare each campaign state without calls in flight, and that state with one change on either side:
+at which places do implementation and rules differ? The symbolic form is evaluated with the machine's numbers
+for its variables. It covers less (`in_scope`): no transfers, no pages of Xen, and no unreferenced pages.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from bulkhead.proofs.symbolic.terms import BITS, BOOL, MODULUS, And, If, Term, a
 
 Where = tuple[str, tuple[int, ...]]  # a group of claims and the place they are of, by domid, reference, frame or handle
 SIZE = Size()
-# The claims of the symbolic form, by what the other form tells apart.
+# The obligations of the symbolic form, grouped as in the other form.
 GROUPS = {
     "domain.phase": "phase",
     "version": "version",
@@ -70,7 +70,7 @@ def rule(name: str, *args: Term) -> Term:
 
 
 def unnamed(name: str, kind: str, present: Callable[..., Term]) -> Callable[..., Term]:
-    """A state function whose value may stand for many numbers that name nothing: then one is as good as the other."""
+    """A state function whose value may represent many unused numbers: then any of them matches."""
 
     def value(*args: Term) -> Term:
         same = And(apply(f"rules {name} is {kind}", args, BOOL), apply(kind, (present(*args),), BOOL))
@@ -80,7 +80,7 @@ def unnamed(name: str, kind: str, present: Callable[..., Term]) -> Callable[...,
 
 
 def claims() -> dict[str, list[Term]]:
-    """What the symbolic form claims of each group where implementation and rules are in the same state."""
+    """The obligations of the symbolic form for each group, if implementation and rules are in the same state."""
     found: dict[str, list[Term]] = {}
     system = rules_for(SIZE).system
 
@@ -114,7 +114,7 @@ def claims() -> dict[str, list[Term]]:
 
 @dataclass
 class Numbers:
-    """The values of all that is free in the claims: both sides' state at one place. Takes the place of a solver's model."""
+    """Values of all free symbols in the obligations: both sides' state at one place. Replaces a solver's model."""
 
     lockstep: Lockstep
     caller: int
@@ -213,7 +213,7 @@ class Numbers:
 
 
 def apart_on_terms(lockstep: Lockstep, claimed: dict[str, list[Term]]) -> set[Where]:
-    """Where the symbolic form says that the two sides are apart."""
+    """The differences that the symbolic form finds."""
     found: set[Where] = set()
     for group, caller, place in places(lockstep):
         here = dict(zip(KEYS[group], place, strict=True))
@@ -226,14 +226,14 @@ def apart_on_terms(lockstep: Lockstep, claimed: dict[str, list[Term]]) -> set[Wh
 
 
 def label(group: str, place: tuple[int, ...]) -> tuple[int, ...]:
-    """A place as both forms name it: of `fits` both versions are one, and records are counted together."""
+    """The common name of a place in both forms: `fits` of both versions is one group, and records are counted together."""
     if group == "mapping":
         return ()
     return place[:2] if group == "fits" else place
 
 
 def places(lockstep: Lockstep) -> Iterator[tuple[str, int, tuple[int, ...]]]:
-    """All places that the symbolic form speaks of: group, calling domain, place."""
+    """All places that the symbolic form covers: group, calling domain, place."""
     sh = lockstep.spec_state
     for d, domain in lockstep.rig.xen.domains.items():
         if d >= NOBODY or not sh.bound(domain):
@@ -257,8 +257,8 @@ def places(lockstep: Lockstep) -> Iterator[tuple[str, int, tuple[int, ...]]]:
 
 
 def in_scope(lockstep: Lockstep, group: str, domain: Domain, ref: int) -> bool:
-    """Not of an entry that is for a transfer; in-use bits while the guest has not overwritten them; what is remembered of a
-    use (and whether what is not granted is read-only) while both sides agree on whether there is one."""
+    """Excludes entries for transfers, in-use bits that the guest has overwritten, and the record of a use (and the read-only
+    flag of entries that grant nothing) if the two sides disagree on the use itself."""
     sh, d = lockstep.spec_state, domain.domid
     flags = abi.HEADER.unpack_from(*domain.grant_table.header_at(ref))[0]
     k = d * sh.rules.nrefs + sh.ref(ref)
@@ -271,12 +271,12 @@ def in_scope(lockstep: Lockstep, group: str, domain: Domain, ref: int) -> bool:
 
 
 def agreed(T: dict[str, list[int]], k: int, pin: int) -> bool:
-    """Do both sides say the same of whether an entry is in use?"""
+    """Do both sides agree on whether an entry is in use?"""
     return (bool(T["status.reading"][k]), bool(T["status.writing"][k])) == (bool(pin), bool(pin & abi.PIN_WRITERS))
 
 
 def frame_in_scope(lockstep: Lockstep, f: int) -> bool:
-    """A page that somebody refers to, and that is no page of Xen's own heap which the rules do not know."""
+    """A referenced page that is not a page of Xen's own heap outside of the rules."""
     sh = lockstep.spec_state
     frame = lockstep.rig.xen.frames.table.get(sh.first_mfn + f)
     if frame is None or frame.count == 0 or f in sh.awaiting_free:
@@ -288,14 +288,14 @@ def frame_in_scope(lockstep: Lockstep, f: int) -> bool:
 
 
 def apart_on_numbers(lockstep: Lockstep) -> set[Where]:
-    """Where the form on numbers says that the two sides are apart, of the places that both speak of."""
+    """The differences that the form on numbers finds, at places that both forms cover."""
     both = {(group, label(group, place)) for group, _, place in places(lockstep)}
     found = on_numbers.differences(lockstep.rig, lockstep.spec_state, lockstep.overwritten_bits, set(), False)
     return {where for where in map(where_of, found) if where is not None and (where in both or where[0] == "mapping")}
 
 
 def where_of(key: str) -> Where | None:
-    """A key of `differences` as a group and a place; None of what only that form speaks of."""
+    """A key of `differences` as a group and a place; None for places that only that form covers."""
     if key.startswith(("mapping", "number of live mappings")):
         return "mapping", ()
     name, _, rest = key.partition("[")
@@ -317,7 +317,7 @@ def where_of(key: str) -> Where | None:
 
 
 def states(seed: int, count: int) -> Iterator[Lockstep]:
-    """States of a campaign in which no call is in flight; each is as the one before it, a few calls later."""
+    """States of a campaign without calls in flight; each is a few calls after the previous one."""
     for episode in range(1, 1000):
         lockstep = Lockstep(rules_for(SIZE), seed * 1000 + episode, full_every=0)
         target = Interleaved(lockstep)
@@ -333,7 +333,7 @@ def states(seed: int, count: int) -> Iterator[Lockstep]:
 
 
 def change_of_machine(lockstep: Lockstep, rng: random.Random) -> Callable[[], None]:
-    """Change one thing in the implementation; what is given back undoes it."""
+    """Change one place of the implementation; returns the undo function."""
     xen = lockstep.rig.xen
     domain = rng.choice([d for n, d in xen.domains.items() if n < NOBODY and lockstep.spec_state.bound(d)])
     table = domain.grant_table
@@ -389,7 +389,7 @@ def change_of_machine(lockstep: Lockstep, rng: random.Random) -> Callable[[], No
 
 
 def put(data: bytearray, where: int, bits: int) -> Callable[[], None]:
-    """Turn some bits of a byte over."""
+    """Flip some bits of a byte."""
 
     def turn() -> None:
         data[where] ^= bits
@@ -432,7 +432,7 @@ CHANGED = (
 
 
 def change_of_rules(lockstep: Lockstep, rng: random.Random) -> Callable[[], None]:
-    """Give a state function another value at one place where something is; what is given back undoes it."""
+    """Change a state function at one used place; returns the undo function."""
     sh = lockstep.spec_state
     name = rng.choice(CHANGED)
     values, func = sh.T[name], sh.rules.system.funcs[name]
@@ -457,7 +457,7 @@ def change_of_rules(lockstep: Lockstep, rng: random.Random) -> Callable[[], None
 
 
 def held_together(seed: int, count: int) -> tuple[int, set[str]]:
-    """Both forms on so many states and on changes of them. How many states they both refuse, and in which groups."""
+    """Compare both forms on so many states and changes. Returns the number of states that both reject, and their groups."""
     claimed = claims()
     rng = random.Random(seed)
     refused = 0
@@ -479,7 +479,7 @@ def held_together(seed: int, count: int) -> tuple[int, set[str]]:
 
 @pytest.mark.slow
 def test_both_forms_say_the_same() -> None:
-    """Thousands of states, two thirds of them changed; every group of claims is refused somewhere."""
+    """Thousands of states, two thirds of them changed; every group of obligations fails somewhere."""
     refused, seen = held_together(1, 750)
     assert refused > 500
     assert seen == set(KEYS)
@@ -502,7 +502,7 @@ def _fields_mixed_up(machine: SymbolicXen, value: Any, cell: Any, name: str) -> 
     return ENTRY(machine, value, cell, "part" if name == "readonly" else name)
 
 
-# Faults of one form: where, and what instead. Some refuse what is right, some let pass what is wrong.
+# Faults of one form: place and replacement. Some reject correct states, some accept wrong ones.
 FAULTS: dict[str, tuple[Any, str, Any]] = {
     "numbers: parts are not read": (on_numbers, "entry_of", _no_parts),
     "numbers: a use is not looked at": (on_numbers, "entry_differences", _uses_unseen),

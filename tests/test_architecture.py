@@ -1,6 +1,6 @@
-"""The house: which module may import which, no circles, no imports hidden in functions, and one package for all of it.
+"""Architecture: no import cycles, no imports hidden in functions, and one package for everything.
 
-`.importlinter` keeps the arrows between rooms (`make lint`); here is what it cannot say.
+`.importlinter` checks the imports between packages (`make lint`); these are the rules that it cannot express.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ def sources(*parts: str) -> list[Path]:
 
 
 def test_no_circles() -> None:
-    """The modules of `model/` and `proofs/` can be put in an order in which each imports only those before it."""
-    graph = grimp.build_graph("bulkhead.model", "bulkhead.proofs", cache_dir=None, exclude_type_checking_imports=True)
+    """The modules of `model/` and `proofs/` have a topological order of their imports, those for types included."""
+    graph = grimp.build_graph("bulkhead.model", "bulkhead.proofs", cache_dir=None)
     order = graphlib.TopologicalSorter({m: graph.find_modules_directly_imported_by(m) for m in graph.modules})
-    order.prepare()  # raises CycleError with the modules of a circle
+    order.prepare()  # raises CycleError with the modules of a cycle
 
 
 def test_imports_inside_functions_have_a_reason() -> None:
-    """An import inside a function says why, in a comment on its line or the one above: it is slow, and seldom needed."""
+    """An import inside a function needs a comment with the reason, on its line or the one above: slow and rarely needed."""
     for path in sources(*PARTS):
         text = path.read_text()
         lines = text.splitlines()
         for function in ast.walk(ast.parse(text)):
             if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
                 hidden = [n.lineno for n in ast.walk(function) if isinstance(n, ast.Import | ast.ImportFrom)]
-                if hidden:  # one reason does for a block of imports
+                if hidden:  # one reason is enough for a block of imports
                     first = min(hidden)
                     assert "#" in lines[first - 1] or lines[first - 2].strip().startswith("#"), f"{path}:{first}"
 
@@ -52,7 +52,7 @@ def test_everything_is_in_the_package() -> None:
 
 
 def test_files_have_a_docstring() -> None:
-    """A file says what it is for; empty `__init__.py` are folders."""
+    """Every file has a docstring; empty `__init__.py` are allowed."""
     for path in sources(*PARTS, "tests"):
         text = path.read_text()
         assert not text.strip() or ast.get_docstring(ast.parse(text)), path

@@ -31,7 +31,7 @@ def attack(fault: str) -> Trace:
 
 
 def depth_by_walking(system: System, world: World, initial: State) -> int:
-    """The length of a shortest attack on `cover` from `initial`, by visiting every state; no solver has a say."""
+    """The length of a shortest attack on `cover` from `initial`, by visiting every state, without a solver."""
     machine = ExecutableModel(system, world)
     body = system.theorems["cover"].body
     calls = [

@@ -1,4 +1,4 @@
-"""Attacks found in the rules really steal on the implementation before disaggregation, and fail after it."""
+"""Attacks found in the rules steal data on the implementation before disaggregation, and fail after it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What the rules language says to bad input: every message is compared, to the letter, with a file in `golden/`.
+"""Messages of the rules language about bad input: every message is compared exactly with a file in `golden/`.
 
-`UPDATE_GOLDEN=1 pytest tests/test_bad_rules.py` writes the files anew; read the difference before keeping it.
+`UPDATE_GOLDEN=1 pytest tests/test_bad_rules.py` rewrites the files; read the diff before committing it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ PROCEDURES = "".join(f"procedure p{k}(t: Thing)\n    perform p{k - 1}(t)\n    pe
 
 LETS = "request go(t: Thing)\n    let a0 = marked[t]\n"
 
-# What `check` says of a file.
+# Messages of `check` about a file.
 BAD: dict[str, str | bytes] = {
     "empty": "",
     "blank": "\n\n  \n",
@@ -375,7 +375,7 @@ state written[who: Thing]: bool
     ),
 }
 
-# What `load` says of a good file and a fault.
+# Messages of `load` about a good file with a fault.
 WITH_FAULT = {
     "unknown_fault": (small(PAINT + "fault no_mark within paint drop marked[t]\n"), "no_mork"),
     "no_faults_at_all": (small(PAINT), "no_mork"),
@@ -517,7 +517,7 @@ CODE = re.compile(r"[EW]\d{4}")
 
 
 def used_codes() -> list[str]:
-    """The codes that are given to messages, as the sources of `model/` say; one for each place that makes a message."""
+    """The codes of messages in the sources of `model/`; one for each place that makes a message."""
     found = []
     for path in sorted(Path(diagnostics.__file__).parent.glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -532,7 +532,7 @@ def used_codes() -> list[str]:
 
 
 def test_every_code_is_explained_once() -> None:
-    """Each code that a message has stands once in the reference, and each that stands there belongs to a message."""
+    """The reference lists each code of a message exactly once, and no other codes."""
     chapter = (loader.SPEC / "README.md").read_text().partition("## 8. Messages")[2]
     listed = re.findall(r"^\| `([EW]\d{4})` \|", chapter, re.MULTILINE)
     used = used_codes()
@@ -543,11 +543,11 @@ def test_every_code_is_explained_once() -> None:
 NOT_SHOWN = {
     "W0701",  # a warning: see below
     "E0305",
-}  # the grammar lets no record through to where it would be told
+}  # the grammar rejects the record before this message is possible
 
 
 def test_every_code_is_shown() -> None:
-    """Each code stands in a golden file, so none is given to a message that can never be seen."""
+    """Each code occurs in a golden file, so every message can really occur."""
     shown = {code for path in GOLDEN.glob("*.txt") for code in re.findall(r"\[([EW]\d{4})\]", path.read_text())}
     assert set(used_codes()) - shown == NOT_SHOWN
 

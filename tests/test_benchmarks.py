@@ -1,4 +1,4 @@
-"""The benchmarks work: the model written by hand follows the rules, and measurements are told apart from their targets."""
+"""The benchmarks work: the model written by hand follows the rules, and measurements are distinguished from targets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults that no campaign can notice: the unit test that stands beside each in the catalogue does."""
+"""Faults that no campaign can notice: the unit test named in the catalogue notices each."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _run(test: str, fault: Fault | None) -> None:
 
 
 def _code(test: str, fault: Fault | None) -> int | None:
-    """How the test ends with the fault, in a process of its own; None where it does not."""
+    """The exit code of the test with the fault, in a separate process; None if it does not end."""
     process = multiprocessing.get_context("fork").Process(target=_run, args=(test, fault))
     process.start()
     process.join(LIMIT)
@@ -54,6 +54,6 @@ def test_names_are_of_no_other_catalogue() -> None:
 
 
 def test_a_use_that_is_never_granted_needs_a_reason() -> None:
-    """The rules allow a use of an entry to fail; without five changes by its granter, or a full counter, it may not."""
+    """The rules allow a use of an entry to fail; it must not without five changes by its granter or a full counter."""
     report = hunt(catalogue.BY_NAME["status_v1_never"], 1, 2000)
     assert report.failure is not None

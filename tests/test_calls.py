@@ -1,4 +1,4 @@
-"""A workload says what is called, and nothing else: the same calls on the rules alone, the implementation alone, on both in
+"""A workload consists only of calls: the same calls on the rules alone, the implementation alone, on both in
 lockstep, and recorded to and replayed from a file."""
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ CALLS = list(Script(SEED).calls(COUNT))
 
 @pytest.fixture(scope="module")
 def by_rules() -> list[Answer]:
-    """What the rules answer."""
+    """The answers of the rules."""
     return run(CALLS, RulesAlone(rules_for(Size())))
 
 
 def test_the_rules_alone_answer(by_rules: list[Answer]) -> None:
-    """Enough of each sort of answer that the other tests hold something."""
+    """Enough answers of each kind that the other tests are meaningful."""
     codes = [answer.code for answer in by_rules]
     assert len(codes) >= COUNT and codes.count("okay") > 400
     for operation in {call.operation for call in CALLS} - {"swap_grant_ref"}:
@@ -53,7 +53,7 @@ def test_the_rules_alone_answer(by_rules: list[Answer]) -> None:
 
 
 def test_the_implementation_alone_answers_as_the_rules(by_rules: list[Answer]) -> None:
-    """Neither target knows of the other, and frames, handles and ports are picked by each: the answers are the same."""
+    """The targets are independent, and each picks its own frames, handles and ports: the answers are the same."""
     alone = Implementation(rules_for(Size()), SEED, rules_on=False)
     assert run(CALLS, alone) == by_rules
     assert alone.b.spec_state.steps == 0
@@ -72,7 +72,7 @@ def test_another_seed_is_another_workload() -> None:
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of what the implementation was asked and answered."""
+    """A file of calls to the implementation and its answers."""
     path = tmp_path_factory.mktemp("calls") / "calls.jsonl"
     recorder = Recorder(Implementation(rules_for(Size()), SEED, rules_on=False))
     run(CALLS, recorder)
@@ -93,7 +93,7 @@ def test_a_file_is_replayed_on_any_target(recording: Path, target: str) -> None:
 
 
 def test_a_fault_of_the_implementation_is_noticed(recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file replayed on an implementation with a fault names the first call that is answered otherwise; lockstep raises."""
+    """Replaying a file on an implementation with a fault names the first call with another answer; lockstep raises."""
     monkeypatch.setattr(grant_map, "GNTST_BAD_DOMAIN", abi.GNTST_GENERAL_ERROR)
     found = list(replay(read(recording), Implementation(rules_for(Size()), SEED, rules_on=False)))
     assert found and CALLS[found[0].number] == found[0].call and found[0].call.operation == "map_grant_ref"

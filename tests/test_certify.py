@@ -1,7 +1,7 @@
-"""The second road from rules to verdict: traps, shipped systems, seeded faults, and the command line.
+"""The second encoding: traps, shipped systems, seeded faults, and the command line.
 
-Each file of `tests/traps/` says in comments which of its claims are true and which false, as a person finds by thinking.
-`certify` and the interpreter of `tests/oracle/` are each held against that, without the engine that proves.
+Comments in each file of `tests/traps/` give the true and the false claims, as determined by a person.
+`certify` and the interpreter of `tests/oracle/` are each compared with them, without the first encoding.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FAULTS = ("foreign_for_all", "free_too_early", "foreign_frame")
 
 
 def told(path: Path) -> dict[str, bool]:
-    """What the comments of a trap say of its claims."""
+    """The verdicts in the comments of a trap."""
     return {name: word == "true" for word, name in re.findall(r"^-- (true|false) (\w+)", path.read_text(), re.M)}
 
 
@@ -82,7 +82,7 @@ def reached(oracle: Interpreter, limit: int = 400) -> tuple[set[str], bool]:
 
 @pytest.mark.parametrize("path", TRAPS, ids=lambda p: p.stem)
 def test_the_interpreter_reaches_what_is_false_of_a_trap_and_nothing_else(path: Path) -> None:
-    """Over all worlds of two elements and all values of constants, just the false claims are violated."""
+    """In all worlds of two elements, with all values of constants, exactly the false claims are violated."""
     parsed, _ = parse_file(path)
     items = [i for c in parsed.components for i in c.items]
     bare = Interpreter([i for i in items if type(i).__name__ in ("SortItem", "EnumItem", "ConstItem")], World({}))
@@ -102,7 +102,7 @@ def test_the_interpreter_reaches_what_is_false_of_a_trap_and_nothing_else(path: 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", shipped_systems())
 def test_every_claim_that_is_proved_of_a_shipped_system_is_confirmed(name: str) -> None:
-    """The whole of what the first road proves, asked again on the second."""
+    """All claims that the first encoding proves, checked again by the second."""
     system = load(name)
     settings = Settings(10.0, 2, cross_check=False)
     with Workers(2) as pool:
@@ -116,7 +116,7 @@ def test_every_claim_that_is_proved_of_a_shipped_system_is_confirmed(name: str) 
 
 @pytest.mark.slow
 def test_a_fault_of_the_rules_is_not_confirmed() -> None:
-    """The proof of the good system does not do for a faulty one."""
+    """The proof of the correct system does not certify a faulty one."""
     system = load("hypervisor")
     settings = Settings(10.0, 1, cross_check=False)
     claims = certified.claims_of(prove(system, settings))
@@ -141,7 +141,7 @@ system y "y" uses c expect proved stays
 def test_prove_certify_says_so_and_a_denial_fails_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A confirmed run exits with 0; where the second road denies, step and claim are named and the exit code is 1."""
+    """A confirmed run exits with 0; if the second encoding denies, step and claim are named and the exit code is 1."""
     path = tmp_path / "small.rules"
     path.write_text(SMALL.replace("require not used[t]", "require used[t] or not used[t]"))
     assert run(["prove", str(path), "--certify", "--jobs", "1", "--out", str(tmp_path / "out")]) == 0
@@ -153,14 +153,14 @@ def test_prove_certify_says_so_and_a_denial_fails_the_run(
 
 
 def test_what_cannot_be_decided_is_no_success() -> None:
-    """An open question makes the certificate undecided, and a finding of the run."""
+    """An open query makes the certificate undecided, and is a finding of the run."""
     answer = Certificate("y", 10, 2, 0.1, (Answer(UNDECIDED, "use", "stays", "timeout"),))
     assert answer.verdict == UNDECIDED and answer.of_claim("stays") == UNDECIDED and answer.of_claim("other") == CONFIRMED
     assert list(certified.findings(answer)) == ["certify cannot decide `stays` after `use`: timeout"]
 
 
 def test_a_claim_that_is_not_there_is_not_confirmed(tmp_path: Path) -> None:
-    """Names that the rules do not have give no silent success."""
+    """Unknown names never give a silent success."""
     path = tmp_path / "small.rules"
     path.write_text(SMALL)
     assert certify(read(str(path)), Claims(frozenset({"nothing"}))).verdict == UNDECIDED

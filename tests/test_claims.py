@@ -1,7 +1,7 @@
-"""Each claim has a fault that makes it fall, and nothing else: what a claim says, no other one says already.
+"""Each claim has a fault that violates only this claim, so no claim is implied by the others.
 
-The table says which. A claim that is not in it is named below, with the reason; a new claim that is in neither fails here.
-What it is not: whether every fault is noticed (test_systems.py).
+The table lists these faults. A claim that is not in it is named below, with the reason; a new claim in neither fails here.
+Not here: whether every fault is noticed (test_systems.py).
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ NOT_ALONE = {
 
 @pytest.fixture(scope="module")
 def correct() -> dict[str, tuple[Proof, Refuted]]:
-    """The proofs of the correct rules, made when they are first asked for."""
+    """The proofs of the correct rules, computed on demand."""
     return {}
 
 

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: exit codes, messages, files; on a small system of rules that proves fast."""
+"""The command line from a user's view: exit codes, messages, files; on a small system that proves fast."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ BAD_USE = [
     "replay nonesuch.jsonl",
     "replay FOLDER",
     "replay GT",
-    # places that cannot be written to
+    # unwritable places
     "prove GT --json FOLDER",
     "prove GT --json FILE/p.json",
     "prove GT --json /proc/p.json",
@@ -162,7 +162,7 @@ def descendants(pid: int) -> set[int]:
 
 
 def runs(pid: int) -> bool:
-    """Is there such a process that has not ended? One that nobody has asked about yet is a zombie."""
+    """Is this process alive? A zombie counts as ended."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
@@ -170,7 +170,7 @@ def runs(pid: int) -> bool:
 
 @pytest.mark.parametrize("arguments", [("refine",), ("diff", "--jobs", "2"), ("boot", "disaggregated", "--guests", "32")])
 def test_interrupt_of_all_that_takes_long(arguments: tuple[str, ...], tmp_path: Path) -> None:
-    """Workers that are killed are no failure of theirs, and files made for a while go too."""
+    """Killed workers report no failure, and temporary files are removed."""
     process = start(*arguments, env={**os.environ, "TMPDIR": str(tmp_path)})
     time.sleep(1.2)
     assert process.poll() is None
@@ -182,7 +182,7 @@ def test_interrupt_of_all_that_takes_long(arguments: tuple[str, ...], tmp_path: 
 
 @pytest.mark.parametrize("after", [0.6, 0.9, 1.5])
 def test_interrupt(after: float, tmp_path: Path) -> None:
-    """Ctrl-C ends a proof at once: no half-written file and none of its processes is left."""
+    """Ctrl-C ends a proof at once: it leaves no partial file and no process."""
     started = time.monotonic()
     process = start("prove", "hypervisor", "--jobs", "2", "--json", str(tmp_path / "p.json"))
     time.sleep(after)
@@ -197,14 +197,14 @@ def test_interrupt(after: float, tmp_path: Path) -> None:
     assert err.endswith("Interrupted.\n") and "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
     assert children or after < 1
-    while any(map(runs, children)) and time.monotonic() - begun < 1:  # killed, but the kernel is still at it
+    while any(map(runs, children)) and time.monotonic() - begun < 1:  # killed, but the kernel has not finished
         time.sleep(0.01)
     assert not [pid for pid in children if runs(pid)]
 
 
 @pytest.mark.parametrize("arguments", [("check",), ("prove", GT, "--jobs", "1", "--no-cross-check"), ("--help",)])
 def test_nobody_reads(arguments: tuple[str, ...]) -> None:
-    """A reader that goes away (`bulkhead check | head -0`) is no reason for a traceback."""
+    """A closed pipe (`bulkhead check | head -0`) causes no traceback."""
     process = start(*arguments)
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
@@ -215,7 +215,7 @@ def test_nobody_reads(arguments: tuple[str, ...]) -> None:
 
 
 def test_results_go_where_they_are_sent(tmp_path: Path) -> None:
-    """A link is followed, a pipe is written to; what may not be written is refused before any work."""
+    """A link is followed, a pipe is written to; an unwritable file is refused before any work."""
     target, link, pipe = tmp_path / "target", tmp_path / "link", tmp_path / "pipe"
     link.symlink_to(target)
     assert run("prove", GT, "--json", str(link))[0] == 0
@@ -277,7 +277,7 @@ def test_a_trace_of_rules_of_ones_own_is_replayed_by_their_file(tmp_path: Path) 
     for words in ((), ("--system", GT)):
         code, out, _ = run("replay", file, *words)
         assert code == 0 and out == (tmp_path / "trace.txt").read_text()
-    trace = tmp_path / "trace.jsonl"  # as one from before rules were left beside traces
+    trace = tmp_path / "trace.jsonl"  # like a trace from before rules were written beside traces
     head, _, rest = trace.read_text().partition("\n")
     trace.write_text(head.partition(', "rules"')[0] + "}\n" + rest)
     for words, says in (
@@ -298,7 +298,7 @@ def test_a_trace_of_rules_of_ones_own_is_replayed_by_their_file(tmp_path: Path) 
 
 
 def test_vacuity_is_named_first() -> None:
-    """A rule that never fires, a claim that no state satisfies, an initial formula that none does: none is `not vacuous`."""
+    """A rule that never fires, an unsatisfiable claim, an unsatisfiable initial formula: none counts as `not vacuous`."""
     never = {"a": REACHED, "b": NEVER}
     for found, word in (
         (Vacuity("sat", "sat", {"a": REACHED}), "not vacuous"),

@@ -1,4 +1,4 @@
-"""The table of what is compared with what: complete, true to recordings and rules, and as the README has it."""
+"""The table of references for operations: complete, consistent with recordings and rules, and equal to the README's."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ README = Path(__file__).resolve().parents[1] / "proofs" / "README.md"
 
 
 def test_each_hypercall_and_device_has_its_operations() -> None:
-    """What the implementation dispatches has a row, and the table names nothing else."""
+    """Every dispatched operation has a row, and there are no other rows."""
     assert set(HYPERCALLS) == set(hypercall.TABLE)
     assert set(HYPERCALLS.values()) == set(names()) and all(names().values()) and all(ioctls().values())
     assert len(set(operations())) == len(operations())
@@ -52,5 +52,5 @@ def test_the_readme_has_the_table() -> None:
 
 @pytest.mark.slow
 def test_recordings_are_counted() -> None:
-    """The numbers are those of the recordings that are kept: `python -m tests.compared` makes them."""
+    """The numbers match the project's recordings: `python -m tests.compared` computes them."""
     assert json.loads(RECORDED.read_text()) == count()

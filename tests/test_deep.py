@@ -1,6 +1,6 @@
-"""Faults that show late: attacks of up to 31 steps on the systems of `deep/`, as short as a plain search says they are.
+"""Deep faults: attacks of up to 31 steps on the systems of `deep/`, as short as a plain search finds them.
 
-Also how worlds are chosen: none in which a claim cannot be false, none forgotten because another claim fell in it.
+Also the choice of worlds: it skips worlds in which a claim cannot be false, and no others.
 """
 
 from __future__ import annotations

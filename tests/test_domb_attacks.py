@@ -1,4 +1,4 @@
-"""Attacks on `disaggregated` under faults of DomB's rules work on the implementation with the same fault, on no other."""
+"""Attacks on `disaggregated` under faults of DomB's rules succeed on the implementation only with the same fault."""
 
 from __future__ import annotations
 

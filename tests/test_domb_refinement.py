@@ -1,4 +1,4 @@
-"""DomB beside its rules: campaigns find nothing, each kind of fault is noticed, and the oracle agrees with the parser."""
+"""DomB in lockstep with its rules: campaigns find no mismatch, every kind of fault is noticed, oracle and parser agree."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bulkhead.proofs.refinement.domb.exhaustive import SMALLEST, explore
 from bulkhead.proofs.refinement.domb.files import BAD, GOOD, wanted
 from bulkhead.proofs.refinement.domb.world import Size, rules_for
 
-# One fault of each kind that is found within a few moves.
+# One fault of each kind, found within a few moves.
 QUICK = (
     "two_builds_at_once",
     "told_when_sent",

@@ -1,7 +1,7 @@
-"""The protocols of `examples/`: they prove, their steps can be taken, and each fault has an attack of known length.
+"""The protocols of `examples/`: they are proved, all steps are possible, and each fault has an attack of known length.
 
-Three things are held against each other that share little: what the solvers prove, what a plain breadth-first search of the
-executable model sees in small worlds, and, for two protocols, what Spin says of a model written by hand.
+Three largely independent results are compared: the solvers' proofs, a plain breadth-first search of the
+executable model in small worlds, and, for two protocols, Spin's results on a model written by hand.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _small(system: System, world: str) -> tuple[ExecutableModel, State]:
 
 @functools.cache
 def _explored(world: str) -> Found:
-    """All of a small world, or a way to a state in which a claim that should be proved, or an invariant, is false."""
+    """All states of a small world, or a path to a violation of an invariant or a claim that should be proved."""
     system = _load(world.partition("/")[0])
     machine, first = _small(system, world)
     true = [c for n, c in {**system.claims(), **system.invariants}.items() if system.expects.get(n) != "refuted"]
@@ -52,12 +52,12 @@ def _id(attack: Attack) -> str:
     return f"{attack.system}-{attack.fault or 'as_it_is'}-{attack.claim}"
 
 
-# The rules as they are.
+# The rules without faults.
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_claimed_is_proved(name: str) -> None:
-    """All that is expected to be proved, with both solvers and in the decidable fragment; nothing else."""
+    """Exactly the expected claims are proved, by both solvers and in the decidable fragment."""
     system = _load(name)
     assert system.warnings == ()
     proof = prove(system, Settings(jobs=1))
@@ -66,7 +66,7 @@ def test_what_is_claimed_is_proved(name: str) -> None:
 
 @pytest.mark.parametrize("world", sorted(WORLDS))
 def test_small_worlds_agree_with_the_proofs(world: str) -> None:
-    """Whatever is proved, invariants included, holds in every state that can be reached in a small world."""
+    """All proved claims and invariants hold in every reachable state of a small world."""
     system = _load(world.partition("/")[0])
     machine, first = _small(system, world)
     assert all(machine.holds(first, c.body) for c in (*system.inits, *system.axioms)), "the world is not one of the rules"
@@ -77,7 +77,7 @@ def test_small_worlds_agree_with_the_proofs(world: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_step_can_be_taken(name: str) -> None:
-    """In one of the worlds of a protocol each of its steps is taken: no proof holds because nothing can happen."""
+    """Each step of a protocol is taken in one of its worlds: no proof is vacuous."""
     system = _load(name)
     taken: set[str] = set()
     for world in WORLDS:
@@ -90,7 +90,7 @@ def test_every_step_can_be_taken(name: str) -> None:
 
 
 def test_every_fault_and_every_false_claim_has_an_attack() -> None:
-    """The table of attacks leaves nothing out and names nothing that is not there."""
+    """The table of attacks is complete and has no other rows."""
     wanted = {(name, fault) for name in NAMES for fault in _load(name).faults}
     assert {(a.system, a.fault) for a in ATTACKS if a.fault} == wanted
     assert {(a.system, a.claim) for a in ATTACKS if not a.fault} == {
@@ -122,7 +122,7 @@ def test_traces_replay(attack: Attack) -> None:
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=_id)
 def test_no_attack_is_shorter(attack: Attack) -> None:
-    """A search of all states, breadth first, sees the claim fall after so many steps and not before."""
+    """A breadth-first search of all states finds the violation at exactly this depth."""
     system = _load(attack.system, attack.fault)
     machine, first = _small(system, attack.small)
     found = search(machine, starts(machine, first), [system.claims()[attack.claim]])
@@ -131,7 +131,7 @@ def test_no_attack_is_shorter(attack: Attack) -> None:
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=_id)
 def test_the_attack_search_finds_it(attack: Attack) -> None:
-    """`bulkhead attack` finds an attack that is as short."""
+    """`bulkhead attack` finds an attack of the same length."""
     trace = find_attack(_load(attack.system, attack.fault), attack.claim, (attack.fault,) if attack.fault else ())
     assert trace is not None and len(trace.events) <= attack.steps  # a smaller world may have a shorter one
 
@@ -145,7 +145,7 @@ SPIN = [
 
 
 def _spin(folder: Path, name: str, *defines: str) -> str:
-    """What Spin's verifier says of a model, breadth first, without reduction."""
+    """The output of Spin's verifier for a model, breadth first, without reduction."""
     if shutil.which("spin") is None or shutil.which("gcc") is None:
         pytest.skip("needs Spin and gcc (apt-get install spin gcc)")
     for command in (
@@ -185,8 +185,8 @@ def test_spin_sees_attacks_of_the_same_length(tmp_path: Path, name: str, fault: 
 
 
 def test_the_readme_counts_right() -> None:
-    """Its table has a row for each file, with as many sorts, steps, claims, invariants and faults as there are, and the
-    least length of an attack for each fault."""
+    """Its table has a row for each file, with the correct numbers of sorts, steps, claims, invariants and faults, and the
+    shortest attack of each fault."""
     rows = {}
     for line in (HERE / "README.md").read_text(encoding="utf-8").splitlines():
         cells = [c.strip() for c in line.strip("|").split("|")]

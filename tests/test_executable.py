@@ -1,6 +1,6 @@
 """The executable model: outcomes of steps and calls, all states of a small world, walks, and traces.
 
-The rule set is `benchmarks/gt.rules`, whose state count other tools have measured. No solver is asked but for the
+The rule set is `benchmarks/gt.rules`, whose number of states other tools have measured. A solver is used only for the
 initial states of a world.
 """
 
@@ -29,7 +29,7 @@ GT = str(Path(__file__).parent / "benchmarks" / "gt.rules")
 SMALL = World({"Call": 1, "Domain": 3, "Frame": 2, "Ref": 1, "Process": 1}, {"root": 0})
 WIDE = World({"Call": 1, "Domain": 3, "Frame": 4, "Ref": 3, "Process": 1}, {"root": 0})
 STATES = 14_856  # of gt in the small world
-LIVE_STATES = 5816  # of these, told apart by what matters; other tools count the same
+LIVE_STATES = 5816  # of these, distinguished by relevant state; other tools count the same
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def key(state: State) -> tuple[int, ...]:
 
 
 def live(system: System, state: State) -> tuple[int, ...]:
-    """The state without the `readonly` of entries that grant nothing: revoking leaves it, and no rule reads it then."""
+    """The state without `readonly` of entries that grant nothing: revocation keeps it, and no rule reads it then."""
     names = list(system.funcs)
     grants, readonly = (names.index(n) for n in ("grants", "readonly"))
     seen = copy(state)
@@ -182,7 +182,7 @@ system c "Swaps."
 
 @dataclass
 class Interpreter:
-    """What terms mean, said once more, as plainly as can be: nothing is compiled, written out or put in place."""
+    """A second, simple interpreter of terms: it compiles, expands and inlines nothing."""
 
     system: System
     world: World
@@ -270,7 +270,7 @@ def test_both_manners_of_code_mean_what_an_interpreter_of_terms_says(gt: System)
 
 
 def test_both_manners_of_code_mean_the_same_for_a_large_system() -> None:
-    """All of the language, two-state claims included, in states that need not be reachable."""
+    """The whole language, with two-state claims, in states that may be unreachable."""
     system = load("disaggregated")
     world = World({**dict.fromkeys(system.sorts, 2), "Domain": 3}, {n: k % 2 for k, n in enumerate(system.consts)})
     machine, free, meaning = ExecutableModel(system, world), ExecutableModel(system, world), Interpreter(system, world)
@@ -392,7 +392,7 @@ def test_a_walk_is_determined_by_its_seed(gt: System) -> None:
 
 def test_every_label_is_reached(gt: System) -> None:
     machine = ExecutableModel(gt, WIDE)
-    for seed in (1, 2, 3):  # over one machine, whose compiled parts are kept from one search to the next
+    for seed in (1, 2, 3):  # over one machine, whose compiled parts are shared by the searches
         assert reach(machine, seed, 20_000).labels == {t.label for s in gt.steps for t in s.transitions()}
 
 
@@ -416,14 +416,14 @@ def test_arguments_are_found_exactly_when_some_satisfy_the_guard(
 
 
 def test_a_pick_called_as_a_variable_of_an_assignment_before_it(tmp_path: Path) -> None:
-    """Each `for all` has variables of its own: a pick of the same name further down keeps its value."""
+    """Each `for all` has its own variables: a later pick of the same name keeps its value."""
     path = tmp_path / "same_name.rules"
     path.write_text(
         'component c "c"\nsort T "t"\nstate p[T]: bool\nstate q[T]: bool\n'
         "internal op()\n    set p[w] = true for all w: T\n    pick w: T else E\n    set q[w] = true\n"
         'system y "y" uses c'
     )
-    for size in (2, 200):  # written out, and as a loop
+    for size in (2, 200):  # expanded, and as a loop
         machine = ExecutableModel(load(str(path)), World({"Call": 1, "T": size}, {}))
         state = machine.empty_state()
         assert machine.fire(state, "op", {"w": 0})

@@ -1,4 +1,4 @@
-"""All states of small worlds: counts that other tools found, shortest attacks, and that no name and no order matters."""
+"""All states of small worlds: the same counts as other tools, shortest attacks, independence of names and order."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sizes_of(system: System, **sizes: int) -> dict[str, int]:
     return {sort: sizes.get(sort, 1) for sort in system.sorts}
 
 
-# Spin stores so many states for models of the same protocols written by hand (examples/promela); TLC documents 288, too.
+# Spin's numbers of states for models of the same protocols written by hand (examples/promela); TLC documents 288, too.
 @pytest.mark.parametrize(
     ("name", "sort", "size", "states"),
     [

@@ -1,4 +1,4 @@
-"""Faults as the product lists and lays them: what stands in the catalogue and in rules, and what `bulkhead faults` says."""
+"""Faults: the catalogue, faults in rules, and the command `bulkhead faults`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_all_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_faults_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is said beside a fault is held against what the proof says; one that breaks something else fails the run."""
+    """The declared claims of a fault are compared with the proof; a fault that breaks something else fails the run."""
     path = tmp_path / "gt.rules"
     for breaks, code, says in (
         ("breaks umap_gr in map", 0, "map breaks umap_gr"),

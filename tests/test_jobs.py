@@ -1,4 +1,4 @@
-"""Work for other processes: the same manners everywhere, and no process that is left behind."""
+"""Work in other processes: uniform behaviour, and no process is left behind."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def die(_: int) -> None:
 
 
 def ended(pids: set[int], within: float) -> bool:
-    """Are these processes gone in time? One that nobody has asked about yet is a zombie."""
+    """Have these processes ended in time? A zombie counts as ended."""
     until = time.monotonic() + within
     while True:
         left = [
@@ -140,7 +140,7 @@ def test_signals_end_all_of_it(arguments: tuple[str, ...], number: signal.Signal
 
 
 def test_nothing_is_left_when_a_command_ends() -> None:
-    """As soon as `prove` has ended its workers have, too: nobody has to wait for them."""
+    """When `prove` ends, its workers have ended, too."""
     process = start("prove", GT, "--jobs", "2")
     children = workers_of(process)
     while process.poll() is None:

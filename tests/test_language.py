@@ -1,7 +1,7 @@
 """The language and its reference: every example of `spec/README.md` is checked, and together they use all of the grammar.
 
-The blocks of one chapter make one rules file. What the reference says of the meaning of rules (simultaneous assignment,
-order of checks, undo, batches, ...) is tried here on the executable model, and its claims on expected verdicts are proved.
+The blocks of one chapter form one rules file. The semantics in the reference (simultaneous assignment,
+order of checks, undo, batches, ...) is tested here on the executable model, and its expected verdicts are proved.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def test_examples_are_good(title: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("title", CHAPTERS)
 def test_expected_verdicts(title: str, tmp_path: Path) -> None:
-    """What a system of the reference expects is so."""
+    """The expected verdicts of a system of the reference are correct."""
     lib = library(title, tmp_path)
     for name, home in lib.home_of_system.items():
         if home != str(tmp_path / "example.rules"):
@@ -117,7 +117,7 @@ def test_reference_uses_all_of_the_grammar() -> None:
             missing.append(f"{key}: never")
             continue
         optional = set.union(*forms) - set.intersection(*forms)
-        if key[0] in ("require_stmt", "pick_stmt"):  # the checker wants the code that the grammar lets go
+        if key[0] in ("require_stmt", "pick_stmt"):  # the checker requires the code that the grammar makes optional
             optional -= {"ELSE", "NAME"}
         missing += [f"{key}: never with {s}" for s in sorted(set.union(*forms) - set.union(*seen))]
         missing += [f"{key}: never without {s}" for s in sorted(optional & set.intersection(*seen))]
@@ -125,7 +125,7 @@ def test_reference_uses_all_of_the_grammar() -> None:
 
 
 def example(component: str, folder: Path) -> System:
-    """The component of the reference as a system of its own."""
+    """The component of the reference as a separate system."""
     title = next(t for t, text in CHAPTERS.items() if f"\ncomponent {component} " in f"\n{text}")
     lib = library(title, folder)
     lib.systems[loader.TRIAL] = loader._trial(lib, [component])
@@ -154,7 +154,7 @@ class Tried:
         return self.state[list(self.system.funcs).index(place)]
 
     def call(self, label: str, **args: int) -> Outcome:
-        """Make the call; the machine's transitions agree with what the caller says of it."""
+        """Make the call; the machine's transitions agree with the caller's result."""
         before = [list(t) for t in self.state]
         out = self.caller.call(self.state, label, args)
         again = [list(t) for t in before]
@@ -180,7 +180,7 @@ class Tried:
         return out
 
 
-# What rules mean.
+# The semantics of rules.
 
 
 def test_all_is_read_before_all_is_assigned(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ request go(t: Thing) when not c[t]
         assert code == ("EA" if not a else "EB" if not any(b) else "EC" if b[0] else "okay")
         assert (tried.state == before) == (code != "okay")
     tried.table("c")[0] = 1
-    assert tried.call("go", t=0).code is None  # `when`: it cannot be called at all
+    assert tried.call("go", t=0).code is None  # `when`: it is not enabled
 
 
 def test_picks(tmp_path: Path) -> None:
@@ -314,14 +314,14 @@ def test_formulas_without_a_name_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_undo_and_its_labels(tmp_path: Path) -> None:
-    """A later check that fails keeps what earlier steps did, but for its own undo; equal codes are told apart."""
+    """A failing later check keeps the effects of earlier steps, except for its own undo; equal codes are distinguished."""
     tried = Tried(example("flight", tmp_path), Call=2)
     labels = set(tried.machine.transitions)
     assert {"unmap", "unmap.flush", "read", "read.copy"} <= labels
     assert {"read.copy!EPERM", "read.copy!EPERM#2", "read.copy!ENOMEM"} <= labels
     assert tried.call("map", f=0, who=1).code == "okay"
     assert tried.call("read", f=0, this=0).code == "okay"
-    assert tried.call("read.copy", who=0, this=1).code is None  # this call stands elsewhere
+    assert tried.call("read.copy", who=0, this=1).code is None  # this call is at another point
     assert tried.table("pinned") == [1, 0, 0]
     assert tried.call("read.copy", who=0, this=0).code == "EPERM"
     assert tried.table("pinned") == [0, 0, 0] and tried.table("at") == [0, 0]
@@ -346,7 +346,7 @@ def test_calls_interleave_between_steps_and_keep_their_locals(tmp_path: Path) ->
 
 
 def test_elements_of_a_batch(tmp_path: Path) -> None:
-    """A failing element ends only itself; the batch takes any number of them and is done at some point."""
+    """A failing element ends only itself; a batch has any number of elements and ends at some point."""
     tried = Tried(example("batch", tmp_path), Call=2)
     tried.table("wanted")[:] = [1, 0, 1]
     assert tried.call("take_pages.page", p=0, this=0).code is None
@@ -372,7 +372,7 @@ def test_elements_of_a_batch(tmp_path: Path) -> None:
 
 
 def test_perform(tmp_path: Path) -> None:
-    """Statements of a procedure stand in its place: one step, own locals for each `as`, one code for all with `else`."""
+    """Procedures are inlined: one step, separate locals for each `as`, one code for all with `else`."""
     system = example("shared", tmp_path)
     assert [s.op for s in system.steps] == ["populate", "reserve", "populate_two"]
     tried = Tried(system)
@@ -448,7 +448,7 @@ def test_precedence(formula: str, same: str, tmp_path: Path) -> None:
 
 
 def test_transition_claims_tell_failing_steps(tmp_path: Path) -> None:
-    """`failed` and `next` speak of the step's end, in proof and in the executable model."""
+    """`failed` and `next` refer to the step's end, in proof and in the executable model."""
     system = loader.build(library("6. Claims", tmp_path), "counters", ())
     tried = Tried(system, sizes=2)
     claim = system.step_claims["used_for_good"].body
@@ -552,7 +552,7 @@ def test_kinds_of_the_reference() -> None:
     ],
 )
 def test_words_are_explained(word: str) -> None:
-    """Every word stands in the reference's prose, not in its examples alone."""
+    """Every word occurs in the reference's prose, not only in its examples."""
     prose = re.sub(r"^```.*?^```$", "", REFERENCE.read_text(), flags=re.MULTILINE | re.DOTALL)
     assert re.search(rf"\b{word}s?\b", prose)
 
@@ -561,7 +561,7 @@ def test_words_are_explained(word: str) -> None:
 
 
 def test_the_loop_takes_what_lark_takes_and_makes_the_same_of_it() -> None:
-    """What our own loop over Lark's tables refuses is parsed by Lark; what it takes, Lark has to take as well."""
+    """Lark parses texts that our own loop over its tables refuses; texts that the loop accepts, Lark must accept, too."""
     lark, loop, transformer = parser._parser()
     transformer.file = "t.rules"
     rng = random.Random(7)

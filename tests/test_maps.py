@@ -1,7 +1,7 @@
-"""The maps of the house: each folder's README names every file of its folder, and no file, module or name that is not there.
+"""The folders' READMEs: each names every file of its folder, and no file, module or name that does not exist.
 
-What is checked is what a reader follows: the files of a folder, the names in backquotes, `python -m ...`, links, and Python
-examples, which are run. Whether a file does what its line says is for people to read.
+Checked are the files of a folder, the names in backquotes, `python -m ...`, links, and Python
+examples, which are run. Not checked: whether a file matches its description.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ ROOT = Path(__file__).parent.parent
 LEFT_OUT = {"build", "__pycache__"}
 SOURCES = {".py", ".rules", ".lark", ".c", ".h", ".S", ".lds", ".pml"}
 NAMED = re.compile(r"`((?:[\w.-]+/)*[\w-]+\.(?:py|rules|lark|c|h|S|lds|pml|json|toml|lock|svg|md))`")
-# Names of files that a reader makes or that a command writes; they are not files of the project.
+# Names of files that a reader creates or that a command writes; they are not files of the project.
 EXAMPLES = {"share.rules", "trace.rules", "my.rules", "attack/overview.svg", "overview.svg", "step-N.svg"}
 
 
 def files_of_the_house() -> list[Path]:
-    """Every source file and README, relative to the root; what a run leaves behind is not among them."""
+    """Every source file and README, relative to the root, without generated files."""
     tops = [ROOT / part for part in ("spec", "model", "impl", "proofs", "tests", ".github")]
     found = [p for p in (*ROOT.iterdir(), *(p for top in tops for p in top.rglob("*"))) if p.is_file()]
     return sorted(p.relative_to(ROOT) for p in found if not LEFT_OUT & set(p.relative_to(ROOT).parts))
@@ -33,7 +33,7 @@ MAPS = [p for p in HOUSE if p.name == "README.md" and p.parent != Path()]
 
 
 def mine(readme: Path) -> list[Path]:
-    """The sources that a README has to name: those below its folder that no README further down is nearer to."""
+    """The sources that a README must name: those below its folder for which it is the nearest README."""
     nearer = [m.parent for m in MAPS if m != readme and readme.parent in m.parents]
     return [
         p
@@ -51,7 +51,7 @@ def ends_with(path: Path, name: str) -> bool:
 
 @pytest.mark.parametrize("readme", MAPS, ids=str)
 def test_a_map_names_every_file_of_its_folder(readme: Path) -> None:
-    """A file goes by its name, or by a pattern for a family (`xen/hypercall*.py`), or by its folder (`traps/`)."""
+    """A file is named by its name, by a pattern for a family (`xen/hypercall*.py`), or by its folder (`traps/`)."""
     text = (ROOT / readme).read_text(encoding="utf-8")
     words = re.findall(r"`([^`\s]+)`", text)
     patterns = [w for w in words if "*" in w]
@@ -71,7 +71,7 @@ def test_a_map_names_every_file_of_its_folder(readme: Path) -> None:
 
 @pytest.mark.parametrize("readme", MAPS, ids=str)
 def test_a_map_names_the_rooms_below_it(readme: Path) -> None:
-    """Who looks for a room finds it from the map above: `name/` or a link to its README."""
+    """The parent README names each package below it: `name/` or a link to its README."""
     text = (ROOT / readme).read_text(encoding="utf-8")
     below = [m.parent for m in MAPS if m != readme and readme.parent in m.parents]
     nearest = [f for f in below if not any(other in f.parents for other in below)]
@@ -81,7 +81,7 @@ def test_a_map_names_the_rooms_below_it(readme: Path) -> None:
 
 @pytest.mark.parametrize("readme", READMES, ids=str)
 def test_what_is_named_is_there(readme: Path) -> None:
-    """Files, folders of links, and modules to run. A README's own folder is looked at first, then the whole house."""
+    """Files, folders of links, and modules to run. A README's own folder is searched first, then the whole project."""
     text = (ROOT / readme).read_text(encoding="utf-8")
     gone = [
         n

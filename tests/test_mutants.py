@@ -1,4 +1,4 @@
-"""Random one-place faults: how they are made, that they are laid and taken off again, and that some are noticed."""
+"""Mutation testing: generation of mutants, laying and removing them, and the detection of some."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def g(a: int, b: str) -> None:
 
 
 def test_each_kind_is_made_once_for_each_place() -> None:
-    """No mutant changes a signature, a docstring, or what runs at import only; each changes something."""
+    """No mutant changes a signature, a docstring, or code that runs only at import; each changes something."""
     made = mutants_of("xen/c.py", TEXT)
     assert {m.kind for m in made} == {
         "negated condition",
@@ -58,7 +58,7 @@ def _owner_dropped() -> Mutant:
 
 
 def test_a_mutant_is_laid_and_taken_off() -> None:
-    """The check of a page's owner, without its first half, takes a reference of anybody's page."""
+    """The check of a page's owner, without its first half, takes a reference to any domain's page."""
     mutant = _owner_dropped()
     before = function_of(mutant).__code__
     frame = frames.Frame(5)

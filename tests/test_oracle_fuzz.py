@@ -1,7 +1,7 @@
-"""Random systems: every meaning of the rules in Bulkhead against the interpreter of `tests/oracle/`, from fixed seeds.
+"""Random systems: all semantics in Bulkhead are compared with the interpreter of `tests/oracle/`, from fixed seeds.
 
-`python -m tests.oracle.fuzz --systems N --seed S` compares any number by hand. The last tests put faults into the engine,
-and the comparison has to notice.
+`python -m tests.oracle.fuzz --systems N --seed S` compares any number of systems. The last tests seed faults in the engine,
+which the comparison must notice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PART = 250  # of 2,000
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(8))
 def test_two_thousand_systems_mean_the_same_everywhere(part: int) -> None:
-    """No difference, and none of what is compared is missing."""
+    """No difference, and no comparison is missing."""
     seen, found = fuzz(PART, 100_000 + part * PART, jobs=1)
     assert not found, "\n".join(map(str, found))
     assert seen.systems > PART * 0.8 and seen.steps > PART * 20 and seen.states > PART * 4
@@ -45,14 +45,14 @@ def _found(limit: int = 120) -> list[str]:
 
 
 def test_an_engine_without_failing_steps_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The outcome of a call that fails in its first step is left out."""
+    """The outcome of a call that fails in its first step is omitted."""
     whole = ir.Step.outcomes
     monkeypatch.setattr(ir.Step, "outcomes", lambda self: tuple(t for t in whole(self) if not t.changes_nothing))
     assert any(d.startswith("model:") for d in _found())
 
 
 def test_an_engine_whose_failures_forget_what_passed_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A later check is said to fail although the one before it has failed already."""
+    """A later check fails although an earlier one has already failed."""
     monkeypatch.setattr(ir.Check, "fails", property(lambda self: ir.TRUE))
     assert any(d.startswith("model:") for d in _found())
 
@@ -71,7 +71,7 @@ def test_a_model_in_which_the_first_assignment_wins_is_noticed(monkeypatch: pyte
 
 
 def test_a_proof_that_believes_everything_is_denied(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the first road calls refuted whatever the solver says is denied by the second, or is seen to be violated."""
+    """If the first encoding accepts every query as refuted, the second denies, or a violation is found."""
     monkeypatch.setattr(induction, "_counts", lambda result, settings: True)
     found: list[str] = []
     for seed in range(40):
@@ -82,7 +82,7 @@ def test_a_proof_that_believes_everything_is_denied(monkeypatch: pytest.MonkeyPa
 
 
 def test_what_differs_is_made_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A difference that any operation shows is shown with one operation."""
+    """A difference that any operation shows is shrunk to one operation."""
     monkeypatch.setattr(ExecutableModel, "fire", lambda self, state, label, args: False)
     seed = next(s for s in range(50) if first_difference(draft(s), s, Budget(prove=False, worlds=1), Seen()))
     small, what = shrunk(draft(seed), seed, Budget(prove=False, worlds=1), "model:")

@@ -1,6 +1,6 @@
-"""The installed package: a wheel in a fresh environment, beside a `model/` of its own; and the source distribution.
+"""The installed package: a wheel in a fresh environment, beside another `model/` package; and the source distribution.
 
-Both are built from what git knows, in a folder of their own, so that nothing of this checkout is in reach.
+Both are built from the files in git, in a separate folder, so that they cannot use this checkout.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def run(words: list[str], folder: Path, **environment: str) -> subprocess.Comple
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files of the checkout that git knows, or those of an unpacked source distribution."""
+    """The checkout's files in git, or those of an unpacked source distribution."""
     copy = tmp_path_factory.mktemp("source") / "bulkhead"
     listed = run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], ROOT)
     if listed.returncode:
@@ -47,7 +47,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, copy / name)
-    # What git knows goes into the source distribution.
+    # Files in git go into the source distribution.
     who = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
     for words in (["init", "-q"], ["add", "-A"], [*who, "commit", "-q", "-m", "all"]):
         assert run(["git", *words], copy).returncode == 0
@@ -75,11 +75,11 @@ def test_the_wheel_is_one_package(built: Path) -> None:
 
 @pytest.mark.slow
 def test_the_wheel_works_beside_a_package_called_model(built: Path, tmp_path: Path) -> None:
-    """Installed alone, in a folder with a `model/` package of its own, all that a user tries first works."""
+    """Installed alone, in a folder with another `model/` package, a user's first commands work."""
     (wheel,) = built.glob("*.whl")
     venv.create(tmp_path / "env", symlinks=True, with_pip=True)
     python = tmp_path / "env" / "bin" / "python"
-    # Dependencies come from the environment of these tests, so that nothing is fetched; the package itself is installed.
+    # Dependencies come from the tests' environment, so that nothing is fetched; only the package itself is installed.
     site = run([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], tmp_path).stdout.strip()
     ours = [p for p in sys.path if p.endswith("site-packages")]
     installed = run([str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)], tmp_path)
@@ -107,7 +107,7 @@ def test_the_wheel_works_beside_a_package_called_model(built: Path, tmp_path: Pa
 
 @pytest.mark.slow
 def test_the_source_distribution_holds_its_tests(built: Path, tmp_path: Path) -> None:
-    """Unpacked somewhere, a part of its tests runs on its own files."""
+    """When unpacked, a part of its tests runs on its own files."""
     (archive,) = built.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         tar.extractall(tmp_path, filter="data")

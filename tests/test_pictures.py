@@ -1,4 +1,4 @@
-"""Pictures: what is drawn, what is blue and what is red, and what is written where Graphviz's `dot` is missing."""
+"""Pictures: their objects, blue and red marks, and the output without Graphviz's `dot`."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_an_attack_is_drawn_with_the_claim_s_own_facts_in_red(tmp_path: Path) ->
     assert not lines_with((tmp_path / "step-4.dot").read_text(), BAD)
     assert said.startswith("Attack on cover of gt: 5 steps, with fault b1")
     machine = ExecutableModel(system, trace.world)
-    assert "domain[root]" not in log(trace, system, machine)  # the attack does without Dom0's own domain
+    assert "domain[root]" not in log(trace, system, machine)  # the attack does not need Dom0's own domain
     assert needed_at_start(trace, system, machine) == {}
 
 

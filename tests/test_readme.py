@@ -1,4 +1,4 @@
-"""The example of the top README: its rules prove, and fall under their fault by the attack that is printed there."""
+"""The example of the top README: its rules are proved, and with the fault the printed attack is found."""
 
 from __future__ import annotations
 

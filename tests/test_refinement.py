@@ -1,4 +1,4 @@
-"""The link between rules and implementation: campaigns, small worlds, shrinking sequences, and faults that are noticed."""
+"""Refinement: campaigns, small worlds, shrinking of sequences, and detection of faults."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_search_that_is_cut_short_says_so() -> None:
 
 
 def test_processes_of_dom0_in_a_small_world() -> None:
-    """Each shortest way to map a grant, to fork and to die; the whole world is too large for a test."""
+    """All shortest paths to a mapped grant, a fork and an exit; the whole world is too large for a test."""
     result = explore(PROCESSES, depth=7)
     assert not result.failure, result.failure
     assert not result.complete and result.states > 500

@@ -1,4 +1,4 @@
-"""Claims beside the implementation: taking them apart changes no meaning, and a step that breaks one is told."""
+"""Claims in lockstep with the implementation: splitting keeps their meaning, and a violating step is reported."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SYSTEM = loader.load("disaggregated")
 
 @pytest.fixture(scope="module")
 def machine() -> ExecutableModel:
-    """Two elements of each sort: formulas are asked in random states, reachable or not."""
+    """Two elements of each sort: formulas are evaluated in random states, reachable or not."""
     consts = {"dom0": 0, "domb": 1, "domb_space": 1, "gref_console": 0, "gref_xenstore": 1, "root": 0}
     return ExecutableModel(SYSTEM, World(dict.fromkeys(SYSTEM.sorts, 2), consts))
 
@@ -34,7 +34,7 @@ def some_state(machine: ExecutableModel, rng: random.Random, density: float) -> 
 
 
 def holds(machine: ExecutableModel, claim: Claim, before: State, after: State, failed: bool) -> tuple[bool, bool]:
-    """A claim as it is written, and taken apart."""
+    """A claim as written, and split."""
     pieces = [nested(SYSTEM, part) for part in parts(claim.body)]
     if claim.kind == "transition":
         between = machine.holds_between
@@ -43,7 +43,7 @@ def holds(machine: ExecutableModel, claim: Claim, before: State, after: State, f
 
 
 def test_a_claim_taken_apart_says_the_same(machine: ExecutableModel) -> None:
-    """What would notice: a quantifier that loses a variable, a name that is caught, an implication turned round."""
+    """Errors that this must notice: a quantifier loses a variable, a name is captured, an implication is reversed."""
     rng = random.Random(7)
     seen: dict[str, set[bool]] = {}
     for density in (0.05, 0.2, 0.5, 0.9) * 3:
@@ -58,7 +58,7 @@ def test_a_claim_taken_apart_says_the_same(machine: ExecutableModel) -> None:
 
 
 def test_a_step_that_breaks_a_claim_is_told() -> None:
-    """A right to a guest's pages that comes back, and one step that is not watched for it."""
+    """A privilege over a guest's pages that returns, and one step that is not checked for it."""
     rules = rules_for(Size())
     state = rules.start({})
     label, right = "build_create", rules.number["right"]
@@ -69,7 +69,7 @@ def test_a_step_that_breaks_a_claim_is_told() -> None:
 
 
 def test_what_a_failing_step_undoes_is_watched() -> None:
-    """`failed_call_changes_nothing` speaks of the outcomes that undo something."""
+    """`failed_call_changes_nothing` covers the outcomes that undo something."""
     rules = rules_for(Size())
     state = rules.start({})
     label = "gntdev_mmap.insert"

@@ -1,7 +1,7 @@
 """Extended operations of recordings: expressions and places, crashed callers, calls without end, system calls.
 
-What it protects: an argument that is computed wrongly, a result read from the wrong place, or a silent caller that ends
-the replay would make a comparison with real Xen say nothing.
+Protects against: a wrongly computed argument, a result read from the wrong place, or a silent caller that ends
+the replay, any of which would make a comparison with real Xen meaningless.
 """
 
 from __future__ import annotations

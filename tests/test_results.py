@@ -1,4 +1,4 @@
-"""Results as data: one result in every format, each held against its schema, and text that is made of results alone."""
+"""Results as data: one result in every format, each checked against its schema, and text made only from results."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ROOT = Path(__file__).parent.parent
 GT = str(ROOT / "tests" / "benchmarks" / "gt.rules")
 RECORDING = str(ROOT / "tests" / "recorded" / "v2-1.jsonl.xz")
 SCHEMAS = resources.files("bulkhead.proofs.results") / "schemas"
-# A command, its exit code, and how many of its checks are not good.
+# A command, its exit code, and its number of failed checks.
 RUNS: dict[str, tuple[list[str], int, int]] = {
     "prove": (["prove", GT, "--jobs", "1", "--out", "OUT"], 0, 0),
     "prove refuted": (["prove", GT, "--fault", "b1", "--jobs", "1", "--out", "OUT"], 1, 1),
@@ -65,7 +65,7 @@ def validate(document: Any, name: str) -> None:
 
 
 def official(document: Any) -> None:
-    """Against the schema of OASIS too, where the environment says that there is a copy of it."""
+    """Also against the schema of OASIS, if the environment names a copy of it."""
     if os.environ.get("SARIF_SCHEMA"):
         jsonschema.validate(document, json.loads(Path(os.environ["SARIF_SCHEMA"]).read_text()))
 
@@ -140,7 +140,7 @@ def test_a_schema_refuses_what_does_not_belong() -> None:
 def test_results_are_computed_without_printing(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A library user gets data: nothing is told, and no file is written."""
+    """A library user gets data: no output, and no files."""
     monkeypatch.chdir(tmp_path)
     system = loader.load(GT, ["b1"])
     with Workers(1) as pool:
@@ -186,15 +186,15 @@ def test_a_mismatch_stands_where_its_rule_does() -> None:
     assert first["locations"][0]["physicalLocation"]["region"]["startLine"] == 5
     assert len(first["codeFlows"][0]["threadFlows"][0]["locations"]) == 2
     assert "cannot" in second["message"]["text"] and "physicalLocation" not in second["locations"][0]
-    root = ElementTree.fromstring(junit(result))  # what XML cannot hold is replaced
+    root = ElementTree.fromstring(junit(result))  # characters that XML cannot contain are replaced
     assert len(root.findall(".//failure")) == 2
 
 
-# Manners: what is told where.
+# Output channels.
 
 
 def on_terminal(columns: int, *arguments: str, **env: str) -> str:
-    """What a command tells a terminal that is so wide."""
+    """A command's output on a terminal of this width."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "bulkhead.proofs.cli", *arguments],
@@ -260,7 +260,7 @@ def test_which_system(command: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_attack_has_a_place_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without --out an attack goes where `prove` would leave it; its folder is all that `replay` needs."""
+    """Without --out an attack is written to the same folder as by `prove`; `replay` needs only this folder."""
     rules = tmp_path / "mine.rules"
     rules.write_text(Path(GT).read_text())
     monkeypatch.chdir(tmp_path)

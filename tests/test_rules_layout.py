@@ -1,4 +1,4 @@
-"""The rules read as a manual: behaviour stands alone and first, and `uses` names all that a component speaks of."""
+"""The rules as a manual: behaviour comes first and alone, and `uses` names all components that a component needs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def names(node: object) -> Iterator[str]:
 
 
 def declared(c: s.Component) -> set[str]:
-    """What others may name; operations as the points of calls that claims ask for, too."""
+    """The exported names; operations also as points of calls in claims."""
     found = {
         i.name
         for i in c.items
@@ -79,7 +79,7 @@ def test_claims_why_and_faults_have_components_of_their_own(path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(n for n in LIBRARY.components if n.startswith(("xen.", "dom0."))))
 def test_uses_names_all_that_a_component_speaks_of(name: str) -> None:
-    """Else it works only in company; a reader would not find where a name comes from."""
+    """Otherwise it works only together with others, and a reader cannot find the origin of a name."""
     c = LIBRARY.components[name]
     system = s.System("one", (s.Used(name, (), "", c.span),), (), (), "", c.span)
     reached = set().union(*(declared(k) for k in closure(LIBRARY, system, [])))
@@ -100,7 +100,7 @@ def _binders(node: object) -> Iterator[s.Binder]:
 
 
 def test_behaviour_is_had_without_claims_and_claims_bring_why_and_faults(tmp_path: Path) -> None:
-    """`uses xen.grants` is the manual alone; `uses xen.grants.claims` is provable as it stands."""
+    """`uses xen.grants` is only the manual; `uses xen.grants.claims` is provable by itself."""
     (tmp_path / "alone.rules").write_text('system alone "Behaviour." uses xen.grants')
     alone = load(str(tmp_path / "alone.rules"))
     assert any(step.label == "map_grant_ref.insert" for step in alone.steps)

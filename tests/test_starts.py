@@ -1,4 +1,4 @@
-"""Initial states that a SAT solver finds for searches, and searches that go for what a guard asks."""
+"""Initial states from a SAT solver, and searches directed at unsatisfied conjuncts of a guard."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ init forall x: Thing. lit(x)"""
 
 
 def test_the_search_makes_a_step_assign_what_another_asks_for(tmp_path: Path) -> None:
-    """The value comes from the caller, and only one of many will do; and what exists is looked for place by place."""
+    """The caller supplies the value, and only one of many works; `exists` is searched place by place."""
     modes = " | ".join(f"m{k}" for k in range(60))
     text = (
         f"enum Mode = {modes}"

@@ -1,4 +1,4 @@
-"""Symbolic runs of the implementation's handlers: they are proved, and a fault of one line in a handler is not."""
+"""Symbolic runs of the implementation's handlers: they are proved, and one-line faults are found."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bulkhead.proofs.symbolic.rewriting import rewrite
 from bulkhead.proofs.symbolic.solver import TOLD, Solver
 from bulkhead.proofs.symbolic.to_z3 import as_z3, bound_z3
 
-# --- terms: what the constructors make simple still means the same ---
+# --- terms: simplification by the constructors keeps the meaning ---
 
 X, Y = t.variable("x"), t.variable("y", bits=16)
 P, Q = t.variable("p", t.BOOL), t.variable("q", t.BOOL)
@@ -58,7 +58,7 @@ COMPARED: dict[str, tuple[Any, Any]] = {
 
 @st.composite
 def built(draw: Any, depth: int = 4, truth: bool = True) -> tuple[t.Term, Any]:
-    """A term, and the same in Z3 without anything made simple."""
+    """A term, and the same in Z3 without simplification."""
     if depth == 0 or draw(st.integers(0, 5)) == 0:
         leaf = draw(TRUTHS if truth else NUMBERS)
         return leaf, as_z3(leaf)
@@ -123,7 +123,7 @@ def test_numbers_and_truth_values_are_not_mixed_up() -> None:
     assert t.If(P, 1, 0).sort == t.BITS and t.If(P, True, False).sort == t.BOOL
 
 
-# --- inputs and what is known of conditions ---
+# --- inputs and known unsat cores ---
 
 
 def model_of(*conditions: t.Term) -> z3.ModelRef | None:
@@ -244,7 +244,7 @@ def _any_frame(xen: Any, gfn: Any, domain: Any) -> Any:
     return frame
 
 
-# Faults of one line: where, what instead, and the handler that has to notice.
+# One-line faults: place, replacement, and the handler whose proof must fail.
 FAULTS: dict[str, tuple[Any, str, Any, str]] = {
     "a device unmap drops another pin": (lifecycle, "PIN_DEVW", 1, "release_mapping"),
     "bits are kept at release": (grant_entries.GrantTable, "reduce_status", lambda *_: None, "release_mapping"),

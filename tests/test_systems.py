@@ -1,4 +1,4 @@
-"""The shipped systems: what they promise is proved, what they expect to fall falls, and every fault is noticed."""
+"""The shipped systems: expected verdicts are found, and every fault is noticed."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_malformed_traces_are_refused(tmp_path: Path, text: str, told: str) -> N
 
 
 def test_gt_faults_have_attacks_of_known_length() -> None:
-    """Five steps for the dropped grantee check, as other tools found, too; four through the builder's foreign map."""
+    """Five steps for the dropped grantee check, the same as other tools; four through the builder's foreign mapping."""
     for fault, steps in (("b1", 5), ("b2", 4)):
         trace = find_attack(loader.load(str(GT), [fault]), "cover", (fault,))
         assert trace is not None and len(trace.events) == steps
@@ -88,14 +88,14 @@ def test_disaggregated_is_proved(correct: Correct) -> None:
 
 
 def test_shipped_faults_say_what_they_break() -> None:
-    """All but one, which makes what falls fall more easily (see the next test)."""
+    """All faults but one, which only makes a refuted claim easier to attack (see the next test)."""
     known = {n: f for s in loader.shipped_systems() for n, f in loader.load(s).faults.items()}
     assert [n for n, f in known.items() if not f.breaks] == ["privcmd_for_all"]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_breaks_what_stands_beside_it(fault: str, correct: Correct) -> None:
-    """The step that the fault changes is no longer refuted, and a counterexample to induction says what it breaks."""
+    """The query of the changed step is no longer refuted, and a counterexample to induction shows the broken claim."""
     found = notice("disaggregated", fault, correct)
     assert found.missed == () and len(found.found) == len(found.fault.breaks) > 0
     for cti in found.found:
@@ -103,7 +103,7 @@ def test_a_fault_breaks_what_stands_beside_it(fault: str, correct: Correct) -> N
 
 
 def test_a_fault_that_breaks_something_else_is_told(correct: Correct) -> None:
-    """A harmless claim, a claim that is not there, and none at all: each is said, and none counts as noticed."""
+    """A harmless claim, an unknown claim, and none at all: each is reported, and none counts as noticed."""
     fault = FAULTS["no_grantee_check"]
     for changed, says in (
         (replace(fault, breaks=("free_is_clean",)), "shows that map_grant_ref keeps free_is_clean"),
@@ -118,7 +118,7 @@ def test_a_fault_that_breaks_something_else_is_told(correct: Correct) -> None:
 
 
 def test_a_fault_of_the_privileged_device_is_noticed() -> None:
-    """Any process may open privcmd: no claim of `monolithic` that stood before depends on who is root."""
+    """Any process may open privcmd: no proved claim of `monolithic` depends on root."""
     assert find_attack(loader.load("monolithic", ["privcmd_for_all"]), "only_by_grant", ("privcmd_for_all",)) is not None
 
 
@@ -130,7 +130,7 @@ def test_a_dropped_check_gives_a_shortest_attack() -> None:
 
 
 def test_tools_can_do_their_work_without_privilege() -> None:
-    """The rules are not safe because nothing works: a process of Dom0 does map a guest's page, by grant."""
+    """The rules are not vacuously safe: a process of Dom0 can map a guest's page by grant."""
     system = loader.load("disaggregated")
     p, t = Var("p", "Space"), Var("t", "Translation")
     owner = App("frame.owner", (App("translation.frame", (t,), "Frame"),), "Domain")
@@ -156,11 +156,11 @@ def test_tools_can_do_their_work_without_privilege() -> None:
     assert search.violated()
 
 
-# What a step keeps by what it assigns alone.
+# The frame rule.
 
 
 class Others:
-    """The opposite of a frame: what it leaves out is asked, and nothing else."""
+    """The inverse of the frame rule: asks exactly the queries that it skips."""
 
     def __init__(self, frame: Frame) -> None:
         self.frame = frame
@@ -230,7 +230,7 @@ system c "All."
 
 
 def test_a_frame_sees_what_an_assignment_may_do(tmp_path: Path) -> None:
-    """Only what surely stays true is left out: constants may name one element, and definitions are looked into."""
+    """Only claims that certainly stay true are skipped: constants may name one element, and definitions are expanded."""
     path = tmp_path / "c.rules"
     path.write_text(KEPT)
     maker = QueryMaker(loader.load(str(path)))

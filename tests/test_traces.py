@@ -1,4 +1,4 @@
-"""Traces: read, written, replayed on the executable model, and refused where they are wrong."""
+"""Traces: read, written, replayed on the executable model, and refused if they are wrong."""
 
 from __future__ import annotations
 

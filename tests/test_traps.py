@@ -1,8 +1,8 @@
-"""Rules written to fool the proof: claims that are plainly false, or words of the rules that mean something to the engine.
+"""Rules written to fool the proof: obviously false claims, or names with a meaning to the engine.
 
-Each trap is a whole system and the verdict that a person finds by thinking. What is refuted has to come with an attack that
-replays; what is refused, with the place. Names are tried as a kind: one system under every name that the engine or a solver
-might use, with the verdicts of the same system under harmless names.
+Each trap is a whole system with the verdict that a person determines. A refuted claim must have an attack that
+replays; a refused file, a message with the place. One system is tested under every name that the engine or a solver
+may use, and must have the same verdicts as under harmless names.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def system_of(folder: Path, text: str, claims: str = "", head: str = HEAD) -> Sy
 
 
 def verdicts(system: System, jobs: int = 1) -> dict[str, str]:
-    """The verdict on each claim; what is refuted has an attack, which replays to a state or step that breaks the claim."""
+    """The verdict on each claim; a refuted claim has an attack, which replays to a state or step that violates it."""
     proof = prove(system, Settings(limit=5.0, jobs=jobs))
     assert not proof.disagreements
     open_claims = [n for n in system.claims() if n not in proof.proved]
@@ -310,7 +310,7 @@ def test_trap(name: str, tmp_path: Path) -> None:
     assert verdicts(system_of(tmp_path, rules, ", ".join(expected))) == expected
 
 
-# What `check` has to refuse, and what it has to say.
+# Texts that `check` must refuse, and its messages.
 REFUSED: dict[str, tuple[str, str]] = {
     "an axiom over state that an operation writes": (
         "state s: bool\naxiom s\ninternal op()\n    set s = false",
@@ -375,13 +375,13 @@ def test_an_axiom_over_what_nothing_writes_is_fine(tmp_path: Path) -> None:
     assert verdicts(system_of(tmp_path, rules, "kept")) == {"kept": "proved"}
 
 
-# Names that the engine, its text or a solver might give a meaning to.
+# Names with a possible meaning to the engine, its texts or a solver.
 NASTY = """x0 x1 i0 goal value init follows error op arg Bool Int bv RegEx Seq seq implies and or not ite let select store
     distinct abs a a_next next_a d_a v_a T0 N S W C q0 o k x rnd given picks order result range all any None lambda class
     return _ __ check invariant0 theorem_x wish want par match push assert String Array Set List Point0 call state is as smt
     model core Real""".split()
 
-# One system with a place for a name of each kind; what it claims is partly true and partly false.
+# One system with a place for a name of each kind; some of its claims are true and some false.
 TEMPLATE = """component c "c"
 sort {s0} "t"
 enum {e0} = {m0} | {m1}
@@ -417,7 +417,7 @@ system y "y" uses c expect proved {i1}, {i2}, {i3}, {i4}, {i5}
 """
 KINDS = """s0 e0 m0 m1 c0 f0 f1 f2 d0 o0 o1 o2 o3 o4 b0 b1 b2 r0 r1 p0 p1 p2 p3
     p4 p5 l0 l1 t0 x0 x1 i0 i1 i2 i3 i4 i5""".split()
-# Which may not be the same: all that is declared shares one space, and so do the locals of one operation.
+# Names that must differ: all declarations share one name space, and so do the locals of one operation.
 LOCAL = {"b0", "b1", "b2", "r0", "r1", "p0", "p1", "p2", "p3", "p4", "p5", "l0", "l1", "t0", "x0", "x1"}
 TRUTH = {"i1": "proved", "i2": "refuted", "i3": "refuted", "i4": "proved", "i5": "refuted"}
 
@@ -430,7 +430,7 @@ def test_names_do_not_matter(tmp_path: Path) -> None:
         shuffled = rng.sample(NASTY, len(NASTY))
         globals_ = iter(shuffled[:count])
         names = {k: next(globals_) for k in KINDS if k not in LOCAL}
-        # Locals may be called as anything global is, but for what the template needs to see through them.
+        # Locals may have the name of anything global, except for names that the template uses in their scope.
         free = [n for n in shuffled if n not in {names[k] for k in ("c0", "m0", "m1")}]
         names.update(zip(sorted(LOCAL), rng.sample(free, len(LOCAL)), strict=True))
         path = tmp_path / f"turn{turn}.rules"

@@ -1,7 +1,7 @@
 """`python -m tests.unrun_lines`: lines of impl/xen and impl/dom0 that neither a campaign nor a recording runs.
 
-A fault on such a line is noticed by unit tests at best; lines that those do not run either are marked with `!`. What it is
-not: a claim about the others, for a line that runs may still do something that nobody compares (`python -m tests.mutants`).
+At most unit tests notice a fault on such a line; lines that unit tests do not run either are marked with `!`. This says
+nothing about other lines: the effect of a covered line may still not be compared (`python -m tests.mutants`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tests.lines_run import ROOT, Runner, every_line, runners
 
 
 def unrun(lines: Mapping[str, frozenset[int]], found: Sequence[Runner], kinds: Sequence[str]) -> dict[str, frozenset[int]]:
-    """The lines that no runner of these kinds runs, by file; files of which all run are left out."""
+    """The lines that no runner of these kinds runs, by file, without completely covered files."""
     left = {
         file: here.difference(*(r.lines.get(file, frozenset()) for r in found if r.kind in kinds))
         for file, here in lines.items()
@@ -22,7 +22,7 @@ def unrun(lines: Mapping[str, frozenset[int]], found: Sequence[Runner], kinds: S
 
 
 def report(lines: Mapping[str, frozenset[int]], found: Sequence[Runner], texts: Mapping[str, Sequence[str]]) -> list[str]:
-    """One line for each line of source that is not run, and the sums."""
+    """One line for each uncovered line of source, and the sums."""
     compared = unrun(lines, found, ("campaign", "recording"))
     nobody = unrun(lines, found, ("campaign", "recording", "unit"))
     out = [

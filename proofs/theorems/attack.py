@@ -24,6 +24,7 @@ from bulkhead.proofs.theorems.initial_states import NoInitialState, initial_stat
 from bulkhead.proofs.theorems.scope import first_scope
 from bulkhead.proofs.theorems.small_worlds import attacks_in_small_worlds, in_smaller_worlds
 from bulkhead.proofs.theorems.solvers import SolverError
+from bulkhead.proofs.theorems.step_goals import goals
 
 LIMIT = 60.0  # seconds for one query
 MAX_DEPTH = 5  # depth of the search over all calls if the directed search finds nothing
@@ -213,16 +214,18 @@ def directed_attacks(
 
     The default world has none of `excluded` steps or fewer.
     """
-    open_claims = {n: _violation(c.body) for n, c in claims.items() if c.kind != "transition"}
+    states_wanted = {n: _violation(c.body) for n, c in claims.items() if c.kind != "transition"}
+    steps_wanted = {n: list(goals(system, c)) for n, c in claims.items() if c.kind == "transition"}
     try:
         machine, states = initial_states(system, limit, random.Random(1))
     except NoInitialState:
         return {}
     paths: dict[str, Path] = {}
-    for seed in SEEDS if len(open_claims) <= FEW else SEEDS[:1]:
-        missing = {n: body for n, body in open_claims.items() if n not in paths}
-        if missing and not (one and paths):
-            paths.update(find(machine, missing, seed, BUDGET, states))
+    for seed in SEEDS if len(claims) <= FEW else SEEDS[:1]:
+        if any(n not in paths for n in claims) and not (one and paths):
+            bodies = {n: body for n, body in states_wanted.items() if n not in paths}
+            ways = {n: found for n, found in steps_wanted.items() if n not in paths}
+            paths.update(find(machine, bodies, seed, BUDGET, states, ways))
     if one and paths:
         paths = dict([min(paths.items(), key=lambda item: len(item[1].steps()))])
     return {n: _shortened(system, claims[n], machine, path, limit, excluded) for n, path in paths.items()}

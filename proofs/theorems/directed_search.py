@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from bulkhead.model.caller import Caller, caller_of
 from bulkhead.model.compile import compiled
 from bulkhead.model.executable import ExecutableModel
-from bulkhead.model.ir import Lit, Quant, Term, Transition, Var, conj, conjuncts, eq, neg
+from bulkhead.model.ir import App, Lit, Quant, Term, Transition, Var, conj, conjuncts, eq, neg
 from bulkhead.model.world import State
 from bulkhead.proofs.theorems.guard_conjuncts import LOOPS, Wish, compiled_probe, opened, reads, wish_of
 from bulkhead.proofs.theorems.random_walk import initial_state
@@ -69,7 +69,7 @@ class _Goal:
     """A goal transition: `probe` gives the number of satisfied conjuncts, and arguments if all are satisfied."""
 
     transition: Transition
-    probe: Callable[..., tuple[int, tuple[int, ...] | None]]
+    probe: Callable[..., tuple[float, tuple[int, ...] | None]]
     effect: Callable[..., None]
     written: tuple[int, ...]  # the tables that the effect assigns
     any_helper: tuple[int, ...]
@@ -93,11 +93,17 @@ def reach(machine: ExecutableModel, seed: int, budget: int, starts: Sequence[Sta
 
 
 def find(
-    machine: ExecutableModel, wanted: Mapping[str, Term], seed: int, budget: int, starts: Sequence[State] = ()
+    machine: ExecutableModel,
+    wanted: Mapping[str, Term],
+    seed: int,
+    budget: int,
+    starts: Sequence[State] = (),
+    steps: Mapping[str, Sequence[tuple[Transition, Transition]]] | None = None,
 ) -> dict[str, Path]:
     """Paths to states in which closed formulas are true; formulas not reached within the budget are missing.
 
-    The paths are not shortest ones.
+    `steps` are claims about a step, each with outcomes and when they break it (`step_goals.py`); such a path ends with that
+    step. The paths are not shortest ones.
     """
     if not machine.transitions:
         return {}
@@ -107,17 +113,28 @@ def find(
         names: tuple[Var, ...] = ()
         while isinstance(body, Quant) and body.kind == "exists":
             names, body = (*names, *body.vars), body.body
-        goals.append(Transition(name, some, names, body, (), ""))
+        goals.append(_Wanted(name, Transition(name, some, names, body, (), "")))
+    for name, ways in (steps or {}).items():
+        goals += [_Wanted(name, goal, last) for last, goal in ways if len(goal.params) <= LOOPS]
     search = _Search(machine, random.Random(seed), goals)
     search.run(budget, starts)
-    return {search.transitions[k].label: path for k, path in search.found.items()}
+    return search.found
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A goal that counts: what it is called, when it is reached, and the step that is taken then, if any."""
+
+    name: str
+    goal: Transition
+    last: Transition | None = None
 
 
 class _Search:
     """The goals, and the closest states found so far for each."""
 
     def __init__(
-        self, machine: ExecutableModel, rng: random.Random, wanted: Sequence[Transition] = (), done: Iterable[int] = ()
+        self, machine: ExecutableModel, rng: random.Random, wanted: Sequence[_Wanted] = (), done: Iterable[int] = ()
     ) -> None:
         """`wanted` are further goals, and then the only ones that count; they are not transitions of the system.
 
@@ -125,10 +142,10 @@ class _Search:
         """
         self.rng = rng
         self.caller: Caller = caller_of(machine)
-        self.transitions = [*self.caller.transitions, *wanted]
-        self.wanted = frozenset(range(len(self.caller.transitions), len(self.transitions)))
+        self.transitions = [*self.caller.transitions, *(w.goal for w in wanted)]
+        self.wanted = {len(self.caller.transitions) + k: w for k, w in enumerate(wanted)}
         self.count = len(self.transitions)  # goals after these are variants of transitions that must assign some value
-        self.found: dict[int, Path] = {}
+        self.found: dict[str, Path] = {}
         self.writers: dict[str, list[int]] = {}
         for k, t in enumerate(self.transitions):
             for name in {u.func for u in t.updates}:
@@ -145,7 +162,7 @@ class _Search:
         for k, t in enumerate(self.transitions[: self.count]):
             for name in reads(t.guard, self.caller):
                 self.readers[self.caller.coder.number[name]].append(k)
-        self.best: list[list[tuple[int, Path]]] = [[] for _ in range(self.count)]
+        self.best: list[list[tuple[float, Path]]] = [[] for _ in range(self.count)]
         self.starts: list[Path] = []
         self.done = set(done)
         self.calls = 0
@@ -178,15 +195,19 @@ class _Search:
         """A variant of transition `k` that assigns the wanted value; None if it never does."""
         t = self.transitions[k]
         values = [u for u in t.updates if u.func == wanted.func]
-        if any(isinstance(u.value, Lit) and wanted.by(u.value) for u in values):
+        known = next((u for u in values if isinstance(u.value, Lit) and wanted.by(u.value)), None)
+        open_ones = [u for u in values if not isinstance(u.value, Lit)]
+        chosen = known or (open_ones[0] if open_ones else None)
+        if chosen is None:
+            return None
+        if chosen.binders or (known and not wanted.every):
             return k
-        values = [u for u in values if not isinstance(u.value, Lit)]
-        if not values or values[0].binders:
-            return k if values else None
         if (k, wanted) not in self.made_to:
-            same = eq(values[0].value, wanted.value)
+            told = [] if known else [_is(chosen.value, wanted)]
+            place = App(chosen.func, chosen.args, chosen.value.sort)
+            news = [neg(_is(place, wanted))] if wanted.every else []
             self.made_to[k, wanted] = len(self.transitions)
-            self.transitions.append(replace(t, guard=conj([t.guard, same if wanted.equal else neg(same)])))
+            self.transitions.append(replace(t, guard=conj([*news, t.guard, *told])))
             self.number.append(k)
             self.taken.append(0)
         return self.made_to[k, wanted]
@@ -226,8 +247,9 @@ class _Search:
     def _made(self, k: int, path: Path, args: tuple[int, ...]) -> tuple[Path, bool]:
         """The state after transition `k`, and whether that is taken for the first time."""
         if k in self.wanted:
-            self.found.setdefault(k, path)
-            self.done.add(k)
+            name, last = self.wanted[k].name, self.wanted[k].last
+            self.found.setdefault(name, path if last is None else self._last(last, path, args))
+            self.done.update(n for n, w in self.wanted.items() if w.name == name)
             return path, False
         goal = self.goals[k]
         after = list(path.state)  # states are immutable, so tables that a step does not change are shared
@@ -240,6 +262,14 @@ class _Search:
         first = self.number[k] not in self.done
         self.done.add(self.number[k])
         return made, first
+
+    def _last(self, last: Transition, path: Path, args: tuple[int, ...]) -> Path:
+        """The path with the step at its end that breaks a claim about steps; failing ones, too."""
+        given = args[: len(last.params)]  # what comes after them are the elements for which the claim fails
+        after = [list(table) for table in path.state]
+        if not self.caller.machine.fire(after, last.label, dict(zip([p.name for p in last.params], given, strict=True))):
+            raise AssertionError(f"`{last.label}` is taken for possible where it is not")
+        return Path(after, path, last.label, given)
 
     def _saw(self, path: Path, written: Iterable[int] | None = None) -> None:
         """Take what can be taken for the first time in a state, and keep the state for the goals it serves best.
@@ -268,7 +298,7 @@ class _Search:
         """The goals that count whose guards read one of these tables, or all."""
         return range(self.count) if tables is None else sorted({k for t in tables for k in self.readers[t]})
 
-    def _keep(self, k: int, depth: int, path: Path) -> None:
+    def _keep(self, k: int, depth: float, path: Path) -> None:
         kept = self.best[k]
         if kept and depth < kept[0][0]:
             return
@@ -313,7 +343,7 @@ class _Search:
                 if args is not None:
                     return goal, args
                 # What nothing writes will stay as it is; then another choice of arguments has to be made possible.
-                helpers = self.goals[goal].helpers[depth] or self.goals[goal].any_helper
+                helpers = self.goals[goal].helpers[int(depth)] or self.goals[goal].any_helper
                 ways.append((helpers, iter(range(min(len(helpers), WIDE)))))
             while ways and next(ways[-1][1], None) is None:
                 ways.pop()
@@ -325,6 +355,12 @@ class _Search:
                 goal = min(self.rng.choices(helpers, k=3), key=self.taken.__getitem__)
             else:
                 goal = helpers[int(self.rng.random() * len(helpers))]
+
+
+def _is(term: Term, wanted: Wish) -> Term:
+    """The term has the wanted value."""
+    same = eq(term, wanted.value)
+    return same if wanted.equal else neg(same)
 
 
 __all__ = ["Path", "Reached", "find", "reach"]

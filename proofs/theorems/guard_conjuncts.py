@@ -5,11 +5,12 @@ For searches directed at the unsatisfied conjuncts of a guard (`directed_search.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from bulkhead.model.caller import Caller
-from bulkhead.model.compile import compiled, joined
+from bulkhead.model.compile import Coder, compiled, joined
 from bulkhead.model.ir import BOOL, App, Lit, Op, Quant, Term, Transition, Use, Var, conjuncts, free_variables, neg, subterms
 
 LOOPS = 19  # nested loops: Python's compiler allows no more
@@ -75,6 +76,7 @@ class Wish:
     func: str
     value: Lit
     equal: bool
+    every: bool = False  # at every index, so that a place that has the value already is no help
 
     def by(self, value: Lit) -> bool:
         """Does assigning this value satisfy it?"""
@@ -88,15 +90,28 @@ def wish_of(part: Term) -> Wish | None:
             return Wish(func, Lit("true", BOOL), True)
         case Op("=", (App(func), Lit() as value)) | Op("=", (Lit() as value, App(func))):
             return Wish(func, value, True)
+        case Quant("forall", _, Op("=>", (_, inner))) | Quant("forall", _, inner):
+            asked = wish_of(inner)
+            return asked and replace(asked, every=True)
         case Op("not", (Quant("exists", _, inner),)) | Op("not", (inner,)):
             asked = wish_of(inner)
             return asked and replace(asked, equal=not asked.equal)
     return None
 
 
+def _partly(coder: Coder, part: Term, before: int, pad: str) -> list[str]:
+    """Code that counts, of a conjunct about all elements, those that satisfy it: each is a part of the way."""
+    if not isinstance(part, Quant) or part.kind != "forall" or not part.vars:
+        return []
+    loops = " ".join(f"for v_{v.name} in range({coder.size(v)})" for v in part.vars)
+    every = math.prod(coder.size(v) for v in part.vars)
+    satisfied = f"sum(1 {loops} if {coder.truth(part.body, {})})"
+    return [f"{pad}if best < {before + 1}:", f"{pad}    best = max(best, {before} + {satisfied} / {every + 1})"]
+
+
 def compiled_probe(
     caller: Caller, t: Transition, parts: list[Term], some: list[Var]
-) -> tuple[Callable[..., tuple[int, tuple[int, ...] | None]], list[Term]]:
+) -> tuple[Callable[..., tuple[float, tuple[int, ...] | None]], list[Term]]:
     """Nested loops over the parameters and `some` that evaluate each conjunct as soon as its variables are chosen.
 
     Returns the compiled probe, and the conjuncts in order of evaluation.
@@ -123,6 +138,7 @@ def compiled_probe(
         for f, part in [(f, p) for f, p in todo if f <= known]:
             test = joined("and", [coder.truth(part, {})])
             if test != "True":
+                lines += _partly(coder, part, len(asked), pad)
                 lines += [f"{pad}if {test}:", f"{pad}    if best < {len(asked) + 1}: best = {len(asked) + 1}"]
                 asked.append(part)
                 pad += "    "

@@ -1,4 +1,4 @@
-"""Helpers of the tests: a small machine with agent guests, and the check that nothing leaked."""
+"""Helpers of the tests: a small machine with agent guests, and a leak check."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def machine(*names: str) -> Rig:
 
 
 def grant(rig: Rig, name: str, ref: int, to: str, page: int, flags: int = 1) -> None:
-    """Write a version 1 entry as the granter would."""
+    """Write a version 1 entry as the granter does."""
     data, off = rig.agents[name].domain.grant_table.header_at(ref)
     abi.ENTRY_V1.pack_into(data, off, flags, rig.domid(to), rig.mfn(f"{name}/{page}"))
 
@@ -50,7 +50,7 @@ def agent(rig: Rig, name: str) -> Agent:
 
 
 def destroy_all(rig: Rig) -> None:
-    """Destroy every guest, then undo what Dom0 holds."""
+    """Destroy every guest, then release Dom0's references."""
     for name in list(rig.agents):
         if not rig.agents[name].domain.gone:
             rig.remove(name)
@@ -68,7 +68,7 @@ def check_counts(xen: Xen) -> None:
 
 
 def check_no_leak(rig: Rig, free_before: int) -> None:
-    """All guests gone: every frame is back and no domain but Dom0 remains."""
+    """After all guests are destroyed: every frame is free, and only Dom0 remains."""
     assert set(rig.xen.domains) == {0}
     check_counts(rig.xen)
     assert rig.xen.frames.free_count == free_before

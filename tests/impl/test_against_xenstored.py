@@ -1,8 +1,8 @@
-"""Our xenstored beside the real one: the same requests of Dom0 and two guests, the same answers, the same watch events.
+"""Compares our xenstored with the real one: the same requests of Dom0 and two guests, the same answers and watch events.
 
-The real daemon (Xen's C xenstored, as Debian packages it) runs without Xen (tests/oracles/xenstored.py); where it is not
-installed these tests skip. Requests of guests go through rings on both sides. What is compared is who may do what and who is
-told what; transactions and control, which ours does not have, are not asked for, quotas are not reached.
+The real daemon (Xen's C xenstored from Debian) runs without Xen (tests/oracles/xenstored.py); if it is not
+installed, these tests skip. Requests of guests go through rings on both sides. Permissions and notifications are
+compared; transactions and control, which ours does not have, are not used, and quotas are not reached.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Both:
             self.events(domid)
 
     def copy(self, paths: list[str]) -> None:
-        """Make nodes of ours in the real tree, too."""
+        """Create our nodes in the real tree, too."""
         for path, node in sorted(self.machine.xenstored.store.nodes.items()):
             if path != "/" and path in paths:
                 self.real.must(pages.XS_WRITE, path.encode() + b"\0" + node.value)
@@ -68,7 +68,7 @@ class Both:
         return answers[number]
 
     def _taken(self, domid: int) -> list[tuple[int, int, bytes]]:
-        """The answers in a guest's ring; watch events are put aside."""
+        """The answers in a guest's ring; watch events are queued separately."""
         out: list[tuple[int, int, bytes]] = []
         busy = True
         while busy:
@@ -81,14 +81,14 @@ class Both:
         return out
 
     def events(self, domid: int) -> tuple[list[bytes], list[bytes]]:
-        """What a guest has been told since the last call: by ours, by the real one."""
+        """A guest's watch events since the last call: from ours, from the real one."""
         if domid in self.machine.xenstored.connections:
             assert self._taken(domid) == []
         ours, self.told[domid] = self.told[domid], []
-        return sorted(set(ours)), sorted(set(self.real.told(domid)))  # the real one may leave out what it is still telling
+        return sorted(set(ours)), sorted(set(self.real.told(domid)))  # the real one may drop duplicates of pending events
 
     def both(self, domid: int, kind: int, payload: bytes) -> tuple[object, object]:
-        """A request to both: answer and everybody's events, of ours and of the real one."""
+        """A request to both: the answers and all watch events of ours and of the real one."""
         ours, real = self.ask_ours(domid, kind, payload), self.real.ask(domid, kind, payload)
         if kind == pages.XS_DIRECTORY:
             ours, real = ((a[0], b"\0".join(sorted(a[1].split(b"\0")))) for a in (ours, real))
@@ -96,10 +96,10 @@ class Both:
         return (ours, {d: t[0] for d, t in told.items()}), (real, {d: t[1] for d, t in told.items()})
 
     def end(self, domid: int) -> None:
-        """A guest goes, in the eyes of both daemons."""
+        """A guest is destroyed, for both daemons."""
         self.machine.xenstored.release(domid)
         self.real.end(domid)
-        self.real.ask(0, pages.XS_RM, home(domid).encode() + b"\0")  # ours does what tools do, too
+        self.real.ask(0, pages.XS_RM, home(domid).encode() + b"\0")  # ours also does the work of tools
 
     def begin(self, domid: int) -> None:
         """Another one with its id."""
@@ -122,7 +122,7 @@ def daemons(tmp_path: Path) -> Iterator[Both]:
 
 
 def payload_of(rng: Random, kind: str, guests: tuple[int, ...]) -> bytes:
-    """A request's payload: short names, so that guests meet on the same nodes; sometimes nonsense."""
+    """A request's payload: short names, so that guests use the same nodes; sometimes nonsense."""
     names = [rng.choice(("data", "a", "b", "control")) for _ in range(rng.randint(1, 3))]
     start = rng.choice(("", "", f"{home(rng.choice(guests))}/", f"{home(rng.choice(guests))}/", "/", "/local/"))
     path = (
@@ -144,7 +144,7 @@ def payload_of(rng: Random, kind: str, guests: tuple[int, ...]) -> bytes:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_the_real_daemon_answers_the_same(daemons: Both, seed: int) -> None:
-    """Requests of everybody about everybody's nodes, and ids that are used again."""
+    """Requests of all domains about all nodes, with reuse of ids."""
     rng = Random(seed)
     kinds = [k for k in XS for _ in range(6 if k in ("WRITE", "MKDIR", "RM", "SET_PERMS") else 3) if k != "RESET_WATCHES"]
     for k in range(500):
@@ -169,7 +169,7 @@ def test_the_real_daemon_answers_the_same(daemons: Both, seed: int) -> None:
 
 
 def test_answers_are_compared_in_earnest(daemons: Both) -> None:
-    """A permission of ours that the real daemon has not heard of is noticed."""
+    """A permission that only our daemon has is noticed."""
     one, two = daemons.guests
     path = f"{home(one)}/data".encode() + b"\0"
     assert daemons.both(two, pages.XS_MKDIR, path)[0] == daemons.both(two, pages.XS_MKDIR, path)[1]

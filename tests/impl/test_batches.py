@@ -1,7 +1,7 @@
-"""Batches of operations on a translated guest's memory, on page tables and on pages' owners, cut short and made again.
+"""Preemption of batches: operations on a translated guest's memory, on page tables and on pages' owners.
 
-What it protects: wherever such a call is preempted, it goes on with the next element; what it answers and what is left
-behind are the same as without.
+Protects: wherever such a call is preempted, it continues with the next element; its answer and its effects
+are the same as without preemption.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def translated(m: Machine) -> Domain:
 
 
 def places(domain: Domain) -> list[int]:
-    """Where the pages are that were at 0 to 7, by what they hold: they are marked before the call."""
+    """The current places of the pages from 0 to 7, found by marks written before the call."""
     assert domain.p2m is not None
     found = []
     for gfn in range(0x40):

@@ -1,4 +1,4 @@
-"""Whole systems: booted, looked at, attacked, torn down; and the command that shows it."""
+"""Whole systems: boot, reachability, attacks, teardown; and the command `boot`."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_many_guests_come_and_go(system: str, tmp_path: Path) -> None:
         seen |= set(domids)
         for domid in domids[:: 1 if round_ % 2 else -1]:
             assert b"data/state OK" in machine.destroy(domid)
-    # Ids come round again: the next ones start after the highest.
+    # Ids wrap around: the next ones start after the highest.
     machine.xen.last_domid = 0x7FEF
     assert machine.create("again", wanted) in (1, 2)
     assert machine.shut_down() == []

@@ -1,4 +1,4 @@
-"""The builder in DomB and over privcmd: the same guest, and nothing left when a step fails."""
+"""The builder in DomB and over privcmd: the same guest, and no leak when a step fails."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_guest_is_built_sealed_and_boots(site: Site) -> None:
     table = domain.grant_table
     assert table.entry_v1(0) == (abi.GTF_PERMIT_ACCESS, 0, guest.console_mfn)
     assert table.entry_v1(1) == (abi.GTF_PERMIT_ACCESS, 0, guest.store_mfn)
-    # Sealed: nobody refers to a page of it but itself (the allocation, page tables and types).
+    # Sealed: only the guest itself has references to its pages (the allocation, page tables and types).
     assert all(row.owner != f"guest {guest.domid}" or row.by in ("own", "could map") for row in site.machine.reach())
     assert not TestGuest(site.xen, domain).boot()  # paused
     unpause(domain)
@@ -112,7 +112,7 @@ def test_an_error_at_any_step_undoes_the_guest(site: Site) -> None:
 
 
 class Failing:
-    """An Osdep whose n-th call of some kind fails; everything else is the real one's."""
+    """An Osdep whose n-th call of some kind fails; all else is the real one."""
 
     KINDS = ("hypercall", "foreign_map", "foreign_resource", "buffer", "store")
 
@@ -221,7 +221,7 @@ def test_the_building_process_is_killed(tmp_path: Path, at: str) -> None:
     with pytest.raises(Killed):
         build(site.os, REQUEST, hook)
     site.machine.processes.pop().exit()
-    # What it had begun stays, paused and empty or half built, until somebody destroys it; then all of it goes.
+    # The incomplete guest stays, paused and empty or half built, until it is destroyed; then everything is freed.
     left = [domid for domid in site.xen.domains if domid]
     assert len(left) == 1 and site.xen.domains[left[0]].pause_count
     assert site.machine.kernel.domctl(abi.DOMCTL_DESTROYDOMAIN, left[0])[0] == 0

@@ -1,4 +1,4 @@
-"""The channel between Dom0's tools and DomB: whole messages, garbage, death of either side, and files that change."""
+"""The channel between Dom0's tools and DomB: whole messages, garbage, death of either side, and changing files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bulkhead.impl.xen import abi
 
 
 class Domb:
-    """A disaggregated machine with files, and a channel a test may misuse."""
+    """A disaggregated machine with files, and a channel for hostile tests."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -40,11 +40,11 @@ class Domb:
         self.builder = self.machine.builder
 
     def clean(self) -> None:
-        """Nothing may be left of anything."""
+        """Leak check."""
         assert self.machine.shut_down() == []
 
     def raw(self) -> tuple[LinuxOsdep, Vchan]:
-        """A client of the test's own, in place of xl."""
+        """The test's own client instead of xl."""
         self.builder.close()
         offer = self.machine.offered()
         assert offer is not None
@@ -254,7 +254,7 @@ def test_domb_dies(domb: Domb) -> None:
 
 
 def test_a_hostile_server(domb: Domb) -> None:
-    """The client checks copies of what the server wrote into its page."""
+    """The client checks copies of the server's data in its page."""
     os = domb.machine.spawn("client")
     server = domb.service.os
     for write_at, payload in (
@@ -321,7 +321,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def build_for(domb: Domb, pipe: p.Pipe, files: FileProxy, rounds: int = 100) -> None:
-    """Serve files until a guest is there; its answer stays in the ring, or behind it."""
+    """Serve files until a guest exists; its answer stays in the ring, or in the queue behind it."""
     for _ in range(rounds):
         domb.machine.settle()
         if domb.service.guests:
@@ -337,7 +337,7 @@ def domains(domb: Domb) -> set[int]:
 
 
 def test_nothing_of_a_sealed_guest_is_left_in_dombs_tlb(domb: Domb) -> None:
-    """Page-table entries that were cleared may live on in a TLB: DomB flushes before it lets go."""
+    """Cleared page-table entries may stay in a TLB: DomB flushes before it releases the pages."""
     guest = domb.builder.create(CreateRequest("kernel", "disk", 128))
     theirs = domb.machine.xen.domains[guest.domid]
     cached = [frame for vcpu in domb.domb.domain.vcpus for frame, _, _ in vcpu.tlb.entries.values()]
@@ -347,7 +347,7 @@ def test_nothing_of_a_sealed_guest_is_left_in_dombs_tlb(domb: Domb) -> None:
 
 
 def test_a_guest_whose_answer_never_left_the_outbox_is_destroyed(domb: Domb) -> None:
-    """The ring is full of answers that nobody reads: the client leaves before the one about its guest is in it."""
+    """The ring is full of unread answers: the client disconnects before the answer about its guest is in it."""
     files = FileProxy(domb.root)
     _, chan = domb.raw()
     pipe = p.Pipe(chan)
@@ -392,7 +392,7 @@ def test_a_guest_nobody_was_told_of_is_nobodys_to_ask_for(domb: Domb) -> None:
 
 def test_an_id_that_is_another_incarnations_is_not_touched(domb: Domb) -> None:
     guest = domb.builder.create(CreateRequest("kernel", "", 128))
-    domb.machine.xen.domains[guest.domid].handle = bytes(16)  # as if the id had been given to somebody else
+    domb.machine.xen.domains[guest.domid].handle = bytes(16)  # as if the id had been reused
     for call in (domb.builder.pause, domb.builder.unpause, domb.builder.destroy):
         with pytest.raises(ToolError) as caught:
             call(guest.domid)
@@ -479,7 +479,7 @@ def test_a_channel_that_cannot_be_offered_is_offered_later(domb: Domb) -> None:
 
 
 def test_only_a_cleared_page_of_its_own_is_seeded(domb: Domb, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is granted before the guest runs holds nothing that was loaded, whatever the layout says."""
+    """Pages granted before the guest runs contain no loaded data, for any layout."""
     for name, other in (("console", "kernel"), ("xenstore", "start_info"), ("console", "xenstore")):
         with monkeypatch.context() as patch:
 

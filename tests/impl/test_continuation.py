@@ -1,4 +1,4 @@
-"""Hypercalls that are preempted and made again: the same result, forged progress, and change or death in between."""
+"""Preempted and restarted hypercalls: the same result, forged progress, and changes or death in between."""
 
 from __future__ import annotations
 

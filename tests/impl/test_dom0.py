@@ -1,4 +1,4 @@
-"""Dom0's drivers: what user space sees."""
+"""Dom0's drivers from user space."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Dom0's drivers where Linux is not what one expects: what real Linux 6.1 answered, and what its sources say.
+"""Unexpected behaviour of Linux in Dom0's drivers, from answers of real Linux 6.1 and from its sources.
 
-What it protects: a restricted file that can still open ports, a notice that rings whoever has the number next, events that
-are lost with another port, copies that miss the end of a page, mappings that survive what unmaps them.
+Protects against: a restricted file that can still open ports, a notice sent to the next owner of a port number, events
+lost with another port, copies that miss the end of a page, mappings that survive their unmapping.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class User:
         return self.ioctl(fd, cmd, pack(f"<{len(words)}I", *words))
 
     def port(self) -> tuple[int, int]:
-        """A port of the process's, connected with one of the guest's: both numbers."""
+        """A port of the process, connected with a port of the guest: both numbers."""
         port = self.word(self.ev, ioctl_control.EVTCHN_BIND_UNBOUND_PORT, self.guest.domid)
         theirs = self.guest.events.bind_interdomain(self.rig.dom0, port)
         self.guest.events.take_pending()
@@ -60,7 +60,7 @@ class User:
         return int(unpack("<Q", self.sys.load(self.arg + 8, 8))[0])
 
     def mapped(self) -> list[bool]:
-        """Which of the first four grants are in use."""
+        """The used ones of the first four grants."""
         return [bool(entry_flags(self.rig, "A", ref) & 8) for ref in range(8, 12)]
 
 
@@ -118,7 +118,7 @@ def test_unbinding_a_port_loses_no_event(u: User) -> None:
     u.guest.events.send(their_one)
     u.guest.events.send(their_two)
     assert u.word(u.ev, ioctl_control.EVTCHN_UNBIND, one) == 0
-    assert u.sys.read(u.ev, 64) == pack("<2I", one, two)  # the ring had it already
+    assert u.sys.read(u.ev, 64) == pack("<2I", one, two)  # it was already in the ring
 
 
 def test_reset_empties_the_ring_and_forgets_an_overflow(u: User) -> None:
@@ -134,7 +134,7 @@ def test_reset_empties_the_ring_and_forgets_an_overflow(u: User) -> None:
     assert u.ioctl(u.ev, ioctl_control.EVTCHN_RESET) == 0
     assert u.sys.poll(u.ev) == evtchn.POLLOUT and answer(lambda: u.sys.read(u.ev, 4)) == -abi.EAGAIN
     u.guest.events.send(theirs)
-    assert u.sys.poll(u.ev) == evtchn.POLLOUT  # it stays silent until it is written back
+    assert u.sys.poll(u.ev) == evtchn.POLLOUT  # it stays disabled until it is written back
     u.sys.write(u.ev, pack("<2I", port, other))
     assert u.sys.poll(u.ev) == evtchn.POLLOUT | evtchn.POLLIN and u.sys.read(u.ev, 4) == pack("<I", port)
 
@@ -158,10 +158,10 @@ def test_a_notice_holds_its_port(u: User) -> None:
     assert u.ioctl(u.gnt, ioctl.SET_UNMAP_NOTIFY, pack("<QII", offset, 2, port)) == 0
     addr = u.sys.mmap(1, 3, u.gnt, offset)
     assert u.word(u.ev, ioctl_control.EVTCHN_UNBIND, port) == 0
-    assert u.rig.dom0.events.get(port) is not None  # still open, so the number is not given out again
+    assert u.rig.dom0.events.get(port) is not None  # still open, so the number is not reused
     assert u.word(u.ev, ioctl_control.EVTCHN_BIND_UNBOUND_PORT, u.guest.domid) != port
     second = u.map(9)
-    assert u.ioctl(u.gnt, ioctl.SET_UNMAP_NOTIFY, pack("<QII", second, 2, port)) == 0  # a held port can be held again
+    assert u.ioctl(u.gnt, ioctl.SET_UNMAP_NOTIFY, pack("<QII", second, 2, port)) == 0  # a port may have several references
     u.ioctl(u.gnt, ioctl.GNTDEV_UNMAP_GRANT_REF, pack("<QII", offset, 1, 0))
     u.sys.munmap(addr, 1)
     assert u.guest.events.take_pending() == [theirs] and u.rig.dom0.events.get(port) is not None
@@ -226,7 +226,7 @@ def test_mprotect_unmaps_the_grants_that_it_touches(u: User) -> None:
 
 
 def test_losing_the_right_to_read_is_a_change_too(u: User) -> None:
-    """Writable pages stay readable, as the CPU has no others; but gntdev hears of a change, and unmaps."""
+    """Writable pages stay readable, as on the CPU; but gntdev is notified of a change, and unmaps."""
     addr = u.sys.mmap(2, 3, u.gnt, u.map(8, 9))
     u.sys.mprotect(addr, 1, PROT_WRITE)
     assert u.mapped()[:2] == [False, True]
@@ -337,7 +337,7 @@ def test_segments_are_read_one_by_one(u: User) -> None:
     assert u.ioctl(u.gnt, ioctl.GNTDEV_GRANT_COPY, payload) == -abi.EINVAL
     told = [unpack("<h", u.sys.load(u.arg + 64 + 24 * n + 20, 2))[0] for n in range(18)]
     assert told == [0] * 17 + [0x7FFF]
-    assert u.sys.load(u.arg + 2 * PAGE, 16) == bytes(u.rig.page("A/0").bytes()[:16])  # the first sixteen were carried out
+    assert u.sys.load(u.arg + 2 * PAGE, 16) == bytes(u.rig.page("A/0").bytes()[:16])  # the first sixteen were executed
     addr = u.sys.mmap(1, 3, u.gnt, u.map(9))
     mapped = segment(pack("<IHH", 8, 0, u.guest.domid), pack("<Q", addr), 16, 1)
     assert u.ioctl(u.gnt, ioctl.GNTDEV_GRANT_COPY, pack("<IIQ", 1, 0, u.arg + 64) + bytes(48) + mapped) == -abi.EFAULT

@@ -1,4 +1,4 @@
-"""Guest kernel images: what loads, what is refused and how it is said, and that garbage never does more."""
+"""Guest kernel images: good ones load, bad ones are refused with a message, and garbage never does more."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Who hears an event: IPIs, virtual interrupts of one vCPU and of all, masks, and vCPUs that a port is moved to.
+"""Delivery of events: IPIs, virtual interrupts per vCPU and global, masks, and ports moved to other vCPUs.
 
-What it protects: an answer of 0 says little; here the bits that the event leaves are read.
+Protects: an answer of 0 is not enough; here the event's bits are read.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def test_a_virtual_interrupt_reaches_those_bound_to_it(guest: Domain) -> None:
     assert guest.events.take_pending() == [console]
     guest.events.raise_virq(TIMER)
     assert guest.events.take_pending() == timers
-    assert guest.events.send(console) == -EINVAL  # nobody rings a virtual interrupt
+    assert guest.events.send(console) == -EINVAL  # nobody can send on a virtual interrupt
 
 
 def test_a_masked_event_waits(guest: Domain) -> None:

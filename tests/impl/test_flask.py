@@ -1,4 +1,4 @@
-"""FLASK's example policy: whom it keeps apart, what it never gives, and that it is asked before anything else."""
+"""FLASK's example policy: separated domains, permissions that nobody has, and that it is checked first."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_policy_comes_before_the_reference(rig: Rig) -> None:
 
 
 def test_a_copy_is_between_the_two_who_own_the_data(rig: Rig) -> None:
-    """The caller is not asked about: B may not carry data from A to C, though B may share with A."""
+    """The caller does not matter: B may not copy data from A to C, although B may share with A."""
     grant(rig, "A", 8, "B", 3)
     grant(rig, "C", 8, "B", 3)
     assert copy(rig, "B", ("A", 8), ("C", 8)) == abi.GNTST_PERMISSION_DENIED

@@ -1,7 +1,7 @@
-"""Frames of other guests as page tables, at every level and by every way in; callers that are gone; odd arguments.
+"""Frames of other guests as page tables, at every level and by every operation; dead callers; unusual arguments.
 
-What it protects: a guest that gets another guest's page table under its own root reads and writes that guest's memory, so
-the owner of a table is looked at whenever a reference to it is taken. A refusal leaves every count as it was.
+Protects: a guest with another guest's page table under its own root could read and write that guest's memory, so
+the owner of a table is checked whenever a reference to it is taken. A refusal changes no count.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def counts(rig: Rig) -> list[tuple[int, int, int, bool]]:
 
 
 def own_table(rig: Rig, name: str, index: int) -> Frame:
-    """A pool page that is mapped nowhere and empty, ready to be a table of any level."""
+    """An unmapped, empty pool page, usable as a table of any level."""
     agent = rig.agents[name]
     assert rig.xen.call(agent.vcpu, abi.HYPERVISOR_UPDATE_VA_MAPPING, agent.layout.va(index), 0, abi.UVMF_INVLPG) == 0
     frame = agent.layout.pages[index]
@@ -80,7 +80,7 @@ def test_a_foreign_table_in_an_entry_of_a_table_in_use(rig: Rig, level: int) -> 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_pinning_a_table_that_names_foreign_frames(rig: Rig, level: int) -> None:
-    """By the pin the whole table is checked: one foreign entry, at the end, undoes all that was taken before it."""
+    """A pin checks the whole table: one foreign entry, at the end, drops all references taken before it."""
     table = own_table(rig, "A", 3)
     if level == 1:
         good, bad = rig.agents["A"].layout.pages[5], rig.agents["B"].layout.pages[5]
@@ -108,7 +108,7 @@ def test_a_foreign_root_and_a_foreign_unpin(rig: Rig) -> None:
 
 
 def test_a_refused_table_takes_no_reference_of_a_frame_given_up(rig: Rig) -> None:
-    """A page that was given up and is nobody's any more is no table of its former owner's either."""
+    """A page that was given up and has no owner is not a table of its former owner either."""
     table = own_table(rig, "A", 3)
     agent = rig.agents["A"]
     write(rig.xen, agent.vcpu, agent.arg, abi.MEMORY_RESERVATION.pack(agent.arg + 64, 1, 0, 0, abi.DOMID_SELF, 0, 0))
@@ -130,7 +130,7 @@ def test_a_crashed_domain_that_goes_on_calling_changes_nothing(rig: Rig) -> None
 
 
 def test_results_that_straddle_a_page(rig: Rig) -> None:
-    """An argument over two pages is read and written whole; where the second cannot be written, what was told stays told."""
+    """An argument across two pages is read and written completely; if the second is unwritable, the first write stays."""
     a, b = rig.agents["A"], rig.agents["B"]
     data, off = b.domain.grant_table.header_at(8)
     abi.ENTRY_V1.pack_into(data, off, abi.GTF_PERMIT_ACCESS, a.domain.domid, rig.mfn("B/3"))
@@ -153,7 +153,7 @@ def test_results_that_straddle_a_page(rig: Rig) -> None:
 
 @pytest.mark.parametrize(("number", "first"), [(20, abi.GNTTABOP_SWAP_GRANT_REF), (1, None), (26, None)])
 def test_counts_with_upper_bits_set(rig: Rig, number: int, first: int | None) -> None:
-    """Counts are 32 bits: what is above them is not looked at, and bit 31 has a meaning of its own."""
+    """Counts have 32 bits: higher bits are ignored, and bit 31 has a special meaning."""
     agent = rig.agents["A"]
     payload = {
         20: abi.SWAP_GRANT_REF.pack(100, 101, 99, 0),

@@ -26,7 +26,7 @@ MAPPING_CALLS = {abi.HYPERVISOR_UPDATE_VA_MAPPING, abi.HYPERVISOR_UPDATE_VA_MAPP
 
 
 def snapshot(rig: Rig) -> list[object]:
-    """What a refused call must leave alone: frames with counts and types, domains, handles, entries."""
+    """The state that a refused call must not change: frames with counts and types, domains, handles, entries."""
     xen = rig.xen
     frames = [(f.mfn, f.count, f.ptype if f.tcount else 0, f.tcount, f.allocated) for f in xen.frames.table.values()]
     domains = [
@@ -81,14 +81,14 @@ def test_random_bytes(number: int) -> None:
         before = snapshot(rig) if i % 9 < 3 else None
         result = run(rig.xen.hypercall(vcpu, number, *args), 100_000)
         assert isinstance(result, int)
-        flushed_nobody = number in MAPPING_CALLS and result == -abi.EFAULT  # vCPUs to flush are looked for after the change
+        flushed_nobody = number in MAPPING_CALLS and result == -abi.EFAULT  # the vCPUs to flush are read after the change
         if before is not None and result < 0 and not flushed_nobody:
             assert snapshot(rig) == before, (number, args, result)
     check_counts(rig.xen)
 
 
 def structured(rng: random.Random, rig: Rig, me: str) -> tuple[int, bytes]:
-    """A grant operation with plausible fields, so that it gets past the first checks."""
+    """A grant operation with plausible fields, to pass the first checks."""
     agents = rig.agents
     dom = rng.choice([agents[n].domain.domid for n in agents] + [0, 99, 0x7FF0])
     ref = rng.choice([0, 7, 8, 9, 10, 11, 300, 600])
@@ -126,7 +126,7 @@ def structured(rng: random.Random, rig: Rig, me: str) -> tuple[int, bytes]:
 
 
 def garbage(rng: random.Random, rig: Rig, name: str) -> None:
-    """The granter scribbles in its own table."""
+    """The granter writes arbitrary data to its own table."""
     agent = rig.agents[name]
     table = agent.domain.grant_table
     ref = rng.choice([8, 9, 10, 11])

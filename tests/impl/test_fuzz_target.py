@@ -1,4 +1,4 @@
-"""The target of the coverage-guided fuzzer, on inputs that Hypothesis makes: it runs, and finds what it is there to find."""
+"""The target of the coverage-guided fuzzer, on inputs from Hypothesis: it runs, and detects a seeded fault."""
 
 from __future__ import annotations
 

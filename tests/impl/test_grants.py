@@ -1,4 +1,4 @@
-"""Grant rules that implementations get wrong, one test each."""
+"""Grant rules that implementations often violate, one test each."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def test_transfer_and_the_lost_page(rig: Rig) -> None:
 
 
 def test_a_page_is_transferred_out_of_reach_of_whoever_mapped_it_last(rig: Rig) -> None:
-    """Whoever clears an entry that a grant made gives up the page, but its TLB still leads there until a flush."""
+    """Clearing an entry made by a grant drops the page reference, but the TLB still maps the page until a flush."""
     a, b = rig.agents["A"], rig.agents["B"]
     map_ref(rig, "B", "A", 8, 0)
     mfn, slot = rig.mfn("A/3"), b.layout.window_va(0)
@@ -302,7 +302,7 @@ def test_handles_are_stolen_from_other_vcpus() -> None:
     set_max_vcpus(made, 2)
     table = made.grant_table
     first = get_handle(table, made.vcpus[0])
-    # The second vCPU has no list: one handle becomes its sentinel, another is given out.
+    # The second vCPU has no list: one handle becomes its sentinel, another is allocated.
     stolen = get_handle(table, made.vcpus[1])
     assert (first, stolen) == (0, 2) and table.maptrack[stolen].vcpu == 1
     put_handle(table, made.vcpus[0], stolen)

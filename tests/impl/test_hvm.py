@@ -1,4 +1,4 @@
-"""Translated guests: grant and foreign entries in the p2m, and what touching them does."""
+"""Translated guests: grant and foreign entries in the p2m, and the effects of changing them."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_creation_limits_and_ids(xen: Xen) -> None:
     for made in (first, second):
         run(destroy(xen, made))
     third = create_domain(xen)
-    assert isinstance(third, Domain) and third.domid == second.domid + 1  # ids roll on
+    assert isinstance(third, Domain) and third.domid == second.domid + 1  # ids increase
 
 
 def test_pages_of_the_dead_are_scrubbed_and_of_the_living_not(xen: Xen) -> None:
@@ -145,7 +145,7 @@ def test_pages_of_the_dead_are_scrubbed_and_of_the_living_not(xen: Xen) -> None:
 
 
 def test_a_page_transferred_to_a_translated_guest_comes_to_be_where_it_wants_it(xen: Xen) -> None:
-    """As real Xen has it: the entry keeps the guest's own number, and the page that was there loses its number only."""
+    """As in real Xen: the entry keeps the guest's gfn, and the page that was there only loses its gfn."""
     giver, taker = guest(xen, external=False), guest(xen)
     assert taker.p2m is not None
     frames = [frame for frame in xen.frames.table.values() if frame.owner is giver and not frame.xenheap][:2]

@@ -157,7 +157,7 @@ def test_event_channels(user: User) -> None:
 
 
 def foreign(user: User, os: UnixOsdep) -> tuple[int | None, int]:
-    """The tool's own code: map a page of the guest, whatever the system."""
+    """The tool's own code: map a page of the guest, on any system."""
     fmem = foreignmemory.xenforeignmemory_open(os)
     if fmem is None:
         return None, os.errno
@@ -170,7 +170,7 @@ def test_the_same_code_maps_any_page_before_and_none_after() -> None:
     assert addr is not None and user.os.load(addr, 16) == user.content(3)
     after = User(LinuxOsdep, AFTER)
     assert foreign(after, after.os) == (None, abi.ENOENT)
-    # With the device but without the privilege Xen refuses, page by page.
+    # With the device but without the privilege, Xen refuses each page.
     user.rig.dom0.is_privileged = False
     assert foreign(user, user.os) == (None, abi.EPERM)
 
@@ -218,7 +218,7 @@ def test_control_calls_over_privcmd() -> None:
     assert ctrl.xc_hypercall_init(xch, domid, mfns[0]) == 0 and ctrl.xc_hypercall_init(xch, domid, 1) == -1
     page = user.rig.xen.frames.get(mfns[0])
     assert page is not None and page.data is not None and page.data[32 * 20 + 3 : 32 * 20 + 5] == b"\xb8\x14"
-    assert user.rig.kernel.vcpu.cr3 is user.rig.kernel.layout.root  # the process's tables were in force only meanwhile
+    assert user.rig.kernel.vcpu.cr3 is user.rig.kernel.layout.root  # its page tables were active only during the call
     assert ctrl.xc_mmuext_op(xch, abi.MMUEXT_PIN_L4_TABLE, mfns[0], domid) == -1
     assert ctrl.xc_domain_pause(xch, domid) == 0 and ctrl.xc_domain_unpause(xch, domid) == 0
     assert ctrl.xc_domain_destroy(xch, domid) == 0 and ctrl.xc_domain_destroy(xch, domid) == -1

@@ -1,4 +1,4 @@
-"""Memory operations where recordings cannot look: what is left behind, rows of frames, claims, pages of Xen's given up."""
+"""Memory operations beyond recordings: remaining state, contiguous frames, claims, Xen's pages given up."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_what_is_claimed_is_kept_from_others(rig: Rig) -> None:
 
 @pytest.mark.parametrize("mapped", [False, True])
 def test_pages_of_xens_that_a_guest_gives_up(rig: Rig, mapped: bool) -> None:
-    """shared_info and the grant table: the guest's hold ends, once. Xen's own use and teardown do not mind."""
+    """shared_info and the grant table: the guest's reference ends once. Xen's own use and teardown are not affected."""
     agent, free = rig.agents["A"], rig.xen.frames.free_count
     domain = agent.domain
     shared = domain.shared_info

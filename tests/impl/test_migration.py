@@ -1,4 +1,4 @@
-"""What saving a running domain asks of the hypervisor: page types, the dirty bitmap, vCPU state."""
+"""Operations for saving a running domain: page types, the dirty bitmap, vCPU state."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BITMAP = 512
 def m() -> Machine:
     machine = Machine(Preemption(NEVER))
     for pfn, frame in enumerate(machine.layouts[1].pages):
-        frame.m2p = pfn  # as its builder says by MMU_MACHPHYS_UPDATE
+        frame.m2p = pfn  # set by its builder with MMU_MACHPHYS_UPDATE
     return machine
 
 

@@ -1,4 +1,4 @@
-"""The Mini-OS-like kernel: rows of pages, gntmap and its way of failing, grants that are still in use."""
+"""The Mini-OS-like kernel: contiguous pages, gntmap and its failures, grants still in use."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_gntmap_maps_page_by_page_and_undoes_a_failure(pair: Pair) -> None:
     assert bytes(pair.frames[0].bytes()[:4]) == b"PAGE"
     assert error(gmap.map_grant_refs, [(0, pair.refs[0]), (0, pair.refs[3])], True) == abi.EINVAL
     assert len(gmap.entries) == 3 and pair.domb.demand.in_use() == pair.demand + 3
-    gmap.munmap(addr + 4096, 1)  # any part may go
-    assert error(gmap.munmap, addr, 3) == abi.EINVAL  # stops at the hole; the first page is gone
+    gmap.munmap(addr + 4096, 1)  # any part may be unmapped
+    assert error(gmap.munmap, addr, 3) == abi.EINVAL  # stops at the hole; the first page is unmapped
     assert list(gmap.entries) == [addr + 8192]
     gmap.fini()
     assert pair.domb.demand.in_use() == pair.demand

@@ -1,7 +1,7 @@
-"""What a guest may write into the spare bits of its page-table entries, and what it reads back.
+"""The spare bits of a guest's page-table entries: allowed writes, and the values read back.
 
-What it protects: bits 9-11 and 52-62 are the guest's own at every level and by every way in; the bits that it may not
-set are refused by each of these ways. Source: Xen arch/x86/mm.c, L1_DISALLOW_MASK and base_disallow_mask.
+Protects: bits 9-11 and 52-62 belong to the guest at every level and for every operation; forbidden bits
+are refused by each of these operations. Source: Xen arch/x86/mm.c, L1_DISALLOW_MASK and base_disallow_mask.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def test_spare_bits_of_a_mapping_are_kept(rig: Rig, bits: int) -> None:
     assert rig.mmu_update("A", at, pte, abi.DOMID_SELF) == 0
     assert read_pte(window, index) == pte | PTE_GLOBAL
     taken = counts(rig)
-    assert rig.mmu_update("A", at, pte ^ PTE_AVAIL, abi.DOMID_SELF) == 0  # a change of nothing but these takes nothing
+    assert rig.mmu_update("A", at, pte ^ PTE_AVAIL, abi.DOMID_SELF) == 0  # a change of only these bits takes no references
     assert read_pte(window, index) == (pte ^ PTE_AVAIL) | PTE_GLOBAL and counts(rig) == taken
     va = agent.layout.window_va(SLOT)
     assert rig.xen.call(agent.vcpu, abi.HYPERVISOR_UPDATE_VA_MAPPING, va, pte | PTE_NX | 1 << 55, 0) == 0
     assert read_pte(window, index) == pte | PTE_NX | 1 << 55 | PTE_GLOBAL
-    assert rig.mmu_update("A", at, bits, abi.DOMID_SELF) == 0  # an entry that is not present is all the guest's
+    assert rig.mmu_update("A", at, bits, abi.DOMID_SELF) == 0  # a non-present entry belongs to the guest completely
     assert read_pte(window, index) == bits
 
 

@@ -1,6 +1,6 @@
-"""Every answer of the policies without labels: whom SILO keeps apart, and what each level of privilege lets through.
+"""Every answer of the policies without labels: separation by SILO, and permissions of each privilege level.
 
-What it protects: a hook that always says yes is seen by no guest that is allowed anyway, so both answers of each are asked.
+Protects: tests with allowed guests do not notice a hook that always allows, so both answers of each hook are tested.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def test_silo_keeps_guests_apart_by_every_way(who: Who) -> None:
 
 
 def test_silo_judges_a_copy_by_all_three(who: Who) -> None:
-    """A copy that a guest asks for goes neither from nor to another guest; Dom0 may ask for one between guests."""
+    """A guest's copy goes neither from nor to another guest; Dom0 may copy between guests."""
     silo = SiloPolicy()
     assert silo.grant_copy(who.a, who.b, who.a) == silo.grant_copy(who.a, who.a, who.b) == -EPERM
     assert silo.grant_copy(who.a, who.a, who.a) == silo.grant_copy(who.a, who.dom0, who.a) == 0
@@ -53,12 +53,12 @@ def test_silo_judges_a_copy_by_all_three(who: Who) -> None:
 
 
 def test_silo_and_ports(who: Who) -> None:
-    """A port for nobody is refused as such; one for another guest by SILO; and in another's table by the privilege level."""
+    """A port for an unknown domain is refused; for another guest by SILO; in another's table by the privilege level."""
     silo = SiloPolicy()
     assert silo.evtchn_unbound(who.a, who.a, None) == -ESRCH
     assert silo.evtchn_unbound(who.a, who.a, who.b) == -EPERM
     assert silo.evtchn_unbound(who.a, who.a, who.dom0) == silo.evtchn_unbound(who.dom0, who.a, who.b) == 0
-    assert silo.evtchn_unbound(who.a, who.dom0, who.a) == -EPERM  # not one's own table
+    assert silo.evtchn_unbound(who.a, who.dom0, who.a) == -EPERM  # not its own table
     assert DummyPolicy().evtchn_unbound(who.a, who.b, who.a) == -EPERM
     assert DummyPolicy().evtchn_unbound(who.a, who.a, None) == 0
 
@@ -68,7 +68,7 @@ def test_silo_lets_go_of_what_is_mapped(who: Who) -> None:
 
 
 def test_levels_of_privilege(who: Who) -> None:
-    """Oneself counts for a target only; a device model for its own guest only; XenStore's domain where it has to look."""
+    """A domain itself passes only XSM_TARGET; a device model only for its guest; XenStore's domain only for its queries."""
     policy = DummyPolicy()
 
     def allowed(hook: str, src: Domain, dst: Domain) -> bool:

@@ -71,7 +71,7 @@ def test_a_peer_that_writes_anything(moves: list[tuple[str, int]]) -> None:
                 pass
 
 
-# By device; restricting a file would end its use, and a raw hypercall may well take the caller's own memory away.
+# By device; without restriction, which would end a file's use, and raw hypercalls, which may remove the caller's memory.
 PREFIXES = {
     GNTDEV: ("GNTDEV", "SET_UNMAP"),
     GNTALLOC: ("GNTALLOC", "SET_UNMAP"),

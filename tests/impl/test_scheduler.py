@@ -1,4 +1,4 @@
-"""Interleavings: reproducible, and safe against a granter that rewrites entries at any step."""
+"""Interleavings are reproducible, and safe against a granter that rewrites entries at any step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dom0's daemons against guests that misbehave, and xl's undoing."""
+"""Dom0's daemons with hostile guests, and xl's rollback."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_watches(house: House) -> None:
     assert house.ask(pages.XS_WATCH, b"data", b"tok") == (pages.XS_WATCH, b"OK\0")
     assert (pages.XS_WATCH_EVENT, 0, b"data\0tok\0") in house.guest.replies
     assert house.ask(pages.XS_WATCH, b"data", b"tok") == (pages.XS_ERROR, b"EEXIST\0")
-    assert house.ask(pages.XS_WATCH, b"@releaseDomain", b"t") == (pages.XS_WATCH, b"OK\0")  # it is never told
+    assert house.ask(pages.XS_WATCH, b"@releaseDomain", b"t") == (pages.XS_WATCH, b"OK\0")  # it is never notified
     house.ask(pages.XS_WRITE, b"data/x", b"1")
     assert (pages.XS_WATCH_EVENT, 0, b"data/x\0tok\0") in house.guest.replies
     assert house.ask(pages.XS_UNWATCH, b"data", b"tok") == (pages.XS_UNWATCH, b"OK\0")
@@ -122,7 +122,7 @@ def test_watches(house: House) -> None:
 
 
 def test_permissions_come_first(house: House) -> None:
-    """What a guest may not see answers EACCES, there or not, to whatever it asks, and it is told of nothing there."""
+    """A node that a guest may not read gives EACCES for every request, whether it exists or not, and no watch events."""
     other = house.machine.create("two", CreateRequest("kernel", "", 64))
     store = house.machine.xenstored.store
     theirs = f"/local/domain/{other}/data".encode()
@@ -157,7 +157,7 @@ def test_making_what_is_there_fires_no_watch(house: House) -> None:
 
 
 def test_a_permission_for_nobody_is_not_inherited(house: House) -> None:
-    """XSA-322's kind: what was given to an id that nobody had gives nothing to the domain that gets it later."""
+    """XSA-322's kind: a permission for an unused id gives nothing to the domain that gets the id later."""
     store = house.machine.xenstored.store
     own = f"/local/domain/{house.domid}/data"
     store.set_perms(house.domid, own, (("n", house.domid), ("b", house.domid + 1)))
@@ -256,7 +256,7 @@ def test_whatever_a_guest_writes(actions: list[tuple[object, int, bytes]]) -> No
             assert isinstance(kind, int)
             guest.xenbus.request(kind, payload, number)
         machine.settle()
-    # The others go on: a new guest comes and works.
+    # The others continue: a new guest works.
     machine.destroy(house.domid)
     house.domid = machine.create("one", CreateRequest("kernel", "", 128))
     assert machine.report("one", house.domid).state == b"running"

@@ -1,6 +1,6 @@
-"""The switch between the two layouts of a grant table: what reserved entries keep, and what stops it.
+"""The switch between the two layouts of a grant table: preserved reserved entries, and reasons for a refusal.
 
-What it protects: entries below 8 come through with every field, both ways; no other does; a refusal changes nothing.
+Protects: entries below 8 keep every field, in both directions; other entries do not; a refusal changes nothing.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def test_reserved_entries_keep_every_field_both_ways(rig: Rig) -> None:
 
 
 def test_the_in_use_bits_of_a_reserved_entry_move_with_it(rig: Rig) -> None:
-    """In version 2 they stand apart from the flags, and in version 1 among them."""
+    """In-use bits: in version 2 separate from the flags, in version 1 among them."""
     put(rig, 3, abi.GTF_PERMIT_ACCESS, rig.domid("B"), rig.mfn("A/3"))
     assert switch(rig, 2) == (0, 2)
     status, handle = map_ref(rig, "B", "A", 3, 0, 6)
@@ -69,7 +69,7 @@ def test_the_in_use_bits_of_a_reserved_entry_move_with_it(rig: Rig) -> None:
 
 
 def test_what_version_1_cannot_hold(rig: Rig) -> None:
-    """A frame number above 32 bits and a transitive grant stop it; an entry that grants nothing is cleared."""
+    """A frame number above 32 bits or a transitive grant refuses it; an entry that grants nothing is cleared."""
     assert switch(rig, 2) == (0, 2)
     for flags, frame, want in (
         (abi.GTF_PERMIT_ACCESS, 1 << 32, -abi.ERANGE),
@@ -86,7 +86,7 @@ def test_what_version_1_cannot_hold(rig: Rig) -> None:
 
 
 def test_what_stops_a_switch(rig: Rig) -> None:
-    """A version nobody knows, one not offered, an entry in use above 7; and nothing when it is in force already."""
+    """Refused: an unknown version, one not offered, an entry in use above 7. The current version: no effect."""
     assert switch(rig, 0) == switch(rig, 3) == (-abi.EINVAL, 1)
     put(rig, 8, abi.GTF_PERMIT_ACCESS, rig.domid("B"), rig.mfn("A/3"))
     status, handle = map_ref(rig, "B", "A", 8, 0)

@@ -1,4 +1,4 @@
-"""Faults as the reference tells them, over parsed operations and definitions; for the interpreter only."""
+"""Faults over parsed operations and definitions, as defined by the reference; only for the interpreter."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""`python -m tests.xen`, which is `make xen`: the rig is built and tried, the attack is played, and some calls are compared.
+"""`python -m tests.xen` (`make xen`): builds and tests the rig, runs the attack, and compares some calls.
 
-Exit status: 0 all went well, or the rig cannot be had here (one line says why); 1 something differs or fails.
+Exit status: 0 success, or the rig is unavailable here (one line gives the reason); 1 a difference or a failure.
 """
 
 from __future__ import annotations

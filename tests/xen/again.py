@@ -1,7 +1,7 @@
-"""`python -m tests.xen.again RECORDING...`: the calls of a recording, made anew on this rig, and answers held side by side.
+"""`python -m tests.xen.again RECORDING...`: makes the calls of a recording again on this rig, and compares the answers.
 
-Contents: a check of the rig itself, and of what real runs do not reproduce. Not here: the implementation, which
-`bulkhead replay` holds against a recording.
+Contents: a check of the rig itself, and of irreproducible answers. Not here: the implementation, which
+`bulkhead replay` compares with a recording.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def call_of(line: dict[str, Any]) -> Call:
 
 
 def differences(lines: list[dict[str, Any]], machine: Machine) -> list[str]:
-    """Each answer that is another one now, as a line of text."""
+    """Each answer that differs, as a line of text."""
     out = []
     calls = [call_of(line) for line in lines]
     for line, call, answer in zip(lines, calls, answers(machine, calls), strict=True):
@@ -42,7 +42,7 @@ def differences(lines: list[dict[str, Any]], machine: Machine) -> list[str]:
 
 
 def main(files: list[str]) -> int:
-    """0 if all answers are as recorded, 1 if not, 2 if that cannot be found out."""
+    """0 if all answers are as recorded, 1 if not, 2 on bad use or without the rig."""
     found = 0
     try:
         made = images()

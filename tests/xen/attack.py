@@ -1,9 +1,9 @@
-"""`python -m tests.xen.attack [TRACE]`: the attack that `bulkhead attack monolithic only_by_grant` wrote, on real Xen.
+"""`python -m tests.xen.attack [TRACE]`: runs the attack of `bulkhead attack monolithic only_by_grant` on real Xen.
 
-The trace's initial state is built from running guests, each of which writes a secret into its page; then the trace's
-events are made as system calls of a process of Dom0. After that the privcmd module is unloaded and the same calls are made
-again, beside a grant that a guest made for Dom0. Contents: that run, its log and its picture. Not here: the
-search for the attack.
+The trace's initial state is built from running guests, each of which writes a secret to its page; then the trace's
+events are executed as system calls of a process of Dom0. After that the privcmd module is unloaded and the same calls
+are made again, together with a map of a grant that a guest made for Dom0. Contents: that run, its log and its picture.
+Not here: the search for the attack.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ERRNO: Final = {2: "ENOENT", 9: "EBADF", 13: "EACCES", 22: "EINVAL"}
 
 @dataclass
 class Stage:
-    """The trace's things on the real machine: guests by domain, pages by frame, files and areas by number."""
+    """The trace's elements on the real machine: guests by domain, pages by frame, files and areas by number."""
 
     guests: dict[int, str] = field(default_factory=dict)
     pages: dict[int, str] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Step:
-    """One event of the trace as it went: what it is called, its calls' answers, and what was read of which frame."""
+    """One executed event of the trace: its name, its calls' answers, and the bytes read by frame."""
 
     label: str
     code: int
@@ -59,7 +59,7 @@ class Step:
 
 @dataclass
 class Outcome:
-    """Both runs of the attack, and what a grant gave when privcmd was gone."""
+    """Both runs of the attack, and the bytes read by grant without privcmd."""
 
     secrets: dict[int, bytes] = field(default_factory=dict)
     before: list[Step] = field(default_factory=list)
@@ -70,12 +70,12 @@ class Outcome:
 
     @property
     def stolen(self) -> bool:
-        """Was a guest's secret read, with no grant, while there was privcmd?"""
+        """Was a guest's secret read without a grant, with privcmd?"""
         return any(step.read and step.read == self.secrets.get(step.frame or 0) for step in self.before)
 
     @property
     def kept(self) -> bool:
-        """Did each call of the attack fail without privcmd, while the grant still worked?"""
+        """Did each call of the attack fail without privcmd, and the grant still work?"""
         return self.unloaded == 0 and all(step.code < 0 and not step.read for step in self.after) and self.granted == GIFT
 
 
@@ -83,7 +83,7 @@ GIFT: Final = b"given to Dom0.  "
 
 
 def secret(frame: int) -> bytes:
-    """Sixteen bytes that a guest's page holds and nothing else does."""
+    """Sixteen unique bytes in a guest's page."""
     return f"secret: frame {frame}".encode().ljust(16, b".")[:16]
 
 
@@ -104,7 +104,7 @@ class Player:
         self.out = Outcome()
 
     def call(self, op: str, **args: Any) -> dict[str, Any]:
-        """One call, written down."""
+        """Make and record one call."""
         call = Call(op, args)
         answer = next(answers(self.machine, [call]))
         self.out.lines.append(record(len(self.out.lines), call, answer))
@@ -116,7 +116,7 @@ class Player:
         return self.system.enums[sort][value] if sort in self.system.enums else str(value)
 
     def build(self) -> None:
-        """The running guests of the trace, a secret in each page that it speaks of, and a page that is granted."""
+        """The running guests of the trace, a secret in each of its pages, and a granted page."""
         sizes, dom0 = self.trace.world.sizes, self.trace.world.consts["dom0"]
         for domain in range(sizes["Domain"]):
             if domain != dom0 and self._value("domain.phase", domain) == "running":
@@ -146,7 +146,7 @@ class Player:
 
     # --- the trace's events ---
     def steps(self) -> Iterator[Step]:
-        """Each event of the trace, made as system calls."""
+        """Execute each event of the trace as system calls."""
         makers = {"open_privcmd": self._open, "privcmd_mmapbatch": self._map}
         for event in self.trace.events:
             if event.label not in makers:
@@ -181,7 +181,7 @@ class Player:
         return data
 
     def by_grant(self) -> bytes:
-        """What gntdev gives of the page that the guest granted."""
+        """Read the granted page through gntdev."""
         self.call("sys.open", f=GNTDEV, dev="gntdev")
         self.call("sys.ioctl", f=GNTDEV, req=MAP_REF, w=f"u0:4:1,u16:4:{self.first},u20:4:{REF}", o="index:u8:8:V")
         result = self.call("sys.mmap", f=GNTDEV, m=GRANT_AREA, n=1, prot="r", off="$index")
@@ -204,7 +204,7 @@ def run(made: Images, system: System, trace: Trace) -> Outcome:
 
 
 def log(out: Outcome) -> str:
-    """The run for people."""
+    """A readable log of the run."""
 
     def told(step: Step) -> str:
         text = "okay" if step.code >= 0 else ERRNO.get(-step.code, str(-step.code))
@@ -223,7 +223,7 @@ def log(out: Outcome) -> str:
 
 
 def picture(out: Outcome, trace: Trace) -> Any:
-    """Dom0's process, what it opened, and the guest's pages: once with privcmd, once without."""
+    """Picture: Dom0's process, its open files, and the guest's pages, with and without privcmd."""
     caption = Caption(f"{CLAIM} of {SYSTEM} on real Xen", tuple(log(out).splitlines()), red=out.stolen)
     canvas = Canvas(caption, "dashed: tried, and refused")
     for tag, title, steps in (
@@ -254,7 +254,7 @@ def picture(out: Outcome, trace: Trace) -> Any:
 
 
 def found(path: Path | None, folder: Path) -> tuple[System, Trace]:
-    """The trace of a file, or the one that is searched for now and written to `folder`."""
+    """The trace of a file, or of a new search, which is written to `folder`."""
     system = loader.load(SYSTEM)
     if path is not None:
         return system, load_jsonl(path, system)
@@ -266,7 +266,7 @@ def found(path: Path | None, folder: Path) -> tuple[System, Trace]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """0 if the secret was read with privcmd and kept without, 1 if not, 2 if that cannot be found out."""
+    """0 if the secret was read with privcmd and not without, 1 otherwise, 2 on bad use or without the rig."""
     try:
         system, trace = found(Path(argv[0]) if argv else None, OUT / "trace")
         out = run(images(), system, trace)

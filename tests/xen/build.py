@@ -1,8 +1,8 @@
-"""From packages and C sources to what QEMU is given: the hypervisor, Dom0's kernel, and an initramfs with our executor.
+"""Builds QEMU's images from packages and C sources: the hypervisor, Dom0's kernel, and an initramfs with our executor.
 
 Contents: compiling the agent guest and the executor with the machine's gcc, unpacking of compressed images, the cpio
-archive. All of it is kept in a folder whose name tells what it was made from, so that a second start makes nothing. Not
-here: where packages come from (packages.py), and starting (machine.py).
+archive. Everything is cached in a folder whose name is a hash of the inputs, so that a second start builds nothing. Not
+here: fetching packages (packages.py), and starting (machine.py).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MODULES: Final = (
     "virtio/virtio_pci",
     "char/virtio_console",
 )
-INTERFACE: Final = "-D__XEN_INTERFACE_VERSION__=0x00040e00"  # the newest that Xen 4.17's headers know
+INTERFACE: Final = "-D__XEN_INTERFACE_VERSION__=0x00040e00"  # the newest version in Xen 4.17's headers
 FREESTANDING: Final = (
     "-O2",
     "-ffreestanding",
@@ -52,7 +52,7 @@ XZ_MAGIC: Final = b"\xfd7zXZ\x00"
 
 @dataclass(frozen=True)
 class Images:
-    """What a machine is started from."""
+    """The images to start a machine from."""
 
     qemu: Path
     library_path: str
@@ -60,11 +60,11 @@ class Images:
     xen: Path
     kernel: Path
     initramfs: Path
-    snapshots: Path | None = None  # where booted machines are kept; None: each one is booted
+    snapshots: Path | None = None  # cache of booted machines; None: boot each one
 
 
 def build(root: Path, folder: Path) -> Images:
-    """Make what is not made yet, below `folder`. Unavailable with one line if a tool is missing or does not work."""
+    """Build missing files below `folder`. Unavailable with one line if a tool is missing or does not work."""
     sources = [p for pattern in ("*.h", "guest/*", "dom0/*", "build.py") for p in sorted(HERE.glob(pattern))]
     mark = hashlib.sha256(b"".join([root.name.encode(), *(p.read_bytes() for p in sources)])).hexdigest()[:12]
     into = folder / mark
@@ -155,7 +155,7 @@ def _run(command: Sequence[str]) -> None:
 
 
 def vmlinux(image: bytes) -> bytes:
-    """The ELF kernel in a bzImage: Xen boots it as well, and nothing has to be decompressed in emulation."""
+    """The ELF kernel in a bzImage: Xen boots it too, and the emulator need not decompress it."""
     at = image.find(XZ_MAGIC)
     if at < 0:
         raise Unavailable("Dom0's kernel holds no xz-compressed image")
@@ -166,7 +166,7 @@ def vmlinux(image: bytes) -> bytes:
 
 
 def cpio(folders: Sequence[str], files: Sequence[tuple[str, int, bytes]]) -> bytes:
-    """An archive in the `newc` format, as the kernel takes it for its first root; with /dev/console for init's output."""
+    """An initramfs archive in the kernel's `newc` format; with /dev/console for init's output."""
     out = bytearray()
 
     def member(number: int, name: str, mode: int, data: bytes, device: tuple[int, int] = (0, 0)) -> None:

@@ -1,7 +1,7 @@
 """`python -m tests.xen.campaign`: seeded calls on real Xen, recorded, and replayed on the implementation.
 
-`bulkhead diff --against xen` runs this where the source tree is there. A run is cut into episodes, each on a machine of its
-own. A difference stops it: the seed, a shortest differing trace and both answers are printed. Contents: the command
+`bulkhead diff --against xen` runs this in a checkout. A run is split into episodes, each on a new
+machine. A difference stops it: the seed, a shortest differing trace and both answers are printed. Contents: the command
 and its report. Not here: the calls (workload/), the machine (machine.py), the comparison (compare.py).
 """
 
@@ -34,7 +34,7 @@ GOOD, FAILED, BAD_USE = 0, 1, 2
 
 @dataclass
 class Report:
-    """What was done, in numbers."""
+    """Statistics of a run."""
 
     calls: int = 0
     boots: list[float] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Report:
             self.stuck.append(run.stuck)
 
     def text(self) -> str:
-        """For people."""
+        """A readable form."""
         boots = f"{len(self.boots)} boots of {min(self.boots, default=0):.1f} to {max(self.boots, default=0):.1f} s"
         rate = self.calls / self.seconds if self.seconds else 0
         told = ", ".join(f"{name} {count}" for name, count in sorted(self.families.items()))
@@ -63,7 +63,7 @@ class Report:
 
 
 def interface(line: dict[str, Any]) -> str:
-    """Which interface a call belongs to, as `hypercall 20.0` or `ioctl 0x184700`."""
+    """The interface of a call, such as `hypercall 20.0` or `ioctl 0x184700`."""
     a = line["a"]
     if line["op"] == "x":
         command = a.get("a1", "") if a.get("nr") in (12, 20, 32, 29) else ""
@@ -74,7 +74,7 @@ def interface(line: dict[str, Any]) -> str:
 
 
 def our_answer(calls: Sequence[Call], field_name: str) -> object:
-    """What the implementation says to the last of these calls, when all answers before are its own."""
+    """The implementation's answer to the last of these calls, after its own answers to the earlier ones."""
     rig, result = Rig(profile=""), None
     try:
         for call in calls:
@@ -150,7 +150,7 @@ def run(args: argparse.Namespace, made: Images) -> int:
 
 
 def keep(path: Path, episode: int, seed: int, machine: Run) -> Path:
-    """Write a episode's recording: the first one to the path itself, the next ones beside it."""
+    """Write an episode's recording: the first one to the path itself, the next ones beside it."""
     if episode:
         path = path.with_name(f"{path.name.partition('.')[0]}-{episode + 1}{''.join(path.suffixes)}")
     write_recording(path, "xen", seed, machine.lines)

@@ -1,7 +1,7 @@
-"""What real Xen answered, held against the implementation, call by call.
+"""Compares the answers of real Xen with the implementation, call by call.
 
-Contents: the walk over a recording with `proofs/replay` beside it, and what a difference is. Not here: how
-answers are compared (proofs/replay/compare.py), and which differences are known (its known.json).
+Contents: the replay of a recording by `proofs/replay`, and the form of a difference. Not here: the comparison of
+answers (proofs/replay/compare.py), and known differences (its known.json).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Line = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Difference:
-    """One answer that is not the same: of which call, which part of it, and both answers."""
+    """One different answer: its call, the differing part, and both answers."""
 
     number: int
     line: Line
@@ -29,12 +29,12 @@ class Difference:
 
     @property
     def kind(self) -> tuple[str, ...]:
-        """What has to stay the same while a trace is made shorter: the operation and the part of its answer."""
+        """The property that shrinking keeps: the operation and the differing part of its answer."""
         a = self.line["a"]
         return (self.line["op"], *(str(a.get(key, "")) for key in ("nr", "a1", "req")), self.field.partition(".")[0][:1])
 
     def text(self) -> str:
-        """For people."""
+        """A readable form."""
         return f"{describe(self.line)}\n    {self.field}: real Xen {self.real!r}, the implementation {self.ours!r}"
 
 
@@ -44,7 +44,7 @@ def describe(line: Line) -> str:
 
 
 def compare(lines: Sequence[Line]) -> Iterator[Difference]:
-    """All unexplained differences, in order. After the first one the two sides may have gone different ways."""
+    """All unexplained differences, in order. After the first one the two states may have diverged."""
     known = load_known()
     rig = Rig(profile="")
     for number, line in enumerate(lines):
@@ -52,7 +52,7 @@ def compare(lines: Sequence[Line]) -> Iterator[Difference]:
         try:
             result = execute(rig, line["op"], line["a"], skip)
             found = rig.drift.told_once(dict(line), result, differences(rig, dict(line), result, skip))
-        except Exception as exc:  # whatever the implementation's Python does is a finding, not the end of the run
+        except Exception as exc:  # an exception of the implementation is a finding and does not end the run
             what = " ".join(f"{type(exc).__name__} {exc}".split())[:200]
             yield Difference(number, line, "exception", line.get("res"), what)
             continue

@@ -1,6 +1,6 @@
-"""What stands for QEMU in tests of the bad cases: takes its arguments, and then behaves as its first argument says.
+"""A fake QEMU for tests of failures: takes QEMU's arguments, and then behaves as its first argument says.
 
-Contents: a program of its own, started by `Machine` through a small script. Not here: what is expected of it.
+Contents: a separate program, started by `Machine` through a small script. Not here: the tests' expectations.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PANIC = "(XEN) Panic on CPU 0:\n(XEN) FATAL TRAP: vector = 6\n"
 
 
 def main(behaviour: str, words: list[str]) -> None:
-    """Behave; never returns normally unless that is the behaviour."""
+    """Run the behaviour; returns normally only if that is the behaviour."""
     text = " ".join(words)
     number, console = re.search(r"fd=(\d+)", text), re.search(r"file:(\S+)", text)
     assert number is not None and console is not None

@@ -1,8 +1,8 @@
-"""One machine: QEMU with Xen and Dom0, its console, and the line to the executor.
+"""One machine: QEMU with Xen and Dom0, its console, and the connection to the executor.
 
-Contents: starting (from a boot, or from a machine that was saved right after one), the time limits, what counts as
-the end of a machine, and leaving nothing behind. The line is a socket pair that QEMU inherits, so there is no path to clean
-up; QEMU ends with this process, however that ends. Not here: what the lines mean (protocol.py).
+Contents: starting (by a boot, or from a machine saved right after one), the time limits, detection of
+the end of a machine, and clean-up. The connection is a socket pair that QEMU inherits, so there is no path to clean
+up; QEMU ends with this process, however that ends. Not here: the meaning of the lines (protocol.py).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.xen.build import Images
 from tests.xen.problems import RigFailed, panicked
 
 BOOT_SECONDS: Final = 120.0
-ANSWER_SECONDS: Final = 60.0  # the executor gives up on a call long before
+ANSWER_SECONDS: Final = 60.0  # the executor's own limit for a call is much lower
 SLICE: Final = 0.2
 MAX_LINE: Final = 1 << 20
 MEMORY: Final = "2G"
@@ -38,7 +38,7 @@ LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
 def command(images: Images, line: int, console: Path, privcmd: bool = True) -> list[str]:
-    """How QEMU is started; `line` is the descriptor of its end of the line."""
+    """QEMU's command line; `line` is the descriptor of its end of the connection."""
     dom0 = "console=hvc0 loglevel=4 panic=-1" + ("" if privcmd else " nopriv")
     firmware = [word for folder in images.firmware for word in ("-L", str(folder))]
     return [
@@ -75,7 +75,7 @@ def command(images: Images, line: int, console: Path, privcmd: bool = True) -> l
 
 
 def _with_parent() -> None:
-    """In the child: end when the parent does."""
+    """In the child: end when the parent ends."""
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -93,7 +93,7 @@ class Machine:
         self._folder = tempfile.TemporaryDirectory(prefix="bulkhead-xen-")
         self._console = Path(self._folder.name) / "console"
         self._buffer = b""
-        self._before = ""  # what the console had said when the machine was saved
+        self._before = ""  # the console's output when the machine was saved
         self._line: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._boot_seconds = boot_seconds
@@ -107,7 +107,7 @@ class Machine:
         self.boot_seconds = time.monotonic() - started
 
     def _boot(self, images: Images, privcmd: bool) -> str:
-        """From nothing; saved for the next time if there is a place. What the executor says when it is there."""
+        """Boot; save the machine for the next time if there is a cache. Returns the executor's first line."""
         keep = images.snapshots if privcmd else None
         if keep is None:
             self._start(images, privcmd, [])
@@ -117,7 +117,7 @@ class Machine:
             words = self._start(images, privcmd, snapshot.control(theirs.fileno()), theirs.fileno())
             theirs.close()
             hello = self.receive(self._boot_seconds, "the boot")
-            with contextlib.suppress(snapshot.NotSaved, OSError):  # then the next one is booted too
+            with contextlib.suppress(snapshot.NotSaved, OSError):  # then the next start boots, too
                 place = snapshot.place(keep, words)
                 place.with_suffix(".console").write_text(self.console())
                 snapshot.Control(ours).save(place)
@@ -127,7 +127,7 @@ class Machine:
             theirs.close()
 
     def _restore(self, images: Images) -> str:
-        """From a machine that was saved; "" if there is none that works, and then it is gone."""
+        """Start from a saved machine; "" if there is none, or it does not work and is deleted."""
         assert images.snapshots is not None
         path = snapshot.place(images.snapshots, command(images, 0, self._console))
         try:
@@ -148,7 +148,7 @@ class Machine:
             os.close(kept)
 
     def _start(self, images: Images, privcmd: bool, more: list[str], *descriptors: int) -> list[str]:
-        """Start QEMU; the words it is started with, but `more`."""
+        """Start QEMU; returns its arguments without `more`."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._line = ours
@@ -179,7 +179,7 @@ class Machine:
         return self._process.pid if self._process is not None else 0
 
     def console(self) -> str:
-        """What the console has said so far; before it says anything, what QEMU itself complains about."""
+        """The console's output so far; before there is any, QEMU's own error output."""
         for name in ("console", "errors"):
             with contextlib.suppress(OSError):
                 text = (Path(self._folder.name) / name).read_bytes().decode(errors="replace")
@@ -188,7 +188,7 @@ class Machine:
         return self._before
 
     def send(self, lines: Sequence[str], what: str = "") -> None:
-        """Lines to the executor."""
+        """Send lines to the executor."""
         assert self._line is not None
         left = memoryview(("\n".join(lines) + "\n").encode())
         end = time.monotonic() + self.answer_seconds
@@ -230,7 +230,7 @@ class Machine:
         return line.decode(errors="replace")
 
     def _failed(self, what: str, call: str) -> RigFailed:
-        """With what is known of the end of QEMU."""
+        """The error, with QEMU's exit status if known."""
         code = None
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -244,7 +244,7 @@ class Machine:
         return RigFailed(what, console, call)
 
     def _end(self) -> None:
-        """No process, no line. The machine has nothing to save: it is not asked to turn itself off."""
+        """End the process and the connection. The machine has nothing to save, so there is no shutdown."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -254,7 +254,7 @@ class Machine:
             self._line = None
 
     def close(self) -> None:
-        """End QEMU; remove what the run left."""
+        """End QEMU; remove the run's files."""
         self._end()
         self._folder.cleanup()
 

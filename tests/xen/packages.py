@@ -1,8 +1,8 @@
-"""The Debian packages that the rig is made of: fetched by apt, held to their checksums, unpacked into a folder of their own.
+"""The Debian packages of the rig: fetched by apt, checked by checksum, unpacked into a separate folder.
 
-Contents: `packages.lock` (one package a line: name, version, architecture, SHA-256) and how its packages come into
-the cache. Nothing is installed: no package's script is run, and the boot set-up of this machine is not touched. Not
-here: what is built from them (build.py).
+Contents: `packages.lock` (one package per line: name, version, architecture, SHA-256) and filling
+the cache. Nothing is installed: no package's script is run, and the boot set-up of this machine is not changed. Not
+here: building from them (build.py).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ Package = tuple[str, str, str, str]
 
 @dataclass(frozen=True)
 class Cache:
-    """Where packages lie, and where they are unpacked."""
+    """The folders of packages and unpacked files."""
 
     home: Path
 
     @property
     def debs(self) -> Path:
-        """The packages as they came."""
+        """The folder of the packages."""
         return self.home / "debs"
 
     def root(self, lock: Sequence[Package]) -> Path:
@@ -43,7 +43,7 @@ class Cache:
 
 
 def default_cache() -> Cache:
-    """`$XDG_CACHE_HOME/bulkhead/xen`; `make clean` leaves it alone."""
+    """`$XDG_CACHE_HOME/bulkhead/xen`; `make clean` does not remove it."""
     home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Cache(Path(home) / "bulkhead" / "xen")
 
@@ -55,18 +55,18 @@ def read_lock(path: Path = LOCK) -> list[Package]:
 
 
 def file_name(package: Package) -> str:
-    """As apt-get names what it downloads."""
+    """apt-get's name of the downloaded file."""
     name, version, arch, _ = package
     return f"{name}_{version.replace(':', '%3a')}_{arch}.deb"
 
 
 def is_good(path: Path, package: Package) -> bool:
-    """Is it there, and is it exactly the pinned package?"""
+    """Does it exist, and is it exactly the pinned package?"""
     return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == package[3]
 
 
 def missing(cache: Cache, lock: Sequence[Package]) -> list[Package]:
-    """Packages that are not in the cache, or not as pinned."""
+    """Packages that are missing in the cache or differ from the pinned ones."""
     return [package for package in lock if not is_good(cache.debs / file_name(package), package)]
 
 
@@ -76,7 +76,7 @@ def unpacked(cache: Cache, lock: Sequence[Package]) -> bool:
 
 
 def provide(cache: Cache, lock: Sequence[Package] | None = None, fetch: bool = True) -> Path:
-    """The root of the unpacked packages; fetches what is missing, unless told not to. Unavailable with one line."""
+    """The root of the unpacked packages; with `fetch`, downloads missing packages. Unavailable with one line."""
     wanted = read_lock() if lock is None else list(lock)
     machine = platform.machine()
     if platform.system() != "Linux" or machine not in ("x86_64", "AMD64"):
@@ -96,7 +96,7 @@ def provide(cache: Cache, lock: Sequence[Package] | None = None, fetch: bool = T
 
 
 def _apt(cache: Cache, *words: str) -> subprocess.CompletedProcess[str]:
-    """apt-get with lists of its own, so that this machine's are neither needed nor changed."""
+    """apt-get with separate lists, so that this machine's are neither needed nor changed."""
     lists = cache.home / "lists"
     (lists / "partial").mkdir(parents=True, exist_ok=True)
     own = [
@@ -134,7 +134,7 @@ def _download(cache: Cache, lacking: Sequence[Package]) -> None:
         raise Unavailable(f"{cache.debs} cannot be made ({exc.strerror}): set XDG_CACHE_HOME") from exc
     names = [f"{name}={version}" for name, version, _, _ in lacking]
     ran = _apt(cache, "download", *names)
-    if ran.returncode:  # most often the lists are not there yet, or old
+    if ran.returncode:  # usually the lists are missing or old
         updated = _apt(cache, "update")
         ran = _apt(cache, "download", *names)
         if ran.returncode:

@@ -1,4 +1,4 @@
-"""A script of calls on a fresh machine, as the lines of a recording."""
+"""Runs a script of calls on a fresh machine, and returns the lines of a recording."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tests.xen.protocol import Call, answers, record
 
 @dataclass
 class Run:
-    """What one machine did, and how long it took, in seconds."""
+    """The result of one machine, and its time in seconds."""
 
     lines: list[dict[str, Any]] = field(default_factory=list)
     boot: float = 0.0
     calls: float = 0.0
-    stuck: str = ""  # the call that never returned on real Xen; nothing is told of what comes after it
+    stuck: str = ""  # the call that never returned on real Xen; there are no answers after it
 
 
 def play(images: Images, calls: Sequence[Call]) -> Run:
-    """Boot, make the calls, turn off. RigFailed if the machine does not hold."""
+    """Boot, make the calls, shut down. RigFailed if the machine fails."""
     run = Run()
     with Machine(images) as machine:
         run.boot = machine.boot_seconds

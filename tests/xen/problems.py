@@ -1,7 +1,7 @@
-"""What can go wrong with the rig, each as one message for people.
+"""Failures of the rig, each as one readable message.
 
-Contents: `Unavailable`, for which one skips, and `RigFailed`, which carries the tail of the console. Not here:
-who finds out.
+Contents: `Unavailable`, for which tests skip, and `RigFailed`, which has the tail of the console. Not here:
+detection.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 from typing import Final
 
 TAIL_LINES: Final = 12
-# What a console says when nothing will answer any more, and who has stopped.
+# Console texts after which the machine no longer answers, and the part that has stopped.
 ENDS: Final = (("Panic on CPU", "Xen"), ("Kernel panic", "Dom0's kernel"), ("Hardware Dom0 ", "Dom0"))
 
 
 class Unavailable(Exception):
-    """The rig cannot be had on this machine; one line that says why and what to do."""
+    """The rig is unavailable on this machine; one line with the reason and what to do."""
 
 
 class RigFailed(Exception):
-    """The rig stopped working: what happened, in which call, and what its console said last."""
+    """The rig failed: the reason, the call, and the last console output."""
 
     def __init__(self, what: str, console: str = "", call: str = "") -> None:
         super().__init__(what)
@@ -27,7 +27,7 @@ class RigFailed(Exception):
         self.call = call
 
     def text(self, seed: int | None = None) -> str:
-        """For people: the message, the call, the seed, and the console's last lines."""
+        """A readable form: the message, the call, the seed, and the console's last lines."""
         lines = [self.what]
         if self.call:
             lines.append(f"  the call: {self.call[:300]}")
@@ -49,5 +49,5 @@ def tail(console: str) -> list[str]:
 
 
 def panicked(console: str) -> str | None:
-    """Who has stopped for good, if the console tells so, else None."""
+    """The part that has stopped, from the console's output, else None."""
     return next((who for words, who in ENDS if words in console), None)

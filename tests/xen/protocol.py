@@ -1,4 +1,4 @@
-"""Calls and answers over a machine's line.
+"""Calls and answers over a machine's connection.
 
 A call is one line, `op key=value ...`, an answer one JSON object; both are those of recordings in the format
 `xen-gnt-oracle/1` with the extended operations, so that calls and answers can be recorded as they are. Contents: the
@@ -20,13 +20,13 @@ from tests.xen.problems import RigFailed
 FORMAT: Final = "xen-gnt-oracle/1"
 XEN: Final = "4.17.7+13-g2445b30a44-0+deb12u1"
 LINUX: Final = "6.1.0-56-amd64 (6.1.192-2)"
-WHY: Final = ("crashed", "stuck")  # why there is no answer; the recording says by -9999 and -110 that there is none
-WINDOW: Final = 64  # calls under way at a time; each is answered before the next one starts
+WHY: Final = ("crashed", "stuck")  # the reason for a missing answer; the recording has -9999 or -110 then
+WINDOW: Final = 64  # pipelined calls at a time; each is answered before the next one starts
 
 
 @dataclass(frozen=True)
 class Call:
-    """One operation: its name, its arguments, the grant entries to be looked at after it, and what it is made for."""
+    """One operation: its name, its arguments, the grant entries to read after it, and its purpose."""
 
     op: str
     args: Mapping[str, Any] = field(default_factory=dict)
@@ -34,21 +34,21 @@ class Call:
     note: str = ""
 
     def line(self) -> str:
-        """As the executor reads it. Words have no spaces."""
+        """The executor's form. Words have no spaces."""
         words = [self.op, *(f"{key}={value}" for key, value in self.args.items())]
         return " ".join([*words, f"show={self.show}"] if self.show else words)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back: results by name, and grant entries."""
+    """An answer: results by name, and grant entries."""
 
     results: Mapping[str, Any]
     entries: Mapping[str, Any]
 
 
 def parse(line: str, call: Call) -> Answer:
-    """One answer; ValueError with what is wrong with it."""
+    """Parse one answer; ValueError with the problem."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as exc:
@@ -88,6 +88,6 @@ def record(number: int, call: Call, answer: Answer) -> dict[str, Any]:
 
 
 def write_recording(path: Path, profile: str, seed: int, lines: Sequence[Mapping[str, Any]]) -> None:
-    """A recording that `bulkhead replay` takes."""
+    """A recording for `bulkhead replay`."""
     header = {"format": FORMAT, "profile": profile, "seed": str(seed), "xen": XEN, "linux": LINUX}
     write_file(path, "".join(json.dumps(line) + "\n" for line in (header, *lines)))

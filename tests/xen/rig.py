@@ -1,4 +1,4 @@
-"""What the rig is started from on this machine, made at the first use."""
+"""The rig's packages and images on this machine, made at the first use."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""A shortest trace that still differs, found by new boots.
+"""Shrinks a differing trace by new boots.
 
-Contents: which calls may be left out together (a guest's calls go with the guest), and the search: ever smaller parts
-are left out, as long as the last call's answers still differ in the same way. A candidate is tried on the implementation
-first, which costs no boot: where it no longer answers what it did, the difference has gone. Not here: what a
-difference is.
+Contents: the calls that may be removed together (a guest's calls with the guest), and the search: smaller and smaller parts
+are removed while the last call's answers still differ in the same way. A candidate is first tried on the implementation,
+without a boot: if its answer has changed, the difference has disappeared. Not here: the form of a
+difference.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ GUEST: Final = re.compile(r"(?<![A-Za-z0-9_$])([A-Z])(?![A-Za-z0-9_])")
 
 
 def named(call: Call) -> set[str]:
-    """The guests that a call speaks of."""
+    """The guests that a call names."""
     texts = [str(value) for key, value in call.args.items() if key != "o"] + [call.show]  # `o` has kinds of its own
     return {name for text in texts for name in GUEST.findall(text)}
 
 
 def closed(calls: Sequence[Call]) -> list[Call]:
-    """The calls that can be made: those that speak only of guests that are there."""
+    """The possible calls: those that name only existing guests."""
     alive: set[str] = set()
     out = []
     for call in calls:
@@ -45,7 +45,7 @@ def closed(calls: Sequence[Call]) -> list[Call]:
 
 @dataclass
 class Shrunk:
-    """The result: the calls that are left, how they differ, and how many boots it took."""
+    """The result: the remaining calls, their difference, and the number of boots."""
 
     calls: list[Call]
     difference: Difference
@@ -59,10 +59,10 @@ def shrink(
     differs: Callable[[Sequence[Call]], Difference | None],
     boots: int,
 ) -> Shrunk:
-    """Leave out what can be left out of `calls`, whose last one differs as `found` says.
+    """Remove all unneeded calls of `calls`, whose last one has the difference `found`.
 
-    `ours` gives the implementation's answer to the last call of a candidate, `differs` boots and compares. No more than
-    `boots` boots; what is left then is still a trace that differs.
+    `ours` gives the implementation's answer to the last call of a candidate, `differs` boots and compares. At most
+    `boots` boots; the remaining trace always still differs.
     """
     best = Shrunk(list(calls), found)
     last = calls[-1]

@@ -1,7 +1,7 @@
-"""A booted machine on disk: what takes ten seconds to boot takes one to bring back, and is always the same.
+"""Snapshots of a booted machine on disk: a boot takes ten seconds, a restore one, and its state is always the same.
 
-Contents: saving a running machine through QEMU's own protocol (QMP), and the words to start one from what was saved.
-Nothing has been called in a saved machine yet. Not here: when this is done (machine.py).
+Contents: saving a running machine through QEMU's own protocol (QMP), and the arguments to restore it.
+No call has been made in a saved machine. Not here: when machines are saved (machine.py).
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ BYTES_PER_SECOND: Final = 1 << 40
 
 
 class NotSaved(Exception):
-    """QEMU did not save the machine; one line that says why."""
+    """QEMU did not save the machine; one line with the reason."""
 
 
 def place(folder: Path, words: Sequence[str]) -> Path:
-    """Where the machine that these words start is kept; other words, another machine."""
+    """The snapshot's file for these QEMU arguments."""
     kept = [word for word in words if not word.startswith(("file:", "socket,id=line,"))]
     return folder / ("booted-" + hashlib.sha256("\0".join(kept).encode()).hexdigest()[:12])
 
 
 def control(descriptor: int) -> list[str]:
-    """Words that give QEMU a control line."""
+    """QEMU arguments for a control connection."""
     return ["-chardev", f"socket,id=control,fd={descriptor}", "-mon", "chardev=control,mode=control"]
 
 
 def incoming(descriptor: int) -> list[str]:
-    """Words that start QEMU from a saved machine instead of a boot."""
+    """QEMU arguments to start from a saved machine instead of a boot."""
     return ["-incoming", f"fd:{descriptor}"]
 
 
@@ -63,7 +63,7 @@ class Control:
         return message
 
     def ask(self, execute: str, **arguments: Any) -> dict[str, Any]:
-        """One command and what it returns."""
+        """Execute one command; returns its result."""
         self._line.sendall(json.dumps({"execute": execute, **({"arguments": arguments} if arguments else {})}).encode())
         while True:
             message = self._message()
@@ -74,7 +74,7 @@ class Control:
                 return out if isinstance(out, dict) else {}
 
     def save(self, path: Path) -> None:
-        """The machine as it is now, into a file that is there whole or not at all; the machine goes on."""
+        """Save the machine atomically to a file; the machine continues."""
         part = path.with_name(f"{path.name}.{os.getpid()}")
         try:
             self.ask("qmp_capabilities")

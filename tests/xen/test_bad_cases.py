@@ -1,6 +1,6 @@
-"""A machine that fails is told within its time limit: one message, the console's tail, the seed; and nothing is left behind.
+"""A failing machine is reported within its time limit: one message, the console's tail, the seed; nothing is left.
 
-QEMU is a small program here, so that `make test` needs none.
+These tests use a small fake QEMU, so that `make test` needs none.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CALLS = [Call("dominfo", {"id": 1}), Call("dominfo", {"id": 2})]
 
 @pytest.fixture()
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in which all temporary files of the test are, so that what is left can be seen."""
+    """A folder for all temporary files of the test, to detect remaining ones."""
     folder = tmp_path / "tmp"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -44,7 +44,7 @@ def fake(tmp_path: Path, behaviour: str) -> Images:
 
 
 def alive(pid: int) -> bool:
-    """Is there such a process, and is it no zombie?"""
+    """Is this process alive and not a zombie?"""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -52,7 +52,7 @@ def alive(pid: int) -> bool:
 
 
 def failure(images: Images, calls: list[Call] = CALLS, boot: float = 5.0) -> tuple[RigFailed, int]:
-    """How a machine fails, and its process."""
+    """The failure of a machine, and its process."""
     pids = []
     with pytest.raises(RigFailed) as caught, Machine(images, boot_seconds=boot, answer_seconds=1.0) as running:
         pids.append(running.pid)

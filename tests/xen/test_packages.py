@@ -1,4 +1,4 @@
-"""The rig's packages: pinned, checked, and refused with one line where they cannot be had."""
+"""The rig's packages: pinned, checked, and refused with one line if they are unavailable."""
 
 from __future__ import annotations
 

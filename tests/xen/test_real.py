@@ -1,6 +1,6 @@
-"""Real Xen boots, answers, and survives what may go wrong on it. Run by `make xen`.
+"""Real Xen boots, answers, and survives failures. Run by `make xen`.
 
-Skipped where the packages cannot be had.
+Skipped if the packages are unavailable.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def test_guests_of_both_kinds_live_and_die(made: Images) -> None:
 
 
 def test_a_guest_that_xen_crashed_is_a_result_at_once(made: Images) -> None:
-    """It shoots itself down; each later call of its own is answered at once, and others go on."""
+    """A guest crashes itself; each of its later calls is answered at once, and others continue."""
     with Machine(made) as machine:
         results(machine, Call("mkdom", {"n": "A"}), Call("mkdom", {"n": "B"}))
         started = time.monotonic()

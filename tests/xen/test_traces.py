@@ -1,4 +1,4 @@
-"""Scripts of calls are seeded, traces shrink to what matters, and an answer that was changed is found."""
+"""Scripts of calls are reproducible, traces shrink to the relevant calls, and a changed answer is found."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_bad_use_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_installed_command_without_the_source_tree(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Real Xen is driven from the tests, which are not installed: one line says so."""
+    """The rig for real Xen is in the tests, which are not installed: one line says so."""
     monkeypatch.setattr(diff_cli, "RIG", Path("no", "such", "tree.py"))
     ran = CliRunner().invoke(diff_cli.diff, ["--against", "xen"], standalone_mode=False)
     assert isinstance(ran.exception, UsageError) and "use a checkout" in str(ran.exception)

@@ -1,6 +1,6 @@
 """A process of Dom0 on /dev/xen/gntdev, gntalloc, evtchn and privcmd: every ioctl by its bytes, mappings of several grants.
 
-Contents: what user space of Dom0 does. Not here: what guests do with what is shared with them (grants.py).
+Contents: actions of Dom0's user space. Not here: guests' use of shared pages (grants.py).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HYPERCALL, BATCH_V2, RESTRICT_PRIVCMD, RESOURCE = ioc("P", 0, 48), ioc("P", 4, 3
 GNTDEVS, GNTALLOC, EVTCHNS, PRIVCMD = (10, 11), 12, (1, 2, 3), 14
 BUFFER = 8192  # in the user buffer, for copies
 MAX_MAPS = 4000
-NOTICED = (40, 41, 42)  # references that only byte_cleared uses
+NOTICED = (40, 41, 42)  # references used only by byte_cleared
 
 
 def _of(s: Script, what: str) -> Any:
@@ -164,7 +164,7 @@ def area_changed(s: Script) -> None:
 
 
 def grant_unmap(s: Script) -> None:
-    """IOCTL_GNTDEV_UNMAP_GRANT_REF, by the right and by wrong numbers; the offset of an address."""
+    """IOCTL_GNTDEV_UNMAP_GRANT_REF, by correct and wrong numbers; the offset of an address."""
     if not _of(s, "maps"):
         return grant_map(s)
     one = s.pick(_of(s, "maps"))
@@ -186,7 +186,7 @@ def grant_unmap(s: Script) -> None:
 
 
 def notice(s: Script) -> None:
-    """SET_UNMAP_NOTIFY: an event to send, actions that there are not, offsets inside and outside."""
+    """SET_UNMAP_NOTIFY: an event to send, unknown actions, offsets inside and outside."""
     if not _of(s, "maps"):
         return grant_map(s)
     file, index, _, many = s.pick(_of(s, "maps"))
@@ -197,7 +197,7 @@ def notice(s: Script) -> None:
 
 
 def byte_cleared(s: Script) -> None:
-    """A byte to be cleared when a map of its own, of fresh grants, goes away; whole or page by page."""
+    """A byte to clear when a new map of fresh grants is unmapped; completely or page by page."""
     file, name, index, number = _gntdev(s), s.agent(), s.variable("i"), _area(s)
     many, page = s.rng.randrange(1, 4), s.pick(DATA[:12])
     if number is None:
@@ -272,7 +272,7 @@ def alloc(s: Script) -> None:
 
 
 def alloc_use(s: Script) -> None:
-    """A guest maps what Dom0's process shares; or the process takes it back."""
+    """A guest maps the shared pages of Dom0's process; or the process revokes them."""
     if not _of(s, "shared"):
         return alloc(s)
     one = s.pick(_of(s, "shared"))
@@ -298,7 +298,7 @@ def alloc_use(s: Script) -> None:
 
 # --- evtchn ---
 def port(s: Script) -> None:
-    """Ports of a process: made, bound, closed, rung; restricted files."""
+    """Ports of a process: allocated, bound, closed, notified; restricted files."""
     file = s.pick(EVTCHNS)
     _open(s, file, "evtchn")
     if file == EVTCHNS[2] and s.chance(0.3):
@@ -358,7 +358,7 @@ def port_bytes(s: Script) -> None:
 
 # --- privcmd ---
 def foreign(s: Script) -> None:
-    """MMAPBATCH_V2 of a guest's pages, with frames in it that cannot be had; hypercalls through the device."""
+    """MMAPBATCH_V2 of a guest's pages, with some invalid frames; hypercalls through the device."""
     _open(s, PRIVCMD, "privcmd")
     if s.chance(0.3):
         name = s.guest()
@@ -394,7 +394,7 @@ def foreign(s: Script) -> None:
 
 
 def nonsense(s: Script) -> None:
-    """Pointers that lead nowhere, requests that there are not."""
+    """Bad pointers, unknown requests."""
     file, requests = s.pick(
         (
             (10, (MAP_REF, UNMAP_REF, GET_OFFSET, NOTIFY, GRANT_COPY, ioc("G", 3, 4), ioc("G", 9, 24), 0x5401)),
@@ -407,7 +407,7 @@ def nonsense(s: Script) -> None:
 
 
 def close(s: Script) -> None:
-    """The last close of a file with whatever is open behind it."""
+    """The last close of a file, with all of its state."""
     file = s.pick((*GNTDEVS, GNTALLOC, *EVTCHNS, PRIVCMD))
     if file in _of(s, "open"):
         s.do("sys.close", f=file)

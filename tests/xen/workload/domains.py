@@ -1,4 +1,4 @@
-"""Domains: their end and their successors, pauses, limits, questions, and what guests may not do; PVH domains' memory."""
+"""Domains: destruction and successors, pauses, limits, queries, and operations forbidden to guests; PVH domains' memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _domctl(
 
 
 def successor(s: Script) -> None:
-    """A guest ends while others map its pages or it maps theirs; another one of its name follows."""
+    """A guest is destroyed while others map its pages or it maps theirs; another one with its name follows."""
     if s.rng.random() < 0.6 or not s.translated:
         name = s.agent()
     else:
@@ -38,13 +38,13 @@ def pauses(s: Script) -> None:
 
 
 def ask(s: Script) -> None:
-    """getdomaininfo of domains that are there and that are not."""
+    """getdomaininfo of existing and missing domains."""
     dom = s.weighted((70, s.guest()), (30, s.pick(("SELF", NOBODY, "XEN", "0xffff"))))
     _domctl(s, "d0", GET_INFO, dom, "", INFO if dom in (*s.agents, *s.translated) else "dom:8:2")
 
 
 def forbidden(s: Script) -> None:
-    """What only the control domain may do, tried by a guest; wrong versions of the interface."""
+    """A guest tries operations of the control domain; wrong versions of the interface."""
     by = s.agent()
     version = s.weighted((80, DOMCTL_VERSION), (20, "0x14"))
     _domctl(
@@ -53,7 +53,7 @@ def forbidden(s: Script) -> None:
 
 
 def refused(s: Script) -> None:
-    """Requests of Dom0 that cannot be met."""
+    """Impossible requests of Dom0."""
     command, dom, words = s.pick(
         (
             (MAX_VCPUS, s.agent(), f"16:4:{s.pick((0, 1, 2, 33, 8193))}"),
@@ -74,12 +74,12 @@ def refused(s: Script) -> None:
 
 
 def unknown(s: Script) -> None:
-    """Hypercalls that there are not."""
+    """Unknown hypercalls."""
     s.hypercall(s.agent(), s.pick((11, 55, 63, 99, 120)), a1=0)
 
 
 def physmap(s: Script) -> None:
-    """Dom0 changes what a PVH domain's frame numbers mean, while guests map and copy its grants."""
+    """Dom0 changes a PVH domain's p2m, while guests map and copy its grants."""
     if not s.translated:
         return
     name, gfn, free = s.pick(s.translated), s.rng.randrange(64), s.rng.randrange(64, 96)

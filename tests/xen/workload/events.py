@@ -29,7 +29,7 @@ def _new(s: Script, by: str, command: int, words: str, at: int) -> str:
 
 
 def alloc(s: Script) -> None:
-    """alloc_unbound, for oneself or for others."""
+    """alloc_unbound, for the caller or for others."""
     by = s.agent()
     dom = s.weighted((85, "SELF"), (15, s.domid(by)))
     remote = s.weighted((60, s.other(by)), (15, "SELF"), (10, by), (15, s.domid(by)))
@@ -41,7 +41,7 @@ def alloc(s: Script) -> None:
 
 
 def bind(s: Script) -> None:
-    """bind_interdomain: most often to a port that waits for the caller."""
+    """bind_interdomain, usually to a port that waits for the caller."""
     if s.unbound and s.chance(0.75):
         one = s.pick(s.unbound)
         other, by, name = one
@@ -63,7 +63,7 @@ def virq(s: Script) -> None:
     else:
         number = s.pick([*range(0, 24), 24, 99, "0xffffffff"])
         if number == TIMER:
-            vcpu = "1"  # bound, it would ring when time passes, and no two machines agree when that is
+            vcpu = "1"  # if bound, it fires by time, which differs between machines
         _new(s, by, VIRQ, f"0:4:{number},4:4:{vcpu}", 8)
 
 
@@ -91,7 +91,7 @@ def use(s: Script) -> None:
 
 
 def nonsense(s: Script) -> None:
-    """Commands that there are not, pointers that lead nowhere, resets of others."""
+    """Unknown commands, bad pointers, resets of others."""
     by = s.agent()
     if s.chance(0.3):
         s.hypercall(by, EVENT_CHANNEL_OP, f"0:2:{s.pick((NOBODY, 'XEN', s.other(by)))}", a1=RESET, a2="arg")

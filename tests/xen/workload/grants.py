@@ -1,6 +1,6 @@
 """Grant table operations: entries rewritten at any time, maps and unmaps one by one and in arrays, copies, versions.
 
-Contents: what guests and Dom0's kernel ask of GNTTABOP_*. Not here: Dom0's devices (devices.py).
+Contents: GNTTABOP_* calls of guests and Dom0's kernel. Not here: Dom0's devices (devices.py).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ MAP, UNMAP, SETUP, TRANSFER, COPY, QUERY, UNMAP_REPLACE, SET_VERSION, STATUS_FRA
 )
 MAP_SIZE, UNMAP_SIZE, COPY_SIZE = 32, 24, 40
 UNTOUCHED = "0x7fff"
-KEPT = 40  # maps that are remembered
+KEPT = 40  # maximum of recorded maps
 
 
 def _maps(s: Script) -> list[tuple[str, str, int, int, str]]:
-    """Maps that were asked for: caller, variable of the handle, flags, slot, page."""
+    """Requested maps: caller, variable of the handle, flags, slot, page."""
     return s.family.setdefault("maps", [])  # type: ignore[no-any-return]
 
 
@@ -44,7 +44,7 @@ def _page(s: Script, name: str) -> str:
 
 
 def entry(s: Script) -> None:
-    """A granter rewrites an entry, as it should or not."""
+    """A granter rewrites an entry, correctly or not."""
     name, ref = s.guest(), s.pick(REFS)
     translated = name in s.translated
     flags = s.weighted(
@@ -71,7 +71,7 @@ def entry(s: Script) -> None:
 
 
 def end(s: Script) -> None:
-    """The polite end of a grant."""
+    """The correct revocation of a grant."""
     name, ref = s.guest(), s.pick(REFS)
     s.do("gend", f"{name}:{ref}", d=name, ref=ref)
 
@@ -81,7 +81,7 @@ def _ref(s: Script) -> str:
 
 
 def _target(s: Script, by: str) -> tuple[str, str, int]:
-    """Whose reference to use, which, and the flags that it was made with: most often one that was made for the caller."""
+    """A granter, a reference and its flags: usually a grant for the caller."""
     known = s.granted_to(by) if s.chance(0.85) else None
     if known is not None:
         return known[0], str(known[1]), known[2]
@@ -142,7 +142,7 @@ def map_some(s: Script) -> None:
 
 
 def unmap_some(s: Script) -> None:
-    """unmap_grant_ref or unmap_and_replace of what was mapped, sometimes with a wrong word."""
+    """unmap_grant_ref or unmap_and_replace of a mapping, sometimes with a wrong argument."""
     if not _maps(s):
         return map_some(s)
     many = s.weighted((80, 1), (20, min(len(_maps(s)), s.rng.randrange(2, 5))))
@@ -263,7 +263,7 @@ def swap(s: Script) -> None:
 
 
 def transfer(s: Script) -> None:
-    """transfer of a page, mapped or not, to a guest that waits for it or not."""
+    """transfer of a page, mapped or not, to a guest that accepts it or not."""
     by = s.agent()
     page, to, ref = s.spare(by, LENT)[0], s.domid(by), s.pick(REFS)
     if s.chance(0.7):
@@ -275,7 +275,7 @@ def transfer(s: Script) -> None:
     s.hypercall(
         by, GRANT_TABLE_OP, f"0:8:{by}/{page},8:2:{to},12:4:{ref},16:2:{UNTOUCHED}", "st:16:2:s", a1=TRANSFER, a2="arg", a3=1
     )
-    if waits:  # the entry names a frame now that may come back under any name
+    if waits:  # the entry now names a frame that may be reused under any name
         s.do("show", f"{to}:{ref}")
         s.do("ge", d=to, ref=ref, flags=0, dom="d0", pg="0")
     for name in (by, to):
@@ -300,7 +300,7 @@ def flush(s: Script) -> None:
 
 
 def nonsense(s: Script) -> None:
-    """Unknown operations, pointers that lead nowhere, counts that are too large."""
+    """Unknown operations, bad pointers, too large counts."""
     by = s.agent()
     operation = s.pick([*range(13), 3, 13, 99, "0xffffffff"])
     if operation == 2:
@@ -320,7 +320,7 @@ def touch(s: Script) -> None:
 
 
 def page(s: Script) -> None:
-    """Dom0 looks at a page of a guest."""
+    """Dom0 reads a page of a guest."""
     pg = f"{s.agent()}/{s.pick(DATA)}"
     which, off = s.weighted((40, "pcrc"), (30, "prd"), (15, "pwr"), (15, "fmap")), 8 * s.rng.randrange(512)
     more = {"pcrc": {}, "prd": {"off": off}, "pwr": {"off": off, "v": s.rng.randrange(1 << 48)}, "fmap": {"w": off >> 3 & 1}}

@@ -22,19 +22,19 @@ UNUSED = (5, 8, 9, 10, 12, 13, 16, 17, 18, 19, 20, 21, 22, 25, 26, 27, 29, 30, 3
 
 
 def _release(s: Script, by: str, page: int) -> None:
-    """The guest's own mapping goes, so that the page can."""
+    """Remove the guest's own mapping, so that the page can be freed."""
     s.hypercall(by, UPDATE_VA_MAPPING, a1=f"v.{page}", a2="0", a3=2)
 
 
 def limit(s: Script) -> None:
-    """max_mem relative to what the guest has."""
+    """max_mem relative to the guest's pages."""
     name = s.agent()
     s.count(name)
     s.hypercall("d0", 36, f"0:4:11,4:4:0x15,8:2:{name},16:8:k.$cur.{name}+{4 * s.pick((0, 1, 3, 16, 64))}", a1="arg")
 
 
 def give_up(s: Script) -> None:
-    """decrease_reservation: one's own pages, mapped or not, twice, and those of others."""
+    """decrease_reservation: own pages, mapped or not, twice, and pages of others."""
     by = s.agent()
     pages = s.spare(by, SPARE, s.weighted((60, 1), (40, s.rng.randrange(2, 4))))
     pages += pages[:1] if s.chance(0.2) else []
@@ -75,7 +75,7 @@ def take(s: Script) -> None:
 
 
 def exchange(s: Script) -> None:
-    """memory_exchange of pages that are free to go and of such that are not."""
+    """memory_exchange of pages with and without other references."""
     by, many = s.agent(), s.weighted((60, 1), (30, 2), (10, 3))
     pages = s.spare(by, SPARE, many)
     for page in pages:
@@ -94,7 +94,7 @@ def exchange(s: Script) -> None:
 
 
 def ask(s: Script) -> None:
-    """Numbers about domains; those that differ from machine to machine are not looked at."""
+    """Queries about domains; numbers that differ between machines are not compared."""
     by = s.agent()
     dom = s.domid(by)
     s.hypercall(
@@ -151,7 +151,7 @@ def claim(s: Script) -> None:
 
 
 def nonsense(s: Script) -> None:
-    """Operations that a guest does not have, and pointers that lead nowhere."""
+    """Operations that a guest may not use, and bad pointers."""
     by = s.agent()
     if s.chance(0.5):
         s.hypercall(by, MEMORY_OP, "0:8:0x7ff0", a1=s.pick(UNUSED), a2="arg")

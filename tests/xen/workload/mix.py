@@ -1,4 +1,4 @@
-"""Which families of calls a run is made of, and its beginning and end."""
+"""The families of calls in a run, and its start and end."""
 
 from __future__ import annotations
 

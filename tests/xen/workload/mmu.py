@@ -124,14 +124,14 @@ def extended(s: Script) -> None:
 
 
 def prepare(s: Script) -> None:
-    """A page made ready to be a table: cleared, its own mapping taken away or made read-only."""
+    """Prepare a page as a table: clear it, remove its own mapping or make it read-only."""
     by, page = s.agent(), s.pick(TABLES)
     s.hypercall(by, MMUEXT_OP, f"0:4:{CLEAR},8:8:{by}/{page}", a1="arg", a2=1, a3=0, a4="SELF")
     s.hypercall(by, UPDATE_VA_MAPPING, a1=f"v.{page}", a2=s.pick(("0", f"f.{by}/{page}+0x65")), a3=2)
 
 
 def touch(s: Script) -> None:
-    """A guest touches a window page where no table entry is ever written."""
+    """A guest accesses a window page whose table entry is never written."""
     by, slot = s.agent(), s.rng.randrange(16)
     if s.chance(0.6):
         s.do("rd", by=by, slot=slot, off=4088)

@@ -1,8 +1,8 @@
-"""A list of calls in the making: random choices, names of guests and variables, and the forms of a call.
+"""Builds a list of calls: random choices, names of guests and variables, and the forms of a call.
 
-Contents: what the families of calls share. A script is written before anything runs: what a call gives back (handles,
-ports, indices) later calls name by variables, so that the same calls can be made anywhere, and left out one by one. Each
-family has pool pages, window slots and references of its own, where contents have to stay comparable:
+Contents: the common part of the families of calls. A script is written before anything runs: later calls name results
+(handles, ports, indices) by variables, so that the same calls can be made anywhere, and removed one by one. Each
+family has its own pool pages, window slots and references, to keep contents comparable:
 
 | pages | slots | what for |
 |---|---|---|
@@ -26,7 +26,7 @@ TABLES: Final = range(16, 28)
 SPARE: Final = range(28, 48)
 LENT: Final = range(48, 64)
 REFS: Final = range(8, 32)
-VARIABLES: Final = 240  # of each kind, then the oldest is used again
+VARIABLES: Final = 240  # of each kind, then the oldest is reused
 NOWHERE: Final = (
     "0x7fff00000000",
     "0xffff800000000000",
@@ -36,7 +36,7 @@ NOWHERE: Final = (
     "0xffffffffffffffff",
     "0xdead000",
 )
-NOBODY: Final = "20000"  # a domain id that no run comes to
+NOBODY: Final = "20000"  # a domain id that no run reaches
 DOMIDS: Final = (NOBODY, "XEN", "IO", "COW", "INVALID", "IDLE", "0xffff")
 GRANT_TABLE_OP, MEMORY_OP, EVENT_CHANNEL_OP, MMU_UPDATE, MMUEXT_OP = 20, 12, 32, 1, 26
 UPDATE_VA_MAPPING, UPDATE_VA_MAPPING_OTHERDOMAIN, DOMCTL = 14, 22, 36
@@ -44,7 +44,7 @@ DOMCTL_VERSION: Final = "0x15"
 
 
 class Script:
-    """Calls so far, and what later ones may speak of."""
+    """The calls so far, and the names for later ones."""
 
     def __init__(self, seed: int, episode: int) -> None:
         self.rng = random.Random(f"xen/{seed}/{episode}")
@@ -56,7 +56,7 @@ class Script:
         self.note = ""
         self.family: dict[str, Any] = {}
         self.granted: dict[tuple[str, int], tuple[str, int]] = {}  # (granter, reference): grantee and flags, as last written
-        self.unbound: list[tuple[str, str, str]] = []  # ports that wait: whose, for whom, the variable
+        self.unbound: list[tuple[str, str, str]] = []  # unbound ports: owner, remote domain, variable
         self._counts: dict[str, int] = {}
 
     # --- choices ---
@@ -65,11 +65,11 @@ class Script:
         return self.rng.choice(values)
 
     def weighted(self, *pairs: tuple[float, T]) -> T:
-        """One of the values, by its weight."""
+        """A random value, by weight."""
         return self.rng.choices([value for _, value in pairs], [weight for weight, _ in pairs])[0]
 
     def chance(self, part: float) -> bool:
-        """True in that part of all cases."""
+        """True with this probability."""
         return self.rng.random() < part
 
     def agent(self) -> str:
@@ -86,12 +86,12 @@ class Script:
         return self.pick([*self.agents, *self.translated])
 
     def domid(self, by: str) -> str:
-        """A domain to speak of: most often a sensible one."""
+        """A domain argument, usually a sensible one."""
         dead = [str(self.pick(self.dead))] if self.dead else []
         return self.weighted((60, self.guest()), (12, "SELF"), (8, by), (8, "d0"), (10, self.pick([*DOMIDS, *dead])))
 
     def variable(self, kind: str) -> str:
-        """A fresh name; after VARIABLES of a kind the first comes again."""
+        """A fresh name; after VARIABLES of a kind the first is reused."""
         number = self._counts.get(kind, 0)
         self._counts[kind] = number + 1
         return f"{kind}{number % VARIABLES}"
@@ -107,11 +107,11 @@ class Script:
         self.do("x", show, **words, **args)
 
     def count(self, name: str) -> None:
-        """Look at how many pages a guest has."""
+        """Query a guest's page count."""
         self.do("cur", n=name)
 
     def grant(self, name: str, ref: int, grantee: str, page: str, flags: int, **more: Any) -> None:
-        """A granter rewrites its entry, and the script remembers what stands there."""
+        """A granter rewrites its entry, and the script records it."""
         self.do("ge", f"{name}:{ref}", d=name, ref=ref, flags=flags, dom=grantee, pg=page, **more)
         self.granted[name, ref] = (grantee, flags)
 
@@ -130,16 +130,16 @@ class Script:
         self.count(name)
 
     def renew(self, name: str) -> None:
-        """The end of a guest, and another one of its name."""
+        """Destroy a guest and create another one with its name."""
         translated = name in self.translated
         self.remove(name)
         self.make(name, translated)
 
     def spare(self, name: str, pages: Sequence[int], many: int = 1) -> list[int]:
-        """Pages that the guest still has by these names, to be given away by the call that asks for them.
+        """Pages that the guest still has under these names, for a call that gives them away.
 
-        A frame that was given away may come back to anybody, as the allocator likes; so a name is used up with it. When
-        too few are left, the guest is renewed.
+        The allocator may give such a frame to any domain; so its name is not used again. When
+        too few are left, the guest is replaced.
         """
         gone: set[int] = self.family.setdefault("gone", {}).setdefault(name, set())
         left = [page for page in pages if page not in gone]
@@ -151,7 +151,7 @@ class Script:
         return chosen
 
     def remove(self, name: str) -> None:
-        """The end of a guest."""
+        """Destroy a guest."""
         self.do("rmdom", n=name)
         for table in ("ports", "gone"):
             self.family.get(table, {}).pop(name, None)
@@ -166,5 +166,5 @@ class Script:
 
 
 def entries(pairs: Sequence[tuple[str, int]]) -> str:
-    """Grant entries to be looked at: `A:8+B:9`, each once."""
+    """Grant entries to compare: `A:8+B:9`, each once."""
     return "+".join(sorted({f"{name}:{ref}" for name, ref in pairs}))
