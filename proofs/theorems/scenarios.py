@@ -15,8 +15,26 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from bulkhead.model.choices import in_world
+from bulkhead.model.diagnostics import Span
 from bulkhead.model.executable import ExecutableModel
-from bulkhead.model.ir import App, Claim, Func, Lit, Part, Scenario, Step, System, Term, Transition, Update, conj, eq, neg
+from bulkhead.model.ir import (
+    App,
+    Check,
+    Claim,
+    Func,
+    Lit,
+    Part,
+    Scenario,
+    Step,
+    System,
+    Term,
+    Transition,
+    Update,
+    conj,
+    eq,
+    neg,
+)
 from bulkhead.model.scenarios import MARK
 from bulkhead.model.trace import Event, Trace, start_breaks
 from bulkhead.model.world import World
@@ -129,25 +147,21 @@ def staged_system(system: System, scenario: Scenario) -> tuple[System, dict[str,
     meaning: dict[str, Origin] = {}
     steps: list[Step] = []
 
-    def add(label: str, origin: Origin, guard: list[Term], moves: tuple[Update, ...], part: Part) -> None:
-        t = origin.outcome
-        params = () if t is None else t.params
-        updates = moves if t is None else (*t.updates, *moves)
-        kind = "internal" if t is None else t.step.kind
-        steps.append(Step(label, "", kind, params, conj(guard), (), updates, None, "", part.span))
+    def add(label: str, origin: Origin, guard: list[Term], moves: tuple[Update, ...], span: Span) -> None:
+        steps.append(_step(label, origin.outcome, guard, moves, span))
         meaning[label] = origin
 
     for k, part in enumerate(scenario.parts):
         if part.kind == "call":
             for n, t in enumerate(part.outcomes):
-                add(f"{k}-{n}-{t.label}", Origin(k, t), [at(k), _as_said(part, t)], (on(k),), part)
+                add(f"{k}-{n}-{t.label}", Origin(k, t), [at(k), *_given(part, t)], (on(k),), part.span)
         elif part.kind == "assert":
-            add(f"{k}-assert", Origin(k, None), [at(k), part.condition], (on(k),), part)
+            add(f"{k}-assert", Origin(k, None), [at(k), part.condition], (on(k),), part.span)
         else:
-            add(f"{k}-on", Origin(k, None), [at(k)], (on(k),), part)
+            add(f"{k}-on", Origin(k, None), [at(k)], (on(k),), part.span)
             for step in system.steps:
                 for t in step.transitions():
-                    add(f"{k}-any-{t.label}", Origin(k, t), [at(k), t.guard], (), part)
+                    add(f"{k}-any-{t.label}", Origin(k, t), [at(k)], (), part.span)
     begin = Claim("init", f"{MARK}begin", at(0), "", scenario.span, "")
     end = Claim("theorem", END, neg(at(count)), "", scenario.span, "")
     staged = replace(
@@ -165,6 +179,22 @@ def staged_system(system: System, scenario: Scenario) -> tuple[System, dict[str,
         scenarios={},
     )
     return staged, meaning
+
+
+def _step(label: str, outcome: Transition | None, guard: list[Term], moves: tuple[Update, ...], span: Span) -> Step:
+    """A step that has one outcome: what is given, with more of a guard and more assignments."""
+    if outcome is None:
+        return Step(label, "", "internal", (), conj(guard), (), moves, None, "", span)
+    checks = tuple(Check("require", part, "", (), (), "", span) for part in outcome.guard_parts)
+    updates = (*outcome.updates, *moves)
+    kind, chosen = outcome.step.kind, outcome.choices
+    return Step(label, "", kind, outcome.params, conj(guard), checks, updates, None, "", span, choices=chosen)
+
+
+def _given(part: Part, outcome: Transition) -> list[Term]:
+    """The arguments are those of the call."""
+    params = {p.name: p for p in outcome.params}
+    return [eq(params[name], value) for name, value in part.args]
 
 
 def _searched(explored: list[Exploration], wanted: Mapping[str, int]) -> Bound | None:
@@ -230,24 +260,24 @@ def _decoded(system: System, scenario: Scenario, trace: Trace, meaning: dict[str
     for event in trace.events:
         origin = meaning[event.label]
         if origin.outcome is not None:
-            events.append(event_of(system, origin.outcome, event.args))
+            events.append(event_of(system, world, origin.outcome, event.args))
             codes.append(origin.outcome.code)
     run = Trace(system.name, (), scenario.name, world, initial, tuple(events))
     confirm(system, scenario, trace, run, [meaning[e.label] for e in trace.events])
     return Decision(POSSIBLE, "", seconds, run, named, codes=tuple(codes))
 
 
-def event_of(system: System, outcome: Transition, args: dict[str, int]) -> Event:
+def event_of(system: System, world: World, outcome: Transition, args: dict[str, int]) -> Event:
     """The event of the rules for an outcome; what it does not speak of is the first of its sort."""
     whole = next(t for step in system.steps for t in step.outcomes() if t.label == outcome.label)
-    return Event(whole.label, {p.name: args.get(p.name, 0) for p in whole.params})
+    return Event(whole.label, {p.name: args.get(p.name, 0) for p in in_world(system, world, whole).params})
 
 
 def confirm(system: System, scenario: Scenario, trace: Trace, run: Trace, origins: list[Origin]) -> None:
     """Take the run on the executable model: each call as its part says, and each condition where it stands."""
     named = {e.name: e.sort for e in scenario.elements}
     asked = tuple(
-        Step(f"{MARK}{k}-{n}", "", "internal", t.params, _as_said(part, t), (), (), None, "", part.span)
+        _step(f"{MARK}{k}-{n}", t, _given(part, t), (), part.span)
         for k, part in enumerate(scenario.parts)
         for n, t in enumerate(part.outcomes)
     )
@@ -270,12 +300,6 @@ def confirm(system: System, scenario: Scenario, trace: Trace, run: Trace, origin
         good = good and machine.fire(state, event.label, event.args)
     if not good:
         raise SolverError(f"the executable model does not confirm the run that was found for scenario `{scenario.name}`")
-
-
-def _as_said(part: Part, outcome: Transition) -> Term:
-    """The call can be made, with this outcome and with the arguments of its part."""
-    params = {p.name: p for p in outcome.params}
-    return conj([*outcome.guard_parts, *(eq(params[name], value) for name, value in part.args)])
 
 
 __all__ = ["IMPOSSIBLE", "POSSIBLE", "UNKNOWN", "Decision", "decide"]

@@ -104,6 +104,7 @@ def _replaced(words: list[str], names: Mapping[str, str]) -> list[str]:
     out: list[str] = []
     conditions = 0
     binding = False  # between a quantifier and its dot
+    brackets: list[bool] = []  # of each that is open: are these the fields of a record?
     field = False  # is a field, a step or a local next?
     for k, word in enumerate(words):
         before = words[k - 1] if k else ""
@@ -118,6 +119,12 @@ def _replaced(words: list[str], names: Mapping[str, str]) -> list[str]:
             or code
             or (behind == ":" and before not in ("const", "state"))
         )
+        if word in "([{":
+            brackets.append(word == "{" and before != "in")
+        elif word in ")]}" and brackets:
+            brackets.pop()
+        grouped = bool(brackets) and brackets[-1] and behind == "," and before in ("{", ",")  # `{ a, b: S }`
+        other = other or grouped
         field = word == "." and not binding
         binding = (binding or word in ("forall", "exists")) and word != "."
         out.append(word if other else names.get(word, word))

@@ -159,7 +159,7 @@ class DombRun(Run):
         """Xen's part: what it finds is fit."""
         this = {"this": THIS, **args}
         for check in step(label).checks:
-            if check.kind == "pick" and check.var is not None and check.var.name in picks:
+            if any(v.name in picks for v in check.vars):
                 self.engine.assume(self.state.term(check.cond, this))
 
 
