@@ -91,7 +91,7 @@ def test_a_proof_that_believes_everything_is_denied(monkeypatch: pytest.MonkeyPa
     assert not any("confirmed" in d for d in found)
 
 
-def _exported(limit: int = 60) -> Iterator[str]:
+def _exported(limit: int = 400) -> Iterator[str]:
     budget = Budget(worlds=1, certify=False, export=True)
     found = (first_difference(draft(seed), seed, budget, Seen()) for seed in range(limit))
     return (d for d in found if d is not None and d.startswith("export:"))

@@ -28,7 +28,7 @@ MACROS = {"auto_config": False, "mbqi": False, "macro_finder": True}  # the same
 MODELS = {"auto_config": True, "mbqi": True, "qi.eager_threshold": 10.0}  # Z3's defaults, whatever this process has set
 FAST_LIMIT = 1.0
 SMALL = (2, 3)  # elements of each sort, in worlds where a counterexample is looked for
-INIT, FOLLOWS = "init", "follows"  # what is asked about no step
+INIT, FOLLOWS = "init", "follows"  # labels of queries without a step
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def _wishes(system: System, grounding: Grounding) -> Iterator[Truth]:
     """Wishes: each transition is enabled, or as much of its guard holds as possible; arguments of one sort differ."""
     transitions = [in_world(system, grounding.world, t) for s in system.steps for t in s.transitions()]
     for k, t in enumerate(transitions):
-        env = {p.name: grounding.choice(f"want!{k}!{p.name}", p.sort) for p in t.params}
+        env = {p.name: grounding.choice(f"want!{k}!{n}", p.sort) for n, p in enumerate(t.params)}
         guard = [grounding.truth(part, env) for part in t.guard_parts]
         if not t.step.point:
             yield grounding.both(guard)
