@@ -71,12 +71,12 @@ def _call(part: s.Called, steps: dict[str, Step], scope: Scope, d: Declarations,
     if part.code is not None:
         outcomes = tuple(step.failing(part.code.text))
         if not outcomes and not faulty:
-            codes = sorted({c.code for c in step.checks})
+            codes = sorted({c.code for c in step.checks if c.code})
             d.problem(
                 "E0804",
                 part.code.span,
                 f"no check of `{step.label}` fails with `{part.code.text}`",
-                f"Expected one of {', '.join(codes)}." if codes else "It has no check.",
+                f"Expected one of {', '.join(codes)}." if codes else "None of its checks has a code.",
             )
             return None
     args = _arguments(part, step, scope, d)
