@@ -104,7 +104,7 @@ class ScenarioResult:
             "name": self.name,
             "verdict": self.decision.verdict,
             "expected": self.expected,
-            "bound": self.decision.bound,
+            "searched": self.decision.bound,
             "world": None if run is None else run.world.sizes,
             "steps": steps,
             "seconds": round(self.decision.seconds, 4),
