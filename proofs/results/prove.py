@@ -181,7 +181,7 @@ class SystemResult:
             "not_vacuous",
             Status.FAILED if self.errors else Status.PASSED,
             "; ".join(self.errors) or self.vacuity,
-            "The proofs are about something, and the solvers agree.",
+            "The proofs are not vacuous, and the solvers agree.",
         )
         return (*(t.check(self.system) for t in self.theorems), *(r.check(self.system) for r in self.scenarios), sound)
 

@@ -73,7 +73,7 @@ class Vacuity:
     def summary(self) -> str:
         """A one-line summary."""
         if not self.asked:
-            return "NOT asked whether the proofs are about something (--no-vacuity)"
+            return "vacuity was NOT checked (--no-vacuity)"
         count = {f: sum(g == f for g in self.firing.values()) for f in (REACHED, POSSIBLE, NEVER)}
         return (
             f"{self._verdict()}: initial states {self.initial}, assumptions {self.assumptions}; of {len(self.firing)} "
