@@ -7,13 +7,20 @@ which the comparison must notice.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
-from bulkhead.model import ir
+from bulkhead.model import choices, ir, operations
+from bulkhead.model.after import told_before
 from bulkhead.model.diagnostics import RulesError
 from bulkhead.model.executable import ExecutableModel
+from bulkhead.model.world import World
 from bulkhead.proofs.theorems import induction
+from bulkhead.proofs.theorems.frame_rule import Frame
+from bulkhead.proofs.theorems.induction import Proof
+from tests.oracle import compare
 from tests.oracle.compare import Budget, Seen, differences
 from tests.oracle.fuzz import first_difference, fuzz, shrunk
 from tests.oracle.generate import draft
@@ -29,6 +36,7 @@ def test_two_thousand_systems_mean_the_same_everywhere(part: int) -> None:
     assert not found, "\n".join(map(str, found))
     assert seen.systems > PART * 0.8 and seen.steps > PART * 20 and seen.states > PART * 4
     assert seen.proved > 20 and seen.violated > 20 and seen.certified > PART // 2
+    assert seen.exported > PART and seen.exported_open > PART // 4
     assert seen.attacks > 2 and seen.faults > 5 and seen.counterexamples > 2
 
 
@@ -39,9 +47,12 @@ def test_some_systems_mean_the_same_everywhere() -> None:
     assert seen.systems > 30 and seen.steps > 400 and seen.certified > 20
 
 
-def _found(limit: int = 120) -> list[str]:
-    differences = (first_difference(draft(seed), seed, Budget(worlds=1), Seen()) for seed in range(limit))
-    return [d for d in differences if d is not None]
+def _found(limit: int = 400) -> Iterator[str]:
+    """The differences in random systems, one by one."""
+    for seed in range(limit):
+        found = first_difference(draft(seed), seed, Budget(worlds=1), Seen())
+        if found is not None:
+            yield found
 
 
 def test_an_engine_without_failing_steps_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,8 +77,7 @@ def test_a_model_in_which_the_first_assignment_wins_is_noticed(monkeypatch: pyte
         return ir.Transition(t.label, t.step, t.params, t.guard, t.updates[::-1], t.code)
 
     monkeypatch.setattr(ir.Step, "success", first_wins)
-    found = _found()
-    assert any(d.startswith(("model:", "call:")) for d in found)
+    assert any(d.startswith(("model:", "call:")) for d in _found())
 
 
 def test_a_proof_that_believes_everything_is_denied(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,9 +91,98 @@ def test_a_proof_that_believes_everything_is_denied(monkeypatch: pytest.MonkeyPa
     assert not any("confirmed" in d for d in found)
 
 
+def _exported(limit: int = 60) -> Iterator[str]:
+    budget = Budget(worlds=1, certify=False, export=True)
+    found = (first_difference(draft(seed), seed, budget, Seen()) for seed in range(limit))
+    return (d for d in found if d is not None and d.startswith("export:"))
+
+
+def test_a_query_that_is_not_exported_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frame rule says of every step that it keeps every claim, so no text asks after the step that breaks one."""
+    monkeypatch.setattr(Frame, "keeps", lambda self, transition, claim: True)
+    monkeypatch.setattr(compare, "prove", lambda system, settings: Proof(system))
+    assert any("no query asks for it" in d for d in _exported())
+
+
+def test_an_exported_text_that_says_less_or_more_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text with a contradiction in it hides violations; one without the guard and the next state is sat too often."""
+    whole = compare.text_of
+    monkeypatch.setattr(compare, "text_of", lambda *given: whole(*given).replace("(check-sat)", "(assert false)(check-sat)"))
+    monkeypatch.setattr(compare, "prove", lambda system, settings: Proof(system))
+    assert any("are unsat" in d for d in _exported())
+    monkeypatch.undo()
+    monkeypatch.setattr(compare, "text_of", lambda *given: "(check-sat)")
+    assert any("refuted by the proof" in d for d in _exported())
+
+
 def test_what_differs_is_made_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A difference that any operation shows is shrunk to one operation."""
     monkeypatch.setattr(ExecutableModel, "fire", lambda self, state, label, args: False)
     seed = next(s for s in range(50) if first_difference(draft(s), s, Budget(prove=False, worlds=1), Seen()))
     small, what = shrunk(draft(seed), seed, Budget(prove=False, worlds=1), "model:")
     assert what.startswith("model:") and len(small.parts) <= 3
+
+
+def test_an_engine_that_takes_steps_in_spite_of_a_check_without_a_code_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checks without a code are left out of every step."""
+    whole = ir.Step.success
+
+    def unchecked(self: ir.Step) -> ir.Transition:
+        t = whole(self)
+        guard = ir.conj([self.start(), *(c.cond for c in self.checks if c.code and c.kind != "may")])
+        return ir.Transition(t.label, t.step, t.params, guard, t.updates, t.code, t.choices)
+
+    monkeypatch.setattr(ir.Step, "success", unchecked)
+    assert any(d.startswith(("model:", "proof:")) for d in _found())
+
+
+def test_an_engine_in_which_a_check_without_a_code_fails_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be taken is said to fail."""
+    whole = ir.Step.failures
+
+    def failing(self: ir.Step) -> Iterator[ir.Transition]:
+        return whole(replace(self, checks=tuple(replace(c, code=c.code or "E") for c in self.checks)))
+
+    monkeypatch.setattr(ir.Step, "failures", failing)
+    assert any(d.startswith("model:") for d in _found())
+
+
+def test_an_engine_that_chooses_the_first_value_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`= *` gives every place the first value of its sort."""
+    whole = choices.step_in_world
+
+    def first(system: ir.System, world: World, step: ir.Step) -> ir.Step:
+        made = whole(system, world, step)
+        picks = {v.name for c in made.checks if c.text == choices.PICKED for v in c.vars}
+        updates = [
+            replace(u, value=ir.element(0, u.value.sort)) if isinstance(u.value, ir.Var) and u.value.name in picks else u
+            for u in made.updates
+        ]
+        return replace(made, updates=tuple(updates))
+
+    monkeypatch.setattr(choices, "step_in_world", first)
+    assert any(d.startswith("model:") for d in _found())
+
+
+def test_an_engine_that_asks_of_the_state_before_the_step_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`require next(A)` is read as `require A`."""
+    monkeypatch.setattr(operations, "told_before", lambda term, updates, defs, most: told_before(term, (), defs))
+    assert any(d.startswith(("model:", "call:")) for d in _found())
+
+
+def test_an_argument_kept_by_a_procedure_whose_result_has_no_name_is_compared() -> None:
+    """It has a name that no rule can write; in both meanings a later step reads the value from when it was performed."""
+    text = """component c "c"
+        sort thing "t"
+        enum side = left | right
+        state p[side]: thing
+        state q[side]: { one: thing, two: side }
+        procedure store(w: thing, v: thing)
+            step then_(x: bool)
+            set p[s] = w for all s: side
+            set q[s].one = v for all s: side
+        internal op(w: side)
+            perform store(p[w], q[w].one)
+        system y "y" uses c"""
+    seen = Seen()
+    assert list(differences(text, 3, Budget(worlds=4), seen)) == [] and seen.steps > 50

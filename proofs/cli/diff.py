@@ -7,23 +7,28 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bulkhead.model.diagnostics import UsageError
+from bulkhead.proofs.atomic_files import needs_file, write_file
 from bulkhead.proofs.cli.output import Output, jobs_option, json_option, output_options
 from bulkhead.proofs.jobs import count
 from bulkhead.proofs.refinement import compared
-from bulkhead.proofs.refinement.campaign import CLAIMS_EVERY, FULL_EVERY, Report, campaign
+from bulkhead.proofs.refinement.campaign import Report, campaign
 from bulkhead.proofs.refinement.coverage import contradicted, coverage
 from bulkhead.proofs.refinement.domb import campaign as domb_campaign
 from bulkhead.proofs.refinement.domb import coverage as domb_coverage
 from bulkhead.proofs.refinement.domb import world as domb_world
+from bulkhead.proofs.refinement.lockstep.lockstep import CLAIMS_EVERY, FULL_EVERY
 from bulkhead.proofs.refinement.lockstep.spec_world import Rules, Size, rules_for
-from bulkhead.proofs.report.runs_text import run_text
-from bulkhead.proofs.results.refinement import DiffResult, DiffRun, DombResult
+from bulkhead.proofs.refinement.play import On, play
+from bulkhead.proofs.refinement.recording import Header, packed
+from bulkhead.proofs.report.runs_text import play_text, run_text
+from bulkhead.proofs.results.refinement import DiffResult, DiffRun, DombResult, PlayResult
 
 MODEL_OPS, XEN_OPS = 100_000, 4_000
 SHARE = 20  # when both systems are compared, one of so many calls is a step of DomB's world, which has more to compare
@@ -52,24 +57,49 @@ RIG = Path("tests", "xen", "campaign.py")
     "--record",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="With real Xen: write the run as a recording for `bulkhead replay`.",
+    help="Write the calls with their answers (compressed if it ends in .xz): for `--play`, or for `bulkhead replay` with "
+    "--against xen.",
+)
+@click.option(
+    "--play",
+    "played",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Instead of a campaign, make the calls of a file that `--record` has written again, and compare the answers.",
+)
+@click.option(
+    "--on",
+    type=click.Choice([on.value for on in On]),
+    help="With --play: on the rules alone, the implementation alone, or both in lockstep (the default).",
 )
 @jobs_option
 @json_option
 @output_options
 def diff(
-    system: str, against: str, ops: int | None, seed: int, record: Path | None, jobs: int | None, output: Output
+    system: str,
+    against: str,
+    ops: int | None,
+    seed: int,
+    record: Path | None,
+    played: Path | None,
+    on: str | None,
+    jobs: int | None,
+    output: Output,
 ) -> int:
     """Run the implementation in long seeded campaigns and compare every step with the rules, or with real Xen."""
+    if played is not None:
+        return _play(played, On(on or On.LOCKSTEP), record, output)
+    if on is not None:
+        raise UsageError("--on goes with --play FILE: it says who makes the calls of the file.")
     if against == "xen":
         return _on_xen(ops or XEN_OPS, seed, record)
-    if record is not None:
-        raise UsageError("--record goes with --against xen: only answers of real Xen are worth keeping.")
+    if record is not None and system != "monolithic":
+        raise UsageError("--record writes calls of guests and of Dom0's processes: add --system monolithic.")
     if against == "nothing":
         system = "monolithic"  # DomB's world is driven by its followers
     ops = ops or MODEL_OPS
     moves = {"both": max(ops // SHARE, 1), "monolithic": 0, "disaggregated": ops}[system]
-    first = _xen_and_drivers(seed, ops - moves, count(jobs), against == "model", output) if moves < ops else None
+    first = _xen_and_drivers(seed, ops - moves, count(jobs), against == "model", output, record) if moves < ops else None
     second = None
     if moves and (first is None or first.good):
         second = _domb(seed, moves, count(jobs))
@@ -77,9 +107,21 @@ def diff(
     return output.give(result, lambda: run_text(result))
 
 
-def _xen_and_drivers(seed: int, ops: int, jobs: int, model: bool, output: Output) -> DiffResult:
+def _play(file: Path, on: On, record: Path | None, output: Output) -> int:
+    if record is not None:
+        raise UsageError("--record and --play do not go together: a file that is played is there already.")
+    result = PlayResult(play(file, on, lambda: rules_for(Size())))
+    return output.give(result, lambda: play_text(result))
+
+
+def _xen_and_drivers(seed: int, ops: int, jobs: int, model: bool, output: Output, record: Path | None) -> DiffResult:
     rules = rules_for(Size())
-    report = _run(rules, seed, ops, jobs, model, output)
+    lines = [Header("monolithic", seed, model).line()]
+    if record is not None:
+        needs_file(record, "--record")
+    report = _run(rules, seed, ops, jobs, model, output, lines.append if record is not None else None)
+    if record is not None:
+        write_file(record, packed(record, "".join(lines)))
     places = {step.label: step.span for step in rules.system.steps}
     return DiffResult(
         seed,
@@ -128,10 +170,12 @@ def _on_xen(ops: int, seed: int, record: Path | None) -> int:
         raise
 
 
-def _run(rules: Rules, seed: int, ops: int, jobs: int, model: bool, output: Output) -> Report:
+def _run(
+    rules: Rules, seed: int, ops: int, jobs: int, model: bool, output: Output, record: Callable[[str], object] | None
+) -> Report:
     if output.quiet or not sys.stderr.isatty():
-        return campaign(rules, seed, ops, FULL_EVERY, CLAIMS_EVERY, model, None, jobs)
+        return campaign(rules, seed, ops, FULL_EVERY, CLAIMS_EVERY, model, None, jobs, record)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=output.console(stderr=True), transient=True) as bar:
         task = bar.add_task("calls", total=ops)
-        return campaign(rules, seed, ops, FULL_EVERY, CLAIMS_EVERY, model, lambda n: bar.advance(task, n), jobs)
+        return campaign(rules, seed, ops, FULL_EVERY, CLAIMS_EVERY, model, lambda n: bar.advance(task, n), jobs, record)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bulkhead.model.caller import OKAY
-from bulkhead.proofs.refinement.calls import IN_FLIGHT, NOT_DONE, Answer, Call
+from bulkhead.proofs.refinement.calls import IN_FLIGHT, NOT_DONE, TOOLSTACK, Answer, Call
 from bulkhead.proofs.refinement.dom0 import operations as dom0
 from bulkhead.proofs.refinement.dom0.kernel import Dom0
 from bulkhead.proofs.refinement.lockstep.call import CallInFlight
@@ -33,6 +33,8 @@ class Interleaved:
     def carry_out(self, call: Call) -> Answer:
         """Start a call; a call of one step completes at once."""
         operation = call.operation
+        if call.by.startswith("d") and call.by != TOOLSTACK and call.caller()[0] not in self.b.rig.guests:
+            return NOT_DONE  # there is no such guest
         if operation in OPERATIONS:
             return self._advance(start(self.b, call))
         own = OWN.get(operation)
@@ -59,6 +61,11 @@ class Interleaved:
     def destroy(self, call: Call) -> Answer:
         """The toolstack starts to destroy a domain: {domid}."""
         return self._advance(begin_destroy(self.b, call))
+
+    def flush_all(self, call: Call) -> Answer:
+        """All guests flush their TLBs."""
+        self.b.flush_all()
+        return Answer(OKAY)
 
     def sync(self, call: Call) -> Answer:
         """Follow the kernel's own actions, and compare the rings of its files."""
@@ -96,6 +103,7 @@ class Interleaved:
 OWN: dict[str, Callable[[Interleaved, Call], Answer]] = {
     "advance": Interleaved.advance,
     "destroydomain": Interleaved.destroy,
+    "flush_all": Interleaved.flush_all,
     "sync": Interleaved.sync,
     "compare": Interleaved.compare,
     "deny": Interleaved.deny,

@@ -3,8 +3,9 @@
 Hostile workloads choose existing pages, handles, ports and offers, also those of others, which no caller could
 know; and they stay within the scope of the rules (README: not in the rules). They read the implementation through this
 class; all their actions are calls to a target. So a recording of these calls needs no view,
-and can be replayed on any target. The view shows one fact of the comparison: if a step has failed in the rules but not yet
-in the implementation, no other action may come between (`CallInFlight.must_finish_first`).
+and can be replayed on any target. The view shows two facts of the comparison: if a step has failed in the rules but not yet
+in the implementation, no other action may come between (`CallInFlight.must_finish_first`); and an id is not reused before it
+is free in the rules, too.
 """
 
 from __future__ import annotations
@@ -66,6 +67,10 @@ class View:
     def free_frames(self) -> int:
         """Free frames of the hypervisor."""
         return self._lockstep.rig.xen.frames.free_count
+
+    def id_is_held(self, domid: int) -> bool:
+        """Is an id not yet free by the rules, as a TLB still holds something of its last owner's?"""
+        return self._lockstep.id_is_held(domid)
 
     def special(self, mfn: int) -> bool:
         """Is this a page of the hypervisor's own heap? The rules have no grants of these."""

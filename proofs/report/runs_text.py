@@ -7,12 +7,18 @@ from collections.abc import Iterable, Sequence
 from bulkhead.impl.boot import BootLog
 from bulkhead.impl.reach import Reach
 from bulkhead.impl.tools.xenconsoled import printable
-from bulkhead.proofs.refinement.campaign import CLAIMS_EVERY, FULL_EVERY
 from bulkhead.proofs.refinement.handlers.table import report_lines
+from bulkhead.proofs.refinement.lockstep.lockstep import CLAIMS_EVERY, FULL_EVERY
+from bulkhead.proofs.refinement.play import On
 from bulkhead.proofs.results.boot import BootResult
-from bulkhead.proofs.results.refinement import DiffResult, DiffRun, DombResult, RefineResult
+from bulkhead.proofs.results.refinement import DiffResult, DiffRun, DombResult, PlayResult, RefineResult
 from bulkhead.proofs.results.replay import ReplayResult
 
+SAME = {
+    On.RULES: "The rules answer each recorded step as they did.",
+    On.IMPLEMENTATION: "The implementation answers each call as recorded.",
+    On.LOCKSTEP: "Each call is answered as recorded, and rules and implementation are in the same state after every step.",
+}
 DIFFERENCES = 40  # shown for one recording
 WORDS = {
     "own": "owns",
@@ -70,6 +76,15 @@ def run_text(run: DiffRun) -> str:
     """Both campaigns, if they ran."""
     parts = [diff_text(run.drivers)] if run.drivers is not None else []
     return "\n".join([*parts, *([domb_text(run.domb, run.seed)] if run.domb is not None else [])])
+
+
+def play_text(result: PlayResult) -> str:
+    """A recording that was played: how far, and the first answer that is another one."""
+    p = result.played
+    far = f"{p.calls} calls on {p.machines} machines, {p.rule_steps} rule steps: {p.seconds:.1f} s."
+    if p.difference:
+        return f"{p.file} on {p.on}: {far}\nDIFFERENCE {p.difference}\n"
+    return f"{p.file} on {p.on}: {far}\n{SAME[p.on]}\n"
 
 
 def refine_text(result: RefineResult) -> str:

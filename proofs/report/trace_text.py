@@ -16,7 +16,7 @@ from typing import Any
 
 from bulkhead.model.diagnostics import UsageError
 from bulkhead.model.executable import ExecutableModel
-from bulkhead.model.ir import BOOL, Claim, System
+from bulkhead.model.ir import ANY, BOOL, Claim, System
 from bulkhead.model.loader import load, shipped_files, shipped_systems
 from bulkhead.model.trace import (
     Event,
@@ -34,7 +34,7 @@ from bulkhead.model.world import State, changes, elements, index_names, place, s
 from bulkhead.proofs.atomic_files import write_file
 from bulkhead.proofs.report import canvas, pictures
 from bulkhead.proofs.report.element_names import Facts, actor, domain_name
-from bulkhead.proofs.report.explain import Moment, blame, facts_of
+from bulkhead.proofs.report.explain import Moment, culprits, facts_of
 from bulkhead.proofs.theorems.attack import violated
 
 HARD = "\u00a0"
@@ -81,7 +81,9 @@ def call_text(trace: Trace, system: System, machine: ExecutableModel, event: Eve
     args = named_args(system, trace.world, machine, event)
     known = facts_of(system, trace.world, before) if before is not None else {}
     own = [f"{p.name}={domain_name(known, args[p.name])}" for p in t.step.params]
-    picked = [f"{p.name.rpartition('_')[2]}={args[p.name]}" for p in t.params if p not in t.step.params and p.name != "this"]
+    # What `= *` chose is told by what changed.
+    others = [p.name for p in t.params if p not in t.step.params and p.name != "this" and not p.name.startswith(ANY)]
+    picked = [f"{name.rpartition('_')[2]}={args[name]}" for name in others]
     where = f" [{args['this']}]" if "this" in args else ""
     tail = f", picking {', '.join(picked)}" if picked else ""
     who = actor(known, t.step.kind, args)
@@ -167,7 +169,7 @@ def save_trace(system: System, name: str, trace: Trace, folder: Path) -> str:
     claim = system.claims()[name]
     last = len(trace.events)
     failed = bool(last and machine.transitions[trace.events[-1].label].code)
-    red = blame(system, trace.world, claim.body, moment(claim, states[max(last - 1, 0)], states[last], failed))
+    red = culprits(system, trace.world, claim.body, moment(claim, states[max(last - 1, 0)], states[last], failed))
     tables = [facts_of(system, trace.world, s) for s in states]
     caption = canvas.Caption("At the start", (f"{name} of {system.name} holds.",) if last else (), red=not last)
     drawn = [(pictures.draw(tables[0], caption, (), () if last else red), folder / "step-0")]

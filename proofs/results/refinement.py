@@ -1,4 +1,4 @@
-"""The results of `bulkhead diff` and `bulkhead refine`: does the implementation do as the rules say?
+"""The results of `bulkhead diff` (`--play`, too) and `bulkhead refine`: does the implementation do as the rules say?
 
 Assembled from reports of campaigns (`refinement/campaign.py`) and of symbolic runs of handlers (`refinement/handlers/`).
 """
@@ -13,6 +13,7 @@ from bulkhead.model.diagnostics import Span
 from bulkhead.proofs.refinement.campaign import Failure
 from bulkhead.proofs.refinement.coverage import CANNOT_HAPPEN, Coverage
 from bulkhead.proofs.refinement.handlers.table import HANDLERS, HandlerReport
+from bulkhead.proofs.refinement.play import Played
 from bulkhead.proofs.results.vocabulary import Check, Flow, Status
 
 Places = Mapping[str, Span]  # places of steps in the rules, by label
@@ -176,6 +177,39 @@ class DiffRun:
 
     def checks(self) -> tuple[Check, ...]:
         return tuple(c for p in self.parts for c in p.checks())
+
+
+@dataclass(frozen=True)
+class PlayResult:
+    """A recording of calls that was played again."""
+
+    played: Played
+    format: ClassVar[str] = "bulkhead-play/1"
+
+    @property
+    def good(self) -> bool:
+        return not self.played.difference
+
+    def to_json(self) -> dict[str, Any]:
+        p = self.played
+        return {
+            "format": self.format,
+            "file": p.file,
+            "on": str(p.on),
+            "machines": p.machines,
+            "calls": p.calls,
+            "rule_steps": p.rule_steps,
+            "difference": p.difference,
+            "seconds": round(p.seconds, 3),
+        }
+
+    def checks(self) -> tuple[Check, ...]:
+        """One: that all answers are as recorded."""
+        p = self.played
+        if p.difference:
+            return (Check("play", "same_answers", Status.FAILED, p.difference, seconds=p.seconds),)
+        said = f"{p.calls} calls of {p.file} on {p.on}: answers as recorded."
+        return (Check("play", "same_answers", Status.PASSED, said, seconds=p.seconds),)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from bulkhead.model.trace import Trace
 from bulkhead.model.world import World
 from bulkhead.proofs.theorems.columns import Layout
 from bulkhead.proofs.theorems.explore import Exploration, Limits, explore
-from bulkhead.proofs.theorems.grounding import Ground
+from bulkhead.proofs.theorems.grounding import Grounding
 
 LARGEST = 7  # elements of a sort
 CALLS = 2  # in flight
@@ -106,8 +106,8 @@ class Worlds:
 
 def can_fall(system: System, sizes: Mapping[str, int], claim: Claim) -> bool:
     """May a claim be false in a world of these sizes? Not if its form makes it true in every state."""
-    ground = Ground(system, World(dict(sizes), {}))
-    return ground.can_be_false(claim.body, {"failed": ground.choice("failed", BOOL)})
+    grounding = Grounding(system, World(dict(sizes), {}))
+    return grounding.can_be_false(claim.body, {"failed": grounding.choice("failed", BOOL)})
 
 
 def cost(found: Exploration) -> int:

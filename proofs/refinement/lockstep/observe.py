@@ -12,7 +12,7 @@ from typing import Final
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.domains import Domain
 from bulkhead.proofs.refinement.lockstep.call import CallInFlight, CopyElement, UnmapElement, same, status_name
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch, SpecState
+from bulkhead.proofs.refinement.lockstep.spec_state import Log, Mismatch, SpecState
 from bulkhead.proofs.refinement.lockstep.spec_world import Rules
 from bulkhead.proofs.refinement.lockstep.testbed import Guest, Rig
 
@@ -23,9 +23,9 @@ MOST_RACES: Final = 5  # for an entry of version 1, against the granter; then th
 class Asked:
     """Observations of one machine and its rules."""
 
-    def __init__(self, rules: Rules, seed: int) -> None:
+    def __init__(self, rules: Rules, seed: int, log: Log | None = None) -> None:
         self.rig = Rig(seed, rules.size.heap, rules.size.ports)
-        self.spec_state = SpecState(rules, self.rig.first_mfn)
+        self.spec_state = SpecState(rules, self.rig.first_mfn, log)
         self.changed: Counter[Key] = Counter()  # number of changes of an entry's header by its granter
         self.was_transitive: set[Key] = set()  # entries that a copy began to claim as transitive ones
 

@@ -354,7 +354,7 @@ def _write_entry(b: Lockstep, call: Call) -> Answer:
 
 
 def _end_access(b: Lockstep, call: Call) -> Answer:
-    return Answer(b.end_access(b.rig.guests[call.caller()[0]], call.arguments["ref"]))
+    return Answer(b.end_access(b.rig.guests[call.caller()[0]], call.arguments["ref"]) or NOT_DONE.code)
 
 
 def _access(b: Lockstep, call: Call) -> Answer:

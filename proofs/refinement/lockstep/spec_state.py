@@ -10,9 +10,13 @@ from __future__ import annotations
 from bulkhead.impl.xen.domains import Domain
 from bulkhead.model.caller import OKAY
 from bulkhead.model.world import size_of
+from bulkhead.proofs.refinement.calls import Step
 from bulkhead.proofs.refinement.lockstep.spec_world import NOBODY, TOOLS, Rules
 
 ANY = ""  # a code that fits every outcome
+FORGET_EPOCHS, FORGET_LIVES, DENY = "(forget epochs)", "(forget lives)", "(deny)"  # fields of a recording besides rule steps
+
+Log = list[Step]  # the rules' steps, for a recording
 
 
 class Mismatch(Exception):
@@ -27,8 +31,9 @@ class Mismatch(Exception):
 class SpecState:
     """A rule state with the bindings of its elements."""
 
-    def __init__(self, rules: Rules, first_mfn: int) -> None:
+    def __init__(self, rules: Rules, first_mfn: int, log: Log | None = None) -> None:
         self.rules = rules
+        self.log = log
         self.size = rules.size
         self.state = rules.start()
         self.first_mfn = first_mfn
@@ -136,16 +141,20 @@ class SpecState:
 
     def free_epoch(self) -> int:
         """A fresh allocation; unreferenced old ones are reused."""
-        past = self.T["past"]
-        if all(past):
-            use, epoch = self.T["frame.use"], self.T["frame.epoch"]
-            keep = {epoch[f] for f in range(self.size.frames) if use[f] in (self.use["ram"], self.use["status_frame"])}
-            for t in range(self.size.translations):
-                if self.T["translation.present"][t] or self.T["translation.cached"][t]:
-                    keep.add(self.T["translation.epoch"][t])
-            for e in range(len(past)):
-                past[e] = int(e in keep)
-        return past.index(0)
+        if all(self.T["past"]):
+            self.forget_epochs()
+        return self.T["past"].index(0)
+
+    def forget_epochs(self) -> None:
+        """Reset unreferenced allocations to fresh ones."""
+        self._note(FORGET_EPOCHS, {}, OKAY, None)
+        past, use, epoch = self.T["past"], self.T["frame.use"], self.T["frame.epoch"]
+        keep = {epoch[f] for f in range(self.size.frames) if use[f] in (self.use["ram"], self.use["status_frame"])}
+        for t in range(self.size.translations):
+            if self.T["translation.present"][t] or self.T["translation.cached"][t]:
+                keep.add(self.T["translation.epoch"][t])
+        for e in range(len(past)):
+            past[e] = int(e in keep)
 
     def free_life(self) -> int:
         """A fresh life; unreferenced old ones are reused, without offers."""
@@ -154,23 +163,29 @@ class SpecState:
             for f in range(self.size.frames):
                 if self.T["frame.use"][f] == self.use["unscrubbed"]:
                     self.step("scrub_page", {"f": f})
-            keep = {self.T["domain.life"][d] for d in range(NOBODY) if self.T["domain.phase"][d] != self.phase["absent"]}
-            for h in range(self.size.handles):
-                if self.T["mapping.host"][h] or self.T["mapping.device"][h]:
-                    keep.add(self.T["mapping.granter_life"][h])
-            for f in range(self.size.frames):
-                if self.T["frame.content"][f] == 1:
-                    keep.add(self.T["frame.secret"][f])
-            block = self.rules.nrefs * (NOBODY + 1) * self.size.frames
-            ports = self.size.ports * (NOBODY + 1)
-            for life in range(len(spent)):
-                if life not in keep:
-                    spent[life] = 0
-                    for name, size in (("offered", block), ("offered_rw", block), ("invited", ports)):
-                        self.T[name][life * size : (life + 1) * size] = [0] * size
+            self.forget_lives()
         if all(spent):
             raise Mismatch("the world has too few lives")
         return spent.index(0)
+
+    def forget_lives(self) -> None:
+        """Reset unreferenced lives to fresh ones, without offers."""
+        self._note(FORGET_LIVES, {}, OKAY, None)
+        spent = self.T["spent"]
+        keep = {self.T["domain.life"][d] for d in range(NOBODY) if self.T["domain.phase"][d] != self.phase["absent"]}
+        for h in range(self.size.handles):
+            if self.T["mapping.host"][h] or self.T["mapping.device"][h]:
+                keep.add(self.T["mapping.granter_life"][h])
+        for f in range(self.size.frames):
+            if self.T["frame.content"][f] == 1:
+                keep.add(self.T["frame.secret"][f])
+        block = self.rules.nrefs * (NOBODY + 1) * self.size.frames
+        ports = self.size.ports * (NOBODY + 1)
+        for life in range(len(spent)):
+            if life not in keep:
+                spent[life] = 0
+                for name, size in (("offered", block), ("offered_rw", block), ("invited", ports)):
+                    self.T[name][life * size : (life + 1) * size] = [0] * size
 
     def at(self, func: str, *index: int) -> int:
         """The value of a state function."""
@@ -188,6 +203,7 @@ class SpecState:
 
     def deny(self, pair: int) -> None:
         """The policy refuses a pair of domains, given by its place in the matrix; at the start only."""
+        self._note(DENY, {"pair": pair}, OKAY, None)
         self.T["xsm_grant"][pair] = self.T["xsm_event"][pair] = 0
 
     def try_step(self, label: str, args: dict[str, int], fail: str | None = None) -> str | None:
@@ -198,6 +214,8 @@ class SpecState:
         code: str | None = made(self.state, *[args[n] for n in names], args, None, fail)[0]
         self.steps += 1
         if code is not None:
+            if self.log is not None:
+                self.log.append((label, dict(args), code, fail))
             broken = claims.broken(before, self.state, label, code != OKAY)
             if broken:
                 raise Mismatch(f"the step `{label}`, which ends with {code}, breaks {', '.join(broken)}")
@@ -206,6 +224,29 @@ class SpecState:
                 key = self._keys[label, code] = f"{label}: {code}"
             self.reached[key] = self.reached.get(key, 0) + 1
         return code
+
+    def _note(self, label: str, args: dict[str, int], code: str, fail: str | None) -> None:
+        """Something that no rule does is part of a recording, too."""
+        if self.log is not None:
+            self.log.append((label, args, code, fail))
+
+    def again(self, label: str, args: dict[str, int], fail: str | None) -> str | None:
+        """Take a step as it was noted; the code that it ends with now."""
+        if label == FORGET_EPOCHS:
+            self.forget_epochs()
+        elif label == FORGET_LIVES:
+            self.forget_lives()
+        elif label == DENY:
+            self.deny(args["pair"])
+        else:
+            return self.try_step(label, args, fail)
+        return OKAY
+
+    def check_claims(self) -> None:
+        """All invariants, and all theorems that hold in this system."""
+        broken = self.rules.state_claims.broken(self.state)
+        if broken:
+            raise Mismatch(f"{', '.join(broken)}: does not hold")
 
     def count(self, label: str, code: str) -> None:
         """Count an outcome that the rules leave open by abstraction (README: normal forms)."""

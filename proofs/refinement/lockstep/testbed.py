@@ -23,6 +23,7 @@ from bulkhead.impl.xen.xsm import DummyPolicy
 
 GUEST_PAGES = 2
 FIXED = GUEST_PAGES + 5
+FEWEST = FIXED + 2  # free frames that it takes to build a guest
 SLOTS = 5
 DOM0_PAGES = 96
 

@@ -9,17 +9,17 @@ import random
 
 from bulkhead.impl.xen.scheduler import HELD
 from bulkhead.model.caller import OKAY
-from bulkhead.proofs.refinement.calls import Call, Interleaving
+from bulkhead.proofs.refinement.calls import NOT_DONE, TOOLSTACK, Answer, Call, Interleaving
 from bulkhead.proofs.refinement.lockstep.call import CallInFlight
-from bulkhead.proofs.refinement.lockstep.testbed import Guest
+from bulkhead.proofs.refinement.lockstep.testbed import FEWEST, Guest
 from bulkhead.proofs.refinement.view import View
 from bulkhead.proofs.refinement.workload import dom0
 from bulkhead.proofs.refinement.workload.caller import Caller
 from bulkhead.proofs.refinement.workload.guests import GuestCalls, maps_of_the_past
 
 MOST_FLIGHTS = 3
-TOOLSTACK = "d0"
 COMPARE = Call("compare", "")
+FLUSH_ALL = Call("flush_all", "")
 END = Call("end", "")
 
 
@@ -55,10 +55,19 @@ class Driver(GuestCalls):
                 TOOLSTACK,
                 {"domid": domid, "max_maptrack": rng.choice((1, 1, 1, 0)), "greedy": rng.random() < 0.25},
             )
-            if self.target.carry_out(made).code != OKAY and not guests:
+            if self._create(made).code != OKAY and not guests:
                 self.finish_calls()
             return
         self._guest_move(guests)
+
+    def _create(self, made: Call) -> Answer:
+        """Build a guest. If only stale TLB entries of its last owner keep an id in use, they are flushed first."""
+        domid = made.arguments["domid"]
+        if self.view.id_is_held(domid) and self.view.free_frames() >= FEWEST:
+            self.target.carry_out(FLUSH_ALL)
+            if self.view.id_is_held(domid):
+                return NOT_DONE
+        return self.target.carry_out(made)
 
     def advance(self, f: CallInFlight) -> None:
         """Let a call in flight take its next step."""
