@@ -7,17 +7,17 @@ BOTH := monolithic disaggregated
 
 .PHONY: prove test check lint xen pictures tables clean
 
-# One after the other: each keeps all cores busy, and side by side they only get in each other's way.
+# One after the other: each uses all cores, so running them in parallel saves no time.
 prove: $(STAMP)
 	@mkdir -p build
 	@$(BIN)/bulkhead prove $(BOTH) --json build/prove.json > build/prove.txt; code=$$?; cat build/prove.txt; \
 	$(BIN)/bulkhead refine --json build/refine.json > build/refine.txt || code=$$?; cat build/refine.txt; exit $$code
 
-# All that is tested; each core runs tests.
+# All tests, in parallel on all cores.
 test: lint
 	$(BIN)/python -m pytest -n auto
 
-# What to run after every change: under a minute.
+# For use after every change: under a minute.
 check: lint
 	$(BIN)/python -m pytest -n auto -m 'not slow and not xen'
 
@@ -27,7 +27,7 @@ lint: $(STAMP)
 	$(BIN)/mypy --strict $(PACKAGES) -p tests.xen
 	$(BIN)/lint-imports
 
-# Real Xen under QEMU: fetches pinned Debian packages the first time. Where it cannot be had, one line says so.
+# Real Xen under QEMU: fetches pinned Debian packages the first time. If it is unavailable, one line says so.
 xen: $(STAMP)
 	@$(BIN)/python -m tests.xen
 
@@ -39,7 +39,7 @@ pictures: $(STAMP)
 	cp build/attack/overview.svg proofs/attack.svg
 
 # Measured tables, which are committed: tests/benchmarks/RESULTS.md and proofs/faults/DETECTION.md. Takes up to an hour, and
-# the numbers are worth as much as the machine was quiet: the header says how busy it was when measuring began.
+# the numbers are only reliable on an idle machine: the header gives its load at the start.
 MEASURED = $(shell date -u +%Y-%m-%d), commit $(shell git rev-parse --short HEAD 2> /dev/null), $(shell nproc) cores, load average $(shell cut -d' ' -f1 /proc/loadavg)
 tables: MEASURED := $(MEASURED)
 tables: $(STAMP)
@@ -53,9 +53,9 @@ tables: $(STAMP)
 clean:
 	rm -rf build
 
-# Exact versions stand in requirements.lock. Graphviz's `dot` renders pictures; the proofs do without it.
-# The folders of this checkout are linked together as the package `bulkhead`, so that editors and type checkers find
-# the files themselves; `pip install --editable .` alone works too, by an import hook that only Python understands.
+# requirements.lock has the exact versions. Graphviz's `dot` renders pictures; the proofs do not need it.
+# The folders of this checkout are linked as the package `bulkhead`, so that editors and type checkers find
+# the files; `pip install --editable .` alone works too, by an import hook that only Python understands.
 $(STAMP): pyproject.toml requirements.lock
 	@test -x $(BIN)/python || echo "Setting up .venv: Python packages are fetched once (about 200 MB, a minute or two)."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || python3 -m venv .venv

@@ -58,7 +58,7 @@ def lay(change: s.Change, operations: dict[str, s.Operation], definitions: dict[
 
 
 CONDITIONS = ("drop_check", "replace_check")
-REPEATED = {  # what a change must repeat as it stands there
+REPEATED = {  # the text that each kind of change must repeat exactly
     "add_assignment": "There is no such step; without a step, the first one is meant.",
     "replace_let": "It must name a value that a `let` there gives a name.",
     "drop_may_fail": "It must name the code of a `may fail` there.",
@@ -77,7 +77,7 @@ def _finds_nothing(change: s.Change, d: Declarations) -> None:
 
 
 def _add(body: list[s.Statement], step: str, added: s.Set) -> int:
-    """Put an assignment at the end of a step (the first where none is named); 1 if there is such a step."""
+    """Add an assignment at the end of a step (default: the first); 1 if there is such a step."""
     here, end = "", None
     for k, st in enumerate(body):
         here = st.name if isinstance(st, s.Boundary) else here
@@ -91,11 +91,11 @@ def _add(body: list[s.Statement], step: str, added: s.Set) -> int:
 
 
 def _of_definition(item: s.DefineItem, change: s.Change, d: Declarations) -> s.DefineItem:
-    """A definition, changed: a part that `and` joins left out, or any part of it replaced."""
+    """A changed definition: one conjunct removed, or any part of it replaced."""
     hits, body = 0, item.body
     if change.kind == "drop_check":
         hits, kept = _of_condition(body, change)
-        hits, body = (hits, kept) if kept is not None else (0, body)  # a definition has to say something
+        hits, body = (hits, kept) if kept is not None else (0, body)  # a definition must not be empty
     elif change.kind == "replace_check" and change.new is not None:
         hits, body = _replaced(body, change.old, change.new)
     if not hits:
@@ -105,7 +105,7 @@ def _of_definition(item: s.DefineItem, change: s.Change, d: Declarations) -> s.D
 
 
 def _replaced(expr: s.Expr, old: s.Expr, new: s.Expr) -> tuple[int, s.Expr]:
-    """An expression in which each part that reads as `old` is `new`; and how many there are."""
+    """An expression with each part equal to `old` replaced by `new`; and the number of these parts."""
     if expr == old:
         return 1, new
     hits = 0
@@ -167,7 +167,7 @@ def check_breaks(
 
 
 def _of_condition(where: s.Expr, change: s.Change) -> tuple[int, s.Expr | None]:
-    """A condition that is dropped or replaced, whole or in one of the parts that `and` joins; and whether it is."""
+    """A condition dropped or replaced, completely or in one conjunct; and whether the change matches."""
     if where == change.old:
         return 1, change.new
     parts = _conjuncts(where)
@@ -178,7 +178,7 @@ def _of_condition(where: s.Expr, change: s.Change) -> tuple[int, s.Expr | None]:
 
 
 def _changed(st: s.Statement, change: s.Change) -> tuple[int, s.Statement | None]:
-    """A statement after a change, and whether it is one that the change finds; None if it is left out."""
+    """A statement after a change, and whether the change matches it; None if it is removed."""
     match change.kind, st:
         case "drop_check" | "replace_check" | "move_check", s.Require() if st.cond == change.old:
             return 1, None if change.new is None else replace(st, cond=change.new)
@@ -201,7 +201,7 @@ def _changed(st: s.Statement, change: s.Change) -> tuple[int, s.Statement | None
 
 
 def _of_undo(st: s.Require | s.MayFail | s.Pick, change: s.Change) -> tuple[int, s.Statement]:
-    """A check with assignments of its `undo` given another value, or left out."""
+    """A check with assignments of its `undo` changed or removed."""
     kept: list[s.Set | s.Perform] = []
     for u in st.undo:
         if not isinstance(u, s.Set) or u.target != change.old:

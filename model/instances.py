@@ -1,9 +1,9 @@
-"""Components with parameters: each use with other arguments is an instance, the component's text with names replaced.
+"""Instantiates components with parameters: each list of arguments gives an instance, with names substituted.
 
-A `sort` parameter stands for a sort, any other for the name under which the component declares something. What it declares
-beside its parameters keeps its name, or has the word behind `as` in front. An instance is a component like any other:
-whoever comes later (checker, certificate, searches) sees no parameters. What would change the meaning of a name is refused
-here, and what does not fit; whether the text is good is for the checker to say.
+A `sort` parameter denotes a sort, any other parameter a name that the component declares. Its other declarations
+keep their names, or get the word after `as` as a prefix. An instance is an ordinary component:
+later stages (checker, certificate, searches) see no parameters. Name capture and wrong arguments are refused
+here. Not here: type checking.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 from bulkhead.model import syntax as s
 from bulkhead.model.diagnostics import Problem, Span, suggest
 
-MAX_NESTED = 8  # components with parameters that use each other
+MAX_NESTED = 8  # nesting depth of components with parameters
 MAX_INSTANCES = 1000  # of one system
 Report = Callable[[Problem], None]
 
 
 def title(use: s.Used) -> str:
-    """The name of an instance: other names for other arguments."""
+    """The name of an instance, unique for its arguments."""
     if not use.args:
         return use.text
     return f"{use.text}({', '.join(a.text for a in use.args)})" + (f".{use.prefix}" if use.prefix else "")
@@ -29,19 +29,19 @@ def title(use: s.Used) -> str:
 
 @dataclass(frozen=True)
 class Meaning:
-    """What the names of a component become in one instance of it; any other name stays."""
+    """The substitution of a component's names in one instance; other names stay."""
 
     names: Mapping[str, str]
     prefix: str
 
     def of(self, name: str) -> str:
-        """The new name; of `operation.step` the first part is one."""
+        """The new name; for `operation.step`, the first part is replaced."""
         head, dot, rest = name.partition(".")
         return self.names.get(head, head) + dot + rest
 
 
 def meaning(components: Mapping[str, s.Component], use: s.Used) -> Meaning:
-    """What an instance makes of the names of its component."""
+    """The substitution for an instance of a component."""
     component = components[use.text]
     names = {p.name: a.text for p, a in zip(component.params, use.args, strict=True)}
     if use.prefix:
@@ -54,7 +54,7 @@ def meaning(components: Mapping[str, s.Component], use: s.Used) -> Meaning:
 
 
 def uses_of(components: Mapping[str, s.Component], use: s.Used) -> tuple[s.Used, ...]:
-    """What an instance uses, in terms of those who see the instance."""
+    """The uses of an instance, with names substituted."""
     component = components[use.text]
     if not component.params:
         return component.uses
@@ -71,7 +71,7 @@ def uses_of(components: Mapping[str, s.Component], use: s.Used) -> tuple[s.Used,
 
 
 def instance(components: Mapping[str, s.Component], use: s.Used) -> s.Component:
-    """The component with its names replaced; one without parameters is as it stands."""
+    """The component with its names substituted; unchanged if it has no parameters."""
     component = components[use.text]
     if not component.params:
         return component
@@ -81,7 +81,7 @@ def instance(components: Mapping[str, s.Component], use: s.Used) -> s.Component:
 
 
 def own_names(components: Mapping[str, s.Component], component: s.Component, depth: int = 0) -> dict[str, Span]:
-    """What a component with parameters declares, its instances of others included, in its own terms."""
+    """The declarations of a component with parameters, with those of its instances of others, under its own names."""
     names = dict(declared(component))
     if depth <= MAX_NESTED:
         for inner in component.uses:
@@ -92,7 +92,7 @@ def own_names(components: Mapping[str, s.Component], component: s.Component, dep
 
 
 def _brought(components: Mapping[str, s.Component], use: s.Used, used: s.Component, depth: int) -> Iterator[str]:
-    """The names that an instance within a component brings, in terms of that component."""
+    """The names that an instance adds to the component that uses it."""
     if not used.params:
         return
     given = {p.name: a.text for p, a in zip(used.params, use.args, strict=True)}
@@ -103,7 +103,7 @@ def _brought(components: Mapping[str, s.Component], use: s.Used, used: s.Compone
 
 
 def declared(component: s.Component) -> Iterator[tuple[str, Span]]:
-    """The names that the items of a component declare, and where."""
+    """The names that the items of a component declare, with their places."""
     for item in component.items:
         if isinstance(item, s.ScopeItem) or (isinstance(item, s.FormulaItem) and item.kind in ("init", "axiom")):
             continue
@@ -114,11 +114,11 @@ def declared(component: s.Component) -> Iterator[tuple[str, Span]]:
             yield item.writable.name, item.writable.span
 
 
-# What does not fit.
+# Errors.
 
 
 def check_declared(components: Mapping[str, s.Component], component: s.Component, report: Report) -> None:
-    """Report what is wrong with the parameters of a component, whoever uses it."""
+    """Report errors in the parameters of a component, independent of its uses."""
     seen: dict[str, Span] = {}
     own = own_names(components, component)
     for p in component.params:
@@ -141,7 +141,7 @@ def check_declared(components: Mapping[str, s.Component], component: s.Component
 
 
 def check_use(components: Mapping[str, s.Component], use: s.Used, report: Report) -> bool:
-    """Report arguments that do not fit a component, if they do not."""
+    """Report arguments that do not match a component's parameters."""
     component = components[use.text]
     if len(use.args) != len(component.params):
         wanted = ", ".join(f"sort {p.name}" if p.kind == "sort" else p.name for p in component.params)
@@ -186,7 +186,7 @@ def check_use(components: Mapping[str, s.Component], use: s.Used, report: Report
 def check_sorts(
     components: Mapping[str, s.Component], uses: list[s.Used], made: list[s.Component], report: Report, known: frozenset[str]
 ) -> None:
-    """Report arguments that should be sorts and are not, or are and should not be. `made` is the whole system."""
+    """Report arguments that are not sorts for `sort` parameters, or are sorts for others. `made` is the whole system."""
     items = [i for c in made for i in c.items]
     sorts = {i.name for i in items if isinstance(i, s.SortItem | s.EnumItem)} | known
     for use in uses:
@@ -208,14 +208,14 @@ def check_sorts(
 
 
 def _hides(variable: str, names: Iterable[str]) -> bool:
-    """May a variable hide one of the names? What `perform ... as x` brings in begins with `x_`, and is written so here."""
+    """May a variable hide one of the names? Names from `perform ... as x` begin with `x_`, and appear so here."""
     if variable.endswith("_*"):
         return any(n.startswith(variable[:-1]) for n in names)
     return variable in names
 
 
 def variables(node: Any) -> Iterator[tuple[str, Span]]:
-    """All variables, parameters and locals in a part of the tree, and where they stand."""
+    """All variables, parameters and locals in a part of the tree, with their places."""
     if isinstance(node, tuple):
         for part in node:
             yield from variables(part)
@@ -236,7 +236,7 @@ def variables(node: Any) -> Iterator[tuple[str, Span]]:
         yield from variables(getattr(node, name))
 
 
-# Names replaced.
+# Substitution.
 
 _NAMED = (
     s.SortItem,
@@ -253,7 +253,7 @@ _NAMED = (
 
 
 def _renamed(node: Any, made: Meaning) -> Any:
-    """A part of the tree with the names of an instance. Expressions nest as deep as the parser lets them."""
+    """A part of the tree with substituted names. The parser bounds the nesting depth of expressions."""
     if isinstance(node, tuple) and not isinstance(node, Span):
         return tuple(_renamed(part, made) for part in node)
     if not isinstance(node, s.Node):

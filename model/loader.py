@@ -132,7 +132,7 @@ def _trial(library: Library, names: list[str]) -> s.System:
 
 
 def _for_itself(library: Library, name: str) -> Iterator[s.Used]:
-    """The use of a component in which each parameter stands for itself; its sorts are declared for that in another one."""
+    """A use of a component with its parameters as arguments; a helper component declares its sorts."""
     component = library.components[name]
     sorts = tuple(s.SortItem(p.name, f"a sort given to {name}", p.span) for p in component.params if p.kind == "sort")
     if sorts:

@@ -249,7 +249,7 @@ class Change(Node):
 
     kind: str  # the name of its rule in the grammar, from drop_check on
     path: str
-    old: Expr  # what it repeats: a condition, a place, or the name of a value or an error code
+    old: Expr  # the repeated part: a condition, a place, or the name of a value or an error code
     new: Expr | None
     to: str
     span: Span = field(compare=False)
@@ -291,7 +291,7 @@ Item = SortItem | EnumItem | ConstItem | StateItem | DefineItem | FormulaItem | 
 
 @dataclass(frozen=True, slots=True)
 class Parameter(Node):
-    """What a component is used with: a sort, or the name under which it declares something."""
+    """A parameter of a component: a sort, or a name that the component declares."""
 
     kind: str  # sort | name
     name: str
@@ -300,17 +300,17 @@ class Parameter(Node):
 
 @dataclass(frozen=True, slots=True)
 class Used(Node):
-    """A component that is used: by its name, with arguments, and with what stands in front of its own names."""
+    """A use of a component: its name, arguments, and a prefix for its own names."""
 
     text: str
     args: tuple[Name, ...]
-    prefix: str  # "" or what `as` says
+    prefix: str  # "" or the word after `as`
     span: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Component(Node):
-    """`use` is what an instance of a component with parameters was made for (`instances.py`); None as parsed."""
+    """`use` is the use for which an instance of a component with parameters was made (`instances.py`); None as parsed."""
 
     name: str
     params: tuple[Parameter, ...]

@@ -148,7 +148,7 @@ class Numbers:
 
     def of_machine(self, kind: str, attr: str, args: tuple[int, ...]) -> int:
         """A field of the implementation."""
-        xen, sh = self.lockstep.rig.xen, self.lockstep.spec_state
+        xen, spec_state = self.lockstep.rig.xen, self.lockstep.spec_state
         if kind == "frame":
             frame = xen.frames.table.get(args[0])
             match attr:
@@ -165,7 +165,7 @@ class Numbers:
             case "domain", "finished":
                 return domain.creation_finished
             case "domain", "life":
-                return sh.lives[domain]
+                return spec_state.lives[domain]
             case "domain", _:
                 return int(getattr(domain, attr))
             case "table", "entries":
@@ -181,30 +181,32 @@ class Numbers:
                 return int(getattr(table.active[args[1]], attr))
             case "record", "life":
                 granter = table.maptrack[args[0]].granter
-                h = sh.handles.get((self.caller, args[0]), 0)
-                return sh.T["mapping.granter_life"][h] if granter not in sh.lives else sh.lives[granter]
+                h = spec_state.handles.get((self.caller, args[0]), 0)
+                return (
+                    spec_state.T["mapping.granter_life"][h] if granter not in spec_state.lives else spec_state.lives[granter]
+                )
         return int(getattr(table.maptrack[args[0]], attr))
 
     def of_rules(self, name: str, args: tuple[int, ...]) -> int:
         """A state function of the rules, elements read as the numbers they stand for."""
-        sh = self.lockstep.spec_state
+        spec_state = self.lockstep.spec_state
         name, _, unnamed_kind = name.partition(" is ")
-        sorts = sh.rules.system.funcs[name].args
+        sorts = spec_state.rules.system.funcs[name].args
         elements = []
         for sort, arg in zip(sorts, args, strict=True):
             if sort == "Handle":
-                found = sh.handles.get((self.caller, arg))
+                found = spec_state.handles.get((self.caller, arg))
                 if found is None:
                     return 0
                 elements.append(found)
             else:
-                elements.append(sh.ref(arg) if sort == "Ref" else sh.frame(arg) if sort == "Frame" else arg)
-        value = sh.at(name, *elements)
+                elements.append(spec_state.ref(arg) if sort == "Ref" else spec_state.frame(arg) if sort == "Frame" else arg)
+        value = spec_state.at(name, *elements)
         if unnamed_kind:
             return int(value == (SIZE.nowhere if unnamed_kind == "nowhere" else NOBODY))
-        match sh.rules.system.funcs[name].sort:
+        match spec_state.rules.system.funcs[name].sort:
             case "Frame":
-                return sh.mfn(value) if value != SIZE.nowhere else MODULUS - 2
+                return spec_state.mfn(value) if value != SIZE.nowhere else MODULUS - 2
             case "Domain":
                 return value if value != NOBODY else MODULUS - 2
             case "Ref":
@@ -234,9 +236,9 @@ def label(group: str, place: tuple[int, ...]) -> tuple[int, ...]:
 
 def places(lockstep: Lockstep) -> Iterator[tuple[str, int, tuple[int, ...]]]:
     """All places that the symbolic form covers: group, calling domain, place."""
-    sh = lockstep.spec_state
+    spec_state = lockstep.spec_state
     for d, domain in lockstep.rig.xen.domains.items():
-        if d >= NOBODY or not sh.bound(domain):
+        if d >= NOBODY or not spec_state.bound(domain):
             continue
         if d:
             yield "phase", d, (d,)
@@ -249,7 +251,7 @@ def places(lockstep: Lockstep) -> Iterator[tuple[str, int, tuple[int, ...]]]:
                     if in_scope(lockstep, group, domain, ref):
                         yield group, d, (d, ref)
         records = {n for n, record in enumerate(domain.grant_table.maptrack) if record.flags & 3}
-        for handle in sorted(records | {n for who, n in sh.handles if who == d}):
+        for handle in sorted(records | {n for who, n in spec_state.handles if who == d}):
             yield "mapping", d, (handle,)
     for f in range(SIZE.heap):
         if frame_in_scope(lockstep, f):
@@ -259,15 +261,17 @@ def places(lockstep: Lockstep) -> Iterator[tuple[str, int, tuple[int, ...]]]:
 def in_scope(lockstep: Lockstep, group: str, domain: Domain, ref: int) -> bool:
     """Excludes entries for transfers, in-use bits that the guest has overwritten, and the record of a use (and the read-only
     flag of entries that grant nothing) if the two sides disagree on the use itself."""
-    sh, d = lockstep.spec_state, domain.domid
+    spec_state, d = lockstep.spec_state, domain.domid
     flags = abi.HEADER.unpack_from(*domain.grant_table.header_at(ref))[0]
-    k = d * sh.rules.nrefs + sh.ref(ref)
+    k = d * spec_state.rules.nrefs + spec_state.ref(ref)
     act = domain.grant_table.active[ref]
-    if flags & abi.GTF_TYPE_MASK == abi.GTF_ACCEPT_TRANSFER or sh.T["entry.kind"][k] in [sh.kind[t] for t in TRANSFERS]:
+    if flags & abi.GTF_TYPE_MASK == abi.GTF_ACCEPT_TRANSFER or spec_state.T["entry.kind"][k] in [
+        spec_state.kind[t] for t in TRANSFERS
+    ]:
         return False
     if group == "bits":
-        return (d, sh.ref(ref)) not in lockstep.overwritten_bits and agreed(sh.T, k, act.pin)
-    return group == "pins" or agreed(sh.T, k, act.pin)
+        return (d, spec_state.ref(ref)) not in lockstep.overwritten_bits and agreed(spec_state.T, k, act.pin)
+    return group == "pins" or agreed(spec_state.T, k, act.pin)
 
 
 def agreed(T: dict[str, list[int]], k: int, pin: int) -> bool:
@@ -277,9 +281,9 @@ def agreed(T: dict[str, list[int]], k: int, pin: int) -> bool:
 
 def frame_in_scope(lockstep: Lockstep, f: int) -> bool:
     """A referenced page that is not a page of Xen's own heap outside of the rules."""
-    sh = lockstep.spec_state
-    frame = lockstep.rig.xen.frames.table.get(sh.first_mfn + f)
-    if frame is None or frame.count == 0 or f in sh.awaiting_free:
+    spec_state = lockstep.spec_state
+    frame = lockstep.rig.xen.frames.table.get(spec_state.first_mfn + f)
+    if frame is None or frame.count == 0 or f in spec_state.awaiting_free:
         return False
     return on_numbers.place_of(frame) != "xen"
 
@@ -433,14 +437,14 @@ CHANGED = (
 
 def change_of_rules(lockstep: Lockstep, rng: random.Random) -> Callable[[], None]:
     """Change a state function at one used place; returns the undo function."""
-    sh = lockstep.spec_state
+    spec_state = lockstep.spec_state
     name = rng.choice(CHANGED)
-    values, func = sh.T[name], sh.rules.system.funcs[name]
+    values, func = spec_state.T[name], spec_state.rules.system.funcs[name]
     block = 2 * len(SIZE.refs) if name == "fits" else len(SIZE.refs) if len(func.args) == 2 else 1
     domains = [d for d in lockstep.rig.xen.domains if d < NOBODY]
     things = {
         "Domain": [d * block + n for d in domains for n in range(block)],
-        "Handle": list(sh.handles.values()),
+        "Handle": list(spec_state.handles.values()),
         "Frame": [f for f in range(SIZE.heap) if frame_in_scope(lockstep, f)],
     }[func.args[0]]
     if not things:
@@ -448,7 +452,7 @@ def change_of_rules(lockstep: Lockstep, rng: random.Random) -> Callable[[], None
     where = rng.choice(things)
     most = {"bool": 2, "Domain": NOBODY, "Frame": SIZE.heap, "Ref": len(SIZE.refs)}
     before = values[where]
-    values[where] = rng.randrange(most.get(func.sort) or len(sh.rules.system.enums[func.sort]))
+    values[where] = rng.randrange(most.get(func.sort) or len(spec_state.rules.system.enums[func.sort]))
 
     def undo() -> None:
         values[where] = before
@@ -492,9 +496,11 @@ def _no_parts(*args: Any) -> on_numbers.Entry:
     return (*ENTRY_OF(*args)[:4], 0)
 
 
-def _uses_unseen(sh: Any, domain: Domain, r: int, overwritten_bits: Any, moving: Any, out: on_numbers.Places) -> None:
+def _uses_unseen(
+    spec_state: Any, domain: Domain, r: int, overwritten_bits: Any, moving: Any, out: on_numbers.Places
+) -> None:
     found: on_numbers.Places = {}
-    ENTRY_DIFFERENCES(sh, domain, r, overwritten_bits, moving, found)
+    ENTRY_DIFFERENCES(spec_state, domain, r, overwritten_bits, moving, found)
     out.update({key: pair for key, pair in found.items() if not key.startswith("active")})
 
 

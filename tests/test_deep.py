@@ -16,7 +16,7 @@ from bulkhead.model.world import World
 from bulkhead.proofs.theorems.attack import find_attack
 from bulkhead.proofs.theorems.induction import Settings, prove
 from bulkhead.proofs.theorems.small_worlds import Worlds, attacks_in_small_worlds, can_fall
-from tests.examples.breadth_first import search, starts, state_of
+from tests.examples.breadth_first import initial_states, search, state_of
 
 HERE = Path(__file__).parent / "deep"
 
@@ -42,7 +42,7 @@ def test_it_is_found_and_is_as_short_as_can_be(name: str, fault: str, claim: str
     assert trace is not None and len(trace.events) == steps and trace.excluded == steps - 1
     machine = ExecutableModel(system, World({**dict.fromkeys(system.sorts, 1), **sizes}, {}))
     first = state_of(system, machine.world, FIRST.get(name, {}))
-    found = search(machine, starts(machine, first), [system.claims()[claim]])
+    found = search(machine, initial_states(machine, first), [system.claims()[claim]])
     assert found.events is not None and len(found.events) == steps
 
 
@@ -62,7 +62,7 @@ def test_a_world_in_which_a_claim_cannot_be_false_is_left_out() -> None:
 
 
 def test_a_claim_about_a_step_can_fall_where_it_reads_two_states() -> None:
-    """What is read after the step is not taken for what is read before it."""
+    """A read after the step is not confused with a read before it."""
     system = load(str(HERE.parent / "examples" / "two_phase_commit.rules"))
     assert can_fall(system, {"Call": 1, "Manager": 1}, system.claims()["decided_for_good"])
 

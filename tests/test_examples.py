@@ -22,7 +22,7 @@ from bulkhead.model.world import State, World
 from bulkhead.proofs.theorems.attack import confirm, find_attack, violated
 from bulkhead.proofs.theorems.induction import Settings, prove
 from tests.examples.attacks import ATTACKS, HERE, Attack
-from tests.examples.breadth_first import Found, search, starts, state_of
+from tests.examples.breadth_first import Found, initial_states, search, state_of
 from tests.examples.worlds import WORLDS
 
 FILES = sorted(HERE.glob("*.rules"))
@@ -125,7 +125,7 @@ def test_no_attack_is_shorter(attack: Attack) -> None:
     """A breadth-first search of all states finds the violation at exactly this depth."""
     system = _load(attack.system, attack.fault)
     machine, first = _small(system, attack.small)
-    found = search(machine, starts(machine, first), [system.claims()[attack.claim]])
+    found = search(machine, initial_states(machine, first), [system.claims()[attack.claim]])
     assert found.events is not None and len(found.events) == attack.steps
 
 

@@ -1,7 +1,7 @@
-"""Components with parameters: instances mean what their text means, and the library's axioms have models.
+"""Components with parameters: instances are equal to their expanded text, and the library's axioms have models.
 
-The outside oracle is the text itself: a system written out by hand, without parameters, has the same checked form, and a
-second way of writing instances out (`oracle/instances.py`) gives the same items.
+The outside oracle is the text itself: a system expanded by hand, without parameters, has the same checked form, and a
+second expansion (`oracle/instances.py`) gives the same items.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def test_instances_are_as_written_by_hand(tmp_path: Path) -> None:
 
 
 def test_instances_are_proved_certified_and_their_faults_noticed(tmp_path: Path) -> None:
-    """Each instance has its own fault, which breaks its own claim alone."""
+    """Each instance has its own fault, which breaks only its own claim."""
     path = _file(tmp_path, LEVELS)
     settings = Settings(jobs=1)
     proof = prove(load(path), settings)
@@ -124,7 +124,7 @@ def test_instances_are_proved_certified_and_their_faults_noticed(tmp_path: Path)
 
 @pytest.mark.parametrize("name", USERS)
 def test_examples_have_the_items_that_their_text_has(name: str) -> None:
-    """What the examples take from the library, replaced in the tree and replaced in the text."""
+    """The examples' uses of the library, substituted in the tree and in the text."""
     path = EXAMPLES / f"{name}.rules"
     library = load_library([path])
     items = [i for c in closure(library, library.systems[name], []) for i in c.items]
@@ -134,7 +134,7 @@ def test_examples_have_the_items_that_their_text_has(name: str) -> None:
 
 @pytest.mark.parametrize("path", LIBRARY, ids=lambda p: p.stem)
 def test_axioms_of_the_library_have_models(path: Path) -> None:
-    """Of several elements each, so that they say something and do not contradict each other."""
+    """Models with several elements of each sort, so the axioms are nontrivial and consistent."""
     for system in loader.checked([path]):
         model = model_of_axioms(system, 10.0)
         assert model is not None and model.answer == FOUND and set(model.sizes.values()) == {3}
@@ -159,8 +159,8 @@ def test_axioms_of_the_library_have_models(path: Path) -> None:
 def test_axioms_without_a_finite_model_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], axioms: str, answer: str, lines: list[int]
 ) -> None:
-    """Contradictory axioms are named, those with infinite models only are not found to have one; both end with exit code 1,
-    and `prove` does not believe the first even when it is not asked about vacuity."""
+    """Contradictory axioms are named, and no model is found for axioms with only infinite models; both give exit code 1,
+    and `prove` refuses the first even without the vacuity checks."""
     text = f'component odd(sort T, r) "x"\nstate r[T, T]: bool\n{axioms}'
     path = _file(tmp_path, text)
     (system,) = loader.checked([Path(path)])
@@ -175,7 +175,7 @@ def test_axioms_without_a_finite_model_are_reported(
 
 
 def test_one_list_of_arguments_is_one_instance(tmp_path: Path) -> None:
-    """Used by two components with the same arguments, it is there once; with `as`, a second time."""
+    """Two uses with the same arguments give one instance; `as` gives a second one."""
     text = (
         LEVELS.replace(
             "component both",

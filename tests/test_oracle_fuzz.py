@@ -7,6 +7,7 @@ which the comparison must notice.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,6 +15,9 @@ from bulkhead.model import ir
 from bulkhead.model.diagnostics import RulesError
 from bulkhead.model.executable import ExecutableModel
 from bulkhead.proofs.theorems import induction
+from bulkhead.proofs.theorems.frame_rule import Frame
+from bulkhead.proofs.theorems.induction import Proof
+from tests.oracle import compare
 from tests.oracle.compare import Budget, Seen, differences
 from tests.oracle.fuzz import first_difference, fuzz, shrunk
 from tests.oracle.generate import draft
@@ -29,6 +33,7 @@ def test_two_thousand_systems_mean_the_same_everywhere(part: int) -> None:
     assert not found, "\n".join(map(str, found))
     assert seen.systems > PART * 0.8 and seen.steps > PART * 20 and seen.states > PART * 4
     assert seen.proved > 20 and seen.violated > 20 and seen.certified > PART // 2
+    assert seen.exported > PART and seen.exported_open > PART // 4
     assert seen.attacks > 2 and seen.faults > 5 and seen.counterexamples > 2
 
 
@@ -81,9 +86,51 @@ def test_a_proof_that_believes_everything_is_denied(monkeypatch: pytest.MonkeyPa
     assert not any("confirmed" in d for d in found)
 
 
+def _exported(limit: int = 60) -> Iterator[str]:
+    budget = Budget(worlds=1, certify=False, export=True)
+    found = (first_difference(draft(seed), seed, budget, Seen()) for seed in range(limit))
+    return (d for d in found if d is not None and d.startswith("export:"))
+
+
+def test_a_query_that_is_not_exported_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frame rule says of every step that it keeps every claim, so no text asks after the step that breaks one."""
+    monkeypatch.setattr(Frame, "keeps", lambda self, transition, claim: True)
+    monkeypatch.setattr(compare, "prove", lambda system, settings: Proof(system))
+    assert any("no query asks for it" in d for d in _exported())
+
+
+def test_an_exported_text_that_says_less_or_more_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text with a contradiction in it hides violations; one without the guard and the next state is sat too often."""
+    whole = compare.text_of
+    monkeypatch.setattr(compare, "text_of", lambda *given: whole(*given).replace("(check-sat)", "(assert false)(check-sat)"))
+    monkeypatch.setattr(compare, "prove", lambda system, settings: Proof(system))
+    assert any("are unsat" in d for d in _exported())
+    monkeypatch.undo()
+    monkeypatch.setattr(compare, "text_of", lambda *given: "(check-sat)")
+    assert any("refuted by the proof" in d for d in _exported())
+
+
 def test_what_differs_is_made_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A difference that any operation shows is shrunk to one operation."""
     monkeypatch.setattr(ExecutableModel, "fire", lambda self, state, label, args: False)
     seed = next(s for s in range(50) if first_difference(draft(s), s, Budget(prove=False, worlds=1), Seen()))
     small, what = shrunk(draft(seed), seed, Budget(prove=False, worlds=1), "model:")
     assert what.startswith("model:") and len(small.parts) <= 3
+
+
+def test_an_argument_kept_by_a_procedure_whose_result_has_no_name_is_compared() -> None:
+    """It has a name that no rule can write; in both meanings a later step reads the value from when it was performed."""
+    text = """component c "c"
+        sort thing "t"
+        enum side = left | right
+        state p[side]: thing
+        state q[side]: { one: thing, two: side }
+        procedure store(w: thing, v: thing)
+            step then_(x: bool)
+            set p[s] = w for all s: side
+            set q[s].one = v for all s: side
+        internal op(w: side)
+            perform store(p[w], q[w].one)
+        system y "y" uses c"""
+    seen = Seen()
+    assert list(differences(text, 3, Budget(worlds=4), seen)) == [] and seen.steps > 50

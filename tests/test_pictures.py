@@ -15,7 +15,7 @@ from bulkhead.model.world import World
 from bulkhead.proofs.report import pictures
 from bulkhead.proofs.report.canvas import BAD, CHANGED, Caption
 from bulkhead.proofs.report.element_names import Facts
-from bulkhead.proofs.report.explain import Moment, blame
+from bulkhead.proofs.report.explain import Moment, culprits
 from bulkhead.proofs.report.pictures import draw, save
 from bulkhead.proofs.report.trace_text import log, needed_at_start, save_trace
 from bulkhead.proofs.theorems.attack import find_attack
@@ -134,6 +134,10 @@ def test_blame_follows_what_decides(tmp_path: Path) -> None:
     number = list(system.funcs).index("on")
     state[number][1] = 1
     claim = system.theorems["dark"].body
-    assert blame(system, world, claim, Moment(state)) == {("on", ("lamp1",)), ("broken", ("lamp0",)), ("broken", ("lamp1",))}
+    assert culprits(system, world, claim, Moment(state)) == {
+        ("on", ("lamp1",)),
+        ("broken", ("lamp0",)),
+        ("broken", ("lamp1",)),
+    }
     state[number][1] = 0
-    assert blame(system, world, claim, Moment(state)) == set()
+    assert culprits(system, world, claim, Moment(state)) == set()

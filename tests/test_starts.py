@@ -12,7 +12,7 @@ from bulkhead.model.ir import App, System, Var
 from bulkhead.model.loader import load
 from bulkhead.model.world import World
 from bulkhead.proofs.theorems.directed_search import reach
-from bulkhead.proofs.theorems.grounding import Ground
+from bulkhead.proofs.theorems.grounding import Grounding
 from bulkhead.proofs.theorems.initial_states import NoInitialState, initial_states
 
 
@@ -37,13 +37,14 @@ def test_constants_name_different_elements_unless_the_rules_want_it_otherwise(tm
 def test_of_wishes_that_contradict_each_other_the_last_gives_in(tmp_path: Path) -> None:
     text = "state on[Thing]: bool\nstate off[Thing]: bool\ninit forall x: Thing. not (on[x] and off[x])"
     system = rules(tmp_path / "a.rules", text)
-    ground = Ground(system, World({"Call": 1, "Thing": 3}, {}))
-    ground.require(c.body for c in system.inits)
+    grounding = Grounding(system, World({"Call": 1, "Thing": 3}, {}))
+    grounding.require(c.body for c in system.inits)
     on, off = (
-        [ground.truth(App(name, (Var("x", "Thing"),), "bool"), {"x": {i: True}}) for i in range(3)] for name in ("on", "off")
+        [grounding.truth(App(name, (Var("x", "Thing"),), "bool"), {"x": {i: True}}) for i in range(3)]
+        for name in ("on", "off")
     )
-    ground.wish([on[0], off[0], off[1], on[1], ground.both([on[2], off[2]]), on[2], False])
-    assert ground.state()[-2:] == [[1, 0, 1], [0, 1, 0]]
+    grounding.wish([on[0], off[0], off[1], on[1], grounding.both([on[2], off[2]]), on[2], False])
+    assert grounding.state()[-2:] == [[1, 0, 1], [0, 1, 0]]
 
 
 def test_what_formulas_say_outright_needs_no_solver(tmp_path: Path) -> None:
@@ -53,10 +54,10 @@ state mode[Thing]: Mode
 define lit(x: Thing) = on[x] and mode[x] = green
 init forall x: Thing. lit(x)"""
     system = rules(tmp_path / "a.rules", text)
-    ground = Ground(system, World({"Call": 1, "Thing": 2}, {}))
-    ground.require(c.body for c in system.inits)
-    assert all(len(cell) == 1 for table in ground.cells[-2:] for cell in table)
-    assert ground.possible() == "sat" and ground.state()[-2:] == [[1, 1], [1, 1]]
+    grounding = Grounding(system, World({"Call": 1, "Thing": 2}, {}))
+    grounding.require(c.body for c in system.inits)
+    assert all(len(cell) == 1 for table in grounding.cells[-2:] for cell in table)
+    assert grounding.possible() == "sat" and grounding.state()[-2:] == [[1, 1], [1, 1]]
 
 
 def test_the_search_makes_a_step_assign_what_another_asks_for(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -217,7 +218,8 @@ def test_engine_takes_every_path_and_covers_all_inputs() -> None:
 
 
 def test_an_assumption_that_contradicts_itself_is_found() -> None:
-    with mock.patch.dict(HANDLERS, {"release_mapping": mock.Mock(body=lambda path: path.engine.assume(t.FALSE))}):
+    contradicted = replace(HANDLERS["release_mapping"], body=lambda path: path.engine.assume(t.FALSE))
+    with mock.patch.dict(HANDLERS, {"release_mapping": contradicted}):
         report = prove_handler("release_mapping")
     assert not report.proved and "contradict" in " ".join(report.findings)
 

@@ -153,9 +153,10 @@ class MiniOs(Kernel):
             for frame in frames:
                 refs.append(self.grant_access(domid, frame, not writable))
         except KernelError:
-            for ref in refs:
-                self.end_access(ref)
-            for frame in frames:
+            # A peer may have mapped what was granted already: it guesses references, and does not wait to be told.
+            for frame, ref in zip(frames, refs, strict=False):
+                self.unshare(frame, ref)
+            for frame in frames[len(refs) :]:
                 self.free_page(frame)
             raise
         return frames, refs

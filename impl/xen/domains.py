@@ -74,7 +74,7 @@ class Domain:
         "shared_info",
         "ssidref",
         "target",
-        "torn",
+        "teardown_done",
         "tot_pages",
         "vcpus",
         "xen",
@@ -91,7 +91,7 @@ class Domain:
         self.pause_count = 1
         self.creation_finished = False
         self.crashed = False
-        self.torn: set[str] = set()  # completed phases of its teardown
+        self.teardown_done: set[str] = set()  # completed phases of its teardown
         self.max_pages = 0
         self.tot_pages = 0
         self.pages: dict[int, Frame] = {}

@@ -129,8 +129,8 @@ def _destroy(xen: Xen, domain: Domain, arg: int) -> Generator[str, None, int]:
             marker = next(steps)
         except StopIteration as stop:
             return int(stop.value)
-        again = marker in domain.torn and marker != "destroy.maptrack"  # completed before the restart
-        domain.torn.add(marker)
+        again = marker in domain.teardown_done and marker != "destroy.maptrack"  # completed before the restart
+        domain.teardown_done.add(marker)
         if not again and domain.is_dying != DEAD and xen.preemption.wanted():
             steps.close()
             raise Preempted(arg)

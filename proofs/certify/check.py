@@ -27,6 +27,8 @@ FAST = {"auto_config": False, "mbqi": False, "qi.eager_threshold": 3.0}  # refut
 MACROS = {"auto_config": False, "mbqi": False, "macro_finder": True}  # the same, with the equations expanded by Z3
 MODELS = {"auto_config": True, "mbqi": True, "qi.eager_threshold": 10.0}  # Z3's defaults, whatever this process has set
 FAST_LIMIT = 1.0
+SMALL = (2, 3)  # elements of each sort, in worlds where a counterexample is looked for
+INIT, FOLLOWS = "init", "follows"  # what is asked about no step
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,13 @@ def certify(rules: Rules, claims: Claims, pool: Workers | None = None, limit: fl
     )
 
 
+def decide(rules: Rules, claims: Claims, step: str, claim: str, limit: float = LIMIT) -> str:
+    """The verdict on one claim after one outcome of a step (or in `init`, or as what `follows`)."""
+    checker = Checker(rules, claims, limit)
+    checker.ask(step, claim)
+    return checker.open[0].verdict if checker.open else CONFIRMED
+
+
 def _part(task: tuple[Rules, Claims, int, int, float]) -> tuple[int, int, list[Answer]]:
     """One part of the work: every n-th outcome. Returns the numbers of queries and outcomes, and the open ones."""
     rules, claims, first, step, limit = task
@@ -133,6 +142,15 @@ def _all_outcomes(cuts: list[Cut], symbols: Symbols) -> list[Outcome]:
 
 
 @dataclass(frozen=True)
+class Question:
+    """Do `always` and the assumptions (by name) imply a goal?"""
+
+    always: tuple[Term, ...]
+    goal: Term
+    assumed: Mapping[str, Term]
+
+
+@dataclass(frozen=True)
 class Goal:
     """A claim to check in the state after a step, and the functions that it reads there."""
 
@@ -144,15 +162,17 @@ class Goal:
 class Checker:
     """The queries of one system, as solver terms."""
 
-    def __init__(self, rules: Rules, claims: Claims, limit: float) -> None:
-        self.claims, self.limit = claims, limit
+    def __init__(self, rules: Rules, claims: Claims, limit: float, size: int | None = None) -> None:
+        """`size` makes it a small world, in which each declared sort has so many elements."""
+        self.rules, self.claims, self.limit = rules, claims, limit
+        self._small: dict[int, Checker] = {}
         self.helpful: dict[str, frozenset[str]] = {}  # useful assumptions for a claim, for any step
         for (_, name), others in claims.hints.items():
             self.helpful[name] = self.helpful.get(name, frozenset()) | others
         self.questions = 0
         self.open: list[Answer] = []
         cuts = [cut(op, rules) for op in rules.operations.values() if op.kind != "procedure"]
-        self.symbols = symbols = Symbols(rules, cuts)
+        self.symbols = symbols = Symbols(rules, cuts, size)
         self.outcomes = _all_outcomes(cuts, symbols)
         self.outcomes += [write_of(i, symbols) for i in rules.states.values() if i.writable is not None]
         self.now = Scope(symbols)
@@ -179,48 +199,97 @@ class Checker:
 
     def initial(self) -> None:
         """Initial states satisfy the claims."""
-        for name, claim in self.before.items():
-            self._ask("init", name, [*self.axioms.values(), *self.inits], claim, {})
+        for name in self.before:
+            self._ask(INIT, name, self._initial(name))
 
     def follows(self) -> None:
         """Implied theorems follow in every state."""
-        for name, claim in self.implied.items():
-            self._ask("follows", name, list(self.axioms.values()), claim, self.before)
+        for name in self.implied:
+            self._ask(FOLLOWS, name, self._follows(name))
 
     def step(self, outcome: Outcome) -> None:
         """One outcome of a step keeps the claims and satisfies the transition claims."""
-        read = dict.fromkeys(key for goal in self.goals for key in goal.reads)
-        equations = {key: outcome.equation(self.symbols, key) for key in read}
-        failed = self.symbols.true if outcome.failed else self.symbols.false
-        always = [*self.axioms.values(), self.failed == failed, outcome.guard]
+        equations: dict[Key, Term] = {}
         for goal in self.goals:
-            self._ask(outcome.label, goal.name, [*always, *(equations[k] for k in goal.reads)], goal.after, self.before)
+            self._ask(outcome.label, goal.name, self._after(outcome, goal, equations))
 
-    def _ask(self, step: str, name: str, always: list[Term], goal: Term, assumed: Mapping[str, Term]) -> None:
-        """Do `always` and the assumptions imply a goal? First tried with a few assumptions."""
+    def _initial(self, name: str) -> Question:
+        return Question((*self.axioms.values(), *self.inits), self.before[name], {})
+
+    def _follows(self, name: str) -> Question:
+        return Question(tuple(self.axioms.values()), self.implied[name], self.before)
+
+    def _after(self, outcome: Outcome, goal: Goal, equations: dict[Key, Term]) -> Question:
+        """A claim after an outcome. `equations` collects those of the outcome, for its other claims."""
+        for key in goal.reads:
+            if key not in equations:
+                equations[key] = outcome.equation(self.symbols, key)
+        failed = self.symbols.true if outcome.failed else self.symbols.false
+        always = (*self.axioms.values(), self.failed == failed, outcome.guard, *(equations[k] for k in goal.reads))
+        return Question(always, goal.after, self.before)
+
+    def _named(self, step: str, name: str) -> Question:
+        """The question about a step (or `init`, `follows`) and a claim."""
+        if step == INIT:
+            return self._initial(name)
+        if step == FOLLOWS:
+            return self._follows(name)
+        outcomes = [o for o in self.outcomes if o.label == step]
+        goals = [g for g in self.goals if g.name == name]
+        if not outcomes or not goals:
+            raise CannotRead(f"there is no step `{step}` or no claim `{name}`")
+        return self._after(outcomes[0], goals[0], {})
+
+    def ask(self, step: str, name: str) -> None:
+        """Ask about one claim after one outcome of a step. Raises `CannotRead` if there is no such step or claim."""
+        self._ask(step, name, self._named(step, name))
+
+    def _ask(self, step: str, name: str, question: Question) -> None:
+        """Do the premises imply a goal? First tried with a few assumptions; if it stays open, in small worlds."""
         self.questions += 1
-        few = ({name} | self.claims.hints.get((step, name), frozenset())) & assumed.keys()
-        more = (few | self.helpful.get(name, frozenset())) & assumed.keys()
-        everything = set(assumed)
-        trials: list[tuple[Set[str], dict[str, Any], float]] = [
-            (names, options, FAST_LIMIT)
-            for names in (few, more)
-            if len(names) < len(everything)
-            for options in (FAST, MACROS, MODELS)
-        ]
-        trials += [(everything, options, self.limit) for options in (FAST, MACROS, MODELS)]
-        verdict, why = z3.unknown, ""
-        for names, options, limit in trials:
+        every = frozenset(question.assumed)
+        few = every & {name, *self.claims.hints.get((step, name), ())}
+        more = every & (few | self.helpful.get(name, frozenset()))
+        for names in dict.fromkeys((few, more, every)):
+            answer, why = self._decided(question, names, min(FAST_LIMIT, self.limit))
+            if answer == z3.unsat:
+                return
+        if answer == z3.unknown and self._fails_in_a_small_world(step, name):
+            answer = z3.sat
+        elif answer == z3.unknown and self.limit > FAST_LIMIT:
+            answer, why = self._decided(question, every, self.limit)
+        if answer != z3.unsat:
+            self.open.append(Answer(DENIED if answer == z3.sat else UNDECIDED, step, name, why if answer != z3.sat else ""))
+
+    def _decided(self, question: Question, names: Set[str], limit: float) -> tuple[Any, str]:
+        """Z3's answer from some of the assumptions, with one setting after the other."""
+        why = ""
+        for options in (FAST, MACROS, MODELS):
             solver = z3.SimpleSolver(ctx=self.symbols.context)
             for option, setting in options.items():
                 solver.set(option, setting)
-            solver.set("timeout", int(min(limit, self.limit) * 1000))
-            solver.add(*always, *(assumed[n] for n in names), z3.Not(goal))
-            verdict = solver.check()
-            if verdict == z3.unsat:
-                return
-            why = solver.reason_unknown() if verdict == z3.unknown else ""
-        self.open.append(Answer(DENIED if verdict == z3.sat else UNDECIDED, step, name, why))
+            answer = self._checked(solver, question, names, limit)
+            if answer != z3.unknown:
+                return answer, ""
+            why = solver.reason_unknown()
+        return z3.unknown, why
+
+    def _checked(self, solver: Any, question: Question, names: Set[str], limit: float) -> Any:
+        solver.set("timeout", int(limit * 1000))
+        solver.add(*question.always, *(t for n, t in question.assumed.items() if n in names), z3.Not(question.goal))
+        return solver.check()
+
+    def _fails_in_a_small_world(self, step: str, name: str) -> bool:
+        """Is there a counterexample in which each sort has few elements? There, nothing is quantified."""
+        for size in SMALL:
+            if size not in self._small:
+                self._small[size] = Checker(self.rules, self.claims, self.limit, size)
+            small = self._small[size]
+            question = small._named(step, name)
+            solver = z3.Solver(ctx=small.symbols.context)
+            if self._checked(solver, question, question.assumed.keys(), self.limit) == z3.sat:
+                return True
+        return False
 
 
-__all__ = ["CONFIRMED", "DENIED", "UNDECIDED", "Answer", "Certificate", "Claims", "certify"]
+__all__ = ["CONFIRMED", "DENIED", "UNDECIDED", "Answer", "Certificate", "Claims", "certify", "decide"]

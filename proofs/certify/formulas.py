@@ -25,9 +25,13 @@ Key = tuple[object, str]  # what a formula reads: a state's name or a local, and
 
 
 class Symbols:
-    """The sorts, constants and functions of one system in one solver context. Created at first use."""
+    """The sorts, constants and functions of one system in one solver context. Created at first use.
 
-    def __init__(self, rules: Rules, cuts: Iterable[Cut]) -> None:
+    With `size`, each declared sort has so many elements, and quantifiers are expanded over them: formulas without
+    quantifiers, in which a solver finds models.
+    """
+
+    def __init__(self, rules: Rules, cuts: Iterable[Cut], size: int | None = None) -> None:
         self.rules = rules
         self.cuts = {c.operation.name: c for c in cuts}
         self._numbers = itertools.count()
@@ -38,8 +42,14 @@ class Symbols:
         self.true, self.false = z3.BoolVal(True, self.context), z3.BoolVal(False, self.context)
         self._sorts: dict[str, Any] = {BOOL: z3.BoolSort(self.context)}
         self._values: dict[str, dict[str, Term]] = {BOOL: {"false": self.false, "true": self.true}}
+        self._elements: dict[Any, list[Term]] = {}  # of each sort of a small world
         for name in rules.sorts:
-            self._sorts[name] = z3.DeclareSort(self.fresh(name), self.context)
+            if size is None:
+                self._sorts[name] = z3.DeclareSort(self.fresh(name), self.context)
+            else:
+                names = [self.fresh(f"{name}{k}") for k in range(size)]
+                self._sorts[name], elements = z3.EnumSort(self.fresh(name), names, self.context)
+                self._elements[self._sorts[name]] = list(elements)
         for name, members in self.members.items():
             self._sorts[name], made = z3.EnumSort(self.fresh(name), [self.fresh(m) for m in members], self.context)
             self._values[name] = dict(zip(members, made, strict=True))
@@ -59,6 +69,30 @@ class Symbols:
     def any_of(self, terms: Iterable[Term]) -> Term:
         """The disjunction; false for none."""
         return z3.Or([self.false, *terms])
+
+    def forall(self, variables: list[Term], body: Term, patterns: Iterable[Term] = ()) -> Term:
+        """The body for all values of the variables."""
+        if not variables:
+            return body
+        if self._elements:
+            return self.all_of(self._instances(variables, body))
+        return z3.ForAll(variables, body, patterns=list(patterns))
+
+    def exists(self, variables: list[Term], body: Term) -> Term:
+        """The body for some values of the variables."""
+        if not variables:
+            return body
+        return self.any_of(self._instances(variables, body)) if self._elements else z3.Exists(variables, body)
+
+    def _instances(self, variables: list[Term], body: Term) -> Iterator[Term]:
+        """The body for each choice of elements, in a small world."""
+        values = (self._elements.get(v.sort()) or self._listed(v.sort()) for v in variables)
+        for choice in itertools.product(*values):
+            yield z3.substitute(body, *zip(variables, choice, strict=True))
+
+    def _listed(self, sort: Any) -> list[Term]:
+        """All values of an enum, or of bool."""
+        return next(list(self._values[name].values()) for name in self._values if self._sorts[name] == sort)
 
     def fresh(self, name: str) -> str:
         """A fresh name for the solver."""
@@ -222,9 +256,7 @@ class Scope:
         bound, cases = bind(self.symbols, expr.binders)
         bodies = [self.with_variables(c).truth(expr.body) for c in cases]
         whole = self.symbols.all_of(bodies) if expr.kind == "forall" else self.symbols.any_of(bodies)
-        if not bound:
-            return whole
-        return z3.ForAll(bound, whole) if expr.kind == "forall" else z3.Exists(bound, whole)
+        return self.symbols.forall(bound, whole) if expr.kind == "forall" else self.symbols.exists(bound, whole)
 
 
 def parts_of(value: Value) -> Record:

@@ -50,8 +50,7 @@ class Assignment:
         if self.statement.where is not None:
             hit.append(scope.truth(self.statement.where))
         assigned = symbols.all_of(hit)
-        if free:
-            assigned = z3.Exists(list(free.values()), assigned)
+        assigned = symbols.exists(list(free.values()), assigned)
         # The value may contain a bound variable only if that is an index.
         part = self.assigned()[key]
         inner = self.scope.with_variables(chosen)
@@ -96,7 +95,7 @@ class Outcome:
                 assigned, new = assignment.at(key, x)
                 value = z3.If(assigned, new, value)
         after = symbols.function(key, AFTER)(*x)
-        return z3.ForAll(x, after == value, patterns=[after]) if x else after == value
+        return symbols.forall(x, after == value, [after])
 
 
 def _place(target: s.Expr) -> tuple[str, str | None]:
@@ -211,7 +210,7 @@ class _Step:
         inside = self._scope(st.inside)
         bound, cases = bind(self.symbols, [b])
         some = self.symbols.any_of([inside.with_variables(c).truth(st.pick.where) for c in cases])
-        return z3.Not(z3.Exists(bound, some) if bound else some), inside.truth(st.pick.where)
+        return z3.Not(self.symbols.exists(bound, some)), inside.truth(st.pick.where)
 
     def _goes(self, point: str) -> tuple[Store, ...]:
         if self.this is None or not point:

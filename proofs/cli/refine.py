@@ -11,6 +11,7 @@ import click
 
 from bulkhead.model.diagnostics import UsageError, suggest
 from bulkhead.proofs.cli.output import Output, jobs_option, json_option, output_options
+from bulkhead.proofs.refinement.handlers.domb.run import rules as domb_rules
 from bulkhead.proofs.refinement.handlers.path import rules
 from bulkhead.proofs.refinement.handlers.table import HANDLERS, QUICK, prove_handlers
 from bulkhead.proofs.report.runs_text import refine_text
@@ -32,6 +33,6 @@ def refine(handlers: tuple[str, ...], everything: bool, jobs: int | None, output
     begun = time.perf_counter()
     reports = prove_handlers(handlers or (tuple(HANDLERS) if everything else QUICK), jobs)
     seconds = time.perf_counter() - begun
-    places = {step.label: step.span for step in rules().steps}
+    places = {step.label: step.span for step in (*domb_rules().steps, *rules().steps)}
     result = RefineResult(tuple(HandlerResult(r, place_of(HANDLERS[r.name].rules, places)) for r in reports), seconds)
     return output.give(result, lambda: refine_text(result))

@@ -1,7 +1,7 @@
-"""The faults of the implementation: one entry each, a small change that the comparison with the rules has to notice.
+"""The faults of the implementation: one entry each, a small change that the comparison with the rules must notice.
 
-A fault names a function, a piece of its text and what stands there instead. `laying.py` lays it over the implementation;
-`bulkhead faults --list` shows the catalogue. The faults of the rules stand in the rules themselves.
+A fault names a function, a piece of its text and the replacement. `laying.py` lays it over the implementation;
+`bulkhead faults --list` shows the catalogue. The rules declare their own faults.
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ FAULTS: tuple[Fault, ...] = (
        "a page is shared with what it held"),
     _f("page_freed_in_use", "domb/minios:MiniOs.unshare", "if self.end_access(ref):", "if self.end_access(ref) or True:",
        "a page that a process still maps is used again"),
-    _f("grants_lost", "domb/minios:MiniOs.share", "for ref in refs:\n                self.end_access(ref)", "pass",
+    _f("grants_lost", "domb/minios:MiniOs.share", "self.unshare(frame, ref)", "self.free_page(frame)",
        "a channel that could not be offered keeps its grants"),
     _f("channel_left_half_open", "libs/vchan:server_init", "except OSError:\n        chan.close()\n        raise",
        "except OSError:\n        raise",

@@ -1,7 +1,7 @@
-"""Faults that campaigns cannot notice, because what they break is not in the rules: a unit test has to.
+"""Faults that campaigns cannot notice, because the rules abstract from their effect: a unit test notices each.
 
-`tests/test_blind_spots.py` lays each of them and sees that the test beside it fails. `bulkhead faults` does not hunt them:
-an installation has no tests. What may not come in: a fault that a campaign notices (catalogue.py).
+`tests/test_blind_spots.py` lays each of them and checks that the test beside it fails. `bulkhead faults` does not hunt them:
+an installation has no tests. Not allowed here: faults that a campaign notices (catalogue.py).
 """
 
 from __future__ import annotations

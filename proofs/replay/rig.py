@@ -48,7 +48,7 @@ MAX_PAGES: Final = (8192 + 1024) // 4
 BUFFER_VPN: Final = 0x10000
 MMAP_VPN: Final = 0x20000
 MMAP_STRIDE: Final = 64
-# What the system calls of extended operations use: a buffer, and numbered mappings of up to 16 MiB each.
+# For the system calls of extended operations: a buffer, and numbered mappings of up to 16 MiB each.
 USER_BUFFER_VPN: Final = 0x2000000
 USER_BUFFER_PAGES: Final = 64
 MAPPING_VPN: Final = 0x1000000
@@ -279,7 +279,7 @@ class Rig:
 
     @staticmethod
     def errno_of(call: Callable[[], int]) -> int:
-        """What a system call returns, an error as the negated errno."""
+        """The result of a system call; an error is a negated errno."""
         try:
             return call()
         except KernelError as exc:

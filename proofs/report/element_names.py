@@ -38,3 +38,17 @@ class Names:
 def domain_name(facts: Facts, element: str) -> str:
     """`domU domain1` for a guest; any other element unchanged."""
     return f"domU {element}" if facts.get("service", {}).get((element,)) == "false" else element
+
+
+def actor(facts: Facts, kind: str, args: dict[str, str]) -> str:
+    """The actor: a process, a domain, or the caller of the call that continues; "" for internal steps."""
+    names = Names(facts)
+    if kind == "internal":
+        return ""
+    for name in ("p", "caller", "owner", "space"):
+        if name in args and names.of(args[name]) != args[name]:
+            return f"{names.of(args[name])}: "
+    call = (args.get("this", ""),)
+    space, by = facts.get("issuer.space", {}).get(call, ""), facts.get("issuer.by", {}).get(call, "")
+    who = space if names.is_process(space) else by
+    return f"{names.of(who)}: " if who else ""

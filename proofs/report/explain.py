@@ -28,7 +28,7 @@ class Moment:
     failed: bool = False
 
 
-def blame(system: System, world: World, claim: Term, moment: Moment) -> set[Place]:
+def culprits(system: System, world: World, claim: Term, moment: Moment) -> set[Place]:
     """The places that make a claim false at this moment."""
     reader = _Reader(system, world, moment)
     bound: list[tuple[str, str]] = []

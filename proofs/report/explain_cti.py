@@ -11,7 +11,7 @@ from bulkhead.model.trace import Trace, facts
 from bulkhead.model.world import changes, elements, index_names, place, size_of
 from bulkhead.proofs.atomic_files import write_file
 from bulkhead.proofs.report import canvas, pictures
-from bulkhead.proofs.report.explain import blame, facts_of
+from bulkhead.proofs.report.explain import culprits, facts_of
 from bulkhead.proofs.report.trace_text import call_text, gone_lines, moment, records
 from bulkhead.proofs.theorems.cti import Cti, broken, machine_of
 
@@ -70,7 +70,7 @@ def save_counterexample(system: System, cti: Cti, folder: Path) -> str:
     machine = ExecutableModel(system, cti.world)
     machine.transitions[label] = cti.transition
     claim = {**system.invariants, **system.claims()}[cti.claim]
-    red = blame(system, cti.world, claim.body, moment(claim, cti.before, cti.after, bool(cti.transition.code)))
+    red = culprits(system, cti.world, claim.body, moment(claim, cti.before, cti.after, bool(cti.transition.code)))
     before, after = (facts_of(system, cti.world, s) for s in (cti.before, cti.after))
     moved = pictures.changes(before, after)
     lines = [call_text(trace, system, machine, cti.event, cti.before)]

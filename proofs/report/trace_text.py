@@ -33,8 +33,8 @@ from bulkhead.model.trace import (
 from bulkhead.model.world import State, changes, elements, index_names, place, size_of
 from bulkhead.proofs.atomic_files import write_file
 from bulkhead.proofs.report import canvas, pictures
-from bulkhead.proofs.report.element_names import Facts, Names, domain_name
-from bulkhead.proofs.report.explain import Moment, blame, facts_of
+from bulkhead.proofs.report.element_names import Facts, actor, domain_name
+from bulkhead.proofs.report.explain import Moment, culprits, facts_of
 from bulkhead.proofs.theorems.attack import violated
 
 HARD = "\u00a0"
@@ -84,22 +84,8 @@ def call_text(trace: Trace, system: System, machine: ExecutableModel, event: Eve
     picked = [f"{p.name.rpartition('_')[2]}={args[p.name]}" for p in t.params if p not in t.step.params and p.name != "this"]
     where = f" [{args['this']}]" if "this" in args else ""
     tail = f", picking {', '.join(picked)}" if picked else ""
-    who = _actor(known, t.step.kind, args)
+    who = actor(known, t.step.kind, args)
     return f"{who}{t.step.kind} {t.step.label}({', '.join(own)}) = {t.code or 'okay'}{tail}{where}"
-
-
-def _actor(facts: Facts, kind: str, args: dict[str, str]) -> str:
-    """The actor: a process, a domain, or the caller of the call that continues; "" for internal steps."""
-    names = Names(facts)
-    if kind == "internal":
-        return ""
-    for name in ("p", "caller", "owner", "space"):
-        if name in args and names.of(args[name]) != args[name]:
-            return f"{names.of(args[name])}: "
-    call = (args.get("this", ""),)
-    space, by = facts.get("issuer.space", {}).get(call, ""), facts.get("issuer.by", {}).get(call, "")
-    who = space if names.is_process(space) else by
-    return f"{names.of(who)}: " if who else ""
 
 
 def _first_sentence(doc: str) -> str:
@@ -181,7 +167,7 @@ def save_trace(system: System, name: str, trace: Trace, folder: Path) -> str:
     claim = system.claims()[name]
     last = len(trace.events)
     failed = bool(last and machine.transitions[trace.events[-1].label].code)
-    red = blame(system, trace.world, claim.body, moment(claim, states[max(last - 1, 0)], states[last], failed))
+    red = culprits(system, trace.world, claim.body, moment(claim, states[max(last - 1, 0)], states[last], failed))
     tables = [facts_of(system, trace.world, s) for s in states]
     caption = canvas.Caption("At the start", (f"{name} of {system.name} holds.",) if last else (), red=not last)
     drawn = [(pictures.draw(tables[0], caption, (), () if last else red), folder / "step-0")]

@@ -12,14 +12,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import z3
 
 from bulkhead.proofs.symbolic.inputs import Input, negated_input
 from bulkhead.proofs.symbolic.rewriting import learn, rewrite
 from bulkhead.proofs.symbolic.solver import Solver, Undecided
-from bulkhead.proofs.symbolic.terms import BOOL, FALSE, TRUE, And, If, Not, Term, bounds, variable
+from bulkhead.proofs.symbolic.terms import BOOL, FALSE, TRUE, And, If, Not, Or, Term, bounds, variable
 from bulkhead.proofs.symbolic.terms import number as constant
 from bulkhead.proofs.symbolic.to_z3 import as_z3, bound_z3
 
@@ -64,6 +64,9 @@ class Bool:
 
     def __eq__(self, other: object) -> Bool:  # type: ignore[override]
         return Bool(self.expr == truth(other))
+
+    def __or__(self, other: object) -> Bool:
+        return Bool(Or(self.expr, truth(other)))
 
 
 def _operator(name: str) -> Callable[[Int, object], Int]:
@@ -183,6 +186,7 @@ class Engine:
         self.rewritten: dict[Term, Term] = {}
         self.facts: list[list[Term]] = [[]]  # facts of the path: initially, and from each decision on
         self.input: Input | None = None  # an input that takes this path, if one is known
+        self.kept: dict[Any, Any] = {}  # values that bodies keep between paths
 
     @staticmethod
     def running() -> Engine:

@@ -1,8 +1,8 @@
-"""Do the axioms of a system have a model? A proof from axioms that contradict each other says nothing.
+"""Checks that the axioms of a system have a model: a proof from contradictory axioms is worthless.
 
-A small world is looked for in which all axioms hold: three elements of each sort, or fewer, or more of one. What is found is
-a model, and its sizes are told. Where none is found, the solver is asked whether the axioms contradict each other in every
-world, and which of them do. Axioms with infinite models only have neither answer, and that is said, too.
+It searches for a small world in which all axioms hold: three elements of each sort, or fewer, or more of one. The sizes of
+the model are reported. If none is found, the solver decides whether the axioms contradict each other in every
+world, and which of them do. Axioms with only infinite models have neither answer; this is reported, too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bulkhead.proofs.theorems.bmc import Search
 from bulkhead.proofs.theorems.initial_states import nothing
 from bulkhead.proofs.theorems.scope import in_words
 
-WISHED = 3  # elements of each sort: enough for orders and rings to be more than a point
+WISHED = 3  # elements of each sort: enough for nontrivial orders and rings
 LARGEST = 6  # of one sort
 FOUND, CONTRADICTORY, UNKNOWN = "found", "contradictory", "unknown"
 
@@ -35,7 +35,7 @@ class Model:
     against: tuple[Claim, ...] = ()
 
     def finding(self, vacuity: bool) -> list[str]:
-        """What makes proofs from these axioms worthless; without a look for vacuity no model need be found."""
+        """The reasons why proofs from these axioms are worthless; without the vacuity checks no model is required."""
         if self.answer == CONTRADICTORY:
             return [f"{self.summary()}; nothing that follows from them counts"]
         return [self.summary()] if self.answer == UNKNOWN and vacuity else []
@@ -49,7 +49,7 @@ class Model:
         }
 
     def summary(self) -> str:
-        """One line for people."""
+        """A one-line summary."""
         if self.answer == FOUND:
             return f"the axioms ({self.axioms}) have a model: {in_words(self.sizes)}"
         if self.answer == CONTRADICTORY:
@@ -64,7 +64,7 @@ def _place(span: Span) -> str:
 
 
 def model_of_axioms(system: System, limit: float) -> Model | None:
-    """A model of the axioms; None where the system has none. `limit` is for one question."""
+    """A model of the axioms; None if the system has no axioms. `limit` is for one query."""
     if not system.axioms:
         return None
     count = len(system.axioms)
@@ -78,7 +78,7 @@ def model_of_axioms(system: System, limit: float) -> Model | None:
 
 
 def _bare(system: System) -> System:
-    """The system with what its axioms speak of and nothing else: a small question."""
+    """The system reduced to the items that its axioms use, for a small query."""
     read: set[str] = set()
     todo = [a.body for a in system.axioms]
     while todo:
@@ -100,7 +100,7 @@ def _sorts_spoken_of(system: System) -> set[str]:
 
 
 def _worlds(system: System) -> Iterator[dict[str, int]]:
-    """Worlds to try: as many as the rules ask for, as wished, and with one sort or all larger or smaller."""
+    """Worlds to try: the sizes in the rules, `WISHED` elements, and one or all sorts larger or smaller."""
     asked = {sort: system.scope[sort][0] if sort in system.scope else WISHED for sort in system.sorts if sort != CALL}
     yield {**asked, CALL: 1}
     for size in (2, 1):
@@ -113,7 +113,7 @@ def _worlds(system: System) -> Iterator[dict[str, int]]:
 
 
 def _contradiction(system: System, limit: float) -> tuple[Claim, ...]:
-    """Axioms that no world satisfies, each of them needed for that; none where the solver does not say."""
+    """A minimal set of contradictory axioms; none if the solver answers unknown."""
     formulas = Formulas(system)
     context = z3.Context()
     texts = [f"(assert {formulas.claim(a)})\n" for a in system.axioms]

@@ -32,7 +32,7 @@ from bulkhead.model.ir import (
 )
 from bulkhead.model.world import State, World, table_sizes
 
-VALUES = 256  # that a place can have, as it is one byte
+VALUES = 256  # maximum of values of a place, which is one byte
 Bytes = NDArray[np.uint8]
 Value = int | NDArray[Any]  # one value for all states, or one for each
 Truth = bool | NDArray[np.bool_]

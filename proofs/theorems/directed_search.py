@@ -102,8 +102,8 @@ def find(
 ) -> dict[str, Path]:
     """Paths to states in which closed formulas are true; formulas not reached within the budget are missing.
 
-    `steps` are claims about a step, each with outcomes and when they break it (`step_goals.py`); such a path ends with that
-    step. The paths are not shortest ones.
+    `steps` are claims about a step, each with outcomes and the conditions that they break it (`step_goals.py`); such a
+    path ends with that step. The paths are not shortest ones.
     """
     if not machine.transitions:
         return {}
@@ -123,7 +123,7 @@ def find(
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A goal that counts: what it is called, when it is reached, and the step that is taken then, if any."""
+    """A goal that counts: its name, its condition, and the step to take then, if any."""
 
     name: str
     goal: Transition
@@ -235,9 +235,9 @@ class _Search:
                     self._pursue(k)
 
     def _take(self, k: int, path: Path, args: tuple[int, ...]) -> Path:
-        """The state after transition `k`; one taken for the first time is looked at.
+        """The state after transition `k`; after its first execution, the new state is examined.
 
-        A wanted goal is no transition and leaves the state as it is.
+        A wanted goal is not a transition and does not change the state.
         """
         made, first = self._made(k, path, args)
         if first:
@@ -245,7 +245,7 @@ class _Search:
         return made
 
     def _made(self, k: int, path: Path, args: tuple[int, ...]) -> tuple[Path, bool]:
-        """The state after transition `k`, and whether that is taken for the first time."""
+        """The state after transition `k`, and whether this is its first execution."""
         if k in self.wanted:
             name, last = self.wanted[k].name, self.wanted[k].last
             self.found.setdefault(name, path if last is None else self._last(last, path, args))
@@ -264,18 +264,18 @@ class _Search:
         return made, first
 
     def _last(self, last: Transition, path: Path, args: tuple[int, ...]) -> Path:
-        """The path with the step at its end that breaks a claim about steps; failing ones, too."""
-        given = args[: len(last.params)]  # what comes after them are the elements for which the claim fails
+        """The path, extended by the step (also a failing one) that breaks a claim about steps."""
+        given = args[: len(last.params)]  # the remaining arguments are the elements for which the claim fails
         after = [list(table) for table in path.state]
         if not self.caller.machine.fire(after, last.label, dict(zip([p.name for p in last.params], given, strict=True))):
             raise AssertionError(f"`{last.label}` is taken for possible where it is not")
         return Path(after, path, last.label, given)
 
     def _saw(self, path: Path, written: Iterable[int] | None = None) -> None:
-        """Take what can be taken for the first time in a state, and keep the state for the goals it serves best.
+        """Take the transitions that are first enabled in a state, and keep the state for the goals it is closest to.
 
-        What is so reached is looked at first. Where a state differs in the `written` tables only from one looked at before,
-        the goals that read none of them are left out: for them nothing has changed.
+        New states are examined first. If a state differs only in the `written` tables from an examined one,
+        goals that read none of them are skipped: nothing has changed for them.
         """
         looks = [(path, iter(self._goals_reading(written)))]
         while looks:
@@ -313,7 +313,7 @@ class _Search:
         """A series of calls chosen for one goal."""
         path = self.rng.choice(self.best[k])[1] if self.rng.random() > ELSEWHERE else self.rng.choice(self.starts)
         depth, _ = self.goals[k].probe(path.state, self.rng.random)
-        written: set[int] = set()  # since the last state that was looked at
+        written: set[int] = set()  # since the last examined state
         for _ in range(TRIALS):
             chosen = self._step_towards(k, path.state)
             self.calls += 1
@@ -332,9 +332,9 @@ class _Search:
                 path, depth, written = after, now, since
 
     def _step_towards(self, k: int, state: State) -> tuple[int, tuple[int, ...]] | None:
-        """A transition that can be taken now and that may bring goal `k` nearer, directly or as the way to a helper."""
+        """An enabled transition that may bring goal `k` closer, directly or by enabling a helper."""
         asked: set[int] = set()
-        ways: list[tuple[tuple[int, ...], Iterator[int]]] = []  # helpers to look at, and how often still
+        ways: list[tuple[tuple[int, ...], Iterator[int]]] = []  # helpers, with their remaining trials
         goal: int | None = k
         while True:
             if goal is not None and goal not in asked:
@@ -342,7 +342,7 @@ class _Search:
                 depth, args = self.goals[goal].probe(state, self.rng.random)
                 if args is not None:
                     return goal, args
-                # What nothing writes will stay as it is; then another choice of arguments has to be made possible.
+                # State that nothing writes stays unchanged; then other arguments must be enabled.
                 helpers = self.goals[goal].helpers[int(depth)] or self.goals[goal].any_helper
                 ways.append((helpers, iter(range(min(len(helpers), WIDE)))))
             while ways and next(ways[-1][1], None) is None:
@@ -350,7 +350,7 @@ class _Search:
             if not ways:
                 return None
             helpers = ways[-1][0]
-            # For a few goals the seldom taken is worth more; where all are goals each has its turn anyway.
+            # With few goals, prefer rarely taken transitions; if all are goals, each has its turn anyway.
             if self.wanted:
                 goal = min(self.rng.choices(helpers, k=3), key=self.taken.__getitem__)
             else:

@@ -21,7 +21,7 @@ Values = dict[int, Truth]  # each possible value of a term, with its condition
 Env = dict[str, Values]
 
 
-class Ground:
+class Grounding:
     """One state of a world, as far as formulas fix it. Constants without an element in the world are free."""
 
     def __init__(self, system: System, world: World, limit: float = 60.0) -> None:
@@ -283,14 +283,14 @@ def joined(parts: Iterable[Truth]) -> str:
 
 def random_state(system: System, world: World, bodies: list[Term], rng: random.Random | None) -> State | None:
     """A state that satisfies closed formulas, or None. With `rng`, random values are preferred."""
-    ground = Ground(system, world)
-    ground.require(bodies)
-    if ground.possible() != "sat":
+    grounding = Grounding(system, world)
+    grounding.require(bodies)
+    if grounding.possible() != "sat":
         return None
     if rng is None:
-        return ground.state()
-    answer = ground.wish(rng.choice(list(cell.values())) for table in ground.cells for cell in table if len(cell) > 1)
-    return ground.state() if answer == "sat" else None
+        return grounding.state()
+    answer = grounding.wish(rng.choice(list(cell.values())) for table in grounding.cells for cell in table if len(cell) > 1)
+    return grounding.state() if answer == "sat" else None
 
 
-__all__ = ["Ground", "Truth", "Values", "random_state"]
+__all__ = ["Grounding", "Truth", "Values", "random_state"]

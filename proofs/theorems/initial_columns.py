@@ -16,7 +16,7 @@ import numpy as np
 
 from bulkhead.model.ir import App, Op, Quant, Term, Use, conjuncts
 from bulkhead.proofs.theorems.columns import Batch, Bytes, Env, Formulas, Layout
-from bulkhead.proofs.theorems.grounding import Ground
+from bulkhead.proofs.theorems.grounding import Grounding
 
 CHUNK = 1 << 16
 
@@ -74,9 +74,9 @@ def _placements(layout: Layout) -> Iterator[dict[str, int]]:
 def _filled(
     layout: Layout, formulas: Formulas, bodies: list[Term], consts: dict[str, int], most: int, room: float
 ) -> Initial:
-    ground = Ground(layout.system, layout.world(consts))
-    ground.require(bodies)
-    cells = [cell for table in ground.cells for cell in table]
+    grounding = Grounding(layout.system, layout.world(consts))
+    grounding.require(bodies)
+    cells = [cell for table in grounding.cells for cell in table]
     if any(not cell for cell in cells):
         return Initial(np.zeros((layout.width, 0), np.uint8), True, 1)
     offset = len(layout.consts)

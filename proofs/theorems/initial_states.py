@@ -14,7 +14,7 @@ from bulkhead.model.diagnostics import Span
 from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import BOOL, TRUE, Claim, System, eq, neg
 from bulkhead.model.world import State, World
-from bulkhead.proofs.theorems.grounding import Ground, Truth
+from bulkhead.proofs.theorems.grounding import Grounding, Truth
 from bulkhead.proofs.theorems.scope import roomy_scope
 
 STARTS = 3
@@ -42,17 +42,17 @@ def initial_states(system: System, limit: float, rng: random.Random) -> tuple[Ex
     """
     bodies = [c.body for c in (*system.inits, *system.axioms)]
     for consts in (_apart(system), {}):  # each constant names a different element; if that fails, Z3 chooses
-        ground = Ground(system, World(roomy_scope(system), consts), limit)
-        ground.require(bodies)
-        answer = ground.possible()
+        grounding = Grounding(system, World(roomy_scope(system), consts), limit)
+        grounding.require(bodies)
+        answer = grounding.possible()
         if answer == "sat":
             break
     else:
         raise NoInitialState(answer)
-    answer = ground.wish(_wishes(system, ground))
+    answer = grounding.wish(_wishes(system, grounding))
     if answer != "sat":
         raise NoInitialState(answer)
-    machine, first = ExecutableModel(system, ground.placed()), ground.state()
+    machine, first = ExecutableModel(system, grounding.placed()), grounding.state()
     written = {u.func for s in system.steps for t in s.transitions() for u in t.updates}
     states: list[State] = []
     for _ in range(STARTS):
@@ -80,14 +80,14 @@ def _apart(system: System) -> dict[str, int]:
     return consts
 
 
-def _wishes(system: System, ground: Ground) -> Iterator[Truth]:
+def _wishes(system: System, grounding: Grounding) -> Iterator[Truth]:
     """Wishes: each transition is enabled, or as much of its guard holds as possible; arguments of one sort differ."""
     for k, t in enumerate(t for s in system.steps for t in s.transitions()):
-        env = {p.name: ground.choice(f"want!{k}!{p.name}", p.sort) for p in t.params}
-        guard = [ground.truth(part, env) for part in t.guard_parts]
+        env = {p.name: grounding.choice(f"want!{k}!{p.name}", p.sort) for p in t.params}
+        guard = [grounding.truth(part, env) for part in t.guard_parts]
         if not t.step.point:
-            yield ground.both(guard)
+            yield grounding.both(guard)
         yield from guard
         for p, q in itertools.combinations(t.params, 2):
             if p.sort == q.sort and p.sort in system.sorts:
-                yield ground.truth(neg(eq(p, q)), env)
+                yield grounding.truth(neg(eq(p, q)), env)

@@ -65,7 +65,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What many blocks assume alike: name -> text, in order. `claims` names those that are invariants or theorems.
+    """Assumptions shared by many blocks: name -> text, in order. `claims` names those that are invariants or theorems.
 
     Blocks share these and do not copy them: a system of a thousand claims has thousands of blocks.
     """
@@ -85,21 +85,21 @@ class Assumptions:
 
     @cached_property
     def others(self) -> frozenset[str]:
-        """The names of what else is assumed: axioms, initial states."""
+        """The names of the other assumptions: axioms, initial states."""
         return self.names - set(self.claims.values())
 
     @cached_property
     def order(self) -> dict[str, int]:
-        """Where each name stands."""
+        """The position of each name."""
         return {n: k for k, n in enumerate(self.texts)}
 
 
 @dataclass(frozen=True)
 class Block:
-    """Queries that share a context, which stands before them. Assumed are the `checks` of the step, and what is `shared`.
+    """Queries with a common context. Their assumptions are the `checks` of the step and the `shared` ones.
 
-    `near` names those of the shared assumptions that speak of what the queries speak of, or of what such an assumption
-    speaks of, and so on; None where these are most. The others are rarely needed, so they come last.
+    `near` names the shared assumptions that are connected to the queries by common functions, transitively;
+    None if these are most. The others are rarely needed, so they come last.
     """
 
     label: str
@@ -116,7 +116,7 @@ class Block:
 
     @property
     def assumed(self) -> dict[str, str]:
-        """All that is assumed: name -> text."""
+        """All assumptions: name -> text."""
         return {**self.checks, **self.shared.texts}
 
     def assertions(self, names: Iterable[str] | None = None) -> str:

@@ -21,7 +21,7 @@ from bulkhead.model.trace import Trace
 from bulkhead.model.world import World
 from bulkhead.proofs.theorems.columns import Layout
 from bulkhead.proofs.theorems.explore import Exploration, Limits, explore
-from bulkhead.proofs.theorems.grounding import Ground
+from bulkhead.proofs.theorems.grounding import Grounding
 
 LARGEST = 7  # elements of a sort
 CALLS = 2  # in flight
@@ -33,7 +33,7 @@ MOST_STATES = 500_000  # of one world
 FEW_STATES = 20_000  # of one world, if only the reachable steps are wanted
 PER_START = 20  # cost of an initial state before its first step, in steps
 SETUP = 30_000  # cost of a world before its first step, in steps
-GLANCE = 1_500  # cost of asking whether a claim can be false in a world, in steps
+GLANCE = 1_500  # cost of checking whether a claim can be false in a world, in steps
 LONGER = 4  # factor for its next turn
 LEAST_AGAIN = 1_000_000  # minimum of steps for a search for a shorter attack,
 AGAIN = 0.5  # or this part of the steps so far, if that is more
@@ -48,9 +48,9 @@ class Seen:
 
 
 class Worlds:
-    """The worlds in which to look, small ones first: sizes as `given`, else from one on, up to what the rules say.
+    """The worlds to search, small ones first: sizes as `given`, else from one up to the limit in the rules.
 
-    Worlds that grow where growth has made no difference so far come later: what was seen is told by `note`.
+    Worlds that grow in a sort whose growth has made no difference so far come later: `note` records the results.
     """
 
     def __init__(self, system: System, given: Mapping[str, int] | None = None) -> None:
@@ -61,12 +61,12 @@ class Worlds:
             for sort in system.sorts
         }
         self.written = {u.func for s in system.steps for t in s.transitions() for u in t.updates}
-        self.seen: dict[_Key, tuple[int, ...]] = {}  # how many new states after each number of steps, where all were seen
+        self.seen: dict[_Key, tuple[int, ...]] = {}  # the number of new states at each depth, if the search was complete
         self.queues: tuple[list[_Turn], ...] = ([], [], [])
         self.known: set[_Key] = set()
 
     def note(self, found: Exploration) -> None:
-        """What has been seen of a world."""
+        """The search state of a world."""
         if found.complete:
             self.seen[tuple(found.sizes.values())] = found.levels
 
@@ -99,24 +99,24 @@ class Worlds:
             heapq.heappush(queue, ((1 + late) * first, effort, late, key))
 
     def _idle(self, sizes: dict[str, int], sort: str) -> bool:
-        """Has the last element of a sort made no difference to what can be reached, as far as its number tells?"""
+        """Has the last element of a sort not changed the number of reachable states?"""
         here = self.seen.get(tuple(sizes.values()))
         return here is not None and here == self.seen.get(tuple({**sizes, sort: sizes[sort] - 1}.values()))
 
 
 def can_fall(system: System, sizes: Mapping[str, int], claim: Claim) -> bool:
-    """May a claim be false in a world of these sizes? Not where its shape alone makes it true of every state of it."""
-    ground = Ground(system, World(dict(sizes), {}))
-    return ground.can_be_false(claim.body, {"failed": ground.choice("failed", BOOL)})
+    """May a claim be false in a world of these sizes? Not if its form makes it true in every state."""
+    grounding = Grounding(system, World(dict(sizes), {}))
+    return grounding.can_be_false(claim.body, {"failed": grounding.choice("failed", BOOL)})
 
 
 def cost(found: Exploration) -> int:
-    """What a world has cost, in steps."""
+    """The cost of a world so far, in steps."""
     return found.taken + found.tried + SETUP + PER_START * found.initial
 
 
 _Key = tuple[int, ...]  # the sizes of the sorts
-_Turn = tuple[float, float, int, _Key]  # what comes first, the effort, how often growth made no difference, and the world
+_Turn = tuple[float, float, int, _Key]  # the order's key, the effort, how often growth made no difference, and the world
 
 
 def attacks_in_small_worlds(
@@ -138,13 +138,13 @@ def attacks_in_small_worlds(
         return [] if one and seen.attacks else [c for n, c in claims.items() if n not in seen.attacks]
 
     def useful(sizes: dict[str, int], asked: list[Claim]) -> list[Claim]:
-        """Those of some claims that may be false in a world."""
+        """The claims that may be false in a world."""
         nonlocal spent
         spent += GLANCE * len(asked)
         return [c for c in asked if can_fall(system, sizes, c)]
 
     def search(sizes: dict[str, int], asked: list[Claim], most: int | None, budget: float) -> bool:
-        """Search one world; true where it was cut short and something is still missing."""
+        """Search one world; true if it was cut short and an attack is still missing."""
         nonlocal spent
         states = MOST_STATES if missing() else FEW_STATES
         found = explore(system, sizes, asked, Limits(depth=most, taken=budget, states=states))
@@ -161,13 +161,13 @@ def attacks_in_small_worlds(
             break
         if (asked := useful(sizes, missing())) and search(sizes, asked, depth, QUICK):
             heapq.heappush(turns, (QUICK * LONGER * len(turns), len(turns), QUICK * LONGER, sizes))
-    while turns and missing() and spent < steps:  # longer and longer turns, those that came early first
+    while turns and missing() and spent < steps:  # longer and longer turns, early worlds first
         _, place, budget, sizes = heapq.heappop(turns)
         if (asked := useful(sizes, missing())) and search(sizes, asked, depth, min(budget, steps - spent)):
             heapq.heappush(turns, (budget * LONGER * (1 + place), place, budget * LONGER, sizes))
     end = spent + max(int(AGAIN * spent), LEAST_AGAIN)
     growing = Worlds(system, given)
-    for sizes in growing:  # is there a shorter way in another world?
+    for sizes in growing:  # is there a shorter attack in another world?
         longest = max((len(t.events) for t in seen.attacks.values()), default=0)
         if longest < 2 or spent > end:
             break
@@ -178,7 +178,7 @@ def attacks_in_small_worlds(
 
 
 def in_smaller_worlds(system: System, claim: Claim, trace: Trace) -> Trace:
-    """The attack, or one that is no longer by the same calls, in a world of which no sort can be made smaller."""
+    """The attack, or an equally short one by the same calls, in a world where no sort can be smaller."""
     labels = frozenset(e.label for e in trace.events)
     limits = Limits(depth=len(trace.events), taken=QUICK)
     again = True

@@ -1,8 +1,8 @@
 """Violations of claims about a step, as formulas over the state before it: goals for the directed search.
 
-For a claim and an outcome of a step, what the claim reads after the step is replaced by what the assignments make of it. The
-result asks for a state, the arguments of the step, and the elements for which the claim fails. Nothing here searches
-(`directed_search.py` does), and what is found is replayed before it is believed.
+For a claim and an outcome of a step, the claim's reads after the step are replaced by the assigned values (weakest
+precondition). The result constrains the state, the arguments of the step, and the elements for which the claim fails. Not
+here: the search (`directed_search.py`); a found violation counts only after its replay.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Env = Mapping[str, Term]
 
 @dataclass
 class _Before:
-    """Writes what a formula says of the two states around one step as a formula over the first of them."""
+    """Translates a formula about the two states of a step to a formula over the state before it."""
 
     system: System
     transition: Transition
@@ -51,7 +51,7 @@ class _Before:
             self._updates.setdefault(update.func, []).append(update)
 
     def term(self, term: Term, env: Env, later: bool = False) -> Term:
-        """The term with `env` for its variables; `later` reads all of it in the state after the step."""
+        """The term with `env` for its variables; with `later` it is read completely in the state after the step."""
         match term:
             case Var("failed") if "failed" not in env:
                 return TRUE if self.failed else FALSE
@@ -75,11 +75,11 @@ class _Before:
         return term
 
     def _new(self, var: Var) -> Var:
-        """A variable under a name that no rule can have: it captures nothing."""
+        """A variable with a fresh name, to avoid capture."""
         return Var(f"0{next(self._fresh)}_{var.name}", var.sort)
 
     def _changed(self, made: Definition) -> bool:
-        """Does a definition read what the step assigns, directly or by way of another one?"""
+        """Does a definition read an assigned function, directly or through another definition?"""
         todo: list[Term] = [made.body]
         while todo:
             match todo.pop():
@@ -98,13 +98,13 @@ class _Before:
     def _after(self, place: App) -> Term:
         """The value of a place after the step; its indices are terms over the state before."""
         value: Term = place
-        for update in self._updates.get(place.func, ()):  # the last one stands outermost and wins
+        for update in self._updates.get(place.func, ()):  # the last one is outermost and wins
             cond, new = self._assigned(update, place.args)
             value = new if cond == TRUE else value if cond == FALSE else Op("ite", (cond, new, value), place.sort)
         return value
 
     def _assigned(self, update: Update, args: tuple[Term, ...]) -> tuple[Term, Term]:
-        """When an assignment writes a place, and what."""
+        """The condition under which an assignment writes a place, and the value."""
         bound = {v.name for v in update.binders}
         env: dict[str, Term] = {}
         tests: list[tuple[Term, Term]] = []
@@ -125,14 +125,14 @@ class _Before:
 
 
 def _equal(left: Term, right: Term) -> Term:
-    """Equality, decided where both are the same, or different members of an enum."""
+    """Equality, decided if both are the same, or different members of an enum."""
     if left == right:
         return TRUE
     return eq(left, right)
 
 
 def violation(system: System, claim: Claim, transition: Transition) -> tuple[tuple[Var, ...], Term]:
-    """When a step breaks a claim about steps: variables, and a formula over them, the parameters and the state before."""
+    """The condition under which a step breaks a claim: variables, and a formula over them, the parameters and the state."""
     body = _Before(system, transition, bool(transition.code)).term(claim.body, {})
     found: list[Var] = []
     while isinstance(body, Quant) and body.kind == "forall":
@@ -142,9 +142,9 @@ def violation(system: System, claim: Claim, transition: Transition) -> tuple[tup
 
 
 def goals(system: System, claim: Claim) -> Iterator[tuple[Transition, Transition]]:
-    """The outcomes that may break a claim, each as the step it is and as a goal: the step, and then the claim is false.
+    """The outcomes that may break a claim, each as a step and as a goal: the step, and then the claim is false.
 
-    Outcomes that a solver at once shows to keep the claim in any state are left out; the queries are those of the proof.
+    Outcomes that a solver quickly proves to keep the claim in every state are omitted; the queries are those of the proof.
     """
     maker = QueryMaker(system)
     session = Z3Session(FAST_LIMIT, cores=False, fast=True)

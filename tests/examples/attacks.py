@@ -1,7 +1,7 @@
 """The table of all faults of the examples: the violated claim, and the length of a shortest attack.
 
-The length is that of a shortest attack from any initial state (`breadth_first.starts`) of the named world (`worlds.py`);
-`traces/` holds one such attack for each row, as JSON Lines. `bulkhead attack` finds one as short for each row.
+The length is that of a shortest attack from any initial state (`breadth_first.initial_states`) of the named world
+(`worlds.py`); `traces/` has one such attack for each row, as JSON Lines. `bulkhead attack` finds one as short for each row.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 It is exhaustive in one small world: it has neither symmetry reduction nor heuristics nor a solver, so its lengths and
 numbers of states can be compared with the project's attack search and with Spin. It is slow, and not a feature.
-Its initial states come from `starts`: state that no step writes stays as given, the rest varies.
+Its initial states come from `initial_states`: state that no step writes stays as given, the rest varies.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def state_of(system: System, world: World, facts: dict[str, str]) -> State:
     return state
 
 
-def starts(machine: ExecutableModel, first: State) -> list[State]:
+def initial_states(machine: ExecutableModel, first: State) -> list[State]:
     """`first`, and initial states that differ from it in places that steps write and neither `init` nor an axiom fixes.
 
     All of them, or if there are more than `MANY`, as many drawn with a fixed seed. A place counts as not fixed if it

@@ -14,6 +14,7 @@ from bulkhead.impl.libs import evtchn, gnttab
 from bulkhead.impl.libs.osdep import PROT_READ, PROT_WRITE, CopySegment
 from bulkhead.impl.libs.xc_gnttab import XcGnttab
 from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.frames import Frame
 
 RW = PROT_READ | PROT_WRITE
 
@@ -110,6 +111,29 @@ def test_pages_still_mapped_are_kept_aside(pair: Pair) -> None:
     gnttab.xengnttab_unmap(xgt, addr, 1)
     assert pair.domb.retry_late() == 0
     assert (pair.domb.ram.in_use(), len(pair.domb.free_refs)) == (used, refs)
+
+
+def test_a_page_mapped_while_a_channel_fails_is_kept_aside(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """References are guessed: a process maps the first page before the second cannot be granted."""
+    user = pair.machine.spawn("user")
+    xgt = gnttab.xengnttab_open(user)
+    assert xgt is not None
+    mapped: list[int] = []
+    grant = MiniOs.grant_access
+
+    def grants(os: MiniOs, domid: int, frame: Frame, readonly: bool) -> int:
+        if mapped:
+            raise KernelError(abi.ENOSPC)
+        ref = grant(os, domid, frame, readonly)
+        mapped.append(gnttab.xengnttab_map_grant_ref(xgt, os.domain.domid, ref, RW) or 0)
+        return ref
+
+    used = pair.domb.ram.in_use()
+    monkeypatch.setattr(MiniOs, "grant_access", grants)
+    assert error(pair.domb.share, 0, 2, True) == abi.ENOSPC
+    assert mapped[0] and len(pair.domb.late) == 1 and pair.domb.ram.in_use() == used + 1
+    gnttab.xengnttab_unmap(xgt, mapped[0], 1)
+    assert pair.domb.retry_late() == 0 and pair.domb.ram.in_use() == used
 
 
 def test_memory_and_addresses_run_out(pair: Pair) -> None:

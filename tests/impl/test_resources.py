@@ -1,7 +1,7 @@
-"""XENMEM_acquire_resource for a translated hardware domain (PVH Dom0): frames are put where its list says.
+"""XENMEM_acquire_resource for a translated hardware domain (PVH Dom0): frames are mapped at the gfns of its list.
 
-What it protects: no recording has such a Dom0, so the order of the list, the page reference that each entry takes, and
-what is answered when the list cannot be read or an entry cannot be made, are held here.
+Protects: no recording has such a Dom0, so these tests check the order of the list, the page reference of each entry,
+and the answers if the list is unreadable or an entry fails.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def test_frames_are_mapped_where_the_list_says() -> None:
     dom0 = translated(m)
     dom0.is_privileged, m.xen.hardware_domain = True, dom0
     vcpu, shared = dom0.vcpus[0], m.guests[1].grant_table.shared
-    assert len(shared) == 1 and shared[0].count == 1  # asking for the second frame makes the table grow
+    assert len(shared) == 1 and shared[0].count == 1  # a request for the second frame grows the table
 
     def ask(count: int, at: int, *gfns: int) -> int:
         assert write(m.xen, vcpu, 0x200, b"".join(map(abi.U64.pack, gfns)))
@@ -32,6 +32,6 @@ def test_frames_are_mapped_where_the_list_says() -> None:
     assert [dom0.p2m.lookup(gfn) for gfn in (0x31, 0x30)] == [(shared[0], FOREIGN), (shared[1], FOREIGN)]
     assert [frame.count for frame in shared] == [2, 2]
     assert ask(2, 0x7FFFF000, 0x31, 0x30) == -abi.EFAULT
-    assert ask(2, 0x200, 0x32, 1 << 50) == -abi.EIO  # the first entry is made, the second cannot be
+    assert ask(2, 0x200, 0x32, 1 << 50) == -abi.EIO  # the first entry is made, the second is impossible
     assert dom0.p2m.lookup(0x32) == (shared[0], FOREIGN)
     assert ask(1, 0x200, 1 << 50) == -abi.ENOENT

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import z3
+
 from bulkhead.model import syntax as s
 from bulkhead.model.caller import OKAY, Caller
 from bulkhead.model.diagnostics import RulesError
@@ -27,12 +29,15 @@ from bulkhead.proofs.certify.tree import assemble
 from bulkhead.proofs.report.certified import claims_of
 from bulkhead.proofs.theorems.attack import find_attack
 from bulkhead.proofs.theorems.cti import Cti, counterexample
-from bulkhead.proofs.theorems.induction import Settings, prove
+from bulkhead.proofs.theorems.export import blocks_of, text_of
+from bulkhead.proofs.theorems.induction import Proof, Settings, prove
+from bulkhead.proofs.theorems.queries import INIT, QueryMaker
 from tests.oracle.faults import with_fault
 from tests.oracle.instances import items_of
 from tests.oracle.interpreter import Interpreter, State, Taken, World, Wrong
 
 STATES = 60  # maximum of states in one world
+EXPORT_LIMIT = 500  # milliseconds for an exported query
 STEPS = 4000  # maximum of steps in one world
 
 
@@ -44,7 +49,20 @@ class Budget:
     prove: bool = True
     certify: bool = True
     attack: bool = False
+    export: bool = False
     states: int = STATES
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A claim is false after so many steps, the last of them by `label`; `told` is the whole way."""
+
+    steps: int
+    label: str
+    told: str
+
+    def __str__(self) -> str:
+        return self.told
 
 
 @dataclass
@@ -63,6 +81,8 @@ class Seen:
     faults: int = 0
     counterexamples: int = 0
     instances: int = 0
+    exported: int = 0
+    exported_open: int = 0
 
 
 def differences(text: str, seed: int, budget: Budget, seen: Seen) -> Iterator[str]:
@@ -89,7 +109,7 @@ def differences(text: str, seed: int, budget: Budget, seen: Seen) -> Iterator[st
             yield f"certify: it lays the fault `{fault}` otherwise than the interpreter"
         if {i.name: i for i in tree if isinstance(i, s.DefineItem)} != items.defines:
             yield f"certify: it lays the fault `{fault}` over definitions otherwise than the interpreter"
-    violated: dict[str, str] = {}
+    violated: dict[str, Violation] = {}
     for _ in range(budget.worlds):
         world = a_world(system, rng)
         try:
@@ -115,6 +135,8 @@ def differences(text: str, seed: int, budget: Budget, seen: Seen) -> Iterator[st
         for claim in sorted(violated):
             if claim in given.inductive | given.implied | given.transitions and answer.verdict == CONFIRMED:
                 yield f"certify: `{claim}` is confirmed, but violated: {violated[claim]}"
+    if budget.export:
+        yield from exported_differs(system, proof, violated, seen)
     if budget.attack:
         for claim in [c for c in system.claims() if c not in proof.proved][:1]:
             yield from _attacked(system, tree, claim, seen)
@@ -156,6 +178,13 @@ class Tables:
             for op, names in table.items()
             for n, slot in names.items()
         }
+        for (op, procedure, param), slots in oracle.unnamed.items():
+            stored = [slot for slot in slots if any(place[0] is slot for place in oracle.places)]
+            start = f"{op}.{procedure}~"
+            rests = [n[len(start) :].split(".") for n in system.funcs if n.startswith(start)]
+            numbers = sorted({int(number) for number, name, *_ in rests if name == param})
+            if len(numbers) == len(stored):
+                kept.update({f"{start}{n}.{param}": slot for n, slot in zip(numbers, stored, strict=True)})
         self.columns: list[list[tuple[object, ...] | None]] = []
         self.points = {p: k for k, p in enumerate(system.enums["Point"])}
         for func in system.funcs.values():
@@ -214,7 +243,7 @@ class Tables:
 
 
 def _explored(
-    system: Checked, oracle: Interpreter, rng: random.Random, budget: Budget, seen: Seen, violated: dict[str, str]
+    system: Checked, oracle: Interpreter, rng: random.Random, budget: Budget, seen: Seen, violated: dict[str, Violation]
 ) -> Iterator[str]:
     """Reachable states, breadth first, each compared with the executable model; records violated claims."""
     first = [x for x in (oracle.find_initial(rng) for _ in range(3)) if x is not None]
@@ -226,7 +255,7 @@ def _explored(
     ways: dict[tuple[object, ...], tuple[str, ...]] = {}
     queue: list[State] = []
 
-    def reach(state: State, way: tuple[str, ...]) -> None:
+    def reach(state: State, way: tuple[str, ...], labels: tuple[str, ...] = ()) -> None:
         key = tuple(state.values())
         if key in ways:
             return
@@ -234,7 +263,8 @@ def _explored(
         queue.append(state)
         for name in one_state:
             if name not in violated and not oracle.holds(name, state):
-                violated[name] = f"{len(way)} steps in {oracle.world}: {'; '.join(way)}"
+                told = f"{len(way)} steps in {oracle.world}: {'; '.join(way)}"
+                violated[name] = Violation(len(way), labels[-1] if labels else INIT, told)
 
     for state in first:
         if not all(machine.holds(tables.table(state), c.body) for c in (*system.inits, *system.axioms)):
@@ -251,8 +281,9 @@ def _explored(
             shown = (*way, f"{t.label}{dict((*t.args, *t.picks))}{'' if t.code is None else ' = ' + t.code}")
             for name in two_state:
                 if name not in violated and not oracle.holds_of(name, state, t):
-                    violated[name] = f"{len(shown)} steps in {oracle.world}: {'; '.join(shown)}"
-            reach(t.after, shown)
+                    told = f"{len(shown)} steps in {oracle.world}: {'; '.join(shown)}"
+                    violated[name] = Violation(len(shown), t.label, told)
+            reach(t.after, shown, (t.label,))
         seen.states += 1
         seen.steps += len(taken)
         if k <= 12:
@@ -357,6 +388,36 @@ def attack_differs(system: Checked, tree: list[s.Item], trace: Trace) -> Iterato
         good = last is None or oracle.holds_of(trace.claim, before, last)
     if good:
         yield f"attack: after the attack on `{trace.claim}` it still holds"
+
+
+def exported_differs(system: Checked, proof: Proof, violated: dict[str, Violation], seen: Seen) -> Iterator[str]:
+    """Every exported query, asked of a solver as the text that it is.
+
+    What the proof refutes, from whatever part of the assumptions, is not `sat` here. A claim that falls before any other
+    falls by a step after which a query asks for that claim, and is not `unsat`.
+    """
+    context = z3.Context()
+    maker = QueryMaker(system)
+    verdicts: dict[tuple[str, str], str] = {}
+    for block in blocks_of(system, maker):
+        for query in block.queries:
+            text = f"(reset)(set-option :timeout {EXPORT_LIMIT})\n{text_of(system, maker, block, query)}"
+            out = str(z3.Z3_eval_smtlib2_string(context.ref(), text)).split()
+            if len(out) != 1 or out[0] not in ("sat", "unsat", "unknown"):
+                yield f"export: the query {query.key} is answered by {' '.join(out)[:200]}"
+                return
+            verdicts[query.key] = out[0]
+    seen.exported += len(verdicts)
+    seen.exported_open += sum(v != "unsat" for v in verdicts.values())
+    for result in proof.results:
+        if result.verdict == "unsat" and verdicts.get(result.key) == "sat":
+            yield f"export: {result.key} is sat as a text, and refuted by the proof"
+    if violated:
+        claim, found = min(violated.items(), key=lambda item: item[1].steps)
+        asked = [v for (label, c), v in verdicts.items() if c == claim and label.partition("!")[0] == found.label]
+        if all(v == "unsat" for v in asked):
+            none = f"all {len(asked)} queries of it are unsat" if asked else "no query asks for it"
+            yield f"export: `{claim}` is violated, but {none} after {found.label}: {found}"
 
 
 def _fitting(tables: Tables, state: State, event: Event, after: list[list[int]]) -> list[Taken]:

@@ -18,6 +18,7 @@ from tests.oracle.compare import Budget, Seen, differences
 from tests.oracle.generate import Draft, draft, smaller
 
 SHRINKING = 150  # attempts
+EXPORT_EVERY = 4  # systems, of one the exported queries are asked
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def run_part(task: tuple[int, int, int, int, bool]) -> tuple[Seen, list[Differen
         except LookupError:
             seen.refused += 1
             continue
-        budget = Budget(worlds=1, attack=seed % attack_every == 0)
+        budget = Budget(worlds=1, attack=seed % attack_every == 0, export=seed % EXPORT_EVERY == 0)
         what = first_difference(made, seed, budget, seen)
         if what is not None:
             kind = kind_of(what)

@@ -666,7 +666,7 @@ def _of_condition(path: str, cond: str) -> list[str]:
 
 
 def _of_statement(m: Maker, path: str, st: str) -> list[str]:
-    """What can be changed in a `let`, a `may fail`, an `undo`, or the `where` of an assignment."""
+    """The possible changes of a `let`, a `may fail`, an `undo`, or the `where` of an assignment."""
     if st in m.lets:
         return [f"within {path} let {st.split()[1]} = {m.of({}, m.lets[st], 1)}"]
     found = [f"within {path} drop may fail {st.split()[2]}"] if st.startswith("may fail ") else []

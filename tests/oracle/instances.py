@@ -1,7 +1,7 @@
-"""Components with parameters as the reference tells them: each use written out as text, with words replaced; for tests.
+"""Components with parameters, as defined by the reference: each use is expanded as text, with words replaced; for tests.
 
-Bulkhead replaces names in the syntax tree; here words of the text are replaced, and the result is parsed again. What is a
-name and what is a field, a step, a code or a variable is told by the words around it.
+Bulkhead substitutes names in the syntax tree; here words of the text are replaced, and the result is parsed again. The
+words around a word tell whether it is a name, a field, a step, a code or a variable.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _words(text: str) -> list[str]:
 
 
 def _texts(sources: Mapping[str, str]) -> dict[str, list[str]]:
-    """The words of each component, by its name: from `component` to the next component or system."""
+    """The words of each component, by name: from `component` to the next component or system."""
     out: dict[str, list[str]] = {}
     for text in sources.values():
         words = _words(text)
@@ -36,7 +36,7 @@ def _texts(sources: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def _begins(words: list[str], k: int) -> bool:
-    """Does a component or system begin here? Its name stands behind, and then its string, or parameters."""
+    """Does a component or system begin here? Its name follows, and then its string or parameters."""
     if words[k] not in ("component", "system") or k + 2 >= len(words) or not re.match(r"[A-Za-z_]", words[k + 1]):
         return False
     k += 2
@@ -48,7 +48,7 @@ def _begins(words: list[str], k: int) -> bool:
 
 
 def _head(words: list[str]) -> tuple[list[tuple[bool, str]], list[tuple[str, list[str], str]], list[str]]:
-    """The parameters (is it a sort?), what it uses (name, arguments, prefix), and the words behind."""
+    """The parameters (is it a sort?), the uses (name, arguments, prefix), and the remaining words."""
     params: list[tuple[bool, str]] = []
     k = next(k for k, w in enumerate(words) if w == "(" or w.startswith('"'))
     if words[k] == "(":
@@ -81,7 +81,7 @@ def _head(words: list[str]) -> tuple[list[tuple[bool, str]], list[tuple[str, lis
 
 
 def _declared(words: list[str]) -> tuple[list[str], dict[str, str]]:
-    """What the items of a component declare, and the writes that are named after a state."""
+    """The names that the items of a component declare, and the writes named after a state."""
     parsed = parse_text(f'component c "" {" ".join(words)}', "instance")
     out = []
     writes = {}
@@ -100,7 +100,7 @@ def _declared(words: list[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def _replaced(words: list[str], names: Mapping[str, str]) -> list[str]:
-    """The words with names replaced, where a word is a name."""
+    """The words, with names replaced."""
     out: list[str] = []
     conditions = 0
     binding = False  # between a quantifier and its dot
@@ -127,7 +127,7 @@ def expanded(sources: Mapping[str, str], uses: list[str]) -> list[s.Item]:
     written: dict[tuple[str, tuple[str, ...], str], list[str]] = {}
 
     def names_within(name: str, args: list[str], prefix: str) -> list[str]:
-        """The names that a use brings to whoever uses it: names given as arguments, and own names."""
+        """The names that a use adds: its arguments, and the component's own names."""
         params, further, words = _head(texts[name])
         given = dict(zip([p for _, p in params], args, strict=True))
         own, _ = _declared(words)

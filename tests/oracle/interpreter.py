@@ -98,6 +98,8 @@ class Interpreter:
         self._defined: dict[str, tuple[list[Slot], Code, Sort]] = {}
         self.kept: dict[str, dict[str, Slot]] = {}
         self.arguments: dict[str, dict[str, Slot]] = {}  # of procedures, as claims name them
+        # of procedures without a named result, in the order in which they are performed: by operation, procedure, parameter
+        self.unnamed: dict[tuple[str, str, str], list[Slot]] = {}
         self.used_later: set[Slot] = set()
         self.segments: list[Segment] = []
         for op in self.operations.values():
@@ -589,6 +591,8 @@ class _Cutter:
             inner[b.name] = slot
             if st.result is not None:
                 self.it.arguments.setdefault(self.op.name, {})[f"{st.result}_{b.name}"] = slot
+            else:
+                self.it.unnamed.setdefault((self.op.name, st.name, b.name), []).append(slot)
         told: dict[str, Slot] = {}
         first, params, picks = self.here, len(self.out[-1].params), len(self.out[-1].picks)
         result = self._body(done, inner, told, code or st.code or "")

@@ -177,7 +177,7 @@ def never(d: Term, r: Term) -> Term:
 def same_state(
     machine: SymbolicXen, rules: RuleState, holders: Holders, counts: bool = True, bits_lost: EntryTerm = never
 ) -> Claims:
-    """What has to hold if the implementation is in the state that the rules are in.
+    """The obligations for equal states of implementation and rules.
 
     `counts`: the page counts, too. `bits_lost`: entries that their owner took the in-use bits of, by its own doing.
     """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest import mock
 
@@ -25,7 +25,7 @@ from bulkhead.proofs.symbolic.terms import number as constant
 CODES = {value: "GNTST_" + name[6:].lower() for name, value in vars(abi).items() if name.startswith("GNTST_")}
 ROUNDS = 1  # of the compare-and-swap of a version 1 entry
 THIS = variable("this")
-PATCHED_BUILTINS = ("len", "range", "reversed")
+PATCHED_BUILTINS = ("len", "range", "reversed", "max", "min", "sum", "bytes", "bytearray")
 
 
 @functools.cache
@@ -34,12 +34,11 @@ def rules() -> System:
     return loader.load("monolithic")
 
 
-class Path:
-    """One run of a handler: its machine, and the claims collected on the way."""
+class Run:
+    """One run of a handler along one path, and what was found on the way."""
 
     def __init__(self) -> None:
         self.engine = Engine.running()
-        self.machine = SymbolicXen(rules())
         self.findings: list[str] = []
         self.taken: list[Ends] = []
 
@@ -53,12 +52,6 @@ class Path:
         if not self.engine.proves(And([claim for _, claim in claims])):
             self.findings += [f"{where}: {name}" for name, claim in claims if not self.engine.proves(claim)]
 
-    def take(self, state: RuleState, label: str, args: Values, choices: Values | None = None) -> Ends:
-        """A step of the rules from a state; the end of the path decides which of its outcomes are possible."""
-        ends = take(state, step(label), args, choices or {})
-        self.taken.append(ends)
-        return ends
-
     def reach(self, outcomes: dict[str, bool]) -> None:
         """Add to `outcomes` the possible outcomes of the taken steps, for inputs of this path."""
         for ends in self.taken:
@@ -70,12 +63,38 @@ class Path:
         """An argument of the call: an arbitrary number of so many bits."""
         return Int(variable(name, bits=width))
 
+
+class Path(Run):
+    """A run of a hypercall's handler: with its machine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.machine = SymbolicXen(rules())
+
+    def take(self, state: RuleState, label: str, args: Values, choices: Values | None = None) -> Ends:
+        """A step of the rules from a state; the end of the path decides which of its outcomes are possible."""
+        ends = take(state, step(label), args, choices or {})
+        self.taken.append(ends)
+        return ends
+
     def entries_now(self, state: RuleState) -> RuleState:
         """The rules' state, with the guests' entries as they were when the current atomic step began."""
         fresh = before(self.machine).functions
         return replace(
             state, functions={**state.functions, **{name: fresh[name] for name in fresh if name.startswith("entry.")}}
         )
+
+
+@dataclass(frozen=True)
+class Handler:
+    """A function of the implementation, and the rules that it must refine."""
+
+    body: Callable[[Any], None]
+    runs: str
+    rules: str
+    thorough: bool = False  # its paths are similar to another's: not in a quick run
+    never: Mapping[str, str] = field(default_factory=dict)  # part of the name of outcomes that no input has -> the reason
+    start: Callable[[], Run] = Path  # what its body gets
 
 
 @functools.cache

@@ -112,7 +112,10 @@ class RuleState:
         """The state after some simultaneous assignments."""
         changed = dict(self.functions)
         for update in updates:
-            changed[update.func] = self._assigned(update, env, changed.get(update.func), update.func)
+            kept = changed.get(update.func)
+            # What another state says is asked of that state, which remembers its answers.
+            mine = None if kept is self.functions.get(update.func) else kept
+            changed[update.func] = self._assigned(update, env, mine, update.func)
         return replace(self, functions=changed)
 
     def _assigned(self, update: Update, env: Values, before: Function | None, name: str) -> Function:

@@ -9,26 +9,16 @@ interrupted. The handlers' files list their contracts.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 from bulkhead.proofs.jobs import Workers, count
 from bulkhead.proofs.refinement.handlers import copies, mappings, versions
 from bulkhead.proofs.refinement.handlers import teardown as ends
-from bulkhead.proofs.refinement.handlers.path import Path
+from bulkhead.proofs.refinement.handlers.domb.table import DOMB
+from bulkhead.proofs.refinement.handlers.path import Handler
 from bulkhead.proofs.symbolic.engine import Engine
-
-
-@dataclass(frozen=True)
-class Handler:
-    """A function of the implementation, and the rules that it must refine."""
-
-    body: Callable[[Path], None]
-    runs: str
-    rules: str
-    thorough: bool = False  # its paths are similar to another's: not in a quick run
-    never: Mapping[str, str] = field(default_factory=dict)  # part of the name of outcomes that no input has -> the reason
 
 
 @dataclass(frozen=True)
@@ -92,6 +82,7 @@ HANDLERS: Mapping[str, Handler] = {
     ),
     "put_domain": Handler(ends.last_reference, "Domain.put, Xen.domain_destroy", "domain_destroy"),
     **{_own(name): handler for name, handler in OWN_GRANTS.items()},
+    **DOMB,
 }
 QUICK = tuple(name for name, handler in HANDLERS.items() if not handler.thorough)
 
@@ -105,7 +96,7 @@ def prove_handler(name: str, stop_early: bool = False) -> HandlerReport:
     outcomes: dict[str, bool] = {}
 
     def run() -> None:
-        path = Path()
+        path = HANDLERS[name].start()
         try:
             HANDLERS[name].body(path)
         finally:

@@ -1,0 +1,1 @@
+"""DomB's own handlers along all their paths."""
