@@ -8,18 +8,21 @@ its callers supply one.
 from __future__ import annotations
 
 import functools
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from bulkhead.model.compile import Coder, compiled, indent
+from bulkhead.model.choices import step_in_world
+from bulkhead.model.compile import Coder, code_name, compiled, indent
 from bulkhead.model.diagnostics import UsageError, suggest
 from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import FAILED, THIS, Check, Step, Term, Transition
 from bulkhead.model.world import State
 
 OKAY = "okay"
+NOT_NOW = "return None, None, picks"
 MAY_FAIL = 0.125  # how often a `may fail` check fails in a walk
 
 
@@ -30,6 +33,11 @@ class Outcome:
     code: str | None
     result: int | None = None
     picks: dict[str, int] = field(default_factory=dict)
+
+
+def _listed(check: Check) -> str:
+    """What a pick chooses, as the variables of a loop."""
+    return "".join(f"{code_name(v.name)}, " for v in check.vars)
 
 
 def _failing(step: Step, check: Check) -> Transition | None:
@@ -47,8 +55,8 @@ class Caller:
 
     def __init__(self, machine: ExecutableModel) -> None:
         self.machine = machine
-        self.steps: dict[str, Step] = {s.label: s for s in machine.system.steps}
-        self.transitions: list[Transition] = [t for s in machine.system.steps for t in s.transitions()]
+        self.steps = {s.label: step_in_world(machine.system, machine.world, s) for s in machine.system.steps}
+        self.transitions: list[Transition] = [t for s in self.steps.values() for t in s.transitions()]
         self.coder = Coder(machine.system, machine.world)
         self._calls: dict[str, Callable[..., Any]] = {}
         self._values: dict[tuple[Term, tuple[str, ...]], Callable[..., int]] = {}
@@ -84,40 +92,52 @@ class Caller:
         lines = ["picks = {}"]
         start = c.truth(step.start(), {})
         if start != "True":
-            lines += [f"if not {start}:", "    return None, None, picks"]
-        for check in step.checks:
+            lines += [f"if not {start}:", f"    {NOT_NOW}"]
+        lines += self._asked(step, 0, NOT_NOW)
+        params = ", ".join(["S", *(code_name(p.name) for p in needed), "given", "rnd", "force_fail"])
+        return compiled("call", params, c.with_tables(lines), {"product": itertools.product})
+
+    def _asked(self, step: Step, first: int, blocked: str) -> list[str]:
+        """The checks from the `first` on, and what the step does then. `blocked` is what to do where it cannot be taken.
+
+        Where a check without a code comes after a pick, all that may be picked is tried.
+        """
+        c, lines = self.coder, list[str]()
+        for k, check in enumerate(step.checks[first:], first):
             failing = _failing(step, check)
             gone = [*(c.effect(failing.updates) if failing else []), f"return {check.code!r}, None, picks"]
+            gone = gone if check.code else [blocked]
             if check.kind == "may":
                 lines += [f"if force_fail == {check.code!r}:", *indent(gone)]
-            elif check.kind == "pick" and check.var is not None:
-                name, size = check.var.name, c.size(check.var)
-                lines += [
-                    f"if {name!r} in given:",
-                    f"    order = (given[{name!r}],)",
-                    "else:",
-                    f"    o = int(rnd() * {size}) if rnd else 0",
-                    f"    order = (*range(o, {size}), *range(o))",
-                    f"for v_{name} in order:",
-                    f"    if {c.truth(check.cond, {})}:",
-                    "        break",
-                    "else:",
-                    *indent(gone),
-                    f"picks[{name!r}] = v_{name}",
-                ]
+            elif check.kind == "pick":
+                for n, var in enumerate(check.vars):
+                    lines += [
+                        f"if {var.name!r} in given:",
+                        f"    order{n} = (given[{var.name!r}],)",
+                        "else:",
+                        f"    o = int(rnd() * {c.size(var)}) if rnd else 0",
+                        f"    order{n} = (*range(o, {c.size(var)}), *range(o))",
+                    ]
+                orders = ", ".join(f"order{n}" for n in range(len(check.vars)))
+                lines += [f"for {_listed(check)} in product({orders}):"]
+                told = [f"picks[{v.name!r}] = {code_name(v.name)}" for v in check.vars]
+                cond = c.truth(check.cond, {})
+                if any(not later.code for later in step.checks[k + 1 :]):
+                    rest = [f"if not {cond}: continue", f"some{k} = True", *told, *self._asked(step, k + 1, "continue")]
+                    lines = [*lines[:-1], f"some{k} = False", lines[-1], *indent(rest)]
+                    return [*lines, f"if not some{k}:", *indent(gone), blocked]
+                lines += [f"    if {cond}:", "        break", "else:", *indent(gone), *told]
             else:
                 lines += [f"if not {c.truth(check.cond, {})}:", *indent(gone)]
         result = "None" if step.result is None else c.value(step.result, {})
-        lines += [f"result = {result}", *c.effect(step.success().updates), f"return {OKAY!r}, result, picks"]
-        params = ", ".join(["S", *(f"v_{p.name}" for p in needed), "given", "rnd", "force_fail"])
-        return compiled("call", params, c.with_tables(lines))
+        return [*lines, f"result = {result}", *c.effect(step.success().updates), f"return {OKAY!r}, result, picks"]
 
     def value(self, state: State, term: Term, env: dict[str, int] | None = None) -> int:
         """A term's value in a state: an element or member index, or 0 or 1; `env` gives its free variables."""
         given = env or {}
         key = (term, tuple(given))
         if key not in self._values:
-            params = ", ".join(["S", *(f"v_{n}" for n in given)])
+            params = ", ".join(["S", *map(code_name, given)])
             lines = [f"return {self.coder.value(term, {})}"]
             self._values[key] = compiled("value", params, self.coder.with_tables(lines))
         return self._values[key](state, *given.values())
@@ -141,7 +161,8 @@ class Caller:
             "    k = int(x)",
             *indent(_dispatch(bodies, 0)),
         ]
-        return compiled("run", "S, steps, rnd, C", self.coder.with_tables(lines) if steps else ["pass"])
+        body = self.coder.with_tables(lines) if steps else ["pass"]
+        return compiled("run", "S, steps, rnd, C", body, {"product": itertools.product})
 
     def _counted(self, label: str) -> str:
         if label not in self._labels:
@@ -156,31 +177,33 @@ class Caller:
             total *= c.size(p)
         lines: list[str] = []
         if total > 2**40:  # one random number has too few bits for this many arguments
-            lines += [f"v_{p.name} = int(rnd() * {c.size(p)})" for p in needed]
+            lines += [f"{code_name(p.name)} = int(rnd() * {c.size(p)})" for p in needed]
         elif total > 1:
             # The rest of the random number, after the choice of the step, chooses all arguments.
             lines.append(f"a = int((x - k) * {total})")
             big = [p for p in needed if c.size(p) > 1]
-            lines += [f"v_{p.name} = 0" for p in needed if c.size(p) == 1]
+            lines += [f"{code_name(p.name)} = 0" for p in needed if c.size(p) == 1]
             for p in big[:-1]:
-                lines += [f"v_{p.name} = a % {c.size(p)}", f"a //= {c.size(p)}"]
-            lines.append(f"v_{big[-1].name} = a")
+                lines += [f"{code_name(p.name)} = a % {c.size(p)}", f"a //= {c.size(p)}"]
+            lines.append(f"{code_name(big[-1].name)} = a")
         else:
-            lines += [f"v_{p.name} = 0" for p in needed]
+            lines += [f"{code_name(p.name)} = 0" for p in needed]
         start = c.truth(step.start(), {})
         if start != "True":
             lines += [f"if not {start}: continue"]
         for check in step.checks:
             failing = _failing(step, check)
             gone = [*c.effect(failing.updates), self._counted(failing.label), "continue"] if failing else ["continue"]
+            gone = gone if check.code else ["continue"]
             if check.kind == "may":
                 if failing is not None:
                     lines += [f"if rnd() < {MAY_FAIL}:", *indent(gone)]
-            elif check.kind == "pick" and check.var is not None:
-                size = c.size(check.var)
+            elif check.kind == "pick":
+                for n, var in enumerate(check.vars):
+                    size = c.size(var)
+                    lines += [f"o = int(rnd() * {size})", f"order{n} = (*range(o, {size}), *range(o))"]
                 lines += [
-                    f"o = int(rnd() * {size})",
-                    f"for v_{check.var.name} in (*range(o, {size}), *range(o)):",
+                    f"for {_listed(check)} in product({', '.join(f'order{n}' for n in range(len(check.vars)))}):",
                     f"    if {c.truth(check.cond, {})}: break",
                     "else:",
                     *indent(gone),

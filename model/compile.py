@@ -64,8 +64,10 @@ class Coder:
         """The term as an integer."""
         match term:
             case Var(name):
-                return env.get(name, f"v_{name}")
+                return env[name] if name in env else code_name(name)
             case Lit(name, sort):
+                if term.number is not None:
+                    return name
                 if name in self.system.consts:  # of whatever sort
                     return str(self.world.consts[name])
                 return str(self.members[sort, name]) if sort != BOOL else "1" if name == "true" else "0"
@@ -97,7 +99,7 @@ class Coder:
         space: Space = {}
         for d in self.system.defs.values():
             body = self.truth(d.body, {}) if d.sort == BOOL else self.value(d.body, {})
-            compiled(f"d_{d.name}", ", ".join(["S", *(f"v_{p.name}" for p in d.params)]), [f"return {body}"], space)
+            compiled(f"d_{d.name}", ", ".join(["S", *(code_name(p.name) for p in d.params)]), [f"return {body}"], space)
         return space
 
     def truth(self, term: Term, env: Env) -> str:
@@ -233,6 +235,11 @@ def _negated(code: str) -> str:
     return {"True": "False", "False": "True"}.get(code, f"(not {code})")
 
 
+def code_name(variable: str) -> str:
+    """The name of a parameter or variable in compiled code; one that no rule can have is told apart from all others."""
+    return "v_" + re.sub(r"\W", "\N{MIDDLE DOT}", variable)
+
+
 def indent(lines: list[str], depth: int = 1) -> list[str]:
     return ["    " * depth + line for line in lines]
 
@@ -245,4 +252,4 @@ def compiled(name: str, params: str, lines: list[str], space: Space | None = Non
     return made
 
 
-__all__ = ["Coder", "Env", "Space", "compiled", "indent", "joined"]
+__all__ = ["Coder", "Env", "Space", "code_name", "compiled", "indent", "joined"]

@@ -10,7 +10,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
-from bulkhead.model.compile import Coder, compiled
+from bulkhead.model.choices import in_world
+from bulkhead.model.compile import Coder, code_name, compiled
 from bulkhead.model.ir import System, Term, Transition
 from bulkhead.model.world import State, World, size_of, table_sizes
 
@@ -26,7 +27,7 @@ class ExecutableModel:
         self.transitions: dict[str, Transition] = {}
         for step in system.steps:
             for t in step.outcomes():
-                self.transitions.setdefault(t.label, t)
+                self.transitions.setdefault(t.label, in_world(system, world, t))
         self._compiled: dict[str, tuple[Callable[..., bool], Callable[..., None]]] = {}
         self._claims: dict[tuple[Term, bool], Callable[..., bool]] = {}
 
@@ -34,7 +35,7 @@ class ExecutableModel:
         """The guard of a transition, and its assignments."""
         if label not in self._compiled:
             t = self.transitions[label]
-            params = ", ".join(["S", *(f"v_{p.name}" for p in t.params)])
+            params = ", ".join(["S", *(code_name(p.name) for p in t.params)])
             guard = compiled("guard", params, [f"return {self._coder.truth(t.guard, {})}"], self._space)
             effect = compiled("effect", params, [*self._coder.effect(t.updates), "return"], self._space)
             self._compiled[label] = guard, effect

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from bulkhead.model import foreign
 from bulkhead.model import syntax as s
 from bulkhead.model.diagnostics import Problem, Span, suggest
 from bulkhead.model.ir import (
@@ -67,6 +68,9 @@ class Declarations:
         if binder.sort == BOOL or binder.sort in self.sorts or binder.sort in self.enums:
             return True
         names = [*self.sorts, *self.enums, BOOL]
+        if instead := foreign.of_sort(binder.sort):
+            self.problem("E0212", binder.span, f"unknown sort `{binder.sort}`", "", instead)
+            return False
         self.problem(
             "E0203",
             binder.span,
@@ -212,6 +216,8 @@ class Scope:
             case s.Record():
                 self.decls.problem("E0305", expr.span, "a record can stand only on the right of `set`")
                 return None
+            case s.Anything():
+                raise AssertionError("`*` is no expression")  # the grammar has it behind `=` of an assignment only
 
     def _name(self, expr: s.Name) -> Value | None:
         d = self.decls
@@ -227,6 +233,9 @@ class Scope:
             return Lit(name, d.consts[name])
         if name in d.states:
             return self._state(expr.span, name, ())
+        if instead := foreign.of_name(name):
+            d.problem("E0318", expr.span, f"unknown name `{name}`", "", instead)
+            return None
         known = [*self.variables, *d.members, *d.consts, *d.states]
         hint = suggest(name, known)
         if name in d.defs:
@@ -356,7 +365,7 @@ class Scope:
             return inner.value(expr.args[0])
         if expr.name not in d.defs:
             if expr.name == "next":
-                d.problem("E0313", expr.span, "`next` can stand only in a `transition`")
+                d.problem("E0313", expr.span, "`next` can stand only in a `transition` and in a `require`")
             elif expr.name in d.later:
                 d.problem(
                     "E0314",
@@ -364,8 +373,12 @@ class Scope:
                     f"`{expr.name}` is used before its definition",
                     hint="Move the definition up; none can use itself.",
                 )
+            elif instead := foreign.of_name(expr.name):
+                d.problem("E0318", expr.span, f"unknown name `{expr.name}`", "", instead)
             elif expr.name not in d.broken:
-                d.problem("E0315", expr.span, f"unknown definition `{expr.name}`", hint=suggest(expr.name, d.defs))
+                state = f"`{expr.name}` is a state: write `{expr.name}[...]`." if expr.name in d.states else ""
+                hint = state or suggest(expr.name, d.defs)
+                d.problem("E0315", expr.span, f"unknown definition `{expr.name}`", hint=hint)
             return None
         made = d.defs[expr.name]
         if len(expr.args) != len(made.params):

@@ -17,6 +17,7 @@ CALL = "Call"  # the sort of calls in flight
 POINT = "Point"  # the point of a call in flight
 AT = "at"
 IDLE = "idle"
+ANY = "*"  # prefix of the name of what `= *` assigns; no name of the rules
 FAILED = "!*"  # suffix of the label of the outcome in which a check without `undo` fails; not a possible code
 
 
@@ -28,10 +29,15 @@ class Var:
 
 @dataclass(frozen=True, slots=True)
 class Lit:
-    """A rigid constant: an enum member, `true`, `false`, or a declared `const`."""
+    """A rigid constant: an enum member, `true`, `false`, or a declared `const`; in a finite world also an element."""
 
     name: str
     sort: str
+
+    @property
+    def number(self) -> int | None:
+        """The number of the element, where it is one of a finite world."""
+        return int(self.name) if self.name[0].isdigit() else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,11 @@ Term = Var | Lit | App | Op | Quant | Use
 TRUE = Lit("true", BOOL)
 FALSE = Lit("false", BOOL)
 THIS = Var("this", CALL)
+
+
+def element(number: int, sort: str) -> Lit:
+    """An element of a finite world by its number; no name of the rules begins with a digit."""
+    return Lit(str(number), sort)
 
 
 def conj(terms: list[Term]) -> Term:
@@ -159,12 +170,15 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One ordered check. `kind` is require, pick (of `var` with `cond`) or may (may fail for reasons not modelled)."""
+    """One ordered check. `kind` is require, pick (of `vars` with `cond`) or may (may fail for reasons not modelled).
+
+    Without a `code` it never fails: where its condition is false, the step cannot be taken.
+    """
 
     kind: str
     cond: Term
     code: str
-    var: Var | None
+    vars: tuple[Var, ...]
     undo: tuple[Update, ...]
     text: str
     span: Span
@@ -172,8 +186,8 @@ class Check:
     @property
     def fails(self) -> Term:
         """The condition under which this check ends the call (for `may`: always possible)."""
-        if self.kind == "pick" and self.var is not None:
-            return neg(Quant("exists", (self.var,), self.cond))
+        if self.kind == "pick":
+            return neg(Quant("exists", self.vars, self.cond))
         return TRUE if self.kind == "may" else neg(self.cond)
 
 
@@ -187,6 +201,7 @@ class Transition:
     guard: Term
     updates: tuple[Update, ...]
     code: str  # "" when the step succeeds, else the error code(s) it ends with
+    choices: tuple[Func, ...] = ()  # functions that are arbitrary in each such step: what `= *` assigns
 
     @property
     def changes_nothing(self) -> bool:
@@ -217,6 +232,7 @@ class Step:
     after: str = ""  # the call's point after the step; "" if the operation has only one step
     on_error: str = ""  # the point of a failing call: idle, or the head of its batch
     party: bool = False  # generated from a `writable by` clause
+    choices: tuple[Func, ...] = ()  # what `= *` assigns: a value for each place, chosen when the step succeeds
 
     @property
     def label(self) -> str:
@@ -225,7 +241,7 @@ class Step:
     @property
     def all_params(self) -> tuple[Var, ...]:
         """Arguments, then picked values, then `this` if the operation has several steps."""
-        picked = tuple(c.var for c in self.checks if c.kind == "pick" and c.var is not None)
+        picked = tuple(v for c in self.checks for v in c.vars)
         return self.params + picked + ((THIS,) if self.after else ())
 
     def _at(self, point: str) -> tuple[Update, ...]:
@@ -243,7 +259,7 @@ class Step:
     def success(self) -> Transition:
         """The outcome in which every check holds."""
         guard = conj([self.start(), *(c.cond for c in self.checks if c.kind != "may")])
-        return Transition(self.label, self, self.all_params, guard, self.updates + self._at(self.after), "")
+        return Transition(self.label, self, self.all_params, guard, self.updates + self._at(self.after), "", self.choices)
 
     def undone_label(self, check: Check) -> str:
         """The label of the outcome in which this check fails and undoes something; repeated codes are numbered."""
@@ -268,14 +284,13 @@ class Step:
                 yield Transition(
                     self.undone_label(check), self, base + picked, guard, check.undo + self._at(self.on_error), check.code
                 )
-            else:
+            elif check.code:
                 plain.append(check)
                 ways.append(conj([*passed, check.fails]))
                 needed = picked
             if check.kind != "may":
                 passed.append(check.cond)
-            if check.kind == "pick" and check.var is not None:
-                picked += (check.var,)
+            picked += check.vars
         if plain:
             # The call's next point is the same for all these checks, so one outcome represents them all.
             codes = "|".join(dict.fromkeys(c.code for c in plain))

@@ -20,6 +20,7 @@ from bulkhead.model.ir import (
     App,
     Claim,
     Definition,
+    Func,
     Lit,
     Op,
     Quant,
@@ -187,7 +188,7 @@ class Formulas:
         for name, of in system.consts.items():
             out[symbols.literal(name, of)] = f"(declare-const {symbols.literal(name, of)} {sort(of)})"
         for f in system.funcs.values():
-            out[function(f.name)] = f"(declare-fun {function(f.name)} ({' '.join(map(sort, f.args))}) {sort(f.sort)})"
+            out[function(f.name)] = _declared(f).strip()
         out.update({function(d.name): self.definition(d) for d in system.defs.values()})
         return out
 
@@ -210,9 +211,10 @@ class Formulas:
 
     # Steps.
 
-    def parameters(self, params: Iterable[Var]) -> str:
-        """Declares the parameters of a transition as constants: a step is taken for any values."""
-        return "".join(f"(declare-const {symbols.variable(p.name)} {symbols.sort(p.sort)})\n" for p in params)
+    def parameters(self, transition: Transition) -> str:
+        """Declares the parameters of a transition as constants, its choices as functions: a step is taken for any values."""
+        out = [f"(declare-const {symbols.variable(p.name)} {symbols.sort(p.sort)})\n" for p in transition.params]
+        return "".join(out + [_declared(choice) for choice in transition.choices])
 
     def guard_parts(self, transition: Transition) -> list[str]:
         """The guard of a transition, conjunct by conjunct."""
@@ -259,6 +261,12 @@ class Formulas:
         if loose:
             cond = f"(exists ({self.binders(loose)}) {cond})"
         return cond, self.term(update.value, env)
+
+
+def _declared(func: Func) -> str:
+    """The declaration of a function."""
+    args = " ".join(map(symbols.sort, func.args))
+    return f"(declare-fun {symbols.function(func.name)} ({args}) {symbols.sort(func.sort)})\n"
 
 
 def _later(names: Iterable[str]) -> dict[str, str]:

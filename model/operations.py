@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from bulkhead.model import syntax as s
+from bulkhead.model.after import MAX_SIZE, TooLarge, told_before
 from bulkhead.model.diagnostics import Span, suggest
 from bulkhead.model.expressions import MAX_BOUND, Declarations, RecordTerm, Scope, Value
 from bulkhead.model.ir import (
+    ANY,
     AT,
     CALL,
     IDLE,
@@ -104,7 +106,7 @@ class OperationScope(Scope):
     def copy(self) -> OperationScope:
         inner = OperationScope(self.decls, self.op, self.has_call)
         inner.variables = dict(self.variables)
-        inner.depth = self.depth
+        inner.depth, inner.two_state, inner.in_next = self.depth, self.two_state, self.in_next
         inner.segment, inner.defined, inner.saved = self.segment, self.defined, self.saved
         return inner
 
@@ -127,6 +129,7 @@ def elaborate(
     segments = _cut(op, body, decls)
     scope = OperationScope(decls, op.name, len(segments) > 1 or op.kind == "procedure")
     steps: list[Step] = []
+    last: list[list[Check]] = []  # of each step, conditions on the state after it
     for number, segment in enumerate(segments):
         scope.segment = number
         binders = op.params if segment.boundary is None else segment.boundary.params
@@ -140,17 +143,19 @@ def elaborate(
         when: Term = TRUE
         if segment.boundary is None and op.when is not None:
             when = scope.boolean(op.when) or TRUE
-        checks, updates, result = _statements(segment.body, scope, decls)
+        checks, foreseeing, updates, result = _statements(segment.body, scope, decls)
+        updates, choices = _chosen(updates)
         if result is not None and op.result is not None and result.sort not in (op.result, "?"):
             decls.problem("E0403", op.span, f"`{op.name}` returns sort {result.sort}", f"Expected sort {op.result}.")
         name = "" if segment.boundary is None else segment.boundary.name
         _refuse_many(
-            [*params, *(c.var for c in checks if c.var is not None)],
+            [*params, *(v for c in checks for v in c.vars)],
             MAX_PARAMS,
             f"`{op.name}` has too many arguments and picks in one step",
             op.span,
             decls,
         )
+        last.append(foreseeing)
         steps.append(
             Step(
                 op.name,
@@ -166,6 +171,7 @@ def elaborate(
                 segment.point,
                 segment.after,
                 segment.on_error,
+                choices=choices,
             )
         )
     for name, (found, number) in scope.defined.items():
@@ -174,7 +180,59 @@ def elaborate(
     for name, (value, number) in scope.saved.items():
         keep = Update(f"{op.name}.{name}", (THIS,), value)
         steps[number] = replace(steps[number], updates=(*steps[number].updates, keep))
-    return steps
+    return [_foreseeing(step, checks, decls) for step, checks in zip(steps, last, strict=True)]
+
+
+def _chosen(updates: list[Update]) -> tuple[list[Update], tuple[Func, ...]]:
+    """The assignments of one step, what each `*` stands for by a name of its own; and these as functions."""
+    made: list[Update] = []
+    choices: list[Func] = []
+    for u in updates:
+        if isinstance(u.value, App) and u.value.func == ANY:
+            before = sum(c.name.startswith(f"{ANY}{u.func}.") for c in choices)
+            sorts = tuple(a.sort for a in u.value.args)
+            choices.append(Func(f"{ANY}{u.func}.{before + 1}", sorts, u.value.sort))
+            u = replace(u, value=replace(u.value, func=choices[-1].name))
+        made.append(u)
+    return made, tuple(choices)
+
+
+def _foreseeing(step: Step, foreseeing: list[Check], decls: Declarations) -> Step:
+    """The step with its conditions on the state after it, told of the state before; they are asked when all others hold."""
+    checks = list(step.checks)
+    for check in foreseeing:
+        if check.code and step.choices:
+            decls.problem(
+                "E0426",
+                check.span,
+                "a check of the state after the step has a code, and `= *` chooses that state",
+                hint="Leave the code out: then a state is chosen that satisfies it.",
+            )
+            continue
+        try:
+            checks.append(replace(check, cond=told_before(check.cond, step.success().updates, decls.defs, most=MAX_SIZE)))
+        except TooLarge:
+            decls.problem(
+                "E0427",
+                check.span,
+                "this condition on the state after the step is too large, with what the step assigns written out",
+                hint="Keep the definitions it uses small, or split the step.",
+            )
+    return replace(step, checks=tuple(checks))
+
+
+def _speaks_of_next(expr: s.Expr) -> bool:
+    """Is a condition about the state after the step?"""
+    match expr:
+        case s.Call():
+            return expr.name == "next" or any(map(_speaks_of_next, expr.args))
+        case s.Operator() | s.Index():
+            return any(map(_speaks_of_next, expr.args))
+        case s.Quantified():
+            return _speaks_of_next(expr.body)
+        case s.Field():
+            return _speaks_of_next(expr.base)
+    return False
 
 
 def _refuse_many(variables: list[Var], most: int, what: str, span: Span, decls: Declarations) -> None:
@@ -225,36 +283,33 @@ def _cut(op: s.Operation, body: list[s.Statement], decls: Declarations) -> list[
 
 def _statements(
     body: list[s.Statement], scope: OperationScope, decls: Declarations
-) -> tuple[list[Check], list[Update], Term | None]:
+) -> tuple[list[Check], list[Check], list[Update], Term | None]:
+    """The checks of one step, those of the state after it, its assignments, and what it gives back."""
     checks: list[Check] = []
+    foreseeing: list[Check] = []
     updates: list[Update] = []
     result: Term | None = None
     for st in body:
         match st:
             case s.Require():
+                scope.two_state = True
                 cond = scope.boolean(st.cond)
-                if st.code is None:
-                    decls.problem(
-                        "E0409", st.span, "this check has no error code", "Expected `else CODE` after the condition."
-                    )
+                scope.two_state = False
                 if cond is not None:
-                    checks.append(
-                        Check("require", cond, st.code or "?", None, _sets(st.undo, scope, decls), show(cond), st.span)
-                    )
+                    undo = _undone(st.undo, scope, decls)
+                    kept = foreseeing if _speaks_of_next(st.cond) else checks
+                    kept.append(Check("require", cond, st.code or "", (), undo, show(cond), st.span))
             case s.MayFail():
-                checks.append(Check("may", TRUE, st.code, None, _sets(st.undo, scope, decls), st.why, st.span))
+                checks.append(Check("may", TRUE, st.code, (), _undone(st.undo, scope, decls), st.why, st.span))
             case s.Pick():
-                known = decls.known_sort(st.binder)
-                if st.code is None:
-                    decls.problem(
-                        "E0409", st.span, "this pick has no error code", "Expected `else CODE`: there may be none left."
-                    )
-                undo = _sets(st.undo, scope, decls)  # the `undo` runs when nothing was picked
-                var = Var(st.binder.name, st.binder.sort if known else "?")
-                scope.define(var.name, var, st.span)
+                undo = _undone(st.undo, scope, decls)  # the `undo` runs when nothing was picked
+                picked = tuple(Var(b.name, b.sort if decls.known_sort(b) else "?") for b in st.binders)
+                for var, b in zip(picked, st.binders, strict=True):
+                    scope.define(var.name, var, b.span)
                 cond = TRUE if st.where is None else scope.boolean(st.where)
-                if cond is not None and known:
-                    checks.append(Check("pick", cond, st.code or "?", var, undo, f"some {var.name}: {show(cond)}", st.span))
+                if cond is not None and "?" not in [v.sort for v in picked]:
+                    text = f"some {', '.join(v.name for v in picked)}: {show(cond)}"
+                    checks.append(Check("pick", cond, st.code or "", picked, undo, text, st.span))
             case s.Let():
                 scope.weights[st.name] = weight(st.value, scope.weights)
                 if too_heavy(scope.weights[st.name]):
@@ -273,7 +328,19 @@ def _statements(
                 updates.extend(_set(st, scope, decls))
             case s.Return():
                 result = scope.scalar(st.value)
-    return checks, updates, result
+    return checks, foreseeing, updates, result
+
+
+def _undone(undo: tuple[s.Set | s.Perform, ...], scope: Scope, decls: Declarations) -> tuple[Update, ...]:
+    """What a failing check takes back, which is never a choice."""
+    for st in undo:
+        if isinstance(st, s.Set):
+            values = [v for _, v in st.value.fields] if isinstance(st.value, s.Record) else [st.value]
+            for value in values:
+                if isinstance(value, s.Anything):
+                    decls.problem("E0425", value.span, "`undo` cannot choose", "Expected a value: what was there before.")
+                    return ()
+    return _sets(undo, scope, decls)
 
 
 def _sets(sets: tuple[s.Set | s.Perform, ...], scope: Scope, decls: Declarations) -> tuple[Update, ...]:
@@ -315,7 +382,9 @@ def _set(st: s.Set, scope: Scope, decls: Declarations) -> list[Update]:
                     "Expected all fields of the record.",
                     "To change some fields only, set each by name.",
                 )
-            pairs = [(t, inner.of_sort(given[n], t.sort)) for n, t in fields.items() if n in given]
+            pairs = [(t, _value(given[n], t, inner)) for n, t in fields.items() if n in given]
+        elif isinstance(st.value, s.Anything):
+            pairs = [(t, _value(st.value, t, inner)) for t in fields.values()]
         else:
             value = inner.value(st.value)
             if isinstance(value, RecordTerm) and [n for n, _ in value.fields] == list(fields):
@@ -327,7 +396,7 @@ def _set(st: s.Set, scope: Scope, decls: Declarations) -> list[Update]:
     elif isinstance(st.value, s.Record):
         decls.problem("E0414", st.value.span, "a record is set where a single value belongs")
     else:
-        pairs = [(target, inner.of_sort(st.value, target.sort))]
+        pairs = [(target, _value(st.value, target, inner))]
     made = []
     for place, value_term in pairs:
         if not isinstance(place, App) or place.func == AT or place.func.partition(".")[0] not in decls.states:
@@ -335,6 +404,19 @@ def _set(st: s.Set, scope: Scope, decls: Declarations) -> list[Update]:
             return []
         if value_term is not None:
             indices = {a.name for a in place.args if isinstance(a, Var)}
+            if isinstance(value_term, App) and value_term.func == ANY:
+                hidden = {v.name for v in binders} - indices
+                inside = sorted(hidden & {n for a in place.args for n in free_variables(a)})
+                if inside:
+                    decls.problem(
+                        "E0424",
+                        st.span,
+                        f"`{inside[0]}` is part of an index, and is not an index of the place by itself",
+                        hint="Each place gets a value of its own: write `for all` over its indices, `where` for the rest.",
+                    )
+                    return []
+                chosen = tuple(v for v in binders if v.name in indices)
+                value_term = replace(value_term, args=chosen)
             loose = sorted({v.name for v in binders if v.name not in indices} & free_variables(value_term))
             if loose:
                 decls.problem(
@@ -346,6 +428,11 @@ def _set(st: s.Set, scope: Scope, decls: Declarations) -> list[Update]:
                 return []
             made.append(Update(place.func, place.args, value_term, binders, cond, st.span))
     return made
+
+
+def _value(expr: s.Expr, place: Term, scope: Scope) -> Term | None:
+    """What is assigned to a place. `*` is a function without a name yet, for `_chosen` to tell apart from others."""
+    return App(ANY, (), place.sort) if isinstance(expr, s.Anything) else scope.of_sort(expr, place.sort)
 
 
 def generated_write(item: s.StateItem, decls: Declarations) -> Step | None:
@@ -375,6 +462,7 @@ def generated_write(item: s.StateItem, decls: Declarations) -> Step | None:
         for b, v in zip(item.fields, fields, strict=True)
     ]
     updates.extend(_sets(w.then, scope, decls))
+    updates, choices = _chosen(updates)
     return Step(
         w.name or f"write_{item.name}",
         "",
@@ -387,6 +475,7 @@ def generated_write(item: s.StateItem, decls: Declarations) -> Step | None:
         item.doc,
         w.span,
         party=True,
+        choices=choices,
     )
 
 
@@ -409,7 +498,7 @@ def locals_spoken_of(expr: s.Expr) -> set[str]:
                 todo.append(e.body)
             case s.Record():
                 todo.extend(v for _, v in e.fields)
-            case s.Name():
+            case s.Name() | s.Anything():
                 pass
     return found
 

@@ -7,6 +7,7 @@ too deeply is refused with a reason before parsing. Not here: checks of names an
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import stat
 from collections.abc import Iterable
@@ -19,11 +20,13 @@ from lark.exceptions import UnexpectedCharacters, UnexpectedEOF, UnexpectedInput
 from bulkhead.model import cache
 from bulkhead.model import syntax as s
 from bulkhead.model.diagnostics import Problem, RulesError, Span, UsageError
+from bulkhead.model.foreign import foreign
 from bulkhead.model.lalr import Loop, NotParsed
 
 MAX_BYTES = 2_000_000
 MAX_NESTING = 60
 MAX_PARTS = 1000
+MAX_DISTINCT = 16
 MAX_NAME = 100
 LONG_NAME = rf"\w{{{MAX_NAME + 1},}}"
 GRAMMAR = Path(__file__).resolve().parent.parent / "spec" / "language.lark"
@@ -35,6 +38,7 @@ _SPOKEN = {
     "INT": "a number",
     "$END": "the end of the file",
     "QUANT": "`forall` or `exists`",
+    "STAR": "`*`",
     "EQ": "`=`",
     "NE": "`!=`",
     "LPAR": "`(`",
@@ -134,19 +138,14 @@ class _ToSyntax(Transformer[Token, Any]):
     def plain_type(self, c: list[Token]) -> tuple[s.Binder, ...]:
         return (s.Binder("", str(c[0]), self.at(c[0])),)
 
-    def record_type(self, c: list[Any]) -> tuple[s.Binder, ...]:
-        return tuple(c)
-
-    def binder(self, c: list[Token]) -> s.Binder:
-        return s.Binder(str(c[0]), str(c[1]), self.at(c[0]))
-
-    field = binder
-    param = binder
+    def group(self, c: list[Token]) -> tuple[s.Binder, ...]:
+        return tuple(s.Binder(str(name), str(c[-1]), self.at(name)) for name in c[:-1])
 
     def params(self, c: list[Any]) -> tuple[s.Binder, ...]:
-        return tuple(x for x in c if x is not None)
+        return tuple(binder for group in c if group is not None for binder in group)
 
     binders = params
+    record_type = params
 
     def writable(self, c: list[Any]) -> s.Writable:
         name = str(c[1]) if c[1] is not None else ""
@@ -194,14 +193,16 @@ class _ToSyntax(Transformer[Token, Any]):
         return s.MayFail(str(c[0]), self.doc(c[1]), c[2] or (), self.at(c[0]))
 
     def pick_stmt(self, c: list[Any]) -> s.Pick:
-        binder = s.Binder(str(c[0]), str(c[1]), self.at(c[0]))
-        return s.Pick(binder, c[2], None if c[3] is None else str(c[3]), c[4] or (), binder.span)
+        return s.Pick(c[0], c[1], None if c[2] is None else str(c[2]), c[3] or (), c[0][0].span)
 
     def let_stmt(self, c: list[Any]) -> s.Let:
         return s.Let(str(c[0]), c[1], self.at(c[0]))
 
     def set_stmt(self, c: list[Any]) -> s.Set:
         return s.Set(c[1], c[2], c[3] or (), c[4], c[1].span)
+
+    def anything(self, c: list[Token]) -> s.Anything:
+        return s.Anything(self.at(c[0]))
 
     def record(self, c: list[Any]) -> s.Record:
         return s.Record(tuple(c), c[0][1].span)
@@ -324,8 +325,23 @@ class _ToSyntax(Transformer[Token, Any]):
     def name(self, c: list[Token]) -> s.Name:
         return s.Name(str(c[0]), self.at(c[0]))
 
-    def call(self, c: list[Any]) -> s.Call:
+    def call(self, c: list[Any]) -> s.Expr:
+        if c[0] == "distinct":
+            return self._distinct(c[1], self.at(c[0]))
         return s.Call(str(c[0]), c[1], self.at(c[0]))
+
+    def _distinct(self, args: tuple[s.Expr, ...], span: Span) -> s.Operator:
+        """No two are equal, written out."""
+        if not 2 <= len(args) <= MAX_DISTINCT:
+            problem = Problem(
+                "E0111",
+                span,
+                f"`distinct` is given {len(args)} values",
+                f"Expected two to {MAX_DISTINCT}, with commas between.",
+            )
+            raise RulesError([problem])
+        parts = tuple(s.Operator("!=", pair, span) for pair in itertools.combinations(args, 2))
+        return parts[0] if len(parts) == 1 else s.Operator("and", parts, span)
 
     @v_args(inline=True)
     def parens(self, inner: s.Expr) -> s.Expr:
@@ -471,6 +487,11 @@ def _refuse_deep(parsed: s.RulesFile, file: str) -> None:
 
 
 def _syntax_problem(error: UnexpectedInput, text: str, file: str) -> Problem:
+    ended = isinstance(error, UnexpectedEOF) or (isinstance(error, UnexpectedToken) and error.token.type == "$END")
+    found = None if ended else foreign(text, error.pos_in_stream or 0)
+    if found is not None:
+        place = _place(text, found.start, file)._replace(width=len(found.text))
+        return Problem("E0112", place, f"`{found.text}` does not fit here", "", found.instead)
     if isinstance(error, UnexpectedToken) and not isinstance(error, UnexpectedEOF) and error.token.type != "$END":
         span = Span(file, error.line, error.column, len(error.token))
         return Problem(

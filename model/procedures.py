@@ -188,7 +188,7 @@ class Inliner:
             if isinstance(st, s.Let):
                 found[st.name] = None
             elif isinstance(st, s.Pick):
-                found[st.binder.name] = None
+                found.update((b.name, None) for b in st.binders)
             elif isinstance(st, s.Boundary):
                 found.update((b.name, None) for b in st.params)
             elif isinstance(st, s.Perform):
@@ -255,8 +255,8 @@ def _rename(st: s.Statement, names: dict[str, s.Expr], code: str | None) -> s.St
         case s.MayFail():
             return s.MayFail(code or st.code, st.why, sets(st.undo), st.span)
         case s.Pick():
-            binder = s.Binder(local(st.binder.name), st.binder.sort, st.binder.span)
-            return s.Pick(binder, opt(st.where), code if code and st.code else st.code, sets(st.undo), st.span)
+            binders = tuple(s.Binder(local(b.name), b.sort, b.span) for b in st.binders)
+            return s.Pick(binders, opt(st.where), code if code and st.code else st.code, sets(st.undo), st.span)
         case s.Let():
             return s.Let(local(st.name), e(st.value), st.span)
         case s.Set():
@@ -316,6 +316,8 @@ def substitute(expr: s.Expr, names: dict[str, s.Expr]) -> s.Expr:
             return s.Quantified(expr.kind, binders, substitute(expr.body, hidden), expr.span)
         case s.Record():
             return s.Record(tuple((n, substitute(v, names)) for n, v in expr.fields), expr.span)
+        case s.Anything():
+            return expr
 
 
 def weight(expr: s.Expr, known: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
@@ -323,6 +325,8 @@ def weight(expr: s.Expr, known: Mapping[str, tuple[int, int]]) -> tuple[int, int
     match expr:
         case s.Name():
             return known.get(expr.text, (1, 1))
+        case s.Anything():
+            return 1, 1
         case s.Index() | s.Call() | s.Operator():
             parts = [weight(a, known) for a in expr.args]
         case s.Field():
@@ -350,6 +354,8 @@ def _names_in(expr: s.Expr) -> set[str]:
             return _names_in(expr.body)
         case s.Record():
             return {n for _, v in expr.fields for n in _names_in(v)}
+        case s.Anything():
+            return set()
 
 
 __all__ = ["MAX_INSIDE", "Inliner", "Points", "substitute", "too_heavy", "weight"]

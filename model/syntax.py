@@ -23,7 +23,8 @@ class Node:
 
 
 BUILT_IN = frozenset({"bool", "Call"})  # sorts that nobody declares
-RESERVED = BUILT_IN | {"true", "false", "this", "next", "failed", "at", "idle", "Point"}  # names that nobody declares
+# Names that nobody declares.
+RESERVED = BUILT_IN | {"true", "false", "this", "next", "failed", "distinct", "at", "idle", "Point"}
 GLOBAL = "::"  # prefix of a name in an inlined procedure that must not resolve to a local of the performer
 
 
@@ -79,7 +80,14 @@ class Record(Node):
     span: Span = field(compare=False)
 
 
-Expr = Name | Index | Field | Call | Operator | Quantified | Record
+@dataclass(frozen=True, slots=True)
+class Anything(Node):
+    """`*`, any value: only on the right of an assignment, for a whole place or for a field of a record."""
+
+    span: Span = field(compare=False)
+
+
+Expr = Name | Index | Field | Call | Operator | Quantified | Record | Anything
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +113,8 @@ class Set(Node):
 
 @dataclass(frozen=True, slots=True)
 class Require(Node):
+    """Without a code: where it is false, the step cannot be taken."""
+
     cond: Expr
     code: str | None
     undo: tuple[Set | Perform, ...]
@@ -121,7 +131,9 @@ class MayFail(Node):
 
 @dataclass(frozen=True, slots=True)
 class Pick(Node):
-    binder: Binder
+    """Without a code: where nothing satisfies it, the step cannot be taken."""
+
+    binders: tuple[Binder, ...]
     where: Expr | None
     code: str | None
     undo: tuple[Set | Perform, ...]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bulkhead.model.choices import in_world
 from bulkhead.model.diagnostics import UsageError, suggest
 from bulkhead.model.ir import Claim, System
 from bulkhead.model.world import State, World, changes, elements, index_names, place, size_of, table_sizes
@@ -199,7 +200,7 @@ def load_jsonl(path: Path, system: System) -> Trace:
                 raise TraceError(f"{path}:2: there is no place `{where}` in this world.")
             k, i, sort = names[where]
             state[k][i] = _element(system, world, sort, value, f"{path}:2")
-        steps = {t.label: t for s in system.steps for t in s.outcomes()}
+        steps = {t.label: in_world(system, world, t) for s in system.steps for t in s.outcomes()}
         params = {label: t.params for label, t in steps.items()}
         events = []
         for n, row in enumerate(rows[2:], 3):

@@ -1,7 +1,7 @@
-"""What faults break, claimed falsely of the faulty rules: does `certify` deny it? `python -m tests.denied SYSTEM...`
+"""Checks that `certify` denies false claims about faulty rules: `python -m tests.denied SYSTEM...`
 
-Each fault of a shipped system that says which claims it breaks in which step is laid, and certify is asked about these
-claims after that step, with all assumed that is proved of the good rules. What it does not deny is printed.
+Each fault of a shipped system that names the claims and the step that it breaks is laid, and certify checks these
+claims after that step, assuming all claims proved for the correct rules. Claims that it does not deny are printed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LIMIT = 3.0  # seconds for one query
 
 
 def proved_of(name: str) -> tuple[Claims, list[Fault]]:
-    """What is proved of a system without faults, and its faults that say what they break."""
+    """The proved claims of a system without faults, and its faults that name the claims they break."""
     system = load(name)
     claims = claims_of(prove(system, Settings(10.0, 1, cross_check=False)))
     known = claims.inductive | claims.implied | claims.transitions

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from bulkhead.model import diagnostics, loader
+from bulkhead.model import diagnostics, foreign, loader
 from bulkhead.model.diagnostics import RulesError, UsageError
+from bulkhead.model.parser import parse_text
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -65,7 +66,7 @@ BAD: dict[str, str | bytes] = {
     "nul": b'component a "x"\nsort T\0hing "t"\n',
     "not_utf8": b'component a "x"\nsort Th\xff\xfeing "t"\n',
     "binary": bytes(range(128, 256)) * 40,
-    "stray_character": small("invariant odd forall t: Thing. marked[t] & marked[t]\n"),
+    "stray_character": small("invariant odd forall t: Thing. marked[t] $ marked[t]\n"),
     "wrong_word": small("request paint(t: Thing)\n    requires marked[t] else EPERM\n"),
     "unclosed_string": 'component a "x"\nsort Thing "a thing\nstate on: bool\n',
     "unclosed_string_before_another": 'component a "x"\nsort Thing "a thing\nsort Other "another"\nstate on: bool\n',
@@ -235,8 +236,30 @@ state written[who: Thing]: bool
         "    pick u: Thing where not marked[u] else ENOENT\n    return u\n"
         "request go()\n    perform fresh()\n    perform fresh()\n    set marked[u] = true\n"
     ),
-    "no_error_code": small(
-        "request go(t: Thing)\n    require marked[t]\n    pick u: Thing where marked[u]\n    set marked[u] = false\n"
+    "distinct_of_one": small("invariant odd forall t: Thing. distinct(t)\n"),
+    "distinct_of_many": small(f"invariant odd forall t: Thing. distinct({', '.join('t' * 17)})\n"),
+    "distinct_as_a_name": small("define distinct(t: Thing) = marked[t]\n"),
+    "any_value_of_which_place": small(
+        "state next_to[Thing]: Thing\ninternal go()\n    set marked[next_to[t]] = * for all t: Thing where is_red(t)\n"
+    ),
+    "any_value_in_undo": small(
+        "internal go(t: Thing)\n    require marked[t] else EPERM undo set box[t] = { full: true, holds: * } end\n"
+        "    set marked[t] = false\n"
+    ),
+    "any_value_and_a_code": small(
+        "internal go(t: Thing)\n    set marked[u] = * for all u: Thing\n    require next(marked[t]) else EPERM\n"
+    ),
+    "after_the_step_too_large": small(
+        "".join(f"define d{k}(t: Thing) = {f'd{k - 1}(t) and d{k - 1}(t)' if k else 'marked[t]'}\n" for k in range(14))
+        + "internal go(t: Thing)\n    set marked[t] = true\n    require next(d13(t))\n"
+    ),
+    "after_the_step_elsewhere": small(
+        "internal go(t: Thing)\n    let old = next(marked[t])\n    pick u: Thing where next(marked[u]) else ENOENT\n"
+        "    set marked[u] = next(marked[t])\n"
+    ),
+    "sorts_and_names_of_others": small(
+        "state count: int\nstate on: BOOLEAN\nstate seen: Set\nstate order: Seq\nstate text: string\n"
+        "invariant one forall t: Thing. marked[X]\ninvariant two TRUE\ninvariant three forall t: Thing. new(marked[t])\n"
     ),
     "no_such_component": 'system s "x"\n    uses small, xen.grant\n',
     "unexpected_theorem": small("theorem all_marked forall t: Thing. marked[t]\n"),
@@ -481,6 +504,128 @@ def test_long_chains_are_no_nesting(tmp_path: Path) -> None:
 def test_quotes_and_brackets_in_comments(tmp_path: Path) -> None:
     path = tmp_path / "comment.rules"
     path.write_text(small('-- a stray " and ' + "(" * 500 + "\n" + PAINT + '-- and " another\n'))
+    assert loader.check([path]) == []
+
+
+# What is written in other languages, each where it would stand.
+FOREIGN_ITEMS = r"""
+theorem a !marked[x]
+theorem a ~marked[x]
+theorem a marked[x] -> marked[y]
+theorem a marked[x] => marked[y]
+theorem a marked[x] <-> marked[y]
+theorem a marked[x] <=> marked[y]
+theorem a marked[x] /\ marked[y]
+theorem a marked[x] \/ marked[y]
+theorem a marked[x] & marked[y]
+theorem a marked[x] || marked[y]
+theorem a x # y
+theorem a x ~= y
+theorem a x /= y
+theorem a x == y
+theorem a marked[x]'
+theorem a marked'[x]
+theorem a \A x \in Thing : marked[x]
+theorem a \E x \in Thing : marked[x]
+theorem a x \in y
+theorem a x \notin y
+theorem a x \cup y
+theorem a [](marked[x])
+theorem a [] marked[x]
+theorem a <>(marked[x])
+theorem a marked[x] ~> marked[y]
+theorem a forall X. marked[X]
+theorem a forall X:Thing, Y. marked[X]
+theorem a x <= y
+theorem a x + 1 = y
+theorem a x - y = x
+theorem a 3 = x
+theorem a IF x THEN y ELSE z
+theorem a x = CHOOSE y : z
+theorem a UNCHANGED x
+invariant [a] marked[x]
+axiom [a] marked[x]
+safety [a] marked[x]
+conjecture marked[X]
+property marked[X]
+relation r(X:Thing, Y:Thing)
+immutable relation r(Thing)
+mutable relation r(Thing)
+function f(X:Thing) : Thing
+individual x : Thing
+type t
+constant k : Thing
+variable x : Thing
+module m = {
+object o = {
+isolate i = o with p
+instance i : m
+instantiate m
+include order
+import a
+export a
+interpret t -> bv[3]
+definition d(X:Thing) = marked(X)
+derived relation d(Thing)
+action go(x:Thing) = {
+transition go(x: Thing) modifies marked
+transition go() modifies marked
+after init { marked(X) := false }
+internal a(x: Thing) marked[x] := true
+internal a(x: Thing) marked(x) := true;
+internal a(x: Thing) set marked[x] = true;
+internal a(x: Thing) if marked[x] { set marked[x] = false }
+internal a(x: Thing) while marked[x] { set marked[x] = false }
+internal a(x: Thing) call b(x)
+internal a(x: Thing) local y : Thing
+internal a(x: Thing) var y : Thing
+internal a(x: Thing) assume marked[x]
+internal a(x: Thing) assert marked[x]
+internal a(x: Thing) requires marked[x]
+internal a(x: Thing) ensures marked[x]
+internal a(x: Thing) ensure marked[x]
+internal a(x: Thing) modifies marked
+internal a(x: Thing) let y = *
+VARIABLE x
+VARIABLES x, y
+CONSTANT k
+CONSTANTS k, m
+EXTENDS Naturals
+ASSUME k
+ASSUMPTION k
+THEOREM Spec
+INVARIANT TypeOK
+INSTANCE M
+UNCHANGED x
+# a comment
+// a comment
+\* a comment
+(* a comment *)
+"""
+
+
+def test_signs_and_words_of_other_languages() -> None:
+    """Each gets one message, at its place, which says what to write here."""
+    told = []
+    for line in FOREIGN_ITEMS.strip().split("\n"):
+        with pytest.raises(RulesError) as caught:
+            parse_text(HEAD + line + "\n", "bad.rules")
+        (problem,) = caught.value.problems
+        assert problem.code == "E0112", line
+        told.append(str(caught.value))
+    golden = GOLDEN / "foreign.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text("\n".join(told) + "\n")
+    assert "\n".join(told) + "\n" == golden.read_text()
+
+
+def test_words_of_other_languages_may_be_names(tmp_path: Path) -> None:
+    """All of them are good names here, but for those of the language."""
+    path = tmp_path / "names.rules"
+    names = [
+        n for n in {*foreign.WORDS, *foreign.CAPITALS, *foreign.SORTS, *foreign.NAMES} if n not in ("if", "set", "call")
+    ]
+    path.write_text(small("".join(f"state {n}[Thing]: bool\n" for n in names)))
     assert loader.check([path]) == []
 
 

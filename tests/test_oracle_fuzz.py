@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
-from bulkhead.model import ir
+from bulkhead.model import choices, ir, operations
+from bulkhead.model.after import told_before
 from bulkhead.model.diagnostics import RulesError
 from bulkhead.model.executable import ExecutableModel
+from bulkhead.model.world import World
 from bulkhead.proofs.theorems import induction
 from bulkhead.proofs.theorems.frame_rule import Frame
 from bulkhead.proofs.theorems.induction import Proof
@@ -44,9 +47,12 @@ def test_some_systems_mean_the_same_everywhere() -> None:
     assert seen.systems > 30 and seen.steps > 400 and seen.certified > 20
 
 
-def _found(limit: int = 120) -> list[str]:
-    differences = (first_difference(draft(seed), seed, Budget(worlds=1), Seen()) for seed in range(limit))
-    return [d for d in differences if d is not None]
+def _found(limit: int = 400) -> Iterator[str]:
+    """The differences in random systems, one by one."""
+    for seed in range(limit):
+        found = first_difference(draft(seed), seed, Budget(worlds=1), Seen())
+        if found is not None:
+            yield found
 
 
 def test_an_engine_without_failing_steps_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,8 +77,7 @@ def test_a_model_in_which_the_first_assignment_wins_is_noticed(monkeypatch: pyte
         return ir.Transition(t.label, t.step, t.params, t.guard, t.updates[::-1], t.code)
 
     monkeypatch.setattr(ir.Step, "success", first_wins)
-    found = _found()
-    assert any(d.startswith(("model:", "call:")) for d in found)
+    assert any(d.startswith(("model:", "call:")) for d in _found())
 
 
 def test_a_proof_that_believes_everything_is_denied(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +91,7 @@ def test_a_proof_that_believes_everything_is_denied(monkeypatch: pytest.MonkeyPa
     assert not any("confirmed" in d for d in found)
 
 
-def _exported(limit: int = 60) -> Iterator[str]:
+def _exported(limit: int = 400) -> Iterator[str]:
     budget = Budget(worlds=1, certify=False, export=True)
     found = (first_difference(draft(seed), seed, budget, Seen()) for seed in range(limit))
     return (d for d in found if d is not None and d.startswith("export:"))
@@ -116,6 +121,53 @@ def test_what_differs_is_made_small(monkeypatch: pytest.MonkeyPatch) -> None:
     seed = next(s for s in range(50) if first_difference(draft(s), s, Budget(prove=False, worlds=1), Seen()))
     small, what = shrunk(draft(seed), seed, Budget(prove=False, worlds=1), "model:")
     assert what.startswith("model:") and len(small.parts) <= 3
+
+
+def test_an_engine_that_takes_steps_in_spite_of_a_check_without_a_code_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checks without a code are left out of every step."""
+    whole = ir.Step.success
+
+    def unchecked(self: ir.Step) -> ir.Transition:
+        t = whole(self)
+        guard = ir.conj([self.start(), *(c.cond for c in self.checks if c.code and c.kind != "may")])
+        return ir.Transition(t.label, t.step, t.params, guard, t.updates, t.code, t.choices)
+
+    monkeypatch.setattr(ir.Step, "success", unchecked)
+    assert any(d.startswith(("model:", "proof:")) for d in _found())
+
+
+def test_an_engine_in_which_a_check_without_a_code_fails_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be taken is said to fail."""
+    whole = ir.Step.failures
+
+    def failing(self: ir.Step) -> Iterator[ir.Transition]:
+        return whole(replace(self, checks=tuple(replace(c, code=c.code or "E") for c in self.checks)))
+
+    monkeypatch.setattr(ir.Step, "failures", failing)
+    assert any(d.startswith("model:") for d in _found())
+
+
+def test_an_engine_that_chooses_the_first_value_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`= *` gives every place the first value of its sort."""
+    whole = choices.step_in_world
+
+    def first(system: ir.System, world: World, step: ir.Step) -> ir.Step:
+        made = whole(system, world, step)
+        picks = {v.name for c in made.checks if c.text == choices.PICKED for v in c.vars}
+        updates = [
+            replace(u, value=ir.element(0, u.value.sort)) if isinstance(u.value, ir.Var) and u.value.name in picks else u
+            for u in made.updates
+        ]
+        return replace(made, updates=tuple(updates))
+
+    monkeypatch.setattr(choices, "step_in_world", first)
+    assert any(d.startswith("model:") for d in _found())
+
+
+def test_an_engine_that_asks_of_the_state_before_the_step_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`require next(A)` is read as `require A`."""
+    monkeypatch.setattr(operations, "told_before", lambda term, updates, defs, most: told_before(term, (), defs))
+    assert any(d.startswith(("model:", "call:")) for d in _found())
 
 
 def test_an_argument_kept_by_a_procedure_whose_result_has_no_name_is_compared() -> None:

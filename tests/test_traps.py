@@ -377,7 +377,7 @@ def test_an_axiom_over_what_nothing_writes_is_fine(tmp_path: Path) -> None:
 
 # Names with a possible meaning to the engine, its texts or a solver.
 NASTY = """x0 x1 i0 goal value init follows error op arg Bool Int bv RegEx Seq seq implies and or not ite let select store
-    distinct abs a a_next next_a d_a v_a T0 N S W C q0 o k x rnd given picks order result range all any None lambda class
+    abs a a_next next_a d_a v_a T0 N S W C q0 o k x rnd given picks order result range all any None lambda class
     return _ __ check invariant0 theorem_x wish want par match push assert String Array Set List Point0 call state is as smt
     model core Real""".split()
 
@@ -403,6 +403,12 @@ internal {o1}({p2}: {s0})
     require {l0} else {x0}
     pick {l1}: {s0} where {f0}[{l1}] else {x1}
     set {f1}[{b1}] = {m1} for all {b1}: {s0} where {f0}[{b1}]
+internal {o5}({p6}, {p7}: {s0})
+    require distinct({p6}, {p7})
+    pick {l2}, {l3}: {s0} where {f0}[{l2}] and not {f0}[{l3}] else {x0}
+    set {f1}[{b1}] = * for all {b1}: {s0} where {f0}[{b1}]
+    set {f0}[{l2}] = *
+    require next(forall {b1}: {s0}. {f1}[{b1}] = {m1} and ({f0}[{b1}] implies {b1} != {l3}))
 procedure {o2}({p4}: {s0})
     set {f0}[{p4}] = {f2}[{p4}].{r0}
 internal {o4}({p5}: {s0})
@@ -415,10 +421,10 @@ transition {i4} failed implies forall {b1}: {s0}. {f1}[{b1}] = next({f1}[{b1}])
 transition {i5} forall {b1}: {s0}. {f0}[{b1}] implies next({f0}[{b1}])
 system y "y" uses c expect proved {i1}, {i2}, {i3}, {i4}, {i5}
 """
-KINDS = """s0 e0 m0 m1 c0 f0 f1 f2 d0 o0 o1 o2 o3 o4 b0 b1 b2 r0 r1 p0 p1 p2 p3
-    p4 p5 l0 l1 t0 x0 x1 i0 i1 i2 i3 i4 i5""".split()
+KINDS = """s0 e0 m0 m1 c0 f0 f1 f2 d0 o0 o1 o2 o3 o4 o5 b0 b1 b2 r0 r1 p0 p1 p2 p3
+    p4 p5 p6 p7 l0 l1 l2 l3 t0 x0 x1 i0 i1 i2 i3 i4 i5""".split()
 # Names that must differ: all declarations share one name space, and so do the locals of one operation.
-LOCAL = {"b0", "b1", "b2", "r0", "r1", "p0", "p1", "p2", "p3", "p4", "p5", "l0", "l1", "t0", "x0", "x1"}
+LOCAL = set("b0 b1 b2 r0 r1 p0 p1 p2 p3 p4 p5 p6 p7 l0 l1 l2 l3 t0 x0 x1".split())
 TRUTH = {"i1": "proved", "i2": "refuted", "i3": "refuted", "i4": "proved", "i5": "refuted"}
 
 

@@ -83,8 +83,9 @@ def parent(path: str) -> str:
 class Store:
     """All nodes, by absolute path."""
 
-    def __init__(self) -> None:
-        self.lives: dict[int, int] = {0: 1}  # the incarnation of each existing domain
+    def __init__(self, quota_nodes: int = QUOTA_NODES) -> None:
+        self.quota_nodes = quota_nodes
+        self.lives: dict[int, int] = {0: 1}  # the incarnation of each domain that is there
         self.count = 1  # of incarnations
         self.nodes: dict[str, Node] = {"/": Node(b"", (Grant("n", 0, 1),))}
         self.owned: dict[int, int] = {0: 1}
@@ -145,7 +146,7 @@ class Store:
             missing.append(above)
             above = parent(above)
         base = self.nodes[above]
-        if domid and self.owned.get(domid, 0) + len(missing) > QUOTA_NODES:
+        if domid and self.owned.get(domid, 0) + len(missing) > self.quota_nodes:
             raise XsError("ENOSPC")
         grants = base.grants
         if domid:
@@ -219,11 +220,11 @@ class Store:
         return grants
 
     def set_perms(self, domid: int, path: str, perms: tuple[Perm, ...]) -> list[Change]:
-        """Set them; only the owner may, and it cannot give the node away. A permission for a domain that does not exist is
-        void, and stays void when a domain with this id is created."""
+        """Set them; only the owner may, and cannot give the node away (Dom0 may, but for the root). What is given to a
+        domain that is not there is void, and stays so when one with this id comes."""
         grants = self.given(domid, perms)
         node = self._node(domid, path, "o")
-        if domid and grants[0].domid != node.owner:
+        if grants[0].domid != node.owner and (domid or path == "/"):
             raise XsError("EPERM")
         before = node.grants
         self._count(node.owner, -1)

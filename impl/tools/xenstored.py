@@ -20,7 +20,7 @@ from bulkhead.impl.rings import pages
 from bulkhead.impl.rings.pages import XS_HEADER, XS_PAYLOAD_MAX, ring_at
 from bulkhead.impl.rings.ring import BadIndex, Reader, Writer
 from bulkhead.impl.tools.mapping import RingMapper, RingMapping
-from bulkhead.impl.tools.store import Change, Perm, Store, XsError, canonical, home
+from bulkhead.impl.tools.store import QUOTA_NODES, Change, Perm, Store, XsError, canonical, home
 from bulkhead.impl.xen.abi import EEXIST, U32
 
 QUOTA_WATCHES: Final = 128
@@ -91,10 +91,13 @@ class Connection:
 class Xenstored:
     """The daemon."""
 
-    def __init__(self, os: Osdep, log: Log = quiet) -> None:
+    def __init__(
+        self, os: Osdep, log: Log = quiet, quota_nodes: int = QUOTA_NODES, quota_watches: int = QUOTA_WATCHES
+    ) -> None:
         self.os = os
         self.log = log
-        self.store = Store()
+        self.store = Store(quota_nodes)
+        self.quota_watches = quota_watches
         self.mapper = RingMapper(os)
         xce = ev.xenevtchn_open(os)
         if xce is None:
@@ -116,11 +119,11 @@ class Xenstored:
             raise OsError(error)
         self.connections[domid] = Connection(self.os, domid, mapping, local)
         self.store.add_domain(domid)
-        self.store.mkdir(0, home(domid))
-        self.store.set_perms(0, home(domid), (("n", 0), ("r", domid)))
+        self._fire(self.store.mkdir(0, home(domid)))
+        self._fire(self.store.set_perms(0, home(domid), (("n", 0), ("r", domid))))
         for name in ("data", "control"):
-            self.store.mkdir(0, f"{home(domid)}/{name}")
-            self.store.set_perms(0, f"{home(domid)}/{name}", (("n", domid),))
+            self._fire(self.store.mkdir(0, f"{home(domid)}/{name}"))
+            self._fire(self.store.set_perms(0, f"{home(domid)}/{name}", (("n", domid),)))
         self.log("xenstored", "Xen", f"map the XenStore ring of domain {domid} by {mapping.by}")
 
     def release(self, domid: int) -> None:
@@ -159,7 +162,7 @@ class Xenstored:
             connection.unsent += XS_HEADER.pack(kind, number, tx_id, len(answer)) + answer
             if kind == pages.XS_WATCH:
                 path, token = payload.split(b"\0")[:2]
-                self._event(connection, path.decode("ascii", "replace"), token.decode("ascii", "replace"))
+                self._event(connection, path.decode("latin-1"), token.decode("latin-1"))
         if not connection.ignored and connection.flush():
             busy = True
         if busy:
@@ -290,20 +293,20 @@ class Xenstored:
     # --- watches (of guests; tools poll instead) ---
     def _watch(self, domid: int, words: list[bytes]) -> bytes:
         connection = self.connections.get(domid)
-        raw, token = (each.decode("ascii", "replace") for each in self._words(words, 2))
+        raw, token = (each.decode("latin-1") for each in self._words(words, 2))
         path = _watched(raw, domid)
         if connection is None:
             raise XsError("ENOSYS")
         if any((_watched(other, domid), t) == (path, token) for other, t in connection.watches):
             raise XsError("EEXIST")
-        if len(connection.watches) >= QUOTA_WATCHES:
+        if len(connection.watches) >= self.quota_watches:
             raise XsError("E2BIG")
         connection.watches.append((raw, token))
         return OK
 
     def _unwatch(self, domid: int, words: list[bytes]) -> bytes:
         connection = self.connections.get(domid)
-        raw, token = (each.decode("ascii", "replace") for each in self._words(words, 2))
+        raw, token = (each.decode("latin-1") for each in self._words(words, 2))
         if connection is None:
             raise XsError("ENOENT")
         for watch in connection.watches:
@@ -338,6 +341,6 @@ class Xenstored:
 
     @staticmethod
     def _event(connection: Connection, path: str, token: str) -> None:
-        body = f"{path}\0{token}\0".encode()
+        body = f"{path}\0{token}\0".encode("latin-1")
         if len(connection.unsent) < MAX_UNSENT and not connection.ignored:
             connection.unsent += XS_HEADER.pack(pages.XS_WATCH_EVENT, 0, 0, len(body)) + body

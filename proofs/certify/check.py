@@ -28,7 +28,7 @@ MACROS = {"auto_config": False, "mbqi": False, "macro_finder": True}  # the same
 MODELS = {"auto_config": True, "mbqi": True, "qi.eager_threshold": 10.0}  # Z3's defaults, whatever this process has set
 FAST_LIMIT = 1.0
 SMALL = (2, 3)  # elements of each sort, in worlds where a counterexample is looked for
-INIT, FOLLOWS = "init", "follows"  # what is asked about no step
+INIT, FOLLOWS = "init", "follows"  # labels of queries without a step
 
 
 @dataclass(frozen=True)
@@ -194,8 +194,8 @@ class Checker:
         self.goals += [self._goal(n, f, both) for n, f in two_state.items() if n in claims.transitions]
 
     def _goal(self, name: str, item: s.FormulaItem, scope: Scope) -> Goal:
-        self.symbols.read_after.clear()
-        return Goal(name, scope.truth(item.body), tuple(self.symbols.read_after))
+        self.symbols.read[AFTER].clear()
+        return Goal(name, scope.truth(item.body), tuple(self.symbols.read[AFTER]))
 
     def initial(self) -> None:
         """Initial states satisfy the claims."""
@@ -225,7 +225,8 @@ class Checker:
             if key not in equations:
                 equations[key] = outcome.equation(self.symbols, key)
         failed = self.symbols.true if outcome.failed else self.symbols.false
-        always = (*self.axioms.values(), self.failed == failed, outcome.guard, *(equations[k] for k in goal.reads))
+        step = (self.failed == failed, outcome.guard, *outcome.hypothetical(self.symbols))
+        always = (*self.axioms.values(), *step, *(equations[k] for k in goal.reads))
         return Question(always, goal.after, self.before)
 
     def _named(self, step: str, name: str) -> Question:

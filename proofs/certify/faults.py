@@ -38,7 +38,7 @@ def _definition(body: s.Expr, change: s.Change) -> s.Expr:
 
 
 def _rewritten(expr: s.Expr, old: s.Expr, new: s.Expr) -> s.Expr:
-    """`new` wherever `old` stands, whole or as a part."""
+    """Replace `old` by `new`, as a whole or as a part."""
 
     def inside(part: s.Expr) -> s.Expr:
         return _rewritten(part, old, new)
@@ -94,7 +94,7 @@ def _changed(body: tuple[s.Statement, ...], change: s.Change) -> Iterator[s.Stat
 
 
 def _with_one_more(body: tuple[s.Statement, ...], step: str, added: s.Set) -> Iterator[s.Statement]:
-    """The statements with an assignment behind all others of a step, but before what it returns."""
+    """The statements with an assignment after all others of a step, but before its `return`."""
     of_step = [k for k, (here, _) in enumerate(_with_step(body)) if here == step]
     last = max((k for k in of_step if not isinstance(body[k], s.Return)), default=-1)
     if last < 0 and of_step:  # it only returns something

@@ -20,7 +20,7 @@ from bulkhead.proofs.certify.tree import AT, BOOL, CALL, IDLE, POINT, CannotRead
 Term = Any  # a z3.ExprRef; the package carries no types
 Record = dict[str, Term]
 Value = Term | Record
-BEFORE, AFTER = 0, 1
+BEFORE, AFTER, WOULD = 0, 1, 2  # WOULD: after the step if it succeeded, for its own conditions on that state
 Key = tuple[object, str]  # what a formula reads: a state's name or a local, and the field ("" for a plain value)
 
 
@@ -60,7 +60,7 @@ class Symbols:
         self.kept: dict[tuple[str, str], Local] = {
             (c.operation.name, n): x for c in self.cuts.values() for n, x in (*c.arguments.items(), *c.kept.items())
         }
-        self.read_after: dict[Key, None] = {}  # everything that formulas read of the state after the step
+        self.read: dict[int, dict[Key, None]] = {AFTER: {}, WOULD: {}}  # what formulas read of the state after the step
 
     def all_of(self, terms: Iterable[Term]) -> Term:
         """The conjunction; true for none."""
@@ -123,9 +123,9 @@ class Symbols:
         return [self.sort(b.sort) for b in self.rules.states[str(name)].indices]
 
     def function(self, key: Key, phase: int) -> Any:
-        """The function of a state before or after the step."""
-        if phase == AFTER:
-            self.read_after[key] = None
+        """The function that stands for a state before or after the step, or after it if it succeeded."""
+        if phase != BEFORE:
+            self.read[phase][key] = None
         if (key, phase) not in self._functions:
             name, part = key
             if isinstance(name, Local):
@@ -147,6 +147,7 @@ class Scope:
     variables: Mapping[str, Value] = field(default_factory=dict)
     phase: int = BEFORE
     two_state: bool = False
+    later: int = AFTER  # what `next` means
 
     def with_variables(self, more: Mapping[str, Value]) -> Scope:
         """The same, with inner variables."""
@@ -175,7 +176,7 @@ class Scope:
             case s.Field():
                 return self._field(expr)
             case s.Call(name="next") if self.two_state:
-                return replace(self, phase=AFTER).value(expr.args[0])
+                return replace(self, phase=self.later).value(expr.args[0])
             case s.Call():
                 return self._defined(expr)
             case s.Operator():
@@ -295,6 +296,7 @@ def read_local(symbols: Symbols, local: Local, args: list[Term], phase: int) -> 
 __all__ = [
     "AFTER",
     "BEFORE",
+    "WOULD",
     "Key",
     "Record",
     "Scope",

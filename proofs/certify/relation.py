@@ -8,12 +8,25 @@ the call; first steps have that last one too, where it changes nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import z3
 
 from bulkhead.model import syntax as s
-from bulkhead.proofs.certify.formulas import AFTER, BEFORE, Key, Scope, Symbols, Term, Value, bind, parts_of, read_local
+from bulkhead.proofs.certify.formulas import (
+    AFTER,
+    BEFORE,
+    WOULD,
+    Key,
+    Scope,
+    Symbols,
+    Term,
+    Value,
+    bind,
+    parts_of,
+    read_local,
+)
 from bulkhead.proofs.certify.steps import Bind, Choose, Cut, Local, Placed, Segment
 from bulkhead.proofs.certify.tree import AT, CALL, POINT, CannotRead
 
@@ -24,6 +37,7 @@ class Assignment:
 
     statement: s.Set
     scope: Scope
+    chosen: dict[Key, Any] = field(default_factory=dict)  # what `*` stands for: a function of the place
 
     def assigned(self) -> dict[Key, s.Expr | None]:
         """The assigned value, and the part of a record that it sets (None: the whole value)."""
@@ -53,6 +67,8 @@ class Assignment:
         assigned = symbols.exists(list(free.values()), assigned)
         # The value may contain a bound variable only if that is an index.
         part = self.assigned()[key]
+        if isinstance(part or self.statement.value, s.Anything):
+            return assigned, self._anything(key)(*x)
         inner = self.scope.with_variables(chosen)
         if part is not None:
             return assigned, inner.single(part)
@@ -60,6 +76,13 @@ class Assignment:
         if isinstance(value, dict):
             value = value[key[1]]
         return assigned, value
+
+    def _anything(self, key: Key) -> Any:
+        if key not in self.chosen:
+            symbols = self.scope.symbols
+            kind = symbols.function(key, BEFORE).range()
+            self.chosen[key] = z3.Function(symbols.fresh("any"), *symbols.domain(key), kind)
+        return self.chosen[key]
 
 
 @dataclass(frozen=True)
@@ -85,17 +108,27 @@ class Outcome:
     failed: bool
     guard: Term
     effect: tuple[Assignment | Store, ...] = field(default=())
+    success: tuple[Assignment | Store, ...] = field(default=())  # what the step does where it succeeds,
+    foreseen: tuple[Key, ...] = ()  # and what the guard reads of that
+
+    def hypothetical(self, symbols: Symbols) -> list[Term]:
+        """The state after the step if it succeeded, as far as the guard speaks of it."""
+        return [_equation(symbols, key, WOULD, self.success) for key in self.foreseen]
 
     def equation(self, symbols: Symbols, key: Key) -> Term:
         """The equation of one state function after the step, for all places."""
-        x = [z3.Const(symbols.fresh("x"), sort) for sort in symbols.domain(key)]
-        value = symbols.function(key, BEFORE)(*x)
-        for assignment in self.effect:
-            if key in assignment.assigned():
-                assigned, new = assignment.at(key, x)
-                value = z3.If(assigned, new, value)
-        after = symbols.function(key, AFTER)(*x)
-        return symbols.forall(x, after == value, [after])
+        return _equation(symbols, key, AFTER, self.effect)
+
+
+def _equation(symbols: Symbols, key: Key, phase: int, effect: tuple[Assignment | Store, ...]) -> Term:
+    x = [z3.Const(symbols.fresh("x"), sort) for sort in symbols.domain(key)]
+    value = symbols.function(key, BEFORE)(*x)
+    for assignment in effect:
+        if key in assignment.assigned():
+            assigned, new = assignment.at(key, x)
+            value = z3.If(assigned, new, value)
+    after = symbols.function(key, phase)(*x)
+    return symbols.forall(x, after == value, [after])
 
 
 def _place(target: s.Expr) -> tuple[str, str | None]:
@@ -157,7 +190,10 @@ class _Step:
         return Scope(self.symbols, variables)
 
     def outcomes(self) -> Iterator[Outcome]:
-        """The failures with `undo`, the failure without, and the success."""
+        """The failures with `undo`, the failure without, and the success.
+
+        Conditions on the state after the step are asked last, wherever they stand.
+        """
         segment, symbols = self.segment, self.symbols
         for local, b in segment.params:
             self._define(local, symbols.variable(b.name, b.sort))
@@ -168,30 +204,39 @@ class _Step:
             passed.append(self._scope(segment.when_names).truth(segment.when))
         plain: list[Term] = []
         effect: list[Assignment | Store] = []
+        last: list[Placed] = []
         for placed in segment.body:
             scope, st = self._scope(placed.names), placed.statement
             if isinstance(st, Bind):
                 self._define(st.local, scope.value(st.value))
-                continue
-            if isinstance(st, s.Set):
+            elif isinstance(st, s.Set):
                 effect.append(Assignment(st, scope))
-                continue
-            fails, holds = self._check(placed, scope)
-            if placed.undo:
-                taken_back = [Assignment(u, self._scope(names)) for u, names in placed.undo]
-                yield Outcome(
-                    f"{segment.label}!{placed.code}",
-                    True,
-                    symbols.all_of([*passed, fails]),
-                    (*taken_back, *self._goes(segment.failed)),
-                )
+            elif isinstance(st, s.Require) and _foresees(st.cond):
+                last.append(placed)
             else:
-                plain.append(symbols.all_of([*passed, fails]))
-            passed.append(holds)
+                yield from self._asked(placed, *self._check(placed, scope), passed, plain)
+        success: tuple[Assignment | Store, ...] = (*effect, *self._goes(segment.after), *self._keeps())
+        symbols.read[WOULD].clear()
+        for placed in last:
+            scope = replace(self._scope(placed.names), two_state=True, later=WOULD)
+            for outcome in self._asked(placed, *self._check(placed, scope), passed, plain):
+                yield replace(outcome, success=success, foreseen=tuple(symbols.read[WOULD]))
+        foreseen = tuple(symbols.read[WOULD])
         if plain:
             goes = self._goes("" if segment.first else segment.failed)
-            yield Outcome(f"{segment.label}!*", True, symbols.any_of(plain), goes)
-        yield Outcome(segment.label, False, symbols.all_of(passed), (*effect, *self._goes(segment.after), *self._keeps()))
+            yield Outcome(f"{segment.label}!*", True, symbols.any_of(plain), goes, success, foreseen)
+        yield Outcome(segment.label, False, symbols.all_of(passed), success, success, foreseen)
+
+    def _asked(self, placed: Placed, fails: Term, holds: Term, passed: list[Term], plain: list[Term]) -> Iterator[Outcome]:
+        """One check: what comes of it when it fails; without a code nothing does."""
+        segment, symbols = self.segment, self.symbols
+        if placed.undo:
+            taken_back = [Assignment(u, self._scope(names)) for u, names in placed.undo]
+            effect: tuple[Assignment | Store, ...] = (*taken_back, *self._goes(segment.failed))
+            yield Outcome(f"{segment.label}!{placed.code}", True, symbols.all_of([*passed, fails]), effect)
+        elif placed.code:
+            plain.append(symbols.all_of([*passed, fails]))
+        passed.append(holds)
 
     def _check(self, placed: Placed, scope: Scope) -> tuple[Term, Term]:
         """The conditions under which a check fails, and under which the step continues."""
@@ -202,13 +247,12 @@ class _Step:
             holds = scope.truth(st.cond)
             return z3.Not(holds), holds
         assert isinstance(st, Choose)
-        b = st.pick.binder
-        picked = self.symbols.variable(b.name, b.sort)
-        self._define(st.local, picked)
+        for local, b in zip(st.locals, st.pick.binders, strict=True):
+            self._define(local, self.symbols.variable(b.name, b.sort))
         if st.pick.where is None:
             return self.symbols.false, self.symbols.true
         inside = self._scope(st.inside)
-        bound, cases = bind(self.symbols, [b])
+        bound, cases = bind(self.symbols, st.pick.binders)
         some = self.symbols.any_of([inside.with_variables(c).truth(st.pick.where) for c in cases])
         return z3.Not(self.symbols.exists(bound, some)), inside.truth(st.pick.where)
 
@@ -225,6 +269,18 @@ class _Step:
             value = self.values[local]
             for part, term in parts_of(value).items():
                 yield Store((local, part), (self.this,), term)
+
+
+def _foresees(expr: s.Expr) -> bool:
+    """Does a condition speak of the state after the step?"""
+    match expr:
+        case s.Call(name="next"):
+            return True
+        case s.Call(args=args) | s.Operator(args=args) | s.Index(args=args):
+            return any(map(_foresees, args))
+        case s.Quantified(body=inner) | s.Field(base=inner):
+            return _foresees(inner)
+    return False
 
 
 def write_of(item: s.StateItem, symbols: Symbols) -> Outcome:

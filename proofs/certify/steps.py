@@ -36,16 +36,16 @@ class Bind:
 
 @dataclass(frozen=True)
 class Choose:
-    """A pick: `local` is some element that satisfies `pick.where`, which uses its name."""
+    """A pick: `locals` are some elements that satisfy `pick.where`, which uses their names."""
 
-    local: Local
+    locals: tuple[Local, ...]
     pick: s.Pick
     inside: Mapping[str, Local]
 
 
 @dataclass(frozen=True)
 class Placed:
-    """One statement, and the meaning of local names there. `code` is the error code of its failing check.
+    """One statement, and the meaning of local names there. `code` is the error code of its failing check, "" for none.
 
     `undo` are the assignments then, each with its names.
     """
@@ -147,7 +147,8 @@ def _read(
     """Add the statements of a body to the last segment; yields each boundary, so that the caller opens the next segment."""
     for st in op.body:
         number = len(segments) - 1
-        code = frame.code or (getattr(st, "code", None) or "")
+        own = getattr(st, "code", None) or ""
+        code = own and (frame.code or own)
         match st:
             case s.Boundary():
                 yield st
@@ -161,10 +162,11 @@ def _read(
                 segments[-1].body.append(Placed(Bind(local, st.value), frame.names))
                 frame.define(st.name, local)
             case s.Pick():
-                local, before = Local(st.binder.name, number), frame.names
-                frame.define(st.binder.name, local)
+                locals_, before = tuple(Local(b.name, number) for b in st.binders), frame.names
+                for local in locals_:
+                    frame.define(local.name, local)
                 undo = tuple(_taken_back(st.undo, before, rules, number, trail))
-                segments[-1].body.append(Placed(Choose(local, st, frame.names), before, code, undo))
+                segments[-1].body.append(Placed(Choose(locals_, st, frame.names), before, code, undo))
             case s.Return():
                 if frame.outer is not None and frame.result is not None:  # otherwise nobody reads its result
                     local = Local(frame.result, number)

@@ -48,6 +48,8 @@ def installed(fault: Fault) -> Iterator[None]:
     scope: dict[str, object] = {}
     exec(code, function.__globals__, scope)
     changed = scope[function.__name__]
+    if isinstance(changed, staticmethod):
+        changed = changed.__func__
     assert isinstance(changed, FunctionType)
     kept = function.__code__
     function.__code__ = changed.__code__

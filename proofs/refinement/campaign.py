@@ -67,7 +67,7 @@ def episode(
     rules_on: bool = True,
     record: bool = False,
 ) -> Failure | None:
-    """One episode; what it found is added to the report, and so is what was called, if a recording is made."""
+    """Run one episode; adds its result to the report, and its calls if a recording is made."""
     own_seed = seed * 1_000_003 + number
     log: Log | None = [] if record and rules_on else None
     lockstep = Lockstep(rules, own_seed, full_every, claims_every, rules_on, log)
@@ -92,7 +92,7 @@ def episode(
                 recent.append(last)
                 del recent[:-12]
         driver.end()
-    except Exception as error:  # whatever the implementation raises is a finding
+    except Exception as error:  # any exception of the implementation is a finding
         failure = failure_of(error, driver.text, seed, number, report.calls + lockstep.calls, recent)
     report.calls += lockstep.calls
     report.steps += lockstep.steps
@@ -104,7 +104,7 @@ def episode(
 
 
 def failure_of(error: Exception, call: str, seed: int, episode: int, calls: int, log: Sequence[str]) -> Failure:
-    """A mismatch, or whatever else an episode raised, as what went apart."""
+    """A mismatch, or another exception of an episode, as a failure."""
     if isinstance(error, Mismatch):
         return Failure(error.what, tuple(dump(error.places)), call, seed, episode, calls, tuple(log))
     return Failure(f"{type(error).__name__}: {error}", (), call, seed, episode, calls, tuple(log))

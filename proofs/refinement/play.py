@@ -1,8 +1,8 @@
-"""Makes the calls of a recording again: on the rules alone, on the implementation alone, or on both in lockstep.
+"""Replays the calls of a recording: on the rules alone, on the implementation alone, or on both in lockstep.
 
-Each answer is held against the recorded one, and playing ends at the first that differs, as what comes after it is another
-run. The rules alone take the recorded steps, with the recorded picks, and have to answer each as they did; nothing of the
-implementation is needed for that. What does not live here: the format of the file (recording.py), and campaigns.
+Each answer is compared with the recorded one, and the replay ends at the first difference, because the runs
+diverge after it. The rules alone take the recorded steps, with the recorded picks, and must give the same answers; this
+needs no implementation. Not here: the format of the file (recording.py), and campaigns.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from bulkhead.proofs.refinement.lockstep.spec_world import Rules
 from bulkhead.proofs.refinement.recording import MACHINE, BadCalls, Event, Header, read
 from bulkhead.proofs.refinement.signatures import wrong
 
-RULES_DECIDE: Final = {"write_entry", "end_access"}  # calls that are not made where the rules do not have them just now
+RULES_DECIDE: Final = {"write_entry", "end_access"}  # calls that are skipped if they are not enabled in the rules
 
 
 class On(StrEnum):
-    """Who carries the calls out."""
+    """The target that executes the calls."""
 
     RULES = "rules"
     IMPLEMENTATION = "implementation"
@@ -40,7 +40,7 @@ class On(StrEnum):
 
 @dataclass(frozen=True)
 class Played:
-    """What came of a recording: `difference` names the first answer that is another one; "" where there is none."""
+    """The result of a replay: `difference` names the first different answer; "" if there is none."""
 
     file: str
     on: On
@@ -52,11 +52,11 @@ class Played:
 
 
 class Differs(Exception):
-    """A recorded answer is another one now."""
+    """An answer differs from the recorded one."""
 
 
 def play(path: Path, on: On, rules: Callable[[], Rules]) -> Played:
-    """All calls of a file. BadCalls says what is wrong with it."""
+    """Replay all calls of a file. BadCalls has the problem."""
     start = time.perf_counter()
     header, events = read(path)
     if header.system != "monolithic":
@@ -72,13 +72,13 @@ def play(path: Path, on: On, rules: Callable[[], Rules]) -> Played:
         raise
     except struct.error as error:
         raise BadCalls(f"{path}:{made.line}: {made.told()}: an argument is out of range ({error})") from error
-    except Exception as error:  # whatever the implementation raises is a finding
+    except Exception as error:  # any exception of the implementation is a finding
         difference = f"{path}:{made.line}: {made.told()}: {type(error).__name__}: {error}"
     return Played(str(path), on, made.machines, made.calls, made.rule_steps(), time.perf_counter() - start, difference)
 
 
 class _Playing:
-    """Where in the file we are, and how far."""
+    """The position in the file, and statistics."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -86,10 +86,10 @@ class _Playing:
         self.machines = 0
         self.calls = 0
         self.call: Call | None = None
-        self.in_flight = ""  # what an `advance` lets go on
+        self.in_flight = ""  # the call that an `advance` continues
 
     def told(self) -> str:
-        """The call that is being made, as text."""
+        """The current call, as text."""
         if self.call is None:
             return "no call"
         if self.call.operation == "advance":
@@ -98,7 +98,7 @@ class _Playing:
         return f"{self.call.by}: {self.call.operation} {words}".removeprefix(": ").strip()
 
     def come_to(self, event: Event) -> None:
-        """The next line; a call of it must be one that there is."""
+        """The next line; its call must be a known operation."""
         self.line = event.line
         if event.call is None:
             return
@@ -115,7 +115,7 @@ class _Playing:
 
 
 class _OnMachine(_Playing):
-    """The implementation, beside the rules or alone."""
+    """The implementation, in lockstep with the rules or alone."""
 
     def __init__(self, path: Path, rules: Rules, rules_on: bool) -> None:
         super().__init__(path)
@@ -132,11 +132,11 @@ class _OnMachine(_Playing):
             self._one(event)
 
     def rule_steps(self) -> int:
-        """How many the rules took."""
+        """The number of rule steps."""
         return self.steps_before + (self.target.b.spec_state.steps if self.target is not None else 0)
 
     def _one(self, event: Event) -> None:
-        """A call, with all that was called in its midst."""
+        """A call, with all nested calls."""
         self.come_to(event)
         call = event.call
         if call is None:
@@ -170,7 +170,7 @@ class _OnMachine(_Playing):
         return self.target.carry_out(call)
 
     def _meanwhile(self, own: Any) -> None:
-        """What was called while a call of Dom0's kernel was in flight."""
+        """The calls made while a call of Dom0's kernel was in flight."""
         assert self.target is not None
         outer = self.line, self.call
         while own in self.target.view.flights:
@@ -184,7 +184,7 @@ class _OnMachine(_Playing):
 
 
 class _OnRules(_Playing):
-    """The rules alone: each recorded step has to answer as it did."""
+    """The rules alone: each recorded step must give the same answer."""
 
     def __init__(self, path: Path, header: Header, rules: Rules) -> None:
         super().__init__(path)
@@ -195,7 +195,7 @@ class _OnRules(_Playing):
         self.state: SpecState | None = None
 
     def rule_steps(self) -> int:
-        """How many the rules took."""
+        """The number of rule steps."""
         return self.steps
 
     def play(self, events: Iterator[Event]) -> None:

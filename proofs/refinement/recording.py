@@ -1,9 +1,9 @@
-"""A run of calls as a file: JSON lines, written while a target carries the calls out, and read back.
+"""Recordings of runs: files of JSON lines, written while a target executes the calls, and read back.
 
-The first line names the format and how the run was made. A line `{"i", "op", "a", "steps", "res"}` is a call: what the rules
-did for it, `[label, arguments, code]` each, and what was answered. A call in whose midst others were made takes several
-lines of one `i`: the first has `op`, the last has `res`. The schema is results/schemas/bulkhead-calls-1.json. What does not
-live here: making the calls again (play.py).
+The first line names the format and the run's parameters. A line `{"i", "op", "a", "steps", "res"}` is a call: the rule
+steps taken for it, `[label, arguments, code]` each, and the answer. A call with nested calls takes several lines with the
+same `i`: the first has `op`, the last has `res`. The schema is results/schemas/bulkhead-calls-1.json. Not here: replay
+(play.py).
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ MACHINE: Final = "machine"  # the call that an episode begins with: a fresh mach
 
 
 class BadCalls(UsageError):
-    """A file that holds no calls; one line that says where and why."""
+    """A file without valid calls; the message is one line with place and reason."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """How a run was made."""
+    """The parameters of a run."""
 
-    system: str = ""  # "" for calls that are no campaign's
+    system: str = ""  # "" for calls outside of a campaign
     seed: int = 0
-    steps: bool = False  # the rules ran beside, and what they did was written down
+    steps: bool = False  # ran in lockstep with the rules, and recorded their steps
 
     def line(self) -> str:
         """The first line of the file."""
@@ -52,18 +52,18 @@ class Event:
 
 @dataclass
 class Recorder:
-    """A target that writes down what another one is asked and what that one answers; `log` is where rules note steps."""
+    """A target that records the calls to another target and its answers; `log` receives the rules' steps."""
 
     target: Target
     write: Callable[[str], object]
     log: list[Step] | None = None
     count: int = 0
-    open: list[int] = field(default_factory=list)  # calls that have begun, the innermost last
-    unwritten: dict[str, Any] | None = None  # the innermost, while nothing has been written of it
+    open: list[int] = field(default_factory=list)  # calls in progress, the innermost last
+    unwritten: dict[str, Any] | None = None  # the innermost call, while none of its lines is written
 
     @property
     def meanwhile(self) -> Any:
-        """Who says what happens in the midst of a call."""
+        """The supplier of nested calls."""
         return self.target.meanwhile  # type: ignore[attr-defined]
 
     @meanwhile.setter
@@ -97,7 +97,7 @@ class Recorder:
         return answer
 
     def _flush(self) -> None:
-        """What is known of the innermost call so far, if that is anything."""
+        """Write the innermost call's data so far, if there is any."""
         if self.unwritten is not None or (self.open and self.log):
             self._write({**(self.unwritten or {"i": self.open[-1]}), **self._steps()})
             self.unwritten = None
@@ -114,12 +114,12 @@ class Recorder:
 
 
 def packed(path: Path, text: str) -> bytes:
-    """The content of a file; of one whose name ends in `.xz`, compressed."""
+    """The content of a file; compressed if its name ends in `.xz`."""
     return lzma.compress(text.encode()) if path.suffix == ".xz" else text.encode()
 
 
 def read(path: Path) -> tuple[Header, Iterator[Event]]:
-    """The header and the lines of a file. BadCalls says what is wrong with it, also while lines are read."""
+    """The header and the lines of a file. BadCalls has the problem, also while lines are read."""
     lines = _lines(path)
     number, text = next(lines, (1, ""))
     told = _object(path, number, text)
@@ -176,7 +176,7 @@ def _step(step: Any) -> Step:
 
 
 def calls(events: Iterable[Event]) -> Iterator[tuple[Call, Answer]]:
-    """Calls that were made one after the other, with what was answered."""
+    """Sequential calls, with their answers."""
     for event in events:
         if event.call is None or event.answer is None:
             raise BadCalls(f"line {event.line}: calls were made in the midst of others, and cannot be made one by one")

@@ -1,7 +1,7 @@
-"""What arguments each operation of a campaign has: a call that comes from a file is held against it before it is made.
+"""Signatures of a campaign's operations: a call from a file is checked against them before it is made.
 
-One line per operation, each argument by its name; what it is stands in `KINDS`. A test holds the table against the tables of
-operations, and against the calls of a campaign.
+One line per operation, each argument by its name; `KINDS` gives its type. A test compares the table with the tables of
+operations, and with the calls of a campaign.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bulkhead.model.diagnostics import suggest
 from bulkhead.proofs.refinement.calls import Call
 
 SIGNATURES: Final = {
-    # the machine, and what is no call of anybody's
+    # the machine, and operations without a caller
     "machine": "seed",
     "deny": "source dest",
     "advance": "call",
@@ -142,7 +142,7 @@ NUMBER: Final = ("a number from 0, of 64 bits", _number)
 
 
 def wrong(call: Call) -> str:
-    """What is wrong with a call's operation, caller or arguments; "" if nothing is."""
+    """The problem with a call's operation, caller or arguments; "" if there is none."""
     names = SIGNATURES.get(call.operation)
     if names is None:
         return f"there is no operation `{call.operation}`. {suggest(call.operation, SIGNATURES)}".strip()

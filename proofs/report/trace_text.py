@@ -16,7 +16,7 @@ from typing import Any
 
 from bulkhead.model.diagnostics import UsageError
 from bulkhead.model.executable import ExecutableModel
-from bulkhead.model.ir import BOOL, Claim, System
+from bulkhead.model.ir import ANY, BOOL, Claim, System
 from bulkhead.model.loader import load, shipped_files, shipped_systems
 from bulkhead.model.trace import (
     Event,
@@ -81,7 +81,9 @@ def call_text(trace: Trace, system: System, machine: ExecutableModel, event: Eve
     args = named_args(system, trace.world, machine, event)
     known = facts_of(system, trace.world, before) if before is not None else {}
     own = [f"{p.name}={domain_name(known, args[p.name])}" for p in t.step.params]
-    picked = [f"{p.name.rpartition('_')[2]}={args[p.name]}" for p in t.params if p not in t.step.params and p.name != "this"]
+    # What `= *` chose is told by what changed.
+    others = [p.name for p in t.params if p not in t.step.params and p.name != "this" and not p.name.startswith(ANY)]
+    picked = [f"{name.rpartition('_')[2]}={args[name]}" for name in others]
     where = f" [{args['this']}]" if "this" in args else ""
     tail = f", picking {', '.join(picked)}" if picked else ""
     who = actor(known, t.step.kind, args)

@@ -215,11 +215,11 @@ def directed_attacks(
     The default world has none of `excluded` steps or fewer.
     """
     states_wanted = {n: _violation(c.body) for n, c in claims.items() if c.kind != "transition"}
-    steps_wanted = {n: list(goals(system, c)) for n, c in claims.items() if c.kind == "transition"}
     try:
         machine, states = initial_states(system, limit, random.Random(1))
     except NoInitialState:
         return {}
+    steps_wanted = {n: list(goals(system, machine.world, c)) for n, c in claims.items() if c.kind == "transition"}
     paths: dict[str, Path] = {}
     for seed in SEEDS if len(claims) <= FEW else SEEDS[:1]:
         if any(n not in paths for n in claims) and not (one and paths):
@@ -274,7 +274,8 @@ def _in_smallest_world(system: System, claim: Claim, trace: Trace, limit: float)
         again.effort(PATIENCE)
         return again if again.answer(claim) == "sat" else None  # `unknown`: do not assume that a smaller world suffices
 
-    sorts = {t.label: {p.name: p.sort for p in t.params} for s in system.steps for t in s.outcomes()}
+    machine = ExecutableModel(system, trace.world)
+    sorts = {label: {p.name: p.sort for p in t.params} for label, t in machine.transitions.items()}
     named: dict[str, set[int]] = {}  # the elements of each sort that the attack and the rules name
     for const, sort in system.consts.items():
         named.setdefault(sort, set()).add(trace.world.consts[const])

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bulkhead.model import symbols
+from bulkhead.model.choices import in_world
 from bulkhead.model.ir import App, Claim, Lit, Op, Quant, System, Term, Transition, Update, Use, Var
 from bulkhead.model.trace import Event, Trace
 from bulkhead.model.world import World
@@ -45,7 +46,7 @@ class GroundWriter:
             case Var(name):
                 return env[name]
             case Lit(name, sort):
-                return symbols.literal(name, sort)
+                return symbols.literal(name, sort) if term.number is None else self.values(sort)[term.number]
             case App(func, args) | Use(func, args):
                 head = symbols.at(symbols.function(func), n + 1 if term.next else n)
                 return f"({head} {' '.join([self.term(a, n, env) for a in args])})" if args else head
@@ -178,6 +179,7 @@ class Search:
 
     def deepen(self) -> None:
         """Add one step, by any of the current transitions."""
+        self.transitions = [in_world(self.system, World(self.sizes, {}), t) for t in self.transitions]
         self.taken.append(self.transitions)
         self._eval(self.writer.step(self.transitions, self.depth))
         self.depth += 1

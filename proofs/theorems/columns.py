@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bulkhead.model.choices import MOST, ways_to_choose
 from bulkhead.model.ir import (
     BOOL,
     App,
@@ -61,12 +62,18 @@ class Layout:
             object.__setattr__(self, name, value)
 
     def refusal(self, widest: int) -> str | None:
-        """Why states of this world are not held in columns: too many places, or values that do not fit; None if they are."""
+        """Why states of this world are not held in columns; None if they are.
+
+        There are too many places, values that do not fit, or too many ways in which one step can choose.
+        """
         if self.width > widest:
             return f"a state of this world has {self.width:,} places, more than {widest:,}; give smaller sizes with --scope"
         large = [(n, len(members)) for n, members in self.system.enums.items() if len(members) > VALUES]
         if large:
             return f"`{large[0][0]}` has {large[0][1]:,} members; states can be searched whole with {VALUES} of them at most"
+        ways = ways_to_choose(self.system, self.world())
+        if ways > MOST:
+            return f"one step can choose with `*` in {ways:,} ways, more than {MOST:,}; give smaller sizes with --scope"
         return None
 
     def world(self, consts: dict[str, int] | None = None) -> World:
@@ -135,6 +142,8 @@ class Batch:
             case Var(name):
                 return env[name]
             case Lit(name, sort):
+                if term.number is not None:
+                    return term.number
                 at = self.f.layout.consts.get(name)
                 if at is not None:
                     named: Bytes = self.columns[at]

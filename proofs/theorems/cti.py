@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from bulkhead.model.choices import in_world
 from bulkhead.model.diagnostics import UsageError, suggest
 from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import Claim, System, Transition
@@ -96,7 +97,7 @@ def _found(
 def machine_of(system: System, world: World, transition: Transition) -> ExecutableModel:
     """The executable model, in which the label denotes only this transition."""
     machine = ExecutableModel(system, world)
-    machine.transitions[transition.label] = transition
+    machine.transitions[transition.label] = in_world(system, world, transition)
     return machine
 
 

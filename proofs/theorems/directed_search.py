@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bulkhead.model.caller import Caller, caller_of
-from bulkhead.model.compile import compiled
+from bulkhead.model.compile import code_name, compiled
 from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import App, Lit, Quant, Term, Transition, Var, conj, conjuncts, eq, neg
 from bulkhead.model.world import State
@@ -142,8 +142,9 @@ class _Search:
         """
         self.rng = rng
         self.caller: Caller = caller_of(machine)
-        self.transitions = [*self.caller.transitions, *(w.goal for w in wanted)]
-        self.wanted = {len(self.caller.transitions) + k: w for k, w in enumerate(wanted)}
+        known = [t for t in self.caller.transitions if len(t.params) <= LOOPS]  # of a choice for many places not even one
+        self.transitions = [*known, *(w.goal for w in wanted)]
+        self.wanted = {len(known) + k: w for k, w in enumerate(wanted)}
         self.count = len(self.transitions)  # goals after these are variants of transitions that must assign some value
         self.found: dict[str, Path] = {}
         self.writers: dict[str, list[int]] = {}
@@ -172,7 +173,7 @@ class _Search:
         parts = [p for c in conjuncts(t.guard) for p in opened(c, self.caller, some, LOOPS - len(t.params))]
         probe, order = compiled_probe(self.caller, t, parts, some)
         if number not in self.effects:
-            params = ", ".join(["S", *(f"v_{p.name}" for p in t.params)])
+            params = ", ".join(["S", *(code_name(p.name) for p in t.params)])
             coder = self.caller.coder
             self.effects[number] = compiled("effect", params, coder.with_tables([*coder.effect(t.updates), "return"]))
         helpers = tuple(tuple(self._helpers(part)) for part in order)

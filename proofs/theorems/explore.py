@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from bulkhead.model.choices import in_world
 from bulkhead.model.ir import Claim, System, Transition
 from bulkhead.model.trace import Event, Trace
 from bulkhead.model.world import State, World
@@ -234,7 +235,7 @@ class _Search:
         self.claims = {c.name: c for c in claims}
         self.two_state = any(c.kind == "transition" for c in self.claims.values())
         self.plans = [
-            plan_of(t)
+            plan_of(in_world(system, self.layout.world(), t))
             for s in system.steps
             for t in (s.outcomes() if self.two_state else s.transitions())
             if labels is None or t.label in labels
@@ -416,7 +417,7 @@ def explore(
     """Search all reachable states of a world in which each sort has so many elements, for violations of some claims.
 
     With claims, the search ends when each is broken. `labels` names the only steps that are taken. Raises ValueError where a
-    state has more columns than `WIDEST`, or values that do not fit.
+    state has more columns than `WIDEST`, values that do not fit, or a step too many ways to choose.
     """
     refusal = Layout(system, dict(sizes)).refusal(WIDEST)
     if refusal is not None:

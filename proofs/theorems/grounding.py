@@ -202,6 +202,8 @@ class Grounding:
                 return env[name]
             case Lit(name, sort) if name in self.system.consts:
                 return self.consts[name]
+            case Lit() if term.number is not None:
+                return {term.number: True}
             case Lit(name, sort) if sort != BOOL:
                 return {self.members[sort, name]: True}
             case App(func, args):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from bulkhead.model.caller import Caller
-from bulkhead.model.compile import Coder, compiled, joined
+from bulkhead.model.compile import Coder, code_name, compiled, joined
 from bulkhead.model.ir import BOOL, App, Lit, Op, Quant, Term, Transition, Use, Var, conjuncts, free_variables, neg, subterms
 
 LOOPS = 19  # nested loops: Python's compiler allows no more
@@ -103,7 +103,7 @@ def _partly(coder: Coder, part: Term, before: int, pad: str) -> list[str]:
     """Code that counts, of a conjunct about all elements, those that satisfy it: each is a part of the way."""
     if not isinstance(part, Quant) or part.kind != "forall" or not part.vars:
         return []
-    loops = " ".join(f"for v_{v.name} in range({coder.size(v)})" for v in part.vars)
+    loops = " ".join(f"for {code_name(v.name)} in range({coder.size(v)})" for v in part.vars)
     every = math.prod(coder.size(v) for v in part.vars)
     satisfied = f"sum(1 {loops} if {coder.truth(part.body, {})})"
     return [f"{pad}if best < {before + 1}:", f"{pad}    best = max(best, {before} + {satisfied} / {every + 1})"]
@@ -130,8 +130,8 @@ def compiled_probe(
         if var is not None:
             size = coder.size(var)
             lines += [
-                f"{pad}o_{var.name} = int(rnd() * {size})",
-                f"{pad}for v_{var.name} in (*range(o_{var.name}, {size}), *range(o_{var.name})):",
+                f"{pad}o_{len(known)} = int(rnd() * {size})",
+                f"{pad}for {code_name(var.name)} in (*range(o_{len(known)}, {size}), *range(o_{len(known)})):",
             ]
             known.add(var.name)
             pad += "    "
@@ -143,7 +143,7 @@ def compiled_probe(
                 asked.append(part)
                 pad += "    "
         todo = [(f, p) for f, p in todo if not f <= known]
-    lines.append(f"{pad}return best, ({''.join(f'v_{p.name}, ' for p in t.params)})")
+    lines.append(f"{pad}return best, ({''.join(f'{code_name(p.name)}, ' for p in t.params)})")
     lines.append("return best, None")
     return compiled("probe", "S, rnd", coder.with_tables(lines)), [*asked, Lit("true", BOOL)]
 

@@ -10,6 +10,7 @@ import itertools
 import random
 from collections.abc import Iterator
 
+from bulkhead.model.choices import in_world
 from bulkhead.model.diagnostics import Span
 from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import BOOL, TRUE, Claim, System, eq, neg
@@ -82,8 +83,9 @@ def _apart(system: System) -> dict[str, int]:
 
 def _wishes(system: System, grounding: Grounding) -> Iterator[Truth]:
     """Wishes: each transition is enabled, or as much of its guard holds as possible; arguments of one sort differ."""
-    for k, t in enumerate(t for s in system.steps for t in s.transitions()):
-        env = {p.name: grounding.choice(f"want!{k}!{p.name}", p.sort) for p in t.params}
+    transitions = [in_world(system, grounding.world, t) for s in system.steps for t in s.transitions()]
+    for k, t in enumerate(transitions):
+        env = {p.name: grounding.choice(f"want!{k}!{n}", p.sort) for n, p in enumerate(t.params)}
         guard = [grounding.truth(part, env) for part in t.guard_parts]
         if not t.step.point:
             yield grounding.both(guard)

@@ -250,6 +250,6 @@ class QueryMaker:
         for name in tuple(needed):
             needed |= f.definition_reads.get(name, frozenset()) & after
         checks = {symbols.assumption("check", str(k)): text for k, text in enumerate(f.guard_parts(transition))}
-        context = f.parameters(transition.params) + f.next_state(transition, needed)
+        context = f.parameters(transition) + f.next_state(transition, needed)
         near = self._neighbours.of(read | f.reads_of(transition.guard) | f.read_in(transition.updates))
         return Block(transition.label, context, checks, self.assumptions(invariants), tuple(queries), near)

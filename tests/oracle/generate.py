@@ -57,7 +57,6 @@ NASTY = (
     "let",
     "select",
     "ite",
-    "distinct",
     "range",
     "all_",
     "len",
@@ -139,6 +138,9 @@ class Maker:
     used: set[str] = field(default_factory=set)
     lets: dict[str, str] = field(default_factory=dict)  # each `let` as it is written, and the sort of its value
     two_state: bool = False
+    foresees: bool = False  # in a condition on the state after a step, which has not failed
+    starred: bool = False  # this step assigns any value somewhere
+    coded: bool = False  # and this one looks at the state after it, with a code
     operation: str = ""
     plain: bool = False  # in a component with parameters: variables have names of their own
 
@@ -226,13 +228,15 @@ class Maker:
                     point = self.rng.choice(["idle", *self.points])
                     if point.split(".")[0] not in scope:
                         atoms = [f"at[{self.of(scope, 'Call', 0)}] = {point}"]
-                if self.two_state and self.rng.random() < 0.2:
+                if self.two_state and not self.foresees and self.rng.random() < 0.2:
                     return "failed"
                 if atoms:
                     text = self.rng.choice(atoms)
                     text = f"next({text})" if self.two_state and self.rng.random() < 0.4 else text
                     return text if r < 0.2 else f"not ({text})"
             left, right = self.of(scope, sort, max(depth - 1, 0)), self.of(scope, sort, max(depth - 1, 0))
+            if r > 0.33:
+                return f"distinct({left}, {right}, {self.of(scope, sort, 0)})"
             return f"{left} {'=' if r < 0.28 else '!='} {right}"
         if r < 0.55:
             word = self.rng.choice(("and", "or", "implies", "iff"))
@@ -250,12 +254,21 @@ class Maker:
             binders.append(f"{name}: {sort}")
         if not binders:
             return self.formula(scope, depth - 1)
-        return f"({self.rng.choice(('forall', 'exists'))} {', '.join(binders)}. {self.formula(inner, depth - 1)})"
+        return f"({self.rng.choice(('forall', 'exists'))} {self.listed(binders)}. {self.formula(inner, depth - 1)})"
+
+    def listed(self, binders: list[str]) -> str:
+        """Binders with commas between; neighbours of one sort may share it."""
+        text = ""
+        for k, binder in enumerate(binders):
+            sort = binder.partition(": ")[2]
+            shared = k + 1 < len(binders) and binders[k + 1].partition(": ")[2] == sort and self.rng.random() < 0.5
+            text += (", " if k else "") + (binder.partition(": ")[0] if shared else binder)
+        return text
 
     # Statements.
 
-    def assign(self, scope: Scope) -> str:
-        """A `set`, of one place or of many."""
+    def assign(self, scope: Scope, choosing: bool = True) -> str:
+        """A `set`, of one place or of many; of any values now and then, where it may be `choosing`."""
         writable = [n for n in self.states if n not in self.fixed and (self.states[n][0] or n not in scope)]
         name = self.rng.choice(writable)
         index, fields = self.states[name]
@@ -283,7 +296,15 @@ class Maker:
         text = f"{name}[{', '.join(args)}]" if index else name
         if any(a in limits and a not in scope and a not in inner for a in args):
             raise LookupError(text)
-        if fields[0][0] == "":
+        plain = all(a in inner or b.split(":")[0] not in a for a in args for b in binders)
+        any_value = choosing and not self.coded and len(binders) < 2 and plain and self.rng.random() < 0.15
+        self.starred |= any_value
+        if any_value:
+            value = "*"
+            if fields[0][0] and self.rng.random() < 0.5:
+                values = ["*", *(self.of(inner, s, 1) for _, s in fields[1:])]
+                value = "{ " + ", ".join(f"{f}: {v}" for (f, _), v in zip(fields, values, strict=True)) + " }"
+        elif fields[0][0] == "":
             value = self.of(inner, fields[0][1], 1)
         elif self.rng.random() < 0.5:
             value = "{ " + ", ".join(f"{f}: {self.of(inner, s, 1)}" for f, s in fields) + " }"
@@ -292,7 +313,7 @@ class Maker:
             text, value = f"{text}.{part}", self.of(inner, sort, 1)
         out = f"set {text} = {value}"
         if binders:
-            out += f" for all {', '.join(binders)}"
+            out += f" for all {self.listed(binders)}"
         if self.rng.random() < 0.35:
             out += f" where {self.formula(limits, 1)}"
         return out
@@ -304,7 +325,7 @@ class Maker:
         if self.assigning and self.rng.random() < 0.5:
             name, params = self.rng.choice(list(self.assigning.items()))
             return f" undo perform {name}({', '.join(self.of(scope, p, 1) for p in params)}) end"
-        return f" undo {' '.join(self.assign(scope) for _ in range(self.rng.randint(1, 2)))} end"
+        return f" undo {' '.join(self.assign(scope, False) for _ in range(self.rng.randint(1, 2)))} end"
 
     def statements(self, scope: Scope, count: int, procedures: Procedures, boundaries: bool, op: str) -> list[str]:
         """A sequence of statements; `scope` grows with their definitions."""
@@ -316,6 +337,7 @@ class Maker:
         if marks:
             scope["this"] = "Call"
         for part in range(len(marks) + 1):
+            self.starred = self.coded = False
             for _ in range(self.rng.randint(1, count)):
                 out.append(self.statement(scope, procedures, performed))
             if part < len(marks):
@@ -346,16 +368,34 @@ class Maker:
         """One statement that is not a boundary."""
         r = self.rng.random()
         code = self.rng.choice(CODES)
+        if r < 0.05:
+            self.two_state = self.foresees = True
+            try:
+                text = f"require {self.formula(scope, 1)}"
+            finally:
+                self.two_state = self.foresees = False
+            if self.starred or self.rng.random() < 0.6:
+                return text
+            self.coded = True
+            return f"{text} else {code}{self.undo(scope)}"
         if r < 0.2:
-            return f"require {self.formula(scope, 2)} else {code}{self.undo(scope)}"
+            text = f"require {self.formula(scope, 2)}"
+            return text if r < 0.07 else f"{text} else {code}{self.undo(scope)}"
         if r < 0.27:
             return f'may fail {code} "why"{self.undo(scope)}'
         if r < 0.37:
             undo, var, sort = self.undo(scope), self.local(scope), self.sort()
             if var != "this":
                 scope[var] = sort
+                binders = [f"{var}: {sort}"]
+                if self.rng.random() < 0.3:
+                    var, sort = self.local(scope), sort if self.rng.random() < 0.5 else self.sort()
+                    if var != "this":
+                        scope[var] = sort
+                        binders.append(f"{var}: {sort}")
                 where = f" where {self.formula(scope, 1)}" if self.rng.random() < 0.7 else ""
-                return f"pick {var}: {sort}{where} else {code}{undo}"
+                text = f"pick {self.listed(binders)}{where}"
+                return text if self.rng.random() < 0.2 else f"{text} else {code}{undo}"
         if r < 0.5:
             var = self.local(scope)
             records = [n for n, (_, fields) in self.states.items() if fields[0][0] and (self.states[n][0] or n not in scope)]
@@ -569,7 +609,7 @@ def _operations(m: Maker) -> list[Part]:
             if plain:
                 var, result = rng.choice(plain)
                 body.append(f"return {var}")
-        parts.append(Part(f"{kind} {name}({', '.join(params)}){f' -> {result}' if result else ''}{when}", tuple(body)))
+        parts.append(Part(f"{kind} {name}({m.listed(params)}){f' -> {result}' if result else ''}{when}", tuple(body)))
         if kind == "procedure":
             steps = tuple(p.split(".")[1] for p in m.points if p not in points)
             m.points = points
@@ -581,7 +621,7 @@ def _operations(m: Maker) -> list[Part]:
                 {n: s for n, s in scope.items() if n not in given and n != "this"},
                 steps,
             )
-            if all(b.startswith("set ") for b in body):
+            if all(b.startswith("set ") and "*" not in b for b in body):
                 m.assigning[name] = procedures[name].params
         elif len(m.points) > len(points):
             for n, s in scope.items():
@@ -617,14 +657,20 @@ def _faults(m: Maker, operations: list[Part]) -> list[Part]:
     st = rng.choice(op.body)
     if st.startswith("require "):
         cond = st.removeprefix("require ").rpartition(" else ")[0].split(" else ")[0] if " undo " not in st else ""
-        if not cond or " else " in st.removeprefix("require ")[: len(cond)]:
+        if " else " not in st:
+            cond = st.removeprefix("require ")
+        if not cond or " else " in st.removeprefix("require ")[: len(cond)] or cond.count("(") != cond.count(")"):
             return []
         changes = [f"drop {cond}", f"replace {cond} with not ({cond})", *(f"move {cond} to {b}" for b in boundaries[-1:])]
     elif st.startswith("pick ") and " where " in st and " undo " not in st:
-        cond = st.partition(" where ")[2].rpartition(" else ")[0]
+        cond = st.partition(" where ")[2]
+        cond = cond.rpartition(" else ")[0] if " else " in cond else cond
+        if cond.count("(") != cond.count(")"):
+            return []
         changes = [f"drop {cond}", f"replace {cond} with not ({cond})"]
     elif st.startswith("set ") and " = " in st:
-        changes = [f"skip {st.removeprefix('set ').partition(' = ')[0]}"]
+        place = st.removeprefix("set ").partition(" = ")[0]
+        changes = [f"skip {place}", f"assign {place} = *"]
     else:
         return []
     return [Part(f"fault fault1 within {name} {rng.choice(changes)}")]

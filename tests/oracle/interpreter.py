@@ -19,6 +19,14 @@ Env = dict[int, Any]
 Code = Callable[[Env, State, State], Any]  # variables, the state that is read, the state after the step
 Sort = str | tuple[tuple[str, str], ...]  # of a record: fields and their sorts
 Names = Mapping[str, "Slot | Meaning"]
+Place = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Anything:
+    """`*`: any of these values."""
+
+    values: tuple[Any, ...]
 
 
 class Wrong(Exception):
@@ -226,23 +234,42 @@ class Interpreter:
                 yield self._failed(segment, k - 1, st[1], st[2], env, args, picks, state)
             elif st[0] == "require":
                 if not st[3](env, state, state):
-                    yield self._failed(segment, k - 1, st[1], st[2], env, args, picks, state)
+                    if st[1] is not None:
+                        yield self._failed(segment, k - 1, st[1], st[2], env, args, picks, state)
                     return
-            else:
-                _, code, undo, slot, where = st
+            elif st[0] == "pick":
+                _, code, undo, slots, where = st
                 fitting = []
-                for v in self.values(str(slot.sort)):
-                    env[slot.number] = v
-                    if where is None or where(env, state, state):
-                        fitting.append(v)
-                env.pop(slot.number, None)
-                if not fitting:
+                for values in itertools.product(*(self.values(str(slot.sort)) for slot in slots)):
+                    picked = {slot.number: v for slot, v in zip(slots, values, strict=True)}
+                    if where is None or where({**env, **picked}, state, state):
+                        fitting.append(picked)
+                if not fitting and code is not None:
                     yield self._failed(segment, k - 1, code, undo, env, args, picks, state)
-                for v in fitting:
-                    yield from self._run(segment, k, {**env, slot.number: v}, args, state, writes)
+                for picked in fitting:
+                    yield from self._run(segment, k, {**env, **picked}, args, state, writes)
                 return
-        after = dict(state)
-        after.update(writes)
+        for after in self._after(segment, env, call, state, writes):
+            for number, st in enumerate(segment.body):  # conditions on the state after the step
+                if st[0] == "ensure" and not st[3](env, state, after):
+                    if st[1] is not None:
+                        yield self._failed(segment, number, st[1], st[2], env, args, picks, state)
+                    break
+            else:
+                yield Taken(segment.label, args, None, after, picks=picks)
+
+    def _after(
+        self, segment: Segment, env: Env, call: Any, state: State, writes: list[tuple[Place, Any]]
+    ) -> Iterator[State]:
+        """The states after a step that succeeds: one for each choice of what `*` stands for."""
+        last = dict(writes)  # of two on one place the later one
+        free = [(place, value.values) for place, value in last.items() if isinstance(value, Anything)]
+        for values in itertools.product(*(v for _, v in free)):
+            chosen = {**last, **{place: v for (place, _), v in zip(free, values, strict=True)}}
+            yield self._finished(segment, env, call, {**state, **chosen})
+
+    def _finished(self, segment: Segment, env: Env, call: Any, after: State) -> State:
+        """Where the call then stands, and the locals that it keeps."""
         if segment.after:
             after["at", "", call] = segment.after
         for slot in segment.defined:
@@ -250,7 +277,7 @@ class Interpreter:
                 value = env[slot.number]
                 for part, v in value.items() if isinstance(value, dict) else [("", value)]:
                     after[slot, part, call] = v
-        yield Taken(segment.label, args, None, after, picks=picks)
+        return after
 
     def _failed(
         self,
@@ -430,8 +457,18 @@ class Interpreter:
             raise Wrong(f"{name} cannot be set")
         where = None if st.where is None else self.compile(st.where, inner, here)[0]
         parts = [b.name for b in self.states[name].fields] if part is None else [part]
+        sorts = {b.name: b.sort for b in self.states[name].fields}
+
+        def value_of(e: s.Expr, field_: str) -> Code:
+            if isinstance(e, s.Anything):
+                every = Anything(tuple(self.values(sorts[field_])))
+                return lambda env, now, then: every
+            return self.compile(e, inner, here)[0]
+
         if isinstance(st.value, s.Record):
-            codes = {n: self.compile(v, inner, here)[0] for n, v in st.value.fields}
+            codes = {n: value_of(v, n) for n, v in st.value.fields}
+        elif isinstance(st.value, s.Anything):
+            codes = {p: value_of(st.value, p) for p in parts}
         elif part is None and parts != [""]:
             whole = self.compile(st.value, inner, here)[0]
             codes = {p: _field_of(whole, p) for p in parts}
@@ -449,6 +486,17 @@ class Interpreter:
             return out
 
         return writes
+
+
+def _speaks_of_next(e: s.Expr) -> bool:
+    """Is it about the state after the step?"""
+    if isinstance(e, s.Call) and e.name == "next":
+        return True
+    if isinstance(e, s.Call | s.Operator | s.Index):
+        return any(_speaks_of_next(a) for a in e.args)
+    if isinstance(e, s.Quantified):
+        return _speaks_of_next(e.body)
+    return isinstance(e, s.Field) and _speaks_of_next(e.base)
 
 
 def _field_of(record: Code, part: str) -> Code:
@@ -534,16 +582,19 @@ class _Cutter:
             match st:
                 case s.Require():
                     undo = self._undone(st.undo, names)
-                    add(("require", code or st.code, undo, it.compile(st.cond, names, self.here)[0]))
+                    kind = "ensure" if _speaks_of_next(st.cond) else "require"
+                    cond = it.compile(st.cond, names, self.here, True)[0]
+                    add((kind, st.code and (code or st.code), undo, cond))
                 case s.MayFail():
                     add(("may", code or st.code, self._undone(st.undo, names)))
                 case s.Pick():
                     undo = self._undone(st.undo, names)
-                    slot = self._local(st.binder.name, st.binder.sort)
-                    names[slot.name] = exported[slot.name] = slot
+                    slots = [self._local(b.name, b.sort) for b in st.binders]
+                    names.update({slot.name: slot for slot in slots})
+                    exported.update({slot.name: slot for slot in slots})
                     where = None if st.where is None else it.compile(st.where, names, self.here)[0]
-                    self.out[-1].picks.append((slot.name, slot))
-                    add(("pick", code or st.code, undo, slot, where))
+                    self.out[-1].picks += [(slot.name, slot) for slot in slots]
+                    add(("pick", st.code and (code or st.code), undo, slots, where))
                 case s.Let():
                     value, sort = it.compile(st.value, names, self.here)
                     slot = self._local(st.name, sort)

@@ -11,14 +11,15 @@ from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.domains import ALIVE
 from bulkhead.impl.xen.events import INTERDOMAIN
 from bulkhead.impl.xen.pagetables import PTE_MFN, PTE_P, read_pte
+from bulkhead.proofs.refinement.domb.daemons import Daemons
 from bulkhead.proofs.refinement.domb.follow import Follower
 from bulkhead.proofs.refinement.domb.world import DOM0, DOMB, DOMB_SPACE, NOBODY
 from bulkhead.proofs.refinement.lockstep.abstraction import Places
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
 
-def compare(f: Follower) -> None:
-    """Compare everything; Mismatch with the places that differ."""
+def compare(f: Follower, daemons: Daemons | None = None) -> None:
+    """Everything; Mismatch with the places that differ."""
     out: Places = {}
     _domains(f, out)
     _frames(f, out)
@@ -26,6 +27,8 @@ def compare(f: Follower) -> None:
     _grants(f, out)
     _ports(f, out)
     _service(f, out)
+    if daemons is not None:
+        daemons.compare(out)
     if out:
         raise Mismatch("the states differ", out)
 

@@ -1,4 +1,4 @@
-"""The (rule, outcome) pairs of builder, channel and files that a campaign reached, and the impossible ones, with reasons."""
+"""Which (rule, outcome) pairs of builder, channel, files and XenStore a campaign reached, which it never can; why."""
 
 from __future__ import annotations
 
@@ -6,7 +6,18 @@ from collections.abc import Iterable
 
 from bulkhead.proofs.refinement.domb.world import Rules
 
-PREFIXES = ("build_", "take_", "channel_", "hang_up", "destroy_abandoned", "guest_told", "proxy_open", "domb_", "write_ring")
+PREFIXES = (
+    "build_",
+    "take_",
+    "channel_",
+    "hang_up",
+    "destroy_abandoned",
+    "guest_told",
+    "proxy_open",
+    "domb_",
+    "write_ring",
+    "xs_",
+)
 DOMB = "DomB names itself: it exists, runs, and has its privilege from boot to its end"
 GUEST = "the guest under construction exists, and is no service (theorem construction_is_undisturbed)"
 ROOM = "the world has elements enough; the implementation sets no such limit"
@@ -57,6 +68,8 @@ CANNOT_HAPPEN: dict[str, str] = {
     "take_unpause.act: EPERM": DOMB,
     "take_destroy.act: EPERM": DOMB,
     "take_destroy.act: EINVAL": KNOWN,
+    "xs_introduce: ENOMEM": ROOM,
+    "xs_add_perm: EACCES": "the rest of a list follows its first entry, and only an owner comes so far",
     "destroy_abandoned: ESRCH": KNOWN,
     "destroy_abandoned: EPERM": DOMB,
     "destroy_abandoned: EINVAL": KNOWN,
@@ -64,7 +77,7 @@ CANNOT_HAPPEN: dict[str, str] = {
 
 
 def pairs(rules: Rules) -> tuple[str, ...]:
-    """The pairs of DomB's own rules."""
+    """The pairs of DomB's own rules, and of XenStore's."""
     return tuple(pair for pair in rules.outcomes if pair.startswith(PREFIXES))
 
 
@@ -86,7 +99,7 @@ def lines(rules: Rules, reached: Iterable[str]) -> list[str]:
     total = len(pairs(rules))
     explained = len(left) - len(unknown)
     out = [
-        f"{total - len(left)} of {total} (rule, outcome) pairs of DomB reached, {explained} cannot happen, "
+        f"{total - len(left)} of {total} (rule, outcome) pairs of DomB and XenStore reached, {explained} cannot happen, "
         f"{len(unknown)} never reached{':' if unknown else '.'}",
         *(f"  {pair}" for pair in unknown),
     ]

@@ -29,6 +29,7 @@ class Dom0Side:
         self.who = -1  # the process that makes the current system call
         self.files: dict[tuple[int, str], int] = {}
         self.handles: dict[int, int] = {}  # Dom0's handles -> Handle
+        self.refused = False  # Xen has refused a map or a bind since somebody asked
         self.had_writer = False  # some process could write the channel that is offered now
 
     def rule(self, label: str, args: dict[str, int] | None = None, expect: str = OKAY, fail: str | None = None) -> str:
@@ -81,6 +82,7 @@ class Dom0Side:
     def _mapped(self, before: bytes, after: bytes) -> None:
         _, flags, ref, domid, *_ = abi.MAP_GRANT_REF.unpack(before)
         status, handle = abi.MAP_GRANT_REF.unpack(after)[4:6]
+        self.refused |= status != 0
         kernels = not flags & abi.GNTMAP_CONTAINS_PTE
         p, x = (KERNEL, KERNEL_FILE) if kernels else (self.who, self._file("gntdev"))
         m = self.book.free("gmap.listed", "gmap.live", "notice.event")
@@ -132,8 +134,9 @@ class Dom0Side:
                 "p": self.who,
                 "x": self._file("evtchn"),
                 "dom": self.book.domain(domid),
-                "o": (port - 1) % self.book.size.ports,
+                "o": self.book.port(port),
             }
+            self.refused |= rc != 0
             self.rule(
                 "evtchn_bind",
                 args | ({"q_q": local - 1} if rc == 0 else {}),

@@ -18,14 +18,19 @@ from bulkhead.impl.domb import protocol as p
 from bulkhead.impl.libs import gnttab as gt
 from bulkhead.impl.libs.linux import LinuxOsdep
 from bulkhead.impl.libs.vchan import Offer, Vchan, client_init
+from bulkhead.impl.rings import pages as wire
 from bulkhead.impl.tools.fileproxy import FileProxy
 from bulkhead.impl.tools.services import RemoteService, ToolError
+from bulkhead.impl.tools.xl import Xl
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.domains import ALIVE
 from bulkhead.proofs.refinement.domb.compare import compare
+from bulkhead.proofs.refinement.domb.daemons import Daemons, WatchedStored
 from bulkhead.proofs.refinement.domb.files import BAD, BIG_DISK, GOOD, PAGES, SMALL_DISKS
 from bulkhead.proofs.refinement.domb.follow import Follower
+from bulkhead.proofs.refinement.domb.hostile import Strangers
 from bulkhead.proofs.refinement.domb.rig import Rig, WatchedService
+from bulkhead.proofs.refinement.domb.store_side import StoreSide
 from bulkhead.proofs.refinement.domb.world import DOMB, NOBODY, Book, Rules
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
@@ -100,7 +105,7 @@ class Process:
 class Driver:
     """All actors of one machine."""
 
-    def __init__(self, rules: Rules, seed: int, root: Path) -> None:
+    def __init__(self, rules: Rules, seed: int, root: Path, daemons: bool = True) -> None:
         self.rng = random.Random(seed)
         self.root = root
         self.rig = Rig(seed, rules.size.heap, rules.size.domb_pages)
@@ -113,8 +118,15 @@ class Driver:
         self.rig.os.raced = self._race
         self.follower.between = self._between
         self.processes: list[Process] = []
-        self.running: set[int] = set()
-        self.follower.started = self.running.add
+        self.before = self._counts()
+        self.daemons: Daemons | None = None
+        self.strangers: Strangers | None = None
+        if daemons:
+            side = StoreSide(self.book)
+            self.daemons = Daemons(self.rig, self.follower, side)
+            self.strangers = Strangers(self.rng, self.rig, self.book, self.follower, self.daemons)
+            self.follower.started = self.strangers.started
+            self.daemons.race(self.strangers.race)
         self.up = True
         self.calls = 0
         self.text = ""
@@ -124,7 +136,6 @@ class Driver:
         # In three of five episodes DomB's calls fail: while it builds, answers requests, or offers its channel.
         self.trouble = self.rng.choice(("", "", "build", "control", "offer"))
         self.mortal = self.rng.random() < 0.25  # in a quarter DomB dies at some point
-        self.before = self._counts()
         self.service.offer()
 
     # Failures inside DomB.
@@ -144,6 +155,8 @@ class Driver:
             return 0.5
         if stage not in ("no_request", "fetching"):
             return 0.25 if self.follower.excused else 0.006 if self.trouble == "build" else 0.0
+        if self.trouble == "control" and any(built.abandoned for built in self.service.guests.values()):
+            return 0.5  # so that it must be tried again
         if what in ("share", "grant"):
             return 0.1 if self.trouble == "offer" else 0.0
         return 0.25 if self.trouble == "control" else 0.0
@@ -155,10 +168,10 @@ class Driver:
             self.follower.excused = True
             raise KernelError(abi.EIO)
 
-    def _between(self) -> None:
-        """DomB has copied a message and uses its copy: the ring may change now, and DomB may die."""
+    def _between(self, label: str) -> None:
+        """DomB has copied a message and acts on its copy: what lies in the ring may change, and DomB may die."""
         self._race()
-        if self.mortal and self.rng.random() < 0.02:
+        if self.mortal and self.rng.random() < (0.1 if label == "take_info" else 0.02):
             raise Crash
 
     def _race(self) -> None:
@@ -174,12 +187,17 @@ class Driver:
         self.calls += 1
         x = rng.random()
         free = [each for each in self.processes if not each.honest]
-        if x < 0.25:
+        if x < 0.22:
             self.domb()
-        elif (len(self.processes) < MOST_PROCESSES and x < 0.32) or not self.processes:
+        elif (len(self.processes) < MOST_PROCESSES and x < 0.28) or not self.processes:
             self.spawn()
-        elif x < 0.35:
-            self.guest()
+        elif self.strangers is not None and self.daemons is not None and x < 0.38:
+            self.guests(self.strangers, self.daemons)
+        elif self.daemons is not None and x < 0.42:
+            self.serve_guests(self.daemons)
+        elif self.strangers is not None and x < 0.47 and free:
+            self.strangers.asks_daemons(rng.choice(free).space)
+            self.text = self.strangers.text
         elif free:
             self.act(rng.choice(free), rng.random())
         self.follower.settle()
@@ -187,10 +205,42 @@ class Driver:
         if self.calls % CLAIMS_EVERY == 0:
             self.book.check_claims()
 
+    def guests(self, strangers: Strangers, daemons: Daemons) -> None:
+        """Guests that run do what they like, some things one after the other, and the daemons look now and then."""
+        for _ in range(self.rng.choice((2, 6, 12, 20)) if strangers.running() else 1):
+            strangers.guest()
+            self.text = strangers.text
+            self._compare()
+            if self.rng.random() < 0.5:
+                self.calls += 1
+                self.serve_guests(daemons)
+                self._compare()
+
+    def serve_guests(self, daemons: Daemons) -> None:
+        """The daemons look at their rings; now and then one of them is killed."""
+        x = self.rng.random()
+        if self.mortal and x < 0.01 and daemons.stored is not None:
+            self.text = "kill -9 of xenstored"
+            daemons.kill(daemons.stored)
+        elif x < 0.02 and daemons.consoled is not None:
+            self.text = "kill -9 of xenconsoled"
+            daemons.kill(daemons.consoled)
+        elif daemons.consoled is None:
+            self.text = "xenconsoled starts again"
+            daemons.start_console()
+        elif x < 0.6:
+            self.text = "xenstored serves its rings"
+            daemons.serve_store()
+        else:
+            self.text = "xenconsoled serves its rings"
+            daemons.serve_consoles()
+
     def act(self, who: Process, x: float) -> None:
         """One action of a process."""
         self.follower.who = who.space
-        if who.chan is None and x < 0.5:
+        if who.chan is None and x < 0.25 and self.strangers is not None and not self.strangers.running():
+            self.honest(who)
+        elif who.chan is None and x < 0.5:
             self.connect(who, self.offer())
         elif who.chan is not None and x < 0.015:
             self.flood(who)
@@ -253,10 +303,11 @@ class Driver:
             self._compare()
 
     def _compare(self) -> None:
-        """Compare everything, if a rule step was taken since the last comparison."""
+        """Everything, if a rule step was taken since it was compared last."""
+        self.follower.settle()
         if self.book.steps != self.compared:
             self.compared = self.book.steps
-            compare(self.follower)
+            compare(self.follower, self.daemons)
 
     def crash(self) -> None:
         """DomB dies and is not restarted."""
@@ -448,12 +499,24 @@ class Driver:
         if tool is not None:
             tool.close()
 
+    def _xl(self, tool: RemoteService, wanted: p.CreateRequest, daemons: Daemons) -> None:
+        """xl create, which also tells the daemons; then what one does with a guest."""
+        if daemons.stored is None or daemons.consoled is None:
+            return
+        xl = Xl(tool, daemons.stored, daemons.consoled)
+        domid = xl.create(f"guest{self.calls}", wanted)
+        for call in (xl.pause, xl.unpause, xl.destroy)[: self.rng.randrange(4)]:
+            call(domid)
+
     def _somebody_waits_to_be_told(self) -> bool:
         return any(not built.told for built in self.service.guests.values())
 
     def _honest_calls(self, tool: RemoteService) -> None:
         rng = self.rng
         wanted = p.CreateRequest(rng.choice(NAMES[:2]), rng.choice(DISKS[:-1]), rng.choice(PAGES), "quiet")
+        if rng.random() < 0.6 and self.daemons is not None:
+            self._xl(tool, wanted, self.daemons)
+            return
         guest = tool.create(wanted if rng.random() < 0.65 else self._request())
         told = self.book.T["built.known"][guest.domid] if guest.domid < NOBODY else 0
         if self.up and not told and not any(b.abandoned for b in self.service.guests.values()) and len(self.processes) == 1:
@@ -461,7 +524,7 @@ class Driver:
         for call in (tool.unpause, tool.pause, tool.unpause, tool.destroy)[: rng.randrange(5)]:
             call(guest.domid)
 
-    # Hostile writes, daemons, guests.
+    # Hostile writes.
 
     def map_something(self, who: Process) -> None:
         """A process maps a page by grant: a ring page besides its channel, or a reserved or other page of a guest."""
@@ -506,39 +569,6 @@ class Driver:
         with contextlib.suppress(OSError):
             who.os.store(rng.choice(pages) + at, payload)
 
-    def guest(self) -> None:
-        """A running guest writes arbitrary data to its own grant table."""
-        self.running = {d for d in self.running if d in self.rig.xen.domains and self._runs(d)}
-        self.follower.started = self.running.add
-        if not self.running:
-            return
-        rng = self.rng
-        d = rng.choice(sorted(self.running))
-        domain = self.rig.xen.domains[d]
-        self.text = f"d{d} writes its grant table"
-        ref = rng.choice((0, 1, 8))
-        data, off = domain.grant_table.header_at(ref)
-        in_use = abi.U16.unpack_from(data, off)[0] & 24
-        frame = rng.choice([f for f in domain.pages.values() if not f.xenheap])
-        flags, grantee = rng.choice(((1, 0), (1, 0), (5, 0), (0, 0), (1, DOMB), (1, 3)))
-        abi.ENTRY_V1.pack_into(data, off, flags | in_use, grantee, frame.mfn)
-        self.book.step(
-            "write_entry",
-            {
-                "owner": d,
-                "ref": self.book.ref(ref),
-                "kind": self.book.m["Kind"]["permit_access" if flags & 1 else "invalid"],
-                "grantee": self.book.domain(grantee),
-                "frame": self.book.frame(frame.mfn),
-                "readonly": int(flags == 5),
-                "part": 0,
-            },
-        )
-
-    def _runs(self, d: int) -> bool:
-        domain = self.rig.xen.domains[d]
-        return domain.is_dying == ALIVE and domain.creation_finished and domain.pause_count == 0
-
     # The end.
 
     def _counts(self) -> dict[str, int]:
@@ -558,7 +588,7 @@ class Driver:
         }
 
     def end(self) -> None:
-        """All processes end; DomB's guests are destroyed; check for leaks."""
+        """Everybody leaves; what DomB built is destroyed, guests are disconnected; nothing may be left."""
         self.trouble, self.mortal = "", False
         for who in list(self.processes):
             self.kill(who)
@@ -566,15 +596,49 @@ class Driver:
         if self.up:
             self._last_tool()
             self.service.hang_up()
-            self.rig.domb.retry_late()
-            self.follower.settle()
-            compare(self.follower)
-        self.book.check_claims()
+        if self.daemons is not None:
+            self._disconnect(self.daemons)
         if self.up:
-            after = self._counts()
-            left = {k: after[k] - v for k, v in self.before.items() if after[k] != v}
-            if left:
-                raise Mismatch(f"at the end there is more or less than before: {left}")
+            self.rig.domb.retry_late()
+        self.follower.settle()
+        compare(self.follower, self.daemons)
+        self.book.check_claims()
+        after = self._counts()
+        left = {k: after[k] - v for k, v in self.before.items() if after[k] != v}
+        if left and self.up:
+            raise Mismatch(f"at the end there is more or less than before: {left}")
+
+    def _disconnect(self, daemons: Daemons) -> None:
+        """A tool disconnects all guests, and removes what tools have made; the daemons know nothing then."""
+        self.spawn()
+        who = self.processes[-1]
+        self.follower.who = who.space
+        if daemons.consoled is None:
+            daemons.start_console()
+            self.follower.who = who.space
+        if daemons.consoled is not None:
+            for domid in list(daemons.consoled.consoles):
+                daemons.consoled.remove(domid)
+        if daemons.stored is not None:
+            self._empty(daemons.stored)
+        self.kill(who)
+        for daemon in (daemons.stored, daemons.consoled):
+            if daemon is not None:
+                daemons.kill(daemon)
+
+    def _empty(self, stored: WatchedStored) -> None:
+        for domid in list(stored.connections):
+            stored.request(0, wire.XS_RELEASE, 0, b"%d\0" % domid)
+        stored.request(0, wire.XS_SET_PERMS, 0, b"/\0n0\0")
+        for path in sorted(stored.store.nodes, key=len, reverse=True):
+            if path not in ("/", "/local", "/local/domain") and path in stored.store.nodes:
+                stored.request(0, wire.XS_RM, 0, path.encode() + b"\0")
+        stored.request(0, wire.XS_MKDIR, 0, b"/local/domain\0")
+        kept = {name: n for name, n in (("nodes", len(stored.store.nodes)), ("incarnations", len(stored.store.lives)))}
+        kept |= {f"nodes of domain {d}": n for d, n in stored.store.owned.items() if d and n}
+        kept |= {"connections": len(stored.connections), "rings": len(stored.ground.taps)}
+        if kept != {"nodes": 3, "incarnations": 1, "connections": 0, "rings": 0}:
+            raise Mismatch(f"at the end XenStore keeps {kept}")
 
     def _last_tool(self) -> None:
         """One more tool connects and has all guests of DomB destroyed."""
@@ -582,10 +646,18 @@ class Driver:
             self.domb()
         self.spawn()
         who = self.processes[-1]
-        self.connect(who, self.offer())
-        for domid in sorted(self.service.guests):
-            self._send(who, p.Message(p.DESTROY, domid, 0, p.DOMID.pack(domid)))
+        for _ in range(12):  # DomB may still have to end the connection before
+            self.follower.who = who.space
+            if who.chan is None or not who.chan.is_open():
+                if who.chan is not None:
+                    who.chan.close()
+                who.chan = who.pipe = None
+                self.connect(who, self.offer())
+            for domid in sorted(self.service.guests) if who.chan is not None else ():
+                self._send(who, p.Message(p.DESTROY, domid, 0, p.DOMID.pack(domid)))
             self.domb()
+            if not self.service.guests:
+                break
         self.kill(who)
         self.domb()
 

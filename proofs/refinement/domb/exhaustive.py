@@ -77,7 +77,7 @@ class Small(Driver):
     """The machine with one process; actions are given by name, without random choices."""
 
     def __init__(self, root: Path, limits: Limits) -> None:
-        super().__init__(rules_for(Size()), 1, root)
+        super().__init__(rules_for(Size()), 1, root, daemons=False)
         self.limits = limits
         self.trouble, self.mortal, self.ending = "", False, True
         self.left = limits.requests

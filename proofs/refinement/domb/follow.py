@@ -48,9 +48,10 @@ class Follower(Dom0Side):
         self.answers: dict[int, int] = {}  # guest -> end of its answer in that stream
         self.to_send: list[p.Message] = []  # messages that DomB has decided to send over this connection
         self.dying: set[int] = set()
+        self.given_up: set[int] = set()  # frames that a guest has given back, and that somebody still maps
         self.leaving = False
         self.started: Callable[[int], None] = lambda domid: None
-        self.between: Callable[[], None] = lambda: None  # callbacks after DomB has taken a message
+        self.between: Callable[[str], None] = lambda label: None  # what happens after DomB has taken a message
 
     # Access to the rules' state.
 
@@ -105,7 +106,7 @@ class Follower(Dom0Side):
         self.rule(label, {"this": 0})
         if op & p.REPLY:
             self.pending = lambda: self._file_answer(message, label, mine, piece)
-        self.between()
+        self.between(label)
 
     def _in_the_ring(self, ask: str, guest: int, number: int, piece: int) -> None:
         """The process that wrote the message that DomB took: one that maps a page of the ring writable."""
@@ -568,6 +569,14 @@ class Follower(Dom0Side):
     def settle(self) -> None:
         """Follow the implementation's teardown so far."""
         T, m = self.book.T, self.book.m
+        for f in list(self.given_up):
+            frame = self.rig.xen.frames.table[self.book.mfns[f]]
+            gone = T["frame.use"][f] != m["Use"]["ram"] or T["frame.held"][f]
+            if not gone and (frame.owner is None or frame.count == 0):
+                self.rule("free_page", {"f": f})
+                gone = True
+            if gone:
+                self.given_up.discard(f)
         for d in list(self.dying):
             if T["domain.phase"][d] == m["Phase"]["dying"]:
                 self.rule("evtchn_destroy", {"d": d})

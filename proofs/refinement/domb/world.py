@@ -26,6 +26,20 @@ SYSTEM: Final = str(Path(__file__).parent / "compared.rules")
 DOM0, DOMB, FIRST_GUEST, NOBODY = 0, 1, 2, 7
 KERNEL, DOMB_SPACE, FIRST_PROCESS = 0, 1, 7
 KERNEL_FILE: Final = 0
+NODE_QUOTA, WATCH_QUOTA = 6, 4  # of a guest, in XenStore; small, so that they are reached
+
+
+def above(path: str) -> str:
+    """The path without its last name."""
+    return path.rpartition("/")[0] or "/"
+
+
+def prefixes(path: str) -> list[str]:
+    """A path of XenStore and all above it, the root first."""
+    out = [path]
+    while out[0] != "/":
+        out.insert(0, above(out[0]))
+    return out
 
 
 @dataclass(frozen=True)
@@ -35,16 +49,19 @@ class Size:
     domb_pages: int = 57
     heap: int = 330
     refs: tuple[int, ...] = (0, 1, *range(8, 48), 5000)
-    processes: int = 5
-    translations: int = 110
+    processes: int = 8
+    translations: int = 130
     handles: int = 96
-    lives: int = 10
-    files: int = 12
+    lives: int = 14
+    files: int = 22
     maps: int = 90
-    ports: int = 24
+    ports: int = 30
     buffers: int = 120
     pieces: int = 250
     numbers: int = 8
+    nodes: int = 110
+    visits: int = 24
+    watches: int = 20
 
     @property
     def frames(self) -> int:
@@ -78,8 +95,11 @@ class Rules:
                 "Number": size.numbers,
                 "Turn": 3,
                 "FileName": 2,
+                "Node": size.nodes,
+                "Visit": size.visits,
+                "Watch": size.watches,
             },
-            {"dom0": DOM0, "domb": DOMB, "domb_space": DOMB_SPACE, "gref_console": 0, "gref_xenstore": 1},
+            {"dom0": DOM0, "domb": DOMB, "domb_space": DOMB_SPACE, "gref_console": 0, "gref_xenstore": 1, "root": 0},
         )
         self.machine = ExecutableModel(self.system, world)
         self.caller = Caller(self.machine)
@@ -135,6 +155,10 @@ class Rules:
             put("frame.held", f, 1)
             put("frame.secret", f, 1)
         put("exported", 0, 1)
+        put("node.exists", 0, 1)
+        for n in range(size.nodes):
+            put("below", n * size.nodes + n, 1)
+            put("below", n * size.nodes, 1)
         for e in range(size.pieces):
             put("acceptable", e, 1)
         return state
@@ -159,6 +183,8 @@ class Book:
         self.frames |= {first_mfn + i: len(domb_mfns) + i for i in range(self.size.heap)}
         self.mfns = {f: mfn for mfn, f in self.frames.items()}
         self.refs = {number: i for i, number in enumerate(self.size.refs)}
+        self.paths: dict[str, int] = {"/": 0}  # paths of XenStore -> Node
+        self.free_nodes = list(range(self.size.nodes - 1, 0, -1))
         self.reached: dict[str, int] = {}
         self.steps = 0
         self.pieces = 0
@@ -177,6 +203,16 @@ class Book:
     def ref(self, number: int) -> int:
         """The element of a reference."""
         return self.refs.get(number, len(self.size.refs) - 1)
+
+    def port(self, number: int) -> int:
+        """The element of a port number; of one that cannot be, some port that is closed in every domain."""
+        if 0 < number <= self.size.ports:
+            return number - 1
+        state = self.T["port.state"]
+        for q in range(self.size.ports):
+            if not any(state[d * self.size.ports + q] for d in range(NOBODY + 1)):
+                return q
+        raise Mismatch("the world has too few ports")
 
     def free(self, *funcs: str, other: int = -1) -> int:
         """The first element for which none of the facts holds."""
@@ -231,6 +267,68 @@ class Book:
                     for f in range(self.size.frames):
                         T["remains"][f * self.size.lives + life] = 0
         return T["spent"].index(0)
+
+    def node(self, path: str) -> int:
+        """The element of a path of XenStore; if there is none left, those that nobody speaks of are given up first."""
+        needed = prefixes(path)
+        for each in needed:
+            if each not in self.paths:
+                self._bind(each, needed)
+        return self.paths[path]
+
+    def path_of(self, node: int) -> str:
+        """The path that an element stands for."""
+        return next(path for path, n in self.paths.items() if n == node)
+
+    def _bind(self, path: str, needed: list[str]) -> None:
+        T, count = self.T, self.size.nodes
+        if not self.free_nodes:
+            watched = {n for n, on in zip(T["watch.node"], T["watch.on"], strict=True) if on}
+            for old, n in list(self.paths.items()):
+                if not T["node.exists"][n] and n not in watched and old not in needed:
+                    self._unbind(old)
+        if not self.free_nodes:
+            raise Mismatch("the world has too few nodes")
+        new = self.paths[path] = self.free_nodes.pop()
+        for other, n in self.paths.items():
+            T["below"][new * count + n] |= int(other == "/" or other == path or path.startswith(other + "/"))
+            T["below"][n * count + new] |= int(other == path or other.startswith(path + "/"))
+            T["above"][new * count + n] = int(other == above(path) and other != path)
+            T["above"][n * count + new] = int(above(other) == path and other != path)
+
+    def _unbind(self, path: str) -> None:
+        """The element of a path where no node is: what it was below or above is forgotten, and what was told of it."""
+        T, count = self.T, self.size.nodes
+        old = self.paths.pop(path)
+        self.free_nodes.append(old)
+        for n in range(count):
+            T["below"][old * count + n] = int(n in (0, old))
+            T["below"][n * count + old] = int(n == old)
+            T["above"][old * count + n] = T["above"][n * count + old] = 0
+        block = NOBODY + 1
+        for name in ("told", "learned", "perm.given"):
+            T[name][old * block : (old + 1) * block] = [0] * block
+
+    def free_visit(self) -> int:
+        """A visit that has not been; old ones nobody speaks of are used again, and nothing was opened for them."""
+        T, size = self.T, self.size
+        if all(T["visited"]):
+            there = [n for n in range(size.nodes) if T["node.exists"][n]]
+            keep = {T["store_ring.visit"][d] for d in range(NOBODY) if T["store_ring.introduced"][d]}
+            keep |= {T["node.visit"][n] for n in there if T["node.owner"][n] != DOM0}
+            for k, given in enumerate(T["perm.given"]):
+                if given and T["node.exists"][k // (NOBODY + 1)]:
+                    keep.add(T["perm.visit"][k])
+                elif given:
+                    T["perm.given"][k] = 0
+            for v in set(range(size.visits)) - keep:
+                T["visited"][v] = 0
+                for name in ("opened_for", "opened_for_writing", "was_read_by", "was_written_by"):
+                    for n in range(size.nodes):
+                        T[name][n * size.visits + v] = 0
+        if all(T["visited"]):
+            raise Mismatch("the world has too few visits")
+        return T["visited"].index(0)
 
     def free_turn(self) -> int:
         """A fresh turn; there is one build at a time."""

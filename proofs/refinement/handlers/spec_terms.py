@@ -177,14 +177,15 @@ def take(state: RuleState, step: Step, args: Values, choices: Mapping[str, Expr]
         if check.kind == "may":
             fails = choices[check.text]
             holds = Not(fails)
-        elif check.kind == "pick" and check.var is not None:
-            fails = choices.get(check.var.name, FALSE)
+        elif check.kind == "pick":
+            fails = choices.get(check.vars[0].name, FALSE)
             holds = And(Not(fails), state.term(check.cond, args))
         else:
             holds = state.term(check.cond, args)
             fails = Not(holds)
         ends = And(*before, fails)
-        codes.append((check.code, ends))
+        if check.code:
+            codes.append((check.code, ends))
         if check.undo:
             undone.append((ends, state.after(check.undo, args)))
         before.append(holds)

@@ -1,4 +1,4 @@
-"""A call between its start and its end, what its arguments are, and how the two sides' codes compare.
+"""A call in flight, its arguments, and the comparison of the two sides' codes.
 
 A follower is a coroutine beside the call: it is sent each marker at which the implementation yields, and takes the rule
 steps that have been performed since (follow_grants.py, follow_domains.py, ../dom0/follow.py).

@@ -14,9 +14,9 @@ from bulkhead.proofs.refinement.calls import Step
 from bulkhead.proofs.refinement.lockstep.spec_world import NOBODY, TOOLS, Rules
 
 ANY = ""  # a code that fits every outcome
-FORGET_EPOCHS, FORGET_LIVES, DENY = "(forget epochs)", "(forget lives)", "(deny)"  # what a recording has beside rules
+FORGET_EPOCHS, FORGET_LIVES, DENY = "(forget epochs)", "(forget lives)", "(deny)"  # fields of a recording besides rule steps
 
-Log = list[Step]  # what the rules did, for a recording
+Log = list[Step]  # the rules' steps, for a recording
 
 
 class Mismatch(Exception):
@@ -140,13 +140,13 @@ class SpecState:
         raise Mismatch("the world has too few translations")
 
     def free_epoch(self) -> int:
-        """An allocation that has not been; old ones nobody speaks of are used again."""
+        """A fresh allocation; unreferenced old ones are reused."""
         if all(self.T["past"]):
             self.forget_epochs()
         return self.T["past"].index(0)
 
     def forget_epochs(self) -> None:
-        """Allocations that nobody speaks of have not been."""
+        """Reset unreferenced allocations to fresh ones."""
         self._note(FORGET_EPOCHS, {}, OKAY, None)
         past, use, epoch = self.T["past"], self.T["frame.use"], self.T["frame.epoch"]
         keep = {epoch[f] for f in range(self.size.frames) if use[f] in (self.use["ram"], self.use["status_frame"])}
@@ -169,7 +169,7 @@ class SpecState:
         return spent.index(0)
 
     def forget_lives(self) -> None:
-        """Lives that nobody speaks of have not been, and made no offers."""
+        """Reset unreferenced lives to fresh ones, without offers."""
         self._note(FORGET_LIVES, {}, OKAY, None)
         spent = self.T["spent"]
         keep = {self.T["domain.life"][d] for d in range(NOBODY) if self.T["domain.phase"][d] != self.phase["absent"]}

@@ -152,5 +152,6 @@ def outcomes(system: System) -> list[str]:
     for step in system.steps:
         out[f"{step.label}: okay"] = None
         for check in step.checks:
-            out[f"{step.label}: {check.code}"] = None
+            if check.code:
+                out[f"{step.label}: {check.code}"] = None
     return list(out)

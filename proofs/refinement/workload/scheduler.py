@@ -61,7 +61,7 @@ class Driver(GuestCalls):
         self._guest_move(guests)
 
     def _create(self, made: Call) -> Answer:
-        """Build a guest. An id that is free but for what a TLB holds of its last owner is made free first."""
+        """Build a guest. If only stale TLB entries of its last owner keep an id in use, they are flushed first."""
         domid = made.arguments["domid"]
         if self.view.id_is_held(domid) and self.view.free_frames() >= FEWEST:
             self.target.carry_out(FLUSH_ALL)

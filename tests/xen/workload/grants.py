@@ -66,6 +66,8 @@ def entry(s: Script) -> None:
     elif flags & 0x100:
         more = {"off": s.pick((0, 0, 64, 1024, 4088)), "len": s.pick((8, 128, 3072, 4096))}
     page = f"{name}/{s.pick(DATA)}" if translated else _page(s, name)
+    if page.endswith("/mb"):
+        flags |= 4  # the page by which the agent is called: who writes there silences it
     grantee = s.weighted((55, s.agent()), (30, "d0"), (4, name), (3, NOBODY), (2, "SELF"))
     s.grant(name, ref, grantee, page, flags, **more)
 

@@ -1,1 +1,1 @@
-"""DomB's own handlers along all their paths."""
+"""Symbolic runs of DomB's handlers, along all their paths."""

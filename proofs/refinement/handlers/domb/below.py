@@ -1,8 +1,8 @@
-"""What is below the builder, as contracts: hypercalls and mappings, each of which may fail or do what it says.
+"""Contracts for the layers below the builder: hypercalls and mappings, each of which may fail or succeed.
 
-Each is a step of the rules (`DombRun.follow`), with the arguments that the builder's code gave. Kept beside the rules: what
-DomB has mapped where, which descriptors are open, and what bytes lie in the guest's pages. Numbers of frames and ports come
-from Xen and are opaque or symbolic. What does not live here: what the builder should do.
+Each is a step of the rules (`DombRun.follow`), with the arguments of the builder's code. In addition to the rules' state,
+this records DomB's mappings, its open descriptors, and the bytes in the guest's pages. Numbers of frames and ports come
+from Xen and are opaque or symbolic. Not here: the specification of the builder.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from bulkhead.proofs.symbolic.terms import FALSE, Term, eq, variable
 from bulkhead.proofs.symbolic.terms import number as constant
 
 PAGE: Final = 1 << abi.PAGE_SHIFT
-FRAMES: Final = 1000  # the element of the guest's first frame; those of others are below
+FRAMES: Final = 1000  # the element of the guest's first frame; other frames have smaller elements
 SHARED_INFO, TABLE = "shared_info", "grant_table"
 KERNEL_BYTE, DISK_BYTE, UNKNOWN = b"K", b"R", b"?"
 GUEST, LIFE = variable("guest", bits=15), variable("life")
 
 
 class Frames:
-    """The guest's frames, by its own page numbers: as many as it has pages."""
+    """The guest's frames, by guest page number."""
 
     def __getitem__(self, which: Any) -> Any:
         if isinstance(which, slice):
@@ -44,7 +44,7 @@ class Frames:
 
 @dataclass
 class Area:
-    """A row of pages that DomB has mapped: pages of the guest (element and translation), or a special page of Xen's."""
+    """Contiguous pages mapped by DomB: pages of the guest (element and translation), or a special page of Xen."""
 
     pages: list[tuple[int, Term]] = field(default_factory=list)
     special: str = ""
@@ -52,7 +52,7 @@ class Area:
 
     @property
     def whole(self) -> bool:
-        """Did Xen map all of it? If not, the library gives it up at once, and what was just mapped can be unmapped."""
+        """Did Xen map all pages? If not, the library unmaps them at once, which succeeds."""
         return bool(self.special) or len(self.pages) == self.count
 
 
@@ -64,18 +64,18 @@ class Below(Osdep):
         self.errno = 0
         self.open_files: dict[int, str] = {}
         self.areas: dict[int, Area] = {}
-        self.content: dict[int, bytes] = {}  # of the guest's pages that were mapped, by their own numbers
+        self.content: dict[int, bytes] = {}  # of the guest's mapped pages, by page number
         self.entries: dict[int, Any] = {}  # the bytes of reserved entries: offset -> (width, value)
         self.ports: list[Term] = []
         self.next_addr, self.next_fd, self.next_t = 1 << 20, 3, 0
-        self.pages: Any = None  # how many pages the guest was given
-        self.existing = False  # there is a guest, not destroyed yet
+        self.pages: Any = None  # number of the guest's pages
+        self.existing = False  # the guest exists, not destroyed yet
         self.failing = True  # may calls fail?
         self.failed = False
-        self.undoing: bool | None = None  # once something has failed: can nothing be unmapped for a while?
+        self.undoing: bool | None = None  # after a failure: does every unmapping fail for a while?
         self.pinned = self.started_at = False
 
-    # Failing.
+    # Failures.
 
     def fails(self, what: str) -> bool:
         """Does this call fail?"""
@@ -90,7 +90,7 @@ class Below(Osdep):
             raise OsError(abi.ENOMEM)
 
     def _unmapping_fails(self) -> None:
-        """Each may fail; once something has failed, all of those that follow fail, or none: `undo` has its own proof."""
+        """Each may fail; after a failure, all following ones fail, or none: `undo` has its own proof."""
         if self.failed and self.failing and self.together:
             if self.undoing is None:
                 self.undoing = self.run.engine.choose("nothing can be unmapped now")
@@ -122,7 +122,7 @@ class Below(Osdep):
     # Mappings.
 
     def the_guest(self, domid: Any, what: str) -> None:
-        """What is done is done to the guest under construction."""
+        """Check that the operation is on the guest under construction."""
         self.run.claim(what, "it is the guest under construction", eq(number(domid), self.run.state.at("job.guest")))
 
     def _place(self, area: Area) -> int:
@@ -212,7 +212,7 @@ class Below(Osdep):
                 self.run.claim("an entry", "it permits nothing before it names its page and whom it is for", whole)
 
     def entry(self, ref: int) -> tuple[Term, Term, Term] | None:
-        """Flags, grantee and frame of a reserved entry, once it is whole."""
+        """Flags, grantee and frame of a reserved entry, once it is complete."""
         if any((8 * ref + at) not in self.entries for at in (0, 2, 4)):
             return None
         flags, grantee, frame = (self.entries[8 * ref + at][1] for at in (0, 2, 4))
@@ -221,10 +221,10 @@ class Below(Osdep):
         return number(flags), number(grantee), frame.element
 
     def _seeded(self) -> None:
-        """The table is let go of: what lies in it is what the rules seed."""
+        """The table is unmapped: its entries must be those that the rules seed."""
         console, xenstore = self.entry(0), self.entry(1)
         if console is None or xenstore is None or not self.run.engine.proves(self.run.stage_is("loaded")):
-            return  # something has gone wrong in between
+            return  # a failure in between
         run, d = self.run, self.run.state.at("job.guest")
         run.follow("build_seed", {"console": console[2], "xenstore": xenstore[2]})
         permit = member("Kind", "permit_access")
@@ -241,7 +241,7 @@ class Below(Osdep):
                 ],
             )
 
-    # Hypercalls, as libxenctrl has them.
+    # Hypercalls, in the form of libxenctrl.
 
     def standing_in(self) -> tuple[tuple[object, str, object], ...]:
         """The functions of libxenctrl, by these contracts."""
@@ -361,12 +361,12 @@ class Below(Osdep):
         return 0
 
     def fail_build(self) -> None:
-        """The build goes no further, if the rules do not say so yet."""
+        """The build has failed: take the rules' step, unless it is already taken."""
         if not self.run.engine.proves(self.run.stage_is("failing")):
             self.run.follow("build_fail")
 
     def _start_info(self, info: si.StartInfo) -> bytes:
-        """start_info's page: what it says is compared at the seal."""
+        """start_info's page, compared at the seal."""
         self.said = info
         return b"S" * PAGE
 

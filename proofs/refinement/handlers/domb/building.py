@@ -1,8 +1,8 @@
-"""Building, sealing, failing: `builder.build` and `XcDom.undo`, held against `build_create` to `build_undo`.
+"""Building, sealing, failing: refinement of `build_create` to `build_undo` by `builder.build` and `XcDom.undo`.
 
-Stand-ins: the parser, the plan, the page tables' content and what is below the libraries (below.py). A kernel of two pages
-and a ramdisk of one, mapped two pages at a time, so that loops run more than once; how much memory the guest gets is any
-number, its frames are any. After a failure at any call, undoing may fail too, and is tried again.
+Contracts: the parser, the layout, the page tables' content and the layers below the libraries (below.py). A kernel of two
+pages and a ramdisk of one, mapped two pages at a time, so that loops run more than once; the guest's memory size
+and its frames are arbitrary. After a failure at any call, the rollback may fail too, and is retried.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from bulkhead.proofs.symbolic.terms import number as constant
 
 BASE: Final = 0xFFFFFFFF80000000
 START: Final = 1  # the kernel's first page
-HYPERCALLS: Final = 2  # the page that Xen fills
+HYPERCALLS: Final = 2  # the page that Xen fills (hypercall page)
 LOADED: Final = KERNEL_BYTE * (PAGE + 100)
 IMAGE: Final = Image(
     (LoadSegment(BASE + START * PAGE, LOADED, 2 * PAGE - 8),),
@@ -52,7 +52,7 @@ DISK: Final = DISK_BYTE * 4000
 
 
 class Span:
-    """`range` of as many as a symbolic number says."""
+    """`range` of a symbolic number."""
 
     def __init__(self, count: Any) -> None:
         self.count = count
@@ -68,7 +68,7 @@ def spanned(*bounds: Any) -> Any:
 
 
 class BuildRun(DombRun):
-    """A run in which a build begins: its files have been read, and nothing of a guest is there."""
+    """A run at the start of a build: its files have been read, and there is no guest."""
 
     layout_pages = 0
 
@@ -77,7 +77,7 @@ class BuildRun(DombRun):
         self.given(
             {
                 "job.stage": lambda: member("Stage", "fetching"),
-                # Invariants: DomB maps pages of the guest under construction only, and there is none.
+                # Invariants: DomB maps only pages of the guest under construction, and there is none.
                 "translation.present": lambda t: FALSE,
                 "translation.cached": lambda t: FALSE,
                 "special": lambda d, s: FALSE,
@@ -93,7 +93,7 @@ class BuildRun(DombRun):
 
 def _standing_in(below: Below, run: BuildRun, disk: bytes) -> tuple[tuple[object, str, object], ...]:
     def looked_at(b: int, fails: bool) -> None:
-        """A buffer has been looked at, and found acceptable or not."""
+        """A buffer has been checked, and is acceptable or not."""
         good = run.state.at("acceptable", constant(b))
         run.engine.assume(Not(good) if fails else good)
         run.follow("build_check", {"b": constant(b)}, "ENOEXEC" if fails else OKAY)
@@ -107,7 +107,7 @@ def _standing_in(below: Below, run: BuildRun, disk: bytes) -> tuple[tuple[object
     def plan(image: Image, ramdisk: int, pages: Any) -> layout.Layout:
         looked_at(1, below.fails("it does not fit"))
         made = layout.plan(image, ramdisk, 1024)
-        # The frame list is as long as the guest has pages; that all lies within these is the plan's contract.
+        # The frame list has one entry per page of the guest; by the layout's contract everything is within these pages.
         run.engine.assume(number(pages) >= run.layout_pages)
         return replace(made, nr_pages=pages)
 
@@ -155,7 +155,7 @@ def build(run: BuildRun) -> None:
 
 
 def _sealed(run: BuildRun, below: Below, guest: builder.Guest, pages: Int) -> None:
-    """The guest is handed over: nothing of it is mapped, its pages hold what was read, and the answer names it."""
+    """The guest is handed over: none of its pages is mapped, they contain the files, and the answer names it."""
     run.follow("build_seal")
     claims = [
         ("nothing failed that is passed over", TRUE if not below.failed else FALSE),
@@ -208,7 +208,7 @@ def _loaded() -> dict[int, bytes]:
 
 
 def _failed(run: BuildRun, below: Below, error: builder.BuildError, fits: Term) -> None:
-    """An error: what was begun is undone, or `left` undoes it when it is asked to again."""
+    """An error: the build is rolled back, or a later `left.undo()` does the rest."""
     run.claim("a failed build", "there is a reason", TRUE if below.failed else Not(fits))
     run.claim("a failed build", "it says so", error.errno > 0)
     run.claim("a failed build", "no handle is left open", not below.open_files)
@@ -226,7 +226,7 @@ def _failed(run: BuildRun, below: Below, error: builder.BuildError, fits: Term) 
 
 
 def _again(run: DombRun, below: Below, left: Any) -> None:
-    """Undoing is tried again, and now nothing fails."""
+    """The rollback is retried, and now nothing fails."""
     below.failing = False
     run.claim("undo", "it says that nothing is left", left.undo())
     left.release()
@@ -236,7 +236,7 @@ def _again(run: DombRun, below: Below, left: Any) -> None:
 
 
 class UndoRun(DombRun):
-    """A run in which a build has failed: DomB may still map one page of the guest, and its grant table."""
+    """A run after a failed build: DomB may still map one page of the guest, and its grant table."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -262,13 +262,13 @@ class UndoRun(DombRun):
             }
         )
         self.knows_translation(t0)
-        # Invariant: there is the guest under construction, and it is no service domain.
+        # Invariant: the guest under construction exists, and it is not a service domain.
         self.engine.assume(And(self.state.at("domain.phase", guest) != member("Phase", "absent")))
         self.engine.assume(And(Not(self.state.at("service", guest)), guest != DOMB, guest != DOM0))
 
 
 def undo(run: UndoRun) -> None:
-    """`XcDom.undo`, as the service calls it later: the handles are closed by then."""
+    """`XcDom.undo`, called later by the service, with closed handles."""
     below = Below(run)
     dom = builder.XcDom(below, builder.Request(b""), lambda step, what: None)
     below.existing, below.together = True, False

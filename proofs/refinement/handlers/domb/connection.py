@@ -1,7 +1,7 @@
-"""The connection: messages copied out of the ring, answers put into it, who was told, and its end.
+"""The connection: messages copied out of the ring, answers put into it, delivery of answers, and its end.
 
-`Pipe.receive` runs on shared memory that changes between any two looks; `BuilderService.hang_up` on any state of the
-service; `vchan.server_init` with every call failing in turn. Held against `take_*`, `guest_told`, `hang_up`,
+`Pipe.receive` runs on shared memory that changes between any two loads; `BuilderService.hang_up` on an arbitrary state of
+the service; `vchan.server_init` with every call failing in turn. They must refine `take_*`, `guest_told`, `hang_up`,
 `destroy_abandoned`, `channel_open`, `channel_share`, `channel_close`, `channel_withdraw`.
 """
 
@@ -26,7 +26,7 @@ RING = 1 << p.LEFT_ORDER
 
 
 class Shared:
-    """The reader's end of a ring in shared memory: each look at it may find something else."""
+    """The reader's end of a ring in shared memory: each load may return a different value."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -35,7 +35,7 @@ class Shared:
         self.taken: list[Term] = []
 
     def ready(self) -> Int:
-        """How much is there now: whoever maps the ring says so."""
+        """The number of bytes ready: arbitrary, because others map the ring."""
         if Engine.running().choose("an impossible index"):
             raise BadIndex("garbage")
         self.there = variable(Engine.running().fresh("bytes that are there"), bits=20)
@@ -43,18 +43,18 @@ class Shared:
         return Int(self.there)
 
     def peek(self, count: Any) -> Text:
-        """A copy; the bytes are what they are at this moment."""
+        """A copy of the current bytes."""
         self.run.prove("a copy", [("of no more than is there", And(number(count) >= 0, number(count) <= self.there))])
         self.copies.append(Text(Engine.running().fresh("copy"), number(count)))
         return self.copies[-1]
 
     def skip(self, count: Any) -> None:
-        """So much is taken."""
+        """Take so many bytes."""
         self.taken.append(number(count))
 
 
 def receive(run: Run) -> None:
-    """`Pipe.receive`: a message is copied, and what is looked at afterwards is the copy."""
+    """`Pipe.receive`: a message is copied, and all later reads use the copy."""
     chan = vchan.Vchan(Xen(run), True)  # type: ignore[arg-type]
     shared = chan.reader = Shared(run)  # type: ignore[assignment]
     pipe = p.Pipe(chan)
@@ -92,7 +92,7 @@ def receive(run: Run) -> None:
 
 
 class ConnectionRun(ServiceRun):
-    """A connection, with any build under way, and any guest that was built."""
+    """A connection, with an arbitrary build in progress, and an arbitrary built guest."""
 
     def begin(self) -> None:
         stage = "fetching" if self.engine.choose("files are being read") else "no_request"
@@ -104,7 +104,7 @@ class ConnectionRun(ServiceRun):
                 stage: lambda: TRUE,
                 "job.stage": lambda: member("Stage", stage),
                 "channel.link": lambda: member("Link", "linked"),
-                # Nothing of the guest under construction is mapped: building.py undoes with mappings.
+                # No page of the guest under construction is mapped: building.py covers rollback with mappings.
                 "special": lambda d, s: FALSE,
             }
         )
@@ -112,17 +112,17 @@ class ConnectionRun(ServiceRun):
 
 
 class Channel:
-    """The channel's end, by contract: it says how much its client has not taken, and closes."""
+    """The channel's end, by contract: it returns how much its client has not taken, and closes."""
 
     def __init__(self, run: ConnectionRun) -> None:
         self.run, self.closed = run, False
 
     def unread(self) -> Int:
-        """What the client has yet to take, by its own index."""
+        """The bytes that the client has not taken, by its own index."""
         return Int(variable("unread", bits=32))
 
     def close(self) -> None:
-        """Rules: `channel_close`; the pages go one by one (`channel_withdraw`)."""
+        """Rules: `channel_close`; the pages are withdrawn one by one (`channel_withdraw`)."""
         self.closed = True
         link = self.run.state.at("channel.link")
         self.run.prove("close", [("the connection is ending by the rules", eq(link, member("Link", "hanging_up")))])
@@ -131,13 +131,13 @@ class Channel:
 
 
 class Failing:
-    """What is left of a build that failed, by the contract that building.py proves."""
+    """The rest of a failed build, by the contract that building.py proves."""
 
     def __init__(self, run: ConnectionRun, service: Service) -> None:
         self.run, self.service, self.released = run, service, False
 
     def undo(self) -> bool:
-        """It may be done now."""
+        """The rollback may succeed now."""
         if self.run.engine.choose("it cannot be undone yet"):
             return False
         guest = self.run.state.at("job.guest")
@@ -158,7 +158,7 @@ class Job:
         self.closed = False
 
     def close(self) -> None:
-        """It comes to nothing."""
+        """The build is dropped."""
         self.closed = True
 
 
@@ -176,7 +176,7 @@ def _service(run: ConnectionRun) -> tuple[Service, Xen, Job, Failing]:
 
 
 def _told(run: ConnectionRun, service: Service, was: Any) -> None:
-    """DomB has looked who was told: those whose answer has been taken from the ring, to its end."""
+    """DomB has checked which clients got their answers: those whose answer was completely taken from the ring."""
     record = service.records.get(Int(ANYBODY))
     if record is None:
         return
@@ -198,10 +198,10 @@ def told(run: ConnectionRun) -> None:
 
 
 def hang_up(run: ConnectionRun) -> None:
-    """`hang_up`: the build, untold guests and answers go; then the channel."""
+    """`hang_up`: drops the build, guests without a delivered answer, and queued answers; then the channel."""
     service, xen, job, failing = _service(run)
     was = run.state
-    # What is known of a guest that is known, as `requests.py` says.
+    # Assumptions about a recorded guest, as in `requests.py`.
     same = And(was.at("built.known", ANYBODY), eq(was.at("built.life", ANYBODY), was.at("domain.life", ANYBODY)))
     stands = Not(eq(was.at("domain.phase", ANYBODY), member("Phase", "absent")))
     run.engine.assume(Or(Not(same), And(stands, Not(was.at("service", ANYBODY)), Not(eq(ANYBODY, DOMB)))))
@@ -261,14 +261,14 @@ def _tried(service: Service, xen: Xen) -> Term:
 
 
 class Ring:
-    """A channel whose client may have room for a message or not."""
+    """A channel that may have room for a message or not."""
 
     def __init__(self, run: ConnectionRun) -> None:
         self.run = run
         self.sent: list[Any] = []
 
     def send(self, message: Any) -> bool:
-        """A whole message or nothing."""
+        """Send a whole message or nothing."""
         if self.run.engine.choose("there is no room"):
             return False
         self.sent.append(message)
@@ -276,7 +276,7 @@ class Ring:
 
 
 def flush(run: ConnectionRun) -> None:
-    """`_flush`: an answer that names a guest counts as sent where it ends, once it is in the ring."""
+    """`_flush`: for an answer that names a guest, its end position is recorded once it is in the ring."""
     service, xen, _, _ = _service(run)
     guest = LAYOUTS["GUEST"]
     body = Packed(guest, (Int(ANYBODY), 0, 1, 2, 3, 4, 5))
@@ -314,7 +314,7 @@ def _is(at: Any, began: Any, changed: Term, end: Term) -> Term:
 
 
 class OfferRun(ServiceRun):
-    """No channel is open: DomB is about to offer one."""
+    """No channel is open: DomB offers one."""
 
     def begin(self) -> None:
         self.given(
@@ -336,7 +336,7 @@ class OfferRun(ServiceRun):
 
 
 class Pages(Xen):
-    """Mini-OS, for a channel: it shares pages of its own, all or nothing, and opens a port."""
+    """Mini-OS, for a channel: it shares its own pages, all or nothing, and opens a port."""
 
     def __init__(self, run: OfferRun) -> None:
         super().__init__(run)
@@ -397,7 +397,7 @@ class Pages(Xen):
         self.run.claim("unshare", "all that was shared there", self.shared[addr][0] == count and fd in self.files)
         self._ends()
         for ref in self.shared.pop(addr)[1]:
-            # A process that has mapped it already keeps it: it is tried again (minios.py).
+            # A process that has already mapped it keeps it: the withdrawal is retried (minios.py).
             self.run.follow("channel_withdraw", {"f": constant(ref)})
 
     def _ends(self) -> None:
@@ -413,7 +413,7 @@ class Pages(Xen):
 
 
 def offer(run: OfferRun) -> None:
-    """`server_init`, as `BuilderService.offer` calls it."""
+    """`server_init`, called by `BuilderService.offer`."""
     os = Pages(run)
     run.engine.assume(Or(eq(run.state.at("job.stage"), member("Stage", "no_request")), run.stage_is("failing")))
     service = Service(run, os)

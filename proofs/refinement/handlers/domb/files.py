@@ -1,9 +1,9 @@
-"""Reading files through the proxy: `service.fetch` and `_build`, held against `take_file_answer` and `take_file_data`.
+"""Reading files through the proxy: refinement of `take_file_answer` and `take_file_data` by `service.fetch` and `_build`.
 
-Each answer is any message: of any number and kind, with any status and any bytes. What makes an answer one to go on with is
-said here once, for the rules' `may fail`. The loop over a file's pieces is run from any point of it: after a first piece the
-file is as long as one likes, and a second piece must leave what was assumed of the first. The build itself is a contract
-here: building.py.
+Each answer is an arbitrary message: any number and kind, any status and any bytes. The condition for a good answer is
+defined here, for the rules' `may fail`. The loop over a file's pieces is run from an arbitrary iteration: after a first
+piece the file has any length, and a second piece must preserve the assumptions after the first (loop invariant). The build
+itself is a contract here: building.py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GUEST = variable("guest", bits=15)
 
 
 class Pieces:
-    """A file while it is read: its bytes are not looked at, only how many there are, and that they come in order."""
+    """A file while it is read: only the number and order of its bytes matter, not their values."""
 
     def __init__(self, run: FilesRun) -> None:
         self.run, self.length, self.rounds = run, ZERO, 0
@@ -53,14 +53,14 @@ class Pieces:
         )
         self.rounds += 1
         if self.rounds > 1:
-            run.engine.abandon()  # as after the first piece: some of the file is there, and no more than all
+            run.engine.abandon()  # as after the first piece: a nonempty part of the file is read, and at most all
         self.length = variable(run.engine.fresh("so much of the file"), bits=64)
         run.engine.assume(And(self.length > 0, self.length <= run.size))
         return self
 
 
 class File:
-    """A file that was read."""
+    """A completely read file."""
 
     def __init__(self, pieces: Pieces, name: str) -> None:
         self.size, self.name = pieces.length, name
@@ -71,7 +71,7 @@ class File:
 
 
 class FilesRun(ServiceRun):
-    """A request has been taken, and its files are about to be read."""
+    """A request has been taken; next its files are read."""
 
     reading: Pieces | None = None
 
@@ -121,10 +121,10 @@ def _standing_in(run: FilesRun, xen: Xen) -> tuple[tuple[object, str, object], .
 
 
 def files(run: FilesRun) -> None:
-    """From a request's first question to its answer."""
+    """From the first file request of a build to its answer."""
     xen = Xen(run)
     service = Service(run, xen)
-    # What follows when there is no room for a question or an answer is the end of the connection: connection.py.
+    # Without room for a request or an answer, the connection ends: connection.py.
     run.engine.assume(WAITING < 20)
     kernel, ramdisk, cmdline = (any_text(name, p.PATH_MAX) for name in ("kernel", "ramdisk", "command line"))
     pages, service.builds = run.argument("pages", 32), run.argument("builds", 48)  # type: ignore[assignment]
@@ -139,7 +139,7 @@ def files(run: FilesRun) -> None:
         _asks(run, service, (kernel, ramdisk))
         while service.job is not None:
             if not _answered(run, service, (kernel, ramdisk)):
-                return  # it was passed over: all is as it was
+                return  # it was ignored: no change
     _ends(run, service)
     for request in run.requests:
         disk: Any = request.ramdisk
@@ -167,7 +167,7 @@ def _last(service: Service) -> p.Message:
 
 
 def _asks(run: FilesRun, service: Service, names: tuple[Text, Text]) -> None:
-    """The question that was posted: the right one, and the only answer that is waited for is to it."""
+    """The sent file request is correct, and only its answer is accepted."""
     asked: Any = _last(service)
     op, body = asked.op, asked.body
     claims = [
@@ -207,7 +207,7 @@ def _asks(run: FilesRun, service: Service, names: tuple[Text, Text]) -> None:
 
 
 def _answered(run: FilesRun, service: Service, names: tuple[Text, Text]) -> bool:
-    """Any answer arrives: was it taken?"""
+    """An arbitrary answer arrives; returns whether it was accepted."""
     question = service.outbox[-1]
     op = run.argument(run.engine.fresh("op"), 16)
     arrived, named = run.argument(run.engine.fresh("number"), 32), number(question.number)
@@ -219,7 +219,7 @@ def _answered(run: FilesRun, service: Service, names: tuple[Text, Text]) -> bool
     count, asked = len(service.outbox), service.asked
     service._handle(message)
     label = "take_file_data" if question.op == p.FILE_READ else "take_file_answer"
-    # What a party calls its message: for DomB the kind of a question and its number, for the rules one thing.
+    # The identity of a message: for DomB the kind of a request and its number, in the rules one element.
     waited, next_ = run.state.at("job.asked"), variable(run.engine.fresh("next"))
     name = If(mine, waited, waited + 1)
     run.given({f"{label}.number": lambda c: name}, name)
@@ -258,7 +258,7 @@ def _answered(run: FilesRun, service: Service, names: tuple[Text, Text]) -> bool
 
 
 def _is_good(run: FilesRun, message: Any, question: Any) -> Term:
-    """Does this answer let the reading go on? Said of each kind of question, by what the proxy's messages mean."""
+    """Does reading continue after this answer? For each kind of request, from the semantics of the proxy's messages."""
     body, fine = message.body, eq(number(message.status), ZERO)
     if question.op == p.FILE_OPEN:
         return And(fine, eq(body.length, constant(4)))
@@ -275,7 +275,7 @@ def _is_good(run: FilesRun, message: Any, question: Any) -> Term:
 
 
 def _ends(run: FilesRun, service: Service) -> None:
-    """The request is answered, and nothing of what was read is kept."""
+    """The request is answered, and no read data is kept."""
     answer: Any = _last(service)
     run.prove(
         "the answer",

@@ -1,7 +1,7 @@
-"""DomB's service with a state of which nothing is known, and what Xen tells it of guests, as contracts.
+"""DomB's service in an arbitrary state, and contracts for Xen's answers about guests.
 
-`Records` stands for the service's table of guests: records are made when they are reached for, and a loop over all sees one
-that stands for all. A guest's handle in Xen is the rules' life of it: one per build, which `files.py` proves of `_build`.
+`Records` replaces the service's table of guests: records are created at first access, and a loop over all sees one
+representative. A guest's handle in Xen corresponds to its life in the rules: one per build, which `files.py` proves.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bulkhead.proofs.symbolic.engine import Bool, Int, Unsupported, number, trut
 from bulkhead.proofs.symbolic.terms import FALSE, TRUE, And, If, Not, Or, Term, boolean, eq, variable
 from bulkhead.proofs.symbolic.terms import number as constant
 
-ANYBODY = variable("any guest", bits=15)  # stands for all guests where the code loops over them
+ANYBODY = variable("any guest", bits=15)  # represents all guests in loops
 LAYOUTS = {
     name: Layout(getattr(p, name)) for name in ("HEADER", "DOMID", "FD", "STAT", "READ", "GUEST", "CREATE_HEAD", "STATE")
 }
@@ -31,7 +31,7 @@ WAITING = variable("answers that wait", bits=8)
 
 
 def _flag(condition: Term) -> Int:
-    """A truth value that the code shifts, as C would."""
+    """A boolean that the code shifts, as in C."""
     return Int(If(condition, constant(1), constant(0)))
 
 
@@ -41,7 +41,7 @@ class Records:
     def __init__(self, run: DombRun) -> None:
         self.run = run
         self.before = run.state
-        self.unsent = False  # may an answer be on its way to the ring yet?
+        self.unsent = False  # may an answer still be queued for the ring?
         self.known: list[tuple[Term, s.Built | None]] = []
 
     def get(self, domid: Any) -> s.Built | None:
@@ -75,7 +75,7 @@ class Records:
         self.known.insert(0, (number(domid), record))
 
     def pop(self, domid: Any) -> s.Built:
-        """The record, which goes."""
+        """Remove and return the record."""
         found = self[domid]
         self.known.insert(0, (number(domid), None))
         return found
@@ -93,7 +93,7 @@ class Records:
         return [record for _, record in self.items()]
 
     def same_as_rules(self, d: Term) -> list[tuple[str, Term]]:
-        """Does the record say what the rules' does? One of an incarnation that has gone says nothing."""
+        """Does the record match the rules'? Records of former incarnations match anything."""
         rules, was = self.run.state, self.before
         fields = ("known", "told", "abandoned")
         values = {name: was.at(f"built.{name}", d) for name in fields}
@@ -114,7 +114,7 @@ class Records:
 
 
 class Outbox(deque[p.Message]):
-    """Answers that wait for room: so many that were there, and those that are posted now."""
+    """Answers that wait for room: an arbitrary number of earlier ones, and those posted now."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,20 +125,20 @@ class Outbox(deque[p.Message]):
         return Int(WAITING + len(self))
 
     def clear(self) -> None:
-        """Nothing is left."""
+        """Remove all."""
         super().clear()
         self.cleared = True
 
 
 class Xen(Osdep):
-    """Xen and DomB's kernel, for requests about guests. What they do is noted; any call may find no page."""
+    """Xen and DomB's kernel, for requests about guests. Actions are recorded; any call may find no free page."""
 
     def __init__(self, run: DombRun) -> None:
         self.run = run
         self.errno = 0
         self.open_files = 0
         self.did: list[tuple[str, Term]] = []
-        self.lacked = False  # has a call failed for want of memory?
+        self.lacked = False  # has a call failed for lack of memory?
 
     def fails(self, what: str) -> bool:
         """Is there no page for the arguments of this call?"""
@@ -157,7 +157,7 @@ class Xen(Osdep):
         self.open_files -= 1
 
     def standing_in(self) -> tuple[tuple[object, str, object], ...]:
-        """libxenctrl's functions, and what the service's module means by names."""
+        """libxenctrl's functions, and replaced names in the service's module."""
         names = ("xc_domain_getinfo", "xc_domain_pause", "xc_domain_unpause", "xc_domain_destroy")
         return (
             *[(ctrl, name, getattr(self, name)) for name in names],
@@ -205,7 +205,7 @@ class Xen(Osdep):
         return 0
 
     def xc_domain_pause(self, xch: ctrl.XcInterface, domid: Any) -> int:
-        # Xen counts pauses, the rules do not: who is paused twice has to be unpaused twice.
+        # Xen counts pauses, the rules do not: a domain paused twice needs two unpauses.
         paused = self.run.state.at("domain.paused", number(domid))
         self.run.claim("pause", "a guest that is paused is not paused once more", Not(paused))
         return self._act("pause", domid)
@@ -219,7 +219,7 @@ class Xen(Osdep):
         return self._act("destroy", domid)
 
     def as_rules_have_it(self, d: Term, before: Any) -> list[tuple[str, Term]]:
-        """Are phase and pause of a domain what these calls have made them, as the rules' state has it now?"""
+        """Do phase and pause of a domain after these calls match the rules' current state?"""
         rules = self.run.state
         phase, paused = before.at("domain.phase", d), before.at("domain.paused", d)
         for what, which in self.did:
@@ -243,7 +243,7 @@ SECRET = Int(variable("a frame of the guest", bits=40))
 
 
 class Service(s.BuilderService):
-    """The service itself, with records and answers of which nothing is known. Its client is Dom0."""
+    """The service itself, with arbitrary records and answers. Its client is Dom0."""
 
     def __init__(self, run: DombRun, os: Osdep) -> None:
         super().__init__(os)
@@ -266,7 +266,7 @@ class ServiceRun(DombRun):
             self.engine.assume(Or(Not(self.state.at("built.known", d)), self.has_no_right(d)))
 
     def begin(self) -> None:
-        """What is known of the state at first; nothing."""
+        """Assumptions about the initial state; none."""
         self.given({"ring.ask": lambda: member("Ask", "nothing")})
 
     def has_no_right(self, d: Term) -> Term:
@@ -274,7 +274,7 @@ class ServiceRun(DombRun):
         return Not(self.state.at("right", self.state.at("built.life", d)))
 
     def message(self, op: Int | None = None) -> p.Message:
-        """A message of any content, as DomB has copied it from the ring."""
+        """A message of arbitrary content, in DomB's copy."""
         made: Any = p.Message
         status = Int(variable("status", bits=32) - (1 << 31))
         body: Text = any_text("body", p.MAX_BODY)

@@ -1,8 +1,8 @@
-"""DomB's kernel below the libraries: rows of foreign pages, and pages that it shares.
+"""DomB's kernel below the libraries: contiguous foreign pages, and pages that it shares.
 
-`MiniOs` held against `build_map`, `build_unmap`, `channel_share`, `channel_withdraw`. Hypercalls are contracts: an entry may
-not be set, a grant may not be had, and a grant that is to end may be in use, by whoever has mapped it meanwhile. Two pages
-each time, with another row beside them. This is what the other handlers assume of the kernel.
+`MiniOs` must refine `build_map`, `build_unmap`, `channel_share`, `channel_withdraw`. Hypercalls are contracts: setting an
+entry may fail, no grant may be free, and a grant to revoke may be in use by a process that has mapped it. Two pages
+each time, with another allocation beside them. The other handlers assume these results about the kernel.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Kernel(MiniOs):
         self.layout: Any = SimpleNamespace(
             pages=pages, window_va=lambda i: WINDOW + (i << 12), window_maddr=lambda i: TABLE + 8 * i
         )
-        self.entries: dict[int, int] = {}  # slots that are set -> translation
+        self.entries: dict[int, int] = {}  # used slots -> translation
         self.flushed = True
         self.granted: dict[int, int] = {}  # references -> pages
         self.next_ref, self.failed = 8, False
@@ -73,7 +73,7 @@ class Kernel(MiniOs):
             self.run.follow("flush_tlb", {"d": DOMB})
         return 0
 
-    # Pages of its own.
+    # Own pages.
 
     def grant_access(self, domid: Any, frame: Any, readonly: bool) -> int:
         if self.run.engine.choose("no reference left"):
@@ -108,7 +108,7 @@ class Kernel(MiniOs):
 
 
 class MapRun(DombRun):
-    """A guest is under construction, and has its pages."""
+    """A guest with pages is under construction."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,13 +123,13 @@ class MapRun(DombRun):
                 "frame.held": lambda f: TRUE,
             }
         )
-        # Invariant: there is the guest under construction.
+        # Invariant: the guest under construction exists.
         self.engine.assume(Not(eq(self.state.at("domain.phase", GUEST), member("Phase", "absent"))))
         self.engine.assume(And(Not(eq(GUEST, DOMB)), Not(eq(GUEST, DOM0)), eq(self.state.at("space_of", DOMB_SPACE), DOMB)))
 
 
 def foreign(run: MapRun) -> None:
-    """`map_frames_ex`, then `unmap_frames` of what it gave."""
+    """`map_frames_ex`, then `unmap_frames` of its result."""
     os = Kernel(run)
     guest: Any = Int(GUEST)
     addr, errors = os.map_frames_ex((100, 101), guest, True)
@@ -165,7 +165,7 @@ def _used(*slots: int) -> bytes:
 
 
 class ShareRun(OfferRun):
-    """A channel is being offered: its port is there."""
+    """A channel is being offered: its port exists."""
 
     def begin(self) -> None:
         super().begin()
@@ -173,7 +173,7 @@ class ShareRun(OfferRun):
 
 
 def shared(run: ShareRun) -> None:
-    """`share`; if it worked `unshare`; then `retry_late` while somebody may still hold the pages."""
+    """`share`; on success `unshare`; then `retry_late` while another party may still map the pages."""
     os = Kernel(run)
     try:
         frames, refs = os.share(0, 2, True)
@@ -192,7 +192,7 @@ def shared(run: ShareRun) -> None:
 
 
 def _kept(run: ShareRun, os: Kernel) -> None:
-    """A page that is still granted is kept aside, under its reference; every other one is free."""
+    """A page that is still granted is deferred, under its reference; every other one is free."""
     late = {ref: frame.mfn for ref, frame in os.late}
     run.claim("unshare", "what somebody still maps is kept aside, and nothing else", late == os.granted)
     free = [i for i in range(OWN) if not os.ram.used[i]]

@@ -1,7 +1,7 @@
-"""What tools ask of DomB: `BuilderService._handle` on any message, held against `take_create.act`, `take_pause.act`, ...
+"""Requests of tools: refinement of `take_create.act`, `take_pause.act`, ... by `BuilderService._handle` on any message.
 
-The message is DomB's own copy, of any content; the service's records, the build under way and Xen's answers are any. What a
-request must look like is said here once, by lengths, for the rules' `may fail`. Files and their answers: files.py.
+The message is DomB's own copy, with arbitrary content; the service's records, the current build and Xen's answers are
+arbitrary. The valid form of a request is defined here, by lengths, for the rules' `may fail`. Files: files.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CONTROL = {p.PAUSE: "take_pause", p.UNPAUSE: "take_unpause", p.DESTROY: "take_de
 
 
 def _handled(run: ServiceRun, service: Service, xen: Xen, message: p.Message) -> p.Message | None:
-    """Hand the message over; the answer, or None where there was no room for one: then the connection ends."""
+    """Handle the message; returns the answer, or None without room for one: then the connection ends."""
     with standing_in(*xen.standing_in()):
         try:
             service._handle(message)
@@ -40,7 +40,7 @@ def _status(answer: p.Message) -> int:
 
 
 def control(run: ServiceRun) -> None:
-    """Pause, unpause, destroy, info, and what is no request at all."""
+    """Pause, unpause, destroy, info, and invalid requests."""
     message = run.message()
     xen = Xen(run)
     service = Service(run, xen)
@@ -49,10 +49,10 @@ def control(run: ServiceRun) -> None:
     assert isinstance(body, Text)
     d, before = body.field(0, 2), run.state
     run.is_member("domain.phase", d)
-    # Invariant: in its incarnation, a guest that is known stands until DomB destroys it, and DomB has one thread.
+    # Invariant: a recorded guest's incarnation exists until DomB destroys it, and DomB has one thread.
     same = And(before.at("built.known", d), eq(before.at("built.life", d), before.at("domain.life", d)))
     run.engine.assume(Or(Not(same), Not(eq(before.at("domain.phase", d), member("Phase", "absent")))))
-    # It is no service: none is under construction (`construction_is_undisturbed`), and who serves never changes.
+    # It is not a service domain: none is under construction (`construction_is_undisturbed`), and they never change.
     run.engine.assume(Or(Not(same), And(Not(before.at("service", d)), Not(eq(d, DOMB)))))
     answer = _handled(run, service, xen, message)
     label = next((rule for known, rule in CONTROL.items() if run.engine.proves(eq(op, constant(known)))), "")
@@ -77,12 +77,12 @@ def control(run: ServiceRun) -> None:
 
 
 def _code(run: ServiceRun, xen: Xen, answer: p.Message | None, label: str) -> str:
-    """The rules' code of an answer; where there was no room for it, of what was done."""
+    """The rules' code of an answer; without room for it, of the action."""
     if answer is not None:
         return code_of(_status(answer), ERRNOS)
     if xen.did:
         return "okay"
-    # Nothing was done: which of the reasons it was does not show, and `same state` is what is left to prove.
+    # No action: the reason is not visible, and only `same state` remains to be proved.
     for code in ("ESRCH", "EINVAL", "ENOMEM"):
         ends = run.engine.proves(_ends(run, label, code, code == "ENOMEM" and xen.lacked))
         if ends:
@@ -95,13 +95,13 @@ def _ends(run: ServiceRun, label: str, code: str, lacked: bool) -> Term:
 
 
 def _same(run: ServiceRun, service: Service, xen: Xen, before: Any, *places: Term) -> None:
-    """Records and guests are as the rules have them, at the guest that was asked for and at any other."""
+    """Records and guests match the rules, for the requested guest and for any other one."""
     for d in places:
         run.prove("guests", [*xen.as_rules_have_it(d, before), *service.records.same_as_rules(d)])
 
 
 def _shows(run: ServiceRun, message: p.Message, answer: p.Message, d: Term) -> None:
-    """The answer is this request's, and shows what it may: whether the guest is paused or dying, and its size."""
+    """The answer belongs to this request, and shows only allowed data: whether the guest is paused or dying, its size."""
     run.prove(
         "an answer",
         [
@@ -131,15 +131,15 @@ class CreateRun(ServiceRun):
 
 
 class Left:
-    """A build that failed and could not be undone yet."""
+    """A failed build whose rollback is incomplete."""
 
     def undo(self) -> bool:
-        """Not now."""
+        """The rollback fails now."""
         return False
 
 
 def create(run: CreateRun) -> None:
-    """A request for a guest: copied, checked in the copy, and begun if nothing else is under way."""
+    """A request for a guest: copied, checked in the copy, and started if no other build is in progress."""
     message = run.message(Int(constant(p.CREATE)))
     xen = Xen(run)
     service = Service(run, xen)

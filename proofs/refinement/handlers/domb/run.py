@@ -1,8 +1,8 @@
-"""One run of a handler of DomB along one path: the rules' state beside it, and the steps that are taken in it.
+"""One run of a handler of DomB along one path, with the rules' state and the rule steps taken in it.
 
-The rules' state is arbitrary but for what the invariants of the rules say of the elements at hand. Each thing DomB does is a
-step of the rules with the same arguments, which must be allowed, and must end with the code that DomB's answer stands for.
-Xen's own part of a step (which id it finds free, which frame, which port) is a contract: it finds one that is fit.
+The rules' state is arbitrary, except that it satisfies the rules' invariants at the relevant elements. Each action of DomB
+is a step of the rules with the same arguments, which must be enabled, and must end with the code of DomB's answer.
+Xen's own choices in a step (a free id, frame or port) are a contract: it finds a valid one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DOMB_SPACE = variable("domb_space")
 
 @functools.cache
 def rules() -> System:
-    """The system that DomB is held against."""
+    """The system that DomB must refine."""
     return loader.load(SYSTEM)
 
 
@@ -54,7 +54,7 @@ class DombRun(Run):
 
     def __init__(self) -> None:
         super().__init__()
-        self.followed: set[str] = set()  # outcomes of rules that this path came to
+        self.followed: set[str] = set()  # outcomes of rules reached on this path
         functions: dict[str, Function] = {
             "dom0": lambda: DOM0,
             "domb": lambda: DOMB,
@@ -65,8 +65,8 @@ class DombRun(Run):
         begun = RuleState(
             rules(),
             functions,
-            # Somebody else's reference to a page is not asked for: what DomB needs has to hold without.
-            # A page of its own that DomB's allocator gives out is mapped by nobody: pages.py proves when it gets one back.
+            # References of other parties to a page are not modelled: DomB's properties must hold without them.
+            # A page from DomB's allocator is unmapped: pages.py proves this for freed pages.
             readings={"counted": lambda state, args: FALSE, "referenced": lambda state, args: FALSE},
             elements={
                 "Translation": (),
@@ -76,12 +76,12 @@ class DombRun(Run):
         )
         self.state: RuleState = self.engine.kept.setdefault("begun", begun)
         s = self.state
-        # init and invariants `roles`, `only_domb_is_privileged`, `only_two_serve`; domains 0 and DomB stand.
+        # init and invariants `roles`, `only_domb_is_privileged`, `only_two_serve`; domains 0 and DomB exist.
         self.engine.assume(And(DOMB != DOM0, s.at("domb_up"), s.at("privileged", DOMB)))
         self.engine.assume(And(s.at("service", DOMB), s.at("service", DOM0), eq(s.at("space_of", DOMB_SPACE), DOMB)))
 
     def given(self, functions: Mapping[str, Function], *key: Term) -> None:
-        """What the state is here. `key`: the terms on which the functions depend, if these differ from path to path."""
+        """Replace state functions here. `key`: the terms on which the functions depend, if they differ between paths."""
         kept = (id(self.state), *functions, *key)
         found = self.engine.kept.get(kept)
         if found is None:
@@ -90,7 +90,7 @@ class DombRun(Run):
         self.state = found[1]
 
     def _after(self, label: str, args: Mapping[str, Term]) -> RuleState:
-        """The state after a step. Paths that begin alike share their states, and what these remember."""
+        """The state after a step. Paths with a common prefix share their states and caches."""
         key = (id(self.state), label, *args.items())
         found = self.engine.kept.get(key)
         if found is None:
@@ -99,7 +99,7 @@ class DombRun(Run):
         return state
 
     def knows_translation(self, t: Term) -> None:
-        """Another translation that DomB has made: all others lead to no guest under construction, by an invariant."""
+        """Another translation that DomB has made: by an invariant, all others map no guest under construction."""
         key = (id(self.state), t)
         found = self.engine.kept.get(key)
         if found is None:
@@ -108,7 +108,7 @@ class DombRun(Run):
         self.state = found[1]
 
     def stage_is(self, *names: str) -> Term:
-        """Is the build under way in one of these stages?"""
+        """Is the current build in one of these stages?"""
         stage = self.state.at("job.stage")
         return Not(And([Not(eq(stage, member("Stage", name))) for name in names]))
 
@@ -120,7 +120,7 @@ class DombRun(Run):
         choices: Mapping[str, Term] | None = None,
         then: Claims = (),  # type: ignore[assignment]
     ) -> None:
-        """A step that the rules must allow now, and that must end with this code."""
+        """Take a step, which must be enabled now and must end with this code."""
         this, rule = {"this": THIS, **(args or {})}, step(label)
         self.followed.add(f"{label}: {code}")
         if not self.engine.replaying:
@@ -139,30 +139,30 @@ class DombRun(Run):
             self.state = self._after(label, this)
 
     def is_member(self, name: str, *key: Term) -> None:
-        """What an enumeration's state function says is one of its members."""
+        """Assume that an enumeration's state function has one of its members as value."""
         self.engine.assume(ULT(self.state.at(name, *key), constant(len(rules().enums[rules().funcs[name].sort]))))
 
     def would_end(self, label: str, code: str, choices: Mapping[str, Term]) -> Term:
-        """When a step would end with this code now."""
+        """The condition that a step ends with this code now."""
         ends = take(self.state, step(label), {"this": THIS}, choices)
         return ends.okay if code == OKAY else ends.with_code(code)
 
     def reach(self, outcomes: dict[str, bool]) -> None:
-        """Add the outcomes of the rules' steps on this path; table.py has what no path comes to, with reasons."""
+        """Add the outcomes of the rules' steps on this path; table.py lists unreachable ones, with reasons."""
         outcomes.update(dict.fromkeys(self.followed, True))
 
     def claim(self, where: str, what: str, term: Term | bool) -> None:
-        """One more obligation."""
+        """Add an obligation."""
         self.prove(where, [(what, term if isinstance(term, Term) else TRUE if term else FALSE)])
 
     def assume_picks(self, label: str, args: Mapping[str, Term], picks: Sequence[str]) -> None:
-        """Xen's part: what it finds is fit."""
+        """Xen's choice: it is valid."""
         this = {"this": THIS, **args}
         for check in step(label).checks:
-            if check.kind == "pick" and check.var is not None and check.var.name in picks:
+            if any(v.name in picks for v in check.vars):
                 self.engine.assume(self.state.term(check.cond, this))
 
 
 def fresh(run: Run, name: str, bits: int) -> Any:
-    """A new number of so many bits."""
+    """A fresh number of so many bits."""
     return variable(run.engine.fresh(name), bits=bits)

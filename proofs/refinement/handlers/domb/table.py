@@ -1,4 +1,4 @@
-"""The table of DomB's handlers, and what of DomB's rules they cannot come to, with the reason."""
+"""The table of DomB's handlers, and the outcomes of DomB's rules that they cannot reach, with reasons."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def pairs() -> tuple[str, ...]:
 
 
 def unexplained(reached: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Pairs that no handler comes to and that no reason is given for; and those that have a reason, and were reached."""
+    """Pairs that no handler reaches, without a reason; and reached pairs with a reason."""
     known = set(reached)
     open_ = tuple(pair for pair in pairs() if pair not in known and pair not in LEFT_OUT and pair not in CANNOT_HAPPEN)
     wrong = tuple(pair for pair in pairs() if pair in known and pair in LEFT_OUT)

@@ -1,8 +1,8 @@
-"""Bytes and structs of which nothing is known: copies of shared memory, and messages that DomB packs.
+"""Symbolic bytes and structs: copies of shared memory, and messages that DomB packs.
 
-A `Text` is one copy that DomB has made of bytes that others write; what is read from the same place of the same copy is the
-same, what is read from another copy may differ. A `Packed` is a struct whose fields are symbolic. `Layout` stands in for a
-`struct.Struct`, so that the implementation's own code packs and unpacks. What does not live here: what the bytes mean.
+A `Text` is one copy of bytes that others write; reads of the same place of the same copy are
+equal, reads of another copy may differ. A `Packed` is a struct with symbolic fields. `Layout` replaces a
+`struct.Struct`, so that the implementation's own code packs and unpacks. Not here: the meaning of the bytes.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ WIDTHS: Final = {"B": 1, "H": 2, "I": 4, "i": 4, "Q": 8}
 
 
 def decide(condition: Term) -> bool:
-    """Which side of a condition this path takes."""
+    """The side of a condition that this path takes."""
     return Engine.running().decide(condition)
 
 
 class Text:
-    """Bytes (or, decoded, a string) of any content and length, from one copy of memory that others may write."""
+    """Bytes (or, decoded, a string) of arbitrary content and length, from one copy of memory that others may write."""
 
     __slots__ = ("copy", "length", "start")
     __hash__ = None  # type: ignore[assignment]
@@ -46,18 +46,18 @@ class Text:
             raise Unsupported("a part of a message other than a slice")
         first = number(where.start or 0)
         last = self.length if where.stop is None else number(where.stop)
-        # As Python cuts slices off, where these bounds are no less than zero.
+        # Like Python's clamping of slices, for nonnegative bounds.
         first, last = (If(at > self.length, self.length, at) for at in (first, last))
         return Text(self.copy, If(last < first, ZERO, last - first), self.start + first)
 
     def decode(self) -> Text:
-        """The string, if it is one."""
+        """Decode the string; may fail."""
         if Engine.running().choose("no text"):
             raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
         return self
 
     def encode(self) -> Text:
-        """Back again."""
+        """Encode the string."""
         return self
 
     def hex(self) -> str:
@@ -65,7 +65,7 @@ class Text:
         return f"<{self.copy}>"
 
     def has(self, part: bytes) -> Term:
-        """Is this somewhere in it?"""
+        """Does it contain this?"""
         return apply(f"{part.hex()} is in {self.copy}", (self.start, self.length), BOOL)
 
     def __contains__(self, part: bytes) -> bool:
@@ -82,7 +82,7 @@ class Text:
         return apply(f"bytes of {self.copy}, {width} at a time", (self.start + offset,), bits=8 * width)
 
     def is_part(self, whole: Text, start: Term, length: Term) -> Term:
-        """Is this that part of another text?"""
+        """Is this equal to that part of another text?"""
         if self.copy != whole.copy:
             return FALSE
         return And(eq(self.start, whole.start + start), eq(self.length, length))
@@ -90,7 +90,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Packed:
-    """A struct that was packed from these values."""
+    """A struct packed from these values."""
 
     layout: Layout
     values: tuple[Any, ...]
@@ -106,7 +106,7 @@ class Packed:
 
 
 class Layout:
-    """Stands in for a little-endian `struct.Struct`."""
+    """Replaces a little-endian `struct.Struct`."""
 
     def __init__(self, real: Struct) -> None:
         self.real, self.size = real, real.size
@@ -150,7 +150,7 @@ class Layout:
             yield Int(If(value < half, value, value - 2 * half) if signed else value)
 
     def pack(self, *values: Any) -> Any:
-        """The struct; numbers that do not fit are an error, as Python has it."""
+        """The struct; numbers out of range are an error, as in Python."""
         if all(isinstance(value, int | bytes) for value in values):
             return self.real.pack(*values)
         if not self.fields:
@@ -170,7 +170,7 @@ class Layout:
 
 
 class Opaque:
-    """A name that Xen gave to something, such as a frame's number: it may be handed on, and never looked at."""
+    """An opaque value from Xen, such as a frame number: code may pass it on, but not inspect it."""
 
     __slots__ = ("element", "shifted")
     __hash__ = None  # type: ignore[assignment]
@@ -196,7 +196,7 @@ class Opaque:
 
 
 class Tagged(bytes):
-    """Bytes that stand for packed numbers: what these are is kept beside."""
+    """Bytes of packed numbers, with the numbers themselves."""
 
     parts: tuple[tuple[int, Any], ...] = ()  # width and value
 
@@ -207,13 +207,13 @@ class Tagged(bytes):
 
 
 class Number:
-    """Stands in for the `Struct` of one number whose bytes are written, and not read again."""
+    """Replaces the `Struct` of one number whose bytes are written, and not read again."""
 
     def __init__(self, width: int) -> None:
         self.width = width
 
     def pack(self, value: Any) -> Tagged:
-        """The bytes, which are no zeros; a number that does not fit is Python's error."""
+        """The nonzero bytes; a number out of range is Python's error."""
         if isinstance(value, int | Int):
             Layout._within(number(value), self.width, False)
         made = Tagged(b"#" * self.width)
@@ -221,7 +221,7 @@ class Number:
         return made
 
 
-# --- what the builtins mean on such values ---
+# --- builtins on symbolic values ---
 
 
 def length(thing: Any) -> Any:
@@ -254,7 +254,7 @@ def total(values: Iterable[Any]) -> Any:
 
 
 def any_text(name: str, most: int) -> Text:
-    """A new copy of bytes that others write, of any length up to one."""
+    """A fresh copy of bytes that others write, of any length up to a maximum."""
     copy = Engine.running().fresh(name)
     size = variable(f"size of {copy}", bits=32)
     Engine.running().assume(size <= most)

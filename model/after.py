@@ -1,0 +1,122 @@
+"""What a formula says of the two states around a step, as a formula over the first: the assignments of the step are put in.
+
+`require next(A)` is a condition on the state after the step in which it stands; told so when the rules are read, nothing
+behind the checked form knows of it. The search for attacks on claims about steps asks the same of such a claim. Queries, the
+executable model and the columns read claims about steps as they are, in two states.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+
+from bulkhead.model.ir import FALSE, TRUE, App, Definition, Op, Quant, Term, Update, Use, Var, conj, eq
+
+MAX_SIZE = 10_000  # parts of one condition, written out
+
+Env = Mapping[str, Term]
+
+
+class TooLarge(Exception):
+    """The formula has too many parts when the assignments are put in."""
+
+
+def told_before(
+    term: Term,
+    updates: Iterable[Update],
+    defs: Mapping[str, Definition],
+    names: Env | None = None,
+    most: int | None = None,
+) -> Term:
+    """The term with what it reads after the step replaced by what the assignments make of the state before.
+
+    `names` gives variables a value. Raises `TooLarge` where there are more than `most` parts.
+    """
+    return _Before(updates, defs, most).term(term, names or {})
+
+
+class _Before:
+    """Writes terms for one step."""
+
+    def __init__(self, updates: Iterable[Update], defs: Mapping[str, Definition], most: int | None) -> None:
+        self._defs, self._most = defs, most
+        self._fresh, self._size = itertools.count(), itertools.count(1)
+        self._updates: dict[str, list[Update]] = {}
+        for update in updates:
+            self._updates.setdefault(update.func, []).append(update)
+
+    def term(self, term: Term, env: Env, later: bool = False) -> Term:
+        """The term with `env` for its variables; `later` reads all of it in the state after the step."""
+        if self._most is not None and next(self._size) > self._most:
+            raise TooLarge
+        match term:
+            case Var(name):
+                return env.get(name, term)
+            case App(func, args, sort, after):
+                places = tuple([self.term(a, env, later) for a in args])
+                return self._after(App(func, places, sort)) if after or later else App(func, places, sort)
+            case Use(name, args, sort, after):
+                places = tuple([self.term(a, env, later) for a in args])
+                made = self._defs[name]
+                if (after or later) and self._changed(made):
+                    return self.term(made.body, {p.name: a for p, a in zip(made.params, places, strict=True)}, True)
+                return Use(name, places, sort)
+            case Op(op, args, sort):
+                return Op(op, tuple([self.term(a, env, later) for a in args]), sort)
+            case Quant(kind, vars_, body):
+                bound = tuple(self._new(v) for v in vars_)
+                inner = {**env, **{v.name: b for v, b in zip(vars_, bound, strict=True)}}
+                return Quant(kind, bound, self.term(body, inner, later))
+        return term
+
+    def _new(self, var: Var) -> Var:
+        """A variable under a name that no rule can have: it captures nothing."""
+        return Var(f"0{next(self._fresh)}_{var.name}", var.sort)
+
+    def _changed(self, made: Definition) -> bool:
+        """Does a definition read what the step assigns, directly or by way of another one?"""
+        todo: list[Term] = [made.body]
+        while todo:
+            match todo.pop():
+                case App(func, args):
+                    if func in self._updates:
+                        return True
+                    todo += args
+                case Use(name, args):
+                    todo += [self._defs[name].body, *args]
+                case Op(_, args):
+                    todo += args
+                case Quant(_, _, body):
+                    todo.append(body)
+        return False
+
+    def _after(self, place: App) -> Term:
+        """The value of a place after the step; its indices are terms over the state before."""
+        value: Term = place
+        for update in self._updates.get(place.func, ()):  # the last one stands outermost and wins
+            cond, new = self._assigned(update, place.args)
+            value = new if cond == TRUE else value if cond == FALSE else Op("ite", (cond, new, value), place.sort)
+        return value
+
+    def _assigned(self, update: Update, args: tuple[Term, ...]) -> tuple[Term, Term]:
+        """When an assignment writes a place, and what."""
+        bound = {v.name for v in update.binders}
+        env: dict[str, Term] = {}
+        tests: list[tuple[Term, Term]] = []
+        for arg, index in zip(args, update.args, strict=True):
+            if isinstance(index, Var) and index.name in bound and index.name not in env:
+                env[index.name] = arg
+            else:
+                tests.append((arg, index))
+        loose = [v for v in update.binders if v.name not in env]
+        names = {v.name: self._new(v) for v in loose}
+        inner: dict[str, Term] = {**env, **names}
+        conds = [TRUE if arg == told else eq(arg, told) for arg, told in ((a, self.term(i, inner)) for a, i in tests)]
+        conds.append(self.term(update.cond, inner))
+        cond: Term = FALSE if FALSE in conds else conj(conds)
+        if loose and cond not in (TRUE, FALSE):
+            cond = Quant("exists", tuple(names.values()), cond)
+        return cond, self.term(update.value, inner)
+
+
+__all__ = ["MAX_SIZE", "TooLarge", "told_before"]

@@ -1,0 +1,127 @@
+"""An oracle for XenStore's messages: what a request asks for, or with which error it must end whoever makes it.
+
+Written from docs/misc/xenstore.txt and xs_wire.h, apart from the daemon. What is not here: who may do it, and what comes
+of it (store_side.py, by the rules).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+NAMES: Final = {
+    1: "directory",
+    2: "read",
+    3: "get_perms",
+    4: "watch",
+    5: "unwatch",
+    8: "introduce",
+    9: "release",
+    10: "get_domain_path",
+    11: "write",
+    12: "mkdir",
+    13: "rm",
+    14: "set_perms",
+    17: "is_introduced",
+    21: "reset_watches",
+}
+OF_TOOLS: Final = frozenset({"introduce", "release", "is_introduced"})
+WORDS: Final = {
+    "directory": 1,
+    "read": 1,
+    "get_perms": 1,
+    "mkdir": 1,
+    "rm": 1,
+    "watch": 2,
+    "unwatch": 2,
+    "introduce": 3,
+    "release": 1,
+    "get_domain_path": 1,
+    "is_introduced": 1,
+}
+PATH: Final = re.compile(r"/|/?(?!@)[-\w@]+(/[-\w@]+)*", re.ASCII)
+MOST: Final = 4096
+EVENT: Final = 15
+ERROR: Final = 16
+IDS: Final = 0x7FF0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a message asks for; `error` where it asks for nothing that is allowed. `raw` is a watch's path as it came."""
+
+    op: str
+    error: str = ""
+    path: str = ""
+    raw: str = ""
+    value: bytes = b""
+    token: str = ""
+    perms: tuple[tuple[str, int], ...] = ()
+    domid: int = 0
+
+
+def home(domid: int) -> str:
+    """A domain's own directory."""
+    return f"/local/domain/{domid}"
+
+
+def whole(path: str, domid: int) -> str | None:
+    """The absolute path; None for what is none."""
+    limit = 3072 if path[:1] == "/" else 2048
+    if len(path) > limit or not PATH.fullmatch(path):
+        return None
+    return path if path[0] == "/" else f"{home(domid)}/{path}"
+
+
+def asked(domid: int, kind: int, tx: int, payload: bytes) -> Request:
+    """The request of a domain, or of a tool as domain 0."""
+    op = NAMES.get(kind, "")
+    if tx and op not in ("watch", "unwatch"):
+        return Request(op, "ENOENT")
+    if len(payload) > MOST:
+        return Request(op, "E2BIG")
+    words = payload.split(b"\0")
+    if op == "write":
+        path = whole(words[0].decode("latin-1"), domid) if len(words) > 1 else None
+        return Request(op, "EINVAL") if path is None else Request(op, path=path, value=payload[len(words[0]) + 1 :])
+    if words.pop():
+        return Request(op, "EINVAL")
+    if not op:
+        return Request(op, "ENOSYS")
+    if op in OF_TOOLS and domid:
+        return Request(op, "EACCES")
+    if op == "set_perms":
+        return _perms(domid, words)
+    if op != "reset_watches" and len(words) != WORDS[op]:
+        return Request(op, "EINVAL")
+    if op in ("watch", "unwatch"):
+        return _watch(op, domid, words)
+    if op in OF_TOOLS or op == "get_domain_path":
+        limits = (IDS, 1 << 40, 1 << 32)
+        good = all(w.isdigit() and len(w) <= 10 and int(w) < limit for w, limit in zip(words, limits, strict=False))
+        return Request(op, domid=int(words[0])) if good else Request(op, "EINVAL")
+    if op == "reset_watches":
+        return Request(op)
+    path = whole(words[0].decode("latin-1"), domid)
+    return Request(op, "EINVAL") if path is None else Request(op, path=path)
+
+
+def _watch(op: str, domid: int, words: list[bytes]) -> Request:
+    raw, token = (w.decode("latin-1") for w in words)
+    path = raw if raw[:1] == "@" else whole(raw, domid)
+    if path is None:
+        return Request(op, "EINVAL" if op == "watch" else "ENOENT")
+    return Request(op, path=path, raw=raw, token=token)
+
+
+def _perms(domid: int, words: list[bytes]) -> Request:
+    found = [re.fullmatch(rb"([rwbn])(\d{1,10})", w) for w in words[1:]]
+    perms = tuple((m[1].decode(), int(m[2])) for m in found if m is not None)
+    if not perms or len(perms) != len(found) or any(who >= 1 << 32 for _, who in perms):
+        return Request("set_perms", "EINVAL")
+    path = whole(words[0].decode("latin-1"), domid)
+    return Request("set_perms", path=path or "", perms=perms)  # whether the owner is there is asked before the path
+
+
+__all__ = ["Request", "asked", "home"]

@@ -1,0 +1,419 @@
+"""XenStore, followed: which rule steps of `dom0.xenstore` a request stands for, and what must come of it.
+
+It hears each request of a guest or a tool with its answer, takes the rule steps with the same arguments, and holds the
+answer against them, and whose watches fired, and (`compare`) nodes, owners, permissions, watches and connections. What a
+message says is asked of messages.py. Values of nodes and tokens of watches are in no rule; they are kept here. What is not
+here: rings (daemons.py, taps.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bulkhead.impl.tools.xenstored import Xenstored
+from bulkhead.model.caller import OKAY
+from bulkhead.model.ir import BOOL, Use, Var
+from bulkhead.proofs.refinement.domb.messages import Request, asked, home
+from bulkhead.proofs.refinement.domb.world import DOM0, NOBODY, NODE_QUOTA, WATCH_QUOTA, Book, above, prefixes
+from bulkhead.proofs.refinement.lockstep.abstraction import Places
+from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+
+VALUE_MOST = 2048
+PERMS_MOST = 5
+Event = tuple[int, str, str]  # who was told of which path, with which token
+GUESTS = range(2, NOBODY)
+
+
+def letters(letter: str) -> tuple[bool, bool]:
+    """What a letter of a permission lets one do: read, write."""
+    return letter in "rb", letter in "wb"
+
+
+@dataclass
+class Heard:
+    """What came of a request: its error or none, its answer, and the events that it fired."""
+
+    error: str
+    answer: bytes
+    events: list[Event]
+
+
+class StoreSide:
+    """XenStore beside its rules. `who` is the process of Dom0 that makes a tool's request."""
+
+    def __init__(self, book: Book) -> None:
+        self.book = book
+        self.values: dict[str, bytes] = {"/": b""}
+        self.perms: dict[str, tuple[tuple[str, int], ...]] = {"/": (("n", 0),)}
+        self.watches: dict[int, list[tuple[str, str]]] = {}  # of each guest: path as it was written, and token
+        self.visits: dict[int, int] = {}  # the implementation's incarnations -> Visit
+        self.refused = False  # a map or bind of the daemon's has failed in this request
+        self.who = -1
+        self.stored: Xenstored | None = None
+        self.changed = True  # something was asked since all was compared last
+        self.exact: dict[tuple[int, int], bool] = {}  # (node, guest) that a list of permissions opened for a moment only
+
+    # Words for rules.
+
+    def rule(self, label: str, args: dict[str, int], expect: str = OKAY, fail: str | None = None) -> str:
+        """A rule step that must answer like the implementation."""
+        return self.book.step(label, args, expect, fail)
+
+    def says(self, name: str, *args: int) -> bool:
+        """A definition of the rules, for these elements."""
+        names = self.book.rules.system.defs[name].params
+        term = Use(name, tuple(Var(p.name, p.sort) for p in names), BOOL)
+        env = {p.name: a for p, a in zip(names, args, strict=True)}
+        return bool(self.book.rules.caller.value(self.book.state, term, env))
+
+    def there(self, path: str) -> bool:
+        """Is there a node, by the rules?"""
+        n = self.book.paths.get(path)
+        return n is not None and bool(self.book.T["node.exists"][n])
+
+    def nearest(self, path: str) -> str:
+        """The node, or the lowest one above it that is there."""
+        return next(p for p in reversed(prefixes(path)) if self.there(p))
+
+    def below(self, path: str) -> list[str]:
+        """Names of the children, in order."""
+        start = path.rstrip("/") + "/"
+        found = [p for p in self.book.paths if p != "/" and p.startswith(start) and "/" not in p[len(start) :]]
+        return sorted(p[len(start) :] for p in found if self.there(p))
+
+    # What happens.
+
+    def heard(self, who: int, domid: int, kind: int, tx: int, payload: bytes, came: Heard) -> None:
+        """A request has been answered."""
+        request = asked(domid, kind, tx, payload)
+        self._forget_what_was_told()
+        self.changed = True
+        if request.error:
+            self._expect(request, came, request.error)
+        elif domid:
+            self._of_guest(domid, request, came)
+        else:
+            self._of_tool(who, request, came)
+        self._events(came.events)
+
+    def ignored(self, domid: int) -> None:
+        """The daemon reads a guest's ring no more."""
+        self.rule("xs_bad_index", {"d": domid})
+
+    def _forget_what_was_told(self) -> None:
+        """These ghosts only grow in the rules; what one request tells is asked of it alone."""
+        for name in ("told", "learned"):
+            self.book.T[name][:] = [0] * len(self.book.T[name])
+        self.exact.clear()
+
+    def _expect(self, request: Request, came: Heard, error: str) -> None:
+        if came.error != error:
+            raise Mismatch(f"XenStore answers {request} with {came.error or 'OK'}, not {error or 'OK'}")
+
+    def _answer(self, request: Request, came: Heard, answer: bytes) -> None:
+        if not came.error and came.answer != answer:
+            raise Mismatch(f"XenStore answers {request} with {came.answer!r}, not {answer!r}")
+
+    def _told(self, request: Request) -> bytes:
+        """What a successful request shows."""
+        if request.op == "read":
+            return self.values[request.path]
+        if request.op == "directory":
+            return b"".join(name.encode() + b"\0" for name in self.below(request.path))
+        if request.op == "get_perms":
+            return b"".join(f"{letter}{who}".encode() + b"\0" for letter, who in self.perms[request.path])
+        return b"OK\0"
+
+    def _of_guest(self, d: int, request: Request, came: Heard) -> None:
+        op = request.op
+        if op == "get_domain_path":
+            self._expect(request, came, "")
+            self._answer(request, came, home(request.domid).encode() + b"\0")
+        elif op in ("watch", "unwatch", "reset_watches"):
+            self._watch(d, request, came)
+        elif op == "set_perms":
+            self._set_perms(d, request, came)
+        else:
+            near = self.nearest(request.path)
+            n, a = self.book.node(request.path), self.book.node(near)
+            args = {"d": d, "n": n, "a": a}
+            full = op in ("write", "mkdir") and self._is_full(d, request)
+            code = self.rule(f"xs_{op}", args, came.error or OKAY, "ENOSPC" if full else None)
+            if full and code == OKAY:
+                raise Mismatch(f"domain {d} has more in XenStore than it may: {request}")
+            if code == OKAY:
+                self._answer(request, came, self._told(request))
+                self._made(d, op, request, near)
+
+    def _is_full(self, d: int, request: Request) -> bool:
+        """Would it be more than one domain may have? Who makes nothing new is asked for the value's size only."""
+        if len(request.value) > VALUE_MOST:
+            return True
+        missing = sum(1 for p in prefixes(request.path) if not self.there(p))
+        T = self.book.T
+        owned = sum(1 for n in self.book.paths.values() if T["node.exists"][n] and T["node.owner"][n] == d)
+        return missing > 0 and owned + missing > NODE_QUOTA
+
+    def _made(self, owner: int, op: str, request: Request, near: str) -> None:
+        """What writing, making and removing leave in what no rule speaks of."""
+        if op == "rm":
+            for p in [p for p in self.values if p == request.path or p.startswith(request.path + "/")]:
+                del self.values[p], self.perms[p]
+        elif op in ("write", "mkdir"):
+            first, *rest = self.perms[near]
+            for p in prefixes(request.path):
+                if p not in self.values:
+                    self.values[p] = b""
+                    self.perms[p] = ((first[0], owner) if owner else first, *rest)
+            if op == "write":
+                self.values[request.path] = request.value
+
+    # Permissions.
+
+    def _set_perms(self, d: int, request: Request, came: Heard) -> None:
+        T, perms = self.book.T, request.perms
+        (letter, owner), entries = perms[0], perms[1:]
+        if d and len(perms) > PERMS_MOST:
+            return self._expect(request, came, "ENOSPC")
+        if owner != DOM0 and not (owner in GUESTS and T["store_ring.introduced"][owner]):
+            if not d and owner in GUESTS and self.there(request.path):
+                args = {"p": self.who, "n": self.book.node(request.path), "o": owner, "read": 0, "write": 0}
+                self.rule("xs_tool_set_perms", args, "ENOENT")
+            return self._expect(request, came, "ENOENT")
+        if not request.path:
+            return self._expect(request, came, "EINVAL")
+        near = self.nearest(request.path)
+        n, a = self.book.node(request.path), self.book.node(near)
+        before = {e: self.says("may_hear", e, n) for e in GUESTS}
+        first = {"n": n, "read": int(letters(letter)[0]), "write": int(letters(letter)[1])}
+        if d:
+            if n == a and owner != d and self.says("owns_node", d, n):
+                return self._expect(request, came, "EPERM")
+            code = self.rule("xs_set_perms", {"d": d, "a": a, **first}, came.error or OKAY)
+        elif n != a:
+            return self._expect(request, came, "ENOENT")
+        else:
+            code = self.rule("xs_tool_set_perms", {"p": self.who, "o": owner, **first}, came.error or OKAY)
+        if code != OKAY:
+            return None
+        seen: set[int] = set()
+        for letter, who in entries:  # of two entries for one domain the first counts
+            if who in GUESTS and who not in seen:
+                seen.add(who)
+                self._entry(d, n, who, letter)
+        self.perms[request.path] = perms
+        for e in GUESTS:
+            if entries and not before[e] and not self.says("may_hear", e, n):
+                self.exact[n, e] = False
+        return self._answer(request, came, b"OK\0")
+
+    def _entry(self, d: int, n: int, e: int, letter: str) -> None:
+        args = {"n": n, "e": e, "read": int(letters(letter)[0]), "write": int(letters(letter)[1])}
+        if d:
+            self.rule("xs_add_perm", {"d": d, **args})
+        else:
+            self.rule("xs_tool_add_perm", {"p": self.who, **args})
+
+    # Watches.
+
+    def _watch(self, d: int, request: Request, came: Heard) -> None:
+        mine = self.watches.setdefault(d, [])
+        if request.op == "reset_watches":
+            self.rule("xs_reset_watches", {"d": d}, came.error or OKAY)
+            mine.clear()
+            return
+        same = [w for w in mine if (self._path(d, w[0]), w[1]) == (request.path, request.token)]
+        of_node = [w for w in mine if self._path(d, w[0]) == request.path]
+        special = request.path[0] == "@"
+        n = 0 if special else self.book.node(request.path)
+        if request.op == "watch":
+            full = not same and len(mine) >= WATCH_QUOTA
+            want = "EEXIST" if same else "E2BIG" if full else ""
+            self._expect(request, came, want)
+            if full:
+                self.book.count("xs_watch", "E2BIG")
+            elif not special and (same or not of_node):  # by the rules a guest watches a node or does not
+                self.rule("xs_watch", {"d": d, "n": n}, want or OKAY)
+            if not want:
+                mine.append((request.raw, request.token))
+            return
+        self._expect(request, came, "" if same else "ENOENT")
+        w = self._element(d, n)
+        if same:
+            mine.remove(same[0])
+        if not special and (not same or len(of_node) == 1):
+            if not same and of_node:
+                return  # of another token: that watch stays
+            self.rule("xs_unwatch", {"d": d, "w": w}, came.error or OKAY)
+
+    def _element(self, d: int, n: int) -> int:
+        """The element of a guest's watch of a node; of none, one that is off."""
+        T = self.book.T
+        for w, on in enumerate(T["watch.on"]):
+            if on and T["watch.by"][w] == d and T["watch.node"][w] == n:
+                return w
+        return T["watch.on"].index(0)
+
+    def _path(self, d: int, raw: str) -> str:
+        return raw if raw[0] in "/@" else f"{home(d)}/{raw}"
+
+    def _events(self, events: Iterable[Event]) -> None:
+        """Who was told of which node must be whom the rules tell; and each of its watches there fires as it was set."""
+        real: dict[tuple[int, int], set[str]] = {}
+        for d, path, token in events:
+            fits = [
+                raw
+                for raw, t in self.watches.get(d, ())
+                if t == token and raw[0] != "@" and (raw[0] == "/") == (path[:1] == "/")
+            ]
+            full = self._path(d, path)
+            if not any(full == self._path(d, raw) or full.startswith(self._path(d, raw).rstrip("/") + "/") for raw in fits):
+                raise Mismatch(f"domain {d} is told of {path} by {token!r}, which it does not watch so")
+            real.setdefault((self.book.node(full), d), set()).add(token)
+        T = self.book.T
+        size = NOBODY + 1
+        rules = {(k // size, k % size) for k, told in enumerate(T["told"]) if told} - set(self.exact)
+        if rules != set(real):
+            by = {n: p for p, n in self.book.paths.items()}
+            raise Mismatch(
+                "watches fire for others than by the rules",
+                {f"told[{by.get(n)}, {d}]": ((n, d) in rules, (n, d) in real) for n, d in rules ^ set(real)},
+            )
+
+    # Tools.
+
+    def _of_tool(self, who: int, request: Request, came: Heard) -> None:
+        self.who = who
+        op, path = request.op, request.path
+        if op in ("introduce", "release", "is_introduced", "get_domain_path"):
+            getattr(self, f"_{op}")(request, came)
+        elif op in ("watch", "unwatch", "reset_watches"):
+            self._expect(request, came, {"watch": "ENOSYS", "unwatch": "ENOENT"}.get(op, ""))
+        elif op == "set_perms":
+            self._set_perms(DOM0, request, came)
+        elif op in ("read", "directory", "get_perms"):
+            self._expect(request, came, "" if self.there(path) else "ENOENT")
+            if self.there(path):
+                self._answer(request, came, self._told(request))
+        else:
+            near = self.nearest(path)
+            if op == "write" or (op == "mkdir" and near != path):
+                self.rule(
+                    "xs_tool_write", {"p": who, "n": self.book.node(path), "a": self.book.node(near)}, came.error or OKAY
+                )
+            elif op == "rm" and near == path:
+                self.rule("xs_tool_rm", {"p": who, "n": self.book.node(path)}, came.error or OKAY)
+            else:
+                self._expect(request, came, "" if op == "mkdir" or self.there(above(path)) else "ENOENT")
+            self._answer(request, came, b"OK\0")
+            if not came.error:
+                self._made(DOM0, op, request, near)
+
+    def _get_domain_path(self, request: Request, came: Heard) -> None:
+        self._expect(request, came, "")
+        self._answer(request, came, home(request.domid).encode() + b"\0")
+
+    def _is_introduced(self, request: Request, came: Heard) -> None:
+        self._expect(request, came, "")
+        known = request.domid < NOBODY and self.book.T["store_ring.introduced"][request.domid]
+        self._answer(request, came, b"T\0" if known else b"F\0")
+
+    def _introduce(self, request: Request, came: Heard) -> None:
+        d = self.book.domain(request.domid)
+        fail = "EINVAL" if self.refused else None
+        self.refused = False
+        args = {"p": self.who, "d": d, "v": self.book.free_visit()}
+        if self.rule("xs_introduce", args, came.error or OKAY, fail) != OKAY:
+            return
+        self.watches[d] = []
+        if self.stored is not None:
+            self.visits[self.stored.store.lives[d]] = args["v"]
+        p = {"p": self.who}
+        path = home(d)
+        for where, perms in ((path, (("n", 0), ("r", d))), *((f"{path}/{n}", (("n", d),)) for n in ("data", "control"))):
+            self._make(where)
+            n = self.book.node(where)
+            self.rule("xs_tool_set_perms", {**p, "n": n, "o": perms[0][1], "read": 0, "write": 0})
+            for letter, e in perms[1:]:
+                self._entry(DOM0, n, e, letter)
+            self.perms[where] = perms
+
+    def _make(self, path: str) -> None:
+        """What the daemon makes by itself."""
+        near = self.nearest(path)
+        if near != path:
+            self.rule("xs_tool_write", {"p": self.who, "n": self.book.node(path), "a": self.book.node(near)})
+            self._made(DOM0, "mkdir", Request("mkdir", path=path), near)
+
+    def _release(self, request: Request, came: Heard) -> None:
+        self._expect(request, came, "")
+        d = self.book.domain(request.domid)
+        if d not in GUESTS or not self.book.T["store_ring.introduced"][d]:
+            return
+        self.rule("xs_release", {"p": self.who, "d": d})
+        if self.there(home(d)):
+            self.rule("xs_tool_rm", {"p": self.who, "n": self.book.node(home(d))})
+        for path in [p for p in self.values if not self.there(p)]:
+            del self.values[path], self.perms[path]
+        self.watches.pop(d, None)
+
+    def begins(self, stored: Xenstored, space: int) -> None:
+        """The daemon, a process of Dom0, has started, and made what it makes then."""
+        self.stored, self.who = stored, space
+        self._make("/local/domain")
+
+    # The abstraction function.
+
+    def compare(self, stored: Xenstored, out: Places) -> None:
+        """Nodes, permissions, watches and connections; places that differ."""
+        if not self.changed:
+            return
+        self.changed = False
+        T, book = self.book.T, self.book
+        by_rules = {p for p in book.paths if self.there(p)}
+        real = set(stored.store.nodes)
+        if by_rules != real:
+            for path in by_rules ^ real:
+                out[f"node[{path}]"] = (path in by_rules, path in real)
+            return
+        self._connections(stored, out)
+        for path, node in stored.store.nodes.items():
+            n = book.paths[path]
+            owner, first = T["node.owner"][n], node.grants[0]
+            rules: tuple[object, ...] = (owner, T["node.visit"][n] if owner else 0)
+            found: tuple[object, ...] = (first.domid, self.visits.get(first.life) if first.domid else 0)
+            if rules != found:
+                out[f"node[{path}].owner"] = (rules, found)
+            others = (bool(T["others.read"][n]), bool(T["others.write"][n]))
+            if others != letters(first.letter):
+                out[f"others[{path}]"] = (others, letters(first.letter))
+            for d in GUESTS:
+                k = n * (NOBODY + 1) + d
+                if T["store_ring.introduced"][d]:
+                    given = bool(T["perm.given"][k]) and T["perm.visit"][k] == T["store_ring.visit"][d]
+                    entry = (bool(T["perm.read"][k]), bool(T["perm.write"][k])) if given else None
+                    life = stored.store.lives.get(d)
+                    grant = next((g for g in node.grants[1:] if g.domid == d and g.life == life), None)
+                    if entry != (None if grant is None else letters(grant.letter)):
+                        out[f"entry[{path}, {d}]"] = (entry, grant)
+            if self.values[path] != node.value:
+                out[f"value[{path}]"] = (self.values[path], node.value)
+
+    def _connections(self, stored: Xenstored, out: Places) -> None:
+        T = self.book.T
+        for d in GUESTS:
+            c = stored.connections.get(d)
+            rules = (bool(T["store_ring.introduced"][d]), bool(T["store_ring.ignored"][d]) if c is not None else False)
+            real = (c is not None, c is not None and c.ignored)
+            if rules != real:
+                out[f"store_ring[{d}]"] = (rules, real)
+            watched = {
+                self.book.path_of(T["watch.node"][w]) for w, on in enumerate(T["watch.on"]) if on and T["watch.by"][w] == d
+            }
+            has = {self._path(d, raw) for raw, _ in c.watches if raw[0] != "@"} if c is not None else set()
+            if watched != has:
+                out[f"watches[{d}]"] = (sorted(watched), sorted(has))
+
+
+__all__ = ["Event", "Heard", "StoreSide"]
