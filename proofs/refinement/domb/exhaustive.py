@@ -328,7 +328,8 @@ def explore(limits: Limits, depth: int | None = None, jobs: int | None = None, s
         files(Path(folder))
         root = str(Path(folder) / "exported")
         work = functools.partial(expand, limits=limits, root=root)
-        return search(limits.text(), digest(Small(Path(root), limits)), (), work, CHUNK, jobs, seconds, depth)
+        start: Path_ = ()
+        return search(limits.text(), digest(Small(Path(root), limits)), start, work, CHUNK, jobs, seconds, depth)
 
 
 if __name__ == "__main__":

@@ -95,7 +95,8 @@ def explore(limits: Limits, seconds: float | None = None, jobs: int | None = Non
     """Search breadth first until there are no new states, the time is up, or `depth` is reached."""
     first = start(rules_for(limits.size()), limits)
     whole = functools.partial(expand_all, limits=limits)
-    return search(limits.text(), digest(first), (freeze(first), ()), whole, CHUNK, jobs, seconds, depth)
+    reached: Reached = (freeze(first), ())
+    return search(limits.text(), digest(first), reached, whole, CHUNK, jobs, seconds, depth)
 
 
 if __name__ == "__main__":
