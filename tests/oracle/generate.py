@@ -157,7 +157,7 @@ class Maker:
         """A name for a variable: it may hide a name of the system, but not of the operation."""
         if self.plain:
             return next(n for n in (f"w{k}" for k in itertools.count(len(scope))) if n not in scope)
-        pool = [n for n in (*NASTY, *self.used) if n not in scope]
+        pool = [n for n in (*NASTY, *sorted(self.used)) if n not in scope]
         return self.rng.choice(pool) if self.rng.random() < 0.7 else f"w{len(scope)}"
 
     def sort(self, small: bool = False) -> str:
