@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from bulkhead.model.ir import BOOL, App, Op, Quant, System, Term, Use, Var, conj, conjuncts, free_variables
+from bulkhead.model.ir import BOOL, FALSE, App, Op, Quant, System, Term, Use, Var, conj, conjuncts, free_variables, subterms
 
 
 def parts(term: Term) -> Iterator[Term]:
@@ -18,6 +18,15 @@ def parts(term: Term) -> Iterator[Term]:
         case Op("and", args):
             for arg in args:
                 yield from parts(arg)
+        case Op("=", (left, right)) if left.sort == BOOL:
+            yield from parts(Op("=>", (left, right)))
+            yield from parts(Op("=>", (right, left)))
+        case Op("=>", (Op("or", args), right)):
+            for arg in args:
+                yield from parts(Op("=>", (arg, right)))
+        case Op("=>", (Quant("exists", vars_, body), right)):  # a premise "exists" is a "forall" outside
+            new = {v.name: _fresh(v, free_variables(right) | free_variables(body)) for v in vars_}
+            yield from parts(Quant("forall", tuple(new.values()), Op("=>", (substituted(body, new), right))))
         case Op("=>", (left, right)):
             for part in parts(right):
                 yield Op("=>", (left, part))
@@ -30,23 +39,44 @@ def parts(term: Term) -> Iterator[Term]:
             yield term
 
 
+def _fresh(var: Var, taken: set[str]) -> Var:
+    """A fresh variable of the same sort."""
+    name = var.name + "'"
+    while name in taken:
+        name += "'"
+    return Var(name, var.sort)
+
+
 def nested(system: System, term: Term) -> Term:
     """An equivalent formula; a `forall` over an implication tests premises on some variables before it binds the others."""
     if not isinstance(term, Quant) or term.kind != "forall":
         return term
-    supposed: list[Term] = []
+    vars_, supposed = term.vars, list[Term]()
     then: Term = term.body
-    while isinstance(then, Op) and then.op == "=>":
-        supposed += conjuncts(then.args[0])
-        then = then.args[1]
+    while True:
+        match then:
+            case Op("=>", (left, right)):
+                supposed += conjuncts(left)
+                then = right
+            case Op("not", (inner,)):
+                supposed.append(inner)
+                then = FALSE
+            case Quant("forall", more, body):
+                taken = {v.name for v in vars_} | free_variables(body)
+                new = {v.name: _fresh(v, taken) for v in more}
+                vars_ += tuple(new.values())
+                then = substituted(body, new)
+            case _:
+                break
     supposed = [c for s in supposed for c in _opened(system, s)]
-    return _nest(term.vars, supposed, then)
+    return _nest(vars_, supposed, then)
 
 
 def _nest(vars_: tuple[Var, ...], supposed: list[Term], then: Term) -> Term:
     names = {v.name for v in vars_}
     about = [free_variables(c) & names for c in supposed]
-    few = min((a for a in about if a < names), key=len, default=None)
+    choice = ((a, c) for a, c in zip(about, supposed, strict=True) if a < names)
+    few, _ = min(choice, key=lambda each: (not _reads_next(each[1]), len(each[0])), default=(None, None))
     if few is None or not vars_:
         whole = Op("=>", (conj(supposed), then)) if supposed else then
         return Quant("forall", vars_, whole) if vars_ else whole
@@ -56,6 +86,11 @@ def _nest(vars_: tuple[Var, ...], supposed: list[Term], then: Term) -> Term:
     outer = tuple(v for v in vars_ if v.name in few)
     whole = Op("=>", (conj(first), inner))
     return Quant("forall", outer, whole) if outer else whole
+
+
+def _reads_next(term: Term) -> bool:
+    """Does it read the state after a step? A step changes little, so such parts are evaluated first."""
+    return any(isinstance(part, App | Use) and part.next for part in subterms(term))
 
 
 def _opened(system: System, term: Term) -> list[Term]:

@@ -105,7 +105,7 @@ def test_diff_says_where_domb_went_wrong(capsys: pytest.CaptureFixture[str]) -> 
         code = run(["diff", "--system", "disaggregated", "--ops", "3000", "--seed", "1"])
     said = capsys.readouterr().out
     assert code == 1
-    assert "MISMATCH" in said and "Again: bulkhead diff --system disaggregated --seed 1" in said
+    assert "MISMATCH" in said and "To reproduce: bulkhead diff --system disaggregated --seed 1" in said
 
 
 def test_a_small_world_is_searched_and_says_how_far() -> None:

@@ -121,7 +121,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     file = str(EXAMPLES / "two_phase_commit.rules")
     assert run(["explore", file, "--scope", "Manager=3"]) == 0
     said = capsys.readouterr().out
-    assert "All reachable states of this world were seen." in said and "all_or_nothing: holds in all of them" in said
+    assert "All reachable states of this world were visited." in said and "all_or_nothing: holds in all of them" in said
     assert run(["explore", file, "--fault", "abort_after_prepare", "--scope", "Manager=2"]) == 1
     assert re.search(r"all_or_nothing: FALSE after 7 steps, and not before", capsys.readouterr().out)
     for words in (["--scope", "Manger=2"], ["--scope", "Manager=0"], ["--scope", "Manager"]):

@@ -106,7 +106,7 @@ def test_diff_with_a_fault_fails_and_names_the_call() -> None:
     with installed(BY_NAME["reading_cleared_early"]):
         result = CliRunner().invoke(diff, ["--ops", "3000", "--seed", "1"], standalone_mode=False)
     assert result.return_value == 1
-    assert "MISMATCH" in result.output and "Again: bulkhead diff --system monolithic --seed 1" in result.output
+    assert "MISMATCH" in result.output and "To reproduce: bulkhead diff --system monolithic --seed 1" in result.output
 
 
 class Machine(RuleBasedStateMachine):

@@ -28,14 +28,14 @@ def explore_text(result: ExploreResult) -> str:
         f"{rate:,.0f} states/s",
     ]
     out.append(
-        "  All reachable states of this world were seen."
+        "  All reachable states of this world were visited."
         if f.complete
-        else f"  NOT all states were seen: the search stopped {f.stopped}."
+        else f"  NOT all states were visited: the search stopped {f.stopped}."
     )
     if f.renamings > 1:
-        out.append(f"  Of states that differ by a renaming of elements one was kept ({f.renamings} renamings).")
+        out.append(f"  Symmetry reduction: one of each class of renamed states was kept ({f.renamings} renamings).")
     if f.hidden:
-        out.append(f"  States were told apart by a hash: one was missed with a chance below {f.hidden:.1e}.")
+        out.append(f"  States were identified by a hash: the probability of a missed state is below {f.hidden:.1e}.")
     for name in result.claims:
         trace = f.attacks.get(name)
         if trace is None:
@@ -72,7 +72,7 @@ def _label(system: System, world: World, state: list[list[int]]) -> str:
         f"{place} = {value}" if value != "true" else place for place, value in facts(system, machine.world, state).items()
     ]
     more = [f"and {len(told) - SHOWN} more"] if len(told) > SHOWN else []
-    return str(graphviz.escape("\n".join([*told[:SHOWN], *more]) or "nothing of note"))
+    return str(graphviz.escape("\n".join([*told[:SHOWN], *more]) or "nothing relevant"))
 
 
 __all__ = ["explore_text", "save_graph"]

@@ -35,20 +35,18 @@ def diff_text(result: DiffResult) -> str:
     if result.failure is not None:
         out += [
             "MISMATCH " + result.failure.text(),
-            f"Again: bulkhead diff --system monolithic --seed {result.seed} --ops {result.failure.calls}",
+            f"To reproduce: bulkhead diff --system monolithic --seed {result.seed} --ops {result.failure.calls}",
         ]
     elif result.compared:
         out += [
-            "No mismatch: the same status and the same state after every step; nothing is left at the end.",
-            f"The whole state is compared every {FULL_EVERY} steps, what a step touched after each; invariants and "
-            f"theorems every {CLAIMS_EVERY} steps and at the end of each episode.",
+            "No mismatch: the same status and the same state after every step; no leak at the end.",
+            f"The whole state is compared every {FULL_EVERY} steps, the places that a step touched after each step; "
+            f"invariants and theorems every {CLAIMS_EVERY} steps and at the end of each episode.",
             f"{result.rule_steps} rule steps.",
         ]
     if result.compared:
         out += result.coverage.lines()
-    out += [
-        f"WRONG: `{pair}` happened, although refinement/coverage.py says that it cannot." for pair in result.contradicted
-    ]
+    out += [f"WRONG: `{pair}` happened, which refinement/coverage.py calls impossible." for pair in result.contradicted]
     return "\n".join([*out, *result.beside]) + "\n"
 
 
@@ -58,17 +56,14 @@ def domb_text(result: DombResult, seed: int) -> str:
     if result.failure is not None:
         out += [
             "MISMATCH " + result.failure.text(),
-            f"Again: bulkhead diff --system disaggregated --seed {seed} --ops {result.failure.calls}",
+            f"To reproduce: bulkhead diff --system disaggregated --seed {seed} --ops {result.failure.calls}",
         ]
     else:
         out += [
-            "No mismatch: DomB answers as its rules do and is in their state; nothing is left at the end.",
+            "No mismatch: DomB and its rules give the same answers and are in the same state; no leak at the end.",
             *result.lines,
         ]
-    out += [
-        f"WRONG: `{pair}` happened, although refinement/domb/coverage.py says that it cannot."
-        for pair in result.contradicted
-    ]
+    out += [f"WRONG: `{pair}` happened, which refinement/domb/coverage.py calls impossible." for pair in result.contradicted]
     return "\n".join(out) + "\n"
 
 
@@ -90,7 +85,7 @@ def play_text(result: PlayResult) -> str:
 def refine_text(result: RefineResult) -> str:
     """Handlers, one per line, with the result of each."""
     reports = [h.report for h in result.handlers]
-    end = "On each, status and state are the rules'." if result.good else "NOT PROVED."
+    end = "On each path, status and state match the rules." if result.good else "NOT PROVED."
     return (
         "\n".join(
             [
@@ -129,7 +124,7 @@ def claims_text(result: BootResult) -> list[str]:
     out = [f"{watched.claims - len(watched.falls)} claims hold after {each} of {watched.steps} steps."]
     for fall in watched.falls:
         out.append(
-            f"{fall.claim} falls after step {fall.step}{', as the rules say' if fall.expected else ', and IS PROVED'}"
+            f"{fall.claim} is violated after step {fall.step}{', as expected' if fall.expected else ', but IS PROVED'}"
             + (f": {fall.seen}." if fall.seen else ".")
         )
     return out
@@ -137,7 +132,7 @@ def claims_text(result: BootResult) -> list[str]:
 
 def log_text(log: BootLog) -> str:
     """A boot, without its files."""
-    out = [f"Booting `{log.system}`, seed {log.seed}", "", "Who asked whom for what"]
+    out = [f"Booting `{log.system}`, seed {log.seed}", "", "Requests"]
     out += [
         f"  {line}"
         for line in columns(

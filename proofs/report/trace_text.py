@@ -57,9 +57,9 @@ def log(trace: Trace, system: System, machine: ExecutableModel) -> str:
     if trace.excluded >= 0:
         least = "a shortest one" if trace.excluded == size - 1 else f"none of {trace.excluded} steps or fewer was found"
         out += [f"  length: {least}, in the worlds that were searched", ""]
-    out.append("  at the start, as far as it matters:")
+    out.append("  initial state (relevant part):")
     out += [f"      {line}" for line in records((w, v) for w, v in needed_at_start(trace, system, machine).items())] or [
-        "      nothing of note"
+        "      (nothing relevant)"
     ]
     for n, event in enumerate(trace.events, 1):
         doc = machine.transitions[event.label].step.doc

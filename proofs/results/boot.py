@@ -94,7 +94,7 @@ class BootResult:
                 group,
                 f.claim,
                 Status.FOUND if f.expected else Status.FAILED,
-                f"{f.claim} falls after step {f.step}." + (f" Then {f.seen}." if f.seen else ""),
+                f"{f.claim} is violated after step {f.step}." + (f" Then {f.seen}." if f.seen else ""),
                 doc,
             )
             for f in watched.falls

@@ -62,7 +62,7 @@ class ExploreResult:
             claim, trace = known[name], self.found.attacks.get(name)
             if trace is None:
                 status = Status.PASSED if self.found.complete else Status.OPEN
-                said = f"{name} holds in all {self.found.states} states that were seen."
+                said = f"{name} holds in all {self.found.states} visited states."
             else:
                 status = Status.FOUND if self.system.expects.get(name) == "refuted" else Status.FAILED
                 said = f"{name} is false after {len(trace.events)} steps."

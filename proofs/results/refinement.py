@@ -1,4 +1,4 @@
-"""The results of `bulkhead diff` (`--play`, too) and `bulkhead refine`: does the implementation do as the rules say?
+"""The results of `bulkhead diff` (`--play`, too) and `bulkhead refine`: does the implementation refine the rules?
 
 Assembled from reports of campaigns (`refinement/campaign.py`) and of symbolic runs of handlers (`refinement/handlers/`).
 """
@@ -78,7 +78,7 @@ class DiffResult:
                     "diff",
                     "outcome_cannot_happen",
                     Status.FAILED,
-                    f"{pair} happened, although it cannot: {CANNOT_HAPPEN[pair]}.",
+                    f"{pair} occurred, although it is impossible: {CANNOT_HAPPEN[pair]}.",
                     place=self.places.get(pair.partition(":")[0]),
                 )
             )
@@ -134,7 +134,7 @@ class DombResult:
                     "diff",
                     "outcome_cannot_happen",
                     Status.FAILED,
-                    f"{pair} happened, although it cannot.",
+                    f"{pair} occurred, although it is impossible.",
                     place=self.places.get(pair.partition(":")[0]),
                 )
             )
@@ -235,7 +235,7 @@ class HandlerResult:
         """The text for reports."""
         handler, r = HANDLERS[self.report.name], self.report
         doc = f"{handler.runs} does as the rules of {handler.rules} say."
-        said = f"{r.paths} paths: on each, status and state are the rules'." if r.proved else "\n".join(r.findings)
+        said = f"{r.paths} paths: on each, status and state match the rules." if r.proved else "\n".join(r.findings)
         return Check(
             "refine", r.name, Status.PASSED if r.proved else Status.FAILED, said, doc, self.place, seconds=r.seconds
         )

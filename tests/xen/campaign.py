@@ -141,7 +141,7 @@ def run(args: argparse.Namespace, made: Images) -> int:
         print(f"MISMATCH (seed {args.seed}, episode {episode}): {found[0].text()}", flush=True)
         if args.boots:
             print(explain(made, calls, found[0], args.boots))
-        print(f"Again: bulkhead diff --against xen --seed {args.seed} --ops {args.ops}")
+        print(f"To reproduce: bulkhead diff --against xen --seed {args.seed} --ops {args.ops}")
         break
     print(report.text())
     if code == GOOD:
