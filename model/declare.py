@@ -40,7 +40,9 @@ def unique(items: list[tuple[s.Component, s.Item]], d: Declarations) -> None:
     for component, item in items:
         if isinstance(item, s.ScopeItem):
             continue
-        if isinstance(item, s.FormulaItem):
+        if isinstance(item, s.ScenarioItem):
+            space = "claim"
+        elif isinstance(item, s.FormulaItem):
             space = "claim" if item.kind not in ("init", "axiom") else ""
         elif isinstance(item, s.FaultItem):
             space = "fault"

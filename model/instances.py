@@ -269,6 +269,12 @@ def _renamed(node: Any, made: Meaning) -> Any:
         changed["name"] = made.of(node.name)
     elif isinstance(node, s.Change):
         changed["path"] = made.of(node.path)
+        if node.kind in ("drop_may_fail", "drop_undo"):  # it is a code
+            changed["old"] = node.old
+    elif isinstance(node, s.ScenarioItem):
+        changed.update(name=made.of(node.name), word=node.word)
+    elif isinstance(node, s.Called):
+        changed["code"] = node.code
     if isinstance(node, s.Binder | s.ConstItem | s.DefineItem):
         changed["sort"] = made.of(node.sort)
     if isinstance(node, s.Operation) and node.result is not None:

@@ -298,6 +298,19 @@ class Step:
                 self.label + FAILED, self, base + needed, conj([self.start(), disj(ways)]), self._at(self.on_error), codes
             )
 
+    def failing(self, code: str) -> Iterator[Transition]:
+        """The outcomes in which a check with this code fails, one for each such check."""
+        passed: list[Term] = []
+        params = self.params + ((THIS,) if self.after else ())
+        for check in self.checks:
+            if check.code == code:
+                label = self.undone_label(check) if check.undo else self.label + FAILED
+                guard = conj([self.start(), *passed, check.fails])
+                yield Transition(label, self, params, guard, check.undo + self._at(self.on_error), code)
+            if check.kind != "may":
+                passed.append(check.cond)
+            params += check.vars
+
     def outcomes(self) -> tuple[Transition, ...]:
         """All outcomes of the step, with calls that fail and change nothing."""
         return (self.success(), *self.failures())
@@ -318,6 +331,30 @@ class Claim:
     doc: str
     span: Span
     component: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a scenario: a call, a condition, or any steps. A call is one of `outcomes`, with these arguments."""
+
+    kind: str  # call | assert | any
+    text: str
+    span: Span
+    condition: Term = TRUE
+    outcomes: tuple[Transition, ...] = ()
+    args: tuple[tuple[str, Term], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A run that should be possible, or not. Its elements are literals that no rules can name: `-d` for the element `d`."""
+
+    name: str
+    possible: bool
+    elements: tuple[Lit, ...]
+    parts: tuple[Part, ...]
+    doc: str
+    span: Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,6 +387,7 @@ class System:
     steps: tuple[Step, ...]
     expects: dict[str, str]  # theorem -> proved | refuted
     faults: dict[str, Fault]
+    scenarios: dict[str, Scenario] = field(default_factory=dict)
     scope: dict[str, tuple[int, int]] = field(default_factory=dict)  # sort -> elements in searches: at first, at most
     warnings: tuple[Problem, ...] = ()
     files: tuple[str, ...] = ()

@@ -30,6 +30,7 @@ from bulkhead.model.ir import IDLE, POINT, Fault, Step, System
 from bulkhead.model.library import SPEC, Library, closure, component_of, load_library, shipped_files, shipped_systems
 from bulkhead.model.operations import elaborate, generated_write, locals_spoken_of
 from bulkhead.model.procedures import Points
+from bulkhead.model.scenarios import expressions_of, scenarios_of
 
 
 def load(system: str, faults: Iterable[str] = ()) -> System:
@@ -195,7 +196,9 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
             generated = generated_write(item, d)
             if generated is not None:
                 steps.append(generated)
-    wanted = frozenset(n for _, i in items if isinstance(i, s.FormulaItem) for n in locals_spoken_of(i.body))
+    spoken = [i.body for _, i in items if isinstance(i, s.FormulaItem)]
+    spoken += [e for _, i in items if isinstance(i, s.ScenarioItem) for e in expressions_of(i)]
+    wanted = frozenset(n for body in spoken for n in locals_spoken_of(body))
     for op in actions:
         steps.extend(elaborate(op, procedures, d, wanted))
     for op in procedures.values():  # check them unperformed, too; their saved locals are not state of the system
@@ -211,6 +214,7 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
     check_breaks(known_faults.values(), items, elsewhere, {t.label for t in steps}, d)
     scope = scope_of([i for _, i in items if isinstance(i, s.ScopeItem)], system.scopes, d)
     refuse_changing_axioms(by_kind["axiom"].values(), steps, d)
+    scenarios = scenarios_of([i for _, i in items if isinstance(i, s.ScenarioItem)], steps, d, bool(faults))
     expects = expects_of(system, {**by_kind["theorem"], **by_kind["transition"]}, d)
     if d.problems:
         raise _error(d.problems, library)
@@ -232,6 +236,7 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
         tuple(steps),
         expects,
         {n: _fault(f) for n, f in known_faults.items()},
+        scenarios=scenarios,
         scope=scope,
         files=files,
         home=library.home_of_system.get(name, ""),

@@ -51,6 +51,7 @@ _SPOKEN = {
     "DOT": "`.`",
     "COLON": "`:`",
     "VBAR": "`|`",
+    "ANY_STEPS": "`...`",
     "__ANON_0": "`->`",
 }
 
@@ -273,6 +274,24 @@ class _ToSyntax(Transformer[Token, Any]):
 
     def skip_undo(self, c: list[Any]) -> s.Change:
         return s.Change("skip_undo", c[0].text, c[1], None, "", c[0].span)
+
+    def scenario_item(self, c: list[Any]) -> s.ScenarioItem:
+        doc, c = self._split(c)
+        word = s.Name(str(c[1]), self.at(c[1]))
+        return s.ScenarioItem(str(c[0]), word, c[2] or (), tuple(c[3:]), doc, self.at(c[0]))
+
+    def assert_part(self, c: list[s.Expr]) -> s.Asserted:
+        return s.Asserted(c[0], c[0].span)
+
+    def any_part(self, c: list[Token]) -> s.AnySteps:
+        return s.AnySteps(self.at(c[0]))
+
+    def call_part(self, c: list[Any]) -> s.Called:
+        given = tuple(a if isinstance(a, tuple) else ("", a) for a in c[1:-1] if a is not None)
+        return s.Called(c[0], given, None if c[-1] is None else s.Name(str(c[-1]), self.at(c[-1])), c[0].span)
+
+    def named_argument(self, c: list[Any]) -> tuple[str, s.Expr]:
+        return str(c[0]), c[1]
 
     def system(self, c: list[Any]) -> s.System:
         expects = tuple((verdict, name) for group in c[3:] if isinstance(group, list) for verdict, name in group)

@@ -298,7 +298,46 @@ class ScopeItem(Node):
     span: Span = field(compare=False)
 
 
-Item = SortItem | EnumItem | ConstItem | StateItem | DefineItem | FormulaItem | Operation | FaultItem | ScopeItem
+@dataclass(frozen=True, slots=True)
+class Asserted(Node):
+    """`assert A`, between two calls of a scenario."""
+
+    cond: Expr
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AnySteps(Node):
+    """`...`: any number of steps of whatever kind."""
+
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Called(Node):
+    """`STEP(ARGUMENTS) fails CODE`: one step of a scenario. An argument without a name stands in its place; `_` is open."""
+
+    step: Name
+    args: tuple[tuple[str, Expr], ...]
+    code: Name | None
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ScenarioItem(Node):
+    """`word` says whether the run is possible or impossible."""
+
+    name: str
+    word: Name
+    elements: tuple[Binder, ...]
+    parts: tuple[Asserted | AnySteps | Called, ...]
+    doc: str
+    span: Span = field(compare=False)
+
+
+Item = (
+    SortItem | EnumItem | ConstItem | StateItem | DefineItem | FormulaItem | Operation | FaultItem | ScopeItem | ScenarioItem
+)
 
 
 @dataclass(frozen=True, slots=True)

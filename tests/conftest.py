@@ -25,6 +25,7 @@ SLOW = frozenset(
         "test_refinement",
         "test_replay",
         "test_results",
+        "test_skipped",
         "test_symbolic",
         "test_systems",
         "test_bad_cases",

@@ -207,6 +207,33 @@ sort Thing "a thing"
 """,
     "parameters_without_end": "".join(f'component c{k}(sort T, x) "x"\nuses c{k + 1}(T, x)\n' for k in range(12))
     + 'component c12(sort T, x) "x"\nstate x[T]: bool\ncomponent all "y"\nuses c0(Thing, x)\nsort Thing "a thing"\n',
+    "scenarios_that_do_not_fit": small(
+        PAINT
+        + """scenario odd perhaps for t: Thing, t: Thing, u: Thong
+    paint(t)
+    pain(t)
+    paint(t, t)
+    paint(u: t)
+    paint(t, t: t)
+    paint(colour: red)
+    paint(red)
+    paint(t) fails EPREM
+    repaint(t)
+    assert colour[t]
+    repaint(t, v: t) fails ENOENT
+end
+request repaint(t: Thing)
+    pick u: Thing where marked[u] else ENOENT
+    pick v: Thing where not marked[v] else EAGAIN
+    set colour[u] = red
+request go()
+    set colour[t] = red for all t: Thing
+invariant more forall t: Thing. marked[t]
+scenario more possible
+    go() fails EPERM
+end
+"""
+    ),
     "uses_itself": 'component a "x"\nuses a\nsort A "a"\n',
     "duplicate_names": HEAD
     + """

@@ -16,7 +16,7 @@ from bulkhead.proofs.theorems.induction import Settings, prove
 LIBRARY = load_library()
 BEHAVIOUR = sorted(p for room in ("xen", "dom0") for p in (SPEC / room).glob("*.rules"))
 ABOUT = sorted(p for room in ("xen", "dom0") for p in (SPEC / room / "claims").glob("*.rules"))
-KINDS = {"claims": ("theorem", "transition"), "why": ("invariant",), "faults": ()}
+KINDS = {"claims": ("theorem", "transition"), "why": ("invariant",), "faults": (), "scenarios": ()}
 
 
 def components(path: Path) -> list[s.Component]:
@@ -71,7 +71,10 @@ def test_claims_why_and_faults_have_components_of_their_own(path: Path) -> None:
         assert base == of
         for i in c.items:
             assert isinstance(i, s.FaultItem) == (part == "faults"), i
-            assert isinstance(i, s.FaultItem | s.DefineItem) or (isinstance(i, s.FormulaItem) and i.kind in KINDS[part]), i
+            assert isinstance(i, s.ScenarioItem) == (part == "scenarios"), i
+            assert isinstance(i, s.FaultItem | s.DefineItem | s.ScenarioItem) or (
+                isinstance(i, s.FormulaItem) and i.kind in KINDS[part]
+            ), i
 
 
 @pytest.mark.parametrize("name", sorted(n for n in LIBRARY.components if n.startswith(("xen.", "dom0."))))

@@ -26,7 +26,7 @@ def _number(_context: click.Context, _parameter: click.Parameter, value: float) 
 
 @click.command()
 @click.argument("systems", nargs=-1, metavar="SYSTEM...")
-@click.option("--theorem", "theorems", multiple=True, metavar="T", help="Only this theorem (may be repeated).")
+@click.option("--theorem", "theorems", multiple=True, metavar="T", help="Only this theorem or scenario (may be repeated).")
 @fault_option
 @click.option("--cross-check/--no-cross-check", default=True, show_default=True, help="Check every answer again with cvc5.")
 @click.option("--certify", is_flag=True, help="Confirm proved claims by a second encoding of the rules.")
@@ -37,7 +37,7 @@ def _number(_context: click.Context, _parameter: click.Parameter, value: float) 
     help="Check that initial states exist and that every step can be taken.",
 )
 @jobs_option
-@click.option("--why", metavar="THEOREM", help="Show what the proof of a theorem depends on.")
+@click.option("--why", metavar="NAME", help="Show what the proof of a theorem depends on, or the run of a scenario.")
 @click.option(
     "--limit",
     type=click.FloatRange(0, 86400, min_open=True),
@@ -73,7 +73,7 @@ def prove(
     if not systems:
         raise which_system()
     loaded = [loader.load(name, faults) for name in systems]
-    known = {n for s in loaded for n in s.claims()}
+    known = {n for s in loaded for n in (*s.claims(), *s.scenarios)}
     for name in (*theorems, *([why] if why else [])):
         known_claim(name, known)
     where = out or (output.json_file.parent if output.json_file else Path("build"))
@@ -87,8 +87,10 @@ def prove(
             if system.warnings:
                 click.echo(render(system.warnings, system.sources), err=True)
             only = [n for n in system.claims() if not theorems or n in theorems or n == why]
-            if only or not theorems:
-                cases.append(prove_run.Case(system, settings, pool, only, faults, source if certify else None, vacuity))
+            scenarios = [n for n in system.scenarios if not theorems or n in theorems or n == why]
+            if only or scenarios or not theorems:
+                where_from = source if certify else None
+                cases.append(prove_run.Case(system, settings, pool, only, faults, where_from, vacuity, scenarios))
         for case in cases:
             case.start()
         refuted = Refuted() if len(cases) > 1 else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from bulkhead.proofs.report.certified import certified, findings
 from bulkhead.proofs.report.explain_cti import save_counterexample
 from bulkhead.proofs.report.explain_proof import not_decided, why
 from bulkhead.proofs.report.trace_text import save_trace
-from bulkhead.proofs.results.prove import AttackResult, Counterexample, Saved, SystemResult, TheoremResult
+from bulkhead.proofs.results.prove import AttackResult, Counterexample, Saved, ScenarioResult, SystemResult, TheoremResult
 from bulkhead.proofs.results.vocabulary import Verdict
 from bulkhead.proofs.theorems.attack import LIMIT, find_attacks
 from bulkhead.proofs.theorems.axioms import model_of_axioms
@@ -29,6 +29,7 @@ from bulkhead.proofs.theorems.cti import counterexample
 from bulkhead.proofs.theorems.decide import Settings
 from bulkhead.proofs.theorems.induction import Proof, prove
 from bulkhead.proofs.theorems.queries import PLACES
+from bulkhead.proofs.theorems.scenarios import Decision, decide
 from bulkhead.proofs.theorems.solvers import SolverError
 from bulkhead.proofs.theorems.subsumption import Refuted
 from bulkhead.proofs.theorems.vacuity import Checker, Vacuity
@@ -73,20 +74,25 @@ class Case:
         faults: tuple[str, ...],
         source: str | None = None,
         vacuity: bool = True,
+        scenarios: Sequence[str] = (),
     ) -> None:
         """`source` is the file to read again to certify the proof; None for no certificate. Without `vacuity` the
         vacuity checks are skipped.
         """
         self.source = source
         self.system, self.settings, self.pool, self.only, self.faults = system, settings, pool, only, faults
+        self.scenarios = scenarios
         self.vacuity = Checker(system, settings.limit) if vacuity else None
         self._attacks: dict[str, Future[Found]] = {}
+        self._scenarios: dict[str, Future[Decision]] = {}
 
     def start(self) -> None:
         """Start attacks on claims that are expected to be refuted: induction covers only claims without an attack."""
         self._attack([n for n in self.only if self.system.expects.get(n) == "refuted"])
         if self.vacuity is not None:
             self.vacuity.start(self.pool)
+        for name in self.scenarios:
+            self._scenarios[name] = self.pool.submit(decide, self.system, name, self.settings.limit)
 
     def _attack(self, claims: list[str]) -> None:
         """Start the search for attacks on claims, in two parts if there are other processes."""
@@ -138,6 +144,9 @@ class Case:
             undecided=tuple(not_decided(proof, open_).split("\n")) if open_ else (),
             why=tuple(lines),
             axioms=axioms,
+            scenarios=tuple(
+                ScenarioResult(system.scenarios[n], self._scenarios[n].result(), n == why_of) for n in self.scenarios
+            ),
         )
 
     def _verdict(self, proof: Proof, name: str, progress: Progress) -> TheoremResult:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from bulkhead.model.executable import ExecutableModel
 from bulkhead.proofs.report.explain_cti import describe
+from bulkhead.proofs.report.scenario_text import scenario_lines
 from bulkhead.proofs.report.trace_text import log
 from bulkhead.proofs.results.prove import AttackResult, ProveResult, SystemResult
 from bulkhead.proofs.theorems.scope import first_scope, in_words
@@ -81,6 +82,7 @@ def _said(result: SystemResult) -> list[str]:
     if result.again:
         out.append(f"  {result.again} of {result.decided} queries are subsumed by refuted ones of another step or system")
     out.append(f"  {result.vacuity}")
+    out += [f"  {line}" for s in result.scenarios for line in scenario_lines(s, result.system)]
     if result.axioms is not None:
         out.append(f"  {result.axioms.summary()}")
     if result.certificate:

@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bulkhead.model.ir import Claim, System
+from bulkhead.model.ir import Claim, Scenario, System
 from bulkhead.model.trace import Trace
 from bulkhead.proofs.results.vocabulary import Check, Flow, Status, Verdict
 from bulkhead.proofs.theorems.axioms import Model
 from bulkhead.proofs.theorems.cti import Cti
+from bulkhead.proofs.theorems.scenarios import IMPOSSIBLE, POSSIBLE, UNKNOWN, Decision
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,55 @@ class TheoremResult:
 
 
 @dataclass(frozen=True)
+class ScenarioResult:
+    """The verdict on one scenario. `asked`: its run is to be shown."""
+
+    scenario: Scenario
+    decision: Decision
+    asked: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.scenario.name
+
+    @property
+    def expected(self) -> str:
+        return POSSIBLE if self.scenario.possible else IMPOSSIBLE
+
+    @property
+    def as_expected(self) -> bool:
+        return self.decision.verdict == self.expected
+
+    def to_json(self) -> dict[str, Any]:
+        run = self.decision.trace
+        steps = None
+        if run is not None:
+            steps = [
+                {"call": e.label.partition("!")[0], "code": c} for e, c in zip(run.events, self.decision.codes, strict=True)
+            ]
+        return {
+            "name": self.name,
+            "verdict": self.decision.verdict,
+            "expected": self.expected,
+            "searched": self.decision.bound,
+            "world": None if run is None else run.world.sizes,
+            "steps": steps,
+            "seconds": round(self.decision.seconds, 4),
+        }
+
+    def check(self, system: System) -> Check:
+        """The entry for reports."""
+        said = f"The run {self.name} of {system.name} is {self.decision.verdict}, {self.expected} is expected."
+        status = Status.PASSED if self.as_expected else Status.FAILED
+        if self.decision.verdict == UNKNOWN:
+            status = Status.OPEN
+        flow = () if self.decision.trace is None else flow_of(system, self.decision.trace)
+        bound = f" Searched: {self.decision.bound}." if self.decision.bound else ""
+        place = self.scenario.span
+        return Check(system.name, self.name, status, said + bound, self.scenario.doc, place, flow, self.decision.seconds)
+
+
+@dataclass(frozen=True)
 class Counterexample:
     """A step that breaks a claim, from a state that may be unreachable; `saved` is its folder."""
 
@@ -101,6 +151,7 @@ class SystemResult:
     counterexamples: tuple[Counterexample, ...] = ()
     undecided: tuple[str, ...] = ()
     why: tuple[str, ...] = ()
+    scenarios: tuple[ScenarioResult, ...] = ()
     axioms: Model | None = None  # None where the system has no axiom
     certificate: str = ""  # the answer of the second encoding, if requested
 
@@ -110,13 +161,14 @@ class SystemResult:
 
     @property
     def good(self) -> bool:
-        return not self.errors and all(t.as_expected for t in self.theorems)
+        return not self.errors and all(t.as_expected for t in self.theorems) and all(r.as_expected for r in self.scenarios)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "as_expected": self.good,
             "theorems": [t.to_json() for t in self.theorems],
+            "scenarios": [s.to_json() for s in self.scenarios],
             "axioms": None if self.axioms is None else self.axioms.to_json(),
             "findings": list(self.errors),
             "seconds": round(self.seconds, 4),
@@ -131,7 +183,7 @@ class SystemResult:
             "; ".join(self.errors) or self.vacuity,
             "The proofs are not vacuous, and the solvers agree.",
         )
-        return (*(t.check(self.system) for t in self.theorems), sound)
+        return (*(t.check(self.system) for t in self.theorems), *(r.check(self.system) for r in self.scenarios), sound)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from bulkhead.model.choices import in_world
 from bulkhead.model.ir import App, Claim, Lit, Op, Quant, System, Term, Transition, Update, Use, Var
 from bulkhead.model.trace import Event, Trace
 from bulkhead.model.world import World
-from bulkhead.proofs.theorems.solvers import SolverError
+from bulkhead.proofs.theorems.solvers import SolverError, Spent
 
 
 @dataclass(frozen=True)
@@ -151,15 +151,22 @@ class Search:
     """One solver session over one scope."""
 
     def __init__(
-        self, system: System, claim: Claim, sizes: dict[str, int], limit: float, start: list[Claim] | None = None
+        self,
+        system: System,
+        claim: Claim,
+        sizes: dict[str, int],
+        limit: float,
+        start: list[Claim] | None = None,
+        spent: Spent | None = None,
     ) -> None:
-        """`start` describes the first state; initial states and axioms unless given."""
+        """`start` describes the first state; initial states and axioms unless given. `spent` adds up the solver's time."""
         import z3  # slow to import, and not needed without a solver
 
         for key, value in {"smt.mbqi": True, "smt.auto_config": True, "smt.qi.eager_threshold": 10.0}.items():
             z3.set_param(key, value)
         self._z3 = z3
         self._context = z3.Context()
+        self._spent = spent or Spent()
         self.system, self.claim, self.sizes = system, claim, sizes
         self.writer = GroundWriter(system, sizes)
         two_state = claim.kind == "transition"  # such a claim also covers steps that fail and change nothing
@@ -172,7 +179,8 @@ class Search:
         self._eval(w.declarations() + "".join(f"(assert {w.term(c.body, 0, {})})\n" for c in inits))
 
     def _eval(self, text: str) -> str:
-        out = str(self._z3.Z3_eval_smtlib2_string(self._context.ref(), text))
+        with self._spent.counted():
+            out = str(self._z3.Z3_eval_smtlib2_string(self._context.ref(), text))
         if "(error" in out:
             raise SolverError(f"z3: {out.strip()[:500]}")
         return out

@@ -15,6 +15,7 @@ from typing import Any
 from bulkhead.model import symbols
 from bulkhead.model.ir import BOOL, App, Lit, Op, Quant, System, Term, Use, Var, conjuncts
 from bulkhead.model.world import State, World, size_of, table_sizes
+from bulkhead.proofs.theorems.solvers import Spent
 
 Truth = str | bool  # a condition: SMT-LIB text over booleans, or known
 Values = dict[int, Truth]  # each possible value of a term, with its condition
@@ -24,9 +25,10 @@ Env = dict[str, Values]
 class Grounding:
     """One state of a world, as far as formulas fix it. Constants without an element in the world are free."""
 
-    def __init__(self, system: System, world: World, limit: float = 60.0) -> None:
-        """`limit` is the time for one query to the solver, in seconds."""
+    def __init__(self, system: System, world: World, limit: float = 60.0, spent: Spent | None = None) -> None:
+        """`limit` is the time for one query to the solver, in seconds; `spent` adds these up."""
         self._limit = limit
+        self._spent = spent or Spent()
         self._solver: Any = None  # created at the first query: propagation needs no solver
         self.system, self.world = system, world
         self.members = {(sort, m): i for sort, ms in self.system.enums.items() for i, m in enumerate(ms)}
@@ -50,7 +52,8 @@ class Grounding:
                 "(set-option :produce-unsat-cores true)(set-logic QF_FD)"
                 f"(set-option :timeout {max(1, int(self._limit * 1000))})"
             )
-        out = str(z3.Z3_eval_smtlib2_string(self._solver.ref(), text))
+        with self._spent.counted():
+            out = str(z3.Z3_eval_smtlib2_string(self._solver.ref(), text))
         if "(error" in out:
             raise AssertionError(f"z3: {out.strip()[:500]}")
         return out

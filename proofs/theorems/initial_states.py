@@ -17,6 +17,7 @@ from bulkhead.model.ir import BOOL, TRUE, Claim, System, eq, neg
 from bulkhead.model.world import State, World
 from bulkhead.proofs.theorems.grounding import Grounding, Truth
 from bulkhead.proofs.theorems.scope import roomy_scope
+from bulkhead.proofs.theorems.solvers import Spent
 
 STARTS = 3
 
@@ -34,7 +35,9 @@ def nothing(system: System) -> Claim:
     return Claim("theorem", "nothing", TRUE, "", Span(system.name, 1, 1), "")
 
 
-def initial_states(system: System, limit: float, rng: random.Random) -> tuple[ExecutableModel, list[State]]:
+def initial_states(
+    system: System, limit: float, rng: random.Random, spent: Spent | None = None
+) -> tuple[ExecutableModel, list[State]]:
     """A small world, and initial states of it that enable many steps. Raises `NoInitialState` if there is none.
 
     Z3 finds the first, within `limit` seconds per query; the others differ from it in state that no rule ever changes,
@@ -43,7 +46,7 @@ def initial_states(system: System, limit: float, rng: random.Random) -> tuple[Ex
     """
     bodies = [c.body for c in (*system.inits, *system.axioms)]
     for consts in (_apart(system), {}):  # each constant names a different element; if that fails, Z3 chooses
-        grounding = Grounding(system, World(roomy_scope(system), consts), limit)
+        grounding = Grounding(system, World(roomy_scope(system), consts), limit, spent)
         grounding.require(bodies)
         answer = grounding.possible()
         if answer == "sat":

@@ -7,8 +7,10 @@ answer.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,6 +26,22 @@ class Answer:
     verdict: str
     core: tuple[str, ...] = ()
     seconds: float = 0.0
+
+
+@dataclass
+class Spent:
+    """Adds up the seconds that are spent in solvers, for questions that do not go through a `Session`."""
+
+    seconds: float = 0.0
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count what is done inside."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - begun
 
 
 class Session(Protocol):

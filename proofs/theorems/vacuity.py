@@ -9,10 +9,9 @@ Not here: proofs of theorems.
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bulkhead.model.ir import System
 from bulkhead.proofs.jobs import Workers
@@ -21,6 +20,7 @@ from bulkhead.proofs.theorems.directed_search import reach
 from bulkhead.proofs.theorems.initial_states import NoInitialState, initial_states, nothing
 from bulkhead.proofs.theorems.scope import roomy_scope
 from bulkhead.proofs.theorems.small_worlds import fired_in_small_worlds
+from bulkhead.proofs.theorems.solvers import Spent
 
 REACHED = "reached"
 POSSIBLE = "possible from a state that satisfies the invariants"
@@ -40,7 +40,7 @@ class Vacuity:
     assumptions: str
     firing: dict[str, str] = field(default_factory=dict)
     queries: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # in the solver, in whichever process
     asked: bool = True
 
     def errors(self) -> list[str]:
@@ -83,7 +83,7 @@ class Vacuity:
 
 
 def possible_labels(
-    system: System, standing: tuple[str, ...], labels: frozenset[str], limit: float
+    system: System, standing: tuple[str, ...], labels: frozenset[str], limit: float, spent: Spent | None = None
 ) -> tuple[str, dict[str, str]]:
     """Are there states that satisfy the invariants, and which of `labels` can fire in one? Checked in a small world, and in
     larger ones before the answer is no.
@@ -94,18 +94,23 @@ def possible_labels(
         left = frozenset(n for n, answer in found.items() if answer == "unsat")
         if assumptions != "unsat" and not left:
             break
-        answer, answers = _possible_in(system, sizes, standing, left, limit)
+        answer, answers = _possible_in(system, sizes, standing, left, limit, spent)
         assumptions = answer if assumptions == "unsat" else assumptions
         found.update(answers)
     return assumptions, found
 
 
 def _possible_in(
-    system: System, sizes: dict[str, int], standing: tuple[str, ...], labels: frozenset[str], limit: float
+    system: System,
+    sizes: dict[str, int],
+    standing: tuple[str, ...],
+    labels: frozenset[str],
+    limit: float,
+    spent: Spent | None,
 ) -> tuple[str, dict[str, str]]:
     """The same in one world."""
     known = {**system.invariants, **system.theorems}
-    search = Search(system, nothing(system), sizes, limit, [*system.axioms, *(known[n] for n in standing)])
+    search = Search(system, nothing(system), sizes, limit, [*system.axioms, *(known[n] for n in standing)], spent)
     assumptions = search.check()
     found: dict[str, str] = {}
     if labels:
@@ -128,27 +133,35 @@ class _Searched:
     holding: frozenset[str]
     assumptions: str = ""
     possible: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0  # in the solver
 
 
 def searched(system: System, seed: int, limit: float) -> _Searched:
     """A seeded search of the executable model from initial states. Raises `NoInitialState`."""
+    spent = Spent()
+    found = _searched(system, seed, limit, spent)
+    return replace(found, seconds=spent.seconds)
+
+
+def _searched(system: System, seed: int, limit: float, spent: Spent) -> _Searched:
     known = {**system.invariants, **system.theorems}
     every = frozenset(t.label for s in system.steps for t in s.transitions())
     labels, begins = fired_in_small_worlds(system, STEPS)
     if labels == every:  # proved claims hold in every initial state, and there is one
         return _Searched(labels, frozenset(known))
     try:
-        machine, states = initial_states(system, limit, random.Random(seed))
+        machine, states = initial_states(system, limit, random.Random(seed), spent)
     except NoInitialState:
         if not begins:
             raise
-        return _Searched(labels, frozenset(known), *possible_labels(system, tuple(system.invariants), every - labels, limit))
+        left = every - labels
+        return _Searched(labels, frozenset(known), *possible_labels(system, tuple(system.invariants), left, limit, spent))
     holding = frozenset(n for n, c in known.items() if machine.holds(states[0], c.body))
     labels |= reach(machine, seed, BUDGET, states).labels
     left = every - labels
     if not left:
         return _Searched(labels, holding)
-    return _Searched(labels, holding, *possible_labels(system, tuple(system.invariants), left, limit))
+    return _Searched(labels, holding, *possible_labels(system, tuple(system.invariants), left, limit, spent))
 
 
 class Checker:
@@ -170,7 +183,7 @@ class Checker:
 
         Reached transitions need no query: their states satisfy all claims that hold in every reachable state.
         """
-        begun = time.perf_counter()
+        spent = Spent()
         names = tuple(n for n in standing if n in self.system.invariants or n in self.system.theorems)
         labels = frozenset(t.label for s in self.system.steps for t in s.transitions())
         try:
@@ -186,7 +199,7 @@ class Checker:
             assumptions, possible = done.assumptions, done.possible
             found = Vacuity(initial, assumptions, queries=len(possible) + 2)
         else:
-            assumptions, possible = possible_labels(self.system, names, left, self.limit)
+            assumptions, possible = possible_labels(self.system, names, left, self.limit, spent)
             found = Vacuity(initial, assumptions, queries=len(possible) + 2)
         words = {"sat": POSSIBLE, "unsat": NEVER}
         found.firing = {
@@ -194,5 +207,5 @@ class Checker:
             for s in self.system.steps
             for t in s.transitions()
         }
-        found.seconds = time.perf_counter() - begun
+        found.seconds = done.seconds + spent.seconds
         return found

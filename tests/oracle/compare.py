@@ -6,6 +6,8 @@ It compares successors and error codes of the executable model, both as transiti
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
 import re
 from collections.abc import Iterator
@@ -32,13 +34,17 @@ from bulkhead.proofs.theorems.cti import Cti, counterexample
 from bulkhead.proofs.theorems.export import blocks_of, text_of
 from bulkhead.proofs.theorems.induction import Proof, Settings, prove
 from bulkhead.proofs.theorems.queries import INIT, QueryMaker
+from bulkhead.proofs.theorems.scenarios import decide
 from tests.oracle.faults import with_fault
 from tests.oracle.instances import items_of
 from tests.oracle.interpreter import Interpreter, State, Taken, World, Wrong
+from tests.oracle.scenarios import all_initial, possible
 
 STATES = 60  # maximum of states in one world
 EXPORT_LIMIT = 500  # milliseconds for an exported query
 STEPS = 4000  # maximum of steps in one world
+START_STATES = 3000  # maximum of states tried as initial ones of a scenario
+RUNS = 1500  # maximum of places on the way of a scenario
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,8 @@ class Seen:
     instances: int = 0
     exported: int = 0
     exported_open: int = 0
+    possible: int = 0
+    impossible: int = 0
 
 
 def differences(text: str, seed: int, budget: Budget, seen: Seen) -> Iterator[str]:
@@ -119,6 +127,8 @@ def differences(text: str, seed: int, budget: Budget, seen: Seen) -> Iterator[st
             return
         yield from _explored(system, oracle, rng, budget, seen, violated)
     seen.violated += len(violated)
+    for scenario in system.scenarios:
+        yield from _run_differs(system, tree, scenario, a_world(system, rng).sizes, seen)
     if not budget.prove:
         return
     proof = prove(system, Settings(2.0, 1, cross_check=False, patient=False))
@@ -347,6 +357,34 @@ def _transitions(
         ):
             yield f"model: {t.label}{dict(t.args)} = {t.code} leads only the interpreter somewhere, after {way}"
             return
+
+
+def _run_differs(system: Checked, tree: list[s.Item], name: str, sizes: dict[str, int], seen: Seen) -> Iterator[str]:
+    """Is a scenario possible in one world for both, and does the interpreter go the way that was found?"""
+    found = decide(system, name, 2.0, sizes)
+    if found.trace is not None:
+        seen.possible += 1
+        consts = {c: bool(v) if system.consts[c] == "bool" else v for c, v in found.trace.world.consts.items()}
+        oracle = Interpreter(tree, World({"Call": 1, **found.trace.world.sizes}, consts))
+        start = Tables(system, oracle).state(found.trace.initial)
+        sorts = {e.name[1:]: e.sort for e in system.scenarios[name].elements}
+        elements = {n: bool(v) if sorts[n] == "bool" else v for n, v in found.elements}
+        if not oracle.initial(start):
+            yield f"scenario: the run of `{name}` begins in a state that is not initial"
+        if possible(oracle, name, [start], len(found.trace.events), RUNS, elements) is False:
+            yield f"scenario: `{name}` is possible, and the interpreter does not find it: {found.trace}"
+        return
+    for world in found.worlds:
+        kinds = system.consts.values()
+        values = [range(2 if k == "bool" else len(system.enums.get(k, ())) or world[k]) for k in kinds]
+        for choice in itertools.product(*values) if math.prod(map(len, values)) <= 16 else ():
+            consts = {c: bool(v) if k == "bool" else v for (c, k), v in zip(system.consts.items(), choice, strict=True)}
+            oracle = Interpreter(tree, World({"Call": 1, **world}, consts))
+            starts = all_initial(oracle, START_STATES)
+            answer = None if starts is None else possible(oracle, name, starts, found.between, RUNS)
+            seen.impossible += answer is False
+            if answer:
+                yield f"scenario: `{name}` is impossible ({found.bound}), and the interpreter finds a run with {consts}"
 
 
 def _attacked(system: Checked, tree: list[s.Item], claim: str, seen: Seen) -> Iterator[str]:

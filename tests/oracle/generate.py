@@ -157,7 +157,7 @@ class Maker:
         """A name for a variable: it may hide a name of the system, but not of the operation."""
         if self.plain:
             return next(n for n in (f"w{k}" for k in itertools.count(len(scope))) if n not in scope)
-        pool = [n for n in (*NASTY, *self.used) if n not in scope]
+        pool = [n for n in (*NASTY, *sorted(self.used)) if n not in scope]
         return self.rng.choice(pool) if self.rng.random() < 0.7 else f"w{len(scope)}"
 
     def sort(self, small: bool = False) -> str:
@@ -499,6 +499,8 @@ def _draft(rng: random.Random) -> Draft:
         m.two_state = kind == "transition"
         parts.append(Part(f"{kind} claim{len(parts)} {m.formula({}, 3)}"))
         m.two_state = False
+    if rng.random() < 0.5:
+        parts.append(_scenario(m, body_parts))
     return Draft(tuple(parts), templates, uses)
 
 
@@ -531,6 +533,54 @@ def _state(m: Maker, parts: list[Part]) -> None:
     places = ", ".join(f"{n}: {s}" if n else s for n, s in zip(names, index, strict=True))
     ghost, shown_index = "ghost " if rng.random() < 0.1 else "", f"[{places}]" if index else ""
     parts.append(Part(f"{ghost}state {name}{shown_index}: {shown}{written}"))
+
+
+def _scenario(m: Maker, operations: list[Part]) -> Part:
+    """A run of a few calls, with conditions and other steps in between."""
+    rng = m.rng
+    elements: Scope = {}
+    for k in range(rng.randint(0, 2)):
+        elements[f"e{k}"] = m.sort()
+    called = [op for op in operations if not op.head.startswith("procedure")]
+    lines: list[str] = []
+    for _ in range(rng.choice((1, 2, 3))):
+        if not called or rng.random() < 0.2:
+            lines.append(f"assert {m.formula(elements, 1)}")
+        elif rng.random() < 0.25:
+            lines.append("...")
+        else:
+            lines.append(_called(m, rng.choice(called), elements))
+    binders = f" for {', '.join(f'{n}: {k}' for n, k in elements.items())}" if elements else ""
+    return Part(f"scenario run1 {rng.choice(('possible', 'impossible'))}{binders}", (*lines, "end"))
+
+
+def _called(m: Maker, op: Part, elements: Scope) -> str:
+    """A call of the first step of an operation, or of a later one; open arguments, places, names and a code now and then."""
+    rng = m.rng
+    name, _, rest = op.head.partition("(")
+    name = name.split()[-1]
+    params: list[tuple[str, str]] = []
+    for word in reversed([p for p in rest.partition(")")[0].split(", ") if p]):  # `a, b: S` gives both a sort
+        param, _, sort = word.partition(": ")
+        params.insert(0, (param, sort or params[0][1]))
+    first = list(itertools.takewhile(lambda b: b.split()[0] not in ("step", "each", "done"), op.body))
+    later = [b.split("(")[0].split()[-1] for b in op.body if b.split()[0] in ("step", "each", "done")]
+    checks = [b.partition(" undo ")[0].rpartition(" else ") for b in first if b.startswith(("require ", "pick "))]
+    codes = [code for _, word, code in checks if word and code.isidentifier()]
+    if later and rng.random() < 0.4:
+        return f"{name}.{rng.choice(later)}()"
+    args = []
+    named = False
+    for param, sort in params:
+        r = rng.random()
+        if r < 0.4:
+            args.append(f"{param}: {m.of(elements, sort, 1)}")
+            named = True
+        elif r < 0.7 and not named:
+            args.append(m.of(elements, sort, 1))
+        elif not named:
+            args.append("_")
+    return f"{name}({', '.join(args)})" + (f" fails {rng.choice(codes)}" if codes and rng.random() < 0.4 else "")
 
 
 def _instances(m: Maker) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from bulkhead.model import syntax as s
 from bulkhead.model.parser import parse_text
 
-WORD = re.compile(r'"[^"]*"|--[^\n]*|[A-Za-z_]\w*|\d+|\s+|->|!=|.', re.DOTALL)
+WORD = re.compile(r'"[^"]*"|--[^\n]*|[A-Za-z_]\w*|\d+|\s+|->|!=|\.\.\.|.', re.DOTALL)
 
 
 def _words(text: str) -> list[str]:
@@ -104,17 +104,27 @@ def _replaced(words: list[str], names: Mapping[str, str]) -> list[str]:
     out: list[str] = []
     conditions = 0
     binding = False  # between a quantifier and its dot
+    brackets: list[bool] = []  # of each that is open: are these the fields of a record?
     field = False  # is a field, a step or a local next?
     for k, word in enumerate(words):
         before = words[k - 1] if k else ""
         behind = words[k + 1] if k + 1 < len(words) else ""
-        code = before == "else" and conditions == 0
+        code = (before == "else" and conditions == 0) or words[max(k - 2, 0) : k] == ["drop", "undo"]
         if before == "else" and conditions:
             conditions -= 1
         conditions += word == "if"
         other = (
-            field or before in ("fail", "step", "each", "to") or code or (behind == ":" and before not in ("const", "state"))
+            field
+            or before in ("fail", "fails", "step", "each", "to")
+            or code
+            or (behind == ":" and before not in ("const", "state"))
         )
+        if word in "([{":
+            brackets.append(word == "{" and before != "in")
+        elif word in ")]}" and brackets:
+            brackets.pop()
+        grouped = bool(brackets) and brackets[-1] and behind == "," and before in ("{", ",")  # `{ a, b: S }`
+        other = other or grouped
         field = word == "." and not binding
         binding = (binding or word in ("forall", "exists")) and word != "."
         out.append(word if other else names.get(word, word))

@@ -78,6 +78,14 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Run:
+    """A scenario: its elements, and its parts, each with the code of its condition or arguments (None: left open)."""
+
+    elements: dict[str, Slot]
+    parts: list[tuple[s.Node, list[Code | None]]]
+
+
+@dataclass(frozen=True)
 class Taken:
     """One taken step. `code` is None on success; `by` is the check that failed."""
 
@@ -129,7 +137,18 @@ class Interpreter:
                 self.axioms.append(code)
             else:
                 self.claims[f.name] = (f.kind, code, failed)
+        self.runs: dict[str, Run] = {i.name: self._run_of(i) for i in self.items if isinstance(i, s.ScenarioItem)}
         self.places = dict(self._places())
+
+    def _run_of(self, item: s.ScenarioItem) -> Run:
+        elements = {b.name: self.slot(b.sort, b.name) for b in item.elements}
+        parts: list[tuple[s.Node, list[Code | None]]] = []
+        for part in item.parts:
+            given = [part.cond] if isinstance(part, s.Asserted) else []
+            given += [e for _, e in part.args] if isinstance(part, s.Called) else []
+            is_open = [isinstance(e, s.Name) and e.text == "_" for e in given]
+            parts.append((part, [None if o else self.compile(e, elements)[0] for e, o in zip(given, is_open, strict=True)]))
+        return Run(elements, parts)
 
     # Worlds and states.
 

@@ -47,6 +47,10 @@ class Answer:
     entries: Mapping[str, Any]
 
 
+class UnknownCall(ValueError):
+    """The executor has no such operation."""
+
+
 def parse(line: str, call: Call) -> Answer:
     """Parse one answer; ValueError with the problem."""
     try:
@@ -56,7 +60,7 @@ def parse(line: str, call: Call) -> Answer:
     if not isinstance(value, dict) or not isinstance(value.get("r"), int):
         raise ValueError(f"an answer without a result: {line[:120]!r}")
     if value.get("unknown"):
-        raise ValueError(f"the executor does not know `{call.op}`")
+        raise UnknownCall(f"the executor does not know `{call.op}`")
     entries = value.pop("e", {})
     if not isinstance(entries, dict):
         raise ValueError(f"entries that are none: {line[:120]!r}")

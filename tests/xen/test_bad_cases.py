@@ -15,11 +15,15 @@ from pathlib import Path
 
 import pytest
 
+from bulkhead.proofs.refinement.calls import Answer, Target, guest_call, run
+from bulkhead.proofs.refinement.calls import Call as Said
+from bulkhead.proofs.refinement.recording import Recorder
 from tests.xen import campaign
 from tests.xen.build import Images
 from tests.xen.machine import Machine
 from tests.xen.problems import RigFailed, Unavailable
 from tests.xen.protocol import Call, answers
+from tests.xen.target import NOT_AVAILABLE, RealXen, as_answered, as_said
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 8.0  # seconds for a case, on a busy machine; the limits in the cases are shorter
@@ -162,3 +166,36 @@ def test_qemu_ends_with_us_however_we_end(tmp_path: Path) -> None:
     while alive(pid) and time.monotonic() < end:
         time.sleep(0.05)
     assert not alive(pid)
+
+
+def test_real_xen_is_a_target_like_the_others(tmp_path: Path, alone: Path) -> None:
+    """The line's calls and answers by the protocol that all targets have: so what real Xen is asked can be recorded, too."""
+    lines: list[str] = []
+    with Machine(fake(tmp_path, "answers once"), boot_seconds=5.0, answer_seconds=1.0) as running:
+        target: Target = Recorder(RealXen(running), lines.append)
+        assert run([Said("dominfo", "", {"id": 1})], target) == [Answer("okay")]
+        assert target.carry_out(guest_call(1, 0, "copy", elements=[{"src": 1}])) == NOT_AVAILABLE
+    assert lines[0] == '{"i":0,"op":"dominfo","a":{"id":1},"res":{"code":"okay"}}\n' and len(lines) == 2
+
+
+def test_a_call_that_the_executor_does_not_know_is_not_available(tmp_path: Path, alone: Path) -> None:
+    with Machine(fake(tmp_path, "unknown"), boot_seconds=5.0, answer_seconds=1.0) as running:
+        assert RealXen(running).carry_out(Said("advance", "", {"call": 3})) == NOT_AVAILABLE
+
+
+def test_garbage_is_no_answer(tmp_path: Path, alone: Path) -> None:
+    with (
+        pytest.raises(RigFailed, match="garbage on the line"),
+        Machine(fake(tmp_path, "no result"), boot_seconds=5.0, answer_seconds=1.0) as running,
+    ):
+        RealXen(running).carry_out(Said("dominfo", "", {"id": 1}))
+
+
+def test_answers_of_real_xen_have_names() -> None:
+    """As recordings have them: a negative result is an errno's; what else came back is given."""
+    assert as_answered({"r": -22}) == Answer("EINVAL")
+    assert as_answered({"r": 3, "w": "1"}) == Answer("okay", {"w": "1", "r": 3})
+    assert as_answered({"r": -9999, "crashed": 1}) == Answer("crashed")
+    said = as_said(Said("ga", "A", {"ref": 8}))
+    assert said is not None and said.line() == "ga by=A ref=8"
+    assert as_said(Said("ga", "A", {"ref": "8 9"})) is None

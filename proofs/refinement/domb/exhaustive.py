@@ -16,10 +16,7 @@ import gc
 import hashlib
 import os
 import pickle
-import sys
 import tempfile
-import time
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -29,9 +26,10 @@ from bulkhead.impl.domb import protocol as p
 from bulkhead.impl.libs import gnttab as gt
 from bulkhead.impl.libs.vchan import CLI_LIVE, Vchan
 from bulkhead.impl.xen import abi
-from bulkhead.proofs.jobs import Workers, run_to_end
+from bulkhead.proofs.jobs import run_to_end
 from bulkhead.proofs.refinement.domb.driver import Crash, Driver, Process, files
 from bulkhead.proofs.refinement.domb.world import Size, rules_for
+from bulkhead.proofs.refinement.exhaustive.search import Expanded, Result, run_worlds, search
 from bulkhead.proofs.refinement.lockstep.abstraction import dump
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
@@ -304,7 +302,7 @@ def apart(small: Small, action: str) -> Found:
     return found
 
 
-def expand(paths: list[Path_], limits: Limits, root: str) -> list[tuple[Path_, list[Found]]]:
+def expand(paths: list[Path_], limits: Limits, root: str) -> list[Expanded[Path_]]:
     """Every action from every state that these paths lead to."""
     out = []
     for path in paths:
@@ -315,79 +313,24 @@ def expand(paths: list[Path_], limits: Limits, root: str) -> list[tuple[Path_, l
         try:
             small.book.check_claims()
         except Mismatch as error:
-            out.append((path, [Found("nothing more", b"", error.what)]))
+            out.append(Expanded[Path_]((), 1, f"{error.what} after {[*path, 'nothing more']}"))
             continue
-        out.append((path, [apart(small, action) for action in small.actions()]))
+        found = [apart(small, action) for action in small.actions()]
+        failures = [f"{each.failure} after {[*path, each.action]}" for each in found if each.failure]
+        fresh = tuple((each.state, (*path, each.action)) for each in found if not each.failure)
+        out.append(Expanded(fresh, len(found), next(iter(failures), "")))
     return out
-
-
-@dataclass
-class Result:
-    """The result of a search."""
-
-    limits: Limits
-    states: int = 0
-    actions: int = 0
-    farthest: int = 0
-    seconds: float = 0.0
-    failure: str = ""
-    complete: bool = False
-
-    def text(self) -> str:
-        """A one-line summary that says whether the search was complete."""
-        end = "all there are" if self.complete else "NOT all: cut short"
-        return (
-            f"{self.limits.text()}: {self.states} states ({end}), the farthest {self.farthest} actions from the start; "
-            f"{self.actions} actions compared in {self.seconds:.0f} s."
-        )
 
 
 def explore(limits: Limits, depth: int | None = None, jobs: int | None = None, seconds: float | None = None) -> Result:
     """Search breadth first until there are no new states, the time is up, or `depth` is reached."""
-    result = Result(limits)
-    begin = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="bulkhead-domb-") as folder, Workers(jobs) as workers:
+    with tempfile.TemporaryDirectory(prefix="bulkhead-domb-") as folder:
         files(Path(folder))
         root = str(Path(folder) / "exported")
-        seen = {digest(Small(Path(root), limits))}
-        level: list[Path_] = [()]
         work = functools.partial(expand, limits=limits, root=root)
-        while (
-            level
-            and not result.failure
-            and (depth is None or result.farthest < depth)
-            and (seconds is None or time.perf_counter() - begin < seconds)
-        ):
-            chunks = [level[i : i + CHUNK] for i in range(0, len(level), CHUNK)]
-            done: Iterable[list[tuple[Path_, list[Found]]]] = (
-                map(work, chunks) if len(chunks) == 1 else workers.map(work, chunks)
-            )
-            level = []
-            for path, found in (each for chunk in done for each in chunk):
-                result.actions += len(found)
-                for each in found:
-                    if each.failure:
-                        result.failure = result.failure or f"{each.failure} after {[*path, each.action]}"
-                    elif each.state not in seen:
-                        seen.add(each.state)
-                        level.append((*path, each.action))
-            result.farthest += bool(level)
-    result.states = len(seen)
-    result.complete = not level and not result.failure
-    result.seconds = time.perf_counter() - begin
-    return result
-
-
-def main() -> int:
-    """Explore the worlds of the README, or those with the given numbers; exit code 1 if a state is wrong or missing."""
-    chosen = [WORLDS[int(n)] for n in sys.argv[1:]] or WORLDS
-    good = True
-    for limits in chosen:
-        result = explore(limits)
-        good = good and result.complete
-        print(result.text() + ("\n" + result.failure if result.failure else ""), flush=True)
-    return 0 if good else 1
+        start: Path_ = ()
+        return search(limits.text(), digest(Small(Path(root), limits)), start, work, CHUNK, jobs, seconds, depth)
 
 
 if __name__ == "__main__":
-    run_to_end(lambda _: main())
+    run_to_end(lambda _: run_worlds(WORLDS, explore))
