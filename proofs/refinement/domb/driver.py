@@ -622,6 +622,9 @@ class Driver:
         if daemons.stored is not None:
             self._empty(daemons.stored)
         self.kill(who)
+        kept, there = ("Dom0's handles", "Dom0's ports"), self._counts()
+        if any(there[what] != self.before[what] for what in kept):
+            raise Mismatch(f"daemons that serve nobody keep {[f'{what}: {there[what]}' for what in kept]}")
         for daemon in (daemons.stored, daemons.consoled):
             if daemon is not None:
                 daemons.kill(daemon)
