@@ -186,7 +186,11 @@ class Strangers:
         rng = self.rng
         owner = d if d and rng.random() < 0.9 else rng.choice((0, *range(2, NOBODY)))
         more = rng.choice((0, 0, 1, 1, 2, 6))
-        ids = [owner, *(rng.choice((*range(NOBODY), 50)) for _ in range(more))]
+        stored = self.daemons.stored
+        there = [] if stored is None else [*stored.connections] * 4
+        if not d and there and rng.random() < 0.6:
+            owner = rng.choice(there)
+        ids = [owner, *(rng.choice((*there, *range(NOBODY), 50)) for _ in range(more))]
         text = b"".join(b"%c%d\0" % (rng.choice(b"rwbnr"), who) for who in ids)
         return text if rng.random() < 0.96 else rng.choice((b"", b"x1\0", b"r\0", b"r99999999999\0", text[:-1]))
 
@@ -330,7 +334,12 @@ class Strangers:
                 )
             elif x < 0.4:
                 kind, payload = KINDS["release"], b"%d\0" % d
-            elif x < 0.42:  # the root node: opened to all, closed again, or given away
+            elif x < 0.5:  # nodes that outlive guests, given to them and opened for them
+                path = rng.choice((*BESIDE[3:], f"{home(rng.randrange(2, NOBODY))}/data"))
+                with contextlib.suppress(XsError):
+                    daemons.stored.request(0, KINDS["write"], 0, path.encode() + b"\0")
+                kind, payload = KINDS["set_perms"], path.encode() + b"\0" + self._perms(0)
+            elif x < 0.52:  # the root node: opened to all, closed again, or given away
                 kind, payload = KINDS["set_perms"], b"/\0%c%d\0" % (rng.choice(b"bwrn"), rng.choice((0, 0, d)))
             with contextlib.suppress(XsError):
                 daemons.stored.request(0, kind, 0, payload)
