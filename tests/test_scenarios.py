@@ -51,7 +51,7 @@ hypercall take_back(caller: Domain, p: Page, peer: Domain)
 theorem only_on_loan forall d: Domain, p: Page. maps[d, p] implies owner[p] = d or lent[p, d]
 fault take_back_in_use within take_back drop not maps[peer, p]
 """
-# What is said of each scenario.
+# The expected answer for each scenario.
 RUNS = {
     "life": (
         POSSIBLE,
@@ -142,7 +142,7 @@ def test_shipped_scenarios_come_out_as_they_say(name: str) -> None:
 
 
 def test_scenarios_of_the_reference(tmp_path: Path) -> None:
-    """They come out as it says."""
+    """Their verdicts are as expected."""
     path = tmp_path / "example.rules"
     path.write_text(next(text for title, text in CHAPTERS.items() if title.startswith("6.")))
     library = loader.load_library([path])

@@ -1,6 +1,6 @@
-"""Scenarios for people: one line each, and the run of one step by step where it is asked for or not expected.
+"""Text of scenarios: one line each, and a run step by step if requested or unexpected.
 
-Text is made from results only; how a run was found is the business of `theorems/scenarios.py`.
+Text is made only from results. Not here: the search for runs (`theorems/scenarios.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bulkhead.proofs.theorems.scope import in_words
 
 
 def scenario_lines(result: ScenarioResult, system: System) -> list[str]:
-    """What there is to say of one scenario."""
+    """The text of one scenario."""
     decision, run = result.decision, result.decision.trace
     where = f"{len(run.events)} steps in a world of {in_words(run.world.sizes)}" if run is not None else decision.bound
     expected = "" if result.as_expected else f", {result.expected} is EXPECTED"

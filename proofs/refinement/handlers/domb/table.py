@@ -84,7 +84,9 @@ def pairs() -> tuple[str, ...]:
     out: dict[str, None] = {}
     for step in rules().steps:
         if step.label.startswith(PREFIXES):
-            out |= dict.fromkeys(f"{step.label}: {code}" for code in ("okay", *[check.code for check in step.checks]))
+            out |= dict.fromkeys(
+                f"{step.label}: {code}" for code in ("okay", *[check.code for check in step.checks if check.code])
+            )
     return tuple(out)
 
 
