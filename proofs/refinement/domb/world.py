@@ -381,6 +381,11 @@ class Book:
             )
         return code
 
+    def close(self) -> None:
+        """Give the tables back, which are large; what is left of an episode waits for the collector of cycles."""
+        self.state.clear()
+        self.T.clear()
+
     def check_claims(self) -> None:
         """Check all invariants and theorems."""
         broken = self.rules.state_claims.broken(self.state)
