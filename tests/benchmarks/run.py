@@ -67,7 +67,7 @@ def command(*arguments: str, cold: bool = False) -> float:
 
 
 def outside(code: str, cold: bool = False) -> str:
-    """What some Python code prints, in a fresh process."""
+    """The output of Python code in a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
         extra = {"XDG_CACHE_HOME": folder} if cold else {}
         done = subprocess.run(
