@@ -632,6 +632,8 @@ class Driver:
     def _empty(self, stored: WatchedStored) -> None:
         for domid in list(stored.connections):
             stored.request(0, wire.XS_RELEASE, 0, b"%d\0" % domid)
+        self.follower.settle()
+        compare(self.follower, self.daemons)  # before a tool removes what should have gone by itself
         stored.request(0, wire.XS_SET_PERMS, 0, b"/\0n0\0")
         for path in sorted(stored.store.nodes, key=len, reverse=True):
             if path not in ("/", "/local", "/local/domain") and path in stored.store.nodes:
