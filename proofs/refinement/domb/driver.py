@@ -31,7 +31,7 @@ from bulkhead.proofs.refinement.domb.follow import Follower
 from bulkhead.proofs.refinement.domb.hostile import Strangers
 from bulkhead.proofs.refinement.domb.rig import Rig, WatchedService
 from bulkhead.proofs.refinement.domb.store_side import StoreSide
-from bulkhead.proofs.refinement.domb.world import DOMB, NOBODY, Book, Rules
+from bulkhead.proofs.refinement.domb.world import DOMB, KERNEL, NOBODY, Book, Rules
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
 MOST_PROCESSES = 4
@@ -326,6 +326,17 @@ class Driver:
         if len(self.rig.xen.domains) >= NOBODY - 1 and dead:
             for who in [each for each in self.processes if each.mapped and not each.honest]:
                 self.kill(who)
+            for domain in dead if self.daemons is not None else ():
+                self._let_go(domain.domid)
+
+    def _let_go(self, domid: int) -> None:
+        """xl tells the daemons that a guest is gone."""
+        daemons, self.follower.who = self.daemons, KERNEL
+        if daemons is not None and daemons.stored is not None:
+            daemons.stored.request(0, wire.XS_RELEASE, 0, b"%d\0" % domid)
+        if daemons is not None and daemons.consoled is not None:
+            daemons.consoled.remove(domid)
+        self.follower.settle()
 
     # Processes.
 
