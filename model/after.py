@@ -1,8 +1,8 @@
-"""What a formula says of the two states around a step, as a formula over the first: the assignments of the step are put in.
+"""Weakest preconditions: translates a formula about both states of a step to one over the state before, by substitution.
 
-`require next(A)` is a condition on the state after the step in which it stands; told so when the rules are read, nothing
-behind the checked form knows of it. The search for attacks on claims about steps asks the same of such a claim. Queries, the
-executable model and the columns read claims about steps as they are, in two states.
+`require next(A)` is a condition on the state after its own step; it is translated when the rules are read, so later stages
+do not know it. The search for attacks on claims about steps translates these claims in the same way. Queries, the
+executable model and the columns evaluate claims about steps directly, in two states.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Iterable, Mapping
 
 from bulkhead.model.ir import FALSE, TRUE, App, Definition, Op, Quant, Term, Update, Use, Var, conj, eq
 
-MAX_SIZE = 10_000  # parts of one condition, written out
+MAX_SIZE = 10_000  # parts of one condition, after expansion
 
 Env = Mapping[str, Term]
 
 
 class TooLarge(Exception):
-    """The formula has too many parts when the assignments are put in."""
+    """The formula has too many parts after the substitution."""
 
 
 def told_before(
@@ -28,15 +28,15 @@ def told_before(
     names: Env | None = None,
     most: int | None = None,
 ) -> Term:
-    """The term with what it reads after the step replaced by what the assignments make of the state before.
+    """The term with its reads after the step replaced by the assigned values.
 
-    `names` gives variables a value. Raises `TooLarge` where there are more than `most` parts.
+    `names` gives variables a value. Raises `TooLarge` if there are more than `most` parts.
     """
     return _Before(updates, defs, most).term(term, names or {})
 
 
 class _Before:
-    """Writes terms for one step."""
+    """Translates terms for one step."""
 
     def __init__(self, updates: Iterable[Update], defs: Mapping[str, Definition], most: int | None) -> None:
         self._defs, self._most = defs, most
@@ -46,7 +46,7 @@ class _Before:
             self._updates.setdefault(update.func, []).append(update)
 
     def term(self, term: Term, env: Env, later: bool = False) -> Term:
-        """The term with `env` for its variables; `later` reads all of it in the state after the step."""
+        """The term with `env` for its variables; with `later` it is read completely in the state after the step."""
         if self._most is not None and next(self._size) > self._most:
             raise TooLarge
         match term:
@@ -70,11 +70,11 @@ class _Before:
         return term
 
     def _new(self, var: Var) -> Var:
-        """A variable under a name that no rule can have: it captures nothing."""
+        """A variable with a fresh name, to avoid capture."""
         return Var(f"0{next(self._fresh)}_{var.name}", var.sort)
 
     def _changed(self, made: Definition) -> bool:
-        """Does a definition read what the step assigns, directly or by way of another one?"""
+        """Does a definition read an assigned function, directly or through another definition?"""
         todo: list[Term] = [made.body]
         while todo:
             match todo.pop():
@@ -93,13 +93,13 @@ class _Before:
     def _after(self, place: App) -> Term:
         """The value of a place after the step; its indices are terms over the state before."""
         value: Term = place
-        for update in self._updates.get(place.func, ()):  # the last one stands outermost and wins
+        for update in self._updates.get(place.func, ()):  # the last one is outermost and wins
             cond, new = self._assigned(update, place.args)
             value = new if cond == TRUE else value if cond == FALSE else Op("ite", (cond, new, value), place.sort)
         return value
 
     def _assigned(self, update: Update, args: tuple[Term, ...]) -> tuple[Term, Term]:
-        """When an assignment writes a place, and what."""
+        """The condition under which an assignment writes a place, and the value."""
         bound = {v.name for v in update.binders}
         env: dict[str, Term] = {}
         tests: list[tuple[Term, Term]] = []

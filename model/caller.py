@@ -36,7 +36,7 @@ class Outcome:
 
 
 def _listed(check: Check) -> str:
-    """What a pick chooses, as the variables of a loop."""
+    """The variables of a pick, as loop variables."""
     return "".join(f"{code_name(v.name)}, " for v in check.vars)
 
 

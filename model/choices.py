@@ -1,7 +1,7 @@
-"""What `= *` assigns, in a finite world: one pick for each place, so that searches and traces know of nothing but picks.
+"""Translates `= *` in a finite world to one pick for each place, so that searches and traces have only picks.
 
-In the checked form such a value is a function, arbitrary in each step (`Step.choices`), and so it reaches a solver. In a
-world of a few elements the function is its values at each place: parameters of the step like any that is picked.
+In the checked form such a value is a function that is arbitrary in each step (`Step.choices`); solvers get this form. In a
+finite world the function is given by its values at each place: parameters of the step, like picked values.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from bulkhead.model.ir import (
 from bulkhead.model.world import World, place, size_of
 
 PICKED = "any values"  # the text of the check that picks them
-MOST = 4096  # ways to choose in one step, where all of them are tried
+MOST = 4096  # maximum of combinations in one step, if all are tried
 
-Chosen = Mapping[str, dict[tuple[int, ...], Var]]  # of each choice: the parameter at each place
+Chosen = Mapping[str, dict[tuple[int, ...], Var]]  # for each choice: the parameter at each place
 
 
 def in_world(system: System, world: World, transition: Transition) -> Transition:
-    """The transition in a finite world, where what it chooses are parameters."""
+    """The transition in a finite world, with its choices as parameters."""
     return step_in_world(system, world, transition.step).success() if transition.choices else transition
 
 
 def step_in_world(system: System, world: World, step: Step) -> Step:
-    """The step in a finite world: what it chooses is picked when all that may fail has passed."""
+    """The step in a finite world: its choices are picked after all checks that may fail."""
     if not step.choices:
         return step
     chosen = {c.name: _places(system, world, c) for c in step.choices}
@@ -57,7 +57,7 @@ def step_in_world(system: System, world: World, step: Step) -> Step:
 
 
 def ways_to_choose(system: System, world: World) -> int:
-    """The most ways in which one step of the system may choose in a world."""
+    """The maximum of combinations of choices of one step in a world."""
     return max((_ways(system, world, step) for step in system.steps), default=1)
 
 
@@ -84,7 +84,7 @@ def _speaks_of(term: Term, names: set[str]) -> bool:
 
 
 def _told(term: Term, chosen: Chosen, names: Mapping[str, Term] | None = None) -> Term:
-    """The term with the parameters put in; `names` gives variables a value."""
+    """The term with the parameters substituted; `names` gives variables a value."""
     known = names or {}
     match term:
         case Var(name):
@@ -103,7 +103,7 @@ def _told(term: Term, chosen: Chosen, names: Mapping[str, Term] | None = None) -
 
 
 def _at(places: dict[tuple[int, ...], Var], args: tuple[Term, ...]) -> Term:
-    """The parameter at a place that is known only when the step is taken."""
+    """The parameter at a place that depends on the state."""
     *others, (_, value) = places.items()
     made: Term = value
     for at, var in reversed(others):
@@ -113,7 +113,7 @@ def _at(places: dict[tuple[int, ...], Var], args: tuple[Term, ...]) -> Term:
 
 
 def _written(system: System, world: World, update: Update, chosen: Chosen) -> list[Update]:
-    """An assignment of a choice, place by place; the variables that are no index of it stay."""
+    """An assignment of a choice, place by place; variables that are not an index of it stay."""
     if not isinstance(update.value, App) or update.value.func not in chosen:
         return [update]
     own = [a for a in update.value.args if isinstance(a, Var)]

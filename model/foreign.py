@@ -1,7 +1,7 @@
-"""What people write who come from Ivy, mypyvy or TLA+, and what to write here instead.
+"""Hints for users of Ivy, mypyvy or TLA+: maps syntax of these languages to this language.
 
-A table for signs, one for words, one for sorts, one for names in formulas: the parser and the checker look here when they
-meet what the language does not have, and the message says its form in this language. Nothing here accepts anything.
+Tables for symbols, words, sorts, and names in formulas: on an error, the parser and the checker search these tables,
+and the message shows the form in this language. This changes no accepted texts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Foreign:
-    """A sign or word of another language where it stands in a text, and what to do about it."""
+    """A symbol or word of another language, its place in the text, and a hint."""
 
     start: int
     text: str
@@ -25,7 +25,7 @@ _ALWAYS = "Leave it out: an `invariant` or `theorem` is claimed of every reachab
 _LIVENESS = "Leave it out: nothing here says that something will happen, only what may never happen."
 _COMMENT = "A comment begins with `--` and ends with the line."
 
-# Longest first where one begins another; matched so that they cover the place at which the text does not fit.
+# Longest first if one is a prefix of another; a match must cover the place of the error.
 SIGNS: tuple[tuple[str, str], ...] = (
     (r"<->|<=>|\\equiv\b", "Write `iff`."),
     (r"->|=>", "Write `implies`; `->` stands only before the sort of what an operation gives back."),
@@ -143,7 +143,7 @@ _REACH = 8  # the longest sign
 
 
 def foreign(text: str, offset: int) -> Foreign | None:
-    """What of another language stands at a place where the text does not fit; None where nothing of the kind does."""
+    """The syntax of another language at the place of an error; None if there is none."""
     before, rest = text[max(0, offset - 300) : offset], text[offset:]
     if rest[:1] in (":", ")", ",") and _TRANSITION.search(before):
         return Foreign(
@@ -180,14 +180,14 @@ def foreign(text: str, offset: int) -> Foreign | None:
 
 
 def of_name(name: str) -> str:
-    """What to write for a name that nothing has, if it looks like one of another language; "" if not."""
+    """A hint for an unknown name, if it is a name of another language; else ""."""
     if re.fullmatch(r"[A-Z][0-9]*", name):
         return f"It is no variable unless it is bound: `forall {name}: S. A`."
     return NAMES.get(name, "")
 
 
 def of_sort(name: str) -> str:
-    """What to write for a sort that is not declared, if other languages have one of that name; "" if not."""
+    """A hint for an unknown sort, if another language has it; else ""."""
     return SORTS.get(name, "")
 
 

@@ -24,7 +24,7 @@ def parts(term: Term) -> Iterator[Term]:
         case Op("=>", (Op("or", args), right)):
             for arg in args:
                 yield from parts(Op("=>", (arg, right)))
-        case Op("=>", (Quant("exists", vars_, body), right)):  # who is there, there is one of them
+        case Op("=>", (Quant("exists", vars_, body), right)):  # a premise "exists" is a "forall" outside
             new = {v.name: _fresh(v, free_variables(right) | free_variables(body)) for v in vars_}
             yield from parts(Quant("forall", tuple(new.values()), Op("=>", (substituted(body, new), right))))
         case Op("=>", (left, right)):
@@ -40,7 +40,7 @@ def parts(term: Term) -> Iterator[Term]:
 
 
 def _fresh(var: Var, taken: set[str]) -> Var:
-    """A variable of the same sort with a name that is not taken."""
+    """A fresh variable of the same sort."""
     name = var.name + "'"
     while name in taken:
         name += "'"
@@ -89,7 +89,7 @@ def _nest(vars_: tuple[Var, ...], supposed: list[Term], then: Term) -> Term:
 
 
 def _reads_next(term: Term) -> bool:
-    """Does it speak of the state after a step? What a step changes is little, so it is asked first."""
+    """Does it read the state after a step? A step changes little, so such parts are evaluated first."""
     return any(isinstance(part, App | Use) and part.next for part in subterms(term))
 
 

@@ -332,7 +332,7 @@ def _statements(
 
 
 def _undone(undo: tuple[s.Set | s.Perform, ...], scope: Scope, decls: Declarations) -> tuple[Update, ...]:
-    """What a failing check takes back, which is never a choice."""
+    """The updates of a failing check's `undo`, which must not contain a choice."""
     for st in undo:
         if isinstance(st, s.Set):
             values = [v for _, v in st.value.fields] if isinstance(st.value, s.Record) else [st.value]
@@ -431,7 +431,7 @@ def _set(st: s.Set, scope: Scope, decls: Declarations) -> list[Update]:
 
 
 def _value(expr: s.Expr, place: Term, scope: Scope) -> Term | None:
-    """What is assigned to a place. `*` is a function without a name yet, for `_chosen` to tell apart from others."""
+    """The value assigned to a place. `*` becomes a function without a name, which `_chosen` names later."""
     return App(ANY, (), place.sort) if isinstance(expr, s.Anything) else scope.of_sort(expr, place.sort)
 
 

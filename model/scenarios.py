@@ -1,6 +1,6 @@
 """Type checking of scenarios: runs that a system should allow, or not, as calls of steps with conditions in between.
 
-Here names are resolved and arguments get their sorts. Whether a run is possible is decided elsewhere
+Contents: resolving names and the sorts of arguments. Not here: deciding whether a run is possible
 (`proofs/theorems/scenarios.py`).
 """
 
@@ -13,8 +13,8 @@ from bulkhead.model.diagnostics import suggest
 from bulkhead.model.expressions import Declarations, Scope
 from bulkhead.model.ir import Lit, Part, Scenario, Step, Term, Transition, Var, show
 
-OPEN = "_"  # an argument that is left open
-MARK = "-"  # begins the name of an element; no name of the rules has it
+OPEN = "_"  # an open argument
+MARK = "-"  # prefix of element names; not possible in names of the rules
 
 
 def expressions_of(item: s.ScenarioItem) -> Iterator[s.Expr]:
@@ -29,9 +29,9 @@ def expressions_of(item: s.ScenarioItem) -> Iterator[s.Expr]:
 def scenarios_of(
     items: Iterable[s.ScenarioItem], steps: Iterable[Step], d: Declarations, faulty: bool
 ) -> dict[str, Scenario]:
-    """The scenarios of a system by name, checked; problems are collected in the declarations.
+    """The checked scenarios of a system by name; problems are collected in the declarations.
 
-    In a system with faults laid, a check that a scenario speaks of may be gone: then the call cannot fail so.
+    A laid fault may remove a check that a scenario uses: then the call cannot fail with this code.
     """
     by_label = {step.label: step for step in steps}
     return {item.name: _scenario(item, by_label, d, faulty) for item in items}
@@ -92,7 +92,7 @@ def _call(part: s.Called, steps: dict[str, Step], scope: Scope, d: Declarations,
 
 
 def _arguments(part: s.Called, step: Step, scope: Scope, d: Declarations) -> list[tuple[str, Term]] | None:
-    """The arguments that are given, by parameter; None where something is wrong with one."""
+    """The given arguments, by parameter; None if one is wrong."""
     known: dict[str, Var] = {p.name: p for p in step.all_params}
     args: dict[str, Term] = {}
     good = True

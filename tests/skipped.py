@@ -1,4 +1,4 @@
-"""All that the frame rule and subsumption leave out, asked: `python -m tests.skipped [SYSTEM...] [--sample N] [--seed S]`.
+"""Asks all queries that frame rule and subsumption skip: `python -m tests.skipped [SYSTEM...] [--sample N] [--seed S]`.
 
 A step is not asked about a claim that reads nothing it writes, nor about one that its values can only make true, nor about
 a transition claim that holds of every step that changes nothing it reads; and a query is not asked where the same query was
@@ -28,14 +28,14 @@ FRAME, STEP_CLAIM, SUBSUMED = "frame rule", "claims about steps", "subsumption"
 
 @dataclass(frozen=True)
 class Skipped:
-    """One query that is not asked in a proof: why, and the block in which it stands alone."""
+    """One skipped query: the reason, and a block of its own."""
 
     reason: str
     block: Block
 
 
 def of_a_step(maker: QueryMaker, t: Transition) -> Iterator[Skipped]:
-    """What the frame rule leaves out of a step."""
+    """The queries of a step that the frame rule skips."""
     f, system = maker.formulas, maker.system
     claims = {**system.invariants, **system.theorems}
     assumed = [name_of(c) for c in claims.values()]
@@ -66,7 +66,7 @@ def unchanged_holds(maker: QueryMaker, name: str, failed: bool) -> bool:
 
 
 def subsumed(maker: QueryMaker, refuted: Refuted, only: Iterable[str] | None = None) -> Iterator[Skipped]:
-    """What subsumption leaves out, given what was refuted before; `only` these labels."""
+    """The queries that subsumption skips, given the queries refuted before; `only` these labels."""
     wanted = None if only is None else set(only)
     blocks = [b for b in blocks_of(maker.system, maker) if wanted is None or b.label in wanted]
     _, known = split(blocks, refuted, Meanings(maker.formulas.prelude), False)
@@ -77,7 +77,7 @@ def subsumed(maker: QueryMaker, refuted: Refuted, only: Iterable[str] | None = N
 
 
 def changed_steps(maker: QueryMaker, good: QueryMaker) -> list[Transition]:
-    """The outcomes of a faulty system that the good one does not have."""
+    """The outcomes of a faulty system that the correct one does not have."""
     known = {(t.label, t.guard, t.updates, t.params) for t in good.transitions}
     return [t for t in maker.transitions if (t.label, t.guard, t.updates, t.params) not in known]
 
@@ -114,7 +114,7 @@ def refuted_one(maker: QueryMaker, block: Block) -> bool:
 
 @dataclass
 class Count:
-    """How many were skipped, how many of them were asked, and which were not refuted."""
+    """The numbers of skipped and asked queries, and those not refuted."""
 
     skipped: dict[str, int]
     asked: int

@@ -69,7 +69,6 @@ COINCIDENCES = {  # words that mean something else there
     ("proofs/report/prove_text.py", "right"),  # where a column of a table stands
     ("proofs/report/sarif.py", "version"),  # a key of SARIF
     ("proofs/report/trace_text.py", "file"),  # a key of the head of a trace
-    ("proofs/results/refinement.py", "file"),  # a key of JSON: where a difference was found
 }
 
 

@@ -534,7 +534,7 @@ def test_quotes_and_brackets_in_comments(tmp_path: Path) -> None:
     assert loader.check([path]) == []
 
 
-# What is written in other languages, each where it would stand.
+# Syntax of other languages, each at its usual place.
 FOREIGN_ITEMS = r"""
 theorem a !marked[x]
 theorem a ~marked[x]

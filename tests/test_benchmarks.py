@@ -8,10 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from bulkhead.model import loader
 from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.world import World
+from bulkhead.proofs.theorems.explore import Limits, explore
 from bulkhead.proofs.theorems.induction import Settings, prove
+from tests.benchmarks import spin
 from tests.benchmarks.by_hand import HandWritten, walk
 from tests.benchmarks.copies import copies
 from tests.benchmarks.run import GT, GT_SIZES, Row, hand_steps
@@ -62,3 +66,14 @@ def test_a_proof_grows_as_its_system_does(tmp_path: Path) -> None:
         spent.append((len(proof.results), time.process_time() - begun))
     (few, short), (many, long) = spent
     assert many == 2 * few and long < 3 * short, spent
+
+
+@pytest.mark.parametrize(("domains", "frames", "refs"), [(2, 2, 1), (3, 2, 1), (2, 2, 2)])
+def test_spin_sees_as_many_states_of_the_grant_rules(domains: int, frames: int, refs: int) -> None:
+    """Written by hand for Spin, the small grant rules have as many states as the search of the rules sees."""
+    if not spin.available():
+        pytest.skip("needs Spin and gcc (apt-get install spin gcc)")
+    system = loader.load(GT)
+    sizes = {**dict.fromkeys(system.sorts, 1), "Domain": domains, "Frame": frames, "Ref": refs}
+    found = explore(system, sizes, list(system.theorems.values()), Limits(whole=True, renamed=True))
+    assert found.complete and not found.attacks and found.states == spin.grants(domains, frames, refs, 1).states

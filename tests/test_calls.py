@@ -208,6 +208,24 @@ def test_broken_files_are_named_by_line(tmp_path: Path, text: str, said: str) ->
     assert str(path) in str(result.exception)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--play", "x.jsonl", "--ops", "5"],
+        ["--play", "x.jsonl", "--record", "y.jsonl"],
+        ["--play", "x.jsonl", "--against", "nothing"],
+        ["--on", "rules"],
+        ["--record", "x.jsonl", "--system", "disaggregated"],
+        ["--record", "x.jsonl"],
+        ["--play", "."],
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(words: list[str]) -> None:
+    """Nothing is ignored silently, and nothing is run."""
+    result = CliRunner().invoke(diff, words, standalone_mode=False)
+    assert isinstance(result.exception, UsageError) and result.output == ""
+
+
 def test_a_recording_without_rules_is_not_for_rules(tmp_path: Path) -> None:
     path = tmp_path / "calls.jsonl"
     path.write_text(Header("monolithic", 1, False).line() + BEGIN)

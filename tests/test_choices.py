@@ -1,6 +1,6 @@
-"""What `= *` chooses, outside of proofs: places and their picks, traces that record them, limits, every way of searching.
+"""Choices by `= *`, outside of proofs: places and their picks, traces that record them, limits, all searches.
 
-The verdicts on such rules are held in `traps/` and by the random systems of `oracle/`.
+`traps/` and the random systems of `oracle/` test the verdicts on such rules.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def test_a_trace_records_what_was_chosen_and_replays_only_so(system: System, tmp
     path.write_text("\n".join(lines))
     assert replay(load_jsonl(path, system), machine) == replay(trace, machine)
     event = json.loads(lines[2])
-    event["args"]["*sent[left]"] = event["args"]["n"]  # which the check of the state after the step does not allow
+    event["args"]["*sent[left]"] = event["args"]["n"]  # forbidden by the check of the state after the step
     path.write_text("\n".join([*lines[:2], json.dumps(event), *lines[3:]]))
     with pytest.raises(TraceError):
         replay(load_jsonl(path, system), machine)
@@ -72,7 +72,7 @@ def test_a_trace_records_what_was_chosen_and_replays_only_so(system: System, tmp
 
 
 def test_the_caller_tries_all_that_may_be_chosen(system: System) -> None:
-    """A check without a code behind a pick or a choice never makes the call fail, nor is it given up at the first."""
+    """A check without a code after a pick or a choice never makes the call fail: other values are tried."""
     machine = ExecutableModel(system, World({"Call": 1, "Node": 3}, {}))
     caller = caller_of(machine)
     state = machine.empty_state()

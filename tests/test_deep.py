@@ -13,6 +13,7 @@ from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import System
 from bulkhead.model.loader import load
 from bulkhead.model.world import World
+from bulkhead.proofs.report.trace_text import log, read_back
 from bulkhead.proofs.theorems.attack import find_attack
 from bulkhead.proofs.theorems.induction import Settings, prove
 from bulkhead.proofs.theorems.small_worlds import Worlds, attacks_in_small_worlds, can_fall
@@ -89,3 +90,29 @@ def test_every_world_comes_once_and_grows_from_one_before() -> None:
         assert key not in seen
         assert not seen or any(sum(key) - sum(k) == 1 and all(a >= b for a, b in zip(key, k, strict=True)) for k in seen)
         seen.add(key)
+
+
+def test_a_log_tells_the_order_and_the_quorums_that_an_attack_leans_on() -> None:
+    """State that nothing writes is part of the attack where the axioms and the attack leave no other choice."""
+    path = HERE.parent / "examples" / "traces" / "paxos.learns_from_one.agreement.jsonl"
+    _, _, told = read_back(path, str(HERE.parent / "examples" / "paxos.rules"))
+    start = told.partition("1. request")[0]
+    assert "member[" in start and "at_most[none, round1] = true" in start and "promise" not in start
+
+
+def test_a_log_tells_which_constants_are_the_same_and_what_the_others_are(tmp_path: Path) -> None:
+    """The attack works only because two names mean one party, and because of what a constant of `bool` is."""
+    file = tmp_path / "same.rules"
+    file.write_text(
+        'component c "c"\n sort Party "p"\n enum Mode = strict | loose\n const host: Party\n const guest: Party\n'
+        " const mode: Mode\n state open[Party]: bool\n init forall p: Party. not open[p]\n"
+        " internal let_in() require mode = loose else EPERM set open[host] = true\n"
+        " theorem shut not open[guest]\n"
+        'system y "y" uses c expect refuted shut\n',
+        encoding="utf-8",
+    )
+    system = load(str(file))
+    trace = find_attack(system, "shut")
+    assert trace is not None
+    told = log(trace, system, ExecutableModel(system, trace.world))
+    assert "host = guest: the same Party" in told and "mode = loose" in told

@@ -6,11 +6,14 @@ second expansion (`oracle/instances.py`) gives the same items.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bulkhead.model import loader
+from bulkhead.model import instances, loader
+from bulkhead.model import syntax as s
 from bulkhead.model.library import closure, load_library
 from bulkhead.model.loader import SPEC, load
 from bulkhead.proofs.cli.__main__ import run
@@ -18,7 +21,7 @@ from bulkhead.proofs.report.certified import certified
 from bulkhead.proofs.theorems.axioms import CONTRADICTORY, FOUND, UNKNOWN, model_of_axioms
 from bulkhead.proofs.theorems.decide import Settings
 from bulkhead.proofs.theorems.induction import prove
-from tests.oracle.compare import _shape
+from tests.oracle.compare import Budget, Seen, _shape, differences
 from tests.oracle.instances import items_of
 
 EXAMPLES = Path(__file__).parent / "examples"
@@ -186,3 +189,17 @@ def test_one_list_of_arguments_is_one_instance(tmp_path: Path) -> None:
     )
     system = load(_file(tmp_path, text))
     assert len(system.axioms) == 8 and prove(system, Settings(jobs=1)).proved == {"rises", "floors_rise", "same"}
+
+
+def test_an_instance_that_loses_something_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison with the text sees an axiom that is missing from an instance."""
+    whole = instances.instance
+
+    def lossy(components: Mapping[str, s.Component], use: s.Used) -> s.Component:
+        made = whole(components, use)
+        return replace(made, items=tuple(i for i in made.items if not (isinstance(i, s.FormulaItem) and i.kind == "axiom")))
+
+    budget = Budget(worlds=0, prove=False)
+    assert not list(differences(LEVELS, 1, budget, Seen()))
+    monkeypatch.setattr(instances, "instance", lossy)
+    assert any(d.startswith("instances:") for d in differences(LEVELS, 1, budget, Seen()))

@@ -60,7 +60,7 @@ def _found(begin: int = 0, count: int = 400) -> Iterator[str]:
 
 
 def test_a_seed_gives_the_same_system_in_every_process() -> None:
-    """What a failure prints can be made again: the order of a set, another in each process, has no say."""
+    """A printed failure is reproducible: it does not depend on the order of sets, which differs between processes."""
     program = "from tests.oracle.generate import draft; print([draft(s).text() for s in range(3, 30) if s != 12])"
     said = {
         subprocess.run(
@@ -158,7 +158,7 @@ def test_an_engine_that_takes_steps_in_spite_of_a_check_without_a_code_is_notice
 
 
 def test_an_engine_in_which_a_check_without_a_code_fails_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What cannot be taken is said to fail."""
+    """A check without a code, which only disables a step, makes the call fail."""
     whole = ir.Step.failures
 
     def failing(self: ir.Step) -> Iterator[ir.Transition]:

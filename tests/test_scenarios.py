@@ -12,14 +12,14 @@ import pytest
 from jsonschema import validate
 
 from bulkhead.model import loader
-from bulkhead.model.ir import System
+from bulkhead.model.ir import FALSE, System
 from bulkhead.model.loader import load
 from bulkhead.proofs import results
 from bulkhead.proofs.cli.__main__ import run
 from bulkhead.proofs.theorems import scenarios
 from bulkhead.proofs.theorems.scenarios import IMPOSSIBLE, POSSIBLE, UNKNOWN, decide
 from bulkhead.proofs.theorems.solvers import SolverError
-from tests.oracle.compare import Tables
+from tests.oracle.compare import Budget, Seen, Tables, differences
 from tests.oracle.instances import items_of
 from tests.oracle.interpreter import Interpreter, World
 from tests.oracle.scenarios import all_initial, possible
@@ -51,7 +51,7 @@ hypercall take_back(caller: Domain, p: Page, peer: Domain)
 theorem only_on_loan forall d: Domain, p: Page. maps[d, p] implies owner[p] = d or lent[p, d]
 fault take_back_in_use within take_back drop not maps[peer, p]
 """
-# What is said of each scenario.
+# The expected answer for each scenario.
 RUNS = {
     "life": (
         POSSIBLE,
@@ -142,7 +142,7 @@ def test_shipped_scenarios_come_out_as_they_say(name: str) -> None:
 
 
 def test_scenarios_of_the_reference(tmp_path: Path) -> None:
-    """They come out as it says."""
+    """Their verdicts are as expected."""
     path = tmp_path / "example.rules"
     path.write_text(next(text for title, text in CHAPTERS.items() if title.startswith("6.")))
     library = loader.load_library([path])
@@ -209,3 +209,12 @@ def test_a_run_that_is_none_is_not_believed(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(scenarios, "staged_system", forgetful)
     with pytest.raises(SolverError, match="does not confirm"):
         decide(_system(tmp_path), "taken_while_mapped", 20.0)
+
+
+def test_a_search_that_misses_runs_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One in which no call can be made says `impossible`, and the interpreter finds the run in the same world."""
+    text = _rules().replace("state owner", "scope Domain = 2, Page = 1\nstate owner")
+    budget = Budget(worlds=0, prove=False)
+    assert not list(differences(text, 3, budget, Seen()))
+    monkeypatch.setattr(scenarios, "_given", lambda *_: [FALSE])
+    assert any(d.startswith("scenario:") for d in differences(text, 3, budget, Seen()))

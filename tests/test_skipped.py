@@ -1,4 +1,4 @@
-"""What the frame rule and subsumption leave out is true: a sample of it, asked whole (`tests/skipped.py` asks all of it)."""
+"""The queries that frame rule and subsumption skip are unsat: a sample, asked completely (`tests/skipped.py` asks all)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GT = str(Path(__file__).parent / "benchmarks" / "gt.rules")
 
 @pytest.fixture(scope="module")
 def refuted() -> Refuted:
-    """What is refuted for one of the systems; much of it is part of the others."""
+    """The refuted queries of one of the systems; many belong to the others, too."""
     found = Refuted()
     prove(load("hypervisor"), Settings(jobs=1, cross_check=False, patient=False), refuted=found)
     return found
@@ -49,7 +49,7 @@ def test_a_wrong_frame_rule_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_wrong_subsumption_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was refuted from some assumptions is said to be refuted from any."""
+    """A query refuted from some assumptions counts as refuted from any."""
     found = Refuted()
     good = QueryMaker(load(GT))
     prove(good.system, Settings(jobs=1, cross_check=False, patient=False), refuted=found)

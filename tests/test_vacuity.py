@@ -1,4 +1,4 @@
-"""What the guard against proofs about nothing costs, and that its solver's time is told."""
+"""The cost of the vacuity checks: their solver time is reported."""
 
 from __future__ import annotations
 

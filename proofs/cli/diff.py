@@ -88,7 +88,11 @@ def diff(
 ) -> int:
     """Run the implementation in long seeded campaigns and compare every step with the rules, or with real Xen."""
     if played is not None:
-        return _play(played, On(on or On.LOCKSTEP), record, output)
+        if ops is not None or record is not None or against != "model" or system == "disaggregated":
+            raise UsageError(
+                "--play makes the calls of its file: of the other options only --on and those of output go with it."
+            )
+        return _play(played, On(on or On.LOCKSTEP), output)
     if on is not None:
         raise UsageError("--on goes with --play FILE: it says who makes the calls of the file.")
     if against == "xen":
@@ -107,9 +111,7 @@ def diff(
     return output.give(result, lambda: run_text(result))
 
 
-def _play(file: Path, on: On, record: Path | None, output: Output) -> int:
-    if record is not None:
-        raise UsageError("--record and --play do not go together: a file that is played is there already.")
+def _play(file: Path, on: On, output: Output) -> int:
     result = PlayResult(play(file, on, lambda: rules_for(Size())))
     return output.give(result, lambda: play_text(result))
 

@@ -124,7 +124,7 @@ def run_leg(
     report = Report(seed)
     try:
         failure = episode(rules, seed, number, calls, report, full_every, claims_every, rules_on, record)
-    except Exception as error:  # the machine could not even be set up
+    except Exception as error:  # the set-up of the machine failed
         failure = failure_of(error, "setting up", seed, number, 0, ())
         full_every = 1
     if failure is not None and full_every != 1 and rules_on:
@@ -144,8 +144,8 @@ def campaign(
     jobs: int = 1,
     record: Callable[[str], object] | None = None,
 ) -> Report:
-    """Legs until so many calls are made or something went apart; the number of jobs changes nothing but the time. `record`
-    is given the lines of each episode, in order."""
+    """Run episodes until so many calls are made or a mismatch is found; the number of jobs changes only the time. `record`
+    gets the lines of each episode, in order."""
     sizes = legs(calls, LEG)
     recorded = record is not None
     tasks = ((rules.size, seed, n, size, full_every, claims_every, rules_on, recorded) for n, size in enumerate(sizes))
@@ -154,7 +154,7 @@ def campaign(
 
 
 def legs(calls: int, size: int) -> list[int]:
-    """How many calls each episode has."""
+    """The number of calls of each episode."""
     return [size] * (calls // size) + ([calls % size] if calls % size else [])
 
 
@@ -164,7 +164,7 @@ def joined(
     progress: Callable[[int], None] | None = None,
     record: Callable[[str], object] | None = None,
 ) -> Report:
-    """Episodes as one campaign, which ends with the first that fails."""
+    """Combine episodes to one campaign, which ends with the first failing one."""
     start = time.perf_counter()
     report = Report(seed)
     for part in parts:

@@ -51,7 +51,7 @@ class Interleaved:
         while own in self.b.flights:
             self.b.advance(own)
 
-    # Operations of its own.
+    # Own operations.
 
     def advance(self, call: Call) -> Answer:
         """Advance a call in flight by a step: {call} is its number."""

@@ -110,6 +110,9 @@ class Case:
             proof = prove(system, self.settings, self.pool, tick, [n for n in self.only if n not in attacked], refuted)
         self._attack([n for n in self.only if n not in proof.proved and n not in self._attacks])
         found = Vacuity("sat", "sat", asked=False) if self.vacuity is None else self.vacuity.result(proof.standing)
+        decisions = {n: f.result() for n, f in self._scenarios.items()}
+        for decision in decisions.values():
+            found.note_reached(e.label for e in (() if decision.trace is None else decision.trace.events))
         axioms = model_of_axioms(system, self.settings.limit)
         theorems = tuple(self._verdict(proof, name, progress) for name in self.only)
         open_ = [t.name for t in theorems if t.verdict is Verdict.UNKNOWN]
@@ -144,9 +147,7 @@ class Case:
             undecided=tuple(not_decided(proof, open_).split("\n")) if open_ else (),
             why=tuple(lines),
             axioms=axioms,
-            scenarios=tuple(
-                ScenarioResult(system.scenarios[n], self._scenarios[n].result(), n == why_of) for n in self.scenarios
-            ),
+            scenarios=tuple(ScenarioResult(system.scenarios[n], decisions[n], n == why_of) for n in self.scenarios),
         )
 
     def _verdict(self, proof: Proof, name: str, progress: Progress) -> TheoremResult:

@@ -1,9 +1,11 @@
-"""Scenarios for people: one line each, and the run of one step by step where it is asked for or not expected.
+"""Text of scenarios: one line each, and a run step by step if requested or unexpected.
 
-Text is made from results only; how a run was found is the business of `theorems/scenarios.py`.
+Text is made only from results. Not here: the search for runs (`theorems/scenarios.py`).
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import System
@@ -15,14 +17,31 @@ from bulkhead.proofs.theorems.scope import in_words
 
 
 def scenario_lines(result: ScenarioResult, system: System) -> list[str]:
-    """What there is to say of one scenario."""
+    """The text of one scenario."""
     decision, run = result.decision, result.decision.trace
-    where = f"{len(run.events)} steps in a world of {in_words(run.world.sizes)}" if run is not None else decision.bound
+    where = f"{len(run.events)} steps, {_of(run.world.sizes, result)}" if run is not None else _searched(result)
     expected = "" if result.as_expected else f", {result.expected} is EXPECTED"
     out = [f"scenario {result.name}: {decision.verdict}{expected} ({where})"]
     if run is not None and (result.asked or not result.as_expected):
         out += [f"    {line}" for line in _run(result, system)]
     return out
+
+
+def _of(sizes: Mapping[str, int], result: ScenarioResult) -> str:
+    """The sizes of the sorts that a scenario is about; all where it names none."""
+    parts = result.scenario.parts
+    named = {e.sort for e in result.scenario.elements} | {p.sort for part in parts for t in part.outcomes for p in t.params}
+    return in_words({sort: n for sort, n in sizes.items() if sort in named} or sizes)
+
+
+def _searched(result: ScenarioResult) -> str:
+    """Where there is no run, in short; the result has all of it."""
+    worlds, between = result.decision.worlds, result.decision.between
+    if not worlds:
+        return result.decision.bound
+    largest = max(worlds, key=lambda sizes: sum(sizes.values()))
+    up_to = f"{len(worlds)} worlds, up to " if len(worlds) > 1 else "a world of "
+    return f"all runs in {up_to}{_of(largest, result)}" + ("" if between is None else f"; {between} steps at most for `...`")
 
 
 def _run(result: ScenarioResult, system: System) -> list[str]:

@@ -18,6 +18,7 @@ from bulkhead.model.diagnostics import UsageError
 from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import ANY, BOOL, Claim, System
 from bulkhead.model.loader import load, shipped_files, shipped_systems
+from bulkhead.model.logic import Formulas
 from bulkhead.model.trace import (
     Event,
     Trace,
@@ -30,7 +31,7 @@ from bulkhead.model.trace import (
     to_itf,
     to_jsonl,
 )
-from bulkhead.model.world import State, changes, elements, index_names, place, size_of
+from bulkhead.model.world import State, World, changes, elements, index_names, place, size_of
 from bulkhead.proofs.atomic_files import write_file
 from bulkhead.proofs.report import canvas, pictures
 from bulkhead.proofs.report.element_names import Facts, actor, domain_name
@@ -58,9 +59,8 @@ def log(trace: Trace, system: System, machine: ExecutableModel) -> str:
         least = "a shortest one" if trace.excluded == size - 1 else f"none of {trace.excluded} steps or fewer was found"
         out += [f"  length: {least}, in the worlds that were searched", ""]
     out.append("  initial state (relevant part):")
-    out += [f"      {line}" for line in records((w, v) for w, v in needed_at_start(trace, system, machine).items())] or [
-        "      (nothing relevant)"
-    ]
+    start = [*constants(system, trace.world), *records(needed_at_start(trace, system, machine).items())]
+    out += [f"      {line}" for line in start] or ["      (nothing relevant)"]
     for n, event in enumerate(trace.events, 1):
         doc = machine.transitions[event.label].step.doc
         out += ["", f"  {n}. {call_text(trace, system, machine, event, states[n - 1])}"]
@@ -118,15 +118,33 @@ def _tells(system: System, where: str) -> bool:
     return func is not None and not func.ghost and name.partition(".")[0] not in {s.op for s in system.steps}
 
 
+def constants(system: System, world: World) -> list[str]:
+    """What the names of elements do not tell: constants of enums and `bool`, and those that are one and the same element."""
+    out = []
+    same: dict[tuple[str, int], list[str]] = {}
+    for const, value in world.consts.items():
+        sort = system.consts[const]
+        if system.sort_is_enum(sort):
+            out.append(f"{const} = {elements(system, world, sort)[value]}")
+        else:
+            same.setdefault((sort, value), []).append(const)
+    return out + [f"{' = '.join(names)}: the same {sort}" for (sort, _), names in same.items() if len(names) > 1]
+
+
 def needed_at_start(trace: Trace, system: System, machine: ExecutableModel) -> dict[str, str]:
     """The part of the first state that the attack needs, without ghost state: place -> value.
 
-    Flags and enum members count if the attack fails without them, other values if no other one of their sort works.
+    Flags and enum members count if the attack fails without them, other values if no other one of their sort works. State
+    that no step writes, such as an order or the members of quorums, has to satisfy the axioms about it, too.
     """
     claim = system.claims()[trace.claim]
     state = [list(t) for t in trace.initial]
+    reads = Formulas(system)
+    about = {name: [a.body for a in system.axioms if name in reads.reads_of(a.body)] for name in system.funcs}
 
-    def attacks() -> bool:
+    def attacks(func: str) -> bool:
+        if not all(machine.holds(state, axiom) for axiom in about[func]):
+            return False
         again = Trace(trace.system, trace.faults, trace.claim, trace.world, state, trace.events)
         try:
             return violated(system, claim, machine, again, replay(again, machine)) is not None
@@ -142,7 +160,7 @@ def needed_at_start(trace: Trace, system: System, machine: ExecutableModel) -> d
                 continue
             for other in others:
                 state[k][i] = other
-                if attacks():
+                if attacks(func.name):
                     break
             else:
                 state[k][i] = value

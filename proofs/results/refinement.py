@@ -194,7 +194,7 @@ class PlayResult:
         p = self.played
         return {
             "format": self.format,
-            "file": p.file,
+            "name": p.file,
             "on": str(p.on),
             "machines": p.machines,
             "calls": p.calls,

@@ -79,7 +79,13 @@ def find_attacks(
     if not (one and seen.attacks):
         left = {n: c for n, c in open_claims.items() if n not in seen.attacks}
         sizes = {**first_scope(system), **(given or {})}
-        more = _in_the_first_world(system, left, max_depth if bound is None else min(max_depth, bound), limit, one, sizes)
+        deepest = max_depth if bound is None else min(max_depth, bound)
+        more = _in_the_first_world(system, dict(left), deepest, limit, one, sizes)
+        if one and len(left) > 1:  # together they had less effort each: what falls when named must fall here, too
+            for name, claim in left.items():
+                if any(more.values()):
+                    break
+                more.update(_in_the_first_world(system, {name: claim}, deepest, limit, one, sizes))
         found.update({n: t for n, t in more.items() if t is None or bound is None or len(t.events) <= bound})
     return {
         n: None if t is None else _believed(system, replace(t, faults=faults), limit, n in seen.attacks)

@@ -1,10 +1,10 @@
-"""Is a run possible? Decides the scenarios of a system by bounded searches, as a system of its own for each of them.
+"""Decides by bounded searches whether the runs of scenarios are possible, by a separate system for each scenario.
 
-In that system a place that moves on says which part of the scenario comes next: a call is taken only in its place and with
-its arguments, a condition lets the place move on only if it holds, and in the place of `...` every step of the rules may
-be taken. Elements are constants. The run is possible if the place can come to the end, which is an attack on the claim that
-it never does. So the searches are those for attacks: all states of small worlds, and bounded model checking. A run that is
-found is replayed on the rules as they are. "Impossible" is said of the worlds searched, up to a bound; it proves nothing
+That system has a position that points to the next part of the scenario: a call is enabled only at its position and with
+its arguments, a condition advances the position only if it holds, and at `...` every step of the rules is
+enabled. Elements are constants. The run is possible if the position can reach the end, which is an attack on the claim that
+it never does. So the searches are those for attacks: all states of small worlds, and bounded model checking. A found run
+is replayed on the original rules. "Impossible" holds only for the searched worlds, up to a bound; it proves nothing
 about larger ones.
 """
 
@@ -45,23 +45,23 @@ from bulkhead.proofs.theorems.small_worlds import attacks_in_small_worlds
 from bulkhead.proofs.theorems.solvers import SolverError
 
 POSSIBLE, IMPOSSIBLE, UNKNOWN = "possible", "impossible", "unknown"
-PLACE = MARK + "at"  # the state, the sort and the claim that are added; no name of the rules begins so
+PLACE = MARK + "at"  # the added state, sort and claim; not possible as names in rules
 PLACES = MARK + "Part"
 END = MARK + "end"
 LARGER = {
     True: 3,
     False: 1,
-}  # elements more of each sort, one by one, if a run that should be possible (or not) is not found
-BETWEEN = 3  # steps in all that bounded model checking takes for `...`
-STEPS = 400_000  # taken in small worlds
-PATIENCE = 20_000_000  # Z3's own measure of effort for one question, some seconds
+}  # additional elements of each sort, one by one, if an expected run is not found
+BETWEEN = 3  # maximum of steps for `...` in bounded model checking
+STEPS = 400_000  # steps taken in small worlds
+PATIENCE = 20_000_000  # Z3's resource limit for one query, some seconds
 
 
 @dataclass(frozen=True)
 class Decision:
-    """`trace` is the run, on the rules as they are; `elements` says what the names of the scenario are in its world.
+    """`trace` is the run on the original rules; `elements` maps the names of the scenario to elements of its world.
 
-    `bound` says where there is none, as far as was searched: in `worlds`, with `between` other steps for `...` (None: any).
+    `bound` is the searched range without a run: `worlds`, with `between` other steps for `...` (None: any number).
     """
 
     verdict: str  # possible | impossible | unknown
@@ -71,13 +71,13 @@ class Decision:
     elements: tuple[tuple[str, int], ...] = ()
     worlds: tuple[Mapping[str, int], ...] = ()
     between: int | None = None
-    codes: tuple[str, ...] = ()  # for each event of the trace the code that it ends with, or ""
+    codes: tuple[str, ...] = ()  # for each event of the trace its error code, or ""
 
 
 def decide(system: System, name: str, limit: float, given: Mapping[str, int] | None = None) -> Decision:
     """Decide one scenario; `given` fixes the size of some sorts.
 
-    Raises `SolverError` when the executable model does not confirm a run that was found.
+    Raises `SolverError` when the executable model does not confirm a found run.
     """
     begun = time.perf_counter()
     scenario = system.scenarios[name]
@@ -90,7 +90,7 @@ def decide(system: System, name: str, limit: float, given: Mapping[str, int] | N
     worlds += [
         {sort: n + more for sort, n in sizes.items()} | dict(given or {}) for more in range(1, LARGER[scenario.possible] + 1)
     ]
-    answer = None if loops else _in_worlds(staged, scenario, worlds, limit)  # so many steps and no more: all are seen
+    answer = None if loops else _in_worlds(staged, scenario, worlds, limit)  # a fixed length: the search is complete
     if answer is None:
         found = attacks_in_small_worlds(staged, {END: claim}, given, steps=STEPS)
         if END in found.attacks:
@@ -109,14 +109,14 @@ def decide(system: System, name: str, limit: float, given: Mapping[str, int] | N
 
 @dataclass(frozen=True)
 class Bound:
-    """Worlds in which there is no run, if `between` other steps at most are taken for `...`; any number if it is None."""
+    """Worlds without a run, with at most `between` other steps for `...`; None: any number."""
 
     worlds: tuple[Mapping[str, int], ...]
     between: int | None
 
     @property
     def text(self) -> str:
-        """The bound for people."""
+        """A readable form of the bound."""
         shown = "; ".join(in_words(sizes) for sizes in self.worlds[:3]) + ("; ..." if len(self.worlds) > 3 else "")
         many = f"{len(self.worlds)} worlds" if len(self.worlds) > 1 else "a world"
         return f"all runs in {many} of {shown}" + (
@@ -126,14 +126,14 @@ class Bound:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a step of the staged system is: a part of the scenario, and the outcome of a step that is taken there."""
+    """The meaning of a step of the staged system: a part of the scenario, and the outcome of a step taken there."""
 
     part: int
-    outcome: Transition | None  # None for what changes nothing but the place
+    outcome: Transition | None  # None for steps that change only the position
 
 
 def staged_system(system: System, scenario: Scenario) -> tuple[System, dict[str, Origin]]:
-    """The system in which only runs of the scenario can be taken, and what each of its steps is."""
+    """The system that has only runs of the scenario, and the meaning of each of its steps."""
     count = len(scenario.parts)
     places = tuple(f"{MARK}{k}" for k in range(count + 1))
     here = App(PLACE, (), PLACES)
@@ -182,7 +182,7 @@ def staged_system(system: System, scenario: Scenario) -> tuple[System, dict[str,
 
 
 def _step(label: str, outcome: Transition | None, guard: list[Term], moves: tuple[Update, ...], span: Span) -> Step:
-    """A step that has one outcome: what is given, with more of a guard and more assignments."""
+    """A step with one outcome: the given one, with an additional guard and additional assignments."""
     if outcome is None:
         return Step(label, "", "internal", (), conj(guard), (), moves, None, "", span)
     checks = tuple(Check("require", part, "", (), (), "", span) for part in outcome.guard_parts)
@@ -198,7 +198,7 @@ def _given(part: Part, outcome: Transition) -> list[Term]:
 
 
 def _searched(explored: list[Exploration], wanted: Mapping[str, int]) -> Bound | None:
-    """The largest worlds that were searched to their end, if one of them is as large as the rules ask for."""
+    """The largest completely searched worlds, if one of them has the sizes in the rules."""
     complete = [e.sizes for e in explored if e.complete]
     if not any(all(sizes[sort] >= n for sort, n in wanted.items()) for sizes in complete):
         return None
@@ -211,7 +211,7 @@ def _searched(explored: list[Exploration], wanted: Mapping[str, int]) -> Bound |
 
 
 def _in_worlds(staged: System, scenario: Scenario, worlds: list[dict[str, int]], limit: float) -> Trace | Bound | None:
-    """A run in one of some worlds, or the bound up to which there is none in all of them."""
+    """A run in one of some worlds, or the bound up to which none of them has a run."""
     found: list[Bound] = []
     for sizes in worlds:
         if sizes in [w for bound in found for w in bound.worlds]:
@@ -228,7 +228,7 @@ def _all(found: list[Bound]) -> Bound:
 
 
 def _bounded(staged: System, scenario: Scenario, sizes: dict[str, int], limit: float) -> Trace | Bound | None:
-    """A run in one world, found by unrolling, or the bound up to which there is none; None if the solver does not say."""
+    """A run in one world by unrolling, or the bound up to which there is none; None if the solver answers unknown."""
     claim = staged.theorems[END]
     search = Search(staged, claim, sizes, limit)
     search.effort(PATIENCE)
@@ -252,7 +252,7 @@ def _bounded(staged: System, scenario: Scenario, sizes: dict[str, int], limit: f
 
 
 def _decoded(system: System, scenario: Scenario, trace: Trace, meaning: dict[str, Origin], seconds: float) -> Decision:
-    """The run on the rules as they are, replayed."""
+    """The run, replayed on the original rules."""
     world = World(dict(trace.world.sizes), {c: trace.world.consts[c] for c in system.consts})
     initial = [table for func, table in zip([*system.funcs, PLACE], trace.initial, strict=True) if func != PLACE]
     named = tuple((e.name.removeprefix(MARK), trace.world.consts[e.name]) for e in scenario.elements)
@@ -268,13 +268,13 @@ def _decoded(system: System, scenario: Scenario, trace: Trace, meaning: dict[str
 
 
 def event_of(system: System, world: World, outcome: Transition, args: dict[str, int]) -> Event:
-    """The event of the rules for an outcome; what it does not speak of is the first of its sort."""
+    """The event of the rules for an outcome; other arguments are the first of their sort."""
     whole = next(t for step in system.steps for t in step.outcomes() if t.label == outcome.label)
     return Event(whole.label, {p.name: args.get(p.name, 0) for p in in_world(system, world, whole).params})
 
 
 def confirm(system: System, scenario: Scenario, trace: Trace, run: Trace, origins: list[Origin]) -> None:
-    """Take the run on the executable model: each call as its part says, and each condition where it stands."""
+    """Take the run on the executable model: check each call against its part, and each condition at its position."""
     named = {e.name: e.sort for e in scenario.elements}
     asked = tuple(
         _step(f"{MARK}{k}-{n}", t, _given(part, t), (), part.span)

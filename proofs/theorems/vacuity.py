@@ -43,6 +43,10 @@ class Vacuity:
     seconds: float = 0.0  # in the solver, in whichever process
     asked: bool = True
 
+    def note_reached(self, labels: Iterable[str]) -> None:
+        """Note transitions that were taken in runs from an initial state, whoever found them."""
+        self.firing.update({label: REACHED for label in labels if label in self.firing})
+
     def errors(self) -> list[str]:
         """Findings that make every verdict worthless."""
         out = []

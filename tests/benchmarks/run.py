@@ -16,13 +16,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
+from tests.benchmarks import spin
 from tests.benchmarks.copies import copies
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GT = "tests/benchmarks/gt.rules"
 BOTH = ("monolithic", "disaggregated")
+GT_SEARCHED = {"Domain": 2, "Frame": 2, "Ref": 2}
 GT_SIZES = {"Call": 1, "Domain": 3, "Frame": 4, "Ref": 3, "Process": 1}
 
 
@@ -63,14 +66,19 @@ def command(*arguments: str, cold: bool = False) -> float:
     return seconds
 
 
-def inside(code: str, cold: bool = False) -> float:
-    """The number that some Python code prints, in a fresh process."""
+def outside(code: str, cold: bool = False) -> str:
+    """The output of Python code in a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
         extra = {"XDG_CACHE_HOME": folder} if cold else {}
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **extra}, capture_output=True, text=True, check=True
         )
-    return float(done.stdout)
+    return done.stdout
+
+
+def inside(code: str, cold: bool = False) -> float:
+    """The number that some Python code prints, in a fresh process."""
+    return float(outside(code, cold))
 
 
 def z3_seconds(system: str) -> float:
@@ -202,6 +210,45 @@ def growth_rows(times: int) -> list[Row]:
             took[count] = least(times, lambda file=file: command("prove", str(file)))  # type: ignore[misc]
     rows = [Row(group, f"prove, {n} side by side", took[n], "s", 6 if n == 100 else None) for n in took]
     rows += [Row(group, f"{2 * n} copies to {n}: ratio of times", took[2 * n] / took[n], "times", 2.2) for n in (25, 50)]
+    return rows
+
+
+def states_a_second(rules: str, sizes: dict[str, int]) -> tuple[int, float]:
+    """All states of a small world, no two of them taken for one: how many there are, and how many a second are found."""
+    said = outside(f"""
+import time
+from bulkhead.model.loader import load
+from bulkhead.proofs.theorems.explore import Limits, explore
+system = load({rules!r})
+sizes = {{**dict.fromkeys(system.sorts, 1), **{sizes!r}}}
+begun = time.perf_counter()
+found = explore(system, sizes, list(system.theorems.values()), Limits(whole=True, renamed=True))
+print(found.states if found.complete else 0, found.states / (time.perf_counter() - begun))""")
+    states, speed = said.split()
+    return int(states), float(speed)
+
+
+def search_rows(times: int) -> list[Row]:
+    """Exhaustive search beside Spin, where it is installed: as many states, and how many a second on one core."""
+    group = "all states of a small world"
+    rows = []
+    for what, rules, sizes, beside in (
+        ("gt.rules", GT, GT_SEARCHED, partial(spin.grants, 2, 2, 2, 1)),
+        (
+            "two-phase commit, 7 managers",
+            "tests/examples/two_phase_commit.rules",
+            {"Manager": 7},
+            partial(spin.two_phase_commit, 7),
+        ),
+    ):
+        ours = [states_a_second(rules, sizes) for _ in range(times)]
+        states = ours[0][0]
+        rows.append(Row(group, f"{what}: {states:,} states", max(speed for _, speed in ours), "states/s", 50_000, True))
+        if spin.available():
+            theirs = [beside() for _ in range(times)]
+            if theirs[0].states != states:
+                raise SystemExit(f"{what}: {states:,} states here, {theirs[0].states:,} for Spin")
+            rows.append(Row(group, f"{what}: Spin, breadth first", max(s.states / s.seconds for s in theirs), "states/s"))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Is a scenario possible? As the reference tells it, by trying every run in one world with the interpreter."""
+"""Decides whether a scenario is possible, by the reference: tries every run in one world with the interpreter."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def possible(
 ) -> bool | None:
     """Is there a run from one of the states? `between` bounds the steps for `...` in all; None if there is too much to try.
 
-    `elements` says what the names of the scenario are; unless given, everything is tried.
+    `elements` maps the names of the scenario to elements; without it, all mappings are tried.
     """
     run = oracle.runs[name]
     slots = list(run.elements.values())
@@ -67,7 +67,7 @@ def possible(
 
 
 def _is(part: s.Called, codes: list[Code | None], taken: Taken, env: Env, state: State) -> bool:
-    """Is this step what the scenario says?"""
+    """Does this step match the scenario?"""
     if taken.label != part.step.text or taken.code != (None if part.code is None else part.code.text):
         return False
     given = dict((*taken.args, *taken.picks))

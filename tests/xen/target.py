@@ -1,8 +1,8 @@
 """Real Xen as a target of calls: the same protocol that the implementation and the rules have (`Target`).
 
-A `Call` goes over the machine's line as it is: its operation, `by`, and its arguments, in the vocabulary of recordings of
-real Xen, which is the executor's. A call that this line cannot hold or that the executor does not know (calls of campaigns
-with processes by their space, `advance` of a call in flight) is answered `not available`, and nothing is made. Not here:
+A `Call` is sent unchanged over the machine's connection: its operation, `by`, and its arguments, in the vocabulary of
+recordings of real Xen, which the executor uses. A call that cannot be encoded or that the executor does not know (calls of
+campaigns with processes by their space, `advance` of a call in flight) is answered `not available` and not made. Not here:
 which calls are made (workload/), and pipelining for long scripts (play.py).
 """
 
@@ -21,7 +21,7 @@ NOT_AVAILABLE: Final = Answer("not available")
 
 
 class RealXen:
-    """One machine that runs."""
+    """One running machine."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -42,7 +42,7 @@ class RealXen:
 
 
 def as_said(call: Call) -> protocol.Call | None:
-    """The call as the executor reads it; None if its line cannot hold it: its words are numbers and names without spaces."""
+    """The executor's form of the call; None if it cannot be encoded: words are numbers and names without spaces."""
     words = {**({"by": call.by} if call.by else {}), **call.arguments}
     if not call.operation or any(
         not isinstance(value, int | str) or isinstance(value, bool) or value == "" or " " in str(value) or "\n" in str(value)
@@ -53,7 +53,7 @@ def as_said(call: Call) -> protocol.Call | None:
 
 
 def as_answered(results: Mapping[str, Any]) -> Answer:
-    """What came back, by the names that all targets share. A guest that crashed, or a call that never returned, has no
+    """The answer, in the names that all targets share. A crashed guest, or a call that never returned, has no
     code."""
     for why in protocol.WHY:
         if results.get(why):

@@ -1,8 +1,8 @@
-"""Attacks found in DomB's rules under a fault, run on the implementation with the same fault laid over it.
+"""Attacks on DomB's rules under a fault, run on the implementation with the same fault.
 
-`REPLAYED` maps faults of the rules to the same faults in `proofs/faults/catalogue_domb.py`; `NOT_REPLAYED` lists the
-others with the reason. The events of the trace are executed as system calls of a process and as DomB's own steps, on a
-booted machine; then the claim's violation is checked. Not here: finding attacks.
+`REPLAYED` are found by search: the events of the trace are executed as system calls of a process and as DomB's own steps, on
+a booted machine; then the claim's violation is checked. `STAGED` are scripts, executed in lockstep with the faulty rules
+(staged.py). `NOT_REPLAYED` lists the other faults with the reason. Not here: finding attacks.
 """
 
 from __future__ import annotations
@@ -22,32 +22,118 @@ from bulkhead.impl.libs.vchan import client_init
 from bulkhead.impl.tools.fileproxy import FileProxy
 from bulkhead.model.ir import System
 from bulkhead.model.trace import Trace
+from bulkhead.proofs.refinement.domb import staged
 
 REPLAYED: Final = {  # fault of the rules -> the violated claim, and the fault of the implementation
     "path_not_confined": ("files_stay_in_export", "path_unchecked"),
     "ring_not_cleared": ("rings_show_no_guest", "page_not_cleared"),
 }
-TRIED: Final = "no attack was found within 45 s"
-BUILT: Final = "it needs a guest that is built step by step, which nothing here replays yet"
-INVARIANT: Final = "an invariant falls, and no theorem in a few steps"
+
+
+@dataclass(frozen=True)
+class Staging:
+    """The claim that falls, what tools do, and the faults of the implementation that mean the same as that of the rules."""
+
+    claim: str
+    scenario: Callable[[staged.Scene], None]
+    faults: tuple[tuple[str, str, str], ...]  # where, which piece of text, and what instead
+    ahead: tuple[str, ...] = ()  # places where the machine is ahead of the rules when the claim falls: the rest of one call
+
+
+XCDOM, SERVICE = "domb/builder:XcDom.", "domb/service:BuilderService."
+RING, CONS = "self.chan.reader.ring", "self.chan.reader.cons"
+STAGED: Final = {  # fault of the rules -> how it is staged
+    "seal_with_mappings": Staging(
+        "builder_maps_by_right",
+        staged.build,
+        ((XCDOM + "unmap_all", "while self.mappings:", "while len(self.mappings) > 1:"),),
+    ),
+    "seal_with_special_pages": Staging(
+        "special_pages_by_right",
+        staged.build,
+        (
+            (
+                XCDOM + "boot_image",
+                "si.shared_info_page())\n        self.unmap_all()",
+                "si.shared_info_page()); self.mappings.clear()",
+            ),
+        ),
+    ),
+    "undo_with_mappings": Staging(
+        "builder_maps_by_right",
+        staged.build_that_fails,
+        ((XCDOM + "undo", "if fm.xenforeignmemory_unmap(self.fmem, addr, count)]", "if False]"),),
+    ),
+    "created_before_checked": Staging(
+        "checked_before_created",
+        staged.build,
+        (("domb/builder:build", "dom.parse_image()\n        dom.create()", "dom.create()\n        dom.parse_image()"),),
+        ahead=("domain[2]",),
+    ),
+    "check_skipped": Staging(
+        "checked_bytes_stay",
+        staged.build_from_garbage,
+        (("domb/elf:_image", '_text(notes, LOADER) != "generic"', "False"),),
+        ahead=("domain[2]",),
+    ),
+    "buffer_not_cleared": Staging(
+        "loaded_was_read_for_the_guest",
+        staged.build_twice,
+        (
+            (
+                SERVICE + "_build",
+                "yield from fetch(wanted.kernel)",
+                'vars(self).setdefault("kept", (yield from fetch(wanted.kernel)))',
+            ),
+        ),
+    ),
+    "port_for_another": Staging(
+        "ports_wait_for_dom0", staged.build, ((XCDOM + "create", "self.domid, request.console_domid)", "self.domid, 5)"),)
+    ),
+    "seed_loaded_page": Staging(
+        "seeded_pages_hold_nothing_loaded",
+        staged.build,
+        ((XCDOM + "gnttab_init", "self.mfns[pfn]", 'self.mfns[pfn if ref else self.layout.segments["kernel"].first]'),),
+        ahead=("special pages that DomB maps",),
+    ),
+    "seed_for_another": Staging(
+        "seeded_for_dom0",
+        staged.build,
+        ((XCDOM + "gnttab_init", "abi.U16.pack(backend)", "abi.U16.pack(backend if ref else 1)"),),
+        ahead=("special pages that DomB maps",),
+    ),
+    "seeded_in_vain": Staging(
+        "seeded_for_dom0",
+        staged.build,
+        ((XCDOM + "gnttab_init", "abi.U16.pack(abi.GTF_PERMIT_ACCESS)", "abi.U16.pack(abi.GTF_PERMIT_ACCESS * ref)"),),
+        ahead=("special pages that DomB maps",),
+    ),
+    "untold_started": Staging(
+        "only_told_guests_run", staged.start_untold, ((SERVICE + "_control", " or not built.told", ""),)
+    ),
+    "checked_in_the_ring": Staging(
+        "only_built_guests_end",
+        staged.destroy_a_stranger,
+        (
+            (
+                SERVICE + "_control",
+                "self.guests.get(domid)",
+                f"self.guests.get(int.from_bytes(self.os.load({RING}.data + ({CONS} - 2 & {RING}.size - 1), 2), 'little'))",
+            ),
+            (SERVICE + "_same", "info is None or info.handle != self.guests[domid].guest.handle", "info is None"),
+        ),
+    ),
+}
+COPY: Final = (
+    "messages are copied when they are taken, and whoever uses one has the copy only: there is no way to the ring to misuse"
+)
+PROVED: Final = "no attack exists: with the fault the claim is proved from one more invariant (beyond.rules)"
 NOT_REPLAYED: Final = {
-    "path_checked_in_the_ring": TRIED,
-    "created_before_checked": TRIED,
-    "rights_by_id": TRIED,
-    "checked_in_the_ring": TRIED,
-    "untold_started": TRIED,
-    "port_for_another": TRIED,
-    "seed_for_another": BUILT,
-    "seed_foreign_page": BUILT,
-    "seed_loaded_page": BUILT,
-    "seeded_in_vain": BUILT,
-    "seal_with_mappings": BUILT,
-    "loaded_from_the_ring": BUILT,
-    "undo_with_mappings": BUILT,
-    "right_is_kept": "rights are ghosts: the implementation has no such thing to keep",
-    "buffer_not_cleared": INVARIANT,
-    "seal_with_special_pages": INVARIANT,
-    "check_skipped": "which bytes are acceptable is any set in the rules; here a parser decides, in many lines",
+    "path_checked_in_the_ring": COPY,
+    "loaded_from_the_ring": COPY,
+    "rights_by_id": PROVED,
+    "seed_foreign_page": PROVED,
+    "right_is_kept": "the right is a ghost: in the implementation it is mappings, and faults of these are staged",
 }
 
 

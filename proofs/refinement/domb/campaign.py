@@ -41,6 +41,7 @@ def episode(rules: Rules, seed: int, number: int, calls: int) -> Report:
             done = calls if report.failure is None else min(driver.calls or calls, calls)
             report.calls, report.steps, report.rule_steps = done, driver.calls, driver.book.steps
             report.reached = driver.book.reached
+            driver.book.close()
     return report
 
 

@@ -20,17 +20,23 @@ from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
 def compare(f: Follower, daemons: Daemons | None = None) -> None:
     """Everything; Mismatch with the places that differ."""
+    out = differences(f)
+    _service(f, out)
+    if daemons is not None:
+        daemons.compare(out)
+    if out:
+        raise Mismatch("the states differ", out)
+
+
+def differences(f: Follower) -> Places:
+    """What differs of what lies in Xen: that can be compared at any moment, also in the middle of a build."""
     out: Places = {}
     _domains(f, out)
     _frames(f, out)
     _translations(f, out)
     _grants(f, out)
     _ports(f, out)
-    _service(f, out)
-    if daemons is not None:
-        daemons.compare(out)
-    if out:
-        raise Mismatch("the states differ", out)
+    return out
 
 
 def _put(out: Places, place: str, rules: object, real: object) -> None:
@@ -168,4 +174,4 @@ def _service(f: Follower, out: Places) -> None:
     _put(out, "pages that are still granted", granted, len(f.rig.domb.late))
 
 
-__all__ = ["compare"]
+__all__ = ["compare", "differences"]

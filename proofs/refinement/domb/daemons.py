@@ -1,9 +1,9 @@
-"""XenStore's daemon and the console's, as processes of Dom0 that are followed, and rings of guests that are hostile.
+"""Followers of the XenStore and console daemons, which are processes of Dom0 and serve rings of hostile guests.
 
-The classes are the implementation's own, told of what they do. Each request that the XenStore daemon handles must be the
-next that lies in that guest's ring, as the daemon has read it (taps.py), each answer must be to it, and all that goes into
-the ring is answers and events, in their order. Of a console, what was taken is kept, each byte once, and what was typed is
-put there. What is not here: what requests mean (store_side.py), and who does what next (driver.py, hostile.py).
+The classes are the implementation's own, with hooks. Each request that the XenStore daemon handles must be the
+next one in that guest's ring, as the daemon has read it (taps.py), each answer must be to it, and the ring must get
+exactly the answers and events, in their order. A console must store each byte taken exactly once, and put its input into the
+ring. Not here: the semantics of requests (store_side.py), and the choice of actions (driver.py, hostile.py).
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 PAGE_MASK: Final = 4095
 HEADER: Final = 16
 WATCH: Final = 4
-# xs_wire.h and console.h, written again: data, size, consumer index, producer index of both rings of a page.
+# Independent layout of xs_wire.h and console.h: data, size, consumer index, producer index of both rings of a page.
 STORE_RINGS: Final = ((0, 1024, 2048, 2052), (1024, 1024, 2056, 2060))
 CONSOLE_RINGS: Final = ((1024, 2048, 3080, 3084), (0, 1024, 3072, 3076))
 STORE_INDICES, STORE_ERROR = 2048, 2072
 
 
 class DaemonOsdep(LinuxOsdep):
-    """The ground of a daemon's libraries. `rings`: where the one it reads and the one it writes lie in a guest's page."""
+    """The operating system of a daemon's libraries. `rings`: layout of its input and output ring in a guest's page."""
 
     def __init__(self, driver: OsDriver, rings: tuple[tuple[int, int, int, int], tuple[int, int, int, int]]) -> None:
         super().__init__(driver)
         self.rings = rings
         self.taps: dict[int, tuple[Tap, Tap]] = {}
-        self.errors: dict[int, int] = {}  # what it has written into the error word of a page
+        self.errors: dict[int, int] = {}  # its writes to the error word of a page
         self.raced: Callable[[], None] = lambda: None
 
     def ends(self, page: int) -> tuple[Tap, Tap]:
-        """The taps of a page: what is read, what is written."""
+        """The taps of a page, for reads and writes."""
         if page not in self.taps:
             reads, writes = self.rings
             self.taps[page] = (Tap("what a guest sends", reads, True), Tap("what a guest gets", writes, False))
@@ -71,8 +71,8 @@ class DaemonOsdep(LinuxOsdep):
         super().store(addr, payload)
         at = addr & PAGE_MASK
         if self.rings is STORE_RINGS and at == STORE_INDICES and payload == bytes(16):
-            for each in self.ends(addr - at):  # a connection starts afresh
-                each.mine = None  # it looks where its own index stands, once
+            for each in self.ends(addr - at):  # a new connection
+                each.mine = None  # it reads its own index once
             self.errors.pop(addr - at, None)
         elif self.rings is STORE_RINGS and at == STORE_ERROR:
             self.errors[addr - at] = int.from_bytes(payload, "little")
@@ -90,16 +90,16 @@ class DaemonOsdep(LinuxOsdep):
 
 
 class WatchedStored(Xenstored):
-    """XenStore's daemon. `asker` is whose process of Dom0 asks now."""
+    """XenStore's daemon. `asker` is the process of Dom0 that makes the current request."""
 
     def __init__(self, os: DaemonOsdep, side: StoreSide, follower: Dom0Side, space: int) -> None:
         self.side, self.follower, self.space = side, follower, space
         self.ground = os
-        self.coming: dict[Connection, bytes] = {}  # what was taken from its ring and not handled
-        self.going: dict[Connection, bytes] = {}  # what must be in its ring next
-        self.handled: list[bytes] = []  # answers of the ring that is served, in order
+        self.coming: dict[Connection, bytes] = {}  # bytes taken from its ring and not yet handled
+        self.going: dict[Connection, bytes] = {}  # expected next bytes in its ring
+        self.handled: list[bytes] = []  # answers of the served ring, in order
         self.serving: Connection | None = None
-        self.dead = False  # a tool that still knows its socket hears that nobody is there
+        self.dead = False  # a tool that still uses its socket gets an error
         super().__init__(os, quota_nodes=NODE_QUOTA, quota_watches=WATCH_QUOTA)
 
     def request(self, domid: int, kind: int, tx_id: int, payload: bytes) -> bytes:
@@ -132,7 +132,7 @@ class WatchedStored(Xenstored):
         return answer
 
     def _next(self, domid: int, kind: int, tx: int, payload: bytes) -> int:
-        """The request must be the next of this guest's; its number."""
+        """Check that the request is this guest's next one; returns its number."""
         c = self.serving
         if c is None or c.domid != domid:
             raise Mismatch(f"a request of domain {domid} is handled while the ring of {c and c.domid} is served")
@@ -148,7 +148,7 @@ class WatchedStored(Xenstored):
         self.coming[c] = self.coming.get(c, b"") + self.ground.ends(c.mapping.addr)[0].taken()
 
     def _fired(self, c: Connection, start: int) -> list[Event]:
-        """Events that were added to what a connection will get; they are in nobody's way there."""
+        """Events queued for a connection."""
         out: list[Event] = []
         raw = c.unsent[start:]
         if raw:
@@ -205,7 +205,7 @@ def words(raw: bytes) -> tuple[int, int, int, int]:
 
 
 def length(raw: bytes) -> int:
-    """How long a message's body is."""
+    """The length of a message's body."""
     return words(raw)[3]
 
 
@@ -219,8 +219,8 @@ class WatchedConsoled(Xenconsoled):
 
     def __init__(self, os: DaemonOsdep, follower: Dom0Side, space: int) -> None:
         self.ground, self.follower, self.space = os, follower, space
-        self.kept: dict[int, bytes] = {}  # what each guest has printed
-        self.typed: dict[int, bytes] = {}  # what it was not given yet
+        self.kept: dict[int, bytes] = {}  # each guest's output
+        self.typed: dict[int, bytes] = {}  # input not yet delivered
         self.dead = False
         super().__init__(os)
 
@@ -266,7 +266,7 @@ class WatchedConsoled(Xenconsoled):
             self.follower.who = asker
 
     def _left(self, page: int) -> int:
-        """How many bytes wait in a ring; none where its indices are impossible. The daemon does not hear of this."""
+        """The number of bytes in a ring; 0 if its indices are impossible. The daemon is not involved."""
         tap = self.ground.ends(page)[0]
         index = int.from_bytes(LinuxOsdep.load(self.ground, page + tap.peers, 4), "little")
         waiting = (index - (tap.mine or 0)) & MASK
@@ -276,7 +276,7 @@ class WatchedConsoled(Xenconsoled):
         self.kept[domid] = (self.kept[domid] + self.ground.ends(page)[0].taken())[-KEEP:]
 
     def compare(self, out: Places) -> None:
-        """What guests have printed, and what they are still to be given; places that differ."""
+        """Compare guests' output and pending input; returns the differences."""
         for domid, console in self.consoles.items():
             reads, writes = self.ground.ends(console.mapping.addr)
             del reads
@@ -310,30 +310,30 @@ class Daemons:
         return DaemonOsdep(Syscalls(name, Process(self.rig.kernel), self.rig.nodes), rings)
 
     def start_console(self) -> None:
-        """The console's daemon may die and come again; it knows no guest then."""
+        """The console's daemon may die and restart; then it has no guests."""
         space = self.follower.spawn()
         self.follower.who = space
         self.consoled = WatchedConsoled(self._ground("xenconsoled", CONSOLE_RINGS), self.follower, space)
 
     def race(self, act: Callable[[], None]) -> None:
-        """What others do between two loads of a daemon's."""
+        """Actions of others between two loads of a daemon."""
         for daemon in (self.stored, self.consoled):
             if daemon is not None:
                 daemon.ground.raced = act
 
     def serve_store(self) -> None:
-        """XenStore's daemon looks at all rings."""
+        """XenStore's daemon serves all rings."""
         if self.stored is not None:
             self.follower.who = self.stored.space
             self.stored.step()
 
     def serve_consoles(self) -> None:
-        """So does the console's."""
+        """The console's daemon serves all rings."""
         if self.consoled is not None:
             self.consoled.step()
 
     def kill(self, daemon: WatchedStored | WatchedConsoled) -> None:
-        """kill -9 of a daemon: what it had mapped and bound goes with it."""
+        """kill -9 of a daemon: its mappings and ports are released."""
         daemon.dead = True
         self.follower.dies(daemon.space)
         daemon.ground.driver.exit()  # type: ignore[attr-defined]
@@ -344,7 +344,7 @@ class Daemons:
             self.consoled = None
 
     def compare(self, out: Places) -> None:
-        """What both know; places that differ."""
+        """Compare both daemons' state; returns the differences."""
         if self.stored is not None:
             self.side.compare(self.stored, out)
         if self.consoled is not None:

@@ -1,9 +1,9 @@
-"""Guests that are hostile from their first instruction on, and processes of Dom0 that ask its daemons for anything.
+"""Hostile guests, and arbitrary requests of Dom0's processes to its daemons.
 
-A guest writes what it likes into its rings (requests, garbage, absurd indices), also between two loads of a daemon's;
-rewrites its grants; opens, rings and closes ports; and gives pages back that others map. A process of Dom0 may ask XenStore
-for everything, and connects and disconnects whom it likes. All is drawn from a seed. What is compared is in store_side.py,
-daemons.py and compare.py.
+A guest writes arbitrary data to its rings (requests, garbage, absurd indices), also between two loads of a daemon;
+rewrites its grants; opens, notifies and closes ports; and frees pages that others map. A process of Dom0 may make any
+XenStore request, and connects and disconnects any domain. All choices come from a seed. Not here: the comparison
+(store_side.py, daemons.py and compare.py).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Guest:
 
 
 class Strangers:
-    """All guests, and what processes of Dom0 ask of the daemons."""
+    """All guests, and the requests of Dom0's processes to the daemons."""
 
     def __init__(self, rng: random.Random, rig: Rig, book: Book, follower: Follower, daemons: Daemons) -> None:
         self.rng, self.rig, self.book, self.follower, self.daemons = rng, rig, book, follower, daemons
@@ -75,7 +75,7 @@ class Strangers:
     # Guests.
 
     def started(self, domid: int) -> None:
-        """DomB has let a guest run."""
+        """DomB has unpaused a guest."""
         domain = self.rig.xen.domains[domid]
         old = self.known.get(domid)
         if old is None or old.domain is not domain:
@@ -85,7 +85,7 @@ class Strangers:
                 self.known[domid] = Guest(domain, console, store)
 
     def running(self) -> list[Guest]:
-        """Guests that run now."""
+        """The running guests."""
         domains = self.rig.xen.domains
         for d in [d for d, guest in self.known.items() if domains.get(d) is not guest.domain]:
             del self.known[d]
@@ -96,7 +96,7 @@ class Strangers:
         ]
 
     def guest(self) -> None:
-        """A guest that runs does what it likes."""
+        """An arbitrary action of a running guest."""
         running = self.running()
         if not running:
             return
@@ -120,7 +120,7 @@ class Strangers:
             self._gives_back(who)
 
     def race(self) -> None:
-        """Between two loads of a daemon's some guest writes into its rings."""
+        """Some guest writes to its rings between two loads of a daemon."""
         if self.rng.random() < 0.006:
             running = self.running()
             if running:
@@ -203,7 +203,7 @@ class Strangers:
             put(who.console.bytes(), CONSOLE_RINGS[0], self.rng.randbytes(self.rng.choice((1, 7, 60, 1500, 3000))))
 
     def _garbage(self, who: Guest) -> None:
-        """Absurd indices, and bytes that are no request."""
+        """Absurd indices, and bytes that are not a request."""
         rng = self.rng
         self.text = f"d{who.domain.domid} writes garbage into its rings"
         page, rings = (who.store, STORE_RINGS) if rng.random() < 0.2 else (who.console, CONSOLE_RINGS)
@@ -240,7 +240,7 @@ class Strangers:
         book.step("write_entry", args)
 
     def _call(self, who: Guest, op: int, cmd: int, arg: bytes, more: bytes = b"") -> tuple[int, bytes]:
-        """A hypercall, its arguments in the guest's start_info page; its result, and what the struct says then."""
+        """A hypercall with arguments in the guest's start_info page; returns its result and the struct afterwards."""
         vcpu = who.domain.vcpus[0]
         memory = GuestMemory(self.rig.xen, who.domain)
         assert vcpu.context is not None
@@ -253,7 +253,7 @@ class Strangers:
         return rc, memory.load(at, len(arg))
 
     def _events(self, who: Guest) -> None:
-        """Its own ports: rung, closed, opened for others, bound to those of others."""
+        """Its own ports: notified, closed, opened for others, bound to those of others."""
         rng, book, d = self.rng, self.book, who.domain.domid
         self.text = f"d{d} makes an event channel operation"
         port, other = rng.choice((1, 1, 2, 2, 3, 4, 0, 900)), rng.choice((0, 0, DOMB, *range(2, NOBODY), 99))
@@ -280,7 +280,7 @@ class Strangers:
             book.step(f"evtchn_{op}", args, want)
 
     def _gives_back(self, who: Guest) -> None:
-        """A page that others may map: it stays what it is until they let go."""
+        """A page that others may map: it stays allocated until they unmap it."""
         d = who.domain.domid
         self.text = f"d{d} gives a page back"
         page = self.rng.choice((who.console, who.store))
@@ -313,7 +313,7 @@ class Strangers:
     # Processes of Dom0.
 
     def asks_daemons(self, space: int) -> None:
-        """A process of Dom0 asks a daemon for anything."""
+        """An arbitrary request of a process of Dom0 to a daemon."""
         rng, daemons = self.rng, self.daemons
         self.follower.who = space
         stored = daemons.stored
@@ -330,7 +330,7 @@ class Strangers:
                 )
             elif x < 0.4:
                 kind, payload = KINDS["release"], b"%d\0" % d
-            elif x < 0.42:  # the root, opened to all or shut again, or given away
+            elif x < 0.42:  # the root node: opened to all, closed again, or given away
                 kind, payload = KINDS["set_perms"], b"/\0%c%d\0" % (rng.choice(b"bwrn"), rng.choice((0, 0, d)))
             with contextlib.suppress(XsError):
                 daemons.stored.request(0, kind, 0, payload)
@@ -350,7 +350,7 @@ def _index(data: bytearray, at: int) -> int:
 
 
 def put(data: bytearray, ring: Place, payload: bytes) -> None:
-    """What fits goes into a ring, as its guest's libraries would put it."""
+    """Put as many bytes as fit into a ring, like the guest's libraries."""
     start, size, cons, prod = ring
     at = _index(data, prod)
     for byte in payload[: max(size - ((at - _index(data, cons)) & MASK), 0)]:
@@ -360,7 +360,7 @@ def put(data: bytearray, ring: Place, payload: bytes) -> None:
 
 
 def drain(data: bytearray, ring: Place) -> None:
-    """All that is in a ring is taken."""
+    """Take all bytes of a ring."""
     _, _, cons, prod = ring
     data[cons : cons + 4] = data[prod : prod + 4]
 

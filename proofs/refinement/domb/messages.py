@@ -1,7 +1,7 @@
-"""An oracle for XenStore's messages: what a request asks for, or with which error it must end whoever makes it.
+"""An oracle for XenStore's messages: decodes a request, or gives the error that every caller must get.
 
-Written from docs/misc/xenstore.txt and xs_wire.h, apart from the daemon. What is not here: who may do it, and what comes
-of it (store_side.py, by the rules).
+Written from docs/misc/xenstore.txt and xs_wire.h, independent of the daemon. Not here: permissions and effects
+of requests (store_side.py, by the rules).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ IDS: Final = 0x7FF0
 
 @dataclass(frozen=True)
 class Request:
-    """What a message asks for; `error` where it asks for nothing that is allowed. `raw` is a watch's path as it came."""
+    """A decoded request; `error` if it is invalid. `raw` is a watch's path as received."""
 
     op: str
     error: str = ""
@@ -67,7 +67,7 @@ def home(domid: int) -> str:
 
 
 def whole(path: str, domid: int) -> str | None:
-    """The absolute path; None for what is none."""
+    """The absolute path; None if it is invalid."""
     limit = 3072 if path[:1] == "/" else 2048
     if len(path) > limit or not PATH.fullmatch(path):
         return None
@@ -121,7 +121,7 @@ def _perms(domid: int, words: list[bytes]) -> Request:
     if not perms or len(perms) != len(found) or any(who >= 1 << 32 for _, who in perms):
         return Request("set_perms", "EINVAL")
     path = whole(words[0].decode("latin-1"), domid)
-    return Request("set_perms", path=path or "", perms=perms)  # whether the owner is there is asked before the path
+    return Request("set_perms", path=path or "", perms=perms)  # the owner's existence is checked before the path
 
 
 __all__ = ["Request", "asked", "home"]

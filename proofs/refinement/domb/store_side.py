@@ -1,8 +1,8 @@
-"""XenStore, followed: which rule steps of `dom0.xenstore` a request stands for, and what must come of it.
+"""The follower of XenStore: maps requests to rule steps of `dom0.xenstore`, and checks their results.
 
-It hears each request of a guest or a tool with its answer, takes the rule steps with the same arguments, and holds the
-answer against them, and whose watches fired, and (`compare`) nodes, owners, permissions, watches and connections. What a
-message says is asked of messages.py. Values of nodes and tokens of watches are in no rule; they are kept here. What is not
+It gets each request of a guest or a tool with its answer, takes the rule steps with the same arguments, and compares the
+answer, the fired watches, and (`compare`) nodes, owners, permissions, watches and connections. messages.py decodes
+messages. The rules do not have values of nodes and tokens of watches; they are recorded here. Not
 here: rings (daemons.py, taps.py).
 """
 
@@ -21,18 +21,18 @@ from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
 VALUE_MOST = 2048
 PERMS_MOST = 5
-Event = tuple[int, str, str]  # who was told of which path, with which token
+Event = tuple[int, str, str]  # notified domain, path, token
 GUESTS = range(2, NOBODY)
 
 
 def letters(letter: str) -> tuple[bool, bool]:
-    """What a letter of a permission lets one do: read, write."""
+    """The rights of a permission letter: read, write."""
     return letter in "rb", letter in "wb"
 
 
 @dataclass
 class Heard:
-    """What came of a request: its error or none, its answer, and the events that it fired."""
+    """The result of a request: its error, its answer, and the events that it fired."""
 
     error: str
     answer: bytes
@@ -40,24 +40,24 @@ class Heard:
 
 
 class StoreSide:
-    """XenStore beside its rules. `who` is the process of Dom0 that makes a tool's request."""
+    """XenStore in lockstep with its rules. `who` is the process of Dom0 that makes a tool's request."""
 
     def __init__(self, book: Book) -> None:
         self.book = book
         self.values: dict[str, bytes] = {"/": b""}
         self.perms: dict[str, tuple[tuple[str, int], ...]] = {"/": (("n", 0),)}
-        self.watches: dict[int, list[tuple[str, str]]] = {}  # of each guest: path as it was written, and token
+        self.watches: dict[int, list[tuple[str, str]]] = {}  # for each guest: path as written, and token
         self.visits: dict[int, int] = {}  # the implementation's incarnations -> Visit
         self.refused = False  # a map or bind of the daemon's has failed in this request
         self.who = -1
         self.stored: Xenstored | None = None
-        self.changed = True  # something was asked since all was compared last
-        self.exact: dict[tuple[int, int], bool] = {}  # (node, guest) that a list of permissions opened for a moment only
+        self.changed = True  # there was a request since the last full comparison
+        self.exact: dict[tuple[int, int], bool] = {}  # (node, guest) that a list of permissions opened only temporarily
 
-    # Words for rules.
+    # Access to the rules' state.
 
     def rule(self, label: str, args: dict[str, int], expect: str = OKAY, fail: str | None = None) -> str:
-        """A rule step that must answer like the implementation."""
+        """Take a rule step, which must give the implementation's answer."""
         return self.book.step(label, args, expect, fail)
 
     def says(self, name: str, *args: int) -> bool:
@@ -68,12 +68,12 @@ class StoreSide:
         return bool(self.book.rules.caller.value(self.book.state, term, env))
 
     def there(self, path: str) -> bool:
-        """Is there a node, by the rules?"""
+        """Does the node exist in the rules?"""
         n = self.book.paths.get(path)
         return n is not None and bool(self.book.T["node.exists"][n])
 
     def nearest(self, path: str) -> str:
-        """The node, or the lowest one above it that is there."""
+        """The node, or its lowest existing ancestor."""
         return next(p for p in reversed(prefixes(path)) if self.there(p))
 
     def below(self, path: str) -> list[str]:
@@ -82,7 +82,7 @@ class StoreSide:
         found = [p for p in self.book.paths if p != "/" and p.startswith(start) and "/" not in p[len(start) :]]
         return sorted(p[len(start) :] for p in found if self.there(p))
 
-    # What happens.
+    # Events.
 
     def heard(self, who: int, domid: int, kind: int, tx: int, payload: bytes, came: Heard) -> None:
         """A request has been answered."""
@@ -98,11 +98,11 @@ class StoreSide:
         self._events(came.events)
 
     def ignored(self, domid: int) -> None:
-        """The daemon reads a guest's ring no more."""
+        """The daemon no longer reads a guest's ring."""
         self.rule("xs_bad_index", {"d": domid})
 
     def _forget_what_was_told(self) -> None:
-        """These ghosts only grow in the rules; what one request tells is asked of it alone."""
+        """Reset this ghost state, which only grows in the rules, to check the information of one request."""
         for name in ("told", "learned"):
             self.book.T[name][:] = [0] * len(self.book.T[name])
         self.exact.clear()
@@ -116,7 +116,7 @@ class StoreSide:
             raise Mismatch(f"XenStore answers {request} with {came.answer!r}, not {answer!r}")
 
     def _told(self, request: Request) -> bytes:
-        """What a successful request shows."""
+        """Check the data in the answer of a successful request."""
         if request.op == "read":
             return self.values[request.path]
         if request.op == "directory":
@@ -147,7 +147,7 @@ class StoreSide:
                 self._made(d, op, request, near)
 
     def _is_full(self, d: int, request: Request) -> bool:
-        """Would it be more than one domain may have? Who makes nothing new is asked for the value's size only."""
+        """Does it exceed a domain's quota? Without a new node, only the value's size is checked."""
         if len(request.value) > VALUE_MOST:
             return True
         missing = sum(1 for p in prefixes(request.path) if not self.there(p))
@@ -156,7 +156,7 @@ class StoreSide:
         return missing > 0 and owned + missing > NODE_QUOTA
 
     def _made(self, owner: int, op: str, request: Request, near: str) -> None:
-        """What writing, making and removing leave in what no rule speaks of."""
+        """Effects of writing, creating and removing on state outside of the rules."""
         if op == "rm":
             for p in [p for p in self.values if p == request.path or p.startswith(request.path + "/")]:
                 del self.values[p], self.perms[p]
@@ -233,7 +233,7 @@ class StoreSide:
             self._expect(request, came, want)
             if full:
                 self.book.count("xs_watch", "E2BIG")
-            elif not special and (same or not of_node):  # by the rules a guest watches a node or does not
+            elif not special and (same or not of_node):  # in the rules a guest watches a node or not
                 self.rule("xs_watch", {"d": d, "n": n}, want or OKAY)
             if not want:
                 mine.append((request.raw, request.token))
@@ -244,11 +244,11 @@ class StoreSide:
             mine.remove(same[0])
         if not special and (not same or len(of_node) == 1):
             if not same and of_node:
-                return  # of another token: that watch stays
+                return  # another token: that watch stays
             self.rule("xs_unwatch", {"d": d, "w": w}, came.error or OKAY)
 
     def _element(self, d: int, n: int) -> int:
-        """The element of a guest's watch of a node; of none, one that is off."""
+        """The element of a guest's watch of a node; an unused one if there is none."""
         T = self.book.T
         for w, on in enumerate(T["watch.on"]):
             if on and T["watch.by"][w] == d and T["watch.node"][w] == n:
@@ -259,7 +259,7 @@ class StoreSide:
         return raw if raw[0] in "/@" else f"{home(d)}/{raw}"
 
     def _events(self, events: Iterable[Event]) -> None:
-        """Who was told of which node must be whom the rules tell; and each of its watches there fires as it was set."""
+        """Check that exactly the domains in the rules were notified of each node, and each of their watches fired as set."""
         real: dict[tuple[int, int], set[str]] = {}
         for d, path, token in events:
             fits = [
@@ -340,7 +340,7 @@ class StoreSide:
             self.perms[where] = perms
 
     def _make(self, path: str) -> None:
-        """What the daemon makes by itself."""
+        """Nodes that the daemon itself creates."""
         near = self.nearest(path)
         if near != path:
             self.rule("xs_tool_write", {"p": self.who, "n": self.book.node(path), "a": self.book.node(near)})
@@ -359,14 +359,14 @@ class StoreSide:
         self.watches.pop(d, None)
 
     def begins(self, stored: Xenstored, space: int) -> None:
-        """The daemon, a process of Dom0, has started, and made what it makes then."""
+        """The daemon, a process of Dom0, has started, and created its initial nodes."""
         self.stored, self.who = stored, space
         self._make("/local/domain")
 
     # The abstraction function.
 
     def compare(self, stored: Xenstored, out: Places) -> None:
-        """Nodes, permissions, watches and connections; places that differ."""
+        """Compare nodes, permissions, watches and connections; returns the differences."""
         if not self.changed:
             return
         self.changed = False

@@ -1,9 +1,9 @@
-"""An oracle for rings of bytes: what a daemon must have taken from a guest's page or put there, from its loads and stores.
+"""An oracle for byte rings: computes from a daemon's loads and stores the bytes that it must have taken or put.
 
-Whoever shares the page may change it at any moment, so the bytes are those that the daemon saw. What is asked of it: its own
-index is its own, the peer's is looked at once and checked before anything is read, bytes are taken and put once and in their
-order, never more than there are or fit, and an index is published after the bytes that it announces. What is not here: what
-the bytes mean (messages.py, store_side.py).
+Other parties may change the page at any moment, so the bytes are those of the daemon's loads. It checks that: the daemon
+uses its own index, the peer's is read once and checked before any data is read, bytes are taken and put once and in
+order, never more than available or free, and an index is published after its bytes. Not here: the
+meaning of the bytes (messages.py, store_side.py).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ Place = tuple[int, int, int, int]  # offsets in the page: data, size, consumer i
 
 
 def number(raw: bytes) -> int:
-    """An index as it lies in memory."""
+    """An index in memory."""
     return int.from_bytes(raw, "little")
 
 
 class Tap:
-    """One end of one ring, that of a daemon."""
+    """A daemon's end of a ring."""
 
     def __init__(self, what: str, place: Place, reads: bool) -> None:
         self.what = what
@@ -30,17 +30,17 @@ class Tap:
         self.own, self.peers = (cons, prod) if reads else (prod, cons)
         self.reads = reads
         self.mine: int | None = None
-        self.room = -1  # bytes that the daemon may move now; -1: it has not looked, or what it saw is impossible
-        self.impossible = False  # what it saw last
+        self.room = -1  # bytes that the daemon may move now; -1: it has not read the index, or the index was impossible
+        self.impossible = False  # the last value read
         self.moving = b""
-        self.moved = b""  # bytes that were taken or put for good, until somebody asks
+        self.moved = b""  # moved bytes since the last query
 
     def wrong(self, why: str) -> Mismatch:
-        """The daemon did what it must not."""
+        """The daemon violated a ring rule."""
         return Mismatch(f"{self.what}: {why}")
 
     def taken(self) -> bytes:
-        """What was moved since this was asked last."""
+        """The bytes moved since the last query."""
         out, self.moved = self.moved, b""
         return out
 
@@ -49,7 +49,7 @@ class Tap:
         return self.data <= at < self.data + self.size or at in (self.own, self.peers)
 
     def loaded(self, at: int, out: bytes) -> None:
-        """The daemon has read so many bytes at an offset."""
+        """The daemon has loaded so many bytes at an offset."""
         if at == self.own:
             if self.mine is not None:
                 raise self.wrong("the daemon believes its own index from the shared page")
@@ -62,7 +62,7 @@ class Tap:
             self._moves(at, out)
 
     def stored(self, at: int, payload: bytes) -> None:
-        """The daemon has written."""
+        """The daemon has stored bytes."""
         if at == self.own:
             self._published(number(payload))
         elif at == self.peers or self.reads:

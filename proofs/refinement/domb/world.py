@@ -8,7 +8,7 @@ here: the implementation (rig.py) and the steps (follow.py).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -72,9 +72,10 @@ class Size:
 class Rules:
     """The rules of the system, compiled for one world."""
 
-    def __init__(self, size: Size) -> None:
+    def __init__(self, size: Size, faults: tuple[str, ...] = ()) -> None:
+        """`faults`: of the rules, laid over them."""
         self.size = size
-        self.system: System = loader.load(SYSTEM)
+        self.system: System = loader.load(SYSTEM, faults)
         world = World(
             {
                 **dict.fromkeys(self.system.sorts, 1),
@@ -356,8 +357,12 @@ class Book:
             self.count(label, code)
             broken = self.rules.step_claims.broken(before, self.state, label, code != OKAY)
             if broken:
-                raise Mismatch(f"the step `{label}`, which ends with {code}, breaks {', '.join(broken)}")
+                self.breaks(label, code, broken)
         return code
+
+    def breaks(self, label: str, code: str, claims: Sequence[str]) -> None:
+        """A step has broken claims."""
+        raise Mismatch(f"the step `{label}`, which ends with {code}, breaks {', '.join(claims)}")
 
     def count(self, label: str, code: str) -> None:
         """Count a reached outcome."""
@@ -375,6 +380,11 @@ class Book:
                 {f"{label}: status": (code, expect)},
             )
         return code
+
+    def close(self) -> None:
+        """Give the tables back, which are large; what is left of an episode waits for the collector of cycles."""
+        self.state.clear()
+        self.T.clear()
 
     def check_claims(self) -> None:
         """Check all invariants and theorems."""

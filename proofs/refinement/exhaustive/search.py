@@ -1,7 +1,7 @@
-"""Breadth-first search with worker processes: one loop for all small worlds, whatever a state and an action are.
+"""Breadth-first search with worker processes: one generic loop for all small worlds.
 
-A world gives its first state and a function that expands states: it takes every action from each and returns hashes of the
-successors, with what reaches them. Contents: the loop, and its result. Not here: machines, comparison, and identity of
+A world supplies its first state and a function that expands states: it takes every action from each and returns hashes of
+the successors, with the paths to them. Contents: the loop, and its result. Not here: machines, comparison, and identity of
 states (explore.py, ../domb/exhaustive.py).
 """
 
@@ -15,13 +15,13 @@ from typing import Generic, TypeVar
 
 from bulkhead.proofs.jobs import Workers
 
-Reached = TypeVar("Reached")  # what reaches a state
+Reached = TypeVar("Reached")  # the path to a state
 World = TypeVar("World")
 
 
 @dataclass(frozen=True)
 class Expanded(Generic[Reached]):
-    """A state's successors, each with what reaches it, and the number of actions that were compared."""
+    """A state's successors, each with its path, and the number of compared actions."""
 
     successors: tuple[tuple[bytes, Reached], ...]
     actions: int
@@ -30,7 +30,7 @@ class Expanded(Generic[Reached]):
 
 @dataclass
 class Result:
-    """What a search found: new states for each number of actions, and the first mismatch if there was one."""
+    """The result of a search: new states at each depth, and the first mismatch if there was one."""
 
     world: str
     states: int = 0
@@ -91,7 +91,7 @@ def search(
 
 
 def run_worlds(worlds: Sequence[World], explore: Callable[[World], Result]) -> int:
-    """Explore these worlds, or those whose numbers are the program's arguments; 1 if a state is wrong or missing."""
+    """Explore these worlds, or those numbered in the program's arguments; 1 if a state is wrong or missing."""
     good = True
     for world in [worlds[int(n)] for n in sys.argv[1:]] or worlds:
         result = explore(world)

@@ -1,7 +1,7 @@
 /* Two-phase commit, written by hand beside two_phase_commit.rules, to hold its states and attacks against Spin.
  * One process takes one step at a time; each step is one d_step, so that Spin stores exactly the states between steps.
  *   spin -DN=3 -a two_phase_commit.pml && gcc -O2 -DBFS -DNOREDUCE -o pan pan.c && ./pan
- * N is 2, 3 or 4. With -DABORT_AFTER_PREPARE, -DIMPATIENT or -DFORGED it has the
+ * N is 2, 3, 4 or 7. With -DABORT_AFTER_PREPARE, -DIMPATIENT or -DFORGED it has the
  * fault of that name, and Spin shows a shortest attack. */
 
 #ifndef N
@@ -37,9 +37,12 @@ byte verdict = UNDECIDED;
 #elif N == 3
 #define HAS(what) (rm[0] == what || rm[1] == what || rm[2] == what)
 #define HEARD (heard[0] && heard[1] && heard[2])
-#else
+#elif N == 4
 #define HAS(what) (rm[0] == what || rm[1] == what || rm[2] == what || rm[3] == what)
 #define HEARD (heard[0] && heard[1] && heard[2] && heard[3])
+#else
+#define HAS(what) (rm[0] == what || rm[1] == what || rm[2] == what || rm[3] == what || rm[4] == what || rm[5] == what || rm[6] == what)
+#define HEARD (heard[0] && heard[1] && heard[2] && heard[3] && heard[4] && heard[5] && heard[6])
 #endif
 #ifdef IMPATIENT
 #define ALL_HEARD true
@@ -70,6 +73,11 @@ end:
 #endif
 #if N > 3
     :: steps(3)
+#endif
+#if N > 4
+    :: steps(4)
+    :: steps(5)
+    :: steps(6)
 #endif
     :: d_step { verdict == UNDECIDED && ALL_HEARD -> verdict = COMMIT }
     :: d_step { verdict == UNDECIDED -> verdict = ABORT }

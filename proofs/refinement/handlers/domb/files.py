@@ -34,7 +34,7 @@ class Pieces:
         run.reading = self
 
     def measure(self) -> Int:
-        """What `len` says."""
+        """The value of `len`."""
         return Int(self.length)
 
     def __iadd__(self, piece: Any) -> Pieces:
@@ -66,7 +66,7 @@ class File:
         self.size, self.name = pieces.length, name
 
     def measure(self) -> Int:
-        """What `len` says."""
+        """The value of `len`."""
         return Int(self.size)
 
 

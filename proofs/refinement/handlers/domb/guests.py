@@ -121,7 +121,7 @@ class Outbox(deque[p.Message]):
         self.cleared = False
 
     def measure(self) -> Int:
-        """What `len` says."""
+        """The value of `len`."""
         return Int(WAITING + len(self))
 
     def clear(self) -> None:

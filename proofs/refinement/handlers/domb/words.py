@@ -35,7 +35,7 @@ class Text:
         self.copy, self.length, self.start = copy, length, start
 
     def measure(self) -> Int:
-        """What `len` says."""
+        """The value of `len`."""
         return Int(self.length)
 
     def __bool__(self) -> bool:
@@ -96,7 +96,7 @@ class Packed:
     values: tuple[Any, ...]
 
     def measure(self) -> int:
-        """What `len` says."""
+        """The value of `len`."""
         return self.layout.size
 
     def __getitem__(self, where: slice) -> Packed:
