@@ -20,8 +20,9 @@ from bulkhead.model import choices, ir, operations
 from bulkhead.model.after import told_before
 from bulkhead.model.diagnostics import RulesError
 from bulkhead.model.executable import ExecutableModel
-from bulkhead.model.world import World
+from bulkhead.model.world import State, World
 from bulkhead.proofs.theorems import induction
+from bulkhead.proofs.theorems.export import text_of
 from bulkhead.proofs.theorems.frame_rule import Frame
 from bulkhead.proofs.theorems.induction import Proof
 from tests.oracle import compare
@@ -112,10 +113,25 @@ def test_a_proof_that_believes_everything_is_denied(monkeypatch: pytest.MonkeyPa
     assert not any("confirmed" in d for d in found)
 
 
-def _exported(limit: int = 400) -> Iterator[str]:
-    budget = Budget(worlds=1, certify=False, export=True)
-    found = (first_difference(draft(seed), seed, budget, Seen()) for seed in range(limit))
-    return (d for d in found if d is not None and d.startswith("export:"))
+EXPORTED = """component c "c"
+    sort thing "t"
+    state s[thing]: bool
+    state n: bool
+    init not n and forall t: thing. not s[t]
+    internal op(t: thing) set s[t] = true
+    internal other() set n = false
+    theorem never forall t: thing. not s[t]
+    theorem always not n
+    system y "y" uses c expect refuted never expect proved always"""
+
+
+def _exported() -> list[str]:
+    return list(differences(EXPORTED, 3, Budget(worlds=1, certify=False, export=True), Seen()))
+
+
+def test_exported_texts_agree() -> None:
+    """A claim that falls and one that holds, as texts."""
+    assert _exported() == []
 
 
 def test_a_query_that_is_not_exported_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,13 +143,24 @@ def test_a_query_that_is_not_exported_is_noticed(monkeypatch: pytest.MonkeyPatch
 
 def test_an_exported_text_that_says_less_or_more_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A text with a contradiction in it hides violations; one without the guard and the next state is sat too often."""
-    whole = compare.text_of
+    whole = text_of
     monkeypatch.setattr(compare, "text_of", lambda *given: whole(*given).replace("(check-sat)", "(assert false)(check-sat)"))
     monkeypatch.setattr(compare, "prove", lambda system, settings: Proof(system))
     assert any("are unsat" in d for d in _exported())
     monkeypatch.undo()
     monkeypatch.setattr(compare, "text_of", lambda *given: "(check-sat)")
     assert any("refuted by the proof" in d for d in _exported())
+
+
+def test_a_crash_says_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may never come again, so the places it went through are told with it."""
+
+    def broken(self: ExecutableModel, state: State, term: ir.Term) -> bool:
+        raise OSError(9, "Bad file descriptor")
+
+    monkeypatch.setattr(ExecutableModel, "holds", broken)
+    told = [first_difference(draft(s), s, Budget(prove=False, worlds=1), Seen()) for s in (5, 6, 7)]
+    assert any(d is not None and d.startswith("crash OSError") and "test_oracle_fuzz.py" in d for d in told)
 
 
 def test_what_differs_is_made_small(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,10 @@ import argparse
 import os
 import sys
 import time
+import traceback
 from collections import Counter
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from bulkhead.model.diagnostics import RulesError
 from bulkhead.proofs.jobs import Workers
@@ -42,7 +44,14 @@ def first_difference(made: Draft, seed: int, budget: Budget, seen: Seen) -> str 
         seen.refused += 1
         return None
     except Exception as error:
-        return f"crash {type(error).__name__}: {str(error)[:200]}"
+        return f"crash {type(error).__name__}: {str(error)[:200]} ({_where(error)})"
+
+
+def _where(error: BaseException) -> str:
+    """The last places that a crash went through: a crash that does not come again is all that there is to see."""
+    places = traceback.extract_tb(error.__traceback__)[-4:]
+    cause = f", after {error.__context__!r}" if error.__context__ is not None else ""
+    return " > ".join(f"{Path(p.filename).name}:{p.lineno} {p.name}" for p in places) + cause
 
 
 def kind_of(what: str) -> str:
