@@ -25,6 +25,7 @@ SLOW = frozenset(
         "test_package",
         "test_refinement",
         "test_replay",
+        "test_renaming",
         "test_results",
         "test_skipped",
         "test_symbolic",
