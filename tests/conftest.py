@@ -7,6 +7,7 @@ import pytest
 SLOW = frozenset(
     {
         "test_abstraction",
+        "test_attack_unnamed",
         "test_attacks_on_impl",
         "test_benchmarks",
         "test_boot_claims",
