@@ -7,6 +7,7 @@ import pytest
 SLOW = frozenset(
     {
         "test_abstraction",
+        "test_attack_unnamed",
         "test_attacks_on_impl",
         "test_benchmarks",
         "test_boot_claims",
@@ -24,6 +25,7 @@ SLOW = frozenset(
         "test_package",
         "test_refinement",
         "test_replay",
+        "test_renaming",
         "test_results",
         "test_skipped",
         "test_symbolic",

@@ -43,7 +43,7 @@ def of_a_step(maker: QueryMaker, t: Transition) -> Iterator[Skipped]:
     asked = maker.step(t, claims.values(), assumed, system.step_claims.values(), every)
     left_in = {q.claim for q in asked.queries} if asked is not None else set()
     after = f.affected(t)
-    whole = f.parameters(t.params) + f.next_state(t)
+    whole = f.parameters(t) + f.next_state(t)
     checks = {f"check/{k}": text for k, text in enumerate(f.guard_parts(t))}
     shared = maker.assumptions(assumed)
     for name, claim in claims.items():
