@@ -118,4 +118,4 @@ def test_the_installed_command_without_the_source_tree(monkeypatch: pytest.Monke
     ran = CliRunner().invoke(diff_cli.diff, ["--against", "xen"], standalone_mode=False)
     assert isinstance(ran.exception, UsageError) and "use a checkout" in str(ran.exception)
     ran = CliRunner().invoke(diff_cli.diff, ["--record", "x"], standalone_mode=False)
-    assert isinstance(ran.exception, UsageError) and "--against xen" in str(ran.exception)
+    assert isinstance(ran.exception, UsageError) and "--system monolithic" in str(ran.exception)
