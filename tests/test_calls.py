@@ -64,14 +64,14 @@ def test_the_implementation_alone_answers_as_the_rules(by_rules: list[Answer]) -
     """The targets are independent, and each picks its own frames, handles and ports: the answers are the same."""
     alone = Implementation(rules_for(Size()), SEED, rules_on=False)
     assert run(CALLS, alone) == by_rules
-    assert alone.b.spec_state.steps == 0
+    assert alone.lockstep.spec_state.steps == 0
 
 
 def test_lockstep_answers_as_each_alone(by_rules: list[Answer]) -> None:
     both = Implementation(rules_for(Size()), SEED, rules_on=True)
     assert run(CALLS, both) == by_rules
-    both.b.check_claims()
-    assert both.b.spec_state.steps > COUNT
+    both.lockstep.check_claims()
+    assert both.lockstep.spec_state.steps > COUNT
 
 
 def test_another_seed_is_another_workload() -> None:
@@ -248,7 +248,7 @@ def test_campaigns_say_calls_that_are_plain_data() -> None:
     """All that guests, processes and the toolstack do in a campaign goes through the target, and each call survives JSON."""
     listener = Listener(Lockstep(rules_for(Size()), 4, full_every=0))
     driver = Driver(listener.view, listener, 4)
-    while listener.b.calls < 3000:
+    while listener.lockstep.calls < 3000:
         driver.move()
     driver.end()
     rare = {"mmu_update_elsewhere", "evtchn_reset", "deny", "privcmd_restrict", "flush_all"}
@@ -274,8 +274,8 @@ def test_a_full_table_is_looked_at_before_the_policy() -> None:
     for domid in (1, 2):
         both.carry_out(Call("createdomain", "d0", {"domid": domid, "max_maptrack": 1, "greedy": False}))
     both.carry_out(guest_call(2, 0, "evtchn_alloc_unbound", dom=abi.DOMID_SELF, remote=1, gives="port 0"))
-    both.b.rig.policy.denied.add((1, 2))
-    both.b.spec_state.T["xsm_event"][1 * 5 + 2] = 0
+    both.lockstep.rig.policy.denied.add((1, 2))
+    both.lockstep.spec_state.T["xsm_event"][1 * 5 + 2] = 0
     bind = guest_call(1, 0, "evtchn_bind_interdomain", dom=2, port="port 0")
     assert both.carry_out(bind) == Answer("EPERM")
     opening = guest_call(1, 0, "evtchn_alloc_unbound", dom=abi.DOMID_SELF, remote=3)

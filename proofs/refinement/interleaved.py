@@ -25,7 +25,7 @@ class Interleaved:
     Dom0's kernel is in flight, and completes it."""
 
     def __init__(self, lockstep: Lockstep) -> None:
-        self.b = lockstep
+        self.lockstep = lockstep
         self.dom0 = Dom0(lockstep, lambda own: self.meanwhile(own))
         self.view = View(lockstep, self.dom0)
         self.meanwhile: Callable[[CallInFlight], None] = self._alone
@@ -33,38 +33,38 @@ class Interleaved:
     def carry_out(self, call: Call) -> Answer:
         """Start a call; a call of one step completes at once."""
         operation = call.operation
-        if call.by.startswith("d") and call.by != TOOLSTACK and call.caller()[0] not in self.b.rig.guests:
+        if call.by.startswith("d") and call.by != TOOLSTACK and call.caller()[0] not in self.lockstep.rig.guests:
             return NOT_DONE  # there is no such guest
         if operation in OPERATIONS:
-            return self._advance(start(self.b, call))
+            return self._advance(start(self.lockstep, call))
         own = OWN.get(operation)
         if own is not None:
             return own(self, call)
         at_once = AT_ONCE.get(operation)
-        return dom0.carry_out(self.dom0, call) if at_once is None else at_once(self.b, call)
+        return dom0.carry_out(self.dom0, call) if at_once is None else at_once(self.lockstep, call)
 
     def _advance(self, f: CallInFlight) -> Answer:
-        return answer(self.b, f) if self.b.advance(f) else IN_FLIGHT
+        return answer(self.lockstep, f) if self.lockstep.advance(f) else IN_FLIGHT
 
     def _alone(self, own: CallInFlight) -> None:
         """No actions meanwhile."""
-        while own in self.b.flights:
-            self.b.advance(own)
+        while own in self.lockstep.flights:
+            self.lockstep.advance(own)
 
     # Own operations.
 
     def advance(self, call: Call) -> Answer:
         """Advance a call in flight by a step: {call} is its number."""
-        f = next((f for f in self.b.flights if f.number == call.arguments["call"]), None)
+        f = next((f for f in self.lockstep.flights if f.number == call.arguments["call"]), None)
         return NOT_DONE if f is None else self._advance(f)
 
     def destroy(self, call: Call) -> Answer:
         """The toolstack starts to destroy a domain: {domid}."""
-        return self._advance(begin_destroy(self.b, call))
+        return self._advance(begin_destroy(self.lockstep, call))
 
     def flush_all(self, call: Call) -> Answer:
         """All guests flush their TLBs."""
-        self.b.flush_all()
+        self.lockstep.flush_all()
         return Answer(OKAY)
 
     def sync(self, call: Call) -> Answer:
@@ -75,28 +75,28 @@ class Interleaved:
 
     def compare(self, call: Call) -> Answer:
         """The end of a process's move: compare both sides."""
-        self.b.calls += 1
-        self.b.steps += 1
-        if self.b.rules_on:
-            self.b.settle()
-            self.b.check()
+        self.lockstep.calls += 1
+        self.lockstep.steps += 1
+        if self.lockstep.rules_on:
+            self.lockstep.settle()
+            self.lockstep.check()
         return Answer(OKAY)
 
     def deny(self, call: Call) -> Answer:
         """The policy forbids sharing between two domain ids, in one direction: {source, dest}. Only at the start."""
         a, c = call.arguments["source"], call.arguments["dest"]
-        self.b.rig.policy.denied.add((a, c))
-        self.b.spec_state.deny(a * (NOBODY + 1) + c)
+        self.lockstep.rig.policy.denied.add((a, c))
+        self.lockstep.spec_state.deny(a * (NOBODY + 1) + c)
         return Answer(OKAY)
 
     def end(self, call: Call) -> Answer:
         """Leak check after all guests and processes have ended."""
         self.dom0.check_end()
-        if self.b.rules_on:
-            self.b.settle()
-            self.b.compare_all()
-            self.b.check_claims()
-        self.b.check_end()
+        if self.lockstep.rules_on:
+            self.lockstep.settle()
+            self.lockstep.compare_all()
+            self.lockstep.check_claims()
+        self.lockstep.check_end()
         return Answer(OKAY)
 
 

@@ -133,7 +133,7 @@ class _OnMachine(_Playing):
 
     def rule_steps(self) -> int:
         """The number of rule steps."""
-        return self.steps_before + (self.target.b.spec_state.steps if self.target is not None else 0)
+        return self.steps_before + (self.target.lockstep.spec_state.steps if self.target is not None else 0)
 
     def _one(self, event: Event) -> None:
         """A call, with all nested calls."""

@@ -57,8 +57,8 @@ class Implementation:
     """The implementation, in lockstep with the rules or alone. Raises Mismatch if they differ."""
 
     def __init__(self, rules: Rules, seed: int, rules_on: bool) -> None:
-        self.b = Lockstep(rules, seed, full_every=1, rules_on=rules_on)
-        self.b.spec_state.lives[self.b.rig.dom0] = 0
+        self.lockstep = Lockstep(rules, seed, full_every=1, rules_on=rules_on)
+        self.lockstep.spec_state.lives[self.lockstep.rig.dom0] = 0
         self.names: dict[str, int] = {}
 
     def carry_out(self, call: Call) -> Answer:
@@ -68,33 +68,37 @@ class Implementation:
         except Unbound:
             return UNBOUND
         if call.operation in AT_ONCE:
-            answer = AT_ONCE[call.operation](self.b, Call(call.operation, call.by, arguments))
-            if self.b.rules_on:
-                self.b.settle()
-                self.b.compare_all()
+            answer = AT_ONCE[call.operation](self.lockstep, Call(call.operation, call.by, arguments))
+            if self.lockstep.rules_on:
+                self.lockstep.settle()
+                self.lockstep.compare_all()
             return answer
-        guest = self.b.rig.guests[call.caller()[0]]
+        guest = self.lockstep.rig.guests[call.caller()[0]]
         for element in arguments.get("elements", ()):
             if "slot" in element:
                 element.setdefault("addr", guest.slot_va(element["slot"]))
             if "handle" in element:
                 element.setdefault("bus", 0)
-        in_flight = start(self.b, Call(call.operation, call.by, arguments))
-        while in_flight in self.b.flights:
-            self.b.advance(in_flight)
+        in_flight = start(self.lockstep, Call(call.operation, call.by, arguments))
+        while in_flight in self.lockstep.flights:
+            self.lockstep.advance(in_flight)
         code = self._code(in_flight, call.operation)
         if code == OKAY:
             forget(self.names, call, arguments)
         if code == OKAY and "gives" in arguments:
             at = GIVEN_AT[call.operation]
-            given = self.b.word(in_flight, at) if at != EXTENTS_AT else abi.U64.unpack(self.b.bytes(in_flight, at, 8))[0]
+            given = (
+                self.lockstep.word(in_flight, at)
+                if at != EXTENTS_AT
+                else abi.U64.unpack(self.lockstep.bytes(in_flight, at, 8))[0]
+            )
             self.names[arguments["gives"]] = given
         return Answer(code)
 
     def _code(self, f: CallInFlight, operation: str) -> str:
         """The answer of the call."""
         if operation in STATUS_AT:
-            return status_name(abi.STATUS.unpack(self.b.bytes(f, STATUS_AT[operation], 2))[0])
+            return status_name(abi.STATUS.unpack(self.lockstep.bytes(f, STATUS_AT[operation], 2))[0])
         if operation in ("populate_physmap", "decrease_reservation"):
             return OKAY if f.rc == 1 else NOT_DONE.code
         return OKAY if f.rc == 0 else ERRNO.get(f.rc, str(f.rc))
@@ -154,16 +158,16 @@ class RulesAlone:
         return f
 
     def _create(self, call: Call, me: int, a: dict[str, Any]) -> str:
-        sh, p = self.sh, {"p": TOOLS, "x": self.privcmd}
-        code = sh.step("privcmd_createdomain", {**p, "d_d": a["domid"], "d_life": sh.free_life()}, ANY)
+        spec, p = self.sh, {"p": TOOLS, "x": self.privcmd}
+        code = spec.step("privcmd_createdomain", {**p, "d_d": a["domid"], "d_life": spec.free_life()}, ANY)
         if code != OKAY:
             return code
         for _ in range(FIXED):
-            sh.build_page(self.privcmd, a["domid"], self._free_frame())
-        sh.step("privcmd_unpausedomain", {**p, "d": a["domid"]})
-        for r, number in enumerate(sh.size.refs):
+            spec.build_page(self.privcmd, a["domid"], self._free_frame())
+        spec.step("privcmd_unpausedomain", {**p, "d": a["domid"]})
+        for r, number in enumerate(spec.size.refs):
             if number < abi.ENTRIES_V1:
-                sh.step("setup_table", {"caller": a["domid"], "ref": r, "enough": int(number < abi.ENTRIES_V2)})
+                spec.step("setup_table", {"caller": a["domid"], "ref": r, "enough": int(number < abi.ENTRIES_V2)})
         return OKAY
 
     def _populate(self, call: Call, me: int, a: dict[str, Any]) -> str:
@@ -205,15 +209,15 @@ class RulesAlone:
         return self.sh.step("swap_grant_ref", {"caller": me, "a": one, "b": other}, ANY)
 
     def _map(self, call: Call, me: int, a: dict[str, Any]) -> str:
-        sh, (e,) = self.sh, a["elements"]
-        h = sh.free_handle()
-        code = sh.step(
+        spec, (e,) = self.sh, a["elements"]
+        h = spec.free_handle()
+        code = spec.step(
             "map_grant_ref",
             {
                 "caller": me,
                 "space": me,
-                "dom": sh.domain(e["dom"]),
-                "ref": sh.ref(e["ref"]),
+                "dom": spec.domain(e["dom"]),
+                "ref": spec.ref(e["ref"]),
                 "writable": int(not e["flags"] & abi.GNTMAP_READONLY),
                 "host": 1,
                 "device": 0,
@@ -223,16 +227,16 @@ class RulesAlone:
             ANY,
         )
         if code == OKAY:
-            t = sh.free_translation()
-            code = sh.step("map_grant_ref.insert", {"this": 0, "got_t": t, "got_u": sh.free_translation(t)}, ANY)
-            sh.slots[me, e["slot"]] = t
+            t = spec.free_translation()
+            code = spec.step("map_grant_ref.insert", {"this": 0, "got_t": t, "got_u": spec.free_translation(t)}, ANY)
+            spec.slots[me, e["slot"]] = t
             self._give(a, h)
         return code
 
     def _unmap(self, call: Call, me: int, a: dict[str, Any]) -> str:
-        sh, (e,) = self.sh, a["elements"]
-        t = sh.slots.get((me, e["slot"]))
-        code = sh.step(
+        spec, (e,) = self.sh, a["elements"]
+        t = spec.slots.get((me, e["slot"]))
+        code = spec.step(
             "unmap_grant_ref",
             {
                 "caller": me,
@@ -241,36 +245,36 @@ class RulesAlone:
                 "host": 1,
                 "device": 0,
                 "this": 0,
-                "t": sh.free_translation() if t is None else t,
+                "t": spec.free_translation() if t is None else t,
             },
             ANY,
         )
         if code == OKAY:
-            sh.step("unmap_grant_ref.flush", {"this": 0})
-            sh.step("unmap_grant_ref.complete", {"this": 0})
-            del sh.slots[me, e["slot"]]
+            spec.step("unmap_grant_ref.flush", {"this": 0})
+            spec.step("unmap_grant_ref.complete", {"this": 0})
+            del spec.slots[me, e["slot"]]
         return code
 
     def _copy(self, call: Call, me: int, a: dict[str, Any]) -> str:
-        sh, (e,), this = self.sh, a["elements"], {"this": 0}
-        sh.step("copy", {"caller": me, "space": me, **this})
+        spec, (e,), this = self.sh, a["elements"], {"this": 0}
+        spec.step("copy", {"caller": me, "space": me, **this})
         args: dict[str, int] = dict(this)
         for side in ("src", "dst"):
             by_ref, what = e[f"{side}_ref"], e[side]
             args |= {
                 f"{side}_by_ref": int(by_ref),
                 f"{side}_own": int(e[f"{side}_dom"] == abi.DOMID_SELF),
-                f"{side}_dom": sh.domain(e[f"{side}_dom"]),
-                f"{side}_ref": sh.ref(what) if by_ref else 0,
-                f"{side}_frame": 0 if by_ref else sh.frame(what),
+                f"{side}_dom": spec.domain(e[f"{side}_dom"]),
+                f"{side}_ref": spec.ref(what) if by_ref else 0,
+                f"{side}_frame": 0 if by_ref else spec.frame(what),
             }
-        code = sh.step("copy.element", args, ANY)
+        code = spec.step("copy.element", args, ANY)
         for step in ("copy.claim_source", "copy.claim_dest"):
-            code = sh.step(step, this, ANY) if code == OKAY else code
+            code = spec.step(step, this, ANY) if code == OKAY else code
         if code == OKAY:
             past = any(e[f"{side}_off"] + e["length"] > abi.PAGE_SIZE for side in ("src", "dst"))
-            code = sh.step("copy.move", this, ANY, "GNTST_bad_copy_arg" if past else None)
-        sh.step("copy.done", this)
+            code = spec.step("copy.move", this, ANY, "GNTST_bad_copy_arg" if past else None)
+        spec.step("copy.done", this)
         return code
 
     def _access(self, call: Call, me: int, a: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ def mprotect(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     new = [_remapped(d, proc, slot, writable) for slot in moved]
     proc.sys.mprotect(addr, count, 3 if writable else 1)
     for slot, t in zip(moved, new, strict=True):
-        if d.b.rules_on and slot.user is not None:
+        if d.lockstep.rules_on and slot.user is not None:
             d.rule("gntalloc_munmap", {"p": proc.space, "t": slot.user})
             d.rule("flush_tlb", {"d": 0})
         slot.user, slot.writable = t, writable
@@ -76,12 +76,18 @@ def mremap(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
 
 def _remapped(d: Dom0, proc: Proc, slot: Slot, writable: bool) -> int | None:
     """In the rules, one more translation of the page; the old one is removed later."""
-    if not d.b.rules_on or slot.user is None:
+    if not d.lockstep.rules_on or slot.user is None:
         return None
-    u = d.b.spec_state.free_translation()
+    u = d.lockstep.spec_state.free_translation()
     d.rule(
         "gntalloc_remap",
-        {"p": proc.space, "t": slot.user, "writable": int(writable), "u_t": u, "u_nil": d.b.spec_state.size.handles - 1},
+        {
+            "p": proc.space,
+            "t": slot.user,
+            "writable": int(writable),
+            "u_t": u,
+            "u_nil": d.lockstep.spec_state.size.handles - 1,
+        },
     )
     return u
 

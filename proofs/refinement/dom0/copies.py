@@ -30,10 +30,10 @@ def copy(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     x, opened = d.file(proc, fd, "gntdev")
     if opened is None:
         code, _, _ = proc.ioctl(fd, GNTDEV_GRANT_COPY, COPY_HEAD.pack(0, 0, 0))
-        d.rule("gntdev_copy", {"p": proc.space, "x": x, "this": d.b.spec_state.free_calls[-1]}, code)
+        d.rule("gntdev_copy", {"p": proc.space, "x": x, "this": d.lockstep.spec_state.free_calls[-1]}, code)
         return Answer(code)
     for page in proc.pages():
-        d.b.fill(page)
+        d.lockstep.fill(page)
     segments = [(_side(source), _side(dest), length) for source, dest, length in a["segments"]]
     count = len(segments)
     bad, error = next(((n, e) for n, s in enumerate(segments) if (e := _refused(proc, s)) != OKAY), (count, OKAY))
@@ -53,7 +53,7 @@ def copy(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
         raise Mismatch(f"gntdev copy answered {code}, and {len(d.wanted)} copies were not asked for; expected {error}")
     statuses = [status for each in d.copied for status in each]
     told = [SEGMENT.unpack(proc.sys.load(at + n * SEGMENT.size, SEGMENT.size))[4] for n in range(count)]
-    if d.b.rules_on:
+    if d.lockstep.rules_on:
         _compare(told, elements, statuses, bad, error)
     return Answer(code, [status_name(status) for status in told])
 

@@ -39,7 +39,7 @@ def bind_interdomain(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     """IOCTL_EVTCHN_BIND_INTERDOMAIN: {fd, dom, port}; gives a port."""
     x, _ = d.file(proc, a["fd"], "evtchn")
     code, port = _ioctl(d, proc, a["fd"], c.EVTCHN_BIND_INTERDOMAIN, c.TWO.pack(a["dom"], a["port"]))
-    args = {"p": proc.space, "x": x, "dom": d.b.spec_state.domain(a["dom"]), "o": a["port"] - 1}
+    args = {"p": proc.space, "x": x, "dom": d.lockstep.spec_state.domain(a["dom"]), "o": a["port"] - 1}
     d.rule("evtchn_bind", args | made(code, port), code)
     return Answer(code, port if code == OKAY else None)
 
@@ -48,7 +48,7 @@ def bind_unbound(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     """IOCTL_EVTCHN_BIND_UNBOUND_PORT: {fd, dom}; gives a port."""
     x, _ = d.file(proc, a["fd"], "evtchn")
     code, port = _ioctl(d, proc, a["fd"], c.EVTCHN_BIND_UNBOUND_PORT, abi.U32.pack(a["dom"]))
-    args = {"p": proc.space, "x": x, "dom": d.b.spec_state.domain(a["dom"])}
+    args = {"p": proc.space, "x": x, "dom": d.lockstep.spec_state.domain(a["dom"])}
     d.rule("evtchn_bind_unbound", args | made(code, port), code)
     return Answer(code, port if code == OKAY else None)
 
@@ -90,7 +90,10 @@ def restrict(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     code, _, _ = proc.ioctl(a["fd"], c.EVTCHN_RESTRICT_DOMID, abi.U16.pack(dom))
     reserved = code == "EINVAL" and dom >= abi.DOMID_FIRST_RESERVED
     d.rule(
-        "evtchn_restrict", {"p": proc.space, "x": x, "dom": d.b.spec_state.domain(dom)}, code, "EINVAL" if reserved else None
+        "evtchn_restrict",
+        {"p": proc.space, "x": x, "dom": d.lockstep.spec_state.domain(dom)},
+        code,
+        "EINVAL" if reserved else None,
     )
     if code == OKAY and dom >= abi.DOMID_FIRST_RESERVED:
         raise Mismatch(f"a file was restricted to {dom:#x}, which is no domain")
@@ -137,8 +140,8 @@ def read(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     if len(ports) > size // 4 or (isinstance(device, Evtchn) and code == OKAY and size >= 4 and not ports):
         raise Mismatch(f"a read of {size} bytes gave {len(ports)} ports")
     overflow = isinstance(device, Evtchn) and device.overflow
-    if code != OKAY and d.b.rules_on:
-        for q in range(d.b.spec_state.size.ports):  # none of them may be read
+    if code != OKAY and d.lockstep.rules_on:
+        for q in range(d.lockstep.spec_state.size.ports):  # none of them may be read
             d.rule(
                 "evtchn_read",
                 {"p": proc.space, "x": x, "q": q, "again": 0},

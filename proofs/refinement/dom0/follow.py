@@ -40,7 +40,7 @@ def follower(d: UserSpace, f: CallInFlight, cmd: int, elements: Sequence[bytes])
         )
     del d.wanted[: len(made)]
     d.copied.append(f.seen)
-    return follow_copy(d.b, f, made, "gntdev_copy", {"p": proc.space, "x": x})
+    return follow_copy(d.lockstep, f, made, "gntdev_copy", {"p": proc.space, "x": x})
 
 
 def _follow_maps(d: UserSpace, f: CallInFlight, mapping: Mapping) -> Follower:
@@ -51,36 +51,36 @@ def _follow_maps(d: UserSpace, f: CallInFlight, mapping: Mapping) -> Follower:
 
 def _follow_map(d: UserSpace, f: CallInFlight, mapping: Mapping, slot: Slot) -> Follower:
     """gntdev_mmap for the process, then the same for the kernel, which registers the grant with a file of its own."""
-    b, sh = d.b, d.b.spec_state
+    lockstep, spec = d.lockstep, d.lockstep.spec_state
     p, x, m = mapping.proc.space, mapping.x, mapping.record.elements[slot.page]
     at = slot.page * abi.MAP_GRANT_REF.size
-    granter, ref = sh.T["gmap.granter"][m], sh.T["gmap.ref"][m]
+    granter, ref = spec.T["gmap.granter"][m], spec.T["gmap.ref"][m]
     kernels = mapping.made == 2
     call = f.calls[0]
     if kernels:
         p, x, m = KERNEL, d.kernel_file, d.free_map()
-        sh.step("gntdev_map_grant_ref", {"p": p, "x": x, "dom": granter, "ref": ref, "m": m})
-    sh.step("gntdev_mmap", {"p": p, "x": x, "m": m, "writable": int(slot.writable), "this": call})
+        spec.step("gntdev_map_grant_ref", {"p": p, "x": x, "dom": granter, "ref": ref, "m": m})
+    spec.step("gntdev_mmap", {"p": p, "x": x, "m": m, "writable": int(slot.writable), "this": call})
     if kernels:
-        sh.step("gntdev_unmap_grant_ref", {"p": p, "x": x, "m": m})
+        spec.step("gntdev_unmap_grant_ref", {"p": p, "x": x, "m": m})
     key = (granter, ref)
     event = yield
-    before = b.changes(key)
+    before = lockstep.changes(key)
     while event in HELD:
         f.moving.add(key)
         event = yield
     f.moving.discard(key)
-    args = {"this": call, "got_h": sh.free_handle()}
+    args = {"this": call, "got_h": spec.free_handle()}
     if event != "map.pinned":
-        status = b.status(f, at + 18)
-        lost = b.changes(key) - before
+        status = lockstep.status(f, at + 18)
+        lost = lockstep.changes(key) - before
         fail = "EINVAL" if status == GENERAL and (lost >= MOST_RACES or _pins_are_full(d, key, slot)) else None
-        sh.step("gntdev_mmap.map", args, "EINVAL", fail)
+        spec.step("gntdev_mmap.map", args, "EINVAL", fail)
         if status == OKAY:
             raise Mismatch("a grant was mapped without being pinned")
         return
-    f.must_finish_first = bool(sh.at("status.reading", *key))
-    code = sh.try_step("gntdev_mmap.map", args)
+    f.must_finish_first = bool(spec.at("status.reading", *key))
+    code = spec.try_step("gntdev_mmap.map", args)
     late = code == "EINVAL" and f.must_finish_first
     if late:
         f.moving.add(key)  # the pinned frame no longer exists: the implementation notices in its second step
@@ -89,56 +89,56 @@ def _follow_map(d: UserSpace, f: CallInFlight, mapping: Mapping, slot: Slot) -> 
     yield
     f.moving.discard(key)
     f.must_finish_first = False
-    status = b.status(f, at + 18)
+    status = lockstep.status(f, at + 18)
     if late:
         if status != GENERAL:
             raise Mismatch(f"gntdev mmap: the rules say EINVAL, Xen {status}")
     elif status == OKAY:
-        t = sh.free_translation()
-        sh.step("gntdev_mmap.insert", {"this": call, "got_t": t, "got_u": sh.free_translation(t)})
-        sh.handles[0, b.word(f, at + 20)] = args["got_h"]
+        t = spec.free_translation()
+        spec.step("gntdev_mmap.insert", {"this": call, "got_t": t, "got_u": spec.free_translation(t)})
+        spec.handles[0, lockstep.word(f, at + 20)] = args["got_h"]
         if kernels:
             slot.kernel = t
         else:
             slot.user = t
     else:
-        if not b.is_table(sh.mfn(sh.at("hold.frame", call, 1))):
+        if not lockstep.is_table(spec.mfn(spec.at("hold.frame", call, 1))):
             raise Mismatch(f"gntdev mmap: the rules say okay, Xen {status}")
-        sh.step("gntdev_mmap.insert", {"this": call, "got_t": 0, "got_u": 0}, "EINVAL", "EINVAL")
+        spec.step("gntdev_mmap.insert", {"this": call, "got_t": 0, "got_u": 0}, "EINVAL", "EINVAL")
 
 
 def _pins_are_full(d: UserSpace, key: tuple[int, int], slot: Slot) -> bool:
-    return bool(d.b.pin(key) & (abi.PIN_HSTW if slot.writable else abi.PIN_HSTR) << 7)
+    return bool(d.lockstep.pin(key) & (abi.PIN_HSTW if slot.writable else abi.PIN_HSTR) << 7)
 
 
 def _follow_unmaps(d: UserSpace, f: CallInFlight, elements: Sequence[bytes]) -> Follower:
     """gntdev_munmap of the mappings of Dom0's handles: phase one of all, one flush, then phase two of all."""
-    b, sh = d.b, d.b.spec_state
-    handles = [sh.handles.get((0, abi.UNMAP_GRANT_REF.unpack(raw)[2])) for raw in elements]
+    lockstep, spec = d.lockstep, d.lockstep.spec_state
+    handles = [spec.handles.get((0, abi.UNMAP_GRANT_REF.unpack(raw)[2])) for raw in elements]
     for h in handles:
         if h is not None:
-            t = sh.T["mapping.host_t"][h]
-            byte_is_cleared(sh.mfn(sh.T["translation.frame"][t]), d, _slot_of(d, t))
+            t = spec.T["mapping.host_t"][h]
+            byte_is_cleared(spec.mfn(spec.T["translation.frame"][t]), d, _slot_of(d, t))
     yield
     pending: list[tuple[int, int]] = []
     for i, (raw, h) in enumerate(zip(elements, handles, strict=True)):
-        status = b.status(f, i * abi.UNMAP_GRANT_REF.size + 20)
+        status = lockstep.status(f, i * abi.UNMAP_GRANT_REF.size + 20)
         number = abi.UNMAP_GRANT_REF.unpack(raw)[2]
         if h is None:
             if status != "GNTST_bad_handle":
                 raise Mismatch(f"Dom0 unmaps handle {number:#x}, which it does not have: {status}")
             continue
-        t, call = sh.T["mapping.host_t"][h], f.calls[i]
-        slot, frame, space = _slot_of(d, t), sh.T["translation.frame"][t], sh.T["translation.space"][t]
+        t, call = spec.T["mapping.host_t"][h], f.calls[i]
+        slot, frame, space = _slot_of(d, t), spec.T["translation.frame"][t], spec.T["translation.space"][t]
         if d.current is None or space not in (d.current.space, KERNEL):
             raise Mismatch("a process's call unmaps what another process has mapped")
-        code = sh.step("gntdev_munmap", {"p": space, "t": t, "this": call}, ANY)
+        code = spec.step("gntdev_munmap", {"p": space, "t": t, "this": call}, ANY)
         if (code == OKAY) != (status == OKAY):
             raise Mismatch(f"gntdev munmap: the rules say {code}, Xen {status}")
         if code != OKAY:
             continue
         pending.append((call, frame))
-        del sh.handles[0, number]
+        del spec.handles[0, number]
         if slot is not None and slot.user == t:
             slot.user = None
         elif slot is not None:
@@ -147,10 +147,10 @@ def _follow_unmaps(d: UserSpace, f: CallInFlight, elements: Sequence[bytes]) -> 
         return
     yield
     for call, _ in pending:
-        sh.step("gntdev_munmap.flush", {"this": call})
+        spec.step("gntdev_munmap.flush", {"this": call})
     for call, frame in pending:
-        sh.step("gntdev_munmap.complete", {"this": call})
-        b.touch_frame(frame)
+        spec.step("gntdev_munmap.complete", {"this": call})
+        lockstep.touch_frame(frame)
 
 
 def _slot_of(d: UserSpace, t: int) -> Slot | None:
@@ -163,7 +163,7 @@ def byte_is_cleared(mfn: int, d: UserSpace, slot: Slot | None) -> None:
     """Check that the byte of a byte notice has been cleared before the page's entry is removed."""
     if slot is None or slot.record is None or slot.byte() < 0 or slot.kernel is None or not slot.writable:
         return
-    frame = d.b.rig.xen.frames.get(mfn)
+    frame = d.lockstep.rig.xen.frames.get(mfn)
     if frame is not None and slot.user is not None and frame.data is not None and frame.data[slot.byte()]:
         raise Mismatch("the byte of an unmap notification was not cleared before the page was unmapped")
     slot.record.byte_at = -1

@@ -35,7 +35,7 @@ def alloc_gref(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     kept, free[:] = ([*free], []) if a["starved"] else ([], [*free])
     code, _, raw = proc.ioctl(fd, GNTALLOC_ALLOC_GREF, ALLOC_HEAD.pack(dom, int(writable), count, 0) + bytes(12))
     free[:0] = kept
-    sh = d.b.spec_state
+    spec = d.lockstep.spec_state
     args = {"p": proc.space, "x": x, "dom": dom, "writable": int(writable)}
     if not isinstance(device, Gntalloc) or opened is None:
         d.rule("gntalloc_alloc_gref", {**args, "f": 0, "r": 0}, code)
@@ -52,9 +52,9 @@ def alloc_gref(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     first = ALLOC_HEAD.unpack(raw[:16])[3]
     for n in range(count):
         page = device.pages[n - count]
-        f = sh.know_dom0_frame(page.frame.mfn)
+        f = spec.know_dom0_frame(page.frame.mfn)
         d.pages.append(SharedPage(opened, page, page.ref, f, page.frame.mfn))
-        d.rule("gntalloc_alloc_gref", {**args, "f": f, "r": sh.ref(page.ref)})
+        d.rule("gntalloc_alloc_gref", {**args, "f": f, "r": spec.ref(page.ref)})
         told = (first + (n << 12), abi.U32.unpack_from(raw, 16 + 4 * n)[0])
         if told != (page.offset, page.ref):
             raise Mismatch(f"gntalloc alloc told the process {told}")
@@ -68,7 +68,7 @@ def _page(d: Dom0, opened: Opened | None, offset: int) -> SharedPage | None:
 
 def _others(d: Dom0, opened: Opened | None) -> int:
     """The element for a wrong offset: a page that is not the file's."""
-    return next((p.f for p in d.pages if p.opened is not opened), d.b.spec_state.size.heap)
+    return next((p.f for p in d.pages if p.opened is not opened), d.lockstep.spec_state.size.heap)
 
 
 def mmap(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
@@ -80,12 +80,12 @@ def mmap(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     if page is not None and listed(page):
         _past_the_end(proc, fd, opened)
     code, addr = proc.mmap(fd, offset, writable, count)
-    sh = d.b.spec_state
+    spec = d.lockstep.spec_state
     for n, f in enumerate([p.f for p in pages] or [_others(d, opened)]):
-        t = sh.free_translation() if d.b.rules_on else 0
+        t = spec.free_translation() if d.lockstep.rules_on else 0
         d.rule(
             "gntalloc_mmap",
-            {"p": proc.space, "x": x, "f": f, "writable": int(writable), "t_t": t, "t_nil": sh.size.handles - 1},
+            {"p": proc.space, "x": x, "f": f, "writable": int(writable), "t_t": t, "t_nil": spec.size.handles - 1},
             code,
         )
         if code == OKAY:

@@ -30,8 +30,8 @@ def device_of(opened: Opened) -> Gntdev:
 
 def _some_map(d: UserSpace) -> int:
     """A map that no file lists: the element for a wrong index."""
-    T = d.b.spec_state.T
-    return next(m for m in range(d.b.spec_state.size.maps) if not T["gmap.listed"][m]) if d.b.rules_on else 0
+    T = d.lockstep.spec_state.T
+    return next(m for m in range(d.lockstep.spec_state.size.maps) if not T["gmap.listed"][m]) if d.lockstep.rules_on else 0
 
 
 def _at(opened: Opened | None, offset: int) -> MapRecord | None:
@@ -56,8 +56,8 @@ def map_grant_ref(d: Dom0, proc: Proc, a: Arguments[str, Any]) -> Answer:
         args = {
             "p": proc.space,
             "x": x,
-            "dom": d.b.spec_state.domain(dom),
-            "ref": d.b.spec_state.ref(ref),
+            "dom": d.lockstep.spec_state.domain(dom),
+            "ref": d.lockstep.spec_state.ref(ref),
             "m": d.free_map(),
         }
         if n and record is not None:
@@ -81,7 +81,13 @@ def mmap(d: Dom0, proc: Proc, a: Arguments[str, Any]) -> Answer:
         code, _ = proc.mmap(fd, a["offset"], writable, a["count"])
         d.rule(
             "gntdev_mmap",
-            {"p": proc.space, "x": x, "m": _some_map(d), "writable": int(writable), "this": d.b.spec_state.free_calls[-1]},
+            {
+                "p": proc.space,
+                "x": x,
+                "m": _some_map(d),
+                "writable": int(writable),
+                "this": d.lockstep.spec_state.free_calls[-1],
+            },
             code,
         )
         return Answer(code)
@@ -93,10 +99,10 @@ def mmap(d: Dom0, proc: Proc, a: Arguments[str, Any]) -> Answer:
         for m in record.elements:
             d.rule(
                 "gntdev_mmap",
-                {"p": proc.space, "x": x, "m": m, "writable": int(writable), "this": d.b.spec_state.free_calls[-1]},
+                {"p": proc.space, "x": x, "m": m, "writable": int(writable), "this": d.lockstep.spec_state.free_calls[-1]},
                 code,
             )
-    for slot in slots if d.b.rules_on and mapping.made else ():
+    for slot in slots if d.lockstep.rules_on and mapping.made else ():
         both = (slot.user is not None) + (slot.kernel is not None)
         if both != (2 if code == OKAY else 0):
             raise Mismatch(f"gntdev mmap answered {code}, and {both} of two translations of page {slot.page} are there")
@@ -145,8 +151,8 @@ def _munmap_of_no_page(d: Dom0, proc: Proc, addr: int) -> Answer:
         code = OKAY
     except KernelError as error:
         code = "EINVAL" if error.code == abi.EINVAL else str(error.code)
-    t = d.b.spec_state.free_translation() if d.b.rules_on else 0
-    d.rule("gntdev_munmap", {"p": proc.space, "t": t, "this": d.b.spec_state.free_calls[-1]}, code)
+    t = d.lockstep.spec_state.free_translation() if d.lockstep.rules_on else 0
+    d.rule("gntdev_munmap", {"p": proc.space, "t": t, "this": d.lockstep.spec_state.free_calls[-1]}, code)
     d.rule("gntalloc_munmap", {"p": proc.space, "t": _grant_translation(d, t)}, code)
     d.rule("privcmd_munmap", {"p": proc.space, "t": _grant_translation(d, t)}, code)
     return Answer(code)
@@ -159,13 +165,13 @@ def _whole(slot: Slot, vpn: int, count: int) -> bool:
 
 def _grant_translation(d: Dom0, otherwise: int) -> int:
     """A translation that the other two rules for munmap do not cover."""
-    if not d.b.rules_on:
+    if not d.lockstep.rules_on:
         return otherwise
-    T = d.b.spec_state.T
+    T = d.lockstep.spec_state.T
     return next(
         (
             t
-            for t in range(d.b.spec_state.size.translations)
+            for t in range(d.lockstep.spec_state.size.translations)
             if T["translation.present"][t] and T["translation.origin"][t] == 1
         ),
         otherwise,
@@ -223,7 +229,7 @@ def set_unmap_notify(d: Dom0, proc: Proc, a: Arguments[str, Any]) -> Answer:
 
 def port_element(d: UserSpace, port: int) -> int | None:
     """The element of a notice's port; for a number outside the rules' world, an unused port, if there is one."""
-    ports = d.b.spec_state.size.ports
+    ports = d.lockstep.spec_state.size.ports
     if port <= ports:
         return port - 1
     return next((n - 1 for n in range(1, ports + 1) if n not in d.kernel.evtchn_holds), None)

@@ -50,7 +50,7 @@ class Dom0(UserSpace):
     def know_buffer(self, proc: Proc) -> None:
         """Record the pages of a process's copies in the rules."""
         for page in proc.pages():
-            self.b.spec_state.know_dom0_frame(page.mfn)
+            self.lockstep.spec_state.know_dom0_frame(page.mfn)
 
     # Actions of the kernel for a process.
 
@@ -66,13 +66,13 @@ class Dom0(UserSpace):
             read=kernel.result,
         )
         ncalls = len(elements) if cmd == abi.GNTTABOP_UNMAP_GRANT_REF else 1
-        self.b.launch(in_flight, follower(self, in_flight, cmd, elements), ncalls)
+        self.lockstep.launch(in_flight, follower(self, in_flight, cmd, elements), ncalls)
         self.meanwhile(in_flight)
         return in_flight.rc
 
     def poked(self, window: int) -> None:
         """The kernel has cleared a byte through its own window, for an unmap notification."""
-        if not self.b.rules_on:
+        if not self.lockstep.rules_on:
             return
         slots = [s for _, s in self.slots()] + (self.mapping.slots if self.mapping is not None else [])
         found = next(
@@ -87,13 +87,13 @@ class Dom0(UserSpace):
         for proc, slot in self.slots():
             if slot.maddr == maddr and slot.kind != "grant":
                 del proc.slots[slot.vpn]
-                if self.b.rules_on and slot.user is not None:
-                    frame = self.b.spec_state.T["translation.frame"][slot.user]
+                if self.lockstep.rules_on and slot.user is not None:
+                    frame = self.lockstep.spec_state.T["translation.frame"][slot.user]
                     label = "gntalloc_munmap" if slot.kind == "own" else "privcmd_munmap"
                     self.rule(label, {"p": proc.space, "t": slot.user})
                     self.rule("flush_tlb", {"d": 0})
-                    self.b.touch_frame(frame)
-                    self.b.settle()
+                    self.lockstep.touch_frame(frame)
+                    self.lockstep.settle()
                 return
 
     def event(self, cmd: int, port: int) -> None:
@@ -106,8 +106,8 @@ class Dom0(UserSpace):
             return
         if self.own_event:
             return
-        T = self.b.spec_state.T
-        if self.b.rules_on and not any(
+        T = self.lockstep.spec_state.T
+        if self.lockstep.rules_on and not any(
             T[f"{what}.event"][n] and T[f"{what}.port"][n] == port - 1 for what, n in self._ended()
         ):
             raise Mismatch(f"the kernel has rung port {port}, and nothing that asked for it has ended")
@@ -141,39 +141,39 @@ class Dom0(UserSpace):
 
     def sync(self) -> None:
         """Follow released files, ended maps and freed shared pages."""
-        if not self.b.rules_on:
+        if not self.lockstep.rules_on:
             self.files = [o for o in self.files if o.file.refs]
             self.records = [r for r in self.records if r.gmap.users]
             for page in [p for p in self.pages if self._taken_back(p)]:
                 self.pages.remove(page)
-                self.b.spec_state.forget_dom0_frame(page.mfn)
+                self.lockstep.spec_state.forget_dom0_frame(page.mfn)
             return
-        sh = self.b.spec_state
+        spec = self.lockstep.spec_state
         for opened in [o for o in self.files if not o.file.refs]:
-            if any(sh.T["bound.used"][q] and sh.T["bound.file"][q] == opened.x for q in range(sh.size.ports)):
+            if any(spec.T["bound.used"][q] and spec.T["bound.file"][q] == opened.x for q in range(spec.size.ports)):
                 continue  # still closing its ports
             self.rule("release_file", {"x": opened.x})
             self.files.remove(opened)
         for record in [r for r in self.records if not r.gmap.users]:
-            if sh.T["notice.event"][record.m]:
+            if spec.T["notice.event"][record.m]:
                 self.rule("gntdev_ring", {"m": record.m})
             self.records.remove(record)
-        for page in [p for p in self.pages if not p.granted.users and sh.T["page_notice.event"][p.f]]:
+        for page in [p for p in self.pages if not p.granted.users and spec.T["page_notice.event"][p.f]]:
             self.rule("gntalloc_ring", {"f": page.f})
         for page in [p for p in self.pages if self._taken_back(p)]:
             self.rule("gntalloc_free", {"f": page.f})
             self.pages.remove(page)
-            sh.awaiting_free.discard(page.f)
-            sh.forget_dom0_frame(page.mfn)
+            spec.awaiting_free.discard(page.f)
+            spec.forget_dom0_frame(page.mfn)
 
     def _taken_back(self, page: SharedPage) -> bool:
         return page.ref in self.kernel.free_refs
 
     def compare_rings(self) -> None:
         """Compare the contents of each file's ring."""
-        if not self.b.rules_on:
+        if not self.lockstep.rules_on:
             return
-        rang, n = self.b.spec_state.T["rang"], self.b.spec_state.size.ports
+        rang, n = self.lockstep.spec_state.T["rang"], self.lockstep.spec_state.size.ports
         for opened in self.files:
             device = opened.file.device
             if isinstance(device, Evtchn) and not device.overflow:

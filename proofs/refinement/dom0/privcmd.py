@@ -35,7 +35,7 @@ def restrict(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     """IOCTL_PRIVCMD_RESTRICT: {fd, dom}."""
     x, _ = d.file(proc, a["fd"], "privcmd")
     code, _, _ = proc.ioctl(a["fd"], c.PRIVCMD_RESTRICT, abi.U16.pack(a["dom"]))
-    d.rule("privcmd_restrict", {"p": proc.space, "x": x, "dom": d.b.spec_state.domain(a["dom"])}, code)
+    d.rule("privcmd_restrict", {"p": proc.space, "x": x, "dom": d.lockstep.spec_state.domain(a["dom"])}, code)
     return Answer(code)
 
 
@@ -59,7 +59,7 @@ def mmapbatch(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     vma = proc.process.space.find(addr >> 12) if opened is not None else None
     area = None if vma is None else (vma.start, vma.end - vma.start)
     writable = vma is not None and vma.writable
-    b, sh = d.b, d.b.spec_state
+    lockstep, spec = d.lockstep, d.lockstep.spec_state
     count, at = len(gfns), proc.arg
     payload = c.MMAPBATCH_V2.pack(count, dom, 0, addr, at + 64, at + 96).ljust(64, b"\0")
     payload += b"".join(abi.U64.pack(gfn) for gfn in gfns).ljust(32, b"\0") + b"\7" * 4 * count
@@ -68,19 +68,19 @@ def mmapbatch(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     failed = []
     for i, (gfn, error) in enumerate(zip(gfns, errors, strict=True)):
         answer = "EFAULT" if error else code  # in Linux one errno per page, and 0 for the call
-        t = sh.free_translation() if b.rules_on else 0
-        domain = b.rig.xen.domains.get(dom)
-        table = bool(error) and writable and domain is not None and b.is_table(gfn)
+        t = spec.free_translation() if lockstep.rules_on else 0
+        domain = lockstep.rig.xen.domains.get(dom)
+        table = bool(error) and writable and domain is not None and lockstep.is_table(gfn)
         d.rule(
             "privcmd_mmapbatch",
             {
                 "p": proc.space,
                 "x": x,
-                "dom": sh.domain(dom),
-                "f": sh.frame(gfn),
+                "dom": spec.domain(dom),
+                "f": spec.frame(gfn),
                 "writable": int(writable),
                 "t_t": t,
-                "t_nil": sh.size.handles - 1,
+                "t_nil": spec.size.handles - 1,
             },
             answer,
             "EFAULT" if table else None,
@@ -146,15 +146,15 @@ def _hypercall(d: Dom0, proc: Proc, fd: int, number: int, args: tuple[int, ...],
 
 def domctl(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     """A domctl by a process: {fd, command, domid}."""
-    name, domid, sh = a["command"], a["domid"], d.b.spec_state
+    name, domid, spec = a["command"], a["domid"], d.lockstep.spec_state
     x, _ = d.file(proc, a["fd"], "privcmd")
-    body = abi.CREATEDOMAIN.pack(0, bytes(16), 0, 0, 2, sh.size.ports, 3, 1, 2, 0, 0, 0, 0)
+    body = abi.CREATEDOMAIN.pack(0, bytes(16), 0, 0, 2, spec.size.ports, 3, 1, 2, 0, 0, 0, 0)
     body = body if name == "createdomain" else b""
     raw = abi.DOMCTL_HEADER.pack(CONTROL[name], abi.DOMCTL_INTERFACE_VERSION, domid, 0, 0, 0) + body
     code, _ = _hypercall(d, proc, a["fd"], abi.HYPERVISOR_DOMCTL, (proc.arg + 256,), 256, raw.ljust(abi.DOMCTL_SIZE, b"\0"))
-    args = {"p": proc.space, "x": x} | ({} if name == "createdomain" else {"d": sh.domain(domid)})
+    args = {"p": proc.space, "x": x} | ({} if name == "createdomain" else {"d": spec.domain(domid)})
     if name == "createdomain" and code == "ENOMEM":
-        sh.count("privcmd_createdomain", "ENOMEM")
+        spec.count("privcmd_createdomain", "ENOMEM")
     else:
         d.rule(f"privcmd_{name}", args, code)
     return Answer(code)
@@ -170,10 +170,10 @@ def alloc_unbound(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     code, _ = _hypercall(d, proc, a["fd"], abi.HYPERVISOR_EVENT_CHANNEL_OP, args, 256, TWO_DOMIDS.pack(domid, remote, 0))
     d.own_event = False
     port = TWO_DOMIDS.unpack(proc.sys.load(at, 8))[2]
-    sh = d.b.spec_state
+    spec = d.lockstep.spec_state
     d.rule(
         "privcmd_alloc_unbound",
-        {"p": proc.space, "x": x, "d": sh.domain(domid), "remote": sh.domain(remote)} | made(code, port),
+        {"p": proc.space, "x": x, "d": spec.domain(domid), "remote": spec.domain(remote)} | made(code, port),
         code,
     )
     return Answer(code, port if code == OKAY else None)
@@ -181,26 +181,26 @@ def alloc_unbound(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
 
 def populate_physmap(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     """XENMEM_populate_physmap for a guest, by a process: {fd, dom}; returns the number of pages."""
-    b, sh, domid = d.b, d.b.spec_state, a["dom"]
+    lockstep, spec, domid = d.lockstep, d.lockstep.spec_state, a["dom"]
     x, _ = d.file(proc, a["fd"], "privcmd")
     at = proc.arg + 256
     payload = abi.MEMORY_RESERVATION.pack(at + 64, 1, 0, 0, domid, 0, 0).ljust(64, b"\0") + abi.U64.pack(0x1000)
     code, done = _hypercall(d, proc, a["fd"], abi.HYPERVISOR_MEMORY_OP, (abi.XENMEM_POPULATE_PHYSMAP, at), 256, payload)
-    args = {"p": proc.space, "x": x, "d": sh.domain(domid)}
+    args = {"p": proc.space, "x": x, "d": spec.domain(domid)}
     if code != OKAY:
         d.rule("privcmd_populate_physmap", args, code)
     elif not done:  # for any error in an extent, Xen returns the number of extents before it
-        domain = b.rig.xen.domains.get(domid)
+        domain = lockstep.rig.xen.domains.get(domid)
         alive = domain is not None and domain.is_dying == ALIVE
-        full = domain is not None and (domain.tot_pages >= domain.max_pages or not b.rig.xen.frames.free_count)
+        full = domain is not None and (domain.tot_pages >= domain.max_pages or not lockstep.rig.xen.frames.free_count)
         if alive and not full:
             raise Mismatch("populate_physmap stopped although the heap and the limit have room")
-        if d.rule("privcmd_populate_physmap", args, ANY, "ENOMEM" if alive else None) == OKAY and b.rules_on:
+        if d.rule("privcmd_populate_physmap", args, ANY, "ENOMEM" if alive else None) == OKAY and lockstep.rules_on:
             raise Mismatch("populate_physmap: the rules say okay, the implementation gave nothing")
     else:
         mfn = abi.U64.unpack(proc.sys.load(at + 64, 8))[0]
-        if b.rules_on:
-            b.make_free(sh.frame(mfn))
-            d.rule("privcmd_populate_physmap", {**args, "f_f": sh.frame(mfn), "f_e": sh.free_epoch()})
-            b.touched_frames.add(sh.frame(mfn))
+        if lockstep.rules_on:
+            lockstep.make_free(spec.frame(mfn))
+            d.rule("privcmd_populate_physmap", {**args, "f_f": spec.frame(mfn), "f_e": spec.free_epoch()})
+            lockstep.touched_frames.add(spec.frame(mfn))
     return Answer(code, done)

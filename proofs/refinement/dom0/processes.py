@@ -74,7 +74,7 @@ def store(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     if not slot.writable:
         return NOT_DONE
     if slot.kind != "foreign":
-        d.b.fill(proc.process.space.access(slot.vpn << 12, True))
+        d.lockstep.fill(proc.process.space.access(slot.vpn << 12, True))
     at = slot.byte() if slot.byte() >= 0 else 256
     proc.sys.store((slot.vpn << 12) + at, b"dom0"[: max(1, min(4, 4096 - at))])
     if slot.user is not None:
@@ -107,8 +107,8 @@ def fork(d: Dom0, parent: Proc, a: Mapping[str, Any]) -> Answer:
         if slot.kind == "own":
             maddr = child.process.space.pte_maddr(slot.vpn)
             copy = child.slots[slot.vpn] = Slot("own", slot.vpn, slot.writable, maddr=maddr)
-            if d.b.rules_on and slot.user is not None:
-                copy.user = d.b.spec_state.free_translation()
+            if d.lockstep.rules_on and slot.user is not None:
+                copy.user = d.lockstep.spec_state.free_translation()
                 d.rule(
                     "gntalloc_inherit",
                     {
@@ -116,7 +116,7 @@ def fork(d: Dom0, parent: Proc, a: Mapping[str, Any]) -> Answer:
                         "child": space,
                         "t": slot.user,
                         "u_t": copy.user,
-                        "u_nil": d.b.spec_state.size.handles - 1,
+                        "u_nil": d.lockstep.spec_state.size.handles - 1,
                     },
                 )
     return Answer(OKAY)
@@ -134,7 +134,7 @@ def leave(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     proc.process.exit()
     del d.procs[-1]
     for mfn in mfns:
-        d.b.spec_state.forget_dom0_frame(mfn)
+        d.lockstep.spec_state.forget_dom0_frame(mfn)
     d.sync()
     for slot in proc.slots.values():
         if slot.kind != "grant" or slot.user is not None or slot.kernel is not None:

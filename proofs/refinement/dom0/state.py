@@ -148,7 +148,7 @@ class UserSpace:
     """The processes of one machine, their open files, and the kernel's current call for one of them."""
 
     def __init__(self, lockstep: Lockstep) -> None:
-        self.b = lockstep
+        self.lockstep = lockstep
         self.kernel = lockstep.rig.kernel
         self.files: list[Opened] = []
         self.records: list[MapRecord] = []  # maps that are listed or mapped
@@ -167,21 +167,21 @@ class UserSpace:
 
     def rule(self, label: str, args: dict[str, int], expect: str = OKAY, fail: str | None = None) -> str:
         """Take a rule step, which must give the implementation's answer."""
-        return self.b.spec_state.step(label, args, expect, fail) if self.b.rules_on else OKAY
+        return self.lockstep.spec_state.step(label, args, expect, fail) if self.lockstep.rules_on else OKAY
 
     def element(self, func: str) -> int:
         """The first element for which a fact does not hold."""
-        return self.b.spec_state.T[func].index(0) if self.b.rules_on else 0
+        return self.lockstep.spec_state.T[func].index(0) if self.lockstep.rules_on else 0
 
     def free_map(self) -> int:
         """An unused map."""
-        if not self.b.rules_on:
+        if not self.lockstep.rules_on:
             return 0
-        T = self.b.spec_state.T
+        T = self.lockstep.spec_state.T
         taken = {m for record in self.records for m in record.elements}
         return next(
             m
-            for m in range(self.b.spec_state.size.maps)
+            for m in range(self.lockstep.spec_state.size.maps)
             if m not in taken and not (T["gmap.listed"][m] or T["gmap.live"][m] or T["notice.event"][m])
         )
 

@@ -37,10 +37,10 @@ class WorldOfProcesses(Lockstep):
             self.advance(in_flight)
 
 
-def add_dom0(b: WorldOfProcesses) -> None:
+def add_dom0(lockstep: WorldOfProcesses) -> None:
     """Dom0's user space, and a process in it that is not root."""
-    b.dom0 = Dom0(b, b.alone)
-    _spawn(b.dom0)
+    lockstep.dom0 = Dom0(lockstep, lockstep.alone)
+    _spawn(lockstep.dom0)
 
 
 def _spawn(d: Dom0) -> None:
@@ -64,9 +64,9 @@ def _listed(opened: Opened) -> list[MapRecord]:
 # --- actions ---
 
 
-def actions(b: WorldOfProcesses, limits: Limits) -> list[Action]:
+def actions(lockstep: WorldOfProcesses, limits: Limits) -> list[Action]:
     """System calls of the processes, with failing ones."""
-    d = b.dom0
+    d = lockstep.dom0
     out: list[Action] = []
     if USER not in d.procs and CHILD not in d.procs:
         return [("process", "spawn", 0)]
@@ -93,9 +93,9 @@ def actions(b: WorldOfProcesses, limits: Limits) -> list[Action]:
     return out
 
 
-def act(b: WorldOfProcesses, action: Action) -> None:
+def act(lockstep: WorldOfProcesses, action: Action) -> None:
     """Make the call, and compare both sides."""
-    d = b.dom0
+    d = lockstep.dom0
     _, name, space, *numbers = action
     if name == "spawn":
         _spawn(d)
@@ -104,9 +104,9 @@ def act(b: WorldOfProcesses, action: Action) -> None:
         if name == "mmap" and made.code == OKAY:
             carry_out(d, process_call(space, "store", page=made.given >> 12))
     d.sync()
-    b.steps += 1
-    b.settle()
-    b.compare_all()
+    lockstep.steps += 1
+    lockstep.settle()
+    lockstep.compare_all()
 
 
 def _call(proc: Proc, name: str, numbers: list[int]) -> Call:
@@ -134,9 +134,9 @@ def _call(proc: Proc, name: str, numbers: list[int]) -> Call:
 # --- identity of states ---
 
 
-def canonical(b: WorldOfProcesses, name_of: Callable[[int], object]) -> list[object]:
+def canonical(lockstep: WorldOfProcesses, name_of: Callable[[int], object]) -> list[object]:
     """The data that determine Dom0's further behaviour; `name_of` names frames."""
-    d, kernel = b.dom0, b.rig.kernel
+    d, kernel = lockstep.dom0, lockstep.rig.kernel
     number = {id(r): n for n, r in enumerate(d.records)}
     parts: list[object] = [
         (
@@ -146,7 +146,7 @@ def canonical(b: WorldOfProcesses, name_of: Callable[[int], object]) -> list[obj
             r.gmap.flags,
             tuple(r.gmap.removed),
             [h == INVALID_HANDLE for h in (*r.gmap.handles, *r.gmap.khandles)],
-            [_entry(kernel.layout.window_maddr(s), b, name_of) for s in r.gmap.slots],
+            [_entry(kernel.layout.window_maddr(s), lockstep, name_of) for s in r.gmap.slots],
         )
         for r in d.records
     ]
@@ -161,14 +161,14 @@ def canonical(b: WorldOfProcesses, name_of: Callable[[int], object]) -> list[obj
                         (
                             number[id(s.record)] if s.record is not None else -1,
                             s.writable,
-                            _entry(proc.process.space.pte_maddr(s.vpn), b, name_of),
+                            _entry(proc.process.space.pte_maddr(s.vpn), lockstep, name_of),
                         )
                         for s in proc.slots.values()
                     ),
                 )
             )
     live = {s.vpn for _, s in d.slots()}
-    heap = range(b.rig.first_mfn, b.rig.first_mfn + b.spec_state.size.heap)
+    heap = range(lockstep.rig.first_mfn, lockstep.rig.first_mfn + lockstep.spec_state.size.heap)
     parts.append(
         sorted(
             (vpn in live, str(name_of(frame.mfn)), writable)
@@ -176,18 +176,18 @@ def canonical(b: WorldOfProcesses, name_of: Callable[[int], object]) -> list[obj
             if frame.mfn in heap
         )
     )
-    parts.append(records(b, b.rig.dom0.grant_table))
+    parts.append(records(lockstep, lockstep.rig.dom0.grant_table))
     return parts
 
 
-def records(b: Lockstep, table: GrantTable) -> list[tuple[int, int, int, bool]]:
+def records(lockstep: Lockstep, table: GrantTable) -> list[tuple[int, int, int, bool]]:
     """The maptrack records of a table that are in use, without their numbers."""
-    domains = b.rig.xen.domains
+    domains = lockstep.rig.xen.domains
     return sorted(
         (rec.flags, rec.domid, rec.ref, domains.get(rec.domid) is rec.granter) for rec in table.maptrack if rec.flags & 3
     )
 
 
-def _entry(maddr: int, b: Lockstep, name_of: Callable[[int], object]) -> object:
-    pte = read_pte(b.rig.xen.frames.table[maddr >> 12], (maddr & 0xFFF) >> 3)
+def _entry(maddr: int, lockstep: Lockstep, name_of: Callable[[int], object]) -> object:
+    pte = read_pte(lockstep.rig.xen.frames.table[maddr >> 12], (maddr & 0xFFF) >> 3)
     return (bool(pte & PTE_RW), str(name_of((pte & PTE_MFN) >> 12))) if pte & PTE_P else ()

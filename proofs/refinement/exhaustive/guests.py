@@ -37,22 +37,22 @@ def start(rules: Rules, limits: Limits) -> Lockstep:
     return lockstep
 
 
-def _create(b: Lockstep, limits: Limits) -> None:
-    if not b.create(GRANTER):
+def _create(lockstep: Lockstep, limits: Limits) -> None:
+    if not lockstep.create(GRANTER):
         raise Mismatch("there is no room for the granter")
     for _ in range(limits.pages):
-        _populate(b, b.rig.guests[GRANTER])
-        while b.flights:
-            b.advance(b.flights[0])
+        _populate(lockstep, lockstep.rig.guests[GRANTER])
+        while lockstep.flights:
+            lockstep.advance(lockstep.flights[0])
 
 
 # --- enabled actions ---
 
 
-def actions(b: Lockstep, limits: Limits) -> list[Action]:
+def actions(lockstep: Lockstep, limits: Limits) -> list[Action]:
     """The enabled actions."""
-    holder = next((i for i, f in enumerate(b.flights) if f.marker in HELD or f.must_finish_first), None)
-    granter, mapper = b.rig.guests.get(GRANTER), b.rig.guests.get(MAPPER)
+    holder = next((i for i, f in enumerate(lockstep.flights) if f.marker in HELD or f.must_finish_first), None)
+    granter, mapper = lockstep.rig.guests.get(GRANTER), lockstep.rig.guests.get(MAPPER)
     stores: list[Action] = []
     if granter is not None and not granter.domain.is_dying:
         stores = [
@@ -64,28 +64,28 @@ def actions(b: Lockstep, limits: Limits) -> list[Action]:
         ]
         stores += [("entry", ref, 0, 0, limits.grantees()[0]) for ref in limits.refs]
     if holder is not None:
-        return [("step", holder), *([] if b.flights[holder].must_finish_first else stores)]
-    out: list[Action] = [("step", i) for i in range(len(b.flights))]
-    if len(b.flights) >= limits.flights:
+        return [("step", holder), *([] if lockstep.flights[holder].must_finish_first else stores)]
+    out: list[Action] = [("step", i) for i in range(len(lockstep.flights))]
+    if len(lockstep.flights) >= limits.flights:
         return out + stores
-    if granter is not None and not granter.domain.is_dying and _idle(b, GRANTER):
+    if granter is not None and not granter.domain.is_dying and _idle(lockstep, GRANTER):
         out += stores
         out += [("decrease", n) for n in range(len(granter.pool))]
         out += [("self_map", n) for n in range(len(granter.pool))]
         if read_pte(granter.window, 0) & PTE_P:
             out.append(("clear", GRANTER, 0))
-        if len(granter.pool) < limits.pages and b.can_populate(granter):
+        if len(granter.pool) < limits.pages and lockstep.can_populate(granter):
             out.append(("populate",))
-        if not b.flights:
+        if not lockstep.flights:
             out.append(("destroy",))
             if limits.versions:
                 out.append(("version", 3 - granter.domain.grant_table.version))
-    if limits.again and GRANTER not in b.rig.xen.domains and not b.flights:
+    if limits.again and GRANTER not in lockstep.rig.xen.domains and not lockstep.flights:
         out.append(("create",))
-    if mapper is not None and not mapper.domain.crashed and _idle(b, MAPPER):
+    if mapper is not None and not mapper.domain.crashed and _idle(lockstep, MAPPER):
         out += _of_mapper(mapper, limits)
-    if isinstance(b, WorldOfProcesses) and not b.flights:
-        out += small_dom0.actions(b, limits)
+    if isinstance(lockstep, WorldOfProcesses) and not lockstep.flights:
+        out += small_dom0.actions(lockstep, limits)
     return out
 
 
@@ -107,58 +107,58 @@ def _live(mapper: Guest) -> list[tuple[int, int]]:
     return [(n, 0 if record.flags & 4 else 1) for n, record in enumerate(track) if record.flags & 3]
 
 
-def _idle(b: Lockstep, domid: int) -> bool:
-    return not any(f.domid == domid for f in b.flights)
+def _idle(lockstep: Lockstep, domid: int) -> bool:
+    return not any(f.domid == domid for f in lockstep.flights)
 
 
 # --- taking an action ---
 
 
-def act(b: Lockstep, action: Action, limits: Limits) -> None:
+def act(lockstep: Lockstep, action: Action, limits: Limits) -> None:
     """Take an action, and compare both sides."""
     name, *numbers = action
-    guests = b.rig.guests
-    if isinstance(b, WorldOfProcesses) and name == "process":
-        small_dom0.act(b, action)
+    guests = lockstep.rig.guests
+    if isinstance(lockstep, WorldOfProcesses) and name == "process":
+        small_dom0.act(lockstep, action)
     elif name == "step":
-        b.advance(b.flights[numbers[0]])
+        lockstep.advance(lockstep.flights[numbers[0]])
     elif name == "entry":
         ref, flags, n, to = numbers
         granter = guests[GRANTER]
-        b.steps += 1
-        b.store_entry(granter, ref, flags, to, sorted(granter.pool)[n] if granter.pool else 0, True)
-        b.compare_all()
+        lockstep.steps += 1
+        lockstep.store_entry(granter, ref, flags, to, sorted(granter.pool)[n] if granter.pool else 0, True)
+        lockstep.compare_all()
     elif name == "decrease":
         granter = guests[GRANTER]
         mfn = sorted(granter.pool)[numbers[0]]
-        _call(b, granter, "decrease", "decrease_reservation", mfns=[mfn])
+        _call(lockstep, granter, "decrease", "decrease_reservation", mfns=[mfn])
     elif name == "create":
-        _create(b, limits)
+        _create(lockstep, limits)
     elif name == "populate":
-        _populate(b, guests[GRANTER])
+        _populate(lockstep, guests[GRANTER])
     elif name == "version":
-        _call(b, guests[GRANTER], f"set_version {numbers[0]}", "set_version", version=numbers[0])
+        _call(lockstep, guests[GRANTER], f"set_version {numbers[0]}", "set_version", version=numbers[0])
     elif name == "destroy":
-        b.advance(begin_destroy(b, Call("destroydomain", "d0", {"domid": GRANTER})))
+        lockstep.advance(begin_destroy(lockstep, Call("destroydomain", "d0", {"domid": GRANTER})))
     elif name == "self_map":
         pte = sorted(guests[GRANTER].pool)[numbers[0]] << 12 | PTE_P | PTE_RW | PTE_USER | PTE_A | PTE_D
-        _update(b, guests[GRANTER], 0, pte)
+        _update(lockstep, guests[GRANTER], 0, pte)
     elif name == "clear":
-        _update(b, guests[numbers[0]], numbers[1], 0)
+        _update(lockstep, guests[numbers[0]], numbers[1], 0)
     else:
-        _mapper_acts(b, guests[MAPPER], name, numbers)
+        _mapper_acts(lockstep, guests[MAPPER], name, numbers)
 
 
-def _mapper_acts(b: Lockstep, mapper: Guest, name: str, numbers: list[int]) -> None:
+def _mapper_acts(lockstep: Lockstep, mapper: Guest, name: str, numbers: list[int]) -> None:
     if name == "map":
         ref, flags = numbers
         slot = 0 if flags == 6 else 1
         element = {"slot": slot, "flags": flags, "ref": ref, "dom": GRANTER, "addr": mapper.slot_va(slot)}
-        _call(b, mapper, f"map {ref} {flags}", "map_grant_ref", elements=[element])
+        _call(lockstep, mapper, f"map {ref} {flags}", "map_grant_ref", elements=[element])
     elif name == "unmap":
         handle, slot = _live(mapper)[numbers[0]]
         unmapping = {"slot": slot, "addr": mapper.slot_va(slot), "bus": 0, "handle": handle}
-        _call(b, mapper, f"unmap of {numbers[0]}", "unmap_grant_ref", elements=[unmapping])
+        _call(lockstep, mapper, f"unmap of {numbers[0]}", "unmap_grant_ref", elements=[unmapping])
     elif name == "copy":
         ref = numbers[0]
         side = {
@@ -172,27 +172,27 @@ def _mapper_acts(b: Lockstep, mapper: Guest, name: str, numbers: list[int]) -> N
             "dst_off": 64,
             "length": 32,
         }
-        _call(b, mapper, f"copy {ref}", "copy", elements=[side])
+        _call(lockstep, mapper, f"copy {ref}", "copy", elements=[side])
     elif name == "load":
-        b.steps += 1
-        b.access(mapper, 0, numbers[0], bool(numbers[0]))
-        b.compare_all()
+        lockstep.steps += 1
+        lockstep.access(mapper, 0, numbers[0], bool(numbers[0]))
+        lockstep.compare_all()
 
 
-def _call(b: Lockstep, guest: Guest, text: str, operation: str, **arguments: Any) -> None:
+def _call(lockstep: Lockstep, guest: Guest, text: str, operation: str, **arguments: Any) -> None:
     """Start a call on the guest's first free vCPU and take its first step. `text` is part of the state's identity."""
-    busy = {f.vcpu for f in b.flights if f.domid == guest.domid and f.guest is not None}
+    busy = {f.vcpu for f in lockstep.flights if f.domid == guest.domid and f.guest is not None}
     vcpu = next(v for v in (0, 1) if v not in busy)
-    in_flight = start_call(b, guest_call(guest.domid, vcpu, operation, **arguments), f"d{guest.domid}v{vcpu}: {text}")
-    b.advance(in_flight)
+    in_flight = start_call(lockstep, guest_call(guest.domid, vcpu, operation, **arguments), f"d{guest.domid}v{vcpu}: {text}")
+    lockstep.advance(in_flight)
 
 
-def _populate(b: Lockstep, guest: Guest) -> None:
-    _call(b, guest, "populate", "populate_physmap", count=1)
+def _populate(lockstep: Lockstep, guest: Guest) -> None:
+    _call(lockstep, guest, "populate", "populate_physmap", count=1)
 
 
-def _update(b: Lockstep, guest: Guest, slot: int, pte: int) -> None:
-    _call(b, guest, f"mmu_update {slot} {bool(pte)}", "mmu_update", slot=slot, pte=pte, foreign=abi.DOMID_SELF)
+def _update(lockstep: Lockstep, guest: Guest, slot: int, pte: int) -> None:
+    _call(lockstep, guest, f"mmu_update {slot} {bool(pte)}", "mmu_update", slot=slot, pte=pte, foreign=abi.DOMID_SELF)
 
 
 # --- identity of states ---
@@ -201,15 +201,15 @@ def _update(b: Lockstep, guest: Guest, slot: int, pte: int) -> None:
 class _Names:
     """Canonical names of frames: a guest's fixed pages and Xen's pages by their place, others by first occurrence."""
 
-    def __init__(self, b: Lockstep) -> None:
+    def __init__(self, lockstep: Lockstep) -> None:
         self.given: dict[int, object] = {}
         self.order: list[Frame] = []
-        self.table = b.rig.xen.frames.table
-        for d, domain in sorted(b.rig.xen.domains.items()):
+        self.table = lockstep.rig.xen.frames.table
+        for d, domain in sorted(lockstep.rig.xen.domains.items()):
             grants = domain.grant_table
             for kind, frames in (("t", grants.shared), ("s", grants.status), ("i", [domain.shared_info])):
                 self.given |= {f.mfn: (kind, d, n) for n, f in enumerate(frames) if f is not None}
-        for d, guest in sorted(b.rig.guests.items()):
+        for d, guest in sorted(lockstep.rig.guests.items()):
             self.given |= {mfn: ("g", d, n) for n, mfn in enumerate(guest.fixed)}
 
     def of(self, mfn: int) -> object:
@@ -223,23 +223,23 @@ class _Names:
         return self.given[mfn]
 
 
-def canonical(b: Lockstep) -> bytes:
+def canonical(lockstep: Lockstep) -> bytes:
     """The data that determine the machine's further behaviour, with canonical names for frames and handles.
 
     Omitted, because nothing depends on them: contents of pages, the number of frees of a frame, the numbers of free handles,
     and the rules' ghost state.
     """
-    names = _Names(b)
-    xen = b.rig.xen
-    parts: list[object] = [_of_domain(b, d, domain, names) for d, domain in sorted(xen.domains.items()) if d]
-    parts += [_of_guest(guest, names) for _, guest in sorted(b.rig.guests.items())]
-    parts += [(f.text, f.marker, tuple(f.seen), f.must_finish_first, _locals(f.steps, names)) for f in b.flights]
-    parts.append(sorted(b.overwritten_bits))
-    if isinstance(b, WorldOfProcesses):
-        parts += small_dom0.canonical(b, names.of)
+    names = _Names(lockstep)
+    xen = lockstep.rig.xen
+    parts: list[object] = [_of_domain(lockstep, d, domain, names) for d, domain in sorted(xen.domains.items()) if d]
+    parts += [_of_guest(guest, names) for _, guest in sorted(lockstep.rig.guests.items())]
+    parts += [(f.text, f.marker, tuple(f.seen), f.must_finish_first, _locals(f.steps, names)) for f in lockstep.flights]
+    parts.append(sorted(lockstep.overwritten_bits))
+    if isinstance(lockstep, WorldOfProcesses):
+        parts += small_dom0.canonical(lockstep, names.of)
     free = [frame.mfn for frame in xen.frames.free_list]
     parts.append([(n, names.given[mfn]) for n, mfn in enumerate(free) if mfn in names.given])
-    for d, guest in sorted(b.rig.guests.items()):
+    for d, guest in sorted(lockstep.rig.guests.items()):
         # A TLB is flushed when a frame freed since its last flush is allocated again.
         parts += [
             sum(xen.frames.table[mfn].free_stamp < vcpu.tlb.flushed_at for mfn in free)
@@ -264,16 +264,16 @@ def canonical(b: Lockstep) -> bytes:
         sorted(
             (frame.owner.domid if frame.owner is not None else -1, frame.count, frame.tcount)
             for mfn, frame in xen.frames.table.items()
-            if mfn not in known and mfn >= b.rig.first_mfn
+            if mfn not in known and mfn >= lockstep.rig.first_mfn
         )
     )
     return repr(parts).encode()
 
 
-def _of_domain(b: Lockstep, d: int, domain: Domain, names: _Names) -> object:
+def _of_domain(lockstep: Lockstep, d: int, domain: Domain, names: _Names) -> object:
     table = domain.grant_table
     entries = []
-    for ref in b.spec_state.size.refs:
+    for ref in lockstep.spec_state.size.refs:
         if ref >= table.nr_entries:
             continue
         flags, domid, *rest = table.entry_v1(ref) if table.version == 1 else table.entry_v2(ref)
@@ -281,7 +281,7 @@ def _of_domain(b: Lockstep, d: int, domain: Domain, names: _Names) -> object:
         used = (act.pin, act.domid, names.of(act.frame.mfn), act.sub_page) if act.pin and act.frame is not None else ()
         bits = abi.U16.unpack_from(*table.status_at(ref))[0]
         entries.append((flags, domid, rest[:-1], names.of(rest[-1]) if flags & 3 else 0, bits, used))
-    records = small_dom0.records(b, table)
+    records = small_dom0.records(lockstep, table)
     return (
         d,
         domain.is_dying,

@@ -22,14 +22,14 @@ Entry = tuple[int, int, int, int, int]
 IN_USE = abi.GTF_READING | abi.GTF_WRITING
 
 
-def entry_of(sh: SpecState, domain: Domain, number: int) -> Entry:
+def entry_of(spec: SpecState, domain: Domain, number: int) -> Entry:
     """kind, grantee, frame, readonly and part of a shared entry, as elements. Entries that grant nothing are `invalid`."""
     table = domain.grant_table
     if table.version == 1:
         flags, domid, mfn = table.entry_v1(number)
     else:
         flags, domid, _, _, mfn = table.entry_v2(number)
-    kinds = sh.kind
+    kinds = spec.kind
     kind = kinds["invalid"]
     kind_bits = flags & abi.GTF_TYPE_MASK
     if kind_bits == abi.GTF_PERMIT_ACCESS:
@@ -40,7 +40,13 @@ def entry_of(sh: SpecState, domain: Domain, number: int) -> Entry:
         kind = kinds["accept_transfer"]
     elif kind_bits == abi.GTF_ACCEPT_TRANSFER and flags & (abi.GTF_TRANSFER_COMMITTED | abi.GTF_TRANSFER_COMPLETED):
         kind = kinds["transfer_completed"]
-    return kind, sh.domain(domid), sh.frame(mfn), int(bool(flags & abi.GTF_READONLY)), int(bool(flags & abi.GTF_SUB_PAGE))
+    return (
+        kind,
+        spec.domain(domid),
+        spec.frame(mfn),
+        int(bool(flags & abi.GTF_READONLY)),
+        int(bool(flags & abi.GTF_SUB_PAGE)),
+    )
 
 
 def in_use_bits(domain: Domain, number: int) -> int:
@@ -62,7 +68,7 @@ def place_of(frame: Frame | None) -> str:
 
 
 def differences(
-    rig: Rig, sh: SpecState, overwritten_bits: set[tuple[int, int]], moving: set[tuple[int, int]], quiet: bool
+    rig: Rig, spec: SpecState, overwritten_bits: set[tuple[int, int]], moving: set[tuple[int, int]], quiet: bool
 ) -> Places:
     """All places where rules and implementation differ.
 
@@ -71,29 +77,29 @@ def differences(
     """
     out: Places = {}
     for d in range(1, 4):
-        _domain(rig, sh, d, out)
+        _domain(rig, spec, d, out)
     for d, domain in rig.xen.domains.items():
-        if d < 4 and sh.bound(domain):
-            _table(sh, domain, overwritten_bits, moving, out)
-    _frames(rig, sh, out)
-    _records(rig, sh, out)
+        if d < 4 and spec.bound(domain):
+            _table(spec, domain, overwritten_bits, moving, out)
+    _frames(rig, spec, out)
+    _records(rig, spec, out)
     for guest in rig.guests.values():
-        _translations(sh, guest, out)
-    _ports(rig, sh, out)
+        _translations(spec, guest, out)
+    _ports(rig, spec, out)
     if quiet:
-        _counts(rig, sh, out)
+        _counts(rig, spec, out)
     return out
 
 
-def _domain(rig: Rig, sh: SpecState, d: int, out: Places) -> None:
+def _domain(rig: Rig, spec: SpecState, d: int, out: Places) -> None:
     domain = rig.xen.domains.get(d)
-    phases = sh.phase
-    phase = sh.T["domain.phase"][d]
+    phases = spec.phase
+    phase = spec.T["domain.phase"][d]
     if domain is None:
         if phase not in (phases["absent"], phases["dead"]):
             out[f"domain[{d}].phase"] = (phase, "absent")
         elif phase == phases["dead"] and not any(
-            sh.T["frame.owner"][f] == d and _in_heap(rig, sh, f) for f in sh.awaiting_free
+            spec.T["frame.owner"][f] == d and _in_heap(rig, spec, f) for f in spec.awaiting_free
         ):
             out[f"domain[{d}].phase"] = ("dead", "absent")
         return
@@ -102,19 +108,19 @@ def _domain(rig: Rig, sh: SpecState, d: int, out: Places) -> None:
         if phase != want:
             out[f"domain[{d}].phase"] = (phase, want)
         paused = int(domain.pause_count > 0 or domain.crashed)
-        if sh.T["domain.paused"][d] != paused and not domain.crashed:
-            out[f"domain[{d}].paused"] = (sh.T["domain.paused"][d], paused)
+        if spec.T["domain.paused"][d] != paused and not domain.crashed:
+            out[f"domain[{d}].paused"] = (spec.T["domain.paused"][d], paused)
     elif phase not in ((phases["dead"],) if domain.is_dying == DEAD else (phases["dying"], phases["dead"])):
         out[f"domain[{d}].phase"] = (phase, "dying or dead")
-    if not sh.bound(domain):
-        out[f"domain[{d}].life"] = (sh.T["domain.life"][d], sh.lives.get(domain))
+    if not spec.bound(domain):
+        out[f"domain[{d}].life"] = (spec.T["domain.life"][d], spec.lives.get(domain))
 
 
-def _ports(rig: Rig, sh: SpecState, out: Places) -> None:
+def _ports(rig: Rig, spec: SpecState, out: Places) -> None:
     """Event channels, and the owning process of Dom0's."""
-    T, n = sh.T, sh.size.ports
+    T, n = spec.T, spec.size.ports
     for d, domain in rig.xen.domains.items():
-        if d > 3 or not sh.bound(domain):
+        if d > 3 or not spec.bound(domain):
             continue
         for q in range(n):
             k = d * n + q
@@ -126,7 +132,7 @@ def _ports(rig: Rig, sh: SpecState, out: Places) -> None:
                 remote = -1 if port.remote is None else port.remote.domid
                 real = (port.state, remote, port.remote_port - 1, port.pending)
             else:
-                real, rules = (port.state, sh.domain(port.remote_domid), 0, port.pending), (*rules[:2], 0, rules[3])
+                real, rules = (port.state, spec.domain(port.remote_domid), 0, port.pending), (*rules[:2], 0, rules[3])
             if rules != real:
                 out[f"port[{d}, {q + 1}]"] = (rules, real)
     users, holds = rig.kernel.evtchn_users, rig.kernel.evtchn_holds
@@ -154,42 +160,47 @@ def _ports(rig: Rig, sh: SpecState, out: Places) -> None:
             out[f"bound[{q + 1}]"] = (known, does)
 
 
-def _in_heap(rig: Rig, sh: SpecState, f: int) -> bool:
-    frame = rig.xen.frames.table.get(sh.first_mfn + f)
+def _in_heap(rig: Rig, spec: SpecState, f: int) -> bool:
+    frame = rig.xen.frames.table.get(spec.first_mfn + f)
     return frame is None or frame.count == 0
 
 
 def _table(
-    sh: SpecState, domain: Domain, overwritten_bits: set[tuple[int, int]], moving: set[tuple[int, int]], out: Places
+    spec: SpecState, domain: Domain, overwritten_bits: set[tuple[int, int]], moving: set[tuple[int, int]], out: Places
 ) -> None:
     d = domain.domid
     table = domain.grant_table
-    if d and sh.T["version"][d] != table.version - 1:
-        out[f"version[{d}]"] = (sh.T["version"][d] + 1, table.version)
-    for r, number in enumerate(sh.size.refs):
+    if d and spec.T["version"][d] != table.version - 1:
+        out[f"version[{d}]"] = (spec.T["version"][d] + 1, table.version)
+    for r, number in enumerate(spec.size.refs):
         inside = number < table.nr_entries
-        k = d * sh.rules.nrefs + r
+        k = d * spec.rules.nrefs + r
         fits = [number < len(table.shared) * entries for entries in (abi.ENTRIES_V1, abi.ENTRIES_V2)]
-        if d and sh.T["fits"][2 * k : 2 * k + 2] != fits:
-            out[f"fits[{d}, {number}]"] = (sh.T["fits"][2 * k : 2 * k + 2], fits)
+        if d and spec.T["fits"][2 * k : 2 * k + 2] != fits:
+            out[f"fits[{d}, {number}]"] = (spec.T["fits"][2 * k : 2 * k + 2], fits)
         if inside:
-            entry_differences(sh, domain, r, overwritten_bits, moving, out)
+            entry_differences(spec, domain, r, overwritten_bits, moving, out)
 
 
 def entry_differences(
-    sh: SpecState, domain: Domain, r: int, overwritten_bits: set[tuple[int, int]], moving: set[tuple[int, int]], out: Places
+    spec: SpecState,
+    domain: Domain,
+    r: int,
+    overwritten_bits: set[tuple[int, int]],
+    moving: set[tuple[int, int]],
+    out: Places,
 ) -> None:
     """One entry: its owner's data, the in-use bits, and Xen's record of the use."""
-    T, d, number = sh.T, domain.domid, sh.size.refs[r]
-    k = d * sh.rules.nrefs + r
-    kind, grantee, frame, readonly, part = entry_of(sh, domain, number)
+    T, d, number = spec.T, domain.domid, spec.size.refs[r]
+    k = d * spec.rules.nrefs + r
+    kind, grantee, frame, readonly, part = entry_of(spec, domain, number)
     here = f"[{d}, {number}]"
-    permit = sh.kind["permit_access"]
+    permit = spec.kind["permit_access"]
     if T["entry.kind"][k] != kind:
         out["entry" + here + ".kind"] = (T["entry.kind"][k], kind)
     elif kind == permit and (T["entry.frame"][k], T["entry.grantee"][k], T["entry.part"][k]) != (frame, grantee, part):
         out["entry" + here] = ((T["entry.grantee"][k], T["entry.frame"][k], T["entry.part"][k]), (grantee, frame, part))
-    elif kind == sh.kind["accept_transfer"] and T["entry.grantee"][k] != grantee:
+    elif kind == spec.kind["accept_transfer"] and T["entry.grantee"][k] != grantee:
         out["entry" + here + ".grantee"] = (T["entry.grantee"][k], grantee)
     reading, writing = T["status.reading"][k], T["status.writing"][k]
     if (kind == permit or reading) and T["entry.readonly"][k] != readonly:
@@ -206,17 +217,17 @@ def entry_differences(
     if reading:
         mfn = -1 if act.frame is None else act.frame.mfn
         rules = (T["active.grantee"][k], T["active.frame"][k], T["active.part"][k])
-        real = (sh.domain(act.domid), sh.frame(mfn), int(act.sub_page))
+        real = (spec.domain(act.domid), spec.frame(mfn), int(act.sub_page))
         if rules != real:
             out["active" + here] = (rules, real)
 
 
-def _frames(rig: Rig, sh: SpecState, out: Places) -> None:
-    T, use, table = sh.T, sh.use, rig.xen.frames.table
+def _frames(rig: Rig, spec: SpecState, out: Places) -> None:
+    T, use, table = spec.T, spec.use, rig.xen.frames.table
     free, unscrubbed, ram, status, transfer = (use[n] for n in ("free", "unscrubbed", "ram", "status_frame", "in_transfer"))
     rule_use, held, owner = T["frame.use"], T["frame.held"], T["frame.owner"]
-    first = sh.first_mfn
-    for f in range(sh.size.heap):
+    first = spec.first_mfn
+    for f in range(spec.size.heap):
         frame = table.get(first + f)
         u = rule_use[f]
         if frame is None:
@@ -234,26 +245,26 @@ def _frames(rig: Rig, sh: SpecState, out: Places) -> None:
             domid = frame.owner.domid if frame.owner is not None else -1
             if owner[f] != domid or held[f] != frame.allocated:
                 out[f"frame[{f}]"] = ((owner[f], bool(held[f])), (domid, frame.allocated))
-        elif u == status and place == "xen" and T["domain.phase"][owner[f]] == sh.phase["dying"]:
+        elif u == status and place == "xen" and T["domain.phase"][owner[f]] == spec.phase["dying"]:
             continue  # its teardown has already freed the status frames
-        elif f not in sh.awaiting_free or held[f]:
+        elif f not in spec.awaiting_free or held[f]:
             out[f"frame[{f}].use"] = ("ram" if u == ram else "status_frame", place)
-    for f in range(sh.size.heap):
+    for f in range(spec.size.heap):
         if rule_use[f] == ram and T["frame.content"][f] == 0:
             data = table[first + f].data
             if data is not None and any(data):
                 out[f"frame[{f}].content"] = ("zeros", "something else")
 
 
-def _records(rig: Rig, sh: SpecState, out: Places) -> None:
-    T = sh.T
+def _records(rig: Rig, spec: SpecState, out: Places) -> None:
+    T = spec.T
     seen = 0
     for d, domain in rig.xen.domains.items():
         for number, record in enumerate(domain.grant_table.maptrack):
             if not record.flags & 3:
                 continue
             seen += 1
-            h = sh.handles.get((d, number))
+            h = spec.handles.get((d, number))
             if h is None:
                 out[f"mapping of d{d} handle {number}"] = ("none", record.flags)
                 continue
@@ -269,8 +280,8 @@ def _records(rig: Rig, sh: SpecState, out: Places) -> None:
                 int(bool(record.flags & 2)),
                 record.flags & 1,
                 d,
-                sh.domain(record.domid),
-                sh.ref(record.ref),
+                spec.domain(record.domid),
+                spec.ref(record.ref),
                 int(not record.flags & 4),
             )
             if rules != real:
@@ -280,71 +291,71 @@ def _records(rig: Rig, sh: SpecState, out: Places) -> None:
         out["number of live mappings"] = (live, seen)
 
 
-def _translations(sh: SpecState, guest: Guest, out: Places) -> None:
+def _translations(spec: SpecState, guest: Guest, out: Places) -> None:
     """Page-table entries, and cached translations, which the rules must have as translations that may be cached."""
-    T = sh.T
+    T = spec.T
     space = guest.domid
     if guest.domain.vcpus[0].cr3 is None:
         return
     for slot in range(SLOTS):
         pte = read_pte(guest.window, slot)
-        t = sh.slots.get((space, slot))
+        t = spec.slots.get((space, slot))
         rules = None if t is None else (T["translation.present"][t], T["translation.frame"][t], T["translation.writable"][t])
-        real = (1, sh.frame((pte & PTE_MFN) >> 12), int(bool(pte & PTE_RW))) if pte & PTE_P else None
+        real = (1, spec.frame((pte & PTE_MFN) >> 12), int(bool(pte & PTE_RW))) if pte & PTE_P else None
         if rules != real:
             out[f"translation of d{space} slot {slot}"] = (rules, real)
-    bound = sum(1 for (s, _), t in sh.slots.items() if s == space)
+    bound = sum(1 for (s, _), t in spec.slots.items() if s == space)
     rules_count = sum(
         1
-        for t in range(sh.size.translations)
+        for t in range(spec.size.translations)
         if T["translation.present"][t] and T["translation.space"][t] == space and T["translation.path"][t] == 0
     )
     if bound != rules_count:
         out[f"number of translations of d{space}"] = (rules_count, bound)
-    tlb_differences(sh, guest, out)
+    tlb_differences(spec, guest, out)
 
 
-def tlb_differences(sh: SpecState, guest: Guest, out: Places) -> None:
+def tlb_differences(spec: SpecState, guest: Guest, out: Places) -> None:
     """Every cached translation exists in the rules."""
-    T, space = sh.T, guest.domid
+    T, space = spec.T, guest.domid
     for vcpu in guest.domain.vcpus:
         for vpn, (frame, writable, _) in vcpu.tlb.entries.items():
             if not 0 <= vpn - guest.first_vpn < SLOTS:
                 continue
-            f = sh.frame(frame.mfn)
+            f = spec.frame(frame.mfn)
             if not any(
                 T["translation.frame"][t] == f
                 and T["translation.space"][t] == space
                 and (T["translation.writable"][t] or not writable)
                 and T["translation.path"][t] == 0
                 and (T["translation.cached"][t] or T["translation.present"][t])
-                for t in range(sh.size.translations)
+                for t in range(spec.size.translations)
             ):
                 out[f"TLB of d{space}, slot {vpn - guest.first_vpn}"] = ("flushed", f"frame {f}")
 
 
-def _counts(rig: Rig, sh: SpecState, out: Places) -> None:
+def _counts(rig: Rig, spec: SpecState, out: Places) -> None:
     """Reference, type and pin counts follow from the rules' translations and records."""
-    T = sh.T
+    T = spec.T
     refs: dict[int, int] = {}
     types: dict[int, int] = {}
-    for t in range(sh.size.translations):
+    for t in range(spec.size.translations):
         if T["translation.present"][t]:
             f = T["translation.frame"][t]
             refs[f] = refs.get(f, 0) + 1
             if T["translation.writable"][t]:
                 types[f] = types.get(f, 0) + 1
     fixed = {mfn for guest in rig.guests.values() for mfn in guest.fixed}
-    for f in range(sh.size.heap):
-        mfn = sh.first_mfn + f
-        if T["frame.use"][f] != sh.use["ram"] or mfn in fixed or f in sh.awaiting_free:
+    for f in range(spec.size.heap):
+        mfn = spec.first_mfn + f
+        if T["frame.use"][f] != spec.use["ram"] or mfn in fixed or f in spec.awaiting_free:
             continue
         frame = rig.xen.frames.table[mfn]
         want = (T["frame.held"][f] + refs.get(f, 0), types.get(f, 0))
         if (frame.count, frame.tcount) != want:
             out[f"references and types of frame[{f}]"] = (want, (frame.count, frame.tcount))
     pins: dict[tuple[int, int], int] = {}
-    for h in range(sh.size.handles):
+    for h in range(spec.size.handles):
         key = (T["mapping.granter"][h], T["mapping.ref"][h])
         if T["mapping.granter_life"][h] == T["domain.life"][key[0]]:
             if T["mapping.host"][h]:
@@ -354,7 +365,7 @@ def _counts(rig: Rig, sh: SpecState, out: Places) -> None:
     for d, domain in rig.xen.domains.items():
         if d >= 4:
             continue
-        for r, number in enumerate(sh.size.refs):
+        for r, number in enumerate(spec.size.refs):
             if number < domain.grant_table.nr_entries:
                 pin = domain.grant_table.active[number].pin
                 if pin != pins.get((d, r), 0):

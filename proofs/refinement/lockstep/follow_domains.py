@@ -21,10 +21,10 @@ from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import NOBODY, TOOLS
 
 
-def follow_version(b: Lockstep, f: CallInFlight, version: int) -> Follower:
+def follow_version(lockstep: Lockstep, f: CallInFlight, version: int) -> Follower:
     """set_version, in one step."""
-    guest, me, _ = caller_of(b, f)
-    sh = b.spec_state
+    guest, me, _ = caller_of(lockstep, f)
+    spec = lockstep.spec_state
     yield
     table = guest.domain.grant_table
     want = {0: "okay", -abi.EBUSY: "EBUSY", -abi.ENOMEM: "ENOMEM", -abi.EAGAIN: "EAGAIN", -abi.ERANGE: "ERANGE"}.get(
@@ -35,85 +35,87 @@ def follow_version(b: Lockstep, f: CallInFlight, version: int) -> Follower:
             raise Mismatch(f"set_version({version}) gave {f.rc}")
         return
     if want == "ENOMEM":
-        if b.rig.xen.frames.free_count:
+        if lockstep.rig.xen.frames.free_count:
             raise Mismatch("set_version_2: ENOMEM although the heap has a frame")
-        sh.count("set_version_2", "ENOMEM")
+        spec.count("set_version_2", "ENOMEM")
         return
     if version == 2:
         args = {"caller": me}
-        if f.rc == 0 and sh.T["version"][me] == 0:
-            element = sh.frame(table.status[0].mfn)
-            b.make_free(element)
-            args |= {"f": element, "e": sh.free_epoch()}
-        code = sh.step("set_version_2", args, ANY)
+        if f.rc == 0 and spec.T["version"][me] == 0:
+            element = spec.frame(table.status[0].mfn)
+            lockstep.make_free(element)
+            args |= {"f": element, "e": spec.free_epoch()}
+        code = spec.step("set_version_2", args, ANY)
     else:
         if f.rc == 0:
-            b.flushed(me)
-        code = sh.step("set_version_1", {"caller": me}, ANY)
-    b.expect(f, "set_version", code, want)
-    for r in range(sh.rules.nrefs):
-        b.settle_forged((me, r))
+            lockstep.flushed(me)
+        code = spec.step("set_version_1", {"caller": me}, ANY)
+    lockstep.expect(f, "set_version", code, want)
+    for r in range(spec.rules.nrefs):
+        lockstep.settle_forged((me, r))
 
 
-def follow_setup(b: Lockstep, f: CallInFlight, nr_frames: int) -> Follower:
+def follow_setup(lockstep: Lockstep, f: CallInFlight, nr_frames: int) -> Follower:
     """setup_table: each reference that the table has now."""
-    guest, me, _ = caller_of(b, f)
-    sh = b.spec_state
+    guest, me, _ = caller_of(lockstep, f)
+    spec = lockstep.spec_state
     yield
-    status = b.status(f, 8)
+    status = lockstep.status(f, 8)
     if status != OKAY:
-        b.expect(f, "setup_table", sh.step("setup_table", {"caller": me, "ref": 0, "enough": 0}, ANY, GENERAL), status)
+        lockstep.expect(
+            f, "setup_table", spec.step("setup_table", {"caller": me, "ref": 0, "enough": 0}, ANY, GENERAL), status
+        )
         return
     domain = guest.domain
-    for r, number in enumerate(sh.size.refs):
+    for r, number in enumerate(spec.size.refs):
         if number < len(domain.grant_table.shared) * abi.ENTRIES_V1:
-            sh.step("setup_table", {"caller": me, "ref": r, "enough": b.enough(domain, number)})
+            spec.step("setup_table", {"caller": me, "ref": r, "enough": lockstep.enough(domain, number)})
 
 
-def follow_populate(b: Lockstep, f: CallInFlight, count: int) -> Follower:
+def follow_populate(lockstep: Lockstep, f: CallInFlight, count: int) -> Follower:
     """populate_physmap, extent by extent; it returns the number of extents done."""
-    guest, me, _ = caller_of(b, f)
-    sh = b.spec_state
+    guest, me, _ = caller_of(lockstep, f)
+    spec = lockstep.spec_state
     for i in range(count):
         event = yield
         if event == END and f.rc <= i:
-            sh.step("populate_physmap", {"caller": me}, "ENOMEM", "ENOMEM")
-            if b.can_populate(guest):
+            spec.step("populate_physmap", {"caller": me}, "ENOMEM", "ENOMEM")
+            if lockstep.can_populate(guest):
                 raise Mismatch("populate_physmap stopped although the heap and the limit have room")
             return
-        mfn = abi.U64.unpack(b.bytes(f, 64 + i * 8, 8))[0]
-        b.make_free(sh.frame(mfn))
-        sh.step("populate_physmap", {"caller": me, "f_f": sh.frame(mfn), "f_e": sh.free_epoch()})
-        if sh.frame(mfn) == sh.size.nowhere:
+        mfn = abi.U64.unpack(lockstep.bytes(f, 64 + i * 8, 8))[0]
+        lockstep.make_free(spec.frame(mfn))
+        spec.step("populate_physmap", {"caller": me, "f_f": spec.frame(mfn), "f_e": spec.free_epoch()})
+        if spec.frame(mfn) == spec.size.nowhere:
             raise Mismatch(f"populate_physmap gave frame {mfn:#x} out")
-        b.touched_frames.add(sh.frame(mfn))
+        lockstep.touched_frames.add(spec.frame(mfn))
 
 
-def follow_decrease(b: Lockstep, f: CallInFlight, mfns: list[int]) -> Follower:
+def follow_decrease(lockstep: Lockstep, f: CallInFlight, mfns: list[int]) -> Follower:
     """decrease_reservation, extent by extent."""
-    _, me, _ = caller_of(b, f)
-    sh = b.spec_state
+    _, me, _ = caller_of(lockstep, f)
+    spec = lockstep.spec_state
     for i, mfn in enumerate(mfns):
         event = yield
         done = event != END or f.rc > i
-        code = sh.step("decrease_reservation", {"caller": me, "f": sh.frame(mfn)}, ANY)
+        code = spec.step("decrease_reservation", {"caller": me, "f": spec.frame(mfn)}, ANY)
         if (code == OKAY) != done:
             raise Mismatch(f"decrease_reservation: the rules say {code}, the implementation stopped at {f.rc}")
         if not done:
             return
-        b.touch_frame(sh.frame(mfn))
+        lockstep.touch_frame(spec.frame(mfn))
 
 
 ERRNO = {-abi.EPERM: "EPERM", -abi.ESRCH: "ESRCH", -abi.EBUSY: "EBUSY", -abi.EINVAL: "EINVAL", -abi.ENOSPC: "ENOSPC"}
 
 
-def follow_mmu(b: Lockstep, f: CallInFlight, slot: int, pte: int, foreign: int, flushed: bool) -> Follower:
+def follow_mmu(lockstep: Lockstep, f: CallInFlight, slot: int, pte: int, foreign: int, flushed: bool) -> Follower:
     """mmu_update or update_va_mapping of one window entry."""
-    guest, me, call = caller_of(b, f)
-    sh = b.spec_state
+    guest, me, call = caller_of(lockstep, f)
+    spec = lockstep.spec_state
     mfn = (pte & PTE_MFN) >> 12
-    status = b.rig.is_status(mfn)
-    obtainable = b.rig.obtainable(guest.domain, mfn)
+    status = lockstep.rig.is_status(mfn)
+    obtainable = lockstep.rig.obtainable(guest.domain, mfn)
     old = read_pte(guest.window, slot)
     event = yield
     own = foreign == abi.DOMID_SELF
@@ -132,29 +134,29 @@ def follow_mmu(b: Lockstep, f: CallInFlight, slot: int, pte: int, foreign: int, 
     good = f.rc == 0 if assumed is None else assumed == 0
     if not pte & PTE_P:
         if good:
-            replace_slot(b, me, slot, None)
+            replace_slot(lockstep, me, slot, None)
     elif status and own:
-        code = sh.step("map_status_frame", {"caller": me, "space": me, "f": sh.frame(mfn), "this": call}, ANY)
+        code = spec.step("map_status_frame", {"caller": me, "space": me, "f": spec.frame(mfn), "this": call}, ANY)
         if (code == OKAY) != good:
             raise Mismatch(f"map_status_frame: the rules say {code}, the implementation {f.rc}")
         if good:
-            t = sh.free_translation()
-            sh.step("map_status_frame.insert", {"t": t, "this": call})
-            replace_slot(b, me, slot, t)
+            t = spec.free_translation()
+            spec.step("map_status_frame.insert", {"t": t, "this": call})
+            replace_slot(lockstep, me, slot, t)
     else:
-        d = me if own else NOBODY if foreign == me else sh.domain(foreign)
-        t = sh.free_translation()
-        fail = "EBUSY" if not good and pte & PTE_RW and b.is_table(mfn) else None
-        code = sh.step(
+        d = me if own else NOBODY if foreign == me else spec.domain(foreign)
+        t = spec.free_translation()
+        fail = "EBUSY" if not good and pte & PTE_RW and lockstep.is_table(mfn) else None
+        code = spec.step(
             "mmu_update_map",
             {
                 "caller": me,
                 "space": me,
                 "d": d,
-                "f": sh.frame(mfn),
+                "f": spec.frame(mfn),
                 "writable": int(bool(pte & PTE_RW)),
                 "t": t,
-                "nil": sh.size.handles - 1,
+                "nil": spec.size.handles - 1,
             },
             ANY,
             fail,
@@ -162,12 +164,12 @@ def follow_mmu(b: Lockstep, f: CallInFlight, slot: int, pte: int, foreign: int, 
         if (code == OKAY) != good:
             raise Mismatch(f"mmu_update_map: the rules say {code}, the implementation {'did it' if good else f.rc}")
         if good:
-            replace_slot(b, me, slot, t)
+            replace_slot(lockstep, me, slot, t)
         elif assumed is None:
-            b.expect(f, "mmu_update_map", code, ERRNO.get(f.rc, str(f.rc)))
+            lockstep.expect(f, "mmu_update_map", code, ERRNO.get(f.rc, str(f.rc)))
         else:
             yield
-            b.expect(f, "mmu_update_map", code, ERRNO.get(f.rc, str(f.rc)))
+            lockstep.expect(f, "mmu_update_map", code, ERRNO.get(f.rc, str(f.rc)))
             return
     if assumed is not None:
         yield
@@ -175,74 +177,79 @@ def follow_mmu(b: Lockstep, f: CallInFlight, slot: int, pte: int, foreign: int, 
             raise Mismatch(f"mmu_update answered {f.rc} of an update that it {'made' if good else 'did not make'}")
 
 
-def follow_flush(b: Lockstep, f: CallInFlight) -> Follower:
+def follow_flush(lockstep: Lockstep, f: CallInFlight) -> Follower:
     """A TLB flush that the guest requests; the rules' flush is taken when no TLB has stale translations."""
     event = yield
     while event != END:
         event = yield
-    b.dirty.add(f.domid)
+    lockstep.dirty.add(f.domid)
 
 
-def follow_event(b: Lockstep, f: CallInFlight, label: str, args: dict[str, int], port_at: int | None = None) -> Follower:
+def follow_event(
+    lockstep: Lockstep, f: CallInFlight, label: str, args: dict[str, int], port_at: int | None = None
+) -> Follower:
     """An event channel operation, in one step; `port_at` is the offset of a new port's number."""
-    sh = b.spec_state
+    spec = lockstep.spec_state
     yield
     want = OKAY if f.rc == 0 else ERRNO.get(f.rc, str(f.rc))
     if want == OKAY and port_at is not None:
-        args = args | {"q_q": sh.port(b.word(f, port_at))}
-    sh.step(label, args, want)
+        args = args | {"q_q": spec.port(lockstep.word(f, port_at))}
+    spec.step(label, args, want)
 
 
-def follow_clear_elsewhere(b: Lockstep, f: CallInFlight) -> Follower:
+def follow_clear_elsewhere(lockstep: Lockstep, f: CallInFlight) -> Follower:
     """mmu_update that clears an entry of another domain's page table: refused."""
     while (yield) != END:
         pass
     want = OKAY if f.rc == 0 else ERRNO.get(f.rc, str(f.rc))
-    b.spec_state.step("mmu_update_clear", {"caller": f.domid, "space": f.domid, "t": b.spec_state.free_translation()}, want)
+    lockstep.spec_state.step(
+        "mmu_update_clear", {"caller": f.domid, "space": f.domid, "t": lockstep.spec_state.free_translation()}, want
+    )
 
 
-def follow_destroy(b: Lockstep, f: CallInFlight, domid: int) -> Follower:
+def follow_destroy(lockstep: Lockstep, f: CallInFlight, domid: int) -> Follower:
     """domctl destroydomain, phase by phase."""
-    sh = b.spec_state
+    spec = lockstep.spec_state
     event = yield
-    sh.step("privcmd_destroydomain", {"p": TOOLS, "x": b.privcmd, "d": domid}, OKAY if event != END else ANY)
+    spec.step("privcmd_destroydomain", {"p": TOOLS, "x": lockstep.privcmd, "d": domid}, OKAY if event != END else ANY)
     if event == END:
         return
-    domain = b.rig.xen.domains[domid]
+    domain = lockstep.rig.xen.domains[domid]
     relinquished = False
     while event != END:
         event = yield
         track = domain.grant_table.maptrack
-        for key in [k for k in sorted(sh.handles, reverse=True) if k[0] == domid]:
+        for key in [k for k in sorted(spec.handles, reverse=True) if k[0] == domid]:
             if not relinquished and not track[key[1]].flags & 3:
-                h = sh.handles.pop(key)
-                b.owned_handles.discard(key)
-                granter = (sh.T["mapping.granter"][h], sh.T["mapping.ref"][h])
-                sh.step("release_mapping", {"h": h})
-                b.touched.add(granter)
+                h = spec.handles.pop(key)
+                lockstep.owned_handles.discard(key)
+                granter = (spec.T["mapping.granter"][h], spec.T["mapping.ref"][h])
+                spec.step("release_mapping", {"h": h})
+                lockstep.touched.add(granter)
         if event == "destroy.events":
-            sh.step("evtchn_destroy", {"d": domid})
+            spec.step("evtchn_destroy", {"d": domid})
         if event in ("destroy.roots", "destroy.unpinned") and not relinquished:
-            b.page_tables_freed.add(domid)
+            lockstep.page_tables_freed.add(domid)
             f.must_finish_first = True  # the rules release page tables and memory in one step
         if event == "destroy.memory" or (event == END and not relinquished):
             relinquished = True
             f.must_finish_first = False
-            b.page_tables_freed.discard(domid)
+            lockstep.page_tables_freed.discard(domid)
             frames = [
                 i
-                for i in range(sh.size.heap)
-                if sh.T["frame.owner"][i] == domid and sh.T["frame.use"][i] in (sh.use["ram"], sh.use["status_frame"])
+                for i in range(spec.size.heap)
+                if spec.T["frame.owner"][i] == domid
+                and spec.T["frame.use"][i] in (spec.use["ram"], spec.use["status_frame"])
             ]
             mapped = {
-                sh.T["translation.frame"][t]
-                for t in range(sh.size.translations)
-                if (sh.T["translation.present"][t] or sh.T["translation.cached"][t])
-                and sh.T["translation.space"][t] == domid
+                spec.T["translation.frame"][t]
+                for t in range(spec.size.translations)
+                if (spec.T["translation.present"][t] or spec.T["translation.cached"][t])
+                and spec.T["translation.space"][t] == domid
             }
-            sh.step("relinquish_resources", {"d": domid})
-            for key in [k for k in sh.slots if k[0] == domid]:
-                del sh.slots[key]
+            spec.step("relinquish_resources", {"d": domid})
+            for key in [k for k in spec.slots if k[0] == domid]:
+                del spec.slots[key]
             for i in (*frames, *mapped):
-                b.touch_frame(i)
-            b.dying.add(domid)
+                lockstep.touch_frame(i)
+            lockstep.dying.add(domid)

@@ -34,44 +34,44 @@ from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
 from bulkhead.proofs.refinement.lockstep.testbed import Guest
 
 
-def caller_of(b: Lockstep, f: CallInFlight) -> tuple[Guest, int, int]:
+def caller_of(lockstep: Lockstep, f: CallInFlight) -> tuple[Guest, int, int]:
     assert f.guest is not None
     return f.guest, f.domid, f.calls[0]
 
 
-def follow_map(b: Lockstep, f: CallInFlight, elements: list[MapElement]) -> Follower:
+def follow_map(lockstep: Lockstep, f: CallInFlight, elements: list[MapElement]) -> Follower:
     """map_grant_ref, element by element."""
-    guest, me, call = caller_of(b, f)
-    sh = b.spec_state
+    guest, me, call = caller_of(lockstep, f)
+    spec = lockstep.spec_state
     for i, e in enumerate(elements):
         event = yield
-        key = (sh.domain(e.dom), sh.ref(e.ref))
-        before = b.changes(key)
+        key = (spec.domain(e.dom), spec.ref(e.ref))
+        before = lockstep.changes(key)
         while event in HELD:
             f.moving.add(key)
             event = yield
         args = {
             "caller": me,
             "space": me,
-            "dom": sh.domain(e.dom),
-            "ref": sh.ref(e.ref),
+            "dom": spec.domain(e.dom),
+            "ref": spec.ref(e.ref),
             "writable": int(not e.flags & 4),
             "host": int(bool(e.flags & 2)),
             "device": e.flags & 1,
-            "got_h": sh.free_handle(),
+            "got_h": spec.free_handle(),
             "this": call,
         }
         if event != "map.pinned":
             f.moving.discard(key)
-            status = b.status(f, i * 32 + 18)
-            _refused_map(b, f, e, status, args, b.changes(key) - before)
+            status = lockstep.status(f, i * 32 + 18)
+            _refused_map(lockstep, f, e, status, args, lockstep.changes(key) - before)
             continue
         # For a grant in use, the implementation takes the page reference only in its second step, the rules in the first.
-        f.must_finish_first = bool(sh.at("status.reading", *key))
-        code = sh.try_step("map_grant_ref", args)
+        f.must_finish_first = bool(spec.at("status.reading", *key))
+        code = spec.try_step("map_grant_ref", args)
         late = False
         f.moving.discard(key)
-        if code == GENERAL and sh.at("status.reading", *key):
+        if code == GENERAL and spec.at("status.reading", *key):
             f.moving.add(key)
             late = True  # the pinned frame no longer exists: the implementation notices in its second step
         elif code != OKAY:
@@ -81,39 +81,39 @@ def follow_map(b: Lockstep, f: CallInFlight, elements: list[MapElement]) -> Foll
             raise Mismatch(f"a map in its second step is at {event}")
         f.moving.discard(key)
         f.must_finish_first = False
-        status = b.status(f, i * 32 + 18)
+        status = lockstep.status(f, i * 32 + 18)
         if late:
-            b.expect(f, "map_grant_ref", GENERAL, status)
+            lockstep.expect(f, "map_grant_ref", GENERAL, status)
         elif status == OKAY:
-            _insert(b, f, e, me, call, guest, args["got_h"], b.word(f, i * 32 + 20))
+            _insert(lockstep, f, e, me, call, guest, args["got_h"], lockstep.word(f, i * 32 + 20))
         else:
-            b.expect(
+            lockstep.expect(
                 f,
                 "map_grant_ref.insert",
-                sh.step("map_grant_ref.insert", {"this": call, "got_t": 0, "got_u": 0}, GENERAL, GENERAL),
+                spec.step("map_grant_ref.insert", {"this": call, "got_t": 0, "got_u": 0}, GENERAL, GENERAL),
                 status,
             )
 
 
-def _refused_map(b: Lockstep, f: CallInFlight, e: MapElement, status: str, args: dict[str, int], lost: int) -> None:
+def _refused_map(lockstep: Lockstep, f: CallInFlight, e: MapElement, status: str, args: dict[str, int], lost: int) -> None:
     if status == "GNTST_no_space":
-        b.spec_state.count("map_grant_ref", "GNTST_no_space")
-        if b.has_handles(f):
+        lockstep.spec_state.count("map_grant_ref", "GNTST_no_space")
+        if lockstep.has_handles(f):
             raise Mismatch("map_grant_ref: no_space although there are handles")
         return
     fail = None
     if status == GENERAL:
-        domain = b.rig.xen.domains.get(e.dom)
+        domain = lockstep.rig.xen.domains.get(e.dom)
         if domain is not None and e.ref < domain.grant_table.nr_entries:
             classes = pin_classes(e.flags)
             if domain.grant_table.active[e.ref].pin & (classes << 7) or lost >= MOST_RACES:
                 fail = GENERAL
-    code = b.spec_state.try_step("map_grant_ref", args, fail)
+    code = lockstep.spec_state.try_step("map_grant_ref", args, fail)
     if code == OKAY or code is None:
         raise Mismatch(
             f"map_grant_ref: the rules say {code}, the implementation {status}", {"map_grant_ref: status": (code, status)}
         )
-    b.expect(f, "map_grant_ref", code, status)
+    lockstep.expect(f, "map_grant_ref", code, status)
 
 
 def pin_classes(flags: int) -> int:
@@ -126,153 +126,164 @@ def pin_classes(flags: int) -> int:
     return out
 
 
-def _insert(b: Lockstep, f: CallInFlight, e: MapElement, me: int, call: int, guest: Guest, h: int, number: int) -> None:
-    sh = b.spec_state
-    t = sh.free_translation()
-    sh.step("map_grant_ref.insert", {"this": call, "got_t": t, "got_u": sh.free_translation(t)})
-    if (me, number) in sh.handles:
+def _insert(
+    lockstep: Lockstep, f: CallInFlight, e: MapElement, me: int, call: int, guest: Guest, h: int, number: int
+) -> None:
+    spec = lockstep.spec_state
+    t = spec.free_translation()
+    spec.step("map_grant_ref.insert", {"this": call, "got_t": t, "got_u": spec.free_translation(t)})
+    if (me, number) in spec.handles:
         raise Mismatch(f"handle {number} of d{me} was given out although it stands for a mapping")
-    sh.handles[me, number] = h
-    b.owned_handles.add((me, number))
+    spec.handles[me, number] = h
+    lockstep.owned_handles.add((me, number))
     if e.flags & 2:
-        replace_slot(b, me, e.slot, t)
+        replace_slot(lockstep, me, e.slot, t)
 
 
-def replace_slot(b: Lockstep, me: int, slot: int, t: int | None) -> None:
+def replace_slot(lockstep: Lockstep, me: int, slot: int, t: int | None) -> None:
     """A page-table entry now holds translation t (or nothing); the old one is cleared, and may stay cached."""
-    sh = b.spec_state
-    old = sh.slots.pop((me, slot), None)
+    spec = lockstep.spec_state
+    old = spec.slots.pop((me, slot), None)
     if t is not None:
-        sh.slots[me, slot] = t
+        spec.slots[me, slot] = t
     if old is not None:
-        frame = sh.T["translation.frame"][old]
-        sh.step("mmu_update_clear", {"caller": me, "space": me, "t": old})
-        b.dirty.add(me)
-        b.touch_frame(frame)
+        frame = spec.T["translation.frame"][old]
+        spec.step("mmu_update_clear", {"caller": me, "space": me, "t": old})
+        lockstep.dirty.add(me)
+        lockstep.touch_frame(frame)
 
 
-def follow_unmap(b: Lockstep, f: CallInFlight, elements: list[UnmapElement]) -> Follower:
+def follow_unmap(lockstep: Lockstep, f: CallInFlight, elements: list[UnmapElement]) -> Follower:
     """unmap_grant_ref of up to 32 elements: all first phases, one flush, all second phases."""
-    guest, me, _ = caller_of(b, f)
-    sh = b.spec_state
+    guest, me, _ = caller_of(lockstep, f)
+    spec = lockstep.spec_state
     event = yield
     pending: list[int] = []
     if event == END:
         return  # no element could be read
     for i, e in enumerate(elements):
         call = f.calls[i]
-        status = b.status(f, i * 24 + 20)
-        h = sh.handle(me, e.handle)
+        status = lockstep.status(f, i * 24 + 20)
+        h = spec.handle(me, e.handle)
         host, device = int(bool(e.addr)), int(bool(e.bus))
-        at_slot = sh.slots.get((me, e.slot))
-        t = sh.free_translation() if at_slot is None else at_slot
-        fail = status if status in (GENERAL, "GNTST_bad_dev_addr") and b.names_another(me, e, h, status) else None
+        at_slot = spec.slots.get((me, e.slot))
+        t = spec.free_translation() if at_slot is None else at_slot
+        fail = status if status in (GENERAL, "GNTST_bad_dev_addr") and lockstep.names_another(me, e, h, status) else None
         gone = guest.domain.crashed and status == GENERAL
-        key = (sh.T["mapping.granter"][h], sh.T["mapping.ref"][h])
-        had_host = sh.T["mapping.host"][h]
-        if device and status == OKAY and sh.T["mapping.device"][h] and b.names_another(me, e, h, "GNTST_bad_dev_addr"):
+        key = (spec.T["mapping.granter"][h], spec.T["mapping.ref"][h])
+        had_host = spec.T["mapping.host"][h]
+        if (
+            device
+            and status == OKAY
+            and spec.T["mapping.device"][h]
+            and lockstep.names_another(me, e, h, "GNTST_bad_dev_addr")
+        ):
             raise Mismatch("unmap_grant_ref: a bus address that is not the frame's was accepted")
-        code = sh.try_step(
+        code = spec.try_step(
             "unmap_grant_ref",
             {"caller": me, "space": me, "h": h, "t": t, "host": host, "device": device, "this": call},
             fail,
         )
         if gone and code in ("GNTST_bad_handle", GENERAL):
             continue  # for a handle without a granter the rules return an error; Xen also crashes the caller
-        b.expect(f, "unmap_grant_ref", code, status)
+        lockstep.expect(f, "unmap_grant_ref", code, status)
         if code != OKAY:
             continue
         pending.append(call)
-        b.touched.add(key)
+        lockstep.touched.add(key)
         if host and had_host:
-            del sh.slots[me, e.slot]
-        if not (sh.T["mapping.host"][h] or sh.T["mapping.device"][h]):
-            sh.handles.pop((me, e.handle), None)
-            b.owned_handles.discard((me, e.handle))
+            del spec.slots[me, e.slot]
+        if not (spec.T["mapping.host"][h] or spec.T["mapping.device"][h]):
+            spec.handles.pop((me, e.handle), None)
+            lockstep.owned_handles.discard((me, e.handle))
     yield
     for call in pending:
-        sh.step("unmap_grant_ref.flush", {"this": call})
+        spec.step("unmap_grant_ref.flush", {"this": call})
     for call in pending:
-        frame = sh.at("hold.frame", call, 1)
-        sh.step("unmap_grant_ref.complete", {"this": call})
-        b.touch_frame(frame)
+        frame = spec.at("hold.frame", call, 1)
+        spec.step("unmap_grant_ref.complete", {"this": call})
+        lockstep.touch_frame(frame)
 
 
 def follow_copy(
-    b: Lockstep, f: CallInFlight, elements: list[CopyElement], rule: str = "copy", begin: dict[str, int] | None = None
+    lockstep: Lockstep, f: CallInFlight, elements: list[CopyElement], rule: str = "copy", begin: dict[str, int] | None = None
 ) -> Follower:
     """copy: each element is a separate batch, as the implementation has no state between two of them.
 
     `rule` is the operation that performs the copy, `begin` the arguments of its first step.
     """
     me, call = f.domid, f.calls[0]
-    sh = b.spec_state
+    spec = lockstep.spec_state
     this = {"this": call}
     begin = begin or {"caller": me, "space": me}
     for i, e in enumerate(elements):
         stage = 0
-        source = b.entry_key(e.src_dom, e.src, me) if e.src_ref else None
-        dest = b.entry_key(e.dst_dom, e.dst, me) if e.dst_ref else None
+        source = lockstep.entry_key(e.src_dom, e.src, me) if e.src_ref else None
+        dest = lockstep.entry_key(e.dst_dom, e.dst, me) if e.dst_ref else None
         f.watch = source
         event = yield
         before = f.watched
-        begun = [b.changes(source), b.changes(dest)]
+        begun = [lockstep.changes(source), lockstep.changes(dest)]
         f.moving.update(k for k in (source, dest) if k is not None)
-        sh.step(rule, {**begin, **this})
-        code = sh.step(
+        spec.step(rule, {**begin, **this})
+        code = spec.step(
             f"{rule}.element",
             {
                 "src_by_ref": int(e.src_ref),
                 "src_own": int(e.src_dom == abi.DOMID_SELF),
-                "src_dom": sh.domain(e.src_dom),
-                "src_ref": sh.ref(e.src) if e.src_ref else 0,
-                "src_frame": 0 if e.src_ref else sh.frame(e.src),
+                "src_dom": spec.domain(e.src_dom),
+                "src_ref": spec.ref(e.src) if e.src_ref else 0,
+                "src_frame": 0 if e.src_ref else spec.frame(e.src),
                 "dst_by_ref": int(e.dst_ref),
                 "dst_own": int(e.dst_dom == abi.DOMID_SELF),
-                "dst_dom": sh.domain(e.dst_dom),
-                "dst_ref": sh.ref(e.dst) if e.dst_ref else 0,
-                "dst_frame": 0 if e.dst_ref else sh.frame(e.dst),
+                "dst_dom": spec.domain(e.dst_dom),
+                "dst_ref": spec.ref(e.dst) if e.dst_ref else 0,
+                "dst_frame": 0 if e.dst_ref else spec.frame(e.dst),
                 **this,
             },
             ANY,
         )
         while event in HELD:
-            if code == OKAY and stage == 0 and (source is None or b.pin(source) != before):
-                code = sh.step(f"{rule}.claim_source", this)
-                stage, begun[1] = 1, b.changes(dest)
+            if code == OKAY and stage == 0 and (source is None or lockstep.pin(source) != before):
+                code = spec.step(f"{rule}.claim_source", this)
+                stage, begun[1] = 1, lockstep.changes(dest)
             event = yield
-        status = OKAY if event == "copy.claimed" else b.status(f, i * 40 + 36)
-        fail = GENERAL if status == GENERAL and b.copy_may_fail(e, stage, b.changes(dest) - begun[1], me) else None
+        status = OKAY if event == "copy.claimed" else lockstep.status(f, i * 40 + 36)
+        fail = (
+            GENERAL
+            if status == GENERAL and lockstep.copy_may_fail(e, stage, lockstep.changes(dest) - begun[1], me)
+            else None
+        )
         if code == OKAY and stage == 0:
-            source_fails = status == GENERAL and b.source_may_fail(e, b.changes(source) - begun[0], me)
-            code = sh.step(f"{rule}.claim_source", this, ANY, GENERAL if source_fails else None)
+            source_fails = status == GENERAL and lockstep.source_may_fail(e, lockstep.changes(source) - begun[0], me)
+            code = spec.step(f"{rule}.claim_source", this, ANY, GENERAL if source_fails else None)
             stage = 1
         if code == OKAY and stage == 1:
-            code = sh.step(f"{rule}.claim_dest", this, ANY, fail)
+            code = spec.step(f"{rule}.claim_dest", this, ANY, fail)
             stage = 2
         f.moving.clear()
-        b.was_transitive.clear()
+        lockstep.was_transitive.clear()
         if event == "copy.claimed":
-            b.expect(f, rule, code, OKAY)
-            parts = (b.part(source), b.part(dest))
-            pages = [sh.mfn(sh.at("hold.frame", call, n)) for n in range(2)]
+            lockstep.expect(f, rule, code, OKAY)
+            parts = (lockstep.part(source), lockstep.part(dest))
+            pages = [spec.mfn(spec.at("hold.frame", call, n)) for n in range(2)]
             status_at = None if f.guest is None else (f.guest.layout.pages[0].mfn, f.vcpu * 2048 + i * 40 + 36)
-            watched, f.moves = watch(b.rig.xen.frames, pages[0], pages[1], e, status_at)
+            watched, f.moves = watch(lockstep.rig.xen.frames, pages[0], pages[1], e, status_at)
             event = yield
             f.moves = None
-            status = b.status(f, i * 40 + 36)
-            frames = (sh.at("hold.frame", call, 0), sh.at("hold.frame", call, 1))
+            status = lockstep.status(f, i * 40 + 36)
+            frames = (spec.at("hold.frame", call, 0), spec.at("hold.frame", call, 1))
             want = _bounds(e, parts)
-            code = sh.step(f"{rule}.move", this, ANY, want if want != OKAY else None)
-            b.expect(f, f"{rule}.move", code, status)
+            code = spec.step(f"{rule}.move", this, ANY, want if want != OKAY else None)
+            lockstep.expect(f, f"{rule}.move", code, status)
             watched.compare(status == OKAY)
-            sh.step(f"{rule}.done", this)
+            spec.step(f"{rule}.done", this)
             for frame in frames:
-                b.touch_frame(frame)
+                lockstep.touch_frame(frame)
         else:
-            b.expect(f, rule, code, status)
-            sh.step(f"{rule}.done", this)
-        b.touched.update(k for k in (source, dest) if k is not None)
+            lockstep.expect(f, rule, code, status)
+            spec.step(f"{rule}.done", this)
+        lockstep.touched.update(k for k in (source, dest) if k is not None)
 
 
 def _bounds(e: CopyElement, parts: tuple[tuple[int, int], tuple[int, int]]) -> str:
@@ -284,47 +295,50 @@ def _bounds(e: CopyElement, parts: tuple[tuple[int, int], tuple[int, int]]) -> s
     return OKAY if inside else GENERAL
 
 
-def follow_swap(b: Lockstep, f: CallInFlight, refs: tuple[int, int]) -> Follower:
+def follow_swap(lockstep: Lockstep, f: CallInFlight, refs: tuple[int, int]) -> Follower:
     """swap_grant_ref of two own entries."""
-    _, me, _ = caller_of(b, f)
-    sh = b.spec_state
+    _, me, _ = caller_of(lockstep, f)
+    spec = lockstep.spec_state
     yield
-    keys = [(me, sh.ref(ref)) for ref in refs]
-    b.expect(
-        f, "swap_grant_ref", sh.step("swap_grant_ref", {"caller": me, "a": keys[0][1], "b": keys[1][1]}, ANY), b.status(f, 8)
+    keys = [(me, spec.ref(ref)) for ref in refs]
+    lockstep.expect(
+        f,
+        "swap_grant_ref",
+        spec.step("swap_grant_ref", {"caller": me, "a": keys[0][1], "b": keys[1][1]}, ANY),
+        lockstep.status(f, 8),
     )
     for key in keys:
-        b.settle_forged(key)
+        lockstep.settle_forged(key)
 
 
-def follow_transfer(b: Lockstep, f: CallInFlight, mfn: int, dom: int, ref: int) -> Follower:
+def follow_transfer(lockstep: Lockstep, f: CallInFlight, mfn: int, dom: int, ref: int) -> Follower:
     """transfer of one page."""
-    _, me, call = caller_of(b, f)
-    sh = b.spec_state
+    _, me, call = caller_of(lockstep, f)
+    spec = lockstep.spec_state
     event = yield
-    element = sh.frame(mfn)
-    args = {"caller": me, "space": me, "f": element, "dom": sh.domain(dom), "ref": sh.ref(ref), "this": call}
+    element = spec.frame(mfn)
+    args = {"caller": me, "space": me, "f": element, "dom": spec.domain(dom), "ref": spec.ref(ref), "this": call}
     if event == END:
-        b.expect(f, "transfer", sh.step("transfer", args, ANY), b.status(f, 16))
+        lockstep.expect(f, "transfer", spec.step("transfer", args, ANY), lockstep.status(f, 16))
         return
-    sh.step("transfer", args)
+    spec.step("transfer", args)
     event = yield
-    sh.step("transfer.flush", {"this": call})
+    spec.step("transfer.flush", {"this": call})
     while event in HELD:
         event = yield
-    taker = b.rig.xen.domains.get(dom)
-    epoch = sh.free_epoch()
+    taker = lockstep.rig.xen.domains.get(dom)
+    epoch = spec.free_epoch()
     if event == "transfer.assigned":
-        sh.step("transfer.assign", {"e": epoch, "this": call})
-        key = (sh.domain(dom), sh.ref(ref))
-        b.locked.add(key)
+        spec.step("transfer.assign", {"e": epoch, "this": call})
+        key = (spec.domain(dom), spec.ref(ref))
+        lockstep.locked.add(key)
         f.moving.add(key)
         yield
-        b.locked.discard(key)
-        b.forge(key)
-        b.expect(f, "transfer", OKAY, b.status(f, 16))
+        lockstep.locked.discard(key)
+        lockstep.forge(key)
+        lockstep.expect(f, "transfer", OKAY, lockstep.status(f, 16))
         return
-    status = b.status(f, 16)
+    status = lockstep.status(f, 16)
     full = taker is not None and taker.tot_pages >= taker.max_pages
-    code = sh.step("transfer.assign", {"e": epoch, "this": call}, ANY, GENERAL if full and status == GENERAL else None)
-    b.expect(f, "transfer.assign", code, status)
+    code = spec.step("transfer.assign", {"e": epoch, "this": call}, ANY, GENERAL if full and status == GENERAL else None)
+    lockstep.expect(f, "transfer.assign", code, status)

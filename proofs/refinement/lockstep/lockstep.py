@@ -63,36 +63,36 @@ class Lockstep(Asked):
     def touch_frame(self, element: int) -> None:
         """A frame lost a reference: it may go to the heap now."""
         self.touched_frames.add(element)
-        sh = self.spec_state
-        if not sh.T["frame.held"][element] and sh.T["frame.use"][element] in (sh.use["ram"], sh.use["status_frame"]):
-            sh.awaiting_free.add(element)
+        spec = self.spec_state
+        if not spec.T["frame.held"][element] and spec.T["frame.use"][element] in (spec.use["ram"], spec.use["status_frame"]):
+            spec.awaiting_free.add(element)
 
     def make_free(self, element: int) -> None:
         """The implementation has taken the frame from the heap: in the rules it must be free, or become free now."""
-        sh = self.spec_state
-        if element in sh.awaiting_free:
+        spec = self.spec_state
+        if element in spec.awaiting_free:
             for d in list(self.dirty):
                 self.flushed(d)
             self._free(element)
-        if sh.T["frame.use"][element] == sh.use["unscrubbed"]:
-            sh.step("scrub_page", {"f": element})
-        if sh.T["frame.use"][element] != sh.use["free"]:
+        if spec.T["frame.use"][element] == spec.use["unscrubbed"]:
+            spec.step("scrub_page", {"f": element})
+        if spec.T["frame.use"][element] != spec.use["free"]:
             raise Mismatch(f"frame {element} was given out although by the rules it is not free")
 
     def flushed(self, d: int) -> None:
         """Take the rules' flush of a domain if none of its TLBs has a stale translation any more."""
-        sh, T = self.spec_state, self.spec_state.T
+        spec, T = self.spec_state, self.spec_state.T
         stale = {
             T["translation.frame"][t]
-            for t in range(sh.size.translations)
+            for t in range(spec.size.translations)
             if T["translation.cached"][t] and not T["translation.present"][t] and T["translation.space"][t] == d
         }
         guest = self.rig.guests.get(d)
         if guest is not None:
             for vcpu in guest.domain.vcpus:
                 for vpn, (frame, writable, _) in vcpu.tlb.entries.items():
-                    f, slot = sh.frame(frame.mfn), vpn - guest.first_vpn
-                    t = sh.slots.get((d, slot))
+                    f, slot = spec.frame(frame.mfn), vpn - guest.first_vpn
+                    t = spec.slots.get((d, slot))
                     if (
                         0 <= slot < SLOTS
                         and f in stale
@@ -100,29 +100,29 @@ class Lockstep(Asked):
                     ):
                         return
         if stale:
-            sh.step("flush_tlb", {"d": d})
+            spec.step("flush_tlb", {"d": d})
         self.dirty.discard(d)
 
     def _free(self, element: int) -> None:
-        sh = self.spec_state
-        if sh.T["frame.use"][element] not in (sh.use["ram"], sh.use["status_frame"]):
-            sh.awaiting_free.discard(element)
+        spec = self.spec_state
+        if spec.T["frame.use"][element] not in (spec.use["ram"], spec.use["status_frame"]):
+            spec.awaiting_free.discard(element)
             return
-        if sh.try_step("free_page", {"f": element}) == OKAY:
-            sh.awaiting_free.discard(element)
+        if spec.try_step("free_page", {"f": element}) == OKAY:
+            spec.awaiting_free.discard(element)
 
     def settle(self) -> None:
         """Take the rules' internal steps as far as the implementation has done them."""
-        sh = self.spec_state
+        spec = self.spec_state
         for d in list(self.dirty):
             self.flushed(d)
-        for element in list(sh.awaiting_free):
-            frame = self.rig.xen.frames.table[sh.first_mfn + element]
-            if frame.count == 0 or frame.owner is None or (frame.allocated and not sh.T["frame.held"][element]):
+        for element in list(spec.awaiting_free):
+            frame = self.rig.xen.frames.table[spec.first_mfn + element]
+            if frame.count == 0 or frame.owner is None or (frame.allocated and not spec.T["frame.held"][element]):
                 self._free(element)
         for d in list(self.dying):
-            if d not in self.rig.xen.domains or not sh.bound(self.rig.xen.domains[d]):
-                code = sh.try_step("domain_destroy", {"d": d})
+            if d not in self.rig.xen.domains or not spec.bound(self.rig.xen.domains[d]):
+                code = spec.try_step("domain_destroy", {"d": d})
                 if code == OKAY:
                     self.dying.discard(d)
                     self.overwritten_bits = {k for k in self.overwritten_bits if k[0] != d}
@@ -137,12 +137,12 @@ class Lockstep(Asked):
     def settle_forged(self, key: Key) -> None:
         """Compare the bits again once they agree."""
         domain = self.rig.xen.domains.get(key[0])
-        sh = self.spec_state
-        number = sh.size.refs[key[1]]
+        spec = self.spec_state
+        number = spec.size.refs[key[1]]
         if domain is None or number >= domain.grant_table.nr_entries:
             return
-        k = key[0] * sh.rules.nrefs + key[1]
-        want = (8 if sh.T["status.reading"][k] else 0) | (16 if sh.T["status.writing"][k] else 0)
+        k = key[0] * spec.rules.nrefs + key[1]
+        want = (8 if spec.T["status.reading"][k] else 0) | (16 if spec.T["status.writing"][k] else 0)
         if in_use_bits(domain, number) == want:
             self.overwritten_bits.discard(key)
         else:
@@ -156,8 +156,8 @@ class Lockstep(Asked):
         `part` is the start and length of a part of the page, for version 2.
         """
         table = guest.domain.grant_table
-        sh = self.spec_state
-        key = (guest.domid, sh.ref(ref))
+        spec = self.spec_state
+        key = (guest.domid, spec.ref(ref))
         if ref >= table.nr_entries or key in self.locked:
             return False
         data, off = table.header_at(ref)
@@ -172,8 +172,8 @@ class Lockstep(Asked):
             abi.ENTRY_V2.pack_into(data, off, flags & ~0x18, domid, *part, mfn)
         self.changed[key] += header != data[off : off + abi.HEADER.size]
         if self.rules_on:
-            kind, grantee, frame, readonly, in_part = entry_of(sh, guest.domain, ref)
-            sh.step(
+            kind, grantee, frame, readonly, in_part = entry_of(spec, guest.domain, ref)
+            spec.step(
                 "write_entry",
                 {
                     "owner": guest.domid,
@@ -227,10 +227,10 @@ class Lockstep(Asked):
             frame.bytes()[:] = PATTERN[first : first + abi.PAGE_SIZE]
 
     def _store_rule(self, guest: Guest, slot: int, element: int) -> None:
-        T, sh = self.spec_state.T, self.spec_state
+        T, spec = self.spec_state.T, self.spec_state
         candidates = [
             t
-            for t in range(sh.size.translations)
+            for t in range(spec.size.translations)
             if T["translation.frame"][t] == element
             and T["translation.writable"][t]
             and T["translation.space"][t] == guest.domid
@@ -238,13 +238,13 @@ class Lockstep(Asked):
         ]
         if not candidates:
             raise Mismatch(f"d{guest.domid} writes to frame {element}, to which the rules know no way")
-        sh.step("store", {"space": guest.domid, "t": candidates[0]})
+        spec.step("store", {"space": guest.domid, "t": candidates[0]})
 
     # Domains.
 
     def create(self, domid: int, max_maptrack: int = 1, greedy: bool = False) -> bool:
         """Build a guest; False when there is no memory for it."""
-        xen, sh, kernel = self.rig.xen, self.spec_state, self.rig.kernel
+        xen, spec, kernel = self.rig.xen, self.spec_state, self.rig.kernel
         if xen.frames.free_count < FEWEST:
             return False
         if self.id_is_held(domid):
@@ -252,41 +252,41 @@ class Lockstep(Asked):
         if self.id_is_held(domid):
             return False
         self.calls += 1
-        body = abi.CREATEDOMAIN.pack(0, bytes(16), 0, 0, 2, sh.size.ports, 3, max_maptrack, 2, 0, 0, 0, 0)
+        body = abi.CREATEDOMAIN.pack(0, bytes(16), 0, 0, 2, spec.size.ports, 3, max_maptrack, 2, 0, 0, 0, 0)
         rc, _ = kernel.domctl(abi.DOMCTL_CREATEDOMAIN, domid, body)
         if self.rules_on:
             for d in list(self.dirty):
                 self.flushed(d)
             self.settle()
         if rc:
-            if self.rules_on and rc == -abi.EEXIST and sh.T["domain.phase"][domid] == sh.phase["absent"]:
+            if self.rules_on and rc == -abi.EEXIST and spec.T["domain.phase"][domid] == spec.phase["absent"]:
                 raise Mismatch(f"createdomain({domid}) gave EEXIST, but by the rules the id is free")
             return False
         domain = xen.domains[domid]
         if self.rules_on:
-            life = sh.free_life()
-            sh.step("privcmd_createdomain", {"p": TOOLS, "x": self.privcmd, "d_d": domid, "d_life": life})
-            sh.lives = {k: v for k, v in sh.lives.items() if v != life}
-            sh.lives[domain] = life
+            life = spec.free_life()
+            spec.step("privcmd_createdomain", {"p": TOOLS, "x": self.privcmd, "d_d": domid, "d_life": life})
+            spec.lives = {k: v for k, v in spec.lives.items() if v != life}
+            spec.lives[domain] = life
         kernel.domctl(abi.DOMCTL_MAX_MEM, domid, abi.U64.pack((FIXED + (GREEDY if greedy else POOL)) * 4))
         kernel.domctl(abi.DOMCTL_MAX_VCPUS, domid, abi.U32.pack(2))
         guest = Guest(xen, domain)
         self.rig.guests[domid] = guest
         if self.rules_on:
             for mfn in guest.fixed:
-                self._built(domid, sh.frame(mfn))
+                self._built(domid, spec.frame(mfn))
         rc, _ = kernel.domctl(abi.DOMCTL_UNPAUSEDOMAIN, domid)
         if self.rules_on:
-            sh.step("privcmd_unpausedomain", {"p": TOOLS, "x": self.privcmd, "d": domid}, OKAY if rc == 0 else "EINVAL")
-            for r, number in enumerate(sh.size.refs):
+            spec.step("privcmd_unpausedomain", {"p": TOOLS, "x": self.privcmd, "d": domid}, OKAY if rc == 0 else "EINVAL")
+            for r, number in enumerate(spec.size.refs):
                 if number < domain.grant_table.nr_entries:
-                    sh.step("setup_table", {"caller": domid, "ref": r, "enough": self.enough(domain, number)})
+                    spec.step("setup_table", {"caller": domid, "ref": r, "enough": self.enough(domain, number)})
         return True
 
     def id_is_held(self, domid: int) -> bool:
         """In the rules an id is free when no TLB has translations of its last owner; Xen gives it out before."""
-        sh = self.spec_state
-        return self.rules_on and sh.T["domain.phase"][domid] != sh.phase["absent"] and domid not in self.rig.xen.domains
+        spec = self.spec_state
+        return self.rules_on and spec.T["domain.phase"][domid] != spec.phase["absent"] and domid not in self.rig.xen.domains
 
     def flush_all(self) -> None:
         """All guests flush their TLBs."""

@@ -62,21 +62,21 @@ class Asked:
 
     def names_another(self, me: int, e: UnmapElement, h: int, status: str) -> bool:
         """May an unmap be refused because an address belongs to another entry or frame?"""
-        T, sh = self.spec_state.T, self.spec_state
+        T, spec = self.spec_state.T, self.spec_state
         if status == "GNTST_bad_dev_addr":
-            element = T["active.frame"][T["mapping.granter"][h] * sh.rules.nrefs + T["mapping.ref"][h]]
-            return e.bus != sh.mfn(element) << 12
-        t = sh.slots.get((me, e.slot))
+            element = T["active.frame"][T["mapping.granter"][h] * spec.rules.nrefs + T["mapping.ref"][h]]
+            return e.bus != spec.mfn(element) << 12
+        t = spec.slots.get((me, e.slot))
         if t is None:
             return True
-        key = T["mapping.granter"][h] * sh.rules.nrefs + T["mapping.ref"][h]
+        key = T["mapping.granter"][h] * spec.rules.nrefs + T["mapping.ref"][h]
         entry = (T["translation.frame"][t], T["translation.writable"][t])
         return entry != (T["active.frame"][key], T["mapping.writable"][h])
 
     def entry_key(self, dom: int, ref: int, me: int) -> Key:
         """Domain and reference as elements."""
-        sh = self.spec_state
-        return (me if dom == abi.DOMID_SELF else sh.domain(dom)), sh.ref(ref)
+        spec = self.spec_state
+        return (me if dom == abi.DOMID_SELF else spec.domain(dom)), spec.ref(ref)
 
     def pin(self, key: Key | None) -> int:
         """The pin counters of an entry."""

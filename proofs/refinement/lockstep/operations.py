@@ -46,26 +46,26 @@ class Operation:
     ncalls: Callable[[Call], int] = lambda call: 1
 
 
-def start(b: Lockstep, call: Call, text: str = "") -> CallInFlight:
+def start(lockstep: Lockstep, call: Call, text: str = "") -> CallInFlight:
     """Put a guest's call in flight, with its own or another line of text; it takes its first step when advanced."""
     domid, vcpu = call.caller()
-    guest, operation = b.rig.guests[domid], OPERATIONS[call.operation]
-    args, payload = operation.pack(b, guest, vcpu, call)
+    guest, operation = lockstep.rig.guests[domid], OPERATIONS[call.operation]
+    args, payload = operation.pack(lockstep, guest, vcpu, call)
     in_flight = CallInFlight(
         text or told(call), domid, vcpu, guest.start(vcpu, operation.number, args, payload), guest=guest, call=call
     )
-    b.launch(in_flight, operation.follow(b, in_flight, call), operation.ncalls(call))
+    lockstep.launch(in_flight, operation.follow(lockstep, in_flight, call), operation.ncalls(call))
     return in_flight
 
 
-def answer(b: Lockstep, f: CallInFlight) -> Answer:
+def answer(lockstep: Lockstep, f: CallInFlight) -> Answer:
     """The answer of a returned call: okay or errno's name; the status of each of its elements, or its result."""
     code = OKAY if f.rc >= 0 else fd.ERRNO.get(f.rc, str(f.rc))
     if f.call is None or f.call.operation not in STATUSES:
         return Answer(code, f.rc if f.rc > 0 else None)
     at, size = STATUSES[f.call.operation]
     count = len(f.call.arguments.get("elements", (0,)))
-    raw = b.bytes(f, 0, at + size * (count - 1) + 2)
+    raw = lockstep.bytes(f, 0, at + size * (count - 1) + 2)
     return Answer(code, [status_name(abi.STATUS.unpack_from(raw, at + size * n)[0]) for n in range(count)])
 
 
@@ -128,34 +128,34 @@ def _grant_one(
     )
 
 
-def _pack_setup(b: Lockstep, guest: Guest, vcpu: int, call: Call) -> Packed:
+def _pack_setup(lockstep: Lockstep, guest: Guest, vcpu: int, call: Call) -> Packed:
     base = guest.arg(vcpu)
     return (2, base, 1), abi.SETUP_TABLE.pack(abi.DOMID_SELF, 0, call.arguments["frames"], 0, 0, 0, base + 128)
 
 
-def _follow_transfer(b: Lockstep, f: CallInFlight, call: Call) -> Follower:
-    return fg.follow_transfer(b, f, call.arguments["mfn"], call.arguments["dom"], call.arguments["ref"])
+def _follow_transfer(lockstep: Lockstep, f: CallInFlight, call: Call) -> Follower:
+    return fg.follow_transfer(lockstep, f, call.arguments["mfn"], call.arguments["dom"], call.arguments["ref"])
 
 
 # --- memory ---
 
 
-def _pack_mmu(b: Lockstep, guest: Guest, vcpu: int, call: Call) -> Packed:
+def _pack_mmu(lockstep: Lockstep, guest: Guest, vcpu: int, call: Call) -> Packed:
     a = call.arguments
     return ((guest.arg(vcpu), 1, 0, a["foreign"]), abi.MMU_UPDATE.pack(guest.layout.window_maddr(a["slot"]), a["pte"]))
 
 
-def _follow_mmu(b: Lockstep, f: CallInFlight, call: Call) -> Follower:
+def _follow_mmu(lockstep: Lockstep, f: CallInFlight, call: Call) -> Follower:
     a = call.arguments
-    return fd.follow_mmu(b, f, a["slot"], a["pte"], a["foreign"], True)
+    return fd.follow_mmu(lockstep, f, a["slot"], a["pte"], a["foreign"], True)
 
 
-def _follow_va(b: Lockstep, f: CallInFlight, call: Call) -> Follower:
-    return fd.follow_mmu(b, f, call.arguments["slot"], call.arguments["pte"], abi.DOMID_SELF, False)
+def _follow_va(lockstep: Lockstep, f: CallInFlight, call: Call) -> Follower:
+    return fd.follow_mmu(lockstep, f, call.arguments["slot"], call.arguments["pte"], abi.DOMID_SELF, False)
 
 
-def _pack_elsewhere(b: Lockstep, guest: Guest, vcpu: int, call: Call) -> Packed:
-    other = b.rig.guests[call.arguments["dom"]]
+def _pack_elsewhere(lockstep: Lockstep, guest: Guest, vcpu: int, call: Call) -> Packed:
+    other = lockstep.rig.guests[call.arguments["dom"]]
     return (guest.arg(vcpu), 1, 0, abi.DOMID_SELF), abi.MMU_UPDATE.pack(other.layout.window_maddr(0), 0)
 
 
@@ -165,13 +165,13 @@ def _reservation(base: int, extents: Sequence[int]) -> bytes:
     return head + b"".join(abi.U64.pack(e) for e in extents)
 
 
-def _pack_populate(b: Lockstep, guest: Guest, vcpu: int, call: Call) -> Packed:
+def _pack_populate(lockstep: Lockstep, guest: Guest, vcpu: int, call: Call) -> Packed:
     base = guest.arg(vcpu)
     wanted = [0x1000 + i for i in range(call.arguments["count"])]
     return (abi.XENMEM_POPULATE_PHYSMAP, base), _reservation(base, wanted)
 
 
-def _pack_decrease(b: Lockstep, guest: Guest, vcpu: int, call: Call) -> Packed:
+def _pack_decrease(lockstep: Lockstep, guest: Guest, vcpu: int, call: Call) -> Packed:
     base = guest.arg(vcpu)
     return (abi.XENMEM_DECREASE_RESERVATION, base), _reservation(base, call.arguments["mfns"])
 
@@ -200,12 +200,12 @@ def _event(
     )
 
 
-def _named(b: Lockstep, me: int, dom: int) -> int:
+def _named(lockstep: Lockstep, me: int, dom: int) -> int:
     """The element of a domain that a call names."""
-    return me if dom == abi.DOMID_SELF else b.spec_state.domain(dom)
+    return me if dom == abi.DOMID_SELF else lockstep.spec_state.domain(dom)
 
 
-def _port(b: Lockstep, me: int, call: Call) -> dict[str, int]:
+def _port(lockstep: Lockstep, me: int, call: Call) -> dict[str, int]:
     return {"q": call.arguments["port"] - 1}
 
 
@@ -345,39 +345,39 @@ OPERATIONS: dict[str, Operation] = {
 # --- calls that are not hypercalls, or not of a guest ---
 
 
-def _write_entry(b: Lockstep, call: Call) -> Answer:
+def _write_entry(lockstep: Lockstep, call: Call) -> Answer:
     a = call.arguments
-    done = b.store_entry(
-        b.rig.guests[call.caller()[0]], a["ref"], a["flags"], a["domid"], a["mfn"], a["keep_bits"], tuple(a["part"])
+    done = lockstep.store_entry(
+        lockstep.rig.guests[call.caller()[0]], a["ref"], a["flags"], a["domid"], a["mfn"], a["keep_bits"], tuple(a["part"])
     )
     return Answer(OKAY if done else NOT_DONE.code)
 
 
-def _end_access(b: Lockstep, call: Call) -> Answer:
-    return Answer(b.end_access(b.rig.guests[call.caller()[0]], call.arguments["ref"]) or NOT_DONE.code)
+def _end_access(lockstep: Lockstep, call: Call) -> Answer:
+    return Answer(lockstep.end_access(lockstep.rig.guests[call.caller()[0]], call.arguments["ref"]) or NOT_DONE.code)
 
 
-def _access(b: Lockstep, call: Call) -> Answer:
+def _access(lockstep: Lockstep, call: Call) -> Answer:
     domid, vcpu = call.caller()
-    done = b.access(b.rig.guests[domid], vcpu, call.arguments["slot"], call.arguments["write"])
+    done = lockstep.access(lockstep.rig.guests[domid], vcpu, call.arguments["slot"], call.arguments["write"])
     return Answer(OKAY if done else NOT_DONE.code)
 
 
-def _take_events(b: Lockstep, call: Call) -> Answer:
+def _take_events(lockstep: Lockstep, call: Call) -> Answer:
     me = call.caller()[0]
-    for number in b.rig.guests[me].domain.events.take_pending():
-        if b.rules_on:
-            b.spec_state.step("evtchn_take", {"caller": me, "q": number - 1})
+    for number in lockstep.rig.guests[me].domain.events.take_pending():
+        if lockstep.rules_on:
+            lockstep.spec_state.step("evtchn_take", {"caller": me, "q": number - 1})
     return Answer(OKAY)
 
 
-def _create(b: Lockstep, call: Call) -> Answer:
+def _create(lockstep: Lockstep, call: Call) -> Answer:
     a = call.arguments
-    return Answer(OKAY if b.create(a["domid"], a["max_maptrack"], a["greedy"]) else NOT_DONE.code)
+    return Answer(OKAY if lockstep.create(a["domid"], a["max_maptrack"], a["greedy"]) else NOT_DONE.code)
 
 
-def _pause(b: Lockstep, call: Call) -> Answer:
-    b.pause(call.arguments["domid"], call.operation == "pausedomain")
+def _pause(lockstep: Lockstep, call: Call) -> Answer:
+    lockstep.pause(call.arguments["domid"], call.operation == "pausedomain")
     return Answer(OKAY)
 
 
@@ -394,16 +394,16 @@ def check_handles(guest: Guest) -> None:
         raise Mismatch(f"d{guest.domid} has {len(track)} records, {len(seen)} of them free or in use")
 
 
-def begin_destroy(b: Lockstep, call: Call) -> CallInFlight:
+def begin_destroy(lockstep: Lockstep, call: Call) -> CallInFlight:
     """Put a destroydomain of the toolstack's in flight."""
-    domid, kernel = call.arguments["domid"], b.rig.kernel
-    check_handles(b.rig.guests[domid])
+    domid, kernel = call.arguments["domid"], lockstep.rig.kernel
+    check_handles(lockstep.rig.guests[domid])
     raw = abi.DOMCTL_HEADER.pack(abi.DOMCTL_DESTROYDOMAIN, abi.DOMCTL_INTERFACE_VERSION, domid, 0, 0, 0)
-    write(b.rig.xen, kernel.vcpu, kernel.arg_va, raw.ljust(abi.DOMCTL_SIZE, b"\0"))
+    write(lockstep.rig.xen, kernel.vcpu, kernel.arg_va, raw.ljust(abi.DOMCTL_SIZE, b"\0"))
     in_flight = CallInFlight(
-        f"destroydomain d{domid}", domid, 0, b.rig.xen.hypercall(kernel.vcpu, abi.HYPERVISOR_DOMCTL, kernel.arg_va)
+        f"destroydomain d{domid}", domid, 0, lockstep.rig.xen.hypercall(kernel.vcpu, abi.HYPERVISOR_DOMCTL, kernel.arg_va)
     )
-    b.launch(in_flight, fd.follow_destroy(b, in_flight, domid), 0)
+    lockstep.launch(in_flight, fd.follow_destroy(lockstep, in_flight, domid), 0)
     return in_flight
 
 
