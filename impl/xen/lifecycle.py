@@ -81,14 +81,9 @@ def create_domain(
     Negative grant limits mean the defaults (64 and 1024 frames), which are also the maxima; no grant frames, no vCPU or an
     unknown grant version is -EINVAL. `checks` runs the remaining checks before the domain is made: 0 or -errno.
     """
-    if privileged:
-        domid = 0
-    else:
-        domid = pick_domid(xen, domid)
-        if domid < 0:
-            return domid
-    if domid in xen.domains:
-        return -EEXIST
+    domid = (-EEXIST if 0 in xen.domains else 0) if privileged else pick_domid(xen, domid)
+    if domid < 0:
+        return domid
     if max_vcpus < 1 or max_vcpus > 8192 or not 1 <= grant_version <= xen.options.max_grant_version:
         return -EINVAL
     frames = xen.options.max_grant_frames if max_grant_frames < 0 else max_grant_frames

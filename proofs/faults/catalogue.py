@@ -153,7 +153,7 @@ FAULTS: tuple[Fault, ...] = (
        "a domain gives up pages of others"),
     _f("decrease_keeps", "physmap:remove_page", "    xen.frames.put_alloc_ref(frame)", "    pass",
        "a page that is given up stays held"),
-    _f("id_taken_twice", "lifecycle:create_domain", "if domid in xen.domains:", "if False:",
+    _f("id_taken_twice", "lifecycle:pick_domid", "-EEXIST if domid in xen.domains else domid", "domid",
        "a zombie's id is given out"),
     _f("port_for_another", "events:EventChannels.bind_interdomain", " or other.remote_domid != self.domain.domid", "",
        "a port that waits for another domain is bound to"),

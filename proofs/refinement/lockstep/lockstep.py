@@ -249,10 +249,12 @@ class Lockstep(Asked):
             return False
         if self.id_is_held(domid):
             self.flush_all()
+        body = abi.CREATEDOMAIN.pack(0, bytes(16), 0, 0, 2, spec.size.ports, 3, max_maptrack, 2, 0, 0, 0, 0)
         if self.id_is_held(domid):
+            if domid in xen.domains and (rc := kernel.domctl(abi.DOMCTL_CREATEDOMAIN, domid, body)[0]) != -abi.EEXIST:
+                raise Mismatch(f"createdomain({domid}) gave {rc}, but a domain that is dying has the id")
             return False
         self.calls += 1
-        body = abi.CREATEDOMAIN.pack(0, bytes(16), 0, 0, 2, spec.size.ports, 3, max_maptrack, 2, 0, 0, 0, 0)
         rc, _ = kernel.domctl(abi.DOMCTL_CREATEDOMAIN, domid, body)
         if self.rules_on:
             for d in list(self.dirty):

@@ -65,7 +65,7 @@ class Driver(GuestCalls):
         domid = made.arguments["domid"]
         if self.view.id_is_held(domid) and self.view.free_frames() >= FEWEST:
             self.target.carry_out(FLUSH_ALL)
-            if self.view.id_is_held(domid):
+            if self.view.id_is_held(domid) and domid not in self.view.domains:
                 return NOT_DONE
         return self.target.carry_out(made)
 
