@@ -18,15 +18,15 @@ from types import CodeType
 import coverage
 import pytest
 
-from bulkhead.proofs.refinement.campaign import run_leg
+from bulkhead.proofs.refinement.campaign import run_episode
 from bulkhead.proofs.refinement.lockstep.spec_world import Size, rules_for
 from bulkhead.proofs.replay.driver import replay
 from tests.test_replay import EXPLAINED
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDED = tuple(sorted((ROOT / "tests" / "recorded").glob("*.jsonl.xz")))
-LEGS = tuple(range(6))
-LEG_CALLS = 1000
+EPISODES = tuple(range(6))
+EPISODE_CALLS = 1000
 SEED = 1
 UNIT = "tests/impl"
 KINDS = ("recording", "campaign", "unit")
@@ -54,9 +54,9 @@ def ask_recording(name: str) -> str:
     return "" if result.explained == EXPLAINED.get(name, 0) else f"{result.explained} differences explained"
 
 
-def ask_leg(name: str) -> str:
+def ask_episode(name: str) -> str:
     """Run one episode of a campaign; returns the mismatch, or nothing."""
-    failure = run_leg(rules_for(Size()), SEED, int(name), LEG_CALLS).failure
+    failure = run_episode(rules_for(Size()), SEED, int(name), EPISODE_CALLS).failure
     return "" if failure is None else f"{failure.what} ({failure.call})"
 
 
@@ -98,7 +98,7 @@ def every_line() -> dict[str, frozenset[int]]:
 
 def _state() -> str:
     """A hash of everything that the result depends on."""
-    found = hashlib.sha256(f"{LEGS} {LEG_CALLS} {SEED}".encode())
+    found = hashlib.sha256(f"{EPISODES} {EPISODE_CALLS} {SEED}".encode())
     folders = ("impl", "spec", "proofs/refinement", "proofs/replay", UNIT)
     paths = [p for folder in folders for p in (ROOT / folder).rglob("*")]
     for path in sorted([*paths, *RECORDED]):
@@ -116,7 +116,7 @@ def _trace(found: list[Runner], tell: Callable[[str], None]) -> None:
     try:
         for kind, names, ask in (
             ("recording", [p.name for p in RECORDED], ask_recording),
-            ("campaign", [str(n) for n in LEGS], ask_leg),
+            ("campaign", [str(n) for n in EPISODES], ask_episode),
         ):
             for name in names:
                 tracer.switch_context(f"{kind}|{name}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from bulkhead.model.library import SPEC, shipped_files
 from bulkhead.model.parser import GRAMMAR
 
-# What the language declares by itself, and words of the grammar that are names in places.
+# Names that the language declares itself, and words of the grammar that are names in some places.
 OF_THE_LANGUAGE = frozenset(
     "bool Call Point at idle this true false next failed distinct value proved refuted possible impossible _".split()
 )

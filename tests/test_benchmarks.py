@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import random
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.world import World
 from bulkhead.proofs.theorems.explore import Limits, explore
 from bulkhead.proofs.theorems.induction import Settings, prove
-from tests.benchmarks import spin
+from tests.benchmarks import run, spin
 from tests.benchmarks.by_hand import HandWritten, walk
 from tests.benchmarks.copies import copies
 from tests.benchmarks.run import GT, GT_SIZES, Row, hand_steps
@@ -77,3 +79,11 @@ def test_spin_sees_as_many_states_of_the_grant_rules(domains: int, frames: int, 
     sizes = {**dict.fromkeys(system.sorts, 1), "Domain": domains, "Frame": frames, "Ref": refs}
     found = explore(system, sizes, list(system.theorems.values()), Limits(whole=True, renamed=True))
     assert found.complete and not found.attacks and found.states == spin.grants(domains, frames, refs, 1).states
+
+
+def test_every_group_of_rows_is_measured() -> None:
+    """A group that `main` does not ask for is never in the table."""
+    tree = ast.parse(inspect.getsource(run))
+    (main,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main"]
+    groups = {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.endswith("_rows")}
+    assert len(groups) > 4 and groups <= {node.id for node in ast.walk(main) if isinstance(node, ast.Name)}

@@ -288,9 +288,3 @@ EVTCHNOP_RESET_CONT: Final = 14
 VIRQ_DOM_EXC: Final = 3
 NR_VIRQS: Final = 24
 PER_VCPU_VIRQS: Final = frozenset({0, 1, 7, 13})  # timer, debug, xenoprof, PMU; all others are global
-
-
-def s16(value: int) -> int:
-    """The value's low 16 bits as a signed number (status fields are int16)."""
-    value &= 0xFFFF
-    return value - 0x10000 if value & 0x8000 else value

@@ -209,13 +209,6 @@ class FrameTable:
             frame.allocated = False
             self.put_page(frame)
 
-    def put_page_and_type(self, frame: Frame) -> None:
-        """Drop a writable (or lingering) type reference and a general one."""
-        frame.tcount -= 1
-        frame.count -= 1
-        if frame.count == 0:
-            self._free(frame)
-
     def _free(self, frame: Frame) -> None:
         if frame.given_up:
             frame.given_up = False

@@ -11,7 +11,7 @@ from bulkhead.model import loader
 from bulkhead.model.diagnostics import UsageError
 from bulkhead.model.ir import System
 from bulkhead.proofs.cli.names import known_claim, make_folder, which_system
-from bulkhead.proofs.cli.output import Output, fault_option, json_option, output_options
+from bulkhead.proofs.cli.output import Output, fault_option, json_option, output_options, scope_option
 from bulkhead.proofs.report.prove_run import save_attack, search
 from bulkhead.proofs.report.prove_text import attack_text
 from bulkhead.proofs.results.prove import AttackResult
@@ -23,7 +23,7 @@ from bulkhead.proofs.theorems.scope import given_scope
 @click.argument("system", required=False)
 @click.argument("theorem", required=False)
 @fault_option
-@click.option("--scope", multiple=True, metavar="SORT=N", help="Elements of a sort, as node=3 (may be repeated).")
+@scope_option
 @click.option("--depth", type=click.IntRange(0), metavar="N", help="No attacks of more steps.")
 @click.option(
     "--limit",

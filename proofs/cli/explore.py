@@ -9,7 +9,7 @@ import click
 from bulkhead.model import loader
 from bulkhead.model.diagnostics import UsageError
 from bulkhead.proofs.cli.names import known_claim
-from bulkhead.proofs.cli.output import Output, fault_option, json_option, output_options
+from bulkhead.proofs.cli.output import Output, fault_option, json_option, output_options, scope_option
 from bulkhead.proofs.report.explore_text import explore_text, save_graph
 from bulkhead.proofs.results.explore import ExploreResult
 from bulkhead.proofs.theorems.explore import STATES, Limits, explore_graph
@@ -23,7 +23,7 @@ DRAWN = 200  # maximum of states in a picture
 @click.argument("system")
 @click.option("--theorem", "theorems", multiple=True, metavar="T", help="Only this claim (may be repeated; default: all).")
 @fault_option
-@click.option("--scope", multiple=True, metavar="SORT=N", help="Elements of a sort, as node=3 (may be repeated).")
+@scope_option
 @click.option("--depth", type=click.IntRange(0), metavar="N", help="Maximum depth, in steps.")
 @click.option(
     "--limit",

@@ -42,6 +42,9 @@ jobs_option = click.option(
 fault_option = click.option(
     "--fault", "faults", multiple=True, metavar="NAME", help="Lay a fault of the rules over the system (may be repeated)."
 )
+scope_option = click.option(
+    "--scope", multiple=True, metavar="SORT=N", help="Elements of a sort, as node=3 (may be repeated)."
+)
 json_option = click.option(
     "--json",
     "json_file",

@@ -22,7 +22,7 @@ from bulkhead.proofs.refinement.lockstep.spec_world import Rules, Size, rules_fo
 from bulkhead.proofs.refinement.recording import MACHINE, Recorder
 from bulkhead.proofs.refinement.workload.scheduler import Driver
 
-LEG = 1500  # calls per machine
+EPISODE_CALLS = 1500  # calls per machine
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def failure_of(error: Exception, call: str, seed: int, episode: int, calls: int,
     return Failure(f"{type(error).__name__}: {error}", (), call, seed, episode, calls, tuple(log))
 
 
-def run_leg(
+def run_episode(
     rules: Rules,
     seed: int,
     number: int,
@@ -146,14 +146,14 @@ def campaign(
 ) -> Report:
     """Run episodes until so many calls are made or a mismatch is found; the number of jobs changes only the time. `record`
     gets the lines of each episode, in order."""
-    sizes = legs(calls, LEG)
+    sizes = episode_sizes(calls, EPISODE_CALLS)
     recorded = record is not None
     tasks = ((rules.size, seed, n, size, full_every, claims_every, rules_on, recorded) for n, size in enumerate(sizes))
     with Workers(min(jobs, len(sizes))) as workers:
         return joined(seed, workers.map(_task, tasks), progress, record)
 
 
-def legs(calls: int, size: int) -> list[int]:
+def episode_sizes(calls: int, size: int) -> list[int]:
     """The number of calls of each episode."""
     return [size] * (calls // size) + ([calls % size] if calls % size else [])
 
@@ -187,4 +187,4 @@ def joined(
 
 def _task(task: tuple[Size, int, int, int, int, int, bool, bool]) -> Report:
     size, seed, number, calls, full_every, claims_every, rules_on, record = task
-    return run_leg(rules_for(size), seed, number, calls, full_every, claims_every, rules_on, record)
+    return run_episode(rules_for(size), seed, number, calls, full_every, claims_every, rules_on, record)

@@ -119,7 +119,7 @@ def _tells(system: System, where: str) -> bool:
 
 
 def constants(system: System, world: World) -> list[str]:
-    """What the names of elements do not tell: constants of enums and `bool`, and those that are one and the same element."""
+    """Values that element names do not show: constants of enums and `bool`, and constants that are the same element."""
     out = []
     same: dict[tuple[str, int], list[str]] = {}
     for const, value in world.consts.items():

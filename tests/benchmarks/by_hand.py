@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from bulkhead.proofs.theorems.random_walk import EPISODE as LEG
+from bulkhead.proofs.theorems.random_walk import EPISODE
 
 DOMAINS, FRAMES, REFS, PROCESSES = 3, 4, 3, 1
 ROOT = 0
@@ -127,13 +127,13 @@ class HandWritten:
 
 
 def walk(seed: int, steps: int) -> int:
-    """A random walk, begun again after every `LEG` steps as the model's is; gives how many steps changed the state."""
+    """A random walk, begun again after every `EPISODE` steps as the model's is; gives how many steps changed the state."""
     draw = random.Random(seed).random
     taken = 0
-    for done in range(0, steps, LEG):
+    for done in range(0, steps, EPISODE):
         operations = HandWritten().operations
         count = len(operations)
-        for _ in range(min(LEG, steps - done)):
+        for _ in range(min(EPISODE, steps - done)):
             operation, sizes = operations[int(draw() * count)]
             taken += operation(*[int(draw() * n) for n in sizes])
     return taken

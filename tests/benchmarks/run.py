@@ -351,6 +351,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--json", type=Path, metavar="FILE")
     given = parser.parse_args(arguments)
     rows = [*start_rows(given.repeat), *small_rows(given.repeat, given.steps), *growth_rows(given.repeat)]
+    rows += search_rows(given.repeat)
     if not given.small:
         rows += shipped_rows(given.repeat, given.steps)
         rows += impl_rows(given.repeat)

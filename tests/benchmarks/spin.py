@@ -21,7 +21,7 @@ TWO_PHASE = Path(__file__).resolve().parent.parent / "examples" / "promela" / "t
 
 @dataclass(frozen=True)
 class Stored:
-    """What Spin's verifier says: distinct states, and the seconds that it took, start not counted."""
+    """The result of Spin's verifier: distinct states, and the seconds that it took without its start."""
 
     states: int
     seconds: float

@@ -49,14 +49,6 @@ def agent(rig: Rig, name: str) -> Agent:
     return rig.agents[name]
 
 
-def destroy_all(rig: Rig) -> None:
-    """Destroy every guest, then release Dom0's references."""
-    for name in list(rig.agents):
-        if not rig.agents[name].domain.gone:
-            rig.remove(name)
-    rig.process.exit()
-
-
 def check_counts(xen: Xen) -> None:
     """Type count never above the general count; a free frame has neither."""
     for frame in xen.frames.table.values():

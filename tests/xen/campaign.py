@@ -27,7 +27,7 @@ from tests.xen.rig import images
 from tests.xen.shrink import closed, shrink
 from tests.xen.workload.mix import FAMILIES, script
 
-LEG: Final = 4000
+EPISODE_CALLS: Final = 4000
 BOOTS: Final = 60
 GOOD, FAILED, BAD_USE = 0, 1, 2
 
@@ -113,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
         help="write the run as a recording for `bulkhead replay`, and each further episode beside it",
     )
     out.add_argument("--only", default=",".join(FAMILIES), metavar="FAMILIES", help="of " + ", ".join(FAMILIES))
-    out.add_argument("--episode", type=int, default=LEG, metavar="N", help="calls per machine")
+    out.add_argument("--episode", type=int, default=EPISODE_CALLS, metavar="N", help="calls per machine")
     out.add_argument("--boots", type=int, default=BOOTS, metavar="N", help="boots to spend on a shorter trace; 0 for none")
     out.add_argument("--go-on", action="store_true", help="list the differences of each episode by kind, and do not stop")
     return out

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bulkhead.proofs.jobs import Workers
-from bulkhead.proofs.refinement.campaign import Report, failure_of, joined, legs
+from bulkhead.proofs.refinement.campaign import Report, episode_sizes, failure_of, joined
 from bulkhead.proofs.refinement.domb.driver import Driver, files
 from bulkhead.proofs.refinement.domb.world import Rules, Size, rules_for
 
-LEG = 250  # moves per machine
+EPISODE_MOVES = 250  # moves per machine
 AFTERWARDS = 25  # moves after DomB's death, which is final
 
 
@@ -47,7 +47,7 @@ def episode(rules: Rules, seed: int, number: int, calls: int) -> Report:
 
 def campaign(rules: Rules, seed: int, calls: int, progress: Callable[[int], None] | None = None, jobs: int = 1) -> Report:
     """Run episodes until so many moves are made or a mismatch is found; the number of jobs changes only the time."""
-    tasks = [(rules.size, seed, n, size) for n, size in enumerate(legs(calls, LEG))]
+    tasks = [(rules.size, seed, n, size) for n, size in enumerate(episode_sizes(calls, EPISODE_MOVES))]
     with Workers(jobs) as pool:
         return joined(seed, pool.map(_task, tasks), progress)
 

@@ -29,7 +29,7 @@ def compare(f: Follower, daemons: Daemons | None = None) -> None:
 
 
 def differences(f: Follower) -> Places:
-    """What differs of what lies in Xen: that can be compared at any moment, also in the middle of a build."""
+    """Differences in the state of Xen. It can be compared at any moment, also in the middle of a build."""
     out: Places = {}
     _domains(f, out)
     _frames(f, out)

@@ -94,7 +94,7 @@ class WatchedStored(Xenstored):
 
     def __init__(self, os: DaemonOsdep, side: StoreSide, follower: Dom0Side, space: int) -> None:
         self.side, self.follower, self.space = side, follower, space
-        self.ground = os
+        self.osdep = os
         self.coming: dict[Connection, bytes] = {}  # bytes taken from its ring and not yet handled
         self.going: dict[Connection, bytes] = {}  # expected next bytes in its ring
         self.handled: list[bytes] = []  # answers of the served ring, in order
@@ -145,7 +145,7 @@ class WatchedStored(Xenstored):
         return found[1]
 
     def _take(self, c: Connection) -> None:
-        self.coming[c] = self.coming.get(c, b"") + self.ground.ends(c.mapping.addr)[0].taken()
+        self.coming[c] = self.coming.get(c, b"") + self.osdep.ends(c.mapping.addr)[0].taken()
 
     def _fired(self, c: Connection, start: int) -> list[Event]:
         """Events queued for a connection."""
@@ -172,7 +172,7 @@ class WatchedStored(Xenstored):
         self._take(connection)
         if connection.ignored and not was_ignored:
             self.side.ignored(connection.domid)
-        reads, writes = self.ground.ends(connection.mapping.addr)
+        reads, writes = self.osdep.ends(connection.mapping.addr)
         raw = self.coming[connection]
         bad = reads.impossible or (len(raw) >= HEADER and length(raw) > MOST)
         whole = len(raw) >= HEADER and len(raw) >= HEADER + length(raw)
@@ -194,7 +194,7 @@ class WatchedStored(Xenstored):
         connection = self.connections.get(domid)
         super().release(domid)
         if connection is not None:
-            self.ground.forget(connection.mapping.addr)
+            self.osdep.forget(connection.mapping.addr)
             self.coming.pop(connection, None)
             self.going.pop(connection, None)
 
@@ -218,7 +218,7 @@ class WatchedConsoled(Xenconsoled):
     """The console's daemon."""
 
     def __init__(self, os: DaemonOsdep, follower: Dom0Side, space: int) -> None:
-        self.ground, self.follower, self.space = os, follower, space
+        self.osdep, self.follower, self.space = os, follower, space
         self.kept: dict[int, bytes] = {}  # each guest's output
         self.typed: dict[int, bytes] = {}  # input not yet delivered
         self.dead = False
@@ -245,12 +245,12 @@ class WatchedConsoled(Xenconsoled):
         finally:
             self.follower.who = asker
         if console is not None:
-            if len(self.ground.ends(console.mapping.addr)[0].moved) < left:
+            if len(self.osdep.ends(console.mapping.addr)[0].moved) < left:
                 raise Mismatch(f"{left} bytes that domain {domid} has printed last are not read")
             self._came(domid, console.mapping.addr)
             if output != self.kept.pop(domid):
                 raise Mismatch(f"the last words of domain {domid} are {output[-80:]!r}")
-            self.ground.forget(console.mapping.addr)
+            self.osdep.forget(console.mapping.addr)
             del self.typed[domid]
         return output
 
@@ -267,18 +267,18 @@ class WatchedConsoled(Xenconsoled):
 
     def _left(self, page: int) -> int:
         """The number of bytes in a ring; 0 if its indices are impossible. The daemon is not involved."""
-        tap = self.ground.ends(page)[0]
-        index = int.from_bytes(LinuxOsdep.load(self.ground, page + tap.peers, 4), "little")
+        tap = self.osdep.ends(page)[0]
+        index = int.from_bytes(LinuxOsdep.load(self.osdep, page + tap.peers, 4), "little")
         waiting = (index - (tap.mine or 0)) & MASK
         return 0 if waiting > tap.size else waiting + len(tap.moved)
 
     def _came(self, domid: int, page: int) -> None:
-        self.kept[domid] = (self.kept[domid] + self.ground.ends(page)[0].taken())[-KEEP:]
+        self.kept[domid] = (self.kept[domid] + self.osdep.ends(page)[0].taken())[-KEEP:]
 
     def compare(self, out: Places) -> None:
         """Compare guests' output and pending input; returns the differences."""
         for domid, console in self.consoles.items():
-            reads, writes = self.ground.ends(console.mapping.addr)
+            reads, writes = self.osdep.ends(console.mapping.addr)
             del reads
             self._came(domid, console.mapping.addr)
             sent = writes.taken()
@@ -319,7 +319,7 @@ class Daemons:
         """Actions of others between two loads of a daemon."""
         for daemon in (self.stored, self.consoled):
             if daemon is not None:
-                daemon.ground.raced = act
+                daemon.osdep.raced = act
 
     def serve_store(self) -> None:
         """XenStore's daemon serves all rings."""
@@ -336,7 +336,7 @@ class Daemons:
         """kill -9 of a daemon: its mappings and ports are released."""
         daemon.dead = True
         self.follower.dies(daemon.space)
-        daemon.ground.driver.exit()  # type: ignore[attr-defined]
+        daemon.osdep.driver.exit()  # type: ignore[attr-defined]
         self.follower.died(daemon.space)
         if daemon is self.stored:
             self.stored = None

@@ -652,7 +652,7 @@ class Driver:
         stored.request(0, wire.XS_MKDIR, 0, b"/local/domain\0")
         kept = {name: n for name, n in (("nodes", len(stored.store.nodes)), ("incarnations", len(stored.store.lives)))}
         kept |= {f"nodes of domain {d}": n for d, n in stored.store.owned.items() if d and n}
-        kept |= {"connections": len(stored.connections), "rings": len(stored.ground.taps)}
+        kept |= {"connections": len(stored.connections), "rings": len(stored.osdep.taps)}
         if kept != {"nodes": 3, "incarnations": 1, "connections": 0, "rings": 0}:
             raise Mismatch(f"at the end XenStore keeps {kept}")
 

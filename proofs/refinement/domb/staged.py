@@ -83,7 +83,7 @@ class Watching(Follower):
 
 @dataclass
 class Staged:
-    """What came of a scenario: the rule steps, whether the claim fell, and where rules and machine differ then."""
+    """The result of a scenario: the rule steps, whether the claim fell, and where rules and machine differ then."""
 
     steps: list[str] = field(default_factory=list)
     fell: bool = False
