@@ -31,7 +31,8 @@ def op_x(rig: Rig, a: Args, skip: set[str]) -> Result:
     if refused:
         out["wbad"] = refused
     returned = 0
-    swap = _stale_entries(rig, caller, a)
+    swaps = (a.get("nr"), a.get("a1")) == (abi.HYPERVISOR_GRANT_TABLE_OP, abi.GNTTABOP_SWAP_GRANT_REF)
+    before = rig.stale_before(caller.agent.name) if swaps and caller.agent is not None else {}
     if "nr" in a:
         registers = [caller.value(a.get(f"a{i}", 0)) for i in range(1, 6)]
         try:
@@ -46,32 +47,14 @@ def op_x(rig: Rig, a: Args, skip: set[str]) -> Result:
         except Exception as exc:  # an exception in the implementation is a difference and does not end the replay
             out["broken"] = f"hypercall {a['nr']}({', '.join(map(hex, registers))}): {type(exc).__name__} {exc}"
             returned = NO_ANSWER
-    _stale_moved(rig, caller, swap)
+    if caller.agent is not None:
+        rig.stale_moved(caller.agent.name, before)
     if caller.agent is None and returned > INT_MAX:
         # The recorder's library returns an int, and reads errno if that is negative.
         skip |= {"r"} | {item.split(":")[0] for item in str(a.get("o", "")).split(",") if ":r:" in item}
     out |= caller.read_all(str(a.get("o", "")), returned, skip)
     out["r"] = 0 if a.get("nor") else returned
     return out
-
-
-def _stale_entries(rig: Rig, caller: Caller, a: Args) -> dict[int, tuple[int, bool]]:
-    """Before a swap of grant entries: the frame number of each, and whether it names a page of a destroyed guest."""
-    if caller.agent is None or (a.get("nr"), a.get("a1")) != (20, abi.GNTTABOP_SWAP_GRANT_REF):
-        return {}
-    name, table = caller.agent.name, caller.agent.domain.grant_table
-    return {ref: (table.frame_field(ref), (name, ref) in rig.stale) for ref in range(table.nr_entries)}
-
-
-def _stale_moved(rig: Rig, caller: Caller, before: dict[int, tuple[int, bool]]) -> None:
-    """After it: such a name moves with its entry."""
-    if caller.agent is None or not any(stale for _, stale in before.values()):
-        return
-    name, table = caller.agent.name, caller.agent.domain.grant_table
-    moved = {ref for ref, (frame, _) in before.items() if table.frame_field(ref) != frame}
-    old = {before[ref][0] for ref in moved if before[ref][1]}
-    for ref in moved:
-        (rig.stale.add if table.frame_field(ref) in old else rig.stale.discard)((name, ref))
 
 
 def op_cur(rig: Rig, a: Args, skip: set[str]) -> Result:

@@ -207,13 +207,10 @@ def op_copy(rig: Rig, a: Args, skip: set[str]) -> Result:
 
 def op_swap(rig: Rig, a: Args, skip: set[str]) -> Result:
     arg = abi.SWAP_GRANT_REF.pack(int(a["a"]) & 0xFFFFFFFF, int(a["b"]) & 0xFFFFFFFF, UNTOUCHED, 0)
+    before = rig.stale_before(a["by"])
     rc, out = rig.grant_op(a["by"], abi.GNTTABOP_SWAP_GRANT_REF, arg)
-    status = abi.STATUS.unpack_from(out, 8)[0]
-    if status == 0:
-        one, two = (a["by"], int(a["a"])), (a["by"], int(a["b"]))
-        if (one in rig.stale) != (two in rig.stale):
-            rig.stale ^= {one, two}
-    return {"st": status, "r": rc}
+    rig.stale_moved(a["by"], before)
+    return {"st": abi.STATUS.unpack_from(out, 8)[0], "r": rc}
 
 
 def op_setver(rig: Rig, a: Args, skip: set[str]) -> Result:

@@ -266,6 +266,23 @@ class Rig:
             del self.names[mfn]
         return domid, rc
 
+    def stale_before(self, name: str) -> dict[int, tuple[int, bool]]:
+        """Before a swap of grant entries: the frame number of each, and whether it names a page of a destroyed guest."""
+        if name not in self.agents or not any(owner == name for owner, _ in self.stale):
+            return {}
+        table = self.agents[name].domain.grant_table
+        return {ref: (table.frame_field(ref), (name, ref) in self.stale) for ref in range(table.nr_entries)}
+
+    def stale_moved(self, name: str, before: dict[int, tuple[int, bool]]) -> None:
+        """After it: such a name moves with its entry."""
+        if not before:
+            return
+        table = self.agents[name].domain.grant_table
+        moved = {ref for ref, (frame, _) in before.items() if table.frame_field(ref) != frame}
+        old = {before[ref][0] for ref in moved if before[ref][1]}
+        for ref in moved:
+            (self.stale.add if table.frame_field(ref) in old else self.stale.discard)((name, ref))
+
     def domid(self, symbol: object) -> int:
         """The number behind a symbolic domain."""
         text = str(symbol)
