@@ -10,6 +10,7 @@ is free in the rules, too.
 
 from __future__ import annotations
 
+from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.domains import Domain
 from bulkhead.proofs.refinement.dom0.kernel import Dom0
 from bulkhead.proofs.refinement.dom0.state import MapRecord, Opened, Proc, SharedPage
@@ -75,6 +76,25 @@ class View:
     def special(self, mfn: int) -> bool:
         """Is this a page of the hypervisor's own heap? The rules have no grants of these."""
         return self._lockstep.rig.special(mfn)
+
+    def names_special(self, domain: Domain, ref: int) -> bool:
+        """Does a guest's entry, or the one behind a transitive one, name a page of the hypervisor's own heap?"""
+        table = domain.grant_table
+        if domain.domid == 0 or ref >= table.nr_entries:
+            return False
+        pinned = table.active[ref].frame
+        if self.special(table.frame_field(ref)) or (pinned is not None and pinned.xenheap):
+            return True
+        if table.version == 1:
+            return False
+        flags, _, dom, _, low = table.entry_v2(ref)
+        granter, behind = self.domains.get(dom), low & 0xFFFFFFFF
+        if flags & abi.GTF_TYPE_MASK != abi.GTF_TRANSITIVE or granter is None or granter.domid == 0:
+            return False
+        if behind >= granter.grant_table.nr_entries:
+            return False
+        pinned = granter.grant_table.active[behind].frame
+        return self.special(granter.grant_table.frame_field(behind)) or (pinned is not None and pinned.xenheap)
 
     def changing(self, domid: int, ref: int) -> bool:
         """Is a call changing this grant entry now?"""

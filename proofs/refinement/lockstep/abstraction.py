@@ -49,6 +49,16 @@ def entry_of(spec: SpecState, domain: Domain, number: int) -> Entry:
     )
 
 
+def behind_of(spec: SpecState, domain: Domain, number: int) -> tuple[int, int]:
+    """Domain and reference, as elements, of the grant behind a transitive entry; in version 1, of what its bytes become
+    in version 2."""
+    table = domain.grant_table
+    if table.version == 1:
+        return spec.domain(0), spec.ref(table.entry_v1(number)[2])
+    _, _, domid, _, low = table.entry_v2(number)
+    return spec.domain(domid), spec.ref(low & 0xFFFFFFFF)
+
+
 def in_use_bits(domain: Domain, number: int) -> int:
     """GTF_reading and GTF_writing in the granter's view."""
     data, off = domain.grant_table.status_at(number)
@@ -200,10 +210,16 @@ def entry_differences(
         out["entry" + here + ".kind"] = (T["entry.kind"][k], kind)
     elif kind == permit and (T["entry.frame"][k], T["entry.grantee"][k], T["entry.part"][k]) != (frame, grantee, part):
         out["entry" + here] = ((T["entry.grantee"][k], T["entry.frame"][k], T["entry.part"][k]), (grantee, frame, part))
+    elif kind == spec.kind["transitive"] and (
+        T["entry.grantee"][k],
+        T["behind.dom"][k],
+        T["behind.ref"][k],
+    ) != (grantee, *behind_of(spec, domain, number)):
+        out["behind" + here] = ((T["behind.dom"][k], T["behind.ref"][k]), behind_of(spec, domain, number))
     elif kind == spec.kind["accept_transfer"] and T["entry.grantee"][k] != grantee:
         out["entry" + here + ".grantee"] = (T["entry.grantee"][k], grantee)
     reading, writing = T["status.reading"][k], T["status.writing"][k]
-    if (kind == permit or reading) and T["entry.readonly"][k] != readonly:
+    if (kind in (permit, spec.kind["transitive"]) or reading) and T["entry.readonly"][k] != readonly:
         out["entry" + here + ".readonly"] = (T["entry.readonly"][k], readonly)
     if (d, r) in moving:
         return
@@ -220,6 +236,13 @@ def entry_differences(
         real = (spec.domain(act.domid), spec.frame(mfn), int(act.sub_page))
         if rules != real:
             out["active" + here] = (rules, real)
+        relayed = bool(act.sub_page and act.trans_dom is not domain)
+        if bool(T["active.part"][k] and T["relay.yes"][k]) != relayed:
+            out["relay" + here + ".yes"] = (T["relay.yes"][k], relayed)
+        elif relayed and act.trans_dom is not None:
+            stands_for = (spec.domain(act.trans_dom.domid), spec.ref(act.trans_gref))
+            if (T["relay.dom"][k], T["relay.ref"][k]) != stands_for:
+                out["relay" + here] = ((T["relay.dom"][k], T["relay.ref"][k]), stands_for)
 
 
 def _frames(rig: Rig, spec: SpecState, out: Places) -> None:

@@ -9,11 +9,15 @@ picked values, and requires the same codes.
 | `set_status.*` | none yet: the step takes effect when the entry has been claimed, or refused |
 | `map.pinned` | `map_grant_ref`; at the end `map_grant_ref.insert` |
 | `unmap.flush` | `unmap_grant_ref` for each element; at the end `.flush` and `.complete` |
+| `copy.transitive` | none: the grant behind a transitive entry is claimed next, and both are one rule step |
 | `copy.claimed` | `copy`, `.element`, `.claim_source`, `.claim_dest`; at the end `.move` and `.done` |
+| `copy.restart` | the same, of which one ends with ERESTART; then the element begins again |
 | `transfer.stolen`, `transfer.assigned` | `transfer`, then `transfer.flush` and `transfer.assign` |
 """
 
 from __future__ import annotations
+
+from collections.abc import Generator
 
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.scheduler import HELD
@@ -29,7 +33,7 @@ from bulkhead.proofs.refinement.lockstep.call import (
 )
 from bulkhead.proofs.refinement.lockstep.copied_bytes import watch
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
-from bulkhead.proofs.refinement.lockstep.observe import MOST_RACES
+from bulkhead.proofs.refinement.lockstep.observe import MOST_RACES, Key
 from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
 from bulkhead.proofs.refinement.lockstep.testbed import Guest
 
@@ -212,78 +216,106 @@ def follow_copy(
 
     `rule` is the operation that performs the copy, `begin` the arguments of its first step.
     """
-    me, call = f.domid, f.calls[0]
-    spec = lockstep.spec_state
-    this = {"this": call}
+    me = f.domid
+    this = {"this": f.calls[0]}
     begin = begin or {"caller": me, "space": me}
     for i, e in enumerate(elements):
-        stage = 0
         source = lockstep.entry_key(e.src_dom, e.src, me) if e.src_ref else None
         dest = lockstep.entry_key(e.dst_dom, e.dst, me) if e.dst_ref else None
-        f.watch = source
+        again = True
+        while again:
+            again = yield from _copy_element(lockstep, f, i, e, rule, {**begin, **this}, (source, dest))
+
+
+def _copy_element(
+    lockstep: Lockstep,
+    f: CallInFlight,
+    i: int,
+    e: CopyElement,
+    rule: str,
+    begin: dict[str, int],
+    keys: tuple[Key | None, Key | None],
+) -> Generator[None, str, bool]:
+    """One element; True if the call begins it again, as a transitive entry is in use for another grant or page.
+
+    From the check of a transitive entry until both it and the grant behind it are pinned, no other call may come between, and
+    the entry stays as it is; the grant behind may be rewritten by its owner.
+    """
+    source, dest = keys
+    me, this = f.domid, {"this": f.calls[0]}
+    spec = lockstep.spec_state
+    stage = 0
+    f.watch = source
+    event = yield
+    before = f.watched
+    behind: list[Key] = []  # the grants behind transitive entries
+    begun = {key: lockstep.changes(key) for key in keys if key is not None}  # changes of the entries of the side in turn
+    f.moving.update(k for k in keys if k is not None)
+    spec.step(rule, begin)
+    code = spec.step(
+        f"{rule}.element",
+        {
+            "src_by_ref": int(e.src_ref),
+            "src_own": int(e.src_dom == abi.DOMID_SELF),
+            "src_dom": spec.domain(e.src_dom),
+            "src_ref": spec.ref(e.src) if e.src_ref else 0,
+            "src_frame": 0 if e.src_ref else spec.frame(e.src),
+            "dst_by_ref": int(e.dst_ref),
+            "dst_own": int(e.dst_dom == abi.DOMID_SELF),
+            "dst_dom": spec.domain(e.dst_dom),
+            "dst_ref": spec.ref(e.dst) if e.dst_ref else 0,
+            "dst_frame": 0 if e.dst_ref else spec.frame(e.dst),
+            **this,
+        },
+        ANY,
+    )
+    while event in HELD or event == "copy.transitive":
+        if code == OKAY and stage == 0 and (source is None or lockstep.pin(source) != before):
+            code = spec.step(f"{rule}.claim_source", this)
+            lockstep.locked -= {source}
+            stage, begun = 1, {dest: lockstep.changes(dest)} if dest is not None else {}
+        f.must_finish_first = event == "copy.transitive"
+        named, found = keys[stage], lockstep.grant_behind(keys[stage])
+        if event == "copy.transitive" and named is not None:
+            lockstep.locked.add(named)
+            if found is not None:
+                behind.append(found)
+                f.moving.add(found)
+                begun[found] = lockstep.changes(found)
         event = yield
-        before = f.watched
-        begun = [lockstep.changes(source), lockstep.changes(dest)]
-        f.moving.update(k for k in (source, dest) if k is not None)
-        spec.step(rule, {**begin, **this})
-        code = spec.step(
-            f"{rule}.element",
-            {
-                "src_by_ref": int(e.src_ref),
-                "src_own": int(e.src_dom == abi.DOMID_SELF),
-                "src_dom": spec.domain(e.src_dom),
-                "src_ref": spec.ref(e.src) if e.src_ref else 0,
-                "src_frame": 0 if e.src_ref else spec.frame(e.src),
-                "dst_by_ref": int(e.dst_ref),
-                "dst_own": int(e.dst_dom == abi.DOMID_SELF),
-                "dst_dom": spec.domain(e.dst_dom),
-                "dst_ref": spec.ref(e.dst) if e.dst_ref else 0,
-                "dst_frame": 0 if e.dst_ref else spec.frame(e.dst),
-                **this,
-            },
-            ANY,
-        )
-        while event in HELD:
-            if code == OKAY and stage == 0 and (source is None or lockstep.pin(source) != before):
-                code = spec.step(f"{rule}.claim_source", this)
-                stage, begun[1] = 1, lockstep.changes(dest)
-            event = yield
-        status = OKAY if event == "copy.claimed" else lockstep.status(f, i * 40 + 36)
-        fail = (
-            GENERAL
-            if status == GENERAL and lockstep.copy_may_fail(e, stage, lockstep.changes(dest) - begun[1], me)
-            else None
-        )
-        if code == OKAY and stage == 0:
-            source_fails = status == GENERAL and lockstep.source_may_fail(e, lockstep.changes(source) - begun[0], me)
-            code = spec.step(f"{rule}.claim_source", this, ANY, GENERAL if source_fails else None)
-            stage = 1
-        if code == OKAY and stage == 1:
-            code = spec.step(f"{rule}.claim_dest", this, ANY, fail)
-            stage = 2
-        f.moving.clear()
-        lockstep.was_transitive.clear()
-        if event == "copy.claimed":
-            lockstep.expect(f, rule, code, OKAY)
-            parts = (lockstep.part(source), lockstep.part(dest))
-            pages = [spec.mfn(spec.at("hold.frame", call, n)) for n in range(2)]
-            status_at = None if f.guest is None else (f.guest.layout.pages[0].mfn, f.vcpu * 2048 + i * 40 + 36)
-            watched, f.moves = watch(lockstep.rig.xen.frames, pages[0], pages[1], e, status_at)
-            event = yield
-            f.moves = None
-            status = lockstep.status(f, i * 40 + 36)
-            frames = (spec.at("hold.frame", call, 0), spec.at("hold.frame", call, 1))
-            want = _bounds(e, parts)
-            code = spec.step(f"{rule}.move", this, ANY, want if want != OKAY else None)
-            lockstep.expect(f, f"{rule}.move", code, status)
-            watched.compare(status == OKAY)
-            spec.step(f"{rule}.done", this)
-            for frame in frames:
-                lockstep.touch_frame(frame)
-        else:
-            lockstep.expect(f, rule, code, status)
-            spec.step(f"{rule}.done", this)
-        lockstep.touched.update(k for k in (source, dest) if k is not None)
+    f.must_finish_first = False
+    lockstep.locked -= set(keys)
+    status = OKAY if event == "copy.claimed" else "ERESTART" if event == "copy.restart" else lockstep.status(f, i * 40 + 36)
+    refused = GENERAL if status == GENERAL else None
+    lost = max((lockstep.changes(key) - count for key, count in begun.items()), default=0)
+    if code == OKAY and stage == 0:
+        fail = refused if lockstep.source_may_fail(e, lost, me) else None
+        code = spec.step(f"{rule}.claim_source", this, ANY, fail)
+        stage = 1
+    if code == OKAY and stage == 1:
+        fail = refused if lockstep.copy_may_fail(e, lost, me) else None
+        code = spec.step(f"{rule}.claim_dest", this, ANY, fail)
+    f.moving.clear()
+    lockstep.expect(f, rule, code, status)
+    frames: tuple[int, ...] = ()
+    if event == "copy.claimed":
+        parts = (lockstep.part(source), lockstep.part(dest))
+        frames = (spec.at("hold.frame", f.calls[0], 0), spec.at("hold.frame", f.calls[0], 1))
+        pages = [spec.mfn(frame) for frame in frames]
+        status_at = None if f.guest is None else (f.guest.layout.pages[0].mfn, f.vcpu * 2048 + i * 40 + 36)
+        watched, f.moves = watch(lockstep.rig.xen.frames, pages[0], pages[1], e, status_at)
+        event = yield
+        f.moves = None
+        status = lockstep.status(f, i * 40 + 36)
+        want = _bounds(e, parts)
+        code = spec.step(f"{rule}.move", this, ANY, want if want != OKAY else None)
+        lockstep.expect(f, f"{rule}.move", code, status)
+        watched.compare(status == OKAY)
+    spec.step(f"{rule}.done", this)
+    for frame in frames:
+        lockstep.touch_frame(frame)
+    lockstep.touched.update(k for k in (*keys, *behind) if k is not None)
+    return event == "copy.restart"
 
 
 def _bounds(e: CopyElement, parts: tuple[tuple[int, int], tuple[int, int]]) -> str:

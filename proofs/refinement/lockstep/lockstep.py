@@ -13,7 +13,14 @@ from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.guest_access import translate
 from bulkhead.impl.xen.scheduler import HELD
 from bulkhead.model.caller import OKAY
-from bulkhead.proofs.refinement.lockstep.abstraction import Places, differences, entry_differences, entry_of, in_use_bits
+from bulkhead.proofs.refinement.lockstep.abstraction import (
+    Places,
+    behind_of,
+    differences,
+    entry_differences,
+    entry_of,
+    in_use_bits,
+)
 from bulkhead.proofs.refinement.lockstep.call import END, CallInFlight, Follower
 from bulkhead.proofs.refinement.lockstep.observe import Asked, Key
 from bulkhead.proofs.refinement.lockstep.spec_state import Log, Mismatch
@@ -153,7 +160,8 @@ class Lockstep(Asked):
     ) -> bool:
         """The granter writes an entry by an instruction; version 1 in-use bits are kept or overwritten.
 
-        `part` is the start and length of a part of the page, for version 2.
+        `part` is for version 2 the start and length of a part of the page; of a transitive entry, the domain whose grant is
+        behind it, and 0 (`mfn` is that grant's reference).
         """
         table = guest.domain.grant_table
         spec = self.spec_state
@@ -161,9 +169,13 @@ class Lockstep(Asked):
         if ref >= table.nr_entries or key in self.locked:
             return False
         data, off = table.header_at(ref)
-        transitive = table.version == 2 and abi.HEADER.unpack_from(data, off)[0] & abi.GTF_TYPE_MASK == abi.GTF_TRANSITIVE
-        if transitive and any(key in f.moving for f in self.flights):
-            self.was_transitive.add(key)
+        was, will = abi.HEADER.unpack_from(data, off)[0] & abi.GTF_TYPE_MASK, flags & abi.GTF_TYPE_MASK
+        if (
+            table.version == 2
+            and (was == abi.GTF_TRANSITIVE) != (will == abi.GTF_TRANSITIVE)
+            and any(key in f.moving for f in self.flights)
+        ):
+            return False  # Xen would take one layout's number for the other's (README: not in the rules)
         header = bytes(data[off : off + abi.HEADER.size])
         if table.version == 1:
             bits = in_use_bits(guest.domain, ref) if keep_bits else flags & 0x18
@@ -185,6 +197,9 @@ class Lockstep(Asked):
                     "part": in_part,
                 },
             )
+            if will == abi.GTF_TRANSITIVE:
+                dom, behind = behind_of(spec, guest.domain, ref)
+                spec.step("write_behind", {"owner": guest.domid, "way": key[1], "dom": dom, "ref": behind})
             if not keep_bits and table.version == 1:
                 self.settle_forged(key)
         return True

@@ -27,7 +27,6 @@ class Asked:
         self.rig = Rig(seed, rules.size.heap, rules.size.ports)
         self.spec_state = SpecState(rules, self.rig.first_mfn, log)
         self.changed: Counter[Key] = Counter()  # number of changes of an entry's header by its granter
-        self.was_transitive: set[Key] = set()  # entries that a copy began to claim as transitive ones
 
     def bytes(self, f: CallInFlight, offset: int, size: int) -> bytes:
         """The current bytes of a call's arguments."""
@@ -96,13 +95,28 @@ class Asked:
         """The number of changes of an entry's header by its granter so far."""
         return 0 if key is None else self.changed[key]
 
-    def copy_may_fail(self, e: CopyElement, stage: int, lost: int, me: int) -> bool:
+    def grant_behind(self, key: Key | None) -> Key | None:
+        """The grant behind a transitive entry of version 2, if there is such a domain."""
+        if key is None:
+            return None
+        domain = self.rig.xen.domains.get(key[0])
+        number = self.spec_state.size.refs[key[1]]
+        if domain is None or number >= domain.grant_table.nr_entries or domain.grant_table.version == 1:
+            return None
+        flags, _, domid, _, low = domain.grant_table.entry_v2(number)
+        if flags & abi.GTF_TYPE_MASK != abi.GTF_TRANSITIVE or domid not in self.rig.xen.domains:
+            return None
+        return self.spec_state.domain(domid), self.spec_state.ref(low & 0xFFFFFFFF)
+
+    def copy_may_fail(self, e: CopyElement, lost: int, me: int) -> bool:
         """Can the destination be refused for reasons that the rules do not have: counters, types, `lost` races?"""
         if e.dst_ref:
-            key = self.entry_key(e.dst_dom, e.dst, me)
-            if self.pin(key) & abi.PIN_HSTW << 7 or lost >= MOST_RACES:
+            named = self.entry_key(e.dst_dom, e.dst, me)
+            behind = self.grant_behind(named)
+            if self.pin(named) & abi.PIN_HSTW << 7 or self.pin(behind) & abi.PIN_HSTW << 7 or lost >= MOST_RACES:
                 return True
-            if key in self.was_transitive or self._names_another_part(key):
+            key = behind or named
+            if self._names_another_part(key):
                 return True
             T, k = self.spec_state.T, key[0] * self.spec_state.rules.nrefs + key[1]
             f = T["active.frame"][k] if T["status.reading"][k] else T["entry.frame"][k]
@@ -136,7 +150,11 @@ class Asked:
     def source_may_fail(self, e: CopyElement, lost: int, me: int) -> bool:
         """The same for the source."""
         key = self.entry_key(e.src_dom, e.src, me)
-        return e.src_ref and bool(self.pin(key) & abi.PIN_HSTR << 7 or lost >= MOST_RACES or key in self.was_transitive)
+        return e.src_ref and bool(
+            self.pin(key) & abi.PIN_HSTR << 7
+            or self.pin(self.grant_behind(key)) & abi.PIN_HSTR << 7
+            or lost >= MOST_RACES
+        )
 
     def is_table(self, mfn: int) -> bool:
         """Is the frame in use as a page table?"""

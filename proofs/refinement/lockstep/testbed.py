@@ -16,7 +16,7 @@ from bulkhead.impl.xen.domains import Domain
 from bulkhead.impl.xen.frames import PGT_L4, Frame
 from bulkhead.impl.xen.grant_map import get_paged_frame
 from bulkhead.impl.xen.guest_access import read, write
-from bulkhead.impl.xen.machine import Options, Xen
+from bulkhead.impl.xen.machine import Xen
 from bulkhead.impl.xen.pagetables import get_table
 from bulkhead.impl.xen.pv_build import PvLayout, build
 from bulkhead.impl.xen.xsm import DummyPolicy
@@ -166,9 +166,7 @@ class Rig:
         Kernel(probe, probe.domains[0], npages=DOM0_PAGES, nwindows=1)
         self.first_mfn = probe.frames.fresh
         self.policy = Matrix()
-        self.xen = Xen(
-            nframes=self.first_mfn + heap, reserved=0x1000, seed=seed, policy=self.policy, options=Options(transitive=False)
-        )
+        self.xen = Xen(nframes=self.first_mfn + heap, reserved=0x1000, seed=seed, policy=self.policy)
         self.dom0 = self.xen.create_dom0()
         self.dom0.max_evtchn_port = ports
         self.kernel = WatchedKernel(self.xen, self.dom0, npages=DOM0_PAGES, nwindows=1)

@@ -60,14 +60,17 @@ def offered(table: GrantTable, ref: int) -> bool:
     return bool(domid == 0 and flags & abi.GTF_TYPE_MASK == abi.GTF_PERMIT_ACCESS)
 
 
+def passed_on(table: GrantTable, ref: int) -> bool:
+    """Does the entry let Dom0 copy through it to another domain's page?"""
+    flags, domid = abi.HEADER.unpack_from(*table.header_at(ref))
+    return bool(table.version == 2 and domid == 0 and flags & abi.GTF_TYPE_MASK == abi.GTF_TRANSITIVE)
+
+
 def special(d: Caller, record: MapRecord) -> bool:
     """Does a grant name a page of the hypervisor's own heap? The rules have no such grants."""
     for granter, ref in record.grants:
         domain = d.view.domains.get(granter)
-        if domain is None or not granter or ref >= domain.grant_table.nr_entries:
-            continue
-        act = domain.grant_table.active[ref]
-        if (act.frame is not None and act.frame.xenheap) or d.view.special(domain.grant_table.frame_field(ref)):
+        if domain is not None and d.view.names_special(domain, ref):
             return True
     return False
 

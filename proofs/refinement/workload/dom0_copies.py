@@ -5,7 +5,7 @@ from __future__ import annotations
 from bulkhead.impl.xen import abi
 from bulkhead.proofs.refinement.dom0.copies import Segment, Side
 from bulkhead.proofs.refinement.dom0.state import BUFFER, Proc
-from bulkhead.proofs.refinement.workload.caller import Caller, offered, special
+from bulkhead.proofs.refinement.workload.caller import Caller, offered, passed_on, special
 
 
 def copy(d: Caller, proc: Proc) -> str:
@@ -68,19 +68,13 @@ def _grant(d: Caller) -> tuple[int, int]:
         for ref in d.view.size.refs[2:]:
             if (
                 ref < table.nr_entries
-                and offered(table, ref)
-                and not d.view.special(table.frame_field(ref))
-                and not _pins_special(d, domid, ref)
+                and (offered(table, ref) or passed_on(table, ref))
+                and not d.view.names_special(domain, ref)
             ):
                 offers.append((domid, ref))
     if offers and x < 0.9:
         return offers[int(x / 0.9 * len(offers))]
     return (99, 8) if x < 0.95 else (domains[int((x - 0.95) * 20 * len(domains))][0], d.view.size.refs[-1])
-
-
-def _pins_special(d: Caller, domid: int, ref: int) -> bool:
-    frame = d.view.domains[domid].grant_table.active[ref].frame
-    return frame is not None and frame.xenheap
 
 
 MOVES = ((12, copy),)

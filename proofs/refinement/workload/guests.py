@@ -15,10 +15,12 @@ from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.domains import Domain
 from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER, read_pte
 from bulkhead.proofs.refinement.calls import Target, guest_call
+from bulkhead.proofs.refinement.lockstep.call import CallInFlight
 from bulkhead.proofs.refinement.lockstep.lockstep import POOL
 from bulkhead.proofs.refinement.lockstep.operations import told
 from bulkhead.proofs.refinement.lockstep.testbed import FIXED, SLOTS, Guest
 from bulkhead.proofs.refinement.view import View
+from bulkhead.proofs.refinement.workload.passed_on import copy_through
 
 GuestMove = Callable[[Guest, int], None]
 
@@ -50,6 +52,7 @@ class GuestCalls(ABC):
             (22, self.map),
             (18, self.unmap),
             (14, self.copy),
+            (4, lambda guest, vcpu: copy_through(self, guest, vcpu)),
             (3, self.transfer),
             (9, self.mmu),
             (6, self.populate),
@@ -71,6 +74,10 @@ class GuestCalls(ABC):
     @abstractmethod
     def finish_calls(self) -> None:
         """Complete all calls in flight; the scheduler overrides this."""
+
+    @abstractmethod
+    def advance(self, f: CallInFlight) -> None:
+        """Let a call in flight take its next step; the scheduler overrides this."""
 
     def call(self, guest: Guest, vcpu: int, operation: str, **arguments: Any) -> None:
         """Make a call by a guest."""
@@ -117,7 +124,7 @@ class GuestCalls(ABC):
     def store(self, guest: Guest, vcpu: int) -> None:
         """Write a grant entry."""
         rng = self.rng
-        flags = rng.choice((1, 1, 1, 1, 5, 5, 0, 2, 3, 0x19, 0x101, 0x101, 0x105))
+        flags = rng.choice((1, 1, 1, 1, 5, 5, 0, 2, 3, 3, 7, 0x19, 0x101, 0x101, 0x105))
         domid = self.other(guest)
         page = self.page(guest)
         if rng.random() < 0.03:
@@ -131,9 +138,21 @@ class GuestCalls(ABC):
             or (table.version == 1 and abi.HEADER.unpack_from(*table.header_at(ref))[0] & 0x18)
         ):
             flags = 1  # in version 1 the bits of a use and of a transfer are the same: their meaning depends on the pin
+        if flags & 3 == abi.GTF_TRANSITIVE and table.version == 2:
+            found = self.grant_of(guest.domid) if rng.random() < 0.85 else None
+            self.pass_on(guest, ref, flags, domid, *(found or (self.other(guest), self.ref())))
+            return
         self.text = f"d{guest.domid}: entry {ref} := flags {flags:#x}, d{domid}, frame {page:#x}"
         part = (int(rng.random() * 3) * 512, rng.choice((0, 512, 2048, 4096))) if flags & abi.GTF_SUB_PAGE else (0, 0)
         self.write_entry(guest, ref, flags, domid, page, rng.random() < 0.9, part)
+
+    def pass_on(self, guest: Guest, ref: int, flags: int, domid: int, dom: int, behind: int) -> None:
+        """Write a transitive entry; not over one that is mapped, for which a copy would wait until it is unmapped."""
+        table = guest.domain.grant_table
+        if ref < table.nr_entries and (act := table.active[ref]).pin and (not act.sub_page or act.trans_dom is guest.domain):
+            flags = abi.GTF_INVALID
+        self.text = f"d{guest.domid}: entry {ref} := flags {flags:#x}, d{domid}, behind it d{dom} ref {behind}"
+        self.write_entry(guest, ref, flags, domid, behind, True, (dom, 0))
 
     def hostile_store(self) -> None:
         """A granter changes an entry that a call is claiming now."""
@@ -146,9 +165,14 @@ class GuestCalls(ABC):
         if guest is None or guest.domain.is_dying or guest.domain.pause_count or guest.domain.crashed:
             return
         flags = rng.choice((0, 1, 1, 5))
-        self.write_entry(guest, view.size.refs[element], flags, self.other(guest), self.page(guest), True)
+        table, ref = guest.domain.grant_table, view.size.refs[element]
+        if table.version == 2 and ref < table.nr_entries and table.entry_v2(ref)[0] & 3 == abi.GTF_TRANSITIVE:
+            _, _, dom, _, behind = table.entry_v2(ref)
+            self.write_entry(guest, ref, flags | 3, self.other(guest), behind & 0xFFFFFFFF, True, (dom, 0))
+            return
+        self.write_entry(guest, ref, flags, self.other(guest), self.page(guest), True)
 
-    def grant_of(self, me: int) -> tuple[int, int] | None:
+    def grant_of(self, me: int, kinds: tuple[int, ...] = (abi.GTF_PERMIT_ACCESS,)) -> tuple[int, int] | None:
         """A live offer to a domain, as (granter, reference)."""
         offers = []
         for d, domain in self.view.domains.items():
@@ -156,7 +180,7 @@ class GuestCalls(ABC):
             for ref in self.refs if d < 4 else ():
                 if ref < table.nr_entries:
                     flags, domid = abi.HEADER.unpack_from(*table.header_at(ref))
-                    if domid == me and flags & 3 == 1:
+                    if domid == me and flags & 3 in kinds:
                         offers.append((d, ref))
         return offers[int(self.rng.random() * len(offers))] if offers else None
 
@@ -175,7 +199,7 @@ class GuestCalls(ABC):
         if copied is not None:
             return copied
         if self.rng.random() < 0.75:
-            found = self.grant_of(guest.domid)
+            found = self.grant_of(guest.domid, (abi.GTF_PERMIT_ACCESS, abi.GTF_TRANSITIVE))
             if found is not None and not self._special(guest, *found):
                 return found
         dom, ref = self.other(guest), self.ref()
@@ -184,10 +208,7 @@ class GuestCalls(ABC):
     def _special(self, me: Guest, dom: int, ref: int) -> bool:
         """Does the entry name a page of the hypervisor's own heap? The rules have no such grants."""
         domain = self.view.domains.get(me.domid if dom == abi.DOMID_SELF else dom)
-        if domain is None or ref >= domain.grant_table.nr_entries or dom == 0:
-            return False
-        pinned = domain.grant_table.active[ref].frame
-        return self.view.special(domain.grant_table.frame_field(ref)) or (pinned is not None and pinned.xenheap)
+        return domain is not None and self.view.names_special(domain, ref)
 
     def map(self, guest: Guest, vcpu: int) -> None:
         """map_grant_ref of one or two grants."""

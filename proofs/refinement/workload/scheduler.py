@@ -152,7 +152,8 @@ class Driver(GuestCalls):
     def finish_calls(self) -> None:
         """Complete all calls in flight, except a call of Dom0's kernel that waits for this move."""
         while flights := self._others():
-            f = next((f for f in flights if f.marker in HELD or f.must_finish_first), flights[0])
+            waiting = [f for f in flights if f.marker != "copy.restart"] or flights  # restarts wait for others to end
+            f = next((f for f in flights if f.marker in HELD or f.must_finish_first), waiting[0])
             self.text = f"{f.text} (from {f.marker})"
             self.advance(f)
 

@@ -1,0 +1,125 @@
+"""Chooses copies through transitive grants: a guest lets another, or Dom0, copy through a grant that it has itself.
+
+Random stores seldom build such a chain of three domains, so this move builds one: an owner's grant to a middle domain, the
+middle domain's transitive entry, a copy through it. Entries in use are rewritten now and then, to stand for another grant.
+Not here: what else guests do (guests.py).
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any, Protocol
+
+from bulkhead.impl.xen import abi
+from bulkhead.proofs.refinement.lockstep.call import CallInFlight
+from bulkhead.proofs.refinement.lockstep.testbed import Guest
+from bulkhead.proofs.refinement.view import View
+
+
+class Guests(Protocol):
+    """What the moves of guests (guests.py) offer to this one."""
+
+    view: View
+    rng: random.Random
+
+    def advance(self, f: CallInFlight) -> None: ...
+
+    def call(self, guest: Guest, vcpu: int, operation: str, **arguments: Any) -> None: ...
+
+    def write_entry(
+        self, guest: Guest, ref: int, flags: int, domid: int, mfn: int, keep_bits: bool, part: tuple[int, int] = (0, 0)
+    ) -> None: ...
+
+    def pass_on(self, guest: Guest, ref: int, flags: int, domid: int, dom: int, behind: int) -> None: ...
+
+    def grant_of(self, me: int, kinds: tuple[int, ...] = ...) -> tuple[int, int] | None: ...
+
+    def ref(self) -> int: ...
+
+    def page(self, guest: Guest) -> int: ...
+
+    def version(self, guest: Guest, vcpu: int) -> None: ...
+
+
+def copy_through(guests: Guests, user: Guest, vcpu: int) -> None:
+    """A copy by a guest through another's transitive entry, which is written for it now; or such an entry for Dom0.
+
+    Now and then, while the pages of the copy are claimed, the entry is rewritten and the user's other vCPU copies through it.
+    """
+    rng, view = guests.rng, guests.view
+    if user.domain.grant_table.version == 1 and rng.random() < 0.3:
+        guests.version(user, vcpu)
+        return
+    middles = [g for g in view.guests.values() if g is not user and _running(g) and g.domain.grant_table.version == 2]
+    if not middles:
+        return
+    between, ref = middles[int(rng.random() * len(middles))], guests.ref()
+    to = 0 if rng.random() < 0.3 else user.domid
+    if not _pass_on(guests, between, ref, to) or to == 0:
+        return
+    _copy(guests, user, vcpu, between, ref)
+    own = [f for f in view.flights if f.guest is user]
+    if rng.random() < 0.4 or len(own) != 1 or own[0].vcpu != vcpu:
+        return
+    while own[0] in view.flights and own[0].marker != "copy.claimed":
+        guests.advance(own[0])
+    if own[0] in view.flights and between.domid in view.guests and _running(between) and _running(user):
+        if rng.random() < 0.8 and not _pass_on(guests, between, ref, to):
+            return
+        _copy(guests, user, 1 - vcpu, between, ref)
+
+
+def _pass_on(guests: Guests, between: Guest, ref: int, to: int) -> bool:
+    """The middle guest lets a domain copy through a grant that it has, or is made now."""
+    rng, view = guests.rng, guests.view
+    found = guests.grant_of(between.domid)
+    if found is None or rng.random() < 0.2:
+        found = _offer(guests, between) or found
+    if found is None or view.changing(between.domid, ref):
+        return False
+    guests.pass_on(between, ref, rng.choice((3, 3, 3, 7)), to, *found)
+    return True
+
+
+def _copy(guests: Guests, user: Guest, vcpu: int, between: Guest, ref: int) -> None:
+    """A copy with the entry on one side or on both."""
+    rng = guests.rng
+    if guests.view.names_special(between.domain, ref):
+        return
+    through = {"ref": True, "at": ref, "dom": between.domid}
+    other = {"ref": False, "at": guests.page(user), "dom": abi.DOMID_SELF}
+    sides = (through, other if rng.random() < 0.8 else through)
+    src, dst = sides if rng.random() < 0.6 else sides[::-1]
+    element = {
+        "src_ref": src["ref"],
+        "src": src["at"],
+        "src_dom": src["dom"],
+        "src_off": 8 * int(rng.random() * 63),
+        "dst_ref": dst["ref"],
+        "dst": dst["at"],
+        "dst_dom": dst["dom"],
+        "dst_off": 1024 + 8 * int(rng.random() * 60),
+        "length": 64,
+    }
+    guests.call(user, vcpu, "copy", elements=[element])
+
+
+def _running(guest: Guest) -> bool:
+    domain = guest.domain
+    return not (domain.is_dying or domain.pause_count or domain.crashed)
+
+
+def _offer(guests: Guests, between: Guest) -> tuple[int, int] | None:
+    """Another guest grants the middle one a page of its own, whole or a part, to read or to write."""
+    rng, view = guests.rng, guests.view
+    owners = [g for g in view.guests.values() if g is not between and _running(g)]
+    if not owners:
+        return None
+    owner, ref = owners[int(rng.random() * len(owners))], guests.ref()
+    table = owner.domain.grant_table
+    if ref >= table.nr_entries or table.active[ref].pin or view.changing(owner.domid, ref):
+        return None
+    flags = rng.choice((1, 1, 5, 0x101))
+    part = (512, 2048) if flags & abi.GTF_SUB_PAGE else (0, 0)
+    guests.write_entry(owner, ref, flags, between.domid, guests.page(owner), True, part)
+    return owner.domid, ref
