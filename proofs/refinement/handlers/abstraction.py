@@ -135,5 +135,10 @@ def _state(machine: SymbolicXen, value: Field, cell: Callable[[Domain, Term], Te
         "mapping.ref": lambda h: value("record.ref", h),
         "at": lambda c: constant(hash_of("idle")),
         **{f"hold.{name}": (lambda c, s: FALSE) for name in ("page", "pin", "awaiting_flush")},
+        # Transitive grants are switched off: no use is one, and nobody asks what is behind an entry.
+        "middle.pin": lambda c, s: FALSE,
+        "relay.yes": lambda d, r: FALSE,
+        "behind.dom": lambda d, r: d,
+        "behind.ref": lambda d, r: r,
     }
     return RuleState(machine.system, functions)

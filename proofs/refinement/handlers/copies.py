@@ -34,6 +34,7 @@ from bulkhead.proofs.symbolic.terms import FALSE, TRUE, UGE, And, If, Not, Or, T
 from bulkhead.proofs.symbolic.terms import number as constant
 
 SELF = constant(abi.DOMID_SELF)
+SWITCHED_OFF = "transitive grants are switched off, by Xen's command line"
 AT_TOP = "a pin counter is at its top"
 IN_THE_WAY = "another part of the page is in use, or the page is in use as a page table"
 OUT_OF_PAGE = "the bytes do not lie within one page"
@@ -105,6 +106,11 @@ def transitive(machine: SymbolicXen) -> list[Term]:
     ]
 
 
+def member(machine: SymbolicXen, name: str) -> Term:
+    """A member of an enumeration of the rules."""
+    return next(constant(names.index(name)) for names in machine.system.enums.values() if name in names)
+
+
 def claim(path: Path, name: str) -> None:
     """`_claim` of one side."""
     m, engine = path.machine, path.engine
@@ -144,9 +150,17 @@ def claim(path: Path, name: str) -> None:
     in_entry = If(eq(pin, constant(0)), now.at("entry.frame", d, s.ref), base("active.frame", d, s.ref))
     wanted = in_entry if s.by_ref else number(s.ptr)
     page_table = And(boolean(s.writes), base("frame.tcount", wanted) > 0, base("frame.ptype", wanted) != PGT_WRITABLE)
-    ends = path.take(
-        now, f"copy.claim_{name}", {"this": THIS}, {AT_TOP: Or(top, given_up), IN_THE_WAY: Or(other_part, page_table)}
+    is_transitive = And(
+        boolean(s.by_ref),
+        eq(now.at("version", d), member(m, "v2")),
+        eq(now.at("entry.kind", d, s.ref), member(m, "transitive")),
     )
+    choices = {
+        AT_TOP: Or(top, given_up),
+        SWITCHED_OFF: is_transitive,
+        IN_THE_WAY: Or(other_part, page_table),
+    }
+    ends = path.take(now, f"copy.claim_{name}", {"this": THIS}, choices)
     where = f"copy.claim_{name} = {code_of(status_of(status))}"
     if frame is None:
         path.prove(where, [("the status", ends.with_code(code_of(status))), *same_state(m, now, holders)])

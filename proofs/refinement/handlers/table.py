@@ -39,6 +39,10 @@ def _own(name: str) -> str:
 
 NO_END = {"not maps(got_": "there are any number of page-table entries: which of them are free is the guest's own doing"}
 EXISTS = {"GNTST_bad_domain (exists_domain(": "the caller is there"}
+NO_RELAYS = {
+    "kind = transitive) implies": "transitive grants are switched off",
+    "kind = transitive and ": "transitive grants are switched off",
+}
 ONLY_READ = {
     " and false and ": "a source is not written",
     "another part of the page is in use, or the page is in use as a page table": "a source is not written",
@@ -63,8 +67,8 @@ OWN_GRANTS = {
 }
 HANDLERS: Mapping[str, Handler] = {
     **MAPPINGS,
-    "copy: source": Handler(partial(copies.claim, name="source"), "grant_copy._claim", "copy.claim_source", never=ONLY_READ),
-    "copy: destination": Handler(partial(copies.claim, name="dest"), "grant_copy._claim", "copy.claim_dest"),
+    "copy: source": Handler(partial(copies.claim, name="source"), "grant_copy._claim", "copy.claim_source", never={**ONLY_READ, **NO_RELAYS}),
+    "copy: destination": Handler(partial(copies.claim, name="dest"), "grant_copy._claim", "copy.claim_dest", never=NO_RELAYS),
     "copy: element": Handler(copies.element, "grant_copy.copy_one", "copy.element, .move"),
     "copy: source let go": Handler(partial(copies.let_go, name="source"), "grant_copy._unclaim", "copy.done"),
     "copy: destination let go": Handler(partial(copies.let_go, name="dest"), "grant_copy._unclaim", "copy.done"),
