@@ -10,7 +10,7 @@ import hashlib
 import inspect
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType
@@ -18,6 +18,7 @@ from types import CodeType
 import coverage
 import pytest
 
+from bulkhead.impl.xen.continuation import ALWAYS, Preemption
 from bulkhead.proofs.refinement.campaign import run_episode
 from bulkhead.proofs.refinement.lockstep.spec_world import Size, rules_for
 from bulkhead.proofs.replay.driver import replay
@@ -29,7 +30,7 @@ EPISODES = tuple(range(6))
 EPISODE_CALLS = 1000
 SEED = 1
 UNIT = "tests/impl"
-KINDS = ("recording", "campaign", "unit")
+KINDS = ("recording", "preempted", "campaign", "unit")  # a recording, and the same with every hypercall preempted
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,30 @@ class Runner:
         return line in self.lines.get(file, ())
 
 
-def ask_recording(name: str) -> str:
+def ask_recording(name: str, preempted: bool = False) -> str:
     """Replay a recording; returns the first difference, or nothing."""
-    result = replay(ROOT / "tests" / "recorded" / name)
+    result = replay(ROOT / "tests" / "recorded" / name, Preemption(ALWAYS) if preempted else None)
     if result.report:
         return result.report[0]
     return "" if result.explained == EXPLAINED.get(name, 0) else f"{result.explained} differences explained"
+
+
+def ask_preempted(name: str) -> str:
+    """Replay a recording, and preempt every hypercall wherever it may be; returns the first difference, or nothing."""
+    return ask_recording(name, True)
 
 
 def ask_episode(name: str) -> str:
     """Run one episode of a campaign; returns the mismatch, or nothing."""
     failure = run_episode(rules_for(Size()), SEED, int(name), EPISODE_CALLS).failure
     return "" if failure is None else f"{failure.what} ({failure.call})"
+
+
+ASKED: Mapping[str, Callable[[str], str]] = {
+    "recording": ask_recording,
+    "preempted": ask_preempted,
+    "campaign": ask_episode,
+}
 
 
 class _Contexts:
@@ -114,11 +127,8 @@ def _trace(found: list[Runner], tell: Callable[[str], None]) -> None:
     rules_for(Size())
     tracer.start()
     try:
-        for kind, names, ask in (
-            ("recording", [p.name for p in RECORDED], ask_recording),
-            ("campaign", [str(n) for n in EPISODES], ask_episode),
-        ):
-            for name in names:
+        for kind, ask in ASKED.items():
+            for name in [str(n) for n in EPISODES] if kind == "campaign" else [p.name for p in RECORDED]:
                 tracer.switch_context(f"{kind}|{name}")
                 start = time.process_time()
                 wrong = ask(name)

@@ -21,7 +21,7 @@ from types import CodeType, FunctionType
 
 import pytest
 
-from tests.lines_run import KINDS, ROOT, Runner, ask_episode, ask_recording
+from tests.lines_run import ASKED, KINDS, ROOT, Runner
 from tests.mutants.places import Mutant, source_of
 
 PATIENCE = 4.0  # factor on the time without a fault (traced, which is slower)
@@ -116,7 +116,7 @@ def _ask(mutant: Mutant, askable: list[Runner], at: Connection) -> None:
             at.send((runner.kind, runner.name))
             _limit(GRACE + PATIENCE * runner.seconds)
             try:
-                wrong = ask_recording(runner.name) if runner.kind == "recording" else ask_episode(runner.name)
+                wrong = ASKED[runner.kind](runner.name)
             except Exception as error:  # any exception of the implementation is a detection
                 wrong = f"{type(error).__name__}: {error}"
             if wrong:
