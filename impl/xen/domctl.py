@@ -82,8 +82,7 @@ def do_domctl(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int
         if isinstance(made, int):
             return made
         return 0 if write(xen, vcpu, arg + 8, abi.U16.pack(made.domid)) else -EFAULT
-    if domain is None:
-        return -ESRCH
+    assert domain is not None
     if cmd == abi.DOMCTL_DESTROYDOMAIN:
         return -EINVAL if domain is caller else (yield from _destroy(xen, domain, arg))
     if cmd == abi.DOMCTL_PAUSEDOMAIN:
