@@ -1,4 +1,4 @@
-"""Lays a mutant over the implementation and looks for a detector: recordings, then campaigns, then unit tests of `impl`.
+"""Lays a mutant over the implementation and looks for a detector, in the order of `KINDS`: the quickest kind first.
 
 Each mutant runs in a separate process, forked from one that has everything loaded, with a limit of processor time and
 memory. Only runners of the changed line are used, the fastest first, and the first detection ends it. A mutant that makes a
@@ -21,7 +21,7 @@ from types import CodeType, FunctionType
 
 import pytest
 
-from tests.lines_run import KINDS, ROOT, Runner, ask_episode, ask_recording
+from tests.lines_run import ASKS, KINDS, ROOT, Runner
 from tests.mutants.places import Mutant, source_of
 
 PATIENCE = 4.0  # factor on the time without a fault (traced, which is slower)
@@ -111,25 +111,36 @@ def _ask(mutant: Mutant, askable: list[Runner], at: Connection) -> None:
     os.chdir(ROOT)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     with laid(mutant):
-        tests = _affordable([r for r in askable if r.kind == "unit"])
-        for runner in (r for r in askable if r.kind != "unit"):
-            at.send((runner.kind, runner.name))
-            _limit(GRACE + PATIENCE * runner.seconds)
-            try:
-                wrong = ask_recording(runner.name) if runner.kind == "recording" else ask_episode(runner.name)
-            except Exception as error:  # any exception of the implementation is a detection
-                wrong = f"{type(error).__name__}: {error}"
+        for kind in KINDS:
+            here = [r for r in askable if r.kind == kind]
+            wrong = _ask_tests(here, at) if kind == "unit" else _ask_each(here, at)
             if wrong:
                 at.send(("", wrong))
                 return
-        if tests:
-            at.send(("unit", f"{len(tests)} tests"))
-            _limit(2 * GRACE + PATIENCE * sum(r.seconds for r in tests))
-            failed = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *(r.name for r in tests)])
-            if failed:
-                at.send(("", f"a unit test fails (exit {int(failed)})"))
-                return
     at.send(("", ""))
+
+
+def _ask_each(askable: list[Runner], at: Connection) -> str:
+    for runner in askable:
+        at.send((runner.kind, runner.name))
+        _limit(GRACE + PATIENCE * runner.seconds)
+        try:
+            wrong = ASKS[runner.kind](runner.name)
+        except Exception as error:  # any exception of the implementation is a detection
+            wrong = f"{type(error).__name__}: {error}"
+        if wrong:
+            return wrong
+    return ""
+
+
+def _ask_tests(askable: list[Runner], at: Connection) -> str:
+    tests = _affordable(askable)
+    if not tests:
+        return ""
+    at.send(("unit", f"{len(tests)} tests"))
+    _limit(2 * GRACE + PATIENCE * sum(r.seconds for r in tests))
+    failed = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *(r.name for r in tests)])
+    return f"a unit test fails (exit {int(failed)})" if failed else ""
 
 
 def ask(mutant: Mutant, runners: list[Runner]) -> Answer:

@@ -66,6 +66,11 @@ class Daemons:
         """The daemon that is this process."""
         return next((d for d in (self.stored, self.consoled) if d is not None and d.space == space), None)
 
+    def serve(self, daemon: Stored | Consoled) -> bool:
+        """A daemon serves all its rings; true if there was anything to do."""
+        self.ear.who = daemon.space
+        return daemon.step()
+
     def kill(self, daemon: Stored | Consoled) -> None:
         """kill -9 of a daemon: its mappings and ports are released."""
         daemon.dead = True

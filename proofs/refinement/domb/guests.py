@@ -110,9 +110,7 @@ def ring_drain(g: Guests, who: Guest, a: Arguments) -> Answer:
     page = who.page(a["page"])
     if not who.has(page):
         return NOT_DONE
-    _, _, cons, prod = RINGS[a["page"]][1]
-    data = page.bytes()
-    data[cons : cons + 4] = data[prod : prod + 4]
+    drain(page.bytes(), RINGS[a["page"]][1])
     return Answer(OKAY)
 
 
@@ -138,6 +136,12 @@ def put(data: bytearray, ring: Place, payload: bytes) -> None:
         data[start + (at & (size - 1))] = byte
         at = (at + 1) & MASK
     data[prod : prod + 4] = at.to_bytes(4, "little")
+
+
+def drain(data: bytearray, ring: Place) -> None:
+    """Take all bytes of a ring."""
+    _, _, cons, prod = ring
+    data[cons : cons + 4] = data[prod : prod + 4]
 
 
 # Grants, event channels, memory.
@@ -245,4 +249,4 @@ def carry_out(g: Guests, domid: int, operation: str, arguments: Arguments) -> An
     return NOT_DONE if who is None else ACTIONS[operation](g, who, arguments)
 
 
-__all__ = ["ACTIONS", "RINGS", "Guest", "Guests", "carry_out", "index"]
+__all__ = ["ACTIONS", "RINGS", "Guest", "Guests", "carry_out", "drain", "index", "put"]

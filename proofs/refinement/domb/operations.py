@@ -137,7 +137,7 @@ def kill(m: Machine, who: Process, a: Arguments) -> Answer:
 def serve(m: Machine, daemons: Daemons, space: int) -> Answer:
     """A daemon serves all its rings."""
     daemon = daemons.of(space)
-    return NOT_DONE if daemon is None else Answer(OKAY, daemon.step())
+    return NOT_DONE if daemon is None else Answer(OKAY, daemons.serve(daemon))
 
 
 def kill_daemon(m: Machine, daemons: Daemons, space: int) -> Answer:
