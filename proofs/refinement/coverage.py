@@ -15,7 +15,9 @@ NO_LIMIT = "the implementation sets no limit; the rules' world has one"
 ROOM = "the rules' world has no translation left; page tables have"
 KNOWN = "a bound port is open (theorem ports_go_with_files)"
 OWN = "evtchn knows its own calls"
-ONE_COPY = "Dom0's kernel makes one copy at a time, so no other uses the entry for Dom0; nothing mapped becomes transitive here"
+ONE_COPY = (
+    "Dom0's kernel makes one copy at a time, so no other uses the entry for Dom0; nothing mapped becomes transitive here"
+)
 CHECKED = "gntdev checks it before it asks Xen, or never asks for it"
 
 CANNOT_HAPPEN: dict[str, str] = {

@@ -67,8 +67,12 @@ OWN_GRANTS = {
 }
 HANDLERS: Mapping[str, Handler] = {
     **MAPPINGS,
-    "copy: source": Handler(partial(copies.claim, name="source"), "grant_copy._claim", "copy.claim_source", never={**ONLY_READ, **NO_RELAYS}),
-    "copy: destination": Handler(partial(copies.claim, name="dest"), "grant_copy._claim", "copy.claim_dest", never=NO_RELAYS),
+    "copy: source": Handler(
+        partial(copies.claim, name="source"), "grant_copy._claim", "copy.claim_source", never={**ONLY_READ, **NO_RELAYS}
+    ),
+    "copy: destination": Handler(
+        partial(copies.claim, name="dest"), "grant_copy._claim", "copy.claim_dest", never=NO_RELAYS
+    ),
     "copy: element": Handler(copies.element, "grant_copy.copy_one", "copy.element, .move"),
     "copy: source let go": Handler(partial(copies.let_go, name="source"), "grant_copy._unclaim", "copy.done"),
     "copy: destination let go": Handler(partial(copies.let_go, name="dest"), "grant_copy._unclaim", "copy.done"),

@@ -151,9 +151,7 @@ class Asked:
         """The same for the source."""
         key = self.entry_key(e.src_dom, e.src, me)
         return e.src_ref and bool(
-            self.pin(key) & abi.PIN_HSTR << 7
-            or self.pin(self.grant_behind(key)) & abi.PIN_HSTR << 7
-            or lost >= MOST_RACES
+            self.pin(key) & abi.PIN_HSTR << 7 or self.pin(self.grant_behind(key)) & abi.PIN_HSTR << 7 or lost >= MOST_RACES
         )
 
     def is_table(self, mfn: int) -> bool:
