@@ -238,7 +238,7 @@ def _copy_element(
 ) -> Generator[None, str, bool]:
     """One element; True if the call begins it again, as a transitive entry is in use for another grant or page.
 
-    From the check of a transitive entry until both it and the grant behind it are pinned, no other call may come between, and
+    From the check of a transitive entry until it and the grant behind it are pinned, no other call may come between, and
     the entry stays as it is; the grant behind may be rewritten by its owner.
     """
     source, dest = keys

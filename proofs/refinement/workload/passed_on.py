@@ -44,7 +44,7 @@ class Guests(Protocol):
 def copy_through(guests: Guests, user: Guest, vcpu: int) -> None:
     """A copy by a guest through another's transitive entry, which is written for it now; or such an entry for Dom0.
 
-    Now and then, while the pages of the copy are claimed, the entry is rewritten and the user's other vCPU copies through it.
+    Now and then the entry is rewritten while its pages are claimed, and the user's other vCPU copies through it.
     """
     rng, view = guests.rng, guests.view
     if user.domain.grant_table.version == 1 and rng.random() < 0.3:
