@@ -235,6 +235,7 @@ def _relinquish(xen: Xen, domain: Domain) -> Generator[str, None, None]:
             if ptype == FOREIGN:
                 domain.p2m.clear(gfn)
                 xen.frames.put_page(frame)
+        domain.p2m.entries.clear()  # pages that others still hold have no guest frame number any more
         yield "destroy.p2m"
     for vcpu in domain.vcpus:
         for root in (vcpu.cr3, vcpu.user_cr3):
