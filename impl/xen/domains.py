@@ -30,7 +30,19 @@ class VCpu:
     `context` is the vcpu_guest_context its builder set, None before.
     """
 
-    __slots__ = ("context", "cr3", "domain", "maptrack_head", "maptrack_tail", "online", "tlb", "user_cr3", "vcpu_id")
+    __slots__ = (
+        "context",
+        "cr3",
+        "domain",
+        "gdt",
+        "info",
+        "maptrack_head",
+        "maptrack_tail",
+        "online",
+        "tlb",
+        "user_cr3",
+        "vcpu_id",
+    )
 
     def __init__(self, vcpu_id: int, domain: Domain) -> None:
         self.vcpu_id = vcpu_id
@@ -39,6 +51,8 @@ class VCpu:
         self.user_cr3: Frame | None = None
         self.context: bytes | None = None
         self.tlb = Tlb()
+        self.gdt: tuple[Frame, ...] = ()  # pages of its descriptor table, each with a type reference
+        self.info: Frame | None = None  # the page with its registered vcpu_info, referenced and writable
         self.maptrack_head = MAPTRACK_TAIL
         self.maptrack_tail = MAPTRACK_TAIL
         self.online = False
@@ -48,6 +62,7 @@ class Domain:
     """One domain. `external` is true for HVM/PVH guests (translated, externally paged)."""
 
     __slots__ = (
+        "assists",
         "claim",
         "crashed",
         "creation_finished",
@@ -55,6 +70,7 @@ class Domain:
         "domid",
         "e820",
         "emulation",
+        "eoi_page",
         "events",
         "external",
         "gone",
@@ -70,6 +86,7 @@ class Domain:
         "p2m",
         "pages",
         "pause_count",
+        "pirqs",
         "refs",
         "shared_info",
         "ssidref",
@@ -77,6 +94,7 @@ class Domain:
         "teardown_done",
         "tot_pages",
         "vcpus",
+        "watchdogs",
         "xen",
         "xenheap_pages",
     )
@@ -112,6 +130,10 @@ class Domain:
         self.gone = False
         self.dirty_log: set[int] | None = None
         self.emulation = 0  # emulation flags it was created with
+        self.eoi_page: Frame | None = None  # the page in which Xen tells whose interrupts need an end
+        self.pirqs: set[int] = set()  # interrupt numbers that it was given
+        self.assists: set[int] = set()  # what it asked Xen to emulate for it (vm_assist)
+        self.watchdogs: set[int] = set()  # its running watchdogs, by number
         self.e820 = b""  # the memory map that its builder set
 
     def __repr__(self) -> str:

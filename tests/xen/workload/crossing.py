@@ -1,4 +1,4 @@
-"""Arguments that cross a page: onto a page that is there, read-only or missing; of every hypercall with an argument in memory.
+"""Arguments that cross a page: onto a page that is there, read-only or missing; of every hypercall with one in memory.
 
 Contents: the same calls as in other families, at the last bytes of a pool page. Not here: whole pointers that are
 bad (the other families).
@@ -7,6 +7,7 @@ bad (the other families).
 from __future__ import annotations
 
 from tests.xen.workload.script import (
+    CROSSED,
     DATA,
     EVENT_CHANNEL_OP,
     GRANT_TABLE_OP,
@@ -19,8 +20,9 @@ from tests.xen.workload.script import (
     entries,
 )
 
-FIRST = 28  # pool pages 28 and 29 of each guest, used for nothing else in this family
+FIRST = CROSSED[0]
 UNTOUCHED = "0x7fff"
+Struct = tuple[int, int, int, list[tuple[int, int, object]], tuple[int, int, str] | None]  # and what is read of it
 CLEARED = f"p{FIRST}.3840:256:0,p{FIRST + 1}.0:256:0,"  # what earlier calls left there may be frame numbers
 SLOTS = range(16, 32)
 
@@ -66,7 +68,9 @@ def grants(s: Script) -> None:
     operation, size = s.pick(((0, 32), (1, 24), (5, 40), (11, 12), (0, 32), (5, 40)))
     many = s.rng.randrange(1, 4)
     start = 4096 - s.rng.choice([size * i for i in range(many)] + list(range(4, size * many, 4)))
-    words, reads, shown = [], [], []
+    words: list[str] = []
+    reads: list[str] = []
+    shown: list[tuple[str, int]] = []
     for i in range(many):
         base, slot, granter, ref = start + i * size, s.pick(SLOTS), s.guest(), s.pick(REFS)
         if operation == 0:
@@ -126,25 +130,24 @@ def grants(s: Script) -> None:
 def singles(s: Script) -> None:
     """Structs that are read and written back: sizes, versions, event channels, reservations, exchanges."""
     by = s.agent()
-    number, operation, size, fields, told = s.pick(
-        (
-            (GRANT_TABLE_OP, 6, 16, [(0, 2, "SELF"), (12, 2, UNTOUCHED)], (12, 2, "s")),
-            (GRANT_TABLE_OP, 10, 8, [(0, 2, "SELF"), (4, 4, "0xdead")], (4, 4, "u")),
-            (GRANT_TABLE_OP, 8, 4, [(0, 4, s.pick((0, 3)))], (0, 4, "u")),  # the executor does not look for versions here
-            (EVENT_CHANNEL_OP, 6, 8, [(0, 2, "SELF"), (2, 2, "d0"), (4, 4, "0xabcd")], (4, 4, "u")),
-            (EVENT_CHANNEL_OP, 7, 8, [(0, 4, 0), (4, 4, "0xabcd")], (4, 4, "u")),
-            (EVENT_CHANNEL_OP, 1, 12, [(0, 4, 5), (4, 4, 0), (8, 4, "0xabcd")], (8, 4, "u")),
-            (EVENT_CHANNEL_OP, 5, 24, [(0, 2, "SELF"), (4, 4, 1), (8, 4, 77)], (8, 4, "u")),
-            (EVENT_CHANNEL_OP, 3, 4, [(0, 4, s.rng.randrange(4, 20))], None),
-            (MEMORY_OP, 1, 32, [(0, 8, "arg+512"), (8, 8, 0), (16, 4, 0), (20, 4, 0), (24, 2, "SELF")], None),
-            (MEMORY_OP, 6, 32, [(0, 8, "arg+512"), (8, 8, 1), (16, 4, 0), (20, 4, 0), (24, 2, "SELF")], None),
-            (MEMORY_OP, 7, 24, [(0, 2, "SELF"), (4, 4, 1), (8, 8, 0), (16, 8, 5)], None),
-            (MEMORY_OP, 14, 2, [(0, 2, s.pick(("XEN", "20000")))], None),
-            (MEMORY_OP, 28, 32, [(0, 2, "SELF"), (2, 2, 1), (4, 4, 0), (8, 4, 0)], (8, 4, "u")),
-        )
+    structs: tuple[Struct, ...] = (
+        (GRANT_TABLE_OP, 6, 16, [(0, 2, "SELF"), (12, 2, UNTOUCHED)], (12, 2, "s")),
+        (GRANT_TABLE_OP, 10, 8, [(0, 2, "SELF"), (4, 4, "0xdead")], (4, 4, "u")),
+        (GRANT_TABLE_OP, 8, 4, [(0, 4, s.pick((0, 3)))], (0, 4, "u")),  # the executor does not look for versions here
+        (EVENT_CHANNEL_OP, 6, 8, [(0, 2, "SELF"), (2, 2, "d0"), (4, 4, "0xabcd")], (4, 4, "u")),
+        (EVENT_CHANNEL_OP, 7, 8, [(0, 4, 0), (4, 4, "0xabcd")], (4, 4, "u")),
+        (EVENT_CHANNEL_OP, 1, 12, [(0, 4, 5), (4, 4, 0), (8, 4, "0xabcd")], (8, 4, "u")),
+        (EVENT_CHANNEL_OP, 5, 24, [(0, 2, "SELF"), (4, 4, 1), (8, 4, 77)], (8, 4, "u")),
+        (EVENT_CHANNEL_OP, 3, 4, [(0, 4, s.rng.randrange(4, 20))], None),
+        (MEMORY_OP, 1, 32, [(0, 8, "arg+512"), (8, 8, 0), (16, 4, 0), (20, 4, 0), (24, 2, "SELF")], None),
+        (MEMORY_OP, 6, 32, [(0, 8, "arg+512"), (8, 8, 1), (16, 4, 0), (20, 4, 0), (24, 2, "SELF")], None),
+        (MEMORY_OP, 7, 24, [(0, 2, "SELF"), (4, 4, 1), (8, 8, 0), (16, 8, 5)], None),
+        (MEMORY_OP, 14, 2, [(0, 2, s.pick(("XEN", "20000")))], None),
+        (MEMORY_OP, 28, 32, [(0, 2, "SELF"), (2, 2, 1), (4, 4, 0), (8, 4, 0)], (8, 4, "u")),
     )
+    number, operation, size, fields, told = s.pick(structs)
     start = 4096 - s.rng.randrange(0, size + 1)
-    reads = _read(start, "out", *told) if told else ""
+    reads = _read(start, "out", told[0], told[1], told[2]) if told is not None else ""
     words = _words(start, *fields)
     _second(s, by)
     _call(s, by, number, words, reads, a1=operation, a2=f"v.{FIRST + start // 4096}+{start % 4096}", a3=1)
@@ -195,9 +198,7 @@ def lists(s: Script) -> None:
             by, GRANT_TABLE_OP, f"0:2:SELF,4:4:{many},8:2:{UNTOUCHED},16:8:{where}", "st:8:2:s", a1=2, a2="arg", a3=1
         )
     elif which == "status":
-        s.hypercall(
-            by, GRANT_TABLE_OP, f"0:4:{many},4:2:SELF,6:2:{UNTOUCHED},8:8:{where}", "st:6:2:s", a1=9, a2="arg", a3=1
-        )
+        s.hypercall(by, GRANT_TABLE_OP, f"0:4:{many},4:2:SELF,6:2:{UNTOUCHED},8:8:{where}", "st:6:2:s", a1=9, a2="arg", a3=1)
     else:
         s.hypercall(
             by,

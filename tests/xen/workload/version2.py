@@ -1,6 +1,7 @@
-"""Grants of version 2: sub-page and transitive entries in chains and circles, status words, and switches while they are used.
+"""Grants of version 2: sub-page and transitive entries in chains and circles, status words, switches while used.
 
-Contents: what only tables of version 2 have, for guests of both kinds and Dom0. Not here: what both versions have (grants.py).
+Contents: what only tables of version 2 have, for guests of both kinds and Dom0. Not here: what both versions have
+(grants.py).
 """
 
 from __future__ import annotations
@@ -78,9 +79,7 @@ def copy(s: Script) -> None:
             if is_ref and dom in (*s.agents, *s.translated)
         ]
     if writes:
-        s.hypercall(
-            by, GRANT_TABLE_OP, ",".join(writes), ",".join(reads), entries(shown), a1=COPY, a2="arg", a3=len(writes)
-        )
+        s.hypercall(by, GRANT_TABLE_OP, ",".join(writes), ",".join(reads), entries(shown), a1=COPY, a2="arg", a3=len(writes))
         s.do("pcrc", pg=f"{s.agent()}/{s.pick(DATA)}")
 
 
