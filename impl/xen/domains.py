@@ -22,6 +22,8 @@ ALIVE: Final = 0
 DYING: Final = 1
 DEAD: Final = 2
 MAPTRACK_TAIL: Final = 0xFFFFFFFF
+STOPPED_BY_POWEROFF, STOPPED_BY_CRASH, STOPPED_BY_WATCHDOG = 0, 3, 4
+NOT_STOPPED: Final = 0xFFFF
 
 
 class VCpu:
@@ -76,7 +78,6 @@ class Domain:
         "gone",
         "grant_table",
         "handle",
-        "iomem",
         "is_dying",
         "is_privileged",
         "is_xenstore",
@@ -90,6 +91,7 @@ class Domain:
         "refs",
         "shared_info",
         "ssidref",
+        "stop_code",
         "target",
         "teardown_done",
         "tot_pages",
@@ -108,7 +110,8 @@ class Domain:
         self.is_dying = ALIVE
         self.pause_count = 1
         self.creation_finished = False
-        self.crashed = False
+        self.crashed = False  # it has stopped, for any reason
+        self.stop_code = NOT_STOPPED
         self.teardown_done: set[str] = set()  # completed phases of its teardown
         self.max_pages = 0
         self.tot_pages = 0
@@ -121,7 +124,6 @@ class Domain:
         self.target: Domain | None = None
         self.refs = 1
         self.events: EventChannels = None  # type: ignore[assignment]  # set by evtchn_init at creation
-        self.iomem: set[int] = set()
         self.handle = bytes(16)
         self.ssidref = 0
         self.max_evtchn_port = 4095
@@ -195,4 +197,10 @@ class Domain:
 
     def crash(self) -> None:
         """domain_crash: the domain stops running; it remains until it is destroyed."""
+        self.stop(STOPPED_BY_CRASH)
+
+    def stop(self, reason: int) -> None:
+        """domain_shutdown; a reason that was given before stays."""
+        if self.stop_code == NOT_STOPPED:
+            self.stop_code = reason & 0xFF
         self.crashed = True

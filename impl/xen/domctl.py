@@ -40,6 +40,11 @@ NOT_OFFERED = {
     "introspection, forks and other features of translated guests": (74, 77, 79, 83, 85, 86),
     "memory errors and debugging": (23, 67),
 }
+INFO_BLOCKED = 16
+INFO_RUNNING = 32
+INFO_XENSTORE = 1 << 7
+INFO_HAP = 1 << 8
+INFO_REASON_SHIFT = 16  # why the domain has stopped
 KNOWN = frozenset(
     {
         abi.DOMCTL_CREATEDOMAIN,
@@ -87,8 +92,7 @@ def do_domctl(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int
         if isinstance(made, int):
             return made
         return 0 if write(xen, vcpu, arg + 8, abi.U16.pack(made.domid)) else -EFAULT
-    if domain is None:
-        return -ESRCH
+    assert domain is not None
     if cmd == abi.DOMCTL_DESTROYDOMAIN:
         return -EINVAL if domain is caller else (yield from _destroy(xen, domain, arg))
     if cmd == abi.DOMCTL_PAUSEDOMAIN:
@@ -136,7 +140,9 @@ def _getdomaininfo(xen: Xen, vcpu: VCpu, domid: int, arg: int) -> int:
     rc = xen.xsm.xs_priv("getdomaininfo", vcpu.domain, xen.domains[domid])
     if rc:
         return rc
-    told = write(xen, vcpu, arg + 8, abi.U16.pack(domid)) and write(xen, vcpu, arg + 16, info(xen.domains[domid]))
+    told = write(xen, vcpu, arg + 8, abi.U16.pack(domid)) and write(
+        xen, vcpu, arg + 16, info(xen.domains[domid], vcpu.domain)
+    )
     return 0 if told else -EFAULT
 
 
@@ -211,11 +217,15 @@ def _late_checks(xen: Xen, flags: int, emulation: int, pool: int) -> int:
     return -ESRCH if pool else 0
 
 
-def info(domain: Domain) -> bytes:
-    """struct xen_domctl_getdomaininfo of a domain."""
+def info(domain: Domain, caller: Domain) -> bytes:
+    """struct xen_domctl_getdomaininfo of a domain. While the caller runs, the vCPUs of all others wait."""
     flags = (INFO_DYING if domain.is_dying else 0) | (INFO_HVM if domain.external else 0)
-    flags |= INFO_PAUSED if domain.pause_count and not domain.is_dying else 0
+    flags |= INFO_PAUSED if domain.pause_count else 0
     flags |= INFO_SHUTDOWN if domain.crashed else 0
+    flags |= (INFO_XENSTORE if domain.is_xenstore else 0) | (INFO_HAP if domain.external and domain.xen.options.hap else 0)
+    flags |= domain.stop_code << INFO_REASON_SHIFT
+    if any(each.online for each in domain.vcpus) and not domain.crashed:  # who stopped was running
+        flags |= INFO_RUNNING if domain is caller else INFO_BLOCKED
     shared = domain.shared_info.mfn if domain.shared_info is not None else 0
     return abi.GETDOMAININFO.pack(
         domain.domid,

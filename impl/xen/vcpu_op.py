@@ -12,6 +12,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from bulkhead.impl.xen.abi import EEXIST, EFAULT, EINVAL, ENOENT, ENOSPC, ENOSYS, ENXIO, EPERM, ESRCH, PAGE_SIZE, U32, U64
+from bulkhead.impl.xen.domains import NOT_STOPPED, STOPPED_BY_POWEROFF, STOPPED_BY_WATCHDOG
 from bulkhead.impl.xen.frames import PGT_WRITABLE, get_page
 from bulkhead.impl.xen.guest_access import handle_okay, read, write
 from bulkhead.impl.xen.pagetables import get_page_type, put_table
@@ -54,9 +55,10 @@ def do_vcpu_op(xen: Xen, vcpu: VCpu, cmd: int, number: int, arg: int, a4: int, a
         which.online = True
         return 0
     if cmd == DOWN:
-        which.online = False
-        if not any(each.online for each in vcpu.domain.vcpus):
-            vcpu.domain.crash()  # nobody is left to go on: Xen turns the domain off
+        if any(each.online for each in vcpu.domain.vcpus if each is not which):
+            which.online = False
+        else:
+            vcpu.domain.stop(STOPPED_BY_POWEROFF)  # nobody would be left to go on
         return 0
     if cmd == IS_UP:
         return int(which.online)
@@ -138,10 +140,14 @@ def do_sched_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a5: 
     raw = read(xen, vcpu, arg, 4 if cmd in (SHUTDOWN, SHUTDOWN_CODE) else 8)
     if raw is None:
         return -EFAULT
+    reason: int = U32.unpack_from(raw)[0]
     if cmd == SHUTDOWN:
-        vcpu.domain.crash()
+        vcpu.domain.stop(reason)
+    elif cmd == SHUTDOWN_CODE:
+        if vcpu.domain.stop_code == NOT_STOPPED:
+            vcpu.domain.stop_code = reason & 0xFF
     elif cmd == REMOTE_SHUTDOWN:
-        return _remote_shutdown(xen, vcpu.domain, WORDS.unpack(raw)[0] & 0xFFFF)
+        return _remote_shutdown(xen, vcpu.domain, *WORDS.unpack(raw))
     elif cmd == WATCHDOG:
         return _watchdog(vcpu.domain, *WORDS.unpack(raw))
     return 0
@@ -152,17 +158,17 @@ def do_sched_op_compat(xen: Xen, vcpu: VCpu, cmd: int, reason: int, a3: int, a4:
     yield from ()
     cmd &= 0xFFFFFFFF
     if cmd == SHUTDOWN:
-        vcpu.domain.crash()
+        vcpu.domain.stop(reason)
     return 0 if cmd in (YIELD, BLOCK, SHUTDOWN) else -ENOSYS
 
 
-def _remote_shutdown(xen: Xen, caller: Domain, domid: int) -> int:
-    target = xen.domains.get(domid)
+def _remote_shutdown(xen: Xen, caller: Domain, domid: int, reason: int) -> int:
+    target = xen.domains.get(domid & 0xFFFF)
     if target is None:
         return -ESRCH
     rc = xen.xsm.dm_priv("schedop_shutdown", caller, target)
     if not rc:
-        target.crash()
+        target.stop(reason)
     return rc
 
 
@@ -176,7 +182,7 @@ def _watchdog(domain: Domain, number: int, seconds: int) -> int:
             return -ENOSPC & 0xFFFFFFFF  # Xen keeps this error in 32 bits
         domain.watchdogs.add(free)
         if seconds == 0:
-            domain.crash()
+            domain.stop(STOPPED_BY_WATCHDOG)
         return free
     if number not in domain.watchdogs:
         return -EINVAL

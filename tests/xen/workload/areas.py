@@ -168,7 +168,7 @@ def end(s: Script) -> None:
     file, pages = state["areas"][number]
     which = s.weighted((55, "all"), (15, "part"), (15, "protect"), (15, "move"))
     if which == "protect":
-        # Not "rw": when Xen refuses that for a page table's page, Linux repeats the next store for ever.
+        # Not "rw", which Xen may refuse for a page table's page: the process would not get past its next store.
         s.do("sys.mprotect", m=number, prot=s.pick(("r", "-")))
     elif which == "part":
         s.do("sys.munmap", m=number, pg=s.rng.randrange(pages), n=1)
@@ -216,7 +216,7 @@ def allocated(s: Script) -> None:
     index, many = s.pick(state["pages"])
     if which == "map":
         number, offset = _number(s), s.weighted((75, 0), (25, s.rng.randrange(many)))
-        pages = s.rng.randrange(1, many - offset + 1)  # of one allocation: a mapping of two is not safe in Linux 6.1
+        pages = s.rng.randrange(1, many - offset + 1)
         kind = {"priv": 1} if s.chance(0.08) else {}
         s.do("sys.mmap", f=ALLOCS, m=number, n=pages, off=f"${index}+{4096 * offset}", prot=s.pick(("rw", "r")), **kind)
         s.do("sys.wr", m=number, pg=0, off=16, v=s.rng.randrange(1 << 48))
