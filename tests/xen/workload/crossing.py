@@ -172,8 +172,8 @@ def tables(s: Script) -> None:
             fields = ((0, 4, 7), (8, 8, f"w.{s.rng.randrange(8)}"), (16, 8, 0))
         words.append(_words(base, *fields))
     _second(s, by)
-    # The number may cross too, but not over requests, which have frame numbers.
-    done = s.pick((f"v.{FIRST + 1}+4092", f"v.{FIRST}+16", f"v.{FIRST}+4094" if which == MMUEXT_OP else "0"))
+    # The number may cross too, but not over requests, which have frame numbers; nor where a preempted call would read it.
+    done = s.pick((f"v.{FIRST + 1}+4092", f"v.{FIRST}+16", f"v.{FIRST}+4094" if which == MMUEXT_OP and many == 1 else "0"))
     s.hypercall(
         by,
         which,
