@@ -68,7 +68,8 @@ def _area(s: Script) -> tuple[int, int, int]:
 
 
 def _frames(s: Script, name: str, many: int, domain: str = "") -> list[str]:
-    low = "0x10" if domain in (*s.agents, *s.translated, "") else "0"  # Dom0 itself may map the machine's I/O memory
+    # Dom0 itself may map the machine's I/O memory.
+    low, first = ("0x10", "0") if domain in (*s.agents, *s.translated, "") else ("0xfffffffff", "0xfffffffff")
     return [
         s.weighted(
             (82, f"{name}/{s.pick(DATA)}"),
@@ -76,7 +77,7 @@ def _frames(s: Script, name: str, many: int, domain: str = "") -> list[str]:
             (4, "0xffffffffff"),
             (3, f"{name}/l1"),
             (3, low),
-            (3, "0"),
+            (3, first),
         )
         for _ in range(many)
     ]
