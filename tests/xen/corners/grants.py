@@ -85,8 +85,8 @@ def grants(s: Script) -> None:
             s.hypercall("A", GRANT_TABLE_OP, a1=which, a2=where, a3=2)
     # The last addresses before and the first in what is not a guest's: an empty list may begin there, or not.
     for where in ("0x7fffffffffff", "0x800000000000", "0xffff7fffffffffff", "0xffff87ffffffffff", "0xffff880000000000"):
-        for which in (0, 1, 4, 5, 7, 11, 12):
-            s.hypercall("A", GRANT_TABLE_OP, a1=which, a2=where, a3=0)
+        for command in (0, 1, 4, 5, 7, 11, 12):
+            s.hypercall("A", GRANT_TABLE_OP, a1=command, a2=where, a3=0)
         for number in (1, 26):
             s.hypercall("A", number, a1=where, a2=0, a3=0, a4="SELF")
         s.hypercall("A", UPDATE_VA_MAPPING, a1=where, a2=0, a3=0)
@@ -94,11 +94,11 @@ def grants(s: Script) -> None:
     for version in (1, 2, 1):
         s.hypercall("C", GRANT_TABLE_OP, f"0:4:{version}", "v:0:4", a1=8, a2="arg", a3=1)
         for kind in (0, 1, 2):
-            for first, count in ((0, 1), (0, 2), (1, 1), (2, 1), (7, 1), (8, 1), (0, 33), (0, 0)):
+            for begin, count in ((0, 1), (0, 2), (1, 1), (2, 1), (7, 1), (8, 1), (0, 33), (0, 0)):
                 s.hypercall(
                     "d0",
                     MEMORY_OP,
-                    f"0:2:C,2:2:1,4:4:{kind},8:4:{count},16:8:{first},24:8:arg+512,512:8:0x77",
+                    f"0:2:C,2:2:1,4:4:{kind},8:4:{count},16:8:{begin},24:8:arg+512,512:8:0x77",
                     "n:8:4,m0:512:8:v",
                     a1=28,
                     a2="arg",
