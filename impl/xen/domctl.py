@@ -111,7 +111,7 @@ def do_domctl(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int
         if not at:
             return reset_vcpu(xen, domain.vcpus[number])
         context = read(xen, vcpu, at, abi.VCPU_CONTEXT_SIZE)
-        return -EFAULT if context is None else set_vcpu_context(xen, vcpu, domain, number, context)
+        return -EFAULT if context is None else set_vcpu_context(xen, domain, number, context)
     if cmd == abi.DOMCTL_GETVCPUCONTEXT:
         number, _, at = abi.SETVCPUCONTEXT.unpack_from(body)
         return get_vcpu_context(xen, vcpu, domain, number, at)

@@ -169,8 +169,13 @@ def end(s: Script) -> None:
     file, pages = state["areas"][number]
     which = s.weighted((55, "all"), (15, "part"), (15, "protect"), (15, "move"))
     if which == "protect":
-        # Not "rw", which Xen may refuse for a page table's page: the process would not get past its next store.
-        s.do("sys.mprotect", m=number, prot=s.pick(("r", "-")))
+        # No access is given that the area had not: Xen may refuse it, and the process would not get past its next load.
+        prot = s.pick(("r", "-"))
+        s.do("sys.mprotect", m=number, prot=prot)
+        if prot == "-":
+            s.do("sys.rd", m=number, pg=0, off=8)
+            del state["areas"][number]
+            return
     elif which == "part":
         s.do("sys.munmap", m=number, pg=s.rng.randrange(pages), n=1)
         if pages == 1:
