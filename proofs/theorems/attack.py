@@ -25,6 +25,7 @@ from bulkhead.proofs.theorems.scope import first_scope
 from bulkhead.proofs.theorems.small_worlds import attacks_in_small_worlds, in_smaller_worlds
 from bulkhead.proofs.theorems.solvers import SolverError
 from bulkhead.proofs.theorems.step_goals import goals
+from bulkhead.proofs.theorems.substitutes import shorter_by_substitutes, violation_after
 
 LIMIT = 60.0  # seconds for one query
 MAX_DEPTH = 5  # depth of the search over all calls if the directed search finds nothing
@@ -144,7 +145,7 @@ def _believed(system: System, trace: Trace, limit: float, all_seen: bool) -> Tra
                 break
             trace = small  # fewer calls may do with a smaller world
         if len(small.events) - 1 > trace.excluded + 1:
-            less = shorter(system, small, claim, SECONDS)
+            less = shorter_by_substitutes(system, claim, small, limit, SHORTENING) or shorter(system, small, claim, SECONDS)
             if less is not None:
                 return _believed(system, replace(less, faults=trace.faults, excluded=trace.excluded), limit, False)
     small = replace(small, faults=trace.faults, excluded=min(trace.excluded, len(small.events) - 1))
@@ -185,21 +186,8 @@ def without_needless_steps(system: System, claim: Claim, trace: Trace) -> Trace:
 
     def cut(events: tuple[Event, ...]) -> tuple[Event, ...] | None:
         """The events up to the violation; None if one is not enabled, or nothing is violated."""
-        state = [list(t) for t in trace.initial]
-        if claim.kind != "transition" and not machine.holds(state, claim.body):
-            return ()
-        for n, event in enumerate(events, 1):
-            before = [list(t) for t in state]
-            if not machine.fire(state, event.label, event.args):
-                return None
-            broken = (
-                not machine.holds(state, claim.body)
-                if claim.kind != "transition"
-                else not machine.holds_between(before, state, claim.body, bool(machine.transitions[event.label].code))
-            )
-            if broken:
-                return events[:n]
-        return None
+        end = violation_after(system, claim, machine, trace.initial, events)
+        return None if end is None else events[:end]
 
     events = cut(trace.events) or trace.events
     size = len(events) - 1
