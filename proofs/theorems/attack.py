@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from bulkhead.model.executable import ExecutableModel
-from bulkhead.model.ir import Claim, Quant, System, Term, neg
+from bulkhead.model.ir import Claim, Quant, System, Term, Transition, neg
 from bulkhead.model.trace import Event, Trace, TraceError, replay, start_breaks
 from bulkhead.model.world import State
 from bulkhead.proofs.theorems.bmc import Search
@@ -33,8 +33,15 @@ FIRST_DEPTH = 3  # depth that is cheap enough to search before the directed sear
 FEW = 2
 PATIENCE = 20_000_000  # Z3's resource limit for one query beyond that, some seconds; it is deterministic
 SHORTENING = PATIENCE // 2  # the same for each query that shortens a long attack
-BUDGET = 20_000  # calls of the directed search with one seed
-SEEDS = (3, 2, 1)
+TRIES = (  # of the directed search: the seed, whether it is broad, its number of calls, whether only likely steps are goals
+    (3, False, 20_000, True),
+    (2, True, 20_000, True),
+    (2, False, 20_000, True),
+    (1, True, 20_000, True),
+    (1, False, 20_000, False),
+    (4, True, 40_000, False),
+)
+Ways = list[tuple[Transition, Transition]]  # a step, and when it breaks a claim
 SECONDS = 20.0  # for one search for a shorter attack by the same calls; most take much less
 
 
@@ -213,13 +220,19 @@ def directed_attacks(
         machine, states = initial_states(system, limit, random.Random(1))
     except NoInitialState:
         return {}
-    steps_wanted = {n: list(goals(system, machine.world, c)) for n, c in claims.items() if c.kind == "transition"}
+    every = [*system.invariants, *system.theorems]
+    steps_wanted: dict[str, Ways] = {}
+    likely: dict[str, Ways] = {}  # those that break a claim in a state in which all else holds: often a few of many
+    for name, claim in claims.items():
+        if claim.kind == "transition":
+            steps_wanted[name] = list(goals(system, machine.world, claim))
+            likely[name] = list(goals(system, machine.world, claim, every)) or steps_wanted[name]
     paths: dict[str, Path] = {}
-    for seed in SEEDS if len(claims) <= FEW else SEEDS[:1]:
+    for seed, broad, calls, direct in TRIES if len(claims) <= FEW else TRIES[:2]:
         if any(n not in paths for n in claims) and not (one and paths):
             bodies = {n: body for n, body in states_wanted.items() if n not in paths}
-            ways = {n: found for n, found in steps_wanted.items() if n not in paths}
-            paths.update(find(machine, bodies, seed, BUDGET, states, ways))
+            ways = {n: found for n, found in (likely if direct else steps_wanted).items() if n not in paths}
+            paths.update(find(machine, bodies, seed, calls, states, ways, broad))
     if one and paths:
         paths = dict([min(paths.items(), key=lambda item: len(item[1].steps()))])
     return {n: _shortened(system, claims[n], machine, path, limit, excluded) for n, path in paths.items()}

@@ -1,8 +1,8 @@
-"""Steps that may take the place of a run of steps of an attack, found by replay.
+"""Shorter attacks by steps that take the place of a run of steps of an attack.
 
-For a run of steps, state that the rest of the attack needs from it is found by taking it back, one state function at a time. A
-step that assigns all of that is a substitute. An attack by substitutes may be shorter; whether it exists is decided by a
-search over these steps (`attack.py`). Not here: that search.
+What the rest of the attack needs from a run is found by replay: its changes are taken back, one state function at a
+time. A step that assigns all of that is a substitute. Whether the rest can then be taken, perhaps with other arguments
+and from another initial state, is decided by Z3 in the same world. Not here: steps that can just be left out (`attack.py`).
 """
 
 from __future__ import annotations
