@@ -18,8 +18,10 @@ from bulkhead.model.ir import Claim, Quant, System, Term, Transition, neg
 from bulkhead.model.trace import Event, Trace, TraceError, replay, start_breaks
 from bulkhead.model.world import State
 from bulkhead.proofs.theorems.bmc import Search
+from bulkhead.proofs.theorems.decide import Settings
 from bulkhead.proofs.theorems.directed_search import Path, find
 from bulkhead.proofs.theorems.explore import shorter
+from bulkhead.proofs.theorems.induction import prove
 from bulkhead.proofs.theorems.initial_states import NoInitialState, initial_states
 from bulkhead.proofs.theorems.scope import first_scope
 from bulkhead.proofs.theorems.small_worlds import attacks_in_small_worlds, in_smaller_worlds
@@ -73,7 +75,8 @@ def find_attacks(
     the steps of an attack. `max_depth` bounds the search by solver, and the other searches if it is less than usual.
 
     All calls are searched to `FIRST_DEPTH` (one step less for more than `FEW` claims at once), then the directed search
-    runs, then up to `FEW` claims are searched deeper for as long as Z3 answers.
+    runs, then up to `FEW` claims are searched deeper for as long as Z3 answers. Claims without an attack are then searched
+    one by one, so that a claim falls among others if it falls when it is named.
 
     A trace's `excluded` means that the searched world has no attack of so many steps; if that is one less
     than its length, the attack is a shortest one. None means none up to `max_depth` steps, and none found by the other
@@ -89,11 +92,13 @@ def find_attacks(
         sizes = {**first_scope(system), **(given or {})}
         deepest = max_depth if bound is None else min(max_depth, bound)
         more = _in_the_first_world(system, dict(left), deepest, limit, one, sizes)
-        if one and len(left) > 1:  # together they had less effort each: what falls when named must fall here, too
-            for name, claim in left.items():
-                if any(more.values()):
-                    break
-                more.update(_in_the_first_world(system, {name: claim}, deepest, limit, one, sizes))
+        again = [n for n, t in more.items() if t is None] if len(left) > 1 and not (one and any(more.values())) else []
+        if one and len(again) > FEW:  # what is proved need not be searched for
+            proof = prove(system, Settings(jobs=1, cross_check=False, patient=False), only=again)
+            again = [n for n in again if n not in proof.proved]
+        for name in again:  # together they had less effort each
+            if not (one and any(more.values())):
+                more.update(_in_the_first_world(system, {name: left[name]}, deepest, limit, one, sizes))
         found.update({n: t for n, t in more.items() if t is None or bound is None or len(t.events) <= bound})
     return {
         n: None if t is None else _believed(system, replace(t, faults=faults), limit, n in seen.attacks)
