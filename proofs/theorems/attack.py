@@ -23,6 +23,7 @@ from bulkhead.proofs.theorems.directed_search import Path, find
 from bulkhead.proofs.theorems.explore import shorter
 from bulkhead.proofs.theorems.induction import prove
 from bulkhead.proofs.theorems.initial_states import NoInitialState, initial_states
+from bulkhead.proofs.theorems.least_world import grown
 from bulkhead.proofs.theorems.scope import first_scope
 from bulkhead.proofs.theorems.small_worlds import attacks_in_small_worlds, in_smaller_worlds
 from bulkhead.proofs.theorems.solvers import SolverError
@@ -89,7 +90,7 @@ def find_attacks(
     found.update(seen.attacks)
     if not (one and seen.attacks):
         left = {n: c for n, c in open_claims.items() if n not in seen.attacks}
-        sizes = {**first_scope(system), **(given or {})}
+        sizes = grown(system, {**first_scope(system), **(given or {})}, given or {})
         deepest = max_depth if bound is None else min(max_depth, bound)
         more = _in_the_first_world(system, dict(left), deepest, limit, one, sizes)
         again = [n for n, t in more.items() if t is None] if len(left) > 1 and not (one and any(more.values())) else []
@@ -258,7 +259,7 @@ def _violation(term: Term) -> Term:
 
 def _by_the_same_calls(system: System, claim: Claim, trace: Trace, limit: float, excluded: int) -> Trace | None:
     """A shorter attack by the calls of a trace, from any initial state of the default world, with over `excluded` steps."""
-    search = Search(system, claim, first_scope(system), limit)
+    search = Search(system, claim, grown(system, first_scope(system)), limit)
     used = {e.label for e in trace.events}
     search.transitions = [t for t in search.transitions if t.label in used]
     search.effort(SHORTENING)
