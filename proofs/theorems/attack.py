@@ -18,6 +18,7 @@ from bulkhead.model.ir import Claim, Quant, System, Term, Transition, neg
 from bulkhead.model.trace import Event, Trace, TraceError, replay, start_breaks
 from bulkhead.model.world import State
 from bulkhead.proofs.theorems.bmc import Search
+from bulkhead.proofs.theorems.cone import cone, in_whole
 from bulkhead.proofs.theorems.decide import Settings
 from bulkhead.proofs.theorems.directed_search import Path, find
 from bulkhead.proofs.theorems.explore import shorter
@@ -77,7 +78,7 @@ def find_attacks(
 
     All calls are searched to `FIRST_DEPTH` (one step less for more than `FEW` claims at once), then the directed search
     runs, then up to `FEW` claims are searched deeper for as long as Z3 answers. Claims without an attack are then searched
-    one by one, so that a claim falls among others if it falls when it is named.
+    one by one, also in the part of the system that they depend on (`cone.py`).
 
     A trace's `excluded` means that the searched world has no attack of so many steps; if that is one less
     than its length, the attack is a shortest one. None means none up to `max_depth` steps, and none found by the other
@@ -93,12 +94,15 @@ def find_attacks(
         sizes = grown(system, {**first_scope(system), **(given or {})}, given or {})
         deepest = max_depth if bound is None else min(max_depth, bound)
         more = _in_the_first_world(system, dict(left), deepest, limit, one, sizes)
-        again = [n for n, t in more.items() if t is None] if len(left) > 1 and not (one and any(more.values())) else []
+        again = [] if one and any(more.values()) else [n for n, t in more.items() if t is None]
         if one and len(again) > FEW:  # what is proved need not be searched for
             proof = prove(system, Settings(jobs=1, cross_check=False, patient=False), only=again)
             again = [n for n in again if n not in proof.proved]
-        for name in again:  # together they had less effort each
-            if not (one and any(more.values())):
+        for name in again:
+            if one and any(more.values()):
+                break
+            more[name] = _in_its_cone(system, name, max_depth, limit, given, depth)
+            if more[name] is None and len(left) > 1:  # together they had less effort each
                 more.update(_in_the_first_world(system, {name: left[name]}, deepest, limit, one, sizes))
         found.update({n: t for n, t in more.items() if t is None or bound is None or len(t.events) <= bound})
     return {
@@ -141,6 +145,17 @@ def _in_the_first_world(
         if not open_claims or search.depth >= (max_depth if len(open_claims) <= FEW else first):
             return found
         search.deepen()
+
+
+def _in_its_cone(
+    system: System, name: str, max_depth: int, limit: float, given: Mapping[str, int] | None, depth: int | None
+) -> Trace | None:
+    """An attack in the part of the system that a claim depends on, if that is not all of it."""
+    part = cone(system, system.claims()[name])
+    if part is None:
+        return None
+    trace = find_attacks(part, [name], (), max_depth, limit, given=given, depth=depth)[name]
+    return None if trace is None else in_whole(system, part, trace)
 
 
 def _believed(system: System, trace: Trace, limit: float, all_seen: bool) -> Trace:
