@@ -31,7 +31,11 @@ DEEP = [
     ("alternating_bit", "", "in_order", 8, {"Item": 2}),
     ("ticket_lock", "given_out_twice", "one_inside", 7, {"Thread": 5}),
 ]
-FIRST = {"token_ring": {"has[a]": "true"}, "logged_commit": {"up": "true"}}  # places of an initial state that are not empty
+FIRST = {  # places of an initial state that are not empty
+    "alternating_bit": {"next_of[item0]": "item1"},
+    "token_ring": {"has[a]": "true"},
+    "logged_commit": {"up": "true"},
+}
 
 
 def _load(name: str, fault: str) -> System:
