@@ -263,3 +263,6 @@ def test_what_is_moved_in_the_p2m(xen: Xen) -> None:
     assert move(abi.XENMAPSPACE_GMFN, 5, 0x41) == 0 and frame_at(domain, 0x41) is ram
     assert shared.allocated and not shared.given_up and shared.m2p == -1 and shared.count == 1
     assert move(abi.XENMAPSPACE_GRANT_TABLE, 0, 0x42) == 0 and frame_at(domain, 0x42) is shared
+    first = frame_at(domain, 0)
+    assert move(abi.XENMAPSPACE_GMFN, 0, 0x43) == 0 and domain.p2m is not None
+    assert frame_at(domain, 0x43) is first and domain.p2m.lookup(0)[0] is None  # frame 0 is a place like any other
