@@ -20,6 +20,7 @@ from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.hypercall_evtchn import DOMID_PORT, TWO_DOMIDS
 from bulkhead.impl.xen.vcpu_context import RSI, register
 from bulkhead.model.caller import OKAY
+from bulkhead.proofs.refinement.domb import neighbours
 from bulkhead.proofs.refinement.domb.daemons import CONSOLE_RINGS, STORE_RINGS, Daemons, frame
 from bulkhead.proofs.refinement.domb.follow import Follower
 from bulkhead.proofs.refinement.domb.messages import NAMES, home
@@ -102,6 +103,9 @@ class Strangers:
             return
         stored = self.daemons.stored
         heard = [g for g in running if stored is not None and g.domain.domid in stored.connections]
+        if heard and self.rng.random() < 0.15:
+            self._meet(heard)
+            return
         who = self.rng.choice(heard if heard and self.rng.random() < 0.7 else running)
         x = self.rng.random()
         if x < 0.5:
@@ -139,6 +143,20 @@ class Strangers:
             put(who.store.bytes(), STORE_RINGS[0], frame(kind, who.number, tx, payload))
         if rng.random() < 0.8:
             drain(who.store.bytes(), STORE_RINGS[1])
+
+    def _meet(self, heard: list[Guest]) -> None:
+        """Guests turn to each other's nodes, one request after the other."""
+        ids = [g.domain.domid for g in heard]
+        for _ in range(self.rng.choice((4, 10, 20))):
+            stored, who = self.daemons.stored, self.rng.choice(heard)
+            if stored is None or not who.has(who.store):
+                return
+            self.text = f"d{who.domain.domid} turns to the nodes of others"
+            who.number = (who.number + 1) & MASK
+            kind, payload = neighbours.request(self.rng, who.domain.domid, ids, stored.store.nodes)
+            drain(who.store.bytes(), STORE_RINGS[1])
+            put(who.store.bytes(), STORE_RINGS[0], frame(kind, who.number, 0, payload))
+            self.daemons.serve_store()
 
     def _path(self, d: int) -> str:
         rng, x = self.rng, self.rng.random()
