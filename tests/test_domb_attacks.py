@@ -18,7 +18,7 @@ from bulkhead.proofs.faults.catalogue_domb import BY_NAME
 from bulkhead.proofs.faults.laying import installed
 from bulkhead.proofs.refinement.domb import attacks, staged, store_attacks
 from bulkhead.proofs.refinement.domb.attacks import NOT_REPLAYED, REPLAYED, run_attack
-from bulkhead.proofs.refinement.domb.campaign import files
+from bulkhead.proofs.refinement.domb.exports import files
 from bulkhead.proofs.refinement.domb.world import Rules, Size
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 from bulkhead.proofs.theorems.attack import find_attack

@@ -26,10 +26,12 @@ from typing import Final
 from bulkhead.impl.dom0.kernel import KernelError
 from bulkhead.impl.domb import protocol as p
 from bulkhead.impl.libs import gnttab as gt
-from bulkhead.impl.libs.vchan import CLI_LIVE, Vchan
+from bulkhead.impl.libs.vchan import CLI_LIVE, Vchan, client_init
 from bulkhead.impl.xen import abi
 from bulkhead.proofs.jobs import run_to_end
-from bulkhead.proofs.refinement.domb.driver import Crash, Driver, Process, files
+from bulkhead.proofs.refinement.domb.exports import files
+from bulkhead.proofs.refinement.domb.follow import Follower
+from bulkhead.proofs.refinement.domb.machine import Crash, Machine, Process
 from bulkhead.proofs.refinement.domb.world import Size, rules_for
 from bulkhead.proofs.refinement.exhaustive.search import Result, run_worlds
 from bulkhead.proofs.refinement.lockstep.abstraction import dump
@@ -77,13 +79,12 @@ WORLDS = (
 )
 
 
-class Small(Driver):
+class Small(Machine):
     """The machine with one process; actions are given by name, without random choices."""
 
     def __init__(self, root: Path, limits: Limits) -> None:
         super().__init__(rules_for(SIZE), 1, root, daemons=False)
         self.limits = limits
-        self.trouble, self.mortal, self.ending = "", False, True
         self.left = limits.requests
         self.stop = ("", -1)  # the end of the build, and its step
         self.spawn()
@@ -91,12 +92,15 @@ class Small(Driver):
     @property
     def who(self) -> Process:
         """The process."""
-        return self.processes[0]
+        return next(iter(self.processes.values()))
 
-    def _race(self, who: Process | None = None) -> None:
-        """No writes between two loads: campaigns cover these."""
+    @property
+    def follower(self) -> Follower:
+        """The follower of DomB."""
+        assert isinstance(self.ear, Follower)
+        return self.ear
 
-    def _step_of_a_build(self, step: str, what: str) -> None:
+    def step_of_a_build(self, step: str, what: str) -> None:
         how, at = self.stop
         self.stop = (how, at - 1)
         if at == 0 and how == "die":
@@ -147,17 +151,18 @@ class Small(Driver):
     def happen(self, name: str) -> None:
         """Take the action and compare both sides; Mismatch."""
         who = self.who
-        self.text, self.follower.who = name, who.space
+        self.follower.who = who.space
         word, _, number = name.partition(" ")
         if word == "kill":
             self.kill(who)
             self.spawn()
         elif word in ("domb", "fail", "die"):
             self.stop = (word, int(number) if number else -1)
-            self.domb()
+            if self.up:
+                self.domb()
             self.stop = ("", -1)
         elif word == "connect":
-            self.connect(who, self.offer())
+            self._connect(who)
         elif word == "close" and who.chan is not None:
             who.chan.close()
             who.chan = who.pipe = None
@@ -178,8 +183,19 @@ class Small(Driver):
             who.mapped += [addr] if addr is not None else []
         elif word == "unmap" and who.xgt is not None:
             gt.xengnttab_unmap(who.xgt, who.mapped.pop(), 1)
-        self.follower.settle()
-        self._compare()
+        self.compare()
+
+    def _connect(self, who: Process) -> None:
+        offer = self.offer()
+        assert offer is not None
+        with contextlib.suppress(OSError):
+            who.chan = client_init(who.os, offer)
+            who.pipe = p.Pipe(who.chan)
+
+    def _send(self, who: Process, message: p.Message) -> None:
+        assert who.pipe is not None
+        with contextlib.suppress(OSError):
+            who.pipe.send(message)
 
     def _answer(self, how: str) -> None:
         pipe = self.who.pipe
@@ -268,8 +284,8 @@ def digest(small: Small) -> bytes:
 
 @dataclass
 class Behind:
-    """What lies behind an action: states that nobody had seen, with the number of actions to them; paths that were too long to
-    follow here; and the first mismatch."""
+    """What lies behind an action: states that nobody had seen, with the number of actions to them; paths that were too long
+    to follow here; and the first mismatch."""
 
     states: dict[bytes, int] = field(default_factory=dict)
     actions: int = 0
@@ -307,7 +323,7 @@ class Walk:
         if self.depth is not None and len(path) >= self.depth:
             return Behind(left=[path])
         try:
-            small.book.check_claims()
+            small.follower.book.check_claims()
         except Mismatch as error:
             return Behind(failure=f"{error.what} after {[*path, 'nothing more']}")
         for action in small.actions():
@@ -382,10 +398,10 @@ def uncollected() -> Iterator[None]:
 
 def compile_all(small: Small) -> None:
     """Compile every rule step and claim once, instead of in each child."""
-    rules = small.book.rules
+    rules = small.follower.book.rules
     for label in rules.caller.steps:
         rules.step(label)
-    small.book.check_claims()
+    small.follower.book.check_claims()
 
 
 def explore(limits: Limits, depth: int | None = None, seconds: float | None = None) -> Result:

@@ -21,11 +21,12 @@ from bulkhead.impl.tools.fileproxy import FileProxy
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.lifecycle import create_domain, set_max_vcpus
 from bulkhead.model.ir import Term
+from bulkhead.proofs.refinement.domb.book import Book
 from bulkhead.proofs.refinement.domb.compare import differences
 from bulkhead.proofs.refinement.domb.daemons import Daemons
 from bulkhead.proofs.refinement.domb.follow import Follower
 from bulkhead.proofs.refinement.domb.rig import Rig
-from bulkhead.proofs.refinement.domb.world import DOMB, Book, Rules
+from bulkhead.proofs.refinement.domb.world import DOMB, Rules
 from bulkhead.proofs.refinement.lockstep.abstraction import Places
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
@@ -216,13 +217,13 @@ def destroy_a_stranger(scene: Scene) -> None:
     assert chan is not None and chan.writer is not None
     writer = chan.writer
 
-    def changes(_: str) -> None:
+    def changes(_: p.Message) -> None:
         where = writer.ring.data + ((writer.prod - p.DOMID.size) & (writer.ring.size - 1))
         writer.memory.store(where, p.DOMID.pack(mine))
         scene.follower.in_the_ring("destroy", scene.book.domain(mine))
 
     scene.send(p.DESTROY, p.DOMID.pack(victim))
-    scene.follower.between = changes
+    scene.service.taken = changes
     scene.domb()
 
 

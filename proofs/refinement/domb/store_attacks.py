@@ -13,10 +13,11 @@ from typing import Final
 from bulkhead.impl.domb import protocol as p
 from bulkhead.impl.rings import pages as wire
 from bulkhead.proofs.refinement.domb.attacks import Staging
-from bulkhead.proofs.refinement.domb.daemons import STORE_RINGS, Daemons, frame
-from bulkhead.proofs.refinement.domb.hostile import drain, put
+from bulkhead.proofs.refinement.domb.daemons import Daemons
+from bulkhead.proofs.refinement.domb.guests import drain, put
 from bulkhead.proofs.refinement.domb.staged import Scene
 from bulkhead.proofs.refinement.domb.store_side import StoreSide
+from bulkhead.proofs.refinement.domb.watched_daemons import STORE_RINGS, frame
 from bulkhead.proofs.refinement.domb.world import DOMB
 from bulkhead.proofs.refinement.lockstep.abstraction import Places
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
@@ -82,7 +83,8 @@ class Town:
         self.numbers += 1
         drain(page.bytes(), STORE_RINGS[1])
         put(page.bytes(), STORE_RINGS[0], frame(kind, self.numbers, 0, payload.encode()))
-        self.daemons.serve_store()
+        assert self.daemons.stored is not None
+        self.daemons.serve(self.daemons.stored)
         self._compare()
 
 

@@ -1,8 +1,8 @@
 """Requests of guests to XenStore that aim at each other's nodes: a pure choice, from a seed and what the tree looks like.
 
 Guests open nodes for each other, make and remove nodes below those of others, watch above and below them, name others as
-owners, and come back with an id that somebody had before. `hostile.py` makes single requests on any path; here a few
-guests meet on a few paths, so that what one was given is what the other tries. Not here: rings and the daemon.
+owners, and come back with an id that somebody had before. `requests.py` makes single requests on any path; here a few
+guests meet on a few paths, so that what one was given is what the other tries. Not here: rings and the daemon (guests.py).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from bulkhead.impl.tools.store import Node
-from bulkhead.proofs.refinement.domb.messages import NAMES, home
+from bulkhead.proofs.refinement.domb.messages import home
+from bulkhead.proofs.refinement.domb.workload.requests import KINDS
 
-KINDS: Final = {name: kind for kind, name in NAMES.items()}
 BELOW: Final = ("data", "data/a", "data/a/b", "data/c", "control")
 SHARED: Final = ("/tool", "/tool/a", "/tool/a/b")
 OPS: Final = (
@@ -46,7 +46,7 @@ def permissions(rng: random.Random, d: int, guests: Sequence[int], node: Node | 
     return b"".join(f"{letter}{who}\0".encode() for letter, who in entries)
 
 
-def request(rng: random.Random, d: int, guests: Sequence[int], nodes: Mapping[str, Node]) -> tuple[int, bytes]:
+def between_neighbours(rng: random.Random, d: int, guests: Sequence[int], nodes: Mapping[str, Node]) -> tuple[int, bytes]:
     """A request of a guest, of a kind that the connected `guests` can make to each other."""
     op, at = rng.choice(OPS), path(rng, guests, nodes)
     raw = at.encode() + b"\0"
@@ -60,4 +60,4 @@ def request(rng: random.Random, d: int, guests: Sequence[int], nodes: Mapping[st
     return KINDS[op], raw
 
 
-__all__ = ["request"]
+__all__ = ["between_neighbours"]
