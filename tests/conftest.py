@@ -15,6 +15,7 @@ SLOW = frozenset(
         "test_claims",
         "test_cli",
         "test_domb_attacks",
+        "test_domb_calls",
         "test_domb_handlers",
         "test_domb_refinement",
         "test_examples",

@@ -19,6 +19,7 @@ from typing import Final
 import coverage
 import pytest
 
+from bulkhead.impl.xen.continuation import ALWAYS, Preemption
 from bulkhead.proofs.refinement.campaign import run_episode
 from bulkhead.proofs.refinement.domb import campaign as domb_campaign
 from bulkhead.proofs.refinement.domb import world as domb_world
@@ -35,7 +36,7 @@ EPISODES = tuple(range(6))
 EPISODE_CALLS = 1000
 SEED = 1
 UNIT = "tests/impl"
-KINDS = ("recording", "campaign", "refine", "unit", "long campaign")  # in this order they are asked
+KINDS = ("recording", "preempted", "campaign", "refine", "unit", "long campaign")  # in this order they are asked
 # Campaigns of DomB, as seed:moves. Long ones are not traced, and are asked for every line.
 MOVES: Final = ("1:5000",)
 LONG: Final = ("2:5000", "3:5000", "4:5000")
@@ -55,12 +56,17 @@ class Runner:
         return line in self.lines.get(file, ())
 
 
-def ask_recording(name: str) -> str:
+def ask_recording(name: str, preempted: bool = False) -> str:
     """Replay a recording; returns the first difference, or nothing."""
-    result = replay(ROOT / "tests" / "recorded" / name)
+    result = replay(ROOT / "tests" / "recorded" / name, Preemption(ALWAYS) if preempted else None)
     if result.report:
         return result.report[0]
     return "" if result.explained == EXPLAINED.get(name, 0) else f"{result.explained} differences explained"
+
+
+def ask_preempted(name: str) -> str:
+    """Replay a recording, and preempt every hypercall wherever it may be; returns the first difference, or nothing."""
+    return ask_recording(name, True)
 
 
 def ask_campaign(name: str) -> str:
@@ -80,12 +86,17 @@ def ask_handler(name: str) -> str:
 
 ASKS: Final[Mapping[str, Callable[[str], str]]] = {
     "recording": ask_recording,
+    "preempted": ask_preempted,
     "campaign": ask_campaign,
     "refine": ask_handler,
     "long campaign": ask_campaign,
 }
 ASKED: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
-    "xen": {"recording": tuple(p.name for p in RECORDED), "campaign": tuple(map(str, EPISODES))},
+    "xen": {
+        "recording": tuple(p.name for p in RECORDED),
+        "preempted": tuple(p.name for p in RECORDED),
+        "campaign": tuple(map(str, EPISODES)),
+    },
     "domb": {"campaign": MOVES, "refine": tuple(DOMB), "long campaign": LONG},
 }
 

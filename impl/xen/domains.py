@@ -60,7 +60,6 @@ class Domain:
         "gone",
         "grant_table",
         "handle",
-        "iomem",
         "is_dying",
         "is_privileged",
         "is_xenstore",
@@ -103,7 +102,6 @@ class Domain:
         self.target: Domain | None = None
         self.refs = 1
         self.events: EventChannels = None  # type: ignore[assignment]  # set by evtchn_init at creation
-        self.iomem: set[int] = set()
         self.handle = bytes(16)
         self.ssidref = 0
         self.max_evtchn_port = 4095

@@ -30,6 +30,13 @@ INFO_DYING = 1
 INFO_SHUTDOWN = 4
 INFO_PAUSED = 8
 INFO_HVM = 2
+INFO_BLOCKED = 16
+INFO_RUNNING = 32
+INFO_XENSTORE = 1 << 7
+INFO_HAP = 1 << 8
+INFO_REASON_SHIFT = 16  # why the domain has stopped
+STOPPED_BY_CRASH = 3
+NOT_STOPPED = 0xFFFF
 KNOWN = frozenset(
     {
         abi.DOMCTL_CREATEDOMAIN,
@@ -75,8 +82,7 @@ def do_domctl(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int
         if isinstance(made, int):
             return made
         return 0 if write(xen, vcpu, arg + 8, abi.U16.pack(made.domid)) else -EFAULT
-    if domain is None:
-        return -ESRCH
+    assert domain is not None
     if cmd == abi.DOMCTL_DESTROYDOMAIN:
         return -EINVAL if domain is caller else (yield from _destroy(xen, domain, arg))
     if cmd == abi.DOMCTL_PAUSEDOMAIN:
@@ -117,7 +123,9 @@ def _getdomaininfo(xen: Xen, vcpu: VCpu, domid: int, arg: int) -> int:
     rc = xen.xsm.xs_priv("getdomaininfo", vcpu.domain, xen.domains[domid])
     if rc:
         return rc
-    told = write(xen, vcpu, arg + 8, abi.U16.pack(domid)) and write(xen, vcpu, arg + 16, info(xen.domains[domid]))
+    told = write(xen, vcpu, arg + 8, abi.U16.pack(domid)) and write(
+        xen, vcpu, arg + 16, info(xen.domains[domid], vcpu.domain)
+    )
     return 0 if told else -EFAULT
 
 
@@ -192,11 +200,15 @@ def _late_checks(xen: Xen, flags: int, emulation: int, pool: int) -> int:
     return -ESRCH if pool else 0
 
 
-def info(domain: Domain) -> bytes:
-    """struct xen_domctl_getdomaininfo of a domain."""
+def info(domain: Domain, caller: Domain) -> bytes:
+    """struct xen_domctl_getdomaininfo of a domain. While the caller runs, the vCPUs of all others wait."""
     flags = (INFO_DYING if domain.is_dying else 0) | (INFO_HVM if domain.external else 0)
-    flags |= INFO_PAUSED if domain.pause_count and not domain.is_dying else 0
+    flags |= INFO_PAUSED if domain.pause_count else 0
     flags |= INFO_SHUTDOWN if domain.crashed else 0
+    flags |= (INFO_XENSTORE if domain.is_xenstore else 0) | (INFO_HAP if domain.external and domain.xen.options.hap else 0)
+    flags |= (STOPPED_BY_CRASH if domain.crashed else NOT_STOPPED) << INFO_REASON_SHIFT
+    if any(each.online for each in domain.vcpus):
+        flags |= INFO_RUNNING if domain is caller else INFO_BLOCKED
     shared = domain.shared_info.mfn if domain.shared_info is not None else 0
     return abi.GETDOMAININFO.pack(
         domain.domid,

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 from bulkhead.impl.xen.abi import (
     DOMID_SELF,
-    EBUSY,
     EEXIST,
     EINVAL,
     ENOENT,
@@ -265,7 +264,5 @@ def op_reset(xen: Xen, vcpu: VCpu, domid: int) -> int:
         return rc
     if domain is not vcpu.domain and not domain.pause_count:
         return -EINVAL
-    if domain.is_dying:
-        return -EBUSY
     domain.events.destroy()
     return 0

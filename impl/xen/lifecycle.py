@@ -165,7 +165,6 @@ def destroy(xen: Xen, domain: Domain) -> Generator[str, None, int]:
     if domain.is_dying == DEAD:
         return 0
     if domain.is_dying == ALIVE:
-        domain.pause_count += 1
         domain.is_dying = DYING
         domain.set_claim(0)
         yield "destroy.dying"

@@ -54,7 +54,7 @@ def unhook(xen: Xen, domain: Domain, gfn: int) -> None:
 
 
 def add_page(xen: Xen, domain: Domain, gfn: int, frame: Frame, ptype: int = RAM_RW) -> int:
-    """Put a frame at a gfn, and nowhere else; 0 or -errno (guest_physmap_add_entry).
+    """Put a frame that is at no gfn at one; 0 or -errno (guest_physmap_add_entry).
 
     RAM that was there loses its gfn and stays allocated; a grant or foreign entry there crashes the domain.
     """
@@ -67,8 +67,6 @@ def add_page(xen: Xen, domain: Domain, gfn: int, frame: Frame, ptype: int = RAM_
         return -EINVAL
     if old is not None:
         unhook(xen, domain, gfn)
-    if frame.owner is domain and frame.m2p not in (-1, gfn) and p2m.lookup(frame.m2p)[0] is frame:
-        unhook(xen, domain, frame.m2p)
     if gfn >= GFN_LIMIT:
         return -ENOENT
     p2m.set(gfn, frame, ptype)

@@ -76,7 +76,10 @@ def reset_vcpu(xen: Xen, vcpu: VCpu) -> int:
 
 
 def hypercall_init(xen: Xen, domain: Domain, mfn: int) -> int:
-    """XEN_DOMCTL_hypercall_init: write the hypercall stubs into a page of a PV guest; 0 or -errno."""
+    """XEN_DOMCTL_hypercall_init: write the hypercall stubs into a page of a guest; 0 or -errno.
+
+    A translated guest's stubs are those of AMD's processors; it has no iret.
+    """
     frame = xen.frames.get(mfn)
     if domain.p2m is not None:
         found, ptype = domain.p2m.lookup(mfn)
@@ -86,11 +89,20 @@ def hypercall_init(xen: Xen, domain: Domain, mfn: int) -> int:
     if get_page_type(xen, frame, PGT_WRITABLE):
         return -EPERM
     for i in range(abi.PAGE_SIZE // STUB):
-        call = MOV_EAX.pack(0xB8, i) + b"\x0f\x05"  # mov $i,%eax; syscall
-        if i == IRET:
-            stub = b"\x51\x41\x53\x50" + call  # push %rcx; push %r11; push %rax: Xen pops these from the stack
-        else:
-            stub = b"\x51\x41\x53" + call + b"\x41\x5b\x59\xc3"  # push %rcx; push %r11 ... pop %r11; pop %rcx; ret
+        stub = (_translated_stub if domain.external else _pv_stub)(i)
         frame.bytes()[i * STUB : (i + 1) * STUB] = stub.ljust(STUB, b"\xcc")
     put_page_type(xen, frame)
     return 0
+
+
+def _pv_stub(number: int) -> bytes:
+    call = MOV_EAX.pack(0xB8, number) + b"\x0f\x05"  # mov $number,%eax; syscall
+    if number == IRET:
+        return b"\x51\x41\x53\x50" + call  # push %rcx; push %r11; push %rax: Xen pops these from the stack
+    return b"\x51\x41\x53" + call + b"\x41\x5b\x59\xc3"  # push %rcx; push %r11 ... pop %r11; pop %rcx; ret
+
+
+def _translated_stub(number: int) -> bytes:
+    if number == IRET:
+        return b"\x0f\x0b"  # ud2
+    return MOV_EAX.pack(0xB8, number) + b"\x0f\x01\xd9\xc3"  # mov $number,%eax; vmmcall; ret

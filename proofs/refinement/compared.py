@@ -87,10 +87,7 @@ RULES: Final[Mapping[Key, tuple[str, ...]]] = {
 }
 
 BSD: Final = "a device of BSD: no such Dom0 is recorded, and the rules have Linux's; tests/impl/test_libs.py"
-OLDER: Final = "older than mmapbatch_v2, and no tool of the recorder's makes it; tests/impl/test_dom0_linux.py"
 NEITHER: Final[Mapping[Key, str]] = {
-    ("privcmd", "mmap"): OLDER,
-    ("privcmd", "mmapbatch"): OLDER,
     (SYSTEM_CALL, "anonymous"): "memory of the process's own; every ioctl's argument lies in it",
     **{
         ("BSD gntdev", name): BSD
