@@ -178,6 +178,8 @@ FAULTS: tuple[Fault, ...] = (
        "what a guest printed last is not read"),
     _f("typed_twice", CONSOLED + "step", "console.waiting = console.waiting[sent:]", "pass",
        "what was typed is given to the guest again and again"),
+    _f("console_port_stays_masked", CONSOLED + "step", "ev.xenevtchn_unmask(self.xce, port)", "pass",
+       "the daemon is told of each guest's output once, and never again"),
     _f("console_kept_mapped", CONSOLED + "remove", "console.mapping.unmap()", "pass",
        "the ring of a guest that has gone stays mapped"),
     _f("ring_index_believed", "rings/ring:Reader.ready", "if used > self.ring.size:", "if False:",

@@ -77,34 +77,38 @@ class Driver(Chooser):
         elif 0.7 <= x < 0.8:
             self._of(self.tools, self.tools.share_node, who)
         elif len(heard) >= 2:
-            self._end_one(who, rng.choice(heard).domid)
+            self._end_one(who, free, rng.choice(heard).domid)
         elif fresh and rng.random() < 0.5:
             self.tools.introduce(who, rng.choice(fresh).domid)
             self.text = self.tools.text
         elif len(others) > 1:
-            self._end_one(who, rng.choice(others))
+            self._end_one(who, free, rng.choice(others))
         else:
             self._one_more(who, free)
 
     def _one_more(self, who: Process, free: list[Process]) -> None:
-        """xl has a guest built and tells the daemons; nobody else holds the channel."""
+        """xl has a guest built and tells the daemons."""
         if self.view.consoled is None:
             self.call("", "start_xenconsoled")
+        self._clear_the_way(free)
+        self._of(self.tools, self.tools.build_small, who)
+
+    def _clear_the_way(self, free: list[Process]) -> None:
+        """Nobody holds the channel."""
         for each in [each for each in free if each.chan is not None]:
             self.tools.of(each, "disconnect")
         self.domb()
-        self._of(self.tools, self.tools.build_small, who)
 
-    def _end_one(self, who: Process, domid: int) -> None:
-        """A tool has a guest destroyed, before or after it is disconnected."""
-        self.text = f"a tool ends d{domid}"
+    def _end_one(self, who: Process, free: list[Process], domid: int) -> None:
+        """A tool has a guest destroyed, before or after XenStore forgets it."""
         if self.rng.random() < 0.5:
             self.tools.release(who, domid)
-        if who.chan is None:
-            self.tools.connect(who, self.view.offer)
+        self._clear_the_way(free)
+        self.tools.connect(who, self.view.offer)
         self.tools.end(who, domid)
         self.domb()
         self.tools.release(who, domid)
+        self.text = f"a tool ends d{domid}"
 
     def _of(self, actor: Chooser, act: object, who: Process) -> None:
         assert callable(act)

@@ -141,8 +141,8 @@ def build(run: BuildRun) -> None:
     fits = And(fits, number(pages) >= builder.MIN_PAGES, number(pages) <= builder.MAX_PAGES)
 
     def on_step(name: str, what: str) -> None:
-        if name == "seal" and below.fails("the hook stops the build", abi.EIO):
-            raise OsError(abi.EIO)
+        if name == "seal" and below.fails("the hook stops the build", abi.EBUSY):
+            raise OsError(abi.EBUSY)
 
     with standing_in(*_standing_in(below, run, DISK)):
         try:
