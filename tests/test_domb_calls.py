@@ -13,6 +13,7 @@ from bulkhead.model.diagnostics import UsageError
 from bulkhead.proofs.cli.diff import diff
 from bulkhead.proofs.faults.catalogue_domb import BY_NAME
 from bulkhead.proofs.faults.laying import installed
+from bulkhead.proofs.refinement.domb.guest_memory import MEMORY
 from bulkhead.proofs.refinement.domb.guests import ACTIONS
 from bulkhead.proofs.refinement.domb.operations import OF_DAEMONS, OF_DOMB_ITSELF, OF_NOBODY, OF_PROCESSES
 from bulkhead.proofs.refinement.domb.signatures import OPERATIONS, TABLE
@@ -56,7 +57,7 @@ def test_lines_of_a_recording_are_as_the_schema_says(recording: Path) -> None:
 
 def test_signatures_are_those_of_the_tables(recording: Path) -> None:
     """A file's calls are checked before they are made; every call of a campaign passes."""
-    assert set(OPERATIONS) == {*ACTIONS, *OF_DAEMONS, *OF_DOMB_ITSELF, *OF_NOBODY, *OF_PROCESSES, "machine"}
+    assert set(OPERATIONS) == {*ACTIONS, *MEMORY, *OF_DAEMONS, *OF_DOMB_ITSELF, *OF_NOBODY, *OF_PROCESSES, "machine"}
     events = read(recording)[1]
     assert not [TABLE.wrong(event.call) for event in events if event.call is not None and TABLE.wrong(event.call)]
 
