@@ -8,7 +8,8 @@ family has its own pool pages, window slots and references, to keep contents com
 |---|---|---|
 | 0-15 | 16-31 | grants, copies, devices: contents are compared |
 | 16-27 | 0-15 | page tables: contents are frame numbers, which no two machines share |
-| 28-47 | 32-39 | given up, exchanged, moved |
+| 28-29 | | arguments that cross from one page to the next |
+| 30-47 | 32-39 | given up, exchanged, moved |
 | 48-63 | 40-47 | transferred |
 """
 
@@ -23,7 +24,8 @@ from tests.xen.protocol import Call
 T = TypeVar("T")
 DATA: Final = range(0, 16)
 TABLES: Final = range(16, 28)
-SPARE: Final = range(28, 48)
+CROSSED: Final = range(28, 30)
+SPARE: Final = range(30, 48)
 LENT: Final = range(48, 64)
 REFS: Final = range(8, 32)
 VARIABLES: Final = 240  # of each kind, then the oldest is reused
