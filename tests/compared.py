@@ -117,6 +117,9 @@ class Counting:
                 self.found[device, name] += 1
         elif op in GNTDEV_OPS:
             self.found["gntdev", GNTDEV_OPS[op]] += 1
+        elif op == "sys.child":
+            self.found[SYSTEM_CALL, "fork"] += 1
+            self.found[SYSTEM_CALL, "exit"] += 1
         elif op in CALLS:
             self.found[SYSTEM_CALL, CALLS[op]] += 1
         try:

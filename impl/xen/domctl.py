@@ -207,8 +207,7 @@ def _late_checks(xen: Xen, flags: int, emulation: int, pool: int) -> int:
     hvm = bool(flags & abi.CDF_HVM)
     if emulation & ~abi.EMU_ALL:
         return -EINVAL
-    most = abi.EMU_ALL & ~(abi.EMU_VPCI | abi.EMU_USE_PIRQ)
-    if hvm and emulation != abi.EMU_LAPIC and emulation & ~abi.EMU_USE_PIRQ != most:
+    if hvm and emulation not in (abi.EMU_LAPIC, abi.EMU_ALL & ~abi.EMU_VPCI):  # PVH, or HVM with all devices
         return -EOPNOTSUPP
     if not hvm and emulation not in (0, abi.EMU_PIT):
         return -EOPNOTSUPP

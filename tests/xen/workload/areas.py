@@ -68,7 +68,8 @@ def _area(s: Script) -> tuple[int, int, int]:
 
 
 def _frames(s: Script, name: str, many: int, domain: str = "") -> list[str]:
-    low = "0x10" if domain in (*s.agents, *s.translated, "") else "0"  # Dom0 itself may map the machine's I/O memory
+    # Dom0 itself may map the machine's I/O memory.
+    low, first = ("0x10", "0") if domain in (*s.agents, *s.translated, "") else ("0xfffffffff", "0xfffffffff")
     return [
         s.weighted(
             (82, f"{name}/{s.pick(DATA)}"),
@@ -76,7 +77,7 @@ def _frames(s: Script, name: str, many: int, domain: str = "") -> list[str]:
             (4, "0xffffffffff"),
             (3, f"{name}/l1"),
             (3, low),
-            (3, "0"),
+            (3, first),
         )
         for _ in range(many)
     ]
@@ -168,8 +169,13 @@ def end(s: Script) -> None:
     file, pages = state["areas"][number]
     which = s.weighted((55, "all"), (15, "part"), (15, "protect"), (15, "move"))
     if which == "protect":
-        # Not "rw", which Xen may refuse for a page table's page: the process would not get past its next store.
-        s.do("sys.mprotect", m=number, prot=s.pick(("r", "-")))
+        # No access is given that the area had not: Xen may refuse it, and the process would not get past its next load.
+        prot = s.pick(("r", "-"))
+        s.do("sys.mprotect", m=number, prot=prot)
+        if prot == "-":
+            s.do("sys.rd", m=number, pg=0, off=8)
+            del state["areas"][number]
+            return
     elif which == "part":
         s.do("sys.munmap", m=number, pg=s.rng.randrange(pages), n=1)
         if pages == 1:

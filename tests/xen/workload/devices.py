@@ -248,6 +248,22 @@ def grant_copy(s: Script) -> None:
     s.do("pcrc", pg=f"{s.agent()}/{s.pick(DATA)}")
 
 
+def child(s: Script) -> None:
+    """A child touches, unmaps or closes what it got of the process, and is killed; then the process touches it."""
+    if not _of(s, "areas"):
+        return grant_mmap(s)
+    number = s.pick(sorted(_of(s, "areas")))
+    pages, pairs = _of(s, "areas")[number]
+    what, page = s.pick(("rd", "wr", "munmap", "close", "none")), s.rng.randrange(pages)
+    where = {"m": number, "pg": page, "off": 24, "v": s.rng.randrange(1 << 40)} if what in ("rd", "wr") else {}
+    if what == "munmap":
+        where = {"m": number, "n": s.weighted((70, pages), (30, 1))}
+    elif what == "close":
+        where = {"f": s.pick((*GNTDEVS, GNTALLOC, *EVTCHNS, PRIVCMD))}
+    s.do("sys.child", entries(pairs), do=what, **where)
+    s.do("sys.rd", m=number, pg=page, off=24)
+
+
 # --- gntalloc ---
 def alloc(s: Script) -> None:
     """ALLOC_GREF: pages of the process, granted to a guest; mmaps of them."""
@@ -424,6 +440,7 @@ STEPS = (
     (12, area_unmap),
     (8, area_changed),
     (9, grant_unmap),
+    (4, child),
     (4, notice),
     (3, byte_cleared),
     (9, grant_copy),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from tests.xen.protocol import Call
-from tests.xen.workload import areas, crossing, devices, domains, events, grants, machine, memory, mmu, version2
+from tests.xen.workload import areas, crossing, devices, domains, events, grants, limits, machine, memory, mmu, version2
 from tests.xen.workload.script import REFS, Script
 
 Steps = Sequence[tuple[int, Callable[[Script], None]]]
@@ -21,6 +21,7 @@ FAMILIES: Final[dict[str, Steps]] = {
     "crossing": crossing.STEPS,
     "machine": machine.STEPS,
     "areas": areas.STEPS,
+    "limits": limits.STEPS,
 }
 WEIGHTS: Final = {
     "grants": 34,
@@ -33,6 +34,7 @@ WEIGHTS: Final = {
     "crossing": 6,
     "machine": 10,
     "areas": 10,
+    "limits": 3,
 }
 AGENTS: Final = ("A", "B", "C")
 TRANSLATED: Final = ("H", "K")

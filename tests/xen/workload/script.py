@@ -38,6 +38,7 @@ NOWHERE: Final = (
     "0xffffffffffffffff",
     "0xdead000",
 )
+FULL: Final = "K"  # the translated guest that now and then has all emulated devices
 NOBODY: Final = "20000"  # a domain id that no run reaches
 DOMIDS: Final = (NOBODY, "XEN", "IO", "COW", "INVALID", "IDLE", "0xffff")
 GRANT_TABLE_OP, MEMORY_OP, EVENT_CHANNEL_OP, MMU_UPDATE, MMUEXT_OP = 20, 12, 32, 1, 26
@@ -125,7 +126,8 @@ class Script:
     # --- guests ---
     def make(self, name: str, translated: bool = False) -> None:
         """A new guest with its pages filled."""
-        self.do("mkdom", n=name, kind="hvm" if translated else "agent")
+        kind = "hvm" if name != FULL else self.pick(("hvm", "full"))
+        self.do("mkdom", n=name, kind=kind if translated else "agent")
         self.domids += 1
         (self.translated if translated else self.agents).append(name)
         self.do("pfill", d=name)
