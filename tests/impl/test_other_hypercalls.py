@@ -49,6 +49,9 @@ def test_a_page_of_descriptors_cannot_be_written_until_the_table_is_dropped() ->
     assert (frame.ptype, frame.tcount) == (PGT_SEG, 1)
     writable = (frame.mfn << 12) | 0x67
     va = agent(rig, "A").layout.pool_va(20)
+    request = put(rig, "A", abi.MMU_UPDATE.pack((frame.mfn << 12) + 16, CODE))
+    assert call(rig, "A", abi.HYPERVISOR_MMU_UPDATE, request, 1, 0, abi.DOMID_SELF) == -abi.EINVAL
+    assert abi.U64.unpack_from(frame.bytes(), 16)[0] != CODE and frame.tcount == 1
     assert call(rig, "A", abi.HYPERVISOR_UPDATE_VA_MAPPING, va, writable, 2) == -abi.EBUSY
     assert call(rig, "A", abi.HYPERVISOR_UPDATE_DESCRIPTOR, (frame.mfn << 12) + 8, CODE) == 0
     assert abi.U64.unpack_from(frame.bytes(), 8)[0] == CODE | 3 << 45  # no privilege above the guest's
