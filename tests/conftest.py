@@ -23,6 +23,7 @@ SLOW = frozenset(
         "test_jobs",
         "test_mutants",
         "test_oracle_fuzz",
+        "test_needed_steps",
         "test_package",
         "test_refinement",
         "test_replay",

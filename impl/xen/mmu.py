@@ -197,7 +197,8 @@ def mmu_update_one(xen: Xen, caller: Domain, pt_owner: Domain, pg_owner: Domain,
     index = (ptr & 0xFFF) >> 3
     if is_table(frame.ptype) and frame.tcount:
         return update_entry(xen, pt_owner, pg_owner, frame, index, val, cmd)
-    get_page_type(xen, frame, PGT_WRITABLE)  # what is no table in use can be written
+    if get_page_type(xen, frame, PGT_WRITABLE):  # a page of descriptors
+        return -EINVAL
     write_pte(frame, index, val)
     put_page_type(xen, frame)
     return 0

@@ -94,9 +94,7 @@ def put_page_from_l1e(xen: Xen, pte: int, l1e_owner: Domain) -> None:
     """Drop the references of an L1 entry."""
     if not pte & PTE_P:
         return
-    frame = xen.frames.get((pte & PTE_MFN) >> 12)
-    if frame is None:
-        return
+    frame = xen.frames.table[(pte & PTE_MFN) >> 12]  # a present entry holds a reference to it
     owner = frame.owner
     if pte & PTE_RW and (owner is l1e_owner or owner is None or not owner.external):
         frame.tcount -= 1

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 STUB: Final = 32
 IRET: Final = 23
+FLAGS: Final = 512
 RIP: Final = abi.USER_REGS_OFFSET + 128
 RSP: Final = abi.USER_REGS_OFFSET + 152
 RSI: Final = abi.USER_REGS_OFFSET + 104
@@ -39,26 +40,44 @@ def register(context: bytes, offset: int) -> int:
     return value
 
 
-def set_vcpu_context(xen: Xen, caller: VCpu, domain: Domain, number: int, context: bytes) -> int:
-    """XEN_DOMCTL_setvcpucontext of a PV guest: 0 or -errno. The page-table root takes a reference of each kind."""
-    if domain is caller.domain or number >= len(domain.vcpus) or domain.external:
+def set_vcpu_context(xen: Xen, domain: Domain, number: int, context: bytes) -> int:
+    """XEN_DOMCTL_setvcpucontext of a PV guest: 0 or -errno. Each page-table root takes a reference of each kind."""
+    if domain.external:
         return -EINVAL
     vcpu = domain.vcpus[number]
     entry_points = [register(context, abi.CALLBACKS_OFFSET + 8 * i) for i in range(3)]
     if not all(map(canonical, (register(context, RIP), *entry_points))):
         return -EINVAL
-    mfn = (register(context, abi.CTRLREG_OFFSET + 3 * 8) & PTE_MFN) >> 12
+    flags, kernel, user = U64.unpack_from(context, FLAGS)[0], _root(context, 3), _root(context, 1)
     if vcpu.context is not None:
-        # After the first set-up, this call cannot change the vCPU's root.
-        if vcpu.cr3 is None or vcpu.cr3.mfn != mfn:
+        # After the first set-up, this call cannot change the vCPU's roots.
+        if (vcpu.cr3, vcpu.user_cr3) != (xen.frames.get(kernel), xen.frames.get(user) if user else None):
             return -EOPNOTSUPP
     else:
-        root = xen.frames.get(mfn)
-        if root is None or get_table(xen, root, domain, PGT_L4):
-            return -EINVAL
-        vcpu.cr3 = root
+        rc = _set_roots(xen, vcpu, kernel, user, bool(flags & abi.VGCF_IN_KERNEL))
+        if rc:
+            return rc
     vcpu.context = bytes(context)
-    vcpu.online = bool(U64.unpack_from(context, 512)[0] & abi.VGCF_ONLINE)
+    vcpu.online = bool(flags & abi.VGCF_ONLINE)
+    return 0
+
+
+def _root(context: bytes, number: int) -> int:
+    """The frame number in a control register: 3 for the kernel's root, 1 for that of user mode, 0 for none."""
+    return (register(context, abi.CTRLREG_OFFSET + number * 8) & PTE_MFN) >> 12
+
+
+def _set_roots(xen: Xen, vcpu: VCpu, kernel: int, user: int, in_kernel: bool) -> int:
+    """Take both roots, or none; a vCPU that starts in user mode needs a root for it."""
+    if not user and not in_kernel:
+        return -EINVAL
+    root, other = xen.frames.get(kernel), xen.frames.get(user) if user else None
+    if root is None or get_table(xen, root, vcpu.domain, PGT_L4):
+        return -EINVAL
+    if user and (other is None or get_table(xen, other, vcpu.domain, PGT_L4)):
+        put_table(xen, root)
+        return -EINVAL
+    vcpu.cr3, vcpu.user_cr3 = root, other
     return 0
 
 

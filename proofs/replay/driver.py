@@ -15,7 +15,7 @@ from typing import Any, Final
 from bulkhead.impl.xen.continuation import Preemption
 from bulkhead.model.diagnostics import UsageError
 from bulkhead.proofs.replay.compare import differences, explained, load_known
-from bulkhead.proofs.replay.ops import execute
+from bulkhead.proofs.replay.ops import TRANSLATED, execute
 from bulkhead.proofs.replay.rig import Rig
 
 FORMAT: Final = "xen-gnt-oracle/1"
@@ -92,7 +92,8 @@ def replay(path: Path, preemption: Preemption | None = None) -> Recording:
     known = load_known()
     # Translated guests need a processor with nested paging.
     hap = any(
-        item["op"] == "mkdom" and item["a"].get("kind") == "hvm" and "domid" in item.get("res", {}) for item in operations
+        item["op"] == "mkdom" and item["a"].get("kind") in TRANSLATED and "domid" in item.get("res", {})
+        for item in operations
     )
     rig = Rig(profile=str(header.get("profile", "")), hap=hap, preemption=preemption)
     found = told = 0

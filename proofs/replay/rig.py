@@ -204,9 +204,9 @@ class Rig:
         self.kernel.domctl(abi.DOMCTL_MAX_MEM, domid, abi.U64.pack(MAX_PAGES * 4))
         return domid
 
-    def make_translated(self, name: str) -> int:
-        """Build a PVH guest that is never started; its domid, or -errno."""
-        domid = self._create(name, None, abi.CDF_HVM | abi.CDF_HAP, 1)
+    def make_translated(self, name: str, emulation: int = abi.EMU_LAPIC) -> int:
+        """Build a PVH (or, by its emulated devices, HVM) guest that is never started; its domid, or -errno."""
+        domid = self._create(name, None, abi.CDF_HVM | abi.CDF_HAP, emulation)
         if domid < 0:
             return domid
         self.translated[name] = TranslatedGuest(name, self.xen.domains[domid])

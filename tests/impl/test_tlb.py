@@ -13,9 +13,10 @@ import pytest
 
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.domains import Domain
+from bulkhead.impl.xen.frames import PGT_L1
 from bulkhead.impl.xen.guest_access import translate, write
 from bulkhead.impl.xen.lifecycle import create_domain, set_max_vcpus
-from bulkhead.impl.xen.machine import Xen
+from bulkhead.impl.xen.machine import Xen, run
 from bulkhead.impl.xen.memory_op import populate_page
 from bulkhead.impl.xen.pv_build import PvLayout, build
 
@@ -157,3 +158,20 @@ def test_no_flush_for_a_frame_that_was_never_used() -> None:
     guest = Guest(1)
     before = guest.cached()
     assert populate_page(guest.xen, guest.domain) is not None and guest.cached() == before
+
+
+def test_a_page_that_becomes_a_table_is_writable_for_nobody() -> None:
+    """No vCPU has it writable in its TLB from then on, even in the middle of a batch (XSA-401)."""
+    guest = Guest()
+    page, at = guest.layout.pages[5], guest.layout.va(5)
+    vcpu = guest.domain.vcpus[0]
+    assert guest.xen.call(vcpu, abi.HYPERVISOR_UPDATE_VA_MAPPING, at, 0, 0) == 0  # no flush is asked for
+    assert guest.cached() == EVERYBODY
+    slot = guest.layout.l2.mfn << 12 | 8 * 300
+    argument = guest.layout.va(0)
+    batch = abi.MMU_UPDATE.pack(slot, page.mfn << 12 | 0x67) + abi.MMU_UPDATE.pack(slot + 8, 0)
+    assert write(guest.xen, vcpu, argument, batch)
+    steps = guest.xen.hypercall(vcpu, abi.HYPERVISOR_MMU_UPDATE, argument, 2, 0, abi.DOMID_SELF)
+    assert next(steps) == "mmu.preempt" and page.ptype == PGT_L1 and page.tcount == 1
+    assert guest.cached() == (set(), set(), set())
+    assert run(steps) == 0

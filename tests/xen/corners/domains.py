@@ -20,6 +20,14 @@ def domains(s: Script) -> None:
             "e1:8:2:V" if pool == 0 and frames and frames < 65 and 0 < version < 3 and vcpus else "",
         )
 
+    kinds = ((1, 1), (3, 0), (3, 1), (2, 0), (0, 1), (0, 0x80), (4, 0), (8, 0), (0x1000, 0), (3, 0x7FF), (0, 0x800))
+    for flags, emulation in kinds:
+        limits = "44:4:1,48:4:1023,52:4:8,56:4:64,60:4:2"
+        domctl(s, 1, "0", f"16:4:0,36:4:{flags},{limits},72:4:{emulation}", "e0:8:2:V")
+        if (flags, emulation) in ((3, 1), (0, 0x80)):  # these are made
+            domctl(s, 2, "$e0")
+    for words_of in ("40:4:1", "64:4:1", "76:4:0x100", "60:4:0x12", "44:4:129,36:4:3,72:4:1"):
+        domctl(s, 1, "0", f"36:4:0,44:4:1,48:4:1023,52:4:8,56:4:64,60:4:2,{words_of}")
     create(pool=1)
     create(frames=0)
     create(version=0)
@@ -29,7 +37,8 @@ def domains(s: Script) -> None:
     create(frames=65)
     create(track=1025)
     create(ports=66, frames=1, track=0, version=1)
-    mmu(s, "d0", ("f.A/16", "0x77"), owner="A")
+    for high in range(5, 40):  # one of them is that of the domain, which has no vCPU yet
+        mmu(s, "d0", ("f.A/16", "0x77"), owner=f"SELF+{(high + 1) << 16}")
     for which in (0, 1, 2):
         domctl(s, 15, "$e1", f"16:4:{which}")
         domctl(s, 5, "$e1", "", INFO.replace("dom:16:2,", "").replace("shared:48:8,", ""))
@@ -46,27 +55,29 @@ def domains(s: Script) -> None:
     domctl(s, 11, "$e1", "16:8:4096")
     for i in range(3):
         memory(s, "d0", 6, f"0:8:arg+512,8:8:1,24:2:$e1,512:8:{i}", f"r{i}:512:8:v")
-    context = f"16:4:0,24:8:arg+4096,{4096 + 512}:8:1"
-    for rip, root, vcpu in (
-        ("0", "0", 0),
-        ("0x800000000000", "f.$r0", 0),
-        ("0", "f.A/3", 0),
-        ("0", "f.$r0", 1),
-        ("0", "f.$r0", 0),
-        ("0", "f.$r1", 0),
-        ("0", "f.$r0", 0),
+    # struct vcpu_guest_context at 4096: flags at 512, rip at 648, cr1 (the root of user mode) at 4992, cr3 at 5008.
+    for flags, rip, root, user, vcpu, callback in (
+        (0x24, "0", "0", "0", 0, "0"),
+        (0x24, "0x800000000000", "f.$r0", "0", 0, "0"),
+        (0x24, "0", "f.$r0", "0", 0, "0x800000000000"),
+        (0x24, "0", "f.A/3", "0", 0, "0"),
+        (0x24, "0", "f.$r0", "0", 1, "0"),
+        (0x20, "0", "f.$r0", "0", 0, "0"),
+        (0x24, "0x1000", "f.$r0", "f.$r1", 0, "0x2000"),
+        (0x24, "0", "f.$r1", "f.$r1", 0, "0"),
+        (0x24, "0", "f.$r0", "0", 0, "0"),
+        (0x24, "0", "f.$r0", "f.$r2", 0, "0"),
+        (0x20, "0", "f.$r0", "f.$r1", 0, "0"),
+        (0x4, "0", "f.$r0", "f.$r1", 0, "0"),
     ):
-        domctl(
-            s,
-            12,
-            "$e1",
-            context.replace("16:4:0", f"16:4:{vcpu}") + f",{4096 + 8 + 15 * 8 + 8}:8:{rip},{4096 + 4984}:8:{root}",
-        )
-        domctl(s, 5, "$e1", "", "on:80:4,last:84:4")
+        words = f"16:4:{vcpu},24:8:arg+4096,4608:8:{flags},4744:8:{rip},9088:8:{user},9104:8:{root},9208:8:{callback}"
+        domctl(s, 12, "$e1", words)
+        domctl(s, 5, "$e1", "", "on:80:4,last:84:4,flags:20:4:f")
+        domctl(s, 61, "$e1", "16:8:3,24:8:arg+512,512:8:$r0,520:8:$r1,528:8:$r2", "t0:512:8,t1:520:8,t2:528:8")
     domctl(s, 12, "$e1", f"16:4:0,24:8:{UNMAPPED}")
     domctl(s, 13, "$e1", f"16:4:0,24:8:{UNMAPPED}")
     domctl(s, 13, "$e1", "16:4:1,24:8:arg+4096")
-    domctl(s, 13, "$e1", "16:4:0,24:8:arg+4096", f"cr3:{4096 + 4984}:8:v")
+    domctl(s, 13, "$e1", "16:4:0,24:8:arg+4096", "rip:4744:8,cb:9208:8")
     domctl(s, 13, "d0", "16:4:0,24:8:arg+4096")
     domctl(s, 12, "d0", "16:4:0,24:8:arg+4096")
     domctl(s, 61, "$e1", "16:8:3,24:8:arg+512,512:8:$r0,520:8:$r1,528:8:A/3", "t0:512:8,t1:520:8,t2:528:8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.xen.corners.forms import mmu, unmap_page
-from tests.xen.workload.script import GRANT_TABLE_OP, Script
+from tests.xen.workload.script import GRANT_TABLE_OP, MEMORY_OP, UPDATE_VA_MAPPING, Script
 
 
 def grants(s: Script) -> None:
@@ -65,6 +65,46 @@ def grants(s: Script) -> None:
                 a2=f"v.44+{at}",
                 a3=3,
             )
+    s.hypercall("A", UPDATE_VA_MAPPING, a1="v.46", a2="f.A/46+0x65", a3=2)
+    for which, size in (
+        (0, 32),
+        (1, 24),
+        (2, 24),
+        (5, 40),
+        (6, 16),
+        (7, 24),
+        (8, 4),
+        (9, 16),
+        (10, 8),
+        (11, 12),
+        (12, 16),
+        (4, 24),
+    ):
+        for where in (f"v.46+{2 * size}", f"v.45+{4096 - size}", f"v.45+{4096 - 2}"):
+            s.hypercall("A", GRANT_TABLE_OP, a1=which, a2=where, a3=1)
+            s.hypercall("A", GRANT_TABLE_OP, a1=which, a2=where, a3=2)
+    # The last addresses before and the first in what is not a guest's: an empty list may begin there, or not.
+    for where in ("0x7fffffffffff", "0x800000000000", "0xffff7fffffffffff", "0xffff87ffffffffff", "0xffff880000000000"):
+        for command in (0, 1, 4, 5, 7, 11, 12):
+            s.hypercall("A", GRANT_TABLE_OP, a1=command, a2=where, a3=0)
+        for number in (1, 26):
+            s.hypercall("A", number, a1=where, a2=0, a3=0, a4="SELF")
+        s.hypercall("A", UPDATE_VA_MAPPING, a1=where, a2=0, a3=0)
+    # Frames of a table, and of its status words, for Dom0.
+    for version in (1, 2, 1):
+        s.hypercall("C", GRANT_TABLE_OP, f"0:4:{version}", "v:0:4", a1=8, a2="arg", a3=1)
+        for kind in (0, 1, 2):
+            for begin, count in ((0, 1), (0, 2), (1, 1), (2, 1), (7, 1), (8, 1), (0, 33), (0, 0)):
+                s.hypercall(
+                    "d0",
+                    MEMORY_OP,
+                    f"0:2:C,2:2:1,4:4:{kind},8:4:{count},16:8:{begin},24:8:arg+512,512:8:0x77",
+                    "n:8:4,m0:512:8:v",
+                    a1=28,
+                    a2="arg",
+                )
+                s.hypercall("C", GRANT_TABLE_OP, "0:2:SELF", "nr:4:4,max:8:4,st:12:2:s", a1=6, a2="arg", a3=1)
+                s.hypercall("C", GRANT_TABLE_OP, "0:4:1,4:2:SELF,6:2:0x77,8:8:arg+512", "st:6:2:s", a1=9, a2="arg", a3=1)
     for beyond in (511, 512, 1024, 4096):
         unmap_page(s, "B", 51)
         s.hypercall("B", GRANT_TABLE_OP, f"0:8:B/51,8:2:A,12:4:{beyond},16:2:0x7fff", "st:16:2:s", a1=4, a2="arg", a3=1)

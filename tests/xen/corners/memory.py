@@ -14,6 +14,10 @@ def memory_maps(s: Script) -> None:
         for by in ("A", "d0"):
             memory(s, by, op, a2=UNMAPPED)
             memory(s, by, op | 1 << 6, "0:8:0x7ff0")
+    for op in (0, 1, 3, 4, 6, 7, 11, 14, 15, 23, 24, 28):
+        for by in ("A", "d0"):
+            memory(s, by, op, a2=UNMAPPED)
+    memory(s, "d0", 10, "0:4:200,8:8:arg+1024")
     for most, at in ((0, "arg+512"), (1, UNMAPPED), (1, "arg+512")):
         memory(s, "A", 5, f"0:4:{most},8:8:{at}", "n:16:4,first:512:8:v")
     entry = "512:8:0,520:8:0x100000,528:4:1,532:8:0x100000,540:8:0x200000,548:4:2"
@@ -171,6 +175,8 @@ def reservations(s: Script) -> None:
     """Lists that end early, orders, and Dom0's requests for guests of both kinds."""
     s.count("B")
     unmap_page(s, "B", 28, 29, 30, 31, 45)
+    for page in (30, 31):  # still mapped by Dom0 a moment ago, and by nobody now
+        s.do("prd", pg=f"B/{page}", off=8)
 
     def reserve(by: str, op: int | str, count: int | str, order: int, dom: str, words: str, at: str = "arg+512") -> None:
         memory(s, by, op, f"0:8:{at},8:8:{count},16:4:{order},24:2:{dom},{words}")

@@ -30,6 +30,8 @@ def page_types(s: Script) -> None:
     for high in (1, 2, 3, 4, 5, 20000):
         for low in ("A", "B", "H", "IO", "XEN", "SELF"):
             mmu(s, "d0", ("f.A/16", "0x77"), ("t.A.5", "f.A/16+0x65"), ("f.A/l2+48", "0"), owner=f"{low}+{(high + 1) << 16}")
+            mmu(s, "d0", ("f.A/l2+48", "0"), owner=f"{low}+{(high + 1) << 16}")
+            mmu(s, "d0", ("f.A/l1+4088", "0"), owner=f"{low}+{(high + 1) << 16}")
         mmu(s, "d0", ("f.A/16", "0"), ("t.A.5", "0"), owner="A+131072")
     for low in ("IO", "XEN", "COW"):
         for value in ("f.A/3+0x67", "f.0x100+0x67", "f.0xfee00+0x67", "f.0xa0+0x65", "f.0xfffffffff+0x67", "f.B/3+0x67"):
