@@ -30,6 +30,7 @@ from bulkhead.proofs.refinement.compared import (
     Key,
     ioctls,
     names,
+    others,
 )
 from bulkhead.proofs.replay import driver
 from tests.lines_run import RECORDED as FILES
@@ -56,13 +57,16 @@ CALLS = {
     "sys.write": "write",
     "sys.rd": "load",
     "sys.wr": "store",
+    "sys.poll": "poll",
+    "sys.mprotect": "mprotect",
+    "sys.mremap": "mremap",
 }
 MOST = 64  # maximum of counted elements of a batch
 
 
 def _commands(xen: Xen, vcpu: VCpu, family: str, a1: int, a2: int) -> Iterator[int]:
     """The numbers of the operations that one hypercall makes."""
-    if family in (VA, VA_OTHER):
+    if family in (VA, VA_OTHER) or family not in HYPERCALLS.values():
         yield 0
     elif family == DOMCTL:
         raw = read(xen, vcpu, a1, 4)
@@ -89,7 +93,7 @@ class Counting:
         self.ioctls = ioctls()
 
     def _counted(self, number: int, handler: Handler) -> Handler:
-        family = HYPERCALLS[number]
+        family = HYPERCALLS.get(number) or others()[number]
 
         def call(xen: Xen, vcpu: VCpu, a1: int, a2: int, a3: int, a4: int, a5: int) -> Any:
             if self.on:
@@ -113,6 +117,9 @@ class Counting:
                 self.found[device, name] += 1
         elif op in GNTDEV_OPS:
             self.found["gntdev", GNTDEV_OPS[op]] += 1
+        elif op == "sys.child":
+            self.found[SYSTEM_CALL, "fork"] += 1
+            self.found[SYSTEM_CALL, "exit"] += 1
         elif op in CALLS:
             self.found[SYSTEM_CALL, CALLS[op]] += 1
         try:

@@ -1,4 +1,4 @@
-"""Line coverage of impl/xen and impl/dom0 by each recording, each episode of a campaign, and each unit test.
+"""Line coverage of the implementation by each of its runners: recordings, campaigns, handlers' proofs, unit tests.
 
 The `coverage` package traces; its results are cached under build/ until a source or a recording changes. Only
 lines in functions count. `unrun_lines.py` reports lines that nothing runs, `mutants/` runs only the runners of a line.
@@ -10,17 +10,24 @@ import hashlib
 import inspect
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType
+from typing import Final
 
 import coverage
 import pytest
 
+from bulkhead.impl.xen.continuation import ALWAYS, Preemption
 from bulkhead.proofs.refinement.campaign import run_episode
+from bulkhead.proofs.refinement.domb import campaign as domb_campaign
+from bulkhead.proofs.refinement.domb import world as domb_world
+from bulkhead.proofs.refinement.handlers.domb.table import DOMB
+from bulkhead.proofs.refinement.handlers.table import prove_handler
 from bulkhead.proofs.refinement.lockstep.spec_world import Size, rules_for
 from bulkhead.proofs.replay.driver import replay
+from tests.mutants.places import sources
 from tests.test_replay import EXPLAINED
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,7 +36,10 @@ EPISODES = tuple(range(6))
 EPISODE_CALLS = 1000
 SEED = 1
 UNIT = "tests/impl"
-KINDS = ("recording", "campaign", "unit")
+KINDS = ("recording", "preempted", "campaign", "refine", "unit", "long campaign")  # in this order they are asked
+# Campaigns of DomB, as seed:moves. Long ones are not traced, and are asked for every line.
+MOVES: Final = ("1:5000",)
+LONG: Final = ("2:5000", "3:5000", "4:5000")
 
 
 @dataclass(frozen=True)
@@ -46,18 +56,57 @@ class Runner:
         return line in self.lines.get(file, ())
 
 
-def ask_recording(name: str) -> str:
+def ask_recording(name: str, preempted: bool = False) -> str:
     """Replay a recording; returns the first difference, or nothing."""
-    result = replay(ROOT / "tests" / "recorded" / name)
+    result = replay(ROOT / "tests" / "recorded" / name, Preemption(ALWAYS) if preempted else None)
     if result.report:
         return result.report[0]
     return "" if result.explained == EXPLAINED.get(name, 0) else f"{result.explained} differences explained"
 
 
-def ask_episode(name: str) -> str:
-    """Run one episode of a campaign; returns the mismatch, or nothing."""
-    failure = run_episode(rules_for(Size()), SEED, int(name), EPISODE_CALLS).failure
+def ask_preempted(name: str) -> str:
+    """Replay a recording, and preempt every hypercall wherever it may be; returns the first difference, or nothing."""
+    return ask_recording(name, True)
+
+
+def ask_campaign(name: str) -> str:
+    """Run an episode of the hypervisor's campaign, or (`seed:moves`) a campaign of DomB; returns the mismatch."""
+    seed, _, moves = name.partition(":")
+    if moves:
+        failure = domb_campaign.campaign(domb_world.rules_for(domb_world.Size()), int(seed), int(moves)).failure
+    else:
+        failure = run_episode(rules_for(Size()), SEED, int(name), EPISODE_CALLS).failure
     return "" if failure is None else f"{failure.what} ({failure.call})"
+
+
+def ask_handler(name: str) -> str:
+    """Prove a handler along all its paths; returns the first finding, or nothing."""
+    return next(iter(prove_handler(name, stop_early=True).findings), "")
+
+
+ASKS: Final[Mapping[str, Callable[[str], str]]] = {
+    "recording": ask_recording,
+    "preempted": ask_preempted,
+    "campaign": ask_campaign,
+    "refine": ask_handler,
+    "long campaign": ask_campaign,
+}
+ASKED: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+    "xen": {
+        "recording": tuple(p.name for p in RECORDED),
+        "preempted": tuple(p.name for p in RECORDED),
+        "campaign": tuple(map(str, EPISODES)),
+    },
+    "domb": {"campaign": MOVES, "refine": tuple(DOMB), "long campaign": LONG},
+}
+
+
+def ready(subject: str) -> None:
+    """Load the rules."""
+    if subject == "domb":
+        domb_world.rules_for(domb_world.Size())
+    else:
+        rules_for(Size())
 
 
 class _Contexts:
@@ -75,10 +124,6 @@ class _Contexts:
         self.seconds[item.nodeid] = time.process_time() - start
 
 
-def _files() -> list[Path]:
-    return [p for room in ("xen", "dom0") for p in sorted((ROOT / "impl" / room).glob("*.py"))]
-
-
 def lines_of(text: str) -> frozenset[int]:
     """The executable lines of functions."""
     found: set[int] = set()
@@ -91,14 +136,14 @@ def lines_of(text: str) -> frozenset[int]:
     return frozenset(found)
 
 
-def every_line() -> dict[str, frozenset[int]]:
+def every_line(subject: str = "xen") -> dict[str, frozenset[int]]:
     """The executable lines, by file."""
-    return {f"{p.parent.name}/{p.name}": lines_of(p.read_text()) for p in _files()}
+    return {f"{p.parent.name}/{p.name}": lines_of(p.read_text()) for p in sources(subject)}
 
 
-def _state() -> str:
+def _state(subject: str) -> str:
     """A hash of everything that the result depends on."""
-    found = hashlib.sha256(f"{EPISODES} {EPISODE_CALLS} {SEED}".encode())
+    found = hashlib.sha256(f"{ASKED[subject]} {EPISODE_CALLS} {SEED}".encode())
     folders = ("impl", "spec", "proofs/refinement", "proofs/replay", UNIT)
     paths = [p for folder in folders for p in (ROOT / folder).rglob("*")]
     for path in sorted([*paths, *RECORDED]):
@@ -107,42 +152,42 @@ def _state() -> str:
     return found.hexdigest()
 
 
-def _trace(found: list[Runner], tell: Callable[[str], None]) -> None:
-    tracer = coverage.Coverage(data_file=None, config_file=False, include=[str(p) for p in _files()])
+def _trace(subject: str, found: list[Runner], tell: Callable[[str], None]) -> None:
+    files = sources(subject)
+    tracer = coverage.Coverage(data_file=None, config_file=False, include=[str(p) for p in files])
     seconds: dict[tuple[str, str], float] = {}
     tests = _Contexts(tracer)
-    rules_for(Size())
+    ready(subject)
     tracer.start()
     try:
-        for kind, names, ask in (
-            ("recording", [p.name for p in RECORDED], ask_recording),
-            ("campaign", [str(n) for n in EPISODES], ask_episode),
-        ):
-            for name in names:
-                tracer.switch_context(f"{kind}|{name}")
-                start = time.process_time()
-                wrong = ask(name)
-                seconds[kind, name] = time.process_time() - start
-                tell(f"{kind} {name}: {seconds[kind, name]:.1f} s{': ' + wrong if wrong else ''}")
+        for kind, name in ((k, n) for k, names in ASKED[subject].items() if k != "long campaign" for n in names):
+            tracer.switch_context(f"{kind}|{name}")
+            start = time.process_time()
+            wrong = ASKS[kind](name)
+            seconds[kind, name] = time.process_time() - start
+            tell(f"{kind} {name}: {seconds[kind, name]:.1f} s{': ' + wrong if wrong else ''}")
         pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(ROOT / UNIT)], plugins=[tests])
     finally:
         tracer.stop()
     seconds.update({("unit", name): each for name, each in tests.seconds.items()})
     data = tracer.get_data()
     by_context: dict[str, dict[str, set[int]]] = {}
-    for path in _files():
+    for path in files:
         for line, contexts in data.contexts_by_lineno(str(path)).items():
             for context in contexts:
                 by_context.setdefault(context, {}).setdefault(f"{path.parent.name}/{path.name}", set()).add(line)
     for (kind, name), each in seconds.items():
         lines = by_context.get(name if kind == "unit" else f"{kind}|{name}", {})
         found.append(Runner(kind, name, each, {f: frozenset(ls) for f, ls in lines.items()}))
+    for name in ASKED[subject].get("long campaign", ()):
+        rate = seconds["campaign", MOVES[0]] / int(MOVES[0].partition(":")[2])
+        found.append(Runner("long campaign", name, rate * int(name.partition(":")[2]), every_line(subject)))
 
 
-def runners(tell: Callable[[str], None] = print) -> list[Runner]:
+def runners(tell: Callable[[str], None] = print, subject: str = "xen") -> list[Runner]:
     """All runners with their lines; from build/ if nothing has changed."""
-    kept = ROOT / "build" / "lines-run.json"
-    state = _state()
+    kept = ROOT / "build" / f"lines-run-{subject}.json"
+    state = _state(subject)
     if kept.exists():
         old = json.loads(kept.read_text())
         if old["state"] == state:
@@ -151,7 +196,7 @@ def runners(tell: Callable[[str], None] = print) -> list[Runner]:
                 for r in old["runners"]
             ]
     found: list[Runner] = []
-    _trace(found, tell)
+    _trace(subject, found, tell)
     kept.parent.mkdir(exist_ok=True)
     kept.write_text(
         json.dumps(

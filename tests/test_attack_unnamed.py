@@ -67,6 +67,27 @@ def test_what_is_too_much_for_all_claims_at_once_is_tried_one_by_one(monkeypatch
     system = load(str(EXAMPLES / "two_phase_commit.rules"), ["impatient"])
     found = find_attacks(system, list(system.claims()), ("impatient",), one=True)
     assert any(found.values()) and len(asked) > 1
+    asked.clear()
+    found = find_attacks(system, list(system.claims()), ("impatient",))
+    assert {n for n, t in found.items() if t is not None} == {"all_or_nothing", "only_prepared_commit"}
+    assert {claims for claims in asked if len(claims) == 1} == {(name,) for name in found}
+
+
+def test_what_is_proved_is_not_tried_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many claims without an attack only those without a proof are searched alone."""
+    asked: list[tuple[str, ...]] = []
+
+    def blind(
+        _system: System, claims: dict[str, Claim], _depth: int, _limit: float, _one: bool, _sizes: dict[str, int]
+    ) -> dict[str, Trace | None]:
+        asked.append(tuple(claims))
+        return dict.fromkeys(claims)
+
+    monkeypatch.setattr(attack, "_in_the_first_world", blind)
+    monkeypatch.setattr("bulkhead.proofs.theorems.small_worlds.WIDE", 0)
+    system = load(str(EXAMPLES / "protected_kvm.rules"), ["reclaimed_alive"])
+    assert not any(find_attacks(system, list(system.claims()), ("reclaimed_alive",), one=True).values())
+    assert asked == [tuple(system.claims()), ("guests_keep_pages",)]
 
 
 if __name__ == "__main__":

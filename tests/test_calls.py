@@ -215,7 +215,6 @@ def test_broken_files_are_named_by_line(tmp_path: Path, text: str, said: str) ->
         ["--play", "x.jsonl", "--record", "y.jsonl"],
         ["--play", "x.jsonl", "--against", "nothing"],
         ["--on", "rules"],
-        ["--record", "x.jsonl", "--system", "disaggregated"],
         ["--record", "x.jsonl"],
         ["--play", "."],
     ],

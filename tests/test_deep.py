@@ -14,8 +14,10 @@ from bulkhead.model.ir import System
 from bulkhead.model.loader import load
 from bulkhead.model.world import World
 from bulkhead.proofs.report.trace_text import log, read_back
-from bulkhead.proofs.theorems.attack import find_attack
+from bulkhead.proofs.theorems.attack import find_attack, find_attacks
+from bulkhead.proofs.theorems.cone import cone
 from bulkhead.proofs.theorems.induction import Settings, prove
+from bulkhead.proofs.theorems.least_world import grown
 from bulkhead.proofs.theorems.small_worlds import Worlds, attacks_in_small_worlds, can_fall
 from tests.examples.breadth_first import initial_states, search, state_of
 
@@ -26,9 +28,14 @@ DEEP = [
     ("numbered_messages", "late_taken", "right_items", 20, {"Item": 1}),
     ("logged_commit", "tells_before_it_logs", "all_or_nothing", 13, {"Manager": 2}),
     ("token_ring", "clock_goes_on", "one_sends", 8, {}),
+    ("alternating_bit", "", "in_order", 8, {"Item": 2}),
     ("ticket_lock", "given_out_twice", "one_inside", 7, {"Thread": 5}),
 ]
-FIRST = {"token_ring": {"has[a]": "true"}, "logged_commit": {"up": "true"}}  # places of an initial state that are not empty
+FIRST = {  # places of an initial state that are not empty
+    "alternating_bit": {"next_of[item0]": "item1"},
+    "token_ring": {"has[a]": "true"},
+    "logged_commit": {"up": "true"},
+}
 
 
 def _load(name: str, fault: str) -> System:
@@ -52,6 +59,43 @@ def test_without_the_fault_it_is_proved(name: str) -> None:
     """The rules are right as they stand, so the attack comes of the fault."""
     system = _load(name, "")
     assert prove(system, Settings(jobs=1)).proved == set(system.claims())
+
+
+def test_parts_that_share_nothing_hide_no_attack() -> None:
+    """Each attack has the length that it has where its protocol stands alone."""
+    system = _load("side_by_side", "")
+    lengths = {"one_owner": 9, "not_both": 7, "one_writes": 6, "one_place": 5}
+    found = find_attacks(system, lengths)
+    assert {n: t and len(t.events) for n, t in found.items()} == lengths
+    for name in lengths:
+        part = cone(system, system.claims()[name])
+        assert part is not None and len(part.steps) < len(system.steps) / 2
+        trace = find_attack(part, name)
+        assert trace is not None and len(trace.events) == lengths[name] == trace.excluded + 1
+
+
+def test_initial_states_may_need_many_elements(tmp_path: Path) -> None:
+    """Five elements of one sort among six sorts: found at once, and no element too many."""
+    file = tmp_path / "many.rules"
+    sorts = "".join(f'sort S{k} "a sort"\nstate s{k}[S{k}]: bool\n' for k in range(5))
+    file.write_text(f"""component many "A sort that begins with five."
+{sorts}sort T "what there are five of"
+enum Place = one | two | three | four | five
+state at_first[Place]: T
+state done: bool
+init not done
+init distinct(at_first[one], at_first[two], at_first[three], at_first[four], at_first[five])
+internal finish()
+    set done = true
+theorem never_done not done
+system many "A system for one test."
+    uses many
+    expect refuted never_done
+""")
+    system = load(str(file))
+    assert grown(system, dict.fromkeys(system.sorts, 1)) == {**dict.fromkeys(system.sorts, 1), "T": 5}
+    trace = find_attack(system, "never_done")
+    assert trace is not None and len(trace.events) == 1 and trace.world.sizes["T"] == 5
 
 
 def test_a_world_in_which_a_claim_cannot_be_false_is_left_out() -> None:

@@ -1,4 +1,4 @@
-"""Attacks on DomB under faults of its rules work on the implementation with the same fault, on no other.
+"""Attacks on DomB and XenStore under faults of their rules work on the implementation with the same fault, on no other.
 
 Two are found by search and replayed on a booted machine; the others are staged in lockstep with the faulty rules. Of the
 faults that are left out, two let nobody attack: that is proved.
@@ -16,16 +16,17 @@ from bulkhead.model.trace import Trace
 from bulkhead.proofs.faults.catalogue import Fault
 from bulkhead.proofs.faults.catalogue_domb import BY_NAME
 from bulkhead.proofs.faults.laying import installed
-from bulkhead.proofs.refinement.domb import attacks, staged
-from bulkhead.proofs.refinement.domb.attacks import NOT_REPLAYED, REPLAYED, STAGED, run_attack
-from bulkhead.proofs.refinement.domb.campaign import files
+from bulkhead.proofs.refinement.domb import attacks, staged, store_attacks
+from bulkhead.proofs.refinement.domb.attacks import NOT_REPLAYED, REPLAYED, run_attack
+from bulkhead.proofs.refinement.domb.exports import files
 from bulkhead.proofs.refinement.domb.world import Rules, Size
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 from bulkhead.proofs.theorems.attack import find_attack
 from bulkhead.proofs.theorems.decide import Settings
 from bulkhead.proofs.theorems.induction import prove
 
-OF_DOMB = ("build", "take", "channel", "proxy", "destroy_abandoned", "hang_up", "domb_", "guest_told")
+OF_DOMB = ("build", "take", "channel", "proxy", "destroy_abandoned", "hang_up", "domb_", "guest_told", "xs_")
+STAGED = {**attacks.STAGED, **store_attacks.STAGED}
 BEYOND = str(Path(attacks.__file__).parent / "beyond.rules")
 CORRECT = Rules(Size())
 
@@ -74,7 +75,7 @@ def test_a_fault_that_lets_nobody_attack(fault: str) -> None:
     assert claim in prove(system, Settings(jobs=1, cross_check=False), only=(claim,)).proved
 
 
-def test_every_fault_of_dombs_rules_is_replayed_or_says_why_not() -> None:
+def test_every_fault_of_dombs_and_xenstores_rules_is_replayed_or_says_why_not() -> None:
     faults = loader.load("disaggregated").faults
     of_domb = {name for name, fault in faults.items() if fault.step.startswith(OF_DOMB)}
     tables = ({*REPLAYED}, {*STAGED}, {*NOT_REPLAYED})

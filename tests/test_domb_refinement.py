@@ -14,16 +14,17 @@ from bulkhead.impl.domb.layout import plan
 from bulkhead.proofs.cli.__main__ import run
 from bulkhead.proofs.faults.catalogue_domb import BY_NAME, FAULTS
 from bulkhead.proofs.faults.laying import hunt, installed
+from bulkhead.proofs.refinement.domb.book import Book
 from bulkhead.proofs.refinement.domb.campaign import campaign, episode
 from bulkhead.proofs.refinement.domb.coverage import CANNOT_HAPPEN, contradicted, pairs
-from bulkhead.proofs.refinement.domb.driver import Driver
 from bulkhead.proofs.refinement.domb.exhaustive import SMALLEST, explore
 from bulkhead.proofs.refinement.domb.files import BAD, GOOD, wanted
 from bulkhead.proofs.refinement.domb.follow import Follower
+from bulkhead.proofs.refinement.domb.machine import Machine
 from bulkhead.proofs.refinement.domb.rig import Ear
 from bulkhead.proofs.refinement.domb.store_side import StoreSide
 from bulkhead.proofs.refinement.domb.taps import Tap
-from bulkhead.proofs.refinement.domb.world import Book, Size, rules_for
+from bulkhead.proofs.refinement.domb.world import Size, rules_for
 
 # One fault of each kind, found within a few moves.
 QUICK = (
@@ -123,14 +124,14 @@ def test_diff_says_where_domb_went_wrong(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_a_small_world_is_searched_and_says_how_far() -> None:
-    result = explore(SMALLEST, depth=3, jobs=1)
+    result = explore(SMALLEST, depth=3)
     assert not result.failure, result.failure
     assert result.states >= 6 and not result.complete and "NOT all" in result.text()
 
 
 def test_the_search_of_a_small_world_finds_a_fault() -> None:
     with installed(BY_NAME["pages_stay_shared"]):
-        result = explore(SMALLEST, depth=3, jobs=1)
+        result = explore(SMALLEST, depth=3)
     assert result.failure and "connect" in result.failure
 
 
@@ -169,7 +170,7 @@ def test_the_comparison_costs_a_few_times_the_implementation(monkeypatch: pytest
         measured(Follower, name)
     for owner, names in (
         (Follower, ("settle", "spawn", "dies", "died")),
-        (Driver, ("_compare",)),
+        (Machine, ("compare",)),
         (Book, ("step", "check_claims", "__init__")),
         (StoreSide, ("heard", "ignored")),
         (Tap, ("loaded", "stored")),

@@ -1,16 +1,13 @@
 """The protocols of `examples/`: they are proved, all steps are possible, and each fault has an attack of known length.
 
-Three largely independent results are compared: the solvers' proofs, a plain breadth-first search of the
-executable model in small worlds, and, for two protocols, Spin's results on a model written by hand.
+Two largely independent results are compared: the solvers' proofs, and a plain breadth-first search of the executable
+model in small worlds. `test_outside_tools.py` adds those of other tools on models written by hand.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -134,51 +131,6 @@ def test_the_attack_search_finds_it(attack: Attack) -> None:
     """`bulkhead attack` finds an attack of the same length."""
     trace = find_attack(_load(attack.system, attack.fault), attack.claim, (attack.fault,) if attack.fault else ())
     assert trace is not None and len(trace.events) <= attack.steps  # a smaller world may have a shorter one
-
-
-# Spin, on models written by hand.
-
-SPIN = [
-    ("two_phase_commit", "Manager", ("abort_after_prepare", "impatient", "forged"), "all_or_nothing"),
-    ("lock_server", "Node", ("grants_twice", "not_noted", "released_and_held", "return_copied"), "mutual_exclusion"),
-]
-
-
-def _spin(folder: Path, name: str, *defines: str) -> str:
-    """The output of Spin's verifier for a model, breadth first, without reduction."""
-    if shutil.which("spin") is None or shutil.which("gcc") is None:
-        pytest.skip("needs Spin and gcc (apt-get install spin gcc)")
-    for command in (
-        ["spin", *(f"-D{d}" for d in defines), "-a", str(HERE / "promela" / f"{name}.pml")],
-        ["gcc", "-O1", "-w", "-DBFS", "-DNOREDUCE", "-o", "pan", "pan.c"],
-    ):
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120)
-    return subprocess.run(["./pan"], cwd=folder, check=True, capture_output=True, text=True, timeout=120).stdout
-
-
-@pytest.mark.parametrize("size", [2, 3, 4])
-@pytest.mark.parametrize(("name", "sort", "_faults", "_claim"), SPIN, ids=[s[0] for s in SPIN])
-def test_spin_sees_as_many_states(
-    tmp_path: Path, name: str, sort: str, _faults: tuple[str, ...], _claim: str, size: int
-) -> None:
-    """As many states as the rules reach, and no error."""
-    out = _spin(tmp_path, name, f"N={size}")
-    stored = re.search(r"(\d+) states, stored", out)
-    assert stored is not None and "errors: 0" in out
-    system = _load(name)
-    machine = ExecutableModel(system, World({**dict.fromkeys(system.sorts, 1), sort: size}, {}))
-    found = search(machine, [state_of(system, machine.world, WORLDS[name].facts)])
-    assert found.complete and found.states == int(stored[1])
-
-
-@pytest.mark.parametrize(("name", "fault", "claim"), [(s[0], f, s[3]) for s in SPIN for f in s[2]])
-def test_spin_sees_attacks_of_the_same_length(tmp_path: Path, name: str, fault: str, claim: str) -> None:
-    """The same number of steps to the violation; Spin counts the steps before the last one."""
-    out = _spin(tmp_path, name, "N=2", fault.upper())
-    depth = re.search(r"assertion violated .*\(at depth (\d+)\)", out)
-    assert depth is not None
-    steps = next(a.steps for a in ATTACKS if (a.system, a.fault, a.claim) == (name, fault, claim))
-    assert int(depth[1]) + 1 == steps
 
 
 # The README.

@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from bulkhead.impl.xen import frames
+from bulkhead.proofs.faults.catalogue import BY_NAME
+from bulkhead.proofs.faults.catalogue_tests import FAULTS as OF_TESTS
+from bulkhead.proofs.faults.laying import function_at, installed
 from tests.lines_run import Runner, lines_of
+from tests.mutants.advisories import FAULTS
 from tests.mutants.asking import fits, function_of, laid
 from tests.mutants.places import Mutant, mutants_of, sample, source_of
 from tests.unrun_lines import report, unrun
@@ -83,3 +87,17 @@ def test_lines_that_nothing_runs() -> None:
         "impl/xen/f.py:3  return 1",
         "1 of 3 lines are run by neither campaign nor recording, 0 of them by no unit test either (!).",
     ]
+
+
+def test_the_faults_of_advisories_stand_in_the_text() -> None:
+    """Each can be laid, and none has the name of a fault of `bulkhead faults`."""
+    names = [fault.name for fault in FAULTS]
+    assert len(set(names)) == len(names) >= 40 and not set(names) & {
+        *BY_NAME,
+        *(f.name for t in OF_TESTS.values() for f in t),
+    }
+    for fault in FAULTS:
+        kept = function_at(fault.where).__code__
+        with installed(fault):
+            assert function_at(fault.where).__code__ is not kept
+        assert function_at(fault.where).__code__ is kept

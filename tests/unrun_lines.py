@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 
 from tests.lines_run import ROOT, Runner, every_line, runners
 
+COMPARED = ("recording", "preempted", "campaign")  # what the rules or real Xen answer too
+
 
 def unrun(lines: Mapping[str, frozenset[int]], found: Sequence[Runner], kinds: Sequence[str]) -> dict[str, frozenset[int]]:
     """The lines that no runner of these kinds runs, by file, without completely covered files."""
@@ -23,8 +25,8 @@ def unrun(lines: Mapping[str, frozenset[int]], found: Sequence[Runner], kinds: S
 
 def report(lines: Mapping[str, frozenset[int]], found: Sequence[Runner], texts: Mapping[str, Sequence[str]]) -> list[str]:
     """One line for each uncovered line of source, and the sums."""
-    compared = unrun(lines, found, ("campaign", "recording"))
-    nobody = unrun(lines, found, ("campaign", "recording", "unit"))
+    compared = unrun(lines, found, COMPARED)
+    nobody = unrun(lines, found, (*COMPARED, "unit"))
     out = [
         f"impl/{file}:{line}{'!' if line in nobody.get(file, ()) else ' '} {texts[file][line - 1].strip()}"
         for file, here in compared.items()

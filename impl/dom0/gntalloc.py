@@ -152,7 +152,7 @@ class Gntalloc:
         if found is None:
             raise KernelError(abi.ENOENT)
         vma.space.prepare(vma)
-        flags = PTE_P | PTE_USER | PTE_A | PTE_D | (PTE_RW if vma.writable else 0)
+        flags = (PTE_P if vma.prot else 0) | PTE_USER | PTE_A | PTE_D | (PTE_RW if vma.writable else 0)
         for i, page in enumerate(found):
             page.users += 1
             vma.space.set_pte(vma.start + i, (page.frame.mfn << 12) | flags)

@@ -13,6 +13,7 @@ from typing import Final
 from bulkhead.impl.dom0.kernel import ARG_PAGES, FRAME_LIST_AT, Kernel, KernelError
 from bulkhead.impl.dom0.process import AddressSpace, Vma
 from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.abi import MMU_NORMAL_PT_UPDATE, MMU_PT_UPDATE_NO_TRANSLATE
 from bulkhead.impl.xen.guest_access import read, write
 from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER
 
@@ -91,11 +92,14 @@ class Privcmd:
         vma = self._take(space, addr, len(gfns))
         return self._fill(space, vma, domid, addr >> 12, gfns)
 
-    def _fill(self, space: AddressSpace, vma: Vma, domid: int, vpn: int, gfns: Sequence[int]) -> list[int]:
+    def _fill(
+        self, space: AddressSpace, vma: Vma, domid: int, vpn: int, gfns: Sequence[int], command: int = MMU_NORMAL_PT_UPDATE
+    ) -> list[int]:
         # Of a private mapping entries are read-only: the first store makes a copy.
         writable = vma.writable and vma.shared
-        flags = PTE_P | PTE_USER | PTE_A | PTE_D | (PTE_RW if writable else 0)
-        return [space.set_pte(vpn + i, ((gfn << 12) & U64_MASK) | flags, domid) for i, gfn in enumerate(gfns)]
+        # With PROT_NONE they are not present, and Xen does not look at the frame.
+        flags = (PTE_P if vma.prot else 0) | PTE_USER | PTE_A | PTE_D | (PTE_RW if writable else 0)
+        return [space.set_pte(vpn + i, ((gfn << 12) & U64_MASK) | flags, domid, command) for i, gfn in enumerate(gfns)]
 
     def mmap_runs(self, space: AddressSpace, domid: int, runs: Sequence[tuple[int, int, int]]) -> None:
         """MMAP: contiguous runs (address, first frame, pages); EINVAL for a filled area or a gap.
@@ -148,7 +152,8 @@ class Privcmd:
         self._acquire(abi.ACQUIRE_RESOURCE.pack(domid, kind, rid, count, 0, first, list_at))
         raw = read(kernel.xen, kernel.vcpu, list_at, count * 8) or b""
         mfns = [abi.U64.unpack_from(raw, i * 8)[0] for i in range(count)]
-        errors = [rc for rc in self._fill(space, vma, domid, addr >> 12, mfns) if rc]
+        # These are machine frame numbers, also of a translated guest.
+        errors = [rc for rc in self._fill(space, vma, domid, addr >> 12, mfns, MMU_PT_UPDATE_NO_TRANSLATE) if rc]
         if errors:
             raise KernelError(-errors[0])
 

@@ -140,9 +140,9 @@ class AddressSpace:
         table, index = self.pte_slot(vpn)
         return (table.mfn << 12) | (index << 3)
 
-    def set_pte(self, vpn: int, pte: int, foreigndom: int = abi.DOMID_SELF) -> int:
+    def set_pte(self, vpn: int, pte: int, foreigndom: int = abi.DOMID_SELF, command: int = abi.MMU_NORMAL_PT_UPDATE) -> int:
         """Write an L1 entry through the hypervisor; 0 or -errno."""
-        return self.kernel.mmu_update(self.pte_maddr(vpn), pte, foreigndom)
+        return self.kernel.mmu_update(self.pte_maddr(vpn) | command, pte, foreigndom)
 
     def pte(self, vpn: int) -> int:
         """A user page's L1 entry; 0 where there is no table for it."""

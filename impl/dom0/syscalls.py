@@ -85,9 +85,8 @@ class Syscalls:
             return bsd_ioctl(device, space, cmd, arg)
         if isinstance(device, Privcmd):
             return privcmd_ioctl(device, space, cmd, arg)
-        if isinstance(device, Evtchn):
-            return evtchn_ioctl(device, space, cmd, arg)
-        raise KernelError(abi.ENOTTY)
+        assert isinstance(device, Evtchn)
+        return evtchn_ioctl(device, space, cmd, arg)
 
     def _evtchn(self, fd: int) -> Evtchn:
         """The device behind a descriptor that can be read and written; EBADF, EINVAL."""

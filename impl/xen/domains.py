@@ -22,6 +22,8 @@ ALIVE: Final = 0
 DYING: Final = 1
 DEAD: Final = 2
 MAPTRACK_TAIL: Final = 0xFFFFFFFF
+STOPPED_BY_POWEROFF, STOPPED_BY_CRASH, STOPPED_BY_WATCHDOG = 0, 3, 4
+NOT_STOPPED: Final = 0xFFFF
 
 
 class VCpu:
@@ -30,7 +32,19 @@ class VCpu:
     `context` is the vcpu_guest_context its builder set, None before.
     """
 
-    __slots__ = ("context", "cr3", "domain", "maptrack_head", "maptrack_tail", "online", "tlb", "user_cr3", "vcpu_id")
+    __slots__ = (
+        "context",
+        "cr3",
+        "domain",
+        "gdt",
+        "info",
+        "maptrack_head",
+        "maptrack_tail",
+        "online",
+        "tlb",
+        "user_cr3",
+        "vcpu_id",
+    )
 
     def __init__(self, vcpu_id: int, domain: Domain) -> None:
         self.vcpu_id = vcpu_id
@@ -39,6 +53,8 @@ class VCpu:
         self.user_cr3: Frame | None = None
         self.context: bytes | None = None
         self.tlb = Tlb()
+        self.gdt: tuple[Frame, ...] = ()  # pages of its descriptor table, each with a type reference
+        self.info: Frame | None = None  # the page with its registered vcpu_info, referenced and writable
         self.maptrack_head = MAPTRACK_TAIL
         self.maptrack_tail = MAPTRACK_TAIL
         self.online = False
@@ -48,6 +64,7 @@ class Domain:
     """One domain. `external` is true for HVM/PVH guests (translated, externally paged)."""
 
     __slots__ = (
+        "assists",
         "claim",
         "crashed",
         "creation_finished",
@@ -55,12 +72,12 @@ class Domain:
         "domid",
         "e820",
         "emulation",
+        "eoi_page",
         "events",
         "external",
         "gone",
         "grant_table",
         "handle",
-        "iomem",
         "is_dying",
         "is_privileged",
         "is_xenstore",
@@ -70,13 +87,16 @@ class Domain:
         "p2m",
         "pages",
         "pause_count",
+        "pirqs",
         "refs",
         "shared_info",
         "ssidref",
+        "stop_code",
         "target",
         "teardown_done",
         "tot_pages",
         "vcpus",
+        "watchdogs",
         "xen",
         "xenheap_pages",
     )
@@ -90,7 +110,8 @@ class Domain:
         self.is_dying = ALIVE
         self.pause_count = 1
         self.creation_finished = False
-        self.crashed = False
+        self.crashed = False  # it has stopped, for any reason
+        self.stop_code = NOT_STOPPED
         self.teardown_done: set[str] = set()  # completed phases of its teardown
         self.max_pages = 0
         self.tot_pages = 0
@@ -103,7 +124,6 @@ class Domain:
         self.target: Domain | None = None
         self.refs = 1
         self.events: EventChannels = None  # type: ignore[assignment]  # set by evtchn_init at creation
-        self.iomem: set[int] = set()
         self.handle = bytes(16)
         self.ssidref = 0
         self.max_evtchn_port = 4095
@@ -112,6 +132,10 @@ class Domain:
         self.gone = False
         self.dirty_log: set[int] | None = None
         self.emulation = 0  # emulation flags it was created with
+        self.eoi_page: Frame | None = None  # the page in which Xen tells whose interrupts need an end
+        self.pirqs: set[int] = set()  # interrupt numbers that it was given
+        self.assists: set[int] = set()  # what it asked Xen to emulate for it (vm_assist)
+        self.watchdogs: set[int] = set()  # its running watchdogs, by number
         self.e820 = b""  # the memory map that its builder set
 
     def __repr__(self) -> str:
@@ -173,4 +197,10 @@ class Domain:
 
     def crash(self) -> None:
         """domain_crash: the domain stops running; it remains until it is destroyed."""
+        self.stop(STOPPED_BY_CRASH)
+
+    def stop(self, reason: int) -> None:
+        """domain_shutdown; a reason that was given before stays."""
+        if self.stop_code == NOT_STOPPED:
+            self.stop_code = reason & 0xFF
         self.crashed = True

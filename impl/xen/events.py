@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 from bulkhead.impl.xen.abi import (
     DOMID_SELF,
-    EBUSY,
     EEXIST,
     EINVAL,
     ENOENT,
@@ -88,10 +87,8 @@ class EventChannels:
         return number
 
     def bind_interdomain(self, remote: Domain, remote_port: int) -> int:
-        """Bind to an unbound port that waits for this domain; the new port is pending at once."""
+        """Bind to an unbound port that waits for this domain; the new port is pending at once. A port must be free."""
         number = self.free_port()
-        if number < 0:
-            return number
         other = remote.events.get(remote_port)
         if other is None or other.state != UNBOUND or other.remote_domid != self.domain.domid:
             return -EINVAL
@@ -265,7 +262,5 @@ def op_reset(xen: Xen, vcpu: VCpu, domid: int) -> int:
         return rc
     if domain is not vcpu.domain and not domain.pause_count:
         return -EINVAL
-    if domain.is_dying:
-        return -EBUSY
     domain.events.destroy()
     return 0

@@ -15,7 +15,7 @@ from bulkhead.impl.xen.continuation import Preempted
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.grant_transfer import assign_page, steal_page
 from bulkhead.impl.xen.guest_access import handle_okay, read, write
-from bulkhead.impl.xen.reservation_flags import flags_of, max_order
+from bulkhead.impl.xen.reservation_flags import frames_below, max_order, may_name_node
 
 if TYPE_CHECKING:
     from bulkhead.impl.xen.domains import Domain, VCpu
@@ -45,8 +45,7 @@ def exchange(xen: Xen, vcpu: VCpu, arg: int) -> Steps:
     rc = _refused(vcpu, given, wanted, done)
     if rc is not None:
         return rc if rc == 0 or write(xen, vcpu, arg + DONE_AT, U64.pack(done)) else -EFAULT
-    flags = flags_of(xen, vcpu.domain, wanted.flags)
-    if flags is None:
+    if not may_name_node(vcpu.domain, wanted.flags):
         return -EINVAL
     domain = vcpu.domain if given.domid == DOMID_SELF else xen.domains.get(given.domid)
     if domain is None:
@@ -56,7 +55,7 @@ def exchange(xen: Xen, vcpu: VCpu, arg: int) -> Steps:
     if not rc and domain is not None:
         domain.refs += 1
         try:
-            done, rc = yield from _chunks(xen, vcpu, domain, (given, wanted, done, flags.limit), arg)
+            done, rc = yield from _chunks(xen, vcpu, domain, (given, wanted, done, frames_below(wanted.flags)), arg)
         finally:
             domain.put()
     return rc if write(xen, vcpu, arg + DONE_AT, U64.pack(done)) else -EFAULT

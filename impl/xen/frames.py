@@ -252,14 +252,8 @@ def get_page(frame: Frame, domain: Domain) -> bool:
     return False
 
 
-def get_writable(frame: Frame) -> bool:
-    """Take a PGT_writable_page type reference; False while the page is used as something else."""
-    if frame.tcount == 0:
-        frame.ptype = PGT_WRITABLE
-        frame.validated = True
-        frame.tcount = 1
-        return True
-    if frame.ptype == PGT_WRITABLE:
-        frame.tcount += 1
-        return True
-    return False
+def make_writable(frame: Frame) -> None:
+    """Give a page that nobody uses yet its first PGT_writable_page type reference."""
+    frame.ptype = PGT_WRITABLE
+    frame.validated = True
+    frame.tcount = 1

@@ -30,7 +30,7 @@ from bulkhead.impl.xen.abi import (
     STATUS_PER_FRAME,
     U16,
 )
-from bulkhead.impl.xen.frames import Frame, get_writable
+from bulkhead.impl.xen.frames import Frame, make_writable
 from bulkhead.impl.xen.maptrack import Maptrack
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class GrantTable:
         frame = self.domain.xen.alloc_frame(self.domain, xenheap=True)
         if frame is not None:
             frame.bytes()
-            get_writable(frame)
+            make_writable(frame)
         return frame
 
     def _give_back(self, frames: list[Frame]) -> None:

@@ -120,8 +120,7 @@ def _create_p2m(vcpu: VCpu, addr: int, frame: Frame, flags: int) -> int:
     if flags & ~GNTMAP_READONLY != GNTMAP_HOST_MAP:
         return GNTST_GENERAL_ERROR
     p2m = vcpu.domain.p2m
-    if p2m is None:
-        return GNTST_GENERAL_ERROR
+    assert p2m is not None
     gfn = addr >> 12
     _, old_type = p2m.lookup(gfn)
     if old_type in SPECIAL_TYPES:
@@ -135,7 +134,8 @@ def _create_p2m(vcpu: VCpu, addr: int, frame: Frame, flags: int) -> int:
 
 def _replace_p2m(vcpu: VCpu, addr: int, frame: Frame, new_addr: int, flags: int) -> int:
     p2m = vcpu.domain.p2m
-    if p2m is None or new_addr or flags & GNTMAP_CONTAINS_PTE:
+    assert p2m is not None
+    if new_addr or flags & GNTMAP_CONTAINS_PTE:
         return GNTST_GENERAL_ERROR
     gfn = addr >> 12
     old, old_type = p2m.lookup(gfn)

@@ -20,9 +20,25 @@ from bulkhead.impl.xen.grant_map import map_grant_ref
 from bulkhead.impl.xen.grant_transfer import transfer_one
 from bulkhead.impl.xen.grant_unmap import UNMAP_BATCH, Pending, finish, unmap_one
 from bulkhead.impl.xen.guest_access import handle_okay, read, translate, window, write
-from bulkhead.impl.xen.hypercall_evtchn import do_event_channel_op
+from bulkhead.impl.xen.hypercall_cpu import (
+    do_callback_op,
+    do_get_debugreg,
+    do_nmi_op,
+    do_nothing,
+    do_set_callbacks,
+    do_set_debugreg,
+    do_set_gdt,
+    do_set_segment_base,
+    do_set_trap_table,
+    do_stack_switch,
+    do_update_descriptor,
+    do_vm_assist,
+)
+from bulkhead.impl.xen.hypercall_evtchn import do_event_channel_op, do_event_channel_op_compat
 from bulkhead.impl.xen.hypercall_mmu import do_mmu_update, do_mmuext_op, do_update_va_mapping, do_update_va_otherdomain
+from bulkhead.impl.xen.hypercall_other import MACHINE
 from bulkhead.impl.xen.memory_op import do_memory_op
+from bulkhead.impl.xen.vcpu_op import do_sched_op, do_sched_op_compat, do_vcpu_op
 
 if TYPE_CHECKING:
     from bulkhead.impl.xen.domains import VCpu
@@ -37,6 +53,8 @@ def dispatch(xen: Xen, vcpu: VCpu, number: int, a1: int, a2: int, a3: int, a4: i
     handler = TABLE.get(number)
     if handler is None or vcpu.domain.is_dying or vcpu.domain.crashed:
         return _refuse(-ENOSYS if handler is None else -EINVAL)
+    if vcpu.domain.external and number in PV_CPU:
+        return _refuse(-ENOSYS)
     if (a1 | a2 | a3 | a4 | a5) >> 64:
         mask = U64_MASK
         a1, a2, a3, a4, a5 = a1 & mask, a2 & mask, a3 & mask, a4 & mask, a5 & mask
@@ -328,7 +346,56 @@ GRANT_OPS: dict[int, Callable[[Xen, VCpu, int, int], Steps]] = {
     abi.GNTTABOP_CACHE_FLUSH: _cache_flush,
 }
 
+
+def do_multicall(xen: Xen, vcpu: VCpu, calls_at: int, count: int, a3: int, a4: int, a5: int) -> Steps:
+    """Hypercall 13: a list of hypercalls, each with its result; none may be a list itself. It goes on after a failed one."""
+    yield from ()
+    count &= 0xFFFFFFFF
+    if not handle_okay(vcpu, calls_at, count, abi.MULTICALL_ENTRY.size):
+        return -EFAULT
+    for i in range(count):
+        at = calls_at + i * abi.MULTICALL_ENTRY.size
+        raw = read(xen, vcpu, at, abi.MULTICALL_ENTRY.size)
+        if raw is None:
+            return -EFAULT
+        number, _, *registers, _ = abi.MULTICALL_ENTRY.unpack(raw)
+        if i:
+            yield "multicall.preempt"
+        if number == abi.HYPERVISOR_MULTICALL:
+            result = -EINVAL
+        else:
+            result = yield from dispatch(xen, vcpu, number, *registers)
+        if vcpu.domain.crashed:
+            return -EINVAL
+        if not write(xen, vcpu, at + 8, abi.U64.pack(result & U64_MASK)):
+            return -EFAULT
+    return 0
+
+
+# Hypercalls that only PV domains have.
+PV_CPU: dict[int, Handler] = {
+    abi.HYPERVISOR_SET_TRAP_TABLE: do_set_trap_table,
+    abi.HYPERVISOR_SET_GDT: do_set_gdt,
+    abi.HYPERVISOR_STACK_SWITCH: do_stack_switch,
+    abi.HYPERVISOR_SET_CALLBACKS: do_set_callbacks,
+    abi.HYPERVISOR_FPU_TASKSWITCH: do_nothing,
+    abi.HYPERVISOR_SCHED_OP_COMPAT: do_sched_op_compat,
+    abi.HYPERVISOR_SET_DEBUGREG: do_set_debugreg,
+    abi.HYPERVISOR_GET_DEBUGREG: do_get_debugreg,
+    abi.HYPERVISOR_UPDATE_DESCRIPTOR: do_update_descriptor,
+    abi.HYPERVISOR_SET_SEGMENT_BASE: do_set_segment_base,
+    abi.HYPERVISOR_EVENT_CHANNEL_OP_COMPAT: do_event_channel_op_compat,
+    abi.HYPERVISOR_NMI_OP: do_nmi_op,
+    abi.HYPERVISOR_CALLBACK_OP: do_callback_op,
+}
 TABLE: dict[int, Handler] = {
+    **PV_CPU,
+    **MACHINE,
+    abi.HYPERVISOR_MULTICALL: do_multicall,
+    abi.HYPERVISOR_SET_TIMER_OP: do_nothing,
+    abi.HYPERVISOR_VM_ASSIST: do_vm_assist,
+    abi.HYPERVISOR_VCPU_OP: do_vcpu_op,
+    abi.HYPERVISOR_SCHED_OP: do_sched_op,
     abi.HYPERVISOR_MMU_UPDATE: do_mmu_update,
     abi.HYPERVISOR_MEMORY_OP: do_memory_op,
     abi.HYPERVISOR_UPDATE_VA_MAPPING: do_update_va_mapping,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 TWO_DOMIDS = Struct("<HHI")
 DOMID_PORT = Struct("<HHII")
 STATUS_IN = Struct("<HHI")
+OLD_SIZE = 28  # struct evtchn_op of Xen 3.0
 STATUS_OUT = 8  # offsets of state, vcpu and the union
 THREE = Struct("<III")
 TWO = Struct("<II")
@@ -97,3 +98,16 @@ def do_event_channel_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: i
     if rc < 0:
         return rc
     return 0 if not out or write(xen, vcpu, arg, out) else -EFAULT
+
+
+def do_event_channel_op_compat(
+    xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int
+) -> Generator[str, None, int]:
+    """Hypercall 16, of Xen 3.0: the command stands before its struct in memory."""
+    raw = read(xen, vcpu, arg, OLD_SIZE)
+    if raw is None:
+        return -EFAULT
+    cmd: int = abi.U32.unpack_from(raw)[0]
+    if cmd > abi.EVTCHNOP_UNMASK:
+        return -ENOSYS
+    return (yield from do_event_channel_op(xen, vcpu, cmd, (arg + 4) & 0xFFFFFFFFFFFFFFFF, 0, 0, 0))

@@ -26,12 +26,15 @@ from bulkhead.impl.xen.abi import (
     PIN_HSTW,
     VIRQ_DOM_EXC,
 )
+from bulkhead.impl.xen.descriptors import drop_gdt
 from bulkhead.impl.xen.domains import ALIVE, DEAD, DYING, Domain, VCpu
 from bulkhead.impl.xen.events import EventChannels
 from bulkhead.impl.xen.grant_entries import GrantTable, unshare
 from bulkhead.impl.xen.grant_host import host_needs_type
+from bulkhead.impl.xen.hypercall_other import drop_eoi_page
 from bulkhead.impl.xen.p2m import FOREIGN
 from bulkhead.impl.xen.pagetables import put_page_type, put_table
+from bulkhead.impl.xen.vcpu_op import drop_info
 
 if TYPE_CHECKING:
     from bulkhead.impl.xen.machine import Xen
@@ -165,7 +168,6 @@ def destroy(xen: Xen, domain: Domain) -> Generator[str, None, int]:
     if domain.is_dying == DEAD:
         return 0
     if domain.is_dying == ALIVE:
-        domain.pause_count += 1
         domain.is_dying = DYING
         domain.set_claim(0)
         yield "destroy.dying"
@@ -235,12 +237,16 @@ def _relinquish(xen: Xen, domain: Domain) -> Generator[str, None, None]:
             if ptype == FOREIGN:
                 domain.p2m.clear(gfn)
                 xen.frames.put_page(frame)
+        domain.p2m.entries.clear()  # pages that others still hold have no guest frame number any more
         yield "destroy.p2m"
     for vcpu in domain.vcpus:
         for root in (vcpu.cr3, vcpu.user_cr3):
             if root is not None:
                 put_table(xen, root)
         vcpu.cr3 = vcpu.user_cr3 = None
+        drop_gdt(xen, vcpu)
+        drop_info(xen, vcpu)
+    drop_eoi_page(xen, domain)
     yield "destroy.roots"
     table = domain.grant_table
     for shared in (domain.shared_info, *table.shared, *table.status):

@@ -15,7 +15,7 @@ from typing import TypeVar
 from bulkhead.impl.xen.abi import VIRQ_DOM_EXC
 from bulkhead.impl.xen.continuation import Preemption
 from bulkhead.impl.xen.domains import Domain, VCpu
-from bulkhead.impl.xen.frames import Frame, FrameTable, get_writable
+from bulkhead.impl.xen.frames import Frame, FrameTable, make_writable
 from bulkhead.impl.xen.hypercall import dispatch
 from bulkhead.impl.xen.lifecycle import create_domain, set_max_vcpus
 from bulkhead.impl.xen.xsm import DummyPolicy, Policy
@@ -109,7 +109,7 @@ class Xen:
         frame = self.alloc_frame(domain, xenheap=True)
         if frame is not None:
             frame.bytes()
-            get_writable(frame)
+            make_writable(frame)
         return frame
 
     # --- domains ---

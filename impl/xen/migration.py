@@ -10,6 +10,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
+from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.abi import E2BIG, EFAULT, EINVAL, ENODATA, EOPNOTSUPP, U64
 from bulkhead.impl.xen.frames import PGT_L4
 from bulkhead.impl.xen.guest_access import read, write
@@ -29,6 +30,8 @@ SHADOW_ENABLE_LOGDIRTY: Final = 2
 SHADOW_CLEAN: Final = 11
 SHADOW_PEEK: Final = 12
 LOGDIRTY_FINAL: Final = 1
+BITS_AT_ONCE: Final = abi.PAGE_SIZE * 8
+U64_MASK: Final = (1 << 64) - 1
 PAGEFRAMEINFO3: Final = Struct("<QQ")  # num array
 SHADOW_OP: Final = Struct("<IIIIQQII")  # op mode mb pad dirty_bitmap pages stats.fault_count stats.dirty_count
 
@@ -63,7 +66,7 @@ def _page(xen: Xen, domain: Domain, gfn: int) -> Frame | None:
 def shadow_op(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:
     """Log-dirty mode: on, off, or read the written pages (CLEAN also clears the log, PEEK does not). 0 or -errno.
 
-    Bit n of the bitmap stands for guest frame n; `pages` is the caller's size in bits, then the number of valid bits.
+    Bit n of the bitmap stands for guest frame n; all of its `pages` bits are written.
     """
     op, mode, mb, pad, bitmap, pages, faults, _ = SHADOW_OP.unpack_from(body)
     if domain is vcpu.domain or not domain.vcpus:
@@ -79,27 +82,34 @@ def shadow_op(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> in
         return 0
     if op == SHADOW_OFF:
         if domain.dirty_log is None:
-            return -EINVAL
+            return 0 if domain.external else -EINVAL
         domain.dirty_log = None
         return 0
     if op not in (SHADOW_CLEAN, SHADOW_PEEK) or mode & ~LOGDIRTY_FINAL:
         return -EINVAL
     names = [xen.frames.table[mfn].m2p for mfn in domain.dirty_log or () if mfn in xen.frames.table]
-    dirty = sorted(gfn for gfn in names if gfn >= 0)
-    there = min(pages, dirty[-1] + 1 if dirty else 0)
-    if bitmap:
-        bits = bytearray((there + 7) // 8)
-        for gfn in dirty:
-            if gfn < there:
-                bits[gfn >> 3] |= 1 << (gfn & 7)
-        if not write(xen, vcpu, bitmap, bytes(bits)):
-            return -EFAULT
-    told = SHADOW_OP.pack(op, mode, mb, pad, bitmap, there, faults, len(dirty))
+    dirty = {gfn for gfn in names if gfn >= 0}
+    if bitmap and not _write_bits(xen, vcpu, bitmap, pages, dirty):
+        return -EFAULT
+    told = SHADOW_OP.pack(op, mode, mb, pad, bitmap, pages, faults, len(dirty))
     if not write(xen, vcpu, arg + 16, told):
         return -EFAULT
     if op == SHADOW_CLEAN and domain.dirty_log is not None:
         domain.dirty_log = set()
     return 0
+
+
+def _write_bits(xen: Xen, vcpu: VCpu, bitmap: int, pages: int, dirty: set[int]) -> bool:
+    """Write a bitmap of so many pages, piece by piece: too large a number faults early."""
+    for first in range(0, pages, BITS_AT_ONCE):
+        size = min(BITS_AT_ONCE, pages - first)
+        bits = bytearray((size + 7) // 8)
+        for gfn in dirty:
+            if first <= gfn < first + size:
+                bits[(gfn - first) >> 3] |= 1 << (gfn & 7)
+        if not write(xen, vcpu, (bitmap + first // 8) & U64_MASK, bytes(bits)):
+            return False
+    return True
 
 
 def get_vcpu_context(xen: Xen, caller: VCpu, domain: Domain, number: int, at: int) -> int:

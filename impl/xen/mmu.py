@@ -137,7 +137,6 @@ def check_owners(xen: Xen, caller: Domain, pt_owner: Domain, pg_owner: Domain) -
 
 def update_entry(
     xen: Xen,
-    caller: Domain,
     pt_owner: Domain,
     pg_owner: Domain,
     table: Frame,
@@ -164,7 +163,7 @@ def update_entry(
     if pte & PTE_P and same_mapping(old, pte):
         write_pte(table, index, adjust_entry(pte, level) | kept)
         return 0
-    rc = entry_get(xen, pte, pt_owner, pg_owner, level, caller, table)
+    rc = entry_get(xen, pte, pt_owner, pg_owner, level, table)
     if rc:
         return rc
     write_pte(table, index, adjust_entry(pte, level) | kept)
@@ -197,8 +196,8 @@ def mmu_update_one(xen: Xen, caller: Domain, pt_owner: Domain, pg_owner: Domain,
         return -EINVAL
     index = (ptr & 0xFFF) >> 3
     if is_table(frame.ptype) and frame.tcount:
-        return update_entry(xen, caller, pt_owner, pg_owner, frame, index, val, cmd)
-    if get_page_type(xen, frame, PGT_WRITABLE):
+        return update_entry(xen, pt_owner, pg_owner, frame, index, val, cmd)
+    if get_page_type(xen, frame, PGT_WRITABLE):  # a page of descriptors
         return -EINVAL
     write_pte(frame, index, val)
     put_page_type(xen, frame)
@@ -227,7 +226,7 @@ def update_va_mapping(
     table, index = found
     if table.owner is not caller or table.ptype != 1 or not table.tcount:
         return -EINVAL
-    rc = update_entry(xen, caller, caller, pg_owner, table, index, val)
+    rc = update_entry(xen, caller, pg_owner, table, index, val)
     if rc or flags & UVMF_FLUSHTYPE_MASK not in (UVMF_TLB_FLUSH, UVMF_INVLPG):
         return rc
     yield "mmu.flush"
@@ -320,7 +319,7 @@ def mmuext_op_one(xen: Xen, vcpu: VCpu, pg_owner: Domain, cmd: int, arg1: int, a
         entries = arg2 & 0xFFFFFFFF
         if entries > MAX_LDT_ENTRIES or (entries and (arg1 & 0xFFF or not addr_ok(arg1))):
             return -EINVAL
-    elif not caller.iomem:
+    else:  # no domain has I/O memory
         return -EACCES if cmd == MMUEXT_FLUSH_CACHE else -EINVAL
     return 0
 

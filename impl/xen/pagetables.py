@@ -62,7 +62,7 @@ def same_mapping(old: int, new: int) -> bool:
     return not (old ^ new) & (PTE_MFN | (0xFFF & ~FASTPATH_FLAGS))
 
 
-def get_page_from_l1e(xen: Xen, pte: int, l1e_owner: Domain, pg_owner: Domain, curr: Domain) -> int:
+def get_page_from_l1e(xen: Xen, pte: int, l1e_owner: Domain, pg_owner: Domain) -> int:
     """Take the references that an L1 entry needs; 0 or -errno (then none is held).
 
     `pg_owner` is the domain whose frames the entry may name. A frame of another owner needs privilege of
@@ -74,12 +74,7 @@ def get_page_from_l1e(xen: Xen, pte: int, l1e_owner: Domain, pg_owner: Domain, c
         return -EINVAL
     mfn = (pte & PTE_MFN) >> 12
     if mfn >= xen.frames.nframes or mfn < IO_FRAMES:
-        asker = curr if pg_owner is xen.dom_io else pg_owner
-        if mfn not in asker.iomem:
-            return -EINVAL if mfn == PTE_MFN >> 12 else -EPERM
-        if asker is not l1e_owner and mfn not in l1e_owner.iomem:
-            return -EPERM
-        return 0
+        return -EINVAL if mfn == PTE_MFN >> 12 else -EPERM  # no domain has I/O memory
     frame = xen.frames.get(mfn)
     if frame is None:
         return -EBUSY
@@ -99,9 +94,7 @@ def put_page_from_l1e(xen: Xen, pte: int, l1e_owner: Domain) -> None:
     """Drop the references of an L1 entry."""
     if not pte & PTE_P:
         return
-    frame = xen.frames.get((pte & PTE_MFN) >> 12)
-    if frame is None:
-        return
+    frame = xen.frames.table[(pte & PTE_MFN) >> 12]  # a present entry holds a reference to it
     owner = frame.owner
     if pte & PTE_RW and (owner is l1e_owner or owner is None or not owner.external):
         frame.tcount -= 1
@@ -154,12 +147,10 @@ def put_table(xen: Xen, frame: Frame) -> None:
     xen.frames.put_page(frame)
 
 
-def entry_get(
-    xen: Xen, pte: int, owner: Domain, pg_owner: Domain, level: int, curr: Domain, table: Frame | None = None
-) -> int:
+def entry_get(xen: Xen, pte: int, owner: Domain, pg_owner: Domain, level: int, table: Frame | None = None) -> int:
     """References of one entry of a table of `level` (1 to 4); 0 or -errno. `table` is the table it stands in."""
     if level == PGT_L1:
-        return get_page_from_l1e(xen, pte, owner, pg_owner, curr)
+        return get_page_from_l1e(xen, pte, owner, pg_owner)
     if not pte & PTE_P:
         return 0
     if pte & UPPER_DISALLOW:
@@ -205,13 +196,12 @@ def entry_put(xen: Xen, pte: int, owner: Domain, level: int, table: Frame | None
 def _validate(xen: Xen, frame: Frame, level: int) -> int:
     owner = frame.owner
     data = frame.data
-    if owner is None or owner.external:
-        return -EINVAL
     if data is None:
         return 0
+    assert owner is not None
     for i, (pte,) in enumerate(U64.iter_unpack(bytes(data))):
         if pte & PTE_P and not (level == PGT_L4 and i in XEN_L4_SLOTS):
-            rc = entry_get(xen, pte, owner, owner, level, owner, frame)
+            rc = entry_get(xen, pte, owner, owner, level, frame)
             if rc:
                 _devalidate(xen, frame, level, i)
                 return rc

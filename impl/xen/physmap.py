@@ -54,21 +54,18 @@ def unhook(xen: Xen, domain: Domain, gfn: int) -> None:
 
 
 def add_page(xen: Xen, domain: Domain, gfn: int, frame: Frame, ptype: int = RAM_RW) -> int:
-    """Put a frame at a gfn, and nowhere else; 0 or -errno (guest_physmap_add_entry).
+    """Put a frame that is at no gfn at one; 0 or -errno (guest_physmap_add_entry).
 
     RAM that was there loses its gfn and stays allocated; a grant or foreign entry there crashes the domain.
     """
     p2m = domain.p2m
-    if p2m is None:
-        return -EINVAL
+    assert p2m is not None
     old, old_type = p2m.lookup(gfn)
     if old_type in SPECIAL_TYPES:
         domain.crash()
         return -EINVAL
     if old is not None:
         unhook(xen, domain, gfn)
-    if frame.owner is domain and frame.m2p not in (-1, gfn) and p2m.lookup(frame.m2p)[0] is frame:
-        unhook(xen, domain, frame.m2p)
     if gfn >= GFN_LIMIT:
         return -ENOENT
     p2m.set(gfn, frame, ptype)
@@ -116,8 +113,7 @@ def _previous_goes(xen: Xen, domain: Domain, gfn: int) -> int:
 
 def add_to_physmap(xen: Xen, vcpu: VCpu, domain: Domain, space: int, idx: int, gfn: int) -> int:
     """Put a page of shared_info or of the grant table, or an own page, at a gfn; 0 or -errno."""
-    if domain.p2m is None:
-        return -EACCES
+    assert domain.p2m is not None
     frame: Frame | None = None
     if space == abi.XENMAPSPACE_SHARED_INFO:
         frame = domain.shared_info if idx == 0 else None
@@ -146,8 +142,6 @@ def add_foreign(xen: Xen, vcpu: VCpu, domain: Domain, foreign: int, fgfn: int, g
 
     Other domains are refused: Xen 4.17 does not count references of such entries well enough.
     """
-    if domain.p2m is None:
-        return -EACCES
     if domain is not xen.hardware_domain or foreign in (DOMID_SELF, vcpu.domain.domid):
         return -EPERM
     owner = xen.domains.get(foreign)
@@ -182,8 +176,7 @@ def set_foreign(xen: Xen, domain: Domain, gfn: int, frame: Frame) -> int:
 
 def remove_from_physmap(xen: Xen, domain: Domain, gfn: int) -> int:
     """Make a gfn a hole: RAM stays allocated without a gfn, a foreign page's reference is dropped."""
-    if domain.p2m is None:
-        return -EACCES
+    assert domain.p2m is not None
     frame, ptype = domain.p2m.lookup(gfn)
     if frame is None or (ptype not in RAM_TYPES and ptype != FOREIGN):
         return -ENOENT

@@ -46,14 +46,21 @@ def flags_of(xen: Xen, caller: Domain, flags: int) -> Flags | None:
         if bits <= PAGE_SHIFT:
             return None
         limit = 1 << (bits - PAGE_SHIFT)
+    return Flags(limit, bool(flags & POPULATE_ON_DEMAND)) if flags & VNODE or may_name_node(caller, flags) else None
+
+
+def may_name_node(caller: Domain, flags: int) -> bool:
+    """May the caller name this node of memory (propagate_node)? A guest may not insist on one."""
     node = ((flags >> NODE_SHIFT) - 1) & 0xFF
-    if not flags & VNODE and node != NO_NODE:
-        if caller.is_privileged:
-            if node >= MAX_NODES:
-                return None
-        elif flags & EXACT_NODE:
-            return None
-    return Flags(limit, bool(flags & POPULATE_ON_DEMAND))
+    if node == NO_NODE:
+        return True
+    return node < MAX_NODES if caller.is_privileged else not flags & EXACT_NODE
+
+
+def frames_below(flags: int) -> int | None:
+    """The frame number below which an exchange wants its memory; 0 if the width has not even one page, None for anywhere."""
+    bits = flags & ADDRESS_BITS
+    return (1 << bits) >> PAGE_SHIFT if bits else None
 
 
 def max_order(caller: Domain) -> int:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 STUB: Final = 32
 IRET: Final = 23
+FLAGS: Final = 512
 RIP: Final = abi.USER_REGS_OFFSET + 128
 RSP: Final = abi.USER_REGS_OFFSET + 152
 RSI: Final = abi.USER_REGS_OFFSET + 104
@@ -39,26 +40,44 @@ def register(context: bytes, offset: int) -> int:
     return value
 
 
-def set_vcpu_context(xen: Xen, caller: VCpu, domain: Domain, number: int, context: bytes) -> int:
-    """XEN_DOMCTL_setvcpucontext of a PV guest: 0 or -errno. The page-table root takes a reference of each kind."""
-    if domain is caller.domain or number >= len(domain.vcpus) or domain.external:
+def set_vcpu_context(xen: Xen, domain: Domain, number: int, context: bytes) -> int:
+    """XEN_DOMCTL_setvcpucontext of a PV guest: 0 or -errno. Each page-table root takes a reference of each kind."""
+    if domain.external:
         return -EINVAL
     vcpu = domain.vcpus[number]
     entry_points = [register(context, abi.CALLBACKS_OFFSET + 8 * i) for i in range(3)]
     if not all(map(canonical, (register(context, RIP), *entry_points))):
         return -EINVAL
-    mfn = (register(context, abi.CTRLREG_OFFSET + 3 * 8) & PTE_MFN) >> 12
+    flags, kernel, user = U64.unpack_from(context, FLAGS)[0], _root(context, 3), _root(context, 1)
     if vcpu.context is not None:
-        # After the first set-up, this call cannot change the vCPU's root.
-        if vcpu.cr3 is None or vcpu.cr3.mfn != mfn:
+        # After the first set-up, this call cannot change the vCPU's roots.
+        if (vcpu.cr3, vcpu.user_cr3) != (xen.frames.get(kernel), xen.frames.get(user) if user else None):
             return -EOPNOTSUPP
     else:
-        root = xen.frames.get(mfn)
-        if root is None or get_table(xen, root, domain, PGT_L4):
-            return -EINVAL
-        vcpu.cr3 = root
+        rc = _set_roots(xen, vcpu, kernel, user, bool(flags & abi.VGCF_IN_KERNEL))
+        if rc:
+            return rc
     vcpu.context = bytes(context)
-    vcpu.online = bool(U64.unpack_from(context, 512)[0] & abi.VGCF_ONLINE)
+    vcpu.online = bool(flags & abi.VGCF_ONLINE)
+    return 0
+
+
+def _root(context: bytes, number: int) -> int:
+    """The frame number in a control register: 3 for the kernel's root, 1 for that of user mode, 0 for none."""
+    return (register(context, abi.CTRLREG_OFFSET + number * 8) & PTE_MFN) >> 12
+
+
+def _set_roots(xen: Xen, vcpu: VCpu, kernel: int, user: int, in_kernel: bool) -> int:
+    """Take both roots, or none; a vCPU that starts in user mode needs a root for it."""
+    if not user and not in_kernel:
+        return -EINVAL
+    root, other = xen.frames.get(kernel), xen.frames.get(user) if user else None
+    if root is None or get_table(xen, root, vcpu.domain, PGT_L4):
+        return -EINVAL
+    if user and (other is None or get_table(xen, other, vcpu.domain, PGT_L4)):
+        put_table(xen, root)
+        return -EINVAL
+    vcpu.cr3, vcpu.user_cr3 = root, other
     return 0
 
 
@@ -76,7 +95,10 @@ def reset_vcpu(xen: Xen, vcpu: VCpu) -> int:
 
 
 def hypercall_init(xen: Xen, domain: Domain, mfn: int) -> int:
-    """XEN_DOMCTL_hypercall_init: write the hypercall stubs into a page of a PV guest; 0 or -errno."""
+    """XEN_DOMCTL_hypercall_init: write the hypercall stubs into a page of a guest; 0 or -errno.
+
+    A translated guest's stubs are those of AMD's processors; it has no iret.
+    """
     frame = xen.frames.get(mfn)
     if domain.p2m is not None:
         found, ptype = domain.p2m.lookup(mfn)
@@ -86,11 +108,20 @@ def hypercall_init(xen: Xen, domain: Domain, mfn: int) -> int:
     if get_page_type(xen, frame, PGT_WRITABLE):
         return -EPERM
     for i in range(abi.PAGE_SIZE // STUB):
-        call = MOV_EAX.pack(0xB8, i) + b"\x0f\x05"  # mov $i,%eax; syscall
-        if i == IRET:
-            stub = b"\x51\x41\x53\x50" + call  # push %rcx; push %r11; push %rax: Xen pops these from the stack
-        else:
-            stub = b"\x51\x41\x53" + call + b"\x41\x5b\x59\xc3"  # push %rcx; push %r11 ... pop %r11; pop %rcx; ret
+        stub = (_translated_stub if domain.external else _pv_stub)(i)
         frame.bytes()[i * STUB : (i + 1) * STUB] = stub.ljust(STUB, b"\xcc")
     put_page_type(xen, frame)
     return 0
+
+
+def _pv_stub(number: int) -> bytes:
+    call = MOV_EAX.pack(0xB8, number) + b"\x0f\x05"  # mov $number,%eax; syscall
+    if number == IRET:
+        return b"\x51\x41\x53\x50" + call  # push %rcx; push %r11; push %rax: Xen pops these from the stack
+    return b"\x51\x41\x53" + call + b"\x41\x5b\x59\xc3"  # push %rcx; push %r11 ... pop %r11; pop %rcx; ret
+
+
+def _translated_stub(number: int) -> bytes:
+    if number == IRET:
+        return b"\x0f\x0b"  # ud2
+    return MOV_EAX.pack(0xB8, number) + b"\x0f\x01\xd9\xc3"  # mov $number,%eax; vmmcall; ret

@@ -57,7 +57,7 @@ class DummyPolicy:
 
     def dm_priv(self, hook: str, src: Domain, dst: Domain) -> int:
         """Device model of the target, or a control domain."""
-        return 0 if (src.target is not None and src.target is dst) or src.is_privileged else -EPERM
+        return 0 if src.target is dst or src.is_privileged else -EPERM
 
     def xs_priv(self, hook: str, src: Domain, dst: Domain) -> int:
         """The xenstore domain, the device model of the target, or a control domain."""

@@ -22,10 +22,11 @@ from bulkhead.proofs.refinement.campaign import Report, campaign
 from bulkhead.proofs.refinement.coverage import contradicted, coverage
 from bulkhead.proofs.refinement.domb import campaign as domb_campaign
 from bulkhead.proofs.refinement.domb import coverage as domb_coverage
+from bulkhead.proofs.refinement.domb import play as domb_play
 from bulkhead.proofs.refinement.domb import world as domb_world
 from bulkhead.proofs.refinement.lockstep.lockstep import CLAIMS_EVERY, FULL_EVERY
 from bulkhead.proofs.refinement.lockstep.spec_world import Rules, Size, rules_for
-from bulkhead.proofs.refinement.play import On, play
+from bulkhead.proofs.refinement.play import On, play, playable
 from bulkhead.proofs.refinement.recording import Header, packed
 from bulkhead.proofs.report.runs_text import play_text, run_text
 from bulkhead.proofs.results.refinement import DiffResult, DiffRun, DombResult, PlayResult
@@ -97,22 +98,26 @@ def diff(
         raise UsageError("--on goes with --play FILE: it says who makes the calls of the file.")
     if against == "xen":
         return _on_xen(ops or XEN_OPS, seed, record)
-    if record is not None and system != "monolithic":
-        raise UsageError("--record writes calls of guests and of Dom0's processes: add --system monolithic.")
-    if against == "nothing":
-        system = "monolithic"  # DomB's world is driven by its followers
+    if record is not None and system == "both":
+        raise UsageError("--record writes the calls of one system: add --system monolithic, or --system disaggregated.")
+    if against == "nothing" and system == "both":
+        system = "monolithic"
     ops = ops or MODEL_OPS
     moves = {"both": max(ops // SHARE, 1), "monolithic": 0, "disaggregated": ops}[system]
     first = _xen_and_drivers(seed, ops - moves, count(jobs), against == "model", output, record) if moves < ops else None
     second = None
     if moves and (first is None or first.good):
-        second = _domb(seed, moves, count(jobs))
+        second = _domb(seed, moves, count(jobs), against == "model", record)
     result = DiffRun(seed, first, second)
     return output.give(result, lambda: run_text(result))
 
 
 def _play(file: Path, on: On, output: Output) -> int:
-    result = PlayResult(play(file, on, lambda: rules_for(Size())))
+    systems = {
+        "monolithic": playable(lambda: rules_for(Size())),
+        "disaggregated": domb_play.playable(lambda: domb_world.rules_for(domb_world.Size())),
+    }
+    result = PlayResult(play(file, on, systems))
     return output.give(result, lambda: play_text(result))
 
 
@@ -140,18 +145,24 @@ def _xen_and_drivers(seed: int, ops: int, jobs: int, model: bool, output: Output
     )
 
 
-def _domb(seed: int, moves: int, jobs: int) -> DombResult:
+def _domb(seed: int, moves: int, jobs: int, model: bool, record: Path | None) -> DombResult:
     rules = domb_world.rules_for(domb_world.Size())
-    report = domb_campaign.campaign(rules, seed, moves, None, jobs)
+    lines = [Header("disaggregated", seed, model).line()]
+    if record is not None:
+        needs_file(record, "--record")
+    report = domb_campaign.campaign(rules, seed, moves, None, jobs, model, lines.append if record is not None else None)
+    if record is not None:
+        write_file(record, packed(record, "".join(lines)))
     return DombResult(
         report.calls,
         report.rule_steps,
         report.seconds,
         len(domb_coverage.pairs(rules)),
-        domb_coverage.missing(rules, report.reached),
-        tuple(domb_coverage.lines(rules, report.reached)),
+        domb_coverage.missing(rules, report.reached) if model else (),
+        tuple(domb_coverage.lines(rules, report.reached)) if model else (),
         tuple(domb_coverage.contradicted(report.reached)),
         report.failure,
+        model,
         {step.label: step.span for step in rules.system.steps},
     )
 

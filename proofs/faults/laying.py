@@ -22,7 +22,8 @@ from bulkhead.proofs.refinement.lockstep.spec_world import Size, rules_for
 LIMIT = 50_000  # calls of a campaign
 
 
-def _function(where: str) -> FunctionType:
+def function_at(where: str) -> FunctionType:
+    """The function that a fault names."""
     module, _, path = where.partition(":")
     folder, _, name = module.rpartition("/")
     found: object = importlib.import_module(f"bulkhead.impl.{folder or 'xen'}.{name}")
@@ -37,7 +38,7 @@ def _function(where: str) -> FunctionType:
 @contextlib.contextmanager
 def installed(fault: Fault) -> Iterator[None]:
     """A context in which the implementation has a fault. Raises `LookupError` if its text is not found."""
-    function = _function(fault.where)
+    function = function_at(fault.where)
     source = textwrap.dedent(inspect.getsource(function))
     old, new = fault.old, fault.new
     if source.count(old) < 1 and "\n" in old:

@@ -17,7 +17,7 @@ from typing import Final
 from bulkhead.impl.dom0 import gntdev_bsd, ioctl, ioctl_control
 from bulkhead.impl.dom0.process import Process
 from bulkhead.impl.dom0.syscalls import Syscalls
-from bulkhead.impl.xen import abi, domctl, hypercall, hypercall_evtchn
+from bulkhead.impl.xen import abi, domctl, hypercall, hypercall_evtchn, hypercall_other
 
 RECORDED: Final = Path(__file__).with_name("recorded.json")
 GRANT, MEMORY, EVENTS, DOMCTL = "grant_table_op", "memory_op", "event_channel_op", "domctl"
@@ -33,6 +33,7 @@ HYPERCALLS: Final[Mapping[int, str]] = {
     abi.HYPERVISOR_EVENT_CHANNEL_OP: EVENTS,
     abi.HYPERVISOR_DOMCTL: DOMCTL,
 }
+WHOLE: Final = "the whole hypercall"
 DEVICES: Final = ("gntdev", "gntalloc", "privcmd", "evtchn", "BSD gntdev")
 
 Key = tuple[str, str]  # a family, such as `grant_table_op` or `gntdev`, and the name of one of its operations
@@ -87,10 +88,7 @@ RULES: Final[Mapping[Key, tuple[str, ...]]] = {
 }
 
 BSD: Final = "a device of BSD: no such Dom0 is recorded, and the rules have Linux's; tests/impl/test_libs.py"
-OLDER: Final = "older than mmapbatch_v2, and no tool of the recorder's makes it; tests/impl/test_dom0_linux.py"
 NEITHER: Final[Mapping[Key, str]] = {
-    ("privcmd", "mmap"): OLDER,
-    ("privcmd", "mmapbatch"): OLDER,
     (SYSTEM_CALL, "anonymous"): "memory of the process's own; every ioctl's argument lies in it",
     **{
         ("BSD gntdev", name): BSD
@@ -149,9 +147,15 @@ def names() -> dict[str, dict[int, str]]:
             abi.MMU_PT_UPDATE_NO_TRANSLATE: "pt_update_no_translate",
         },
         MMUEXT: _named("MMUEXT_") | pins,
-        VA: {0: "the whole hypercall"},
-        VA_OTHER: {0: "the whole hypercall"},
+        VA: {0: WHOLE},
+        VA_OTHER: {0: WHOLE},
+        **{name: {0: WHOLE} for name in others().values()},
     }
+
+
+def others() -> dict[int, str]:
+    """The hypercalls that are not divided into operations, by number."""
+    return {n: name for n, name in _named("HYPERVISOR_").items() if n in hypercall.TABLE and n not in HYPERCALLS}
 
 
 def ioctls() -> dict[str, dict[int, str]]:
@@ -207,7 +211,11 @@ def lines() -> list[str]:
     reasons: dict[str, list[str]] = {}
     for row in by["neither"]:
         reasons.setdefault(row.why or "no reason is given", []).append(" ".join(row.key))
-    return out + [f"  {', '.join(each)}: {why}" for why, each in reasons.items()]
+    out += [f"  {', '.join(each)}: {why}" for why, each in reasons.items()]
+    out.append("Of Xen's operations, these are not offered (-ENOSYS):")
+    absent = [(f"hypercall {n}", why) for n, why in hypercall_other.NOT_OFFERED.items()]
+    absent += [(f"domctl {', '.join(map(str, numbers))}", why) for why, numbers in domctl.NOT_OFFERED.items()]
+    return out + [f"  {name}: {why}" for name, why in absent]
 
 
 def markdown() -> str:

@@ -2,7 +2,8 @@
 
 Each answer is compared with the recorded one, and the replay ends at the first difference, because the runs
 diverge after it. The rules alone take the recorded steps, with the recorded picks, and must give the same answers; this
-needs no implementation. Not here: the format of the file (recording.py), and campaigns.
+needs no implementation. `Playable` is what differs between systems; here is that of `monolithic`, DomB's is in domb/play.py.
+Not here: the format of the file (recording.py), and campaigns.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from __future__ import annotations
 import json
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from bulkhead.model.caller import OKAY
 from bulkhead.model.diagnostics import UsageError
@@ -25,7 +26,7 @@ from bulkhead.proofs.refinement.lockstep.lockstep import CLAIMS_EVERY, FULL_EVER
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch, SpecState
 from bulkhead.proofs.refinement.lockstep.spec_world import Rules
 from bulkhead.proofs.refinement.recording import MACHINE, BadCalls, Event, Header, read
-from bulkhead.proofs.refinement.signatures import wrong
+from bulkhead.proofs.refinement.signatures import MONOLITHIC, Table
 
 RULES_DECIDE: Final = {"write_entry", "end_access"}  # calls that are skipped if they are not enabled in the rules
 
@@ -55,13 +56,35 @@ class Differs(Exception):
     """An answer differs from the recorded one."""
 
 
-def play(path: Path, on: On, rules: Callable[[], Rules]) -> Played:
+@dataclass(frozen=True)
+class Playable:
+    """How calls of one system are played: their signatures, a machine for a file (beside the rules, or not), and a state of
+    the rules."""
+
+    table: Table
+    machine: Callable[[Path, bool], OnMachine]
+    state: Callable[[], Steps]
+
+
+class Steps(Protocol):
+    """A state of the rules that takes logged steps."""
+
+    def again(self, label: str, args: dict[str, int], fail: str | None) -> str | None:
+        """Take a step as it was logged; the code that it ends with now."""
+
+    def check_claims(self) -> None:
+        """All claims about states."""
+
+
+def play(path: Path, on: On, systems: Mapping[str, Playable]) -> Played:
     """Replay all calls of a file. BadCalls has the problem."""
     start = time.perf_counter()
     header, events = read(path)
-    if header.system != "monolithic":
-        raise BadCalls(f"{path}: these are calls of {header.system or 'no campaign'}; campaigns of monolithic can be played")
-    made = _OnRules(path, header, rules()) if on == On.RULES else _OnMachine(path, rules(), on == On.LOCKSTEP)
+    system = systems.get(header.system)
+    if system is None:
+        known = " and ".join(systems)
+        raise BadCalls(f"{path}: these are calls of {header.system or 'no campaign'}; campaigns of {known} can be played")
+    made = _OnRules(path, header, system) if on == On.RULES else system.machine(path, on == On.LOCKSTEP)
     difference = ""
     try:
         made.play(events)
@@ -74,19 +97,25 @@ def play(path: Path, on: On, rules: Callable[[], Rules]) -> Played:
         raise BadCalls(f"{path}:{made.line}: {made.told()}: an argument is out of range ({error})") from error
     except Exception as error:  # any exception of the implementation is a finding
         difference = f"{path}:{made.line}: {made.told()}: {type(error).__name__}: {error}"
+    finally:
+        made.close()
     return Played(str(path), on, made.machines, made.calls, made.rule_steps(), time.perf_counter() - start, difference)
 
 
 class _Playing:
     """The position in the file, and statistics."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, table: Table) -> None:
         self.path = path
+        self.table = table
         self.line = 1
         self.machines = 0
         self.calls = 0
         self.call: Call | None = None
         self.in_flight = ""  # the call that an `advance` continues
+
+    def close(self) -> None:
+        """Everything was played."""
 
     def told(self) -> str:
         """The current call, as text."""
@@ -109,43 +138,66 @@ class _Playing:
             raise BadCalls(f"{self.path}:{event.line}: the first call has to be `{MACHINE}`, which makes one")
         else:
             self.calls += 1
-        problem = wrong(event.call)
+        problem = self.table.wrong(event.call)
         if problem:
             raise BadCalls(f"{self.path}:{event.line}: {problem}")
 
 
-class _OnMachine(_Playing):
+class OnMachine(_Playing):
     """The implementation, in lockstep with the rules or alone."""
 
-    def __init__(self, path: Path, rules: Rules, rules_on: bool) -> None:
-        super().__init__(path)
-        self.rules = rules
+    def __init__(self, path: Path, table: Table, rules_on: bool) -> None:
+        super().__init__(path, table)
         self.rules_on = rules_on
         self.steps_before = 0
-        self.target: Interleaved | None = None
         self.events: Iterator[Event] = iter(())
+
+    # What differs between systems.
+
+    def begin(self, seed: int) -> None:
+        """A fresh machine."""
+        raise NotImplementedError
+
+    def carry_out(self, call: Call, before: Answer | None) -> Answer:
+        """Make a call on it, which was answered so."""
+        raise NotImplementedError
+
+    def steps(self) -> int:
+        """The number of rule steps that this machine has taken."""
+        raise NotImplementedError
+
+    # What does not.
 
     def play(self, events: Iterator[Event]) -> None:
         """All lines."""
         self.events = events
-        for event in events:
-            self._one(event)
+        while (event := self.next()) is not None:
+            self.one(event)
+
+    def next(self) -> Event | None:
+        """The next line."""
+        return next(self.events, None)
 
     def rule_steps(self) -> int:
         """The number of rule steps."""
-        return self.steps_before + (self.target.lockstep.spec_state.steps if self.target is not None else 0)
+        return self.steps_before + self.steps()
 
-    def _one(self, event: Event) -> None:
+    def one(self, event: Event) -> None:
         """A call, with all nested calls."""
         self.come_to(event)
         call = event.call
         if call is None:
             raise BadCalls(f"{self.path}:{event.line}: the end of a call that has not begun")
-        now = self._carry_out(call, event.answer)
+        if call.operation == MACHINE:
+            self.steps_before = self.rule_steps()
+            self.begin(call.arguments["seed"])
+            now = Answer(OKAY)
+        else:
+            now = self.carry_out(call, event.answer)
         self.line, self.call = event.line, call
         before = event.answer
         while before is None:
-            more = next(self.events, None)
+            more = self.next()
             if more is None:
                 raise Differs(f"the recording ends in the midst of this call, which is answered {_text(now)} now")
             if more.call is not None:
@@ -154,13 +206,23 @@ class _OnMachine(_Playing):
         if json.dumps(now.to_json()) != json.dumps(before.to_json()):
             raise Differs(f"recorded {_text(before)}, now {_text(now)}")
 
-    def _carry_out(self, call: Call, before: Answer | None) -> Answer:
-        if call.operation == MACHINE:
-            self.steps_before = self.rule_steps()
-            lockstep = Lockstep(self.rules, call.arguments["seed"], FULL_EVERY, CLAIMS_EVERY, self.rules_on)
-            self.target = Interleaved(lockstep)
-            self.target.meanwhile = self._meanwhile
-            return Answer(OKAY)
+
+class _OnMonolithic(OnMachine):
+    """Xen and Dom0's drivers."""
+
+    def __init__(self, path: Path, rules: Rules, rules_on: bool) -> None:
+        super().__init__(path, MONOLITHIC, rules_on)
+        self.rules = rules
+        self.target: Interleaved | None = None
+
+    def begin(self, seed: int) -> None:
+        self.target = Interleaved(Lockstep(self.rules, seed, FULL_EVERY, CLAIMS_EVERY, self.rules_on))
+        self.target.meanwhile = self._meanwhile
+
+    def steps(self) -> int:
+        return self.target.lockstep.spec_state.steps if self.target is not None else 0
+
+    def carry_out(self, call: Call, before: Answer | None) -> Answer:
         assert self.target is not None
         if call.operation == "advance":
             number = call.arguments["call"]
@@ -174,25 +236,25 @@ class _OnMachine(_Playing):
         assert self.target is not None
         outer = self.line, self.call
         while own in self.target.view.flights:
-            event = next(self.events, None)
+            event = self.next()
             if event is None or (event.answer is not None and event.call is None):
                 self.line, self.call = outer
                 raise Differs("a hypercall of the kernel is still in flight, and in the recording it had returned")
             if event.call is not None:
-                self._one(event)
+                self.one(event)
         self.line, self.call = outer
 
 
 class _OnRules(_Playing):
     """The rules alone: each recorded step must give the same answer."""
 
-    def __init__(self, path: Path, header: Header, rules: Rules) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, header: Header, system: Playable) -> None:
+        super().__init__(path, system.table)
         if not header.steps:
             raise BadCalls(f"{path}: recorded without the rules (--against nothing), so it has no steps of theirs to take")
-        self.rules = rules
+        self.system = system
         self.steps = 0
-        self.state: SpecState | None = None
+        self.state: Steps | None = None
 
     def rule_steps(self) -> int:
         """The number of rule steps."""
@@ -203,12 +265,12 @@ class _OnRules(_Playing):
         for event in events:
             self.come_to(event)
             if event.call is not None and event.call.operation == MACHINE:
-                self.state = SpecState(self.rules, 0)
+                self.state = self.system.state()
             for label, args, code, fail in event.steps:
                 now = self._step(label, args, fail)
                 if now != code:
                     raise Differs(f"`{label}` with {args}: recorded {code}, now {now}")
-            if event.call is not None and event.call.operation == "end" and self.state is not None:
+            if event.call is not None and event.call.operation in ("end", "claims") and self.state is not None:
                 self.state.check_claims()
 
     def _step(self, label: str, args: dict[str, int], fail: str | None) -> str | None:
@@ -223,3 +285,8 @@ class _OnRules(_Playing):
 
 def _text(answer: Answer) -> str:
     return answer.code if answer.given is None else f"{answer.code} {answer.given}"
+
+
+def playable(rules: Callable[[], Rules]) -> Playable:
+    """Calls of campaigns on `monolithic`."""
+    return Playable(MONOLITHIC, lambda path, on: _OnMonolithic(path, rules(), on), lambda: SpecState(rules(), 0))

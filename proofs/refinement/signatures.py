@@ -1,13 +1,14 @@
 """Signatures of a campaign's operations: a call from a file is checked against them before it is made.
 
 One line per operation, each argument by its name; `KINDS` gives its type. A test compares the table with the tables of
-operations, and with the calls of a campaign.
+operations, and with the calls of a campaign. Those of DomB's campaign are in domb/signatures.py.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bulkhead.model.diagnostics import suggest
@@ -95,9 +96,6 @@ ELEMENTS: Final = {
 }
 
 
-CALLER: Final = re.compile(r"(|d0|d[1-3]v[01]|p\d{1,3})")
-
-
 def _number(value: Any) -> bool:
     return isinstance(value, int) and 0 <= value < 1 << 64
 
@@ -139,23 +137,49 @@ KINDS: Final[dict[str, tuple[str, Callable[[Any], bool]]]] = {
     "gfns": ("a list of frame numbers", _numbers(None)),
 }
 NUMBER: Final = ("a number from 0, of 64 bits", _number)
+Kinds = Mapping[str, tuple[str, Callable[[Any], bool]]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The signatures of one campaign's operations, the types of arguments that are no numbers, the form of callers, and the
+    fields of elements."""
+
+    signatures: Mapping[str, str]
+    kinds: Kinds
+    caller: Callable[[Call], str]  # the problem with a call's caller, "" if there is none
+    elements: Mapping[str, set[str]] = field(default_factory=dict)
+
+    def wrong(self, call: Call) -> str:
+        """The problem with a call's operation, caller or arguments; "" if there is none."""
+        names = self.signatures.get(call.operation)
+        if names is None:
+            return f"there is no operation `{call.operation}`. {suggest(call.operation, self.signatures)}".strip()
+        problem = self.caller(call)
+        if problem:
+            return problem
+        wanted, given = set(names.split()), call.arguments
+        if wanted != set(given):
+            return f"{call.operation} has the arguments {', '.join(sorted(wanted)) or 'none'}, not {', '.join(given)}"
+        for name, value in call.arguments.items():
+            what, fits = self.kinds.get(name, NUMBER)
+            if not fits(value):
+                return f"{call.operation}: `{name}` is {what}, not {value!r}"
+        for element in call.arguments.get("elements", ()):
+            if set(element) != self.elements[call.operation]:
+                return f"{call.operation}: an element has {', '.join(sorted(self.elements[call.operation]))}"
+        return ""
+
+
+def _caller(call: Call) -> str:
+    if re.fullmatch(r"(|d0|d[1-3]v[01]|p\d{1,3})", call.by):
+        return ""
+    return f"the caller `by` is a vCPU as d1v0, a process as p3, or d0 for the toolstack, not {call.by!r}"
+
+
+MONOLITHIC: Final = Table(SIGNATURES, KINDS, _caller, ELEMENTS)
 
 
 def wrong(call: Call) -> str:
-    """The problem with a call's operation, caller or arguments; "" if there is none."""
-    names = SIGNATURES.get(call.operation)
-    if names is None:
-        return f"there is no operation `{call.operation}`. {suggest(call.operation, SIGNATURES)}".strip()
-    if not CALLER.fullmatch(call.by):
-        return f"the caller `by` is a vCPU as d1v0, a process as p3, or d0 for the toolstack, not {call.by!r}"
-    wanted = set(names.split())
-    if wanted != set(call.arguments):
-        return f"{call.operation} has the arguments {', '.join(sorted(wanted)) or 'none'}, not {', '.join(call.arguments)}"
-    for name, value in call.arguments.items():
-        what, fits = KINDS.get(name, NUMBER)
-        if not fits(value):
-            return f"{call.operation}: `{name}` is {what}, not {value!r}"
-    for element in call.arguments.get("elements", ()):
-        if set(element) != ELEMENTS[call.operation]:
-            return f"{call.operation}: an element has {', '.join(sorted(ELEMENTS[call.operation]))}"
-    return ""
+    """The problem with a call of a campaign on `monolithic`; "" if there is none."""
+    return MONOLITHIC.wrong(call)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from bulkhead.impl.xen.continuation import Preemption
 from bulkhead.model.diagnostics import UsageError
 from bulkhead.proofs.replay.compare import differences, explained, load_known
-from bulkhead.proofs.replay.ops import execute
+from bulkhead.proofs.replay.ops import TRANSLATED, execute
 from bulkhead.proofs.replay.rig import Rig
 
 FORMAT: Final = "xen-gnt-oracle/1"
@@ -82,15 +83,19 @@ def read_recording(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return lines[0], lines[1:]
 
 
-def replay(path: Path) -> Recording:
-    """Replay one file. Raises `BadRecording` if it cannot be read or an operation cannot be executed."""
+def replay(path: Path, preemption: Preemption | None = None) -> Recording:
+    """Replay one file. Raises `BadRecording` if it cannot be read or an operation cannot be executed.
+
+    Real Xen preempts by time, and no answer tells where it did: with any `preemption` the same answers are due.
+    """
     header, operations = read_recording(path)
     known = load_known()
     # Translated guests need a processor with nested paging.
     hap = any(
-        item["op"] == "mkdom" and item["a"].get("kind") == "hvm" and "domid" in item.get("res", {}) for item in operations
+        item["op"] == "mkdom" and item["a"].get("kind") in TRANSLATED and "domid" in item.get("res", {})
+        for item in operations
     )
-    rig = Rig(profile=str(header.get("profile", "")), hap=hap)
+    rig = Rig(profile=str(header.get("profile", "")), hap=hap, preemption=preemption)
     found = told = 0
     report: list[str] = []
     for number, item in enumerate(operations, 2):

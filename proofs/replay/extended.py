@@ -52,6 +52,8 @@ def op_x(rig: Rig, a: Args, skip: set[str]) -> Result:
     if caller.agent is None and returned > INT_MAX:
         # The recorder's library returns an int, and reads errno if that is negative.
         skip |= {"r"} | {item.split(":")[0] for item in str(a.get("o", "")).split(",") if ":r:" in item}
+    if returned >> 63 == 1:
+        returned -= 1 << 64  # a register that is told signed
     out |= caller.read_all(str(a.get("o", "")), returned, skip)
     out["r"] = 0 if a.get("nor") else returned
     return out

@@ -23,6 +23,7 @@ from bulkhead.proofs.replay.system_calls import SYSTEM_CALLS
 Args = dict[str, Any]
 Result = dict[str, Any]
 UNTOUCHED = 32767
+TRANSLATED = ("hvm", "full")  # kinds of domains: PVH, and HVM with all emulated devices
 ETIMEDOUT = 110  # the recorder's, for an agent that does not answer
 USER_PTE = PTE_P | PTE_USER | PTE_A | PTE_D
 
@@ -41,7 +42,11 @@ def _in_use(rig: Rig, name: str, ref: int) -> bool:
 
 
 def op_mkdom(rig: Rig, a: Args, skip: set[str]) -> Result:
-    domid = rig.make_translated(a["n"]) if a.get("kind") == "hvm" else rig.make(a["n"], a.get("label"))
+    kind = a.get("kind")
+    if kind in TRANSLATED:
+        domid = rig.make_translated(a["n"], abi.EMU_LAPIC if kind == "hvm" else abi.EMU_ALL & ~abi.EMU_VPCI)
+    else:
+        domid = rig.make(a["n"], a.get("label"))
     return {"domid": domid, "r": 0} if domid >= 0 else {"r": domid}
 
 

@@ -17,12 +17,13 @@ from bulkhead.impl.dom0.kernel import Kernel, KernelError
 from bulkhead.impl.dom0.process import Process
 from bulkhead.impl.dom0.syscalls import EVTCHN, GNTALLOC, GNTDEV, PRIVCMD, Syscalls, devices
 from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.continuation import Preemption
 from bulkhead.impl.xen.domains import Domain, VCpu
 from bulkhead.impl.xen.flask import FlaskPolicy
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.grant_copy import forward_copy
 from bulkhead.impl.xen.guest_access import read, translate, write
-from bulkhead.impl.xen.hypercall_evtchn import DOMID_PORT, TWO, TWO_DOMIDS
+from bulkhead.impl.xen.hypercall_evtchn import DOMID_PORT, THREE, TWO, TWO_DOMIDS
 from bulkhead.impl.xen.machine import Options, Xen
 from bulkhead.impl.xen.pagetables import PTE_MFN
 from bulkhead.proofs.replay.guests import ARG_PAGES, POOL, TABLES, TOTAL, PvAgentMemory, TranslatedGuest, build_agent
@@ -44,6 +45,7 @@ NO_FRAME: Final = (1 << 64) - 1
 NO_ANSWER: Final = -9999  # what the recorder writes for an agent that did not come back from a hypercall
 DOM0_PAGES: Final = 2560  # enough for the 1024 pages that gntalloc may give out, and what else is in use then
 DOM0_PORTS: Final = 15  # event channels of Dom0's kernel and of the recorder, before the first guest
+VIRQ_TIMER: Final = 0  # which that kernel has bound
 MAX_PAGES: Final = (8192 + 1024) // 4
 BUFFER_VPN: Final = 0x10000
 MMAP_VPN: Final = 0x20000
@@ -137,9 +139,9 @@ class Drift:
 class Rig:
     """Xen, Dom0 and the agents of one recording."""
 
-    def __init__(self, seed: int = 0, profile: str = "", hap: bool = True) -> None:
+    def __init__(self, seed: int = 0, profile: str = "", hap: bool = True, preemption: Preemption | None = None) -> None:
         """The machine of a recording: Debian's Xen on a processor with or without nested paging; with the profile `flask`
-        it has FLASK's example policy."""
+        it has FLASK's example policy. Without `preemption` no hypercall is preempted."""
         self.flask = FlaskPolicy() if profile == "flask" else None
         self.xen = Xen(
             nframes=MACHINE_FRAMES,
@@ -147,10 +149,12 @@ class Rig:
             seed=seed,
             policy=self.flask,
             options=Options(hap=hap, shadow_paging=False),
+            preemption=preemption,
         )
         self.dom0 = self.xen.create_dom0()
         self.kernel = Kernel(self.xen, self.dom0, npages=DOM0_PAGES, nwindows=8)
-        for _ in range(DOM0_PORTS):
+        self.kernel.evtchn_op(abi.EVTCHNOP_BIND_VIRQ, THREE.pack(VIRQ_TIMER, 0, 0))
+        for _ in range(DOM0_PORTS - 1):
             self.kernel.evtchn_op(abi.EVTCHNOP_BIND_IPI, TWO.pack(0, 0))
         self.process = Process(self.kernel)
         self.process.space.map_anonymous(BUFFER_VPN, 2)
@@ -200,9 +204,9 @@ class Rig:
         self.kernel.domctl(abi.DOMCTL_MAX_MEM, domid, abi.U64.pack(MAX_PAGES * 4))
         return domid
 
-    def make_translated(self, name: str) -> int:
-        """Build a PVH guest that is never started; its domid, or -errno."""
-        domid = self._create(name, None, abi.CDF_HVM | abi.CDF_HAP, 1)
+    def make_translated(self, name: str, emulation: int = abi.EMU_LAPIC) -> int:
+        """Build a PVH (or, by its emulated devices, HVM) guest that is never started; its domid, or -errno."""
+        domid = self._create(name, None, abi.CDF_HVM | abi.CDF_HAP, emulation)
         if domid < 0:
             return domid
         self.translated[name] = TranslatedGuest(name, self.xen.domains[domid])

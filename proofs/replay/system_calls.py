@@ -170,6 +170,33 @@ def op_write(rig: Rig, a: Args, skip: set[str]) -> Result:
     return {"r": rig.syscalls.write(_file(rig, a), payload)}
 
 
+def op_child(rig: Rig, a: Args, skip: set[str]) -> Result:
+    """A child of fork() does one thing, and is killed: a load, a store, munmap or close, or nothing."""
+    out: Result = {"r": 0}
+    what = a.get("do", "")
+    child = rig.process.fork()
+    try:
+        if what == "munmap":
+            child.space.unmap(_address(a) >> 12, int(a.get("n", 1)))
+        elif what == "close":
+            child.close(_file(rig, a))
+        elif what in ("rd", "wr"):
+            addr = _address(a)
+            frame = child.space.access(addr, what == "wr")
+            if what == "wr":
+                child.space.store(addr, int(a.get("v", 0)).to_bytes(8, "little"))
+                rig.clean(frame.mfn, addr & 0xFFF, 8)
+            else:
+                out["v"] = hex(int.from_bytes(child.space.load(addr, 8), "little"))
+                if rig.tainted(frame.mfn, addr & 0xFFF, 8):
+                    skip.add("v")
+    except Fault as fault:
+        out = {"sig": fault.signal, "code": fault.code, "r": 0}
+    finally:
+        child.exit()
+    return out
+
+
 SYSTEM_CALLS: Final[dict[str, Callable[[Rig, Args, set[str]], Result]]] = {
     "sys.open": op_open,
     "sys.close": op_close,
@@ -181,6 +208,7 @@ SYSTEM_CALLS: Final[dict[str, Callable[[Rig, Args, set[str]], Result]]] = {
     "sys.poll": op_poll,
     "sys.rd": op_rd,
     "sys.wr": op_wr,
+    "sys.child": op_child,
     "sys.read": op_read,
     "sys.write": op_write,
 }

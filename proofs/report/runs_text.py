@@ -58,7 +58,7 @@ def domb_text(result: DombResult, seed: int) -> str:
             "MISMATCH " + result.failure.text(),
             f"To reproduce: bulkhead diff --system disaggregated --seed {seed} --ops {result.failure.calls}",
         ]
-    else:
+    elif result.compared:
         out += [
             "No mismatch: DomB and its rules give the same answers and are in the same state; no leak at the end.",
             *result.lines,

@@ -97,6 +97,7 @@ class DombResult:
     lines: tuple[str, ...]
     contradicted: tuple[str, ...]
     failure: Failure | None
+    compared: bool
     places: Places
 
     @property

@@ -14,17 +14,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from bulkhead.model.executable import ExecutableModel
-from bulkhead.model.ir import Claim, Quant, System, Term, neg
+from bulkhead.model.ir import Claim, Quant, System, Term, Transition, neg
 from bulkhead.model.trace import Event, Trace, TraceError, replay, start_breaks
 from bulkhead.model.world import State
 from bulkhead.proofs.theorems.bmc import Search
+from bulkhead.proofs.theorems.cone import cone, in_whole
+from bulkhead.proofs.theorems.decide import Settings
 from bulkhead.proofs.theorems.directed_search import Path, find
 from bulkhead.proofs.theorems.explore import shorter
+from bulkhead.proofs.theorems.induction import prove
 from bulkhead.proofs.theorems.initial_states import NoInitialState, initial_states
+from bulkhead.proofs.theorems.least_world import grown
 from bulkhead.proofs.theorems.scope import first_scope
 from bulkhead.proofs.theorems.small_worlds import attacks_in_small_worlds, in_smaller_worlds
 from bulkhead.proofs.theorems.solvers import SolverError
 from bulkhead.proofs.theorems.step_goals import goals
+from bulkhead.proofs.theorems.substitutes import shorter_by_substitutes, violation_after
 
 LIMIT = 60.0  # seconds for one query
 MAX_DEPTH = 5  # depth of the search over all calls if the directed search finds nothing
@@ -32,8 +37,15 @@ FIRST_DEPTH = 3  # depth that is cheap enough to search before the directed sear
 FEW = 2
 PATIENCE = 20_000_000  # Z3's resource limit for one query beyond that, some seconds; it is deterministic
 SHORTENING = PATIENCE // 2  # the same for each query that shortens a long attack
-BUDGET = 20_000  # calls of the directed search with one seed
-SEEDS = (3, 2, 1)
+TRIES = (  # of the directed search: the seed, whether it is broad, its number of calls, whether only likely steps are goals
+    (3, False, 20_000, True),
+    (2, True, 20_000, True),
+    (2, False, 20_000, True),
+    (1, True, 20_000, True),
+    (1, False, 20_000, False),
+    (4, True, 40_000, False),
+)
+Ways = list[tuple[Transition, Transition]]  # a step, and when it breaks a claim
 SECONDS = 20.0  # for one search for a shorter attack by the same calls; most take much less
 
 
@@ -65,7 +77,8 @@ def find_attacks(
     the steps of an attack. `max_depth` bounds the search by solver, and the other searches if it is less than usual.
 
     All calls are searched to `FIRST_DEPTH` (one step less for more than `FEW` claims at once), then the directed search
-    runs, then up to `FEW` claims are searched deeper for as long as Z3 answers.
+    runs, then up to `FEW` claims are searched deeper for as long as Z3 answers. Claims without an attack are then searched
+    one by one, also in the part of the system that they depend on (`cone.py`).
 
     A trace's `excluded` means that the searched world has no attack of so many steps; if that is one less
     than its length, the attack is a shortest one. None means none up to `max_depth` steps, and none found by the other
@@ -78,14 +91,19 @@ def find_attacks(
     found.update(seen.attacks)
     if not (one and seen.attacks):
         left = {n: c for n, c in open_claims.items() if n not in seen.attacks}
-        sizes = {**first_scope(system), **(given or {})}
+        sizes = grown(system, {**first_scope(system), **(given or {})}, given or {})
         deepest = max_depth if bound is None else min(max_depth, bound)
         more = _in_the_first_world(system, dict(left), deepest, limit, one, sizes)
-        if one and len(left) > 1:  # together they had less effort each: what falls when named must fall here, too
-            for name, claim in left.items():
-                if any(more.values()):
-                    break
-                more.update(_in_the_first_world(system, {name: claim}, deepest, limit, one, sizes))
+        again = [] if one and any(more.values()) else [n for n, t in more.items() if t is None]
+        if one and len(again) > FEW:  # what is proved need not be searched for
+            proof = prove(system, Settings(jobs=1, cross_check=False, patient=False), only=again)
+            again = [n for n in again if n not in proof.proved]
+        for name in again:
+            if one and any(more.values()):
+                break
+            more[name] = _in_its_cone(system, name, max_depth, limit, given, depth)
+            if more[name] is None and len(left) > 1:  # together they had less effort each
+                more.update(_in_the_first_world(system, {name: left[name]}, deepest, limit, one, sizes))
         found.update({n: t for n, t in more.items() if t is None or bound is None or len(t.events) <= bound})
     return {
         n: None if t is None else _believed(system, replace(t, faults=faults), limit, n in seen.attacks)
@@ -129,6 +147,17 @@ def _in_the_first_world(
         search.deepen()
 
 
+def _in_its_cone(
+    system: System, name: str, max_depth: int, limit: float, given: Mapping[str, int] | None, depth: int | None
+) -> Trace | None:
+    """An attack in the part of the system that a claim depends on, if that is not all of it."""
+    part = cone(system, system.claims()[name])
+    if part is None:
+        return None
+    trace = find_attacks(part, [name], (), max_depth, limit, given=given, depth=depth)[name]
+    return None if trace is None else in_whole(system, part, trace)
+
+
 def _believed(system: System, trace: Trace, limit: float, all_seen: bool) -> Trace:
     """The attack in its smallest world, without a step that it does without, replayed.
 
@@ -144,7 +173,7 @@ def _believed(system: System, trace: Trace, limit: float, all_seen: bool) -> Tra
                 break
             trace = small  # fewer calls may do with a smaller world
         if len(small.events) - 1 > trace.excluded + 1:
-            less = shorter(system, small, claim, SECONDS)
+            less = shorter_by_substitutes(system, claim, small, limit, SHORTENING) or shorter(system, small, claim, SECONDS)
             if less is not None:
                 return _believed(system, replace(less, faults=trace.faults, excluded=trace.excluded), limit, False)
     small = replace(small, faults=trace.faults, excluded=min(trace.excluded, len(small.events) - 1))
@@ -185,21 +214,8 @@ def without_needless_steps(system: System, claim: Claim, trace: Trace) -> Trace:
 
     def cut(events: tuple[Event, ...]) -> tuple[Event, ...] | None:
         """The events up to the violation; None if one is not enabled, or nothing is violated."""
-        state = [list(t) for t in trace.initial]
-        if claim.kind != "transition" and not machine.holds(state, claim.body):
-            return ()
-        for n, event in enumerate(events, 1):
-            before = [list(t) for t in state]
-            if not machine.fire(state, event.label, event.args):
-                return None
-            broken = (
-                not machine.holds(state, claim.body)
-                if claim.kind != "transition"
-                else not machine.holds_between(before, state, claim.body, bool(machine.transitions[event.label].code))
-            )
-            if broken:
-                return events[:n]
-        return None
+        end = violation_after(system, claim, machine, trace.initial, events)
+        return None if end is None else events[:end]
 
     events = cut(trace.events) or trace.events
     size = len(events) - 1
@@ -225,13 +241,19 @@ def directed_attacks(
         machine, states = initial_states(system, limit, random.Random(1))
     except NoInitialState:
         return {}
-    steps_wanted = {n: list(goals(system, machine.world, c)) for n, c in claims.items() if c.kind == "transition"}
+    every = [*system.invariants, *system.theorems]
+    steps_wanted: dict[str, Ways] = {}
+    likely: dict[str, Ways] = {}  # those that break a claim in a state in which all else holds: often a few of many
+    for name, claim in claims.items():
+        if claim.kind == "transition":
+            steps_wanted[name] = list(goals(system, machine.world, claim))
+            likely[name] = list(goals(system, machine.world, claim, every)) or steps_wanted[name]
     paths: dict[str, Path] = {}
-    for seed in SEEDS if len(claims) <= FEW else SEEDS[:1]:
+    for seed, broad, calls, direct in TRIES if len(claims) <= FEW else TRIES[:2]:
         if any(n not in paths for n in claims) and not (one and paths):
             bodies = {n: body for n, body in states_wanted.items() if n not in paths}
-            ways = {n: found for n, found in steps_wanted.items() if n not in paths}
-            paths.update(find(machine, bodies, seed, BUDGET, states, ways))
+            ways = {n: found for n, found in (likely if direct else steps_wanted).items() if n not in paths}
+            paths.update(find(machine, bodies, seed, calls, states, ways, broad))
     if one and paths:
         paths = dict([min(paths.items(), key=lambda item: len(item[1].steps()))])
     return {n: _shortened(system, claims[n], machine, path, limit, excluded) for n, path in paths.items()}
@@ -252,7 +274,7 @@ def _violation(term: Term) -> Term:
 
 def _by_the_same_calls(system: System, claim: Claim, trace: Trace, limit: float, excluded: int) -> Trace | None:
     """A shorter attack by the calls of a trace, from any initial state of the default world, with over `excluded` steps."""
-    search = Search(system, claim, first_scope(system), limit)
+    search = Search(system, claim, grown(system, first_scope(system)), limit)
     used = {e.label for e in trace.events}
     search.transitions = [t for t in search.transitions if t.label in used]
     search.effort(SHORTENING)

@@ -99,11 +99,13 @@ def find(
     budget: int,
     starts: Sequence[State] = (),
     steps: Mapping[str, Sequence[tuple[Transition, Transition]]] | None = None,
+    broad: bool = False,
 ) -> dict[str, Path]:
     """Paths to states in which closed formulas are true; formulas not reached within the budget are missing.
 
     `steps` are claims about a step, each with outcomes and the conditions that they break it (`step_goals.py`); such a
-    path ends with that step. The paths are not shortest ones.
+    path ends with that step. The paths are not shortest ones. A `broad` search pursues every transition as much as these
+    formulas.
     """
     if not machine.transitions:
         return {}
@@ -116,7 +118,7 @@ def find(
         goals.append(_Wanted(name, Transition(name, some, names, body, (), "")))
     for name, ways in (steps or {}).items():
         goals += [_Wanted(name, goal, last) for last, goal in ways if len(goal.params) <= LOOPS]
-    search = _Search(machine, random.Random(seed), goals)
+    search = _Search(machine, random.Random(seed), goals, broad=broad)
     search.run(budget, starts)
     return search.found
 
@@ -134,12 +136,18 @@ class _Search:
     """The goals, and the closest states found so far for each."""
 
     def __init__(
-        self, machine: ExecutableModel, rng: random.Random, wanted: Sequence[_Wanted] = (), done: Iterable[int] = ()
+        self,
+        machine: ExecutableModel,
+        rng: random.Random,
+        wanted: Sequence[_Wanted] = (),
+        done: Iterable[int] = (),
+        broad: bool = False,
     ) -> None:
         """`wanted` are further goals, and then the only ones that count; they are not transitions of the system.
 
-        `done` are goals that are already reached.
+        `done` are goals that are already reached. Unless the search is `broad`, every other turn is for a goal that counts.
         """
+        self.narrow = bool(wanted) and not broad
         self.rng = rng
         self.caller: Caller = caller_of(machine)
         known = [t for t in self.caller.transitions if len(t.params) <= LOOPS]  # of a choice for many places not even one
@@ -229,7 +237,7 @@ class _Search:
             counting = [k for k in goals if k in self.wanted] if self.wanted else goals
             if not counting:
                 return
-            if self.wanted:  # every other turn is for a goal that counts
+            if self.narrow:  # every other turn is for a goal that counts
                 goals = [g for n, k in enumerate(goals) for g in (k, counting[n % len(counting)])]
             for k in goals:
                 if k not in self.done and self.calls < budget:
@@ -352,7 +360,7 @@ class _Search:
                 return None
             helpers = ways[-1][0]
             # With few goals, prefer rarely taken transitions; if all are goals, each has its turn anyway.
-            if self.wanted:
+            if self.narrow:
                 goal = min(self.rng.choices(helpers, k=3), key=self.taken.__getitem__)
             else:
                 goal = helpers[int(self.rng.random() * len(helpers))]

@@ -16,6 +16,7 @@ from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import BOOL, TRUE, Claim, System, eq, neg
 from bulkhead.model.world import State, World
 from bulkhead.proofs.theorems.grounding import Grounding, Truth
+from bulkhead.proofs.theorems.least_world import grown
 from bulkhead.proofs.theorems.scope import roomy_scope
 from bulkhead.proofs.theorems.solvers import Spent
 
@@ -45,8 +46,9 @@ def initial_states(
     unused identifier.
     """
     bodies = [c.body for c in (*system.inits, *system.axioms)]
-    for consts in (_apart(system), {}):  # each constant names a different element; if that fails, Z3 chooses
-        grounding = Grounding(system, World(roomy_scope(system), consts), limit, spent)
+    sizes = grown(system, roomy_scope(system))
+    for consts in (_apart(system, sizes), {}):  # each constant names a different element; if that fails, Z3 chooses
+        grounding = Grounding(system, World(sizes, consts), limit, spent)
         grounding.require(bodies)
         answer = grounding.possible()
         if answer == "sat":
@@ -72,9 +74,9 @@ def initial_states(
     return machine, states
 
 
-def _apart(system: System) -> dict[str, int]:
+def _apart(system: System, sizes: dict[str, int]) -> dict[str, int]:
     """Constants of one sort name different elements, as far as there are enough."""
-    sizes, counts = roomy_scope(system), dict.fromkeys(system.sorts, 0)
+    counts = dict.fromkeys(system.sorts, 0)
     consts = {}
     for name, sort in system.consts.items():
         if sort not in sizes:  # of an enum or bool: the solver chooses

@@ -22,6 +22,7 @@ from bulkhead.model.world import World
 from bulkhead.proofs.theorems.columns import Layout
 from bulkhead.proofs.theorems.explore import Exploration, Limits, explore
 from bulkhead.proofs.theorems.grounding import Grounding
+from bulkhead.proofs.theorems.least_world import grown
 
 LARGEST = 7  # elements of a sort
 CALLS = 2  # in flight
@@ -72,7 +73,10 @@ class Worlds:
             self.seen[tuple(found.sizes.values())] = found.levels
 
     def __iter__(self) -> Iterator[dict[str, int]]:
-        self._add({sort: self.given.get(sort, 1) for sort in self.system.sorts}, 0)
+        first = {sort: self.given.get(sort, 1) for sort in self.system.sorts}
+        if Layout(self.system, first).refusal(WIDE) is None:
+            first = grown(self.system, first, self.given)
+        self._add(first, 0)
         done: set[_Key] = set()
         for turn in itertools.count():
             if not any(self.queues):

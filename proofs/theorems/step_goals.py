@@ -29,11 +29,15 @@ def violation(system: System, claim: Claim, transition: Transition) -> tuple[tup
     return tuple(found), neg(body)
 
 
-def goals(system: System, world: World, claim: Claim) -> Iterator[tuple[Transition, Transition]]:
+def goals(
+    system: System, world: World, claim: Claim, assumed: Iterable[str] = ()
+) -> Iterator[tuple[Transition, Transition]]:
     """The outcomes that may break a claim in a world, each as a step and as a goal: the step, and then the claim is false.
 
     Outcomes that a solver quickly proves to keep the claim in every state are omitted; the queries are those of the proof.
+    `assumed` names invariants and theorems that hold in these states.
     """
+    assumed = tuple(assumed)
     maker = QueryMaker(system)
     session = Z3Session(FAST_LIMIT, cores=False, fast=True)
     session.tell(maker.formulas.prelude.text)
@@ -44,7 +48,7 @@ def goals(system: System, world: World, claim: Claim) -> Iterator[tuple[Transiti
 
     harmless = kept(maker.unchanged([claim]))
     for outcome in maker.transitions:
-        block = maker.step(outcome, (), (), [claim], harmless)
+        block = maker.step(outcome, (), assumed, [claim], harmless)
         if block is not None and not kept([block]):
             outcome = in_world(system, world, outcome)
             some, broken = violation(system, claim, outcome)

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from tests.benchmarks import spin
+from tests.benchmarks import spin, tlc
 from tests.benchmarks.copies import copies
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -229,26 +229,28 @@ print(found.states if found.complete else 0, found.states / (time.perf_counter()
 
 
 def search_rows(times: int) -> list[Row]:
-    """Exhaustive search beside Spin, where it is installed: as many states, and how many a second on one core."""
+    """Exhaustive search beside Spin and TLC, if they are there: as many states, and how many a second, one worker each."""
     group = "all states of a small world"
     rows = []
+    tools = (("Spin, breadth first", spin.available()), ("TLC, one worker, without its start", tlc.available()))
     for what, rules, sizes, beside in (
-        ("gt.rules", GT, GT_SEARCHED, partial(spin.grants, 2, 2, 2, 1)),
+        ("gt.rules", GT, GT_SEARCHED, (partial(spin.grants, 2, 2, 2, 1), partial(tlc.grants, 2, 2, 2, 1))),
         (
             "two-phase commit, 7 managers",
             "tests/examples/two_phase_commit.rules",
             {"Manager": 7},
-            partial(spin.two_phase_commit, 7),
+            (partial(spin.two_phase_commit, 7), partial(tlc.two_phase_commit, 7)),
         ),
     ):
         ours = [states_a_second(rules, sizes) for _ in range(times)]
         states = ours[0][0]
         rows.append(Row(group, f"{what}: {states:,} states", max(speed for _, speed in ours), "states/s", 50_000, True))
-        if spin.available():
-            theirs = [beside() for _ in range(times)]
-            if theirs[0].states != states:
-                raise SystemExit(f"{what}: {states:,} states here, {theirs[0].states:,} for Spin")
-            rows.append(Row(group, f"{what}: Spin, breadth first", max(s.states / s.seconds for s in theirs), "states/s"))
+        for (tool, is_there), asked in zip(tools, beside, strict=True):
+            if is_there:
+                theirs = [asked() for _ in range(times)]
+                if theirs[0].states != states:
+                    raise SystemExit(f"{what}: {states:,} states here, {theirs[0].states:,} for {tool}")
+                rows.append(Row(group, f"{what}: {tool}", max(s.states / s.seconds for s in theirs), "states/s"))
     return rows
 
 

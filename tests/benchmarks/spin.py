@@ -8,47 +8,25 @@ the states between steps. Nothing is made from the rules: a fault in how they ar
 from __future__ import annotations
 
 import itertools
-import re
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from tests.oracles.spin import Stored, find, searched
 
 TWO_PHASE = Path(__file__).resolve().parent.parent / "examples" / "promela" / "two_phase_commit.pml"
 
 
-@dataclass(frozen=True)
-class Stored:
-    """The result of Spin's verifier: distinct states, and the seconds that it took without its start."""
-
-    states: int
-    seconds: float
-
-
 def available() -> bool:
     """Are Spin and a C compiler there?"""
-    return shutil.which("spin") is not None and shutil.which("gcc") is not None
+    return not find()
 
 
 def verified(model: str, *defines: str) -> Stored:
-    """All states of a Promela model, breadth first. Raises where Spin finds an error or stops early."""
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "model.pml").write_text(model, encoding="ascii")
-        for command in (
-            ["spin", "-o2", *(f"-D{d}" for d in defines), "-a", "model.pml"],  # what is written and never read is state, too
-            ["gcc", "-O2", "-w", "-DBFS", "-DNOREDUCE", "-o", "pan", "pan.c"],
-        ):
-            subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=300)
-        out = subprocess.run(
-            ["./pan", "-m100000"], cwd=folder, check=True, capture_output=True, text=True, timeout=300
-        ).stdout
-    stored = re.search(r"(\d+) states, stored", out)
-    seconds = re.search(r"elapsed time ([\d.]+) seconds", out)
-    if stored is None or seconds is None or "errors: 0" not in out or "Search not completed" in out:
-        raise RuntimeError(f"spin: {out[-800:]}")
-    return Stored(int(stored[1]), max(float(seconds[1]), 0.01))
+    """All states of a Promela model. Raises where Spin finds an error or stops early."""
+    stored = searched(model, *defines, optimise=True)
+    if stored.steps:
+        raise RuntimeError(f"spin: an assertion is violated after {stored.steps} steps")
+    return stored
 
 
 def two_phase_commit(managers: int) -> Stored:

@@ -46,7 +46,7 @@ def shadow(m: Machine, op: int, pages: int = 64, mode: int = 0, domid: int = 1) 
 
 
 def test_pages_written_are_told_once(m: Machine) -> None:
-    assert shadow(m, SHADOW_PEEK) == (0, 0, 0, set()) and shadow(m, SHADOW_OFF)[0] == -abi.EINVAL  # as recorded
+    assert shadow(m, SHADOW_PEEK) == (0, 64, 0, set()) and shadow(m, SHADOW_OFF)[0] == -abi.EINVAL  # as recorded
     m.xen.options.shadow_paging = False
     assert shadow(m, SHADOW_ENABLE_LOGDIRTY)[0] == -abi.EOPNOTSUPP
     m.xen.options.shadow_paging = True

@@ -1,1 +1,1 @@
-"""Mutation testing: random one-place faults of the hypervisor and of Dom0's drivers (`python -m tests.mutants`)."""
+"""Mutation testing: random one-place faults of the implementation (`python -m tests.mutants --of xen` or `domb`)."""

@@ -1,4 +1,4 @@
-"""Lays a mutant over the implementation and looks for a detector: recordings, then campaigns, then unit tests of `impl`.
+"""Lays a mutant over the implementation and looks for a detector, in the order of `KINDS`: the quickest kind first.
 
 Each mutant runs in a separate process, forked from one that has everything loaded, with a limit of processor time and
 memory. Only runners of the changed line are used, the fastest first, and the first detection ends it. A mutant that makes a
@@ -14,16 +14,18 @@ import itertools
 import multiprocessing
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from types import CodeType, FunctionType
 
 import pytest
 
-from tests.lines_run import KINDS, ROOT, Runner, ask_episode, ask_recording
+from tests.lines_run import ASKS, KINDS, ROOT, Runner
 from tests.mutants.places import Mutant, source_of
 
+Laying = Callable[[], contextlib.AbstractContextManager[None]]
 PATIENCE = 4.0  # factor on the time without a fault (traced, which is slower)
 GRACE = 15.0  # additional seconds
 MEMORY = 6 << 30
@@ -103,42 +105,57 @@ def _affordable(tests: list[Runner]) -> list[Runner]:
     return [r for r, until in zip(tests, times, strict=True) if until <= UNIT_SECONDS]
 
 
-def _ask(mutant: Mutant, askable: list[Runner], at: Connection) -> None:
+def _ask(lay: Laying, askable: Sequence[Runner], at: Connection) -> None:
     """The work of the forked process: reports each runner that it tries, and then the detector."""
     quiet = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(quiet, stream)
     os.chdir(ROOT)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    with laid(mutant):
-        tests = _affordable([r for r in askable if r.kind == "unit"])
-        for runner in (r for r in askable if r.kind != "unit"):
-            at.send((runner.kind, runner.name))
-            _limit(GRACE + PATIENCE * runner.seconds)
-            try:
-                wrong = ask_recording(runner.name) if runner.kind == "recording" else ask_episode(runner.name)
-            except Exception as error:  # any exception of the implementation is a detection
-                wrong = f"{type(error).__name__}: {error}"
+    with lay():
+        for kind in KINDS:
+            here = [r for r in askable if r.kind == kind]
+            wrong = _ask_tests(here, at) if kind == "unit" else _ask_each(here, at)
             if wrong:
                 at.send(("", wrong))
-                return
-        if tests:
-            at.send(("unit", f"{len(tests)} tests"))
-            _limit(2 * GRACE + PATIENCE * sum(r.seconds for r in tests))
-            failed = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *(r.name for r in tests)])
-            if failed:
-                at.send(("", f"a unit test fails (exit {int(failed)})"))
                 return
     at.send(("", ""))
 
 
+def _ask_each(askable: list[Runner], at: Connection) -> str:
+    for runner in askable:
+        at.send((runner.kind, runner.name))
+        _limit(GRACE + PATIENCE * runner.seconds)
+        try:
+            wrong = ASKS[runner.kind](runner.name)
+        except Exception as error:  # any exception of the implementation is a detection
+            wrong = f"{type(error).__name__}: {error}"
+        if wrong:
+            return wrong
+    return ""
+
+
+def _ask_tests(askable: list[Runner], at: Connection) -> str:
+    tests = _affordable(askable)
+    if not tests:
+        return ""
+    at.send(("unit", f"{len(tests)} tests"))
+    _limit(2 * GRACE + PATIENCE * sum(r.seconds for r in tests))
+    failed = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *(r.name for r in tests)])
+    return f"a unit test fails (exit {int(failed)})" if failed else ""
+
+
 def ask(mutant: Mutant, runners: list[Runner]) -> Answer:
     """The detector of a mutant."""
-    askable = sorted(
-        (r for r in runners if r.runs(mutant.file, mutant.line)), key=lambda r: (KINDS.index(r.kind), r.seconds)
-    )
+    askable = [r for r in runners if r.runs(mutant.file, mutant.line)]
+    return Answer(mutant, *detector(mutant.text(), partial(laid, mutant), askable))
+
+
+def detector(what: str, lay: Laying, askable: Sequence[Runner]) -> tuple[str, str, int]:
+    """The kind of the detector of a change, how it shows, and the number of runners tried, the fastest of a kind first."""
+    inside = sorted(askable, key=lambda r: (KINDS.index(r.kind), r.seconds))
     here, there = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=_ask, args=(mutant, askable, there))
+    process = multiprocessing.get_context("fork").Process(target=_ask, args=(lay, inside, there))
     process.start()
     there.close()
     asking, asked, answer = ("", ""), 0, None
@@ -153,6 +170,6 @@ def ask(mutant: Mutant, runners: list[Runner]) -> Answer:
     here.close()
     if answer is None:
         if process.exitcode is None or process.exitcode >= 0:
-            raise RuntimeError(f"{mutant.text()}: asking failed (exit {process.exitcode}) in {asking}")
-        return Answer(mutant, asking[0] or "laying", f"no end, or dead (signal {-process.exitcode}) in {asking[1]}", asked)
-    return Answer(mutant, asking[0] if answer else "", answer, asked)
+            raise RuntimeError(f"{what}: asking failed (exit {process.exitcode}) in {asking}")
+        return asking[0] or "laying", f"no end, or dead (signal {-process.exitcode}) in {asking[1]}", asked
+    return asking[0] if answer else "", answer, asked

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("xen", "dom0")
+SUBJECTS = {"xen": ("xen", "dom0"), "domb": ("domb", "tools", "rings")}  # and their folders of impl
 
 COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE,
@@ -167,13 +167,17 @@ def source_of(mutant: Mutant, text: str) -> str:
     return ast.unparse(ast.fix_missing_locations(_Put(old, new).visit(function)))
 
 
-def every_mutant() -> list[Mutant]:
-    """All mutants of impl/xen and impl/dom0."""
-    files = [p for room in ROOMS for p in sorted((ROOT / "impl" / room).glob("*.py"))]
-    return [m for p in files for m in mutants_of(f"{p.parent.name}/{p.name}", p.read_text())]
+def sources(subject: str) -> list[Path]:
+    """The source files of a subject."""
+    return [p for room in SUBJECTS[subject] for p in sorted((ROOT / "impl" / room).glob("*.py"))]
 
 
-def sample(number: int, seed: int) -> list[Mutant]:
+def every_mutant(subject: str = "xen") -> list[Mutant]:
+    """All mutants of a subject: `xen` is the hypervisor and Dom0's drivers, `domb` is DomB, its tools and the daemons."""
+    return [m for p in sources(subject) for m in mutants_of(f"{p.parent.name}/{p.name}", p.read_text())]
+
+
+def sample(number: int, seed: int, subject: str = "xen") -> list[Mutant]:
     """So many different mutants, chosen by a seed, reproducible for the same source text."""
-    every = every_mutant()
+    every = every_mutant(subject)
     return random.Random(seed).sample(every, min(number, len(every)))

@@ -12,6 +12,10 @@ import time
 import pytest
 
 from bulkhead.model import loader
+from bulkhead.proofs.refinement.calls import Call as Said
+from bulkhead.proofs.refinement.calls import run
+from bulkhead.proofs.replay.ops import execute
+from bulkhead.proofs.replay.rig import Rig
 from bulkhead.proofs.theorems.attack import find_attack
 from tests.xen import attack
 from tests.xen.build import Images
@@ -19,6 +23,8 @@ from tests.xen.machine import Machine
 from tests.xen.problems import RigFailed, Unavailable
 from tests.xen.protocol import Call, answers
 from tests.xen.rig import images
+from tests.xen.target import NOT_AVAILABLE, RealXen, as_answered
+from tests.xen.workload.mix import script
 
 pytestmark = pytest.mark.xen
 
@@ -79,6 +85,18 @@ def test_a_machine_that_is_killed_and_one_that_panics(made: Images) -> None:
         results(machine, Call("x", {"by": "d0", "nr": 29, "w": "0:4:3", "a1": 2, "a2": "arg"}))  # Dom0 has crashed
     assert time.monotonic() - started < 30
     assert caught.value.call
+
+
+def test_real_xen_and_the_implementation_are_targets_of_the_same_calls(made: Images) -> None:
+    """One by one, by the protocol of all targets: every call can be made, and both answer with the same codes."""
+    calls = script(5, 0, 300)
+    said = [Said(call.op, str(call.args.get("by", "")), {k: v for k, v in call.args.items() if k != "by"}) for call in calls]
+    with Machine(made) as machine:
+        real = run(said, RealXen(machine))
+    rig = Rig()
+    ours = [as_answered(execute(rig, call.op, dict(call.args), set())) for call in calls]
+    assert NOT_AVAILABLE not in real
+    assert [answer.code for answer in real] == [answer.code for answer in ours]
 
 
 def test_without_the_module_there_is_no_privcmd(made: Images) -> None:

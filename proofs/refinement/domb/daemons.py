@@ -1,343 +1,88 @@
-"""Followers of the XenStore and console daemons, which are processes of Dom0 and serve rings of hostile guests.
+"""Both daemons of Dom0 while they live: they start, serve their rings, and are killed.
 
-The classes are the implementation's own, with hooks. Each request that the XenStore daemon handles must be the
-next one in that guest's ring, as the daemon has read it (taps.py), each answer must be to it, and the ring must get
-exactly the answers and events, in their order. A console must store each byte taken exactly once, and put its input into the
-ring. Not here: the semantics of requests (store_side.py), and the choice of actions (driver.py, hostile.py).
+With a follower of XenStore (store_side.py) they are watched (watched_daemons.py), else plain (plain_daemons.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
+from bulkhead.impl.dom0.evtchn import Evtchn
 from bulkhead.impl.dom0.process import Process
 from bulkhead.impl.dom0.syscalls import Syscalls
-from bulkhead.impl.libs.linux import LinuxOsdep
-from bulkhead.impl.libs.osdep import OsDriver, OsError
-from bulkhead.impl.tools.services import EPIPE
-from bulkhead.impl.tools.store import XsError
-from bulkhead.impl.tools.xenconsoled import KEEP, Xenconsoled
-from bulkhead.impl.tools.xenstored import MAX_UNSENT, Connection, Xenstored
+from bulkhead.proofs.refinement.domb.alone import Alone
 from bulkhead.proofs.refinement.domb.dom0_side import Dom0Side
-from bulkhead.proofs.refinement.domb.messages import ERROR, EVENT, MOST
+from bulkhead.proofs.refinement.domb.plain_daemons import Consoled, PlainOsdep, Stored
 from bulkhead.proofs.refinement.domb.rig import Rig
-from bulkhead.proofs.refinement.domb.store_side import Event, Heard, StoreSide
-from bulkhead.proofs.refinement.domb.taps import MASK, Tap
-from bulkhead.proofs.refinement.domb.world import NODE_QUOTA, WATCH_QUOTA
+from bulkhead.proofs.refinement.domb.store_compare import compare
+from bulkhead.proofs.refinement.domb.store_side import StoreSide
+from bulkhead.proofs.refinement.domb.watched_daemons import (
+    CONSOLE_RINGS,
+    STORE_RINGS,
+    DaemonOsdep,
+    WatchedConsoled,
+    WatchedStored,
+)
 from bulkhead.proofs.refinement.lockstep.abstraction import Places
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
-
-PAGE_MASK: Final = 4095
-HEADER: Final = 16
-WATCH: Final = 4
-# Independent layout of xs_wire.h and console.h: data, size, consumer index, producer index of both rings of a page.
-STORE_RINGS: Final = ((0, 1024, 2048, 2052), (1024, 1024, 2056, 2060))
-CONSOLE_RINGS: Final = ((1024, 2048, 3080, 3084), (0, 1024, 3072, 3076))
-STORE_INDICES, STORE_ERROR = 2048, 2072
-
-
-class DaemonOsdep(LinuxOsdep):
-    """The operating system of a daemon's libraries. `rings`: layout of its input and output ring in a guest's page."""
-
-    def __init__(self, driver: OsDriver, rings: tuple[tuple[int, int, int, int], tuple[int, int, int, int]]) -> None:
-        super().__init__(driver)
-        self.rings = rings
-        self.taps: dict[int, tuple[Tap, Tap]] = {}
-        self.errors: dict[int, int] = {}  # its writes to the error word of a page
-        self.raced: Callable[[], None] = lambda: None
-
-    def ends(self, page: int) -> tuple[Tap, Tap]:
-        """The taps of a page, for reads and writes."""
-        if page not in self.taps:
-            reads, writes = self.rings
-            self.taps[page] = (Tap("what a guest sends", reads, True), Tap("what a guest gets", writes, False))
-        return self.taps[page]
-
-    def _tap(self, addr: int) -> Tap | None:
-        at = addr & PAGE_MASK
-        return next((tap for tap in self.ends(addr - at) if tap.covers(at)), None)
-
-    def load(self, addr: int, size: int) -> bytes:
-        out = super().load(addr, size)
-        tap = self._tap(addr)
-        if tap is None:
-            raise Mismatch(f"a daemon reads {size} bytes at {addr & PAGE_MASK} of a guest's page, where no ring is")
-        tap.loaded(addr & PAGE_MASK, out)
-        self.raced()
-        return out
-
-    def store(self, addr: int, payload: bytes) -> None:
-        super().store(addr, payload)
-        at = addr & PAGE_MASK
-        if self.rings is STORE_RINGS and at == STORE_INDICES and payload == bytes(16):
-            for each in self.ends(addr - at):  # a new connection
-                each.mine = None  # it reads its own index once
-            self.errors.pop(addr - at, None)
-        elif self.rings is STORE_RINGS and at == STORE_ERROR:
-            self.errors[addr - at] = int.from_bytes(payload, "little")
-        else:
-            tap = self._tap(addr)
-            if tap is None:
-                raise Mismatch(f"a daemon writes {len(payload)} bytes at {at} of a guest's page, where no ring is")
-            tap.stored(at, payload)
-        self.raced()
-
-    def forget(self, page: int) -> None:
-        """The page is not mapped any more."""
-        self.taps.pop(page, None)
-        self.errors.pop(page, None)
-
-
-class WatchedStored(Xenstored):
-    """XenStore's daemon. `asker` is the process of Dom0 that makes the current request."""
-
-    def __init__(self, os: DaemonOsdep, side: StoreSide, follower: Dom0Side, space: int) -> None:
-        self.side, self.follower, self.space = side, follower, space
-        self.osdep = os
-        self.coming: dict[Connection, bytes] = {}  # bytes taken from its ring and not yet handled
-        self.going: dict[Connection, bytes] = {}  # expected next bytes in its ring
-        self.handled: list[bytes] = []  # answers of the served ring, in order
-        self.serving: Connection | None = None
-        self.dead = False  # a tool that still uses its socket gets an error
-        super().__init__(os, quota_nodes=NODE_QUOTA, quota_watches=WATCH_QUOTA)
-
-    def request(self, domid: int, kind: int, tx_id: int, payload: bytes) -> bytes:
-        if self.dead:
-            raise XsError("EIO")
-        number = self._next(domid, kind, tx_id, payload) if domid else 0
-        asker, self.follower.who = self.follower.who, self.space
-        before = {c: (len(c.unsent), len(c.unsent) >= MAX_UNSENT) for c in self.connections.values()}
-        error, answer = "", b""
-        self.follower.refused = False
-        try:
-            answer = super().request(domid, kind, tx_id, payload)
-        except XsError as exc:
-            error = str(exc)
-        finally:
-            self.follower.who = asker
-        events = [e for c, (length, _) in before.items() for e in self._fired(c, length)]
-        self.side.refused = self.follower.refused
-        if not any(full for _, full in before.values()):
-            self.side.heard(asker, domid, kind, tx_id, payload, Heard(error, answer, events))
-        else:
-            raise Mismatch("a ring that nobody empties holds more than it may")
-        if domid and self.serving is not None:
-            body = error.encode() + b"\0" if error else answer
-            self.going[self.serving] += frame(ERROR if error else kind, number, tx_id, body)
-            if kind == WATCH and not error:
-                self.going[self.serving] += frame(EVENT, 0, 0, payload)
-        if error:
-            raise XsError(error)
-        return answer
-
-    def _next(self, domid: int, kind: int, tx: int, payload: bytes) -> int:
-        """Check that the request is this guest's next one; returns its number."""
-        c = self.serving
-        if c is None or c.domid != domid:
-            raise Mismatch(f"a request of domain {domid} is handled while the ring of {c and c.domid} is served")
-        self._take(c)
-        raw = self.coming[c]
-        found = (*words(raw), raw[HEADER : HEADER + length(raw)]) if len(raw) >= HEADER else None
-        if found is None or (found[0], found[2], found[4]) != (kind, tx, payload) or len(raw) < HEADER + found[3]:
-            raise Mismatch(f"domain {domid} did not ask for what is handled: {kind} {payload!r}, but {found}")
-        self.coming[c] = raw[HEADER + found[3] :]
-        return found[1]
-
-    def _take(self, c: Connection) -> None:
-        self.coming[c] = self.coming.get(c, b"") + self.osdep.ends(c.mapping.addr)[0].taken()
-
-    def _fired(self, c: Connection, start: int) -> list[Event]:
-        """Events queued for a connection."""
-        out: list[Event] = []
-        raw = c.unsent[start:]
-        if raw:
-            self.going[c] = self.going.get(c, b"") + raw
-        while raw:
-            kind, number, tx, size = words(raw)
-            body = raw[HEADER : HEADER + size]
-            path, token, rest = body.split(b"\0")
-            if (kind, number, tx, rest) != (EVENT, 0, 0, b""):
-                raise Mismatch(f"domain {c.domid} is sent {kind} {body!r} although it has asked for nothing")
-            out.append((c.domid, path.decode(), token.decode("latin-1")))
-            raw = raw[HEADER + size :]
-        return out
-
-    def _serve(self, connection: Connection) -> bool:
-        self.serving = connection
-        was_ignored = connection.ignored
-        self.going.setdefault(connection, b"")
-        busy = super()._serve(connection)
-        self.serving = None
-        self._take(connection)
-        if connection.ignored and not was_ignored:
-            self.side.ignored(connection.domid)
-        reads, writes = self.osdep.ends(connection.mapping.addr)
-        raw = self.coming[connection]
-        bad = reads.impossible or (len(raw) >= HEADER and length(raw) > MOST)
-        whole = len(raw) >= HEADER and len(raw) >= HEADER + length(raw)
-        if not was_ignored and bad != connection.ignored:
-            raise Mismatch(
-                f"domain {connection.domid} {'has' if bad else 'has not'} broken the protocol, and is ignored or not"
-            )
-        if whole and not bad and len(connection.unsent) < MAX_UNSENT:
-            raise Mismatch(f"a request of domain {connection.domid} is not handled")
-        sent = writes.taken()
-        if sent + connection.unsent != self.going[connection]:
-            raise Mismatch(
-                f"domain {connection.domid} gets {sent!r}, then {connection.unsent!r}, not {self.going[connection]!r}"
-            )
-        self.going[connection] = connection.unsent
-        return busy
-
-    def release(self, domid: int) -> None:
-        connection = self.connections.get(domid)
-        super().release(domid)
-        if connection is not None:
-            self.osdep.forget(connection.mapping.addr)
-            self.coming.pop(connection, None)
-            self.going.pop(connection, None)
-
-
-def words(raw: bytes) -> tuple[int, int, int, int]:
-    """The four words of a message's header."""
-    return tuple(int.from_bytes(raw[i : i + 4], "little") for i in range(0, HEADER, 4))  # type: ignore[return-value]
-
-
-def length(raw: bytes) -> int:
-    """The length of a message's body."""
-    return words(raw)[3]
-
-
-def frame(kind: int, number: int, tx: int, body: bytes) -> bytes:
-    """A message."""
-    return b"".join(n.to_bytes(4, "little") for n in (kind, number, tx, len(body))) + body
-
-
-class WatchedConsoled(Xenconsoled):
-    """The console's daemon."""
-
-    def __init__(self, os: DaemonOsdep, follower: Dom0Side, space: int) -> None:
-        self.osdep, self.follower, self.space = os, follower, space
-        self.kept: dict[int, bytes] = {}  # each guest's output
-        self.typed: dict[int, bytes] = {}  # input not yet delivered
-        self.dead = False
-        super().__init__(os)
-
-    def add(self, domid: int, mfn: int, port: int) -> None:
-        if self.dead:
-            raise OsError(EPIPE)
-        asker, self.follower.who = self.follower.who, self.space
-        try:
-            super().add(domid, mfn, port)
-            self.kept[domid], self.typed[domid] = b"", b""
-        finally:
-            self.follower.who = asker
-
-    def remove(self, domid: int) -> bytes:
-        if self.dead:
-            return b""
-        console = self.consoles.get(domid)
-        left = 0 if console is None else self._left(console.mapping.addr)
-        asker, self.follower.who = self.follower.who, self.space
-        try:
-            output = super().remove(domid)
-        finally:
-            self.follower.who = asker
-        if console is not None:
-            if len(self.osdep.ends(console.mapping.addr)[0].moved) < left:
-                raise Mismatch(f"{left} bytes that domain {domid} has printed last are not read")
-            self._came(domid, console.mapping.addr)
-            if output != self.kept.pop(domid):
-                raise Mismatch(f"the last words of domain {domid} are {output[-80:]!r}")
-            self.osdep.forget(console.mapping.addr)
-            del self.typed[domid]
-        return output
-
-    def type(self, domid: int, text: bytes) -> None:
-        super().type(domid, text)
-        self.typed[domid] = (self.typed[domid] + text)[:KEEP]
-
-    def step(self) -> bool:
-        asker, self.follower.who = self.follower.who, self.space
-        try:
-            return super().step()
-        finally:
-            self.follower.who = asker
-
-    def _left(self, page: int) -> int:
-        """The number of bytes in a ring; 0 if its indices are impossible. The daemon is not involved."""
-        tap = self.osdep.ends(page)[0]
-        index = int.from_bytes(LinuxOsdep.load(self.osdep, page + tap.peers, 4), "little")
-        waiting = (index - (tap.mine or 0)) & MASK
-        return 0 if waiting > tap.size else waiting + len(tap.moved)
-
-    def _came(self, domid: int, page: int) -> None:
-        self.kept[domid] = (self.kept[domid] + self.osdep.ends(page)[0].taken())[-KEEP:]
-
-    def compare(self, out: Places) -> None:
-        """Compare guests' output and pending input; returns the differences."""
-        for domid, console in self.consoles.items():
-            reads, writes = self.osdep.ends(console.mapping.addr)
-            del reads
-            self._came(domid, console.mapping.addr)
-            sent = writes.taken()
-            if not self.typed[domid].startswith(sent):
-                out[f"console[{domid}].input"] = (self.typed[domid], sent)
-            self.typed[domid] = self.typed[domid][len(sent) :]
-            if self.kept[domid] != console.output:
-                out[f"console[{domid}].output"] = (self.kept[domid][-200:], console.output[-200:])
-            if self.typed[domid] != console.waiting:
-                out[f"console[{domid}].waiting"] = (self.typed[domid], console.waiting)
 
 
 class Daemons:
     """Both daemons, while they live."""
 
-    def __init__(self, rig: Rig, follower: Dom0Side, side: StoreSide) -> None:
-        self.rig, self.follower, self.side = rig, follower, side
-        self.stored: WatchedStored | None = None
-        self.consoled: WatchedConsoled | None = None
-        space = follower.spawn()
-        with_store = self._ground("xenstored", STORE_RINGS)
-        follower.who = space
-        self.stored = WatchedStored(with_store, side, follower, space)
-        side.begins(self.stored, space)
+    def __init__(self, rig: Rig, ear: Dom0Side | Alone, side: StoreSide | None) -> None:
+        self.rig, self.ear, self.side = rig, ear, side
+        self.stored: Stored | None = None
+        self.consoled: Consoled | None = None
+        self.raced: Callable[[], None] = lambda: None  # actions of others between two loads of a daemon
+        space = ear.spawn()
+        ear.who = space
+        driver = self._driver("xenstored")
+        if side is not None and isinstance(ear, Dom0Side):
+            self.stored = WatchedStored(DaemonOsdep(driver, STORE_RINGS), side, ear, space)
+            side.begins(self.stored, space)
+        else:
+            self.stored = Stored(PlainOsdep(driver), space)
+        self.stored.osdep.raced = self._raced
         self.start_console()
-        follower.who = -1
+        ear.who = -1
 
-    def _ground(self, name: str, rings: tuple[tuple[int, int, int, int], tuple[int, int, int, int]]) -> DaemonOsdep:
-        return DaemonOsdep(Syscalls(name, Process(self.rig.kernel), self.rig.nodes), rings)
+    def _driver(self, name: str) -> Syscalls:
+        return Syscalls(name, Process(self.rig.kernel), self.rig.nodes)
+
+    def _raced(self) -> None:
+        self.raced()
 
     def start_console(self) -> None:
         """The console's daemon may die and restart; then it has no guests."""
-        space = self.follower.spawn()
-        self.follower.who = space
-        self.consoled = WatchedConsoled(self._ground("xenconsoled", CONSOLE_RINGS), self.follower, space)
+        space = self.ear.spawn()
+        self.ear.who = space
+        driver = self._driver("xenconsoled")
+        if isinstance(self.ear, Dom0Side):
+            self.consoled = WatchedConsoled(DaemonOsdep(driver, CONSOLE_RINGS), self.ear, space)
+        else:
+            self.consoled = Consoled(PlainOsdep(driver), space)
+        self.consoled.osdep.raced = self._raced
 
-    def race(self, act: Callable[[], None]) -> None:
-        """Actions of others between two loads of a daemon."""
-        for daemon in (self.stored, self.consoled):
-            if daemon is not None:
-                daemon.osdep.raced = act
+    def of(self, space: int) -> Stored | Consoled | None:
+        """The daemon that is this process."""
+        return next((d for d in (self.stored, self.consoled) if d is not None and d.space == space), None)
 
-    def serve_store(self) -> None:
-        """XenStore's daemon serves all rings."""
-        if self.stored is not None:
-            self.follower.who = self.stored.space
-            self.stored.step()
+    def serve(self, daemon: Stored | Consoled) -> bool:
+        """A daemon serves all its rings; true if there was anything to do."""
+        self.ear.who = daemon.space
+        busy = daemon.step()
+        masked = masked_ports(daemon)
+        if masked:
+            raise Mismatch(f"a daemon has served its rings, and will never hear of its ports {masked} again")
+        return busy
 
-    def serve_consoles(self) -> None:
-        """The console's daemon serves all rings."""
-        if self.consoled is not None:
-            self.consoled.step()
-
-    def kill(self, daemon: WatchedStored | WatchedConsoled) -> None:
+    def kill(self, daemon: Stored | Consoled) -> None:
         """kill -9 of a daemon: its mappings and ports are released."""
         daemon.dead = True
-        self.follower.dies(daemon.space)
+        self.ear.dies(daemon.space)
         daemon.osdep.driver.exit()  # type: ignore[attr-defined]
-        self.follower.died(daemon.space)
+        self.ear.died(daemon.space)
         if daemon is self.stored:
             self.stored = None
         else:
@@ -345,10 +90,19 @@ class Daemons:
 
     def compare(self, out: Places) -> None:
         """Compare both daemons' state; returns the differences."""
-        if self.stored is not None:
-            self.side.compare(self.stored, out)
-        if self.consoled is not None:
+        if self.stored is not None and self.side is not None:
+            compare(self.side, self.stored, out)
+        if isinstance(self.consoled, WatchedConsoled):
             self.consoled.compare(out)
 
 
-__all__ = ["Daemons", "WatchedConsoled", "WatchedStored"]
+def masked_ports(daemon: Stored | Consoled) -> list[int]:
+    """Ports whose event the daemon has read, and which it has not enabled again."""
+    driver = daemon.osdep.driver
+    assert isinstance(driver, Syscalls)
+    device = driver.process.file(daemon.xce.fd).device
+    assert isinstance(device, Evtchn)
+    return [port for port, enabled in device.ports.items() if not enabled]
+
+
+__all__ = ["Daemons"]

@@ -13,8 +13,9 @@ from bulkhead.impl.xen.domains import Domain
 from bulkhead.impl.xen.frames import PGT_L1, PGT_L2, PGT_L3, PGT_L4
 from bulkhead.impl.xen.hypercall_evtchn import DOMID_PORT
 from bulkhead.model.caller import OKAY
+from bulkhead.proofs.refinement.domb.book import Book
 from bulkhead.proofs.refinement.domb.rig import Rig, WatchedService
-from bulkhead.proofs.refinement.domb.world import FIRST_PROCESS, KERNEL, KERNEL_FILE, Book
+from bulkhead.proofs.refinement.domb.world import FIRST_PROCESS, KERNEL, KERNEL_FILE
 from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
 
 
@@ -61,6 +62,15 @@ class Dom0Side:
                 del self.files[key]
         self.rule("reap", {"p": space})
         self.who = -1
+
+    def opened(self, opened: bool, inside: bool) -> None:
+        """A file proxy has opened a file, inside of what it exports or not, or has refused to."""
+        book, who = self.book, self.who
+        if book.T["process.phase"][who] != book.m["ProcessPhase"]["process_runs"] or book.T["at"][0]:
+            return
+        book.put({("ring.name", 0): int(not (opened and inside))})  # the content of the message that it read
+        self.rule("proxy_open", {"p": who, "this": 0})
+        self.rule("proxy_open.open", {"this": 0}, OKAY if opened else "EACCES")
 
     def _file(self, kind: str) -> int:
         x = self.files.get((self.who, kind))

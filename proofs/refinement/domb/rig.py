@@ -228,6 +228,7 @@ class WatchedService(BuilderService):
     """DomB's service."""
 
     ear: Ear
+    taken: Callable[[p.Message], None]  # what happens after DomB has taken a message, and before it acts on its copy
 
     def offer(self) -> Offer:
         made = super().offer()
@@ -242,6 +243,7 @@ class WatchedService(BuilderService):
 
     def _handle(self, message: p.Message) -> None:
         self.ear.message(message)
+        self.taken(message)
         self.answer: p.Message | None = None
         try:
             super()._handle(message)
@@ -297,6 +299,7 @@ class Rig:
         self.kernel.ear = self.domb.ear = ear
         service = WatchedService(self.os)
         service.ear = ear
+        service.taken = lambda message: None
         return service
 
     def process(self, name: str) -> LinuxOsdep:

@@ -8,6 +8,7 @@ the faults the same script must run to its end with the claim in force. Not here
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +21,12 @@ from bulkhead.impl.tools.fileproxy import FileProxy
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.lifecycle import create_domain, set_max_vcpus
 from bulkhead.model.ir import Term
+from bulkhead.proofs.refinement.domb.book import Book
 from bulkhead.proofs.refinement.domb.compare import differences
+from bulkhead.proofs.refinement.domb.daemons import Daemons
 from bulkhead.proofs.refinement.domb.follow import Follower
 from bulkhead.proofs.refinement.domb.rig import Rig
-from bulkhead.proofs.refinement.domb.world import DOMB, Book, Rules
+from bulkhead.proofs.refinement.domb.world import DOMB, Rules
 from bulkhead.proofs.refinement.lockstep.abstraction import Places
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
@@ -39,6 +42,7 @@ class Judged(Book):
 
     claim = ""
     fallen = False
+    goes_on = False  # after the fall, to the end of the call, when both sides are compared
 
     def judge(self, claim: str) -> None:
         """Evaluate this claim from now on."""
@@ -53,10 +57,10 @@ class Judged(Book):
     def try_step(self, label: str, args: dict[str, int], fail: str | None = None) -> str | None:
         if not self.claim:
             return super().try_step(label, args, fail)
-        if self.fallen:
+        if self.fallen and not self.goes_on:
             raise Violated  # what the implementation does while it unwinds is not followed any more
         code = super().try_step(label, args, fail)
-        if code is not None:
+        if code is not None and not self.fallen:
             self.trace.append(f"{label} = {code}")
             if not self.of_steps and not self.rules.machine.holds(self.state, self.body):
                 self.breaks(label, code, [self.claim])
@@ -65,10 +69,11 @@ class Judged(Book):
     def breaks(self, label: str, code: str, claims: Sequence[str]) -> None:
         if self.claim not in claims:
             super().breaks(label, code, claims)
-        if self.of_steps:
+        if self.of_steps and not self.fallen:
             self.trace.append(f"{label} = {code}")
         self.fallen = True
-        raise Violated
+        if not self.goes_on:
+            raise Violated
 
 
 class Watching(Follower):
@@ -103,6 +108,7 @@ class Scene:
         self.stops_at = ""
         self.proxy = FileProxy(root)
         self.chan: Vchan | None = None
+        self.daemons: Daemons | None = None
         self.book.judge(claim)
         self.number = 0
 
@@ -211,13 +217,13 @@ def destroy_a_stranger(scene: Scene) -> None:
     assert chan is not None and chan.writer is not None
     writer = chan.writer
 
-    def changes(_: str) -> None:
+    def changes(_: p.Message) -> None:
         where = writer.ring.data + ((writer.prod - p.DOMID.size) & (writer.ring.size - 1))
         writer.memory.store(where, p.DOMID.pack(mine))
         scene.follower.in_the_ring("destroy", scene.book.domain(mine))
 
     scene.send(p.DESTROY, p.DOMID.pack(victim))
-    scene.follower.between = changes
+    scene.service.taken = changes
     scene.domb()
 
 
@@ -226,17 +232,18 @@ def run(rules: Rules, claim: str, scenario: Callable[[Scene], None], root: Path)
     out = Staged()
     scene = Scene(rules, root, claim)
     try:
-        scenario(scene)
-    except Violated:
-        out.fell = True
+        with contextlib.suppress(Violated):
+            scenario(scene)
     finally:
         scene.proxy.close_all()
-    out.steps = scene.book.trace
+    out.fell, out.steps = scene.book.fallen, scene.book.trace
     scene.book.claim = ""
     phases, dying = scene.book.T["domain.phase"], scene.book.m["Phase"]["dying"]
     scene.follower.dying |= {d for d, phase in enumerate(phases) if phase == dying}
     scene.follower.settle()  # what Xen has torn down since
     out.differences = differences(scene.follower)
+    if scene.daemons is not None:
+        scene.daemons.compare(out.differences)
     return out
 
 

@@ -1,9 +1,8 @@
 """The follower of XenStore: maps requests to rule steps of `dom0.xenstore`, and checks their results.
 
 It gets each request of a guest or a tool with its answer, takes the rule steps with the same arguments, and compares the
-answer, the fired watches, and (`compare`) nodes, owners, permissions, watches and connections. messages.py decodes
-messages. The rules do not have values of nodes and tokens of watches; they are recorded here. Not
-here: rings (daemons.py, taps.py).
+answer, and the fired watches. messages.py decodes messages. The rules have no values of nodes and tokens of watches; they
+are recorded here. Not here: rings (watched_daemons.py, taps.py), and the comparison of states (store_compare.py).
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from dataclasses import dataclass
 from bulkhead.impl.tools.xenstored import Xenstored
 from bulkhead.model.caller import OKAY
 from bulkhead.model.ir import BOOL, Use, Var
+from bulkhead.proofs.refinement.domb.book import Book, above, prefixes
 from bulkhead.proofs.refinement.domb.messages import Request, asked, home
-from bulkhead.proofs.refinement.domb.world import DOM0, NOBODY, NODE_QUOTA, WATCH_QUOTA, Book, above, prefixes
-from bulkhead.proofs.refinement.lockstep.abstraction import Places
+from bulkhead.proofs.refinement.domb.world import DOM0, NOBODY, NODE_QUOTA, WATCH_QUOTA
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
 VALUE_MOST = 2048
@@ -87,7 +86,8 @@ class StoreSide:
     def heard(self, who: int, domid: int, kind: int, tx: int, payload: bytes, came: Heard) -> None:
         """A request has been answered."""
         request = asked(domid, kind, tx, payload)
-        self._forget_what_was_told()
+        self.book.forget("what was told")
+        self.exact.clear()
         self.changed = True
         if request.error:
             self._expect(request, came, request.error)
@@ -100,12 +100,6 @@ class StoreSide:
     def ignored(self, domid: int) -> None:
         """The daemon no longer reads a guest's ring."""
         self.rule("xs_bad_index", {"d": domid})
-
-    def _forget_what_was_told(self) -> None:
-        """Reset this ghost state, which only grows in the rules, to check the information of one request."""
-        for name in ("told", "learned"):
-            self.book.T[name][:] = [0] * len(self.book.T[name])
-        self.exact.clear()
 
     def _expect(self, request: Request, came: Heard, error: str) -> None:
         if came.error != error:
@@ -223,8 +217,8 @@ class StoreSide:
             self.rule("xs_reset_watches", {"d": d}, came.error or OKAY)
             mine.clear()
             return
-        same = [w for w in mine if (self._path(d, w[0]), w[1]) == (request.path, request.token)]
-        of_node = [w for w in mine if self._path(d, w[0]) == request.path]
+        same = [w for w in mine if (self.path(d, w[0]), w[1]) == (request.path, request.token)]
+        of_node = [w for w in mine if self.path(d, w[0]) == request.path]
         special = request.path[0] == "@"
         n = 0 if special else self.book.node(request.path)
         if request.op == "watch":
@@ -255,7 +249,8 @@ class StoreSide:
                 return w
         return T["watch.on"].index(0)
 
-    def _path(self, d: int, raw: str) -> str:
+    def path(self, d: int, raw: str) -> str:
+        """The absolute path of a watch."""
         return raw if raw[0] in "/@" else f"{home(d)}/{raw}"
 
     def _events(self, events: Iterable[Event]) -> None:
@@ -267,8 +262,8 @@ class StoreSide:
                 for raw, t in self.watches.get(d, ())
                 if t == token and raw[0] != "@" and (raw[0] == "/") == (path[:1] == "/")
             ]
-            full = self._path(d, path)
-            if not any(full == self._path(d, raw) or full.startswith(self._path(d, raw).rstrip("/") + "/") for raw in fits):
+            full = self.path(d, path)
+            if not any(full == self.path(d, raw) or full.startswith(self.path(d, raw).rstrip("/") + "/") for raw in fits):
                 raise Mismatch(f"domain {d} is told of {path} by {token!r}, which it does not watch so")
             real.setdefault((self.book.node(full), d), set()).add(token)
         T = self.book.T
@@ -362,58 +357,6 @@ class StoreSide:
         """The daemon, a process of Dom0, has started, and created its initial nodes."""
         self.stored, self.who = stored, space
         self._make("/local/domain")
-
-    # The abstraction function.
-
-    def compare(self, stored: Xenstored, out: Places) -> None:
-        """Compare nodes, permissions, watches and connections; returns the differences."""
-        if not self.changed:
-            return
-        self.changed = False
-        T, book = self.book.T, self.book
-        by_rules = {p for p in book.paths if self.there(p)}
-        real = set(stored.store.nodes)
-        if by_rules != real:
-            for path in by_rules ^ real:
-                out[f"node[{path}]"] = (path in by_rules, path in real)
-            return
-        self._connections(stored, out)
-        for path, node in stored.store.nodes.items():
-            n = book.paths[path]
-            owner, first = T["node.owner"][n], node.grants[0]
-            rules: tuple[object, ...] = (owner, T["node.visit"][n] if owner else 0)
-            found: tuple[object, ...] = (first.domid, self.visits.get(first.life) if first.domid else 0)
-            if rules != found:
-                out[f"node[{path}].owner"] = (rules, found)
-            others = (bool(T["others.read"][n]), bool(T["others.write"][n]))
-            if others != letters(first.letter):
-                out[f"others[{path}]"] = (others, letters(first.letter))
-            for d in GUESTS:
-                k = n * (NOBODY + 1) + d
-                if T["store_ring.introduced"][d]:
-                    given = bool(T["perm.given"][k]) and T["perm.visit"][k] == T["store_ring.visit"][d]
-                    entry = (bool(T["perm.read"][k]), bool(T["perm.write"][k])) if given else None
-                    life = stored.store.lives.get(d)
-                    grant = next((g for g in node.grants[1:] if g.domid == d and g.life == life), None)
-                    if entry != (None if grant is None else letters(grant.letter)):
-                        out[f"entry[{path}, {d}]"] = (entry, grant)
-            if self.values[path] != node.value:
-                out[f"value[{path}]"] = (self.values[path], node.value)
-
-    def _connections(self, stored: Xenstored, out: Places) -> None:
-        T = self.book.T
-        for d in GUESTS:
-            c = stored.connections.get(d)
-            rules = (bool(T["store_ring.introduced"][d]), bool(T["store_ring.ignored"][d]) if c is not None else False)
-            real = (c is not None, c is not None and c.ignored)
-            if rules != real:
-                out[f"store_ring[{d}]"] = (rules, real)
-            watched = {
-                self.book.path_of(T["watch.node"][w]) for w, on in enumerate(T["watch.on"]) if on and T["watch.by"][w] == d
-            }
-            has = {self._path(d, raw) for raw, _ in c.watches if raw[0] != "@"} if c is not None else set()
-            if watched != has:
-                out[f"watches[{d}]"] = (sorted(watched), sorted(has))
 
 
 __all__ = ["Event", "Heard", "StoreSide"]

@@ -1,8 +1,8 @@
 /* The lock server, written by hand beside lock_server.rules, to hold its states and attacks against Spin.
  * One process takes one step at a time; each step is one d_step, so that Spin stores exactly the states between steps.
  *   spin -DN=3 -a lock_server.pml && gcc -O2 -DBFS -DNOREDUCE -o pan pan.c && ./pan
- * N is 2, 3 or 4. With -DGRANTS_TWICE, -DNOT_NOTED, -DRELEASED_AND_HELD or -DRETURN_COPIED it has the fault of that name, and Spin shows a
- * shortest attack. */
+ * N is 2, 3 or 4. With -DGRANTS_TWICE, -DNOT_NOTED, -DRELEASED_AND_HELD or -DRETURN_COPIED it has the fault of that name,
+ * and Spin shows a shortest attack. */
 
 #ifndef N
 #define N 3

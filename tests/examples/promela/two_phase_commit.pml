@@ -41,7 +41,8 @@ byte verdict = UNDECIDED;
 #define HAS(what) (rm[0] == what || rm[1] == what || rm[2] == what || rm[3] == what)
 #define HEARD (heard[0] && heard[1] && heard[2] && heard[3])
 #else
-#define HAS(what) (rm[0] == what || rm[1] == what || rm[2] == what || rm[3] == what || rm[4] == what || rm[5] == what || rm[6] == what)
+#define HAS(what) (rm[0] == what || rm[1] == what || rm[2] == what || rm[3] == what || rm[4] == what || rm[5] == what || \
+                   rm[6] == what)
 #define HEARD (heard[0] && heard[1] && heard[2] && heard[3] && heard[4] && heard[5] && heard[6])
 #endif
 #ifdef IMPATIENT

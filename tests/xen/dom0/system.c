@@ -2,12 +2,15 @@
  *   sys.open f= dev=  sys.close f=  sys.ioctl f= req= [argp=EXPR] [w=] [o=]  sys.read f= n= [argp=] [o=]  sys.write f= n= [w=] [argp=]
  *   sys.mmap f= m= n= [off=EXPR] [prot=rw] [priv=1]  sys.munmap m= [pg= n=]  sys.mprotect m= prot=
  *   sys.mremap m= to= [n=]  sys.rd m= pg= off=  sys.wr m= pg= off= v=  sys.poll f=
+ *   sys.child do=rd|wr|munmap|close|none [m= pg= off= v= n=] [f=]: by a child, which is killed then
  * Descriptors and mappings have numbers of the recording's own; files are opened O_NONBLOCK. */
 #include "executor.h"
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define MAX_FILES 64
@@ -145,6 +148,42 @@ static long file_poll(int file)
     return result;
 }
 
+/* A child of fork() does one thing, tells it, and is killed: what it got of files and mappings ends with it. */
+static long in_child(int file, int m)
+{
+    struct told { long result; int signal, code; uint64_t value; } told = { 0, 0, 0, (uint64_t)number("v", 0) };
+    const char *what = word("do") ? word("do") : "";
+    uint64_t address = MMAP_AT + (uint64_t)m * MMAP_STRIDE + (uint64_t)number("pg", 0) * PAGE;
+    int ends[2], status, is_write = !strcmp(what, "wr");
+    pid_t child;
+
+    if (pipe(ends) || (child = fork()) < 0)
+        return -errno;
+    if (!child) {
+        if (is_write || !strcmp(what, "rd")) {
+            address += (uint64_t)number("off", 0);
+            told.signal = is_write ? guarded_store(address, told.value) : guarded_load(address, &told.value);
+            told.code = signal_code;
+        } else if (!strcmp(what, "munmap"))
+            told.result = or_errno(munmap((void *)address, (size_t)number("n", 1) * PAGE));
+        else if (!strcmp(what, "close"))
+            told.result = or_errno(close(files[file]));
+        if (write(ends[1], &told, sizeof told) != (ssize_t)sizeof told)
+            _exit(1);
+        raise(SIGKILL);
+    }
+    close(ends[1]);
+    if (read(ends[0], &told, sizeof told) != (ssize_t)sizeof told)
+        told.result = -EPIPE;
+    close(ends[0]);
+    waitpid(child, &status, 0);
+    if (told.signal)
+        answer(",\"sig\":%d,\"code\":%d", told.signal, told.code);
+    else if (!strcmp(what, "rd"))
+        answer(",\"v\":\"0x%lx\"", told.value);
+    return told.result;
+}
+
 int system_run(long *result)
 {
     int file = (int)(number("f", 0) & (MAX_FILES - 1)), m = (int)(number("m", 0) & (MAX_MAPS - 1));
@@ -174,6 +213,8 @@ int system_run(long *result)
         *result = maps[m].at ? or_errno(mprotect(maps[m].at, maps[m].size, protection(word("prot") ? word("prot") : ""))) : -ENOENT;
     else if (is("mremap"))
         *result = area_move(m, (int)(number("to", 0) & (MAX_MAPS - 1)));
+    else if (is("child"))
+        *result = in_child(file, m);
     else if (is("rd") || is("wr"))
         *result = area_touch(m, is("wr"));
     else

@@ -35,7 +35,7 @@ BIND_VIRQ, BIND_INTER, BIND_UNBOUND, UNBIND, RING, RESET, RESTRICT = (
 HYPERCALL, BATCH_V2, RESTRICT_PRIVCMD, RESOURCE = ioc("P", 0, 48), ioc("P", 4, 32), ioc("P", 6, 2), ioc("P", 7, 32)
 GNTDEVS, GNTALLOC, EVTCHNS, PRIVCMD = (10, 11), 12, (1, 2, 3), 14
 BUFFER = 8192  # in the user buffer, for copies
-MAX_MAPS = 4000
+MAX_MAPS = 2000  # areas.py counts from there
 NOTICED = (40, 41, 42)  # references used only by byte_cleared
 
 
@@ -108,7 +108,7 @@ def grant_mmap(s: Script) -> None:
         m=number,
         n=pages,
         off=offset,
-        prot=s.weighted((60, "rw"), (36, "r"), (4, "w")),
+        prot=s.weighted((60, "rw"), (34, "r"), (4, "w"), (2, "-")),
         **({"priv": 1} if s.chance(0.04) else {}),
     )
     _of(s, "areas")[number] = (pages, pairs)
@@ -246,6 +246,22 @@ def grant_copy(s: Script) -> None:
     reads += [f"w{i}:u{BUFFER + 512 * i}:8" for i in range(4)]
     _ioctl(s, file, GRANT_COPY, ",".join(words), ",".join(reads))
     s.do("pcrc", pg=f"{s.agent()}/{s.pick(DATA)}")
+
+
+def child(s: Script) -> None:
+    """A child touches, unmaps or closes what it got of the process, and is killed; then the process touches it."""
+    if not _of(s, "areas"):
+        return grant_mmap(s)
+    number = s.pick(sorted(_of(s, "areas")))
+    pages, pairs = _of(s, "areas")[number]
+    what, page = s.pick(("rd", "wr", "munmap", "close", "none")), s.rng.randrange(pages)
+    where = {"m": number, "pg": page, "off": 24, "v": s.rng.randrange(1 << 40)} if what in ("rd", "wr") else {}
+    if what == "munmap":
+        where = {"m": number, "n": s.weighted((70, pages), (30, 1))}
+    elif what == "close":
+        where = {"f": s.pick((*GNTDEVS, GNTALLOC, *EVTCHNS, PRIVCMD))}
+    s.do("sys.child", entries(pairs), do=what, **where)
+    s.do("sys.rd", m=number, pg=page, off=24)
 
 
 # --- gntalloc ---
@@ -424,6 +440,7 @@ STEPS = (
     (12, area_unmap),
     (8, area_changed),
     (9, grant_unmap),
+    (4, child),
     (4, notice),
     (3, byte_cleared),
     (9, grant_copy),

@@ -73,6 +73,16 @@ def refused(s: Script) -> None:
     _domctl(s, "d0", command, dom, words)
 
 
+def noted(s: Script) -> None:
+    """setdomainhandle, which getdomaininfo tells, and the address size."""
+    name = s.guest()
+    if s.chance(0.3):
+        _domctl(s, "d0", 36, s.weighted((90, name), (10, NOBODY)), "", "size:16:4")
+        return
+    _domctl(s, "d0", 17, name, f"16:8:{s.rng.randrange(1 << 60)},24:8:{s.rng.randrange(1 << 60)}")
+    _domctl(s, "d0", GET_INFO, name, "", INFO + ",more:100:8")
+
+
 def unknown(s: Script) -> None:
     """Unknown hypercalls."""
     s.hypercall(s.agent(), s.pick((11, 55, 63, 99, 120)), a1=0)
@@ -138,6 +148,7 @@ STEPS = (
     (12, ask),
     (14, forbidden),
     (14, refused),
+    (6, noted),
     (4, unknown),
     (26, physmap),
     (10, grants_of),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from tests.xen.protocol import Call
-from tests.xen.workload import devices, domains, events, grants, memory, mmu
+from tests.xen.workload import areas, crossing, devices, domains, events, grants, limits, machine, memory, mmu, version2
 from tests.xen.workload.script import REFS, Script
 
 Steps = Sequence[tuple[int, Callable[[Script], None]]]
@@ -17,8 +17,25 @@ FAMILIES: Final[dict[str, Steps]] = {
     "memory": memory.STEPS,
     "domains": domains.STEPS,
     "devices": devices.STEPS,
+    "version2": version2.STEPS,
+    "crossing": crossing.STEPS,
+    "machine": machine.STEPS,
+    "areas": areas.STEPS,
+    "limits": limits.STEPS,
 }
-WEIGHTS: Final = {"grants": 34, "events": 12, "mmu": 16, "memory": 10, "domains": 4, "devices": 24}
+WEIGHTS: Final = {
+    "grants": 34,
+    "events": 12,
+    "mmu": 16,
+    "memory": 10,
+    "domains": 4,
+    "devices": 24,
+    "version2": 10,
+    "crossing": 6,
+    "machine": 10,
+    "areas": 10,
+    "limits": 3,
+}
 AGENTS: Final = ("A", "B", "C")
 TRANSLATED: Final = ("H", "K")
 

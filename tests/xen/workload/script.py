@@ -8,7 +8,8 @@ family has its own pool pages, window slots and references, to keep contents com
 |---|---|---|
 | 0-15 | 16-31 | grants, copies, devices: contents are compared |
 | 16-27 | 0-15 | page tables: contents are frame numbers, which no two machines share |
-| 28-47 | 32-39 | given up, exchanged, moved |
+| 28-29 | | arguments that cross from one page to the next |
+| 30-47 | 32-39 | given up, exchanged, moved |
 | 48-63 | 40-47 | transferred |
 """
 
@@ -23,7 +24,8 @@ from tests.xen.protocol import Call
 T = TypeVar("T")
 DATA: Final = range(0, 16)
 TABLES: Final = range(16, 28)
-SPARE: Final = range(28, 48)
+CROSSED: Final = range(28, 30)
+SPARE: Final = range(30, 48)
 LENT: Final = range(48, 64)
 REFS: Final = range(8, 32)
 VARIABLES: Final = 240  # of each kind, then the oldest is reused
@@ -36,6 +38,7 @@ NOWHERE: Final = (
     "0xffffffffffffffff",
     "0xdead000",
 )
+FULL: Final = "K"  # the translated guest that now and then has all emulated devices
 NOBODY: Final = "20000"  # a domain id that no run reaches
 DOMIDS: Final = (NOBODY, "XEN", "IO", "COW", "INVALID", "IDLE", "0xffff")
 GRANT_TABLE_OP, MEMORY_OP, EVENT_CHANNEL_OP, MMU_UPDATE, MMUEXT_OP = 20, 12, 32, 1, 26
@@ -123,7 +126,8 @@ class Script:
     # --- guests ---
     def make(self, name: str, translated: bool = False) -> None:
         """A new guest with its pages filled."""
-        self.do("mkdom", n=name, kind="hvm" if translated else "agent")
+        kind = "hvm" if name != FULL else self.pick(("hvm", "full"))
+        self.do("mkdom", n=name, kind=kind if translated else "agent")
         self.domids += 1
         (self.translated if translated else self.agents).append(name)
         self.do("pfill", d=name)

@@ -1,0 +1,138 @@
+"""The follower of DomB's channel: its pages and port, who wrote what DomB takes from it, what is sent and taken, hanging up.
+
+Not here: the meaning of messages (follow.py), and builds (follow_build.py).
+"""
+
+from __future__ import annotations
+
+from bulkhead.impl.domb import protocol as p
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.frames import Frame
+from bulkhead.impl.xen.hypercall_evtchn import TWO_DOMIDS
+from bulkhead.model.caller import OKAY
+from bulkhead.proofs.refinement.domb.book import Book
+from bulkhead.proofs.refinement.domb.follow_build import BuildSide
+from bulkhead.proofs.refinement.domb.rig import Rig
+from bulkhead.proofs.refinement.domb.world import DOM0
+from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+
+
+class ChannelSide(BuildSide):
+    """The channel that DomB offers, and its connection."""
+
+    def __init__(self, rig: Rig, book: Book) -> None:
+        super().__init__(rig, book)
+        self.stream = 0  # bytes that DomB has sent over this channel
+        self.answers: dict[int, int] = {}  # guest -> end of its answer in that stream
+        self.to_send: list[p.Message] = []  # messages that DomB has decided to send over this connection
+        self.leaving = False
+
+    def in_the_ring(self, ask: str, guest: int, number: int = 0, piece: int = 0) -> None:
+        """The process that wrote the message that DomB took: one that maps a page of the ring writable."""
+        T = self.book.T
+        for t in range(self.book.size.translations):
+            p_ = T["translation.space"][t]
+            if (
+                T["translation.present"][t]
+                and T["translation.writable"][t]
+                and T["space_of"][p_] == DOM0
+                and T["ring_page.listed"][T["translation.frame"][t]]
+            ):
+                code = self.book.try_step(
+                    "write_ring",
+                    {
+                        "p": p_,
+                        "t": t,
+                        "ask": self.book.m["Ask"][ask],
+                        "guest": guest,
+                        "number": number,
+                        "name": 0,
+                        "bytes": piece,
+                    },
+                )
+                if code == OKAY:
+                    return
+        if self.had_writer:  # it has ended since then
+            words = {"ask": self.book.m["Ask"][ask], "guest": guest, "number": number, "bytes": piece}
+            self.book.put({(f"ring.{name}", 0): value for name, value in words.items()})
+            return
+        raise Mismatch(f"DomB takes a message ({ask}), and no process can write its ring")
+
+    # The channel.
+
+    def port(self, cmd: int, arg: bytes, rc: int, raw: bytes) -> None:
+        if cmd == abi.EVTCHNOP_ALLOC_UNBOUND and rc == 0:
+            self.rule("channel_open", {"q_q": TWO_DOMIDS.unpack(raw)[2] - 1})
+            self.stream = 0
+            self.answers.clear()
+            self.to_send.clear()
+            self.had_writer = False
+        elif cmd == abi.EVTCHNOP_CLOSE:
+            number = abi.U32.unpack(arg)[0]
+            if number - 1 == self.book.T["channel.port"][0]:
+                self._hangs_up()
+                self.rule("channel_close")
+            else:
+                raise Mismatch(f"DomB closes port {number}, which is not its channel's")
+
+    def shared(self, frame: Frame, ref: int) -> None:
+        if frame.data is not None and any(frame.data):
+            raise Mismatch(f"DomB shares page {frame.mfn:#x} with what it held before")
+        self.rule("channel_share", {"f": self.book.frame(frame.mfn), "r": self.book.ref(ref)})
+
+    def ended(self, ref: int, done: bool) -> None:
+        T, r = self.book.T, self.book.ref(ref)
+        pages = range(self.book.size.domb_pages)
+        f = next((f for f in pages if T["ring_page.granted"][f] and T["ring_page.ref"][f] == r), -1)
+        if f < 0:
+            raise Mismatch(f"DomB takes grant {ref} back, which is none of its channel's")
+        if T["ring_page.listed"][f]:
+            self._hangs_up()  # it could not offer the complete channel
+        self.rule("channel_withdraw", {"f": f}, OKAY if done else "EBUSY")
+
+    def _hangs_up(self) -> None:
+        if self.book.T["channel.link"][0] == self.book.m["Link"]["linked"]:
+            self.rule("hang_up")
+            if self.stage != "failing":
+                self.buffers = []
+            self.reading = None
+
+    def hangs_up(self) -> None:
+        self._now()
+        self.leaving = True  # after DomB has checked which clients got their answers
+
+    def hung_up(self) -> None:
+        if self.leaving:
+            raise Mismatch("DomB has hung up, and has not looked who was told")
+        if self.book.T["channel.link"][0] != self.book.m["Link"]["no_channel"]:
+            raise Mismatch("DomB has hung up, and its port is open")
+        self.settle()
+
+    def sent(self, message: p.Message) -> None:
+        if not self.to_send or self.to_send.pop(0) != message:
+            raise Mismatch(f"DomB sends a message ({message.op}) that it has not decided on in this connection, or not now")
+        self.stream += p.HEADER.size + len(message.body)
+        if message.op == p.CREATE | p.REPLY and message.status == 0:
+            self.answers[int.from_bytes(message.body[:2], "little")] = self.stream
+
+    def taken(self) -> int:
+        """How much of DomB's data the client has taken, by the shared page."""
+        service = self.service
+        if service is None or service.chan is None:
+            return 0
+        cons = int.from_bytes(self.rig.os.seen.get(service.chan.page + 8, b""), "little")
+        return self.stream - (self.stream - cons & 0xFFFFFFFF)
+
+    def looked(self) -> None:
+        taken = self.taken()
+        for domid, at in list(self.answers.items()):
+            d = self.book.domain(domid)
+            if at <= taken and self.built("known", d) and not self.built("told", d) and not self.built("abandoned", d):
+                self.rule("guest_told", {"d": d})
+                del self.answers[domid]
+        if self.leaving:
+            self.leaving = False
+            self._hangs_up()
+
+
+__all__ = ["ChannelSide"]

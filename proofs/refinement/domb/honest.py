@@ -1,0 +1,82 @@
+"""A call of an honest tool: the implementation's own, with its file proxy; while it waits for DomB, others act.
+
+Not here: hostile tools, whose calls are single messages and stores (operations.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from bulkhead.impl.domb import protocol as p
+from bulkhead.impl.tools.services import RemoteService, ToolError
+from bulkhead.impl.tools.xl import Xl
+from bulkhead.model.caller import OKAY
+from bulkhead.proofs.refinement.calls import NOT_DONE, Answer
+from bulkhead.proofs.refinement.domb.machine import WAIT, Killed, Machine, Process, error_name
+from bulkhead.proofs.refinement.domb.world import NOBODY
+from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+
+WAITS: Final = 160  # after so many a tool gives up
+
+
+def use_tool(m: Machine, who: Process, a: Mapping[str, Any]) -> Answer:
+    """Have a guest built, and do more with it: {xl, name, kernel, ramdisk, pages, cmdline, then}; xl tells the daemons."""
+    offer = m.offer()
+    if who.chan is not None or not m.up or offer is None or any(each.busy for each in m.processes.values()):
+        return NOT_DONE
+    who.busy = True
+    left = [WAITS]
+
+    def pump() -> bool:
+        left[0] -= 1
+        m.moment(WAIT, str(who.space))
+        m.ear.who = who.space
+        if who.killed:
+            raise Killed
+        return m.up and left[0] > 0
+
+    tool: RemoteService | None = None
+    code = OKAY
+    try:
+        tool = RemoteService(who.os, offer, who.proxy, pump)
+        code = _calls(m, tool, a)
+    except ToolError as error:
+        code = error_name(error.errno)
+    except Killed:
+        code = "killed"
+    who.busy = False
+    m.ear.who = who.space
+    if who.killed:
+        m.kill(who)
+    elif tool is not None:
+        tool.close()
+    return Answer(code)
+
+
+def _calls(m: Machine, tool: RemoteService, a: Mapping[str, Any]) -> str:
+    wanted = p.CreateRequest(a["kernel"], a["ramdisk"], a["pages"], a["cmdline"])
+    if not a["xl"]:
+        domid = tool.create(wanted).domid
+        _exists(m, domid)
+        for call in a["then"]:
+            getattr(tool, call)(domid)
+        return OKAY
+    if m.daemons is None or m.daemons.stored is None or m.daemons.consoled is None:
+        return NOT_DONE.code
+    xl = Xl(tool, m.daemons.stored, m.daemons.consoled)
+    domid = xl.create(a["name"], wanted)
+    for call in a["then"]:
+        getattr(xl, call)(domid)
+    return OKAY
+
+
+def _exists(m: Machine, domid: int) -> None:
+    """The guest that a tool was told of was built, by the rules; when others act, it may have been destroyed meanwhile."""
+    if m.book is None or not m.up or len(m.processes) > 1 or any(b.abandoned for b in m.service.guests.values()):
+        return
+    if domid >= NOBODY or not m.book.T["built.known"][domid]:
+        raise Mismatch(f"xl was told of domain {domid}, which nobody has built")
+
+
+__all__ = ["use_tool"]

@@ -1,0 +1,67 @@
+"""The XenStore and console daemons as processes of Dom0, with a hook between any two of their loads and stores.
+
+They are the implementation's own. Not here: what they do is checked by watched_daemons.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bulkhead.impl.libs.linux import LinuxOsdep
+from bulkhead.impl.libs.osdep import OsDriver, OsError
+from bulkhead.impl.tools.services import EPIPE
+from bulkhead.impl.tools.store import XsError
+from bulkhead.impl.tools.xenconsoled import Xenconsoled
+from bulkhead.impl.tools.xenstored import Xenstored
+from bulkhead.proofs.refinement.domb.world import NODE_QUOTA, WATCH_QUOTA
+
+
+class PlainOsdep(LinuxOsdep):
+    """The operating system of a daemon's libraries."""
+
+    def __init__(self, driver: OsDriver) -> None:
+        super().__init__(driver)
+        self.raced: Callable[[], None] = lambda: None
+
+    def load(self, addr: int, size: int) -> bytes:
+        out = super().load(addr, size)
+        self.raced()
+        return out
+
+    def store(self, addr: int, payload: bytes) -> None:
+        super().store(addr, payload)
+        self.raced()
+
+
+class Stored(Xenstored):
+    """XenStore's daemon, in a process of Dom0."""
+
+    def __init__(self, os: PlainOsdep, space: int) -> None:
+        self.osdep, self.space = os, space
+        self.dead = False  # a tool that still uses its socket gets an error
+        super().__init__(os, quota_nodes=NODE_QUOTA, quota_watches=WATCH_QUOTA)
+
+    def request(self, domid: int, kind: int, tx_id: int, payload: bytes) -> bytes:
+        if self.dead:
+            raise XsError("EIO")
+        return super().request(domid, kind, tx_id, payload)
+
+
+class Consoled(Xenconsoled):
+    """The console's daemon, in a process of Dom0."""
+
+    def __init__(self, os: PlainOsdep, space: int) -> None:
+        self.osdep, self.space = os, space
+        self.dead = False
+        super().__init__(os)
+
+    def add(self, domid: int, mfn: int, port: int) -> None:
+        if self.dead:
+            raise OsError(EPIPE)
+        super().add(domid, mfn, port)
+
+    def remove(self, domid: int) -> bytes:
+        return b"" if self.dead else super().remove(domid)
+
+
+__all__ = ["Consoled", "PlainOsdep", "Stored"]

@@ -1,0 +1,57 @@
+"""Makes the calls of DomB's campaigns on a machine, and has both sides compared after each.
+
+Not here: how each call is made (operations.py, guests.py), and the machine (machine.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bulkhead.proofs.refinement.calls import NOT_DONE, Answer, Call
+from bulkhead.proofs.refinement.domb import guests
+from bulkhead.proofs.refinement.domb.guests import Guests
+from bulkhead.proofs.refinement.domb.machine import Machine
+from bulkhead.proofs.refinement.domb.operations import OF_DAEMONS, OF_DOMB_ITSELF, OF_NOBODY, OF_PROCESSES
+from bulkhead.proofs.refinement.domb.world import DOMB, Rules
+from bulkhead.proofs.refinement.lockstep.spec_state import Log
+
+
+class DombTarget(Machine):
+    """The machine as a target of calls. A call's caller is `p7`, the process of Dom0 with space 7 (also a daemon); `d1`,
+    which is DomB; `d3`, a guest; or nobody."""
+
+    def __init__(self, rules: Rules, seed: int, root: Path, rules_on: bool = True, log: Log | None = None) -> None:
+        super().__init__(rules, seed, root, rules_on, log)
+        self.guests = Guests(self.rig, self.book, self.ear)
+
+    def carry_out(self, call: Call) -> Answer:
+        """Make a call, and compare both sides if none is in progress."""
+        outer, inner = self.ear.who, call.operation != "use_tool"
+        self.inside += inner
+        answer = self._made(call)
+        self.inside -= inner
+        self.ear.who = outer
+        if not self.inside and call.operation != "moment":
+            self.compare()
+        return answer
+
+    def _made(self, call: Call) -> Answer:
+        operation, by = call.operation, call.by
+        if not by:
+            return OF_NOBODY[operation](self, call.arguments)
+        number = int(by[1:])
+        if by[0] == "d":
+            if number == DOMB:
+                return OF_DOMB_ITSELF[operation](self, call.arguments)
+            return guests.carry_out(self.guests, number, operation, call.arguments)
+        if self.daemons is not None and self.daemons.of(number) is not None:
+            made = OF_DAEMONS.get(operation)
+            return NOT_DONE if made is None or self.inside > 1 else made(self, self.daemons, number)
+        who = self.processes.get(number)
+        if who is None or (who.busy and operation not in ("kill", "store")) or operation not in OF_PROCESSES:
+            return NOT_DONE
+        self.ear.who = number
+        return OF_PROCESSES[operation](self, who, call.arguments)
+
+
+__all__ = ["DombTarget"]

@@ -1,0 +1,144 @@
+"""What hostile guests do: requests and garbage in their rings, grants, event channels, pages given back.
+
+Not here: how an action is made (../guests.py), and the requests themselves (requests.py, neighbours.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bulkhead.proofs.refinement.domb.guests import RINGS, Guest, index
+from bulkhead.proofs.refinement.domb.taps import MASK
+from bulkhead.proofs.refinement.domb.watched_daemons import frame
+from bulkhead.proofs.refinement.domb.workload.chooser import Chooser
+from bulkhead.proofs.refinement.domb.workload.neighbours import between_neighbours
+from bulkhead.proofs.refinement.domb.workload.requests import request
+from bulkhead.proofs.refinement.domb.world import DOMB, NOBODY
+
+
+class GuestChoices(Chooser):
+    """All guests of one machine."""
+
+    number = 0  # of the last request to XenStore
+
+    def act(self) -> None:
+        """An arbitrary action of a running guest."""
+        running = self.view.running()
+        if not running:
+            return
+        stored = self.view.stored
+        heard = [g for g in running if stored is not None and g.domid in stored.connections]
+        if heard and self.rng.random() < 0.08:
+            self.meet(heard)
+            return
+        who = self.rng.choice(heard if heard and self.rng.random() < 0.7 else running)
+        x = self.rng.random()
+        if x < 0.5:
+            self._asks_store(who)
+        elif x < 0.56:
+            self._takes_answers(who)
+        elif x < 0.64:
+            self._prints(who)
+        elif x < 0.67:
+            self._garbage(who)
+        elif x < 0.84:
+            self._grants(who)
+        elif x < 0.993:
+            self._events(who)
+        else:
+            self.text = f"d{who.domid} gives a page back"
+            self.of(who, "give_back", page=self.rng.choice(("console", "xenstore")))
+
+    def of(self, who: Guest, operation: str, /, **arguments: object) -> None:
+        """A call of a guest."""
+        self.call(f"d{who.domid}", operation, **arguments)
+
+    def race(self) -> None:
+        """Some guest writes to its rings between two loads of a daemon."""
+        running = self.view.running()
+        if running:
+            who = self.rng.choice(running)
+            self.rng.choice((self._garbage, self._prints, self._takes_answers))(who)
+
+    def _asks_store(self, who: Guest) -> None:
+        rng, stored = self.rng, self.view.stored
+        self.text = f"d{who.domid} asks XenStore"
+        if not who.has(who.xenstore):
+            return
+        connected = () if stored is None else tuple(stored.connections)
+        for _ in range(rng.choice((1, 2, 3, 5))):
+            self.number = (self.number + 1) & MASK
+            kind, payload = request(rng, who.domid, connected)
+            tx = 0 if rng.random() < 0.97 else rng.randrange(9)
+            self.of(who, "ring_put", page="xenstore", bytes=frame(kind, self.number, tx, payload).hex())
+        if rng.random() < 0.8:
+            self.of(who, "ring_drain", page="xenstore")
+
+    def meet(self, heard: Sequence[Guest]) -> None:
+        """Guests turn to each other's nodes, and each request is served at once."""
+        ids = [g.domid for g in heard]
+        for _ in range(self.rng.choice((4, 10, 20))):
+            stored, who = self.view.stored, self.rng.choice(heard)
+            if stored is None or not who.has(who.xenstore):
+                return
+            self.text = f"d{who.domid} turns to the nodes of others"
+            self.number = (self.number + 1) & MASK
+            kind, payload = between_neighbours(self.rng, who.domid, ids, stored.store.nodes)
+            self.of(who, "ring_drain", page="xenstore")
+            self.of(who, "ring_put", page="xenstore", bytes=frame(kind, self.number, 0, payload).hex())
+            self.call(f"p{stored.space}", "serve")
+
+    def _takes_answers(self, who: Guest) -> None:
+        self.text = f"d{who.domid} empties its rings"
+        for page in RINGS:
+            self.of(who, "ring_drain", page=page)
+
+    def _prints(self, who: Guest) -> None:
+        self.text = f"d{who.domid} prints"
+        text = self.rng.randbytes(self.rng.choice((1, 7, 60, 1500, 3000)))
+        self.of(who, "ring_put", page="console", bytes=text.hex())
+
+    def _garbage(self, who: Guest) -> None:
+        """Absurd indices, and bytes that are not a request."""
+        rng = self.rng
+        self.text = f"d{who.domid} writes garbage into its rings"
+        page = "xenstore" if rng.random() < 0.2 else "console"
+        if not who.has(who.page(page)):
+            return
+        data, ring = who.page(page).bytes(), rng.choice(RINGS[page])
+        x = rng.random()
+        if x < 0.5:
+            at = rng.choice(ring[2:])
+            value = rng.choice((0, MASK, 1 << 31, rng.randrange(1 << 32), index(data, at) + rng.choice((1, -1, 1024))))
+            self.of(who, "ring_poke", page=page, at=at, bytes=(value & MASK).to_bytes(4, "little").hex())
+        elif x < 0.7:
+            garbage = rng.choice((rng.randbytes(30), frame(2, 1, 0, bytes(4000)), (5000).to_bytes(4, "little") * 4))
+            self.of(who, "ring_put", page=page, bytes=garbage.hex())
+        else:
+            at = ring[0] + rng.randrange(ring[1] - 8)
+            self.of(who, "ring_poke", page=page, at=at, bytes=rng.randbytes(8).hex())
+
+    def _grants(self, who: Guest) -> None:
+        rng = self.rng
+        self.text = f"d{who.domid} writes its grant table"
+        ref = rng.choice((0, 1, 8, 8, 8, 8))
+        page = rng.choice([f for f in who.domain.pages.values() if not f.xenheap])
+        flags, grantee = rng.choice(((1, 0), (1, 0), (5, 0), (0, 0), (1, DOMB), (1, 3)))
+        self.of(who, "write_entry", ref=ref, flags=flags, dom=grantee, mfn=page.mfn)
+
+    def _events(self, who: Guest) -> None:
+        """Its own ports: notified, closed, opened for others, bound to those of others."""
+        rng = self.rng
+        self.text = f"d{who.domid} makes an event channel operation"
+        port, other = rng.choice((1, 1, 2, 2, 3, 4, 0, 900)), rng.choice((0, 0, DOMB, *range(2, NOBODY), 99))
+        op = rng.choice(("send", "send", "send", "send", "close", "alloc_unbound", "bind_interdomain"))
+        if op == "alloc_unbound":
+            if len(who.domain.events.ports) <= 6:
+                self.of(who, "evtchn_alloc_unbound", remote=other)
+        elif op == "bind_interdomain":
+            self.of(who, "evtchn_bind_interdomain", dom=other, port=port)
+        else:
+            self.of(who, f"evtchn_{op}", port=port)
+
+
+__all__ = ["GuestChoices"]

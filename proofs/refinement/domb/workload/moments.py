@@ -1,0 +1,95 @@
+"""What happens within a call: others write between two loads of DomB or of a daemon, DomB's calls fail, it dies.
+
+Each episode has one kind of failure, so that all else succeeds. Not here: whole calls (scheduler.py).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from bulkhead.impl.domb import protocol as p
+from bulkhead.impl.xen import abi
+from bulkhead.proofs.refinement.calls import Interleaving
+from bulkhead.proofs.refinement.domb.machine import DAEMON, FAIL, LOAD, STEP, TAKEN, WAIT, Moment
+from bulkhead.proofs.refinement.domb.view import View
+from bulkhead.proofs.refinement.domb.workload.chooser import Chooser
+
+DOMB = "d1"
+
+
+class Moments(Chooser):
+    """Decides at each moment of a call. `scribble` and `race` are writes of a process and of a guest, `waits` what is done
+    while an honest tool waits."""
+
+    def __init__(self, view: View, target: Interleaving, rng: random.Random) -> None:
+        super().__init__(view, target, rng)
+        # In three of five episodes DomB's calls fail: while it builds, answers requests, or offers its channel.
+        self.trouble = rng.choice(("", "", "build", "control", "offer"))
+        self.mortal = rng.random() < 0.25  # in a quarter DomB dies at some point
+        self.hurt = False  # a call failed since DomB last had no build
+        self.scribble: Callable[[], None] = lambda: None
+        self.race: Callable[[], None] = lambda: None
+        self.waits: Callable[[int], None] = lambda space: None
+
+    def peace(self) -> None:
+        """From now on nothing fails and nobody dies."""
+        self.trouble, self.mortal = "", False
+
+    def __call__(self, moment: Moment) -> None:
+        kind = moment.kind
+        if kind == LOAD:
+            if self.rng.random() < 0.003:
+                self._at(moment, self.scribble)
+        elif kind == DAEMON:
+            if self.rng.random() < 0.006:
+                self._at(moment, self.race)
+        elif kind == FAIL:
+            self._may_fail(moment)
+        elif kind == STEP:
+            if self.mortal and self.rng.random() < 0.01:
+                self._at(moment, self._crash)
+            elif self.trouble == "build" and self.rng.random() < 0.01:
+                self.hurt = True
+                self._at(moment, lambda: self._fail(abi.EIO))
+        elif kind == TAKEN:
+            if self.rng.random() < 0.003:
+                self._at(moment, self.scribble)
+            if self.mortal and self.rng.random() < (0.1 if moment.what == str(p.INFO) else 0.02):
+                self._at(moment, self._crash)
+        elif kind == WAIT:
+            self._at(moment, lambda: self.waits(int(moment.what)))
+
+    def _at(self, moment: Moment, act: Callable[[], None]) -> None:
+        """Calls within a call begin with its moment."""
+        self.call("", "moment", number=moment.number)
+        act()
+
+    def _crash(self) -> None:
+        self.call(DOMB, "crash")
+
+    def _fail(self, errno: int) -> None:
+        self.call(DOMB, "fail", errno=errno)
+
+    def _may_fail(self, moment: Moment) -> None:
+        if self.mortal and self.rng.random() < 0.002:
+            self._at(moment, self._crash)
+        elif self.trouble and self.rng.random() < self._rate(moment.what):
+            self.hurt = True
+            self._at(moment, lambda: self._fail(abi.ENOMEM))
+
+    def _rate(self, what: str) -> float:
+        """The failure rate of such a call now."""
+        if self.view.failing:
+            return 0.5
+        if self.view.building:
+            return 0.25 if self.hurt else 0.006 if self.trouble == "build" else 0.0
+        self.hurt = False
+        if self.trouble == "control" and any(built.abandoned for built in self.view.built.values()):
+            return 0.5  # so that it must be tried again
+        if what in ("share", "grant"):
+            return 0.1 if self.trouble == "offer" else 0.0
+        return 0.25 if self.trouble == "control" else 0.0
+
+
+__all__ = ["Moments"]

@@ -1,0 +1,87 @@
+"""Requests to XenStore, of guests and of processes of Dom0: of every kind, to nodes of everybody, well formed and not.
+
+Pure choices from a seed. Not here: who asks (guests.py, tools.py), and what must be answered (../store_side.py).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from bulkhead.proofs.refinement.domb.messages import NAMES, home
+from bulkhead.proofs.refinement.domb.world import NOBODY
+
+KINDS = {name: kind for kind, name in NAMES.items()}
+BELOW = (
+    "",
+    "/name",
+    "/data",
+    "/data",
+    "/data/a",
+    "/data/a/b",
+    "/data/c",
+    "/data/d",
+    "/control",
+    "/control/x",
+    "/console/port",
+)
+BESIDE = ("/", "/local", "/local/domain", "/tool", "/tool/a", "/tool/a/b", "/vm")
+RELATIVE = ("data", "data/a", "data/a/b", "control/x", "data/e", "data/f", "data/g/h/i", "data/j/k", "name")
+WRONG = ("", "//", "data/", "@releaseDomain", "a b", "/local//x", "data/\xff", "x" * 2100, "../1")
+COMMON = ("write", "write", "read", "read", "mkdir", "rm", "directory", "get_perms", "set_perms", "watch", "watch")
+RARE = ("unwatch", "unwatch", "reset_watches", "get_domain_path", "is_introduced", "introduce", "release")
+
+
+def path(rng: random.Random, d: int) -> str:
+    """A path, its own, of another guest, beside all guests, or none."""
+    x = rng.random()
+    if x < 0.45:
+        return rng.choice(RELATIVE)
+    if x < 0.6:
+        return home(d) + rng.choice(BELOW)
+    if x < 0.8:
+        return home(rng.randrange(2, NOBODY)) + rng.choice(BELOW)
+    return rng.choice(BESIDE) if x < 0.95 else rng.choice(WRONG)
+
+
+def request(rng: random.Random, d: int, connected: Sequence[int]) -> tuple[int, bytes]:
+    """A request of any kind, by a guest or (0) a tool; `connected`: the guests that XenStore knows."""
+    where = path(rng, d if d else rng.randrange(2, NOBODY)).encode("latin-1")
+    if not d and rng.random() < 0.6 and where[:1] != b"/":
+        where = home(rng.randrange(2, NOBODY)).encode() + b"/" + where
+    op = rng.choice(COMMON)
+    if rng.random() < 0.12:
+        op = rng.choice(RARE)
+    if op == "rm" and rng.random() < 0.1:
+        where = b"/"
+    if op == "write":
+        return KINDS[op], where + b"\0" + rng.choice((b"", b"1", b"a\0b", rng.randbytes(20), bytes(900 if d else 2500)))
+    if op == "set_perms":
+        return KINDS[op], where + b"\0" + perms(rng, d, connected)
+    if op in ("watch", "unwatch"):
+        if rng.random() < 0.1:
+            where = rng.choice((b"@releaseDomain", b"@introduceDomain"))
+        return KINDS[op], where + b"\0" + rng.choice((b"t", b"t", b"u", b"")) + b"\0"
+    if op == "reset_watches":
+        return KINDS[op], b""
+    if op in ("get_domain_path", "is_introduced", "release", "introduce"):
+        who = str(rng.choice((*range(NOBODY), 99, 40000))).encode()
+        return KINDS[op], b"\0".join([who] if op != "introduce" else [who, b"7", b"1"]) + b"\0"
+    if rng.random() < 0.03:
+        return rng.choice((0, 6, 7, 16, 18, 77, KINDS[op])), where + rng.choice((b"", b"\0x\0", b"\0"))
+    return KINDS[op], where + b"\0"
+
+
+def perms(rng: random.Random, d: int, connected: Sequence[int]) -> bytes:
+    """A list of permissions: an owner, and some others."""
+    owner = d if d and rng.random() < 0.9 else rng.choice((0, *range(2, NOBODY)))
+    more = rng.choice((0, 0, 1, 1, 2, 6))
+    there = [*connected] * 4
+    if not d and there and rng.random() < 0.6:
+        owner = rng.choice(there)
+    ids = [owner, *(rng.choice((*there, *range(NOBODY), 50)) for _ in range(more))]
+    text = b"".join(b"%c%d\0" % (rng.choice(b"rwbnr"), who) for who in ids)
+    return text if rng.random() < 0.96 else rng.choice((b"", b"x1\0", b"r\0", b"r99999999999\0", text[:-1]))
+
+
+__all__ = ["BELOW", "BESIDE", "KINDS", "perms", "request"]

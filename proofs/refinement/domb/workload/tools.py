@@ -1,0 +1,334 @@
+"""What processes of Dom0 do: tools, honest and hostile, that ask DomB and answer for its files, and requests to the daemons.
+
+Hostile ones send what nobody asked for, give wrong file data, write anywhere in the ring, hang up at any moment. Not here:
+how a call is made (../operations.py), and what happens within one (moments.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bulkhead.impl.domb import protocol as p
+from bulkhead.impl.libs.vchan import Offer
+from bulkhead.model.caller import OKAY
+from bulkhead.proofs.refinement.calls import Answer
+from bulkhead.proofs.refinement.domb.files import BAD, PAGES, SMALL_DISKS
+from bulkhead.proofs.refinement.domb.machine import Process
+from bulkhead.proofs.refinement.domb.messages import home
+from bulkhead.proofs.refinement.domb.workload.chooser import Chooser
+from bulkhead.proofs.refinement.domb.workload.requests import BELOW, BESIDE, KINDS, perms, request
+from bulkhead.proofs.refinement.domb.world import DOMB, NOBODY
+
+NAMES = ("kernel0", "kernel1", *(f"bad{i}" for i in range(len(BAD))))
+DISKS = ("", "", *(f"disk{i}" for i in range(len(SMALL_DISKS))), "big")
+AFTER_XL = ("pause", "unpause", "destroy")  # xl has started its guest
+AFTER_CREATE = ("unpause", "pause", "unpause", "destroy")
+STRANGE = (
+    "../secret",
+    "/etc/passwd",
+    "link",
+    "dir/../kernel0",
+    "away/passwd",
+    "dir",
+    "",
+    "kernel0/x",
+    "a\0b",
+    "nothing",
+    "x" * 900,
+    "dir/kernel0",
+)
+
+
+class ToolChoices(Chooser):
+    """All processes of Dom0 but the daemons. `domb` lets DomB take a step."""
+
+    domb: Callable[[], None]
+    number = 0  # of the last request
+    guests = 0  # that honest tools have named
+
+    def of(self, who: Process, operation: str, /, **arguments: Any) -> Answer:
+        """A call of a process."""
+        return self.call(f"p{who.space}", operation, **arguments)
+
+    def lives(self, who: Process) -> bool:
+        """Was it not killed meanwhile?"""
+        return self.view.processes.get(who.space) is who
+
+    def act(self, who: Process) -> None:
+        """One action of a process."""
+        rng, x = self.rng, self.rng.random()
+        if who.chan is None and x < 0.25 and not self.view.running():
+            self.honest(who)
+        elif who.chan is None and x < 0.5:
+            self.connect(who, self.view.offer, rng.random() < 0.1)
+        elif who.chan is not None and x < 0.015:
+            self._flood(who)
+        elif who.chan is not None and x < 0.22:
+            self.ask(who)
+        elif who.chan is not None and x < 0.62:
+            self._serves(who)
+        elif x < 0.73:
+            self.honest(who)
+        elif x < 0.78:
+            self._map_something(who)
+        elif x < 0.84:
+            self.text = "a process scribbles over the ring"
+            self.scribble(who)
+        elif x < 0.88 and who.mapped:
+            self.text = "a process unmaps a page"
+            self.of(who, "unmap_grant", addr=who.mapped[-1])
+        elif x < 0.905 and who.chan is not None:
+            self.text = "a tool closes its channel"
+            self.of(who, "disconnect")
+        elif x < 0.935:
+            self.kill(who)
+
+    def kill(self, who: Process) -> None:
+        """kill -9."""
+        self.text = "kill -9 of a process"
+        self.of(who, "kill")
+
+    def connect(self, who: Process, offer: Offer | None, wrong: bool = False) -> None:
+        """A tool connects, or tries to."""
+        self.text = "a tool connects"
+        if offer is None:
+            return
+        dom, ref = offer.domid, offer.ring_ref
+        if wrong:
+            dom, ref = self.rng.choice((DOMB, 0, 2, 99)), self.rng.choice((ref, 0, 9, 4000))
+        self.of(who, "connect", dom=dom, ref=ref, port=offer.port)
+
+    # Requests to DomB.
+
+    def send(self, who: Process, op: int, number: int, status: int, body: bytes) -> None:
+        """A message."""
+        self.of(who, "send", op=op, number=number, status=status, body=body.hex())
+
+    def ask(self, who: Process) -> None:
+        """A request of any kind."""
+        rng = self.rng
+        self.number = rng.choice((self.number + 1, rng.randrange(1 << 32), self.number)) & 0xFFFFFFFF
+        x = rng.random()
+        if x < 0.35:
+            op, body = p.CREATE, self._request().pack()
+            if rng.random() < 0.15:
+                body = self._spoiled(body)
+        elif x < 0.85:
+            op = rng.choice((p.PAUSE, p.UNPAUSE, p.UNPAUSE, p.DESTROY, p.INFO))
+            known = [*self.view.built] * 8
+            body = p.DOMID.pack(rng.choice((*range(NOBODY + 1), *known, 99, 0x7FF0, 0xFFFF)))
+        elif x < 0.93:
+            op, body = rng.choice((0, 6, 77, 0x21, 0x7FFF)), rng.randbytes(rng.randrange(8))
+        else:
+            op, body = rng.choice((p.PAUSE, p.DESTROY, p.INFO)), rng.randbytes(rng.choice((0, 1, 3, 40)))
+        self.text = f"request {op}, {len(body)} bytes"
+        self.send(who, op, self.number, rng.choice((0, 0, -1)), body)
+
+    def _ask_too_early(self, who: Process) -> None:
+        """A request about a guest whose id the client has guessed."""
+        guests = [d for d, built in self.view.built.items() if not built.told]
+        op = self.rng.choice((p.UNPAUSE, p.UNPAUSE, p.DESTROY, p.INFO, p.PAUSE))
+        if guests and who.chan is not None:
+            self.send(who, op, 9, 0, p.DOMID.pack(guests[0]))
+            self.domb()
+
+    def _flood(self, who: Process) -> None:
+        """Many requests whose answers nobody takes: they fill the ring, then DomB's queue."""
+        for i in range(self.rng.choice((20, 260, 300))):
+            self.send(who, 77, i, 0, b"")
+        self.domb()
+        self.text = "a tool floods DomB"
+
+    def _request(self) -> p.CreateRequest:
+        rng = self.rng
+        kernel = rng.choice(NAMES[:2]) if rng.random() < 0.8 else rng.choice(rng.choice((NAMES, STRANGE)))
+        disk = rng.choice(DISKS) if rng.random() < 0.9 else rng.choice(STRANGE)
+        pages = rng.choice(PAGES) if rng.random() < 0.85 else rng.choice((0, 63, 63, 63, 1, 300, 1 << 18, (1 << 32) - 1))
+        return p.CreateRequest(kernel, disk, pages, rng.choice(("", "quiet", "x" * 1000, "a\0b")))
+
+    def _spoiled(self, body: bytes) -> bytes:
+        at = self.rng.randrange(len(body))
+        return self.rng.choice((body[:at], body + b"?", body[:at] + b"\xff" + body[at + 1 :], b""))
+
+    # The file proxy.
+
+    def _serves(self, who: Process) -> None:
+        """A process serves DomB for a while, and sometimes asks for more, too early, or is killed."""
+        rng, view = self.rng, self.view
+        for _ in range(rng.choice((1, 2, 6, 14))):
+            self._answers(who)
+            if rng.random() < 0.12 and who.chan is not None:
+                self.ask(who)
+            if rng.random() < 0.9:
+                self.domb()
+            if who.pipe is None or not self.lives(who):
+                return
+            if view.somebody_waits_to_be_told and rng.random() < 0.5:
+                if rng.random() < 0.4:
+                    self.kill(who)
+                    return
+                self._ask_too_early(who)
+            elif view.failing and rng.random() < 0.5:
+                self.send(who, p.CREATE, 1, 0, self._request().pack())
+                self.domb()
+            if not self.lives(who):
+                return
+
+    def _answers(self, who: Process) -> None:
+        """The file proxy answers DomB's next message, usually correctly."""
+        if who.pipe is None:
+            return
+        self.text = "a tool takes a message"
+        taken = self.of(who, "receive")
+        if taken.code != OKAY or len(taken.given) != 4:
+            return
+        asked, number, status, length = taken.given
+        op = asked | p.REPLY
+        whole: list[Any] = [[0, length]]
+        body: list[Any] = whole
+        x, rng = self.rng.random(), self.rng
+        if x < (0.90 if asked != p.FILE_READ or length > 3990 else 0.8):
+            pass
+        elif 0.90 <= x < 0.91:
+            return  # stall
+        elif 0.91 <= x < 0.92:
+            status = rng.choice((-2, -13, 5, -9999))
+        elif 0.92 <= x < 0.93:
+            op = rng.choice((p.FILE_OPEN, p.FILE_STAT, p.FILE_READ, p.FILE_CLOSE)) | p.REPLY
+        elif 0.93 <= x < 0.94:
+            number = (number + rng.choice((1, -1, 7))) & 0xFFFFFFFF
+        elif x < 0.94 + 0.03 * (4 if 0 < length < 3990 else 1) and asked == p.FILE_READ:
+            zeros = bytes(length).hex()
+            body = rng.choice(([[0, max(1, length // 2)]], [], [*whole, b"more".hex()], [zeros], [[0, 1]]))
+        elif x < 0.985 and asked == p.FILE_STAT:
+            lies = (p.STAT.pack(1 << 60, 0), p.STAT.pack(1, 1), b"?", p.STAT.pack(0, 0))
+            body = rng.choice(([whole[0], whole[0]], *([lie.hex()] for lie in lies)))
+        else:
+            self.of(who, "reply", op=op, number=number, status=status, body=body)  # answer twice
+        self.text = f"the proxy answers {asked}"
+        self.of(who, "reply", op=op, number=number, status=status, body=body)
+
+    # Honest tools.
+
+    def honest(self, who: Process) -> None:
+        """A call of xl, by the implementation's own tool."""
+        rng, view = self.rng, self.view
+        if any(each.busy for each in view.processes.values()) or who.chan is not None or not view.up or view.offer is None:
+            return
+        wanted = p.CreateRequest(rng.choice(NAMES[:2]), rng.choice(DISKS[:-1]), rng.choice(PAGES), "quiet")
+        xl = rng.random() < 0.6
+        if not xl and rng.random() >= 0.65:
+            wanted = self._request()
+        self._use_tool(who, wanted, xl, AFTER_XL[: rng.randrange(4)] if xl else AFTER_CREATE[: rng.randrange(5)])
+
+    def build_small(self, who: Process) -> None:
+        """xl has a guest built that fits, starts it, and tells the daemons."""
+        if who.chan is None and self.view.up and self.view.offer is not None:
+            self._use_tool(who, p.CreateRequest("kernel0", "", min(PAGES), ""), True, ())
+
+    def _use_tool(self, who: Process, wanted: p.CreateRequest, xl: bool, then: Sequence[str]) -> None:
+        self.text = "an honest tool"
+        self.guests += 1
+        self.of(
+            who,
+            "use_tool",
+            xl=xl,
+            name=f"guest{self.guests}",
+            kernel=wanted.kernel,
+            ramdisk=wanted.ramdisk,
+            pages=wanted.pages,
+            cmdline=wanted.cmdline,
+            then=list(then),
+        )
+
+    # Mapped pages.
+
+    def _map_something(self, who: Process) -> None:
+        """A process maps a page by grant: a ring page besides its channel, or a reserved or other page of a guest."""
+        rng, offer = self.rng, self.view.offer
+        self.text = "a process maps a grant"
+        if len(who.mapped) >= 3 or sum(len(each.mapped) for each in self.view.processes.values()) >= 6:
+            return
+        ring = rng.random() < 0.4 and offer is not None
+        domid = DOMB if ring else rng.choice(range(2, NOBODY))
+        ref = rng.choice((0, 1, 0, 1, 8, 3000))
+        if ring and offer is not None:
+            ref = offer.ring_ref + rng.choice((0, 0, 1, 2, 3))
+        self.of(who, "map_grant", dom=domid, ref=ref, prot=rng.choice((1, 3, 3)))
+
+    def scribble(self, who: Process | None = None) -> None:
+        """A process writes to the pages that it maps: indices, live bytes, headers, anything."""
+        rng, processes = self.rng, list(self.view.processes.values())
+        who = who if who is not None else rng.choice(processes) if processes else None
+        if who is None:
+            return
+        pages = list(who.mapped)
+        if who.chan is not None and not who.chan.closed:
+            pages += [addr + 4096 * rng.randrange(count) for addr, count in who.chan.areas] + [who.chan.page] * 2
+        if not pages:
+            return
+        at = rng.choice((0, 4, 8, 12, 16, 20, 21, 24, rng.randrange(4080), rng.randrange(4080)))
+        message = p.HEADER.pack(p.MAGIC, rng.randrange(7), 1, 0, 2) + b"\2\0"
+        payload = rng.choice((b"\0", b"\xff\xff\xff\x7f", rng.randbytes(4), b"\1\0\0\0", message))
+        self.of(who, "store", addr=rng.choice(pages) + at, bytes=payload.hex())
+
+    # The daemons.
+
+    def ask_daemons(self, who: Process) -> None:
+        """An arbitrary request of a process to a daemon."""
+        rng, view = self.rng, self.view
+        running = [g.domid for g in view.running()]
+        connected = () if view.stored is None else tuple(view.stored.connections)
+        fresh = [d for d in running if view.stored is not None and d not in connected]
+        d = rng.choice((*fresh * 12, *running * 3, *range(NOBODY), 99))
+        x = rng.random()
+        if x < 0.7 and view.stored is not None:
+            self.text = "a tool asks XenStore"
+            if x < 0.35:
+                self.introduce(who, d, rng.choice((2, 2, 2, 1, 3, 700)))
+            elif x < 0.4:
+                self.release(who, d)
+            elif x < 0.5:
+                self.share_node(who)
+            elif x < 0.52:  # the root node: opened to all, closed again, or given away
+                words = b"/\0%c%d\0" % (rng.choice(b"bwrn"), rng.choice((0, 0, d)))
+                self.ask_xenstored(who, KINDS["set_perms"], words)
+            else:
+                self.ask_xenstored(who, *request(rng, 0, connected))
+        elif view.consoled is not None:
+            self.text = "a tool asks the console's daemon"
+            if x < 0.9:
+                self.of(who, "console_add", dom=d, mfn=7, port=rng.choice((1, 1, 1, 2, 700)))
+            elif x < 0.93:
+                self.of(who, "console_remove", dom=d)
+            else:
+                self.of(who, "console_type", dom=d, bytes=rng.randbytes(rng.choice((1, 30, 1500))).hex())
+
+    def share_node(self, who: Process) -> None:
+        """Nodes that outlive guests, given to them and opened for them."""
+        self.text = "a tool opens a node"
+        connected = () if self.view.stored is None else tuple(self.view.stored.connections)
+        path = self.rng.choice((*BESIDE[3:], f"{home(self.rng.randrange(2, NOBODY))}{BELOW[2]}")).encode()
+        self.ask_xenstored(who, KINDS["write"], path + b"\0")
+        self.ask_xenstored(who, KINDS["set_perms"], path + b"\0" + perms(self.rng, 0, connected))
+
+    def introduce(self, who: Process, domid: int, port: int = 2) -> None:
+        """XenStore gets to know a guest."""
+        self.text = f"a tool introduces d{domid}"
+        self.ask_xenstored(who, KINDS["introduce"], b"%d\0%d\0%d\0" % (domid, self.rng.randrange(99), port))
+
+    def release(self, who: Process, domid: int) -> None:
+        """XenStore forgets a guest."""
+        self.ask_xenstored(who, KINDS["release"], b"%d\0" % domid)
+
+    def end(self, who: Process, domid: int) -> None:
+        """A request to destroy a guest."""
+        self.send(who, p.DESTROY, 5, 0, p.DOMID.pack(domid))
+
+    def ask_xenstored(self, who: Process, kind: int, payload: bytes) -> None:
+        """A request to XenStore's daemon."""
+        self.of(who, "ask_xenstored", kind=kind, payload=payload.hex())
+
+
+__all__ = ["ToolChoices"]

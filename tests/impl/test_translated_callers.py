@@ -1,0 +1,246 @@
+"""Hypercalls that a translated guest makes itself: its memory is its p2m, and page tables are not Xen's business.
+
+Protects: no recording has such a caller (PVH domains of the recordings never run), so each answer has its source here.
+Sources: Xen arch/x86/mm.c (do_mmuext_op, do_update_va_mapping, do_mmu_update: -EOPNOTSUPP, -ENOSYS for translated guests),
+arch/x86/hvm/grant_table.c (create_grant_p2m_mapping, replace_grant_p2m_mapping), common/grant_table.c (get_paged_frame,
+gnttab_release_mappings), arch/x86/mm/p2m.c, arch/x86/hvm/hvm.c (hvm_copy: a write to read-only memory is dropped).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.domains import Domain
+from bulkhead.impl.xen.frames import Frame
+from bulkhead.impl.xen.grant_map import get_paged_frame, map_grant_ref
+from bulkhead.impl.xen.grant_unmap import unmap_grant_ref
+from bulkhead.impl.xen.guest_access import read, write
+from bulkhead.impl.xen.lifecycle import create_domain, destroy, set_max_vcpus
+from bulkhead.impl.xen.machine import Xen, run
+from bulkhead.impl.xen.memory_op import populate_page
+from bulkhead.impl.xen.p2m import FOREIGN, GRANT_RO, GRANT_RW, MMIO_DIRECT, RAM_RO, RAM_RW
+from bulkhead.impl.xen.physmap import add_page, remove_page, set_foreign
+from tests.impl.support import check_counts
+from tests.impl.test_hvm import entry, guest
+
+ARG = 0x1000  # in the guest's second page
+HERE, THERE = 0x100, 0x101  # free guest frames
+
+
+@pytest.fixture
+def xen() -> Iterator[Xen]:
+    made = Xen(nframes=4096, reserved=16)
+    made.create_dom0()
+    yield made
+    check_counts(made)
+
+
+def frame_at(domain: Domain, gfn: int) -> Frame:
+    found = domain.p2m.lookup(gfn)[0] if domain.p2m is not None else None
+    assert found is not None
+    return found
+
+
+def call(xen: Xen, domain: Domain, number: int, payload: bytes, *registers: int) -> tuple[int, bytes]:
+    """A hypercall with its argument at ARG: the result, and the argument afterwards."""
+    assert write(xen, domain.vcpus[0], ARG, payload)
+    rc = xen.call(domain.vcpus[0], number, *registers)
+    return rc, read(xen, domain.vcpus[0], ARG, len(payload)) or b""
+
+
+def test_page_tables_are_not_its_business(xen: Xen) -> None:
+    caller, other = guest(xen), guest(xen, external=False)
+    number = caller.domid
+    for cmd in (0, 1, 2, 3, 4):
+        op = abi.MMUEXT_OP.pack(cmd, 0, 3, 0)
+        assert call(xen, caller, 26, op, ARG, 1, 0, abi.DOMID_SELF)[0] == -abi.EINVAL  # its own frames have no types
+        assert call(xen, caller, 26, op, ARG, 1, 0, other.domid)[0] == -abi.EPERM
+    caller.is_privileged = True
+    for cmd in (5, 6, 8, 13, 16, 99):
+        assert call(xen, caller, 26, abi.MMUEXT_OP.pack(cmd, 0, 3, 0), ARG, 1, 0, other.domid)[0] == -abi.EOPNOTSUPP
+    caller.is_privileged = False
+    for command in (0, 2, 3):
+        assert call(xen, caller, 1, abi.MMU_UPDATE.pack(0x3000 | command, 0), ARG, 1, 0, 0x7FF0)[0] == -abi.EOPNOTSUPP
+    assert call(xen, caller, 1, abi.MMU_UPDATE.pack(0x3000 | 1, 7), ARG, 1, 0, abi.DOMID_SELF)[0] == -abi.EINVAL
+    assert xen.call(caller.vcpus[0], 14, 0x3000, 0, 0) == xen.call(caller.vcpus[0], 22, 0x3000, 0, 0, number) == -abi.ENOSYS
+
+
+@pytest.mark.parametrize(
+    "ptype, reads, writes",
+    [
+        (RAM_RW, True, True),
+        (RAM_RO, True, False),
+        (GRANT_RW, True, True),
+        (GRANT_RO, True, False),
+        (FOREIGN, True, True),
+        (MMIO_DIRECT, False, False),
+    ],
+)
+def test_which_of_its_memory_can_be_read_and_written(xen: Xen, ptype: int, reads: bool, writes: bool) -> None:
+    """A write to read-only memory is dropped without an error."""
+    domain = guest(xen)
+    vcpu, frame = domain.vcpus[0], frame_at(domain, 3)
+    frame.bytes()[:4] = b"abcd"
+    assert domain.p2m is not None
+    domain.p2m.set(3, frame, ptype)
+    assert read(xen, vcpu, 0x3000, 4) == (b"abcd" if reads else None)
+    assert write(xen, vcpu, 0x3000, b"wxyz") == reads
+    assert bytes(frame.bytes()[:4]) == (b"wxyz" if writes else b"abcd")
+    assert read(xen, vcpu, 0x3FFE, 4) == ((bytes(frame.bytes()[4094:]) + bytes(2)) if reads else None)
+
+
+@pytest.mark.parametrize(
+    "ptype, granted", [(RAM_RW, True), (RAM_RO, True), (GRANT_RW, False), (GRANT_RO, False), (FOREIGN, False)]
+)
+def test_what_it_may_grant(xen: Xen, ptype: int, granted: bool) -> None:
+    """Only its own RAM; not what it maps of others, whoever owns the frame behind that."""
+    domain = guest(xen)
+    frame = frame_at(domain, 3)
+    assert domain.p2m is not None
+    domain.p2m.set(3, frame, ptype)
+    got = get_paged_frame(xen, 3, domain)
+    assert (got is frame) == granted and frame.count == (2 if granted else 1)
+    if got is not None:
+        xen.frames.put_page(got)
+    assert get_paged_frame(xen, 0x300, domain) is None
+
+
+@pytest.mark.parametrize(
+    "flags, status",
+    [(2, 0), (6, 0), (1, -1), (3, -1), (0xA, -1), (0x12, -1), (0x22, -1), (0x10002, -1), (4, abi.GNTST_BAD_GNTREF)],
+)
+def test_flags_of_its_maps(xen: Xen, flags: int, status: int) -> None:
+    """Host mappings only, by guest address, without any flag of a page table's entry; a refusal leaves nothing."""
+    granter, mapper = guest(xen), guest(xen)
+    entry(granter, 8, mapper, 3)
+    frame = frame_at(granter, 3)
+    got, handle, bus = run(map_grant_ref(xen, mapper.vcpus[0], HERE << 12, flags, 8, granter.domid))
+    assert got == status and mapper.p2m is not None
+    found = mapper.p2m.lookup(HERE)
+    if status:
+        assert found[0] is None and frame.count == 1 and granter.grant_table.active[8].pin == 0
+        assert granter.grant_table.entry_v1(8)[0] == 1
+        return
+    assert found == (frame, GRANT_RO if flags & 4 else GRANT_RW) and bus == frame.mfn << 12 and frame.count == 2
+    assert frame.m2p == 3  # still the owner's
+    vcpu = mapper.vcpus[0]
+    for bad in (THERE << 12, 0x3000):
+        assert run(unmap_grant_ref(xen, vcpu, bad, 0, handle)) == abi.GNTST_GENERAL_ERROR
+    assert run(unmap_grant_ref(xen, vcpu, HERE << 12, 0, handle, THERE << 12)) == abi.GNTST_GENERAL_ERROR
+    assert frame.count == 2
+    assert run(unmap_grant_ref(xen, vcpu, HERE << 12, 0, handle)) == 0
+    assert mapper.p2m.lookup(HERE)[0] is None and frame.count == 1 and granter.grant_table.entry_v1(8)[0] == 1
+
+
+def test_a_grant_over_ram_keeps_the_page_allocated(xen: Xen) -> None:
+    granter, mapper = guest(xen), guest(xen)
+    entry(granter, 8, mapper, 3)
+    old, before = frame_at(mapper, 5), mapper.tot_pages
+    status, handle, _ = run(map_grant_ref(xen, mapper.vcpus[0], 0x5000, 2, 8, granter.domid))
+    assert status == 0 and frame_at(mapper, 5) is frame_at(granter, 3)
+    assert old.owner is mapper and old.m2p == -1 and mapper.tot_pages == before
+    assert run(unmap_grant_ref(xen, mapper.vcpus[0], 0x5000, 0, handle)) == 0
+
+
+@pytest.mark.parametrize("ptype", [GRANT_RW, GRANT_RO, FOREIGN, MMIO_DIRECT])
+def test_what_a_page_may_not_replace(xen: Xen, ptype: int) -> None:
+    """RAM that is put where Xen has something of its own: the guest is crashed, and the entry stays."""
+    domain = guest(xen)
+    assert domain.p2m is not None
+    frame, other = frame_at(domain, 3), frame_at(domain, 4)
+    domain.p2m.set(HERE, frame, ptype)
+    assert add_page(xen, domain, HERE, other) == -abi.EINVAL
+    assert domain.crashed and domain.p2m.lookup(HERE) == (frame, ptype)
+
+
+def test_giving_up_what_is_not_ram(xen: Xen) -> None:
+    domain, owner = guest(xen), guest(xen)
+    assert domain.p2m is not None
+    domain.p2m.set(HERE, frame_at(domain, 3), MMIO_DIRECT)
+    assert remove_page(xen, domain, HERE) == -abi.EPERM
+    assert remove_page(xen, domain, THERE) == -abi.ENOENT
+    foreign = frame_at(owner, 3)
+    assert set_foreign(xen, domain, THERE, foreign) == 0 and foreign.count == 2
+    assert remove_page(xen, domain, THERE) == -abi.ENXIO and foreign.count == 2  # not its own
+    assert set_foreign(xen, domain, HERE, foreign) == -abi.EPERM
+    assert set_foreign(xen, domain, 1 << 36, foreign) == -abi.ENOENT and foreign.count == 2
+    run(destroy(xen, domain))
+    assert foreign.count == 1
+
+
+def test_a_dead_mapper_gives_back_what_each_map_took(xen: Xen) -> None:
+    """Of a PV granter, a writable map holds a type reference too; of a translated one none does, except the mapper's own."""
+    pv = create_domain(xen, external=False)
+    assert isinstance(pv, Domain)
+    pv.max_pages = 64
+    assert set_max_vcpus(pv, 1) == 0
+    pages = [populate_page(xen, pv, pfn) for pfn in range(4)]
+    translated, mapper = guest(xen), guest(xen)
+    frames = []
+    for ref, (granter, flags) in enumerate(((pv, 2), (pv, 6), (translated, 2), (mapper, 2)), 8):
+        frame = pages[ref - 8] if granter is pv else frame_at(granter, 4)
+        assert frame is not None
+        entry(granter, ref, mapper, frame.mfn if granter is pv else 4)
+        at = (HERE + ref) << 12
+        assert run(map_grant_ref(xen, mapper.vcpus[0], at, flags, ref, granter.domid))[0] == 0
+        frames.append(frame)
+    assert [(frame.count, frame.tcount) for frame in frames] == [(2, 1), (2, 0), (2, 0), (2, 1)]
+    run(destroy(xen, mapper))
+    assert [(frame.count, frame.tcount) for frame in frames[:3]] == [(1, 0)] * 3 and frames[3].owner is None
+    assert [pv.grant_table.entry_v1(ref)[0] for ref in (8, 9)] == [1, 1]
+    assert mapper.domid not in xen.domains
+
+
+def test_it_neither_transfers_nor_exchanges(xen: Xen) -> None:
+    giver, taker = guest(xen), guest(xen)
+    entry(taker, 8, giver, 0x40, abi.GTF_ACCEPT_TRANSFER)
+    for gfn, status in ((3, abi.GNTST_GENERAL_ERROR), (0x300, abi.GNTST_BAD_PAGE)):
+        rc, out = call(xen, giver, 20, abi.TRANSFER.pack(gfn, taker.domid, 0, 8, 99, 0, 0), 4, ARG, 1)
+        assert rc == 0 and abi.TRANSFER.unpack(out)[4] == status
+    assert frame_at(giver, 3).owner is giver and taker.grant_table.entry_v1(8)[0] == abi.GTF_ACCEPT_TRANSFER
+
+
+def test_resources_are_for_the_hardware_domain(xen: Xen) -> None:
+    caller, owner = guest(xen), guest(xen)
+    caller.is_privileged = True
+    ask = abi.ACQUIRE_RESOURCE.pack(owner.domid, 1, 0, 1, 0, 0, 0x2000)
+    assert call(xen, caller, 12, ask, 28, ARG)[0] == -abi.EACCES
+    xen.hardware_domain = caller
+    assert write(xen, caller.vcpus[0], 0x2000, abi.U64.pack(HERE))
+    assert call(xen, caller, 12, ask, 28, ARG)[0] == 0
+    assert caller.p2m is not None and caller.p2m.lookup(HERE) == (owner.grant_table.shared[0], FOREIGN)
+
+
+def test_foreign_pages_of_a_pvh_dom0(xen: Xen) -> None:
+    """XENMAPSPACE_gmfn_foreign (p2m_add_foreign): not its own, not Xen's, not what the owner maps of others."""
+    dom0, pv, translated = guest(xen), guest(xen, external=False), guest(xen)
+    dom0.is_privileged, xen.hardware_domain = True, dom0
+    mine = next(f for f in xen.frames.table.values() if f.owner is pv and not f.xenheap)
+    entry(pv, 8, translated, mine.mfn)
+    assert run(map_grant_ref(xen, translated.vcpus[0], HERE << 12, 2, 8, pv.domid))[0] == 0
+
+    def add(foreign: int, idx: int, gfn: int) -> int:
+        vcpu = dom0.vcpus[0]
+        lists = abi.U64.pack(idx) + abi.U64.pack(gfn) + b"\x77" * 4
+        assert write(xen, vcpu, 0x2000, lists)
+        ask = abi.ADD_TO_PHYSMAP_BATCH.pack(abi.DOMID_SELF, 4, 1, foreign, 0x2000, 0x2008, 0x2010)
+        assert call(xen, dom0, 12, ask, 23, ARG)[0] == 0
+        told: int = abi.U32.unpack(read(xen, vcpu, 0x2010, 4) or b"")[0]
+        return told - (1 << 32) if told >> 31 else told
+
+    for foreign, idx in ((abi.DOMID_SELF, 3), (dom0.domid, 3)):
+        assert add(foreign, idx, 0x200) == -abi.EPERM
+    assert add(20000, 3, 0x200) == -abi.ESRCH
+    for foreign, idx in ((translated.domid, 0x300), (translated.domid, HERE), (pv.domid, frame_at(dom0, 3).mfn)):
+        assert add(foreign, idx, 0x200) == -abi.EINVAL
+    for foreign, idx, frame in ((translated.domid, 3, frame_at(translated, 3)), (pv.domid, mine.mfn, mine)):
+        before = frame.count
+        assert add(foreign, idx, 0x201) == 0 and frame.count == before + 1 and frame_at(dom0, 0x201) is frame
+        assert call(xen, dom0, 12, abi.REMOVE_FROM_PHYSMAP.pack(abi.DOMID_SELF, 0x201), 15, ARG)[0] == 0
+        assert frame.count == before
+    assert add(translated.domid, 3, 1 << 36) == -abi.ENOENT
+    dom0.is_privileged = False
+    assert add(translated.domid, 3, 0x202) == -abi.EPERM

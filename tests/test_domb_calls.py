@@ -1,0 +1,126 @@
+"""DomB's campaign consists only of calls: recorded, checked, and made again by either side alone and in lockstep."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+from click.testing import CliRunner, Result
+
+from bulkhead.model.diagnostics import UsageError
+from bulkhead.proofs.cli.diff import diff
+from bulkhead.proofs.faults.catalogue_domb import BY_NAME
+from bulkhead.proofs.faults.laying import installed
+from bulkhead.proofs.refinement.domb.guests import ACTIONS
+from bulkhead.proofs.refinement.domb.operations import OF_DAEMONS, OF_DOMB_ITSELF, OF_NOBODY, OF_PROCESSES
+from bulkhead.proofs.refinement.domb.signatures import OPERATIONS, TABLE
+from bulkhead.proofs.refinement.recording import Header, read
+from tests.test_results import schema
+
+MOVES = 500  # two machines
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A campaign, recorded in lockstep by the command."""
+    path = tmp_path_factory.mktemp("domb") / "run.jsonl"
+    words = ["--system", "disaggregated", "--ops", str(MOVES), "--seed", "3", "--jobs", "1", "--record", str(path)]
+    result = CliRunner().invoke(diff, words, standalone_mode=False)
+    assert result.return_value == 0, result.output
+    return path
+
+
+def play_it(path: Path, *words: str) -> Result:
+    return CliRunner().invoke(diff, ["--play", str(path), *words], standalone_mode=False)
+
+
+@pytest.mark.parametrize("on", ["rules", "implementation", "lockstep"])
+def test_a_campaign_is_played_on_any_target(recording: Path, on: str) -> None:
+    """Also calls within calls: while an honest tool waits, and between two loads of DomB."""
+    result = play_it(recording, "--on", on, "--format", "json")
+    told = json.loads(result.output)
+    assert result.return_value == 0 and told["difference"] == "" and told["machines"] == 2 and told["calls"] > 500
+    assert (told["rule_steps"] > 2000) == (on != "implementation")
+
+
+def test_lines_of_a_recording_are_as_the_schema_says(recording: Path) -> None:
+    lines = [json.loads(line) for line in recording.read_text().splitlines()]
+    check = jsonschema.Draft202012Validator(schema("bulkhead-calls-1"))
+    for line in lines[::17] + lines[:2]:
+        check.validate(line)
+    inner = [line for line in lines if line.get("op") == "moment"]
+    assert inner and all(line["res"]["code"] == "okay" for line in inner), "calls are made in the midst of others"
+
+
+def test_signatures_are_those_of_the_tables(recording: Path) -> None:
+    """A file's calls are checked before they are made; every call of a campaign passes."""
+    assert set(OPERATIONS) == {*ACTIONS, *OF_DAEMONS, *OF_DOMB_ITSELF, *OF_NOBODY, *OF_PROCESSES, "machine"}
+    events = read(recording)[1]
+    assert not [TABLE.wrong(event.call) for event in events if event.call is not None and TABLE.wrong(event.call)]
+
+
+def test_the_implementation_alone_needs_no_rules() -> None:
+    words = ["--system", "disaggregated", "--ops", "250", "--seed", "5", "--jobs", "1", "--against", "nothing"]
+    result = CliRunner().invoke(diff, words, standalone_mode=False)
+    assert result.return_value == 0 and "DomB: 250 moves, 0 rule steps" in result.output
+    assert "No mismatch" not in result.output
+
+
+@pytest.mark.parametrize("on", ["implementation", "lockstep"])
+def test_a_faulty_implementation_does_not_play(recording: Path, on: str) -> None:
+    """Where the answer differs is told: the line, the call, both answers; in lockstep the rules notice first."""
+    with installed(BY_NAME["told_at_once"]):
+        result = play_it(recording, "--on", on)
+    assert result.return_value == 1 and f"DIFFERENCE {recording}:" in result.output
+    assert on == "lockstep" or "recorded" in result.output
+
+
+HEADER = Header("disaggregated", 1, True).line()
+BEGIN = '{"i":0,"op":"machine","a":{"seed":1},"res":{"code":"okay"}}\n'
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ('"op":"map_grant_ref","a":{}', ":3: there is no operation `map_grant_ref`"),
+        ('"op":"step","a":{"by":"p7"}', ":3: step: the caller `by` is d1, which is DomB"),
+        ('"op":"ring_put","a":{"by":"d1","page":"console","bytes":""}', ":3: ring_put: the caller `by` is a guest"),
+        ('"op":"connect","a":{"by":"p9","dom":1,"ref":8}', ":3: connect has the arguments dom, port, ref"),
+        ('"op":"store","a":{"by":"p9","addr":-1,"bytes":""}', ":3: store: `addr` is a number from 0"),
+        ('"op":"store","a":{"by":"p9","addr":1,"bytes":"0g"}', ":3: store: `bytes` is bytes in hexadecimal"),
+        ('"op":"reply","a":{"by":"p9","op":1,"number":1,"status":0,"body":[[1]]}', ":3: reply: `body` is bytes"),
+        ('"op":"ring_poke","a":{"by":"d2","page":"console","at":4096,"bytes":""}', ":3: ring_poke: `at` is a place"),
+        ('"op":"write_entry","a":{"by":"d2","ref":0,"flags":2,"dom":0,"mfn":0}', ":3: write_entry: `flags` is 0"),
+        ('"op":"claims","a":{"by":"d1"}', ":3: claims: the caller `by` is nobody"),
+    ],
+)
+def test_broken_calls_are_named_by_line(tmp_path: Path, call: str, said: str) -> None:
+    """One message with the place, as a bad use of the command; nothing is done."""
+    path = tmp_path / "calls.jsonl"
+    path.write_text(HEADER + BEGIN + '{"i":1,' + call + "}\n")
+    result = play_it(path, "--on", "lockstep")
+    assert isinstance(result.exception, UsageError) and said in str(result.exception) and str(path) in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        ['"op":"moment","a":{"number":3}'],
+        ['"op":"fail","a":{"by":"d1","errno":12}', '"op":"crash","a":{"by":"d1"}'],
+        ['"op":"receive","a":{"by":"p9"}', '"op":"unmap_grant","a":{"by":"p9","addr":5}'],
+        ['"op":"spawn","a":{}', '"op":"unmap_grant","a":{"by":"p9","addr":4096}', '"op":"disconnect","a":{"by":"p9"}'],
+        ['"op":"ring_put","a":{"by":"d6","page":"console","bytes":"00"}'],
+        ['"op":"store","a":{"by":"p7","addr":4096,"bytes":"00"}'],
+    ],
+)
+def test_calls_of_nobody_there_are_not_done(tmp_path: Path, calls: list[str]) -> None:
+    """A file may name whom there is none of, or a moment that is not now: the answer says so."""
+    path = tmp_path / "calls.jsonl"
+    lines = [f'{{"i":{i},{call},"res":{{"code":"not done"}}}}\n' for i, call in enumerate(calls, 1)]
+    if "spawn" in calls[0]:
+        lines[0] = lines[0].replace('{"code":"not done"}', '{"code":"okay","given":9}')
+    path.write_text(HEADER + BEGIN + "".join(lines))
+    result = play_it(path, "--on", "lockstep")
+    assert result.return_value == 0, result.output

@@ -1,0 +1,129 @@
+"""Every step of a shown attack is needed: without any of its steps, or any run of them, the rest is no attack.
+
+Steps are left out and the rest is fired on the executable model, from the shown initial state. The suite does this for a
+sample. By hand, over the faults of systems: `python -m tests.test_needed_steps SYSTEM [FAULT...]` (a shipped system takes
+hours). Not here: attacks that have the same end by other steps.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bulkhead.model.executable import ExecutableModel
+from bulkhead.model.ir import Claim, System
+from bulkhead.model.loader import load
+from bulkhead.model.trace import Event, Trace
+from bulkhead.model.world import World
+from bulkhead.proofs.theorems.attack import find_attack, find_attacks
+from bulkhead.proofs.theorems.substitutes import shorter_by_substitutes
+
+HERE = Path(__file__).parent
+SAMPLED = 8  # attacks of the examples
+FILES = sorted([*(HERE / "examples").glob("*.rules"), *(HERE / "deep").glob("*.rules")])
+FAULTS = [(str(file), fault) for file in FILES for fault in load(str(file)).faults]
+
+
+def _attacks(claim: Claim, machine: ExecutableModel, trace: Trace, events: tuple[Event, ...]) -> bool:
+    """Can the events be fired from the first state of a trace, and is the claim false at some time?"""
+    state = [list(table) for table in trace.initial]
+    broken = claim.kind != "transition" and not machine.holds(state, claim.body)
+    for event in events:
+        before = [list(table) for table in state]
+        if not machine.fire(state, event.label, event.args):
+            return False
+        if claim.kind == "transition":
+            broken |= not machine.holds_between(before, state, claim.body, bool(machine.transitions[event.label].code))
+        else:
+            broken |= not machine.holds(state, claim.body)
+    return broken
+
+
+def needless(system: System, trace: Trace) -> list[tuple[int, int]]:
+    """The runs of steps without which the rest is still an attack: the numbers of their first and last steps."""
+    machine, claim, events = ExecutableModel(system, trace.world), system.claims()[trace.claim], trace.events
+    assert _attacks(claim, machine, trace, events)
+    runs = [(begin, end) for begin in range(len(events)) for end in range(begin + 1, len(events) + 1)]
+    return [(b + 1, e) for b, e in runs if _attacks(claim, machine, trace, events[:b] + events[e:])]
+
+
+def shown(system: System, fault: str) -> list[Trace]:
+    """The attacks on the claims that a fault names, else on any claim."""
+    named = [n for n in system.faults[fault].breaks if n in system.claims()]
+    if named:
+        found = [find_attack(system, name, (fault,)) for name in named]
+    else:
+        every = [n for n in system.claims() if system.expects.get(n) != "refuted"]
+        found = list(find_attacks(system, every, (fault,), one=True).values())
+    return [trace for trace in found if trace is not None]
+
+
+@pytest.mark.parametrize(("file", "fault"), random.Random(9).sample(FAULTS, SAMPLED), ids=lambda word: Path(word).stem)
+def test_no_step_of_a_sampled_attack_can_be_left_out(file: str, fault: str) -> None:
+    """Attacks of small systems."""
+    system = load(file, [fault])
+    traces = shown(system, fault)
+    assert traces
+    for trace in traces:
+        assert needless(system, trace) == []
+
+
+DETOUR = """component doors "A door that two ways open."
+sort Door "a door"
+state key[Door]: bool
+state open[Door]: bool
+state inside: bool
+init forall d: Door. not key[d] and not open[d]
+init not inside
+internal fetch(d: Door)
+    set key[d] = true
+internal unlock(d: Door)
+    require key[d]      else EACCES
+    set open[d] = true
+internal push(d: Door)
+    set open[d] = true
+internal enter(d: Door)
+    require open[d]     else EACCES
+    set inside = true
+theorem nobody_inside not inside
+system doors "A system for one test."
+    uses doors
+    expect refuted nobody_inside
+"""
+
+
+@pytest.mark.parametrize(("first", "labels"), [("    set open", ["push", "enter"]), ("    set key", None)])
+def test_one_step_takes_the_place_of_two(tmp_path: Path, first: str, labels: list[str] | None) -> None:
+    """A step that does what two others do makes an attack shorter, although none of its steps can be left out."""
+    file = tmp_path / "doors.rules"
+    file.write_text(DETOUR.replace("internal push(d: Door)\n    set open", f"internal push(d: Door)\n{first}"))
+    system = load(str(file))
+    world = World({sort: 1 for sort in system.sorts}, {})
+    machine = ExecutableModel(system, world)
+    events = tuple(Event(label, {"d": 0}) for label in ("fetch", "unlock", "enter"))
+    trace = Trace("doors", (), "nobody_inside", world, machine.empty_state(), events)
+    assert needless(system, trace) == []
+    less = shorter_by_substitutes(system, system.claims()["nobody_inside"], trace, 60.0, 10_000_000)
+    assert (None if less is None else [e.label for e in less.events]) == labels
+
+
+if __name__ == "__main__":
+    wrong = 0
+    for name in sys.argv[1:2]:
+        for fault in sys.argv[2:] or load(name).faults:
+            begun, system = time.perf_counter(), load(name, [fault])
+            traces = shown(system, fault)
+            for trace in traces:
+                runs = needless(system, trace)
+                wrong |= bool(runs)
+                words = f"{len(trace.events)} steps, none of {trace.excluded} or fewer, " + (
+                    f"needless: {runs}" if runs else "every step is needed"
+                )
+                print(f"{fault} {trace.claim}: {words}, {time.perf_counter() - begun:.0f} s", flush=True)
+            if not traces:
+                print(f"{fault}: no attack is shown, {time.perf_counter() - begun:.0f} s", flush=True)
+    sys.exit(wrong)

@@ -1,0 +1,1 @@
+"""Rare calls, each written down, for real Xen and the implementation (`python -m tests.xen.corners`)."""

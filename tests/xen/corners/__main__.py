@@ -1,0 +1,84 @@
+"""`python -m tests.xen.corners FILE [GROUP]`: rare calls, each written down, made on real Xen, compared and recorded.
+
+Contents: the list of groups, which reach the edges that seeded campaigns (workload/) seldom or never reach, and the
+command. Not here: the comparison, which is that of campaigns.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from tests.xen.compare import compare
+from tests.xen.corners.devices import private_grants, privcmd, rings
+from tests.xen.corners.domains import domains, zombies
+from tests.xen.corners.grants import grants
+from tests.xen.corners.memory import claims, exchanges, memory_maps, reservations
+from tests.xen.corners.physmap import log_dirty, physmap
+from tests.xen.corners.tables import flushes, page_types
+from tests.xen.play import play
+from tests.xen.problems import RigFailed, Unavailable
+from tests.xen.protocol import Call, write_recording
+from tests.xen.rig import images
+from tests.xen.workload.script import Script
+
+CORNERS: Final[tuple[Callable[[Script], None], ...]] = (
+    memory_maps,
+    claims,
+    exchanges,
+    reservations,
+    physmap,
+    page_types,
+    flushes,
+    grants,
+    domains,
+    log_dirty,
+    zombies,
+    privcmd,
+    private_grants,
+    rings,
+)
+
+
+def script(only: str = "") -> list[Call]:
+    """All calls, or those of one group."""
+    s = Script(0, 0)
+    s.note = "start"
+    for name in ("A", "B", "C"):
+        s.make(name)
+    for name in ("H", "K"):
+        s.make(name, translated=True)
+    for group in CORNERS:
+        if only in ("", group.__name__):
+            s.note = group.__name__
+            group(s)
+    s.note = "end"
+    for name in ("A", "B", "C", "H", "K"):
+        s.remove(name)
+    return s.calls
+
+
+def main(words: Sequence[str]) -> int:
+    """0 without a difference, 1 with some, 2 without the rig or on bad use."""
+    if not 1 <= len(words) <= 2 or (len(words) == 2 and words[1] not in [group.__name__ for group in CORNERS]):
+        print(f"usage: python -m tests.xen.corners FILE [{'|'.join(group.__name__ for group in CORNERS)}]", file=sys.stderr)
+        return 2
+    try:
+        run = play(images(), script(*words[1:]))
+    except Unavailable as exc:
+        print(f"tests.xen.corners: real Xen cannot be run here: {exc}.", file=sys.stderr)
+        return 2
+    except RigFailed as exc:
+        print(f"tests.xen.corners: {exc.text(0)}", file=sys.stderr)
+        return 2
+    write_recording(Path(words[0]), "xen", 0, run.lines)
+    found = list(compare(run.lines))
+    print("\n".join(each.text() for each in found))
+    print(f"{len(run.lines)} calls, {len(found)} differences" + (f"; never returned: {run.stuck}" if run.stuck else ""))
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
