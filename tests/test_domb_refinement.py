@@ -124,14 +124,14 @@ def test_diff_says_where_domb_went_wrong(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_a_small_world_is_searched_and_says_how_far() -> None:
-    result = explore(SMALLEST, depth=3, jobs=1)
+    result = explore(SMALLEST, depth=3)
     assert not result.failure, result.failure
     assert result.states >= 6 and not result.complete and "NOT all" in result.text()
 
 
 def test_the_search_of_a_small_world_finds_a_fault() -> None:
     with installed(BY_NAME["pages_stay_shared"]):
-        result = explore(SMALLEST, depth=3, jobs=1)
+        result = explore(SMALLEST, depth=3)
     assert result.failure and "connect" in result.failure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from bulkhead.impl.boot import BootedSystem
 from bulkhead.impl.dom0.kernel import KernelError
 from bulkhead.impl.domb.builder import BuildError, Guest, Request, build
+from bulkhead.impl.domb.elf import parse
+from bulkhead.impl.domb.layout import plan
 from bulkhead.impl.domb.minios_osdep import MiniOsOsdep
 from bulkhead.impl.guests.agent import TestGuest
 from bulkhead.impl.guests.test_kernel import Source, build_kernel
@@ -70,6 +73,52 @@ def test_a_guest_is_built_sealed_and_boots(site: Site) -> None:
     assert bytes(domain.shared_info.bytes()[:2]) == b"\0\1"
     destroy(site, guest)
     assert site.unchanged()
+
+
+class Segment(ctypes.Structure):
+    """A selector of struct cpu_user_regs, with its padding."""
+
+    _fields_ = (("selector", ctypes.c_uint16), ("pad", ctypes.c_uint8 * 6))
+
+
+class Context(ctypes.Structure):
+    """struct vcpu_guest_context of 64-bit PV guests, from public/arch-x86/xen.h and xen-x86_64.h."""
+
+    _fields_ = (
+        ("fpu_ctxt", ctypes.c_uint8 * 512),
+        ("flags", ctypes.c_uint64),
+        *((name, ctypes.c_uint64) for name in "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi".split()),
+        ("error_code", ctypes.c_uint32),
+        ("entry_vector", ctypes.c_uint32),
+        ("rip", ctypes.c_uint64),
+        ("cs", Segment),
+        ("rflags", ctypes.c_uint64),
+        ("rsp", ctypes.c_uint64),
+        *((name, Segment) for name in "ss es ds fs gs".split()),
+        ("trap_ctxt", ctypes.c_uint8 * (256 * 16)),
+        *((name, ctypes.c_uint64) for name in ("ldt_base", "ldt_ents")),
+        ("gdt_frames", ctypes.c_uint64 * 16),
+        *((name, ctypes.c_uint64) for name in ("gdt_ents", "kernel_ss", "kernel_sp")),
+        ("ctrlreg", ctypes.c_uint64 * 8),
+        ("debugreg", ctypes.c_uint64 * 8),
+        ("callbacks", ctypes.c_uint64 * 7),
+    )
+
+
+def test_the_guest_begins_with_the_registers_of_a_pv_kernel(site: Site) -> None:
+    """Every byte of the first context: xg_dom_x86.c (vcpu_x86_64) sets these registers, and all others are zero."""
+    guest = build(site.os, REQUEST)
+    vcpu = site.xen.domains[guest.domid].vcpus[0]
+    assert vcpu.context is not None and vcpu.cr3 is not None
+    found = Context.from_buffer_copy(vcpu.context)
+    image = parse(REQUEST.kernel)
+    plan_ = plan(image, len(REQUEST.ramdisk), REQUEST.pages)
+    want = Context(flags=1 << 2 | 1 << 5, rip=image.virt_entry, rflags=1 << 9)
+    want.rsi = image.virt_base + (plan_.segments["start_info"].first << 12)
+    want.rsp = want.kernel_sp = image.virt_base + (plan_.segments["bootstack"].first + 1 << 12)
+    want.cs.selector, want.ss.selector, want.kernel_ss = 0xE033, 0xE02B, 0xE02B
+    want.ctrlreg[3], want.debugreg[6], want.debugreg[7] = vcpu.cr3.mfn << 12, 0xFFFF0FF0, 0x400
+    assert len(vcpu.context) == ctypes.sizeof(Context) and bytes(found) == bytes(want)
 
 
 STEPS = [

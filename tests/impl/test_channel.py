@@ -163,6 +163,21 @@ def test_garbage_ends_the_connection_and_a_new_one_is_offered(domb: Domb) -> Non
     domb.clean()
 
 
+@pytest.mark.parametrize("garbage", [b"x" * 16, p.HEADER.pack(p.MAGIC, 1, 1, 0, p.MAX_BODY + 1)])
+def test_a_tool_is_told_what_is_wrong_with_dombs_answer(domb: Domb, garbage: bytes) -> None:
+    """Garbage from DomB ends the tool's connection, and the tool knows why; later calls know that DomB is gone."""
+    assert domb.service.chan is not None
+    domb.service.chan.send(garbage)
+    with pytest.raises(ToolError, match="garbage") as caught:
+        domb.builder.create(CreateRequest("kernel"))
+    assert caught.value.errno == abi.EIO
+    with pytest.raises(ToolError, match="gone") as caught:
+        domb.builder.pause(2)
+    assert caught.value.errno == EPIPE
+    domb.machine.settle()
+    domb.clean()
+
+
 def test_impossible_indices(domb: Domb) -> None:
     os, chan = domb.raw()
     os.store(chan.page + 4, b"\xff\xff\xff\x7f")  # left.prod

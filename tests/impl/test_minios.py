@@ -97,6 +97,30 @@ def test_the_libraries_on_minios(pair: Pair) -> None:
     assert evtchn.xenevtchn_close(xce) == 0 and pair.domb.domain.events.get(port) is None
 
 
+def test_calls_with_wrong_arguments(pair: Pair) -> None:
+    """No grants, no pages, no protection, notification: refused; and a domain's number is not cut to another's."""
+    os, none = pair.os, (-1, -1)
+    fd = os.gnttab_open()
+    assert error(os.gnttab_map, fd, [], RW, *none) == abi.EINVAL
+    assert error(os.gnttab_map, fd, [(0, pair.refs[0])], 0, *none) == abi.EINVAL
+    assert error(os.gnttab_map, fd, [(0, pair.refs[0])], RW, 0, -1) == abi.ENOSYS
+    shr = os.gntshr_open()
+    assert error(os.gntshr_share, shr, 0, 0, True, *none) == abi.EINVAL
+    assert error(os.gntshr_share, shr, 0, 1, True, 0, -1) == abi.ENOSYS
+    addr, refs = os.gntshr_share(shr, 0, 1, True, *none)
+    assert len(refs) == 1
+    assert error(os.gntshr_unshare, shr, addr, 2) == abi.EINVAL and error(os.gntshr_unshare, shr, addr + 1, 1) == abi.EINVAL
+    os.gntshr_unshare(shr, addr, 1)
+    events, me = os.evtchn_open(), pair.domb.domain.domid
+    port = os.evtchn_bind_unbound_port(events, me)
+    assert os.evtchn_bind_interdomain(events, me, port) > 0
+    with pytest.raises(KernelError):
+        os.evtchn_bind_interdomain(events, 0, port)
+    assert error(os.evtchn_unbind, events, 1000) == abi.EINVAL
+    for handle in (fd, shr, events):
+        os.close(handle)
+
+
 def test_pages_still_mapped_are_kept_aside(pair: Pair) -> None:
     used, refs = pair.domb.ram.in_use(), len(pair.domb.free_refs)
     frames, shared = pair.domb.share(0, 2, True)

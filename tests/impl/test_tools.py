@@ -9,9 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bulkhead.impl.boot import BootedSystem
+from bulkhead.impl.dom0.evtchn import Evtchn
+from bulkhead.impl.dom0.syscalls import Syscalls
 from bulkhead.impl.domb.protocol import CreateRequest
 from bulkhead.impl.guests.agent import TestGuest
 from bulkhead.impl.guests.test_kernel import build_kernel
+from bulkhead.impl.libs.linux import LinuxOsdep
 from bulkhead.impl.rings import pages
 from bulkhead.impl.rings.pages import XS_HEADER
 from bulkhead.impl.tools.services import ToolError
@@ -107,6 +110,32 @@ def test_xenstore_requests(house: House) -> None:
     assert ask(pages.XS_WRITE, b"data/big", b"x" * 900)[0] == pages.XS_WRITE
     assert ask(pages.XS_GET_DOMAIN_PATH, b"7") == (pages.XS_GET_DOMAIN_PATH, b"/local/domain/7\0")
     assert house.machine.shut_down() == []
+
+
+def test_a_directory_that_is_too_large_for_an_answer(house: House) -> None:
+    stored = house.machine.xenstored
+    for i in range(130):
+        stored.request(0, pages.XS_MKDIR, 0, b"/tool/" + b"n" * 28 + b"%03d\0" % i)
+    with pytest.raises(XsError, match="E2BIG"):
+        stored.request(0, pages.XS_DIRECTORY, 0, b"/tool\0")
+    stored.request(0, pages.XS_RM, 0, b"/tool/" + b"n" * 28 + b"000\0")
+    stored.request(0, pages.XS_RM, 0, b"/tool/" + b"n" * 28 + b"001\0")
+    assert len(stored.request(0, pages.XS_DIRECTORY, 0, b"/tool\0")) == 128 * 32
+
+
+def test_the_daemons_leave_no_port_masked(house: House) -> None:
+    """A daemon that reads an event and does not enable its port again sleeps for ever when it waits for the next one."""
+    house.machine.xenconsoled.type(house.domid, b"hello\n")
+    house.ask(pages.XS_READ, b"name")
+    house.guest.say(b"z" * 3000)
+    house.machine.settle()
+    for daemon in (house.machine.xenconsoled, house.machine.xenstored):
+        assert isinstance(daemon.os, LinuxOsdep)
+        driver = daemon.os.driver
+        assert isinstance(driver, Syscalls)
+        device = driver.process.file(daemon.xce.fd).device
+        assert isinstance(device, Evtchn) and device.ports
+        assert all(device.ports.values())
 
 
 def test_watches(house: House) -> None:

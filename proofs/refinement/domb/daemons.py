@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from bulkhead.impl.dom0.evtchn import Evtchn
 from bulkhead.impl.dom0.process import Process
 from bulkhead.impl.dom0.syscalls import Syscalls
 from bulkhead.proofs.refinement.domb.alone import Alone
@@ -23,6 +24,7 @@ from bulkhead.proofs.refinement.domb.watched_daemons import (
     WatchedStored,
 )
 from bulkhead.proofs.refinement.lockstep.abstraction import Places
+from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
 
 class Daemons:
@@ -69,7 +71,11 @@ class Daemons:
     def serve(self, daemon: Stored | Consoled) -> bool:
         """A daemon serves all its rings; true if there was anything to do."""
         self.ear.who = daemon.space
-        return daemon.step()
+        busy = daemon.step()
+        masked = masked_ports(daemon)
+        if masked:
+            raise Mismatch(f"a daemon has served its rings, and will never hear of its ports {masked} again")
+        return busy
 
     def kill(self, daemon: Stored | Consoled) -> None:
         """kill -9 of a daemon: its mappings and ports are released."""
@@ -88,6 +94,15 @@ class Daemons:
             compare(self.side, self.stored, out)
         if isinstance(self.consoled, WatchedConsoled):
             self.consoled.compare(out)
+
+
+def masked_ports(daemon: Stored | Consoled) -> list[int]:
+    """Ports whose event the daemon has read, and which it has not enabled again."""
+    driver = daemon.osdep.driver
+    assert isinstance(driver, Syscalls)
+    device = driver.process.file(daemon.xce.fd).device
+    assert isinstance(device, Evtchn)
+    return [port for port, enabled in device.ports.items() if not enabled]
 
 
 __all__ = ["Daemons"]

@@ -4,7 +4,7 @@ The process connects, sends requests, answers as the file proxy does, or wrongly
 comes again, and maps the reserved page of the guest; a build may fail and DomB may die at each of its steps. After each
 action both sides are compared completely, and in each new state all claims are evaluated. `canonical` identifies states by
 the data that determine the implementation's further behaviour. A build that waits for files is a running function and cannot
-be saved, so such a state is reached again from the start, and each action from it is taken in a child process.
+be saved, so a state is a process: it forks a child for each action, and the child searches behind it.
 `python -m bulkhead.proofs.refinement.domb.exhaustive` runs the worlds of the README.
 """
 
@@ -17,7 +17,9 @@ import hashlib
 import os
 import pickle
 import tempfile
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -31,15 +33,17 @@ from bulkhead.proofs.refinement.domb.exports import files
 from bulkhead.proofs.refinement.domb.follow import Follower
 from bulkhead.proofs.refinement.domb.machine import Crash, Machine, Process
 from bulkhead.proofs.refinement.domb.world import Size, rules_for
-from bulkhead.proofs.refinement.exhaustive.search import Expanded, Result, run_worlds, search
+from bulkhead.proofs.refinement.exhaustive.search import Result, run_worlds
 from bulkhead.proofs.refinement.lockstep.abstraction import dump
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
+SIZE: Final = Size(heap=200, lives=8, nodes=2, visits=1, watches=1)  # two guests of 64 pages, and no XenStore
 GUEST: Final = 2  # the id of the first guest
 REQUEST: Final = p.CreateRequest("kernel0", "", 64, "").pack()
 ASKS: Final = {"unpause": p.UNPAUSE, "pause": p.PAUSE, "destroy": p.DESTROY}
 STEPS: Final = 16  # no build has more steps
-CHUNK: Final = 4  # states per task of a worker
+UNREAD: Final = 2  # answers in the ring, at which the process asks for nothing more
+NESTED: Final = 48  # processes that wait for each other; longer paths are gone again from the start
 Path_ = tuple[str, ...]
 
 
@@ -79,7 +83,7 @@ class Small(Machine):
     """The machine with one process; actions are given by name, without random choices."""
 
     def __init__(self, root: Path, limits: Limits) -> None:
-        super().__init__(rules_for(Size()), 1, root, daemons=False)
+        super().__init__(rules_for(SIZE), 1, root, daemons=False)
         self.limits = limits
         self.left = limits.requests
         self.stop = ("", -1)  # the end of the build, and its step
@@ -127,7 +131,9 @@ class Small(Machine):
             if told:
                 out += ["answer"] if told[0].op & p.REPLY or not self.limits.lies else ["answer", "refuse", "answer another"]
             if not self.waiting():
-                out += ["garbage"] * self.limits.lies + [*self.limits.asks] + ["create"] * (self.left > 0)
+                unread = sum(1 for m in told if m.op & p.REPLY)  # else answers pile up, until the ring is full
+                out += ["garbage"] * self.limits.lies + ["create"] * (self.left > 0)
+                out += self.limits.asks if unread < UNREAD else ()
         if self.limits.maps:
             out.append("unmap" if who.mapped else "map")
         reading = self.follower.reading
@@ -271,41 +277,100 @@ def canonical(small: Small) -> tuple[object, ...]:
     )
 
 
-@dataclass(frozen=True)
-class Found:
-    """The result of one action: the new state, and a mismatch if there was one."""
-
-    action: str
-    state: bytes
-    failure: str = ""
-
-
 def digest(small: Small) -> bytes:
     """The hash that identifies a state."""
     return hashlib.blake2b(repr(canonical(small)).encode(), digest_size=16).digest()
 
 
-def take(small: Small, action: str) -> Found:
-    """Take an action, in a process that ends afterwards."""
-    try:
-        small.happen(action)
-        state = digest(small)
-    except Mismatch as error:
-        return Found(action, b"", "\n".join([error.what, *dump(error.places)]))
-    except Exception as error:  # any exception of the implementation is a finding
-        return Found(action, b"", f"{type(error).__name__}: {error}")
-    return Found(action, state)
+@dataclass
+class Behind:
+    """What lies behind an action: states that nobody had seen, with the number of actions to them; paths that were too long
+    to follow here; and the first mismatch."""
+
+    states: dict[bytes, int] = field(default_factory=dict)
+    actions: int = 0
+    left: list[Path_] = field(default_factory=list)
+    failure: str = ""
+
+    def add(self, more: Behind) -> None:
+        """What lies behind one more action."""
+        self.states |= more.states
+        self.actions += more.actions
+        self.left += more.left
+        self.failure = self.failure or more.failure
 
 
-def apart(small: Small, action: str) -> Found:
-    """Take an action in a child process: this process does not change."""
+@dataclass(frozen=True)
+class Walk:
+    """A search depth first. The process at a state forks one child for each action, which searches behind it and ends."""
+
+    depth: int | None  # the most actions from the start
+    until: float | None  # the time at which no more actions are taken
+    seen: dict[bytes, int]  # all states that this process knows, with the fewest actions to each
+
+    def over(self) -> bool:
+        """Is the time up?"""
+        return self.until is not None and time.perf_counter() > self.until
+
+    def is_new(self, state: bytes, length: int) -> bool:
+        """Must the state be expanded? With a limit of depth, a state may be reached again by fewer actions."""
+        known = self.seen.get(state)
+        return known is None or (self.depth is not None and length < known)
+
+    def behind(self, small: Small, path: Path_) -> Behind:
+        """Every action from a state, and from each new state behind it."""
+        out = Behind()
+        if self.depth is not None and len(path) >= self.depth:
+            return Behind(left=[path])
+        try:
+            small.follower.book.check_claims()
+        except Mismatch as error:
+            return Behind(failure=f"{error.what} after {[*path, 'nothing more']}")
+        for action in small.actions():
+            if self.over():
+                out.left.append(path)
+            if out.failure or self.over():
+                break
+            found = apart(functools.partial(self.take, small, path, action))
+            self.seen.update(found.states)
+            out.add(found)
+        return out
+
+    def take(self, small: Small, path: Path_, action: str) -> Behind:
+        """Take an action, in a process that ends afterwards, and search behind it."""
+        here = (*path, action)
+        try:
+            small.happen(action)
+            state = digest(small)
+        except Mismatch as error:
+            return Behind(failure="\n".join([error.what, *dump(error.places)]) + f" after {[*here]}")
+        except Exception as error:  # any exception of the implementation is a finding
+            return Behind(failure=f"{type(error).__name__}: {error} after {[*here]}")
+        out = Behind(actions=1)
+        if self.is_new(state, len(here)):
+            self.seen[state] = out.states[state] = len(here)
+            if len(here) % NESTED:
+                out.add(self.behind(small, here))
+            else:
+                out.left.append(here)
+        return out
+
+    def again(self, small: Small, path: Path_) -> Behind:
+        """Go a path that was too long once more, from the start, and search behind it."""
+        for action in path:
+            small.happen(action)
+        return self.behind(small, path)
+
+
+def apart(work: Callable[[], Behind]) -> Behind:
+    """Work in a child process: this process does not change."""
     back, there = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.close(back)
             with os.fdopen(there, "wb") as out:
-                pickle.dump(take(small, action), out)
+                pickle.dump(work(), out)
         finally:
             os._exit(0)
     os.close(there)
@@ -313,39 +378,58 @@ def apart(small: Small, action: str) -> Found:
         data = answer.read()
     os.waitpid(child, 0)
     if not data:
-        return Found(action, b"", "the process that took it came to a bad end")
-    found: Found = pickle.loads(data)
+        return Behind(failure="a process of the search came to a bad end")
+    found: Behind = pickle.loads(data)
     return found
 
 
-def expand(paths: list[Path_], limits: Limits, root: str) -> list[Expanded[Path_]]:
-    """Every action from every state that these paths lead to."""
-    out = []
-    for path in paths:
-        gc.collect()  # machines contain reference cycles: without collection they accumulate, and forks become slow
-        small = Small(Path(root), limits)
-        for action in path:
-            small.happen(action)
-        try:
-            small.follower.book.check_claims()
-        except Mismatch as error:
-            out.append(Expanded[Path_]((), 1, f"{error.what} after {[*path, 'nothing more']}"))
-            continue
-        found = [apart(small, action) for action in small.actions()]
-        failures = [f"{each.failure} after {[*path, each.action]}" for each in found if each.failure]
-        fresh = tuple((each.state, (*path, each.action)) for each in found if not each.failure)
-        out.append(Expanded(fresh, len(found), next(iter(failures), "")))
-    return out
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Without collection of cycles: a collector's writes would copy all memory into each child."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
-def explore(limits: Limits, depth: int | None = None, jobs: int | None = None, seconds: float | None = None) -> Result:
-    """Search breadth first until there are no new states, the time is up, or `depth` is reached."""
+def compile_all(small: Small) -> None:
+    """Compile every rule step and claim once, instead of in each child."""
+    rules = small.follower.book.rules
+    for label in rules.caller.steps:
+        rules.step(label)
+    small.follower.book.check_claims()
+
+
+def explore(limits: Limits, depth: int | None = None, seconds: float | None = None) -> Result:
+    """Search until there are no new states, the time is up, or only states at `depth` are left."""
+    begin = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="bulkhead-domb-") as folder:
         files(Path(folder))
-        root = str(Path(folder) / "exported")
-        work = functools.partial(expand, limits=limits, root=root)
-        start: Path_ = ()
-        return search(limits.text(), digest(Small(Path(root), limits)), start, work, CHUNK, jobs, seconds, depth)
+        small = Small(Path(folder) / "exported", limits)
+        walk = Walk(depth, None if seconds is None else begin + seconds, {digest(small): 0})
+        result = Result(limits.text())
+        waiting: list[Path_] = [()]
+        cut: list[Path_] = []
+        compile_all(small)
+        with uncollected():
+            while waiting and not result.failure:
+                path = waiting.pop()
+                if walk.over() or (depth is not None and len(path) >= depth):
+                    cut.append(path)
+                    continue
+                found = apart(functools.partial(walk.again, small, path))
+                walk.seen.update(found.states)
+                waiting += found.left
+                result.actions += found.actions
+                result.failure = found.failure
+    result.states = len(walk.seen)
+    result.complete = not (result.failure or waiting or cut)
+    result.seconds = time.perf_counter() - begin
+    return result
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class Expanded(Generic[Reached]):
 
 @dataclass
 class Result:
-    """The result of a search: new states at each depth, and the first mismatch if there was one."""
+    """The result of a search: new states at each depth if it went breadth first, and the first mismatch if there was one."""
 
     world: str
     states: int = 0
@@ -43,10 +43,8 @@ class Result:
     def text(self) -> str:
         """A one-line summary that says whether the search was complete."""
         end = "all there are" if self.complete else "NOT all: cut short"
-        return (
-            f"{self.world}: {self.states} states ({end}), the farthest {len(self.by_depth) - 1} actions from the start; "
-            f"{self.actions} actions compared in {self.seconds:.0f} s."
-        )
+        far = f", the farthest {len(self.by_depth) - 1} actions from the start" if self.by_depth else ""
+        return f"{self.world}: {self.states} states ({end}){far}; {self.actions} actions compared in {self.seconds:.0f} s."
 
 
 def search(

@@ -1,14 +1,17 @@
 """What hostile guests do: requests and garbage in their rings, grants, event channels, pages given back.
 
-Not here: how an action is made (../guests.py), and the requests themselves (requests.py).
+Not here: how an action is made (../guests.py), and the requests themselves (requests.py, neighbours.py).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from bulkhead.proofs.refinement.domb.guests import RINGS, Guest, index
 from bulkhead.proofs.refinement.domb.taps import MASK
 from bulkhead.proofs.refinement.domb.watched_daemons import frame
 from bulkhead.proofs.refinement.domb.workload.chooser import Chooser
+from bulkhead.proofs.refinement.domb.workload.neighbours import between_neighbours
 from bulkhead.proofs.refinement.domb.workload.requests import request
 from bulkhead.proofs.refinement.domb.world import DOMB, NOBODY
 
@@ -25,6 +28,9 @@ class GuestChoices(Chooser):
             return
         stored = self.view.stored
         heard = [g for g in running if stored is not None and g.domid in stored.connections]
+        if heard and self.rng.random() < 0.08:
+            self.meet(heard)
+            return
         who = self.rng.choice(heard if heard and self.rng.random() < 0.7 else running)
         x = self.rng.random()
         if x < 0.5:
@@ -67,6 +73,20 @@ class GuestChoices(Chooser):
             self.of(who, "ring_put", page="xenstore", bytes=frame(kind, self.number, tx, payload).hex())
         if rng.random() < 0.8:
             self.of(who, "ring_drain", page="xenstore")
+
+    def meet(self, heard: Sequence[Guest]) -> None:
+        """Guests turn to each other's nodes, and each request is served at once."""
+        ids = [g.domid for g in heard]
+        for _ in range(self.rng.choice((4, 10, 20))):
+            stored, who = self.view.stored, self.rng.choice(heard)
+            if stored is None or not who.has(who.xenstore):
+                return
+            self.text = f"d{who.domid} turns to the nodes of others"
+            self.number = (self.number + 1) & MASK
+            kind, payload = between_neighbours(self.rng, who.domid, ids, stored.store.nodes)
+            self.of(who, "ring_drain", page="xenstore")
+            self.of(who, "ring_put", page="xenstore", bytes=frame(kind, self.number, 0, payload).hex())
+            self.call(f"p{stored.space}", "serve")
 
     def _takes_answers(self, who: Guest) -> None:
         self.text = f"d{who.domid} empties its rings"

@@ -37,6 +37,7 @@ class Driver(Chooser):
         self.moments.waits = self.waits
         target.meanwhile = self.moments
         self.calls = 0  # moves
+        self.neighbours = self.rng.random() < 0.3  # in three of ten episodes, guests live side by side
 
     def move(self) -> None:
         """One action."""
@@ -44,7 +45,9 @@ class Driver(Chooser):
         self.calls += 1
         x = rng.random()
         free = view.free()
-        if x < 0.22:
+        if self.neighbours and free and rng.random() < 0.6:
+            self._live_together(free)
+        elif x < 0.22:
             self.domb()
         elif (len(view.processes) < MOST_PROCESSES and x < 0.28) or not view.processes:
             self.text = "a new process"
@@ -59,6 +62,53 @@ class Driver(Chooser):
             self._of(self.tools, self.tools.act, rng.choice(free))
         if self.calls % CLAIMS_EVERY == 0:
             self.call("", "claims")
+
+    def _live_together(self, free: list[Process]) -> None:
+        """Guests that XenStore knows meet; now and then one of them ends, and another one gets its id."""
+        rng, stored, who = self.rng, self.view.stored, self.rng.choice(free)
+        running = self.view.running()
+        heard = [g for g in running if stored is not None and g.domid in stored.connections]
+        fresh = [g for g in running if g not in heard]
+        others = [d for d in self.view.built if all(g.domid != d for g in heard)]
+        x = rng.random()
+        if len(heard) >= 2 and x < 0.7:
+            self.guests.meet(heard)
+            self.text = self.guests.text
+        elif 0.7 <= x < 0.8:
+            self._of(self.tools, self.tools.share_node, who)
+        elif len(heard) >= 2:
+            self._end_one(who, free, rng.choice(heard).domid)
+        elif fresh and rng.random() < 0.5:
+            self.tools.introduce(who, rng.choice(fresh).domid)
+            self.text = self.tools.text
+        elif len(others) > 1:
+            self._end_one(who, free, rng.choice(others))
+        else:
+            self._one_more(who, free)
+
+    def _one_more(self, who: Process, free: list[Process]) -> None:
+        """xl has a guest built and tells the daemons."""
+        if self.view.consoled is None:
+            self.call("", "start_xenconsoled")
+        self._clear_the_way(free)
+        self._of(self.tools, self.tools.build_small, who)
+
+    def _clear_the_way(self, free: list[Process]) -> None:
+        """Nobody holds the channel."""
+        for each in [each for each in free if each.chan is not None]:
+            self.tools.of(each, "disconnect")
+        self.domb()
+
+    def _end_one(self, who: Process, free: list[Process], domid: int) -> None:
+        """A tool has a guest destroyed, before or after XenStore forgets it."""
+        if self.rng.random() < 0.5:
+            self.tools.release(who, domid)
+        self._clear_the_way(free)
+        self.tools.connect(who, self.view.offer)
+        self.tools.end(who, domid)
+        self.domb()
+        self.tools.release(who, domid)
+        self.text = f"a tool ends d{domid}"
 
     def _of(self, actor: Chooser, act: object, who: Process) -> None:
         assert callable(act)

@@ -6,7 +6,7 @@ how a call is made (../operations.py), and what happens within one (moments.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bulkhead.impl.domb import protocol as p
@@ -216,12 +216,19 @@ class ToolChoices(Chooser):
         rng, view = self.rng, self.view
         if any(each.busy for each in view.processes.values()) or who.chan is not None or not view.up or view.offer is None:
             return
-        self.text = "an honest tool"
         wanted = p.CreateRequest(rng.choice(NAMES[:2]), rng.choice(DISKS[:-1]), rng.choice(PAGES), "quiet")
         xl = rng.random() < 0.6
         if not xl and rng.random() >= 0.65:
             wanted = self._request()
-        then = AFTER_XL[: rng.randrange(4)] if xl else AFTER_CREATE[: rng.randrange(5)]
+        self._use_tool(who, wanted, xl, AFTER_XL[: rng.randrange(4)] if xl else AFTER_CREATE[: rng.randrange(5)])
+
+    def build_small(self, who: Process) -> None:
+        """xl has a guest built that fits, starts it, and tells the daemons."""
+        if who.chan is None and self.view.up and self.view.offer is not None:
+            self._use_tool(who, p.CreateRequest("kernel0", "", min(PAGES), ""), True, ())
+
+    def _use_tool(self, who: Process, wanted: p.CreateRequest, xl: bool, then: Sequence[str]) -> None:
+        self.text = "an honest tool"
         self.guests += 1
         self.of(
             who,
@@ -278,19 +285,17 @@ class ToolChoices(Chooser):
         x = rng.random()
         if x < 0.7 and view.stored is not None:
             self.text = "a tool asks XenStore"
-            kind, payload = request(rng, 0, connected)
             if x < 0.35:
-                words = b"%d\0%d\0%d\0" % (d, rng.randrange(99), rng.choice((2, 2, 2, 1, 3, 700)))
-                kind, payload = KINDS["introduce"], words
+                self.introduce(who, d, rng.choice((2, 2, 2, 1, 3, 700)))
             elif x < 0.4:
-                kind, payload = KINDS["release"], b"%d\0" % d
-            elif x < 0.5:  # nodes that outlive guests, given to them and opened for them
-                path = rng.choice((*BESIDE[3:], f"{home(rng.randrange(2, NOBODY))}{BELOW[2]}")).encode()
-                self.ask_xenstored(who, KINDS["write"], path + b"\0")
-                kind, payload = KINDS["set_perms"], path + b"\0" + perms(rng, 0, connected)
+                self.release(who, d)
+            elif x < 0.5:
+                self.share_node(who)
             elif x < 0.52:  # the root node: opened to all, closed again, or given away
-                kind, payload = KINDS["set_perms"], b"/\0%c%d\0" % (rng.choice(b"bwrn"), rng.choice((0, 0, d)))
-            self.ask_xenstored(who, kind, payload)
+                words = b"/\0%c%d\0" % (rng.choice(b"bwrn"), rng.choice((0, 0, d)))
+                self.ask_xenstored(who, KINDS["set_perms"], words)
+            else:
+                self.ask_xenstored(who, *request(rng, 0, connected))
         elif view.consoled is not None:
             self.text = "a tool asks the console's daemon"
             if x < 0.9:
@@ -299,6 +304,27 @@ class ToolChoices(Chooser):
                 self.of(who, "console_remove", dom=d)
             else:
                 self.of(who, "console_type", dom=d, bytes=rng.randbytes(rng.choice((1, 30, 1500))).hex())
+
+    def share_node(self, who: Process) -> None:
+        """Nodes that outlive guests, given to them and opened for them."""
+        self.text = "a tool opens a node"
+        connected = () if self.view.stored is None else tuple(self.view.stored.connections)
+        path = self.rng.choice((*BESIDE[3:], f"{home(self.rng.randrange(2, NOBODY))}{BELOW[2]}")).encode()
+        self.ask_xenstored(who, KINDS["write"], path + b"\0")
+        self.ask_xenstored(who, KINDS["set_perms"], path + b"\0" + perms(self.rng, 0, connected))
+
+    def introduce(self, who: Process, domid: int, port: int = 2) -> None:
+        """XenStore gets to know a guest."""
+        self.text = f"a tool introduces d{domid}"
+        self.ask_xenstored(who, KINDS["introduce"], b"%d\0%d\0%d\0" % (domid, self.rng.randrange(99), port))
+
+    def release(self, who: Process, domid: int) -> None:
+        """XenStore forgets a guest."""
+        self.ask_xenstored(who, KINDS["release"], b"%d\0" % domid)
+
+    def end(self, who: Process, domid: int) -> None:
+        """A request to destroy a guest."""
+        self.send(who, p.DESTROY, 5, 0, p.DOMID.pack(domid))
 
     def ask_xenstored(self, who: Process, kind: int, payload: bytes) -> None:
         """A request to XenStore's daemon."""

@@ -72,17 +72,19 @@ class Below(Osdep):
         self.existing = False  # the guest exists, not destroyed yet
         self.failing = True  # may calls fail?
         self.failed = False
+        self.reason = 0  # the error of the first call that failed
         self.undoing: bool | None = None  # after a failure: does every unmapping fail for a while?
         self.pinned = self.started_at = False
 
     # Failures.
 
-    def fails(self, what: str) -> bool:
+    def fails(self, what: str, errno: int = abi.ENOMEM) -> bool:
         """Does this call fail?"""
         if not self.failing or not self.run.engine.choose(what):
             return False
         self.failed = True
-        self.errno = abi.ENOMEM
+        self.errno = errno
+        self.reason = self.reason or errno
         return True
 
     def _raises(self, what: str) -> None:
@@ -135,13 +137,13 @@ class Below(Osdep):
         self._raises("no addresses left")
         first, *_ = gfns
         if first.element is SHARED_PAGE:
-            if self.fails("Xen maps no shared_info"):
+            if self.fails("Xen maps no shared_info", abi.EINVAL):
                 return self._place(Area()), [-abi.EINVAL]
             self.run.follow("build_view", {"s": member("Special", SHARED_INFO)})
             return self._place(Area(special=SHARED_INFO)), [0]
         errors, area = [], Area(count=len(gfns))
         for gfn in gfns:
-            if self.fails("Xen does not map a page"):
+            if self.fails("Xen does not map a page", abi.EINVAL):
                 errors.append(-abi.EINVAL)
                 continue
             t = constant(self.next_t)

@@ -101,11 +101,11 @@ def _standing_in(below: Below, run: BuildRun, disk: bytes) -> tuple[tuple[object
             raise ElfError("cannot be loaded")
 
     def parse(raw: bytes) -> Image:
-        looked_at(0, below.fails("the kernel is none"))
+        looked_at(0, below.fails("the kernel is none", abi.EINVAL))
         return IMAGE
 
     def plan(image: Image, ramdisk: int, pages: Any) -> layout.Layout:
-        looked_at(1, below.fails("it does not fit"))
+        looked_at(1, below.fails("it does not fit", abi.EINVAL))
         made = layout.plan(image, ramdisk, 1024)
         # The frame list has one entry per page of the guest; by the layout's contract everything is within these pages.
         run.engine.assume(number(pages) >= run.layout_pages)
@@ -141,8 +141,8 @@ def build(run: BuildRun) -> None:
     fits = And(fits, number(pages) >= builder.MIN_PAGES, number(pages) <= builder.MAX_PAGES)
 
     def on_step(name: str, what: str) -> None:
-        if name == "seal" and below.fails("the hook stops the build"):
-            raise OsError(abi.EIO)
+        if name == "seal" and below.fails("the hook stops the build", abi.EBUSY):
+            raise OsError(abi.EBUSY)
 
     with standing_in(*_standing_in(below, run, DISK)):
         try:
@@ -210,7 +210,7 @@ def _loaded() -> dict[int, bytes]:
 def _failed(run: BuildRun, below: Below, error: builder.BuildError, fits: Term) -> None:
     """An error: the build is rolled back, or a later `left.undo()` does the rest."""
     run.claim("a failed build", "there is a reason", TRUE if below.failed else Not(fits))
-    run.claim("a failed build", "it says so", error.errno > 0)
+    run.claim("a failed build", "it says why", error.errno == (below.reason or abi.EINVAL))
     run.claim("a failed build", "no handle is left open", not below.open_files)
     if not below.existing and error.left is None:
         run.claim("a failed build", "nothing is left mapped", not below.areas)
