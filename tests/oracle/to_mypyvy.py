@@ -369,6 +369,9 @@ class _Reader:
         inner, own = dict(self.base), dict[str, Local]()
         prefix = "" if st.result is None else f"{st.result}_"
         for b, a in zip(done.params, st.args, strict=True):
+            if isinstance(a, s.Name) and (a.text in env or a.text not in self.terms.states):
+                inner[b.name] = env[a.text] if a.text in env else self.terms.single(a, env)  # it lasts: nothing to keep
+                continue
             inner[b.name] = given = self._local(self.terms.value(a, env))
             if prefix:
                 told[prefix + b.name] = given
