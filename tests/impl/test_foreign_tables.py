@@ -168,3 +168,14 @@ def test_counts_with_upper_bits_set(rig: Rig, number: int, first: int | None) ->
         assert abi.U32.unpack(read(rig.xen, agent.vcpu, agent.arg + 512, 4) or b"")[0] == 1
     else:
         assert rig.xen.call(agent.vcpu, number, first, agent.arg, 1 << 31) == -abi.EINVAL
+
+
+def test_a_frame_that_nobody_owns_is_nobodys(rig: Rig) -> None:
+    """Dom0 names A as the owner of a frame that A has given up, and that is in the heap."""
+    frame = own_table(rig, "A", 3)
+    rig.xen.frames.put_alloc_ref(frame)
+    assert frame.owner is None
+    for flags in (0x65, FLAGS):
+        at = rig.kernel.layout.window_maddr(0)
+        assert rig.kernel.mmu_update(at, frame.mfn << 12 | flags, rig.domid("A")) == -abi.EBUSY
+    assert frame.count == frame.tcount == 0

@@ -319,3 +319,24 @@ def test_overlapping_copy_runs_upwards(rig: Rig) -> None:
     arg = abi.COPY.pack(page.mfn, abi.DOMID_SELF, 0, 0, page.mfn, abi.DOMID_SELF, 8, 0, 24, 0, 9, 0)
     rig.grant_op("B", abi.GNTTABOP_COPY, arg)
     assert bytes(page.bytes()[:32]) == bytes(range(8)) * 4
+
+
+def test_a_caller_that_is_crashed_in_a_batch_gets_no_further() -> None:
+    """The batch of 32 that crashes it is finished, as Xen does; the next one does not begin."""
+    rig = machine("A", "B", "C")
+    for name in "AC":
+        grant(rig, name, 8, "B", 3)
+    handles = [map_ref(rig, "B", name, 8, 0, 1)[1] for name in "A" + "C" * 40]
+    b, c = rig.agents["B"], rig.agents["C"].domain
+    page = rig.page("C/3")
+    assert page is not None
+    gone = rig.agents["A"].domain
+    act = gone.grant_table.active[8]
+    assert act.pin and act.frame is not None
+    del rig.xen.domains[gone.domid]  # what an implicit unmap leaves behind: a record of a domain that is no more
+    ops = b"".join(abi.UNMAP_GRANT_REF.pack(0, page.mfn << 12, handle, 99, 0) for handle in handles)
+    assert write(rig.xen, b.vcpu, b.arg, ops)
+    assert rig.xen.call(b.vcpu, abi.HYPERVISOR_GRANT_TABLE_OP, abi.GNTTABOP_UNMAP_GRANT_REF, b.arg, 41) == -abi.EINVAL
+    assert b.domain.crashed
+    assert c.grant_table.active[8].pin >> 16 == 40 - 31
+    rig.xen.domains[gone.domid] = gone

@@ -102,3 +102,16 @@ def test_refusals(m: Machine, cmd: int, body: bytes, want: int) -> None:
 
 def test_a_guest_may_ask_none_of_it(m: Machine) -> None:
     assert domctl(m, abi.DOMCTL_SHADOW_OP, SHADOW_OP.pack(0, 0, 0, 0, 0, 0, 0, 0), 2, who=1) == -abi.EPERM
+
+
+@pytest.mark.parametrize("pages", [8, 16, 64])
+def test_a_bitmap_has_no_more_bytes_than_its_pages_need(m: Machine, pages: int) -> None:
+    at = m.put(0, BITMAP, b"\xff" * 16)
+    assert domctl(m, abi.DOMCTL_SHADOW_OP, SHADOW_OP.pack(SHADOW_PEEK, 0, 0, 0, at, pages, 0, 0)) == 0
+    assert m.get(0, BITMAP, 16) == bytes(pages // 8).ljust(16, b"\xff")
+
+
+def test_nobody_resets_his_own_vcpu(m: Machine) -> None:
+    root = m.dom0.vcpus[0].cr3
+    assert domctl(m, abi.DOMCTL_SETVCPUCONTEXT, abi.SETVCPUCONTEXT.pack(0, 0, 0), 0) == -abi.EINVAL
+    assert root is not None and m.dom0.vcpus[0].cr3 is root

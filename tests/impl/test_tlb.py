@@ -175,3 +175,12 @@ def test_a_page_that_becomes_a_table_is_writable_for_nobody() -> None:
     assert next(steps) == "mmu.preempt" and page.ptype == PGT_L1 and page.tcount == 1
     assert guest.cached() == (set(), set(), set())
     assert run(steps) == 0
+
+
+def test_what_an_update_removes_is_in_no_tlb(guest: Guest) -> None:
+    """mmu_update flushes the domain whose tables it changed, at its end."""
+    argument, page = guest.layout.va(0), guest.layout.va(5)
+    at = guest.layout.direct_l1[0].mfn << 12 | (page >> 12 & 511) << 3
+    assert write(guest.xen, guest.domain.vcpus[0], argument, abi.MMU_UPDATE.pack(at, 0))
+    assert guest.xen.call(guest.domain.vcpus[0], abi.HYPERVISOR_MMU_UPDATE, argument, 1, 0, abi.DOMID_SELF) == 0
+    assert guest.cached() == (set(), set(), set())

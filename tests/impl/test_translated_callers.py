@@ -244,3 +244,25 @@ def test_foreign_pages_of_a_pvh_dom0(xen: Xen) -> None:
     assert add(translated.domid, 3, 1 << 36) == -abi.ENOENT
     dom0.is_privileged = False
     assert add(translated.domid, 3, 0x202) == -abi.EPERM
+
+
+def test_what_is_moved_in_the_p2m(xen: Xen) -> None:
+    """Only a guest's own pages move; one of Xen's that stood at the new place is not given up."""
+    owner, domain = guest(xen), guest(xen)
+    entry(owner, 8, domain, 3)
+    assert run(map_grant_ref(xen, domain.vcpus[0], HERE << 12, 2, 8, owner.domid))[0] == 0
+
+    def move(space: int, idx: int, gfn: int) -> int:
+        ask = abi.ADD_TO_PHYSMAP.pack(abi.DOMID_SELF, 0, space, idx, gfn)
+        return call(xen, domain, 12, ask, abi.XENMEM_ADD_TO_PHYSMAP, ARG)[0]
+
+    assert move(abi.XENMAPSPACE_GMFN, HERE, 0x40) == -abi.EINVAL
+    shared = domain.grant_table.shared[0]
+    assert move(abi.XENMAPSPACE_GRANT_TABLE, 0, 0x41) == 0 and frame_at(domain, 0x41) is shared
+    ram = frame_at(domain, 5)
+    assert move(abi.XENMAPSPACE_GMFN, 5, 0x41) == 0 and frame_at(domain, 0x41) is ram
+    assert shared.allocated and not shared.given_up and shared.m2p == -1 and shared.count == 1
+    assert move(abi.XENMAPSPACE_GRANT_TABLE, 0, 0x42) == 0 and frame_at(domain, 0x42) is shared
+    first = frame_at(domain, 0)
+    assert move(abi.XENMAPSPACE_GMFN, 0, 0x43) == 0 and domain.p2m is not None
+    assert frame_at(domain, 0x43) is first and domain.p2m.lookup(0)[0] is None  # frame 0 is a place like any other

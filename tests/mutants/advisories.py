@@ -74,8 +74,6 @@ FAULTS: Final[tuple[Fault, ...]] = (
     _f("address_of_xen", "pagetables:addr_ok", "HYPERVISOR_VIRT_END <= addr", "0xFFFF800000000000 <= addr",
        "a guest's pointer may be Xen's memory (XSA-212)"),
     # Grants: XSA-217, XSA-218, XSA-224, XSA-226, XSA-228, XSA-230, XSA-295, XSA-318, XSA-380, XSA-394 kinds.
-    _f("transfer_of_tables", "grant_transfer:steal_page", "if frame.count != 1 or frame.tcount:", "if frame.count != 1:",
-       "a page with a type is given away (XSA-217)"),
     _f("device_pin_of_host", "grant_unmap:unmap_complete", "act.pin -= PIN_DEVR if readonly else PIN_DEVW",
        "act.pin -= PIN_HSTR if readonly else PIN_HSTW", "the unmap of a device's part ends the host's (XSA-224)"),
     _f("unmap_forgets_readonly", "grant_unmap:unmap_one", "done = GNTMAP_HOST_MAP | (flags & GNTMAP_READONLY)",
@@ -90,8 +88,6 @@ FAULTS: Final[tuple[Fault, ...]] = (
        "the last handle of a list is given out (XSA-228)"),
     _f("status_frames_too_many", "grant_admin:get_status_frames", "if nr_frames > len(table.status):",
        "if nr_frames > len(table.status) + 1:", "frames that are none are told (XSA-379)"),
-    _f("status_frames_of_version_1", "grant_admin:grant_frame", "if table.version != 2:", "if False:",
-       "status frames of a version 1 table (XSA-387)"),
     _f("copy_keeps_type", "grant_copy:copy_one", "_unclaim(xen, ddom, dst, d_ref, dframe, False)",
        "_unclaim(xen, ddom, dst, d_ref, dframe, True)", "a copy keeps the page's type and pins (XSA-318)"),
     _f("copy_refused_keeps_page", "grant_copy:acquire", "xen.frames.put_page(frame)\n            table.reduce_status",
@@ -141,8 +137,6 @@ FAULTS: Final[tuple[Fault, ...]] = (
        "a store to a private mapping reaches the guest"),
     _f("unmapped_entry_stays", "dom0/process:AddressSpace._drop", "self.set_pte(page, 0)", "pass",
        "munmap leaves the entry"),
-    _f("copy_flags_through", "dom0/gntdev:Gntdev._queue_segment", "seg.flags & 3", "seg.flags",
-       "flags that Xen may learn get through"),
 )
 
 

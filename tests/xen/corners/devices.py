@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from tests.xen.workload.devices import BATCH_V2, BIND_INTER, BIND_UNBOUND, BIND_VIRQ, MAP_REF, RESET, UNBIND, UNMAP_REF, ioc
+from tests.xen.workload.devices import (
+    BATCH_V2,
+    BIND_INTER,
+    BIND_UNBOUND,
+    BIND_VIRQ,
+    HYPERCALL,
+    MAP_REF,
+    RESET,
+    RESOURCE,
+    RESTRICT_PRIVCMD,
+    UNBIND,
+    UNMAP_REF,
+    ioc,
+)
 from tests.xen.workload.script import EVENT_CHANNEL_OP, Script
 
 MMAP_V1: Final = ioc("P", 2, 16)
@@ -91,6 +104,23 @@ def privcmd(s: Script) -> None:
         s.do("sys.rd", m=area, pg=1, off=24)
         s.do("prd", pg="A/4", off=24)
         s.do("sys.munmap", m=area)
+    s.do("sys.close", f=20)
+    # A file that is restricted to one domain, by each of its requests.
+    s.do("sys.open", f=20, dev="privcmd")
+    s.do("sys.ioctl", f=20, req=RESTRICT_PRIVCMD, w="u0:2:A")
+    for dom in ("B", "A"):
+        area += 1
+        s.do("sys.mmap", f=20, m=area, n=1, prot="rw")
+        runs((f"m.{area}", f"{dom}/3", 1), dom=dom)
+        s.do("sys.rd", m=area, pg=0, off=8)
+        for request in (BATCH_V1, BATCH_V2):
+            area += 1
+            s.do("sys.mmap", f=20, m=area, n=1, prot="rw")
+            batch(request, f"m.{area}", (f"{dom}/3",), dom=dom)
+            s.do("sys.rd", m=area, pg=0, off=8)
+        s.do("sys.ioctl", f=20, req=RESOURCE, w=f"u0:2:{dom},u4:4:1", o="n:u16:8")
+        s.do("sys.ioctl", f=20, req=HYPERCALL, w="u0:8:20,u8:8:6,u16:8:ub+256,u24:8:1,u256:2:A")
+        s.do("sys.ioctl", f=20, req=RESTRICT_PRIVCMD, w=f"u0:2:{dom}")
     s.do("sys.close", f=20)
 
 

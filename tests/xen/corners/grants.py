@@ -90,6 +90,46 @@ def grants(s: Script) -> None:
         for number in (1, 26):
             s.hypercall("A", number, a1=where, a2=0, a3=0, a4="SELF")
         s.hypercall("A", UPDATE_VA_MAPPING, a1=where, a2=0, a3=0)
+    # A counter of maps at its top, and a copy; a mapping that is replaced by another one, whose slot is empty then.
+    s.do("ge", "B:14", d="B", ref=14, flags=5, dom="A", pg="B/6")
+    ask = "0:8:w.24,8:4:6,12:4:14,16:2:B,18:2:0x7fff"
+    taken = "0:8:14,8:2:B,16:8:A/3,24:2:SELF,32:2:64,34:2:1,36:2:0x7fff"
+    for times in (127, 1, 1):
+        s.hypercall("A", GRANT_TABLE_OP, ask, "st:18:2:s", "B:14", a1=0, a2="arg", a3=1, rep=times)
+        s.hypercall("A", GRANT_TABLE_OP, taken, "st:36:2:s", "B:14", a1=5, a2="arg", a3=1)
+    s.renew("A")
+    s.do("ge", "B:15", d="B", ref=15, flags=1, dom="A", pg="B/7")
+    s.hypercall(
+        "A", GRANT_TABLE_OP, "0:8:w.26,8:4:2,12:4:15,16:2:B,18:2:0x7fff", "st:18:2:s,rh:20:4:V", a1=0, a2="arg", a3=1
+    )
+    s.hypercall("A", UPDATE_VA_MAPPING, a1="w.27", a2="f.A/9+0x67", a3=2)
+    s.hypercall("A", GRANT_TABLE_OP, "0:8:w.26,8:8:w.27,16:4:$rh,20:2:0x7fff", "st:20:2:s", "B:15", a1=7, a2="arg", a3=1)
+    for slot in (26, 27):
+        s.do("rd", by="A", slot=slot, off=8)
+        s.do("wr", by="A", slot=slot, off=8, v=slot)
+        mmu(s, "A", (f"t.{slot}", "0"))
+    s.do("prd", pg="A/9", off=8)
+    # A transitive grant that leads to another one.
+    for name in ("B", "C"):
+        s.hypercall(name, GRANT_TABLE_OP, "0:4:2", "v:0:4", a1=8, a2="arg", a3=1)
+    s.do("ge", "A:20", d="A", ref=20, flags=1, dom="C", pg="A/8")
+    s.do("ge", "C:20", d="C", ref=20, flags=3, dom="B", pg="0", tdom="A", tref=20)
+    s.do("ge", "C:21", d="C", ref=21, flags=1, dom="B", pg="C/8")
+    for inner in (20, 21, 22, 5000):
+        s.do("ge", "B:20", d="B", ref=20, flags=3, dom="A", pg="0", tdom="C", tref=inner)
+        for size in (64, 4096):
+            s.hypercall(
+                "A",
+                GRANT_TABLE_OP,
+                f"0:8:20,8:2:B,16:8:A/10,24:2:SELF,32:2:{size},34:2:1,36:2:0x7fff",
+                "st:36:2:s",
+                "B:20+C:20+C:21",
+                a1=5,
+                a2="arg",
+                a3=1,
+            )
+    s.do("prd", pg="A/10", off=8)
+    s.hypercall("B", GRANT_TABLE_OP, "0:4:1", "v:0:4", a1=8, a2="arg", a3=1)
     # Frames of a table, and of its status words, for Dom0.
     for version in (1, 2, 1):
         s.hypercall("C", GRANT_TABLE_OP, f"0:4:{version}", "v:0:4", a1=8, a2="arg", a3=1)

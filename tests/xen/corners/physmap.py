@@ -89,8 +89,8 @@ def log_dirty(s: Script) -> None:
             s,
             10,
             dom,
-            f"16:4:{op},20:4:{mode},32:8:{at},40:8:{pages},512:8:0x5555555555555555",
-            "bits:512:8,n:40:8,dirty:52:4",
+            f"16:4:{op},20:4:{mode},32:8:{at},40:8:{pages},512:8:0x5555555555555555:2:8",
+            "bits:512:8,n:40:8,dirty:52:4,after:520:8",
         )
 
     for dom in ("A", "d0", NOBODY):
