@@ -5,11 +5,12 @@ Problems are collected in the declarations.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 
 from bulkhead.model import syntax as s
 from bulkhead.model.diagnostics import Span, suggest
-from bulkhead.model.expressions import Declarations, Scope
+from bulkhead.model.expressions import MAX_COMBINATIONS, Declarations, Scope, values_of
 from bulkhead.model.ir import (
     AT,
     CALL,
@@ -92,6 +93,11 @@ def declare_state(items: list[tuple[s.Component, s.Item]], d: Declarations) -> N
         elif isinstance(item, s.StateItem):
             args = tuple(b.sort if d.known_sort(b) else "?" for b in item.indices)
             d.states[item.name] = tuple(b.name for b in item.fields)
+            places = math.prod(values_of(sort, d) for sort in args)
+            if places > MAX_COMBINATIONS:
+                what = f"`{item.name}` has a place for each of {places:,} combinations of enum members"
+                hint = "Searches keep a value for each place; use a sort as the index."
+                d.problem("E0204", item.span, what, f"Expected {MAX_COMBINATIONS:,} at most.", hint)
             for b in item.fields:
                 name = f"{item.name}.{b.name}" if b.name else item.name
                 d.funcs[name] = Func(name, args, b.sort if d.known_sort(b) else "?", item.ghost, item.doc)

@@ -90,7 +90,13 @@ class Declarations:
 
 
 MAX_BOUND = 12  # quantified variables in scope at once
+MAX_COMBINATIONS = 20_000  # of enum members: of the variables in scope at once, or of the indices of a state
 WORDS = frozenset({"true", "false", "this"})  # not the name of any variable
+
+
+def values_of(sort: str, d: Declarations) -> int:
+    """The number of values of an enum or `bool`; 1 for a sort of any size."""
+    return 2 if sort == BOOL else len(d.enums.get(sort, " "))
 
 
 class Scope:

@@ -28,6 +28,7 @@ from bulkhead.model.faults import check_breaks, lay
 from bulkhead.model.fragment import alternation_warnings
 from bulkhead.model.ir import IDLE, POINT, Fault, Step, System
 from bulkhead.model.library import SPEC, Library, closure, component_of, load_library, shipped_files, shipped_systems
+from bulkhead.model.limits import refuse_large
 from bulkhead.model.operations import elaborate, generated_write, locals_spoken_of
 from bulkhead.model.procedures import Points
 from bulkhead.model.scenarios import expressions_of, scenarios_of
@@ -214,6 +215,7 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
     check_breaks(known_faults.values(), items, elsewhere, {t.label for t in steps}, d)
     scope = scope_of([i for _, i in items if isinstance(i, s.ScopeItem)], system.scopes, d)
     refuse_changing_axioms(by_kind["axiom"].values(), steps, d)
+    refuse_large(claims, steps, d)
     scenarios = scenarios_of([i for _, i in items if isinstance(i, s.ScenarioItem)], steps, d, bool(faults))
     expects = expects_of(system, {**by_kind["theorem"], **by_kind["transition"]}, d)
     if d.problems:

@@ -133,8 +133,8 @@ def substituted(term: Term, given: Mapping[str, Term]) -> Term:
         case Op(op, args, sort):
             return Op(op, tuple(substituted(a, given) for a in args), sort)
         case Quant(kind, vars_, body):
-            coming = {n for a in given.values() for n in free_variables(a)}
-            new = tuple(Var(v.name + "'" if v.name in coming else v.name, v.sort) for v in vars_)
+            taken = {n for a in given.values() for n in free_variables(a)} | (free_variables(body) - {v.name for v in vars_})
+            new = tuple(_fresh(v, taken) if v.name in taken else v for v in vars_)
             inside = {**given, **{v.name: n for v, n in zip(vars_, new, strict=True)}}
             return Quant(kind, new, substituted(body, inside))
     return term

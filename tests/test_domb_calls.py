@@ -13,9 +13,16 @@ from bulkhead.model.diagnostics import UsageError
 from bulkhead.proofs.cli.diff import diff
 from bulkhead.proofs.faults.catalogue_domb import BY_NAME
 from bulkhead.proofs.faults.laying import installed
+from bulkhead.proofs.refinement.domb.exports import files
+from bulkhead.proofs.refinement.domb.guest_memory import MEMORY
 from bulkhead.proofs.refinement.domb.guests import ACTIONS
+from bulkhead.proofs.refinement.domb.machine import DAEMON, FAIL, LOAD, STEP, TAKEN, Moment
 from bulkhead.proofs.refinement.domb.operations import OF_DAEMONS, OF_DOMB_ITSELF, OF_NOBODY, OF_PROCESSES
 from bulkhead.proofs.refinement.domb.signatures import OPERATIONS, TABLE
+from bulkhead.proofs.refinement.domb.target import DombTarget
+from bulkhead.proofs.refinement.domb.view import View
+from bulkhead.proofs.refinement.domb.workload.scheduler import Driver
+from bulkhead.proofs.refinement.domb.world import Size, rules_for
 from bulkhead.proofs.refinement.recording import Header, read
 from tests.test_results import schema
 
@@ -56,7 +63,7 @@ def test_lines_of_a_recording_are_as_the_schema_says(recording: Path) -> None:
 
 def test_signatures_are_those_of_the_tables(recording: Path) -> None:
     """A file's calls are checked before they are made; every call of a campaign passes."""
-    assert set(OPERATIONS) == {*ACTIONS, *OF_DAEMONS, *OF_DOMB_ITSELF, *OF_NOBODY, *OF_PROCESSES, "machine"}
+    assert set(OPERATIONS) == {*ACTIONS, *MEMORY, *OF_DAEMONS, *OF_DOMB_ITSELF, *OF_NOBODY, *OF_PROCESSES, "machine"}
     events = read(recording)[1]
     assert not [TABLE.wrong(event.call) for event in events if event.call is not None and TABLE.wrong(event.call)]
 
@@ -77,6 +84,25 @@ def test_a_faulty_implementation_does_not_play(recording: Path, on: str) -> None
     assert on == "lockstep" or "recorded" in result.output
 
 
+def test_nobody_disturbs_the_end(tmp_path: Path) -> None:
+    """The last tool has all guests destroyed: a write into its ring, at any load of DomB, would leave them there."""
+    files(tmp_path)
+    target = DombTarget(rules_for(Size()), 1, tmp_path / "exported", rules_on=False)
+    driver = Driver(View(target), target, 1)
+    driver.call("", "spawn")
+    acted: list[str] = []
+    driver.moments.scribble = driver.moments.race = lambda: acted.append("a write")
+    for number in range(5000):
+        driver.moments(Moment(number, LOAD, ""))
+    assert acted
+    acted.clear()
+    driver.moments.peace()
+    for kind in (LOAD, TAKEN, DAEMON, FAIL, STEP):
+        for number in range(5000):
+            driver.moments(Moment(number, kind, ""))
+    assert not acted and not target.crashing
+
+
 HEADER = Header("disaggregated", 1, True).line()
 BEGIN = '{"i":0,"op":"machine","a":{"seed":1},"res":{"code":"okay"}}\n'
 
@@ -84,7 +110,7 @@ BEGIN = '{"i":0,"op":"machine","a":{"seed":1},"res":{"code":"okay"}}\n'
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        ('"op":"map_grant_ref","a":{}', ":3: there is no operation `map_grant_ref`"),
+        ('"op":"mmu_update","a":{}', ":3: there is no operation `mmu_update`"),
         ('"op":"step","a":{"by":"p7"}', ":3: step: the caller `by` is d1, which is DomB"),
         ('"op":"ring_put","a":{"by":"d1","page":"console","bytes":""}', ":3: ring_put: the caller `by` is a guest"),
         ('"op":"connect","a":{"by":"p9","dom":1,"ref":8}', ":3: connect has the arguments dom, port, ref"),

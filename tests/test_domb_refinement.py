@@ -12,6 +12,7 @@ import pytest
 from bulkhead.impl.domb import elf
 from bulkhead.impl.domb.layout import plan
 from bulkhead.proofs.cli.__main__ import run
+from bulkhead.proofs.faults.catalogue import BY_NAME as OF_XEN
 from bulkhead.proofs.faults.catalogue_domb import BY_NAME, FAULTS
 from bulkhead.proofs.faults.laying import hunt, installed
 from bulkhead.proofs.refinement.domb.book import Book
@@ -44,7 +45,7 @@ QUICK = (
 
 
 def test_a_campaign_finds_nothing_and_builds_guests() -> None:
-    report = campaign(rules_for(Size()), 6, 1500)
+    report = campaign(rules_for(Size()), 10, 1500)
     assert report.failure is None, report.failure.text()
     for pair in (
         "build_finish: okay",
@@ -76,6 +77,14 @@ def test_every_reason_names_a_pair() -> None:
 @pytest.mark.parametrize("name", QUICK)
 def test_fault_is_noticed(name: str) -> None:
     report = hunt(BY_NAME[name], seed=1, limit=6000)
+    assert report.failure is not None
+
+
+@pytest.mark.parametrize(("name", "moves"), [("evtchn_any_port", 500), ("status_v1_grantee", 5000)])
+def test_what_guests_and_processes_do_to_xen_and_drivers_is_compared(name: str, moves: int) -> None:
+    """Faults of the hypervisor and of Dom0's drivers: guests map and copy by grant, processes use ports of their own."""
+    with installed(OF_XEN[name]):
+        report = campaign(rules_for(Size()), 1, moves)
     assert report.failure is not None
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from bulkhead.model.loader import load
 from tests.examples.attacks import HERE
-from tests.oracle.beside_mypyvy import Compared, compared, translated
+from tests.oracle.beside_mypyvy import Compared, compared, translated, translated_system
 from tests.oracle.to_mypyvy import Unfit
 from tests.oracles import mypyvy
 
@@ -35,6 +35,13 @@ def _asked(file: Path, fault: str = "") -> Compared:
 def test_every_claim_and_every_step_is_translated(file: Path) -> None:
     """Nothing is left out: all claims and all outcomes, with the outcomes of writes."""
     system, made = load(str(file)), translated(file.read_text(encoding="utf-8"))
+    assert set(made.claims.values()) == {*system.invariants, *system.claims()}
+    assert set(made.labels.values()) == {t.label for s in system.steps for t in s.outcomes()}
+
+
+def test_a_shipped_system_is_translated() -> None:
+    """With operations of several steps, batches, procedures and `undo`."""
+    system, made = load("hypervisor"), translated_system("hypervisor")
     assert set(made.claims.values()) == {*system.invariants, *system.claims()}
     assert set(made.labels.values()) == {t.label for s in system.steps for t in s.outcomes()}
 
@@ -73,6 +80,44 @@ def test_a_claim_about_steps_is_asked_of_steps_that_change_nothing(tmp_path: Pat
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    """Operations of several steps are not left out silently."""
-    with pytest.raises(Unfit, match="several steps"):
-        translated(LIAR.replace("    set other[t] = true", "    set other[t] = true\n  step more\n    set other[t] = false"))
+    """A third state, in which a step would have succeeded, is not left out silently."""
+    with pytest.raises(Unfit, match="after the step"):
+        translated(LIAR.replace("    set other[t] = true", "    set other[t] = true\n    require next(other[t]) else E"))
+
+
+STEPS = """component c "c"
+sort T "t"
+state busy[T]: bool
+state free[T]: bool
+init forall t: T. not busy[t] and free[t]
+init forall c: Call. at[c] = idle
+internal use(t: T)
+    require not busy[t] else EBUSY
+    set busy[t] = true
+    set free[t] = false
+  step more
+    require free[t] else EIO
+        undo set free[t] = true end
+    set free[t] = true
+  step last
+    set busy[t] = false
+theorem one forall c, d: Call. at[c] != idle and at[d] != idle and use.t[c] = use.t[d] implies c = d
+invariant held forall c: Call. at[c] != idle implies busy[use.t[c]]
+system y "y" uses c expect proved one
+"""
+
+
+def test_steps_of_a_call_are_told_apart(tmp_path: Path) -> None:
+    """What a call keeps, where it stands, and what is undone when its second step fails: then it leaves the place busy."""
+    file = tmp_path / "steps.rules"
+    file.write_text(STEPS, encoding="utf-8")
+    made = translated(STEPS)
+    assert list(made.labels.values()) == ["use", "use!*", "use.more", "use.more!EIO", "use.last"]
+    found = _asked(file)
+    assert found.whole and not found.difference() and found.ours is None
+    file.write_text(STEPS.replace("undo set free[t] = true end", "undo set busy[t] = false end"), encoding="utf-8")
+    found = _asked(file)
+    assert found.whole and not found.difference() and found.ours is None
+    file.write_text(STEPS.replace("    set busy[t] = true\n", ""), encoding="utf-8")
+    found = _asked(file)
+    assert found.whole and not found.difference() and found.theirs == ("use", "held")

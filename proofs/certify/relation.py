@@ -160,6 +160,18 @@ def outcomes_of(cut: Cut, symbols: Symbols) -> list[Outcome]:
     return out
 
 
+class _Passed:
+    """The conditions that hold where a check is asked. Each contains the one before as one shared term: the conditions of
+    a thousand checks are a thousand terms, not half a million."""
+
+    def __init__(self, symbols: Symbols) -> None:
+        self.symbols = symbols
+        self.so_far: Term = symbols.true
+
+    def add(self, holds: Term) -> None:
+        self.so_far = self.symbols.all_of([self.so_far, holds])
+
+
 class _Step:
     """One step, statement by statement. `values` has the locals of all steps read so far."""
 
@@ -197,11 +209,11 @@ class _Step:
         segment, symbols = self.segment, self.symbols
         for local, b in segment.params:
             self._define(local, symbols.variable(b.name, b.sort))
-        passed: list[Term] = []
+        passed = _Passed(symbols)
         if self.this is not None:
-            passed.append(symbols.function((AT, ""), BEFORE)(self.this) == symbols.member(POINT, segment.point))
+            passed.add(symbols.function((AT, ""), BEFORE)(self.this) == symbols.member(POINT, segment.point))
         if segment.when is not None:
-            passed.append(self._scope(segment.when_names).truth(segment.when))
+            passed.add(self._scope(segment.when_names).truth(segment.when))
         plain: list[Term] = []
         effect: list[Assignment | Store] = []
         last: list[Placed] = []
@@ -225,18 +237,18 @@ class _Step:
         if plain:
             goes = self._goes("" if segment.first else segment.failed)
             yield Outcome(f"{segment.label}!*", True, symbols.any_of(plain), goes, success, foreseen)
-        yield Outcome(segment.label, False, symbols.all_of(passed), success, success, foreseen)
+        yield Outcome(segment.label, False, passed.so_far, success, success, foreseen)
 
-    def _asked(self, placed: Placed, fails: Term, holds: Term, passed: list[Term], plain: list[Term]) -> Iterator[Outcome]:
+    def _asked(self, placed: Placed, fails: Term, holds: Term, passed: _Passed, plain: list[Term]) -> Iterator[Outcome]:
         """One check: what comes of it when it fails; without a code nothing does."""
         segment, symbols = self.segment, self.symbols
         if placed.undo:
             taken_back = [Assignment(u, self._scope(names)) for u, names in placed.undo]
             effect: tuple[Assignment | Store, ...] = (*taken_back, *self._goes(segment.failed))
-            yield Outcome(f"{segment.label}!{placed.code}", True, symbols.all_of([*passed, fails]), effect)
+            yield Outcome(f"{segment.label}!{placed.code}", True, symbols.all_of([passed.so_far, fails]), effect)
         elif placed.code:
-            plain.append(symbols.all_of([*passed, fails]))
-        passed.append(holds)
+            plain.append(symbols.all_of([passed.so_far, fails]))
+        passed.add(holds)
 
     def _check(self, placed: Placed, scope: Scope) -> tuple[Term, Term]:
         """The conditions under which a check fails, and under which the step continues."""

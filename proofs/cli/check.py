@@ -31,7 +31,7 @@ def check(files: tuple[Path, ...]) -> int:
             click.echo(f"{name}: {model.summary()}.")
     count = len(files) or len(loader.shipped_files())
     click.echo(f"{count} file{'s' * (count != 1)}: no errors, {len(warnings)} warning{'s' * (len(warnings) != 1)}.")
-    return 1 if any(model is not None and model.answer != FOUND for model in models.values()) else 0
+    return 1 if any(model is not None and (model.answer != FOUND or model.scope) for model in models.values()) else 0
 
 
 def _source(name: str) -> str:

@@ -14,7 +14,7 @@ from bulkhead.proofs.report.explore_text import explore_text, save_graph
 from bulkhead.proofs.results.explore import ExploreResult
 from bulkhead.proofs.theorems.explore import STATES, Limits, explore_graph
 from bulkhead.proofs.theorems.explore import explore as search
-from bulkhead.proofs.theorems.scope import first_scope, given_scope
+from bulkhead.proofs.theorems.scope import even_scopes, first_scope, given_scope
 
 DRAWN = 200  # maximum of states in a picture
 
@@ -60,10 +60,16 @@ def explore(
     for name in theorems:
         known_claim(name, loaded.claims())
     claims = [c for n, c in loaded.claims().items() if not theorems or n in theorems]
-    sizes = {**first_scope(loaded), **given_scope(loaded, scope)}
+    given = given_scope(loaded, scope)
+    sizes = {**first_scope(loaded), **given}
     limits = Limits(depth=depth, states=states, seconds=limit, whole=True, renamed=renamed)
     try:
         found = search(loaded, sizes, claims, limits)
+        for other in even_scopes(loaded):
+            if found.states or not found.complete or all(sort in given for sort in loaded.sorts):
+                break
+            if (again := search(loaded, {**other, **given}, claims, limits)).states:  # else the first world is reported
+                found, sizes = again, {**other, **given}
         note = ""
         if graph is not None:
             drawn = explore_graph(loaded, sizes, DRAWN)

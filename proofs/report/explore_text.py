@@ -32,6 +32,10 @@ def explore_text(result: ExploreResult) -> str:
         if f.complete
         else f"  NOT all states were visited: the search stopped {f.stopped}."
     )
+    if f.complete and not f.states:
+        out.append(
+            "  NO initial state: axioms and `init` exclude this world, and nothing was checked. Other sizes: --scope SORT=N."
+        )
     if f.renamings > 1:
         out.append(f"  Symmetry reduction: one of each class of renamed states was kept ({f.renamings} renamings).")
     if f.hidden:
@@ -39,7 +43,7 @@ def explore_text(result: ExploreResult) -> str:
     for name in result.claims:
         trace = f.attacks.get(name)
         if trace is None:
-            out.append(f"  {name}: holds in all of them")
+            out.append(f"  {name}: {'holds in all of them' if f.states else 'NOT checked'}")
         else:
             way = ", ".join(e.label for e in trace.events) or "at the start"
             out.append(f"  {name}: FALSE after {len(trace.events)} steps, and not before: {way}")

@@ -25,8 +25,12 @@ class ExploreResult:
 
     @property
     def good(self) -> bool:
-        """Was the search complete, with no violation of a claim that is expected to be proved?"""
-        return not self.stopped_early and all(self.system.expects.get(n) == "refuted" for n in self.found.attacks)
+        """Was the search complete, with an initial state, and no violation of a claim that is expected to be proved?"""
+        return (
+            not self.stopped_early
+            and self.found.states > 0
+            and all(self.system.expects.get(n) == "refuted" for n in self.found.attacks)
+        )
 
     @property
     def stopped_early(self) -> bool:
@@ -61,7 +65,7 @@ class ExploreResult:
         for name in self.claims:
             claim, trace = known[name], self.found.attacks.get(name)
             if trace is None:
-                status = Status.PASSED if self.found.complete else Status.OPEN
+                status = Status.PASSED if self.found.complete and self.found.states else Status.OPEN
                 said = f"{name} holds in all {self.found.states} visited states."
             else:
                 status = Status.FOUND if self.system.expects.get(name) == "refuted" else Status.FAILED

@@ -33,12 +33,13 @@ class Model:
     axioms: int
     sizes: dict[str, int]
     against: tuple[Claim, ...] = ()
+    scope: str = ""  # the sizes that the rules give to searches, if no model has them
 
     def finding(self, vacuity: bool) -> list[str]:
         """The reasons why proofs from these axioms are worthless; without the vacuity checks no model is required."""
         if self.answer == CONTRADICTORY:
             return [f"{self.summary()}; nothing that follows from them counts"]
-        return [self.summary()] if self.answer == UNKNOWN and vacuity else []
+        return [self.summary()] if (self.answer == UNKNOWN or self.scope) and vacuity else []
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -50,6 +51,9 @@ class Model:
 
     def summary(self) -> str:
         """A one-line summary."""
+        if self.answer == FOUND and self.scope:
+            has = f"the axioms ({self.axioms}) have a model with {in_words(self.sizes)}"
+            return f"{has}, but none was found with the sizes that `scope` gives to searches: {self.scope}"
         if self.answer == FOUND:
             return f"the axioms ({self.axioms}) have a model: {in_words(self.sizes)}"
         if self.answer == CONTRADICTORY:
@@ -69,10 +73,12 @@ def model_of_axioms(system: System, limit: float) -> Model | None:
         return None
     count = len(system.axioms)
     system = _bare(system)
-    for sizes in _worlds(system):
+    spoken = _sorts_spoken_of(system)
+    for sizes in (*_in_scope(system), *_worlds(system)):
         if Search(system, nothing(system), sizes, limit, list(system.axioms)).check() == "sat":
-            spoken = _sorts_spoken_of(system)
-            return Model(FOUND, count, {sort: n for sort, n in sizes.items() if sort in spoken})
+            wrong = {sort: n for sort, n in system.scope.items() if sort in spoken and not n[0] <= sizes[sort] <= n[1]}
+            scope = in_words({sort: low if low == high else f"{low} to {high}" for sort, (low, high) in wrong.items()})
+            return Model(FOUND, count, {sort: n for sort, n in sizes.items() if sort in spoken}, scope=scope)
     against = _contradiction(system, limit)
     return Model(CONTRADICTORY, count, {}, against) if against else Model(UNKNOWN, count, {})
 
@@ -99,10 +105,16 @@ def _sorts_spoken_of(system: System) -> set[str]:
     return sorts
 
 
+def _in_scope(system: System) -> Iterator[dict[str, int]]:
+    """Worlds to try first: the least and the greatest sizes in the rules, with few or many elements of other sorts."""
+    for other in (WISHED, 1, 2, LARGEST):
+        for end in (0, 1):
+            yield {sort: system.scope[sort][end] if sort in system.scope else other for sort in system.sorts} | {CALL: 1}
+
+
 def _worlds(system: System) -> Iterator[dict[str, int]]:
-    """Worlds to try: the sizes in the rules, `WISHED` elements, and one or all sorts larger or smaller."""
+    """Further worlds: one or all sorts larger or smaller than `WISHED`, whatever the rules say."""
     asked = {sort: system.scope[sort][0] if sort in system.scope else WISHED for sort in system.sorts if sort != CALL}
-    yield {**asked, CALL: 1}
     for size in (2, 1):
         yield {**dict.fromkeys(asked, size), CALL: 1}
     for size in (1, LARGEST):

@@ -8,6 +8,8 @@ the formulas and the executable model (`ir.py`). Not here: the search (`explore.
 from __future__ import annotations
 
 import itertools
+import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,12 +34,41 @@ from bulkhead.model.ir import (
     free_variables,
 )
 from bulkhead.model.world import State, World, table_sizes
+from bulkhead.proofs.theorems.scope import heaviest
 
 VALUES = 256  # maximum of values of a place, which is one byte
+HEAVY = 1_000_000  # maximum of combinations of the variables of one formula
+GLANCES = 4096  # choices between two looks at the clock
 Bytes = NDArray[np.uint8]
 Value = int | NDArray[Any]  # one value for all states, or one for each
 Truth = bool | NDArray[np.bool_]
 Env = dict[str, Value]
+
+
+class OutOfEffort(Exception):
+    """A search has tried as many choices as it may, or its time is over; the text says which."""
+
+
+@dataclass
+class Effort:
+    """What the evaluation of formulas in one world may cost: choices of variables and arguments, and time."""
+
+    most: float = math.inf
+    ends: float = math.inf  # by `time.perf_counter`
+    choices: int = 0
+
+    def spend(self) -> None:
+        """One more choice. Raises `OutOfEffort`."""
+        self.choices += 1
+        if self.choices > self.most:
+            raise OutOfEffort(f"after {self.most:,.0f} choices of variables and arguments")
+        if self.choices % GLANCES == 0:
+            self.look()
+
+    def look(self) -> None:
+        """Raises `OutOfEffort` if the time is over."""
+        if time.perf_counter() > self.ends:
+            raise OutOfEffort("in the midst of a step, as time was over")
 
 
 @dataclass(frozen=True)
@@ -71,6 +102,8 @@ class Layout:
         large = [(n, len(members)) for n, members in self.system.enums.items() if len(members) > VALUES]
         if large:
             return f"`{large[0][0]}` has {large[0][1]:,} members; states can be searched whole with {VALUES} of them at most"
+        if (heavy := heaviest(self.system, self.sizes)) > HEAVY:
+            return f"a formula has {heavy:,} combinations of its variables in this world; give smaller sizes with --scope"
         ways = ways_to_choose(self.system, self.world())
         if ways > MOST:
             return f"one step can choose with `*` in {ways:,} ways, more than {MOST:,}; give smaller sizes with --scope"
@@ -102,8 +135,9 @@ class Layout:
 class Formulas:
     """The formulas of one system in one world, evaluated on batches of states."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, effort: Effort | None = None) -> None:
         self.layout = layout
+        self.effort = effort or Effort()
         self.system = layout.system
         self.members = {(s, m): i for s, ms in self.system.enums.items() for i, m in enumerate(ms)}
         self._free: dict[int, tuple[str, ...]] = {}
@@ -119,6 +153,7 @@ class Formulas:
         ranges = [range(self.layout.size(v.sort)) for v in variables]
         names = [v.name for v in variables]
         for choice in itertools.product(*ranges):
+            self.effort.spend()
             yield dict(zip(names, choice, strict=True))
 
 
@@ -293,6 +328,7 @@ class Batch:
             return
         var = plan.order[level]
         for value in range(self.f.layout.size(var.sort)):
+            self.f.effort.spend()
             yield from self._taken(plan, level + 1, {**env, var.name: value}, so_far)
 
     def stepped(self, transition: Transition, args: tuple[int, ...], rows: NDArray[np.intp]) -> Bytes:
@@ -345,4 +381,4 @@ def plan_of(transition: Transition) -> Plan:
     return Plan(transition, tuple(order), tuple(asked))
 
 
-__all__ = ["Batch", "Bytes", "Env", "Formulas", "Layout", "Plan", "plan_of"]
+__all__ = ["Batch", "Bytes", "Effort", "Env", "Formulas", "Layout", "OutOfEffort", "Plan", "plan_of"]

@@ -21,7 +21,7 @@ from bulkhead.model.choices import in_world
 from bulkhead.model.ir import Claim, System, Transition
 from bulkhead.model.trace import Event, Trace
 from bulkhead.model.world import State, World
-from bulkhead.proofs.theorems.columns import Batch, Bytes, Formulas, Layout, plan_of
+from bulkhead.proofs.theorems.columns import Batch, Bytes, Effort, Formulas, Layout, OutOfEffort, plan_of
 from bulkhead.proofs.theorems.initial_columns import initial_columns
 
 Keys = NDArray[np.uint64]
@@ -44,6 +44,7 @@ class Limits:
     states: int = STATES
     seconds: float = math.inf
     taken: float = math.inf
+    choices: float = math.inf  # of variables and arguments
     whole: bool = False
     renamed: bool = False  # no symmetry reduction: also keep states that differ only by a renaming
 
@@ -75,6 +76,7 @@ class Exploration:
     seconds: float
     every_start: bool = True
     tried: int = 0
+    choices: int = 0  # of variables and arguments
 
 
 class _Identity:
@@ -231,7 +233,8 @@ class _Search:
         self.begun = time.perf_counter()
         self.system, self.limits = system, limits
         self.layout = Layout(system, dict(sizes))
-        self.formulas = Formulas(self.layout)
+        self.effort = Effort(limits.choices, self.begun + limits.seconds)
+        self.formulas = Formulas(self.layout, self.effort)
         self.claims = {c.name: c for c in claims}
         self.two_state = any(c.kind == "transition" for c in self.claims.values())
         self.plans = [
@@ -252,24 +255,19 @@ class _Search:
 
     def run(self, start: Bytes | None = None) -> Exploration:
         """Search from `start`, or from all initial states."""
-        all_of_them, tried = True, 0
-        if start is None:
-            found = initial_columns(self.layout, self.formulas, self.limits.states, TRIED * self.limits.taken)
-            start, all_of_them, tried = found.columns, found.every, found.tried
-        first = self._new(start)
-        self._keep(start[:, first], np.zeros(len(first), np.int64), np.zeros(len(first), np.int32))
-        initial = self.count
+        all_of_them, tried, initial = start is not None, 0, 0
         depth, complete = 0, False
-        while not self.stopped:
-            if self.claims and not self.open_claims() and not self.limits.whole:
-                self.stopped = "every claim is broken"
-            elif self.limits.depth is not None and depth >= self.limits.depth:
-                self.stopped = f"at {depth} steps, as asked"
-            elif not self._deepen():
-                complete = not self.stopped
-                break
-            else:
-                depth += not self.stopped
+        try:
+            if start is None:
+                found = initial_columns(self.layout, self.formulas, self.limits.states, TRIED * self.limits.taken)
+                start, all_of_them, tried = found.columns, found.every, found.tried
+            first = self._new(start)
+            self._keep(start[:, first], np.zeros(len(first), np.int64), np.zeros(len(first), np.int32))
+            initial = self.count
+            depth, complete = self._to_the_end()
+        except OutOfEffort as error:
+            self.stopped = str(error)
+            depth = max(0, len(self.levels) - 1)
         if complete and not all_of_them:
             complete, self.stopped = False, "not all initial states were tried: there are too many"
         bits = 0.0 if self.identity.exact else min(1.0, self.count**2 / 2.0**65)
@@ -291,7 +289,22 @@ class _Search:
             time.perf_counter() - self.begun,
             all_of_them,
             tried,
+            self.effort.choices,
         )
+
+    def _to_the_end(self) -> tuple[int, bool]:
+        """Level by level: the depth that was reached, and whether there are no further states."""
+        depth = 0
+        while not self.stopped:
+            if self.claims and not self.open_claims() and not self.limits.whole:
+                self.stopped = "every claim is broken"
+            elif self.limits.depth is not None and depth >= self.limits.depth:
+                self.stopped = f"at {depth} steps, as asked"
+            elif not self._deepen():
+                return depth, not self.stopped
+            else:
+                depth += not self.stopped
+        return depth, False
 
     def _new(self, states: Bytes) -> NDArray[np.intp]:
         """The indices of states not seen before."""
@@ -304,9 +317,16 @@ class _Search:
         return [c for n, c in self.claims.items() if n not in self.attacks]
 
     def _keep(self, columns: Bytes, parents: NDArray[np.int64], steps: NDArray[np.int32]) -> None:
-        """Add the new states of a level, and check whether they break a claim."""
+        """Add the new states of a level, and check whether they break a claim. Only a level that was checked whole stays."""
         self.levels.append(_Level(columns, parents, steps))
+        try:
+            self._check_states(columns)
+        except OutOfEffort:
+            self.levels.pop()
+            raise
         self.count += columns.shape[1]
+
+    def _check_states(self, columns: Bytes) -> None:
         for begin in range(0, columns.shape[1], BATCH):
             batch = Batch(self.formulas, columns[:, begin : begin + BATCH])
             for claim in self.open_claims():

@@ -103,6 +103,7 @@ def _filled(
     states = _kept(states, [w for w in waiting if w[2] <= known], formulas)
     waiting = [w for w in waiting if not w[2] <= known]
     for k in order:
+        formulas.effort.look()
         values = list(cells[k - offset])
         if states.shape[1] * len(values) > room:  # too many to try: some of them
             states, every = states[:, : max(1, int(min(most, room)) // len(values))], False

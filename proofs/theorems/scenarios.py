@@ -52,7 +52,10 @@ LARGER = {
     True: 3,
     False: 1,
 }  # additional elements of each sort, one by one, if an expected run is not found
-BETWEEN = 3  # maximum of steps for `...` in bounded model checking
+BETWEEN = {
+    True: 12,
+    False: 3,
+}  # maximum of steps for `...` in bounded model checking: more, if an expected run is not found
 STEPS = 400_000  # steps taken in small worlds
 PATIENCE = 20_000_000  # Z3's resource limit for one query, some seconds
 
@@ -224,7 +227,8 @@ def _in_worlds(staged: System, scenario: Scenario, worlds: list[dict[str, int]],
 
 
 def _all(found: list[Bound]) -> Bound:
-    return Bound(tuple(w for bound in found for w in bound.worlds), found[0].between)
+    between = [bound.between for bound in found if bound.between is not None]
+    return Bound(tuple(w for bound in found for w in bound.worlds), min(between, default=None))
 
 
 def _bounded(staged: System, scenario: Scenario, sizes: dict[str, int], limit: float) -> Trace | Bound | None:
@@ -238,7 +242,8 @@ def _bounded(staged: System, scenario: Scenario, sizes: dict[str, int], limit: f
     loops = {k for k, part in enumerate(scenario.parts) if part.kind == "any"}
     count = len(scenario.parts)
     places = {0}
-    for _ in range(count + (BETWEEN if loops else 0)):
+    most = BETWEEN[scenario.possible]
+    for between in range(count + (most if loops else 0)):
         search.transitions = [t for k in sorted(places) for t in by_place.get(k, [])]
         search.deepen()
         places = {k + 1 for k in places if k < count} | (places & loops)
@@ -246,9 +251,11 @@ def _bounded(staged: System, scenario: Scenario, sizes: dict[str, int], limit: f
             answer = search.answer(claim)
             if answer == "sat":
                 return search.decode(())
-            if answer != "unsat":
+            if answer != "unsat" and between - count <= BETWEEN[False]:
                 return None
-    return Bound((sizes,), BETWEEN if loops else None)
+            if answer != "unsat":  # this far, and no further
+                return Bound((sizes,), between - count)
+    return Bound((sizes,), most if loops else None)
 
 
 def _decoded(system: System, scenario: Scenario, trace: Trace, meaning: dict[str, Origin], seconds: float) -> Decision:

@@ -5,18 +5,27 @@ A size never decides a verdict: a larger world may contain more, and every messa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 
 from bulkhead.model.diagnostics import UsageError, suggest
-from bulkhead.model.ir import CALL, Quant, System, Term, subterms
+from bulkhead.model.ir import BOOL, CALL, App, Op, Quant, System, Term, Use, subterms
 
 LEAST, MOST = 2, 4  # elements of a sort without a size in the rules
+HEAVY = 200_000  # combinations of the variables of one formula: a sort without a size then has fewer elements
 
 
 def first_scope(system: System) -> dict[str, int]:
     """The initial world of a search: `scope` in the rules, else from the system's formulas."""
     asked = _asked_for(system)
     return {sort: system.scope[sort][0] if sort in system.scope else asked[sort] for sort in system.sorts}
+
+
+def even_scopes(system: System) -> Iterator[dict[str, int]]:
+    """Other worlds, for systems without initial states in the first one: as many elements of each sort."""
+    for size in (3, 2, 4, 1):
+        most = {sort: system.scope.get(sort, (1, 1 if sort == CALL else size)) for sort in system.sorts}
+        yield {sort: max(low, min(size, high)) for sort, (low, high) in most.items()}
 
 
 def roomy_scope(system: System) -> dict[str, int]:
@@ -36,7 +45,40 @@ def _asked_for(system: System) -> dict[str, int]:
         for term in subterms(claim.body):
             for sort, count in _bound_together(term).items():
                 asked[sort] = max(asked.get(sort, 0), count)
-    return {sort: min(asked[sort], MOST) for sort in system.sorts}
+    asked = {sort: min(asked[sort], MOST) for sort in system.sorts}
+    while max(asked.values()) > LEAST and heaviest(system, asked) > HEAVY:
+        asked = {sort: max(min(size, LEAST), size - 1) for sort, size in asked.items()}
+    return asked
+
+
+def heaviest(system: System, sizes: Mapping[str, int]) -> int:
+    """The most combinations of the variables of one formula in a world, with definitions written out."""
+    defined: dict[str, int] = {}
+
+    def weight(term: Term) -> int:
+        match term:
+            case Quant(_, vars_, body):
+                return math.prod(_size(system, sizes, v.sort) for v in vars_) * weight(body)
+            case Use(name, args):
+                if name not in defined:
+                    defined[name] = weight(system.defs[name].body)
+                return max([defined[name], *map(weight, args)])
+            case App(_, args) | Op(_, args):
+                return max(map(weight, args), default=1)
+        return 1
+
+    claims = (*system.axioms, *system.inits, *system.invariants.values(), *system.claims().values())
+    found = [weight(claim.body) for claim in claims]
+    for transition in (t for step in system.steps for t in step.transitions()):
+        found.append(weight(transition.guard))
+        for update in transition.updates:
+            bound = math.prod(_size(system, sizes, v.sort) for v in update.binders)
+            found.append(bound * max(map(weight, (update.cond, update.value, *update.args))))
+    return max(found, default=1)
+
+
+def _size(system: System, sizes: Mapping[str, int], sort: str) -> int:
+    return 2 if sort == BOOL else len(system.enums[sort]) if sort in system.enums else sizes[sort]
 
 
 def _bound_together(term: Term) -> dict[str, int]:
@@ -65,9 +107,9 @@ def given_scope(system: System, words: Iterable[str]) -> dict[str, int]:
     return sizes
 
 
-def in_words(sizes: Mapping[str, int]) -> str:
+def in_words(sizes: Mapping[str, int] | Mapping[str, int | str]) -> str:
     """A readable form of a world: `Domain 2, Frame 3`."""
     return ", ".join(f"{sort} {size}" for sort, size in sizes.items())
 
 
-__all__ = ["first_scope", "given_scope", "in_words", "roomy_scope"]
+__all__ = ["even_scopes", "first_scope", "given_scope", "heaviest", "in_words", "roomy_scope"]

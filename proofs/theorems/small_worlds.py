@@ -28,6 +28,7 @@ LARGEST = 7  # elements of a sort
 CALLS = 2  # in flight
 WIDE = 160  # columns of a state: with larger states, too few can be visited
 STEPS = 12_000_000  # taken in all; a count and not a time, so that runs are deterministic
+CHOICES = 1  # of variables and arguments, for each step that may be taken
 FIRST_TURNS = 0.25  # of these steps at most are for the first turn of each world
 QUICK = 100_000  # steps for a world before others have their turn
 MOST_STATES = 500_000  # of one world
@@ -116,7 +117,7 @@ def can_fall(system: System, sizes: Mapping[str, int], claim: Claim) -> bool:
 
 def cost(found: Exploration) -> int:
     """The cost of a world so far, in steps."""
-    return found.taken + found.tried + SETUP + PER_START * found.initial
+    return max(found.taken, found.choices // CHOICES) + found.tried + SETUP + PER_START * found.initial
 
 
 _Key = tuple[int, ...]  # the sizes of the sorts
@@ -151,14 +152,15 @@ def attacks_in_small_worlds(
         """Search one world; true if it was cut short and an attack is still missing."""
         nonlocal spent
         states = MOST_STATES if missing() else FEW_STATES
-        found = explore(system, sizes, asked, Limits(depth=most, taken=budget, states=states))
+        found = explore(system, sizes, asked, Limits(depth=most, taken=budget, states=states, choices=CHOICES * budget))
         spent += cost(found)
         seen.explored.append(found)
         growing.note(found)
         for name, trace in found.attacks.items():
             if name not in seen.attacks or len(trace.events) < len(seen.attacks[name].events):
                 seen.attacks[name] = trace
-        return (found.taken > budget or not found.every_start) and len(found.attacks) < len(asked)
+        cut = found.taken > budget or found.choices > CHOICES * budget
+        return (cut or not found.every_start) and len(found.attacks) < len(asked)
 
     for sizes in growing:
         if not missing() or spent > steps * FIRST_TURNS:
@@ -184,7 +186,7 @@ def attacks_in_small_worlds(
 def in_smaller_worlds(system: System, claim: Claim, trace: Trace) -> Trace:
     """The attack, or an equally short one by the same calls, in a world where no sort can be smaller."""
     labels = frozenset(e.label for e in trace.events)
-    limits = Limits(depth=len(trace.events), taken=QUICK)
+    limits = Limits(depth=len(trace.events), taken=QUICK, choices=CHOICES * QUICK)
     again = True
     while again:
         again = False
@@ -206,7 +208,7 @@ def fired_in_small_worlds(system: System, steps: int) -> tuple[frozenset[str], b
     for sizes in growing:
         if fired >= labels or spent > steps:
             break
-        found = explore(system, sizes, (), Limits(states=FEW_STATES, taken=steps / 4))
+        found = explore(system, sizes, (), Limits(states=FEW_STATES, taken=steps / 4, choices=CHOICES * steps / 4))
         growing.note(found)
         spent += cost(found)
         fired |= found.fired & labels

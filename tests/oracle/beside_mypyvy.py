@@ -1,6 +1,7 @@
 """Proofs of a rules file beside mypyvy's: is everything inductive, and if not, which claim fails first after which step?
 
-By hand, over random systems, as far as they fit: `python -m tests.oracle.beside_mypyvy --systems N --seed S`. Each question
+By hand, over random systems as far as they fit: `python -m tests.oracle.beside_mypyvy --systems N --seed S`; or a shipped
+system, which takes mypyvy minutes: `python -m tests.oracle.beside_mypyvy --shipped hypervisor`. Each question
 of mypyvy assumes all claims before a step and asks for one after it, so both should fail at the same ones. Not here: the
 translation (`to_mypyvy.py`) and the running of mypyvy (`tests/oracles/mypyvy.py`).
 """
@@ -15,16 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bulkhead.model.diagnostics import RulesError
+from bulkhead.model.library import load_library
 from bulkhead.model.loader import load
 from bulkhead.proofs.theorems.induction import Settings, prove
 from bulkhead.proofs.theorems.queries import INIT
 from tests.oracle import to_mypyvy
 from tests.oracle.faults import with_fault
 from tests.oracle.generate import draft
-from tests.oracle.instances import items_of
+from tests.oracle.instances import expanded, items_of
 from tests.oracles import mypyvy
 
-LIBRARY = sorted((Path(__file__).resolve().parent.parent.parent / "spec" / "library").glob("*.rules"))
+SPEC = Path(__file__).resolve().parent.parent.parent / "spec"
+LIBRARY = sorted((SPEC / "library").glob("*.rules"))
 DIFFERENT = "different"
 
 
@@ -68,6 +71,12 @@ def translated(text: str, fault: str = "") -> to_mypyvy.Exported:
     return to_mypyvy.exported(with_fault(items, fault) if fault else items)
 
 
+def translated_system(name: str) -> to_mypyvy.Exported:
+    """A shipped system in mypyvy's language."""
+    sources = {str(p): p.read_text(encoding="utf-8") for p in sorted(SPEC.rglob("*.rules"))}
+    return to_mypyvy.exported(expanded(sources, [u.text for u in load_library().systems[name].uses]))
+
+
 def compared(command: list[str], file: Path, fault: str = "", limit: float = 5.0) -> Compared:
     """Both provers on a rules file. Raises `Unfit` where it has no translation, `RulesError` where it is refused."""
     made = translated(file.read_text(encoding="utf-8"), fault)
@@ -89,11 +98,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.oracle.beside_mypyvy", description=__doc__)
     parser.add_argument("--systems", type=int, default=200, metavar="N", help="random systems that are tried")
     parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--shipped", metavar="SYSTEM", help="only this shipped system, and only mypyvy's answer")
     given = parser.parse_args()
     command, reason = mypyvy.find()
     if reason:
         print(reason, file=sys.stderr)
         return 2
+    if given.shipped:
+        made = translated_system(given.shipped)
+        answer = mypyvy.verify(command, made.text, 20.0, 3600.0)
+        where, claim = answer.failing or answer.undecided or ("", "")
+        what = "not inductive" if answer.failing else "undecided" if answer.undecided else "inductive"
+        print(f"{answer.asked} questions, {what} {made.labels.get(where, where)} {made.claims.get(claim, '')}".rstrip())
+        return 0 if what == "inductive" else 1
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "made.rules"

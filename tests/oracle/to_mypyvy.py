@@ -1,39 +1,45 @@
 """Rules as a text of mypyvy, another project's prover by induction: a third road from rules to verdicts, for tests.
 
-It shares only the parser with Bulkhead. What a step leaves as it is follows from `modifies`, in mypyvy. Rules that do not
-fit raise `Unfit`: operations of several steps, `undo`, and conditions with a code on the state after the step. A claim about
-steps becomes a place `broken_...` that each step sets where the claim is false, and an invariant that it is never set. Every
-name gets a prefix in lower case, so that it is no word of mypyvy's and no variable by its capital.
+It shares only the parser with Bulkhead. What a step leaves as it is follows from `modifies`, in mypyvy. A claim about steps
+becomes a place `broken_...` that each step sets where the claim is false, and an invariant that it is never set. Every name
+gets a prefix in lower case, so that it is no word of mypyvy's and no variable by its capital. Conditions with a code on the
+state after the step do not fit: mypyvy has two states, and where they fail they speak of a third.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from bulkhead.model import syntax as s
+from bulkhead.model.diagnostics import Span
+from tests.oracle.mypyvy_terms import (
+    AT,
+    BOOL,
+    CALL,
+    IDLE,
+    POINT,
+    Env,
+    Local,
+    Term,
+    Terms,
+    Unfit,
+    Unknown,
+    Value,
+    Variable,
+    all_of,
+    any_of,
+    either,
+    foresees,
+    quantified,
+    same,
+    target_of,
+)
 
-BOOL = "bool"
-INIT = "init"
-
-
-class Unfit(Exception):
-    """The rules have something that this translation does not cover; the text names it."""
-
-
-@dataclass(frozen=True)
-class Term:
-    """A value that is no record: its sort, and its text in mypyvy."""
-
-    sort: str
-    text: str
-
-
-Value = Term | dict[str, Term]
-Env = Mapping[str, Value]
-Changed = frozenset[str]
-NOTHING: Changed = frozenset()
+NOWHERE = Span("", 0, 0, 0)
+Scope = dict[str, Value | Local]
+Store = tuple[str, Sequence[Term], Term]  # a symbol, a place of it, and its value there
+Effect = tuple[s.Set, Env]
 
 
 @dataclass(frozen=True)
@@ -47,401 +53,347 @@ class Exported:
 
 @dataclass
 class Step:
-    """One operation, as it is read: its variables, the checks that have passed, how it may fail, what it assigns."""
+    """One step, as it is read: its variables, the checks that have passed, how it may fail, what it assigns."""
 
-    variables: list[tuple[str, str]] = field(default_factory=list)
+    label: str
+    variables: list[Variable] = field(default_factory=list)
     passed: list[str] = field(default_factory=list)
-    fails: list[str] = field(default_factory=list)
-    effects: list[tuple[s.Set, dict[str, Value]]] = field(default_factory=list)
-    ensured: list[tuple[s.Expr, dict[str, Value]]] = field(default_factory=list)  # of the state after the step
-    stores: list[tuple[str, str, list[Term], Term]] = field(default_factory=list)  # what a party writes
+    plain: list[str] = field(default_factory=list)  # failures without `undo`
+    undone: list[tuple[str, str, list[Effect]]] = field(default_factory=list)  # code, when, and what is undone
+    effects: list[Effect] = field(default_factory=list)
+    stores: list[Store] = field(default_factory=list)
+    ensured: list[tuple[s.Expr, Env]] = field(default_factory=list)  # of the state after the step
+    failed: str = ""  # where the call stands after a failure; nothing in a first step
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One outcome of a step. `changes` says of each symbol that it assigns what it is afterwards."""
+
+    label: str
+    failed: bool
+    variables: tuple[Variable, ...]
+    guard: tuple[str, ...]
+    changes: dict[str, str]
 
 
 def exported(items: Iterable[s.Item]) -> Exported:
     """The items of one system, without parameters and with faults laid, as mypyvy's text. Raises `Unfit`."""
-    return _Exporter(list(items)).whole()
+    given = list(items)
+    formulas = [i for i in given if isinstance(i, s.FormulaItem)]
+    terms = Terms(given)
+    outcomes = [*_outcomes(terms)]
+    two_state = [f for f in formulas if f.kind == "transition"]
+    claims: dict[str, str] = {}
+    said: list[str] = []
+    for kind in ("axiom", "init", "invariant", "theorem"):
+        for f in (f for f in formulas if f.kind == kind):
+            formula = terms.truth(f.body, {})
+            if kind in ("axiom", "init"):
+                said.append(f"{kind} {formula}")
+                continue
+            claims[f"i_{f.name}"] = f.name  # an invariant has to speak of what may change
+            said.append(f"invariant [i_{f.name}] ({formula} & (always | !always))")
+    for f in two_state:
+        claims[f"i_{f.name}"] = f.name
+        said += [f"init !broken_{f.name}", f"invariant [i_{f.name}] !broken_{f.name}"]
+    labels = {f"t{k}": outcome.label for k, outcome in enumerate(outcomes)}
+    said += [_transition(terms, name, outcome, two_state) for name, outcome in zip(labels, outcomes, strict=True)]
+    declared = [*_declared(terms, {symbol for o in outcomes for symbol in o.changes})]
+    declared += [f"mutable relation broken_{f.name}()" for f in two_state]
+    return Exported("\n".join([*declared, *said]) + "\n", labels, claims)
 
 
-class _Exporter:
-    def __init__(self, items: list[s.Item]) -> None:
-        self.numbers = itertools.count(1)
-        self.enums = {i.name: [m.text for m in i.members] for i in items if isinstance(i, s.EnumItem)}
-        self.enum_of = {m: enum for enum, members in self.enums.items() for m in members}
-        self.sorts = [i.name for i in items if isinstance(i, s.SortItem)]
-        self.consts = {i.name: i.sort for i in items if isinstance(i, s.ConstItem)}
-        self.states = {i.name: i for i in items if isinstance(i, s.StateItem)}
-        self.defines = {i.name: i for i in items if isinstance(i, s.DefineItem)}
-        self.operations = {i.name: i for i in items if isinstance(i, s.Operation)}
-        self.formulas = [i for i in items if isinstance(i, s.FormulaItem)]
-        self.two_state = [f for f in self.formulas if f.kind == "transition"]
-        self.written = set(self._written())
+def _outcomes(terms: Terms) -> Iterator[Outcome]:
+    """All outcomes of all steps. A step that reads another operation's local comes after that operation."""
+    pending = [op for op in terms.operations.values() if op.kind != "procedure"]
+    while pending:
+        later = []
+        for op in pending:
+            reader = _Reader(terms, op)
+            try:
+                reader.read()
+            except Unknown:
+                terms.kept.pop(op.name, None)
+                later.append(op)
+            else:
+                yield from reader.outcomes
+        if len(later) == len(pending):
+            raise Unfit(f"`{later[0].name}` reads a local that no step before it has")
+        pending = later
+    for item in terms.states.values():
+        if item.writable is not None:
+            step = _write(terms, item, item.writable)
+            changes = _changes(terms, step.stores, step.effects)
+            yield Outcome(step.label, False, tuple(step.variables), tuple(step.passed), changes)
 
-    def whole(self) -> Exported:
-        """All declarations, the formulas, the transitions."""
-        lines = [*self._declared()]
-        claims: dict[str, str] = {}
-        for kind in ("axiom", "init", "invariant", "theorem"):
-            for f in (f for f in self.formulas if f.kind == kind):
-                named = "" if kind in ("axiom", "init") else f" [i_{f.name}]"
-                formula = self.truth(f.body, {})
-                if named:
-                    claims[f"i_{f.name}"] = f.name
-                    formula = f"({formula} & (always | !always))"  # an invariant has to speak of what may change
-                lines.append(f"{'invariant' if named else kind}{named} {formula}")
-        for f in self.two_state:
-            claims[f"i_{f.name}"] = f.name
-            lines += [f"init !broken_{f.name}", f"invariant [i_{f.name}] !broken_{f.name}"]
-        labels: dict[str, str] = {}
-        for label, step in self._steps():
-            name = f"t_{label}"
-            labels[name] = label
-            changes = self._changes(step)
-            ensured = [self.truth(cond, env, later=frozenset(changes)) for cond, env in step.ensured]
-            lines.append(self._transition(name, step, "false", [*step.passed, *ensured], changes))
-            if step.fails:
-                labels[f"fails_{label}"] = f"{label}!*"
-                lines.append(self._transition(f"fails_{label}", step, "true", [_any(step.fails)], {}))
-        return Exported("\n".join(lines) + "\n", labels, claims)
 
-    # Declarations.
+def _transition(terms: Terms, name: str, outcome: Outcome, two_state: list[s.FormulaItem]) -> str:
+    """One outcome, with what it does to the places of the claims about steps."""
+    changes = dict(outcome.changes)
+    for f in two_state:
+        failed = Term(BOOL, "true" if outcome.failed else "false")
+        claim = terms.truth(f.body, {"failed": failed}, later=frozenset(outcome.changes))
+        changes[f"broken_{f.name}"] = f"(broken_{f.name}' <-> (broken_{f.name} | !{claim}))"
+    changes = changes or {"always": "(always' <-> always)"}  # `modifies` has to name something
+    params = ", ".join(f"{n}: {sort}" for n, sort in outcome.variables)
+    body = all_of([*outcome.guard, *changes.values()])
+    return f"transition {name}({params})\n  modifies {', '.join(changes)}\n  {body}"
 
-    def _written(self) -> Iterator[tuple[str, str]]:
-        sets = [st for op in self.operations.values() for st in op.body if isinstance(st, s.Set)]
-        for item in self.states.values():
-            if item.writable is not None:
-                yield from ((item.name, b.name) for b in item.fields)
-                sets += item.writable.then
-        for st in sets:
-            name, part, _ = _target(st.target)
-            if name in self.states:
-                yield from ((name, b.name) for b in self.states[name].fields if part in (None, b.name))
 
-    def _declared(self) -> Iterator[str]:
-        for sort in self.sorts:
-            yield f"sort s_{sort}"
-        listed = {enum: [f"m_{m}" for m in members] for enum, members in self.enums.items()}
-        for enum, members in {**listed, BOOL: ["b_yes", "b_no"]}.items():
-            yield f"sort s_{enum}"
-            yield from (f"immutable constant {m}: s_{enum}" for m in members)
-            if len(members) > 1:
-                yield f"axiom distinct({', '.join(members)})"
-            yield f"axiom forall x: s_{enum}. {_any(f'x = {m}' for m in members)}"
-        for name, sort in self.consts.items():
-            yield f"immutable relation c_{name}()" if sort == BOOL else f"immutable constant c_{name}: {self.sort(sort)}"
-        for item in self.states.values():
-            for b in item.fields:
-                mutable = "mutable" if (item.name, b.name) in self.written else "immutable"
-                name, args = self.symbol(item.name, b.name), ", ".join(self.sort(i.sort) for i in item.indices)
-                if b.sort == BOOL:
-                    yield f"{mutable} relation {name}({args})"
-                elif args:
-                    yield f"{mutable} function {name}({args}): {self.sort(b.sort)}"
-                else:
-                    yield f"{mutable} constant {name}: {self.sort(b.sort)}"
-        yield "mutable relation always()"
-        yield from (f"mutable relation broken_{f.name}()" for f in self.two_state)
+def _declared(terms: Terms, written: set[str]) -> Iterator[str]:
+    """Sorts, constants, and a symbol for each state function; axioms may speak only of what no step changes."""
+    yield from (f"sort s_{sort}" for sort in terms.sorts)
+    listed = {enum: list(members.values()) for enum, members in terms.enums.items()}
+    for enum, members in {**listed, BOOL: ["b_yes", "b_no"], POINT: list(terms.points.values())}.items():
+        yield f"sort s_{enum}"
+        yield from (f"immutable constant {m}: s_{enum}" for m in members)
+        if len(members) > 1:
+            yield f"axiom distinct({', '.join(members)})"
+        yield f"axiom forall x: s_{enum}. {any_of(f'x = {m}' for m in members)}"
+    for name, sort in terms.consts.items():
+        yield f"immutable relation c_{name}()" if sort == BOOL else f"immutable constant c_{name}: {terms.sort(sort)}"
+    for symbol, (indices, sort) in terms.table.items():
+        kind = "mutable" if symbol in written else "immutable"
+        args = ", ".join(map(terms.sort, indices))
+        if sort == BOOL:
+            yield f"{kind} relation {symbol}({args})"
+        else:
+            yield (
+                f"{kind} function {symbol}({args}): {terms.sort(sort)}"
+                if args
+                else f"{kind} constant {symbol}: {terms.sort(sort)}"
+            )
+    yield "mutable relation always()"
 
-    def sort(self, name: str) -> str:
-        if name not in self.sorts and name not in self.enums and name != BOOL:
-            raise Unfit(f"the sort `{name}`")
-        return f"s_{name}"
 
-    def symbol(self, state: str, part: str) -> str:
-        """The name of a state, or of a field of it; the number keeps `a` with the field `b` apart from `a_b`."""
-        number = list(self.states).index(state)
-        return f"f{number}_{state}_{part}" if part else f"f{number}_{state}"
+def _write(terms: Terms, item: s.StateItem, w: s.Writable) -> Step:
+    """The step of a party that may write a state."""
+    step, env, place = Step(w.name or f"write_{item.name}"), Scope(), list[Term]()
+    for b in item.indices:
+        variable, term = terms.variable(b)
+        step.variables.append(variable)
+        env[b.name] = term
+        place.append(term)
+    for b in item.fields:
+        variable, term = terms.variable(b)
+        step.variables.append(variable)
+        env[b.name or "value"] = term
+        step.stores.append((terms.symbol(item.name, b.name), place, term))
+    if w.when is not None:
+        step.passed.append(terms.truth(w.when, env))
+    step.effects += [(st, env) for st in w.then]
+    return step
 
-    def variable(self, b: s.Binder) -> tuple[tuple[str, str], Term]:
-        """A new variable: its name and sort there, and its value. Truth values are elements of a sort of their own."""
-        name = f"v{next(self.numbers)}_{b.name}"
-        text = f"({name} = b_yes)" if b.sort == BOOL else name
-        return (name, self.sort(b.sort)), Term(b.sort, text)
 
-    # Steps.
+def _changes(terms: Terms, stores: Sequence[Store], effects: Sequence[Effect]) -> dict[str, str]:
+    """For each symbol that is assigned, what is said of it afterwards; the last assignment is asked first."""
+    out: dict[str, str] = {}
+    touched = [symbol for symbol, _, _ in stores]
+    for st, _ in effects:
+        name, part, _ = target_of(st.target)
+        if name not in terms.states:
+            raise Unfit(f"`{name}` cannot be set")
+        touched += [terms.symbol(name, b.name) for b in terms.states[name].fields if part in (None, b.name)]
+    for symbol in dict.fromkeys(touched):
+        made = [terms.variable(s.Binder("x", sort, NOWHERE)) for sort in terms.table[symbol][0]]
+        place = [value for _, value in made]
+        after = terms.read(symbol, place, frozenset({symbol}))
+        said = same(after, terms.read(symbol, place))
+        for stored, where, value in stores:
+            if stored == symbol:
+                said = either(all_of(same(a, b) for a, b in zip(place, where, strict=True)), same(after, value), said)
+        for st, env in effects:
+            name, part, _ = target_of(st.target)
+            for b in terms.states[name].fields:
+                if part in (None, b.name) and terms.symbol(name, b.name) == symbol:
+                    said = _assigned(terms, st, env, b.name, place, after, said)
+        out[symbol] = quantified("forall", [v for v, _ in made], said)
+    return out
 
-    def _steps(self) -> Iterator[tuple[str, Step]]:
-        for op in self.operations.values():
-            if op.kind != "procedure":
-                step, env = Step(), dict[str, Value]()
-                for b in op.params:
-                    variable, env[b.name] = self.variable(b)
-                    step.variables.append(variable)
-                if op.when is not None:
-                    step.passed.append(self.truth(op.when, env))
-                self._body(op, env, step, None)
-                yield op.name, step
-        for item in self.states.values():
-            if item.writable is not None:
-                yield item.writable.name or f"write_{item.name}", self._write(item, item.writable)
 
-    def _write(self, item: s.StateItem, w: s.Writable) -> Step:
-        step, env, place = Step(), dict[str, Value](), list[Term]()
-        for b in item.indices:
-            variable, value = self.variable(b)
-            step.variables.append(variable)
-            place.append(value)
-            env[b.name] = value
-        for b in item.fields:
-            variable, value = self.variable(b)
-            step.variables.append(variable)
-            env[b.name or "value"] = value
-            step.stores.append((item.name, b.name, place, value))
-        if w.when is not None:
-            step.passed.append(self.truth(w.when, env))
-        step.effects += [(st, env) for st in w.then]
+def _assigned(terms: Terms, st: s.Set, env: Env, part: str, place: list[Term], after: Term, else_: str) -> str:
+    """What one assignment says of one place."""
+    index = target_of(st.target)[2]
+    bound: Scope = {}
+    for at, here in zip(index, place, strict=True):  # a variable that is an index is the place itself
+        if isinstance(at, s.Name) and at.text in {b.name for b in st.binders} and at.text not in bound:
+            bound[at.text] = here
+    inner, others = {**env, **bound}, []
+    for b in st.binders:
+        if b.name not in bound:
+            variable, inner[b.name] = terms.variable(b)
+            others.append(variable)
+    hit = [same(here, terms.single(at, inner)) for at, here in zip(index, place, strict=True)]
+    if st.where is not None:
+        hit.append(terms.truth(st.where, inner))
+    value = dict(st.value.fields)[part] if isinstance(st.value, s.Record) else st.value
+    if isinstance(value, s.Anything):
+        said = "true"
+    else:
+        given = terms.value(value, inner)
+        said = same(after, given[part] if isinstance(given, dict) else given)
+    return either(quantified("exists", others, all_of(hit)), said, else_)
+
+
+class _Reader:
+    """One operation, step by step. What a step defines is kept with the call, for the steps that follow."""
+
+    def __init__(self, terms: Terms, op: s.Operation) -> None:
+        self.terms, self.op = terms, op
+        self.outcomes: list[Outcome] = []
+        self.this: Term | None = None
+        self.head = ""
+        self.base: Scope = {}
+        if self._several(op):
+            self.variable, self.this = terms.variable(s.Binder("this", CALL, NOWHERE))
+            self.base = {"this": self.this}
+        self.here = self._opened(op.name, IDLE, "")
+
+    def _several(self, op: s.Operation) -> bool:
+        performed = [self.terms.operations[st.name] for st in op.body if isinstance(st, s.Perform)]
+        return any(isinstance(st, s.Boundary) for st in op.body) or any(map(self._several, performed))
+
+    def read(self) -> None:
+        """All statements; the outcomes are in `outcomes` then. Raises `Unfit`."""
+        env, told = dict(self.base), self.terms.kept.setdefault(self.op.name, {})
+        for b in self.op.params:
+            env[b.name] = told[b.name] = self._param(b)
+        if self.op.when is not None:
+            self.here.passed.append(self.terms.truth(self.op.when, env))
+        self._body(self.op, env, told, None)
+        self._close(IDLE)
+
+    def _opened(self, label: str, point: str, failed: str) -> Step:
+        step = Step(label, failed=failed)
+        if self.this is not None:
+            step.variables.append(self.variable)
+            step.passed.append(same(self.terms.read(AT, [self.this]), self.terms.point(point)))
+        self.terms.step = step
         return step
 
-    def _body(self, op: s.Operation, env: dict[str, Value], step: Step, code: str | None) -> Value | None:
-        """The statements of an operation or procedure; `env` gets its locals. Returns what it returns."""
-        result: Value | None = None
+    def _close(self, point: str) -> None:
+        """The outcomes of the step that ends here; its call then stands at a point."""
+        step, terms = self.here, self.terms
+
+        def add(label: str, failed: bool, guard: list[str], stores: list[Store], effects: list[Effect]) -> None:
+            changes = _changes(terms, stores, effects)
+            if not failed:
+                guard = guard + [terms.truth(cond, env, later=frozenset(changes)) for cond, env in step.ensured]
+            self.outcomes.append(Outcome(label, failed, tuple(step.variables), tuple(guard), changes))
+
+        left = self._goes(step.failed)
+        add(step.label, False, step.passed, [*step.stores, *self._goes(point)], step.effects)
+        seen: list[str] = []
+        for code, when, undo in step.undone:
+            seen.append(code)
+            again = f"#{seen.count(code)}" if seen.count(code) > 1 else ""
+            add(f"{step.label}!{code}{again}", True, [when], left, undo)
+        if step.plain:
+            add(f"{step.label}!*", True, [any_of(step.plain)], left, [])
+
+    def _goes(self, point: str) -> list[Store]:
+        return [] if self.this is None or not point else [(AT, [self.this], self.terms.point(point))]
+
+    def _local(self, value: Value) -> Local:
+        """A new local of this step; its call keeps it."""
+        made = Local(self.here, value, self.terms.keeping(value, self.this))
+        if self.this is not None:
+            parts = value if isinstance(value, dict) else {"": value}
+            kept = made.kept if isinstance(made.kept, dict) else {"": made.kept}
+            for part, term in parts.items():
+                self.here.stores.append((kept[part].text.partition("(")[0], [self.this], term))
+        return made
+
+    def _param(self, b: s.Binder) -> Local:
+        variable, value = self.terms.variable(b)
+        self.here.variables.append(variable)
+        return self._local(value)
+
+    def _body(self, op: s.Operation, env: Scope, told: dict[str, Local], code: str | None) -> Local | None:
+        """The statements of an operation or procedure; `told` gets its locals. Returns its result."""
+        terms, result = self.terms, None
         for st in op.body:
-            if isinstance(st, s.Require | s.MayFail | s.Pick) and st.undo:
-                raise Unfit("`undo`")
             match st:
-                case s.Require():
-                    if st.code and _foresees(st.cond):
+                case s.Require() if foresees(st.cond):
+                    if st.code:
                         raise Unfit("a condition with a code on the state after the step")
-                    if _foresees(st.cond):
-                        step.ensured.append((st.cond, dict(env)))
-                        continue
-                    cond = self.truth(st.cond, env)
-                    if st.code:
-                        step.fails.append(_all([*step.passed, f"!{cond}"]))
-                    step.passed.append(cond)
+                    self.here.ensured.append((st.cond, dict(env)))
+                case s.Require():
+                    cond = terms.truth(st.cond, env)
+                    self._asked(st, code, f"!{cond}", cond, env)
                 case s.MayFail():
-                    step.fails.append(_all(step.passed))
+                    self._asked(st, code, "true", "true", env)
                 case s.Pick():
-                    inner, picked = dict(env), []
-                    for b in st.binders:
-                        variable, inner[b.name] = self.variable(b)
-                        picked.append(variable)
-                    where = "true" if st.where is None else self.truth(st.where, inner)
-                    if st.code:
-                        step.fails.append(_all([*step.passed, f"!{_quantified('exists', picked, where)}"]))
-                    step.variables += picked
-                    step.passed.append(where)
-                    env.update(inner)
+                    made = {b.name: terms.variable(b) for b in st.binders}
+                    picked = [variable for variable, _ in made.values()]
+                    inner = {**env, **{name: value for name, (_, value) in made.items()}}
+                    where = "true" if st.where is None else terms.truth(st.where, inner)
+                    fails = "false" if st.where is None else f"!{quantified('exists', picked, where)}"
+                    self._asked(st, code, fails, where, env)
+                    self.here.variables += picked
+                    for name, (_, value) in made.items():
+                        env[name] = told[name] = self._local(value)
                 case s.Let():
-                    env[st.name] = self.value(st.value, env)
+                    env[st.name] = told[st.name] = self._local(terms.value(st.value, env))
                 case s.Set():
-                    step.effects.append((st, dict(env)))
+                    self.here.effects.append((st, dict(env)))
                 case s.Return():
-                    result = self.value(st.value, env)
+                    result = self._local(terms.value(st.value, env))
                 case s.Perform():
-                    done = self.operations[st.name]
-                    given = {b.name: self.value(a, env) for b, a in zip(done.params, st.args, strict=True)}
-                    inner = dict(given)
-                    back = self._body(done, inner, step, code or st.code)
-                    prefix = "" if st.result is None else f"{st.result}_"
-                    env.update({prefix + name: value for name, value in inner.items() if name not in given})
-                    if st.result is not None and back is not None:
-                        env[st.result] = back
-                case _:
-                    raise Unfit("an operation of several steps")
+                    self._perform(st, env, told, code)
+                case s.Boundary():
+                    self._boundary(st, env, told)
         return result
 
-    def _changes(self, step: Step) -> dict[str, str]:
-        """For each symbol that the step assigns, what is said of it afterwards; the last assignment is asked first."""
-        out: dict[str, str] = {}
-        touched = [(name, part) for name, part, _, _ in step.stores]
-        for st, _ in step.effects:
-            name, part, _ = _target(st.target)
-            if name not in self.states:
-                raise Unfit(f"`{name}` cannot be set")
-            touched += [(name, b.name) for b in self.states[name].fields if part in (None, b.name)]
-        for name, part in dict.fromkeys(touched):
-            item = self.states[name]
-            made = [self.variable(b) for b in item.indices]
-            place = [value for _, value in made]
-            (sort,) = [b.sort for b in item.fields if b.name == part]
-            after = self._read(name, part, sort, place, frozenset({self.symbol(name, part)}))
-            said = _same(after, self._read(name, part, sort, place, NOTHING))
-            for owner, stored, where, value in step.stores:
-                if (owner, stored) == (name, part):
-                    said = _either(_all(_same(a, b) for a, b in zip(place, where, strict=True)), _same(after, value), said)
-            for st, env in step.effects:
-                if _target(st.target)[0] == name and _target(st.target)[1] in (None, part):
-                    said = self._assigned(st, env, part, place, after, said)
-            out[self.symbol(name, part)] = _quantified("forall", [v for v, _ in made], said)
-        return out
+    def _asked(self, st: s.Require | s.MayFail | s.Pick, code: str | None, fails: str, holds: str, env: Env) -> None:
+        """A check: what comes of it when it fails; without a code nothing does."""
+        if st.undo:
+            self.here.undone.append((code or st.code or "", all_of([*self.here.passed, fails]), [*self._undo(st.undo, env)]))
+        elif st.code:
+            self.here.plain.append(all_of([*self.here.passed, fails]))
+        self.here.passed.append(holds)
 
-    def _assigned(self, st: s.Set, env: dict[str, Value], part: str, place: list[Term], after: Term, else_: str) -> str:
-        """What one assignment says of one place."""
-        index = _target(st.target)[2]
-        inner, bound = dict(env), dict[str, Value]()
-        for at, here in zip(index, place, strict=True):  # a variable that is an index is the place itself
-            if isinstance(at, s.Name) and at.text in {b.name for b in st.binders} and at.text not in bound:
-                bound[at.text] = here
-        inner.update(bound)
-        others = []
-        for b in st.binders:
-            if b.name not in bound:
-                variable, inner[b.name] = self.variable(b)
-                others.append(variable)
-        hit = [_same(here, self.single(at, inner)) for at, here in zip(index, place, strict=True)]
-        if st.where is not None:
-            hit.append(self.truth(st.where, inner))
-        value = st.value
-        if isinstance(value, s.Record):
-            value = dict(value.fields)[part]
-        if isinstance(value, s.Anything):
-            said = "true"
-        else:
-            given = self.value(value, inner)
-            said = _same(after, given[part] if isinstance(given, dict) else given)
-        return _either(_quantified("exists", others, _all(hit)), said, else_)
+    def _undo(self, undo: Iterable[s.Statement], env: Env) -> Iterator[Effect]:
+        """The assignments of an `undo`, with those of procedures."""
+        for st in undo:
+            if isinstance(st, s.Set):
+                yield st, dict(env)
+            elif isinstance(st, s.Perform):
+                done = self.terms.operations[st.name]
+                given = {b.name: self.terms.value(a, env) for b, a in zip(done.params, st.args, strict=True)}
+                yield from self._undo(done.body, {**self.base, **given})
 
-    def _transition(self, name: str, step: Step, failed: str, guard: Sequence[str], changes: dict[str, str]) -> str:
-        """One outcome of a step, with what it does to the places of the claims about steps."""
-        all_changes = dict(changes)
-        for f in self.two_state:
-            claim = self.truth(f.body, {"failed": Term(BOOL, failed)}, later=frozenset(changes))
-            all_changes[f"broken_{f.name}"] = f"(broken_{f.name}' <-> (broken_{f.name} | !{claim}))"
-        params = ", ".join(f"{n}: {sort}" for n, sort in step.variables)
-        all_changes = all_changes or {"always": "(always' <-> always)"}  # `modifies` has to name something
-        return f"transition {name}({params})\n  modifies {', '.join(all_changes)}\n  {_all([*guard, *all_changes.values()])}"
+    def _perform(self, st: s.Perform, env: Scope, told: dict[str, Local], code: str | None) -> None:
+        done = self.terms.operations[st.name]
+        inner, own = dict(self.base), dict[str, Local]()
+        prefix = "" if st.result is None else f"{st.result}_"
+        for b, a in zip(done.params, st.args, strict=True):
+            if isinstance(a, s.Name) and (a.text in env or a.text not in self.terms.states):
+                inner[b.name] = env[a.text] if a.text in env else self.terms.single(a, env)  # it lasts: nothing to keep
+                continue
+            inner[b.name] = given = self._local(self.terms.value(a, env))
+            if prefix:
+                told[prefix + b.name] = given
+        result = self._body(done, inner, own, code or st.code)
+        for name, local in own.items():
+            env[prefix + name] = told[prefix + name] = local
+        if st.result is not None and result is not None:
+            env[st.result] = told[st.result] = result
 
-    # Expressions.
-
-    def truth(self, e: s.Expr, env: Env, read: Changed = NOTHING, later: Changed = NOTHING) -> str:
-        return self.single(e, env, read, later).text
-
-    def single(self, e: s.Expr, env: Env, read: Changed = NOTHING, later: Changed = NOTHING) -> Term:
-        value = self.value(e, env, read, later)
-        if isinstance(value, dict):
-            raise Unfit("a record where one value belongs")
-        return value
-
-    def value(self, e: s.Expr, env: Env, read: Changed = NOTHING, later: Changed = NOTHING) -> Value:
-        """An expression; `read` are the symbols that are read after the step, `later` those that `next` reads there."""
-        match e:
-            case s.Name(text=text):
-                return self._name(text, env, read)
-            case s.Index(base=s.Name(text=name), args=args) if name in self.states:
-                return self._state(name, [self.single(a, env, read, later) for a in args], read)
-            case s.Field(base=base, name=part):
-                value = self.value(base, env, read, later)
-                if not isinstance(value, dict):
-                    raise Unfit(f"`.{part}` of what is no record")
-                return value[part]
-            case s.Call(name="next", args=(arg,)):
-                return self.value(arg, env, later, later)
-            case s.Call(name=name, args=args) if name in self.defines:
-                made = self.defines[name]
-                given = {b.name: self.value(a, env, read, later) for b, a in zip(made.params, args, strict=True)}
-                return self.value(made.body, given, read, later)
-            case s.Operator(op=op, args=args):
-                return self._operator(op, [self.value(a, env, read, later) for a in args])
-            case s.Quantified(kind=kind, binders=binders, body=body):
-                made_of = {b.name: self.variable(b) for b in binders}
-                inside = {**env, **{name: value for name, (_, value) in made_of.items()}}
-                variables = [variable for variable, _ in made_of.values()]
-                return Term(BOOL, _quantified(kind, variables, self.truth(body, inside, read, later)))
-        raise Unfit(f"{type(e).__name__} in line {e.span.line}")
-
-    def _name(self, name: str, env: Env, read: Changed) -> Value:
-        if name in env:
-            return env[name]
-        if name in ("true", "false"):
-            return Term(BOOL, name)
-        if name in self.enum_of:
-            return Term(self.enum_of[name], f"m_{name}")
-        if name in self.consts:
-            return Term(self.consts[name], f"c_{name}")
-        if name in self.states:
-            return self._state(name, [], read)
-        raise Unfit(f"the name `{name}`")
-
-    def _state(self, name: str, args: list[Term], read: Changed) -> Value:
-        parts = {b.name: self._read(name, b.name, b.sort, args, read) for b in self.states[name].fields}
-        return parts.get("", parts)
-
-    def _read(self, name: str, part: str, sort: str, args: list[Term], read: Changed) -> Term:
-        prime = "'" if self.symbol(name, part) in read else ""  # what the step does not change has no prime
-        given = [f"(if {a.text} then b_yes else b_no)" if a.sort == BOOL else a.text for a in args]
-        return Term(sort, self.symbol(name, part) + prime + (f"({', '.join(given)})" if given else ""))
-
-    def _operator(self, op: str, args: list[Value]) -> Value:
-        if op in ("=", "!="):
-            same = _same(args[0], args[1])
-            return Term(BOOL, same if op == "=" else f"!{same}")
-        if op == "if" and isinstance(args[1], dict) and isinstance(args[2], dict):
-            return {
-                f: Term(v.sort, f"(if {_text(args[0])} then {v.text} else {args[2][f].text})") for f, v in args[1].items()
-            }
-        texts = [_text(a) for a in args]
-        match op:
-            case "not":
-                return Term(BOOL, f"!{texts[0]}" if texts[0].startswith("(") else f"!({texts[0]})")
-            case "and":
-                return Term(BOOL, _all(texts))
-            case "or":
-                return Term(BOOL, _any(texts))
-            case "implies":
-                return Term(BOOL, f"({texts[0]} -> {texts[1]})")
-            case "iff":
-                return Term(BOOL, f"({texts[0]} <-> {texts[1]})")
-            case "if":
-                assert isinstance(args[1], Term)
-                return replace(args[1], text=f"(if {texts[0]} then {texts[1]} else {texts[2]})")
-        raise Unfit(f"the operator `{op}`")
+    def _boundary(self, st: s.Boundary, env: Scope, told: dict[str, Local]) -> None:
+        if st.kind == "done":
+            self._close(self.head)
+            self.here = self._opened(f"{self.op.name}.done", self.head, IDLE)
+            self.head = ""
+            return
+        point = f"{self.op.name}.{st.name}"
+        self._close(point)
+        if st.kind == "each":
+            self.head = point
+        self.here = self._opened(point, point, self.head or IDLE)
+        for b in st.params:
+            env[b.name] = told[b.name] = self._param(b)
 
 
-def _target(target: s.Expr) -> tuple[str, str | None, tuple[s.Expr, ...]]:
-    """The state that an assignment names, its field (None: all of it), and the indices."""
-    match target:
-        case s.Name(text=name):
-            return name, None, ()
-        case s.Index(base=s.Name(text=name), args=args):
-            return name, None, args
-        case s.Field(base=base, name=part):
-            name, _, args = _target(base)
-            return name, part, args
-    raise Unfit("only state can be set")
-
-
-def _foresees(e: s.Expr) -> bool:
-    match e:
-        case s.Call(name="next"):
-            return True
-        case s.Call(args=args) | s.Operator(args=args) | s.Index(args=args):
-            return any(map(_foresees, args))
-        case s.Quantified(body=inner) | s.Field(base=inner):
-            return _foresees(inner)
-    return False
-
-
-def _text(value: Value) -> str:
-    if isinstance(value, dict):
-        raise Unfit("a record where a truth value belongs")
-    return value.text
-
-
-def _same(a: Value, b: Value) -> str:
-    """Equality, of records field by field."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return _all(_same(a[f], b[f]) for f in a)
-    if isinstance(a, dict) or isinstance(b, dict):
-        raise Unfit("a record beside what is none")
-    return f"({a.text} <-> {b.text})" if a.sort == BOOL else f"({a.text} = {b.text})"
-
-
-def _all(parts: Iterable[str]) -> str:
-    return f"({' & '.join(parts) or 'true'})"
-
-
-def _any(parts: Iterable[str]) -> str:
-    return f"({' | '.join(parts) or 'false'})"
-
-
-def _either(cond: str, then: str, else_: str) -> str:
-    return f"(if {cond} then {then} else {else_})"
-
-
-def _quantified(kind: str, variables: Sequence[tuple[str, str]], body: str) -> str:
-    if not variables:
-        return body if body.startswith("(") else f"({body})"
-    return f"({kind} {', '.join(f'{n}: {sort}' for n, sort in variables)}. {body})"
-
-
-__all__ = ["INIT", "Exported", "Unfit", "exported"]
+__all__ = ["Exported", "Unfit", "exported"]

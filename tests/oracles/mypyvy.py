@@ -46,8 +46,11 @@ def find() -> tuple[list[str], str]:
     return command, ""
 
 
-def verify(command: list[str], text: str, limit: float = 20.0) -> Verified:
-    """Ask for every invariant and transition, until one fails. `limit` is for one question. Raises `MypyvyError`."""
+def verify(command: list[str], text: str, limit: float = 20.0, patience: float = PATIENCE) -> Verified:
+    """Ask for every invariant and transition, until one fails. Raises `MypyvyError`.
+
+    `limit` is for one question, `patience` for all, in seconds.
+    """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rules.pyv"
         file.write_text(text, encoding="ascii")
@@ -56,7 +59,7 @@ def verify(command: list[str], text: str, limit: float = 20.0) -> Verified:
             [*command, "verify", *options, str(file)],
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=patience,
             check=False,
         )
     said = done.stdout + done.stderr

@@ -17,6 +17,7 @@ class Alone:
         self.spaces: set[int] = set()
         self.fault: Callable[[str], int] = lambda what: 0
         self.excused = False
+        self.quiet = False  # an ioctl is followed as a whole
 
     def spawn(self) -> int:
         """A new process: the first space that is free."""

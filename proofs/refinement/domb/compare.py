@@ -10,9 +10,10 @@ from __future__ import annotations
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.domains import ALIVE
 from bulkhead.impl.xen.events import INTERDOMAIN
-from bulkhead.impl.xen.pagetables import PTE_MFN, PTE_P, read_pte
+from bulkhead.impl.xen.pagetables import PTE_MFN, PTE_P, read_pte, walk
 from bulkhead.proofs.refinement.domb.daemons import Daemons
 from bulkhead.proofs.refinement.domb.follow import Follower
+from bulkhead.proofs.refinement.domb.window import SLOTS, address
 from bulkhead.proofs.refinement.domb.world import DOM0, DOMB, DOMB_SPACE, NOBODY
 from bulkhead.proofs.refinement.lockstep.abstraction import Places
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
@@ -34,6 +35,8 @@ def differences(f: Follower) -> Places:
     _domains(f, out)
     _frames(f, out)
     _translations(f, out)
+    _windows(f, out)
+    _pins(f, out)
     _grants(f, out)
     _ports(f, out)
     return out
@@ -107,9 +110,37 @@ def _translations(f: Follower, out: Places) -> None:
     }
     _put(out, "TLB of DomB", set(), cached - known)
     live = sum(1 for h in range(f.book.size.handles) if T["mapping.host"][h])
-    _put(out, "Dom0's handles", live, sum(1 for r in f.rig.xen.domains[DOM0].grant_table.maptrack if r.flags & 3))
+    _put(out, "handles", live, sum(1 for d in f.rig.xen.domains.values() for r in d.grant_table.maptrack if r.flags & 3))
     special = {(f.book.T["job.guest"][0], s) for s in range(2) if T["special"][f.book.T["job.guest"][0] * 2 + s]}
     _put(out, "special pages that DomB maps", len(special), sum(1 for k, _ in f.slots.values() if k not in ("page", "")))
+
+
+def _windows(f: Follower, out: Places) -> None:
+    """The translations of guests: what their page tables have in their windows."""
+    T = f.book.T
+    rules: dict[int, list[tuple[int, bool]]] = {}
+    for t, there in enumerate(T["translation.present"]):
+        if there and DOMB_SPACE < T["translation.space"][t] < NOBODY:
+            entry = (T["translation.frame"][t], bool(T["translation.writable"][t]))
+            rules.setdefault(T["translation.space"][t], []).append(entry)
+    for d, domain in f.rig.xen.domains.items():
+        if d <= DOMB or domain.is_dying != ALIVE or not domain.creation_finished or domain.vcpus[0].context is None:
+            continue
+        found = [walk(f.rig.xen, domain.vcpus[0].cr3, address(domain, slot)) for slot in range(SLOTS)]
+        real = sorted((f.book.frame(each[0].mfn), each[1]) for each in found if each is not None)
+        _put(out, f"translations of domain {d}", sorted(rules.get(d, [])), real)
+
+
+def _pins(f: Follower, out: Places) -> None:
+    """Which grants of running guests are in use."""
+    T, nrefs = f.book.T, len(f.book.size.refs)
+    for d, domain in f.rig.xen.domains.items():
+        if d <= DOMB or domain.is_dying != ALIVE or not domain.creation_finished:
+            continue
+        active = domain.grant_table.active
+        rules = [n for r, n in enumerate(f.book.size.refs) if T["status.reading"][d * nrefs + r]]
+        real = [n for n in f.book.size.refs if n < len(active) and active[n].pin]
+        _put(out, f"grants of domain {d} in use", rules, real)
 
 
 def _grants(f: Follower, out: Places) -> None:

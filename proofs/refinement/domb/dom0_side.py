@@ -31,6 +31,7 @@ class Dom0Side:
         self.files: dict[tuple[int, str], int] = {}
         self.handles: dict[int, int] = {}  # Dom0's handles -> Handle
         self.refused = False  # Xen has refused a map or a bind since somebody asked
+        self.quiet = False  # an ioctl is followed as a whole (ports.py), not its hypercalls
         self.had_writer = False  # some process could write the channel that is offered now
 
     def rule(self, label: str, args: dict[str, int] | None = None, expect: str = OKAY, fail: str | None = None) -> str:
@@ -72,10 +73,14 @@ class Dom0Side:
         self.rule("proxy_open", {"p": who, "this": 0})
         self.rule("proxy_open.open", {"this": 0}, OKAY if opened else "EACCES")
 
-    def _file(self, kind: str) -> int:
-        x = self.files.get((self.who, kind))
+    def own_evtchn(self) -> int:
+        """The process's second file of /dev/xen/evtchn."""
+        return self._file("evtchn", "own ")
+
+    def _file(self, kind: str, which: str = "") -> int:
+        x = self.files.get((self.who, which + kind))
         if x is None:
-            x = self.files[self.who, kind] = self.book.free("file.open")
+            x = self.files[self.who, which + kind] = self.book.free("file.open")
             self.rule(f"open_{kind}", {"p": self.who, "x_x": x})
         return x
 
@@ -138,6 +143,8 @@ class Dom0Side:
 
     def dom0_port(self, cmd: int, arg: bytes, rc: int, raw: bytes) -> None:
         """One event channel operation of Dom0's kernel."""
+        if self.quiet:
+            return
         if cmd == abi.EVTCHNOP_BIND_INTERDOMAIN:
             domid, _, port, local = DOMID_PORT.unpack(raw)
             args = {

@@ -308,6 +308,13 @@ class BuildSide(Dom0Side):
     def settle(self) -> None:
         """Follow the implementation's teardown so far."""
         T, m = self.book.T, self.book.m
+        for d in self.dying:
+            if T["domain.phase"][d] == m["Phase"]["dying"]:
+                self.rule("evtchn_destroy", {"d": d})
+                for h in range(self.book.size.handles):
+                    if T["mapping.host"][h] and T["mapping.mapper"][h] == d:
+                        self.rule("release_mapping", {"h": h})
+                self.rule("relinquish_resources", {"d": d})
         for f in list(self.given_up):
             frame = self.rig.xen.frames.table[self.book.mfns[f]]
             gone = T["frame.use"][f] != m["Use"]["ram"] or T["frame.held"][f]
@@ -317,9 +324,6 @@ class BuildSide(Dom0Side):
             if gone:
                 self.given_up.discard(f)
         for d in list(self.dying):
-            if T["domain.phase"][d] == m["Phase"]["dying"]:
-                self.rule("evtchn_destroy", {"d": d})
-                self.rule("relinquish_resources", {"d": d})
             for f in range(self.book.size.domb_pages, self.book.size.frames - 1):
                 if T["frame.use"][f] == m["Use"]["ram"] and T["frame.owner"][f] == d:
                     frame = self.rig.xen.frames.table[self.book.mfns[f]]

@@ -1,7 +1,7 @@
-"""The actions of guests: bytes and indices of their rings, grants, event channels, and pages given back.
+"""The actions of guests: bytes and indices of their rings, grants, event channels.
 
 Each acts on the implementation with what the guest has, its pages and its hypercalls, and takes the rule steps beside it.
-Not here: which guest does what (workload/guests.py).
+Not here: their memory (guest_memory.py), and which guest does what (workload/guests.py).
 """
 
 from __future__ import annotations
@@ -62,6 +62,9 @@ class Guests:
     def __init__(self, rig: Rig, book: Book | None, ear: Follower | Alone) -> None:
         self.rig, self.book, self.ear = rig, book, ear
         self.known: dict[int, Guest] = {}
+        self.handles: dict[tuple[Domain, int], int] = {}  # handles of guests -> Handle
+        self.slots: dict[tuple[Domain, int], int] = {}  # slots of their windows (guest_memory.py) -> Translation
+        self.fresh = 0  # pages that guests have got from Xen
 
     def running(self) -> list[Guest]:
         """The guests that run. Of one that has not acted yet, the reserved entries are as DomB has left them."""
@@ -88,9 +91,35 @@ class Guests:
         rc = self.rig.xen.call(vcpu, op, cmd, at, 0, 0, 0)
         return rc, memory.load(at, len(arg))
 
+    def grant_op(self, who: Guest, cmd: int, arg: bytes) -> bytes:
+        """A grant table operation of one element; returns it afterwards."""
+        vcpu, memory = who.domain.vcpus[0], GuestMemory(self.rig.xen, who.domain)
+        assert vcpu.context is not None
+        at = register(vcpu.context, RSI) + SCRATCH
+        memory.store(at, arg)
+        rc = self.rig.xen.call(vcpu, abi.HYPERVISOR_GRANT_TABLE_OP, cmd, at, 1, 0, 0)
+        if rc:
+            raise GuestFault(f"grant table operation {cmd}: {rc}")
+        return memory.load(at, len(arg))
+
+    def flush_tlb(self, who: Guest) -> None:
+        """MMUEXT_TLB_FLUSH_LOCAL: what a guest does when it has mapped something in another's place."""
+        vcpu, memory = who.domain.vcpus[0], GuestMemory(self.rig.xen, who.domain)
+        assert vcpu.context is not None
+        at = register(vcpu.context, RSI) + SCRATCH
+        memory.store(at, abi.MMUEXT_OP.pack(abi.MMUEXT_TLB_FLUSH_LOCAL, 0, 0, 0))
+        self.rig.xen.call(vcpu, abi.HYPERVISOR_MMUEXT_OP, at, 1, 0, abi.DOMID_SELF, 0)
+
+    def extent(self, who: Guest) -> int:
+        """The extent that a memory operation has written back."""
+        vcpu = who.domain.vcpus[0]
+        assert vcpu.context is not None
+        raw = GuestMemory(self.rig.xen, who.domain).load(register(vcpu.context, RSI) + SCRATCH + 64, 8)
+        return int.from_bytes(raw, "little")
+
 
 def _runs(domain: Domain) -> bool:
-    return domain.is_dying == ALIVE and domain.creation_finished and domain.pause_count == 0
+    return domain.is_dying == ALIVE and domain.creation_finished and domain.pause_count == 0 and not domain.crashed
 
 
 # Rings.
@@ -144,7 +173,7 @@ def drain(data: bytearray, ring: Place) -> None:
     data[cons : cons + 4] = data[prod : prod + 4]
 
 
-# Grants, event channels, memory.
+# Grants and event channels.
 
 
 def write_entry(g: Guests, who: Guest, a: Arguments) -> Answer:
@@ -198,38 +227,6 @@ def _event(g: Guests, who: Guest, rule: str, cmd: int, raw: bytes, args: dict[st
     return Answer(error_name(-rc), given)
 
 
-def give_back(g: Guests, who: Guest, a: Arguments) -> Answer:
-    """Unmap the page of a ring in its own page tables, and give it back: {page}. Others may map it: it stays allocated until
-    they unmap it."""
-    page = who.page(a["page"])
-    try:
-        if not who.has(page) or not _unmaps_its_own(g, who, page):
-            return NOT_DONE
-        arg = abi.MEMORY_RESERVATION.pack(0, 1, 0, 0, abi.DOMID_SELF, 0, 0)
-        rc, _ = g.call(who, abi.HYPERVISOR_MEMORY_OP, abi.XENMEM_DECREASE_RESERVATION, arg, abi.U64.pack(page.mfn))
-    except GuestFault:
-        return FAULT
-    if rc == 1 and g.book is not None and isinstance(g.ear, Follower):
-        f = g.book.frame(page.mfn)
-        g.book.step("decrease_reservation", {"caller": who.domid, "f": f})
-        g.ear.given_up.add(f)
-        g.ear.settle()
-    return Answer(OKAY, rc)
-
-
-def _unmaps_its_own(g: Guests, who: Guest, page: Frame) -> bool:
-    """The guest clears the entry of its page tables that the builder made for the page."""
-    vcpu = who.domain.vcpus[0]
-    assert vcpu.context is not None
-    start = register(vcpu.context, RSI)
-    info = next((f for f in who.domain.pages.values() if f.data is not None and f.data[:14] == MAGIC), None)
-    if info is None:
-        return False
-    addr = start + (page.m2p - info.m2p) * abi.PAGE_SIZE
-    rc: int = g.rig.xen.call(vcpu, abi.HYPERVISOR_UPDATE_VA_MAPPING, addr, 0, abi.UVMF_INVLPG, 0, 0)
-    return rc == 0
-
-
 ACTIONS: Final[dict[str, Callable[[Guests, Guest, Arguments], Answer]]] = {
     "ring_put": ring_put,
     "ring_drain": ring_drain,
@@ -239,14 +236,7 @@ ACTIONS: Final[dict[str, Callable[[Guests, Guest, Arguments], Answer]]] = {
     "evtchn_close": evtchn_close,
     "evtchn_alloc_unbound": evtchn_alloc_unbound,
     "evtchn_bind_interdomain": evtchn_bind_interdomain,
-    "give_back": give_back,
 }
 
 
-def carry_out(g: Guests, domid: int, operation: str, arguments: Arguments) -> Answer:
-    """An action of a guest; `not done` if it does not run."""
-    who = next((guest for guest in g.running() if guest.domid == domid), None)
-    return NOT_DONE if who is None else ACTIONS[operation](g, who, arguments)
-
-
-__all__ = ["ACTIONS", "RINGS", "Guest", "Guests", "carry_out", "drain", "index", "put"]
+__all__ = ["ACTIONS", "FAULT", "MAGIC", "RINGS", "Guest", "Guests", "drain", "index", "put"]

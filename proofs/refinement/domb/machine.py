@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from bulkhead.impl.dom0.kernel import KernelError
 from bulkhead.impl.domb import protocol as p
+from bulkhead.impl.libs import evtchn as ev
 from bulkhead.impl.libs import gnttab as gt
 from bulkhead.impl.libs.linux import LinuxOsdep
 from bulkhead.impl.libs.vchan import Offer, Vchan
@@ -88,6 +89,8 @@ class Process:
         self.pipe: p.Pipe | None = None
         self.xgt: gt.XenGnttab | None = None
         self.mapped: list[int] = []  # addresses of pages mapped beside the channel
+        self.xce: ev.XenEvtchn | None = None
+        self.ports: list[int] = []  # bound through that file
         self.busy = False  # a call of an honest tool is in progress
         self.killed = False  # and it was killed meanwhile
         self.question: tuple[int, bytes] | None = None  # what its file proxy says to the last message, and did not send yet

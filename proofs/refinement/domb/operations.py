@@ -18,6 +18,7 @@ from bulkhead.proofs.refinement.calls import NOT_DONE, Answer
 from bulkhead.proofs.refinement.domb.daemons import Daemons
 from bulkhead.proofs.refinement.domb.honest import use_tool
 from bulkhead.proofs.refinement.domb.machine import FAIL, OF_DOMB, STEP, Machine, Process, error_name
+from bulkhead.proofs.refinement.domb.ports import OWN_PORTS
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
 Arguments = Mapping[str, Any]
@@ -297,6 +298,7 @@ OF_PROCESSES: Final[dict[str, Callable[[Machine, Process, Arguments], Answer]]] 
     "console_add": console_add,
     "console_remove": console_remove,
     "console_type": console_type,
+    **OWN_PORTS,
 }
 OF_DAEMONS: Final[dict[str, Callable[[Machine, Daemons, int], Answer]]] = {"serve": serve, "kill": kill_daemon}
 OF_DOMB_ITSELF: Final[dict[str, Callable[[Machine, Arguments], Answer]]] = {

@@ -9,6 +9,7 @@ import re
 from typing import Any, Final
 
 from bulkhead.proofs.refinement.calls import Call
+from bulkhead.proofs.refinement.domb.window import SLOTS
 from bulkhead.proofs.refinement.signatures import Table
 
 NOBODY, DOMB, GUEST, PROCESS = "", "d1", r"d[2-6]", r"p\d{1,3}"
@@ -43,6 +44,11 @@ OPERATIONS: Final = {
     "console_add": (PROCESS, "dom mfn port"),
     "console_remove": (PROCESS, "dom"),
     "console_type": (PROCESS, "dom bytes"),
+    "evtchn_bind_unbound_port": (PROCESS, "dom"),
+    "evtchn_bind_interdomain_port": (PROCESS, "dom port"),
+    "evtchn_notify": (PROCESS, "port"),
+    "evtchn_unbind": (PROCESS, "port"),
+    "evtchn_restrict_domid": (PROCESS, "dom"),
     # guests
     "ring_put": (GUEST, "page bytes"),
     "ring_drain": (GUEST, "page"),
@@ -52,7 +58,13 @@ OPERATIONS: Final = {
     "evtchn_close": (GUEST, "port"),
     "evtchn_alloc_unbound": (GUEST, "remote"),
     "evtchn_bind_interdomain": (GUEST, "dom port"),
-    "give_back": (GUEST, "page"),
+    "map_grant_ref": (GUEST, "slot dom ref writable"),
+    "unmap_grant_ref": (GUEST, "slot handle"),
+    "copy": (GUEST, "src src_dom dst dst_dom length"),
+    "update_va_mapping": (GUEST, "slot mfn writable"),
+    "access": (GUEST, "slot write"),
+    "give_back": (GUEST, "mfn"),
+    "populate_physmap": (GUEST, ""),
 }
 THEN: Final = ("pause", "unpause", "destroy")
 
@@ -82,20 +94,24 @@ def _calls(value: Any) -> bool:
     return isinstance(value, list) and all(each in THEN for each in value)
 
 
-TEXT, BYTES, DOMID, REF = ("a text", _text), ("bytes in hexadecimal", _bytes), ("a number of 16 bits", _below(16)), 32
+TEXT, BYTES, DOMID = ("a text", _text), ("bytes in hexadecimal", _bytes), ("a number of 16 bits", _below(16))
 KINDS: Final = {
     "dom": DOMID,
+    "src_dom": DOMID,
+    "dst_dom": DOMID,
+    "slot": ("a slot of a guest's window", lambda value: _below(8)(value) and value < SLOTS),
+    "length": ("a number of 16 bits", _below(16)),
     "remote": DOMID,
     "op": DOMID,
     "mfn": ("a number of 40 bits", _below(40)),
-    **dict.fromkeys(("ref", "port", "number", "pages", "kind"), ("a number of 32 bits", _below(32))),
+    **dict.fromkeys(("ref", "port", "number", "pages", "kind", "handle", "src", "dst"), ("a number of 32 bits", _below(32))),
     "status": ("a number of 32 bits with a sign", _below(31, -(1 << 31))),
     "errno": ("an errno", lambda value: _below(8)(value) and value > 0),
     "prot": ("1 to read, 3 to write, too", lambda value: value in (1, 3)),
     "flags": ("0 for no grant, 1 for one, 5 for one to read only", lambda value: value in (0, 1, 5)),
     "at": ("a place in a page", _below(12)),
     "page": ("console or xenstore", lambda value: value in ("console", "xenstore")),
-    "xl": ("true or false", lambda value: isinstance(value, bool)),
+    **dict.fromkeys(("xl", "writable", "write"), ("true or false", lambda value: isinstance(value, bool))),
     "then": (f"a list of {', '.join(THEN)}", _calls),
     **dict.fromkeys(("name", "kernel", "ramdisk", "cmdline"), TEXT),
     **dict.fromkeys(("bytes", "payload"), BYTES),

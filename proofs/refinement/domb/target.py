@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bulkhead.proofs.refinement.calls import NOT_DONE, Answer, Call
-from bulkhead.proofs.refinement.domb import guests
-from bulkhead.proofs.refinement.domb.guests import Guests
+from bulkhead.proofs.refinement.domb.guest_memory import MEMORY
+from bulkhead.proofs.refinement.domb.guests import ACTIONS, Guests
 from bulkhead.proofs.refinement.domb.machine import Machine
 from bulkhead.proofs.refinement.domb.operations import OF_DAEMONS, OF_DOMB_ITSELF, OF_NOBODY, OF_PROCESSES
 from bulkhead.proofs.refinement.domb.world import DOMB, Rules
@@ -43,15 +43,19 @@ class DombTarget(Machine):
         if by[0] == "d":
             if number == DOMB:
                 return OF_DOMB_ITSELF[operation](self, call.arguments)
-            return guests.carry_out(self.guests, number, operation, call.arguments)
+            who = next((guest for guest in self.guests.running() if guest.domid == number), None)
+            made = MEMORY.get(operation)
+            if who is None or (made is not None and self.inside > 1):
+                return NOT_DONE  # by the rules, a hypercall of a guest's memory is not in the midst of a step of DomB
+            return (made or ACTIONS[operation])(self.guests, who, call.arguments)
         if self.daemons is not None and self.daemons.of(number) is not None:
-            made = OF_DAEMONS.get(operation)
-            return NOT_DONE if made is None or self.inside > 1 else made(self, self.daemons, number)
-        who = self.processes.get(number)
-        if who is None or (who.busy and operation not in ("kill", "store")) or operation not in OF_PROCESSES:
+            serves = OF_DAEMONS.get(operation)
+            return NOT_DONE if serves is None or self.inside > 1 else serves(self, self.daemons, number)
+        process = self.processes.get(number)
+        if process is None or (process.busy and operation not in ("kill", "store")) or operation not in OF_PROCESSES:
             return NOT_DONE
         self.ear.who = number
-        return OF_PROCESSES[operation](self, who, call.arguments)
+        return OF_PROCESSES[operation](self, process, call.arguments)
 
 
 __all__ = ["DombTarget"]

@@ -70,6 +70,11 @@ class View:
         return None if self._target.daemons is None else self._target.daemons.stored
 
     @property
+    def nodes(self) -> list[str]:
+        """The nodes that XenStore has."""
+        return [] if self.stored is None else list(self.stored.store.nodes)
+
+    @property
     def consoled(self) -> Consoled | None:
         """The console's daemon, while it lives."""
         return None if self._target.daemons is None else self._target.daemons.consoled

@@ -35,7 +35,7 @@ class Size:
     heap: int = 330
     refs: tuple[int, ...] = (0, 1, *range(8, 48), 5000)
     processes: int = 8
-    translations: int = 130
+    translations: int = 150
     handles: int = 96
     lives: int = 14
     files: int = 22

@@ -1,16 +1,20 @@
-"""What hostile guests do: requests and garbage in their rings, grants, event channels, pages given back.
+"""What hostile guests do: requests and garbage in their rings, grants, event channels.
 
-Not here: how an action is made (../guests.py), and the requests themselves (requests.py, neighbours.py).
+Not here: their memory (memory.py), how an action is made (../guests.py), and the requests (requests.py, neighbours.py).
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
+from bulkhead.proofs.refinement.calls import Interleaving
 from bulkhead.proofs.refinement.domb.guests import RINGS, Guest, index
 from bulkhead.proofs.refinement.domb.taps import MASK
+from bulkhead.proofs.refinement.domb.view import View
 from bulkhead.proofs.refinement.domb.watched_daemons import frame
 from bulkhead.proofs.refinement.domb.workload.chooser import Chooser
+from bulkhead.proofs.refinement.domb.workload.memory import MemoryChoices
 from bulkhead.proofs.refinement.domb.workload.neighbours import between_neighbours
 from bulkhead.proofs.refinement.domb.workload.requests import request
 from bulkhead.proofs.refinement.domb.world import DOMB, NOBODY
@@ -19,7 +23,10 @@ from bulkhead.proofs.refinement.domb.world import DOMB, NOBODY
 class GuestChoices(Chooser):
     """All guests of one machine."""
 
-    number = 0  # of the last request to XenStore
+    def __init__(self, view: View, target: Interleaving, rng: random.Random) -> None:
+        super().__init__(view, target, rng)
+        self.number = 0  # of the last request to XenStore
+        self.memory = MemoryChoices(view, target, rng)
 
     def act(self) -> None:
         """An arbitrary action of a running guest."""
@@ -33,21 +40,20 @@ class GuestChoices(Chooser):
             return
         who = self.rng.choice(heard if heard and self.rng.random() < 0.7 else running)
         x = self.rng.random()
-        if x < 0.5:
+        if x < 0.42:
             self._asks_store(who)
-        elif x < 0.56:
+        elif x < 0.47:
             self._takes_answers(who)
-        elif x < 0.64:
+        elif x < 0.53:
             self._prints(who)
-        elif x < 0.67:
+        elif x < 0.56:
             self._garbage(who)
-        elif x < 0.84:
+        elif x < 0.68:
             self._grants(who)
-        elif x < 0.993:
-            self._events(who)
+        elif x < 0.88:
+            self.memory.act(who, running)
         else:
-            self.text = f"d{who.domid} gives a page back"
-            self.of(who, "give_back", page=self.rng.choice(("console", "xenstore")))
+            self._events(who)
 
     def of(self, who: Guest, operation: str, /, **arguments: object) -> None:
         """A call of a guest."""
@@ -68,7 +74,7 @@ class GuestChoices(Chooser):
         connected = () if stored is None else tuple(stored.connections)
         for _ in range(rng.choice((1, 2, 3, 5))):
             self.number = (self.number + 1) & MASK
-            kind, payload = request(rng, who.domid, connected)
+            kind, payload = request(rng, who.domid, connected, self.view.nodes)
             tx = 0 if rng.random() < 0.97 else rng.randrange(9)
             self.of(who, "ring_put", page="xenstore", bytes=frame(kind, self.number, tx, payload).hex())
         if rng.random() < 0.8:
@@ -121,9 +127,10 @@ class GuestChoices(Chooser):
     def _grants(self, who: Guest) -> None:
         rng = self.rng
         self.text = f"d{who.domid} writes its grant table"
-        ref = rng.choice((0, 1, 8, 8, 8, 8))
+        ref = rng.choice((0, 1, 8, 8, 9, 10))
         page = rng.choice([f for f in who.domain.pages.values() if not f.xenheap])
-        flags, grantee = rng.choice(((1, 0), (1, 0), (5, 0), (0, 0), (1, DOMB), (1, 3)))
+        other = rng.choice(self.view.running()).domid
+        flags, grantee = rng.choice(((1, 0), (1, 0), (5, 0), (0, 0), (1, DOMB), (1, other), (1, other), (5, other)))
         self.of(who, "write_entry", ref=ref, flags=flags, dom=grantee, mfn=page.mfn)
 
     def _events(self, who: Guest) -> None:

@@ -27,17 +27,20 @@ class Moments(Chooser):
         # In three of five episodes DomB's calls fail: while it builds, answers requests, or offers its channel.
         self.trouble = rng.choice(("", "", "build", "control", "offer"))
         self.mortal = rng.random() < 0.25  # in a quarter DomB dies at some point
+        self.over = False
         self.hurt = False  # a call failed since DomB last had no build
         self.scribble: Callable[[], None] = lambda: None
         self.race: Callable[[], None] = lambda: None
         self.waits: Callable[[int], None] = lambda space: None
 
     def peace(self) -> None:
-        """From now on nothing fails and nobody dies."""
-        self.trouble, self.mortal = "", False
+        """From now on nothing fails, nobody dies, and nobody writes in between: who still calls is honest."""
+        self.trouble, self.mortal, self.over = "", False, True
 
     def __call__(self, moment: Moment) -> None:
         kind = moment.kind
+        if self.over:
+            return
         if kind == LOAD:
             if self.rng.random() < 0.003:
                 self._at(moment, self.scribble)

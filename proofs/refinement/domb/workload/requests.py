@@ -32,8 +32,10 @@ COMMON = ("write", "write", "read", "read", "mkdir", "rm", "directory", "get_per
 RARE = ("unwatch", "unwatch", "reset_watches", "get_domain_path", "is_introduced", "introduce", "release")
 
 
-def path(rng: random.Random, d: int) -> str:
-    """A path, its own, of another guest, beside all guests, or none."""
+def path(rng: random.Random, d: int, nodes: Sequence[str]) -> str:
+    """A path: a node that is there, its own, of another guest, also of one that is gone, beside all guests, or none."""
+    if nodes and rng.random() < 0.2:
+        return rng.choice(nodes)
     x = rng.random()
     if x < 0.45:
         return rng.choice(RELATIVE)
@@ -44,9 +46,9 @@ def path(rng: random.Random, d: int) -> str:
     return rng.choice(BESIDE) if x < 0.95 else rng.choice(WRONG)
 
 
-def request(rng: random.Random, d: int, connected: Sequence[int]) -> tuple[int, bytes]:
-    """A request of any kind, by a guest or (0) a tool; `connected`: the guests that XenStore knows."""
-    where = path(rng, d if d else rng.randrange(2, NOBODY)).encode("latin-1")
+def request(rng: random.Random, d: int, connected: Sequence[int], nodes: Sequence[str]) -> tuple[int, bytes]:
+    """A request of any kind, by a guest or (0) a tool; `connected`: the guests that XenStore knows, `nodes`: its nodes."""
+    where = path(rng, d if d else rng.randrange(2, NOBODY), nodes).encode("latin-1")
     if not d and rng.random() < 0.6 and where[:1] != b"/":
         where = home(rng.randrange(2, NOBODY)).encode() + b"/" + where
     op = rng.choice(COMMON)
