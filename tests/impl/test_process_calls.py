@@ -299,3 +299,15 @@ def test_a_forked_process_of_bsd_holds_its_own_pages() -> None:
     assert u.rig.dom0.grant_table.entry_v1(ref)[0] & 3 == 1
     child.exit()
     assert u.rig.dom0.grant_table.entry_v1(ref)[0] == 0
+
+
+def test_an_address_space_that_ends_leaves_no_table(u: User) -> None:
+    """Pages far apart need tables of every level; after the exit each is a plain page of the kernel again."""
+    kernel = u.rig.kernel
+    process = Process(kernel)
+    for vpn in (0x10, 0x1FF, 0x200, 0x40000, 0x7FFFFFF, 0x8000000, 0x7FFFFFFF0):
+        process.space.map_anonymous(vpn, 1)
+    tables = [process.space.root, *process.space.tables.values()]
+    assert len(tables) > 10 and all(table.pinned for table in tables)
+    process.exit()
+    assert [(t.count, t.tcount, t.ptype, t.pinned) for t in tables] == [(2, 1, 7, False)] * len(tables)
