@@ -57,6 +57,7 @@ class Declarations:
     problems: list[Problem] = field(default_factory=list)
     later: set[str] = field(default_factory=set)  # definitions declared later
     broken: set[str] = field(default_factory=set)  # declared with an error that is already reported
+    asked: set[str] = field(default_factory=set)  # `op.local` that was read and not known yet
     depth: dict[str, int] = field(default_factory=dict)  # depth of a definition with the ones it uses expanded
     size: dict[str, int] = field(default_factory=dict)  # and how large
 
@@ -266,6 +267,7 @@ class Scope:
         if dotted is not None and dotted.partition(".")[0] not in d.states:
             fields = [n for n in d.funcs if n.startswith(dotted + ".")]  # of a local that is a record
             if dotted not in d.funcs and not fields:
+                d.asked.add(dotted)
                 kept = [n for n in d.funcs if "." in n and n.partition(".")[0] not in d.states]
                 d.problem(
                     "E0306",

@@ -26,7 +26,7 @@ from bulkhead.model.diagnostics import Problem, RulesError, UsageError, suggest
 from bulkhead.model.expressions import Declarations
 from bulkhead.model.faults import check_breaks, lay
 from bulkhead.model.fragment import alternation_warnings
-from bulkhead.model.ir import IDLE, POINT, Fault, Step, System
+from bulkhead.model.ir import IDLE, POINT, Fault, Func, Step, System
 from bulkhead.model.library import SPEC, Library, closure, component_of, load_library, shipped_files, shipped_systems
 from bulkhead.model.limits import refuse_large
 from bulkhead.model.operations import elaborate, generated_write, locals_spoken_of
@@ -154,9 +154,30 @@ def _error(problems: list[Problem], library: Library) -> RulesError:
 
 
 def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
-    """Check one system of the library, with some faults laid over it."""
+    """Check one system of the library, with some faults laid over it.
+
+    Definitions and operations may read locals of any operation (`op.local[call]`), wherever it stands. The sorts of
+    those that were not known yet are taken from a first reading, until no more are found.
+    """
+    asked: set[str] = set()
+    known: dict[str, Func] = {}
+    while True:
+        d = Declarations()
+        try:
+            return _build(library, name, faults, d, frozenset(asked), known)
+        except RulesError:
+            found = {n: f for n, f in d.funcs.items() if f.sort != "?" and ".".join(n.split(".")[:2]) in asked | d.asked}
+            if d.asked <= asked and found.keys() <= known.keys():
+                raise
+            asked |= d.asked
+            known |= found
+
+
+def _build(
+    library: Library, name: str, faults: tuple[str, ...], d: Declarations, asked: frozenset[str], known: dict[str, Func]
+) -> System:
+    """`asked` are locals to save, beside those that claims and later steps read; of `known` ones the sorts are known."""
     system = library.systems[name]
-    d = Declarations()
     components = closure(library, system, d.problems)
     if d.problems:
         raise _error(d.problems, library)
@@ -186,6 +207,7 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
     d.enums[POINT] = (IDLE, *dict.fromkeys(p for o in actions for p in points.of(o)))
     d.members[IDLE] = POINT
     declare_state(items, d)
+    d.funcs |= known
     d.later = {i.name for _, i in items if isinstance(i, s.DefineItem)}
     for _, item in items:
         if isinstance(item, s.DefineItem):
@@ -199,7 +221,7 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
                 steps.append(generated)
     spoken = [i.body for _, i in items if isinstance(i, s.FormulaItem)]
     spoken += [e for _, i in items if isinstance(i, s.ScenarioItem) for e in expressions_of(i)]
-    wanted = frozenset(n for body in spoken for n in locals_spoken_of(body))
+    wanted = asked.union(*map(locals_spoken_of, spoken))
     for op in actions:
         steps.extend(elaborate(op, procedures, d, wanted))
     for op in procedures.values():  # check them unperformed, too; their saved locals are not state of the system

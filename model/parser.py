@@ -12,7 +12,7 @@ import re
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 from lark import Lark, Token, Transformer, v_args
 from lark.exceptions import UnexpectedCharacters, UnexpectedEOF, UnexpectedInput, UnexpectedToken
@@ -505,6 +505,19 @@ def _refuse_deep(parsed: s.RulesFile, file: str) -> None:
                 todo.append((part, depth, span))
 
 
+# Where a word belongs that stands elsewhere.
+BELONGS: Final = {
+    "uses": 'It follows the string of a component or system: `component NAME "..." uses NAME, NAME(ARGUMENTS)`.',
+    "expect": "It belongs to a system: after its `uses`, and after its `scope`.",
+    "breaks": "It belongs to a fault: after its string.",
+    "writable": "It belongs to a state: after its sort.",
+    "when": "It belongs to an operation: after its arguments and string, before its statements.",
+    "undo": "It belongs to a check: after its code.",
+    "where": "It follows the variables of a `pick`, or the `for all` of a `set`.",
+    "then": "It follows the condition of an `if` in a formula.",
+}
+
+
 def _syntax_problem(error: UnexpectedInput, text: str, file: str) -> Problem:
     ended = isinstance(error, UnexpectedEOF) or (isinstance(error, UnexpectedToken) and error.token.type == "$END")
     found = None if ended else foreign(text, error.pos_in_stream or 0)
@@ -518,7 +531,7 @@ def _syntax_problem(error: UnexpectedInput, text: str, file: str) -> Problem:
             span,
             f"`{_short(error.token)}` does not fit here",
             _expected(error.accepts or error.expected),
-            _long_string(text, error.pos_in_stream or 0),
+            BELONGS.get(str(error.token)) or _long_string(text, error.pos_in_stream or 0),
         )
     if isinstance(error, UnexpectedCharacters):
         offset = error.pos_in_stream or 0

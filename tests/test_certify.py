@@ -164,3 +164,38 @@ def test_a_claim_that_is_not_there_is_not_confirmed(tmp_path: Path) -> None:
     path = tmp_path / "small.rules"
     path.write_text(SMALL)
     assert certify(read(str(path)), Claims(frozenset({"nothing"}))).verdict == UNDECIDED
+
+
+MUTUAL = """
+component c "Two operations that read each other's locals, and a definition of both above them."
+sort T "a thing"
+state used[T]: bool
+init forall t: T. not used[t]
+init forall c: Call. at[c] = idle
+define busy(t: T) = exists c: Call. (at[c] = give.done and give.wanted[c] = t) or (at[c] = take.done and take.x[c] = t)
+hypercall give(t: T)
+    require not busy(t) else EBUSY
+    require forall c: Call. not (at[c] = take.done and take.x[c] = t) else EBUSY
+    let wanted = t
+  step done
+    set used[t] = true
+hypercall take(t: T)
+    require forall c: Call. not (at[c] = give.done and give.wanted[c] = t) else EBUSY
+    let x = t
+  step done
+    set used[t] = false
+theorem apart forall c, d: Call. not (at[c] = give.done and at[d] = take.done and give.wanted[c] = take.x[d])
+theorem alone forall c, d: Call. at[c] = take.done and at[d] = take.done and take.x[c] = take.x[d] implies c = d
+system y "y" uses c expect proved apart expect refuted alone
+"""
+
+
+def test_operations_may_read_each_others_locals(tmp_path: Path) -> None:
+    """Wherever operations stand, in both roads: what holds is proved and confirmed, what does not is neither."""
+    path = tmp_path / "mutual.rules"
+    path.write_text(MUTUAL)
+    proof = prove(load(str(path)), Settings(limit=5.0, jobs=1))
+    assert proof.proved == {"apart"}
+    assert certify(read(str(path)), Claims(frozenset({"apart"}))).verdict == CONFIRMED
+    denied = certify(read(str(path)), Claims(frozenset({"apart", "alone"})))
+    assert denied.of_claim("alone") == DENIED

@@ -16,8 +16,8 @@ import z3
 
 from bulkhead.model import syntax as s
 from bulkhead.proofs.certify.formulas import AFTER, BEFORE, Key, Scope, Symbols, Term
-from bulkhead.proofs.certify.relation import Outcome, outcomes_of, write_of
-from bulkhead.proofs.certify.steps import Cut, cut
+from bulkhead.proofs.certify.relation import Outcome, declare_locals, outcomes_of, write_of
+from bulkhead.proofs.certify.steps import cut
 from bulkhead.proofs.certify.tree import CannotRead, Rules
 from bulkhead.proofs.jobs import Workers
 
@@ -124,23 +124,6 @@ def _part(task: tuple[Rules, Claims, int, int, float]) -> tuple[int, int, list[A
     return checker.questions, len(mine), checker.open
 
 
-def _all_outcomes(cuts: list[Cut], symbols: Symbols) -> list[Outcome]:
-    """The outcomes of all operations; an operation that reads another one's saved local comes after it."""
-    outcomes: list[Outcome] = []
-    pending = cuts
-    while pending:
-        later = []
-        for c in pending:
-            try:
-                outcomes += outcomes_of(c, symbols)
-            except CannotRead:
-                later.append(c)
-        if len(later) == len(pending):
-            outcomes_of(later[0], symbols)
-        pending = later
-    return outcomes
-
-
 @dataclass(frozen=True)
 class Question:
     """Do `always` and the assumptions (by name) imply a goal?"""
@@ -173,7 +156,8 @@ class Checker:
         self.open: list[Answer] = []
         cuts = [cut(op, rules) for op in rules.operations.values() if op.kind != "procedure"]
         self.symbols = symbols = Symbols(rules, cuts, size)
-        self.outcomes = _all_outcomes(cuts, symbols)
+        declare_locals(cuts, symbols)
+        self.outcomes = [o for c in cuts for o in outcomes_of(c, symbols)]
         self.outcomes += [write_of(i, symbols) for i in rules.states.values() if i.writable is not None]
         self.now = Scope(symbols)
         self.failed = z3.Bool(symbols.fresh("failed"), symbols.context)

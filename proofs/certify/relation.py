@@ -7,7 +7,8 @@ the call; first steps have that last one too, where it changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -150,8 +151,24 @@ def _indices(target: s.Expr) -> tuple[s.Expr, ...]:
     return ()
 
 
+def declare_locals(cuts: Iterable[Cut], symbols: Symbols) -> None:
+    """Find the sorts of the locals that are saved with calls, so that the formulas of all operations can read them.
+
+    In rounds, until no more are found: the value of a local may read locals of any other operation.
+    """
+    every = list(cuts)
+    known = -1
+    while known < len(symbols.local_sorts):
+        known = len(symbols.local_sorts)
+        for cut in every:
+            this = symbols.variable("this", CALL) if cut.has_call else None
+            values: dict[Local, Value] = {}
+            for number, segment in enumerate(cut.segments):
+                _Step(cut, symbols, number, segment, this, values).declare()
+
+
 def outcomes_of(cut: Cut, symbols: Symbols) -> list[Outcome]:
-    """All outcomes of all steps of an operation. Raises `CannotRead`."""
+    """All outcomes of all steps of an operation, once `declare_locals` was called. Raises `CannotRead`."""
     this = symbols.variable("this", CALL) if cut.has_call else None
     values: dict[Local, Value] = {}
     out: list[Outcome] = []
@@ -196,10 +213,25 @@ class _Step:
             if local.meaning is not None:
                 variables[name] = self._scope(local.meaning[1]).value(local.meaning[0])
             elif local.segment == self.number:
+                if local not in self.values:
+                    raise CannotRead(f"the local `{local.name}` is not known yet")
                 variables[name] = self.values[local]
             elif self.this is not None:
                 variables[name] = read_local(self.symbols, local, [self.this], BEFORE)
         return Scope(self.symbols, variables)
+
+    def declare(self) -> None:
+        """Define what can be read of the step's locals already."""
+        for local, b in self.segment.params:
+            self._define(local, self.symbols.variable(b.name, b.sort))
+        for placed in self.segment.body:
+            st = placed.statement
+            if isinstance(st, Choose):
+                for local, b in zip(st.locals, st.pick.binders, strict=True):
+                    self._define(local, self.symbols.variable(b.name, b.sort))
+            elif isinstance(st, Bind):
+                with suppress(CannotRead):
+                    self._define(st.local, self._scope(placed.names).value(st.value))
 
     def outcomes(self) -> Iterator[Outcome]:
         """The failures with `undo`, the failure without, and the success.
@@ -308,4 +340,4 @@ def write_of(item: s.StateItem, symbols: Symbols) -> Outcome:
     return Outcome(w.name or f"write_{item.name}", False, guard, (*own, *(Assignment(t, scope) for t in w.then)))
 
 
-__all__ = ["Assignment", "Outcome", "Store", "outcomes_of", "write_of"]
+__all__ = ["Assignment", "Outcome", "Store", "declare_locals", "outcomes_of", "write_of"]

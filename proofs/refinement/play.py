@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import struct
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -143,7 +144,7 @@ class _Playing:
             raise BadCalls(f"{self.path}:{event.line}: {problem}")
 
 
-class OnMachine(_Playing):
+class OnMachine(_Playing, ABC):
     """The implementation, in lockstep with the rules or alone."""
 
     def __init__(self, path: Path, table: Table, rules_on: bool) -> None:
@@ -154,17 +155,17 @@ class OnMachine(_Playing):
 
     # What differs between systems.
 
+    @abstractmethod
     def begin(self, seed: int) -> None:
         """A fresh machine."""
-        raise NotImplementedError
 
+    @abstractmethod
     def carry_out(self, call: Call, before: Answer | None) -> Answer:
         """Make a call on it, which was answered so."""
-        raise NotImplementedError
 
+    @abstractmethod
     def steps(self) -> int:
         """The number of rule steps that this machine has taken."""
-        raise NotImplementedError
 
     # What does not.
 

@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tests.oracle.compare import Budget, Seen, differences
 from tests.oracle.generate import Draft, draft, smaller
 
 SHRINKING = 150  # attempts
+PART = 250  # systems, after which a long run says how far it is
 EXPORT_EVERY = 4  # systems, of one the exported queries are asked
 
 
@@ -101,16 +103,26 @@ def run_part(task: tuple[int, int, int, int, bool]) -> tuple[Seen, list[Differen
     return seen, found
 
 
-def fuzz(systems: int, seed: int, jobs: int, attack_every: int = 8, shrink: bool = True) -> tuple[Seen, list[Difference]]:
-    """Compare so many random systems, in so many processes."""
-    tasks = [(seed + k, seed + systems, jobs * 4, attack_every, shrink) for k in range(jobs * 4)]
-    with Workers(jobs) as workers:
-        parts = list(workers.map(run_part, tasks))
+def fuzz(
+    systems: int,
+    seed: int,
+    jobs: int,
+    attack_every: int = 8,
+    shrink: bool = True,
+    told: Callable[[str], None] = lambda _: None,
+) -> tuple[Seen, list[Difference]]:
+    """Compare so many random systems, in so many processes; `told` hears of each part that is done."""
+    parts = max(jobs * 4, systems // PART)
+    tasks = [(seed + k, seed + systems, parts, attack_every, shrink) for k in range(parts)]
     seen = Seen()
-    for part, _ in parts:
-        for name in vars(part):
-            setattr(seen, name, getattr(seen, name) + getattr(part, name))
-    return seen, [d for _, found in parts for d in found]
+    differences: list[Difference] = []
+    with Workers(jobs) as workers:
+        for done, (part, found) in enumerate(workers.map(run_part, tasks), 1):
+            differences += found
+            for name in vars(part):
+                setattr(seen, name, getattr(seen, name) + getattr(part, name))
+            told(f"{done} of {parts} parts, {len(differences)} differences: {seen}")
+    return seen, differences
 
 
 def main() -> int:
@@ -123,7 +135,11 @@ def main() -> int:
     parser.add_argument("--no-shrink", action="store_true")
     given = parser.parse_args()
     begun = time.perf_counter()
-    seen, found = fuzz(given.systems, given.seed, given.jobs, given.attack_every, not given.no_shrink)
+
+    def tell(how_far: str) -> None:
+        print(f"{how_far}, {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
+
+    seen, found = fuzz(given.systems, given.seed, given.jobs, given.attack_every, not given.no_shrink, tell)
     for d in found:
         print(f"{d}\n{'-' * 80}")
     print(Counter(d.kind for d in found))

@@ -33,6 +33,10 @@ class Wrong(Exception):
     """The rules are not well-formed by the reference; the text gives the reason."""
 
 
+class NotRead(Wrong):
+    """A local of an operation that was not read yet."""
+
+
 @dataclass(frozen=True)
 class World:
     """The sizes of the sorts (with `Call`), and the values of the constants."""
@@ -118,9 +122,7 @@ class Interpreter:
         self.unnamed: dict[tuple[str, str, str], list[Slot]] = {}
         self.used_later: set[Slot] = set()
         self.segments: list[Segment] = []
-        for op in self.operations.values():
-            if op.kind != "procedure":
-                self.segments += _Cutter(self, op).cut()
+        self._cut_all([o for o in self.operations.values() if o.kind != "procedure"])
         for item in self.states.values():
             if item.writable is not None:
                 self.segments.append(self._write(item))
@@ -139,6 +141,25 @@ class Interpreter:
                 self.claims[f.name] = (f.kind, code, failed)
         self.runs: dict[str, Run] = {i.name: self._run_of(i) for i in self.items if isinstance(i, s.ScenarioItem)}
         self.places = dict(self._places())
+
+    def _cut_all(self, operations: list[s.Operation]) -> None:
+        """Read the operations; one that reads a local of another one, wherever that stands, is read after it."""
+        cut: dict[str, list[Segment]] = {}
+        while len(cut) < len(operations):
+            before = len(cut)
+            for op in operations:
+                if op.name in cut:
+                    continue
+                used, unnamed = set(self.used_later), {k: list(v) for k, v in self.unnamed.items()}
+                defined = dict(self._defined)
+                try:
+                    cut[op.name] = _Cutter(self, op).cut()
+                except NotRead:
+                    self.used_later, self.unnamed, self._defined = used, unnamed, defined
+                    self.kept.pop(op.name, None)
+            if len(cut) == before:
+                raise Wrong("operations that read each other's locals, or a local that is not there")
+        self.segments += [segment for op in operations for segment in cut[op.name]]
 
     def _run_of(self, item: s.ScenarioItem) -> Run:
         elements = {b.name: self.slot(b.sort, b.name) for b in item.elements}
@@ -370,7 +391,7 @@ class Interpreter:
             case s.Index(base=s.Field(base=s.Name(text=op), name=local), args=(arg,)):
                 slot = self.kept.get(op, {}).get(local) or self.arguments.get(op, {}).get(local)
                 if slot is None:
-                    raise Wrong(f"no local {op}.{local}")
+                    raise NotRead(f"no local {op}.{local}")
                 self.used_later.add(slot)
                 return self._kept(slot, sub(arg)[0])
             case s.Field(base=base, name=part):
@@ -563,6 +584,7 @@ class _Cutter:
         self._open(op.name, "idle" if self.several else "", "idle" if self.several else "")
         names: dict[str, Slot | Meaning] = dict(self.base)
         exported: dict[str, Slot] = {}
+        self.it.kept[op.name] = exported  # it may read locals of its own, of other calls
         for b in op.params:
             names[b.name] = exported[b.name] = self._param(b)
         if op.when is not None:
@@ -570,7 +592,6 @@ class _Cutter:
         self._body(op, names, exported, "")
         if self.several:
             self.out[-1].after = "idle"
-        self.it.kept[op.name] = exported
         return self.out
 
     @property
