@@ -82,14 +82,14 @@ def reach(machine: ExecutableModel, seed: int, budget: int, starts: Sequence[Sta
     A search that misses much because of bad early choices restarts with other choices and as many calls.
     `starts` are initial states; without them the executable model finds some itself.
     """
-    done, calls = frozenset[int](), 0
-    for again in range(ROUNDS):
-        search = _Search(machine, random.Random(f"{seed}, {again}"), done=done)
+    search, calls = _Search(machine, random.Random(f"{seed}, 0")), 0
+    for again in range(1, ROUNDS + 1):
         search.run(budget, starts)
-        done, calls = frozenset(search.done), calls + search.calls
-        if len(done) >= FAIR * search.count:
+        calls += search.calls
+        if len(search.done) >= FAIR * search.count or again == ROUNDS:
             break
-    return Reached(frozenset(search.transitions[k].label for k in done), calls)
+        search.begin_again(random.Random(f"{seed}, {again}"))
+    return Reached(frozenset(search.transitions[k].label for k in search.done), calls)
 
 
 def find(
@@ -140,15 +140,13 @@ class _Search:
         machine: ExecutableModel,
         rng: random.Random,
         wanted: Sequence[_Wanted] = (),
-        done: Iterable[int] = (),
         broad: bool = False,
     ) -> None:
         """`wanted` are further goals, and then the only ones that count; they are not transitions of the system.
 
-        `done` are goals that are already reached. Unless the search is `broad`, every other turn is for a goal that counts.
+        Unless the search is `broad`, every other turn is for a goal that counts.
         """
         self.narrow = bool(wanted) and not broad
-        self.rng = rng
         self.caller: Caller = caller_of(machine)
         known = [t for t in self.caller.transitions if len(t.params) <= LOOPS]  # of a choice for many places not even one
         self.transitions = [*known, *(w.goal for w in wanted)]
@@ -160,7 +158,6 @@ class _Search:
             for name in {u.func for u in t.updates}:
                 self.writers.setdefault(name, []).append(k)
         self.number = list(range(self.count))  # index of each goal's transition
-        self.taken = [0] * self.count
         self.made_to: dict[tuple[int, Wish], int] = {}
         self.effects: dict[int, Callable[..., None]] = {}  # of transitions
         self.goals: list[_Goal] = []
@@ -171,9 +168,15 @@ class _Search:
         for k, t in enumerate(self.transitions[: self.count]):
             for name in reads(t.guard, self.caller):
                 self.readers[self.caller.coder.number[name]].append(k)
+        self.done: set[int] = set()
+        self.begin_again(rng)
+
+    def begin_again(self, rng: random.Random) -> None:
+        """Forget all states, but not which goals were reached."""
+        self.rng = rng
+        self.taken = [0] * len(self.transitions)
         self.best: list[list[tuple[float, Path]]] = [[] for _ in range(self.count)]
         self.starts: list[Path] = []
-        self.done = set(done)
         self.calls = 0
 
     def _goal(self, t: Transition, number: int) -> _Goal:
@@ -218,7 +221,6 @@ class _Search:
             self.made_to[k, wanted] = len(self.transitions)
             self.transitions.append(replace(t, guard=conj([*news, t.guard, *told])))
             self.number.append(k)
-            self.taken.append(0)
         return self.made_to[k, wanted]
 
     # Searching.
