@@ -15,7 +15,7 @@ import pytest
 
 from bulkhead.model import diagnostics, foreign, loader
 from bulkhead.model.diagnostics import RulesError, UsageError
-from bulkhead.model.parser import parse_text
+from bulkhead.model.parser import BELONGS, parse_text
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -659,6 +659,14 @@ def test_words_of_other_languages_may_be_names(tmp_path: Path) -> None:
 # Codes.
 
 CODE = re.compile(r"[EW]\d{4}")
+
+
+@pytest.mark.parametrize("word", BELONGS)
+def test_a_word_in_the_wrong_place_is_told_where_it_belongs(word: str) -> None:
+    with pytest.raises(RulesError) as caught:
+        parse_text(f'component c "c"\nsort T "t"\n{word} T\n', "bad.rules")
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.span.line, problem.hint) == ("E0101", 3, BELONGS[word])
 
 
 def used_codes() -> list[str]:

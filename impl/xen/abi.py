@@ -30,7 +30,6 @@ EEXIST: Final = 17
 EXDEV: Final = 18
 ENODEV: Final = 19
 EINVAL: Final = 22
-ENFILE: Final = 23
 ENOTTY: Final = 25
 ENOSPC: Final = 28
 ERANGE: Final = 34

@@ -278,7 +278,6 @@ def _any(xen: Xen, caller: Domain, domid: int) -> Domain | None:
     return caller if domid == DOMID_SELF else xen.domains.get(domid)
 
 
-HVM_PARAM: Final = Struct("<HHIQ")
 SET_PARAM, GET_PARAM, FLUSH_TLBS, PAGETABLE_DYING, GET_TIME, XENTRACE, GET_MEM_TYPE = 0, 1, 5, 9, 10, 11, 15
 HVM_SIZES: Final = {SET_PARAM: 16, GET_PARAM: 16, PAGETABLE_DYING: 16, GET_TIME: 8, XENTRACE: 24, GET_MEM_TYPE: 16}
 NOT_HVM: Final = {FLUSH_TLBS: -EINVAL, 23: -EINVAL, 24: -EINVAL, 25: -EOPNOTSUPP}

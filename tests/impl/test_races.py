@@ -21,7 +21,6 @@ from bulkhead.impl.xen.machine import run
 from bulkhead.proofs.replay.rig import Rig
 from tests.impl.support import check_counts, machine
 
-RETRIES = 5
 Steps = Generator[str, None, Any]
 
 

@@ -12,12 +12,12 @@ from typing import Final
 
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.domb.world import DOM0, KERNEL, KERNEL_FILE, NOBODY, Rules
-from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Log, Mismatch
+from bulkhead.proofs.refinement.lockstep.spec_state import Log, Mismatch, RuleSteps
 
 PUT: Final = "(put)"
 
 
-class RuleState:
+class RuleState(RuleSteps):
     """A rule state, by names of its functions in `T`."""
 
     def __init__(self, rules: Rules, log: Log | None = None) -> None:
@@ -52,23 +52,6 @@ class RuleState:
     def breaks(self, label: str, code: str, claims: Sequence[str]) -> None:
         """A step has broken claims."""
         raise Mismatch(f"the step `{label}`, which ends with {code}, breaks {', '.join(claims)}")
-
-    def count(self, label: str, code: str) -> None:
-        """Count a reached outcome."""
-        key = f"{label}: {code}"
-        self.reached[key] = self.reached.get(key, 0) + 1
-
-    def step(self, label: str, args: dict[str, int], expect: str = OKAY, fail: str | None = None) -> str:
-        """Take a rule step that must end with this code; Mismatch."""
-        code = self.try_step(label, args, fail)
-        if code is None:
-            raise Mismatch(f"the rule `{label}` cannot be taken where the implementation took it (args {args})")
-        if expect not in (ANY, code):
-            raise Mismatch(
-                f"`{label}`: the rules say {code}, the implementation {expect} (args {args})",
-                {f"{label}: status": (code, expect)},
-            )
-        return code
 
     def check_claims(self) -> None:
         """Check all invariants and theorems."""

@@ -7,6 +7,8 @@ an object and freed when it is destroyed. Not here: the implementation's state (
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from bulkhead.impl.xen.domains import Domain
 from bulkhead.model.caller import OKAY
 from bulkhead.model.world import size_of
@@ -28,7 +30,34 @@ class Mismatch(Exception):
         self.places = places or {}
 
 
-class SpecState:
+class RuleSteps(ABC):
+    """A rule state whose steps must answer as the implementation does; counts the outcomes that were reached."""
+
+    reached: dict[str, int]
+
+    @abstractmethod
+    def try_step(self, label: str, args: dict[str, int], fail: str | None = None) -> str | None:
+        """Take a rule step and check all claims about steps; its code, or None if it is not enabled."""
+
+    def count(self, label: str, code: str) -> None:
+        """Count an outcome; also one that the rules leave open by abstraction (README: normal forms)."""
+        key = f"{label}: {code}"
+        self.reached[key] = self.reached.get(key, 0) + 1
+
+    def step(self, label: str, args: dict[str, int], expect: str = OKAY, fail: str | None = None) -> str:
+        """Take a rule step that must end with this code; Mismatch."""
+        code = self.try_step(label, args, fail)
+        if code is None:
+            raise Mismatch(f"the rule `{label}` cannot be taken where the implementation took it (args {args})")
+        if expect not in (ANY, code):
+            raise Mismatch(
+                f"`{label}`: the rules say {code}, the implementation {expect} (args {args})",
+                {f"{label}: status": (code, expect)},
+            )
+        return code
+
+
+class SpecState(RuleSteps):
     """A rule state with the bindings of its elements."""
 
     def __init__(self, rules: Rules, first_mfn: int, log: Log | None = None) -> None:
@@ -247,23 +276,6 @@ class SpecState:
         broken = self.rules.state_claims.broken(self.state)
         if broken:
             raise Mismatch(f"{', '.join(broken)}: does not hold")
-
-    def count(self, label: str, code: str) -> None:
-        """Count an outcome that the rules leave open by abstraction (README: normal forms)."""
-        key = f"{label}: {code}"
-        self.reached[key] = self.reached.get(key, 0) + 1
-
-    def step(self, label: str, args: dict[str, int], expect: str = OKAY, fail: str | None = None) -> str:
-        """Take a rule step that must end with this code."""
-        code = self.try_step(label, args, fail)
-        if code is None:
-            raise Mismatch(f"the rule `{label}` cannot be taken where the implementation took it (args {args})")
-        if expect not in (ANY, code):
-            raise Mismatch(
-                f"`{label}`: the rules say {code}, the implementation {expect} (args {args})",
-                {f"{label}: status": (code, expect)},
-            )
-        return code
 
     def build_page(self, privcmd: int, domid: int, element: int) -> None:
         """The builder populates a page of a guest, writes it through a foreign mapping of its file and unmaps that."""
