@@ -17,6 +17,7 @@ from bulkhead.proofs.refinement.domb.workload.chooser import Chooser
 from bulkhead.proofs.refinement.domb.workload.guests import GuestChoices
 from bulkhead.proofs.refinement.domb.workload.moments import DOMB, Moments
 from bulkhead.proofs.refinement.domb.workload.tools import ToolChoices
+from bulkhead.proofs.refinement.domb.workload.users import UserChoices
 from bulkhead.proofs.refinement.domb.world import NOBODY
 
 MOST_PROCESSES = 4
@@ -31,6 +32,7 @@ class Driver(Chooser):
         self.moments = Moments(view, target, self.rng)
         self.tools = ToolChoices(view, target, self.rng)
         self.guests = GuestChoices(view, target, self.rng)
+        self.users = UserChoices(view, target, self.rng)
         self.tools.domb = self.domb
         self.moments.scribble = self.tools.scribble
         self.moments.race = self.guests.race
@@ -54,9 +56,12 @@ class Driver(Chooser):
             self.call("", "spawn")
         elif x < 0.38:
             self._guests()
-        elif x < 0.42:
+        elif 0.38 <= x < 0.46:
+            self.users.act()
+            self.text = self.users.text
+        elif x < 0.5:
             self._daemons()
-        elif x < 0.47 and free:
+        elif x < 0.55 and free:
             self._of(self.tools, self.tools.ask_daemons, rng.choice(free))
         elif free:
             self._of(self.tools, self.tools.act, rng.choice(free))
