@@ -73,7 +73,7 @@ def nested(system: System, term: Term) -> Term:
 
 
 def _cases(system: System, vars_: tuple[Var, ...], supposed: list[Term]) -> list[list[Term]]:
-    """The premises, once for each alternative of a disjunction in which every one begins with fewer variables than it has."""
+    """The premises, once for each alternative of a disjunction, if each alternative begins with fewer variables."""
     names = {v.name for v in vars_}
     for i, each in enumerate(supposed):
         if isinstance(each, Op) and each.op == "or":

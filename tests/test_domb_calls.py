@@ -20,6 +20,7 @@ from bulkhead.proofs.refinement.domb.machine import DAEMON, FAIL, LOAD, STEP, TA
 from bulkhead.proofs.refinement.domb.operations import OF_DAEMONS, OF_DOMB_ITSELF, OF_NOBODY, OF_PROCESSES
 from bulkhead.proofs.refinement.domb.signatures import OPERATIONS, TABLE
 from bulkhead.proofs.refinement.domb.target import DombTarget
+from bulkhead.proofs.refinement.domb.users import OF_USERS
 from bulkhead.proofs.refinement.domb.view import View
 from bulkhead.proofs.refinement.domb.workload.scheduler import Driver
 from bulkhead.proofs.refinement.domb.world import Size, rules_for
@@ -63,7 +64,7 @@ def test_lines_of_a_recording_are_as_the_schema_says(recording: Path) -> None:
 
 def test_signatures_are_those_of_the_tables(recording: Path) -> None:
     """A file's calls are checked before they are made; every call of a campaign passes."""
-    assert set(OPERATIONS) == {*ACTIONS, *MEMORY, *OF_DAEMONS, *OF_DOMB_ITSELF, *OF_NOBODY, *OF_PROCESSES, "machine"}
+    assert set(OPERATIONS) == {*ACTIONS, *MEMORY, *OF_DAEMONS, *OF_DOMB_ITSELF, *OF_NOBODY, *OF_PROCESSES, *OF_USERS, "machine"}
     events = read(recording)[1]
     assert not [TABLE.wrong(event.call) for event in events if event.call is not None and TABLE.wrong(event.call)]
 

@@ -1,7 +1,7 @@
 """DomB's machine as the followers of Dom0's calls (../dom0) see it: its elements, and its calls in flight.
 
-They are those of the campaign on `monolithic`; here the rule state is DomB's (book.py), and a hypercall of the kernel runs to
-its end at once. Not here: which processes there are, and when the kernel's actions are theirs (users.py).
+They are those of the campaign on `monolithic`. Here the rule state is DomB's (book.py), and a hypercall of the kernel runs
+to its end at once. Not here: which processes there are, and when the kernel's actions are theirs (users.py).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Elements(SpecState):
         self.book = book
         self.free_calls.remove(0)  # DomB's, the guests', and the tools'
         if book is not None:
-            self.reached = book.reached
+            self.T, self.reached = book.T, book.reached  # the same tables: the book gives them back at the end
             book.dom0_frames = self.dom0_frames
 
     def frame(self, mfn: int) -> int:

@@ -14,7 +14,7 @@ from bulkhead.impl.xen.frames import PGT_L1, PGT_L2, PGT_L3, PGT_L4
 from bulkhead.impl.xen.hypercall_evtchn import DOMID_PORT
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.domb.book import Book
-from bulkhead.proofs.refinement.domb.rig import Rig, WatchedService
+from bulkhead.proofs.refinement.domb.rig import Rig, WatchedService, granted
 from bulkhead.proofs.refinement.domb.world import FIRST_PROCESS, KERNEL, KERNEL_FILE
 from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
 
@@ -117,8 +117,7 @@ class Dom0Side:
 
     def _page_table(self, domid: int, ref: int) -> bool:
         """Does Xen use the granted page as a page table, so that nobody may write it?"""
-        domain = self.rig.xen.domains.get(domid)
-        frame = None if domain is None else self.rig.xen.frames.get(domain.grant_table.entry_v1(ref)[2])
+        frame = granted(self.rig, domid, ref)
         return frame is not None and frame.ptype in (PGT_L1, PGT_L2, PGT_L3, PGT_L4) and frame.tcount > 0
 
     def _unmapped(self, before: bytes, after: bytes) -> None:

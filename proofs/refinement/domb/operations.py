@@ -150,11 +150,11 @@ def kill_daemon(m: Machine, daemons: Daemons, space: int) -> Answer:
 
 
 def ask_xenstored(m: Machine, who: Process, a: Arguments) -> Answer:
-    """A request of a process, as domain 0: {kind, payload}."""
+    """A request of a process, as domain 0: {type, payload}."""
     if m.daemons is None or m.daemons.stored is None:
         return NOT_DONE
     try:
-        return Answer(OKAY, m.daemons.stored.request(0, a["kind"], 0, bytes.fromhex(a["payload"])).hex())
+        return Answer(OKAY, m.daemons.stored.request(0, a["type"], 0, bytes.fromhex(a["payload"])).hex())
     except XsError as error:
         return Answer(str(error))
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from bulkhead.impl.dom0.gntalloc import GntallocPool
 from bulkhead.impl.boot import NODES
+from bulkhead.impl.dom0.gntalloc import GntallocPool
 from bulkhead.impl.dom0.kernel import KernelError
 from bulkhead.impl.dom0.process import Process
 from bulkhead.impl.dom0.syscalls import Syscalls, devices
@@ -93,7 +93,7 @@ class Ear(Protocol):
 
 
 class WatchedKernel(testbed.WatchedKernel):
-    """Dom0's kernel. While a user's call is made (users.py), `fly` and the other hooks hear of what it does, else the ear."""
+    """Dom0's kernel. While a user's call is made (users.py), the hooks hear of what it does, else the ear."""
 
     __slots__ = ("ear",)
 
@@ -323,4 +323,13 @@ class Rig(testbed.Bench):
         return LinuxOsdep(Syscalls(name, Process(self.kernel), self.nodes))
 
 
-__all__ = ["Ear", "Rig", "WatchedService"]
+def granted(rig: Rig, domid: int, ref: int) -> Frame | None:
+    """The page that a grant names; while it is in use, the one that is."""
+    domain = rig.xen.domains.get(domid)
+    if domain is None or ref >= domain.grant_table.nr_entries:
+        return None
+    act = domain.grant_table.active[ref]
+    return act.frame if act.pin else rig.xen.frames.get(domain.grant_table.entry_v1(ref)[2])
+
+
+__all__ = ["Ear", "Rig", "WatchedService", "granted"]

@@ -59,7 +59,7 @@ OPERATIONS: Final = {
     "evtchn_bind_interdomain": (GUEST, "dom port"),
     "map_grant_ref": (GUEST, "slot dom ref writable"),
     "unmap_grant_ref": (GUEST, "slot handle"),
-    "copy": (GUEST, "src src_dom dst dst_dom length"),
+    "copy": (GUEST, "src_ref src src_dom dst_ref dst dst_dom length"),
     "update_va_mapping": (GUEST, "slot mfn writable"),
     "access": (GUEST, "slot write"),
     "give_back": (GUEST, "mfn"),
@@ -111,7 +111,9 @@ KINDS: Final = {
     "flags": ("0 for no grant, 1 for one, 5 for one to read only", lambda value: value in (0, 1, 5)),
     "at": ("a place in a page", _below(12)),
     "ring": ("console or xenstore", lambda value: value in ("console", "xenstore")),
-    **dict.fromkeys(("xl", "writable", "write"), ("true or false", lambda value: isinstance(value, bool))),
+    **dict.fromkeys(
+        ("xl", "writable", "write", "src_ref", "dst_ref"), ("true or false", lambda value: isinstance(value, bool))
+    ),
     "then": (f"a list of {', '.join(THEN)}", _calls),
     **dict.fromkeys(("name", "kernel", "ramdisk", "cmdline"), TEXT),
     **dict.fromkeys(("bytes", "payload"), BYTES),

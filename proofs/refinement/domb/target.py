@@ -52,7 +52,7 @@ class DombTarget(Machine):
             serves = OF_DAEMONS.get(operation)
             return NOT_DONE if serves is None or self.inside > 1 else serves(self, self.daemons, number)
         if self.users.of(number) is not None:
-            return NOT_DONE if self.inside > 1 else self.users.carry_out(call)
+            return NOT_DONE if self.inside > 1 and operation != "store" else self.users.carry_out(call)
         process = self.processes.get(number)
         if process is None or (process.busy and operation not in ("kill", "poke")) or operation not in OF_PROCESSES:
             return NOT_DONE

@@ -1,4 +1,4 @@
-"""Processes of Dom0 that are no tools: hostile ones that use gntdev, gntalloc and event channels as they like, fork, and die.
+"""Processes of Dom0 that are no tools: hostile ones that use gntdev, gntalloc and event channels, fork, and die.
 
 Their calls, and the followers of these, are those of the campaign on `monolithic` (../dom0). One process is there from the
 beginning and never ends: all others are its forks. There is no privcmd: it cannot be opened. Not here: tools and daemons
@@ -81,7 +81,8 @@ class Users:
             answer = carry_out(self.dom0, call)
             self.dom0.sync()
         self.dom0.compare_rings()
-        self.beside.settle()
+        if self.beside.spec_state.awaiting_free:
+            self.beside.settle()
         return answer
 
     def compare(self, out: Places) -> None:

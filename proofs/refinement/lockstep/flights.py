@@ -1,7 +1,7 @@
 """Calls in flight of one machine, each beside its follower: they are launched, take steps, and end.
 
-This is what followers of Dom0's calls (../dom0) ask of a machine besides its observation. Which machine it is, when both
-sides are compared, and when the rules' internal steps are taken is said by the classes below (lockstep.py, ../domb/beside.py).
+This is what followers of Dom0's calls (../dom0) ask of a machine besides its observation. Subclasses say which machine it
+is, when both sides are compared, and when the rules' internal steps are taken (lockstep.py, ../domb/beside.py).
 """
 
 from __future__ import annotations

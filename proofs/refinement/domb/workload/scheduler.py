@@ -34,12 +34,19 @@ class Driver(Chooser):
         self.guests = GuestChoices(view, target, self.rng)
         self.users = UserChoices(view, target, self.rng)
         self.tools.domb = self.domb
-        self.moments.scribble = self.tools.scribble
+        self.moments.scribble = self.scribble
         self.moments.race = self.guests.race
         self.moments.waits = self.waits
         target.meanwhile = self.moments
         self.calls = 0  # moves
         self.neighbours = self.rng.random() < 0.3  # in three of ten episodes, guests live side by side
+
+    def scribble(self) -> None:
+        """A tool or another process writes to what it has mapped."""
+        if self.rng.random() < 0.7:
+            self.tools.scribble()
+        else:
+            self.users.race()
 
     def move(self) -> None:
         """One action."""
@@ -136,6 +143,7 @@ class Driver(Chooser):
             return
         for who in [each for each in view.free() if each.mapped]:
             self.tools.kill(who)
+        self.users.end_mappers()
         free = view.free()
         if not free:
             return

@@ -328,7 +328,7 @@ class ToolChoices(Chooser):
 
     def ask_xenstored(self, who: Process, kind: int, payload: bytes) -> None:
         """A request to XenStore's daemon."""
-        self.of(who, "ask_xenstored", kind=kind, payload=payload.hex())
+        self.of(who, "ask_xenstored", type=kind, payload=payload.hex())
 
 
 __all__ = ["ToolChoices"]

@@ -1,7 +1,7 @@
 """What processes of Dom0 that are no tools do: gntdev, gntalloc and event channels, forks, kills, and tries of privcmd.
 
-The choice of their calls is that of the campaign on `monolithic` (../../workload), without privcmd, which is only tried to be
-opened. Not here: how the calls are made (../users.py).
+The choice of their calls is that of the campaign on `monolithic` (../../workload), without privcmd: a process only tries to
+open it. Not here: how the calls are made (../users.py).
 """
 
 from __future__ import annotations
@@ -51,15 +51,20 @@ class UserChoices(Chooser):
         if not users or (len(users) < 2 and rng.random() < 0.3):
             self._begins()
             return
-        who = rng.choice(users)
-        x = rng.random()
-        if x < 0.02:
+        for _ in range(rng.choice((2, 5, 10, 16))):
+            self._act_of(rng.choice(users))
+            users = [p for p in users if p.space in self.view.users.processes]
+            if not users:
+                return
+
+    def _act_of(self, who: Proc) -> None:
+        x = self.rng.random()
+        if x < 0.015:
             self._forks(who)
-        elif x < 0.04:
+        elif x < 0.03:
             self.kill(who)
         else:
-            for _ in range(rng.choice((1, 1, 2, 4))):
-                self.text = f"p{who.space}: {self._moves(who)}"
+            self.text = f"p{who.space}: {self._moves(who)}"
 
     def race(self) -> None:
         """One of them writes to what it has mapped."""
@@ -72,6 +77,11 @@ class UserChoices(Chooser):
         """kill -9."""
         self.text = f"kill -9 of p{who.space}"
         dom0.leave(self.caller, who)
+
+    def end_mappers(self) -> None:
+        """Those that map what others granted are killed: they keep dead guests."""
+        for who in [p for p in self.view.users.processes.values() if any(s.kind == "grant" for s in p.slots.values())]:
+            self.kill(who)
 
     def end(self) -> None:
         """All are killed."""
