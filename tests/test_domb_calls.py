@@ -64,7 +64,16 @@ def test_lines_of_a_recording_are_as_the_schema_says(recording: Path) -> None:
 
 def test_signatures_are_those_of_the_tables(recording: Path) -> None:
     """A file's calls are checked before they are made; every call of a campaign passes."""
-    assert set(OPERATIONS) == {*ACTIONS, *MEMORY, *OF_DAEMONS, *OF_DOMB_ITSELF, *OF_NOBODY, *OF_PROCESSES, *OF_USERS, "machine"}
+    assert set(OPERATIONS) == {
+        *ACTIONS,
+        *MEMORY,
+        *OF_DAEMONS,
+        *OF_DOMB_ITSELF,
+        *OF_NOBODY,
+        *OF_PROCESSES,
+        *OF_USERS,
+        "machine",
+    }
     events = read(recording)[1]
     assert not [TABLE.wrong(event.call) for event in events if event.call is not None and TABLE.wrong(event.call)]
 
