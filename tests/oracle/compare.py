@@ -73,7 +73,7 @@ class Violation:
 
 @dataclass
 class Seen:
-    """Counts of comparisons, so that a run that compares nothing is detected."""
+    """Counts of comparisons, so that a run that compares nothing is detected; `refused` are files that the checker refuses."""
 
     systems: int = 0
     refused: int = 0
@@ -100,7 +100,12 @@ def differences(text: str, seed: int, budget: Budget, seen: Seen) -> Iterator[st
     library.take(parsed, text)
     (name,) = library.systems
     rng = random.Random(seed)
-    tree = items_of(text)
+    try:
+        tree = items_of(text)
+    except RulesError as error:
+        build(library, name, ())  # raises, too, when the file is at fault
+        yield f"instances: the interpreter cannot expand what the checker accepts: {error}"
+        return
     faults = [i.name for i in tree if isinstance(i, s.FaultItem)][: rng.randrange(2)]
     system = build(library, name, tuple(faults))
     items = assemble(library, name, faults)

@@ -1,23 +1,39 @@
 """Components with parameters, as defined by the reference: each use is expanded as text, with words replaced; for tests.
 
-Bulkhead substitutes names in the syntax tree; here words of the text are replaced, and the result is parsed again. The
-words around a word tell whether it is a name, a field, a step, a code or a variable.
+Bulkhead substitutes names in the syntax tree; here words of the text are replaced, and the result is parsed again. Lark and
+the grammar tell which words are names: `init` and `let` may be either. The words around a name tell whether it is a field,
+a step, a code or a variable.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from lark import Lark, Token
+
 from bulkhead.model import syntax as s
-from bulkhead.model.parser import parse_text
+from bulkhead.model.parser import GRAMMAR, parse_text
 
 WORD = re.compile(r'"[^"]*"|--[^\n]*|[A-Za-z_]\w*|\d+|\s+|->|!=|\.\.\.|.', re.DOTALL)
 
 
+class Name(str):
+    """A word that the grammar takes as a name; the same letters elsewhere may be a keyword."""
+
+
+@functools.cache
+def _grammar() -> Lark:
+    return Lark(GRAMMAR.read_text(encoding="utf-8"), parser="lalr")
+
+
 def _words(text: str) -> list[str]:
-    return [w for w in WORD.findall(text) if not w.isspace() and not w.startswith("--")]
+    """The words of a rules file that parses; those that are names are of class `Name`."""
+    names = {t.start_pos for t in _grammar().parse(text).scan_values(lambda t: isinstance(t, Token) and t.type == "NAME")}
+    found = [(m.start(), m.group()) for m in WORD.finditer(text)]
+    return [Name(w) if at in names else w for at, w in found if not w.isspace() and not w.startswith("--")]
 
 
 def _texts(sources: Mapping[str, str]) -> dict[str, list[str]]:
@@ -101,18 +117,20 @@ def _declared(words: list[str]) -> tuple[list[str], dict[str, str]]:
 
 def _replaced(words: list[str], names: Mapping[str, str]) -> list[str]:
     """The words, with names replaced."""
+    keywords = ["" if isinstance(w, Name) else str(w) for w in words]  # and signs
     out: list[str] = []
     conditions = 0
     binding = False  # between a quantifier and its dot
     brackets: list[bool] = []  # of each that is open: are these the fields of a record?
     field = False  # is a field, a step or a local next?
     for k, word in enumerate(words):
-        before = words[k - 1] if k else ""
-        behind = words[k + 1] if k + 1 < len(words) else ""
-        code = (before == "else" and conditions == 0) or words[max(k - 2, 0) : k] == ["drop", "undo"]
+        before = keywords[k - 1] if k else ""
+        behind = keywords[k + 1] if k + 1 < len(words) else ""
+        keyword = keywords[k]
+        code = (before == "else" and conditions == 0) or keywords[max(k - 2, 0) : k] == ["drop", "undo"]
         if before == "else" and conditions:
             conditions -= 1
-        conditions += word == "if"
+        conditions += keyword == "if"
         other = (
             field
             or before in ("fail", "fails", "step", "each", "to")
@@ -126,8 +144,8 @@ def _replaced(words: list[str], names: Mapping[str, str]) -> list[str]:
         grouped = bool(brackets) and brackets[-1] and behind == "," and before in ("{", ",")  # `{ a, b: S }`
         other = other or grouped
         field = word == "." and not binding
-        binding = (binding or word in ("forall", "exists")) and word != "."
-        out.append(word if other else names.get(word, word))
+        binding = (binding or keyword in ("forall", "exists")) and word != "."
+        out.append(Name(names.get(word, word)) if isinstance(word, Name) and not other else word)
     return out
 
 
