@@ -73,7 +73,7 @@ class Violation:
 
 @dataclass
 class Seen:
-    """Counts of comparisons, so that a run that compares nothing is detected; `refused` are files that the checker refuses."""
+    """Counts of comparisons, so that a run that compares nothing is detected. The checker refuses the `refused` files."""
 
     systems: int = 0
     refused: int = 0
