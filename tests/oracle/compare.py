@@ -75,8 +75,8 @@ class Violation:
 class Seen:
     """Counts of comparisons, so that a run that compares nothing is detected.
 
-    `refused` are drafts that the checker refuses, `unmade` seeds without a draft: both are no systems. `uncompared` are
-    systems that Bulkhead accepts and the interpreter cannot read; each is a difference, too.
+    `refused` are drafts that the checker refuses, some only with their fault; `unmade` are seeds without a draft.
+    `uncompared` are systems that Bulkhead accepts and the interpreter cannot read; each is a difference, too.
     """
 
     systems: int = 0
@@ -100,7 +100,7 @@ class Seen:
 
 
 def differences(text: str, seed: int, budget: Budget, seen: Seen) -> Iterator[str]:
-    """Each difference between Bulkhead and the interpreter on a rules file. Raises `RulesError` when the checker refuses it."""
+    """Each difference between Bulkhead and the interpreter on a rules file. Raises `RulesError` when it is refused."""
     parsed = parse_text(text, "made.rules")
     library = Library()
     library.take(parsed, text)

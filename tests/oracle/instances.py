@@ -1,9 +1,9 @@
 """Components with parameters, as defined by the reference: each use is expanded as text, with words replaced; for tests.
 
 Bulkhead substitutes names in the syntax tree; here words of the text are replaced, and the result is parsed again. Lark and
-the grammar tell which words are names, because `init` or `let` may be one; the words around a name tell whether it is a field,
-a step, a code or a variable. A replaced name stands in the new text as a word that nobody has written, so that no name can be
-taken for a keyword there; the tree then gets the name that is meant.
+the grammar tell which words are names: `init` and `let` may be either. The words around a name tell whether it is a field,
+a step, a code or a variable. A replaced name stands in the new text as a word that nobody has written, so that none is taken
+for a keyword there; the tree then gets the name that is meant.
 """
 
 from __future__ import annotations
