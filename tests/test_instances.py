@@ -155,9 +155,10 @@ internal fails(let2: T)
 theorem owners forall t: T. to[t].owner implies k[t]
 transition same forall check3: T. to[check3].owner implies next(to[check3].owner)
 fault drops within fails skip let
+fault opens within init drop k[check2]
 
 component d "Its users."
-uses c(Thing, member), c(Other, other) as as_
+uses c(Thing, member), c(Other, may) as as_
 sort Thing "a thing"
 sort Other "another"
 system y "y"
