@@ -411,7 +411,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Plan:
-    """How the guards of a step's outcomes are evaluated together: each fails at one check, and the earlier ones are shared."""
+    """How the guards of a step's outcomes are evaluated together: checks passed by several are evaluated once."""
 
     transitions: tuple[Transition, ...]
     root: Node
