@@ -293,9 +293,9 @@ class BuildSide(Dom0Side):
             mfns.index(domain.vcpus[0].cr3.mfn),
             sum(1 for mfn in mfns if table[mfn].ptype in (PGT_L1, PGT_L2, PGT_L3, PGT_L4)),
         )
-        found = START_INFO.unpack_from(bytes(table[mfns[after + 1]].bytes()))
-        if found != reading.start_info(told):
-            raise Mismatch(f"start_info says {found}, not {reading.start_info(told)}")
+        said = START_INFO.unpack_from(bytes(table[mfns[after + 1]].bytes()))
+        if said != reading.start_info(told):
+            raise Mismatch(f"start_info says {said}, not {reading.start_info(told)}")
 
     # Internal steps of the rules.
 
