@@ -56,10 +56,10 @@ def parameters(s: Script) -> None:
         s.do("rmdom", n="P")
     s.do("mkdom", n="P", kind="hvm")
     for dom in ("P", "A", "d0", "SELF", NOBODY, "XEN"):
-        for index in (0, 4, 11, 38, 39, "0xffffffff"):
+        for number in (0, 4, 11, 38, 39, "0xffffffff"):
             for by in ("d0", "A"):
-                parameter(s, dom, index, by=by)
-                parameter(s, dom, index, 1, by=by)
+                parameter(s, dom, number, by=by)
+                parameter(s, dom, number, 1, by=by)
     for command in (0, 1, 9, 10, 11, 15):
         for place in (UNMAPPED, HIGH, "0xffff830000000000", "0"):
             s.hypercall("d0", HVM_OP, a1=command, a2=place)
