@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from bulkhead.model import loader
+from bulkhead.model.ir import System
 from bulkhead.model.world import State
 from bulkhead.proofs.refinement.lockstep import spec_world
 
@@ -77,12 +78,12 @@ class Rules(spec_world.Rules):
 
     size: Size
 
-    def __init__(self, size: Size, faults: tuple[str, ...] = ()) -> None:
-        """`faults`: of the rules, laid over them."""
-        self.faults = faults
+    def __init__(self, size: Size, faults: tuple[str, ...] = (), system: System | None = None) -> None:
+        """`faults`: of the rules, laid over them. `system`: other rules than those of the comparison."""
+        self.made_of = size, faults, system
         self._compile(
             size,
-            loader.load(SYSTEM, faults),
+            loader.load(SYSTEM, faults) if system is None else system,
             {
                 "Domain": NOBODY + 1,
                 "Life": size.lives,
@@ -109,7 +110,7 @@ class Rules(spec_world.Rules):
         )
 
     def __reduce__(self) -> tuple[type[Rules], tuple[object, ...]]:
-        return Rules, (self.size, self.faults)
+        return Rules, self.made_of
 
     def start(self) -> State:
         """Dom0 and DomB run, Dom0's kernel has its grant device open; there is no guest, no process, no channel."""
