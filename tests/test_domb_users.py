@@ -46,8 +46,6 @@ def test_a_campaign_reaches_gntalloc_notices_and_ports() -> None:
         "gntdev_set_unmap_notify: okay",
         "gntdev_ring: okay",
         "gntdev_copy.done: okay",
-        "evtchn_restrict: okay",
-        "evtchn_empty: okay",
         "evtchn_upcall: okay",
     ):
         assert report.reached.get(pair), f"{pair} was not reached"

@@ -91,6 +91,7 @@ class Process:
         self.mapped: list[int] = []  # addresses of pages mapped beside the channel
         self.busy = False  # a call of an honest tool is in progress
         self.killed = False  # and it was killed meanwhile
+        self.waiting = False  # it waits for the channel, which another one has
         self.question: tuple[int, bytes] | None = None  # what its file proxy says to the last message, and did not send yet
 
 

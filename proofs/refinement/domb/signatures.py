@@ -36,7 +36,7 @@ OPERATIONS: Final = {
     "send": (PROCESS, "op number status body"),
     "receive": (PROCESS, ""),
     "reply": (PROCESS, "op number status body"),
-    "use_tool": (PROCESS, "xl name kernel ramdisk pages cmdline then"),
+    "use_tool": (PROCESS, "xl name kernel ramdisk pages cmdline then patient"),
     "map_grant": (PROCESS, "dom ref prot"),
     "unmap_grant": (PROCESS, "addr"),
     "poke": (PROCESS, "addr bytes"),
@@ -112,7 +112,8 @@ KINDS: Final = {
     "at": ("a place in a page", _below(12)),
     "ring": ("console or xenstore", lambda value: value in ("console", "xenstore")),
     **dict.fromkeys(
-        ("xl", "writable", "write", "src_ref", "dst_ref"), ("true or false", lambda value: isinstance(value, bool))
+        ("xl", "patient", "writable", "write", "src_ref", "dst_ref"),
+        ("true or false", lambda value: isinstance(value, bool)),
     ),
     "then": (f"a list of {', '.join(THEN)}", _calls),
     **dict.fromkeys(("name", "kernel", "ramdisk", "cmdline"), TEXT),

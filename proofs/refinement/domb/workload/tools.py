@@ -89,6 +89,14 @@ class ToolChoices(Chooser):
         self.text = "kill -9 of a process"
         self.of(who, "kill")
 
+    def gives_way(self) -> None:
+        """A process that has the channel closes it, or is killed: an honest tool waits for it."""
+        holders = [each for each in self.view.free() if each.chan is not None]
+        if holders and self.rng.random() < 0.8:
+            self.of(self.rng.choice(holders), "disconnect")
+        elif holders:
+            self.kill(self.rng.choice(holders))
+
     def connect(self, who: Process, offer: Offer | None, wrong: bool = False) -> None:
         """A tool connects, or tries to."""
         self.text = "a tool connects"
@@ -240,6 +248,7 @@ class ToolChoices(Chooser):
             pages=wanted.pages,
             cmdline=wanted.cmdline,
             then=list(then),
+            patient=self.rng.random() < 0.8,
         )
 
     # Mapped pages.
@@ -308,6 +317,9 @@ class ToolChoices(Chooser):
     def share_node(self, who: Process) -> None:
         """Nodes that outlive guests, given to them and opened for them."""
         self.text = "a tool opens a node"
+        if self.rng.random() < 0.12:  # the root, for a while
+            self.ask_xenstored(who, KINDS["set_perms"], b"/\0%c0\0" % self.rng.choice(b"bwn"))
+            return
         connected = () if self.view.stored is None else tuple(self.view.stored.connections)
         path = self.rng.choice((*BESIDE[3:], f"{home(self.rng.randrange(2, NOBODY))}{BELOW[2]}")).encode()
         self.ask_xenstored(who, KINDS["write"], path + b"\0")
