@@ -15,7 +15,6 @@ from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.abi import (
     DOMID_SELF,
     E2BIG,
-    EACCES,
     EBUSY,
     EFAULT,
     EINVAL,
@@ -35,7 +34,10 @@ from bulkhead.impl.xen.abi import (
 from bulkhead.impl.xen.continuation import Handler
 from bulkhead.impl.xen.frames import PGT_WRITABLE, get_page
 from bulkhead.impl.xen.guest_access import read, write
+from bulkhead.impl.xen.hvm_op import do_hvm_op
 from bulkhead.impl.xen.pagetables import HYPERVISOR_VIRT_START, get_page_type, put_table
+from bulkhead.impl.xen.platform_op import do_platform_op
+from bulkhead.impl.xen.sysctl import do_sysctl
 
 if TYPE_CHECKING:
     from bulkhead.impl.xen.domains import Domain, VCpu
@@ -116,8 +118,8 @@ IOPL_MOST, IO_PORTS, GSI = 3, 65536, 1
 OLD_COMMANDS: Final = frozenset({*range(UNMASK, EOI - 1), EOI})
 OLD_PHYSDEV_SIZE: Final = 24
 PROFILE_LAST, PROFILE_INIT_SIZE = 17, 76
-SYSCTL_VERSION, PLATFORM_VERSION = 0x15, 0x03000001
 DM_BUFFERS: Final = 2
+HYPFS_VERSION, HYPFS_ENTRY = 1, 24
 DM_BUFFER_SIZE: Final = 16
 # Families that this machine does not have, with the reason; their answer is -ENOSYS, as for a hypervisor without them.
 NOT_OFFERED: Final = {
@@ -175,7 +177,7 @@ def do_console_io(xen: Xen, vcpu: VCpu, cmd: int, count: int, buffer: int, a4: i
         return -EPERM
     cmd &= 0xFFFFFFFF
     if cmd == 0:
-        return 0 if read(xen, vcpu, buffer, min(count & 0xFFFFFFFF, PAGE_SIZE)) is not None else -EFAULT
+        return 0 if read(xen, vcpu, buffer, count & 0xFFFFFFFF) is not None else -EFAULT
     return 0 if cmd == 1 else -ENOSYS
 
 
@@ -278,40 +280,6 @@ def _any(xen: Xen, caller: Domain, domid: int) -> Domain | None:
     return caller if domid == DOMID_SELF else xen.domains.get(domid)
 
 
-SET_PARAM, GET_PARAM, FLUSH_TLBS, PAGETABLE_DYING, GET_TIME, XENTRACE, GET_MEM_TYPE = 0, 1, 5, 9, 10, 11, 15
-HVM_SIZES: Final = {SET_PARAM: 16, GET_PARAM: 16, PAGETABLE_DYING: 16, GET_TIME: 8, XENTRACE: 24, GET_MEM_TYPE: 16}
-NOT_HVM: Final = {FLUSH_TLBS: -EINVAL, 23: -EINVAL, 24: -EINVAL, 25: -EOPNOTSUPP}
-TRACE_CLASSES, TRACE_BYTES = 0x1000, 16
-
-
-def do_hvm_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a5: int) -> Steps:
-    """Hypercall 34 of a PV domain; parameters of translated guests are not offered."""
-    yield from ()
-    cmd &= 0xFFFFFFFF
-    if cmd in NOT_HVM:
-        return NOT_HVM[cmd]
-    if cmd not in HVM_SIZES:
-        return -ENOSYS
-    raw = read(xen, vcpu, arg, HVM_SIZES[cmd])
-    if raw is None:
-        return -EFAULT
-    if cmd == GET_TIME:
-        return 0 if write(xen, vcpu, arg, bytes(8)) else -EFAULT
-    named = U16.unpack_from(raw)[0]
-    if cmd == XENTRACE:
-        return -EINVAL if named >= TRACE_CLASSES or U16.unpack_from(raw, 2)[0] > TRACE_BYTES else 0
-    target = _any(xen, vcpu.domain, named)
-    if target is None:
-        return -ESRCH
-    if cmd == PAGETABLE_DYING:
-        return -EINVAL if target is vcpu.domain else -EOPNOTSUPP
-    if cmd == GET_MEM_TYPE:
-        return xen.xsm.target("hvm_param", vcpu.domain, target) or -EINVAL
-    if not target.external:
-        return -EINVAL
-    return xen.xsm.target("hvm_param", vcpu.domain, target) or -ENOSYS
-
-
 def do_dm_op(xen: Xen, vcpu: VCpu, domid: int, count: int, buffers: int, a4: int, a5: int) -> Steps:
     """Hypercall 41: a device model's; no domain here has one."""
     yield from ()
@@ -332,29 +300,44 @@ def do_dm_op(xen: Xen, vcpu: VCpu, domid: int, count: int, buffers: int, a4: int
     return xen.xsm.dm_priv("dm_op", vcpu.domain, domain) or -EOPNOTSUPP
 
 
-def _versioned(wanted: int, size: int) -> Handler:
-    """A family of the control domain, by a struct with a version. Its operations are not offered."""
+def _pointed(size: int) -> Handler:
+    """A family of the control domain that is not offered; its argument is read."""
 
     def handler(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int) -> Steps:
         yield from ()
-        raw = read(xen, vcpu, arg, size)
-        if raw is None:
-            return -EFAULT
-        if U32.unpack_from(raw, 4)[0] != wanted:
-            return -EACCES
-        return -ENOSYS if vcpu.domain.is_privileged else -EPERM
+        if not vcpu.domain.is_privileged:
+            return -EPERM
+        return -EFAULT if read(xen, vcpu, arg, size) is None else -ENOSYS
 
     return handler
 
 
-def _refused(code: int) -> Handler:
-    """A family that a guest is refused whatever it asks for, and that is not offered to the control domain."""
+def do_kexec_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a5: int) -> Steps:
+    """Hypercall 37: no kernel is kept for a crash, and none is taken."""
+    yield from ()
+    if not vcpu.domain.is_privileged:
+        return -EPERM
+    return -EFAULT if read(xen, vcpu, arg, 4) is None else -ENOSYS
 
-    def handler(xen: Xen, vcpu: VCpu, a1: int, a2: int, a3: int, a4: int, a5: int) -> Steps:
-        yield from ()
-        return -ENOSYS if vcpu.domain.is_privileged else code
 
-    return handler
+def do_xenpmu_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a5: int) -> Steps:
+    """Hypercall 40: counters are switched off when Xen starts."""
+    yield from ()
+    return -EOPNOTSUPP
+
+
+def do_hypfs_op(xen: Xen, vcpu: VCpu, cmd: int, name: int, size: int, buffer: int, length: int) -> Steps:
+    """Hypercall 42: the version of the interface. Parameters themselves are not offered."""
+    yield from ()
+    if not vcpu.domain.is_privileged:
+        return -EPERM
+    if cmd & 0xFFFFFFFF == 0:
+        return -EINVAL if name or size or buffer or length else HYPFS_VERSION
+    raw = read(xen, vcpu, name, size & 0xFFFFFFFF) if size else b""
+    if raw is None:
+        return -EFAULT
+    whole = raw[:1] == b"/" and raw[-1:] == b"\0" and raw.count(0) == 1
+    return -ENOSYS if whole and cmd in (1, 2) and length >= HYPFS_ENTRY else -EINVAL
 
 
 def do_paging_domctl_cont(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int) -> Steps:
@@ -364,18 +347,18 @@ def do_paging_domctl_cont(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: 
 
 
 MACHINE: Final[dict[int, Handler]] = {
-    abi.HYPERVISOR_PLATFORM_OP: _versioned(PLATFORM_VERSION, 144),
+    abi.HYPERVISOR_PLATFORM_OP: do_platform_op,
     abi.HYPERVISOR_XEN_VERSION: do_xen_version,
     abi.HYPERVISOR_CONSOLE_IO: do_console_io,
     abi.HYPERVISOR_PHYSDEV_OP_COMPAT: do_physdev_op_compat,
     abi.HYPERVISOR_XENOPROF_OP: do_xenoprof_op,
     abi.HYPERVISOR_PHYSDEV_OP: do_physdev_op,
     abi.HYPERVISOR_HVM_OP: do_hvm_op,
-    abi.HYPERVISOR_SYSCTL: _versioned(SYSCTL_VERSION, 136),
-    abi.HYPERVISOR_KEXEC_OP: _refused(-EPERM),
-    abi.HYPERVISOR_XENPMU_OP: _refused(-EOPNOTSUPP),
+    abi.HYPERVISOR_SYSCTL: do_sysctl,
+    abi.HYPERVISOR_KEXEC_OP: do_kexec_op,
+    abi.HYPERVISOR_XENPMU_OP: do_xenpmu_op,
     abi.HYPERVISOR_DM_OP: do_dm_op,
-    abi.HYPERVISOR_HYPFS_OP: _refused(-EPERM),
-    abi.HYPERVISOR_MCA: _refused(-EPERM),
+    abi.HYPERVISOR_HYPFS_OP: do_hypfs_op,
+    abi.HYPERVISOR_MCA: _pointed(8),
     abi.HYPERVISOR_PAGING_DOMCTL_CONT: do_paging_domctl_cont,
 }
