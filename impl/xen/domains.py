@@ -43,6 +43,7 @@ class VCpu:
         "maptrack_head",
         "maptrack_tail",
         "online",
+        "pinned",
         "settings",
         "tlb",
         "user_cr3",
@@ -62,6 +63,7 @@ class VCpu:
         self.maptrack_tail = MAPTRACK_TAIL
         self.online = False
         self.settings = VCpuSettings()
+        self.pinned = False  # to a processor, until it says otherwise (SCHEDOP_pin_override)
 
 
 class Domain:
@@ -90,6 +92,7 @@ class Domain:
         "max_vcpus",
         "p2m",
         "pages",
+        "parameters",
         "pause_count",
         "pirqs",
         "refs",
@@ -141,6 +144,7 @@ class Domain:
         self.pirqs: set[int] = set()  # interrupt numbers that it was given
         self.assists: set[int] = set()  # what it asked Xen to emulate for it (vm_assist)
         self.watchdogs: set[int] = set()  # its running watchdogs, by number
+        self.parameters: dict[int, int] = {}  # of a translated guest, as somebody set them (hvm_op)
         self.e820 = b""  # the memory map that its builder set
         self.toolstack = Toolstack()
 

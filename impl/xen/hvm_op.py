@@ -1,7 +1,7 @@
-"""hvm_op (hypercall 34): parameters of translated guests, and the types of their memory.
+"""hvm_op (hypercall 34): parameters of translated guests, types of their pages, and what PV guests are refused.
 
-Contents: the operations as Dom0 and PV guests make them; translated guests do not run here. Not here: what a device model
-does with parameters. Sources: Xen arch/x86/hvm/hvm.c (do_hvm_op, hvmop_set_param, hvm_set_param), public/hvm/params.h.
+Contents: who may read and set which parameter, and which values; parameters are kept with the domain. Not here: what the
+devices and the processor's features behind the parameters do. Sources: Xen arch/x86/hvm/hvm.c (do_hvm_op, hvm_set_param).
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from bulkhead.impl.xen.abi import (
     EEXIST,
     EFAULT,
     EINVAL,
+    EMU_HPET,
+    EMU_PM,
     ENODEV,
     ENOSYS,
     EOPNOTSUPP,
@@ -31,52 +33,57 @@ if TYPE_CHECKING:
 
 Steps = Generator[str, None, int]
 SET_PARAM, GET_PARAM, FLUSH_TLBS, PAGETABLE_DYING, GET_TIME, XENTRACE, GET_MEM_TYPE = 0, 1, 5, 9, 10, 11, 15
-SIZES: Final = {SET_PARAM: 16, GET_PARAM: 16, PAGETABLE_DYING: 16, GET_TIME: 8, XENTRACE: 24, GET_MEM_TYPE: 16}
+HVM_SIZES: Final = {SET_PARAM: 16, GET_PARAM: 16, PAGETABLE_DYING: 16, GET_TIME: 8, XENTRACE: 24, GET_MEM_TYPE: 16}
 NOT_HVM: Final = {FLUSH_TLBS: -EINVAL, 23: -EINVAL, 24: -EINVAL, 25: -EOPNOTSUPP}
 TRACE_CLASSES, TRACE_BYTES = 0x1000, 16
-PARAM: Final = Struct("<H2xIQ")  # domid index value
-PARAMS: Final = 39
-GONE: Final = frozenset({4, 13, *range(20, 27), 30})  # from versions before
-(VIRIDIAN, TIMER_MODE, HPET, SLEEP_STATE, TSS, IO_PORTS) = (9, 10, 11, 14, 15, 19)
-(TRIPLE_FAULT, SERVER_PAGES, ALTERNATE_MAPS, FIP_WIDTH, SIZED_TSS, ERROR_CAPABILITIES) = (31, 33, 35, 36, 37, 38)
-ONCE: Final = frozenset({5, 6, VIRIDIAN, 32, SERVER_PAGES, ALTERNATE_MAPS, ERROR_CAPABILITIES})
-AT_FIRST: Final = {TRIPLE_FAULT: 1}
-EMULATES_HPET, EMULATES_POWER = 1 << 1, 1 << 2
-VIRIDIAN_ALL, VIRIDIAN_BASE = 0x1FFF, 1
-MOST: Final = {
-    TIMER_MODE: 3,
-    SLEEP_STATE: 0,
-    TRIPLE_FAULT: 5,
-    ALTERNATE_MAPS: 3,
-    ERROR_CAPABILITIES: 0,
-    IO_PORTS: 1,
-    TSS: 0xFFFFFFFF,
-}
-TSS_SIZE, LEAST_TSS = 128, 104
+PARAM: Final = Struct("<HHIQ")  # domid pad index value
+MEM_TYPE: Final = Struct("<HHHHQ")  # domid type pad pad pfn
+MEM_RAM_RW, MEM_RAM_RO, MEM_MMIO = 0, 1, 2
+TYPE_OF: Final = {RAM_RW: MEM_RAM_RW, GRANT_RW: MEM_RAM_RW, RAM_RO: MEM_RAM_RO, GRANT_RO: MEM_RAM_RO}
+
+PARAMETERS: Final = 39
+GONE: Final = frozenset({4, 13, *range(20, 27), 30})  # numbers that no longer mean anything
+IOREQ_PAGE, BUFFERED_PAGE, VIRIDIAN, TIMER_MODE, HPET, SLEEP_STATE, TASK_STATE = 5, 6, 9, 10, 11, 14, 15
+ACPI_PORTS, TRIPLE_FAULT, SERVER_PAGE, SERVER_PAGES, ALTP2M, FIP_WIDTH, TASK_STATE_SIZED, MCA_CAP = (
+    19,
+    31,
+    32,
+    33,
+    *range(35, 39),
+)
+SET_ONCE: Final = frozenset({IOREQ_PAGE, BUFFERED_PAGE, VIRIDIAN, SERVER_PAGE, SERVER_PAGES, ALTP2M})
+VIRIDIAN_BASE, VIRIDIAN_ALL = 1, 0x1FFF
+LAST_TIMER_MODE, LAST_SHUTDOWN, LAST_ALTP2M, MOST_SERVER_PAGES = 3, 5, 3, 64
+REBOOT: Final = 1
+AWAKE, ASLEEP = 0, 3
+TSS_SIZE, TSS_USUAL, TSS_MOST = 104, 128, 104 + 32 + 8192 + 1
 FIP_WIDTHS: Final = (0, 4, 8)
-SERVERS: Final = range(1, 65)
-RW, RO, NO_RAM = 0, 1, 2  # as get_mem_type tells
-TOLD_TYPES: Final = {RAM_RW: RW, RAM_RO: RO, GRANT_RW: RW, GRANT_RO: RO}
+
+
+def _kept(domain: Domain, index: int) -> int:
+    """The parameter as it was set, or as a new domain has it."""
+    if index not in domain.parameters:
+        return REBOOT if index == TRIPLE_FAULT else int(index == HPET and bool(domain.emulation & EMU_HPET))
+    return domain.parameters[index]
 
 
 def do_hvm_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a5: int) -> Steps:
-    """Hypercall 34."""
+    """Hypercall 34 of a PV domain."""
     yield from ()
     cmd &= 0xFFFFFFFF
     if cmd in NOT_HVM:
         return NOT_HVM[cmd]
-    if cmd not in SIZES:
+    if cmd not in HVM_SIZES:
         return -ENOSYS
-    raw = read(xen, vcpu, arg, SIZES[cmd])
+    raw = read(xen, vcpu, arg, HVM_SIZES[cmd])
     if raw is None:
         return -EFAULT
     if cmd == GET_TIME:
         return 0 if write(xen, vcpu, arg, bytes(8)) else -EFAULT
-    named = U16.unpack_from(raw)[0]
+    named: int = U16.unpack_from(raw)[0]
     if cmd == XENTRACE:
         return -EINVAL if named >= TRACE_CLASSES or U16.unpack_from(raw, 2)[0] > TRACE_BYTES else 0
-    _, index, value = PARAM.unpack(raw)
-    if cmd in (SET_PARAM, GET_PARAM) and index >= PARAMS:
+    if cmd in (SET_PARAM, GET_PARAM) and PARAM.unpack(raw)[2] >= PARAMETERS:
         return -EINVAL
     target = vcpu.domain if named == DOMID_SELF else xen.domains.get(named)
     if target is None:
@@ -84,46 +91,71 @@ def do_hvm_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a5: in
     if cmd == PAGETABLE_DYING:
         return -EINVAL if target is vcpu.domain else -EOPNOTSUPP
     if cmd == GET_MEM_TYPE:
-        return xen.xsm.target("hvm_param", vcpu.domain, target) or _memory_type(xen, vcpu, target, arg, value)
+        return xen.xsm.target("hvm_param", vcpu.domain, target) or _mem_type(xen, vcpu, target, arg, raw)
     if not target.external:
         return -EINVAL
     rc = xen.xsm.target("hvm_param", vcpu.domain, target)
-    if rc or index in GONE:
-        return rc or -EINVAL
+    if rc:
+        return rc
+    _, _, index, value = PARAM.unpack(raw)
+    if index in GONE:
+        return -EINVAL
     if cmd == GET_PARAM:
-        return 0 if write(xen, vcpu, arg + 8, U64.pack(_param(target, index))) else -EFAULT
+        return 0 if write(xen, vcpu, arg + 8, U64.pack(_told(target, index))) else -EFAULT
     return _set(target, index, value)
 
 
-def _memory_type(xen: Xen, vcpu: VCpu, target: Domain, arg: int, gfn: int) -> int:
+def _mem_type(xen: Xen, vcpu: VCpu, target: Domain, arg: int, raw: bytes | bytearray) -> int:
+    """HVMOP_get_mem_type; a hole is where a device model would be asked."""
     if target.p2m is None:
         return -EINVAL
-    told = TOLD_TYPES.get(target.p2m.lookup(gfn)[1], NO_RAM)
-    return 0 if write(xen, vcpu, arg + 2, U16.pack(told)) else -EFAULT
+    kind = TYPE_OF.get(target.p2m.lookup(MEM_TYPE.unpack(raw)[4])[1], MEM_MMIO)
+    return 0 if write(xen, vcpu, arg + 2, U16.pack(kind)) else -EFAULT
 
 
-def _param(target: Domain, index: int) -> int:
-    if index == HPET and index not in target.toolstack.params:
-        return int(bool(target.emulation & EMULATES_HPET))
-    return target.toolstack.params.get(index, AT_FIRST.get(index, 0))
+def _told(domain: Domain, index: int) -> int:
+    """The parameter, of which the state segment has two names: with its size, and cut to its address."""
+    if index == TASK_STATE:
+        return _kept(domain, TASK_STATE_SIZED) & 0xFFFFFFFF
+    return _kept(domain, index)
 
 
-def _set(target: Domain, index: int, value: int) -> int:
-    """0, or why the parameter may not have this value. Some are set once."""
-    params = target.toolstack.params
-    if index in ONCE and _param(target, index) not in (0, value):
+def _set(domain: Domain, index: int, value: int) -> int:
+    """HVMOP_set_param by a domain that is privileged for this one."""
+    old = _kept(domain, index)
+    if index in SET_ONCE and old and old != value:
         return -EEXIST
-    if index == IO_PORTS and not target.emulation & EMULATES_POWER:
-        return -ENODEV
-    if (
-        value > MOST.get(index, value)
-        or (index == VIRIDIAN and (value & ~VIRIDIAN_ALL or not value & VIRIDIAN_BASE))
-        or (index == FIP_WIDTH and value not in FIP_WIDTHS)
-        or (index == SERVER_PAGES and value not in SERVERS)
-        or (index == SIZED_TSS and value >> 32 < LEAST_TSS)
-    ):
+    if not _fine(index, value):
         return -EINVAL
-    params[index] = value
-    if index == TSS:
-        params[SIZED_TSS] = TSS_SIZE << 32 | value if value else 0
+    if index == ACPI_PORTS:
+        if not domain.emulation & EMU_PM:
+            return -ENODEV
+        return 0 if value == old else -EINVAL if value > 1 else _keep(domain, index, value)
+    if index == TASK_STATE:
+        return _keep(domain, TASK_STATE_SIZED, value | TSS_USUAL << 32 if value else 0)
+    if index == TASK_STATE_SIZED and value >> 32 > TSS_MOST:
+        value = value & 0xFFFFFFFF | TSS_MOST << 32
+    return _keep(domain, index, value)
+
+
+def _keep(domain: Domain, index: int, value: int) -> int:
+    domain.parameters[index] = value
     return 0
+
+
+def _fine(index: int, value: int) -> bool:
+    """Is this a value of the parameter? Most take any."""
+    if index == VIRIDIAN:
+        return bool(value & VIRIDIAN_BASE) and not value & ~VIRIDIAN_ALL
+    if index == SERVER_PAGES:
+        return 0 < value <= MOST_SERVER_PAGES
+    if index == TASK_STATE_SIZED:
+        return value >> 32 >= TSS_SIZE
+    if index == SLEEP_STATE:
+        return value in (AWAKE, ASLEEP)
+    if index == MCA_CAP:
+        return value == 0  # the processor has no such capability
+    if index == FIP_WIDTH:
+        return value in FIP_WIDTHS
+    most = {TIMER_MODE: LAST_TIMER_MODE, TASK_STATE: 0xFFFFFFFF, TRIPLE_FAULT: LAST_SHUTDOWN, ALTP2M: LAST_ALTP2M}
+    return value <= most.get(index, value)

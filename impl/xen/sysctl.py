@@ -73,6 +73,12 @@ PATCHES: Final = Struct("<IIII")  # operation pad, and of a list: number, index
 LIST_PATCHES, LAST_PATCH_OPERATION = 2, 3
 POLICY: Final = Struct("<IIIIQQ")  # which leaves MSRs pad, addresses
 LEAVES_OF: Final = (29, 51, 53, 53, 51, 51)
+# What is not here: the reason, and the operations (or that part of them).
+NOT_OFFERED: Final = {
+    "Xen's messages, buffers of traces, counters of other builds": "1 (empty), 2.3, 5, 15",
+    "contents of a processor: its features and leaves": "26 and 29, with room for them",
+    "more pools of processors; pages taken out of use; live patches": "18.1, 14.1, 14.2, 27",
+}
 Operation = Callable[["Xen", "VCpu", int, bytes], int]
 
 
@@ -132,9 +138,9 @@ def _scheduler_id(xen: Xen, vcpu: VCpu, at: int, body: bytes) -> int:
 
 
 def _domains(xen: Xen, vcpu: VCpu, at: int, body: bytes) -> int:
-    """getdomaininfolist: as many as there is room for, from an id on."""
+    """getdomaininfolist: as many as there is room for, from an id on; how many is not told after a fault."""
     first, _, most, buffer, _ = DOMAIN_LIST.unpack_from(body)
-    rc = told = 0
+    told = 0
     for domid in sorted(each for each in xen.domains if first <= each < DOMID_FIRST_RESERVED):
         if told == most:
             break
@@ -142,10 +148,9 @@ def _domains(xen: Xen, vcpu: VCpu, at: int, body: bytes) -> int:
             continue
         info = domain_info(xen.domains[domid], vcpu.domain)
         if not write(xen, vcpu, buffer + told * len(info), info):
-            rc = -EFAULT
-            break
+            return -EFAULT
         told += 1
-    return rc if write(xen, vcpu, at + 16, U32.pack(told)) else -EFAULT
+    return _tell(xen, vcpu, at + 16, U32.pack(told))
 
 
 def _keys(xen: Xen, vcpu: VCpu, at: int, body: bytes) -> int:
@@ -220,7 +225,7 @@ def _topology(xen: Xen, vcpu: VCpu, at: int, body: bytes) -> int:
     count, buffer = TOPOLOGY.unpack_from(body)
     if buffer and count and not write(xen, vcpu, buffer, ONE_CORE):
         return -EFAULT
-    return _tell(xen, vcpu, at, U32.pack(PROCESSORS))
+    return _tell(xen, vcpu, at, U32.pack(min(count, PROCESSORS) if buffer else PROCESSORS))
 
 
 def _numa(xen: Xen, vcpu: VCpu, at: int, body: bytes) -> int:

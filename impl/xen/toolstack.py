@@ -69,7 +69,6 @@ class Toolstack:
     ports: Ranges = field(default_factory=Ranges)
     msr_events: bool = False  # is there room for events of registers?
     monitored: set[tuple[int, int]] = field(default_factory=set)  # events that are told, and of which register
-    params: dict[int, int] = field(default_factory=dict)  # of a translated guest
     pool: int = POOL_AT_FIRST
     vnuma: tuple[int, bytes, bytes, bytes] | None = None  # virtual nodes: how many, distances, those of vCPUs, memory ranges
 

@@ -1,151 +1,258 @@
-"""Corners of the control interfaces: each domctl, sysctl, platform_op and hvm_op, with plausible and with bad arguments.
+"""Corners of the control domain's own hypercalls: parameters of translated guests, sysctl, its vCPU, and refusals.
 
-The rows are in control.rows: words of calls, and what is read of their answers. Left out are answers that another machine
-or moment gives differently: times, free memory, a processor's own contents; and calls that stop the machine or Dom0.
+Contents: what Dom0's kernel is answered for commands whose answer depends on domains, or on nothing; and the same commands
+by a guest. Not here: domctl (domains.py), the host's hardware, time, and calls that would stop the machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Final
-
 from tests.xen.corners.forms import UNMAPPED, domctl
-from tests.xen.workload.script import Script
+from tests.xen.workload.script import NOBODY, Script
 
-ROWS: Final = Path(__file__).with_name("control.rows")
-HVM_VALUES: Final[tuple[int | str, ...]] = (0, 60, 1, 3, 64, "0x6800001000")
-READ: Final = "b0:16:8,b1:24:8,b2:32:8"
-MADE: Final = "36:4:0,44:4:2,48:4:1023,52:4:8,56:4:64,60:4:2"
-# Commands with an answer that times or a processor make, and those after which Dom0 or the machine is not as before.
-NOT_SWEPT: Final = frozenset({1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15, 17, 22, 36, 46, 56, 59, 60, 61, 75, 78, 82})
-# What is asked after a command that changes it: the command, words, and what is read.
-AFTERWARDS: Final = {
-    9: (25, "20:4:3,24:8:arg+512,32:4:64,40:8:arg+520,48:4:64", "hard:512:8,soft:520:8"),
-    42: (43, "16:4:0", "c0:16:8,c1:24:8,c2:32:8,c3:40:8,c4:48:8,c5:56:8,c6:64:8,c7:72:8"),
-    60: (59, "", "mode:16:4,times:24:4"),
-    68: (69, "16:8:arg+512,24:4:64", "nodes:512:8"),
-    86: (85, "", "size:16:8"),
-}
-OF_DOM0_TOO: Final = frozenset({9, 16, 18, 19, 20, 21, 25, 27, 28, 37, 42, 43, 45, 64, 68, 69, 72, 77, 83, 85, 86})
+HVM_OP, SYSCTL, PLATFORM_OP, PHYSDEV_OP, KEXEC_OP, DM_OP = 34, 35, 7, 33, 37, 41
+HIGH = "0x800000000000"
 
 
-def rows(interface: str) -> Iterator[tuple[int, tuple[str, ...], str, str]]:
-    """Each call of an interface: its command, domains, words, and what is read."""
-    mine, command, reads = False, 0, ""
-    names: tuple[str, ...] = ()
-    for line in ROWS.read_text().splitlines():
-        if line.startswith("#"):
-            continue
-        if not line.startswith(" "):
-            head, _, told = line.partition(" -> ")
-            which, number, *domains = head.split()
-            mine, command, names, reads = which == interface, int(number), tuple(domains), "" if told == "-" else told
-        elif mine:
-            words = line.strip()
-            yield command, names, "" if words == "-" else words, reads
+def parameter(s: Script, dom: str, index: int | str, value: int | str | None = None, by: str = "d0") -> None:
+    """HVMOP_set_param with a value, HVMOP_get_param without."""
+    words = f"0:2:{dom},4:4:{index},8:8:{'0x7777' if value is None else value}"
+    s.hypercall(by, HVM_OP, words, "v:8:8" if value is None else "", a1=1 if value is None else 0, a2="arg")
 
 
-def sweep(s: Script) -> None:
-    """Each command with a body of zeros, for a domain of each kind and for none; and by a guest, and of a wrong version."""
-    for cmd in [*(each for each in range(6, 90) if each not in NOT_SWEPT), 1000, 1002, 1003, 1004]:
-        for dom in ("A", "H", "20000", "SELF", *(("d0",) if cmd in OF_DOM0_TOO else ())):
-            domctl(s, cmd, dom, "", READ)
-        domctl(s, cmd, "B", by="A")
-    for cmd in (9, 77, 99):
-        s.hypercall("d0", 36, f"0:4:{cmd},4:4:0x14,8:2:A", a1="arg")
-        domctl(s, cmd, "20000", by="A")
-
-
-def of_domains(s: Script) -> None:
-    """Settings of domains and their vCPUs; `$two` is one with two vCPUs that never runs."""
-    domctl(s, 1, "0", MADE, "two:8:2:V")
-    domctl(s, 15, "$two", "16:4:2")
-    for cmd, names, words, reads in rows("domctl"):
-        for name in names:
-            domctl(s, cmd, name, words, reads)
-            if cmd in AFTERWARDS:
-                domctl(s, AFTERWARDS[cmd][0], name, *AFTERWARDS[cmd][1:])
-            if cmd == 74:
-                for place in ("4:4:4,8:4:4,12:4:4,16:8:arg+512,24:8:arg+528,32:8:arg+544", "4:4:1"):
-                    told = "n:4:4,v:8:4,r0:12:4,d:512:4,n0:528:4,m0:544:8,m1:552:8"
-                    s.hypercall("d0", 12, f"0:2:{name},{place}", told, a1=26, a2="arg")
-    domctl(s, 5, "A", "", "flags:20:4")
-    domctl(s, 2, "$two")
-
-
-def io_memory(s: Script) -> None:
-    """A PV guest maps I/O memory when it may, and keeps the mapping when it may no more."""
-    for frame in (0xA0, 0xFEC00):
-        s.hypercall("A", 14, a1="v.20", a2=f"{frame * 4096}+0x67", a3=2)
-    domctl(s, 20, "A", "16:8:0xa0,24:8:0x30,32:1:1")
-    for frame in (0xA0, 0xCF, 0xD0):
-        for flags in ("0x67", "0x65"):
-            s.hypercall("A", 14, a1="v.20", a2=f"{frame * 4096}+{flags}", a3=2)
-    domctl(s, 20, "A", "16:8:0xb0,24:8:2,32:1:0")
-    for frame in (0xAF, 0xB0, 0xB1, 0xB2):
-        s.hypercall("A", 14, a1="v.20", a2=f"{frame * 4096}+0x67", a3=2)
-    domctl(s, 20, "A", "16:8:0xa0,24:8:0x30,32:1:0")
-    s.hypercall("A", 14, a1="v.20", a2="f.A/20+0x67", a3=2)
-    s.count("A")
-
-
-def resumed(s: Script) -> None:
-    """A domain that Dom0 stops and resumes; one that suspends rings its port."""
-    s.hypercall("d0", 32, "0:2:SELF,2:2:B", "p0:4:4:V", a1=6, a2="arg")
-    s.hypercall("B", 32, "0:2:d0,4:4:$p0", "p1:8:4:V", a1=0, a2="arg")
-    for reason in (2, 0, 3, 2):
-        domctl(s, 29, "B", "16:4:$p1")
-        s.hypercall("d0", 29, f"0:2:B,4:4:{reason}", a1=4, a2="arg")
-        domctl(s, 5, "B", "", "flags:20:4")
-        domctl(s, 27, "B")
-        domctl(s, 5, "B", "", "flags:20:4")
-        s.count("B")
-        s.hypercall("B", 32, "0:2:SELF,4:4:$p1", "st:8:4", a1=5, a2="arg")
-    s.hypercall("d0", 29, "0:2:B,4:4:5", a1=4, a2="arg")
-    domctl(s, 79, "B")
-    domctl(s, 27, "B")
-    s.hypercall("d0", 32, "0:2:B,4:4:1", "st:8:4", a1=5, a2="arg")
-    s.renew("B")
-
-
-def of_the_machine(s: Script) -> None:
-    """sysctl, and a guest's attempts."""
-    for cmd, _, words, reads in rows("sysctl"):
-        s.hypercall("d0", 35, f"0:4:{cmd},4:4:0x15" + ("," + words if words else ""), reads, a1="arg")
-    for by in ("A", "d0"):
-        s.hypercall(by, 35, "0:4:4,4:4:0x14", a1="arg")
-        s.hypercall(by, 35, a1=UNMAPPED)
-    s.hypercall("A", 35, "0:4:4,4:4:0x15", a1="arg")
-
-
-def platform(s: Script) -> None:
-    """platform_op, and a guest's attempts."""
-    for cmd, _, words, reads in rows("platform"):
-        s.hypercall("d0", 7, f"0:4:{cmd},4:4:0x03000001" + ("," + words if words else ""), reads, a1="arg")
-    for by in ("A", "d0"):
-        s.hypercall(by, 7, "0:4:48,4:4:0x03000000", a1="arg")
-        s.hypercall(by, 7, a1=UNMAPPED)
-    s.hypercall("A", 7, "0:4:48,4:4:0x03000001", a1="arg")
+PLAIN = (0, 1, 2, 3, 7, 8, 12, 16, 17, 18, 27, 28, 29, 34)
+PLAUSIBLE = (
+    0,
+    1,
+    3,
+    4,
+    5,
+    8,
+    64,
+    65,
+    0x1FFF,
+    0x2000,
+    0x2001,
+    "0xffffffff",
+    HIGH,
+    "0x6700000005",
+    "0x6800000005",
+    "0x200000000000005",
+)
 
 
 def parameters(s: Script) -> None:
-    """hvm_op: parameters of both kinds of translated guests, first values and refused ones; types of memory."""
-    for name in ("H", "K"):
-        for index in range(41):
-            s.hypercall("d0", 34, f"0:2:{name},4:4:{index}", "v:8:8", a1=1, a2="arg")
-    for value in HVM_VALUES:
-        for index in range(40):
-            if (index, value) != (14, 3):  # a guest that has no processor state cannot sleep
-                s.hypercall("d0", 34, f"0:2:H,4:4:{index},8:8:{value}", a1=0, a2="arg")
-                s.hypercall("d0", 34, f"0:2:H,4:4:{index}", "v:8:8", a1=1, a2="arg")
-    for index in (9, 11, 15, 19, 31, 33, 35, 37):
-        s.hypercall("d0", 34, f"0:2:K,4:4:{index},8:8:1", a1=0, a2="arg")
-        s.hypercall("d0", 34, f"0:2:K,4:4:{index}", "v:8:8", a1=1, a2="arg")
-    for cmd in (0, 1, 2, 5, 9, 10, 11, 15, 23, 24, 25, 26):
-        for dom in ("H", "A", "20000", "SELF"):
-            s.hypercall("d0", 34, f"0:2:{dom},4:4:3,8:8:3", "", a1=cmd, a2="arg")
-        s.hypercall("d0", 34, a1=cmd, a2=UNMAPPED)
-        s.hypercall("A", 34, "0:2:H,4:4:5", a1=cmd, a2="arg")
-    for gfn in (0, 63, 64, "0x10000000000"):
-        s.hypercall("d0", 34, f"0:2:H,8:8:{gfn}", "t:2:2", a1=15, a2="arg")
+    """Every parameter of a PVH and of an HVM guest: read, set to plausible and bad values, and read again."""
+    for value in PLAUSIBLE:  # of new guests each, as some parameters are set once
+        s.do("mkdom", n="P", kind="hvm" if value != 1 else "full")
+        for index in range(39):
+            if value in (0, 1, HIGH) or index not in PLAIN:
+                parameter(s, "P", index)
+                parameter(s, "P", index, value)
+                parameter(s, "P", index)
+        for index in (5, 9, 14, 19, 32, 33, 35):
+            for again in (0, value, 2, 5):
+                parameter(s, "P", index, again)
+                parameter(s, "P", index)
+        s.do("rmdom", n="P")
+    s.do("mkdom", n="P", kind="hvm")
+    for dom in ("P", "A", "d0", "SELF", NOBODY, "XEN"):
+        for number in (0, 4, 11, 38, 39, "0xffffffff"):
+            for by in ("d0", "A"):
+                parameter(s, dom, number, by=by)
+                parameter(s, dom, number, 1, by=by)
+    for command in (0, 1, 9, 10, 11, 15):
+        for place in (UNMAPPED, HIGH, "0xffff830000000000", "0"):
+            s.hypercall("d0", HVM_OP, a1=command, a2=place)
+    for command in range(27):
+        for dom in ("P", "A", "SELF", NOBODY):
+            if command not in (0, 1, 10, 25):
+                s.hypercall("d0", HVM_OP, f"0:2:{dom},2:2:0,8:8:5", "x:2:2", a1=command, a2="arg")
+    s.do("ge", "A:9", d="A", ref=9, flags=1, dom="P", pg="A/9")
+    for dom in ("P", "A", "K", NOBODY):
+        for pfn in (0, 5, 63, 64, 5000, 300, "0x10000000000"):
+            for by in ("d0", "B"):
+                s.hypercall(by, HVM_OP, f"0:2:{dom},8:8:{pfn}", "x:2:2", a1=15, a2="arg")
+    s.do("rmdom", n="P")
+
+
+OWN = (4, 6, 16, 18, 20, 21, 22, 23)
+
+
+def sysctls(s: Script) -> None:
+    """Those that tell of domains and of what every such host has, with bad versions, commands and pointers."""
+    for by in ("d0", "A"):
+        for command in range(32):
+            s.hypercall(by, SYSCTL, f"0:4:{command},4:4:0x14", a1="arg")
+            if by == "A" or command in OWN or command in (0, 13, 24, 28, 30, 31):
+                s.hypercall(by, SYSCTL, f"0:4:{command},4:4:0x15", a1="arg")
+        for place in (UNMAPPED, HIGH, "0xffff830000000000", "0"):
+            s.hypercall(by, SYSCTL, a1=place)
+    s.hypercall("d0", SYSCTL, "0:4:4,4:4:0x15", "x:8:4", a1="arg")
+    lists = (
+        *((0, most, "arg+512") for most in (0, 1, 20, "0xffffffff")),
+        *((first, 9, "arg+512") for first in (1, 5000, "0x7ff0", "0xffff", "A", "K")),
+        *((0, many, place) for many in (0, 20) for place in ("0", UNMAPPED, HIGH)),
+        ("A", 1, "arg+512"),
+    )
+    for name, gone in (("", False), ("C", False), ("C", True)):
+        if gone:
+            s.remove(name)
+        elif name:
+            s.do("ge", "C:9", d="C", ref=9, flags=1, dom="B", pg="C/9")
+            s.hypercall("B", 20, "0:8:w.20,8:4:2,12:4:9,16:2:C,18:2:0x7fff", "st:18:2:s,z0:20:4:V", a1=0, a2="arg", a3=1)
+        for first, most, place in lists:
+            reads = ",".join(f"d{i}:{512 + 112 * i}:2,f{i}:{516 + 112 * i}:4:f" for i in range(6))
+            words = f"0:4:6,4:4:0x15,8:2:{first},12:4:{most},16:8:{place},24:4:0x77"
+            s.hypercall("d0", SYSCTL, words, f"n:24:4,{reads}", a1="arg")
+        for bits in (0, 1, 8, 64):
+            for pool in (0, 1, "0xffffffff"):
+                for operation in (0, 2, 3, 7, 8, 99):
+                    words = f"0:4:18,4:4:0x15,8:4:{operation},12:4:{pool},32:8:arg+512,40:4:{bits},512:8:-1"
+                    s.hypercall("d0", SYSCTL, words, "p:12:4,s:16:4,dom:20:4,n:28:4,map:512:8", a1="arg")
+        for operation in (3, 7):
+            s.hypercall("d0", SYSCTL, f"0:4:18,4:4:0x15,8:4:{operation},32:8:{UNMAPPED},40:4:64", a1="arg")
+        for dom in ("A", "H", "d0", "SELF", NOBODY, "IDLE", "0x10000", "C"):
+            for pool in (0, 1, 9):
+                s.hypercall("d0", SYSCTL, f"0:4:18,4:4:0x15,8:4:6,12:4:{pool},20:4:{dom}", a1="arg")
+    s.hypercall("B", 20, "0:8:w.20,16:4:$z0,20:2:0x7fff", "st:20:2:s", a1=1, a2="arg", a3=1)
+    s.make("C")
+    for many, at in ((0, "0"), (0, "arg+512"), (1, "arg+512"), (4, "arg+512"), (4, "0"), (1, UNMAPPED)):
+        words = f"0:4:16,4:4:0x15,8:4:{many},16:8:{at}"
+        s.hypercall("d0", SYSCTL, words, "n:8:4,a:512:8,b:520:8,c:528:8,d:536:8", a1="arg")
+
+
+def platform(s: Script) -> None:
+    """platform_op: what exists at all, by version and pointer."""
+    for by in ("d0", "A"):
+        for command in (0, 1, 2, 14, 30, 33, 40, 42, 44, 45, 46, 47, 48, 49, 56, 57, 58, 61, 63, 64, 65, 99):
+            s.hypercall(by, PLATFORM_OP, f"0:4:{command},4:4:0x03000000", a1="arg")
+            if by == "A" or command in (0, 1, 2, 14, 30, 40, 42, 46, 47, 65, 99):
+                s.hypercall(by, PLATFORM_OP, f"0:4:{command},4:4:0x03000001", a1="arg")
+        for place in (UNMAPPED, HIGH, "0xffff830000000000", "0"):
+            s.hypercall(by, PLATFORM_OP, a1=place)
+
+
+def kernels(s: Script) -> None:
+    """kexec, MCA, xenpmu, hypfs, profiling and device models' calls by Dom0."""
+    for by in ("d0", "A"):
+        for command in range(8) if by == "A" else ():
+            s.hypercall(by, KEXEC_OP, "0:4:1,4:4:0", a1=command, a2="arg")
+            s.hypercall(by, KEXEC_OP, a1=command, a2=UNMAPPED)
+        for command in range(8):
+            for version in ("0x03000003", "0x03000000", "0"):
+                if not (by == "d0" and command in (4, 5)):
+                    s.hypercall(by, 0x30, f"0:4:{command},4:4:{version}", a1="arg")
+        for command in range(8):
+            s.hypercall(by, 40, "0:4:0,4:4:1,8:8:0", "a:0:4,b:4:4,c:8:8,d:16:8", a1=command, a2="arg")
+            s.hypercall(by, 40, a1=command, a2=UNMAPPED)
+        for command in range(8) if by == "A" else ():
+            s.hypercall(by, 42, "512:1:47,513:1:0", a1=command, a2="arg+512", a3=2, a4="arg+1024", a5=512)
+        for command in (1, 2, 3, 6, 16, 17, 18, 99):
+            if by == "A" or command not in (0,):
+                s.hypercall(by, 31, a1=command, a2=UNMAPPED)
+        for number in (11, 27, 38, 39, 43, 47, 49, 50, 51, 55, 56, 62, 63, 99):
+            if not (by == "d0" and number == 47):
+                s.hypercall(by, number, a1=0, a2="arg")
+
+
+def processor(s: Script) -> None:
+    """Dom0's own vCPU: vcpu_op, sched_op, assists, debug registers, bases, callbacks with bad types, timers, console."""
+    for command in (3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 99):
+        for number in (1, 8192, "0xffffffff"):
+            s.hypercall("d0", 24, a1=command, a2=number, a3="arg")
+    s.hypercall("d0", 24, a1=3, a2=0, a3="arg")
+    s.hypercall("d0", 24, "0:8:1", a1=6, a2=0, a3="arg")
+    s.hypercall("d0", 24, a1=10, a2=0, a3="arg")
+    s.hypercall("d0", 24, a1=99, a2=0, a3="arg")
+    s.hypercall("d0", 24, a1=4, a2=0, a3=UNMAPPED)
+    s.hypercall("d0", 29, a1=0, a2="0")
+    for words in ("0:8:arg+64,8:4:0,16:8:1", "0:8:arg+64,8:4:129,16:8:1", "0:8:arg+64,8:4:1,16:8:1,64:4:5000"):
+        s.hypercall("d0", 29, words, a1=3, a2="arg")
+    for number, seconds in ((0, 1000), (0, 1000), (0, 1000), (1, 1000), (2, 0), (2, 0), (3, 5), (1, 0), (1, 0)):
+        s.hypercall("d0", 29, f"0:4:{number},4:4:{seconds}", a1=6, a2="arg")
+    for dom in (NOBODY, "SELF", "IDLE", "XEN"):
+        s.hypercall("d0", 29, f"0:4:{dom},4:4:0", a1=4, a2="arg")
+    s.hypercall("d0", 29, "0:4:77", a1=7, a2="arg")
+    s.hypercall("d0", 29, "0:4:0xffffffff", a1=7, a2="arg")
+    s.hypercall("d0", 29, "0:4:0", a1=7, a2="arg")
+    s.hypercall("d0", 29, "0:4:0xffffffff", a1=7, a2="arg")
+    for number in (0, 0, 5, 0, "0xffffffff", "0xfffffffe", "0x80000000"):
+        s.hypercall("d0", 29, f"0:4:{number}", a1=7, a2="arg")
+    s.hypercall("d0", 29, a1=8, a2="arg")
+    for number in (0, 1, 2, 3, 4, 5, 6, 7, 8):
+        s.hypercall("d0", 9, a1=number)
+    for number, value in ((8, 0), (0, "0xffff830000000000"), (7, "0x100000000"), (7, "0x2000"), (6, "0x100000000")):
+        s.hypercall("d0", 8, a1=number, a2=value)
+    for which, base in ((1, HIGH), (4, 0), (9, 0)):
+        s.hypercall("d0", 25, a1=which, a2=base)
+    for command, kind in ((0, 6), (0, 99), (1, 7), (2, 0), (9, 1)):
+        s.hypercall("d0", 21, a1=command, a2=kind)
+    for kind in (3, 6, 8, 99):
+        s.hypercall("d0", 30, f"0:2:{kind},8:8:0", a1=0, a2="arg")
+        s.hypercall("d0", 30, f"0:2:{kind}", a1=1, a2="arg")
+    s.hypercall("d0", 30, f"0:2:0,8:8:{HIGH}", a1=0, a2="arg")
+    s.hypercall("d0", 30, a1=0, a2=UNMAPPED)
+    for command in (2, 3, 99):
+        s.hypercall("d0", 18, a1=command, a2=0, a3="arg")
+    s.hypercall("d0", 18, a1=0, a2=0, a3="arg")
+    s.hypercall("d0", 18, a1=0, a2=5, a3=UNMAPPED)
+    s.hypercall("d0", 18, a1=1, a2=0, a3="arg")
+    s.hypercall("d0", 28, a1=2, a2="arg")
+    s.hypercall("d0", 28, a1=0, a2=UNMAPPED)
+    s.hypercall("d0", 28, f"0:8:{HIGH}", a1=0, a2="arg")
+    for command in range(12):
+        if command != 9:
+            for place in (UNMAPPED, HIGH, "0"):
+                s.hypercall("d0", 17, a1=command, a2=place)
+    domctl(s, 5, "A", "", "flags:20:4")
+
+
+def interrupts(s: Script) -> None:
+    """physdev_op by Dom0, as far as it names no interrupt or device of the host."""
+    for command in (0, 1, 2, 3, 4, 11, 18, 22, 32, 40, 99):
+        s.hypercall("d0", PHYSDEV_OP, "0:4:1000", a1=command, a2="arg")
+    for value in (4, 99):
+        s.hypercall("d0", PHYSDEV_OP, f"0:4:{value}", a1=6, a2="arg")
+    for many in (0, 65536, 65537):
+        s.hypercall("d0", PHYSDEV_OP, f"8:4:{many}", a1=7, a2="arg")
+    for dom in (NOBODY, "XEN", "IDLE"):
+        for kind in (0, 1, 2, 3, 4, 9):
+            s.hypercall("d0", PHYSDEV_OP, f"0:2:{dom},4:4:{kind},8:4:5", a1=13, a2="arg")
+        s.hypercall("d0", PHYSDEV_OP, f"0:2:{dom},4:4:5", a1=14, a2="arg")
+    for command in (5, 6, 7, 8, 10, 12, 13, 14, 15, 16, 17, 19, 20, 21, 23, 25, 26, 28, 30, 31):
+        for place in (UNMAPPED, HIGH, "0xffff830000000000"):
+            s.hypercall("d0", PHYSDEV_OP, a1=command, a2=place)
+    for frame in ("0xfffffffff", "A/5", "A/si"):
+        s.hypercall("d0", PHYSDEV_OP, f"0:8:{frame}", a1=17, a2="arg")
+        s.hypercall("d0", PHYSDEV_OP, f"0:8:{frame}", a1=28, a2="arg")
+    for command in range(33):
+        if command in (0, 3, 4, 6, 13, 14, 32):
+            s.hypercall("d0", 19, f"0:4:{command},8:4:1000", "x:12:4", a1="arg")
+        s.hypercall("A", 19, f"0:4:{command},8:4:1000", "x:12:4", a1="arg")
+    s.hypercall("d0", 19, "0:4:99", a1="arg")
+
+
+def models(s: Script) -> None:
+    """dm_op by Dom0 of a PVH and an HVM domain: its buffers, sizes and padding, and what needs no device model."""
+    s.do("mkdom", n="P", kind="hvm")
+    s.do("mkdom", n="F", kind="full")
+    for dom in ("P", "F", "A", "d0", "SELF", NOBODY, "0x10000", "XEN"):
+        for count in (0, 1, 2, 3, "0xffffffff", "0x100000001"):
+            s.hypercall("d0", DM_OP, "0:8:arg+512,8:8:48,512:4:99", a1=dom, a2=count, a3="arg")
+        for command in (*range(24), "0xffffffff"):
+            for size in (0, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 23, 24, 31):
+                words = f"0:8:arg+512,8:8:{size},512:4:{command},516:4:1"
+                if dom == "P" or size in (8, 12):
+                    s.hypercall("d0", DM_OP, words, "a:520:4", a1=dom, a2=1, a3="arg")
+        for size in (8, 11, 12, 48):
+            s.hypercall("d0", DM_OP, f"0:8:arg+512,8:8:{size},512:4:20,520:4:77", "a:520:4", a1=dom, a2=1, a3="arg")
+            s.hypercall("A", DM_OP, f"0:8:arg+512,8:8:{size},512:4:20,520:4:77", "a:520:4", a1=dom, a2=1, a3="arg")
+    for place in (UNMAPPED, HIGH, "0xffff830000000000", "0"):
+        s.hypercall("d0", DM_OP, f"0:8:{place},8:8:48", a1="P", a2=1, a3="arg")
+        s.hypercall("d0", DM_OP, a1="P", a2=1, a3=place)
+        s.hypercall("d0", DM_OP, a1="P", a2=0, a3=place)
+    for name, reason in (("P", 0), ("P", 3), ("F", 3), ("F", 0), ("F", 300)):
+        s.hypercall("d0", DM_OP, f"0:8:arg+512,8:8:12,512:4:16,520:4:{reason}", a1=name, a2=1, a3="arg")
+        domctl(s, 5, name, "", "flags:20:4")
+    for name in ("P", "F"):
+        s.do("rmdom", n=name)
