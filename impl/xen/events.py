@@ -1,7 +1,8 @@
 """Event channels: ports of each domain, their states, pending bits.
 
 Contents: the ABI's operations once decoded; the words of a vcpu_info that tell a vCPU of its events. Not here: the
-upcall itself (a guest looks at its pending set), and the pending bits of shared_info. Source: Xen common/event_channel.c, public/event_channel.h.
+upcall itself (a guest looks at its pending set), and the pending bits of shared_info. Source: Xen
+common/event_channel.c, common/event_2l.c, public/event_channel.h.
 """
 
 from __future__ import annotations

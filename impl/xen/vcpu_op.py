@@ -199,6 +199,7 @@ def _remote_shutdown(xen: Xen, caller: Domain, domid: int, reason: int) -> int:
         return -ESRCH
     rc = xen.xsm.dm_priv("schedop_shutdown", caller, target)
     if not rc:
+        target.toolstack.stopped_asleep = target is not caller and (target.toolstack.stopped_asleep or not target.crashed)
         target.stop(reason)
     return rc
 
