@@ -62,6 +62,12 @@ DEEP = {  # text, and the code of the message that it gets
 }
 LONG = {
     "checks": "internal op(t: T)\n" + " require not q[t] else E\n" * 300 + " set p[t] = true\n" + OK,
+    "checks that undo": "enum K = "
+    + " | ".join(f"m{k}" for k in range(150))
+    + "\nstate now: K\ninternal go(to: K) set now = to\ninternal op(t: T)\n"
+    + "".join(f" require now != m{k} else E{k} undo set p[t] = false end\n" for k in range(149))
+    + " set p[t] = true\n"
+    + OK,
     "assignments": "internal op(t: T)\n" + " set p[t] = true\n" * N + OK,
     "lets": "internal op(t: T)\n"
     + chained(" let l{k} = l{before}\n", N, " let l0 = t\n")

@@ -114,7 +114,8 @@ def compiled_probe(
 ) -> tuple[Callable[..., tuple[float, tuple[int, ...] | None]], list[Term]]:
     """Nested loops over the parameters and `some` that evaluate each conjunct as soon as its variables are chosen.
 
-    Returns the compiled probe, and the conjuncts in order of evaluation.
+    Returns the compiled probe, and the conjuncts in order of evaluation. Only the loops nest: Python nests 100 blocks at
+    most, and a guard may have any number of conjuncts.
     """
     coder = caller.coder
     left, order = [*t.params, *some], list[Var]()
@@ -124,6 +125,7 @@ def compiled_probe(
         left.sort(key=lambda v: -sum(v.name in f and f <= chosen | {v.name} for f in free))
         order.append(left.pop(0))
     lines, pad, known = ["best = 0"], "", set[str]()
+    otherwise = "return best, None"
     asked: list[Term] = []
     todo = list(zip(free, parts, strict=True))
     for var in (None, *order):
@@ -135,13 +137,13 @@ def compiled_probe(
             ]
             known.add(var.name)
             pad += "    "
+            otherwise = "continue"
         for f, part in [(f, p) for f, p in todo if f <= known]:
             test = joined("and", [coder.truth(part, {})])
             if test != "True":
                 lines += _partly(coder, part, len(asked), pad)
-                lines += [f"{pad}if {test}:", f"{pad}    if best < {len(asked) + 1}: best = {len(asked) + 1}"]
                 asked.append(part)
-                pad += "    "
+                lines += [f"{pad}if not {test}: {otherwise}", f"{pad}if best < {len(asked)}: best = {len(asked)}"]
         todo = [(f, p) for f, p in todo if not f <= known]
     lines.append(f"{pad}return best, ({''.join(f'{code_name(p.name)}, ' for p in t.params)})")
     lines.append("return best, None")
