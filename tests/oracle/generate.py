@@ -922,6 +922,11 @@ def smaller(d: Draft) -> list[Draft]:
         for j in range(len(part.body)):
             less = replace(part, body=part.body[:j] + part.body[j + 1 :])
             out.append(replace(d, parts=(*d.parts[:k], less, *d.parts[k + 1 :])))
+    for k, part in enumerate(d.parts):  # what follows a head
+        for word in (" then ", " when "):
+            if word in part.head and not part.head.startswith("fault "):
+                less = replace(part, head=part.head.partition(word)[0])
+                out.append(replace(d, parts=(*d.parts[:k], less, *d.parts[k + 1 :])))
     out += [replace(d, uses=d.uses[:k] + d.uses[k + 1 :]) for k in range(len(d.uses))]
     out += [replace(d, more=(), scopes=(), falling=0, first=False)] if d.more or d.scopes or d.falling or d.first else []
     return out
