@@ -1,6 +1,6 @@
 """Corners of open files that several descriptors and processes share: dup, fork, readers that sleep, poll of several.
 
-Contents: /dev/xen/evtchn, gntdev and gntalloc by descriptors of one open file. Not here: the drivers' arguments (devices.py).
+Contents: /dev/xen/evtchn, gntdev and gntalloc by descriptors of one open file. Not here: their arguments (devices.py).
 """
 
 from __future__ import annotations
