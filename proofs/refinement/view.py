@@ -74,7 +74,7 @@ class View:
         return self._lockstep.id_is_held(domid)
 
     def special(self, mfn: int) -> bool:
-        """Is this a page of the hypervisor's own heap? The rules have no grants of these."""
+        """Is this a page of the hypervisor's own heap, or one shared with a domain?"""
         return self._lockstep.rig.special(mfn)
 
     def names_special(self, domain: Domain, ref: int) -> bool:
