@@ -2,7 +2,7 @@
 
 Both forms compare each campaign state without calls in flight, and that state with one change on either side:
 at which places do implementation and rules differ? The symbolic form is evaluated with the machine's numbers
-for its variables. It covers less (`in_scope`): no transfers, no pages of Xen, and no unreferenced pages.
+for its variables. It covers less (`in_scope`): no transfers, of Xen's own pages only status frames, and no unreferenced pages.
 """
 
 from __future__ import annotations
@@ -280,12 +280,12 @@ def agreed(T: dict[str, list[int]], k: int, pin: int) -> bool:
 
 
 def frame_in_scope(lockstep: Lockstep, f: int) -> bool:
-    """A referenced page that is not a page of Xen's own heap outside of the rules."""
+    """A referenced page; of Xen's own only a status frame, as the handlers' form has no others."""
     spec_state = lockstep.spec_state
     frame = lockstep.rig.xen.frames.table.get(spec_state.first_mfn + f)
     if frame is None or frame.count == 0 or f in spec_state.awaiting_free:
         return False
-    return on_numbers.place_of(frame) != "xen"
+    return on_numbers.place_of(frame) not in ("xen", "table", "info")
 
 
 # --- the form on numbers ---

@@ -66,8 +66,8 @@ def in_use_bits(domain: Domain, number: int) -> int:
 
 
 def place_of(frame: Frame | None) -> str:
-    """The use of a frame: in the heap, a domain's RAM, a page of Xen's own for a domain ("xen": which nobody holds any more),
-    or between two owners."""
+    """The use of a frame: in the heap, a domain's RAM, a page of Xen's own for a domain ("xen": one that nobody holds any
+    more), or between two owners."""
     if frame is None:
         return "heap"
     if frame.xenheap:

@@ -243,8 +243,7 @@ def follow_destroy(lockstep: Lockstep, f: CallInFlight, domid: int) -> Follower:
             frames = [
                 i
                 for i in range(spec.size.heap)
-                if spec.T["frame.owner"][i] == domid
-                and spec.T["frame.use"][i] == spec.use["ram"]
+                if spec.T["frame.owner"][i] == domid and spec.T["frame.use"][i] == spec.use["ram"]
             ]
             mapped = {
                 spec.T["translation.frame"][t]

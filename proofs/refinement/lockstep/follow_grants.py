@@ -35,6 +35,7 @@ from bulkhead.proofs.refinement.lockstep.copied_bytes import watch
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.observe import MOST_RACES, Key
 from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
+from bulkhead.proofs.refinement.lockstep.tables import table_copied_to
 from bulkhead.proofs.refinement.lockstep.testbed import Guest
 
 
@@ -312,7 +313,7 @@ def _copy_element(
         lockstep.expect(f, f"{rule}.move", code, status)
         watched.compare(status == OKAY)
         if status == OKAY:
-            lockstep.table_copied_to(pages[1], f.calls[0])
+            table_copied_to(lockstep, pages[1], f.calls[0])
     spec.step(f"{rule}.done", this)
     for frame in frames:
         lockstep.touch_frame(frame)

@@ -75,7 +75,7 @@ class Lockstep(Asked):
             self.spec_state.awaiting_free.add(element)
 
     def _on_its_way(self, element: int) -> bool:
-        """Is a frame given up, and goes to the heap with its last reference? (Xen's own pages only when Xen lets them go.)"""
+        """Is a frame given up, so that it goes to the heap with its last reference? (Xen's own only when Xen is done.)"""
         spec = self.spec_state
         use = spec.T["frame.use"][element]
         return use == spec.use["leaving"] or (use == spec.use["ram"] and not spec.T["frame.held"][element])
@@ -192,8 +192,9 @@ class Lockstep(Asked):
         through: tuple[int, int] | None = None,
     ) -> bool:
         """The granter writes an entry by an instruction; version 1 in-use bits are kept or overwritten.
+        `through`: another domain does, which has the table mapped for writing: its address space, and the translation.
 
-        `through`: another domain does, which has the table mapped for writing: its address space, and the translation. `part` is for version 2 the start and length of a part of the page; of a transitive entry, the domain whose grant is
+        `part` is for version 2 the start and length of a part of the page; of a transitive entry, the domain whose grant is
         behind it, and 0 (`mfn` is that grant's reference).
         """
         table = guest.domain.grant_table
@@ -243,51 +244,6 @@ class Lockstep(Asked):
         said = {"kind": kind, "grantee": grantee, "f": frame, "readonly": readonly, "part": part, "dom": dom, "way": way}
         spec.step(rule, {**by, "ref": key[1], **said})
 
-    def table_copied_to(self, mfn: int, call: int) -> None:
-        """A copy has moved bytes into a page: if that is a frame of a grant table, its entries are different now."""
-        frame = self.rig.xen.frames.get(mfn)
-        owner = None if frame is None else frame.owner
-        if frame is None or owner is None or frame not in owner.grant_table.shared:
-            return
-        for r, number in enumerate(self.spec_state.size.refs):
-            if number < owner.grant_table.nr_entries and owner.grant_table.header_at(number)[0] is frame.data:
-                key = (owner.domid, r)
-                out: Places = {}
-                self.settle_forged(key)
-                entry_differences(self.spec_state, owner, r, {key}, set(), out)
-                if any(place.startswith(("entry", "behind")) for place in out):
-                    self.changed[key] += 1
-                    self.entry_written(key, "copy_in_table", {"c": call})
-
-    def store_through(self, guest: Guest, slot: int, ref: int, flags: int, domid: int, mfn: int) -> bool:
-        """A store into a frame of some grant table that a guest has mapped at a slot: an entry of the table changes.
-
-        False if the guest faults, or the entry is not in that frame.
-        """
-        found = translate(self.rig.xen, guest.domain.vcpus[0], guest.slot_va(slot))
-        if found is None or not found[1] or found[0].owner is None:
-            return False
-        frame, owner = found[0], found[0].owner
-        granter = self.rig.guests.get(owner.domid)
-        if granter is None or ref >= owner.grant_table.nr_entries or owner.grant_table.header_at(ref)[0] is not frame.data:
-            return False
-        t = self._way_to(guest, self.spec_state.frame(frame.mfn)) if self.rules_on else 0
-        return self.store_entry(granter, ref, flags, domid, mfn, True, (0, 0), (guest.domid, t))
-
-    def store_status(self, guest: Guest, slot: int, number: int, bits: int) -> bool:
-        """A store of in-use bits into a status frame that a guest has mapped at a slot; False if it faults."""
-        found = translate(self.rig.xen, guest.domain.vcpus[0], guest.slot_va(slot))
-        if found is None or not found[1] or found[0].owner is None or found[0] not in found[0].owner.grant_table.status:
-            return False
-        frame, owner = found[0], found[0].owner
-        word = number * abi.U16.size
-        abi.U16.pack_into(frame.bytes(), word, bits & (abi.GTF_READING | abi.GTF_WRITING))
-        if self.rules_on:
-            self._store_rule(guest, slot, self.spec_state.frame(frame.mfn))
-            if owner.domid in self.rig.xen.domains and number in self.spec_state.refs:
-                self.settle_forged((owner.domid, self.spec_state.ref(number)))
-        return True
-
     def end_access(self, guest: Guest, ref: int) -> str:
         """The granter's protocol for revocation (version 1); EBUSY while the entry is in use, "" if it does not apply."""
         table = guest.domain.grant_table
@@ -313,7 +269,7 @@ class Lockstep(Asked):
             if not frame.xenheap:
                 self.fill(frame)
             if self.rules_on:
-                self._store_rule(guest, slot, self.spec_state.frame(frame.mfn))
+                self.store_rule(guest, slot, self.spec_state.frame(frame.mfn))
         return writable or not write
 
     def fill(self, frame: Frame) -> None:
@@ -325,10 +281,10 @@ class Lockstep(Asked):
             first = self.steps % len(PERIOD)
             frame.bytes()[:] = PATTERN[first : first + abi.PAGE_SIZE]
 
-    def _store_rule(self, guest: Guest, slot: int, element: int) -> None:
-        self.spec_state.step("store", {"space": guest.domid, "t": self._way_to(guest, element)})
+    def store_rule(self, guest: Guest, slot: int, element: int) -> None:
+        self.spec_state.step("store", {"space": guest.domid, "t": self.way_to(guest, element)})
 
-    def _way_to(self, guest: Guest, element: int) -> int:
+    def way_to(self, guest: Guest, element: int) -> int:
         """A translation by which a guest writes to a frame; Mismatch if the rules have none."""
         T, spec = self.spec_state.T, self.spec_state
         candidates = [

@@ -29,6 +29,7 @@ from bulkhead.proofs.refinement.lockstep.call import (
 )
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.tables import store_status, store_through
 from bulkhead.proofs.refinement.lockstep.testbed import Guest
 
 Arguments = tuple[int, ...]
@@ -355,13 +356,13 @@ def _write_entry(lockstep: Lockstep, call: Call) -> Answer:
 
 def _store_through(lockstep: Lockstep, call: Call) -> Answer:
     guest, a = lockstep.rig.guests[call.caller()[0]], call.arguments
-    done = lockstep.store_through(guest, a["slot"], a["ref"], a["flags"], a["domid"], a["mfn"])
+    done = store_through(lockstep, guest, a["slot"], a["ref"], a["flags"], a["domid"], a["mfn"])
     return Answer(OKAY if done else NOT_DONE.code)
 
 
 def _store_status(lockstep: Lockstep, call: Call) -> Answer:
     guest, a = lockstep.rig.guests[call.caller()[0]], call.arguments
-    return Answer(OKAY if lockstep.store_status(guest, a["slot"], a["ref"], a["bits"]) else NOT_DONE.code)
+    return Answer(OKAY if store_status(lockstep, guest, a["slot"], a["ref"], a["bits"]) else NOT_DONE.code)
 
 
 def _end_access(lockstep: Lockstep, call: Call) -> Answer:

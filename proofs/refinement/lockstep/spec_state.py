@@ -70,7 +70,9 @@ class SpecState(RuleSteps):
         self.steps = 0
         self.T: dict[str, list[int]] = {name: self.state[k] for name, k in rules.number.items()}
         self.use = rules.members["Use"]
-        self.xens_uses = {self.use[name]: name.removesuffix("_frame") for name in ("table_frame", "status_frame", "info_frame")}
+        self.xens_uses = {
+            self.use[name]: name.removesuffix("_frame") for name in ("table_frame", "status_frame", "info_frame")
+        }
         self.phase = rules.members["Phase"]
         self.kind = rules.members["Kind"]
         self.point = rules.members["Point"]

@@ -54,7 +54,7 @@ class GuestCalls(ABC):
             (18, self.unmap),
             (14, self.copy),
             (4, lambda guest, vcpu: copy_through(self, guest, vcpu)),
-            (6, lambda guest, vcpu: share_xens(self, guest, vcpu)),
+            (8, lambda guest, vcpu: share_xens(self, guest, vcpu)),
             (3, self.transfer),
             (9, self.mmu),
             (6, self.populate),

@@ -71,9 +71,10 @@ def share_xens(guests: Guests, guest: Guest, vcpu: int) -> None:
     elif x < 0.5:
         pte = (mfn << 12) | PTE_P | PTE_USER | PTE_A | PTE_D | (PTE_RW if rng.random() < 0.6 else 0)
         guests.call(guest, vcpu, "mmu_update", slot=int(rng.random() * SLOTS), pte=pte, foreign=abi.DOMID_SELF)
-    elif x < 0.56:
-        guests.call(guest, vcpu, "decrease_reservation", mfns=[mfn])
-    elif x < 0.6:
+    elif x < 0.58:
+        kept = [page.mfn for page in pages_of(guest.domain) if page.count > 1]  # others, or page tables, have it too
+        guests.call(guest, vcpu, "decrease_reservation", mfns=[kept[0] if kept and rng.random() < 0.7 else mfn])
+    elif x < 0.61:
         guests.call(guest, vcpu, "transfer", mfn=mfn, dom=guests.other(guest), ref=8)
     elif x < 0.75:
         _store_bits(guests, guest)
