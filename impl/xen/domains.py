@@ -41,6 +41,7 @@ class VCpu:
         "maptrack_head",
         "maptrack_tail",
         "online",
+        "pinned",
         "tlb",
         "user_cr3",
         "vcpu_id",
@@ -58,6 +59,7 @@ class VCpu:
         self.maptrack_head = MAPTRACK_TAIL
         self.maptrack_tail = MAPTRACK_TAIL
         self.online = False
+        self.pinned = False  # to a processor, until it says otherwise (SCHEDOP_pin_override)
 
 
 class Domain:
@@ -86,6 +88,7 @@ class Domain:
         "max_vcpus",
         "p2m",
         "pages",
+        "parameters",
         "pause_count",
         "pirqs",
         "refs",
@@ -136,6 +139,7 @@ class Domain:
         self.pirqs: set[int] = set()  # interrupt numbers that it was given
         self.assists: set[int] = set()  # what it asked Xen to emulate for it (vm_assist)
         self.watchdogs: set[int] = set()  # its running watchdogs, by number
+        self.parameters: dict[int, int] = {}  # of a translated guest, as somebody set them (hvm_op)
         self.e820 = b""  # the memory map that its builder set
 
     def __repr__(self) -> str:
