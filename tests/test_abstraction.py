@@ -260,7 +260,7 @@ def places(lockstep: Lockstep) -> Iterator[tuple[str, int, tuple[int, ...]]]:
 
 
 def in_scope(lockstep: Lockstep, group: str, domain: Domain, ref: int) -> bool:
-    """Excludes entries for transfers and transitive ones, in-use bits that the guest has overwritten, and the record of a use
+    """Excludes entries for transfers, transitive ones, in-use bits that the guest has overwritten, and the record of a use
     (and the read-only flag of entries that grant nothing) if the two sides disagree on the use itself."""
     spec_state, d = lockstep.spec_state, domain.domid
     flags = abi.HEADER.unpack_from(*domain.grant_table.header_at(ref))[0]
