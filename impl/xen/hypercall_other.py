@@ -36,6 +36,7 @@ from bulkhead.impl.xen.frames import PGT_WRITABLE, get_page
 from bulkhead.impl.xen.guest_access import read, write
 from bulkhead.impl.xen.hvm_op import do_hvm_op
 from bulkhead.impl.xen.pagetables import HYPERVISOR_VIRT_START, get_page_type, put_table
+from bulkhead.impl.xen.platform_op import do_platform_op
 
 if TYPE_CHECKING:
     from bulkhead.impl.xen.domains import Domain, VCpu
@@ -116,11 +117,12 @@ PHYSDEV_SIZES: Final = {
 IOPL_MOST, IO_PORTS, GSI = 3, 65536, 1
 OLD_PHYSDEV_SIZE: Final = 24
 PROFILE_LAST, PROFILE_INIT_SIZE = 17, 76
-PLATFORM_VERSION, MCA_VERSION = 0x03000001, 0x01ECC003
+MCA_VERSION: Final = 0x01ECC003
+HYPFS_VERSION, HYPFS_ENTRY = 1, 24
 # Families that this machine does not have, with the reason; their answer is -ENOSYS, as for a hypervisor without them.
 NOT_OFFERED: Final = {
     23: "iret: no instructions of a guest are executed to return to",
-    7: "platform_op by Dom0, after its version: the host's firmware, processors and clock",
+    7: "platform_op by Dom0: its memory types, symbols, sleep, microcode and new processors",
     33: "physdev_op by Dom0: interrupts and devices of the host; their arguments and domains are checked",
     37: "kexec_op by Dom0: another kernel for this host",
     42: "hypfs_op by Dom0: the host's settings",
@@ -178,7 +180,7 @@ def do_console_io(xen: Xen, vcpu: VCpu, cmd: int, count: int, buffer: int, a4: i
         return -EPERM
     cmd &= 0xFFFFFFFF
     if cmd == 0:
-        return 0 if read(xen, vcpu, buffer, min(count & 0xFFFFFFFF, PAGE_SIZE)) is not None else -EFAULT
+        return 0 if read(xen, vcpu, buffer, count & 0xFFFFFFFF) is not None else -EFAULT
     return 0 if cmd == 1 else -ENOSYS
 
 
@@ -282,21 +284,6 @@ def _any(xen: Xen, caller: Domain, domid: int) -> Domain | None:
     return caller if domid == DOMID_SELF else xen.domains.get(domid)
 
 
-def _versioned(wanted: int, size: int) -> Handler:
-    """A family of the control domain, by a struct with a version. Its operations are not offered."""
-
-    def handler(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int) -> Steps:
-        yield from ()
-        raw = read(xen, vcpu, arg, size)
-        if raw is None:
-            return -EFAULT
-        if U32.unpack_from(raw, 4)[0] != wanted:
-            return -EACCES
-        return -ENOSYS if vcpu.domain.is_privileged else -EPERM
-
-    return handler
-
-
 def _refused(code: int) -> Handler:
     """A family that a guest is refused whatever it asks for, and that is not offered to the control domain."""
 
@@ -328,6 +315,20 @@ def do_mca(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int) -
     return -EACCES if U32.unpack_from(raw, 4)[0] != MCA_VERSION else -ENOSYS
 
 
+def do_hypfs_op(xen: Xen, vcpu: VCpu, cmd: int, name: int, size: int, buffer: int, length: int) -> Steps:
+    """Hypercall 42: the version of the interface. Parameters themselves are not offered."""
+    yield from ()
+    if not vcpu.domain.is_privileged:
+        return -EPERM
+    if cmd & 0xFFFFFFFF == 0:
+        return -EINVAL if name or size or buffer or length else HYPFS_VERSION
+    raw = read(xen, vcpu, name, size & 0xFFFFFFFF) if size else b""
+    if raw is None:
+        return -EFAULT
+    whole = raw[:1] == b"/" and raw[-1:] == b"\0" and raw.count(0) == 1
+    return -ENOSYS if whole and cmd in (1, 2) and length >= HYPFS_ENTRY else -EINVAL
+
+
 def do_paging_domctl_cont(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int) -> Steps:
     """Hypercall 49: continues a shadow_op, which is never interrupted here."""
     yield from ()
@@ -335,7 +336,7 @@ def do_paging_domctl_cont(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: 
 
 
 MACHINE: Final[dict[int, Handler]] = {
-    abi.HYPERVISOR_PLATFORM_OP: _versioned(PLATFORM_VERSION, 144),
+    abi.HYPERVISOR_PLATFORM_OP: do_platform_op,
     abi.HYPERVISOR_XEN_VERSION: do_xen_version,
     abi.HYPERVISOR_CONSOLE_IO: do_console_io,
     abi.HYPERVISOR_PHYSDEV_OP_COMPAT: do_physdev_op_compat,
@@ -345,7 +346,7 @@ MACHINE: Final[dict[int, Handler]] = {
     abi.HYPERVISOR_KEXEC_OP: _refused(-EPERM),
     abi.HYPERVISOR_XENPMU_OP: _nowhere(-EOPNOTSUPP),
     abi.HYPERVISOR_DM_OP: do_dm_op,
-    abi.HYPERVISOR_HYPFS_OP: _refused(-EPERM),
+    abi.HYPERVISOR_HYPFS_OP: do_hypfs_op,
     abi.HYPERVISOR_MCA: do_mca,
     abi.HYPERVISOR_PAGING_DOMCTL_CONT: do_paging_domctl_cont,
 }

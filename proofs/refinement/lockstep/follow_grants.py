@@ -32,10 +32,10 @@ from bulkhead.proofs.refinement.lockstep.call import (
     UnmapElement,
 )
 from bulkhead.proofs.refinement.lockstep.copied_bytes import watch
+from bulkhead.proofs.refinement.lockstep.flights import Flights
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.observe import MOST_RACES, Key
 from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
-from bulkhead.proofs.refinement.lockstep.tables import table_copied_to
 from bulkhead.proofs.refinement.lockstep.testbed import Guest
 
 
@@ -211,7 +211,7 @@ def follow_unmap(lockstep: Lockstep, f: CallInFlight, elements: list[UnmapElemen
 
 
 def follow_copy(
-    lockstep: Lockstep, f: CallInFlight, elements: list[CopyElement], rule: str = "copy", begin: dict[str, int] | None = None
+    lockstep: Flights, f: CallInFlight, elements: list[CopyElement], rule: str = "copy", begin: dict[str, int] | None = None
 ) -> Follower:
     """copy: each element is a separate batch, as the implementation has no state between two of them.
 
@@ -229,7 +229,7 @@ def follow_copy(
 
 
 def _copy_element(
-    lockstep: Lockstep,
+    lockstep: Flights,
     f: CallInFlight,
     i: int,
     e: CopyElement,
@@ -313,7 +313,7 @@ def _copy_element(
         lockstep.expect(f, f"{rule}.move", code, status)
         watched.compare(status == OKAY)
         if status == OKAY:
-            table_copied_to(lockstep, pages[1], f.calls[0])
+            lockstep.copied_to(pages[1], f.calls[0])
     spec.step(f"{rule}.done", this)
     for frame in frames:
         lockstep.touch_frame(frame)

@@ -1,33 +1,15 @@
-"""Stores and copies into pages of Xen's own that a guest has mapped or named: frames of a grant table, status frames.
+"""Stores into pages of Xen's own that a guest has mapped: frames of a grant table, status frames.
 
 What is written there are entries and in-use bits, the owner's or another's. Not here: what owners store into their own
-tables (lockstep.py).
+tables, and what is copied there (lockstep.py).
 """
 
 from __future__ import annotations
 
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.guest_access import translate
-from bulkhead.proofs.refinement.lockstep.abstraction import Places, entry_differences
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.testbed import Guest
-
-
-def table_copied_to(lockstep: Lockstep, mfn: int, call: int) -> None:
-    """A copy has moved bytes into a page: if that is a frame of a grant table, its entries are different now."""
-    frame = lockstep.rig.xen.frames.get(mfn)
-    owner = None if frame is None else frame.owner
-    if frame is None or owner is None or frame not in owner.grant_table.shared:
-        return
-    for r, number in enumerate(lockstep.spec_state.size.refs):
-        if number < owner.grant_table.nr_entries and owner.grant_table.header_at(number)[0] is frame.data:
-            key = (owner.domid, r)
-            out: Places = {}
-            lockstep.settle_forged(key)
-            entry_differences(lockstep.spec_state, owner, r, {key}, set(), out)
-            if any(place.startswith(("entry", "behind")) for place in out):
-                lockstep.changed[key] += 1
-                lockstep.entry_written(key, "copy_in_table", {"c": call})
 
 
 def store_through(lockstep: Lockstep, guest: Guest, slot: int, ref: int, flags: int, domid: int, mfn: int) -> bool:

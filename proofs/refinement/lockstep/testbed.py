@@ -162,7 +162,21 @@ class WatchedKernel(Kernel):
         return done
 
 
-class Rig:
+class Bench:
+    """Xen and Dom0's kernel: what followers ask of a machine."""
+
+    xen: Xen
+    dom0: Domain
+    kernel: WatchedKernel
+    first_mfn: int  # of the heap that guests get their pages from
+
+    def special(self, mfn: int) -> bool:
+        """Is this a page of the hypervisor's own heap (grant tables, status frames, shared_info)?"""
+        frame = self.xen.frames.get(mfn)
+        return frame is not None and frame.xenheap
+
+
+class Rig(Bench):
     """Xen, Dom0's kernel and the guests."""
 
     def __init__(self, seed: int, heap: int, ports: int) -> None:
@@ -189,10 +203,5 @@ class Rig:
         frame = self.xen.frames.get(mfn)
         return "" if frame is None or not frame.xenheap or frame.owner is None else use_by_xen(frame, frame.owner)
 
-    def special(self, mfn: int) -> bool:
-        """Is this a page of the hypervisor's own heap (grant tables, status frames, shared_info)?"""
-        frame = self.xen.frames.get(mfn)
-        return frame is not None and frame.xenheap
 
-
-__all__ = ["FIXED", "SLOTS", "Guest", "Matrix", "Rig", "abi"]
+__all__ = ["FIXED", "SLOTS", "Bench", "Guest", "Matrix", "Rig", "WatchedKernel", "abi"]

@@ -19,11 +19,11 @@ def map_ref(d: Caller, proc: Proc) -> str:
         return ""
     fd, opened = d.fd_of(proc, "gntdev")
     rng = d.rng
-    ids = [n for n in d.view.domains if n < 4]
+    ids = [n for n in d.view.domains if n < d.view.size.nobody]
     refs = [n for n in d.view.size.refs if n < 1000]
     offers = []
-    for domid, guest in d.view.guests.items():
-        table = guest.domain.grant_table
+    for domid, domain in d.view.granters():
+        table = domain.grant_table
         for number in refs:
             if number < table.nr_entries and offered(table, number):
                 offers.append((domid, number))
@@ -64,11 +64,11 @@ def mmap(d: Caller, proc: Proc) -> str:
     record = _listed(d, opened)
     if opened is None and proc.fds.get(fd) is not None:
         return ""  # another device's mmap is another rule
-    if record is not None and len(proc.slots) + len(record.grants) > MOST_SLOTS:
+    if record is not None and (special(d, record) or len(proc.slots) + len(record.grants) > MOST_SLOTS):
         return ""
     if record is not None and d.rng.random() < 0.1:
         _within(d, proc, fd, record)
-    writable = d.rng.random() < 0.5 and (record is None or not special(d, record))
+    writable = d.rng.random() < 0.5
     count = 1 if record is None else len(record.grants)
     made = d.call(proc, "gntdev_mmap", fd=fd, offset=_offset(record), count=count, writable=writable)
     what = f"gntdev mmap of map {'?' if record is None else record.m}: {made.code}"
