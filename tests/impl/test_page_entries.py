@@ -70,3 +70,11 @@ def test_bits_that_no_guest_may_set(rig: Rig, level: int, bit: int) -> None:
     agent = rig.agents["A"]
     write(rig.xen, agent.vcpu, agent.arg, bytes(16))
     assert rig.mmu_update("A", agent.layout.window_maddr(SLOT), rig.mfn("A/5") << 12 | FLAGS | bit, abi.DOMID_SELF) == -22
+
+
+def test_frames_that_the_machine_does_not_have(rig: Rig) -> None:
+    """From the first number beyond the last frame on, a mapping is refused as one of a device's memory; below, as a page of
+    nobody's."""
+    at, beyond = rig.agents["A"].layout.window_maddr(SLOT), rig.xen.frames.nframes
+    answers = [rig.mmu_update("A", at, mfn << 12 | FLAGS, abi.DOMID_SELF) for mfn in (beyond - 1, beyond, beyond + 1)]
+    assert answers == [-abi.EBUSY, -abi.EPERM, -abi.EPERM]
