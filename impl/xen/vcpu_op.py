@@ -11,11 +11,27 @@ from collections.abc import Generator
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from bulkhead.impl.xen.abi import EEXIST, EFAULT, EINVAL, ENOENT, ENOSPC, ENOSYS, ENXIO, EPERM, ESRCH, PAGE_SIZE, U32, U64
+from bulkhead.impl.xen.abi import (
+    EBUSY,
+    EEXIST,
+    EFAULT,
+    EINVAL,
+    ENOENT,
+    ENOSPC,
+    ENOSYS,
+    ENXIO,
+    EPERM,
+    ESRCH,
+    PAGE_SIZE,
+    U32,
+    U64,
+)
 from bulkhead.impl.xen.domains import NOT_STOPPED, STOPPED_BY_POWEROFF, STOPPED_BY_WATCHDOG
+from bulkhead.impl.xen.events import IN_SHARED_INFO, SELECTOR_AT, VCPU_INFO_SIZE
 from bulkhead.impl.xen.frames import PGT_WRITABLE, get_page
 from bulkhead.impl.xen.guest_access import handle_okay, read, write
 from bulkhead.impl.xen.pagetables import get_page_type, put_table
+from bulkhead.impl.xen.vcpu_context import set_vcpu_context
 
 if TYPE_CHECKING:
     from bulkhead.impl.xen.domains import Domain, VCpu
@@ -28,14 +44,14 @@ CONTEXT_SIZE: Final = 5168
 RUNSTATE_SIZE: Final = 48
 SHORTEST_PERIOD, LONGEST_PERIOD = 1_000_000, (1 << 62) - 1
 INFO_ARGUMENT: Final = Struct("<QII")  # mfn offset reserved
-VCPU_INFO_SIZE: Final = 64
 UPCALL_PENDING: Final = Struct("<B")
-SELECTOR_AT: Final = 8
 ARGUMENTS: Final = {PERIODIC: 8, SINGLESHOT: 16, INFO: INFO_ARGUMENT.size, RUNSTATE_AREA: 8, TIME_AREA: 8}
 WATCHDOGS: Final = 2
 MOST_POLLED: Final = 128
 YIELD, BLOCK, SHUTDOWN, POLL, REMOTE_SHUTDOWN, SHUTDOWN_CODE, WATCHDOG, PIN_OVERRIDE = range(8)
 WORDS: Final = Struct("<II")
+PROCESSOR: Final = Struct("<i")
+PROCESSORS: Final = 1
 POLLED: Final = Struct("<QI4xQ")  # ports nr_ports timeout
 
 
@@ -48,9 +64,12 @@ def do_vcpu_op(xen: Xen, vcpu: VCpu, cmd: int, number: int, arg: int, a4: int, a
         return -ENOENT
     which = vcpu.domain.vcpus[number]
     if cmd == INITIALISE:
-        return -EFAULT if read(xen, vcpu, arg, CONTEXT_SIZE) is None else _initialise(which)
+        context = read(xen, vcpu, arg, CONTEXT_SIZE)
+        if context is None:
+            return -EFAULT
+        return -EEXIST if which.context is not None else set_vcpu_context(xen, vcpu.domain, number, bytes(context))
     if cmd == UP:
-        if which.cr3 is None:
+        if which.context is None:
             return -EINVAL
         which.online = True
         return 0
@@ -78,11 +97,6 @@ def do_vcpu_op(xen: Xen, vcpu: VCpu, cmd: int, number: int, arg: int, a4: int, a
     return -EFAULT if raw is None else _with_argument(xen, vcpu, which, cmd, raw)
 
 
-def _initialise(which: VCpu) -> int:
-    """Only the builder's domctl sets a vCPU up here; one that is set up cannot be set up again."""
-    return -EEXIST if which.cr3 is not None else -EINVAL
-
-
 def _with_argument(xen: Xen, vcpu: VCpu, which: VCpu, cmd: int, raw: bytes) -> int:
     if cmd == PERIODIC:
         return 0 if SHORTEST_PERIOD <= U64.unpack(raw)[0] <= LONGEST_PERIOD else -EINVAL
@@ -107,12 +121,15 @@ def _register_info(xen: Xen, vcpu: VCpu, which: VCpu, mfn: int, offset: int) -> 
     if get_page_type(xen, frame, PGT_WRITABLE):
         xen.frames.put_page(frame)
         return -EINVAL
-    old = b"" if domain.shared_info is None else bytes(domain.shared_info.bytes()[:VCPU_INFO_SIZE])
+    old = b""
+    if domain.shared_info is not None and which.vcpu_id < IN_SHARED_INFO:
+        at = which.vcpu_id * VCPU_INFO_SIZE
+        old = bytes(domain.shared_info.bytes()[at : at + VCPU_INFO_SIZE])
     data = frame.bytes()
     data[offset : offset + len(old)] = old
     UPCALL_PENDING.pack_into(data, offset, 1)
     U64.pack_into(data, offset + SELECTOR_AT, (1 << 64) - 1)
-    which.info = frame
+    which.info, which.info_offset = frame, offset
     return 0
 
 
@@ -132,7 +149,8 @@ def do_sched_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a5: 
     if cmd == PIN_OVERRIDE:
         if vcpu.domain is not xen.hardware_domain:
             return -EPERM
-        return -EFAULT if read(xen, vcpu, arg, 4) is None else 0
+        chosen = read(xen, vcpu, arg, 4)
+        return -EFAULT if chosen is None else _pin(vcpu, *PROCESSOR.unpack(chosen))
     if cmd == POLL:
         return _poll(xen, vcpu, arg)
     if cmd not in (SHUTDOWN, REMOTE_SHUTDOWN, SHUTDOWN_CODE, WATCHDOG):
@@ -162,12 +180,26 @@ def do_sched_op_compat(xen: Xen, vcpu: VCpu, cmd: int, reason: int, a3: int, a4:
     return 0 if cmd in (YIELD, BLOCK, SHUTDOWN) else -ENOSYS
 
 
+def _pin(vcpu: VCpu, processor: int) -> int:
+    """Stay on a processor for now, or (a negative number) no longer; there is one processor."""
+    if processor < 0:
+        was, vcpu.pinned = vcpu.pinned, False
+        return 0 if was else -EINVAL
+    if processor >= PROCESSORS:
+        return -EINVAL
+    if vcpu.pinned:
+        return -EBUSY
+    vcpu.pinned = True
+    return 0
+
+
 def _remote_shutdown(xen: Xen, caller: Domain, domid: int, reason: int) -> int:
     target = xen.domains.get(domid & 0xFFFF)
     if target is None:
         return -ESRCH
     rc = xen.xsm.dm_priv("schedop_shutdown", caller, target)
     if not rc:
+        target.toolstack.stopped_asleep = target is not caller and (target.toolstack.stopped_asleep or not target.crashed)
         target.stop(reason)
     return rc
 

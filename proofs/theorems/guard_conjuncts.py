@@ -14,6 +14,7 @@ from bulkhead.model.compile import Coder, code_name, compiled, joined
 from bulkhead.model.ir import BOOL, App, Lit, Op, Quant, Term, Transition, Use, Var, conjuncts, free_variables, neg, subterms
 
 LOOPS = 19  # nested loops: Python's compiler allows no more
+TRIED = 300_000  # values of arguments, in one evaluation of a probe
 
 
 def opened(part: Term, caller: Caller, some: list[Var], room: int) -> list[Term]:
@@ -114,8 +115,9 @@ def compiled_probe(
 ) -> tuple[Callable[..., tuple[float, tuple[int, ...] | None]], list[Term]]:
     """Nested loops over the parameters and `some` that evaluate each conjunct as soon as its variables are chosen.
 
-    Returns the compiled probe, and the conjuncts in order of evaluation. Only the loops nest: Python nests 100 blocks at
-    most, and a guard may have any number of conjuncts.
+    Returns the compiled probe, and the conjuncts in order of evaluation. The probe gives up, and tells how far it came,
+    after `TRIED` values: fifteen distinct arguments of thirty have more arrangements than anybody can try. Only the loops
+    nest: Python nests 100 blocks at most, and a guard may have any number of conjuncts.
     """
     coder = caller.coder
     left, order = [*t.params, *some], list[Var]()
@@ -124,7 +126,7 @@ def compiled_probe(
         chosen = {v.name for v in order}
         left.sort(key=lambda v: -sum(v.name in f and f <= chosen | {v.name} for f in free))
         order.append(left.pop(0))
-    lines, pad, known = ["best = 0"], "", set[str]()
+    lines, pad, known = ["best = tried = 0"], "", set[str]()
     otherwise = "return best, None"
     asked: list[Term] = []
     todo = list(zip(free, parts, strict=True))
@@ -132,6 +134,8 @@ def compiled_probe(
         if var is not None:
             size = coder.size(var)
             lines += [
+                f"{pad}tried += {size}",
+                f"{pad}if tried > {TRIED}: return best, None",
                 f"{pad}o_{len(known)} = int(rnd() * {size})",
                 f"{pad}for {code_name(var.name)} in (*range(o_{len(known)}, {size}), *range(o_{len(known)})):",
             ]

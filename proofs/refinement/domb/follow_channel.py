@@ -6,14 +6,16 @@ Not here: the meaning of messages (follow.py), and builds (follow_build.py).
 from __future__ import annotations
 
 from bulkhead.impl.domb import protocol as p
+from bulkhead.impl.libs.vchan import LEFT, RIGHT, SRV_LIVE
 from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.events import INTERDOMAIN
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.hypercall_evtchn import TWO_DOMIDS
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.domb.book import Book
 from bulkhead.proofs.refinement.domb.follow_build import BuildSide
 from bulkhead.proofs.refinement.domb.rig import Rig
-from bulkhead.proofs.refinement.domb.world import DOM0
+from bulkhead.proofs.refinement.domb.world import DOM0, DOMB
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
 
@@ -26,6 +28,7 @@ class ChannelSide(BuildSide):
         self.answers: dict[int, int] = {}  # guest -> end of its answer in that stream
         self.to_send: list[p.Message] = []  # messages that DomB has decided to send over this connection
         self.leaving = False
+        self.unsignalled = False  # DomB has changed the ring's page, and has not signalled its client since
 
     def in_the_ring(self, ask: str, guest: int, number: int = 0, piece: int = 0) -> None:
         """The process that wrote the message that DomB took: one that maps a page of the ring writable."""
@@ -67,13 +70,36 @@ class ChannelSide(BuildSide):
             self.answers.clear()
             self.to_send.clear()
             self.had_writer = False
+        elif cmd == abi.EVTCHNOP_SEND:
+            self.unsignalled &= rc != 0 or abi.U32.unpack(arg)[0] - 1 != self.book.T["channel.port"][0]
         elif cmd == abi.EVTCHNOP_CLOSE:
             number = abi.U32.unpack(arg)[0]
             if number - 1 == self.book.T["channel.port"][0]:
+                self.has_signalled()
                 self._hangs_up()
                 self.rule("channel_close")
             else:
                 raise Mismatch(f"DomB closes port {number}, which is not its channel's")
+        elif cmd == abi.EVTCHNOP_SEND:
+            self._rings(abi.U32.unpack(arg)[0] - 1)
+
+    def _rings(self, q: int) -> None:
+        """DomB's event comes to the other end, which any process of Dom0 may have bound; no rule is about it."""
+        T, ports = self.book.T, self.book.size.ports
+        k = DOMB * ports + q
+        if T["port.state"][k] == INTERDOMAIN:
+            self.book.put({("port.pending", T["port.remote"][k] * ports + T["port.remote_port"][k]): 1})
+
+    def stored(self, addr: int, payload: bytes) -> None:
+        super().stored(addr, payload)
+        chan = None if self.service is None else self.service.chan
+        if chan is not None and addr - chan.page in (LEFT[0], RIGHT[1], SRV_LIVE):
+            self.unsignalled = True
+
+    def has_signalled(self) -> None:
+        """DomB waits now: if it has changed the ring, its client must not sleep on."""
+        if self.unsignalled:
+            raise Mismatch("DomB has changed its ring, and has not signalled its client")
 
     def shared(self, frame: Frame, ref: int) -> None:
         if frame.data is not None and any(frame.data):
@@ -132,6 +158,7 @@ class ChannelSide(BuildSide):
                 del self.answers[domid]
         if self.leaving:
             self.leaving = False
+            self.worked |= self.book.T["channel.link"][0] == self.book.m["Link"]["linked"]
             self._hangs_up()
 
 
