@@ -38,7 +38,7 @@ class Limits:
     """Limits of a search: depth, states, seconds or steps in all. Otherwise it runs to completion.
 
     With `whole` it continues even after every claim is broken. If there are more than `starts` initial states, it
-    begins only with those in which places that no `init` speaks of hold their first value: else it would not get beyond them.
+    begins only with those in which places that no `init` speaks of hold their first value: or it would stop there.
     """
 
     depth: int | None = None
