@@ -47,6 +47,14 @@ def test_nothing_is_missed_where_no_claim_is_named(name: str, fault: str) -> Non
         assert named is not None and len(trace.events) == len(named.events)
 
 
+def test_the_shortest_is_shown_where_no_claim_is_named() -> None:
+    """The claim that falls first in the smallest world takes 23 steps; another falls after 13 in a larger one."""
+    fault = "taken_back_too_soon"
+    system = load(str(EXAMPLES / "hazard_pointers.rules"), [fault])
+    found = find_attacks(system, list(system.claims()), (fault,), one=True)
+    assert {n: len(t.events) for n, t in found.items() if t is not None} == {"swaps_in_the_next": 13}
+
+
 def test_what_is_too_much_for_all_claims_at_once_is_tried_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """A search that finds something only when it is asked about a single claim, and forgets those it gave up."""
     whole = attack._in_the_first_world

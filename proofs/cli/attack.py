@@ -66,7 +66,8 @@ def attack(
         traces, _ = search(
             loaded, names, faults, one=theorem is None, limit=limit, depth=depth, given=given_scope(loaded, scope)
         )
-        found = next((trace for trace in traces.values() if trace is not None), None)
+        every = [trace for trace in traces.values() if trace is not None]
+        found = min(every, key=lambda trace: len(trace.events), default=None)
     result = AttackResult(loaded, faults, tuple(names), found, time.perf_counter() - begun, proved=not names)
     if found is not None:
         result = save_attack(result, out or Path("build") / loaded.name / found.claim)

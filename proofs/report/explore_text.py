@@ -7,7 +7,7 @@ from pathlib import Path
 import graphviz
 
 from bulkhead.model.executable import ExecutableModel
-from bulkhead.model.ir import System
+from bulkhead.model.ir import App, System, Term, Use, subterms
 from bulkhead.model.trace import facts
 from bulkhead.model.world import World
 from bulkhead.proofs.report import pictures
@@ -16,6 +16,7 @@ from bulkhead.proofs.theorems.explore import Graph
 from bulkhead.proofs.theorems.scope import in_words
 
 SHOWN = 12  # facts of a state in a picture
+FREE = 8  # names of state that no `init` speaks of
 
 
 def explore_text(result: ExploreResult) -> str:
@@ -40,6 +41,9 @@ def explore_text(result: ExploreResult) -> str:
         out.append(f"  Symmetry reduction: one of each class of renamed states was kept ({f.renamings} renamings).")
     if f.hidden:
         out.append(f"  States were identified by a hash: the probability of a missed state is below {f.hidden:.1e}.")
+    if f.initial > 1 and (free := free_at_first(result.system)):
+        more = f", and {len(free) - FREE} more" if len(free) > FREE else ""
+        out.append(f"  No `init` speaks of {', '.join(free[:FREE])}{more}: at first they hold any values.")
     for name in result.claims:
         trace = f.attacks.get(name)
         if trace is None:
@@ -54,6 +58,22 @@ def explore_text(result: ExploreResult) -> str:
     if result.note:
         out.append(f"  {result.note}")
     return "\n".join(out) + "\n"
+
+
+def free_at_first(system: System) -> list[str]:
+    """State that steps write and no `init` or axiom speaks of: a common reason for many initial states."""
+    written = {u.func for s in system.steps for t in s.transitions() for u in t.updates}
+    todo: list[Term] = [c.body for c in (*system.inits, *system.axioms)]
+    spoken, defined = set[str](), set[str]()
+    while todo:
+        for term in subterms(todo.pop()):
+            match term:
+                case App(func, _):
+                    spoken.add(func)
+                case Use(name, _) if name not in defined:
+                    defined.add(name)
+                    todo.append(system.defs[name].body)
+    return [name for name in system.funcs if name in written - spoken]
 
 
 def save_graph(system: System, graph: Graph, path: Path) -> str:

@@ -80,7 +80,7 @@ def _table(result: SystemResult) -> list[str]:
 def _said(result: SystemResult) -> list[str]:
     out = []
     if result.again:
-        out.append(f"  {result.again} of {result.decided} queries are subsumed by refuted ones of another step or system")
+        out.append(f"  {result.again} of {result.decided} queries follow from answers for another step or system")
     out.append(f"  {result.vacuity}")
     out += [f"  {line}" for s in result.scenarios for line in scenario_lines(s, result.system)]
     if result.axioms is not None:

@@ -37,7 +37,8 @@ WIDEST = 2000  # columns of a state
 class Limits:
     """Limits of a search: depth, states, seconds or steps in all. Otherwise it runs to completion.
 
-    With `whole` it continues even after every claim is broken.
+    With `whole` it continues even after every claim is broken. If there are more than `starts` initial states, it
+    begins only with those in which places that no `init` speaks of hold their first value: or it would stop there.
     """
 
     depth: int | None = None
@@ -45,6 +46,7 @@ class Limits:
     seconds: float = math.inf
     taken: float = math.inf
     choices: float = math.inf  # of variables and arguments
+    starts: float = math.inf
     whole: bool = False
     renamed: bool = False  # no symmetry reduction: also keep states that differ only by a renaming
 
@@ -57,7 +59,8 @@ class Exploration:
     states, else `stopped` is the reason. `levels` counts the new states at each depth.
     `attacks` holds a shortest trace for each broken claim. `never` are steps that are enabled in no visited state.
     `hidden` bounds the probability that a hash collision hid a state. `every_start` means that all initial states were
-    visited, and `tried` counts the partial states tried to find them.
+    visited, and `tried` counts the partial states tried to find them; `all_starts` is their number if that is known and
+    some were left out for it (`Limits.starts`), else 0.
     """
 
     sizes: dict[str, int]
@@ -77,6 +80,7 @@ class Exploration:
     every_start: bool = True
     tried: int = 0
     choices: int = 0  # of variables and arguments
+    all_starts: int = 0
 
 
 class _Identity:
@@ -257,12 +261,13 @@ class _Search:
 
     def run(self, start: Bytes | None = None) -> Exploration:
         """Search from `start`, or from all initial states."""
-        all_of_them, tried, initial = start is not None, 0, 0
+        all_of_them, tried, initial, all_starts = start is not None, 0, 0, 0
         depth, complete = 0, False
         try:
             if start is None:
-                found = initial_columns(self.layout, self.formulas, self.limits.states, TRIED * self.limits.taken)
-                start, all_of_them, tried = found.columns, found.every, found.tried
+                most, room = self.limits.states, TRIED * self.limits.taken
+                found = initial_columns(self.layout, self.formulas, most, room, self.limits.starts)
+                start, all_of_them, tried, all_starts = found.columns, found.every, found.tried, found.all
             first = self._new(start)
             self._keep(start[:, first], np.zeros(len(first), np.int64), np.zeros(len(first), np.int32))
             initial = self.count
@@ -292,6 +297,7 @@ class _Search:
             all_of_them,
             tried,
             self.effort.choices,
+            all_starts,
         )
 
     def _to_the_end(self) -> tuple[int, bool]:

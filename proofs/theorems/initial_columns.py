@@ -23,28 +23,38 @@ CHUNK = 1 << 16
 
 @dataclass(frozen=True)
 class Initial:
-    """Initial states side by side. `every` says that these are all, but for renamings; `tried` counts what was tried."""
+    """Initial states side by side. `every` says that these are all, but for renamings; `tried` counts what was tried.
+
+    `all` is their number where the rest was left out because they would be too many; else 0.
+    """
 
     columns: Bytes
     every: bool
     tried: int
+    all: int = 0
 
 
-def initial_columns(layout: Layout, formulas: Formulas, most: int, room: float = math.inf) -> Initial:
-    """The initial states of a world, at most `most` of them, with at most `room` half-filled states at a time."""
+def initial_columns(
+    layout: Layout, formulas: Formulas, most: int, room: float = math.inf, starts: float = math.inf
+) -> Initial:
+    """The initial states of a world, at most `most` of them, with at most `room` half-filled states at a time.
+
+    If they would be more than `starts`, only those in which places that no formula speaks of hold their first value.
+    """
     bodies = [c.body for c in (*layout.system.inits, *layout.system.axioms)]
     parts: list[Bytes] = []
-    every, tried = True, 0
+    every, tried, count = True, 0, 0
     for consts in _placements(layout):
         left = most - sum(p.shape[1] for p in parts)
         if left <= 0 or tried > 2 * room:
             every = False
             break
-        made = _filled(layout, formulas, bodies, consts, left, min(room, 64 * left))
+        made = _filled(layout, formulas, bodies, consts, left, min(room, 64 * left), starts)
         parts.append(made.columns)
         every = every and made.every
         tried += made.tried
-    return Initial(np.concatenate(parts, axis=1) if parts else np.zeros((layout.width, 0), np.uint8), every, tried)
+        count += made.all
+    return Initial(np.concatenate(parts, axis=1) if parts else np.zeros((layout.width, 0), np.uint8), every, tried, count)
 
 
 def _placements(layout: Layout) -> Iterator[dict[str, int]]:
@@ -72,7 +82,13 @@ def _placements(layout: Layout) -> Iterator[dict[str, int]]:
 
 
 def _filled(
-    layout: Layout, formulas: Formulas, bodies: list[Term], consts: dict[str, int], most: int, room: float
+    layout: Layout,
+    formulas: Formulas,
+    bodies: list[Term],
+    consts: dict[str, int],
+    most: int,
+    room: float,
+    starts: float,
 ) -> Initial:
     grounding = Grounding(layout.system, layout.world(consts))
     grounding.require(bodies)
@@ -98,13 +114,19 @@ def _filled(
     order: list[int] = []
     for _, _, columns in sorted(waiting, key=lambda w: len(w[2] - known)):
         order += [c for c in sorted(columns) if c not in known and c not in order]
-    order += [k for k in range(offset, layout.width) if k not in known and k not in order]
+    free = [k for k in range(offset, layout.width) if k not in known and k not in order]
+    spread = math.prod(len(cells[k - offset]) for k in free)  # states for each that the formulas leave
     every, tried = True, 1
     states = _kept(states, [w for w in waiting if w[2] <= known], formulas)
     waiting = [w for w in waiting if not w[2] <= known]
-    for k in order:
+    bare = 0  # the number of states of which some are left out
+    for at, k in enumerate([*order, *free]):
         formulas.effort.look()
-        values = list(cells[k - offset])
+        values = sorted(cells[k - offset])
+        if at == len(order) and states.shape[1] * spread > starts:
+            bare, every = states.shape[1] * spread, False
+        if bare:
+            values = values[:1]
         if states.shape[1] * len(values) > room:  # too many to try: some of them
             states, every = states[:, : max(1, int(min(most, room)) // len(values))], False
         states = np.repeat(states, len(values), axis=1)
@@ -115,7 +137,7 @@ def _filled(
         waiting = [w for w in waiting if not w[2] <= known]
     if states.shape[1] > most:
         states, every = states[:, :most], False
-    return Initial(states, every, tried)
+    return Initial(states, every, tried, bare)
 
 
 def _instances(body: Term, env: Env, formulas: Formulas) -> Iterator[tuple[Term, Env]]:

@@ -23,13 +23,17 @@ from bulkhead.proofs.theorems.columns import Layout
 from bulkhead.proofs.theorems.explore import Exploration, Limits, explore
 from bulkhead.proofs.theorems.grounding import Grounding
 from bulkhead.proofs.theorems.least_world import grown
+from bulkhead.proofs.theorems.scope import first_scope
 
 LARGEST = 7  # elements of a sort
 CALLS = 2  # in flight
 WIDE = 160  # columns of a state: with larger states, too few can be visited
 STEPS = 12_000_000  # taken in all; a count and not a time, so that runs are deterministic
 CHOICES = 1  # of variables and arguments, for each step that may be taken
-FIRST_TURNS = 0.25  # of these steps at most are for the first turn of each world
+FIRST_TURNS = 0.25  # this part of these steps is for the first turns of worlds alone,
+NEW_WORLDS = 1 / 3  # and then at least this part of all steps, so that small worlds that come late have a turn, too
+NEW_ALONE = 0.5  # or at most this part, if all that were searched were searched to their end
+STARTS = 1 / 20  # initial states to begin with, for each step that may be taken
 QUICK = 100_000  # steps for a world before others have their turn
 MOST_STATES = 500_000  # of one world
 FEW_STATES = 20_000  # of one world, if only the reachable steps are wanted
@@ -77,20 +81,29 @@ class Worlds:
         if Layout(self.system, first).refusal(WIDE) is None:
             first = grown(self.system, first, self.given)
         self._add(first, 0)
-        done: set[_Key] = set()
+        done, passed = set[_Key](), set[_Key]()
+        likely = {**first_scope(self.system), **self.given}  # what the formulas ask for: a turn before it would come
+        if first != likely and Layout(self.system, likely).refusal(WIDE) is None:
+            yield first
+            yield likely
+            done |= {tuple(first.values()), tuple(likely.values())}
         for turn in itertools.count():
             if not any(self.queues):
                 return
             queue = next(q for q in (*self.queues[turn % 3 :], *self.queues) if q)
             *_, late, key = heapq.heappop(queue)
-            if key in done:
+            if key in passed:
                 continue
-            done.add(key)
+            passed.add(key)
             sizes = dict(zip(self.system.sorts, key, strict=True))
-            yield sizes
-            for sort in self.system.sorts:
-                if sort not in self.given and sizes[sort] < self.most[sort]:
-                    self._add({**sizes, sort: sizes[sort] + 1}, late + self._idle(sizes, sort))
+            if key not in done:
+                yield sizes
+            self._add_larger(sizes, late)
+
+    def _add_larger(self, sizes: dict[str, int], late: int) -> None:
+        for sort in self.system.sorts:
+            if sort not in self.given and sizes[sort] < self.most[sort]:
+                self._add({**sizes, sort: sizes[sort] + 1}, late + self._idle(sizes, sort))
 
     def _add(self, sizes: dict[str, int], late: int) -> None:
         key = tuple(sizes.values())
@@ -132,7 +145,7 @@ def attacks_in_small_worlds(
     one: bool = False,
     steps: int = STEPS,
 ) -> Seen:
-    """Shortest attacks on claims in growing worlds, for about so many steps in all. With `one`, only the first attack.
+    """Shortest attacks on claims in growing worlds, for about so many steps in all. With `one`, the attack that is shortest.
 
     `given` fixes the size of some sorts, `depth` bounds the length of attacks.
     """
@@ -148,11 +161,12 @@ def attacks_in_small_worlds(
         spent += GLANCE * len(asked)
         return [c for c in asked if can_fall(system, sizes, c)]
 
-    def search(sizes: dict[str, int], asked: list[Claim], most: int | None, budget: float) -> bool:
-        """Search one world; true if it was cut short and an attack is still missing."""
+    def search(sizes: dict[str, int], asked: list[Claim], most: int | None, budget: float) -> float:
+        """Search one world; the budget of its next turn if it was cut short and an attack is still missing, else 0."""
         nonlocal spent
         states = MOST_STATES if missing() else FEW_STATES
-        found = explore(system, sizes, asked, Limits(depth=most, taken=budget, states=states, choices=CHOICES * budget))
+        limits = Limits(most, states, taken=budget, choices=CHOICES * budget, starts=STARTS * budget)
+        found = explore(system, sizes, asked, limits)
         spent += cost(found)
         seen.explored.append(found)
         growing.note(found)
@@ -160,26 +174,39 @@ def attacks_in_small_worlds(
             if name not in seen.attacks or len(trace.events) < len(seen.attacks[name].events):
                 seen.attacks[name] = trace
         cut = found.taken > budget or found.choices > CHOICES * budget
-        return (cut or not found.every_start) and len(found.attacks) < len(asked)
+        if len(found.attacks) == len(asked) or (found.every_start and not cut):
+            return 0
+        return budget * LONGER if cut else max(budget * LONGER, found.all_starts / STARTS)  # before that it sees no more
 
-    for sizes in growing:
-        if not missing() or spent > steps * FIRST_TURNS:
+    worlds, fresh = iter(growing), 0
+    while missing() and spent < steps:
+        share = max(steps * FIRST_TURNS, spent * NEW_WORLDS) if turns else steps * NEW_ALONE
+        if fresh <= share and (sizes := next(worlds, None)) is not None:
+            before = spent
+            if (asked := useful(sizes, missing())) and (longer := search(sizes, asked, depth, QUICK)):
+                heapq.heappush(turns, (longer * len(turns), len(turns), longer, sizes))
+            fresh += spent - before
+        elif turns:  # longer and longer turns, early worlds first
+            _, place, budget, sizes = heapq.heappop(turns)
+            if budget / LONGER >= steps - spent:  # it would see no more than before
+                continue
+            if (asked := useful(sizes, missing())) and (longer := search(sizes, asked, depth, min(budget, steps - spent))):
+                heapq.heappush(turns, (longer * (1 + place), place, longer, sizes))
+        else:
             break
-        if (asked := useful(sizes, missing())) and search(sizes, asked, depth, QUICK):
-            heapq.heappush(turns, (QUICK * LONGER * len(turns), len(turns), QUICK * LONGER, sizes))
-    while turns and missing() and spent < steps:  # longer and longer turns, early worlds first
-        _, place, budget, sizes = heapq.heappop(turns)
-        if (asked := useful(sizes, missing())) and search(sizes, asked, depth, min(budget, steps - spent)):
-            heapq.heappush(turns, (budget * LONGER * (1 + place), place, budget * LONGER, sizes))
     end = spent + max(int(AGAIN * spent), LEAST_AGAIN)
     growing = Worlds(system, given)
     for sizes in growing:  # is there a shorter attack in another world?
-        longest = max((len(t.events) for t in seen.attacks.values()), default=0)
+        lengths = [len(t.events) for t in seen.attacks.values()]
+        longest = (min if one else max)(lengths, default=0)
         if longest < 2 or spent > end:
             break
-        longer = [claims[n] for n, t in seen.attacks.items() if len(t.events) > 1]
-        if sizes not in [e.sizes for e in seen.explored] and (asked := useful(sizes, longer)):
+        known = [c for n, c in claims.items() if one or (n in seen.attacks and len(seen.attacks[n].events) > 1)]
+        if sizes not in [e.sizes for e in seen.explored] and (asked := useful(sizes, known)):
             search(sizes, asked, longest - 1, max(end - spent, 0))
+    if one and seen.attacks:
+        best = min(seen.attacks, key=lambda n: len(seen.attacks[n].events))
+        seen.attacks = {best: seen.attacks[best]}
     return seen
 
 

@@ -94,6 +94,19 @@ def _pkvm(guests: int) -> Small:
     )
 
 
+def _leases(now: int) -> Small:
+    """Two instants; all clocks show the same."""
+    return Small(
+        {"Client": 2, "Time": 2, "Number": 2},
+        {},
+        {
+            **ascending("at_most", numbered("Time", 2)),
+            **ascending("not_later", numbered("Number", 2)),
+            **dict.fromkeys(("now", "clock[client0]", "clock[client1]"), f"time{now}"),
+        },
+    )
+
+
 WORLDS: dict[str, Small] = {
     "lock_server": Small({"Node": 2}, {}, {"server_holds": "true"}),
     "two_phase_commit": Small({"Manager": 2}),
@@ -117,5 +130,11 @@ WORLDS: dict[str, Small] = {
     "capabilities/2": Small({"Subject": 1, "Object": 2, "Slot": 2}),
     "protected_kvm": _pkvm(2),
     "protected_kvm/1": _pkvm(1),
+    "hazard_pointers": Small(
+        {"Thread": 2, "Node": 3}, {"nil": 0}, {"top": "nil", **{f"hazard[thread{k}]": "nil" for k in range(2)}}
+    ),
+    "leases": _leases(now=0),
+    "leases/late": _leases(now=1),
+    "snapshot": Small({"Node": 2, "Message": 1}),
     "counter": Small({}),
 }
