@@ -186,6 +186,7 @@ def _build(
     known_faults = {i.name: i for _, i in items if isinstance(i, s.FaultItem)}
     operations = {i.name: i for _, i in items if isinstance(i, s.Operation)}
     definitions = {i.name: i for _, i in items if isinstance(i, s.DefineItem)}
+    as_written = dict(operations), dict(definitions)
     for fault in faults:
         if fault not in known_faults:
             raise UsageError(
@@ -196,10 +197,9 @@ def _build(
             lay(change, operations, definitions, d)
     for other in known_faults.values():
         if other.name not in faults:  # not laid, but it must match
-            pristine = {i.name: i for _, i in items if isinstance(i, s.Operation)}
-            as_written = {i.name: i for _, i in items if isinstance(i, s.DefineItem)}
+            pristine = _changed_by(other, *as_written)
             for change in other.changes:
-                lay(change, pristine, as_written, d)
+                lay(change, *pristine, d)
     procedures = {n: o for n, o in operations.items() if o.kind == "procedure"}
     actions = [o for o in operations.values() if o.kind != "procedure"]
     declare_sorts(items, d)
@@ -267,6 +267,16 @@ def _build(
         sources=library.sources,
     )
     return replace(made, warnings=tuple(alternation_warnings(made)))
+
+
+def _changed_by(
+    fault: s.FaultItem, operations: dict[str, s.Operation], definitions: dict[str, s.DefineItem]
+) -> tuple[dict[str, s.Operation], dict[str, s.DefineItem]]:
+    """The operations and definitions that a fault may change; all, for the message, where it names one that is not there."""
+    heads = {change.path.partition(".")[0] for change in fault.changes}
+    if not all(h in operations or h in definitions for h in heads):
+        return dict(operations), dict(definitions)
+    return {h: operations[h] for h in heads if h in operations}, {h: definitions[h] for h in heads if h in definitions}
 
 
 def _fault(item: s.FaultItem) -> Fault:

@@ -58,6 +58,9 @@ CALLS = {
     "sys.rd": "load",
     "sys.wr": "store",
     "sys.poll": "poll",
+    "sys.polls": "poll",
+    "sys.wait": "read",
+    "sys.dup": "dup",
     "sys.mprotect": "mprotect",
     "sys.mremap": "mremap",
 }

@@ -20,9 +20,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bulkhead.model import syntax as s
+from bulkhead.model.caller import Caller
+from bulkhead.model.diagnostics import RulesError
+from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import Claim, System
-from bulkhead.model.library import closure, load_library
+from bulkhead.model.library import Library, closure, load_library
 from bulkhead.model.loader import build
+from bulkhead.model.world import State
 from bulkhead.proofs.jobs import Workers
 from bulkhead.proofs.refinement.domb import world as domb_world
 from bulkhead.proofs.refinement.domb.exports import exported
@@ -77,31 +81,41 @@ def checks(system: str, names: frozenset[str]) -> Iterator[Check]:
 
 
 def without(system: str, check: Check) -> System:
-    """The system with that check dropped."""
+    """The system with that check dropped, without faults and scenarios: they may name what does not exist any more."""
+    return build(_library_without(check, (s.FaultItem, s.ScenarioItem)), system, ())
+
+
+def scenarios_need(system: str, check: Check) -> bool:
+    """Does a scenario name a failure that only this check gives?"""
+    try:
+        build(_library_without(check, (s.FaultItem,)), system, ())
+    except RulesError:
+        return True
+    return False
+
+
+def _library_without(check: Check, left_out: tuple[type[s.Item], ...]) -> Library:
     library = load_library([COMPARED])
-    component = library.components[check.component]
-    items: list[s.Item] = []
-    for item in component.items:
-        if isinstance(item, s.FaultItem):
-            continue  # faults repeat checks, and this one does not exist any more
-        if isinstance(item, s.Operation) and item.name == check.operation:
-            body = list(item.body)
-            statement = body[check.place]
-            if isinstance(statement, s.Pick) and statement.where is not None:
-                kept = [p for k, p in enumerate(_parts(statement.where)) if k != check.part]
-                where = (
-                    None if not kept else kept[0] if len(kept) == 1 else s.Operator("and", tuple(kept), statement.where.span)
-                )
-                body[check.place] = replace(statement, where=where)
-            else:
-                del body[check.place]
-            items.append(replace(item, body=tuple(body)))
-        else:
-            items.append(item)
-    for name, other in library.components.items():
-        library.components[name] = replace(other, items=tuple(i for i in other.items if not isinstance(i, s.FaultItem)))
-    library.components[check.component] = replace(component, items=tuple(items))
-    return build(library, system, ())
+    for name, component in library.components.items():
+        kept = [item for item in component.items if not isinstance(item, left_out)]
+        if name == check.component:
+            kept = [_changed(item, check) if isinstance(item, s.Operation) else item for item in kept]
+        library.components[name] = replace(component, items=tuple(kept))
+    return library
+
+
+def _changed(operation: s.Operation, check: Check) -> s.Operation:
+    if operation.name != check.operation:
+        return operation
+    body = list(operation.body)
+    statement = body[check.place]
+    if isinstance(statement, s.Pick) and statement.where is not None:
+        kept = [p for k, p in enumerate(_parts(statement.where)) if k != check.part]
+        where = None if not kept else kept[0] if len(kept) == 1 else s.Operator("and", tuple(kept), statement.where.span)
+        body[check.place] = replace(statement, where=where)
+    else:
+        del body[check.place]
+    return replace(operation, body=tuple(body))
 
 
 def changed_blocks(maker: QueryMaker, correct: System, asked: list[Claim]) -> Iterator[Block]:
@@ -154,9 +168,41 @@ def played(moves: int) -> list[Log]:
     return logs
 
 
-def first_difference(logs: list[Log], system: System) -> str:
-    """The first logged step that ends differently by these rules."""
-    rules = domb_world.Rules(Size(), system=system)
+class Variant:
+    """The rules without one check, beside the correct ones: does a step of the campaign end differently?"""
+
+    def __init__(self, rules: domb_world.Rules, check: Check) -> None:
+        self.found = ""
+        system = without("compared_domb", check)
+        before = {step.label: step for step in rules.system.steps}
+        caller = Caller(ExecutableModel(system, rules.machine.world))
+        if [*system.funcs] != [*rules.system.funcs]:
+            raise ValueError(f"{check}: the states of these rules are not alike")
+        changed = {t.label for t in system.steps if t.outcomes() != before[t.label].outcomes()}
+        self.calls = {label: caller._compiled_call(caller.steps[label]) for label in changed}
+        number = {name: k for k, name in enumerate(system.funcs)}
+        self.written = {
+            t.label: [number[u.func] for outcome in t.outcomes() for u in outcome.updates]
+            for t in system.steps
+            if t.label in changed
+        }
+
+    def look(self, state: State, label: str, given: list[object], code: str | None, fail: str | None, taken: int) -> None:
+        """A step of the campaign, before it is taken."""
+        if self.found or label not in self.calls:
+            return
+        mine = [*state]
+        for k in self.written[label]:
+            mine[k] = [*mine[k]]
+        now = self.calls[label](mine, *given, None, fail)[0]
+        if now != code:
+            self.found = f"`{label}` ends with {now}, not {code}, after {taken} steps"
+
+
+def differences(logs: list[Log], wanted: list[Check]) -> list[str]:
+    """For each check, the first logged step that ends differently without it."""
+    rules = domb_world.rules_for(Size())
+    variants = [Variant(rules, check) for check in wanted]
     taken = 0
     for log in logs:
         state = RuleState(rules)
@@ -166,11 +212,11 @@ def first_difference(logs: list[Log], system: System) -> str:
                 state.again(label, args, fail)
                 continue
             made, names = rules.step(label)
-            now = made(state.state, *[args[n] for n in names], args, None, fail)[0]
-            if now != code:
-                return f"`{label}` ends with {now}, not {code}, after {taken} steps"
+            for variant in variants:
+                variant.look(state.state, label, [args[n] for n in names] + [args], code, fail, taken)
+            made(state.state, *[args[n] for n in names], args, None, fail)
         state.close()
-    return ""
+    return [variant.found for variant in variants]
 
 
 def main(arguments: list[str]) -> int:
@@ -182,28 +228,25 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--moves", type=int, default=0, metavar="N", help="compare with a campaign of DomB, too")
     given = parser.parse_args(arguments)
     correct = build(load_library([COMPARED]), given.system, ())
+    wanted = [*checks(given.system, frozenset(given.names))]
+    differing = differences(played(given.moves), wanted) if given.moves else [""] * len(wanted)
     refuted = Refuted()
-    logs = played(given.moves) if given.moves else []
+    idle = 0
     with Workers(SETTINGS.jobs) as pool:
-        solved = given.own or not given.moves
         whole = None if given.own or given.moves else prove(correct, SETTINGS, pool, refuted=refuted)
-        idle = total = 0
-        for check in checks(given.system, frozenset(given.names)):
-            system, lost = without(given.system, check), []
-            if given.moves:
-                difference = first_difference(logs, without("compared_domb", check))
-                lost = [difference] if difference else []
+        for check, difference in zip(wanted, differing, strict=True):
+            needed = [difference] if difference else []
+            needed += ["a scenario"] if scenarios_need(given.system, check) else []
             try:
-                if solved and whole is not None:
-                    lost += claims_refuted(whole, system, pool, refuted)
-                elif solved:
-                    lost += needed_by_own_steps(correct, system, pool)
+                if whole is not None:
+                    needed += claims_refuted(whole, without(given.system, check), pool, refuted)
+                elif given.own:
+                    needed += needed_by_own_steps(correct, without(given.system, check), pool)
             except SolverError as exc:
-                lost = [*lost, f"not decided: {exc}"]
-            total += 1
-            idle += not lost
-            print(f"{check.component} {check.operation} {check.text}: {', '.join(lost) or '-'}", flush=True)
-    print(f"{idle} of {total} checks are needed by nothing that was asked")
+                needed.append(f"not decided: {exc}")
+            idle += not needed
+            print(f"{check.component} {check.operation} {check.text}: {', '.join(needed) or '-'}", flush=True)
+    print(f"{idle} of {len(wanted)} checks are needed by nothing that was asked")
     return 0
 
 

@@ -2,7 +2,8 @@
 
 Both forms compare each campaign state without calls in flight, and that state with one change on either side:
 at which places do implementation and rules differ? The symbolic form is evaluated with the machine's numbers
-for its variables. It covers less (`in_scope`): no transfers, no pages of Xen, and no unreferenced pages.
+for its variables. It covers less (`in_scope`): no transfers, no transitive grants, of Xen's own pages only status frames,
+and no unreferenced pages.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ KEYS = {
     "frame": "f",
     "mapping": "h",
 }
-TRANSFERS = ("accept_transfer", "transfer_completed")
+BEYOND = ("accept_transfer", "transfer_completed", "transitive")  # kinds of entries that the handlers' form does not cover
 
 
 # --- the symbolic form, on numbers ---
@@ -259,14 +260,14 @@ def places(lockstep: Lockstep) -> Iterator[tuple[str, int, tuple[int, ...]]]:
 
 
 def in_scope(lockstep: Lockstep, group: str, domain: Domain, ref: int) -> bool:
-    """Excludes entries for transfers, in-use bits that the guest has overwritten, and the record of a use (and the read-only
-    flag of entries that grant nothing) if the two sides disagree on the use itself."""
+    """Excludes entries for transfers, transitive ones, in-use bits that the guest has overwritten, and the record of a use
+    (and the read-only flag of entries that grant nothing) if the two sides disagree on the use itself."""
     spec_state, d = lockstep.spec_state, domain.domid
     flags = abi.HEADER.unpack_from(*domain.grant_table.header_at(ref))[0]
     k = d * spec_state.rules.nrefs + spec_state.ref(ref)
     act = domain.grant_table.active[ref]
-    if flags & abi.GTF_TYPE_MASK == abi.GTF_ACCEPT_TRANSFER or spec_state.T["entry.kind"][k] in [
-        spec_state.kind[t] for t in TRANSFERS
+    if flags & abi.GTF_TYPE_MASK in (abi.GTF_ACCEPT_TRANSFER, abi.GTF_TRANSITIVE) or spec_state.T["entry.kind"][k] in [
+        spec_state.kind[t] for t in BEYOND
     ]:
         return False
     if group == "bits":
@@ -280,12 +281,12 @@ def agreed(T: dict[str, list[int]], k: int, pin: int) -> bool:
 
 
 def frame_in_scope(lockstep: Lockstep, f: int) -> bool:
-    """A referenced page that is not a page of Xen's own heap outside of the rules."""
+    """A referenced page; of Xen's own only a status frame, as the handlers' form has no others."""
     spec_state = lockstep.spec_state
     frame = lockstep.rig.xen.frames.table.get(spec_state.first_mfn + f)
     if frame is None or frame.count == 0 or f in spec_state.awaiting_free:
         return False
-    return on_numbers.place_of(frame) != "xen"
+    return on_numbers.place_of(frame) not in ("xen", "table", "info")
 
 
 # --- the form on numbers ---

@@ -19,6 +19,9 @@ ALONE = {
     "part_mapped": ("hypervisor", "parts_are_not_mapped"),
     "frame_of_peer": ("hypervisor", "batch_elements_checked"),
     "half_closed": ("hypervisor", "events_have_two_ends"),
+    "given_up_while_used": ("hypervisor", "xens_pages_stay"),
+    "table_transferred": ("hypervisor", "xens_pages_stay"),
+    "table_written_by_reader": ("hypervisor", "grants_by_owner_or_its_table"),
     "transfer_unasked": ("hypervisor", "pages_go_where_asked"),
     "transfer_outside_table": ("hypervisor", "pages_go_where_asked"),
     "transfer_against_policy": ("hypervisor", "transfers_by_policy"),
@@ -50,7 +53,6 @@ ALONE = {
     "seal_with_special_pages": ("disaggregated", "special_pages_by_right"),
     "created_before_checked": ("disaggregated", "checked_before_created"),
     "loaded_from_the_ring": ("disaggregated", "loaded_was_checked"),
-    "seed_foreign_page": ("disaggregated", "seeded_pages_are_the_guests_own"),
     "seed_loaded_page": ("disaggregated", "seeded_pages_hold_nothing_loaded"),
     "seeded_in_vain": ("disaggregated", "seeded_for_dom0"),
     "port_for_another": ("disaggregated", "ports_wait_for_dom0"),
@@ -95,6 +97,8 @@ NOT_ALONE = {
         "an id believed from the ring reaches guests under construction, and all that is said of them",
     ),
     "checked_bytes_stay": "check_skipped breaks loaded_was_checked with it: what is loaded is what was checked",
+    "seeded_pages_are_the_guests_own": "seed_foreign_page breaks all that is said of the seeds: that nobody has the unborn "
+    "guest's table stands on it",
     "free_is_clean": "no_scrub breaks clean_handover with it: it is what that stands on",
     **dict.fromkeys(
         (

@@ -60,7 +60,7 @@ def test_a_claim_taken_apart_says_the_same(machine: ExecutableModel) -> None:
 def test_a_step_that_breaks_a_claim_is_told() -> None:
     """A privilege over a guest's pages that returns, and one step that is not checked for it."""
     rules = rules_for(Size())
-    state = rules.start({})
+    state = rules.start()
     label, right = "build_create", rules.number["right"]
     before = rules.step_claims.before(state, label)
     state[right][0] = 1  # of Dom0's incarnation, which has been
@@ -71,7 +71,7 @@ def test_a_step_that_breaks_a_claim_is_told() -> None:
 def test_what_a_failing_step_undoes_is_watched() -> None:
     """`failed_call_changes_nothing` covers the outcomes that undo something."""
     rules = rules_for(Size())
-    state = rules.start({})
+    state = rules.start()
     label = "gntdev_mmap.insert"
     before = rules.step_claims.before(state, label)
     before[rules.number["mapping.taken"]][0] = 1

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from bulkhead.model import loader
+from bulkhead.model import syntax as s
 from bulkhead.model.diagnostics import RulesError
+from bulkhead.model.expressions import Declarations
 from bulkhead.model.ir import BOOL, App, Op, Quant, Var, free_variables
 from bulkhead.model.loader import load
 from bulkhead.model.narrow import substituted
@@ -162,3 +165,23 @@ def test_a_search_grows_with_the_checks_of_a_step(tmp_path: Path, monkeypatch: p
         assert found.complete and found.fired == {"op", "many", "many!E0"}
         counts.append(len(evaluated))
     assert counts[1] < 2.2 * counts[0]
+
+
+def test_a_fault_that_is_not_laid_costs_what_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It must match, and so it is tried when rules are read; but not on a copy of all operations for each fault."""
+    given: list[int] = []
+    whole = loader.lay
+
+    def counted(
+        change: s.Change, operations: dict[str, s.Operation], definitions: dict[str, s.DefineItem], d: Declarations
+    ) -> None:
+        given.append(len(operations) + len(definitions))
+        whole(change, operations, definitions, d)
+
+    monkeypatch.setattr(loader, "lay", counted)
+    body = "".join(
+        f"internal op{k}(t: T)\n    require p[t]\n    set p[t] = true\nfault f{k} within op{k} drop p[t]\n"
+        for k in range(50)
+    )
+    assert len(load(file(tmp_path, PLAIN + body)).faults) == 50
+    assert len(given) >= 50 and set(given) == {1}

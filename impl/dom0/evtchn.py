@@ -150,6 +150,7 @@ class Evtchn:
         for number in ports:
             if number in self.ports:
                 self.ports[number] = True
+        self.kernel.upcall()  # what came meanwhile is delivered at once: before a later event, and before a later write
 
     def mmap(self, vma: Vma, offset: int) -> None:
         """The device cannot be mapped."""

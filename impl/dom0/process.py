@@ -337,6 +337,14 @@ class Process:
         self.file(fd).put()
         del self.files[fd]
 
+    def dup(self, fd: int) -> int:
+        """Another descriptor, the lowest free one, of the same open file; EBADF."""
+        file = self.file(fd)
+        file.refs += 1
+        number = next(each for each in range(len(self.files) + 1) if each not in self.files)
+        self.files[number] = file
+        return number
+
     def mmap(self, vpn: int, npages: int, prot: int, flags: int, fd: int, offset: int) -> None:
         """Map pages of a file at a fixed page number."""
         self.space.mmap(vpn, npages, prot, flags, self.file(fd), offset)

@@ -73,6 +73,10 @@ class Syscalls:
         """Close a descriptor; EBADF."""
         self.process.close(fd)
 
+    def dup(self, fd: int) -> int:
+        """Another descriptor of the same open file; EBADF."""
+        return self.process.dup(fd)
+
     def ioctl(self, fd: int, cmd: int, arg: int) -> int:
         """An ioctl with a pointer into the process's memory."""
         device = self.process.file(fd).device

@@ -29,7 +29,11 @@ from bulkhead.proofs.refinement.lockstep.spec_world import Rules
 from bulkhead.proofs.refinement.recording import MACHINE, BadCalls, Event, Header, read
 from bulkhead.proofs.refinement.signatures import MONOLITHIC, Table
 
-RULES_DECIDE: Final = {"write_entry", "end_access"}  # calls that are skipped if they are not enabled in the rules
+RULES_DECIDE: Final = {
+    "write_entry",
+    "store_in_table",
+    "end_access",
+}  # calls that are skipped if they are not enabled in the rules
 
 
 class On(StrEnum):

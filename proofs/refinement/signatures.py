@@ -49,6 +49,8 @@ SIGNATURES: Final = {
     "evtchn_reset": "",
     "evtchn_take": "",
     "write_entry": "ref flags domid mfn keep_bits part",
+    "store_in_table": "slot ref flags domid mfn",
+    "store_status": "slot ref bits",
     "end_access": "ref",
     "access": "slot write",
     # Dom0's processes

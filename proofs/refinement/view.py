@@ -65,7 +65,7 @@ class ProcessView:
         return self._flights.rig.xen.frames.free_count
 
     def special(self, mfn: int) -> bool:
-        """Is this a page of the hypervisor's own heap? The rules have no grants of these."""
+        """Is this a page of the hypervisor's own heap, or one shared with a domain?"""
         return self._flights.rig.special(mfn)
 
     def names_special(self, domain: Domain, ref: int) -> bool:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from bulkhead.impl.dom0.ioctl_control import EVTCHN_NOTIFY
 from bulkhead.impl.dom0.process import MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, Fault, user_read, user_write
+from bulkhead.impl.dom0.syscalls import Syscalls, WouldSleep
 from bulkhead.impl.xen import abi
 from bulkhead.proofs.replay.expressions import Caller, mapping_vpn, number
 from bulkhead.proofs.replay.rig import USER_BUFFER_VPN, Rig
@@ -34,7 +36,7 @@ def op_open(rig: Rig, a: Args, skip: set[str]) -> Result:
     """Open a device under a number of the recording's."""
     number_of = int(a.get("f", 0))
     rig.files.pop(number_of, None)  # the recorder forgets what it had there; the file itself stays open
-    rig.files[number_of] = rig.syscalls.open(f"/dev/xen/{a['dev']}")
+    rig.files[number_of] = rig.syscalls.open(f"/dev/xen/{a['dev']}", nonblock=not a.get("wait"))
     return {"r": 0}
 
 
@@ -43,6 +45,14 @@ def op_close(rig: Rig, a: Args, skip: set[str]) -> Result:
     fd = _file(rig, a)
     rig.files.pop(int(a.get("f", 0)), None)
     rig.syscalls.close(fd)
+    return {"r": 0}
+
+
+def op_dup(rig: Rig, a: Args, skip: set[str]) -> Result:
+    """Another number of the recording's for the same open file; EBADF, and nothing is open under the new number."""
+    to = int(a.get("to", 0))
+    rig.files.pop(to, None)
+    rig.files[to] = rig.syscalls.dup(_file(rig, a))
     return {"r": 0}
 
 
@@ -115,11 +125,44 @@ def op_mremap(rig: Rig, a: Args, skip: set[str]) -> Result:
 
 def op_poll(rig: Rig, a: Args, skip: set[str]) -> Result:
     """The events that poll() tells without waiting: how many descriptors are ready (none or one), and for what."""
-    fd = _file(rig, a)
-    if fd == NOT_OPEN:
-        return {"ev": 0, "r": 0}  # poll() leaves a negative descriptor out
-    events = rig.syscalls.poll(fd, POLLED)
+    events = _events(rig, int(a.get("f", 0)))
     return {"ev": events, "r": int(events != 0)}
+
+
+def _events(rig: Rig, index: int) -> int:
+    """Of one descriptor; poll() leaves a negative one out."""
+    fd = rig.files.get(index, NOT_OPEN)
+    return 0 if fd == NOT_OPEN else rig.syscalls.poll(fd, POLLED)
+
+
+def op_polls(rig: Rig, a: Args, skip: set[str]) -> Result:
+    """poll() of several descriptors, `f=1+2`: for what each is ready, and how many are."""
+    events = [_events(rig, int(each)) for each in str(a.get("f", "")).split("+")]
+    return {**{f"ev{i}": each for i, each in enumerate(events)}, "r": sum(each != 0 for each in events)}
+
+
+def op_wait(rig: Rig, a: Args, skip: set[str]) -> Result:
+    """A child reads and may sleep; then its parent rings a port of another file. A reader that sleeps on is killed."""
+    out: Result = {}
+
+    def read() -> bytes | None:
+        try:
+            return rig.syscalls.read(_file(rig, a), int(a.get("n", 4)) & 15)
+        except WouldSleep:
+            return None
+
+    got = read()
+    if got is None:
+        out["slept"] = 1
+        if "ring" in a:
+            ringing = rig.files.get(int(a["ring"]), NOT_OPEN)
+            user_write(rig.process.space, BUFFER, abi.U32.pack(Caller(rig, "d0").value(a["p"]) & 0xFFFFFFFF))
+            out["rung"] = rig.errno_of(lambda: rig.syscalls.ioctl(ringing, EVTCHN_NOTIFY, BUFFER))
+        got = read()
+    if got is None:
+        return {**out, "asleep": 1, "r": 0}
+    ports = {f"p{i}": port for i, (port,) in enumerate(abi.U32.iter_unpack(got))}
+    return {**out, **ports, "r": len(got)}
 
 
 def _address(a: Args) -> int:
@@ -171,15 +214,20 @@ def op_write(rig: Rig, a: Args, skip: set[str]) -> Result:
 
 
 def op_child(rig: Rig, a: Args, skip: set[str]) -> Result:
-    """A child of fork() does one thing, and is killed: a load, a store, munmap or close, or nothing."""
+    """A child of fork() does one thing, and is killed: a load, a store, munmap, a call on a descriptor, or nothing."""
     out: Result = {"r": 0}
     what = a.get("do", "")
+    if what in ("ioctl", "write"):
+        Caller(rig, "d0").write_all(str(a.get("w", "")))
     child = rig.process.fork()
     try:
         if what == "munmap":
             child.space.unmap(_address(a) >> 12, int(a.get("n", 1)))
         elif what == "close":
             child.close(_file(rig, a))
+        elif what in ("ioctl", "read", "write"):
+            calls = Syscalls("child", child, rig.syscalls.devices)
+            out["r"] = rig.errno_of(lambda: _by_child(rig, calls, what, a))
         elif what in ("rd", "wr"):
             addr = _address(a)
             frame = child.space.access(addr, what == "wr")
@@ -197,6 +245,15 @@ def op_child(rig: Rig, a: Args, skip: set[str]) -> Result:
     return out
 
 
+def _by_child(rig: Rig, calls: Syscalls, what: str, a: Args) -> int:
+    """A call of a child on a descriptor that it shares with its parent; its memory is a copy that nobody reads."""
+    if what == "ioctl":
+        return calls.ioctl(_file(rig, a), number(a["req"]), BUFFER)
+    if what == "read":
+        return len(calls.read(_file(rig, a), int(a.get("n", 4)), BUFFER))
+    return calls.write(_file(rig, a), user_read(rig.process.space, BUFFER, int(a.get("n", 4))))
+
+
 SYSTEM_CALLS: Final[dict[str, Callable[[Rig, Args, set[str]], Result]]] = {
     "sys.open": op_open,
     "sys.close": op_close,
@@ -206,6 +263,9 @@ SYSTEM_CALLS: Final[dict[str, Callable[[Rig, Args, set[str]], Result]]] = {
     "sys.mprotect": op_mprotect,
     "sys.mremap": op_mremap,
     "sys.poll": op_poll,
+    "sys.polls": op_polls,
+    "sys.wait": op_wait,
+    "sys.dup": op_dup,
     "sys.rd": op_rd,
     "sys.wr": op_wr,
     "sys.child": op_child,

@@ -8,6 +8,7 @@ import pytest
 
 from bulkhead.impl.boot import BootedSystem
 from bulkhead.impl.dom0.kernel import KernelError
+from bulkhead.impl.domb import minios
 from bulkhead.impl.domb.minios import GntMap, MiniOs
 from bulkhead.impl.domb.minios_osdep import MiniOsOsdep
 from bulkhead.impl.libs import evtchn, gnttab
@@ -85,6 +86,8 @@ def test_the_libraries_on_minios(pair: Pair) -> None:
     fd = xc.xc_gnttab_open()
     addr = xc.xc_gnttab_map_grant_refs(fd, 2, [0, 0], pair.refs, PROT_READ)
     assert addr is not None and pair.os.load(addr, 5) == b"page\0"
+    assert error(pair.os.store, addr, b"x") == abi.EFAULT, "what was mapped for reading can be written"
+    assert xc.xc_gnttab_map_grant_ref(fd, 0, pair.refs[3], RW) is None  # granted for reading
     assert xc.xc_gnttab_map_grant_ref(fd, 0, 2000, RW) is None and xc.errno == abi.EINVAL
     assert xc.xc_gnttab_munmap(fd, addr, 2) == 0 and xc.xc_gnttab_munmap(fd, addr, 1) == -1
     assert xc.xc_gnttab_close(fd) == 0 and xc.xc_gnttab_close(fd) == -1 and xc.errno == abi.EBADF
@@ -164,6 +167,12 @@ def test_a_page_mapped_while_a_channel_fails_is_kept_aside(pair: Pair, monkeypat
     assert mapped[0] and len(pair.domb.late) == 1 and pair.domb.ram.in_use() == used + 1
     gnttab.xengnttab_unmap(xgt, mapped[0], 1)
     assert pair.domb.retry_late() == 0 and pair.domb.ram.in_use() == used
+
+
+def test_a_kernel_without_its_grant_table_does_not_start(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it grants pages in a table that Xen does not look at."""
+    monkeypatch.setattr(minios, "NR_GRANT_FRAMES", pair.domb.domain.grant_table.max_frames + 1)
+    assert error(pair.domb._setup_grants) == abi.ENOMEM
 
 
 def test_memory_and_addresses_run_out(pair: Pair) -> None:

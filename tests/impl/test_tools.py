@@ -139,6 +139,13 @@ def test_the_numbers_of_permissions_have_32_bits(house: House) -> None:
         stored.request(0, pages.XS_SET_PERMS, 0, path + b"\0n0\0r%d\0" % (1 << 32))
 
 
+def test_a_list_of_permissions_has_an_end(house: House) -> None:
+    entries = [b"r%d" % who for who in range(6)]
+    entries[0] = b"n%d" % house.domid
+    assert house.ask(pages.XS_SET_PERMS, b"data", *entries[:5]) == (pages.XS_SET_PERMS, b"OK\0")
+    assert house.ask(pages.XS_SET_PERMS, b"data", *entries) == (pages.XS_ERROR, b"ENOSPC\0")
+
+
 def test_a_part_of_a_request_is_acknowledged(house: House) -> None:
     """A request may be longer than the ring: the guest waits for space, and the daemon for the rest."""
     machine, guest = house.machine, house.guest

@@ -15,7 +15,7 @@ from bulkhead.impl.xen.events import INTERDOMAIN
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.pagetables import PTE_MFN, PTE_P, PTE_RW, read_pte
 from bulkhead.proofs.refinement.lockstep.spec_state import SpecState
-from bulkhead.proofs.refinement.lockstep.testbed import SLOTS, Guest, Rig
+from bulkhead.proofs.refinement.lockstep.testbed import SLOTS, Guest, Rig, use_by_xen
 
 Places = dict[str, tuple[object, object]]
 Entry = tuple[int, int, int, int, int]
@@ -66,12 +66,12 @@ def in_use_bits(domain: Domain, number: int) -> int:
 
 
 def place_of(frame: Frame | None) -> str:
-    """The use of a frame: in the heap, a domain's RAM, Xen's own page, or between two owners."""
+    """The use of a frame: in the heap, a domain's RAM, a page of Xen's own for a domain ("xen": one that nobody holds any
+    more), or between two owners."""
     if frame is None:
         return "heap"
     if frame.xenheap:
-        owner = frame.owner
-        return "status" if owner is not None and frame in owner.grant_table.status else "xen"
+        return "xen" if frame.owner is None else use_by_xen(frame, frame.owner)
     if frame.owner is None:
         return "transfer" if frame.count else "heap"
     return "ram"
@@ -109,7 +109,9 @@ def _domain(rig: Rig, spec: SpecState, d: int, out: Places) -> None:
         if phase not in (phases["absent"], phases["dead"]):
             out[f"domain[{d}].phase"] = (phase, "absent")
         elif phase == phases["dead"] and not any(
-            spec.T["frame.owner"][f] == d and _in_heap(rig, spec, f) for f in spec.awaiting_free
+            spec.T["frame.owner"][f] == d and _in_heap(rig, spec, f)
+            for f in range(spec.size.heap)
+            if f in spec.awaiting_free or spec.T["frame.use"][f] in spec.xens_uses
         ):
             out[f"domain[{d}].phase"] = ("dead", "absent")
         return
@@ -247,7 +249,8 @@ def entry_differences(
 
 def _frames(rig: Rig, spec: SpecState, out: Places) -> None:
     T, use, table = spec.T, spec.use, rig.xen.frames.table
-    free, unscrubbed, ram, status, transfer = (use[n] for n in ("free", "unscrubbed", "ram", "status_frame", "in_transfer"))
+    free, unscrubbed, ram, leaving, transfer = (use[n] for n in ("free", "unscrubbed", "ram", "leaving", "in_transfer"))
+    names = {ram: "ram", **spec.xens_uses}
     rule_use, held, owner = T["frame.use"], T["frame.held"], T["frame.owner"]
     first = spec.first_mfn
     for f in range(spec.size.heap):
@@ -259,19 +262,25 @@ def _frames(rig: Rig, spec: SpecState, out: Places) -> None:
             continue
         place = place_of(frame)
         if u in (free, unscrubbed):
-            if place not in ("heap", "xen") or (u == unscrubbed and place == "heap" and not frame.dirty):
+            if place != "heap" or (u == unscrubbed and not frame.dirty):
                 out[f"frame[{f}].use"] = ("free" if u == free else "unscrubbed", place)
         elif u == transfer:
             if place != "transfer":
                 out[f"frame[{f}].use"] = ("in_transfer", place)
-        elif place == ("ram" if u == ram else "status"):
+        elif u == leaving:
+            if place != "heap":
+                out[f"frame[{f}].use"] = ("leaving", place)
+        elif place == names[u]:
             domid = frame.owner.domid if frame.owner is not None else -1
             if owner[f] != domid or held[f] != frame.allocated:
                 out[f"frame[{f}]"] = ((owner[f], bool(held[f])), (domid, frame.allocated))
-        elif u == status and place == "xen" and T["domain.phase"][owner[f]] == spec.phase["dying"]:
-            continue  # its teardown has already freed the status frames
+        elif u in spec.xens_uses and place == "xen":
+            if held[f] and T["domain.phase"][owner[f]] != spec.phase["dying"]:  # its teardown may have freed them already
+                out[f"frame[{f}].held"] = (True, place)
+        elif u in spec.xens_uses and place == "heap" and owner[f] not in rig.xen.domains and not held[f]:
+            continue  # of a domain whose last step the rules take when no TLB has anything of it
         elif f not in spec.awaiting_free or held[f]:
-            out[f"frame[{f}].use"] = ("ram" if u == ram else "status_frame", place)
+            out[f"frame[{f}].use"] = (names[u], place)
     for f in range(spec.size.heap):
         if rule_use[f] == ram and T["frame.content"][f] == 0:
             data = table[first + f].data
@@ -371,10 +380,15 @@ def _counts(rig: Rig, spec: SpecState, out: Places) -> None:
     fixed = {mfn for guest in rig.guests.values() for mfn in guest.fixed}
     for f in range(spec.size.heap):
         mfn = spec.first_mfn + f
-        if T["frame.use"][f] != spec.use["ram"] or mfn in fixed or f in spec.awaiting_free:
+        xens = T["frame.use"][f] in spec.xens_uses
+        if (T["frame.use"][f] != spec.use["ram"] and not xens) or mfn in fixed or f in spec.awaiting_free:
             continue
         frame = rig.xen.frames.table[mfn]
-        want = (T["frame.held"][f] + refs.get(f, 0), types.get(f, 0))
+        count = T["frame.held"][f] + refs.get(f, 0)
+        shared = xens and count and T["domain.phase"][T["frame.owner"][f]] != spec.phase["dead"]  # a writable page, by Xen
+        want = (count, types.get(f, 0) + int(shared))
+        if xens and not count and frame.owner is None:
+            continue  # of a zombie, or given up: Xen's alone, or in the heap
         if (frame.count, frame.tcount) != want:
             out[f"references and types of frame[{f}]"] = (want, (frame.count, frame.tcount))
     pins: dict[tuple[int, int], int] = {}

@@ -60,12 +60,20 @@ class Flights(Asked):
         first = self.steps % len(PERIOD)
         frame.bytes()[:] = PATTERN[first : first + abi.PAGE_SIZE]
 
+    def copied_to(self, mfn: int, call: int) -> None:
+        """A copy has moved bytes into a page: more than bytes, if the page is a grant table."""
+
     def touch_frame(self, element: int) -> None:
         """A frame lost a reference: it may go to the heap now."""
         self.touched_frames.add(element)
+        if self.on_its_way(element):
+            self.spec_state.awaiting_free.add(element)
+
+    def on_its_way(self, element: int) -> bool:
+        """Is a frame given up, so that it goes to the heap with its last reference? (Xen's own only when Xen is done.)"""
         spec = self.spec_state
-        if not spec.T["frame.held"][element] and spec.T["frame.use"][element] in (spec.use["ram"], spec.use["status_frame"]):
-            spec.awaiting_free.add(element)
+        use = spec.T["frame.use"][element]
+        return use == spec.use["leaving"] or (use == spec.use["ram"] and not spec.T["frame.held"][element])
 
     # Steps.
 

@@ -47,9 +47,11 @@ def follow_version(lockstep: Lockstep, f: CallInFlight, version: int) -> Followe
             args |= {"f": element, "e": spec.free_epoch()}
         code = spec.step("set_version_2", args, ANY)
     else:
-        if f.rc == 0:
-            lockstep.flushed(me)
+        use, owner = spec.T["frame.use"], spec.T["frame.owner"]
+        frames = [i for i in range(spec.size.heap) if use[i] == spec.use["status_frame"] and owner[i] == me]
         code = spec.step("set_version_1", {"caller": me}, ANY)
+        for i in frames:
+            lockstep.touch_frame(i)
     lockstep.expect(f, "set_version", code, want)
     for r in range(spec.rules.nrefs):
         lockstep.settle_forged((me, r))
@@ -67,6 +69,7 @@ def follow_setup(lockstep: Lockstep, f: CallInFlight, nr_frames: int) -> Followe
         )
         return
     domain = guest.domain
+    lockstep.share_pages(domain)
     for r, number in enumerate(spec.size.refs):
         if number < len(domain.grant_table.shared) * abi.ENTRIES_V1:
             spec.step("setup_table", {"caller": me, "ref": r, "enough": lockstep.enough(domain, number)})
@@ -114,7 +117,9 @@ def follow_mmu(lockstep: Lockstep, f: CallInFlight, slot: int, pte: int, foreign
     guest, me, call = caller_of(lockstep, f)
     spec = lockstep.spec_state
     mfn = (pte & PTE_MFN) >> 12
-    status = lockstep.rig.is_status(mfn)
+    frame = lockstep.rig.xen.frames.get(mfn)
+    status = lockstep.rig.use_of(mfn) == "status" and not pte & PTE_RW
+    status = status and frame is not None and (frame.allocated or frame.owner is not guest.domain)
     obtainable = lockstep.rig.obtainable(guest.domain, mfn)
     old = read_pte(guest.window, slot)
     event = yield
@@ -238,8 +243,7 @@ def follow_destroy(lockstep: Lockstep, f: CallInFlight, domid: int) -> Follower:
             frames = [
                 i
                 for i in range(spec.size.heap)
-                if spec.T["frame.owner"][i] == domid
-                and spec.T["frame.use"][i] in (spec.use["ram"], spec.use["status_frame"])
+                if spec.T["frame.owner"][i] == domid and spec.T["frame.use"][i] == spec.use["ram"]
             ]
             mapped = {
                 spec.T["translation.frame"][t]

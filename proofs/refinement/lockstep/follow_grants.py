@@ -312,6 +312,8 @@ def _copy_element(
         code = spec.step(f"{rule}.move", this, ANY, want if want != OKAY else None)
         lockstep.expect(f, f"{rule}.move", code, status)
         watched.compare(status == OKAY)
+        if status == OKAY:
+            lockstep.copied_to(pages[1], f.calls[0])
     spec.step(f"{rule}.done", this)
     for frame in frames:
         lockstep.touch_frame(frame)

@@ -9,6 +9,7 @@ state is compared, and every `claims_every` steps all invariants and theorems ar
 from __future__ import annotations
 
 from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.domains import Domain
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.guest_access import translate
 from bulkhead.model.caller import OKAY
@@ -59,10 +60,11 @@ class Lockstep(Flights):
     def make_free(self, element: int) -> None:
         """The implementation has taken the frame from the heap: in the rules it must be free, or become free now."""
         spec = self.spec_state
-        if element in spec.awaiting_free:
+        if element in spec.awaiting_free or spec.T["frame.use"][element] in spec.xens_uses:
             for d in list(self.dirty):
                 self.flushed(d)
             self._free(element)
+            self._destroyed()
         if spec.T["frame.use"][element] == spec.use["unscrubbed"]:
             spec.step("scrub_page", {"f": element})
         if spec.T["frame.use"][element] != spec.use["free"]:
@@ -94,7 +96,7 @@ class Lockstep(Flights):
 
     def _free(self, element: int) -> None:
         spec = self.spec_state
-        if spec.T["frame.use"][element] not in (spec.use["ram"], spec.use["status_frame"]):
+        if not self.on_its_way(element):
             spec.awaiting_free.discard(element)
             return
         if spec.try_step("free_page", {"f": element}) == OKAY:
@@ -109,12 +111,30 @@ class Lockstep(Flights):
             frame = self.rig.xen.frames.table[spec.first_mfn + element]
             if frame.count == 0 or frame.owner is None or (frame.allocated and not spec.T["frame.held"][element]):
                 self._free(element)
+        self._destroyed()
+
+    def _destroyed(self) -> None:
+        """Take the rules' last step of each domain that is gone, as far as nothing holds a page of it any more."""
+        spec = self.spec_state
         for d in list(self.dying):
             if d not in self.rig.xen.domains or not spec.bound(self.rig.xen.domains[d]):
                 code = spec.try_step("domain_destroy", {"d": d})
                 if code == OKAY:
                     self.dying.discard(d)
                     self.overwritten_bits = {k for k in self.overwritten_bits if k[0] != d}
+
+    def share_pages(self, domain: Domain) -> None:
+        """Xen has taken pages of its heap to share with a domain: in the rules, too."""
+        spec = self.spec_state
+        for frame in (*domain.grant_table.shared, domain.shared_info):
+            element = spec.size.nowhere if frame is None else spec.frame(frame.mfn)
+            if frame is None or frame.owner is not domain or element >= spec.size.heap:
+                continue
+            if spec.T["frame.use"][element] in spec.xens_uses and spec.T["frame.owner"][element] == domain.domid:
+                continue
+            self.make_free(element)
+            table = int(frame is not domain.shared_info)
+            spec.step("share_page", {"d": domain.domid, "f": element, "e": spec.free_epoch(), "table": table})
 
     # Stores.
 
@@ -138,9 +158,18 @@ class Lockstep(Flights):
             self.overwritten_bits.add(key)
 
     def store_entry(
-        self, guest: Guest, ref: int, flags: int, domid: int, mfn: int, keep_bits: bool, part: tuple[int, int] = (0, 0)
+        self,
+        guest: Guest,
+        ref: int,
+        flags: int,
+        domid: int,
+        mfn: int,
+        keep_bits: bool,
+        part: tuple[int, int] = (0, 0),
+        through: tuple[int, int] | None = None,
     ) -> bool:
         """The granter writes an entry by an instruction; version 1 in-use bits are kept or overwritten.
+        `through`: another domain does, which has the table mapped for writing: its address space, and the translation.
 
         `part` is for version 2 the start and length of a part of the page; of a transitive entry, the domain whose grant is
         behind it, and 0 (`mfn` is that grant's reference).
@@ -166,25 +195,47 @@ class Lockstep(Flights):
             abi.ENTRY_V2.pack_into(data, off, flags & ~0x18, domid, *part, mfn)
         self.changed[key] += header != data[off : off + abi.HEADER.size]
         if self.rules_on:
-            kind, grantee, frame, readonly, in_part = entry_of(spec, guest.domain, ref)
-            spec.step(
-                "write_entry",
-                {
-                    "owner": guest.domid,
-                    "ref": key[1],
-                    "kind": kind,
-                    "grantee": grantee,
-                    "frame": frame,
-                    "readonly": readonly,
-                    "part": in_part,
-                },
-            )
-            if will == abi.GTF_TRANSITIVE:
-                dom, behind = behind_of(spec, guest.domain, ref)
-                spec.step("write_behind", {"owner": guest.domid, "way": key[1], "dom": dom, "ref": behind})
+            if through is not None:
+                self.entry_written(key, "store_in_table", {"space": through[0], "t": through[1]})
+            else:
+                self._entry_stored(guest, key, will == abi.GTF_TRANSITIVE)
             if not keep_bits and table.version == 1:
                 self.settle_forged(key)
         return True
+
+    def _entry_stored(self, guest: Guest, key: Key, transitive: bool) -> None:
+        """The rule steps of the owner's store to its own entry."""
+        spec, ref = self.spec_state, self.spec_state.size.refs[key[1]]
+        kind, grantee, frame, readonly, part = entry_of(spec, guest.domain, ref)
+        said = {"kind": kind, "grantee": grantee, "frame": frame, "readonly": readonly, "part": part}
+        spec.step("write_entry", {"owner": key[0], "ref": key[1], **said})
+        if transitive:
+            dom, behind = behind_of(spec, guest.domain, ref)
+            spec.step("write_behind", {"owner": key[0], "way": key[1], "dom": dom, "ref": behind})
+
+    def entry_written(self, key: Key, rule: str, by: dict[str, int]) -> None:
+        """The rule step of a store into a table by somebody who has a frame of it: the entry as it is now."""
+        spec, domain, ref = self.spec_state, self.rig.xen.domains[key[0]], self.spec_state.size.refs[key[1]]
+        kind, grantee, frame, readonly, part = entry_of(spec, domain, ref)
+        dom, way = behind_of(spec, domain, ref)
+        said = {"kind": kind, "grantee": grantee, "f": frame, "readonly": readonly, "part": part, "dom": dom, "way": way}
+        spec.step(rule, {**by, "ref": key[1], **said})
+
+    def copied_to(self, mfn: int, call: int) -> None:
+        """A copy has moved bytes into a page: if that is a frame of a grant table, its entries are different now."""
+        frame = self.rig.xen.frames.get(mfn)
+        owner = None if frame is None else frame.owner
+        if frame is None or owner is None or frame not in owner.grant_table.shared:
+            return
+        for r, number in enumerate(self.spec_state.size.refs):
+            if number < owner.grant_table.nr_entries and owner.grant_table.header_at(number)[0] is frame.data:
+                key = (owner.domid, r)
+                out: Places = {}
+                self.settle_forged(key)
+                entry_differences(self.spec_state, owner, r, {key}, set(), out)
+                if any(place.startswith(("entry", "behind")) for place in out):
+                    self.changed[key] += 1
+                    self.entry_written(key, "copy_in_table", {"c": call})
 
     def end_access(self, guest: Guest, ref: int) -> str:
         """The granter's protocol for revocation (version 1); EBUSY while the entry is in use, "" if it does not apply."""
@@ -211,7 +262,7 @@ class Lockstep(Flights):
             if not frame.xenheap:
                 self.fill(frame)
             if self.rules_on:
-                self._store_rule(guest, slot, self.spec_state.frame(frame.mfn))
+                self.store_rule(guest, slot, self.spec_state.frame(frame.mfn))
         return writable or not write
 
     def fill(self, frame: Frame) -> None:
@@ -221,7 +272,11 @@ class Lockstep(Flights):
         else:
             super().fill(frame)
 
-    def _store_rule(self, guest: Guest, slot: int, element: int) -> None:
+    def store_rule(self, guest: Guest, slot: int, element: int) -> None:
+        self.spec_state.step("store", {"space": guest.domid, "t": self.way_to(guest, element)})
+
+    def way_to(self, guest: Guest, element: int) -> int:
+        """A translation by which a guest writes to a frame; Mismatch if the rules have none."""
         T, spec = self.spec_state.T, self.spec_state
         candidates = [
             t
@@ -233,7 +288,7 @@ class Lockstep(Flights):
         ]
         if not candidates:
             raise Mismatch(f"d{guest.domid} writes to frame {element}, to which the rules know no way")
-        spec.step("store", {"space": guest.domid, "t": candidates[0]})
+        return candidates[0]
 
     # Domains.
 
@@ -265,6 +320,7 @@ class Lockstep(Flights):
             spec.step("privcmd_createdomain", {"p": TOOLS, "x": self.privcmd, "d_d": domid, "d_life": life})
             spec.lives = {k: v for k, v in spec.lives.items() if v != life}
             spec.lives[domain] = life
+            self.share_pages(domain)
         kernel.domctl(abi.DOMCTL_MAX_MEM, domid, abi.U64.pack((FIXED + (GREEDY if greedy else POOL)) * 4))
         kernel.domctl(abi.DOMCTL_MAX_VCPUS, domid, abi.U32.pack(2))
         guest = Guest(xen, domain)

@@ -29,6 +29,7 @@ from bulkhead.proofs.refinement.lockstep.call import (
 )
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.tables import store_status, store_through
 from bulkhead.proofs.refinement.lockstep.testbed import Guest
 
 Arguments = tuple[int, ...]
@@ -353,6 +354,17 @@ def _write_entry(lockstep: Lockstep, call: Call) -> Answer:
     return Answer(OKAY if done else NOT_DONE.code)
 
 
+def _store_through(lockstep: Lockstep, call: Call) -> Answer:
+    guest, a = lockstep.rig.guests[call.caller()[0]], call.arguments
+    done = store_through(lockstep, guest, a["slot"], a["ref"], a["flags"], a["domid"], a["mfn"])
+    return Answer(OKAY if done else NOT_DONE.code)
+
+
+def _store_status(lockstep: Lockstep, call: Call) -> Answer:
+    guest, a = lockstep.rig.guests[call.caller()[0]], call.arguments
+    return Answer(OKAY if store_status(lockstep, guest, a["slot"], a["ref"], a["bits"]) else NOT_DONE.code)
+
+
 def _end_access(lockstep: Lockstep, call: Call) -> Answer:
     return Answer(lockstep.end_access(lockstep.rig.guests[call.caller()[0]], call.arguments["ref"]) or NOT_DONE.code)
 
@@ -409,6 +421,8 @@ def begin_destroy(lockstep: Lockstep, call: Call) -> CallInFlight:
 
 AT_ONCE: dict[str, Callable[[Lockstep, Call], Answer]] = {
     "write_entry": _write_entry,
+    "store_in_table": _store_through,
+    "store_status": _store_status,
     "end_access": _end_access,
     "access": _access,
     "evtchn_take": _take_events,

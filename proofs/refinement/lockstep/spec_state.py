@@ -71,6 +71,9 @@ class SpecState(RuleSteps):
         self.steps = 0
         self.T: dict[str, list[int]] = {name: self.state[k] for name, k in rules.number.items()}
         self.use = rules.members["Use"]
+        self.xens_uses = {
+            self.use[name]: name.removesuffix("_frame") for name in ("table_frame", "status_frame", "info_frame")
+        }
         self.phase = rules.members["Phase"]
         self.kind = rules.members["Kind"]
         self.point = rules.members["Point"]
@@ -178,7 +181,8 @@ class SpecState(RuleSteps):
         """Reset unreferenced allocations to fresh ones."""
         self._note(FORGET_EPOCHS, {}, OKAY, None)
         past, use, epoch = self.T["past"], self.T["frame.use"], self.T["frame.epoch"]
-        keep = {epoch[f] for f in range(self.size.frames) if use[f] in (self.use["ram"], self.use["status_frame"])}
+        unused = (self.use["free"], self.use["unscrubbed"])
+        keep = {epoch[f] for f in range(self.size.frames) if use[f] not in unused}
         for t in range(self.size.translations):
             if self.T["translation.present"][t] or self.T["translation.cached"][t]:
                 keep.add(self.T["translation.epoch"][t])

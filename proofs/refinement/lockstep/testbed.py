@@ -54,6 +54,11 @@ class Matrix(DummyPolicy):
         return self._rc(src, dst)
 
 
+def use_by_xen(frame: Frame, owner: Domain) -> str:
+    """What Xen uses its own page for that it shares with a domain."""
+    return "table" if frame in owner.grant_table.shared else "status" if frame in owner.grant_table.status else "info"
+
+
 class Guest:
     """A PV guest controlled by the campaign: it calls, stores and revokes."""
 
@@ -193,10 +198,10 @@ class Rig(Bench):
             frame.count -= 1
         return frame is not None
 
-    def is_status(self, mfn: int) -> bool:
-        """Is this a status frame of any domain's?"""
+    def use_of(self, mfn: int) -> str:
+        """What a page of Xen's own, shared with a domain, is for: "table", "status", "info"; "" for any other page."""
         frame = self.xen.frames.get(mfn)
-        return frame is not None and frame.xenheap and frame.owner is not None and frame in frame.owner.grant_table.status
+        return "" if frame is None or not frame.xenheap or frame.owner is None else use_by_xen(frame, frame.owner)
 
 
 __all__ = ["FIXED", "SLOTS", "Bench", "Guest", "Matrix", "Rig", "WatchedKernel", "abi"]

@@ -67,7 +67,7 @@ def passed_on(table: GrantTable, ref: int) -> bool:
 
 
 def special(d: Caller, record: MapRecord) -> bool:
-    """Does a grant name a page of the hypervisor's own heap? The rules have no such grants."""
+    """Does a grant name a page of the hypervisor's own heap? No process stores there: it would not store entries."""
     for granter, ref in record.grants:
         domain = d.view.domains.get(granter)
         if domain is not None and d.view.names_special(domain, ref):

@@ -21,6 +21,7 @@ from bulkhead.proofs.refinement.lockstep.operations import told
 from bulkhead.proofs.refinement.lockstep.testbed import FIXED, SLOTS, Guest
 from bulkhead.proofs.refinement.view import View
 from bulkhead.proofs.refinement.workload.passed_on import copy_through
+from bulkhead.proofs.refinement.workload.xens_pages import any_page, share_xens
 
 GuestMove = Callable[[Guest, int], None]
 
@@ -53,6 +54,7 @@ class GuestCalls(ABC):
             (18, self.unmap),
             (14, self.copy),
             (4, lambda guest, vcpu: copy_through(self, guest, vcpu)),
+            (8, lambda guest, vcpu: share_xens(self, guest, vcpu)),
             (3, self.transfer),
             (9, self.mmu),
             (6, self.populate),
@@ -200,13 +202,12 @@ class GuestCalls(ABC):
             return copied
         if self.rng.random() < 0.75:
             found = self.grant_of(guest.domid, (abi.GTF_PERMIT_ACCESS, abi.GTF_TRANSITIVE))
-            if found is not None and not self._special(guest, *found):
+            if found is not None:
                 return found
-        dom, ref = self.other(guest), self.ref()
-        return (99, ref) if self._special(guest, dom, ref) else (dom, ref)
+        return self.other(guest), self.ref()
 
     def _special(self, me: Guest, dom: int, ref: int) -> bool:
-        """Does the entry name a page of the hypervisor's own heap? The rules have no such grants."""
+        """Does the entry name a page of the hypervisor's own heap? What this workload copies elsewhere are no entries."""
         domain = self.view.domains.get(me.domid if dom == abi.DOMID_SELF else dom)
         return domain is not None and self.view.names_special(domain, ref)
 
@@ -283,12 +284,13 @@ class GuestCalls(ABC):
         elements = []
         for _ in range(1 if rng.random() < 0.7 else 2):
             sides = []
-            for _ in range(2):
+            for n in range(2):
                 if rng.random() < 0.6:
                     dom, ref = self._named(guest)
-                    sides.append((True, ref, dom))
+                    sides.append((True, ref, 99 if n and self._special(guest, dom, ref) else dom))
                 else:
-                    page = self.page(guest)
+                    own = any_page(rng, guest.domain) if n == 0 and rng.random() < 0.1 else None
+                    page = self.page(guest) if own is None else own
                     dom = abi.DOMID_SELF
                     if rng.random() < 0.06:
                         dom = rng.choice((0, 1, 2, 3, 99))
@@ -387,7 +389,7 @@ class GuestCalls(ABC):
         self._withdraw_tables(guest)
 
     def _withdraw_tables(self, guest: Guest) -> None:
-        """Stop offering pages that a grown table has taken: the rules have no grants of the hypervisor's pages."""
+        """Stop offering for writing pages that a grown table has taken: no copy of this workload may write there."""
         table = guest.domain.grant_table
         for ref in self.refs:
             if ref < table.nr_entries and self.view.special(table.frame_field(ref)):
@@ -398,6 +400,8 @@ class GuestCalls(ABC):
         refs = (self.ref(), self.ref())
         if any(self.view.changing(guest.domid, ref) for ref in refs):
             return
+        if self.view.flights and any(self.view.names_special(guest.domain, ref) for ref in refs):
+            return  # a copy that has been begun may not find a table where another page was
         self.call(guest, vcpu, "swap_grant_ref", refs=refs)
 
     def setup(self, guest: Guest, vcpu: int) -> None:

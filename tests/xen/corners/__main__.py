@@ -15,6 +15,7 @@ from tests.xen.compare import compare
 from tests.xen.corners.control import interrupts, kernels, models, parameters, platform, processor, sysctls
 from tests.xen.corners.devices import private_grants, privcmd, rings
 from tests.xen.corners.domains import domains, zombies
+from tests.xen.corners.files import shared
 from tests.xen.corners.grants import grants
 from tests.xen.corners.memory import claims, exchanges, memory_maps, reservations
 from tests.xen.corners.physmap import log_dirty, physmap
@@ -50,6 +51,7 @@ CORNERS: Final[tuple[Callable[[Script], None], ...]] = (
     interrupts,
     models,
     vcpus,
+    shared,
     sweep,
     of_domains,
     io_memory,

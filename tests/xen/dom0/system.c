@@ -2,9 +2,12 @@
  *   sys.open f= dev=  sys.close f=  sys.ioctl f= req= [argp=EXPR] [w=] [o=]  sys.read f= n= [argp=] [o=]  sys.write f= n= [w=] [argp=]
  *   sys.mmap f= m= n= [off=EXPR] [prot=rw] [priv=1]  sys.munmap m= [pg= n=]  sys.mprotect m= prot=
  *   sys.mremap m= to= [n=]  sys.rd m= pg= off=  sys.wr m= pg= off= v=  sys.poll f=
- *   sys.child do=rd|wr|munmap|close|none [m= pg= off= v= n=] [f=]: by a child, which is killed then
- * Descriptors and mappings have numbers of the recording's own; files are opened O_NONBLOCK. */
+ *   sys.child do=rd|wr|munmap|close|ioctl|read|write|none [m= pg= off= v= n=] [f= req= w=]: by a child, which is killed then
+ *   sys.dup f= to=   sys.polls f=N+N+...
+ *   sys.wait f= n= [ring=FILE p=EXPR]: a child reads and may sleep; then this process rings a port of another file
+ * Descriptors and mappings have numbers of the recording's own; files are opened O_NONBLOCK, with wait=1 they are not. */
 #include "executor.h"
+#include "linux.h"
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -15,6 +18,7 @@
 
 #define MAX_FILES 64
 #define MAX_MAPS  4096
+#define SETTLED_MS 60                           /* a reader that has not come back by then sleeps */
 #define CLEARED   16                            /* pages of the user buffer, before an ioctl */
 
 int places_write(const char *by, const char *list);
@@ -49,7 +53,7 @@ static long file_open(int file)
     char path[64];
 
     snprintf(path, sizeof path, "/dev/xen/%s", word("dev") ? word("dev") : "");
-    files[file] = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+    files[file] = open(path, O_RDWR | O_CLOEXEC | (number("wait", 0) ? 0 : O_NONBLOCK));
     return files[file] < 0 ? -errno : 0;
 }
 
@@ -157,6 +161,8 @@ static long in_child(int file, int m)
     int ends[2], status, is_write = !strcmp(what, "wr");
     pid_t child;
 
+    if (!strcmp(what, "ioctl") || !strcmp(what, "write"))
+        places_write("d0", word("w"));
     if (pipe(ends) || (child = fork()) < 0)
         return -errno;
     if (!child) {
@@ -168,6 +174,12 @@ static long in_child(int file, int m)
             told.result = or_errno(munmap((void *)address, (size_t)number("n", 1) * PAGE));
         else if (!strcmp(what, "close"))
             told.result = or_errno(close(files[file]));
+        else if (!strcmp(what, "ioctl"))
+            told.result = or_errno(ioctl(files[file], (unsigned long)number("req", 0), user_buffer));
+        else if (!strcmp(what, "read"))
+            told.result = or_errno(read(files[file], user_buffer, (size_t)number("n", 4)));
+        else if (!strcmp(what, "write"))
+            told.result = or_errno(write(files[file], user_buffer, (size_t)number("n", 4)));
         if (write(ends[1], &told, sizeof told) != (ssize_t)sizeof told)
             _exit(1);
         raise(SIGKILL);
@@ -181,6 +193,64 @@ static long in_child(int file, int m)
         answer(",\"sig\":%d,\"code\":%d", told.signal, told.code);
     else if (!strcmp(what, "rd"))
         answer(",\"v\":\"0x%lx\"", told.value);
+    return told.result;
+}
+
+/* Several descriptors at once; those that are not open are asked for too. */
+static long files_poll(void)
+{
+    struct pollfd ready[MAX_FILES];
+    char text[256], *rest;
+    int many = 0;
+    long result;
+
+    snprintf(text, sizeof text, "%s", word("f") ? word("f") : "");
+    for (char *item = strtok_r(text, "+", &rest); item && many < MAX_FILES; item = strtok_r(NULL, "+", &rest)) {
+        ready[many].fd = files[strtoul(item, NULL, 0) & (MAX_FILES - 1)];
+        ready[many++].events = POLLIN | POLLOUT;
+    }
+    result = or_errno(poll(ready, (nfds_t)many, 0));
+    for (int i = 0; i < many; i++)
+        answer(",\"ev%d\":%d", i, ready[i].revents);
+    return result;
+}
+
+/* slept: it had to wait; asleep: it waits still, and is killed. */
+static long reader_waits(int file)
+{
+    struct told { long result; uint32_t ports[4]; } told = { 0, { 0 } };
+    struct pollfd done = { .events = POLLIN };
+    int ends[2], status;
+    pid_t child;
+
+    if (pipe(ends) || (child = fork()) < 0)
+        return -errno;
+    if (!child) {
+        told.result = or_errno(read(files[file], told.ports, (size_t)(number("n", 4) & 15)));
+        if (write(ends[1], &told, sizeof told) != (ssize_t)sizeof told)
+            _exit(1);
+        _exit(0);
+    }
+    close(ends[1]);
+    done.fd = ends[0];
+    if (!poll(&done, 1, SETTLED_MS)) {
+        answer(",\"slept\":1");
+        if (word("ring")) {
+            struct evtchn_port bell = { (unsigned)value_of("d0", word("p")) };
+
+            answer(",\"rung\":%ld", or_errno(ioctl(files[number("ring", 0) & (MAX_FILES - 1)], IOCTL_EVTCHN_NOTIFY, &bell)));
+        }
+        if (!poll(&done, 1, SETTLED_MS)) {
+            answer(",\"asleep\":1");
+            kill(child, SIGKILL);
+        }
+    }
+    if (read(ends[0], &told, sizeof told) != (ssize_t)sizeof told)
+        told.result = 0;
+    close(ends[0]);
+    waitpid(child, &status, 0);
+    for (long i = 0; i < told.result / 4; i++)
+        answer(",\"p%ld\":%u", i, told.ports[i]);
     return told.result;
 }
 
@@ -205,7 +275,16 @@ int system_run(long *result)
         *result = file_write(file);
     else if (is("poll"))
         *result = file_poll(file);
-    else if (is("mmap"))
+    else if (is("polls"))
+        *result = files_poll();
+    else if (is("wait"))
+        *result = reader_waits(file);
+    else if (is("dup")) {
+        int to = (int)(number("to", 0) & (MAX_FILES - 1));
+
+        files[to] = dup(files[file]);
+        *result = files[to] < 0 ? -errno : 0;
+    } else if (is("mmap"))
         *result = area_map(file, m);
     else if (is("munmap"))
         *result = area_unmap(m);
