@@ -22,7 +22,7 @@ from bulkhead.proofs.refinement.domb.beside import Beside
 from bulkhead.proofs.refinement.domb.book import Book
 from bulkhead.proofs.refinement.domb.follow import Follower
 from bulkhead.proofs.refinement.domb.rig import Rig
-from bulkhead.proofs.refinement.domb.world import Rules
+from bulkhead.proofs.refinement.domb.world import DOMB, Rules
 from bulkhead.proofs.refinement.lockstep.abstraction import Places
 from bulkhead.proofs.refinement.lockstep.call import CallInFlight
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
@@ -60,8 +60,11 @@ class Users:
 
     def _delivered(self, port: int) -> None:
         """An event has come to a file; those of tools and daemons are not compared."""
-        if self._has(self.rig.kernel.evtchn_users.get(port)):
-            self.dom0.delivered(port)
+        if not self._has(self.rig.kernel.evtchn_users.get(port)):
+            return
+        if self.book is not None and self.book.T["port.remote"][port - 1] == DOMB:
+            self.book.put({("port.pending", port - 1): 1})  # DomB has rung it, maybe before it closed its end: in no rule
+        self.dom0.delivered(port)
 
     def _has(self, user: object) -> bool:
         """Is the user of a port a file of theirs?"""
