@@ -11,9 +11,58 @@ from dataclasses import dataclass, replace
 
 from bulkhead.model.caller import Caller
 from bulkhead.model.compile import Coder, code_name, compiled, joined
-from bulkhead.model.ir import BOOL, App, Lit, Op, Quant, Term, Transition, Use, Var, conjuncts, free_variables, neg, subterms
+from bulkhead.model.ir import (
+    BOOL,
+    FALSE,
+    App,
+    Lit,
+    Op,
+    Quant,
+    Term,
+    Transition,
+    Use,
+    Var,
+    conj,
+    conjuncts,
+    free_variables,
+    neg,
+    subterms,
+)
 
 LOOPS = 19  # nested loops: Python's compiler allows no more
+WAYS = 8  # alternatives of one goal
+LOOKS = 3000  # loops that one evaluation of a guard begins: of more choices a part is looked at, each time another one
+
+
+def alternatives(term: Term) -> list[Term]:
+    """Conjunctions one of which holds when the term does: cases of an `if` and disjunctions, each a goal of its own.
+
+    How much of a conjunction a state satisfies can be counted; a disjunction is true or not. At most `WAYS`.
+    """
+    ways, split = [conjuncts(term)], True
+    while split:
+        split = False
+        for kinds in (("ite",), ("or", "=>")):
+            for k, parts in enumerate(ways):
+                at = next((n for n, p in enumerate(parts) if isinstance(p, Op) and p.op in kinds), None)
+                cases = [] if at is None or split else _cases(parts[at])
+                if at is not None and cases and len(ways) + len(cases) - 1 <= WAYS:
+                    made = [[*parts[:at], *case, *parts[at + 1 :]] for case in cases]
+                    ways[k : k + 1] = [m for m in made if FALSE not in m and not any(neg(p) in m for p in m)]
+                    split = True
+    return [conj(parts) for parts in ways]
+
+
+def _cases(part: Term) -> list[list[Term]]:
+    """The cases in which a formula holds."""
+    match part:
+        case Op("ite", (cond, then, other)):
+            return [[*conjuncts(cond), *conjuncts(then)], [*conjuncts(neg(cond)), *conjuncts(other)]]
+        case Op("or", parts):
+            return [conjuncts(p) for p in parts]
+        case Op("=>", (left, right)):
+            return [conjuncts(neg(left)), conjuncts(right)]
+    return []
 
 
 def opened(part: Term, caller: Caller, some: list[Var], room: int) -> list[Term]:
@@ -114,6 +163,8 @@ def compiled_probe(
 ) -> tuple[Callable[..., tuple[float, tuple[int, ...] | None]], list[Term]]:
     """Nested loops over the parameters and `some` that evaluate each conjunct as soon as its variables are chosen.
 
+    `why` has a bit for each variable that the failed conjuncts read. A loop ends where its own variable is not among them:
+    its other values fail in the same way (backjumping). So values that do not matter are not multiplied.
     Returns the compiled probe, and the conjuncts in order of evaluation.
     """
     coder = caller.coder
@@ -123,29 +174,46 @@ def compiled_probe(
         chosen = {v.name for v in order}
         left.sort(key=lambda v: -sum(v.name in f and f <= chosen | {v.name} for f in free))
         order.append(left.pop(0))
-    lines, pad, known = ["best = 0"], "", set[str]()
+    bit = {v.name: 1 << k for k, v in enumerate(order)}
+    lines, pad, known = ["best = 0", "why = 0", f"left = {LOOKS}"], "", set[str]()
+    ends: list[str] = []  # what follows a block, from the outside in
     asked: list[Term] = []
-    todo = list(zip(free, parts, strict=True))
+    # First what no step changes; then plain conjuncts: an implication may hold only because its condition, which another
+    # conjunct wants, is not yet true.
+    todo = sorted(zip(free, parts, strict=True), key=lambda p: (bool(reads(p[1], caller)), wish_of(p[1]) is None))
     for var in (None, *order):
         if var is not None:
-            size = coder.size(var)
+            k, size = len(known), coder.size(var)
             lines += [
-                f"{pad}o_{len(known)} = int(rnd() * {size})",
-                f"{pad}for {code_name(var.name)} in (*range(o_{len(known)}, {size}), *range(o_{len(known)})):",
+                f"{pad}left -= 1",
+                f"{pad}if left < 0: return best, None",
+                f"{pad}o_{k} = int(rnd() * {size})",
+                f"{pad}w_{k} = 0",
+                f"{pad}for {code_name(var.name)} in (*range(o_{k}, {size}), *range(o_{k})):",
+                f"{pad}    why = 0",
+            ]
+            inner = pad + "    "
+            ends += [
+                f"{pad}why = w_{k}",
+                f"{inner}w_{k} |= why & ~{bit[var.name]}",
+                f"{inner}    break",
+                f"{inner}    w_{k} = why",
+                f"{inner}if not why & {bit[var.name]}:",
             ]
             known.add(var.name)
-            pad += "    "
+            pad = inner
         for f, part in [(f, p) for f, p in todo if f <= known]:
             test = joined("and", [coder.truth(part, {})])
             if test != "True":
                 lines += _partly(coder, part, len(asked), pad)
                 lines += [f"{pad}if {test}:", f"{pad}    if best < {len(asked) + 1}: best = {len(asked) + 1}"]
+                ends += [f"{pad}    why = {sum(bit[n] for n in f)}", f"{pad}else:"]
                 asked.append(part)
                 pad += "    "
         todo = [(f, p) for f, p in todo if not f <= known]
     lines.append(f"{pad}return best, ({''.join(f'{code_name(p.name)}, ' for p in t.params)})")
-    lines.append("return best, None")
+    lines += [*reversed(ends), "return best, None"]
     return compiled("probe", "S, rnd", coder.with_tables(lines)), [*asked, Lit("true", BOOL)]
 
 
-__all__ = ["Wish", "compiled_probe", "opened", "reads", "wish_of"]
+__all__ = ["Wish", "alternatives", "compiled_probe", "opened", "reads", "wish_of"]
