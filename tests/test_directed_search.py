@@ -17,7 +17,7 @@ from bulkhead.model.trace import Event, Trace
 from bulkhead.model.world import World
 from bulkhead.proofs.theorems.directed_search import reach
 from bulkhead.proofs.theorems.explore import shorter
-from bulkhead.proofs.theorems.guard_conjuncts import LOOKS, WAYS, alternatives, compiled_probe
+from bulkhead.proofs.theorems.guard_conjuncts import TRIED, WAYS, alternatives, compiled_probe
 
 RULES = """component c "c"
 sort T "t"
@@ -85,7 +85,7 @@ def test_arguments_that_do_not_matter_are_not_multiplied(machine: ExecutableMode
 def test_one_evaluation_of_a_guard_has_an_end(machine: ExecutableModel) -> None:
     """390,625 combinations that all matter, and none fits: a part of them is looked at."""
     begun, _, args = looked(machine, "all_of_them")
-    assert args is None and begun <= LOOKS
+    assert args is None and 5 * begun <= TRIED
 
 
 def test_what_no_step_changes_is_asked_first(machine: ExecutableModel) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,11 @@ from bulkhead.proofs.cli.__main__ import run
 from bulkhead.proofs.faults.catalogue import BY_NAME as OF_XEN
 from bulkhead.proofs.faults.catalogue_domb import BY_NAME, FAULTS
 from bulkhead.proofs.faults.laying import hunt, installed
+from bulkhead.proofs.refinement.domb import exhaustive
 from bulkhead.proofs.refinement.domb.book import Book
 from bulkhead.proofs.refinement.domb.campaign import campaign, episode
 from bulkhead.proofs.refinement.domb.coverage import CANNOT_HAPPEN, contradicted, pairs
-from bulkhead.proofs.refinement.domb.exhaustive import SMALLEST, explore
+from bulkhead.proofs.refinement.domb.exhaustive import SMALLEST, WORLDS, count, explore
 from bulkhead.proofs.refinement.domb.files import BAD, GOOD, wanted
 from bulkhead.proofs.refinement.domb.follow import Follower
 from bulkhead.proofs.refinement.domb.machine import Machine
@@ -26,6 +29,7 @@ from bulkhead.proofs.refinement.domb.rig import Ear
 from bulkhead.proofs.refinement.domb.store_side import StoreSide
 from bulkhead.proofs.refinement.domb.taps import Tap
 from bulkhead.proofs.refinement.domb.world import Size, rules_for
+from bulkhead.proofs.refinement.exhaustive.search import Result
 
 # One fault of each kind, found within a few moves.
 QUICK = (
@@ -130,6 +134,29 @@ def test_diff_says_where_domb_went_wrong(capsys: pytest.CaptureFixture[str]) -> 
     said = capsys.readouterr().out
     assert code == 1
     assert "MISMATCH" in said and "To reproduce: bulkhead diff --system disaggregated --seed 1" in said
+
+
+def test_the_numbers_of_the_small_worlds_are_those_of_the_readme() -> None:
+    text = Path(exhaustive.__file__).with_name("README.md").read_text()
+    rows = re.findall(r"^\| (\d): .* \| ([\d,]+) \| ([\d,]+) \| all there are \|$", text, re.MULTILINE)
+    told = {int(n): tuple(int(each.replace(",", "")) for each in found) for n, *found in rows}
+    assert told == {n: (world.states, world.actions) for n, world in enumerate(WORLDS)}
+
+
+@pytest.mark.parametrize("number", [0, 4])
+def test_small_worlds_are_searched_to_their_end(number: int) -> None:
+    result = count(WORLDS[number])
+    assert result.complete and not result.failure, result.failure or result.text()
+
+
+def test_a_world_with_other_numbers_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a search that misses states, or an abstraction that takes two for one, does not go unnoticed."""
+    world = WORLDS[0]
+    found = Result("a world", world.states, world.actions, complete=True)
+    monkeypatch.setattr(exhaustive, "explore", lambda limits: replace(found))
+    assert count(world).complete
+    result = count(replace(world, states=world.states + 1))
+    assert not result.complete and "as in WORLDS and the README" in result.failure
 
 
 def test_a_small_world_is_searched_and_says_how_far() -> None:

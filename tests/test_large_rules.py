@@ -62,6 +62,22 @@ DEEP = {  # text, and the code of the message that it gets
 }
 LONG = {
     "checks": "internal op(t: T)\n" + " require not q[t] else E\n" * 300 + " set p[t] = true\n" + OK,
+    "checks that undo": "enum K = "
+    + " | ".join(f"m{k}" for k in range(150))
+    + "\nstate now: K\ninternal go(to: K) set now = to\ninternal op(t: T)\n"
+    + "".join(f" require now != m{k} else E{k} undo set p[t] = false end\n" for k in range(149))
+    + " set p[t] = true\n"
+    + OK,
+    "arguments": "enum K = "
+    + " | ".join(f"m{k}" for k in range(30))
+    + "\nstate s[K]: bool\ninit forall k: K. not s[k]\ninternal mark(k: K) set s[k] = true\ninternal op(t: T, "
+    + ", ".join(f"a{k}: K" for k in range(15))
+    + ")\n require "
+    + "".join(f"s[a{k}] and " for k in range(15))
+    + "distinct("
+    + ", ".join(f"a{k}" for k in range(15))
+    + ") else E\n set p[t] = true\n"
+    + OK,
     "assignments": "internal op(t: T)\n" + " set p[t] = true\n" * N + OK,
     "lets": "internal op(t: T)\n"
     + chained(" let l{k} = l{before}\n", N, " let l0 = t\n")

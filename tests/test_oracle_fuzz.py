@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from bulkhead.model import choices, ir, operations
+from bulkhead.model import syntax as s
 from bulkhead.model.after import told_before
 from bulkhead.model.diagnostics import RulesError
 from bulkhead.model.executable import ExecutableModel
@@ -39,7 +40,8 @@ def test_two_thousand_systems_mean_the_same_everywhere(part: int) -> None:
     """No difference, and no comparison is missing."""
     seen, found = fuzz(PART, 100_000 + part * PART, jobs=1)
     assert not found, "\n".join(map(str, found))
-    assert seen.systems > PART * 0.8 and seen.steps > PART * 20 and seen.states > PART * 4
+    assert seen.uncompared == 0 and seen.systems > PART * 0.9
+    assert seen.steps > PART * 20 and seen.states > PART * 4
     assert seen.proved > 20 and seen.violated > 20 and seen.certified > PART // 2
     assert seen.exported > PART and seen.exported_open > PART // 4
     assert seen.attacks > 2 and seen.faults > 5 and seen.counterexamples > 2
@@ -49,7 +51,27 @@ def test_some_systems_mean_the_same_everywhere() -> None:
     """The same for few."""
     seen, found = fuzz(40, 7, jobs=1)
     assert not found, "\n".join(map(str, found))
-    assert seen.systems > 30 and seen.steps > 400 and seen.certified > 20
+    assert seen.uncompared == 0 and seen.systems > 30 and seen.steps > 400 and seen.certified > 20
+
+
+def test_every_system_of_a_seeded_run_can_be_compared() -> None:
+    """No name that the language accepts, `init` or `let` among them, keeps the interpreter from reading a system."""
+    nothing = Budget(worlds=0, prove=False)
+    seen = Seen()
+    said = [first_difference(draft(seed), seed, nothing, seen) for seed in range(200)]
+    assert not any(said) and seen.uncompared == 0 and seen.systems > 170 and seen.instances > 40
+
+
+def test_what_cannot_be_compared_is_counted_and_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interpreter that does not understand a system is not taken for one that agrees."""
+
+    def lost(text: str) -> list[s.Item]:
+        raise RulesError([])
+
+    monkeypatch.setattr(compare, "items_of", lost)
+    seen = Seen()
+    said = first_difference(draft(1), 1, Budget(worlds=0, prove=False), seen)
+    assert said is not None and said.startswith("instances:") and seen.uncompared == 1 and seen.refused == 0
 
 
 def _found(begin: int = 0, count: int = 400) -> Iterator[str]:

@@ -18,6 +18,7 @@ from bulkhead.proofs.certify.check import Checker as Certifier
 from bulkhead.proofs.certify.tree import read
 from bulkhead.proofs.cli.__main__ import run
 from bulkhead.proofs.theorems.axioms import FOUND, model_of_axioms
+from bulkhead.proofs.theorems.columns import Batch
 from bulkhead.proofs.theorems.explore import Limits, explore
 from bulkhead.proofs.theorems.scenarios import POSSIBLE, decide
 from bulkhead.proofs.theorems.scope import first_scope, heaviest
@@ -145,3 +146,19 @@ def test_certify_grows_with_the_checks_of_a_step(tmp_path: Path) -> None:
     (failing,) = (o for o in checker.outcomes if o.label == "many!*")
     assert sum(len(way.children()) for way in failing.guard.children()) < 4 * 1500
     assert certify(read(rules), claims).verdict == CONFIRMED
+
+
+def test_a_search_grows_with_the_checks_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each outcome fails at one check and has passed the earlier ones: these are evaluated once for all outcomes."""
+    evaluated: list[object] = []
+    whole = Batch.truth
+    monkeypatch.setattr(Batch, "truth", lambda self, term, env: evaluated.append(term) or whole(self, term, env))
+    counts = []
+    for checks in (40, 80):
+        evaluated.clear()
+        body = "".join(f"    require p[t] else E{k} undo set q = false end\n" for k in range(checks))
+        rules = load(file(tmp_path, PLAIN + f"state q: bool\ninit not q\ninternal many(t: T)\n{body}    set q = true\n"))
+        found = explore(rules, first_scope(rules))
+        assert found.complete and found.fired == {"op", "many", "many!E0"}
+        counts.append(len(evaluated))
+    assert counts[1] < 2.2 * counts[0]

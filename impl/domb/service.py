@@ -143,7 +143,7 @@ class BuilderService:
         """Do all work that need not wait; true if there was any. After a lost connection, offer a new channel."""
         busy = self._retry()
         if self.wanted:
-            self._again()
+            self._offer_if_possible()
         chan, pipe = self.chan, self.pipe
         if chan is None or pipe is None:
             return busy
@@ -166,6 +166,9 @@ class BuilderService:
 
     def _again(self) -> None:
         self.hang_up()
+        self._offer_if_possible()
+
+    def _offer_if_possible(self) -> None:
         try:
             self.offer()
         except OSError as exc:

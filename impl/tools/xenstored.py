@@ -148,7 +148,7 @@ class Xenstored:
         return busy
 
     def _serve(self, connection: Connection) -> bool:
-        busy = False
+        busy, before = False, connection.requests.cons
         while not connection.ignored and len(connection.unsent) < MAX_UNSENT:
             message = connection.take_message()
             if message is None:
@@ -165,6 +165,8 @@ class Xenstored:
                 self._event(connection, path.decode("latin-1"), token.decode("latin-1"))
         if not connection.ignored and connection.flush():
             busy = True
+        # Also a part of a request leaves space in the ring, for which the guest may wait.
+        busy |= connection.requests.cons != before
         if busy:
             ev.xenevtchn_notify(self.xce, connection.port)
         return busy

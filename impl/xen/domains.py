@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from bulkhead.impl.xen.abi import VIRQ_DOM_EXC
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.p2m import P2m
 from bulkhead.impl.xen.tlb import Tlb
+from bulkhead.impl.xen.toolstack import Toolstack, VCpuSettings
 
 if TYPE_CHECKING:
     from bulkhead.impl.xen.events import EventChannels
@@ -22,7 +24,7 @@ ALIVE: Final = 0
 DYING: Final = 1
 DEAD: Final = 2
 MAPTRACK_TAIL: Final = 0xFFFFFFFF
-STOPPED_BY_POWEROFF, STOPPED_BY_CRASH, STOPPED_BY_WATCHDOG = 0, 3, 4
+STOPPED_BY_POWEROFF, STOPPED_TO_SUSPEND, STOPPED_BY_CRASH, STOPPED_BY_WATCHDOG = 0, 2, 3, 4
 NOT_STOPPED: Final = 0xFFFF
 
 
@@ -41,6 +43,8 @@ class VCpu:
         "maptrack_head",
         "maptrack_tail",
         "online",
+        "pinned",
+        "settings",
         "tlb",
         "user_cr3",
         "vcpu_id",
@@ -58,6 +62,8 @@ class VCpu:
         self.maptrack_head = MAPTRACK_TAIL
         self.maptrack_tail = MAPTRACK_TAIL
         self.online = False
+        self.settings = VCpuSettings()
+        self.pinned = False  # to a processor, until it says otherwise (SCHEDOP_pin_override)
 
 
 class Domain:
@@ -86,6 +92,7 @@ class Domain:
         "max_vcpus",
         "p2m",
         "pages",
+        "parameters",
         "pause_count",
         "pirqs",
         "refs",
@@ -94,6 +101,7 @@ class Domain:
         "stop_code",
         "target",
         "teardown_done",
+        "toolstack",
         "tot_pages",
         "vcpus",
         "watchdogs",
@@ -136,7 +144,9 @@ class Domain:
         self.pirqs: set[int] = set()  # interrupt numbers that it was given
         self.assists: set[int] = set()  # what it asked Xen to emulate for it (vm_assist)
         self.watchdogs: set[int] = set()  # its running watchdogs, by number
+        self.parameters: dict[int, int] = {}  # of a translated guest, as somebody set them (hvm_op)
         self.e820 = b""  # the memory map that its builder set
+        self.toolstack = Toolstack()
 
     def __repr__(self) -> str:
         return f"<d{self.domid}>"
@@ -200,7 +210,14 @@ class Domain:
         self.stop(STOPPED_BY_CRASH)
 
     def stop(self, reason: int) -> None:
-        """domain_shutdown; a reason that was given before stays."""
+        """domain_shutdown; a reason that was given before stays. Who waits for a suspension is told of it; otherwise the
+        control domain is told once."""
         if self.stop_code == NOT_STOPPED:
             self.stop_code = reason & 0xFF
+        if self.crashed:
+            return
         self.crashed = True
+        if self.stop_code == STOPPED_TO_SUSPEND and self.toolstack.suspend_port:
+            self.events.send(self.toolstack.suspend_port)
+        else:
+            self.xen.raise_global_virq(VIRQ_DOM_EXC)

@@ -6,13 +6,14 @@ Contents: the struct of public/domctl.h and the privilege check. Not here: what 
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bulkhead.impl.xen import abi
+from bulkhead.impl.xen import abi, domctl_guest, domctl_hardware, domctl_vcpus
 from bulkhead.impl.xen.abi import EACCES, EFAULT, EINVAL, ENOSYS, EOPNOTSUPP, ESRCH
 from bulkhead.impl.xen.continuation import Preempted
+from bulkhead.impl.xen.domain_info import domain_info
 from bulkhead.impl.xen.domains import DEAD
 from bulkhead.impl.xen.guest_access import read, write
 from bulkhead.impl.xen.lifecycle import create_domain, destroy, pause, pick_domid, set_max_vcpus, set_target, unpause
@@ -27,24 +28,77 @@ MOST_PAGES = 0xFFFFFFFF
 HVM_MAX_VCPUS = 128
 MAX_VIRT_CPUS = 8192
 ADDRESS_SIZE = 64  # of PV guests; there are none of 32 bits
-INFO_DYING = 1
-INFO_SHUTDOWN = 4
-INFO_PAUSED = 8
-INFO_HVM = 2
-# Of Xen's other commands: why they are not here. Their answer is -ENOSYS.
+# Commands, or what is left of them after their checks, that are not here, and why. Their answer is -ENOSYS.
 NOT_OFFERED = {
-    "scheduling, NUMA and CPU pools: guests have no time here": (9, 14, 16, 24, 25, 59, 60, 68, 69),
-    "devices, interrupts and I/O ports of a guest": (19, 20, 21, 37, 38, 39, 40, 45, 47, 48, 50, 66, 75, 78, 84),
-    "processor state beyond vcpu_guest_context, CPUID and MSRs": (42, 43, 54, 55, 62, 63, 72, 73, 82),
-    "a toolstack's notes, which change nothing that others see": (18, 27, 28, 29, 58, 64),
-    "introspection, forks and other features of translated guests": (74, 77, 79, 83, 85, 86),
-    "memory errors and debugging": (23, 67),
+    "the contents of a processor or of a guest's saved state, when there is room for them": (33, 34, 55, 82, 83),
+    "I/O memory in the map of a translated guest that may have it; its reset": (39, 79),
+    "build options that Debian's Xen has not": (57, 65, 71, 81, 1000, 1001, 1002, 1003),
 }
-INFO_BLOCKED = 16
-INFO_RUNNING = 32
-INFO_XENSTORE = 1 << 7
-INFO_HAP = 1 << 8
-INFO_REASON_SHIFT = 16  # why the domain has stopped
+# Commands that need no domain if they name none.
+WITHOUT_DOMAIN = frozenset({abi.DOMCTL_TEST_ASSIGN_DEVICE, abi.DOMCTL_VM_EVENT_OP})
+Command = Callable[["Xen", "VCpu", "Domain", int, bytes], int]
+OTHERS: dict[int, Command] = {
+    abi.DOMCTL_SETVCPUAFFINITY: domctl_vcpus.set_affinity,
+    abi.DOMCTL_GETVCPUINFO: domctl_vcpus.vcpu_info,
+    abi.DOMCTL_SCHEDULER_OP: domctl_vcpus.scheduler,
+    abi.DOMCTL_SETDEBUGGING: domctl_guest.set_debugging,
+    abi.DOMCTL_IRQ_PERMISSION: domctl_hardware.irq_permission,
+    abi.DOMCTL_IOMEM_PERMISSION: domctl_hardware.iomem_permission,
+    abi.DOMCTL_IOPORT_PERMISSION: domctl_hardware.ioport_permission,
+    abi.DOMCTL_SOFT_RESET_CONT: domctl_guest.soft_reset,  # of a domain that no reset has begun for
+    abi.DOMCTL_SETTIMEOFFSET: domctl_guest.set_time_offset,
+    abi.DOMCTL_GETVCPUAFFINITY: domctl_vcpus.get_affinity,
+    abi.DOMCTL_RESUMEDOMAIN: domctl_guest.resume,
+    abi.DOMCTL_SENDTRIGGER: domctl_vcpus.trigger,
+    abi.DOMCTL_SUBSCRIBE: domctl_guest.subscribe,
+    abi.DOMCTL_GETHVMCONTEXT: domctl_guest.get_saved,
+    abi.DOMCTL_SETHVMCONTEXT: domctl_guest.set_saved,
+    abi.DOMCTL_SET_ADDRESS_SIZE: domctl_guest.set_address_size,
+    abi.DOMCTL_ASSIGN_DEVICE: domctl_hardware.device,
+    abi.DOMCTL_BIND_PT_IRQ: domctl_hardware.passed_irq,
+    abi.DOMCTL_MEMORY_MAPPING: domctl_hardware.memory_mapping,
+    abi.DOMCTL_IOPORT_MAPPING: domctl_hardware.ioport_mapping,
+    abi.DOMCTL_SET_EXT_VCPUCONTEXT: domctl_vcpus.set_extended,
+    abi.DOMCTL_GET_EXT_VCPUCONTEXT: domctl_vcpus.get_extended,
+    abi.DOMCTL_DEASSIGN_DEVICE: domctl_hardware.device,
+    abi.DOMCTL_UNBIND_PT_IRQ: domctl_hardware.passed_irq,
+    abi.DOMCTL_GET_DEVICE_GROUP: domctl_hardware.device,
+    abi.DOMCTL_DEBUG_OP: domctl_vcpus.debug,
+    abi.DOMCTL_GETHVMCONTEXT_PARTIAL: domctl_guest.get_record,
+    abi.DOMCTL_GETTSCINFO: domctl_vcpus.get_clock,
+    abi.DOMCTL_SETTSCINFO: domctl_vcpus.set_clock,
+    abi.DOMCTL_SETVCPUEXTSTATE: domctl_vcpus.set_xstate,
+    abi.DOMCTL_GETVCPUEXTSTATE: domctl_vcpus.get_xstate,
+    abi.DOMCTL_SET_ACCESS_REQUIRED: domctl_guest.set_access_required,
+    abi.DOMCTL_SET_VIRQ_HANDLER: domctl_guest.set_virq_handler,
+    abi.DOMCTL_SET_BROKEN_PAGE_P2M: domctl_guest.set_broken_page,
+    abi.DOMCTL_SETNODEAFFINITY: domctl_vcpus.set_nodes,
+    abi.DOMCTL_GETNODEAFFINITY: domctl_vcpus.get_nodes,
+    abi.DOMCTL_GET_VCPU_MSRS: domctl_vcpus.get_msrs,
+    abi.DOMCTL_SET_VCPU_MSRS: domctl_vcpus.set_msrs,
+    abi.DOMCTL_SETVNUMAINFO: domctl_guest.set_vnuma,
+    abi.DOMCTL_PSR_CMT_OP: domctl_guest.cache_monitor,
+    abi.DOMCTL_MONITOR_OP: domctl_guest.monitor,
+    abi.DOMCTL_PSR_ALLOC: domctl_guest.cache_monitor,
+    abi.DOMCTL_SOFT_RESET: domctl_guest.soft_reset,
+    abi.DOMCTL_GET_CPU_POLICY: domctl_guest.get_cpu_policy,
+    abi.DOMCTL_SET_CPU_POLICY: domctl_guest.set_cpu_policy,
+    abi.DOMCTL_VMTRACE_OP: domctl_guest.trace,
+    abi.DOMCTL_GET_PAGING_MEMPOOL_SIZE: domctl_guest.get_pool,
+    abi.DOMCTL_SET_PAGING_MEMPOOL_SIZE: domctl_guest.set_pool,
+}
+CHECK_THEMSELVES = frozenset(
+    {
+        abi.DOMCTL_IRQ_PERMISSION,
+        abi.DOMCTL_IOMEM_PERMISSION,
+        abi.DOMCTL_IOPORT_PERMISSION,
+        abi.DOMCTL_BIND_PT_IRQ,
+        abi.DOMCTL_UNBIND_PT_IRQ,
+        abi.DOMCTL_MEMORY_MAPPING,
+        abi.DOMCTL_IOPORT_MAPPING,
+        abi.DOMCTL_GET_DEVICE_GROUP,
+    }
+)
 KNOWN = frozenset(
     {
         abi.DOMCTL_CREATEDOMAIN,
@@ -61,6 +115,8 @@ KNOWN = frozenset(
         abi.DOMCTL_SETDOMAINHANDLE,
         abi.DOMCTL_GET_ADDRESS_SIZE,
     }
+    | set(OTHERS)
+    | WITHOUT_DOMAIN
 )
 
 
@@ -77,12 +133,12 @@ def do_domctl(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int
     domain = None if cmd == abi.DOMCTL_CREATEDOMAIN else xen.domains.get(domid)
     if cmd == abi.DOMCTL_GETDOMAININFO:
         return _getdomaininfo(xen, vcpu, domid, arg)
-    if cmd != abi.DOMCTL_CREATEDOMAIN and domain is None:
+    if domain is None and not (cmd == abi.DOMCTL_CREATEDOMAIN or (cmd in WITHOUT_DOMAIN and domid == abi.DOMID_INVALID)):
         return -ESRCH
     if cmd == abi.DOMCTL_SET_TARGET and domain is not None:
         target = xen.domains.get(abi.U16.unpack_from(body)[0])
         return -ESRCH if target is None else set_target(domain, target, caller)
-    rc = xen.xsm.priv("domctl", caller)
+    rc = 0 if cmd in CHECK_THEMSELVES else xen.xsm.priv("domctl", caller)
     if rc:
         return rc
     if cmd not in KNOWN:
@@ -92,7 +148,13 @@ def do_domctl(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int
         if isinstance(made, int):
             return made
         return 0 if write(xen, vcpu, arg + 8, abi.U16.pack(made.domid)) else -EFAULT
+    if cmd == abi.DOMCTL_TEST_ASSIGN_DEVICE:
+        return domctl_hardware.device(xen, vcpu, domain, arg, body)
+    if cmd == abi.DOMCTL_VM_EVENT_OP:
+        return domctl_guest.vm_event(xen, vcpu, domain, arg, body)
     assert domain is not None
+    if cmd in OTHERS:
+        return OTHERS[cmd](xen, vcpu, domain, arg, body)
     if cmd == abi.DOMCTL_DESTROYDOMAIN:
         return -EINVAL if domain is caller else (yield from _destroy(xen, domain, arg))
     if cmd == abi.DOMCTL_PAUSEDOMAIN:
@@ -141,7 +203,7 @@ def _getdomaininfo(xen: Xen, vcpu: VCpu, domid: int, arg: int) -> int:
     if rc:
         return rc
     told = write(xen, vcpu, arg + 8, abi.U16.pack(domid)) and write(
-        xen, vcpu, arg + 16, info(xen.domains[domid], vcpu.domain)
+        xen, vcpu, arg + 16, domain_info(xen.domains[domid], vcpu.domain)
     )
     return 0 if told else -EFAULT
 
@@ -214,34 +276,3 @@ def _late_checks(xen: Xen, flags: int, emulation: int, pool: int) -> int:
     if hvm and not flags & abi.CDF_HAP and not xen.options.shadow_paging:
         return -EOPNOTSUPP
     return -ESRCH if pool else 0
-
-
-def info(domain: Domain, caller: Domain) -> bytes:
-    """struct xen_domctl_getdomaininfo of a domain. While the caller runs, the vCPUs of all others wait."""
-    flags = (INFO_DYING if domain.is_dying else 0) | (INFO_HVM if domain.external else 0)
-    flags |= INFO_PAUSED if domain.pause_count else 0
-    flags |= INFO_SHUTDOWN if domain.crashed else 0
-    flags |= (INFO_XENSTORE if domain.is_xenstore else 0) | (INFO_HAP if domain.external and domain.xen.options.hap else 0)
-    flags |= domain.stop_code << INFO_REASON_SHIFT
-    if any(each.online for each in domain.vcpus) and not domain.crashed:  # who stopped was running
-        flags |= INFO_RUNNING if domain is caller else INFO_BLOCKED
-    shared = domain.shared_info.mfn if domain.shared_info is not None else 0
-    return abi.GETDOMAININFO.pack(
-        domain.domid,
-        0,
-        flags,
-        domain.tot_pages,
-        domain.max_pages,
-        domain.claim,
-        0,
-        0,
-        shared,
-        0,
-        sum(each.online for each in domain.vcpus),
-        len(domain.vcpus) - 1 if domain.vcpus else abi.INVALID_VCPU_ID,
-        domain.ssidref,
-        domain.handle,
-        0,
-        0,
-        domain.emulation,
-    )

@@ -38,6 +38,7 @@ from bulkhead.impl.xen.hypercall_evtchn import do_event_channel_op, do_event_cha
 from bulkhead.impl.xen.hypercall_mmu import do_mmu_update, do_mmuext_op, do_update_va_mapping, do_update_va_otherdomain
 from bulkhead.impl.xen.hypercall_other import MACHINE
 from bulkhead.impl.xen.memory_op import do_memory_op
+from bulkhead.impl.xen.sysctl import do_sysctl
 from bulkhead.impl.xen.vcpu_op import do_sched_op, do_sched_op_compat, do_vcpu_op
 
 if TYPE_CHECKING:
@@ -404,4 +405,5 @@ TABLE: dict[int, Handler] = {
     abi.HYPERVISOR_MMUEXT_OP: do_mmuext_op,
     abi.HYPERVISOR_EVENT_CHANNEL_OP: do_event_channel_op,
     abi.HYPERVISOR_DOMCTL: do_domctl,
+    abi.HYPERVISOR_SYSCTL: do_sysctl,
 }

@@ -36,6 +36,7 @@ BREAK_ON_IO: Final = 2
 CALLBACK: Final = Struct("<HH4xQ")  # type flags address
 EVENT, FAILSAFE, SYSCALL, NMI, SYSENTER, SYSCALL32 = 0, 1, 2, 4, 5, 7
 CALLBACKS: Final = frozenset({EVENT, FAILSAFE, SYSCALL, NMI, SYSENTER, SYSCALL32})
+MASKS_EVENTS: Final = 1
 IN_CONTEXT: Final = {EVENT: 0, FAILSAFE: 1, SYSCALL: 2}
 ASSISTS: Final = frozenset({*range(6), 32})
 SEGMENT_BASES, SEGMENT_SELECTOR = (0, 1, 2), 3
@@ -100,13 +101,15 @@ def do_callback_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a
     kind = abi.U16.unpack_from(raw)[0]
     if cmd == 1:
         return -ENOSYS if kind not in CALLBACKS else 0 if kind == NMI else -EINVAL
-    address: int = CALLBACK.unpack(raw)[2]
+    _, flags, address = CALLBACK.unpack(raw)
     if not canonical(address):
         return -EINVAL
     if kind not in CALLBACKS:
         return -ENOSYS
     if kind in IN_CONTEXT:
         keep(vcpu, CALLBACKS_OFFSET + 8 * IN_CONTEXT[kind], U64.pack(address))
+    elif kind != NMI:
+        vcpu.settings.entry_points[kind] = (address, flags & MASKS_EVENTS)
     return 0
 
 

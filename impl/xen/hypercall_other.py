@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Final
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.abi import (
     DOMID_SELF,
-    E2BIG,
     EACCES,
     EBUSY,
     EFAULT,
     EINVAL,
     ENOBUFS,
-    ENODATA,
     ENODEV,
     ENOSPC,
     ENOSYS,
@@ -33,9 +31,12 @@ from bulkhead.impl.xen.abi import (
     U64,
 )
 from bulkhead.impl.xen.continuation import Handler
+from bulkhead.impl.xen.device_model import do_dm_op
 from bulkhead.impl.xen.frames import PGT_WRITABLE, get_page
 from bulkhead.impl.xen.guest_access import read, write
+from bulkhead.impl.xen.hvm_op import do_hvm_op
 from bulkhead.impl.xen.pagetables import HYPERVISOR_VIRT_START, get_page_type, put_table
+from bulkhead.impl.xen.platform_op import do_platform_op
 
 if TYPE_CHECKING:
     from bulkhead.impl.xen.domains import Domain, VCpu
@@ -101,6 +102,7 @@ OF_DOM0: Final = frozenset(
         31,
     }
 )
+OF_ITS_HARDWARE: Final = OF_DOM0 | {IRQ_STATUS, EOI, FREE_PIRQ}
 PHYSDEV_SIZES: Final = {
     IRQ_STATUS: 8,
     SET_IOPL: 4,
@@ -113,15 +115,18 @@ PHYSDEV_SIZES: Final = {
     FREE_PIRQ: 8,
 }
 IOPL_MOST, IO_PORTS, GSI = 3, 65536, 1
-OLD_COMMANDS: Final = frozenset({*range(UNMASK, EOI - 1), EOI})
 OLD_PHYSDEV_SIZE: Final = 24
 PROFILE_LAST, PROFILE_INIT_SIZE = 17, 76
-SYSCTL_VERSION, PLATFORM_VERSION = 0x15, 0x03000001
-DM_BUFFERS: Final = 2
-DM_BUFFER_SIZE: Final = 16
+MCA_VERSION: Final = 0x01ECC003
+HYPFS_VERSION, HYPFS_ENTRY = 1, 24
 # Families that this machine does not have, with the reason; their answer is -ENOSYS, as for a hypervisor without them.
 NOT_OFFERED: Final = {
     23: "iret: no instructions of a guest are executed to return to",
+    7: "platform_op by Dom0: its memory types, symbols, sleep, microcode and new processors",
+    33: "physdev_op by Dom0: interrupts and devices of the host; their arguments and domains are checked",
+    37: "kexec_op by Dom0: another kernel for this host",
+    42: "hypfs_op by Dom0: the host's settings",
+    48: "mca by Dom0, after its version: the host's machine checks",
 }
 
 
@@ -175,16 +180,17 @@ def do_console_io(xen: Xen, vcpu: VCpu, cmd: int, count: int, buffer: int, a4: i
         return -EPERM
     cmd &= 0xFFFFFFFF
     if cmd == 0:
-        return 0 if read(xen, vcpu, buffer, min(count & 0xFFFFFFFF, PAGE_SIZE)) is not None else -EFAULT
+        return 0 if read(xen, vcpu, buffer, count & 0xFFFFFFFF) is not None else -EFAULT
     return 0 if cmd == 1 else -ENOSYS
 
 
 def do_physdev_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a5: int) -> Steps:
-    """Hypercall 33, of a guest without devices. Dom0's hardware is not simulated."""
+    """Hypercall 33, of a guest without devices; and of Dom0, whose hardware is not simulated, what needs none."""
     yield from ()
     cmd &= 0xFFFFFFFF
     domain = vcpu.domain
-    if domain is xen.hardware_domain:
+    hardware = domain is xen.hardware_domain
+    if hardware and cmd in (*BLINDLY_REFUSED, RESTORE_MSI_EXT):
         return -ENOSYS
     if cmd == UNMASK:
         return 0
@@ -196,6 +202,8 @@ def do_physdev_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a5
     if raw is None:
         return -EFAULT
     first: int = U32.unpack_from(raw)[0]
+    if hardware and cmd in OF_ITS_HARDWARE:
+        return -ENOSYS
     if cmd in OF_DOM0:
         # The host's bridge is the only device that has a place on this machine.
         if cmd == SETUP_GSI and first >= LINES:
@@ -216,7 +224,7 @@ def do_physdev_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a5
     if cmd in (EOI_PAGE_1, EOI_PAGE_2):
         return _eoi_page(xen, domain, U64.unpack(raw)[0])
     named = _any(xen, domain, U16.unpack_from(raw)[0])
-    return -ESRCH if named is None else -EPERM
+    return -ESRCH if named is None else -ENOSYS if hardware else -EPERM
 
 
 def do_physdev_op_compat(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int) -> Steps:
@@ -225,8 +233,6 @@ def do_physdev_op_compat(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: i
     if raw is None:
         return -EFAULT
     cmd: int = U32.unpack_from(raw)[0]
-    if cmd not in OLD_COMMANDS:
-        return -ENOSYS
     return (yield from do_physdev_op(xen, vcpu, cmd, (arg + 8) & 0xFFFFFFFFFFFFFFFF, 0, 0, 0))
 
 
@@ -278,75 +284,6 @@ def _any(xen: Xen, caller: Domain, domid: int) -> Domain | None:
     return caller if domid == DOMID_SELF else xen.domains.get(domid)
 
 
-SET_PARAM, GET_PARAM, FLUSH_TLBS, PAGETABLE_DYING, GET_TIME, XENTRACE, GET_MEM_TYPE = 0, 1, 5, 9, 10, 11, 15
-HVM_SIZES: Final = {SET_PARAM: 16, GET_PARAM: 16, PAGETABLE_DYING: 16, GET_TIME: 8, XENTRACE: 24, GET_MEM_TYPE: 16}
-NOT_HVM: Final = {FLUSH_TLBS: -EINVAL, 23: -EINVAL, 24: -EINVAL, 25: -EOPNOTSUPP}
-TRACE_CLASSES, TRACE_BYTES = 0x1000, 16
-
-
-def do_hvm_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a5: int) -> Steps:
-    """Hypercall 34 of a PV domain; parameters of translated guests are not offered."""
-    yield from ()
-    cmd &= 0xFFFFFFFF
-    if cmd in NOT_HVM:
-        return NOT_HVM[cmd]
-    if cmd not in HVM_SIZES:
-        return -ENOSYS
-    raw = read(xen, vcpu, arg, HVM_SIZES[cmd])
-    if raw is None:
-        return -EFAULT
-    if cmd == GET_TIME:
-        return 0 if write(xen, vcpu, arg, bytes(8)) else -EFAULT
-    named = U16.unpack_from(raw)[0]
-    if cmd == XENTRACE:
-        return -EINVAL if named >= TRACE_CLASSES or U16.unpack_from(raw, 2)[0] > TRACE_BYTES else 0
-    target = _any(xen, vcpu.domain, named)
-    if target is None:
-        return -ESRCH
-    if cmd == PAGETABLE_DYING:
-        return -EINVAL if target is vcpu.domain else -EOPNOTSUPP
-    if cmd == GET_MEM_TYPE:
-        return xen.xsm.target("hvm_param", vcpu.domain, target) or -EINVAL
-    if not target.external:
-        return -EINVAL
-    return xen.xsm.target("hvm_param", vcpu.domain, target) or -ENOSYS
-
-
-def do_dm_op(xen: Xen, vcpu: VCpu, domid: int, count: int, buffers: int, a4: int, a5: int) -> Steps:
-    """Hypercall 41: a device model's; no domain here has one."""
-    yield from ()
-    count &= 0xFFFFFFFF
-    if count > DM_BUFFERS:
-        return -E2BIG
-    if read(xen, vcpu, buffers, DM_BUFFER_SIZE * count) is None:
-        return -EFAULT
-    if not count:
-        return -ENODATA
-    domain = xen.domains.get(domid & 0xFFFF)
-    if domain is None:
-        return -ESRCH
-    if domain is vcpu.domain:
-        return -EPERM
-    if not domain.external:
-        return -EINVAL
-    return xen.xsm.dm_priv("dm_op", vcpu.domain, domain) or -EOPNOTSUPP
-
-
-def _versioned(wanted: int, size: int) -> Handler:
-    """A family of the control domain, by a struct with a version. Its operations are not offered."""
-
-    def handler(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int) -> Steps:
-        yield from ()
-        raw = read(xen, vcpu, arg, size)
-        if raw is None:
-            return -EFAULT
-        if U32.unpack_from(raw, 4)[0] != wanted:
-            return -EACCES
-        return -ENOSYS if vcpu.domain.is_privileged else -EPERM
-
-    return handler
-
-
 def _refused(code: int) -> Handler:
     """A family that a guest is refused whatever it asks for, and that is not offered to the control domain."""
 
@@ -357,6 +294,41 @@ def _refused(code: int) -> Handler:
     return handler
 
 
+def _nowhere(code: int) -> Handler:
+    """A family that nobody is offered on this processor."""
+
+    def handler(xen: Xen, vcpu: VCpu, a1: int, a2: int, a3: int, a4: int, a5: int) -> Steps:
+        yield from ()
+        return code
+
+    return handler
+
+
+def do_mca(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int) -> Steps:
+    """Hypercall 48: machine checks, of which this machine has none. The version stands after the command."""
+    yield from ()
+    if not vcpu.domain.is_privileged:
+        return -EPERM
+    raw = read(xen, vcpu, arg, 8)
+    if raw is None:
+        return -EFAULT
+    return -EACCES if U32.unpack_from(raw, 4)[0] != MCA_VERSION else -ENOSYS
+
+
+def do_hypfs_op(xen: Xen, vcpu: VCpu, cmd: int, name: int, size: int, buffer: int, length: int) -> Steps:
+    """Hypercall 42: the version of the interface. Parameters themselves are not offered."""
+    yield from ()
+    if not vcpu.domain.is_privileged:
+        return -EPERM
+    if cmd & 0xFFFFFFFF == 0:
+        return -EINVAL if name or size or buffer or length else HYPFS_VERSION
+    raw = read(xen, vcpu, name, size & 0xFFFFFFFF) if size else b""
+    if raw is None:
+        return -EFAULT
+    whole = raw[:1] == b"/" and raw[-1:] == b"\0" and raw.count(0) == 1
+    return -ENOSYS if whole and cmd in (1, 2) and length >= HYPFS_ENTRY else -EINVAL
+
+
 def do_paging_domctl_cont(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int) -> Steps:
     """Hypercall 49: continues a shadow_op, which is never interrupted here."""
     yield from ()
@@ -364,18 +336,17 @@ def do_paging_domctl_cont(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: 
 
 
 MACHINE: Final[dict[int, Handler]] = {
-    abi.HYPERVISOR_PLATFORM_OP: _versioned(PLATFORM_VERSION, 144),
+    abi.HYPERVISOR_PLATFORM_OP: do_platform_op,
     abi.HYPERVISOR_XEN_VERSION: do_xen_version,
     abi.HYPERVISOR_CONSOLE_IO: do_console_io,
     abi.HYPERVISOR_PHYSDEV_OP_COMPAT: do_physdev_op_compat,
     abi.HYPERVISOR_XENOPROF_OP: do_xenoprof_op,
     abi.HYPERVISOR_PHYSDEV_OP: do_physdev_op,
     abi.HYPERVISOR_HVM_OP: do_hvm_op,
-    abi.HYPERVISOR_SYSCTL: _versioned(SYSCTL_VERSION, 136),
     abi.HYPERVISOR_KEXEC_OP: _refused(-EPERM),
-    abi.HYPERVISOR_XENPMU_OP: _refused(-EOPNOTSUPP),
+    abi.HYPERVISOR_XENPMU_OP: _nowhere(-EOPNOTSUPP),
     abi.HYPERVISOR_DM_OP: do_dm_op,
-    abi.HYPERVISOR_HYPFS_OP: _refused(-EPERM),
-    abi.HYPERVISOR_MCA: _refused(-EPERM),
+    abi.HYPERVISOR_HYPFS_OP: do_hypfs_op,
+    abi.HYPERVISOR_MCA: do_mca,
     abi.HYPERVISOR_PAGING_DOMCTL_CONT: do_paging_domctl_cont,
 }

@@ -18,6 +18,7 @@ from bulkhead.impl.xen.domains import Domain, VCpu
 from bulkhead.impl.xen.frames import Frame, FrameTable, make_writable
 from bulkhead.impl.xen.hypercall import dispatch
 from bulkhead.impl.xen.lifecycle import create_domain, set_max_vcpus
+from bulkhead.impl.xen.toolstack import MachineSettings
 from bulkhead.impl.xen.xsm import DummyPolicy, Policy
 
 T = TypeVar("T")
@@ -55,6 +56,7 @@ class Xen:
         "options",
         "preemption",
         "rng",
+        "settings",
         "trace",
         "virq_handlers",
         "xsm",
@@ -76,6 +78,7 @@ class Xen:
         self.options = options if options is not None else Options()
         self.preemption = preemption if preemption is not None else Preemption()
         self.last_domid = 0
+        self.settings = MachineSettings()
         self.dom_io = Domain(self, 0x7FF1)
         self.dom_xen = Domain(self, 0x7FF2)
         self.trace: Trace | None = None
@@ -145,8 +148,10 @@ class Xen:
 
     def raise_global_virq(self, virq: int) -> None:
         """Signal the domain that handles a global virtual interrupt."""
-        handler = self.virq_handlers.get(virq, self.hardware_domain)
-        if handler is not None and not handler.gone and not handler.is_dying:
+        handler = self.virq_handlers.get(virq)
+        if handler is None or handler.is_dying:
+            handler = self.hardware_domain
+        if handler is not None and not handler.is_dying:
             handler.events.raise_virq(virq)
 
     # --- hypercalls ---

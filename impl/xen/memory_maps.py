@@ -15,6 +15,7 @@ from bulkhead.impl.xen.abi import (
     DOMID_SELF,
     EFAULT,
     EINVAL,
+    ENOBUFS,
     ENOSYS,
     EOPNOTSUPP,
     EPERM,
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 MFN_LIST = Struct("<I4xQI4x")  # max_extents, extent_start, nr_extents
 MAPPING = Struct("<QQQ")  # v_start, v_end, max_mfn
 MEMORY_MAP = Struct("<I4xQ")  # nr_entries, buffer
+VNUMA = Struct("<HHIIIQQQ")  # domid pad, numbers of nodes, vCPUs and ranges, addresses of distances, vCPUs, ranges
+VNUMA_SIZES = Struct("<III")
+VNUMA_RANGE = 24
 E820 = Struct("<QQI")  # address, size, type
 E820_ENTRY = E820.size
 E820_RAM = 1
@@ -157,7 +161,16 @@ def _vnuma(xen: Xen, vcpu: VCpu, arg: int) -> int:
     domain = _any(xen, vcpu, domid)
     if domain is None:
         return -ESRCH
-    return xen.xsm.target("get_vnumainfo", vcpu.domain, domain) or -EOPNOTSUPP
+    rc = xen.xsm.target("get_vnumainfo", vcpu.domain, domain)
+    if rc or domain.toolstack.vnuma is None:
+        return rc or -EOPNOTSUPP
+    _, _, nodes, vcpus, ranges, distances_at, vcpus_at, ranges_at = VNUMA.unpack_from(raw)
+    virtual, distances, of_vcpus, memory = domain.toolstack.vnuma
+    told = (virtual, len(of_vcpus) // 4, len(memory) // VNUMA_RANGE)
+    if any(room < size for room, size in zip((nodes, vcpus, ranges), told, strict=True)):
+        return -ENOBUFS if write(xen, vcpu, arg + 4, VNUMA_SIZES.pack(*told)) else -EFAULT
+    parts = ((ranges_at, memory), (distances_at, distances), (vcpus_at, of_vcpus), (arg + 4, VNUMA_SIZES.pack(*told)))
+    return 0 if all(write(xen, vcpu, at, part) for at, part in parts) else -EFAULT
 
 
 def _reserved_device_memory(xen: Xen, vcpu: VCpu, arg: int) -> int:

@@ -29,6 +29,8 @@ SHADOW_OFF: Final = 0
 SHADOW_ENABLE_LOGDIRTY: Final = 2
 SHADOW_CLEAN: Final = 11
 SHADOW_PEEK: Final = 12
+SHADOW_GET_ALLOCATION, SHADOW_SET_ALLOCATION = 30, 31
+MB_SHIFT: Final = 8  # pages in a MiB
 LOGDIRTY_FINAL: Final = 1
 BITS_AT_ONCE: Final = abi.PAGE_SIZE * 8
 U64_MASK: Final = (1 << 64) - 1
@@ -68,7 +70,7 @@ def shadow_op(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> in
 
     Bit n of the bitmap stands for guest frame n; all of its `pages` bits are written.
     """
-    op, mode, mb, pad, bitmap, pages, faults, _ = SHADOW_OP.unpack_from(body)
+    op, mode, mb, pad, bitmap, pages, faults, dirtied = SHADOW_OP.unpack_from(body)
     if domain is vcpu.domain or not domain.vcpus:
         return -EINVAL
     if domain.is_dying:
@@ -85,6 +87,12 @@ def shadow_op(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> in
             return 0 if domain.external else -EINVAL
         domain.dirty_log = None
         return 0
+    if op in (SHADOW_GET_ALLOCATION, SHADOW_SET_ALLOCATION) and domain.external:
+        if op == SHADOW_SET_ALLOCATION:
+            domain.toolstack.pool = mb << MB_SHIFT
+        mb = domain.toolstack.pool + (1 << MB_SHIFT) - 1 >> MB_SHIFT
+        told = SHADOW_OP.pack(op, mode, mb, pad, bitmap, pages, faults, dirtied)
+        return 0 if write(xen, vcpu, arg + 16, told) else -EFAULT
     if op not in (SHADOW_CLEAN, SHADOW_PEEK) or mode & ~LOGDIRTY_FINAL:
         return -EINVAL
     names = [xen.frames.table[mfn].m2p for mfn in domain.dirty_log or () if mfn in xen.frames.table]

@@ -18,6 +18,7 @@ MMIO_DM: Final = 4
 MMIO_DIRECT: Final = 5
 GRANT_RW: Final = 7
 GRANT_RO: Final = 8
+BROKEN: Final = 13  # memory that the control domain has declared unusable
 FOREIGN: Final = 14
 
 GRANT_TYPES: Final = frozenset({GRANT_RW, GRANT_RO})

@@ -74,7 +74,9 @@ def get_page_from_l1e(xen: Xen, pte: int, l1e_owner: Domain, pg_owner: Domain) -
         return -EINVAL
     mfn = (pte & PTE_MFN) >> 12
     if mfn >= xen.frames.nframes or mfn < IO_FRAMES:
-        return -EINVAL if mfn == PTE_MFN >> 12 else -EPERM  # no domain has I/O memory
+        if pg_owner.toolstack.iomem.has(mfn, mfn):
+            return 0  # it has no owner and no counts
+        return -EINVAL if mfn == PTE_MFN >> 12 else -EPERM
     frame = xen.frames.get(mfn)
     if frame is None:
         return -EBUSY
@@ -94,7 +96,10 @@ def put_page_from_l1e(xen: Xen, pte: int, l1e_owner: Domain) -> None:
     """Drop the references of an L1 entry."""
     if not pte & PTE_P:
         return
-    frame = xen.frames.table[(pte & PTE_MFN) >> 12]  # a present entry holds a reference to it
+    mfn = (pte & PTE_MFN) >> 12
+    if mfn >= xen.frames.nframes or mfn < IO_FRAMES:
+        return
+    frame = xen.frames.table[mfn]  # a present entry holds a reference to it
     owner = frame.owner
     if pte & PTE_RW and (owner is l1e_owner or owner is None or not owner.external):
         frame.tcount -= 1

@@ -11,7 +11,21 @@ from collections.abc import Generator
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from bulkhead.impl.xen.abi import EEXIST, EFAULT, EINVAL, ENOENT, ENOSPC, ENOSYS, ENXIO, EPERM, ESRCH, PAGE_SIZE, U32, U64
+from bulkhead.impl.xen.abi import (
+    EBUSY,
+    EEXIST,
+    EFAULT,
+    EINVAL,
+    ENOENT,
+    ENOSPC,
+    ENOSYS,
+    ENXIO,
+    EPERM,
+    ESRCH,
+    PAGE_SIZE,
+    U32,
+    U64,
+)
 from bulkhead.impl.xen.domains import NOT_STOPPED, STOPPED_BY_POWEROFF, STOPPED_BY_WATCHDOG
 from bulkhead.impl.xen.frames import PGT_WRITABLE, get_page
 from bulkhead.impl.xen.guest_access import handle_okay, read, write
@@ -36,6 +50,8 @@ WATCHDOGS: Final = 2
 MOST_POLLED: Final = 128
 YIELD, BLOCK, SHUTDOWN, POLL, REMOTE_SHUTDOWN, SHUTDOWN_CODE, WATCHDOG, PIN_OVERRIDE = range(8)
 WORDS: Final = Struct("<II")
+PROCESSOR: Final = Struct("<i")
+PROCESSORS: Final = 1
 POLLED: Final = Struct("<QI4xQ")  # ports nr_ports timeout
 
 
@@ -132,7 +148,8 @@ def do_sched_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a5: 
     if cmd == PIN_OVERRIDE:
         if vcpu.domain is not xen.hardware_domain:
             return -EPERM
-        return -EFAULT if read(xen, vcpu, arg, 4) is None else 0
+        chosen = read(xen, vcpu, arg, 4)
+        return -EFAULT if chosen is None else _pin(vcpu, *PROCESSOR.unpack(chosen))
     if cmd == POLL:
         return _poll(xen, vcpu, arg)
     if cmd not in (SHUTDOWN, REMOTE_SHUTDOWN, SHUTDOWN_CODE, WATCHDOG):
@@ -162,12 +179,26 @@ def do_sched_op_compat(xen: Xen, vcpu: VCpu, cmd: int, reason: int, a3: int, a4:
     return 0 if cmd in (YIELD, BLOCK, SHUTDOWN) else -ENOSYS
 
 
+def _pin(vcpu: VCpu, processor: int) -> int:
+    """Stay on a processor for now, or (a negative number) no longer; there is one processor."""
+    if processor < 0:
+        was, vcpu.pinned = vcpu.pinned, False
+        return 0 if was else -EINVAL
+    if processor >= PROCESSORS:
+        return -EINVAL
+    if vcpu.pinned:
+        return -EBUSY
+    vcpu.pinned = True
+    return 0
+
+
 def _remote_shutdown(xen: Xen, caller: Domain, domid: int, reason: int) -> int:
     target = xen.domains.get(domid & 0xFFFF)
     if target is None:
         return -ESRCH
     rc = xen.xsm.dm_priv("schedop_shutdown", caller, target)
     if not rc:
+        target.toolstack.stopped_asleep = target is not caller and (target.toolstack.stopped_asleep or not target.crashed)
         target.stop(reason)
     return rc
 

@@ -17,7 +17,7 @@ from typing import Final
 from bulkhead.impl.dom0 import gntdev_bsd, ioctl, ioctl_control
 from bulkhead.impl.dom0.process import Process
 from bulkhead.impl.dom0.syscalls import Syscalls
-from bulkhead.impl.xen import abi, domctl, hypercall, hypercall_evtchn, hypercall_other
+from bulkhead.impl.xen import abi, device_model, domctl, hypercall, hypercall_evtchn, hypercall_other, sysctl
 
 RECORDED: Final = Path(__file__).with_name("recorded.json")
 GRANT, MEMORY, EVENTS, DOMCTL = "grant_table_op", "memory_op", "event_channel_op", "domctl"
@@ -214,6 +214,8 @@ def lines() -> list[str]:
     out += [f"  {', '.join(each)}: {why}" for why, each in reasons.items()]
     out.append("Of Xen's operations, these are not offered (-ENOSYS):")
     absent = [(f"hypercall {n}", why) for n, why in hypercall_other.NOT_OFFERED.items()]
+    absent += [(f"sysctl {numbers}", why) for why, numbers in sysctl.NOT_OFFERED.items()]
+    absent += [("dm_op, the other operations (-EOPNOTSUPP)", device_model.NOT_OFFERED)]
     absent += [(f"domctl {', '.join(map(str, numbers))}", why) for why, numbers in domctl.NOT_OFFERED.items()]
     return out + [f"  {name}: {why}" for name, why in absent]
 

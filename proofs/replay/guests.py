@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.frames import PGT_L4, Frame
 from bulkhead.impl.xen.memory_op import populate_page
+from bulkhead.impl.xen.p2m import BROKEN
 from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER, get_table, write_pte
 from bulkhead.impl.xen.pv_build import TABLE_FLAGS
 
@@ -132,4 +133,5 @@ class TranslatedGuest:
     def frame(self, part: str) -> Frame | None:
         """The frame at a guest frame number; None for a hole."""
         assert self.domain.p2m is not None
-        return self.domain.p2m.lookup(int(part))[0]
+        frame, kind = self.domain.p2m.lookup(int(part))
+        return None if kind == BROKEN else frame

@@ -247,7 +247,7 @@ def _agent_va(rig: Rig, a: Args) -> int:
 
 
 def op_rd(rig: Rig, a: Args, skip: set[str]) -> Result:
-    if rig.agents[a["by"]].domain.crashed:
+    if rig.agents[a["by"]].silent():
         return {"r": -ETIMEDOUT}
     addr = _agent_va(rig, a)
     frame, code = rig.agents[a["by"]].access(addr, False)
@@ -259,7 +259,7 @@ def op_rd(rig: Rig, a: Args, skip: set[str]) -> Result:
 
 
 def op_wr(rig: Rig, a: Args, skip: set[str]) -> Result:
-    if rig.agents[a["by"]].domain.crashed:
+    if rig.agents[a["by"]].silent():
         return {"r": -ETIMEDOUT}
     addr = _agent_va(rig, a)
     frame, code = rig.agents[a["by"]].access(addr, True)

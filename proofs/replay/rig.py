@@ -67,14 +67,20 @@ class Agent:
         self.vcpu: VCpu = domain.vcpus[0]
         self.layout: PvAgentMemory = build_agent(rig.xen, domain)
         self.arg = self.layout.va(ARGS)
+        self.given_up = False
         self.dom0_port = 0  # by which Dom0 calls the agent
 
     def call(self, number: int, *registers: int) -> int:
         """A hypercall by the agent; NO_ANSWER from one that the hypervisor has crashed, in this call or before."""
-        if self.domain.crashed:
+        if self.silent():
             return NO_ANSWER
         rc = self.rig.xen.call(self.vcpu, number, *registers)
-        return NO_ANSWER if self.domain.crashed else rc
+        return NO_ANSWER if self.silent() else rc
+
+    def silent(self) -> bool:
+        """Does it answer no more? Once it was asked after it had stopped, it is not asked again, even if it is resumed."""
+        self.given_up = self.given_up or self.domain.crashed
+        return self.given_up
 
     def argument_page(self, offset: int) -> tuple[Frame, int]:
         """The page of the argument block that holds an offset, and where in it; IndexError beyond the block."""

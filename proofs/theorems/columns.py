@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -308,28 +308,48 @@ class Batch:
 
     # Steps.
 
-    def taken(self, plan: Plan) -> Iterator[tuple[tuple[int, ...], NDArray[np.intp]]]:
-        """The arguments with which a transition is enabled, each with the rows of the states in which it is."""
-        yield from self._taken(plan, 0, {}, True)
+    def taken(self, plan: Plan) -> Iterator[Taken]:
+        """The transitions of a plan in their order, with the arguments with which each is enabled in some state."""
+        found = sorted(self._taken(plan.root, {}, True), key=lambda taken: taken[0])  # stable: arguments stay in order
+        for at, args, rows in found:
+            yield Taken(plan.transitions[at], args, rows)
 
-    def _taken(self, plan: Plan, level: int, env: Env, so_far: Truth) -> Iterator[tuple[tuple[int, ...], NDArray[np.intp]]]:
-        for part in plan.asked[level]:
-            here = self.truth(part, env)
-            if here is False:
+    def _taken(self, node: Node, env: Env, so_far: Truth) -> Iterator[tuple[int, tuple[int, ...], NDArray[np.intp]]]:
+        while True:  # along the first branch; recursion only into the others, and for arguments
+            if node.ends:
+                rows = self.rows if isinstance(so_far, bool) else np.flatnonzero(so_far)
+                if len(rows):
+                    for at, params in node.ends:
+                        yield at, tuple(int(env[name]) for name in params), rows
+            for item, branch in node.branches[1:]:
+                if isinstance(item, Choice):
+                    yield from self._chosen(item.var, branch, env, so_far)
+                elif (both := self._passed(item, env, so_far)) is not False:
+                    yield from self._taken(branch, env, both)
+            if not node.branches:
                 return
-            if not isinstance(here, bool):
-                so_far = here if isinstance(so_far, bool) else so_far & here
-                if not so_far.any():
-                    return
-        if level == len(plan.order):
-            rows = self.rows if isinstance(so_far, bool) else np.flatnonzero(so_far)
-            if len(rows):
-                yield tuple(int(env[p.name]) for p in plan.transition.params), rows
-            return
-        var = plan.order[level]
+            item, node = node.branches[0]
+            if isinstance(item, Choice):
+                yield from self._chosen(item.var, node, env, so_far)
+                return
+            so_far = self._passed(item, env, so_far)
+            if so_far is False:
+                return
+
+    def _passed(self, part: Term, env: Env, so_far: Truth) -> Truth:
+        """The states, of those so far, in which a part of a guard is true, too."""
+        here = self.truth(part, env)
+        if isinstance(here, bool):
+            return so_far if here else False
+        both = here if isinstance(so_far, bool) else so_far & here
+        return both if both.any() else False
+
+    def _chosen(
+        self, var: Var, node: Node, env: Env, so_far: Truth
+    ) -> Iterator[tuple[int, tuple[int, ...], NDArray[np.intp]]]:
         for value in range(self.f.layout.size(var.sort)):
             self.f.effort.spend()
-            yield from self._taken(plan, level + 1, {**env, var.name: value}, so_far)
+            yield from self._taken(node, {**env, var.name: value}, so_far)
 
     def stepped(self, transition: Transition, args: tuple[int, ...], rows: NDArray[np.intp]) -> Bytes:
         """The states after a transition with these arguments, for some rows."""
@@ -358,27 +378,69 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The order in which the arguments of a transition are chosen, and the parts of its guard evaluated after each."""
+class Taken:
+    """A transition with arguments, and the rows of the states in which it is enabled."""
 
     transition: Transition
-    order: tuple[Var, ...]
-    asked: tuple[tuple[Term, ...], ...]  # before the first argument, after the first, ...
+    args: tuple[int, ...]
+    rows: NDArray[np.intp]
 
 
-def plan_of(transition: Transition) -> Plan:
+@dataclass(frozen=True)
+class Choice:
+    """An argument to be chosen (a boolean one may also be a part of a guard)."""
+
+    var: Var
+
+
+@dataclass
+class Node:
+    """A point in the evaluation of guards: which are true here, and which part is evaluated or argument chosen next."""
+
+    ends: list[tuple[int, tuple[str, ...]]] = field(default_factory=list)  # transitions, and their parameters
+    branches: list[tuple[Term | Choice, Node]] = field(default_factory=list)
+
+    def branch(self, item: Term | Choice) -> Node:
+        """The point after `item`."""
+        for known, node in self.branches:
+            if known is item:
+                return node
+        self.branches.append((item, Node()))
+        return self.branches[-1][1]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the guards of a step's outcomes are evaluated together: checks passed by several are evaluated once."""
+
+    transitions: tuple[Transition, ...]
+    root: Node
+
+
+def plan_of(transitions: Iterable[Transition]) -> Plan:
     """Plan: evaluate each part of a guard as soon as its variables are chosen; arguments that complete most parts first."""
+    found = Plan(tuple(transitions), Node())
+    same: dict[Term | Choice, Term | Choice] = {}  # equal parts of different guards are one object in the plan
+    for at, transition in enumerate(found.transitions):
+        node = found.root
+        for item in _order(transition):
+            node = node.branch(same.setdefault(item, item))
+        node.ends.append((at, tuple(p.name for p in transition.params)))
+    return found
+
+
+def _order(transition: Transition) -> Iterator[Term | Choice]:
+    """The parts of a guard and the arguments, in the order in which they are evaluated and chosen."""
     parts = [(free_variables(p), p) for p in conjuncts(transition.guard)]
-    left, order, known = list(transition.params), list[Var](), set[str]()
-    asked = [tuple(p for f, p in parts if not f)]
+    left, known = list(transition.params), set[str]()
+    yield from (p for f, p in parts if not f)
     while left:
         left.sort(key=lambda v: -sum(v.name in f and f <= known | {v.name} for f, _ in parts))
         var = left.pop(0)
-        order.append(var)
+        yield Choice(var)
         new = known | {var.name}
-        asked.append(tuple(p for f, p in parts if f <= new and not f <= known))
+        yield from (p for f, p in parts if f <= new and not f <= known)
         known = new
-    return Plan(transition, tuple(order), tuple(asked))
 
 
-__all__ = ["Batch", "Bytes", "Effort", "Env", "Formulas", "Layout", "OutOfEffort", "Plan", "plan_of"]
+__all__ = ["Batch", "Bytes", "Effort", "Env", "Formulas", "Layout", "OutOfEffort", "Plan", "Taken", "plan_of"]

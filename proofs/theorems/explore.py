@@ -238,10 +238,12 @@ class _Search:
         self.claims = {c.name: c for c in claims}
         self.two_state = any(c.kind == "transition" for c in self.claims.values())
         self.plans = [
-            plan_of(in_world(system, self.layout.world(), t))
+            plan_of(
+                in_world(system, self.layout.world(), t)
+                for t in (s.outcomes() if self.two_state else s.transitions())
+                if labels is None or t.label in labels
+            )
             for s in system.steps
-            for t in (s.outcomes() if self.two_state else s.transitions())
-            if labels is None or t.label in labels
         ]
         self.identity = _Identity(self.layout, limits.renamed)
         self.seen = _Seen()
@@ -271,7 +273,7 @@ class _Search:
         if complete and not all_of_them:
             complete, self.stopped = False, "not all initial states were tried: there are too many"
         bits = 0.0 if self.identity.exact else min(1.0, self.count**2 / 2.0**65)
-        labels = [p.transition.label for p in self.plans if not p.transition.changes_nothing]
+        labels = [t.label for p in self.plans for t in p.transitions if not t.changes_nothing]
         return Exploration(
             dict(self.layout.sizes),
             self.count,
@@ -373,8 +375,8 @@ class _Search:
         rows_of: list[NDArray[np.intp]] = []
         calls: list[NDArray[np.int32]] = []
         for plan in self.plans:
-            t = plan.transition
-            for args, rows in batch.taken(plan):
+            for taken in batch.taken(plan):
+                t, args, rows = taken.transition, taken.args, taken.rows
                 self.fired.add(t.label)
                 if t.changes_nothing and not self.two_state:
                     continue
@@ -465,10 +467,10 @@ def explore_graph(system: System, sizes: Mapping[str, int], most: int) -> Graph 
     edges = dict[tuple[int, int, str], None]()
     batch = Batch(search.formulas, every)
     for plan in search.plans:
-        for args, rows in batch.taken(plan):
-            after = search.identity.keys(batch.stepped(plan.transition, args, rows))
-            for row, key in zip(rows, after, strict=True):
-                edges[int(row), number[int(key)], plan.transition.label] = None
+        for taken in batch.taken(plan):
+            after = search.identity.keys(batch.stepped(taken.transition, taken.args, taken.rows))
+            for row, key in zip(taken.rows, after, strict=True):
+                edges[int(row), number[int(key)], taken.transition.label] = None
     return Graph(tuple(search.layout.state(every[:, k]) for k in range(every.shape[1])), found.initial, tuple(edges))
 
 

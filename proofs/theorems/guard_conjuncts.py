@@ -31,7 +31,7 @@ from bulkhead.model.ir import (
 
 LOOPS = 19  # nested loops: Python's compiler allows no more
 WAYS = 8  # alternatives of one goal
-LOOKS = 3000  # loops that one evaluation of a guard begins: of more choices a part is looked at, each time another one
+TRIED = 20_000  # values of arguments, in one evaluation of a probe: of more a part is tried, each time another one
 
 
 def alternatives(term: Term) -> list[Term]:
@@ -163,9 +163,12 @@ def compiled_probe(
 ) -> tuple[Callable[..., tuple[float, tuple[int, ...] | None]], list[Term]]:
     """Nested loops over the parameters and `some` that evaluate each conjunct as soon as its variables are chosen.
 
-    `why` has a bit for each variable that the failed conjuncts read. A loop ends where its own variable is not among them:
-    its other values fail in the same way (backjumping). So values that do not matter are not multiplied.
-    Returns the compiled probe, and the conjuncts in order of evaluation.
+    Returns the compiled probe, and the conjuncts in order of evaluation. The probe gives up, and tells how far it came,
+    after `TRIED` values: fifteen distinct arguments of thirty have more arrangements than anybody can try. Only the loops
+    nest: Python nests 100 blocks at most, and a guard may have any number of conjuncts.
+
+    `w_k` has a bit for each outer variable that the conjuncts which failed in loop `k` read. A loop ends where its own
+    variable is not among those of the loop within: its other values fail in the same way (backjumping).
     """
     coder = caller.coder
     left, order = [*t.params, *some], list[Var]()
@@ -175,8 +178,8 @@ def compiled_probe(
         left.sort(key=lambda v: -sum(v.name in f and f <= chosen | {v.name} for f in free))
         order.append(left.pop(0))
     bit = {v.name: 1 << k for k, v in enumerate(order)}
-    lines, pad, known = ["best = 0", "why = 0", f"left = {LOOKS}"], "", set[str]()
-    ends: list[str] = []  # what follows a block, from the outside in
+    lines, pad, known = ["best = tried = 0"], "", set[str]()
+    ends = ["return best, None"]  # what follows each loop, from the outside in
     asked: list[Term] = []
     # First what no step changes; then plain conjuncts: an implication may hold only because its condition, which another
     # conjunct wants, is not yet true.
@@ -185,34 +188,28 @@ def compiled_probe(
         if var is not None:
             k, size = len(known), coder.size(var)
             lines += [
-                f"{pad}left -= 1",
-                f"{pad}if left < 0: return best, None",
+                f"{pad}tried += {size}",
+                f"{pad}if tried > {TRIED}: return best, None",
                 f"{pad}o_{k} = int(rnd() * {size})",
                 f"{pad}w_{k} = 0",
                 f"{pad}for {code_name(var.name)} in (*range(o_{k}, {size}), *range(o_{k})):",
-                f"{pad}    why = 0",
             ]
-            inner = pad + "    "
-            ends += [
-                f"{pad}why = w_{k}",
-                f"{inner}w_{k} |= why & ~{bit[var.name]}",
-                f"{inner}    break",
-                f"{inner}    w_{k} = why",
-                f"{inner}if not why & {bit[var.name]}:",
-            ]
+            if known:
+                outer = bit[order[k - 1].name]
+                ends += [f"{pad}w_{k - 1} |= w_{k} & ~{outer}", f"{pad}    break", f"{pad}    w_{k - 1} = w_{k}"]
+                ends.append(f"{pad}if not w_{k} & {outer}:")
             known.add(var.name)
-            pad = inner
+            pad += "    "
         for f, part in [(f, p) for f, p in todo if f <= known]:
             test = joined("and", [coder.truth(part, {})])
             if test != "True":
                 lines += _partly(coder, part, len(asked), pad)
-                lines += [f"{pad}if {test}:", f"{pad}    if best < {len(asked) + 1}: best = {len(asked) + 1}"]
-                ends += [f"{pad}    why = {sum(bit[n] for n in f)}", f"{pad}else:"]
                 asked.append(part)
-                pad += "    "
+                otherwise = f"w_{len(known) - 1} |= {sum(bit[n] for n in f - {var.name})}; continue" if var else ends[0]
+                lines += [f"{pad}if not {test}: {otherwise}", f"{pad}if best < {len(asked)}: best = {len(asked)}"]
         todo = [(f, p) for f, p in todo if not f <= known]
     lines.append(f"{pad}return best, ({''.join(f'{code_name(p.name)}, ' for p in t.params)})")
-    lines += [*reversed(ends), "return best, None"]
+    lines += reversed(ends)
     return compiled("probe", "S, rnd", coder.with_tables(lines)), [*asked, Lit("true", BOOL)]
 
 

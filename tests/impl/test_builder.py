@@ -18,6 +18,7 @@ from bulkhead.impl.guests.agent import TestGuest
 from bulkhead.impl.guests.test_kernel import Source, build_kernel
 from bulkhead.impl.libs.osdep import Osdep
 from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.domains import Domain
 from bulkhead.impl.xen.frames import PGT_L4
 from bulkhead.impl.xen.lifecycle import unpause
 from tests.impl.support import check_counts
@@ -235,6 +236,23 @@ def test_without_privilege_nothing_is_built(tmp_path: Path) -> None:
     assert (caught.value.step, caught.value.errno) == ("create", abi.EPERM) and site.unchanged()
 
 
+def guest_frame(site: Site, domain: Domain, pfn: int) -> int:
+    """The frame of a page of the guest, by Xen's own table."""
+    return next(f.mfn for f in site.xen.frames.table.values() if f.owner is domain and not f.xenheap and f.m2p == pfn)
+
+
+def test_without_ramdisk_start_info_names_none(site: Site) -> None:
+    guest = build(site.os, Request(build_kernel(), b"", 256))
+    domain = site.xen.domains[guest.domid]
+    unpause(domain)
+    agent = TestGuest(site.xen, domain)
+    agent.boot()
+    info = agent.info
+    assert info is not None
+    assert (info.mod_start, info.mod_len, info.flags, info.first_p2m_pfn, info.nr_p2m_frames) == (0, 0, 0, 0, 0)
+    destroy(site, guest)
+
+
 def test_kernel_with_all_notes(site: Site) -> None:
     source = Source(notes={15: (0x8000000000).to_bytes(8, "little"), 16: (1).to_bytes(8, "little")})
     guest = build(site.os, Request(build_kernel(source), b"x" * 5000, 256))
@@ -247,6 +265,10 @@ def test_kernel_with_all_notes(site: Site) -> None:
     except Exception:
         info = agent.info
     assert info is not None and info.flags == 8 and info.mfn_list == 0x8000000000
+    assert (info.mod_len, info.nr_p2m_frames) == (5000, 1)
+    # Both lie behind all that is mapped in the main range: the ramdisk, and then the frame list.
+    assert info.first_p2m_pfn == info.mod_start + 2
+    assert bytes(site.xen.frames.table[guest_frame(site, domain, info.mod_start)].bytes()) == b"x" * 4096
     first = int.from_bytes(agent.memory.load(info.mfn_list, 8), "little")
     frame = site.xen.frames.get(first)
     assert frame is not None and frame.owner is domain and frame.m2p == 0

@@ -40,6 +40,8 @@ def test_the_test_kernel() -> None:
         (KERNEL[:40], "inside the ELF header"),
         (KERNEL[:100], "inside the program headers"),
         (KERNEL[:9000], "passes the end"),
+        # A loadable segment that ends one byte behind the file, and begins well inside of it.
+        (KERNEL[:152] + pack("<QQ", *[len(KERNEL) - 3 * 4096 + 1] * 2) + KERNEL[168:], "passes the end"),
         (KERNEL[:4] + b"\1" + KERNEL[5:], "not a 64-bit"),
         (KERNEL[:5] + b"\2" + KERNEL[6:], "not a little-endian"),
         (KERNEL[:18] + b"\x28\0" + KERNEL[20:], "not for x86-64"),

@@ -66,6 +66,8 @@ def test_limits(proxy: FileProxy) -> None:
     assert proxy.handle(p.FILE_OPEN, b"sub/file") == (-24, b"")
     assert proxy.handle(p.FILE_READ, p.READ.pack(fds[0], 0, p.MAX_READ + 1)) == (-abi.EINVAL, b"")
     assert proxy.handle(p.FILE_READ, p.READ.pack(fds[0], (1 << 64) - 1, 1)) == (-abi.EINVAL, b"")
+    assert proxy.handle(p.FILE_READ, p.READ.pack(fds[0], 1 << 62, 1)) == (-abi.EINVAL, b"")
+    assert proxy.handle(p.FILE_READ, p.READ.pack(fds[0], (1 << 62) - 1, p.MAX_READ)) == (0, b"")
     assert proxy.handle(p.FILE_READ, p.READ.pack(99, 0, 1)) == (-abi.EBADF, b"")
     assert proxy.handle(p.FILE_CLOSE, p.FD.pack(99)) == (-abi.EBADF, b"")
     assert proxy.handle(p.FILE_STAT, b"x") == (-abi.EINVAL, b"") and proxy.handle(0x99, b"")[0] == -abi.ENOSYS

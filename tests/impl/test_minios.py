@@ -69,6 +69,12 @@ def test_gntmap_limits(pair: Pair) -> None:
     gmap.set_max_grants(2)
     assert error(gmap.set_max_grants, 5) == abi.EBUSY
     assert error(gmap.map_grant_refs, [(0, ref) for ref in pair.refs], False) == abi.ENOMEM
+    # A number of a domain is taken as it is, also an odd one.
+    domb = pair.domb
+    own = domb.grant_access(domb.domain.domid, domb.alloc_page(), False)
+    assert domb.domain.domid % 2 and error(gmap.map_grant_refs, [(domb.domain.domid - 1, own)], True) == abi.EINVAL
+    assert gmap.map_grant_refs([(domb.domain.domid, own)], True)
+    gmap.fini()
     other = GntMap(pair.domb)
     assert error(other.map_grant_refs, [(0, pair.refs[0])] * 129, True) == abi.ENOMEM
     assert error(other.set_max_grants, 5) == abi.EBUSY

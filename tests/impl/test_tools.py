@@ -112,6 +112,53 @@ def test_xenstore_requests(house: House) -> None:
     assert house.machine.shut_down() == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "payload"),
+    [
+        (pages.XS_READ, b"name\0rest"),
+        (pages.XS_RM, b"data\0x"),
+        (pages.XS_SET_PERMS, b"data\0r2\0b3"),
+        (pages.XS_WATCH, b"data\0token\0x"),
+        (pages.XS_RESET_WATCHES, b"x"),
+        (pages.XS_WRITE, b"data"),
+        (pages.XS_INTRODUCE, b"1\0002\0003\0x"),
+    ],
+)
+def test_what_does_not_end_with_a_zero_byte_is_refused(house: House, kind: int, payload: bytes) -> None:
+    """Else the rest of a message is cut off, and what comes before it is done."""
+    with pytest.raises(XsError, match="EINVAL"):
+        house.machine.xenstored.request(house.domid, kind, 0, payload)
+
+
+def test_the_numbers_of_permissions_have_32_bits(house: House) -> None:
+    stored, path = house.machine.xenstored, b"/local/domain/%d/data" % house.domid
+    for number in (0x7FFFFFFF, 0x80000000, 0xFFFFFFFF):
+        stored.request(0, pages.XS_SET_PERMS, 0, path + b"\0n0\0r%d\0" % number)
+        assert stored.request(0, pages.XS_GET_PERMS, 0, path + b"\0") == b"n0\0r%d\0" % number
+    with pytest.raises(XsError, match="EINVAL"):
+        stored.request(0, pages.XS_SET_PERMS, 0, path + b"\0n0\0r%d\0" % (1 << 32))
+
+
+def test_a_part_of_a_request_is_acknowledged(house: House) -> None:
+    """A request may be longer than the ring: the guest waits for space, and the daemon for the rest."""
+    machine, guest = house.machine, house.guest
+    memory, page = guest.memory, house.store_page()
+    path = b"data/long\0"
+    raw = XS_HEADER.pack(pages.XS_WRITE, 7, 0, len(path) + 2000) + path + b"v" * 2000
+    assert guest.domain.events.take_pending() is not None
+    done = 0
+    while done < len(raw):
+        prod, cons = (int.from_bytes(memory.load(page + at, 4), "little") for at in (2052, 2048))
+        part = raw[done : done + 1024 - (prod - cons)]
+        for i, byte in enumerate(part):
+            memory.store(page + (prod + i) % 1024, bytes((byte,)))
+        memory.store(page + 2052, U32.pack(prod + len(part)))
+        done += len(part)
+        machine.xenstored.step()
+        assert guest.domain.events.take_pending(), f"the guest is not told that {done} bytes were taken"
+    assert machine.xenstored.request(0, pages.XS_READ, 0, b"/local/domain/%d/data/long\0" % house.domid) == b"v" * 2000
+
+
 def test_a_directory_that_is_too_large_for_an_answer(house: House) -> None:
     stored = house.machine.xenstored
     for i in range(130):

@@ -27,7 +27,7 @@ from bulkhead.model.trace import Event, Trace
 from bulkhead.model.world import World as TableWorld
 from bulkhead.model.world import size_of
 from bulkhead.proofs.certify.check import CONFIRMED, DENIED, UNDECIDED, certify
-from bulkhead.proofs.certify.tree import assemble
+from bulkhead.proofs.certify.tree import Rules, assemble
 from bulkhead.proofs.report.certified import claims_of
 from bulkhead.proofs.theorems.attack import find_attack
 from bulkhead.proofs.theorems.cti import Cti, counterexample
@@ -73,10 +73,16 @@ class Violation:
 
 @dataclass
 class Seen:
-    """Counts of comparisons, so that a run that compares nothing is detected."""
+    """Counts of comparisons, so that a run that compares nothing is detected.
+
+    `refused` are drafts that the checker refuses, some only with their fault; `unmade` are seeds without a draft.
+    `uncompared` are systems that Bulkhead accepts and the interpreter cannot read; each is a difference, too.
+    """
 
     systems: int = 0
     refused: int = 0
+    unmade: int = 0
+    uncompared: int = 0
     states: int = 0
     steps: int = 0
     proved: int = 0
@@ -99,17 +105,34 @@ def differences(text: str, seed: int, budget: Budget, seen: Seen) -> Iterator[st
     library = Library()
     library.take(parsed, text)
     (name,) = library.systems
+    system = build(library, name, ())
     rng = random.Random(seed)
-    tree = items_of(text)
-    faults = [i.name for i in tree if isinstance(i, s.FaultItem)][: rng.randrange(2)]
-    system = build(library, name, tuple(faults))
-    items = assemble(library, name, faults)
+    made = [i for c in closure(library, library.systems[name], []) for i in c.items]
+    faults = [i.name for i in made if isinstance(i, s.FaultItem)][: rng.randrange(2)]
+    if faults:
+        system = build(library, name, tuple(faults))
     seen.systems += 1
     seen.instances += sum(bool(u.args) for c in parsed.components for u in c.uses)
-    if sorted(map(_shape, tree)) != sorted(
-        map(_shape, (i for c in closure(library, library.systems[name], []) for i in c.items))
-    ):
+    try:
+        tree = items_of(text)
+    except RulesError as error:
+        seen.uncompared += 1
+        yield f"instances: what the checker accepts cannot be written out as text: {error}"
+        return
+    if sorted(map(_shape, tree)) != sorted(map(_shape, made)):
         yield "instances: the names of a component with parameters are replaced otherwise than in the text"
+        return
+    try:
+        yield from _compared(system, assemble(library, name, faults), tree, faults, budget, seen, rng)
+    except RulesError as error:
+        seen.uncompared += 1
+        yield f"refused: what the checker accepts is refused later: {error}"
+
+
+def _compared(
+    system: Checked, items: Rules, tree: list[s.Item], faults: list[str], budget: Budget, seen: Seen, rng: random.Random
+) -> Iterator[str]:
+    """Each difference in what the two say of a system."""
     seen.faults += len(faults)
     for fault in faults:
         tree = with_fault(tree, fault)

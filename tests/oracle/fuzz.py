@@ -90,7 +90,7 @@ def run_part(task: tuple[int, int, int, int, bool]) -> tuple[Seen, list[Differen
         try:
             made = draft(seed)
         except LookupError:
-            seen.refused += 1
+            seen.unmade += 1
             continue
         budget = Budget(worlds=1, attack=seed % attack_every == 0, export=seed % EXPORT_EVERY == 0)
         what = first_difference(made, seed, budget, seen)
@@ -144,6 +144,10 @@ def main() -> int:
         print(f"{d}\n{'-' * 80}")
     print(Counter(d.kind for d in found))
     print(f"{seen}, {time.perf_counter() - begun:.1f} s")
+    print(
+        f"{seen.systems - seen.uncompared} systems compared, {seen.uncompared} could not be; "
+        f"{seen.refused} drafts are no rules, {seen.unmade} seeds gave none"
+    )
     return 1 if found else 0
 
 

@@ -1,23 +1,53 @@
 """Components with parameters, as defined by the reference: each use is expanded as text, with words replaced; for tests.
 
-Bulkhead substitutes names in the syntax tree; here words of the text are replaced, and the result is parsed again. The
-words around a word tell whether it is a name, a field, a step, a code or a variable.
+Bulkhead substitutes names in the syntax tree; here words of the text are replaced, and the result is parsed again. Lark and
+the grammar tell which words are names: `init` and `let` may be either. The words around a name tell whether it is a field,
+a step, a code or a variable. A replaced name stands in the new text as a word that nobody has written, so that none is taken
+for a keyword there; the tree then gets the name that is meant.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+from lark import Lark, Token
 
 from bulkhead.model import syntax as s
-from bulkhead.model.parser import parse_text
+from bulkhead.model.diagnostics import Span
+from bulkhead.model.parser import GRAMMAR, parse_text
 
 WORD = re.compile(r'"[^"]*"|--[^\n]*|[A-Za-z_]\w*|\d+|\s+|->|!=|\.\.\.|.', re.DOTALL)
 
 
+class Name(str):
+    """A word that the grammar takes for a name; the same letters elsewhere may be a keyword."""
+
+
+class Replaced(Name):
+    """A name that a use of a component puts into its text."""
+
+
+@functools.cache
+def _grammar() -> Lark:
+    return Lark(GRAMMAR.read_text(encoding="utf-8"), parser="lalr")
+
+
 def _words(text: str) -> list[str]:
-    return [w for w in WORD.findall(text) if not w.isspace() and not w.startswith("--")]
+    """The words of a rules file; those that are names are of class `Name`."""
+    tokens = _grammar().parse(text).scan_values(lambda t: isinstance(t, Token) and t.type == "NAME")
+    names = {t.start_pos for t in tokens}
+    found = [(m.start(), m.group()) for m in WORD.finditer(text)]
+    return [Name(w) if at in names else w for at, w in found if not w.isspace() and not w.startswith("--")]
+
+
+def _keywords(words: list[str]) -> list[str]:
+    """The words, and nothing where a name stands."""
+    return ["" if isinstance(w, Name) else w for w in words]
 
 
 def _texts(sources: Mapping[str, str]) -> dict[str, list[str]]:
@@ -25,7 +55,7 @@ def _texts(sources: Mapping[str, str]) -> dict[str, list[str]]:
     out: dict[str, list[str]] = {}
     for text in sources.values():
         words = _words(text)
-        starts = [k for k, w in enumerate(words) if _begins(words, k)]
+        starts = [k for k, w in enumerate(_keywords(words)) if w in ("component", "system")]
         for first, end in zip(starts, [*starts[1:], len(words)], strict=True):
             if words[first] == "component":
                 k = first + 1
@@ -33,18 +63,6 @@ def _texts(sources: Mapping[str, str]) -> dict[str, list[str]]:
                     k += 1
                 out["".join(words[first + 1 : k])] = words[first:end]
     return out
-
-
-def _begins(words: list[str], k: int) -> bool:
-    """Does a component or system begin here? Its name follows, and then its string or parameters."""
-    if words[k] not in ("component", "system") or k + 2 >= len(words) or not re.match(r"[A-Za-z_]", words[k + 1]):
-        return False
-    k += 2
-    while words[k] == ".":
-        k += 2
-    if words[k] == "(":
-        k = words.index(")", k) + 1
-    return words[k].startswith('"')
 
 
 def _head(words: list[str]) -> tuple[list[tuple[bool, str]], list[tuple[str, list[str], str]], list[str]]:
@@ -101,33 +119,36 @@ def _declared(words: list[str]) -> tuple[list[str], dict[str, str]]:
 
 def _replaced(words: list[str], names: Mapping[str, str]) -> list[str]:
     """The words, with names replaced."""
+    keywords = _keywords(words)  # and signs
     out: list[str] = []
     conditions = 0
     binding = False  # between a quantifier and its dot
     brackets: list[bool] = []  # of each that is open: are these the fields of a record?
     field = False  # is a field, a step or a local next?
     for k, word in enumerate(words):
-        before = words[k - 1] if k else ""
-        behind = words[k + 1] if k + 1 < len(words) else ""
-        code = (before == "else" and conditions == 0) or words[max(k - 2, 0) : k] == ["drop", "undo"]
+        keyword = keywords[k]
+        before = keywords[k - 1] if k else ""
+        behind = keywords[k + 1] if k + 1 < len(words) else ""
+        code = (before == "else" and conditions == 0) or keywords[max(k - 2, 0) : k] == ["drop", "undo"]
         if before == "else" and conditions:
             conditions -= 1
-        conditions += word == "if"
+        conditions += keyword == "if"
         other = (
             field
             or before in ("fail", "fails", "step", "each", "to")
             or code
             or (behind == ":" and before not in ("const", "state"))
+            or (k > 1 and keywords[k - 2] == "scenario")  # `possible` or `impossible`
         )
-        if word in "([{":
-            brackets.append(word == "{" and before != "in")
-        elif word in ")]}" and brackets:
+        if keyword and keyword in "([{":
+            brackets.append(keyword == "{" and before != "in")
+        elif keyword and keyword in ")]}" and brackets:
             brackets.pop()
         grouped = bool(brackets) and brackets[-1] and behind == "," and before in ("{", ",")  # `{ a, b: S }`
         other = other or grouped
-        field = word == "." and not binding
-        binding = (binding or word in ("forall", "exists")) and word != "."
-        out.append(word if other else names.get(word, word))
+        field = keyword == "." and not binding
+        binding = (binding or keyword in ("forall", "exists")) and keyword != "."
+        out.append(Replaced(names[word]) if isinstance(word, Name) and not other and word in names else word)
     return out
 
 
@@ -167,8 +188,26 @@ def expanded(sources: Mapping[str, str], uses: list[str]) -> list[s.Item]:
 
     for name in uses:
         write(name, [], "")
-    text = "\n\n".join(f'component part{k} "" {" ".join(words)}' for k, words in enumerate(written.values()))
-    return [i for c in parse_text(text, "instances").components for i in c.items]
+    everything = [w for words in written.values() for w in words]
+    mark = "r"
+    while any(w.startswith(mark) for w in everything):
+        mark += "r"
+    marks = {name: f"{mark}{k}" for k, name in enumerate(sorted({w for w in everything if isinstance(w, Replaced)}))}
+    texts_of_parts = [" ".join(marks[w] if isinstance(w, Replaced) else w for w in words) for words in written.values()]
+    text = "\n\n".join(f'component part{k} "" {words}' for k, words in enumerate(texts_of_parts))
+    meant = {m: str(name) for name, m in marks.items()}
+    return [_named(i, meant) for c in parse_text(text, "instances").components for i in c.items]
+
+
+def _named(node: Any, meant: Mapping[str, str]) -> Any:
+    """A part of the tree with the names that the marks stand for."""
+    if isinstance(node, str):
+        return ".".join(meant.get(word, word) for word in node.split("."))
+    if isinstance(node, tuple) and not isinstance(node, Span):
+        return tuple(_named(part, meant) for part in node)
+    if not isinstance(node, s.Node):
+        return node
+    return replace(node, **{f: _named(getattr(node, f), meant) for f in node.__match_args__ if f != "span"})  # type: ignore[type-var]
 
 
 def items_of(text: str, more: Iterable[Path] = ()) -> list[s.Item]:

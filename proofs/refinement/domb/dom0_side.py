@@ -32,6 +32,8 @@ class Dom0Side:
         self.handles: dict[int, int] = {}  # Dom0's handles -> Handle
         self.refused = False  # Xen has refused a map or a bind since somebody asked
         self.quiet = False  # an ioctl is followed as a whole (ports.py), not its hypercalls
+        self.clock = 0  # counts what a daemon publishes in a ring, and signals
+        self.signalled: dict[int, int] = {}  # ports of Dom0 -> when they were signalled last
         self.had_writer = False  # some process could write the channel that is offered now
 
     def rule(self, label: str, args: dict[str, int] | None = None, expect: str = OKAY, fail: str | None = None) -> str:
@@ -141,8 +143,15 @@ class Dom0Side:
 
     # Event channels.
 
+    def tick(self) -> int:
+        """A time that is later than all before it."""
+        self.clock += 1
+        return self.clock
+
     def dom0_port(self, cmd: int, arg: bytes, rc: int, raw: bytes) -> None:
         """One event channel operation of Dom0's kernel."""
+        if cmd == abi.EVTCHNOP_SEND and rc == 0:
+            self.signalled[abi.U32.unpack(arg)[0]] = self.tick()
         if self.quiet:
             return
         if cmd == abi.EVTCHNOP_BIND_INTERDOMAIN:

@@ -4,22 +4,18 @@ The process connects, sends requests, answers as the file proxy does, or wrongly
 comes again, and maps the reserved page of the guest; a build may fail and DomB may die at each of its steps. After each
 action both sides are compared completely, and in each new state all claims are evaluated. `canonical` identifies states by
 the data that determine the implementation's further behaviour. A build that waits for files is a running function and cannot
-be saved, so a state is a process: it forks a child for each action, and the child searches behind it.
-`python -m bulkhead.proofs.refinement.domb.exhaustive` runs the worlds of the README.
+be saved, so states are processes (forked.py). `python -m bulkhead.proofs.refinement.domb.exhaustive` runs the worlds of the
+README and compares their numbers of states and actions with those that are written here.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 import hashlib
-import os
-import pickle
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -31,51 +27,76 @@ from bulkhead.impl.xen import abi
 from bulkhead.proofs.jobs import run_to_end
 from bulkhead.proofs.refinement.domb.exports import files
 from bulkhead.proofs.refinement.domb.follow import Follower
+from bulkhead.proofs.refinement.domb.forked import Path_, Walk, apart, uncollected
 from bulkhead.proofs.refinement.domb.machine import Crash, Machine, Process
 from bulkhead.proofs.refinement.domb.world import Size, rules_for
 from bulkhead.proofs.refinement.exhaustive.search import Result, run_worlds
-from bulkhead.proofs.refinement.lockstep.abstraction import dump
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
-SIZE: Final = Size(heap=200, lives=8, nodes=2, visits=1, watches=1)  # two guests of 64 pages, and no XenStore
+# Two guests of 64 pages, and no XenStore. If it is too small, a step says of what there are too few.
+SIZE: Final = Size(
+    heap=200,
+    refs=(0, 1, *range(8, 16), 5000),
+    processes=4,
+    translations=80,
+    handles=20,
+    lives=5,
+    files=8,
+    maps=20,
+    ports=14,
+    buffers=12,
+    pieces=24,
+    nodes=2,
+    visits=1,
+    watches=1,
+)
 GUEST: Final = 2  # the id of the first guest
 REQUEST: Final = p.CreateRequest("kernel0", "", 64, "").pack()
 ASKS: Final = {"unpause": p.UNPAUSE, "pause": p.PAUSE, "destroy": p.DESTROY}
 STEPS: Final = 16  # no build has more steps
-UNREAD: Final = 2  # answers in the ring, at which the process asks for nothing more
-NESTED: Final = 48  # processes that wait for each other; longer paths are gone again from the start
-Path_ = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of a world. `steps`: a build fails or DomB dies at every n-th of its steps, or at none (0)."""
+    """The limits of a world. `steps`: a build fails or DomB dies at every n-th of its steps, or at none (0). `unread`: with
+    so many answers in the ring the process asks for nothing more, else they pile up until it is full. `patient`: the process
+    sends a message only when DomB has taken the one before it."""
 
     requests: int = 1
     asks: tuple[str, ...] = ("unpause", "destroy")
     steps: int = 1
     maps: bool = True
     lies: bool = True
+    unread: int = 2
+    patient: bool = False
 
     def text(self) -> str:
         """A readable form."""
         stops = f", builds that stop at every {self.steps}. step" if self.steps else ""
         return (
             f"{self.requests} request{'s' * (self.requests > 1)}, {', '.join(self.asks) or 'no question'}"
-            f"{', a mapping' * self.maps}{', lies' * self.lies}{stops}"
+            f"{', a mapping' * self.maps}{', lies' * self.lies}{stops}{', one message at a time' * self.patient}"
         )
 
 
-SMALLEST = Limits(asks=(), steps=0, maps=False, lies=False)
-WORLDS = (
-    SMALLEST,
-    replace(SMALLEST, lies=True),
-    replace(SMALLEST, asks=("unpause",)),
-    replace(SMALLEST, requests=2),
-    replace(SMALLEST, steps=1),
-    replace(SMALLEST, maps=True),
-    Limits(),
-    Limits(requests=2),
+@dataclass(frozen=True)
+class Counted:
+    """A world and the result of its search to the end, which a change of the implementation or the rules may change."""
+
+    limits: Limits
+    states: int
+    actions: int
+
+
+SMALLEST: Final = Limits(asks=(), steps=0, maps=False, lies=False)
+ALL: Final = Limits(unread=1, patient=True)
+WORLDS: Final = (
+    Counted(SMALLEST, 127, 408),
+    Counted(replace(SMALLEST, lies=True), 912, 3316),
+    Counted(replace(SMALLEST, asks=("unpause",)), 540, 2043),
+    Counted(replace(SMALLEST, requests=2), 618, 2074),
+    Counted(replace(SMALLEST, steps=1), 147, 586),
+    Counted(replace(SMALLEST, maps=True), 133, 560),
+    Counted(ALL, 3266, 18502),
 )
 
 
@@ -87,7 +108,13 @@ class Small(Machine):
         self.limits = limits
         self.left = limits.requests
         self.stop = ("", -1)  # the end of the build, and its step
-        self.spawn()
+        self.arrive()
+
+    def arrive(self) -> None:
+        """A new process; if it may map, it has its file for that open from the beginning, which nobody else can see."""
+        who = self.spawn()
+        if self.limits.maps:
+            who.xgt = gt.xengnttab_open(who.os)
 
     @property
     def who(self) -> Process:
@@ -128,12 +155,12 @@ class Small(Machine):
         else:
             out.append("close")
             told = self.questions()
-            if told:
+            if told and not (self.limits.patient and self.waiting()):
                 out += ["answer"] if told[0].op & p.REPLY or not self.limits.lies else ["answer", "refuse", "answer another"]
             if not self.waiting():
-                unread = sum(1 for m in told if m.op & p.REPLY)  # else answers pile up, until the ring is full
+                unread = sum(1 for m in told if m.op & p.REPLY)
                 out += ["garbage"] * self.limits.lies + ["create"] * (self.left > 0)
-                out += self.limits.asks if unread < UNREAD else ()
+                out += self.limits.asks if unread < self.limits.unread else ()
         if self.limits.maps:
             out.append("unmap" if who.mapped else "map")
         reading = self.follower.reading
@@ -155,7 +182,7 @@ class Small(Machine):
         word, _, number = name.partition(" ")
         if word == "kill":
             self.kill(who)
-            self.spawn()
+            self.arrive()
         elif word in ("domb", "fail", "die"):
             self.stop = (word, int(number) if number else -1)
             if self.up:
@@ -176,14 +203,20 @@ class Small(Machine):
             self._send(who, p.Message(p.CREATE, 1, 0, REQUEST))
         elif word in ASKS:
             self._send(who, p.Message(ASKS[word], 2, 0, p.DOMID.pack(GUEST)))
-        elif word == "map":
-            who.xgt = who.xgt or gt.xengnttab_open(who.os)
-            assert who.xgt is not None
+        elif word == "map" and who.xgt is not None:
             addr = gt.xengnttab_map_grant_ref(who.xgt, GUEST, 0, 3)
             who.mapped += [addr] if addr is not None else []
         elif word == "unmap" and who.xgt is not None:
             gt.xengnttab_unmap(who.xgt, who.mapped.pop(), 1)
         self.compare()
+
+    def check_claims(self) -> None:
+        """Check all claims about states; Mismatch."""
+        self.follower.book.check_claims()
+
+    def digest(self) -> bytes:
+        """The hash that identifies the state."""
+        return hashlib.blake2b(repr(canonical(self)).encode(), digest_size=16).digest()
 
     def _connect(self, who: Process) -> None:
         offer = self.offer()
@@ -266,7 +299,6 @@ def canonical(small: Small) -> tuple[object, ...]:
         chan is not None and small.up and rig.os.load(chan.page + CLI_LIVE, 1),
         who.chan is not None,
         len(who.mapped),
-        who.xgt is not None,
         len(who.proxy.files),
         len(rig.domb.late),
         domains,
@@ -277,131 +309,12 @@ def canonical(small: Small) -> tuple[object, ...]:
     )
 
 
-def digest(small: Small) -> bytes:
-    """The hash that identifies a state."""
-    return hashlib.blake2b(repr(canonical(small)).encode(), digest_size=16).digest()
-
-
-@dataclass
-class Behind:
-    """What lies behind an action: states that nobody had seen, with the number of actions to them; paths that were too long
-    to follow here; and the first mismatch."""
-
-    states: dict[bytes, int] = field(default_factory=dict)
-    actions: int = 0
-    left: list[Path_] = field(default_factory=list)
-    failure: str = ""
-
-    def add(self, more: Behind) -> None:
-        """What lies behind one more action."""
-        self.states |= more.states
-        self.actions += more.actions
-        self.left += more.left
-        self.failure = self.failure or more.failure
-
-
-@dataclass(frozen=True)
-class Walk:
-    """A search depth first. The process at a state forks one child for each action, which searches behind it and ends."""
-
-    depth: int | None  # the most actions from the start
-    until: float | None  # the time at which no more actions are taken
-    seen: dict[bytes, int]  # all states that this process knows, with the fewest actions to each
-
-    def over(self) -> bool:
-        """Is the time up?"""
-        return self.until is not None and time.perf_counter() > self.until
-
-    def is_new(self, state: bytes, length: int) -> bool:
-        """Must the state be expanded? With a limit of depth, a state may be reached again by fewer actions."""
-        known = self.seen.get(state)
-        return known is None or (self.depth is not None and length < known)
-
-    def behind(self, small: Small, path: Path_) -> Behind:
-        """Every action from a state, and from each new state behind it."""
-        out = Behind()
-        if self.depth is not None and len(path) >= self.depth:
-            return Behind(left=[path])
-        try:
-            small.follower.book.check_claims()
-        except Mismatch as error:
-            return Behind(failure=f"{error.what} after {[*path, 'nothing more']}")
-        for action in small.actions():
-            if self.over():
-                out.left.append(path)
-            if out.failure or self.over():
-                break
-            found = apart(functools.partial(self.take, small, path, action))
-            self.seen.update(found.states)
-            out.add(found)
-        return out
-
-    def take(self, small: Small, path: Path_, action: str) -> Behind:
-        """Take an action, in a process that ends afterwards, and search behind it."""
-        here = (*path, action)
-        try:
-            small.happen(action)
-            state = digest(small)
-        except Mismatch as error:
-            return Behind(failure="\n".join([error.what, *dump(error.places)]) + f" after {[*here]}")
-        except Exception as error:  # any exception of the implementation is a finding
-            return Behind(failure=f"{type(error).__name__}: {error} after {[*here]}")
-        out = Behind(actions=1)
-        if self.is_new(state, len(here)):
-            self.seen[state] = out.states[state] = len(here)
-            if len(here) % NESTED:
-                out.add(self.behind(small, here))
-            else:
-                out.left.append(here)
-        return out
-
-    def again(self, small: Small, path: Path_) -> Behind:
-        """Go a path that was too long once more, from the start, and search behind it."""
-        for action in path:
-            small.happen(action)
-        return self.behind(small, path)
-
-
-def apart(work: Callable[[], Behind]) -> Behind:
-    """Work in a child process: this process does not change."""
-    back, there = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(back)
-            with os.fdopen(there, "wb") as out:
-                pickle.dump(work(), out)
-        finally:
-            os._exit(0)
-    os.close(there)
-    with os.fdopen(back, "rb") as answer:
-        data = answer.read()
-    os.waitpid(child, 0)
-    if not data:
-        return Behind(failure="a process of the search came to a bad end")
-    found: Behind = pickle.loads(data)
-    return found
-
-
-@contextlib.contextmanager
-def uncollected() -> Iterator[None]:
-    """Without collection of cycles: a collector's writes would copy all memory into each child."""
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-        gc.unfreeze()
-
-
 def compile_all(small: Small) -> None:
     """Compile every rule step and claim once, instead of in each child."""
     rules = small.follower.book.rules
     for label in rules.caller.steps:
         rules.step(label)
-    small.follower.book.check_claims()
+    small.check_claims()
 
 
 def explore(limits: Limits, depth: int | None = None, seconds: float | None = None) -> Result:
@@ -410,7 +323,7 @@ def explore(limits: Limits, depth: int | None = None, seconds: float | None = No
     with tempfile.TemporaryDirectory(prefix="bulkhead-domb-") as folder:
         files(Path(folder))
         small = Small(Path(folder) / "exported", limits)
-        walk = Walk(depth, None if seconds is None else begin + seconds, {digest(small): 0})
+        walk = Walk(depth, None if seconds is None else begin + seconds, {small.digest(): 0})
         result = Result(limits.text())
         waiting: list[Path_] = [()]
         cut: list[Path_] = []
@@ -432,5 +345,15 @@ def explore(limits: Limits, depth: int | None = None, seconds: float | None = No
     return result
 
 
+def count(world: Counted) -> Result:
+    """Search a world to its end; a failure if there are other numbers of states and actions than are written here."""
+    result = explore(world.limits)
+    found = result.states, result.actions
+    if result.complete and found != (world.states, world.actions):
+        result.failure = f"{found} states and actions, not {(world.states, world.actions)} as in WORLDS and the README"
+        result.complete = False
+    return result
+
+
 if __name__ == "__main__":
-    run_to_end(lambda _: run_worlds(WORLDS, explore))
+    run_to_end(lambda _: run_worlds(WORLDS, count))

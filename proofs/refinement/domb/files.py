@@ -14,6 +14,8 @@ from bulkhead.impl.guests.test_kernel import Source, build_kernel, code
 
 PAGE = 4096
 SEGMENT = Struct("<IIQQQQQQ")
+# struct start_info of public/xen.h, as far as a 64-bit guest reads it.
+START_INFO = Struct("<32sQQI4xQI4xQI4xQQQQQ1024sQQ")
 BASE = 0xFFFFFFFF80000000
 GOOD: tuple[bytes, ...] = (build_kernel(), build_kernel(Source(data=b"another kernel\0", text=code() + b"\xcc" * 64)))
 _ONE = GOOD[0]
@@ -30,6 +32,7 @@ BAD: tuple[bytes, ...] = (
     _ONE[: 64 + 24] + b"\xff" * 7 + _ONE[64 + 31 :],  # its size; its address
     _ONE[:54] + b"\xff\xff\xff\xff" + _ONE[58:],
     _ONE[:-64],  # program headers without end; half of the notes
+    _ONE[:152] + (len(_ONE) - 3 * 4096 + 1).to_bytes(8, "little") * 2 + _ONE[168:],  # a segment that ends a byte too late
     build_kernel(Source(without=frozenset({1, 3, 8}))),
     build_kernel(Source(notes={8: b"other\0"})),
     build_kernel(Source(virt_base=0xFFFF800000000000)),
@@ -66,6 +69,20 @@ def wanted(body: bytes) -> Wanted:
     except UnicodeDecodeError:
         return Wanted(False)
     return Wanted(True, texts[0], texts[1], pages, texts[2])
+
+
+@dataclass(frozen=True)
+class Told:
+    """What start_info says of the machine: frames of the shared info page and of the two rings, their ports, the page of
+    the top-level page table, and the number of page tables."""
+
+    shared_info: int
+    store: int
+    store_port: int
+    console: int
+    console_port: int
+    root: int
+    tables: int
 
 
 @dataclass
@@ -139,6 +156,29 @@ class Reading:
             return None
         disk = -(-len(self.ramdisk) // PAGE)  # besides it, a guest needs some twenty pages
         return True if disk <= w.pages - 24 else False if disk >= w.pages - 8 else None
+
+    def start_info(self, told: Told) -> tuple[object, ...]:
+        """What start_info must say. The kernels of the campaigns have no notes that move the frame list or the ramdisk."""
+        after = max(self.pages()) + 1  # the frame list lies behind all that was loaded
+        disk = after - -(-len(self.ramdisk) // PAGE)
+        return (
+            b"xen-3.0-x86_64".ljust(32, b"\0"),
+            self.wanted.pages,
+            told.shared_info * PAGE,
+            0,
+            told.store,
+            told.store_port,
+            told.console,
+            told.console_port,
+            BASE + told.root * PAGE,
+            told.tables,
+            BASE + after * PAGE,
+            BASE + disk * PAGE if self.ramdisk else 0,
+            len(self.ramdisk),
+            self.wanted.cmdline.ljust(1024, b"\0"),
+            0,
+            0,
+        )
 
     def pages(self) -> dict[int, bytes]:
         """Guest pages of the kernel, by guest frame number, and after them those of the ramdisk."""

@@ -42,8 +42,15 @@ class Follower(ChannelSide):
 
     # Messages.
 
+    def stepped(self, busy: bool) -> None:
+        """DomB's service has taken a step, and says whether there was anything to do."""
+        self.has_signalled()
+        if self.worked and not busy:
+            raise Mismatch("DomB has done something, and says that there was nothing to do")
+
     def message(self, message: p.Message) -> None:
         self.settle()
+        self.worked = True
         op, asked = message.op, 0
         guest = int.from_bytes(message.body[:2], "little") if len(message.body) == 2 else -1
         if op & p.REPLY:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from bulkhead.impl.domb import protocol as p
 from bulkhead.impl.guests.test_kernel import HYPERCALL_PFN
 from bulkhead.impl.xen import abi
-from bulkhead.impl.xen.frames import Frame
+from bulkhead.impl.xen.frames import PGT_L1, PGT_L2, PGT_L3, PGT_L4, Frame
 from bulkhead.impl.xen.hypercall_evtchn import TWO_DOMIDS
 from bulkhead.impl.xen.pagetables import PTE_MFN, PTE_P
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.domb.book import Book
 from bulkhead.proofs.refinement.domb.dom0_side import Dom0Side
-from bulkhead.proofs.refinement.domb.files import PAGE, Reading, Wanted
+from bulkhead.proofs.refinement.domb.files import PAGE, START_INFO, Reading, Told, Wanted
 from bulkhead.proofs.refinement.domb.rig import Rig
 from bulkhead.proofs.refinement.domb.world import DOM0, DOMB
 from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
@@ -33,6 +33,7 @@ class BuildSide(Dom0Side):
         super().__init__(rig, book)
         self.slots: dict[int, tuple[str, int]] = {}  # demand slot -> ("page", Translation) or (special page, domain)
         self.pending: Callable[[], None] | None = None  # the step of the current message
+        self.worked = False  # DomB has taken a message, ended a connection or destroyed a guest in this step of its service
         self.reading: Reading | None = None
         self.request = (0, Wanted(False))  # the number and the content of the current request
         self.buffers: list[tuple[int, int]] = []  # buffers of the current build, with their files
@@ -150,6 +151,7 @@ class BuildSide(Dom0Side):
             self.acted = True
         if rc == 0:
             self.dying.add(d)
+            self.worked = True
             self.settle()
 
     def _populated(self, before: bytes, rc: int) -> None:
@@ -275,17 +277,25 @@ class BuildSide(Dom0Side):
             data = table[mfn].data
             if data is not None and any(data):
                 raise Mismatch("a page that is granted before the guest runs is not clear")
-        info = bytes(table[self.book.mfns[self.order[len(reading.pages()) + 2]]].bytes())
-        if info[:14] != b"xen-3.0-x86_64":
-            raise Mismatch("there is no start_info behind the frame list")
-        numbers = (
-            int.from_bytes(info[56:64], "little"),
-            int.from_bytes(info[64:68], "little"),
-            int.from_bytes(info[72:80], "little"),
-            int.from_bytes(info[80:84], "little"),
+        after = max(reading.pages()) + 1
+        mfns = [self.book.mfns[f] for f in self.order]
+        frames = b"".join(abi.U64.pack(mfn) for mfn in mfns)
+        if bytes(table[mfns[after]].bytes())[: len(frames)] != frames:
+            raise Mismatch("behind what was loaded there is no list of the guest's frames")
+        domain = self.rig.xen.domains[self.guest]
+        assert domain.shared_info is not None and domain.vcpus[0].cr3 is not None
+        told = Told(
+            domain.shared_info.mfn,
+            store,
+            store_port,
+            console,
+            console_port,
+            mfns.index(domain.vcpus[0].cr3.mfn),
+            sum(1 for mfn in mfns if table[mfn].ptype in (PGT_L1, PGT_L2, PGT_L3, PGT_L4)),
         )
-        if numbers != (store, store_port, console, console_port):
-            raise Mismatch(f"start_info says {numbers}, not {(store, store_port, console, console_port)}")
+        said = START_INFO.unpack_from(bytes(table[mfns[after + 1]].bytes()))
+        if said != reading.start_info(told):
+            raise Mismatch(f"start_info says {said}, not {reading.start_info(told)}")
 
     # Internal steps of the rules.
 

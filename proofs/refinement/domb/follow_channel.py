@@ -6,6 +6,7 @@ Not here: the meaning of messages (follow.py), and builds (follow_build.py).
 from __future__ import annotations
 
 from bulkhead.impl.domb import protocol as p
+from bulkhead.impl.libs.vchan import LEFT, RIGHT, SRV_LIVE
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.hypercall_evtchn import TWO_DOMIDS
@@ -26,6 +27,7 @@ class ChannelSide(BuildSide):
         self.answers: dict[int, int] = {}  # guest -> end of its answer in that stream
         self.to_send: list[p.Message] = []  # messages that DomB has decided to send over this connection
         self.leaving = False
+        self.unsignalled = False  # DomB has changed the ring's page, and has not signalled its client since
 
     def in_the_ring(self, ask: str, guest: int, number: int = 0, piece: int = 0) -> None:
         """The process that wrote the message that DomB took: one that maps a page of the ring writable."""
@@ -67,13 +69,27 @@ class ChannelSide(BuildSide):
             self.answers.clear()
             self.to_send.clear()
             self.had_writer = False
+        elif cmd == abi.EVTCHNOP_SEND:
+            self.unsignalled &= rc != 0 or abi.U32.unpack(arg)[0] - 1 != self.book.T["channel.port"][0]
         elif cmd == abi.EVTCHNOP_CLOSE:
             number = abi.U32.unpack(arg)[0]
             if number - 1 == self.book.T["channel.port"][0]:
+                self.has_signalled()
                 self._hangs_up()
                 self.rule("channel_close")
             else:
                 raise Mismatch(f"DomB closes port {number}, which is not its channel's")
+
+    def stored(self, addr: int, payload: bytes) -> None:
+        super().stored(addr, payload)
+        chan = None if self.service is None else self.service.chan
+        if chan is not None and addr - chan.page in (LEFT[0], RIGHT[1], SRV_LIVE):
+            self.unsignalled = True
+
+    def has_signalled(self) -> None:
+        """DomB waits now: if it has changed the ring, its client must not sleep on."""
+        if self.unsignalled:
+            raise Mismatch("DomB has changed its ring, and has not signalled its client")
 
     def shared(self, frame: Frame, ref: int) -> None:
         if frame.data is not None and any(frame.data):
@@ -132,6 +148,7 @@ class ChannelSide(BuildSide):
                 del self.answers[domid]
         if self.leaving:
             self.leaving = False
+            self.worked |= self.book.T["channel.link"][0] == self.book.m["Link"]["linked"]
             self._hangs_up()
 
 

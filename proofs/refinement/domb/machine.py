@@ -199,10 +199,15 @@ class Machine:
         """DomB does all that it need not wait for."""
         self.rig.xen.last_domid = DOMB  # ids are reused as soon as they are free
         self.in_domb = True
+        if isinstance(self.ear, Follower):
+            self.ear.worked = False
         try:
-            self.service.step()
+            busy = self.service.step()
         except Crash:
             self.crash()
+        else:
+            if isinstance(self.ear, Follower):
+                self.ear.stepped(busy)
         finally:
             self.in_domb = False
 

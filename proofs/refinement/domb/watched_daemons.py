@@ -8,6 +8,7 @@ ring. Not here: the semantics of requests (store_side.py), and the start and end
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from bulkhead.impl.libs.linux import LinuxOsdep
@@ -40,6 +41,8 @@ class DaemonOsdep(PlainOsdep):
         self.rings = rings
         self.taps: dict[int, tuple[Tap, Tap]] = {}
         self.errors: dict[int, int] = {}  # its writes to the error word of a page
+        self.published: dict[int, int] = {}  # page -> when it published an index there last
+        self.tick: Callable[[], int] = lambda: 0
 
     def ends(self, page: int) -> tuple[Tap, Tap]:
         """The taps of a page, for reads and writes."""
@@ -75,12 +78,20 @@ class DaemonOsdep(PlainOsdep):
             if tap is None:
                 raise Mismatch(f"a daemon writes {len(payload)} bytes at {at} of a guest's page, where no ring is")
             tap.stored(at, payload)
+            if at == tap.own:
+                self.published[addr - at] = self.tick()
         self.raced()
 
     def forget(self, page: int) -> None:
         """The page is not mapped any more."""
         self.taps.pop(page, None)
         self.errors.pop(page, None)
+        self.published.pop(page, None)
+
+    def signals(self, page: int, port: int, signalled: Mapping[int, int]) -> None:
+        """The daemon has served this ring, and may wait: the guest must hear of what it has published there."""
+        if self.published.get(page, 0) > signalled.get(port, 0):
+            raise Mismatch("a daemon has published an index in a guest's ring, and has not signalled the guest")
 
 
 class WatchedStored(Stored):
@@ -93,6 +104,7 @@ class WatchedStored(Stored):
         self.handled: list[bytes] = []  # answers of the served ring, in order
         self.serving: Connection | None = None
         self.taps = os
+        os.tick = follower.tick
         super().__init__(os, space)
 
     def request(self, domid: int, kind: int, tx_id: int, payload: bytes) -> bytes:
@@ -165,6 +177,7 @@ class WatchedStored(Stored):
         self._take(connection)
         if connection.ignored and not was_ignored:
             self.side.ignored(connection.domid)
+        self.taps.signals(connection.mapping.addr, connection.port, self.follower.signalled)
         reads, writes = self.taps.ends(connection.mapping.addr)
         raw = self.coming[connection]
         bad = reads.impossible or (len(raw) >= HEADER and length(raw) > MOST)
@@ -215,6 +228,7 @@ class WatchedConsoled(Consoled):
         self.taps = os
         self.kept: dict[int, bytes] = {}  # each guest's output
         self.typed: dict[int, bytes] = {}  # input not yet delivered
+        os.tick = follower.tick
         super().__init__(os, space)
 
     def add(self, domid: int, mfn: int, port: int) -> None:
@@ -252,9 +266,12 @@ class WatchedConsoled(Consoled):
     def step(self) -> bool:
         asker, self.follower.who = self.follower.who, self.space
         try:
-            return super().step()
+            busy = super().step()
         finally:
             self.follower.who = asker
+        for console in self.consoles.values():
+            self.taps.signals(console.mapping.addr, console.port, self.follower.signalled)
+        return busy
 
     def _left(self, page: int) -> int:
         """The number of bytes in a ring; 0 if its indices are impossible. The daemon is not involved."""

@@ -57,10 +57,10 @@ class Size:
 class Rules:
     """The rules of the system, compiled for one world."""
 
-    def __init__(self, size: Size, faults: tuple[str, ...] = ()) -> None:
-        """`faults`: of the rules, laid over them."""
+    def __init__(self, size: Size, faults: tuple[str, ...] = (), system: System | None = None) -> None:
+        """`faults`: of the rules, laid over them. `system`: other rules than those of the comparison."""
         self.size = size
-        self.system: System = loader.load(SYSTEM, faults)
+        self.system: System = loader.load(SYSTEM, faults) if system is None else system
         world = World(
             {
                 **dict.fromkeys(self.system.sorts, 1),

@@ -1,4 +1,4 @@
-"""`python -m tests.xen.corners FILE [GROUP]`: rare calls, each written down, made on real Xen, compared and recorded.
+"""`python -m tests.xen.corners FILE [GROUP ...]`: rare calls, each written down, made on real Xen, compared and recorded.
 
 Contents: the list of groups, which reach the edges that seeded campaigns (workload/) seldom or never reach, and the
 command. Not here: the comparison, which is that of campaigns.
@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Final
 
 from tests.xen.compare import compare
+from tests.xen.corners.control import interrupts, kernels, models, parameters, platform, processor, sysctls
 from tests.xen.corners.devices import private_grants, privcmd, rings
 from tests.xen.corners.domains import domains, zombies
 from tests.xen.corners.grants import grants
 from tests.xen.corners.memory import claims, exchanges, memory_maps, reservations
 from tests.xen.corners.physmap import log_dirty, physmap
 from tests.xen.corners.tables import flushes, page_types
+from tests.xen.corners.toolstack import firmware, io_memory, of_domains, of_the_machine, resumed, sweep, values
 from tests.xen.play import play
 from tests.xen.problems import RigFailed, Unavailable
 from tests.xen.protocol import Call, write_recording
@@ -39,11 +41,25 @@ CORNERS: Final[tuple[Callable[[Script], None], ...]] = (
     privcmd,
     private_grants,
     rings,
+    parameters,
+    sysctls,
+    platform,
+    kernels,
+    processor,
+    interrupts,
+    models,
+    sweep,
+    of_domains,
+    io_memory,
+    resumed,
+    of_the_machine,
+    firmware,
+    values,
 )
 
 
-def script(only: str = "") -> list[Call]:
-    """All calls, or those of one group."""
+def script(*only: str) -> list[Call]:
+    """All calls, or those of some groups."""
     s = Script(0, 0)
     s.note = "start"
     for name in ("A", "B", "C"):
@@ -51,7 +67,7 @@ def script(only: str = "") -> list[Call]:
     for name in ("H", "K"):
         s.make(name, translated=True)
     for group in CORNERS:
-        if only in ("", group.__name__):
+        if not only or group.__name__ in only:
             s.note = group.__name__
             group(s)
     s.note = "end"
@@ -62,8 +78,9 @@ def script(only: str = "") -> list[Call]:
 
 def main(words: Sequence[str]) -> int:
     """0 without a difference, 1 with some, 2 without the rig or on bad use."""
-    if not 1 <= len(words) <= 2 or (len(words) == 2 and words[1] not in [group.__name__ for group in CORNERS]):
-        print(f"usage: python -m tests.xen.corners FILE [{'|'.join(group.__name__ for group in CORNERS)}]", file=sys.stderr)
+    names = [group.__name__ for group in CORNERS]
+    if not words or any(word not in names for word in words[1:]):
+        print(f"usage: python -m tests.xen.corners FILE [GROUP ...], groups: {' '.join(names)}", file=sys.stderr)
         return 2
     try:
         run = play(images(), script(*words[1:]))

@@ -1,0 +1,123 @@
+"""domctls that give a domain hardware: interrupts, I/O memory, ports, devices.
+
+Contents: who may have what; a call is checked for sense before its caller is for privilege. The control domain's own
+permissions are those that Debian's Xen gives Dom0 on the machine of the recordings, which has no IOMMU. Not here: devices,
+and I/O memory in the map of a translated guest. Sources: Xen common/domctl.c, arch/x86/domctl.c, arch/x86/dom0_build.c
+(dom0_setup_permissions).
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+
+from bulkhead.impl.xen.abi import EINVAL, ENOSYS, EOPNOTSUPP, EPERM
+from bulkhead.impl.xen.toolstack import Ranges
+
+if TYPE_CHECKING:
+    from bulkhead.impl.xen.domains import Domain, VCpu
+    from bulkhead.impl.xen.machine import Xen
+
+IRQ: Final = Struct("<IB")
+IOMEM: Final = Struct("<QQB")
+PORTS: Final = Struct("<IIB")
+MEMORY: Final = Struct("<QQQI")  # first_gfn first_mfn nr add
+PORT_MAPPING: Final = Struct("<IIII")  # first_gport first_mport nr add
+MOST_IRQS: Final = 208
+OF_DOM0: Final = range(1, 16)  # lines that it has bound
+ALL_PORTS: Final = 65536
+FRAME_BITS: Final = 28  # of a frame number, as addresses have 40 bits
+U64_MASK: Final = (1 << 64) - 1
+# Without interrupt controllers, timers, Xen's serial line, the power timer and the data port of PCI's configuration.
+DOM0_PORTS: Final = Ranges(
+    (0, 0x1F), (0x22, 0x3F), (0x44, 0x60), (0x62, 0x9F), (0xA2, 0x3F7), (0x400, 0x607), (0x60C, 0xCFB), (0xD00, 0xFFFF)
+)
+# Without the local APIC's and messages' page range, and what AMD's processors keep for links.
+DOM0_FRAMES: Final = Ranges((0, 0xFEDFF), (0xFEF00, 0xFCFFFFF))
+
+
+def _ports(caller: Domain) -> Ranges:
+    """The ports that a caller may pass on."""
+    return DOM0_PORTS if caller.is_privileged else caller.toolstack.ports
+
+
+def _frames(caller: Domain) -> Ranges:
+    """The I/O frames that a caller may pass on."""
+    return DOM0_FRAMES if caller.is_privileged else caller.toolstack.iomem
+
+
+def irq_permission(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:
+    """XEN_DOMCTL_irq_permission."""
+    number, allow = IRQ.unpack_from(body)
+    if number >= MOST_IRQS:
+        return -EINVAL
+    if not (number in OF_DOM0 if vcpu.domain.is_privileged else number in vcpu.domain.toolstack.irqs):
+        return -EPERM
+    rc = xen.xsm.priv("irq_permission", vcpu.domain)
+    if rc:
+        return rc
+    (domain.toolstack.irqs.add if allow else domain.toolstack.irqs.discard)(number)
+    return 0
+
+
+def iomem_permission(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:
+    """XEN_DOMCTL_iomem_permission."""
+    first, count, allow = IOMEM.unpack_from(body)
+    last = first + count - 1 & U64_MASK
+    if last < first:
+        return -EINVAL
+    if not _frames(vcpu.domain).has(first, last):
+        return -EPERM
+    rc = xen.xsm.priv("iomem_permission", vcpu.domain)
+    if rc:
+        return rc
+    (domain.toolstack.iomem.add if allow else domain.toolstack.iomem.remove)(first, last)
+    return 0
+
+
+def ioport_permission(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:
+    """XEN_DOMCTL_ioport_permission."""
+    first, count, allow = PORTS.unpack_from(body)
+    if not count or first + count > ALL_PORTS:
+        return -EINVAL
+    if not _ports(vcpu.domain).has(first, first + count - 1):
+        return -EPERM
+    rc = xen.xsm.priv("ioport_permission", vcpu.domain)
+    if rc:
+        return rc
+    (domain.toolstack.ports.add if allow else domain.toolstack.ports.remove)(first, first + count - 1)
+    return 0
+
+
+def memory_mapping(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:
+    """XEN_DOMCTL_memory_mapping: a PV guest maps by itself. A translated one's map has no I/O memory here: -ENOSYS."""
+    gfn, mfn, count, _ = MEMORY.unpack_from(body)
+    last = mfn + count - 1 & U64_MASK
+    if last < mfn or (mfn | last) >> FRAME_BITS or gfn + count - 1 & U64_MASK < gfn:
+        return -EINVAL
+    rc = xen.xsm.priv("iomem_mapping", vcpu.domain)
+    if rc or not domain.external:
+        return rc
+    return -ENOSYS if DOM0_FRAMES.has(mfn, last) and domain.toolstack.iomem.has(mfn, last) else -EPERM
+
+
+def ioport_mapping(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:
+    """XEN_DOMCTL_ioport_mapping; no guest's instructions run here to use it."""
+    guest, machine, count, _ = PORT_MAPPING.unpack_from(body)
+    if not domain.external:
+        return -EOPNOTSUPP
+    if not count or guest + count > ALL_PORTS or machine + count > ALL_PORTS:
+        return -EINVAL
+    if not _ports(vcpu.domain).has(machine, machine + count - 1):
+        return -EPERM
+    return xen.xsm.priv("ioport_mapping", vcpu.domain)
+
+
+def device(xen: Xen, vcpu: VCpu, domain: Domain | None, arg: int, body: bytes) -> int:
+    """assign_device, test_assign_device, deassign_device, get_device_group: they need an IOMMU."""
+    return -EOPNOTSUPP
+
+
+def passed_irq(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:
+    """bind_pt_irq, unbind_pt_irq: no translated guest has an interrupt of the machine."""
+    return -EPERM if domain.external else -EINVAL

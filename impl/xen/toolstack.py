@@ -1,0 +1,82 @@
+"""What a toolstack has set for a domain and its vCPUs by domctl, beyond its memory: placement, permissions, processors.
+
+Contents: the records, and ranges of I/O ports and of I/O frames. Not here: the domctls that change them
+(domctl_vcpus.py, domctl_hardware.py, domctl_guest.py). Sources: Xen include/xen/sched.h, common/rangeset.c.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+ALL_NODES: Final = (1 << 64) - 1
+USUAL_WEIGHT: Final = 256
+BANKS_OF_ERRORS: Final = 2  # that a guest's machine check capabilities tell
+POOL_AT_FIRST: Final = 256  # pages for the page tables of a translated guest
+
+
+class Ranges:
+    """A set of numbers, kept as sorted ranges that do not touch."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, *parts: tuple[int, int]) -> None:
+        self.parts: tuple[tuple[int, int], ...] = parts
+
+    def add(self, first: int, last: int) -> None:
+        """Add first to last, both included."""
+        apart = [part for part in self.parts if part[1] < first - 1 or part[0] > last + 1]
+        touching = [part for part in self.parts if part not in apart]
+        whole = (min([first, *(a for a, _ in touching)]), max([last, *(b for _, b in touching)]))
+        self.parts = tuple(sorted([*apart, whole]))
+
+    def remove(self, first: int, last: int) -> None:
+        """Take first to last out."""
+        kept: list[tuple[int, int]] = []
+        for a, b in self.parts:
+            kept += [(low, high) for low, high in ((a, min(b, first - 1)), (max(a, last + 1), b)) if low <= high]
+        self.parts = tuple(kept)
+
+    def has(self, first: int, last: int) -> bool:
+        """Are all of first to last in it?"""
+        return any(a <= first and last <= b for a, b in self.parts)
+
+
+@dataclass(slots=True)
+class VCpuSettings:
+    """Of one vCPU: where it may run, and the parts of its state that vcpu_guest_context does not have."""
+
+    hard_affinity: int = 1  # a bit for each processor: this machine has one
+    soft_affinity: int = 1
+    entry_points: dict[int, tuple[int, int]] = field(default_factory=dict)  # SYSENTER, SYSCALL32: address, masks events
+    selectors: tuple[int, int] = (0, 0)  # of SYSCALL32 and SYSENTER
+    errors: tuple[int, int, int, int] = (BANKS_OF_ERRORS, 0, 0, 0)  # capabilities and controls of machine checks
+
+
+@dataclass(slots=True)
+class Toolstack:
+    """Of one domain."""
+
+    weight: int = USUAL_WEIGHT
+    cap: int = 0
+    nodes: int | None = None  # a mask; None: those of its vCPUs
+    debugged: bool = False
+    suspend_port: int = 0
+    stopped_asleep: bool = False  # did another domain stop it, while its vCPUs waited?
+    clock: tuple[int, int] = (0, 1)  # mode of the time stamp counter, and how often it was set
+    irqs: set[int] = field(default_factory=set)
+    iomem: Ranges = field(default_factory=Ranges)
+    ports: Ranges = field(default_factory=Ranges)
+    msr_events: bool = False  # is there room for events of registers?
+    monitored: set[tuple[int, int]] = field(default_factory=set)  # events that are told, and of which register
+    pool: int = POOL_AT_FIRST
+    vnuma: tuple[int, bytes, bytes, bytes] | None = None  # virtual nodes: how many, distances, those of vCPUs, memory ranges
+
+
+@dataclass(slots=True)
+class MachineSettings:
+    """Of the machine."""
+
+    rate_limit: int = 1000  # of the scheduler, in microseconds
+    trace_mask: int = 0x0FFFF000
+    sleep_states: list[int] = field(default_factory=lambda: [1, 0xFFFFFFFF])  # deepest state and sub-state of the processor
