@@ -69,7 +69,19 @@ def nested(system: System, term: Term) -> Term:
             case _:
                 break
     supposed = [c for s in supposed for c in _opened(system, s)]
-    return _nest(vars_, supposed, then)
+    return conj([_nest(vars_, case, then) for case in _cases(system, vars_, supposed)])
+
+
+def _cases(system: System, vars_: tuple[Var, ...], supposed: list[Term]) -> list[list[Term]]:
+    """The premises, once for each alternative of a disjunction, if each alternative begins with fewer variables."""
+    names = {v.name for v in vars_}
+    for i, each in enumerate(supposed):
+        if isinstance(each, Op) and each.op == "or":
+            ways = [[c for part in conjuncts(arg) for c in _opened(system, part)] for arg in each.args]
+            about = free_variables(each) & names
+            if all(any(free_variables(c) & names < about for c in way) for way in ways):
+                return [case for way in ways for case in _cases(system, vars_, [*supposed[:i], *way, *supposed[i + 1 :]])]
+    return [supposed]
 
 
 def _nest(vars_: tuple[Var, ...], supposed: list[Term], then: Term) -> Term:

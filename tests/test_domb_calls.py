@@ -20,6 +20,7 @@ from bulkhead.proofs.refinement.domb.machine import DAEMON, FAIL, LOAD, STEP, TA
 from bulkhead.proofs.refinement.domb.operations import OF_DAEMONS, OF_DOMB_ITSELF, OF_NOBODY, OF_PROCESSES
 from bulkhead.proofs.refinement.domb.signatures import OPERATIONS, TABLE
 from bulkhead.proofs.refinement.domb.target import DombTarget
+from bulkhead.proofs.refinement.domb.users import OF_USERS
 from bulkhead.proofs.refinement.domb.view import View
 from bulkhead.proofs.refinement.domb.workload.scheduler import Driver
 from bulkhead.proofs.refinement.domb.world import Size, rules_for
@@ -63,7 +64,16 @@ def test_lines_of_a_recording_are_as_the_schema_says(recording: Path) -> None:
 
 def test_signatures_are_those_of_the_tables(recording: Path) -> None:
     """A file's calls are checked before they are made; every call of a campaign passes."""
-    assert set(OPERATIONS) == {*ACTIONS, *MEMORY, *OF_DAEMONS, *OF_DOMB_ITSELF, *OF_NOBODY, *OF_PROCESSES, "machine"}
+    assert set(OPERATIONS) == {
+        *ACTIONS,
+        *MEMORY,
+        *OF_DAEMONS,
+        *OF_DOMB_ITSELF,
+        *OF_NOBODY,
+        *OF_PROCESSES,
+        *OF_USERS,
+        "machine",
+    }
     events = read(recording)[1]
     assert not [TABLE.wrong(event.call) for event in events if event.call is not None and TABLE.wrong(event.call)]
 
@@ -112,12 +122,12 @@ BEGIN = '{"i":0,"op":"machine","a":{"seed":1},"res":{"code":"okay"}}\n'
     [
         ('"op":"mmu_update","a":{}', ":3: there is no operation `mmu_update`"),
         ('"op":"step","a":{"by":"p7"}', ":3: step: the caller `by` is d1, which is DomB"),
-        ('"op":"ring_put","a":{"by":"d1","page":"console","bytes":""}', ":3: ring_put: the caller `by` is a guest"),
+        ('"op":"ring_put","a":{"by":"d1","ring":"console","bytes":""}', ":3: ring_put: the caller `by` is a guest"),
         ('"op":"connect","a":{"by":"p9","dom":1,"ref":8}', ":3: connect has the arguments dom, port, ref"),
-        ('"op":"store","a":{"by":"p9","addr":-1,"bytes":""}', ":3: store: `addr` is a number from 0"),
-        ('"op":"store","a":{"by":"p9","addr":1,"bytes":"0g"}', ":3: store: `bytes` is bytes in hexadecimal"),
+        ('"op":"poke","a":{"by":"p9","addr":-1,"bytes":""}', ":3: poke: `addr` is a number from 0"),
+        ('"op":"poke","a":{"by":"p9","addr":1,"bytes":"0g"}', ":3: poke: `bytes` is bytes in hexadecimal"),
         ('"op":"reply","a":{"by":"p9","op":1,"number":1,"status":0,"body":[[1]]}', ":3: reply: `body` is bytes"),
-        ('"op":"ring_poke","a":{"by":"d2","page":"console","at":4096,"bytes":""}', ":3: ring_poke: `at` is a place"),
+        ('"op":"ring_poke","a":{"by":"d2","ring":"console","at":4096,"bytes":""}', ":3: ring_poke: `at` is a place"),
         ('"op":"write_entry","a":{"by":"d2","ref":0,"flags":2,"dom":0,"mfn":0}', ":3: write_entry: `flags` is 0"),
         ('"op":"claims","a":{"by":"d1"}', ":3: claims: the caller `by` is nobody"),
     ],
@@ -137,8 +147,8 @@ def test_broken_calls_are_named_by_line(tmp_path: Path, call: str, said: str) ->
         ['"op":"fail","a":{"by":"d1","errno":12}', '"op":"crash","a":{"by":"d1"}'],
         ['"op":"receive","a":{"by":"p9"}', '"op":"unmap_grant","a":{"by":"p9","addr":5}'],
         ['"op":"spawn","a":{}', '"op":"unmap_grant","a":{"by":"p9","addr":4096}', '"op":"disconnect","a":{"by":"p9"}'],
-        ['"op":"ring_put","a":{"by":"d6","page":"console","bytes":"00"}'],
-        ['"op":"store","a":{"by":"p7","addr":4096,"bytes":"00"}'],
+        ['"op":"ring_put","a":{"by":"d6","ring":"console","bytes":"00"}'],
+        ['"op":"poke","a":{"by":"p7","addr":4096,"bytes":"00"}'],
     ],
 )
 def test_calls_of_nobody_there_are_not_done(tmp_path: Path, calls: list[str]) -> None:

@@ -84,7 +84,7 @@ def test_fault_is_noticed(name: str) -> None:
     assert report.failure is not None
 
 
-@pytest.mark.parametrize(("name", "moves"), [("evtchn_any_port", 500), ("status_v1_grantee", 5000)])
+@pytest.mark.parametrize(("name", "moves"), [("evtchn_any_port", 1500), ("status_v1_grantee", 5000)])
 def test_what_guests_and_processes_do_to_xen_and_drivers_is_compared(name: str, moves: int) -> None:
     """Faults of the hypervisor and of Dom0's drivers: guests map and copy by grant, processes use ports of their own."""
     with installed(OF_XEN[name]):

@@ -40,7 +40,7 @@ def test_two_thousand_systems_mean_the_same_everywhere(part: int) -> None:
     """No difference, and no comparison is missing."""
     seen, found = fuzz(PART, 100_000 + part * PART, jobs=1)
     assert not found, "\n".join(map(str, found))
-    assert seen.uncompared == 0 and seen.systems > PART * 0.9
+    assert seen.uncompared == 0 and seen.systems > PART * 0.8
     assert seen.steps > PART * 20 and seen.states > PART * 4
     assert seen.proved > 20 and seen.violated > 20 and seen.certified > PART // 2
     assert seen.exported > PART and seen.exported_open > PART // 4

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bulkhead.model.executable import ExecutableModel
-from bulkhead.model.ir import App, System, Var
+from bulkhead.model.ir import App, Lit, System, Var, eq
 from bulkhead.model.loader import load
 from bulkhead.model.world import World
 from bulkhead.proofs.theorems.directed_search import reach
@@ -45,6 +45,27 @@ def test_of_wishes_that_contradict_each_other_the_last_gives_in(tmp_path: Path) 
     )
     grounding.wish([on[0], off[0], off[1], on[1], grounding.both([on[2], off[2]]), on[2], False])
     assert grounding.state()[-2:] == [[1, 0, 1], [0, 1, 0]]
+
+
+@pytest.mark.parametrize("count", [20, 200])
+def test_wishes_that_exclude_each_other_take_a_few_questions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """The first of them is granted, and with it the solver is rid of the others, however many there are."""
+    text = (
+        f"enum Mode = {' | '.join(f'm{k}' for k in range(count))}\nstate mode: Mode\nstate on[Thing]: bool\ninit not on[x]"
+    )
+    system = rules(tmp_path / "a.rules", text.replace("not on[x]", "exists x: Thing. not on[x]"))
+    grounding = Grounding(system, World({"Call": 1, "Thing": 2}, {}))
+    grounding.require(c.body for c in system.inits)
+    asked: list[str] = []
+    whole = Grounding._eval
+    monkeypatch.setattr(Grounding, "_eval", lambda self, said: asked.append(said) or whole(self, said))
+    modes = [grounding.truth(eq(App("mode", (), "Mode"), Lit(f"m{k}", "Mode")), {}) for k in range(count)]
+    on = [grounding.truth(App("on", (Var("x", "Thing"),), "bool"), {"x": {i: True}}) for i in range(2)]
+    assert grounding.wish([*modes[3:], *on, *modes[:3]]) == "sat"
+    assert sum("(check-sat" in said or "(get-consequences" in said for said in asked) < 30
+    assert grounding.state()[-2:] == [[3], [1, 0]]
 
 
 def test_what_formulas_say_outright_needs_no_solver(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ references of a vCPU's table. Not here: LDTs, whose pages Xen maps on a fault. S
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from bulkhead.impl.xen.abi import EFAULT, EINVAL, U64
@@ -78,10 +79,13 @@ def set_gdt(xen: Xen, vcpu: VCpu, list_at: int, entries: int) -> int:
     if entries > MOST_ENTRIES:
         return -EINVAL
     raw = read(xen, vcpu, list_at, 8 * -(-entries // ENTRIES_OF_A_PAGE))
-    if raw is None:
-        return -EFAULT
+    return -EFAULT if raw is None else install_gdt(xen, vcpu, [number for (number,) in U64.iter_unpack(raw)])
+
+
+def install_gdt(xen: Xen, vcpu: VCpu, numbers: Sequence[int]) -> int:
+    """A table of these pages, or -EINVAL and the old one."""
     taken: list[Frame] = []
-    for (number,) in U64.iter_unpack(raw):
+    for number in numbers:
         frame = _take(xen, vcpu.domain, number)
         if frame is None:
             for each in reversed(taken):

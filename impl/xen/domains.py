@@ -40,6 +40,7 @@ class VCpu:
         "domain",
         "gdt",
         "info",
+        "info_offset",
         "maptrack_head",
         "maptrack_tail",
         "online",
@@ -59,6 +60,7 @@ class VCpu:
         self.tlb = Tlb()
         self.gdt: tuple[Frame, ...] = ()  # pages of its descriptor table, each with a type reference
         self.info: Frame | None = None  # the page with its registered vcpu_info, referenced and writable
+        self.info_offset = 0
         self.maptrack_head = MAPTRACK_TAIL
         self.maptrack_tail = MAPTRACK_TAIL
         self.online = False

@@ -1,11 +1,13 @@
 """Event channels: ports of each domain, their states, pending bits.
 
-Contents: the ABI's operations once decoded. Not here: delivery to a running guest (a guest looks at
-its pending set). Source: Xen common/event_channel.c, public/event_channel.h.
+Contents: the ABI's operations once decoded; the words of a vcpu_info that tell a vCPU of its events. Not here: the
+upcall itself (a guest looks at its pending set), and the pending bits of shared_info. Source: Xen
+common/event_channel.c, common/event_2l.c, public/event_channel.h.
 """
 
 from __future__ import annotations
 
+from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from bulkhead.impl.xen.abi import (
@@ -17,6 +19,7 @@ from bulkhead.impl.xen.abi import (
     EPERM,
     ESRCH,
     NR_VIRQS,
+    PAGE_SIZE,
     PER_VCPU_VIRQS,
 )
 
@@ -29,13 +32,17 @@ UNBOUND: Final = 1
 INTERDOMAIN: Final = 2
 VIRQ: Final = 4
 IPI: Final = 5
+MASKS: Final = 2560  # offset of the mask bits in shared_info, after 32 vcpu_info and the pending bits
+IN_SHARED_INFO: Final = 32  # vCPUs whose vcpu_info is there until they register another place
+VCPU_INFO_SIZE, SELECTOR_AT = 64, 8
+SELECTOR: Final = Struct("<Q")
 BUCKET: Final = 64  # port records are allocated one page at a time
 
 
 class Port:
     """One end of a channel."""
 
-    __slots__ = ("masked", "pending", "remote", "remote_domid", "remote_port", "state", "vcpu", "virq")
+    __slots__ = ("pending", "remote", "remote_domid", "remote_port", "state", "vcpu", "virq")
 
     def __init__(self) -> None:
         self.state = CLOSED
@@ -45,7 +52,6 @@ class Port:
         self.virq = 0
         self.vcpu = 0
         self.pending = False
-        self.masked = False
 
 
 class EventChannels:
@@ -96,7 +102,7 @@ class EventChannels:
         port.state = other.state = INTERDOMAIN
         port.remote, port.remote_port = remote, remote_port
         other.remote, other.remote_port = self.domain, number
-        port.pending = True
+        self.raised(number)
         return number
 
     def bind_virq(self, virq: int, vcpu: int) -> int:
@@ -145,22 +151,62 @@ class EventChannels:
         if port.state == INTERDOMAIN and port.remote is not None:
             other = port.remote.events.get(port.remote_port)
             if other is not None:
-                other.pending = True
+                port.remote.events.raised(port.remote_port)
             return 0
         if port.state == IPI:
-            port.pending = True
+            self.raised(number)
             return 0
         return 0 if port.state == UNBOUND else -EINVAL
 
     def raise_virq(self, virq: int) -> None:
         """Set every port bound to the interrupt pending."""
-        for port in self.ports.values():
+        for number, port in self.ports.items():
             if port.state == VIRQ and port.virq == virq:
-                port.pending = True
+                self.raised(number)
+
+    def raised(self, number: int) -> None:
+        """An event: the port becomes pending; its vCPU is told, if it was not pending and is not masked."""
+        port = self.ports[number]
+        before, port.pending = port.pending, True
+        if not before and not self.is_masked(number):
+            self._tell(number, port.vcpu)
+
+    def unmasked(self, number: int) -> None:
+        """By hypercall; an event that came meanwhile is told now. A port that is not open has a mask bit, too."""
+        if not self.is_masked(number):
+            return
+        bits, byte = self._shared(), MASKS + number // 8
+        bits[byte] &= ~(1 << number % 8)
+        port = self.ports.get(number)
+        if port is not None and port.pending:
+            self._tell(number, port.vcpu)
+
+    def is_masked(self, number: int) -> bool:
+        """The guest sets this bit in its shared_info page by a store."""
+        return bool(self._shared()[MASKS + number // 8] >> number % 8 & 1)
+
+    def _shared(self) -> bytearray:
+        return self.domain.shared_info.bytes() if self.domain.shared_info is not None else bytearray(PAGE_SIZE)
+
+    def _tell(self, number: int, vcpu: int) -> None:
+        """Set the word's bit in the selector of the vCPU; if that was not set, an upcall is pending."""
+        if vcpu >= len(self.domain.vcpus):
+            return  # of a domain that is not built yet
+        which = self.domain.vcpus[vcpu]
+        if which.info is not None:
+            data, at = which.info.bytes(), which.info_offset
+        elif vcpu < IN_SHARED_INFO:
+            data, at = self._shared(), vcpu * VCPU_INFO_SIZE
+        else:
+            return  # until it registers a place, such a vCPU has none that it can see
+        selector, bit = SELECTOR.unpack_from(data, at + SELECTOR_AT)[0], 1 << number // 64
+        if not selector & bit:
+            SELECTOR.pack_into(data, at + SELECTOR_AT, selector | bit)
+            data[at] = 1
 
     def take_pending(self) -> list[int]:
         """Return and clear the unmasked pending ports, lowest first (as a guest's upcall handler does)."""
-        found = [n for n, p in sorted(self.ports.items()) if p.pending and not p.masked]
+        found = [n for n, p in sorted(self.ports.items()) if p.pending and not self.is_masked(n)]
         for number in found:
             self.ports[number].pending = False
         return found
@@ -230,9 +276,7 @@ def op_unmask(vcpu: VCpu, number: int) -> int:
     """EVTCHNOP_unmask: a pending event becomes deliverable. A port that is not open has a mask bit too."""
     if not vcpu.domain.events.is_valid(number):
         return -EINVAL
-    port = vcpu.domain.events.get(number)
-    if port is not None:
-        port.masked = False
+    vcpu.domain.events.unmasked(number)
     return 0
 
 

@@ -118,7 +118,7 @@ def create_domain(
 
 def set_max_vcpus(domain: Domain, count: int) -> int:
     """Create the virtual CPUs; their number must be that given at creation. 0 or -EINVAL."""
-    if count != domain.max_vcpus or domain.is_dying:
+    if count != domain.max_vcpus or (domain.is_dying and len(domain.vcpus) < count):
         return -EINVAL
     while len(domain.vcpus) < count:
         domain.vcpus.append(VCpu(len(domain.vcpus), domain))

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.abi import EINVAL, EOPNOTSUPP, EPERM, U64
+from bulkhead.impl.xen.descriptors import ENTRIES_OF_A_PAGE, MOST_ENTRIES, drop_gdt, install_gdt
 from bulkhead.impl.xen.frames import PGT_L4, PGT_WRITABLE
 from bulkhead.impl.xen.p2m import RAM_TYPES
-from bulkhead.impl.xen.pagetables import PTE_MFN, get_page_type, get_table, put_page_type, put_table
+from bulkhead.impl.xen.pagetables import PTE_MFN, addr_ok, get_page_type, get_table, put_page_type, put_table
 
 if TYPE_CHECKING:
     from bulkhead.impl.xen.domains import Domain, VCpu
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 STUB: Final = 32
 IRET: Final = 23
 FLAGS: Final = 512
+LDT, GDT_FRAMES, GDT_ENTRIES = 4816, 4832, 4960
+MOST_LOCAL: Final = 8192
 RIP: Final = abi.USER_REGS_OFFSET + 128
 RSP: Final = abi.USER_REGS_OFFSET + 152
 RSI: Final = abi.USER_REGS_OFFSET + 104
@@ -42,11 +45,15 @@ def register(context: bytes, offset: int) -> int:
 
 def set_vcpu_context(xen: Xen, domain: Domain, number: int, context: bytes) -> int:
     """XEN_DOMCTL_setvcpucontext of a PV guest: 0 or -errno. Each page-table root takes a reference of each kind."""
-    if domain.external:
-        return -EINVAL
     vcpu = domain.vcpus[number]
+    if domain.external:  # Xen takes debug registers only, and does not call this a set-up
+        vcpu.online = bool(U64.unpack_from(context, FLAGS)[0] & abi.VGCF_ONLINE)
+        return 0
     entry_points = [register(context, abi.CALLBACKS_OFFSET + 8 * i) for i in range(3)]
     if not all(map(canonical, (register(context, RIP), *entry_points))):
+        return -EINVAL
+    ldt, entries = register(context, LDT), register(context, LDT + 8)
+    if ldt & abi.PAGE_MASK or entries > MOST_LOCAL or not addr_ok(ldt):
         return -EINVAL
     flags, kernel, user = U64.unpack_from(context, FLAGS)[0], _root(context, 3), _root(context, 1)
     if vcpu.context is not None:
@@ -54,12 +61,25 @@ def set_vcpu_context(xen: Xen, domain: Domain, number: int, context: bytes) -> i
         if (vcpu.cr3, vcpu.user_cr3) != (xen.frames.get(kernel), xen.frames.get(user) if user else None):
             return -EOPNOTSUPP
     else:
+        rc = _set_descriptors(xen, vcpu, context)
+        if rc:
+            return rc
         rc = _set_roots(xen, vcpu, kernel, user, bool(flags & abi.VGCF_IN_KERNEL))
         if rc:
+            drop_gdt(xen, vcpu)
             return rc
     vcpu.context = bytes(context)
     vcpu.online = bool(flags & abi.VGCF_ONLINE)
     return 0
+
+
+def _set_descriptors(xen: Xen, vcpu: VCpu, context: bytes) -> int:
+    """The descriptor table that the context names; a context without one is fine."""
+    entries = register(context, GDT_ENTRIES)
+    if entries > MOST_ENTRIES:
+        return -EINVAL
+    pages = -(-entries // ENTRIES_OF_A_PAGE)
+    return install_gdt(xen, vcpu, [register(context, GDT_FRAMES + 8 * i) for i in range(pages)]) if pages else 0
 
 
 def _root(context: bytes, number: int) -> int:
@@ -87,6 +107,7 @@ def reset_vcpu(xen: Xen, vcpu: VCpu) -> int:
         if root is not None:
             put_table(xen, root)
     vcpu.cr3 = vcpu.user_cr3 = None
+    drop_gdt(xen, vcpu)
     xen.frames.stamp += 1
     vcpu.tlb.flush(xen.frames.stamp)
     vcpu.context = None

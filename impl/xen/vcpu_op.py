@@ -27,9 +27,11 @@ from bulkhead.impl.xen.abi import (
     U64,
 )
 from bulkhead.impl.xen.domains import NOT_STOPPED, STOPPED_BY_POWEROFF, STOPPED_BY_WATCHDOG
+from bulkhead.impl.xen.events import IN_SHARED_INFO, SELECTOR_AT, VCPU_INFO_SIZE
 from bulkhead.impl.xen.frames import PGT_WRITABLE, get_page
 from bulkhead.impl.xen.guest_access import handle_okay, read, write
 from bulkhead.impl.xen.pagetables import get_page_type, put_table
+from bulkhead.impl.xen.vcpu_context import set_vcpu_context
 
 if TYPE_CHECKING:
     from bulkhead.impl.xen.domains import Domain, VCpu
@@ -42,9 +44,7 @@ CONTEXT_SIZE: Final = 5168
 RUNSTATE_SIZE: Final = 48
 SHORTEST_PERIOD, LONGEST_PERIOD = 1_000_000, (1 << 62) - 1
 INFO_ARGUMENT: Final = Struct("<QII")  # mfn offset reserved
-VCPU_INFO_SIZE: Final = 64
 UPCALL_PENDING: Final = Struct("<B")
-SELECTOR_AT: Final = 8
 ARGUMENTS: Final = {PERIODIC: 8, SINGLESHOT: 16, INFO: INFO_ARGUMENT.size, RUNSTATE_AREA: 8, TIME_AREA: 8}
 WATCHDOGS: Final = 2
 MOST_POLLED: Final = 128
@@ -64,9 +64,12 @@ def do_vcpu_op(xen: Xen, vcpu: VCpu, cmd: int, number: int, arg: int, a4: int, a
         return -ENOENT
     which = vcpu.domain.vcpus[number]
     if cmd == INITIALISE:
-        return -EFAULT if read(xen, vcpu, arg, CONTEXT_SIZE) is None else _initialise(which)
+        context = read(xen, vcpu, arg, CONTEXT_SIZE)
+        if context is None:
+            return -EFAULT
+        return -EEXIST if which.context is not None else set_vcpu_context(xen, vcpu.domain, number, bytes(context))
     if cmd == UP:
-        if which.cr3 is None:
+        if which.context is None:
             return -EINVAL
         which.online = True
         return 0
@@ -94,11 +97,6 @@ def do_vcpu_op(xen: Xen, vcpu: VCpu, cmd: int, number: int, arg: int, a4: int, a
     return -EFAULT if raw is None else _with_argument(xen, vcpu, which, cmd, raw)
 
 
-def _initialise(which: VCpu) -> int:
-    """Only the builder's domctl sets a vCPU up here; one that is set up cannot be set up again."""
-    return -EEXIST if which.cr3 is not None else -EINVAL
-
-
 def _with_argument(xen: Xen, vcpu: VCpu, which: VCpu, cmd: int, raw: bytes) -> int:
     if cmd == PERIODIC:
         return 0 if SHORTEST_PERIOD <= U64.unpack(raw)[0] <= LONGEST_PERIOD else -EINVAL
@@ -123,12 +121,15 @@ def _register_info(xen: Xen, vcpu: VCpu, which: VCpu, mfn: int, offset: int) -> 
     if get_page_type(xen, frame, PGT_WRITABLE):
         xen.frames.put_page(frame)
         return -EINVAL
-    old = b"" if domain.shared_info is None else bytes(domain.shared_info.bytes()[:VCPU_INFO_SIZE])
+    old = b""
+    if domain.shared_info is not None and which.vcpu_id < IN_SHARED_INFO:
+        at = which.vcpu_id * VCPU_INFO_SIZE
+        old = bytes(domain.shared_info.bytes()[at : at + VCPU_INFO_SIZE])
     data = frame.bytes()
     data[offset : offset + len(old)] = old
     UPCALL_PENDING.pack_into(data, offset, 1)
     U64.pack_into(data, offset + SELECTOR_AT, (1 << 64) - 1)
-    which.info = frame
+    which.info, which.info_offset = frame, offset
     return 0
 
 

@@ -159,7 +159,7 @@ FAULTS: tuple[Fault, ...] = (
        "a port that waits for another domain is bound to"),
     _f("port_half_closed", "events:EventChannels.close", "other.state = UNBOUND", "pass",
        "the other end of a closed channel is not told"),
-    _f("port_silent_at_first", "events:EventChannels.bind_interdomain", "port.pending = True", "pass",
+    _f("port_silent_at_first", "events:EventChannels.bind_interdomain", "self.raised(number)", "pass",
        "what was rung before the binding is lost"),
     _f("port_of_the_dying", "events:EventChannels.free_port", "if self.domain.is_dying:", "if False:",
        "a port is opened in a dying domain"),

@@ -15,32 +15,27 @@ from bulkhead.impl.xen.domains import Domain
 from bulkhead.proofs.refinement.dom0.kernel import Dom0
 from bulkhead.proofs.refinement.dom0.state import MapRecord, Opened, Proc, SharedPage
 from bulkhead.proofs.refinement.lockstep.call import CallInFlight
+from bulkhead.proofs.refinement.lockstep.flights import Flights
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.spec_world import Size
 from bulkhead.proofs.refinement.lockstep.testbed import Guest
 
 
-class View:
-    """A view of one machine."""
+class ProcessView:
+    """What the workload of Dom0's processes sees of a machine: also that of DomB's campaign."""
 
-    def __init__(self, lockstep: Lockstep, dom0: Dom0) -> None:
-        self._lockstep = lockstep
+    def __init__(self, lockstep: Flights, dom0: Dom0) -> None:
+        self._flights = lockstep
         self.dom0 = dom0
         self.size: Size = lockstep.spec_state.size  # numbers of the world: references, ports, frames of the heap
         self.first_mfn = lockstep.rig.first_mfn
         self.domains: dict[int, Domain] = lockstep.rig.xen.domains
-        self.guests: dict[int, Guest] = lockstep.rig.guests
         self.processes: dict[int, Proc] = dom0.procs
+        self.guests: dict[int, Guest] = {}  # those of `monolithic`; DomB's are others
 
-    @property
-    def calls(self) -> int:
-        """The number of calls made."""
-        return self._lockstep.calls
-
-    @property
-    def flights(self) -> list[CallInFlight]:
-        """Calls in flight: the marker of each, and the entries that it is changing."""
-        return self._lockstep.flights
+    def granters(self) -> list[tuple[int, Domain]]:
+        """Domains whose grants Dom0's processes look for."""
+        return [(domid, domain) for domid, domain in self.domains.items() if 0 < domid < self.size.nobody]
 
     @property
     def files(self) -> list[Opened]:
@@ -67,15 +62,11 @@ class View:
 
     def free_frames(self) -> int:
         """Free frames of the hypervisor."""
-        return self._lockstep.rig.xen.frames.free_count
-
-    def id_is_held(self, domid: int) -> bool:
-        """Is an id not yet free by the rules, as a TLB still holds something of its last owner's?"""
-        return self._lockstep.id_is_held(domid)
+        return self._flights.rig.xen.frames.free_count
 
     def special(self, mfn: int) -> bool:
         """Is this a page of the hypervisor's own heap? The rules have no grants of these."""
-        return self._lockstep.rig.special(mfn)
+        return self._flights.rig.special(mfn)
 
     def names_special(self, domain: Domain, ref: int) -> bool:
         """Does a guest's entry, or the one behind a transitive one, name a page of the hypervisor's own heap?"""
@@ -95,6 +86,32 @@ class View:
             return False
         pinned = granter.grant_table.active[behind].frame
         return self.special(granter.grant_table.frame_field(behind)) or (pinned is not None and pinned.xenheap)
+
+
+class View(ProcessView):
+    """A view of one machine."""
+
+    def __init__(self, lockstep: Lockstep, dom0: Dom0) -> None:
+        super().__init__(lockstep, dom0)
+        self._lockstep = lockstep
+        self.guests = lockstep.rig.guests
+
+    def granters(self) -> list[tuple[int, Domain]]:
+        return [(domid, guest.domain) for domid, guest in self.guests.items()]
+
+    @property
+    def calls(self) -> int:
+        """The number of calls made."""
+        return self._lockstep.calls
+
+    @property
+    def flights(self) -> list[CallInFlight]:
+        """Calls in flight: the marker of each, and the entries that it is changing."""
+        return self._lockstep.flights
+
+    def id_is_held(self, domid: int) -> bool:
+        """Is an id not yet free by the rules, as a TLB still holds something of its last owner's?"""
+        return self._lockstep.id_is_held(domid)
 
     def changing(self, domid: int, ref: int) -> bool:
         """Is a call changing this grant entry now?"""

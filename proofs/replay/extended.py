@@ -17,6 +17,7 @@ from bulkhead.proofs.replay.rig import NO_ANSWER, Rig
 
 Args = dict[str, Any]
 Result = dict[str, Any]
+PORTS: Final = 4096
 INT_MAX: Final = 0x7FFFFFFF
 DOM0_BLOCK: Final = 8 * 4096
 
@@ -70,8 +71,9 @@ def op_cur(rig: Rig, a: Args, skip: set[str]) -> Result:
 def op_pend(rig: Rig, a: Args, skip: set[str]) -> Result:
     """The pending and the mask bit of a guest's port."""
     caller = Caller(rig, str(a["by"]))
-    port = rig.guest(caller.name).domain.events.get(caller.value(a["p"]))
-    return {"pending": int(port is not None and port.pending), "mask": int(port is not None and port.masked), "r": 0}
+    number, events = caller.value(a["p"]) % PORTS, rig.guest(caller.name).domain.events
+    port = events.get(number)
+    return {"pending": int(port is not None and port.pending), "mask": int(events.is_masked(number)), "r": 0}
 
 
 def op_pause(rig: Rig, a: Args, skip: set[str]) -> Result:

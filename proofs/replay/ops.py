@@ -42,11 +42,11 @@ def _in_use(rig: Rig, name: str, ref: int) -> bool:
 
 
 def op_mkdom(rig: Rig, a: Args, skip: set[str]) -> Result:
-    kind = a.get("kind")
+    kind, vcpus = a.get("kind"), int(a.get("vcpus", 1))
     if kind in TRANSLATED:
-        domid = rig.make_translated(a["n"], abi.EMU_LAPIC if kind == "hvm" else abi.EMU_ALL & ~abi.EMU_VPCI)
+        domid = rig.make_translated(a["n"], abi.EMU_LAPIC if kind == "hvm" else abi.EMU_ALL & ~abi.EMU_VPCI, vcpus)
     else:
-        domid = rig.make(a["n"], a.get("label"))
+        domid = rig.make(a["n"], a.get("label"), vcpus)
     return {"domid": domid, "r": 0} if domid >= 0 else {"r": domid}
 
 

@@ -197,22 +197,22 @@ class Rig:
             raise ValueError(f"type {wanted} is not in the example policy")
         return self.flask.types.index(wanted) + 1
 
-    def _create(self, name: str, label: str | None, flags: int, emulation: int) -> int:
-        """An empty domain with one vCPU and the recorder's limits; its domid, or -errno."""
+    def _create(self, name: str, label: str | None, flags: int, emulation: int, vcpus: int = 1) -> int:
+        """An empty domain with the recorder's limits; its domid, or -errno."""
         body = abi.CREATEDOMAIN.pack(
-            self._ssidref(name, label), bytes(16), flags, 0, 1, 0xFFFFFFFF, 8, 64, 2, 0, 0, emulation, 0
+            self._ssidref(name, label), bytes(16), flags, 0, vcpus, 0xFFFFFFFF, 8, 64, 2, 0, 0, emulation, 0
         )
         rc, raw = self.kernel.domctl(abi.DOMCTL_CREATEDOMAIN, 0, body)
         if rc:
             return rc
         domid: int = abi.U16.unpack_from(raw, 8)[0]
-        self.kernel.domctl(abi.DOMCTL_MAX_VCPUS, domid, abi.U32.pack(1))
+        self.kernel.domctl(abi.DOMCTL_MAX_VCPUS, domid, abi.U32.pack(vcpus))
         self.kernel.domctl(abi.DOMCTL_MAX_MEM, domid, abi.U64.pack(MAX_PAGES * 4))
         return domid
 
-    def make_translated(self, name: str, emulation: int = abi.EMU_LAPIC) -> int:
+    def make_translated(self, name: str, emulation: int = abi.EMU_LAPIC, vcpus: int = 1) -> int:
         """Build a PVH (or, by its emulated devices, HVM) guest that is never started; its domid, or -errno."""
-        domid = self._create(name, None, abi.CDF_HVM | abi.CDF_HAP, emulation)
+        domid = self._create(name, None, abi.CDF_HVM | abi.CDF_HAP, emulation, vcpus)
         if domid < 0:
             return domid
         self.translated[name] = TranslatedGuest(name, self.xen.domains[domid])
@@ -235,9 +235,9 @@ class Rig:
         self.xen.call(agent.vcpu, abi.HYPERVISOR_EVENT_CHANNEL_OP, abi.EVTCHNOP_BIND_INTERDOMAIN, agent.arg)
         agent.domain.events.take_pending()
 
-    def make(self, name: str, label: str | None = None) -> int:
+    def make(self, name: str, label: str | None = None, vcpus: int = 1) -> int:
         """Build an agent guest through Dom0's domctls; its domid, or -errno."""
-        domid = self._create(name, label, 0, 0)
+        domid = self._create(name, label, 0, 0, vcpus)
         if domid < 0:
             return domid
         agent = Agent(self, name, self.xen.domains[domid])

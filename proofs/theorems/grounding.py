@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -135,22 +136,38 @@ class Grounding:
         return self._eval(f"(check-sat-assuming ({' '.join(wishes)}))").strip()
 
     def wish(self, parts: Iterable[Truth]) -> str:
-        """Find a state that satisfies as many wishes as possible; of conflicting ones the last is dropped first.
+        """Find a state that satisfies as many wishes as possible; of conflicting ones the last is dropped.
 
-        Returns the solver's answer: `sat` if there is a state, even without the wishes.
+        Returns the solver's answer: `sat` if there is a state, even without the wishes. All that accepted wishes rule out
+        is dropped at once, so that hundreds that exclude each other take a few questions.
         """
-        wishes: dict[str, None] = {}
+        left: list[str] = []
         for part in parts:
             if not isinstance(part, bool):
-                name = f"wish!{len(wishes)}"
-                self._untold.append(f"(declare-const {name} Bool)(assert (=> {name} {part}))")
-                wishes[name] = None
-        while (answer := self.possible(wishes)) != "sat" and wishes:
+                left.append(f"wish!{len(left)}")
+                self._untold.append(f"(declare-const {left[-1]} Bool)(assert (=> {left[-1]} {part}))")
+        kept: list[str] = []  # these can be satisfied together
+        many = len(left)
+        while (answer := self.possible([*kept, *left[:many]])) != "sat" or many < len(left):
+            if answer == "sat":
+                kept, left, many = [*kept, *left[:many]], left[many:], len(left)
+                continue
             core = self._eval("(get-unsat-core)").strip("() \n").split() if answer == "unsat" else []
-            last = [name for name in wishes if name in core][-1:]
-            for name in last or list(wishes):  # on `unknown`, drop all wishes
-                del wishes[name]
+            places = [k for k, name in enumerate(left[:many]) if name in core]
+            if not places:  # no wish is the reason, or it is `unknown`: drop all that are not accepted
+                return answer if answer == "unsat" else self.possible(kept)
+            if places[-1] > 0:
+                many = places[-1]  # up to the last of the conflict
+                continue
+            left = self._not_ruled_out(kept, left[1:])
+            many = len(left)
         return answer
+
+    def _not_ruled_out(self, kept: list[str], wishes: list[str]) -> list[str]:
+        """Those wishes that the accepted ones do not make false, as far as the solver knows."""
+        out = self._eval(f"(get-consequences ({' '.join(kept)}) ({' '.join(wishes)}))")
+        denied = set(re.findall(r"\(not (wish![0-9]+)\)", out)) if out.startswith("sat") else set()
+        return [name for name in wishes if name not in denied]
 
     def _true(self, asked: Iterable[Truth]) -> list[bool]:
         """Which of these are true in the current model."""

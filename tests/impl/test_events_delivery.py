@@ -9,7 +9,7 @@ import pytest
 
 from bulkhead.impl.xen.abi import EEXIST, EINVAL, ENOENT
 from bulkhead.impl.xen.domains import Domain
-from bulkhead.impl.xen.events import op_bind_vcpu, op_status, op_unmask
+from bulkhead.impl.xen.events import MASKS, SELECTOR_AT, op_bind_vcpu, op_status, op_unmask
 from bulkhead.impl.xen.lifecycle import create_domain, set_max_vcpus
 from bulkhead.impl.xen.machine import Xen
 
@@ -47,10 +47,11 @@ def test_a_virtual_interrupt_reaches_those_bound_to_it(guest: Domain) -> None:
 
 def test_a_masked_event_waits(guest: Domain) -> None:
     port = guest.events.bind_ipi(0)
-    guest.events.ports[port].masked = True
+    shared = guest.shared_info.bytes() if guest.shared_info is not None else bytearray()
+    shared[MASKS + port // 8] |= 1 << port % 8  # as the guest's kernel does
     guest.events.send(port)
-    assert guest.events.take_pending() == []
-    assert op_unmask(guest.vcpus[0], port) == 0
+    assert guest.events.take_pending() == [] and not shared[0] and not any(shared[SELECTOR_AT:16])
+    assert op_unmask(guest.vcpus[0], port) == 0 and shared[0] == 1 and shared[SELECTOR_AT] == 1
     assert guest.events.take_pending() == [port]
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from bulkhead.model.diagnostics import RulesError
 from bulkhead.proofs.jobs import Workers
 from tests.oracle.compare import Budget, Seen, differences
+from tests.oracle.coverage import report
 from tests.oracle.generate import Draft, draft, smaller
 
 SHRINKING = 150  # attempts
@@ -133,7 +134,12 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--attack-every", type=int, default=8, help="look for an attack on every so many-th system")
     parser.add_argument("--no-shrink", action="store_true")
+    parser.add_argument("--forms", action="store_true", help="compare nothing; say which forms of the language these have")
     given = parser.parse_args()
+    if given.forms:
+        text, absent = report(range(given.seed, given.seed + given.systems))
+        print(text)
+        return 1 if absent else 0
     begun = time.perf_counter()
 
     def tell(how_far: str) -> None:

@@ -73,6 +73,7 @@ NASTY = (
     "self",
     "return_",
 )
+KINDS = ("internal", "request", "hypercall", "ioctl", "syscall", "guest")
 CODES = ("error", "EINVAL", "EPERM", "okay", "x0", "init")
 Scope = dict[str, object]  # a variable's sort, or the fields of a record
 Procedures = dict[str, "Procedure"]
@@ -90,35 +91,55 @@ class Procedure:
 
 @dataclass(frozen=True)
 class Part:
-    """An item: a fixed head, and statements that may be removed."""
+    """An item: a fixed head, statements that may be removed, and perhaps a string before it."""
 
     head: str
     body: tuple[str, ...] = ()
+    doc: str = ""
 
     def text(self) -> str:
-        return "\n".join([self.head, *(f"    {b}" for b in self.body)])
+        return "\n".join([*([f'"{self.doc}"'] if self.doc else []), self.head, *(f"    {b}" for b in self.body)])
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A whole rules file in parts. The system expects all claims to be proved."""
+    """A whole rules file in parts. The system expects some claims to be refuted, and all others to be proved.
+
+    `more` are components without items of their own, and lines of the system; the system may be the first in the file.
+    """
 
     parts: tuple[Part, ...]
     templates: tuple[str, ...] = ()  # components with parameters, as text
     uses: tuple[str, ...] = ()  # their uses
+    more: tuple[str, ...] = ()
+    scopes: tuple[str, ...] = ()
+    falling: int = 0  # claims that are expected to be refuted, the last ones
+    first: bool = False
 
     def claims(self) -> list[str]:
         return [p.head.split()[1] for p in self.parts if p.head.startswith(("theorem ", "transition "))]
 
     def text(self) -> str:
-        expect = f"\n    expect proved {', '.join(self.claims())}" if self.claims() else ""
+        claims = self.claims()
+        kept = claims[: max(len(claims) - self.falling, 0)]
+        expected = [("proved", kept), ("refuted", claims[len(kept) :])]
+        lines = [
+            *self.scopes[:1],
+            *(f"expect {word} {', '.join(names)}" for word, names in expected if names),
+            *self.scopes[1:],
+        ]
         templates = "".join(f"{text}\n\n" for text in self.templates)
         uses = f"uses {', '.join(self.uses)}\n" if self.uses else ""
-        return (
+        named = [text.split()[1] for text in self.more]
+        system = f'system made "made at random"\n    uses {", ".join(["gen", *named])}\n' + "".join(
+            f"    {line}\n" for line in lines
+        )
+        components = (
             f'{templates}component gen "made at random"\n{uses}\n'
             + "\n".join(p.text() for p in self.parts)
-            + f'\n\nsystem made "made at random"\n    uses gen{expect}\n'
+            + "".join(f"\n\n{text}" for text in self.more)
         )
+        return f"{system}\n{components}\n" if self.first else f"{components}\n\n{system}"
 
 
 @dataclass
@@ -240,9 +261,9 @@ class Maker:
             return f"{left} {'=' if r < 0.28 else '!='} {right}"
         if r < 0.55:
             word = self.rng.choice(("and", "or", "implies", "iff"))
-            return f"({self.formula(scope, depth - 1)}) {word} ({self.formula(scope, depth - 1)})"
+            return f"({self.formula(scope, depth - 1)}) {word} {self.last(self.formula(scope, depth - 1))}"
         if r < 0.65:
-            return f"not ({self.formula(scope, depth - 1)})"
+            return f"not {self.last(self.formula(scope, depth - 1))}"
         inner = dict(scope)
         binders: list[str] = []
         for _ in range(self.rng.randint(1, 2)):
@@ -255,6 +276,14 @@ class Maker:
         if not binders:
             return self.formula(scope, depth - 1)
         return f"({self.rng.choice(('forall', 'exists'))} {self.listed(binders)}. {self.formula(inner, depth - 1)})"
+
+    def last(self, formula: str) -> str:
+        """A formula after which a formula ends, in brackets: but a quantifier now and then without."""
+        if formula.startswith(("(forall ", "(exists ")) and self.rng.random() < 0.5:
+            depth = list(itertools.accumulate((c == "(") - (c == ")") for c in formula))
+            if depth.index(0) == len(formula) - 1:
+                return formula[1:-1]
+        return f"({formula})"
 
     def listed(self, binders: list[str]) -> str:
         """Binders with commas between; neighbours of one sort may share it."""
@@ -306,6 +335,8 @@ class Maker:
                 value = "{ " + ", ".join(f"{f}: {v}" for (f, _), v in zip(fields, values, strict=True)) + " }"
         elif fields[0][0] == "":
             value = self.of(inner, fields[0][1], 1)
+        elif (others := self.records(scope, name)) and self.rng.random() < 0.3:
+            value = self.rng.choice(others)
         elif self.rng.random() < 0.5:
             value = "{ " + ", ".join(f"{f}: {self.of(inner, s, 1)}" for f, s in fields) + " }"
         else:
@@ -318,14 +349,27 @@ class Maker:
             out += f" where {self.formula(limits, 1)}"
         return out
 
+    def records(self, scope: Scope, name: str) -> list[str]:
+        """Whole records with the fields of a state: locals, and places of states."""
+        fields = self.states[name][1]
+        out = [n for n, kind in scope.items() if kind == tuple(fields)]
+        for other, (index, given) in self.states.items():
+            if given == fields and (index or other not in scope):
+                out.append(f"{other}[{', '.join(self.of(scope, i, 0) for i in index)}]" if index else other)
+        return out
+
     def undo(self, scope: Scope) -> str:
         """An `undo`, sometimes."""
         if self.rng.random() > 0.3:
             return ""
+        return f" undo {' '.join(self.undone(scope) for _ in range(self.rng.randint(1, 2)))} end"
+
+    def undone(self, scope: Scope) -> str:
+        """What an `undo` does: it assigns, or performs a procedure that only assigns."""
         if self.assigning and self.rng.random() < 0.5:
             name, params = self.rng.choice(list(self.assigning.items()))
-            return f" undo perform {name}({', '.join(self.of(scope, p, 1) for p in params)}) end"
-        return f" undo {' '.join(self.assign(scope, False) for _ in range(self.rng.randint(1, 2)))} end"
+            return f"perform {name}({', '.join(self.of(scope, p, 1) for p in params)})"
+        return self.assign(scope, False)
 
     def statements(self, scope: Scope, count: int, procedures: Procedures, boundaries: bool, op: str) -> list[str]:
         """A sequence of statements; `scope` grows with their definitions."""
@@ -501,20 +545,23 @@ def _draft(rng: random.Random) -> Draft:
         m.two_state = False
     if rng.random() < 0.5:
         parts.append(_scenario(m, body_parts))
-    return Draft(tuple(parts), templates, uses)
+    return _trimmed(m, parts, Draft(tuple(parts), templates, uses))
 
 
 def _state(m: Maker, parts: list[Part]) -> None:
     rng = m.rng
     name = m.name("p")
     index = [m.sort() for _ in range(rng.choice((0, 1, 1, 1, 2)))]
+    if len(index) == 2 and rng.random() < 0.2:
+        index.append("bool")
     if rng.random() < 0.25:
-        fields = []
-        for k in range(rng.randint(1, 2)):
-            fields.append((rng.choice(("live", "value", "f", "owner")) + ("" if k == 0 else "2"), m.sort(small=True)))
+        fields: list[tuple[str, str]] = []
+        for k in range(rng.choice((1, 1, 2, 2, 3))):
+            name_ = rng.choice(("live", "value", "f", "owner")) + ("" if k == 0 else str(k + 1))
+            fields.append((name_, fields[-1][1] if k and rng.random() < 0.3 else m.sort(small=True)))
     else:
         fields = [("", m.sort(small=rng.random() < 0.8))]
-    shown = fields[0][1] if fields[0][0] == "" else "{ " + ", ".join(f"{f}: {s}" for f, s in fields) + " }"
+    shown = fields[0][1] if fields[0][0] == "" else "{ " + m.listed([f"{f}: {s}" for f, s in fields]) + " }"
     names = [rng.choice(("", f"who{k}", f"x{k}")) for k in range(len(index))]
     m.states[name] = index, fields
     written = ""
@@ -529,7 +576,7 @@ def _state(m: Maker, parts: list[Part]) -> None:
             if rng.random() < 0.4:
                 written += f" when {m.formula(scope, 1)}"
             if rng.random() < 0.4:
-                written += f" then {m.assign(scope)}"
+                written += f" then {' '.join(m.assign(scope) for _ in range(rng.choice((1, 1, 2))))}"
     places = ", ".join(f"{n}: {s}" if n else s for n, s in zip(names, index, strict=True))
     ghost, shown_index = "ghost " if rng.random() < 0.1 else "", f"[{places}]" if index else ""
     parts.append(Part(f"{ghost}state {name}{shown_index}: {shown}{written}"))
@@ -540,7 +587,7 @@ def _scenario(m: Maker, operations: list[Part]) -> Part:
     rng = m.rng
     elements: Scope = {}
     for k in range(rng.randint(0, 2)):
-        elements[f"e{k}"] = m.sort()
+        elements[f"e{k}"] = m.sort() if rng.random() < 0.8 else "Call"
     called = [op for op in operations if not op.head.startswith("procedure")]
     lines: list[str] = []
     for _ in range(rng.choice((1, 2, 3))):
@@ -563,15 +610,21 @@ def _called(m: Maker, op: Part, elements: Scope) -> str:
     for word in reversed([p for p in rest.partition(")")[0].split(", ") if p]):  # `a, b: S` gives both a sort
         param, _, sort = word.partition(": ")
         params.insert(0, (param, sort or params[0][1]))
+    given = len(params)
     first = list(itertools.takewhile(lambda b: b.split()[0] not in ("step", "each", "done"), op.body))
     later = [b.split("(")[0].split()[-1] for b in op.body if b.split()[0] in ("step", "each", "done")]
     checks = [b.partition(" undo ")[0].rpartition(" else ") for b in first if b.startswith(("require ", "pick "))]
     codes = [code for _, word, code in checks if word and code.isidentifier()]
+    calls = [n for n, k in elements.items() if k == "Call"]
     if later and rng.random() < 0.4:
-        return f"{name}.{rng.choice(later)}()"
+        return f"{name}.{rng.choice(later)}({f'this: {rng.choice(calls)}' if calls and rng.random() < 0.7 else ''})"
+    picks = [b.partition(" where ")[0].partition(" else ")[0].removeprefix("pick ") for b in first if b.startswith("pick ")]
+    params += [(pick.partition(": ")[0], pick.partition(": ")[2]) for pick in picks if "," not in pick]
     args = []
     named = False
-    for param, sort in params:
+    for k, (param, sort) in enumerate(params):
+        if k >= given and (not named or rng.random() < 0.3):
+            break  # what is picked goes by its name
         r = rng.random()
         if r < 0.4:
             args.append(f"{param}: {m.of(elements, sort, 1)}")
@@ -632,6 +685,13 @@ def _instances(m: Maker) -> tuple[tuple[str, ...], tuple[str, ...]]:
         sort, args = rng.choice(m.sorts), {n: m.name("g") for n in given}
         uses.append(f"larger({', '.join([sort, *args.values()])}) as {outer}")
         known(sort, args, f"{outer}_{again}_")
+        if rng.random() < 0.5:  # and has something of its own
+            templates[-1] += "\nstate extra[Q]: bool\ninit forall w0: Q. not extra[w0]"
+            m.states[f"{outer}_extra"] = [sort], [("", "bool")]
+            m.used.add(f"{outer}_extra")
+    if rng.random() < 0.1:
+        templates.append('component bare(sort R) "nothing"')
+        uses.append(f"bare({rng.choice(m.sorts)})")
     return tuple(templates), tuple(uses)
 
 
@@ -640,11 +700,11 @@ def _operations(m: Maker) -> list[Part]:
     parts: list[Part] = []
     procedures: Procedures = {}
     for k in range(rng.choice((1, 2, 3, 4))):
-        kind = "procedure" if k == 0 and rng.random() < 0.5 else rng.choice(("internal", "request", "hypercall"))
+        kind = "procedure" if k == 0 and rng.random() < 0.5 else rng.choice(KINDS)
         name = m.name("op")
         scope: Scope = {}
         params = []
-        for _ in range(rng.choice((0, 1, 1, 2))):
+        for _ in range(rng.choice((0, 1, 1, 1, 2, 2, 3))):
             var, sort = m.local(scope), m.sort()
             scope[var] = sort
             params.append(f"{var}: {sort}")
@@ -652,13 +712,17 @@ def _operations(m: Maker) -> list[Part]:
         given = set(scope)
         points = list(m.points)
         m.operation = name
-        body = m.statements(scope, 3, procedures, kind != "procedure" or rng.random() < 0.3, name)
+        if kind == "procedure" and rng.random() < 0.4:  # one for an `undo`
+            body = [m.assign(scope, False) for _ in range(rng.randint(1, 2))]
+        else:
+            body = m.statements(scope, 3, procedures, kind != "procedure" or rng.random() < 0.3, name)
         result = None
-        if kind == "procedure" and rng.random() < 0.5:
+        if rng.random() < (0.5 if kind == "procedure" else 0.15):
             plain = [(n, str(s)) for n, s in scope.items() if isinstance(s, str) and n != "this"]
             if plain:
                 var, result = rng.choice(plain)
                 body.append(f"return {var}")
+                result = result if rng.random() < 0.7 else None
         parts.append(Part(f"{kind} {name}({m.listed(params)}){f' -> {result}' if result else ''}{when}", tuple(body)))
         if kind == "procedure":
             steps = tuple(p.split(".")[1] for p in m.points if p not in points)
@@ -699,7 +763,7 @@ def _init(m: Maker) -> Part:
 def _faults(m: Maker, operations: list[Part]) -> list[Part]:
     """A fault, sometimes: it repeats a check or an assignment of some operation."""
     rng = m.rng
-    if rng.random() > 0.35:
+    if rng.random() > 0.5:
         return []
     op = rng.choice(operations)
     name = op.head.split("(")[0].split()[1]
@@ -711,7 +775,11 @@ def _faults(m: Maker, operations: list[Part]) -> list[Part]:
             cond = st.removeprefix("require ")
         if not cond or " else " in st.removeprefix("require ")[: len(cond)] or cond.count("(") != cond.count(")"):
             return []
-        changes = [f"drop {cond}", f"replace {cond} with not ({cond})", *(f"move {cond} to {b}" for b in boundaries[-1:])]
+        changes = [
+            f"drop {cond}",
+            f"replace {cond} with not ({cond})",
+            *(f"move {cond} to {b}" for b in boundaries[-1:] * 4),
+        ]
     elif st.startswith("pick ") and " where " in st and " undo " not in st:
         cond = st.partition(" where ")[2]
         cond = cond.rpartition(" else ")[0] if " else " in cond else cond
@@ -729,31 +797,46 @@ def _faults(m: Maker, operations: list[Part]) -> list[Part]:
 def _further_faults(m: Maker, parts: list[Part], operations: list[Part]) -> list[Part]:
     """A fault in something else than a check or an assignment, now and then."""
     rng = m.rng
-    if rng.random() > 0.3:
+    if rng.random() > 0.45:
         return []
     changes = [c for p in parts if p.head.startswith("define ") for c in _of_definition(p.head)]
     for op in operations:
         name, here = op.head.split("(")[0].split()[1], ""
+        later = [b.split("(")[0].split()[-1] for b in op.body if b.split()[0] in ("step", "each", "done")]
         if " when " in op.head:
             changes += _of_condition(name, op.head.partition(" when ")[2])
         for st in op.body:
             if st.split()[0] in ("step", "each", "done"):
                 here = "." + st.split("(")[0].split()[-1]
             changes += _of_statement(m, name + here, st)
+            if later and not here and st.startswith("require ") and " undo " not in st and "next(" not in st:
+                cond = st.removeprefix("require ").rpartition(" else ")[0]
+                changes += [f"within {name} move {cond} to {later[-1]}"] * (
+                    bool(cond) and cond.count("(") == cond.count(")")
+                )
         changes.append(f"within {name}{rng.choice(('', here))} add {m.assign({})}")
     if not changes:
         return []
     kinds: dict[str, list[str]] = {}  # each as often, for assignments can always be added
     for change in changes:
         verb, what = change.split()[2:4]
-        kinds.setdefault(f"{verb} {what}" if what in ("undo", "may") else verb, []).append(change)
-    return [Part(f"fault fault1 {rng.choice(kinds[rng.choice(sorted(kinds))])}")]
+        of = " of a definition" if change.split()[1] in m.defines else ""
+        kinds.setdefault(f"{verb} {what}" if what in ("undo", "may") else verb + of, []).append(change)
+    picked = [rng.choice(kinds[kind]) for kind in rng.sample(sorted(kinds), min(len(kinds), rng.choice((1, 1, 2))))]
+    return [Part(f"fault fault1 {' '.join(picked)}")]
 
 
 def _of_definition(head: str) -> list[str]:
     name, _, rest = head.removeprefix("define ").partition("(")
     before, _, body = rest.partition(" = ")
-    return [f"within {name} replace {body} with not ({body})"] if before.endswith(")") else []
+    if not before.endswith(")"):
+        return []  # not a truth value
+    found = [f"within {name} replace {body} with not ({body})"]
+    depth = list(itertools.accumulate((c == "(") - (c == ")") for c in body))
+    end = depth.index(0) if body.startswith("(") else 0
+    if body[end:].startswith(") and "):
+        found += [f"within {name} drop {body[1:end]}"] * 2
+    return found
 
 
 def _of_condition(path: str, cond: str) -> list[str]:
@@ -771,10 +854,62 @@ def _of_statement(m: Maker, path: str, st: str) -> list[str]:
         code = before.split()[2] if before.startswith("may fail ") else before.split()[-1]
         found.append(f"within {path} drop undo {code}")
         if undone.startswith("set "):
-            found.append(f"within {path} skip undo {undone.removeprefix('set ').partition(' = ')[0]}")
+            place = undone.removeprefix("set ").partition(" = ")[0]
+            found.append(f"within {path} skip undo {place}")
+            value = _value_for(m, place)
+            found += [f"within {path} assign undo {place} = {value}"] * bool(value)
     elif st.startswith("set ") and " where " in st:
         found += _of_condition(path, st.partition(" where ")[2])
     return found
+
+
+def _value_for(m: Maker, place: str) -> str:
+    """A value without variables for a place; none where it is a whole record, or where there is no value."""
+    head = place.partition("[")[0].partition(".")[0]
+    part = place.rpartition("]")[2].removeprefix(".") if "[" in place else place.partition(".")[2]
+    sort = dict(m.states[head][1]).get(part)
+    try:
+        return "" if sort is None else m.of({}, sort, 0)
+    except LookupError:
+        return ""
+
+
+def _trimmed(m: Maker, parts: list[Part], d: Draft) -> Draft:
+    """The draft with what says little: strings, sizes, what a fault breaks, components that only use others."""
+    rng = m.rng
+    claims = [p.head.split()[1] for p in parts if p.head.startswith(("theorem ", "transition ", "invariant "))]
+    labels = [p.head.split("(")[0].split()[1] for p in parts if p.head.startswith(tuple(f"{k} " for k in KINDS))]
+    out = []
+    for p in parts:
+        if p.head.startswith("fault ") and claims and labels and rng.random() < 0.3:
+            broken = ", ".join(rng.sample(claims, min(len(claims), rng.choice((1, 2)))))
+            p = replace(p, head=p.head.replace(" within ", f" breaks {broken} in {rng.choice(labels)} within ", 1))
+        if not p.head.startswith(("sort ", "scope ")) and rng.random() < 0.3:
+            p = replace(p, doc="what it is for")
+        out.append(p)
+    sizes = [f"{n} = {rng.choice(('1', '2', '1 to 2', '2 to 3'))}" for n in (*m.sorts, "Call") if rng.random() < 0.6]
+    if sizes and rng.random() < 0.15:
+        out.insert(rng.randrange(len(out) + 1), Part(f"scope {', '.join(sizes)}"))
+    scopes = [f"scope {', '.join(sizes)}"] if sizes and rng.random() < 0.15 else []
+    if len(sizes) > 1 and scopes and rng.random() < 0.5:
+        scopes = [f"scope {size}" for size in sizes]
+    more = [
+        text
+        for text in (
+            'component every.thing "all of it"\nuses gen',
+            'component no.thing.more "nothing"',
+            'component last "it"',
+        )
+        if rng.random() < 0.1
+    ]
+    return replace(
+        d,
+        parts=tuple(out),
+        more=tuple(more),
+        scopes=tuple(scopes),
+        falling=rng.choice((0, 0, 1, 2)),
+        first=rng.random() < 0.2,
+    )
 
 
 def smaller(d: Draft) -> list[Draft]:
@@ -787,7 +922,13 @@ def smaller(d: Draft) -> list[Draft]:
         for j in range(len(part.body)):
             less = replace(part, body=part.body[:j] + part.body[j + 1 :])
             out.append(replace(d, parts=(*d.parts[:k], less, *d.parts[k + 1 :])))
+    for k, part in enumerate(d.parts):  # what follows a head
+        for word in (" then ", " when "):
+            if word in part.head and not part.head.startswith("fault "):
+                less = replace(part, head=part.head.partition(word)[0])
+                out.append(replace(d, parts=(*d.parts[:k], less, *d.parts[k + 1 :])))
     out += [replace(d, uses=d.uses[:k] + d.uses[k + 1 :]) for k in range(len(d.uses))]
+    out += [replace(d, more=(), scopes=(), falling=0, first=False)] if d.more or d.scopes or d.falling or d.first else []
     return out
 
 

@@ -9,6 +9,7 @@ for a keyword there; the tree then gets the name that is meant.
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -22,6 +23,7 @@ from bulkhead.model.diagnostics import Span
 from bulkhead.model.parser import GRAMMAR, parse_text
 
 WORD = re.compile(r'"[^"]*"|--[^\n]*|[A-Za-z_]\w*|\d+|\s+|->|!=|\.\.\.|.', re.DOTALL)
+OPENING, CLOSING = frozenset("([{"), frozenset(")]}")
 
 
 class Name(str):
@@ -30,6 +32,10 @@ class Name(str):
 
 class Replaced(Name):
     """A name that a use of a component puts into its text."""
+
+
+class Behind(str):
+    """The dot behind the variables of a quantifier, where other dots are before a field."""
 
 
 @functools.cache
@@ -152,8 +158,93 @@ def _replaced(words: list[str], names: Mapping[str, str]) -> list[str]:
     return out
 
 
+def _written_out(words: list[str]) -> list[str]:
+    """The words, without `distinct` and `in`: what the reference says they stand for.
+
+    The parser writes them out in the tree, for all that read it, so nobody else would notice if it did so wrongly.
+    """
+    out: list[str] = []
+    k = 0
+    binding = False
+    while k < len(words):
+        follows = words[k + 1] if k + 1 < len(words) else ""
+        if words[k] == "distinct" and follows == "(":
+            end = _closing(words, k + 1)
+            values = [["(", *_written_out(part), ")"] for part in _parts(words[k + 2 : end])]
+            tests = [[*a, "!=", *b] for a, b in itertools.combinations(values, 2)]
+            out += ["(", *_joined(tests, "and"), ")"]
+            k = end + 1
+        elif words[k] == "in" and follows == "{":
+            end = words.index("}", k)
+            begin = _begin_of_operand(out)
+            value, out = ["(", *out[begin:], ")"], out[:begin]
+            out += ["(", *_joined([[*value, "=", m] for m in words[k + 2 : end] if m != ","], "or"), ")"]
+            k = end + 1
+        else:
+            out.append(Behind(".") if binding and words[k] == "." else words[k])
+            binding = (binding or _quantifies(words[k])) and words[k] != "."
+            k += 1
+    return out
+
+
+def _quantifies(word: str) -> bool:
+    return word in ("forall", "exists") and not isinstance(word, Name)
+
+
+def _joined(parts: list[list[str]], word: str) -> list[str]:
+    return [w for k, part in enumerate(parts) for w in ([word] * (k > 0) + part)]
+
+
+def _closing(words: list[str], opening: int) -> int:
+    """Where the bracket ends that opens here."""
+    depth = 0
+    for k in range(opening, len(words)):
+        depth += (words[k] in OPENING) - (words[k] in CLOSING)
+        if depth == 0:
+            return k
+    raise AssertionError("the brackets match in what the parser accepts")
+
+
+def _parts(words: list[str]) -> list[list[str]]:
+    """The words between the commas outside of brackets and of lists of variables."""
+    parts: list[list[str]] = [[]]
+    depth = 0
+    binding = False
+    for word in words:
+        depth += (word in OPENING) - (word in CLOSING)
+        binding = (binding or _quantifies(word)) and word != "."
+        if word == "," and depth == 0 and not binding:
+            parts.append([])
+        else:
+            parts[-1].append(word)
+    return parts
+
+
+def _begin_of_operand(words: list[str]) -> int:
+    """Where the last operand begins: a name, with what it is applied to and its fields, or something in brackets."""
+    k = len(words) - 1
+    while True:
+        if words[k] in CLOSING:
+            depth = 1
+            bracket = words[k]
+            while depth:
+                k -= 1
+                depth += (words[k] in CLOSING) - (words[k] in OPENING)
+            named = words[k - 2] in ("invariant", "theorem", "transition")  # it is the name of the claim that stands before
+            if bracket == ")" and (named or not isinstance(words[k - 1], Name)):
+                return k
+            k -= 1
+        elif k and words[k - 1] == "." and not isinstance(words[k - 1], Behind):
+            k -= 2
+        else:
+            return k
+
+
 def expanded(sources: Mapping[str, str], uses: list[str]) -> list[s.Item]:
-    """The items of all that a system uses. `sources` are the texts of all files; `uses` components without parameters."""
+    """The items of all that a system uses, `distinct` and `in` written out.
+
+    `sources` are the texts of all files; `uses` components without parameters.
+    """
     texts = _texts(sources)
     written: dict[tuple[str, tuple[str, ...], str], list[str]] = {}
 
@@ -184,7 +275,7 @@ def expanded(sources: Mapping[str, str], uses: list[str]) -> list[s.Item]:
         for inner, inner_args, inner_prefix in further:
             joined = "_".join(p for p in (prefix, inner_prefix) if p) if inner_args else ""
             write(inner, [names.get(a, a) for a in inner_args], joined)
-        written[key] = _replaced(words, names)
+        written[key] = _written_out(_replaced(words, names))
 
     for name in uses:
         write(name, [], "")

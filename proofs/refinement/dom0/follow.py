@@ -16,7 +16,6 @@ from bulkhead.proofs.refinement.lockstep.call import GENERAL, CallInFlight, Copy
 from bulkhead.proofs.refinement.lockstep.follow_grants import follow_copy
 from bulkhead.proofs.refinement.lockstep.observe import MOST_RACES
 from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
-from bulkhead.proofs.refinement.lockstep.spec_world import KERNEL
 
 
 def follower(d: UserSpace, f: CallInFlight, cmd: int, elements: Sequence[bytes]) -> Follower:
@@ -58,7 +57,7 @@ def _follow_map(d: UserSpace, f: CallInFlight, mapping: Mapping, slot: Slot) -> 
     kernels = mapping.made == 2
     call = f.calls[0]
     if kernels:
-        p, x, m = KERNEL, d.kernel_file, d.free_map()
+        p, x, m = lockstep.kernel_space, d.kernel_file, d.free_map()
         spec.step("gntdev_map_grant_ref", {"p": p, "x": x, "dom": granter, "ref": ref, "m": m})
     spec.step("gntdev_mmap", {"p": p, "x": x, "m": m, "writable": int(slot.writable), "this": call})
     if kernels:
@@ -130,7 +129,7 @@ def _follow_unmaps(d: UserSpace, f: CallInFlight, elements: Sequence[bytes]) -> 
             continue
         t, call = spec.T["mapping.host_t"][h], f.calls[i]
         slot, frame, space = _slot_of(d, t), spec.T["translation.frame"][t], spec.T["translation.space"][t]
-        if d.current is None or space not in (d.current.space, KERNEL):
+        if d.current is None or space not in (d.current.space, lockstep.kernel_space):
             raise Mismatch("a process's call unmaps what another process has mapped")
         code = spec.step("gntdev_munmap", {"p": space, "t": t, "this": call}, ANY)
         if (code == OKAY) != (status == OKAY):

@@ -68,7 +68,7 @@ def _page(d: Dom0, opened: Opened | None, offset: int) -> SharedPage | None:
 
 def _others(d: Dom0, opened: Opened | None) -> int:
     """The element for a wrong offset: a page that is not the file's."""
-    return next((p.f for p in d.pages if p.opened is not opened), d.lockstep.spec_state.size.heap)
+    return next((p.f for p in d.pages if p.opened is not opened), d.lockstep.spec_state.size.first_dom0_frame)
 
 
 def mmap(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:

@@ -13,6 +13,7 @@ from typing import Any
 from bulkhead.impl.dom0.gntdev import Gntdev
 from bulkhead.impl.dom0.ioctl import GNTDEV_MAP_GRANT_REF, GNTDEV_UNMAP_GRANT_REF, HEAD, PAIR, RANGE, SET_UNMAP_NOTIFY
 from bulkhead.impl.dom0.kernel import KernelError
+from bulkhead.impl.dom0.syscalls import PRIVCMD
 from bulkhead.impl.xen import abi
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.calls import NOT_DONE, Answer
@@ -154,7 +155,8 @@ def _munmap_of_no_page(d: Dom0, proc: Proc, addr: int) -> Answer:
     t = d.lockstep.spec_state.free_translation() if d.lockstep.rules_on else 0
     d.rule("gntdev_munmap", {"p": proc.space, "t": t, "this": d.lockstep.spec_state.free_calls[-1]}, code)
     d.rule("gntalloc_munmap", {"p": proc.space, "t": _grant_translation(d, t)}, code)
-    d.rule("privcmd_munmap", {"p": proc.space, "t": _grant_translation(d, t)}, code)
+    if PRIVCMD in d.nodes:
+        d.rule("privcmd_munmap", {"p": proc.space, "t": _grant_translation(d, t)}, code)
     return Answer(code)
 
 

@@ -18,28 +18,42 @@ from bulkhead.impl.xen import abi
 from bulkhead.proofs.refinement.dom0.follow import follower
 from bulkhead.proofs.refinement.dom0.state import Opened, Proc, SharedPage, UserSpace
 from bulkhead.proofs.refinement.lockstep.call import CallInFlight
-from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
+from bulkhead.proofs.refinement.lockstep.flights import Flights
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
-from bulkhead.proofs.refinement.lockstep.spec_world import KERNEL, TOOLS
 
 NODES = {"gntdev": GNTDEV, "gntalloc": GNTALLOC, "evtchn": EVTCHN, "privcmd": PRIVCMD}
+MOST_SHARED = 3  # the limit of gntalloc's pages: small, so that it is reached
 
 
 class Dom0(UserSpace):
     """The processes, their open files, and the kernel."""
 
-    def __init__(self, lockstep: Lockstep, meanwhile: Callable[[CallInFlight], None]) -> None:
+    def __init__(
+        self,
+        lockstep: Flights,
+        meanwhile: Callable[[CallInFlight], None],
+        pool: GntallocPool | None = None,
+        names: tuple[str, ...] = tuple(NODES.values()),
+    ) -> None:
+        """The processes have the device nodes `names`; with privcmd among them the toolstack has it open."""
         super().__init__(lockstep)
         self.meanwhile = meanwhile
         self.at_start = self._kernel_has()
-        self.pool = GntallocPool(self.kernel, limit=3)
-        self.nodes = devices(self.kernel, self.pool, tuple(NODES.values()))
-        self.rule("open_gntdev", {"p": KERNEL, "x_x": self.kernel_file})
-        tools = Proc(TOOLS, Process(self.kernel), self.nodes)
-        self.procs[TOOLS] = tools
-        fd = tools.sys.open(PRIVCMD)
-        self.tools_file = tools.fds[fd] = Opened(tools.process.files[fd], lockstep.privcmd, "privcmd")
+        self.pool = GntallocPool(self.kernel, limit=MOST_SHARED) if pool is None else pool
+        self.nodes = devices(self.kernel, self.pool, names)
+        if lockstep.kernel_file is None:
+            self.rule("open_gntdev", {"p": lockstep.kernel_space, "x_x": self.kernel_file})
+        tools = Proc(lockstep.toolstack, Process(self.kernel), self.nodes)
+        self.procs[tools.space] = tools
+        self.tools_file: Opened | None = None
+        if PRIVCMD in names:
+            fd = tools.sys.open(PRIVCMD)
+            self.tools_file = tools.fds[fd] = Opened(tools.process.files[fd], lockstep.privcmd, "privcmd")
         self.know_buffer(tools)
+        self.listen()
+
+    def listen(self) -> None:
+        """The kernel tells this of all that it does."""
         self.kernel.fly = self.fly
         self.kernel.poked = self.poked
         self.kernel.cleared = self.cleared
@@ -80,7 +94,7 @@ class Dom0(UserSpace):
         )
         if found is None or found.kernel is None or found.byte() < 0:
             raise Mismatch("the kernel has cleared a byte of nobody's mapping, or of another page of it")
-        self.rule("store", {"space": KERNEL, "t": found.kernel})
+        self.rule("store", {"space": self.lockstep.kernel_space, "t": found.kernel})
 
     def cleared(self, maddr: int) -> None:
         """The kernel has cleared a page-table entry by mmu_update."""
@@ -189,8 +203,9 @@ class Dom0(UserSpace):
         self.sync()
         if self.pool.deferred or self.pages or self.records or self.files:
             raise Mismatch("Dom0 keeps a shared page, a map or a file at the end")
-        self.procs[TOOLS].process.exit()
-        if self.procs[TOOLS].slots or self._kernel_has() != self.at_start:
+        tools = self.procs[self.lockstep.toolstack]
+        tools.process.exit()
+        if tools.slots or self._kernel_has() != self.at_start:
             raise Mismatch(f"Dom0's kernel had {self.at_start} at the start and has {self._kernel_has()} at the end")
 
     def _kernel_has(self) -> dict[str, int]:

@@ -17,12 +17,13 @@ from bulkhead.proofs.refinement.calls import NOT_DONE, Answer
 from bulkhead.proofs.refinement.dom0.kernel import NODES, Dom0
 from bulkhead.proofs.refinement.dom0.state import Opened, Proc, Slot
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
-from bulkhead.proofs.refinement.lockstep.spec_world import TOOLS
 
 
 def open_device(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     """open() of a device node: {kind}; returns the descriptor."""
     kind = a["kind"]
+    if NODES[kind] not in d.nodes:
+        return _opens_nothing(proc, kind)
     element = d.element("file.open")
     args = {"p": proc.space, "x_x": element}
     if kind == "privcmd" and not proc.root:
@@ -36,6 +37,17 @@ def open_device(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     d.files.append(opened)
     d.rule(f"open_{kind}", args)
     return Answer(OKAY, fd)
+
+
+def _opens_nothing(proc: Proc, kind: str) -> Answer:
+    """A device that this system does not have: ENOENT, for root, too."""
+    try:
+        proc.sys.open(NODES[kind])
+    except KernelError as error:
+        if error.code == abi.ENOENT:
+            return Answer("ENOENT")
+        raise Mismatch(f"open of {kind}, which this system does not have: errno {error.code}") from error
+    raise Mismatch(f"a process has opened {kind}, which this system does not have")
 
 
 def close(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
@@ -124,7 +136,7 @@ def fork(d: Dom0, parent: Proc, a: Mapping[str, Any]) -> Answer:
 
 def leave(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     """exit or kill -9: the address space is destroyed, then descriptors are closed. The toolstack stays."""
-    if proc.space == TOOLS:
+    if proc.space == d.lockstep.toolstack:
         return NOT_DONE
     d.rule("exit", {"p": proc.space})
     proc.fds.clear()

@@ -18,7 +18,7 @@ from bulkhead.impl.dom0.syscalls import Devices, Syscalls
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.lockstep.call import CopyElement
-from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
+from bulkhead.proofs.refinement.lockstep.flights import Flights
 
 NOT_THERE = 99  # an unused descriptor
 MOST_SLOTS = 6  # pages that a process has mapped from devices
@@ -147,7 +147,7 @@ class Mapping:
 class UserSpace:
     """The processes of one machine, their open files, and the kernel's current call for one of them."""
 
-    def __init__(self, lockstep: Lockstep) -> None:
+    def __init__(self, lockstep: Flights) -> None:
         self.lockstep = lockstep
         self.kernel = lockstep.rig.kernel
         self.files: list[Opened] = []
@@ -163,7 +163,8 @@ class UserSpace:
         self.own_event = False  # an event channel call of a process, not of the kernel itself
         self.unbinding: dict[str, int] | None = None  # the process and file of an unbind
         lockstep.spec_state.lives[lockstep.rig.dom0] = 0
-        self.kernel_file = self.element("file.open")  # in the rules, the kernel maps through its own file
+        own = lockstep.kernel_file  # in the rules, the kernel maps through its own file
+        self.kernel_file = self.element("file.open") if own is None else own
 
     def rule(self, label: str, args: dict[str, int], expect: str = OKAY, fail: str | None = None) -> str:
         """Take a rule step, which must give the implementation's answer."""

@@ -17,7 +17,6 @@ class Alone:
         self.spaces: set[int] = set()
         self.fault: Callable[[str], int] = lambda what: 0
         self.excused = False
-        self.quiet = False  # an ioctl is followed as a whole
 
     def spawn(self) -> int:
         """A new process: the first space that is free."""
@@ -68,6 +67,9 @@ class Alone:
         pass
 
     def dom0_grant(self, cmd: int, elements: Sequence[bytes], out: Sequence[bytes]) -> None:
+        pass
+
+    def dom0_unbound(self, port: int) -> None:
         pass
 
     def dom0_port(self, cmd: int, arg: bytes, rc: int, raw: bytes) -> None:

@@ -31,6 +31,7 @@ class Book(RuleState):
         self.frames = {mfn: i for i, mfn in enumerate(domb_mfns)}
         self.frames |= {first_mfn + i: len(domb_mfns) + i for i in range(self.size.heap)}
         self.mfns = {f: mfn for mfn, f in self.frames.items()}
+        self.dom0_frames: dict[int, int] = {}  # pages of Dom0's processes (users.py), as long as these have them
         self.refs = {number: i for i, number in enumerate(self.size.refs)}
         self.paths: dict[str, int] = {"/": 0}  # paths of XenStore -> Node
         self.free_nodes = list(range(self.size.nodes - 1, 0, -1))
@@ -42,7 +43,13 @@ class Book(RuleState):
 
     def frame(self, mfn: int) -> int:
         """The element of a frame number."""
-        return self.frames.get(mfn, self.size.frames - 1)
+        found = self.frames.get(mfn)
+        return self.dom0_frames.get(mfn, self.size.nowhere) if found is None else found
+
+    def mfn(self, element: int) -> int:
+        """The frame number of an element."""
+        found = self.mfns.get(element)
+        return next((mfn for mfn, f in self.dom0_frames.items() if f == element), -1) if found is None else found
 
     def ref(self, number: int) -> int:
         """The element of a reference."""
@@ -68,6 +75,13 @@ class Book(RuleState):
     def free_translation(self, other: int = -1) -> int:
         """An unused translation."""
         return self.free("translation.present", "translation.cached", other=other)
+
+    def free_map(self) -> int:
+        """An unused map, of which nothing is left, nor of the others of its call (users.py)."""
+        T = self.T
+        there = [m for m in range(self.size.maps) if T["gmap.listed"][m] or T["gmap.live"][m] or T["notice.event"][m]]
+        taken = {*there, *(T["head"][m] for m in there)}
+        return next(m for m in range(self.size.maps) if m not in taken)
 
     # Ghosts.
 

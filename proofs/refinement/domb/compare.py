@@ -13,16 +13,19 @@ from bulkhead.impl.xen.events import INTERDOMAIN
 from bulkhead.impl.xen.pagetables import PTE_MFN, PTE_P, read_pte, walk
 from bulkhead.proofs.refinement.domb.daemons import Daemons
 from bulkhead.proofs.refinement.domb.follow import Follower
+from bulkhead.proofs.refinement.domb.users import Users
 from bulkhead.proofs.refinement.domb.window import SLOTS, address
 from bulkhead.proofs.refinement.domb.world import DOM0, DOMB, DOMB_SPACE, NOBODY
 from bulkhead.proofs.refinement.lockstep.abstraction import Places
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
 
-def compare(f: Follower, daemons: Daemons | None = None) -> None:
+def compare(f: Follower, daemons: Daemons | None = None, users: Users | None = None) -> None:
     """Everything; Mismatch with the places that differ."""
     out = differences(f)
     _service(f, out)
+    if users is not None:
+        users.compare(out)
     if daemons is not None:
         daemons.compare(out)
     if out:
@@ -72,7 +75,7 @@ def _domains(f: Follower, out: Places) -> None:
 def _frames(f: Follower, out: Places) -> None:
     T, use = f.book.T, f.book.m["Use"]
     table = f.rig.xen.frames.table
-    for i, mfn in f.book.mfns.items():
+    for i, mfn in [*f.book.mfns.items(), *((i, mfn) for mfn, i in f.book.dom0_frames.items())]:
         frame = table.get(mfn)
         rules = (T["frame.owner"][i], bool(T["frame.held"][i])) if T["frame.use"][i] == use["ram"] else None
         real = None
@@ -132,10 +135,10 @@ def _windows(f: Follower, out: Places) -> None:
 
 
 def _pins(f: Follower, out: Places) -> None:
-    """Which grants of running guests are in use."""
+    """Which grants of Dom0 and of running guests are in use."""
     T, nrefs = f.book.T, len(f.book.size.refs)
     for d, domain in f.rig.xen.domains.items():
-        if d <= DOMB or domain.is_dying != ALIVE or not domain.creation_finished:
+        if d == DOMB or domain.is_dying != ALIVE or (d and not domain.creation_finished):
             continue
         active = domain.grant_table.active
         rules = [n for r, n in enumerate(f.book.size.refs) if T["status.reading"][d * nrefs + r]]
@@ -146,9 +149,9 @@ def _pins(f: Follower, out: Places) -> None:
 def _grants(f: Follower, out: Places) -> None:
     T, nrefs = f.book.T, len(f.book.size.refs)
     permit = f.book.m["Kind"]["permit_access"]
-    for d, refs in [(DOMB, range(nrefs - 1))] + [(d, range(2)) for d in range(2, NOBODY)]:
+    for d, refs in [(d, range(nrefs - 1)) for d in (DOM0, DOMB)] + [(d, range(2)) for d in range(2, NOBODY)]:
         domain = f.rig.xen.domains.get(d)
-        if domain is None or (d != DOMB and (domain.creation_finished or domain.is_dying != ALIVE)):
+        if domain is None or (d > DOMB and (domain.creation_finished or domain.is_dying != ALIVE)):
             continue
         if d == f.guest and f.stage in ("loaded", "failing"):
             continue  # the two entries are written one after the other

@@ -1,11 +1,13 @@
-"""Which (rule, outcome) pairs of builder, channel, files and XenStore a campaign reached, which it never can; why."""
+"""Which (rule, outcome) pairs of DomB, XenStore and Dom0's processes a campaign reached, which it never can, and why."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from bulkhead.proofs.refinement.coverage import CANNOT_HAPPEN as ON_MONOLITHIC
 from bulkhead.proofs.refinement.domb.world import Rules
 
+OF_PROCESSES = ("gntdev_", "gntalloc_", "evtchn_", "open_", "close", "fork", "setuid", "exit", "reap", "release_file")
 PREFIXES = (
     "build_",
     "take_",
@@ -17,6 +19,7 @@ PREFIXES = (
     "domb_",
     "write_ring",
     "xs_",
+    *OF_PROCESSES,
 )
 DOMB = "DomB names itself: it exists, runs, and has its privilege from boot to its end"
 GUEST = "the guest under construction exists, and is no service (theorem construction_is_undisturbed)"
@@ -26,6 +29,7 @@ ORDER = "the code does it in its order: nothing else comes to this step"
 SEALED = "DomB has let go of everything first; a fault that leaves something is a mismatch"
 
 CANNOT_HAPPEN: dict[str, str] = {
+    **{pair: reason for pair, reason in ON_MONOLITHIC.items() if pair.startswith(OF_PROCESSES) and "privcmd" not in pair},
     "channel_open: EBUSY": ORDER,
     "channel_open: ESRCH": DOMB,
     "channel_open: EPERM": DOMB,
@@ -77,7 +81,7 @@ CANNOT_HAPPEN: dict[str, str] = {
 
 
 def pairs(rules: Rules) -> tuple[str, ...]:
-    """The pairs of DomB's own rules, and of XenStore's."""
+    """The pairs of DomB's own rules, of XenStore's, and of those of Dom0's processes."""
     return tuple(pair for pair in rules.outcomes if pair.startswith(PREFIXES))
 
 
@@ -99,7 +103,8 @@ def lines(rules: Rules, reached: Iterable[str]) -> list[str]:
     total = len(pairs(rules))
     explained = len(left) - len(unknown)
     out = [
-        f"{total - len(left)} of {total} (rule, outcome) pairs of DomB and XenStore reached, {explained} cannot happen, "
+        f"{total - len(left)} of {total} (rule, outcome) pairs of DomB, XenStore and Dom0's processes reached, "
+        f"{explained} cannot happen, "
         f"{len(unknown)} never reached{':' if unknown else '.'}",
         *(f"  {pair}" for pair in unknown),
     ]

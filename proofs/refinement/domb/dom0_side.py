@@ -14,7 +14,7 @@ from bulkhead.impl.xen.frames import PGT_L1, PGT_L2, PGT_L3, PGT_L4
 from bulkhead.impl.xen.hypercall_evtchn import DOMID_PORT
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.domb.book import Book
-from bulkhead.proofs.refinement.domb.rig import Rig, WatchedService
+from bulkhead.proofs.refinement.domb.rig import Rig, WatchedService, granted
 from bulkhead.proofs.refinement.domb.world import FIRST_PROCESS, KERNEL, KERNEL_FILE
 from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
 
@@ -31,7 +31,6 @@ class Dom0Side:
         self.files: dict[tuple[int, str], int] = {}
         self.handles: dict[int, int] = {}  # Dom0's handles -> Handle
         self.refused = False  # Xen has refused a map or a bind since somebody asked
-        self.quiet = False  # an ioctl is followed as a whole (ports.py), not its hypercalls
         self.clock = 0  # counts what a daemon publishes in a ring, and signals
         self.signalled: dict[int, int] = {}  # ports of Dom0 -> when they were signalled last
         self.had_writer = False  # some process could write the channel that is offered now
@@ -75,14 +74,10 @@ class Dom0Side:
         self.rule("proxy_open", {"p": who, "this": 0})
         self.rule("proxy_open.open", {"this": 0}, OKAY if opened else "EACCES")
 
-    def own_evtchn(self) -> int:
-        """The process's second file of /dev/xen/evtchn."""
-        return self._file("evtchn", "own ")
-
-    def _file(self, kind: str, which: str = "") -> int:
-        x = self.files.get((self.who, which + kind))
+    def _file(self, kind: str) -> int:
+        x = self.files.get((self.who, kind))
         if x is None:
-            x = self.files[self.who, which + kind] = self.book.free("file.open")
+            x = self.files[self.who, kind] = self.book.free("file.open")
             self.rule(f"open_{kind}", {"p": self.who, "x_x": x})
         return x
 
@@ -102,7 +97,7 @@ class Dom0Side:
         self.refused |= status != 0
         kernels = not flags & abi.GNTMAP_CONTAINS_PTE
         p, x = (KERNEL, KERNEL_FILE) if kernels else (self.who, self._file("gntdev"))
-        m = self.book.free("gmap.listed", "gmap.live", "notice.event")
+        m = self.book.free_map()
         writable = int(not flags & abi.GNTMAP_READONLY)
         self.rule(
             "gntdev_map_grant_ref", {"p": p, "x": x, "dom": self.book.domain(domid), "ref": self.book.ref(ref), "m": m}
@@ -124,8 +119,7 @@ class Dom0Side:
 
     def _page_table(self, domid: int, ref: int) -> bool:
         """Does Xen use the granted page as a page table, so that nobody may write it?"""
-        domain = self.rig.xen.domains.get(domid)
-        frame = None if domain is None else self.rig.xen.frames.get(domain.grant_table.entry_v1(ref)[2])
+        frame = granted(self.rig, domid, ref)
         return frame is not None and frame.ptype in (PGT_L1, PGT_L2, PGT_L3, PGT_L4) and frame.tcount > 0
 
     def _unmapped(self, before: bytes, after: bytes) -> None:
@@ -152,8 +146,6 @@ class Dom0Side:
         """One event channel operation of Dom0's kernel."""
         if cmd == abi.EVTCHNOP_SEND and rc == 0:
             self.signalled[abi.U32.unpack(arg)[0]] = self.tick()
-        if self.quiet:
-            return
         if cmd == abi.EVTCHNOP_BIND_INTERDOMAIN:
             domid, _, port, local = DOMID_PORT.unpack(raw)
             args = {
@@ -169,11 +161,12 @@ class Dom0Side:
                 {0: OKAY, -abi.EINVAL: "EINVAL", -abi.ESRCH: "ESRCH"}.get(rc, str(rc)),
             )
         elif cmd == abi.EVTCHNOP_CLOSE:
-            q = abi.U32.unpack(arg)[0] - 1
-            phase = self.book.T["process.phase"][self.who] if self.who >= 0 else 0
-            if phase == self.book.m["ProcessPhase"]["process_runs"]:
-                self.rule("evtchn_unbind", {"p": self.who, "x": self._file("evtchn"), "q": q})
-                self.rule("close_left_open", {"q": q})
-            else:
-                self.rule("evtchn_release", {"q": q})
-                self.rule("close_left_open", {"q": q})
+            self.rule("close_left_open", {"q": abi.U32.unpack(arg)[0] - 1})
+
+    def dom0_unbound(self, port: int) -> None:
+        """A file of a process gives up a port: by a call, or at its end. A notice of another process may keep it open."""
+        phase = self.book.T["process.phase"][self.who] if self.who >= 0 else 0
+        if phase == self.book.m["ProcessPhase"]["process_runs"]:
+            self.rule("evtchn_unbind", {"p": self.who, "x": self._file("evtchn"), "q": port - 1})
+        else:
+            self.rule("evtchn_release", {"q": port - 1})

@@ -334,7 +334,7 @@ class BuildSide(Dom0Side):
             if gone:
                 self.given_up.discard(f)
         for d in list(self.dying):
-            for f in range(self.book.size.domb_pages, self.book.size.frames - 1):
+            for f in range(self.book.size.domb_pages, self.book.size.first_dom0_frame):
                 if T["frame.use"][f] == m["Use"]["ram"] and T["frame.owner"][f] == d:
                     frame = self.rig.xen.frames.table[self.book.mfns[f]]
                     if frame.owner is None or frame.count == 0:

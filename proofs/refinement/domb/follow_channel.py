@@ -8,13 +8,14 @@ from __future__ import annotations
 from bulkhead.impl.domb import protocol as p
 from bulkhead.impl.libs.vchan import LEFT, RIGHT, SRV_LIVE
 from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.events import INTERDOMAIN
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.hypercall_evtchn import TWO_DOMIDS
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.domb.book import Book
 from bulkhead.proofs.refinement.domb.follow_build import BuildSide
 from bulkhead.proofs.refinement.domb.rig import Rig
-from bulkhead.proofs.refinement.domb.world import DOM0
+from bulkhead.proofs.refinement.domb.world import DOM0, DOMB
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
 
@@ -79,6 +80,15 @@ class ChannelSide(BuildSide):
                 self.rule("channel_close")
             else:
                 raise Mismatch(f"DomB closes port {number}, which is not its channel's")
+        elif cmd == abi.EVTCHNOP_SEND:
+            self._rings(abi.U32.unpack(arg)[0] - 1)
+
+    def _rings(self, q: int) -> None:
+        """DomB's event comes to the other end, which any process of Dom0 may have bound; no rule is about it."""
+        T, ports = self.book.T, self.book.size.ports
+        k = DOMB * ports + q
+        if T["port.state"][k] == INTERDOMAIN:
+            self.book.put({("port.pending", T["port.remote"][k] * ports + T["port.remote_port"][k]): 1})
 
     def stored(self, addr: int, payload: bytes) -> None:
         super().stored(addr, payload)

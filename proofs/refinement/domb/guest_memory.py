@@ -21,6 +21,7 @@ from bulkhead.proofs.refinement.domb.book import Book
 from bulkhead.proofs.refinement.domb.follow import Follower
 from bulkhead.proofs.refinement.domb.guests import FAULT, MAGIC, Guest, Guests
 from bulkhead.proofs.refinement.domb.machine import error_name
+from bulkhead.proofs.refinement.domb.rig import granted
 from bulkhead.proofs.refinement.domb.window import SLOTS, address
 from bulkhead.proofs.refinement.domb.world import NOBODY
 from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
@@ -67,11 +68,8 @@ def map_grant_ref(g: Guests, who: Guest, a: Arguments) -> Answer:
 
 
 def _granted(g: Guests, dom: int, ref: int) -> Frame | None:
-    """The page that a grant names."""
-    domain = g.rig.xen.domains.get(dom)
-    if domain is None or ref >= domain.grant_table.nr_entries:
-        return None
-    return g.rig.xen.frames.get(domain.grant_table.entry_v1(ref)[2])
+    """The page that a grant names; while it is in use, the one that is."""
+    return granted(g.rig, dom, ref)
 
 
 def _follow_map(g: Guests, book: Book, who: Guest, a: Arguments, status: str, handle: int, table: bool) -> None:
@@ -84,6 +82,8 @@ def _follow_map(g: Guests, book: Book, who: Guest, a: Arguments, status: str, ha
         return
     if not _agree(book, (a["dom"],), code, status):
         raise Mismatch(f"map_grant_ref: the rules say {code}, Xen {status}", {"map_grant_ref: status": (code, status)})
+    if status == OKAY and table and a["writable"]:
+        raise Mismatch("a page table is mapped writable by grant")
     if status == OKAY:
         t = book.free_translation()
         book.step("map_grant_ref.insert", {"got_t": t, "got_u": book.free_translation(t), **THIS})
@@ -160,32 +160,28 @@ def unmap_grant_ref(g: Guests, who: Guest, a: Arguments) -> Answer:
 
 
 def copy(g: Guests, who: Guest, a: Arguments) -> Answer:
-    """GNTTABOP_copy of one element: {src, src_dom, dst, dst_dom, length}; of DOMID_SELF a page, else a reference."""
-    own = abi.DOMID_SELF
-    flags = (abi.GNTCOPY_SOURCE_GREF if a["src_dom"] != own else 0) | (abi.GNTCOPY_DEST_GREF if a["dst_dom"] != own else 0)
+    """GNTTABOP_copy of one element: {src_ref, src, src_dom, dst_ref, dst, dst_dom, length}; a side is a reference, or a page
+    by its number, which only DOMID_SELF may name so."""
+    flags = (abi.GNTCOPY_SOURCE_GREF if a["src_ref"] else 0) | (abi.GNTCOPY_DEST_GREF if a["dst_ref"] else 0)
     raw = abi.COPY.pack(a["src"], a["src_dom"], 0, 0, a["dst"], a["dst_dom"], INTO, 0, a["length"], flags, 0, 0)
-    tables = [_operand(g, a[side], a[f"{side}_dom"]) for side in ("src", "dst")]
+    table = is_table(_granted(g, a["dst_dom"], a["dst"]) if a["dst_ref"] else g.rig.xen.frames.get(a["dst"]))
     try:
         out = g.grant_op(who, abi.GNTTABOP_COPY, raw)
     except GuestFault:
         return FAULT
     status = status_name(abi.STATUS.unpack_from(out, 36)[0])
     if g.book is not None:
-        _follow_copy(g.book, who.domid, a, status, is_table(tables[1]))
+        _follow_copy(g.book, who.domid, a, status, table)
     return Answer(status)
-
-
-def _operand(g: Guests, name: int, dom: int) -> Frame | None:
-    return g.rig.xen.frames.get(name) if dom == abi.DOMID_SELF else _granted(g, dom, name)
 
 
 def _follow_copy(book: Book, d: int, a: Arguments, status: str, table: bool) -> None:
     args: dict[str, int] = {}
     for side in ("src", "dst"):
-        by_ref = a[f"{side}_dom"] != abi.DOMID_SELF
+        by_ref = a[f"{side}_ref"]
         args |= {
             f"{side}_by_ref": int(by_ref),
-            f"{side}_own": int(not by_ref),
+            f"{side}_own": int(a[f"{side}_dom"] == abi.DOMID_SELF),
             f"{side}_dom": book.domain(a[f"{side}_dom"]),
             f"{side}_ref": book.ref(a[side]) if by_ref else 0,
             f"{side}_frame": 0 if by_ref else book.frame(a[side]),
@@ -200,6 +196,8 @@ def _follow_copy(book: Book, d: int, a: Arguments, status: str, table: bool) -> 
         fits = INTO + a["length"] <= abi.PAGE_SIZE
         code = book.step("copy.move", dict(THIS), ANY, None if fits else "GNTST_bad_copy_arg")
     book.step("copy.done", dict(THIS))
+    if status == OKAY and table:
+        raise Mismatch("a copy has written into a page table")
     if not _agree(book, (a["src_dom"], a["dst_dom"]), code, status):
         raise Mismatch(f"copy: the rules say {code}, Xen {status}", {"copy: status": (code, status)})
 

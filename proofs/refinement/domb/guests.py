@@ -126,26 +126,26 @@ def _runs(domain: Domain) -> bool:
 
 
 def ring_put(g: Guests, who: Guest, a: Arguments) -> Answer:
-    """Put as many bytes as fit into the output ring, like the guest's libraries: {page, bytes}."""
-    page = who.page(a["page"])
+    """Put as many bytes as fit into the output ring, like the guest's libraries: {ring, bytes}."""
+    page = who.page(a["ring"])
     if not who.has(page):
         return NOT_DONE
-    put(page.bytes(), RINGS[a["page"]][0], bytes.fromhex(a["bytes"]))
+    put(page.bytes(), RINGS[a["ring"]][0], bytes.fromhex(a["bytes"]))
     return Answer(OKAY)
 
 
 def ring_drain(g: Guests, who: Guest, a: Arguments) -> Answer:
-    """Take all bytes of the input ring: {page}."""
-    page = who.page(a["page"])
+    """Take all bytes of the input ring: {ring}."""
+    page = who.page(a["ring"])
     if not who.has(page):
         return NOT_DONE
-    drain(page.bytes(), RINGS[a["page"]][1])
+    drain(page.bytes(), RINGS[a["ring"]][1])
     return Answer(OKAY)
 
 
 def ring_poke(g: Guests, who: Guest, a: Arguments) -> Answer:
-    """Write bytes anywhere in the page of a ring: {page, at, bytes}."""
-    page, raw = who.page(a["page"]), bytes.fromhex(a["bytes"])
+    """Write bytes anywhere in the page of a ring: {ring, at, bytes}."""
+    page, raw = who.page(a["ring"]), bytes.fromhex(a["bytes"])
     if not who.has(page) or a["at"] + len(raw) > PAGE:
         return NOT_DONE
     page.bytes()[a["at"] : a["at"] + len(raw)] = raw

@@ -5,12 +5,13 @@ Not here: hostile tools, whose calls are single messages and stores (operations.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from bulkhead.impl.domb import protocol as p
 from bulkhead.impl.tools.services import RemoteService, ToolError
 from bulkhead.impl.tools.xl import Xl
+from bulkhead.impl.xen import abi
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.calls import NOT_DONE, Answer
 from bulkhead.proofs.refinement.domb.machine import WAIT, Killed, Machine, Process, error_name
@@ -18,10 +19,12 @@ from bulkhead.proofs.refinement.domb.world import NOBODY
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
 WAITS: Final = 160  # after so many a tool gives up
+TRIES: Final = 12  # of a patient one, to get the channel
 
 
 def use_tool(m: Machine, who: Process, a: Mapping[str, Any]) -> Answer:
-    """Have a guest built, and do more with it: {xl, name, kernel, ramdisk, pages, cmdline, then}; xl tells the daemons."""
+    """Have a guest built, and do more with it: {xl, name, kernel, ramdisk, pages, cmdline, then, patient}; xl tells the
+    daemons. A patient tool waits while another one has the channel."""
     offer = m.offer()
     if who.chan is not None or not m.up or offer is None or any(each.busy for each in m.processes.values()):
         return NOT_DONE
@@ -39,19 +42,36 @@ def use_tool(m: Machine, who: Process, a: Mapping[str, Any]) -> Answer:
     tool: RemoteService | None = None
     code = OKAY
     try:
-        tool = RemoteService(who.os, offer, who.proxy, pump)
+        tool = _connected(m, who, pump, TRIES if a["patient"] else 1)
         code = _calls(m, tool, a)
     except ToolError as error:
         code = error_name(error.errno)
     except Killed:
         code = "killed"
-    who.busy = False
+    who.busy = who.waiting = False
     m.ear.who = who.space
     if who.killed:
         m.kill(who)
     elif tool is not None:
         tool.close()
     return Answer(code)
+
+
+def _connected(m: Machine, who: Process, pump: Callable[[], bool], tries: int) -> RemoteService:
+    """The tool's end of the channel, which DomB offers anew after each connection; ToolError if it is taken to the end."""
+    error = ToolError("connecting to DomB", abi.EAGAIN)
+    for _ in range(tries):
+        who.waiting = False
+        offer = m.offer()
+        if offer is not None:
+            try:
+                return RemoteService(who.os, offer, who.proxy, pump)
+            except ToolError as exc:
+                error = exc
+        who.waiting = True
+        if tries == 1 or not pump():
+            break
+    raise error
 
 
 def _calls(m: Machine, tool: RemoteService, a: Mapping[str, Any]) -> str:

@@ -16,7 +16,6 @@ from typing import Any, Final, NamedTuple
 
 from bulkhead.impl.dom0.kernel import KernelError
 from bulkhead.impl.domb import protocol as p
-from bulkhead.impl.libs import evtchn as ev
 from bulkhead.impl.libs import gnttab as gt
 from bulkhead.impl.libs.linux import LinuxOsdep
 from bulkhead.impl.libs.vchan import Offer, Vchan
@@ -29,6 +28,7 @@ from bulkhead.proofs.refinement.domb.daemons import Daemons
 from bulkhead.proofs.refinement.domb.follow import Follower
 from bulkhead.proofs.refinement.domb.rig import Rig, WatchedService
 from bulkhead.proofs.refinement.domb.store_side import StoreSide
+from bulkhead.proofs.refinement.domb.users import Users
 from bulkhead.proofs.refinement.domb.world import DOMB, Rules
 from bulkhead.proofs.refinement.lockstep.spec_state import Log, Mismatch
 
@@ -89,10 +89,9 @@ class Process:
         self.pipe: p.Pipe | None = None
         self.xgt: gt.XenGnttab | None = None
         self.mapped: list[int] = []  # addresses of pages mapped beside the channel
-        self.xce: ev.XenEvtchn | None = None
-        self.ports: list[int] = []  # bound through that file
         self.busy = False  # a call of an honest tool is in progress
         self.killed = False  # and it was killed meanwhile
+        self.waiting = False  # it waits for the channel, which another one has
         self.question: tuple[int, bytes] | None = None  # what its file proxy says to the last message, and did not send yet
 
 
@@ -114,6 +113,7 @@ class Machine:
         self.service.taken = lambda message: self.moment(TAKEN, str(message.op))
         self.rig.os.raced = self._loaded
         self.processes: dict[int, Process] = {}
+        self.users = Users(rules, self.rig, self.book, self.ear)
         self.before = self.counts()
         self.daemons: Daemons | None = None
         if daemons:
@@ -137,7 +137,7 @@ class Machine:
         self.ear.settle()
         if self.book is not None and isinstance(self.ear, Follower) and self.book.steps != self.compared:
             self.compared = self.book.steps
-            compare(self.ear, self.daemons)
+            compare(self.ear, self.daemons, self.users)
 
     def counts(self) -> dict[str, int]:
         """How much there is of what may leak."""
@@ -152,6 +152,8 @@ class Machine:
             "DomB's used addresses": domb.demand.in_use(),
             "DomB's free references": len(domb.free_refs),
             "DomB's ports": len(domb.domain.events.ports),
+            "Dom0's free references": len(kernel.free_refs),
+            "Dom0's held ports": len(kernel.evtchn_holds),
             "Dom0's handles": sum(1 for r in kernel.domain.grant_table.maptrack if r.flags & 3),
             "DomB's open handles": len(self.rig.os.files),
         }

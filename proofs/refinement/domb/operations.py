@@ -18,7 +18,6 @@ from bulkhead.proofs.refinement.calls import NOT_DONE, Answer
 from bulkhead.proofs.refinement.domb.daemons import Daemons
 from bulkhead.proofs.refinement.domb.honest import use_tool
 from bulkhead.proofs.refinement.domb.machine import FAIL, OF_DOMB, STEP, Machine, Process, error_name
-from bulkhead.proofs.refinement.domb.ports import OWN_PORTS
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
 Arguments = Mapping[str, Any]
@@ -114,7 +113,7 @@ def unmap_grant(m: Machine, who: Process, a: Arguments) -> Answer:
     return DONE
 
 
-def store(m: Machine, who: Process, a: Arguments) -> Answer:
+def poke(m: Machine, who: Process, a: Arguments) -> Answer:
     """Write to memory: {addr, bytes}."""
     try:
         who.os.store(a["addr"], bytes.fromhex(a["bytes"]))
@@ -151,11 +150,11 @@ def kill_daemon(m: Machine, daemons: Daemons, space: int) -> Answer:
 
 
 def ask_xenstored(m: Machine, who: Process, a: Arguments) -> Answer:
-    """A request of a process, as domain 0: {kind, payload}."""
+    """A request of a process, as domain 0: {type, payload}."""
     if m.daemons is None or m.daemons.stored is None:
         return NOT_DONE
     try:
-        return Answer(OKAY, m.daemons.stored.request(0, a["kind"], 0, bytes.fromhex(a["payload"])).hex())
+        return Answer(OKAY, m.daemons.stored.request(0, a["type"], 0, bytes.fromhex(a["payload"])).hex())
     except XsError as error:
         return Answer(str(error))
 
@@ -274,6 +273,7 @@ def end(m: Machine, a: Arguments) -> Answer:
     """Everybody has left and all guests are destroyed: nothing may be left."""
     if m.up:
         m.rig.domb.retry_late()
+        m.users.end()
     m.compare()
     claims(m, a)
     after = m.counts()
@@ -292,13 +292,12 @@ OF_PROCESSES: Final[dict[str, Callable[[Machine, Process, Arguments], Answer]]] 
     "use_tool": use_tool,
     "map_grant": map_grant,
     "unmap_grant": unmap_grant,
-    "store": store,
+    "poke": poke,
     "kill": kill,
     "ask_xenstored": ask_xenstored,
     "console_add": console_add,
     "console_remove": console_remove,
     "console_type": console_type,
-    **OWN_PORTS,
 }
 OF_DAEMONS: Final[dict[str, Callable[[Machine, Daemons, int], Answer]]] = {"serve": serve, "kill": kill_daemon}
 OF_DOMB_ITSELF: Final[dict[str, Callable[[Machine, Arguments], Answer]]] = {

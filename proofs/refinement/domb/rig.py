@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from bulkhead.impl.boot import NODES
 from bulkhead.impl.dom0.gntalloc import GntallocPool
-from bulkhead.impl.dom0.kernel import Kernel, KernelError
+from bulkhead.impl.dom0.kernel import KernelError
 from bulkhead.impl.dom0.process import Process
-from bulkhead.impl.dom0.syscalls import EVTCHN, GNTALLOC, GNTDEV, Syscalls, devices
+from bulkhead.impl.dom0.syscalls import Syscalls, devices
 from bulkhead.impl.domb import protocol as p
 from bulkhead.impl.domb.minios import MiniOs
 from bulkhead.impl.domb.minios_osdep import MiniOsOsdep
@@ -24,6 +25,8 @@ from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.lifecycle import create_domain, set_max_vcpus
 from bulkhead.impl.xen.machine import Xen
+from bulkhead.proofs.refinement.dom0.kernel import MOST_SHARED
+from bulkhead.proofs.refinement.lockstep import testbed
 
 DOM0_PAGES, DOMB_PAGES, DOMB_WINDOWS = 400, 52, 1
 
@@ -64,6 +67,9 @@ class Ear(Protocol):
     def dom0_port(self, cmd: int, arg: bytes, rc: int, raw: bytes) -> None:
         """Dom0's kernel has made an event channel operation."""
 
+    def dom0_unbound(self, port: int) -> None:
+        """Dom0's kernel is about to give up a file's hold of a port."""
+
     def message(self, message: p.Message) -> None:
         """DomB has taken a message and is about to handle it."""
 
@@ -86,16 +92,18 @@ class Ear(Protocol):
         """DomB has ended its connection."""
 
 
-class WatchedKernel(Kernel):
-    """Dom0's kernel."""
+class WatchedKernel(testbed.WatchedKernel):
+    """Dom0's kernel. While a user's call is made (users.py), the hooks hear of what it does, else the ear."""
 
     __slots__ = ("ear",)
 
     def __init__(self, xen: Xen, npages: int, nwindows: int) -> None:
         self.ear: Ear | None = None
-        super().__init__(xen, xen.domains[0], npages, nwindows)
+        super().__init__(xen, xen.domains[0], npages=npages, nwindows=nwindows)
 
     def grant_op(self, cmd: int, elements: Sequence[bytes]) -> tuple[int, list[bytes]]:
+        if self.fly is not None:
+            return super().grant_op(cmd, elements)
         out: list[bytes] = []
         for each in elements:  # one by one, so that the effect of each is seen before the next
             rc, part = super().grant_op(cmd, [each])
@@ -108,9 +116,14 @@ class WatchedKernel(Kernel):
 
     def evtchn_op(self, cmd: int, arg: bytes) -> tuple[int, bytes]:
         rc, raw = super().evtchn_op(cmd, arg)
-        if self.ear is not None:
+        if self.ear is not None and self.fly is None:
             self.ear.dom0_port(cmd, arg, rc, raw)
         return rc, raw
+
+    def unbind_port(self, port: int) -> None:
+        if self.ear is not None and self.fly is None:
+            self.ear.dom0_unbound(port)
+        super().unbind_port(port)
 
 
 class WatchedDomb(MiniOs):
@@ -263,16 +276,19 @@ class WatchedService(BuilderService):
         self.ear.looked()
 
 
-class Rig:
+class Rig(testbed.Bench):
     """The machine."""
+
+    kernel: WatchedKernel
 
     def __init__(self, seed: int, heap: int, domb_pages: int) -> None:
         probe = self._boot(Xen(nframes=0x2000, reserved=0x1000, seed=seed))
         first = probe[0].frames.fresh
         self.xen, self.kernel, self.domb = self._boot(Xen(nframes=first + heap, reserved=0x1000, seed=seed))
+        self.dom0 = self.xen.domains[0]
         self.first_mfn = self.xen.frames.fresh
-        self.pool = GntallocPool(self.kernel)
-        self.nodes = devices(self.kernel, self.pool, (GNTDEV, GNTALLOC, EVTCHN))
+        self.pool = GntallocPool(self.kernel, limit=MOST_SHARED)
+        self.nodes = devices(self.kernel, self.pool, NODES["disaggregated"])
         self.own_mfns = [frame.mfn for frame in self.domb.layout.pages]
         if len(self.own_mfns) != domb_pages:
             raise AssertionError(f"DomB has {len(self.own_mfns)} pages, the world {domb_pages}")
@@ -307,4 +323,13 @@ class Rig:
         return LinuxOsdep(Syscalls(name, Process(self.kernel), self.nodes))
 
 
-__all__ = ["Ear", "Rig", "WatchedService"]
+def granted(rig: Rig, domid: int, ref: int) -> Frame | None:
+    """The page that a grant names; while it is in use, the one that is."""
+    domain = rig.xen.domains.get(domid)
+    if domain is None or ref >= domain.grant_table.nr_entries:
+        return None
+    act = domain.grant_table.active[ref]
+    return act.frame if act.pin else rig.xen.frames.get(domain.grant_table.entry_v1(ref)[2])
+
+
+__all__ = ["Ear", "Rig", "WatchedService", "granted"]

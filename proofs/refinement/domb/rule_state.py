@@ -23,7 +23,7 @@ class RuleState(RuleSteps):
     def __init__(self, rules: Rules, log: Log | None = None) -> None:
         self.rules = rules
         self.size = rules.size
-        self.state = rules.start({})
+        self.state = rules.start()
         self.T: dict[str, list[int]] = {name: self.state[k] for name, k in rules.number.items()}
         self.m = rules.members
         self.reached: dict[str, int] = {}

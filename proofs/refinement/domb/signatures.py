@@ -9,8 +9,10 @@ import re
 from typing import Any, Final
 
 from bulkhead.proofs.refinement.calls import Call
+from bulkhead.proofs.refinement.domb.users import OF_USERS
 from bulkhead.proofs.refinement.domb.window import SLOTS
-from bulkhead.proofs.refinement.signatures import Table
+from bulkhead.proofs.refinement.signatures import KINDS as OF_MONOLITHIC
+from bulkhead.proofs.refinement.signatures import SIGNATURES, Table
 
 NOBODY, DOMB, GUEST, PROCESS = "", "d1", r"d[2-6]", r"p\d{1,3}"
 CALLERS: Final = {NOBODY: "nobody", DOMB: "d1, which is DomB", GUEST: "a guest as d2", PROCESS: "a process of Dom0 as p7"}
@@ -34,25 +36,22 @@ OPERATIONS: Final = {
     "send": (PROCESS, "op number status body"),
     "receive": (PROCESS, ""),
     "reply": (PROCESS, "op number status body"),
-    "use_tool": (PROCESS, "xl name kernel ramdisk pages cmdline then"),
+    "use_tool": (PROCESS, "xl name kernel ramdisk pages cmdline then patient"),
     "map_grant": (PROCESS, "dom ref prot"),
     "unmap_grant": (PROCESS, "addr"),
-    "store": (PROCESS, "addr bytes"),
+    "poke": (PROCESS, "addr bytes"),
     "serve": (PROCESS, ""),
     "kill": (PROCESS, ""),
-    "ask_xenstored": (PROCESS, "kind payload"),
+    "ask_xenstored": (PROCESS, "type payload"),
     "console_add": (PROCESS, "dom mfn port"),
     "console_remove": (PROCESS, "dom"),
     "console_type": (PROCESS, "dom bytes"),
-    "evtchn_bind_unbound_port": (PROCESS, "dom"),
-    "evtchn_bind_interdomain_port": (PROCESS, "dom port"),
-    "evtchn_notify": (PROCESS, "port"),
-    "evtchn_unbind": (PROCESS, "port"),
-    "evtchn_restrict_domid": (PROCESS, "dom"),
+    # processes of Dom0 that are no tools
+    **{name: (PROCESS, SIGNATURES[name]) for name in OF_USERS},
     # guests
-    "ring_put": (GUEST, "page bytes"),
-    "ring_drain": (GUEST, "page"),
-    "ring_poke": (GUEST, "page at bytes"),
+    "ring_put": (GUEST, "ring bytes"),
+    "ring_drain": (GUEST, "ring"),
+    "ring_poke": (GUEST, "ring at bytes"),
     "write_entry": (GUEST, "ref flags dom mfn"),
     "evtchn_send": (GUEST, "port"),
     "evtchn_close": (GUEST, "port"),
@@ -60,7 +59,7 @@ OPERATIONS: Final = {
     "evtchn_bind_interdomain": (GUEST, "dom port"),
     "map_grant_ref": (GUEST, "slot dom ref writable"),
     "unmap_grant_ref": (GUEST, "slot handle"),
-    "copy": (GUEST, "src src_dom dst dst_dom length"),
+    "copy": (GUEST, "src_ref src src_dom dst_ref dst dst_dom length"),
     "update_va_mapping": (GUEST, "slot mfn writable"),
     "access": (GUEST, "slot write"),
     "give_back": (GUEST, "mfn"),
@@ -96,6 +95,7 @@ def _calls(value: Any) -> bool:
 
 TEXT, BYTES, DOMID = ("a text", _text), ("bytes in hexadecimal", _bytes), ("a number of 16 bits", _below(16))
 KINDS: Final = {
+    **OF_MONOLITHIC,
     "dom": DOMID,
     "src_dom": DOMID,
     "dst_dom": DOMID,
@@ -104,14 +104,17 @@ KINDS: Final = {
     "remote": DOMID,
     "op": DOMID,
     "mfn": ("a number of 40 bits", _below(40)),
-    **dict.fromkeys(("ref", "port", "number", "pages", "kind", "handle", "src", "dst"), ("a number of 32 bits", _below(32))),
+    **dict.fromkeys(("ref", "port", "number", "pages", "type", "handle", "src", "dst"), ("a number of 32 bits", _below(32))),
     "status": ("a number of 32 bits with a sign", _below(31, -(1 << 31))),
     "errno": ("an errno", lambda value: _below(8)(value) and value > 0),
     "prot": ("1 to read, 3 to write, too", lambda value: value in (1, 3)),
     "flags": ("0 for no grant, 1 for one, 5 for one to read only", lambda value: value in (0, 1, 5)),
     "at": ("a place in a page", _below(12)),
-    "page": ("console or xenstore", lambda value: value in ("console", "xenstore")),
-    **dict.fromkeys(("xl", "writable", "write"), ("true or false", lambda value: isinstance(value, bool))),
+    "ring": ("console or xenstore", lambda value: value in ("console", "xenstore")),
+    **dict.fromkeys(
+        ("xl", "patient", "writable", "write", "src_ref", "dst_ref"),
+        ("true or false", lambda value: isinstance(value, bool)),
+    ),
     "then": (f"a list of {', '.join(THEN)}", _calls),
     **dict.fromkeys(("name", "kernel", "ramdisk", "cmdline"), TEXT),
     **dict.fromkeys(("bytes", "payload"), BYTES),

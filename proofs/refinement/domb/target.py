@@ -51,8 +51,10 @@ class DombTarget(Machine):
         if self.daemons is not None and self.daemons.of(number) is not None:
             serves = OF_DAEMONS.get(operation)
             return NOT_DONE if serves is None or self.inside > 1 else serves(self, self.daemons, number)
+        if self.users.of(number) is not None:
+            return NOT_DONE if self.inside > 1 and operation != "store" else self.users.carry_out(call)
         process = self.processes.get(number)
-        if process is None or (process.busy and operation not in ("kill", "store")) or operation not in OF_PROCESSES:
+        if process is None or (process.busy and operation not in ("kill", "poke")) or operation not in OF_PROCESSES:
             return NOT_DONE
         self.ear.who = number
         return OF_PROCESSES[operation](self, process, call.arguments)

@@ -15,6 +15,7 @@ from bulkhead.proofs.refinement.domb.guests import Guest
 from bulkhead.proofs.refinement.domb.machine import Process
 from bulkhead.proofs.refinement.domb.plain_daemons import Consoled, Stored
 from bulkhead.proofs.refinement.domb.target import DombTarget
+from bulkhead.proofs.refinement.view import ProcessView
 
 
 class View:
@@ -24,6 +25,9 @@ class View:
         self._target = target
         self.processes: Mapping[int, Process] = target.processes
         self.domains: Mapping[int, Domain] = target.rig.xen.domains
+
+        self.users = ProcessView(target.users.beside, target.users.dom0)
+        self.free_spaces = target.users.spaces
 
     @property
     def up(self) -> bool:

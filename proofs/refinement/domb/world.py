@@ -7,18 +7,14 @@ behind them. Not here: the rule state of a run (book.py), and the implementation
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from bulkhead.model import loader
-from bulkhead.model.caller import Caller
-from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import System
-from bulkhead.model.world import State, World
-from bulkhead.proofs.refinement.lockstep.claims import StateClaims, StepClaims
-from bulkhead.proofs.refinement.lockstep.spec_world import outcomes
+from bulkhead.model.world import State
+from bulkhead.proofs.refinement.lockstep import spec_world
 
 SYSTEM: Final = str(Path(__file__).parent / "compared.rules")
 DOM0, DOMB, FIRST_GUEST, NOBODY = 0, 1, 2, 7
@@ -28,19 +24,24 @@ NODE_QUOTA, WATCH_QUOTA = 6, 4  # of a guest, in XenStore; small, so that they a
 
 
 @dataclass(frozen=True)
-class Size:
-    """The size of a world. `refs` are the reference numbers of the elements of Ref."""
+class Size(spec_world.Size):
+    """The size of a world. `refs` are the reference numbers of the elements of Ref. Each of the `users` is a process of Dom0
+    that is no tool and no daemon (users.py); one more is the first process, which they come from."""
 
+    guests: int = NOBODY - FIRST_GUEST
     domb_pages: int = 57
     heap: int = 330
+    dom0_frames: int = 20
     refs: tuple[int, ...] = (0, 1, *range(8, 48), 5000)
+    calls: int = 9
     processes: int = 8
-    translations: int = 150
-    handles: int = 96
+    users: int = 3
+    translations: int = 190
+    handles: int = 120
     lives: int = 14
-    files: int = 22
-    maps: int = 90
-    ports: int = 30
+    files: int = 28
+    maps: int = 114
+    ports: int = 36
     buffers: int = 120
     pieces: int = 250
     numbers: int = 8
@@ -50,29 +51,49 @@ class Size:
 
     @property
     def frames(self) -> int:
-        """DomB's frames, the heap's, and one for every other frame number."""
-        return self.domb_pages + self.heap + 1
+        """DomB's frames, the heap's, some of Dom0's, and one for every other frame number."""
+        return self.domb_pages + self.heap + self.dom0_frames + 1
+
+    @property
+    def first_dom0_frame(self) -> int:
+        return self.domb_pages + self.heap
+
+    @property
+    def nobody(self) -> int:
+        return NOBODY
+
+    @property
+    def spaces(self) -> int:
+        """Elements of Space: kernels, guests, tools and daemons, the first process and the users."""
+        return FIRST_PROCESS + self.processes + 1 + self.users
+
+    @property
+    def first_process(self) -> int:
+        """The process that never ends, from which the users come."""
+        return FIRST_PROCESS + self.processes
 
 
-class Rules:
+class Rules(spec_world.Rules):
     """The rules of the system, compiled for one world."""
+
+    size: Size
 
     def __init__(self, size: Size, faults: tuple[str, ...] = (), system: System | None = None) -> None:
         """`faults`: of the rules, laid over them. `system`: other rules than those of the comparison."""
-        self.size = size
-        self.system: System = loader.load(SYSTEM, faults) if system is None else system
-        world = World(
+        self.made_of = size, faults, system
+        self._compile(
+            size,
+            loader.load(SYSTEM, faults) if system is None else system,
             {
-                **dict.fromkeys(self.system.sorts, 1),
                 "Domain": NOBODY + 1,
                 "Life": size.lives,
                 "Frame": size.frames,
                 "Epoch": 2 * size.frames,
-                "Space": FIRST_PROCESS + size.processes,
+                "Space": size.spaces,
                 "Translation": size.translations,
                 "Ref": len(size.refs),
                 "Handle": size.handles,
-                "Call": 1,
+                "Call": size.calls,
                 "File": size.files,
                 "Map": size.maps,
                 "Port": size.ports,
@@ -87,25 +108,11 @@ class Rules:
             },
             {"dom0": DOM0, "domb": DOMB, "domb_space": DOMB_SPACE, "gref_console": 0, "gref_xenstore": 1, "root": 0},
         )
-        self.machine = ExecutableModel(self.system, world)
-        self.caller = Caller(self.machine)
-        self.number = {name: k for k, name in enumerate(self.system.funcs)}
-        self.members = {sort: {m: i for i, m in enumerate(ms)} for sort, ms in self.system.enums.items()}
-        self._compiled: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {}
-        self.state_claims = StateClaims(self.machine)
-        self.step_claims = StepClaims(self.machine)
-        self.outcomes = tuple(outcomes(self.system))
 
-    def step(self, label: str) -> tuple[Callable[..., Any], tuple[str, ...]]:
-        """A rule step as a function of the state, its arguments, all given values, and a code to fail with."""
-        made = self._compiled.get(label)
-        if made is None:
-            step = self.caller.steps[label]
-            names = tuple(p.name for p in step.params) + (("this",) if step.after else ())
-            made = self._compiled[label] = (self.caller._compiled_call(step), names)
-        return made
+    def __reduce__(self) -> tuple[type[Rules], tuple[object, ...]]:
+        return Rules, self.made_of
 
-    def start(self, dom0_ports: dict[int, int]) -> State:
+    def start(self) -> State:
         """Dom0 and DomB run, Dom0's kernel has its grant device open; there is no guest, no process, no channel."""
         state = self.machine.empty_state()
         size = self.size
@@ -126,9 +133,11 @@ class Rules:
         for pair in range((NOBODY + 1) ** 2):
             put("xsm_grant", pair, 1)
             put("xsm_event", pair, 1)
-        for space in range(FIRST_PROCESS + size.processes):
+        for space in range(size.spaces):
             put("space_of", space, space if DOMB <= space < FIRST_PROCESS else DOM0)
-        put("process.phase", KERNEL, self.members["ProcessPhase"]["process_runs"])
+        for space in (KERNEL, size.first_process):
+            put("process.phase", space, self.members["ProcessPhase"]["process_runs"])
+        put("process.root", size.first_process, 1)
         for d in (DOM0, DOMB):
             for r, number in enumerate(size.refs):
                 for v in (0, 1):
@@ -140,6 +149,9 @@ class Rules:
             put("frame.owner", f, DOMB)
             put("frame.held", f, 1)
             put("frame.secret", f, 1)
+        for f in range(size.first_dom0_frame, size.first_dom0_frame + size.dom0_frames):
+            put("frame.use", f, use["ram"])
+            put("frame.held", f, 1)
         put("exported", 0, 1)
         put("node.exists", 0, 1)
         for n in range(size.nodes):

@@ -32,6 +32,7 @@ from bulkhead.proofs.refinement.lockstep.call import (
     UnmapElement,
 )
 from bulkhead.proofs.refinement.lockstep.copied_bytes import watch
+from bulkhead.proofs.refinement.lockstep.flights import Flights
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.observe import MOST_RACES, Key
 from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
@@ -210,7 +211,7 @@ def follow_unmap(lockstep: Lockstep, f: CallInFlight, elements: list[UnmapElemen
 
 
 def follow_copy(
-    lockstep: Lockstep, f: CallInFlight, elements: list[CopyElement], rule: str = "copy", begin: dict[str, int] | None = None
+    lockstep: Flights, f: CallInFlight, elements: list[CopyElement], rule: str = "copy", begin: dict[str, int] | None = None
 ) -> Follower:
     """copy: each element is a separate batch, as the implementation has no state between two of them.
 
@@ -228,7 +229,7 @@ def follow_copy(
 
 
 def _copy_element(
-    lockstep: Lockstep,
+    lockstep: Flights,
     f: CallInFlight,
     i: int,
     e: CopyElement,

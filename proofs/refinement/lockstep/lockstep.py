@@ -11,7 +11,6 @@ from __future__ import annotations
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.guest_access import translate
-from bulkhead.impl.xen.scheduler import HELD
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.lockstep.abstraction import (
     Places,
@@ -21,20 +20,19 @@ from bulkhead.proofs.refinement.lockstep.abstraction import (
     entry_of,
     in_use_bits,
 )
-from bulkhead.proofs.refinement.lockstep.call import END, CallInFlight, Follower
-from bulkhead.proofs.refinement.lockstep.observe import Asked, Key
-from bulkhead.proofs.refinement.lockstep.spec_state import Log, Mismatch
+from bulkhead.proofs.refinement.lockstep.call import CallInFlight
+from bulkhead.proofs.refinement.lockstep.flights import Flights
+from bulkhead.proofs.refinement.lockstep.observe import Key
+from bulkhead.proofs.refinement.lockstep.spec_state import Log, Mismatch, SpecState
 from bulkhead.proofs.refinement.lockstep.spec_world import TOOLS, Rules
-from bulkhead.proofs.refinement.lockstep.testbed import FEWEST, FIXED, SLOTS, Guest
+from bulkhead.proofs.refinement.lockstep.testbed import FEWEST, FIXED, SLOTS, Guest, Rig
 
 POOL = 6
-PERIOD = bytes(range(1, 252))
-PATTERN = PERIOD * (abi.PAGE_SIZE // len(PERIOD) + 3)
 GREEDY = 40  # more than the size of the heap
 FULL_EVERY, CLAIMS_EVERY = 12, 1024  # steps, in campaigns
 
 
-class Lockstep(Asked):
+class Lockstep(Flights):
     """One machine in lockstep with its rules."""
 
     def __init__(
@@ -46,33 +44,17 @@ class Lockstep(Asked):
         rules_on: bool = True,
         log: Log | None = None,
     ) -> None:
-        super().__init__(rules, seed, log)
-        self.flights: list[CallInFlight] = []
+        rig = Rig(seed, rules.size.heap, rules.size.ports)
+        super().__init__(rig, SpecState(rules, rig.first_mfn, log), rules_on)
+        self.rig: Rig = rig
         self.full_every = full_every
         self.claims_every = claims_every
-        self.rules_on = rules_on
-        self.steps = 0
-        self.calls = 0
-        self.launched = 0
         self.overwritten_bits: set[Key] = set()  # entries whose in-use bits the granter has overwritten
-        self.locked: set[Key] = set()  # entries that a transfer is completing
-        self.dirty: set[int] = set()  # domains with translations that may be stale
-        self.dying: set[int] = set()  # domains that have released everything
         self.page_tables_freed: set[int] = set()  # domains whose page tables are released before the rules' step
-        self.touched: set[Key] = set()
-        self.touched_frames: set[int] = set()
         self.owned_handles: set[tuple[int, int]] = set()
-        self.privcmd = 0
         self.free_frames = self.rig.xen.frames.free_count
         if rules_on:
             self.spec_state.step("open_privcmd", {"p": TOOLS, "x_x": self.privcmd})
-
-    def touch_frame(self, element: int) -> None:
-        """A frame lost a reference: it may go to the heap now."""
-        self.touched_frames.add(element)
-        spec = self.spec_state
-        if not spec.T["frame.held"][element] and spec.T["frame.use"][element] in (spec.use["ram"], spec.use["status_frame"]):
-            spec.awaiting_free.add(element)
 
     def make_free(self, element: int) -> None:
         """The implementation has taken the frame from the heap: in the rules it must be free, or become free now."""
@@ -233,13 +215,11 @@ class Lockstep(Asked):
         return writable or not write
 
     def fill(self, frame: Frame) -> None:
-        """Fill a page with nonzero bytes that differ by place and time; in pages
-        with a guest's arguments only one word changes."""
+        """In pages with a guest's arguments only one word changes."""
         if any(frame.mfn in guest.fixed for guest in self.rig.guests.values()):
             abi.U64.pack_into(frame.bytes(), 8, self.steps)
         else:
-            first = self.steps % len(PERIOD)
-            frame.bytes()[:] = PATTERN[first : first + abi.PAGE_SIZE]
+            super().fill(frame)
 
     def _store_rule(self, guest: Guest, slot: int, element: int) -> None:
         T, spec = self.spec_state.T, self.spec_state
@@ -334,58 +314,20 @@ class Lockstep(Asked):
         if self.rules_on and not self.spec_state.T["domain.paused"][domid]:
             self.spec_state.step("privcmd_pausedomain", {"p": TOOLS, "x": self.privcmd, "d": domid})
 
-    # Steps.
+    # Steps of calls (flights.py).
 
-    def launch(self, in_flight: CallInFlight, follower: Follower, ncalls: int) -> None:
-        """Put a call in flight; it takes its first step when it is advanced."""
-        self.calls += 1
-        self.launched += 1
-        in_flight.number = self.launched
-        if self.rules_on:
-            in_flight.calls = [self.spec_state.free_calls.pop() for _ in range(ncalls)]
-            next(follower)
-            in_flight.follower = follower
-        self.flights.append(in_flight)
-
-    def advance(self, f: CallInFlight) -> bool:
-        """One step of a call; True when it has returned."""
-        self.steps += 1
-        if f.watch is not None:
-            f.watched = self.pin(f.watch)
-        if f.moves is not None:
-            f.moves()
-        try:
-            f.marker = next(f.steps)
-        except StopIteration as stop:
-            f.rc, f.marker = stop.value, END
-        if self.rules_on:
-            self._follow(f)
+    def _stepped(self, f: CallInFlight) -> None:
         if f.marker == "destroy.memory":
             self.rig.guests.pop(f.domid, None)
-        if f.marker == END:
-            self.flights.remove(f)
-            self.spec_state.free_calls.extend(f.calls)
-            if (
-                f.guest is not None
-                and f.guest.domain.crashed
-                and not f.guest.domain.is_dying
-                and not any(o.domid == f.domid for o in self.flights)
-            ):
-                self.crashed(f.domid)
-        if self.rules_on:
-            self.check()
-        return f.marker == END
 
-    def _follow(self, f: CallInFlight) -> None:
-        assert f.follower is not None
-        try:
-            f.follower.send(f.marker)
-        except StopIteration:
-            if f.marker != END and f.marker not in HELD:
-                f.follower = _idle()
-                next(f.follower)
-        if self.dirty or self.dying or self.spec_state.awaiting_free:
-            self.settle()
+    def _ended(self, f: CallInFlight) -> None:
+        if (
+            f.guest is not None
+            and f.guest.domain.crashed
+            and not f.guest.domain.is_dying
+            and not any(o.domid == f.domid for o in self.flights)
+        ):
+            self.crashed(f.domid)
 
     # Comparison.
 
@@ -449,8 +391,3 @@ class Lockstep(Asked):
             raise Mismatch("Dom0 keeps a handle at the end")
         if any(act.pin for act in self.rig.dom0.grant_table.active):
             raise Mismatch("Dom0 keeps a pin at the end")
-
-
-def _idle() -> Follower:
-    while True:
-        yield

@@ -12,9 +12,8 @@ from typing import Final
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.domains import Domain
 from bulkhead.proofs.refinement.lockstep.call import CallInFlight, CopyElement, UnmapElement, same, status_name
-from bulkhead.proofs.refinement.lockstep.spec_state import Log, Mismatch, SpecState
-from bulkhead.proofs.refinement.lockstep.spec_world import Rules
-from bulkhead.proofs.refinement.lockstep.testbed import Guest, Rig
+from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch, SpecState
+from bulkhead.proofs.refinement.lockstep.testbed import Bench, Guest
 
 Key = tuple[int, int]
 MOST_RACES: Final = 5  # for an entry of version 1, against the granter; then the use is refused (Xen's _set_status_v1)
@@ -23,9 +22,9 @@ MOST_RACES: Final = 5  # for an entry of version 1, against the granter; then th
 class Asked:
     """Observations of one machine and its rules."""
 
-    def __init__(self, rules: Rules, seed: int, log: Log | None = None) -> None:
-        self.rig = Rig(seed, rules.size.heap, rules.size.ports)
-        self.spec_state = SpecState(rules, self.rig.first_mfn, log)
+    def __init__(self, rig: Bench, spec_state: SpecState) -> None:
+        self.rig = rig
+        self.spec_state = spec_state
         self.changed: Counter[Key] = Counter()  # number of changes of an entry's header by its granter
 
     def bytes(self, f: CallInFlight, offset: int, size: int) -> bytes:

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 
 from bulkhead.impl.xen.domains import Domain
 from bulkhead.model.caller import OKAY
-from bulkhead.model.world import size_of
+from bulkhead.model.world import State, size_of
 from bulkhead.proofs.refinement.calls import Step
 from bulkhead.proofs.refinement.lockstep.spec_world import NOBODY, TOOLS, Rules
 
@@ -60,11 +60,12 @@ class RuleSteps(ABC):
 class SpecState(RuleSteps):
     """A rule state with the bindings of its elements."""
 
-    def __init__(self, rules: Rules, first_mfn: int, log: Log | None = None) -> None:
+    def __init__(self, rules: Rules, first_mfn: int, log: Log | None = None, state: State | None = None) -> None:
+        """`state`: that of another rule state, which is shared; else the initial one."""
         self.rules = rules
         self.log = log
         self.size = rules.size
-        self.state = rules.start()
+        self.state = rules.start() if state is None else state
         self.first_mfn = first_mfn
         self.reached: dict[str, int] = {}
         self.steps = 0
@@ -87,7 +88,7 @@ class SpecState(RuleSteps):
 
     def domain(self, domid: int) -> int:
         """The element of a domain id."""
-        return domid if 0 <= domid < NOBODY else NOBODY
+        return domid if 0 <= domid < self.size.nobody else self.size.nobody
 
     def frame(self, mfn: int) -> int:
         """The element of a frame number."""
@@ -99,9 +100,8 @@ class SpecState(RuleSteps):
     def spare_dom0_frame(self) -> int:
         """An element for a page of Dom0; `nowhere` if all are in use."""
         used = set(self.dom0_frames.values())
-        return next(
-            (e for e in range(self.size.heap, self.size.heap + self.size.dom0_frames) if e not in used), self.size.nowhere
-        )
+        first = self.size.first_dom0_frame
+        return next((e for e in range(first, first + self.size.dom0_frames) if e not in used), self.size.nowhere)
 
     def know_dom0_frame(self, mfn: int) -> int:
         """The element of a page that Dom0's kernel allocates."""

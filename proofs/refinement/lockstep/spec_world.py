@@ -50,6 +50,16 @@ class Size:
     def nowhere(self) -> int:
         return self.frames - 1
 
+    @property
+    def first_dom0_frame(self) -> int:
+        """The first element for pages of Dom0."""
+        return self.heap
+
+    @property
+    def nobody(self) -> int:
+        """The element of every number that is no domain's."""
+        return NOBODY
+
 
 SMALL = Size(
     guests=2, heap=20, dom0_frames=1, refs=(0, 1, 8, 5000), calls=2, translations=10, handles=6, lives=6, files=3, maps=2
@@ -60,11 +70,10 @@ class Rules:
     """The rules of the system, compiled for one world."""
 
     def __init__(self, size: Size) -> None:
-        self.size = size
-        self.system: System = loader.load(SYSTEM)
-        world = World(
+        self._compile(
+            size,
+            loader.load(SYSTEM),
             {
-                **dict.fromkeys(self.system.sorts, 1),
                 "Domain": NOBODY + 1,
                 "Life": size.lives,
                 "Frame": size.frames,
@@ -80,6 +89,11 @@ class Rules:
             },
             {"dom0": 0, "gref_console": 0, "gref_xenstore": 1},
         )
+
+    def _compile(self, size: Size, system: System, elements: dict[str, int], constants: dict[str, int]) -> None:
+        """Compile a system for a world with so many elements of each sort, else one, and these constants."""
+        self.size, self.system = size, system
+        world = World({**dict.fromkeys(system.sorts, 1), **elements}, constants)
         self.machine = ExecutableModel(self.system, world)
         self.caller = Caller(self.machine)
         self.number = {name: k for k, name in enumerate(self.system.funcs)}
@@ -90,7 +104,7 @@ class Rules:
         self.step_claims = StepClaims(self.machine)
         self.outcomes = tuple(outcomes(self.system))
 
-    def __reduce__(self) -> tuple[Callable[..., Rules], tuple[Size]]:
+    def __reduce__(self) -> tuple[Callable[..., Rules], tuple[object, ...]]:
         """Rules are compiled once in each process and never copied."""
         return rules_for, (self.size,)
 

@@ -157,7 +157,21 @@ class WatchedKernel(Kernel):
         return done
 
 
-class Rig:
+class Bench:
+    """Xen and Dom0's kernel: what followers ask of a machine."""
+
+    xen: Xen
+    dom0: Domain
+    kernel: WatchedKernel
+    first_mfn: int  # of the heap that guests get their pages from
+
+    def special(self, mfn: int) -> bool:
+        """Is this a page of the hypervisor's own heap (grant tables, status frames, shared_info)?"""
+        frame = self.xen.frames.get(mfn)
+        return frame is not None and frame.xenheap
+
+
+class Rig(Bench):
     """Xen, Dom0's kernel and the guests."""
 
     def __init__(self, seed: int, heap: int, ports: int) -> None:
@@ -184,10 +198,5 @@ class Rig:
         frame = self.xen.frames.get(mfn)
         return frame is not None and frame.xenheap and frame.owner is not None and frame in frame.owner.grant_table.status
 
-    def special(self, mfn: int) -> bool:
-        """Is this a page of the hypervisor's own heap (grant tables, status frames, shared_info)?"""
-        frame = self.xen.frames.get(mfn)
-        return frame is not None and frame.xenheap
 
-
-__all__ = ["FIXED", "SLOTS", "Guest", "Matrix", "Rig", "abi"]
+__all__ = ["FIXED", "SLOTS", "Bench", "Guest", "Matrix", "Rig", "WatchedKernel", "abi"]

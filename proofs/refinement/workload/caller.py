@@ -14,7 +14,7 @@ from bulkhead.impl.xen.grant_entries import GrantTable
 from bulkhead.proofs.refinement.calls import Answer, Target
 from bulkhead.proofs.refinement.dom0.operations import process_call
 from bulkhead.proofs.refinement.dom0.state import BUFFER, NOT_THERE, MapRecord, Opened, Proc
-from bulkhead.proofs.refinement.view import View
+from bulkhead.proofs.refinement.view import ProcessView
 
 MOST_FILES = 5
 
@@ -22,7 +22,7 @@ MOST_FILES = 5
 class Caller:
     """Makes calls of processes."""
 
-    def __init__(self, view: View, target: Target, rng: random.Random) -> None:
+    def __init__(self, view: ProcessView, target: Target, rng: random.Random) -> None:
         self.view = view
         self.target = target
         self.rng = rng

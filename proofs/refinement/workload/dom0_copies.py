@@ -62,7 +62,7 @@ def _grant(d: Caller) -> tuple[int, int]:
     if held and x < 0.25:
         return held[int(x * 4 * len(held))]
     offers = []
-    domains = [(n, domain) for n, domain in d.view.domains.items() if n < 4]
+    domains = [(n, domain) for n, domain in d.view.domains.items() if n < d.view.size.nobody]
     for domid, domain in domains:
         table = domain.grant_table
         for ref in d.view.size.refs[2:]:

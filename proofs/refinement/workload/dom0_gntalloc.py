@@ -13,7 +13,7 @@ NOWHERE = 0x6600000
 def alloc(d: Caller, proc: Proc) -> str:
     """IOCTL_GNTALLOC_ALLOC_GREF of zero to three pages, also beyond the limit; sometimes when no page is left."""
     fd, _ = d.fd_of(proc, "gntalloc")
-    dom = (1, 2, 3)[int(d.rng.random() * 3)]
+    dom = 1 + int(d.rng.random() * (d.view.size.nobody - 1))
     count = (0, 1, 1, 1, 1, 2, 2, 3, 0xFFFFFFFF)[int(d.rng.random() * 9)]
     writable = d.rng.random() < 0.7
     starved = d.rng.random() < 0.06

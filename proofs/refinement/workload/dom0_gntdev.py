@@ -19,11 +19,11 @@ def map_ref(d: Caller, proc: Proc) -> str:
         return ""
     fd, opened = d.fd_of(proc, "gntdev")
     rng = d.rng
-    ids = [n for n in d.view.domains if n < 4]
+    ids = [n for n in d.view.domains if n < d.view.size.nobody]
     refs = [n for n in d.view.size.refs if n < 1000]
     offers = []
-    for domid, guest in d.view.guests.items():
-        table = guest.domain.grant_table
+    for domid, domain in d.view.granters():
+        table = domain.grant_table
         for number in refs:
             if number < table.nr_entries and offered(table, number):
                 offers.append((domid, number))

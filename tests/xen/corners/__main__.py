@@ -20,6 +20,7 @@ from tests.xen.corners.memory import claims, exchanges, memory_maps, reservation
 from tests.xen.corners.physmap import log_dirty, physmap
 from tests.xen.corners.tables import flushes, page_types
 from tests.xen.corners.toolstack import firmware, io_memory, of_domains, of_the_machine, resumed, sweep, values
+from tests.xen.corners.vcpus import vcpus
 from tests.xen.play import play
 from tests.xen.problems import RigFailed, Unavailable
 from tests.xen.protocol import Call, write_recording
@@ -48,6 +49,7 @@ CORNERS: Final[tuple[Callable[[Script], None], ...]] = (
     processor,
     interrupts,
     models,
+    vcpus,
     sweep,
     of_domains,
     io_memory,

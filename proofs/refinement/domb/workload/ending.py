@@ -19,6 +19,7 @@ def end(d: Driver) -> None:
     view = d.view
     d.text = "the end"
     d.moments.peace()
+    d.users.end()
     for who in list(view.processes.values()):
         d.tools.kill(who)
     if view.up:

@@ -76,9 +76,9 @@ class GuestChoices(Chooser):
             self.number = (self.number + 1) & MASK
             kind, payload = request(rng, who.domid, connected, self.view.nodes)
             tx = 0 if rng.random() < 0.97 else rng.randrange(9)
-            self.of(who, "ring_put", page="xenstore", bytes=frame(kind, self.number, tx, payload).hex())
+            self.of(who, "ring_put", ring="xenstore", bytes=frame(kind, self.number, tx, payload).hex())
         if rng.random() < 0.8:
-            self.of(who, "ring_drain", page="xenstore")
+            self.of(who, "ring_drain", ring="xenstore")
 
     def meet(self, heard: Sequence[Guest]) -> None:
         """Guests turn to each other's nodes, and each request is served at once."""
@@ -90,19 +90,19 @@ class GuestChoices(Chooser):
             self.text = f"d{who.domid} turns to the nodes of others"
             self.number = (self.number + 1) & MASK
             kind, payload = between_neighbours(self.rng, who.domid, ids, stored.store.nodes)
-            self.of(who, "ring_drain", page="xenstore")
-            self.of(who, "ring_put", page="xenstore", bytes=frame(kind, self.number, 0, payload).hex())
+            self.of(who, "ring_drain", ring="xenstore")
+            self.of(who, "ring_put", ring="xenstore", bytes=frame(kind, self.number, 0, payload).hex())
             self.call(f"p{stored.space}", "serve")
 
     def _takes_answers(self, who: Guest) -> None:
         self.text = f"d{who.domid} empties its rings"
         for page in RINGS:
-            self.of(who, "ring_drain", page=page)
+            self.of(who, "ring_drain", ring=page)
 
     def _prints(self, who: Guest) -> None:
         self.text = f"d{who.domid} prints"
         text = self.rng.randbytes(self.rng.choice((1, 7, 60, 1500, 3000)))
-        self.of(who, "ring_put", page="console", bytes=text.hex())
+        self.of(who, "ring_put", ring="console", bytes=text.hex())
 
     def _garbage(self, who: Guest) -> None:
         """Absurd indices, and bytes that are not a request."""
@@ -116,13 +116,13 @@ class GuestChoices(Chooser):
         if x < 0.5:
             at = rng.choice(ring[2:])
             value = rng.choice((0, MASK, 1 << 31, rng.randrange(1 << 32), index(data, at) + rng.choice((1, -1, 1024))))
-            self.of(who, "ring_poke", page=page, at=at, bytes=(value & MASK).to_bytes(4, "little").hex())
+            self.of(who, "ring_poke", ring=page, at=at, bytes=(value & MASK).to_bytes(4, "little").hex())
         elif x < 0.7:
             garbage = rng.choice((rng.randbytes(30), frame(2, 1, 0, bytes(4000)), (5000).to_bytes(4, "little") * 4))
-            self.of(who, "ring_put", page=page, bytes=garbage.hex())
+            self.of(who, "ring_put", ring=page, bytes=garbage.hex())
         else:
             at = ring[0] + rng.randrange(ring[1] - 8)
-            self.of(who, "ring_poke", page=page, at=at, bytes=rng.randbytes(8).hex())
+            self.of(who, "ring_poke", ring=page, at=at, bytes=rng.randbytes(8).hex())
 
     def _grants(self, who: Guest) -> None:
         rng = self.rng

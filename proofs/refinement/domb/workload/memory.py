@@ -6,10 +6,13 @@ Not here: how it is done (../guest_memory.py).
 from __future__ import annotations
 
 import random
+from typing import Any
 
 from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.domains import Domain
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.calls import Interleaving
+from bulkhead.proofs.refinement.domb.guest_memory import is_table
 from bulkhead.proofs.refinement.domb.guests import Guest
 from bulkhead.proofs.refinement.domb.view import View
 from bulkhead.proofs.refinement.domb.window import SLOTS
@@ -56,7 +59,10 @@ class MemoryChoices(Chooser):
 
     def _offer(self, who: Guest, running: list[Guest]) -> tuple[int, int]:
         """A domain and a reference, usually of what is granted to the guest."""
-        offers = [(g.domid, ref) for g in running for ref in (0, 1, 8, 9, 10) if _offered(g, ref, who.domid)]
+        offers = [(g.domid, ref) for g in running for ref in (0, 1, 8, 9, 10) if _offered(g.domain, ref, who.domid)]
+        offers += [
+            (0, page.ref) for page in self.view.users.shared_pages if _offered(self.view.domains[0], page.ref, who.domid)
+        ] * 3
         if offers and self.rng.random() < 0.75:
             return self.rng.choice(offers)
         return self.rng.choice((0, DOMB, *range(2, NOBODY), 99)), self.rng.choice(REFS)
@@ -68,27 +74,36 @@ class MemoryChoices(Chooser):
             self.handles.setdefault(who.domid, []).append((slot, got.given))
 
     def _copy(self, who: Guest, running: list[Guest]) -> None:
-        sides: dict[str, int] = {}
+        sides: dict[str, Any] = {}
         for side in ("src", "dst"):
-            if self.rng.random() < 0.6:
+            by_ref = self.rng.random() < 0.6
+            if by_ref:
                 sides[f"{side}_dom"], sides[side] = self._offer(who, running)
-            else:
-                sides[f"{side}_dom"], sides[side] = abi.DOMID_SELF, self._page(self.rng.choice((who, who, *running)))
+            else:  # a page by its number, which is allowed for one's own
+                whose = self.rng.choice((who, who, *running))
+                sides[side] = self._table(who) if self.rng.random() < 0.1 else self._page(whose)
+                sides[f"{side}_dom"] = abi.DOMID_SELF if self.rng.random() < 0.8 else whose.domid
+            sides[f"{side}_ref"] = by_ref
         self.call(f"d{who.domid}", "copy", length=self.rng.choice((64, 64, 64, 3100)), **sides)
+
+    def _table(self, who: Guest) -> int:
+        """A page table of a guest: Xen writes there for it, and nobody else does."""
+        return self.rng.choice([f.mfn for f in who.domain.pages.values() if is_table(f)] or [self._page(who)])
 
     def _gives_back(self, who: Guest, running: list[Guest]) -> None:
         """A page of a ring, one that it got from Xen, or any, also of another guest."""
         got = [f.mfn for f in who.domain.pages.values() if f.m2p >= 1 << 20 and not f.xenheap]
         rings = [f.mfn for f in (who.console, who.xenstore)]
         mfn = self.rng.choice(rings) if self.rng.random() < 0.15 else self.rng.choice(got) if got else self._page(who)
-        if self.rng.random() < 0.1:
-            mfn = self._page(self.rng.choice(running))
+        if self.rng.random() < 0.3:
+            others = [g.domain for g in running if g is not who] + [self.view.domains[d] for d in (0, DOMB)]
+            mfn = self.rng.choice([f.mfn for f in self.rng.choice(others).pages.values() if not f.xenheap])
         self.call(f"d{who.domid}", "give_back", mfn=mfn)
 
 
-def _offered(who: Guest, ref: int, dom: int) -> bool:
+def _offered(who: Domain, ref: int, dom: int) -> bool:
     """Does the entry permit access to a domain?"""
-    flags, grantee, _ = who.domain.grant_table.entry_v1(ref)
+    flags, grantee, _ = who.grant_table.entry_v1(ref)
     return bool(flags & 3 == 1 and grantee == dom)
 
 

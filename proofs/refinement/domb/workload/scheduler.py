@@ -17,6 +17,7 @@ from bulkhead.proofs.refinement.domb.workload.chooser import Chooser
 from bulkhead.proofs.refinement.domb.workload.guests import GuestChoices
 from bulkhead.proofs.refinement.domb.workload.moments import DOMB, Moments
 from bulkhead.proofs.refinement.domb.workload.tools import ToolChoices
+from bulkhead.proofs.refinement.domb.workload.users import UserChoices
 from bulkhead.proofs.refinement.domb.world import NOBODY
 
 MOST_PROCESSES = 4
@@ -31,13 +32,21 @@ class Driver(Chooser):
         self.moments = Moments(view, target, self.rng)
         self.tools = ToolChoices(view, target, self.rng)
         self.guests = GuestChoices(view, target, self.rng)
+        self.users = UserChoices(view, target, self.rng)
         self.tools.domb = self.domb
-        self.moments.scribble = self.tools.scribble
+        self.moments.scribble = self.scribble
         self.moments.race = self.guests.race
         self.moments.waits = self.waits
         target.meanwhile = self.moments
         self.calls = 0  # moves
         self.neighbours = self.rng.random() < 0.3  # in three of ten episodes, guests live side by side
+
+    def scribble(self) -> None:
+        """A tool or another process writes to what it has mapped."""
+        if self.rng.random() < 0.7:
+            self.tools.scribble()
+        else:
+            self.users.race()
 
     def move(self) -> None:
         """One action."""
@@ -54,9 +63,12 @@ class Driver(Chooser):
             self.call("", "spawn")
         elif x < 0.38:
             self._guests()
-        elif x < 0.42:
+        elif 0.38 <= x < 0.46:
+            self.users.act()
+            self.text = self.users.text
+        elif x < 0.5:
             self._daemons()
-        elif x < 0.47 and free:
+        elif x < 0.55 and free:
             self._of(self.tools, self.tools.ask_daemons, rng.choice(free))
         elif free:
             self._of(self.tools, self.tools.act, rng.choice(free))
@@ -131,6 +143,7 @@ class Driver(Chooser):
             return
         for who in [each for each in view.free() if each.mapped]:
             self.tools.kill(who)
+        self.users.end_mappers()
         free = view.free()
         if not free:
             return
@@ -144,6 +157,8 @@ class Driver(Chooser):
         if rng.random() < 0.01:
             self.tools.kill(me)
             return
+        if me.waiting and rng.random() < 0.3:
+            self.tools.gives_way()
         for _ in range(rng.choice((1, 1, 2, 3))):
             if rng.random() < 0.12:
                 self.move()

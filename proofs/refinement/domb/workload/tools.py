@@ -72,8 +72,6 @@ class ToolChoices(Chooser):
             self.honest(who)
         elif x < 0.76:
             self._map_something(who)
-        elif x < 0.8:
-            self._ports(who)
         elif x < 0.84:
             self.text = "a process scribbles over the ring"
             self.scribble(who)
@@ -90,6 +88,14 @@ class ToolChoices(Chooser):
         """kill -9."""
         self.text = "kill -9 of a process"
         self.of(who, "kill")
+
+    def gives_way(self) -> None:
+        """A process that has the channel closes it, or is killed: an honest tool waits for it."""
+        holders = [each for each in self.view.free() if each.chan is not None]
+        if holders and self.rng.random() < 0.8:
+            self.of(self.rng.choice(holders), "disconnect")
+        elif holders:
+            self.kill(self.rng.choice(holders))
 
     def connect(self, who: Process, offer: Offer | None, wrong: bool = False) -> None:
         """A tool connects, or tries to."""
@@ -242,6 +248,7 @@ class ToolChoices(Chooser):
             pages=wanted.pages,
             cmdline=wanted.cmdline,
             then=list(then),
+            patient=self.rng.random() < 0.8,
         )
 
     # Mapped pages.
@@ -259,25 +266,6 @@ class ToolChoices(Chooser):
             ref = offer.ring_ref + rng.choice((0, 0, 1, 2, 3))
         self.of(who, "map_grant", dom=domid, ref=ref, prot=rng.choice((1, 3, 3)))
 
-    def _ports(self, who: Process) -> None:
-        """Ports of its own, bound to those that guests have opened, or waiting for anybody; maybe by a restricted file."""
-        rng = self.rng
-        self.text = "a process uses ports of its own"
-        for _ in range(rng.choice((1, 3, 6))):
-            x = rng.random()
-            port = rng.choice((*who.ports * 3, 1, 2, 3, 900))
-            dom = rng.choice((*[g.domid for g in self.view.running()] * 2, 0, DOMB, *range(2, NOBODY), 99))
-            if x < 0.3:
-                self.of(who, "evtchn_bind_unbound_port", dom=dom)
-            elif x < 0.6:
-                self.of(who, "evtchn_bind_interdomain_port", dom=dom, port=rng.choice((1, 2, 3, 3, 4, 5, 900)))
-            elif x < 0.8:
-                self.of(who, "evtchn_notify", port=port)
-            elif x < 0.95:
-                self.of(who, "evtchn_unbind", port=port)
-            else:
-                self.of(who, "evtchn_restrict_domid", dom=rng.choice((dom, 0x7FF0)))
-
     def scribble(self, who: Process | None = None) -> None:
         """A process writes to the pages that it maps: indices, live bytes, headers, anything."""
         rng, processes = self.rng, list(self.view.processes.values())
@@ -292,7 +280,7 @@ class ToolChoices(Chooser):
         at = rng.choice((0, 4, 8, 12, 16, 20, 21, 24, rng.randrange(4080), rng.randrange(4080)))
         message = p.HEADER.pack(p.MAGIC, rng.randrange(7), 1, 0, 2) + b"\2\0"
         payload = rng.choice((b"\0", b"\xff\xff\xff\x7f", rng.randbytes(4), b"\1\0\0\0", message))
-        self.of(who, "store", addr=rng.choice(pages) + at, bytes=payload.hex())
+        self.of(who, "poke", addr=rng.choice(pages) + at, bytes=payload.hex())
 
     # The daemons.
 
@@ -329,6 +317,9 @@ class ToolChoices(Chooser):
     def share_node(self, who: Process) -> None:
         """Nodes that outlive guests, given to them and opened for them."""
         self.text = "a tool opens a node"
+        if self.rng.random() < 0.12:  # the root, for a while
+            self.ask_xenstored(who, KINDS["set_perms"], b"/\0%c0\0" % self.rng.choice(b"bwn"))
+            return
         connected = () if self.view.stored is None else tuple(self.view.stored.connections)
         path = self.rng.choice((*BESIDE[3:], f"{home(self.rng.randrange(2, NOBODY))}{BELOW[2]}")).encode()
         self.ask_xenstored(who, KINDS["write"], path + b"\0")
@@ -349,7 +340,7 @@ class ToolChoices(Chooser):
 
     def ask_xenstored(self, who: Process, kind: int, payload: bytes) -> None:
         """A request to XenStore's daemon."""
-        self.of(who, "ask_xenstored", kind=kind, payload=payload.hex())
+        self.of(who, "ask_xenstored", type=kind, payload=payload.hex())
 
 
 __all__ = ["ToolChoices"]
