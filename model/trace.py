@@ -40,7 +40,10 @@ class Event:
 
 @dataclass(frozen=True)
 class Trace:
-    """An attack. `excluded` is a number of steps: the searched world has no attack of that length or shorter."""
+    """An attack. `excluded` is a number of steps: the searched world has no attack of that length or shorter.
+
+    `note` says where the search for a shorter one was cut short.
+    """
 
     system: str
     faults: tuple[str, ...]
@@ -49,6 +52,7 @@ class Trace:
     initial: State
     events: tuple[Event, ...]
     excluded: int = -1
+    note: str = ""
 
 
 def replay(trace: Trace, machine: ExecutableModel) -> list[State]:
@@ -107,6 +111,7 @@ def to_jsonl(trace: Trace, system: System, machine: ExecutableModel, rules: Mapp
             "claim": trace.claim,
             "excluded": trace.excluded,
             "world": {"sizes": trace.world.sizes, "consts": trace.world.consts},
+            **({"note": trace.note} if trace.note else {}),
             **({"rules": dict(rules)} if rules else {}),
         },
         {"initial": facts(system, trace.world, trace.initial)},
@@ -233,6 +238,7 @@ def load_jsonl(path: Path, system: System) -> Trace:
             state,
             tuple(events),
             int(head.get("excluded", -1)),
+            str(head.get("note", "")),
         )
     except KeyError as error:
         raise TraceError(f"{path}: malformed trace: `{error.args[0]}` is missing.") from None

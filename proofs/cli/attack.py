@@ -15,6 +15,7 @@ from bulkhead.proofs.cli.output import Output, fault_option, json_option, output
 from bulkhead.proofs.report.prove_run import save_attack, search
 from bulkhead.proofs.report.prove_text import attack_text
 from bulkhead.proofs.results.prove import AttackResult
+from bulkhead.proofs.theorems.attack import LIMIT
 from bulkhead.proofs.theorems.induction import Settings, prove
 from bulkhead.proofs.theorems.scope import given_scope
 
@@ -28,10 +29,8 @@ from bulkhead.proofs.theorems.scope import given_scope
 @click.option(
     "--limit",
     type=click.FloatRange(0, 86400, min_open=True),
-    default=60.0,
-    show_default=True,
     metavar="SECONDS",
-    help="Time limit of one solver query.",
+    help="Time limit of one solver query (default: none; its effort is limited, and the same run finds the same).",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder for the files (default: build/SYSTEM/THEOREM)."
@@ -44,7 +43,7 @@ def attack(
     faults: tuple[str, ...],
     scope: tuple[str, ...],
     depth: int | None,
-    limit: float,
+    limit: float | None,
     out: Path | None,
     output: Output,
 ) -> int:
@@ -64,11 +63,11 @@ def attack(
     if names:
         make_folder(out or Path("build") / loaded.name)
         traces, _ = search(
-            loaded, names, faults, one=theorem is None, limit=limit, depth=depth, given=given_scope(loaded, scope)
+            loaded, names, faults, one=theorem is None, limit=limit or LIMIT, depth=depth, given=given_scope(loaded, scope)
         )
         every = [trace for trace in traces.values() if trace is not None]
         found = min(every, key=lambda trace: len(trace.events), default=None)
-    result = AttackResult(loaded, faults, tuple(names), found, time.perf_counter() - begun, proved=not names)
+    result = AttackResult(loaded, faults, tuple(names), found, time.perf_counter() - begun, proved=not names, limit=limit)
     if found is not None:
         result = save_attack(result, out or Path("build") / loaded.name / found.claim)
     return output.give(result, lambda: attack_text(result))

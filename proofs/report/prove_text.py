@@ -57,13 +57,17 @@ def attack_text(result: AttackResult) -> str:
     if result.proved:
         return f"All that {result.system.name} is expected to prove is proved, with {', '.join(result.faults)} too.\n"
     if result.attack is None:
-        return (
+        said = (
             f"No attack found on {', '.join(result.searched)} of {result.system.name} within the bounds of the search.\n"
             f"Worlds up to about {in_words(first_scope(result.system))} were searched; larger ones: --scope SORT=N.\n"
         )
-    if result.saved is not None:
-        return result.saved.text
-    return log(result.attack, result.system, ExecutableModel(result.system, result.attack.world))
+    elif result.saved is not None:
+        said = result.saved.text
+    else:
+        said = log(result.attack, result.system, ExecutableModel(result.system, result.attack.world))
+    if result.limit is not None:
+        said += f"Queries of more than {result.limit:g} s were given up: without --limit another run may find more.\n"
+    return said
 
 
 def _rows(result: SystemResult) -> list[tuple[str, ...]]:

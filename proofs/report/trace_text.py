@@ -57,7 +57,9 @@ def log(trace: Trace, system: System, machine: ExecutableModel) -> str:
         out += [*textwrap.wrap(f"claim: {claim.doc}", 110, initial_indent="  ", subsequent_indent="    "), ""]
     if trace.excluded >= 0:
         least = "a shortest one" if trace.excluded == size - 1 else f"none of {trace.excluded} steps or fewer was found"
-        out += [f"  length: {least}, in the worlds that were searched", ""]
+        out += [f"  length: {least}, in the worlds that were searched"]
+        out += [f"      {trace.note}"] if trace.note else []
+        out.append("")
     out.append("  initial state (relevant part):")
     start = [*constants(system, trace.world), *records(needed_at_start(trace, system, machine).items())]
     out += [f"      {line}" for line in start] or ["      (nothing relevant)"]

@@ -233,6 +233,7 @@ class AttackResult:
     seconds: float
     saved: Saved | None = None
     proved: bool = False
+    limit: float | None = None  # seconds for one solver query, if the user set that
     format: ClassVar[str] = "bulkhead-attack/1"
 
     @property

@@ -9,6 +9,7 @@ remains, unneeded steps are removed, and the attack counts only if the executabl
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -17,7 +18,7 @@ from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import Claim, Quant, System, Term, Transition, neg
 from bulkhead.model.trace import Event, Trace, TraceError, replay, start_breaks
 from bulkhead.model.world import State
-from bulkhead.proofs.theorems.bmc import Search
+from bulkhead.proofs.theorems.bmc import EFFORT, Search
 from bulkhead.proofs.theorems.cone import cone, in_whole
 from bulkhead.proofs.theorems.decide import Settings
 from bulkhead.proofs.theorems.directed_search import Path, find
@@ -31,7 +32,7 @@ from bulkhead.proofs.theorems.solvers import SolverError
 from bulkhead.proofs.theorems.step_goals import goals
 from bulkhead.proofs.theorems.substitutes import shorter_by_substitutes, violation_after
 
-LIMIT = 60.0  # seconds for one query
+LIMIT = math.inf  # seconds for one query: the effort is bounded, and answers do not depend on the machine
 MAX_DEPTH = 5  # depth of the search over all calls if the directed search finds nothing
 FIRST_DEPTH = 3  # depth that is cheap enough to search before the directed search
 FEW = 2
@@ -43,10 +44,11 @@ TRIES = (  # of the directed search: the seed, whether it is broad, its number o
     (2, False, 20_000, True),
     (1, True, 20_000, True),
     (1, False, 20_000, False),
-    (4, True, 40_000, False),
+    (4, True, 60_000, False),
+    (3, False, 120_000, True),
 )
 Ways = list[tuple[Transition, Transition]]  # a step, and when it breaks a claim
-SECONDS = 20.0  # for one search for a shorter attack by the same calls; most take much less
+AGAIN = 1_000_000  # steps, and choices, of one search for a shorter attack by the same calls; most need much less
 
 
 def find_attack(
@@ -173,9 +175,13 @@ def _believed(system: System, trace: Trace, limit: float, all_seen: bool) -> Tra
                 break
             trace = small  # fewer calls may do with a smaller world
         if len(small.events) - 1 > trace.excluded + 1:
-            less = shorter_by_substitutes(system, claim, small, limit, SHORTENING) or shorter(system, small, claim, SECONDS)
+            less, stopped = shorter_by_substitutes(system, claim, small, limit, SHORTENING), ""
+            if less is None:
+                less, stopped = shorter(system, small, claim, AGAIN)
             if less is not None:
                 return _believed(system, replace(less, faults=trace.faults, excluded=trace.excluded), limit, False)
+            if stopped:
+                small = replace(small, note=f"the search for a shorter one by the same calls stopped {stopped}")
     small = replace(small, faults=trace.faults, excluded=min(trace.excluded, len(small.events) - 1))
     confirm(system, claim, small)
     return small
@@ -323,7 +329,7 @@ def _in_smallest_world(system: System, claim: Claim, trace: Trace, limit: float)
     for sort in sorted(sizes):
         while found.sizes[sort] > 1 and (smaller := attempt({**found.sizes, sort: found.sizes[sort] - 1})) is not None:
             found = smaller
-    found.effort(0)  # no bound: all queries from here on are close to the model found
+    found.effort(EFFORT)  # all queries from here on are close to the model found
     found.tighten()
     return found.decode(())
 

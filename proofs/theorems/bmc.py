@@ -155,6 +155,7 @@ class GroundWriter:
 
 
 LONGEST = 300_000  # parts of a claim
+EFFORT = 400_000_000  # Z3's resource limit for one query without a time limit, a minute or two; it is deterministic
 TIGHTENINGS = 400  # queries to empty a state; a count and not a time, so that runs are deterministic
 
 
@@ -170,7 +171,10 @@ class Search:
         start: list[Claim] | None = None,
         spent: Spent | None = None,
     ) -> None:
-        """`start` describes the first state; initial states and axioms unless given. `spent` adds up the solver's time."""
+        """`limit` is the time for one query, in seconds; if that is infinite, the solver's effort is bounded instead.
+
+        `start` describes the first state; initial states and axioms unless given. `spent` adds up the solver's time.
+        """
         import z3  # slow to import, and not needed without a solver
 
         for key, value in {"smt.mbqi": True, "smt.auto_config": True, "smt.qi.eager_threshold": 10.0}.items():
@@ -184,7 +188,10 @@ class Search:
         self.transitions = [t for s in system.steps for t in (s.outcomes() if two_state else s.transitions())]
         self.depth = 0
         self.taken: list[list[Transition]] = []  # the transitions to choose from in each step so far
-        self._eval(f"(set-option :timeout {int(limit * 1000)})")
+        if math.isfinite(limit):
+            self._eval(f"(set-option :timeout {int(limit * 1000)})")
+        else:
+            self.effort(EFFORT)
         w = self.writer
         inits = [*system.inits, *system.axioms] if start is None else start
         self._eval(w.declarations() + "".join(f"(assert {w.term(c.body, 0, {})})\n" for c in inits))

@@ -17,7 +17,7 @@ from bulkhead.model.world import World
 from bulkhead.proofs.theorems.grounding import Grounding
 from bulkhead.proofs.theorems.least_world import grown
 from bulkhead.proofs.theorems.queries import QueryMaker
-from bulkhead.proofs.theorems.solvers import FAST_LIMIT, Z3Session
+from bulkhead.proofs.theorems.solvers import FAST_EFFORT, Z3Session
 
 
 def cone(system: System, claim: Claim) -> System | None:
@@ -71,7 +71,7 @@ def in_whole(system: System, part: System, trace: Trace) -> Trace | None:
 def _kept_by_other_steps(system: System, claim: Claim) -> bool:
     """Does a claim about a step hold for every step that changes nothing of what it reads?"""
     maker = QueryMaker(system)
-    session = Z3Session(FAST_LIMIT, cores=False, fast=True)
+    session = Z3Session(cores=False, fast=True, effort=FAST_EFFORT)
     session.tell(maker.formulas.prelude.text)
     blocks = maker.unchanged([claim])
     return all(session.ask(b.text() + q.goal).verdict == "unsat" for b in blocks for q in b.queries)

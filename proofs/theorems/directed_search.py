@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from bulkhead.model.caller import Caller, caller_of
 from bulkhead.model.compile import code_name, compiled
 from bulkhead.model.executable import ExecutableModel
-from bulkhead.model.ir import App, Lit, Quant, Term, Transition, Var, conj, conjuncts, eq, neg
+from bulkhead.model.ir import App, Lit, Op, Quant, Term, Transition, Var, conj, conjuncts, eq, neg
 from bulkhead.model.world import State
-from bulkhead.proofs.theorems.guard_conjuncts import LOOPS, Wish, compiled_probe, opened, reads, wish_of
+from bulkhead.proofs.theorems.guard_conjuncts import LOOPS, Wish, alternatives, compiled_probe, opened, reads, wish_of
 from bulkhead.proofs.theorems.random_walk import initial_state
 
 STARTS = 4  # initial states to start from
@@ -115,9 +115,10 @@ def find(
         names: tuple[Var, ...] = ()
         while isinstance(body, Quant) and body.kind == "exists":
             names, body = (*names, *body.vars), body.body
-        goals.append(_Wanted(name, Transition(name, some, names, body, (), "")))
+        goals += [_Wanted(name, Transition(name, some, names, way, (), "")) for way in alternatives(body)]
     for name, ways in (steps or {}).items():
-        goals += [_Wanted(name, goal, last) for last, goal in ways if len(goal.params) <= LOOPS]
+        few = [(last, goal) for last, goal in ways if len(goal.params) <= LOOPS]
+        goals += [_Wanted(name, replace(goal, guard=way), last) for last, goal in few for way in alternatives(goal.guard)]
     search = _Search(machine, random.Random(seed), goals, broad=broad)
     search.run(budget, starts)
     return search.found
@@ -193,7 +194,12 @@ class _Search:
         return _Goal(t, probe, self.effects[number], written, every, helpers)
 
     def _helpers(self, part: Term) -> list[int]:
-        """The transitions that may make a conjunct true; successes count twice."""
+        """The transitions that may make a conjunct true; successes count twice. Of a disjunction, one of its parts."""
+        match part:
+            case Op("or", parts) if any(wish_of(p) is not None for p in parts):
+                return [h for p in parts for h in self._helpers(p)]
+            case Op("=>", (left, right)) if wish_of(right) is not None:
+                return [*self._helpers(neg(left)), *self._helpers(right)]
         wanted = wish_of(part)
         found: list[int] = []
         for name in sorted(reads(part, self.caller)):

@@ -8,6 +8,7 @@ under some condition. Not here: the effect of steps.
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import re
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,7 @@ from bulkhead.model.ir import BOOL, App, Lit, Op, Quant, System, Term, Use, Var,
 from bulkhead.model.world import State, World, size_of, table_sizes
 from bulkhead.proofs.theorems.solvers import Spent
 
+EFFORT = 400_000_000  # Z3's resource limit for one query; it is deterministic
 Truth = str | bool  # a condition: SMT-LIB text over booleans, or known
 Values = dict[int, Truth]  # each possible value of a term, with its condition
 Env = dict[str, Values]
@@ -26,8 +28,8 @@ Env = dict[str, Values]
 class Grounding:
     """One state of a world, as far as formulas fix it. Constants without an element in the world are free."""
 
-    def __init__(self, system: System, world: World, limit: float = 60.0, spent: Spent | None = None) -> None:
-        """`limit` is the time for one query to the solver, in seconds; `spent` adds these up."""
+    def __init__(self, system: System, world: World, limit: float = math.inf, spent: Spent | None = None) -> None:
+        """`limit` is the time for one query to the solver, in seconds, if not its effort; `spent` adds these up."""
         self._limit = limit
         self._spent = spent or Spent()
         self._solver: Any = None  # created at the first query: propagation needs no solver
@@ -51,7 +53,11 @@ class Grounding:
             self._solver = z3.Context()
             self._eval(
                 "(set-option :produce-unsat-cores true)(set-logic QF_FD)"
-                f"(set-option :timeout {max(1, int(self._limit * 1000))})"
+                + (
+                    f"(set-option :timeout {max(1, int(self._limit * 1000))})"
+                    if math.isfinite(self._limit)
+                    else f"(set-option :rlimit {EFFORT})"
+                )
             )
         with self._spent.counted():
             out = str(z3.Z3_eval_smtlib2_string(self._solver.ref(), text))

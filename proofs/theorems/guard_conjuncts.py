@@ -11,10 +11,58 @@ from dataclasses import dataclass, replace
 
 from bulkhead.model.caller import Caller
 from bulkhead.model.compile import Coder, code_name, compiled, joined
-from bulkhead.model.ir import BOOL, App, Lit, Op, Quant, Term, Transition, Use, Var, conjuncts, free_variables, neg, subterms
+from bulkhead.model.ir import (
+    BOOL,
+    FALSE,
+    App,
+    Lit,
+    Op,
+    Quant,
+    Term,
+    Transition,
+    Use,
+    Var,
+    conj,
+    conjuncts,
+    free_variables,
+    neg,
+    subterms,
+)
 
 LOOPS = 19  # nested loops: Python's compiler allows no more
-TRIED = 300_000  # values of arguments, in one evaluation of a probe
+WAYS = 8  # alternatives of one goal
+TRIED = 20_000  # values of arguments, in one evaluation of a probe: of more a part is tried, each time another one
+
+
+def alternatives(term: Term) -> list[Term]:
+    """Conjunctions one of which holds when the term does: cases of an `if` and disjunctions, each a goal of its own.
+
+    How much of a conjunction a state satisfies can be counted; a disjunction is true or not. At most `WAYS`.
+    """
+    ways, split = [conjuncts(term)], True
+    while split:
+        split = False
+        for kinds in (("ite",), ("or", "=>")):
+            for k, parts in enumerate(ways):
+                at = next((n for n, p in enumerate(parts) if isinstance(p, Op) and p.op in kinds), None)
+                cases = [] if at is None or split else _cases(parts[at])
+                if at is not None and cases and len(ways) + len(cases) - 1 <= WAYS:
+                    made = [[*parts[:at], *case, *parts[at + 1 :]] for case in cases]
+                    ways[k : k + 1] = [m for m in made if FALSE not in m and not any(neg(p) in m for p in m)]
+                    split = True
+    return [conj(parts) for parts in ways]
+
+
+def _cases(part: Term) -> list[list[Term]]:
+    """The cases in which a formula holds."""
+    match part:
+        case Op("ite", (cond, then, other)):
+            return [[*conjuncts(cond), *conjuncts(then)], [*conjuncts(neg(cond)), *conjuncts(other)]]
+        case Op("or", parts):
+            return [conjuncts(p) for p in parts]
+        case Op("=>", (left, right)):
+            return [conjuncts(neg(left)), conjuncts(right)]
+    return []
 
 
 def opened(part: Term, caller: Caller, some: list[Var], room: int) -> list[Term]:
@@ -118,6 +166,9 @@ def compiled_probe(
     Returns the compiled probe, and the conjuncts in order of evaluation. The probe gives up, and tells how far it came,
     after `TRIED` values: fifteen distinct arguments of thirty have more arrangements than anybody can try. Only the loops
     nest: Python nests 100 blocks at most, and a guard may have any number of conjuncts.
+
+    `w_k` has a bit for each outer variable that the conjuncts which failed in loop `k` read. A loop ends where its own
+    variable is not among those of the loop within: its other values fail in the same way (backjumping).
     """
     coder = caller.coder
     left, order = [*t.params, *some], list[Var]()
@@ -126,32 +177,40 @@ def compiled_probe(
         chosen = {v.name for v in order}
         left.sort(key=lambda v: -sum(v.name in f and f <= chosen | {v.name} for f in free))
         order.append(left.pop(0))
+    bit = {v.name: 1 << k for k, v in enumerate(order)}
     lines, pad, known = ["best = tried = 0"], "", set[str]()
-    otherwise = "return best, None"
+    ends = ["return best, None"]  # what follows each loop, from the outside in
     asked: list[Term] = []
-    todo = list(zip(free, parts, strict=True))
+    # First what no step changes; then plain conjuncts: an implication may hold only because its condition, which another
+    # conjunct wants, is not yet true.
+    todo = sorted(zip(free, parts, strict=True), key=lambda p: (bool(reads(p[1], caller)), wish_of(p[1]) is None))
     for var in (None, *order):
         if var is not None:
-            size = coder.size(var)
+            k, size = len(known), coder.size(var)
             lines += [
                 f"{pad}tried += {size}",
                 f"{pad}if tried > {TRIED}: return best, None",
-                f"{pad}o_{len(known)} = int(rnd() * {size})",
-                f"{pad}for {code_name(var.name)} in (*range(o_{len(known)}, {size}), *range(o_{len(known)})):",
+                f"{pad}o_{k} = int(rnd() * {size})",
+                f"{pad}w_{k} = 0",
+                f"{pad}for {code_name(var.name)} in (*range(o_{k}, {size}), *range(o_{k})):",
             ]
+            if known:
+                outer = bit[order[k - 1].name]
+                ends += [f"{pad}w_{k - 1} |= w_{k} & ~{outer}", f"{pad}    break", f"{pad}    w_{k - 1} = w_{k}"]
+                ends.append(f"{pad}if not w_{k} & {outer}:")
             known.add(var.name)
             pad += "    "
-            otherwise = "continue"
         for f, part in [(f, p) for f, p in todo if f <= known]:
             test = joined("and", [coder.truth(part, {})])
             if test != "True":
                 lines += _partly(coder, part, len(asked), pad)
                 asked.append(part)
+                otherwise = f"w_{len(known) - 1} |= {sum(bit[n] for n in f - {var.name})}; continue" if var else ends[0]
                 lines += [f"{pad}if not {test}: {otherwise}", f"{pad}if best < {len(asked)}: best = {len(asked)}"]
         todo = [(f, p) for f, p in todo if not f <= known]
     lines.append(f"{pad}return best, ({''.join(f'{code_name(p.name)}, ' for p in t.params)})")
-    lines.append("return best, None")
+    lines += reversed(ends)
     return compiled("probe", "S, rnd", coder.with_tables(lines)), [*asked, Lit("true", BOOL)]
 
 
-__all__ = ["Wish", "compiled_probe", "opened", "reads", "wish_of"]
+__all__ = ["Wish", "alternatives", "compiled_probe", "opened", "reads", "wish_of"]

@@ -13,12 +13,11 @@ from bulkhead.model.world import World
 from bulkhead.proofs.theorems.grounding import Grounding
 
 ENOUGH = (4, 8)  # elements of each sort that are tried before a world is made smaller again
-LIMIT = 10.0  # seconds for one query
 
 
 def begins(system: System, sizes: dict[str, int]) -> bool:
     """Is there an initial state in a world of these sizes?"""
-    grounding = Grounding(system, World(sizes, {}), LIMIT)
+    grounding = Grounding(system, World(sizes, {}))
     grounding.require([c.body for c in (*system.inits, *system.axioms)])
     return grounding.possible() == "sat"
 

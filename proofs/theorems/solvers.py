@@ -61,6 +61,7 @@ class Session(Protocol):
 FAST = {"smt.mbqi": False, "smt.auto_config": False, "smt.qi.eager_threshold": 3.0}
 EAGERNESS = (3.0, 1.0, 5.0)  # tried in turn, each in a new session, for a query that a long session leaves open
 FAST_LIMIT = 0.5
+FAST_EFFORT = 1_500_000  # as a resource limit, about as much
 DEFAULTS = {"smt.mbqi": True, "smt.auto_config": True, "smt.qi.eager_threshold": 10.0}
 
 
@@ -75,14 +76,17 @@ UNLIMITED = "(set-option :timeout 4294967295)"
 
 
 class Z3Session:
-    """Z3 through its SMT-LIB command interface. `limit` is the time for one query, in seconds.
+    """Z3 through its SMT-LIB command interface. `limit` is the time for one query, in seconds; or `effort` is Z3's
+    resource limit, so that the same run has the same answers on every machine.
 
     `fast` sessions are for refutation only: their `sat` counts as `unknown`.
     """
 
     name = "z3"
 
-    def __init__(self, limit: float = 10.0, cores: bool = True, fast: bool = False, eager: float = 3.0) -> None:
+    def __init__(
+        self, limit: float = 10.0, cores: bool = True, fast: bool = False, eager: float = 3.0, effort: int = 0
+    ) -> None:
         import z3  # slow to import, and not needed without a solver
 
         self._z3 = z3
@@ -92,6 +96,9 @@ class Z3Session:
         self._cores = cores
         self._fast = fast
         self._limited = f"(set-option :timeout {max(1, int(limit * 1000))})"
+        self._unlimited = UNLIMITED
+        if effort:
+            self._limited, self._unlimited = f"(set-option :rlimit {effort})", "(set-option :rlimit 0)"
         if cores:
             self.tell("(set-option :produce-unsat-cores true)")
 
@@ -112,7 +119,7 @@ class Z3Session:
         self._eval("(push)\n" + text)
         # The limit covers only deciding: on a busy machine, reading a text may take longer than the limit.
         out = self._eval(self._limited + "(check-sat)").split()
-        self._eval(UNLIMITED)
+        self._eval(self._unlimited)
         verdict = out[0] if out else "unknown"
         core: tuple[str, ...] = ()
         if verdict == "unsat" and self._cores:

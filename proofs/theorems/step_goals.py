@@ -15,7 +15,7 @@ from bulkhead.model.choices import in_world
 from bulkhead.model.ir import FALSE, TRUE, Claim, Quant, System, Term, Transition, Var, conj, conjuncts, neg
 from bulkhead.model.world import World
 from bulkhead.proofs.theorems.queries import Block, QueryMaker
-from bulkhead.proofs.theorems.solvers import FAST_LIMIT, Z3Session
+from bulkhead.proofs.theorems.solvers import FAST_EFFORT, Z3Session
 
 
 def violation(system: System, claim: Claim, transition: Transition) -> tuple[tuple[Var, ...], Term]:
@@ -39,7 +39,7 @@ def goals(
     """
     assumed = tuple(assumed)
     maker = QueryMaker(system)
-    session = Z3Session(FAST_LIMIT, cores=False, fast=True)
+    session = Z3Session(cores=False, fast=True, effort=FAST_EFFORT)
     session.tell(maker.formulas.prelude.text)
 
     def kept(blocks: Iterable[Block]) -> set[tuple[str, str]]:

@@ -29,7 +29,7 @@ UNDECIDED = "undecided: the solver does not say whether it can fire"
 BUDGET = 27_000  # calls of the executable model
 STEPS = 300_000  # taken in small worlds that are searched to their end
 LARGER = 2  # additional elements of each sort, one by one, before a step counts as one that cannot fire
-SEED = 66  # any seed works; with this one the search reaches most steps of the shipped systems
+SEED = 4  # any seed works; with this one the search reaches most steps of the shipped systems
 
 
 @dataclass
