@@ -29,7 +29,7 @@ class ExecutableModel:
             for t in step.outcomes():
                 self.transitions.setdefault(t.label, in_world(system, world, t))
         self._compiled: dict[str, tuple[Callable[..., bool], Callable[..., None]]] = {}
-        self._claims: dict[tuple[Term, bool], Callable[..., bool]] = {}
+        self._claims: dict[tuple[Term, bool, tuple[str, ...]], Callable[..., bool]] = {}
 
     def _compile(self, label: str) -> tuple[Callable[..., bool], Callable[..., None]]:
         """The guard of a transition, and its assignments."""
@@ -41,12 +41,14 @@ class ExecutableModel:
             self._compiled[label] = guard, effect
         return self._compiled[label]
 
-    def _claim(self, term: Term, two_state: bool) -> Callable[..., bool]:
-        """A claim about one state, or about two and whether the step between them failed."""
-        if (term, two_state) not in self._claims:
+    def _claim(self, term: Term, two_state: bool, given: tuple[str, ...] = ()) -> Callable[..., bool]:
+        """A claim about one state, or about two and whether the step between them failed; then `given` variables."""
+        key = term, two_state, given
+        if key not in self._claims:
             lines = [f"return {self._coder.truth(term, {})}"]
-            self._claims[term, two_state] = compiled("claim", "S, N, v_failed" if two_state else "S", lines, self._space)
-        return self._claims[term, two_state]
+            params = ", ".join(["S, N, v_failed" if two_state else "S", *map(code_name, given)])
+            self._claims[key] = compiled("claim", params, lines, self._space)
+        return self._claims[key]
 
     # Running.
 
@@ -72,9 +74,10 @@ class ExecutableModel:
         """The truth of a closed formula in a state."""
         return bool(self._claim(term, False)(state))
 
-    def compiled_claim(self, term: Term, two_state: bool = False) -> Callable[..., bool]:
-        """A closed formula as a function of a state, or of the states before and after a step and whether it failed."""
-        return self._claim(term, two_state)
+    def compiled_claim(self, term: Term, two_state: bool = False, given: tuple[str, ...] = ()) -> Callable[..., bool]:
+        """A formula as a function of a state, or of the states before and after a step and whether it failed; then of the
+        values of its free variables, which are `given`."""
+        return self._claim(term, two_state, given)
 
     def holds_between(self, before: State, after: State, term: Term, failed: bool) -> bool:
         """The truth of a two-state claim over one step."""

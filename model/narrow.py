@@ -51,6 +51,24 @@ def nested(system: System, term: Term) -> Term:
     """An equivalent formula; a `forall` over an implication tests premises on some variables before it binds the others."""
     if not isinstance(term, Quant) or term.kind != "forall":
         return term
+    vars_, supposed, then = _one_point(*premises(system, term))
+    return conj([_nest(vars_, case, then) for case in _cases(system, vars_, supposed)])
+
+
+def _one_point(vars_: tuple[Var, ...], supposed: list[Term], then: Term) -> tuple[tuple[Var, ...], list[Term], Term]:
+    """A variable that a premise says is equal to a term is that term: `forall f. a = f and b(f) implies c(f)` is `b(a)
+    implies c(a)`."""
+    for i, each in enumerate(supposed):
+        if isinstance(each, Op) and each.op == "=":
+            for var, term in (each.args, each.args[::-1]):
+                if isinstance(var, Var) and var in vars_ and var.name not in free_variables(term):
+                    left = [substituted(c, {var.name: term}) for c in (*supposed[:i], *supposed[i + 1 :])]
+                    return _one_point(tuple(v for v in vars_ if v != var), left, substituted(then, {var.name: term}))
+    return vars_, supposed, then
+
+
+def premises(system: System, term: Quant) -> tuple[tuple[Var, ...], list[Term], Term]:
+    """The variables, the premises and the conclusion of a `forall` over an implication."""
     vars_, supposed = term.vars, list[Term]()
     then: Term = term.body
     while True:
@@ -68,8 +86,7 @@ def nested(system: System, term: Term) -> Term:
                 then = substituted(body, new)
             case _:
                 break
-    supposed = [c for s in supposed for c in _opened(system, s)]
-    return conj([_nest(vars_, case, then) for case in _cases(system, vars_, supposed)])
+    return vars_, [c for s in supposed for c in _opened(system, s)], then
 
 
 def _cases(system: System, vars_: tuple[Var, ...], supposed: list[Term]) -> list[list[Term]]:

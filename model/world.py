@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from bulkhead.model.ir import BOOL, System
 
-State = list[list[int]]
+State = list[list[int]]  # a large table may be a bytearray, which has the same operations
 
 
 @dataclass(frozen=True)

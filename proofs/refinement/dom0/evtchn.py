@@ -159,6 +159,8 @@ def write(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     """write() of a port to enable it again: {fd, port}, with `odd` additional bytes, a partial port number."""
     fd, port, odd = a["fd"], a["port"], a["odd"]
     x, _ = d.file(proc, fd, "evtchn")
+    told, late = d.kernel.delivered, list[int]()
+    d.kernel.delivered = late.append  # the write enables the port, and then what came meanwhile is delivered
     try:
         size = proc.sys.write(fd, abi.U32.pack(port) + bytes(odd))
         code = OKAY
@@ -166,7 +168,12 @@ def write(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
             raise Mismatch(f"a write of {4 + odd} bytes answered {size}")
     except KernelError as error:
         code = errno.errorcode[error.code]
+    finally:
+        d.kernel.delivered = told
     d.rule("evtchn_write", {"p": proc.space, "x": x, "q": port - 1}, code)
+    if told is not None:
+        for number in late:
+            told(number)
     return Answer(code)
 
 

@@ -15,6 +15,7 @@ from bulkhead.model import loader
 from bulkhead.model.ir import System
 from bulkhead.model.world import State
 from bulkhead.proofs.refinement.lockstep import spec_world
+from bulkhead.proofs.refinement.lockstep.claims import with_bytes
 
 SYSTEM: Final = str(Path(__file__).parent / "compared.rules")
 DOM0, DOMB, FIRST_GUEST, NOBODY = 0, 1, 2, 7
@@ -159,7 +160,7 @@ class Rules(spec_world.Rules):
             put("below", n * size.nodes, 1)
         for e in range(size.pieces):
             put("acceptable", e, 1)
-        return state
+        return with_bytes(state)
 
 
 @functools.lru_cache(maxsize=2)

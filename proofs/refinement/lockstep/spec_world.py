@@ -18,7 +18,7 @@ from bulkhead.model.caller import Caller
 from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import System
 from bulkhead.model.world import State, World
-from bulkhead.proofs.refinement.lockstep.claims import StateClaims, StepClaims
+from bulkhead.proofs.refinement.lockstep.claims import StateClaims, StepClaims, with_bytes
 
 SYSTEM = str(Path(__file__).parent / "compared.rules")
 NOBODY = 4
@@ -151,7 +151,7 @@ class Rules:
         for f in range(size.heap, size.heap + size.dom0_frames):
             put("frame.use", f, use["ram"])
             put("frame.held", f, 1)
-        return state
+        return with_bytes(state)
 
 
 @functools.lru_cache(maxsize=2)
