@@ -44,6 +44,7 @@ NOTICED: dict[str, str] = {
 }
 # Those that lie elsewhere: in Dom0's tools and daemons, in rings, and in what is a contract of `DomB: build`.
 ELSEWHERE = ("tools/", "rings/", "domb/layout:")
+IN_NO_RULE = {"tables_off_by_one", "client_sleeps_on"}  # start_info's numbers, and events: campaigns notice them
 OWN: tuple[tuple[Fault, str], ...] = (
     (
         Fault(
@@ -271,7 +272,7 @@ def test_all_paths_of_dombs_handlers_are_proved_and_come_to_every_outcome_that_c
 
 
 def test_every_fault_of_the_catalogue_is_noticed_or_lies_elsewhere() -> None:
-    here = {fault.name for fault in FAULTS if not fault.where.startswith(ELSEWHERE)}
+    here = {fault.name for fault in FAULTS if not fault.where.startswith(ELSEWHERE)} - IN_NO_RULE
     assert {fault.name for fault, _ in CATALOGUED} == here
 
 

@@ -110,7 +110,8 @@ FAULTS: Final[tuple[Fault, ...]] = (
     _f("resource_for_anybody", "resources:acquire_resource", "if rc:\n        return rc\n    most", "most",
        "any guest maps another's grant table"),
     # Control: XSA-77, XSA-127 kinds.
-    _f("domctl_for_all", "domctl:do_domctl", 'rc = xen.xsm.priv("domctl", caller)', "rc = 0", "any guest is the toolstack"),
+    _f("domctl_for_all", "domctl:do_domctl", 'if cmd in CHECK_THEMSELVES else xen.xsm.priv("domctl", caller)', "",
+       "any guest is the toolstack"),
     _f("target_for_all", "lifecycle:set_target", 'rc = caller.xen.xsm.priv("set_target", caller)', "rc = 0",
        "any guest becomes a device model"),
     _f("info_for_all", "domctl:_getdomaininfo", 'rc = xen.xsm.xs_priv("getdomaininfo", vcpu.domain, xen.domains[domid])',

@@ -32,10 +32,10 @@ BAD: tuple[bytes, ...] = (
     _ONE[: 64 + 24] + b"\xff" * 7 + _ONE[64 + 31 :],  # its size; its address
     _ONE[:54] + b"\xff\xff\xff\xff" + _ONE[58:],
     _ONE[:-64],  # program headers without end; half of the notes
-    _ONE[:152] + (len(_ONE) - 3 * 4096 + 1).to_bytes(8, "little") * 2 + _ONE[168:],  # a segment that ends a byte too late
     build_kernel(Source(without=frozenset({1, 3, 8}))),
     build_kernel(Source(notes={8: b"other\0"})),
     build_kernel(Source(virt_base=0xFFFF800000000000)),
+    _ONE[:152] + (len(_ONE) - 3 * 4096 + 1).to_bytes(8, "little") * 2 + _ONE[168:],  # a segment that ends a byte too late
 )
 SMALL_DISKS: tuple[bytes, ...] = (b"", b"a ramdisk", b"r" * 4096, bytes(range(256)) * 30)
 BIG_DISK: bytes = b"D" * (81 * PAGE)
