@@ -12,6 +12,7 @@ from bulkhead.model.ir import Claim
 from bulkhead.model.narrow import nested, parts
 from bulkhead.model.world import State, World, size_of
 from bulkhead.proofs.refinement.domb.world import Size, rules_for
+from bulkhead.proofs.refinement.lockstep import claims
 from bulkhead.proofs.refinement.lockstep.claims import StepClaims
 
 SYSTEM = loader.load("disaggregated")
@@ -55,6 +56,29 @@ def test_a_claim_taken_apart_says_the_same(machine: ExecutableModel) -> None:
             seen.setdefault(name, set()).add(written)
     both = [name for name, values in seen.items() if len(values) == 2]
     assert len(both) > 80, "too few claims were seen both true and false for this to mean anything"
+
+
+def test_a_claim_about_true_or_new_places_says_the_same(machine: ExecutableModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if every table were large: a claim looks only at the places that are true, or that a step makes true."""
+    monkeypatch.setattr(claims, "LARGE", 1)
+    rng = random.Random(11)
+    one = {n: [claims._about_one(machine, p) for p in parts(c.body)] for n, c in SYSTEM.invariants.items()}
+    two = {n: [claims._about_two(machine, p) for p in parts(c.body)] for n, c in SYSTEM.step_claims.items()}
+    seen = set()
+    for density in (0.01, 0.05, 0.2, 0.5) * 3:
+        before = some_state(machine, rng, density)
+        after = [list(table) for table in before]
+        for table in after:
+            table[0] ^= rng.random() < 0.1 and max(table) < 2  # a step changes few places
+        for name, pieces in one.items():
+            assert all(p(before) for p in pieces) == machine.holds(before, SYSTEM.invariants[name].body), name
+        for name, pieces in two.items():
+            written = machine.holds_between(before, after, SYSTEM.step_claims[name].body, False)
+            assert all(p(before, after, False) for p in pieces) == written, name
+            seen |= {(type(p), p(before, after, False)) for p in pieces}
+        seen |= {(type(p), p(before)) for pieces in one.values() for p in pieces}
+    for kind in (claims._OfTrue, claims._OfNew):
+        assert {(kind, True), (kind, False)} <= seen
 
 
 def test_a_step_that_breaks_a_claim_is_told() -> None:

@@ -64,7 +64,6 @@ POLICY_ERROR: Final = Struct("<III")
 MOST_LEAVES, MOST_POLICY_MSRS, LEAVES = 120, 2, 51
 PAGE_MASK: Final = (1 << PAGE_SHIFT) - 1
 POOL_IN_USE: Final = 15  # pages that the map of a guest of this size takes
-NO_HARDWARE: Final = -ENODEV
 
 
 def set_debugging(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:
