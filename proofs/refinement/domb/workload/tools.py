@@ -13,14 +13,16 @@ from bulkhead.impl.domb import protocol as p
 from bulkhead.impl.libs.vchan import Offer
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.calls import Answer
-from bulkhead.proofs.refinement.domb.files import BAD, PAGES, SMALL_DISKS
+from bulkhead.proofs.refinement.domb.files import PAGES, SMALL_DISKS
+from bulkhead.proofs.refinement.domb.kernels import BAD, GOOD
 from bulkhead.proofs.refinement.domb.machine import Process
 from bulkhead.proofs.refinement.domb.messages import home
 from bulkhead.proofs.refinement.domb.workload.chooser import Chooser
 from bulkhead.proofs.refinement.domb.workload.requests import BELOW, BESIDE, KINDS, perms, request
 from bulkhead.proofs.refinement.domb.world import DOMB, NOBODY
 
-NAMES = ("kernel0", "kernel1", *(f"bad{i}" for i in range(len(BAD))))
+KERNELS = tuple(f"kernel{i}" for i in range(len(GOOD)))
+BROKEN = tuple(f"bad{i}" for i in range(len(BAD)))
 DISKS = ("", "", *(f"disk{i}" for i in range(len(SMALL_DISKS))), "big")
 AFTER_XL = ("pause", "unpause", "destroy")  # xl has started its guest
 AFTER_CREATE = ("unpause", "pause", "unpause", "destroy")
@@ -32,10 +34,19 @@ STRANGE = (
     "away/passwd",
     "dir",
     "",
+    "pipe",
+    "nowhere",
+    ".",
+    "/",
+    "dir//kernel0",
+    "dir/./kernel0",
+    "dir/kernel0/",
     "kernel0/x",
     "a\0b",
     "nothing",
+    "x" * 255,
     "x" * 900,
+    "y" * p.PATH_MAX,
     "dir/kernel0",
 )
 
@@ -150,14 +161,17 @@ class ToolChoices(Chooser):
 
     def _request(self) -> p.CreateRequest:
         rng = self.rng
-        kernel = rng.choice(NAMES[:2]) if rng.random() < 0.8 else rng.choice(rng.choice((NAMES, STRANGE)))
+        kernel = rng.choice(rng.choices((KERNELS, BROKEN, STRANGE), (15, 3, 2))[0])
         disk = rng.choice(DISKS) if rng.random() < 0.9 else rng.choice(STRANGE)
         pages = rng.choice(PAGES) if rng.random() < 0.85 else rng.choice((0, 63, 63, 63, 1, 300, 1 << 18, (1 << 32) - 1))
-        return p.CreateRequest(kernel, disk, pages, rng.choice(("", "quiet", "x" * 1000, "a\0b")))
+        return p.CreateRequest(kernel, disk, pages, rng.choice(("", "quiet", "x" * 1000, "x" * p.PATH_MAX, "a\0b")))
 
     def _spoiled(self, body: bytes) -> bytes:
         at = self.rng.randrange(len(body))
-        return self.rng.choice((body[:at], body + b"?", body[:at] + b"\xff" + body[at + 1 :], b""))
+        texts = [b"kernel0", b"", b"quiet"]
+        texts[self.rng.randrange(3)] = b"z" * (p.PATH_MAX + 1)
+        long = p.CREATE_HEAD.pack(64, *map(len, texts)) + b"".join(texts)
+        return self.rng.choice((body[:at], body + b"?", body[:at] + b"\xff" + body[at + 1 :], b"", long))
 
     # The file proxy.
 
@@ -210,8 +224,9 @@ class ToolChoices(Chooser):
             zeros = bytes(length).hex()
             body = rng.choice(([[0, max(1, length // 2)]], [], [*whole, b"more".hex()], [zeros], [[0, 1]]))
         elif x < 0.985 and asked == p.FILE_STAT:
-            lies = (p.STAT.pack(1 << 60, 0), p.STAT.pack(1, 1), b"?", p.STAT.pack(0, 0))
-            body = rng.choice(([whole[0], whole[0]], *([lie.hex()] for lie in lies)))
+            lies = (p.STAT.pack(1 << 60, 0), p.STAT.pack(p.MAX_FILE + 1, 0), p.STAT.pack(1, 1), b"?", p.STAT.pack(0, 0))
+            later = [[0, 8], (1 << 62).to_bytes(8, "little").hex()]  # the size that it had, and another time
+            body = rng.choice(([whole[0], whole[0]], later, later, *([lie.hex()] for lie in lies)))
         else:
             self.of(who, "reply", op=op, number=number, status=status, body=body)  # answer twice
         self.text = f"the proxy answers {asked}"
@@ -224,7 +239,7 @@ class ToolChoices(Chooser):
         rng, view = self.rng, self.view
         if any(each.busy for each in view.processes.values()) or who.chan is not None or not view.up or view.offer is None:
             return
-        wanted = p.CreateRequest(rng.choice(NAMES[:2]), rng.choice(DISKS[:-1]), rng.choice(PAGES), "quiet")
+        wanted = p.CreateRequest(rng.choice(KERNELS), rng.choice(DISKS[:-1]), rng.choice(PAGES), "quiet")
         xl = rng.random() < 0.6
         if not xl and rng.random() >= 0.65:
             wanted = self._request()
