@@ -212,7 +212,7 @@ class Machine:
         self.rig.xen.last_domid = DOMB  # ids are reused as soon as they are free
         self.in_domb = True
         if isinstance(self.ear, Follower):
-            self.ear.worked = False
+            self.ear.begins()
         try:
             busy = self.service.step()
         except Crash:
