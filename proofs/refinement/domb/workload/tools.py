@@ -24,6 +24,7 @@ from bulkhead.proofs.refinement.domb.world import DOMB, NOBODY
 KERNELS = tuple(f"kernel{i}" for i in range(len(GOOD)))
 BROKEN = tuple(f"bad{i}" for i in range(len(BAD)))
 DISKS = ("", "", *(f"disk{i}" for i in range(len(SMALL_DISKS))), "big")
+WAITS = 160  # after so many a tool gives up
 AFTER_XL = ("pause", "unpause", "destroy")  # xl has started its guest
 AFTER_CREATE = ("unpause", "pause", "unpause", "destroy")
 STRANGE = (
@@ -264,6 +265,7 @@ class ToolChoices(Chooser):
             cmdline=wanted.cmdline,
             then=list(then),
             patient=self.rng.random() < 0.8,
+            waits=WAITS if self.rng.random() < 0.8 else self.rng.choice((0, 1, 2, 4, 8, 16)),
         )
 
     # Mapped pages.
