@@ -329,7 +329,7 @@ class ToolChoices(Chooser):
             elif x < 0.93:
                 self.of(who, "console_remove", dom=d)
             else:
-                self.of(who, "console_type", dom=d, bytes=rng.randbytes(rng.choice((1, 30, 1500))).hex())
+                self.of(who, "console_type", dom=d, bytes=rng.randbytes(rng.choice((1, 30, 1500, 30000))).hex())
 
     def share_node(self, who: Process) -> None:
         """Nodes that outlive guests, given to them and opened for them."""
