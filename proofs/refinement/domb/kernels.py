@@ -58,6 +58,7 @@ GOOD: Final[tuple[bytes, ...]] = (
     patched(IN_MEMORY + THIRD, _number(0)),  # notes lie in the file alone
 )
 
+WANTS_ANOTHER_LOADER: Final = with_notes({LOADER: b"other\0"})
 BAD: Final[tuple[bytes, ...]] = (
     # No image for this machine.
     b"",
@@ -96,7 +97,7 @@ BAD: Final[tuple[bytes, ...]] = (
     with_notes({ENTRY: _number(BASE + PAGE) + bytes(1)}),
     with_notes({HYPERCALL: b""}),
     with_notes({VERSION: b"xen-2.0\0"}),
-    with_notes({LOADER: b"other\0"}),
+    WANTS_ANOTHER_LOADER,
     with_notes({FEATURES: b"!auto_translated_physmap\0"}),
     # Addresses: no page's, below the base, over the hypervisor, in no half of the address space, outside of the image.
     build_kernel(Source(virt_base=0xFFFF800000000000)),
@@ -115,4 +116,4 @@ BAD: Final[tuple[bytes, ...]] = (
     with_notes({INIT_P2M: _number(0x7FFFFFFFF000)}),
 )
 
-__all__ = ["BAD", "BASE", "FRAME_LIST", "GOOD", "PAGE"]
+__all__ = ["BAD", "BASE", "FRAME_LIST", "GOOD", "PAGE", "WANTS_ANOTHER_LOADER"]

@@ -34,6 +34,7 @@ OPERATIONS: Final = {
     "connect": (PROCESS, "dom ref port"),
     "disconnect": (PROCESS, ""),
     "send": (PROCESS, "op number status body"),
+    "send_bytes": (PROCESS, "bytes"),
     "receive": (PROCESS, ""),
     "reply": (PROCESS, "op number status body"),
     "use_tool": (PROCESS, "xl name kernel ramdisk pages cmdline then patient waits"),

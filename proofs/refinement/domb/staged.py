@@ -25,6 +25,7 @@ from bulkhead.proofs.refinement.domb.book import Book
 from bulkhead.proofs.refinement.domb.compare import differences
 from bulkhead.proofs.refinement.domb.daemons import Daemons
 from bulkhead.proofs.refinement.domb.follow import Follower
+from bulkhead.proofs.refinement.domb.kernels import BAD, WANTS_ANOTHER_LOADER
 from bulkhead.proofs.refinement.domb.rig import Rig
 from bulkhead.proofs.refinement.domb.world import DOMB, Rules
 from bulkhead.proofs.refinement.lockstep.abstraction import Places
@@ -188,7 +189,7 @@ def build_that_fails(scene: Scene) -> None:
 def build_from_garbage(scene: Scene) -> None:
     """A kernel that wants another loader."""
     scene.connect()
-    scene.create("bad13")
+    scene.create(f"bad{BAD.index(WANTS_ANOTHER_LOADER)}")
 
 
 def build_twice(scene: Scene) -> None:
@@ -204,6 +205,15 @@ def start_untold(scene: Scene) -> None:
     scene.create(answer=False)
     (domid,) = scene.service.guests
     scene.send(p.UNPAUSE, p.DOMID.pack(domid))
+    scene.domb()
+
+
+def end_untold(scene: Scene) -> None:
+    """A tool guesses the id of a guest whose answer lies in the ring, and ends it."""
+    scene.connect()
+    scene.create(answer=False)
+    (domid,) = scene.service.guests
+    scene.send(p.DESTROY, p.DOMID.pack(domid))
     scene.domb()
 
 
