@@ -22,8 +22,9 @@ from bulkhead.proofs.refinement.domb.book import Book
 from bulkhead.proofs.refinement.domb.campaign import campaign, episode
 from bulkhead.proofs.refinement.domb.coverage import CANNOT_HAPPEN, contradicted, pairs
 from bulkhead.proofs.refinement.domb.exhaustive import SMALLEST, WORLDS, count, explore
-from bulkhead.proofs.refinement.domb.files import BAD, GOOD, wanted
+from bulkhead.proofs.refinement.domb.files import wanted
 from bulkhead.proofs.refinement.domb.follow import Follower
+from bulkhead.proofs.refinement.domb.kernels import BAD, GOOD
 from bulkhead.proofs.refinement.domb.machine import Machine
 from bulkhead.proofs.refinement.domb.rig import Ear
 from bulkhead.proofs.refinement.domb.store_side import StoreSide

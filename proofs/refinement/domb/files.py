@@ -125,7 +125,7 @@ class Reading:
         return ""
 
     def _next(self, size: int) -> int:
-        """What must be asked now: a file is opened, its size and time asked for, read to its end, asked for again, closed."""
+        """What must be asked now: open a file, ask for its size and time, read it to its end, ask again, close it."""
         if not self.fd:
             return p.FILE_OPEN
         if self.doomed or self.stats > 1:
@@ -165,7 +165,7 @@ class Reading:
     @property
     def _kernel_ends(self) -> int:
         headers = (SEGMENT.unpack_from(self.kernel, 64 + i * SEGMENT.size) for i in range(2))
-        return max((virt - BASE + memsz + PAGE - 1) // PAGE for _, _, _, virt, _, _, memsz, _ in headers)
+        return max((int(virt) - BASE + int(memsz) + PAGE - 1) // PAGE for _, _, _, virt, _, _, memsz, _ in headers)
 
     @property
     def _disk_pages(self) -> int:

@@ -17,7 +17,8 @@ from bulkhead.impl.xen.pagetables import PTE_MFN, PTE_P
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.domb.book import Book
 from bulkhead.proofs.refinement.domb.dom0_side import Dom0Side
-from bulkhead.proofs.refinement.domb.files import PAGE, START_INFO, Reading, Told, Wanted
+from bulkhead.proofs.refinement.domb.files import START_INFO, Reading, Told, Wanted
+from bulkhead.proofs.refinement.domb.kernels import PAGE
 from bulkhead.proofs.refinement.domb.rig import Rig
 from bulkhead.proofs.refinement.domb.world import DOM0, DOMB
 from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch

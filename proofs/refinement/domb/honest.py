@@ -23,8 +23,8 @@ TRIES: Final = 12  # of a patient one, to get the channel
 
 
 def use_tool(m: Machine, who: Process, a: Mapping[str, Any]) -> Answer:
-    """Have a guest built, and do more with it: {xl, name, kernel, ramdisk, pages, cmdline, then, patient, waits}; xl tells the
-    daemons. A patient tool waits while another one has the channel; one that waits so often that it gives up asks again."""
+    """Have a guest built, and do more with it: {xl, name, kernel, ramdisk, pages, cmdline, then, patient, waits}; xl tells
+    the daemons. A patient tool waits while another one has the channel, and asks again after it has given up."""
     offer = m.offer()
     if who.chan is not None or not m.up or offer is None or any(each.busy for each in m.processes.values()):
         return NOT_DONE

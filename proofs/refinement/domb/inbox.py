@@ -2,8 +2,8 @@
 
 From DomB's own loads and stores (taps.py): a message that it handles is the next one in the ring, with the header as it was
 loaded first; what is no header, or too long, ends the connection, and so does an impossible index; a message that is there
-completely is taken; what DomB sends is what it put into the ring, and it is put there when there is room. Not here: what messages
-mean (follow.py).
+completely is taken; what DomB sends is what it put into the ring, and it is put there when there is room. Not here: what
+messages mean (follow.py).
 """
 
 from __future__ import annotations
@@ -86,7 +86,12 @@ class Inbox:
         """Have DomB send a message, and check what it puts into the ring."""
         done = send()
         body, put = message.body, self.from_domb.taken()
-        words = (message.op.to_bytes(2, "little"), message.number.to_bytes(4, "little"), message.status & 0xFFFFFFFF, len(body))
+        words = (
+            message.op.to_bytes(2, "little"),
+            message.number.to_bytes(4, "little"),
+            message.status & 0xFFFFFFFF,
+            len(body),
+        )
         raw = b"".join((MAGIC, *(w if isinstance(w, bytes) else w.to_bytes(4, "little") for w in words), body))
         if put != (raw if done else b""):
             raise Mismatch(f"DomB puts {put!r} into its ring, and it sends {message}")

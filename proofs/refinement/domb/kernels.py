@@ -78,7 +78,7 @@ BAD: Final[tuple[bytes, ...]] = (
     patched(SIZES, pack("<HH", 57, 3)),
     patched(HEADERS, b"\xff" * 8),
     patched(HEADERS, _number(len(ONE) + 1 - 3 * 56)),
-    # Segments: cut off, beyond the end by much and by one byte, with more bytes than memory, with none, none at all, too large.
+    # Segments: cut off, beyond the end by much or by a byte, with more bytes than memory, without memory, none, too large.
     ONE[:5000],
     ONE[:-64],
     patched(FIRST + FROM, b"\xff" * 8),

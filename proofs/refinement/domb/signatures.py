@@ -105,7 +105,9 @@ KINDS: Final = {
     "remote": DOMID,
     "op": DOMID,
     "mfn": ("a number of 40 bits", _below(40)),
-    **dict.fromkeys(("ref", "port", "number", "pages", "waits", "type", "handle", "src", "dst"), ("a number of 32 bits", _below(32))),
+    **dict.fromkeys(
+        ("ref", "port", "number", "pages", "waits", "type", "handle", "src", "dst"), ("a number of 32 bits", _below(32))
+    ),
     "status": ("a number of 32 bits with a sign", _below(31, -(1 << 31))),
     "errno": ("an errno", lambda value: _below(8)(value) and value > 0),
     "prot": ("1 to read, 3 to write, too", lambda value: value in (1, 3)),

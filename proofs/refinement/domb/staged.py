@@ -82,6 +82,9 @@ class Watching(Follower):
 
     looked_at = False
 
+    def offered(self, chan: Vchan) -> None:
+        """A DomB that reads its ring where it should not is followed until the claim falls; inbox.py would stop it."""
+
     def was_checked(self) -> bool:
         """Has the parser been through what was read?"""
         return self.looked_at

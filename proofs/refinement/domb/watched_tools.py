@@ -1,8 +1,9 @@
 """Watches an honest tool: the implementation's own, with checks of what it sends, and of what it takes for its answer.
 
-An answer is the one to its request: the kind and number of the message that it sent last, and only its status decides whether it
-has failed. Its file proxy's answers go to DomB as the proxy gave them. xl tells both daemons of a guest, by the frames and ports
-that DomB named, before it starts it. Not here: what DomB's answers must say (follow.py), and the calls of tools (honest.py).
+An answer is the one to its request: it has the kind and number of the message that it sent last, and only its status
+decides whether it has failed. Its file proxy's answers go to DomB as the proxy gave them. xl tells both daemons of a guest,
+by the frames and ports that DomB named, before it starts it. Not here: what DomB's answers must say (follow.py), and the
+calls of tools (honest.py).
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def request(rng: random.Random, d: int, connected: Sequence[int], nodes: Sequenc
     if not d and rng.random() < 0.6 and where[:1] != b"/":
         where = home(rng.randrange(2, NOBODY)).encode() + b"/" + where
     op = rng.choice(COMMON)
-    if rng.random() < 0.02:
+    if rng.random() < (0.02 if d else 0.12):
         return KINDS[rng.choice(("read", "directory", "get_perms", "rm"))], rng.choice(LONG).encode() + b"\0"
     if rng.random() < 0.12:
         op = rng.choice(RARE)

@@ -1,7 +1,7 @@
-"""Whole conversations of one tool with DomB, with one thing wrong in each: a broken kernel, one lie of the file proxy, garbage.
+"""Whole conversations of one tool with DomB, with one thing wrong in each: a broken kernel, one lie of its proxy, garbage.
 
-The tool gets the channel first, so that DomB comes to the point where the wrong thing matters. Not here: single actions of many
-tools at a time (tools.py), which seldom come so far.
+The tool gets the channel first, so that DomB comes to the point where the wrong thing matters. Not here: single actions of
+many tools at a time (tools.py), which seldom come so far.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from bulkhead.proofs.refinement.domb.world import NOBODY
 
 ROUNDS: Final = 40  # more than a kernel and a ramdisk need
 RING: Final = 8192
+LIES_AT: Final = (0, 1, 2, 3, 4, 5, 6, 7, 7, 7, 7, 8, 9, 10, 13, 17)  # the answer; 7 says the kernel's time again
 Body = list[Any]  # parts of an answer, as `reply` has them
 
 
@@ -46,12 +47,12 @@ class Sessions:
             self._builds(who, self._broken(), rng.choice(("", "", "disk1")), ROUNDS)
         elif x < 0.5:
             tools.text = "a tool asks for what is no file of the proxy's"
-            strange = rng.choice(STRANGE)
+            strange = rng.choice((*STRANGE, *("dir", "pipe") * 6))
             self._builds(who, *rng.choice(((strange, ""), ("kernel1", strange or "."))), ROUNDS)
         elif x < 0.8:
             tools.text = "a tool's file proxy lies once"
             disk = rng.choice(("", f"disk{rng.randrange(1, len(SMALL_DISKS))}"))
-            self._builds(who, f"kernel{rng.randrange(len(GOOD))}", disk, rng.choice((0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13)))
+            self._builds(who, f"kernel{rng.randrange(len(GOOD))}", disk, rng.choice(LIES_AT))
         else:
             self._garbage(who)
         if rng.random() < 0.5 and tools.lives(who):
@@ -100,7 +101,7 @@ class Sessions:
         if asked == p.FILE_STAT:
             sizes = (1 << 60, p.MAX_FILE + 1, p.MAX_FILE, 1, 0)
             later: Body = [[0, 8], (1 << 62).to_bytes(8, "little").hex()]  # the size that it had, and another time
-            return [[whole, whole], later, later, [b"?".hex()], *([p.STAT.pack(size, 0).hex()] for size in sizes)]
+            return [[whole, whole], later, later, later, later, [b"?".hex()], *([p.STAT.pack(size, 0).hex()] for size in sizes)]
         return [[], [whole, whole], [b"\xff\xff\xff\xff".hex()], [b"?".hex()]]
 
     def _garbage(self, who: Process) -> None:
