@@ -83,7 +83,9 @@ def use(s: Script) -> None:
             a2="arg",
         )
     elif command == BIND_VCPU:
-        s.hypercall(by, EVENT_CHANNEL_OP, f"0:4:{port},4:4:{s.pick((s.vcpu(by), '0', '1', '0xffffffff'))}", a1=BIND_VCPU, a2="arg")
+        s.hypercall(
+            by, EVENT_CHANNEL_OP, f"0:4:{port},4:4:{s.pick((s.vcpu(by), '0', '1', '0xffffffff'))}", a1=BIND_VCPU, a2="arg"
+        )
     else:
         s.hypercall(by, EVENT_CHANNEL_OP, f"0:4:{port}", a1=command, a2="arg")
     if port.startswith("$"):

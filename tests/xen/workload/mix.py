@@ -12,6 +12,7 @@ from tests.xen.workload import (
     devices,
     domains,
     events,
+    files,
     grants,
     limits,
     machine,
@@ -36,6 +37,7 @@ FAMILIES: Final[dict[str, Steps]] = {
     "areas": areas.STEPS,
     "limits": limits.STEPS,
     "toolstack": toolstack.STEPS,
+    "files": files.STEPS,
 }
 WEIGHTS: Final = {
     "grants": 34,
@@ -50,6 +52,7 @@ WEIGHTS: Final = {
     "areas": 10,
     "limits": 3,
     "toolstack": 8,
+    "files": 3,
 }
 AGENTS: Final = ("A", "B", "C")
 TRANSLATED: Final = ("H", "K")
