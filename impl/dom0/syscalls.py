@@ -100,19 +100,14 @@ class Syscalls:
             raise KernelError(abi.EINVAL)
         return file.device
 
-    def read(self, fd: int, size: int, into: int | None = None) -> bytes:
+    def read(self, fd: int | OpenFile, size: int, into: int | None = None) -> bytes:
         """read(): of event channels, whole ports as 32-bit numbers, up to `size` bytes; others wait for the next read.
 
         EAGAIN if there is none (`WouldSleep` if the descriptor may block). With `into` they are written to memory; on a
-        fault there (EFAULT) they stay unread.
+        fault there (EFAULT) they stay unread. Who sleeps in a read holds the file (`OpenFile.get`) and repeats the call with
+        it: another thread may close the descriptor meanwhile.
         """
-        return self.read_file(self.process.file(fd), size, into)
-
-    def read_file(self, file: OpenFile, size: int, into: int | None = None) -> bytes:
-        """The same of an open file: who sleeps in a read repeats it here, also after another thread closed the descriptor.
-
-        The sleeper holds the file (`OpenFile.get`) until its call returns.
-        """
+        file = fd if isinstance(fd, OpenFile) else self.process.file(fd)
         device = self._evtchn(file)
         try:
             ports = device.peek(size)

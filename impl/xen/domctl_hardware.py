@@ -1,8 +1,8 @@
 """domctls that give a domain hardware: interrupts, I/O memory, ports, devices.
 
 Contents: who may have what; a call is checked for sense before its caller is for privilege. There is no IOMMU. Not
-here: the permissions themselves (toolstack.py), devices, and I/O memory in the map of a translated guest. Sources: Xen common/domctl.c, arch/x86/domctl.c, arch/x86/dom0_build.c
-(dom0_setup_permissions).
+here: the permissions themselves (toolstack.py), devices, and I/O memory in the map of a translated guest. Sources: Xen
+common/domctl.c, arch/x86/domctl.c.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What a toolstack has set for a domain and its vCPUs by domctl, beyond its memory: placement, permissions, processors.
 
-Contents: the records, ranges of I/O ports and of I/O frames, and what Debian's Xen gives Dom0 on the machine of the recordings. Not here: the domctls that change them
-(domctl_vcpus.py, domctl_hardware.py, domctl_guest.py). Sources: Xen include/xen/sched.h, common/rangeset.c.
+Contents: the records, ranges of I/O ports and of I/O frames, and what Debian's Xen gives Dom0 on the machine of the
+recordings. Not here: the domctls that change them (domctl_vcpus.py, domctl_hardware.py, domctl_guest.py). Sources: Xen
+include/xen/sched.h, common/rangeset.c, arch/x86/dom0_build.c (dom0_setup_permissions).
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ def op_polls(rig: Rig, a: Args, skip: set[str]) -> Result:
 
 
 def op_wait(rig: Rig, a: Args, skip: set[str]) -> Result:
-    """A child reads and may sleep; then its parent closes the file, or rings a port of another one. Who sleeps on is killed."""
+    """A child reads and may sleep; its parent closes the file then, or rings a port of another. Who sleeps on is killed."""
     file = rig.process.file(_file(rig, a))
     file.get()
     try:
@@ -156,7 +156,7 @@ def _wait(rig: Rig, a: Args, file: OpenFile) -> Result:
 
     def read() -> bytes | None:
         try:
-            return rig.syscalls.read_file(file, int(a.get("n", 4)) & 15)
+            return rig.syscalls.read(file, int(a.get("n", 4)) & 15)
         except WouldSleep:
             return None
 

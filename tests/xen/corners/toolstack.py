@@ -1,7 +1,7 @@
 """Corners of the control interfaces: each domctl, sysctl, platform_op and hvm_op, with plausible and with bad arguments.
 
-The rows are in workload/toolstack.rows: words of calls, and what is read of their answers. Left out are answers that another machine
-or moment gives differently: times, free memory, a processor's own contents; and calls that stop the machine or Dom0.
+The rows are in workload/toolstack.rows: words of calls, and what is read of their answers. Left out are answers that another
+machine or moment gives differently: times, free memory, a processor's own contents; and calls that stop the machine or Dom0.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ def used(s: Script) -> None:
 
 
 def waited(s: Script) -> None:
-    """A reader that may sleep, until a port is rung; its descriptor is closed by another thread in the midst, now and then."""
+    """A reader that may sleep, until a port is rung; now and then another thread closes its descriptor in the midst."""
     file = _file(s)
     ringer, port = _end(s)
     more: dict[str, Any] = {"ring": ringer, "p": port} if s.chance(0.8) else {}

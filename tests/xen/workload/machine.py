@@ -7,6 +7,8 @@ on time.
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.xen.workload.script import (
     DATA,
     NOBODY,
@@ -121,7 +123,7 @@ def vcpus(s: Script) -> None:
         owner = s.weighted((94, f"{by}/{page}"), (3, f"{s.other(by)}/{page}"), (3, f"{by}/l1"))
         offset = 64 if number in ("1", "2") and s.chance(0.7) else s.pick((0, 64, 64, 4032, 4033, 4040, 4, 66))
         words = f"0:8:{owner},8:4:{offset}"
-    itself = {"vcpu": int(number)} if by in s.running and number in ("1", "2") and s.chance(0.5) else {}
+    itself: dict[str, Any] = {"vcpu": int(number)} if by in s.running and number in ("1", "2") and s.chance(0.5) else {}
     place = s.weighted((93, "arg"), (7, s.pick(NOWHERE)))
     s.hypercall(by, 24, words, reads, a1=command, a2=number, a3=place, **itself)
     if command == 10 and number in ("1", "2") and ":4:64" in words and owner == f"{by}/{page}" and itself and place == "arg":
