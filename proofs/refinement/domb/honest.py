@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from bulkhead.impl.domb import protocol as p
-from bulkhead.impl.libs.osdep import ETIMEDOUT
 from bulkhead.impl.tools.services import ToolError
 from bulkhead.impl.xen import abi
 from bulkhead.model.caller import OKAY
@@ -19,6 +18,7 @@ from bulkhead.proofs.refinement.domb.watched_tools import WatchedRemote, Watched
 from bulkhead.proofs.refinement.domb.world import NOBODY
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
+WAITS: Final = 160  # of a tool that has given up once, and asks again
 TRIES: Final = 12  # of a patient one, to get the channel
 
 
@@ -31,8 +31,15 @@ def use_tool(m: Machine, who: Process, a: Mapping[str, Any]) -> Answer:
     who.busy = True
     left = [a["waits"]]
 
+    def asks_again() -> bool:
+        again = bool(a["patient"]) and left[0] < 0 and not who.killed
+        left[0] = max(left[0], WAITS if again else -1)
+        return again
+
     def pump() -> bool:
         left[0] -= 1
+        if left[0] < 0:
+            return False
         m.moment(WAIT, str(who.space))
         m.ear.who = who.space
         if who.killed:
@@ -43,13 +50,8 @@ def use_tool(m: Machine, who: Process, a: Mapping[str, Any]) -> Answer:
     code = OKAY
     try:
         tool = _connected(m, who, pump, TRIES if a["patient"] else 1)
-        try:
-            code = _calls(m, tool, a)
-        except ToolError as error:
-            if error.errno != ETIMEDOUT or a["xl"] or not a["patient"]:
-                raise
-            left[0] = a["waits"]
-            code = _calls(m, tool, a)  # over the same connection, in which the old answer may still come
+        tool.asks_again = asks_again
+        code = _calls(m, tool, a)
     except ToolError as error:
         code = error_name(error.errno)
     except Killed:

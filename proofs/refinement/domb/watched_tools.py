@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from bulkhead.impl.domb import protocol as p
 from bulkhead.impl.domb.builder import Guest
-from bulkhead.impl.libs.osdep import Osdep
+from bulkhead.impl.libs.osdep import ETIMEDOUT, Osdep
 from bulkhead.impl.libs.vchan import Offer, Vchan
 from bulkhead.impl.tools.services import RemoteService, ToolError
 from bulkhead.impl.tools.xl import Xl
@@ -64,8 +64,17 @@ class WatchedRemote(RemoteService):
         super().__init__(os, offer, files, pump)
         self.pipe = self.watched = ToolPipe(self.chan, files)
         self.before_start: Callable[[int], None] = lambda domid: None
+        self.asks_again: Callable[[], bool] = lambda: False  # after it gave up
 
     def call(self, op: int, body: bytes) -> bytes:
+        try:
+            return self._once(op, body)
+        except ToolError as error:
+            if error.errno != ETIMEDOUT or not self.asks_again():
+                raise
+        return self._once(op, body)  # over the same connection, in which the old answer may still come
+
+    def _once(self, op: int, body: bytes) -> bytes:
         pipe = self.watched
         pipe.answer, pipe.asked, pipe.body = None, op, body
         sent = len(pipe.numbers)

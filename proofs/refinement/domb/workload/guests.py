@@ -39,9 +39,12 @@ class GuestChoices(Chooser):
         if heard and self.rng.random() < 0.08:
             self.meet(heard)
             return
-        if self.rng.random() < 0.004:
-            (self._hoards if heard and self.rng.random() < 0.6 else self._prints_on)(self.rng.choice(heard or running))
-            return
+        if self.rng.random() < 0.006:
+            seen = [g for g in running if self.view.consoled is not None and g.domid in self.view.consoled.consoles]
+            for act, able in self.rng.sample(((self._hoards, heard), (self._prints_on, seen)), 2):
+                if able:
+                    act(self.rng.choice(able))
+                    return
         who = self.rng.choice(heard if heard and self.rng.random() < 0.7 else running)
         x = self.rng.random()
         if x < 0.42:

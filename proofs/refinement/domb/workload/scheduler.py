@@ -72,7 +72,7 @@ class Driver(Chooser):
             self._daemons()
         elif x < 0.55 and free:
             self._of(self.tools, self.tools.ask_daemons, rng.choice(free))
-        elif free and rng.random() < 0.12 and not any(each.busy for each in view.processes.values()):
+        elif free and rng.random() < 0.16 and not any(each.busy for each in view.processes.values()):
             self._of(self.tools, self.sessions.act, rng.choice(free))
         elif free:
             self._of(self.tools, self.tools.act, rng.choice(free))

@@ -16,7 +16,7 @@ from bulkhead.proofs.refinement.domb.files import SMALL_DISKS
 from bulkhead.proofs.refinement.domb.kernels import BAD, GOOD
 from bulkhead.proofs.refinement.domb.machine import Process
 from bulkhead.proofs.refinement.domb.view import View
-from bulkhead.proofs.refinement.domb.workload.tools import STRANGE, ToolChoices
+from bulkhead.proofs.refinement.domb.workload.tools import NO_FILE, OUTSIDE, STRANGE, ToolChoices
 from bulkhead.proofs.refinement.domb.world import NOBODY
 
 ROUNDS: Final = 40  # more than a kernel and a ramdisk need
@@ -45,9 +45,9 @@ class Sessions:
         if x < 0.4:
             tools.text = "a tool asks for a guest with a broken kernel"
             self._builds(who, self._broken(), rng.choice(("", "", "disk1")), ROUNDS)
-        elif x < 0.5:
+        elif x < 0.6:
             tools.text = "a tool asks for what is no file of the proxy's"
-            strange = rng.choice((*STRANGE, *("dir", "pipe") * 6))
+            strange = rng.choice(rng.choice((STRANGE, OUTSIDE, NO_FILE)))
             self._builds(who, *rng.choice(((strange, ""), ("kernel1", strange or "."))), ROUNDS)
         elif x < 0.8:
             tools.text = "a tool's file proxy lies once"
@@ -101,7 +101,15 @@ class Sessions:
         if asked == p.FILE_STAT:
             sizes = (1 << 60, p.MAX_FILE + 1, p.MAX_FILE, 1, 0)
             later: Body = [[0, 8], (1 << 62).to_bytes(8, "little").hex()]  # the size that it had, and another time
-            return [[whole, whole], later, later, later, later, [b"?".hex()], *([p.STAT.pack(size, 0).hex()] for size in sizes)]
+            return [
+                [whole, whole],
+                later,
+                later,
+                later,
+                later,
+                [b"?".hex()],
+                *([p.STAT.pack(size, 0).hex()] for size in sizes),
+            ]
         return [[], [whole, whole], [b"\xff\xff\xff\xff".hex()], [b"?".hex()]]
 
     def _garbage(self, who: Process) -> None:

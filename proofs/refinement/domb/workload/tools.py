@@ -27,16 +27,12 @@ DISKS = ("", "", *(f"disk{i}" for i in range(len(SMALL_DISKS))), "big")
 WAITS = 160  # after so many a tool gives up
 AFTER_XL = ("pause", "unpause", "destroy")  # xl has started its guest
 AFTER_CREATE = ("unpause", "pause", "unpause", "destroy")
+OUTSIDE = ("../secret", "dir/../../secret", "link", "away/passwd")
+NO_FILE = ("dir", "pipe", "nowhere")
 STRANGE = (
-    "../secret",
     "/etc/passwd",
-    "link",
     "dir/../kernel0",
-    "away/passwd",
-    "dir",
     "",
-    "pipe",
-    "nowhere",
     ".",
     "/",
     "dir//kernel0",
@@ -57,6 +53,7 @@ class ToolChoices(Chooser):
 
     domb: Callable[[], None]
     number = 0  # of the last request
+    last = 0  # bytes of the last message
     guests = 0  # that honest tools have named
 
     def of(self, who: Process, operation: str, /, **arguments: Any) -> Answer:
@@ -123,6 +120,7 @@ class ToolChoices(Chooser):
 
     def send(self, who: Process, op: int, number: int, status: int, body: bytes) -> None:
         """A message."""
+        self.last = p.HEADER.size + len(body)
         self.of(who, "send", op=op, number=number, status=status, body=body.hex())
 
     def ask(self, who: Process) -> None:
@@ -162,7 +160,7 @@ class ToolChoices(Chooser):
 
     def _request(self) -> p.CreateRequest:
         rng = self.rng
-        kernel = rng.choice(rng.choices((KERNELS, BROKEN, STRANGE), (15, 3, 2))[0])
+        kernel = rng.choice(rng.choices((KERNELS, BROKEN, STRANGE, OUTSIDE, NO_FILE), (30, 6, 2, 1, 1))[0])
         disk = rng.choice(DISKS) if rng.random() < 0.9 else rng.choice(STRANGE)
         pages = rng.choice(PAGES) if rng.random() < 0.85 else rng.choice((0, 63, 63, 63, 1, 300, 1 << 18, (1 << 32) - 1))
         return p.CreateRequest(kernel, disk, pages, rng.choice(("", "quiet", "x" * 1000, "x" * p.PATH_MAX, "a\0b")))
@@ -294,10 +292,23 @@ class ToolChoices(Chooser):
             pages += [addr + 4096 * rng.randrange(count) for addr, count in who.chan.areas] + [who.chan.page] * 2
         if not pages:
             return
+        if rng.random() < 0.5 and self._changes(who):
+            return
         at = rng.choice((0, 4, 8, 12, 16, 20, 21, 24, rng.randrange(4080), rng.randrange(4080)))
         message = p.HEADER.pack(p.MAGIC, rng.randrange(7), 1, 0, 2) + b"\2\0"
         payload = rng.choice((b"\0", b"\xff\xff\xff\x7f", rng.randbytes(4), b"\1\0\0\0", message))
         self.of(who, "poke", addr=rng.choice(pages) + at, bytes=payload.hex())
+
+    def _changes(self, who: Process) -> bool:
+        """It changes the last message that it sent, which DomB may be about to take, or to read again."""
+        chan = who.chan
+        if chan is None or chan.closed or chan.writer is None or not self.last:
+            return False
+        at, payload = self.rng.choice(((0, b"?"), (2, b"\5"), (2, b"\3"), (4, b"??"), (12, b"\1"), (13, b"\1"), (16, b"\3")))
+        ring = chan.writer.ring
+        where = ring.data + ((chan.writer.prod - self.last + at) & (ring.size - 1))
+        self.of(who, "poke", addr=where, bytes=payload.hex())
+        return True
 
     # The daemons.
 
