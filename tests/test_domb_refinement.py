@@ -50,7 +50,7 @@ QUICK = (
 
 
 def test_a_campaign_finds_nothing_and_builds_guests() -> None:
-    report = campaign(rules_for(Size()), 10, 1500)
+    report = campaign(rules_for(Size()), 11, 1500)
     assert report.failure is None, report.failure.text()
     for pair in (
         "build_finish: okay",
