@@ -23,7 +23,7 @@ from bulkhead.proofs.refinement.domb.target import DombTarget
 from bulkhead.proofs.refinement.domb.users import OF_USERS
 from bulkhead.proofs.refinement.domb.view import View
 from bulkhead.proofs.refinement.domb.workload.scheduler import Driver
-from bulkhead.proofs.refinement.domb.world import Size, rules_for
+from bulkhead.proofs.refinement.domb.world import NOBODY, Size, rules_for
 from bulkhead.proofs.refinement.recording import Header, read
 from tests.test_results import schema
 
@@ -111,6 +111,32 @@ def test_nobody_disturbs_the_end(tmp_path: Path) -> None:
         for number in range(5000):
             driver.moments(Moment(number, kind, ""))
     assert not acted and not target.crashing
+
+
+def test_no_guest_comes_into_being_that_the_rules_have_no_domain_for(tmp_path: Path) -> None:
+    """The rules know domains up to a number: tools ask for more guests at once, and each further creation fails."""
+    files(tmp_path)
+    target = DombTarget(rules_for(Size()), 1, tmp_path / "exported")
+    driver = Driver(View(target), target, 1)
+    moments, steps = driver.moments, list[str]()
+    moments.trouble, moments.mortal = "", False
+    moments.scribble = moments.race = lambda: None
+    moments.waits = lambda space: driver.domb()
+
+    def at(moment: Moment) -> None:
+        assert set(target.rig.xen.domains) <= set(range(NOBODY))
+        moments(moment)
+        if moment.kind == STEP:
+            steps.append(moment.what)
+
+    target.meanwhile = at
+    for _ in range(NOBODY):
+        who = target.processes[driver.call("", "spawn").given]
+        driver.tools.build_small(who)
+        driver.tools.kill(who)
+        driver.domb()
+    assert set(target.service.guests) == set(range(2, NOBODY)), "as many guests as there is room for"
+    assert steps.count("create") == NOBODY, "and DomB tried to make each of the others"
 
 
 HEADER = Header("disaggregated", 1, True).line()
