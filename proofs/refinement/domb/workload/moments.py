@@ -1,7 +1,7 @@
 """What happens within a call: others write between two loads of DomB or of a daemon, DomB's calls fail, it dies.
 
-Each episode has one kind of failure, so that all else succeeds. Also, no guest is made that the rules' world has no domain for:
-then its creation fails, as it would for want of memory. Not here: whole calls (scheduler.py).
+Each episode has one kind of failure, so that all else succeeds. Also, no guest is made that the rules' world has no domain
+for: then its creation fails, as it would for want of memory. Not here: whole calls (scheduler.py).
 """
 
 from __future__ import annotations
