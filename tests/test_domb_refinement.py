@@ -198,7 +198,7 @@ def test_memory_stays_flat_from_episode_to_episode() -> None:
 
 
 def test_the_comparison_costs_a_few_times_the_implementation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time of followers, rules, claims and comparisons is measured apart: at most four times in long runs, as measured;
+    """The time of followers, rules, claims and comparisons is measured apart: 2.9 times the whole in long runs, as measured;
     here, with few moves, a rule or a claim that became slow would show."""
     clock = {"depth": 0, "rules": 0.0}
 
@@ -233,4 +233,4 @@ def test_the_comparison_costs_a_few_times_the_implementation(monkeypatch: pytest
     report = campaign(rules_for(Size()), 8, 1250)
     whole = time.process_time() - start
     assert report.failure is None, report.failure.text()
-    assert whole / (whole - clock["rules"]) < 6, (whole, clock["rules"])
+    assert whole / (whole - clock["rules"]) < 4, (whole, clock["rules"])
