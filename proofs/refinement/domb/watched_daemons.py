@@ -46,6 +46,7 @@ class DaemonOsdep(PlainOsdep):
         self.rings = rings
         self.taps: dict[int, tuple[Tap, Tap]] = {}
         self.errors: dict[int, int] = {}  # its writes to the error word of a page
+        self.moves = 0  # how often it has published an index, or handled a request
         self.reset: set[int] = set()  # pages whose indices it has cleared
         self.published: dict[int, int] = {}  # page -> when it published an index there last
         self.tick: Callable[[], int] = lambda: 0
@@ -78,7 +79,7 @@ class DaemonOsdep(PlainOsdep):
                 each.mine = None  # it reads its own index once
             self.errors.pop(addr - at, None)
             self.reset.add(addr - at)
-        elif self.rings is STORE_RINGS and at == STORE_ERROR:
+        elif self.rings is STORE_RINGS and at == STORE_ERROR and len(payload) == 4:
             self.errors[addr - at] = int.from_bytes(payload, "little")
         else:
             tap = self._tap(addr)
@@ -87,6 +88,7 @@ class DaemonOsdep(PlainOsdep):
             tap.stored(at, payload)
             if at == tap.own:
                 self.published[addr - at] = self.tick()
+                self.moves += 1
         self.raced()
 
     def forget(self, page: int) -> None:
@@ -126,6 +128,7 @@ class WatchedStored(Stored):
         if self.dead:
             raise XsError("EIO")
         number = self._next(domid, kind, tx_id, payload) if domid else 0
+        self.taps.moves += bool(domid)
         asker, self.follower.who = self.follower.who, self.space
         before = {c: (len(c.unsent), len(c.unsent) >= MAX_UNSENT) for c in self.connections.values()}
         error, answer = "", b""
