@@ -17,6 +17,7 @@ from bulkhead.impl.libs.osdep import OsDriver
 from bulkhead.impl.tools.store import XsError
 from bulkhead.impl.tools.xenconsoled import KEEP
 from bulkhead.impl.tools.xenstored import MAX_UNSENT, Connection
+from bulkhead.impl.xen.abi import EEXIST
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.pagetables import PTE_MFN
 from bulkhead.proofs.refinement.domb.dom0_side import Dom0Side
@@ -264,10 +265,17 @@ class WatchedConsoled(Consoled):
 
     def add(self, domid: int, mfn: int, port: int) -> None:
         asker, self.follower.who = self.follower.who, self.space
+        again = domid in self.consoles and not self.dead
         try:
             super().add(domid, mfn, port)
+            if again:
+                raise Mismatch(f"the console of domain {domid} is connected twice")
             self.kept[domid], self.typed[domid] = b"", b""
             whose_ring(self.taps, self.consoles[domid].mapping.addr, self.follower, domid, CONSOLE_REF)
+        except OSError as error:
+            if again != (error.errno == EEXIST):
+                raise Mismatch(f"connecting the console of domain {domid} fails with {error.errno}") from error
+            raise
         finally:
             self.follower.who = asker
 
