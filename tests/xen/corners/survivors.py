@@ -6,6 +6,8 @@ status words of event channels, the end of the argument block. Not here: faults 
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.xen.corners.forms import SELF_ONLY, domctl, memory, unmap_page
 from tests.xen.workload.script import AGENT_ENTRY, EVENT_CHANNEL_OP, GRANT_TABLE_OP, UPDATE_VA_MAPPING, Script
 
@@ -19,12 +21,12 @@ def _context(vcpu: int, root: str = "f.M/l4", more: str = "") -> str:
     return "0:5168:0," + ",".join(f"{place}:8:{value}" for place, value in at.items()) + more
 
 
-def _map(s: Script, by: str, slot: int, ref: int, granter: str, handle: str, **more: int) -> None:
+def _map(s: Script, by: str, slot: int, ref: int, granter: str, handle: str, **more: Any) -> None:
     words = f"0:8:w.{slot},8:4:2,12:4:{ref},16:2:{granter},18:2:0x7fff"
     s.hypercall(by, GRANT_TABLE_OP, words, f"st:18:2:s,{handle}:20:4:V", a1=0, a2="arg", a3=1, **more)
 
 
-def _unmap(s: Script, by: str, slot: int, handle: str, **more: int) -> None:
+def _unmap(s: Script, by: str, slot: int, handle: str, **more: Any) -> None:
     words = f"0:8:w.{slot},16:4:${handle},20:2:0x7fff"
     s.hypercall(by, GRANT_TABLE_OP, words, "st:20:2:s", a1=1, a2="arg", a3=1, **more)
 
