@@ -1,8 +1,8 @@
-"""Violations of claims about a step, as formulas over the state before it: goals for the directed search.
+"""Violations of claims by a step, as formulas over the state before it: goals for the directed search.
 
-For a claim and an outcome of a step, the claim's reads after the step are replaced by the assigned values (weakest
-precondition, `model/after.py`). The result constrains the state, the arguments of the step, and the elements for which the
-claim fails. Not here: the search (`directed_search.py`); a found violation counts only after its replay.
+For a claim and an outcome of a step, the claim's reads after the step (all reads of a claim about one state) are replaced
+by the assigned values (weakest precondition, `model/after.py`). The result constrains the state, the arguments of the
+step, and the elements for which the claim fails. Not here: the search (`directed_search.py`); a found violation counts only after its replay.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from bulkhead.model.world import World
 from bulkhead.proofs.theorems.queries import Block, QueryMaker
 from bulkhead.proofs.theorems.solvers import FAST_EFFORT, Z3Session
 
+Ways = list[tuple[Transition, Transition]]  # a step, and when it breaks a claim
+
 
 def violation(system: System, claim: Claim, transition: Transition) -> tuple[tuple[Var, ...], Term]:
     """The condition under which a step breaks a claim: variables, and a formula over them, the parameters and the state."""
     names = {"failed": TRUE if transition.code else FALSE}
-    body = told_before(claim.body, transition.updates, system.defs, names)
+    body = told_before(claim.body, transition.updates, system.defs, names, later=claim.kind != "transition")
     found: list[Var] = []
     while isinstance(body, Quant) and body.kind == "forall":
         found += body.vars
@@ -46,9 +48,10 @@ def goals(
         """The queries that are refuted."""
         return {q.key for b in blocks for q in b.queries if session.ask(b.text() + q.goal).verdict == "unsat"}
 
-    harmless = kept(maker.unchanged([claim]))
+    about_a_step = [claim] if claim.kind == "transition" else []
+    harmless = kept(maker.unchanged(about_a_step))
     for outcome in maker.transitions:
-        block = maker.step(outcome, (), assumed, [claim], harmless)
+        block = maker.step(outcome, () if about_a_step else [claim], assumed, about_a_step, harmless)
         if block is not None and not kept([block]):
             outcome = in_world(system, world, outcome)
             some, broken = violation(system, claim, outcome)
@@ -57,4 +60,4 @@ def goals(
                 yield outcome, replace(outcome, params=(*outcome.params, *some), guard=guard, updates=())
 
 
-__all__ = ["goals", "violation"]
+__all__ = ["Ways", "goals", "violation"]
