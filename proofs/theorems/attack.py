@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from bulkhead.model.executable import ExecutableModel
-from bulkhead.model.ir import Claim, System
+from bulkhead.model.ir import Claim, System, conj
 from bulkhead.model.trace import Event, Trace, TraceError, replay, start_breaks
 from bulkhead.model.world import State
 from bulkhead.proofs.theorems.bmc import EFFORT, Search
@@ -79,10 +79,10 @@ def find_attacks(
     the steps of an attack. `max_depth` bounds the search by solver, and the other searches if it is less than usual.
 
     Small worlds come first, unless the world that the formulas ask for is a large one. All calls are searched to
-    `FIRST_DEPTH` (one step less for more than `FEW` claims at once), then the directed search runs, by way of broken invariants
-    first, then up to `FEW` claims are searched deeper for as long as Z3 answers. Claims that have no proof either are
-    then searched one by one, also in the part of the system that they depend on (`cone.py`). `doubts` holds a proof that
-    was made before.
+    `FIRST_DEPTH` (one step less for more than `FEW` claims at once), then the directed search runs, at first by way of
+    broken invariants, then up to `FEW` claims are searched deeper for as long as Z3 answers. Claims that have no proof
+    either are then searched one by one, also in the part of the system that they depend on (`cone.py`). `doubts` holds a
+    proof that was made before.
 
     A trace's `excluded` means that the searched world has no attack of so many steps; if that is one less
     than its length, the attack is a shortest one. None means none up to `max_depth` steps, and none found by the other
@@ -136,7 +136,8 @@ def _in_the_first_world(
     first = min(max_depth, FIRST_DEPTH if len(open_claims) <= FEW else FIRST_DEPTH - 1)
     search = Search(system, next(iter(open_claims.values())), sizes, limit)
     while True:
-        for name, claim in list(open_claims.items()):
+        every = list(open_claims.values())
+        for name, claim in [] if one and len(every) > FEW and _hold_together(search, every) else list(open_claims.items()):
             answer = search.answer(claim)
             if answer == "unknown":
                 del open_claims[name]
@@ -150,6 +151,10 @@ def _in_the_first_world(
                     break
         if search.depth == first and first < max_depth and open_claims:
             open_claims = {n: open_claims[n] for n in doubts.about(open_claims)}
+            if first < min(max_depth, FIRST_DEPTH) and one and open_claims:  # together they are cheap
+                first += 1
+                search.deepen()
+                continue
             longer = directed_attacks(system, open_claims, limit, one, search.depth, doubts)
             search.effort(PATIENCE)
             open_claims = {n: c for n, c in open_claims.items() if not one or n in longer or not longer}
@@ -160,6 +165,18 @@ def _in_the_first_world(
         if not open_claims or search.depth >= (max_depth if len(open_claims) <= FEW else first):
             return found
         search.deepen()
+
+
+def _hold_together(search: Search, claims: list[Claim]) -> bool:
+    """Is none of the claims false after the current number of steps? One question for those of each kind."""
+    kinds = [[c for c in claims if (c.kind == "transition") == two_state] for two_state in (False, True)]
+    for some in filter(None, kinds):
+        answer = search.answer(replace(some[0], body=conj([c.body for c in some])))
+        if answer == "sat":
+            search.forget()
+        if answer != "unsat":
+            return False
+    return True
 
 
 def _in_its_cone(

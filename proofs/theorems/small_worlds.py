@@ -248,4 +248,4 @@ def fired_in_small_worlds(system: System, steps: int) -> tuple[frozenset[str], b
     return frozenset(fired), begins
 
 
-__all__ = ["STEPS", "Seen", "Worlds", "attacks_in_small_worlds", "fits", "fired_in_small_worlds", "in_smaller_worlds"]
+__all__ = ["STEPS", "Seen", "Worlds", "attacks_in_small_worlds", "fired_in_small_worlds", "fits", "in_smaller_worlds"]

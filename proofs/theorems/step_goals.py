@@ -1,8 +1,9 @@
 """Violations of claims by a step, as formulas over the state before it: goals for the directed search.
 
-For a claim and an outcome of a step, the claim's reads after the step (all reads of a claim about one state) are replaced
-by the assigned values (weakest precondition, `model/after.py`). The result constrains the state, the arguments of the
-step, and the elements for which the claim fails. Not here: the search (`directed_search.py`); a found violation counts only after its replay.
+For a claim and an outcome of a step, the claim's reads after the step (all reads of a claim about one state) are
+replaced by the assigned values (weakest precondition, `model/after.py`). The result constrains the state, the arguments of
+the step, and the elements for which the claim fails. Not here: the search (`directed_search.py`); a found violation
+counts only after its replay.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from bulkhead.model.after import told_before
 from bulkhead.model.choices import in_world
 from bulkhead.model.ir import FALSE, TRUE, Claim, Quant, System, Term, Transition, Var, conj, conjuncts, neg
 from bulkhead.model.world import World
-from bulkhead.proofs.theorems.queries import Block, QueryMaker
+from bulkhead.proofs.theorems.queries import Block, QueryMaker, name_of
 from bulkhead.proofs.theorems.solvers import FAST_EFFORT, Z3Session
 
 Ways = list[tuple[Transition, Transition]]  # a step, and when it breaks a claim
@@ -39,7 +40,8 @@ def goals(
     Outcomes that a solver quickly proves to keep the claim in every state are omitted; the queries are those of the proof.
     `assumed` names invariants and theorems that hold in these states.
     """
-    assumed = tuple(assumed)
+    known = {**system.invariants, **system.theorems}
+    assumed = tuple(name_of(known[n]) for n in assumed)
     maker = QueryMaker(system)
     session = Z3Session(cores=False, fast=True, effort=FAST_EFFORT)
     session.tell(maker.formulas.prelude.text)

@@ -83,4 +83,4 @@ def by_broken_invariants(
     return found
 
 
-__all__ = ["Doubts", "QUICKLY", "by_broken_invariants", "violation_of"]
+__all__ = ["QUICKLY", "Doubts", "by_broken_invariants", "violation_of"]
