@@ -9,6 +9,7 @@ call is made (workload/), and how each is made (target.py, operations.py, guests
 from __future__ import annotations
 
 import errno as names
+import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +60,7 @@ class Proxy(FileProxy):
     def __init__(self, root: Path, heard: Callable[[bool, bool], None]) -> None:
         super().__init__(root)
         self.heard = heard
+        self.said = (0, b"")  # its last answer
 
     def open(self, path: bytes) -> int:
         try:
@@ -66,9 +68,17 @@ class Proxy(FileProxy):
         except OSError:
             self.heard(False, False)
             raise
-        real = os.readlink(f"/proc/self/fd/{self.files[number]}")
-        self.heard(True, Path(real).is_relative_to(self.root.resolve()))
+        real = Path(os.readlink(f"/proc/self/fd/{self.files[number]}"))
+        if not real.is_file():
+            raise Mismatch(f"the file proxy gives out {real.name}, which is no file")
+        if not fcntl.fcntl(self.files[number], fcntl.F_GETFL) & os.O_NONBLOCK:
+            raise Mismatch("the file proxy opens what may make it wait for ever")
+        self.heard(True, real.is_relative_to(self.root.resolve()))
         return number
+
+    def handle(self, op: int, body: bytes) -> tuple[int, bytes]:
+        self.said = super().handle(op, body)
+        return self.said
 
     def read(self, number: int, offset: int, length: int) -> bytes:
         found = super().read(number, offset, length)
@@ -99,7 +109,14 @@ class Machine:
     """All actors of one machine. Raises Mismatch where rules and implementation differ."""
 
     def __init__(
-        self, rules: Rules, seed: int, root: Path, rules_on: bool = True, log: Log | None = None, daemons: bool = True
+        self,
+        rules: Rules,
+        seed: int,
+        root: Path,
+        rules_on: bool = True,
+        log: Log | None = None,
+        daemons: bool = True,
+        compare_every: int = 1,
     ) -> None:
         self.size, self.root = rules.size, root
         self.rig = Rig(seed, rules.size.heap, rules.size.domb_pages)
@@ -127,16 +144,23 @@ class Machine:
         self.moments = 0
         self.now: Moment | None = None
         self.inside = 0  # calls in progress in the midst of which the sides are not compared
-        self.compared = 0  # rule steps at the last comparison
+        self.compare_every = compare_every
+        self.seen = 0  # rule steps, when a call ended last
+        self.passed = 0  # calls with rule steps since the sides were compared
         self.service.offer()
 
     # Comparison.
 
-    def compare(self) -> None:
-        """Everything, if a rule step was taken since it was compared last."""
+    def compare(self, now: bool = False) -> None:
+        """After every few calls that took a rule step, and `now`: everything, if one was taken since the last time."""
         self.ear.settle()
-        if self.book is not None and isinstance(self.ear, Follower) and self.book.steps != self.compared:
-            self.compared = self.book.steps
+        if self.book is None or not isinstance(self.ear, Follower):
+            return
+        steps = self.book.steps
+        self.passed += steps != self.seen
+        self.seen = steps
+        if self.passed and (now or self.passed >= self.compare_every):
+            self.passed = 0
             compare(self.ear, self.daemons, self.users)
 
     def counts(self) -> dict[str, int]:
@@ -202,7 +226,7 @@ class Machine:
         self.rig.xen.last_domid = DOMB  # ids are reused as soon as they are free
         self.in_domb = True
         if isinstance(self.ear, Follower):
-            self.ear.worked = False
+            self.ear.begins()
         try:
             busy = self.service.step()
         except Crash:

@@ -15,6 +15,7 @@ from bulkhead.proofs.refinement.domb.guests import Guest
 from bulkhead.proofs.refinement.domb.machine import Process
 from bulkhead.proofs.refinement.domb.plain_daemons import Consoled, Stored
 from bulkhead.proofs.refinement.domb.target import DombTarget
+from bulkhead.proofs.refinement.domb.world import NOBODY
 from bulkhead.proofs.refinement.view import ProcessView
 
 
@@ -64,6 +65,11 @@ class View:
         )
 
     @property
+    def full(self) -> bool:
+        """Has every domain of the rules' world an incarnation now? Also one that is dying, while others map its pages."""
+        return len(self.domains) >= NOBODY
+
+    @property
     def somebody_waits_to_be_told(self) -> bool:
         """Is there a guest whose client did not get the answer yet?"""
         return any(not built.told for built in self.built.values())
@@ -77,6 +83,11 @@ class View:
     def nodes(self) -> list[str]:
         """The nodes that XenStore has."""
         return [] if self.stored is None else list(self.stored.store.nodes)
+
+    def value(self, path: str) -> bytes:
+        """The value of a node of XenStore; nothing, where there is none."""
+        node = None if self.stored is None else self.stored.store.nodes.get(path)
+        return b"" if node is None else node.value
 
     @property
     def consoled(self) -> Consoled | None:
