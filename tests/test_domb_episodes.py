@@ -139,4 +139,3 @@ def test_what_dom0_may_use(used_by: int | None, kind: str, grantee: int, may: bo
     state[number["entry.grantee"]][at] = grantee
     asked = Use("may_use", (element(2, "Domain"), element(1, "Ref")), "bool")
     assert machine.holds(state, asked) == may
-
