@@ -47,10 +47,11 @@ AGAIN = 0.5  # or this part of the steps so far, if that is more
 
 @dataclass
 class Seen:
-    """The result: attacks, and the worlds that were searched."""
+    """The result: attacks, and the worlds that were searched; `decided` if there are no others, and no other states."""
 
     attacks: dict[str, Trace] = field(default_factory=dict)
     explored: list[Exploration] = field(default_factory=list)
+    decided: bool = False
 
 
 class Worlds:
@@ -122,6 +123,11 @@ class Worlds:
         return here is not None and here == self.seen.get(tuple({**sizes, sort: sizes[sort] - 1}.values()))
 
 
+def fits(system: System, given: Mapping[str, int] | None = None) -> bool:
+    """Is the world that the formulas ask for small enough to be searched breadth first?"""
+    return Layout(system, {**first_scope(system), **(given or {})}).refusal(WIDE) is None
+
+
 def can_fall(system: System, sizes: Mapping[str, int], claim: Claim) -> bool:
     """May a claim be false in a world of these sizes? Not if its form makes it true in every state."""
     grounding = Grounding(system, World(dict(sizes), {}))
@@ -150,7 +156,8 @@ def attacks_in_small_worlds(
     `given` fixes the size of some sorts, `depth` bounds the length of attacks.
     """
     seen, spent, growing = Seen(), 0, Worlds(system, given)
-    turns: list[tuple[float, int, float, dict[str, int]]] = []  # of worlds that were not searched to their end
+    turns: list[tuple[float, int, int, float, dict[str, int]]] = []  # of worlds that were not searched to their end
+    ties = itertools.count()  # of equal turns the first comes first
 
     def missing() -> list[Claim]:
         return [] if one and seen.attacks else [c for n, c in claims.items() if n not in seen.attacks]
@@ -184,14 +191,14 @@ def attacks_in_small_worlds(
         if fresh <= share and (sizes := next(worlds, None)) is not None:
             before = spent
             if (asked := useful(sizes, missing())) and (longer := search(sizes, asked, depth, QUICK)):
-                heapq.heappush(turns, (longer * len(turns), len(turns), longer, sizes))
+                heapq.heappush(turns, (longer * len(turns), len(turns), next(ties), longer, sizes))
             fresh += spent - before
         elif turns:  # longer and longer turns, early worlds first
-            _, place, budget, sizes = heapq.heappop(turns)
+            _, place, _, budget, sizes = heapq.heappop(turns)
             if budget / LONGER >= steps - spent:  # it would see no more than before
                 continue
             if (asked := useful(sizes, missing())) and (longer := search(sizes, asked, depth, min(budget, steps - spent))):
-                heapq.heappush(turns, (longer * (1 + place), place, longer, sizes))
+                heapq.heappush(turns, (longer * (1 + place), place, next(ties), longer, sizes))
         else:
             break
     end = spent + max(int(AGAIN * spent), LEAST_AGAIN)
@@ -204,6 +211,8 @@ def attacks_in_small_worlds(
         known = [c for n, c in claims.items() if one or (n in seen.attacks and len(seen.attacks[n].events) > 1)]
         if sizes not in [e.sizes for e in seen.explored] and (asked := useful(sizes, known)):
             search(sizes, asked, longest - 1, max(end - spent, 0))
+    if set(system.sorts) == {CALL} and not any(step.after for step in system.steps):
+        seen.decided = any(found.complete and not found.hidden for found in seen.explored)
     if one and seen.attacks:
         best = min(seen.attacks, key=lambda n: len(seen.attacks[n].events))
         seen.attacks = {best: seen.attacks[best]}
@@ -243,4 +252,4 @@ def fired_in_small_worlds(system: System, steps: int) -> tuple[frozenset[str], b
     return frozenset(fired), begins
 
 
-__all__ = ["Seen", "Worlds", "attacks_in_small_worlds", "fired_in_small_worlds", "in_smaller_worlds"]
+__all__ = ["STEPS", "Seen", "Worlds", "attacks_in_small_worlds", "fired_in_small_worlds", "fits", "in_smaller_worlds"]
