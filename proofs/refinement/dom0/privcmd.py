@@ -21,6 +21,7 @@ from bulkhead.proofs.refinement.calls import Answer
 from bulkhead.proofs.refinement.dom0.evtchn import made
 from bulkhead.proofs.refinement.dom0.kernel import Dom0
 from bulkhead.proofs.refinement.dom0.state import Proc, Slot
+from bulkhead.proofs.refinement.lockstep.follow_physmap import unknown_pages
 from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
 
 CONTROL = {
@@ -188,10 +189,9 @@ def populate_physmap(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     at = proc.arg + 256
     payload = abi.MEMORY_RESERVATION.pack(at + 64, 1, 0, 0, domid, 0, 0).ljust(64, b"\0") + abi.U64.pack(a["gfn"])
     domain = lockstep.rig.xen.domains.get(domid)
-    before = set() if domain is None else set(domain.pages)
     code, done = _hypercall(d, proc, a["fd"], abi.HYPERVISOR_MEMORY_OP, (abi.XENMEM_POPULATE_PHYSMAP, at), 256, payload)
     args = {"p": proc.space, "x": x, "d": spec.domain(domid)}
-    new = [] if domain is None else [mfn for mfn in domain.pages if mfn not in before]
+    new = [] if domain is None or not domid else unknown_pages(spec, domain) if lockstep.rules_on else list(range(done))
     if code != OKAY:
         d.rule("privcmd_populate_physmap", args, code)
     elif not new:  # for any error in an extent, Xen returns the number of extents before it

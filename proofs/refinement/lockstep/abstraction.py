@@ -342,8 +342,8 @@ def _records(rig: Rig, spec: SpecState, out: Places) -> None:
 
 
 def _numbers(spec: SpecState, guest: PvhGuest, out: Places) -> None:
-    """The map of a PVH guest: what is at each guest frame number. Grants of a dying guest are gone with their records in the
-    rules, and in the implementation with the whole map."""
+    """The map of a PVH guest: what is at each guest frame number. Grants of a dying guest go with their records in the rules,
+    and in the implementation with the whole map."""
     T = spec.T
     known = {gfn: t for (d, gfn), t in spec.numbers.items() if d == guest.domid}
     entries = {gfn: e for gfn, e in guest.p2m.entries.items() if not (guest.domain.is_dying and e[1] in GRANT_TYPES)}
@@ -357,6 +357,8 @@ def _numbers(spec: SpecState, guest: PvhGuest, out: Places) -> None:
         if entry is not None:
             origin = spec.rules.members["Origin"]["grant" if entry[1] in GRANT_TYPES else "own"]
             real = (spec.frame(entry[0].mfn), int(entry[1] != GRANT_RO), origin)
+        if guest.domain.is_dying and real is None and rules[2] == spec.rules.members["Origin"]["grant"]:
+            continue
         if (rules if rules_there else None) != real:
             out[f"map of d{guest.domid}, {gfn:#x}"] = (rules if rules_there else None, real)
     extra = [
@@ -423,8 +425,9 @@ def _counts(rig: Rig, spec: SpecState, out: Places) -> None:
             if translated[d] and T["translation.origin"][t] == own:
                 continue  # a page at a guest frame number is not referenced by that
             refs[f] = refs.get(f, 0) + 1
-            if T["translation.writable"][t] and not (translated[T["frame.owner"][f]] and T["frame.owner"][f] != d):
-                types[f] = types.get(f, 0) + 1  # others need no writable type of a translated domain's page
+            owner, by_cpu = T["frame.owner"][f], T["translation.path"][t] == 0
+            if T["translation.writable"][t] and not (translated[owner] and owner != d and by_cpu):
+                types[f] = types.get(f, 0) + 1  # others map a translated domain's page without a writable type
     fixed = {mfn for guest in rig.guests.values() for mfn in guest.fixed}
     for f in range(spec.size.heap):
         mfn = spec.first_mfn + f

@@ -9,24 +9,35 @@ from __future__ import annotations
 from struct import Struct
 
 from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.domains import Domain
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.lockstep.call import END, CallInFlight, Follower
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
-from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
+from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch, SpecState
 
 ERRNO = {-abi.EINVAL: "EINVAL", -abi.ENXIO: "ENXIO", -abi.ENOENT: "ENOENT", -abi.EPERM: "EPERM"}
+
+
+def unknown_pages(spec: SpecState, domain: Domain) -> list[int]:
+    """Pages that the implementation has given to a domain, and the rules have not yet."""
+    T, first = spec.T, spec.first_mfn
+    held, owner, ram = T["frame.held"], T["frame.owner"], spec.use["ram"]
+    return [
+        mfn
+        for mfn, frame in domain.pages.items()
+        if frame.allocated
+        and not (held[mfn - first] and owner[mfn - first] == domain.domid and T["frame.use"][mfn - first] == ram)
+    ]
 
 
 def follow_populate_at(lockstep: Lockstep, f: CallInFlight, gfns: list[int]) -> Follower:
     """populate_physmap of a PVH guest, extent by extent; it returns the number of extents done."""
     assert f.guest is not None
     spec, me, domain = lockstep.spec_state, f.domid, f.guest.domain
-    known = set(domain.pages)
     for i, gfn in enumerate(gfns):
         event = yield
         done = event != END or f.rc > i
-        new = [mfn for mfn in domain.pages if mfn not in known]
-        known |= set(new)
+        new = unknown_pages(spec, domain)
         if not new:
             if done:
                 raise Mismatch("populate_physmap: done, but there is no new page")

@@ -29,7 +29,7 @@ GUEST_PAGES = 2
 FIXED = GUEST_PAGES + 5
 FEWEST = FIXED + 2  # free frames that it takes to build a guest
 SLOTS = 5
-FIRST_NUMBER = 0x100  # the guest frame number of a PVH guest's first slot
+FIRST_NUMBER = 0x100000  # the guest frame number of a PVH guest's first slot: as a reference, outside of every table
 NUMBERS = (*range(GUEST_PAGES), *range(FIRST_NUMBER, FIRST_NUMBER + SLOTS))  # those at which a PVH guest has something
 DOM0_PAGES = 96
 

@@ -21,7 +21,7 @@ from bulkhead.proofs.refinement.lockstep.operations import told
 from bulkhead.proofs.refinement.lockstep.testbed import FIXED, SLOTS, Guest, PvGuest, PvhGuest
 from bulkhead.proofs.refinement.view import View
 from bulkhead.proofs.refinement.workload.passed_on import copy_through
-from bulkhead.proofs.refinement.workload.physmap import as_recorded, change_map, decrease_at, populate_at
+from bulkhead.proofs.refinement.workload.physmap import NO_NUMBER, as_recorded, change_map, decrease_at, populate_at
 from bulkhead.proofs.refinement.workload.xens_pages import any_page, share_xens
 
 GuestMove = Callable[[Guest, int], None]
@@ -119,7 +119,7 @@ class GuestCalls(ABC):
         x = self.rng.random()
         if isinstance(guest, PvhGuest):
             names = guest.names
-            return names[int(self.rng.random() * len(names))] if x < 0.97 else 0x200
+            return names[int(self.rng.random() * len(names))] if x < 0.97 else NO_NUMBER
         assert isinstance(guest, PvGuest)
         if guest.pool and x < 0.85:
             return guest.pool[int(self.rng.random() * len(guest.pool))]

@@ -14,7 +14,7 @@ from bulkhead.impl.xen.maptrack import Maptrack
 from bulkhead.proofs.refinement.lockstep.testbed import FIRST_NUMBER, SLOTS, Guest, PvhGuest
 from bulkhead.proofs.refinement.view import View
 
-NO_NUMBER = 0x200  # a guest frame number at which no guest has anything
+NO_NUMBER = 0x200000  # a guest frame number at which no guest has anything
 
 
 class Guests(Protocol):
@@ -64,6 +64,8 @@ def change_map(guests: Guests, guest: Guest, vcpu: int) -> None:
     if x < 0.35:
         guests.call(guest, vcpu, "remove_from_physmap", gfn=was)
     elif x < 0.95:
+        if _others_xens(guest, gfn):
+            return
         if not _xens(guest, was) or _may_have_xens(guests, guest, gfn):
             guests.call(guest, vcpu, "move_in_physmap", was=was, gfn=gfn)
     else:
@@ -81,7 +83,7 @@ def put_xens(guests: Guests, guest: Guest, vcpu: int) -> None:
             guests.write_entry(guest, ref, 5, guests.other(guest), shown[int(rng.random() * len(shown))], True)
         return
     gfn = slot_number(rng)
-    if not _may_have_xens(guests, guest, gfn):
+    if not _may_have_xens(guests, guest, gfn) or _others_xens(guest, gfn):
         return
     x = rng.random()
     if x < 0.35:
@@ -115,6 +117,11 @@ def granted(guest: PvhGuest, gfn: int) -> bool:
 def _xens(guest: PvhGuest, gfn: int) -> bool:
     found = guest.p2m.lookup(gfn)[0]
     return found is not None and found.xenheap
+
+
+def _others_xens(guest: PvhGuest, gfn: int) -> bool:
+    """A page of Xen's for another domain, by a grant: Xen takes that off the map, and keeps the grant in use."""
+    return _xens(guest, gfn) and granted(guest, gfn)
 
 
 def _status(guest: PvhGuest, gfn: int) -> bool:
