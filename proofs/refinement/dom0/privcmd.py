@@ -182,8 +182,9 @@ def alloc_unbound(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
 
 
 def populate_physmap(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
-    """XENMEM_populate_physmap for a guest, by a process: {fd, dom, gfn}; returns the number of pages. `gfn` is the guest frame
-    number of a translated guest."""
+    """XENMEM_populate_physmap for a guest, by a process: {fd, dom, gfn}; returns the number of pages.
+
+    `gfn` is the guest frame number of a translated guest."""
     lockstep, spec, domid = d.lockstep, d.lockstep.spec_state, a["dom"]
     x, _ = d.file(proc, a["fd"], "privcmd")
     at = proc.arg + 256

@@ -342,8 +342,10 @@ def _records(rig: Rig, spec: SpecState, out: Places) -> None:
 
 
 def _numbers(spec: SpecState, guest: PvhGuest, out: Places) -> None:
-    """The map of a PVH guest: what is at each guest frame number. Grants of a dying guest go with their records in the rules,
-    and in the implementation with the whole map."""
+    """The map of a PVH guest: what is at each guest frame number.
+
+    Grants of a dying guest go with their records in the rules, and in the implementation with the whole map.
+    """
     T = spec.T
     known = {gfn: t for (d, gfn), t in spec.numbers.items() if d == guest.domid}
     entries = {gfn: e for gfn, e in guest.p2m.entries.items() if not (guest.domain.is_dying and e[1] in GRANT_TYPES)}

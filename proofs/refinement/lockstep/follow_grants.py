@@ -38,7 +38,6 @@ from bulkhead.proofs.refinement.lockstep.observe import MOST_RACES, Key
 from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
 from bulkhead.proofs.refinement.lockstep.testbed import Guest, PvGuest, PvhGuest
 
-
 # What else only a guest with page tables of its own may ask for: of it the rules have the device part.
 OF_PAGE_TABLES = abi.GNTMAP_APPLICATION_MAP | abi.GNTMAP_CONTAINS_PTE
 

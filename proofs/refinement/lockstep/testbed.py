@@ -1,8 +1,8 @@
-"""The implementation under test: a small machine with Dom0 and up to three guests of two vCPUs, PV or PVH, driven by bytes.
+"""The implementation under test: a small machine with Dom0 and up to three guests of two vCPUs, driven by bytes.
 
-Each guest has a fixed part (arguments, page tables) and gets its other pages by populate_physmap. A PV guest maps pages at the
-slots of one window L1 table; the slots of a PVH guest are guest frame numbers. The policy is a matrix of pairs of domains that
-may share.
+Each guest has a fixed part (arguments, page tables) and gets its other pages by populate_physmap. A PV guest maps pages at
+the slots of one window L1 table; the slots of a PVH guest are guest frame numbers. The policy is a matrix of the pairs
+that may share.
 """
 
 from __future__ import annotations

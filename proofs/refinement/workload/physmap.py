@@ -1,7 +1,8 @@
 """Chooses what PVH guests do with their map: pages come to guest frame numbers, move, are given up, leave the map.
 
 Xen's own pages come only where no entry of the guest's grants for writing, and while no call is in flight: what this
-workload copies elsewhere are no entries. A guest's fixed pages stay where they are. Not here: what all guests do (guests.py).
+workload copies elsewhere are no entries. A guest's fixed pages stay where they are. Not here: what all guests do
+(guests.py).
 """
 
 from __future__ import annotations
