@@ -86,18 +86,26 @@ class Caller:
         code, result, picks = made(state, *(args[p.name] for p in needed), args, rng and rng.random, force_fail)
         return Outcome(code, result, picks)
 
-    def _compiled_call(self, step: Step) -> Callable[..., Any]:
+    def compiled_call(self, label: str) -> tuple[Callable[..., Any], tuple[str, ...]]:
+        """A step as a function of the state, its arguments (whose names are returned too), all given values, random numbers,
+        a code to fail with, and a list that gets the table, the place and the value before of each assignment."""
+        step = self.steps[label]
+        needed = (*step.params, THIS) if step.after else step.params
+        return self._compiled_call(step, True), tuple(p.name for p in needed)
+
+    def _compiled_call(self, step: Step, logged: bool = False) -> Callable[..., Any]:
         c = self.coder
         needed = (*step.params, THIS) if step.after else step.params
         lines = ["picks = {}"]
         start = c.truth(step.start(), {})
         if start != "True":
             lines += [f"if not {start}:", f"    {NOT_NOW}"]
-        lines += self._asked(step, 0, NOT_NOW)
-        params = ", ".join(["S", *(code_name(p.name) for p in needed), "given", "rnd", "force_fail"])
+        lines += self._asked(step, 0, NOT_NOW, logged)
+        more = ["log"] if logged else []
+        params = ", ".join(["S", *(code_name(p.name) for p in needed), "given", "rnd", "force_fail", *more])
         return compiled("call", params, c.with_tables(lines), {"product": itertools.product})
 
-    def _asked(self, step: Step, first: int, blocked: str) -> list[str]:
+    def _asked(self, step: Step, first: int, blocked: str, logged: bool) -> list[str]:
         """The checks from the `first` on, and what the step does then. `blocked` is what to do where it cannot be taken.
 
         Where a check without a code comes after a pick, all that may be picked is tried.
@@ -105,7 +113,7 @@ class Caller:
         c, lines = self.coder, list[str]()
         for k, check in enumerate(step.checks[first:], first):
             failing = _failing(step, check)
-            gone = [*(c.effect(failing.updates) if failing else []), f"return {check.code!r}, None, picks"]
+            gone = [*(c.effect(failing.updates, logged) if failing else []), f"return {check.code!r}, None, picks"]
             gone = gone if check.code else [blocked]
             if check.kind == "may":
                 lines += [f"if force_fail == {check.code!r}:", *indent(gone)]
@@ -123,14 +131,20 @@ class Caller:
                 told = [f"picks[{v.name!r}] = {code_name(v.name)}" for v in check.vars]
                 cond = c.truth(check.cond, {})
                 if any(not later.code for later in step.checks[k + 1 :]):
-                    rest = [f"if not {cond}: continue", f"some{k} = True", *told, *self._asked(step, k + 1, "continue")]
+                    rest = [
+                        f"if not {cond}: continue",
+                        f"some{k} = True",
+                        *told,
+                        *self._asked(step, k + 1, "continue", logged),
+                    ]
                     lines = [*lines[:-1], f"some{k} = False", lines[-1], *indent(rest)]
                     return [*lines, f"if not some{k}:", *indent(gone), blocked]
                 lines += [f"    if {cond}:", "        break", "else:", *indent(gone), *told]
             else:
                 lines += [f"if not {c.truth(check.cond, {})}:", *indent(gone)]
         result = "None" if step.result is None else c.value(step.result, {})
-        return [*lines, f"result = {result}", *c.effect(step.success().updates), f"return {OKAY!r}, result, picks"]
+        done = c.effect(step.success().updates, logged)
+        return [*lines, f"result = {result}", *done, f"return {OKAY!r}, result, picks"]
 
     def value(self, state: State, term: Term, env: dict[str, int] | None = None) -> int:
         """A term's value in a state: an element or member index, or 0 or 1; `env` gives its free variables."""

@@ -162,13 +162,17 @@ class Coder:
 
     # Statements.
 
-    def effect(self, updates: tuple[Update, ...]) -> list[str]:
-        """Simultaneous assignments, which all read the state before; the last one to a place wins."""
+    def effect(self, updates: tuple[Update, ...], logged: bool = False) -> list[str]:
+        """Simultaneous assignments, which all read the state before; the last one to a place wins. `logged`: of each, the
+        number of the table, the place and the value before are appended to `log`."""
         if self._ordered(updates):
-            return [line for u in updates for line in self._assign(u, "{t}[{i}] = {v}")]
+            form = "wi = {i}; log.append(({k}, wi, {t}[wi])); {t}[wi] = {v}" if logged else "{t}[{i}] = {v}"
+            return [line for u in updates for line in self._assign(u, form)]
         lines = ["W = []"]
         for u in updates:
-            lines += self._assign(u, "W.append(({t}, {i}, {v}))")
+            lines += self._assign(u, "W.append(({t}, {i}, {v}, {k}))" if logged else "W.append(({t}, {i}, {v}))")
+        if logged:
+            return [*lines, "for wt, wi, wv, wk in W:", "    log.append((wk, wi, wt[wi]))", "    wt[wi] = wv"]
         return [*lines, "for wt, wi, wv in W:", "    wt[wi] = wv"]
 
     def _ordered(self, updates: tuple[Update, ...]) -> bool:
@@ -213,7 +217,7 @@ class Coder:
         if test == "False":
             return []
         table, index = self.place(u.func, u.args, env)
-        line = form.format(t=table, i=index, v=self.value(u.value, env))
+        line = form.format(t=table, i=index, v=self.value(u.value, env), k=self.number[u.func])
         return [pad + line] if test == "True" else [f"{pad}if {test}:", f"{pad}    {line}"]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from bulkhead.model.diagnostics import Problem, Span
 
@@ -311,13 +312,17 @@ class Step:
                 passed.append(check.cond)
             params += check.vars
 
+    @cached_property
+    def _outcomes(self) -> tuple[Transition, ...]:  # kept: searches ask for them thousands of times
+        return (self.success(), *self.failures())
+
     def outcomes(self) -> tuple[Transition, ...]:
         """All outcomes of the step, with calls that fail and change nothing."""
-        return (self.success(), *self.failures())
+        return self._outcomes
 
     def transitions(self) -> tuple[Transition, ...]:
         """The outcomes that may change the state: success, and failures that undo something or move the call."""
-        success, *failures = self.outcomes()
+        success, *failures = self._outcomes
         return (success, *(t for t in failures if not t.changes_nothing))
 
 

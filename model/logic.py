@@ -56,10 +56,9 @@ class Prelude:
         found |= {symbols.before(s) for s in found}
         return frozenset().union(*(self.closure[s] for s in found if s in self.closure))
 
-    def needed_by(self, text: str) -> str:
-        """The declarations that a text depends on."""
-        needed = sorted(self.behind(text), key=self._order.__getitem__)
-        return "".join(f"{self.lines[name]}\n" for name in needed)
+    def in_order(self, names: Iterable[str]) -> str:
+        """The declarations with these names."""
+        return "".join(f"{self.lines[name]}\n" for name in sorted(names, key=self._order.__getitem__))
 
     @cached_property
     def _order(self) -> dict[str, int]:

@@ -179,7 +179,7 @@ class Variant:
         if [*system.funcs] != [*rules.system.funcs]:
             raise ValueError(f"{check}: the states of these rules are not alike")
         changed = {t.label for t in system.steps if t.outcomes() != before[t.label].outcomes()}
-        self.calls = {label: caller._compiled_call(caller.steps[label]) for label in changed}
+        self.calls = {label: caller.compiled_call(label)[0] for label in changed}
         number = {name: k for k, name in enumerate(system.funcs)}
         self.written = {
             t.label: [number[u.func] for outcome in t.outcomes() for u in outcome.updates]
@@ -194,7 +194,7 @@ class Variant:
         mine = [*state]
         for k in self.written[label]:
             mine[k] = [*mine[k]]
-        now = self.calls[label](mine, *given, None, fail)[0]
+        now = self.calls[label](mine, *given, None, fail, [])[0]
         if now != code:
             self.found = f"`{label}` ends with {now}, not {code}, after {taken} steps"
 
@@ -214,7 +214,7 @@ def differences(logs: list[Log], wanted: list[Check]) -> list[str]:
             made, names = rules.step(label)
             for variant in variants:
                 variant.look(state.state, label, [args[n] for n in names] + [args], code, fail, taken)
-            made(state.state, *[args[n] for n in names], args, None, fail)
+            made(state.state, *[args[n] for n in names], args, None, fail, [])
         state.close()
     return [variant.found for variant in variants]
 

@@ -13,6 +13,7 @@ from bulkhead.model.diagnostics import UsageError
 from bulkhead.proofs.cli.diff import diff
 from bulkhead.proofs.faults.catalogue_domb import BY_NAME
 from bulkhead.proofs.faults.laying import installed
+from bulkhead.proofs.refinement.calls import Call
 from bulkhead.proofs.refinement.domb.exports import files
 from bulkhead.proofs.refinement.domb.guest_memory import MEMORY
 from bulkhead.proofs.refinement.domb.guests import ACTIONS
@@ -23,7 +24,7 @@ from bulkhead.proofs.refinement.domb.target import DombTarget
 from bulkhead.proofs.refinement.domb.users import OF_USERS
 from bulkhead.proofs.refinement.domb.view import View
 from bulkhead.proofs.refinement.domb.workload.scheduler import Driver
-from bulkhead.proofs.refinement.domb.world import Size, rules_for
+from bulkhead.proofs.refinement.domb.world import NOBODY, Size, rules_for
 from bulkhead.proofs.refinement.recording import Header, read
 from tests.test_results import schema
 
@@ -111,6 +112,43 @@ def test_nobody_disturbs_the_end(tmp_path: Path) -> None:
         for number in range(5000):
             driver.moments(Moment(number, kind, ""))
     assert not acted and not target.crashing
+
+
+def test_no_guest_comes_into_being_that_the_rules_have_no_domain_for(tmp_path: Path) -> None:
+    """The rules know domains up to a number. Tools have guest after guest built and destroyed, and a process keeps a page of
+    each, so that none goes; there is memory for more, but the creation of the next one fails."""
+    files(tmp_path)
+    target = DombTarget(rules_for(Size()), 1, tmp_path / "exported")
+    driver = Driver(View(target), target, 1)
+    moments, steps, tools = driver.moments, list[str](), driver.tools
+    moments.trouble, moments.mortal = "", False
+    moments.scribble = moments.race = lambda: None
+    moments.waits = lambda space: domb_steps()
+
+    def domb_steps() -> None:
+        target.carry_out(Call("step", "d1", {}))
+
+    def at(moment: Moment) -> None:
+        assert set(target.rig.xen.domains) <= set(range(NOBODY))
+        moments(moment)
+        steps.append(moment.what if moment.kind == STEP else "")
+
+    target.meanwhile = at
+    keeper = target.processes[driver.call("", "spawn").given]
+    for domid in range(2, NOBODY + 1):
+        who = target.processes[driver.call("", "spawn").given]
+        steps.clear()
+        tools.build_small(who)
+        assert steps.count("create") == 1, "DomB has begun to build"
+        assert (domid in target.service.guests) == (domid < NOBODY)
+        if domid < NOBODY:
+            assert tools.of(keeper, "map_grant", dom=domid, ref=0, prot=1).code == "okay"
+            tools.connect(who, driver.view.offer)
+            tools.end(who, domid)
+            domb_steps()
+            assert target.rig.xen.domains[domid].is_dying
+        tools.kill(who)
+        domb_steps()
 
 
 HEADER = Header("disaggregated", 1, True).line()

@@ -17,11 +17,13 @@ from bulkhead.proofs.cli.__main__ import run
 from bulkhead.proofs.faults.catalogue import BY_NAME as OF_XEN
 from bulkhead.proofs.faults.catalogue_domb import BY_NAME, FAULTS
 from bulkhead.proofs.faults.laying import hunt, installed
+from bulkhead.proofs.refinement.campaign import Report
 from bulkhead.proofs.refinement.domb import exhaustive
 from bulkhead.proofs.refinement.domb.book import Book
-from bulkhead.proofs.refinement.domb.campaign import campaign, episode
+from bulkhead.proofs.refinement.domb.campaign import _run, campaign, episode
 from bulkhead.proofs.refinement.domb.coverage import CANNOT_HAPPEN, contradicted, pairs
 from bulkhead.proofs.refinement.domb.exhaustive import SMALLEST, WORLDS, count, explore
+from bulkhead.proofs.refinement.domb.exports import exported
 from bulkhead.proofs.refinement.domb.files import BAD, GOOD, wanted
 from bulkhead.proofs.refinement.domb.follow import Follower
 from bulkhead.proofs.refinement.domb.machine import Machine
@@ -82,6 +84,19 @@ def test_every_reason_names_a_pair() -> None:
 def test_fault_is_noticed(name: str) -> None:
     report = hunt(BY_NAME[name], seed=1, limit=6000)
     assert report.failure is not None
+
+
+def test_a_mismatch_is_told_with_the_first_bad_call() -> None:
+    """A campaign compares after every few calls; after a mismatch the episode runs again, and all is compared after each."""
+    sparse = 40  # so that some time passes before it is noticed
+    with installed(BY_NAME["half_built_guest_left"]):
+        first = episode(rules_for(Size()), 1, 3, 250, compare_every=1)
+        told = episode(rules_for(Size()), 1, 3, 250, compare_every=sparse)
+        late = Report(1)
+        with exported() as root:
+            _run(rules_for(Size()), 1, 3, 250, root, True, False, sparse, late)
+    assert first.failure is not None and told.failure == first.failure
+    assert late.failure is not None and late.failure.calls > first.failure.calls
 
 
 @pytest.mark.parametrize(("name", "moves"), [("evtchn_any_port", 1500), ("status_v1_grantee", 5000)])
@@ -183,7 +198,7 @@ def test_memory_stays_flat_from_episode_to_episode() -> None:
 
 
 def test_the_comparison_costs_a_few_times_the_implementation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time of followers, rules, claims and comparisons is measured apart: at most four times in long runs, as measured;
+    """The time of followers, rules, claims and comparisons is measured apart: 2.9 times the whole in long runs, as measured;
     here, with few moves, a rule or a claim that became slow would show."""
     clock = {"depth": 0, "rules": 0.0}
 
@@ -218,4 +233,4 @@ def test_the_comparison_costs_a_few_times_the_implementation(monkeypatch: pytest
     report = campaign(rules_for(Size()), 8, 1250)
     whole = time.process_time() - start
     assert report.failure is None, report.failure.text()
-    assert whole / (whole - clock["rules"]) < 6, (whole, clock["rules"])
+    assert whole / (whole - clock["rules"]) < 4, (whole, clock["rules"])

@@ -305,6 +305,13 @@ def test_both_manners_of_code_mean_the_same_for_a_large_system() -> None:
             lines = caller.coder.with_tables([*caller.coder.effect(t.updates), "return"])
             compiled("effect", params, lines)(fast, *args.values())
             assert slow == fast == meaning.after(before, t.updates, args)
+            logged, log = copy(before), list[tuple[int, int, int]]()
+            lines = caller.coder.with_tables([*caller.coder.effect(t.updates, logged=True), "return"])
+            compiled("effect", f"{params}, log", lines)(logged, *args.values(), log)
+            assert logged == fast, "a step that logs its assignments makes the same"
+            for table, place, value in reversed(log):
+                logged[table][place] = value
+            assert logged == before, f"and the log of {label} has all that it changed, as it was"
 
 
 def test_terms_have_values(caller: Caller, start: State) -> None:

@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from tests.oracle import generate
+from tests.oracle import random_items
 from tests.oracle.coverage import REFERENCE, ROWS, report
 
 SYSTEMS = 500
@@ -35,6 +35,6 @@ def test_each_row_of_the_reference_is_a_form() -> None:
 
 
 def test_a_form_that_is_not_generated_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generate, "KINDS", tuple(k for k in generate.KINDS if k != "guest"))
+    monkeypatch.setattr(random_items, "KINDS", tuple(k for k in random_items.KINDS if k != "guest"))
     text, absent = report(range(20))
     assert "row `guest`: KIND guest" in absent and "QUANT forall" in text

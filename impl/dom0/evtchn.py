@@ -146,7 +146,8 @@ class Evtchn:
         return POLLOUT | (POLLIN if self.ring else 0)
 
     def write(self, ports: list[int]) -> None:
-        """Enable ports again after handling."""
+        """Enable ports again after handling; what came before is delivered first, and disables its port."""
+        self.kernel.upcall()
         for number in ports:
             if number in self.ports:
                 self.ports[number] = True

@@ -174,13 +174,17 @@ class Kernel:
         self.evtchn_op(abi.EVTCHNOP_SEND, abi.U32.pack(port))
         self.put_port(port)
 
-    def upcall(self) -> None:
-        """Deliver every pending port to its user. On hardware this happens at once; here, when a driver polls."""
+    def due(self) -> list[int]:
+        """The pending ports of user processes, in the order in which their events came."""
         ports = self.domain.events.ports
-        for number in sorted(self.evtchn_users):
-            port = ports.get(number)
-            if port is not None and port.pending and self.evtchn_users[number].interrupt(number):
-                port.pending = False
+        found = [number for number in self.evtchn_users if number in ports and ports[number].pending]
+        return sorted(found, key=lambda number: ports[number].came)
+
+    def upcall(self) -> None:
+        """Deliver every pending port to its user. On hardware this happens at once; here, before a call on such a device."""
+        for number in self.due():
+            if self.evtchn_users[number].interrupt(number):
+                self.domain.events.ports[number].pending = False
 
     # --- granting own pages ---
     def expand_table(self) -> bool:

@@ -70,6 +70,10 @@ class OpenFile:
         self.nonblock = True
         self.refs = 1
 
+    def get(self) -> None:
+        """Take a reference: of a descriptor, or of a call that is in the kernel."""
+        self.refs += 1
+
     def put(self) -> None:
         """Drop a reference; the last one releases the device file."""
         self.refs -= 1
@@ -174,7 +178,7 @@ class AddressSpace:
             raise KernelError(abi.EINVAL)
         self.unmap(vpn, npages)
         vma = Vma(self, vpn, vpn + npages, prot, flags == MAP_SHARED, file)
-        file.refs += 1
+        file.get()
         try:
             file.device.mmap(vma, offset)
         except KernelError:
@@ -215,7 +219,7 @@ class AddressSpace:
         vma.end = edge
         self.vmas.append(other)
         if vma.file is not None:
-            vma.file.refs += 1
+            vma.file.get()
             vma.file.device.vma_open(other)
         return other if keep_high else vma
 
@@ -340,7 +344,7 @@ class Process:
     def dup(self, fd: int) -> int:
         """Another descriptor, the lowest free one, of the same open file; EBADF."""
         file = self.file(fd)
-        file.refs += 1
+        file.get()
         number = next(each for each in range(len(self.files) + 1) if each not in self.files)
         self.files[number] = file
         return number
@@ -353,7 +357,7 @@ class Process:
         """A child: descriptors shared, private memory copied, VMAs marked dontcopy left out."""
         child = Process(self.kernel)
         for fd, file in self.files.items():
-            file.refs += 1
+            file.get()
             child.files[fd] = file
         for vma in self.space.vmas:
             if vma.file is None:
@@ -366,7 +370,7 @@ class Process:
             elif not vma.dontcopy:
                 copy = Vma(child.space, vma.start, vma.end, vma.prot, vma.shared, vma.file)
                 copy.private = vma.private
-                vma.file.refs += 1
+                vma.file.get()
                 child.space.vmas.append(copy)
                 vma.file.device.vma_open(copy)
                 for page in range(vma.start, vma.end):

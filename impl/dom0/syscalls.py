@@ -20,7 +20,7 @@ from bulkhead.impl.dom0.ioctl import gntalloc_ioctl, gntdev_ioctl
 from bulkhead.impl.dom0.ioctl_control import evtchn_ioctl, privcmd_ioctl
 from bulkhead.impl.dom0.kernel import Kernel, KernelError
 from bulkhead.impl.dom0.privcmd import Privcmd
-from bulkhead.impl.dom0.process import MAP_SHARED, DeviceFile, Process, user_read, user_write
+from bulkhead.impl.dom0.process import MAP_SHARED, DeviceFile, OpenFile, Process, user_read, user_write
 from bulkhead.impl.dom0.vma_changes import protect, remap
 from bulkhead.impl.xen import abi
 
@@ -90,26 +90,29 @@ class Syscalls:
         if isinstance(device, Privcmd):
             return privcmd_ioctl(device, space, cmd, arg)
         assert isinstance(device, Evtchn)
+        device.kernel.upcall()
         return evtchn_ioctl(device, space, cmd, arg)
 
-    def _evtchn(self, fd: int) -> Evtchn:
-        """The device behind a descriptor that can be read and written; EBADF, EINVAL."""
-        device = self.process.file(fd).device
-        if not isinstance(device, Evtchn):
+    @staticmethod
+    def _evtchn(file: OpenFile) -> Evtchn:
+        """The device behind a file that can be read and written; EINVAL."""
+        if not isinstance(file.device, Evtchn):
             raise KernelError(abi.EINVAL)
-        return device
+        return file.device
 
-    def read(self, fd: int, size: int, into: int | None = None) -> bytes:
+    def read(self, fd: int | OpenFile, size: int, into: int | None = None) -> bytes:
         """read(): of event channels, whole ports as 32-bit numbers, up to `size` bytes; others wait for the next read.
 
         EAGAIN if there is none (`WouldSleep` if the descriptor may block). With `into` they are written to memory; on a
-        fault there (EFAULT) they stay unread.
+        fault there (EFAULT) they stay unread. Who sleeps in a read holds the file (`OpenFile.get`) and repeats the call with
+        it: another thread may close the descriptor meanwhile.
         """
-        device = self._evtchn(fd)
+        file = fd if isinstance(fd, OpenFile) else self.process.file(fd)
+        device = self._evtchn(file)
         try:
             ports = device.peek(size)
         except KernelError as error:
-            if error.code == abi.EAGAIN and not self.process.file(fd).nonblock:
+            if error.code == abi.EAGAIN and not file.nonblock:
                 raise WouldSleep(abi.EAGAIN) from error
             raise
         raw = b"".join(abi.U32.pack(port) for port in ports)
@@ -129,7 +132,7 @@ class Syscalls:
 
     def write(self, fd: int, payload: bytes) -> int:
         """write(): of event channels, ports to enable again: whole ones, and a page of them at most."""
-        device = self._evtchn(fd)
+        device = self._evtchn(self.process.file(fd))
         size = min(len(payload) & ~3, MOST_BYTES)
         device.write([port for (port,) in iter_unpack("<I", payload[:size])])
         return size

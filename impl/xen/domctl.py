@@ -11,8 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from bulkhead.impl.xen import abi, domctl_guest, domctl_hardware, domctl_vcpus
-from bulkhead.impl.xen.abi import EACCES, EFAULT, EINVAL, ENOSYS, EOPNOTSUPP, ESRCH
+from bulkhead.impl.xen.abi import EFAULT, EINVAL, ENOSYS, EOPNOTSUPP, ESRCH
 from bulkhead.impl.xen.continuation import Preempted
+from bulkhead.impl.xen.control_struct import versioned_struct
 from bulkhead.impl.xen.domain_info import domain_info
 from bulkhead.impl.xen.domains import DEAD
 from bulkhead.impl.xen.guest_access import read, write
@@ -122,12 +123,10 @@ KNOWN = frozenset(
 
 def do_domctl(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int) -> Generator[str, None, int]:
     """One control operation. A wrong interface version gives -EACCES before any other check."""
-    raw = read(xen, vcpu, arg, abi.DOMCTL_SIZE)
-    if raw is None:
-        return -EFAULT
-    cmd, version, domid, *_ = abi.DOMCTL_HEADER.unpack_from(raw)
-    if version != abi.DOMCTL_INTERFACE_VERSION:
-        return -EACCES
+    raw = versioned_struct(xen, vcpu, arg, abi.DOMCTL_SIZE, abi.DOMCTL_INTERFACE_VERSION)
+    if isinstance(raw, int):
+        return raw
+    cmd, _, domid, *_ = abi.DOMCTL_HEADER.unpack_from(raw)
     body = raw[16:]
     caller = vcpu.domain
     domain = None if cmd == abi.DOMCTL_CREATEDOMAIN else xen.domains.get(domid)

@@ -51,6 +51,7 @@ VM_EVENT: Final = Struct("<II")  # command, ring
 VM_EVENT_VERSION: Final = 7
 ENABLE, DISABLE, RESUME, VERSION = range(4)
 MONITOR_RING: Final = 2
+MONITOR_RING_FRAME: Final = 28  # the parameter
 MONITOR: Final = Struct("<III")  # command event, which register
 (ON, OFF, CAPABILITIES, EACH_REPETITION, CONTROL_REGISTERS) = range(5)
 MONITORED: Final = 0x1F7B  # on AMD's processors
@@ -63,7 +64,6 @@ POLICY: Final = Struct("<IIQQ")  # leaves MSRs, their addresses
 POLICY_ERROR: Final = Struct("<III")
 MOST_LEAVES, MOST_POLICY_MSRS, LEAVES = 120, 2, 51
 PAGE_MASK: Final = (1 << PAGE_SHIFT) - 1
-POOL_IN_USE: Final = 15  # pages that the map of a guest of this size takes
 
 
 def set_debugging(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:
@@ -146,9 +146,22 @@ def vm_event(xen: Xen, vcpu: VCpu, domain: Domain | None, arg: int, body: bytes)
         return -EINVAL
     if ring != MONITOR_RING:
         return -ENOSYS
-    if command == ENABLE and domain.external:
-        domain.toolstack.msr_events = True  # room for them is made first, and stays
-    return {ENABLE: -EOPNOTSUPP, DISABLE: -EINVAL, RESUME: -ENODEV}.get(command, -ENOSYS)
+    if command == ENABLE:
+        return _enable_monitor(domain)
+    return {DISABLE: -EINVAL, RESUME: -ENODEV}.get(command, -ENOSYS)
+
+
+def _enable_monitor(domain: Domain) -> int:
+    """The ring lies at the frame that a parameter of the guest names, if it does; rings that are there are not offered."""
+    if domain.p2m is None:
+        return -EOPNOTSUPP
+    domain.toolstack.msr_events = True  # room for them is made first, and stays
+    at = domain.parameters.get(MONITOR_RING_FRAME, 0)
+    if not at:
+        return -EOPNOTSUPP
+    domain.toolstack.listened = True  # so does room for its vCPUs, once there is a name
+    frame, kind = domain.p2m.lookup(at)
+    return -EINVAL if frame is None or kind not in RAM_TYPES else -ENOSYS
 
 
 def monitor(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:
@@ -163,7 +176,9 @@ def monitor(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:
         if event > LAST_EVENT:
             return -EINVAL
         return _switch(domain, command, event, index) if able >> event & 1 and event != NOT_AFTER_ALL else -EOPNOTSUPP
-    return {EACH_REPETITION: -EINVAL, CONTROL_REGISTERS: 0}.get(command, -EOPNOTSUPP)
+    if command == EACH_REPETITION:
+        return 0 if domain.toolstack.listened else -EINVAL
+    return 0 if command == CONTROL_REGISTERS else -EOPNOTSUPP
 
 
 def _switch(domain: Domain, command: int, event: int, index: int) -> int:
@@ -208,19 +223,34 @@ def set_broken_page(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes)
 def set_vnuma(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:
     """XEN_DOMCTL_setvnumainfo: the nodes that the guest believes in, which XENMEM_get_vnumainfo tells."""
     nodes, ranges, vcpus, pad, *places = VNUMA.unpack_from(body)
-    if not nodes or vcpus != domain.max_vcpus or pad or not all(places[:3]):
+    if not nodes or vcpus != domain.max_vcpus or pad:
         return -EINVAL
     if nodes * nodes * 4 > ONE_PAGE or ranges * VNUMA_RANGE > ONE_PAGE:
         return -EINVAL
-    sizes = (4 * nodes * nodes, 4 * vcpus, 4 * nodes, VNUMA_RANGE * ranges)
-    distances, of_vcpus, real, memory = (read(xen, vcpu, at, size) for at, size in zip(places, sizes, strict=True))
-    if distances is None or of_vcpus is None or real is None or memory is None:
+    distances = read(xen, vcpu, places[0], 4 * nodes * nodes)
+    memory = read(xen, vcpu, places[3], VNUMA_RANGE * ranges)
+    of_vcpus = read(xen, vcpu, places[1], 4 * vcpus)
+    if distances is None or memory is None or of_vcpus is None:
         return -EFAULT
-    if any(node >= nodes for node in array("I", of_vcpus)) or any(node >= REAL_NODES for node in array("I", real)):
+    if any(node >= nodes for node in array("I", of_vcpus)):
         return -E2BIG
+    rc = _real_nodes(xen, vcpu, places[2], nodes)
+    if rc:
+        return rc
     if any(memory[at : at + 4] != bytes(4) for at in range(VNUMA_FLAGS, len(memory), VNUMA_RANGE)):
         return -EINVAL
     domain.toolstack.vnuma = (nodes, distances, of_vcpus, memory)
+    return 0
+
+
+def _real_nodes(xen: Xen, vcpu: VCpu, at: int, nodes: int) -> int:
+    """The real node of each virtual one, read and checked one by one."""
+    for i in range(nodes):
+        raw = read(xen, vcpu, at + 4 * i, 4)
+        if raw is None:
+            return -EFAULT
+        if U32.unpack(raw)[0] >= REAL_NODES:
+            return -E2BIG
     return 0
 
 
@@ -270,11 +300,10 @@ def get_pool(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int
 
 
 def set_pool(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:
-    """XEN_DOMCTL_set_paging_mempool_size: all that is not in use is given back before it fails."""
+    """XEN_DOMCTL_set_paging_mempool_size: bytes in whole pages."""
     size = U64.unpack_from(body)[0]
     if not domain.external:
         return -EOPNOTSUPP
     if size & PAGE_MASK or size >> PAGE_SHIFT >> 32:
         return -EINVAL
-    domain.toolstack.pool = max(size >> PAGE_SHIFT, POOL_IN_USE)
-    return -ENOMEM if size >> PAGE_SHIFT < POOL_IN_USE else 0
+    return 0 if domain.toolstack.resize_pool(size >> PAGE_SHIFT) else -ENOMEM

@@ -1,9 +1,8 @@
 """domctls that give a domain hardware: interrupts, I/O memory, ports, devices.
 
-Contents: who may have what; a call is checked for sense before its caller is for privilege. The control domain's own
-permissions are those that Debian's Xen gives Dom0 on the machine of the recordings, which has no IOMMU. Not here: devices,
-and I/O memory in the map of a translated guest. Sources: Xen common/domctl.c, arch/x86/domctl.c, arch/x86/dom0_build.c
-(dom0_setup_permissions).
+Contents: who may have what; a call is checked for sense before its caller is for privilege. There is no IOMMU. Not
+here: the permissions themselves (toolstack.py), devices, and I/O memory in the map of a translated guest. Sources: Xen
+common/domctl.c, arch/x86/domctl.c.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from bulkhead.impl.xen.abi import EINVAL, ENOSYS, EOPNOTSUPP, EPERM
-from bulkhead.impl.xen.toolstack import Ranges
 
 if TYPE_CHECKING:
     from bulkhead.impl.xen.domains import Domain, VCpu
@@ -24,34 +22,17 @@ PORTS: Final = Struct("<IIB")
 MEMORY: Final = Struct("<QQQI")  # first_gfn first_mfn nr add
 PORT_MAPPING: Final = Struct("<IIII")  # first_gport first_mport nr add
 MOST_IRQS: Final = 208
-OF_DOM0: Final = range(1, 16)  # lines that it has bound
 ALL_PORTS: Final = 65536
 FRAME_BITS: Final = 28  # of a frame number, as addresses have 40 bits
 U64_MASK: Final = (1 << 64) - 1
-# Without interrupt controllers, timers, Xen's serial line, the power timer and the data port of PCI's configuration.
-DOM0_PORTS: Final = Ranges(
-    (0, 0x1F), (0x22, 0x3F), (0x44, 0x60), (0x62, 0x9F), (0xA2, 0x3F7), (0x400, 0x607), (0x60C, 0xCFB), (0xD00, 0xFFFF)
-)
-# Without the local APIC's and messages' page range, and what AMD's processors keep for links.
-DOM0_FRAMES: Final = Ranges((0, 0xFEDFF), (0xFEF00, 0xFCFFFFF))
-
-
-def _ports(caller: Domain) -> Ranges:
-    """The ports that a caller may pass on."""
-    return DOM0_PORTS if caller.is_privileged else caller.toolstack.ports
-
-
-def _frames(caller: Domain) -> Ranges:
-    """The I/O frames that a caller may pass on."""
-    return DOM0_FRAMES if caller.is_privileged else caller.toolstack.iomem
 
 
 def irq_permission(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:
-    """XEN_DOMCTL_irq_permission."""
+    """XEN_DOMCTL_irq_permission: a caller passes on what it has itself; so do the next two."""
     number, allow = IRQ.unpack_from(body)
     if number >= MOST_IRQS:
         return -EINVAL
-    if not (number in OF_DOM0 if vcpu.domain.is_privileged else number in vcpu.domain.toolstack.irqs):
+    if number not in vcpu.domain.toolstack.irqs:
         return -EPERM
     rc = xen.xsm.priv("irq_permission", vcpu.domain)
     if rc:
@@ -66,7 +47,7 @@ def iomem_permission(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes
     last = first + count - 1 & U64_MASK
     if last < first:
         return -EINVAL
-    if not _frames(vcpu.domain).has(first, last):
+    if not vcpu.domain.toolstack.iomem.has(first, last):
         return -EPERM
     rc = xen.xsm.priv("iomem_permission", vcpu.domain)
     if rc:
@@ -80,7 +61,7 @@ def ioport_permission(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: byte
     first, count, allow = PORTS.unpack_from(body)
     if not count or first + count > ALL_PORTS:
         return -EINVAL
-    if not _ports(vcpu.domain).has(first, first + count - 1):
+    if not vcpu.domain.toolstack.ports.has(first, first + count - 1):
         return -EPERM
     rc = xen.xsm.priv("ioport_permission", vcpu.domain)
     if rc:
@@ -98,7 +79,8 @@ def memory_mapping(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) 
     rc = xen.xsm.priv("iomem_mapping", vcpu.domain)
     if rc or not domain.external:
         return rc
-    return -ENOSYS if DOM0_FRAMES.has(mfn, last) and domain.toolstack.iomem.has(mfn, last) else -EPERM
+    permitted = all(each.toolstack.iomem.has(mfn, last) for each in (vcpu.domain, domain))
+    return -ENOSYS if permitted else -EPERM
 
 
 def ioport_mapping(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:
@@ -108,7 +90,7 @@ def ioport_mapping(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) 
         return -EOPNOTSUPP
     if not count or guest + count > ALL_PORTS or machine + count > ALL_PORTS:
         return -EINVAL
-    if not _ports(vcpu.domain).has(machine, machine + count - 1):
+    if not vcpu.domain.toolstack.ports.has(machine, machine + count - 1):
         return -EPERM
     return xen.xsm.priv("ioport_mapping", vcpu.domain)
 

@@ -255,26 +255,25 @@ def set_xstate(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> i
     return -EINVAL if any(raw) else 0
 
 
+def _msrs(vcpu: VCpu, domain: Domain, number: int) -> int:
+    """What both say of the domain and the vCPU: only a PV guest's, and not the caller's own."""
+    if find(domain, number) is None:
+        return -ESRCH
+    return -EINVAL if domain is vcpu.domain or domain.external else 0
+
+
 def get_msrs(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:
     """XEN_DOMCTL_get_vcpu_msrs: how many there may be; none is in use, as the processor has none of those features."""
     number, _, at = MSRS.unpack_from(body)
-    if find(domain, number) is None:
-        return -ESRCH
-    if domain is vcpu.domain or domain.external:
-        return -EINVAL
-    return 0 if write(xen, vcpu, arg + BODY + 4, U32.pack(0 if at else MOST_MSRS)) else -EFAULT
+    rc = _msrs(vcpu, domain, number)
+    return rc if rc else 0 if write(xen, vcpu, arg + BODY + 4, U32.pack(0 if at else MOST_MSRS)) else -EFAULT
 
 
 def set_msrs(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:
     """XEN_DOMCTL_set_vcpu_msrs: it tells the first that it refuses."""
     number, count, at = MSRS.unpack_from(body)
-    if find(domain, number) is None:
-        return -ESRCH
-    if domain is vcpu.domain or domain.external:
-        return -EINVAL
-    if count > MOST_MSRS:
-        return -EINVAL
-    if not count:
-        return 0
+    rc = _msrs(vcpu, domain, number) or (-EINVAL if count > MOST_MSRS else 0)
+    if rc or not count:
+        return rc
     rc = -EFAULT if read(xen, vcpu, at, MSR_ENTRY) is None else -EINVAL
     return rc if write(xen, vcpu, arg + BODY + 4, U32.pack(0)) else -EFAULT

@@ -42,7 +42,7 @@ BUCKET: Final = 64  # port records are allocated one page at a time
 class Port:
     """One end of a channel."""
 
-    __slots__ = ("pending", "remote", "remote_domid", "remote_port", "state", "vcpu", "virq")
+    __slots__ = ("came", "pending", "remote", "remote_domid", "remote_port", "state", "vcpu", "virq")
 
     def __init__(self) -> None:
         self.state = CLOSED
@@ -52,17 +52,19 @@ class Port:
         self.virq = 0
         self.vcpu = 0
         self.pending = False
+        self.came = 0  # when it became pending: of the domain's events, the how many-th
 
 
 class EventChannels:
     """The ports of one domain; port 0 is reserved. Ports below `valid`, open or not, have a record; it grows by buckets."""
 
-    __slots__ = ("domain", "ports", "valid")
+    __slots__ = ("domain", "events", "ports", "valid")
 
     def __init__(self, domain: Domain) -> None:
         self.domain = domain
         self.ports: dict[int, Port] = {}
         self.valid = BUCKET
+        self.events = 0  # so far
 
     def free_port(self) -> int:
         """The lowest port that is not open, with its record allocated; -EINVAL for a dying domain, or -ENOSPC."""
@@ -168,6 +170,9 @@ class EventChannels:
         """An event: the port becomes pending; its vCPU is told, if it was not pending and is not masked."""
         port = self.ports[number]
         before, port.pending = port.pending, True
+        if not before:
+            self.events += 1
+            port.came = self.events
         if not before and not self.is_masked(number):
             self._tell(number, port.vcpu)
 

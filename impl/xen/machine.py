@@ -18,7 +18,7 @@ from bulkhead.impl.xen.domains import Domain, VCpu
 from bulkhead.impl.xen.frames import Frame, FrameTable, make_writable
 from bulkhead.impl.xen.hypercall import dispatch
 from bulkhead.impl.xen.lifecycle import create_domain, set_max_vcpus
-from bulkhead.impl.xen.toolstack import MachineSettings
+from bulkhead.impl.xen.toolstack import MachineSettings, of_dom0
 from bulkhead.impl.xen.xsm import DummyPolicy, Policy
 
 T = TypeVar("T")
@@ -127,6 +127,7 @@ class Xen:
         made.vcpus[0].online = True
         made.pause_count = 0
         made.creation_finished = True
+        made.toolstack = of_dom0()
         self.hardware_domain = made
         return made
 

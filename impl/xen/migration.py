@@ -11,7 +11,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from bulkhead.impl.xen import abi
-from bulkhead.impl.xen.abi import E2BIG, EFAULT, EINVAL, ENODATA, EOPNOTSUPP, U64
+from bulkhead.impl.xen.abi import E2BIG, EFAULT, EINVAL, ENODATA, ENOMEM, EOPNOTSUPP, U64
 from bulkhead.impl.xen.frames import PGT_L4
 from bulkhead.impl.xen.guest_access import read, write
 from bulkhead.impl.xen.p2m import RAM_TYPES
@@ -88,11 +88,10 @@ def shadow_op(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> in
         domain.dirty_log = None
         return 0
     if op in (SHADOW_GET_ALLOCATION, SHADOW_SET_ALLOCATION) and domain.external:
-        if op == SHADOW_SET_ALLOCATION:
-            domain.toolstack.pool = mb << MB_SHIFT
+        fits = op == SHADOW_GET_ALLOCATION or domain.toolstack.resize_pool(mb << MB_SHIFT)
         mb = domain.toolstack.pool + (1 << MB_SHIFT) - 1 >> MB_SHIFT
         told = SHADOW_OP.pack(op, mode, mb, pad, bitmap, pages, faults, dirtied)
-        return 0 if write(xen, vcpu, arg + 16, told) else -EFAULT
+        return -EFAULT if not write(xen, vcpu, arg + 16, told) else 0 if fits else -ENOMEM
     if op not in (SHADOW_CLEAN, SHADOW_PEEK) or mode & ~LOGDIRTY_FINAL:
         return -EINVAL
     names = [xen.frames.table[mfn].m2p for mfn in domain.dirty_log or () if mfn in xen.frames.table]

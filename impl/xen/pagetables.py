@@ -74,8 +74,8 @@ def get_page_from_l1e(xen: Xen, pte: int, l1e_owner: Domain, pg_owner: Domain) -
         return -EINVAL
     mfn = (pte & PTE_MFN) >> 12
     if mfn >= xen.frames.nframes or mfn < IO_FRAMES:
-        if pg_owner.toolstack.iomem.has(mfn, mfn):
-            return 0  # it has no owner and no counts
+        if pg_owner is not xen.hardware_domain and pg_owner.toolstack.iomem.has(mfn, mfn):
+            return 0  # it has no owner and no counts; Dom0's own devices are not in its tables here
         return -EINVAL if mfn == PTE_MFN >> 12 else -EPERM
     frame = xen.frames.get(mfn)
     if frame is None:

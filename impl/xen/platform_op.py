@@ -11,7 +11,8 @@ from collections.abc import Generator
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from bulkhead.impl.xen.abi import EACCES, EEXIST, EFAULT, EINVAL, ENOSYS, EOPNOTSUPP, ESRCH, U32
+from bulkhead.impl.xen.abi import EEXIST, EFAULT, EINVAL, ENOSYS, EOPNOTSUPP, ESRCH, U32
+from bulkhead.impl.xen.control_struct import privileged_struct
 from bulkhead.impl.xen.guest_access import read, write
 
 if TYPE_CHECKING:
@@ -40,14 +41,9 @@ NO_POWER_INFO, PARKING = 0, (1, 2)
 def do_platform_op(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int) -> Steps:
     """Hypercall 7."""
     yield from ()
-    raw = read(xen, vcpu, arg, SIZE)
-    if raw is None:
-        return -EFAULT
-    if U32.unpack_from(raw, 4)[0] != VERSION:
-        return -EACCES
-    rc = xen.xsm.priv("platform_op", vcpu.domain)
-    if rc:
-        return rc
+    raw = privileged_struct(xen, vcpu, arg, SIZE, VERSION, "platform_op")
+    if isinstance(raw, int):
+        return raw
     command, first, second = U32.unpack_from(raw)[0], U32.unpack_from(raw, BODY)[0], U32.unpack_from(raw, BODY + 4)[0]
     if command in ALWAYS:
         return ALWAYS[command]
@@ -60,13 +56,21 @@ def do_platform_op(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5
         return 0 if write(xen, vcpu, arg + BODY, told) else -EFAULT
     if command == RESOURCES:
         return _resources(xen, vcpu, *RESOURCE.unpack_from(raw, BODY))
+    if command == DELETE_TYPE:
+        return _delete_type(xen, second)
     return _told(command, first, second, raw)
+
+
+def _delete_type(xen: Xen, register: int) -> int:
+    """del_memtype: only of a register that is in use. The firmware has left one, for the hole of the devices."""
+    if register not in xen.settings.type_registers:
+        return -EINVAL
+    xen.settings.type_registers.discard(register)
+    return 0
 
 
 def _told(command: int, first: int, second: int, raw: bytes) -> int:
     """Operations without an output."""
-    if command == DELETE_TYPE:
-        return -EINVAL if second >= TYPE_REGISTERS else 0
     if command == READ_TYPE:
         return -EINVAL if first >= TYPE_REGISTERS else 0
     if command == FIRMWARE:

@@ -16,6 +16,7 @@ from bulkhead.impl.xen.abi import (
     DOMID_FIRST_RESERVED,
     EACCES,
     EBUSY,
+    EEXIST,
     EFAULT,
     EINVAL,
     ENOBUFS,
@@ -29,6 +30,7 @@ from bulkhead.impl.xen.abi import (
     U32,
     U64,
 )
+from bulkhead.impl.xen.control_struct import privileged_struct
 from bulkhead.impl.xen.domain_info import domain_info
 from bulkhead.impl.xen.domctl_guest import MOST_LEAVES, MOST_POLICY_MSRS
 from bulkhead.impl.xen.guest_access import read, write
@@ -44,12 +46,14 @@ CONSOLE: Final = Struct("<BBBBIQI")
 TRACES: Final = Struct("<I4xQI4xI4xQI")  # command, bitmap (address, bits), events, frame, size
 GET_INFO, SET_CPU_MASK, SET_EVENTS, SET_SIZE, ENABLE, DISABLE = range(6)
 PHYSICAL: Final = Struct("<IIIIIIIIIIQQQQQ")
-PROCESSORS, NODES_MOST, KILOHERTZ, ABILITIES, HAP_ABILITIES = 1, 64, 2_600_000, 771, 8
+PROCESSORS, NODES, NODES_MOST, KILOHERTZ, ABILITIES, HAP_ABILITIES = 1, 1, 64, 2_600_000, 771, 8
 DOMAIN_LIST: Final = Struct("<HHIQI")
 KEYS: Final = Struct("<QI")
 CPU_INFO: Final = Struct("<I4xQI")
 HEAP: Final = Struct("<IIiIQ")
 POWER: Final = Struct("<II")  # kind processor
+HOTPLUG: Final = Struct("<II")  # processor operation
+BRING_UP, TAKE_DOWN = 0, 1
 POWER_KINDS, IDLE_KINDS, IDLE_STATES = 0xF0, 0x20, 2
 RESET_IDLE: Final = 0x23
 SCHEDULER_SMT, GET_STATE, SET_STATE, TURBO = 0x21, 0x22, 0x23, (0x26, 0x27)
@@ -85,16 +89,11 @@ Operation = Callable[["Xen", "VCpu", int, bytes], int]
 def do_sysctl(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int) -> Steps:
     """Hypercall 35."""
     yield from ()
-    raw = read(xen, vcpu, arg, SIZE)
-    if raw is None:
-        return -EFAULT
-    if U32.unpack_from(raw, 4)[0] != VERSION:
-        return -EACCES
-    rc = xen.xsm.priv("sysctl", vcpu.domain)
+    raw = privileged_struct(xen, vcpu, arg, SIZE, VERSION, "sysctl")
+    if isinstance(raw, int):
+        return raw
     operation = OPERATIONS.get(U32.unpack_from(raw)[0])
-    if rc or operation is None:
-        return rc or -ENOSYS
-    return operation(xen, vcpu, arg + BODY, raw[BODY:])
+    return -ENOSYS if operation is None else operation(xen, vcpu, arg + BODY, raw[BODY:])
 
 
 def _tell(xen: Xen, vcpu: VCpu, at: int, told: bytes) -> int:
@@ -187,7 +186,11 @@ def _power_state(xen: Xen, vcpu: VCpu, at: int, body: bytes) -> int:
 
 
 def _hotplug(xen: Xen, vcpu: VCpu, at: int, body: bytes) -> int:
-    return -EINVAL if POWER.unpack_from(body)[1] < 2 else -EOPNOTSUPP
+    """The one processor is there already, and cannot go."""
+    processor, operation = HOTPLUG.unpack_from(body)
+    if operation == BRING_UP and processor < PROCESSORS:
+        return -EEXIST
+    return -EINVAL if operation in (BRING_UP, TAKE_DOWN) else -EOPNOTSUPP
 
 
 def _power(xen: Xen, vcpu: VCpu, at: int, body: bytes) -> int:
@@ -235,7 +238,7 @@ def _numa(xen: Xen, vcpu: VCpu, at: int, body: bytes) -> int:
         return -EFAULT
     if count and distances and not write(xen, vcpu, distances, U32.pack(LOCAL_DISTANCE)):
         return -EFAULT
-    return _tell(xen, vcpu, at, U32.pack(1))
+    return _tell(xen, vcpu, at, U32.pack(min(count, NODES) if memory or distances else NODES))
 
 
 def _pool(xen: Xen, vcpu: VCpu, at: int, body: bytes) -> int:

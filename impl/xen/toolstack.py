@@ -1,7 +1,8 @@
 """What a toolstack has set for a domain and its vCPUs by domctl, beyond its memory: placement, permissions, processors.
 
-Contents: the records, and ranges of I/O ports and of I/O frames. Not here: the domctls that change them
-(domctl_vcpus.py, domctl_hardware.py, domctl_guest.py). Sources: Xen include/xen/sched.h, common/rangeset.c.
+Contents: the records, ranges of I/O ports and of I/O frames, and what Debian's Xen gives Dom0 on the machine of the
+recordings. Not here: the domctls that change them (domctl_vcpus.py, domctl_hardware.py, domctl_guest.py). Sources: Xen
+include/xen/sched.h, common/rangeset.c, arch/x86/dom0_build.c (dom0_setup_permissions).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Final
 ALL_NODES: Final = (1 << 64) - 1
 USUAL_WEIGHT: Final = 256
 BANKS_OF_ERRORS: Final = 2  # that a guest's machine check capabilities tell
+POOL_IN_USE: Final = 15  # pages that the map of a guest of this size takes
 POOL_AT_FIRST: Final = 256  # pages for the page tables of a translated guest
 
 
@@ -42,6 +44,15 @@ class Ranges:
         return any(a <= first and last <= b for a, b in self.parts)
 
 
+# What Dom0 has of the machine. Ports without interrupt controllers, timers, Xen's serial line, the power timer and the data
+# port of PCI's configuration; frames without the local APIC's and messages' range, and what AMD's processors keep for links.
+DOM0_IRQS: Final = range(1, 16)
+DOM0_PORTS: Final = Ranges(
+    (0, 0x1F), (0x22, 0x3F), (0x44, 0x60), (0x62, 0x9F), (0xA2, 0x3F7), (0x400, 0x607), (0x60C, 0xCFB), (0xD00, 0xFFFF)
+)
+DOM0_FRAMES: Final = Ranges((0, 0xFEDFF), (0xFEF00, 0xFCFFFFF))
+
+
 @dataclass(slots=True)
 class VCpuSettings:
     """Of one vCPU: where it may run, and the parts of its state that vcpu_guest_context does not have."""
@@ -68,9 +79,20 @@ class Toolstack:
     iomem: Ranges = field(default_factory=Ranges)
     ports: Ranges = field(default_factory=Ranges)
     msr_events: bool = False  # is there room for events of registers?
+    listened: bool = False  # was a ring for a listener ever named?
     monitored: set[tuple[int, int]] = field(default_factory=set)  # events that are told, and of which register
     pool: int = POOL_AT_FIRST
     vnuma: tuple[int, bytes, bytes, bytes] | None = None  # virtual nodes: how many, distances, those of vCPUs, memory ranges
+
+    def resize_pool(self, pages: int) -> bool:
+        """Give the pool so many pages; False if more are in use, after all others have been given back."""
+        self.pool = max(pages, POOL_IN_USE)
+        return pages >= POOL_IN_USE
+
+
+def of_dom0() -> Toolstack:
+    """The permissions that Xen gives Dom0 when it builds it, and that can be taken away."""
+    return Toolstack(irqs=set(DOM0_IRQS), iomem=Ranges(*DOM0_FRAMES.parts), ports=Ranges(*DOM0_PORTS.parts))
 
 
 @dataclass(slots=True)
@@ -79,4 +101,5 @@ class MachineSettings:
 
     rate_limit: int = 1000  # of the scheduler, in microseconds
     trace_mask: int = 0x0FFFF000
+    type_registers: set[int] = field(default_factory=lambda: {0})  # those for types of memory that are in use
     sleep_states: list[int] = field(default_factory=lambda: [1, 0xFFFFFFFF])  # deepest state and sub-state of the processor

@@ -39,7 +39,7 @@ def op_x(rig: Rig, a: Args, skip: set[str]) -> Result:
         try:
             for _ in range(int(a.get("rep", 1))):
                 if caller.agent is not None:
-                    returned = caller.agent.call(int(a["nr"]), *registers)
+                    returned = caller.agent.call(int(a["nr"]), *registers, vcpu=int(a.get("vcpu", 0)))
                 else:
                     returned = rig.xen.call(rig.kernel.vcpu, int(a["nr"]), *registers)
         except Livelock as exc:

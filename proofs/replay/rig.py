@@ -64,17 +64,22 @@ class Agent:
         self.rig = rig
         self.name = name
         self.domain = domain
-        self.vcpu: VCpu = domain.vcpus[0]
+        self.vcpu: VCpu = domain.vcpus[0]  # of which nothing else is asked than calls and what they do
+        self.acting = 0
         self.layout: PvAgentMemory = build_agent(rig.xen, domain)
         self.arg = self.layout.va(ARGS)
         self.given_up = False
         self.dom0_port = 0  # by which Dom0 calls the agent
 
-    def call(self, number: int, *registers: int) -> int:
-        """A hypercall by the agent; NO_ANSWER from one that the hypervisor has crashed, in this call or before."""
+    def call(self, number: int, *registers: int, vcpu: int = 0) -> int:
+        """A hypercall by one of its vCPUs; NO_ANSWER from one that the hypervisor has crashed, in this call or before."""
         if self.silent():
             return NO_ANSWER
-        rc = self.rig.xen.call(self.vcpu, number, *registers)
+        caller = self.domain.vcpus[vcpu]
+        if vcpu != self.acting:  # there is one processor: which vCPU it runs is switched, and so are all translations
+            caller.tlb.entries.clear()
+            self.acting = vcpu
+        rc = self.rig.xen.call(caller, number, *registers)
         return NO_ANSWER if self.silent() else rc
 
     def silent(self) -> bool:

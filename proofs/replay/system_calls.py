@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from bulkhead.impl.dom0.ioctl_control import EVTCHN_NOTIFY
-from bulkhead.impl.dom0.process import MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, Fault, user_read, user_write
+from bulkhead.impl.dom0.process import MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, Fault, OpenFile, user_read, user_write
 from bulkhead.impl.dom0.syscalls import Syscalls, WouldSleep
 from bulkhead.impl.xen import abi
 from bulkhead.proofs.replay.expressions import Caller, mapping_vpn, number
@@ -142,18 +142,29 @@ def op_polls(rig: Rig, a: Args, skip: set[str]) -> Result:
 
 
 def op_wait(rig: Rig, a: Args, skip: set[str]) -> Result:
-    """A child reads and may sleep; then its parent rings a port of another file. A reader that sleeps on is killed."""
+    """A child reads and may sleep; its parent closes the file then, or rings a port of another. Who sleeps on is killed."""
+    file = rig.process.file(_file(rig, a))
+    file.get()
+    try:
+        return _wait(rig, a, file)
+    finally:
+        file.put()
+
+
+def _wait(rig: Rig, a: Args, file: OpenFile) -> Result:
     out: Result = {}
 
     def read() -> bytes | None:
         try:
-            return rig.syscalls.read(_file(rig, a), int(a.get("n", 4)) & 15)
+            return rig.syscalls.read(file, int(a.get("n", 4)) & 15)
         except WouldSleep:
             return None
 
     got = read()
     if got is None:
         out["slept"] = 1
+        if "close" in a:
+            out["closed"] = rig.errno_of(lambda: int(op_close(rig, a, set())["r"]))
         if "ring" in a:
             ringing = rig.files.get(int(a["ring"]), NOT_OPEN)
             user_write(rig.process.space, BUFFER, abi.U32.pack(Caller(rig, "d0").value(a["p"]) & 0xFFFFFFFF))

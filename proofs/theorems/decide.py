@@ -7,6 +7,7 @@ only the needed declarations, because long sessions of cvc5 become slow. `unknow
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, wait
@@ -17,11 +18,24 @@ from bulkhead.model.logic import Prelude
 from bulkhead.proofs.jobs import Workers
 from bulkhead.proofs.theorems.cti import breaks
 from bulkhead.proofs.theorems.queries import FOLLOWS, PLACES, Block, Query, Result
-from bulkhead.proofs.theorems.solvers import EAGERNESS, FAST_LIMIT, Answer, Cvc5Session, SolverError, Z3Session
+from bulkhead.proofs.theorems.solvers import (
+    CVC5_FINITE,
+    CVC5_INTERLEAVED,
+    CVC5_REFUTING,
+    EAGERNESS,
+    FAST_LIMIT,
+    Answer,
+    Cvc5Session,
+    SolverError,
+    Z3Session,
+)
 from bulkhead.proofs.theorems.subsumption import Meanings, Refuted, split
 
 DEFAULT_LIMIT = 10.0
-FIRST_PATIENCE = 1.0  # seconds for Z3's default settings before the search for counterexamples
+FIRST_PATIENCE = 1.0  # seconds for Z3's default settings before the search for counterexamples, and for cvc5's first way
+SESSION = 20  # queries for a session of cvc5, at least
+# How cvc5 is asked about a query that its first second left open. Each way refutes at once some of what the others do not.
+CVC5_AGAIN = ((CVC5_FINITE, 1.0), (CVC5_INTERLEAVED, 1.0), (CVC5_REFUTING, math.inf), (CVC5_FINITE, math.inf))
 PARTS = 6  # parts of the work per process: small ones at the end keep all processes busy,
 LEAST = 10  # but a part with fewer queries is not worth a session
 
@@ -53,6 +67,7 @@ def solve_batch(prelude: Prelude, blocks: list[Block], settings: Settings) -> li
     helpers: dict[str, set[str]] = {}  # for each claim, the dependencies of its proofs so far: itself, and a few others
     z3 = Z3Session(min(FAST_LIMIT, settings.limit), fast=True)
     z3.tell(prelude.text)
+    second = SecondSolver(prelude, settings.limit)
     for whole in blocks:
         ask, known = split([whole], memory, meanings, settings.cross_check)
         results += known
@@ -90,7 +105,7 @@ def solve_batch(prelude: Prelude, blocks: list[Block], settings: Settings) -> li
                 failed.add(query.claim)
             found.append((query, Result(block.label, query.claim, answer.verdict, answer.core, answer.seconds)))
         z3.tell("(pop)")
-        decided = _decided_again(found, block, prelude, settings) if settings.cross_check else [r for _, r in found]
+        decided = second.decided(found, block) if settings.cross_check else [r for _, r in found]
         for (query, _), result in zip(found, decided, strict=True):
             memory.add(meanings, block, query, result)
         results += decided
@@ -110,27 +125,55 @@ def _retry_eagerly(prelude: Prelude, text: str, settings: Settings) -> Answer:
     return replace(answer, seconds=seconds)
 
 
-def _decided_again(found: list[tuple[Query, Result]], block: Block, prelude: Prelude, settings: Settings) -> list[Result]:
-    """cvc5's verdicts on a block's queries that Z3 refuted. It gets only the core: if that is unsat, so is the query."""
-    texts = {
-        r.claim: block.assertions(r.core) + (q.goal if "goal" in r.core else "") for q, r in found if r.verdict == "unsat"
-    }
-    if not texts:
-        return [r for _, r in found]
-    session = Cvc5Session(settings.limit)
-    session.tell(prelude.needed_by(block.context + "".join(texts.values())) + block.context)
-    out = []
-    for query, result in found:
-        if result.verdict == "unsat":
-            answer = session.ask(texts[result.claim])
-            if answer.verdict != "unsat":
-                finite = Cvc5Session(settings.limit, finite=True)
-                finite.tell(prelude.text)
-                more = finite.ask(block.text() + query.goal)
-                answer = replace(more, seconds=answer.seconds + more.seconds)
-            result = replace(result, second=answer.verdict, second_seconds=answer.seconds)
-        out.append(result)
-    return out
+class SecondSolver:
+    """cvc5, asked about what Z3 refuted: only the core, with only the needed declarations.
+
+    A session is used for a few queries: to begin one takes as long as a query, and long ones become slow.
+    """
+
+    def __init__(self, prelude: Prelude, limit: float) -> None:
+        self._prelude, self._limit = prelude, limit
+        self._told: set[str] = set()  # the names of the declarations that the session has
+        self._left = 0  # queries, before a new session is begun
+        self._session: Cvc5Session
+
+    def _declare(self, text: str, queries: int) -> None:
+        if self._left <= 0:
+            self._session, self._told, self._left = Cvc5Session(min(FIRST_PATIENCE, self._limit)), set(), SESSION
+        missing = self._prelude.behind(text) - self._told
+        self._session.tell(self._prelude.in_order(missing))
+        self._told |= missing
+        self._left -= queries
+
+    def decided(self, found: list[tuple[Query, Result]], block: Block) -> list[Result]:
+        """The results of a block's queries, with cvc5's verdicts on those that Z3 refuted."""
+        texts = {
+            r.claim: block.assertions(r.core) + (q.goal if "goal" in r.core else "")
+            for q, r in found
+            if r.verdict == "unsat"
+        }
+        if not texts:
+            return [r for _, r in found]
+        self._declare(block.context + "".join(texts.values()), len(texts))
+        self._session.tell("(push 1)\n" + block.context)
+        out = []
+        for _, result in found:
+            if result.verdict == "unsat":
+                answer = self._session.ask(texts[result.claim])
+                for options, most in CVC5_AGAIN:
+                    if answer.verdict == "unknown":
+                        more = self._alone(block.context, texts[result.claim], options, min(most, self._limit))
+                        answer = replace(more, seconds=answer.seconds + more.seconds)
+                result = replace(result, second=answer.verdict, second_seconds=answer.seconds)
+            out.append(result)
+        self._session.tell("(pop 1)\n")
+        return out
+
+    def _alone(self, context: str, text: str, options: tuple[str, ...], limit: float) -> Answer:
+        """A query in a session of its own."""
+        session = Cvc5Session(limit, options)
+        session.tell(self._prelude.in_order(self._prelude.behind(context + text)) + context)
+        return session.ask(text)
 
 
 def retry(system: System, prelude: Prelude, block: Block, result: Result, settings: Settings) -> Result:
@@ -158,7 +201,7 @@ def retry(system: System, prelude: Prelude, block: Block, result: Result, settin
     made = replace(result, verdict=answer.verdict, core=answer.core, seconds=result.seconds + time.perf_counter() - begun)
     if answer.verdict != "unsat" or not settings.cross_check:
         return made
-    return _decided_again([(query, made)], block, prelude, settings)[0]
+    return SecondSolver(prelude, settings.limit).decided([(query, made)], block)[0]
 
 
 def run_blocks(

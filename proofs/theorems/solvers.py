@@ -70,6 +70,7 @@ DEFAULTS = {"smt.mbqi": True, "smt.auto_config": True, "smt.qi.eager_threshold":
 CVC5_LOGIC = "UFDT"
 CVC5_REFUTING = ("enum-inst true", "prenex-quant none", "miniscope-quant off")
 CVC5_FINITE = ("finite-model-find true",)
+CVC5_INTERLEAVED = (*CVC5_REFUTING, "enum-inst-interleave true")
 
 
 UNLIMITED = "(set-option :timeout 4294967295)"
@@ -131,11 +132,11 @@ class Z3Session:
 
 
 class Cvc5Session:
-    """cvc5 through its SMT-LIB parser. `finite` asks for finite counter-models instead of refutations."""
+    """cvc5 through its SMT-LIB parser. `limit` is the time for one query, in seconds; `options` say how cvc5 searches."""
 
     name = "cvc5"
 
-    def __init__(self, limit: float = 10.0, finite: bool = False) -> None:
+    def __init__(self, limit: float = 10.0, options: tuple[str, ...] = CVC5_REFUTING) -> None:
         import cvc5  # slow to import; not needed without the cross-check
 
         self._cvc5 = cvc5
@@ -145,7 +146,7 @@ class Cvc5Session:
         self._run(
             f"(set-logic {CVC5_LOGIC})(set-option :incremental true)"
             f"(set-option :tlimit-per {max(1, int(limit * 1000))})"
-            + "".join(f"(set-option :{option})" for option in (CVC5_FINITE if finite else CVC5_REFUTING))
+            + "".join(f"(set-option :{option})" for option in options)
         )
 
     def _run(self, text: str) -> str:

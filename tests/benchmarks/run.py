@@ -307,6 +307,30 @@ def campaign_speed(*options: str) -> float:
     return float(result["calls"] / result["seconds"])
 
 
+def domb_seconds(moves: int, rules: bool) -> float:
+    """CPU seconds of a campaign on DomB and XenStore, when all rule steps that it needs are compiled."""
+    return inside(f"""
+import time
+from bulkhead.proofs.refinement.domb.campaign import campaign
+from bulkhead.proofs.refinement.domb.world import Size, rules_for
+campaign(rules_for(Size()), 8, 1000, rules_on={rules})
+begun = time.process_time()
+report = campaign(rules_for(Size()), 9, {moves}, rules_on={rules})
+assert report.failure is None, report.failure.text()
+print(time.process_time() - begun)""")
+
+
+def domb_rows(times: int, moves: int = 2000) -> list[Row]:
+    """DomB's campaign beside its rules, and alone."""
+    alone = least(times, lambda: domb_seconds(moves, False))
+    beside = least(times, lambda: domb_seconds(moves, True))
+    return [
+        Row("DomB", f"campaign of {moves:,} moves, alone", alone, "s"),
+        Row("DomB", f"campaign of {moves:,} moves, beside the rules (`diff`)", beside, "s"),
+        Row("DomB", "beside the rules, compared with alone", beside / alone, "times", 4),
+    ]
+
+
 def impl_rows(times: int) -> list[Row]:
     """The implementation: alone, in lockstep with the rules, and its grant hypercalls."""
     group = "implementation"
@@ -357,6 +381,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     if not given.small:
         rows += shipped_rows(given.repeat, given.steps)
         rows += impl_rows(given.repeat)
+        rows += domb_rows(given.repeat)
     show(rows)
     if given.json:
         content = {"cores": os.cpu_count(), "repeat": given.repeat, "rows": [{**asdict(r), "met": r.met} for r in rows]}

@@ -19,7 +19,8 @@ from bulkhead.model.diagnostics import RulesError
 from bulkhead.proofs.jobs import Workers
 from tests.oracle.compare import Budget, Seen, differences
 from tests.oracle.coverage import report
-from tests.oracle.generate import Draft, draft, smaller
+from tests.oracle.draft import Draft, smaller
+from tests.oracle.generate import draft
 
 SHRINKING = 150  # attempts
 PART = 250  # systems, after which a long run says how far it is

@@ -22,6 +22,8 @@
 #define WINDOW_SLOTS    64
 #define PFN_TABLES      0x300                   /* l4, l3, l2, and the two l1; the first of these maps all of the above */
 #define TABLES          5
+#define PFN_STACKS      11                      /* of vCPU n, from 1 on: the page with this number plus n */
+#define VCPUS           4
 
 #ifndef __ASSEMBLER__
 #include <stdint.h>
@@ -36,7 +38,7 @@ struct mailbox {
     volatile uint32_t action;
     volatile uint32_t times;                    /* a hypercall is made so often; the last answer counts */
     volatile uint32_t dom0_port, own_port;      /* event channel to the executor */
-    volatile uint32_t unused;
+    volatile uint32_t vcpu;                     /* who is to act */
     volatile uint64_t number, args[5], result;
     volatile uint64_t fault, fault_code, fault_rip;
 };

@@ -158,7 +158,9 @@ def read(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
 def write(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     """write() of a port to enable it again: {fd, port}, with `odd` additional bytes, a partial port number."""
     fd, port, odd = a["fd"], a["port"], a["odd"]
-    x, _ = d.file(proc, fd, "evtchn")
+    x, opened = d.file(proc, fd, "evtchn")
+    if opened is not None and isinstance(opened.file.device, Evtchn):
+        d.kernel.upcall()  # what came before the write is delivered before it
     told, late = d.kernel.delivered, list[int]()
     d.kernel.delivered = late.append  # the write enables the port, and then what came meanwhile is delivered
     try:

@@ -99,7 +99,14 @@ class Machine:
     """All actors of one machine. Raises Mismatch where rules and implementation differ."""
 
     def __init__(
-        self, rules: Rules, seed: int, root: Path, rules_on: bool = True, log: Log | None = None, daemons: bool = True
+        self,
+        rules: Rules,
+        seed: int,
+        root: Path,
+        rules_on: bool = True,
+        log: Log | None = None,
+        daemons: bool = True,
+        compare_every: int = 1,
     ) -> None:
         self.size, self.root = rules.size, root
         self.rig = Rig(seed, rules.size.heap, rules.size.domb_pages)
@@ -127,16 +134,23 @@ class Machine:
         self.moments = 0
         self.now: Moment | None = None
         self.inside = 0  # calls in progress in the midst of which the sides are not compared
-        self.compared = 0  # rule steps at the last comparison
+        self.compare_every = compare_every
+        self.seen = 0  # rule steps, when a call ended last
+        self.passed = 0  # calls with rule steps since the sides were compared
         self.service.offer()
 
     # Comparison.
 
-    def compare(self) -> None:
-        """Everything, if a rule step was taken since it was compared last."""
+    def compare(self, now: bool = False) -> None:
+        """After every few calls that took a rule step, and `now`: everything, if one was taken since the last time."""
         self.ear.settle()
-        if self.book is not None and isinstance(self.ear, Follower) and self.book.steps != self.compared:
-            self.compared = self.book.steps
+        if self.book is None or not isinstance(self.ear, Follower):
+            return
+        steps = self.book.steps
+        self.passed += steps != self.seen
+        self.seen = steps
+        if self.passed and (now or self.passed >= self.compare_every):
+            self.passed = 0
             compare(self.ear, self.daemons, self.users)
 
     def counts(self) -> dict[str, int]:

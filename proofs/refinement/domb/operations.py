@@ -274,7 +274,7 @@ def end(m: Machine, a: Arguments) -> Answer:
     if m.up:
         m.rig.domb.retry_late()
         m.users.end()
-    m.compare()
+    m.compare(now=True)
     claims(m, a)
     after = m.counts()
     left = {k: after[k] - v for k, v in m.before.items() if after[k] != v}

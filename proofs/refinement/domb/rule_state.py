@@ -37,14 +37,14 @@ class RuleState(RuleSteps):
     def try_step(self, label: str, args: dict[str, int], fail: str | None = None) -> str | None:
         """Take a rule step and check all claims about steps; its code, or None if it is not enabled."""
         made, names = self.rules.step(label)
-        before = self.rules.step_claims.before(self.state, label)
-        code: str | None = made(self.state, *[args[n] for n in names], args, None, fail)[0]
+        assigned: list[tuple[int, int, int]] = []
+        code: str | None = made(self.state, *[args[n] for n in names], args, None, fail, assigned)[0]
         self.steps += 1
         if code is not None:
             if self.log is not None:
                 self.log.append((label, dict(args), code, fail))
             self.count(label, code)
-            broken = self.rules.step_claims.broken(before, self.state, label, code != OKAY)
+            broken = self.rules.step_claims.broken(self.state, assigned, label, code != OKAY)
             if broken:
                 self.breaks(label, code, broken)
         return code

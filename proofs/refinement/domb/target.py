@@ -1,4 +1,4 @@
-"""Makes the calls of DomB's campaigns on a machine, and has both sides compared after each.
+"""Makes the calls of DomB's campaigns on a machine, and has both sides compared after each, or after every few.
 
 Not here: how each call is made (operations.py, guests.py), and the machine (machine.py).
 """
@@ -15,35 +15,33 @@ from bulkhead.proofs.refinement.domb.operations import OF_DAEMONS, OF_DOMB_ITSEL
 from bulkhead.proofs.refinement.domb.world import DOMB, Rules
 from bulkhead.proofs.refinement.lockstep.spec_state import Log
 
-COMPARE_EVERY = 6  # calls of users, in a row
-
 
 class DombTarget(Machine):
     """The machine as a target of calls. A call's caller is `p7`, the process of Dom0 with space 7 (also a daemon); `d1`,
     which is DomB; `d3`, a guest; or nobody."""
 
-    def __init__(self, rules: Rules, seed: int, root: Path, rules_on: bool = True, log: Log | None = None) -> None:
-        super().__init__(rules, seed, root, rules_on, log)
+    def __init__(
+        self,
+        rules: Rules,
+        seed: int,
+        root: Path,
+        rules_on: bool = True,
+        log: Log | None = None,
+        compare_every: int = 1,
+    ) -> None:
+        super().__init__(rules, seed, root, rules_on, log, compare_every=compare_every)
         self.guests = Guests(self.rig, self.book, self.ear)
-        self.of_users = 0  # calls so far
 
     def carry_out(self, call: Call) -> Answer:
-        """Make a call, and compare both sides if none is in progress."""
+        """Make a call; both sides may be compared if none is in progress."""
         outer, inner = self.ear.who, call.operation != "use_tool"
         self.inside += inner
         answer = self._made(call)
         self.inside -= inner
         self.ear.who = outer
-        if not self.inside and call.operation != "moment" and not self._of_a_user_again(call):
+        if not self.inside and call.operation != "moment":
             self.compare()
         return answer
-
-    def _of_a_user_again(self, call: Call) -> bool:
-        """Most calls of users come in a row: all is compared after the last of them, and every few between."""
-        if call.by[:1] != "p" or self.users.of(int(call.by[1:])) is None:
-            return False
-        self.of_users += 1
-        return self.of_users % COMPARE_EVERY != 0
 
     def _made(self, call: Call) -> Answer:
         operation, by = call.operation, call.by

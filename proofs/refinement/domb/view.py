@@ -15,6 +15,7 @@ from bulkhead.proofs.refinement.domb.guests import Guest
 from bulkhead.proofs.refinement.domb.machine import Process
 from bulkhead.proofs.refinement.domb.plain_daemons import Consoled, Stored
 from bulkhead.proofs.refinement.domb.target import DombTarget
+from bulkhead.proofs.refinement.domb.world import NOBODY
 from bulkhead.proofs.refinement.view import ProcessView
 
 
@@ -62,6 +63,11 @@ class View:
             for d, domain in self.domains.items()
             if d >= 2
         )
+
+    @property
+    def full(self) -> bool:
+        """Has every domain of the rules' world an incarnation now? Also one that is dying, while others map its pages."""
+        return len(self.domains) >= NOBODY
 
     @property
     def somebody_waits_to_be_told(self) -> bool:

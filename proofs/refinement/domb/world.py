@@ -15,7 +15,6 @@ from bulkhead.model import loader
 from bulkhead.model.ir import System
 from bulkhead.model.world import State
 from bulkhead.proofs.refinement.lockstep import spec_world
-from bulkhead.proofs.refinement.lockstep.claims import with_bytes
 
 SYSTEM: Final = str(Path(__file__).parent / "compared.rules")
 DOM0, DOMB, FIRST_GUEST, NOBODY = 0, 1, 2, 7
@@ -113,7 +112,7 @@ class Rules(spec_world.Rules):
     def __reduce__(self) -> tuple[type[Rules], tuple[object, ...]]:
         return Rules, self.made_of
 
-    def start(self) -> State:
+    def initial(self) -> State:
         """Dom0 and DomB run, Dom0's kernel has its grant device open; there is no guest, no process, no channel."""
         state = self.machine.empty_state()
         size = self.size
@@ -160,7 +159,7 @@ class Rules(spec_world.Rules):
             put("below", n * size.nodes, 1)
         for e in range(size.pieces):
             put("acceptable", e, 1)
-        return with_bytes(state)
+        return state
 
 
 @functools.lru_cache(maxsize=2)

@@ -1,9 +1,9 @@
 """Evaluates claims in lockstep with the implementation: claims about one state, and claims about a step.
 
-A rule step writes few functions. So only the functions that it may write and that some claim reads are copied
-before it, and only claims that read one of those after the step are evaluated; a failing step writes only
-its `undo`. For all other claims, such a step is like one that changes nothing. Not here: the claims
-themselves, and the choice of states to check.
+A rule step writes few functions. So only claims that read one of those after the step are evaluated; a failing step writes
+only its `undo`. For all other claims, such a step is like one that changes nothing. A step logs its assignments, so that the
+state before it can be made again in what claims compare, and most claims look only at places that it changed (changes.py).
+Not here: the claims themselves, and the choice of states to check.
 """
 
 from __future__ import annotations
@@ -15,20 +15,22 @@ from typing import cast
 import numpy as np
 
 from bulkhead.model.executable import ExecutableModel
-from bulkhead.model.ir import App, Claim, Op, Quant, System, Term, Use, Var, conj, neg, subterms
+from bulkhead.model.ir import App, Claim, Op, Quant, System, Term, Use, Var, conj, subterms
 from bulkhead.model.narrow import nested, parts, premises
 from bulkhead.model.world import State, size_of
+from bulkhead.proofs.refinement.lockstep.changes import Changed, causes, changes, undone
 
+PieceOfStep = tuple[tuple[Changed | None, Callable[..., bool]], ...]  # None: about the whole states
+Log = Sequence[tuple[int, int, int]]  # the assignments of a step: table, place, value before
 LARGE = 100_000  # places; a table of so many truth values is an array of bytes
 
 
 @dataclass(frozen=True)
 class Watched:
-    """For one rule step: the functions to copy before it, and the claims to evaluate after success or failure."""
+    """For one outcome of a step: pieces of claims to evaluate, by table for each place that it changed, and as a whole."""
 
-    copied: tuple[int, ...]
-    succeeded: tuple[tuple[str, Callable[..., bool]], ...]
-    failed: tuple[tuple[str, Callable[..., bool]], ...]
+    places: Mapping[int, tuple[tuple[str, Changed, Callable[..., bool]], ...]]
+    whole: tuple[tuple[str, Callable[..., bool]], ...]
 
 
 def reads(system: System, term: Term, after_only: bool = False) -> set[str]:
@@ -73,32 +75,52 @@ class StepClaims:
             for name, claim in self.claims.items()
             for piece in parts(claim.body)
         ]
-        self.watched: dict[str, Watched] = {}
+        self.watched: dict[tuple[str, bool], Watched] = {}  # by a step's label, and whether it failed
+        self.compared: dict[str, tuple[int, ...]] = {}  # the tables that claims compare before and after a step
         for step in system.steps:
             success, *failures = step.outcomes()
             written = {update.func for update in success.updates}
             undone = {update.func for failure in failures for update in failure.updates}
-            done = [(name, holds) for name, _, after, holds in pieces if after & written]
-            gone = [(name, holds) for name, _, after, holds in pieces if after & undone]
-            copied = {
+            self.watched[step.label, False] = _watched([(name, some) for name, _, after, some in pieces if after & written])
+            self.watched[step.label, True] = _watched([(name, some) for name, _, after, some in pieces if after & undone])
+            compared = {
                 number[f]
                 for _, read, after, _ in pieces
                 for f in read & ((written if after & written else set()) | (undone if after & undone else set()))
             }
-            self.watched[step.label] = Watched(tuple(sorted(copied)), tuple(done), tuple(gone))
+            self.compared[step.label] = tuple(sorted(compared))
 
-    def before(self, state: State, label: str) -> State:
-        """The state before a step, for `broken`: copies only the functions that claims compare and shares the others."""
-        out = list(state)
-        for k in self.watched[label].copied:
-            out[k] = state[k][:]
-        return out
+    def broken(self, state: State, log: Log, label: str, failed: bool) -> list[str]:
+        """The claims that a step violates: after it the state is this, and it has made these assignments."""
+        watched = self.watched[label, failed]
+        changed = changes(log, state) if watched.places else {}
+        touched = [k for k in changed if k in watched.places]
+        if not touched and not watched.whole:
+            return []
+        before = undone(state, changed, self.compared[label])
+        out = [name for name, holds in watched.whole if not holds(before, state, failed)]
+        seen: set[tuple[object, ...]] = set()
+        for k in touched:
+            for name, place, holds in watched.places[k]:
+                for at in changed[k]:
+                    values = place.values(at)
+                    case = holds, values
+                    if values is not None and case not in seen:
+                        seen.add(case)
+                        if not holds(before, state, failed, *values):
+                            out.append(name)
+        return list(dict.fromkeys(out))
 
-    def broken(self, before: State, after: State, label: str, failed: bool) -> list[str]:
-        """The claims that this step violates."""
-        watched = self.watched[label]
-        claims = watched.failed if failed else watched.succeeded
-        return [name for name, holds in claims if not holds(before, after, failed)]
+
+def _watched(pieces: list[tuple[str, PieceOfStep]]) -> Watched:
+    """These pieces of claims, by what they look at."""
+    places: dict[int, list[tuple[str, Changed, Callable[..., bool]]]] = {}
+    for name, some in pieces:
+        for place, holds in some:
+            if place is not None:
+                places.setdefault(place.table, []).append((name, place, holds))
+    whole = tuple((name, holds) for name, some in pieces for place, holds in some if place is None)
+    return Watched({k: tuple(each) for k, each in places.items()}, whole)
 
 
 def _about_one(machine: ExecutableModel, piece: Term) -> Callable[..., bool]:
@@ -109,14 +131,24 @@ def _about_one(machine: ExecutableModel, piece: Term) -> Callable[..., bool]:
     return machine.compiled_claim(nested(machine.system, piece))
 
 
-def _about_two(machine: ExecutableModel, piece: Term) -> Callable[..., bool]:
-    """A piece of a claim about steps, as a function of the states before and after a step and whether it failed; about
-    places of a large table that the step makes true it looks at these.
-    """
-    for place, given, rest in _of_places(machine, piece, new=True):
-        whole = nested(machine.system, rest)
-        return _OfNew(place.table, place.sizes, place.given, machine.compiled_claim(whole, True, given))
-    return machine.compiled_claim(nested(machine.system, piece), True)
+def _about_two(machine: ExecutableModel, piece: Term) -> PieceOfStep:
+    """A piece of a claim about steps, as functions of the states before and after a step and whether it failed; if only
+    places that the step changed matter, one for each kind of such places, and of the values that a place gives."""
+    system, found = machine.system, causes(machine.system, piece)
+    if found is None:
+        return ((None, machine.compiled_claim(nested(system, piece), True)),)
+    whole = piece if isinstance(piece, Quant) and piece.kind == "forall" else Quant("forall", (), piece)
+    vars_, supposed, then = premises(system, whole)
+    body: Term = Op("=>", (conj(supposed), then)) if supposed else then
+    numbers = {name: k for k, name in enumerate(system.funcs)}
+    out = []
+    for func, args in found:
+        sizes = tuple(size_of(system, machine.world, sort) for sort in system.funcs[func].args)
+        place = Changed(numbers[func], sizes, tuple(a.name if isinstance(a, Var) else "" for a in args))
+        rest = tuple(v for v in vars_ if v.name not in place.given)
+        term = nested(system, Quant("forall", rest, body)) if rest else body
+        out.append((place, machine.compiled_claim(term, True, place.given)))
+    return tuple(out)
 
 
 @dataclass(frozen=True)
@@ -132,9 +164,9 @@ class _Places:
         return [int(i) for i, given in zip(np.unravel_index(at, self.sizes), self.given, strict=True) if given]
 
 
-def _of_places(machine: ExecutableModel, piece: Term, new: bool = False) -> Iterator[tuple[_Places, tuple[str, ...], Term]]:
-    """The tables such that a piece is about the places that are true there, or that become true in a step (`new`): with the
-    names of the variables that a place gives, and the piece without their quantifier.
+def _of_places(machine: ExecutableModel, piece: Term) -> Iterator[tuple[_Places, tuple[str, ...], Term]]:
+    """The tables such that a piece is about the places that are true there: with the names of the variables that a place
+    gives, and the piece without their quantifier.
 
     `offered` has a place for each life, reference, domain and frame; few are true.
     """
@@ -143,7 +175,7 @@ def _of_places(machine: ExecutableModel, piece: Term, new: bool = False) -> Iter
         return
     vars_, supposed, then = premises(system, piece)
     for place in supposed:
-        if not isinstance(place, App) or place.next != new or (new and not _is_new(place, supposed)):
+        if not isinstance(place, App):
             continue
         sizes = [size_of(system, world, sort) for sort in system.funcs[place.func].args]
         if np.prod(sizes, dtype=float) < LARGE:
@@ -161,11 +193,6 @@ def _of_places(machine: ExecutableModel, piece: Term, new: bool = False) -> Iter
         )
 
 
-def _is_new(place: App, supposed: list[Term]) -> bool:
-    """Was the place false before the step, by another premise? Its indices must be the same before and after."""
-    return all(isinstance(a, Var) for a in place.args) and neg(App(place.func, place.args, place.sort)) in supposed
-
-
 @dataclass(frozen=True)
 class _OfTrue(_Places):
     """A claim about each true place of a table."""
@@ -176,33 +203,12 @@ class _OfTrue(_Places):
         return all(self.holds(state, *self.arguments(at)) for at in _true(state[self.table]))
 
 
-@dataclass(frozen=True)
-class _OfNew(_Places):
-    """A claim about each place of a table that a step makes true."""
-
-    holds: Callable[..., bool]
-
-    def __call__(self, before: State, after: State, failed: bool) -> bool:
-        risen = _risen(before[self.table], after[self.table])
-        return all(self.holds(before, after, failed, *self.arguments(at)) for at in risen)
-
-
 def _true(table: Sequence[int]) -> list[int]:
     """The places that are true."""
     if isinstance(table, bytearray):
-        found: list[int] = np.flatnonzero(np.frombuffer(table, np.uint8)).tolist()
+        found: list[int] = np.flatnonzero(np.frombuffer(table, np.bool_)).tolist()
         return found
     return [k for k, value in enumerate(table) if value]
-
-
-def _risen(before: Sequence[int], after: Sequence[int]) -> list[int]:
-    """The places at which a truth value became true."""
-    if before is after or before == after:
-        return []
-    if isinstance(before, bytearray) and isinstance(after, bytearray):
-        found: list[int] = np.flatnonzero(np.frombuffer(after, np.uint8) > np.frombuffer(before, np.uint8)).tolist()
-        return found
-    return [k for k, (old, new) in enumerate(zip(before, after, strict=True)) if new > old]
 
 
 def with_bytes(state: State) -> State:

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bulkhead.model import loader
 from bulkhead.model.caller import Caller
@@ -109,15 +109,22 @@ class Rules:
         return rules_for, (self.size,)
 
     def step(self, label: str) -> tuple[Callable[..., Any], tuple[str, ...]]:
-        """A rule step as a function of the state, its arguments, all given values, and a code to fail with."""
+        """A rule step as a function of the state, its arguments, all given values, random numbers (none), a code to fail
+        with, and a log of what it assigns; with the names of its arguments."""
         made = self._compiled.get(label)
         if made is None:
-            step = self.caller.steps[label]
-            names = tuple(p.name for p in step.params) + (("this",) if step.after else ())
-            made = self._compiled[label] = (self.caller._compiled_call(step), names)
+            made = self._compiled[label] = self.caller.compiled_call(label)
         return made
 
+    @functools.cached_property
+    def _first(self) -> State:
+        return with_bytes(self.initial())
+
     def start(self) -> State:
+        """A fresh initial state."""
+        return cast(State, [table[:] for table in self._first])
+
+    def initial(self) -> State:
         """Dom0 alone, with a toolstack process and its kernel; the heap is empty of guests."""
         state = self.machine.empty_state()
         size = self.size
@@ -151,7 +158,7 @@ class Rules:
         for f in range(size.heap, size.heap + size.dom0_frames):
             put("frame.use", f, use["ram"])
             put("frame.held", f, 1)
-        return with_bytes(state)
+        return state
 
 
 @functools.lru_cache(maxsize=2)

@@ -228,12 +228,8 @@ class WatchedKernel(Kernel):
         super().unbind_port(port)
 
     def upcall(self) -> None:
-        ports = self.domain.events.ports
-        due = [
-            n
-            for n, user in sorted(self.evtchn_users.items())
-            if isinstance(user, Evtchn) and user.ports[n] and n in ports and ports[n].pending
-        ]
+        users = {n: self.evtchn_users[n] for n in self.due()}
+        due = [n for n, user in users.items() if isinstance(user, Evtchn) and user.ports[n]]
         super().upcall()
         if self.delivered is not None:
             for number in due:

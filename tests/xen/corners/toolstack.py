@@ -1,49 +1,23 @@
 """Corners of the control interfaces: each domctl, sysctl, platform_op and hvm_op, with plausible and with bad arguments.
 
-The rows are in toolstack.rows: words of calls, and what is read of their answers. Left out are answers that another machine
-or moment gives differently: times, free memory, a processor's own contents; and calls that stop the machine or Dom0.
+The rows are in workload/toolstack.rows: words of calls, and what is read of their answers. Left out are answers that another
+machine or moment gives differently: times, free memory, a processor's own contents; and calls that stop the machine or Dom0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 from tests.xen.corners.forms import UNMAPPED, domctl
+from tests.xen.workload.rows import rows
 from tests.xen.workload.script import Script
+from tests.xen.workload.toolstack import AFTERWARDS, MADE
 
-ROWS: Final = Path(__file__).with_name("toolstack.rows")
 HVM_VALUES: Final[tuple[int | str, ...]] = (0, 60, 1, 3, 64, "0x6800001000")
 READ: Final = "b0:16:8,b1:24:8,b2:32:8"
-MADE: Final = "36:4:0,44:4:2,48:4:1023,52:4:8,56:4:64,60:4:2"
 # Commands with an answer that times or a processor make, and those after which Dom0 or the machine is not as before.
 NOT_SWEPT: Final = frozenset({1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15, 17, 22, 36, 46, 56, 59, 60, 61, 75, 78, 82})
-# What is asked after a command that changes it: the command, words, and what is read.
-AFTERWARDS: Final = {
-    9: (25, "20:4:3,24:8:arg+512,32:4:64,40:8:arg+520,48:4:64", "hard:512:8,soft:520:8"),
-    42: (43, "16:4:0", "c0:16:8,c1:24:8,c2:32:8,c3:40:8,c4:48:8,c5:56:8,c6:64:8,c7:72:8"),
-    60: (59, "", "mode:16:4,times:24:4"),
-    68: (69, "16:8:arg+512,24:4:64", "nodes:512:8"),
-    86: (85, "", "size:16:8"),
-}
 OF_DOM0_TOO: Final = frozenset({9, 16, 18, 19, 20, 21, 25, 27, 28, 37, 42, 43, 45, 64, 68, 69, 72, 77, 83, 85, 86})
-
-
-def rows(interface: str) -> Iterator[tuple[int, tuple[str, ...], str, str]]:
-    """Each call of an interface: its command, domains, words, and what is read."""
-    mine, command, reads = False, 0, ""
-    names: tuple[str, ...] = ()
-    for line in ROWS.read_text().splitlines():
-        if line.startswith("#"):
-            continue
-        if not line.startswith(" "):
-            head, _, told = line.partition(" -> ")
-            which, number, *domains = head.split()
-            mine, command, names, reads = which == interface, int(number), tuple(domains), "" if told == "-" else told
-        elif mine:
-            words = line.strip()
-            yield command, names, "" if words == "-" else words, reads
 
 
 def sweep(s: Script) -> None:
@@ -61,9 +35,10 @@ def of_domains(s: Script) -> None:
     """Settings of domains and their vCPUs; `$two` is one with two vCPUs that never runs."""
     domctl(s, 1, "0", MADE, "two:8:2:V")
     domctl(s, 15, "$two", "16:4:2")
-    for cmd, names, words, reads in rows("domctl"):
-        for name in names:
-            domctl(s, cmd, name, words, reads)
+    for row in rows("domctl"):
+        cmd = row.command
+        for name in row.domains:
+            domctl(s, cmd, name, row.words, row.reads)
             if cmd in AFTERWARDS:
                 domctl(s, AFTERWARDS[cmd][0], name, *AFTERWARDS[cmd][1:])
             if cmd == 74:
@@ -109,24 +84,25 @@ def resumed(s: Script) -> None:
     s.renew("B")
 
 
+def _machine(s: Script, interface: str, number: int, version: str, other: str, known: int) -> None:
+    """The rows of an interface without domains; another version, an unmapped struct, and a guest's attempt."""
+    for row in rows(interface):
+        words = f"0:4:{row.command},4:4:{version}" + ("," + row.words if row.words else "")
+        s.hypercall("d0", number, words, row.reads, a1="arg")
+    for by in ("A", "d0"):
+        s.hypercall(by, number, f"0:4:{known},4:4:{other}", a1="arg")
+        s.hypercall(by, number, a1=UNMAPPED)
+    s.hypercall("A", number, f"0:4:{known},4:4:{version}", a1="arg")
+
+
 def of_the_machine(s: Script) -> None:
     """sysctl, and a guest's attempts."""
-    for cmd, _, words, reads in rows("sysctl"):
-        s.hypercall("d0", 35, f"0:4:{cmd},4:4:0x15" + ("," + words if words else ""), reads, a1="arg")
-    for by in ("A", "d0"):
-        s.hypercall(by, 35, "0:4:4,4:4:0x14", a1="arg")
-        s.hypercall(by, 35, a1=UNMAPPED)
-    s.hypercall("A", 35, "0:4:4,4:4:0x15", a1="arg")
+    _machine(s, "sysctl", 35, "0x15", "0x14", 4)
 
 
 def firmware(s: Script) -> None:
     """platform_op, and a guest's attempts."""
-    for cmd, _, words, reads in rows("platform"):
-        s.hypercall("d0", 7, f"0:4:{cmd},4:4:0x03000001" + ("," + words if words else ""), reads, a1="arg")
-    for by in ("A", "d0"):
-        s.hypercall(by, 7, "0:4:48,4:4:0x03000000", a1="arg")
-        s.hypercall(by, 7, a1=UNMAPPED)
-    s.hypercall("A", 7, "0:4:48,4:4:0x03000001", a1="arg")
+    _machine(s, "platform", 7, "0x03000001", "0x03000000", 48)
 
 
 def values(s: Script) -> None:

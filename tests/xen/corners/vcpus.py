@@ -1,7 +1,7 @@
 """Corners of guests with several vCPUs: set up, up and down, their events and masks, and the domain's end in the midst.
 
 Contents: vCPUs that a running guest sets up by vcpu_op, with the vcpu_info of each in a page of the pool, where the words
-that Xen writes on delivery can be read. Not here: calls by the other vCPUs, which only wait.
+that Xen writes on delivery can be read. Not here: calls by the other vCPUs, which only wait (workload/ has such calls).
 """
 
 from __future__ import annotations

@@ -110,10 +110,11 @@ static int ask(struct guest *guest)
     return wait_for(guest, &box->answered, box->asked, box->action == DO_HYPERCALL ? box->times : 1);
 }
 
-long agent_call(struct guest *guest, uint64_t nr, const uint64_t args[5], unsigned times)
+long agent_call(struct guest *guest, unsigned vcpu, uint64_t nr, const uint64_t args[5], unsigned times)
 {
     struct mailbox *box = guest->mailbox;
 
+    box->vcpu = vcpu;
     box->action = DO_HYPERCALL;
     box->times = times;
     box->number = nr;
@@ -127,6 +128,7 @@ long agent_touch(struct guest *guest, int is_write, uint64_t address, uint64_t v
 {
     struct mailbox *box = guest->mailbox;
 
+    box->vcpu = 0;
     box->action = is_write ? DO_WRITE : DO_READ;
     box->args[0] = address;
     box->args[1] = value;

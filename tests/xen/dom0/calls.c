@@ -1,10 +1,11 @@
 /* `x`: one hypercall with symbolic arguments, by Dom0's kernel or an agent; and the places that arguments lie in.
  *
- *   x by=WHO nr=N a1=EXPR .. a5=EXPR [w=PLACE:SIZE:EXPR[:COUNT:STRIDE],...] [o=NAME:PLACE:SIZE[:KIND],...] [keep=1] [rep=N] [nor=1]
+ *   x by=WHO nr=N a1=EXPR .. a5=EXPR [w=PLACE:SIZE:EXPR[:COUNT:STRIDE],...] [o=NAME:PLACE:SIZE[:KIND],...] [keep=1] [rep=N] [nor=1] [vcpu=N]
  *
  * PLACE: OFF in the caller's argument block, pN.OFF in its pool page N, uOFF in the user buffer, r for the result itself.
  * KIND: u number, s signed, m name of a frame, f low four bits, V a variable too, v a variable that is not printed.
- * The argument block is cleared first (keep=1: it is not); nor=1 answers 0 in place of the result. */
+ * The argument block is cleared first (keep=1: it is not); nor=1 answers 0 in place of the result; vcpu=N: a guest's vCPU N
+ * makes it, which must be up. */
 #include "executor.h"
 #include <ctype.h>
 
@@ -189,7 +190,7 @@ int calls_run(long *result)
             if (word(names[i]))
                 args[i] = value_of(by, word(names[i]));
         if (guest && guest->agent) {
-            *result = agent_call(guest, nr, args, (unsigned)number("rep", 1));
+            *result = agent_call(guest, (unsigned)number("vcpu", 0), nr, args, (unsigned)number("rep", 1));
             if (!guest->broken && guest->mailbox->fault != NO_FAULT)
                 answer(",\"fault\":%lu", guest->mailbox->fault);
             follow_version(guest, nr, args, *result);

@@ -60,7 +60,7 @@ uint16_t *status_mapped(struct guest *guest);
 
 /* callers.c: hypercalls by Dom0's kernel and by agents */
 long dom0_call(uint64_t nr, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4, uint64_t a5);
-long agent_call(struct guest *guest, uint64_t nr, const uint64_t args[5], unsigned times);
+long agent_call(struct guest *guest, unsigned vcpu, uint64_t nr, const uint64_t args[5], unsigned times);
 long agent_touch(struct guest *guest, int is_write, uint64_t address, uint64_t value);
 int wait_for(struct guest *guest, volatile uint32_t *cell, uint32_t value, unsigned times);
 int port_for(uint32_t domid);

@@ -4,15 +4,18 @@
  *   sys.mremap m= to= [n=]  sys.rd m= pg= off=  sys.wr m= pg= off= v=  sys.poll f=
  *   sys.child do=rd|wr|munmap|close|ioctl|read|write|none [m= pg= off= v= n=] [f= req= w=]: by a child, which is killed then
  *   sys.dup f= to=   sys.polls f=N+N+...
- *   sys.wait f= n= [ring=FILE p=EXPR]: a child reads and may sleep; then this process rings a port of another file
+ *   sys.wait f= n= [close=1] [ring=FILE p=EXPR]: a child reads and may sleep; then this process rings a port of another file.
+ *     With close=1 the child is a thread as far as descriptors go, and this process closes the file first
  * Descriptors and mappings have numbers of the recording's own; files are opened O_NONBLOCK, with wait=1 they are not. */
 #include "executor.h"
 #include "linux.h"
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -220,10 +223,10 @@ static long reader_waits(int file)
 {
     struct told { long result; uint32_t ports[4]; } told = { 0, { 0 } };
     struct pollfd done = { .events = POLLIN };
-    int ends[2], status;
+    int ends[2], status, shared = word("close") != NULL;
     pid_t child;
 
-    if (pipe(ends) || (child = fork()) < 0)
+    if (pipe(ends) || (child = shared ? (pid_t)syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0) : fork()) < 0)
         return -errno;
     if (!child) {
         told.result = or_errno(read(files[file], told.ports, (size_t)(number("n", 4) & 15)));
@@ -231,10 +234,15 @@ static long reader_waits(int file)
             _exit(1);
         _exit(0);
     }
-    close(ends[1]);
+    if (!shared)
+        close(ends[1]);
     done.fd = ends[0];
     if (!poll(&done, 1, SETTLED_MS)) {
         answer(",\"slept\":1");
+        if (shared) {
+            answer(",\"closed\":%ld", or_errno(close(files[file])));
+            files[file] = -1;
+        }
         if (word("ring")) {
             struct evtchn_port bell = { (unsigned)value_of("d0", word("p")) };
 
@@ -245,10 +253,12 @@ static long reader_waits(int file)
             kill(child, SIGKILL);
         }
     }
-    if (read(ends[0], &told, sizeof told) != (ssize_t)sizeof told)
+    waitpid(child, &status, 0);
+    if (!poll(&done, 1, 0) || read(ends[0], &told, sizeof told) != (ssize_t)sizeof told)
         told.result = 0;
     close(ends[0]);
-    waitpid(child, &status, 0);
+    if (shared)
+        close(ends[1]);
     for (long i = 0; i < told.result / 4; i++)
         answer(",\"p%ld\":%u", i, told.ports[i]);
     return told.result;

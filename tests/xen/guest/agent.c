@@ -1,9 +1,11 @@
-/* The agent guest: takes calls from its mailbox, makes them as this domain, and puts the answers back. It waits for its
- * event channel in between, so that idle guests cost nothing. */
+/* The agent guest: takes calls from its mailbox, makes them as this domain, and puts the answers back. Its first vCPU waits for
+ * its event channel in between, so that idle guests cost nothing; others look into the mailbox every few milliseconds, as a
+ * port of their own would be seen in what guests are told of their ports. */
 #include <stdint.h>
 #include <xen/xen.h>
 #include <xen/event_channel.h>
 #include <xen/sched.h>
+#include <xen/vcpu.h>
 #include "mailbox.h"
 
 #pragma GCC visibility push(hidden)             /* addresses of entry.S relative to here, not through a table */
@@ -11,11 +13,13 @@ extern volatile uint64_t fault_vector, fault_code, fault_rip;
 extern void trap_0(void), trap_3(void), trap_6(void), trap_13(void), trap_14(void);
 extern uint64_t guarded_read(uint64_t address), guarded_write(uint64_t address, uint64_t value);
 void agent_main(void);
+void agent_other(uint32_t me);
 void agent_give_up(void);
 #pragma GCC visibility pop
 
 #define AT(pfn) (GUEST_BASE + ((uint64_t)(pfn) << 12))
 #define MAILBOX ((struct mailbox *)AT(PFN_MAILBOX))
+#define LOOKS_EVERY 2000000ul                    /* nanoseconds */
 #define SHARED  ((struct shared_info *)AT(PFN_SHARED_INFO))
 
 static struct trap_info traps[6];
@@ -72,6 +76,47 @@ static uint64_t act(struct mailbox *box)
     return -38;
 }
 
+/* One call, and its answer. */
+static void serve(struct mailbox *box, struct evtchn_send *ring)
+{
+    fault_vector = NO_FAULT;
+    fault_code = 0;
+    box->result = act(box);
+    box->fault = fault_vector;
+    box->fault_code = fault_code;
+    box->fault_rip = fault_rip;
+    asm volatile("" ::: "memory");
+    box->answered = box->asked;
+    hypercall(__HYPERVISOR_event_channel_op, EVTCHNOP_send, (uint64_t)ring, 0, 0, 0);
+}
+
+static int asked(struct mailbox *box, uint32_t me)
+{
+    return box->asked != box->answered && box->vcpu == me;
+}
+
+/* Further vCPUs: only one acts at a time, so that all share what a fault leaves. */
+void agent_other(uint32_t me)
+{
+    struct mailbox *box = MAILBOX;
+    struct evtchn_send ring = { .port = box->own_port };
+    struct vcpu_runstate_info now;
+
+    SHARED->vcpu_info[me].evtchn_upcall_mask = 1;
+    hypercall(__HYPERVISOR_set_trap_table, (uint64_t)traps, 0, 0, 0, 0);
+    for (;;) {
+        struct sched_poll pause = { .nr_ports = 0 };
+
+        if (asked(box, me)) {
+            serve(box, &ring);
+            continue;
+        }
+        hypercall(__HYPERVISOR_vcpu_op, VCPUOP_get_runstate_info, me, (uint64_t)&now, 0, 0);
+        pause.timeout = now.state_entry_time + LOOKS_EVERY;
+        hypercall(__HYPERVISOR_sched_op, SCHEDOP_poll, (uint64_t)&pause, 0, 0, 0);
+    }
+}
+
 void agent_main(void)
 {
     struct mailbox *box = MAILBOX;
@@ -94,21 +139,13 @@ void agent_main(void)
     hypercall(__HYPERVISOR_event_channel_op, EVTCHNOP_send, (uint64_t)&ring, 0, 0, 0);
     for (;;) {
         asm volatile("lock btrq %1, %0" : "+m"(SHARED->evtchn_pending[0]) : "r"((uint64_t)port) : "memory");
-        if (box->asked == box->answered) {
+        if (!asked(box, 0)) {
             struct sched_poll wait = { .nr_ports = 1 };
 
             set_xen_guest_handle(wait.ports, &port);
             hypercall(__HYPERVISOR_sched_op, SCHEDOP_poll, (uint64_t)&wait, 0, 0, 0);
             continue;
         }
-        fault_vector = NO_FAULT;
-        fault_code = 0;
-        box->result = act(box);
-        box->fault = fault_vector;
-        box->fault_code = fault_code;
-        box->fault_rip = fault_rip;
-        asm volatile("" ::: "memory");
-        box->answered = box->asked;
-        hypercall(__HYPERVISOR_event_channel_op, EVTCHNOP_send, (uint64_t)&ring, 0, 0, 0);
+        serve(box, &ring);
     }
 }

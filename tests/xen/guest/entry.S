@@ -6,8 +6,12 @@
 start:
     cld
     xor %ebp, %ebp
+    test %edi, %edi             /* the number of this vCPU, which whoever set it up has put there */
+    jnz 2f
     call agent_main
 1:  jmp 1b
+2:  call agent_other
+    jmp 1b
 
 /* Xen enters a handler with rcx, r11, an error code for some vectors, rip, cs, rflags, rsp, ss on the stack. */
 .macro HANDLER vector has_code

@@ -57,13 +57,13 @@ def bind(s: Script) -> None:
 def virq(s: Script) -> None:
     """bind_virq and bind_ipi."""
     by = s.agent()
-    vcpu = s.weighted((85, "0"), (5, "1"), (5, "8192"), (5, "0xffffffff"))
+    vcpu = s.weighted((85, s.vcpu(by)), (5, "1"), (5, "8192"), (5, "0xffffffff"))
     if s.chance(0.3):
         _new(s, by, IPI, f"0:4:{vcpu}", 4)
     else:
         number = s.pick([*range(0, 24), 24, 99, "0xffffffff"])
         if number == TIMER:
-            vcpu = "1"  # if bound, it fires by time, which differs between machines
+            vcpu = "8192"  # if bound, it fires by time, which differs between machines
         _new(s, by, VIRQ, f"0:4:{number},4:4:{vcpu}", 8)
 
 
@@ -83,7 +83,9 @@ def use(s: Script) -> None:
             a2="arg",
         )
     elif command == BIND_VCPU:
-        s.hypercall(by, EVENT_CHANNEL_OP, f"0:4:{port},4:4:{s.pick(('0', '0', '1', '0xffffffff'))}", a1=BIND_VCPU, a2="arg")
+        s.hypercall(
+            by, EVENT_CHANNEL_OP, f"0:4:{port},4:4:{s.pick((s.vcpu(by), '0', '1', '0xffffffff'))}", a1=BIND_VCPU, a2="arg"
+        )
     else:
         s.hypercall(by, EVENT_CHANNEL_OP, f"0:4:{port}", a1=command, a2="arg")
     if port.startswith("$"):

@@ -7,6 +7,8 @@ on time.
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.xen.workload.script import (
     DATA,
     NOBODY,
@@ -108,7 +110,7 @@ def vcpus(s: Script) -> None:
     """vcpu_op of the vCPU that there is and of others: state, timers, areas, the page of its vcpu_info."""
     by = s.agent()
     command = s.pick((0, 1, 3, 3, 5, 6, 7, 8, 9, 10, 10, 10, 12, 13, 14, 99, "0x100000003"))
-    number = s.weighted((85, 0), (15, s.pick((1, 8191, 8192, "0xffffffff", "0x100000000"))))
+    number = s.weighted((85, s.vcpu(by)), (15, s.pick((1, 8191, 8192, "0xffffffff", "0x100000000"))))
     words, reads = "", ""
     if command in (5, 13):
         words = f"0:8:{s.pick(('0x7fff00000000', HIGH, '0xffff830000000000', '0xffffffffffffffff'))}"
@@ -119,9 +121,28 @@ def vcpus(s: Script) -> None:
     elif command == 10:
         page = s.spare(by, SPARE)[0]
         owner = s.weighted((94, f"{by}/{page}"), (3, f"{s.other(by)}/{page}"), (3, f"{by}/l1"))
-        words = f"0:8:{owner},8:4:{s.pick((0, 64, 64, 4032, 4033, 4040, 4, 66))}"
-    s.hypercall(by, 24, words, reads, a1=command, a2=number, a3=s.weighted((93, "arg"), (7, s.pick(NOWHERE))))
+        offset = 64 if number in ("1", "2") and s.chance(0.7) else s.pick((0, 64, 64, 4032, 4033, 4040, 4, 66))
+        words = f"0:8:{owner},8:4:{offset}"
+    itself: dict[str, Any] = {"vcpu": int(number)} if by in s.running and number in ("1", "2") and s.chance(0.5) else {}
+    place = s.weighted((93, "arg"), (7, s.pick(NOWHERE)))
+    s.hypercall(by, 24, words, reads, a1=command, a2=number, a3=place, **itself)
+    if command == 10 and number in ("1", "2") and ":4:64" in words and owner == f"{by}/{page}" and itself and place == "arg":
+        _infos(s, by).setdefault(str(number), f"p{page}.64")
     s.count(by)
+
+
+def _infos(s: Script, name: str) -> dict[str, str]:
+    """Where the vcpu_info of a guest's vCPUs may lie, as first registered with an offset of 64."""
+    return s.family.setdefault("infos", {}).setdefault(name, {})  # type: ignore[no-any-return]
+
+
+def told(s: Script) -> None:
+    """What Xen has told vCPUs of their events: pending upcall and selector, read and cleared; its mask is the guest's."""
+    for name in s.running:
+        for place in _infos(s, name).values():
+            page = place.partition(".")[0]
+            s.hypercall(name, 17, "", f"up:{place}:1,sel:{page}.72:8", a1=0)
+            s.do("x", by=name, w=f"{place}:1:0,{page}.72:8:0")
 
 
 def scheduler(s: Script) -> None:
@@ -275,6 +296,7 @@ STEPS = (
     (16, descriptors),
     (18, registers),
     (12, vcpus),
+    (6, told),
     (10, scheduler),
     (8, version),
     (10, devices),

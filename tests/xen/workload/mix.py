@@ -6,7 +6,21 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from tests.xen.protocol import Call
-from tests.xen.workload import areas, crossing, devices, domains, events, grants, limits, machine, memory, mmu, version2
+from tests.xen.workload import (
+    areas,
+    crossing,
+    devices,
+    domains,
+    events,
+    files,
+    grants,
+    limits,
+    machine,
+    memory,
+    mmu,
+    toolstack,
+    version2,
+)
 from tests.xen.workload.script import REFS, Script
 
 Steps = Sequence[tuple[int, Callable[[Script], None]]]
@@ -22,6 +36,8 @@ FAMILIES: Final[dict[str, Steps]] = {
     "machine": machine.STEPS,
     "areas": areas.STEPS,
     "limits": limits.STEPS,
+    "toolstack": toolstack.STEPS,
+    "files": files.STEPS,
 }
 WEIGHTS: Final = {
     "grants": 34,
@@ -35,6 +51,8 @@ WEIGHTS: Final = {
     "machine": 10,
     "areas": 10,
     "limits": 3,
+    "toolstack": 8,
+    "files": 3,
 }
 AGENTS: Final = ("A", "B", "C")
 TRANSLATED: Final = ("H", "K")

@@ -38,6 +38,11 @@ NOWHERE: Final = (
     "0xffffffffffffffff",
     "0xdead000",
 )
+SEVERAL: Final = "C"  # the guest of several vCPUs
+VCPUS: Final = 3
+VCPU_OP, VCPUOP_INITIALISE, VCPUOP_UP, VGCF_IN_KERNEL = 24, 0, 1, 4
+PAGE: Final = 4096
+AGENT_ENTRY, STACKS = PAGE, 11  # of the agent's memory (mailbox.h): its first instruction, and the page before stacks
 FULL: Final = "K"  # the translated guest that now and then has all emulated devices
 NOBODY: Final = "20000"  # a domain id that no run reaches
 DOMIDS: Final = (NOBODY, "XEN", "IO", "COW", "INVALID", "IDLE", "0xffff")
@@ -54,6 +59,7 @@ class Script:
         self.calls: list[Call] = []
         self.agents: list[str] = []
         self.translated: list[str] = []
+        self.running: dict[str, int] = {}  # guests of several vCPUs, all of which make calls
         self.dead: list[int] = []  # domids of guests that were removed
         self.domids = 0
         self.note = ""
@@ -93,6 +99,10 @@ class Script:
         dead = [str(self.pick(self.dead))] if self.dead else []
         return self.weighted((60, self.guest()), (12, "SELF"), (8, by), (8, "d0"), (10, self.pick([*DOMIDS, *dead])))
 
+    def vcpu(self, name: str) -> str:
+        """The number of one of a guest's vCPUs."""
+        return str(self.rng.randrange(self.running[name])) if name in self.running else "0"
+
     def variable(self, kind: str) -> str:
         """A fresh name; after VARIABLES of a kind the first is reused."""
         number = self._counts.get(kind, 0)
@@ -107,6 +117,8 @@ class Script:
     def hypercall(self, by: str, number: int, w: str = "", o: str = "", show: str = "", **args: Any) -> None:
         """One hypercall with an argument block."""
         words = {"by": by, "nr": number, **({"w": w} if w else {}), **({"o": o} if o else {})}
+        if by in self.running and "vcpu" not in args and self.chance(0.5):
+            args["vcpu"] = self.rng.randrange(self.running[by])
         self.do("x", show, **words, **args)
 
     def count(self, name: str) -> None:
@@ -127,11 +139,34 @@ class Script:
     def make(self, name: str, translated: bool = False) -> None:
         """A new guest with its pages filled."""
         kind = "hvm" if name != FULL else self.pick(("hvm", "full"))
-        self.do("mkdom", n=name, kind=kind if translated else "agent")
+        several = {"vcpus": VCPUS} if name == SEVERAL else {}
+        self.do("mkdom", n=name, kind=kind if translated else "agent", **several)
         self.domids += 1
         (self.translated if translated else self.agents).append(name)
         self.do("pfill", d=name)
         self.count(name)
+        if several:
+            self._set_up(name)
+
+    def _set_up(self, name: str) -> None:
+        """The guest's first vCPU starts the others, which run the same agent, each on a stack of its own."""
+        for vcpu in range(1, VCPUS):
+            at = {
+                "512:4": VGCF_IN_KERNEL,
+                "632:8": vcpu,
+                "648:8": AGENT_ENTRY,
+                "656:8": "0xe033",
+                "664:8": "0x200",
+                "672:8": (STACKS + vcpu + 1) * PAGE,
+                "680:8": "0xe02b",
+                "4968:8": "0xe02b",
+                "4976:8": (STACKS + vcpu + 1) * PAGE,
+                "5008:8": f"f.{name}/l4",
+            }
+            words = ",".join(f"{place}:{value}" for place, value in at.items())
+            self.hypercall(name, VCPU_OP, words, a1=VCPUOP_INITIALISE, a2=vcpu, a3="arg", vcpu=0)
+            self.hypercall(name, VCPU_OP, a1=VCPUOP_UP, a2=vcpu, vcpu=0)
+        self.running[name] = VCPUS
 
     def renew(self, name: str) -> None:
         """Destroy a guest and create another one with its name."""
@@ -157,7 +192,8 @@ class Script:
     def remove(self, name: str) -> None:
         """Destroy a guest."""
         self.do("rmdom", n=name)
-        for table in ("ports", "gone"):
+        self.running.pop(name, None)
+        for table in ("ports", "gone", "infos"):
             self.family.get(table, {}).pop(name, None)
         for key in [key for key, (grantee, _) in self.granted.items() if name in (key[0], grantee)]:
             del self.granted[key]

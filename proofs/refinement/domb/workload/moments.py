@@ -1,6 +1,7 @@
 """What happens within a call: others write between two loads of DomB or of a daemon, DomB's calls fail, it dies.
 
-Each episode has one kind of failure, so that all else succeeds. Not here: whole calls (scheduler.py).
+Each episode has one kind of failure, so that all else succeeds. Also, no guest is made that the rules' world has no domain
+for: then its creation fails, as it would for want of memory. Not here: whole calls (scheduler.py).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from bulkhead.proofs.refinement.domb.view import View
 from bulkhead.proofs.refinement.domb.workload.chooser import Chooser
 
 DOMB = "d1"
+CREATES = "create"  # the step of a build in which a guest comes into being: no other call makes one
 
 
 class Moments(Chooser):
@@ -39,6 +41,9 @@ class Moments(Chooser):
 
     def __call__(self, moment: Moment) -> None:
         kind = moment.kind
+        if kind == STEP and moment.what == CREATES and self.view.full:
+            self._at(moment, lambda: self._fail(abi.ENOMEM))
+            return
         if self.over:
             return
         if kind == LOAD:

@@ -1,0 +1,32 @@
+"""The struct of a control interface: how domctl, sysctl and platform_op begin.
+
+Contents: read the whole struct, check the interface's version before anything else, then the caller's privilege. Not here:
+the commands. Sources: Xen common/domctl.c, common/sysctl.c, arch/x86/platform_hypercall.c.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from bulkhead.impl.xen.abi import EACCES, EFAULT, U32
+from bulkhead.impl.xen.guest_access import read
+
+if TYPE_CHECKING:
+    from bulkhead.impl.xen.domains import VCpu
+    from bulkhead.impl.xen.machine import Xen
+
+VERSION_AT: Final = 4  # behind the command
+
+
+def versioned_struct(xen: Xen, vcpu: VCpu, arg: int, size: int, version: int) -> bytes | int:
+    """The caller's struct, or -EFAULT; -EACCES if it is of another version of the interface."""
+    raw = read(xen, vcpu, arg, size)
+    if raw is None:
+        return -EFAULT
+    return raw if U32.unpack_from(raw, VERSION_AT)[0] == version else -EACCES
+
+
+def privileged_struct(xen: Xen, vcpu: VCpu, arg: int, size: int, version: int, operation: str) -> bytes | int:
+    """The same of a caller that may use the whole interface, or the policy's answer."""
+    raw = versioned_struct(xen, vcpu, arg, size, version)
+    return raw if isinstance(raw, int) else xen.xsm.priv(operation, vcpu.domain) or raw
