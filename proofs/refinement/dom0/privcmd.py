@@ -191,16 +191,19 @@ def populate_physmap(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     payload = abi.MEMORY_RESERVATION.pack(at + 64, 1, 0, 0, domid, 0, 0).ljust(64, b"\0") + abi.U64.pack(a["gfn"])
     domain = lockstep.rig.xen.domains.get(domid)
     code, done = _hypercall(d, proc, a["fd"], abi.HYPERVISOR_MEMORY_OP, (abi.XENMEM_POPULATE_PHYSMAP, at), 256, payload)
-    args = {"p": proc.space, "x": x, "d": spec.domain(domid)}
+    args, rule = {"p": proc.space, "x": x, "d": spec.domain(domid)}, "privcmd_populate_physmap"
+    if lockstep.rules_on and domain is not None and domain.external:
+        args |= {"space": domid, "t": spec.number(domain, a["gfn"]), "nil": spec.size.handles - 1}
+        rule = "privcmd_populate_physmap_at"
     new = [] if domain is None or not domid else unknown_pages(spec, domain) if lockstep.rules_on else list(range(done))
     if code != OKAY:
-        d.rule("privcmd_populate_physmap", args, code)
+        d.rule(rule, args, code)
     elif not new:  # for any error in an extent, Xen returns the number of extents before it
         alive = domain is not None and domain.is_dying == ALIVE
         full = domain is not None and (domain.tot_pages >= domain.max_pages or not lockstep.rig.xen.frames.free_count)
         if alive and not full:
             raise Mismatch("populate_physmap stopped although the heap and the limit have room")
-        if d.rule("privcmd_populate_physmap", args, ANY, "ENOMEM" if alive else None) == OKAY and lockstep.rules_on:
+        if d.rule(rule, args, ANY, "ENOMEM" if alive else None) == OKAY and lockstep.rules_on:
             raise Mismatch("populate_physmap: the rules say okay, the implementation gave nothing")
     elif lockstep.rules_on and domain is not None:
         element = spec.frame(new[0])
@@ -208,10 +211,6 @@ def populate_physmap(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
         got = {"f_f": element, "f_e": spec.free_epoch()}
         if not done:
             raise Mismatch("populate_physmap gave a page, and says that it did not")
-        if domain.external:
-            number = {"space": domid, "t": spec.numbers[domid, a["gfn"]], "nil": spec.size.handles - 1}
-            d.rule("privcmd_populate_physmap_at", {**args, **number, **got})
-        else:
-            d.rule("privcmd_populate_physmap", {**args, **got})
+        d.rule(rule, {**args, **got})
         lockstep.touched_frames.add(element)
     return Answer(code, done)

@@ -290,7 +290,8 @@ def _frames(rig: Rig, spec: SpecState, out: Places) -> None:
                 out[f"frame[{f}].use"] = ("leaving", place)
         elif place == names[u]:
             domid = frame.owner.domid if frame.owner is not None else -1
-            if owner[f] != domid or held[f] != frame.allocated:
+            given_back = u in spec.xens_uses and T["domain.phase"][owner[f]] == spec.phase["dying"]  # a step before RAM
+            if owner[f] != domid or (held[f] != frame.allocated and not given_back):
                 out[f"frame[{f}]"] = ((owner[f], bool(held[f])), (domid, frame.allocated))
         elif u in spec.xens_uses and place == "xen":
             if held[f] and T["domain.phase"][owner[f]] != spec.phase["dying"]:  # its teardown may have freed them already

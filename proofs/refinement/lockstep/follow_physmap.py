@@ -30,6 +30,12 @@ def unknown_pages(spec: SpecState, domain: Domain) -> list[int]:
     ]
 
 
+def gives_way(spec: SpecState, t: int) -> bool:
+    """Is nothing at a number, or a page of the guest's own?"""
+    T = spec.T
+    return not T["translation.present"][t] or T["translation.origin"][t] == spec.rules.members["Origin"]["own"]
+
+
 def follow_populate_at(lockstep: Lockstep, f: CallInFlight, gfns: list[int]) -> Follower:
     """populate_physmap of a PVH guest, extent by extent; it returns the number of extents done."""
     assert f.guest is not None
@@ -41,7 +47,11 @@ def follow_populate_at(lockstep: Lockstep, f: CallInFlight, gfns: list[int]) -> 
         if not new:
             if done:
                 raise Mismatch("populate_physmap: done, but there is no new page")
-            spec.step("populate_physmap", {"caller": me}, "ENOMEM", "ENOMEM")
+            if gives_way(spec, spec.numbers[me, gfn]):
+                at = {"space": me, "t": spec.numbers[me, gfn]}
+                spec.step("populate_physmap_at", {"caller": me, **at}, "ENOMEM", "ENOMEM")
+            else:
+                spec.step("populate_physmap", {"caller": me}, "ENOMEM", "ENOMEM")
             if lockstep.can_populate(f.guest):
                 raise Mismatch("populate_physmap stopped although the heap and the limit have room")
             return
@@ -89,8 +99,8 @@ def follow_move(lockstep: Lockstep, f: CallInFlight, was: int, gfn: int) -> Foll
     assert f.guest is not None
     yield
     t, nil = spec.number(f.guest.domain, gfn), spec.size.handles - 1
-    args = {"caller": me, "space": me, "was": spec.number(f.guest.domain, was), "t": t, "nil": nil}
-    _put(lockstep, f, "move_in_physmap", args, t)
+    args = {"gmfn": 1, "was": spec.number(f.guest.domain, was), "xens": spec.size.nowhere}
+    _put(lockstep, f, {"caller": me, "space": me, **args, "t": t, "nil": nil})
 
 
 def follow_put(lockstep: Lockstep, f: CallInFlight, gfn: int, page: int) -> Follower:
@@ -99,8 +109,8 @@ def follow_put(lockstep: Lockstep, f: CallInFlight, gfn: int, page: int) -> Foll
     assert f.guest is not None
     yield
     t, nil = spec.number(f.guest.domain, gfn), spec.size.handles - 1
-    element = spec.frame(page)
-    _put(lockstep, f, "add_to_physmap", {"caller": me, "space": me, "f": element, "t": t, "nil": nil}, t)
+    args = {"gmfn": 0, "was": t, "xens": spec.frame(page)}
+    _put(lockstep, f, {"caller": me, "space": me, **args, "t": t, "nil": nil})
 
 
 def follow_foreign(lockstep: Lockstep, f: CallInFlight) -> Follower:
@@ -111,11 +121,11 @@ def follow_foreign(lockstep: Lockstep, f: CallInFlight) -> Follower:
         raise Mismatch(f"add_to_physmap_batch of a foreign page gave {f.rc}, {error}")
 
 
-def _put(lockstep: Lockstep, f: CallInFlight, rule: str, args: dict[str, int], t: int) -> None:
+def _put(lockstep: Lockstep, f: CallInFlight, args: dict[str, int]) -> None:
     """The rule step, and what has become of the page that was at the number."""
-    spec = lockstep.spec_state
+    spec, t = lockstep.spec_state, args["t"]
     there, was = spec.T["translation.present"][t], spec.T["translation.frame"][t]
-    if _answered(lockstep, f, rule, args) and there:
+    if _answered(lockstep, f, "add_to_physmap", args) and there:
         lockstep.touch_frame(was)
 
 
