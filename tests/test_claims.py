@@ -60,6 +60,7 @@ ALONE = {
     "seeded_in_vain": ("disaggregated", "seeded_for_dom0"),
     "port_for_another": ("disaggregated", "ports_wait_for_dom0"),
     "untold_started": ("disaggregated", "only_told_guests_run"),
+    "untold_ended": ("disaggregated", "only_told_guests_are_ended"),
     "ring_not_cleared": ("disaggregated", "rings_show_no_guest"),
     "path_not_confined": ("disaggregated", "files_stay_in_export"),
     "path_checked_in_the_ring": ("disaggregated", "files_stay_in_export"),

@@ -24,8 +24,9 @@ from bulkhead.proofs.refinement.domb.campaign import _run, campaign, episode
 from bulkhead.proofs.refinement.domb.coverage import CANNOT_HAPPEN, contradicted, pairs
 from bulkhead.proofs.refinement.domb.exhaustive import SMALLEST, WORLDS, count, explore
 from bulkhead.proofs.refinement.domb.exports import exported
-from bulkhead.proofs.refinement.domb.files import BAD, GOOD, wanted
+from bulkhead.proofs.refinement.domb.files import wanted
 from bulkhead.proofs.refinement.domb.follow import Follower
+from bulkhead.proofs.refinement.domb.kernels import BAD, GOOD
 from bulkhead.proofs.refinement.domb.machine import Machine
 from bulkhead.proofs.refinement.domb.rig import Ear
 from bulkhead.proofs.refinement.domb.store_side import StoreSide
@@ -51,7 +52,7 @@ QUICK = (
 
 
 def test_a_campaign_finds_nothing_and_builds_guests() -> None:
-    report = campaign(rules_for(Size()), 10, 1500)
+    report = campaign(rules_for(Size()), 11, 1500)
     assert report.failure is None, report.failure.text()
     for pair in (
         "build_finish: okay",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from bulkhead.impl.domb import protocol as p
+from bulkhead.impl.libs.vchan import Vchan
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.proofs.refinement.domb.world import FIRST_PROCESS
 
@@ -51,6 +52,9 @@ class Alone:
     def mmu(self, slot: int, val: int, domid: int, rc: int) -> None:
         pass
 
+    def has_read(self, addr: int, out: bytes) -> None:
+        pass
+
     def stored(self, addr: int, payload: bytes) -> None:
         pass
 
@@ -74,6 +78,15 @@ class Alone:
 
     def dom0_port(self, cmd: int, arg: bytes, rc: int, raw: bytes) -> None:
         pass
+
+    def offered(self, chan: Vchan) -> None:
+        pass
+
+    def receives(self, receive: Callable[[], p.Message | None]) -> p.Message | None:
+        return receive()
+
+    def sends(self, message: p.Message, send: Callable[[], bool]) -> bool:
+        return send()
 
     def message(self, message: p.Message) -> None:
         pass

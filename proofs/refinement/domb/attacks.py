@@ -108,6 +108,9 @@ STAGED: Final = {  # fault of the rules -> how it is staged
         ((XCDOM + "gnttab_init", "abi.U16.pack(abi.GTF_PERMIT_ACCESS)", "abi.U16.pack(abi.GTF_PERMIT_ACCESS * ref)"),),
         ahead=("special pages that DomB maps",),
     ),
+    "untold_ended": Staging(
+        "only_told_guests_are_ended", staged.end_untold, ((SERVICE + "_control", " or not built.told", ""),)
+    ),
     "untold_started": Staging(
         "only_told_guests_run", staged.start_untold, ((SERVICE + "_control", " or not built.told", ""),)
     ),

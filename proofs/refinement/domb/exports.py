@@ -1,13 +1,15 @@
-"""The folder that file proxies export: kernels, ramdisks, links out of it, and files outside of it."""
+"""The folder that file proxies export: kernels, ramdisks, links out of it, what is no file, and files outside of it."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bulkhead.proofs.refinement.domb.files import BAD, BIG_DISK, GOOD, SMALL_DISKS
+from bulkhead.proofs.refinement.domb.files import BIG_DISK, SMALL_DISKS
+from bulkhead.proofs.refinement.domb.kernels import BAD, GOOD
 
 
 def files(root: Path) -> None:
@@ -17,6 +19,8 @@ def files(root: Path) -> None:
     (root / "secret").write_bytes(GOOD[0])
     (inside / "link").symlink_to(root / "secret")
     (inside / "away").symlink_to("/etc")
+    (inside / "nowhere").symlink_to(root / "missing")
+    os.mkfifo(inside / "pipe")
     (inside / "dir" / "kernel0").write_bytes(GOOD[0])
     for i, content in enumerate(GOOD):
         (inside / f"kernel{i}").write_bytes(content)
@@ -31,8 +35,13 @@ def files(root: Path) -> None:
 def exported() -> Iterator[Path]:
     """A folder of its own with these files, which is removed in the end."""
     with tempfile.TemporaryDirectory(prefix="bulkhead-domb-") as folder:
+        inside = Path(folder) / "exported"
         files(Path(folder))
-        yield Path(folder) / "exported"
+        held = os.open(inside / "pipe", os.O_RDWR)  # so that a proxy that should not open it does not wait for a writer
+        try:
+            yield inside
+        finally:
+            os.close(held)
 
 
 __all__ = ["exported", "files"]

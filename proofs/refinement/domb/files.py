@@ -1,6 +1,6 @@
 """The expected result of a build: whether its files are acceptable, and the contents of the guest's pages.
 
-This oracle is independent of DomB's parser. It knows the kernels of the campaigns by their
+This oracle is independent of DomB's parser. It knows the kernels of the campaigns (kernels.py) by their
 bytes, and reads their segments in the simplest way. Not here: general ELF files (impl/domb/elf.py).
 """
 
@@ -10,33 +10,13 @@ from dataclasses import dataclass, field
 from struct import Struct
 
 from bulkhead.impl.domb import protocol as p
-from bulkhead.impl.guests.test_kernel import Source, build_kernel, code
+from bulkhead.proofs.refinement.domb.kernels import BAD, BASE, FRAME_LIST, GOOD, PAGE
 
-PAGE = 4096
 SEGMENT = Struct("<IIQQQQQQ")
 # struct start_info of public/xen.h, as far as a 64-bit guest reads it.
 START_INFO = Struct("<32sQQI4xQI4xQI4xQQQQQ1024sQQ")
-BASE = 0xFFFFFFFF80000000
-GOOD: tuple[bytes, ...] = (build_kernel(), build_kernel(Source(data=b"another kernel\0", text=code() + b"\xcc" * 64)))
-_ONE = GOOD[0]
-BAD: tuple[bytes, ...] = (
-    b"",
-    b"\x7fELF",
-    b"#!/bin/sh\n" * 50,
-    b"\x7fELG" + _ONE[4:],
-    _ONE[:4] + b"\x01" + _ONE[5:],
-    _ONE[:18] + b"\x03" + _ONE[19:],
-    _ONE[:5000],
-    _ONE[: 64 + 8] + b"\xff" * 8 + _ONE[64 + 16 :],  # cut off; a segment beyond the file
-    _ONE[: 64 + 32] + b"\xff" * 7 + _ONE[64 + 39 :],
-    _ONE[: 64 + 24] + b"\xff" * 7 + _ONE[64 + 31 :],  # its size; its address
-    _ONE[:54] + b"\xff\xff\xff\xff" + _ONE[58:],
-    _ONE[:-64],  # program headers without end; half of the notes
-    build_kernel(Source(without=frozenset({1, 3, 8}))),
-    build_kernel(Source(notes={8: b"other\0"})),
-    build_kernel(Source(virt_base=0xFFFF800000000000)),
-    _ONE[:152] + (len(_ONE) - 3 * 4096 + 1).to_bytes(8, "little") * 2 + _ONE[168:],  # a segment that ends a byte too late
-)
+SIF_MOD_START_PFN = 8
+TABLES = 5  # page tables of a guest with a small kernel: the mapped range has 4 MiB
 SMALL_DISKS: tuple[bytes, ...] = (b"", b"a ramdisk", b"r" * 4096, bytes(range(256)) * 30)
 BIG_DISK: bytes = b"D" * (81 * PAGE)
 PAGES = (64, 65, 80)
@@ -92,7 +72,9 @@ class Reading:
     wanted: Wanted
     files: list[bytes] = field(default_factory=list)  # complete ones
     got: bytearray = field(default_factory=bytearray)
+    fd: bytes = b""  # the proxy's number of the open file
     stat: bytes = b""
+    stats: int = 0  # how often its size was asked for
     doomed: bool = False
     ended: bool = False
 
@@ -101,12 +83,13 @@ class Reading:
         if op == p.FILE_CLOSE:
             if not self.doomed:
                 self.files.append(bytes(self.got))
-            self.got, self.stat = bytearray(), b""
+            self.got, self.fd, self.stat, self.stats = bytearray(), b"", b"", 0
             self.ended = self.doomed or len(self.files) == (2 if self.wanted.ramdisk else 1)
             return not self.doomed
         good = answer.status == 0
         if op == p.FILE_OPEN:
             self.ended = not good or len(answer.body) != 4
+            self.fd = b"" if self.ended else answer.body
             return not self.ended
         if op == p.FILE_STAT:
             good = (
@@ -115,7 +98,7 @@ class Reading:
                 and self.stat in (b"", answer.body)
                 and (int.from_bytes(answer.body[:8], "little") <= p.MAX_FILE)
             )
-            self.stat = answer.body
+            self.stat, self.stats = answer.body, self.stats + 1
         else:
             good = good and 0 < len(answer.body) <= int.from_bytes(question[12:16], "little")
             if good:
@@ -127,15 +110,27 @@ class Reading:
         """The problem with DomB's current request to the proxy; empty if it is correct."""
         if self.doomed and op != p.FILE_CLOSE:
             return f"it goes on with {op} after an answer that ends it"
+        size = int.from_bytes(self.stat[:8], "little")
+        if op != self._next(size):
+            return f"it asks {op}, not {self._next(size)}, with {len(self.got)} of {size} bytes read"
         name = self.wanted.kernel if not self.files else self.wanted.ramdisk
-        if op == p.FILE_OPEN and (self.stat or body != name):
-            return f"it opens {body!r}, not {name!r}"
+        if op == p.FILE_OPEN:
+            return "" if body == name else f"it opens {body!r}, not {name!r}"
+        if body[:4] != self.fd:
+            return f"it turns to file {body[:4]!r}, and {self.fd!r} is open"
         if op == p.FILE_READ:
-            size = int.from_bytes(self.stat[:8], "little")
             at, length = int.from_bytes(body[4:12], "little"), int.from_bytes(body[12:16], "little")
             if at != len(self.got) or length != min(size - at, p.MAX_READ):
                 return f"it reads {length} bytes at {at} of {size}, of which it has {len(self.got)}"
         return ""
+
+    def _next(self, size: int) -> int:
+        """What must be asked now: open a file, ask for its size and time, read it to its end, ask again, close it."""
+        if not self.fd:
+            return p.FILE_OPEN
+        if self.doomed or self.stats > 1:
+            return p.FILE_CLOSE
+        return p.FILE_STAT if not self.stats or len(self.got) >= size else p.FILE_READ
 
     @property
     def kernel(self) -> bytes:
@@ -157,39 +152,83 @@ class Reading:
         disk = -(-len(self.ramdisk) // PAGE)  # besides it, a guest needs some twenty pages
         return True if disk <= w.pages - 24 else False if disk >= w.pages - 8 else None
 
+    @property
+    def _by_page(self) -> bool:
+        """Is the ramdisk named by its page, and not mapped?"""
+        return self.kernel in (GOOD[2], GOOD[4])
+
+    @property
+    def _list_apart(self) -> bool:
+        """Is the list of frames mapped apart from all else?"""
+        return self.kernel in (GOOD[3], GOOD[4])
+
+    @property
+    def _kernel_ends(self) -> int:
+        headers = (SEGMENT.unpack_from(self.kernel, 64 + i * SEGMENT.size) for i in range(2))
+        return max((int(virt) - BASE + int(memsz) + PAGE - 1) // PAGE for _, _, _, virt, _, _, memsz, _ in headers)
+
+    @property
+    def _disk_pages(self) -> int:
+        return -(-len(self.ramdisk) // PAGE)
+
+    @property
+    def _list_pages(self) -> int:
+        return -(-self.wanted.pages * 8 // PAGE)
+
+    @property
+    def start_info_at(self) -> int:
+        """The page of start_info: behind what was loaded, and the list of frames where that is mapped with it."""
+        at = self._kernel_ends + (0 if self._by_page else self._disk_pages)
+        return at + (0 if self._list_apart else self._list_pages)
+
+    @property
+    def _behind(self) -> int:
+        """The first page behind start_info, XenStore's and the console's page, the page tables and the stack."""
+        return self.start_info_at + 3 + TABLES + (3 if self._list_apart else 0) + 1
+
+    @property
+    def frame_list_at(self) -> int:
+        """The first page of the list of frames."""
+        if not self._list_apart:
+            return self.start_info_at - self._list_pages
+        return self._behind + (self._disk_pages if self._by_page else 0)
+
+    @property
+    def ramdisk_at(self) -> int:
+        """The first page of the ramdisk."""
+        return self._behind if self._by_page else self._kernel_ends
+
     def start_info(self, told: Told) -> tuple[object, ...]:
-        """What start_info must say. The kernels of the campaigns have no notes that move the frame list or the ramdisk."""
-        after = max(self.pages()) + 1  # the frame list lies behind all that was loaded
-        disk = after - -(-len(self.ramdisk) // PAGE)
+        """What start_info must say."""
+        apart = self._list_apart
+        disk = self.ramdisk_at if self._by_page else BASE + self.ramdisk_at * PAGE
         return (
             b"xen-3.0-x86_64".ljust(32, b"\0"),
             self.wanted.pages,
             told.shared_info * PAGE,
-            0,
+            SIF_MOD_START_PFN if self._by_page and self.ramdisk else 0,
             told.store,
             told.store_port,
             told.console,
             told.console_port,
             BASE + told.root * PAGE,
             told.tables,
-            BASE + after * PAGE,
-            BASE + disk * PAGE if self.ramdisk else 0,
+            FRAME_LIST if apart else BASE + self.frame_list_at * PAGE,
+            disk if self.ramdisk else 0,
             len(self.ramdisk),
             self.wanted.cmdline.ljust(1024, b"\0"),
-            0,
-            0,
+            self.frame_list_at if apart else 0,
+            self._list_pages if apart else 0,
         )
 
     def pages(self) -> dict[int, bytes]:
-        """Guest pages of the kernel, by guest frame number, and after them those of the ramdisk."""
+        """Guest pages of the kernel, by guest frame number, and those of the ramdisk."""
         out: dict[int, bytes] = {}
-        end = 0
         for i in range(2):
             _, _, at, virt, _, filesz, memsz, _ = SEGMENT.unpack_from(self.kernel, 64 + i * SEGMENT.size)
             content = self.kernel[at : at + filesz].ljust(memsz, b"\0")
             for k in range(0, memsz, PAGE):
                 out[(virt - BASE + k) // PAGE] = content[k : k + PAGE].ljust(PAGE, b"\0")
-            end = max(end, (virt - BASE + memsz + PAGE - 1) // PAGE)
         for k in range(0, len(self.ramdisk), PAGE):
-            out[end + k // PAGE] = self.ramdisk[k : k + PAGE].ljust(PAGE, b"\0")
+            out[self.ramdisk_at + k // PAGE] = self.ramdisk[k : k + PAGE].ljust(PAGE, b"\0")
         return out

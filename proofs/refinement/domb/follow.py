@@ -45,6 +45,9 @@ class Follower(ChannelSide):
     def stepped(self, busy: bool) -> None:
         """DomB's service has taken a step, and says whether there was anything to do."""
         self.has_signalled()
+        self.stepping = False
+        if self.inbox is not None and self.inbox is self.served:
+            self.inbox.stays(len(self.to_send))
         if self.worked and not busy:
             raise Mismatch("DomB has done something, and says that there was nothing to do")
 

@@ -17,7 +17,8 @@ from bulkhead.impl.xen.pagetables import PTE_MFN, PTE_P
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.domb.book import Book
 from bulkhead.proofs.refinement.domb.dom0_side import Dom0Side
-from bulkhead.proofs.refinement.domb.files import PAGE, START_INFO, Reading, Told, Wanted
+from bulkhead.proofs.refinement.domb.files import START_INFO, Reading, Told, Wanted
+from bulkhead.proofs.refinement.domb.kernels import PAGE
 from bulkhead.proofs.refinement.domb.rig import Rig
 from bulkhead.proofs.refinement.domb.world import DOM0, DOMB
 from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
@@ -42,6 +43,7 @@ class BuildSide(Dom0Side):
         self.earlier: dict[int, frozenset[bytes]] = {}  # buffers of earlier builds still used, and the pages in them
         self.excused = False  # a call of DomB was made to fail
         self.acted = False  # a guest was destroyed for the current request
+        self.names: set[bytes] = set()  # by which Xen tells incarnations apart, of all guests so far
         self.dying: set[int] = set()
         self.given_up: set[int] = set()  # frames that a guest has given back, and that somebody still maps
 
@@ -129,6 +131,9 @@ class BuildSide(Dom0Side):
         life = self.book.free_life()
         self.rule("build_create", {"d_d": self.book.domain(domain.domid), "d_life": life})
         self.lives = {k: v for k, v in self.lives.items() if v != life} | {domain: life}
+        if domain.handle in self.names:
+            raise Mismatch(f"domain {domain.domid} gets the name {domain.handle.hex()}, which another guest has or had")
+        self.names.add(domain.handle)
         if not good:
             raise Mismatch("a domain is created for files that cannot be loaded")
         self.loaded = reading.pages() if reading.buildable() else {}
@@ -277,11 +282,10 @@ class BuildSide(Dom0Side):
             data = table[mfn].data
             if data is not None and any(data):
                 raise Mismatch("a page that is granted before the guest runs is not clear")
-        after = max(reading.pages()) + 1
         mfns = [self.book.mfns[f] for f in self.order]
         frames = b"".join(abi.U64.pack(mfn) for mfn in mfns)
-        if bytes(table[mfns[after]].bytes())[: len(frames)] != frames:
-            raise Mismatch("behind what was loaded there is no list of the guest's frames")
+        if bytes(table[mfns[reading.frame_list_at]].bytes())[: len(frames)] != frames:
+            raise Mismatch("where it must be, there is no list of the guest's frames")
         domain = self.rig.xen.domains[self.guest]
         assert domain.shared_info is not None and domain.vcpus[0].cr3 is not None
         told = Told(
@@ -293,7 +297,7 @@ class BuildSide(Dom0Side):
             mfns.index(domain.vcpus[0].cr3.mfn),
             sum(1 for mfn in mfns if table[mfn].ptype in (PGT_L1, PGT_L2, PGT_L3, PGT_L4)),
         )
-        said = START_INFO.unpack_from(bytes(table[mfns[after + 1]].bytes()))
+        said = START_INFO.unpack_from(bytes(table[mfns[reading.start_info_at]].bytes()))
         if said != reading.start_info(told):
             raise Mismatch(f"start_info says {said}, not {reading.start_info(told)}")
 

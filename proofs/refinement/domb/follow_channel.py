@@ -5,8 +5,10 @@ Not here: the meaning of messages (follow.py), and builds (follow_build.py).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from bulkhead.impl.domb import protocol as p
-from bulkhead.impl.libs.vchan import LEFT, RIGHT, SRV_LIVE
+from bulkhead.impl.libs.vchan import LEFT, RIGHT, SRV_LIVE, Vchan
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.events import INTERDOMAIN
 from bulkhead.impl.xen.frames import Frame
@@ -14,6 +16,7 @@ from bulkhead.impl.xen.hypercall_evtchn import TWO_DOMIDS
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.domb.book import Book
 from bulkhead.proofs.refinement.domb.follow_build import BuildSide
+from bulkhead.proofs.refinement.domb.inbox import Inbox
 from bulkhead.proofs.refinement.domb.rig import Rig
 from bulkhead.proofs.refinement.domb.world import DOM0, DOMB
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
@@ -28,6 +31,9 @@ class ChannelSide(BuildSide):
         self.answers: dict[int, int] = {}  # guest -> end of its answer in that stream
         self.to_send: list[p.Message] = []  # messages that DomB has decided to send over this connection
         self.leaving = False
+        self.inbox: Inbox | None = None  # of the channel that is offered
+        self.served: Inbox | None = None  # of the one that was open when DomB's service began its step
+        self.stepping = False  # DomB's service takes a step
         self.unsignalled = False  # DomB has changed the ring's page, and has not signalled its client since
 
     def in_the_ring(self, ask: str, guest: int, number: int = 0, piece: int = 0) -> None:
@@ -72,6 +78,7 @@ class ChannelSide(BuildSide):
             self.had_writer = False
         elif cmd == abi.EVTCHNOP_SEND:
             self.unsignalled &= rc != 0 or abi.U32.unpack(arg)[0] - 1 != self.book.T["channel.port"][0]
+            self._rings(abi.U32.unpack(arg)[0] - 1)
         elif cmd == abi.EVTCHNOP_CLOSE:
             number = abi.U32.unpack(arg)[0]
             if number - 1 == self.book.T["channel.port"][0]:
@@ -80,8 +87,6 @@ class ChannelSide(BuildSide):
                 self.rule("channel_close")
             else:
                 raise Mismatch(f"DomB closes port {number}, which is not its channel's")
-        elif cmd == abi.EVTCHNOP_SEND:
-            self._rings(abi.U32.unpack(arg)[0] - 1)
 
     def _rings(self, q: int) -> None:
         """DomB's event comes to the other end, which any process of Dom0 may have bound; no rule is about it."""
@@ -90,8 +95,14 @@ class ChannelSide(BuildSide):
         if T["port.state"][k] == INTERDOMAIN:
             self.book.put({("port.pending", T["port.remote"][k] * ports + T["port.remote_port"][k]): 1})
 
+    def has_read(self, addr: int, out: bytes) -> None:
+        if self.inbox is not None:
+            self.inbox.loaded(addr, out)
+
     def stored(self, addr: int, payload: bytes) -> None:
         super().stored(addr, payload)
+        if self.inbox is not None:
+            self.inbox.stored(addr, payload)
         chan = None if self.service is None else self.service.chan
         if chan is not None and addr - chan.page in (LEFT[0], RIGHT[1], SRV_LIVE):
             self.unsignalled = True
@@ -100,6 +111,21 @@ class ChannelSide(BuildSide):
         """DomB waits now: if it has changed the ring, its client must not sleep on."""
         if self.unsignalled:
             raise Mismatch("DomB has changed its ring, and has not signalled its client")
+
+    def offered(self, chan: Vchan) -> None:
+        self.inbox = Inbox(chan)
+
+    def receives(self, receive: Callable[[], p.Message | None]) -> p.Message | None:
+        return receive() if self.inbox is None else self.inbox.receive(receive)
+
+    def sends(self, message: p.Message, send: Callable[[], bool]) -> bool:
+        return send() if self.inbox is None else self.inbox.send(message, send)
+
+    def begins(self) -> None:
+        """DomB's service is about to take a step."""
+        self.worked, self.stepping, self.served = False, True, self.inbox
+        if self.inbox is not None:
+            self.inbox.looked = False
 
     def shared(self, frame: Frame, ref: int) -> None:
         if frame.data is not None and any(frame.data):
@@ -124,10 +150,13 @@ class ChannelSide(BuildSide):
             self.reading = None
 
     def hangs_up(self) -> None:
+        if self.stepping and self.inbox is not None and not self.inbox.ends(len(self.to_send)):
+            raise Mismatch("DomB hangs up without a reason")
         self._now()
         self.leaving = True  # after DomB has checked which clients got their answers
 
     def hung_up(self) -> None:
+        self.inbox = None
         if self.leaving:
             raise Mismatch("DomB has hung up, and has not looked who was told")
         if self.book.T["channel.link"][0] != self.book.m["Link"]["no_channel"]:

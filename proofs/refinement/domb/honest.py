@@ -9,40 +9,48 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from bulkhead.impl.domb import protocol as p
-from bulkhead.impl.tools.services import RemoteService, ToolError
-from bulkhead.impl.tools.xl import Xl
+from bulkhead.impl.tools.services import ToolError
 from bulkhead.impl.xen import abi
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.calls import NOT_DONE, Answer
 from bulkhead.proofs.refinement.domb.machine import WAIT, Killed, Machine, Process, error_name
+from bulkhead.proofs.refinement.domb.watched_tools import WatchedRemote, WatchedXl
 from bulkhead.proofs.refinement.domb.world import NOBODY
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
-WAITS: Final = 160  # after so many a tool gives up
+WAITS: Final = 160  # of a tool that has given up once, and asks again
 TRIES: Final = 12  # of a patient one, to get the channel
 
 
 def use_tool(m: Machine, who: Process, a: Mapping[str, Any]) -> Answer:
-    """Have a guest built, and do more with it: {xl, name, kernel, ramdisk, pages, cmdline, then, patient}; xl tells the
-    daemons. A patient tool waits while another one has the channel."""
+    """Have a guest built, and do more with it: {xl, name, kernel, ramdisk, pages, cmdline, then, patient, waits}; xl tells
+    the daemons. A patient tool waits while another one has the channel, and asks again after it has given up."""
     offer = m.offer()
     if who.chan is not None or not m.up or offer is None or any(each.busy for each in m.processes.values()):
         return NOT_DONE
     who.busy = True
-    left = [WAITS]
+    left = [a["waits"]]
+
+    def asks_again() -> bool:
+        again = bool(a["patient"]) and left[0] < 0 and not who.killed
+        left[0] = max(left[0], WAITS if again else -1)
+        return again
 
     def pump() -> bool:
         left[0] -= 1
+        if left[0] < 0:
+            return False
         m.moment(WAIT, str(who.space))
         m.ear.who = who.space
         if who.killed:
             raise Killed
         return m.up and left[0] > 0
 
-    tool: RemoteService | None = None
+    tool: WatchedRemote | None = None
     code = OKAY
     try:
         tool = _connected(m, who, pump, TRIES if a["patient"] else 1)
+        tool.asks_again = asks_again
         code = _calls(m, tool, a)
     except ToolError as error:
         code = error_name(error.errno)
@@ -57,7 +65,7 @@ def use_tool(m: Machine, who: Process, a: Mapping[str, Any]) -> Answer:
     return Answer(code)
 
 
-def _connected(m: Machine, who: Process, pump: Callable[[], bool], tries: int) -> RemoteService:
+def _connected(m: Machine, who: Process, pump: Callable[[], bool], tries: int) -> WatchedRemote:
     """The tool's end of the channel, which DomB offers anew after each connection; ToolError if it is taken to the end."""
     error = ToolError("connecting to DomB", abi.EAGAIN)
     for _ in range(tries):
@@ -65,7 +73,7 @@ def _connected(m: Machine, who: Process, pump: Callable[[], bool], tries: int) -
         offer = m.offer()
         if offer is not None:
             try:
-                return RemoteService(who.os, offer, who.proxy, pump)
+                return WatchedRemote(who.os, offer, who.proxy, pump)
             except ToolError as exc:
                 error = exc
         who.waiting = True
@@ -74,7 +82,7 @@ def _connected(m: Machine, who: Process, pump: Callable[[], bool], tries: int) -
     raise error
 
 
-def _calls(m: Machine, tool: RemoteService, a: Mapping[str, Any]) -> str:
+def _calls(m: Machine, tool: WatchedRemote, a: Mapping[str, Any]) -> str:
     wanted = p.CreateRequest(a["kernel"], a["ramdisk"], a["pages"], a["cmdline"])
     if not a["xl"]:
         domid = tool.create(wanted).domid
@@ -84,7 +92,7 @@ def _calls(m: Machine, tool: RemoteService, a: Mapping[str, Any]) -> str:
         return OKAY
     if m.daemons is None or m.daemons.stored is None or m.daemons.consoled is None:
         return NOT_DONE.code
-    xl = Xl(tool, m.daemons.stored, m.daemons.consoled)
+    xl = WatchedXl(tool, m.daemons.stored, m.daemons.consoled)
     domid = xl.create(a["name"], wanted)
     for call in a["then"]:
         getattr(xl, call)(domid)

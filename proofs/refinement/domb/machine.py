@@ -9,6 +9,7 @@ call is made (workload/), and how each is made (target.py, operations.py, guests
 from __future__ import annotations
 
 import errno as names
+import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +60,7 @@ class Proxy(FileProxy):
     def __init__(self, root: Path, heard: Callable[[bool, bool], None]) -> None:
         super().__init__(root)
         self.heard = heard
+        self.said = (0, b"")  # its last answer
 
     def open(self, path: bytes) -> int:
         try:
@@ -66,9 +68,17 @@ class Proxy(FileProxy):
         except OSError:
             self.heard(False, False)
             raise
-        real = os.readlink(f"/proc/self/fd/{self.files[number]}")
-        self.heard(True, Path(real).is_relative_to(self.root.resolve()))
+        real = Path(os.readlink(f"/proc/self/fd/{self.files[number]}"))
+        if not real.is_file():
+            raise Mismatch(f"the file proxy gives out {real.name}, which is no file")
+        if not fcntl.fcntl(self.files[number], fcntl.F_GETFL) & os.O_NONBLOCK:
+            raise Mismatch("the file proxy opens what may make it wait for ever")
+        self.heard(True, real.is_relative_to(self.root.resolve()))
         return number
+
+    def handle(self, op: int, body: bytes) -> tuple[int, bytes]:
+        self.said = super().handle(op, body)
+        return self.said
 
     def read(self, number: int, offset: int, length: int) -> bytes:
         found = super().read(number, offset, length)
@@ -216,7 +226,7 @@ class Machine:
         self.rig.xen.last_domid = DOMB  # ids are reused as soon as they are free
         self.in_domb = True
         if isinstance(self.ear, Follower):
-            self.ear.worked = False
+            self.ear.begins()
         try:
             busy = self.service.step()
         except Crash:

@@ -62,6 +62,16 @@ def _send(who: Process, message: p.Message) -> Answer:
         return Answer(error_name(error.errno))
 
 
+def send_bytes(m: Machine, who: Process, a: Arguments) -> Answer:
+    """Put bytes into the ring that need not be a message: {bytes}."""
+    if who.chan is None:
+        return NOT_DONE
+    try:
+        return Answer(OKAY if who.chan.send(bytes.fromhex(a["bytes"])) else "EAGAIN")
+    except OSError as error:
+        return Answer(error_name(error.errno))
+
+
 def receive(m: Machine, who: Process, a: Arguments) -> Answer:
     """Take DomB's next message; the file proxy handles a question, and its answer waits for `reply`. The answer has the
     message's kind and number, and the length of what the proxy says."""
@@ -287,6 +297,7 @@ OF_PROCESSES: Final[dict[str, Callable[[Machine, Process, Arguments], Answer]]] 
     "connect": connect,
     "disconnect": disconnect,
     "send": send,
+    "send_bytes": send_bytes,
     "receive": receive,
     "reply": reply,
     "use_tool": use_tool,

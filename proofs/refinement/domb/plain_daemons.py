@@ -39,12 +39,17 @@ class Stored(Xenstored):
     def __init__(self, os: PlainOsdep, space: int) -> None:
         self.osdep, self.space = os, space
         self.dead = False  # a tool that still uses its socket gets an error
+        self.introduced: tuple[int, int, int] | None = None  # the domain, frame and port that it was told last
         super().__init__(os, quota_nodes=NODE_QUOTA, quota_watches=WATCH_QUOTA)
 
     def request(self, domid: int, kind: int, tx_id: int, payload: bytes) -> bytes:
         if self.dead:
             raise XsError("EIO")
         return super().request(domid, kind, tx_id, payload)
+
+    def introduce(self, domid: int, mfn: int, port: int) -> None:
+        self.introduced = (domid, mfn, port)
+        super().introduce(domid, mfn, port)
 
 
 class Consoled(Xenconsoled):
@@ -53,9 +58,11 @@ class Consoled(Xenconsoled):
     def __init__(self, os: PlainOsdep, space: int) -> None:
         self.osdep, self.space = os, space
         self.dead = False
+        self.added: tuple[int, int, int] | None = None  # the domain, frame and port that it was told last
         super().__init__(os)
 
     def add(self, domid: int, mfn: int, port: int) -> None:
+        self.added = (domid, mfn, port)
         if self.dead:
             raise OsError(EPIPE)
         super().add(domid, mfn, port)

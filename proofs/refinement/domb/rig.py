@@ -46,6 +46,9 @@ class Ear(Protocol):
     def mmu(self, slot: int, val: int, domid: int, rc: int) -> None:
         """DomB's kernel has changed an entry of its demand area."""
 
+    def has_read(self, addr: int, out: bytes) -> None:
+        """DomB has loaded bytes."""
+
     def stored(self, addr: int, payload: bytes) -> None:
         """DomB has stored bytes."""
 
@@ -69,6 +72,15 @@ class Ear(Protocol):
 
     def dom0_unbound(self, port: int) -> None:
         """Dom0's kernel is about to give up a file's hold of a port."""
+
+    def offered(self, chan: Vchan) -> None:
+        """DomB offers a channel."""
+
+    def receives(self, receive: Callable[[], p.Message | None]) -> p.Message | None:
+        """DomB looks for a message in its ring."""
+
+    def sends(self, message: p.Message, send: Callable[[], bool]) -> bool:
+        """DomB puts a message into its ring, if there is room."""
 
     def message(self, message: p.Message) -> None:
         """DomB has taken a message and is about to handle it."""
@@ -189,6 +201,8 @@ class WatchedOsdep(MiniOsOsdep):
 
     def load(self, addr: int, size: int) -> bytes:
         out = self.seen[addr] = super().load(addr, size)
+        if self.domb.ear is not None:
+            self.domb.ear.has_read(addr, out)
         self.raced()
         return out
 
@@ -230,8 +244,12 @@ class WatchedPipe(p.Pipe):
         super().__init__(chan)
         self.ear = ear
 
+    def receive(self) -> p.Message | None:
+        return self.ear.receives(super().receive)
+
     def send(self, message: p.Message) -> bool:
-        done = super().send(message)
+        plain = super().send
+        done = self.ear.sends(message, lambda: plain(message))
         if done:
             self.ear.sent(message)
         return done
@@ -247,6 +265,7 @@ class WatchedService(BuilderService):
         made = super().offer()
         assert self.chan is not None
         self.pipe = WatchedPipe(self.chan, self.ear)
+        self.ear.offered(self.chan)
         return made
 
     def hang_up(self) -> None:

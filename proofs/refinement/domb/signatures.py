@@ -34,9 +34,10 @@ OPERATIONS: Final = {
     "connect": (PROCESS, "dom ref port"),
     "disconnect": (PROCESS, ""),
     "send": (PROCESS, "op number status body"),
+    "send_bytes": (PROCESS, "bytes"),
     "receive": (PROCESS, ""),
     "reply": (PROCESS, "op number status body"),
-    "use_tool": (PROCESS, "xl name kernel ramdisk pages cmdline then patient"),
+    "use_tool": (PROCESS, "xl name kernel ramdisk pages cmdline then patient waits"),
     "map_grant": (PROCESS, "dom ref prot"),
     "unmap_grant": (PROCESS, "addr"),
     "poke": (PROCESS, "addr bytes"),
@@ -104,7 +105,9 @@ KINDS: Final = {
     "remote": DOMID,
     "op": DOMID,
     "mfn": ("a number of 40 bits", _below(40)),
-    **dict.fromkeys(("ref", "port", "number", "pages", "type", "handle", "src", "dst"), ("a number of 32 bits", _below(32))),
+    **dict.fromkeys(
+        ("ref", "port", "number", "pages", "waits", "type", "handle", "src", "dst"), ("a number of 32 bits", _below(32))
+    ),
     "status": ("a number of 32 bits with a sign", _below(31, -(1 << 31))),
     "errno": ("an errno", lambda value: _below(8)(value) and value > 0),
     "prot": ("1 to read, 3 to write, too", lambda value: value in (1, 3)),

@@ -25,6 +25,7 @@ from bulkhead.proofs.refinement.domb.book import Book
 from bulkhead.proofs.refinement.domb.compare import differences
 from bulkhead.proofs.refinement.domb.daemons import Daemons
 from bulkhead.proofs.refinement.domb.follow import Follower
+from bulkhead.proofs.refinement.domb.kernels import BAD, WANTS_ANOTHER_LOADER
 from bulkhead.proofs.refinement.domb.rig import Rig
 from bulkhead.proofs.refinement.domb.world import DOMB, Rules
 from bulkhead.proofs.refinement.lockstep.abstraction import Places
@@ -80,6 +81,9 @@ class Watching(Follower):
     """Follows a DomB that may do things in another order than it should."""
 
     looked_at = False
+
+    def offered(self, chan: Vchan) -> None:
+        """A DomB that reads its ring where it should not is followed until the claim falls; inbox.py would stop it."""
 
     def was_checked(self) -> bool:
         """Has the parser been through what was read?"""
@@ -188,7 +192,7 @@ def build_that_fails(scene: Scene) -> None:
 def build_from_garbage(scene: Scene) -> None:
     """A kernel that wants another loader."""
     scene.connect()
-    scene.create("bad13")
+    scene.create(f"bad{BAD.index(WANTS_ANOTHER_LOADER)}")
 
 
 def build_twice(scene: Scene) -> None:
@@ -204,6 +208,15 @@ def start_untold(scene: Scene) -> None:
     scene.create(answer=False)
     (domid,) = scene.service.guests
     scene.send(p.UNPAUSE, p.DOMID.pack(domid))
+    scene.domb()
+
+
+def end_untold(scene: Scene) -> None:
+    """A tool guesses the id of a guest whose answer lies in the ring, and ends it."""
+    scene.connect()
+    scene.create(answer=False)
+    (domid,) = scene.service.guests
+    scene.send(p.DESTROY, p.DOMID.pack(domid))
     scene.domb()
 
 

@@ -45,13 +45,18 @@ def compare(side: StoreSide, stored: Xenstored, out: Places) -> None:
 
 
 def _connections(side: StoreSide, stored: Xenstored, out: Places) -> None:
-    T = side.book.T
+    T, book = side.book.T, side.book
     for d in GUESTS:
         c = stored.connections.get(d)
         rules = (bool(T["store_ring.introduced"][d]), bool(T["store_ring.ignored"][d]) if c is not None else False)
         real = (c is not None, c is not None and c.ignored)
         if rules != real:
             out[f"store_ring[{d}]"] = (rules, real)
+        if c is not None and c.watches != side.watches.get(d, []):
+            out[f"watches[{d}] as written"] = (side.watches.get(d), c.watches)
+        mine = sum(1 for n in book.paths.values() if T["node.exists"][n] and T["node.owner"][n] == d)
+        if stored.store.owned.get(d, 0) != mine:
+            out[f"nodes of domain {d}"] = (mine, stored.store.owned.get(d, 0))
         watched = {
             side.book.path_of(T["watch.node"][w]) for w, on in enumerate(T["watch.on"]) if on and T["watch.by"][w] == d
         }

@@ -84,6 +84,11 @@ class View:
         """The nodes that XenStore has."""
         return [] if self.stored is None else list(self.stored.store.nodes)
 
+    def value(self, path: str) -> bytes:
+        """The value of a node of XenStore; nothing, where there is none."""
+        node = None if self.stored is None else self.stored.store.nodes.get(path)
+        return b"" if node is None else node.value
+
     @property
     def consoled(self) -> Consoled | None:
         """The console's daemon, while it lives."""

@@ -11,14 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from bulkhead.impl.dom0.syscalls import Syscalls
 from bulkhead.impl.libs.linux import LinuxOsdep
 from bulkhead.impl.libs.osdep import OsDriver
 from bulkhead.impl.tools.store import XsError
 from bulkhead.impl.tools.xenconsoled import KEEP
 from bulkhead.impl.tools.xenstored import MAX_UNSENT, Connection
+from bulkhead.impl.xen.frames import Frame
+from bulkhead.impl.xen.pagetables import PTE_MFN
 from bulkhead.proofs.refinement.domb.dom0_side import Dom0Side
 from bulkhead.proofs.refinement.domb.messages import ERROR, EVENT, MOST
 from bulkhead.proofs.refinement.domb.plain_daemons import Consoled, PlainOsdep, Stored
+from bulkhead.proofs.refinement.domb.rig import granted
 from bulkhead.proofs.refinement.domb.store_side import Event, Heard, StoreSide
 from bulkhead.proofs.refinement.domb.taps import MASK, Tap
 from bulkhead.proofs.refinement.lockstep.abstraction import Places
@@ -27,6 +31,7 @@ from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 PAGE_MASK: Final = 4095
 HEADER: Final = 16
 WATCH: Final = 4
+CONSOLE_REF, XENSTORE_REF = 0, 1
 # Independent layout of xs_wire.h and console.h: data, size, consumer index, producer index of both rings of a page.
 STORE_RINGS: Final = ((0, 1024, 2048, 2052), (1024, 1024, 2056, 2060))
 CONSOLE_RINGS: Final = ((1024, 2048, 3080, 3084), (0, 1024, 3072, 3076))
@@ -41,6 +46,7 @@ class DaemonOsdep(PlainOsdep):
         self.rings = rings
         self.taps: dict[int, tuple[Tap, Tap]] = {}
         self.errors: dict[int, int] = {}  # its writes to the error word of a page
+        self.reset: set[int] = set()  # pages whose indices it has cleared
         self.published: dict[int, int] = {}  # page -> when it published an index there last
         self.tick: Callable[[], int] = lambda: 0
 
@@ -71,6 +77,7 @@ class DaemonOsdep(PlainOsdep):
             for each in self.ends(addr - at):  # a new connection
                 each.mine = None  # it reads its own index once
             self.errors.pop(addr - at, None)
+            self.reset.add(addr - at)
         elif self.rings is STORE_RINGS and at == STORE_ERROR:
             self.errors[addr - at] = int.from_bytes(payload, "little")
         else:
@@ -86,7 +93,15 @@ class DaemonOsdep(PlainOsdep):
         """The page is not mapped any more."""
         self.taps.pop(page, None)
         self.errors.pop(page, None)
+        self.reset.discard(page)
         self.published.pop(page, None)
+
+    def frame_of(self, page: int) -> Frame:
+        """What the process has mapped there."""
+        driver = self.driver
+        assert isinstance(driver, Syscalls)
+        space = driver.process.space
+        return space.kernel.xen.frames.table[(space.pte(page >> 12) & PTE_MFN) >> 12]
 
     def signals(self, page: int, port: int, signalled: Mapping[int, int]) -> None:
         """The daemon has served this ring, and may wait: the guest must hear of what it has published there."""
@@ -123,10 +138,10 @@ class WatchedStored(Stored):
             self.follower.who = asker
         events = [e for c, (length, _) in before.items() for e in self._fired(c, length)]
         self.side.refused = self.follower.refused
-        if not any(full for _, full in before.values()):
-            self.side.heard(asker, domid, kind, tx_id, payload, Heard(error, answer, events))
-        else:
-            raise Mismatch("a ring that nobody empties holds more than it may")
+        if self.serving is not None and domid and before[self.serving][1]:
+            raise Mismatch(f"domain {domid} takes no answer, and more of them wait for it than may")
+        deaf = frozenset(c.domid for c, (_, full) in before.items() if full or len(c.unsent) >= MAX_UNSENT)
+        self.side.heard(asker, domid, kind, tx_id, payload, Heard(error, answer, events, deaf))
         if domid and self.serving is not None:
             body = error.encode() + b"\0" if error else answer
             self.going[self.serving] += frame(ERROR if error else kind, number, tx_id, body)
@@ -186,15 +201,22 @@ class WatchedStored(Stored):
             raise Mismatch(
                 f"domain {connection.domid} {'has' if bad else 'has not'} broken the protocol, and is ignored or not"
             )
-        if whole and not bad and len(connection.unsent) < MAX_UNSENT:
-            raise Mismatch(f"a request of domain {connection.domid} is not handled")
         sent = writes.taken()
+        if whole and not bad and len(sent) + len(connection.unsent) < MAX_UNSENT:
+            raise Mismatch(f"a request of domain {connection.domid} is not handled")
         if sent + connection.unsent != self.going[connection]:
             raise Mismatch(
                 f"domain {connection.domid} gets {sent!r}, then {connection.unsent!r}, not {self.going[connection]!r}"
             )
         self.going[connection] = connection.unsent
         return busy
+
+    def introduce(self, domid: int, mfn: int, port: int) -> None:
+        super().introduce(domid, mfn, port)
+        page = self.connections[domid].mapping.addr
+        if page not in self.taps.reset or self.taps.errors.get(page) != 0:
+            raise Mismatch(f"domain {domid} is connected, and the indices or the error in its ring's page stay as they were")
+        whose_ring(self.taps, page, self.follower, domid, XENSTORE_REF)
 
     def release(self, domid: int) -> None:
         connection = self.connections.get(domid)
@@ -220,6 +242,12 @@ def frame(kind: int, number: int, tx: int, body: bytes) -> bytes:
     return b"".join(n.to_bytes(4, "little") for n in (kind, number, tx, len(body))) + body
 
 
+def whose_ring(taps: DaemonOsdep, page: int, follower: Dom0Side, domid: int, ref: int) -> None:
+    """A daemon has mapped the page of its ring: the one that the reserved grant names."""
+    if taps.frame_of(page) is not granted(follower.rig, domid, ref):
+        raise Mismatch(f"a daemon has mapped another page of domain {domid} than the one that grant {ref} names")
+
+
 class WatchedConsoled(Consoled):
     """The console's daemon."""
 
@@ -236,6 +264,7 @@ class WatchedConsoled(Consoled):
         try:
             super().add(domid, mfn, port)
             self.kept[domid], self.typed[domid] = b"", b""
+            whose_ring(self.taps, self.consoles[domid].mapping.addr, self.follower, domid, CONSOLE_REF)
         finally:
             self.follower.who = asker
 

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 
 from bulkhead.proofs.refinement.calls import Interleaving
 from bulkhead.proofs.refinement.domb.guests import RINGS, Guest, index
+from bulkhead.proofs.refinement.domb.messages import home
 from bulkhead.proofs.refinement.domb.taps import MASK
 from bulkhead.proofs.refinement.domb.view import View
 from bulkhead.proofs.refinement.domb.watched_daemons import frame
 from bulkhead.proofs.refinement.domb.workload.chooser import Chooser
 from bulkhead.proofs.refinement.domb.workload.memory import MemoryChoices
 from bulkhead.proofs.refinement.domb.workload.neighbours import between_neighbours
-from bulkhead.proofs.refinement.domb.workload.requests import request
+from bulkhead.proofs.refinement.domb.workload.requests import KINDS, request
 from bulkhead.proofs.refinement.domb.world import DOMB, NOBODY
 
 
@@ -38,6 +39,12 @@ class GuestChoices(Chooser):
         if heard and self.rng.random() < 0.08:
             self.meet(heard)
             return
+        if self.rng.random() < 0.006:
+            seen = [g for g in running if self.view.consoled is not None and g.domid in self.view.consoled.consoles]
+            for act, able in self.rng.sample(((self._hoards, heard), (self._prints_on, seen)), 2):
+                if able:
+                    act(self.rng.choice(able))
+                    return
         who = self.rng.choice(heard if heard and self.rng.random() < 0.7 else running)
         x = self.rng.random()
         if x < 0.42:
@@ -98,6 +105,30 @@ class GuestChoices(Chooser):
         self.text = f"d{who.domid} empties its rings"
         for page in RINGS:
             self.of(who, "ring_drain", ring=page)
+
+    def _hoards(self, who: Guest) -> None:
+        """It asks again and again for what is long, and takes no answer: one that waits for all of them has no end."""
+        self.text = f"d{who.domid} asks, and takes no answer"
+        named = f"{home(who.domid)}/name"
+        for kind, payload in ((KINDS["write"], b"data\0" + bytes(900)), *[(KINDS["read"], b"data\0")] * 110):
+            stored = self.view.stored
+            if stored is None or not who.has(who.xenstore):
+                return
+            if len(self.view.value(named)) > 900 and kind == KINDS["read"]:
+                payload = named.encode() + b"\0"
+            self.number = (self.number + 1) & MASK
+            self.of(who, "ring_put", ring="xenstore", bytes=frame(kind, self.number, 0, payload).hex())
+            self.call(f"p{stored.space}", "serve")
+
+    def _prints_on(self, who: Guest) -> None:
+        """More than the console's daemon keeps."""
+        self.text = f"d{who.domid} prints without an end"
+        for _ in range(40):
+            consoled = self.view.consoled
+            if consoled is None:
+                return
+            self.of(who, "ring_put", ring="console", bytes=self.rng.randbytes(2048).hex())
+            self.call(f"p{consoled.space}", "serve")
 
     def _prints(self, who: Guest) -> None:
         self.text = f"d{who.domid} prints"

@@ -49,7 +49,8 @@ def permissions(rng: random.Random, d: int, guests: Sequence[int], node: Node | 
 def between_neighbours(rng: random.Random, d: int, guests: Sequence[int], nodes: Mapping[str, Node]) -> tuple[int, bytes]:
     """A request of a guest, of a kind that the connected `guests` can make to each other."""
     op, at = rng.choice(OPS), path(rng, guests, nodes)
-    if op == "rm" and rng.random() < 0.15:
+    opened = nodes["/"].grants[0].letter in "wb"
+    if op == "rm" and rng.random() < (0.5 if opened else 0.1):
         at = "/"  # which stays, even where a tool has opened it to all
     raw = at.encode() + b"\0"
     if op == "set_perms":

@@ -27,7 +27,9 @@ BELOW = (
 )
 BESIDE = ("/", "/local", "/local/domain", "/tool", "/tool/a", "/tool/a/b", "/vm")
 RELATIVE = ("data", "data/a", "data/a/b", "control/x", "data/e", "data/f", "data/g/h/i", "data/j/k", "name")
-WRONG = ("", "//", "data/", "@releaseDomain", "a b", "/local//x", "data/\xff", "x" * 2100, "../1")
+WRONG = ("", "//", "data/", "@releaseDomain", "a b", "/local//x", "data/\xff", "../1")
+# One byte too long; as long as may be. They make nodes, so they are asked about only.
+LONG = ("x" * 2049, "/" + "x" * 3072, "x" * 2048, "/" + "x" * 3071)
 COMMON = ("write", "write", "read", "read", "mkdir", "rm", "directory", "get_perms", "set_perms", "watch", "watch")
 RARE = ("unwatch", "unwatch", "reset_watches", "get_domain_path", "is_introduced", "introduce", "release")
 
@@ -52,6 +54,8 @@ def request(rng: random.Random, d: int, connected: Sequence[int], nodes: Sequenc
     if not d and rng.random() < 0.6 and where[:1] != b"/":
         where = home(rng.randrange(2, NOBODY)).encode() + b"/" + where
     op = rng.choice(COMMON)
+    if rng.random() < (0.02 if d else 0.12):
+        return KINDS[rng.choice(("read", "directory", "get_perms", "rm"))], rng.choice(LONG).encode() + b"\0"
     if rng.random() < 0.12:
         op = rng.choice(RARE)
     if op == "rm" and rng.random() < 0.1:

@@ -16,6 +16,7 @@ from bulkhead.proofs.refinement.domb.view import View
 from bulkhead.proofs.refinement.domb.workload.chooser import Chooser
 from bulkhead.proofs.refinement.domb.workload.guests import GuestChoices
 from bulkhead.proofs.refinement.domb.workload.moments import DOMB, Moments
+from bulkhead.proofs.refinement.domb.workload.sessions import Sessions
 from bulkhead.proofs.refinement.domb.workload.tools import ToolChoices
 from bulkhead.proofs.refinement.domb.workload.users import UserChoices
 from bulkhead.proofs.refinement.domb.world import NOBODY
@@ -34,6 +35,7 @@ class Driver(Chooser):
         self.guests = GuestChoices(view, target, self.rng)
         self.users = UserChoices(view, target, self.rng)
         self.tools.domb = self.domb
+        self.sessions = Sessions(view, target, self.rng, self.tools)
         self.moments.scribble = self.scribble
         self.moments.race = self.guests.race
         self.moments.waits = self.waits
@@ -70,6 +72,8 @@ class Driver(Chooser):
             self._daemons()
         elif x < 0.55 and free:
             self._of(self.tools, self.tools.ask_daemons, rng.choice(free))
+        elif free and rng.random() < 0.16 and not any(each.busy for each in view.processes.values()):
+            self._of(self.tools, self.sessions.act, rng.choice(free))
         elif free:
             self._of(self.tools, self.tools.act, rng.choice(free))
         if self.calls % CLAIMS_EVERY == 0:

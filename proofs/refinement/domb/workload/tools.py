@@ -13,29 +13,37 @@ from bulkhead.impl.domb import protocol as p
 from bulkhead.impl.libs.vchan import Offer
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.calls import Answer
-from bulkhead.proofs.refinement.domb.files import BAD, PAGES, SMALL_DISKS
+from bulkhead.proofs.refinement.domb.files import PAGES, SMALL_DISKS
+from bulkhead.proofs.refinement.domb.kernels import BAD, GOOD
 from bulkhead.proofs.refinement.domb.machine import Process
 from bulkhead.proofs.refinement.domb.messages import home
 from bulkhead.proofs.refinement.domb.workload.chooser import Chooser
 from bulkhead.proofs.refinement.domb.workload.requests import BELOW, BESIDE, KINDS, perms, request
 from bulkhead.proofs.refinement.domb.world import DOMB, NOBODY
 
-NAMES = ("kernel0", "kernel1", *(f"bad{i}" for i in range(len(BAD))))
+KERNELS = tuple(f"kernel{i}" for i in range(len(GOOD)))
+BROKEN = tuple(f"bad{i}" for i in range(len(BAD)))
 DISKS = ("", "", *(f"disk{i}" for i in range(len(SMALL_DISKS))), "big")
+WAITS = 160  # after so many a tool gives up
 AFTER_XL = ("pause", "unpause", "destroy")  # xl has started its guest
 AFTER_CREATE = ("unpause", "pause", "unpause", "destroy")
+OUTSIDE = ("../secret", "dir/../../secret", "link", "away/passwd")
+NO_FILE = ("dir", "pipe", "nowhere")
 STRANGE = (
-    "../secret",
     "/etc/passwd",
-    "link",
     "dir/../kernel0",
-    "away/passwd",
-    "dir",
     "",
+    ".",
+    "/",
+    "dir//kernel0",
+    "dir/./kernel0",
+    "dir/kernel0/",
     "kernel0/x",
     "a\0b",
     "nothing",
+    "x" * 255,
     "x" * 900,
+    "y" * p.PATH_MAX,
     "dir/kernel0",
 )
 
@@ -45,6 +53,7 @@ class ToolChoices(Chooser):
 
     domb: Callable[[], None]
     number = 0  # of the last request
+    last = 0  # bytes of the last message
     guests = 0  # that honest tools have named
 
     def of(self, who: Process, operation: str, /, **arguments: Any) -> Answer:
@@ -111,6 +120,7 @@ class ToolChoices(Chooser):
 
     def send(self, who: Process, op: int, number: int, status: int, body: bytes) -> None:
         """A message."""
+        self.last = p.HEADER.size + len(body)
         self.of(who, "send", op=op, number=number, status=status, body=body.hex())
 
     def ask(self, who: Process) -> None:
@@ -150,14 +160,17 @@ class ToolChoices(Chooser):
 
     def _request(self) -> p.CreateRequest:
         rng = self.rng
-        kernel = rng.choice(NAMES[:2]) if rng.random() < 0.8 else rng.choice(rng.choice((NAMES, STRANGE)))
+        kernel = rng.choice(rng.choices((KERNELS, BROKEN, STRANGE, OUTSIDE, NO_FILE), (30, 6, 2, 1, 1))[0])
         disk = rng.choice(DISKS) if rng.random() < 0.9 else rng.choice(STRANGE)
         pages = rng.choice(PAGES) if rng.random() < 0.85 else rng.choice((0, 63, 63, 63, 1, 300, 1 << 18, (1 << 32) - 1))
-        return p.CreateRequest(kernel, disk, pages, rng.choice(("", "quiet", "x" * 1000, "a\0b")))
+        return p.CreateRequest(kernel, disk, pages, rng.choice(("", "quiet", "x" * 1000, "x" * p.PATH_MAX, "a\0b")))
 
     def _spoiled(self, body: bytes) -> bytes:
         at = self.rng.randrange(len(body))
-        return self.rng.choice((body[:at], body + b"?", body[:at] + b"\xff" + body[at + 1 :], b""))
+        texts = [b"kernel0", b"", b"quiet"]
+        texts[self.rng.randrange(3)] = b"z" * (p.PATH_MAX + 1)
+        long = p.CREATE_HEAD.pack(64, *map(len, texts)) + b"".join(texts)
+        return self.rng.choice((body[:at], body + b"?", body[:at] + b"\xff" + body[at + 1 :], b"", long))
 
     # The file proxy.
 
@@ -210,8 +223,9 @@ class ToolChoices(Chooser):
             zeros = bytes(length).hex()
             body = rng.choice(([[0, max(1, length // 2)]], [], [*whole, b"more".hex()], [zeros], [[0, 1]]))
         elif x < 0.985 and asked == p.FILE_STAT:
-            lies = (p.STAT.pack(1 << 60, 0), p.STAT.pack(1, 1), b"?", p.STAT.pack(0, 0))
-            body = rng.choice(([whole[0], whole[0]], *([lie.hex()] for lie in lies)))
+            lies = (p.STAT.pack(1 << 60, 0), p.STAT.pack(p.MAX_FILE + 1, 0), p.STAT.pack(1, 1), b"?", p.STAT.pack(0, 0))
+            later = [[0, 8], (1 << 62).to_bytes(8, "little").hex()]  # the size that it had, and another time
+            body = rng.choice(([whole[0], whole[0]], later, later, *([lie.hex()] for lie in lies)))
         else:
             self.of(who, "reply", op=op, number=number, status=status, body=body)  # answer twice
         self.text = f"the proxy answers {asked}"
@@ -224,7 +238,7 @@ class ToolChoices(Chooser):
         rng, view = self.rng, self.view
         if any(each.busy for each in view.processes.values()) or who.chan is not None or not view.up or view.offer is None:
             return
-        wanted = p.CreateRequest(rng.choice(NAMES[:2]), rng.choice(DISKS[:-1]), rng.choice(PAGES), "quiet")
+        wanted = p.CreateRequest(rng.choice(KERNELS), rng.choice(DISKS[:-1]), rng.choice(PAGES), "quiet")
         xl = rng.random() < 0.6
         if not xl and rng.random() >= 0.65:
             wanted = self._request()
@@ -249,6 +263,7 @@ class ToolChoices(Chooser):
             cmdline=wanted.cmdline,
             then=list(then),
             patient=self.rng.random() < 0.8,
+            waits=WAITS if self.rng.random() < 0.8 else self.rng.choice((0, 1, 2, 4, 8, 16)),
         )
 
     # Mapped pages.
@@ -277,10 +292,23 @@ class ToolChoices(Chooser):
             pages += [addr + 4096 * rng.randrange(count) for addr, count in who.chan.areas] + [who.chan.page] * 2
         if not pages:
             return
+        if rng.random() < 0.5 and self._changes(who):
+            return
         at = rng.choice((0, 4, 8, 12, 16, 20, 21, 24, rng.randrange(4080), rng.randrange(4080)))
         message = p.HEADER.pack(p.MAGIC, rng.randrange(7), 1, 0, 2) + b"\2\0"
         payload = rng.choice((b"\0", b"\xff\xff\xff\x7f", rng.randbytes(4), b"\1\0\0\0", message))
         self.of(who, "poke", addr=rng.choice(pages) + at, bytes=payload.hex())
+
+    def _changes(self, who: Process) -> bool:
+        """It changes the last message that it sent, which DomB may be about to take, or to read again."""
+        chan = who.chan
+        if chan is None or chan.closed or chan.writer is None or not self.last:
+            return False
+        at, payload = self.rng.choice(((0, b"?"), (2, b"\5"), (2, b"\3"), (4, b"??"), (12, b"\1"), (13, b"\1"), (16, b"\3")))
+        ring = chan.writer.ring
+        where = ring.data + ((chan.writer.prod - self.last + at) & (ring.size - 1))
+        self.of(who, "poke", addr=where, bytes=payload.hex())
+        return True
 
     # The daemons.
 
@@ -312,7 +340,9 @@ class ToolChoices(Chooser):
             elif x < 0.93:
                 self.of(who, "console_remove", dom=d)
             else:
-                self.of(who, "console_type", dom=d, bytes=rng.randbytes(rng.choice((1, 30, 1500))).hex())
+                text = rng.randbytes(rng.choice((1, 30, 1500, 30000))).hex()
+                for _ in range(4 if len(text) > 9999 else 1):  # more than the daemon keeps
+                    self.of(who, "console_type", dom=d, bytes=text)
 
     def share_node(self, who: Process) -> None:
         """Nodes that outlive guests, given to them and opened for them."""

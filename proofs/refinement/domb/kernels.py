@@ -1,0 +1,119 @@
+"""The kernels of DomB's campaigns: some that can be loaded, each in its own way, and some that cannot, each for one reason.
+
+They are made by hand from one image, field by field as in elf.h and Xen's elfnote.h. Not here: what a guest's pages hold
+then (files.py), and the loader (impl/domb/elf.py), which this file does not use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from struct import pack
+from typing import Final
+
+from bulkhead.impl.guests.test_kernel import Source, build_kernel, code
+
+PAGE: Final = 4096
+BASE: Final = 0xFFFFFFFF80000000
+FRAME_LIST: Final = 0xFFFFFE0000000000  # where one kernel wants the list of its frames
+END: Final = BASE + 6 * PAGE  # behind the last page of the image
+ENTRY, HYPERCALL, VIRT_BASE, OFFSET, VERSION, LOADER, FEATURES, INIT_P2M, MOD_PFN = 1, 2, 3, 4, 5, 8, 10, 15, 16  # notes
+TYPE, MACHINE, START, HEADERS, SIZES = 16, 18, 24, 32, 54  # of the ELF header
+FIRST, SECOND, THIRD = 64, 120, 176  # the program headers: text, data, notes
+KIND, FROM, PHYSICAL, IN_FILE, IN_MEMORY = 0, 8, 24, 32, 40  # of a program header
+
+
+def with_notes(notes: Mapping[int, bytes], without: frozenset[int] = frozenset()) -> bytes:
+    """The image with other notes."""
+    return build_kernel(Source(notes=notes, without=without))
+
+
+ONE: Final = build_kernel()
+
+
+def patched(at: int, content: bytes, image: bytes = ONE) -> bytes:
+    """The image with other bytes at one place."""
+    return image[:at] + content + image[at + len(content) :]
+
+
+def _number(value: int, size: int = 8) -> bytes:
+    return value.to_bytes(size, "little")
+
+
+def _moved(by: int) -> bytes:
+    """The image with physical addresses that do not begin at 0, and the note that says so."""
+    image = with_notes({OFFSET: _number(by)})
+    for header, page in ((FIRST, 1), (SECOND, 3)):
+        image = patched(header + PHYSICAL, _number(by + page * PAGE), image)
+    return image
+
+
+GOOD: Final[tuple[bytes, ...]] = (
+    ONE,
+    build_kernel(Source(data=b"another kernel\0", text=code() + b"\xcc" * 64)),
+    with_notes({MOD_PFN: _number(1, 4)}),  # its ramdisk is named by page, and not mapped
+    with_notes({INIT_P2M: _number(FRAME_LIST), FEATURES: b"!writable_page_tables|pae_pgdir_above_4gb\0"}),
+    with_notes({INIT_P2M: _number(FRAME_LIST), MOD_PFN: _number(1)}),
+    patched(START, _number(BASE + PAGE + 1), with_notes({}, frozenset({ENTRY, OFFSET}))),  # it starts where the header says
+    _moved(1 << 24),
+    patched(IN_MEMORY + THIRD, _number(0)),  # notes lie in the file alone
+)
+
+WANTS_ANOTHER_LOADER: Final = with_notes({LOADER: b"other\0"})
+BAD: Final[tuple[bytes, ...]] = (
+    # No image for this machine.
+    b"",
+    b"\x7fELF",
+    ONE[:63],
+    b"#!/bin/sh\n" * 50,
+    patched(0, b"\x7fELG"),
+    patched(4, b"\x01"),
+    patched(5, b"\x02"),
+    patched(TYPE, _number(1, 2)),
+    patched(TYPE, _number(4, 2)),
+    patched(MACHINE, _number(3, 2)),
+    # Headers: none, too many, of another size, and beyond the end.
+    patched(SIZES, b"\xff\xff\xff\xff"),
+    patched(SIZES, pack("<HH", 56, 0)),
+    patched(SIZES, pack("<HH", 56, 65)),
+    patched(SIZES, pack("<HH", 57, 3)),
+    patched(HEADERS, b"\xff" * 8),
+    patched(HEADERS, _number(len(ONE) + 1 - 3 * 56)),
+    # Segments: cut off, beyond the end by much or by a byte, with more bytes than memory, without memory, none, too large.
+    ONE[:5000],
+    ONE[:-64],
+    patched(FIRST + FROM, b"\xff" * 8),
+    patched(FIRST + IN_FILE, b"\xff" * 7),
+    patched(FIRST + PHYSICAL, b"\xff" * 7),
+    patched(FIRST + IN_FILE, pack("<QQ", len(ONE) - PAGE + 1, len(ONE) - PAGE + 1)),
+    patched(SECOND + IN_FILE, pack("<QQ", PAGE, PAGE - 1)),
+    patched(FIRST + IN_MEMORY, bytes(8), patched(SECOND + IN_MEMORY, bytes(8))),
+    patched(FIRST + KIND, bytes(4), patched(SECOND + KIND, bytes(4))),
+    patched(SECOND + IN_MEMORY, _number(1 << 30)),
+    # Notes: none, cut off by one byte, numbers that are none, and what a guest needs that is not here.
+    patched(THIRD + KIND, bytes(4)),
+    with_notes({}, frozenset({ENTRY, VIRT_BASE, LOADER})),
+    with_notes({}, frozenset({VERSION})),
+    patched(THIRD + IN_FILE, _number(len(ONE) - 4 * PAGE - 1)),
+    with_notes({ENTRY: _number(BASE + PAGE) + bytes(1)}),
+    with_notes({HYPERCALL: b""}),
+    with_notes({VERSION: b"xen-2.0\0"}),
+    WANTS_ANOTHER_LOADER,
+    with_notes({FEATURES: b"!auto_translated_physmap\0"}),
+    # Addresses: no page's, below the base, over the hypervisor, in no half of the address space, outside of the image.
+    build_kernel(Source(virt_base=0xFFFF800000000000)),
+    build_kernel(Source(virt_base=1 << 48)),
+    with_notes({VIRT_BASE: _number(BASE - 16)}),
+    with_notes({VIRT_BASE: _number(BASE + 2 * PAGE), OFFSET: _number(2 * PAGE)}),
+    with_notes({ENTRY: _number(BASE)}),
+    with_notes({ENTRY: _number(END)}),
+    patched(START, _number(END), with_notes({}, frozenset({ENTRY}))),
+    with_notes({HYPERCALL: _number(BASE)}),
+    with_notes({HYPERCALL: _number(END)}),
+    with_notes({HYPERCALL: _number(BASE + 2 * PAGE + 8)}),
+    with_notes({INIT_P2M: _number(FRAME_LIST + 8)}),
+    with_notes({INIT_P2M: _number(1 << 48)}),
+    with_notes({INIT_P2M: _number(0xFFFF800000000000)}),
+    with_notes({INIT_P2M: _number(0x7FFFFFFFF000)}),
+)
+
+__all__ = ["BAD", "BASE", "FRAME_LIST", "GOOD", "PAGE", "WANTS_ANOTHER_LOADER"]

@@ -1,0 +1,149 @@
+"""Watches an honest tool: the implementation's own, with checks of what it sends, and of what it takes for its answer.
+
+An answer is the one to its request: it has the kind and number of the message that it sent last, and only its status
+decides whether it has failed. Its file proxy's answers go to DomB as the proxy gave them. xl tells both daemons of a guest,
+by the frames and ports that DomB named, before it starts it. Not here: what DomB's answers must say (follow.py), and the
+calls of tools (honest.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bulkhead.impl.domb import protocol as p
+from bulkhead.impl.domb.builder import Guest
+from bulkhead.impl.libs.osdep import ETIMEDOUT, Osdep
+from bulkhead.impl.libs.vchan import Offer, Vchan
+from bulkhead.impl.tools.services import RemoteService, ToolError
+from bulkhead.impl.tools.xl import Xl
+from bulkhead.proofs.refinement.domb.machine import Proxy
+from bulkhead.proofs.refinement.domb.plain_daemons import Consoled, Stored
+from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+
+
+class ToolPipe(p.Pipe):
+    """A tool's end of the channel."""
+
+    def __init__(self, chan: Vchan, proxy: Proxy) -> None:
+        super().__init__(chan)
+        self.proxy = proxy
+        self.numbers: list[int] = []  # of its requests
+        self.asked = 0  # the kind of the last one
+        self.body = b""
+        self.questions: list[p.Message] = []  # DomB's, which are not answered yet
+        self.answer: p.Message | None = None  # the last one that it took
+
+    def send(self, message: p.Message) -> bool:
+        done = super().send(message)
+        if not done:
+            return False
+        if message.op & p.REPLY:
+            question = self.questions.pop(0) if self.questions else None
+            want = None if question is None else p.Message(question.op | p.REPLY, question.number, *self.proxy.said)
+            if message != want:
+                raise Mismatch(f"the file proxy says {message}, not {want}")
+        elif message.number in self.numbers or (message.op, message.body) != (self.asked, self.body):
+            raise Mismatch(f"a tool sends {message}; its numbers so far are {self.numbers}")
+        else:
+            self.numbers.append(message.number)
+        return True
+
+    def receive(self) -> p.Message | None:
+        message = super().receive()
+        if message is not None and message.op & p.REPLY:
+            self.answer = message
+        elif message is not None:
+            self.questions.append(message)
+        return message
+
+
+class WatchedRemote(RemoteService):
+    """A tool's build service. `before_start` is asked before a guest is started."""
+
+    def __init__(self, os: Osdep, offer: Offer, files: Proxy, pump: Callable[[], bool]) -> None:
+        super().__init__(os, offer, files, pump)
+        self.pipe = self.watched = ToolPipe(self.chan, files)
+        self.before_start: Callable[[int], None] = lambda domid: None
+        self.asks_again: Callable[[], bool] = lambda: False  # after it gave up
+
+    def call(self, op: int, body: bytes) -> bytes:
+        try:
+            return self._once(op, body)
+        except ToolError as error:
+            if error.errno != ETIMEDOUT or not self.asks_again():
+                raise
+        return self._once(op, body)  # over the same connection, in which the old answer may still come
+
+    def _once(self, op: int, body: bytes) -> bytes:
+        pipe = self.watched
+        pipe.answer, pipe.asked, pipe.body = None, op, body
+        sent = len(pipe.numbers)
+        try:
+            out = super().call(op, body)
+        except ToolError as error:
+            answer = pipe.answer if len(pipe.numbers) > sent else None
+            mine = answer is not None and (answer.op, answer.number) == (op | p.REPLY, pipe.numbers[-1])
+            if answer is not None and mine and (not answer.status or error.errno != max(-answer.status, 1)):
+                raise Mismatch(f"a tool is answered {answer}, and fails with {error.errno}") from error
+            raise
+        answer = pipe.answer
+        if answer is None or len(pipe.numbers) != sent + 1:
+            raise Mismatch(f"a tool says that its request {op} was answered")
+        if (answer.op, answer.number, answer.status, answer.body) != (op | p.REPLY, pipe.numbers[-1], 0, out):
+            raise Mismatch(f"a tool asks {op} with the number {pipe.numbers[-1]}, and takes {answer} for its answer")
+        return out
+
+    def unpause(self, domid: int) -> None:
+        self.before_start(domid)
+        super().unpause(domid)
+        self._of(p.UNPAUSE, domid)
+
+    def pause(self, domid: int) -> None:
+        super().pause(domid)
+        self._of(p.PAUSE, domid)
+
+    def destroy(self, domid: int) -> None:
+        super().destroy(domid)
+        self._of(p.DESTROY, domid)
+
+    def _of(self, op: int, domid: int) -> None:
+        """The last request was of this kind, about this guest."""
+        if (self.watched.asked, self.watched.body) != (op, domid.to_bytes(2, "little")):
+            raise Mismatch(f"a tool asks {self.watched.asked} {self.watched.body!r} instead of {op} for domain {domid}")
+
+
+class WatchedXl(Xl):
+    """xl with its connections."""
+
+    def __init__(self, service: WatchedRemote, xenstored: Stored, xenconsoled: Consoled) -> None:
+        super().__init__(service, xenstored, xenconsoled)
+        self.stored, self.consoled = xenstored, xenconsoled
+        self.connected: list[int] = []
+        service.before_start = self._starts
+
+    def _starts(self, domid: int) -> None:
+        if domid not in self.connected:
+            raise Mismatch(f"xl starts domain {domid} before the daemons know of it")
+
+    def _connect(self, name: str, guest: Guest) -> None:
+        domid = guest.domid
+        self.stored.introduced = self.consoled.added = None
+        try:
+            super()._connect(name, guest)
+        except ToolError:
+            self._named(guest, True)
+            raise
+        self._named(guest, False)
+        self.connected.append(domid)
+
+    def _named(self, guest: Guest, failed: bool) -> None:
+        """The daemons were told of the guest as DomB named it."""
+        for told, want in (
+            (self.stored.introduced, (guest.domid, guest.store_mfn, guest.store_port)),
+            (self.consoled.added, (guest.domid, guest.console_mfn, guest.console_port)),
+        ):
+            if told != want and not (failed and told is None):
+                raise Mismatch(f"xl tells a daemon of {told}, not of {want}")
+
+
+__all__ = ["WatchedRemote", "WatchedXl"]
