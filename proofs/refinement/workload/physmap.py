@@ -64,7 +64,7 @@ def change_map(guests: Guests, guest: Guest, vcpu: int) -> None:
     was, gfn = _number(rng), slot_number(rng)
     if x < 0.35:
         guests.call(guest, vcpu, "remove_from_physmap", gfn=was)
-    elif x < 0.95:
+    elif x < 0.88:
         if _others_xens(guest, gfn):
             return
         if not _xens(guest, was) or _may_have_xens(guests, guest, gfn):

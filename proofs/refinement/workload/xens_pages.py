@@ -64,7 +64,13 @@ def share_xens(guests: Guests, guest: Guest, vcpu: int) -> None:
     """One of the uses of Xen's pages. Entries that name them are for readers, but of shared_info; see `lend`."""
     rng, view = guests.rng, guests.view
     if not isinstance(guest, PvGuest):
-        put_xens(guests, guest, vcpu)
+        x = rng.random()
+        if x < 0.2:
+            _store_bits(guests, guest)
+        elif x < 0.4 and not view.flights:
+            lend(guests, guest, vcpu)
+        else:
+            put_xens(guests, guest, vcpu)
         return
     mfn = any_page(rng, guest)
     if mfn is None:
