@@ -222,9 +222,9 @@ def entry_differences(
     elif (
         kind == permit
         and T["translated"][d]
-        and T["number"][k] != spec.number(domain, domain.grant_table.frame_field(number))
+        and T["gfn.number"][k] != spec.number(domain, domain.grant_table.frame_field(number))
     ):
-        out["entry" + here + " (number)"] = (T["number"][k], domain.grant_table.frame_field(number))
+        out["entry" + here + " (number)"] = (T["gfn.number"][k], domain.grant_table.frame_field(number))
     elif kind == spec.kind["transitive"] and (
         T["entry.grantee"][k],
         T["behind.dom"][k],
@@ -262,7 +262,7 @@ def entry_differences(
 
 def _page_of(spec: SpecState, d: int, k: int) -> int:
     """The page that an entry names by the rules; of a translated domain's, that may be none."""
-    return spec.size.nowhere if spec.T["translated"][d] and spec.T["no_page"][k] else spec.T["entry.frame"][k]
+    return spec.size.nowhere if spec.T["translated"][d] and spec.T["gfn.nothing"][k] else spec.T["entry.frame"][k]
 
 
 def _frames(rig: Rig, spec: SpecState, out: Places) -> None:
