@@ -27,12 +27,13 @@ def told_before(
     defs: Mapping[str, Definition],
     names: Env | None = None,
     most: int | None = None,
+    later: bool = False,
 ) -> Term:
-    """The term with its reads after the step replaced by the assigned values.
+    """The term with its reads after the step replaced by the assigned values; with `later`, all its reads are after it.
 
     `names` gives variables a value. Raises `TooLarge` if there are more than `most` parts.
     """
-    return _Before(updates, defs, most).term(term, names or {})
+    return _Before(updates, defs, most).term(term, names or {}, later)
 
 
 class _Before:

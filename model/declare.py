@@ -64,6 +64,7 @@ def unique(items: list[tuple[s.Component, s.Item]], d: Declarations) -> None:
         for text, span in names:
             if text in s.RESERVED:
                 d.problem("E0201", span, f"`{text}` is a word of the language", hint="Choose another name.")
+                d.reserved.add(text)
             first, by = seen.setdefault((space, text), (span, component.name))
             if component.use is not None and (first, by) != (span, component.name):  # said where it is used
                 hint = f"First at {first.file}:{first.line}. Give it another name, or write `as NAME` behind the arguments."
@@ -153,7 +154,9 @@ def claims_of(items: list[tuple[s.Component, s.Item]], d: Declarations) -> list[
             if item.kind == "transition":
                 scope.variables["failed"] = Var("failed", "bool")
             body = scope.boolean(item.body)
-            if body is not None:
+            if body is None:
+                d.broken_claims.add(item.name)
+            else:
                 name = f"{component.name}.{item.name}" if item.kind in ("init", "axiom") else item.name
                 claims.append(Claim(item.kind, name, body, item.doc, item.span, component.name))
     return claims
@@ -230,6 +233,8 @@ def expects_of(system: s.System, claims: dict[str, Claim], d: Declarations) -> d
     for verdict, name in system.expects:
         if verdict not in ("proved", "refuted"):
             d.problem("E0601", name.span, f"unknown verdict `{verdict}`", "Expected `proved` or `refuted`.")
+        elif name.text in d.broken_claims - claims.keys():
+            continue
         elif name.text not in claims:
             d.problem(
                 "E0602", name.span, f"there is no theorem `{name.text}` in this system", hint=suggest(name.text, claims)

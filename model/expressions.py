@@ -56,7 +56,9 @@ class Declarations:
     defs: dict[str, Definition] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     later: set[str] = field(default_factory=set)  # definitions declared later
-    broken: set[str] = field(default_factory=set)  # declared with an error that is already reported
+    broken: set[str] = field(default_factory=set)  # definitions with an error that is already reported,
+    broken_claims: set[str] = field(default_factory=set)  # claims,
+    reserved: set[str] = field(default_factory=set)  # and names that are words of the language
     asked: set[str] = field(default_factory=set)  # `op.local` that was read and not known yet
     depth: dict[str, int] = field(default_factory=dict)  # depth of a definition with the ones it uses expanded
     size: dict[str, int] = field(default_factory=dict)  # and how large
@@ -232,6 +234,8 @@ class Scope:
         local = self.resolve(expr.text)
         if local is not None:
             return local
+        if name in d.reserved:
+            return None
         if name in ("true", "false"):
             return TRUE if name == "true" else FALSE
         if name in d.members:

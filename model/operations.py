@@ -400,7 +400,8 @@ def _set(st: s.Set, scope: Scope, decls: Declarations) -> list[Update]:
     made = []
     for place, value_term in pairs:
         if not isinstance(place, App) or place.func == AT or place.func.partition(".")[0] not in decls.states:
-            decls.problem("E0415", st.span, "only declared state can be set")
+            if not (isinstance(place, App) and place.func in decls.reserved):
+                decls.problem("E0415", st.span, "only declared state can be set")
             return []
         if value_term is not None:
             indices = {a.name for a in place.args if isinstance(a, Var)}

@@ -16,6 +16,7 @@ SLOW = frozenset(
         "test_cli",
         "test_domb_attacks",
         "test_domb_calls",
+        "test_domb_episodes",
         "test_domb_handlers",
         "test_domb_refinement",
         "test_examples",

@@ -16,6 +16,7 @@ import pytest
 from bulkhead.model import diagnostics, foreign, loader
 from bulkhead.model.diagnostics import RulesError, UsageError
 from bulkhead.model.parser import BELONGS, parse_text
+from bulkhead.model.syntax import RESERVED
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -422,6 +423,30 @@ def compare(name: str, message: str, folder: Path) -> None:
     if os.environ.get("UPDATE_GOLDEN"):
         golden.write_text(message)
     assert message == golden.read_text()
+
+
+RESERVED_USED = """component c "c"
+sort T "t"
+enum Phase = {member} | busy
+state {state}[T]: Phase
+init forall t: T. {state}[t] = {member}
+internal go(t: T)
+    require {state}[t] = {member}
+    set {state}[t] = busy
+theorem one forall t: T. {state}[t] = {member} or {state}[t] = busy
+system y "y" uses c expect proved one
+"""
+
+
+@pytest.mark.parametrize("word", sorted(RESERVED))
+@pytest.mark.parametrize("place", ["member", "state"])
+def test_a_word_of_the_language_is_told_once(word: str, place: str, tmp_path: Path) -> None:
+    """What uses the name has no fault of its own, and the theorem that does so is there."""
+    path = tmp_path / "bad.rules"
+    path.write_text(RESERVED_USED.format(**{"member": "free", "state": "phase", place: word}))
+    with pytest.raises(RulesError) as caught:
+        loader.check([path])
+    assert re.findall(r"error: .*", str(caught.value)) == [f"error: `{word}` is a word of the language [E0201]"]
 
 
 @pytest.mark.parametrize("name", BAD)

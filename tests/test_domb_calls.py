@@ -114,6 +114,10 @@ def test_nobody_disturbs_the_end(tmp_path: Path) -> None:
     assert not acted and not target.crashing
 
 
+ASKS = {"xl": True, "name": "one", "kernel": "kernel0", "ramdisk": "", "pages": 64, "cmdline": "", "then": []}
+ASKS |= {"patient": True, "waits": 99}
+
+
 def test_no_guest_comes_into_being_that_the_rules_have_no_domain_for(tmp_path: Path) -> None:
     """The rules know domains up to a number. Tools have guest after guest built and destroyed, and a process keeps a page of
     each, so that none goes; there is memory for more, but the creation of the next one fails."""
@@ -138,7 +142,7 @@ def test_no_guest_comes_into_being_that_the_rules_have_no_domain_for(tmp_path: P
     for domid in range(2, NOBODY + 1):
         who = target.processes[driver.call("", "spawn").given]
         steps.clear()
-        tools.build_small(who)
+        tools.of(who, "use_tool", **ASKS)
         assert steps.count("create") == 1, "DomB has begun to build"
         assert (domid in target.service.guests) == (domid < NOBODY)
         if domid < NOBODY:

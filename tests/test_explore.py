@@ -67,6 +67,73 @@ def test_a_search_that_is_cut_off_says_so() -> None:
         assert not found.complete and found.stopped and found.never == ()
 
 
+FORKS = """component table "Two philosophers and two forks; `left` sits where fork `a` is on the left."
+sort Fork "a fork"
+const a: Fork
+const b: Fork
+axiom a != b and forall f: Fork. f = a or f = b
+enum Place = thinks | one | both
+state left: Place
+state right: Place
+state taken[Fork]: bool
+init left = thinks and right = thinks and forall f: Fork. not taken[f]
+internal left_first()
+    require left = thinks and not taken[a]
+    set left = one
+    set taken[a] = true
+internal left_second()
+    require left = one and not taken[b]
+    set left = both
+    set taken[b] = true
+internal left_leaves()
+    require left = both
+    set left = thinks
+    set taken[f] = false for all f: Fork
+internal right_first()
+    require right = thinks and not taken[{first}]
+    set right = one
+    set taken[{first}] = true
+internal right_second()
+    require right = one and not taken[{second}]
+    set right = both
+    set taken[{second}] = true
+internal right_leaves()
+    require right = both
+    set right = thinks
+    set taken[f] = false for all f: Fork
+"A question changes nothing, and gets nobody out of a deadlock."
+internal ask()
+    require left = one
+    set left = one
+theorem one_eats not (left = both and right = both)
+system table "y" uses table expect proved one_eats
+"""
+
+
+@pytest.mark.parametrize(("first", "second", "final"), [("b", "a", 1), ("a", "b", 0)])
+def test_states_that_no_step_leaves_are_told(
+    first: str, second: str, final: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The deadlock of philosophers; there is none if both take the same fork first."""
+    path = tmp_path / "table.rules"
+    path.write_text(FORKS.format(first=first, second=second))
+    assert run(["explore", str(path), "--scope", "Fork=2"]) == 0
+    told = "no step leads on from 1 of the states (an end, or a deadlock); a shortest way to one: "
+    out = capsys.readouterr().out
+    assert ("no step leads on" in out) == (told in out) == bool(final)
+    system = load(str(path))
+    found = explore(system, sizes_of(system, Fork=2), limits=Limits(whole=True))
+    assert found.complete and found.final == final
+    if found.to_final is not None:
+        last = replay(found.to_final, ExecutableModel(system, found.to_final.world))[-1]
+        assert sorted(e.label for e in found.to_final.events) == ["left_first", "right_first"]
+        machine = ExecutableModel(system, found.to_final.world)
+        for label in machine.transitions:  # none has a parameter
+            after = [list(table) for table in last]
+            machine.fire(after, label, {})
+            assert after == last
+
+
 @pytest.mark.parametrize("sort", ["node", "Domain", "T", "Frame", "epoch"])
 def test_the_name_of_a_sort_does_not_matter(sort: str, tmp_path: Path) -> None:
     path = tmp_path / "up.rules"

@@ -85,7 +85,7 @@ def test_a_claim_about_changed_places_says_the_same(machine: ExecutableModel) ->
     compared = {f for c in about.claims.values() for f in claims.reads(SYSTEM, c.body, True)}
     tables = [k for k, f in enumerate(SYSTEM.funcs) if f in compared]
     seen: dict[str, set[bool]] = {name: set() for name in about.claims}
-    for density in (0.05, 0.2, 0.5, 0.8) * 40:
+    for density in (0.05, 0.2, 0.5, 0.8) * 60:
         before = some_state(machine, rng, density)
         now, log = [list(table) for table in before], []
         for _ in range(rng.randrange(60)):
@@ -99,7 +99,7 @@ def test_a_claim_about_changed_places_says_the_same(machine: ExecutableModel) ->
             assert machine.holds_between(before, now, claim.body, failed) == (name not in broken), name
             seen[name].add(name in broken)
     both = [name for name, values in seen.items() if len(values) == 2]
-    assert len(both) >= 22, sorted(set(seen) - set(both))
+    assert len(both) >= 18, sorted(set(seen) - set(both))
 
 
 def test_nearly_every_claim_about_steps_looks_at_changed_places_only() -> None:

@@ -163,8 +163,8 @@ def _unmap(xen: Xen, vcpu: VCpu, uop: int, count: int, replace: bool) -> Steps:
                 break
             done += 1
         yield from finish(xen, vcpu, pending)
-        if vcpu.domain.crashed:
-            return -EINVAL
+        if vcpu.domain.crashed and done < count and not rc:
+            return -EINVAL  # it never goes on
         if done < count and not rc:
             cmd = abi.GNTTABOP_UNMAP_AND_REPLACE if replace else abi.GNTTABOP_UNMAP_GRANT_REF
             yield from _between(xen, cmd, uop + done * 24, count - done)
@@ -349,7 +349,9 @@ GRANT_OPS: dict[int, Callable[[Xen, VCpu, int, int], Steps]] = {
 
 
 def do_multicall(xen: Xen, vcpu: VCpu, calls_at: int, count: int, a3: int, a4: int, a5: int) -> Steps:
-    """Hypercall 13: a list of hypercalls, each with its result; none may be a list itself. It goes on after a failed one."""
+    """Hypercall 13: a list of hypercalls, each with its result; none may be a list itself. It goes on after a failed one,
+    and ends with one that crashes its caller.
+    """
     yield from ()
     count &= 0xFFFFFFFF
     if not handle_okay(vcpu, calls_at, count, abi.MULTICALL_ENTRY.size):
@@ -366,10 +368,10 @@ def do_multicall(xen: Xen, vcpu: VCpu, calls_at: int, count: int, a3: int, a4: i
             result = -EINVAL
         else:
             result = yield from dispatch(xen, vcpu, number, *registers)
-        if vcpu.domain.crashed:
-            return -EINVAL
         if not write(xen, vcpu, at + 8, abi.U64.pack(result & U64_MASK)):
             return -EFAULT
+        if vcpu.domain.crashed:
+            return -EINVAL  # it stops before the next one
     return 0
 
 

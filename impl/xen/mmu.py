@@ -319,7 +319,7 @@ def mmuext_op_one(xen: Xen, vcpu: VCpu, pg_owner: Domain, cmd: int, arg1: int, a
         entries = arg2 & 0xFFFFFFFF
         if entries > MAX_LDT_ENTRIES or (entries and (arg1 & 0xFFF or not addr_ok(arg1))):
             return -EINVAL
-    else:  # no domain has I/O memory
+    elif not caller.toolstack.has_devices():
         return -EACCES if cmd == MMUEXT_FLUSH_CACHE else -EINVAL
     return 0
 

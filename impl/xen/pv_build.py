@@ -51,11 +51,10 @@ class PvLayout:
         return (self.windows[slot // PER_TABLE].mfn << 12) | ((slot % PER_TABLE) << 3)
 
 
-def build(xen: Xen, domain: Domain, npages: int, nwindows: int, filled: list[int] | None = None) -> PvLayout:
+def build(xen: Xen, domain: Domain, npages: int, nwindows: int) -> PvLayout:
     """Populate `npages` guest pages plus page tables, and set vCPU 0's root, pinned.
 
-    `filled` lists pfns to be mapped also by the first window slots. MemoryError if the domain's limit or the heap
-    is too small.
+    MemoryError if the domain's limit or the heap is too small.
     """
     ndirect = (npages + 3 + nwindows) // PER_TABLE + 1
     total = npages + 3 + ndirect + nwindows
@@ -82,9 +81,6 @@ def build(xen: Xen, domain: Domain, npages: int, nwindows: int, filled: list[int
     for pfn, frame in enumerate(pages):
         flags = PTE_P | PTE_USER | PTE_A | PTE_D | (0 if frame.mfn in table_mfns else PTE_RW)
         write_pte(direct[pfn // PER_TABLE], pfn % PER_TABLE, (frame.mfn << 12) | flags)
-    for slot, pfn in enumerate(filled or []):
-        pte = (pages[pfn].mfn << 12) | PTE_P | PTE_RW | PTE_USER | PTE_A | PTE_D
-        write_pte(windows[slot // PER_TABLE], slot % PER_TABLE, pte)
     for _ in range(2):
         if get_table(xen, root, domain, PGT_L4):
             raise ValueError(f"d{domain.domid}: page tables refused")

@@ -84,6 +84,10 @@ class Toolstack:
     pool: int = POOL_AT_FIRST
     vnuma: tuple[int, bytes, bytes, bytes] | None = None  # virtual nodes: how many, distances, those of vCPUs, memory ranges
 
+    def has_devices(self) -> bool:
+        """Does the domain have I/O memory or ports? Only then may it flush the processors' caches."""
+        return bool(self.iomem.parts or self.ports.parts)
+
     def resize_pool(self, pages: int) -> bool:
         """Give the pool so many pages; False if more are in use, after all others have been given back."""
         self.pool = max(pages, POOL_IN_USE)

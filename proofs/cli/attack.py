@@ -9,15 +9,14 @@ import click
 
 from bulkhead.model import loader
 from bulkhead.model.diagnostics import UsageError
-from bulkhead.model.ir import System
 from bulkhead.proofs.cli.names import known_claim, make_folder, which_system
 from bulkhead.proofs.cli.output import Output, fault_option, json_option, output_options, scope_option
 from bulkhead.proofs.report.prove_run import save_attack, search
 from bulkhead.proofs.report.prove_text import attack_text
 from bulkhead.proofs.results.prove import AttackResult
 from bulkhead.proofs.theorems.attack import LIMIT
-from bulkhead.proofs.theorems.induction import Settings, prove
 from bulkhead.proofs.theorems.scope import given_scope
+from bulkhead.proofs.theorems.waypoints import Doubts
 
 
 @click.command()
@@ -58,12 +57,20 @@ def attack(
     loaded = loader.load(system, faults)
     if theorem is not None:
         known_claim(theorem, loaded.claims())
-    names = [theorem] if theorem is not None else _candidates(loaded, faults)
+    doubts = Doubts(loaded)
+    names = [theorem] if theorem is not None else _candidates(doubts, faults)
     found = None
     if names:
         make_folder(out or Path("build") / loaded.name)
         traces, _ = search(
-            loaded, names, faults, one=theorem is None, limit=limit or LIMIT, depth=depth, given=given_scope(loaded, scope)
+            loaded,
+            names,
+            faults,
+            one=theorem is None,
+            limit=limit or LIMIT,
+            depth=depth,
+            given=given_scope(loaded, scope),
+            doubts=doubts,
         )
         every = [trace for trace in traces.values() if trace is not None]
         found = min(every, key=lambda trace: len(trace.events), default=None)
@@ -73,14 +80,14 @@ def attack(
     return output.give(result, lambda: attack_text(result))
 
 
-def _candidates(system: System, faults: tuple[str, ...]) -> list[str]:
+def _candidates(doubts: Doubts, faults: tuple[str, ...]) -> list[str]:
     """The claims to attack if none is named; none if all are proved in spite of the faults."""
+    system = doubts.system
     if faults and len(system.claims()) == 1:
         return list(system.claims())
     if faults:
-        proved = prove(system, Settings(1.0, 1, cross_check=False, patient=False)).proved
         # A claim that is refuted without the fault says nothing about the fault.
-        return [n for n in system.claims() if n not in proved and system.expects.get(n) != "refuted"]
+        return doubts.about(n for n in system.claims() if system.expects.get(n) != "refuted")
     names = [n for n, v in system.expects.items() if v == "refuted"][:1]
     if not names:
         raise UsageError(

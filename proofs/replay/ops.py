@@ -46,7 +46,7 @@ def op_mkdom(rig: Rig, a: Args, skip: set[str]) -> Result:
     if kind in TRANSLATED:
         domid = rig.make_translated(a["n"], abi.EMU_LAPIC if kind == "hvm" else abi.EMU_ALL & ~abi.EMU_VPCI, vcpus)
     else:
-        domid = rig.make(a["n"], a.get("label"), vcpus)
+        domid = rig.make(a["n"], a.get("label"), vcpus, int(a.get("maptrack", 64)))
     return {"domid": domid, "r": 0} if domid >= 0 else {"r": domid}
 
 

@@ -202,10 +202,10 @@ class Rig:
             raise ValueError(f"type {wanted} is not in the example policy")
         return self.flask.types.index(wanted) + 1
 
-    def _create(self, name: str, label: str | None, flags: int, emulation: int, vcpus: int = 1) -> int:
+    def _create(self, name: str, label: str | None, flags: int, emulation: int, vcpus: int = 1, maptrack: int = 64) -> int:
         """An empty domain with the recorder's limits; its domid, or -errno."""
         body = abi.CREATEDOMAIN.pack(
-            self._ssidref(name, label), bytes(16), flags, 0, vcpus, 0xFFFFFFFF, 8, 64, 2, 0, 0, emulation, 0
+            self._ssidref(name, label), bytes(16), flags, 0, vcpus, 0xFFFFFFFF, 8, maptrack, 2, 0, 0, emulation, 0
         )
         rc, raw = self.kernel.domctl(abi.DOMCTL_CREATEDOMAIN, 0, body)
         if rc:
@@ -240,9 +240,9 @@ class Rig:
         self.xen.call(agent.vcpu, abi.HYPERVISOR_EVENT_CHANNEL_OP, abi.EVTCHNOP_BIND_INTERDOMAIN, agent.arg)
         agent.domain.events.take_pending()
 
-    def make(self, name: str, label: str | None = None, vcpus: int = 1) -> int:
+    def make(self, name: str, label: str | None = None, vcpus: int = 1, maptrack: int = 64) -> int:
         """Build an agent guest through Dom0's domctls; its domid, or -errno."""
-        domid = self._create(name, label, 0, 0, vcpus)
+        domid = self._create(name, label, 0, 0, vcpus, maptrack)
         if domid < 0:
             return domid
         agent = Agent(self, name, self.xen.domains[domid])

@@ -53,6 +53,11 @@ def explore_text(result: ExploreResult) -> str:
             out.append(f"  {name}: FALSE after {len(trace.events)} steps, and not before: {way}")
     if f.never:
         out.append(f"  never taken in this world: {', '.join(f.never)}")
+    if f.to_final is not None:
+        way = ", ".join(e.label for e in f.to_final.events) or "at the start"
+        out.append(
+            f"  no step leads on from {f.final:,} of the states (an end, or a deadlock); a shortest way to one: {way}"
+        )
     if result.graph:
         out.append(f"  graph: {result.graph}")
     if result.note:

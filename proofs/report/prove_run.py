@@ -33,6 +33,7 @@ from bulkhead.proofs.theorems.scenarios import Decision, decide
 from bulkhead.proofs.theorems.solvers import SolverError
 from bulkhead.proofs.theorems.subsumption import Refuted
 from bulkhead.proofs.theorems.vacuity import Checker, Vacuity
+from bulkhead.proofs.theorems.waypoints import Doubts
 
 SHOWN = 3  # counterexamples to induction for one system
 Found = tuple[dict[str, Trace | None], float]
@@ -52,13 +53,15 @@ def search(
     limit: float = LIMIT,
     depth: int | None = None,
     given: Mapping[str, int] | None = None,
+    doubts: Doubts | None = None,
 ) -> Found:
     """A short attack on each claim (with `one`, on any), or None if none is found; and the seconds for each.
 
     `depth` bounds the steps of an attack, `given` fixes the size of some sorts, `limit` is the time for one solver query.
+    `doubts` holds a proof that was made before.
     """
     begun = time.perf_counter()
-    found = find_attacks(system, claims, faults, limit=limit, one=one, given=given, depth=depth)
+    found = find_attacks(system, claims, faults, limit=limit, one=one, given=given, depth=depth, doubts=doubts)
     return found, (time.perf_counter() - begun) / max(1, len(claims))
 
 

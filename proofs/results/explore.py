@@ -51,6 +51,8 @@ class ExploreResult:
             "complete": f.complete,
             "stopped": f.stopped,
             "never": list(f.never),
+            "final": f.final,
+            "to_final": None if f.to_final is None else [e.label for e in f.to_final.events],
             "renamings": f.renamings,
             "hidden": f.hidden,
             "broken": {n: [e.label for e in t.events] for n, t in f.attacks.items()},

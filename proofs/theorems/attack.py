@@ -15,27 +15,27 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from bulkhead.model.executable import ExecutableModel
-from bulkhead.model.ir import Claim, Quant, System, Term, Transition, neg
+from bulkhead.model.ir import Claim, System, conj
 from bulkhead.model.trace import Event, Trace, TraceError, replay, start_breaks
 from bulkhead.model.world import State
 from bulkhead.proofs.theorems.bmc import EFFORT, Search
 from bulkhead.proofs.theorems.cone import cone, in_whole
-from bulkhead.proofs.theorems.decide import Settings
 from bulkhead.proofs.theorems.directed_search import Path, find
 from bulkhead.proofs.theorems.explore import shorter
-from bulkhead.proofs.theorems.induction import prove
 from bulkhead.proofs.theorems.initial_states import NoInitialState, initial_states
 from bulkhead.proofs.theorems.least_world import grown
 from bulkhead.proofs.theorems.scope import first_scope
-from bulkhead.proofs.theorems.small_worlds import attacks_in_small_worlds, in_smaller_worlds
+from bulkhead.proofs.theorems.small_worlds import STEPS, attacks_in_small_worlds, fits, in_smaller_worlds
 from bulkhead.proofs.theorems.solvers import SolverError
-from bulkhead.proofs.theorems.step_goals import goals
+from bulkhead.proofs.theorems.step_goals import Ways, goals
 from bulkhead.proofs.theorems.substitutes import shorter_by_substitutes, violation_after
+from bulkhead.proofs.theorems.waypoints import Doubts, by_broken_invariants, violation_of
 
 LIMIT = math.inf  # seconds for one query: the effort is bounded, and answers do not depend on the machine
 MAX_DEPTH = 5  # depth of the search over all calls if the directed search finds nothing
 FIRST_DEPTH = 3  # depth that is cheap enough to search before the directed search
 FEW = 2
+GLIMPSE = STEPS // 40  # steps in small worlds of a system whose likely world is too large for that
 PATIENCE = 20_000_000  # Z3's resource limit for one query beyond that, some seconds; it is deterministic
 SHORTENING = PATIENCE // 2  # the same for each query that shortens a long attack
 TRIES = (  # of the directed search: the seed, whether it is broad, its number of calls, whether only likely steps are goals
@@ -47,7 +47,6 @@ TRIES = (  # of the directed search: the seed, whether it is broad, its number o
     (4, True, 60_000, False),
     (3, False, 120_000, True),
 )
-Ways = list[tuple[Transition, Transition]]  # a step, and when it breaks a claim
 AGAIN = 1_000_000  # steps, and choices, of one search for a shorter attack by the same calls; most need much less
 
 
@@ -72,15 +71,18 @@ def find_attacks(
     one: bool = False,
     given: Mapping[str, int] | None = None,
     depth: int | None = None,
+    doubts: Doubts | None = None,
 ) -> dict[str, Trace | None]:
     """A short attack on each claim, replayed on the executable model; None if none is found.
 
     With `one`, the search ends with the first violated claim. `given` fixes the size of some sorts, `depth` bounds
     the steps of an attack. `max_depth` bounds the search by solver, and the other searches if it is less than usual.
 
-    All calls are searched to `FIRST_DEPTH` (one step less for more than `FEW` claims at once), then the directed search
-    runs, then up to `FEW` claims are searched deeper for as long as Z3 answers. Claims without an attack are then searched
-    one by one, also in the part of the system that they depend on (`cone.py`).
+    Small worlds come first, unless the world that the formulas ask for is a large one. All calls are searched to
+    `FIRST_DEPTH` (one step less for more than `FEW` claims at once), then the directed search runs, at first by way of
+    broken invariants, then up to `FEW` claims are searched deeper for as long as Z3 answers. Claims that have no proof
+    either are then searched one by one, also in the part of the system that they depend on (`cone.py`). `doubts` holds a
+    proof that was made before.
 
     A trace's `excluded` means that the searched world has no attack of so many steps; if that is one less
     than its length, the attack is a shortest one. None means none up to `max_depth` steps, and none found by the other
@@ -89,23 +91,27 @@ def find_attacks(
     open_claims = {n: system.claims()[n] for n in claims}
     found: dict[str, Trace | None] = dict.fromkeys(open_claims)
     bound = depth if depth is not None else max_depth if max_depth < MAX_DEPTH else None
-    seen = attacks_in_small_worlds(system, open_claims, given, bound, one)
+    doubts = doubts or Doubts(system)
+    large = not fits(system, given)
+    seen = attacks_in_small_worlds(system, open_claims, given, bound, one, GLIMPSE if large else STEPS)
     found.update(seen.attacks)
     if not (one and seen.attacks):
         left = {n: c for n, c in open_claims.items() if n not in seen.attacks}
         sizes = grown(system, {**first_scope(system), **(given or {})}, given or {})
         deepest = max_depth if bound is None else min(max_depth, bound)
-        more = _in_the_first_world(system, dict(left), deepest, limit, one, sizes)
-        again = [] if one and any(more.values()) else [n for n, t in more.items() if t is None]
-        if one and len(again) > FEW:  # what is proved need not be searched for
-            proof = prove(system, Settings(jobs=1, cross_check=False, patient=False), only=again)
-            again = [n for n in again if n not in proof.proved]
+        more = _in_the_first_world(system, dict(left), deepest, limit, one, sizes, doubts)
+        again = [] if one and any(more.values()) else doubts.about(n for n, t in more.items() if t is None)
+        if large and again:
+            wider = attacks_in_small_worlds(system, {n: left[n] for n in again}, given, bound, one)
+            seen.attacks.update(wider.attacks)
+            more.update(wider.attacks)
+            again = [] if one and wider.attacks else [n for n in again if n not in wider.attacks]
         for name in again:
             if one and any(more.values()):
                 break
             more[name] = _in_its_cone(system, name, max_depth, limit, given, depth)
             if more[name] is None and len(left) > 1:  # together they had less effort each
-                more.update(_in_the_first_world(system, {name: left[name]}, deepest, limit, one, sizes))
+                more.update(_in_the_first_world(system, {name: left[name]}, deepest, limit, one, sizes, doubts))
         found.update({n: t for n, t in more.items() if t is None or bound is None or len(t.events) <= bound})
     return {
         n: None if t is None else _believed(system, replace(t, faults=faults), limit, n in seen.attacks)
@@ -114,7 +120,13 @@ def find_attacks(
 
 
 def _in_the_first_world(
-    system: System, open_claims: dict[str, Claim], max_depth: int, limit: float, one: bool, sizes: dict[str, int]
+    system: System,
+    open_claims: dict[str, Claim],
+    max_depth: int,
+    limit: float,
+    one: bool,
+    sizes: dict[str, int],
+    doubts: Doubts,
 ) -> dict[str, Trace | None]:
     """Attacks found by a solver, or by the directed search of the executable model."""
     if not open_claims:
@@ -124,7 +136,8 @@ def _in_the_first_world(
     first = min(max_depth, FIRST_DEPTH if len(open_claims) <= FEW else FIRST_DEPTH - 1)
     search = Search(system, next(iter(open_claims.values())), sizes, limit)
     while True:
-        for name, claim in list(open_claims.items()):
+        every = list(open_claims.values())
+        for name, claim in [] if one and len(every) > FEW and _hold_together(search, every) else list(open_claims.items()):
             answer = search.answer(claim)
             if answer == "unknown":
                 del open_claims[name]
@@ -137,7 +150,12 @@ def _in_the_first_world(
                 if one:
                     break
         if search.depth == first and first < max_depth and open_claims:
-            longer = directed_attacks(system, open_claims, limit, one, search.depth)
+            open_claims = {n: open_claims[n] for n in doubts.about(open_claims)}
+            if first < min(max_depth, FIRST_DEPTH) and one and open_claims:  # together they are cheap
+                first += 1
+                search.deepen()
+                continue
+            longer = directed_attacks(system, open_claims, limit, one, search.depth, doubts)
             search.effort(PATIENCE)
             open_claims = {n: c for n, c in open_claims.items() if not one or n in longer or not longer}
         for name, trace in longer.items():
@@ -147,6 +165,18 @@ def _in_the_first_world(
         if not open_claims or search.depth >= (max_depth if len(open_claims) <= FEW else first):
             return found
         search.deepen()
+
+
+def _hold_together(search: Search, claims: list[Claim]) -> bool:
+    """Is none of the claims false after the current number of steps? One question for those of each kind."""
+    kinds = [[c for c in claims if (c.kind == "transition") == two_state] for two_state in (False, True)]
+    for some in filter(None, kinds):
+        answer = search.answer(replace(some[0], body=conj([c.body for c in some])))
+        if answer == "sat":
+            search.forget()
+        if answer != "unsat":
+            return False
+    return True
 
 
 def _in_its_cone(
@@ -236,25 +266,32 @@ def without_needless_steps(system: System, claim: Claim, trace: Trace) -> Trace:
 
 
 def directed_attacks(
-    system: System, claims: Mapping[str, Claim], limit: float, one: bool = False, excluded: int = -1
+    system: System,
+    claims: Mapping[str, Claim],
+    limit: float,
+    one: bool = False,
+    excluded: int = -1,
+    doubts: Doubts | None = None,
 ) -> dict[str, Trace]:
     """Attacks found by the directed search of the executable model, shortened; with `one`, the shortest of them.
 
-    The default world has none of `excluded` steps or fewer.
+    The default world has none of `excluded` steps or fewer. `doubts` tells what is proved, and which invariants fall.
     """
-    states_wanted = {n: _violation(c.body) for n, c in claims.items() if c.kind != "transition"}
+    if not claims:
+        return {}
+    states_wanted = {n: violation_of(c.body) for n, c in claims.items() if c.kind != "transition"}
     try:
         machine, states = initial_states(system, limit, random.Random(1))
     except NoInitialState:
         return {}
+    paths = by_broken_invariants(doubts or Doubts(system), claims, machine, states, one)
     every = [*system.invariants, *system.theorems]
     steps_wanted: dict[str, Ways] = {}
     likely: dict[str, Ways] = {}  # those that break a claim in a state in which all else holds: often a few of many
     for name, claim in claims.items():
-        if claim.kind == "transition":
+        if claim.kind == "transition" and name not in paths and not (one and paths):
             steps_wanted[name] = list(goals(system, machine.world, claim))
             likely[name] = list(goals(system, machine.world, claim, every)) or steps_wanted[name]
-    paths: dict[str, Path] = {}
     for seed, broad, calls, direct in TRIES if len(claims) <= FEW else TRIES[:2]:
         if any(n not in paths for n in claims) and not (one and paths):
             bodies = {n: body for n, body in states_wanted.items() if n not in paths}
@@ -270,12 +307,6 @@ def _shortened(system: System, claim: Claim, machine: ExecutableModel, path: Pat
     events = tuple(Event(label, dict(zip(names[label], args, strict=True))) for label, args in path.steps())
     trace = without_needless_steps(system, claim, Trace(system.name, (), claim.name, machine.world, path.start(), events))
     return _by_the_same_calls(system, claim, trace, limit, excluded) or trace
-
-
-def _violation(term: Term) -> Term:
-    if isinstance(term, Quant) and term.kind == "forall":
-        return Quant("exists", term.vars, _violation(term.body))
-    return neg(term)
 
 
 def _by_the_same_calls(system: System, claim: Claim, trace: Trace, limit: float, excluded: int) -> Trace | None:

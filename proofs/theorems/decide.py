@@ -44,6 +44,9 @@ LEAST = 10  # but a part with fewer queries is not worth a session
 class Settings:
     """Options of a proof: time limit per query in seconds, number of processes, and whether cvc5 checks refutations.
 
+    With an `effort` (Z3's resource limit for a query) instead of the limit, answers are the same on every machine; it takes
+    neither `patient` nor a cross-check.
+
     With `patient`, all queries are asked, and open ones are retried with more effort, which also
     searches for a counterexample to induction. Without it, the first open query of a claim ends its queries in a batch.
     """
@@ -52,6 +55,7 @@ class Settings:
     jobs: int = 2
     cross_check: bool = True
     patient: bool = True
+    effort: int = 0
 
 
 def solve_batch(prelude: Prelude, blocks: list[Block], settings: Settings) -> list[Result]:
@@ -65,7 +69,7 @@ def solve_batch(prelude: Prelude, blocks: list[Block], settings: Settings) -> li
     failed: set[str] = set()
     memory, meanings = Refuted(), Meanings(prelude)
     helpers: dict[str, set[str]] = {}  # for each claim, the dependencies of its proofs so far: itself, and a few others
-    z3 = Z3Session(min(FAST_LIMIT, settings.limit), fast=True)
+    z3 = Z3Session(min(FAST_LIMIT, settings.limit), fast=True, effort=settings.effort)
     z3.tell(prelude.text)
     second = SecondSolver(prelude, settings.limit)
     for whole in blocks:
@@ -116,7 +120,7 @@ def _retry_eagerly(prelude: Prelude, text: str, settings: Settings) -> Answer:
     """Ask a query that a long session left open again in new sessions, each with another eagerness of instantiation."""
     seconds = 0.0
     for eager in EAGERNESS:
-        session = Z3Session(min(FAST_LIMIT, settings.limit), fast=True, eager=eager)
+        session = Z3Session(min(FAST_LIMIT, settings.limit), fast=True, eager=eager, effort=settings.effort)
         session.tell(prelude.text)
         answer = session.ask(text)
         seconds += answer.seconds

@@ -97,7 +97,7 @@ def find(
     wanted: Mapping[str, Term],
     seed: int,
     budget: int,
-    starts: Sequence[State] = (),
+    starts: Sequence[State | Path] = (),
     steps: Mapping[str, Sequence[tuple[Transition, Transition]]] | None = None,
     broad: bool = False,
 ) -> dict[str, Path]:
@@ -231,13 +231,13 @@ class _Search:
 
     # Searching.
 
-    def run(self, budget: int, starts: Sequence[State]) -> None:
+    def run(self, budget: int, starts: Sequence[State | Path]) -> None:
         """Continue until all goals (or the one that counts) are reached, or the budget is spent."""
         states = list(starts)
         if not states:
             tries = [initial_state(self.caller), *(initial_state(self.caller, self.rng) for _ in range(STARTS - 1))]
             states = [s for s in tries if s is not None]
-        self.starts = [Path(s) for s in states]
+        self.starts = [s if isinstance(s, Path) else Path(s) for s in states]
         for path in self.starts:
             self._saw(path)
         while self.starts and self.calls < budget:

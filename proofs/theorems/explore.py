@@ -60,7 +60,8 @@ class Exploration:
     `attacks` holds a shortest trace for each broken claim. `never` are steps that are enabled in no visited state.
     `hidden` bounds the probability that a hash collision hid a state. `every_start` means that all initial states were
     visited, and `tried` counts the partial states tried to find them; `all_starts` is their number if that is known and
-    some were left out for it (`Limits.starts`), else 0.
+    some were left out for it (`Limits.starts`), else 0. `final` counts the states, of those from which every step was tried,
+    from which no step leads to another state, and `to_final` is a shortest trace to one; only with `Limits.whole`.
     """
 
     sizes: dict[str, int]
@@ -81,6 +82,8 @@ class Exploration:
     tried: int = 0
     choices: int = 0  # of variables and arguments
     all_starts: int = 0
+    final: int = 0
+    to_final: Trace | None = None
 
 
 class _Identity:
@@ -256,7 +259,8 @@ class _Search:
         self.levels: list[_Level] = []
         self.attacks: dict[str, Trace] = {}
         self.fired: set[str] = set()
-        self.count = self.taken = 0
+        self.count = self.taken = self.final = 0
+        self.to_final: Trace | None = None
         self.stopped = ""
 
     def run(self, start: Bytes | None = None) -> Exploration:
@@ -298,6 +302,8 @@ class _Search:
             tried,
             self.effort.choices,
             all_starts,
+            self.final,
+            self.to_final,
         )
 
     def _to_the_end(self) -> tuple[int, bool]:
@@ -380,6 +386,7 @@ class _Search:
         after: list[Bytes] = []
         rows_of: list[NDArray[np.intp]] = []
         calls: list[NDArray[np.int32]] = []
+        final = np.full(batch.columns.shape[1], self.limits.whole)  # as far as the steps so far tell
         for plan in self.plans:
             for taken in batch.taken(plan):
                 t, args, rows = taken.transition, taken.args, taken.rows
@@ -390,9 +397,15 @@ class _Search:
                 if number == len(self.calls):
                     self.calls.append((t, args))
                 after.append(batch.columns[:, rows] if t.changes_nothing else batch.stepped(t, args, rows))
+                if (unmoved := final[rows]).any():
+                    before = batch.columns[:, rows[unmoved]]
+                    final[rows[unmoved]] = (after[-1][:, unmoved] == before).all(axis=0)
                 rows_of.append(rows)
                 calls.append(np.full(len(rows), number, np.int32))
                 self.taken += len(rows)
+        self.final += int(final.sum())
+        if self.to_final is None and final.any():
+            self.to_final = self._path("", begin + int(np.argmax(final)), None)
         if not after:
             return batch.columns[:, :0], np.zeros(0, np.int64), np.zeros(0, np.int32)
         states, rows, called = np.concatenate(after, axis=1), np.concatenate(rows_of), np.concatenate(calls)
@@ -419,6 +432,10 @@ class _Search:
 
     def _attack(self, claim: Claim, place: int, last_call: int | None) -> None:
         """Record the path to a state of the last level, and one more call if a step breaks the claim."""
+        self.attacks[claim.name] = self._path(claim.name, place, last_call)
+
+    def _path(self, name: str, place: int, last_call: int | None) -> Trace:
+        """A shortest path to a state of the last level, and one more call if there is one."""
         events = []
         if last_call is not None:
             events.append(self._event(last_call))
@@ -426,9 +443,7 @@ class _Search:
             events.append(self._event(int(level.steps[place])))
             place = int(level.parents[place])
         world, state = self.layout.state(self.levels[0].columns[:, place])
-        self.attacks[claim.name] = Trace(
-            self.system.name, (), claim.name, world, state, tuple(reversed(events)), excluded=len(events) - 1
-        )
+        return Trace(self.system.name, (), name, world, state, tuple(reversed(events)), excluded=len(events) - 1)
 
     def _event(self, number: int) -> Event:
         t, args = self.calls[number]

@@ -122,6 +122,11 @@ class Worlds:
         return here is not None and here == self.seen.get(tuple({**sizes, sort: sizes[sort] - 1}.values()))
 
 
+def fits(system: System, given: Mapping[str, int] | None = None) -> bool:
+    """Is the world that the formulas ask for small enough to be searched breadth first?"""
+    return Layout(system, {**first_scope(system), **(given or {})}).refusal(WIDE) is None
+
+
 def can_fall(system: System, sizes: Mapping[str, int], claim: Claim) -> bool:
     """May a claim be false in a world of these sizes? Not if its form makes it true in every state."""
     grounding = Grounding(system, World(dict(sizes), {}))
@@ -243,4 +248,4 @@ def fired_in_small_worlds(system: System, steps: int) -> tuple[frozenset[str], b
     return frozenset(fired), begins
 
 
-__all__ = ["Seen", "Worlds", "attacks_in_small_worlds", "fired_in_small_worlds", "in_smaller_worlds"]
+__all__ = ["STEPS", "Seen", "Worlds", "attacks_in_small_worlds", "fired_in_small_worlds", "fits", "in_smaller_worlds"]

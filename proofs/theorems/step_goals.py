@@ -1,8 +1,9 @@
-"""Violations of claims about a step, as formulas over the state before it: goals for the directed search.
+"""Violations of claims by a step, as formulas over the state before it: goals for the directed search.
 
-For a claim and an outcome of a step, the claim's reads after the step are replaced by the assigned values (weakest
-precondition, `model/after.py`). The result constrains the state, the arguments of the step, and the elements for which the
-claim fails. Not here: the search (`directed_search.py`); a found violation counts only after its replay.
+For a claim and an outcome of a step, the claim's reads after the step (all reads of a claim about one state) are
+replaced by the assigned values (weakest precondition, `model/after.py`). The result constrains the state, the arguments of
+the step, and the elements for which the claim fails. Not here: the search (`directed_search.py`); a found violation
+counts only after its replay.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from bulkhead.model.after import told_before
 from bulkhead.model.choices import in_world
 from bulkhead.model.ir import FALSE, TRUE, Claim, Quant, System, Term, Transition, Var, conj, conjuncts, neg
 from bulkhead.model.world import World
-from bulkhead.proofs.theorems.queries import Block, QueryMaker
+from bulkhead.proofs.theorems.queries import Block, QueryMaker, name_of
 from bulkhead.proofs.theorems.solvers import FAST_EFFORT, Z3Session
+
+Ways = list[tuple[Transition, Transition]]  # a step, and when it breaks a claim
 
 
 def violation(system: System, claim: Claim, transition: Transition) -> tuple[tuple[Var, ...], Term]:
     """The condition under which a step breaks a claim: variables, and a formula over them, the parameters and the state."""
     names = {"failed": TRUE if transition.code else FALSE}
-    body = told_before(claim.body, transition.updates, system.defs, names)
+    body = told_before(claim.body, transition.updates, system.defs, names, later=claim.kind != "transition")
     found: list[Var] = []
     while isinstance(body, Quant) and body.kind == "forall":
         found += body.vars
@@ -37,7 +40,8 @@ def goals(
     Outcomes that a solver quickly proves to keep the claim in every state are omitted; the queries are those of the proof.
     `assumed` names invariants and theorems that hold in these states.
     """
-    assumed = tuple(assumed)
+    known = {**system.invariants, **system.theorems}
+    assumed = tuple(name_of(known[n]) for n in assumed)
     maker = QueryMaker(system)
     session = Z3Session(cores=False, fast=True, effort=FAST_EFFORT)
     session.tell(maker.formulas.prelude.text)
@@ -46,9 +50,10 @@ def goals(
         """The queries that are refuted."""
         return {q.key for b in blocks for q in b.queries if session.ask(b.text() + q.goal).verdict == "unsat"}
 
-    harmless = kept(maker.unchanged([claim]))
+    about_a_step = [claim] if claim.kind == "transition" else []
+    harmless = kept(maker.unchanged(about_a_step))
     for outcome in maker.transitions:
-        block = maker.step(outcome, (), assumed, [claim], harmless)
+        block = maker.step(outcome, () if about_a_step else [claim], assumed, about_a_step, harmless)
         if block is not None and not kept([block]):
             outcome = in_world(system, world, outcome)
             some, broken = violation(system, claim, outcome)
@@ -57,4 +62,4 @@ def goals(
                 yield outcome, replace(outcome, params=(*outcome.params, *some), guard=guard, updates=())
 
 
-__all__ = ["goals", "violation"]
+__all__ = ["Ways", "goals", "violation"]

@@ -255,8 +255,9 @@ def test_bsd_gives_pages_as_linux_does() -> None:
         if isinstance(u, Bsd):
             ask = pack("<HHIQQ", domid, 1, 2, 0, u.arg + 512)
             assert u.ioctl(u.gnt, gntdev_bsd.BSD_ALLOC_GREF, ask) == 0
-            index = unpack("<Q", u.sys.load(u.arg + 8, 8))[0]
-            assert index == gntdev_bsd.OWN_PAGES
+            index = gntdev_bsd.OWN_PAGES
+            told = unpack("<HHIQQ", u.sys.load(u.arg, 24))
+            assert told == (domid, 1, 2, index, u.arg + 512)  # only the index is new
             refs.append(unpack("<II", u.sys.load(u.arg + 512, 8)))
             area = u.sys.mmap(2, RW, u.gnt, index)
         else:
@@ -311,3 +312,12 @@ def test_an_address_space_that_ends_leaves_no_table(u: User) -> None:
     assert len(tables) > 10 and all(table.pinned for table in tables)
     process.exit()
     assert [(t.count, t.tcount, t.ptype, t.pinned) for t in tables] == [(2, 1, 7, False)] * len(tables)
+
+
+def test_bsd_tells_only_the_index_of_new_pages() -> None:
+    u = Bsd()
+    for writable, at in ((1, 0), (0, abi.PAGE_SIZE)):
+        asked = (u.guest.domid, writable, 1, 0, u.arg + 512)
+        assert u.ioctl(u.gnt, gntdev_bsd.BSD_ALLOC_GREF, pack("<HHIQQ", *asked)) == 0
+        told = unpack("<HHIQQ", u.sys.load(u.arg, 24))
+        assert told == (*asked[:3], gntdev_bsd.OWN_PAGES + at, asked[4])

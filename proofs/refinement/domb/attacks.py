@@ -68,13 +68,13 @@ STAGED: Final = {  # fault of the rules -> how it is staged
         "checked_before_created",
         staged.build,
         (("domb/builder:build", "dom.parse_image()\n        dom.create()", "dom.create()\n        dom.parse_image()"),),
-        ahead=("domain[2]",),
+        ahead=("domain[2]", "table of domain 2"),
     ),
     "check_skipped": Staging(
         "checked_bytes_stay",
         staged.build_from_garbage,
         (("domb/elf:_image", '_text(notes, LOADER) != "generic"', "False"),),
-        ahead=("domain[2]",),
+        ahead=("domain[2]", "table of domain 2"),
     ),
     "buffer_not_cleared": Staging(
         "loaded_was_read_for_the_guest",

@@ -151,6 +151,9 @@ def _grants(f: Follower, out: Places) -> None:
     permit = f.book.m["Kind"]["permit_access"]
     for d, refs in [(d, range(nrefs - 1)) for d in (DOM0, DOMB)] + [(d, range(2)) for d in range(2, NOBODY)]:
         domain = f.rig.xen.domains.get(d)
+        if domain is not None and d > DOMB:
+            reach = [bool(there) for there in T["fits"][2 * d * nrefs : 2 * (d + 1) * nrefs : 2]]
+            _put(out, f"table of domain {d}", reach, [n < domain.grant_table.nr_entries for n in f.book.size.refs])
         if domain is None or (d > DOMB and (domain.creation_finished or domain.is_dying != ALIVE)):
             continue
         if d == f.guest and f.stage in ("loaded", "failing"):

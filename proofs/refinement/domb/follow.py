@@ -160,10 +160,6 @@ class Follower(ChannelSide):
                 raise Mismatch(f"info shows {p.STATE.unpack(answer.body)}, not {shown}")
         elif answer.body:
             raise Mismatch("an answer shows more than it should")
-        if label == "take_unpause" and want == OKAY:
-            for r, number in enumerate(self.book.size.refs):  # its table has one frame from the beginning
-                if number < abi.ENTRIES_V1:
-                    self.rule("setup_table", {"caller": domid, "ref": r, "enough": int(number < abi.ENTRIES_V2)})
 
     def _after_answer(self, answer: p.Message | None) -> None:
         """After an answer of the proxy: the job waits for the next one, or has ended."""

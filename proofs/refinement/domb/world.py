@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from bulkhead.impl.xen import abi
 from bulkhead.model import loader
 from bulkhead.model.ir import System
 from bulkhead.model.world import State
@@ -142,6 +143,9 @@ class Rules(spec_world.Rules):
             for r, number in enumerate(size.refs):
                 for v in (0, 1):
                     put("fits", (d * len(size.refs) + r) * 2 + v, int(number < 2048))
+        for r, number in enumerate(size.refs):
+            put("first_frame", 2 * r, int(number < abi.ENTRIES_V1))
+            put("first_frame", 2 * r + 1, int(number < abi.ENTRIES_V2))
         for f in range(size.frames):
             put("frame.use", f, use["free"])
         for f in range(size.domb_pages):

@@ -19,6 +19,7 @@ from tests.xen.corners.files import shared
 from tests.xen.corners.grants import grants
 from tests.xen.corners.memory import claims, exchanges, memory_maps, reservations
 from tests.xen.corners.physmap import log_dirty, physmap
+from tests.xen.corners.survivors import survivors
 from tests.xen.corners.tables import flushes, page_types
 from tests.xen.corners.toolstack import firmware, io_memory, of_domains, of_the_machine, resumed, sweep, values
 from tests.xen.corners.vcpus import vcpus
@@ -59,6 +60,7 @@ CORNERS: Final[tuple[Callable[[Script], None], ...]] = (
     of_the_machine,
     firmware,
     values,
+    survivors,
 )
 
 

@@ -237,14 +237,14 @@ static void let_go(struct guest *guest)
     guest->used = 0;
 }
 
-/* mkdom n=NAME [kind=hvm|full] [vcpus=N]: a running agent, or a PVH domain with 64 pages, or an HVM one with all emulated devices. */
+/* mkdom n=NAME [kind=hvm|full] [vcpus=N] [maptrack=FRAMES]: a running agent, or a PVH domain with 64 pages, or an HVM one with all emulated devices. */
 long guest_make(void)
 {
     int full = word("kind") && !strcmp(word("kind"), "full");
     int pvh = full || (word("kind") && !strcmp(word("kind"), "hvm"));
     struct xen_domctl_createdomain wanted = {
         .flags = pvh ? XEN_DOMCTL_CDF_hvm | XEN_DOMCTL_CDF_hap : 0, .max_vcpus = (uint32_t)number("vcpus", 1), .max_evtchn_port = ~0u,
-        .max_grant_frames = GRANT_FRAMES, .max_maptrack_frames = MAPTRACK_FRAMES,
+        .max_grant_frames = GRANT_FRAMES, .max_maptrack_frames = (uint32_t)number("maptrack", MAPTRACK_FRAMES),
         .grant_opts = XEN_DOMCTL_GRANT_version(2), .arch.emulation_flags = full ? XEN_X86_EMU_ALL & ~XEN_X86_EMU_VPCI : pvh ? XEN_X86_EMU_LAPIC : 0 };
     struct xen_domctl_max_vcpus vcpus = { (uint32_t)number("vcpus", 1) };
     struct xen_domctl_max_mem memory = { MAX_KIB };

@@ -1,0 +1,108 @@
+"""Attacks by way of broken invariants, and that no answer of an attack search depends on the clock.
+
+The paths are replayed on the executable model. Not here: whether the attacks are short (`test_needed_steps.py`).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bulkhead.model.ir import System
+from bulkhead.model.loader import load
+from bulkhead.proofs.cli.__main__ import run
+from bulkhead.proofs.theorems import bmc, directed_search, grounding, solvers, waypoints
+from bulkhead.proofs.theorems.explore import Limits
+from bulkhead.proofs.theorems.initial_states import initial_states
+from bulkhead.proofs.theorems.step_goals import goals
+from bulkhead.proofs.theorems.waypoints import Doubts, by_broken_invariants
+
+EXAMPLES = Path(__file__).parent / "examples"
+
+
+def faulty(name: str, fault: str) -> System:
+    return load(str(EXAMPLES / f"{name}.rules"), [fault])
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"), [("protected_kvm", "reclaimed_alive"), ("capabilities", "slot_overwritten"), ("german", "unlisted")]
+)
+def test_a_path_by_a_broken_invariant_ends_where_a_claim_is_false(name: str, fault: str) -> None:
+    system = faulty(name, fault)
+    doubts = Doubts(system)
+    assert doubts.first
+    machine, states = initial_states(system, math.inf, random.Random(1))
+    open_claims = {n: system.claims()[n] for n in doubts.about(system.claims())}
+    found = by_broken_invariants(doubts, open_claims, machine, states)
+    assert found and found.keys() <= open_claims.keys()
+    for claim, path in found.items():
+        state = [list(table) for table in path.start()]
+        holds = True
+        for label, args in path.steps():
+            before = [list(table) for table in state]
+            names = [p.name for p in machine.transitions[label].params]
+            assert machine.fire(state, label, dict(zip(names, args, strict=True)))
+            if open_claims[claim].kind == "transition":
+                failed = bool(machine.transitions[label].code)
+                holds = machine.holds_between(before, state, open_claims[claim].body, failed)
+            else:
+                holds = machine.holds(state, open_claims[claim].body)
+        assert not holds
+
+
+def test_only_the_faulty_step_breaks_an_invariant_first() -> None:
+    """With all else assumed no other step does; without, many seem to."""
+    system = faulty("protected_kvm", "reclaimed_alive")
+    machine, _ = initial_states(system, math.inf, random.Random(1))
+    every = [*system.invariants, *system.theorems]
+    known = {**system.invariants, **system.claims()}
+    for name in Doubts(system).first:
+        assert {t.label for t, _ in goals(system, machine.world, known[name], every)} == {"host_reclaim_page"}
+        assert len({t.label for t, _ in goals(system, machine.world, known[name])}) > 1
+
+
+def test_what_is_proved_is_not_searched_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broken invariants lead nowhere if the claim does not depend on them."""
+    monkeypatch.setattr(waypoints, "find", lambda *_: pytest.fail("searched"))
+    system = load(str(EXAMPLES / "protected_kvm.rules"))
+    machine, states = initial_states(system, math.inf, random.Random(1))
+    assert by_broken_invariants(Doubts(system), system.claims(), machine, states) == {}
+
+
+@pytest.mark.parametrize(("name", "fault"), [("protected_kvm", "reclaimed_alive"), ("german", "unlisted")])
+def test_without_a_limit_no_answer_depends_on_the_clock(
+    name: str, fault: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Solver sessions are bounded by effort, and searches by counts; small worlds are left out to reach all of them."""
+    asked: list[str] = []
+    whole, searched = solvers.Z3Session.__init__, bmc.Search.__init__
+
+    def session(self: solvers.Z3Session, *args: Any, **named: Any) -> None:
+        asked.append("session")
+        assert named.get("effort", 0) > 0
+        whole(self, *args, **named)
+
+    def search(self: bmc.Search, system: Any, claim: Any, sizes: Any, limit: float, *args: Any) -> None:
+        asked.append("search")
+        assert limit == math.inf
+        searched(self, system, claim, sizes, limit, *args)
+
+    grounded = grounding.Grounding.__init__
+
+    def ground(self: grounding.Grounding, system: Any, world: Any, limit: float = math.inf, *args: Any) -> None:
+        asked.append("grounding")
+        assert limit == math.inf
+        grounded(self, system, world, limit, *args)
+
+    monkeypatch.setattr(solvers.Z3Session, "__init__", session)
+    monkeypatch.setattr(bmc.Search, "__init__", search)
+    monkeypatch.setattr(grounding.Grounding, "__init__", ground)
+    monkeypatch.setattr("bulkhead.proofs.theorems.small_worlds.WIDE", 0)
+    assert Limits().seconds == math.inf and not hasattr(directed_search, "time")
+    out = str(tmp_path / "out")
+    assert run(["attack", str(EXAMPLES / f"{name}.rules"), "--fault", fault, "--out", out, "--quiet"]) in (0, 1)
+    assert {"session", "search", "grounding"} <= set(asked)
