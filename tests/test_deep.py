@@ -33,6 +33,7 @@ DEEP = [
     ("alternating_bit", "", "in_order", 8, {"Item": 2}),
     ("sequence_lock", "two_writers", "not_torn", 10, {"Writer": 2, "Value": 2, "Number": 3}),
     ("ticket_lock", "given_out_twice", "one_inside", 7, {"Thread": 5}),
+    ("dekker", "flag_stays_down", "one_inside", 9, {}),
 ]
 FIRST = {  # places of an initial state that are not empty
     "sequence_lock": {"spent[number0]": "true"},
@@ -63,6 +64,12 @@ def test_without_the_fault_it_is_proved(name: str) -> None:
     """The rules are right as they stand, so the attack comes of the fault."""
     system = _load(name, "")
     assert prove(system, Settings(jobs=1)).proved == set(system.claims())
+
+
+def test_the_only_world_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a sort that could be larger, a search to the end leaves nothing to the other searches."""
+    monkeypatch.setattr("bulkhead.proofs.theorems.attack._in_the_first_world", lambda *_: pytest.fail("searched again"))
+    assert find_attack(_load("dekker", ""), "one_inside") is None
 
 
 def test_parts_that_share_nothing_hide_no_attack() -> None:
@@ -127,6 +134,14 @@ def test_a_world_cut_short_is_searched_on_for_the_claims_that_still_stand(
     system = load(str(tmp_path / "two.rules"))
     found = attacks_in_small_worlds(system, system.claims()).attacks
     assert {name: len(trace.events) for name, trace in found.items()} == {"stays": 1, "never_done": 31}
+
+
+def test_worlds_whose_turns_are_equally_far_take_them_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several worlds are cut short at once, with the same budget: the queue has a first one all the same."""
+    monkeypatch.setattr("bulkhead.proofs.theorems.small_worlds.QUICK", 40)
+    system = load(str(HERE / "logged_commit.rules"))
+    seen = attacks_in_small_worlds(system, system.claims(), steps=600_000)
+    assert not seen.attacks and len(seen.explored) > len({tuple(e.sizes.values()) for e in seen.explored}) > 1
 
 
 def test_places_that_no_init_fixes_do_not_use_up_the_search(tmp_path: Path) -> None:

@@ -229,6 +229,8 @@ def test_a_known_difference_is_known_of_one_kind_of_call_only() -> None:
     assert explained(known, crashed, ("st0", 0, -1)) and not explained(known, crashed, ("r", NO_ANSWER, 0))
     assert not explained(known, {**crashed, "res": {"r": 0, "st0": 0}}, ("st0", 0, -1))
     assert not explained(known, {**crashed, "a": {"nr": 20, "a1": 0}}, ("st0", 0, -1))
+    listed = {**crashed, "a": {"nr": 13}}
+    assert explained(known, listed, ("o1", -32000, -1)) and not explained(known, listed, ("r1", 0, -22))
     assert all(row["reason"] and row["version"] for row in known)
 
 

@@ -19,7 +19,6 @@ Args = dict[str, Any]
 Result = dict[str, Any]
 PORTS: Final = 4096
 INT_MAX: Final = 0x7FFFFFFF
-STATUS: Final = ["2", "s"]  # the form of a grant operation's status
 DOM0_BLOCK: Final = 8 * 4096
 
 
@@ -33,7 +32,6 @@ def op_x(rig: Rig, a: Args, skip: set[str]) -> Result:
     if refused:
         out["wbad"] = refused
     returned = 0
-    silent = caller.agent is not None and caller.agent.silent()
     swaps = (a.get("nr"), a.get("a1")) == (abi.HYPERVISOR_GRANT_TABLE_OP, abi.GNTTABOP_SWAP_GRANT_REF)
     before = rig.stale_before(caller.agent.name) if swaps and caller.agent is not None else {}
     if "nr" in a:
@@ -57,11 +55,6 @@ def op_x(rig: Rig, a: Args, skip: set[str]) -> Result:
         skip |= {"r"} | {item.split(":")[0] for item in str(a.get("o", "")).split(",") if ":r:" in item}
     if returned >> 63 == 1:
         returned -= 1 << 64  # a register that is told signed
-    if caller.agent is not None and caller.agent.silent() and not silent:
-        # Xen copies back the status of the element that crashed its caller, and never set it.
-        skip |= {
-            name for name, _, *form in (item.split(":") for item in str(a.get("o", "")).split(",") if item) if form == STATUS
-        }
     out |= caller.read_all(str(a.get("o", "")), returned, skip)
     out["r"] = 0 if a.get("nor") else returned
     return out

@@ -95,7 +95,7 @@ def find_attacks(
     large = not fits(system, given)
     seen = attacks_in_small_worlds(system, open_claims, given, bound, one, GLIMPSE if large else STEPS)
     found.update(seen.attacks)
-    if not (one and seen.attacks):
+    if not seen.decided and not (one and seen.attacks):
         left = {n: c for n, c in open_claims.items() if n not in seen.attacks}
         sizes = grown(system, {**first_scope(system), **(given or {})}, given or {})
         deepest = max_depth if bound is None else min(max_depth, bound)

@@ -47,10 +47,11 @@ AGAIN = 0.5  # or this part of the steps so far, if that is more
 
 @dataclass
 class Seen:
-    """The result: attacks, and the worlds that were searched."""
+    """The result: attacks, and the worlds that were searched; `decided` if there are no others, and no other states."""
 
     attacks: dict[str, Trace] = field(default_factory=dict)
     explored: list[Exploration] = field(default_factory=list)
+    decided: bool = False
 
 
 class Worlds:
@@ -155,7 +156,8 @@ def attacks_in_small_worlds(
     `given` fixes the size of some sorts, `depth` bounds the length of attacks.
     """
     seen, spent, growing = Seen(), 0, Worlds(system, given)
-    turns: list[tuple[float, int, float, dict[str, int]]] = []  # of worlds that were not searched to their end
+    turns: list[tuple[float, int, int, float, dict[str, int]]] = []  # of worlds that were not searched to their end
+    ties = itertools.count()  # of equal turns the first comes first
 
     def missing() -> list[Claim]:
         return [] if one and seen.attacks else [c for n, c in claims.items() if n not in seen.attacks]
@@ -189,14 +191,14 @@ def attacks_in_small_worlds(
         if fresh <= share and (sizes := next(worlds, None)) is not None:
             before = spent
             if (asked := useful(sizes, missing())) and (longer := search(sizes, asked, depth, QUICK)):
-                heapq.heappush(turns, (longer * len(turns), len(turns), longer, sizes))
+                heapq.heappush(turns, (longer * len(turns), len(turns), next(ties), longer, sizes))
             fresh += spent - before
         elif turns:  # longer and longer turns, early worlds first
-            _, place, budget, sizes = heapq.heappop(turns)
+            _, place, _, budget, sizes = heapq.heappop(turns)
             if budget / LONGER >= steps - spent:  # it would see no more than before
                 continue
             if (asked := useful(sizes, missing())) and (longer := search(sizes, asked, depth, min(budget, steps - spent))):
-                heapq.heappush(turns, (longer * (1 + place), place, longer, sizes))
+                heapq.heappush(turns, (longer * (1 + place), place, next(ties), longer, sizes))
         else:
             break
     end = spent + max(int(AGAIN * spent), LEAST_AGAIN)
@@ -209,6 +211,8 @@ def attacks_in_small_worlds(
         known = [c for n, c in claims.items() if one or (n in seen.attacks and len(seen.attacks[n].events) > 1)]
         if sizes not in [e.sizes for e in seen.explored] and (asked := useful(sizes, known)):
             search(sizes, asked, longest - 1, max(end - spent, 0))
+    if set(system.sorts) == {CALL} and not any(step.after for step in system.steps):
+        seen.decided = any(found.complete and not found.hidden for found in seen.explored)
     if one and seen.attacks:
         best = min(seen.attacks, key=lambda n: len(seen.attacks[n].events))
         seen.attacks = {best: seen.attacks[best]}

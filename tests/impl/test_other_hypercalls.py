@@ -184,3 +184,19 @@ def test_a_dying_translated_guest_has_no_frame_numbers() -> None:
     assert domain.is_dying and not domain.gone
     assert mapped(8, 17) == 0
     assert mapped(9, 18) == abi.GNTST_BAD_PAGE  # the same page, by an entry that nobody uses
+
+
+NOT_OFFERED = {
+    "buffers of traces": "2,8:4:3,48:4:4",
+    "a page out": "14,8:4:1",
+    "a page back": "14,8:4:2",
+    "a pool": "18,8:4:1",
+}
+
+
+@pytest.mark.parametrize("words", NOT_OFFERED.values(), ids=NOT_OFFERED)
+def test_what_is_not_offered_says_so(words: str) -> None:
+    """-ENOSYS, where real Xen would do it: so nobody takes the answer for a refusal."""
+    command, _, rest = words.partition(",")
+    given = {"by": "d0", "nr": abi.HYPERVISOR_SYSCTL, "w": f"0:4:{command},4:4:0x15,{rest}", "a1": "arg"}
+    assert execute(machine("A"), "x", given, set())["r"] == -abi.ENOSYS

@@ -156,11 +156,25 @@ def _unaligned(s: Script) -> None:
         s.hypercall("d0", 36, f"{at}:4:5,{at + 4}:4:0x15,{at + 8}:2:B", f"dom:{at + 16}:2", a1=f"arg+{at}")
 
 
+def _never_written(s: Script) -> None:
+    """A page that nobody has written yet, as a table of descriptors; and nodes of a guest of three vCPUs."""
+    memory(s, "A", 0, f"0:8:arg+512,8:8:1,{SELF_ONLY}", "new:512:8:v")
+    for entries in (512, 0, 1):
+        s.hypercall("A", 2, "0:8:$new", a1="arg", a2=entries)
+    nodes = "16:4:1,20:4:1,24:4:3,32:8:arg+512,40:8:arg+520,48:8:arg+540,56:8:arg+560,512:4:10,560:8:0,568:8:0x1000000"
+    domctl(s, 74, "M", nodes)
+    for room in ("4:4:1,8:4:3,12:4:1", "4:4:1,8:4:2,12:4:1", "4:4:4,8:4:4,12:4:4"):
+        lists = "16:8:arg+1024,24:8:arg+1040,32:8:arg+1060"
+        told = "n:4:4,v:8:4,r:12:4,d:1024:4,v0:1040:8,v2:1048:4,m0:1060:8,m1:1068:8"
+        s.hypercall("d0", 12, f"0:2:M,{room},{lists}", told, a1=26, a2="arg")
+
+
 def survivors(s: Script) -> None:
     """All of them, with a guest of three vCPUs and one frame of handles."""
     s.do("mkdom", n="M", kind="agent", vcpus=3, maptrack=1)
     s.do("pfill", d="M")
     domctl(s, 5, "M", "", "on:80:4,last:84:4")
+    _never_written(s)
     _set_up_fails(s)
     _handles(s)
     _traded(s)
