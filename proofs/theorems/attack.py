@@ -203,7 +203,7 @@ def _believed(system: System, trace: Trace, limit: float, all_seen: bool) -> Tra
             small = without_needless_steps(system, claim, _in_smallest_world(system, claim, trace, limit))
             if len(small.events) == len(trace.events):
                 break
-            trace = small  # fewer calls may do with a smaller world
+            trace = replace(small, excluded=trace.excluded)  # fewer calls may do with a smaller world
         if len(small.events) - 1 > trace.excluded + 1:
             less, stopped = shorter_by_substitutes(system, claim, small, limit, SHORTENING), ""
             if less is None:

@@ -71,7 +71,10 @@ class Daemons:
     def serve(self, daemon: Stored | Consoled) -> bool:
         """A daemon serves all its rings; true if there was anything to do."""
         self.ear.who = daemon.space
+        osdep, before = daemon.osdep, _moves(daemon)
         busy = daemon.step()
+        if isinstance(osdep, DaemonOsdep) and busy != (osdep.moves != before):
+            raise Mismatch(f"a daemon says that there was {'something' if busy else 'nothing'} to do, which is not so")
         masked = masked_ports(daemon)
         if masked:
             raise Mismatch(f"a daemon has served its rings, and will never hear of its ports {masked} again")
@@ -94,6 +97,10 @@ class Daemons:
             compare(self.side, self.stored, out)
         if isinstance(self.consoled, WatchedConsoled):
             self.consoled.compare(out)
+
+
+def _moves(daemon: Stored | Consoled) -> int:
+    return daemon.osdep.moves if isinstance(daemon.osdep, DaemonOsdep) else 0
 
 
 def masked_ports(daemon: Stored | Consoled) -> list[int]:

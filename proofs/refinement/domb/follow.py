@@ -48,8 +48,8 @@ class Follower(ChannelSide):
         self.stepping = False
         if self.inbox is not None and self.inbox is self.served:
             self.inbox.stays(len(self.to_send))
-        if self.worked and not busy:
-            raise Mismatch("DomB has done something, and says that there was nothing to do")
+        if self.worked != busy:
+            raise Mismatch(f"DomB has {'' if self.worked else 'not '}done something, and says the contrary")
 
     def message(self, message: p.Message) -> None:
         self.settle()

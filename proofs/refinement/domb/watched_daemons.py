@@ -17,6 +17,7 @@ from bulkhead.impl.libs.osdep import OsDriver
 from bulkhead.impl.tools.store import XsError
 from bulkhead.impl.tools.xenconsoled import KEEP
 from bulkhead.impl.tools.xenstored import MAX_UNSENT, Connection
+from bulkhead.impl.xen.abi import EEXIST
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.pagetables import PTE_MFN
 from bulkhead.proofs.refinement.domb.dom0_side import Dom0Side
@@ -46,6 +47,7 @@ class DaemonOsdep(PlainOsdep):
         self.rings = rings
         self.taps: dict[int, tuple[Tap, Tap]] = {}
         self.errors: dict[int, int] = {}  # its writes to the error word of a page
+        self.moves = 0  # how often it has published an index, or handled a request
         self.reset: set[int] = set()  # pages whose indices it has cleared
         self.published: dict[int, int] = {}  # page -> when it published an index there last
         self.tick: Callable[[], int] = lambda: 0
@@ -78,7 +80,7 @@ class DaemonOsdep(PlainOsdep):
                 each.mine = None  # it reads its own index once
             self.errors.pop(addr - at, None)
             self.reset.add(addr - at)
-        elif self.rings is STORE_RINGS and at == STORE_ERROR:
+        elif self.rings is STORE_RINGS and at == STORE_ERROR and len(payload) == 4:
             self.errors[addr - at] = int.from_bytes(payload, "little")
         else:
             tap = self._tap(addr)
@@ -87,6 +89,7 @@ class DaemonOsdep(PlainOsdep):
             tap.stored(at, payload)
             if at == tap.own:
                 self.published[addr - at] = self.tick()
+                self.moves += 1
         self.raced()
 
     def forget(self, page: int) -> None:
@@ -126,6 +129,7 @@ class WatchedStored(Stored):
         if self.dead:
             raise XsError("EIO")
         number = self._next(domid, kind, tx_id, payload) if domid else 0
+        self.taps.moves += bool(domid)
         asker, self.follower.who = self.follower.who, self.space
         before = {c: (len(c.unsent), len(c.unsent) >= MAX_UNSENT) for c in self.connections.values()}
         error, answer = "", b""
@@ -261,10 +265,17 @@ class WatchedConsoled(Consoled):
 
     def add(self, domid: int, mfn: int, port: int) -> None:
         asker, self.follower.who = self.follower.who, self.space
+        again = domid in self.consoles and not self.dead
         try:
             super().add(domid, mfn, port)
+            if again:
+                raise Mismatch(f"the console of domain {domid} is connected twice")
             self.kept[domid], self.typed[domid] = b"", b""
             whose_ring(self.taps, self.consoles[domid].mapping.addr, self.follower, domid, CONSOLE_REF)
+        except OSError as error:
+            if again != (error.errno == EEXIST):
+                raise Mismatch(f"connecting the console of domain {domid} fails with {error.errno}") from error
+            raise
         finally:
             self.follower.who = asker
 

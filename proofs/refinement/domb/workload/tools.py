@@ -242,14 +242,15 @@ class ToolChoices(Chooser):
         xl = rng.random() < 0.6
         if not xl and rng.random() >= 0.65:
             wanted = self._request()
-        self._use_tool(who, wanted, xl, AFTER_XL[: rng.randrange(4)] if xl else AFTER_CREATE[: rng.randrange(5)])
+        waits = WAITS if rng.random() < 0.75 else rng.choice((0, 1, 2, 4, 8, 16))
+        self._use_tool(who, wanted, xl, AFTER_XL[: rng.randrange(4)] if xl else AFTER_CREATE[: rng.randrange(5)], waits)
 
     def build_small(self, who: Process) -> None:
         """xl has a guest built that fits, starts it, and tells the daemons."""
         if who.chan is None and self.view.up and self.view.offer is not None:
             self._use_tool(who, p.CreateRequest("kernel0", "", min(PAGES), ""), True, ())
 
-    def _use_tool(self, who: Process, wanted: p.CreateRequest, xl: bool, then: Sequence[str]) -> None:
+    def _use_tool(self, who: Process, wanted: p.CreateRequest, xl: bool, then: Sequence[str], waits: int = WAITS) -> None:
         self.text = "an honest tool"
         self.guests += 1
         self.of(
@@ -263,7 +264,7 @@ class ToolChoices(Chooser):
             cmdline=wanted.cmdline,
             then=list(then),
             patient=self.rng.random() < 0.8,
-            waits=WAITS if self.rng.random() < 0.8 else self.rng.choice((0, 1, 2, 4, 8, 16)),
+            waits=waits,
         )
 
     # Mapped pages.
