@@ -266,6 +266,8 @@ def in_scope(lockstep: Lockstep, group: str, domain: Domain, ref: int) -> bool:
     flags = abi.HEADER.unpack_from(*domain.grant_table.header_at(ref))[0]
     k = d * spec_state.rules.nrefs + spec_state.ref(ref)
     act = domain.grant_table.active[ref]
+    if domain.external:
+        return False  # its entries have guest frame numbers
     if flags & abi.GTF_TYPE_MASK in (abi.GTF_ACCEPT_TRANSFER, abi.GTF_TRANSITIVE) or spec_state.T["entry.kind"][k] in [
         spec_state.kind[t] for t in BEYOND
     ]:

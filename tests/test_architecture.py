@@ -68,6 +68,7 @@ COINCIDENCES = {  # words that mean something else there
     ("proofs/report/junit.py", "file"),  # an attribute of JUnit XML
     ("proofs/report/prove_text.py", "right"),  # where a column of a table stands
     ("proofs/report/sarif.py", "version"),  # a key of SARIF
+    ("proofs/symbolic/terms.py", "translated"),  # a term in the form that bit-vector solvers want
     ("proofs/report/trace_text.py", "file"),  # a key of the head of a trace
 }
 

@@ -247,7 +247,7 @@ def test_campaigns_say_calls_that_are_plain_data() -> None:
     """All that guests, processes and the toolstack do in a campaign goes through the target, and each call survives JSON."""
     listener = Listener(Lockstep(rules_for(Size()), 5, full_every=0))
     driver = Driver(listener.view, listener, 5)
-    while listener.lockstep.calls < 3000:
+    while listener.lockstep.calls < 4000:
         driver.move()
     driver.end()
     rare = {"mmu_update_elsewhere", "evtchn_reset", "deny", "privcmd_restrict", "flush_all"}
@@ -271,7 +271,7 @@ def test_a_full_table_is_looked_at_before_the_policy() -> None:
     port first. Lockstep raises where the rules say otherwise."""
     both = Implementation(rules_for(Size()), 1, rules_on=True)
     for domid in (1, 2):
-        both.carry_out(Call("createdomain", "d0", {"domid": domid, "max_maptrack": 1, "greedy": False}))
+        both.carry_out(Call("createdomain", "d0", {"domid": domid, "max_maptrack": 1, "greedy": False, "pvh": False}))
     both.carry_out(guest_call(2, 0, "evtchn_alloc_unbound", dom=abi.DOMID_SELF, remote=1, gives="port 0"))
     both.lockstep.rig.policy.denied.add((1, 2))
     both.lockstep.spec_state.T["xsm_event"][1 * 5 + 2] = 0

@@ -123,8 +123,20 @@ class GrantTable:
         return True
 
     def unpopulate_status(self) -> bool:
-        """Free the status frames; False if one still has references."""
+        """Free the status frames; False if one still has references.
+
+        A translated domain has them at guest frame numbers no more, and is crashed if others hold one: these numbers do not
+        come back (gnttab_unpopulate_status_frames).
+        """
+        p2m = self.domain.p2m
+        if p2m is not None:
+            for frame in self.status:
+                if frame.m2p >= 0:
+                    p2m.clear(frame.m2p)
+            self.domain.flush_tlb()
         if any(frame.count > (1 if frame.allocated else 0) or frame.tcount > 1 for frame in self.status):
+            if p2m is not None:
+                self.domain.crash()
             return False
         self._give_back(self.status)
         self.status.clear()

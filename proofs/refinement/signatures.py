@@ -24,7 +24,7 @@ SIGNATURES: Final = {
     "compare": "",
     "end": "",
     # the toolstack
-    "createdomain": "domid max_maptrack greedy",
+    "createdomain": "domid max_maptrack greedy pvh",
     "pausedomain": "domid",
     "unpausedomain": "domid",
     "destroydomain": "domid",
@@ -42,6 +42,12 @@ SIGNATURES: Final = {
     "tlb_flush": "",
     "populate_physmap": "count",
     "decrease_reservation": "mfns",
+    "populate_physmap_at": "gfns",
+    "decrease_reservation_at": "gfns",
+    "remove_from_physmap": "gfn",
+    "move_in_physmap": "was gfn",
+    "add_to_physmap": "space index gfn",
+    "add_to_physmap_foreign": "dom number gfn",
     "evtchn_alloc_unbound": "dom remote",
     "evtchn_bind_interdomain": "dom port",
     "evtchn_send": "port",
@@ -89,7 +95,7 @@ SIGNATURES: Final = {
     "privcmd_change_part": "addr",
     "privcmd_domctl": "fd command domid",
     "privcmd_alloc_unbound": "fd dom remote",
-    "privcmd_populate_physmap": "fd dom",
+    "privcmd_populate_physmap": "fd dom gfn",
 }
 ELEMENTS: Final = {
     "map_grant_ref": {"slot", "flags", "ref", "dom", "addr"},
@@ -126,7 +132,7 @@ def _segments(value: Any) -> bool:
 KINDS: Final[dict[str, tuple[str, Callable[[Any], bool]]]] = {
     **{
         name: ("true or false", lambda value: isinstance(value, bool))
-        for name in ("greedy", "keep_bits", "write", "writable", "starved", "may_sleep")
+        for name in ("greedy", "pvh", "keep_bits", "write", "writable", "starved", "may_sleep")
     },
     "kind": ("a device", lambda value: value in ("gntdev", "gntalloc", "evtchn", "privcmd")),
     "command": ("a domctl", lambda value: value in ("createdomain", "pausedomain", "unpausedomain", "destroydomain")),

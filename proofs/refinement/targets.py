@@ -159,7 +159,9 @@ class RulesAlone:
 
     def _create(self, call: Call, me: int, a: dict[str, Any]) -> str:
         spec, p = self.sh, {"p": TOOLS, "x": self.privcmd}
-        code = spec.step("privcmd_createdomain", {**p, "d_d": a["domid"], "d_life": spec.free_life()}, ANY)
+        code = spec.step(
+            "privcmd_createdomain", {**p, "hvm": int(a["pvh"]), "d_d": a["domid"], "d_life": spec.free_life()}, ANY
+        )
         if code != OKAY:
             return code
         for _ in range(FIXED):

@@ -73,8 +73,7 @@ class ProcessView:
         table = domain.grant_table
         if domain.domid == 0 or ref >= table.nr_entries:
             return False
-        pinned = table.active[ref].frame
-        if self.special(table.frame_field(ref)) or (pinned is not None and pinned.xenheap):
+        if self._names_special(domain, ref):
             return True
         if table.version == 1:
             return False
@@ -84,8 +83,17 @@ class ProcessView:
             return False
         if behind >= granter.grant_table.nr_entries:
             return False
-        pinned = granter.grant_table.active[behind].frame
-        return self.special(granter.grant_table.frame_field(behind)) or (pinned is not None and pinned.xenheap)
+        return self._names_special(granter, behind)
+
+    def _names_special(self, domain: Domain, ref: int) -> bool:
+        """Is what an entry names, or what is in use for it, a page of the hypervisor's own heap?"""
+        pinned, number = domain.grant_table.active[ref].frame, domain.grant_table.frame_field(ref)
+        if pinned is not None and pinned.xenheap:
+            return True
+        if domain.p2m is None:
+            return self.special(number)
+        found = domain.p2m.lookup(number)[0]
+        return found is not None and found.xenheap
 
 
 class View(ProcessView):

@@ -15,6 +15,7 @@ import pytest
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.domains import Domain
 from bulkhead.impl.xen.frames import Frame
+from bulkhead.impl.xen.grant_admin import set_version
 from bulkhead.impl.xen.grant_map import get_paged_frame, map_grant_ref
 from bulkhead.impl.xen.grant_unmap import unmap_grant_ref
 from bulkhead.impl.xen.guest_access import read, write
@@ -266,3 +267,23 @@ def test_what_is_moved_in_the_p2m(xen: Xen) -> None:
     first = frame_at(domain, 0)
     assert move(abi.XENMAPSPACE_GMFN, 0, 0x43) == 0 and domain.p2m is not None
     assert frame_at(domain, 0x43) is first and domain.p2m.lookup(0)[0] is None  # frame 0 is a place like any other
+
+
+def test_status_frames_leave_the_map_before_they_are_freed(xen: Xen) -> None:
+    """set_version to 1: the guest does not reach them any more; if others hold one, it is crashed, and keeps its version.
+
+    Source: Xen common/grant_table.c gnttab_unpopulate_status_frames.
+    """
+    for held in (False, True):
+        domain = guest(xen)
+        table, vcpu = domain.grant_table, domain.vcpus[0]
+        assert set_version(vcpu, 2) == (0, 2)
+        frame = table.status[0]
+        put = abi.ADD_TO_PHYSMAP.pack(abi.DOMID_SELF, 0, abi.XENMAPSPACE_GRANT_TABLE, abi.XENMAPIDX_GRANT_TABLE_STATUS, HERE)
+        assert call(xen, domain, 12, put, abi.XENMEM_ADD_TO_PHYSMAP, ARG)[0] == 0
+        assert frame_at(domain, HERE) is frame
+        frame.count += held
+        assert set_version(vcpu, 1) == ((-abi.EBUSY, 2) if held else (0, 1))
+        assert domain.p2m is not None and domain.p2m.lookup(HERE)[0] is None
+        assert domain.crashed == held and (frame in table.status) == held
+        frame.count -= held

@@ -21,6 +21,7 @@ from bulkhead.proofs.refinement.calls import Answer
 from bulkhead.proofs.refinement.dom0.evtchn import made
 from bulkhead.proofs.refinement.dom0.kernel import Dom0
 from bulkhead.proofs.refinement.dom0.state import Proc, Slot
+from bulkhead.proofs.refinement.lockstep.follow_physmap import unknown_pages
 from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
 
 CONTROL = {
@@ -71,13 +72,14 @@ def mmapbatch(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
         t = spec.free_translation() if lockstep.rules_on else 0
         domain = lockstep.rig.xen.domains.get(dom)
         table = bool(error) and writable and domain is not None and lockstep.is_table(gfn)
+        element = spec.frame(gfn) if domain is None else spec.named(domain, gfn)
         d.rule(
             "privcmd_mmapbatch",
             {
                 "p": proc.space,
                 "x": x,
                 "dom": spec.domain(dom),
-                "f": spec.frame(gfn),
+                "f": element,
                 "writable": int(writable),
                 "t_t": t,
                 "t_nil": spec.size.handles - 1,
@@ -152,7 +154,7 @@ def domctl(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     body = body if name == "createdomain" else b""
     raw = abi.DOMCTL_HEADER.pack(CONTROL[name], abi.DOMCTL_INTERFACE_VERSION, domid, 0, 0, 0) + body
     code, _ = _hypercall(d, proc, a["fd"], abi.HYPERVISOR_DOMCTL, (proc.arg + 256,), 256, raw.ljust(abi.DOMCTL_SIZE, b"\0"))
-    args = {"p": proc.space, "x": x} | ({} if name == "createdomain" else {"d": spec.domain(domid)})
+    args = {"p": proc.space, "x": x} | ({"hvm": 0} if name == "createdomain" else {"d": spec.domain(domid)})
     if name == "createdomain" and code == "ENOMEM":
         spec.count("privcmd_createdomain", "ENOMEM")
     else:
@@ -180,27 +182,35 @@ def alloc_unbound(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
 
 
 def populate_physmap(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
-    """XENMEM_populate_physmap for a guest, by a process: {fd, dom}; returns the number of pages."""
+    """XENMEM_populate_physmap for a guest, by a process: {fd, dom, gfn}; returns the number of pages.
+
+    `gfn` is the guest frame number of a translated guest."""
     lockstep, spec, domid = d.lockstep, d.lockstep.spec_state, a["dom"]
     x, _ = d.file(proc, a["fd"], "privcmd")
     at = proc.arg + 256
-    payload = abi.MEMORY_RESERVATION.pack(at + 64, 1, 0, 0, domid, 0, 0).ljust(64, b"\0") + abi.U64.pack(0x1000)
+    payload = abi.MEMORY_RESERVATION.pack(at + 64, 1, 0, 0, domid, 0, 0).ljust(64, b"\0") + abi.U64.pack(a["gfn"])
+    domain = lockstep.rig.xen.domains.get(domid)
     code, done = _hypercall(d, proc, a["fd"], abi.HYPERVISOR_MEMORY_OP, (abi.XENMEM_POPULATE_PHYSMAP, at), 256, payload)
-    args = {"p": proc.space, "x": x, "d": spec.domain(domid)}
+    args, rule = {"p": proc.space, "x": x, "d": spec.domain(domid)}, "privcmd_populate_physmap"
+    if lockstep.rules_on and domain is not None and domain.external:
+        args |= {"space": domid, "t": spec.number(domain, a["gfn"]), "nil": spec.size.handles - 1}
+        rule = "privcmd_populate_physmap_at"
+    new = [] if domain is None or not domid else unknown_pages(spec, domain) if lockstep.rules_on else list(range(done))
     if code != OKAY:
-        d.rule("privcmd_populate_physmap", args, code)
-    elif not done:  # for any error in an extent, Xen returns the number of extents before it
-        domain = lockstep.rig.xen.domains.get(domid)
+        d.rule(rule, args, code)
+    elif not new:  # for any error in an extent, Xen returns the number of extents before it
         alive = domain is not None and domain.is_dying == ALIVE
         full = domain is not None and (domain.tot_pages >= domain.max_pages or not lockstep.rig.xen.frames.free_count)
         if alive and not full:
             raise Mismatch("populate_physmap stopped although the heap and the limit have room")
-        if d.rule("privcmd_populate_physmap", args, ANY, "ENOMEM" if alive else None) == OKAY and lockstep.rules_on:
+        if d.rule(rule, args, ANY, "ENOMEM" if alive else None) == OKAY and lockstep.rules_on:
             raise Mismatch("populate_physmap: the rules say okay, the implementation gave nothing")
-    else:
-        mfn = abi.U64.unpack(proc.sys.load(at + 64, 8))[0]
-        if lockstep.rules_on:
-            lockstep.make_free(spec.frame(mfn))
-            d.rule("privcmd_populate_physmap", {**args, "f_f": spec.frame(mfn), "f_e": spec.free_epoch()})
-            lockstep.touched_frames.add(spec.frame(mfn))
+    elif lockstep.rules_on and domain is not None:
+        element = spec.frame(new[0])
+        lockstep.make_free(element)
+        got = {"f_f": element, "f_e": spec.free_epoch()}
+        if not done:
+            raise Mismatch("populate_physmap gave a page, and says that it did not")
+        d.rule(rule, {**args, **got})
+        lockstep.touched_frames.add(element)
     return Answer(code, done)

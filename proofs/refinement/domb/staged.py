@@ -171,6 +171,7 @@ class Scene:
         made.creation_finished, made.pause_count = True, 0
         T, d, life = self.book.T, self.book.domain(made.domid), self.book.free_life()
         T["domain.phase"][d], T["domain.paused"][d], T["domain.life"][d] = self.book.m["Phase"]["running"], 0, life
+        T["fits"][d * len(T["first_frame"]) : (d + 1) * len(T["first_frame"])] = T["first_frame"]
         T["spent"][life] = 1
         self.follower.lives[made] = life
         return made.domid

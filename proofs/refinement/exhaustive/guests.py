@@ -24,7 +24,7 @@ from bulkhead.proofs.refinement.lockstep.operations import begin_destroy
 from bulkhead.proofs.refinement.lockstep.operations import start as start_call
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import Rules
-from bulkhead.proofs.refinement.lockstep.testbed import SLOTS, Guest
+from bulkhead.proofs.refinement.lockstep.testbed import SLOTS, Guest, PvGuest
 
 
 def start(rules: Rules, limits: Limits) -> Lockstep:
@@ -72,7 +72,7 @@ def actions(lockstep: Lockstep, limits: Limits) -> list[Action]:
         out += stores
         out += [("decrease", n) for n in range(len(granter.pool))]
         out += [("self_map", n) for n in range(len(granter.pool))]
-        if read_pte(granter.window, 0) & PTE_P:
+        if granter.at_slot(0) is not None:
             out.append(("clear", GRANTER, 0))
         if len(granter.pool) < limits.pages and lockstep.can_populate(granter):
             out.append(("populate",))
@@ -96,7 +96,7 @@ def _of_mapper(mapper: Guest, limits: Limits) -> Iterator[Action]:
     if limits.copies:
         yield from (("copy", ref) for ref in limits.refs)
     for slot in range(2):
-        if read_pte(mapper.window, slot) & PTE_P:
+        if mapper.at_slot(slot) is not None:
             yield from (("clear", MAPPER, slot), ("load", slot))
     yield from (("unmap", rank) for rank in range(len(live)))
 
@@ -297,6 +297,7 @@ def _of_domain(lockstep: Lockstep, d: int, domain: Domain, names: _Names) -> obj
 
 
 def _of_guest(guest: Guest, names: _Names) -> object:
+    assert isinstance(guest, PvGuest)
     slots = []
     if guest.domain.vcpus[0].cr3 is not None:
         for slot in range(SLOTS):

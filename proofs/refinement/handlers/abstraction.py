@@ -137,6 +137,8 @@ def _state(machine: SymbolicXen, value: Field, cell: Callable[[Domain, Term], Te
         **{f"hold.{name}": (lambda c, s: FALSE) for name in ("page", "pin", "awaiting_flush")},
         # Transitive grants are switched off: no use is one, and nobody asks what is behind an entry.
         "middle.pin": lambda c, s: FALSE,
+        # Domains are paravirtual: their entries have no guest frame numbers.
+        "translated": lambda d: FALSE,
         "relay.yes": lambda d, r: FALSE,
         "behind.dom": lambda d, r: d,
         "behind.ref": lambda d, r: r,

@@ -37,7 +37,10 @@ def _own(name: str) -> str:
     return name + ", own grants"
 
 
-NO_END = {"not maps(got_": "there are any number of page-table entries: which of them are free is the guest's own doing"}
+NO_END = {
+    "not maps(got_": "there are any number of page-table entries: which of them are free is the guest's own doing",
+    "translated[caller] implies not device": "domains are paravirtual",
+}
 EXISTS = {"GNTST_bad_domain (exists_domain(": "the caller is there"}
 NO_RELAYS = {
     "kind = transitive) implies": "transitive grants are switched off",

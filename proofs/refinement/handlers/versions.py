@@ -88,12 +88,12 @@ def quantified(m: SymbolicXen, state: RuleState, loop: Loop) -> RuleState:
         held = at.at("frame.held", args[0])
         return base("frame.count", args[0]) - If(held, constant(1), constant(0)) > 0
 
-    readings: dict[str, Reading] = {"referenced": referenced, "counted": referenced}
+    readings: dict[str, Reading] = {"referenced": referenced, "counted": referenced, "counted_besides": referenced}
     refs = (*[constant(i) for i in range(RESERVED)], WITNESS if loop.early else HERE["r"])
     return replace(
         state,
         readings=readings,
-        elements={"Ref": refs, "Frame": (STATUS, HERE["f"])},
+        elements={"Ref": refs, "Frame": (STATUS, HERE["f"]), "Translation": ()},  # none of a map that Xen keeps
         functions={**state.functions, "gref_console": lambda: constant(0), "gref_xenstore": lambda: constant(1)},
     )
 

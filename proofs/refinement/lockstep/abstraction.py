@@ -13,9 +13,9 @@ from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.domains import ALIVE, DEAD, Domain
 from bulkhead.impl.xen.events import INTERDOMAIN
 from bulkhead.impl.xen.frames import Frame
-from bulkhead.impl.xen.pagetables import PTE_MFN, PTE_P, PTE_RW, read_pte
+from bulkhead.impl.xen.p2m import GRANT_RO, GRANT_TYPES
 from bulkhead.proofs.refinement.lockstep.spec_state import SpecState
-from bulkhead.proofs.refinement.lockstep.testbed import SLOTS, Guest, Rig, use_by_xen
+from bulkhead.proofs.refinement.lockstep.testbed import SLOTS, PvGuest, PvhGuest, Rig, use_by_xen
 
 Places = dict[str, tuple[object, object]]
 Entry = tuple[int, int, int, int, int]
@@ -43,7 +43,7 @@ def entry_of(spec: SpecState, domain: Domain, number: int) -> Entry:
     return (
         kind,
         spec.domain(domid),
-        spec.frame(mfn),
+        spec.named(domain, mfn),
         int(bool(flags & abi.GTF_READONLY)),
         int(bool(flags & abi.GTF_SUB_PAGE)),
     )
@@ -94,7 +94,10 @@ def differences(
     _frames(rig, spec, out)
     _records(rig, spec, out)
     for guest in rig.guests.values():
-        _translations(spec, guest, out)
+        if isinstance(guest, PvGuest):
+            _translations(spec, guest, out)
+        elif isinstance(guest, PvhGuest):
+            _numbers(spec, guest, out)
     _ports(rig, spec, out)
     if quiet:
         _counts(rig, spec, out)
@@ -124,6 +127,8 @@ def _domain(rig: Rig, spec: SpecState, d: int, out: Places) -> None:
             out[f"domain[{d}].paused"] = (spec.T["domain.paused"][d], paused)
     elif phase not in ((phases["dead"],) if domain.is_dying == DEAD else (phases["dying"], phases["dead"])):
         out[f"domain[{d}].phase"] = (phase, "dying or dead")
+    if domain.external != bool(spec.T["translated"][d]):
+        out[f"translated[{d}]"] = (bool(spec.T["translated"][d]), domain.external)
     if not spec.bound(domain):
         out[f"domain[{d}].life"] = (spec.T["domain.life"][d], spec.lives.get(domain))
 
@@ -206,12 +211,20 @@ def entry_differences(
     T, d, number = spec.T, domain.domid, spec.size.refs[r]
     k = d * spec.rules.nrefs + r
     kind, grantee, frame, readonly, part = entry_of(spec, domain, number)
+    if domain.p2m is not None and domain.is_dying and not domain.p2m.entries:
+        frame = _page_of(spec, d, k)  # its map goes, in the rules together with its memory
     here = f"[{d}, {number}]"
     permit = spec.kind["permit_access"]
     if T["entry.kind"][k] != kind:
         out["entry" + here + ".kind"] = (T["entry.kind"][k], kind)
-    elif kind == permit and (T["entry.frame"][k], T["entry.grantee"][k], T["entry.part"][k]) != (frame, grantee, part):
-        out["entry" + here] = ((T["entry.grantee"][k], T["entry.frame"][k], T["entry.part"][k]), (grantee, frame, part))
+    elif kind == permit and (_page_of(spec, d, k), T["entry.grantee"][k], T["entry.part"][k]) != (frame, grantee, part):
+        out["entry" + here] = ((T["entry.grantee"][k], _page_of(spec, d, k), T["entry.part"][k]), (grantee, frame, part))
+    elif (
+        kind == permit
+        and T["translated"][d]
+        and T["gfn.number"][k] != spec.number(domain, domain.grant_table.frame_field(number))
+    ):
+        out["entry" + here + " (number)"] = (T["gfn.number"][k], domain.grant_table.frame_field(number))
     elif kind == spec.kind["transitive"] and (
         T["entry.grantee"][k],
         T["behind.dom"][k],
@@ -247,6 +260,11 @@ def entry_differences(
                 out["relay" + here] = ((T["relay.dom"][k], T["relay.ref"][k]), stands_for)
 
 
+def _page_of(spec: SpecState, d: int, k: int) -> int:
+    """The page that an entry names by the rules; of a translated domain's, that may be none."""
+    return spec.size.nowhere if spec.T["translated"][d] and spec.T["gfn.nothing"][k] else spec.T["entry.frame"][k]
+
+
 def _frames(rig: Rig, spec: SpecState, out: Places) -> None:
     T, use, table = spec.T, spec.use, rig.xen.frames.table
     free, unscrubbed, ram, leaving, transfer = (use[n] for n in ("free", "unscrubbed", "ram", "leaving", "in_transfer"))
@@ -272,7 +290,8 @@ def _frames(rig: Rig, spec: SpecState, out: Places) -> None:
                 out[f"frame[{f}].use"] = ("leaving", place)
         elif place == names[u]:
             domid = frame.owner.domid if frame.owner is not None else -1
-            if owner[f] != domid or held[f] != frame.allocated:
+            given_back = u in spec.xens_uses and T["domain.phase"][owner[f]] == spec.phase["dying"]  # a step before RAM
+            if owner[f] != domid or (held[f] != frame.allocated and not given_back):
                 out[f"frame[{f}]"] = ((owner[f], bool(held[f])), (domid, frame.allocated))
         elif u in spec.xens_uses and place == "xen":
             if held[f] and T["domain.phase"][owner[f]] != spec.phase["dying"]:  # its teardown may have freed them already
@@ -323,17 +342,48 @@ def _records(rig: Rig, spec: SpecState, out: Places) -> None:
         out["number of live mappings"] = (live, seen)
 
 
-def _translations(spec: SpecState, guest: Guest, out: Places) -> None:
+def _numbers(spec: SpecState, guest: PvhGuest, out: Places) -> None:
+    """The map of a PVH guest: what is at each guest frame number.
+
+    Grants of a dying guest go with their records in the rules, and in the implementation with the whole map.
+    """
+    T = spec.T
+    known = {gfn: t for (d, gfn), t in spec.numbers.items() if d == guest.domid}
+    entries = {gfn: e for gfn, e in guest.p2m.entries.items() if not (guest.domain.is_dying and e[1] in GRANT_TYPES)}
+    for gfn in entries.keys() - known.keys():
+        out[f"map of d{guest.domid}, {gfn:#x}"] = ("no such number", "a page")
+    for gfn, t in known.items():
+        entry = entries.get(gfn)
+        rules = (T["translation.frame"][t], T["translation.writable"][t], T["translation.origin"][t])
+        rules_there = bool(T["translation.present"][t] and T["translation.space"][t] == guest.domid)
+        real = None
+        if entry is not None:
+            origin = spec.rules.members["Origin"]["grant" if entry[1] in GRANT_TYPES else "own"]
+            real = (spec.frame(entry[0].mfn), int(entry[1] != GRANT_RO), origin)
+        if guest.domain.is_dying and real is None and rules[2] == spec.rules.members["Origin"]["grant"]:
+            continue
+        if (rules if rules_there else None) != real:
+            out[f"map of d{guest.domid}, {gfn:#x}"] = (rules if rules_there else None, real)
+    extra = [
+        t
+        for t in range(spec.size.translations)
+        if T["translation.present"][t] and T["translation.space"][t] == guest.domid and t not in spec.reserved
+    ]
+    if extra:
+        out[f"translations of d{guest.domid} at no number"] = (extra, [])
+
+
+def _translations(spec: SpecState, guest: PvGuest, out: Places) -> None:
     """Page-table entries, and cached translations, which the rules must have as translations that may be cached."""
     T = spec.T
     space = guest.domid
     if guest.domain.vcpus[0].cr3 is None:
         return
     for slot in range(SLOTS):
-        pte = read_pte(guest.window, slot)
+        at = guest.at_slot(slot)
         t = spec.slots.get((space, slot))
         rules = None if t is None else (T["translation.present"][t], T["translation.frame"][t], T["translation.writable"][t])
-        real = (1, spec.frame((pte & PTE_MFN) >> 12), int(bool(pte & PTE_RW))) if pte & PTE_P else None
+        real = None if at is None else (1, spec.frame(at[0]), int(at[1]))
         if rules != real:
             out[f"translation of d{space} slot {slot}"] = (rules, real)
     bound = sum(1 for (s, _), t in spec.slots.items() if s == space)
@@ -347,7 +397,7 @@ def _translations(spec: SpecState, guest: Guest, out: Places) -> None:
     tlb_differences(spec, guest, out)
 
 
-def tlb_differences(spec: SpecState, guest: Guest, out: Places) -> None:
+def tlb_differences(spec: SpecState, guest: PvGuest, out: Places) -> None:
     """Every cached translation exists in the rules."""
     T, space = spec.T, guest.domid
     for vcpu in guest.domain.vcpus:
@@ -371,12 +421,16 @@ def _counts(rig: Rig, spec: SpecState, out: Places) -> None:
     T = spec.T
     refs: dict[int, int] = {}
     types: dict[int, int] = {}
+    own, translated = spec.rules.members["Origin"]["own"], T["translated"]
     for t in range(spec.size.translations):
         if T["translation.present"][t]:
-            f = T["translation.frame"][t]
+            f, d = T["translation.frame"][t], T["space_of"][T["translation.space"][t]]
+            if translated[d] and T["translation.origin"][t] == own:
+                continue  # a page at a guest frame number is not referenced by that
             refs[f] = refs.get(f, 0) + 1
-            if T["translation.writable"][t]:
-                types[f] = types.get(f, 0) + 1
+            owner, by_cpu = T["frame.owner"][f], T["translation.path"][t] == 0
+            if T["translation.writable"][t] and not (translated[owner] and owner != d and by_cpu):
+                types[f] = types.get(f, 0) + 1  # others map a translated domain's page without a writable type
     fixed = {mfn for guest in rig.guests.values() for mfn in guest.fixed}
     for f in range(spec.size.heap):
         mfn = spec.first_mfn + f

@@ -19,6 +19,7 @@ from bulkhead.proofs.refinement.lockstep.follow_grants import caller_of, replace
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import NOBODY, TOOLS
+from bulkhead.proofs.refinement.lockstep.testbed import PvGuest
 
 
 def follow_version(lockstep: Lockstep, f: CallInFlight, version: int) -> Follower:
@@ -115,6 +116,7 @@ ERRNO = {-abi.EPERM: "EPERM", -abi.ESRCH: "ESRCH", -abi.EBUSY: "EBUSY", -abi.EIN
 def follow_mmu(lockstep: Lockstep, f: CallInFlight, slot: int, pte: int, foreign: int, flushed: bool) -> Follower:
     """mmu_update or update_va_mapping of one window entry."""
     guest, me, call = caller_of(lockstep, f)
+    assert isinstance(guest, PvGuest)
     spec = lockstep.spec_state
     mfn = (pte & PTE_MFN) >> 12
     frame = lockstep.rig.xen.frames.get(mfn)
@@ -229,11 +231,14 @@ def follow_destroy(lockstep: Lockstep, f: CallInFlight, domid: int) -> Follower:
                 h = spec.handles.pop(key)
                 lockstep.owned_handles.discard(key)
                 granter = (spec.T["mapping.granter"][h], spec.T["mapping.ref"][h])
+                t = spec.T["mapping.host_t"][h]
                 spec.step("release_mapping", {"h": h})
                 lockstep.touched.add(granter)
+                if domain.external:
+                    lockstep.touch_frame(spec.T["translation.frame"][t])
         if event == "destroy.events":
             spec.step("evtchn_destroy", {"d": domid})
-        if event in ("destroy.roots", "destroy.unpinned") and not relinquished:
+        if event in ("destroy.p2m", "destroy.roots", "destroy.unpinned") and not relinquished:
             lockstep.page_tables_freed.add(domid)
             f.must_finish_first = True  # the rules release page tables and memory in one step
         if event == "destroy.memory" or (event == END and not relinquished):

@@ -36,7 +36,10 @@ from bulkhead.proofs.refinement.lockstep.flights import Flights
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.observe import MOST_RACES, Key
 from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
-from bulkhead.proofs.refinement.lockstep.testbed import Guest
+from bulkhead.proofs.refinement.lockstep.testbed import Guest, PvGuest, PvhGuest
+
+# What else only a guest with page tables of its own may ask for: of it the rules have the device part.
+OF_PAGE_TABLES = abi.GNTMAP_APPLICATION_MAP | abi.GNTMAP_CONTAINS_PTE
 
 
 def caller_of(lockstep: Lockstep, f: CallInFlight) -> tuple[Guest, int, int]:
@@ -62,7 +65,7 @@ def follow_map(lockstep: Lockstep, f: CallInFlight, elements: list[MapElement]) 
             "ref": spec.ref(e.ref),
             "writable": int(not e.flags & 4),
             "host": int(bool(e.flags & 2)),
-            "device": e.flags & 1,
+            "device": e.flags & 1 or int(bool(guest.domain.external and e.flags & 2 and e.flags & OF_PAGE_TABLES)),
             "got_h": spec.free_handle(),
             "this": call,
         }
@@ -136,12 +139,16 @@ def _insert(
 ) -> None:
     spec = lockstep.spec_state
     t = spec.free_translation()
+    if isinstance(guest, PvhGuest):
+        t = spec.numbers[me, e.addr >> 12]
+        if spec.T["translation.present"][t]:  # a page of its own, which stays the guest's without a number
+            spec.step("remove_from_physmap", {"caller": me, "t": t})
     spec.step("map_grant_ref.insert", {"this": call, "got_t": t, "got_u": spec.free_translation(t)})
     if (me, number) in spec.handles:
         raise Mismatch(f"handle {number} of d{me} was given out although it stands for a mapping")
     spec.handles[me, number] = h
     lockstep.owned_handles.add((me, number))
-    if e.flags & 2:
+    if e.flags & 2 and isinstance(guest, PvGuest):
         replace_slot(lockstep, me, e.slot, t)
 
 
@@ -171,7 +178,7 @@ def follow_unmap(lockstep: Lockstep, f: CallInFlight, elements: list[UnmapElemen
         status = lockstep.status(f, i * 24 + 20)
         h = spec.handle(me, e.handle)
         host, device = int(bool(e.addr)), int(bool(e.bus))
-        at_slot = spec.slots.get((me, e.slot))
+        at_slot = spec.at_slot(me, e.slot)
         t = spec.free_translation() if at_slot is None else at_slot
         fail = status if status in (GENERAL, "GNTST_bad_dev_addr") and lockstep.names_another(me, e, h, status) else None
         gone = guest.domain.crashed and status == GENERAL
@@ -196,7 +203,7 @@ def follow_unmap(lockstep: Lockstep, f: CallInFlight, elements: list[UnmapElemen
             continue
         pending.append(call)
         lockstep.touched.add(key)
-        if host and had_host:
+        if host and had_host and isinstance(guest, PvGuest):
             del spec.slots[me, e.slot]
         if not (spec.T["mapping.host"][h] or spec.T["mapping.device"][h]):
             spec.handles.pop((me, e.handle), None)
@@ -260,12 +267,12 @@ def _copy_element(
             "src_own": int(e.src_dom == abi.DOMID_SELF),
             "src_dom": spec.domain(e.src_dom),
             "src_ref": spec.ref(e.src) if e.src_ref else 0,
-            "src_frame": 0 if e.src_ref else spec.frame(e.src),
+            "src_frame": 0 if e.src_ref else spec.named(lockstep.rig.xen.domains[me], e.src),
             "dst_by_ref": int(e.dst_ref),
             "dst_own": int(e.dst_dom == abi.DOMID_SELF),
             "dst_dom": spec.domain(e.dst_dom),
             "dst_ref": spec.ref(e.dst) if e.dst_ref else 0,
-            "dst_frame": 0 if e.dst_ref else spec.frame(e.dst),
+            "dst_frame": 0 if e.dst_ref else spec.named(lockstep.rig.xen.domains[me], e.dst),
             **this,
         },
         ANY,
@@ -303,7 +310,7 @@ def _copy_element(
         parts = (lockstep.part(source), lockstep.part(dest))
         frames = (spec.at("hold.frame", f.calls[0], 0), spec.at("hold.frame", f.calls[0], 1))
         pages = [spec.mfn(frame) for frame in frames]
-        status_at = None if f.guest is None else (f.guest.layout.pages[0].mfn, f.vcpu * 2048 + i * 40 + 36)
+        status_at = None if f.guest is None else (f.guest.arg_mfn, f.vcpu * 2048 + i * 40 + 36)
         watched, f.moves = watch(lockstep.rig.xen.frames, pages[0], pages[1], e, status_at)
         event = yield
         f.moves = None
@@ -348,10 +355,10 @@ def follow_swap(lockstep: Lockstep, f: CallInFlight, refs: tuple[int, int]) -> F
 
 def follow_transfer(lockstep: Lockstep, f: CallInFlight, mfn: int, dom: int, ref: int) -> Follower:
     """transfer of one page."""
-    _, me, call = caller_of(lockstep, f)
+    guest, me, call = caller_of(lockstep, f)
     spec = lockstep.spec_state
     event = yield
-    element = spec.frame(mfn)
+    element = spec.of_number(guest.domain, mfn)
     args = {"caller": me, "space": me, "f": element, "dom": spec.domain(dom), "ref": spec.ref(ref), "this": call}
     if event == END:
         lockstep.expect(f, "transfer", spec.step("transfer", args, ANY), lockstep.status(f, 16))

@@ -26,7 +26,7 @@ from bulkhead.proofs.refinement.lockstep.flights import Flights
 from bulkhead.proofs.refinement.lockstep.observe import Key
 from bulkhead.proofs.refinement.lockstep.spec_state import Log, Mismatch, SpecState
 from bulkhead.proofs.refinement.lockstep.spec_world import TOOLS, Rules
-from bulkhead.proofs.refinement.lockstep.testbed import FEWEST, FIXED, SLOTS, Guest, Rig
+from bulkhead.proofs.refinement.lockstep.testbed import FEWEST, FIXED, NUMBERS, SLOTS, Guest, PvGuest, PvhGuest, Rig
 
 POOL = 6
 GREEDY = 40  # more than the size of the heap
@@ -79,7 +79,7 @@ class Lockstep(Flights):
             if T["translation.cached"][t] and not T["translation.present"][t] and T["translation.space"][t] == d
         }
         guest = self.rig.guests.get(d)
-        if guest is not None:
+        if isinstance(guest, PvGuest):
             for vcpu in guest.domain.vcpus:
                 for vpn, (frame, writable, _) in vcpu.tlb.entries.items():
                     f, slot = spec.frame(frame.mfn), vpn - guest.first_vpn
@@ -206,6 +206,9 @@ class Lockstep(Flights):
     def _entry_stored(self, guest: Guest, key: Key, transitive: bool) -> None:
         """The rule steps of the owner's store to its own entry."""
         spec, ref = self.spec_state, self.spec_state.size.refs[key[1]]
+        if guest.domain.external:
+            self.entry_written(key, "write_entry_by_number", {"owner": key[0]})
+            return
         kind, grantee, frame, readonly, part = entry_of(spec, guest.domain, ref)
         said = {"kind": kind, "grantee": grantee, "frame": frame, "readonly": readonly, "part": part}
         spec.step("write_entry", {"owner": key[0], "ref": key[1], **said})
@@ -219,7 +222,8 @@ class Lockstep(Flights):
         kind, grantee, frame, readonly, part = entry_of(spec, domain, ref)
         dom, way = behind_of(spec, domain, ref)
         said = {"kind": kind, "grantee": grantee, "f": frame, "readonly": readonly, "part": part, "dom": dom, "way": way}
-        spec.step(rule, {**by, "ref": key[1], **said})
+        number = spec.number(domain, domain.grant_table.frame_field(ref))
+        spec.step(rule, {**by, "ref": key[1], **said, "n": number})
 
     def copied_to(self, mfn: int, call: int) -> None:
         """A copy has moved bytes into a page: if that is a frame of a grant table, its entries are different now."""
@@ -292,14 +296,15 @@ class Lockstep(Flights):
 
     # Domains.
 
-    def create(self, domid: int, max_maptrack: int = 1, greedy: bool = False) -> bool:
+    def create(self, domid: int, max_maptrack: int = 1, greedy: bool = False, pvh: bool = False) -> bool:
         """Build a guest; False when there is no memory for it."""
         xen, spec, kernel = self.rig.xen, self.spec_state, self.rig.kernel
         if xen.frames.free_count < FEWEST:
             return False
         if self.id_is_held(domid):
             self.flush_all()
-        body = abi.CREATEDOMAIN.pack(0, bytes(16), 0, 0, 2, spec.size.ports, 3, max_maptrack, 2, 0, 0, 0, 0)
+        flags, emulation = (abi.CDF_HVM | abi.CDF_HAP, abi.EMU_LAPIC) if pvh else (0, 0)
+        body = abi.CREATEDOMAIN.pack(0, bytes(16), flags, 0, 2, spec.size.ports, 3, max_maptrack, 2, 0, 0, emulation, 0)
         if self.id_is_held(domid):
             if domid in xen.domains and (rc := kernel.domctl(abi.DOMCTL_CREATEDOMAIN, domid, body)[0]) != -abi.EEXIST:
                 raise Mismatch(f"createdomain({domid}) gave {rc}, but a domain that is dying has the id")
@@ -317,17 +322,19 @@ class Lockstep(Flights):
         domain = xen.domains[domid]
         if self.rules_on:
             life = spec.free_life()
-            spec.step("privcmd_createdomain", {"p": TOOLS, "x": self.privcmd, "d_d": domid, "d_life": life})
+            spec.step("privcmd_createdomain", {"p": TOOLS, "x": self.privcmd, "hvm": int(pvh), "d_d": domid, "d_life": life})
             spec.lives = {k: v for k, v in spec.lives.items() if v != life}
             spec.lives[domain] = life
             self.share_pages(domain)
         kernel.domctl(abi.DOMCTL_MAX_MEM, domid, abi.U64.pack((FIXED + (GREEDY if greedy else POOL)) * 4))
         kernel.domctl(abi.DOMCTL_MAX_VCPUS, domid, abi.U32.pack(2))
-        guest = Guest(xen, domain)
+        guest = PvhGuest(xen, domain) if pvh else PvGuest(xen, domain)
         self.rig.guests[domid] = guest
         if self.rules_on:
-            for mfn in guest.fixed:
-                self._built(domid, spec.frame(mfn))
+            if pvh:
+                spec.reserve_numbers(domid, NUMBERS)
+            for gfn, mfn in enumerate(guest.fixed):
+                self._built(domid, spec.frame(mfn), spec.numbers[domid, gfn] if pvh else None)
         rc, _ = kernel.domctl(abi.DOMCTL_UNPAUSEDOMAIN, domid)
         if self.rules_on:
             spec.step("privcmd_unpausedomain", {"p": TOOLS, "x": self.privcmd, "d": domid}, OKAY if rc == 0 else "EINVAL")
@@ -348,10 +355,10 @@ class Lockstep(Flights):
         if self.rules_on:
             self.settle()
 
-    def _built(self, domid: int, element: int) -> None:
+    def _built(self, domid: int, element: int, number: int | None) -> None:
         """The builder populates a page, writes it through a foreign mapping and unmaps that."""
         self.make_free(element)
-        self.spec_state.build_page(self.privcmd, domid, element)
+        self.spec_state.build_page(self.privcmd, domid, element, number)
 
     def pause(self, domid: int, pause: bool) -> None:
         """Pause or unpause a guest without calls in flight."""

@@ -64,7 +64,7 @@ class Asked:
         if status == "GNTST_bad_dev_addr":
             element = T["active.frame"][T["mapping.granter"][h] * spec.rules.nrefs + T["mapping.ref"][h]]
             return e.bus != spec.mfn(element) << 12
-        t = spec.slots.get((me, e.slot))
+        t = spec.at_slot(me, e.slot)
         if t is None:
             return True
         key = T["mapping.granter"][h] * spec.rules.nrefs + T["mapping.ref"][h]

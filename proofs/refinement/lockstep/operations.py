@@ -19,6 +19,7 @@ from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.calls import NOT_DONE, Answer, Call
 from bulkhead.proofs.refinement.lockstep import follow_domains as fd
 from bulkhead.proofs.refinement.lockstep import follow_grants as fg
+from bulkhead.proofs.refinement.lockstep import follow_physmap as fp
 from bulkhead.proofs.refinement.lockstep.call import (
     CallInFlight,
     CopyElement,
@@ -143,7 +144,7 @@ def _follow_transfer(lockstep: Lockstep, f: CallInFlight, call: Call) -> Followe
 
 def _pack_mmu(lockstep: Lockstep, guest: Guest, vcpu: int, call: Call) -> Packed:
     a = call.arguments
-    return ((guest.arg(vcpu), 1, 0, a["foreign"]), abi.MMU_UPDATE.pack(guest.layout.window_maddr(a["slot"]), a["pte"]))
+    return ((guest.arg(vcpu), 1, 0, a["foreign"]), abi.MMU_UPDATE.pack(guest.slot_maddr(a["slot"]), a["pte"]))
 
 
 def _follow_mmu(lockstep: Lockstep, f: CallInFlight, call: Call) -> Follower:
@@ -157,7 +158,7 @@ def _follow_va(lockstep: Lockstep, f: CallInFlight, call: Call) -> Follower:
 
 def _pack_elsewhere(lockstep: Lockstep, guest: Guest, vcpu: int, call: Call) -> Packed:
     other = lockstep.rig.guests[call.arguments["dom"]]
-    return (guest.arg(vcpu), 1, 0, abi.DOMID_SELF), abi.MMU_UPDATE.pack(other.layout.window_maddr(0), 0)
+    return (guest.arg(vcpu), 1, 0, abi.DOMID_SELF), abi.MMU_UPDATE.pack(other.slot_maddr(0), 0)
 
 
 def _reservation(base: int, extents: Sequence[int]) -> bytes:
@@ -179,6 +180,42 @@ def _pack_decrease(lockstep: Lockstep, guest: Guest, vcpu: int, call: Call) -> P
 
 def _text_decrease(call: Call) -> str:
     return f"decrease_reservation {call.arguments['mfns']}"
+
+
+# --- a PVH guest's map ---
+
+
+def _pack_gfns(lockstep: Lockstep, guest: Guest, vcpu: int, call: Call) -> Packed:
+    base = guest.arg(vcpu)
+    cmd = abi.XENMEM_POPULATE_PHYSMAP if call.operation == "populate_physmap_at" else abi.XENMEM_DECREASE_RESERVATION
+    return (cmd, base), _reservation(base, call.arguments["gfns"])
+
+
+def _pack_foreign(lockstep: Lockstep, guest: Guest, vcpu: int, call: Call) -> Packed:
+    a, base = call.arguments, guest.arg(vcpu)
+    lists = abi.U64.pack(a["number"]) + abi.U64.pack(a["gfn"])
+    head = abi.ADD_TO_PHYSMAP_BATCH.pack(
+        abi.DOMID_SELF, abi.XENMAPSPACE_GMFN_FOREIGN, 1, a["dom"], base + 64, base + 72, base + fp.FOREIGN_ERROR_AT
+    )
+    return (abi.XENMEM_ADD_TO_PHYSMAP_BATCH, base), head.ljust(64, b"\0") + lists
+
+
+def _pack_space(space: int, index: int, gfn: int, guest: Guest, vcpu: int) -> Packed:
+    return (abi.XENMEM_ADD_TO_PHYSMAP, guest.arg(vcpu)), abi.ADD_TO_PHYSMAP.pack(abi.DOMID_SELF, 0, space, index, gfn)
+
+
+def _follow_put(lockstep: Lockstep, f: CallInFlight, call: Call) -> Follower:
+    a = call.arguments
+    assert f.guest is not None
+    domain = f.guest.domain
+    if a["space"] == abi.XENMAPSPACE_SHARED_INFO:
+        pages = [domain.shared_info]
+    else:
+        status = a["index"] & abi.XENMAPIDX_GRANT_TABLE_STATUS
+        pages = list(domain.grant_table.status if status else domain.grant_table.shared)
+    index = a["index"] & ~abi.XENMAPIDX_GRANT_TABLE_STATUS
+    page = pages[index] if index < len(pages) else None
+    return fp.follow_put(lockstep, f, a["gfn"], -1 if page is None else page.mfn)
 
 
 # --- event channels ---
@@ -303,6 +340,45 @@ OPERATIONS: dict[str, Operation] = {
         lambda b, f, c: fd.follow_decrease(b, f, list(c.arguments["mfns"])),
         _text_decrease,
     ),
+    "populate_physmap_at": Operation(
+        abi.HYPERVISOR_MEMORY_OP,
+        _pack_gfns,
+        lambda b, f, c: fp.follow_populate_at(b, f, list(c.arguments["gfns"])),
+        lambda c: f"populate_physmap at {c.arguments['gfns']}",
+    ),
+    "decrease_reservation_at": Operation(
+        abi.HYPERVISOR_MEMORY_OP,
+        _pack_gfns,
+        lambda b, f, c: fp.follow_decrease_at(b, f, list(c.arguments["gfns"])),
+        lambda c: f"decrease_reservation at {c.arguments['gfns']}",
+    ),
+    "remove_from_physmap": Operation(
+        abi.HYPERVISOR_MEMORY_OP,
+        lambda b, guest, vcpu, c: (
+            (abi.XENMEM_REMOVE_FROM_PHYSMAP, guest.arg(vcpu)),
+            abi.REMOVE_FROM_PHYSMAP.pack(abi.DOMID_SELF, c.arguments["gfn"]),
+        ),
+        lambda b, f, c: fp.follow_remove(b, f, c.arguments["gfn"]),
+        lambda c: f"remove_from_physmap {c.arguments['gfn']:#x}",
+    ),
+    "move_in_physmap": Operation(
+        abi.HYPERVISOR_MEMORY_OP,
+        lambda b, guest, vcpu, c: _pack_space(abi.XENMAPSPACE_GMFN, c.arguments["was"], c.arguments["gfn"], guest, vcpu),
+        lambda b, f, c: fp.follow_move(b, f, c.arguments["was"], c.arguments["gfn"]),
+        lambda c: f"add_to_physmap {c.arguments['gfn']:#x}: the page at {c.arguments['was']:#x}",
+    ),
+    "add_to_physmap": Operation(
+        abi.HYPERVISOR_MEMORY_OP,
+        lambda b, guest, vcpu, c: _pack_space(c.arguments["space"], c.arguments["index"], c.arguments["gfn"], guest, vcpu),
+        _follow_put,
+        lambda c: f"add_to_physmap {c.arguments['gfn']:#x}: page {c.arguments['index']:#x} of {c.arguments['space']}",
+    ),
+    "add_to_physmap_foreign": Operation(
+        abi.HYPERVISOR_MEMORY_OP,
+        _pack_foreign,
+        lambda b, f, c: fp.follow_foreign(b, f),
+        lambda c: f"add_to_physmap_batch {c.arguments['gfn']:#x}: d{c.arguments['dom']}'s {c.arguments['number']:#x}",
+    ),
     "evtchn_alloc_unbound": _event(
         abi.EVTCHNOP_ALLOC_UNBOUND,
         lambda c: TWO_DOMIDS.pack(c.arguments["dom"], c.arguments["remote"], 0),
@@ -385,7 +461,7 @@ def _take_events(lockstep: Lockstep, call: Call) -> Answer:
 
 def _create(lockstep: Lockstep, call: Call) -> Answer:
     a = call.arguments
-    return Answer(OKAY if lockstep.create(a["domid"], a["max_maptrack"], a["greedy"]) else NOT_DONE.code)
+    return Answer(OKAY if lockstep.create(a["domid"], a["max_maptrack"], a["greedy"], a["pvh"]) else NOT_DONE.code)
 
 
 def _pause(lockstep: Lockstep, call: Call) -> Answer:

@@ -8,13 +8,17 @@ an object and freed when it is destroyed. Not here: the implementation's state (
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 from bulkhead.impl.xen.domains import Domain
+from bulkhead.impl.xen.p2m import RAM_TYPES
 from bulkhead.model.caller import OKAY
 from bulkhead.model.world import State, size_of
 from bulkhead.proofs.refinement.calls import Step
 from bulkhead.proofs.refinement.lockstep.spec_world import NOBODY, TOOLS, Rules
+from bulkhead.proofs.refinement.lockstep.testbed import FIRST_NUMBER
 
+ELSEWHERE = -1  # a guest frame number at which there is never a page
 ANY = ""  # a code that fits every outcome
 FORGET_EPOCHS, FORGET_LIVES, DENY = "(forget epochs)", "(forget lives)", "(deny)"  # fields of a recording besides rule steps
 
@@ -80,6 +84,8 @@ class SpecState(RuleSteps):
         self.lives: dict[Domain, int] = {}  # each incarnation -> Life
         self.refs = {number: i for i, number in enumerate(self.size.refs)}
         self.slots: dict[tuple[int, int], int] = {}  # (space, virtual page) -> Translation
+        self.numbers: dict[tuple[int, int], int] = {}  # (domid, guest frame number) -> Translation, of PVH guests
+        self.reserved: set[int] = set()  # translations that are numbers
         self.handles: dict[tuple[int, int], int] = {}  # (domid, handle) -> Handle
         self.dom0_frames: dict[int, int] = {}  # mfn -> Frame, for Dom0's own pages
         self.left: set[int] = set()  # pages that Dom0's kernel has freed, and that a dying domain may still map
@@ -99,6 +105,42 @@ class SpecState(RuleSteps):
         if 0 <= element < self.size.heap:
             return element
         return self.dom0_frames.get(mfn, self.size.nowhere)
+
+    def named(self, domain: Domain, number: int) -> int:
+        """The element of the page that a number names as the domain's own: a frame number or a guest frame number."""
+        if domain.p2m is None:
+            return self.frame(number)
+        found, ptype = domain.p2m.lookup(number)
+        return self.frame(found.mfn) if found is not None and ptype in RAM_TYPES else self.size.nowhere
+
+    def of_number(self, domain: Domain, number: int) -> int:
+        """The element of the page at a number, whosever it is."""
+        if domain.p2m is None:
+            return self.frame(number)
+        found = domain.p2m.lookup(number)[0]
+        return self.size.nowhere if found is None else self.frame(found.mfn)
+
+    def reserve_numbers(self, domid: int, numbers: Iterable[int]) -> None:
+        """Choose translations for the guest frame numbers of a PVH guest: always the same for the same id."""
+        for gfn in (*numbers, ELSEWHERE):
+            if (domid, gfn) not in self.numbers:
+                t = self.numbers[domid, gfn] = self.free_translation()
+                self.reserved.add(t)
+
+    def number(self, domain: Domain, number: int) -> int:
+        """The translation that stands for a guest frame number; of those that no page comes to, one stands for all."""
+        if domain.p2m is None:
+            return 0
+        return self.numbers.get((domain.domid, number), self.numbers[domain.domid, ELSEWHERE])
+
+    def at_slot(self, domid: int, slot: int) -> int | None:
+        """The translation at a guest's slot; of a PVH guest, if a grant made it."""
+        t = self.slots.get((domid, slot))
+        if t is None and self.T["translated"][domid]:
+            t = self.numbers[domid, FIRST_NUMBER + slot]
+            grant = self.T["translation.origin"][t] == self.rules.members["Origin"]["grant"]
+            return t if self.T["translation.present"][t] and grant else None
+        return t
 
     def spare_dom0_frame(self) -> int:
         """An element for a page of Dom0; `nowhere` if all are in use."""
@@ -167,7 +209,7 @@ class SpecState(RuleSteps):
         """An unused translation."""
         present, cached = self.T["translation.present"], self.T["translation.cached"]
         for t in range(self.size.translations):
-            if not (present[t] or cached[t]) and t != other:
+            if not (present[t] or cached[t]) and t != other and t not in self.reserved:
                 return t
         raise Mismatch("the world has too few translations")
 
@@ -280,10 +322,16 @@ class SpecState(RuleSteps):
         if broken:
             raise Mismatch(f"{', '.join(broken)}: does not hold")
 
-    def build_page(self, privcmd: int, domid: int, element: int) -> None:
-        """The builder populates a page of a guest, writes it through a foreign mapping of its file and unmaps that."""
+    def build_page(self, privcmd: int, domid: int, element: int, number: int | None = None) -> None:
+        """The builder populates a page of a guest (of a PVH guest, at a number), writes it through a foreign mapping of its
+        file and unmaps that."""
         p = {"p": TOOLS, "x": privcmd}
-        self.step("privcmd_populate_physmap", {**p, "d": domid, "f_f": element, "f_e": self.free_epoch()})
+        new = {"f_f": element, "f_e": self.free_epoch()}
+        if number is None:
+            self.step("privcmd_populate_physmap", {**p, "d": domid, **new})
+        else:
+            at = {"space": domid, "t": number, "nil": self.size.handles - 1}
+            self.step("privcmd_populate_physmap_at", {**p, "d": domid, **at, **new})
         t = self.free_translation()
         self.step(
             "privcmd_mmapbatch", {**p, "dom": domid, "f": element, "writable": 1, "t_t": t, "t_nil": self.size.handles - 1}

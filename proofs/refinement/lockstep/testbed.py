@@ -1,11 +1,13 @@
-"""The implementation under test: a small machine with Dom0 and up to three PV guests of two vCPUs, driven by bytes.
+"""The implementation under test: a small machine with Dom0 and up to three guests of two vCPUs, driven by bytes.
 
-Each guest has a fixed part (arguments, page tables) and gets its other pages by populate_physmap; it maps pages at the slots
-of one window L1 table. The policy is a matrix of pairs of domains that may share.
+Each guest has a fixed part (arguments, page tables) and gets its other pages by populate_physmap. A PV guest maps pages at
+the slots of one window L1 table; the slots of a PVH guest are guest frame numbers. The policy is a matrix of the pairs
+that may share.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 
 from bulkhead.impl.dom0.evtchn import Evtchn
@@ -17,7 +19,9 @@ from bulkhead.impl.xen.frames import PGT_L4, Frame
 from bulkhead.impl.xen.grant_map import get_paged_frame
 from bulkhead.impl.xen.guest_access import read, write
 from bulkhead.impl.xen.machine import Xen
-from bulkhead.impl.xen.pagetables import get_table
+from bulkhead.impl.xen.memory_op import populate_page
+from bulkhead.impl.xen.p2m import GRANT_RO, P2m
+from bulkhead.impl.xen.pagetables import PTE_MFN, PTE_P, PTE_RW, get_table, read_pte
 from bulkhead.impl.xen.pv_build import PvLayout, build
 from bulkhead.impl.xen.xsm import DummyPolicy
 
@@ -25,6 +29,8 @@ GUEST_PAGES = 2
 FIXED = GUEST_PAGES + 5
 FEWEST = FIXED + 2  # free frames that it takes to build a guest
 SLOTS = 5
+FIRST_NUMBER = 0x100000  # the guest frame number of a PVH guest's first slot: as a reference, outside of every table
+NUMBERS = (*range(GUEST_PAGES), *range(FIRST_NUMBER, FIRST_NUMBER + SLOTS))  # those at which a PVH guest has something
 DOM0_PAGES = 96
 
 
@@ -59,33 +65,46 @@ def use_by_xen(frame: Frame, owner: Domain) -> str:
     return "table" if frame in owner.grant_table.shared else "status" if frame in owner.grant_table.status else "info"
 
 
-class Guest:
-    """A PV guest controlled by the campaign: it calls, stores and revokes."""
+class Guest(ABC):
+    """A guest controlled by the campaign: it calls, stores and revokes."""
+
+    fixed: dict[int, None]  # the frames of its fixed part, in order; its vCPUs' arguments are in the first
 
     def __init__(self, xen: Xen, domain: Domain) -> None:
         self.xen = xen
         self.domain = domain
         self.domid = domain.domid
-        self.layout: PvLayout = build(xen, domain, GUEST_PAGES, 1)
-        second = domain.vcpus[1]
-        if get_table(xen, self.layout.root, domain, PGT_L4):
-            raise AssertionError("the root was refused for the second vCPU")
-        second.cr3 = self.layout.root
-        self.fixed = {frame.mfn: None for frame in self.layout.pages}  # in order
-        self.window: Frame = self.layout.windows[0]
-        self.first_vpn = self.layout.window_va(0) >> 12
+
+    @property
+    @abstractmethod
+    def names(self) -> list[int]:
+        """The numbers by which it names pages of its own: frame numbers, or guest frame numbers."""
+
+    @abstractmethod
+    def arg(self, vcpu: int) -> int:
+        """The address of a vCPU's arguments."""
+
+    @abstractmethod
+    def slot_va(self, slot: int) -> int:
+        """The address of a slot."""
+
+    @abstractmethod
+    def slot_maddr(self, slot: int) -> int:
+        """The machine address of a slot's page-table entry; a PVH guest has none, and says an address of its own."""
+
+    @abstractmethod
+    def at_slot(self, slot: int) -> tuple[int, bool] | None:
+        """The frame at a slot, and whether it may be written there; None if there is none."""
 
     @property
     def pool(self) -> list[int]:
         """Its pages besides the fixed ones."""
         return [mfn for mfn, frame in self.domain.pages.items() if frame.allocated and mfn not in self.fixed]
 
-    def arg(self, vcpu: int) -> int:
-        """The address of a vCPU's arguments."""
-        return self.layout.va(0) + vcpu * 2048
-
-    def slot_va(self, slot: int) -> int:
-        return self.layout.window_va(slot)
+    @property
+    def arg_mfn(self) -> int:
+        """The frame of its arguments."""
+        return next(iter(self.fixed))
 
     def start(self, vcpu: int, number: int, args: tuple[int, ...], payload: bytes = b"") -> Generator[str, None, int]:
         """A hypercall, its argument bytes written first."""
@@ -97,6 +116,75 @@ class Guest:
     def result(self, vcpu: int, offset: int, size: int) -> bytes:
         """Bytes of the argument area after the call."""
         return read(self.xen, self.domain.vcpus[vcpu], self.arg(vcpu) + offset, size) or bytes(size)
+
+
+class PvGuest(Guest):
+    """A PV guest: its slots are entries of a page table."""
+
+    def __init__(self, xen: Xen, domain: Domain) -> None:
+        super().__init__(xen, domain)
+        self.layout: PvLayout = build(xen, domain, GUEST_PAGES, 1)
+        second = domain.vcpus[1]
+        if get_table(xen, self.layout.root, domain, PGT_L4):
+            raise AssertionError("the root was refused for the second vCPU")
+        second.cr3 = self.layout.root
+        self.fixed = {frame.mfn: None for frame in self.layout.pages}
+        self.window: Frame = self.layout.windows[0]
+        self.first_vpn = self.layout.window_va(0) >> 12
+
+    @property
+    def names(self) -> list[int]:
+        return [*self.pool, *self.fixed]
+
+    def arg(self, vcpu: int) -> int:
+        return self.layout.va(0) + vcpu * 2048
+
+    def slot_va(self, slot: int) -> int:
+        return self.layout.window_va(slot)
+
+    def slot_maddr(self, slot: int) -> int:
+        return self.layout.window_maddr(slot)
+
+    def at_slot(self, slot: int) -> tuple[int, bool] | None:
+        pte = read_pte(self.window, slot)
+        return ((pte & PTE_MFN) >> 12, bool(pte & PTE_RW)) if pte & PTE_P else None
+
+
+class PvhGuest(Guest):
+    """A PVH guest: its slots are guest frame numbers, and so are the places of its fixed pages."""
+
+    def __init__(self, xen: Xen, domain: Domain) -> None:
+        super().__init__(xen, domain)
+        self.fixed = {}
+        for gfn in range(GUEST_PAGES):
+            frame = populate_page(xen, domain, gfn)
+            if frame is None:
+                raise MemoryError(f"d{domain.domid}: no memory for guest frame {gfn}")
+            frame.data = None  # a page that a living guest gave back keeps its content
+            self.fixed[frame.mfn] = None
+
+    @property
+    def p2m(self) -> P2m:
+        """Its map."""
+        assert self.domain.p2m is not None
+        return self.domain.p2m
+
+    @property
+    def names(self) -> list[int]:
+        return [gfn for gfn in NUMBERS if not ((found := self.p2m.lookup(gfn)[0]) is not None and found.xenheap)]
+
+    def arg(self, vcpu: int) -> int:
+        return vcpu * 2048
+
+    def slot_va(self, slot: int) -> int:
+        return (FIRST_NUMBER + slot) << 12
+
+    def slot_maddr(self, slot: int) -> int:
+        return self.slot_va(slot)
+
+    def at_slot(self, slot: int) -> tuple[int, bool] | None:
+        frame, ptype = self.p2m.lookup(FIRST_NUMBER + slot)
+        return None if frame is None else (frame.mfn, ptype != GRANT_RO)
 
 
 class WatchedKernel(Kernel):
@@ -188,7 +276,7 @@ class Rig(Bench):
         self.guests: dict[int, Guest] = {}
 
     def obtainable(self, domain: Domain, mfn: int) -> bool:
-        """Does this number name a page of the domain for the hypervisor?"""
+        """Does this number name a page of the domain for the hypervisor, to be granted or mapped?"""
         frame = get_paged_frame(self.xen, mfn, domain)
         if frame is not None:
             frame.count -= 1
@@ -200,4 +288,4 @@ class Rig(Bench):
         return "" if frame is None or not frame.xenheap or frame.owner is None else use_by_xen(frame, frame.owner)
 
 
-__all__ = ["FIXED", "SLOTS", "Bench", "Guest", "Matrix", "Rig", "WatchedKernel", "abi"]
+__all__ = ["FIXED", "NUMBERS", "SLOTS", "Bench", "Guest", "Matrix", "PvGuest", "PvhGuest", "Rig", "WatchedKernel", "abi"]

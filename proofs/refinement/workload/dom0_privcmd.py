@@ -8,8 +8,10 @@ from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.calls import Answer
 from bulkhead.proofs.refinement.dom0.privcmd import CONTROL
 from bulkhead.proofs.refinement.dom0.state import MOST_SLOTS, Proc
+from bulkhead.proofs.refinement.lockstep.testbed import PvhGuest
 from bulkhead.proofs.refinement.workload.caller import Caller
 from bulkhead.proofs.refinement.workload.dom0_evtchn import peer
+from bulkhead.proofs.refinement.workload.physmap import granted, slot_number
 
 NO_FRAME = 0x7FFFFFFF
 
@@ -65,7 +67,7 @@ def _batch(d: Caller, proc: Proc, fd: int, addr: int, count: int) -> Answer:
     dom, gfns = 99, [NO_FRAME] * count
     if guests and d.rng.random() < 0.95:
         guest = guests[int(d.rng.random() * len(guests))]
-        pages = [*guest.pool, *guest.fixed]
+        pages = guest.names
         dom = guest.domid
         gfns = [pages[int(d.rng.random() * len(pages))] if d.rng.random() < 0.85 else NO_FRAME for _ in gfns]
     return d.call(proc, "privcmd_mmapbatch", fd=fd, addr=addr, dom=dom, gfns=gfns)
@@ -110,7 +112,11 @@ def populate(d: Caller, proc: Proc) -> str:
     """XENMEM_populate_physmap for a guest, by a process."""
     fd, _ = d.fd_of(proc, "privcmd")
     domid = _guest(d)
-    made = d.call(proc, "privcmd_populate_physmap", fd=fd, dom=domid)
+    guest = d.view.guests.get(domid)
+    gfn = slot_number(d.rng) if isinstance(guest, PvhGuest) else 0x1000
+    if isinstance(guest, PvhGuest) and granted(guest, gfn):
+        return ""  # Xen would crash the guest for that
+    made = d.call(proc, "privcmd_populate_physmap", fd=fd, dom=domid, gfn=gfn)
     return f"privcmd populate_physmap d{domid}: {made.code} {made.given}"
 
 

@@ -13,17 +13,19 @@ from typing import Any
 
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.domains import Domain
-from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER, read_pte
+from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER
 from bulkhead.proofs.refinement.calls import Target, guest_call
 from bulkhead.proofs.refinement.lockstep.call import CallInFlight
 from bulkhead.proofs.refinement.lockstep.lockstep import POOL
 from bulkhead.proofs.refinement.lockstep.operations import told
-from bulkhead.proofs.refinement.lockstep.testbed import FIXED, SLOTS, Guest
+from bulkhead.proofs.refinement.lockstep.testbed import FIXED, SLOTS, Guest, PvGuest, PvhGuest
 from bulkhead.proofs.refinement.view import View
 from bulkhead.proofs.refinement.workload.passed_on import copy_through
+from bulkhead.proofs.refinement.workload.physmap import NO_NUMBER, as_recorded, change_map, decrease_at, populate_at
 from bulkhead.proofs.refinement.workload.xens_pages import any_page, share_xens
 
 GuestMove = Callable[[Guest, int], None]
+NO_FRAME = 0x7FFFFFFF
 
 
 def maps_of_the_past(view: View, domain: Domain) -> list[int]:
@@ -56,7 +58,7 @@ class GuestCalls(ABC):
             (4, lambda guest, vcpu: copy_through(self, guest, vcpu)),
             (8, lambda guest, vcpu: share_xens(self, guest, vcpu)),
             (3, self.transfer),
-            (9, self.mmu),
+            (9, lambda guest, vcpu: change_map(self, guest, vcpu) if isinstance(guest, PvhGuest) else self.mmu(guest, vcpu)),
             (6, self.populate),
             (4, self.decrease),
             (1.2, self.version),
@@ -113,8 +115,12 @@ class GuestCalls(ABC):
         return self.rng.choice(self.view.size.refs)
 
     def page(self, guest: Guest) -> int:
-        """A frame number, usually of the guest's own page."""
+        """A frame number, usually of the guest's own page; of a PVH guest, a guest frame number."""
         x = self.rng.random()
+        if isinstance(guest, PvhGuest):
+            names = guest.names
+            return names[int(self.rng.random() * len(names))] if x < 0.97 else NO_NUMBER
+        assert isinstance(guest, PvGuest)
         if guest.pool and x < 0.85:
             return guest.pool[int(self.rng.random() * len(guest.pool))]
         if x < 0.9:
@@ -130,12 +136,13 @@ class GuestCalls(ABC):
         domid = self.other(guest)
         page = self.page(guest)
         if rng.random() < 0.03:
-            page = 0x7FFFFFFF
+            page = NO_FRAME
         ref = self.ref()
         table = guest.domain.grant_table
         if flags == 2 and (
             ref < 8
             or ref >= table.nr_entries
+            or isinstance(guest, PvhGuest)
             or table.active[ref].pin
             or (table.version == 1 and abi.HEADER.unpack_from(*table.header_at(ref))[0] & 0x18)
         ):
@@ -219,13 +226,15 @@ class GuestCalls(ABC):
         elements = []
         for _ in range(1 if rng.random() < 0.8 else 2):
             dom, ref = self._named(guest)
+            if isinstance(guest, PvhGuest) and dom == guest.domid:
+                dom = 99  # a PVH guest maps no grants of its own here
             flags = rng.choice((2, 2, 2, 6, 6, 6, 3, 7, 5, 1, 0 if rng.random() < 0.2 else 2))
             slot = int(rng.random() * SLOTS)
             addr = guest.slot_va(slot)
             x = rng.random()
             if x < 0.1:
-                addr, flags = guest.layout.window_maddr(slot), flags | 16
-            elif x < 0.13:
+                addr, flags = guest.slot_maddr(slot), flags | 16
+            elif x < 0.13 and isinstance(guest, PvGuest):
                 addr = guest.arg(0) & ~0xFFF | 4 if x < 0.115 else 0x1000
                 flags |= 16 if x < 0.115 else 0
             elements.append({"slot": slot, "flags": flags, "ref": ref, "dom": dom, "addr": addr})
@@ -256,7 +265,9 @@ class GuestCalls(ABC):
             addr = guest.slot_va(slot) if rng.random() < 0.9 else 0
             rec2 = track[handle] if handle < len(track) else None
             if rec2 is not None and rec2.flags & 16 and addr:
-                addr = guest.layout.window_maddr(slot)
+                addr = guest.slot_maddr(slot)
+            if isinstance(guest, PvhGuest) and not as_recorded(guest, slot, rec2):
+                addr = 0
             elements.append({"slot": slot, "addr": addr, "bus": bus, "handle": handle})
         if elements:
             self.call(guest, vcpu, "unmap_grant_ref", elements=elements)
@@ -268,13 +279,7 @@ class GuestCalls(ABC):
             return other
         frame = granter.grant_table.active[record.ref].frame
         for slot in range(SLOTS):
-            pte = read_pte(guest.window, slot)
-            if (
-                frame is not None
-                and pte & PTE_P
-                and pte >> 12 & 0xFFFFFFFFFF == frame.mfn
-                and bool(pte & 2) == (not flags & 4)
-            ):
+            if frame is not None and guest.at_slot(slot) == (frame.mfn, not flags & 4):
                 return slot
         return other
 
@@ -289,7 +294,7 @@ class GuestCalls(ABC):
                     dom, ref = self._named(guest)
                     sides.append((True, ref, 99 if n and self._special(guest, dom, ref) else dom))
                 else:
-                    own = any_page(rng, guest.domain) if n == 0 and rng.random() < 0.1 else None
+                    own = any_page(rng, guest) if n == 0 and rng.random() < 0.1 else None
                     page = self.page(guest) if own is None else own
                     dom = abi.DOMID_SELF
                     if rng.random() < 0.06:
@@ -324,16 +329,19 @@ class GuestCalls(ABC):
                     flags, domid = abi.HEADER.unpack_from(*table.header_at(number))
                     if flags == 2 and domid == guest.domid:
                         dom, ref = d, number
-        if ref < 8 or dom == 0:
+        taker = view.domains.get(dom)
+        if ref < 8 or dom == 0 or (taker is not None and taker.external):
             return
         mfn = self.page(guest)
         if mfn in guest.fixed:
-            mfn = 0x7FFFFFFF
+            mfn = NO_FRAME
         self.call(guest, vcpu, "transfer", mfn=mfn, dom=dom, ref=ref)
 
     def mmu(self, guest: Guest, vcpu: int) -> None:
         """mmu_update or update_va_mapping of a window entry: an own page, a status frame, another's page, or nothing."""
         rng, view = self.rng, self.view
+        if not isinstance(guest, PvGuest):
+            return
         slot = int(rng.random() * SLOTS)
         x = rng.random()
         if x < 0.02:
@@ -360,7 +368,7 @@ class GuestCalls(ABC):
     def _clear_elsewhere(self, guest: Guest, vcpu: int) -> None:
         """mmu_update of another domain's page table."""
         view = self.view
-        others = [g for g in view.guests.values() if g is not guest]
+        others = [g for g in view.guests.values() if g is not guest and isinstance(g, PvGuest)]
         if others:
             other = others[int(self.rng.random() * len(others))]
             self.call(guest, vcpu, "mmu_update_elsewhere", dom=other.domid)
@@ -368,12 +376,18 @@ class GuestCalls(ABC):
     def populate(self, guest: Guest, vcpu: int) -> None:
         """populate_physmap of one or two pages; some guests may take all free pages."""
         count = 1 if self.rng.random() < 0.7 else 2
+        if isinstance(guest, PvhGuest):
+            populate_at(self, guest, vcpu, count)
+            return
         if guest.domain.max_pages > FIXED + POOL:
             count = 1 + int(self.rng.random() * 10)
         self.call(guest, vcpu, "populate_physmap", count=count)
 
     def decrease(self, guest: Guest, vcpu: int) -> None:
         """decrease_reservation of one page, or of a page twice."""
+        if isinstance(guest, PvhGuest):
+            decrease_at(self, guest, vcpu)
+            return
         mfns = [self.page(guest) for _ in range(1 if self.rng.random() < 0.8 else 2)]
         mfns = [m for m in mfns if m not in guest.fixed]
         if not mfns:
@@ -421,7 +435,7 @@ class GuestCalls(ABC):
     def stale(self, guest: Guest, vcpu: int) -> None:
         """Give up a page that a TLB still maps, and let another domain allocate it."""
         view = self.view
-        if view.flights or not guest.pool:
+        if view.flights or not guest.pool or not isinstance(guest, PvGuest):
             return
         mfn = guest.pool[int(self.rng.random() * len(guest.pool))]
         slot = int(self.rng.random() * SLOTS)
@@ -471,4 +485,5 @@ class GuestCalls(ABC):
 
     def flush(self, guest: Guest, vcpu: int) -> None:
         """mmuext TLB_FLUSH_ALL."""
-        self.call(guest, vcpu, "tlb_flush")
+        if isinstance(guest, PvGuest):
+            self.call(guest, vcpu, "tlb_flush")

@@ -53,7 +53,12 @@ class Driver(GuestCalls):
             made = Call(
                 "createdomain",
                 TOOLSTACK,
-                {"domid": domid, "max_maptrack": rng.choice((1, 1, 1, 0)), "greedy": rng.random() < 0.25},
+                {
+                    "domid": domid,
+                    "max_maptrack": rng.choice((1, 1, 1, 0)),
+                    "greedy": rng.random() < 0.25,
+                    "pvh": rng.random() < 0.4,
+                },
             )
             if self._create(made).code != OKAY and not guests:
                 self.finish_calls()

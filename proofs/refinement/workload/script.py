@@ -51,7 +51,7 @@ class Script:
     def calls(self, count: int) -> Iterator[Call]:
         """So many calls; the first ones create the guests."""
         for domid in GUESTS:
-            yield Call("createdomain", "d0", {"domid": domid, "max_maptrack": 1, "greedy": False})
+            yield Call("createdomain", "d0", {"domid": domid, "max_maptrack": 1, "greedy": False, "pvh": False})
         made = len(GUESTS)
         weights = [weight for weight, _ in self.moves]
         while made < count:

@@ -14,9 +14,10 @@ from typing import Any, Protocol
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.domains import Domain
 from bulkhead.impl.xen.frames import Frame
-from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_MFN, PTE_P, PTE_RW, PTE_USER, read_pte
-from bulkhead.proofs.refinement.lockstep.testbed import SLOTS, Guest
+from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER
+from bulkhead.proofs.refinement.lockstep.testbed import SLOTS, Guest, PvGuest
 from bulkhead.proofs.refinement.view import View
+from bulkhead.proofs.refinement.workload.physmap import put_xens
 
 ENTRY_SIZE = {1: abi.ENTRY_V1.size, 2: abi.ENTRY_V2.size}
 HOST, HOST_READONLY = abi.GNTMAP_HOST_MAP, abi.GNTMAP_HOST_MAP | abi.GNTMAP_READONLY
@@ -50,16 +51,28 @@ def pages_of(domain: Domain) -> list[Frame]:
     return [page for page in pages if page is not None and page.owner is domain]
 
 
-def any_page(rng: random.Random, domain: Domain) -> int | None:
-    """One of Xen's pages of a domain."""
-    pages = pages_of(domain)
-    return pages[int(rng.random() * len(pages))].mfn if pages else None
+def any_page(rng: random.Random, guest: Guest) -> int | None:
+    """One of Xen's pages of a guest, as the guest names it; of a PVH guest, only those that it has at a number."""
+    pages = [page for page in pages_of(guest.domain) if not guest.domain.external or page.m2p >= 0]
+    if not pages:
+        return None
+    page = pages[int(rng.random() * len(pages))]
+    return page.m2p if guest.domain.external else page.mfn
 
 
 def share_xens(guests: Guests, guest: Guest, vcpu: int) -> None:
     """One of the uses of Xen's pages. Entries that name them are for readers, but of shared_info; see `lend`."""
     rng, view = guests.rng, guests.view
-    mfn = any_page(rng, guest.domain)
+    if not isinstance(guest, PvGuest):
+        x = rng.random()
+        if x < 0.2:
+            _store_bits(guests, guest)
+        elif x < 0.4 and not view.flights:
+            lend(guests, guest, vcpu)
+        else:
+            put_xens(guests, guest, vcpu)
+        return
+    mfn = any_page(rng, guest)
     if mfn is None:
         return
     info = guest.domain.shared_info
@@ -90,10 +103,9 @@ def _mapped(guests: Guests, guest: Guest, frames: list[Frame]) -> list[tuple[int
     """Slots at which a guest has some of these pages mapped for writing, and the pages' numbers."""
     found = []
     for slot in range(SLOTS):
-        pte = read_pte(guest.window, slot)
-        mfn = (pte & PTE_MFN) >> 12
-        if pte & PTE_P and pte & PTE_RW and any(frame.mfn == mfn for frame in frames):
-            found.append((slot, mfn))
+        at = guest.at_slot(slot)
+        if at is not None and at[1] and any(frame.mfn == at[0] for frame in frames):
+            found.append((slot, at[0]))
     return found
 
 
@@ -111,7 +123,7 @@ def lend(guests: Guests, peer: Guest, vcpu: int) -> None:
     """
     rng, view = guests.rng, guests.view
     lenders = [g for g in view.guests.values() if g is not peer and not (g.domain.is_dying or g.domain.crashed)]
-    lenders = [g for g in lenders if not g.domain.pause_count]
+    lenders = [g for g in lenders if not g.domain.pause_count and isinstance(g, PvGuest)]
     if not lenders:
         return
     owner = lenders[int(rng.random() * len(lenders))]

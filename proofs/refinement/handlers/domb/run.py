@@ -61,6 +61,7 @@ class DombRun(Run):
             "domb_space": lambda: DOMB_SPACE,
             "gref_console": lambda: constant(0),
             "gref_xenstore": lambda: constant(1),
+            "translated": lambda d: FALSE,  # invariants `services_are_pv`, `pv_is_built`: DomB maps no others
         }
         begun = RuleState(
             rules(),

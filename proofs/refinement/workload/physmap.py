@@ -1,0 +1,140 @@
+"""Chooses what PVH guests do with their map: pages come to guest frame numbers, move, are given up, leave the map.
+
+Xen's own pages come only where no entry of the guest's grants for writing, and while no call is in flight: what this
+workload copies elsewhere are no entries. A guest's fixed pages stay where they are. Not here: what all guests do
+(guests.py).
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any, Protocol
+
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.maptrack import Maptrack
+from bulkhead.proofs.refinement.lockstep.testbed import FIRST_NUMBER, SLOTS, Guest, PvhGuest
+from bulkhead.proofs.refinement.view import View
+
+NO_NUMBER = 0x200000  # a guest frame number at which no guest has anything
+
+
+class Guests(Protocol):
+    """What the moves of guests (guests.py) offer to this one."""
+
+    view: View
+    rng: random.Random
+    refs: list[int]
+
+    def call(self, guest: Guest, vcpu: int, operation: str, **arguments: Any) -> None: ...
+
+    def write_entry(
+        self, guest: Guest, ref: int, flags: int, domid: int, mfn: int, keep_bits: bool, part: tuple[int, int] = (0, 0)
+    ) -> None: ...
+
+    def ref(self) -> int: ...
+
+    def other(self, guest: Guest) -> int: ...
+
+
+def slot_number(rng: random.Random) -> int:
+    """The guest frame number of a slot."""
+    return FIRST_NUMBER + int(rng.random() * SLOTS)
+
+
+def populate_at(guests: Guests, guest: PvhGuest, vcpu: int, count: int) -> None:
+    """populate_physmap, seldom where a grant is: for that Xen crashes the guest."""
+    gfns = [slot_number(guests.rng) for _ in range(count)]
+    if guests.rng.random() < 0.9 and any(granted(guest, gfn) for gfn in gfns):
+        return
+    guests.call(guest, vcpu, "populate_physmap_at", gfns=gfns)
+
+
+def decrease_at(guests: Guests, guest: PvhGuest, vcpu: int) -> None:
+    """decrease_reservation of one or two pages; of a number without a page, or with another's."""
+    gfns = [_number(guests.rng) for _ in range(1 if guests.rng.random() < 0.8 else 2)]
+    if not any(_xens(guest, gfn) for gfn in gfns):
+        guests.call(guest, vcpu, "decrease_reservation_at", gfns=gfns)
+
+
+def change_map(guests: Guests, guest: Guest, vcpu: int) -> None:
+    """A page is moved, or leaves the map; or a page of another domain is asked for, which the guest does not get."""
+    assert isinstance(guest, PvhGuest)
+    rng = guests.rng
+    x = rng.random()
+    was, gfn = _number(rng), slot_number(rng)
+    if x < 0.35:
+        guests.call(guest, vcpu, "remove_from_physmap", gfn=was)
+    elif x < 0.88:
+        if _others_xens(guest, gfn):
+            return
+        if not _xens(guest, was) or _may_have_xens(guests, guest, gfn):
+            guests.call(guest, vcpu, "move_in_physmap", was=was, gfn=gfn)
+    else:
+        guests.call(guest, vcpu, "add_to_physmap_foreign", dom=guests.other(guest), number=was, gfn=gfn)
+
+
+def put_xens(guests: Guests, guest: Guest, vcpu: int) -> None:
+    """One of Xen's pages for the guest comes to a number, or is granted to be read."""
+    assert isinstance(guest, PvhGuest)
+    rng, table = guests.rng, guest.domain.grant_table
+    if rng.random() < 0.3:
+        shown = [g for g in range(FIRST_NUMBER, FIRST_NUMBER + SLOTS) if _xens(guest, g) and not _status(guest, g)]
+        ref = guests.ref()
+        if shown and not guests.view.changing(guest.domid, ref):
+            guests.write_entry(guest, ref, 5, guests.other(guest), shown[int(rng.random() * len(shown))], True)
+        return
+    gfn = slot_number(rng)
+    if not _may_have_xens(guests, guest, gfn) or _others_xens(guest, gfn):
+        return
+    x = rng.random()
+    if x < 0.35:
+        space, index = abi.XENMAPSPACE_SHARED_INFO, int(x < 0.03)
+    else:
+        space, index = abi.XENMAPSPACE_GRANT_TABLE, int(rng.random() * len(table.shared)) if x < 0.8 else table.max_frames
+        if x > 0.85:
+            index = abi.XENMAPIDX_GRANT_TABLE_STATUS | int(rng.random() * len(table.status))
+    guests.call(guest, vcpu, "add_to_physmap", space=space, index=index, gfn=gfn)
+
+
+def as_recorded(guest: PvhGuest, slot: int, record: Maptrack | None) -> bool:
+    """A slot does not have the page of a record in another way than the record says."""
+    at = guest.at_slot(slot)
+    if at is None or record is None or record.granter is None or record.ref >= len(record.granter.grant_table.active):
+        return True
+    frame = record.granter.grant_table.active[record.ref].frame
+    return frame is None or at[0] != frame.mfn or at[1] == (not record.flags & abi.GNTMAP_READONLY)
+
+
+def _number(rng: random.Random) -> int:
+    return slot_number(rng) if rng.random() < 0.97 else NO_NUMBER
+
+
+def granted(guest: PvhGuest, gfn: int) -> bool:
+    """Is another domain's page at a number?"""
+    found = guest.p2m.lookup(gfn)[0]
+    return found is not None and found.owner is not guest.domain
+
+
+def _xens(guest: PvhGuest, gfn: int) -> bool:
+    found = guest.p2m.lookup(gfn)[0]
+    return found is not None and found.xenheap
+
+
+def _others_xens(guest: PvhGuest, gfn: int) -> bool:
+    """A page of Xen's for another domain, by a grant: Xen takes that off the map, and keeps the grant in use."""
+    return _xens(guest, gfn) and granted(guest, gfn)
+
+
+def _status(guest: PvhGuest, gfn: int) -> bool:
+    return guest.p2m.lookup(gfn)[0] in guest.domain.grant_table.status
+
+
+def _may_have_xens(guests: Guests, guest: PvhGuest, gfn: int) -> bool:
+    """May a page of Xen's come to a number: no call is in flight, and no entry grants the number for writing?"""
+    table = guest.domain.grant_table
+    return not guests.view.flights and not any(
+        ref < table.nr_entries
+        and table.frame_field(ref) == gfn
+        and not abi.HEADER.unpack_from(*table.header_at(ref))[0] & abi.GTF_READONLY
+        for ref in guests.refs
+    )
