@@ -82,9 +82,8 @@ class Vchan:
         assert self.writer is not None
         if len(payload) > self.writer.ring.size:
             raise OsError(EINVAL)
-        if self.writer.space() < len(payload):
+        if not self.writer.put_whole(payload):
             return False
-        self.writer.put(payload)
         self.notify()
         return True
 

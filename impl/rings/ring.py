@@ -106,8 +106,18 @@ class Writer:
     def put(self, payload: bytes) -> int:
         """Write as much as fits; returns how much."""
         part = payload[: self.space()]
-        if not part:
-            return 0
+        if part:
+            self._write(part)
+        return len(part)
+
+    def put_whole(self, payload: bytes) -> bool:
+        """Write everything, or nothing if it does not fit. The peer's index is read once: it may change it at any moment."""
+        if self.space() < len(payload):
+            return False
+        self._write(payload)
+        return True
+
+    def _write(self, part: bytes) -> None:
         ring = self.ring
         at = self.prod & (ring.size - 1)
         first = min(len(part), ring.size - at)
@@ -117,4 +127,3 @@ class Writer:
         # Publish the index only after the bytes.
         self.prod = (self.prod + len(part)) & MASK
         self.memory.store(ring.prod, U32.pack(self.prod))
-        return len(part)

@@ -28,9 +28,8 @@ class Xenbus:
     def request(self, kind: int, payload: bytes, tx_id: int = 0) -> int:
         """Send a whole request; returns its number, or 0 if there is no room."""
         message = XS_HEADER.pack(kind, self.next_number, tx_id, len(payload)) + payload
-        if self.requests.space() < len(message):
+        if not self.requests.put_whole(message):
             return 0
-        self.requests.put(message)
         self.next_number += 1
         self.notify()
         return self.next_number - 1

@@ -267,7 +267,10 @@ FAULTS: tuple[Fault, ...] = (
        "the daemon's own index is read from the shared page"),
     _f("ring_overrun", "rings/ring:Writer.space", "max(self.ring.size - self.unread(), 0)", "self.ring.size",
        "answers overwrite what the guest has not read"),
-    _f("index_before_bytes", "rings/ring:Writer.put", "self.memory.store(ring.data + at, part[:first])",
+    _f("room_looked_at_twice", "libs/vchan:Vchan.send", "not self.writer.put_whole(payload)",
+       "self.writer.space() < len(payload) or self.writer.put(payload) < 0",
+       "a message of which a part fits, once the client has changed its index, counts as sent"),
+    _f("index_before_bytes", "rings/ring:Writer._write", "self.memory.store(ring.data + at, part[:first])",
        "self.memory.store(ring.prod, U32.pack((self.prod + len(part)) & MASK)); "
        "self.memory.store(ring.data + at, part[:first])",
        "an index is published before the bytes that it announces"),

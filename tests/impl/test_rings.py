@@ -53,6 +53,27 @@ def test_what_goes_in_comes_out(start: int, moves: list[tuple[bool, bytes]]) -> 
     assert got + reader.take(64) == sent
 
 
+class Racing(Page):
+    """A peer that changes its index after each look at it."""
+
+    def load(self, addr: int, size: int) -> bytes:
+        seen = super().load(addr, size)
+        self.store(64, U32.pack(U32.unpack(seen)[0] + 32))
+        return seen
+
+
+def test_a_whole_message_is_written_whole_or_not_at_all() -> None:
+    """Whatever the peer does to its index meanwhile: what was checked once counts."""
+    page = Racing()
+    writer = Writer(page, RING)
+    page.store(64, U32.pack(0))
+    assert writer.put_whole(b"x" * 40)
+    assert writer.prod == 40 and bytes(page.data[:40]) == b"x" * 40
+    page.store(64, U32.pack(0))
+    assert not writer.put_whole(b"y" * 40)
+    assert writer.prod == 40 and bytes(page.data[:64]) == b"x" * 40 + bytes(24)
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["prod", "cons", "put", "take"]), st.integers(0, (1 << 32) - 1)), max_size=20))
 def test_a_peer_that_writes_anything(moves: list[tuple[str, int]]) -> None:

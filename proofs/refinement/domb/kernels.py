@@ -19,6 +19,7 @@ END: Final = BASE + 6 * PAGE  # behind the last page of the image
 ENTRY, HYPERCALL, VIRT_BASE, OFFSET, VERSION, LOADER, FEATURES, INIT_P2M, MOD_PFN = 1, 2, 3, 4, 5, 8, 10, 15, 16  # notes
 TYPE, MACHINE, START, HEADERS, SIZES = 16, 18, 24, 32, 54  # of the ELF header
 FIRST, SECOND, THIRD = 64, 120, 176  # the program headers: text, data, notes
+HEADER: Final = 56  # bytes
 KIND, FROM, PHYSICAL, IN_FILE, IN_MEMORY = 0, 8, 24, 32, 40  # of a program header
 
 
@@ -39,6 +40,13 @@ def _number(value: int, size: int = 8) -> bytes:
     return value.to_bytes(size, "little")
 
 
+def _many_headers(count: int) -> bytes:
+    """The image with so many program headers, at its end: all but its own are of no kind."""
+    own = ONE[FIRST : FIRST + 3 * HEADER]
+    image = patched(HEADERS, _number(len(ONE)), patched(SIZES, pack("<HH", HEADER, count)))
+    return image + own + bytes((count - 3) * HEADER)
+
+
 def _moved(by: int) -> bytes:
     """The image with physical addresses that do not begin at 0, and the note that says so."""
     image = with_notes({OFFSET: _number(by)})
@@ -55,6 +63,7 @@ GOOD: Final[tuple[bytes, ...]] = (
     with_notes({INIT_P2M: _number(FRAME_LIST), MOD_PFN: _number(1)}),
     patched(START, _number(BASE + PAGE + 1), with_notes({}, frozenset({ENTRY, OFFSET}))),  # it starts where the header says
     _moved(1 << 24),
+    _many_headers(64),
     patched(IN_MEMORY + THIRD, _number(0)),  # notes lie in the file alone
 )
 
@@ -74,7 +83,7 @@ BAD: Final[tuple[bytes, ...]] = (
     # Headers: none, too many, of another size, and beyond the end.
     patched(SIZES, b"\xff\xff\xff\xff"),
     patched(SIZES, pack("<HH", 56, 0)),
-    patched(SIZES, pack("<HH", 56, 65)),
+    _many_headers(65),
     patched(SIZES, pack("<HH", 57, 3)),
     patched(HEADERS, b"\xff" * 8),
     patched(HEADERS, _number(len(ONE) + 1 - 3 * 56)),

@@ -53,6 +53,9 @@ class Sessions:
             tools.text = "a tool's file proxy lies once"
             disk = rng.choice(("", f"disk{rng.randrange(1, len(SMALL_DISKS))}"))
             self._builds(who, f"kernel{rng.randrange(len(GOOD))}", disk, rng.choice(LIES_AT))
+        elif x < 0.9:
+            tools.text = "a tool ends a guest before it reads that there is one"
+            self._builds(who, f"kernel{rng.randrange(len(GOOD))}", "", ROUNDS, guesses=True)
         else:
             self._garbage(who)
         if rng.random() < 0.5 and tools.lives(who):
@@ -63,18 +66,27 @@ class Sessions:
         self.turn = (self.turn or self.rng.randrange(len(BAD))) + 1
         return f"bad{self.turn % len(BAD)}"
 
-    def _builds(self, who: Process, kernel: str, disk: str, lie_at: int) -> None:
-        """A guest is asked for, and its files are given; the answer of one round is a lie."""
+    def _builds(self, who: Process, kernel: str, disk: str, lie_at: int, guesses: bool = False) -> None:
+        """A guest is asked for, and its files are given; the answer of one round is a lie. If the tool `guesses`, it asks now
+        and then for the end of the guest, whose id it does not know yet.
+        """
         tools, number = self.tools, self.rng.randrange(1 << 32)
         tools.send(who, p.CREATE, number, 0, p.CreateRequest(kernel, disk, 64, "").pack())
         for n in range(ROUNDS):
             tools.domb()
+            untold = [d for d, built in self.view.built.items() if not built.told]
+            if guesses and tools.lives(who) and who.chan is not None and (untold or self.rng.random() < 0.2):
+                guess = self.rng.choice(untold or range(NOBODY))
+                tools.send(who, p.DESTROY, self.rng.randrange(1 << 32), 0, p.DOMID.pack(guess))
+                tools.domb()
             if not tools.lives(who):
                 return
             taken = tools.of(who, "receive")
             if taken.code != OKAY or len(taken.given) != 4:
                 return
             op, number, status, length = taken.given
+            if guesses and op & p.REPLY:
+                continue
             self._answer(who, op, number, status, length, n == lie_at)
 
     def _answer(self, who: Process, asked: int, number: int, status: int, length: int, lies: bool) -> None:

@@ -338,12 +338,13 @@ class ToolChoices(Chooser):
             self.text = "a tool asks the console's daemon"
             if x < 0.9:
                 self.of(who, "console_add", dom=d, mfn=7, port=rng.choice((1, 1, 1, 2, 700)))
-            elif x < 0.93:
+            elif x < 0.92:
                 self.of(who, "console_remove", dom=d)
             else:
-                text = rng.randbytes(rng.choice((1, 30, 1500, 30000))).hex()
+                text = rng.randbytes(rng.choice((1, 1500, 30000))).hex()
+                to = rng.choice((*sorted(view.consoled.consoles) * 3, d))
                 for _ in range(4 if len(text) > 9999 else 1):  # more than the daemon keeps
-                    self.of(who, "console_type", dom=d, bytes=text)
+                    self.of(who, "console_type", dom=to, bytes=text)
 
     def share_node(self, who: Process) -> None:
         """Nodes that outlive guests, given to them and opened for them."""
