@@ -149,7 +149,7 @@ class WatchedStored(Stored):
         if domid and self.serving is not None:
             body = error.encode() + b"\0" if error else answer
             self.going[self.serving] += frame(ERROR if error else kind, number, tx_id, body)
-            if kind == WATCH and not error:
+            if kind == WATCH and not error and len(self.going[self.serving]) < MAX_UNSENT:  # or its guest takes nothing
                 self.going[self.serving] += frame(EVENT, 0, 0, payload)
         if error:
             raise XsError(error)

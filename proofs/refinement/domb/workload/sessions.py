@@ -67,8 +67,8 @@ class Sessions:
         return f"bad{self.turn % len(BAD)}"
 
     def _builds(self, who: Process, kernel: str, disk: str, lie_at: int, guesses: bool = False) -> None:
-        """A guest is asked for, and its files are given; the answer of one round is a lie. If the tool `guesses`, it asks now
-        and then for the end of the guest, whose id it does not know yet.
+        """A guest is asked for, and its files are given; the answer of one round is a lie. If the tool `guesses`, it asks
+        now and then for the end of the guest, whose id it does not know yet.
         """
         tools, number = self.tools, self.rng.randrange(1 << 32)
         tools.send(who, p.CREATE, number, 0, p.CreateRequest(kernel, disk, 64, "").pack())
