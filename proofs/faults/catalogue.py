@@ -251,7 +251,7 @@ FAULTS: tuple[Fault, ...] = (
        "a number that finds no room in the ring is lost, and nobody is told"),
     _f("poll_always_readable", "dom0/evtchn:Evtchn.poll", "POLLIN if self.ring else 0", "POLLIN",
        "poll says that there is something to read"),
-    _f("read_never_sleeps", "dom0/syscalls:Syscalls.read", "not self.process.file(fd).nonblock", "False",
+    _f("read_never_sleeps", "dom0/syscalls:Syscalls.read", "not file.nonblock", "False",
        "a read that may sleep fails instead"),
     _f("notice_holds_nothing", "dom0/kernel:Kernel.put_port", "if not self.evtchn_holds[port]:", "if True:",
        "a port is closed although a notice holds it"),

@@ -53,6 +53,7 @@ CANNOT_HAPPEN: dict[str, str] = {
     "build_map: ESRCH": GUEST,
     "build_map: EPERM": DOMB,
     "build_map: ENOMEM": ROOM,
+    "build_map: EINVAL": "guests that DomB builds are paravirtual: their pages need no numbers",
     "build_map: EBUSY": "the guest's pages are its own, and none is a page table before all are written",
     "build_load: EINVAL": "only what was checked is loaded",
     "build_load: EFAULT": ORDER,

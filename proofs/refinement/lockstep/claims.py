@@ -80,13 +80,15 @@ class StepClaims:
         for step in system.steps:
             success, *failures = step.outcomes()
             written = {update.func for update in success.updates}
-            undone = {update.func for failure in failures for update in failure.updates}
+            taken_back = {update.func for failure in failures for update in failure.updates}
             self.watched[step.label, False] = _watched([(name, some) for name, _, after, some in pieces if after & written])
-            self.watched[step.label, True] = _watched([(name, some) for name, _, after, some in pieces if after & undone])
+            self.watched[step.label, True] = _watched(
+                [(name, some) for name, _, after, some in pieces if after & taken_back]
+            )
             compared = {
                 number[f]
                 for _, read, after, _ in pieces
-                for f in read & ((written if after & written else set()) | (undone if after & undone else set()))
+                for f in read & ((written if after & written else set()) | (taken_back if after & taken_back else set()))
             }
             self.compared[step.label] = tuple(sorted(compared))
 
