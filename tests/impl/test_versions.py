@@ -98,6 +98,17 @@ def test_what_stops_a_switch(rig: Rig) -> None:
     assert switch(rig, 2) == (0, 2)
 
 
+def test_a_status_frame_that_was_given_up_is_busy_while_it_is_mapped(rig: Rig) -> None:
+    """Its allocation reference has gone, so the mapping's is the only one (gnttab_unpopulate_status_frames)."""
+    assert switch(rig, 2) == (0, 2)
+    (frame,) = table(rig).status
+    assert frame.allocated and frame.count == 1
+    frame.count += 1  # mapped
+    frame.allocated, frame.count = False, frame.count - 1  # and given up
+    assert switch(rig, 1) == (-abi.EBUSY, 2)
+    assert table(rig).status == [frame] and frame.count == 1
+
+
 def test_a_part_in_use_has_no_place_in_version_1(rig: Rig) -> None:
     assert switch(rig, 2) == (0, 2)
     active = table(rig).active[2]
