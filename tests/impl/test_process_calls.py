@@ -120,6 +120,15 @@ def test_mremap_to_another_place(u: User) -> None:
     u.sys.munmap(to, 2)
 
 
+def test_mremap_replaces_what_lies_there(u: User) -> None:
+    """A grant that is mapped at the new place is unmapped first, the others of its map stay."""
+    area = u.sys.mmap(2, RW, u.gnt, u.map(8, 9))
+    own = u.sys.anonymous(1)
+    u.sys.store(own, b"mine")
+    assert u.mapped()[:2] == [True, True] and u.sys.mremap(own, 1, 1, area) == area
+    assert u.sys.load(area, 4) == b"mine" and u.mapped()[:2] == [False, True]
+
+
 def test_mprotect(u: User) -> None:
     at = u.sys.anonymous(3)
     u.sys.store(at + PAGE, b"data")
