@@ -279,7 +279,9 @@ def test_a_broken_connection_is_shut_for_good(house: House, offset: int, value: 
     assert connection.ignored and memory.load(page + pages.ERROR, 4) == U32.pack(error)
     house.guest.xenbus.request(pages.XS_READ, b"name\0")
     house.guest.replies.clear()
+    connection.unsent = b"an answer from before"
     house.machine.settle()
+    assert connection.unsent == b"an answer from before"
     assert house.guest.replies == [] and house.machine.shut_down() == []
 
 

@@ -44,6 +44,28 @@ def test_a_tool_turns_to_domb_only_where_there_is_no_privcmd(tmp_path: Path, err
     assert refused.value.errno == (ENOENT if asks else error)
 
 
+class Privileged(LinuxOsdep):
+    """An operating system with privcmd: its one descriptor is 7."""
+
+    def __init__(self) -> None:
+        self.errno = 0
+        self.closed: list[int] = []
+
+    def call_open(self) -> int:
+        return 7
+
+    def close(self, fd: int) -> None:
+        self.closed.append(fd)
+
+
+def test_a_tool_that_builds_itself_closes_privcmd(tmp_path: Path) -> None:
+    made = Privileged()
+    service = find(made, FileProxy(tmp_path), lambda: None, lambda: False, lambda step, what: None)
+    assert service.where == "itself" and made.closed == []
+    service.close()
+    assert made.closed == [7]
+
+
 class Page:
     """A page that is shared with XenStore's daemon."""
 
