@@ -28,6 +28,7 @@ ALONE = {
     "stays_at_first": ("hypervisor", "one_number_per_page"),
     "number_kept": ("hypervisor", "granted_while_numbered"),
     "foreign_of_the_past": ("monolithic", "foreign_while_numbered"),
+    "foreign_for_all": ("hypervisor", "foreign_by_privilege"),
     "pause_for_all": ("hypervisor", "domctls_by_privilege"),
     "destroy_for_all": ("hypervisor", "domctls_by_privilege"),
     "unbound_for_all": ("hypervisor", "domctls_by_privilege"),
@@ -101,7 +102,6 @@ NOT_ALONE = {
     "checked_bytes_stay": "check_skipped breaks loaded_was_checked with it: what is loaded is what was checked",
     "seeded_pages_are_the_guests_own": "seed_foreign_page breaks all that is said of the seeds: that nobody has the unborn "
     "guest's table stands on it",
-    "foreign_by_privilege": "foreign_for_all leaves foreign_while_numbered without its proof, which stands on it",
     "translated_by_title": "says of translated guests what claims about everybody say",
     "numbers_by_owner_or_command": "number_uncommanded breaks grants_by_owner_or_its_table with it",
     "free_is_clean": "no_scrub breaks clean_handover with it: it is what that stands on",
