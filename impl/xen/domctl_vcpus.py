@@ -266,7 +266,9 @@ def get_msrs(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int
     """XEN_DOMCTL_get_vcpu_msrs: how many there may be; none is in use, as the processor has none of those features."""
     number, _, at = MSRS.unpack_from(body)
     rc = _msrs(vcpu, domain, number)
-    return rc if rc else 0 if write(xen, vcpu, arg + BODY + 4, U32.pack(0 if at else MOST_MSRS)) else -EFAULT
+    if rc:
+        return rc
+    return 0 if write(xen, vcpu, arg + BODY + 4, U32.pack(0 if at else MOST_MSRS)) else -EFAULT
 
 
 def set_msrs(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:

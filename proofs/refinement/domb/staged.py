@@ -205,19 +205,19 @@ def build_twice(scene: Scene) -> None:
 
 def start_untold(scene: Scene) -> None:
     """A tool guesses the id of a guest whose answer lies in the ring, and starts it."""
-    scene.connect()
-    scene.create(answer=False)
-    (domid,) = scene.service.guests
-    scene.send(p.UNPAUSE, p.DOMID.pack(domid))
-    scene.domb()
+    _guess(scene, p.UNPAUSE)
 
 
 def end_untold(scene: Scene) -> None:
     """A tool guesses the id of a guest whose answer lies in the ring, and ends it."""
+    _guess(scene, p.DESTROY)
+
+
+def _guess(scene: Scene, request: int) -> None:
     scene.connect()
     scene.create(answer=False)
     (domid,) = scene.service.guests
-    scene.send(p.DESTROY, p.DOMID.pack(domid))
+    scene.send(request, p.DOMID.pack(domid))
     scene.domb()
 
 

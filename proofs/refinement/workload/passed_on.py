@@ -7,38 +7,9 @@ Not here: what else guests do (guests.py).
 
 from __future__ import annotations
 
-import random
-from typing import Any, Protocol
-
 from bulkhead.impl.xen import abi
-from bulkhead.proofs.refinement.lockstep.call import CallInFlight
 from bulkhead.proofs.refinement.lockstep.testbed import Guest
-from bulkhead.proofs.refinement.view import View
-
-
-class Guests(Protocol):
-    """What the moves of guests (guests.py) offer to this one."""
-
-    view: View
-    rng: random.Random
-
-    def advance(self, f: CallInFlight) -> None: ...
-
-    def call(self, guest: Guest, vcpu: int, operation: str, **arguments: Any) -> None: ...
-
-    def write_entry(
-        self, guest: Guest, ref: int, flags: int, domid: int, mfn: int, keep_bits: bool, part: tuple[int, int] = (0, 0)
-    ) -> None: ...
-
-    def pass_on(self, guest: Guest, ref: int, flags: int, domid: int, dom: int, behind: int) -> None: ...
-
-    def grant_of(self, me: int, kinds: tuple[int, ...] = ...) -> tuple[int, int] | None: ...
-
-    def ref(self) -> int: ...
-
-    def page(self, guest: Guest) -> int: ...
-
-    def version(self, guest: Guest, vcpu: int) -> None: ...
+from bulkhead.proofs.refinement.workload.moves import Guests
 
 
 def copy_through(guests: Guests, user: Guest, vcpu: int) -> None:

@@ -8,32 +8,13 @@ workload copies elsewhere are no entries. A guest's fixed pages stay where they 
 from __future__ import annotations
 
 import random
-from typing import Any, Protocol
 
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.maptrack import Maptrack
 from bulkhead.proofs.refinement.lockstep.testbed import FIRST_NUMBER, SLOTS, Guest, PvhGuest
-from bulkhead.proofs.refinement.view import View
+from bulkhead.proofs.refinement.workload.moves import Guests
 
 NO_NUMBER = 0x200000  # a guest frame number at which no guest has anything
-
-
-class Guests(Protocol):
-    """What the moves of guests (guests.py) offer to this one."""
-
-    view: View
-    rng: random.Random
-    refs: list[int]
-
-    def call(self, guest: Guest, vcpu: int, operation: str, **arguments: Any) -> None: ...
-
-    def write_entry(
-        self, guest: Guest, ref: int, flags: int, domid: int, mfn: int, keep_bits: bool, part: tuple[int, int] = (0, 0)
-    ) -> None: ...
-
-    def ref(self) -> int: ...
-
-    def other(self, guest: Guest) -> int: ...
 
 
 def slot_number(rng: random.Random) -> int:

@@ -9,40 +9,17 @@ stores entries through its mapping, and a copy moves one entry to the place of a
 from __future__ import annotations
 
 import random
-from typing import Any, Protocol
 
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.domains import Domain
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER
 from bulkhead.proofs.refinement.lockstep.testbed import SLOTS, Guest, PvGuest
-from bulkhead.proofs.refinement.view import View
+from bulkhead.proofs.refinement.workload.moves import Guests
 from bulkhead.proofs.refinement.workload.physmap import put_xens
 
 ENTRY_SIZE = {1: abi.ENTRY_V1.size, 2: abi.ENTRY_V2.size}
 HOST, HOST_READONLY = abi.GNTMAP_HOST_MAP, abi.GNTMAP_HOST_MAP | abi.GNTMAP_READONLY
-
-
-class Guests(Protocol):
-    """What the moves of guests (guests.py) offer to this one."""
-
-    view: View
-    rng: random.Random
-    refs: list[int]
-
-    def finish_calls(self) -> None: ...
-
-    def call(self, guest: Guest, vcpu: int, operation: str, **arguments: Any) -> None: ...
-
-    def write_entry(
-        self, guest: Guest, ref: int, flags: int, domid: int, mfn: int, keep_bits: bool, part: tuple[int, int] = (0, 0)
-    ) -> None: ...
-
-    def ref(self) -> int: ...
-
-    def other(self, guest: Guest) -> int: ...
-
-    def page(self, guest: Guest) -> int: ...
 
 
 def pages_of(domain: Domain) -> list[Frame]:
