@@ -397,8 +397,12 @@ class GuestCalls(ABC):
     def version(self, guest: Guest, vcpu: int) -> None:
         """set_version."""
         version = self.rng.choice((1, 2, 2, 2, 3))
-        if any(frame.count > 1 for frame in guest.domain.grant_table.status) and self.rng.random() < 0.7:
-            version = 1  # while status frames are mapped
+        status = guest.domain.grant_table.status
+        if (
+            any(frame.count > 1 or (guest.domain.external and frame.m2p >= 0) for frame in status)
+            and self.rng.random() < 0.7
+        ):
+            version = 1  # while status frames are mapped, or have guest frame numbers
         self.call(guest, vcpu, "set_version", version=version)
         self._withdraw_tables(guest)
 

@@ -67,6 +67,9 @@ def put_xens(guests: Guests, guest: Guest, vcpu: int) -> None:
     gfn = slot_number(rng)
     if not _may_have_xens(guests, guest, gfn) or _others_xens(guest, gfn):
         return
+    if table.status and rng.random() < 0.25 and not any(act.pin for act in table.active[abi.NR_RESERVED_ENTRIES :]):
+        _give_status_up(guests, guest, vcpu, gfn)
+        return
     x = rng.random()
     if x < 0.35:
         space, index = abi.XENMAPSPACE_SHARED_INFO, int(x < 0.03)
@@ -75,6 +78,16 @@ def put_xens(guests: Guests, guest: Guest, vcpu: int) -> None:
         if x > 0.85:
             index = abi.XENMAPIDX_GRANT_TABLE_STATUS | int(rng.random() * len(table.status))
     guests.call(guest, vcpu, "add_to_physmap", space=space, index=index, gfn=gfn)
+
+
+def _give_status_up(guests: Guests, guest: PvhGuest, vcpu: int, gfn: int) -> None:
+    """A guest whose version may change has its status frame at a number, goes back to version 1, and reaches for the number."""
+    index = abi.XENMAPIDX_GRANT_TABLE_STATUS | int(guests.rng.random() * len(guest.domain.grant_table.status))
+    guests.call(guest, vcpu, "add_to_physmap", space=abi.XENMAPSPACE_GRANT_TABLE, index=index, gfn=gfn)
+    guests.finish_calls()
+    guests.call(guest, vcpu, "set_version", version=1)
+    guests.finish_calls()
+    guests.call(guest, vcpu, "access", slot=gfn - FIRST_NUMBER, write=guests.rng.random() < 0.5)
 
 
 def as_recorded(guest: PvhGuest, slot: int, record: Maptrack | None) -> bool:
