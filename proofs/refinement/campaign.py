@@ -78,7 +78,7 @@ def episode(
         target = recorder = Recorder(machine, lines.append, log)
         recorder.end(recorder.begin(Call(MACHINE, "", {"seed": own_seed})), Answer(OKAY))
     driver = Driver(machine.view, target, own_seed)
-    if driver.rng.random() < 0.3:
+    if driver.rng.random() < 0.45:
         source, dest = driver.rng.sample((0, 1, 2, 3), 2)
         target.carry_out(Call("deny", "", {"source": source, "dest": dest}))
     failure = None

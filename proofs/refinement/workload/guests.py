@@ -40,6 +40,14 @@ def maps_of_the_past(view: View, domain: Domain) -> list[int]:
     return found
 
 
+def copied_by_reserved(domain: Domain) -> bool:
+    """Is a part of a page copied by one of the reserved entries now, while no other entry is in use?"""
+    active = domain.grant_table.active
+    return any(a.pin and a.sub_page for a in active[: abi.NR_RESERVED_ENTRIES]) and not any(
+        a.pin for a in active[abi.NR_RESERVED_ENTRIES :]
+    )
+
+
 class GuestCalls(ABC):
     """The moves of guests, chosen from a seed."""
 
@@ -139,6 +147,8 @@ class GuestCalls(ABC):
             page = NO_FRAME
         ref = self.ref()
         table = guest.domain.grant_table
+        if table.version == 2 and rng.random() < 0.08:
+            flags, ref = rng.choice((0x101, 0x105)), int(rng.random() * 2)  # a part of a page, by a reserved entry
         if flags == 2 and (
             ref < 8
             or ref >= table.nr_entries
@@ -403,6 +413,8 @@ class GuestCalls(ABC):
             and self.rng.random() < 0.7
         ):
             version = 1  # while status frames are mapped, or have guest frame numbers
+        if copied_by_reserved(guest.domain):
+            version = 1
         self.call(guest, vcpu, "set_version", version=version)
         self._withdraw_tables(guest)
 
@@ -465,6 +477,8 @@ class GuestCalls(ABC):
         x = rng.random()
         if x < 0.28:
             dom = abi.DOMID_SELF if rng.random() < 0.85 else (me, 0, 1, 2, 3, 99)[int(rng.random() * 6)]
+            dying = [d for d, domain in view.domains.items() if domain.is_dying]
+            dom = dying[0] if dying and rng.random() < 0.3 else dom
             self.call(guest, vcpu, "evtchn_alloc_unbound", dom=dom, remote=(0, 1, 2, 3, 99)[int(rng.random() * 5)])
         elif x < 0.6:
             waiting = [
