@@ -15,6 +15,7 @@ from bulkhead.proofs.refinement.lockstep.testbed import FIRST_NUMBER, SLOTS, Gue
 from bulkhead.proofs.refinement.workload.moves import Guests
 
 NO_NUMBER = 0x200000  # a guest frame number at which no guest has anything
+NOBODY = 99  # no domain's number
 MOST_MOVED = 3  # pages by one call
 
 
@@ -44,9 +45,9 @@ def change_map(guests: Guests, guest: Guest, vcpu: int) -> None:
     rng = guests.rng
     x = rng.random()
     was, gfn = _number(rng), slot_number(rng)
-    if x < 0.35:
+    if x < 0.3:
         guests.call(guest, vcpu, "remove_from_physmap", gfn=was)
-    elif x < 0.5:
+    elif x < 0.55:
         _move_several(guests, guest, vcpu)
     elif x < 0.88:
         if _others_xens(guest, gfn):
@@ -54,7 +55,8 @@ def change_map(guests: Guests, guest: Guest, vcpu: int) -> None:
         if not _xens(guest, was) or _may_have_xens(guests, guest, gfn):
             guests.call(guest, vcpu, "move_in_physmap", was=was, gfn=gfn)
     else:
-        guests.call(guest, vcpu, "add_to_physmap_foreign", dom=guests.other(guest), number=was, gfn=gfn)
+        dom = guests.other(guest) if rng.random() < 0.7 else NOBODY
+        guests.call(guest, vcpu, "add_to_physmap_foreign", dom=dom, number=was, gfn=gfn)
 
 
 def _move_several(guests: Guests, guest: PvhGuest, vcpu: int) -> None:
