@@ -21,7 +21,14 @@ from bulkhead.proofs.refinement.lockstep.operations import told
 from bulkhead.proofs.refinement.lockstep.testbed import FIXED, SLOTS, Guest, PvGuest, PvhGuest
 from bulkhead.proofs.refinement.view import View
 from bulkhead.proofs.refinement.workload.passed_on import copy_through
-from bulkhead.proofs.refinement.workload.physmap import NO_NUMBER, as_recorded, change_map, decrease_at, populate_at
+from bulkhead.proofs.refinement.workload.physmap import (
+    NO_NUMBER,
+    as_recorded,
+    change_map,
+    decrease_at,
+    outlived,
+    populate_at,
+)
 from bulkhead.proofs.refinement.workload.xens_pages import any_page, share_xens
 
 GuestMove = Callable[[Guest, int], None]
@@ -277,6 +284,8 @@ class GuestCalls(ABC):
             if rec2 is not None and rec2.flags & 16 and addr:
                 addr = guest.slot_maddr(slot)
             if isinstance(guest, PvhGuest) and not as_recorded(guest, slot, rec2):
+                addr = 0
+            if rec2 is not None and outlived(rec2):
                 addr = 0
             elements.append({"slot": slot, "addr": addr, "bus": bus, "handle": handle})
         if elements:

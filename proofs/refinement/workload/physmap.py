@@ -132,6 +132,15 @@ def as_recorded(guest: PvhGuest, slot: int, record: Maptrack | None) -> bool:
     return frame is None or at[0] != frame.mfn or at[1] == (not record.flags & abi.GNTMAP_READONLY)
 
 
+def outlived(record: Maptrack) -> bool:
+    """Does a record stand for a page of a PVH guest that has another owner by now?"""
+    granter = record.granter
+    if granter is None or not granter.external or record.ref >= len(granter.grant_table.active):
+        return False
+    frame = granter.grant_table.active[record.ref].frame
+    return frame is not None and frame.owner is not granter
+
+
 def _number(rng: random.Random) -> int:
     return slot_number(rng) if rng.random() < 0.97 else NO_NUMBER
 
