@@ -219,7 +219,10 @@ def test_an_episode_ends_although_the_ring_was_left_without_room(tmp_path: Path)
     assert driver.view.built and offer is not None
     spoiler = f"p{spawned}"
     page = machine.carry_out(Call("map_grant", spoiler, {"dom": offer.domid, "ref": offer.ring_ref, "prot": 3})).given
-    assert machine.carry_out(Call("poke", spoiler, {"addr": page, "bytes": (1 << 20).to_bytes(4, "little").hex()})).code == "okay"
+    assert (
+        machine.carry_out(Call("poke", spoiler, {"addr": page, "bytes": (1 << 20).to_bytes(4, "little").hex()})).code
+        == "okay"
+    )
     machine.carry_out(Call("kill", spoiler, {}))
     end(driver)
     assert machine.book is not None
