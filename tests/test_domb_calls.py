@@ -23,6 +23,7 @@ from bulkhead.proofs.refinement.domb.signatures import OPERATIONS, TABLE
 from bulkhead.proofs.refinement.domb.target import DombTarget
 from bulkhead.proofs.refinement.domb.users import OF_USERS
 from bulkhead.proofs.refinement.domb.view import View
+from bulkhead.proofs.refinement.domb.workload.ending import end
 from bulkhead.proofs.refinement.domb.workload.scheduler import Driver
 from bulkhead.proofs.refinement.domb.world import NOBODY, Size, rules_for
 from bulkhead.proofs.refinement.recording import Header, read
@@ -202,3 +203,27 @@ def test_calls_of_nobody_there_are_not_done(tmp_path: Path, calls: list[str]) ->
     path.write_text(HEADER + BEGIN + "".join(lines))
     result = play_it(path, "--on", "lockstep")
     assert result.return_value == 0, result.output
+
+
+def test_an_episode_ends_although_the_ring_was_left_without_room(tmp_path: Path) -> None:
+    """A process wrote an index into the ring that DomB offers and went: the last tool's message does not fit, it connects
+    anew, and the guest that was built is destroyed."""
+    files(tmp_path)
+    machine = DombTarget(rules_for(Size()), 1, tmp_path / "exported")
+    driver = Driver(View(machine), machine, 1)
+    driver.domb()
+    spawned = machine.carry_out(Call("spawn", "", {})).given
+    driver.tools.build_small(machine.processes[spawned])
+    driver.domb()
+    offer = driver.view.offer
+    assert driver.view.built and offer is not None
+    spoiler = f"p{spawned}"
+    page = machine.carry_out(Call("map_grant", spoiler, {"dom": offer.domid, "ref": offer.ring_ref, "prot": 3})).given
+    assert (
+        machine.carry_out(Call("poke", spoiler, {"addr": page, "bytes": (1 << 20).to_bytes(4, "little").hex()})).code
+        == "okay"
+    )
+    machine.carry_out(Call("kill", spoiler, {}))
+    end(driver)
+    assert machine.book is not None
+    machine.book.close()
