@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 from click.testing import CliRunner, Result
 
+from bulkhead.impl.tools.xenconsoled import KEEP
 from bulkhead.model.diagnostics import UsageError
 from bulkhead.proofs.cli.diff import diff
 from bulkhead.proofs.faults.catalogue_domb import BY_NAME
@@ -224,6 +225,26 @@ def test_an_episode_ends_although_the_ring_was_left_without_room(tmp_path: Path)
         == "okay"
     )
     machine.carry_out(Call("kill", spoiler, {}))
+    end(driver)
+    assert machine.book is not None
+    machine.book.close()
+
+
+def test_input_that_is_cut_is_cut_after_what_went_out(tmp_path: Path) -> None:
+    """xenconsoled keeps 64 KiB of a guest's input. A ring is served between two inputs, and nothing is compared between."""
+    files(tmp_path)
+    machine = DombTarget(rules_for(Size()), 1, tmp_path / "exported", compare_every=1000)
+    driver = Driver(View(machine), machine, 1)
+    driver.domb()
+    driver.tools.build_small(machine.processes[machine.carry_out(Call("spawn", "", {})).given])
+    driver.domb()
+    daemon = driver.view.consoled
+    assert daemon is not None
+    (domid,) = daemon.consoles
+    for text in (b"a" * KEEP, b"b" * KEEP):
+        daemon.type(domid, text)
+        daemon.step()
+    machine.compare(now=True)
     end(driver)
     assert machine.book is not None
     machine.book.close()

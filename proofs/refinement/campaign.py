@@ -15,7 +15,7 @@ from bulkhead.model.caller import OKAY
 from bulkhead.proofs.jobs import Workers
 from bulkhead.proofs.refinement.calls import Answer, Call, Interleaving
 from bulkhead.proofs.refinement.interleaved import Interleaved
-from bulkhead.proofs.refinement.lockstep.abstraction import dump
+from bulkhead.proofs.refinement.lockstep.dump import dump
 from bulkhead.proofs.refinement.lockstep.lockstep import CLAIMS_EVERY, FULL_EVERY, Lockstep
 from bulkhead.proofs.refinement.lockstep.spec_state import Log, Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import Rules, Size, rules_for
