@@ -49,7 +49,7 @@ static uint64_t part_of(struct guest *guest, const char *part)
     if (!strcmp(part, "mb"))
         return guest->mailbox_mfn;
     if (!strcmp(part, "si"))
-        return guest_state(guest->domid, &info) ? ~0ull : info.shared_info_frame;
+        return guest->translated ? PFN_SHARED_INFO : guest_state(guest->domid, &info) ? ~0ull : info.shared_info_frame;
     return guest->pool[strtoul(part, NULL, 0) % POOL_PAGES];
 }
 
