@@ -62,7 +62,6 @@ OWN_TO_SET: Final = frozenset(
     {CALLBACK, STORE_PORT, TASK_STATE, CONSOLE_PORT, ACPI_PORTS, GENERATION, FIP_WIDTH, TASK_STATE_SIZED}
 )
 OWN_TO_READ: Final = OWN_TO_SET | {STORE_PAGE, CONSOLE_PAGE, ALTP2M}
-ABSURD: Final = frozenset({(TASK_STATE, False), (TASK_STATE_SIZED, True)})  # addresses too large, segments without size
 SET_ONCE: Final = frozenset({IOREQ_PAGE, BUFFERED_PAGE, VIRIDIAN, SERVER_PAGE, SERVER_PAGES, ALTP2M})
 VIRIDIAN_BASE, VIRIDIAN_ALL = 1, 0x1FFF
 LAST_TIMER_MODE, LAST_SHUTDOWN, LAST_ALTP2M, MOST_SERVER_PAGES = 3, 5, 3, 64
@@ -120,7 +119,7 @@ def do_hvm_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a5: in
         return -EPERM
     if cmd == GET_PARAM:
         return 0 if write(xen, vcpu, arg + 8, U64.pack(_told(target, index))) else -EFAULT
-    if target is vcpu.domain and (index, value >> 32 == 0) in ABSURD:
+    if target is vcpu.domain and index in (TASK_STATE, TASK_STATE_SIZED) and not _fine(index, value):
         target.crash()
         return -EINVAL
     return _set(target, index, value)

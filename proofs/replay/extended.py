@@ -57,6 +57,8 @@ def op_x(rig: Rig, a: Args, skip: set[str]) -> Result:
     if caller.agent is None and returned > INT_MAX:
         # The recorder's library returns an int, and reads errno if that is negative.
         skip |= {"r"} | {item.split(":")[0] for item in str(a.get("o", "")).split(",") if ":r:" in item}
+    if (a.get("nr"), a.get("a1"), returned) == (abi.HYPERVISOR_GRANT_TABLE_OP, abi.GNTTABOP_SET_VERSION, 0):
+        rig.look_at_entries(caller.name)
     if (a.get("nr"), a.get("a1")) == (abi.HYPERVISOR_VCPU_OP, REGISTER_INFO) and caller.agent is not None:
         rig.times_told(caller.agent.domain)
     if returned >> 63 == 1:

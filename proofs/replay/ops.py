@@ -140,6 +140,8 @@ def op_mmu(rig: Rig, a: Args, skip: set[str]) -> Result:
 
 
 def op_ge(rig: Rig, a: Args, skip: set[str]) -> Result:
+    if a["d"] in rig.unseen:
+        return {"r": -abi.ENOENT}
     table = rig.guest(a["d"]).domain.grant_table
     ref, flags = int(a["ref"]), int(a["flags"])
     data, off = table.header_at(ref)
@@ -161,6 +163,8 @@ def op_ge(rig: Rig, a: Args, skip: set[str]) -> Result:
 
 
 def op_gend(rig: Rig, a: Args, skip: set[str]) -> Result:
+    if a["d"] in rig.unseen:
+        return {"r": -abi.ENOENT}
     ref = int(a["ref"])
     if _in_use(rig, a["d"], ref):
         return {"busy": 1, "r": -16}

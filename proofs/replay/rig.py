@@ -118,6 +118,8 @@ class Rig:
         self.gntdevs: dict[int, Gntdev] = {}
         self.agents: dict[str, Agent] = {}
         self.translated: dict[str, TranslatedGuest | PvhAgent] = {}
+        self.looked_at: dict[str, Frame] = {}  # frames of translated guests' grant tables that the recorder has mapped
+        self.unseen: set[str] = set()  # guests whose grant table the recorder could not map again
         self.gone: set[str] = set()  # names of guests that were removed: the recorder took them for number 0
         self.names: dict[int, str] = {}
         self.taint: dict[int, bytearray] = {}
@@ -159,6 +161,7 @@ class Rig:
         if domid < 0:
             return domid
         self.translated[name] = TranslatedGuest(name, self.xen.domains[domid])
+        self.look_at_entries(name)
         self.gone.discard(name)
         numbers = b"".join(abi.U64.pack(gfn) for gfn in range(POOL))
         at = self.kernel.arg_va
@@ -208,6 +211,7 @@ class Rig:
         agent = PvhAgent(self, name, self.xen.domains[domid])
         self.gone.discard(name)
         self.translated[name] = agent
+        self.look_at_entries(name)
         for frame in agent.domain.pages.values():
             self.taint.pop(frame.mfn, None)
             self.epochs[frame.mfn] = frame.epoch
@@ -221,6 +225,7 @@ class Rig:
         """Destroy a guest: (domid, result)."""
         self.gone.add(name)
         if name in self.translated:
+            self._look_away(name)
             guest = self.translated.pop(name)
             gone = guest.domain.domid
             if isinstance(guest, PvhAgent):
@@ -238,6 +243,21 @@ class Rig:
         for mfn in [m for m, n in self.names.items() if n.startswith(name + "/")]:
             del self.names[mfn]
         return domid, rc
+
+    def look_at_entries(self, name: str) -> None:
+        """The recorder maps the first frame of a guest's grant table, again after each change of its version; so a
+        translated guest that gives it up can have it at a number again, or is `unseen` from then on."""
+        self._look_away(name)
+        frame = self.guest(name).domain.grant_table.shared[0]
+        if name in self.translated and frame.count:
+            frame.count += 1
+            self.looked_at[name] = frame
+        (self.unseen.discard if frame.count else self.unseen.add)(name)
+
+    def _look_away(self, name: str) -> None:
+        frame = self.looked_at.pop(name, None)
+        if frame is not None:
+            self.xen.frames.put_page(frame)
 
     def stale_before(self, name: str) -> dict[int, tuple[int, bool]]:
         """Before a swap of grant entries: the frame number of each, and whether it names a page of a destroyed guest."""

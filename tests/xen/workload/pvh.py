@@ -188,7 +188,6 @@ OTHERS = (
     *((2 * weight, step) for weight, step in grants.STEPS),
     *((weight, step) for weight, step in events.STEPS),
     (10, memory.ask),
-    (6, memory.physmap),
     (6, memory.resource),
     (4, memory.claim),
     (8, memory.nonsense),
