@@ -291,6 +291,14 @@ def test_bsd_gives_pages_as_linux_does() -> None:
     assert len(set(refs[0])) == len(set(refs[1])) == 2
 
 
+@pytest.mark.parametrize(("domid", "flags", "entry"), [(3, 0, 5), (3, 1, 1), (0, 1, 1)])
+def test_for_whom_and_how_a_page_of_bsd_is_granted(domid: int, flags: int, entry: int) -> None:
+    u = Bsd()
+    assert u.ioctl(u.gnt, gntdev_bsd.BSD_ALLOC_GREF, pack("<HHIQQ", domid, flags, 2, 0, u.arg + 512)) == 0
+    for ref in unpack("<II", u.sys.load(u.arg + 512, 8)):
+        assert u.rig.dom0.grant_table.entry_v1(ref)[:2] == (entry, domid)
+
+
 @pytest.mark.parametrize("count", [0, 65537])
 def test_bsd_refuses_no_grants_and_too_many(count: int) -> None:
     u = Bsd()
