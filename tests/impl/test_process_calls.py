@@ -102,6 +102,10 @@ def test_mremap_in_place(u: User) -> None:
     area = u.sys.mmap(2, RW, u.gnt, index)
     assert answer(partial(u.sys.mremap, area, 2, 3)) == -abi.EFAULT  # a device's area does not grow
     assert answer(partial(u.sys.mremap, area + 0x900000, 1, 1)) == -abi.EFAULT
+    foreign = u.sys.mmap(3, RW, u.sys.open(PRIVCMD), 0)
+    for part, many in ((foreign, 1), (foreign + PAGE, 1), (foreign, 3)):  # nothing is cut off, so nothing is split
+        assert u.sys.mremap(part, many, many) == part
+    assert answer(partial(u.sys.mremap, foreign, 3, 2)) == -abi.EINVAL
 
 
 def test_mremap_to_another_place(u: User) -> None:
