@@ -35,6 +35,7 @@ from bulkhead.proofs.refinement.lockstep.spec_state import Log, Mismatch
 
 LOAD, FAIL, STEP, TAKEN = "load", "fail", "step", "taken"  # moments of DomB
 DAEMON, WAIT = "daemon", "wait"
+MESSAGE: Final = "message"  # what DomB has loaded: the beginning of the next message in its ring
 OF_DOMB: Final = (LOAD, FAIL, STEP, TAKEN)
 
 
@@ -199,9 +200,18 @@ class Machine:
             self.crashing = False
             raise Crash
 
-    def _loaded(self) -> None:
+    def _loaded(self, addr: int) -> None:
         if self.in_domb:
-            self.moment(LOAD)
+            self.moment(LOAD, MESSAGE if addr == self.next_message(None) else "")
+
+    def next_message(self, of: Vchan | None) -> int:
+        """Where the next message lies that DomB takes: its address for the client with this end of the channel, or for DomB."""
+        chan = self.service.chan
+        reader = None if chan is None else chan.reader
+        if reader is None:
+            return -1
+        ring = reader.ring if of is None or of.writer is None else of.writer.ring
+        return ring.data + (reader.cons & (ring.size - 1))
 
     def _fault(self, what: str) -> int:
         """The errno with which DomB's next call must fail."""

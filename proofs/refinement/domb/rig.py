@@ -196,14 +196,14 @@ class WatchedOsdep(MiniOsOsdep):
     def __init__(self, os: WatchedDomb) -> None:
         super().__init__(os)
         self.domb = os
-        self.raced: Callable[[], None] = lambda: None  # actions of others between two loads
+        self.raced: Callable[[int], None] = lambda addr: None  # actions of others after a load of this address
         self.seen: dict[int, bytes] = {}  # bytes of DomB's last loads, by address
 
     def load(self, addr: int, size: int) -> bytes:
         out = self.seen[addr] = super().load(addr, size)
         if self.domb.ear is not None:
             self.domb.ear.has_read(addr, out)
-        self.raced()
+        self.raced(addr)
         return out
 
     def hypercall(self, fd: int, number: int, args: Sequence[int]) -> int:

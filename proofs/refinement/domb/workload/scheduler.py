@@ -37,6 +37,7 @@ class Driver(Chooser):
         self.tools.domb = self.domb
         self.sessions = Sessions(view, target, self.rng, self.tools)
         self.moments.scribble = self.scribble
+        self.moments.rewrite = self.tools.rewrite
         self.moments.race = self.guests.race
         self.moments.waits = self.waits
         target.meanwhile = self.moments

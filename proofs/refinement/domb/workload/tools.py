@@ -29,6 +29,8 @@ AFTER_XL = ("pause", "unpause", "destroy")  # xl has started its guest
 AFTER_CREATE = ("unpause", "pause", "unpause", "destroy")
 OUTSIDE = ("../secret", "dir/../../secret", "link", "away/passwd")
 NO_FILE = ("dir", "pipe", "nowhere")
+# Other bytes in a header, and where: its kind, its number, its length.
+HEADERS = ((2, b"\3"), (2, b"\5"), (2, b"\x23"), (4, b"?"), (12, b"\0"), (12, b"\1"), (12, b"\x11"), (13, b"\1"), (14, b"\1"))
 STRANGE = (
     "/etc/passwd",
     "dir/../kernel0",
@@ -299,6 +301,19 @@ class ToolChoices(Chooser):
         message = p.HEADER.pack(p.MAGIC, rng.randrange(7), 1, 0, 2) + b"\2\0"
         payload = rng.choice((b"\0", b"\xff\xff\xff\x7f", rng.randbytes(4), b"\1\0\0\0", message))
         self.of(who, "poke", addr=rng.choice(pages) + at, bytes=payload.hex())
+
+    def rewrite(self) -> None:
+        """A client changes the header of the message that DomB is about to take: it has seen it, and may look again."""
+        for who in self.view.processes.values():
+            chan = who.chan
+            if chan is None or chan.closed or chan.writer is None:
+                continue
+            ring, start = chan.writer.ring, self.view.next_message(chan)
+            at, payload = self.rng.choice(HEADERS)
+            if start >= 0:
+                where = ring.data + ((start - ring.data + at) & (ring.size - 1))
+                self.of(who, "poke", addr=where, bytes=payload.hex())
+                return
 
     def _changes(self, who: Process) -> bool:
         """It changes the last message that it sent, which DomB may be about to take, or to read again."""
