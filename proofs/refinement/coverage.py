@@ -13,6 +13,7 @@ SELF = "the caller names itself: it exists, it runs, and it may"
 TABLE = "Dom0's own table: Dom0 exists, runs, and may"
 NO_LIMIT = "the implementation sets no limit; the rules' world has one"
 ROOM = "the rules' world has no translation left; page tables have"
+PARAVIRTUAL = "Dom0 is paravirtual: its pages need no numbers"
 KNOWN = "a bound port is open (theorem ports_go_with_files)"
 OWN = "evtchn knows its own calls"
 ONE_COPY = (
@@ -45,6 +46,7 @@ CANNOT_HAPPEN: dict[str, str] = {
     "gntdev_copy.claim_dest: ERESTART": ONE_COPY,
     "gntalloc_inherit: ESRCH": TABLE,
     "gntalloc_inherit: EPERM": TABLE,
+    "gntalloc_inherit: EINVAL": PARAVIRTUAL,
     "gntalloc_inherit: EBUSY": "what the parent maps is there",
     "gntalloc_inherit: ENOMEM": ROOM,
     "evtchn_bind_unbound: ESRCH": TABLE,
@@ -56,6 +58,7 @@ CANNOT_HAPPEN: dict[str, str] = {
     "gntalloc_remap: EFAULT": "the kernel changes only entries that are there",
     "gntalloc_remap: ESRCH": TABLE,
     "gntalloc_remap: EPERM": TABLE,
+    "gntalloc_remap: EINVAL": PARAVIRTUAL,
     "gntalloc_remap: EBUSY": "what the process maps is there",
     "gntalloc_remap: ENOMEM": ROOM,
     "evtchn_restrict: ENOSYS": OWN,

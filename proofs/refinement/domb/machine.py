@@ -205,7 +205,7 @@ class Machine:
             self.moment(LOAD, MESSAGE if addr == self.next_message(None) else "")
 
     def next_message(self, of: Vchan | None) -> int:
-        """Where the next message lies that DomB takes: its address for the client with this end of the channel, or for DomB."""
+        """The address of the next message that DomB takes: DomB's own, or that of a client with this end of the channel."""
         chan = self.service.chan
         reader = None if chan is None else chan.reader
         if reader is None:

@@ -41,7 +41,7 @@ class View:
         return self._target.in_domb
 
     def next_message(self, of: Vchan) -> int:
-        """Where the next message lies that DomB takes, for a client with this end of the channel; -1 if there is no channel."""
+        """Where the next message that DomB takes lies for a client with this end of the channel; -1 without a channel."""
         return self._target.next_message(of)
 
     @property

@@ -8,6 +8,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.events import UNBOUND
 from bulkhead.proofs.refinement.calls import Interleaving
 from bulkhead.proofs.refinement.domb.guests import RINGS, Guest, index
 from bulkhead.proofs.refinement.domb.messages import home
@@ -19,6 +21,8 @@ from bulkhead.proofs.refinement.domb.workload.memory import MemoryChoices
 from bulkhead.proofs.refinement.domb.workload.neighbours import between_neighbours
 from bulkhead.proofs.refinement.domb.workload.requests import KINDS, request
 from bulkhead.proofs.refinement.domb.world import DOMB, NOBODY
+
+EVENTS = ("send", "take", "close", "alloc_unbound", "bind_interdomain", "reset")
 
 
 class GuestChoices(Chooser):
@@ -165,18 +169,35 @@ class GuestChoices(Chooser):
         self.of(who, "write_entry", ref=ref, flags=flags, dom=grantee, mfn=page.mfn)
 
     def _events(self, who: Guest) -> None:
-        """Its own ports: notified, closed, opened for others, bound to those of others."""
+        """Its own ports: notified, looked at, closed, opened for others, bound to those of others; seldom all are closed."""
         rng = self.rng
         self.text = f"d{who.domid} makes an event channel operation"
         port, other = rng.choice((1, 1, 2, 2, 3, 4, 0, 900)), rng.choice((0, 0, DOMB, *range(2, NOBODY), 99))
-        op = rng.choice(("send", "send", "send", "send", "close", "alloc_unbound", "bind_interdomain"))
+        op = rng.choices(EVENTS, (40, 14, 12, 20, 20, 1))[0]
         if op == "alloc_unbound":
-            if len(who.domain.events.ports) <= 6:
-                self.of(who, "evtchn_alloc_unbound", remote=other)
+            where = abi.DOMID_SELF if rng.random() < 0.85 else rng.choice((*self.view.domains, 99))
+            if len(who.domain.events.ports) <= 6 or where != abi.DOMID_SELF:
+                self.of(who, "evtchn_alloc_unbound", dom=where, remote=other)
         elif op == "bind_interdomain":
-            self.of(who, "evtchn_bind_interdomain", dom=other, port=port)
+            waiting = self._waiting(who)
+            if waiting and rng.random() < 0.7:
+                other, port = rng.choice(waiting)
+            if len(who.domain.events.ports) <= 8:
+                self.of(who, "evtchn_bind_interdomain", dom=other, port=port)
+        elif op in ("take", "reset"):
+            self.of(who, f"evtchn_{op}")
         else:
             self.of(who, f"evtchn_{op}", port=port)
+
+    def _waiting(self, who: Guest) -> list[tuple[int, int]]:
+        """Domains and ports that wait for a guest."""
+        return [
+            (d, n)
+            for d, domain in self.view.domains.items()
+            if d < NOBODY
+            for n, port in domain.events.ports.items()
+            if port.state == UNBOUND and port.remote_domid == who.domid
+        ]
 
 
 __all__ = ["GuestChoices"]

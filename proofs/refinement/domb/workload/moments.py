@@ -17,6 +17,8 @@ from bulkhead.proofs.refinement.domb.view import View
 from bulkhead.proofs.refinement.domb.workload.chooser import Chooser
 
 DOMB = "d1"
+# How often DomB dies between a message and its handling, in episodes in which it dies: with few such messages, more often.
+CRASHES = {str(p.PAUSE): 0.05, str(p.UNPAUSE): 0.05, str(p.DESTROY): 0.05, str(p.INFO): 0.2}
 CREATES = "create"  # the step of a build in which a guest comes into being: no other call makes one
 
 
@@ -66,7 +68,7 @@ class Moments(Chooser):
         elif kind == TAKEN:
             if self.rng.random() < 0.003:
                 self._at(moment, self.scribble)
-            if self.mortal and self.rng.random() < (0.1 if moment.what == str(p.INFO) else 0.02):
+            if self.mortal and self.rng.random() < CRASHES.get(moment.what, 0.02):
                 self._at(moment, self._crash)
         elif kind == WAIT:
             self._at(moment, lambda: self.waits(int(moment.what)))

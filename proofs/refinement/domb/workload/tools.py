@@ -30,7 +30,17 @@ AFTER_CREATE = ("unpause", "pause", "unpause", "destroy")
 OUTSIDE = ("../secret", "dir/../../secret", "link", "away/passwd")
 NO_FILE = ("dir", "pipe", "nowhere")
 # Other bytes in a header, and where: its kind, its number, its length.
-HEADERS = ((2, b"\3"), (2, b"\5"), (2, b"\x23"), (4, b"?"), (12, b"\0"), (12, b"\1"), (12, b"\x11"), (13, b"\1"), (14, b"\1"))
+HEADERS = (
+    (2, b"\3"),
+    (2, b"\5"),
+    (2, b"\x23"),
+    (4, b"?"),
+    (12, b"\0"),
+    (12, b"\1"),
+    (12, b"\x11"),
+    (13, b"\1"),
+    (14, b"\1"),
+)
 STRANGE = (
     "/etc/passwd",
     "dir/../kernel0",
