@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from bulkhead.impl.domb import protocol as p
@@ -96,6 +97,9 @@ def _connected(m: Machine, who: Process, pump: Callable[[], bool], tries: int) -
 
 def _calls(m: Machine, tool: WatchedRemote, a: Mapping[str, Any]) -> str:
     wanted = p.CreateRequest(a["kernel"], a["ramdisk"], a["pages"], a["cmdline"])
+    refuses(tool, abi.EINVAL, lambda: tool.create(p.CreateRequest("x" * (p.PATH_MAX + 1))))
+    refuses(tool, abi.EINVAL, lambda: tool.create(p.CreateRequest(a["kernel"], "", 1 << 32)))
+    refuses(tool, abi.EINVAL, lambda: tool.destroy(1 << 16))
     if not a["xl"]:
         domid = tool.create(wanted).domid
         _exists(m, domid)
@@ -105,10 +109,24 @@ def _calls(m: Machine, tool: WatchedRemote, a: Mapping[str, Any]) -> str:
     if m.daemons is None or m.daemons.stored is None or m.daemons.consoled is None:
         return NOT_DONE.code
     xl = WatchedXl(tool, m.daemons.stored, m.daemons.consoled)
+    for call in (xl.pause, xl.unpause, xl.destroy):
+        refuses(tool, abi.ESRCH, partial(call, NOBODY))
     domid = xl.create(a["name"], wanted)
     for call in a["then"]:
         getattr(xl, call)(domid)
     return OKAY
+
+
+def refuses(tool: WatchedRemote, errno: int, call: Callable[[], object]) -> None:
+    """The tool must refuse a call by itself, with this error, and ask DomB nothing."""
+    sent = len(tool.watched.numbers)
+    try:
+        call()
+    except ToolError as error:
+        if fits(error).errno != errno or len(tool.watched.numbers) != sent:
+            raise Mismatch(f"a tool says {error} to a call that it must refuse with the error {errno}, unasked") from error
+        return
+    raise Mismatch(f"a tool accepts a call that it must refuse with the error {errno}")
 
 
 def _exists(m: Machine, domid: int) -> None:

@@ -27,6 +27,7 @@ from bulkhead.proofs.refinement.domb.book import Book
 from bulkhead.proofs.refinement.domb.compare import compare
 from bulkhead.proofs.refinement.domb.daemons import Daemons
 from bulkhead.proofs.refinement.domb.follow import Follower
+from bulkhead.proofs.refinement.domb.proxy_side import ProxySide
 from bulkhead.proofs.refinement.domb.rig import Rig, WatchedService
 from bulkhead.proofs.refinement.domb.store_side import StoreSide
 from bulkhead.proofs.refinement.domb.users import Users
@@ -56,12 +57,13 @@ class Moment(NamedTuple):
 
 
 class Proxy(FileProxy):
-    """The file proxy of a tool; every file that it really opens is checked."""
+    """The file proxy of a tool; every file that it really opens is checked, and every answer."""
 
     def __init__(self, root: Path, heard: Callable[[bool, bool], None]) -> None:
         super().__init__(root)
         self.heard = heard
         self.said = (0, b"")  # its last answer
+        self.side = ProxySide(root)
 
     def open(self, path: bytes) -> int:
         try:
@@ -79,14 +81,12 @@ class Proxy(FileProxy):
 
     def handle(self, op: int, body: bytes) -> tuple[int, bytes]:
         self.said = super().handle(op, body)
+        self.side.heard(op, body, self.said)
         return self.said
 
-    def read(self, number: int, offset: int, length: int) -> bytes:
-        found = super().read(number, offset, length)
-        content = Path(os.readlink(f"/proc/self/fd/{self.files[number]}")).read_bytes()
-        if found != content[offset : offset + length]:
-            raise Mismatch(f"the file proxy gives other bytes than the file has at {offset}")
-        return found
+    def close_all(self) -> None:
+        super().close_all()
+        self.side.files.clear()
 
 
 class Process:

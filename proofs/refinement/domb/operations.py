@@ -103,6 +103,12 @@ def reply(m: Machine, who: Process, a: Arguments) -> Answer:
     return _send(who, p.Message(a["op"], a["number"], a["status"], b"".join(parts)))
 
 
+def ask_proxy(m: Machine, who: Process, a: Arguments) -> Answer:
+    """Somebody asks the process's file proxy, as DomB may: {op, body}. The answer has its status and the length of the rest."""
+    status, body = who.proxy.handle(a["op"], bytes.fromhex(a["body"]))
+    return Answer(OKAY, [status, len(body)])
+
+
 def map_grant(m: Machine, who: Process, a: Arguments) -> Answer:
     """Map a page by grant: {dom, ref, prot}."""
     if who.xgt is None:
@@ -300,6 +306,7 @@ OF_PROCESSES: Final[dict[str, Callable[[Machine, Process, Arguments], Answer]]] 
     "send_bytes": send_bytes,
     "receive": receive,
     "reply": reply,
+    "ask_proxy": ask_proxy,
     "use_tool": use_tool,
     "map_grant": map_grant,
     "unmap_grant": unmap_grant,

@@ -37,6 +37,7 @@ OPERATIONS: Final = {
     "send_bytes": (PROCESS, "bytes"),
     "receive": (PROCESS, ""),
     "reply": (PROCESS, "op number status body"),
+    "ask_proxy": (PROCESS, "op body"),
     "use_tool": (PROCESS, "xl name kernel ramdisk pages cmdline then patient waits"),
     "map_grant": (PROCESS, "dom ref prot"),
     "unmap_grant": (PROCESS, "addr"),

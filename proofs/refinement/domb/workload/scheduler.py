@@ -162,6 +162,8 @@ class Driver(Chooser):
         if rng.random() < 0.01:
             self.tools.kill(me)
             return
+        if rng.random() < 0.01:
+            self.tools.spoils()
         if me.waiting and rng.random() < 0.3:
             self.tools.gives_way()
         for _ in range(rng.choice((1, 1, 2, 3))):

@@ -29,6 +29,7 @@ AFTER_XL = ("pause", "unpause", "destroy")  # xl has started its guest
 AFTER_CREATE = ("unpause", "pause", "unpause", "destroy")
 OUTSIDE = ("../secret", "dir/../../secret", "link", "away/passwd")
 NO_FILE = ("dir", "pipe", "nowhere")
+TOO_LONG = ("y" * (p.PATH_MAX + 1), "dir/" + "y" * p.PATH_MAX, "dir/" * 300)
 # Other bytes in a header, and where: its kind, its number, its length.
 HEADERS = (
     (2, b"\3"),
@@ -104,6 +105,8 @@ class ToolChoices(Chooser):
             self.of(who, "disconnect")
         elif x < 0.935:
             self.kill(who)
+        elif x < 0.97:
+            self._is_asked(who)
 
     def kill(self, who: Process) -> None:
         """kill -9."""
@@ -243,6 +246,27 @@ class ToolChoices(Chooser):
         self.text = f"the proxy answers {asked}"
         self.of(who, "reply", op=op, number=number, status=status, body=body)
 
+    def _is_asked(self, who: Process) -> None:
+        """A DomB that is hostile asks the file proxy for anything."""
+        rng = self.rng
+        self.text = "a file proxy is asked for anything"
+        for _ in range(rng.choice((3, 6, 12))):
+            number = rng.choice((0, 1, 1, 2, 2, 3, 4, 5, 6, 7, 8, 8, 9))
+            start = rng.choice((0, 1, 4000, 17000, rng.randrange(20000), (1 << 62) - 1, 1 << 62, (1 << 64) - 1))
+            length = rng.choice((0, 1, 4000, 4000, 4001, 1 << 31))
+            names = rng.choices((KERNELS, STRANGE, OUTSIDE, NO_FILE, TOO_LONG), (8, 3, 2, 2, 1))[0]
+            op, body = rng.choice(
+                (
+                    (p.FILE_OPEN, rng.choice(names).encode()),
+                    (p.FILE_OPEN, rng.choice(KERNELS).encode()),
+                    (p.FILE_STAT, p.FD.pack(number)),
+                    (p.FILE_READ, p.READ.pack(number, start, length)),
+                    (p.FILE_CLOSE, p.FD.pack(number)),
+                    (rng.choice((0, 1, 0x20, 0x22, 0x23, 0x24, 0x25, 0x8021)), rng.randbytes(rng.choice((0, 3, 5, 15, 17)))),
+                )
+            )
+            self.of(who, "ask_proxy", op=op, body=body.hex())
+
     # Honest tools.
 
     def honest(self, who: Process) -> None:
@@ -324,6 +348,19 @@ class ToolChoices(Chooser):
                 where = ring.data + ((start - ring.data + at) & (ring.size - 1))
                 self.of(who, "poke", addr=where, bytes=payload.hex())
                 return
+
+    def spoils(self) -> None:
+        """A process maps the first page of a ring that another one uses, and writes impossible indices, or that an end has gone."""
+        rng, offer, free = self.rng, self.view.offer, self.view.free()
+        if offer is None or not free or sum(len(each.mapped) for each in self.view.processes.values()) >= 6:
+            return
+        who = rng.choice(free)
+        mapped = self.of(who, "map_grant", dom=offer.domid, ref=offer.ring_ref, prot=3)
+        if mapped.code != OKAY:
+            return
+        at, payload = rng.choice(((4, b"\xff\xff\xff\x7f"), (8, b"\xff\xff\xff\x7f"), (12, b"\xff\xff\xff\x7f"), (20, b"\0"), (21, b"\0")))
+        self.of(who, "poke", addr=mapped.given + at, bytes=payload.hex())
+        self.of(who, "unmap_grant", addr=mapped.given)
 
     def _changes(self, who: Process) -> bool:
         """It changes the last message that it sent, which DomB may be about to take, or to read again."""
