@@ -64,6 +64,7 @@ class Guests:
         self.known: dict[int, Guest] = {}
         self.handles: dict[tuple[Domain, int], int] = {}  # handles of guests -> Handle
         self.slots: dict[tuple[Domain, int], int] = {}  # slots of their windows (guest_memory.py) -> Translation
+        self.libraries: dict[Domain, Any] = {}  # of guests that use one for XenStore (guest_library.py)
         self.fresh = 0  # pages that guests have got from Xen
 
     def running(self) -> list[Guest]:

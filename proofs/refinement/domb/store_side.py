@@ -14,7 +14,7 @@ from bulkhead.impl.tools.xenstored import Xenstored
 from bulkhead.model.caller import OKAY
 from bulkhead.model.ir import BOOL, Use, Var
 from bulkhead.proofs.refinement.domb.book import Book, above, prefixes
-from bulkhead.proofs.refinement.domb.messages import Request, asked, home
+from bulkhead.proofs.refinement.domb.messages import MOST, Request, asked, home
 from bulkhead.proofs.refinement.domb.world import DOM0, NOBODY, NODE_QUOTA, WATCH_QUOTA
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
@@ -134,12 +134,19 @@ class StoreSide:
             n, a = self.book.node(request.path), self.book.node(near)
             args = {"d": d, "n": n, "a": a}
             full = op in ("write", "mkdir") and self._is_full(d, request)
-            code = self.rule(f"xs_{op}", args, came.error or OKAY, "ENOSPC" if full else None)
+            long = self._is_long(request) and came.error == "E2BIG"  # the rules know no limit of answers
+            code = self.rule(f"xs_{op}", args, OKAY if long else came.error or OKAY, "ENOSPC" if full else None)
             if full and code == OKAY:
                 raise Mismatch(f"domain {d} has more in XenStore than it may: {request}")
             if code == OKAY:
+                if self._is_long(request):
+                    self._expect(request, came, "E2BIG")
                 self._answer(request, came, self._told(request))
                 self._made(d, op, request, near)
+
+    def _is_long(self, request: Request) -> bool:
+        """Is the answer, to whoever may have it, longer than a message?"""
+        return request.op == "directory" and self.there(request.path) and len(self._told(request)) > MOST
 
     def _is_full(self, d: int, request: Request) -> bool:
         """Does it exceed a domain's quota? Without a new node, only the value's size is checked."""
@@ -291,7 +298,7 @@ class StoreSide:
         elif op == "set_perms":
             self._set_perms(DOM0, request, came)
         elif op in ("read", "directory", "get_perms"):
-            self._expect(request, came, "" if self.there(path) else "ENOENT")
+            self._expect(request, came, "E2BIG" if self._is_long(request) else "" if self.there(path) else "ENOENT")
             if self.there(path):
                 self._answer(request, came, self._told(request))
         else:

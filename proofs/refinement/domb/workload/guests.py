@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.events import UNBOUND
-from bulkhead.proofs.refinement.calls import Interleaving
+from bulkhead.proofs.refinement.calls import Answer, Interleaving
 from bulkhead.proofs.refinement.domb.guests import RINGS, Guest, index
 from bulkhead.proofs.refinement.domb.messages import home
 from bulkhead.proofs.refinement.domb.taps import MASK
@@ -43,9 +43,11 @@ class GuestChoices(Chooser):
         if heard and self.rng.random() < 0.08:
             self.meet(heard)
             return
-        if self.rng.random() < 0.006:
+        if self.rng.random() < 0.01:
             seen = [g for g in running if self.view.consoled is not None and g.domid in self.view.consoled.consoles]
-            for act, able in self.rng.sample(((self._hoards, heard), (self._prints_on, seen)), 2):
+            for act, able in self.rng.sample(
+                ((self._hoards, heard), (self._prints_on, seen), (self._writes_much, heard)), 3
+            ):
                 if able:
                     act(self.rng.choice(able))
                     return
@@ -66,9 +68,9 @@ class GuestChoices(Chooser):
         else:
             self._events(who)
 
-    def of(self, who: Guest, operation: str, /, **arguments: object) -> None:
+    def of(self, who: Guest, operation: str, /, **arguments: object) -> Answer:
         """A call of a guest."""
-        self.call(f"d{who.domid}", operation, **arguments)
+        return self.call(f"d{who.domid}", operation, **arguments)
 
     def race(self) -> None:
         """Some guest writes to its rings between two loads of a daemon."""
@@ -83,6 +85,9 @@ class GuestChoices(Chooser):
         if not who.has(who.xenstore):
             return
         connected = () if stored is None else tuple(stored.connections)
+        if rng.random() < 0.2:
+            self._uses_library(who, connected)
+            return
         for _ in range(rng.choice((1, 2, 3, 5))):
             self.number = (self.number + 1) & MASK
             kind, payload = request(rng, who.domid, connected, self.view.nodes)
@@ -90,6 +95,19 @@ class GuestChoices(Chooser):
             self.of(who, "ring_put", ring="xenstore", bytes=frame(kind, self.number, tx, payload).hex())
         if rng.random() < 0.8:
             self.of(who, "ring_drain", ring="xenstore")
+
+    def _uses_library(self, who: Guest, connected: Sequence[int]) -> None:
+        """Requests by the guest's library, sometimes more than fit into the ring; it may take the answers later."""
+        many = self.rng.choice((1, 2, 4, 40))
+        for _ in range(many):
+            kind, payload = request(self.rng, who.domid, connected, self.view.nodes)
+            asked = self.of(who, "library_asks", type=kind, payload=payload[:1100].hex())
+            if not asked.given:
+                break
+        if self.view.stored is not None and self.rng.random() < 0.7:
+            self.call(f"p{self.view.stored.space}", "serve")
+        for _ in range(self.rng.choice((0, 1, 1, 2))):
+            self.of(who, "library_takes")
 
     def meet(self, heard: Sequence[Guest]) -> None:
         """Guests turn to each other's nodes, and each request is served at once."""
@@ -123,6 +141,18 @@ class GuestChoices(Chooser):
             self.number = (self.number + 1) & MASK
             self.of(who, "ring_put", ring="xenstore", bytes=frame(kind, self.number, 0, payload).hex())
             self.call(f"p{stored.space}", "serve")
+
+    def _writes_much(self, who: Guest) -> None:
+        """A value at the limit of a node's size, or beyond: the request is longer than the ring, and goes in pieces."""
+        self.text = f"d{who.domid} writes a long value"
+        size = self.rng.choice((2047, 2048, 2049, 2500, 4091, 4092))
+        self.number = (self.number + 1) & MASK
+        raw = frame(KINDS["write"], self.number, 0, b"data\0" + bytes(size))
+        self.of(who, "ring_drain", ring="xenstore")
+        while raw and self.view.stored is not None and who.has(who.xenstore):
+            self.of(who, "ring_put", ring="xenstore", bytes=raw[:800].hex())
+            raw = raw[800:]
+            self.call(f"p{self.view.stored.space}", "serve")
 
     def _prints_on(self, who: Guest) -> None:
         """More than the console's daemon keeps."""

@@ -190,8 +190,9 @@ class Driver(Chooser):
             self.text = "kill -9 of xenstored"
             self.call(f"p{stored.space}", "kill")
         elif x < 0.02 and consoled is not None:
-            self.text = "kill -9 of xenconsoled"
-            self.call(f"p{consoled.space}", "kill")
+            how = self.rng.choice(("kill", "stop"))
+            self.text = f"{how} of xenconsoled"
+            self.call(f"p{consoled.space}", how)
         elif consoled is None:
             self.text = "xenconsoled starts again"
             self.call("", "start_xenconsoled")

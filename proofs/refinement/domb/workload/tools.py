@@ -42,6 +42,8 @@ HEADERS = (
     (13, b"\1"),
     (14, b"\1"),
 )
+# Indices that are impossible, and that an end has gone: of the first page of the ring, and where.
+ENDINGS = (*((at, b"\xff\xff\xff\x7f") for at in (4, 8, 12)), (20, b"\0"), (21, b"\0"))
 STRANGE = (
     "/etc/passwd",
     "dir/../kernel0",
@@ -350,7 +352,7 @@ class ToolChoices(Chooser):
                 return
 
     def spoils(self) -> None:
-        """A process maps the first page of a ring that another one uses, and writes impossible indices, or that an end has gone."""
+        """A process maps the first page of a ring that another one uses, and writes what ends the connection."""
         rng, offer, free = self.rng, self.view.offer, self.view.free()
         if offer is None or not free or sum(len(each.mapped) for each in self.view.processes.values()) >= 6:
             return
@@ -358,7 +360,7 @@ class ToolChoices(Chooser):
         mapped = self.of(who, "map_grant", dom=offer.domid, ref=offer.ring_ref, prot=3)
         if mapped.code != OKAY:
             return
-        at, payload = rng.choice(((4, b"\xff\xff\xff\x7f"), (8, b"\xff\xff\xff\x7f"), (12, b"\xff\xff\xff\x7f"), (20, b"\0"), (21, b"\0")))
+        at, payload = rng.choice(ENDINGS)
         self.of(who, "poke", addr=mapped.given + at, bytes=payload.hex())
         self.of(who, "unmap_grant", addr=mapped.given)
 
@@ -391,6 +393,8 @@ class ToolChoices(Chooser):
                 self.release(who, d)
             elif x < 0.5:
                 self.share_node(who)
+            elif x < 0.506:
+                self._makes_many(who)
             elif x < 0.52:  # the root node: opened to all, closed again, or given away
                 words = b"/\0%c%d\0" % (rng.choice(b"bwrn"), rng.choice((0, 0, d)))
                 self.ask_xenstored(who, KINDS["set_perms"], words)
@@ -418,6 +422,17 @@ class ToolChoices(Chooser):
         path = self.rng.choice((*BESIDE[3:], f"{home(self.rng.randrange(2, NOBODY))}{BELOW[2]}")).encode()
         self.ask_xenstored(who, KINDS["write"], path + b"\0")
         self.ask_xenstored(who, KINDS["set_perms"], path + b"\0" + perms(self.rng, 0, connected))
+
+    def _makes_many(self, who: Process) -> None:
+        """Children with long names: as many as can be listed in one answer, and one more; then they go again."""
+        self.text = "a tool lists long names"
+        made = [f"/tool/{letter * 1023}" for letter in "klmno"]
+        for n, path in enumerate(made):
+            self.ask_xenstored(who, KINDS["mkdir"], path.encode() + b"\0")
+            if n > 2:
+                self.ask_xenstored(who, KINDS["directory"], b"/tool\0")
+        for path in made:
+            self.ask_xenstored(who, KINDS["rm"], path.encode() + b"\0")
 
     def introduce(self, who: Process, domid: int, port: int = 2) -> None:
         """XenStore gets to know a guest."""
