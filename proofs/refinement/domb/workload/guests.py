@@ -45,9 +45,8 @@ class GuestChoices(Chooser):
             return
         if self.rng.random() < 0.01:
             seen = [g for g in running if self.view.consoled is not None and g.domid in self.view.consoled.consoles]
-            for act, able in self.rng.sample(
-                ((self._hoards, heard), (self._prints_on, seen), (self._writes_much, heard)), 3
-            ):
+            much = ((self._hoards, heard), (self._prints_on, seen), (self._writes_much, heard), (self._watches_long, heard))
+            for act, able in self.rng.sample(much, len(much)):
                 if able:
                     act(self.rng.choice(able))
                     return
@@ -146,13 +145,30 @@ class GuestChoices(Chooser):
         """A value at the limit of a node's size, or beyond: the request is longer than the ring, and goes in pieces."""
         self.text = f"d{who.domid} writes a long value"
         size = self.rng.choice((2047, 2048, 2049, 2500, 4091, 4092))
+        self._long_request(who, KINDS["write"], b"data\0" + bytes(size))
+
+    def _watches_long(self, who: Guest) -> None:
+        """A watch whose token is long, and nodes whose names make its events as long as a message, or longer."""
+        self.text = f"d{who.domid} sets a watch with a long token"
+        self._long_request(who, KINDS["reset_watches"], b"")
+        self._long_request(who, KINDS["watch"], b"data\0" + b"t" * 4000 + b"\0")
+        for size in self.rng.sample((88, 89, 90, 200), 2):
+            for kind in ("mkdir", "rm"):
+                self._long_request(who, KINDS[kind], b"data/" + b"n" * size + b"\0")
+        self._long_request(who, KINDS["reset_watches"], b"")
+
+    def _long_request(self, who: Guest, kind: int, payload: bytes) -> None:
+        """A request that goes piece by piece; the guest takes what comes meanwhile."""
         self.number = (self.number + 1) & MASK
-        raw = frame(KINDS["write"], self.number, 0, b"data\0" + bytes(size))
+        raw = frame(kind, self.number, 0, payload)
         self.of(who, "ring_drain", ring="xenstore")
         while raw and self.view.stored is not None and who.has(who.xenstore):
             self.of(who, "ring_put", ring="xenstore", bytes=raw[:800].hex())
             raw = raw[800:]
-            self.call(f"p{self.view.stored.space}", "serve")
+            for _ in range(6 if not raw else 1):
+                if self.view.stored is not None:
+                    self.call(f"p{self.view.stored.space}", "serve")
+                self.of(who, "ring_drain", ring="xenstore")
 
     def _prints_on(self, who: Guest) -> None:
         """More than the console's daemon keeps."""
