@@ -21,7 +21,7 @@ NOTICED: dict[str, str] = {
         "memory_short mapped_beyond kernel_a_page_off kernel_for_disk bss_not_cleared console_not_cleared "
         "start_info_in_the_console start_info_port start_info_page wrong_page_seeded wrong_grantee "
         "seeded_read_only seeded_the_other_way mapping_kept one_page_unmapped answer_with_wrong_port "
-        "started_before_handed_over"
+        "started_before_handed_over another_table_pinned"
     ),
     "undo": "half_built_guest_left undone_with_mappings undone_says_so",
     "create": "two_builds_at_once build_before_undone answer_to_the_wrong_request lengths_need_not_add_up long_name_taken",

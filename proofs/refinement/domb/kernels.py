@@ -49,6 +49,13 @@ def _many_headers(count: int) -> bytes:
     return image + own + bytes((count - 3) * HEADER)
 
 
+def _others_note() -> bytes:
+    """The image with one more note, which is not for Xen: its number is that of an entry, its content no entry's."""
+    note = pack("<III", 4, 8, ENTRY) + b"GNU\0" + _number(BASE)
+    size = len(ONE) - 4 * PAGE + len(note)
+    return patched(THIRD + IN_FILE, pack("<QQ", size, size)) + note
+
+
 def _moved(by: int) -> bytes:
     """The image with physical addresses that do not begin at 0, and the note that says so."""
     image = with_notes({OFFSET: _number(by)})
@@ -67,6 +74,7 @@ GOOD: Final[tuple[bytes, ...]] = (
     _moved(1 << 24),
     _many_headers(64),
     patched(IN_MEMORY + THIRD, _number(0)),  # notes lie in the file alone
+    _others_note(),
     # At the ends of what guests may map, to the last page.
     build_kernel(Source(virt_base=LOWER_END - RANGE)),
     build_kernel(Source(virt_base=UPPER_START)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from bulkhead.impl.tools.xenstored import Connection
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.events import UNBOUND
 from bulkhead.proofs.refinement.calls import Answer, Interleaving
@@ -43,10 +44,11 @@ class GuestChoices(Chooser):
         if heard and self.rng.random() < 0.08:
             self.meet(heard)
             return
-        if self.rng.random() < 0.01:
+        if self.rng.random() < 0.015:
+            calm = [g for g in heard if stored is not None and self._is_calm(stored.connections[g.domid])]
             seen = [g for g in running if self.view.consoled is not None and g.domid in self.view.consoled.consoles]
-            much = ((self._hoards, heard), (self._prints_on, seen), (self._writes_much, heard), (self._watches_long, heard))
-            for act, able in self.rng.sample(much, len(much)):
+            much = ((self._hoards, heard), (self._prints_on, seen), (self._writes_much, calm), (self._watches_long, calm))
+            for act, able in self.rng.sample((*much, *much[2:]), 6):
                 if able:
                     act(self.rng.choice(able))
                     return
@@ -66,6 +68,11 @@ class GuestChoices(Chooser):
             self.memory.act(who, running)
         else:
             self._events(who)
+
+    @staticmethod
+    def _is_calm(connection: Connection) -> bool:
+        """Is the connection served, and nothing under way in it?"""
+        return not (connection.ignored or connection.received or connection.unsent)
 
     def of(self, who: Guest, operation: str, /, **arguments: object) -> Answer:
         """A call of a guest."""
@@ -131,7 +138,8 @@ class GuestChoices(Chooser):
         """It asks again and again for what is long, and takes no answer: one that waits for all of them has no end."""
         self.text = f"d{who.domid} asks, and takes no answer"
         named = f"{home(who.domid)}/name"
-        for kind, payload in ((KINDS["write"], b"data\0" + bytes(900)), *[(KINDS["read"], b"data\0")] * 110):
+        first = ((KINDS["watch"], b"data\0h\0"), (KINDS["write"], b"data\0" + bytes(900)))
+        for kind, payload in (*first, *[(KINDS["read"], b"data\0")] * 110):
             stored = self.view.stored
             if stored is None or not who.has(who.xenstore):
                 return
@@ -140,6 +148,9 @@ class GuestChoices(Chooser):
             self.number = (self.number + 1) & MASK
             self.of(who, "ring_put", ring="xenstore", bytes=frame(kind, self.number, 0, payload).hex())
             self.call(f"p{stored.space}", "serve")
+        for tool in self.view.free()[:2]:  # events come, too
+            words = f"{home(who.domid)}/data\0".encode()
+            self.call(f"p{tool.space}", "ask_xenstored", type=KINDS["write"], payload=words.hex())
 
     def _writes_much(self, who: Guest) -> None:
         """A value at the limit of a node's size, or beyond: the request is longer than the ring, and goes in pieces."""

@@ -415,10 +415,11 @@ class ToolChoices(Chooser):
     def share_node(self, who: Process) -> None:
         """Nodes that outlive guests, given to them and opened for them."""
         self.text = "a tool opens a node"
-        if self.rng.random() < 0.12:  # the root, for a while
-            self.ask_xenstored(who, KINDS["set_perms"], b"/\0%c0\0" % self.rng.choice(b"bwn"))
-            return
         connected = () if self.view.stored is None else tuple(self.view.stored.connections)
+        if self.rng.random() < 0.12:  # the root, for a while
+            owner = self.rng.choice((0, 0, *connected))
+            self.ask_xenstored(who, KINDS["set_perms"], b"/\0%c%d\0" % (self.rng.choice(b"bwn"), owner))
+            return
         path = self.rng.choice((*BESIDE[3:], f"{home(self.rng.randrange(2, NOBODY))}{BELOW[2]}")).encode()
         self.ask_xenstored(who, KINDS["write"], path + b"\0")
         self.ask_xenstored(who, KINDS["set_perms"], path + b"\0" + perms(self.rng, 0, connected))
