@@ -265,8 +265,9 @@ FAULTS: tuple[Fault, ...] = (
        "the proxy reads any number of bytes at once"),
     _f("far_offset_taken", "tools/fileproxy:FileProxy.read", " or offset >= 1 << 62", "",
        "the proxy reads at an offset that is none"),
-    _f("tool_never_gives_up", "tools/services:RemoteService.call", "raise ToolError(f\"{name}: DomB does not answer\", ETIMEDOUT)",
-       "return b\"\"", "a tool that gets no answer says that all went well"),
+    _f("silence_is_success", "tools/services:RemoteService.call",
+       "raise ToolError(f\"{name}: DomB does not answer\", ETIMEDOUT)", "return b\"\"",
+       "a tool that gets no answer says that all went well"),
     _f("offset_ignored", "tools/fileproxy:FileProxy.read", "length, offset)", "length, 0)",
        "the proxy reads from the beginning"),
     # Dom0's daemons: rings of guests.
