@@ -14,7 +14,6 @@ TABLE = "Dom0's own table: Dom0 exists, runs, and may"
 PV = "Dom0 is a PV guest, and names its pages by their frames"
 NO_LIMIT = "the implementation sets no limit; the rules' world has one"
 ROOM = "the rules' world has no translation left; page tables have"
-PARAVIRTUAL = "Dom0 is paravirtual: its pages need no numbers"
 KNOWN = "a bound port is open (theorem ports_go_with_files)"
 OWN = "evtchn knows its own calls"
 ONE_COPY = (
@@ -48,7 +47,6 @@ CANNOT_HAPPEN: dict[str, str] = {
     "gntalloc_inherit: EINVAL": PV,
     "gntalloc_inherit: ESRCH": TABLE,
     "gntalloc_inherit: EPERM": TABLE,
-    "gntalloc_inherit: EINVAL": PARAVIRTUAL,
     "gntalloc_inherit: EBUSY": "what the parent maps is there",
     "gntalloc_inherit: ENOMEM": ROOM,
     "evtchn_bind_unbound: ESRCH": TABLE,
@@ -61,7 +59,6 @@ CANNOT_HAPPEN: dict[str, str] = {
     "gntalloc_remap: EINVAL": PV,
     "gntalloc_remap: ESRCH": TABLE,
     "gntalloc_remap: EPERM": TABLE,
-    "gntalloc_remap: EINVAL": PARAVIRTUAL,
     "gntalloc_remap: EBUSY": "what the process maps is there",
     "gntalloc_remap: ENOMEM": ROOM,
     "evtchn_restrict: ENOSYS": OWN,

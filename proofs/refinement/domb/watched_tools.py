@@ -20,6 +20,7 @@ from bulkhead.impl.tools.services import EPIPE, PATIENCE, RemoteService, ToolErr
 from bulkhead.impl.tools.xl import Xl
 from bulkhead.impl.xen.abi import EIO
 from bulkhead.proofs.refinement.domb.machine import Proxy
+from bulkhead.proofs.refinement.domb.messages import home
 from bulkhead.proofs.refinement.domb.plain_daemons import Consoled, Stored
 from bulkhead.proofs.refinement.domb.spoken import heard
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
@@ -170,7 +171,21 @@ class WatchedXl(Xl):
             self._named(guest, True)
             raise
         self._named(guest, False)
+        self._written(name, guest)
         self.connected.append(domid)
+
+    def _written(self, name: str, guest: Guest) -> None:
+        """XenStore says of the guest what DomB and the user have said; its memory is in KiB."""
+        told = (
+            ("name", name),
+            ("domid", guest.domid),
+            ("console/port", guest.console_port),
+            ("memory/target", guest.pages << 2),
+        )
+        for node, want in told:
+            found = self.stored.store.nodes.get(f"{home(guest.domid)}/{node}")
+            if found is None or found.value != str(want).encode():
+                raise Mismatch(f"xl writes {node} of domain {guest.domid} as {found and found.value!r}, and it is {want}")
 
     def _named(self, guest: Guest, failed: bool) -> None:
         """The daemons were told of the guest as DomB named it."""
