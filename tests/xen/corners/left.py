@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from tests.xen.corners.devices import BATCH_V1
 from tests.xen.corners.forms import UNMAPPED, domctl, mmu
 from tests.xen.workload.devices import RESOURCE
 from tests.xen.workload.script import AGENT_ENTRY, GRANT_TABLE_OP, Script
@@ -163,6 +164,14 @@ def _frames_of_others(s: Script) -> None:
     s.do("sys.mremap", m=2600, to=2610, n=1)
     s.do("sys.munmap", m=2600)
     s.do("sys.munmap", m=2610)
+    some = (("A/5", "0xfffffffff", "A/6", "B/5"), ("0xffffffffe", "A/5", "0", "A/6"), ("9", "8", "A/5", "0x80000005"))
+    for turn, frames in enumerate(some):
+        area, listed = 2620 + 10 * turn, ",".join(f"u{256 + 8 * i}:8:{frame}" for i, frame in enumerate(frames))
+        s.do("sys.mmap", f=40, m=area, n=4, prot="rw")
+        marks = ",".join(f"g{i}:u{259 + 8 * i}:1,t{i}:u{260 + 8 * i}:4" for i in range(4))  # above the frames' own numbers
+        s.do("sys.ioctl", f=40, req=BATCH_V1, w=f"u0:4:4,u4:2:A,u8:8:m.{area},u16:8:ub+256,{listed}", o=marks)
+        for page in range(4):
+            s.do("sys.rd", m=area, pg=page, off=8)
     s.do("sys.close", f=40)
 
 
