@@ -44,8 +44,8 @@ def _versions(s: Script) -> None:
         s.hypercall("d0", HYPFS, "0:3:0x00002f", a1=command, a2="arg", a3=3)
         s.hypercall("d0", HYPFS, a1=command, a2="arg", a3=0)
         if command > 2:  # of those that read, the answer is the host's
-            for length in (0, 64):
-                s.hypercall("d0", HYPFS, "0:2:0x2f", a1=command, a2="arg", a3=2, a4="arg+64", a5=length)
+            for room in (0, 64):
+                s.hypercall("d0", HYPFS, "0:2:0x2f", a1=command, a2="arg", a3=2, a4="arg+64", a5=room)
     for command in (2, 3, 99):
         s.hypercall("d0", CONSOLE, a1=command)
     s.hypercall("d0", CONSOLE, a1=0, a2=4, a3=UNMAPPED)
