@@ -16,7 +16,7 @@ import pytest
 from bulkhead.model.ir import System
 from bulkhead.model.loader import load
 from bulkhead.proofs.cli.__main__ import run
-from bulkhead.proofs.theorems import attack, bmc, directed_search, grounding, solvers, waypoints
+from bulkhead.proofs.theorems import attack, bmc, directed_search, grounding, shortening, solvers, waypoints
 from bulkhead.proofs.theorems.explore import Limits
 from bulkhead.proofs.theorems.initial_states import initial_states
 from bulkhead.proofs.theorems.step_goals import goals
@@ -60,9 +60,9 @@ def test_a_bound_is_kept_when_steps_are_left_out(monkeypatch: pytest.MonkeyPatch
     system = faulty("protected_kvm", "reclaimed_alive")
     trace = attack.find_attack(system, "guests_keep_pages", ("reclaimed_alive",))
     assert trace is not None and trace.excluded == len(trace.events) - 1 > 0
-    monkeypatch.setattr(attack, "_in_smallest_world", lambda _system, _claim, found, _limit: replace(found, excluded=-1))
+    monkeypatch.setattr(shortening, "_in_smallest_world", lambda _system, _claim, found, _limit: replace(found, excluded=-1))
     longer = replace(trace, events=(*trace.events, trace.events[0]))
-    assert attack._believed(system, longer, math.inf, False).excluded == trace.excluded
+    assert shortening.believed(system, longer, math.inf, False).excluded == trace.excluded
 
 
 def test_only_the_faulty_step_breaks_an_invariant_first() -> None:
