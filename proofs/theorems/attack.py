@@ -20,10 +20,11 @@ from bulkhead.proofs.theorems.bmc import Search
 from bulkhead.proofs.theorems.cone import cone, in_whole
 from bulkhead.proofs.theorems.directed_search import find
 from bulkhead.proofs.theorems.initial_states import NoInitialState, initial_states
+from bulkhead.proofs.theorems.known_runs import known_runs
 from bulkhead.proofs.theorems.least_world import grown
 from bulkhead.proofs.theorems.scope import first_scope
 from bulkhead.proofs.theorems.shortening import PATIENCE, believed, shortened
-from bulkhead.proofs.theorems.small_worlds import STEPS, attacks_in_small_worlds, fits
+from bulkhead.proofs.theorems.small_worlds import STEPS, Seen, attacks_in_small_worlds, fits
 from bulkhead.proofs.theorems.step_goals import Ways, goals
 from bulkhead.proofs.theorems.waypoints import Doubts, by_broken_invariants, by_promised_breaks, violation_of
 
@@ -93,7 +94,11 @@ def find_attacks(
         found.update(_by_the_faults(system, open_claims, faults, deepest, limit, one, sizes, bound))
         open_claims = {n: c for n, c in open_claims.items() if found[n] is None and not (one and any(found.values()))}
         open_claims = {n: open_claims[n] for n in doubts.about(open_claims)} if open_claims else {}
-    seen = attacks_in_small_worlds(system, open_claims, given, bound, one, GLIMPSE if large else STEPS)
+    seen = (
+        Seen(decided=True)
+        if not open_claims
+        else attacks_in_small_worlds(system, open_claims, given, bound, one, GLIMPSE if large else STEPS)
+    )
     found.update(seen.attacks)
     if not seen.decided and not (one and seen.attacks):
         left = {n: c for n, c in open_claims.items() if n not in seen.attacks}
@@ -130,25 +135,48 @@ def _by_the_faults(
 ) -> dict[str, Trace]:
     """Attacks by way of what the faults say that they break; of the few steps that are searched in whole, the shortest."""
     found: dict[str, Trace] = {}
+    excluded: dict[str, int] = {}
+    few = min(FIRST_DEPTH, max_depth)
+    for name in dict.fromkeys(n for fault in faults for n in system.faults[fault].breaks if n in claims):
+        if not (one and found):
+            least, excluded[name] = _of_few_steps(system, claims[name], sizes, limit, few)
+            found.update({} if least is None else {name: least})
+    left = {n: c for n, c in claims.items() if n not in found and not (one and found)}
+    if not left:
+        return found
     try:
         machine, states = initial_states(system, limit, random.Random(1))
     except NoInitialState:
-        return {}
-    for name, path in by_promised_breaks(system, faults, claims, machine, states, one).items():
-        search = Search(system, claims[name], sizes, limit)
-        search.effort(PATIENCE)
-        trace = shortened(system, claims[name], machine, path, limit, -1)
-        while search.depth <= min(FIRST_DEPTH, max_depth, len(trace.events) - 1):
-            answer = search.answer(claims[name])
-            if answer == "sat":
-                trace = replace(search.decode(()), claim=name, excluded=search.depth - 1)
-            if answer != "unsat":
-                break
-            trace = replace(trace, excluded=search.depth)
-            search.deepen()
+        return found
+    paths = {n: (machine, p) for n, p in by_promised_breaks(system, faults, left, machine, states, one).items()}
+    steps = [system.faults[fault].step for fault in faults]
+    for run in known_runs(system, limit, steps) if any(system.faults[fault].breaks for fault in faults) else ():
+        rest = {n: c for n, c in left.items() if n not in paths and not (one and paths)}
+        if rest:
+            more = by_promised_breaks(system, faults, rest, run.machine, run.paths, one)
+            paths.update((n, (run.machine, p)) for n, p in more.items())
+    for name, (where, path) in paths.items():
+        trace = shortened(system, claims[name], where, path, limit, excluded.get(name, -1))
+        if name not in excluded:
+            less, excluded[name] = _of_few_steps(system, claims[name], sizes, limit, min(few, len(trace.events) - 1))
+            trace = less or trace
+        trace = replace(trace, excluded=excluded[name])
         if bound is None or len(trace.events) <= bound:
             found[name] = trace
     return found
+
+
+def _of_few_steps(system: System, claim: Claim, sizes: dict[str, int], limit: float, most: int) -> tuple[Trace | None, int]:
+    """A shortest attack of at most so many steps, if there is one, and the number of steps up to which there is none."""
+    search = Search(system, claim, sizes, limit)
+    search.effort(PATIENCE)
+    while True:
+        answer = search.answer(claim)
+        if answer == "sat":
+            return replace(search.decode(()), claim=claim.name, excluded=search.depth - 1), search.depth - 1
+        if answer != "unsat" or search.depth >= most:
+            return None, search.depth - (answer != "unsat")
+        search.deepen()
 
 
 def _in_the_first_world(

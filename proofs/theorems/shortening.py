@@ -37,7 +37,7 @@ def believed(system: System, trace: Trace, limit: float, all_seen: bool) -> Trac
         small = _emptied(system, claim, in_smaller_worlds(system, claim, trace))
     else:
         while True:
-            small = without_needless_steps(system, claim, _in_smallest_world(system, claim, trace, limit))
+            small = without_needless_steps(system, claim, in_smallest_world(system, claim, trace, limit))
             if len(small.events) == len(trace.events):
                 break
             trace = replace(small, excluded=trace.excluded)  # fewer calls may do with a smaller world
@@ -122,7 +122,7 @@ def _by_the_same_calls(system: System, claim: Claim, trace: Trace, limit: float,
         return None
 
 
-def _in_smallest_world(system: System, claim: Claim, trace: Trace, limit: float) -> Trace:
+def in_smallest_world(system: System, claim: Claim, trace: Trace, limit: float) -> Trace:
     """The attack, by the same calls, in a world where no sort can be smaller, from a state as empty as possible."""
     sizes = trace.world.sizes
     labels = [e.label for e in trace.events]
@@ -186,4 +186,4 @@ def violated(system: System, claim: Claim, machine: ExecutableModel, trace: Trac
     return None
 
 
-__all__ = ["PATIENCE", "believed", "confirm", "shortened", "violated", "without_needless_steps"]
+__all__ = ["PATIENCE", "believed", "confirm", "in_smallest_world", "shortened", "violated", "without_needless_steps"]

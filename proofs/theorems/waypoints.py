@@ -85,7 +85,7 @@ def by_promised_breaks(
     faults: Iterable[str],
     claims: Mapping[str, Claim],
     machine: ExecutableModel,
-    starts: Sequence[State],
+    starts: Sequence[State | Path],
     one: bool = False,
 ) -> dict[str, Path]:
     """Paths to violations of claims by way of what the faults say that they break; with `one`, the search ends with one.
@@ -96,19 +96,19 @@ def by_promised_breaks(
     enough = claims.keys() if one else ()
     pivots: dict[str, Path] = {}
     for seed, broad in TRIES:
-        left = {n: w for n, w in ways.items() if n not in pivots}
-        if left and not (pivots.keys() & enough):
-            pivots.update(find(machine, {}, seed, CALLS, starts, left, broad, enough))
+        still = {n: w for n, w in ways.items() if n not in pivots}
+        if still and not (pivots.keys() & enough):
+            pivots.update(find(machine, {}, seed, CALLS, starts, still, broad, enough))
     found = {n: p for n, p in pivots.items() if n in claims}
-    if not pivots or (one and found):
-        return found
-    bodies = {n: violation_of(c.body) for n, c in claims.items() if c.kind != "transition" and n not in found}
-    found.update(find(machine, bodies, 1, CALLS, [*pivots.values()], enough=enough) if bodies else {})
-    about_steps = {n: c for n, c in claims.items() if c.kind == "transition" and n not in found}
+    left = {} if (one and found) or not pivots else {n: c for n, c in claims.items() if n not in found}
+    bodies = {n: violation_of(c.body) for n, c in left.items() if c.kind != "transition"}
+    if bodies:
+        found.update(find(machine, bodies, 1, CALLS, [*pivots.values()], enough=enough))
+    about_steps = [c for c in left.values() if c.kind == "transition"]
     if about_steps and not (one and found):
-        after = goals_of_steps(system, machine.world, [t for s in system.steps for t in s.outcomes()], about_steps.values())
+        after = goals_of_steps(system, machine.world, [t for s in system.steps for t in s.outcomes()], about_steps)
         found.update(find(machine, {}, 1, CALLS, [*pivots.values()], after, enough=enough))
-    return found
+    return dict([min(found.items(), key=lambda item: len(item[1].steps()))]) if one and found else found
 
 
 def by_broken_invariants(
@@ -140,4 +140,4 @@ def by_broken_invariants(
     return found
 
 
-__all__ = ["QUICKLY", "Doubts", "by_broken_invariants", "by_promised_breaks", "violation_of"]
+__all__ = ["QUICKLY", "Doubts", "by_broken_invariants", "by_promised_breaks", "promised", "violation_of"]
