@@ -7,12 +7,14 @@ are found (`attack.py`).
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
 from dataclasses import replace
 
 from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import Claim, System
 from bulkhead.model.trace import Event, Trace, TraceError, replay, start_breaks
-from bulkhead.model.world import State
+from bulkhead.model.world import State, World, size_of
 from bulkhead.proofs.theorems.bmc import EFFORT, Search
 from bulkhead.proofs.theorems.directed_search import Path
 from bulkhead.proofs.theorems.explore import shorter
@@ -24,6 +26,7 @@ from bulkhead.proofs.theorems.substitutes import shorter_by_substitutes, violati
 
 PATIENCE = 20_000_000  # Z3's resource limit for one query, some seconds; it is deterministic
 SHORTENING = PATIENCE // 2  # the same for each query that shortens a long attack
+LONG = 12  # steps: a longer attack is made small by replay, and has no substitutes, because a solver takes too long
 AGAIN = 1_000_000  # steps, and choices, of one search for a shorter attack by the same calls; most need much less
 
 
@@ -37,14 +40,20 @@ def believed(system: System, trace: Trace, limit: float, all_seen: bool) -> Trac
         small = _emptied(system, claim, in_smaller_worlds(system, claim, trace))
     else:
         while True:
-            small = without_needless_steps(system, claim, in_smallest_world(system, claim, trace, limit))
+            if len(trace.events) > LONG:
+                trace = _emptied(system, claim, _without_idle_elements(system, claim, trace))
+                small = without_needless_steps(system, claim, trace)
+            else:
+                small = without_needless_steps(system, claim, in_smallest_world(system, claim, trace, limit))
             if len(small.events) == len(trace.events):
                 break
             trace = replace(small, excluded=trace.excluded)  # fewer calls may do with a smaller world
         if len(small.events) - 1 > trace.excluded + 1:
-            less, stopped = shorter_by_substitutes(system, claim, small, limit, SHORTENING), ""
+            less, stopped = None, ""
+            if len(small.events) <= LONG:
+                less = shorter_by_substitutes(system, claim, small, limit, SHORTENING)
             if less is None:
-                less, stopped = shorter(system, small, claim, AGAIN)
+                less, stopped = shorter(system, small, claim, AGAIN if len(small.events) <= LONG else AGAIN // 10)
             if less is not None:
                 return believed(system, replace(less, faults=trace.faults, excluded=trace.excluded), limit, False)
             if stopped:
@@ -52,6 +61,53 @@ def believed(system: System, trace: Trace, limit: float, all_seen: bool) -> Trac
     small = replace(small, faults=trace.faults, excluded=min(trace.excluded, len(small.events) - 1))
     confirm(system, claim, small)
     return small
+
+
+def _without_idle_elements(system: System, claim: Claim, trace: Trace) -> Trace:
+    """The attack in a world without the elements that it does without: others keep their places, and nothing else changes.
+
+    It is found by replay, where a solver would have to find the whole attack anew.
+    """
+    machine = ExecutableModel(system, trace.world)
+    sorts = {e.label: {p.name: p.sort for p in machine.transitions[e.label].params} for e in trace.events}
+    for sort in trace.world.sizes:
+        for element in reversed(range(trace.world.sizes[sort])):
+            less = _without(system, trace, sorts, sort, element)
+            if less is not None:
+                machine = ExecutableModel(system, less.world)
+                same = all(e.args.keys() == {p.name for p in machine.transitions[e.label].params} for e in less.events)
+                starts = same and start_breaks(machine, less.initial) is None
+                if starts and violation_after(system, claim, machine, less.initial, less.events) == len(less.events):
+                    trace = less
+    return trace
+
+
+def _without(system: System, trace: Trace, sorts: Mapping[str, Mapping[str, str]], sort: str, element: int) -> Trace | None:
+    """The trace with an element taken out of its world; None if a constant or a step is about it, or if it is the last."""
+    world = trace.world
+    constants = [c for c, s in system.consts.items() if s == sort]
+    told = {world.consts[c] for c in constants}
+    told |= {v for e in trace.events for n, v in e.args.items() if sorts[e.label][n] == sort}
+    if element in told or world.sizes[sort] == 1:
+        return None
+
+    def moved(value: int, of: str) -> int:
+        return 0 if of == sort and value == element else value - (of == sort and value > element)
+
+    smaller = World(
+        {**world.sizes, sort: world.sizes[sort] - 1}, {c: moved(v, system.consts[c]) for c, v in world.consts.items()}
+    )
+    state = []
+    for func, table in zip(system.funcs.values(), trace.initial, strict=True):
+        places = itertools.product(*(range(size_of(system, world, a)) for a in func.args))
+        kept = [
+            moved(value, func.sort)
+            for place, value in zip(places, table, strict=True)
+            if not any(a == sort and at == element for a, at in zip(func.args, place, strict=True))
+        ]
+        state.append(kept)
+    events = tuple(Event(e.label, {n: moved(v, sorts[e.label][n]) for n, v in e.args.items()}) for e in trace.events)
+    return replace(trace, world=smaller, initial=state, events=events)
 
 
 def _emptied(system: System, claim: Claim, trace: Trace) -> Trace:

@@ -23,6 +23,7 @@ from bulkhead.proofs.theorems.step_goals import Ways, goals, goals_of_steps, way
 
 TRIES = ((1, False), (2, True), (3, False))  # of the directed search: the seed, and whether it is broad
 CALLS = 10_000  # of one search
+DIRECTLY = 60_000  # of one search for what faults say that they break: to begin one takes longer than its first 10,000
 QUICKLY = Settings(jobs=1, cross_check=False, patient=False, effort=FAST_EFFORT)  # and the same on every machine
 
 
@@ -98,16 +99,16 @@ def by_promised_breaks(
     for seed, broad in TRIES:
         still = {n: w for n, w in ways.items() if n not in pivots}
         if still and not (pivots.keys() & enough):
-            pivots.update(find(machine, {}, seed, CALLS, starts, still, broad, enough))
+            pivots.update(find(machine, {}, seed, DIRECTLY, starts, still, broad, enough))
     found = {n: p for n, p in pivots.items() if n in claims}
     left = {} if (one and found) or not pivots else {n: c for n, c in claims.items() if n not in found}
     bodies = {n: violation_of(c.body) for n, c in left.items() if c.kind != "transition"}
     if bodies:
-        found.update(find(machine, bodies, 1, CALLS, [*pivots.values()], enough=enough))
+        found.update(find(machine, bodies, 1, DIRECTLY, [*pivots.values()], enough=enough))
     about_steps = [c for c in left.values() if c.kind == "transition"]
     if about_steps and not (one and found):
         after = goals_of_steps(system, machine.world, [t for s in system.steps for t in s.outcomes()], about_steps)
-        found.update(find(machine, {}, 1, CALLS, [*pivots.values()], after, enough=enough))
+        found.update(find(machine, {}, 1, DIRECTLY, [*pivots.values()], after, enough=enough))
     return dict([min(found.items(), key=lambda item: len(item[1].steps()))]) if one and found else found
 
 
