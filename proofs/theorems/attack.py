@@ -169,7 +169,7 @@ def _by_the_faults(
 def _of_few_steps(system: System, claim: Claim, sizes: dict[str, int], limit: float, most: int) -> tuple[Trace | None, int]:
     """A shortest attack of at most so many steps, if there is one, and the number of steps up to which there is none."""
     search = Search(system, claim, sizes, limit)
-    search.effort(PATIENCE)
+    search.effort(PATIENCE // 5)  # beyond that the directed search is quicker
     while True:
         answer = search.answer(claim)
         if answer == "sat":
