@@ -122,6 +122,9 @@ def test_mremap_to_another_place(u: User) -> None:
         assert answer(partial(u.sys.load, gone, 1)) == -abi.EFAULT
     u.sys.store(to, b"still")
     u.sys.munmap(to, 2)
+    at = u.sys.anonymous(4)
+    u.sys.store(at + 2 * PAGE, b"behind")
+    assert u.sys.mremap(at, 2, 1, to) == to and u.sys.load(at + 2 * PAGE, 6) == b"behind"  # what lies behind is not cut off
 
 
 def test_mremap_replaces_what_lies_there(u: User) -> None:
@@ -218,7 +221,9 @@ class Bsd(User):
     def map(self, *refs: int) -> int:
         self.sys.store(self.arg + 512, b"".join(pack("<II", self.guest.domid, ref) for ref in refs))
         assert self.ioctl(self.gnt, gntdev_bsd.BSD_MAP_GRANT_REF, pack("<IIQQ", len(refs), 0, 0, self.arg + 512)) == 0
-        return int(unpack("<Q", self.sys.load(self.arg + 8, 8))[0])
+        count, pad, index, refs_at = unpack("<IIQQ", self.sys.load(self.arg, 24))
+        assert (count, pad, refs_at) == (len(refs), 0, self.arg + 512)  # only the index is new
+        return int(index)
 
     def unmap(self, index: int, count: int) -> int:
         return self.ioctl(self.gnt, gntdev_bsd.BSD_UNMAP_GRANT_REF, pack("<QII", index, count, 0))
