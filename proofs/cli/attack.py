@@ -16,6 +16,7 @@ from bulkhead.proofs.report.prove_text import attack_text
 from bulkhead.proofs.results.prove import AttackResult
 from bulkhead.proofs.theorems.attack import LIMIT
 from bulkhead.proofs.theorems.scope import given_scope
+from bulkhead.proofs.theorems.small_worlds import fits
 from bulkhead.proofs.theorems.waypoints import Doubts
 
 
@@ -74,20 +75,35 @@ def attack(
         )
         every = [trace for trace in traces.values() if trace is not None]
         found = min(every, key=lambda trace: len(trace.events), default=None)
-    result = AttackResult(loaded, faults, tuple(names), found, time.perf_counter() - begun, proved=not names, limit=limit)
+    if found is None and faults and theorem is None:
+        names = doubts.about(names)
+    result = AttackResult(
+        loaded,
+        faults,
+        tuple(names),
+        found,
+        time.perf_counter() - begun,
+        proved=not names,
+        limit=limit,
+        broken=() if names else doubts.first,
+    )
     if found is not None:
         result = save_attack(result, out or Path("build") / loaded.name / found.claim)
     return output.give(result, lambda: attack_text(result))
 
 
 def _candidates(doubts: Doubts, faults: tuple[str, ...]) -> list[str]:
-    """The claims to attack if none is named; none if all are proved in spite of the faults."""
+    """The claims to attack if none is named; none if all are proved in spite of the faults.
+
+    Of a large system that is found out only if a search by way of what the faults say that they break finds nothing.
+    """
     system = doubts.system
     if faults and len(system.claims()) == 1:
         return list(system.claims())
     if faults:
         # A claim that is refuted without the fault says nothing about the fault.
-        return doubts.about(n for n in system.claims() if system.expects.get(n) != "refuted")
+        likely = [n for n in system.claims() if system.expects.get(n) != "refuted"]
+        return doubts.about(likely) if fits(system) else likely
     names = [n for n, v in system.expects.items() if v == "refuted"][:1]
     if not names:
         raise UsageError(

@@ -55,7 +55,10 @@ def prove_text(result: ProveResult) -> str:
 def attack_text(result: AttackResult) -> str:
     """The attack, or the message that none was found."""
     if result.proved:
-        return f"All that {result.system.name} is expected to prove is proved, with {', '.join(result.faults)} too.\n"
+        said = f"All that {result.system.name} is expected to prove is proved, with {', '.join(result.faults)} too.\n"
+        if result.broken:
+            said += f"Invariants that are not proved any more, and that no claim needs: {', '.join(result.broken)}.\n"
+        return said
     if result.attack is None:
         said = (
             f"No attack found on {', '.join(result.searched)} of {result.system.name} within the bounds of the search.\n"

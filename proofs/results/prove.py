@@ -223,7 +223,8 @@ class ProveResult:
 class AttackResult:
     """The outcome of a search for an attack on some claims. Finding none within the bounds is no proof that none exists.
 
-    `proved` means that nothing was searched: with the faults laid, all claims that should be proved still are.
+    `proved` means that with the faults laid all claims that should be proved still are; `broken` then names the invariants
+    that some step does not keep any more.
     """
 
     system: System
@@ -234,6 +235,7 @@ class AttackResult:
     saved: Saved | None = None
     proved: bool = False
     limit: float | None = None  # seconds for one solver query, if the user set that
+    broken: tuple[str, ...] = ()
     format: ClassVar[str] = "bulkhead-attack/1"
 
     @property

@@ -19,6 +19,7 @@ from tests.xen.corners.files import shared
 from tests.xen.corners.grants import grants
 from tests.xen.corners.left import left
 from tests.xen.corners.memory import claims, exchanges, memory_maps, reservations
+from tests.xen.corners.models import through_privcmd
 from tests.xen.corners.physmap import log_dirty, physmap
 from tests.xen.corners.survivors import survivors
 from tests.xen.corners.tables import flushes, page_types
@@ -65,6 +66,7 @@ CORNERS: Final[tuple[Callable[[Script], None], ...]] = (
     survivors,
     left,
     translated,
+    through_privcmd,
 )
 
 
