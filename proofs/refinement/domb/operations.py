@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from bulkhead.impl.dom0.syscalls import Syscalls
 from bulkhead.impl.domb import protocol as p
 from bulkhead.impl.libs import gnttab as gt
 from bulkhead.impl.libs.vchan import Offer, client_init
@@ -167,12 +168,15 @@ def kill_daemon(m: Machine, daemons: Daemons, space: int) -> Answer:
 
 
 def stop_daemon(m: Machine, daemons: Daemons, space: int) -> Answer:
-    """A daemon ends by itself, xenstored only when no guest is connected: it leaves nothing to the kernel to take back."""
+    """A daemon ends by itself, and leaves nothing to the kernel to take back."""
     daemon = daemons.of(space)
-    if daemon is None or (daemon is daemons.stored and daemons.stored.connections):
+    if daemon is None:
         return NOT_DONE
     m.ear.who = space
+    device, driver = daemon.xce.fd, daemon.osdep.driver
     daemon.close()
+    if isinstance(driver, Syscalls) and device in driver.process.files:
+        raise Mismatch("a daemon that has stopped has its event channels still open")
     left = m.counts()
     daemons.kill(daemon)
     kept = {what: left[what] - m.counts()[what] for what in OF_A_PROCESS if left[what] != m.counts()[what]}

@@ -213,7 +213,10 @@ class WatchedOsdep(MiniOsOsdep):
         failing = ear.fails(f"hypercall {number}")
         at = next((a for a in args if a >= self.domb.layout.base), 0)
         before = self.load(at, 128) if at else b""
-        rc = -failing if failing else self.os.xen.call(self.os.vcpu, number, *[*args, 0, 0, 0, 0, 0][:5])
+        try:
+            rc = -failing if failing else super().hypercall(fd, number, args)
+        except KernelError as error:
+            rc = -error.code
         ear.hypercall(number, args, before, rc)
         if rc < 0:
             raise KernelError(-rc)

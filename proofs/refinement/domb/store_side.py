@@ -370,6 +370,11 @@ class StoreSide:
             del self.values[path], self.perms[path]
         self.watches.pop(d, None)
 
+    def released(self, who: int, domid: int) -> None:
+        """The daemon ends by itself, and releases a guest."""
+        self.who = who
+        self._release(Request("release", domid=domid), Heard("", b"OK\0", [], frozenset()))
+
     def begins(self, stored: Xenstored, space: int) -> None:
         """The daemon, a process of Dom0, has started, and created its initial nodes."""
         self.stored, self.who = stored, space

@@ -234,6 +234,14 @@ class WatchedStored(Stored):
             self.coming.pop(connection, None)
             self.going.pop(connection, None)
 
+    def close(self) -> None:
+        there = list(self.connections)
+        super().close()
+        if self.connections:
+            raise Mismatch(f"xenstored has stopped, and has not released {list(self.connections)}")
+        for domid in there:
+            self.side.released(self.space, domid)
+
 
 def words(raw: bytes) -> tuple[int, int, int, int]:
     """The four words of a message's header."""

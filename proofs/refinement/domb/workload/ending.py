@@ -67,6 +67,8 @@ def _disconnect(d: Driver) -> None:
     if view.consoled is not None:
         for domid in list(view.consoled.consoles):
             d.tools.of(who, "console_remove", dom=domid)
+    if view.stored is not None and d.rng.random() < 0.4:
+        d.call(f"p{view.stored.space}", "stop")
     if view.stored is not None:
         for domid in list(view.stored.connections):
             d.tools.ask_xenstored(who, wire.XS_RELEASE, b"%d\0" % domid)

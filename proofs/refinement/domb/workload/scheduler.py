@@ -187,8 +187,9 @@ class Driver(Chooser):
         """The daemons look at their rings; now and then one of them is killed."""
         x, stored, consoled = self.rng.random(), self.view.stored, self.view.consoled
         if self.moments.mortal and x < 0.01 and stored is not None:
-            self.text = "kill -9 of xenstored"
-            self.call(f"p{stored.space}", "kill")
+            how = self.rng.choice(("kill", "stop"))
+            self.text = f"{how} of xenstored"
+            self.call(f"p{stored.space}", how)
         elif x < 0.02 and consoled is not None:
             how = self.rng.choice(("kill", "stop"))
             self.text = f"{how} of xenconsoled"
