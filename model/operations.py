@@ -258,7 +258,7 @@ def _cut(op: s.Operation, body: list[s.Statement], decls: Declarations) -> list[
                 "E0405",
                 statement.span,
                 f"`{op.name}` has two steps `{statement.name}`",
-                hint="An operation may have one batch, and no two steps of one name.",
+                hint="An operation may have one batch, and no two steps of one name; it can perform a procedure with steps once.",
             )
         seen.add(statement.name)
         if statement.kind == "done":
@@ -387,12 +387,12 @@ def _set(st: s.Set, scope: Scope, decls: Declarations) -> list[Update]:
             pairs = [(t, _value(st.value, t, inner)) for t in fields.values()]
         else:
             value = inner.value(st.value)
-            if isinstance(value, RecordTerm) and [n for n, _ in value.fields] == list(fields):
-                pairs = [(t, v) for t, (_, v) in zip(fields.values(), value.fields, strict=True)]
+            if isinstance(value, RecordTerm) and value.sorts() == target.sorts():
+                given_terms = dict(value.fields)
+                pairs = [(t, given_terms[n]) for n, t in fields.items()]
             elif value is not None:
-                decls.problem(
-                    "E0413", st.value.span, "this is not a record of the same fields", f"Expected {', '.join(fields)}."
-                )
+                wanted = ", ".join(f"{n}: {sort}" for n, sort in target.sorts().items())
+                decls.problem("E0413", st.value.span, "this is not a record of the same fields", f"Expected {wanted}.")
     elif isinstance(st.value, s.Record):
         decls.problem("E0414", st.value.span, "a record is set where a single value belongs")
     else:

@@ -14,6 +14,7 @@ from bulkhead.proofs.report.explore_text import explore_text, save_graph
 from bulkhead.proofs.results.explore import ExploreResult
 from bulkhead.proofs.theorems.explore import STATES, Limits, explore_graph
 from bulkhead.proofs.theorems.explore import explore as search
+from bulkhead.proofs.theorems.least_world import grown
 from bulkhead.proofs.theorems.scope import even_scopes, first_scope, given_scope
 
 DRAWN = 200  # maximum of states in a picture
@@ -65,7 +66,7 @@ def explore(
     limits = Limits(depth=depth, states=states, seconds=limit, whole=True, renamed=renamed)
     try:
         found = search(loaded, sizes, claims, limits)
-        for other in even_scopes(loaded):
+        for other in (grown(loaded, sizes, given), *even_scopes(loaded)) if not found.states else ():
             if found.states or not found.complete or all(sort in given for sort in loaded.sorts):
                 break
             if (again := search(loaded, {**other, **given}, claims, limits)).states:  # else the first world is reported
