@@ -258,7 +258,7 @@ def _cut(op: s.Operation, body: list[s.Statement], decls: Declarations) -> list[
                 "E0405",
                 statement.span,
                 f"`{op.name}` has two steps `{statement.name}`",
-                hint="An operation may have one batch, and no two steps of one name; it can perform a procedure with steps once.",
+                hint="No two steps may have one name: one batch at most, and a procedure with steps is performed once at most.",
             )
         seen.add(statement.name)
         if statement.kind == "done":
