@@ -258,7 +258,7 @@ def _cut(op: s.Operation, body: list[s.Statement], decls: Declarations) -> list[
                 "E0405",
                 statement.span,
                 f"`{op.name}` has two steps `{statement.name}`",
-                hint="No two steps may have one name: one batch at most, and a procedure with steps is performed once at most.",
+                hint="No two steps have one name, and there is one batch at most. A procedure with steps is performed once.",
             )
         seen.add(statement.name)
         if statement.kind == "done":
