@@ -533,7 +533,7 @@ def _word_for_a_name(text: str) -> tuple[Token, set[str]] | None:
     parser = _parser()[0]
     patterns = [t.pattern.to_regexp() for t in parser.terminals if t.name != "NAME"]
     taken = list[Token]()
-    state = parser.parse_interactive(text)
+    state: Any = parser.parse_interactive(text)  # Lark's methods have no types
     try:
         for token in state.lexer_thread.lex(state.parser_state):
             state.feed_token(token)
@@ -542,10 +542,11 @@ def _word_for_a_name(text: str) -> tuple[Token, set[str]] | None:
         pass
     if not taken or taken[-1].type != "NAME" or not any(re.fullmatch(p, taken[-1]) for p in patterns):
         return None
-    before = parser.parse_interactive(text)
+    before: Any = parser.parse_interactive(text)
     for token in taken[:-1]:
         before.feed_token(token)
-    return taken[-1], before.accepts()
+    accepted: set[str] = before.accepts()
+    return taken[-1], accepted
 
 
 def _syntax_problem(error: UnexpectedInput, text: str, file: str) -> Problem:
