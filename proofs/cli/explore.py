@@ -22,7 +22,13 @@ DRAWN = 200  # maximum of states in a picture
 
 @click.command()
 @click.argument("system")
-@click.option("--theorem", "theorems", multiple=True, metavar="T", help="Only this claim (may be repeated; default: all).")
+@click.option(
+    "--theorem",
+    "theorems",
+    multiple=True,
+    metavar="T",
+    help="Only this claim or invariant (may be repeated; default: all claims).",
+)
 @fault_option
 @scope_option
 @click.option("--depth", type=click.IntRange(0), metavar="N", help="Maximum depth, in steps.")
@@ -59,8 +65,8 @@ def explore(
     """
     loaded = loader.load(system, faults)
     for name in theorems:
-        known_claim(name, loaded.claims())
-    claims = [c for n, c in loaded.claims().items() if not theorems or n in theorems]
+        known_claim(name, loaded.claims(), loaded.invariants)
+    claims = [c for n, c in (loaded.stated() if theorems else loaded.claims()).items() if not theorems or n in theorems]
     given = given_scope(loaded, scope)
     sizes = {**first_scope(loaded), **given}
     limits = Limits(depth=depth, states=states, seconds=limit, whole=True, renamed=renamed)

@@ -75,8 +75,9 @@ def find_attacks(
 ) -> dict[str, Trace | None]:
     """A short attack on each claim, replayed on the executable model; None if none is found.
 
-    With `one`, the search ends with the first violated claim. `given` fixes the size of some sorts, `depth` bounds
-    the steps of an attack. `max_depth` bounds the search by solver, and the other searches if it is less than usual.
+    An invariant may be named like a claim; what breaks it is no attack on a claim, and reports say so. With `one`, the
+    search ends with the first violated claim. `given` fixes the size of some sorts, `depth` bounds the steps of an attack.
+    `max_depth` bounds the search by solver, and the other searches if it is less than usual.
 
     Small worlds come first, unless the world that the formulas ask for is a large one. All calls are searched to
     `FIRST_DEPTH` (one step less for more than `FEW` claims at once), then the directed search runs, at first by way of
@@ -88,7 +89,7 @@ def find_attacks(
     than its length, the attack is a shortest one. None means none up to `max_depth` steps, and none found by the other
     searches. Raises `SolverError` when the executable model does not confirm an attack.
     """
-    open_claims = {n: system.claims()[n] for n in claims}
+    open_claims = {n: system.stated()[n] for n in claims}
     found: dict[str, Trace | None] = dict.fromkeys(open_claims)
     bound = depth if depth is not None else max_depth if max_depth < MAX_DEPTH else None
     doubts = doubts or Doubts(system)
@@ -183,7 +184,7 @@ def _in_its_cone(
     system: System, name: str, max_depth: int, limit: float, given: Mapping[str, int] | None, depth: int | None
 ) -> Trace | None:
     """An attack in the part of the system that a claim depends on, if that is not all of it."""
-    part = cone(system, system.claims()[name])
+    part = cone(system, system.stated()[name])
     if part is None:
         return None
     trace = find_attacks(part, [name], (), max_depth, limit, given=given, depth=depth)[name]
@@ -195,7 +196,7 @@ def _believed(system: System, trace: Trace, limit: float, all_seen: bool) -> Tra
 
     `all_seen` says that it is a shortest one of a world whose states were all looked at.
     """
-    claim = system.claims()[trace.claim]
+    claim = system.stated()[trace.claim]
     if all_seen:
         small = _emptied(system, claim, in_smaller_worlds(system, claim, trace))
     else:
