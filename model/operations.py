@@ -358,77 +358,89 @@ def _set(st: s.Set, scope: Scope, decls: Declarations) -> list[Update]:
     target = inner.value(st.target)
     if target is None or cond is None:
         return []
-    pairs: list[tuple[Term, Term | None]] = []
-    if isinstance(target, RecordTerm):
-        fields = dict(target.fields)
-        if isinstance(st.value, s.Record):
-            given = dict(st.value.fields)
-            decls.distinct(tuple(s.Binder(n, "", v.span) for n, v in st.value.fields))
-            for name, expr in given.items():
-                if name not in fields:
-                    decls.problem(
-                        "E0311",
-                        expr.span,
-                        f"unknown field `{name}`",
-                        f"Expected {', '.join(fields)}.",
-                        suggest(name, fields),
-                    )
-            missing = [n for n in fields if n not in given]
-            if missing:
-                decls.problem(
-                    "E0412",
-                    st.span,
-                    f"fields not set: {', '.join(missing)}",
-                    "Expected all fields of the record.",
-                    "To change some fields only, set each by name.",
-                )
-            pairs = [(t, _value(given[n], t, inner)) for n, t in fields.items() if n in given]
-        elif isinstance(st.value, s.Anything):
-            pairs = [(t, _value(st.value, t, inner)) for t in fields.values()]
-        else:
-            value = inner.value(st.value)
-            if isinstance(value, RecordTerm) and value.sorts() == target.sorts():
-                given_terms = dict(value.fields)
-                pairs = [(t, given_terms[n]) for n, t in fields.items()]
-            elif value is not None:
-                wanted = ", ".join(f"{n}: {sort}" for n, sort in target.sorts().items())
-                decls.problem("E0413", st.value.span, "this is not a record of the same fields", f"Expected {wanted}.")
-    elif isinstance(st.value, s.Record):
-        decls.problem("E0414", st.value.span, "a record is set where a single value belongs")
-    else:
-        pairs = [(target, _value(st.value, target, inner))]
     made = []
-    for place, value_term in pairs:
+    for place, value in _assigned(st, target, inner, decls):
         if not isinstance(place, App) or place.func == AT or place.func.partition(".")[0] not in decls.states:
             if not (isinstance(place, App) and place.func in decls.reserved):
                 decls.problem("E0415", st.span, "only declared state can be set")
             return []
-        if value_term is not None:
-            indices = {a.name for a in place.args if isinstance(a, Var)}
-            if isinstance(value_term, App) and value_term.func == ANY:
-                hidden = {v.name for v in binders} - indices
-                inside = sorted(hidden & {n for a in place.args for n in free_variables(a)})
-                if inside:
-                    decls.problem(
-                        "E0424",
-                        st.span,
-                        f"`{inside[0]}` is part of an index, and is not an index of the place by itself",
-                        hint="Each place gets a value of its own: write `for all` over its indices, `where` for the rest.",
-                    )
-                    return []
-                chosen = tuple(v for v in binders if v.name in indices)
-                value_term = replace(value_term, args=chosen)
-            loose = sorted({v.name for v in binders if v.name not in indices} & free_variables(value_term))
-            if loose:
-                decls.problem(
-                    "E0416",
-                    st.span,
-                    f"`{loose[0]}` is in the value, and is not an index of the place by itself",
-                    hint="Of several elements it would not be clear whose value is set.",
-                )
-                return []
-            made.append(Update(place.func, place.args, value_term, binders, cond, st.span))
+        if value is None:
+            continue
+        given = _of_the_place(st, place, value, binders, decls)
+        if given is None:
+            return []
+        made.append(Update(place.func, place.args, given, binders, cond, st.span))
     return made
+
+
+def _assigned(st: s.Set, target: Term | RecordTerm, scope: Scope, decls: Declarations) -> list[tuple[Term, Term | None]]:
+    """The places of one `set` with their values: the target, or the fields of a record. No value where one has a problem."""
+    if not isinstance(target, RecordTerm):
+        if isinstance(st.value, s.Record):
+            decls.problem("E0414", st.value.span, "a record is set where a single value belongs")
+            return []
+        return [(target, _value(st.value, target, scope))]
+    fields = dict(target.fields)
+    if isinstance(st.value, s.Record):
+        _check_fields(st, st.value, tuple(fields), decls)
+        given = dict(st.value.fields)
+        return [(t, _value(given[n], t, scope)) for n, t in fields.items() if n in given]
+    if isinstance(st.value, s.Anything):
+        return [(t, _value(st.value, t, scope)) for t in fields.values()]
+    value = scope.value(st.value)
+    if isinstance(value, RecordTerm) and value.sorts() == target.sorts():
+        terms = dict(value.fields)
+        return [(t, terms[n]) for n, t in fields.items()]
+    if value is not None:
+        wanted = ", ".join(f"{n}: {sort}" for n, sort in target.sorts().items())
+        decls.problem("E0413", st.value.span, "this is not a record of the same fields", f"Expected {wanted}.")
+    return []
+
+
+def _check_fields(st: s.Set, record: s.Record, fields: tuple[str, ...], decls: Declarations) -> None:
+    """Report fields that are written twice, unknown, or missing."""
+    given = dict(record.fields)
+    decls.distinct(tuple(s.Binder(n, "", v.span) for n, v in record.fields))
+    for name, expr in given.items():
+        if name not in fields:
+            expected = f"Expected {', '.join(fields)}."
+            decls.problem("E0311", expr.span, f"unknown field `{name}`", expected, suggest(name, fields))
+    missing = [n for n in fields if n not in given]
+    if missing:
+        decls.problem(
+            "E0412",
+            st.span,
+            f"fields not set: {', '.join(missing)}",
+            "Expected all fields of the record.",
+            "To change some fields only, set each by name.",
+        )
+
+
+def _of_the_place(st: s.Set, place: App, value: Term, binders: tuple[Var, ...], decls: Declarations) -> Term | None:
+    """The value of a place in a `for all`; none, with a problem, if it is not clear which element's value the place gets."""
+    indices = {a.name for a in place.args if isinstance(a, Var)}
+    hidden = {v.name for v in binders} - indices
+    if isinstance(value, App) and value.func == ANY:
+        inside = sorted(hidden & {n for a in place.args for n in free_variables(a)})
+        if inside:
+            decls.problem(
+                "E0424",
+                st.span,
+                f"`{inside[0]}` is part of an index, and is not an index of the place by itself",
+                hint="Each place gets a value of its own: write `for all` over its indices, `where` for the rest.",
+            )
+            return None
+        value = replace(value, args=tuple(v for v in binders if v.name in indices))
+    loose = sorted(hidden & free_variables(value))
+    if loose:
+        decls.problem(
+            "E0416",
+            st.span,
+            f"`{loose[0]}` is in the value, and is not an index of the place by itself",
+            hint="Of several elements it would not be clear whose value is set.",
+        )
+        return None
+    return value
 
 
 def _value(expr: s.Expr, place: Term, scope: Scope) -> Term | None:

@@ -159,6 +159,29 @@ def is_trace(path: Path) -> bool:
 
 def load_jsonl(path: Path, system: System) -> Trace:
     """Read a trace of a system. Raises `TraceError` naming file and line when it is malformed."""
+    head, initial, *rows = _objects(path)
+    try:
+        if head.get("system") != system.name:
+            raise TraceError(f"{path}:1: a trace of system `{head.get('system')}`, not of `{system.name}`.")
+        world = _world(head["world"], system, f"{path}:1")
+        return Trace(
+            str(head["system"]),
+            tuple(map(str, head["faults"])),
+            str(head["claim"]),
+            world,
+            _initial(initial["initial"], system, world, f"{path}:2"),
+            _events(rows, system, world, path),
+            int(head.get("excluded", -1)),
+            str(head.get("note", "")),
+        )
+    except KeyError as error:
+        raise TraceError(f"{path}: malformed trace: `{error.args[0]}` is missing.") from None
+    except (TypeError, ValueError, AttributeError, OverflowError):
+        raise TraceError(f"{path}: malformed trace: a value of the wrong kind (the format: model/README.md).") from None
+
+
+def _objects(path: Path) -> list[dict[str, Any]]:
+    """The lines of a trace: its header, the initial state, and the events."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -176,74 +199,66 @@ def load_jsonl(path: Path, system: System) -> Trace:
         raise TraceError(f"{path}:1: not a trace; expected a header with format {FORMAT!r}.")
     if len(rows) < 2:
         raise TraceError(f"{path}: ends after its header; the initial state should follow.")
-    try:
-        head = rows[0]
-        if head.get("system") != system.name:
-            raise TraceError(f"{path}:1: a trace of system `{head.get('system')}`, not of `{system.name}`.")
-        if any(type(v) is not int for part in ("sizes", "consts") for v in head["world"][part].values()):
-            raise TraceError(f"{path}:1: sizes and constants of the world must be whole numbers.")
-        world = World(
-            {str(k): int(v) for k, v in head["world"]["sizes"].items()},
-            {str(k): int(v) for k, v in head["world"]["consts"].items()},
-        )
-        if set(world.sizes) != set(system.sorts) or set(world.consts) != set(system.consts):
-            raise TraceError(f"{path}:1: the world is not one of system `{system.name}`.")
-        if any(not 1 <= n <= 64 for n in world.sizes.values()) or any(
-            not 0 <= v < size_of(system, world, system.consts[c]) for c, v in world.consts.items()
-        ):
-            raise TraceError(f"{path}:1: the sizes of the world must lie between 1 and 64, constants inside them.")
-        if sum(table_sizes(system, world)) > MAX_PLACES:
-            raise TraceError(f"{path}:1: the world has more than {MAX_PLACES:,} places; make it smaller.")
-        state = [[0] * n for n in table_sizes(system, world)]
-        names = {
-            place(f.name, index_names(system, world, f.name, i)): (k, i, f.sort)
-            for k, f in enumerate(system.funcs.values())
-            for i in range(len(state[k]))
-        }
-        for where, value in rows[1]["initial"].items():
-            if where not in names:
-                raise TraceError(f"{path}:2: there is no place `{where}` in this world.")
-            k, i, sort = names[where]
-            state[k][i] = _element(system, world, sort, value, f"{path}:2")
-        steps = {t.label: in_world(system, world, t) for s in system.steps for t in s.outcomes()}
-        params = {label: t.params for label, t in steps.items()}
-        events = []
-        for n, row in enumerate(rows[2:], 3):
-            if row.get("call") not in params:
-                raise TraceError(
-                    f"{path}:{n}: there is no step `{row.get('call')}`. {suggest(str(row.get('call')), params)}".strip()
-                )
-            given = row.get("args", {})
-            args = {}
-            for p in params[row["call"]]:
-                if p.name not in given:
-                    raise TraceError(f"{path}:{n}: `{row['call']}` needs the argument `{p.name}`.")
-                args[p.name] = _element(system, world, p.sort, given[p.name], f"{path}:{n}")
-            made = steps[row["call"]]
-            for name, is_so in (("i", n - 2), ("kind", made.step.kind), ("result", made.code or "okay")):
-                if row.get(name, is_so) != is_so:
-                    raise TraceError(
-                        f"{path}:{n}: `{name}` is {json.dumps(row[name])}; of `{row['call']}` as event {n - 2} "
-                        f"it is {json.dumps(is_so)}."
-                    )
-            changed = row.get("changes")
-            if changed is not None and not isinstance(changed, dict):
-                raise TraceError(f"{path}:{n}: `changes` must be an object.")
-            events.append(Event(row["call"], args, changed))
-        return Trace(
-            str(head["system"]),
-            tuple(map(str, head["faults"])),
-            str(head["claim"]),
-            world,
-            state,
-            tuple(events),
-            int(head.get("excluded", -1)),
-            str(head.get("note", "")),
-        )
-    except KeyError as error:
-        raise TraceError(f"{path}: malformed trace: `{error.args[0]}` is missing.") from None
-    except (TypeError, ValueError, AttributeError, OverflowError):
-        raise TraceError(f"{path}: malformed trace: a value of the wrong kind (the format: model/README.md).") from None
+    return rows
+
+
+def _world(given: dict[str, Any], system: System, where: str) -> World:
+    """The world of a header, if it is one of the system and not too large."""
+    if any(type(v) is not int for part in ("sizes", "consts") for v in given[part].values()):
+        raise TraceError(f"{where}: sizes and constants of the world must be whole numbers.")
+    world = World(dict(given["sizes"]), dict(given["consts"]))
+    if set(world.sizes) != set(system.sorts) or set(world.consts) != set(system.consts):
+        raise TraceError(f"{where}: the world is not one of system `{system.name}`.")
+    if any(not 1 <= n <= 64 for n in world.sizes.values()) or any(
+        not 0 <= v < size_of(system, world, system.consts[c]) for c, v in world.consts.items()
+    ):
+        raise TraceError(f"{where}: the sizes of the world must lie between 1 and 64, constants inside them.")
+    if sum(table_sizes(system, world)) > MAX_PLACES:
+        raise TraceError(f"{where}: the world has more than {MAX_PLACES:,} places; make it smaller.")
+    return world
+
+
+def _initial(given: dict[str, Any], system: System, world: World, where: str) -> State:
+    """The state in which the given places have the given values, and all others the first of their sorts."""
+    state = [[0] * n for n in table_sizes(system, world)]
+    names = {
+        place(f.name, index_names(system, world, f.name, i)): (k, i, f.sort)
+        for k, f in enumerate(system.funcs.values())
+        for i in range(len(state[k]))
+    }
+    for name, value in given.items():
+        if name not in names:
+            raise TraceError(f"{where}: there is no place `{name}` in this world.")
+        k, i, sort = names[name]
+        state[k][i] = _element(system, world, sort, value, where)
+    return state
+
+
+def _events(rows: list[dict[str, Any]], system: System, world: World, path: Path) -> tuple[Event, ...]:
+    """The events of a trace, whose lines follow the first two of its file."""
+    steps = {t.label: in_world(system, world, t) for s in system.steps for t in s.outcomes()}
+    events = []
+    for n, row in enumerate(rows, 1):
+        where = f"{path}:{n + 2}"
+        if row.get("call") not in steps:
+            hint = suggest(str(row.get("call")), steps)
+            raise TraceError(f"{where}: there is no step `{row.get('call')}`. {hint}".strip())
+        made = steps[row["call"]]
+        given = row.get("args", {})
+        args = {}
+        for p in made.params:
+            if p.name not in given:
+                raise TraceError(f"{where}: `{row['call']}` needs the argument `{p.name}`.")
+            args[p.name] = _element(system, world, p.sort, given[p.name], where)
+        for name, is_so in (("i", n), ("kind", made.step.kind), ("result", made.code or "okay")):
+            if row.get(name, is_so) != is_so:
+                due = f"of `{row['call']}` as event {n} it is {json.dumps(is_so)}"
+                raise TraceError(f"{where}: `{name}` is {json.dumps(row[name])}; {due}.")
+        changed = row.get("changes")
+        if changed is not None and not isinstance(changed, dict):
+            raise TraceError(f"{where}: `changes` must be an object.")
+        events.append(Event(row["call"], args, changed))
+    return tuple(events)
 
 
 def _element(system: System, world: World, sort: str, value: object, where: str) -> int:

@@ -26,6 +26,7 @@ from bulkhead.proofs.refinement.handlers.spec_terms import RuleState
 from bulkhead.proofs.refinement.handlers.symbolic_xen import SymbolicXen
 from bulkhead.proofs.refinement.interleaved import Interleaved
 from bulkhead.proofs.refinement.lockstep import abstraction as on_numbers
+from bulkhead.proofs.refinement.lockstep.dump import LONGEST, dump
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.spec_world import NOBODY, Size, rules_for
 from bulkhead.proofs.refinement.workload.scheduler import Driver
@@ -532,3 +533,12 @@ def test_a_fault_of_one_form_is_noticed(fault: str) -> None:
     module, name, value = FAULTS[fault]
     with mock.patch.object(module, name, value), pytest.raises(AssertionError, match="the forms differ"):
         held_together(2, 400)
+
+
+def test_a_long_difference_is_told_where_it_begins() -> None:
+    """A stream of 64 KiB would fill the screen and hide which call was wrong."""
+    stream = bytes(range(256)) * 256
+    (line,) = dump({"console[3].waiting": (stream, stream[:40_000] + b"?" + stream[40_001:])})
+    assert len(line) < 3 * LONGEST
+    assert "rules ..." in line and "implementation ..." in line and "?" in line.partition("implementation")[2]
+    assert list(dump({"frame[3].owner": (1, 2)})) == ["  frame[3].owner: rules 1, implementation 2"]

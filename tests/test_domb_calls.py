@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 from click.testing import CliRunner, Result
 
+from bulkhead.impl.tools.xenconsoled import KEEP
 from bulkhead.model.diagnostics import UsageError
 from bulkhead.proofs.cli.diff import diff
 from bulkhead.proofs.faults.catalogue_domb import BY_NAME
@@ -23,6 +24,7 @@ from bulkhead.proofs.refinement.domb.signatures import OPERATIONS, TABLE
 from bulkhead.proofs.refinement.domb.target import DombTarget
 from bulkhead.proofs.refinement.domb.users import OF_USERS
 from bulkhead.proofs.refinement.domb.view import View
+from bulkhead.proofs.refinement.domb.workload.ending import end
 from bulkhead.proofs.refinement.domb.workload.scheduler import Driver
 from bulkhead.proofs.refinement.domb.world import NOBODY, Size, rules_for
 from bulkhead.proofs.refinement.recording import Header, read
@@ -202,3 +204,47 @@ def test_calls_of_nobody_there_are_not_done(tmp_path: Path, calls: list[str]) ->
     path.write_text(HEADER + BEGIN + "".join(lines))
     result = play_it(path, "--on", "lockstep")
     assert result.return_value == 0, result.output
+
+
+def test_an_episode_ends_although_the_ring_was_left_without_room(tmp_path: Path) -> None:
+    """A process wrote an index into the ring that DomB offers and went: the last tool's message does not fit, it connects
+    anew, and the guest that was built is destroyed."""
+    files(tmp_path)
+    machine = DombTarget(rules_for(Size()), 1, tmp_path / "exported")
+    driver = Driver(View(machine), machine, 1)
+    driver.domb()
+    spawned = machine.carry_out(Call("spawn", "", {})).given
+    driver.tools.build_small(machine.processes[spawned])
+    driver.domb()
+    offer = driver.view.offer
+    assert driver.view.built and offer is not None
+    spoiler = f"p{spawned}"
+    page = machine.carry_out(Call("map_grant", spoiler, {"dom": offer.domid, "ref": offer.ring_ref, "prot": 3})).given
+    assert (
+        machine.carry_out(Call("poke", spoiler, {"addr": page, "bytes": (1 << 20).to_bytes(4, "little").hex()})).code
+        == "okay"
+    )
+    machine.carry_out(Call("kill", spoiler, {}))
+    end(driver)
+    assert machine.book is not None
+    machine.book.close()
+
+
+def test_input_that_is_cut_is_cut_after_what_went_out(tmp_path: Path) -> None:
+    """xenconsoled keeps 64 KiB of a guest's input. A ring is served between two inputs, and nothing is compared between."""
+    files(tmp_path)
+    machine = DombTarget(rules_for(Size()), 1, tmp_path / "exported", compare_every=1000)
+    driver = Driver(View(machine), machine, 1)
+    driver.domb()
+    driver.tools.build_small(machine.processes[machine.carry_out(Call("spawn", "", {})).given])
+    driver.domb()
+    daemon = driver.view.consoled
+    assert daemon is not None
+    (domid,) = daemon.consoles
+    for text in (b"a" * KEEP, b"b" * KEEP):
+        daemon.type(domid, text)
+        daemon.step()
+    machine.compare(now=True)
+    end(driver)
+    assert machine.book is not None
+    machine.book.close()

@@ -8,10 +8,11 @@ from bulkhead.impl.xen import frames
 from bulkhead.proofs.faults.catalogue import BY_NAME
 from bulkhead.proofs.faults.catalogue_tests import FAULTS as OF_TESTS
 from bulkhead.proofs.faults.laying import function_at, installed
-from tests.lines_run import Runner, lines_of
+from tests.lines_run import ROOT, Runner, lines_of
 from tests.mutants.advisories import FAULTS
 from tests.mutants.asking import fits, function_of, laid
 from tests.mutants.places import Mutant, mutants_of, sample, source_of
+from tests.unrun_argued import REASONS, functions
 from tests.unrun_lines import report, unrun
 
 TEXT = '''
@@ -85,8 +86,36 @@ def test_lines_that_nothing_runs() -> None:
     assert unrun(lines, found, ("recording", "unit")) == {}
     assert report(lines, found, {"xen/f.py": text.splitlines()}) == [
         "impl/xen/f.py:3  return 1",
-        "1 of 3 lines are run by neither campaign nor recording, 0 of them by no unit test either (!).",
+        "1 of 3 lines are run by neither campaign nor recording: 0 for the reasons above, 1 others; "
+        "0 of them by no unit test either (!).",
     ]
+
+
+def test_reasons_are_about_places_that_there_are() -> None:
+    """Each place names a file, a function or class of it, and words of one of its lines."""
+    for places in REASONS.values():
+        for place in places:
+            file, _, rest = place.partition(" ")
+            who, _, words = rest.partition(" ")
+            text = (ROOT / "impl" / file).read_text()
+            names = functions(text)
+            lines = [
+                line
+                for n, line in enumerate(text.splitlines(), 1)
+                if who in ("", names.get(n, "").partition(".")[0], names.get(n))
+            ]
+            assert lines and any(words in line for line in lines), place
+
+
+def test_a_line_with_a_reason_is_counted_and_not_shown() -> None:
+    text = "def run_all(x):\n    if x:\n        return 1\n    return 2\n"
+    lines = {"xen/scheduler.py": lines_of(text)}
+    told = report(lines, [], {"xen/scheduler.py": text.splitlines()})
+    assert (
+        told[0].startswith("3 lines: the seeded interleaving")
+        and len(told) == 2
+        and ": 3 for the reasons above, 0 others" in told[1]
+    )
 
 
 def test_the_faults_of_advisories_stand_in_the_text() -> None:

@@ -7,9 +7,11 @@ nothing about other lines: the effect of a covered line may still not be compare
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from tests.lines_run import ROOT, Runner, every_line, runners
+from tests.unrun_argued import functions, reason
 
 COMPARED = ("recording", "preempted", "campaign")  # what the rules or real Xen answer too
 
@@ -24,18 +26,25 @@ def unrun(lines: Mapping[str, frozenset[int]], found: Sequence[Runner], kinds: S
 
 
 def report(lines: Mapping[str, frozenset[int]], found: Sequence[Runner], texts: Mapping[str, Sequence[str]]) -> list[str]:
-    """One line for each uncovered line of source, and the sums."""
+    """One line for each uncovered line of source without a reason, the reasons of the others, and the sums."""
     compared = unrun(lines, found, COMPARED)
     nobody = unrun(lines, found, (*COMPARED, "unit"))
-    out = [
-        f"impl/{file}:{line}{'!' if line in nobody.get(file, ()) else ' '} {texts[file][line - 1].strip()}"
-        for file, here in compared.items()
-        for line in sorted(here)
-    ]
+    out, argued = [], Counter[str]()
+    for file, here in compared.items():
+        names = functions("\n".join(texts[file]))
+        for line in sorted(here):
+            text = texts[file][line - 1].strip()
+            told = reason(file, names.get(line, ""), text)
+            argued[told] += 1
+            if not told:
+                out.append(f"impl/{file}:{line}{'!' if line in nobody.get(file, ()) else ' '} {text}")
+    left = argued.pop("", 0)
     total = sum(map(len, lines.values()))
     return [
         *out,
-        f"{sum(map(len, compared.values()))} of {total:,} lines are run by neither campaign nor recording, "
+        *(f"{count} lines: {told}" for told, count in argued.most_common()),
+        f"{sum(map(len, compared.values()))} of {total:,} lines are run by neither campaign nor recording: "
+        f"{argued.total()} for the reasons above, {left} others; "
         f"{sum(map(len, nobody.values()))} of them by no unit test either (!).",
     ]
 

@@ -248,12 +248,11 @@ def do_xenoprof_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a
 
 
 def _free_pirq(xen: Xen, vcpu: VCpu, kind: int, arg: int) -> int:
-    """An interrupt number for the guest: the lowest for a line, the highest for a message."""
-    numbers = range(FIRST_FREE_INTERRUPT, INTERRUPTS)
-    free = [each for each in numbers if each not in vcpu.domain.pirqs]
-    if not free:
+    """An interrupt number for the guest: the lowest of a line, or the highest of a message; each has numbers of its own."""
+    numbers = range(FIRST_FREE_INTERRUPT, LINES) if kind == GSI else range(INTERRUPTS - 1, LINES - 1, -1)
+    chosen = next((each for each in numbers if each not in vcpu.domain.pirqs), None)
+    if chosen is None:
         return -ENOSPC
-    chosen = free[0] if kind == GSI else free[-1]
     vcpu.domain.pirqs.add(chosen)
     return 0 if write(xen, vcpu, arg + 4, U32.pack(chosen)) else -EFAULT
 

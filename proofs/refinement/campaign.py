@@ -15,7 +15,7 @@ from bulkhead.model.caller import OKAY
 from bulkhead.proofs.jobs import Workers
 from bulkhead.proofs.refinement.calls import Answer, Call, Interleaving
 from bulkhead.proofs.refinement.interleaved import Interleaved
-from bulkhead.proofs.refinement.lockstep.abstraction import dump
+from bulkhead.proofs.refinement.lockstep.dump import dump
 from bulkhead.proofs.refinement.lockstep.lockstep import CLAIMS_EVERY, FULL_EVERY, Lockstep
 from bulkhead.proofs.refinement.lockstep.spec_state import Log, Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import Rules, Size, rules_for
@@ -78,7 +78,7 @@ def episode(
         target = recorder = Recorder(machine, lines.append, log)
         recorder.end(recorder.begin(Call(MACHINE, "", {"seed": own_seed})), Answer(OKAY))
     driver = Driver(machine.view, target, own_seed)
-    if driver.rng.random() < 0.3:
+    if driver.rng.random() < 0.45:
         source, dest = driver.rng.sample((0, 1, 2, 3), 2)
         target.carry_out(Call("deny", "", {"source": source, "dest": dest}))
     failure = None

@@ -55,6 +55,7 @@ RULES: Final[Mapping[Key, tuple[str, ...]]] = {
         "privcmd_populate_physmap_at",
     ),
     (MEMORY, "add_to_physmap"): ("add_to_physmap",),
+    (MEMORY, "add_to_physmap_batch"): ("add_to_physmap",),
     (MEMORY, "remove_from_physmap"): ("remove_from_physmap",),
     (EVENTS, "bind_interdomain"): ("evtchn_bind_interdomain",),
     (EVENTS, "close"): ("evtchn_close",),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 SELF = "the caller names itself: it exists, it runs, and it may"
 TABLE = "Dom0's own table: Dom0 exists, runs, and may"
+PV = "Dom0 is a PV guest, and names its pages by their frames"
 NO_LIMIT = "the implementation sets no limit; the rules' world has one"
 ROOM = "the rules' world has no translation left; page tables have"
 KNOWN = "a bound port is open (theorem ports_go_with_files)"
@@ -43,6 +44,7 @@ CANNOT_HAPPEN: dict[str, str] = {
     "gntdev_copy.move: GNTST_bad_copy_arg": CHECKED,
     "gntdev_copy.claim_source: ERESTART": ONE_COPY,
     "gntdev_copy.claim_dest: ERESTART": ONE_COPY,
+    "gntalloc_inherit: EINVAL": PV,
     "gntalloc_inherit: ESRCH": TABLE,
     "gntalloc_inherit: EPERM": TABLE,
     "gntalloc_inherit: EBUSY": "what the parent maps is there",
@@ -54,6 +56,7 @@ CANNOT_HAPPEN: dict[str, str] = {
     "gntdev_map_next_ref: EINVAL": "the kernel makes one map of all the grants of a call at once",
     "gntdev_map_next_ref: ENOMEM": NO_LIMIT,
     "gntalloc_remap: EFAULT": "the kernel changes only entries that are there",
+    "gntalloc_remap: EINVAL": PV,
     "gntalloc_remap: ESRCH": TABLE,
     "gntalloc_remap: EPERM": TABLE,
     "gntalloc_remap: EBUSY": "what the process maps is there",

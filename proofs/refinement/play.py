@@ -22,7 +22,7 @@ from bulkhead.model.caller import OKAY
 from bulkhead.model.diagnostics import UsageError
 from bulkhead.proofs.refinement.calls import NOT_DONE, Answer, Call
 from bulkhead.proofs.refinement.interleaved import Interleaved
-from bulkhead.proofs.refinement.lockstep.abstraction import dump
+from bulkhead.proofs.refinement.lockstep.dump import dump
 from bulkhead.proofs.refinement.lockstep.lockstep import CLAIMS_EVERY, FULL_EVERY, Lockstep
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch, SpecState
 from bulkhead.proofs.refinement.lockstep.spec_world import Rules

@@ -47,6 +47,8 @@ SIGNATURES: Final = {
     "remove_from_physmap": "gfn",
     "move_in_physmap": "was gfn",
     "add_to_physmap": "space index gfn",
+    "move_range_in_physmap": "was gfn count",
+    "add_to_physmap_batch": "space indexes gfns",
     "add_to_physmap_foreign": "dom number gfn",
     "evtchn_alloc_unbound": "dom remote",
     "evtchn_bind_interdomain": "dom port",
@@ -143,6 +145,7 @@ KINDS: Final[dict[str, tuple[str, Callable[[Any], bool]]]] = {
     "part": ("where a part of a page begins, and its length", _numbers(2)),
     "mfns": ("a list of frame numbers", _numbers(None)),
     "gfns": ("a list of frame numbers", _numbers(None)),
+    "indexes": ("a list of numbers of pages", _numbers(None)),
 }
 NUMBER: Final = ("a number from 0, of 64 bits", _number)
 Kinds = Mapping[str, tuple[str, Callable[[Any], bool]]]

@@ -42,6 +42,21 @@ class Recording:
 
 def read_recording(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Header and operations of a recording; BadRecording with a one-line reason."""
+    lines = _objects(path, _text(path))
+    if not lines or lines[0].get("format") != FORMAT:
+        raise BadRecording(f"{path}: not a {FORMAT} recording")
+    if len(lines) < 2:
+        raise BadRecording(f"{path}: a header, and no operations after it")
+    for number, value in enumerate(lines[1:], 2):
+        if not isinstance(value.get("op"), str) or not isinstance(value.get("a"), dict):
+            raise BadRecording(f"{path}:{number}: an operation needs op and a")
+        if not isinstance(value.get("res", {}), dict) or not isinstance(value.get("e", {}), dict):
+            raise BadRecording(f"{path}:{number}: res and e must be objects")
+    return lines[0], lines[1:]
+
+
+def _text(path: Path) -> str:
+    """The text of a file, which may be compressed."""
     try:
         if not path.exists():
             raise BadRecording(f"{path}: no such file")
@@ -58,6 +73,11 @@ def read_recording(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         raise BadRecording(f"{path}: cannot be read ({getattr(exc, 'strerror', None) or exc})") from exc
     if len(raw) > MAX_BYTES:
         raise BadRecording(f"{path}: more than {MAX_BYTES:,} bytes of text; split the recording")
+    return text
+
+
+def _objects(path: Path, text: str) -> list[dict[str, Any]]:
+    """The object on each line that is not empty."""
     lines: list[dict[str, Any]] = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
@@ -71,16 +91,7 @@ def read_recording(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         if not isinstance(value, dict):
             raise BadRecording(f"{path}:{number}: not an object")
         lines.append(value)
-    if not lines or lines[0].get("format") != FORMAT:
-        raise BadRecording(f"{path}: not a {FORMAT} recording")
-    if len(lines) < 2:
-        raise BadRecording(f"{path}: a header, and no operations after it")
-    for number, value in enumerate(lines[1:], 2):
-        if not isinstance(value.get("op"), str) or not isinstance(value.get("a"), dict):
-            raise BadRecording(f"{path}:{number}: an operation needs op and a")
-        if not isinstance(value.get("res", {}), dict) or not isinstance(value.get("e", {}), dict):
-            raise BadRecording(f"{path}:{number}: res and e must be objects")
-    return lines[0], lines[1:]
+    return lines
 
 
 def replay(path: Path, preemption: Preemption | None = None) -> Recording:

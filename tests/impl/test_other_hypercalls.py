@@ -12,8 +12,12 @@ import pytest
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.continuation import ALWAYS, NEVER, Preemption
 from bulkhead.impl.xen.descriptors import checked
+from bulkhead.impl.xen.domains import VCpu
+from bulkhead.impl.xen.domctl_vcpus import BITMAP
 from bulkhead.impl.xen.frames import PGT_SEG
 from bulkhead.impl.xen.guest_access import read, write
+from bulkhead.impl.xen.hypercall import TABLE, Steps
+from bulkhead.impl.xen.machine import Xen
 from bulkhead.proofs.replay.ops import execute
 from bulkhead.proofs.replay.rig import Agent, Rig
 from tests.impl.support import agent, check_counts, machine
@@ -200,3 +204,38 @@ def test_what_is_not_offered_says_so(words: str) -> None:
     command, _, rest = words.partition(",")
     given = {"by": "d0", "nr": abi.HYPERVISOR_SYSCTL, "w": f"0:4:{command},4:4:0x15,{rest}", "a1": "arg"}
     assert execute(machine("A"), "x", given, set())["r"] == -abi.ENOSYS
+
+
+@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize("beyond", [1 << 64, -(1 << 64)])
+def test_a_register_has_64_bits(monkeypatch: pytest.MonkeyPatch, place: int, beyond: int) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def noted(xen: Xen, vcpu: VCpu, *registers: int) -> Steps:
+        yield from ()
+        seen.append(registers)
+        return 0
+
+    monkeypatch.setitem(TABLE, 63, noted)
+    wanted = (0x11, (1 << 64) - 1, 0, 1 << 63, 0x55)
+    given = [value + beyond if n == place else value for n, value in enumerate(wanted)]
+    assert call(machine("A"), "A", 63, *given) == 0
+    assert seen == [wanted]
+
+
+def test_a_domain_without_vcpus_has_all_nodes() -> None:
+    """XEN_DOMCTL_getnodeaffinity: with vCPUs, the one node of the host's processor."""
+    rig = machine("A")
+    kernel = rig.kernel
+    where = kernel.arg_va + 1024
+
+    def nodes(domid: int) -> int:
+        assert kernel.domctl(abi.DOMCTL_GETNODEAFFINITY, domid, BITMAP.pack(where, 64))[0] == 0
+        return int(abi.U64.unpack(read(rig.xen, kernel.vcpu, where, 8) or b"")[0])
+
+    body = abi.CREATEDOMAIN.pack(0, bytes(16), 0, 0, 2, 10, 3, 1, 2, 0, 0, 0, 0)
+    assert kernel.domctl(abi.DOMCTL_CREATEDOMAIN, 9, body)[0] == 0
+    assert nodes(9) == (1 << 64) - 1
+    assert kernel.domctl(abi.DOMCTL_MAX_VCPUS, 9, abi.U32.pack(1))[0] == -abi.EINVAL  # two, as it was created with
+    assert kernel.domctl(abi.DOMCTL_MAX_VCPUS, 9, abi.U32.pack(2))[0] == 0
+    assert nodes(9) == 1

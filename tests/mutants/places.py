@@ -135,10 +135,19 @@ def _body(function: ast.FunctionDef) -> list[ast.AST]:
     return [n for statement in function.body for n in ast.walk(statement) if id(n) not in skipped]
 
 
+def called_at_import(text: str) -> set[str]:
+    """The functions that a module itself calls when it is imported."""
+    return _early(ast.parse(text))
+
+
+def _early(tree: ast.Module) -> set[str]:
+    top = [n for n in tree.body if not isinstance(n, ast.FunctionDef | ast.ClassDef)]
+    return {n.func.id for each in top for n in ast.walk(each) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+
+
 def _functions(tree: ast.Module) -> Iterator[tuple[str, ast.FunctionDef]]:
     """Functions and methods, except those that the module calls at import: a change would come too late."""
-    top = [n for n in tree.body if not isinstance(n, ast.FunctionDef | ast.ClassDef)]
-    done = {n.func.id for each in top for n in ast.walk(each) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+    done = _early(tree)
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name not in done:
             yield node.name, node

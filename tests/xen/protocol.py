@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bulkhead.proofs.atomic_files import write_file
+from bulkhead.proofs.refinement.recording import packed
 from tests.xen.machine import Machine
 from tests.xen.problems import RigFailed
 
@@ -92,6 +93,6 @@ def record(number: int, call: Call, answer: Answer) -> dict[str, Any]:
 
 
 def write_recording(path: Path, profile: str, seed: int, lines: Sequence[Mapping[str, Any]]) -> None:
-    """A recording for `bulkhead replay`."""
+    """A recording for `bulkhead replay`; compressed if the file's name ends in `.xz`."""
     header = {"format": FORMAT, "profile": profile, "seed": str(seed), "xen": XEN, "linux": LINUX}
-    write_file(path, "".join(json.dumps(line) + "\n" for line in (header, *lines)))
+    write_file(path, packed(path, "".join(json.dumps(line) + "\n" for line in (header, *lines))))

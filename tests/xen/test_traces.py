@@ -92,10 +92,12 @@ def test_a_changed_answer_is_a_difference_with_both_sides() -> None:
     assert "real Xen '0x4100030009', the implementation '0x4100030008'" in found.text()
 
 
-def test_a_recording_is_one_that_replay_reads(tmp_path: Path) -> None:
-    write_recording(tmp_path / "run.jsonl", "xen", 4, recorded())
-    header, lines = read_recording(tmp_path / "run.jsonl")
+@pytest.mark.parametrize(("name", "begins"), [("run.jsonl", b'{"format"'), ("run.jsonl.xz", b"\xfd7zXZ")])
+def test_a_recording_is_one_that_replay_reads(tmp_path: Path, name: str, begins: bytes) -> None:
+    write_recording(tmp_path / name, "xen", 4, recorded())
+    header, lines = read_recording(tmp_path / name)
     assert header["seed"] == "4" and [line["op"] for line in lines] == ["mkdom", "pfill", "prd", "x"]
+    assert (tmp_path / name).read_bytes().startswith(begins)
 
 
 def test_answers_are_parsed_or_refused() -> None:

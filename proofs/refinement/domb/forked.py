@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from bulkhead.proofs.refinement.lockstep.abstraction import dump
+from bulkhead.proofs.refinement.lockstep.dump import dump
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
 NESTED: Final = 48  # processes that wait for each other; longer paths are gone again from the start

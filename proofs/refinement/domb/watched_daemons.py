@@ -300,6 +300,8 @@ class WatchedConsoled(Consoled):
         return output
 
     def type(self, domid: int, text: bytes) -> None:
+        if domid in self.consoles:
+            self._went(domid, self.consoles[domid].mapping.addr)  # what is cut depends on what has gone out before
         super().type(domid, text)
         self.typed[domid] = (self.typed[domid] + text)[:KEEP]
 
@@ -323,16 +325,17 @@ class WatchedConsoled(Consoled):
     def _came(self, domid: int, page: int) -> None:
         self.kept[domid] = (self.kept[domid] + self.taps.ends(page)[0].taken())[-KEEP:]
 
+    def _went(self, domid: int, page: int) -> None:
+        sent = self.taps.ends(page)[1].taken()
+        if not self.typed[domid].startswith(sent):
+            raise Mismatch(f"domain {domid} gets {sent[:80]!r}, and not what was typed: {self.typed[domid][:80]!r}")
+        self.typed[domid] = self.typed[domid][len(sent) :]
+
     def compare(self, out: Places) -> None:
         """Compare guests' output and pending input; returns the differences."""
         for domid, console in self.consoles.items():
-            reads, writes = self.taps.ends(console.mapping.addr)
-            del reads
             self._came(domid, console.mapping.addr)
-            sent = writes.taken()
-            if not self.typed[domid].startswith(sent):
-                out[f"console[{domid}].input"] = (self.typed[domid], sent)
-            self.typed[domid] = self.typed[domid][len(sent) :]
+            self._went(domid, console.mapping.addr)
             if self.kept[domid] != console.output:
                 out[f"console[{domid}].output"] = (self.kept[domid][-200:], console.output[-200:])
             if self.typed[domid] != console.waiting:

@@ -16,7 +16,7 @@ from bulkhead.proofs.refinement.exhaustive.guests import act, actions, canonical
 from bulkhead.proofs.refinement.exhaustive.limits import Action, Limits
 from bulkhead.proofs.refinement.exhaustive.search import Expanded, Result, run_worlds, search
 from bulkhead.proofs.refinement.exhaustive.snapshot import freeze, thaw
-from bulkhead.proofs.refinement.lockstep.abstraction import dump
+from bulkhead.proofs.refinement.lockstep.dump import dump
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import rules_for

@@ -6,8 +6,6 @@ Only facts that the rules determine are compared; the README's table of normal f
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from bulkhead.impl.dom0.evtchn import Evtchn
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.domains import ALIVE, DEAD, Domain
@@ -461,8 +459,3 @@ def _counts(rig: Rig, spec: SpecState, out: Places) -> None:
                 pin = domain.grant_table.active[number].pin
                 if pin != pins.get((d, r), 0):
                     out[f"pin counters of [{d}, {number}]"] = (hex(pins.get((d, r), 0)), hex(pin))
-
-
-def dump(places: Places) -> Iterable[str]:
-    """The lines of a report."""
-    return (f"  {place}: rules {a}, implementation {b}" for place, (a, b) in places.items())

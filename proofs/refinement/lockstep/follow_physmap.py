@@ -90,50 +90,89 @@ def follow_remove(lockstep: Lockstep, f: CallInFlight, gfn: int) -> Follower:
     spec = lockstep.spec_state
     assert f.guest is not None
     yield
-    _answered(lockstep, f, "remove_from_physmap", {"caller": f.domid, "t": spec.number(f.guest.domain, gfn)})
+    _answered(lockstep, f, "remove_from_physmap", {"caller": f.domid, "t": spec.number(f.guest.domain, gfn)}, f.rc)
 
 
 def follow_move(lockstep: Lockstep, f: CallInFlight, was: int, gfn: int) -> Follower:
     """add_to_physmap of an own page: it moves to another number, or stays."""
-    spec, me = lockstep.spec_state, f.domid
-    assert f.guest is not None
     yield
-    t, nil = spec.number(f.guest.domain, gfn), spec.size.handles - 1
-    args = {"gmfn": 1, "was": spec.number(f.guest.domain, was), "xens": spec.size.nowhere}
-    _put(lockstep, f, {"caller": me, "space": me, **args, "t": t, "nil": nil})
+    _moved(lockstep, f, was, gfn, f.rc)
 
 
 def follow_put(lockstep: Lockstep, f: CallInFlight, gfn: int, page: int) -> Follower:
     """add_to_physmap of one of Xen's pages, `page` as it is when the call begins."""
-    spec, me = lockstep.spec_state, f.domid
-    assert f.guest is not None
     yield
-    t, nil = spec.number(f.guest.domain, gfn), spec.size.handles - 1
-    args = {"gmfn": 0, "was": t, "xens": spec.frame(page)}
-    _put(lockstep, f, {"caller": me, "space": me, **args, "t": t, "nil": nil})
+    _xens_put(lockstep, f, gfn, page, f.rc)
+
+
+def follow_range(lockstep: Lockstep, f: CallInFlight, was: int, gfn: int, count: int) -> Follower:
+    """add_to_physmap of several own pages in a row, one after the other; the first that fails ends it."""
+    assert f.guest is not None
+    for i in range(count):
+        event = yield
+        rc = f.rc if event == END else 0
+        if not _moved(lockstep, f, was + i, gfn + i, rc):
+            return
+
+
+def follow_batch(
+    lockstep: Lockstep, f: CallInFlight, pages: list[int] | None, indexes: list[int], gfns: list[int]
+) -> Follower:
+    """add_to_physmap_batch, of own pages by their numbers, or of Xen's `pages` as they are when the call begins. Each
+    element has an error of its own, and none of them ends the call."""
+    for i, gfn in enumerate(gfns):
+        yield
+        rc = ERROR.unpack(lockstep.bytes(f, ERRORS_AT + i * ERROR.size, ERROR.size))[0]
+        if pages is None:
+            _moved(lockstep, f, indexes[i], gfn, rc)
+        else:
+            _xens_put(lockstep, f, gfn, pages[i], rc)
+    if f.rc:
+        raise Mismatch(f"add_to_physmap_batch gave {f.rc}")
 
 
 def follow_foreign(lockstep: Lockstep, f: CallInFlight) -> Follower:
     """add_to_physmap_batch of a foreign page: only of the hardware domain, and this is none."""
     yield
-    error = ERROR.unpack(lockstep.bytes(f, FOREIGN_ERROR_AT, 4))[0]
+    error = ERROR.unpack(lockstep.bytes(f, ERRORS_AT, ERROR.size))[0]
     if f.rc or error != -abi.EPERM:
         raise Mismatch(f"add_to_physmap_batch of a foreign page gave {f.rc}, {error}")
 
 
-def _put(lockstep: Lockstep, f: CallInFlight, args: dict[str, int]) -> None:
+def _moved(lockstep: Lockstep, f: CallInFlight, was: int, gfn: int, rc: int) -> bool:
+    """An own page moves to another number, or stays."""
+    spec, me = lockstep.spec_state, f.domid
+    assert f.guest is not None
+    t, nil = spec.number(f.guest.domain, gfn), spec.size.handles - 1
+    args = {"gmfn": 1, "was": spec.number(f.guest.domain, was), "xens": spec.size.nowhere}
+    return _put(lockstep, f, {"caller": me, "space": me, **args, "t": t, "nil": nil}, rc)
+
+
+def _xens_put(lockstep: Lockstep, f: CallInFlight, gfn: int, page: int, rc: int) -> bool:
+    """One of Xen's pages comes to a number."""
+    spec, me = lockstep.spec_state, f.domid
+    assert f.guest is not None
+    t, nil = spec.number(f.guest.domain, gfn), spec.size.handles - 1
+    args = {"gmfn": 0, "was": t, "xens": spec.frame(page)}
+    return _put(lockstep, f, {"caller": me, "space": me, **args, "t": t, "nil": nil}, rc)
+
+
+def _put(lockstep: Lockstep, f: CallInFlight, args: dict[str, int], rc: int) -> bool:
     """The rule step, and what has become of the page that was at the number."""
     spec, t = lockstep.spec_state, args["t"]
     there, was = spec.T["translation.present"][t], spec.T["translation.frame"][t]
-    if _answered(lockstep, f, "add_to_physmap", args) and there:
+    done = _answered(lockstep, f, "add_to_physmap", args, rc)
+    if done and there:
         lockstep.touch_frame(was)
+    return done
 
 
-def _answered(lockstep: Lockstep, f: CallInFlight, rule: str, args: dict[str, int]) -> bool:
-    want = OKAY if f.rc == 0 else ERRNO.get(f.rc, str(f.rc))
+def _answered(lockstep: Lockstep, f: CallInFlight, rule: str, args: dict[str, int], rc: int) -> bool:
+    want = OKAY if rc == 0 else ERRNO.get(rc, str(rc))
     lockstep.expect(f, rule, lockstep.spec_state.step(rule, args, ANY), want)
-    return f.rc == 0
+    return rc == 0
 
 
-FOREIGN_ERROR_AT = 96  # of the argument area
+LISTS_AT = (64, 96)  # of the argument area: the numbers, and where they go
+ERRORS_AT = 128
 ERROR = Struct("<i")

@@ -191,31 +191,44 @@ def _pack_gfns(lockstep: Lockstep, guest: Guest, vcpu: int, call: Call) -> Packe
     return (cmd, base), _reservation(base, call.arguments["gfns"])
 
 
-def _pack_foreign(lockstep: Lockstep, guest: Guest, vcpu: int, call: Call) -> Packed:
-    a, base = call.arguments, guest.arg(vcpu)
-    lists = abi.U64.pack(a["number"]) + abi.U64.pack(a["gfn"])
+def _pack_batch(guest: Guest, vcpu: int, space: int, foreign: int, indexes: Sequence[int], gfns: Sequence[int]) -> Packed:
+    base = guest.arg(vcpu)
+    at, to = fp.LISTS_AT
     head = abi.ADD_TO_PHYSMAP_BATCH.pack(
-        abi.DOMID_SELF, abi.XENMAPSPACE_GMFN_FOREIGN, 1, a["dom"], base + 64, base + 72, base + fp.FOREIGN_ERROR_AT
+        abi.DOMID_SELF, space, len(gfns), foreign, base + at, base + to, base + fp.ERRORS_AT
     )
-    return (abi.XENMEM_ADD_TO_PHYSMAP_BATCH, base), head.ljust(64, b"\0") + lists
+    one, two = (b"".join(map(abi.U64.pack, numbers)) for numbers in (indexes, gfns))
+    return (abi.XENMEM_ADD_TO_PHYSMAP_BATCH, base), (head.ljust(at, b"\0") + one).ljust(to, b"\0") + two
 
 
-def _pack_space(space: int, index: int, gfn: int, guest: Guest, vcpu: int) -> Packed:
-    return (abi.XENMEM_ADD_TO_PHYSMAP, guest.arg(vcpu)), abi.ADD_TO_PHYSMAP.pack(abi.DOMID_SELF, 0, space, index, gfn)
+def _pack_space(space: int, index: int, gfn: int, guest: Guest, vcpu: int, count: int = 0) -> Packed:
+    return (abi.XENMEM_ADD_TO_PHYSMAP, guest.arg(vcpu)), abi.ADD_TO_PHYSMAP.pack(abi.DOMID_SELF, count, space, index, gfn)
+
+
+def _xens_page(f: CallInFlight, space: int, number: int) -> int:
+    """The page of Xen's that an index names now, or -1."""
+    assert f.guest is not None
+    domain = f.guest.domain
+    if space == abi.XENMAPSPACE_SHARED_INFO:
+        pages = [domain.shared_info]
+    else:
+        status = number & abi.XENMAPIDX_GRANT_TABLE_STATUS
+        pages = list(domain.grant_table.status if status else domain.grant_table.shared)
+    index = number & ~abi.XENMAPIDX_GRANT_TABLE_STATUS
+    page = pages[index] if index < len(pages) else None
+    return -1 if page is None else page.mfn
 
 
 def _follow_put(lockstep: Lockstep, f: CallInFlight, call: Call) -> Follower:
     a = call.arguments
-    assert f.guest is not None
-    domain = f.guest.domain
-    if a["space"] == abi.XENMAPSPACE_SHARED_INFO:
-        pages = [domain.shared_info]
-    else:
-        status = a["index"] & abi.XENMAPIDX_GRANT_TABLE_STATUS
-        pages = list(domain.grant_table.status if status else domain.grant_table.shared)
-    index = a["index"] & ~abi.XENMAPIDX_GRANT_TABLE_STATUS
-    page = pages[index] if index < len(pages) else None
-    return fp.follow_put(lockstep, f, a["gfn"], -1 if page is None else page.mfn)
+    return fp.follow_put(lockstep, f, a["gfn"], _xens_page(f, a["space"], a["index"]))
+
+
+def _follow_batch(lockstep: Lockstep, f: CallInFlight, call: Call) -> Follower:
+    a = call.arguments
+    own = a["space"] == abi.XENMAPSPACE_GMFN
+    pages = None if own else [_xens_page(f, a["space"], index) for index in a["indexes"]]
+    return fp.follow_batch(lockstep, f, pages, list(a["indexes"]), list(a["gfns"]))
 
 
 # --- event channels ---
@@ -373,9 +386,27 @@ OPERATIONS: dict[str, Operation] = {
         _follow_put,
         lambda c: f"add_to_physmap {c.arguments['gfn']:#x}: page {c.arguments['index']:#x} of {c.arguments['space']}",
     ),
+    "move_range_in_physmap": Operation(
+        abi.HYPERVISOR_MEMORY_OP,
+        lambda b, guest, vcpu, c: _pack_space(
+            abi.XENMAPSPACE_GMFN_RANGE, c.arguments["was"], c.arguments["gfn"], guest, vcpu, c.arguments["count"]
+        ),
+        lambda b, f, c: fp.follow_range(b, f, c.arguments["was"], c.arguments["gfn"], c.arguments["count"]),
+        lambda c: f"add_to_physmap {c.arguments['gfn']:#x}: {c.arguments['count']} pages from {c.arguments['was']:#x} on",
+    ),
+    "add_to_physmap_batch": Operation(
+        abi.HYPERVISOR_MEMORY_OP,
+        lambda b, guest, vcpu, c: _pack_batch(
+            guest, vcpu, c.arguments["space"], 0, c.arguments["indexes"], c.arguments["gfns"]
+        ),
+        _follow_batch,
+        lambda c: f"add_to_physmap_batch {c.arguments['gfns']}: {c.arguments['indexes']} of {c.arguments['space']}",
+    ),
     "add_to_physmap_foreign": Operation(
         abi.HYPERVISOR_MEMORY_OP,
-        _pack_foreign,
+        lambda b, guest, vcpu, c: _pack_batch(
+            guest, vcpu, abi.XENMAPSPACE_GMFN_FOREIGN, c.arguments["dom"], [c.arguments["number"]], [c.arguments["gfn"]]
+        ),
         lambda b, f, c: fp.follow_foreign(b, f),
         lambda c: f"add_to_physmap_batch {c.arguments['gfn']:#x}: d{c.arguments['dom']}'s {c.arguments['number']:#x}",
     ),

@@ -46,7 +46,7 @@ class Caller:
         if mine and x < 0.94:
             return mine[int(self.rng.random() * len(mine))]
         others = [fd for fd, o in proc.fds.items() if o.kind != kind]
-        if others and x < 0.98:
+        if others and x < 0.97:
             return others[int(self.rng.random() * len(others))], None
         return NOT_THERE, None
 

@@ -59,6 +59,9 @@ def _grant(d: Caller) -> tuple[int, int]:
     held = [
         grant for r in d.view.maps if r.gmap.in_use and not special(d, r) for grant in r.grants if grant[0] in d.view.domains
     ]
+    left = [grant for grant in held if d.view.domains[grant[0]].is_dying]  # the granter goes while its page is mapped
+    if left and x < 0.2:
+        return left[int(x * 5 * len(left))]
     if held and x < 0.25:
         return held[int(x * 4 * len(held))]
     offers = []

@@ -81,11 +81,15 @@ def restrict_events(d: Caller, proc: Proc) -> str:
 def read_events(d: Caller, proc: Proc) -> str:
     """poll() and read() of some or all pending ports; then, usually, write() to enable them again."""
     fd, opened = d.fd_of(proc, "evtchn")
+    device = opened.file.device if opened is not None else None
+    if isinstance(device, Evtchn) and len(device.ring) == 1 and d.rng.random() < 0.6:
+        return ring(d, proc)  # until there are more to read
     size = (4096, 4096, 4, 7, 8, 3)[int(d.rng.random() * 6)]
+    if isinstance(device, Evtchn) and len(device.ring) > 1 and d.rng.random() < 0.6:
+        size = 7 if d.rng.random() < 0.5 else 4  # some are left
     may_sleep = d.rng.random() < 0.3
     d.call(proc, "poll", fd=fd)
     read = d.call(proc, "read", fd=fd, size=size, may_sleep=may_sleep)
-    device = opened.file.device if opened is not None else None
     overflow = isinstance(device, Evtchn) and device.overflow
     for port in read.given if d.rng.random() < 0.5 else ():
         _write_back(d, proc, fd, port)

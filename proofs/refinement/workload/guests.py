@@ -21,7 +21,14 @@ from bulkhead.proofs.refinement.lockstep.operations import told
 from bulkhead.proofs.refinement.lockstep.testbed import FIXED, SLOTS, Guest, PvGuest, PvhGuest
 from bulkhead.proofs.refinement.view import View
 from bulkhead.proofs.refinement.workload.passed_on import copy_through
-from bulkhead.proofs.refinement.workload.physmap import NO_NUMBER, as_recorded, change_map, decrease_at, populate_at
+from bulkhead.proofs.refinement.workload.physmap import (
+    NO_NUMBER,
+    as_recorded,
+    change_map,
+    decrease_at,
+    outlived,
+    populate_at,
+)
 from bulkhead.proofs.refinement.workload.xens_pages import any_page, share_xens
 
 GuestMove = Callable[[Guest, int], None]
@@ -38,6 +45,14 @@ def maps_of_the_past(view: View, domain: Domain) -> list[int]:
             if table is not None and record.ref < len(table.active) and table.active[record.ref].pin:
                 found.append(handle)
     return found
+
+
+def copied_by_reserved(domain: Domain) -> bool:
+    """Is a part of a page copied by one of the reserved entries now, while no other entry is in use?"""
+    active = domain.grant_table.active
+    return any(a.pin and a.sub_page for a in active[: abi.NR_RESERVED_ENTRIES]) and not any(
+        a.pin for a in active[abi.NR_RESERVED_ENTRIES :]
+    )
 
 
 class GuestCalls(ABC):
@@ -139,6 +154,8 @@ class GuestCalls(ABC):
             page = NO_FRAME
         ref = self.ref()
         table = guest.domain.grant_table
+        if table.version == 2 and rng.random() < 0.08:
+            flags, ref = rng.choice((0x101, 0x105)), int(rng.random() * 2)  # a part of a page, by a reserved entry
         if flags == 2 and (
             ref < 8
             or ref >= table.nr_entries
@@ -268,6 +285,8 @@ class GuestCalls(ABC):
                 addr = guest.slot_maddr(slot)
             if isinstance(guest, PvhGuest) and not as_recorded(guest, slot, rec2):
                 addr = 0
+            if rec2 is not None and outlived(rec2):
+                addr = 0
             elements.append({"slot": slot, "addr": addr, "bus": bus, "handle": handle})
         if elements:
             self.call(guest, vcpu, "unmap_grant_ref", elements=elements)
@@ -327,7 +346,7 @@ class GuestCalls(ABC):
                 table = other.domain.grant_table
                 if number < table.nr_entries and rng.random() < 0.9:
                     flags, domid = abi.HEADER.unpack_from(*table.header_at(number))
-                    if flags == 2 and domid == guest.domid:
+                    if flags == 2 and (domid == guest.domid or rng.random() < 0.1):  # seldom one that waits for another's
                         dom, ref = d, number
         taker = view.domains.get(dom)
         if ref < 8 or dom == 0 or (taker is not None and taker.external):
@@ -397,8 +416,14 @@ class GuestCalls(ABC):
     def version(self, guest: Guest, vcpu: int) -> None:
         """set_version."""
         version = self.rng.choice((1, 2, 2, 2, 3))
-        if any(frame.count > 1 for frame in guest.domain.grant_table.status) and self.rng.random() < 0.7:
-            version = 1  # while status frames are mapped
+        status = guest.domain.grant_table.status
+        if (
+            any(frame.count > 1 or (guest.domain.external and frame.m2p >= 0) for frame in status)
+            and self.rng.random() < 0.7
+        ):
+            version = 1  # while status frames are mapped, or have guest frame numbers
+        if copied_by_reserved(guest.domain):
+            version = 1
         self.call(guest, vcpu, "set_version", version=version)
         self._withdraw_tables(guest)
 
@@ -461,6 +486,8 @@ class GuestCalls(ABC):
         x = rng.random()
         if x < 0.28:
             dom = abi.DOMID_SELF if rng.random() < 0.85 else (me, 0, 1, 2, 3, 99)[int(rng.random() * 6)]
+            dying = [d for d, domain in view.domains.items() if domain.is_dying]
+            dom = dying[0] if dying and rng.random() < 0.3 else dom
             self.call(guest, vcpu, "evtchn_alloc_unbound", dom=dom, remote=(0, 1, 2, 3, 99)[int(rng.random() * 5)])
         elif x < 0.6:
             waiting = [

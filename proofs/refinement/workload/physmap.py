@@ -15,6 +15,8 @@ from bulkhead.proofs.refinement.lockstep.testbed import FIRST_NUMBER, SLOTS, Gue
 from bulkhead.proofs.refinement.workload.moves import Guests
 
 NO_NUMBER = 0x200000  # a guest frame number at which no guest has anything
+NOBODY = 99  # no domain's number
+MOST_MOVED = 3  # pages by one call
 
 
 def slot_number(rng: random.Random) -> int:
@@ -43,15 +45,32 @@ def change_map(guests: Guests, guest: Guest, vcpu: int) -> None:
     rng = guests.rng
     x = rng.random()
     was, gfn = _number(rng), slot_number(rng)
-    if x < 0.35:
+    if x < 0.3:
         guests.call(guest, vcpu, "remove_from_physmap", gfn=was)
+    elif x < 0.55:
+        _move_several(guests, guest, vcpu)
     elif x < 0.88:
         if _others_xens(guest, gfn):
             return
         if not _xens(guest, was) or _may_have_xens(guests, guest, gfn):
             guests.call(guest, vcpu, "move_in_physmap", was=was, gfn=gfn)
     else:
-        guests.call(guest, vcpu, "add_to_physmap_foreign", dom=guests.other(guest), number=was, gfn=gfn)
+        dom = guests.other(guest) if rng.random() < 0.7 else NOBODY
+        guests.call(guest, vcpu, "add_to_physmap_foreign", dom=dom, number=was, gfn=gfn)
+
+
+def _move_several(guests: Guests, guest: PvhGuest, vcpu: int) -> None:
+    """Own pages move, in a row or from anywhere, also onto each other; others may call meanwhile."""
+    rng = guests.rng
+    if any(_xens(guest, gfn) for gfn in range(FIRST_NUMBER, FIRST_NUMBER + SLOTS)):
+        return
+    count = 1 + int(rng.random() * MOST_MOVED)
+    if rng.random() < 0.5:
+        gfn = FIRST_NUMBER + int(rng.random() * (SLOTS + 1 - count))
+        guests.call(guest, vcpu, "move_range_in_physmap", was=_number(rng), gfn=gfn, count=count)
+        return
+    indexes, gfns = [_number(rng) for _ in range(count)], [slot_number(rng) for _ in range(count)]
+    guests.call(guest, vcpu, "add_to_physmap_batch", space=abi.XENMAPSPACE_GMFN, indexes=indexes, gfns=gfns)
 
 
 def put_xens(guests: Guests, guest: Guest, vcpu: int) -> None:
@@ -67,6 +86,12 @@ def put_xens(guests: Guests, guest: Guest, vcpu: int) -> None:
     gfn = slot_number(rng)
     if not _may_have_xens(guests, guest, gfn) or _others_xens(guest, gfn):
         return
+    if table.status and rng.random() < 0.25 and not any(act.pin for act in table.active[abi.NR_RESERVED_ENTRIES :]):
+        _give_status_up(guests, guest, vcpu, gfn)
+        return
+    if rng.random() < 0.15:
+        _put_several(guests, guest, vcpu)
+        return
     x = rng.random()
     if x < 0.35:
         space, index = abi.XENMAPSPACE_SHARED_INFO, int(x < 0.03)
@@ -77,6 +102,27 @@ def put_xens(guests: Guests, guest: Guest, vcpu: int) -> None:
     guests.call(guest, vcpu, "add_to_physmap", space=space, index=index, gfn=gfn)
 
 
+def _put_several(guests: Guests, guest: PvhGuest, vcpu: int) -> None:
+    """Frames of the grant table come to several numbers by one call, which nothing interrupts."""
+    rng, table = guests.rng, guest.domain.grant_table
+    gfns = [slot_number(rng) for _ in range(1 + int(rng.random() * MOST_MOVED))]
+    if any(not _may_have_xens(guests, guest, gfn) or _others_xens(guest, gfn) for gfn in gfns):
+        return
+    indexes = [int(rng.random() * len(table.shared)) if rng.random() < 0.8 else table.max_frames for _ in gfns]
+    guests.call(guest, vcpu, "add_to_physmap_batch", space=abi.XENMAPSPACE_GRANT_TABLE, indexes=indexes, gfns=gfns)
+    guests.finish_calls()
+
+
+def _give_status_up(guests: Guests, guest: PvhGuest, vcpu: int, gfn: int) -> None:
+    """A guest whose version may change puts a status frame at a number, goes back to version 1, and accesses the number."""
+    index = abi.XENMAPIDX_GRANT_TABLE_STATUS | int(guests.rng.random() * len(guest.domain.grant_table.status))
+    guests.call(guest, vcpu, "add_to_physmap", space=abi.XENMAPSPACE_GRANT_TABLE, index=index, gfn=gfn)
+    guests.finish_calls()
+    guests.call(guest, vcpu, "set_version", version=1)
+    guests.finish_calls()
+    guests.call(guest, vcpu, "access", slot=gfn - FIRST_NUMBER, write=guests.rng.random() < 0.5)
+
+
 def as_recorded(guest: PvhGuest, slot: int, record: Maptrack | None) -> bool:
     """A slot does not have the page of a record in another way than the record says."""
     at = guest.at_slot(slot)
@@ -84,6 +130,15 @@ def as_recorded(guest: PvhGuest, slot: int, record: Maptrack | None) -> bool:
         return True
     frame = record.granter.grant_table.active[record.ref].frame
     return frame is None or at[0] != frame.mfn or at[1] == (not record.flags & abi.GNTMAP_READONLY)
+
+
+def outlived(record: Maptrack) -> bool:
+    """Does a record stand for a page of a PVH guest that has another owner by now?"""
+    granter = record.granter
+    if granter is None or not granter.external or record.ref >= len(granter.grant_table.active):
+        return False
+    frame = granter.grant_table.active[record.ref].frame
+    return frame is not None and frame.owner is not granter
 
 
 def _number(rng: random.Random) -> int:

@@ -15,7 +15,7 @@ from bulkhead.proofs.refinement.lockstep.testbed import FEWEST, Guest
 from bulkhead.proofs.refinement.view import View
 from bulkhead.proofs.refinement.workload import dom0
 from bulkhead.proofs.refinement.workload.caller import Caller
-from bulkhead.proofs.refinement.workload.guests import GuestCalls, maps_of_the_past
+from bulkhead.proofs.refinement.workload.guests import GuestCalls, copied_by_reserved, maps_of_the_past
 
 MOST_FLIGHTS = 3
 COMPARE = Call("compare", "")
@@ -126,6 +126,9 @@ class Driver(GuestCalls):
             return
         if busy and chance > 0.6 and self.in_part(guest) is not None:
             self.map(guest, vcpu)
+            return
+        if chance > 0.7 and copied_by_reserved(domain):
+            self.version(guest, vcpu)
             return
         x = rng.random() * self.moves[-1][0]
         for limit, move in self.moves:

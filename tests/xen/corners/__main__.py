@@ -17,6 +17,7 @@ from tests.xen.corners.devices import private_grants, privcmd, rings
 from tests.xen.corners.domains import domains, zombies
 from tests.xen.corners.files import shared
 from tests.xen.corners.grants import grants
+from tests.xen.corners.left import left
 from tests.xen.corners.memory import claims, exchanges, memory_maps, reservations
 from tests.xen.corners.physmap import log_dirty, physmap
 from tests.xen.corners.survivors import survivors
@@ -61,6 +62,7 @@ CORNERS: Final[tuple[Callable[[Script], None], ...]] = (
     firmware,
     values,
     survivors,
+    left,
 )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bulkhead.impl.domb import protocol as p
 from bulkhead.impl.rings import pages as wire
+from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.domb.machine import Process
 from bulkhead.proofs.refinement.domb.workload.moments import DOMB
 from bulkhead.proofs.refinement.domb.workload.scheduler import Driver
@@ -46,7 +47,10 @@ def _last_tool(d: Driver) -> None:
                 d.tools.of(who, "disconnect")
             d.tools.connect(who, view.offer)
         for domid in sorted(view.built) if who.chan is not None else ():
-            d.tools.send(who, p.DESTROY, domid, 0, p.DOMID.pack(domid))
+            if d.tools.send(who, p.DESTROY, domid, 0, p.DOMID.pack(domid)).code != OKAY:
+                # Whoever was there before left indices that no message fits: DomB offers a new ring when it is left.
+                d.tools.of(who, "disconnect")
+                break
         d.domb()
         if not view.built:
             break

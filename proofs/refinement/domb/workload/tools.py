@@ -118,10 +118,10 @@ class ToolChoices(Chooser):
 
     # Requests to DomB.
 
-    def send(self, who: Process, op: int, number: int, status: int, body: bytes) -> None:
+    def send(self, who: Process, op: int, number: int, status: int, body: bytes) -> Answer:
         """A message."""
         self.last = p.HEADER.size + len(body)
-        self.of(who, "send", op=op, number=number, status=status, body=body.hex())
+        return self.of(who, "send", op=op, number=number, status=status, body=body.hex())
 
     def ask(self, who: Process) -> None:
         """A request of any kind."""
