@@ -159,6 +159,32 @@ def test_if_no_claim_falls_a_broken_invariant_is_shown(
     assert "open_has_key: FALSE after 3 steps" in capsys.readouterr().out
 
 
+CALM = """component calm "A level, and a call that fails at the second."
+enum Level = low | middle | high
+state level: Level
+state bad: bool
+state worse: bool
+init level = low and not bad and not worse
+internal up() set level = if level = low then middle else high
+internal ask() require level != middle else EAGAIN
+internal top() require level = high set bad = true
+internal spoil() require bad set worse = true
+theorem never_worse not worse
+transition calm not failed and not next(bad)
+system calm "Calm." uses calm expect refuted never_worse, calm
+"""
+
+
+def test_a_failing_call_is_seen_beside_a_claim_about_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim about steps falls by a call that fails and changes nothing: in two steps, whatever is searched with it."""
+    monkeypatch.setattr("bulkhead.proofs.theorems.small_worlds.WIDE", 0)  # a system too large to see all of
+    path = tmp_path / "calm.rules"
+    path.write_text(CALM)
+    found = find_attacks(load(str(path)), ["never_worse", "calm"])
+    lengths = {n: (len(t.events), t.excluded) for n, t in found.items() if t is not None}
+    assert lengths == {"never_worse": (4, 3), "calm": (2, 1)}
+
+
 if __name__ == "__main__":
     worst = 0
     for name in sys.argv[1:]:
