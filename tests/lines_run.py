@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ RECORDED = tuple(sorted((ROOT / "tests" / "recorded").glob("*.jsonl.xz")))
 EPISODES = tuple(range(12))
 EPISODE_CALLS = 1000
 SEED = 1
-UNIT = "tests/impl"
+UNIT = ROOT / "tests" / "impl"
 KINDS = ("recording", "preempted", "campaign", "refine", "unit", "long campaign")  # in this order they are asked
 # Campaigns of DomB, as seed:moves. Long ones are not traced, and are asked for every line.
 MOVES: Final = ("1:5000",)
@@ -109,6 +110,13 @@ def ready(subject: str) -> None:
         rules_for(Size())
 
 
+def unit_tests(subject: str) -> list[Path]:
+    """The files of unit tests that may run a subject's lines: all, or those that name DomB, its tools or what has them."""
+    files = sorted(UNIT.glob("test_*.py"))
+    used = re.compile(r"impl\.(domb|tools|rings|libs|boot)\b|impl import (boot|reach)")
+    return files if subject == "xen" else [p for p in files if used.search(p.read_text())]
+
+
 class _Contexts:
     """Tells coverage the current test, and records its time."""
 
@@ -146,7 +154,7 @@ def every_line(subject: str = "xen") -> dict[str, frozenset[int]]:
 def _state(subject: str) -> str:
     """A hash of everything that the result depends on."""
     found = hashlib.sha256(f"{ASKED[subject]} {EPISODE_CALLS} {SEED}".encode())
-    folders = ("impl", "spec", "proofs/refinement", "proofs/replay", UNIT)
+    folders = ("impl", "spec", "proofs/refinement", "proofs/replay", "tests/impl")
     paths = [p for folder in folders for p in (ROOT / folder).rglob("*")]
     for path in sorted([*paths, *RECORDED]):
         if path.suffix in (".py", ".rules", ".json", ".xz"):
@@ -168,7 +176,7 @@ def _trace(subject: str, found: list[Runner], tell: Callable[[str], None]) -> No
             wrong = ASKS[kind](name)
             seconds[kind, name] = time.process_time() - start
             tell(f"{kind} {name}: {seconds[kind, name]:.1f} s{': ' + wrong if wrong else ''}")
-        pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(ROOT / UNIT)], plugins=[tests])
+        pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:xdist", *map(str, unit_tests(subject))], plugins=[tests])
     finally:
         tracer.stop()
     seconds.update({("unit", name): each for name, each in tests.seconds.items()})

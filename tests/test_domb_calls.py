@@ -16,6 +16,7 @@ from bulkhead.proofs.faults.catalogue_domb import BY_NAME
 from bulkhead.proofs.faults.laying import installed
 from bulkhead.proofs.refinement.calls import Call
 from bulkhead.proofs.refinement.domb.exports import files
+from bulkhead.proofs.refinement.domb.guest_library import LIBRARY
 from bulkhead.proofs.refinement.domb.guest_memory import MEMORY
 from bulkhead.proofs.refinement.domb.guests import ACTIONS
 from bulkhead.proofs.refinement.domb.machine import DAEMON, FAIL, LOAD, STEP, TAKEN, Moment
@@ -70,6 +71,7 @@ def test_signatures_are_those_of_the_tables(recording: Path) -> None:
     assert set(OPERATIONS) == {
         *ACTIONS,
         *MEMORY,
+        *LIBRARY,
         *OF_DAEMONS,
         *OF_DOMB_ITSELF,
         *OF_NOBODY,

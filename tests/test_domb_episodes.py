@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bulkhead.impl.rings import pages as wire
+from bulkhead.impl.xen import abi
 from bulkhead.model import loader
 from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import Use, element
@@ -77,7 +78,7 @@ def test_what_comes_while_a_port_is_off_is_delivered_within_the_write_that_turns
     guest = guests.built(True)
     process = f"p{FIRST}"
     fd = guests.call(process, "open", kind="evtchn").given
-    theirs = guests.call(guest, "evtchn_alloc_unbound", remote=0).given
+    theirs = guests.call(guest, "evtchn_alloc_unbound", dom=abi.DOMID_SELF, remote=0).given
     port = guests.call(process, "evtchn_bind_interdomain_port", fd=fd, dom=int(guest[1:]), port=theirs).given
     read = {"fd": fd, "size": 64, "may_sleep": False}
     guests.call(process, "read", **read)  # a bound port rings once

@@ -21,11 +21,11 @@ NOTICED: dict[str, str] = {
         "memory_short mapped_beyond kernel_a_page_off kernel_for_disk bss_not_cleared console_not_cleared "
         "start_info_in_the_console start_info_port start_info_page wrong_page_seeded wrong_grantee "
         "seeded_read_only seeded_the_other_way mapping_kept one_page_unmapped answer_with_wrong_port "
-        "started_before_handed_over"
+        "started_before_handed_over another_table_pinned"
     ),
     "undo": "half_built_guest_left undone_with_mappings undone_says_so",
     "create": "two_builds_at_once build_before_undone answer_to_the_wrong_request lengths_need_not_add_up long_name_taken",
-    "message": "garbage_is_a_message body_of_any_length",
+    "message": "garbage_is_a_message body_of_any_length kind_from_the_ring length_from_the_ring",
     "control": (
         "untold_may_be_asked_for any_guest_may_be_asked_for destroy_forgotten pauses_are_counted "
         "unpause_pauses info_shows_a_frame record_outlives_guest record_goes_unasked wrong_guest_destroyed "
@@ -62,26 +62,6 @@ IN_NO_RULE = {
     "hangs_up_on_the_living",
 }
 OWN: tuple[tuple[Fault, str], ...] = (
-    (
-        Fault(
-            "op_from_the_ring",
-            "domb/protocol:Pipe.receive",
-            "Message(op, number",
-            "Message(HEADER.unpack(whole[: HEADER.size])[1], number",
-            "the kind of a message is read again where everybody can write",
-        ),
-        "message",
-    ),
-    (
-        Fault(
-            "length_from_the_ring",
-            "domb/protocol:Pipe.receive",
-            "whole = self.chan.recv(HEADER.size + length)",
-            "whole = self.chan.recv(HEADER.size + HEADER.unpack(self.chan.peek(HEADER.size) or raw)[4])",
-            "its length is",
-        ),
-        "message",
-    ),
     (
         Fault(
             "header_not_looked_at", "domb/protocol:Pipe.receive", "magic != MAGIC or ", "", "any sixteen bytes are a header"

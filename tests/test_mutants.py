@@ -86,7 +86,7 @@ def test_lines_that_nothing_runs() -> None:
     assert unrun(lines, found, ("recording", "unit")) == {}
     assert report(lines, found, {"xen/f.py": text.splitlines()}) == [
         "impl/xen/f.py:3  return 1",
-        "1 of 3 lines are run by neither campaign nor recording: 0 for the reasons above, 1 others; "
+        "1 of 3 lines are run by no campaign, recording or proof: 0 for the reasons above, 1 others; "
         "0 of them by no unit test either (!).",
     ]
 

@@ -16,11 +16,12 @@ import pytest
 from bulkhead.impl.xen import abi, hypercall, machine
 from bulkhead.impl.xen.machine import Xen
 from bulkhead.proofs.cli.__main__ import run
+from bulkhead.proofs.replay.agents import NO_ANSWER
 from bulkhead.proofs.replay.compare import explained, load_known
 from bulkhead.proofs.replay.driver import replay
 from bulkhead.proofs.replay.expressions import Caller
 from bulkhead.proofs.replay.ops import execute
-from bulkhead.proofs.replay.rig import NO_ANSWER, Rig
+from bulkhead.proofs.replay.rig import Rig
 
 HEADER = {"format": "xen-gnt-oracle/1", "profile": "x-test", "seed": "0"}
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from bulkhead.impl.dom0.evtchn import Evtchn
 from bulkhead.impl.dom0.kernel import KernelError
-from bulkhead.impl.dom0.privcmd import Privcmd
+from bulkhead.impl.dom0.privcmd import DM_BUFFER, Privcmd
 from bulkhead.impl.dom0.process import AddressSpace, user_read, user_write
 from bulkhead.impl.xen import abi
 
@@ -27,12 +27,16 @@ MMAP: Final = Struct("<iHHQ")  # num, dom, pad, entries
 ENTRY: Final = Struct("<3Q")  # va, mfn, npages
 MFN_ERROR: Final = 0xF0000000
 MMAP_RESOURCE: Final = Struct("<HHIIIQQ")  # dom, pad, type, id, idx, num, addr
+DM_OP: Final = Struct("<HH4xQ")  # dom, num, buffers
+MOST_BUFFERS, BUFFER_BYTES = 16, 4096
+USER_END: Final = 0x7FFFFFFFF000
 S32: Final = Struct("<i")
 TWO: Final = Struct("<II")
 PRIVCMD_HYPERCALL: Final = _ioc("P", 0, HYPERCALL.size)
 PRIVCMD_MMAP: Final = _ioc("P", 2, MMAP.size)
 PRIVCMD_MMAPBATCH: Final = _ioc("P", 3, MMAPBATCH.size)
 PRIVCMD_MMAPBATCH_V2: Final = _ioc("P", 4, MMAPBATCH_V2.size)
+PRIVCMD_DM_OP: Final = _ioc("P", 5, DM_OP.size)
 PRIVCMD_RESTRICT: Final = _ioc("P", 6, 2)
 PRIVCMD_MMAP_RESOURCE: Final = _ioc("P", 7, MMAP_RESOURCE.size)
 EVTCHN_BIND_VIRQ: Final = _ioc("E", 0, 4)
@@ -60,6 +64,8 @@ def privcmd_ioctl(device: Privcmd, space: AddressSpace, cmd: int, arg: int) -> i
         _mmapbatch_v1(device, space, arg)
     elif cmd == PRIVCMD_MMAP:
         _mmap(device, space, arg)
+    elif cmd == PRIVCMD_DM_OP:
+        return _dm_op(device, space, arg)
     elif cmd == PRIVCMD_RESTRICT:
         device.restrict(abi.U16.unpack(user_read(space, arg, 2))[0])
     elif cmd == PRIVCMD_MMAP_RESOURCE:
@@ -67,6 +73,27 @@ def privcmd_ioctl(device: Privcmd, space: AddressSpace, cmd: int, arg: int) -> i
     else:
         raise KernelError(abi.ENOTTY)
     return 0
+
+
+def _dm_op(device: Privcmd, space: AddressSpace, arg: int) -> int:
+    """DM_OP: its buffers are checked one by one; none at all is nothing to do."""
+    dom, num, at = DM_OP.unpack(user_read(space, arg, DM_OP.size))
+    device.check(dom)
+    if not num:
+        return 0
+    if num > MOST_BUFFERS:
+        raise KernelError(abi.E2BIG)
+    raw = user_read(space, at, num * DM_BUFFER.size)
+    buffers = [(addr, size) for addr, size in DM_BUFFER.iter_unpack(raw)]
+    for addr, size in buffers:
+        if size > BUFFER_BYTES:
+            raise KernelError(abi.E2BIG)
+        if addr + size > USER_END:
+            raise KernelError(abi.EFAULT)
+    rc = device.dm_op(space, dom, buffers)
+    if rc < 0:
+        raise KernelError(-rc)
+    return rc
 
 
 def _mmapbatch(device: Privcmd, space: AddressSpace, arg: int) -> None:

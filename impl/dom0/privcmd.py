@@ -1,6 +1,6 @@
 """/dev/xen/privcmd: raw hypercalls and foreign mappings for privileged user processes.
 
-Contents: HYPERCALL, MMAPBATCH_V2, MMAP_RESOURCE and RESTRICT for a PV Dom0. Not here: Xen's checks
+Contents: HYPERCALL, MMAPBATCH_V2, MMAP_RESOURCE, DM_OP and RESTRICT for a PV Dom0. Not here: Xen's checks
 behind them. A process needs this module for both. Source: Linux drivers/xen/privcmd.c,
 arch/x86/xen/mmu_pv.c (xen_remap_pfn).
 """
@@ -8,16 +8,18 @@ arch/x86/xen/mmu_pv.c (xen_remap_pfn).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from struct import Struct
 from typing import Final
 
 from bulkhead.impl.dom0.kernel import ARG_PAGES, FRAME_LIST_AT, Kernel, KernelError
-from bulkhead.impl.dom0.process import AddressSpace, Vma
+from bulkhead.impl.dom0.process import AddressSpace, Fault, Vma
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.abi import MMU_NORMAL_PT_UPDATE, MMU_PT_UPDATE_NO_TRANSLATE
 from bulkhead.impl.xen.guest_access import read, write
 from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER
 
 NOT_RESTRICTED: Final = abi.DOMID_INVALID
+DM_BUFFER: Final = Struct("<QQ")  # address, size
 LOCKED: Final = "locked"  # a VMA that has been filled once (PRIV_VMA_LOCKED)
 MOST_FRAMES: Final = (ARG_PAGES * abi.PAGE_SIZE - FRAME_LIST_AT) // 8  # the argument pages list no more
 U64_MASK = (1 << 64) - 1  # a frame number beyond what an entry holds loses its upper bits
@@ -41,9 +43,13 @@ class Privcmd:
         if self.domid != NOT_RESTRICTED:
             raise KernelError(abi.EPERM)
         padded = [*args, 0, 0, 0, 0, 0][:5]
-        kernel = self.kernel
         if space is None:
-            return kernel.xen.call(kernel.vcpu, number, *padded)
+            return self.kernel.xen.call(self.kernel.vcpu, number, *padded)
+        return self._within(space, number, *padded)
+
+    def _within(self, space: AddressSpace, number: int, *padded: int) -> int:
+        """A hypercall while the process's page tables, which have the kernel's memory too, are active."""
+        kernel = self.kernel
         rc = kernel.mmuext(abi.MMUEXT_NEW_BASEPTR, space.root.mfn)
         if rc:
             raise KernelError(-rc)
@@ -51,6 +57,24 @@ class Privcmd:
             return kernel.xen.call(kernel.vcpu, number, *padded)
         finally:
             kernel.mmuext(abi.MMUEXT_NEW_BASEPTR, kernel.layout.root.mfn)
+
+    def dm_op(self, space: AddressSpace, domid: int, buffers: Sequence[tuple[int, int]]) -> int:
+        """DM_OP: a device model's call about a domain, with the process's buffers (address, size), which are pinned first.
+
+        EFAULT for one that is not in writable memory.
+        """
+        for addr, size in buffers:
+            pages = range(addr >> 12, (addr + size + 0xFFF) >> 12)
+            if not pages:
+                raise KernelError(abi.EFAULT)
+            for page in pages:
+                try:
+                    space.access(page << 12, True)
+                except Fault as fault:
+                    raise KernelError(abi.EFAULT) from fault
+        kernel, at = self.kernel, self.kernel.arg_va + FRAME_LIST_AT  # not where the change of page tables is called for
+        write(kernel.xen, kernel.vcpu, at, b"".join(DM_BUFFER.pack(*each) for each in buffers))
+        return self._within(space, abi.HYPERVISOR_DM_OP, domid, len(buffers), at, 0, 0)
 
     def restrict(self, domid: int) -> None:
         """RESTRICT: from now on only this domain; a different one later is EINVAL."""

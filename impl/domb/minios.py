@@ -69,15 +69,12 @@ class MiniOs(Kernel):
         self._setup_grants()
 
     def _setup_grants(self) -> None:
-        write(
-            self.xen,
-            self.vcpu,
+        self.store(
             self.arg_va,
             abi.SETUP_TABLE.pack(abi.DOMID_SELF, 0, NR_GRANT_FRAMES, 0, 0, 0, self.arg_va + 64),
         )
         rc = self.xen.call(self.vcpu, abi.HYPERVISOR_GRANT_TABLE_OP, abi.GNTTABOP_SETUP_TABLE, self.arg_va, 1)
-        raw = read(self.xen, self.vcpu, self.arg_va, 24) or bytes(24)
-        if rc or abi.SETUP_TABLE.unpack(raw)[3]:
+        if rc or abi.SETUP_TABLE.unpack(self.load(self.arg_va, abi.SETUP_TABLE.size))[3]:
             raise KernelError(ENOMEM)
         entries = NR_GRANT_FRAMES * abi.ENTRIES_V1
         self.free_refs = list(range(entries - 1, FIRST_FREE_REF - 1, -1))

@@ -15,7 +15,6 @@ from bulkhead.impl.libs.osdep import NO_NOTIFY, PROT_READ, PROT_WRITE, CopySegme
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.abi import EAGAIN, EBADF, EINVAL, ENOSYS, PAGE_MASK, PAGE_SHIFT, U32
 from bulkhead.impl.xen.frames import Frame
-from bulkhead.impl.xen.guest_access import read, write
 from bulkhead.impl.xen.hypercall_evtchn import DOMID_PORT, THREE, TWO_DOMIDS
 
 
@@ -145,11 +144,9 @@ class MiniOsOsdep(Osdep):
             raise KernelError(EINVAL)
         list_at = os.arg_va + 64
         arg = abi.ACQUIRE_RESOURCE.pack(domid & 0xFFFF, kind, rid, count, 0, first, list_at)
-        write(os.xen, os.vcpu, os.arg_va, arg)
-        rc = os.xen.call(os.vcpu, abi.HYPERVISOR_MEMORY_OP, abi.XENMEM_ACQUIRE_RESOURCE, os.arg_va)
-        if rc < 0:
-            raise KernelError(-rc)
-        raw = read(os.xen, os.vcpu, list_at, count * 8) or b""
+        os.store(os.arg_va, arg)
+        self.hypercall(fd, abi.HYPERVISOR_MEMORY_OP, (abi.XENMEM_ACQUIRE_RESOURCE, os.arg_va))
+        raw = os.load(list_at, count * 8)
         mfns = [abi.U64.unpack_from(raw, i * 8)[0] for i in range(count)]
         addr, errors = os.map_frames_ex(mfns, domid, bool(prot & PROT_WRITE))
         failed = next((each for each in errors if each), 0)

@@ -320,9 +320,7 @@ class BuilderService:
         return 0
 
     def destroy(self, domid: int) -> int:
-        """Destroy a guest built here: 0 or -errno."""
-        if domid not in self.guests:
-            return -ESRCH
+        """Destroy a guest of the record: 0 or -errno."""
         xch = ctrl.xc_interface_open(self.os)
         if xch is None:
             return -self.os.errno

@@ -145,9 +145,10 @@ class TestGuest:
             typed = b""
         if typed:
             self.say(b"echo: " + typed)
+        before = self.xenbus.answers.cons
         answers = self.xenbus.take()
         self.replies += answers
         for kind, number, payload in answers:
             if number == 1:
                 self.say(b"xenstore: %s %s\n" % (STATE_NODE, b"OK" if kind == pages.XS_WRITE else payload))
-        return self._flush() or bool(typed or answers)
+        return self._flush() or bool(typed) or self.xenbus.answers.cons != before  # also by a part of an answer

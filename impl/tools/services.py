@@ -197,10 +197,19 @@ class RemoteService:
         self.files.close_all()
 
 
+Remote = Callable[[Osdep, Offer, FileProxy, Callable[[], bool], Log], RemoteService]
+
+
 def find(
-    os: Osdep, files: FileProxy, offer: Callable[[], Offer | None], pump: Callable[[], bool], on_step: Hook, log: Log = quiet
+    os: Osdep,
+    files: FileProxy,
+    offer: Callable[[], Offer | None],
+    pump: Callable[[], bool],
+    on_step: Hook,
+    log: Log = quiet,
+    remote: Remote = RemoteService,
 ) -> Service:
-    """The service of this system; ToolError if there is neither."""
+    """The service of this system; ToolError if there is neither. `remote` connects to a DomB that offers a channel."""
     xch = ctrl.xc_interface_open(os)
     if xch is not None:
         return LocalService(xch, files, on_step)
@@ -210,7 +219,7 @@ def find(
     found = offer()
     if found is None:
         raise ToolError("no DomB has offered a channel", ENOENT)
-    return RemoteService(os, found, files, pump, log)
+    return remote(os, found, files, pump, log)
 
 
 __all__ = ["EPIPE", "LocalService", "RemoteService", "Service", "ToolError", "find"]

@@ -343,6 +343,7 @@ class Xenstored:
 
     @staticmethod
     def _event(connection: Connection, path: str, token: str) -> None:
+        """Queue an event; one that is longer than a message is dropped, as the real daemon does (XSA-324)."""
         body = f"{path}\0{token}\0".encode("latin-1")
-        if len(connection.unsent) < MAX_UNSENT and not connection.ignored:
+        if len(body) <= XS_PAYLOAD_MAX and len(connection.unsent) < MAX_UNSENT and not connection.ignored:
             connection.unsent += XS_HEADER.pack(pages.XS_WATCH_EVENT, 0, 0, len(body)) + body

@@ -45,6 +45,7 @@ class VCpu:
         "maptrack_tail",
         "online",
         "pinned",
+        "root_gfn",
         "settings",
         "tlb",
         "user_cr3",
@@ -56,6 +57,7 @@ class VCpu:
         self.domain = domain
         self.cr3: Frame | None = None
         self.user_cr3: Frame | None = None
+        self.root_gfn: int | None = None  # of a translated guest's own page tables, when it uses them
         self.context: bytes | None = None
         self.tlb = Tlb()
         self.gdt: tuple[Frame, ...] = ()  # pages of its descriptor table, each with a type reference

@@ -30,12 +30,14 @@ if TYPE_CHECKING:
 CLOSED: Final = 0
 UNBOUND: Final = 1
 INTERDOMAIN: Final = 2
+PIRQ: Final = 3
 VIRQ: Final = 4
 IPI: Final = 5
 MASKS: Final = 2560  # offset of the mask bits in shared_info, after 32 vcpu_info and the pending bits
 IN_SHARED_INFO: Final = 32  # vCPUs whose vcpu_info is there until they register another place
 VCPU_INFO_SIZE, SELECTOR_AT = 64, 8
 SELECTOR: Final = Struct("<Q")
+INTERRUPTS: Final = 56  # numbers of physical interrupts that a guest without devices has
 BUCKET: Final = 64  # port records are allocated one page at a time
 
 
@@ -129,6 +131,16 @@ class EventChannels:
         if number > 0:
             port = self.ports[number] = Port()
             port.state, port.vcpu = IPI, vcpu
+        return number
+
+    def bind_pirq(self, pirq: int) -> int:
+        """A port for an interrupt of a translated guest's, which nothing raises here: -EEXIST if it has one."""
+        if any(p.state == PIRQ and p.virq == pirq for p in self.ports.values()):
+            return -EEXIST
+        number = self.free_port()
+        if number > 0:
+            port = self.ports[number] = Port()
+            port.state, port.virq = PIRQ, pirq
         return number
 
     def close(self, number: int) -> int:
@@ -274,7 +286,7 @@ def op_status(xen: Xen, vcpu: VCpu, domid: int, number: int) -> tuple[int, int, 
         return 0, UNBOUND, port.vcpu, (port.remote_domid,)
     if port.state == INTERDOMAIN and port.remote is not None:
         return 0, INTERDOMAIN, port.vcpu, (port.remote.domid, port.remote_port)
-    return 0, port.state, port.vcpu, (port.virq,) if port.state == VIRQ else ()
+    return 0, port.state, port.vcpu, (port.virq,) if port.state in (PIRQ, VIRQ) else ()
 
 
 def op_unmask(vcpu: VCpu, number: int) -> int:
@@ -285,9 +297,11 @@ def op_unmask(vcpu: VCpu, number: int) -> int:
     return 0
 
 
-def op_bind_pirq(vcpu: VCpu) -> int:
-    """EVTCHNOP_bind_pirq: no guest here has a physical interrupt of its own."""
-    return -EINVAL if vcpu.domain.is_privileged else -EPERM
+def op_bind_pirq(vcpu: VCpu, pirq: int) -> int:
+    """EVTCHNOP_bind_pirq: no PV guest here has a physical interrupt of its own; a translated one is not asked for it."""
+    if vcpu.domain.is_privileged or pirq >= INTERRUPTS:
+        return -EINVAL
+    return vcpu.domain.events.bind_pirq(pirq) if vcpu.domain.external else -EPERM
 
 
 def op_bind_vcpu(vcpu: VCpu, number: int, vcpu_id: int) -> int:

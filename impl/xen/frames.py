@@ -220,12 +220,12 @@ class FrameTable:
         frame.free_stamp = self.stamp
         frame.owner = None
         frame.validated = False
-        frame.m2p = -1
         if frame.xenheap:
-            # Only the guest's reference ends here; Xen frees the page itself.
+            # Only the guest's reference ends here; Xen frees the page itself. It stays at its number in a guest's memory.
             if owner is not None:
                 owner.unaccount_xenheap()
             return
+        frame.m2p = -1
         # Pages of a dying (or no) owner are scrubbed; a running guest must clear its own secrets.
         frame.dirty = owner is None or owner.is_dying != 0
         self.free_list.append(frame)
@@ -239,6 +239,7 @@ class FrameTable:
         if frame.count:
             raise AssertionError(f"xenheap frame {frame.mfn:#x} freed in use")
         frame.xenheap = False
+        frame.m2p = -1
         frame.dirty = True
         self.free_list.append(frame)
         self.free_count += 1

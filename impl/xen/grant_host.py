@@ -20,7 +20,7 @@ from bulkhead.impl.xen.abi import (
     GNTST_OKAY,
 )
 from bulkhead.impl.xen.frames import PGT_L1, Frame
-from bulkhead.impl.xen.p2m import GRANT_RO, GRANT_RW, GRANT_TYPES, SPECIAL_TYPES
+from bulkhead.impl.xen.p2m import GFN_LIMIT, GRANT_RO, GRANT_RW, GRANT_TYPES, RAM_RW, SPECIAL_TYPES
 from bulkhead.impl.xen.pagetables import (
     PTE_A,
     PTE_D,
@@ -126,7 +126,12 @@ def _create_p2m(vcpu: VCpu, addr: int, frame: Frame, flags: int) -> int:
     if old_type in SPECIAL_TYPES:
         vcpu.domain.crash()
         return GNTST_GENERAL_ERROR
-    # A RAM page at this gfn loses its entry but stays allocated.
+    # A page of the guest's own loses its number but stays allocated: the frame, which its owner maps by a grant to itself,
+    # even if that fails then, and what was at this number (guest_physmap_add_entry).
+    if frame.owner is vcpu.domain and frame.m2p not in (-1, gfn) and p2m.lookup(frame.m2p) == (frame, RAM_RW):
+        p2m.clear(frame.m2p)
+    if gfn >= GFN_LIMIT:
+        return GNTST_GENERAL_ERROR
     p2m.clear(gfn)
     p2m.set(gfn, frame, GRANT_RO if flags & GNTMAP_READONLY else GRANT_RW)
     return GNTST_OKAY

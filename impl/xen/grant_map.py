@@ -31,7 +31,6 @@ from bulkhead.impl.xen.abi import (
 from bulkhead.impl.xen.frames import PGT_WRITABLE, Frame
 from bulkhead.impl.xen.grant_host import create_mapping, host_needs_type
 from bulkhead.impl.xen.maptrack import get_handle, put_handle
-from bulkhead.impl.xen.p2m import FOREIGN, GRANT_TYPES, RAM_TYPES
 from bulkhead.impl.xen.pagetables import get_page_type, put_page_type
 
 if TYPE_CHECKING:
@@ -44,15 +43,16 @@ MapResult = tuple[int, int, int]
 def get_paged_frame(xen: Xen, gfn: int, domain: Domain) -> Frame | None:
     """The frame behind a guest frame number, with a page reference; None is GNTST_bad_page.
 
-    Only RAM that the domain owns is accepted: a foreign- or grant-mapped entry is refused (get_paged_frame).
+    Only a page that the domain owns is accepted: where a translated one maps a page of another domain there is none for
+    it, but one that it maps by a grant to itself is as good as at its number (get_paged_frame).
     """
     if domain.p2m is None:
         frame = xen.frames.table.get(gfn)
         if frame is None:
             return None
     else:
-        found, ptype = domain.p2m.lookup(gfn)
-        if found is None or ptype not in RAM_TYPES or ptype == FOREIGN or ptype in GRANT_TYPES:
+        found = domain.p2m.own(gfn, domain)
+        if found is None:
             return None
         frame = found
     if frame.owner is not domain or frame.count == 0:

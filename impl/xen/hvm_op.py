@@ -18,8 +18,10 @@ from bulkhead.impl.xen.abi import (
     EMU_HPET,
     EMU_PM,
     ENODEV,
+    ENOENT,
     ENOSYS,
     EOPNOTSUPP,
+    EPERM,
     ESRCH,
     U16,
     U64,
@@ -34,7 +36,10 @@ if TYPE_CHECKING:
 Steps = Generator[str, None, int]
 SET_PARAM, GET_PARAM, FLUSH_TLBS, PAGETABLE_DYING, GET_TIME, XENTRACE, GET_MEM_TYPE = 0, 1, 5, 9, 10, 11, 15
 HVM_SIZES: Final = {SET_PARAM: 16, GET_PARAM: 16, PAGETABLE_DYING: 16, GET_TIME: 8, XENTRACE: 24, GET_MEM_TYPE: 16}
-NOT_HVM: Final = {FLUSH_TLBS: -EINVAL, 23: -EINVAL, 24: -EINVAL, 25: -EOPNOTSUPP}
+UPCALL_VECTOR, REQUEST_EVENT, ALTERNATIVE_MAP = 23, 24, 25
+NOT_HVM: Final = {FLUSH_TLBS: -EINVAL, UPCALL_VECTOR: -EINVAL, REQUEST_EVENT: -EINVAL, ALTERNATIVE_MAP: -EOPNOTSUPP}
+VECTOR: Final = Struct("<IB3x")  # vcpu vector
+FIRST_VECTOR: Final = 16
 TRACE_CLASSES, TRACE_BYTES = 0x1000, 16
 PARAM: Final = Struct("<HHIQ")  # domid pad index value
 MEM_TYPE: Final = Struct("<HHHHQ")  # domid type pad pad pfn
@@ -51,6 +56,12 @@ ACPI_PORTS, TRIPLE_FAULT, SERVER_PAGE, SERVER_PAGES, ALTP2M, FIP_WIDTH, TASK_STA
     33,
     *range(35, 39),
 )
+CALLBACK, STORE_PAGE, STORE_PORT, CONSOLE_PAGE, CONSOLE_PORT, GENERATION = 0, 1, 2, 17, 18, 34
+# What a guest may set itself, and read: the rest is between toolstack and Xen.
+OWN_TO_SET: Final = frozenset(
+    {CALLBACK, STORE_PORT, TASK_STATE, CONSOLE_PORT, ACPI_PORTS, GENERATION, FIP_WIDTH, TASK_STATE_SIZED}
+)
+OWN_TO_READ: Final = OWN_TO_SET | {STORE_PAGE, CONSOLE_PAGE, ALTP2M}
 SET_ONCE: Final = frozenset({IOREQ_PAGE, BUFFERED_PAGE, VIRIDIAN, SERVER_PAGE, SERVER_PAGES, ALTP2M})
 VIRIDIAN_BASE, VIRIDIAN_ALL = 1, 0x1FFF
 LAST_TIMER_MODE, LAST_SHUTDOWN, LAST_ALTP2M, MOST_SERVER_PAGES = 3, 5, 3, 64
@@ -68,9 +79,13 @@ def _kept(domain: Domain, index: int) -> int:
 
 
 def do_hvm_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a5: int) -> Steps:
-    """Hypercall 34 of a PV domain."""
+    """Hypercall 34."""
     yield from ()
     cmd &= 0xFFFFFFFF
+    if not arg and (cmd == REQUEST_EVENT or (cmd == FLUSH_TLBS and vcpu.domain.external)):
+        return 0
+    if cmd == UPCALL_VECTOR and vcpu.domain.external:
+        return _upcall_vector(xen, vcpu, arg)
     if cmd in NOT_HVM:
         return NOT_HVM[cmd]
     if cmd not in HVM_SIZES:
@@ -100,9 +115,25 @@ def do_hvm_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a5: in
     _, _, index, value = PARAM.unpack(raw)
     if index in GONE:
         return -EINVAL
+    if target is vcpu.domain and index not in (OWN_TO_SET if cmd == SET_PARAM else OWN_TO_READ):
+        return -EPERM
     if cmd == GET_PARAM:
         return 0 if write(xen, vcpu, arg + 8, U64.pack(_told(target, index))) else -EFAULT
+    if target is vcpu.domain and index in (TASK_STATE, TASK_STATE_SIZED) and not _fine(index, value):
+        target.crash()
+        return -EINVAL
     return _set(target, index, value)
+
+
+def _upcall_vector(xen: Xen, vcpu: VCpu, arg: int) -> int:
+    """HVMOP_set_evtchn_upcall_vector: by which interrupt a vCPU is told of its events; no interrupts are delivered here."""
+    raw = read(xen, vcpu, arg, VECTOR.size)
+    if raw is None:
+        return -EFAULT
+    number, vector = VECTOR.unpack(raw)
+    if vector < FIRST_VECTOR:
+        return -EINVAL
+    return 0 if number < len(vcpu.domain.vcpus) else -ENOENT
 
 
 def _mem_type(xen: Xen, vcpu: VCpu, target: Domain, arg: int, raw: bytes | bytearray) -> int:

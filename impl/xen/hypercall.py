@@ -54,7 +54,7 @@ def dispatch(xen: Xen, vcpu: VCpu, number: int, a1: int, a2: int, a3: int, a4: i
     handler = TABLE.get(number)
     if handler is None or vcpu.domain.is_dying or vcpu.domain.crashed:
         return _refuse(-ENOSYS if handler is None else -EINVAL)
-    if vcpu.domain.external and number in PV_CPU:
+    if vcpu.domain.external and number in NOT_TRANSLATED:
         return _refuse(-ENOSYS)
     if (a1 | a2 | a3 | a4 | a5) >> 64:
         mask = U64_MASK
@@ -73,6 +73,8 @@ def do_grant_table_op(xen: Xen, vcpu: VCpu, cmd: int, uop: int, count: int, a4: 
     """Hypercall 20. Elements run in order with one status each; a bad pointer stops the batch with -EFAULT."""
     cmd &= 0xFFFFFFFF
     count &= 0xFFFFFFFF
+    if vcpu.domain.external and cmd not in OF_TRANSLATED:
+        return -ENOSYS
     if count & 0x80000000:
         return -EINVAL
     progress = cmd & ~abi.GNTTABOP_CMD_MASK
@@ -112,6 +114,8 @@ def _fetch(xen: Xen, vcpu: VCpu, addr: int, size: int) -> tuple[bytes | bytearra
 def _map(xen: Xen, vcpu: VCpu, uop: int, count: int) -> Steps:
     for i in range(count):
         if i:
+            if vcpu.domain.crashed:
+                return -EINVAL  # it never goes on
             yield from _between(xen, abi.GNTTABOP_MAP_GRANT_REF, uop + i * 32, count - i)
         addr = uop + i * 32
         buf = window(xen, vcpu, addr, 32)
@@ -332,6 +336,19 @@ LIST_ELEMENT: dict[int, int] = {
     abi.GNTTABOP_SWAP_GRANT_REF: abi.SWAP_GRANT_REF.size,
     abi.GNTTABOP_CACHE_FLUSH: abi.CACHE_FLUSH.size,
 }
+# Nobody has checked the other ones for translated guests.
+OF_TRANSLATED = frozenset(
+    {
+        abi.GNTTABOP_MAP_GRANT_REF,
+        abi.GNTTABOP_UNMAP_GRANT_REF,
+        abi.GNTTABOP_SETUP_TABLE,
+        abi.GNTTABOP_COPY,
+        abi.GNTTABOP_QUERY_SIZE,
+        abi.GNTTABOP_SET_VERSION,
+        abi.GNTTABOP_GET_VERSION,
+        abi.GNTTABOP_SWAP_GRANT_REF,
+    }
+)
 GRANT_OPS: dict[int, Callable[[Xen, VCpu, int, int], Steps]] = {
     abi.GNTTABOP_MAP_GRANT_REF: _map,
     abi.GNTTABOP_UNMAP_GRANT_REF: _unmap_grant_ref,
@@ -390,6 +407,17 @@ PV_CPU: dict[int, Handler] = {
     abi.HYPERVISOR_EVENT_CHANNEL_OP_COMPAT: do_event_channel_op_compat,
     abi.HYPERVISOR_NMI_OP: do_nmi_op,
     abi.HYPERVISOR_CALLBACK_OP: do_callback_op,
+}
+# ... and those that a translated guest has no use for.
+NOT_TRANSLATED = frozenset(PV_CPU) | {
+    abi.HYPERVISOR_MMU_UPDATE,
+    abi.HYPERVISOR_UPDATE_VA_MAPPING,
+    abi.HYPERVISOR_UPDATE_VA_MAPPING_OTHERDOMAIN,
+    abi.HYPERVISOR_PHYSDEV_OP_COMPAT,
+    abi.HYPERVISOR_PHYSDEV_OP,  # no guest has interrupts of devices as event channels
+    abi.HYPERVISOR_XENOPROF_OP,
+    abi.HYPERVISOR_KEXEC_OP,
+    abi.HYPERVISOR_MCA,
 }
 TABLE: dict[int, Handler] = {
     **PV_CPU,

@@ -39,6 +39,7 @@ CALLBACKS: Final = frozenset({EVENT, FAILSAFE, SYSCALL, NMI, SYSENTER, SYSCALL32
 MASKS_EVENTS: Final = 1
 IN_CONTEXT: Final = {EVENT: 0, FAILSAFE: 1, SYSCALL: 2}
 ASSISTS: Final = frozenset({*range(6), 32})
+ASSISTS_OF_TRANSLATED: Final = frozenset({5})  # the flag in areas of run states
 SEGMENT_BASES, SEGMENT_SELECTOR = (0, 1, 2), 3
 
 
@@ -190,7 +191,7 @@ def do_set_segment_base(xen: Xen, vcpu: VCpu, which: int, base: int, a3: int, a4
 def do_vm_assist(xen: Xen, vcpu: VCpu, cmd: int, kind: int, a3: int, a4: int, a5: int) -> Steps:
     """Hypercall 21: assists change how a guest's instructions are emulated, and none runs here."""
     yield from ()
-    if kind & 0xFFFFFFFF not in ASSISTS:
+    if kind & 0xFFFFFFFF not in (ASSISTS_OF_TRANSLATED if vcpu.domain.external else ASSISTS):
         return -EINVAL
     cmd, kind = cmd & 0xFFFFFFFF, kind & 0xFFFFFFFF
     if cmd == 0:

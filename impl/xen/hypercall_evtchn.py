@@ -88,7 +88,9 @@ def do_event_channel_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: i
     elif cmd == abi.EVTCHNOP_BIND_VCPU:
         rc = events.op_bind_vcpu(vcpu, *TWO.unpack(raw))
     elif cmd == abi.EVTCHNOP_BIND_PIRQ:
-        rc = events.op_bind_pirq(vcpu)
+        pirq, flags, _ = THREE.unpack(raw)
+        rc = events.op_bind_pirq(vcpu, pirq)
+        out = THREE.pack(pirq, flags, max(rc, 0))
     elif cmd in FIFO:
         rc = FIFO[cmd]
     elif cmd == abi.EVTCHNOP_SET_PRIORITY:

@@ -53,7 +53,7 @@ COMPILED: Final = COMPILE_INFO.pack(
 )
 CAPABILITIES: Final = b"xen-3.0-x86_64 hvm-3.0-x86_32 hvm-3.0-x86_32p hvm-3.0-x86_64 "
 BUILD_ID: Final = bytes.fromhex("151b373fd64b321593bf987fd923cd10dabadac4")
-FEATURES, FEATURES_OF_DOM0 = 0x220E0, 0x228F0
+FEATURES, FEATURES_OF_DOM0, FEATURES_OF_TRANSLATED = 0x220E0, 0x228F0, 0x12305
 PAE_EXTENDED_CR3, PAE_PGDIR_ABOVE_4GB = 3, 1 << 4
 (NUMBER, EXTRA, COMPILE, CAPABLE, CHANGES, PLATFORM, FEATURE, PAGES, HANDLE, COMMANDLINE, BUILD) = range(11)
 TOLD: Final = {
@@ -145,7 +145,7 @@ def do_xen_version(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a
             return -EFAULT
         if U32.unpack_from(raw)[0]:
             return -EINVAL
-        told_features = FEATURES_OF_DOM0 if privileged else FEATURES
+        told_features = FEATURES_OF_DOM0 if privileged else FEATURES_OF_TRANSLATED if vcpu.domain.external else FEATURES
         if PAE_EXTENDED_CR3 in vcpu.domain.assists:
             told_features |= PAE_PGDIR_ABOVE_4GB
         return 0 if write(xen, vcpu, arg + 4, U32.pack(told_features)) else -EFAULT

@@ -11,13 +11,21 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from bulkhead.impl.xen import abi
-from bulkhead.impl.xen.abi import DOMID_SELF, EFAULT, EINVAL, ENOMEM, ESRCH, MEMOP_EXTENT_SHIFT, U64
+from bulkhead.impl.xen.abi import DOMID_SELF, EFAULT, EINVAL, ENOMEM, ENOSYS, ESRCH, MEMOP_EXTENT_SHIFT, U64
 from bulkhead.impl.xen.continuation import Preempted
 from bulkhead.impl.xen.exchange import exchange
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.guest_access import handle_okay, read, write
 from bulkhead.impl.xen.memory_maps import told_or_noted
-from bulkhead.impl.xen.physmap import PHYSMAP_SIZES, add_foreign, add_page, physmap_op, remove_from_physmap, remove_page
+from bulkhead.impl.xen.physmap import (
+    PHYSMAP_SIZES,
+    add_foreign,
+    add_page,
+    add_pages,
+    physmap_op,
+    remove_from_physmap,
+    remove_page,
+)
 from bulkhead.impl.xen.reservation_flags import Flags, flags_of, max_order
 from bulkhead.impl.xen.resources import acquire_resource
 
@@ -38,6 +46,8 @@ WHOLE = frozenset(
         abi.XENMEM_CLAIM_PAGES,
     }
 )
+# What a translated guest is not told: the machine's memory.
+NOT_OF_TRANSLATED = frozenset({abi.XENMEM_MACHINE_MEMORY_MAP, abi.XENMEM_MACHPHYS_MAPPING})
 Steps = Generator[str, None, int]
 
 
@@ -54,12 +64,11 @@ def populate_page(
         frames = None if single is None else [single]
     if frames is None:
         return None
-    if gfn is not None:
+    if gfn is not None and domain.p2m is None:
         for i, frame in enumerate(frames):
-            if domain.p2m is None:
-                frame.m2p = gfn + i
-            elif add_page(xen, domain, gfn + i, frame):
-                return None
+            frame.m2p = gfn + i
+    elif gfn is not None and add_pages(xen, domain, gfn, frames):
+        return None
     return frames[0]
 
 
@@ -116,6 +125,8 @@ def do_memory_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a5:
     start = (cmd & 0xFFFFFFFF) >> MEMOP_EXTENT_SHIFT
     op = cmd & abi.MEMOP_CMD_MASK
     caller = vcpu.domain
+    if caller.external and op in NOT_OF_TRANSLATED:
+        return -ENOSYS
     if start and op in WHOLE:
         return -EINVAL
     if op in (abi.XENMEM_INCREASE_RESERVATION, abi.XENMEM_DECREASE_RESERVATION, abi.XENMEM_POPULATE_PHYSMAP):

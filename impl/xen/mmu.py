@@ -52,7 +52,7 @@ from bulkhead.impl.xen.abi import (
 )
 from bulkhead.impl.xen.frames import PGT_L1, PGT_L4, PGT_WRITABLE, Frame
 from bulkhead.impl.xen.guest_access import read
-from bulkhead.impl.xen.p2m import FOREIGN, RAM_TYPES
+from bulkhead.impl.xen.p2m import FOREIGN
 from bulkhead.impl.xen.pagetables import (
     L1_DISALLOW,
     PTE_A,
@@ -156,7 +156,7 @@ def update_entry(
             return -EINVAL
         if level == PGT_L1 and pg_owner.p2m is not None and cmd != MMU_PT_UPDATE_NO_TRANSLATE:
             target, ptype = pg_owner.p2m.lookup((pte & PTE_MFN) >> 12)
-            if target is None or (ptype not in RAM_TYPES and ptype != FOREIGN):
+            if target is None or (ptype != FOREIGN and pg_owner.p2m.own((pte & PTE_MFN) >> 12, pg_owner) is None):
                 return -EINVAL
             pte = (pte & ~PTE_MFN) | (target.mfn << 12)
     kept = old & (PTE_A | PTE_D) if cmd == MMU_PT_UPDATE_PRESERVE_AD else 0

@@ -21,9 +21,11 @@ GRANT_RO: Final = 8
 BROKEN: Final = 13  # memory that the control domain has declared unusable
 FOREIGN: Final = 14
 
+GFN_LIMIT: Final = 1 << 36  # of four levels of tables
 GRANT_TYPES: Final = frozenset({GRANT_RW, GRANT_RO})
 SPECIAL_TYPES: Final = frozenset({GRANT_RW, GRANT_RO, FOREIGN, MMIO_DIRECT})
 RAM_TYPES: Final = frozenset({RAM_RW, RAM_RO})
+OWN_TYPES: Final = RAM_TYPES | GRANT_TYPES
 
 
 class P2m:
@@ -38,6 +40,13 @@ class P2m:
     def lookup(self, gfn: int) -> tuple[Frame | None, int]:
         """The entry, or (None, MMIO_DM) for a hole."""
         return self.entries.get(gfn, (None, MMIO_DM))
+
+    def own(self, gfn: int, domain: object) -> Frame | None:
+        """The domain's own page at a number, which it may be by a grant to itself, too; None for anything else there."""
+        frame, ptype = self.lookup(gfn)
+        if frame is None or frame.owner is not domain or not frame.count or ptype not in OWN_TYPES:
+            return None
+        return frame
 
     def set(self, gfn: int, frame: Frame, ptype: int) -> None:
         """Install an entry; RAM entries also set the frame's M2P."""

@@ -14,6 +14,7 @@ from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.abi import (
     DOMID_SELF,
     EACCES,
+    EBUSY,
     EFAULT,
     EILSEQ,
     EINVAL,
@@ -32,14 +33,13 @@ from bulkhead.impl.xen.continuation import Preempted
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.grant_admin import grant_frame
 from bulkhead.impl.xen.guest_access import handle_okay, read, write
-from bulkhead.impl.xen.p2m import FOREIGN, MMIO_DIRECT, RAM_RW, RAM_TYPES, SPECIAL_TYPES
+from bulkhead.impl.xen.p2m import FOREIGN, GFN_LIMIT, MMIO_DIRECT, RAM_RW, RAM_TYPES, SPECIAL_TYPES
 
 if TYPE_CHECKING:
     from bulkhead.impl.xen.domains import Domain, VCpu
     from bulkhead.impl.xen.machine import Xen
 
 Steps = Generator[str, None, int]
-GFN_LIMIT = 1 << 36  # the limit of four levels of tables
 INVALID_GFN = (1 << 64) - 1
 
 
@@ -69,6 +69,19 @@ def add_page(xen: Xen, domain: Domain, gfn: int, frame: Frame, ptype: int = RAM_
     if gfn >= GFN_LIMIT:
         return -ENOENT
     p2m.set(gfn, frame, ptype)
+    return 0
+
+
+def add_pages(xen: Xen, domain: Domain, gfn: int, frames: list[Frame]) -> int:
+    """Put an extent there; a grant or foreign entry anywhere in its range crashes the domain before anything is changed."""
+    assert domain.p2m is not None
+    if any(domain.p2m.lookup(gfn + i)[1] in SPECIAL_TYPES for i in range(len(frames))):
+        domain.crash()
+        return -EINVAL
+    for i, frame in enumerate(frames):
+        rc = add_page(xen, domain, gfn + i, frame)
+        if rc:
+            return rc
     return 0
 
 
@@ -121,17 +134,18 @@ def add_to_physmap(xen: Xen, vcpu: VCpu, domain: Domain, space: int, idx: int, g
         status = bool(idx & abi.XENMAPIDX_GRANT_TABLE_STATUS)
         frame = grant_frame(domain, idx & 0x7FFFFFFF, status)  # Xen reads 32 bits of the index
     elif space == abi.XENMAPSPACE_GMFN:
-        found, _ = domain.p2m.lookup(idx)
-        frame = found if found is not None and found.owner is domain and found.count else None
+        frame = domain.p2m.own(idx, domain)
     if frame is None:
         return -EINVAL
     if space == abi.XENMAPSPACE_GMFN and idx == gfn:
         return 0
+    if space == abi.XENMAPSPACE_GMFN and frame.m2p != idx:
+        return -EXDEV
+    if space == abi.XENMAPSPACE_GRANT_TABLE and frame.count == 0:
+        return -EBUSY  # the guest has given it up
     rc = _previous_goes(xen, domain, gfn)
     if rc:
         return rc
-    if space == abi.XENMAPSPACE_GMFN and frame.m2p != idx:
-        return -EXDEV
     if frame.m2p >= 0:
         unhook(xen, domain, frame.m2p)
     return add_page(xen, domain, gfn, frame)
@@ -175,10 +189,9 @@ def set_foreign(xen: Xen, domain: Domain, gfn: int, frame: Frame) -> int:
 
 
 def remove_from_physmap(xen: Xen, domain: Domain, gfn: int) -> int:
-    """Make a gfn a hole: RAM stays allocated without a gfn, a foreign page's reference is dropped."""
+    """Make a gfn a hole: an own page stays allocated without a gfn, a foreign page's reference is dropped."""
     assert domain.p2m is not None
-    frame, ptype = domain.p2m.lookup(gfn)
-    if frame is None or (ptype not in RAM_TYPES and ptype != FOREIGN):
+    if domain.p2m.own(gfn, domain) is None and domain.p2m.lookup(gfn)[1] != FOREIGN:
         return -ENOENT
     unhook(xen, domain, gfn)
     return 0
@@ -218,7 +231,7 @@ def physmap_op(xen: Xen, vcpu: VCpu, op: int, start: int, arg: int) -> Steps:
     if op == abi.XENMEM_ADD_TO_PHYSMAP_BATCH:
         return (yield from _batch(xen, vcpu, domain, start, arg, raw))
     _, count, _, idx, gfn = abi.ADD_TO_PHYSMAP.unpack(raw)
-    if INVALID_GFN in (idx, gfn):
+    if gfn == INVALID_GFN:
         return -EINVAL
     if space != abi.XENMAPSPACE_GMFN_RANGE:
         return add_to_physmap(xen, vcpu, domain, space, idx, gfn)
@@ -259,6 +272,8 @@ def _batch(xen: Xen, vcpu: VCpu, domain: Domain, start: int, arg: int, raw: byte
         if one is None or two is None:
             return -EFAULT
         idx, gfn = U64.unpack(one)[0], U64.unpack(two)[0]
+        if gfn == INVALID_GFN:
+            return -EINVAL  # the rest of the list is not looked at
         if space == abi.XENMAPSPACE_GMFN_FOREIGN:
             rc = add_foreign(xen, vcpu, domain, foreign, idx, gfn)
         else:

@@ -115,7 +115,7 @@ def _register_info(xen: Xen, vcpu: VCpu, which: VCpu, mfn: int, offset: int) -> 
         return -ENXIO
     if which.info is not None or (which is not vcpu and which.online):
         return -EINVAL
-    frame = xen.frames.get(mfn)
+    frame = xen.frames.get(mfn) if domain.p2m is None else domain.p2m.own(mfn, domain)
     if frame is None or not get_page(frame, domain):
         return -EINVAL
     if get_page_type(xen, frame, PGT_WRITABLE):

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from bulkhead.impl.xen import abi
-from bulkhead.proofs.replay.rig import NO_ANSWER, Rig
+from bulkhead.proofs.replay.agents import NO_ANSWER
+from bulkhead.proofs.replay.rig import Rig
 
 KNOWN_FILE: Final = Path(__file__).with_name("known.json")
+NO_STATUS: Final = 0xFFFF
 # Result fields that the format declares irreproducible, or that describe the rig and not Xen.
 NOT_COMPARED: Final = frozenset({"pages", "ready", "diag", "sid", "dflags", "shutdown", "paused", "remap"})
 
@@ -39,7 +41,9 @@ def entry(rig: Rig, key: str) -> dict[str, Any] | None:
         return {"flags": flags, "domid": domid, "page": rig.name(frame)}
     flags, domid, _, _, frame = table.entry_v2(ref)
     data, off = table.status_at(ref)
-    return {"flags": flags, "domid": domid, "page": rig.name(frame), "status": abi.U16.unpack_from(data, off)[0]}
+    there = table.status[ref // abi.STATUS_PER_FRAME].count > 0  # Dom0 cannot map one that the guest has given up
+    status = abi.U16.unpack_from(data, off)[0] if there else NO_STATUS
+    return {"flags": flags, "domid": domid, "page": rig.name(frame), "status": status}
 
 
 def differences(rig: Rig, recorded: dict[str, Any], result: dict[str, Any], skip: set[str]) -> list[tuple[str, Any, Any]]:

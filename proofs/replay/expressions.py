@@ -18,8 +18,9 @@ from bulkhead.impl.dom0.process import user_read, user_write
 from bulkhead.impl.xen.frames import PGT_WRITABLE, Frame
 from bulkhead.impl.xen.guest_access import read, write
 from bulkhead.impl.xen.pagetables import get_page_type, put_page_type
-from bulkhead.proofs.replay.guests import POOL, TranslatedGuest
-from bulkhead.proofs.replay.rig import MAPPING_STRIDE, MAPPING_VPN, USER_BUFFER_VPN, Agent, Rig
+from bulkhead.proofs.replay.agents import Agent, PvhAgent
+from bulkhead.proofs.replay.guests import POOL, PvAgentMemory, PvhAgentMemory, TranslatedGuest
+from bulkhead.proofs.replay.rig import MAPPING_STRIDE, MAPPING_VPN, USER_BUFFER_VPN, Rig
 
 U64_MASK: Final = (1 << 64) - 1
 UNKNOWN: Final = 0xBADBAD
@@ -47,7 +48,9 @@ class Caller:
             raise KeyError(name)
         self.rig = rig
         self.name = name
-        self.agent: Agent | None = rig.agents.get(name)
+        self.agent: Agent | PvhAgent | None = (
+            None if name == "d0" or isinstance(rig.guest(name), TranslatedGuest) else rig.agent(name)
+        )
 
     # --- numbers ---
     def value(self, expression: object) -> int:
@@ -87,28 +90,23 @@ class Caller:
         agent = self.agent
         if kind == "t" and "." in rest:
             name, _, rest = rest.partition(".")
-            agent = self.rig.agents[name]
+            agent = self.rig.agent(name)
         if agent is None:
             return 0
-        layout = agent.layout
+        layout: PvAgentMemory | PvhAgentMemory = agent.layout
         ways = {"v": layout.pool_va, "w": layout.window_va, "q": layout.pool_maddr, "t": layout.window_maddr}
         return ways[kind](number(rest))
 
     # --- places ---
     def _pool_page(self, index: int, writable: bool) -> Frame | None:
         """A pool page as Dom0 maps it to read or fill it; None if that mapping is refused."""
-        frame: Frame | None
-        if self.name in self.rig.translated:
-            owner = self.rig.translated[self.name]
-            frame = owner.frame(str(index % POOL))
-        elif self.agent is not None:
-            frame = self.agent.layout.pages[index % POOL]
-            owner = self.agent  # type: ignore[assignment]
-        else:
+        if self.name == "d0":
             return None
+        owner = self.rig.guest(self.name)
+        frame = owner.frame(str(index % POOL))
         if frame is None or frame.owner is not owner.domain or frame.count == 0:
             return None
-        if writable and not isinstance(owner, TranslatedGuest):
+        if writable and isinstance(owner, Agent):
             if get_page_type(self.rig.xen, frame, PGT_WRITABLE):
                 return None
             put_page_type(self.rig.xen, frame)

@@ -11,13 +11,17 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.machine import Livelock
+from bulkhead.proofs.replay.agents import NO_ANSWER, PvhAgent
 from bulkhead.proofs.replay.expressions import Caller
-from bulkhead.proofs.replay.rig import NO_ANSWER, Rig
+from bulkhead.proofs.replay.rig import Rig
 
 Args = dict[str, Any]
 Result = dict[str, Any]
 PORTS: Final = 4096
+EVENT_BITS: Final = 2048  # of struct shared_info: pending ones, then masks
+REGISTER_INFO: Final = 10
 INT_MAX: Final = 0x7FFFFFFF
 DOM0_BLOCK: Final = 8 * 4096
 
@@ -53,6 +57,10 @@ def op_x(rig: Rig, a: Args, skip: set[str]) -> Result:
     if caller.agent is None and returned > INT_MAX:
         # The recorder's library returns an int, and reads errno if that is negative.
         skip |= {"r"} | {item.split(":")[0] for item in str(a.get("o", "")).split(",") if ":r:" in item}
+    if (a.get("nr"), a.get("a1"), returned) == (abi.HYPERVISOR_GRANT_TABLE_OP, abi.GNTTABOP_SET_VERSION, 0):
+        rig.look_at_entries(caller.name)
+    if (a.get("nr"), a.get("a1")) == (abi.HYPERVISOR_VCPU_OP, REGISTER_INFO) and caller.agent is not None:
+        rig.times_told(caller.agent.domain)
     if returned >> 63 == 1:
         returned -= 1 << 64  # a register that is told signed
     out |= caller.read_all(str(a.get("o", "")), returned, skip)
@@ -68,10 +76,23 @@ def op_cur(rig: Rig, a: Args, skip: set[str]) -> Result:
     return {"d": domain.tot_pages - rig.variables.setdefault(f"base.{domain.domid}", domain.tot_pages), "r": 0}
 
 
+def _bits(rig: Rig, page: Frame, number: int, skip: set[str]) -> Result:
+    """What stands where Dom0 looks for shared_info, in a guest that has put another page there."""
+    out: Result = {"r": 0}
+    for name, at in (("pending", EVENT_BITS), ("mask", EVENT_BITS + PORTS // 8)):
+        if rig.tainted(page.mfn, at + number // 64 * 8, 8):
+            skip.add(name)
+        out[name] = page.bytes()[at + number // 8] >> number % 8 & 1
+    return out
+
+
 def op_pend(rig: Rig, a: Args, skip: set[str]) -> Result:
     """The pending and the mask bit of a guest's port."""
     caller = Caller(rig, str(a["by"]))
     number, events = caller.value(a["p"]) % PORTS, rig.guest(caller.name).domain.events
+    guest = rig.guest(caller.name)
+    if isinstance(guest, PvhAgent) and (page := guest.frame("si")) is not guest.domain.shared_info:
+        return {"r": -abi.EINVAL} if page is None or page.owner is not guest.domain else _bits(rig, page, number, skip)
     port = events.get(number)
     return {"pending": int(port is not None and port.pending), "mask": int(events.is_masked(number)), "r": 0}
 

@@ -1,8 +1,8 @@
 """The guests of a recording, with the memory layout of their builder.
 
-Contents: the memory of a PV agent (4 MiB mapped from linear address 0, as libxenguest maps a guest whose kernel
-starts there) and that of a translated guest that never runs. Not here: their operations (ops.py,
-extended.py). A PV agent's linear address is its page's number in the guest; its pool, mailbox, argument pages and
+Contents: the memory of an agent (4 MiB mapped from linear address 0, as libxenguest maps a guest whose kernel
+starts there), paravirtual or PVH, and that of a translated guest that never runs. Not here: their operations (ops.py,
+extended.py). An agent's linear address is its page's number in the guest; its pool, mailbox, argument pages and
 window slots share one L1 table, as in the recordings.
 """
 
@@ -15,6 +15,7 @@ from bulkhead.impl.xen.frames import PGT_L4, Frame
 from bulkhead.impl.xen.memory_op import populate_page
 from bulkhead.impl.xen.p2m import BROKEN
 from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER, get_table, write_pte
+from bulkhead.impl.xen.physmap import add_to_physmap
 from bulkhead.impl.xen.pv_build import TABLE_FLAGS
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ WINDOW_PFN: Final = 0x80
 SHARED_INFO_PFN: Final = 0x30
 TABLE_PFN: Final = 0x300
 TABLES: Final = 5
+FIRST_L1_PFN: Final = TABLE_PFN + 3
 PER_TABLE: Final = 512
 LEAF: Final = PTE_P | PTE_USER | PTE_A | PTE_D
 
@@ -121,6 +123,60 @@ def build_agent(xen: Xen, domain: Domain) -> PvAgentMemory:
     return memory
 
 
+class PvhAgentMemory:
+    """Pages and addresses of a PVH agent. Its linear addresses are guest-physical ones, and a window slot's is the place of
+    a page in its physical map. `arguments` are the pages that the recorder has mapped; `unlike`: those whose contents
+    no two runs share."""
+
+    __slots__ = ("arguments", "unlike")
+
+    def __init__(self, arguments: list[Frame], unlike: list[Frame]) -> None:
+        self.arguments = arguments
+        self.unlike = unlike
+
+    def pool_va(self, index: int) -> int:
+        """Linear address of a pool page."""
+        return (POOL_PFN + index) << abi.PAGE_SHIFT
+
+    def window_va(self, slot: int) -> int:
+        """Linear and guest-physical address of a window slot."""
+        return (WINDOW_PFN + slot) << abi.PAGE_SHIFT
+
+    def window_maddr(self, slot: int) -> int:
+        """Guest-physical address of a window slot's L1 entry."""
+        return (FIRST_L1_PFN << abi.PAGE_SHIFT) + ((WINDOW_PFN + slot) << 3)
+
+    def pool_maddr(self, index: int) -> int:
+        """Guest-physical address of the L1 entry that maps a pool page."""
+        return (FIRST_L1_PFN << abi.PAGE_SHIFT) + ((POOL_PFN + index) << 3)
+
+
+def build_pvh_agent(xen: Xen, domain: Domain) -> PvhAgentMemory:
+    """Populate a PVH agent, write its page tables, put shared_info into its physical map, and give vCPU 0 its root.
+
+    Raises MemoryError without memory.
+    """
+    by_gfn: list[Frame] = []
+    for gfn in range(TOTAL):
+        frame = populate_page(xen, domain, gfn)
+        if frame is None:
+            raise MemoryError(f"d{domain.domid}: no memory for gfn {gfn}")
+        frame.data = None
+        by_gfn.append(frame)
+    for level in range(3):
+        write_pte(by_gfn[TABLE_PFN + level], 0, (TABLE_PFN + level + 1 << 12) | TABLE_FLAGS)
+    write_pte(by_gfn[TABLE_PFN + 2], 1, (TABLE_PFN + 4 << 12) | TABLE_FLAGS)
+    for gfn in range(TOTAL):
+        flags = LEAF if TABLE_PFN <= gfn < TABLE_PFN + TABLES else LEAF | PTE_RW
+        write_pte(by_gfn[FIRST_L1_PFN + gfn // PER_TABLE], gfn % PER_TABLE, (gfn << 12) | flags)
+    vcpu = domain.vcpus[0]
+    add_to_physmap(xen, vcpu, domain, abi.XENMAPSPACE_SHARED_INFO, 0, SHARED_INFO_PFN)
+    vcpu.root_gfn, vcpu.context, vcpu.online = TABLE_PFN, bytes(abi.VCPU_CONTEXT_SIZE), True
+    shared = [domain.shared_info] if domain.shared_info is not None else []
+    unlike = [by_gfn[MAILBOX_PFN], *shared, *by_gfn[TABLE_PFN : TABLE_PFN + TABLES]]
+    return PvhAgentMemory(by_gfn[ARGS_PFN : ARGS_PFN + ARG_PAGES], unlike)
+
+
 class TranslatedGuest:
     """A PVH guest that never runs: its pool is at guest frames 0 to 63, and Dom0 makes all calls about it."""
 
@@ -130,8 +186,17 @@ class TranslatedGuest:
         self.name = name
         self.domain = domain
 
+    def number(self, part: str) -> int:
+        """The guest frame number that a page's name stands for."""
+        return int(part)
+
     def frame(self, part: str) -> Frame | None:
         """The frame at a guest frame number; None for a hole."""
-        assert self.domain.p2m is not None
-        frame, kind = self.domain.p2m.lookup(int(part))
-        return None if kind == BROKEN else frame
+        return frame_at(self.domain, int(part))
+
+
+def frame_at(domain: Domain, gfn: int) -> Frame | None:
+    """The frame at a translated guest's frame number, as Dom0 may map it; None for a hole."""
+    assert domain.p2m is not None
+    frame, kind = domain.p2m.lookup(gfn)
+    return None if kind == BROKEN else frame

@@ -14,16 +14,19 @@ from bulkhead.impl.dom0.gntdev import Gntdev, Segment
 from bulkhead.impl.dom0.kernel import KernelError
 from bulkhead.impl.dom0.process import MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, Fault
 from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.machine import Livelock
 from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER
+from bulkhead.proofs.replay.agents import NO_ANSWER, NOTHING_THERE
 from bulkhead.proofs.replay.extended import EXTENDED
-from bulkhead.proofs.replay.rig import BUFFER_VPN, MMAP_STRIDE, MMAP_VPN, NO_ANSWER, Rig
+from bulkhead.proofs.replay.rig import BUFFER_VPN, MMAP_STRIDE, MMAP_VPN, Rig
 from bulkhead.proofs.replay.system_calls import SYSTEM_CALLS
 
 Args = dict[str, Any]
 Result = dict[str, Any]
 UNTOUCHED = 32767
-TRANSLATED = ("hvm", "full")  # kinds of domains: PVH, and HVM with all emulated devices
+TRANSLATED = ("hvm", "full")  # kinds of domains that never run: PVH, and HVM with all emulated devices
+ALL_ONES = (1 << 64) - 1  # what a load from no memory gives
 ETIMEDOUT = 110  # the recorder's, for an agent that does not answer
 USER_PTE = PTE_P | PTE_USER | PTE_A | PTE_D
 
@@ -43,7 +46,9 @@ def _in_use(rig: Rig, name: str, ref: int) -> bool:
 
 def op_mkdom(rig: Rig, a: Args, skip: set[str]) -> Result:
     kind, vcpus = a.get("kind"), int(a.get("vcpus", 1))
-    if kind in TRANSLATED:
+    if kind == "pvh":
+        domid = rig.make_pvh(a["n"], vcpus, int(a.get("maptrack", 64)))
+    elif kind in TRANSLATED:
         domid = rig.make_translated(a["n"], abi.EMU_LAPIC if kind == "hvm" else abi.EMU_ALL & ~abi.EMU_VPCI, vcpus)
     else:
         domid = rig.make(a["n"], a.get("label"), vcpus, int(a.get("maptrack", 64)))
@@ -71,25 +76,38 @@ def op_pfill(rig: Rig, a: Args, skip: set[str]) -> Result:
     return {"r": 0}
 
 
-def op_prd(rig: Rig, a: Args, skip: set[str]) -> Result:
+def _told_of(rig: Rig, a: Args) -> Frame | None:
+    """The page that Dom0 may map by its name; None for a hole in a translated guest, or where it maps a page of others."""
     frame = rig.page(a["pg"])
+    name = str(a["pg"]).partition("/")[0]
+    if name in rig.translated and (frame is None or frame.owner is not rig.guest(name).domain):
+        return None
     assert frame is not None
+    return frame
+
+
+def op_prd(rig: Rig, a: Args, skip: set[str]) -> Result:
+    frame = _told_of(rig, a)
+    if frame is None:
+        return {"r": -abi.EINVAL}
     if rig.tainted(frame.mfn, a["off"], 8):
         skip.add("v")
     return {"v": _hex(_word(frame.data, a["off"])), "r": 0}
 
 
 def op_pwr(rig: Rig, a: Args, skip: set[str]) -> Result:
-    frame = rig.page(a["pg"])
-    assert frame is not None
+    frame = _told_of(rig, a)
+    if frame is None:
+        return {"r": -abi.EINVAL}
     frame.bytes()[a["off"] : a["off"] + 8] = int(a["v"]).to_bytes(8, "little")
     rig.clean(frame.mfn, a["off"], 8)
     return {"r": 0}
 
 
 def op_pcrc(rig: Rig, a: Args, skip: set[str]) -> Result:
-    frame = rig.page(a["pg"])
-    assert frame is not None
+    frame = _told_of(rig, a)
+    if frame is None:
+        return {"r": -abi.EINVAL}
     if rig.tainted(frame.mfn):
         skip.add("crc")
     return {"crc": f"0x{zlib.crc32(frame.bytes()):08x}", "r": 0}
@@ -97,11 +115,13 @@ def op_pcrc(rig: Rig, a: Args, skip: set[str]) -> Result:
 
 def op_fmap(rig: Rig, a: Args, skip: set[str]) -> Result:
     owner = rig.guest(str(a["pg"]).split("/")[0]).domain
-    frame = rig.page(a["pg"])
-    assert frame is not None
+    frame = _told_of(rig, a)
+    if frame is None:
+        return {"r": -abi.EINVAL}
+    number = rig.mfn(a["pg"]) if owner.external else frame.mfn
     slot = rig.kernel.alloc_slot()
     ptr = rig.kernel.layout.window_maddr(slot)
-    pte = (frame.mfn << 12) | USER_PTE | (PTE_RW if int(a["w"]) else 0)
+    pte = (number << 12) | USER_PTE | (PTE_RW if int(a["w"]) else 0)
     rc = rig.kernel.mmu_update(ptr, pte, owner.domid)
     if rc == 0:
         rig.kernel.mmu_update(ptr, 0, abi.DOMID_SELF)
@@ -120,6 +140,8 @@ def op_mmu(rig: Rig, a: Args, skip: set[str]) -> Result:
 
 
 def op_ge(rig: Rig, a: Args, skip: set[str]) -> Result:
+    if a["d"] in rig.unseen:
+        return {"r": -abi.ENOENT}
     table = rig.guest(a["d"]).domain.grant_table
     ref, flags = int(a["ref"]), int(a["flags"])
     data, off = table.header_at(ref)
@@ -141,6 +163,8 @@ def op_ge(rig: Rig, a: Args, skip: set[str]) -> Result:
 
 
 def op_gend(rig: Rig, a: Args, skip: set[str]) -> Result:
+    if a["d"] in rig.unseen:
+        return {"r": -abi.ENOENT}
     ref = int(a["ref"])
     if _in_use(rig, a["d"], ref):
         return {"busy": 1, "r": -16}
@@ -154,7 +178,7 @@ def _host_addr(rig: Rig, a: Args, pte: bool) -> int:
         return int(str(a["addr"]), 0)
     if "slot" not in a or a["by"] == "d0":
         return 0
-    layout = rig.agents[a["by"]].layout
+    layout = rig.agent(a["by"]).layout
     return layout.window_maddr(int(a["slot"])) if pte else layout.window_va(int(a["slot"]))
 
 
@@ -180,7 +204,7 @@ def op_unmap(rig: Rig, a: Args, skip: set[str]) -> Result:
 
 
 def op_unmapr(rig: Rig, a: Args, skip: set[str]) -> Result:
-    layout = rig.agents[a["by"]].layout
+    layout = rig.agent(a["by"]).layout
     new = int(str(a["naddr"]), 0) if "naddr" in a else layout.window_va(int(a["nslot"]))
     arg = abi.UNMAP_AND_REPLACE.pack(_host_addr(rig, a, False), new, int(a["h"]) & 0xFFFFFFFF, UNTOUCHED, 0)
     rc, out = rig.grant_op(a["by"], abi.GNTTABOP_UNMAP_AND_REPLACE, arg)
@@ -241,16 +265,19 @@ def op_dump(rig: Rig, a: Args, skip: set[str]) -> Result:
 
 
 def _agent_va(rig: Rig, a: Args) -> int:
-    layout = rig.agents[a["by"]].layout
-    base = layout.window_va(int(a["slot"])) if "slot" in a else layout.va(int(a["pg"]))
+    layout = rig.agent(a["by"]).layout
+    base = layout.window_va(int(a["slot"])) if "slot" in a else layout.pool_va(int(a["pg"]))
     return base + int(a["off"])
 
 
 def op_rd(rig: Rig, a: Args, skip: set[str]) -> Result:
-    if rig.agents[a["by"]].silent():
+    agent = rig.agent(a["by"])
+    if agent.silent():
         return {"r": -ETIMEDOUT}
     addr = _agent_va(rig, a)
-    frame, code = rig.agents[a["by"]].access(addr, False)
+    frame, code = agent.access(addr, False)
+    if code == NOTHING_THERE:
+        return {"v": _hex(ALL_ONES), "r": 0}
     if frame is None:
         return {"fault": 14, "ec": _hex(code), "r": 0}
     if rig.tainted(frame.mfn, addr & 0xFFF, 8):
@@ -259,10 +286,13 @@ def op_rd(rig: Rig, a: Args, skip: set[str]) -> Result:
 
 
 def op_wr(rig: Rig, a: Args, skip: set[str]) -> Result:
-    if rig.agents[a["by"]].silent():
+    agent = rig.agent(a["by"])
+    if agent.silent():
         return {"r": -ETIMEDOUT}
     addr = _agent_va(rig, a)
-    frame, code = rig.agents[a["by"]].access(addr, True)
+    frame, code = agent.access(addr, True)
+    if code == NOTHING_THERE:
+        return {"r": 0}
     if frame is None:
         return {"fault": 14, "ec": _hex(code), "r": 0}
     off = addr & 0xFFF

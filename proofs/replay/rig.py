@@ -18,18 +18,18 @@ from bulkhead.impl.dom0.process import Process
 from bulkhead.impl.dom0.syscalls import EVTCHN, GNTALLOC, GNTDEV, PRIVCMD, Syscalls, devices
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.continuation import Preemption
-from bulkhead.impl.xen.domains import Domain, VCpu
+from bulkhead.impl.xen.domains import Domain
+from bulkhead.impl.xen.events import VCPU_INFO_SIZE
 from bulkhead.impl.xen.flask import FlaskPolicy
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.grant_copy import forward_copy
-from bulkhead.impl.xen.guest_access import read, translate, write
+from bulkhead.impl.xen.guest_access import read, write
 from bulkhead.impl.xen.hypercall_evtchn import DOMID_PORT, THREE, TWO, TWO_DOMIDS
 from bulkhead.impl.xen.machine import Options, Xen
 from bulkhead.impl.xen.pagetables import PTE_MFN
-from bulkhead.proofs.replay.guests import ARG_PAGES, POOL, TABLES, TOTAL, PvAgentMemory, TranslatedGuest, build_agent
+from bulkhead.proofs.replay.agents import MAILBOX, Agent, PvhAgent
+from bulkhead.proofs.replay.guests import POOL, POOL_PFN, TABLES, TOTAL, TranslatedGuest
 
-MAILBOX: Final = POOL
-ARGS: Final = POOL + 1
 GUEST_PAGES: Final = TOTAL - TABLES
 SYMBOLS: Final = {
     "SELF": abi.DOMID_SELF,
@@ -41,8 +41,8 @@ SYMBOLS: Final = {
     "IDLE": abi.DOMID_IDLE,
 }
 MACHINE_FRAMES: Final = 0x7FFE0  # the recorder's machine has 2 GiB
+TIME_AT: Final = 32  # in a vcpu_info
 NO_FRAME: Final = (1 << 64) - 1
-NO_ANSWER: Final = -9999  # what the recorder writes for an agent that did not come back from a hypercall
 DOM0_PAGES: Final = 2560  # enough for the 1024 pages that gntalloc may give out, and what else is in use then
 DOM0_PORTS: Final = 15  # event channels of Dom0's kernel and of the recorder, before the first guest
 VIRQ_TIMER: Final = 0  # which that kernel has bound
@@ -55,68 +55,6 @@ USER_BUFFER_VPN: Final = 0x2000000
 USER_BUFFER_PAGES: Final = 64
 MAPPING_VPN: Final = 0x1000000
 MAPPING_STRIDE: Final = 0x1000
-
-
-class Agent:
-    """A PV guest that executes what the recording tells it."""
-
-    def __init__(self, rig: Rig, name: str, domain: Domain) -> None:
-        self.rig = rig
-        self.name = name
-        self.domain = domain
-        self.vcpu: VCpu = domain.vcpus[0]  # of which nothing else is asked than calls and what they do
-        self.acting = 0
-        self.layout: PvAgentMemory = build_agent(rig.xen, domain)
-        self.arg = self.layout.va(ARGS)
-        self.given_up = False
-        self.dom0_port = 0  # by which Dom0 calls the agent
-
-    def call(self, number: int, *registers: int, vcpu: int = 0) -> int:
-        """A hypercall by one of its vCPUs; NO_ANSWER from one that the hypervisor has crashed, in this call or before."""
-        if self.silent():
-            return NO_ANSWER
-        caller = self.domain.vcpus[vcpu]
-        if vcpu != self.acting:  # there is one processor: which vCPU it runs is switched, and so are all translations
-            caller.tlb.entries.clear()
-            self.acting = vcpu
-        rc = self.rig.xen.call(caller, number, *registers)
-        return NO_ANSWER if self.silent() else rc
-
-    def silent(self) -> bool:
-        """Does it answer no more? Once it was asked after it had stopped, it is not asked again, even if it is resumed."""
-        self.given_up = self.given_up or self.domain.crashed
-        return self.given_up
-
-    def argument_page(self, offset: int) -> tuple[Frame, int]:
-        """The page of the argument block that holds an offset, and where in it; IndexError beyond the block."""
-        if not 0 <= offset < ARG_PAGES << abi.PAGE_SHIFT:
-            raise IndexError(f"offset {offset:#x} is not in the argument block")
-        return self.layout.pages[ARGS + (offset >> abi.PAGE_SHIFT)], offset & abi.PAGE_MASK
-
-    def frame(self, part: str) -> Frame | None:
-        """A page of the guest by the part of its name after the slash."""
-        if part == "mb":
-            return self.layout.pages[MAILBOX]
-        if part == "l1":
-            return self.layout.windows[0]
-        if part == "l4":
-            return self.layout.root
-        if part in ("l2", "l3"):
-            return self.layout.l2 if part == "l2" else self.layout.l3
-        if part == "si":
-            return self.domain.shared_info
-        number = int(part)
-        return self.layout.pages[number] if 0 <= number < POOL else None
-
-    def access(self, addr: int, is_write: bool) -> tuple[Frame | None, int]:
-        """(frame, 0) or (None, page-fault error code) of an access after a local TLB invalidation."""
-        self.vcpu.tlb.invlpg(addr >> 12)
-        found = translate(self.rig.xen, self.vcpu, addr)
-        if found is None:
-            return None, 2 if is_write else 0
-        if is_write and not found[1]:
-            return None, 3
-        return found[0], 0
 
 
 class Drift:
@@ -179,7 +117,9 @@ class Rig:
         self.same_frames: dict[int, tuple[int, int]] = {}  # recorded frame number -> (ours, its epoch)
         self.gntdevs: dict[int, Gntdev] = {}
         self.agents: dict[str, Agent] = {}
-        self.translated: dict[str, TranslatedGuest] = {}
+        self.translated: dict[str, TranslatedGuest | PvhAgent] = {}
+        self.looked_at: dict[str, Frame] = {}  # frames of translated guests' grant tables that the recorder has mapped
+        self.unseen: set[str] = set()  # guests whose grant table the recorder could not map again
         self.gone: set[str] = set()  # names of guests that were removed: the recorder took them for number 0
         self.names: dict[int, str] = {}
         self.taint: dict[int, bytearray] = {}
@@ -221,6 +161,7 @@ class Rig:
         if domid < 0:
             return domid
         self.translated[name] = TranslatedGuest(name, self.xen.domains[domid])
+        self.look_at_entries(name)
         self.gone.discard(name)
         numbers = b"".join(abi.U64.pack(gfn) for gfn in range(POOL))
         at = self.kernel.arg_va
@@ -229,7 +170,7 @@ class Rig:
         self.xen.call(self.kernel.vcpu, abi.HYPERVISOR_MEMORY_OP, abi.XENMEM_POPULATE_PHYSMAP, at)
         return domid
 
-    def _connect(self, agent: Agent) -> None:
+    def _connect(self, agent: Agent | PvhAgent) -> None:
         """The channels a builder and the recorder make: console, XenStore, and the one by which the agent is called."""
         domid = agent.domain.domid
         _, raw = self.kernel.evtchn_op(abi.EVTCHNOP_ALLOC_UNBOUND, TWO_DOMIDS.pack(abi.DOMID_SELF, domid, 0))
@@ -262,11 +203,33 @@ class Rig:
         self.kernel.domctl(abi.DOMCTL_UNPAUSEDOMAIN, domid)
         return domid
 
+    def make_pvh(self, name: str, vcpus: int = 1, maptrack: int = 64) -> int:
+        """Build a PVH agent; its domid, or -errno."""
+        domid = self._create(name, None, abi.CDF_HVM | abi.CDF_HAP, abi.EMU_LAPIC, vcpus, maptrack)
+        if domid < 0:
+            return domid
+        agent = PvhAgent(self, name, self.xen.domains[domid])
+        self.gone.discard(name)
+        self.translated[name] = agent
+        self.look_at_entries(name)
+        for frame in agent.domain.pages.values():
+            self.taint.pop(frame.mfn, None)
+            self.epochs[frame.mfn] = frame.epoch
+        for frame in agent.layout.unlike:
+            self.taint[frame.mfn] = bytearray(b"\1" * 4096)
+        self._connect(agent)
+        self.kernel.domctl(abi.DOMCTL_UNPAUSEDOMAIN, domid)
+        return domid
+
     def remove(self, name: str) -> tuple[int, int]:
         """Destroy a guest: (domid, result)."""
         self.gone.add(name)
         if name in self.translated:
-            gone = self.translated.pop(name).domain.domid
+            self._look_away(name)
+            guest = self.translated.pop(name)
+            gone = guest.domain.domid
+            if isinstance(guest, PvhAgent):
+                self.kernel.evtchn_op(abi.EVTCHNOP_CLOSE, abi.U32.pack(guest.dom0_port))
             return gone, self.kernel.domctl(abi.DOMCTL_DESTROYDOMAIN, gone)[0]
         domid = self.agents[name].domain.domid
         own = {frame.mfn for frame in self.agents[name].layout.pages}
@@ -280,6 +243,21 @@ class Rig:
         for mfn in [m for m, n in self.names.items() if n.startswith(name + "/")]:
             del self.names[mfn]
         return domid, rc
+
+    def look_at_entries(self, name: str) -> None:
+        """The recorder maps the first frame of a guest's grant table, again after each change of its version; so a
+        translated guest that gives it up can have it at a number again, or is `unseen` from then on."""
+        self._look_away(name)
+        frame = self.guest(name).domain.grant_table.shared[0]
+        if name in self.translated and frame.count:
+            frame.count += 1
+            self.looked_at[name] = frame
+        (self.unseen.discard if frame.count else self.unseen.add)(name)
+
+    def _look_away(self, name: str) -> None:
+        frame = self.looked_at.pop(name, None)
+        if frame is not None:
+            self.xen.frames.put_page(frame)
 
     def stale_before(self, name: str) -> dict[int, tuple[int, bool]]:
         """Before a swap of grant entries: the frame number of each, and whether it names a page of a destroyed guest."""
@@ -317,9 +295,16 @@ class Rig:
         except KernelError as exc:
             return -exc.code
 
-    def guest(self, name: str) -> Agent | TranslatedGuest:
-        """A guest of either kind; KeyError."""
+    def guest(self, name: str) -> Agent | PvhAgent | TranslatedGuest:
+        """A guest of any kind; KeyError."""
         return self.translated[name] if name in self.translated else self.agents[name]
+
+    def agent(self, name: str) -> Agent | PvhAgent:
+        """A guest that makes calls; KeyError."""
+        guest = self.guest(name)
+        if isinstance(guest, TranslatedGuest):
+            raise KeyError(name)
+        return guest
 
     # --- pages ---
     def mfn(self, symbol: object) -> int:
@@ -328,7 +313,7 @@ class Rig:
         if "/" in text:
             name, part = text.split("/")
             if name in self.translated:
-                return int(part)  # such a guest's frame numbers are its own
+                return self.translated[name].number(part)  # such a guest's frame numbers are its own
             if name in self.gone:
                 return NO_FRAME
             frame = self.agents[name].frame(part)
@@ -352,8 +337,12 @@ class Rig:
             return "0"
         if mfn >= 0xFFFFFFFF:
             return "max"
-        if mfn < POOL and self.translated:
-            return f"{next(iter(self.translated))}/{mfn}"
+        silent = [name for name, guest in self.translated.items() if isinstance(guest, TranslatedGuest)]
+        if mfn < POOL and silent:
+            return f"{silent[0]}/{mfn}"
+        callers = [name for name, guest in self.translated.items() if isinstance(guest, PvhAgent)]
+        if POOL_PFN <= mfn < POOL_PFN + POOL and callers:
+            return f"{callers[-1]}/{mfn - POOL_PFN}"
         return self.names.get(mfn, "?")
 
     def same_entry(self, recorded: object, replayed: object) -> bool:
@@ -387,9 +376,20 @@ class Rig:
     def _look(self, mfn: int) -> None:
         """A frame that was given up and handed out again holds what the allocator's choice made it hold."""
         frame = self.xen.frames.get(mfn)
-        if frame is not None and frame.epoch != self.epochs.get(mfn, 0):
-            self.epochs[mfn] = frame.epoch
-            self.taint[mfn] = bytearray(b"\1" * 4096)
+        if frame is None or (frame.epoch == self.epochs.get(mfn, 0) and not self._came_later(frame)):
+            return
+        self.epochs[mfn] = frame.epoch
+        self.taint[mfn] = bytearray(b"\1" * 4096)
+
+    def _came_later(self, frame: Frame) -> bool:
+        """A page that a PVH agent has taken since it was built was somebody's before, on real Xen; not looked at yet."""
+        owner = frame.owner
+        return (
+            owner is not None
+            and frame.mfn not in self.epochs
+            and not frame.xenheap
+            and any(guest.domain is owner for guest in self.translated.values() if isinstance(guest, PvhAgent))
+        )
 
     def _trace(self, what: str, src: int, src_off: int, dst: int, dst_off: int, length: int) -> None:
         self._look(src)
@@ -404,6 +404,14 @@ class Rig:
             return
         into[dst_off : dst_off + length] = marks[src_off : src_off + length]
 
+    def times_told(self, domain: Domain) -> None:
+        """Half of each registered vcpu_info is about time."""
+        for vcpu in domain.vcpus:
+            if vcpu.info is not None:
+                self._look(vcpu.info.mfn)
+                marks, at = self.taint.setdefault(vcpu.info.mfn, bytearray(4096)), vcpu.info_offset
+                marks[at + TIME_AT : at + VCPU_INFO_SIZE] = b"\1" * (VCPU_INFO_SIZE - TIME_AT)
+
     def clean(self, mfn: int, off: int, length: int) -> None:
         """Known bytes were stored; page tables and mailboxes stay irreproducible."""
         self._look(mfn)
@@ -413,6 +421,9 @@ class Rig:
 
     def inherent(self, mfn: int) -> bool:
         """Is this a page whose content real runs do not reproduce by nature?"""
+        for guest in self.translated.values():
+            if isinstance(guest, PvhAgent) and any(frame.mfn == mfn for frame in guest.layout.unlike):
+                return True
         for agent in self.agents.values():
             shared = agent.domain.shared_info
             if (
@@ -435,7 +446,7 @@ class Rig:
         if by == "d0":
             rc, out = self.kernel.grant_op(cmd, [arg])
             return rc, out[0]
-        agent = self.agents[by]
+        agent = self.agent(by)
         write(self.xen, agent.vcpu, agent.arg, arg)
         rc = agent.call(abi.HYPERVISOR_GRANT_TABLE_OP, cmd, agent.arg, 1)
         return rc, read(self.xen, agent.vcpu, agent.arg, len(arg)) or arg

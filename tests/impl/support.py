@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.machine import Xen
-from bulkhead.proofs.replay.rig import Agent, Rig
+from bulkhead.proofs.replay.agents import Agent
+from bulkhead.proofs.replay.rig import Rig
 
 
 def machine(*names: str) -> Rig:

@@ -176,3 +176,20 @@ def test_answers_are_compared_in_earnest(daemons: Both) -> None:
     daemons.machine.xenstored.store.set_perms(0, f"{home(one)}/data", (("b", one),))
     ours, real = daemons.both(two, pages.XS_MKDIR, path)
     assert ours != real
+
+
+def test_events_longer_than_a_message_are_dropped(daemons: Both) -> None:
+    """By the real daemon, too; requests of guests go to ours without a ring, which is shorter than this watch."""
+    one, _ = daemons.guests
+    token = b"t" * 4000
+    watch = b"data\0" + token + b"\0"
+    daemons.machine.xenstored.request(one, pages.XS_WATCH, 0, watch)
+    assert daemons.real.ask(one, pages.XS_WATCH, watch) == (pages.XS_WATCH, b"OK\0")
+    daemons.real.ask(one, pages.XS_READ, b"name\0")
+    daemons.events(one)
+    for size, events in ((89, 1), (90, 0), (1000, 0)):
+        daemons.ask_ours(0, pages.XS_WRITE, path := f"{home(one)}/data/{'n' * size}".encode() + b"\0")
+        daemons.real.must(pages.XS_WRITE, path)
+        daemons.real.ask(one, pages.XS_READ, b"name\0")  # the answer comes behind the events
+        ours, real = daemons.events(one)
+        assert ours == real and len(ours) == events

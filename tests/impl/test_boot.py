@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,52 @@ def test_a_boot_leaves_nothing_behind(system: str) -> None:
         assert guest.state == b"running" and b"bss zero" in guest.console and b"data/state OK" in guest.console
         assert b"name=" + guest.name.encode() in guest.console
     assert log == boot(system, None, 3, 7)
+
+
+A_LIFE = """
+xl -> Dom0: open /dev/xen/privcmd: errno 2, so it turns to DomB
+xl -> DomB: create guest1 from kernel, 1024 pages
+DomB -> file proxy: open kernel
+DomB -> file proxy: stat
+DomB -> file proxy: stat
+DomB -> file proxy: close
+DomB -> file proxy: read kernel: # bytes
+DomB -> file proxy: open ramdisk
+DomB -> file proxy: stat
+DomB -> file proxy: stat
+DomB -> file proxy: close
+DomB -> file proxy: read ramdisk: # bytes
+DomB -> Xen: open: privileged interface
+DomB -> Xen: parse: ELF image of # bytes
+DomB -> Xen: create: createdomain
+DomB -> Xen: configure: max_vcpus, max_mem
+DomB -> Xen: event channels: alloc_unbound for XenStore and console
+DomB -> Xen: populate: 1024 pages
+DomB -> Xen: load kernel: 5 pages at pfn 1
+DomB -> Xen: load ramdisk: 2 pages at pfn 6
+DomB -> Xen: hypercall page: at 0xffffffff80002000
+DomB -> Xen: magic pages: start_info, XenStore and console pages
+DomB -> Xen: page tables: 5 tables
+DomB -> Xen: pin: L4 table in frame #
+DomB -> Xen: shared info: frame #
+DomB -> Xen: seed grants: 0 for the console, 1 for XenStore
+DomB -> Xen: vcpu: entry 0xffffffff80001000
+DomB -> Xen: seal: own mappings dropped
+xl -> xenstored: introduce domain 2, port 1
+xenstored -> Xen: map the XenStore ring of domain 2 by grant
+xl -> xenconsoled: connect domain 2, port 2
+xenconsoled -> Xen: map the console ring of domain 2 by grant
+xl -> DomB: unpause domain 2
+xl -> DomB: destroy domain 2
+"""
+
+
+def test_the_log_of_a_guests_life_names_who_asks_whom_for_what() -> None:
+    """The log is what people see of a boot: no line is missing, and none is said of another. Sizes and frames are masked."""
+    lines = [f"{step.who} -> {step.whom}: {step.what}" for step in boot("disaggregated", None, 1, 0).steps]
+    masked = [re.sub(r"\d+(?= bytes)|(?<=frame )0x[0-9a-f]+", "#", line) for line in lines]
+    life = A_LIFE.split("\n")[1:-1]
+    assert masked[masked.index(life[0]) :] == life
 
 
 def ways(system: str) -> set[tuple[str, str]]:

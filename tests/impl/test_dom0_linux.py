@@ -414,6 +414,28 @@ def test_an_area_is_filled_as_a_whole_and_once(u: User) -> None:
     u.sys.munmap(addr, 3)
 
 
+def test_calls_of_device_models(u: User) -> None:
+    """DM_OP: only of the domain that a file is restricted to; each buffer must be in memory that can be written."""
+    fd, other = u.sys.open(PRIVCMD), u.sys.open(PRIVCMD)
+    hvm = u.rig.make_translated("H")
+    assert u.ioctl(other, ioctl_control.PRIVCMD_RESTRICT, pack("<H", u.guest.domid)) == 0
+
+    def call(file: int, *buffers: tuple[int, int], domid: int = hvm) -> int:
+        packed = b"".join(pack("<2Q", *each) for each in buffers).ljust(192, b"\0")
+        head = pack("<HH4xQ", domid, len(buffers), u.arg + 64).ljust(64, b"\0")
+        return u.ioctl(file, ioctl_control.PRIVCMD_DM_OP, head + packed + pack("<4I", 20, 0, 77, 0))
+
+    at = u.arg + 256
+    assert call(fd, (at, 16)) == 0 and unpack("<I", u.sys.load(at + 8, 4)) == (1,)
+    assert call(fd) == call(other, domid=u.guest.domid) == 0
+    assert call(other, (at, 16)) == call(other) == -abi.EPERM
+    assert call(other, (at, 16), domid=u.guest.domid) == -abi.EINVAL  # a PV guest has no device model
+    assert call(fd, (at, 4097)) == call(fd, *[(at, 16)] * 17) == -abi.E2BIG
+    for bad in (0x5000000000, (1 << 47) - 16, (1 << 64) - 4096):
+        assert call(fd, (at, 16), (bad, 16)) == -abi.EFAULT
+    assert unpack("<I", u.sys.load(at + 8, 4)) == (77,)
+
+
 def test_the_older_foreign_mappings(u: User) -> None:
     fd = u.sys.open(PRIVCMD)
     addr = u.sys.mmap(2, 3, fd, 0)

@@ -18,8 +18,9 @@ from bulkhead.impl.xen.frames import PGT_SEG
 from bulkhead.impl.xen.guest_access import read, write
 from bulkhead.impl.xen.hypercall import TABLE, Steps
 from bulkhead.impl.xen.machine import Xen
+from bulkhead.proofs.replay.agents import Agent
 from bulkhead.proofs.replay.ops import execute
-from bulkhead.proofs.replay.rig import Agent, Rig
+from bulkhead.proofs.replay.rig import Rig
 from tests.impl.support import agent, check_counts, machine
 
 CODE = 0x00AF9B000000FFFF

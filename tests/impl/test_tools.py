@@ -204,6 +204,20 @@ def test_watches(house: House) -> None:
     assert house.ask(pages.XS_RESET_WATCHES) == (pages.XS_RESET_WATCHES, b"OK\0")
 
 
+def test_an_event_is_no_longer_than_a_message(house: House) -> None:
+    """A longer one would end the guest's connection: its library waits for ever for what is no message (XSA-324)."""
+    stored, node = house.machine.xenstored, b"/local/domain/%d/data/" % house.domid
+    token = b"t" * 4000
+    stored.request(house.domid, pages.XS_WATCH, 0, b"data\0" + token + b"\0")
+    for size, told in ((89, True), (90, False)):  # 4096 bytes, and one more
+        house.guest.replies.clear()
+        stored.request(0, pages.XS_WRITE, 0, node + b"n" * size + b"\0")
+        house.machine.settle()
+        event = (pages.XS_WATCH_EVENT, 0, b"data/" + b"n" * size + b"\0" + token + b"\0")
+        assert house.guest.replies == ([event] if told else [])
+    assert house.ask(pages.XS_READ, b"data/" + b"n" * 90) == (pages.XS_READ, b"")
+
+
 def test_permissions_come_first(house: House) -> None:
     """A node that a guest may not read gives EACCES for every request, whether it exists or not, and no watch events."""
     other = house.machine.create("two", CreateRequest("kernel", "", 64))

@@ -27,6 +27,7 @@ COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.In: ast.NotIn,
     ast.NotIn: ast.In,
 }
+COMMUTATIVE = ("min", "max")  # swapped arguments change nothing
 COMPUTED: dict[type[ast.operator], type[ast.operator]] = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,
@@ -106,7 +107,7 @@ def _replacements(node: ast.AST) -> Iterator[tuple[str, ast.AST, ast.AST]]:
             isinstance(node.value, ast.YieldFrom) and isinstance(node.value.value, ast.Call)
         ):
             yield "dropped statement", node, ast.Pass()
-    elif isinstance(node, ast.Call) and len(node.args) > 1:
+    elif isinstance(node, ast.Call) and len(node.args) > 1 and ast.unparse(node.func) not in COMMUTATIVE:
         first, second, *rest = node.args
         if (
             not isinstance(first, ast.Starred)

@@ -47,6 +47,7 @@ FREESTANDING: Final = (
     "-Wextra",
     "-Werror",
 )
+AGENTS: Final = {"agent.bin": (), "agent-pvh.bin": ("-DPVH",)}  # images, and what distinguishes them
 XZ_MAGIC: Final = b"\xfd7zXZ\x00"
 
 
@@ -97,23 +98,8 @@ def _make(root: Path, into: Path) -> None:
         if shutil.which(tool) is None:
             raise Unavailable(f"`{tool}` is not here: the rig compiles its guest (apt-get install gcc libc6-dev)")
     headers = ["-I", str(HERE), "-idirafter", str(root / "usr/include"), INTERFACE]
-    objects = []
-    for source in ("guest/entry.S", "guest/agent.c"):  # the entry comes first in the image
-        objects.append(str(into / (Path(source).name + ".o")))
-        _run(["gcc", *FREESTANDING, *headers, "-c", str(HERE / source), "-o", objects[-1]])
-    _run(
-        [
-            "ld",
-            "-T",
-            str(HERE / "guest/agent.lds"),
-            "--oformat",
-            "binary",
-            "--build-id=none",
-            "-o",
-            str(into / "agent.bin"),
-            *objects,
-        ]
-    )
+    for image, kind in AGENTS.items():
+        _guest(into / image, [*headers, *kind])
     parts = [str(p) for p in sorted((HERE / "dom0").glob("*.c"))]
     _run(
         [
@@ -133,11 +119,22 @@ def _make(root: Path, into: Path) -> None:
     )
     (into / "xen").write_bytes(gzip.decompress(_one(root, "boot/xen-*-amd64.gz").read_bytes()))
     (into / "vmlinux").write_bytes(vmlinux(_one(root, "boot/vmlinuz-*").read_bytes()))
-    files = [("init", 0o755, (into / "init").read_bytes()), ("agent.bin", 0o644, (into / "agent.bin").read_bytes())]
+    files = [("init", 0o755, (into / "init").read_bytes())]
+    files += [(image, 0o644, (into / image).read_bytes()) for image in AGENTS]
     for module in MODULES:
         path = _one(root, f"lib/modules/*/kernel/drivers/{module}.ko")
         files.append((f"modules/{path.name}", 0o644, path.read_bytes()))
     (into / "initramfs").write_bytes(cpio(["dev", "proc", "modules"], files))
+
+
+def _guest(image: Path, options: Sequence[str]) -> None:
+    """The agent guest as a flat image; its entry comes first."""
+    objects = []
+    for source in ("guest/entry.S", "guest/agent.c"):
+        objects.append(f"{image}.{Path(source).name}.o")
+        _run(["gcc", *FREESTANDING, *options, "-c", str(HERE / source), "-o", objects[-1]])
+    script = str(HERE / "guest/agent.lds")
+    _run(["ld", "-T", script, "--oformat", "binary", "--build-id=none", "-o", str(image), *objects])
 
 
 def _one(root: Path, pattern: str) -> Path:

@@ -178,6 +178,8 @@ def _ports(f: Follower, out: Places) -> None:
             k = d * n + q
             port = domain.events.ports.get(q + 1)
             rules: tuple[int, ...] = (T["port.state"][k], T["port.remote"][k])
+            if d > DOMB:
+                _put(out, f"port[{d}, {q + 1}].pending", bool(T["port.pending"][k]), port is not None and port.pending)
             if port is None:
                 _put(out, f"port[{d}, {q + 1}]", rules[0], 0)
             elif port.state == INTERDOMAIN and port.remote is not None:

@@ -26,10 +26,25 @@ GUEST = "the guest under construction exists, and is no service (theorem constru
 ROOM = "the world has elements enough; the implementation sets no such limit"
 KNOWN = "who is asked for was built, so that the domain is there and no service"
 ORDER = "the code does it in its order: nothing else comes to this step"
+PORTS = "a domain has 1023 ports or more, of which the rules' world has a few; `monolithic` has domains with fewer"
+POLICY = "the default policy lets all domains share; `monolithic` has pairs of domains that may not"
+ONE_LAYOUT = "guests here keep version 1 of the grant table, which grants whole pages; `monolithic` compares both versions"
+ONE_NUMBER = "gntdev and gntalloc have one number for it, evtchn knows no such call, and there is no privcmd"
 SEALED = "DomB has let go of everything first; a fault that leaves something is a mismatch"
 
 CANNOT_HAPPEN: dict[str, str] = {
     **{pair: reason for pair, reason in ON_MONOLITHIC.items() if pair.startswith(OF_PROCESSES) and "privcmd" not in pair},
+    "evtchn_alloc_unbound: ENOSPC": PORTS,
+    "evtchn_bind_interdomain: ENOSPC": PORTS,
+    "evtchn_bind_interdomain: EPERM": POLICY,
+    "evtchn_bind: ENOSPC": PORTS,
+    "evtchn_bind: EPERM": POLICY,
+    "evtchn_bind_unbound: ENOSPC": PORTS,
+    "evtchn_bind_unbound: EPERM": POLICY,
+    "gntdev_set_unmap_notify: ENOTTY": ONE_NUMBER,
+    "gntalloc_set_unmap_notify: ENOTTY": ONE_NUMBER,
+    "gntdev_copy.element: GNTST_permission_denied": POLICY,
+    "gntdev_copy.move: GNTST_general_error": ONE_LAYOUT,
     "channel_open: EBUSY": ORDER,
     "channel_open: ESRCH": DOMB,
     "channel_open: EPERM": DOMB,

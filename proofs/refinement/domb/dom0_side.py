@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.domains import Domain
+from bulkhead.impl.xen.events import INTERDOMAIN
 from bulkhead.impl.xen.frames import PGT_L1, PGT_L2, PGT_L3, PGT_L4
 from bulkhead.impl.xen.hypercall_evtchn import DOMID_PORT
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.domb.book import Book
 from bulkhead.proofs.refinement.domb.rig import Rig, WatchedService, granted
-from bulkhead.proofs.refinement.domb.world import FIRST_PROCESS, KERNEL, KERNEL_FILE
+from bulkhead.proofs.refinement.domb.world import DOM0, FIRST_PROCESS, KERNEL, KERNEL_FILE
 from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
 
 
@@ -142,10 +143,18 @@ class Dom0Side:
         self.clock += 1
         return self.clock
 
+    def rings(self, d: int, q: int) -> None:
+        """An event of a daemon's, a tool's or DomB's comes to the other end; no rule is about it."""
+        T, ports = self.book.T, self.book.size.ports
+        k = d * ports + q
+        if T["port.state"][k] == INTERDOMAIN:
+            self.book.put({("port.pending", T["port.remote"][k] * ports + T["port.remote_port"][k]): 1})
+
     def dom0_port(self, cmd: int, arg: bytes, rc: int, raw: bytes) -> None:
         """One event channel operation of Dom0's kernel."""
         if cmd == abi.EVTCHNOP_SEND and rc == 0:
             self.signalled[abi.U32.unpack(arg)[0]] = self.tick()
+            self.rings(DOM0, abi.U32.unpack(arg)[0] - 1)
         if cmd == abi.EVTCHNOP_BIND_INTERDOMAIN:
             domid, _, port, local = DOMID_PORT.unpack(raw)
             args = {

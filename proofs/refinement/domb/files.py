@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from struct import Struct
 
 from bulkhead.impl.domb import protocol as p
-from bulkhead.proofs.refinement.domb.kernels import BAD, BASE, FRAME_LIST, GOOD, PAGE
+from bulkhead.proofs.refinement.domb.kernels import BAD, FRAME_LIST, GOOD, PAGE
 
 SEGMENT = Struct("<IIQQQQQQ")
 # struct start_info of public/xen.h, as far as a 64-bit guest reads it.
@@ -163,9 +163,14 @@ class Reading:
         return self.kernel in (GOOD[3], GOOD[4])
 
     @property
+    def _base(self) -> int:
+        """The address of the guest's first page: the kernel's text lies in its second one."""
+        return int(SEGMENT.unpack_from(self.kernel, 64)[3]) - PAGE
+
+    @property
     def _kernel_ends(self) -> int:
         headers = (SEGMENT.unpack_from(self.kernel, 64 + i * SEGMENT.size) for i in range(2))
-        return max((int(virt) - BASE + int(memsz) + PAGE - 1) // PAGE for _, _, _, virt, _, _, memsz, _ in headers)
+        return max((int(virt) - self._base + int(memsz) + PAGE - 1) // PAGE for _, _, _, virt, _, _, memsz, _ in headers)
 
     @property
     def _disk_pages(self) -> int:
@@ -201,7 +206,7 @@ class Reading:
     def start_info(self, told: Told) -> tuple[object, ...]:
         """What start_info must say."""
         apart = self._list_apart
-        disk = self.ramdisk_at if self._by_page else BASE + self.ramdisk_at * PAGE
+        disk = self.ramdisk_at if self._by_page else self._base + self.ramdisk_at * PAGE
         return (
             b"xen-3.0-x86_64".ljust(32, b"\0"),
             self.wanted.pages,
@@ -211,9 +216,9 @@ class Reading:
             told.store_port,
             told.console,
             told.console_port,
-            BASE + told.root * PAGE,
+            self._base + told.root * PAGE,
             told.tables,
-            FRAME_LIST if apart else BASE + self.frame_list_at * PAGE,
+            FRAME_LIST if apart else self._base + self.frame_list_at * PAGE,
             disk if self.ramdisk else 0,
             len(self.ramdisk),
             self.wanted.cmdline.ljust(1024, b"\0"),
@@ -228,7 +233,7 @@ class Reading:
             _, _, at, virt, _, filesz, memsz, _ = SEGMENT.unpack_from(self.kernel, 64 + i * SEGMENT.size)
             content = self.kernel[at : at + filesz].ljust(memsz, b"\0")
             for k in range(0, memsz, PAGE):
-                out[(virt - BASE + k) // PAGE] = content[k : k + PAGE].ljust(PAGE, b"\0")
+                out[(virt - self._base + k) // PAGE] = content[k : k + PAGE].ljust(PAGE, b"\0")
         for k in range(0, len(self.ramdisk), PAGE):
             out[self.ramdisk_at + k // PAGE] = self.ramdisk[k : k + PAGE].ljust(PAGE, b"\0")
         return out

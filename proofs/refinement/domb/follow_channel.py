@@ -10,7 +10,6 @@ from collections.abc import Callable
 from bulkhead.impl.domb import protocol as p
 from bulkhead.impl.libs.vchan import LEFT, RIGHT, SRV_LIVE, Vchan
 from bulkhead.impl.xen import abi
-from bulkhead.impl.xen.events import INTERDOMAIN
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.hypercall_evtchn import TWO_DOMIDS
 from bulkhead.model.caller import OKAY
@@ -78,7 +77,7 @@ class ChannelSide(BuildSide):
             self.had_writer = False
         elif cmd == abi.EVTCHNOP_SEND:
             self.unsignalled &= rc != 0 or abi.U32.unpack(arg)[0] - 1 != self.book.T["channel.port"][0]
-            self._rings(abi.U32.unpack(arg)[0] - 1)
+            self.rings(DOMB, abi.U32.unpack(arg)[0] - 1)
         elif cmd == abi.EVTCHNOP_CLOSE:
             number = abi.U32.unpack(arg)[0]
             if number - 1 == self.book.T["channel.port"][0]:
@@ -87,13 +86,6 @@ class ChannelSide(BuildSide):
                 self.rule("channel_close")
             else:
                 raise Mismatch(f"DomB closes port {number}, which is not its channel's")
-
-    def _rings(self, q: int) -> None:
-        """DomB's event comes to the other end, which any process of Dom0 may have bound; no rule is about it."""
-        T, ports = self.book.T, self.book.size.ports
-        k = DOMB * ports + q
-        if T["port.state"][k] == INTERDOMAIN:
-            self.book.put({("port.pending", T["port.remote"][k] * ports + T["port.remote_port"][k]): 1})
 
     def has_read(self, addr: int, out: bytes) -> None:
         if self.inbox is not None:

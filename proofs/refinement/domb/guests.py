@@ -64,6 +64,7 @@ class Guests:
         self.known: dict[int, Guest] = {}
         self.handles: dict[tuple[Domain, int], int] = {}  # handles of guests -> Handle
         self.slots: dict[tuple[Domain, int], int] = {}  # slots of their windows (guest_memory.py) -> Translation
+        self.libraries: dict[Domain, Any] = {}  # of guests that use one for XenStore (guest_library.py)
         self.fresh = 0  # pages that guests have got from Xen
 
     def running(self) -> list[Guest]:
@@ -200,15 +201,30 @@ def evtchn_close(g: Guests, who: Guest, a: Arguments) -> Answer:
 
 
 def evtchn_alloc_unbound(g: Guests, who: Guest, a: Arguments) -> Answer:
-    """EVTCHNOP_alloc_unbound for itself: {remote}."""
-    raw = TWO_DOMIDS.pack(abi.DOMID_SELF, a["remote"], 0)
-    return _event(g, who, "evtchn_alloc_unbound", abi.EVTCHNOP_ALLOC_UNBOUND, raw, {"d": who.domid, "remote": a["remote"]})
+    """EVTCHNOP_alloc_unbound for itself, or (which is refused) for another domain: {dom, remote}."""
+    raw = TWO_DOMIDS.pack(a["dom"], a["remote"], 0)
+    d = who.domid if a["dom"] == abi.DOMID_SELF else a["dom"]
+    return _event(g, who, "evtchn_alloc_unbound", abi.EVTCHNOP_ALLOC_UNBOUND, raw, {"d": d, "remote": a["remote"]})
 
 
 def evtchn_bind_interdomain(g: Guests, who: Guest, a: Arguments) -> Answer:
     """EVTCHNOP_bind_interdomain: {dom, port}."""
     raw = DOMID_PORT.pack(a["dom"], 0, a["port"], 0)
     return _event(g, who, "evtchn_bind_interdomain", abi.EVTCHNOP_BIND_INTERDOMAIN, raw, {"e": a["dom"], "o": a["port"]})
+
+
+def evtchn_reset(g: Guests, who: Guest, a: Arguments) -> Answer:
+    """EVTCHNOP_reset of its own ports."""
+    return _event(g, who, "evtchn_reset", abi.EVTCHNOP_RESET, abi.U16.pack(abi.DOMID_SELF), {})
+
+
+def evtchn_take(g: Guests, who: Guest, a: Arguments) -> Answer:
+    """It looks which of its ports are pending; the answer has them."""
+    found = who.domain.events.take_pending()
+    for port in found if g.book is not None else ():
+        assert g.book is not None
+        g.book.step("evtchn_take", {"caller": who.domid, "q": g.book.port(port)})
+    return Answer(OKAY, found)
 
 
 def _event(g: Guests, who: Guest, rule: str, cmd: int, raw: bytes, args: dict[str, int]) -> Answer:
@@ -220,7 +236,7 @@ def _event(g: Guests, who: Guest, rule: str, cmd: int, raw: bytes, args: dict[st
     given = port.unpack(out)[-1] if port is not None and rc == 0 else None
     book = g.book
     if book is not None:
-        names = {"q": book.port, "o": book.port, "remote": book.domain, "e": book.domain}
+        names = {"q": book.port, "o": book.port, "d": book.domain, "remote": book.domain, "e": book.domain}
         picked = {} if given is None else {"q_q": given - 1}
         elements = {name: names[name](value) if name in names else value for name, value in args.items()}
         book.step(rule, {"caller": who.domid, **elements, **picked}, error_name(-rc))
@@ -236,6 +252,8 @@ ACTIONS: Final[dict[str, Callable[[Guests, Guest, Arguments], Answer]]] = {
     "evtchn_close": evtchn_close,
     "evtchn_alloc_unbound": evtchn_alloc_unbound,
     "evtchn_bind_interdomain": evtchn_bind_interdomain,
+    "evtchn_reset": evtchn_reset,
+    "evtchn_take": evtchn_take,
 }
 
 

@@ -5,15 +5,18 @@ Not here: hostile tools, whose calls are single messages and stores (operations.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from bulkhead.impl.domb import protocol as p
-from bulkhead.impl.tools.services import ToolError
+from bulkhead.impl.tools.services import ToolError, find
 from bulkhead.impl.xen import abi
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.calls import NOT_DONE, Answer
 from bulkhead.proofs.refinement.domb.machine import WAIT, Killed, Machine, Process, error_name
+from bulkhead.proofs.refinement.domb.spoken import heard
 from bulkhead.proofs.refinement.domb.watched_tools import WatchedRemote, WatchedXl
 from bulkhead.proofs.refinement.domb.world import NOBODY
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
@@ -53,7 +56,7 @@ def use_tool(m: Machine, who: Process, a: Mapping[str, Any]) -> Answer:
         tool.asks_again = asks_again
         code = _calls(m, tool, a)
     except ToolError as error:
-        code = error_name(error.errno)
+        code = error_name(fits(error).errno)
     except Killed:
         code = "killed"
     who.busy = who.waiting = False
@@ -65,6 +68,13 @@ def use_tool(m: Machine, who: Process, a: Mapping[str, Any]) -> Answer:
     return Answer(code)
 
 
+def fits(error: ToolError) -> ToolError:
+    """A tool's error has an errno, and a text for people."""
+    if not isinstance(error.errno, int) or not 0 < error.errno < 4096 or not re.match(r"[a-z]+[ :]", str(error)):
+        raise Mismatch(f"a tool fails with the error {error.errno!r} and the text {error}")
+    return error
+
+
 def _connected(m: Machine, who: Process, pump: Callable[[], bool], tries: int) -> WatchedRemote:
     """The tool's end of the channel, which DomB offers anew after each connection; ToolError if it is taken to the end."""
     error = ToolError("connecting to DomB", abi.EAGAIN)
@@ -73,9 +83,12 @@ def _connected(m: Machine, who: Process, pump: Callable[[], bool], tries: int) -
         offer = m.offer()
         if offer is not None:
             try:
-                return WatchedRemote(who.os, offer, who.proxy, pump)
+                service = find(who.os, who.proxy, m.offer, pump, lambda step, what: None, heard, WatchedRemote)
+                if not isinstance(service, WatchedRemote):
+                    raise Mismatch("a tool of Dom0 builds itself, and does not turn to DomB")
+                return service
             except ToolError as exc:
-                error = exc
+                error = fits(exc)
         who.waiting = True
         if tries == 1 or not pump():
             break
@@ -84,6 +97,9 @@ def _connected(m: Machine, who: Process, pump: Callable[[], bool], tries: int) -
 
 def _calls(m: Machine, tool: WatchedRemote, a: Mapping[str, Any]) -> str:
     wanted = p.CreateRequest(a["kernel"], a["ramdisk"], a["pages"], a["cmdline"])
+    refuses(tool, abi.EINVAL, lambda: tool.create(p.CreateRequest("x" * (p.PATH_MAX + 1))))
+    refuses(tool, abi.EINVAL, lambda: tool.create(p.CreateRequest(a["kernel"], "", 1 << 32)))
+    refuses(tool, abi.EINVAL, lambda: tool.destroy(1 << 16))
     if not a["xl"]:
         domid = tool.create(wanted).domid
         _exists(m, domid)
@@ -93,10 +109,24 @@ def _calls(m: Machine, tool: WatchedRemote, a: Mapping[str, Any]) -> str:
     if m.daemons is None or m.daemons.stored is None or m.daemons.consoled is None:
         return NOT_DONE.code
     xl = WatchedXl(tool, m.daemons.stored, m.daemons.consoled)
+    for call in (xl.pause, xl.unpause, xl.destroy):
+        refuses(tool, abi.ESRCH, partial(call, NOBODY))
     domid = xl.create(a["name"], wanted)
     for call in a["then"]:
         getattr(xl, call)(domid)
     return OKAY
+
+
+def refuses(tool: WatchedRemote, errno: int, call: Callable[[], object]) -> None:
+    """The tool must refuse a call by itself, with this error, and ask DomB nothing."""
+    sent = len(tool.watched.numbers)
+    try:
+        call()
+    except ToolError as error:
+        if fits(error).errno != errno or len(tool.watched.numbers) != sent:
+            raise Mismatch(f"a tool says {error} to a call that it must refuse with the error {errno}, unasked") from error
+        return
+    raise Mismatch(f"a tool accepts a call that it must refuse with the error {errno}")
 
 
 def _exists(m: Machine, domid: int) -> None:

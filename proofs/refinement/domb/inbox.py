@@ -50,7 +50,7 @@ class Inbox:
         for tap in (self.to_domb, self.from_domb):
             if tap.covers(addr):
                 if tap is self.to_domb and addr == tap.peers and tap.moving:
-                    self.header = tap.moving
+                    self.header = self.header or tap.moving  # what it loads again may be something else by now
                 tap.loaded(addr, out)
 
     def stored(self, addr: int, payload: bytes) -> None:

@@ -15,6 +15,8 @@ from bulkhead.impl.guests.test_kernel import Source, build_kernel, code
 PAGE: Final = 4096
 BASE: Final = 0xFFFFFFFF80000000
 FRAME_LIST: Final = 0xFFFFFE0000000000  # where one kernel wants the list of its frames
+RANGE: Final = 4 << 20  # bytes of addresses that a small kernel's page tables map
+LOWER_END, UPPER_START, LAST = 1 << 47, 0xFFFF880000000000, 1 << 64  # where guests may have addresses
 END: Final = BASE + 6 * PAGE  # behind the last page of the image
 ENTRY, HYPERCALL, VIRT_BASE, OFFSET, VERSION, LOADER, FEATURES, INIT_P2M, MOD_PFN = 1, 2, 3, 4, 5, 8, 10, 15, 16  # notes
 TYPE, MACHINE, START, HEADERS, SIZES = 16, 18, 24, 32, 54  # of the ELF header
@@ -47,6 +49,13 @@ def _many_headers(count: int) -> bytes:
     return image + own + bytes((count - 3) * HEADER)
 
 
+def _others_note() -> bytes:
+    """The image with one more note, which is not for Xen: its number is that of an entry, its content no entry's."""
+    note = pack("<III", 4, 8, ENTRY) + b"GNU\0" + _number(BASE)
+    size = len(ONE) - 4 * PAGE + len(note)
+    return patched(THIRD + IN_FILE, pack("<QQ", size, size)) + note
+
+
 def _moved(by: int) -> bytes:
     """The image with physical addresses that do not begin at 0, and the note that says so."""
     image = with_notes({OFFSET: _number(by)})
@@ -65,6 +74,11 @@ GOOD: Final[tuple[bytes, ...]] = (
     _moved(1 << 24),
     _many_headers(64),
     patched(IN_MEMORY + THIRD, _number(0)),  # notes lie in the file alone
+    _others_note(),
+    # At the ends of what guests may map, to the last page.
+    build_kernel(Source(virt_base=LOWER_END - RANGE)),
+    build_kernel(Source(virt_base=UPPER_START)),
+    build_kernel(Source(virt_base=LAST - RANGE)),
 )
 
 WANTS_ANOTHER_LOADER: Final = with_notes({LOADER: b"other\0"})
@@ -111,6 +125,12 @@ BAD: Final[tuple[bytes, ...]] = (
     # Addresses: no page's, below the base, over the hypervisor, in no half of the address space, outside of the image.
     build_kernel(Source(virt_base=0xFFFF800000000000)),
     build_kernel(Source(virt_base=1 << 48)),
+    # The kernel itself lies where it may, but not all that would be mapped with it.
+    build_kernel(Source(virt_base=LOWER_END - RANGE + PAGE)),
+    build_kernel(Source(virt_base=LAST - RANGE + PAGE)),
+    build_kernel(Source(virt_base=LAST - 7 * PAGE)),
+    build_kernel(Source(virt_base=UPPER_START - PAGE)),
+    with_notes({INIT_P2M: _number(LOWER_END - (1 << 30))}),
     with_notes({VIRT_BASE: _number(BASE - 16)}),
     with_notes({VIRT_BASE: _number(BASE + 2 * PAGE), OFFSET: _number(2 * PAGE)}),
     with_notes({ENTRY: _number(BASE)}),

@@ -27,6 +27,7 @@ from bulkhead.proofs.refinement.domb.book import Book
 from bulkhead.proofs.refinement.domb.compare import compare
 from bulkhead.proofs.refinement.domb.daemons import Daemons
 from bulkhead.proofs.refinement.domb.follow import Follower
+from bulkhead.proofs.refinement.domb.proxy_side import ProxySide
 from bulkhead.proofs.refinement.domb.rig import Rig, WatchedService
 from bulkhead.proofs.refinement.domb.store_side import StoreSide
 from bulkhead.proofs.refinement.domb.users import Users
@@ -35,6 +36,7 @@ from bulkhead.proofs.refinement.lockstep.spec_state import Log, Mismatch
 
 LOAD, FAIL, STEP, TAKEN = "load", "fail", "step", "taken"  # moments of DomB
 DAEMON, WAIT = "daemon", "wait"
+MESSAGE: Final = "message"  # what DomB has loaded: the beginning of the next message in its ring
 OF_DOMB: Final = (LOAD, FAIL, STEP, TAKEN)
 
 
@@ -55,12 +57,13 @@ class Moment(NamedTuple):
 
 
 class Proxy(FileProxy):
-    """The file proxy of a tool; every file that it really opens is checked."""
+    """The file proxy of a tool; every file that it really opens is checked, and every answer."""
 
     def __init__(self, root: Path, heard: Callable[[bool, bool], None]) -> None:
         super().__init__(root)
         self.heard = heard
         self.said = (0, b"")  # its last answer
+        self.side = ProxySide(root)
 
     def open(self, path: bytes) -> int:
         try:
@@ -78,14 +81,12 @@ class Proxy(FileProxy):
 
     def handle(self, op: int, body: bytes) -> tuple[int, bytes]:
         self.said = super().handle(op, body)
+        self.side.heard(op, body, self.said)
         return self.said
 
-    def read(self, number: int, offset: int, length: int) -> bytes:
-        found = super().read(number, offset, length)
-        content = Path(os.readlink(f"/proc/self/fd/{self.files[number]}")).read_bytes()
-        if found != content[offset : offset + length]:
-            raise Mismatch(f"the file proxy gives other bytes than the file has at {offset}")
-        return found
+    def close_all(self) -> None:
+        super().close_all()
+        self.side.files.clear()
 
 
 class Process:
@@ -199,9 +200,18 @@ class Machine:
             self.crashing = False
             raise Crash
 
-    def _loaded(self) -> None:
+    def _loaded(self, addr: int) -> None:
         if self.in_domb:
-            self.moment(LOAD)
+            self.moment(LOAD, MESSAGE if addr == self.next_message(None) else "")
+
+    def next_message(self, of: Vchan | None) -> int:
+        """The address of the next message that DomB takes: DomB's own, or that of a client with this end of the channel."""
+        chan = self.service.chan
+        reader = None if chan is None else chan.reader
+        if reader is None:
+            return -1
+        ring = reader.ring if of is None or of.writer is None else of.writer.ring
+        return ring.data + (reader.cons & (ring.size - 1))
 
     def _fault(self, what: str) -> int:
         """The errno with which DomB's next call must fail."""

@@ -22,6 +22,7 @@ from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
 Arguments = Mapping[str, Any]
 DONE: Final = Answer(OKAY)
+OF_A_PROCESS: Final = ("Dom0's handles", "Dom0's ports", "Dom0's held ports")  # what it has besides its own pages
 
 
 # Processes and their channels.
@@ -103,6 +104,12 @@ def reply(m: Machine, who: Process, a: Arguments) -> Answer:
     return _send(who, p.Message(a["op"], a["number"], a["status"], b"".join(parts)))
 
 
+def ask_proxy(m: Machine, who: Process, a: Arguments) -> Answer:
+    """Somebody asks the process's file proxy, as DomB may: {op, body}. The answer has its status and a length."""
+    status, body = who.proxy.handle(a["op"], bytes.fromhex(a["body"]))
+    return Answer(OKAY, [status, len(body)])
+
+
 def map_grant(m: Machine, who: Process, a: Arguments) -> Answer:
     """Map a page by grant: {dom, ref, prot}."""
     if who.xgt is None:
@@ -156,6 +163,21 @@ def kill_daemon(m: Machine, daemons: Daemons, space: int) -> Answer:
     if daemon is None:
         return NOT_DONE
     daemons.kill(daemon)
+    return DONE
+
+
+def stop_daemon(m: Machine, daemons: Daemons, space: int) -> Answer:
+    """A daemon ends by itself, xenstored only when no guest is connected: it leaves nothing to the kernel to take back."""
+    daemon = daemons.of(space)
+    if daemon is None or (daemon is daemons.stored and daemons.stored.connections):
+        return NOT_DONE
+    m.ear.who = space
+    daemon.close()
+    left = m.counts()
+    daemons.kill(daemon)
+    kept = {what: left[what] - m.counts()[what] for what in OF_A_PROCESS if left[what] != m.counts()[what]}
+    if kept:
+        raise Mismatch(f"a daemon that has stopped still has something: {kept}")
     return DONE
 
 
@@ -300,6 +322,7 @@ OF_PROCESSES: Final[dict[str, Callable[[Machine, Process, Arguments], Answer]]] 
     "send_bytes": send_bytes,
     "receive": receive,
     "reply": reply,
+    "ask_proxy": ask_proxy,
     "use_tool": use_tool,
     "map_grant": map_grant,
     "unmap_grant": unmap_grant,
@@ -310,7 +333,11 @@ OF_PROCESSES: Final[dict[str, Callable[[Machine, Process, Arguments], Answer]]] 
     "console_remove": console_remove,
     "console_type": console_type,
 }
-OF_DAEMONS: Final[dict[str, Callable[[Machine, Daemons, int], Answer]]] = {"serve": serve, "kill": kill_daemon}
+OF_DAEMONS: Final[dict[str, Callable[[Machine, Daemons, int], Answer]]] = {
+    "serve": serve,
+    "kill": kill_daemon,
+    "stop": stop_daemon,
+}
 OF_DOMB_ITSELF: Final[dict[str, Callable[[Machine, Arguments], Answer]]] = {
     "step": step,
     "fail": fail,

@@ -13,6 +13,7 @@ from bulkhead.impl.tools.services import EPIPE
 from bulkhead.impl.tools.store import XsError
 from bulkhead.impl.tools.xenconsoled import Xenconsoled
 from bulkhead.impl.tools.xenstored import Xenstored
+from bulkhead.proofs.refinement.domb.spoken import heard
 from bulkhead.proofs.refinement.domb.world import NODE_QUOTA, WATCH_QUOTA
 
 
@@ -40,7 +41,7 @@ class Stored(Xenstored):
         self.osdep, self.space = os, space
         self.dead = False  # a tool that still uses its socket gets an error
         self.introduced: tuple[int, int, int] | None = None  # the domain, frame and port that it was told last
-        super().__init__(os, quota_nodes=NODE_QUOTA, quota_watches=WATCH_QUOTA)
+        super().__init__(os, heard, quota_nodes=NODE_QUOTA, quota_watches=WATCH_QUOTA)
 
     def request(self, domid: int, kind: int, tx_id: int, payload: bytes) -> bytes:
         if self.dead:
@@ -59,7 +60,7 @@ class Consoled(Xenconsoled):
         self.osdep, self.space = os, space
         self.dead = False
         self.added: tuple[int, int, int] | None = None  # the domain, frame and port that it was told last
-        super().__init__(os)
+        super().__init__(os, heard)
 
     def add(self, domid: int, mfn: int, port: int) -> None:
         self.added = (domid, mfn, port)

@@ -26,6 +26,7 @@ from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.lifecycle import create_domain, set_max_vcpus
 from bulkhead.impl.xen.machine import Xen
 from bulkhead.proofs.refinement.dom0.kernel import MOST_SHARED
+from bulkhead.proofs.refinement.domb.spoken import heard
 from bulkhead.proofs.refinement.lockstep import testbed
 
 DOM0_PAGES, DOMB_PAGES, DOMB_WINDOWS = 400, 52, 1
@@ -196,14 +197,14 @@ class WatchedOsdep(MiniOsOsdep):
     def __init__(self, os: WatchedDomb) -> None:
         super().__init__(os)
         self.domb = os
-        self.raced: Callable[[], None] = lambda: None  # actions of others between two loads
+        self.raced: Callable[[int], None] = lambda addr: None  # actions of others after a load of this address
         self.seen: dict[int, bytes] = {}  # bytes of DomB's last loads, by address
 
     def load(self, addr: int, size: int) -> bytes:
         out = self.seen[addr] = super().load(addr, size)
         if self.domb.ear is not None:
             self.domb.ear.has_read(addr, out)
-        self.raced()
+        self.raced(addr)
         return out
 
     def hypercall(self, fd: int, number: int, args: Sequence[int]) -> int:
@@ -332,7 +333,7 @@ class Rig(testbed.Bench):
     def listen(self, ear: Ear) -> WatchedService:
         """Start watching; returns DomB's service, before it offers a channel."""
         self.kernel.ear = self.domb.ear = ear
-        service = WatchedService(self.os)
+        service = WatchedService(self.os, log=heard)
         service.ear = ear
         service.taken = lambda message: None
         return service

@@ -14,7 +14,7 @@ from bulkhead.impl.tools.xenstored import Xenstored
 from bulkhead.model.caller import OKAY
 from bulkhead.model.ir import BOOL, Use, Var
 from bulkhead.proofs.refinement.domb.book import Book, above, prefixes
-from bulkhead.proofs.refinement.domb.messages import Request, asked, home
+from bulkhead.proofs.refinement.domb.messages import MOST, Request, asked, home
 from bulkhead.proofs.refinement.domb.world import DOM0, NOBODY, NODE_QUOTA, WATCH_QUOTA
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
@@ -134,12 +134,19 @@ class StoreSide:
             n, a = self.book.node(request.path), self.book.node(near)
             args = {"d": d, "n": n, "a": a}
             full = op in ("write", "mkdir") and self._is_full(d, request)
-            code = self.rule(f"xs_{op}", args, came.error or OKAY, "ENOSPC" if full else None)
+            long = self._is_long(request) and came.error == "E2BIG"  # the rules know no limit of answers
+            code = self.rule(f"xs_{op}", args, OKAY if long else came.error or OKAY, "ENOSPC" if full else None)
             if full and code == OKAY:
                 raise Mismatch(f"domain {d} has more in XenStore than it may: {request}")
             if code == OKAY:
+                if self._is_long(request):
+                    self._expect(request, came, "E2BIG")
                 self._answer(request, came, self._told(request))
                 self._made(d, op, request, near)
+
+    def _is_long(self, request: Request) -> bool:
+        """Is the answer, to whoever may have it, longer than a message?"""
+        return request.op == "directory" and self.there(request.path) and len(self._told(request)) > MOST
 
     def _is_full(self, d: int, request: Request) -> bool:
         """Does it exceed a domain's quota? Without a new node, only the value's size is checked."""
@@ -256,28 +263,35 @@ class StoreSide:
 
     def _events(self, events: Iterable[Event], deaf: frozenset[int]) -> None:
         """Check that exactly the domains in the rules were notified of each node, and each of their watches fired as set. A
-        guest that takes nothing out of its ring may miss some."""
-        real: dict[tuple[int, int], set[str]] = {}
+        guest that takes nothing out of its ring may miss some, and everybody misses what is longer than a message."""
+        real: dict[tuple[int, int], set[tuple[str, str]]] = {}
         for d, path, token in events:
-            fits = [
-                raw
-                for raw, t in self.watches.get(d, ())
-                if t == token and raw[0] != "@" and (raw[0] == "/") == (path[:1] == "/")
-            ]
-            full = self.path(d, path)
-            if not any(full == self.path(d, raw) or full.startswith(self.path(d, raw).rstrip("/") + "/") for raw in fits):
-                raise Mismatch(f"domain {d} is told of {path} by {token!r}, which it does not watch so")
-            real.setdefault((self.book.node(full), d), set()).add(token)
+            real.setdefault((self.book.node(self.path(d, path)), d), set()).add((path, token))
         T = self.book.T
+        by = {n: p for p, n in self.book.paths.items()}
         size = NOBODY + 1
         rules = {(k // size, k % size) for k, told in enumerate(T["told"]) if told} - set(self.exact)
-        rules = {(n, d) for n, d in rules if d not in deaf or (n, d) in real}
+        rules = {(n, d) for n, d in rules if (d not in deaf and self._fire(d, by[n], False)) or (n, d) in real}
         if rules != set(real):
-            by = {n: p for p, n in self.book.paths.items()}
             raise Mismatch(
                 "watches fire for others than by the rules",
                 {f"told[{by.get(n)}, {d}]": ((n, d) in rules, (n, d) in real) for n, d in rules ^ set(real)},
             )
+        for (n, d), fired in real.items():
+            want = [self._fire(d, by[n], exact) for exact in (True, False)]
+            if fired not in want and not (d in deaf and fired <= want[1]):
+                raise Mismatch(f"domain {d} is told of {by[n]} by {fired}, and its watches are {want[1]}")
+
+    def _fire(self, d: int, path: str, exact: bool) -> set[tuple[str, str]]:
+        """The events of a guest's watches of a node (and, if not `exact`, of those above): path and token. A watch by
+        relative path hears relative paths; an event that is longer than a message is dropped."""
+        own = home(d) + "/"
+        watching = [
+            (path if raw[0] == "/" else path.removeprefix(own), token)
+            for raw, token in self.watches.get(d, ())
+            if path == self.path(d, raw) or (not exact and path.startswith(self.path(d, raw).rstrip("/") + "/"))
+        ]
+        return {(told, token) for told, token in watching if len(told) + len(token) + 2 <= MOST}
 
     # Tools.
 
@@ -291,7 +305,7 @@ class StoreSide:
         elif op == "set_perms":
             self._set_perms(DOM0, request, came)
         elif op in ("read", "directory", "get_perms"):
-            self._expect(request, came, "" if self.there(path) else "ENOENT")
+            self._expect(request, came, "E2BIG" if self._is_long(request) else "" if self.there(path) else "ENOENT")
             if self.there(path):
                 self._answer(request, came, self._told(request))
         else:

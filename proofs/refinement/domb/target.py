@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bulkhead.proofs.refinement.calls import NOT_DONE, Answer, Call
+from bulkhead.proofs.refinement.domb.guest_library import LIBRARY
 from bulkhead.proofs.refinement.domb.guest_memory import MEMORY
 from bulkhead.proofs.refinement.domb.guests import ACTIONS, Guests
 from bulkhead.proofs.refinement.domb.machine import Machine
@@ -55,7 +56,7 @@ class DombTarget(Machine):
             made = MEMORY.get(operation)
             if who is None or (made is not None and self.inside > 1):
                 return NOT_DONE  # by the rules, a hypercall of a guest's memory is not in the midst of a step of DomB
-            return (made or ACTIONS[operation])(self.guests, who, call.arguments)
+            return (made or LIBRARY.get(operation) or ACTIONS[operation])(self.guests, who, call.arguments)
         if self.daemons is not None and self.daemons.of(number) is not None:
             serves = OF_DAEMONS.get(operation)
             return NOT_DONE if serves is None or self.inside > 1 else serves(self, self.daemons, number)

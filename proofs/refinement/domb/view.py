@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bulkhead.impl.domb.service import Built
-from bulkhead.impl.libs.vchan import Offer
+from bulkhead.impl.libs.vchan import Offer, Vchan
 from bulkhead.impl.xen.domains import ALIVE, Domain
 from bulkhead.proofs.refinement.domb.guests import Guest
 from bulkhead.proofs.refinement.domb.machine import Process
@@ -39,6 +39,10 @@ class View:
     def in_domb(self) -> bool:
         """Is DomB in the midst of a step?"""
         return self._target.in_domb
+
+    def next_message(self, of: Vchan) -> int:
+        """Where the next message that DomB takes lies for a client with this end of the channel; -1 without a channel."""
+        return self._target.next_message(of)
 
     @property
     def offer(self) -> Offer | None:

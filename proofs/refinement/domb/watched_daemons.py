@@ -144,6 +144,8 @@ class WatchedStored(Stored):
         self.side.refused = self.follower.refused
         if self.serving is not None and domid and before[self.serving][1]:
             raise Mismatch(f"domain {domid} takes no answer, and more of them wait for it than may")
+        if any(full and len(c.unsent) > before[c][0] for c, (_, full) in before.items()):
+            raise Mismatch("a guest takes nothing out of its ring, and more and more events wait for it")
         deaf = frozenset(c.domid for c, (_, full) in before.items() if full or len(c.unsent) >= MAX_UNSENT)
         self.side.heard(asker, domid, kind, tx_id, payload, Heard(error, answer, events, deaf))
         if domid and self.serving is not None:
@@ -179,6 +181,8 @@ class WatchedStored(Stored):
             self.going[c] = self.going.get(c, b"") + raw
         while raw:
             kind, number, tx, size = words(raw)
+            if size > MOST:
+                raise Mismatch(f"domain {c.domid} is sent {size} bytes in one message")
             body = raw[HEADER : HEADER + size]
             path, token, rest = body.split(b"\0")
             if (kind, number, tx, rest) != (EVENT, 0, 0, b""):

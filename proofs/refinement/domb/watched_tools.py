@@ -1,9 +1,9 @@
 """Watches an honest tool: the implementation's own, with checks of what it sends, and of what it takes for its answer.
 
 An answer is the one to its request: it has the kind and number of the message that it sent last, and only its status
-decides whether it has failed. Its file proxy's answers go to DomB as the proxy gave them. xl tells both daemons of a guest,
-by the frames and ports that DomB named, before it starts it. Not here: what DomB's answers must say (follow.py), and the
-calls of tools (honest.py).
+decides whether it has failed. A request without an answer fails with an error that says why there is none. Its file proxy's
+answers go to DomB as the proxy gave them. xl tells both daemons of a guest, by the frames and ports that DomB named, before
+it starts it. Not here: what DomB's answers must say (follow.py), and the calls of tools (honest.py).
 """
 
 from __future__ import annotations
@@ -14,10 +14,15 @@ from bulkhead.impl.domb import protocol as p
 from bulkhead.impl.domb.builder import Guest
 from bulkhead.impl.libs.osdep import ETIMEDOUT, Osdep
 from bulkhead.impl.libs.vchan import Offer, Vchan
-from bulkhead.impl.tools.services import RemoteService, ToolError
+from bulkhead.impl.log import Log
+from bulkhead.impl.tools.fileproxy import FileProxy
+from bulkhead.impl.tools.services import EPIPE, PATIENCE, RemoteService, ToolError
 from bulkhead.impl.tools.xl import Xl
+from bulkhead.impl.xen.abi import EIO
 from bulkhead.proofs.refinement.domb.machine import Proxy
+from bulkhead.proofs.refinement.domb.messages import home
 from bulkhead.proofs.refinement.domb.plain_daemons import Consoled, Stored
+from bulkhead.proofs.refinement.domb.spoken import heard
 from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
 
 
@@ -32,9 +37,14 @@ class ToolPipe(p.Pipe):
         self.body = b""
         self.questions: list[p.Message] = []  # DomB's, which are not answered yet
         self.answer: p.Message | None = None  # the last one that it took
+        self.garbage = False  # what it found in the ring, or put there, was refused
 
     def send(self, message: p.Message) -> bool:
-        done = super().send(message)
+        try:
+            done = super().send(message)
+        except OSError:
+            self.garbage = True
+            raise
         if not done:
             return False
         if message.op & p.REPLY:
@@ -49,7 +59,11 @@ class ToolPipe(p.Pipe):
         return True
 
     def receive(self) -> p.Message | None:
-        message = super().receive()
+        try:
+            message = super().receive()
+        except (p.ProtocolError, OSError):
+            self.garbage = True
+            raise
         if message is not None and message.op & p.REPLY:
             self.answer = message
         elif message is not None:
@@ -60,11 +74,31 @@ class ToolPipe(p.Pipe):
 class WatchedRemote(RemoteService):
     """A tool's build service. `before_start` is asked before a guest is started."""
 
-    def __init__(self, os: Osdep, offer: Offer, files: Proxy, pump: Callable[[], bool]) -> None:
-        super().__init__(os, offer, files, pump)
+    def __init__(self, os: Osdep, offer: Offer, files: FileProxy, pump: Callable[[], bool], log: Log) -> None:
+        self.unmoved = 0  # how often nothing happened, one after the other
+        self.pumped = pump
+        super().__init__(os, offer, files, self._pumps, log)
+        assert isinstance(files, Proxy)
         self.pipe = self.watched = ToolPipe(self.chan, files)
         self.before_start: Callable[[int], None] = lambda domid: None
         self.asks_again: Callable[[], bool] = lambda: False  # after it gave up
+
+    def _pumps(self) -> bool:
+        moved = self.pumped()
+        self.unmoved = 0 if moved else self.unmoved + 1
+        return moved
+
+    def _why(self, error: ToolError, op: int, was_closed: bool) -> None:
+        """A request has failed without an answer: the error is the one that says why."""
+        gone = was_closed or not self.chan.is_open()
+        if self.watched.garbage:
+            want = {EIO}
+        elif self.unmoved < PATIENCE:
+            want = {EPIPE} if gone else set()
+        else:
+            want = {ETIMEDOUT, EPIPE} if gone else {ETIMEDOUT}
+        if error.errno not in want or not str(error).startswith(f"{p.NAMES[op]}: "):
+            raise Mismatch(f"a tool says {error}, with the error {error.errno}, and what happened is {want or 'nothing'}")
 
     def call(self, op: int, body: bytes) -> bytes:
         try:
@@ -77,7 +111,8 @@ class WatchedRemote(RemoteService):
     def _once(self, op: int, body: bytes) -> bytes:
         pipe = self.watched
         pipe.answer, pipe.asked, pipe.body = None, op, body
-        sent = len(pipe.numbers)
+        sent, was_closed = len(pipe.numbers), self.chan.closed
+        self.unmoved, pipe.garbage = 0, False
         try:
             out = super().call(op, body)
         except ToolError as error:
@@ -85,6 +120,8 @@ class WatchedRemote(RemoteService):
             mine = answer is not None and (answer.op, answer.number) == (op | p.REPLY, pipe.numbers[-1])
             if answer is not None and mine and (not answer.status or error.errno != max(-answer.status, 1)):
                 raise Mismatch(f"a tool is answered {answer}, and fails with {error.errno}") from error
+            if not mine:
+                self._why(error, op, was_closed)
             raise
         answer = pipe.answer
         if answer is None or len(pipe.numbers) != sent + 1:
@@ -116,7 +153,7 @@ class WatchedXl(Xl):
     """xl with its connections."""
 
     def __init__(self, service: WatchedRemote, xenstored: Stored, xenconsoled: Consoled) -> None:
-        super().__init__(service, xenstored, xenconsoled)
+        super().__init__(service, xenstored, xenconsoled, heard)
         self.stored, self.consoled = xenstored, xenconsoled
         self.connected: list[int] = []
         service.before_start = self._starts
@@ -134,7 +171,21 @@ class WatchedXl(Xl):
             self._named(guest, True)
             raise
         self._named(guest, False)
+        self._written(name, guest)
         self.connected.append(domid)
+
+    def _written(self, name: str, guest: Guest) -> None:
+        """XenStore says of the guest what DomB and the user have said; its memory is in KiB."""
+        told = (
+            ("name", name),
+            ("domid", guest.domid),
+            ("console/port", guest.console_port),
+            ("memory/target", guest.pages << 2),
+        )
+        for node, want in told:
+            found = self.stored.store.nodes.get(f"{home(guest.domid)}/{node}")
+            if found is None or found.value != str(want).encode():
+                raise Mismatch(f"xl writes {node} of domain {guest.domid} as {found and found.value!r}, and it is {want}")
 
     def _named(self, guest: Guest, failed: bool) -> None:
         """The daemons were told of the guest as DomB named it."""

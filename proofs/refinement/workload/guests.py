@@ -349,7 +349,7 @@ class GuestCalls(ABC):
                     if flags == 2 and (domid == guest.domid or rng.random() < 0.1):  # seldom one that waits for another's
                         dom, ref = d, number
         taker = view.domains.get(dom)
-        if ref < 8 or dom == 0 or (taker is not None and taker.external):
+        if ref < 8 or dom == 0 or guest.domain.external or (taker is not None and taker.external):
             return
         mfn = self.page(guest)
         if mfn in guest.fixed:

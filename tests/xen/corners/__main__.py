@@ -19,16 +19,18 @@ from tests.xen.corners.files import shared
 from tests.xen.corners.grants import grants
 from tests.xen.corners.left import left
 from tests.xen.corners.memory import claims, exchanges, memory_maps, reservations
+from tests.xen.corners.models import through_privcmd
 from tests.xen.corners.physmap import log_dirty, physmap
 from tests.xen.corners.survivors import survivors
 from tests.xen.corners.tables import flushes, page_types
 from tests.xen.corners.toolstack import firmware, io_memory, of_domains, of_the_machine, resumed, sweep, values
+from tests.xen.corners.translated import translated
 from tests.xen.corners.vcpus import vcpus
 from tests.xen.play import play
 from tests.xen.problems import RigFailed, Unavailable
 from tests.xen.protocol import Call, write_recording
 from tests.xen.rig import images
-from tests.xen.workload.script import Script
+from tests.xen.workload.script import PVH, Script
 
 CORNERS: Final[tuple[Callable[[Script], None], ...]] = (
     memory_maps,
@@ -63,6 +65,8 @@ CORNERS: Final[tuple[Callable[[Script], None], ...]] = (
     values,
     survivors,
     left,
+    translated,
+    through_privcmd,
 )
 
 
@@ -72,14 +76,14 @@ def script(*only: str) -> list[Call]:
     s.note = "start"
     for name in ("A", "B", "C"):
         s.make(name)
-    for name in ("H", "K"):
+    for name in ("H", "K", *PVH):
         s.make(name, translated=True)
     for group in CORNERS:
         if not only or group.__name__ in only:
             s.note = group.__name__
             group(s)
     s.note = "end"
-    for name in ("A", "B", "C", "H", "K"):
+    for name in ("A", "B", "C", "H", "K", *PVH):
         s.remove(name)
     return s.calls
 

@@ -29,6 +29,7 @@ enum { CRASHED = 1, STUCK };                     /* why a guest answers no more 
 struct guest {
     char name[16];
     int used, agent;                            /* agent: makes calls by itself */
+    int translated;                             /* its page numbers are not machine frames */
     int broken;                                 /* it answers no more */
     uint32_t domid;
     int born;                                   /* in which order they were made */

@@ -1,6 +1,7 @@
-/* Guests: a PV guest with the agent in it, built by hypercalls alone, and PVH domains that hold memory but do not run.
- * Nothing of Xen's libraries is used: the layout has to be the one that mailbox.h states. */
+/* Guests: PV and PVH guests with the agent in them, built by hypercalls alone, and translated domains that hold memory but
+ * do not run. Nothing of Xen's libraries is used: the layout has to be the one that mailbox.h states. */
 #include "executor.h"
+#include <xen/hvm/save.h>
 #include <fcntl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -82,14 +83,15 @@ uint16_t *status_mapped(struct guest *guest)
     return resource_map(guest->domid, XENMEM_resource_grant_table, XENMEM_resource_grant_table_id_status);
 }
 
-static long populate(uint32_t domid, unsigned count, uint64_t *frames)
+/* Pages for the guest's page numbers from `first` on: their machine frames, or in a translated guest the numbers themselves. */
+static long populate(uint32_t domid, unsigned first, unsigned count, uint64_t *frames)
 {
     struct xen_memory_reservation wanted = { .nr_extents = count, .domid = (domid_t)domid };
     uint64_t *list = (void *)(dom0_args + AT_LIST);
     long got;
 
     for (unsigned i = 0; i < count; i++)
-        list[i] = i;
+        list[i] = first + i;
     set_xen_guest_handle(wanted.extent_start, (void *)list);
     memcpy(dom0_args + AT_DOMCTL, &wanted, sizeof wanted);
     got = dom0_call(__HYPERVISOR_memory_op, XENMEM_populate_physmap, (uint64_t)(dom0_args + AT_DOMCTL), 0, 0, 0);
@@ -148,9 +150,48 @@ static long start_vcpu(uint32_t domid, uint64_t root)
     return domctl(XEN_DOMCTL_setvcpucontext, &domid, &body, sizeof body);
 }
 
-static long load_image(char *memory)
+/* The first vCPU of a PVH guest as a restored one starts: in long mode, with the guest's own tables; events stay masked. */
+static long start_pvh(uint32_t domid, uint64_t root)
 {
-    int file = open("/agent.bin", O_RDONLY | O_CLOEXEC);
+    struct state {
+        struct hvm_save_descriptor header_is;
+        struct hvm_save_header header;
+        struct hvm_save_descriptor cpu_is;
+        struct hvm_hw_cpu cpu;
+        struct hvm_save_descriptor end_is;
+    } *state = (void *)(dom0_args + AT_CONTEXT);
+    struct hvm_hw_cpu *cpu = &state->cpu;
+    struct xen_domctl_hvmcontext body = { .size = sizeof *state };
+
+    memset(state, 0, sizeof *state);
+    state->header_is = (struct hvm_save_descriptor){ HVM_SAVE_CODE(HEADER), 0, HVM_SAVE_LENGTH(HEADER) };
+    state->header.magic = HVM_FILE_MAGIC;
+    state->header.version = HVM_FILE_VERSION;
+    state->cpu_is = (struct hvm_save_descriptor){ HVM_SAVE_CODE(CPU), 0, HVM_SAVE_LENGTH(CPU) };
+    state->end_is = (struct hvm_save_descriptor){ HVM_SAVE_CODE(END), 0, 0 };
+    cpu->rip = GUEST_BASE + PFN_IMAGE * PAGE;
+    cpu->rsp = GUEST_BASE + (PFN_STACK + STACK_PAGES) * PAGE;
+    cpu->rflags = 2;
+    cpu->cr0 = 0x80010033;                      /* paging, write protection, protected mode */
+    cpu->cr3 = root << 12;
+    cpu->cr4 = 0x20;                            /* physical addresses of 64 bits */
+    cpu->msr_efer = 0x501;                      /* syscall, long mode enabled and active */
+    cpu->cs_sel = 8;
+    cpu->cs_limit = cpu->ds_limit = cpu->es_limit = cpu->fs_limit = cpu->gs_limit = cpu->ss_limit = ~0u;
+    cpu->cs_arbytes = 0xa9b;
+    cpu->ds_sel = cpu->es_sel = cpu->ss_sel = 16;
+    cpu->ds_arbytes = cpu->es_arbytes = cpu->fs_arbytes = cpu->gs_arbytes = cpu->ss_arbytes = 0xc93;
+    cpu->tr_limit = 0x67;
+    cpu->tr_arbytes = 0x8b;
+    cpu->dr6 = 0xffff0ff0;
+    cpu->dr7 = 0x400;
+    set_xen_guest_handle(body.buffer, (void *)state);
+    return domctl(XEN_DOMCTL_sethvmcontext, &domid, &body, sizeof body);
+}
+
+static long load_image(char *memory, const char *path)
+{
+    int file = open(path, O_RDONLY | O_CLOEXEC);
     long left = IMAGE_PAGES * PAGE, got;
     char *at = memory + PFN_IMAGE * PAGE;
 
@@ -164,18 +205,16 @@ static long load_image(char *memory)
     return got;
 }
 
-static long build_pv(struct guest *guest)
+/* The agent's memory, with its tables; a PVH guest's page numbers are its linear addresses too. */
+static long build_memory(struct guest *guest, int pvh, uint64_t *frames)
 {
-    uint64_t frames[RAM_PAGES];
     struct xen_domctl_getdomaininfo info;
-    struct xen_domctl_hypercall_init stubs;
-    struct evtchn_alloc { uint16_t dom, remote; uint32_t port; } *port = (void *)(dom0_args + AT_DOMCTL);
     char *memory;
     int error;
     long wrong;
 
     step = "populate";
-    if ((wrong = populate(guest->domid, RAM_PAGES, frames)))
+    if ((wrong = populate(guest->domid, 0, RAM_PAGES, frames)))
         return wrong;
     memcpy(guest->pool, frames + PFN_POOL, sizeof guest->pool);
     guest->mailbox_mfn = frames[PFN_MAILBOX];
@@ -190,21 +229,40 @@ static long build_pv(struct guest *guest)
     if (!(memory = foreign_map(guest->domid, frames, RAM_PAGES, 1, &error)))
         return error ? error : -errno;
     memset(memory, 0, RAM_PAGES * PAGE);
-    wrong = load_image(memory);
-    fill_tables(memory, frames, info.shared_info_frame);
+    wrong = load_image(memory, pvh ? "/agent-pvh.bin" : "/agent.bin");
+    fill_tables(memory, frames, pvh ? PFN_SHARED_INFO : info.shared_info_frame);
     foreign_unmap(memory, RAM_PAGES);
     step = "image";
-    if (wrong)
+    return wrong;
+}
+
+static long shared_info_placed(uint32_t domid)
+{
+    struct xen_add_to_physmap place = { .domid = (domid_t)domid, .space = XENMAPSPACE_shared_info, .gpfn = PFN_SHARED_INFO };
+
+    memcpy(dom0_args + AT_DOMCTL, &place, sizeof place);
+    return dom0_call(__HYPERVISOR_memory_op, XENMEM_add_to_physmap, (uint64_t)(dom0_args + AT_DOMCTL), 0, 0, 0);
+}
+
+static long build_agent(struct guest *guest, int pvh)
+{
+    struct xen_domctl_hypercall_init stubs;
+    struct evtchn_alloc { uint16_t dom, remote; uint32_t port; } *port = (void *)(dom0_args + AT_DOMCTL);
+    uint64_t frames[RAM_PAGES];
+    int error;
+    long wrong;
+
+    if ((wrong = build_memory(guest, pvh, frames)))
         return wrong;
-    step = "pin";
-    if ((wrong = pin(guest->domid, guest->l4)))
+    step = pvh ? "shared info" : "pin";
+    if ((wrong = pvh ? shared_info_placed(guest->domid) : pin(guest->domid, guest->l4)))
         return wrong;
     step = "hypercall_init";
     stubs.gmfn = frames[PFN_HYPERCALL];
     if ((wrong = domctl(XEN_DOMCTL_hypercall_init, &guest->domid, &stubs, sizeof stubs)))
         return wrong;
-    step = "setvcpucontext";
-    if ((wrong = start_vcpu(guest->domid, guest->l4)))
+    step = "vcpu";
+    if ((wrong = pvh ? start_pvh(guest->domid, guest->l4) : start_vcpu(guest->domid, guest->l4)))
         return wrong;
     step = "event channels";                    /* 1 and 2 as every toolstack makes them; 3 will be the mailbox's */
     for (int i = 0; i < 2; i++) {
@@ -237,11 +295,13 @@ static void let_go(struct guest *guest)
     guest->used = 0;
 }
 
-/* mkdom n=NAME [kind=hvm|full] [vcpus=N] [maptrack=FRAMES]: a running agent, or a PVH domain with 64 pages, or an HVM one with all emulated devices. */
+/* mkdom n=NAME [kind=agent|pvh|hvm|full] [vcpus=N] [maptrack=FRAMES]: a running agent, paravirtual or PVH, or a domain with 64
+ * pages that does not run, PVH or HVM with all emulated devices. */
 long guest_make(void)
 {
-    int full = word("kind") && !strcmp(word("kind"), "full");
-    int pvh = full || (word("kind") && !strcmp(word("kind"), "hvm"));
+    const char *kind = word("kind") ? word("kind") : "agent";
+    int full = !strcmp(kind, "full"), runs = !strcmp(kind, "pvh") || !strcmp(kind, "agent");
+    int pvh = full || !strcmp(kind, "pvh") || !strcmp(kind, "hvm");
     struct xen_domctl_createdomain wanted = {
         .flags = pvh ? XEN_DOMCTL_CDF_hvm | XEN_DOMCTL_CDF_hap : 0, .max_vcpus = (uint32_t)number("vcpus", 1), .max_evtchn_port = ~0u,
         .max_grant_frames = GRANT_FRAMES, .max_maptrack_frames = (uint32_t)number("maptrack", MAPTRACK_FRAMES),
@@ -259,6 +319,7 @@ long guest_make(void)
         return -ENOSPC;
     memset(guest, 0, sizeof *guest);
     snprintf(guest->name, sizeof guest->name, "%s", word("n"));
+    guest->translated = pvh;
     step = "createdomain";
     guest->born = ++births;
     wrong = domctl(XEN_DOMCTL_createdomain, &guest->domid, &wanted, sizeof wanted);
@@ -271,13 +332,13 @@ long guest_make(void)
     if (!wrong)
         wrong = domctl(XEN_DOMCTL_max_mem, &guest->domid, &memory, sizeof memory);
     if (!wrong)
-        wrong = pvh ? populate(guest->domid, POOL_PAGES, guest->pool) : build_pv(guest);
+        wrong = runs ? build_agent(guest, pvh) : populate(guest->domid, 0, POOL_PAGES, guest->pool);
     if (!wrong) {
         step = "grant table";
         guest->used = 1;
         wrong = grants_mapped(guest, 1);
     }
-    if (!wrong && !pvh) {
+    if (!wrong && runs) {
         step = "start";
         wrong = domctl(XEN_DOMCTL_unpausedomain, &guest->domid, &nothing, 0);
         if (!wrong)

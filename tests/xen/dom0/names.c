@@ -49,7 +49,7 @@ static uint64_t part_of(struct guest *guest, const char *part)
     if (!strcmp(part, "mb"))
         return guest->mailbox_mfn;
     if (!strcmp(part, "si"))
-        return guest_state(guest->domid, &info) ? ~0ull : info.shared_info_frame;
+        return guest->translated ? PFN_SHARED_INFO : guest_state(guest->domid, &info) ? ~0ull : info.shared_info_frame;
     return guest->pool[strtoul(part, NULL, 0) % POOL_PAGES];
 }
 
@@ -77,13 +77,14 @@ static int index_of(const struct guest *guest, uint64_t frame)
 }
 
 /* The names that recordings use: pool pages, l1 and mb; "0", "max", or "?" for any other frame. A frame that one guest gave
- * away and another one was built from has the name that it got last; numbers of translated guests are the first one's. */
+ * away and another one was built from has the name that it got last; numbers of translated guests are the first one's, or the
+ * last one's of those that make calls, of whose pages only the pool has names. */
 void frame_name(char *out, size_t size, uint64_t frame)
 {
     struct guest *last = NULL;
 
     for (struct guest *guest = guests; frame && guest < guests + MAX_GUESTS; guest++)
-        if (guest->used && (index_of(guest, frame) >= 0 || (guest->agent && (frame == guest->l1 || frame == guest->mailbox_mfn)))
+        if (guest->used && (index_of(guest, frame) >= 0 || (guest->agent && !guest->translated && (frame == guest->l1 || frame == guest->mailbox_mfn)))
             && (!last || (guest->agent && guest->born > last->born)))
             last = guest;
     if (!last)

@@ -22,7 +22,11 @@ void agent_give_up(void);
 #define LOOKS_EVERY 2000000ul                    /* nanoseconds */
 #define SHARED  ((struct shared_info *)AT(PFN_SHARED_INFO))
 
+#ifdef PVH
+struct gate { uint16_t low, selector, kind, middle; uint32_t high, none; } trap_gates[15];
+#else
 static struct trap_info traps[6];
+#endif
 
 static uint64_t hypercall(uint64_t number, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4, uint64_t a5)
 {
@@ -35,6 +39,20 @@ static uint64_t hypercall(uint64_t number, uint64_t a1, uint64_t a2, uint64_t a3
     return result;
 }
 
+/* Handlers run without events: Xen's way, and the processor's, in a PVH guest. */
+#ifdef PVH
+static void catch(int row, int vector, void (*handler)(void))
+{
+    uint64_t at = (uint64_t)handler;
+
+    (void)row;
+    trap_gates[vector] = (struct gate){ (uint16_t)at, 8, 0x8e00, (uint16_t)(at >> 16), (uint32_t)(at >> 32), 0 };
+}
+
+static void catch_all(void)
+{
+}
+#else
 static void catch(int row, int vector, void (*handler)(void))
 {
     traps[row].vector = vector;
@@ -42,6 +60,12 @@ static void catch(int row, int vector, void (*handler)(void))
     traps[row].cs = FLAT_KERNEL_CS;
     traps[row].address = (uint64_t)handler;
 }
+
+static void catch_all(void)
+{
+    hypercall(__HYPERVISOR_set_trap_table, (uint64_t)traps, 0, 0, 0, 0);
+}
+#endif
 
 /* A fault that no call expected: leave word, and crash where Xen can see it. */
 void agent_give_up(void)
@@ -103,7 +127,7 @@ void agent_other(uint32_t me)
     struct vcpu_runstate_info now;
 
     SHARED->vcpu_info[me].evtchn_upcall_mask = 1;
-    hypercall(__HYPERVISOR_set_trap_table, (uint64_t)traps, 0, 0, 0, 0);
+    catch_all();
     for (;;) {
         struct sched_poll pause = { .nr_ports = 0 };
 
@@ -130,7 +154,7 @@ void agent_main(void)
     catch(2, 6, trap_6);
     catch(3, 13, trap_13);
     catch(4, 14, trap_14);
-    hypercall(__HYPERVISOR_set_trap_table, (uint64_t)traps, 0, 0, 0, 0);
+    catch_all();
     hypercall(__HYPERVISOR_event_channel_op, EVTCHNOP_bind_interdomain, (uint64_t)&bind, 0, 0, 0);
     port = ring.port = bind.local_port;
     box->own_port = port;

@@ -6,6 +6,10 @@
 start:
     cld
     xor %ebp, %ebp
+#ifdef PVH
+    lgdt gdt_at(%rip)
+    lidt trap_gates_at(%rip)
+#endif
     test %edi, %edi             /* the number of this vCPU, which whoever set it up has put there */
     jnz 2f
     call agent_main
@@ -13,17 +17,23 @@ start:
 2:  call agent_other
     jmp 1b
 
-/* Xen enters a handler with rcx, r11, an error code for some vectors, rip, cs, rflags, rsp, ss on the stack. */
+/* The processor enters a handler with an error code for some vectors, rip, cs, rflags, rsp, ss on the stack; Xen puts
+ * rcx and r11 in front of these. */
+#ifdef PVH
+#define IN_FRONT 0
+#else
+#define IN_FRONT 16
+#endif
 .macro HANDLER vector has_code
     .globl trap_\vector
 trap_\vector:
     movq $\vector, fault_vector(%rip)
 .if \has_code
-    mov 16(%rsp), %rcx
-    mov 24(%rsp), %r11
+    mov IN_FRONT(%rsp), %rcx
+    mov IN_FRONT+8(%rsp), %r11
 .else
     xor %ecx, %ecx
-    mov 16(%rsp), %r11
+    mov IN_FRONT(%rsp), %r11
 .endif
     mov %rcx, fault_code(%rip)
     mov %r11, fault_rip(%rip)
@@ -79,3 +89,11 @@ fault_code:   .quad 0
 fault_rip:    .quad 0
 resume_rip:   .quad 0
 resume_rsp:   .quad 0
+#ifdef PVH
+    .globl trap_gates
+gdt:          .quad 0, 0x00af9b000000ffff, 0x00cf93000000ffff
+gdt_at:       .word 23
+              .quad gdt
+trap_gates_at: .word 15 * 16 - 1
+              .quad trap_gates
+#endif

@@ -69,7 +69,7 @@ def _area(s: Script) -> tuple[int, int, int]:
 
 def _frames(s: Script, name: str, many: int, domain: str = "") -> list[str]:
     # Dom0 itself may map the machine's I/O memory.
-    low, first = ("0x10", "0") if domain in (*s.agents, *s.translated, "") else ("0xfffffffff", "0xfffffffff")
+    low, first = ("0x10", "0") if domain in (*s.agents, *s.still(), "") else ("0xfffffffff", "0xfffffffff")
     return [
         s.weighted(
             (82, f"{name}/{s.pick(DATA)}"),

@@ -19,7 +19,7 @@ def successor(s: Script) -> None:
     if s.rng.random() < 0.6 or not s.translated:
         name = s.agent()
     else:
-        name = s.translated[-1]  # frame numbers below 64 are named after the first one
+        name = s.pick([s.still()[-1], *s.pvh])  # frame numbers below 64 are named after the first one
     s.do("show", "+".join(f"{name}:{ref}" for ref in REFS))
     translated = name in s.translated
     s.remove(name)
@@ -92,7 +92,9 @@ def physmap(s: Script) -> None:
     """Dom0 changes a PVH domain's p2m, while guests map and copy its grants."""
     if not s.translated:
         return
-    name, gfn, free = s.pick(s.translated), s.rng.randrange(64), s.rng.randrange(64, 96)
+    name = s.pick(s.translated)
+    first, unused = s.numbers(name)
+    gfn, free = first + s.rng.randrange(64), s.pick(unused)
     which = s.weighted((20, "populate"), (20, "decrease"), (20, "remove"), (15, "special"), (15, "foreign"), (10, "move"))
     if which in ("populate", "decrease"):
         s.hypercall(
@@ -129,7 +131,7 @@ def grants_of(s: Script) -> None:
         return
     name, own = s.pick(s.translated), s.agent()
     page = s.pick(DATA)
-    gfn = s.rng.randrange(64)
+    gfn = s.numbers(name)[0] + s.rng.randrange(64)
     s.hypercall(
         "d0",
         GRANT_TABLE_OP,

@@ -120,7 +120,7 @@ def vcpus(s: Script) -> None:
         words = "0:8:0x7fffffffffffffff,8:4:1"
     elif command == 10:
         page = s.spare(by, SPARE)[0]
-        owner = s.weighted((94, f"{by}/{page}"), (3, f"{s.other(by)}/{page}"), (3, f"{by}/l1"))
+        owner = s.weighted((94, f"{by}/{page}"), (3, f"{s.other(by)}/{page}"), (0 if by in s.pvh else 3, f"{by}/l1"))
         offset = 64 if number in ("1", "2") and s.chance(0.7) else s.pick((0, 64, 64, 4032, 4033, 4040, 4, 66))
         words = f"0:8:{owner},8:4:{offset}"
     itself: dict[str, Any] = {"vcpu": int(number)} if by in s.running and number in ("1", "2") and s.chance(0.5) else {}

@@ -18,10 +18,11 @@ from tests.xen.workload import (
     machine,
     memory,
     mmu,
+    pvh,
     toolstack,
     version2,
 )
-from tests.xen.workload.script import REFS, Script
+from tests.xen.workload.script import PVH, REFS, Script
 
 Steps = Sequence[tuple[int, Callable[[Script], None]]]
 FAMILIES: Final[dict[str, Steps]] = {
@@ -38,6 +39,7 @@ FAMILIES: Final[dict[str, Steps]] = {
     "limits": limits.STEPS,
     "toolstack": toolstack.STEPS,
     "files": files.STEPS,
+    "pvh": pvh.STEPS,
 }
 WEIGHTS: Final = {
     "grants": 34,
@@ -53,9 +55,10 @@ WEIGHTS: Final = {
     "limits": 3,
     "toolstack": 8,
     "files": 3,
+    "pvh": 30,
 }
 AGENTS: Final = ("A", "B", "C")
-TRANSLATED: Final = ("H", "K")
+TRANSLATED: Final = ("H", "K", *PVH)
 
 
 def script(seed: int, episode: int, ops: int, families: Sequence[str] = tuple(FAMILIES)) -> list[Call]:

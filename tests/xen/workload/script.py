@@ -39,10 +39,12 @@ NOWHERE: Final = (
     "0xdead000",
 )
 SEVERAL: Final = "C"  # the guest of several vCPUs
+PVH: Final = ("P", "Q")  # the PVH guests that make calls
 VCPUS: Final = 3
 VCPU_OP, VCPUOP_INITIALISE, VCPUOP_UP, VGCF_IN_KERNEL = 24, 0, 1, 4
 PAGE: Final = 4096
 AGENT_ENTRY, STACKS = PAGE, 11  # of the agent's memory (mailbox.h): its first instruction, and the page before stacks
+POOL_OF_PVH: Final = 0x40  # guest frame number of the first pool page of a PVH guest that makes calls
 FULL: Final = "K"  # the translated guest that now and then has all emulated devices
 NOBODY: Final = "20000"  # a domain id that no run reaches
 DOMIDS: Final = (NOBODY, "XEN", "IO", "COW", "INVALID", "IDLE", "0xffff")
@@ -59,6 +61,8 @@ class Script:
         self.calls: list[Call] = []
         self.agents: list[str] = []
         self.translated: list[str] = []
+        self.pvh: list[str] = []  # those of the translated guests that make calls
+        self.turn: list[str] = self.agents  # whose calls are written now
         self.running: dict[str, int] = {}  # guests of several vCPUs, all of which make calls
         self.dead: list[int] = []  # domids of guests that were removed
         self.domids = 0
@@ -82,12 +86,12 @@ class Script:
         return self.rng.random() < part
 
     def agent(self) -> str:
-        """A PV guest."""
-        return self.pick(self.agents)
+        """A guest that makes calls: a PV one, or a PVH one when it is their turn."""
+        return self.pick(self.turn)
 
     def other(self, name: str) -> str:
-        """Another PV guest, if there is one."""
-        rest = [each for each in self.agents if each != name]
+        """Another guest that makes calls, if there is one."""
+        rest = [each for each in (self.agents if self.turn is self.agents else [*self.agents, *self.pvh]) if each != name]
         return self.pick(rest) if rest else name
 
     def guest(self) -> str:
@@ -98,6 +102,14 @@ class Script:
         """A domain argument, usually a sensible one."""
         dead = [str(self.pick(self.dead))] if self.dead else []
         return self.weighted((60, self.guest()), (12, "SELF"), (8, by), (8, "d0"), (10, self.pick([*DOMIDS, *dead])))
+
+    def still(self) -> list[str]:
+        """The translated guests that never run."""
+        return [name for name in self.translated if name not in self.pvh]
+
+    def numbers(self, name: str) -> tuple[int, range]:
+        """Where a translated guest's frame numbers begin that pages have names for, and those that it has no page at."""
+        return (POOL_OF_PVH, range(0xA8, 0xB0)) if name in self.pvh else (0, range(64, 96))
 
     def vcpu(self, name: str) -> str:
         """The number of one of a guest's vCPUs."""
@@ -138,11 +150,13 @@ class Script:
     # --- guests ---
     def make(self, name: str, translated: bool = False) -> None:
         """A new guest with its pages filled."""
-        kind = "hvm" if name != FULL else self.pick(("hvm", "full"))
+        kind = "pvh" if name in PVH else "hvm" if name != FULL else self.pick(("hvm", "full"))
         several = {"vcpus": VCPUS} if name == SEVERAL else {}
         self.do("mkdom", n=name, kind=kind if translated else "agent", **several)
         self.domids += 1
         (self.translated if translated else self.agents).append(name)
+        if name in PVH:
+            self.pvh.append(name)
         self.do("pfill", d=name)
         self.count(name)
         if several:
@@ -200,7 +214,7 @@ class Script:
         self.unbound[:] = [each for each in self.unbound if name not in each[:2]]
         maps = self.family.get("maps", [])
         maps[:] = [each for each in maps if each[0] != name]
-        for names in (self.agents, self.translated):
+        for names in (self.agents, self.translated, self.pvh):
             if name in names:
                 names.remove(name)
 

@@ -63,7 +63,7 @@ def of_guests(s: Script) -> None:
     """A domctl on a guest; now and then by a guest, or on nobody."""
     row = s.pick(DOMCTLS)
     name = s.pick(row.domains)
-    alike = s.agents if name in s.agents or name == "A" else s.translated if name in (*s.translated, "H", "K") else ()
+    alike = s.agents if name in s.agents or name == "A" else s.still() if name in ("H", "K") else ()
     if name == UNMADE:
         return of_new(s)
     if s.chance(0.05):
@@ -110,7 +110,7 @@ def firmware(s: Script) -> None:
 
 def parameters(s: Script) -> None:
     """hvm_op: a parameter is set and read again, of translated guests, of others and of nobody."""
-    name = s.weighted((80, s.pick(s.translated)), (8, s.agent()), (6, NOBODY), (6, "SELF")) if s.translated else NOBODY
+    name = s.weighted((80, s.pick(s.still())), (8, s.agent()), (6, NOBODY), (6, "SELF")) if s.translated else NOBODY
     by = s.weighted((92, "d0"), (8, s.agent()))
     index = s.weighted((96, s.rng.randrange(PARAMETERS)), (4, s.pick((39, 40, "0xffffffff"))))
     if index not in NOT_SET:
@@ -124,9 +124,7 @@ def parameters(s: Script) -> None:
 def models(s: Script) -> None:
     """dm_op: buffers, sizes and padding of all operations, and the two that need no device model."""
     name = (
-        s.weighted((70, s.pick(s.translated)), (10, s.agent()), (10, NOBODY), (5, "SELF"), (5, "d0"))
-        if s.translated
-        else "A"
+        s.weighted((70, s.pick(s.still())), (10, s.agent()), (10, NOBODY), (5, "SELF"), (5, "d0")) if s.translated else "A"
     )
     by = s.weighted((90, "d0"), (10, s.agent()))
     count = s.weighted((80, 1), (20, s.pick((0, 2, 3, "0xffffffff", "0x100000001"))))

@@ -80,7 +80,7 @@ def _disconnect(d: Driver) -> None:
     d.call("", "daemons_keep_nothing")
     for daemon in (view.stored, view.consoled):
         if daemon is not None:
-            d.call(f"p{daemon.space}", "kill")
+            d.call(f"p{daemon.space}", d.rng.choice(("kill", "stop")))
 
 
 __all__ = ["end"]

@@ -8,7 +8,10 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from bulkhead.proofs.refinement.calls import Interleaving
+from bulkhead.impl.tools.xenstored import Connection
+from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.events import UNBOUND
+from bulkhead.proofs.refinement.calls import Answer, Interleaving
 from bulkhead.proofs.refinement.domb.guests import RINGS, Guest, index
 from bulkhead.proofs.refinement.domb.messages import home
 from bulkhead.proofs.refinement.domb.taps import MASK
@@ -19,6 +22,8 @@ from bulkhead.proofs.refinement.domb.workload.memory import MemoryChoices
 from bulkhead.proofs.refinement.domb.workload.neighbours import between_neighbours
 from bulkhead.proofs.refinement.domb.workload.requests import KINDS, request
 from bulkhead.proofs.refinement.domb.world import DOMB, NOBODY
+
+EVENTS = ("send", "take", "close", "alloc_unbound", "bind_interdomain", "reset")
 
 
 class GuestChoices(Chooser):
@@ -39,9 +44,11 @@ class GuestChoices(Chooser):
         if heard and self.rng.random() < 0.08:
             self.meet(heard)
             return
-        if self.rng.random() < 0.006:
+        if self.rng.random() < 0.015:
+            calm = [g for g in heard if stored is not None and self._is_calm(stored.connections[g.domid])]
             seen = [g for g in running if self.view.consoled is not None and g.domid in self.view.consoled.consoles]
-            for act, able in self.rng.sample(((self._hoards, heard), (self._prints_on, seen)), 2):
+            much = ((self._hoards, heard), (self._prints_on, seen), (self._writes_much, calm), (self._watches_long, calm))
+            for act, able in self.rng.sample((*much, *much[2:]), 6):
                 if able:
                     act(self.rng.choice(able))
                     return
@@ -62,9 +69,14 @@ class GuestChoices(Chooser):
         else:
             self._events(who)
 
-    def of(self, who: Guest, operation: str, /, **arguments: object) -> None:
+    @staticmethod
+    def _is_calm(connection: Connection) -> bool:
+        """Is the connection served, and nothing under way in it?"""
+        return not (connection.ignored or connection.received or connection.unsent)
+
+    def of(self, who: Guest, operation: str, /, **arguments: object) -> Answer:
         """A call of a guest."""
-        self.call(f"d{who.domid}", operation, **arguments)
+        return self.call(f"d{who.domid}", operation, **arguments)
 
     def race(self) -> None:
         """Some guest writes to its rings between two loads of a daemon."""
@@ -79,6 +91,9 @@ class GuestChoices(Chooser):
         if not who.has(who.xenstore):
             return
         connected = () if stored is None else tuple(stored.connections)
+        if rng.random() < 0.2:
+            self._uses_library(who, connected)
+            return
         for _ in range(rng.choice((1, 2, 3, 5))):
             self.number = (self.number + 1) & MASK
             kind, payload = request(rng, who.domid, connected, self.view.nodes)
@@ -86,6 +101,19 @@ class GuestChoices(Chooser):
             self.of(who, "ring_put", ring="xenstore", bytes=frame(kind, self.number, tx, payload).hex())
         if rng.random() < 0.8:
             self.of(who, "ring_drain", ring="xenstore")
+
+    def _uses_library(self, who: Guest, connected: Sequence[int]) -> None:
+        """Requests by the guest's library, sometimes more than fit into the ring; it may take the answers later."""
+        many = self.rng.choice((1, 2, 4, 40))
+        for _ in range(many):
+            kind, payload = request(self.rng, who.domid, connected, self.view.nodes)
+            asked = self.of(who, "library_asks", type=kind, payload=payload[:1100].hex())
+            if not asked.given:
+                break
+        if self.view.stored is not None and self.rng.random() < 0.7:
+            self.call(f"p{self.view.stored.space}", "serve")
+        for _ in range(self.rng.choice((0, 1, 1, 2))):
+            self.of(who, "library_takes")
 
     def meet(self, heard: Sequence[Guest]) -> None:
         """Guests turn to each other's nodes, and each request is served at once."""
@@ -110,7 +138,8 @@ class GuestChoices(Chooser):
         """It asks again and again for what is long, and takes no answer: one that waits for all of them has no end."""
         self.text = f"d{who.domid} asks, and takes no answer"
         named = f"{home(who.domid)}/name"
-        for kind, payload in ((KINDS["write"], b"data\0" + bytes(900)), *[(KINDS["read"], b"data\0")] * 110):
+        first = ((KINDS["watch"], b"data\0h\0"), (KINDS["write"], b"data\0" + bytes(900)))
+        for kind, payload in (*first, *[(KINDS["read"], b"data\0")] * 110):
             stored = self.view.stored
             if stored is None or not who.has(who.xenstore):
                 return
@@ -119,6 +148,38 @@ class GuestChoices(Chooser):
             self.number = (self.number + 1) & MASK
             self.of(who, "ring_put", ring="xenstore", bytes=frame(kind, self.number, 0, payload).hex())
             self.call(f"p{stored.space}", "serve")
+        for tool in self.view.free()[:2]:  # events come, too
+            words = f"{home(who.domid)}/data\0".encode()
+            self.call(f"p{tool.space}", "ask_xenstored", type=KINDS["write"], payload=words.hex())
+
+    def _writes_much(self, who: Guest) -> None:
+        """A value at the limit of a node's size, or beyond: the request is longer than the ring, and goes in pieces."""
+        self.text = f"d{who.domid} writes a long value"
+        size = self.rng.choice((2047, 2048, 2049, 2500, 4091, 4092))
+        self._long_request(who, KINDS["write"], b"data\0" + bytes(size))
+
+    def _watches_long(self, who: Guest) -> None:
+        """A watch whose token is long, and nodes whose names make its events as long as a message, or longer."""
+        self.text = f"d{who.domid} sets a watch with a long token"
+        self._long_request(who, KINDS["reset_watches"], b"")
+        self._long_request(who, KINDS["watch"], b"data\0" + b"t" * 4000 + b"\0")
+        for size in self.rng.sample((88, 89, 90, 200), 2):
+            for kind in ("mkdir", "rm"):
+                self._long_request(who, KINDS[kind], b"data/" + b"n" * size + b"\0")
+        self._long_request(who, KINDS["reset_watches"], b"")
+
+    def _long_request(self, who: Guest, kind: int, payload: bytes) -> None:
+        """A request that goes piece by piece; the guest takes what comes meanwhile."""
+        self.number = (self.number + 1) & MASK
+        raw = frame(kind, self.number, 0, payload)
+        self.of(who, "ring_drain", ring="xenstore")
+        while raw and self.view.stored is not None and who.has(who.xenstore):
+            self.of(who, "ring_put", ring="xenstore", bytes=raw[:800].hex())
+            raw = raw[800:]
+            for _ in range(6 if not raw else 1):
+                if self.view.stored is not None:
+                    self.call(f"p{self.view.stored.space}", "serve")
+                self.of(who, "ring_drain", ring="xenstore")
 
     def _prints_on(self, who: Guest) -> None:
         """More than the console's daemon keeps."""
@@ -165,18 +226,35 @@ class GuestChoices(Chooser):
         self.of(who, "write_entry", ref=ref, flags=flags, dom=grantee, mfn=page.mfn)
 
     def _events(self, who: Guest) -> None:
-        """Its own ports: notified, closed, opened for others, bound to those of others."""
+        """Its own ports: notified, looked at, closed, opened for others, bound to those of others; seldom all are closed."""
         rng = self.rng
         self.text = f"d{who.domid} makes an event channel operation"
         port, other = rng.choice((1, 1, 2, 2, 3, 4, 0, 900)), rng.choice((0, 0, DOMB, *range(2, NOBODY), 99))
-        op = rng.choice(("send", "send", "send", "send", "close", "alloc_unbound", "bind_interdomain"))
+        op = rng.choices(EVENTS, (40, 14, 12, 20, 20, 1))[0]
         if op == "alloc_unbound":
-            if len(who.domain.events.ports) <= 6:
-                self.of(who, "evtchn_alloc_unbound", remote=other)
+            where = abi.DOMID_SELF if rng.random() < 0.85 else rng.choice((*self.view.domains, 99))
+            if len(who.domain.events.ports) <= 6 or where != abi.DOMID_SELF:
+                self.of(who, "evtchn_alloc_unbound", dom=where, remote=other)
         elif op == "bind_interdomain":
-            self.of(who, "evtchn_bind_interdomain", dom=other, port=port)
+            waiting = self._waiting(who)
+            if waiting and rng.random() < 0.7:
+                other, port = rng.choice(waiting)
+            if len(who.domain.events.ports) <= 8:
+                self.of(who, "evtchn_bind_interdomain", dom=other, port=port)
+        elif op in ("take", "reset"):
+            self.of(who, f"evtchn_{op}")
         else:
             self.of(who, f"evtchn_{op}", port=port)
+
+    def _waiting(self, who: Guest) -> list[tuple[int, int]]:
+        """Domains and ports that wait for a guest."""
+        return [
+            (d, n)
+            for d, domain in self.view.domains.items()
+            if d < NOBODY
+            for n, port in domain.events.ports.items()
+            if port.state == UNBOUND and port.remote_domid == who.domid
+        ]
 
 
 __all__ = ["GuestChoices"]

@@ -12,17 +12,19 @@ from collections.abc import Callable
 from bulkhead.impl.domb import protocol as p
 from bulkhead.impl.xen import abi
 from bulkhead.proofs.refinement.calls import Interleaving
-from bulkhead.proofs.refinement.domb.machine import DAEMON, FAIL, LOAD, STEP, TAKEN, WAIT, Moment
+from bulkhead.proofs.refinement.domb.machine import DAEMON, FAIL, LOAD, MESSAGE, STEP, TAKEN, WAIT, Moment
 from bulkhead.proofs.refinement.domb.view import View
 from bulkhead.proofs.refinement.domb.workload.chooser import Chooser
 
 DOMB = "d1"
+# How often DomB dies between a message and its handling, in episodes in which it dies: with few such messages, more often.
+CRASHES = {str(p.PAUSE): 0.05, str(p.UNPAUSE): 0.05, str(p.DESTROY): 0.05, str(p.INFO): 0.2}
 CREATES = "create"  # the step of a build in which a guest comes into being: no other call makes one
 
 
 class Moments(Chooser):
-    """Decides at each moment of a call. `scribble` and `race` are writes of a process and of a guest, `waits` what is done
-    while an honest tool waits."""
+    """Decides at each moment of a call. `scribble` and `race` are writes of a process and of a guest, `rewrite` one to the
+    message that DomB is taking, `waits` what is done while an honest tool waits."""
 
     def __init__(self, view: View, target: Interleaving, rng: random.Random) -> None:
         super().__init__(view, target, rng)
@@ -32,6 +34,7 @@ class Moments(Chooser):
         self.over = False
         self.hurt = False  # a call failed since DomB last had no build
         self.scribble: Callable[[], None] = lambda: None
+        self.rewrite: Callable[[], None] = lambda: None
         self.race: Callable[[], None] = lambda: None
         self.waits: Callable[[int], None] = lambda space: None
 
@@ -47,7 +50,9 @@ class Moments(Chooser):
         if self.over:
             return
         if kind == LOAD:
-            if self.rng.random() < 0.003:
+            if moment.what == MESSAGE and self.rng.random() < 0.04:
+                self._at(moment, self.rewrite)
+            elif self.rng.random() < 0.003:
                 self._at(moment, self.scribble)
         elif kind == DAEMON:
             if self.rng.random() < 0.006:
@@ -63,7 +68,7 @@ class Moments(Chooser):
         elif kind == TAKEN:
             if self.rng.random() < 0.003:
                 self._at(moment, self.scribble)
-            if self.mortal and self.rng.random() < (0.1 if moment.what == str(p.INFO) else 0.02):
+            if self.mortal and self.rng.random() < CRASHES.get(moment.what, 0.02):
                 self._at(moment, self._crash)
         elif kind == WAIT:
             self._at(moment, lambda: self.waits(int(moment.what)))

@@ -30,8 +30,13 @@ RELATIVE = ("data", "data/a", "data/a/b", "control/x", "data/e", "data/f", "data
 WRONG = ("", "//", "data/", "@releaseDomain", "a b", "/local//x", "data/\xff", "../1")
 # One byte too long; as long as may be. They make nodes, so they are asked about only.
 LONG = ("x" * 2049, "/" + "x" * 3072, "x" * 2048, "/" + "x" * 3071)
+VALUES = (b"", b"1", b"a\0b", b"twenty bytes of text", bytes(900))
+STRANGE_PERMS = (b"", b"x1\0", b"r\0", b"r99999999999\0", b"r4294967295\0", b"r4294967296\0")
+LONGEST = 4096  # bytes of a request
+OF_TOOLS_VALUES = (bytes(2048), bytes(2049), bytes(LONGEST - 100), bytes(LONGEST + 1))
 COMMON = ("write", "write", "read", "read", "mkdir", "rm", "directory", "get_perms", "set_perms", "watch", "watch")
 RARE = ("unwatch", "unwatch", "reset_watches", "get_domain_path", "is_introduced", "introduce", "release")
+OF_TOOLS = ("is_introduced", "is_introduced", "get_domain_path", "introduce", "release")
 
 
 def path(rng: random.Random, d: int, nodes: Sequence[str]) -> str:
@@ -56,12 +61,12 @@ def request(rng: random.Random, d: int, connected: Sequence[int], nodes: Sequenc
     op = rng.choice(COMMON)
     if rng.random() < (0.02 if d else 0.12):
         return KINDS[rng.choice(("read", "directory", "get_perms", "rm"))], rng.choice(LONG).encode() + b"\0"
-    if rng.random() < 0.12:
-        op = rng.choice(RARE)
+    if rng.random() < (0.12 if d else 0.3):
+        op = rng.choice(RARE if d or rng.random() < 0.3 else OF_TOOLS)
     if op == "rm" and rng.random() < 0.1:
         where = b"/"
     if op == "write":
-        return KINDS[op], where + b"\0" + rng.choice((b"", b"1", b"a\0b", rng.randbytes(20), bytes(900 if d else 2500)))
+        return KINDS[op], where + b"\0" + rng.choice(VALUES if d else VALUES[:4] + OF_TOOLS_VALUES)
     if op == "set_perms":
         return KINDS[op], where + b"\0" + perms(rng, d, connected)
     if op in ("watch", "unwatch"):
@@ -71,8 +76,12 @@ def request(rng: random.Random, d: int, connected: Sequence[int], nodes: Sequenc
     if op == "reset_watches":
         return KINDS[op], b""
     if op in ("get_domain_path", "is_introduced", "release", "introduce"):
-        who = str(rng.choice((*range(NOBODY), 99, 40000))).encode()
-        return KINDS[op], b"\0".join([who] if op != "introduce" else [who, b"7", b"1"]) + b"\0"
+        words = [str(rng.choice((*range(NOBODY), *connected, 99, 0x7FEF, 0x7FF0, 40000))).encode()]
+        if op == "introduce":
+            words += rng.choice((b"7", b"9999999999", b"10000000000")), rng.choice((b"1", b"4294967295", b"4294967296"))
+        if rng.random() < 0.15:  # a word too many or too few, or no number
+            words = rng.choice(([*words, b"1"], words[:-1], [*words[:-1], b""], [b"x", *words[1:]], [b"-1", *words[1:]]))
+        return KINDS[op], b"\0".join(words) + rng.choice((b"\0", b"\0", b"\0", b"\0", b""))
     if rng.random() < 0.03:
         return rng.choice((0, 6, 7, 16, 18, 77, KINDS[op])), where + rng.choice((b"", b"\0x\0", b"\0"))
     return KINDS[op], where + b"\0"
@@ -87,7 +96,9 @@ def perms(rng: random.Random, d: int, connected: Sequence[int]) -> bytes:
         owner = rng.choice(there)
     ids = [owner, *(rng.choice((*there, *range(NOBODY), 50)) for _ in range(more))]
     text = b"".join(b"%c%d\0" % (rng.choice(b"rwbnr"), who) for who in ids)
-    return text if rng.random() < 0.96 else rng.choice((b"", b"x1\0", b"r\0", b"r99999999999\0", text[:-1]))
+    if rng.random() < 0.9:
+        return text
+    return rng.choice((*STRANGE_PERMS, text + b"s1\0", text[:-1]))
 
 
 __all__ = ["BELOW", "BESIDE", "KINDS", "perms", "request"]

@@ -37,6 +37,7 @@ class Driver(Chooser):
         self.tools.domb = self.domb
         self.sessions = Sessions(view, target, self.rng, self.tools)
         self.moments.scribble = self.scribble
+        self.moments.rewrite = self.tools.rewrite
         self.moments.race = self.guests.race
         self.moments.waits = self.waits
         target.meanwhile = self.moments
@@ -161,6 +162,8 @@ class Driver(Chooser):
         if rng.random() < 0.01:
             self.tools.kill(me)
             return
+        if rng.random() < 0.01:
+            self.tools.spoils()
         if me.waiting and rng.random() < 0.3:
             self.tools.gives_way()
         for _ in range(rng.choice((1, 1, 2, 3))):
@@ -187,8 +190,9 @@ class Driver(Chooser):
             self.text = "kill -9 of xenstored"
             self.call(f"p{stored.space}", "kill")
         elif x < 0.02 and consoled is not None:
-            self.text = "kill -9 of xenconsoled"
-            self.call(f"p{consoled.space}", "kill")
+            how = self.rng.choice(("kill", "stop"))
+            self.text = f"{how} of xenconsoled"
+            self.call(f"p{consoled.space}", how)
         elif consoled is None:
             self.text = "xenconsoled starts again"
             self.call("", "start_xenconsoled")

@@ -43,8 +43,10 @@ class Sessions:
         if who.chan is None:
             return
         if x < 0.4:
-            tools.text = "a tool asks for a guest with a broken kernel"
-            self._builds(who, self._broken(), rng.choice(("", "", "disk1")), ROUNDS)
+            tools.text = "a tool asks for guests with broken kernels"
+            for _ in range(rng.choice((1, 3, 6))):
+                if tools.lives(who) and who.chan is not None and who.chan.is_open():
+                    self._builds(who, self._broken(), rng.choice(("", "", "", "disk1")), ROUNDS)
         elif x < 0.6:
             tools.text = "a tool asks for what is no file of the proxy's"
             strange = rng.choice(rng.choice((STRANGE, OUTSIDE, NO_FILE)))

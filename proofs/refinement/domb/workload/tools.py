@@ -29,6 +29,21 @@ AFTER_XL = ("pause", "unpause", "destroy")  # xl has started its guest
 AFTER_CREATE = ("unpause", "pause", "unpause", "destroy")
 OUTSIDE = ("../secret", "dir/../../secret", "link", "away/passwd")
 NO_FILE = ("dir", "pipe", "nowhere")
+TOO_LONG = ("y" * (p.PATH_MAX + 1), "dir/" + "y" * p.PATH_MAX, "dir/" * 300)
+# Other bytes in a header, and where: its kind, its number, its length.
+HEADERS = (
+    (2, b"\3"),
+    (2, b"\5"),
+    (2, b"\x23"),
+    (4, b"?"),
+    (12, b"\0"),
+    (12, b"\1"),
+    (12, b"\x11"),
+    (13, b"\1"),
+    (14, b"\1"),
+)
+# Indices that are impossible, and that an end has gone: of the first page of the ring, and where.
+ENDINGS = (*((at, b"\xff\xff\xff\x7f") for at in (4, 8, 12)), (20, b"\0"), (21, b"\0"))
 STRANGE = (
     "/etc/passwd",
     "dir/../kernel0",
@@ -92,6 +107,8 @@ class ToolChoices(Chooser):
             self.of(who, "disconnect")
         elif x < 0.935:
             self.kill(who)
+        elif x < 0.97:
+            self._is_asked(who)
 
     def kill(self, who: Process) -> None:
         """kill -9."""
@@ -231,6 +248,27 @@ class ToolChoices(Chooser):
         self.text = f"the proxy answers {asked}"
         self.of(who, "reply", op=op, number=number, status=status, body=body)
 
+    def _is_asked(self, who: Process) -> None:
+        """A DomB that is hostile asks the file proxy for anything."""
+        rng = self.rng
+        self.text = "a file proxy is asked for anything"
+        for _ in range(rng.choice((3, 6, 12))):
+            number = rng.choice((0, 1, 1, 2, 2, 3, 4, 5, 6, 7, 8, 8, 9))
+            start = rng.choice((0, 1, 4000, 17000, rng.randrange(20000), (1 << 62) - 1, 1 << 62, (1 << 64) - 1))
+            length = rng.choice((0, 1, 4000, 4000, 4001, 1 << 31))
+            names = rng.choices((KERNELS, STRANGE, OUTSIDE, NO_FILE, TOO_LONG), (8, 3, 2, 2, 1))[0]
+            op, body = rng.choice(
+                (
+                    (p.FILE_OPEN, rng.choice(names).encode()),
+                    (p.FILE_OPEN, rng.choice(KERNELS).encode()),
+                    (p.FILE_STAT, p.FD.pack(number)),
+                    (p.FILE_READ, p.READ.pack(number, start, length)),
+                    (p.FILE_CLOSE, p.FD.pack(number)),
+                    (rng.choice((0, 1, 0x20, 0x22, 0x23, 0x24, 0x25, 0x8021)), rng.randbytes(rng.choice((0, 3, 5, 15, 17)))),
+                )
+            )
+            self.of(who, "ask_proxy", op=op, body=body.hex())
+
     # Honest tools.
 
     def honest(self, who: Process) -> None:
@@ -300,6 +338,32 @@ class ToolChoices(Chooser):
         payload = rng.choice((b"\0", b"\xff\xff\xff\x7f", rng.randbytes(4), b"\1\0\0\0", message))
         self.of(who, "poke", addr=rng.choice(pages) + at, bytes=payload.hex())
 
+    def rewrite(self) -> None:
+        """A client changes the header of the message that DomB is about to take: it has seen it, and may look again."""
+        for who in self.view.processes.values():
+            chan = who.chan
+            if chan is None or chan.closed or chan.writer is None:
+                continue
+            ring, start = chan.writer.ring, self.view.next_message(chan)
+            at, payload = self.rng.choice(HEADERS)
+            if start >= 0:
+                where = ring.data + ((start - ring.data + at) & (ring.size - 1))
+                self.of(who, "poke", addr=where, bytes=payload.hex())
+                return
+
+    def spoils(self) -> None:
+        """A process maps the first page of a ring that another one uses, and writes what ends the connection."""
+        rng, offer, free = self.rng, self.view.offer, self.view.free()
+        if offer is None or not free or sum(len(each.mapped) for each in self.view.processes.values()) >= 6:
+            return
+        who = rng.choice(free)
+        mapped = self.of(who, "map_grant", dom=offer.domid, ref=offer.ring_ref, prot=3)
+        if mapped.code != OKAY:
+            return
+        at, payload = rng.choice(ENDINGS)
+        self.of(who, "poke", addr=mapped.given + at, bytes=payload.hex())
+        self.of(who, "unmap_grant", addr=mapped.given)
+
     def _changes(self, who: Process) -> bool:
         """It changes the last message that it sent, which DomB may be about to take, or to read again."""
         chan = who.chan
@@ -329,6 +393,8 @@ class ToolChoices(Chooser):
                 self.release(who, d)
             elif x < 0.5:
                 self.share_node(who)
+            elif x < 0.506:
+                self._makes_many(who)
             elif x < 0.52:  # the root node: opened to all, closed again, or given away
                 words = b"/\0%c%d\0" % (rng.choice(b"bwrn"), rng.choice((0, 0, d)))
                 self.ask_xenstored(who, KINDS["set_perms"], words)
@@ -349,13 +415,25 @@ class ToolChoices(Chooser):
     def share_node(self, who: Process) -> None:
         """Nodes that outlive guests, given to them and opened for them."""
         self.text = "a tool opens a node"
-        if self.rng.random() < 0.12:  # the root, for a while
-            self.ask_xenstored(who, KINDS["set_perms"], b"/\0%c0\0" % self.rng.choice(b"bwn"))
-            return
         connected = () if self.view.stored is None else tuple(self.view.stored.connections)
+        if self.rng.random() < 0.12:  # the root, for a while
+            owner = self.rng.choice((0, 0, *connected))
+            self.ask_xenstored(who, KINDS["set_perms"], b"/\0%c%d\0" % (self.rng.choice(b"bwn"), owner))
+            return
         path = self.rng.choice((*BESIDE[3:], f"{home(self.rng.randrange(2, NOBODY))}{BELOW[2]}")).encode()
         self.ask_xenstored(who, KINDS["write"], path + b"\0")
         self.ask_xenstored(who, KINDS["set_perms"], path + b"\0" + perms(self.rng, 0, connected))
+
+    def _makes_many(self, who: Process) -> None:
+        """Children with long names: as many as can be listed in one answer, and one more; then they go again."""
+        self.text = "a tool lists long names"
+        made = [f"/tool/{letter * 1023}" for letter in "klmno"]
+        for n, path in enumerate(made):
+            self.ask_xenstored(who, KINDS["mkdir"], path.encode() + b"\0")
+            if n > 2:
+                self.ask_xenstored(who, KINDS["directory"], b"/tool\0")
+        for path in made:
+            self.ask_xenstored(who, KINDS["rm"], path.encode() + b"\0")
 
     def introduce(self, who: Process, domid: int, port: int = 2) -> None:
         """XenStore gets to know a guest."""
