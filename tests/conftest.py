@@ -33,6 +33,7 @@ SLOW = frozenset(
         "test_renaming",
         "test_results",
         "test_skipped",
+        "test_stored_attacks",
         "test_symbolic",
         "test_systems",
         "test_bad_cases",

@@ -87,7 +87,7 @@ def test_what_is_too_much_for_all_claims_at_once_is_tried_one_by_one(monkeypatch
 
 
 def test_what_is_proved_is_not_tried_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of many claims without an attack only those without a proof are searched alone."""
+    """Of many claims with a fault only those without a proof are searched."""
     asked: list[tuple[str, ...]] = []
 
     def blind(
@@ -100,7 +100,7 @@ def test_what_is_proved_is_not_tried_one_by_one(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("bulkhead.proofs.theorems.small_worlds.WIDE", 0)
     system = load(str(EXAMPLES / "protected_kvm.rules"), ["reclaimed_alive"])
     assert not any(find_attacks(system, list(system.claims()), ("reclaimed_alive",), one=True).values())
-    assert asked == [tuple(system.claims()), ("guests_keep_pages",)]
+    assert asked == [("guests_keep_pages",)]
 
 
 KEYS = """component keys "Doors are opened with keys."
@@ -133,9 +133,9 @@ TWO = KEYS.format(
 )
 
 
-@pytest.mark.parametrize(("text", "said"), [(ONE, "No attack found on open_was_opened"), (TWO, "All that keys is expected")])
+@pytest.mark.parametrize("text", [ONE, TWO])
 def test_if_no_claim_falls_a_broken_invariant_is_shown(
-    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The way to it is labelled, the exit code is that of no attack, and the trace replays; claims that fall come first."""
     rules, out = tmp_path / "keys.rules", tmp_path / "out"
@@ -143,7 +143,8 @@ def test_if_no_claim_falls_a_broken_invariant_is_shown(
     report = tmp_path / "report.json"
     assert run(["attack", str(rules), "--fault", "lost", "--out", str(out), "--json", str(report)]) == 1
     shown = capsys.readouterr().out
-    assert said in shown and "A way to break the invariant open_has_key of keys: 3 steps, with fault lost" in shown
+    assert "All that keys is expected to prove is proved" in shown and "that no claim needs: open_has_key" in shown
+    assert "A way to break the invariant open_has_key of keys: 3 steps, with fault lost" in shown
     assert "This is no attack on a theorem" in shown and "Attack on" not in shown
     told = json.loads(report.read_text())
     assert told["attack"] is None and told["broken_invariant"]["steps"] == ["take", "unlock", "lose"]

@@ -18,9 +18,10 @@ from bulkhead.model.loader import load
 from bulkhead.model.trace import TraceError, load_jsonl, replay, to_jsonl
 from bulkhead.model.world import World
 from bulkhead.proofs.cli.__main__ import run
-from bulkhead.proofs.theorems.attack import confirm, directed_attacks, find_attack
+from bulkhead.proofs.theorems.attack import directed_attacks, find_attack
 from bulkhead.proofs.theorems.bmc import Search
 from bulkhead.proofs.theorems.export import export
+from bulkhead.proofs.theorems.shortening import confirm
 
 RULES = """component c "c"
 sort Node "n"

@@ -16,8 +16,9 @@ from bulkhead.model.ir import System
 from bulkhead.model.loader import load
 from bulkhead.model.trace import TraceError, load_jsonl, replay
 from bulkhead.model.world import State, World
-from bulkhead.proofs.theorems.attack import confirm, find_attack, violated
+from bulkhead.proofs.theorems.attack import find_attack
 from bulkhead.proofs.theorems.induction import Settings, prove
+from bulkhead.proofs.theorems.shortening import confirm, violated
 from tests.examples.attacks import ATTACKS, HERE, Attack
 from tests.examples.breadth_first import Found, initial_states, search, state_of
 from tests.examples.worlds import WORLDS

@@ -12,8 +12,9 @@ from bulkhead.model.ir import System
 from bulkhead.model.loader import load
 from bulkhead.model.trace import replay, start_breaks
 from bulkhead.proofs.cli.__main__ import run
-from bulkhead.proofs.theorems.attack import find_attack, violated, without_needless_steps
+from bulkhead.proofs.theorems.attack import find_attack
 from bulkhead.proofs.theorems.explore import Limits, explore, explore_graph
+from bulkhead.proofs.theorems.shortening import violated, without_needless_steps
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE / "examples"

@@ -1,8 +1,9 @@
 """Every step of a shown attack is needed: without any of its steps, or any run of them, the rest is no attack.
 
 Steps are left out and the rest is fired on the executable model, from the shown initial state. The suite does this for a
-sample. By hand, over the faults of systems: `python -m tests.test_needed_steps SYSTEM [FAULT...]` (a shipped system takes
-hours). Not here: attacks that have the same end by other steps.
+sample of the examples; for the shipped systems, of which a search takes longer, to the stored attacks
+(`test_stored_attacks.py`). By hand, over the claims that faults name: `python -m tests.test_needed_steps SYSTEM [FAULT...]`.
+Not here: attacks that have the same end by other steps.
 """
 
 from __future__ import annotations
@@ -15,40 +16,18 @@ from pathlib import Path
 import pytest
 
 from bulkhead.model.executable import ExecutableModel
-from bulkhead.model.ir import Claim, System
+from bulkhead.model.ir import System
 from bulkhead.model.loader import load
 from bulkhead.model.trace import Event, Trace
 from bulkhead.model.world import World
 from bulkhead.proofs.theorems.attack import find_attack, find_attacks
 from bulkhead.proofs.theorems.substitutes import shorter_by_substitutes
+from tests.attacks.needed import needless
 
 HERE = Path(__file__).parent
 SAMPLED = 8  # attacks of the examples
 FILES = sorted([*(HERE / "examples").glob("*.rules"), *(HERE / "deep").glob("*.rules")])
 FAULTS = [(str(file), fault) for file in FILES for fault in load(str(file)).faults]
-
-
-def _attacks(claim: Claim, machine: ExecutableModel, trace: Trace, events: tuple[Event, ...]) -> bool:
-    """Can the events be fired from the first state of a trace, and is the claim false at some time?"""
-    state = [list(table) for table in trace.initial]
-    broken = claim.kind != "transition" and not machine.holds(state, claim.body)
-    for event in events:
-        before = [list(table) for table in state]
-        if not machine.fire(state, event.label, event.args):
-            return False
-        if claim.kind == "transition":
-            broken |= not machine.holds_between(before, state, claim.body, bool(machine.transitions[event.label].code))
-        else:
-            broken |= not machine.holds(state, claim.body)
-    return broken
-
-
-def needless(system: System, trace: Trace) -> list[tuple[int, int]]:
-    """The runs of steps without which the rest is still an attack: the numbers of their first and last steps."""
-    machine, claim, events = ExecutableModel(system, trace.world), system.claims()[trace.claim], trace.events
-    assert _attacks(claim, machine, trace, events)
-    runs = [(begin, end) for begin in range(len(events)) for end in range(begin + 1, len(events) + 1)]
-    return [(b + 1, e) for b, e in runs if _attacks(claim, machine, trace, events[:b] + events[e:])]
 
 
 def shown(system: System, fault: str) -> list[Trace]:

@@ -19,7 +19,8 @@ from bulkhead.model.library import Library
 from bulkhead.model.loader import build, load
 from bulkhead.model.parser import parse_text
 from bulkhead.model.world import World, size_of
-from bulkhead.proofs.theorems.attack import MAX_DEPTH, confirm, directed_attacks, find_attack
+from bulkhead.proofs.theorems.attack import MAX_DEPTH, directed_attacks, find_attack
+from bulkhead.proofs.theorems.shortening import confirm
 from bulkhead.proofs.theorems.step_goals import violation
 from tests.oracle.generate import draft
 

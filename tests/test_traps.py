@@ -19,9 +19,10 @@ from bulkhead.model.ir import System
 from bulkhead.model.loader import load
 from bulkhead.model.trace import TraceError, replay
 from bulkhead.proofs.report.trace_text import read_back
-from bulkhead.proofs.theorems.attack import find_attacks, violated
+from bulkhead.proofs.theorems.attack import find_attacks
 from bulkhead.proofs.theorems.export import export, folder_of
 from bulkhead.proofs.theorems.induction import Settings, prove
+from bulkhead.proofs.theorems.shortening import violated
 
 HEAD = 'component c "c"\nsort T "t"\nsort U "u"\n'
 

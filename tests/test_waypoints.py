@@ -15,12 +15,14 @@ import pytest
 
 from bulkhead.model.ir import System
 from bulkhead.model.loader import load
+from bulkhead.model.trace import start_breaks
 from bulkhead.proofs.cli.__main__ import run
-from bulkhead.proofs.theorems import attack, bmc, directed_search, grounding, solvers, waypoints
+from bulkhead.proofs.theorems import attack, bmc, directed_search, grounding, shortening, solvers, waypoints
 from bulkhead.proofs.theorems.explore import Limits
 from bulkhead.proofs.theorems.initial_states import initial_states
+from bulkhead.proofs.theorems.known_runs import known_runs
 from bulkhead.proofs.theorems.step_goals import goals
-from bulkhead.proofs.theorems.waypoints import Doubts, by_broken_invariants
+from bulkhead.proofs.theorems.waypoints import Doubts, by_broken_invariants, promised
 
 EXAMPLES = Path(__file__).parent / "examples"
 
@@ -60,9 +62,9 @@ def test_a_bound_is_kept_when_steps_are_left_out(monkeypatch: pytest.MonkeyPatch
     system = faulty("protected_kvm", "reclaimed_alive")
     trace = attack.find_attack(system, "guests_keep_pages", ("reclaimed_alive",))
     assert trace is not None and trace.excluded == len(trace.events) - 1 > 0
-    monkeypatch.setattr(attack, "_in_smallest_world", lambda _system, _claim, found, _limit: replace(found, excluded=-1))
+    monkeypatch.setattr(shortening, "in_smallest_world", lambda _system, _claim, found, _limit: replace(found, excluded=-1))
     longer = replace(trace, events=(*trace.events, trace.events[0]))
-    assert attack._believed(system, longer, math.inf, False).excluded == trace.excluded
+    assert shortening.believed(system, longer, math.inf, False).excluded == trace.excluded
 
 
 def test_only_the_faulty_step_breaks_an_invariant_first() -> None:
@@ -117,3 +119,61 @@ def test_without_a_limit_no_answer_depends_on_the_clock(
     out = str(tmp_path / "out")
     assert run(["attack", str(EXAMPLES / f"{name}.rules"), "--fault", fault, "--out", out, "--quiet"]) in (0, 1)
     assert {"session", "search", "grounding"} <= set(asked)
+
+
+def test_a_fault_that_says_what_it_breaks_needs_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large system is neither proved nor searched in whole where the step that the fault names leads to an attack."""
+    monkeypatch.setattr(Doubts, "proof", property(lambda _: pytest.fail("proved")))
+    monkeypatch.setattr(attack, "_in_the_first_world", lambda *_: pytest.fail("searched in whole"))
+    system = load("hypervisor", ["foreign_frame"])
+    found = attack.find_attacks(system, list(system.claims()), ("foreign_frame",), one=True)
+    assert [[e.label for e in t.events] for t in found.values() if t is not None] == [["mmu_update_map"]]
+
+
+def test_only_the_step_that_a_fault_names_is_a_goal() -> None:
+    """Named claims without a question to a solver, others only where a solver does not refute it at once."""
+    system = load("hypervisor", ["foreign_frame"])
+    machine, _ = initial_states(system, math.inf, random.Random(1))
+    ways = promised(system, ["foreign_frame"], system.claims(), machine)
+    assert {t.label for some in ways.values() for t, _ in some} == {"mmu_update_map"}
+    assert "own_is_own" in ways and 1 < len(ways) < len(system.claims())
+
+
+def test_every_state_of_a_scenario_is_a_start() -> None:
+    """Each path of a run is one of the rules, from an initial state, and one step longer than the one before."""
+    system = load("hypervisor")
+    run = next(known_runs(system, math.inf, ["copy.done"]))
+    assert [len(path.steps()) for path in run.paths] == list(range(len(run.paths)))
+    assert "copy.done" in [label for label, _ in run.paths[-1].steps()]
+    assert start_breaks(run.machine, run.paths[0].state) is None
+    state = [list(table) for table in run.paths[0].state]
+    for path, (label, args) in zip(run.paths[1:], run.paths[-1].steps(), strict=True):
+        names = [p.name for p in run.machine.transitions[label].params]
+        assert run.machine.fire(state, label, dict(zip(names, args, strict=True))) and state == path.state
+
+
+ASIDE = """component lamps "A lamp, and a note about it that no claim needs."
+state lit: bool
+state noted: bool
+init not lit and not noted
+internal light()
+    set lit = true
+    set noted = true
+theorem dark_or_lit lit or not lit
+invariant notes_are_true noted implies lit
+fault noted_too_early breaks notes_are_true in light
+    within light skip lit
+system lamps "A system for one test."
+    uses lamps
+    expect proved dark_or_lit
+"""
+
+
+def test_a_fault_that_breaks_an_invariant_only_is_said_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No attack, because there is none; and no silence about what the fault does."""
+    file = tmp_path / "lamps.rules"
+    file.write_text(ASIDE)
+    assert run(["attack", str(file), "--fault", "noted_too_early", "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().out
+    assert "is proved, with noted_too_early too" in said
+    assert "not proved any more, and that no claim needs: notes_are_true" in said

@@ -17,6 +17,7 @@ from bulkhead.proofs.report.prove_text import attack_text
 from bulkhead.proofs.results.prove import AttackResult
 from bulkhead.proofs.theorems.attack import LIMIT
 from bulkhead.proofs.theorems.scope import given_scope
+from bulkhead.proofs.theorems.small_worlds import fits
 from bulkhead.proofs.theorems.waypoints import Doubts
 
 
@@ -71,24 +72,29 @@ def attack(
         traces, _ = search(loaded, claims, faults, one, limit or LIMIT, depth, given, doubts)
         return min((t for t in traces.values() if t is not None), key=lambda t: len(t.events), default=None)
 
-    found, broken = shortest(names), None
-    if found is None and theorem is None and faults:
-        broken = shortest([n for n in doubts.first if n in loaded.invariants])
-    spent = time.perf_counter() - begun
-    result = AttackResult(loaded, faults, tuple(names), found, spent, proved=not names, limit=limit, broken=broken)
-    if (shown := found or broken) is not None:
+    found, way = shortest(names), None
+    if found is None and faults and theorem is None:
+        names = doubts.about(names)
+        way = shortest([n for n in doubts.first if n in loaded.invariants])
+    spent, broken = time.perf_counter() - begun, () if names else doubts.first
+    result = AttackResult(loaded, faults, tuple(names), found, spent, proved=not names, limit=limit, broken=broken, way=way)
+    if (shown := found or way) is not None:
         result = save_attack(result, out or Path("build") / loaded.name / shown.claim)
     return output.give(result, lambda: attack_text(result))
 
 
 def _candidates(doubts: Doubts, faults: tuple[str, ...]) -> list[str]:
-    """The claims to attack if none is named; none if all are proved in spite of the faults."""
+    """The claims to attack if none is named; none if all are proved in spite of the faults.
+
+    Of a large system that is found out only if a search by way of what the faults say that they break finds nothing.
+    """
     system = doubts.system
     if faults and len(system.claims()) == 1:
         return list(system.claims())
     if faults:
         # A claim that is refuted without the fault says nothing about the fault.
-        return doubts.about(n for n in system.claims() if system.expects.get(n) != "refuted")
+        likely = [n for n in system.claims() if system.expects.get(n) != "refuted"]
+        return doubts.about(likely) if fits(system) else likely
     names = [n for n, v in system.expects.items() if v == "refuted"][:1]
     if not names:
         raise UsageError(

@@ -197,7 +197,7 @@ def save(result: SystemResult, out: Path) -> SystemResult:
 
 def save_attack(result: AttackResult, out: Path) -> AttackResult:
     """Write log, states and pictures of an attack to `out`; returns the result with their folder."""
-    shown = result.attack or result.broken
+    shown = result.attack or result.way
     if shown is None:
         return result
     text = save_trace(result.system, shown.claim, shown, out)

@@ -36,7 +36,7 @@ from bulkhead.proofs.atomic_files import write_file
 from bulkhead.proofs.report import canvas, pictures
 from bulkhead.proofs.report.element_names import Facts, actor, domain_name
 from bulkhead.proofs.report.explain import Moment, culprits, facts_of
-from bulkhead.proofs.theorems.attack import violated
+from bulkhead.proofs.theorems.shortening import violated
 
 HARD = "\u00a0"
 RULES = "trace.rules"  # beside a trace: the rules file of its system, if it is not a shipped one

@@ -223,8 +223,8 @@ class ProveResult:
 class AttackResult:
     """The outcome of a search for an attack on some claims. Finding none within the bounds is no proof that none exists.
 
-    `proved` means that no claim was searched: with the faults laid, all that should be proved still are. `broken` is a way
-    to break an invariant, which is no attack; it is looked for if there is no attack.
+    `proved` means that with the faults laid all claims that should be proved still are; `broken` then names the invariants
+    that some step does not keep any more. `way` breaks an invariant, which is no attack; it is looked for if there is none.
     """
 
     system: System
@@ -235,7 +235,8 @@ class AttackResult:
     saved: Saved | None = None
     proved: bool = False
     limit: float | None = None  # seconds for one solver query, if the user set that
-    broken: Trace | None = None
+    broken: tuple[str, ...] = ()
+    way: Trace | None = None
     format: ClassVar[str] = "bulkhead-attack/1"
 
     @property
@@ -249,7 +250,7 @@ class AttackResult:
             "faults": list(self.faults),
             "searched": list(self.searched),
             "attack": self._told(self.attack),
-            "broken_invariant": self._told(self.broken),
+            "broken_invariant": self._told(self.way),
             "seconds": round(self.seconds, 4),
         }
 
@@ -269,7 +270,7 @@ class AttackResult:
             return (self._check(self.attack, Status.FOUND),)
         said = "No attack was found within the bounds of the search."
         none = [Check(self.system.name, n, Status.OPEN, said, known[n].doc, known[n].span) for n in self.searched]
-        return (*none, *([] if self.broken is None else [self._check(self.broken, Status.OPEN)]))
+        return (*none, *([] if self.way is None else [self._check(self.way, Status.OPEN)]))
 
     def _check(self, trace: Trace, status: Status) -> Check:
         claim, size = self.system.stated()[trace.claim], len(trace.events)

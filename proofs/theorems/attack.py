@@ -14,30 +14,25 @@ import random
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import Claim, System, conj
-from bulkhead.model.trace import Event, Trace, TraceError, replay, start_breaks
-from bulkhead.model.world import State
-from bulkhead.proofs.theorems.bmc import EFFORT, Search
+from bulkhead.model.trace import Trace
+from bulkhead.proofs.theorems.bmc import Search
 from bulkhead.proofs.theorems.cone import cone, in_whole
-from bulkhead.proofs.theorems.directed_search import Path, find
-from bulkhead.proofs.theorems.explore import shorter
+from bulkhead.proofs.theorems.directed_search import find
 from bulkhead.proofs.theorems.initial_states import NoInitialState, initial_states
+from bulkhead.proofs.theorems.known_runs import known_runs
 from bulkhead.proofs.theorems.least_world import grown
 from bulkhead.proofs.theorems.scope import first_scope
-from bulkhead.proofs.theorems.small_worlds import STEPS, attacks_in_small_worlds, fits, in_smaller_worlds
-from bulkhead.proofs.theorems.solvers import SolverError
+from bulkhead.proofs.theorems.shortening import PATIENCE, believed, shortened
+from bulkhead.proofs.theorems.small_worlds import STEPS, Seen, attacks_in_small_worlds, fits
 from bulkhead.proofs.theorems.step_goals import Ways, goals
-from bulkhead.proofs.theorems.substitutes import shorter_by_substitutes, violation_after
-from bulkhead.proofs.theorems.waypoints import Doubts, by_broken_invariants, violation_of
+from bulkhead.proofs.theorems.waypoints import Doubts, by_broken_invariants, by_promised_breaks, violation_of
 
 LIMIT = math.inf  # seconds for one query: the effort is bounded, and answers do not depend on the machine
 MAX_DEPTH = 5  # depth of the search over all calls if the directed search finds nothing
 FIRST_DEPTH = 3  # depth that is cheap enough to search before the directed search
 FEW = 2
 GLIMPSE = STEPS // 40  # steps in small worlds of a system whose likely world is too large for that
-PATIENCE = 20_000_000  # Z3's resource limit for one query beyond that, some seconds; it is deterministic
-SHORTENING = PATIENCE // 2  # the same for each query that shortens a long attack
 TRIES = (  # of the directed search: the seed, whether it is broad, its number of calls, whether only likely steps are goals
     (3, False, 20_000, True),
     (2, True, 20_000, True),
@@ -47,7 +42,6 @@ TRIES = (  # of the directed search: the seed, whether it is broad, its number o
     (4, True, 60_000, False),
     (3, False, 120_000, True),
 )
-AGAIN = 1_000_000  # steps, and choices, of one search for a shorter attack by the same calls; most need much less
 
 
 def find_attack(
@@ -79,7 +73,8 @@ def find_attacks(
     search ends with the first violated claim. `given` fixes the size of some sorts, `depth` bounds the steps of an attack.
     `max_depth` bounds the search by solver, and the other searches if it is less than usual.
 
-    Small worlds come first, unless the world that the formulas ask for is a large one. All calls are searched to
+    Small worlds come first, unless the world that the formulas ask for is a large one. Then what the `faults` say that they
+    break comes first (`waypoints.py`), and what is proved in spite of them is searched no more. All calls are searched to
     `FIRST_DEPTH` (one step less for more than `FEW` claims at once), then the directed search runs, at first by way of
     broken invariants, then up to `FEW` claims are searched deeper for as long as Z3 answers. Claims that have no proof
     either are then searched one by one, also in the part of the system that they depend on (`cone.py`). `doubts` holds a
@@ -94,12 +89,21 @@ def find_attacks(
     bound = depth if depth is not None else max_depth if max_depth < MAX_DEPTH else None
     doubts = doubts or Doubts(system)
     large = not fits(system, given)
-    seen = attacks_in_small_worlds(system, open_claims, given, bound, one, GLIMPSE if large else STEPS)
+    deepest = max_depth if bound is None else min(max_depth, bound)
+    if large and faults:
+        sizes = grown(system, {**first_scope(system), **(given or {})}, given or {})
+        found.update(_by_the_faults(system, open_claims, faults, deepest, limit, one, sizes, bound))
+        open_claims = {n: c for n, c in open_claims.items() if found[n] is None and not (one and any(found.values()))}
+        open_claims = {n: open_claims[n] for n in doubts.about(open_claims)} if open_claims else {}
+    seen = (
+        Seen(decided=True)
+        if not open_claims
+        else attacks_in_small_worlds(system, open_claims, given, bound, one, GLIMPSE if large else STEPS)
+    )
     found.update(seen.attacks)
     if not seen.decided and not (one and seen.attacks):
         left = {n: c for n, c in open_claims.items() if n not in seen.attacks}
         sizes = grown(system, {**first_scope(system), **(given or {})}, given or {})
-        deepest = max_depth if bound is None else min(max_depth, bound)
         more = _in_the_first_world(system, dict(left), deepest, limit, one, sizes, doubts)
         again = [] if one and any(more.values()) else doubts.about(n for n, t in more.items() if t is None)
         if large and again:
@@ -115,9 +119,65 @@ def find_attacks(
                 more.update(_in_the_first_world(system, {name: left[name]}, deepest, limit, one, sizes, doubts))
         found.update({n: t for n, t in more.items() if t is None or bound is None or len(t.events) <= bound})
     return {
-        n: None if t is None else _believed(system, replace(t, faults=faults), limit, n in seen.attacks)
+        n: None if t is None else believed(system, replace(t, faults=faults), limit, n in seen.attacks)
         for n, t in found.items()
     }
+
+
+def _by_the_faults(
+    system: System,
+    claims: Mapping[str, Claim],
+    faults: tuple[str, ...],
+    max_depth: int,
+    limit: float,
+    one: bool,
+    sizes: dict[str, int],
+    bound: int | None,
+) -> dict[str, Trace]:
+    """Attacks by way of what the faults say that they break; of the few steps that are searched in whole, the shortest."""
+    found: dict[str, Trace] = {}
+    excluded: dict[str, int] = {}
+    few = min(FIRST_DEPTH, max_depth)
+    for name in dict.fromkeys(n for fault in faults for n in system.faults[fault].breaks if n in claims):
+        if not (one and found):
+            least, excluded[name] = _of_few_steps(system, claims[name], sizes, limit, few)
+            found.update({} if least is None else {name: least})
+    left = {n: c for n, c in claims.items() if n not in found and not (one and found)}
+    if not left:
+        return found
+    try:
+        machine, states = initial_states(system, limit, random.Random(1))
+    except NoInitialState:
+        return found
+    paths = {n: (machine, p) for n, p in by_promised_breaks(system, faults, left, machine, states, one).items()}
+    steps = [system.faults[fault].step for fault in faults]
+    for run in known_runs(system, limit, steps) if any(system.faults[fault].breaks for fault in faults) else ():
+        rest = {n: c for n, c in left.items() if n not in paths and not (one and paths)}
+        if rest:
+            more = by_promised_breaks(system, faults, rest, run.machine, run.paths, one)
+            paths.update((n, (run.machine, p)) for n, p in more.items())
+    for name, (where, path) in paths.items():
+        trace = shortened(system, claims[name], where, path, limit, excluded.get(name, -1))
+        if name not in excluded:
+            less, excluded[name] = _of_few_steps(system, claims[name], sizes, limit, min(few, len(trace.events) - 1))
+            trace = less or trace
+        trace = replace(trace, excluded=excluded[name])
+        if bound is None or len(trace.events) <= bound:
+            found[name] = trace
+    return found
+
+
+def _of_few_steps(system: System, claim: Claim, sizes: dict[str, int], limit: float, most: int) -> tuple[Trace | None, int]:
+    """A shortest attack of at most so many steps, if there is one, and the number of steps up to which there is none."""
+    search = Search(system, claim, sizes, limit)
+    search.effort(PATIENCE // 5)  # beyond that the directed search is quicker
+    while True:
+        answer = search.answer(claim)
+        if answer == "sat":
+            return replace(search.decode(()), claim=claim.name, excluded=search.depth - 1), search.depth - 1
+        if answer != "unsat" or search.depth >= most:
+            return None, search.depth - (answer != "unsat")
+        search.deepen()
 
 
 def _in_the_first_world(
@@ -209,78 +269,6 @@ def _in_its_cone(
     return None if trace is None else in_whole(system, part, trace)
 
 
-def _believed(system: System, trace: Trace, limit: float, all_seen: bool) -> Trace:
-    """The attack in its smallest world, without a step that it does without, replayed.
-
-    `all_seen` says that it is a shortest one of a world whose states were all looked at.
-    """
-    claim = system.stated()[trace.claim]
-    if all_seen:
-        small = _emptied(system, claim, in_smaller_worlds(system, claim, trace))
-    else:
-        while True:
-            small = without_needless_steps(system, claim, _in_smallest_world(system, claim, trace, limit))
-            if len(small.events) == len(trace.events):
-                break
-            trace = replace(small, excluded=trace.excluded)  # fewer calls may do with a smaller world
-        if len(small.events) - 1 > trace.excluded + 1:
-            less, stopped = shorter_by_substitutes(system, claim, small, limit, SHORTENING), ""
-            if less is None:
-                less, stopped = shorter(system, small, claim, AGAIN)
-            if less is not None:
-                return _believed(system, replace(less, faults=trace.faults, excluded=trace.excluded), limit, False)
-            if stopped:
-                small = replace(small, note=f"the search for a shorter one by the same calls stopped {stopped}")
-    small = replace(small, faults=trace.faults, excluded=min(trace.excluded, len(small.events) - 1))
-    confirm(system, claim, small)
-    return small
-
-
-def _emptied(system: System, claim: Claim, trace: Trace) -> Trace:
-    """The attack from a first state as empty as can be: places have the first value of their sort where that does."""
-    machine = ExecutableModel(system, trace.world)
-
-    def attacks(initial: State) -> bool:
-        if start_breaks(machine, initial) is not None:
-            return False
-        again = replace(trace, initial=initial)
-        try:
-            return violated(system, claim, machine, again, replay(again, machine)) == len(trace.events)
-        except TraceError:
-            return False
-
-    state = [list(table) for table in trace.initial]
-    for k, table in enumerate(state):
-        if any(table):
-            state[k] = [0] * len(table)
-            if not attacks(state):
-                state[k] = table
-                for i, value in enumerate(table):
-                    if value:
-                        table[i] = 0
-                        if not attacks(state):
-                            table[i] = value
-    return replace(trace, initial=state)
-
-
-def without_needless_steps(system: System, claim: Claim, trace: Trace) -> Trace:
-    """The trace without unneeded runs of steps, and without the steps after the violation."""
-    machine = ExecutableModel(system, trace.world)
-
-    def cut(events: tuple[Event, ...]) -> tuple[Event, ...] | None:
-        """The events up to the violation; None if one is not enabled, or nothing is violated."""
-        end = violation_after(system, claim, machine, trace.initial, events)
-        return None if end is None else events[:end]
-
-    events = cut(trace.events) or trace.events
-    size = len(events) - 1
-    while size > 0:
-        shorter_ones = (cut(events[:k] + events[k + size :]) for k in range(len(events) - size + 1))
-        fewer = next((some for some in shorter_ones if some is not None), None)
-        events, size = (events, size - 1) if fewer is None else (fewer, min(size, len(fewer) - 1))
-    return replace(trace, events=events)
-
-
 # Longer attacks.
 
 
@@ -318,103 +306,7 @@ def directed_attacks(
             paths.update(find(machine, bodies, seed, calls, states, ways, broad))
     if one and paths:
         paths = dict([min(paths.items(), key=lambda item: len(item[1].steps()))])
-    return {n: _shortened(system, claims[n], machine, path, limit, excluded) for n, path in paths.items()}
+    return {n: shortened(system, claims[n], machine, path, limit, excluded) for n, path in paths.items()}
 
 
-def _shortened(system: System, claim: Claim, machine: ExecutableModel, path: Path, limit: float, excluded: int) -> Trace:
-    names = {label: [p.name for p in t.params] for label, t in machine.transitions.items()}
-    events = tuple(Event(label, dict(zip(names[label], args, strict=True))) for label, args in path.steps())
-    trace = without_needless_steps(system, claim, Trace(system.name, (), claim.name, machine.world, path.start(), events))
-    return _by_the_same_calls(system, claim, trace, limit, excluded) or trace
-
-
-def _by_the_same_calls(system: System, claim: Claim, trace: Trace, limit: float, excluded: int) -> Trace | None:
-    """A shorter attack by the calls of a trace, from any initial state of the default world, with over `excluded` steps."""
-    search = Search(system, claim, grown(system, first_scope(system)), limit)
-    used = {e.label for e in trace.events}
-    search.transitions = [t for t in search.transitions if t.label in used]
-    search.effort(SHORTENING)
-    try:
-        while search.depth <= excluded or not search.violated():
-            if search.depth >= len(trace.events) - 1:
-                return None
-            search.deepen()
-        return search.decode(())
-    except SolverError:  # too hard: keep the attack found so far
-        return None
-
-
-def _in_smallest_world(system: System, claim: Claim, trace: Trace, limit: float) -> Trace:
-    """The attack, by the same calls, in a world where no sort can be smaller, from a state as empty as possible."""
-    sizes = trace.world.sizes
-    labels = [e.label for e in trace.events]
-
-    def attempt(smaller: dict[str, int]) -> Search | None:
-        again = Search(system, claim, smaller, limit)
-        every = again.transitions
-        for label in labels:
-            again.transitions = [t for t in every if t.label == label]
-            again.deepen()
-        again.effort(PATIENCE)
-        return again if again.answer(claim) == "sat" else None  # `unknown`: do not assume that a smaller world suffices
-
-    machine = ExecutableModel(system, trace.world)
-    sorts = {label: {p.name: p.sort for p in t.params} for label, t in machine.transitions.items()}
-    named: dict[str, set[int]] = {}  # the elements of each sort that the attack and the rules name
-    for const, sort in system.consts.items():
-        named.setdefault(sort, set()).add(trace.world.consts[const])
-    for event in trace.events:
-        for name, element in event.args.items():
-            named.setdefault(sorts[event.label][name], set()).add(element)
-    found = None
-    for guess in (
-        dict.fromkeys(sizes, 1),
-        {s: len(named.get(s, "1")) for s in sizes},
-        {s: n if s in named else 1 for s, n in sizes.items()},
-        sizes,
-    ):
-        found = found or attempt(guess)
-    if found is None:
-        return trace
-    for sort in sorted(sizes):
-        while found.sizes[sort] > 1 and (smaller := attempt({**found.sizes, sort: found.sizes[sort] - 1})) is not None:
-            found = smaller
-    found.effort(EFFORT)  # all queries from here on are close to the model found
-    found.tighten()
-    return found.decode(())
-
-
-def confirm(system: System, claim: Claim, trace: Trace) -> None:
-    """Replay a trace on the executable model: every step fires, and the claim is false only at the end."""
-    machine = ExecutableModel(system, trace.world)
-    states = replay(trace, machine)
-    wrong = start_breaks(machine, states[0])
-    if wrong is not None:
-        raise SolverError(f"the solver's initial state does not satisfy {wrong.name} on the executable model")
-    if violated(system, claim, machine, trace, states) is None:
-        raise SolverError(f"the executable model does not confirm the attack on `{claim.name}`")
-
-
-def violated(system: System, claim: Claim, machine: ExecutableModel, trace: Trace, states: list[State]) -> int | None:
-    """The number of steps of a trace after which the claim is first false; None if it always holds."""
-    for n, state in enumerate(states):
-        if claim.kind != "transition":
-            if not machine.holds(state, claim.body):
-                return n
-        elif n and not machine.holds_between(
-            states[n - 1], state, claim.body, bool(machine.transitions[trace.events[n - 1].label].code)
-        ):
-            return n
-    return None
-
-
-__all__ = [
-    "LIMIT",
-    "MAX_DEPTH",
-    "confirm",
-    "directed_attacks",
-    "find_attack",
-    "find_attacks",
-    "violated",
-    "without_needless_steps",
-]
+__all__ = ["LIMIT", "MAX_DEPTH", "directed_attacks", "find_attack", "find_attacks"]

@@ -11,7 +11,7 @@ budget may still be reachable.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bulkhead.model.caller import Caller, caller_of
@@ -100,12 +100,13 @@ def find(
     starts: Sequence[State | Path] = (),
     steps: Mapping[str, Sequence[tuple[Transition, Transition]]] | None = None,
     broad: bool = False,
+    enough: Collection[str] = (),
 ) -> dict[str, Path]:
     """Paths to states in which closed formulas are true; formulas not reached within the budget are missing.
 
     `steps` are claims about a step, each with outcomes and the conditions that they break it (`step_goals.py`); such a
     path ends with that step. The paths are not shortest ones. A `broad` search pursues every transition as much as these
-    formulas.
+    formulas. With one of those that are `enough` the search ends.
     """
     if not machine.transitions:
         return {}
@@ -119,7 +120,7 @@ def find(
     for name, ways in (steps or {}).items():
         few = [(last, goal) for last, goal in ways if len(goal.params) <= LOOPS]
         goals += [_Wanted(name, replace(goal, guard=way), last) for last, goal in few for way in alternatives(goal.guard)]
-    search = _Search(machine, random.Random(seed), goals, broad=broad)
+    search = _Search(machine, random.Random(seed), goals, broad=broad, enough=enough)
     search.run(budget, starts)
     return search.found
 
@@ -142,11 +143,13 @@ class _Search:
         rng: random.Random,
         wanted: Sequence[_Wanted] = (),
         broad: bool = False,
+        enough: Collection[str] = (),
     ) -> None:
         """`wanted` are further goals, and then the only ones that count; they are not transitions of the system.
 
-        Unless the search is `broad`, every other turn is for a goal that counts.
+        Unless the search is `broad`, every other turn is for a goal that counts. One of those that are `enough` ends it.
         """
+        self.enough = enough
         self.narrow = bool(wanted) and not broad
         self.caller: Caller = caller_of(machine)
         known = [t for t in self.caller.transitions if len(t.params) <= LOOPS]  # of a choice for many places not even one
@@ -243,7 +246,7 @@ class _Search:
         while self.starts and self.calls < budget:
             goals = [k for k in range(self.count) if k not in self.done]
             counting = [k for k in goals if k in self.wanted] if self.wanted else goals
-            if not counting:
+            if not counting or any(name in self.enough for name in self.found):
                 return
             if self.narrow:  # every other turn is for a goal that counts
                 goals = [g for n, k in enumerate(goals) for g in (k, counting[n % len(counting)])]

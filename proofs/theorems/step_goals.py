@@ -8,7 +8,7 @@ counts only after its replay.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 
 from bulkhead.model.after import told_before
@@ -32,15 +32,24 @@ def violation(system: System, claim: Claim, transition: Transition) -> tuple[tup
     return tuple(found), neg(body)
 
 
-def goals(
-    system: System, world: World, claim: Claim, assumed: Iterable[str] = ()
-) -> Iterator[tuple[Transition, Transition]]:
-    """The outcomes that may break a claim in a world, each as a step and as a goal: the step, and then the claim is false.
+def goals(system: System, world: World, claim: Claim, assumed: Iterable[str] = ()) -> Ways:
+    """The outcomes that may break a claim in a world, each as a step and as a goal: after the step, the claim is false."""
+    outcomes = [t for s in system.steps for t in s.outcomes()]
+    return goals_of_steps(system, world, outcomes, [claim], assumed).get(claim.name, [])
+
+
+def goals_of_steps(
+    system: System, world: World, outcomes: Iterable[Transition], claims: Iterable[Claim], assumed: Iterable[str] = ()
+) -> dict[str, Ways]:
+    """How some outcomes may break some claims in a world, for each claim.
 
     Outcomes that a solver quickly proves to keep the claim in every state are omitted; the queries are those of the proof.
     `assumed` names invariants and theorems that hold in these states.
     """
     known = {**system.invariants, **system.theorems}
+    by_name = {c.name: c for c in claims}
+    about_a_step = [c for c in by_name.values() if c.kind == "transition"]
+    about_a_state = [c for c in by_name.values() if c.kind != "transition"]
     assumed = tuple(name_of(known[n]) for n in assumed)
     maker = QueryMaker(system)
     session = Z3Session(cores=False, fast=True, effort=FAST_EFFORT)
@@ -50,16 +59,25 @@ def goals(
         """The queries that are refuted."""
         return {q.key for b in blocks for q in b.queries if session.ask(b.text() + q.goal).verdict == "unsat"}
 
-    about_a_step = [claim] if claim.kind == "transition" else []
     harmless = kept(maker.unchanged(about_a_step))
-    for outcome in maker.transitions:
-        block = maker.step(outcome, () if about_a_step else [claim], assumed, about_a_step, harmless)
-        if block is not None and not kept([block]):
-            outcome = in_world(system, world, outcome)
-            some, broken = violation(system, claim, outcome)
-            guard = conj([*conjuncts(outcome.guard), *conjuncts(broken)])
-            if FALSE not in conjuncts(guard):
-                yield outcome, replace(outcome, params=(*outcome.params, *some), guard=guard, updates=())
+    ways: dict[str, Ways] = {}
+    for outcome in outcomes:
+        block = maker.step(outcome, about_a_state, assumed, about_a_step, harmless)
+        if block is not None:
+            surely = kept([block])
+            for name in (q.claim for q in block.queries if q.key not in surely):
+                ways.setdefault(name, []).extend(way(system, world, by_name[name], outcome))
+    return {n: found for n, found in ways.items() if found}
 
 
-__all__ = ["Ways", "goals", "violation"]
+def way(system: System, world: World, claim: Claim, outcome: Transition) -> Ways:
+    """How an outcome breaks a claim in a world, as a step and as a goal; nothing if its form shows that it cannot."""
+    outcome = in_world(system, world, outcome)
+    some, broken = violation(system, claim, outcome)
+    guard = conj([*conjuncts(outcome.guard), *conjuncts(broken)])
+    if FALSE in conjuncts(guard):
+        return []
+    return [(outcome, replace(outcome, params=(*outcome.params, *some), guard=guard, updates=()))]
+
+
+__all__ = ["Ways", "goals", "goals_of_steps", "violation", "way"]

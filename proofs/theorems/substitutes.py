@@ -17,6 +17,7 @@ from bulkhead.model.world import State
 from bulkhead.proofs.theorems.bmc import Search
 from bulkhead.proofs.theorems.grounding import Grounding
 
+PLANS = 40  # tried for one attack; a long one has hundreds
 Fact = tuple[str, str | None]  # a state function, and the value that a step assigns; None if that is not a literal
 
 
@@ -25,17 +26,15 @@ def violation_after(
 ) -> int | None:
     """The number of events after which a claim is false, from a state on; None if one is not enabled, or it stays true."""
     state = [list(table) for table in state]
-    if claim.kind != "transition" and not machine.holds(state, claim.body):
+    two_state = claim.kind == "transition"
+    holds = machine.compiled_claim(claim.body, two_state)  # once, because it takes longer to look up than to ask
+    if not two_state and not holds(state):
         return 0
     for n, event in enumerate(events, 1):
-        before = [list(table) for table in state]
+        before = [list(table) for table in state] if two_state else state
         if not machine.fire(state, event.label, event.args):
             return None
-        if claim.kind != "transition":
-            broken = not machine.holds(state, claim.body)
-        else:
-            broken = not machine.holds_between(before, state, claim.body, bool(machine.transitions[event.label].code))
-        if broken:
+        if not (holds(before, state, bool(machine.transitions[event.label].code)) if two_state else holds(state)):
             return n
     return None
 
@@ -74,9 +73,10 @@ def plans(system: System, claim: Claim, trace: Trace) -> list[Plan]:
 def shorter_by_substitutes(system: System, claim: Claim, trace: Trace, limit: float, effort: int) -> Trace | None:
     """A shorter attack with one step in the place of a run of steps, from any initial state of the same world.
 
-    `effort` bounds each query by Z3's resource limit. None if there is none, or if it was not found.
+    `effort` bounds each query by Z3's resource limit, and at most `PLANS` are tried. None if there is none, or if it was
+    not found.
     """
-    for plan in plans(system, claim, trace):
+    for plan in plans(system, claim, trace)[:PLANS]:
         if len(plan.labels) <= trace.excluded:
             continue
         search = Search(system, claim, dict(trace.world.sizes), limit)

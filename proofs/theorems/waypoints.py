@@ -19,10 +19,11 @@ from bulkhead.proofs.theorems.directed_search import Path, find
 from bulkhead.proofs.theorems.induction import Proof, prove
 from bulkhead.proofs.theorems.queries import PLACES
 from bulkhead.proofs.theorems.solvers import FAST_EFFORT
-from bulkhead.proofs.theorems.step_goals import Ways, goals
+from bulkhead.proofs.theorems.step_goals import Ways, goals, goals_of_steps, way
 
 TRIES = ((1, False), (2, True), (3, False))  # of the directed search: the seed, and whether it is broad
 CALLS = 10_000  # of one search
+DIRECTLY = 60_000  # of one search for what faults say that they break: to begin one takes longer than its first 10,000
 QUICKLY = Settings(jobs=1, cross_check=False, patient=False, effort=FAST_EFFORT)  # and the same on every machine
 
 
@@ -58,6 +59,63 @@ def violation_of(term: Term) -> Term:
     return neg(term)
 
 
+def promised(
+    system: System, faults: Iterable[str], claims: Mapping[str, Claim], machine: ExecutableModel, one: bool = False
+) -> dict[str, Ways]:
+    """Where faults say that they break something (`breaks CLAIM in STEP`), as goals: outcomes, and when each breaks a claim.
+
+    These are the claims that the faults name. If none of `claims` is among them (or not all are, without `one`), it is also
+    what of `claims` a solver does not quickly prove to be kept by these steps.
+    """
+    known = {**system.invariants, **system.claims()}
+    ways: dict[str, Ways] = {}
+    every = [*system.invariants, *system.theorems]
+    laid = [system.faults[n] for n in faults]
+    named = {n for fault in laid for n in fault.breaks}
+    for fault in laid:
+        outcomes = [t for s in system.steps for t in s.outcomes() if t.label == fault.step]
+        for name in fault.breaks:
+            for outcome in outcomes:
+                ways.setdefault(name, []).extend(way(system, machine.world, known[name], outcome))
+        others = [] if one and named & claims.keys() else [c for n, c in claims.items() if n not in named]
+        for name, found in goals_of_steps(system, machine.world, outcomes, others, every).items():
+            ways.setdefault(name, []).extend(found)
+    if one and named & claims.keys():
+        return {n: w for n, w in ways.items() if n in claims}
+    return ways
+
+
+def by_promised_breaks(
+    system: System,
+    faults: Iterable[str],
+    claims: Mapping[str, Claim],
+    machine: ExecutableModel,
+    starts: Sequence[State | Path],
+    one: bool = False,
+) -> dict[str, Path]:
+    """Paths to violations of claims by way of what the faults say that they break; with `one`, the search ends with one.
+
+    It needs no proof, and so it is quick. What it does not find is left to the other searches.
+    """
+    ways = promised(system, faults, claims, machine, one)
+    enough = claims.keys() if one else ()
+    pivots: dict[str, Path] = {}
+    for seed, broad in TRIES:
+        still = {n: w for n, w in ways.items() if n not in pivots}
+        if still and not (pivots.keys() & enough):
+            pivots.update(find(machine, {}, seed, DIRECTLY, starts, still, broad, enough))
+    found = {n: p for n, p in pivots.items() if n in claims}
+    left = {} if (one and found) or not pivots else {n: c for n, c in claims.items() if n not in found}
+    bodies = {n: violation_of(c.body) for n, c in left.items() if c.kind != "transition"}
+    if bodies:
+        found.update(find(machine, bodies, 1, DIRECTLY, [*pivots.values()], enough=enough))
+    about_steps = [c for c in left.values() if c.kind == "transition"]
+    if about_steps and not (one and found):
+        after = goals_of_steps(system, machine.world, [t for s in system.steps for t in s.outcomes()], about_steps)
+        found.update(find(machine, {}, 1, DIRECTLY, [*pivots.values()], after, enough=enough))
+    return dict([min(found.items(), key=lambda item: len(item[1].steps()))]) if one and found else found
+
+
 def by_broken_invariants(
     doubts: Doubts, claims: Mapping[str, Claim], machine: ExecutableModel, starts: Sequence[State], one: bool = False
 ) -> dict[str, Path]:
@@ -87,4 +145,4 @@ def by_broken_invariants(
     return found
 
 
-__all__ = ["QUICKLY", "Doubts", "by_broken_invariants", "violation_of"]
+__all__ = ["QUICKLY", "Doubts", "by_broken_invariants", "by_promised_breaks", "promised", "violation_of"]

@@ -61,6 +61,23 @@ def test_guests_of_both_kinds_live_and_die(made: Images) -> None:
         assert gone["exists"] == 0 and again["domid"] == 4
 
 
+def test_a_pvh_guest_makes_calls_itself(made: Images) -> None:
+    """It maps a grant into its own physical map, loads through it, and unmaps it: then nothing is there."""
+    with Machine(made) as machine:
+        results(machine, Call("mkdom", {"n": "A"}), Call("mkdom", {"n": "P", "kind": "pvh"}), Call("pfill", {"d": "A"}))
+        words = "0:8:w.20,8:4:2,12:4:8,16:2:A,18:2:0x7fff"
+        _, mapped, seen, gone, after = results(
+            machine,
+            Call("ge", {"d": "A", "ref": 8, "flags": 1, "dom": "P", "pg": "A/3"}),
+            Call("x", {"by": "P", "nr": 20, "w": words, "o": "st:18:2:s,h:20:4:V", "a1": 0, "a2": "arg", "a3": 1}),
+            Call("rd", {"by": "P", "slot": 20, "off": 8}),
+            Call("x", {"by": "P", "nr": 20, "w": "0:8:w.20,16:4:$h", "o": "st:20:2:s", "a1": 1, "a2": "arg", "a3": 1}),
+            Call("rd", {"by": "P", "slot": 20, "off": 8}),
+        )
+        assert mapped["st"] == gone["st"] == 0 and seen["v"] == hex(ord("A") << 32 | 3 << 16 | 8)
+        assert after["v"] == hex((1 << 64) - 1)
+
+
 def test_a_guest_that_xen_crashed_is_a_result_at_once(made: Images) -> None:
     """A guest crashes itself; each of its later calls is answered at once, and others continue."""
     with Machine(made) as machine:

@@ -35,7 +35,7 @@ from bulkhead.proofs.refinement.lockstep.copied_bytes import watch
 from bulkhead.proofs.refinement.lockstep.flights import Flights
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.observe import MOST_RACES, Key
-from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch, SpecState
+from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
 from bulkhead.proofs.refinement.lockstep.testbed import Guest, PvGuest, PvhGuest
 
 # What else only a guest with page tables of its own may ask for: of it the rules have the device part.
@@ -143,9 +143,6 @@ def _insert(
         t = spec.numbers[me, e.addr >> 12]
         if spec.T["translation.present"][t]:  # a page of its own, which stays the guest's without a number
             spec.step("remove_from_physmap", {"caller": me, "t": t})
-        left = _left_number(spec, guest, me, e.addr >> 12)
-        if left is not None:
-            spec.step("remove_from_physmap", {"caller": me, "t": left})
     spec.step("map_grant_ref.insert", {"this": call, "got_t": t, "got_u": spec.free_translation(t)})
     if (me, number) in spec.handles:
         raise Mismatch(f"handle {number} of d{me} was given out although it stands for a mapping")
@@ -153,16 +150,6 @@ def _insert(
     lockstep.owned_handles.add((me, number))
     if e.flags & 2 and isinstance(guest, PvGuest):
         replace_slot(lockstep, me, e.slot, t)
-
-
-def _left_number(spec: SpecState, guest: PvhGuest, me: int, gfn: int) -> int | None:
-    """The number that a guest's own page had until the guest mapped it by a grant to itself."""
-    frame = guest.p2m.lookup(gfn)[0]
-    if frame is None or frame.owner is not guest.domain:
-        return None
-    T, element, own = spec.T, spec.frame(frame.mfn), spec.rules.members["Origin"]["own"]
-    known = [t for (domid, _), t in spec.numbers.items() if domid == me and T["translation.present"][t]]
-    return next((t for t in known if T["translation.origin"][t] == own and T["translation.frame"][t] == element), None)
 
 
 def replace_slot(lockstep: Lockstep, me: int, slot: int, t: int | None) -> None:

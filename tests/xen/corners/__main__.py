@@ -30,7 +30,7 @@ from tests.xen.play import play
 from tests.xen.problems import RigFailed, Unavailable
 from tests.xen.protocol import Call, write_recording
 from tests.xen.rig import images
-from tests.xen.workload.script import PVH, Script
+from tests.xen.workload.script import Script
 
 CORNERS: Final[tuple[Callable[[Script], None], ...]] = (
     memory_maps,
@@ -76,14 +76,14 @@ def script(*only: str) -> list[Call]:
     s.note = "start"
     for name in ("A", "B", "C"):
         s.make(name)
-    for name in ("H", "K", *PVH):
+    for name in ("H", "K"):
         s.make(name, translated=True)
     for group in CORNERS:
         if not only or group.__name__ in only:
             s.note = group.__name__
             group(s)
     s.note = "end"
-    for name in ("A", "B", "C", "H", "K", *PVH):
+    for name in ("A", "B", "C", "H", "K"):
         s.remove(name)
     return s.calls
 

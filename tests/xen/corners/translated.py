@@ -8,7 +8,7 @@ unstarted translated domains (physmap.py).
 from __future__ import annotations
 
 from tests.xen.corners.forms import memory
-from tests.xen.workload.script import GRANT_TABLE_OP, Script
+from tests.xen.workload.script import GRANT_TABLE_OP, PVH, Script
 
 SLOT, AT = 20, "148"  # a window slot, and its guest frame number
 HOLE = "0x500"
@@ -208,11 +208,13 @@ def _reserved(s: Script) -> None:
 
 def translated(s: Script) -> None:
     """All of them."""
-    for name in ("P", "Q"):
-        s.do("pfill", d=name)
+    for name in PVH:
+        s.make(name, translated=True)
     _hypercalls(s)
     for granter, ref, flags in (("A", 4, 2), ("A", 5, 6), ("P", 6, 2), ("P", 7, 6), ("Q", 8, 2), ("H", 9, 2)):
         _mapped(s, granter, ref, flags)
     _to_itself(s)
     _frames(s)
     _reserved(s)
+    for name in PVH:
+        s.remove(name)

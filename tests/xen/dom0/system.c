@@ -21,7 +21,7 @@
 
 #define MAX_FILES 64
 #define MAX_MAPS  4096
-#define SETTLED_MS 60                           /* a reader that has not come back by then sleeps */
+#define SETTLED_MS 150                          /* a reader that has not come back by then sleeps */
 #define CLEARED   16                            /* pages of the user buffer, before an ioctl */
 
 int places_write(const char *by, const char *list);

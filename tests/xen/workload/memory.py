@@ -63,6 +63,8 @@ def take(s: Script) -> None:
     which = s.pick((INCREASE, POPULATE))
     many, order = s.weighted((70, 1), (20, 2), (10, 0)), s.weighted((75, 0), (10, 1), (5, 9), (5, 19), (5, "0xffffffff"))
     flags = s.weighted((85, 0), (15, s.pick((1, 31, 32, 64, 255, "0x10000", "0x20000"))))
+    if dom in s.pvh and flags == "0x10000":
+        flags = 0  # memory on demand, which the implementation does not have, comes when it is touched
     where = s.weighted((85, "arg+512"), (5, "0" if which == INCREASE else "arg+512"), (10, s.pick(NOWHERE)))
     s.hypercall(
         by,
