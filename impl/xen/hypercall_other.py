@@ -118,7 +118,7 @@ IOPL_MOST, IO_PORTS, GSI = 3, 65536, 1
 OLD_PHYSDEV_SIZE: Final = 24
 PROFILE_LAST, PROFILE_INIT_SIZE = 17, 76
 MCA_VERSION: Final = 0x01ECC003
-HYPFS_VERSION, HYPFS_ENTRY = 1, 24
+HYPFS_VERSION, HYPFS_READ, HYPFS_WRITE, HYPFS_ENTRY = 1, 1, 2, 24
 # Families that this machine does not have, with the reason; their answer is -ENOSYS, as for a hypervisor without them.
 NOT_OFFERED: Final = {
     23: "iret: no instructions of a guest are executed to return to",
@@ -319,13 +319,17 @@ def do_hypfs_op(xen: Xen, vcpu: VCpu, cmd: int, name: int, size: int, buffer: in
     yield from ()
     if not vcpu.domain.is_privileged:
         return -EPERM
-    if cmd & 0xFFFFFFFF == 0:
+    cmd &= 0xFFFFFFFF
+    if cmd == 0:
         return -EINVAL if name or size or buffer or length else HYPFS_VERSION
     raw = read(xen, vcpu, name, size & 0xFFFFFFFF) if size else b""
     if raw is None:
         return -EFAULT
-    whole = raw[:1] == b"/" and raw[-1:] == b"\0" and raw.count(0) == 1
-    return -ENOSYS if whole and cmd in (1, 2) and length >= HYPFS_ENTRY else -EINVAL
+    if raw[:1] != b"/" or raw[-1:] != b"\0" or raw.count(0) != 1:
+        return -EINVAL
+    if cmd not in (HYPFS_READ, HYPFS_WRITE):
+        return -EOPNOTSUPP
+    return -ENOSYS if length >= HYPFS_ENTRY else -EINVAL
 
 
 def do_paging_domctl_cont(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int) -> Steps:

@@ -70,7 +70,14 @@ def test_what_is_claimed_is_kept_from_others(rig: Rig) -> None:
     assert claim(rig, "B", domain.tot_pages + free) == -abi.EINVAL  # one at a time
     assert populate_page(rig.xen, rig.agents["A"].domain) is None and rig.xen.share_page(domain) is None
     assert populate_page(rig.xen, domain) is not None and domain.claim == free - 1 == frames.claimed
+    assert populate_page(rig.xen, rig.guest("A").domain) is None  # all that is free is claimed
     assert claim(rig, "B", 0) == 0 and frames.claimed == 0
+    for left in (1, 2, 3):  # what is free beyond a claim goes to others, to the last page
+        assert claim(rig, "B", domain.tot_pages + frames.free_count - left) == 0
+        order = left.bit_length() - 1
+        assert populate_page(rig.xen, rig.guest("A").domain, order=order) is not None
+        assert left == 3 or populate_page(rig.xen, rig.guest("A").domain) is None
+        assert claim(rig, "B", 0) == 0
     assert populate_page(rig.xen, rig.agents["A"].domain) is not None
     assert claim(rig, "B", domain.tot_pages + 5) == 0
     rig.remove("B")

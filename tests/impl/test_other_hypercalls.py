@@ -240,3 +240,25 @@ def test_a_domain_without_vcpus_has_all_nodes() -> None:
     assert kernel.domctl(abi.DOMCTL_MAX_VCPUS, 9, abi.U32.pack(1))[0] == -abi.EINVAL  # two, as it was created with
     assert kernel.domctl(abi.DOMCTL_MAX_VCPUS, 9, abi.U32.pack(2))[0] == 0
     assert nodes(9) == 1
+
+
+def test_free_memory_between_two_widths_of_addresses() -> None:
+    """XEN_SYSCTL_availheap: frames from `reserved` on are the heap's, and none lies at or beyond `nframes`."""
+    rig = machine("A")
+    frames = rig.xen.frames
+    reserved, end = frames.reserved.bit_length() + 11, frames.nframes.bit_length() + 12
+    assert 1 << reserved - 12 == frames.reserved
+
+    def free(least: int, most: int) -> int:
+        given = {
+            "by": "d0",
+            "nr": abi.HYPERVISOR_SYSCTL,
+            "w": f"0:4:9,4:4:0x15,8:4:{least},12:4:{most},16:4:-1",
+            "a1": "arg",
+        }
+        told: int = execute(rig, "x", given | {"o": "b:24:8"}, set())["b"]
+        return told
+
+    every = frames.free_count << 12
+    assert free(0, 0) == free(0, reserved + 1) == free(end - 1, 0) == every > 0
+    assert free(0, reserved) == free(end, 0) == free(end, end + 1) == 0

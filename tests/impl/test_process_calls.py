@@ -16,7 +16,7 @@ import pytest
 from bulkhead.impl.dom0 import gntdev_bsd, ioctl, ioctl_control
 from bulkhead.impl.dom0.evtchn import POLLIN, POLLOUT
 from bulkhead.impl.dom0.gntalloc import GntallocPool
-from bulkhead.impl.dom0.kernel import KernelError
+from bulkhead.impl.dom0.kernel import MAX_BATCH, KernelError
 from bulkhead.impl.dom0.process import MAP_PRIVATE, Process
 from bulkhead.impl.dom0.syscalls import EVTCHN, GNTALLOC, GNTDEV, MMAP_END, PRIVCMD, Syscalls, devices
 from bulkhead.impl.xen import abi
@@ -102,6 +102,10 @@ def test_mremap_in_place(u: User) -> None:
     area = u.sys.mmap(2, RW, u.gnt, index)
     assert answer(partial(u.sys.mremap, area, 2, 3)) == -abi.EFAULT  # a device's area does not grow
     assert answer(partial(u.sys.mremap, area + 0x900000, 1, 1)) == -abi.EFAULT
+    foreign = u.sys.mmap(3, RW, u.sys.open(PRIVCMD), 0)
+    for part, many in ((foreign, 1), (foreign + PAGE, 1), (foreign, 3)):  # nothing is cut off, so nothing is split
+        assert u.sys.mremap(part, many, many) == part
+    assert answer(partial(u.sys.mremap, foreign, 3, 2)) == -abi.EINVAL
 
 
 def test_mremap_to_another_place(u: User) -> None:
@@ -118,6 +122,9 @@ def test_mremap_to_another_place(u: User) -> None:
         assert answer(partial(u.sys.load, gone, 1)) == -abi.EFAULT
     u.sys.store(to, b"still")
     u.sys.munmap(to, 2)
+    at = u.sys.anonymous(4)
+    u.sys.store(at + 2 * PAGE, b"behind")
+    assert u.sys.mremap(at, 2, 1, to) == to and u.sys.load(at + 2 * PAGE, 6) == b"behind"  # what lies behind is not cut off
 
 
 def test_mremap_replaces_what_lies_there(u: User) -> None:
@@ -177,6 +184,29 @@ def test_poll_of_devices(u: User) -> None:
     assert answer(partial(u.sys.poll, 99)) == answer(partial(u.sys.close, 99)) == -abi.EBADF
 
 
+@pytest.mark.parametrize("before", range(6))
+def test_bytes_across_the_end_of_a_page(u: User, before: int) -> None:
+    """Each byte comes to its own place, from odd addresses too; no other byte changes, and a fault ends the store."""
+    u.sys.store(u.arg, b"-" * 3 * PAGE)
+    payload = bytes(1 + n % 251 for n in range(PAGE + 8))
+    u.sys.store(u.arg + PAGE - before, payload)
+    assert u.sys.load(u.arg, 3 * PAGE) == b"-" * (PAGE - before) + payload + b"-" * (2 * PAGE + before - len(payload))
+    end = u.arg + 4 * PAGE
+    assert answer(lambda: u.sys.store(end - before, payload[: before + 1])) == -abi.EFAULT
+    assert u.sys.load(end - before, before) == payload[:before]
+
+
+def test_more_grants_than_one_hypercall_takes(u: User) -> None:
+    """The kernel makes several calls; each element is told its own status, and after an error none is."""
+    kernel = u.rig.kernel
+    many = 2 * MAX_BATCH + 2
+    wanted = [abi.MAP_GRANT_REF.pack(0, abi.GNTMAP_HOST_MAP, 8, 999, 77, 0, 0)] * many
+    rc, told = kernel.grant_op(abi.GNTTABOP_MAP_GRANT_REF, wanted)
+    assert rc == 0 and [abi.MAP_GRANT_REF.unpack(each)[4] for each in told] == [abi.GNTST_BAD_DOMAIN] * many
+    rc, told = kernel.grant_op(99, wanted)
+    assert rc == -abi.ENOSYS and told == wanted
+
+
 class Bsd(User):
     """The same process on a BSD kernel: one device makes grants and maps them."""
 
@@ -191,7 +221,9 @@ class Bsd(User):
     def map(self, *refs: int) -> int:
         self.sys.store(self.arg + 512, b"".join(pack("<II", self.guest.domid, ref) for ref in refs))
         assert self.ioctl(self.gnt, gntdev_bsd.BSD_MAP_GRANT_REF, pack("<IIQQ", len(refs), 0, 0, self.arg + 512)) == 0
-        return int(unpack("<Q", self.sys.load(self.arg + 8, 8))[0])
+        count, pad, index, refs_at = unpack("<IIQQ", self.sys.load(self.arg, 24))
+        assert (count, pad, refs_at) == (len(refs), 0, self.arg + 512)  # only the index is new
+        return int(index)
 
     def unmap(self, index: int, count: int) -> int:
         return self.ioctl(self.gnt, gntdev_bsd.BSD_UNMAP_GRANT_REF, pack("<QII", index, count, 0))
@@ -289,6 +321,14 @@ def test_bsd_gives_pages_as_linux_does() -> None:
         u.sys.munmap(area + PAGE, 1)
         assert u.guest.events.take_pending() == [theirs] and not any(table.entry_v1(ref)[0] for ref in refs[-1])
     assert len(set(refs[0])) == len(set(refs[1])) == 2
+
+
+@pytest.mark.parametrize(("domid", "flags", "entry"), [(3, 0, 5), (3, 1, 1), (0, 1, 1)])
+def test_for_whom_and_how_a_page_of_bsd_is_granted(domid: int, flags: int, entry: int) -> None:
+    u = Bsd()
+    assert u.ioctl(u.gnt, gntdev_bsd.BSD_ALLOC_GREF, pack("<HHIQQ", domid, flags, 2, 0, u.arg + 512)) == 0
+    for ref in unpack("<II", u.sys.load(u.arg + 512, 8)):
+        assert u.rig.dom0.grant_table.entry_v1(ref)[:2] == (entry, domid)
 
 
 @pytest.mark.parametrize("count", [0, 65537])

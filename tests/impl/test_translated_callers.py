@@ -298,6 +298,9 @@ def test_foreign_pages_of_a_pvh_dom0(xen: Xen) -> None:
         told: int = abi.U32.unpack(read(xen, vcpu, 0x2010, 4) or b"")[0]
         return told - (1 << 32) if told >> 31 else told
 
+    for foreign, result in ((1, -abi.EOPNOTSUPP), (0, 0)):  # frames of devices are nobody's
+        ask = abi.ADD_TO_PHYSMAP_BATCH.pack(abi.DOMID_SELF, abi.XENMAPSPACE_DEV_MMIO, 1, foreign, 0x2000, 0x2008, 0x2010)
+        assert call(xen, dom0, 12, ask, 23, ARG)[0] == result
     for foreign, idx in ((abi.DOMID_SELF, 3), (dom0.domid, 3)):
         assert add(foreign, idx, 0x200) == -abi.EPERM
     assert add(20000, 3, 0x200) == -abi.ESRCH

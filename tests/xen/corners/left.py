@@ -10,7 +10,7 @@ from typing import Final
 
 from tests.xen.corners.devices import BATCH_V1
 from tests.xen.corners.forms import UNMAPPED, domctl, mmu
-from tests.xen.workload.devices import RESOURCE
+from tests.xen.workload.devices import GRANT_COPY, RESOURCE
 from tests.xen.workload.script import AGENT_ENTRY, GRANT_TABLE_OP, Script
 
 XEN_VERSION, VM_ASSIST, SET_TRAPS, CALLBACK_OP, HYPFS, HVM_OP = 17, 21, 0, 30, 42, 34
@@ -43,6 +43,9 @@ def _versions(s: Script) -> None:
         s.hypercall("d0", HYPFS, "0:2:0x41", a1=command, a2="arg", a3=2)
         s.hypercall("d0", HYPFS, "0:3:0x00002f", a1=command, a2="arg", a3=3)
         s.hypercall("d0", HYPFS, a1=command, a2="arg", a3=0)
+        if command > 2:  # of those that read, the answer is the host's
+            for room in (0, 64):
+                s.hypercall("d0", HYPFS, "0:2:0x2f", a1=command, a2="arg", a3=2, a4="arg+64", a5=room)
     for command in (2, 3, 99):
         s.hypercall("d0", CONSOLE, a1=command)
     s.hypercall("d0", CONSOLE, a1=0, a2=4, a3=UNMAPPED)
@@ -175,6 +178,30 @@ def _frames_of_others(s: Script) -> None:
     s.do("sys.close", f=40)
 
 
+def _copied_areas(s: Script) -> None:
+    """GRANT_COPY from and to foreign areas: only of a private one, and only when the process has a copy of its page."""
+    s.do("sys.open", f=40, dev="privcmd")
+    s.do("sys.open", f=41, dev="gntdev")
+    s.do("ge", "A:14", d="A", ref=14, flags=1, dom="d0", pg="A/7")
+    for area, private in ((2660, 1), (2670, 0)):
+        s.do("sys.mmap", f=40, m=area, n=2, prot="rw", **({"priv": 1} if private else {}))
+        s.do("sys.ioctl", f=40, req=BATCH_V1, w=f"u0:4:2,u4:2:A,u8:8:m.{area},u16:8:ub+256,u256:8:A/5,u264:8:A/6")
+        for turn in range(3):
+            if turn == 1:
+                s.do("sys.wr", m=area, pg=1, off=8, v=0x5151 + area)
+            for page in range(2):
+                side = f"u1024:8:m.{area}+{4096 * page + 8},u1032:4:14,u1036:2:{64 + 8 * page},u1038:2:A,u1042:2:2"
+                if turn == 2:
+                    side = f"u1024:4:14,u1028:2:{64 + 8 * page},u1030:2:A,u1032:8:m.{area}+{4096 * page + 16},u1042:2:1"
+                words = f"u0:4:1,u8:8:ub+1024,{side},u1040:2:8,u1044:2:0x7fff"
+                s.do("sys.ioctl", f=41, req=GRANT_COPY, w=words, o="st:u1044:2:s")
+                s.do("prd", pg="A/7", off=64 + 8 * page)
+                s.do("sys.rd", m=area, pg=page, off=16)
+        s.do("sys.munmap", m=area)
+    s.do("sys.close", f=41)
+    s.do("sys.close", f=40)
+
+
 def left(s: Script) -> None:
     """All of them."""
     _versions(s)
@@ -183,5 +210,6 @@ def left(s: Script) -> None:
     _of_the_toolstack(s)
     _listeners(s)
     _frames_of_others(s)
+    _copied_areas(s)
     _two_roots(s)
     _ends(s)
