@@ -39,6 +39,10 @@ class RecordTerm:
 
     fields: tuple[tuple[str, Term], ...]
 
+    def sorts(self) -> dict[str, str]:
+        """The sort of each field. Records with the same are alike, whatever the order of their fields."""
+        return {name: term.sort for name, term in self.fields}
+
 
 Value = Term | RecordTerm
 
@@ -441,12 +445,11 @@ class Scope:
         if left is None or right is None:
             return None
         if isinstance(left, RecordTerm) or isinstance(right, RecordTerm):
-            if not (isinstance(left, RecordTerm) and isinstance(right, RecordTerm)) or [n for n, _ in left.fields] != [
-                n for n, _ in right.fields
-            ]:
+            if not (isinstance(left, RecordTerm) and isinstance(right, RecordTerm)) or left.sorts() != right.sorts():
                 self.decls.problem("E0317", expr.span, "a record can be compared only with a record of the same fields")
                 return None
-            same = conj([eq(a, b) for (_, a), (_, b) in zip(left.fields, right.fields, strict=True)])
+            others = dict(right.fields)
+            same = conj([eq(term, others[name]) for name, term in left.fields])
             return same if expr.op == "=" else neg(same)
         if "?" in (left.sort, right.sort):
             return None

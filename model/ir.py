@@ -406,6 +406,10 @@ class System:
         """Theorems and transition claims: the guarantees of a system."""
         return {**self.theorems, **self.step_claims}
 
+    def stated(self) -> dict[str, Claim]:
+        """The guarantees, and the invariants that support their proofs."""
+        return {**self.invariants, **self.claims()}
+
 
 def subterms(term: Term) -> Iterator[Term]:
     """The term and all its parts, outermost first."""

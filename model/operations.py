@@ -258,7 +258,7 @@ def _cut(op: s.Operation, body: list[s.Statement], decls: Declarations) -> list[
                 "E0405",
                 statement.span,
                 f"`{op.name}` has two steps `{statement.name}`",
-                hint="An operation may have one batch, and no two steps of one name.",
+                hint="No two steps have one name, and there is one batch at most. A procedure with steps is performed once.",
             )
         seen.add(statement.name)
         if statement.kind == "done":
@@ -388,10 +388,12 @@ def _assigned(st: s.Set, target: Term | RecordTerm, scope: Scope, decls: Declara
     if isinstance(st.value, s.Anything):
         return [(t, _value(st.value, t, scope)) for t in fields.values()]
     value = scope.value(st.value)
-    if isinstance(value, RecordTerm) and [n for n, _ in value.fields] == list(fields):
-        return [(t, v) for t, (_, v) in zip(fields.values(), value.fields, strict=True)]
+    if isinstance(value, RecordTerm) and value.sorts() == target.sorts():
+        terms = dict(value.fields)
+        return [(t, terms[n]) for n, t in fields.items()]
     if value is not None:
-        decls.problem("E0413", st.value.span, "this is not a record of the same fields", f"Expected {', '.join(fields)}.")
+        wanted = ", ".join(f"{n}: {sort}" for n, sort in target.sorts().items())
+        decls.problem("E0413", st.value.span, "this is not a record of the same fields", f"Expected {wanted}.")
     return []
 
 

@@ -518,12 +518,49 @@ BELONGS: Final = {
 }
 
 
+# What to do about words where only a value, or a part of a scenario, can stand: what could begin there, and the hint.
+_BRACKETS = "Behind `=`, `!=` and `else` it needs brackets: `a = ({})`."
+INSIDE: Final = {
+    "not": ("LPAR", _BRACKETS.format("not b")),
+    "forall": ("LPAR", _BRACKETS.format("forall x: S. b")),
+    "exists": ("LPAR", _BRACKETS.format("exists x: S. b")),
+    "end": ("ANY_STEPS", "A scenario has one part or more: a step, an `assert`, or `...`."),
+}
+
+
+def _word_for_a_name(text: str) -> tuple[Token, set[str]] | None:
+    """The last token before a syntax error, and what could stand there, if it is a word of the language read as a name."""
+    parser = _parser()[0]
+    patterns = [t.pattern.to_regexp() for t in parser.terminals if t.name != "NAME"]
+    taken = list[Token]()
+    state: Any = parser.parse_interactive(text)  # Lark's methods have no types
+    try:
+        for token in state.lexer_thread.lex(state.parser_state):
+            state.feed_token(token)
+            taken.append(token)
+    except UnexpectedInput:
+        pass
+    if not taken or taken[-1].type != "NAME" or not any(re.fullmatch(p, taken[-1]) for p in patterns):
+        return None
+    before: Any = parser.parse_interactive(text)
+    for token in taken[:-1]:
+        before.feed_token(token)
+    accepted: set[str] = before.accepts()
+    return taken[-1], accepted
+
+
 def _syntax_problem(error: UnexpectedInput, text: str, file: str) -> Problem:
     ended = isinstance(error, UnexpectedEOF) or (isinstance(error, UnexpectedToken) and error.token.type == "$END")
     found = None if ended else foreign(text, error.pos_in_stream or 0)
     if found is not None:
         place = _place(text, found.start, file)._replace(width=len(found.text))
         return Problem("E0112", place, f"`{found.text}` does not fit here", "", found.instead)
+    if isinstance(error, UnexpectedToken) and (word := _word_for_a_name(text)) is not None:
+        token, accepted = word
+        span = Span(file, token.line or 0, token.column or 0, len(token))
+        needed, told = INSIDE.get(str(token), ("", ""))
+        hint = told if needed in accepted else "It is a word of the language."
+        return Problem("E0101", span, f"`{token}` does not fit here", _expected(accepted), hint)
     if isinstance(error, UnexpectedToken) and not isinstance(error, UnexpectedEOF) and error.token.type != "$END":
         span = Span(file, error.line, error.column, len(error.token))
         return Problem(

@@ -5,6 +5,7 @@ By hand, over all faults of a system: `python -m tests.test_attack_unnamed SYSTE
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from bulkhead.model.ir import Claim, System
 from bulkhead.model.loader import load
 from bulkhead.model.trace import Trace
+from bulkhead.proofs.cli.__main__ import run
 from bulkhead.proofs.theorems import attack
 from bulkhead.proofs.theorems.attack import find_attack, find_attacks
 from bulkhead.proofs.theorems.waypoints import Doubts
@@ -99,6 +101,89 @@ def test_what_is_proved_is_not_tried_one_by_one(monkeypatch: pytest.MonkeyPatch)
     system = load(str(EXAMPLES / "protected_kvm.rules"), ["reclaimed_alive"])
     assert not any(find_attacks(system, list(system.claims()), ("reclaimed_alive",), one=True).values())
     assert asked == [("guests_keep_pages",)]
+
+
+KEYS = """component keys "Doors are opened with keys."
+sort Door "a door"
+state key[Door]: bool
+state open[Door]: bool
+ghost state opened[Door]: bool
+init forall d: Door. not key[d] and not open[d] and not opened[d]
+internal take(d: Door) set key[d] = true
+internal unlock(d: Door)
+    require key[d]
+    set open[d] = true
+    set opened[d] = true
+internal lose(d: Door)
+    require not open[d]
+    set key[d] = false
+"Whose door is open has its key."
+invariant open_has_key forall d: Door. open[d] implies key[d]
+theorem open_was_opened forall d: Door. open[d] implies opened[d]
+{more}
+fault lost breaks open_has_key in lose
+    within lose drop not open[d]
+fault lost_for_good breaks open_was_opened in unlock
+    within unlock skip opened[d]
+system keys "Keys." uses keys expect proved open_was_opened{also}
+"""
+ONE = KEYS.format(more="", also="")
+TWO = KEYS.format(
+    more="transition opened_for_good forall d: Door. opened[d] implies next(opened[d])", also=", opened_for_good"
+)
+
+
+@pytest.mark.parametrize("text", [ONE, TWO])
+def test_if_no_claim_falls_a_broken_invariant_is_shown(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The way to it is labelled, the exit code is that of no attack, and the trace replays; claims that fall come first."""
+    rules, out = tmp_path / "keys.rules", tmp_path / "out"
+    rules.write_text(text)
+    report = tmp_path / "report.json"
+    assert run(["attack", str(rules), "--fault", "lost", "--out", str(out), "--json", str(report)]) == 1
+    shown = capsys.readouterr().out
+    assert "All that keys is expected to prove is proved" in shown and "that no claim needs: open_has_key" in shown
+    assert "A way to break the invariant open_has_key of keys: 3 steps, with fault lost" in shown
+    assert "This is no attack on a theorem" in shown and "Attack on" not in shown
+    told = json.loads(report.read_text())
+    assert told["attack"] is None and told["broken_invariant"]["steps"] == ["take", "unlock", "lose"]
+    assert run(["replay", str(out / "trace.jsonl")]) == 0
+    assert "now open_has_key is false" in capsys.readouterr().out
+    assert run(["attack", str(rules), "open_has_key", "--fault", "lost", "--out", str(out)]) == 0
+    assert "A way to break the invariant open_has_key" in capsys.readouterr().out
+    assert run(["attack", str(rules), "--fault", "lost_for_good", "--out", str(out)]) == 0
+    assert "Attack on open_was_opened of keys: 2 steps" in capsys.readouterr().out
+    assert run(["attack", str(rules), "open_has_key", "--out", str(out)]) == 1  # without the fault it is kept
+    capsys.readouterr()
+    assert run(["explore", str(rules), "--theorem", "open_has_key", "--fault", "lost"]) == 1
+    assert "open_has_key: FALSE after 3 steps" in capsys.readouterr().out
+
+
+CALM = """component calm "A level, and a call that fails at the second."
+enum Level = low | middle | high
+state level: Level
+state bad: bool
+state worse: bool
+init level = low and not bad and not worse
+internal up() set level = if level = low then middle else high
+internal ask() require level != middle else EAGAIN
+internal top() require level = high set bad = true
+internal spoil() require bad set worse = true
+theorem never_worse not worse
+transition calm not failed and not next(bad)
+system calm "Calm." uses calm expect refuted never_worse, calm
+"""
+
+
+def test_a_failing_call_is_seen_beside_a_claim_about_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim about steps falls by a call that fails and changes nothing: in two steps, whatever is searched with it."""
+    monkeypatch.setattr("bulkhead.proofs.theorems.small_worlds.WIDE", 0)  # a system too large to see all of
+    path = tmp_path / "calm.rules"
+    path.write_text(CALM)
+    found = find_attacks(load(str(path)), ["never_worse", "calm"])
+    lengths = {n: (len(t.events), t.excluded) for n, t in found.items() if t is not None}
+    assert lengths == {"never_worse": (4, 3), "calm": (2, 1)}
 
 
 if __name__ == "__main__":

@@ -108,6 +108,19 @@ BAD: dict[str, str | bytes] = {
     ),
     "wrong_sizes": small("scope Think = 2\nscope Thing = 2, Thing = 3\nscope Call = 0\nscope Colour = 2\n"),
     "wrong_sizes_of_one": small("scope Thing = 4 to 3\nscope Call = 99999999999999999999\n"),
+    "not_behind_an_equality": small("theorem one forall t: Thing. marked[t] = not is_red(t)\n"),
+    "quantifier_behind_else": small("theorem one if true then true else forall t: Thing. marked[t]\n"),
+    "statement_for_a_value": small("request go(t: Thing)\n    require set marked[t] = true\n"),
+    "scenario_without_parts": small(PAINT + "scenario none possible\nend\nscenario all possible\n    ...\nend\n"),
+    "records_of_other_sorts": small(
+        "state lid[Thing]: { full: bool, holds: Colour }\n"
+        "invariant one forall t: Thing. box[t] = lid[t]\n"
+        "request close(t: Thing)\n    let old = lid[t]\n    set box[t] = old\n"
+    ),
+    "steps_performed_twice": small(
+        "procedure fill(t: Thing)\n    set box[t].full = true\n  step later\n    set box[t].full = false\n"
+        "request go(t: Thing, u: Thing)\n    perform fill(t) as a\n    perform fill(u) as b\n"
+    ),
     "this_as_a_parameter": small(
         "request go(this: Thing)\n    set marked[this] = true\n  step second\n    set marked[this] = false\n"
     ),

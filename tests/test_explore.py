@@ -111,6 +111,29 @@ system table "y" uses table expect proved one_eats
 """
 
 
+SIX = """component c "c"
+sort T "t"
+const a: T  const b: T  const d: T  const e: T  const f: T  const g: T
+axiom distinct(a, b, d, e, f, g)
+state s[T]: bool
+init forall t: T. not s[t]
+internal op(t: T) set s[t] = true
+theorem few not (s[a] and s[b] and s[d] and s[e] and s[f] and s[g])
+system y "y" uses c expect refuted few
+"""
+
+
+def test_a_world_without_initial_states_grows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without `--scope`, the world has as many elements as the axioms ask for; with it, what is asked is searched."""
+    path = tmp_path / "six.rules"
+    path.write_text(SIX)
+    assert run(["explore", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "y with Call 1, T 6" in out and "few: FALSE after 6 steps" in out
+    assert run(["explore", str(path), "--scope", "T=5"]) == 1
+    assert "NO initial state" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("first", "second", "final"), [("b", "a", 1), ("a", "b", 0)])
 def test_states_that_no_step_leaves_are_told(
     first: str, second: str, final: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]

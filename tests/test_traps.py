@@ -50,6 +50,22 @@ def verdicts(system: System, jobs: int = 1) -> dict[str, str]:
 
 # name of the trap: (rules, the verdict on each claim)
 TRAPS: dict[str, tuple[str, dict[str, str]]] = {
+    "records whose fields stand in another order": (
+        """state r[T]: { a: bool, b: T }
+        state q: { b: T, a: bool }
+        internal mark(x: T) set r[x].a = true
+        internal copy(x: T) set r[x] = q
+        internal back(x: T)
+            let o = r[x]
+            set r[x] = { b: x, a: true }
+          step late
+            set q = o
+        transition kept forall x: T. next(r[x]) = r[x] or next(r[x].a) or next(r[x]) = q
+        transition fields forall x: T. next(r[x] = q) iff next(r[x].a = q.a and r[x].b = q.b)
+        transition copied next(q) = q or exists c: Call. at[c] = back.late and back.o[c] = next(q)
+        transition still forall x: T. next(r[x]) = r[x]""",
+        {"kept": "proved", "fields": "proved", "copied": "proved", "still": "refuted"},
+    ),
     "a step that writes nothing a transition claim reads": (
         """state used[T]: bool
         state other[T]: bool

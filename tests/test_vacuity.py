@@ -48,3 +48,36 @@ def test_the_solver_time_of_what_is_possible_is_counted() -> None:
     system, spent = load(GT), Spent()
     assert possible_labels(system, tuple(system.invariants), frozenset({"map"}), 10.0, spent) == ("sat", {"map": "sat"})
     assert spent.seconds > 0
+
+
+BORROW = """component borrow "Variables own values, or borrow them for a lifetime, from an owner or from who borrows."
+sort Var "a variable"
+sort Val "a value"
+sort Life "a lifetime"
+state owns[Var]: { some: bool, val: Val }
+state borrow[Var]: { some: bool, of: Var, life: Life, val: Val }
+state open[Life]: bool
+init forall v: Var, l: Life. not owns[v].some and not borrow[v].some and not open[l]
+internal make(v: Var, x: Val)
+    require not owns[v].some and not borrow[v].some
+    set owns[v] = { some: true, val: x }
+internal enter(l: Life) set open[l] = true
+internal share(v, w: Var, l: Life)
+    require owns[v].some and open[l]
+    require not owns[w].some and not borrow[w].some
+    set borrow[w] = { some: true, of: v, life: l, val: owns[v].val }
+internal borrow_again(v, w: Var)
+    require borrow[v].some
+    require not owns[w].some and not borrow[w].some
+    set borrow[w] = borrow[v]
+theorem lives forall v: Var. borrow[v].some implies open[borrow[v].life]
+system borrow "b" uses borrow expect proved lives
+"""
+
+
+def test_a_step_that_needs_one_element_more_is_reached(tmp_path: Path) -> None:
+    """The formulas ask for two variables; only with three can one borrow from one that borrows. That is no warning."""
+    path = tmp_path / "borrow.rules"
+    path.write_text(BORROW)
+    found = Checker(load(str(path)), 10.0).result(["lives"])
+    assert found.warnings() == [] and found.errors() == []

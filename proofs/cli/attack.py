@@ -9,6 +9,7 @@ import click
 
 from bulkhead.model import loader
 from bulkhead.model.diagnostics import UsageError
+from bulkhead.model.trace import Trace
 from bulkhead.proofs.cli.names import known_claim, make_folder, which_system
 from bulkhead.proofs.cli.output import Output, fault_option, json_option, output_options, scope_option
 from bulkhead.proofs.report.prove_run import save_attack, search
@@ -50,45 +51,35 @@ def attack(
     """Find a shortest attack on a THEOREM of SYSTEM: print it, and write log, states and pictures to DIR.
 
     Without THEOREM: the first one that is expected to be refuted, or, with a fault, the first one expected to be proved
-    that has an attack.
+    that has an attack. If a fault makes none fall, a short way to break an invariant is shown, if there is one. THEOREM may
+    also be an invariant.
     """
     begun = time.perf_counter()
     if system is None:
         raise which_system()
     loaded = loader.load(system, faults)
     if theorem is not None:
-        known_claim(theorem, loaded.claims())
+        known_claim(theorem, loaded.claims(), loaded.invariants)
     doubts = Doubts(loaded)
     names = [theorem] if theorem is not None else _candidates(doubts, faults)
-    found = None
-    if names:
+    given = given_scope(loaded, scope)
+
+    def shortest(claims: list[str]) -> Trace | None:
+        if not claims:
+            return None
         make_folder(out or Path("build") / loaded.name)
-        traces, _ = search(
-            loaded,
-            names,
-            faults,
-            one=theorem is None,
-            limit=limit or LIMIT,
-            depth=depth,
-            given=given_scope(loaded, scope),
-            doubts=doubts,
-        )
-        every = [trace for trace in traces.values() if trace is not None]
-        found = min(every, key=lambda trace: len(trace.events), default=None)
+        one = theorem is None
+        traces, _ = search(loaded, claims, faults, one, limit or LIMIT, depth, given, doubts)
+        return min((t for t in traces.values() if t is not None), key=lambda t: len(t.events), default=None)
+
+    found, way = shortest(names), None
     if found is None and faults and theorem is None:
         names = doubts.about(names)
-    result = AttackResult(
-        loaded,
-        faults,
-        tuple(names),
-        found,
-        time.perf_counter() - begun,
-        proved=not names,
-        limit=limit,
-        broken=() if names else doubts.first,
-    )
-    if found is not None:
-        result = save_attack(result, out or Path("build") / loaded.name / found.claim)
+        way = shortest([n for n in doubts.first if n in loaded.invariants])
+    spent, broken = time.perf_counter() - begun, () if names else doubts.first
+    result = AttackResult(loaded, faults, tuple(names), found, spent, proved=not names, limit=limit, broken=broken, way=way)
+    if (shown := found or way) is not None:
+        result = save_attack(result, out or Path("build") / loaded.name / shown.claim)
     return output.give(result, lambda: attack_text(result))
 
 

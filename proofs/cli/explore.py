@@ -14,6 +14,7 @@ from bulkhead.proofs.report.explore_text import explore_text, save_graph
 from bulkhead.proofs.results.explore import ExploreResult
 from bulkhead.proofs.theorems.explore import STATES, Limits, explore_graph
 from bulkhead.proofs.theorems.explore import explore as search
+from bulkhead.proofs.theorems.least_world import grown
 from bulkhead.proofs.theorems.scope import even_scopes, first_scope, given_scope
 
 DRAWN = 200  # maximum of states in a picture
@@ -21,7 +22,13 @@ DRAWN = 200  # maximum of states in a picture
 
 @click.command()
 @click.argument("system")
-@click.option("--theorem", "theorems", multiple=True, metavar="T", help="Only this claim (may be repeated; default: all).")
+@click.option(
+    "--theorem",
+    "theorems",
+    multiple=True,
+    metavar="T",
+    help="Only this claim or invariant (may be repeated; default: all claims).",
+)
 @fault_option
 @scope_option
 @click.option("--depth", type=click.IntRange(0), metavar="N", help="Maximum depth, in steps.")
@@ -58,14 +65,14 @@ def explore(
     """
     loaded = loader.load(system, faults)
     for name in theorems:
-        known_claim(name, loaded.claims())
-    claims = [c for n, c in loaded.claims().items() if not theorems or n in theorems]
+        known_claim(name, loaded.claims(), loaded.invariants)
+    claims = [c for n, c in (loaded.stated() if theorems else loaded.claims()).items() if not theorems or n in theorems]
     given = given_scope(loaded, scope)
     sizes = {**first_scope(loaded), **given}
     limits = Limits(depth=depth, states=states, seconds=limit, whole=True, renamed=renamed)
     try:
         found = search(loaded, sizes, claims, limits)
-        for other in even_scopes(loaded):
+        for other in (grown(loaded, sizes, given), *even_scopes(loaded)) if not found.states else ():
             if found.states or not found.complete or all(sort in given for sort in loaded.sorts):
                 break
             if (again := search(loaded, {**other, **given}, claims, limits)).states:  # else the first world is reported

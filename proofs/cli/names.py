@@ -10,10 +10,10 @@ from bulkhead.model.loader import shipped_systems
 from bulkhead.proofs.atomic_files import writable
 
 
-def known_claim(name: str, known: Iterable[str]) -> None:
-    """Raise `UsageError` if there is no such theorem or transition claim."""
+def known_claim(name: str, known: Iterable[str], also: Iterable[str] = ()) -> None:
+    """Raise `UsageError` if there is no such theorem or transition claim, nor one of `also`, such as an invariant."""
     names = set(known)
-    if name not in names:
+    if name not in names.union(also):
         raise UsageError(
             f"there is no theorem `{name}`. {suggest(name, names)} There are: {', '.join(sorted(names)) or 'none'}.".replace(
                 "  ", " "

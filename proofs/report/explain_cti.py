@@ -69,7 +69,7 @@ def save_counterexample(system: System, cti: Cti, folder: Path) -> str:
     trace = Trace(system.name, (), cti.claim, cti.world, cti.before, (cti.event,))
     machine = ExecutableModel(system, cti.world)
     machine.transitions[label] = cti.transition
-    claim = {**system.invariants, **system.claims()}[cti.claim]
+    claim = system.stated()[cti.claim]
     red = culprits(system, cti.world, claim.body, moment(claim, cti.before, cti.after, bool(cti.transition.code)))
     before, after = (facts_of(system, cti.world, s) for s in (cti.before, cti.after))
     moved = pictures.changes(before, after)

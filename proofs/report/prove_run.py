@@ -197,9 +197,10 @@ def save(result: SystemResult, out: Path) -> SystemResult:
 
 def save_attack(result: AttackResult, out: Path) -> AttackResult:
     """Write log, states and pictures of an attack to `out`; returns the result with their folder."""
-    if result.attack is None:
+    shown = result.attack or result.way
+    if shown is None:
         return result
-    text = save_trace(result.system, result.attack.claim, result.attack, out)
+    text = save_trace(result.system, shown.claim, shown, out)
     return replace(result, saved=Saved(str(out), text))
 
 

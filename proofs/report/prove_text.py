@@ -54,20 +54,25 @@ def prove_text(result: ProveResult) -> str:
 
 def attack_text(result: AttackResult) -> str:
     """The attack, or the message that none was found."""
+    shown = result.attack or result.way
+    said = ""
     if result.proved:
         said = f"All that {result.system.name} is expected to prove is proved, with {', '.join(result.faults)} too.\n"
         if result.broken:
             said += f"Invariants that are not proved any more, and that no claim needs: {', '.join(result.broken)}.\n"
-        return said
-    if result.attack is None:
+    elif result.attack is None:
         said = (
             f"No attack found on {', '.join(result.searched)} of {result.system.name} within the bounds of the search.\n"
             f"Worlds up to about {in_words(first_scope(result.system))} were searched; larger ones: --scope SORT=N.\n"
         )
-    elif result.saved is not None:
-        said = result.saved.text
-    else:
-        said = log(result.attack, result.system, ExecutableModel(result.system, result.attack.world))
+    if result.way is not None:
+        said += "But an invariant can be broken:\n\n"
+    if result.saved is not None:
+        said += result.saved.text
+    elif shown is not None:
+        said += log(shown, result.system, ExecutableModel(result.system, shown.world))
+    if result.proved:
+        return said
     if result.limit is not None:
         said += f"Queries of more than {result.limit:g} s were given up: without --limit another run may find more.\n"
     return said

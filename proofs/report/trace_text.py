@@ -46,15 +46,26 @@ GONE = 4  # removed facts in a picture's caption
 def log(trace: Trace, system: System, machine: ExecutableModel) -> str:
     """The whole trace as text."""
     states = replay(trace, machine)
-    claim = system.claims()[trace.claim]
+    claim = system.stated()[trace.claim]
     size = len(trace.events)
+    what = "A way to break the invariant" if claim.kind == "invariant" else "Attack on"
     out = [
-        f"Attack on {trace.claim} of {system.name}: {size} step{'s' * (size != 1)}"
+        f"{what} {trace.claim} of {system.name}: {size} step{'s' * (size != 1)}"
         + (f", with fault {', '.join(trace.faults)}" if trace.faults else ""),
         "",
     ]
+    if claim.kind == "invariant":
+        out += ["  This is no attack on a theorem: an invariant supports proofs, and these steps break it.", ""]
     if claim.doc:
-        out += [*textwrap.wrap(f"claim: {claim.doc}", 110, initial_indent="  ", subsequent_indent="    "), ""]
+        out += [
+            *textwrap.wrap(
+                f"{'invariant' if claim.kind == 'invariant' else 'claim'}: {claim.doc}",
+                110,
+                initial_indent="  ",
+                subsequent_indent="    ",
+            ),
+            "",
+        ]
     if trace.excluded >= 0:
         least = "a shortest one" if trace.excluded == size - 1 else f"none of {trace.excluded} steps or fewer was found"
         out += [f"  length: {least}, in the worlds that were searched"]
@@ -139,7 +150,7 @@ def needed_at_start(trace: Trace, system: System, machine: ExecutableModel) -> d
     Flags and enum members count if the attack fails without them, other values if no other one of their sort works. State
     that no step writes, such as an order or the members of quorums, has to satisfy the axioms about it, too.
     """
-    claim = system.claims()[trace.claim]
+    claim = system.stated()[trace.claim]
     state = [list(t) for t in trace.initial]
     reads = Formulas(system)
     about = {name: [a.body for a in system.axioms if name in reads.reads_of(a.body)] for name in system.funcs}
@@ -186,7 +197,7 @@ def save_trace(system: System, name: str, trace: Trace, folder: Path) -> str:
     hashed = rules and {"file": RULES, "sha256": hashlib.sha256(rules.encode()).hexdigest()}
     write_file(folder / "trace.jsonl", to_jsonl(trace, system, machine, hashed or None))
     write_file(folder / "trace.itf.json", json.dumps(to_itf(trace, system, machine), indent=1) + "\n")
-    claim = system.claims()[name]
+    claim = system.stated()[name]
     last = len(trace.events)
     failed = bool(last and machine.transitions[trace.events[-1].label].code)
     red = culprits(system, trace.world, claim.body, moment(claim, states[max(last - 1, 0)], states[last], failed))
@@ -228,7 +239,7 @@ def read_back(path: Path, system_name: str | None = None) -> tuple[System, Trace
         raise TraceError(f"{path}:1: a trace of system `{head['system']}`, not of `{load(where, []).name}`.")
     system = load(where, [str(f) for f in faults])
     trace = load_jsonl(path, system)
-    if trace.claim not in system.claims():
+    if trace.claim not in system.stated():
         raise TraceError(f"{path}:1: system `{system.name}` claims nothing named `{trace.claim}`.")
     machine = ExecutableModel(system, trace.world)
     wrong = start_breaks(machine, trace.initial)
@@ -241,7 +252,7 @@ def read_back(path: Path, system_name: str | None = None) -> tuple[System, Trace
         states = replay(trace, machine)
     except TraceError as error:
         raise TraceError(f"{path}: {error}") from None
-    broken = violated(system, system.claims()[trace.claim], machine, trace, states)
+    broken = violated(system, system.stated()[trace.claim], machine, trace, states)
     if broken is None:
         raise TraceError(f"{path}: replays, but `{trace.claim}` holds in every state of it.")
     return system, trace, log(trace, system, machine)

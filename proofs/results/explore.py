@@ -62,7 +62,7 @@ class ExploreResult:
         }
 
     def checks(self) -> tuple[Check, ...]:
-        known = {**self.system.invariants, **self.system.claims()}
+        known = self.system.stated()
         out = []
         for name in self.claims:
             claim, trace = known[name], self.found.attacks.get(name)

@@ -224,7 +224,7 @@ class AttackResult:
     """The outcome of a search for an attack on some claims. Finding none within the bounds is no proof that none exists.
 
     `proved` means that with the faults laid all claims that should be proved still are; `broken` then names the invariants
-    that some step does not keep any more.
+    that some step does not keep any more. `way` breaks an invariant, which is no attack; it is looked for if there is none.
     """
 
     system: System
@@ -236,6 +236,7 @@ class AttackResult:
     proved: bool = False
     limit: float | None = None  # seconds for one solver query, if the user set that
     broken: tuple[str, ...] = ()
+    way: Trace | None = None
     format: ClassVar[str] = "bulkhead-attack/1"
 
     @property
@@ -243,44 +244,40 @@ class AttackResult:
         return self.attack is not None
 
     def to_json(self) -> dict[str, Any]:
-        found = None
-        if self.attack is not None:
-            found = {
-                "claim": self.attack.claim,
-                "steps": [e.label for e in self.attack.events],
-                "excluded": self.attack.excluded,
-                "trace": self.saved and f"{self.saved.folder}/trace.jsonl",
-            }
         return {
             "format": self.format,
             "system": self.system.name,
             "faults": list(self.faults),
             "searched": list(self.searched),
-            "attack": found,
+            "attack": self._told(self.attack),
+            "broken_invariant": self._told(self.way),
             "seconds": round(self.seconds, 4),
         }
 
+    def _told(self, trace: Trace | None) -> dict[str, Any] | None:
+        if trace is None:
+            return None
+        return {
+            "claim": trace.claim,
+            "steps": [e.label for e in trace.events],
+            "excluded": trace.excluded,
+            "trace": self.saved and f"{self.saved.folder}/trace.jsonl",
+        }
+
     def checks(self) -> tuple[Check, ...]:
-        known = self.system.claims()
-        if self.attack is None:
-            said = "No attack was found within the bounds of the search."
-            return tuple(
-                Check(self.system.name, name, Status.OPEN, said, known[name].doc, known[name].span) for name in self.searched
-            )
-        claim = known[self.attack.claim]
-        size = len(self.attack.events)
-        return (
-            Check(
-                self.system.name,
-                claim.name,
-                Status.FOUND,
-                f"An attack on {claim.name} of {self.system.name} takes {size} step{'s' * (size != 1)}.",
-                claim.doc,
-                claim.span,
-                flow_of(self.system, self.attack),
-                self.seconds,
-            ),
-        )
+        known = self.system.stated()
+        if self.attack is not None:
+            return (self._check(self.attack, Status.FOUND),)
+        said = "No attack was found within the bounds of the search."
+        none = [Check(self.system.name, n, Status.OPEN, said, known[n].doc, known[n].span) for n in self.searched]
+        return (*none, *([] if self.way is None else [self._check(self.way, Status.OPEN)]))
+
+    def _check(self, trace: Trace, status: Status) -> Check:
+        claim, size = self.system.stated()[trace.claim], len(trace.events)
+        what = "A way to break the invariant" if claim.kind == "invariant" else "An attack on"
+        said = f"{what} {claim.name} of {self.system.name} takes {size} step{'s' * (size != 1)}."
+        flow = flow_of(self.system, trace)
+        return Check(self.system.name, claim.name, status, said, claim.doc, claim.span, flow, self.seconds)
 
 
 def flow_of(system: System, trace: Trace) -> tuple[Flow, ...]:

@@ -32,7 +32,7 @@ class TraceResult:
 
     def check(self) -> Check:
         """The text for reports."""
-        claim = self.system.claims()[self.trace.claim]
+        claim = self.system.stated()[self.trace.claim]
         return Check(
             self.system.name,
             claim.name,

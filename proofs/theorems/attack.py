@@ -69,8 +69,9 @@ def find_attacks(
 ) -> dict[str, Trace | None]:
     """A short attack on each claim, replayed on the executable model; None if none is found.
 
-    With `one`, the search ends with the first violated claim. `given` fixes the size of some sorts, `depth` bounds
-    the steps of an attack. `max_depth` bounds the search by solver, and the other searches if it is less than usual.
+    An invariant may be named like a claim; what breaks it is no attack on a claim, and reports say so. With `one`, the
+    search ends with the first violated claim. `given` fixes the size of some sorts, `depth` bounds the steps of an attack.
+    `max_depth` bounds the search by solver, and the other searches if it is less than usual.
 
     Small worlds come first, unless the world that the formulas ask for is a large one. Then what the `faults` say that they
     break comes first (`waypoints.py`), and what is proved in spite of them is searched no more. All calls are searched to
@@ -83,7 +84,7 @@ def find_attacks(
     than its length, the attack is a shortest one. None means none up to `max_depth` steps, and none found by the other
     searches. Raises `SolverError` when the executable model does not confirm an attack.
     """
-    open_claims = {n: system.claims()[n] for n in claims}
+    open_claims = {n: system.stated()[n] for n in claims}
     found: dict[str, Trace | None] = dict.fromkeys(open_claims)
     bound = depth if depth is not None else max_depth if max_depth < MAX_DEPTH else None
     doubts = doubts or Doubts(system)
@@ -188,49 +189,67 @@ def _in_the_first_world(
     sizes: dict[str, int],
     doubts: Doubts,
 ) -> dict[str, Trace | None]:
-    """Attacks found by a solver, or by the directed search of the executable model."""
+    """Attacks found by a solver, or by the directed search of the executable model.
+
+    Claims about states and about steps have a solver session each: the second kind also needs the steps that change nothing.
+    """
     if not open_claims:
         return {}
     found: dict[str, Trace | None] = dict.fromkeys(open_claims)
     longer: dict[str, Trace] = {}
     first = min(max_depth, FIRST_DEPTH if len(open_claims) <= FEW else FIRST_DEPTH - 1)
-    search = Search(system, next(iter(open_claims.values())), sizes, limit)
+    searches: dict[bool, Search] = {}
+    for claim in open_claims.values():
+        if (kind := claim.kind == "transition") not in searches:
+            searches[kind] = Search(system, claim, sizes, limit)
+    depth = 0
     while True:
         every = list(open_claims.values())
-        for name, claim in [] if one and len(every) > FEW and _hold_together(search, every) else list(open_claims.items()):
+        for name, claim in [] if one and len(every) > FEW and _hold_together(searches, every) else list(open_claims.items()):
+            search = searches[claim.kind == "transition"]
             answer = search.answer(claim)
             if answer == "unknown":
                 del open_claims[name]
                 if name in longer:
-                    found[name] = replace(longer[name], excluded=search.depth - 1)
+                    found[name] = replace(longer[name], excluded=depth - 1)
             if answer == "sat":
-                found[name] = replace(search.decode(()), claim=name, excluded=search.depth - 1)
+                found[name] = replace(search.decode(()), claim=name, excluded=depth - 1)
                 search.forget()
                 open_claims = {n: c for n, c in open_claims.items() if n != name and not one}
                 if one:
                     break
-        if search.depth == first and first < max_depth and open_claims:
+        if depth == first and first < max_depth and open_claims:
             open_claims = {n: open_claims[n] for n in doubts.about(open_claims)}
             if first < min(max_depth, FIRST_DEPTH) and one and open_claims:  # together they are cheap
                 first += 1
-                search.deepen()
+                depth = _deepened(searches, open_claims, depth)
                 continue
-            longer = directed_attacks(system, open_claims, limit, one, search.depth, doubts)
-            search.effort(PATIENCE)
+            longer = directed_attacks(system, open_claims, limit, one, depth, doubts)
+            for search in searches.values():
+                search.effort(PATIENCE)
             open_claims = {n: c for n, c in open_claims.items() if not one or n in longer or not longer}
         for name, trace in longer.items():
-            if name in open_claims and search.depth >= min(first, len(trace.events) - 1):
-                found[name] = replace(trace, excluded=search.depth)
+            if name in open_claims and depth >= min(first, len(trace.events) - 1):
+                found[name] = replace(trace, excluded=depth)
                 del open_claims[name]
-        if not open_claims or search.depth >= (max_depth if len(open_claims) <= FEW else first):
+        if not open_claims or depth >= (max_depth if len(open_claims) <= FEW else first):
             return found
-        search.deepen()
+        depth = _deepened(searches, open_claims, depth)
 
 
-def _hold_together(search: Search, claims: list[Claim]) -> bool:
+def _deepened(searches: Mapping[bool, Search], claims: Mapping[str, Claim], depth: int) -> int:
+    """Add one step where there is still a claim of its kind; the new number of steps."""
+    for kind in {c.kind == "transition" for c in claims.values()}:
+        searches[kind].deepen()
+    return depth + 1
+
+
+def _hold_together(searches: Mapping[bool, Search], claims: list[Claim]) -> bool:
     """Is none of the claims false after the current number of steps? One question for those of each kind."""
-    kinds = [[c for c in claims if (c.kind == "transition") == two_state] for two_state in (False, True)]
-    for some in filter(None, kinds):
+    for kind, search in searches.items():
+        some = [c for c in claims if (c.kind == "transition") == kind]
+        if not some:
+            continue
         answer = search.answer(replace(some[0], body=conj([c.body for c in some])))
         if answer == "sat":
             search.forget()
@@ -243,7 +262,7 @@ def _in_its_cone(
     system: System, name: str, max_depth: int, limit: float, given: Mapping[str, int] | None, depth: int | None
 ) -> Trace | None:
     """An attack in the part of the system that a claim depends on, if that is not all of it."""
-    part = cone(system, system.claims()[name])
+    part = cone(system, system.stated()[name])
     if part is None:
         return None
     trace = find_attacks(part, [name], (), max_depth, limit, given=given, depth=depth)[name]

@@ -35,7 +35,7 @@ def believed(system: System, trace: Trace, limit: float, all_seen: bool) -> Trac
 
     `all_seen` says that it is a shortest one of a world whose states were all looked at.
     """
-    claim = system.claims()[trace.claim]
+    claim = system.stated()[trace.claim]
     if all_seen:
         small = _emptied(system, claim, in_smaller_worlds(system, claim, trace))
     else:

@@ -237,18 +237,36 @@ def in_smaller_worlds(system: System, claim: Claim, trace: Trace) -> Trace:
 
 
 def fired_in_small_worlds(system: System, steps: int) -> tuple[frozenset[str], bool]:
-    """The steps reachable in a small world, and whether there is an initial state."""
+    """The steps reachable in a small world, and whether there is an initial state.
+
+    What is not reached in about so many steps may need one element more than the formulas ask for: a third variable, say,
+    that borrows from one that borrows. Such worlds are then tried, for about as many steps again.
+    """
     labels = frozenset(t.label for s in system.steps for t in s.transitions())
     fired, begins, spent = set[str](), False, 0
+
+    def search(sizes: dict[str, int]) -> None:
+        nonlocal begins, spent
+        found = explore(system, sizes, (), Limits(states=FEW_STATES, taken=steps / 4, choices=CHOICES * steps / 4))
+        growing.note(found)
+        spent += cost(found)
+        fired.update(found.fired & labels)
+        begins = begins or found.initial > 0
+
     growing = Worlds(system)
     for sizes in growing:
         if fired >= labels or spent > steps:
             break
-        found = explore(system, sizes, (), Limits(states=FEW_STATES, taken=steps / 4, choices=CHOICES * steps / 4))
-        growing.note(found)
-        spent += cost(found)
-        fired |= found.fired & labels
-        begins = begins or found.initial > 0
+        search(sizes)
+    likely, spent = first_scope(system), 0
+    more = {sort: size + 1 for sort, size in likely.items() if size < growing.most[sort]}
+    fewest = dict.fromkeys(likely, 1)
+    larger = [{**others, sort: size} for others in (fewest, likely) for sort, size in more.items()]
+    for sizes in sorted(larger, key=lambda some: Layout(system, some).width):
+        if fired >= labels or spent > steps:
+            break
+        if Layout(system, sizes).refusal(WIDE) is None:
+            search(sizes)
     return frozenset(fired), begins
 
 

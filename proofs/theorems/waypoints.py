@@ -39,8 +39,12 @@ class Doubts:
         return prove(self.system, QUICKLY)
 
     def about(self, claims: Iterable[str]) -> list[str]:
-        """The claims that are not proved."""
-        return [n for n in claims if n not in self.proof.proved]
+        """The claims, and invariants, that are not proved."""
+        return [n for n in claims if n not in self.proof.proved and n not in self._inductive]
+
+    @cached_property
+    def _inductive(self) -> set[str]:
+        return self.proof.standing & self.system.invariants.keys()
 
     @cached_property
     def first(self) -> tuple[str, ...]:
@@ -121,7 +125,7 @@ def by_broken_invariants(
     """
     system = doubts.system
     claims = {n: c for n, c in claims.items() if n in doubts.about(claims)}
-    known = {**system.invariants, **system.claims()}
+    known = system.stated()
     every = [*system.invariants, *system.theorems]
     ways: dict[str, Ways] = {n: list(goals(system, machine.world, known[n], every)) for n in doubts.first}
     pivots: dict[str, Path] = {}
