@@ -30,7 +30,7 @@ from bulkhead.proofs.replay.guests import (
 
 if TYPE_CHECKING:
     from bulkhead.impl.xen.domains import Domain, VCpu
-    from bulkhead.proofs.replay.rig import Rig
+    from bulkhead.impl.xen.machine import Xen
 
 MAILBOX: Final = POOL
 ARGS: Final = POOL + 1
@@ -49,8 +49,8 @@ NO_ANSWER: Final = -9999  # what the recorder writes for an agent that did not c
 class Caller:
     """A guest that executes what the recording tells it."""
 
-    def __init__(self, rig: Rig, name: str, domain: Domain) -> None:
-        self.rig = rig
+    def __init__(self, xen: Xen, name: str, domain: Domain) -> None:
+        self.xen = xen
         self.name = name
         self.domain = domain
         self.vcpu: VCpu = domain.vcpus[0]  # of which nothing else is asked than calls and what they do
@@ -67,7 +67,7 @@ class Caller:
         if vcpu != self.acting:  # there is one processor: which vCPU it runs is switched, and so are all translations
             caller.tlb.entries.clear()
             self.acting = vcpu
-        rc = self.rig.xen.call(caller, number, *registers)
+        rc = self.xen.call(caller, number, *registers)
         return NO_ANSWER if self.silent() else rc
 
     def silent(self) -> bool:
@@ -79,9 +79,9 @@ class Caller:
 class Agent(Caller):
     """A paravirtual one."""
 
-    def __init__(self, rig: Rig, name: str, domain: Domain) -> None:
-        super().__init__(rig, name, domain)
-        self.layout: PvAgentMemory = build_agent(rig.xen, domain)
+    def __init__(self, xen: Xen, name: str, domain: Domain) -> None:
+        super().__init__(xen, name, domain)
+        self.layout: PvAgentMemory = build_agent(xen, domain)
 
     def argument_page(self, offset: int) -> tuple[Frame, int]:
         """The page of the argument block that holds an offset, and where in it; IndexError beyond the block."""
@@ -107,7 +107,7 @@ class Agent(Caller):
     def access(self, addr: int, is_write: bool) -> tuple[Frame | None, int]:
         """(frame, 0) or (None, page-fault error code) of an access after a local TLB invalidation."""
         self.vcpu.tlb.invlpg(addr >> 12)
-        found = translate(self.rig.xen, self.vcpu, addr)
+        found = translate(self.xen, self.vcpu, addr)
         if found is None:
             return None, 2 if is_write else 0
         if is_write and not found[1]:
@@ -118,9 +118,9 @@ class Agent(Caller):
 class PvhAgent(Caller):
     """A PVH one: the numbers of its pages are its own, and change their meaning with its physical map."""
 
-    def __init__(self, rig: Rig, name: str, domain: Domain) -> None:
-        super().__init__(rig, name, domain)
-        self.layout: PvhAgentMemory = build_pvh_agent(rig.xen, domain)
+    def __init__(self, xen: Xen, name: str, domain: Domain) -> None:
+        super().__init__(xen, name, domain)
+        self.layout: PvhAgentMemory = build_pvh_agent(xen, domain)
 
     def argument_page(self, offset: int) -> tuple[Frame, int]:
         """The page of the argument block that holds an offset, as the recorder has mapped it; or IndexError."""

@@ -186,7 +186,7 @@ class Rig:
         domid = self._create(name, label, 0, 0, vcpus, maptrack)
         if domid < 0:
             return domid
-        agent = Agent(self, name, self.xen.domains[domid])
+        agent = Agent(self.xen, name, self.xen.domains[domid])
         self.gone.discard(name)
         self.agents[name] = agent
         for i in range(POOL):
@@ -208,7 +208,7 @@ class Rig:
         domid = self._create(name, None, abi.CDF_HVM | abi.CDF_HAP, abi.EMU_LAPIC, vcpus, maptrack)
         if domid < 0:
             return domid
-        agent = PvhAgent(self, name, self.xen.domains[domid])
+        agent = PvhAgent(self.xen, name, self.xen.domains[domid])
         self.gone.discard(name)
         self.translated[name] = agent
         self.look_at_entries(name)
