@@ -23,7 +23,7 @@ from bulkhead.proofs.theorems.initial_states import NoInitialState, initial_stat
 from bulkhead.proofs.theorems.known_runs import known_runs
 from bulkhead.proofs.theorems.least_world import grown
 from bulkhead.proofs.theorems.scope import first_scope
-from bulkhead.proofs.theorems.shortening import PATIENCE, believed, shortened
+from bulkhead.proofs.theorems.shortening import LONG, PATIENCE, believed, shortened
 from bulkhead.proofs.theorems.small_worlds import STEPS, Seen, attacks_in_small_worlds, fits
 from bulkhead.proofs.theorems.step_goals import Ways, goals
 from bulkhead.proofs.theorems.waypoints import Doubts, by_broken_invariants, by_promised_breaks, violation_of
@@ -74,7 +74,8 @@ def find_attacks(
     `max_depth` bounds the search by solver, and the other searches if it is less than usual.
 
     Small worlds come first, unless the world that the formulas ask for is a large one. Then what the `faults` say that they
-    break comes first (`waypoints.py`), and what is proved in spite of them is searched no more. All calls are searched to
+    break comes first (`waypoints.py`), and what is proved in spite of them is searched no more; where that gives an attack of
+    over `LONG` steps only, the other searches may find a shorter one. All calls are searched to
     `FIRST_DEPTH` (one step less for more than `FEW` claims at once), then the directed search runs, at first by way of
     broken invariants, then up to `FEW` claims are searched deeper for as long as Z3 answers. Claims that have no proof
     either are then searched one by one, also in the part of the system that they depend on (`cone.py`). `doubts` holds a
@@ -86,6 +87,7 @@ def find_attacks(
     """
     open_claims = {n: system.stated()[n] for n in claims}
     found: dict[str, Trace | None] = dict.fromkeys(open_claims)
+    long: dict[str, Trace] = {}  # attacks that are shown only if no shorter one is found
     bound = depth if depth is not None else max_depth if max_depth < MAX_DEPTH else None
     doubts = doubts or Doubts(system)
     large = not fits(system, given)
@@ -93,8 +95,13 @@ def find_attacks(
     if large and faults:
         sizes = grown(system, {**first_scope(system), **(given or {})}, given or {})
         found.update(_by_the_faults(system, open_claims, faults, deepest, limit, one, sizes, bound))
-        open_claims = {n: c for n, c in open_claims.items() if found[n] is None and not (one and any(found.values()))}
-        open_claims = {n: open_claims[n] for n in doubts.about(open_claims)} if open_claims else {}
+        long = {n: t for n, t in found.items() if t is not None and len(t.events) > LONG}
+        short = any(t is not None and n not in long for n, t in found.items())
+        if one and (short or long):
+            open_claims = {} if short else {n: open_claims[n] for n in long}
+        else:
+            open_claims = {n: c for n, c in open_claims.items() if found[n] is None or n in long}
+            open_claims = {n: open_claims[n] for n in doubts.about(open_claims)} if open_claims else {}
     seen = (
         Seen(decided=True)
         if not open_claims
@@ -118,6 +125,10 @@ def find_attacks(
             if more[name] is None and len(left) > 1:  # together they had less effort each
                 more.update(_in_the_first_world(system, {name: left[name]}, deepest, limit, one, sizes, doubts))
         found.update({n: t for n, t in more.items() if t is None or bound is None or len(t.events) <= bound})
+    for name, trace in long.items():
+        other = found[name]
+        if other is None or len(other.events) >= len(trace.events):
+            found[name] = trace
     return {
         n: None if t is None else believed(system, replace(t, faults=faults), limit, n in seen.attacks)
         for n, t in found.items()

@@ -242,4 +242,4 @@ def violated(system: System, claim: Claim, machine: ExecutableModel, trace: Trac
     return None
 
 
-__all__ = ["PATIENCE", "believed", "confirm", "in_smallest_world", "shortened", "violated", "without_needless_steps"]
+__all__ = ["LONG", "PATIENCE", "believed", "confirm", "in_smallest_world", "shortened", "violated", "without_needless_steps"]
