@@ -74,9 +74,9 @@ def find_attacks(
     `max_depth` bounds the search by solver, and the other searches if it is less than usual.
 
     Small worlds come first, unless the world that the formulas ask for is a large one. Then what the `faults` say that they
-    break comes first (`waypoints.py`), and what is proved in spite of them is searched no more; where that gives only attacks
-    of over `LONG` steps, the other searches may find a shorter one. All calls are searched to `FIRST_DEPTH` (one step less
-    for more than `FEW` claims at once), then the directed search runs, at first by way of broken invariants, then up to
+    break comes first (`waypoints.py`), and what is proved in spite of them is searched no more; where that gives only
+    attacks of over `LONG` steps, the other searches may find a shorter one. All calls are searched to `FIRST_DEPTH` (one
+    step less for more than `FEW` claims at once), then the directed search runs, at first by way of broken invariants, then up to
     `FEW` claims are searched deeper for as long as Z3 answers. Claims that have no proof either are then searched one by
     one, also in the part of the system that they depend on (`cone.py`). `doubts` holds a proof that was made before.
 
