@@ -73,12 +73,13 @@ def find_attacks(
     search ends with the first violated claim. `given` fixes the size of some sorts, `depth` bounds the steps of an attack.
     `max_depth` bounds the search by solver, and the other searches if it is less than usual.
 
-    Small worlds come first, unless the world that the formulas ask for is a large one. Then what the `faults` say that they
-    break comes first (`waypoints.py`), and what is proved in spite of them is searched no more; where that gives only
-    attacks of over `LONG` steps, the other searches may find a shorter one. All calls are searched to `FIRST_DEPTH` (one
-    step less for more than `FEW` claims at once), then the directed search runs, at first by way of broken invariants, then up to
-    `FEW` claims are searched deeper for as long as Z3 answers. Claims that have no proof either are then searched one by
-    one, also in the part of the system that they depend on (`cone.py`). `doubts` holds a proof that was made before.
+    Small worlds come first, unless the world that the formulas ask for is a large one. Then what the `faults` say that
+    they break comes first (`waypoints.py`), and what is proved in spite of them is searched no more; where that gives
+    only attacks of over `LONG` steps, the other searches may find a shorter one. All calls are searched to `FIRST_DEPTH`
+    (one step less for more than `FEW` claims at once), then the directed search runs, at first by way of broken
+    invariants, then up to `FEW` claims are searched deeper for as long as Z3 answers. Claims that have no proof either
+    are then searched one by one, also in the part of the system that they depend on (`cone.py`). `doubts` holds a proof
+    that was made before.
 
     A trace's `excluded` means that the searched world has no attack of so many steps; if that is one less
     than its length, the attack is a shortest one. None means none up to `max_depth` steps, and none found by the other
