@@ -43,7 +43,9 @@ def enum(name: str, count: int) -> str:
 
 def test_a_world_without_an_initial_state_checks_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rules = file(tmp_path, "scope T = 1\n" + TWO + PLAIN + "theorem never forall t: T. not p[t]\n", "expect refuted never")
-    assert run(["explore", rules]) == 1
+    assert run(["explore", rules]) == 0, "a scope of the rules is where worlds begin to grow"
+    assert "with Call 1, T 2" in capsys.readouterr().out
+    assert run(["explore", rules, "--scope", "T=1"]) == 1
     out = capsys.readouterr().out
     assert "NO initial state" in out and "never: NOT checked" in out and "holds" not in out
 
