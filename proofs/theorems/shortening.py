@@ -35,7 +35,7 @@ def believed(system: System, trace: Trace, limit: float, all_seen: bool) -> Trac
 
     `all_seen` says that it is a shortest one of a world whose states were all looked at.
     """
-    claim = system.stated()[trace.claim]
+    claim, faults = system.stated()[trace.claim], trace.faults
     if all_seen:
         small = _emptied(system, claim, in_smaller_worlds(system, claim, trace))
     else:
@@ -55,10 +55,10 @@ def believed(system: System, trace: Trace, limit: float, all_seen: bool) -> Trac
             if less is None:
                 less, stopped = shorter(system, small, claim, AGAIN if len(small.events) <= LONG else AGAIN // 10)
             if less is not None:
-                return believed(system, replace(less, faults=trace.faults, excluded=trace.excluded), limit, False)
+                return believed(system, replace(less, faults=faults, excluded=trace.excluded), limit, False)
             if stopped:
                 small = replace(small, note=f"the search for a shorter one by the same calls stopped {stopped}")
-    small = replace(small, faults=trace.faults, excluded=min(trace.excluded, len(small.events) - 1))
+    small = replace(small, faults=faults, excluded=min(trace.excluded, len(small.events) - 1))
     confirm(system, claim, small)
     return small
 
