@@ -1,4 +1,4 @@
-"""Every step of each attack that is shown for a fault of the shipped rules is needed.
+"""Every step of each stored attack on the shipped rules, with a fault laid, is needed.
 
 The attacks are stored (`attacks/`), because to search them takes hours; here each is held against the rules as they are
 now: it begins in an initial state, its steps can be taken with the fault laid, the claim is false after the last one and not

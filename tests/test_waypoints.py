@@ -72,7 +72,7 @@ def test_only_the_faulty_step_breaks_an_invariant_first() -> None:
     system = faulty("protected_kvm", "reclaimed_alive")
     machine, _ = initial_states(system, math.inf, random.Random(1))
     every = [*system.invariants, *system.theorems]
-    known = {**system.invariants, **system.claims()}
+    known = system.stated()
     for name in Doubts(system).first:
         assert {t.label for t, _ in goals(system, machine.world, known[name], every)} == {"host_reclaim_page"}
         assert len({t.label for t, _ in goals(system, machine.world, known[name])}) > 1

@@ -32,6 +32,7 @@ from bulkhead.impl.xen.abi import (
 )
 from bulkhead.impl.xen.continuation import Handler
 from bulkhead.impl.xen.device_model import do_dm_op
+from bulkhead.impl.xen.events import INTERRUPTS
 from bulkhead.impl.xen.frames import PGT_WRITABLE, get_page
 from bulkhead.impl.xen.guest_access import read, write
 from bulkhead.impl.xen.hvm_op import do_hvm_op
@@ -64,7 +65,7 @@ TOLD: Final = {
     PLATFORM: U64.pack(HYPERVISOR_VIRT_START),
 }
 DENIED: Final = b"<denied>\0"
-INTERRUPTS, FIRST_FREE_INTERRUPT = 56, 16  # of a guest that has no device
+FIRST_FREE_INTERRUPT: Final = 16
 NEEDS_EOI: Final = 1
 (
     UNMASK,

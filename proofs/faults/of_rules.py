@@ -66,7 +66,7 @@ def notice(system: str, name: str, known: Correct) -> Noticed:
 def _one(faulty: System, fault: Fault, claim: str, known: Correct) -> Cti | str:
     """A counterexample for one claim, or the reason why there is none."""
     maker = QueryMaker(faulty)
-    claims = {**faulty.invariants, **faulty.claims()}
+    claims = faulty.stated()
     if claim not in claims:
         return f"{faulty.name} claims nothing named {claim}"
     steps = [t for t in maker.transitions if t.label == fault.step]

@@ -102,7 +102,7 @@ def machine_of(system: System, world: World, transition: Transition) -> Executab
 
 
 def _claim(system: System, name: str) -> Claim:
-    known = {**system.invariants, **system.claims()}
+    known = system.stated()
     bare = name.partition("/")[2] or name
     for claim in known.values():
         if name == claim.name or name == name_of(claim):

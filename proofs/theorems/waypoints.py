@@ -67,7 +67,7 @@ def promised(
     These are the claims that the faults name. If none of `claims` is among them (or not all are, without `one`), it is also
     what of `claims` a solver does not quickly prove to be kept by these steps.
     """
-    known = {**system.invariants, **system.claims()}
+    known = system.stated()
     ways: dict[str, Ways] = {}
     every = [*system.invariants, *system.theorems]
     laid = [system.faults[n] for n in faults]

@@ -1,12 +1,14 @@
 """Searches the attacks again and stores them: `python -m tests.attacks SYSTEM [FAULT...]`.
 
 SYSTEM is one of those in `SYSTEMS`. Without a FAULT all are searched; `--left` leaves out those whose stored attack still
-holds. It takes seconds to minutes for a fault, and writes after each, so that it can be stopped.
+holds. With `--from OTHER` nothing is searched: stored attacks on the other system are carried over (`carried.py`). It takes
+seconds to minutes for a fault, and writes after each, so that it can be stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 
@@ -16,6 +18,7 @@ from bulkhead.proofs.theorems.attack import find_attacks
 from bulkhead.proofs.theorems.shortening import confirm
 from bulkhead.proofs.theorems.solvers import SolverError
 from bulkhead.proofs.theorems.waypoints import Doubts
+from tests.attacks.carried import carried
 from tests.attacks.needed import needless
 from tests.attacks.stored import SYSTEMS, Outcome, attacked, read, write
 from tests.attacks.table import write_table
@@ -30,6 +33,16 @@ def search(name: str, fault: str) -> Outcome:
     if found:
         return attacked(fault, found[0], system)
     return Outcome(fault, proved=not doubts.about(likely), broken=doubts.first)
+
+
+def carry(name: str, fault: str, other: Outcome) -> Outcome | None:
+    """The attack on another system, on this one; None if it is none here."""
+    if not other.rows:
+        return None
+    head, _, *steps = (json.loads(row) for row in other.rows)
+    system = load(SYSTEMS[name], [fault])
+    trace = carried(system, fault, head["claim"], [row["call"] for row in steps])
+    return None if trace is None else attacked(fault, trace, system)
 
 
 def holds(name: str, outcome: Outcome) -> bool:
@@ -51,8 +64,10 @@ def main() -> int:
     parser.add_argument("system", choices=SYSTEMS)
     parser.add_argument("fault", nargs="*")
     parser.add_argument("--left", action="store_true", help="only those without a stored attack that still holds")
-    given = parser.parse_args()
+    parser.add_argument("--from", dest="other", choices=SYSTEMS, help="carry the stored attacks on this system over")
+    given = parser.parse_intermixed_args()
     known, wrong = read(given.system), 0
+    others = read(given.other) if given.other else {}
     faults = load(SYSTEMS[given.system]).faults
     unknown = [f for f in given.fault if f not in faults]
     if unknown:
@@ -61,7 +76,13 @@ def main() -> int:
         if given.left and fault in known and holds(given.system, known[fault]):
             continue
         begun = time.process_time()
-        outcome = known[fault] = search(given.system, fault)
+        if given.other is None:
+            outcome: Outcome | None = search(given.system, fault)
+        else:
+            outcome = carry(given.system, fault, others[fault]) if fault in others else None
+        if outcome is None:
+            continue  # the other system has no attack that is one here
+        known[fault] = outcome
         if outcome.rows:
             system = load(SYSTEMS[given.system], [fault])
             trace = outcome.trace(system)
