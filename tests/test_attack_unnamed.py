@@ -11,12 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from bulkhead.model.ir import Claim, System
 from bulkhead.model.loader import load
-from bulkhead.model.trace import Trace
 from bulkhead.proofs.cli.__main__ import run
 from bulkhead.proofs.theorems import attack
-from bulkhead.proofs.theorems.attack import find_attack, find_attacks
+from bulkhead.proofs.theorems.attack import Hunt, find_attack, find_attacks
 from bulkhead.proofs.theorems.waypoints import Doubts
 
 EXAMPLES = Path(__file__).parent / "examples"
@@ -58,49 +56,29 @@ def test_the_shortest_is_shown_where_no_claim_is_named() -> None:
     assert {n: len(t.events) for n, t in found.items() if t is not None} == {"swaps_in_the_next": 13}
 
 
-def test_what_is_too_much_for_all_claims_at_once_is_tried_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A search that finds something only when it is asked about a single claim, and forgets those it gave up."""
-    whole = attack._in_the_first_world
+def test_what_is_proved_is_not_searched_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many claims with a fault, after the first steps only those without a proof are searched, and then one by one."""
     asked: list[tuple[str, ...]] = []
 
-    def weak(
-        system: System, claims: dict[str, Claim], depth: int, limit: float, one: bool, sizes: dict[str, int], doubts: Doubts
-    ) -> dict[str, Trace | None]:
-        asked.append(tuple(claims))
-        if len(claims) > 1:
-            given = dict.fromkeys(claims)
-            claims.clear()
-            return given
-        return whole(system, claims, depth, limit, one, sizes, doubts)
+    def blind(hunt: Hunt) -> None:
+        asked.append(tuple(hunt.left()))
 
-    monkeypatch.setattr(attack, "_in_the_first_world", weak)
+    searches = tuple((search if search is attack.unless_proved else blind, *when) for search, *when in attack.SEARCHES)
+    monkeypatch.setattr(attack, "SEARCHES", searches)
     monkeypatch.setattr("bulkhead.proofs.theorems.small_worlds.WIDE", 0)  # a system too large to see all of
-    system = load(str(EXAMPLES / "two_phase_commit.rules"), ["impatient"])
-    found = find_attacks(system, list(system.claims()), ("impatient",), one=True)
-    assert any(found.values()) and len(asked) > 1
-    asked.clear()
-    found = find_attacks(system, list(system.claims()), ("impatient",))
-    assert {n for n, t in found.items() if t is not None} == {"all_or_nothing", "only_prepared_commit"}
-    assert {claims for claims in asked if len(claims) == 1} == {
-        (n,) for n, t in found.items() if t is not None
-    }  # rest: proved
-
-
-def test_what_is_proved_is_not_tried_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of many claims with a fault only those without a proof are searched."""
-    asked: list[tuple[str, ...]] = []
-
-    def blind(
-        _system: System, claims: dict[str, Claim], _depth: int, _limit: float, _one: bool, _sizes: dict[str, int], _: Doubts
-    ) -> dict[str, Trace | None]:
-        asked.append(tuple(claims))
-        return dict.fromkeys(claims)
-
-    monkeypatch.setattr(attack, "_in_the_first_world", blind)
-    monkeypatch.setattr("bulkhead.proofs.theorems.small_worlds.WIDE", 0)
     system = load(str(EXAMPLES / "protected_kvm.rules"), ["reclaimed_alive"])
     assert not any(find_attacks(system, list(system.claims()), ("reclaimed_alive",), one=True).values())
-    assert asked == [("guests_keep_pages",)]
+    assert set(asked[0]) == set(system.claims()) and set(asked[1:]) == {("guests_keep_pages",)}
+
+
+def test_each_search_finds_something_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any search that is there finds the attack if it is the only one, so none hides that another is broken."""
+    system = load(str(EXAMPLES / "two_phase_commit.rules"), ["impatient"])
+    claims = {n: system.claims()[n] for n in ("all_or_nothing", "only_prepared_commit")}
+    for search in {search for search, *_ in attack.SEARCHES} - {attack.unless_proved, attack.by_the_faults}:
+        hunt = Hunt(system, dict(claims), Doubts(system), ("impatient",))
+        search(hunt)
+        assert hunt.found or search is attack.few_steps, search.__name__
 
 
 KEYS = """component keys "Doors are opened with keys."

@@ -18,10 +18,12 @@ from bulkhead.model.loader import load
 from bulkhead.model.trace import TraceError, load_jsonl, replay, to_jsonl
 from bulkhead.model.world import World
 from bulkhead.proofs.cli.__main__ import run
-from bulkhead.proofs.theorems.attack import directed_attacks, find_attack
+from bulkhead.proofs.theorems.attack import Hunt, directed, find_attack
 from bulkhead.proofs.theorems.bmc import Search
 from bulkhead.proofs.theorems.export import export
 from bulkhead.proofs.theorems.shortening import confirm
+from bulkhead.proofs.theorems.unrolling import Unrolling
+from bulkhead.proofs.theorems.waypoints import Doubts
 
 RULES = """component c "c"
 sort Node "n"
@@ -93,8 +95,15 @@ def test_every_search_finds_it(system: System) -> None:
         search.deepen()
     assert search.violated()
     confirm(system, claim, search.decode(()))
-    found = directed_attacks(system, {"never_ready": claim}, 10.0)["never_ready"]
-    confirm(system, claim, found)
+    unrolled = Unrolling(system, False, {"Call": 1, "Node": 2})
+    for _ in range(3):
+        assert unrolled.answer([claim]) == "unsat"
+        unrolled.deepen()
+    assert unrolled.answer([claim]) == "sat"
+    confirm(system, claim, unrolled.decode((), claim.name))
+    hunt = Hunt(system, {"never_ready": claim}, Doubts(system))
+    directed(hunt)
+    confirm(system, claim, hunt.found["never_ready"])
 
 
 def test_too_many_ways_to_choose_are_refused_with_a_message(

@@ -15,6 +15,7 @@ from bulkhead.model.loader import load
 from bulkhead.model.world import World
 from bulkhead.proofs.report.trace_text import log, read_back
 from bulkhead.proofs.theorems.attack import find_attack, find_attacks
+from bulkhead.proofs.theorems.bounded import Bounded
 from bulkhead.proofs.theorems.cone import cone
 from bulkhead.proofs.theorems.explore import Limits, explore
 from bulkhead.proofs.theorems.induction import Settings, prove
@@ -68,7 +69,7 @@ def test_without_the_fault_it_is_proved(name: str) -> None:
 
 def test_the_only_world_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a sort that could be larger, a search to the end leaves nothing to the other searches."""
-    monkeypatch.setattr("bulkhead.proofs.theorems.attack._in_the_first_world", lambda *_: pytest.fail("searched again"))
+    monkeypatch.setattr(Bounded, "run", lambda *_: pytest.fail("searched again"))
     assert find_attack(_load("dekker", ""), "one_inside") is None
 
 

@@ -13,10 +13,8 @@ from bulkhead.model.caller import caller_of
 from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import conjuncts, disj, neg
 from bulkhead.model.loader import load
-from bulkhead.model.trace import Event, Trace
 from bulkhead.model.world import World
 from bulkhead.proofs.theorems.directed_search import reach
-from bulkhead.proofs.theorems.explore import shorter
 from bulkhead.proofs.theorems.guard_conjuncts import TRIED, WAYS, alternatives, compiled_probe
 
 RULES = """component c "c"
@@ -102,15 +100,3 @@ def test_cases_are_goals_of_their_own(machine: ExecutableModel) -> None:
     a, b, c = rest
     assert [conjuncts(w) for w in alternatives(disj([a, b, c]))] == [[a], [b], [c]]
     assert alternatives(neg(disj([a, neg(b)]))) and len(alternatives(disj([a, b]))) <= WAYS
-
-
-@pytest.mark.parametrize(("steps", "said"), [(100_000, ""), (2, "after 2")])
-def test_a_search_for_a_shorter_attack_says_where_it_stopped(machine: ExecutableModel, steps: int, said: str) -> None:
-    """It is bounded by a count, so that the same run prints the same, and an exhausted budget is said."""
-    calls = [("prepare", {"t": 3}), ("prepare", {"t": 0}), ("prepare", {"t": 1}), ("fill", {}), ("seal", {"x": 0, "y": 1})]
-    events = tuple(Event(label, args) for label, args in calls)
-    system = machine.system
-    trace = Trace("s", (), "never_sealed", machine.world, machine.empty_state(), events)
-    found, stopped = shorter(system, trace, system.claims()["never_sealed"], steps)
-    assert (found is None) == bool(said) and stopped.startswith(said)
-    assert found is None or len(found.events) == 4

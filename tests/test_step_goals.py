@@ -19,9 +19,10 @@ from bulkhead.model.library import Library
 from bulkhead.model.loader import build, load
 from bulkhead.model.parser import parse_text
 from bulkhead.model.world import World, size_of
-from bulkhead.proofs.theorems.attack import MAX_DEPTH, directed_attacks, find_attack
+from bulkhead.proofs.theorems.attack import MAX_DEPTH, Hunt, directed, find_attack
 from bulkhead.proofs.theorems.shortening import confirm
 from bulkhead.proofs.theorems.step_goals import violation
+from bulkhead.proofs.theorems.waypoints import Doubts
 from tests.oracle.generate import draft
 
 EXAMPLES = Path(__file__).parent / "examples"
@@ -83,7 +84,9 @@ def test_a_fault_of_shipped_rules_that_shows_in_a_step_is_found_by_the_directed_
     """A page is handed to who never asked for it. The search that goes for goals finds it without bounded model checking."""
     system = load("hypervisor", ["transfer_unasked"])
     claim = system.claims()["pages_go_where_asked"]
-    trace = directed_attacks(system, {claim.name: claim}, 60.0)[claim.name]
+    hunt = Hunt(system, {claim.name: claim}, Doubts(system))
+    directed(hunt)
+    trace = hunt.found[claim.name]
     confirm(system, claim, trace)
     assert trace.events[-1].label == "transfer.assign"
 

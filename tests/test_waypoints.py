@@ -17,11 +17,12 @@ from bulkhead.model.ir import System
 from bulkhead.model.loader import load
 from bulkhead.model.trace import start_breaks
 from bulkhead.proofs.cli.__main__ import run
-from bulkhead.proofs.theorems import attack, bmc, directed_search, grounding, shortening, solvers, waypoints
+from bulkhead.proofs.theorems import attack, directed_search, grounding, shortening, solvers, waypoints
 from bulkhead.proofs.theorems.explore import Limits
 from bulkhead.proofs.theorems.initial_states import initial_states
 from bulkhead.proofs.theorems.known_runs import known_runs
 from bulkhead.proofs.theorems.step_goals import goals
+from bulkhead.proofs.theorems.unrolling import Unrolling
 from bulkhead.proofs.theorems.waypoints import Doubts, by_broken_invariants, promised
 
 EXAMPLES = Path(__file__).parent / "examples"
@@ -92,17 +93,17 @@ def test_without_a_limit_no_answer_depends_on_the_clock(
 ) -> None:
     """Solver sessions are bounded by effort, and searches by counts; small worlds are left out to reach all of them."""
     asked: list[str] = []
-    whole, searched = solvers.Z3Session.__init__, bmc.Search.__init__
+    whole, searched = solvers.Z3Session.__init__, Unrolling.__init__
 
     def session(self: solvers.Z3Session, *args: Any, **named: Any) -> None:
         asked.append("session")
         assert named.get("effort", 0) > 0
         whole(self, *args, **named)
 
-    def search(self: bmc.Search, system: Any, claim: Any, sizes: Any, limit: float, *args: Any) -> None:
+    def search(self: Unrolling, system: Any, two_state: bool, sizes: Any, limit: float = math.inf) -> None:
         asked.append("search")
         assert limit == math.inf
-        searched(self, system, claim, sizes, limit, *args)
+        searched(self, system, two_state, sizes, limit)
 
     grounded = grounding.Grounding.__init__
 
@@ -112,7 +113,7 @@ def test_without_a_limit_no_answer_depends_on_the_clock(
         grounded(self, system, world, limit, *args)
 
     monkeypatch.setattr(solvers.Z3Session, "__init__", session)
-    monkeypatch.setattr(bmc.Search, "__init__", search)
+    monkeypatch.setattr(Unrolling, "__init__", search)
     monkeypatch.setattr(grounding.Grounding, "__init__", ground)
     monkeypatch.setattr("bulkhead.proofs.theorems.small_worlds.WIDE", 0)
     assert Limits().seconds == math.inf and not hasattr(directed_search, "time")
@@ -121,10 +122,9 @@ def test_without_a_limit_no_answer_depends_on_the_clock(
     assert {"session", "search", "grounding"} <= set(asked)
 
 
-def test_a_fault_that_says_what_it_breaks_needs_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A large system is neither proved nor searched in whole where the step that the fault names leads to an attack."""
+def test_an_attack_of_few_steps_needs_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large system is not proved where an attack takes few steps."""
     monkeypatch.setattr(Doubts, "proof", property(lambda _: pytest.fail("proved")))
-    monkeypatch.setattr(attack, "_in_the_first_world", lambda *_: pytest.fail("searched in whole"))
     system = load("hypervisor", ["foreign_frame"])
     found = attack.find_attacks(system, list(system.claims()), ("foreign_frame",), one=True)
     assert [[e.label for e in t.events] for t in found.values() if t is not None] == [["mmu_update_map"]]

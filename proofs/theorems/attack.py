@@ -1,38 +1,39 @@
 """Attack search: a shortest trace from an initial state to a violation of a theorem, in a small world.
 
-If states are small, a breadth-first search in growing worlds visits all of them (`small_worlds.py`). Otherwise bounded
-model checking increases the depth one by one, so its first attack is a shortest one; for longer attacks a directed
-search of the executable model finds some attack, which is then shortened as far as its own calls
-allow. The trace records the depth up to which attacks were excluded. Then the world is reduced while the attack
-remains, unneeded steps are removed, and the attack counts only if the executable model replays it.
+Several searches look for attacks, each in a file of its own. `SEARCHES` lists them in the order in which they have their
+turn; what one finds is searched no more by the next. A found attack is made as short and small as can be
+(`shortening.py`), and counts only if the executable model replays it. Effort is counted and never timed, so that answers
+depend neither on the machine nor on its load.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
-from bulkhead.model.ir import Claim, System, conj
+from bulkhead.model.executable import ExecutableModel
+from bulkhead.model.ir import Claim, System
 from bulkhead.model.trace import Trace
-from bulkhead.proofs.theorems.bmc import Search
+from bulkhead.proofs.theorems.bounded import PATIENCE, QUICK, Bounded
 from bulkhead.proofs.theorems.cone import cone, in_whole
-from bulkhead.proofs.theorems.directed_search import find
+from bulkhead.proofs.theorems.directed_search import Path, find
 from bulkhead.proofs.theorems.initial_states import NoInitialState, initial_states
 from bulkhead.proofs.theorems.known_runs import known_runs
 from bulkhead.proofs.theorems.least_world import grown
 from bulkhead.proofs.theorems.scope import first_scope
-from bulkhead.proofs.theorems.shortening import LONG, PATIENCE, believed, shortened
-from bulkhead.proofs.theorems.small_worlds import STEPS, Seen, attacks_in_small_worlds, fits
+from bulkhead.proofs.theorems.shortening import believed, shortened
+from bulkhead.proofs.theorems.small_worlds import attacks_in_small_worlds, fits
 from bulkhead.proofs.theorems.step_goals import Ways, goals
 from bulkhead.proofs.theorems.waypoints import Doubts, by_broken_invariants, by_promised_breaks, violation_of
 
 LIMIT = math.inf  # seconds for one query: the effort is bounded, and answers do not depend on the machine
-MAX_DEPTH = 5  # depth of the search over all calls if the directed search finds nothing
-FIRST_DEPTH = 3  # depth that is cheap enough to search before the directed search
+MAX_DEPTH = 5  # depth of the search over all calls in a system whose likely world was searched breadth first
+FIRST_DEPTH = 3  # depth that is cheap enough to search before the proof
 FEW = 2
-GLIMPSE = STEPS // 40  # steps in small worlds of a system whose likely world is too large for that
+EFFORTS = (QUICK, 4 * QUICK, PATIENCE)  # conflicts of one question
 TRIES = (  # of the directed search: the seed, whether it is broad, its number of calls, whether only likely steps are goals
     (3, False, 20_000, True),
     (2, True, 20_000, True),
@@ -42,6 +43,52 @@ TRIES = (  # of the directed search: the seed, whether it is broad, its number o
     (4, True, 60_000, False),
     (3, False, 120_000, True),
 )
+
+
+@dataclass
+class Hunt:
+    """What is looked for, how, and what was found so far."""
+
+    system: System
+    claims: dict[str, Claim]  # those without a proof so far
+    doubts: Doubts
+    faults: tuple[str, ...] = ()
+    limit: float = LIMIT
+    one: bool = False
+    given: Mapping[str, int] = field(default_factory=dict)
+    bound: int | None = None  # steps of an attack
+    solver_bound: int = MAX_DEPTH
+    found: dict[str, Trace] = field(default_factory=dict)
+    all_seen: set[str] = field(default_factory=set)  # attacks of worlds whose states were all looked at
+    decided: bool = False  # there are no other worlds, and no other states
+
+    @cached_property
+    def large(self) -> bool:
+        """Is the world that the formulas ask for too large to be searched breadth first?"""
+        return not fits(self.system, self.given)
+
+    @cached_property
+    def bounded(self) -> Bounded:
+        """The search of all calls in the first world."""
+        sizes = grown(self.system, {**first_scope(self.system), **self.given}, self.given)
+        return Bounded(self.system, sizes, dict(self.claims), self.limit)
+
+    def left(self) -> dict[str, Claim]:
+        """The claims that are still searched: none if one attack suffices and is there, or all states were seen."""
+        if self.decided or (self.one and self.found):
+            return {}
+        return {n: c for n, c in self.claims.items() if n not in self.found}
+
+    def take(self, traces: Mapping[str, Trace]) -> None:
+        """Keep attacks that are not too long; if one suffices, the shortest."""
+        short = {n: t for n, t in traces.items() if self.bound is None or len(t.events) <= self.bound}
+        if self.one and short:
+            short = dict([min(short.items(), key=lambda item: len(item[1].events))])
+        self.found.update(short)
+
+    def excluded(self, name: str) -> int:
+        """The number of steps up to which the first world has no attack on a claim."""
+        return self.bounded.excluded.get(name, -1)
 
 
 def find_attack(
@@ -71,253 +118,146 @@ def find_attacks(
 
     An invariant may be named like a claim; what breaks it is no attack on a claim, and reports say so. With `one`, the
     search ends with the first violated claim. `given` fixes the size of some sorts, `depth` bounds the steps of an attack.
-    `max_depth` bounds the search by solver, and the other searches if it is less than usual.
-
-    Small worlds come first, unless the world that the formulas ask for is a large one. Then what the `faults` say that
-    they break comes first (`waypoints.py`), and what is proved in spite of them is searched no more; where that gives
-    only attacks of over `LONG` steps, the other searches may find a shorter one. All calls are searched to `FIRST_DEPTH`
-    (one step less for more than `FEW` claims at once), then the directed search runs, at first by way of broken
-    invariants, then up to `FEW` claims are searched deeper for as long as Z3 answers. Claims that have no proof either
-    are then searched one by one, also in the part of the system that they depend on (`cone.py`). `doubts` holds a proof
-    that was made before.
+    `max_depth` bounds the search by solver, and the other searches if it is less than usual. `doubts` holds a proof that
+    was made before.
 
     A trace's `excluded` means that the searched world has no attack of so many steps; if that is one less
-    than its length, the attack is a shortest one. None means none up to `max_depth` steps, and none found by the other
-    searches. Raises `SolverError` when the executable model does not confirm an attack.
+    than its length, the attack is a shortest one. None means that no search finds one.
+    Raises `SolverError` when the executable model does not confirm an attack.
     """
-    open_claims = {n: system.stated()[n] for n in claims}
-    found: dict[str, Trace | None] = dict.fromkeys(open_claims)
-    long: dict[str, Trace] = {}  # attacks that are shown only if no shorter one is found
+    names = list(claims)
     bound = depth if depth is not None else max_depth if max_depth < MAX_DEPTH else None
-    doubts = doubts or Doubts(system)
-    large = not fits(system, given)
-    deepest = max_depth if bound is None else min(max_depth, bound)
-    if large and faults:
-        sizes = grown(system, {**first_scope(system), **(given or {})}, given or {})
-        found.update(_by_the_faults(system, open_claims, faults, deepest, limit, one, sizes, bound))
-        long = {n: t for n, t in found.items() if t is not None and len(t.events) > LONG}
-        short = any(t is not None and n not in long for n, t in found.items())
-        if one and (short or long):
-            open_claims = {} if short else {n: open_claims[n] for n in long}
-        else:
-            open_claims = {n: c for n, c in open_claims.items() if found[n] is None or n in long}
-            open_claims = {n: open_claims[n] for n in doubts.about(open_claims)} if open_claims else {}
-    seen = (
-        Seen(decided=True)
-        if not open_claims
-        else attacks_in_small_worlds(system, open_claims, given, bound, one, GLIMPSE if large else STEPS)
+    hunt = Hunt(
+        system,
+        {n: system.stated()[n] for n in names},
+        doubts or Doubts(system),
+        faults,
+        limit,
+        one,
+        given or {},
+        bound,
+        max_depth if bound is None else min(max_depth, bound),
     )
-    found.update(seen.attacks)
-    if not seen.decided and not (one and seen.attacks):
-        left = {n: c for n, c in open_claims.items() if n not in seen.attacks}
-        sizes = grown(system, {**first_scope(system), **(given or {})}, given or {})
-        more = _in_the_first_world(system, dict(left), deepest, limit, one, sizes, doubts)
-        again = [] if one and any(more.values()) else doubts.about(n for n, t in more.items() if t is None)
-        if large and again:
-            wider = attacks_in_small_worlds(system, {n: left[n] for n in again}, given, bound, one)
-            seen.attacks.update(wider.attacks)
-            more.update(wider.attacks)
-            again = [] if one and wider.attacks else [n for n in again if n not in wider.attacks]
-        for name in again:
-            if one and any(more.values()):
-                break
-            more[name] = _in_its_cone(system, name, max_depth, limit, given, depth)
-            if more[name] is None and len(left) > 1:  # together they had less effort each
-                more.update(_in_the_first_world(system, {name: left[name]}, deepest, limit, one, sizes, doubts))
-        found.update({n: t for n, t in more.items() if t is None or bound is None or len(t.events) <= bound})
-    for name, trace in long.items():
-        other = found[name]
-        if other is None or len(other.events) >= len(trace.events):
-            found[name] = trace
-    return {
-        n: None if t is None else believed(system, replace(t, faults=faults), limit, n in seen.attacks)
-        for n, t in found.items()
-    }
+    for search, large, small in SEARCHES:
+        if (large if hunt.large else small) and hunt.left():
+            search(hunt)
+    shown = {n: replace(t, faults=faults, claim=n) for n, t in hunt.found.items()}
+    return {n: believed(system, shown[n], limit, n in hunt.all_seen) if n in shown else None for n in names}
 
 
-def _by_the_faults(
-    system: System,
-    claims: Mapping[str, Claim],
-    faults: tuple[str, ...],
-    max_depth: int,
-    limit: float,
-    one: bool,
-    sizes: dict[str, int],
-    bound: int | None,
-) -> dict[str, Trace]:
-    """Attacks by way of what the faults say that they break; of the few steps that are searched in whole, the shortest."""
-    found: dict[str, Trace] = {}
-    excluded: dict[str, int] = {}
-    few = min(FIRST_DEPTH, max_depth)
-    for name in dict.fromkeys(n for fault in faults for n in system.faults[fault].breaks if n in claims):
-        if not (one and found):
-            least, excluded[name] = _of_few_steps(system, claims[name], sizes, limit, few)
-            found.update({} if least is None else {name: least})
-    left = {n: c for n, c in claims.items() if n not in found and not (one and found)}
-    if not left:
-        return found
+# The searches.
+
+
+def in_small_worlds(hunt: Hunt) -> None:
+    """Breadth first, all states of worlds that grow."""
+    seen = attacks_in_small_worlds(hunt.system, hunt.left(), hunt.given, hunt.bound, hunt.one)
+    hunt.take(seen.attacks)
+    hunt.all_seen.update(n for n in seen.attacks if n in hunt.found)
+    hunt.decided = seen.decided
+
+
+def few_steps(hunt: Hunt) -> None:
+    """All calls, so few of them that it costs less than a proof."""
+    most = min(hunt.solver_bound, FIRST_DEPTH if len(hunt.left()) <= FEW else FIRST_DEPTH - 1)
+    hunt.take(hunt.bounded.run(most, QUICK, hunt.one, hunt.left))
+
+
+def unless_proved(hunt: Hunt) -> None:
+    """No search: a proof tells for which claims there is no attack."""
+    doubtful = hunt.doubts.about(hunt.claims)
+    hunt.claims = {n: c for n, c in hunt.claims.items() if n in hunt.found or n in doubtful}
+
+
+def all_calls(hunt: Hunt) -> None:
+    """All calls, for as long as the effort lasts."""
+    most = hunt.bound if hunt.large else hunt.solver_bound
+    for conflicts in EFFORTS:  # what is easy to decide first: an attack may be on a claim that is
+        hunt.take(hunt.bounded.run(most, conflicts, hunt.one, hunt.left))
+
+
+def by_the_faults(hunt: Hunt) -> None:
+    """The directed search, by way of what the faults say that they break; then from the states of known runs."""
+    if not any(hunt.system.faults[fault].breaks for fault in hunt.faults):
+        return
+    steps = [hunt.system.faults[fault].step for fault in hunt.faults]
     try:
-        machine, states = initial_states(system, limit, random.Random(1))
+        machine, states = initial_states(hunt.system, hunt.limit, random.Random(1))
     except NoInitialState:
-        return found
-    paths = {n: (machine, p) for n, p in by_promised_breaks(system, faults, left, machine, states, one).items()}
-    steps = [system.faults[fault].step for fault in faults]
-    for run in known_runs(system, limit, steps) if any(system.faults[fault].breaks for fault in faults) else ():
-        rest = {n: c for n, c in left.items() if n not in paths and not (one and paths)}
-        if rest:
-            more = by_promised_breaks(system, faults, rest, run.machine, run.paths, one)
-            paths.update((n, (run.machine, p)) for n, p in more.items())
-    for name, (where, path) in paths.items():
-        trace = shortened(system, claims[name], where, path, limit, excluded.get(name, -1))
-        if name not in excluded:
-            less, excluded[name] = _of_few_steps(system, claims[name], sizes, limit, min(few, len(trace.events) - 1))
-            trace = less or trace
-        trace = replace(trace, excluded=excluded[name])
-        if bound is None or len(trace.events) <= bound:
-            found[name] = trace
-    return found
+        return
+    paths = by_promised_breaks(hunt.system, hunt.faults, hunt.left(), machine, states, hunt.one)
+    _take_paths(hunt, {n: (machine, path) for n, path in paths.items()})
+    for run in known_runs(hunt.system, hunt.limit, steps):
+        if hunt.left():
+            more = by_promised_breaks(hunt.system, hunt.faults, hunt.left(), run.machine, run.paths, hunt.one)
+            _take_paths(hunt, {n: (run.machine, path) for n, path in more.items()})
 
 
-def _of_few_steps(system: System, claim: Claim, sizes: dict[str, int], limit: float, most: int) -> tuple[Trace | None, int]:
-    """A shortest attack of at most so many steps, if there is one, and the number of steps up to which there is none."""
-    search = Search(system, claim, sizes, limit)
-    search.effort(PATIENCE // 5)  # beyond that the directed search is quicker
-    while True:
-        answer = search.answer(claim)
-        if answer == "sat":
-            return replace(search.decode(()), claim=claim.name, excluded=search.depth - 1), search.depth - 1
-        if answer != "unsat" or search.depth >= most:
-            return None, search.depth - (answer != "unsat")
-        search.deepen()
-
-
-def _in_the_first_world(
-    system: System,
-    open_claims: dict[str, Claim],
-    max_depth: int,
-    limit: float,
-    one: bool,
-    sizes: dict[str, int],
-    doubts: Doubts,
-) -> dict[str, Trace | None]:
-    """Attacks found by a solver, or by the directed search of the executable model.
-
-    Claims about states and about steps have a solver session each: the second kind also needs the steps that change nothing.
-    """
-    if not open_claims:
-        return {}
-    found: dict[str, Trace | None] = dict.fromkeys(open_claims)
-    longer: dict[str, Trace] = {}
-    first = min(max_depth, FIRST_DEPTH if len(open_claims) <= FEW else FIRST_DEPTH - 1)
-    searches: dict[bool, Search] = {}
-    for claim in open_claims.values():
-        if (kind := claim.kind == "transition") not in searches:
-            searches[kind] = Search(system, claim, sizes, limit)
-    depth = 0
-    while True:
-        every = list(open_claims.values())
-        for name, claim in [] if one and len(every) > FEW and _hold_together(searches, every) else list(open_claims.items()):
-            search = searches[claim.kind == "transition"]
-            answer = search.answer(claim)
-            if answer == "unknown":
-                del open_claims[name]
-                if name in longer:
-                    found[name] = replace(longer[name], excluded=depth - 1)
-            if answer == "sat":
-                found[name] = replace(search.decode(()), claim=name, excluded=depth - 1)
-                search.forget()
-                open_claims = {n: c for n, c in open_claims.items() if n != name and not one}
-                if one:
-                    break
-        if depth == first and first < max_depth and open_claims:
-            open_claims = {n: open_claims[n] for n in doubts.about(open_claims)}
-            if first < min(max_depth, FIRST_DEPTH) and one and open_claims:  # together they are cheap
-                first += 1
-                depth = _deepened(searches, open_claims, depth)
-                continue
-            longer = directed_attacks(system, open_claims, limit, one, depth, doubts)
-            for search in searches.values():
-                search.effort(PATIENCE)
-            open_claims = {n: c for n, c in open_claims.items() if not one or n in longer or not longer}
-        for name, trace in longer.items():
-            if name in open_claims and depth >= min(first, len(trace.events) - 1):
-                found[name] = replace(trace, excluded=depth)
-                del open_claims[name]
-        if not open_claims or depth >= (max_depth if len(open_claims) <= FEW else first):
-            return found
-        depth = _deepened(searches, open_claims, depth)
-
-
-def _deepened(searches: Mapping[bool, Search], claims: Mapping[str, Claim], depth: int) -> int:
-    """Add one step where there is still a claim of its kind; the new number of steps."""
-    for kind in {c.kind == "transition" for c in claims.values()}:
-        searches[kind].deepen()
-    return depth + 1
-
-
-def _hold_together(searches: Mapping[bool, Search], claims: list[Claim]) -> bool:
-    """Is none of the claims false after the current number of steps? One question for those of each kind."""
-    for kind, search in searches.items():
-        some = [c for c in claims if (c.kind == "transition") == kind]
-        if not some:
-            continue
-        answer = search.answer(replace(some[0], body=conj([c.body for c in some])))
-        if answer == "sat":
-            search.forget()
-        if answer != "unsat":
-            return False
-    return True
-
-
-def _in_its_cone(
-    system: System, name: str, max_depth: int, limit: float, given: Mapping[str, int] | None, depth: int | None
-) -> Trace | None:
-    """An attack in the part of the system that a claim depends on, if that is not all of it."""
-    part = cone(system, system.stated()[name])
-    if part is None:
-        return None
-    trace = find_attacks(part, [name], (), max_depth, limit, given=given, depth=depth)[name]
-    return None if trace is None else in_whole(system, part, trace)
-
-
-# Longer attacks.
-
-
-def directed_attacks(
-    system: System,
-    claims: Mapping[str, Claim],
-    limit: float,
-    one: bool = False,
-    excluded: int = -1,
-    doubts: Doubts | None = None,
-) -> dict[str, Trace]:
-    """Attacks found by the directed search of the executable model, shortened; with `one`, the shortest of them.
-
-    The default world has none of `excluded` steps or fewer. `doubts` tells what is proved, and which invariants fall.
-    """
-    if not claims:
-        return {}
-    states_wanted = {n: violation_of(c.body) for n, c in claims.items() if c.kind != "transition"}
+def directed(hunt: Hunt) -> None:
+    """The directed search of the executable model, at first by way of broken invariants."""
+    system, claims = hunt.system, hunt.left()
     try:
-        machine, states = initial_states(system, limit, random.Random(1))
+        machine, states = initial_states(system, hunt.limit, random.Random(1))
     except NoInitialState:
-        return {}
-    paths = by_broken_invariants(doubts or Doubts(system), claims, machine, states, one)
+        return
+    paths = by_broken_invariants(hunt.doubts, claims, machine, states, hunt.one)
     every = [*system.invariants, *system.theorems]
+    states_wanted = {n: violation_of(c.body) for n, c in claims.items() if c.kind != "transition"}
     steps_wanted: dict[str, Ways] = {}
     likely: dict[str, Ways] = {}  # those that break a claim in a state in which all else holds: often a few of many
     for name, claim in claims.items():
-        if claim.kind == "transition" and name not in paths and not (one and paths):
+        if claim.kind == "transition" and name not in paths and not (hunt.one and paths):
             steps_wanted[name] = list(goals(system, machine.world, claim))
             likely[name] = list(goals(system, machine.world, claim, every)) or steps_wanted[name]
     for seed, broad, calls, direct in TRIES if len(claims) <= FEW else TRIES[:2]:
-        if any(n not in paths for n in claims) and not (one and paths):
+        if any(n not in paths for n in claims) and not (hunt.one and paths):
             bodies = {n: body for n, body in states_wanted.items() if n not in paths}
             ways = {n: found for n, found in (likely if direct else steps_wanted).items() if n not in paths}
             paths.update(find(machine, bodies, seed, calls, states, ways, broad))
-    if one and paths:
+    if hunt.one and paths:
         paths = dict([min(paths.items(), key=lambda item: len(item[1].steps()))])
-    return {n: shortened(system, claims[n], machine, path, limit, excluded) for n, path in paths.items()}
+    _take_paths(hunt, {n: (machine, path) for n, path in paths.items()})
 
 
-__all__ = ["LIMIT", "MAX_DEPTH", "directed_attacks", "find_attack", "find_attacks"]
+def one_by_one(hunt: Hunt) -> None:
+    """Each claim alone, also in the part of the system that it depends on: together they had less effort each."""
+    alone = len(hunt.claims) == 1
+    for name, claim in hunt.left().items():
+        if hunt.one and hunt.found:
+            return
+        part = cone(hunt.system, claim)
+        trace = None
+        if part is not None:
+            inside = find_attacks(part, [name], (), MAX_DEPTH, hunt.limit, given=hunt.given, depth=hunt.bound)[name]
+            trace = None if inside is None else in_whole(hunt.system, part, inside)
+        if trace is not None:
+            hunt.take({name: trace})
+        elif not alone:
+            single = replace(hunt, claims={name: claim}, found={})
+            directed(single)
+            hunt.take(single.found)
+
+
+SEARCHES: tuple[tuple[Callable[[Hunt], None], bool, bool], ...] = (
+    # the search, and whether it has its turn in a large system, and in a small one
+    (in_small_worlds, False, True),
+    (few_steps, True, True),
+    (unless_proved, True, True),
+    (all_calls, True, False),
+    (by_the_faults, True, False),
+    (directed, True, True),
+    (all_calls, False, True),
+    (in_small_worlds, True, False),
+    (one_by_one, True, True),
+)
+
+
+def _take_paths(hunt: Hunt, paths: Mapping[str, tuple[ExecutableModel, Path]]) -> None:
+    """Keep attacks that the directed search found, shortened."""
+    made = {}
+    for name, (machine, path) in paths.items():
+        trace = shortened(hunt.system, hunt.claims[name], machine, path)
+        made[name] = replace(trace, excluded=min(hunt.excluded(name), len(trace.events) - 1))
+    hunt.take(made)
+
+
+__all__ = ["LIMIT", "MAX_DEPTH", "SEARCHES", "Hunt", "find_attack", "find_attacks"]

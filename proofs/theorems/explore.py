@@ -495,21 +495,4 @@ def explore_graph(system: System, sizes: Mapping[str, int], most: int) -> Graph 
     return Graph(tuple(search.layout.state(every[:, k]) for k in range(every.shape[1])), found.initial, tuple(edges))
 
 
-def shorter(system: System, trace: Trace, claim: Claim, steps: int) -> tuple[Trace | None, str]:
-    """A shortest attack from the first state of a trace by calls of the same kinds, if it is shorter than the trace.
-
-    None if there is none, or if it was not found in so many steps and choices: the text then says where the search
-    stopped. A count and not a time, so that runs are deterministic.
-    """
-    layout = Layout(system, trace.world.sizes)
-    refusal = layout.refusal(WIDEST)
-    if refusal is not None:
-        return None, f"at once: {refusal}"
-    limits = Limits(depth=len(trace.events) - 1, taken=steps, choices=steps)
-    search = _Search(system, trace.world.sizes, [claim], limits, frozenset(e.label for e in trace.events))
-    found = search.run(layout.of_state(trace.world, trace.initial))
-    searched_all = found.complete or found.depth >= len(trace.events) - 1
-    return found.attacks.get(claim.name), "" if found.attacks or searched_all else found.stopped
-
-
-__all__ = ["STATES", "Exploration", "Graph", "Limits", "explore", "explore_graph", "shorter"]
+__all__ = ["STATES", "Exploration", "Graph", "Limits", "explore", "explore_graph"]

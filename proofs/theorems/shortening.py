@@ -1,33 +1,28 @@
 """Makes a found attack short, small and certain: what is shown is an attack without a step that it does without.
 
-The world is reduced while the attack remains, unneeded steps are removed, one step takes the place of several where it
-does their work (`substitutes.py`), and the attack counts only if the executable model replays it. Not here: how attacks
-are found (`attack.py`).
+Unneeded steps are removed, a search of all calls and of the attack's own looks for a shorter one in worlds like the
+attack's, the world is reduced while the attack remains, and the attack counts only if the executable model replays it. Not
+here: how attacks are found (`attack.py`).
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping
 from dataclasses import replace
 
 from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import Claim, System
 from bulkhead.model.trace import Event, Trace, TraceError, replay, start_breaks
-from bulkhead.model.world import State, World, size_of
-from bulkhead.proofs.theorems.bmc import EFFORT, Search
+from bulkhead.model.world import State
+from bulkhead.proofs.theorems.bounded import PATIENCE, QUICK, shorter_by_calls
 from bulkhead.proofs.theorems.directed_search import Path
-from bulkhead.proofs.theorems.explore import shorter
 from bulkhead.proofs.theorems.least_world import grown
 from bulkhead.proofs.theorems.scope import first_scope
 from bulkhead.proofs.theorems.small_worlds import in_smaller_worlds
 from bulkhead.proofs.theorems.solvers import SolverError
 from bulkhead.proofs.theorems.substitutes import shorter_by_substitutes, violation_after
+from bulkhead.proofs.theorems.unrolling import Unrolling
 
-PATIENCE = 20_000_000  # Z3's resource limit for one query, some seconds; it is deterministic
-SHORTENING = PATIENCE // 2  # the same for each query that shortens a long attack
-LONG = 12  # steps: a longer attack is made small by replay, and has no substitutes, because a solver takes too long
-AGAIN = 1_000_000  # steps, and choices, of one search for a shorter attack by the same calls; most need much less
+BRANCHES = 12  # steps: more have too many runs that another step may take the place of
 
 
 def believed(system: System, trace: Trace, limit: float, all_seen: bool) -> Trace:
@@ -39,75 +34,47 @@ def believed(system: System, trace: Trace, limit: float, all_seen: bool) -> Trac
     if all_seen:
         small = _emptied(system, claim, in_smaller_worlds(system, claim, trace))
     else:
-        while True:
-            if len(trace.events) > LONG:
-                trace = _emptied(system, claim, _without_idle_elements(system, claim, trace))
-                small = without_needless_steps(system, claim, trace)
-            else:
-                small = without_needless_steps(system, claim, in_smallest_world(system, claim, trace, limit))
-            if len(small.events) == len(trace.events):
-                break
-            trace = replace(small, excluded=trace.excluded)  # fewer calls may do with a smaller world
-        if len(small.events) - 1 > trace.excluded + 1:
-            less, stopped = None, ""
-            if len(small.events) <= LONG:
-                less = shorter_by_substitutes(system, claim, small, limit, SHORTENING)
-            if less is None:
-                less, stopped = shorter(system, small, claim, AGAIN if len(small.events) <= LONG else AGAIN // 10)
-            if less is not None:
-                return believed(system, replace(less, faults=faults, excluded=trace.excluded), limit, False)
-            if stopped:
-                small = replace(small, note=f"the search for a shorter one by the same calls stopped {stopped}")
-    small = replace(small, faults=faults, excluded=min(trace.excluded, len(small.events) - 1))
+        less: Trace | None = trace
+        while less is not None:
+            small = _small(system, claim, replace(less, faults=faults), limit)
+            less, excluded = _shorter(system, claim, small, limit)
+            small = replace(small, excluded=max(small.excluded, excluded))
+            less = None if less is None else replace(less, excluded=small.excluded)
+    small = replace(small, faults=faults, excluded=min(small.excluded, len(small.events) - 1))
     confirm(system, claim, small)
     return small
 
 
-def _without_idle_elements(system: System, claim: Claim, trace: Trace) -> Trace:
-    """The attack in a world without the elements that it does without: others keep their places, and nothing else changes.
+def _small(system: System, claim: Claim, trace: Trace, limit: float) -> Trace:
+    """The attack in its smallest world, without needless steps: fewer calls may do with a smaller world."""
+    while True:
+        small = without_needless_steps(system, claim, in_smallest_world(system, claim, trace, limit))
+        small = replace(small, excluded=trace.excluded, faults=trace.faults)
+        if len(small.events) == len(trace.events):
+            return small
+        trace = small
 
-    It is found by replay, where a solver would have to find the whole attack anew.
+
+def _shorter(system: System, claim: Claim, trace: Trace, limit: float) -> tuple[Trace | None, int]:
+    """A shorter attack, if one is found, and the number of steps up to which there is none in the attack's own world.
+
+    By its own calls first, which takes little, also in a world that has more; then by all calls; and if the effort for that
+    does not suffice, by one step in the place of several.
     """
-    machine = ExecutableModel(system, trace.world)
-    sorts = {e.label: {p.name: p.sort for p in machine.transitions[e.label].params} for e in trace.events}
-    for sort in trace.world.sizes:
-        for element in reversed(range(trace.world.sizes[sort])):
-            less = _without(system, trace, sorts, sort, element)
-            if less is not None:
-                machine = ExecutableModel(system, less.world)
-                same = all(e.args.keys() == {p.name for p in machine.transitions[e.label].params} for e in less.events)
-                starts = same and start_breaks(machine, less.initial) is None
-                if starts and violation_after(system, claim, machine, less.initial, less.events) == len(less.events):
-                    trace = less
-    return trace
-
-
-def _without(system: System, trace: Trace, sorts: Mapping[str, Mapping[str, str]], sort: str, element: int) -> Trace | None:
-    """The trace with an element taken out of its world; None if a constant or a step is about it, or if it is the last."""
-    world = trace.world
-    constants = [c for c, s in system.consts.items() if s == sort]
-    told = {world.consts[c] for c in constants}
-    told |= {v for e in trace.events for n, v in e.args.items() if sorts[e.label][n] == sort}
-    if element in told or world.sizes[sort] == 1:
-        return None
-
-    def moved(value: int, of: str) -> int:
-        return 0 if of == sort and value == element else value - (of == sort and value > element)
-
-    smaller = World(
-        {**world.sizes, sort: world.sizes[sort] - 1}, {c: moved(v, system.consts[c]) for c, v in world.consts.items()}
-    )
-    state = []
-    for func, table in zip(system.funcs.values(), trace.initial, strict=True):
-        places = itertools.product(*(range(size_of(system, world, a)) for a in func.args))
-        kept = [
-            moved(value, func.sort)
-            for place, value in zip(places, table, strict=True)
-            if not any(a == sort and at == element for a, at in zip(func.args, place, strict=True))
-        ]
-        state.append(kept)
-    events = tuple(Event(e.label, {n: moved(v, sorts[e.label][n]) for n, v in e.args.items()}) for e in trace.events)
-    return replace(trace, world=smaller, initial=state, events=events)
+    excluded = trace.excluded
+    if len(trace.events) - 1 <= excluded:
+        return None, excluded
+    own = trace.world.sizes
+    wider = {s: max(n, own.get(s, 1)) for s, n in grown(system, first_scope(system)).items()}
+    for sizes, conflicts, same in ((own, QUICK, True), (wider, PATIENCE, True), (own, PATIENCE, False)):
+        less, none_of = shorter_by_calls(system, claim, trace, dict(sizes), limit, conflicts, same)
+        if not same:
+            excluded = max(excluded, none_of)
+        if less is not None:
+            return less, excluded
+    if len(trace.events) - 1 > excluded and len(trace.events) <= BRANCHES:
+        return shorter_by_substitutes(system, claim, trace, limit, QUICK), excluded
+    return None, excluded
 
 
 def _emptied(system: System, claim: Claim, trace: Trace) -> Trace:
@@ -155,48 +122,34 @@ def without_needless_steps(system: System, claim: Claim, trace: Trace) -> Trace:
     return replace(trace, events=events)
 
 
-def shortened(system: System, claim: Claim, machine: ExecutableModel, path: Path, limit: float, excluded: int) -> Trace:
+def shortened(system: System, claim: Claim, machine: ExecutableModel, path: Path) -> Trace:
+    """A path of the directed search as a trace, without the steps that it does without."""
     names = {label: [p.name for p in t.params] for label, t in machine.transitions.items()}
     events = tuple(Event(label, dict(zip(names[label], args, strict=True))) for label, args in path.steps())
-    trace = without_needless_steps(system, claim, Trace(system.name, (), claim.name, machine.world, path.start(), events))
-    return _by_the_same_calls(system, claim, trace, limit, excluded) or trace
+    return without_needless_steps(system, claim, Trace(system.name, (), claim.name, machine.world, path.start(), events))
 
 
-def _by_the_same_calls(system: System, claim: Claim, trace: Trace, limit: float, excluded: int) -> Trace | None:
-    """A shorter attack by the calls of a trace, from any initial state of the default world, with over `excluded` steps."""
-    search = Search(system, claim, grown(system, first_scope(system)), limit)
-    used = {e.label for e in trace.events}
-    search.transitions = [t for t in search.transitions if t.label in used]
-    search.effort(SHORTENING)
-    try:
-        while search.depth <= excluded or not search.violated():
-            if search.depth >= len(trace.events) - 1:
-                return None
-            search.deepen()
-        return search.decode(())
-    except SolverError:  # too hard: keep the attack found so far
-        return None
+def by_labels(system: System, claim: Claim, labels: list[str], sizes: dict[str, int], limit: float) -> Unrolling | None:
+    """A solver session with an attack by just these outcomes, one after the other, in a world; None if none is found."""
+    session = Unrolling(system, claim.kind == "transition", sizes, limit)
+    session.effort(PATIENCE)
+    every = session.transitions
+    for label in labels:
+        session.transitions = [t for t in every if t.label == label]
+        session.deepen()
+    return session if session.answer([claim]) == "sat" else None  # `unknown`: do not assume that this world suffices
 
 
 def in_smallest_world(system: System, claim: Claim, trace: Trace, limit: float) -> Trace:
     """The attack, by the same calls, in a world where no sort can be smaller, from a state as empty as possible."""
     sizes = trace.world.sizes
     labels = [e.label for e in trace.events]
-
-    def attempt(smaller: dict[str, int]) -> Search | None:
-        again = Search(system, claim, smaller, limit)
-        every = again.transitions
-        for label in labels:
-            again.transitions = [t for t in every if t.label == label]
-            again.deepen()
-        again.effort(PATIENCE)
-        return again if again.answer(claim) == "sat" else None  # `unknown`: do not assume that a smaller world suffices
-
     machine = ExecutableModel(system, trace.world)
     sorts = {label: {p.name: p.sort for p in t.params} for label, t in machine.transitions.items()}
     named: dict[str, set[int]] = {}  # the elements of each sort that the attack and the rules name
     for const, sort in system.consts.items():
-        named.setdefault(sort, set()).add(trace.world.consts[const])
+        if sort in sizes:
+            named.setdefault(sort, set()).add(trace.world.consts[const])
     for event in trace.events:
         for name, element in event.args.items():
             named.setdefault(sorts[event.label][name], set()).add(element)
@@ -205,17 +158,19 @@ def in_smallest_world(system: System, claim: Claim, trace: Trace, limit: float) 
         dict.fromkeys(sizes, 1),
         {s: len(named.get(s, "1")) for s in sizes},
         {s: n if s in named else 1 for s, n in sizes.items()},
-        sizes,
+        dict(sizes),
     ):
-        found = found or attempt(guess)
+        found = found or by_labels(system, claim, labels, guess, limit)
     if found is None:
         return trace
     for sort in sorted(sizes):
-        while found.sizes[sort] > 1 and (smaller := attempt({**found.sizes, sort: found.sizes[sort] - 1})) is not None:
+        while found.sizes[sort] > 1:
+            smaller = by_labels(system, claim, labels, {**found.sizes, sort: found.sizes[sort] - 1}, limit)
+            if smaller is None:
+                break
             found = smaller
-    found.effort(EFFORT)  # all queries from here on are close to the model found
     found.tighten()
-    return found.decode(())
+    return found.decode((), claim.name)
 
 
 def confirm(system: System, claim: Claim, trace: Trace) -> None:
@@ -242,4 +197,4 @@ def violated(system: System, claim: Claim, machine: ExecutableModel, trace: Trac
     return None
 
 
-__all__ = ["LONG", "PATIENCE", "believed", "confirm", "in_smallest_world", "shortened", "violated", "without_needless_steps"]
+__all__ = ["believed", "by_labels", "confirm", "in_smallest_world", "shortened", "violated", "without_needless_steps"]

@@ -2,7 +2,8 @@
 
 What the rest of the attack needs from a run is found by replay: its changes are taken back, one state function at a
 time. A step that assigns all of that is a substitute. Whether the rest can then be taken, perhaps with other arguments
-and from another initial state, is decided by Z3 in the same world. Not here: steps that can just be left out (`attack.py`).
+and from another initial state, is decided by a solver in the same world. Not here: steps that can just be left out
+(`shortening.py`).
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from bulkhead.model.executable import ExecutableModel
 from bulkhead.model.ir import Claim, Lit, System
 from bulkhead.model.trace import Event, Trace, replay
 from bulkhead.model.world import State
-from bulkhead.proofs.theorems.bmc import Search
 from bulkhead.proofs.theorems.grounding import Grounding
+from bulkhead.proofs.theorems.unrolling import Unrolling
 
 PLANS = 40  # tried for one attack; a long one has hundreds
 Fact = tuple[str, str | None]  # a state function, and the value that a step assigns; None if that is not a literal
@@ -73,20 +74,20 @@ def plans(system: System, claim: Claim, trace: Trace) -> list[Plan]:
 def shorter_by_substitutes(system: System, claim: Claim, trace: Trace, limit: float, effort: int) -> Trace | None:
     """A shorter attack with one step in the place of a run of steps, from any initial state of the same world.
 
-    `effort` bounds each query by Z3's resource limit, and at most `PLANS` are tried. None if there is none, or if it was
+    `effort` bounds the conflicts of each question, and at most `PLANS` are tried. None if there is none, or if it was
     not found.
     """
     for plan in plans(system, claim, trace)[:PLANS]:
         if len(plan.labels) <= trace.excluded:
             continue
-        search = Search(system, claim, dict(trace.world.sizes), limit)
-        every = search.transitions
+        session = Unrolling(system, claim.kind == "transition", dict(trace.world.sizes), limit)
+        every = session.transitions
         for labels in plan.labels:
-            search.transitions = [t for t in every if t.label in labels]
-            search.deepen()
-        search.effort(effort)
-        if search.answer(claim) == "sat":
-            return search.decode(trace.faults)
+            session.transitions = [t for t in every if t.label in labels]
+            session.deepen()
+        session.effort(effort)
+        if session.answer([claim]) == "sat":
+            return session.decode(trace.faults, claim.name)
     return None
 
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 from bulkhead.model.ir import System
 from bulkhead.model.trace import Trace
-from bulkhead.proofs.theorems.bmc import Search
 from bulkhead.proofs.theorems.least_world import grown
 from bulkhead.proofs.theorems.scope import first_scope
-from bulkhead.proofs.theorems.shortening import PATIENCE, confirm, in_smallest_world, without_needless_steps
+from bulkhead.proofs.theorems.shortening import believed, by_labels
 
 
 def carried(system: System, fault: str, claim_name: str, calls: Sequence[str]) -> Trace | None:
@@ -25,23 +23,10 @@ def carried(system: System, fault: str, claim_name: str, calls: Sequence[str]) -
     labels = {t.label for s in system.steps for t in s.outcomes()}
     if claim is None or not labels.issuperset(calls):
         return None
-    search = Search(system, claim, grown(system, first_scope(system)), math.inf)
-    every = search.transitions
-    for call in calls:
-        search.transitions = [t for t in every if t.label == call]
-        search.deepen()
-    search.effort(PATIENCE)
-    if search.answer(claim) != "sat":
+    session = by_labels(system, claim, list(calls), grown(system, first_scope(system)), math.inf)
+    if session is None:
         return None
-    trace = replace(search.decode((fault,)), claim=claim_name)
-    while True:
-        small = without_needless_steps(system, claim, in_smallest_world(system, claim, trace, math.inf))
-        if len(small.events) == len(trace.events):
-            break
-        trace = replace(small, faults=(fault,))
-    small = replace(small, faults=(fault,), excluded=-1)
-    confirm(system, claim, small)
-    return small
+    return believed(system, session.decode((fault,), claim_name), math.inf, False)
 
 
 __all__ = ["carried"]
