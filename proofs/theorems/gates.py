@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from pysat.solvers import Cadical195
 
@@ -116,9 +117,20 @@ class Gates:
         answer = self._solver.solve_limited(assumptions=list(assumed))
         return "unknown" if answer is None else "sat" if answer else "unsat"
 
-    def model(self) -> set[int]:
-        """The literals that are true in the last solution."""
-        return {YES, *self._solver.get_model()}
+    def model(self) -> Model:
+        """The last solution."""
+        return Model(frozenset(one for one in self._solver.get_model() if one > 0))
+
+
+@dataclass(frozen=True)
+class Model:
+    """A solution: the booleans that are true. One that no clause is about is false."""
+
+    true: frozenset[int] = frozenset([YES])
+
+    def __contains__(self, literal: int) -> bool:
+        """Is a literal true?"""
+        return literal in self.true if literal > 0 else -literal not in self.true
 
 
 def truth_of(literal: int) -> Values:
@@ -126,4 +138,4 @@ def truth_of(literal: int) -> Values:
     return {1: YES} if literal == YES else {0: YES} if literal == NO else {0: -literal, 1: literal}
 
 
-__all__ = ["NO", "YES", "Gates", "TooManyGates", "Values", "truth_of"]
+__all__ = ["NO", "YES", "Gates", "Model", "TooManyGates", "Values", "truth_of"]

@@ -30,7 +30,7 @@ from bulkhead.model.ir import (
 )
 from bulkhead.model.trace import Event, Trace
 from bulkhead.model.world import World, size_of
-from bulkhead.proofs.theorems.gates import NO, YES, Gates, TooManyGates, Values, truth_of
+from bulkhead.proofs.theorems.gates import NO, YES, Gates, Model, TooManyGates, Values, truth_of
 from bulkhead.proofs.theorems.grounding import Grounding
 
 EFFORT = 300_000  # conflicts for one question if nothing else is said
@@ -65,7 +65,7 @@ class Unrolling:
         self._free: dict[int, tuple[Term, tuple[str, ...]]] = {}  # with the term, so that its id stays its own
         self._memo: list[dict[Key, int | Values]] = [{}]
         self._taken: list[_Taken] = []
-        self._model: set[int] = set()
+        self._model = Model()
         self._asked: list[int] = []  # the literals of the last question that has a solution,
         self._shown = 0  # and its number of steps
         self.transitions = [
