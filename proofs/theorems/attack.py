@@ -73,6 +73,14 @@ class Hunt:
         sizes = grown(self.system, {**first_scope(self.system), **self.given}, self.given)
         return Bounded(self.system, sizes, dict(self.claims), self.limit)
 
+    @cached_property
+    def wider(self) -> Bounded | None:
+        """The same in a world with one element more of each sort that may have more; None if none may."""
+        first = self.bounded.sizes
+        most = {s: self.system.scope[s][1] if s in self.system.scope else n + 1 for s, n in first.items()}
+        more = {s: n if s in self.given else max(n, min(n + 1, most[s])) for s, n in first.items()}
+        return None if more == first else Bounded(self.system, more, dict(self.claims), self.limit)
+
     def left(self) -> dict[str, Claim]:
         """The claims that are still searched: none if one attack suffices and is there, or all states were seen."""
         if self.decided or (self.one and self.found):
@@ -169,10 +177,12 @@ def unless_proved(hunt: Hunt) -> None:
 
 
 def all_calls(hunt: Hunt) -> None:
-    """All calls, for as long as the effort lasts."""
+    """All calls, for as long as the effort lasts; of a large system also in a world that has more."""
     most = hunt.bound if hunt.large else hunt.solver_bound
     for conflicts in EFFORTS:  # what is easy to decide first: an attack may be on a claim that is
-        hunt.take(hunt.bounded.run(most, conflicts, hunt.one, hunt.left))
+        for search in (hunt.bounded, hunt.wider if hunt.large else None):
+            if search is not None and hunt.left():
+                hunt.take(search.run(most, conflicts, hunt.one, hunt.left))
 
 
 def by_the_faults(hunt: Hunt) -> None:

@@ -16,6 +16,7 @@ from bulkhead.proofs.theorems.unrolling import Unrolling
 
 QUICK = 4_000  # conflicts of one question, under a second
 PATIENCE = 60_000  # conflicts, ten seconds or so
+TOGETHER = 5  # times as many conflicts for all questions of one run
 LARGEST = 400_000  # gates: of one session, before its last step
 
 
@@ -40,8 +41,9 @@ class Bounded:
     def run(self, most: int | None, conflicts: int, one: bool, asked: Callable[[], Collection[str]]) -> dict[str, Trace]:
         """Attacks of at most so many steps on the claims `asked` for; with `one`, the search ends with the first.
 
-        `conflicts` bounds each question, and the size of the session its number.
+        `conflicts` bounds each question, and all may have `TOGETHER` times as many; the session may not become too large.
         """
+        end = self.unrolled.gates.spent() + TOGETHER * conflicts
         self.unrolled.effort(conflicts)
         self.hard.clear()
         found: dict[str, Trace] = {}
@@ -49,6 +51,8 @@ class Bounded:
             depth = self.unrolled.depth
             wanted = [n for n in asked() if n not in found and n not in self.hard]
             for name in wanted:
+                if self.unrolled.gates.spent() > end:
+                    return found
                 trace = self._attack(name)
                 if trace is not None:
                     found[name] = trace

@@ -117,6 +117,10 @@ class Gates:
         answer = self._solver.solve_limited(assumptions=list(assumed))
         return "unknown" if answer is None else "sat" if answer else "unsat"
 
+    def spent(self) -> int:
+        """The conflicts of all questions so far."""
+        return int(self._solver.accum_stats()["conflicts"])
+
     def model(self) -> Model:
         """The last solution."""
         return Model(frozenset(one for one in self._solver.get_model() if one > 0))
