@@ -67,7 +67,7 @@ class Both:
                 self.real.must(pages.XS_SET_PERMS, path.encode() + b"\0" + perms)
 
     def ask_ours(self, domid: int, kind: int, payload: bytes, tx_id: int = 0) -> Answer:
-        """One request to our daemon; watch events stay in the ring. The guests' library sends none that is longer than it."""
+        """One request to our daemon; watch events stay in the ring. The guests' library sends no longer ones than that."""
         if not domid or len(payload) > RING - pages.XS_HEADER.size:
             try:
                 return kind, self.machine.xenstored.request(domid, kind, tx_id, payload)
