@@ -37,7 +37,7 @@ EPISODES = tuple(range(12))
 EPISODE_CALLS = 1000
 SEED = 1
 UNIT = ROOT / "tests" / "impl"
-KINDS = ("recording", "preempted", "campaign", "refine", "unit", "long campaign")  # in this order they are asked
+KINDS = ("recording", "preempted", "campaign", "refine", "unit", "long campaign")
 # Campaigns of DomB, as seed:moves. Long ones are not traced, and are asked for every line.
 MOVES: Final = ("1:5000",)
 LONG: Final = ("2:5000", "3:5000", "4:5000")
