@@ -170,6 +170,12 @@ def few_steps(hunt: Hunt) -> None:
     hunt.take(hunt.bounded.run(most, QUICK, hunt.one, hunt.left))
 
 
+def named_by_the_faults(hunt: Hunt) -> None:
+    """All calls, for the claims that the faults say that they break: most of these attacks cost less than a proof."""
+    named = {n for fault in hunt.faults for n in hunt.system.faults[fault].breaks}
+    hunt.take(hunt.bounded.run(hunt.bound, QUICK, hunt.one, lambda: [n for n in hunt.left() if n in named]))
+
+
 def unless_proved(hunt: Hunt) -> None:
     """No search: a proof tells for which claims there is no attack."""
     doubtful = hunt.doubts.about(hunt.claims)
@@ -251,6 +257,7 @@ SEARCHES: tuple[tuple[Callable[[Hunt], None], bool, bool], ...] = (
     # the search, and whether it has its turn in a large system, and in a small one
     (in_small_worlds, False, True),
     (few_steps, True, True),
+    (named_by_the_faults, True, False),
     (unless_proved, True, True),
     (all_calls, True, False),
     (by_the_faults, True, False),

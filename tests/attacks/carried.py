@@ -2,7 +2,8 @@
 
 The shipped systems share most of their rules, and so most of their faults and attacks. A solver looks for elements and an
 initial state with which the calls of the known attack are one on the other system; that takes a second, where a search
-takes many. Nothing is known then of shorter attacks. Not here: the search for attacks (`proofs/theorems`).
+takes many. Shorter attacks are then searched in the attack's own world alone. Not here: the search for attacks
+(`proofs/theorems`).
 """
 
 from __future__ import annotations
