@@ -16,7 +16,7 @@ from bulkhead.proofs.theorems.unrolling import Unrolling
 
 QUICK = 4_000  # conflicts of one question, under a second
 PATIENCE = 60_000  # conflicts, ten seconds or so
-TOGETHER = 5  # times as many conflicts for all questions of one run
+TOGETHER = 5  # times as many conflicts for all questions of one run, beside one for each claim
 LARGEST = 400_000  # gates: of one session, before its last step
 
 
@@ -41,9 +41,9 @@ class Bounded:
     def run(self, most: int | None, conflicts: int, one: bool, asked: Callable[[], Collection[str]]) -> dict[str, Trace]:
         """Attacks of at most so many steps on the claims `asked` for; with `one`, the search ends with the first.
 
-        `conflicts` bounds each question, and all may have `TOGETHER` times as many; the session may not become too large.
+        `conflicts` bounds each question; all questions together, and the size of the session, are bounded, too.
         """
-        end = self.unrolled.gates.spent() + TOGETHER * conflicts
+        end = self.unrolled.gates.spent() + (TOGETHER + len(asked())) * conflicts
         self.unrolled.effort(conflicts)
         self.hard.clear()
         found: dict[str, Trace] = {}
