@@ -20,13 +20,13 @@ BELOW = (
     "/data/a",
     "/data/a/b",
     "/data/c",
-    "/data/d",
+    "/data/ab",
     "/control",
     "/control/x",
     "/console/port",
 )
 BESIDE = ("/", "/local", "/local/domain", "/tool", "/tool/a", "/tool/a/b", "/vm")
-RELATIVE = ("data", "data/a", "data/a/b", "control/x", "data/e", "data/f", "data/g/h/i", "data/j/k", "name")
+RELATIVE = ("data", "data/a", "data/a/b", "control/x", "data/e", "data/f", "data/g/h/i", "data/j/k", "data/ab", "name")
 WRONG = ("", "//", "data/", "@releaseDomain", "a b", "/local//x", "data/\xff", "../1")
 # One byte too long; as long as may be. They make nodes, so they are asked about only.
 LONG = ("x" * 2049, "/" + "x" * 2048, home(3) + "/" + "x" * 2049, "x" * 2048, "/" + "x" * 2047, home(3) + "/" + "x" * 2048)
