@@ -54,7 +54,14 @@ def path(rng: random.Random, d: int, nodes: Sequence[str]) -> str:
 
 
 def request(rng: random.Random, d: int, connected: Sequence[int], nodes: Sequence[str]) -> tuple[int, bytes]:
-    """A request of any kind, by a guest or (0) a tool; `connected`: the guests that XenStore knows, `nodes`: its nodes."""
+    """A request of any kind, by a guest or (0) a tool; `connected`: the guests that XenStore knows, `nodes`: its nodes. Some
+    end a byte too early, or too late."""
+    kind, payload = _request(rng, d, connected, nodes)
+    odd = rng.random()
+    return kind, payload[:-1] if odd < 0.02 else payload + b"x" if odd < 0.04 else payload
+
+
+def _request(rng: random.Random, d: int, connected: Sequence[int], nodes: Sequence[str]) -> tuple[int, bytes]:
     where = path(rng, d if d else rng.randrange(2, NOBODY), nodes).encode("latin-1")
     if not d and rng.random() < 0.6 and where[:1] != b"/":
         where = home(rng.randrange(2, NOBODY)).encode() + b"/" + where
