@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from bulkhead.impl.dom0.areas import AreaKind, Vma
 from bulkhead.impl.dom0.kernel import Kernel, KernelError
-from bulkhead.impl.dom0.process import AddressSpace, Fault, Vma, user_write
+from bulkhead.impl.dom0.process import AddressSpace, Fault, user_write
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.frames import Frame
 
@@ -325,6 +326,10 @@ class Gntdev:
     def special(self) -> bool:
         """The mapped pages belong to other domains."""
         return True
+
+    def area(self) -> AreaKind:
+        """What the kernel may do with its mappings."""
+        return AreaKind()
 
     def release(self) -> None:
         """Release of the file: drop the list's references to its maps."""

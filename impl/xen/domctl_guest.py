@@ -294,16 +294,16 @@ def trace(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:
 
 def get_pool(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:
     """XEN_DOMCTL_get_paging_mempool_size, in bytes."""
-    if not domain.external:
+    if domain.p2m is None:
         return -EOPNOTSUPP
-    return 0 if write(xen, vcpu, arg + BODY, U64.pack(domain.toolstack.pool << PAGE_SHIFT)) else -EFAULT
+    return 0 if write(xen, vcpu, arg + BODY, U64.pack(domain.p2m.pool << PAGE_SHIFT)) else -EFAULT
 
 
 def set_pool(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:
     """XEN_DOMCTL_set_paging_mempool_size: bytes in whole pages."""
     size = U64.unpack_from(body)[0]
-    if not domain.external:
+    if domain.p2m is None:
         return -EOPNOTSUPP
     if size & PAGE_MASK or size >> PAGE_SHIFT >> 32:
         return -EINVAL
-    return 0 if domain.toolstack.resize_pool(size >> PAGE_SHIFT) else -ENOMEM
+    return 0 if domain.p2m.resize_pool(size >> PAGE_SHIFT) else -ENOMEM

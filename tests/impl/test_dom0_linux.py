@@ -12,9 +12,10 @@ from struct import pack, unpack
 import pytest
 
 from bulkhead.impl.dom0 import evtchn, ioctl, ioctl_control
+from bulkhead.impl.dom0.areas import PROT_WRITE
 from bulkhead.impl.dom0.gntalloc import GntallocPool
 from bulkhead.impl.dom0.kernel import KernelError
-from bulkhead.impl.dom0.process import MAP_PRIVATE, PROT_WRITE, Fault, Process
+from bulkhead.impl.dom0.process import MAP_PRIVATE, Fault, Process
 from bulkhead.impl.dom0.syscalls import EVTCHN, GNTALLOC, GNTDEV, PRIVCMD, Syscalls, WouldSleep, devices
 from bulkhead.impl.xen import abi
 from bulkhead.proofs.replay.rig import Rig
