@@ -24,6 +24,19 @@ KNOWN: Final = frozenset({*range(5), *range(8, 26)})
 MS_ASYNC, MS_INVALIDATE, MS_SYNC = 1, 2, 4
 ORDERS: Final = {NORMAL: frozenset[str](), RANDOM: frozenset({"random"}), SEQUENTIAL: frozenset({"sequential"})}
 HUGE: Final = {HUGEPAGE: frozenset({"huge"}), NOHUGEPAGE: frozenset({"small"})}
+# What is left out of a Dom0 process's calls on its memory and files, and why no page is reached by it without a grant.
+NOT_MODELLED: Final = {
+    "vmsplice, io_uring and O_DIRECT of a page that a grant maps": "Linux holds the page, and so the grant, after its mapping "
+    "has ended: no page is reached without a grant that is in use",
+    "memory of a process's own that is paged, merged, collapsed, wiped on fork, or grows": "no device's page is in it",
+    "madvise(MADV_HWPOISON, MADV_SOFT_OFFLINE)": "they take pages of Dom0's own away",
+    "the service of a userfaultfd": "no device's area may have one",
+    "exec": "its mappings end as at exit; files stay open as after fork",
+    "advisory locks, leases, the inodes of device nodes": "they reach no memory",
+    "/dev/mem": "its entries pass Xen's checks as all others of Dom0's tables do; only root opens it",
+    "/dev/xen/xenbus, /proc/xen": "Dom0's own ring to XenStore: bytes of messages (impl/tools), and no page",
+    "the balloon's files in /sys": "Dom0 gives up and takes pages by decrease_reservation and populate_physmap",
+}
 
 
 class NotModelled(NotImplementedError):
