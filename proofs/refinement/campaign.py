@@ -17,7 +17,7 @@ from bulkhead.proofs.refinement.calls import Answer, Call, Interleaving
 from bulkhead.proofs.refinement.interleaved import Interleaved
 from bulkhead.proofs.refinement.lockstep.dump import dump
 from bulkhead.proofs.refinement.lockstep.lockstep import CLAIMS_EVERY, FULL_EVERY, Lockstep
-from bulkhead.proofs.refinement.lockstep.spec_state import Log, Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Log, Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import Rules, Size, rules_for
 from bulkhead.proofs.refinement.recording import MACHINE, Recorder
 from bulkhead.proofs.refinement.workload.scheduler import Driver

@@ -18,7 +18,7 @@ from bulkhead.proofs.refinement.domb.view import View
 from bulkhead.proofs.refinement.domb.workload.ending import end
 from bulkhead.proofs.refinement.domb.workload.scheduler import Driver
 from bulkhead.proofs.refinement.domb.world import Rules, Size, rules_for
-from bulkhead.proofs.refinement.lockstep.spec_state import Log
+from bulkhead.proofs.refinement.lockstep.rule_steps import Log
 from bulkhead.proofs.refinement.recording import MACHINE, Recorder
 
 EPISODE_MOVES = 250  # moves per machine

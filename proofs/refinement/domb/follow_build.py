@@ -21,7 +21,7 @@ from bulkhead.proofs.refinement.domb.files import START_INFO, Reading, Told, Wan
 from bulkhead.proofs.refinement.domb.kernels import PAGE
 from bulkhead.proofs.refinement.domb.rig import Rig
 from bulkhead.proofs.refinement.domb.world import DOM0, DOMB
-from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import ANY, Mismatch
 
 STAGES = ("no_request", "fetching", "created", "populated", "loaded", "seeded", "sealed", "failing")
 TABLE, INFO = "grant_table", "shared_info"

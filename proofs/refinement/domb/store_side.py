@@ -16,7 +16,7 @@ from bulkhead.model.ir import BOOL, Use, Var
 from bulkhead.proofs.refinement.domb.book import Book, above, prefixes
 from bulkhead.proofs.refinement.domb.messages import MOST, Request, asked, home
 from bulkhead.proofs.refinement.domb.world import DOM0, NOBODY, NODE_QUOTA, WATCH_QUOTA
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
 VALUE_MOST = 2048
 PERMS_MOST = 5

@@ -27,7 +27,7 @@ from bulkhead.proofs.refinement.domb.rig import granted
 from bulkhead.proofs.refinement.domb.store_side import Event, Heard, StoreSide
 from bulkhead.proofs.refinement.domb.taps import MASK, Tap
 from bulkhead.proofs.refinement.lockstep.abstraction import Places
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
 PAGE_MASK: Final = 4095
 HEADER: Final = 16
