@@ -26,8 +26,8 @@ ORDERS: Final = {NORMAL: frozenset[str](), RANDOM: frozenset({"random"}), SEQUEN
 HUGE: Final = {HUGEPAGE: frozenset({"huge"}), NOHUGEPAGE: frozenset({"small"})}
 # What is left out of a Dom0 process's calls on its memory and files, and why no page is reached by it without a grant.
 NOT_MODELLED: Final = {
-    "vmsplice, io_uring and O_DIRECT of a page that a grant maps": "Linux holds the page, and so the grant, after its mapping "
-    "has ended: no page is reached without a grant that is in use",
+    "vmsplice, io_uring and O_DIRECT of a page that a grant maps": "Linux holds the page, and so the grant, when its "
+    "mapping has ended: no page is reached without a grant that is in use",
     "memory of a process's own that is paged, merged, collapsed, wiped on fork, or grows": "no device's page is in it",
     "madvise(MADV_HWPOISON, MADV_SOFT_OFFLINE)": "they take pages of Dom0's own away",
     "the service of a userfaultfd": "no device's area may have one",
