@@ -311,16 +311,18 @@ class Process:
             file.get()
             child.files[fd] = file
         for vma in self.space.vmas:
+            if vma.dontcopy:
+                continue
             if vma.file is None:
                 child.space.map_anonymous(vma.start, vma.end - vma.start)
-                child.space.vmas[-1].prot = vma.prot
+                child.space.vmas[-1].prot, child.space.vmas[-1].hints = vma.prot, vma.hints
                 for page in range(vma.start, vma.end):
                     data, frame = self.space.anon[page].data, child.space.anon[page]
                     frame.data = None if data is None else bytearray(data)
                     child.space.set_pte(page, (frame.mfn << 12) | (self.space.pte(page) & ~PTE_MFN))
-            elif not vma.dontcopy:
+            else:
                 copy = Vma(child.space, vma.start, vma.end, vma.prot, vma.shared, vma.file)
-                copy.private = vma.private
+                copy.private, copy.hints = vma.private, vma.hints
                 vma.file.get()
                 child.space.vmas.append(copy)
                 vma.file.device.vma_open(copy)

@@ -211,10 +211,11 @@ def test_hypercall_buffers_live_as_long_as_mappings(u: Process) -> None:
 
 
 def test_a_child_reaches_no_grant_that_may_not_be_copied(u: Process) -> None:
-    at, (_, own, _) = u.grants(), u.own()
-    madvise(u.space, own, 1, memory_calls.DONTFORK)
+    at, (_, own, _), private = u.grants(), u.own(), u.sys.anonymous(1) >> 12
+    for page in (own, private):
+        madvise(u.space, page, 1, memory_calls.DONTFORK)
     child = u.sys.process.fork()
-    assert [answer(partial(reach.read_mem, child.space, page << 12, 8)) for page in (at, own)] == [-abi.EIO] * 2
+    assert [answer(partial(reach.read_mem, child.space, page << 12, 8)) for page in (at, own, private)] == [-abi.EIO] * 3
     assert reach.read_mem(child.space, (own + 1) << 12, 8) == bytes(8)
     child.exit()
     assert u.mapped()[:3] == [True] * 3 and entry_flags(u.rig, "A", 11) == 1

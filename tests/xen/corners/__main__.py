@@ -18,6 +18,7 @@ from tests.xen.corners.devices import private_grants, privcmd, rings
 from tests.xen.corners.domains import domains, zombies
 from tests.xen.corners.files import shared
 from tests.xen.corners.grants import grants
+from tests.xen.corners.initialised import initialised
 from tests.xen.corners.left import left
 from tests.xen.corners.memory import claims, exchanges, memory_maps, reservations
 from tests.xen.corners.models import through_privcmd
@@ -26,7 +27,7 @@ from tests.xen.corners.pools import pools
 from tests.xen.corners.reach import advised, gone, held, reached, spliced
 from tests.xen.corners.survivors import survivors
 from tests.xen.corners.tables import flushes, page_types
-from tests.xen.corners.toolstack import firmware, io_memory, of_domains, of_the_machine, resumed, sweep, values
+from tests.xen.corners.toolstack import firmware, io_memory, of_domains, of_the_machine, resumed, sweep, values, watchers
 from tests.xen.corners.translated import given, translated
 from tests.xen.corners.vcpus import vcpus
 from tests.xen.play import play
@@ -70,7 +71,9 @@ CORNERS: Final[tuple[Callable[[Script], None], ...]] = (
     left,
     translated,
     through_privcmd,
+    watchers,
     given,
+    initialised,
     pools,
     advised,
     held,
