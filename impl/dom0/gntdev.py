@@ -189,9 +189,10 @@ class Gntdev:
 
     @staticmethod
     def _user_page(space: AddressSpace, addr: int, writing: bool) -> Frame:
-        """The RAM page behind a user address; EFAULT for device mappings that have no such page."""
+        """The page behind a user address, which need not be Dom0's; EFAULT for a foreign mapping, which has no struct page."""
         vma = space.find(addr >> 12)
-        if vma is None or (vma.file is not None and vma.file.device.special() and addr >> 12 not in space.anon):
+        kind = None if vma is None else vma.kind
+        if vma is None or (kind is not None and kind.raw and addr >> 12 not in space.anon):
             raise KernelError(abi.EFAULT)
         try:
             return space.access(addr, writing)

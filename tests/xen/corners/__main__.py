@@ -24,7 +24,7 @@ from tests.xen.corners.memory import claims, exchanges, memory_maps, reservation
 from tests.xen.corners.models import through_privcmd
 from tests.xen.corners.physmap import log_dirty, physmap
 from tests.xen.corners.pools import pools
-from tests.xen.corners.reach import advised, gone, held, reached, spliced
+from tests.xen.corners.reach import advised, copied, gone, held, reached, spliced
 from tests.xen.corners.survivors import survivors
 from tests.xen.corners.tables import flushes, page_types
 from tests.xen.corners.toolstack import firmware, io_memory, of_domains, of_the_machine, resumed, sweep, values, watchers
@@ -80,6 +80,7 @@ CORNERS: Final[tuple[Callable[[Script], None], ...]] = (
     gone,
     reached,
     spliced,
+    copied,
     descriptors,
 )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from tests.xen.workload.devices import ALLOC, BATCH_V2, DEALLOC, MAP_REF, UNMAP_REF
+from tests.xen.workload.devices import ALLOC, BATCH_V2, DEALLOC, GRANT_COPY, MAP_REF, UNMAP_REF
 from tests.xen.workload.script import Script
 
 GNTDEV, GNTALLOC, PRIVCMD, BUFFERS = 50, 51, 52, 53
@@ -158,6 +158,7 @@ def advised(s: Script) -> None:
             s.do("sys.child", SHOWN, do="wr", m=m, pg=1, off=8, v=77)
             areas.look(m)
             areas.end(m)
+    s.do("sys.mmap", f=BUFFERS, m=FIRST + 500, n=1, prot="r", priv=1)
     s.do("sys.madvise", m=FIRST + 500, n=1, adv=4)
     s.do("sys.madvise", m=FIRST + 500, n=0, adv=4)
     _close(s)
@@ -220,11 +221,11 @@ def gone(s: Script) -> None:
             s.do("sys.mincore", m=m)
             s.do("sys.mlock", m=m)
             for advice in (22, 23, DONTNEED):
+                for page in range(PAGES):
+                    for how in ("vm", "mem", "ptrace", "write"):
+                        s.do("sys.peek", m=m, pg=page, off=8, n=8, way=how)
+                    s.do("sys.poke", m=m, pg=page, off=4088, n=16, way="vm", v=9)
                 s.do("sys.madvise", SHOWN, m=m, adv=advice)
-            for page in range(PAGES):
-                for how in ("vm", "mem", "ptrace", "write"):
-                    s.do("sys.peek", m=m, pg=page, off=8, n=8, way=how)
-                s.do("sys.poke", m=m, pg=page, off=4088, n=16, way="vm", v=9)
             areas.look(m)
             areas.end(m)
     _close(s)
@@ -277,4 +278,25 @@ def spliced(s: Script) -> None:
         s.do("sys.ioctl", SHOWN, f=GNTDEV, req=UNMAP_REF, w="u0:8:$r0,u8:4:3")
         s.do("sys.drain", SHOWN, p=1, n=8)
         s.do("sys.pclose", SHOWN, p=1)
+    _close(s)
+
+
+def copied(s: Script) -> None:
+    """GRANT_COPY from and to mapped areas: the kernel takes the page of a grant, too, and Xen refuses it."""
+    _open(s)
+    areas = Areas(s)
+    s.do("ge", "B:20", d="B", ref=20, flags=1, dom="d0", pg="B/9")
+    there = "u1032:4:20,u1036:2:64,u1038:2:B,u1040:2:8,u1042:2:2,u1044:2:0x7fff"
+    for make in (*areas.kinds(), areas.anonymous):
+        m = make()
+        sides = [f"u1024:4:20,u1028:2:8,u1030:2:B,u1032:8:m.{m}+16,u1040:2:8,u1042:2:1,u1044:2:0x7fff"]
+        sides += [f"u1024:8:m.{m}+{off},{there}" for off in (16, 4092, 3 * 4096)]
+        for turn in range(2):
+            for side in sides:
+                s.do("sys.ioctl", f=GNTDEV, req=GRANT_COPY, w=f"u0:4:1,u8:8:ub+1024,{side}", o="st:u1044:2:s")
+                s.do("prd", pg="B/9", off=64)
+            if not turn:
+                s.do("sys.madvise", SHOWN, m=m, pg=0, n=1, adv=DONTNEED)
+        areas.look(m)
+        areas.end(m)
     _close(s)
