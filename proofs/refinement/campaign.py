@@ -164,7 +164,7 @@ def joined(
     progress: Callable[[int], None] | None = None,
     record: Callable[[str], object] | None = None,
 ) -> Report:
-    """Combine episodes to one campaign, which ends with the first failing one."""
+    """Combine episodes to one campaign, which ends with the first failing one; `progress` gets the calls of the others."""
     start = time.perf_counter()
     report = Report(seed)
     for part in parts:
@@ -177,10 +177,10 @@ def joined(
             report.reached[key] = report.reached.get(key, 0) + n
         if record is not None:
             record(part.recorded)
-        if progress is not None:
-            progress(part.calls)
         if report.failure is not None:
             break
+        if progress is not None:
+            progress(part.calls)
     report.seconds = time.perf_counter() - start
     return report
 

@@ -152,7 +152,7 @@ class WatchedStored(Stored):
             body = error.encode() + b"\0" if error else answer
             self.going[self.serving] += frame(ERROR if error else kind, number, tx_id, body)
             if kind == WATCH and not error and len(self.going[self.serving]) < MAX_UNSENT:  # or its guest takes nothing
-                self.going[self.serving] += frame(EVENT, 0, 0, payload)
+                self.going[self.serving] += frame(EVENT, 0, 0, payload[: payload.rindex(b"\0") + 1])
         if error:
             raise XsError(error)
         return answer
