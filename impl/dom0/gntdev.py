@@ -189,7 +189,7 @@ class Gntdev:
 
     @staticmethod
     def _user_page(space: AddressSpace, addr: int, writing: bool) -> Frame:
-        """The page behind a user address, perhaps another domain's; EFAULT for foreign mappings: they have no struct page."""
+        """The page behind a user address, perhaps another domain's; EFAULT for foreign mappings, which have none."""
         vma = space.find(addr >> 12)
         kind = None if vma is None else vma.kind
         if vma is None or (kind is not None and kind.raw and addr >> 12 not in space.anon):
