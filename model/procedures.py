@@ -236,10 +236,11 @@ def _spans(expr: s.Expr) -> Iterator[Span]:
     todo: list[object] = [expr]
     while todo:
         node = todo.pop()
-        if isinstance(node, tuple) and not isinstance(node, Span):
+        if isinstance(node, Span):
+            yield node
+        elif isinstance(node, tuple):
             todo.extend(node)
         elif isinstance(node, s.Node):
-            yield node.span
             todo.extend(getattr(node, name) for name in node.__match_args__)
 
 
