@@ -36,8 +36,10 @@ def test_a_bounded_query_is_given_up_and_binds_no_other(limit: float) -> None:
     for _ in range(3):
         search.deepen()
         assert search.answer(system.theorems["cover"]) in ("unknown", "unsat")
-    session = Z3Session("(declare-sort T 0)(declare-fun p (T) Bool)", 60.0)
-    assert session.ask("(assert (forall ((x T)) (p x)))(assert (exists ((x T)) (not (p x))))").verdict == "unsat"
+    session = Z3Session()
+    session.tell("(declare-sort T 0)(declare-fun p (T) Bool)")
+    asked = "(assert (forall ((x T)) (p x)))(assert (exists ((x T)) (not (p x))))"
+    assert session.ask(asked).verdict == "unsat"
     assert find_attack(system, "cover", ("b1",)) is not None
 
 
