@@ -28,7 +28,8 @@ BRANCHES = 12  # steps: more have too many runs that another step may take the p
 def believed(system: System, trace: Trace, limit: float, all_seen: bool) -> Trace:
     """The attack in its smallest world, without a step that it does without, replayed.
 
-    `all_seen` says that it is a shortest one of a world whose states were all looked at.
+    `all_seen` says that it is a shortest one of a world whose states were all looked at. The attack's `note` says which of
+    the attempts to make it shorter did not come to an end.
     """
     claim, faults = system.stated()[trace.claim], trace.faults
     if all_seen:
@@ -37,8 +38,8 @@ def believed(system: System, trace: Trace, limit: float, all_seen: bool) -> Trac
         less: Trace | None = trace
         while less is not None:
             small = _small(system, claim, replace(less, faults=faults), limit)
-            less, excluded = _shorter(system, claim, small, limit)
-            small = replace(small, excluded=max(small.excluded, excluded))
+            less, excluded, note = _shorter(system, claim, small, limit)
+            small = replace(small, excluded=max(small.excluded, excluded), note=note)
             less = None if less is None else replace(less, excluded=small.excluded)
     small = replace(small, faults=faults, excluded=min(small.excluded, len(small.events) - 1))
     confirm(system, claim, small)
@@ -55,26 +56,32 @@ def _small(system: System, claim: Claim, trace: Trace, limit: float) -> Trace:
         trace = small
 
 
-def _shorter(system: System, claim: Claim, trace: Trace, limit: float) -> tuple[Trace | None, int]:
-    """A shorter attack, if one is found, and the number of steps up to which there is none in the attack's own world.
+def _shorter(system: System, claim: Claim, trace: Trace, limit: float) -> tuple[Trace | None, int, str]:
+    """A shorter attack, if one is found; the number of steps up to which there is none in the attack's own world; and which
+    of the attempts did not come to an end.
 
     By its own calls first, which takes little, also in a world that has more; then by all calls; and if the effort for that
     does not suffice, by one step in the place of several.
     """
-    excluded = trace.excluded
-    if len(trace.events) - 1 <= excluded:
-        return None, excluded
+    excluded, most, notes = trace.excluded, len(trace.events) - 1, list[str]()
+    if most <= excluded:
+        return None, excluded, ""
     own = trace.world.sizes
     wider = {s: max(n, own.get(s, 1)) for s, n in grown(system, first_scope(system)).items()}
     for sizes, conflicts, same in ((own, QUICK, True), (wider, PATIENCE, True), (own, PATIENCE, False)):
         less, none_of = shorter_by_calls(system, claim, trace, dict(sizes), limit, conflicts, same)
+        if less is not None:
+            return less, excluded if same else max(excluded, none_of), ""
+        if none_of < most:
+            notes.append(
+                f"the search for a shorter one by {'the same' if same else 'all'} calls stopped at {none_of + 1} steps"
+            )
         if not same:
             excluded = max(excluded, none_of)
-        if less is not None:
-            return less, excluded
-    if len(trace.events) - 1 > excluded and len(trace.events) <= BRANCHES:
-        return shorter_by_substitutes(system, claim, trace, limit, QUICK), excluded
-    return None, excluded
+    if most > excluded and len(trace.events) <= BRANCHES:
+        less, note = shorter_by_substitutes(system, claim, trace, limit, QUICK)
+        return less, excluded, "; ".join(dict.fromkeys([note, *notes] if note else notes))
+    return None, excluded, "; ".join(dict.fromkeys(notes)) if most > excluded else ""
 
 
 def _emptied(system: System, claim: Claim, trace: Trace) -> Trace:

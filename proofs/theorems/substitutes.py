@@ -71,24 +71,32 @@ def plans(system: System, claim: Claim, trace: Trace) -> list[Plan]:
     return sorted(found, key=lambda plan: len(plan.labels))
 
 
-def shorter_by_substitutes(system: System, claim: Claim, trace: Trace, limit: float, effort: int) -> Trace | None:
+def shorter_by_substitutes(
+    system: System, claim: Claim, trace: Trace, limit: float, effort: int
+) -> tuple[Trace | None, str]:
     """A shorter attack with one step in the place of a run of steps, from any initial state of the same world.
 
     `effort` bounds the conflicts of each question, and at most `PLANS` are tried. None if there is none, or if it was
-    not found.
+    not found: the text then says what was left open.
     """
-    for plan in plans(system, claim, trace)[:PLANS]:
-        if len(plan.labels) <= trace.excluded:
-            continue
+    every_plan = [plan for plan in plans(system, claim, trace) if len(plan.labels) > trace.excluded]
+    given_up = 0
+    for plan in every_plan[:PLANS]:
         session = Unrolling(system, claim.kind == "transition", dict(trace.world.sizes), limit)
         every = session.transitions
         for labels in plan.labels:
             session.transitions = [t for t in every if t.label in labels]
             session.deepen()
         session.effort(effort)
-        if session.answer([claim]) == "sat":
-            return session.decode(trace.faults, claim.name)
-    return None
+        answer = session.answer([claim])
+        if answer == "sat":
+            return session.decode(trace.faults, claim.name), ""
+        given_up += answer != "unsat"
+    left = given_up + max(0, len(every_plan) - PLANS)
+    return (
+        None,
+        f"{left} of {len(every_plan)} ways to put one step in the place of several were left undecided" if left else "",
+    )
 
 
 def _open_at_first(system: System, trace: Trace) -> frozenset[str]:
