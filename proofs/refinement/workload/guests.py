@@ -29,22 +29,11 @@ from bulkhead.proofs.refinement.workload.physmap import (
     outlived,
     populate_at,
 )
+from bulkhead.proofs.refinement.workload.the_past import grant_again
 from bulkhead.proofs.refinement.workload.xens_pages import any_page, share_xens
 
 GuestMove = Callable[[Guest, int], None]
 NO_FRAME = 0x7FFFFFFF
-
-
-def maps_of_the_past(view: View, domain: Domain) -> list[int]:
-    """Handles of grants by destroyed domains, if another domain now has that id and uses that reference."""
-    found = []
-    for handle, record in enumerate(domain.grant_table.maptrack):
-        if record.flags & 3:
-            now = view.domains.get(record.domid)
-            table = None if now is None or now is record.granter else now.grant_table
-            if table is not None and record.ref < len(table.active) and table.active[record.ref].pin:
-                found.append(handle)
-    return found
 
 
 def copied_by_reserved(domain: Domain) -> bool:
@@ -224,6 +213,9 @@ class GuestCalls(ABC):
         copied = self.in_part(guest) if self.rng.random() < 0.5 else None
         if copied is not None:
             return copied
+        again = grant_again(self, guest) if self.rng.random() < 0.5 else None
+        if again is not None:
+            return again
         if self.rng.random() < 0.75:
             found = self.grant_of(guest.domid, (abi.GTF_PERMIT_ACCESS, abi.GTF_TRANSITIVE))
             if found is not None:

@@ -15,7 +15,8 @@ from bulkhead.proofs.refinement.lockstep.testbed import FEWEST, Guest
 from bulkhead.proofs.refinement.view import View
 from bulkhead.proofs.refinement.workload import dom0
 from bulkhead.proofs.refinement.workload.caller import Caller
-from bulkhead.proofs.refinement.workload.guests import GuestCalls, copied_by_reserved, maps_of_the_past
+from bulkhead.proofs.refinement.workload.guests import GuestCalls, copied_by_reserved
+from bulkhead.proofs.refinement.workload.the_past import maps_of_the_past
 
 MOST_FLIGHTS = 3
 COMPARE = Call("compare", "")
@@ -107,8 +108,8 @@ class Driver(GuestCalls):
         guest = guests[int(rng.random() * len(guests))]
         domain = guest.domain
         chance = rng.random()
-        past = maps_of_the_past(view, domain) if chance < 0.2 else []
-        if domain.crashed or chance < 0.004 or (past and chance < 0.1):
+        past = maps_of_the_past(view, domain) if chance < 0.3 else []
+        if domain.crashed or chance < 0.004 or (past and chance < 0.2):
             if self.own is None:
                 self.life(guest)
             return
