@@ -15,7 +15,8 @@ from bulkhead.proofs.refinement.lockstep.testbed import FEWEST, Guest
 from bulkhead.proofs.refinement.view import View
 from bulkhead.proofs.refinement.workload import dom0
 from bulkhead.proofs.refinement.workload.caller import Caller
-from bulkhead.proofs.refinement.workload.guests import GuestCalls, copied_by_reserved
+from bulkhead.proofs.refinement.workload.guests import GuestCalls
+from bulkhead.proofs.refinement.workload.parts import copied_by_reserved, in_part
 from bulkhead.proofs.refinement.workload.the_past import maps_of_the_past
 
 MOST_FLIGHTS = 3
@@ -125,7 +126,7 @@ class Driver(GuestCalls):
         if past:
             self.unmap(guest, vcpu, past[0])
             return
-        if busy and chance > 0.6 and self.in_part(guest) is not None:
+        if busy and chance > 0.6 and in_part(self, guest) is not None:
             self.map(guest, vcpu)
             return
         if chance > 0.7 and copied_by_reserved(domain):
