@@ -43,7 +43,9 @@ def test_an_entry_point_that_a_guest_registers_is_saved_with_its_vcpu(m: Machine
     assert (of_enter if kind == domctl_vcpus.SYSENTER else of_compat) == (ENTRY, masks) and other == (0, 0)
 
 
-@pytest.mark.parametrize(("bits", "before_the_end", "result"), [(0, 0, 0), (1, 0, -abi.EFAULT), (64, 1, 0), (64, 0, -abi.EFAULT)])
+@pytest.mark.parametrize(
+    ("bits", "before_the_end", "result"), [(0, 0, 0), (1, 0, -abi.EFAULT), (64, 1, 0), (64, 0, -abi.EFAULT)]
+)
 def test_one_byte_of_a_mask_of_processors_is_read(m: Machine, bits: int, before_the_end: int, result: int) -> None:
     """There is one processor."""
     _unmap(m, 5)

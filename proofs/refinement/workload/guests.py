@@ -464,7 +464,9 @@ class GuestCalls(ABC):
             dom = abi.DOMID_SELF if rng.random() < 0.85 else (me, 0, 1, 2, 3, 99)[int(rng.random() * 6)]
             dying = [d for d, domain in view.domains.items() if domain.is_dying]
             dom = dying[0] if dying and rng.random() < 0.3 else dom
-            self.call(guest, vcpu, "evtchn_alloc_unbound", dom=dom, remote=(0, 1, 2, 3, 99, abi.DOMID_SELF)[int(rng.random() * 6)])
+            self.call(
+                guest, vcpu, "evtchn_alloc_unbound", dom=dom, remote=(0, 1, 2, 3, 99, abi.DOMID_SELF)[int(rng.random() * 6)]
+            )
         elif x < 0.6:
             waiting = [
                 (d, n)
