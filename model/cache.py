@@ -19,7 +19,7 @@ from pathlib import Path
 from bulkhead.model import syntax
 
 KEPT = 8
-CODE = ("parser", "lalr", "syntax", "diagnostics")  # the dependencies of a tree
+CODE = ("parser", "to_syntax", "lalr", "syntax", "diagnostics")  # the dependencies of a tree
 TABLES = "grammar.lark-cache"
 Parsed = list[tuple[syntax.RulesFile, str]]  # a file's tree and its text
 

@@ -62,6 +62,15 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
+class Ending(threading.Event):
+    """Set when a signal ends the process. `last_words` gives the line that is then printed for a command, if it has any; it
+    is called at any moment, and in another thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last_words: Callable[[], str] = str
+
+
 class Workers:
     """Worker processes; with one job, this process does the work at submission.
 
@@ -145,14 +154,14 @@ def _runs(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def interruptible(clean_up: Callable[[], None] = lambda: None) -> Iterator[threading.Event]:
+def interruptible(clean_up: Callable[[], None] = lambda: None) -> Iterator[Ending]:
     """Ends the process on Ctrl-C at once, even inside solvers, whose code does not check Python's signals.
 
     The signal is blocked everywhere (processes started later inherit that) and a separate thread waits for it. After the
     signal no process is forked: one that the main thread starts after the others were killed would be left.
-    `clean_up` is called before the end. Yields an event that is set from then on.
+    `clean_up` is called before the end. Yields an event that is set from then on, and knows the command's last words.
     """
-    ending = threading.Event()
+    ending = Ending()
     if threading.current_thread() is not threading.main_thread():
         yield ending
         return
@@ -165,9 +174,12 @@ def interruptible(clean_up: Callable[[], None] = lambda: None) -> Iterator[threa
         forking.acquire(timeout=0.5)
         end_all()
         clean_up()
-        if code == INTERRUPTED:
+        words = ending.last_words()
+        lines = ([words] if words else []) + (["Interrupted."] if code == INTERRUPTED else [])
+        if lines:
             restore = "\x1b[?25h" if sys.stderr.isatty() else ""
-            os.write(2, f"{restore}\nInterrupted.\n".encode())
+            with contextlib.suppress(OSError):  # nobody reads any more
+                os.write(2, f"{restore}\n{chr(10).join(lines)}\n".encode())
         os._exit(code)
 
     def watch() -> None:
@@ -182,7 +194,7 @@ def interruptible(clean_up: Callable[[], None] = lambda: None) -> Iterator[threa
     yield ending
 
 
-def run_to_end(program: Callable[[threading.Event], int], clean_up: Callable[[], None] = lambda: None) -> None:
+def run_to_end(program: Callable[[Ending], int], clean_up: Callable[[], None] = lambda: None) -> None:
     """Run a program as a process with this file's signal handling, and exit with its exit code.
 
     Garbage collection is made rare, because the programs' objects live to the end.
@@ -202,6 +214,7 @@ def run_to_end(program: Callable[[threading.Event], int], clean_up: Callable[[],
 __all__ = [
     "ENDS_WITHIN",
     "INTERRUPTED",
+    "Ending",
     "WorkerDied",
     "Workers",
     "begin",

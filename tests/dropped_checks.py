@@ -36,7 +36,7 @@ from bulkhead.proofs.refinement.domb.view import View
 from bulkhead.proofs.refinement.domb.workload.ending import end
 from bulkhead.proofs.refinement.domb.workload.scheduler import Driver
 from bulkhead.proofs.refinement.domb.world import SYSTEM, Size
-from bulkhead.proofs.refinement.lockstep.spec_state import Log
+from bulkhead.proofs.refinement.lockstep.rule_steps import Log
 from bulkhead.proofs.theorems.decide import Settings, run_blocks
 from bulkhead.proofs.theorems.induction import Proof, prove
 from bulkhead.proofs.theorems.queries import Block, QueryMaker, name_of

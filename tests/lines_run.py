@@ -37,10 +37,11 @@ EPISODES = tuple(range(12))
 EPISODE_CALLS = 1000
 SEED = 1
 UNIT = ROOT / "tests" / "impl"
-KINDS = ("recording", "preempted", "campaign", "refine", "unit", "long campaign")  # in this order they are asked
+KINDS = ("recording", "preempted", "campaign", "refine", "unit", "long campaign")
 # Campaigns of DomB, as seed:moves. Long ones are not traced, and are asked for every line.
 MOVES: Final = ("1:5000",)
 LONG: Final = ("2:5000", "3:5000", "4:5000")
+TOGETHER: Final = {"xen": ("xen",), "domb": ("domb", "libs"), "libs": ("domb", "libs")}  # traced at once: the same runners
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,19 @@ ASKED: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
 }
 
 
+def runs_as(subject: str) -> str:
+    """The subject whose runners are those of this one, too."""
+    return TOGETHER[subject][0]
+
+
+def traced(subject: str) -> list[Path]:
+    """The source files whose lines are traced for a subject."""
+    return [path for each in TOGETHER[subject] for path in sources(each)]
+
+
 def ready(subject: str) -> None:
     """Load the rules."""
-    if subject == "domb":
+    if runs_as(subject) == "domb":
         domb_world.rules_for(domb_world.Size())
     else:
         rules_for(Size())
@@ -148,7 +159,11 @@ def lines_of(text: str) -> frozenset[int]:
 
 def every_line(subject: str = "xen") -> dict[str, frozenset[int]]:
     """The executable lines, by file."""
-    return {f"{p.parent.name}/{p.name}": lines_of(p.read_text()) for p in sources(subject)}
+    return _lines(sources(subject))
+
+
+def _lines(files: list[Path]) -> dict[str, frozenset[int]]:
+    return {f"{p.parent.name}/{p.name}": lines_of(p.read_text()) for p in files}
 
 
 def _state(subject: str) -> str:
@@ -163,7 +178,7 @@ def _state(subject: str) -> str:
 
 
 def _trace(subject: str, found: list[Runner], tell: Callable[[str], None]) -> None:
-    files = sources(subject)
+    files = traced(subject)
     tracer = coverage.Coverage(data_file=None, config_file=False, include=[str(p) for p in files])
     seconds: dict[tuple[str, str], float] = {}
     tests = _Contexts(tracer)
@@ -191,11 +206,12 @@ def _trace(subject: str, found: list[Runner], tell: Callable[[str], None]) -> No
         found.append(Runner(kind, name, each, {f: frozenset(ls) for f, ls in lines.items()}))
     for name in ASKED[subject].get("long campaign", ()):
         rate = seconds["campaign", MOVES[0]] / int(MOVES[0].partition(":")[2])
-        found.append(Runner("long campaign", name, rate * int(name.partition(":")[2]), every_line(subject)))
+        found.append(Runner("long campaign", name, rate * int(name.partition(":")[2]), _lines(files)))
 
 
 def runners(tell: Callable[[str], None] = print, subject: str = "xen") -> list[Runner]:
     """All runners with their lines; from build/ if nothing has changed."""
+    subject = runs_as(subject)
     kept = ROOT / "build" / f"lines-run-{subject}.json"
     state = _state(subject)
     if kept.exists():

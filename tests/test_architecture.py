@@ -13,6 +13,7 @@ from pathlib import Path
 
 import grimp
 
+from bulkhead.model import cache
 from bulkhead.model.loader import load, shipped_systems
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +29,14 @@ def test_no_circles() -> None:
     graph = grimp.build_graph("bulkhead.model", "bulkhead.proofs", cache_dir=None)
     order = graphlib.TopologicalSorter({m: graph.find_modules_directly_imported_by(m) for m in graph.modules})
     order.prepare()  # raises CycleError with the modules of a cycle
+
+
+def test_a_cached_tree_depends_on_every_file_that_made_it() -> None:
+    """The key of cached syntax trees holds each module that the parser uses; messages about errors make no tree."""
+    graph = grimp.build_graph("bulkhead.model", cache_dir=None)
+    used = graph.find_upstream_modules("bulkhead.model.parser") | {"bulkhead.model.parser"}
+    no_tree = {"cache", "syntax_errors", "foreign"}
+    assert {name.rpartition(".")[2] for name in used} - no_tree == set(cache.CODE)
 
 
 def test_imports_inside_functions_have_a_reason() -> None:

@@ -15,8 +15,9 @@ import pytest
 
 from bulkhead.model import diagnostics, foreign, loader
 from bulkhead.model.diagnostics import RulesError, UsageError
-from bulkhead.model.parser import BELONGS, parse_text
+from bulkhead.model.parser import parse_text
 from bulkhead.model.syntax import RESERVED
+from bulkhead.model.syntax_errors import BELONGS
 
 GOLDEN = Path(__file__).parent / "golden"
 

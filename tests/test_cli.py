@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
+import re
+import select
 import shlex
 import signal
 import subprocess
@@ -30,6 +33,32 @@ def start(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Pope
         cwd=Path(__file__).parent.parent,
         env=env,
     )
+
+
+def on_a_terminal(*arguments: str, env: dict[str, str] | None = None) -> tuple[subprocess.Popen[bytes], int]:
+    """A command whose standard error is a terminal, and the other end of that; standard output goes nowhere."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bulkhead.proofs.cli", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        cwd=Path(__file__).parent.parent,
+        env={**(env or os.environ), "COLUMNS": "160", "TERM": "xterm"},
+    )
+    os.close(theirs)
+    return process, ours
+
+
+def read_until(terminal: int, wanted: re.Pattern[bytes], seconds: float = 120.0) -> bytes:
+    """What was written to a terminal until it has what is wanted, or its last writer has gone."""
+    found, until = b"", time.monotonic() + seconds
+    while not wanted.search(found) and time.monotonic() < until:
+        if select.select([terminal], [], [], 0.2)[0]:
+            try:
+                found += os.read(terminal, 65536)
+            except OSError:  # the other end is closed
+                break
+    return found
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
@@ -176,8 +205,42 @@ def test_interrupt_of_all_that_takes_long(arguments: tuple[str, ...], tmp_path: 
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
-    assert process.returncode == 130 and err == "\nInterrupted.\n"
+    made = r"[\d,]+ calls of Xen and its drivers without a mismatch, seed 1\.\n" if arguments[0] == "diff" else ""
+    assert process.returncode == 130 and re.fullmatch(rf"\n({made})?Interrupted\.\n", err), err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_campaign_tells_how_far_it_came(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    """Its calls and its seed, on standard error; and neither its files nor a process are left."""
+    words = ("diff", "--system", "disaggregated", "--ops", "100000", "--seed", "77", "--jobs", "2")
+    made = re.compile(rb"250/100000\b.*\b\d+/s")
+    process, terminal = on_a_terminal(*words, env={**os.environ, "TMPDIR": str(tmp_path)})
+    shown = read_until(terminal, made)
+    assert made.search(shown), shown
+    children = descendants(process.pid)
+    assert len(children) == 2 and list(tmp_path.iterdir())
+    process.send_signal(number)
+    assert process.wait(timeout=20) == code
+    last = read_until(terminal, re.compile(rb"mismatch, seed 77\.\r\n" + (rb"Interrupted\.\r\n" if code == 130 else rb"")))
+    os.close(terminal)
+    assert re.search(
+        rb"\n[\d,]+ moves of DomB and its tools without a mismatch, seed 77\.\r\n(Interrupted\.\r\n)?$", last
+    ), last
+    assert (b"Interrupted." in last) == (code == 130)
+    assert list(tmp_path.iterdir()) == [] and not [pid for pid in children if runs(pid)]
+
+
+def test_no_signs_of_life_for_nobody() -> None:
+    """Nothing on standard error when it is no terminal, and nothing on a terminal with `-q`."""
+    words = ("diff", "--system", "disaggregated", "--ops", "300", "--jobs", "1")
+    process = start(*words)
+    assert "No mismatch" in process.communicate(timeout=120)[0] and process.returncode == 0
+    process = start(*words)
+    assert process.communicate(timeout=120)[1] == ""
+    quiet, terminal = on_a_terminal(*words, "-q")
+    assert quiet.wait(timeout=120) == 0 and read_until(terminal, re.compile(rb"\d")) == b""
+    os.close(terminal)
 
 
 @pytest.mark.parametrize("after", [0.6, 0.9, 1.5])

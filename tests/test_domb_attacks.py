@@ -20,7 +20,7 @@ from bulkhead.proofs.refinement.domb import attacks, staged, store_attacks
 from bulkhead.proofs.refinement.domb.attacks import NOT_REPLAYED, REPLAYED, run_attack
 from bulkhead.proofs.refinement.domb.exports import files
 from bulkhead.proofs.refinement.domb.world import Rules, Size
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 from bulkhead.proofs.theorems.attack import find_attack
 from bulkhead.proofs.theorems.decide import Settings
 from bulkhead.proofs.theorems.induction import prove

@@ -16,7 +16,7 @@ from bulkhead.proofs.refinement.domb.campaign import campaign
 from bulkhead.proofs.refinement.domb.exports import files
 from bulkhead.proofs.refinement.domb.target import DombTarget
 from bulkhead.proofs.refinement.domb.world import Size, rules_for
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
 FIRST = Size().first_process
 

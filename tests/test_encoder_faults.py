@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from bulkhead.model import ir, operations, parser
+from bulkhead.model import ir, operations, to_syntax
 from bulkhead.model import syntax as s
 from bulkhead.model.after import told_before
 from bulkhead.model.diagnostics import Span
@@ -66,7 +66,7 @@ def only_neighbours_are_distinct(patch: pytest.MonkeyPatch) -> None:
         parts = tuple(s.Operator("!=", pair, span) for pair in itertools.pairwise(args))
         return parts[0] if len(parts) == 1 else s.Operator("and", parts, span)
 
-    patch.setattr(parser._ToSyntax, "_distinct", neighbours)
+    patch.setattr(to_syntax.ToSyntax, "_distinct", neighbours)
 
 
 def picks_are_bound_twice(patch: pytest.MonkeyPatch) -> None:

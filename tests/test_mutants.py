@@ -10,7 +10,7 @@ from bulkhead.proofs.faults.catalogue_tests import FAULTS as OF_TESTS
 from bulkhead.proofs.faults.laying import function_at, installed
 from tests.lines_run import ROOT, Runner, lines_of
 from tests.mutants.advisories import FAULTS
-from tests.mutants.asking import fits, function_of, laid
+from tests.mutants.asking import fits, function_of, in_order, laid
 from tests.mutants.places import Mutant, mutants_of, sample, source_of
 from tests.unrun_argued import REASONS, functions
 from tests.unrun_lines import report, unrun
@@ -130,3 +130,17 @@ def test_the_faults_of_advisories_stand_in_the_text() -> None:
         with installed(fault):
             assert function_at(fault.where).__code__ is not kept
         assert function_at(fault.where).__code__ is kept
+
+
+def test_the_quickest_runners_of_a_line_are_asked_first() -> None:
+    """Whatever their kind; of unit tests no more than fit are run, and long campaigns come last in any case."""
+    asked = [
+        Runner("campaign", "1:5000", 12.0, {}),
+        Runner("long campaign", "2:5000", 0.5, {}),
+        Runner("unit", "a", 30.0, {}),
+        Runner("refine", "x", 13.0, {}),
+    ]
+    order = [kind for kind in in_order(asked) if kind in {r.kind for r in asked}]
+    assert order == ["campaign", "refine", "unit", "long campaign"]
+    quick = in_order([*asked[:2], Runner("unit", "b", 3.0, {})])
+    assert quick.index("unit") < quick.index("campaign") < quick.index("long campaign")

@@ -1,9 +1,9 @@
 """`python -m tests.unrun_lines --of xen`: lines that neither a campaign nor a recording of real Xen runs.
 
-`xen` is the hypervisor and Dom0's drivers; `domb` is DomB, its tools, the daemons and their rings, whose lines are run by
-campaigns of `disaggregated` and by the proofs of DomB's handlers. At most unit tests notice a fault on such a line; lines
-that unit tests do not run either are marked with `!`. This says nothing about other lines: the effect of a covered line may
-still not be compared (`python -m tests.mutants`).
+`xen` is the hypervisor and Dom0's drivers; `domb` is DomB, its tools, the daemons and their rings, and `libs` the libraries
+below them, whose lines are run by campaigns of `disaggregated` and by the proofs of DomB's handlers. At most unit tests
+notice a fault on such a line; lines that unit tests do not run either are marked with `!`. This says nothing about other
+lines: the effect of a covered line may still not be compared (`python -m tests.mutants`).
 """
 
 from __future__ import annotations

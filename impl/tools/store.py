@@ -9,12 +9,13 @@ real daemon's answers (tests/impl/test_against_xenstored.py).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
 ALLOWED: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-/_@")
-ABS_PATH_MAX: Final = 3072
-REL_PATH_MAX: Final = 2048
+PATH_MAX: Final = 2048  # behind a domain's own directory, if the path leads there
+OF_A_DOMAIN: Final = re.compile(r"/local/domain/[0-9]{1,5}/")
 QUOTA_NODES: Final = 1000
 QUOTA_NODE_SIZE: Final = 2048
 QUOTA_PERMS: Final = 5
@@ -69,10 +70,12 @@ def canonical(path: str, domid: int) -> str:
     """The absolute form of a domain's path; XsError(EINVAL)."""
     if path.startswith("@"):  # special names are not nodes
         raise XsError("EINVAL")
-    limit = ABS_PATH_MAX if path.startswith("/") else REL_PATH_MAX
-    if not path or len(path) > limit or not set(path) <= ALLOWED or "//" in path or (path != "/" and path[-1] == "/"):
+    whole = path if path.startswith("/") else f"{home(domid)}/{path}"
+    of_a_domain = OF_A_DOMAIN.match(whole)
+    limit = PATH_MAX + (of_a_domain.end() if of_a_domain else 0)
+    if not path or len(whole) > limit or not set(path) <= ALLOWED or "//" in path or (path != "/" and path[-1] == "/"):
         raise XsError("EINVAL")
-    return path if path.startswith("/") else f"{home(domid)}/{path}"
+    return whole
 
 
 def parent(path: str) -> str:

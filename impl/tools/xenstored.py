@@ -2,7 +2,7 @@
 
 Contents: connections and messages. A guest's bytes are copied out of the ring before they are read; impossible
 indices or an oversized message end its connection permanently; requests of a guest that does not take its answers
-wait. There are no transactions, targets and control (ENOSYS). Not here: the tree (store.py). Sources: Xen
+wait. There are no transactions, targets, lists in parts and control (ENOSYS). Not here: the tree (store.py). Sources: Xen
 tools/xenstored/core.c, domain.c, watch.c, docs/misc/xenstore-ring.txt.
 """
 
@@ -26,6 +26,21 @@ from bulkhead.impl.xen.abi import EEXIST, U32
 QUOTA_WATCHES: Final = 128
 MAX_UNSENT: Final = 1 << 16
 OK: Final = b"OK\0"
+OF_TOOLS: Final = frozenset(
+    (
+        pages.XS_CONTROL,
+        pages.XS_INTRODUCE,
+        pages.XS_RELEASE,
+        pages.XS_IS_DOMAIN_INTRODUCED,
+        pages.XS_RESUME,
+        pages.XS_SET_TARGET,
+    )
+)
+REST_IGNORED: Final = frozenset((pages.XS_WATCH, pages.XS_UNWATCH, pages.XS_SET_PERMS))  # bytes behind the last zero
+# Not offered here, but a request: whoever may not make it, or names a transaction, gets the same answer as for others.
+NOT_OFFERED: Final = frozenset(
+    (pages.XS_CONTROL, pages.XS_TRANSACTION_START, pages.XS_RESUME, pages.XS_SET_TARGET, pages.XS_DIRECTORY_PART)
+)
 
 
 def _watched(raw: str, domid: int) -> str:
@@ -180,27 +195,28 @@ class Xenstored:
     # --- requests ---
     def request(self, domid: int, kind: int, tx_id: int, payload: bytes) -> bytes:
         """One request of a domain, or of a tool as domain 0; XsError."""
+        handler = self._handlers().get(kind)
+        if handler is None and kind not in NOT_OFFERED:
+            raise XsError("ENOSYS")
+        if domid and kind in OF_TOOLS:
+            raise XsError("EACCES")
         if tx_id and kind not in (pages.XS_WATCH, pages.XS_UNWATCH):
             raise XsError("ENOENT")
+        if handler is None:
+            raise XsError("ENOSYS")
         if len(payload) > XS_PAYLOAD_MAX:
             raise XsError("E2BIG")
         words = payload.split(b"\0")
-        if kind == pages.XS_WRITE:
-            if len(words) < 2:
-                raise XsError("EINVAL")
-            path = self._path(words[0], domid)
-            self._fire(self.store.write(domid, path, payload[len(words[0]) + 1 :]))
-            return OK
-        if words[-1]:
+        if kind == pages.XS_WRITE:  # its value may have any bytes
+            return handler(domid, [words[0], payload[len(words[0]) + 1 :]] if len(words) > 1 else words)
+        if words[-1] and kind not in REST_IGNORED:
             raise XsError("EINVAL")
-        handler = self._handlers().get(kind)
-        if handler is None:
-            raise XsError("ENOSYS")
         return handler(domid, words[:-1])
 
     def _handlers(self) -> dict[int, Callable[[int, list[bytes]], bytes]]:
         return {
             pages.XS_READ: self._read,
+            pages.XS_WRITE: self._write,
             pages.XS_DIRECTORY: self._directory,
             pages.XS_MKDIR: self._mkdir,
             pages.XS_RM: self._rm,
@@ -213,6 +229,7 @@ class Xenstored:
             pages.XS_INTRODUCE: self._introduce,
             pages.XS_RELEASE: self._release,
             pages.XS_IS_DOMAIN_INTRODUCED: self._introduced,
+            pages.XS_TRANSACTION_END: self._transaction_end,
         }
 
     @staticmethod
@@ -233,6 +250,11 @@ class Xenstored:
 
     def _read(self, domid: int, words: list[bytes]) -> bytes:
         return self.store.read(domid, self._path(self._words(words, 1)[0], domid))
+
+    def _write(self, domid: int, words: list[bytes]) -> bytes:
+        raw, value = self._words(words, 2)
+        self._fire(self.store.write(domid, self._path(raw, domid), value))
+        return OK
 
     def _directory(self, domid: int, words: list[bytes]) -> bytes:
         names = self.store.directory(domid, self._path(self._words(words, 1)[0], domid))
@@ -270,10 +292,13 @@ class Xenstored:
     def _domain_path(self, domid: int, words: list[bytes]) -> bytes:
         return home(self._number(self._words(words, 1)[0])).encode() + b"\0"
 
+    def _transaction_end(self, _domid: int, words: list[bytes]) -> bytes:
+        if self._words(words, 1)[0] not in (b"T", b"F"):
+            raise XsError("EINVAL")
+        raise XsError("ENOENT")  # nobody can begin one
+
     # --- requests of tools ---
-    def _introduce(self, domid: int, words: list[bytes]) -> bytes:
-        if domid:
-            raise XsError("EACCES")
+    def _introduce(self, _domid: int, words: list[bytes]) -> bytes:
         who, mfn, port = self._words(words, 3)
         try:
             self.introduce(self._number(who), self._number(mfn, 1 << 40), self._number(port, 1 << 32))
@@ -281,16 +306,13 @@ class Xenstored:
             raise XsError("EEXIST" if exc.errno == EEXIST else "EINVAL") from exc
         return OK
 
-    def _release(self, domid: int, words: list[bytes]) -> bytes:
-        if domid:
-            raise XsError("EACCES")
+    def _release(self, _domid: int, words: list[bytes]) -> bytes:
         self.release(self._number(self._words(words, 1)[0]))
         return OK
 
-    def _introduced(self, domid: int, words: list[bytes]) -> bytes:
-        if domid:
-            raise XsError("EACCES")
-        return b"T\0" if self._number(self._words(words, 1)[0]) in self.connections else b"F\0"
+    def _introduced(self, _domid: int, words: list[bytes]) -> bytes:
+        who = self._number(self._words(words, 1)[0])
+        return b"T\0" if who == 0 or who in self.connections else b"F\0"
 
     # --- watches (of guests; tools poll instead) ---
     def _watch(self, domid: int, words: list[bytes]) -> bytes:
@@ -301,7 +323,7 @@ class Xenstored:
             raise XsError("ENOSYS")
         if any((_watched(other, domid), t) == (path, token) for other, t in connection.watches):
             raise XsError("EEXIST")
-        if len(connection.watches) >= self.quota_watches:
+        if len(connection.watches) > self.quota_watches:  # one more than the quota, as the real daemon
             raise XsError("E2BIG")
         connection.watches.append((raw, token))
         return OK

@@ -1,44 +1,49 @@
-"""domctl (hypercall 36): the operations that building, pausing and destroying domains need.
+"""domctl (hypercall 36): which command a call is, for which domain, and whether its caller may make it.
 
-Contents: the struct of public/domctl.h and the privilege check. Not here: what they do
-(lifecycle.py). Source: Xen common/domctl.c do_domctl.
+Contents: the header of the struct of public/domctl.h, the privilege check, and the table of commands. Not here: their
+bodies (domctl_domains.py, domctl_vcpus.py, domctl_hardware.py, domctl_guest.py). Source: Xen common/domctl.c do_domctl.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from functools import partial
 from typing import TYPE_CHECKING
 
-from bulkhead.impl.xen import abi, domctl_guest, domctl_hardware, domctl_vcpus
-from bulkhead.impl.xen.abi import EFAULT, EINVAL, ENOSYS, EOPNOTSUPP, ESRCH
-from bulkhead.impl.xen.continuation import Preempted
+from bulkhead.impl.xen import abi, domctl_domains, domctl_guest, domctl_hardware, domctl_vcpus
+from bulkhead.impl.xen.abi import EFAULT, EINVAL, ENOSYS, ESRCH
 from bulkhead.impl.xen.control_struct import versioned_struct
 from bulkhead.impl.xen.domain_info import domain_info
-from bulkhead.impl.xen.domains import DEAD
-from bulkhead.impl.xen.guest_access import read, write
-from bulkhead.impl.xen.lifecycle import create_domain, destroy, pause, pick_domid, set_max_vcpus, set_target, unpause
-from bulkhead.impl.xen.migration import PAGEFRAMEINFO3, get_vcpu_context, page_frame_info, shadow_op
-from bulkhead.impl.xen.vcpu_context import hypercall_init, reset_vcpu, set_vcpu_context
+from bulkhead.impl.xen.guest_access import write
+from bulkhead.impl.xen.migration import shadow_op
 
 if TYPE_CHECKING:
     from bulkhead.impl.xen.domains import Domain, VCpu
     from bulkhead.impl.xen.machine import Xen
 
-MOST_PAGES = 0xFFFFFFFF
-HVM_MAX_VCPUS = 128
-MAX_VIRT_CPUS = 8192
-ADDRESS_SIZE = 64  # of PV guests; there are none of 32 bits
 # Commands, or what is left of them after their checks, that are not here, and why. Their answer is -ENOSYS.
 NOT_OFFERED = {
     "the contents of a processor or of a guest's saved state, when there is room for them": (33, 34, 55, 82, 83),
     "I/O memory in the map of a translated guest that may have it; its reset": (39, 79),
     "build options that Debian's Xen has not": (57, 65, 71, 81, 1000, 1001, 1002, 1003),
 }
-# Commands that need no domain if they name none.
-WITHOUT_DOMAIN = frozenset({abi.DOMCTL_TEST_ASSIGN_DEVICE, abi.DOMCTL_VM_EVENT_OP})
 Command = Callable[["Xen", "VCpu", "Domain", int, bytes], int]
-OTHERS: dict[int, Command] = {
+# Commands that need no domain if they name none.
+WITHOUT_DOMAIN: dict[int, Callable[[Xen, VCpu, Domain | None, int, bytes], int]] = {
+    abi.DOMCTL_TEST_ASSIGN_DEVICE: domctl_hardware.device,
+    abi.DOMCTL_VM_EVENT_OP: domctl_guest.vm_event,
+}
+OF_A_DOMAIN: dict[int, Command] = {
+    abi.DOMCTL_PAUSEDOMAIN: domctl_domains.pause,
+    abi.DOMCTL_UNPAUSEDOMAIN: domctl_domains.unpause,
+    abi.DOMCTL_MAX_MEM: domctl_domains.set_max_mem,
+    abi.DOMCTL_MAX_VCPUS: domctl_domains.set_max_vcpus,
+    abi.DOMCTL_SETVCPUCONTEXT: domctl_domains.set_vcpu_context,
+    abi.DOMCTL_GETVCPUCONTEXT: domctl_domains.get_vcpu_context,
+    abi.DOMCTL_GETPAGEFRAMEINFO3: domctl_domains.page_frame_info,
+    abi.DOMCTL_SETDOMAINHANDLE: domctl_domains.set_handle,
+    abi.DOMCTL_GET_ADDRESS_SIZE: domctl_domains.get_address_size,
+    abi.DOMCTL_HYPERCALL_INIT: domctl_domains.init_hypercall_page,
+    abi.DOMCTL_SHADOW_OP: shadow_op,
     abi.DOMCTL_SETVCPUAFFINITY: domctl_vcpus.set_affinity,
     abi.DOMCTL_GETVCPUINFO: domctl_vcpus.vcpu_info,
     abi.DOMCTL_SCHEDULER_OP: domctl_vcpus.scheduler,
@@ -100,25 +105,7 @@ CHECK_THEMSELVES = frozenset(
         abi.DOMCTL_GET_DEVICE_GROUP,
     }
 )
-KNOWN = frozenset(
-    {
-        abi.DOMCTL_CREATEDOMAIN,
-        abi.DOMCTL_DESTROYDOMAIN,
-        abi.DOMCTL_PAUSEDOMAIN,
-        abi.DOMCTL_UNPAUSEDOMAIN,
-        abi.DOMCTL_MAX_MEM,
-        abi.DOMCTL_MAX_VCPUS,
-        abi.DOMCTL_SETVCPUCONTEXT,
-        abi.DOMCTL_HYPERCALL_INIT,
-        abi.DOMCTL_SHADOW_OP,
-        abi.DOMCTL_GETVCPUCONTEXT,
-        abi.DOMCTL_GETPAGEFRAMEINFO3,
-        abi.DOMCTL_SETDOMAINHANDLE,
-        abi.DOMCTL_GET_ADDRESS_SIZE,
-    }
-    | set(OTHERS)
-    | WITHOUT_DOMAIN
-)
+KNOWN = frozenset({abi.DOMCTL_CREATEDOMAIN, abi.DOMCTL_DESTROYDOMAIN, *WITHOUT_DOMAIN, *OF_A_DOMAIN})
 
 
 def do_domctl(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int) -> Generator[str, None, int]:
@@ -135,59 +122,20 @@ def do_domctl(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5: int
     if domain is None and not (cmd == abi.DOMCTL_CREATEDOMAIN or (cmd in WITHOUT_DOMAIN and domid == abi.DOMID_INVALID)):
         return -ESRCH
     if cmd == abi.DOMCTL_SET_TARGET and domain is not None:
-        target = xen.domains.get(abi.U16.unpack_from(body)[0])
-        return -ESRCH if target is None else set_target(domain, target, caller)
+        return domctl_domains.set_target(xen, vcpu, domain, body)
     rc = 0 if cmd in CHECK_THEMSELVES else xen.xsm.priv("domctl", caller)
     if rc:
         return rc
     if cmd not in KNOWN:
         return -ENOSYS
     if cmd == abi.DOMCTL_CREATEDOMAIN:
-        made = _create(xen, body, domid)
-        if isinstance(made, int):
-            return made
-        return 0 if write(xen, vcpu, arg + 8, abi.U16.pack(made.domid)) else -EFAULT
-    if cmd == abi.DOMCTL_TEST_ASSIGN_DEVICE:
-        return domctl_hardware.device(xen, vcpu, domain, arg, body)
-    if cmd == abi.DOMCTL_VM_EVENT_OP:
-        return domctl_guest.vm_event(xen, vcpu, domain, arg, body)
+        return domctl_domains.create(xen, vcpu, arg, body, domid)
+    if cmd in WITHOUT_DOMAIN:
+        return WITHOUT_DOMAIN[cmd](xen, vcpu, domain, arg, body)
     assert domain is not None
-    if cmd in OTHERS:
-        return OTHERS[cmd](xen, vcpu, domain, arg, body)
     if cmd == abi.DOMCTL_DESTROYDOMAIN:
-        return -EINVAL if domain is caller else (yield from _destroy(xen, domain, arg))
-    if cmd == abi.DOMCTL_PAUSEDOMAIN:
-        return -EINVAL if domain is caller else pause(domain)
-    if cmd == abi.DOMCTL_UNPAUSEDOMAIN:
-        return unpause(domain)
-    if cmd == abi.DOMCTL_MAX_MEM:
-        domain.max_pages = min(abi.U64.unpack_from(body)[0] >> 2, MOST_PAGES)
-        return 0
-    if cmd == abi.DOMCTL_MAX_VCPUS:
-        return set_max_vcpus(domain, abi.U32.unpack_from(body)[0])
-    if cmd == abi.DOMCTL_SETVCPUCONTEXT:
-        number, _, at = abi.SETVCPUCONTEXT.unpack_from(body)
-        if domain is caller or number >= len(domain.vcpus):
-            return -EINVAL
-        if not at:
-            return reset_vcpu(xen, domain.vcpus[number])
-        context = read(xen, vcpu, at, abi.VCPU_CONTEXT_SIZE)
-        return -EFAULT if context is None else set_vcpu_context(xen, domain, number, context)
-    if cmd == abi.DOMCTL_GETVCPUCONTEXT:
-        number, _, at = abi.SETVCPUCONTEXT.unpack_from(body)
-        return get_vcpu_context(xen, vcpu, domain, number, at)
-    if cmd == abi.DOMCTL_GETPAGEFRAMEINFO3:
-        return page_frame_info(xen, vcpu, domain, *PAGEFRAMEINFO3.unpack_from(body))
-    if cmd == abi.DOMCTL_SETDOMAINHANDLE:
-        domain.handle = bytes(body[:16])
-        return 0
-    if cmd == abi.DOMCTL_GET_ADDRESS_SIZE:
-        if domain.external:
-            return -EOPNOTSUPP
-        return 0 if write(xen, vcpu, arg + 16, abi.U32.pack(ADDRESS_SIZE)) else -EFAULT
-    if cmd == abi.DOMCTL_SHADOW_OP:
-        return shadow_op(xen, vcpu, domain, arg, body)
-    return hypercall_init(xen, domain, abi.U64.unpack_from(body)[0])
+        return (yield from domctl_domains.destroy(xen, vcpu, domain, arg))
+    return OF_A_DOMAIN[cmd](xen, vcpu, domain, arg, body)
 
 
 def _getdomaininfo(xen: Xen, vcpu: VCpu, domid: int, arg: int) -> int:
@@ -205,73 +153,3 @@ def _getdomaininfo(xen: Xen, vcpu: VCpu, domid: int, arg: int) -> int:
         xen, vcpu, arg + 16, domain_info(xen.domains[domid], vcpu.domain)
     )
     return 0 if told else -EFAULT
-
-
-def _destroy(xen: Xen, domain: Domain, arg: int) -> Generator[str, None, int]:
-    """Teardown may be preempted between its phases; the restarted call continues from the domain's state."""
-    steps = destroy(xen, domain)
-    while True:
-        try:
-            marker = next(steps)
-        except StopIteration as stop:
-            return int(stop.value)
-        again = marker in domain.teardown_done and marker != "destroy.maptrack"  # completed before the restart
-        domain.teardown_done.add(marker)
-        if not again and domain.is_dying != DEAD and xen.preemption.wanted():
-            steps.close()
-            raise Preempted(arg)
-        yield marker
-
-
-def _create(xen: Xen, body: bytes, domid: int) -> Domain | int:
-    (ssidref, handle, flags, iommu_opts, max_vcpus, max_port, grants, track, grant_opts, vmtrace, pool, emulation, misc) = (
-        abi.CREATEDOMAIN.unpack_from(body)
-    )
-    domid = pick_domid(xen, domid)
-    if domid < 0:
-        return domid
-    rc = _refused(xen, flags, iommu_opts, max_vcpus, grant_opts, vmtrace or misc & ~abi.MISC_FLAGS)
-    if rc:
-        return rc
-    made = create_domain(
-        xen,
-        domid,
-        external=bool(flags & abi.CDF_HVM),
-        max_vcpus=max_vcpus,
-        max_grant_frames=grants,
-        max_maptrack_frames=track,
-        grant_version=grant_opts & 0xF,
-        xs_domain=bool(flags & abi.CDF_XS_DOMAIN),
-        max_evtchn_port=max_port,
-        handle=handle,
-        ssidref=ssidref,
-        checks=partial(_late_checks, xen, flags, emulation, pool),
-    )
-    if not isinstance(made, int):
-        made.emulation = emulation
-    return made
-
-
-def _refused(xen: Xen, flags: int, iommu_opts: int, max_vcpus: int, grant_opts: int, traced: int) -> int:
-    """Refuse unknown flags and flags that this machine does not support (sanitise_domain_config)."""
-    hvm = bool(flags & abi.CDF_HVM)
-    not_here = abi.CDF_S3_INTEGRITY | abi.CDF_IOMMU | abi.CDF_NESTED_VIRT | abi.CDF_VPMU
-    if flags & ~abi.CDF_KNOWN or flags & not_here or iommu_opts or grant_opts & ~0xF or traced:
-        return -EINVAL
-    if flags & abi.CDF_HAP and not (hvm and xen.options.hap):
-        return -EINVAL
-    return -EINVAL if not 1 <= max_vcpus <= (HVM_MAX_VCPUS if hvm else MAX_VIRT_CPUS) else 0
-
-
-def _late_checks(xen: Xen, flags: int, emulation: int, pool: int) -> int:
-    """Checks during the creation of a domain: paging mode, emulated devices, CPU pool."""
-    hvm = bool(flags & abi.CDF_HVM)
-    if emulation & ~abi.EMU_ALL:
-        return -EINVAL
-    if hvm and emulation not in (abi.EMU_LAPIC, abi.EMU_ALL & ~abi.EMU_VPCI):  # PVH, or HVM with all devices
-        return -EOPNOTSUPP
-    if not hvm and emulation not in (0, abi.EMU_PIT):
-        return -EOPNOTSUPP
-    if hvm and not flags & abi.CDF_HAP and not xen.options.shadow_paging:
-        return -EOPNOTSUPP
-    return -ESRCH if pool else 0

@@ -87,14 +87,17 @@ class EventChannels:
         """The open port, or None."""
         return self.ports.get(number)
 
-    def alloc_unbound(self, remote_domid: int) -> int:
-        """A new port waiting for `remote_domid`; its number or -errno."""
+    def _open(self, state: int, *, remote_domid: int = 0, virq: int = 0, vcpu: int = 0) -> int:
+        """The lowest free port in a state; its number or -errno."""
         number = self.free_port()
         if number > 0:
             port = self.ports[number] = Port()
-            port.state = UNBOUND
-            port.remote_domid = remote_domid
+            port.state, port.remote_domid, port.virq, port.vcpu = state, remote_domid, virq, vcpu
         return number
+
+    def alloc_unbound(self, remote_domid: int) -> int:
+        """A new port waiting for `remote_domid`; its number or -errno."""
+        return self._open(UNBOUND, remote_domid=remote_domid)
 
     def bind_interdomain(self, remote: Domain, remote_port: int) -> int:
         """Bind to an unbound port that waits for this domain; the new port is pending at once. A port must be free."""
@@ -117,31 +120,19 @@ class EventChannels:
             return -ENOENT
         if any(p.state == VIRQ and p.virq == virq and p.vcpu == vcpu for p in self.ports.values()):
             return -EEXIST
-        number = self.free_port()
-        if number > 0:
-            port = self.ports[number] = Port()
-            port.state, port.virq, port.vcpu = VIRQ, virq, vcpu
-        return number
+        return self._open(VIRQ, virq=virq, vcpu=vcpu)
 
     def bind_ipi(self, vcpu: int) -> int:
         """A port by which vCPUs of the domain signal one of them."""
         if vcpu >= len(self.domain.vcpus):
             return -ENOENT
-        number = self.free_port()
-        if number > 0:
-            port = self.ports[number] = Port()
-            port.state, port.vcpu = IPI, vcpu
-        return number
+        return self._open(IPI, vcpu=vcpu)
 
     def bind_pirq(self, pirq: int) -> int:
         """A port for an interrupt of a translated guest's, which nothing raises here: -EEXIST if it has one."""
         if any(p.state == PIRQ and p.virq == pirq for p in self.ports.values()):
             return -EEXIST
-        number = self.free_port()
-        if number > 0:
-            port = self.ports[number] = Port()
-            port.state, port.virq = PIRQ, pirq
-        return number
+        return self._open(PIRQ, virq=pirq)
 
     def close(self, number: int) -> int:
         """Close a port; the peer of a bound pair becomes unbound, waiting for this domain again."""

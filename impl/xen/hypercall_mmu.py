@@ -1,7 +1,7 @@
 """Argument handling of the PV memory hypercalls: batches of mmu_update and mmuext_op, update_va_mapping.
 
 Contents: reading requests from guest memory, owners of a batch, progress. Not here: the effect of one
-request (mmu.py). Source: Xen arch/x86/mm.c do_mmu_update, do_mmuext_op.
+request (mmu.py, mmuext.py). Source: Xen arch/x86/mm.c do_mmu_update, do_mmuext_op.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from bulkhead.impl.xen.abi import EFAULT, EINVAL, ESRCH, MMU_UPDATE, MMU_UPDATE_PREEMPTED, MMUEXT_OP, U32
 from bulkhead.impl.xen.continuation import Preempted
 from bulkhead.impl.xen.guest_access import handle_okay, read, write
-from bulkhead.impl.xen.mmu import get_pg_owner, mmu_update_one, mmuext_op_one, owners, table_owner, update_va_mapping
+from bulkhead.impl.xen.mmu import get_pg_owner, mmu_update_one, owners, table_owner, update_va_mapping
+from bulkhead.impl.xen.mmuext import mmuext_op_one
 
 if TYPE_CHECKING:
     from bulkhead.impl.xen.domains import VCpu

@@ -1,7 +1,7 @@
-"""PV memory management hypercalls: mmu_update, mmuext_op, update_va_mapping with foreign owners.
+"""PV memory management hypercalls: mmu_update and update_va_mapping with foreign owners.
 
 Contents: which owners a caller may name, and the effect of a request on page tables and TLBs. Not here: the
-check of a single entry (pagetables.py). Source: Xen arch/x86/mm.c do_mmu_update, do_mmuext_op,
+check of a single entry (pagetables.py) and extended operations (mmuext.py). Source: Xen arch/x86/mm.c do_mmu_update,
 do_update_va_mapping, get_pg_owner.
 """
 
@@ -14,7 +14,6 @@ from bulkhead.impl.xen.abi import (
     DOMID_IO,
     DOMID_SELF,
     DOMID_XEN,
-    EACCES,
     EFAULT,
     EINVAL,
     ENOSYS,
@@ -25,25 +24,6 @@ from bulkhead.impl.xen.abi import (
     MMU_NORMAL_PT_UPDATE,
     MMU_PT_UPDATE_NO_TRANSLATE,
     MMU_PT_UPDATE_PRESERVE_AD,
-    MMUEXT_CLEAR_PAGE,
-    MMUEXT_COPY_PAGE,
-    MMUEXT_FLUSH_CACHE,
-    MMUEXT_FLUSH_CACHE_GLOBAL,
-    MMUEXT_INVLPG_ALL,
-    MMUEXT_INVLPG_LOCAL,
-    MMUEXT_INVLPG_MULTI,
-    MMUEXT_MARK_SUPER,
-    MMUEXT_NEW_BASEPTR,
-    MMUEXT_NEW_USER_BASEPTR,
-    MMUEXT_PIN_L1_TABLE,
-    MMUEXT_PIN_L4_TABLE,
-    MMUEXT_SET_LDT,
-    MMUEXT_TLB_FLUSH_ALL,
-    MMUEXT_TLB_FLUSH_LOCAL,
-    MMUEXT_TLB_FLUSH_MULTI,
-    MMUEXT_UNMARK_SUPER,
-    MMUEXT_UNPIN_TABLE,
-    PAGE_SIZE,
     U64,
     UVMF_ALL,
     UVMF_FLUSHTYPE_MASK,
@@ -61,16 +41,13 @@ from bulkhead.impl.xen.pagetables import (
     PTE_P,
     UPPER_DISALLOW,
     XEN_L4_SLOTS,
-    addr_ok,
     adjust_entry,
     entry_get,
     entry_put,
     find_l1,
     get_page_type,
-    get_table,
     is_table,
     put_page_type,
-    put_table,
     read_pte,
     same_mapping,
     write_pte,
@@ -79,20 +56,6 @@ from bulkhead.impl.xen.pagetables import (
 if TYPE_CHECKING:
     from bulkhead.impl.xen.domains import Domain, VCpu
     from bulkhead.impl.xen.machine import Xen
-
-MAX_LDT_ENTRIES = 8192
-MMUEXT_FLUSHES = frozenset(
-    {
-        MMUEXT_TLB_FLUSH_LOCAL,
-        MMUEXT_INVLPG_LOCAL,
-        MMUEXT_TLB_FLUSH_MULTI,
-        MMUEXT_INVLPG_MULTI,
-        MMUEXT_TLB_FLUSH_ALL,
-        MMUEXT_INVLPG_ALL,
-        MMUEXT_FLUSH_CACHE,
-        MMUEXT_FLUSH_CACHE_GLOBAL,
-    }
-)
 
 
 def get_pg_owner(xen: Xen, vcpu: VCpu, domid: int) -> Domain | None:
@@ -236,7 +199,7 @@ def update_va_mapping(
         chosen = caller.vcpus if where == UVMF_ALL else named_vcpus(xen, vcpu, where)
     if chosen is None:
         return -EFAULT  # the entry stays changed
-    _flush(xen, caller, chosen, addr if flags & UVMF_FLUSHTYPE_MASK == UVMF_INVLPG else None)
+    flush_vcpus(xen, caller, chosen, addr if flags & UVMF_FLUSHTYPE_MASK == UVMF_INVLPG else None)
     return 0
 
 
@@ -253,7 +216,7 @@ def named_vcpus(xen: Xen, vcpu: VCpu, bitmap: int) -> list[VCpu] | None:
     return chosen
 
 
-def _flush(xen: Xen, domain: Domain, chosen: list[VCpu], addr: int | None) -> None:
+def flush_vcpus(xen: Xen, domain: Domain, chosen: list[VCpu], addr: int | None) -> None:
     """Flush one page, or everything, of some vCPUs of a domain."""
     if addr is None and chosen == domain.vcpus:
         domain.flush_tlb()
@@ -264,108 +227,3 @@ def _flush(xen: Xen, domain: Domain, chosen: list[VCpu], addr: int | None) -> No
         else:
             xen.frames.stamp += 1
             each.tlb.flush(xen.frames.stamp)
-
-
-def mmuext_op_one(xen: Xen, vcpu: VCpu, pg_owner: Domain, cmd: int, arg1: int, arg2: int) -> Generator[str, None, int]:
-    """One extended operation on behalf of `pg_owner`'s frames; 0 or -errno."""
-    caller = vcpu.domain
-    if caller.external and not (cmd <= MMUEXT_PIN_L4_TABLE or cmd == MMUEXT_UNPIN_TABLE):
-        return -EOPNOTSUPP
-    if MMUEXT_PIN_L1_TABLE <= cmd <= MMUEXT_PIN_L4_TABLE:
-        frame = xen.frames.get(arg1)
-        if frame is None:
-            return -EINVAL
-        rc = get_table(xen, frame, pg_owner, cmd + 1)
-        if rc:
-            return rc
-        if frame.pinned:
-            put_table(xen, frame)
-            return -EINVAL
-        frame.pinned = True
-        pg_owner.flush_tlb()
-        return 0
-    if cmd == MMUEXT_UNPIN_TABLE:
-        frame = xen.frames.get(arg1)
-        if frame is None or frame.owner is not pg_owner or not frame.pinned:
-            return -EINVAL
-        frame.pinned = False
-        pg_owner.flush_tlb()
-        put_table(xen, frame)
-        return 0
-    if cmd in (MMUEXT_NEW_BASEPTR, MMUEXT_NEW_USER_BASEPTR):
-        return (yield from _new_root(xen, vcpu, cmd, arg1)) if pg_owner is caller else -EPERM
-    if cmd in (MMUEXT_CLEAR_PAGE, MMUEXT_COPY_PAGE):
-        return _clear_or_copy(xen, pg_owner, cmd, arg1, arg2)
-    if cmd in (MMUEXT_MARK_SUPER, MMUEXT_UNMARK_SUPER):
-        return -EOPNOTSUPP
-    if cmd not in MMUEXT_FLUSHES and cmd != MMUEXT_SET_LDT:
-        return -ENOSYS
-    if pg_owner is not caller:
-        return -EPERM
-    if cmd == MMUEXT_TLB_FLUSH_LOCAL:
-        _flush(xen, caller, [vcpu], None)
-    elif cmd == MMUEXT_INVLPG_LOCAL:
-        vcpu.tlb.invlpg(arg1 >> 12)
-    elif cmd in (MMUEXT_TLB_FLUSH_MULTI, MMUEXT_INVLPG_MULTI):
-        chosen = named_vcpus(xen, vcpu, arg2)
-        if chosen is None:
-            return -EINVAL
-        yield "mmu.flush"
-        _flush(xen, caller, chosen, arg1 if cmd == MMUEXT_INVLPG_MULTI else None)
-    elif cmd in (MMUEXT_TLB_FLUSH_ALL, MMUEXT_INVLPG_ALL):
-        yield "mmu.flush"
-        _flush(xen, caller, caller.vcpus, arg1 if cmd == MMUEXT_INVLPG_ALL else None)
-    elif cmd == MMUEXT_SET_LDT:
-        entries = arg2 & 0xFFFFFFFF
-        if entries > MAX_LDT_ENTRIES or (entries and (arg1 & 0xFFF or not addr_ok(arg1))):
-            return -EINVAL
-    elif not caller.toolstack.has_devices():
-        return -EACCES if cmd == MMUEXT_FLUSH_CACHE else -EINVAL
-    return 0
-
-
-def _new_root(xen: Xen, vcpu: VCpu, cmd: int, mfn: int) -> Generator[str, None, int]:
-    user = cmd == MMUEXT_NEW_USER_BASEPTR
-    old = vcpu.user_cr3 if user else vcpu.cr3
-    new: Frame | None = None
-    if mfn or not user:
-        new = xen.frames.get(mfn)
-        if new is None:
-            return -EINVAL
-        if new is old:
-            return 0
-        rc = get_table(xen, new, vcpu.domain, PGT_L4)
-        if rc:
-            return rc
-    if user:
-        vcpu.user_cr3 = new
-    else:
-        vcpu.cr3 = new
-    yield "mmu.flush"
-    xen.frames.stamp += 1
-    vcpu.tlb.flush(xen.frames.stamp)
-    if old is not None:
-        put_table(xen, old)
-    return 0
-
-
-def _clear_or_copy(xen: Xen, pg_owner: Domain, cmd: int, arg1: int, arg2: int) -> int:
-    dst = xen.frames.get(arg1)
-    if dst is None or dst.owner is not pg_owner or dst.count == 0:
-        return -EINVAL
-    source: Frame | None = None
-    if cmd == MMUEXT_COPY_PAGE:
-        source = xen.frames.get(arg2)
-        if source is None or source.owner is not pg_owner or source.count == 0:
-            return -EINVAL
-    if get_page_type(xen, dst, PGT_WRITABLE):
-        return -EINVAL
-    if source is None or source.data is None:
-        dst.bytes()[:] = bytes(PAGE_SIZE)
-    else:
-        dst.bytes()[:] = source.data
-    pg_owner.mark_dirty(dst.mfn)
-    put_page_type(xen, dst)
-    if source is not None and xen.trace is not None:
-        xen.trace("copy_page", source.mfn, 0, dst.mfn, 0, PAGE_SIZE)
-    return 0

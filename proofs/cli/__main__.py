@@ -10,14 +10,13 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import threading
 import time
 
 import click
 
 from bulkhead.model.diagnostics import RulesError, UsageError
 from bulkhead.proofs.atomic_files import drop_unfinished
-from bulkhead.proofs.jobs import ENDS_WITHIN, INTERRUPTED, WorkerDied, run_to_end
+from bulkhead.proofs.jobs import ENDS_WITHIN, INTERRUPTED, Ending, WorkerDied, run_to_end
 from bulkhead.proofs.theorems.solvers import SolverError
 
 COMMANDS = ("check", "prove", "attack", "explore", "export", "replay", "refine", "diff", "faults", "boot")
@@ -52,7 +51,7 @@ def command(context: click.Context) -> int:
     return GOOD
 
 
-def run(arguments: list[str] | None = None, ending: threading.Event | None = None) -> int:
+def run(arguments: list[str] | None = None, ending: Ending | None = None) -> int:
     """Run one command; returns the exit code. Every expected failure becomes one message.
 
     Once `ending` is set, another thread is ending the process: failures after that are its effect and are not reported.
@@ -65,7 +64,7 @@ def run(arguments: list[str] | None = None, ending: threading.Event | None = Non
         return code
 
     try:
-        code = command.main(arguments, prog_name="bulkhead", standalone_mode=False)
+        code = command.main(arguments, prog_name="bulkhead", standalone_mode=False, obj=ending)
         sys.stdout.flush()
         return int(code or 0)
     except click.ClickException as error:

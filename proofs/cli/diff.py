@@ -1,31 +1,31 @@
 """`bulkhead diff`: long seeded campaigns that run the implementation and compare every step with the rules.
 
-Contents: options, and progress. Not here: the comparison (refinement/), and the reports.
+Contents: options, and which campaigns run. Not here: the comparison (refinement/), signs of life (alive.py), and the
+reports.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bulkhead.model.diagnostics import UsageError
 from bulkhead.proofs.atomic_files import needs_file, write_file
+from bulkhead.proofs.cli.alive import Calls
 from bulkhead.proofs.cli.output import Output, jobs_option, json_option, output_options
 from bulkhead.proofs.jobs import count
 from bulkhead.proofs.refinement import compared
-from bulkhead.proofs.refinement.campaign import Report, campaign
+from bulkhead.proofs.refinement.campaign import campaign
 from bulkhead.proofs.refinement.coverage import contradicted, coverage
 from bulkhead.proofs.refinement.domb import campaign as domb_campaign
 from bulkhead.proofs.refinement.domb import coverage as domb_coverage
 from bulkhead.proofs.refinement.domb import play as domb_play
 from bulkhead.proofs.refinement.domb import world as domb_world
 from bulkhead.proofs.refinement.lockstep.lockstep import CLAIMS_EVERY, FULL_EVERY
-from bulkhead.proofs.refinement.lockstep.spec_world import Rules, Size, rules_for
+from bulkhead.proofs.refinement.lockstep.spec_world import Size, rules_for
 from bulkhead.proofs.refinement.play import On, play, playable
 from bulkhead.proofs.refinement.recording import Header, packed
 from bulkhead.proofs.report.runs_text import play_text, run_text
@@ -104,10 +104,12 @@ def diff(
         system = "monolithic"
     ops = ops or MODEL_OPS
     moves = {"both": max(ops // SHARE, 1), "monolithic": 0, "disaggregated": ops}[system]
-    first = _xen_and_drivers(seed, ops - moves, count(jobs), against == "model", output, record) if moves < ops else None
+    model = against == "model"
+    made = Calls(output, seed, model)
+    first = _xen_and_drivers(seed, ops - moves, count(jobs), model, made, record) if moves < ops else None
     second = None
     if moves and (first is None or first.good):
-        second = _domb(seed, moves, count(jobs), against == "model", record)
+        second = _domb(seed, moves, count(jobs), model, made, record)
     result = DiffRun(seed, first, second)
     return output.give(result, lambda: run_text(result))
 
@@ -121,12 +123,14 @@ def _play(file: Path, on: On, output: Output) -> int:
     return output.give(result, lambda: play_text(result))
 
 
-def _xen_and_drivers(seed: int, ops: int, jobs: int, model: bool, output: Output, record: Path | None) -> DiffResult:
+def _xen_and_drivers(seed: int, ops: int, jobs: int, model: bool, made: Calls, record: Path | None) -> DiffResult:
     rules = rules_for(Size())
     lines = [Header("monolithic", seed, model).line()]
     if record is not None:
         needs_file(record, "--record")
-    report = _run(rules, seed, ops, jobs, model, output, lines.append if record is not None else None)
+    keep = lines.append if record is not None else None
+    with made.counted("calls of Xen and its drivers", ops) as add:
+        report = campaign(rules, seed, ops, FULL_EVERY, CLAIMS_EVERY, model, add, jobs, keep)
     if record is not None:
         write_file(record, packed(record, "".join(lines)))
     places = {step.label: step.span for step in rules.system.steps}
@@ -145,12 +149,14 @@ def _xen_and_drivers(seed: int, ops: int, jobs: int, model: bool, output: Output
     )
 
 
-def _domb(seed: int, moves: int, jobs: int, model: bool, record: Path | None) -> DombResult:
+def _domb(seed: int, moves: int, jobs: int, model: bool, made: Calls, record: Path | None) -> DombResult:
     rules = domb_world.rules_for(domb_world.Size())
     lines = [Header("disaggregated", seed, model).line()]
     if record is not None:
         needs_file(record, "--record")
-    report = domb_campaign.campaign(rules, seed, moves, None, jobs, model, lines.append if record is not None else None)
+    keep = lines.append if record is not None else None
+    with made.counted("moves of DomB and its tools", moves) as add:
+        report = domb_campaign.campaign(rules, seed, moves, add, jobs, model, keep)
     if record is not None:
         write_file(record, packed(record, "".join(lines)))
     return DombResult(
@@ -181,14 +187,3 @@ def _on_xen(ops: int, seed: int, record: Path | None) -> int:
     except KeyboardInterrupt:
         running.wait()  # it gets the same signal, and shuts its machine down
         raise
-
-
-def _run(
-    rules: Rules, seed: int, ops: int, jobs: int, model: bool, output: Output, record: Callable[[str], object] | None
-) -> Report:
-    if output.quiet or not sys.stderr.isatty():
-        return campaign(rules, seed, ops, FULL_EVERY, CLAIMS_EVERY, model, None, jobs, record)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=output.console(stderr=True), transient=True) as bar:
-        task = bar.add_task("calls", total=ops)
-        return campaign(rules, seed, ops, FULL_EVERY, CLAIMS_EVERY, model, lambda n: bar.advance(task, n), jobs, record)

@@ -91,7 +91,7 @@ FAULTS: Mapping[str, tuple[Fault, ...]] = {
            "a virtual interrupt is not delivered"),
         _f("virq_to_all", "events:EventChannels.raise_virq", " and port.virq == virq", "",
            "a virtual interrupt is delivered to the ports of all"),
-        _f("virq_on_first_vcpu", "events:EventChannels.bind_virq", "= VIRQ, virq, vcpu", "= VIRQ, virq, 0",
+        _f("virq_on_first_vcpu", "events:EventChannels.bind_virq", "virq=virq, vcpu=vcpu", "virq=virq",
            "a vCPU's interrupt comes to another one"),
         _f("masked_delivered", "events:EventChannels.take_pending", " and not self.is_masked(n)", "",
            "a masked event is delivered"),

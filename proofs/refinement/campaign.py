@@ -17,7 +17,7 @@ from bulkhead.proofs.refinement.calls import Answer, Call, Interleaving
 from bulkhead.proofs.refinement.interleaved import Interleaved
 from bulkhead.proofs.refinement.lockstep.dump import dump
 from bulkhead.proofs.refinement.lockstep.lockstep import CLAIMS_EVERY, FULL_EVERY, Lockstep
-from bulkhead.proofs.refinement.lockstep.spec_state import Log, Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Log, Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import Rules, Size, rules_for
 from bulkhead.proofs.refinement.recording import MACHINE, Recorder
 from bulkhead.proofs.refinement.workload.scheduler import Driver
@@ -164,7 +164,7 @@ def joined(
     progress: Callable[[int], None] | None = None,
     record: Callable[[str], object] | None = None,
 ) -> Report:
-    """Combine episodes to one campaign, which ends with the first failing one."""
+    """Combine episodes to one campaign, which ends with the first failing one; `progress` gets the calls of the others."""
     start = time.perf_counter()
     report = Report(seed)
     for part in parts:
@@ -177,10 +177,10 @@ def joined(
             report.reached[key] = report.reached.get(key, 0) + n
         if record is not None:
             record(part.recorded)
-        if progress is not None:
-            progress(part.calls)
         if report.failure is not None:
             break
+        if progress is not None:
+            progress(part.calls)
     report.seconds = time.perf_counter() - start
     return report
 

@@ -24,7 +24,8 @@ from bulkhead.proofs.refinement.calls import NOT_DONE, Answer, Call
 from bulkhead.proofs.refinement.interleaved import Interleaved
 from bulkhead.proofs.refinement.lockstep.dump import dump
 from bulkhead.proofs.refinement.lockstep.lockstep import CLAIMS_EVERY, FULL_EVERY, Lockstep
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch, SpecState
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
+from bulkhead.proofs.refinement.lockstep.spec_state import SpecState
 from bulkhead.proofs.refinement.lockstep.spec_world import Rules
 from bulkhead.proofs.refinement.recording import MACHINE, BadCalls, Event, Header, read
 from bulkhead.proofs.refinement.signatures import MONOLITHIC, Table

@@ -17,7 +17,8 @@ from bulkhead.proofs.refinement.lockstep.call import CallInFlight, status_name
 from bulkhead.proofs.refinement.lockstep.follow_domains import ERRNO
 from bulkhead.proofs.refinement.lockstep.lockstep import POOL, Lockstep
 from bulkhead.proofs.refinement.lockstep.operations import AT_ONCE, EXTENTS_AT, start
-from bulkhead.proofs.refinement.lockstep.spec_state import ANY, SpecState
+from bulkhead.proofs.refinement.lockstep.rule_steps import ANY
+from bulkhead.proofs.refinement.lockstep.spec_state import SpecState
 from bulkhead.proofs.refinement.lockstep.spec_world import TOOLS, Rules
 from bulkhead.proofs.refinement.lockstep.testbed import FIXED
 

@@ -56,33 +56,9 @@ class DiffResult:
         }
 
     def checks(self) -> tuple[Check, ...]:
-        """Checks: no mismatch, no impossible outcome, and each possible outcome."""
-        if self.failure is None:
-            said = f"{self.calls} calls without a mismatch."
-            same = Check("diff", "same_states", Status.PASSED, said, seconds=self.seconds)
-        else:
-            step = self.failure.what.partition(":")[0].strip("`")
-            same = Check(
-                "diff",
-                "same_states",
-                Status.FAILED,
-                self.failure.text(),
-                place=self.places.get(step),
-                flow=tuple(Flow(line) for line in self.failure.log),
-                seconds=self.seconds,
-            )
-        out = [same]
-        for pair in self.contradicted:
-            out.append(
-                Check(
-                    "diff",
-                    "outcome_cannot_happen",
-                    Status.FAILED,
-                    f"{pair} occurred, although it is impossible: {CANNOT_HAPPEN[pair]}.",
-                    place=self.places.get(pair.partition(":")[0]),
-                )
-            )
-        return tuple(out)
+        """Checks: no mismatch, and no impossible outcome."""
+        reasons = {pair: f", although it is impossible: {CANNOT_HAPPEN[pair]}" for pair in self.contradicted}
+        return _checks("same_states", f"{self.calls} calls", self.seconds, self.failure, reasons, self.places)
 
 
 @dataclass(frozen=True)
@@ -106,40 +82,31 @@ class DombResult:
 
     def checks(self) -> tuple[Check, ...]:
         """Checks: no mismatch, and no impossible outcome."""
-        if self.failure is None:
-            out = [
-                Check(
-                    "diff",
-                    "same_states_domb",
-                    Status.PASSED,
-                    f"{self.calls} moves without a mismatch.",
-                    seconds=self.seconds,
-                )
-            ]
-        else:
-            step = self.failure.what.partition(":")[0].strip("`")
-            out = [
-                Check(
-                    "diff",
-                    "same_states_domb",
-                    Status.FAILED,
-                    self.failure.text(),
-                    place=self.places.get(step),
-                    flow=tuple(Flow(line) for line in self.failure.log),
-                    seconds=self.seconds,
-                )
-            ]
-        for pair in self.contradicted:
-            out.append(
-                Check(
-                    "diff",
-                    "outcome_cannot_happen",
-                    Status.FAILED,
-                    f"{pair} occurred, although it is impossible.",
-                    place=self.places.get(pair.partition(":")[0]),
-                )
-            )
-        return tuple(out)
+        reasons = dict.fromkeys(self.contradicted, ", although it is impossible")
+        return _checks("same_states_domb", f"{self.calls} moves", self.seconds, self.failure, reasons, self.places)
+
+
+def _checks(
+    name: str, made: str, seconds: float, failure: Failure | None, impossible: Mapping[str, str], places: Places
+) -> tuple[Check, ...]:
+    """Checks of a campaign: one says whether the states stayed the same, then one for each impossible outcome it reached."""
+    if failure is None:
+        same = Check("diff", name, Status.PASSED, f"{made} without a mismatch.", seconds=seconds)
+    else:
+        place = places.get(failure.what.partition(":")[0].strip("`"))
+        flow = tuple(Flow(line) for line in failure.log)
+        same = Check("diff", name, Status.FAILED, failure.text(), place=place, flow=flow, seconds=seconds)
+    reached = (
+        Check(
+            "diff",
+            "outcome_cannot_happen",
+            Status.FAILED,
+            f"{pair} occurred{why}.",
+            place=places.get(pair.partition(":")[0]),
+        )
+        for pair, why in impossible.items()
+    )
+    return same, *reached
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,15 @@
 """Compares our xenstored with the real one: the same requests of Dom0 and two guests, the same answers and watch events.
 
 The real daemon (Xen's C xenstored from Debian) runs without Xen (tests/oracles/xenstored.py); if it is not
-installed, these tests skip. Requests of guests go through rings on both sides. Permissions and notifications are
-compared; transactions and control, which ours does not have, are not used, and quotas are not reached.
+installed, these tests skip. Requests of guests go through rings on both sides. Permissions, notifications, quotas, unknown
+and forbidden requests and malformed ones are compared. Not compared: transactions, targets, lists in parts and control,
+which ours does not have; and requests where the real daemon has no fixed answer (a wrong number of words where one is
+expected) or takes for a number what is none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 
@@ -29,17 +31,25 @@ XS = {
 }
 
 
+FEW_NODES, FEW_WATCHES = 9, 3
+RING = 1024  # bytes
+ABSENT = (pages.XS_CONTROL, pages.XS_TRANSACTION_START, pages.XS_RESUME, pages.XS_SET_TARGET, pages.XS_DIRECTORY_PART)
+OF_ONE_WORD = tuple(XS[name] for name in ("READ", "DIRECTORY", "GET_PERMS", "MKDIR", "RM"))
+OF_A_NUMBER = (pages.XS_GET_DOMAIN_PATH, pages.XS_IS_DOMAIN_INTRODUCED)
+TYPES = (*range(26), 127, 128, 255, 65536, 0xFFFFFFFF)
+
+
 class Both:
     """Our daemon and the real one, with the same domains and the same tree."""
 
-    def __init__(self, ours: Path, real: Path) -> None:
+    def __init__(self, ours: Path, real: Path, options: Sequence[str] = ()) -> None:
         (ours / "kernel").write_bytes(build_kernel())
         self.machine = BootedSystem("disaggregated", ours)
         self.guests = tuple(self.machine.create(name, CreateRequest("kernel", "", 64)) for name in ("one", "two"))
         for domid in self.guests:
             self.machine.guests[domid].running = False  # the test speaks for it
         self.told: dict[int, list[bytes]] = {domid: [] for domid in self.guests}
-        self.real = RealXenstored(BINARY, real)
+        self.real = RealXenstored(BINARY, real, options)
         for domid in sorted(self.machine.xenstored.connections):
             self.real.introduce(domid)
         for name in self.real.must(pages.XS_DIRECTORY, b"/\0").split(b"\0")[:-1]:
@@ -56,14 +66,14 @@ class Both:
                 perms = b"".join(b"%s%d\0" % (g.letter.encode(), g.domid) for g in node.grants)
                 self.real.must(pages.XS_SET_PERMS, path.encode() + b"\0" + perms)
 
-    def ask_ours(self, domid: int, kind: int, payload: bytes) -> Answer:
-        """One request to our daemon; watch events stay in the ring."""
-        if not domid:
+    def ask_ours(self, domid: int, kind: int, payload: bytes, tx_id: int = 0) -> Answer:
+        """One request to our daemon; watch events stay in the ring. The guests' library sends no longer ones than that."""
+        if not domid or len(payload) > RING - pages.XS_HEADER.size:
             try:
-                return kind, self.machine.xenstored.request(0, kind, 0, payload)
+                return kind, self.machine.xenstored.request(domid, kind, tx_id, payload)
             except XsError as exc:
                 return pages.XS_ERROR, str(exc).encode() + b"\0"
-        number = self.machine.guests[domid].xenbus.request(kind, payload)
+        number = self.machine.guests[domid].xenbus.request(kind, payload, tx_id)
         answers = {n: (got, body) for got, n, body in self._taken(domid)}
         return answers[number]
 
@@ -87,9 +97,9 @@ class Both:
         ours, self.told[domid] = self.told[domid], []
         return sorted(set(ours)), sorted(set(self.real.told(domid)))  # the real one may drop duplicates of pending events
 
-    def both(self, domid: int, kind: int, payload: bytes) -> tuple[object, object]:
+    def both(self, domid: int, kind: int, payload: bytes, tx_id: int = 0) -> tuple[object, object]:
         """A request to both: the answers and all watch events of ours and of the real one."""
-        ours, real = self.ask_ours(domid, kind, payload), self.real.ask(domid, kind, payload)
+        ours, real = self.ask_ours(domid, kind, payload, tx_id), self.real.ask(domid, kind, payload, tx_id)
         if kind == pages.XS_DIRECTORY:
             ours, real = ((a[0], b"\0".join(sorted(a[1].split(b"\0")))) for a in (ours, real))
         told = {d: self.events(d) for d in self.guests if d in self.real.rings}
@@ -114,9 +124,22 @@ class Both:
 
 @pytest.fixture
 def daemons(tmp_path: Path) -> Iterator[Both]:
+    yield from started(tmp_path)
+
+
+@pytest.fixture
+def strict(tmp_path: Path) -> Iterator[Both]:
+    """Daemons with small quotas."""
+    for made in started(tmp_path, ("-E", str(FEW_NODES), "-W", str(FEW_WATCHES))):
+        made.machine.xenstored.store.quota_nodes = FEW_NODES
+        made.machine.xenstored.quota_watches = FEW_WATCHES
+        yield made
+
+
+def started(where: Path, options: Sequence[str] = ()) -> Iterator[Both]:
     for name in ("ours", "real"):
-        (tmp_path / name).mkdir()
-    made = Both(tmp_path / "ours", tmp_path / "real")
+        (where / name).mkdir()
+    made = Both(where / "ours", where / "real", options)
     yield made
     made.real.close()
 
@@ -166,6 +189,67 @@ def test_the_real_daemon_answers_the_same(daemons: Both, seed: int) -> None:
             continue  # tools of ours do not watch, special events have no permissions, the root is not given away
         ours, real = daemons.both(caller, XS[kind], payload)
         assert ours == real, f"request {k} of seed {seed}: {kind} {payload!r} of domain {caller}"
+
+
+def unusual(rng: Random, kind: int, guests: tuple[int, ...]) -> bytes:
+    """The payload of a request of any type, often malformed."""
+    name = next((each for each, number in XS.items() if number == kind), "READ")
+    payload = payload_of(rng, name, guests)
+    odd = rng.random()
+    if kind in OF_A_NUMBER:
+        return b"%d\0" % rng.choice((0, *guests, 77, 0x7FEF))
+    if kind == pages.XS_TRANSACTION_END:
+        return rng.choice((b"T\0", b"F\0", b"X\0", b"T", b"", b"\0", b"T\0F\0"))
+    if odd < 0.15 and kind not in OF_ONE_WORD:
+        return rng.choice((payload.rstrip(b"\0"), payload + b"x", payload + b"x\0", payload + b"\0", b""))
+    if odd < 0.3:
+        return payload.replace(b"a", rng.choice((b"\xff", b"\xc3\xa9", b" ", b"~", b"\n", b"@", b"/", b"A-_9")))
+    if odd < 0.35:
+        return rng.choice((b"a" * 2048, b"a" * 2049, b"/" + b"a" * 3071, b"/" + b"a" * 3072)) + b"\0"
+    return payload
+
+
+@pytest.mark.parametrize("seed", range(100, 105))
+def test_unusual_requests_get_the_same_answers(daemons: Both, seed: int) -> None:
+    """Unknown types, those of tools, numbers of transactions that do not exist, malformed payloads."""
+    rng = Random(seed)
+    for k in range(400):
+        caller = rng.choice((0, *daemons.guests, *daemons.guests))
+        kind, tx_id = rng.choice(TYPES), rng.choice((0, 0, 1, 5, 0xFFFFFFFF))
+        payload = unusual(rng, kind, daemons.guests)
+        if kind == pages.XS_DIRECTORY_PART or (kind in ABSENT and (not caller or (kind == 6 and not tx_id))):
+            continue
+        if not caller and (
+            kind in (XS["WATCH"], XS["UNWATCH"], pages.XS_INTRODUCE, pages.XS_RELEASE) or payload[:1] == b"@"
+        ):
+            continue  # tools of ours do not watch; the domains stay
+        if kind == XS["SET_PERMS"] and payload.startswith((b"@", b"/\0")):
+            continue
+        ours, real = daemons.both(caller, kind, payload, tx_id)
+        assert ours == real, f"request {k} of seed {seed}: {kind} {payload[:60]!r} of domain {caller}, transaction {tx_id}"
+
+
+@pytest.mark.parametrize("seed", range(200, 204))
+def test_quotas_are_reached_at_the_same_request(strict: Both, seed: int) -> None:
+    """Nodes of their owner, however they were made or given away, and watches."""
+    rng = Random(seed)
+    one, two = strict.guests
+    refused = set()
+    for k in range(400):
+        caller = rng.choice((0, one, one, one, two))
+        kind = rng.choice(("WRITE", "WRITE", "MKDIR", "RM", "WATCH", "WATCH", "UNWATCH", "SET_PERMS"))
+        names = "/".join(rng.choice("abcd") for _ in range(rng.randint(1, 3)))
+        path = f"{home(rng.choice((one, one, two)))}/data/{names}".encode() + b"\0"
+        if kind in ("WATCH", "UNWATCH"):
+            caller, path = caller or one, path + rng.choice((b"t\0", b"u\0"))
+        elif kind == "SET_PERMS":
+            path += b"n%d\0" % rng.choice((one, two)) + b"".join(b"b%d\0" % one for _ in range(rng.choice((0, 1, 4, 5))))
+        elif kind == "WRITE":
+            path += bytes(rng.choice((0, 1, 1900, 2049)))
+        ours, real = strict.both(caller, XS[kind], path)
+        assert ours == real, f"request {k} of seed {seed}: {kind} {path[:60]!r} of domain {caller}"
+        refused.add(real[0])  # type: ignore[index]
+    assert {(16, b"ENOSPC\0"), (16, b"E2BIG\0")} <= refused
 
 
 def test_answers_are_compared_in_earnest(daemons: Both) -> None:

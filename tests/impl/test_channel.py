@@ -178,6 +178,17 @@ def test_a_tool_is_told_what_is_wrong_with_dombs_answer(domb: Domb, garbage: byt
     domb.clean()
 
 
+@pytest.mark.parametrize("body", [b"", b"short", bytes(p.GUEST.size - 1), bytes(p.GUEST.size + 1)])
+def test_an_answer_that_names_no_guest(domb: Domb, body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DomB says that the guest is built, and not which one: the tool says so, and believes no part of it."""
+    monkeypatch.setattr(RemoteService, "call", lambda self, op, sent: body)
+    with pytest.raises(ToolError, match="create: DomB sends garbage") as caught:
+        domb.builder.create(CreateRequest("kernel"))
+    assert caught.value.errno == abi.EIO
+    monkeypatch.undo()
+    domb.clean()
+
+
 def test_impossible_indices(domb: Domb) -> None:
     os, chan = domb.raw()
     os.store(chan.page + 4, b"\xff\xff\xff\x7f")  # left.prod

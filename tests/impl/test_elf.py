@@ -94,6 +94,25 @@ def test_notes_move_frame_list_and_ramdisk_out() -> None:
     assert layout.ranges[1].first == last.first and layout.ranges[1].virt == 0x8000000000
 
 
+@pytest.mark.parametrize(
+    ("p2m", "said"),
+    [
+        (0xFFFFFFFFFFFFE000, "past the last address"),  # 8 KiB before the end, where 1024 pages have a list of 8 KiB
+        (0xFFFFFFFFFFFFF000, "past the last address"),
+        (0xFFFF7FFFFFFFF000, ""),  # beside the hypervisor: no address of a guest is there
+        (0xFFFFFFFFFF000000, ""),
+    ],
+)
+def test_what_is_mapped_with_a_kernel_ends_at_the_last_address(p2m: int, said: str) -> None:
+    raw = build_kernel(Source(notes={elf.INIT_P2M: pack("<Q", p2m)}))
+    try:
+        layout = plan(parse(raw), 0, 1024 if said == "" else 2048)
+    except ElfError as error:
+        assert said in str(error) and (said or p2m == 0xFFFF7FFFFFFFF000)
+    else:
+        assert not said and layout.ranges[1].virt == p2m
+
+
 def test_page_tables_map_everything_and_themselves_readonly() -> None:
     for layout in (lay_out(), lay_out(100, n15=pack("<Q", 0x8000000000))):
         mfns = [5000 + 3 * pfn for pfn in range(layout.nr_pages)]

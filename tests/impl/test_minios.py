@@ -11,6 +11,8 @@ from bulkhead.impl.dom0.kernel import KernelError
 from bulkhead.impl.domb import minios
 from bulkhead.impl.domb.minios import GntMap, MiniOs
 from bulkhead.impl.domb.minios_osdep import MiniOsOsdep
+from bulkhead.impl.domb.protocol import CreateRequest
+from bulkhead.impl.guests.test_kernel import build_kernel
 from bulkhead.impl.libs import evtchn, gnttab
 from bulkhead.impl.libs.osdep import PROT_READ, PROT_WRITE, CopySegment
 from bulkhead.impl.libs.xc_gnttab import XcGnttab
@@ -104,6 +106,29 @@ def test_the_libraries_on_minios(pair: Pair) -> None:
     assert evtchn.xenevtchn_pending(xce) == port and evtchn.xenevtchn_pending(xce) == -1
     assert evtchn.xenevtchn_notify(xce, 99) == -1 and evtchn.xenevtchn_bind_interdomain(xce, 0, 4000) == -1
     assert evtchn.xenevtchn_close(xce) == 0 and pair.domb.domain.events.get(port) is None
+
+
+def test_a_resource_that_cannot_be_mapped_is_an_error(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One frame of it is refused: nothing of it stays mapped, and the caller gets that frame's error."""
+    os, real = pair.os, MiniOs.mmu_update
+    (tmp_path / "kernel").write_bytes(build_kernel())
+    fd, guest = os.foreign_open(), pair.machine.create("guest", CreateRequest("kernel", "", 64))
+    for count in (0, 65):
+        assert error(os.foreign_resource, fd, guest, 1, 0, 0, count, RW) == abi.EINVAL
+    addr = os.foreign_resource(fd, guest, 1, 0, 0, 1, RW)
+    assert os.load(addr, 1)[0] & 3 == 1  # the first entry is the console's
+    os.foreign_unmap(fd, addr, 1)
+    before = pair.domb.demand.in_use()
+    steps: list[tuple[int, int]] = []
+
+    def first_refused(self: MiniOs, where: int, value: int, domid: int) -> int:
+        steps.append((value, domid))
+        return -abi.ENOMEM if len(steps) == 1 else real(self, where, value, domid)
+
+    monkeypatch.setattr(MiniOs, "mmu_update", first_refused)
+    assert error(os.foreign_resource, fd, guest, 1, 0, 0, 1, RW) == abi.ENOMEM
+    assert [value for value, _ in steps[1:]] == [0] and pair.domb.demand.in_use() == before
+    os.close(fd)
 
 
 def test_calls_with_wrong_arguments(pair: Pair) -> None:

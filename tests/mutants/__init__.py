@@ -1,1 +1,1 @@
-"""Mutation testing: random one-place faults of the implementation (`python -m tests.mutants --of xen` or `domb`)."""
+"""Mutation testing: random one-place faults of the implementation (`python -m tests.mutants --of xen`, `domb` or `libs`)."""

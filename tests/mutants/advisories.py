@@ -70,7 +70,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     _f("update_without_flush",
        "hypercall_mmu:do_mmu_update", 'yield "mmu.flush"\n    pt_owner.flush_tlb()', 'yield "mmu.flush"',
        "what an update removed stays in TLBs (XSA-346)"),
-    _f("root_without_flush", "mmu:_new_root", "vcpu.tlb.flush(xen.frames.stamp)", "pass", "a new root, and the old TLB"),
+    _f("root_without_flush", "mmuext:_new_root", "vcpu.tlb.flush(xen.frames.stamp)", "pass", "a new root, and the old TLB"),
     _f("address_of_xen", "pagetables:addr_ok", "HYPERVISOR_VIRT_END <= addr", "0xFFFF800000000000 <= addr",
        "a guest's pointer may be Xen's memory (XSA-212)"),
     # Grants: XSA-217, XSA-218, XSA-224, XSA-226, XSA-228, XSA-230, XSA-295, XSA-318, XSA-380, XSA-394 kinds.

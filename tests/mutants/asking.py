@@ -1,4 +1,4 @@
-"""Lays a mutant over the implementation and looks for a detector, in the order of `KINDS`: the quickest kind first.
+"""Lays a mutant over the implementation and looks for a detector, the quickest kind of them for its line first.
 
 Each mutant runs in a separate process, forked from one that has everything loaded, with a limit of processor time and
 memory. Only runners of the changed line are used, the fastest first, and the first detection ends it. A mutant that makes a
@@ -113,13 +113,22 @@ def _ask(lay: Laying, askable: Sequence[Runner], at: Connection) -> None:
     os.chdir(ROOT)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     with lay():
-        for kind in KINDS:
+        for kind in in_order(askable):
             here = [r for r in askable if r.kind == kind]
             wrong = _ask_tests(here, at) if kind == "unit" else _ask_each(here, at)
             if wrong:
                 at.send(("", wrong))
                 return
     at.send(("", ""))
+
+
+def in_order(askable: Sequence[Runner]) -> list[str]:
+    """The kinds, those first whose runners take the least time together; long campaigns last."""
+    seconds = {kind: 0.0 for kind in KINDS}
+    for runner in askable:
+        seconds[runner.kind] += runner.seconds
+    seconds["unit"] = min(seconds["unit"], UNIT_SECONDS)
+    return sorted(KINDS, key=lambda kind: (kind == "long campaign", seconds[kind], KINDS.index(kind)))
 
 
 def _ask_each(askable: list[Runner], at: Connection) -> str:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-SUBJECTS = {"xen": ("xen", "dom0"), "domb": ("domb", "tools", "rings")}  # and their folders of impl
+# What is changed, and its folders of impl.
+SUBJECTS = {"xen": ("xen", "dom0"), "domb": ("domb", "tools", "rings"), "libs": ("libs",)}
 
 COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE,
@@ -183,7 +184,8 @@ def sources(subject: str) -> list[Path]:
 
 
 def every_mutant(subject: str = "xen") -> list[Mutant]:
-    """All mutants of a subject: `xen` is the hypervisor and Dom0's drivers, `domb` is DomB, its tools and the daemons."""
+    """All mutants of a subject: `xen` is the hypervisor and Dom0's drivers, `domb` DomB, its tools and the daemons,
+    `libs` the libraries below these."""
     return [m for p in sources(subject) for m in mutants_of(f"{p.parent.name}/{p.name}", p.read_text())]
 
 

@@ -15,6 +15,7 @@ import socket
 import struct
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -48,8 +49,8 @@ def find() -> tuple[Path, str]:
 class RealXenstored:
     """A running daemon, with domains that the test creates and destroys. Close it."""
 
-    def __init__(self, binary: Path, directory: Path) -> None:
-        """Start it; OracleError if it does not come up."""
+    def __init__(self, binary: Path, directory: Path, options: Sequence[str] = ()) -> None:
+        """Start it, with more options of its own; OracleError if it does not come up."""
         self.directory = directory
         library = directory / "shim.so"
         built = subprocess.run(
@@ -75,7 +76,7 @@ class RealXenstored:
         }
         # Our quotas differ from 4.17's defaults; no recovery, no trace.
         self.process = subprocess.Popen(
-            [str(binary), "-N", "-R"],
+            [str(binary), "-N", "-R", *options],
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -138,9 +139,9 @@ class RealXenstored:
             raise OracleError(f"request {kind} {payload!r}: {body!r}")
         return body
 
-    def ask(self, domid: int, kind: int, payload: bytes) -> Answer:
+    def ask(self, domid: int, kind: int, payload: bytes, tx_id: int = 0) -> Answer:
         """A request of a domain (0: over the socket): type and payload of the answer; watch events are queued separately."""
-        message = XS_HEADER.pack(kind, 1, 0, len(payload)) + payload
+        message = XS_HEADER.pack(kind, 1, tx_id, len(payload)) + payload
         if domid:
             return self.rings[domid].ask(message)
         self.tool.sendall(message)

@@ -17,7 +17,7 @@ from bulkhead.proofs.refinement.calls import Answer
 from bulkhead.proofs.refinement.dom0.kernel import Dom0
 from bulkhead.proofs.refinement.dom0.processes import expect_sigbus
 from bulkhead.proofs.refinement.dom0.state import Proc, Slot
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
 
 def mprotect(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:

@@ -16,7 +16,7 @@ from bulkhead.proofs.refinement.calls import Answer
 from bulkhead.proofs.refinement.dom0.kernel import Dom0
 from bulkhead.proofs.refinement.dom0.state import Proc
 from bulkhead.proofs.refinement.lockstep.call import CopyElement, status_name
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
 Side = tuple[int, int, int] | int  # reference, offset, domain; or an address
 Segment = tuple[Side, Side, int]

@@ -19,7 +19,7 @@ from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.calls import NOT_DONE, Answer
 from bulkhead.proofs.refinement.dom0.kernel import Dom0
 from bulkhead.proofs.refinement.dom0.state import Proc
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
 
 def _ioctl(d: Dom0, proc: Proc, fd: int, cmd: int, payload: bytes) -> tuple[str, int]:

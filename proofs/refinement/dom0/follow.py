@@ -15,7 +15,7 @@ from bulkhead.proofs.refinement.dom0.state import Mapping, Slot, UserSpace
 from bulkhead.proofs.refinement.lockstep.call import GENERAL, CallInFlight, CopyElement, Follower
 from bulkhead.proofs.refinement.lockstep.follow_grants import follow_copy
 from bulkhead.proofs.refinement.lockstep.observe import MOST_RACES
-from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import ANY, Mismatch
 
 
 def follower(d: UserSpace, f: CallInFlight, cmd: int, elements: Sequence[bytes]) -> Follower:

@@ -17,7 +17,7 @@ from bulkhead.proofs.refinement.calls import NOT_DONE, Answer
 from bulkhead.proofs.refinement.dom0.gntdev import port_element
 from bulkhead.proofs.refinement.dom0.kernel import Dom0
 from bulkhead.proofs.refinement.dom0.state import Opened, Proc, SharedPage, Slot, UserSpace
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
 
 def alloc_gref(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:

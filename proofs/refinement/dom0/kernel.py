@@ -19,7 +19,7 @@ from bulkhead.proofs.refinement.dom0.follow import follower
 from bulkhead.proofs.refinement.dom0.state import Opened, Proc, SharedPage, UserSpace
 from bulkhead.proofs.refinement.lockstep.call import CallInFlight
 from bulkhead.proofs.refinement.lockstep.flights import Flights
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
 NODES = {"gntdev": GNTDEV, "gntalloc": GNTALLOC, "evtchn": EVTCHN, "privcmd": PRIVCMD}
 MOST_SHARED = 3  # the limit of gntalloc's pages: small, so that it is reached

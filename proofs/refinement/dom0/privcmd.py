@@ -22,7 +22,7 @@ from bulkhead.proofs.refinement.dom0.evtchn import made
 from bulkhead.proofs.refinement.dom0.kernel import Dom0
 from bulkhead.proofs.refinement.dom0.state import Proc, Slot
 from bulkhead.proofs.refinement.lockstep.follow_physmap import unknown_pages
-from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import ANY, Mismatch
 
 CONTROL = {
     "createdomain": abi.DOMCTL_CREATEDOMAIN,

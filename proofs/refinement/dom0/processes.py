@@ -16,7 +16,7 @@ from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.calls import NOT_DONE, Answer
 from bulkhead.proofs.refinement.dom0.kernel import NODES, Dom0
 from bulkhead.proofs.refinement.dom0.state import Opened, Proc, Slot
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
 
 def open_device(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:

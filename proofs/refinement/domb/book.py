@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bulkhead.proofs.refinement.domb.rule_state import RuleState
 from bulkhead.proofs.refinement.domb.world import NOBODY, Rules
-from bulkhead.proofs.refinement.lockstep.spec_state import Log, Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Log, Mismatch
 
 
 def above(path: str) -> str:
@@ -54,16 +54,6 @@ class Book(RuleState):
     def ref(self, number: int) -> int:
         """The element of a reference."""
         return self.refs.get(number, len(self.size.refs) - 1)
-
-    def port(self, number: int) -> int:
-        """The element of a port number; of one that cannot be, some port that is closed in every domain."""
-        if 0 < number <= self.size.ports:
-            return number - 1
-        state = self.T["port.state"]
-        for q in range(self.size.ports):
-            if not any(state[d * self.size.ports + q] for d in range(NOBODY + 1)):
-                return q
-        raise Mismatch("the world has too few ports")
 
     def free(self, *funcs: str, other: int = -1) -> int:
         """The first element for which none of the facts holds."""

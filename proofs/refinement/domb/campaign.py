@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bulkhead.model.caller import OKAY
+from bulkhead.proofs.atomic_files import temporary_folder
 from bulkhead.proofs.jobs import Workers
 from bulkhead.proofs.refinement.calls import Answer, Call, Interleaving
 from bulkhead.proofs.refinement.campaign import Report, episode_sizes, failure_of, joined
@@ -18,7 +19,7 @@ from bulkhead.proofs.refinement.domb.view import View
 from bulkhead.proofs.refinement.domb.workload.ending import end
 from bulkhead.proofs.refinement.domb.workload.scheduler import Driver
 from bulkhead.proofs.refinement.domb.world import Rules, Size, rules_for
-from bulkhead.proofs.refinement.lockstep.spec_state import Log
+from bulkhead.proofs.refinement.lockstep.rule_steps import Log
 from bulkhead.proofs.refinement.recording import MACHINE, Recorder
 
 EPISODE_MOVES = 250  # moves per machine
@@ -34,18 +35,19 @@ def episode(
     rules_on: bool = True,
     record: bool = False,
     compare_every: int = COMPARE_EVERY,
+    where: Path | None = None,
 ) -> Report:
     """One episode of so many moves; its calls are in the report if a recording is made. After a mismatch it runs again, and
-    both sides are compared after each call, so that the first one is told."""
+    both sides are compared after each call, so that the first one is told. Its files lie in a folder below `where`."""
     report = Report(seed)
-    with exported() as root:
+    with exported(where) as root:
         try:
             _run(rules, seed, number, calls, root, rules_on, record, compare_every, report)
         except Exception as error:  # the set-up of the machine failed
             report.failure = failure_of(error, "", seed, number, 0, ())
             return report
     if report.failure is not None and rules_on and compare_every > 1:
-        again = episode(rules, seed, number, calls, rules_on, record, 1)
+        again = episode(rules, seed, number, calls, rules_on, record, 1, where)
         return again if again.failure is not None else report
     return report
 
@@ -102,11 +104,12 @@ def campaign(
     """Run episodes until so many moves are made or a mismatch is found; the number of jobs changes only the time. `record`
     gets the lines of each episode, in order."""
     sizes = episode_sizes(calls, EPISODE_MOVES)
-    tasks = [(rules.size, seed, n, size, rules_on, record is not None) for n, size in enumerate(sizes)]
-    with Workers(jobs) as pool:
+    # One folder for all, which goes with this process: a worker that is killed cannot remove its own.
+    with temporary_folder("bulkhead-diff") as where, Workers(jobs) as pool:
+        tasks = [(rules.size, seed, n, size, rules_on, record is not None, where) for n, size in enumerate(sizes)]
         return joined(seed, pool.map(_task, tasks), progress, record)
 
 
-def _task(task: tuple[Size, int, int, int, bool, bool]) -> Report:
-    size, seed, number, calls, rules_on, record = task
-    return episode(rules_for(size), seed, number, calls, rules_on, record)
+def _task(task: tuple[Size, int, int, int, bool, bool, Path]) -> Report:
+    size, seed, number, calls, rules_on, record, where = task
+    return episode(rules_for(size), seed, number, calls, rules_on, record, where=where)

@@ -17,7 +17,7 @@ from bulkhead.proofs.refinement.domb.users import Users
 from bulkhead.proofs.refinement.domb.window import SLOTS, address
 from bulkhead.proofs.refinement.domb.world import DOM0, DOMB, DOMB_SPACE, NOBODY
 from bulkhead.proofs.refinement.lockstep.abstraction import Places
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
 
 def compare(f: Follower, daemons: Daemons | None = None, users: Users | None = None) -> None:

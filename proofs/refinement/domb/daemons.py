@@ -24,7 +24,7 @@ from bulkhead.proofs.refinement.domb.watched_daemons import (
     WatchedStored,
 )
 from bulkhead.proofs.refinement.lockstep.abstraction import Places
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
 
 class Daemons:

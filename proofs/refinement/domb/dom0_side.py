@@ -17,7 +17,7 @@ from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.domb.book import Book
 from bulkhead.proofs.refinement.domb.rig import Rig, WatchedService, granted
 from bulkhead.proofs.refinement.domb.world import DOM0, FIRST_PROCESS, KERNEL, KERNEL_FILE
-from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import ANY, Mismatch
 
 
 class Dom0Side:

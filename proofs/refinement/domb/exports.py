@@ -32,9 +32,9 @@ def files(root: Path) -> None:
 
 
 @contextlib.contextmanager
-def exported() -> Iterator[Path]:
-    """A folder of its own with these files, which is removed in the end."""
-    with tempfile.TemporaryDirectory(prefix="bulkhead-domb-") as folder:
+def exported(where: Path | None = None) -> Iterator[Path]:
+    """A folder of its own with these files, below `where` or the system's folder for such; it is removed in the end."""
+    with tempfile.TemporaryDirectory(prefix="bulkhead-domb-", dir=where) as folder:
         inside = Path(folder) / "exported"
         files(Path(folder))
         held = os.open(inside / "pipe", os.O_RDWR)  # so that a proxy that should not open it does not wait for a writer

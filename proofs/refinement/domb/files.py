@@ -16,6 +16,7 @@ SEGMENT = Struct("<IIQQQQQQ")
 # struct start_info of public/xen.h, as far as a 64-bit guest reads it.
 START_INFO = Struct("<32sQQI4xQI4xQI4xQQQQQ1024sQQ")
 SIF_MOD_START_PFN = 8
+REGISTERS = {"rip": 520 + 128, "rsp": 520 + 152, "rsi": 520 + 104}  # in vcpu_guest_context of public/arch-x86/xen.h
 TABLES = 5  # page tables of a guest with a small kernel: the mapped range has 4 MiB
 SMALL_DISKS: tuple[bytes, ...] = (b"", b"a ramdisk", b"r" * 4096, bytes(range(256)) * 30)
 BIG_DISK: bytes = b"D" * (81 * PAGE)
@@ -202,6 +203,15 @@ class Reading:
     def ramdisk_at(self) -> int:
         """The first page of the ramdisk."""
         return self._behind if self._by_page else self._kernel_ends
+
+    def registers(self) -> dict[str, int]:
+        """The first instruction, the end of the stack, and start_info, of which a kernel is told in a register."""
+        begins = self._base + PAGE + (1 if self.kernel == GOOD[5] else 0)
+        return {
+            "rip": begins,
+            "rsp": self._base + self._behind * PAGE,
+            "rsi": self._base + self.start_info_at * PAGE,
+        }
 
     def start_info(self, told: Told) -> tuple[object, ...]:
         """What start_info must say."""

@@ -17,7 +17,7 @@ from bulkhead.proofs.refinement.domb.book import Book
 from bulkhead.proofs.refinement.domb.files import Reading, wanted
 from bulkhead.proofs.refinement.domb.follow_channel import ChannelSide
 from bulkhead.proofs.refinement.domb.rig import Rig
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
 CONTROL = {p.PAUSE: "take_pause", p.UNPAUSE: "take_unpause", p.DESTROY: "take_destroy", p.INFO: "take_info"}
 ERRNO = {0: OKAY, abi.ESRCH: "ESRCH", abi.EINVAL: "EINVAL", abi.ENOMEM: "ENOMEM", abi.EBUSY: "EBUSY"}

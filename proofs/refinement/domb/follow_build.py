@@ -17,11 +17,11 @@ from bulkhead.impl.xen.pagetables import PTE_MFN, PTE_P
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.domb.book import Book
 from bulkhead.proofs.refinement.domb.dom0_side import Dom0Side
-from bulkhead.proofs.refinement.domb.files import START_INFO, Reading, Told, Wanted
+from bulkhead.proofs.refinement.domb.files import REGISTERS, START_INFO, Reading, Told, Wanted
 from bulkhead.proofs.refinement.domb.kernels import PAGE
 from bulkhead.proofs.refinement.domb.rig import Rig
 from bulkhead.proofs.refinement.domb.world import DOM0, DOMB
-from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import ANY, Mismatch
 
 STAGES = ("no_request", "fetching", "created", "populated", "loaded", "seeded", "sealed", "failing")
 TABLE, INFO = "grant_table", "shared_info"
@@ -259,6 +259,10 @@ class BuildSide(Dom0Side):
             raise Mismatch(f"the answer names domain {domid}, the guest is {d}")
         if pages != reading.wanted.pages or domain.tot_pages != pages:
             raise Mismatch(f"{reading.wanted.pages} pages were asked for, {domain.tot_pages} are there, {pages} answered")
+        if domain.max_pages != pages or len(domain.vcpus) != 1:
+            raise Mismatch(
+                f"a guest of {pages} pages and a vCPU may have {domain.max_pages}, and has {len(domain.vcpus)} vCPUs"
+            )
         table = domain.grant_table
         entries = [table.entry_v1(0), table.entry_v1(1)]
         if entries != [(abi.GTF_PERMIT_ACCESS, DOM0, console_mfn), (abi.GTF_PERMIT_ACCESS, DOM0, store_mfn)]:
@@ -297,6 +301,10 @@ class BuildSide(Dom0Side):
             mfns.index(domain.vcpus[0].cr3.mfn),
             sum(1 for mfn in mfns if table[mfn].ptype in (PGT_L1, PGT_L2, PGT_L3, PGT_L4)),
         )
+        context = domain.vcpus[0].context
+        registers = {name: abi.U64.unpack_from(context or bytes(1024), at)[0] for name, at in REGISTERS.items()}
+        if registers != reading.registers():
+            raise Mismatch(f"the guest begins with the registers {registers}, not {reading.registers()}")
         said = START_INFO.unpack_from(bytes(table[mfns[reading.start_info_at]].bytes()))
         if said != reading.start_info(told):
             raise Mismatch(f"start_info says {said}, not {reading.start_info(told)}")

@@ -18,7 +18,7 @@ from bulkhead.proofs.refinement.domb.follow_build import BuildSide
 from bulkhead.proofs.refinement.domb.inbox import Inbox
 from bulkhead.proofs.refinement.domb.rig import Rig
 from bulkhead.proofs.refinement.domb.world import DOM0, DOMB
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
 
 class ChannelSide(BuildSide):

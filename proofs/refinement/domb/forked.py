@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from bulkhead.proofs.refinement.lockstep.dump import dump
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
 NESTED: Final = 48  # processes that wait for each other; longer paths are gone again from the start
 Path_ = tuple[str, ...]

@@ -16,7 +16,7 @@ from bulkhead.proofs.refinement.calls import NOT_DONE, Answer
 from bulkhead.proofs.refinement.domb.guests import Guest, Guests, index
 from bulkhead.proofs.refinement.domb.taps import MASK
 from bulkhead.proofs.refinement.domb.watched_daemons import HEADER, STORE_RINGS, frame, words
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
 REQUESTS, ANSWERS = STORE_RINGS
 LONGEST: Final = 4096

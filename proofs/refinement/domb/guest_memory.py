@@ -23,7 +23,7 @@ from bulkhead.proofs.refinement.domb.guests import FAULT, MAGIC, Guest, Guests
 from bulkhead.proofs.refinement.domb.machine import error_name
 from bulkhead.proofs.refinement.domb.rig import granted
 from bulkhead.proofs.refinement.domb.window import SLOTS, address
-from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import ANY, Mismatch
 
 AT: Final = 4080  # where a page is accessed: no ring and no start_info has anything there
 INTO: Final = 1024  # where copied bytes go

@@ -19,7 +19,7 @@ from bulkhead.proofs.refinement.domb.machine import WAIT, Killed, Machine, Proce
 from bulkhead.proofs.refinement.domb.spoken import heard
 from bulkhead.proofs.refinement.domb.watched_tools import WatchedRemote, WatchedXl
 from bulkhead.proofs.refinement.domb.world import NOBODY
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
 WAITS: Final = 160  # of a tool that has given up once, and asks again
 TRIES: Final = 12  # of a patient one, to get the channel

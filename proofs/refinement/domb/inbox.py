@@ -14,7 +14,7 @@ from typing import Final
 from bulkhead.impl.domb.protocol import Message
 from bulkhead.impl.libs.vchan import Vchan
 from bulkhead.proofs.refinement.domb.taps import Tap
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
 # Independent layout of libxenvchan.h and of a message: magic, kind, number, status, length.
 TO_DOMB, FROM_DOMB = (0, 4), (8, 12)  # consumer's and producer's index in the first page

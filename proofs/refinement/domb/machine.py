@@ -32,7 +32,7 @@ from bulkhead.proofs.refinement.domb.rig import Rig, WatchedService
 from bulkhead.proofs.refinement.domb.store_side import StoreSide
 from bulkhead.proofs.refinement.domb.users import Users
 from bulkhead.proofs.refinement.domb.world import DOMB, Rules
-from bulkhead.proofs.refinement.lockstep.spec_state import Log, Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Log, Mismatch
 
 LOAD, FAIL, STEP, TAKEN = "load", "fail", "step", "taken"  # moments of DomB
 DAEMON, WAIT = "daemon", "wait"

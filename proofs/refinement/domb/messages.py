@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from typing import Final
 
 NAMES: Final = {
+    0: "control",
     1: "directory",
     2: "read",
     3: "get_perms",
     4: "watch",
     5: "unwatch",
+    6: "transaction_start",
+    7: "transaction_end",
     8: "introduce",
     9: "release",
     10: "get_domain_path",
@@ -24,9 +27,13 @@ NAMES: Final = {
     13: "rm",
     14: "set_perms",
     17: "is_introduced",
+    18: "resume",
+    19: "set_target",
     21: "reset_watches",
+    22: "directory_part",
 }
-OF_TOOLS: Final = frozenset({"introduce", "release", "is_introduced"})
+OF_TOOLS: Final = frozenset({"introduce", "release", "is_introduced", "control", "resume", "set_target"})
+ABSENT: Final = frozenset({"control", "transaction_start", "resume", "set_target", "directory_part"})  # in this daemon
 WORDS: Final = {
     "directory": 1,
     "read": 1,
@@ -35,12 +42,15 @@ WORDS: Final = {
     "rm": 1,
     "watch": 2,
     "unwatch": 2,
+    "transaction_end": 1,
     "introduce": 3,
     "release": 1,
     "get_domain_path": 1,
     "is_introduced": 1,
 }
 PATH: Final = re.compile(r"/|/?(?!@)[-\w@]+(/[-\w@]+)*", re.ASCII)
+BEFORE: Final = re.compile(r"^/local/domain/\d{1,5}/", re.ASCII)  # does not count for the length of a path
+LONGEST: Final = 2048
 MOST: Final = 4096
 EVENT: Final = 15
 ERROR: Final = 16
@@ -68,33 +78,37 @@ def home(domid: int) -> str:
 
 def whole(path: str, domid: int) -> str | None:
     """The absolute path; None if it is invalid."""
-    limit = 3072 if path[:1] == "/" else 2048
-    if len(path) > limit or not PATH.fullmatch(path):
+    if not PATH.fullmatch(path):
         return None
-    return path if path[0] == "/" else f"{home(domid)}/{path}"
+    full = path if path[0] == "/" else f"{home(domid)}/{path}"
+    return full if len(BEFORE.sub("", full)) <= LONGEST else None
 
 
 def asked(domid: int, kind: int, tx: int, payload: bytes) -> Request:
     """The request of a domain, or of a tool as domain 0."""
     op = NAMES.get(kind, "")
+    if not op:
+        return Request(op, "ENOSYS")
+    if op in OF_TOOLS and domid:
+        return Request(op, "EACCES")
     if tx and op not in ("watch", "unwatch"):
         return Request(op, "ENOENT")
+    if op in ABSENT:
+        return Request(op, "ENOSYS")
     if len(payload) > MOST:
         return Request(op, "E2BIG")
     words = payload.split(b"\0")
     if op == "write":
         path = whole(words[0].decode("latin-1"), domid) if len(words) > 1 else None
         return Request(op, "EINVAL") if path is None else Request(op, path=path, value=payload[len(words[0]) + 1 :])
-    if words.pop():
+    if words.pop() and op not in ("watch", "unwatch", "set_perms"):  # these count whole words, whatever follows them
         return Request(op, "EINVAL")
-    if not op:
-        return Request(op, "ENOSYS")
-    if op in OF_TOOLS and domid:
-        return Request(op, "EACCES")
     if op == "set_perms":
         return _perms(domid, words)
     if op != "reset_watches" and len(words) != WORDS[op]:
         return Request(op, "EINVAL")
+    if op == "transaction_end":
+        return Request(op, "ENOENT" if words[0] in (b"T", b"F") else "EINVAL")
     if op in ("watch", "unwatch"):
         return _watch(op, domid, words)
     if op in OF_TOOLS or op == "get_domain_path":

@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
 OPEN, STAT, READ, CLOSE = 0x21, 0x22, 0x23, 0x24
 LONGEST: Final = 1023  # bytes of a path

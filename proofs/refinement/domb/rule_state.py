@@ -7,12 +7,12 @@ alone can take a recorded run again (`again`). Not here: which object is which e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.domb.world import DOM0, KERNEL, KERNEL_FILE, NOBODY, Rules
-from bulkhead.proofs.refinement.lockstep.spec_state import Log, Mismatch, RuleSteps
+from bulkhead.proofs.refinement.lockstep.rule_steps import Log, RuleSteps
 
 PUT: Final = "(put)"
 
@@ -21,43 +21,12 @@ class RuleState(RuleSteps):
     """A rule state, by names of its functions in `T`."""
 
     def __init__(self, rules: Rules, log: Log | None = None) -> None:
+        super().__init__(rules, rules.start(), rules.size.ports, None)
         self.rules = rules
         self.size = rules.size
-        self.state = rules.start()
-        self.T: dict[str, list[int]] = {name: self.state[k] for name, k in rules.number.items()}
         self.m = rules.members
-        self.reached: dict[str, int] = {}
-        self.steps = 0
-        self.log: Log | None = None
         self.step("open_gntdev", {"p": KERNEL, "x_x": KERNEL_FILE})
         self.log = log  # a fresh state has taken this step already
-
-    # Steps.
-
-    def try_step(self, label: str, args: dict[str, int], fail: str | None = None) -> str | None:
-        """Take a rule step and check all claims about steps; its code, or None if it is not enabled."""
-        made, names = self.rules.step(label)
-        assigned: list[tuple[int, int, int]] = []
-        code: str | None = made(self.state, *[args[n] for n in names], args, None, fail, assigned)[0]
-        self.steps += 1
-        if code is not None:
-            if self.log is not None:
-                self.log.append((label, dict(args), code, fail))
-            self.count(label, code)
-            broken = self.rules.step_claims.broken(self.state, assigned, label, code != OKAY)
-            if broken:
-                self.breaks(label, code, broken)
-        return code
-
-    def breaks(self, label: str, code: str, claims: Sequence[str]) -> None:
-        """A step has broken claims."""
-        raise Mismatch(f"the step `{label}`, which ends with {code}, breaks {', '.join(claims)}")
-
-    def check_claims(self) -> None:
-        """Check all invariants and theorems."""
-        broken = self.rules.state_claims.broken(self.state)
-        if broken:
-            raise Mismatch(f"{', '.join(broken)}: does not hold")
 
     def close(self) -> None:
         """Give the tables back, which are large; what is left of an episode waits for the collector of cycles."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
 WHOM: Final = {
     "xl": ("Dom0", "DomB", "xenstored", "xenconsoled"),

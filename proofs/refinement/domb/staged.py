@@ -29,7 +29,7 @@ from bulkhead.proofs.refinement.domb.kernels import BAD, WANTS_ANOTHER_LOADER
 from bulkhead.proofs.refinement.domb.rig import Rig
 from bulkhead.proofs.refinement.domb.world import DOMB, Rules
 from bulkhead.proofs.refinement.lockstep.abstraction import Places
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
 PAGES: Final = 64
 

@@ -20,7 +20,7 @@ from bulkhead.proofs.refinement.domb.store_side import StoreSide
 from bulkhead.proofs.refinement.domb.watched_daemons import STORE_RINGS, frame
 from bulkhead.proofs.refinement.domb.world import DOMB
 from bulkhead.proofs.refinement.lockstep.abstraction import Places
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
 STORE_REF: Final = 1
 SHARED: Final = "/tool/a"  # a node of Dom0's

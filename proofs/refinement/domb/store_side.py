@@ -16,7 +16,7 @@ from bulkhead.model.ir import BOOL, Use, Var
 from bulkhead.proofs.refinement.domb.book import Book, above, prefixes
 from bulkhead.proofs.refinement.domb.messages import MOST, Request, asked, home
 from bulkhead.proofs.refinement.domb.world import DOM0, NOBODY, NODE_QUOTA, WATCH_QUOTA
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
 VALUE_MOST = 2048
 PERMS_MOST = 5
@@ -230,7 +230,7 @@ class StoreSide:
         special = request.path[0] == "@"
         n = 0 if special else self.book.node(request.path)
         if request.op == "watch":
-            full = not same and len(mine) >= WATCH_QUOTA
+            full = not same and len(mine) > WATCH_QUOTA
             want = "EEXIST" if same else "E2BIG" if full else ""
             self._expect(request, came, want)
             if full:
@@ -328,7 +328,7 @@ class StoreSide:
 
     def _is_introduced(self, request: Request, came: Heard) -> None:
         self._expect(request, came, "")
-        known = request.domid < NOBODY and self.book.T["store_ring.introduced"][request.domid]
+        known = request.domid == 0 or (request.domid < NOBODY and self.book.T["store_ring.introduced"][request.domid])
         self._answer(request, came, b"T\0" if known else b"F\0")
 
     def _introduce(self, request: Request, came: Heard) -> None:

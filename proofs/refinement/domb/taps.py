@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
 MASK: Final = 0xFFFFFFFF
 Place = tuple[int, int, int, int]  # offsets in the page: data, size, consumer index, producer index

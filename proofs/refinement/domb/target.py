@@ -14,7 +14,7 @@ from bulkhead.proofs.refinement.domb.guests import ACTIONS, Guests
 from bulkhead.proofs.refinement.domb.machine import Machine
 from bulkhead.proofs.refinement.domb.operations import OF_DAEMONS, OF_DOMB_ITSELF, OF_NOBODY, OF_PROCESSES
 from bulkhead.proofs.refinement.domb.world import DOMB, Rules
-from bulkhead.proofs.refinement.lockstep.spec_state import Log
+from bulkhead.proofs.refinement.lockstep.rule_steps import Log
 
 
 class DombTarget(Machine):

@@ -27,7 +27,7 @@ from bulkhead.proofs.refinement.domb.rig import granted
 from bulkhead.proofs.refinement.domb.store_side import Event, Heard, StoreSide
 from bulkhead.proofs.refinement.domb.taps import MASK, Tap
 from bulkhead.proofs.refinement.lockstep.abstraction import Places
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
 PAGE_MASK: Final = 4095
 HEADER: Final = 16
@@ -152,7 +152,7 @@ class WatchedStored(Stored):
             body = error.encode() + b"\0" if error else answer
             self.going[self.serving] += frame(ERROR if error else kind, number, tx_id, body)
             if kind == WATCH and not error and len(self.going[self.serving]) < MAX_UNSENT:  # or its guest takes nothing
-                self.going[self.serving] += frame(EVENT, 0, 0, payload)
+                self.going[self.serving] += frame(EVENT, 0, 0, payload[: payload.rindex(b"\0") + 1])
         if error:
             raise XsError(error)
         return answer

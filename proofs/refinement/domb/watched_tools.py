@@ -23,7 +23,7 @@ from bulkhead.proofs.refinement.domb.machine import Proxy
 from bulkhead.proofs.refinement.domb.messages import home
 from bulkhead.proofs.refinement.domb.plain_daemons import Consoled, Stored
 from bulkhead.proofs.refinement.domb.spoken import heard
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
 
 class ToolPipe(p.Pipe):

@@ -20,7 +20,7 @@ from bulkhead.proofs.refinement.dom0.state import MapRecord, Opened, Proc
 from bulkhead.proofs.refinement.exhaustive.limits import GRANTER, Action, Limits
 from bulkhead.proofs.refinement.lockstep.call import CallInFlight
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import CHILD, TOOLS, USER
 
 MOST_SLOTS = 2  # pages that the processes map together

@@ -18,7 +18,7 @@ from bulkhead.proofs.refinement.exhaustive.search import Expanded, Result, run_w
 from bulkhead.proofs.refinement.exhaustive.snapshot import freeze, thaw
 from bulkhead.proofs.refinement.lockstep.dump import dump
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import rules_for
 
 CHUNK = 64  # states per task of a worker

@@ -22,7 +22,7 @@ from bulkhead.proofs.refinement.exhaustive.limits import GRANTER, MAPPER, Action
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.operations import begin_destroy
 from bulkhead.proofs.refinement.lockstep.operations import start as start_call
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import Rules
 from bulkhead.proofs.refinement.lockstep.testbed import SLOTS, Guest, PvGuest
 

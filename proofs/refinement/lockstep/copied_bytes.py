@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from bulkhead.impl.xen.frames import FrameTable
 from bulkhead.proofs.refinement.lockstep.call import CopyElement
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
 WORD = 8
 

@@ -17,7 +17,7 @@ from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.lockstep.call import END, GENERAL, CallInFlight, Follower
 from bulkhead.proofs.refinement.lockstep.follow_grants import caller_of, replace_slot
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
-from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import ANY, Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import NOBODY, TOOLS
 from bulkhead.proofs.refinement.lockstep.testbed import PvGuest
 

@@ -35,7 +35,7 @@ from bulkhead.proofs.refinement.lockstep.copied_bytes import watch
 from bulkhead.proofs.refinement.lockstep.flights import Flights
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.observe import MOST_RACES, Key
-from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import ANY, Mismatch
 from bulkhead.proofs.refinement.lockstep.testbed import Guest, PvGuest, PvhGuest
 
 # What else only a guest with page tables of its own may ask for: of it the rules have the device part.

@@ -13,7 +13,8 @@ from bulkhead.impl.xen.domains import Domain
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.lockstep.call import END, CallInFlight, Follower
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
-from bulkhead.proofs.refinement.lockstep.spec_state import ANY, Mismatch, SpecState
+from bulkhead.proofs.refinement.lockstep.rule_steps import ANY, Mismatch
+from bulkhead.proofs.refinement.lockstep.spec_state import SpecState
 
 ERRNO = {-abi.EINVAL: "EINVAL", -abi.ENXIO: "ENXIO", -abi.ENOENT: "ENOENT", -abi.EPERM: "EPERM"}
 

@@ -24,7 +24,8 @@ from bulkhead.proofs.refinement.lockstep.abstraction import (
 from bulkhead.proofs.refinement.lockstep.call import CallInFlight
 from bulkhead.proofs.refinement.lockstep.flights import Flights
 from bulkhead.proofs.refinement.lockstep.observe import Key
-from bulkhead.proofs.refinement.lockstep.spec_state import Log, Mismatch, SpecState
+from bulkhead.proofs.refinement.lockstep.rule_steps import Log, Mismatch
+from bulkhead.proofs.refinement.lockstep.spec_state import SpecState
 from bulkhead.proofs.refinement.lockstep.spec_world import TOOLS, Rules
 from bulkhead.proofs.refinement.lockstep.testbed import FEWEST, FIXED, NUMBERS, SLOTS, Guest, PvGuest, PvhGuest, Rig
 

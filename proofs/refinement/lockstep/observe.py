@@ -12,7 +12,8 @@ from typing import Final
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.domains import Domain
 from bulkhead.proofs.refinement.lockstep.call import CallInFlight, CopyElement, UnmapElement, same, status_name
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch, SpecState
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
+from bulkhead.proofs.refinement.lockstep.spec_state import SpecState
 from bulkhead.proofs.refinement.lockstep.testbed import Bench, Guest
 
 Key = tuple[int, int]

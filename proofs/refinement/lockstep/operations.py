@@ -29,7 +29,7 @@ from bulkhead.proofs.refinement.lockstep.call import (
     status_name,
 )
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
-from bulkhead.proofs.refinement.lockstep.spec_state import Mismatch
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 from bulkhead.proofs.refinement.lockstep.tables import store_status, store_through
 from bulkhead.proofs.refinement.lockstep.testbed import Guest
 

@@ -7,58 +7,18 @@ an object and freed when it is destroyed. Not here: the implementation's state (
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 from bulkhead.impl.xen.domains import Domain
 from bulkhead.impl.xen.p2m import RAM_TYPES
 from bulkhead.model.caller import OKAY
 from bulkhead.model.world import State, size_of
-from bulkhead.proofs.refinement.calls import Step
+from bulkhead.proofs.refinement.lockstep.rule_steps import Log, Mismatch, RuleSteps
 from bulkhead.proofs.refinement.lockstep.spec_world import NOBODY, TOOLS, Rules
 from bulkhead.proofs.refinement.lockstep.testbed import FIRST_NUMBER
 
 ELSEWHERE = -1  # a guest frame number at which there is never a page
-ANY = ""  # a code that fits every outcome
 FORGET_EPOCHS, FORGET_LIVES, DENY = "(forget epochs)", "(forget lives)", "(deny)"  # fields of a recording besides rule steps
-
-Log = list[Step]  # the rules' steps, for a recording
-
-
-class Mismatch(Exception):
-    """Rules and implementation differ. `places` gives the differences: place -> (in the rules, in the implementation)."""
-
-    def __init__(self, what: str, places: dict[str, tuple[object, object]] | None = None) -> None:
-        super().__init__(what)
-        self.what = what
-        self.places = places or {}
-
-
-class RuleSteps(ABC):
-    """A rule state whose steps must answer as the implementation does; counts the outcomes that were reached."""
-
-    reached: dict[str, int]
-
-    @abstractmethod
-    def try_step(self, label: str, args: dict[str, int], fail: str | None = None) -> str | None:
-        """Take a rule step and check all claims about steps; its code, or None if it is not enabled."""
-
-    def count(self, label: str, code: str) -> None:
-        """Count an outcome; also one that the rules leave open by abstraction (README: normal forms)."""
-        key = f"{label}: {code}"
-        self.reached[key] = self.reached.get(key, 0) + 1
-
-    def step(self, label: str, args: dict[str, int], expect: str = OKAY, fail: str | None = None) -> str:
-        """Take a rule step that must end with this code; Mismatch."""
-        code = self.try_step(label, args, fail)
-        if code is None:
-            raise Mismatch(f"the rule `{label}` cannot be taken where the implementation took it (args {args})")
-        if expect not in (ANY, code):
-            raise Mismatch(
-                f"`{label}`: the rules say {code}, the implementation {expect} (args {args})",
-                {f"{label}: status": (code, expect)},
-            )
-        return code
 
 
 class SpecState(RuleSteps):
@@ -66,14 +26,10 @@ class SpecState(RuleSteps):
 
     def __init__(self, rules: Rules, first_mfn: int, log: Log | None = None, state: State | None = None) -> None:
         """`state`: that of another rule state, which is shared; else the initial one."""
+        super().__init__(rules, rules.start() if state is None else state, rules.size.ports, log)
         self.rules = rules
-        self.log = log
         self.size = rules.size
-        self.state = rules.start() if state is None else state
         self.first_mfn = first_mfn
-        self.reached: dict[str, int] = {}
-        self.steps = 0
-        self.T: dict[str, list[int]] = {name: self.state[k] for name, k in rules.number.items()}
         self.use = rules.members["Use"]
         self.xens_uses = {
             self.use[name]: name.removesuffix("_frame") for name in ("table_frame", "status_frame", "info_frame")
@@ -91,7 +47,6 @@ class SpecState(RuleSteps):
         self.left: set[int] = set()  # pages that Dom0's kernel has freed, and that a dying domain may still map
         self.free_calls = list(range(self.size.calls - 1, -1, -1))
         self.awaiting_free: set[int] = set()  # frames that their owner has given up and that are not in the heap yet
-        self._keys: dict[tuple[str, str], str] = {}
 
     # Elements.
 
@@ -177,16 +132,6 @@ class SpecState(RuleSteps):
     def mfn(self, element: int) -> int:
         """The frame number of an element."""
         return next((m for m, e in self.dom0_frames.items() if e == element), self.first_mfn + element)
-
-    def port(self, number: int) -> int:
-        """The element of a port number; for an impossible number, some port that is closed in every domain."""
-        if 0 < number <= self.size.ports:
-            return number - 1
-        state = self.T["port.state"]
-        for q in range(self.size.ports):
-            if not any(state[d * self.size.ports + q] for d in range(NOBODY + 1)):
-                return q
-        raise Mismatch("the world has too few ports")
 
     def ref(self, number: int) -> int:
         """The element of a reference; references outside the world are outside of every table."""
@@ -281,24 +226,6 @@ class SpecState(RuleSteps):
         self._note(DENY, {"pair": pair}, OKAY, None)
         self.T["xsm_grant"][pair] = self.T["xsm_event"][pair] = 0
 
-    def try_step(self, label: str, args: dict[str, int], fail: str | None = None) -> str | None:
-        """Take a rule step; its code, or None if it is not enabled."""
-        made, names = self.rules.step(label)
-        assigned: list[tuple[int, int, int]] = []
-        code: str | None = made(self.state, *[args[n] for n in names], args, None, fail, assigned)[0]
-        self.steps += 1
-        if code is not None:
-            if self.log is not None:
-                self.log.append((label, dict(args), code, fail))
-            broken = self.rules.step_claims.broken(self.state, assigned, label, code != OKAY)
-            if broken:
-                raise Mismatch(f"the step `{label}`, which ends with {code}, breaks {', '.join(broken)}")
-            key = self._keys.get((label, code))
-            if key is None:
-                key = self._keys[label, code] = f"{label}: {code}"
-            self.reached[key] = self.reached.get(key, 0) + 1
-        return code
-
     def _note(self, label: str, args: dict[str, int], code: str, fail: str | None) -> None:
         """Something that no rule does is part of a recording, too."""
         if self.log is not None:
@@ -315,12 +242,6 @@ class SpecState(RuleSteps):
         else:
             return self.try_step(label, args, fail)
         return OKAY
-
-    def check_claims(self) -> None:
-        """All invariants, and all theorems that hold in this system."""
-        broken = self.rules.state_claims.broken(self.state)
-        if broken:
-            raise Mismatch(f"{', '.join(broken)}: does not hold")
 
     def build_page(self, privcmd: int, domid: int, element: int, number: int | None = None) -> None:
         """The builder populates a page of a guest (of a PVH guest, at a number), writes it through a foreign mapping of its

@@ -29,7 +29,7 @@ BESIDE = ("/", "/local", "/local/domain", "/tool", "/tool/a", "/tool/a/b", "/vm"
 RELATIVE = ("data", "data/a", "data/a/b", "control/x", "data/e", "data/f", "data/g/h/i", "data/j/k", "name")
 WRONG = ("", "//", "data/", "@releaseDomain", "a b", "/local//x", "data/\xff", "../1")
 # One byte too long; as long as may be. They make nodes, so they are asked about only.
-LONG = ("x" * 2049, "/" + "x" * 3072, "x" * 2048, "/" + "x" * 3071)
+LONG = ("x" * 2049, "/" + "x" * 2048, home(3) + "/" + "x" * 2049, "x" * 2048, "/" + "x" * 2047, home(3) + "/" + "x" * 2048)
 VALUES = (b"", b"1", b"a\0b", b"twenty bytes of text", bytes(900))
 STRANGE_PERMS = (b"", b"x1\0", b"r\0", b"r99999999999\0", b"r4294967295\0", b"r4294967296\0")
 LONGEST = 4096  # bytes of a request
@@ -72,7 +72,9 @@ def request(rng: random.Random, d: int, connected: Sequence[int], nodes: Sequenc
     if op in ("watch", "unwatch"):
         if rng.random() < 0.1:
             where = rng.choice((b"@releaseDomain", b"@introduceDomain"))
-        return KINDS[op], where + b"\0" + rng.choice((b"t", b"t", b"u", b"")) + b"\0"
+        return KINDS[op], where + b"\0" + rng.choice((b"t", b"t", b"u", b"")) + rng.choice(
+            (b"\0",) * 9 + (b"", b"\0x\0", b"\0x")
+        )
     if op == "reset_watches":
         return KINDS[op], b""
     if op in ("get_domain_path", "is_introduced", "release", "introduce"):
@@ -82,8 +84,10 @@ def request(rng: random.Random, d: int, connected: Sequence[int], nodes: Sequenc
         if rng.random() < 0.15:  # a word too many or too few, or no number
             words = rng.choice(([*words, b"1"], words[:-1], [*words[:-1], b""], [b"x", *words[1:]], [b"-1", *words[1:]]))
         return KINDS[op], b"\0".join(words) + rng.choice((b"\0", b"\0", b"\0", b"\0", b""))
-    if rng.random() < 0.03:
-        return rng.choice((0, 6, 7, 16, 18, 77, KINDS[op])), where + rng.choice((b"", b"\0x\0", b"\0"))
+    if rng.random() < 0.04:
+        return rng.choice((0, 6, 7, 7, 16, 18, 19, 20, 22, 77, KINDS[op])), rng.choice(
+            (where, where, b"T", b"0")
+        ) + rng.choice((b"", b"\0x\0", b"\0"))
     return KINDS[op], where + b"\0"
 
 
