@@ -501,7 +501,7 @@ def _pause(lockstep: Lockstep, call: Call) -> Answer:
 
 
 def check_handles(guest: Guest) -> None:
-    """Check that each record is either in use or on a free list, once, and that there are no more than the domain may have."""
+    """Check that each record is either in use or on a free list, once, and that there are not too many of them."""
     track = guest.domain.grant_table.maptrack
     if len(track) > guest.domain.grant_table.max_maptrack_frames * abi.MAPTRACK_PER_FRAME:
         raise Mismatch(f"d{guest.domid} has {len(track)} records of mappings, more than its limit")

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 from bulkhead.impl.xen import abi
-from bulkhead.impl.xen.domains import Domain
 from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER
 from bulkhead.proofs.refinement.calls import Target, guest_call
 from bulkhead.proofs.refinement.lockstep.call import CallInFlight

@@ -33,8 +33,8 @@ def in_part(guests: Guests, guest: Guest) -> tuple[int, int] | None:
 
 
 def copy_parts(guests: Guests, user: Guest, vcpu: int) -> None:
-    """A copy from a granted part of a page; while its pages are claimed, the owner may rewrite the entry to grant another part,
-    and the user's other vCPU copies into it."""
+    """A copy from a granted part of a page; while its pages are claimed, the owner may rewrite the entry to grant another
+    part, and the user's other vCPU copies into it."""
     rng, view = guests.rng, guests.view
     owners = [g for g in view.guests.values() if g is not user and _running(g) and g.domain.grant_table.version == 2]
     if not owners:

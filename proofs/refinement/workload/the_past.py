@@ -1,9 +1,9 @@
 """Records of mappings that have outlived their granter, and what makes them matter: another domain gets its id, and the
 reference that the record names is in use there, too.
 
-A guest that clears an entry by mmu_update keeps the record of the grant but no page, so the granter can go. By chance the id,
-the reference and the record rarely meet again; here the new domain repeats the grant. Not here: what is done with such a
-record (guests.py, scheduler.py).
+A guest that clears an entry by mmu_update keeps the record of the grant but no page, so the granter can go. By chance the
+id, the reference and the record rarely meet again; here the new domain repeats the grant. Not here: what is done with such
+a record (guests.py, scheduler.py).
 """
 
 from __future__ import annotations
