@@ -125,7 +125,8 @@ def test_every_entry_has_a_status_word(rig: Rig, first: int) -> None:
     entries.max_frames = 32
     assert entries.grow(first) and switch(rig, 2) == (0, 2)
     for frames in (first, first + 1):
-        assert entries.grow(frames) and len(entries.status) == -(-frames // 8)
+        assert frames == first or entries.grow(frames)
+        assert len(entries.status) == -(-frames // 8)
         words = [entries.status_at(ref) for ref in range(entries.nr_entries)]
         assert len({(id(data), off) for data, off in words}) == entries.nr_entries == frames * abi.ENTRIES_V2
     last = entries.nr_entries - 1
