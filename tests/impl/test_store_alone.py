@@ -325,3 +325,52 @@ def test_names_that_begin_alike() -> None:
         answer(stored, ONE, pages.XS_MKDIR, f"{path}\0".encode())
         heard[path] = connection.unsent.count(b"\0t\0")
     assert heard == {"data/a": 2, "data/ab": 1, "data/a/b": 2, "data/b": 1}
+
+
+def events(stored: Xenstored, domid: int) -> list[bytes]:
+    """The paths of the events that wait for a guest, which are then gone."""
+    raw, out = stored.connections[domid].unsent, []
+    while raw:
+        kind, _, _, size = pages.XS_HEADER.unpack_from(raw)
+        assert kind == pages.XS_WATCH_EVENT
+        out.append(raw[pages.XS_HEADER.size : pages.XS_HEADER.size + size].split(b"\0")[0])
+        raw = raw[pages.XS_HEADER.size + size :]
+    stored.connections[domid].unsent = b""
+    return out
+
+
+def test_removal_of_what_is_missing() -> None:
+    """Nothing is to be done if the node above is there; else it is an error."""
+    stored = daemon()
+    assert answer(stored, ONE, pages.XS_RM, b"data/a\0") == b"OK\0"
+    assert answer(stored, ONE, pages.XS_RM, b"data/a/b\0") == b"ENOENT"
+    assert answer(stored, 0, pages.XS_RM, b"/a/b\0") == b"ENOENT" and answer(stored, 0, pages.XS_RM, b"/a\0") == b"OK\0"
+    assert answer(stored, 0, pages.XS_RM, b"/\0") == b"EINVAL"
+
+
+def test_who_may_list_a_name_hears_of_its_node() -> None:
+    """The permissions of the node above count, too; and the end of a domain is told like a removal."""
+    stored = daemon()
+    theirs = f"{home(ONE)}/data".encode()
+    for path in (theirs, theirs + b"/closed"):
+        assert answer(stored, TWO, pages.XS_WATCH, path + b"\0t\0") == b"OK\0"
+    answer(stored, ONE, pages.XS_MKDIR, b"data/closed\0")
+    answer(stored, ONE, pages.XS_SET_PERMS, b"data/closed\0n2\0")
+    assert events(stored, TWO) == []
+    answer(stored, ONE, pages.XS_SET_PERMS, b"data\0n2\0r3\0")
+    assert events(stored, TWO) == [theirs]
+    answer(stored, ONE, pages.XS_WRITE, b"data/closed\0v")
+    assert events(stored, TWO) == [theirs + b"/closed"] * 2  # by each of its watches
+    assert answer(stored, TWO, pages.XS_READ, theirs + b"/closed\0") == b"EACCES"
+    assert answer(stored, 0, pages.XS_RELEASE, b"2\0") == b"OK\0"
+    assert events(stored, TWO) == [theirs + b"/closed", theirs]
+
+
+def test_the_list_of_permissions_is_looked_at_before_the_node() -> None:
+    """An owner that is not there is ENOENT even where the caller has no rights, and for a path that is none."""
+    stored = daemon()
+    for path in (f"{home(TWO)}/data", "a//b", ""):
+        assert answer(stored, ONE, pages.XS_SET_PERMS, f"{path}\0n50\0".encode()) == b"ENOENT"
+    assert answer(stored, ONE, pages.XS_SET_PERMS, f"{home(TWO)}/data\0n2\0".encode()) == b"EACCES"
+    assert answer(stored, ONE, pages.XS_SET_PERMS, b"a//b\0n2\0") == b"EINVAL"
+    assert answer(stored, ONE, pages.XS_SET_PERMS, b"data\0n3\0") == b"EPERM"

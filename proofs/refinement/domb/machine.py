@@ -34,6 +34,7 @@ from bulkhead.proofs.refinement.domb.users import Users
 from bulkhead.proofs.refinement.domb.world import DOMB, Rules
 from bulkhead.proofs.refinement.lockstep.rule_steps import Log, Mismatch
 
+DESCRIPTORS: Final = "/proc/self/fd"
 LOAD, FAIL, STEP, TAKEN = "load", "fail", "step", "taken"  # moments of DomB
 DAEMON, WAIT = "daemon", "wait"
 MESSAGE: Final = "message"  # what DomB has loaded: the beginning of the next message in its ring
@@ -80,7 +81,10 @@ class Proxy(FileProxy):
         return number
 
     def handle(self, op: int, body: bytes) -> tuple[int, bytes]:
+        beside = len(os.listdir(DESCRIPTORS)) - len(self.files)
         self.said = super().handle(op, body)
+        if len(os.listdir(DESCRIPTORS)) - len(self.files) != beside:
+            raise Mismatch("the file proxy keeps a file or a folder open that is none of those it has given out")
         self.side.heard(op, body, self.said)
         return self.said
 

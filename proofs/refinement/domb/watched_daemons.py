@@ -32,6 +32,8 @@ from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 PAGE_MASK: Final = 4095
 HEADER: Final = 16
 WATCH: Final = 4
+ERROR_AT: Final = 2072  # in the page: why the connection has ended (docs/misc/xenstore-ring.txt)
+ERRORS: Final = (b"\2\0\0\0", b"\3\0\0\0")  # an impossible index, a violation of the protocol
 CONSOLE_REF, XENSTORE_REF = 0, 1
 # Independent layout of xs_wire.h and console.h: data, size, consumer index, producer index of both rings of a page.
 STORE_RINGS: Final = ((0, 1024, 2048, 2052), (1024, 1024, 2056, 2060))
@@ -200,6 +202,9 @@ class WatchedStored(Stored):
         self._take(connection)
         if connection.ignored and not was_ignored:
             self.side.ignored(connection.domid)
+            said = self.taps.driver.load(connection.mapping.addr + ERROR_AT, 4)
+            if said not in ERRORS:
+                raise Mismatch(f"the connection of domain {connection.domid} is ended, and its page says {said!r}")
         self.taps.signals(connection.mapping.addr, connection.port, self.follower.signalled)
         reads, writes = self.taps.ends(connection.mapping.addr)
         raw = self.coming[connection]

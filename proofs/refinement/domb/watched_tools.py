@@ -83,6 +83,11 @@ class WatchedRemote(RemoteService):
         self.before_start: Callable[[int], None] = lambda domid: None
         self.asks_again: Callable[[], bool] = lambda: False  # after it gave up
 
+    def close(self) -> None:
+        super().close()
+        if self.files.files:
+            raise Mismatch("a tool has left the channel, and its file proxy keeps files open")
+
     def _pumps(self) -> bool:
         moved = self.pumped()
         self.unmoved = 0 if moved else self.unmoved + 1

@@ -47,7 +47,13 @@ class GuestChoices(Chooser):
         if self.rng.random() < 0.015:
             calm = [g for g in heard if stored is not None and self._is_calm(stored.connections[g.domid])]
             seen = [g for g in running if self.view.consoled is not None and g.domid in self.view.consoled.consoles]
-            much = ((self._hoards, heard), (self._prints_on, seen), (self._writes_much, calm), (self._watches_long, calm))
+            much = (
+                (self._hoards, heard),
+                (self._prints_on, seen),
+                (self._writes_much, calm),
+                (self._writes_much, calm),
+                (self._watches_long, calm),
+            )
             for act, able in self.rng.sample((*much, *much[2:]), 6):
                 if able:
                     act(self.rng.choice(able))
@@ -94,7 +100,7 @@ class GuestChoices(Chooser):
         if rng.random() < 0.2:
             self._uses_library(who, connected)
             return
-        for _ in range(rng.choice((1, 2, 3, 5))):
+        for _ in range(rng.choice((1, 2, 4, 8))):
             self.number = (self.number + 1) & MASK
             kind, payload = request(rng, who.domid, connected, self.view.nodes)
             tx = 0 if rng.random() < 0.97 else rng.randrange(9)
@@ -156,7 +162,8 @@ class GuestChoices(Chooser):
         """A value at the limit of a node's size, or beyond: the request is longer than the ring, and goes in pieces."""
         self.text = f"d{who.domid} writes a long value"
         size = self.rng.choice((2047, 2048, 2049, 2500, 4091, 4092))
-        self._long_request(who, KINDS["write"], b"data\0" + bytes(size))
+        path = self.rng.choice((b"data", b"data/l/m", b"data/n"))
+        self._long_request(who, KINDS["write"], path + b"\0" + bytes(size))
 
     def _watches_long(self, who: Guest) -> None:
         """A watch whose token is long, and nodes whose names make its events as long as a message, or longer."""

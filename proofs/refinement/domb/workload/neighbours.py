@@ -14,8 +14,10 @@ from typing import Final
 from bulkhead.impl.tools.store import Node
 from bulkhead.proofs.refinement.domb.messages import home
 from bulkhead.proofs.refinement.domb.workload.requests import KINDS
+from bulkhead.proofs.refinement.domb.world import NOBODY
 
-BELOW: Final = ("data", "data/a", "data/a/b", "data/c", "control")
+BELOW: Final = ("data", "data/a", "data/a/b", "data/ab", "data/d/e", "control")
+ABSENT: Final = 50  # no domain has this id
 SHARED: Final = ("/tool", "/tool/a", "/tool/a/b")
 OPS: Final = (
     *("set_perms",) * 5,
@@ -40,9 +42,9 @@ def path(rng: random.Random, guests: Sequence[int], nodes: Mapping[str, Node]) -
 def permissions(rng: random.Random, d: int, guests: Sequence[int], node: Node | None) -> bytes:
     """A list of permissions: the owner that the node has, or another one, and entries for the others."""
     x = rng.random()
-    owner = d if node is None or x < 0.15 else rng.choice((*guests, 0)) if x < 0.3 else node.owner
+    owner = d if node is None or x < 0.15 else rng.choice((*guests, 0, NOBODY, ABSENT)) if x < 0.3 else node.owner
     entries = [(rng.choice("nnrwb"), owner)]
-    entries += [(rng.choice("rwbbn"), rng.choice(guests)) for _ in range(rng.choice((0, 1, 1, 2)))]
+    entries += [(rng.choice("rwbbn"), rng.choice(guests)) for _ in range(rng.choice((0, 1, 1, 2, 3)))]
     return b"".join(f"{letter}{who}\0".encode() for letter, who in entries)
 
 

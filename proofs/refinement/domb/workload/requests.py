@@ -20,13 +20,13 @@ BELOW = (
     "/data/a",
     "/data/a/b",
     "/data/c",
-    "/data/d",
+    "/data/ab",
     "/control",
     "/control/x",
     "/console/port",
 )
 BESIDE = ("/", "/local", "/local/domain", "/tool", "/tool/a", "/tool/a/b", "/vm")
-RELATIVE = ("data", "data/a", "data/a/b", "control/x", "data/e", "data/f", "data/g/h/i", "data/j/k", "name")
+RELATIVE = ("data", "data/a", "data/a/b", "control/x", "data/e", "data/f", "data/g/h/i", "data/j/k", "data/ab", "name")
 WRONG = ("", "//", "data/", "@releaseDomain", "a b", "/local//x", "data/\xff", "../1")
 # One byte too long; as long as may be. They make nodes, so they are asked about only.
 LONG = ("x" * 2049, "/" + "x" * 2048, home(3) + "/" + "x" * 2049, "x" * 2048, "/" + "x" * 2047, home(3) + "/" + "x" * 2048)
@@ -54,7 +54,14 @@ def path(rng: random.Random, d: int, nodes: Sequence[str]) -> str:
 
 
 def request(rng: random.Random, d: int, connected: Sequence[int], nodes: Sequence[str]) -> tuple[int, bytes]:
-    """A request of any kind, by a guest or (0) a tool; `connected`: the guests that XenStore knows, `nodes`: its nodes."""
+    """A request of any kind, by a guest or (0) a tool; `connected`: the guests that XenStore knows, `nodes`: its nodes. Some
+    end a byte too early, or too late."""
+    kind, payload = _request(rng, d, connected, nodes)
+    odd = rng.random()
+    return kind, payload[:-1] if odd < 0.02 else payload + b"x" if odd < 0.04 else payload
+
+
+def _request(rng: random.Random, d: int, connected: Sequence[int], nodes: Sequence[str]) -> tuple[int, bytes]:
     where = path(rng, d if d else rng.randrange(2, NOBODY), nodes).encode("latin-1")
     if not d and rng.random() < 0.6 and where[:1] != b"/":
         where = home(rng.randrange(2, NOBODY)).encode() + b"/" + where
