@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from bulkhead.model import syntax as s
@@ -22,7 +23,7 @@ from bulkhead.model.declare import (
     scope_of,
     unique,
 )
-from bulkhead.model.diagnostics import Problem, RulesError, UsageError, suggest
+from bulkhead.model.diagnostics import Problem, RulesError, Span, UsageError, suggest
 from bulkhead.model.expressions import Declarations
 from bulkhead.model.faults import check_breaks, lay
 from bulkhead.model.fragment import alternation_warnings
@@ -30,8 +31,9 @@ from bulkhead.model.ir import IDLE, POINT, Fault, Func, Step, System
 from bulkhead.model.library import SPEC, Library, closure, component_of, load_library, shipped_files, shipped_systems
 from bulkhead.model.limits import refuse_large
 from bulkhead.model.operations import elaborate, generated_write, locals_spoken_of
-from bulkhead.model.procedures import Points
+from bulkhead.model.procedures import OF_PERFORM, Points, where_performed
 from bulkhead.model.scenarios import expressions_of, scenarios_of
+from bulkhead.model.trial_faults import Built, problems_laid
 
 
 def load(system: str, faults: Iterable[str] = ()) -> System:
@@ -85,7 +87,8 @@ def check(paths: Iterable[Path]) -> list[Problem]:
 def checked(paths: Iterable[Path]) -> list[System]:
     """The systems of some files, and a system for the components that none of them uses; without files, the shipped ones.
 
-    Components with parameters stand there with their parameters for themselves. Raises `RulesError`.
+    Components with parameters stand there with their parameters for themselves. Each fault is laid once, to check its
+    text. Raises `RulesError`.
     """
     given = list(paths)
     made: list[System] = []
@@ -101,12 +104,19 @@ def checked(paths: Iterable[Path]) -> list[System]:
         if n not in used and (Path(h).resolve() in homes or (not given and library.components[n].params))
     ]
     errors: dict[Problem, None] = {}
+    tried: set[tuple[Span, tuple[s.Change, ...]]] = set()
     for system in (*(library.systems[n] for n in wanted), *_tried(library, loose)):
         library.systems[system.name] = system
         try:
-            built = build(library, system.name, ())
+            built = _built(library, system.name, ())
             used_here = "; ".join(u.text for u in system.uses if " " not in u.text)
-            made.append(replace(built, name=used_here) if system.name == TRIAL else built)
+            made.append(replace(built.system, name=used_here) if system.name == TRIAL else built.system)
+            errors.update(dict.fromkeys(built.problems))
+            for fault in built.faults.values():
+                if (at := (fault.span, fault.changes)) not in tried:  # systems share faults
+                    tried.add(at)
+                    laid = partial(build, library, system.name, (fault.name,))
+                    errors.update(dict.fromkeys(problems_laid(built, fault, laid)))
         except RulesError as error:
             errors.update(dict.fromkeys(error.problems))
     if errors:
@@ -154,7 +164,15 @@ def _error(problems: list[Problem], library: Library) -> RulesError:
 
 
 def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
-    """Check one system of the library, with some faults laid over it.
+    """Check one system of the library, with some faults laid over it."""
+    built = _built(library, name, faults)
+    if built.problems:
+        raise _error(list(built.problems), library)
+    return built.system
+
+
+def _built(library: Library, name: str, faults: tuple[str, ...]) -> Built:
+    """The same, with what it was built from.
 
     Definitions and operations may read locals of any operation (`op.local[call]`), wherever it stands. The sorts of
     those that were not known yet are taken from a first reading, until no more are found.
@@ -175,7 +193,7 @@ def build(library: Library, name: str, faults: tuple[str, ...]) -> System:
 
 def _build(
     library: Library, name: str, faults: tuple[str, ...], d: Declarations, asked: frozenset[str], known: dict[str, Func]
-) -> System:
+) -> Built:
     """`asked` are locals to save, beside those that claims and later steps read; of `known` ones the sorts are known."""
     system = library.systems[name]
     components = closure(library, system, d.problems)
@@ -195,11 +213,12 @@ def _build(
             )
         for change in known_faults[fault].changes:
             lay(change, operations, definitions, d)
+    of_faults = replace(d, problems=[])
     for other in known_faults.values():
         if other.name not in faults:  # not laid, but it must match
             pristine = _changed_by(other, *as_written)
             for change in other.changes:
-                lay(change, *pristine, d)
+                lay(change, *pristine, of_faults)
     procedures = {n: o for n, o in operations.items() if o.kind == "procedure"}
     actions = [o for o in operations.values() if o.kind != "procedure"]
     declare_sorts(items, d)
@@ -224,24 +243,29 @@ def _build(
     wanted = asked.union(*map(locals_spoken_of, spoken))
     for op in actions:
         steps.extend(elaborate(op, procedures, d, wanted))
+    broken: set[str] = set()
     for op in procedures.values():  # check them unperformed, too; their saved locals are not state of the system
-        funcs = dict(d.funcs)
+        funcs, before = dict(d.funcs), len(d.problems)
         elaborate(op, procedures, d)
+        broken |= {op.name} if len(d.problems) > before else set()
         d.funcs = funcs
+    if broken:  # told once, where it stands
+        said_there = where_performed(broken, operations.values())
+        d.problems[:] = [p for p in d.problems if p.span not in said_there or p.code in OF_PERFORM]
     claims = claims_of(items, d)
     by_kind = {
         k: {c.name: c for c in claims if c.kind == k} for k in ("init", "axiom", "invariant", "theorem", "transition")
     }
     here = {component_of(k) for k in components}
     elsewhere = [i for n, c in library.components.items() if n not in here for i in c.items]
-    check_breaks(known_faults.values(), items, elsewhere, {t.label for t in steps}, d)
+    check_breaks(known_faults.values(), items, elsewhere, {t.label for t in steps}, of_faults)
     scope = scope_of([i for _, i in items if isinstance(i, s.ScopeItem)], system.scopes, d)
     refuse_changing_axioms(by_kind["axiom"].values(), steps, d)
     refuse_large(claims, steps, d)
     scenarios = scenarios_of([i for _, i in items if isinstance(i, s.ScenarioItem)], steps, d, bool(faults))
     expects = expects_of(system, {**by_kind["theorem"], **by_kind["transition"]}, d)
     if d.problems:
-        raise _error(d.problems, library)
+        raise _error([*d.problems, *of_faults.problems], library)
     files = tuple(dict.fromkeys(library.home[component_of(c)] for c in components))
     enums = {**d.enums, POINT: (IDLE, *sorted({*d.enums[POINT], *_points_elsewhere(library, components)} - {IDLE}))}
     made = System(
@@ -266,7 +290,8 @@ def _build(
         home=library.home_of_system.get(name, ""),
         sources=library.sources,
     )
-    return replace(made, warnings=tuple(alternation_warnings(made)))
+    made = replace(made, warnings=tuple(alternation_warnings(made)))
+    return Built(made, d, operations, definitions, known_faults, wanted, tuple(of_faults.problems))
 
 
 def _changed_by(

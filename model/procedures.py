@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from bulkhead.model import syntax as s
-from bulkhead.model.diagnostics import suggest
+from bulkhead.model.diagnostics import Span, suggest
 from bulkhead.model.expressions import Declarations
 
 MAX_PERFORMED = 200  # procedures in one operation
@@ -20,6 +20,9 @@ MAX_LOCALS = 1000
 MAX_SIZE = 10_000  # names in a `let` after expansion,
 MAX_ARGUMENT = 1000  # names in an argument after expansion,
 MAX_DEPTH = 150  # and the depth of either
+
+
+OF_PERFORM = ("E0316", "E0419", "E0420", "E0421", "E0422", "E0423")  # what may be wrong with a `perform` itself
 
 
 class Points:
@@ -202,6 +205,45 @@ class Inliner:
         return self.known[proc.name]
 
 
+def where_performed(broken: Iterable[str], operations: Iterable[s.Operation]) -> set[Span]:
+    """The places of every `perform` of some procedures, or of others that perform them, and of its arguments.
+
+    What is wrong in a procedure is found there again, as its statements are inlined.
+    """
+    performs = {o.name: list(_performs(o)) for o in operations}
+    names = set(broken)
+    while more := {n for n, some in performs.items() if n not in names and names & {st.name for st in some}}:
+        names |= more
+    found = [st for some in performs.values() for st in some if st.name in names]
+    return {st.span for st in found} | {span for st in found for a in st.args for span in _spans(a)}
+
+
+def performed_by(op: s.Operation) -> set[str]:
+    """The procedures that an operation itself performs, also in an `undo`."""
+    return {st.name for st in _performs(op)}
+
+
+def _performs(op: s.Operation) -> Iterator[s.Perform]:
+    for st in op.body:
+        if isinstance(st, s.Perform):
+            yield st
+        elif isinstance(st, s.Require | s.MayFail | s.Pick):
+            yield from (u for u in st.undo if isinstance(u, s.Perform))
+
+
+def _spans(expr: s.Expr) -> Iterator[Span]:
+    """The places of an expression and of its parts."""
+    todo: list[object] = [expr]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, Span):
+            yield node
+        elif isinstance(node, tuple):
+            todo.extend(node)
+        elif isinstance(node, s.Node):
+            todo.extend(getattr(node, name) for name in node.__match_args__)
+
+
 def _free_names(proc: s.Operation) -> set[str]:
     """The names in a procedure that are neither its parameters nor words of the language."""
     found: set[str] = set()
@@ -358,4 +400,14 @@ def _names_in(expr: s.Expr) -> set[str]:
             return set()
 
 
-__all__ = ["MAX_INSIDE", "Inliner", "Points", "substitute", "too_heavy", "weight"]
+__all__ = [
+    "MAX_INSIDE",
+    "OF_PERFORM",
+    "Inliner",
+    "Points",
+    "performed_by",
+    "substitute",
+    "too_heavy",
+    "weight",
+    "where_performed",
+]

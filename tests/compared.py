@@ -63,6 +63,37 @@ CALLS = {
     "sys.dup": "dup",
     "sys.mprotect": "mprotect",
     "sys.mremap": "mremap",
+    "sys.resize": "mremap",
+    "sys.madvise": "madvise",
+    "sys.mincore": "mincore",
+    "sys.msync": "msync",
+    "sys.uffd": "userfaultfd",
+    "sys.vmsplice": "vmsplice",
+    "sys.drain": "read of a pipe",
+}
+WAYS = {
+    ("sys.peek", "vm"): "process_vm_readv",
+    ("sys.poke", "vm"): "process_vm_writev",
+    ("sys.peek", "mem"): "read of /proc/self/mem",
+    ("sys.poke", "mem"): "write of /proc/self/mem",
+    ("sys.peek", "ptrace"): "ptrace (peek)",
+    ("sys.poke", "ptrace"): "ptrace (poke)",
+    ("sys.peek", "write"): "load",
+    ("sys.poke", "read"): "store",
+}
+FILE = {
+    "pread": "pread, pwrite",
+    "pwrite": "pread, pwrite",
+    "readv": "read",
+    "writev": "write",
+    "lseek": "lseek",
+    "fallocate": "fallocate",
+    "statx": "fstat",
+    "epoll": "epoll",
+    "getfl": "fcntl (F_GETFL)",
+    "setfl": "fcntl (F_SETFL)",
+    "ioctl": "ioctl of the kernel",
+    **dict.fromkeys(("fsync", "ftruncate", "sendfile", "splicein", "spliceout"), "fsync, ftruncate, splice, sendfile"),
 }
 MOST = 64  # maximum of counted elements of a batch
 
@@ -83,6 +114,17 @@ def _commands(xen: Xen, vcpu: VCpu, family: str, a1: int, a2: int) -> Iterator[i
                 yield abi.U32.unpack(raw)[0] & mask
     else:
         yield a1 & (abi.MEMOP_CMD_MASK if family == "memory_op" else 0xFFFFFFFF)
+
+
+def _further(op: str, a: dict[str, Any]) -> str | None:
+    """The system call of an operation that has several."""
+    if op == "sys.file":
+        return FILE.get(str(a["do"]))
+    if op == "sys.mlock":
+        return "munlock" if a.get("un") else "mlock"
+    if op == "sys.fixed":
+        return "mmap" if "f" in a else "anonymous"
+    return WAYS.get((op, str(a.get("way"))))
 
 
 class Counting:
@@ -123,6 +165,8 @@ class Counting:
         elif op == "sys.child":
             self.found[SYSTEM_CALL, "fork"] += 1
             self.found[SYSTEM_CALL, "exit"] += 1
+        elif name := _further(op, a):
+            self.found[SYSTEM_CALL, name] += 1
         elif op in CALLS:
             self.found[SYSTEM_CALL, CALLS[op]] += 1
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,30 @@ from bulkhead.model.trace import Trace, replay
 from bulkhead.model.world import State, World
 from bulkhead.proofs.report.explain_cti import describe
 from bulkhead.proofs.theorems.attack import find_attack
+from bulkhead.proofs.theorems.bmc import Search
 from bulkhead.proofs.theorems.cti import counterexample
+from bulkhead.proofs.theorems.scope import first_scope
+from bulkhead.proofs.theorems.solvers import Z3Session
 
 GT = str(Path(__file__).parent / "benchmarks" / "gt.rules")
 PLAIN = load(GT)
 FAULTY = {fault: load(GT, [fault]) for fault in ("b1", "b2")}
+
+
+@pytest.mark.parametrize("limit", [0.001, math.inf])
+def test_a_bounded_query_is_given_up_and_binds_no_other(limit: float) -> None:
+    """Z3 keeps its bounds for the whole process; one that is set for good stops the next text in the middle."""
+    system = FAULTY["b1"]
+    search = Search(system, system.theorems["cover"], first_scope(system), limit)
+    search.effort(1)
+    for _ in range(3):
+        search.deepen()
+        assert search.answer(system.theorems["cover"]) in ("unknown", "unsat")
+    session = Z3Session()
+    session.tell("(declare-sort T 0)(declare-fun p (T) Bool)")
+    asked = "(assert (forall ((x T)) (p x)))(assert (exists ((x T)) (not (p x))))"
+    assert session.ask(asked).verdict == "unsat"
+    assert find_attack(system, "cover", ("b1",)) is not None
 
 
 @functools.cache

@@ -397,6 +397,12 @@ state written[who: Thing]: bool
     "wrong_in_unused_procedure": small(
         PAINT + "procedure unused(t: Thing)\n    require market[t] else EPERM\n    set marked[t] = red\n"
     ),
+    "wrong_in_a_procedure": small(  # told once, and not at each `perform`
+        "procedure mark(t: Thing)\n    require not market[t] and zoo else EPERM\n    set marked[t] = t\n"
+        "procedure mark_it(u: Thing)\n    perform mark(u)\n"
+        "request go(t: Thing)\n    perform mark_it(t)\n    perform mark(u)\n    perform mark()\n"
+        "request undone(t: Thing)\n    require marked[t] else EPERM\n        undo perform mark_it(t) end\n"
+    ),
     "wrong_beside_a_system": small("") + '\ncomponent beside "Not used by the system."\nuses small\n'
     "invariant odd forall t: Thing. mark[t]\n",
     "several_at_once": small(
@@ -492,10 +498,62 @@ def test_message_of_fault(name: str, tmp_path: Path) -> None:
     source, fault = WITH_FAULT[name]
     path = tmp_path / "good.rules"
     path.write_text(source)
-    assert loader.check([path]) == []
     with pytest.raises((RulesError, UsageError)) as caught:
         loader.load(str(path), [fault])
     compare(name, str(caught.value), tmp_path)
+    if isinstance(caught.value, UsageError):
+        assert loader.check([path]) == []
+        return
+    assert loader.load(str(path)).faults, "a fault that is not laid has no effect"
+    with pytest.raises(RulesError) as checked:
+        loader.check([path])
+    assert str(checked.value) == str(caught.value).replace("error: ", f"error: with fault `{fault}` laid: ")
+
+
+TOGETHER = """procedure mark(t: Thing)
+    require not marked[t] else EBUSY
+        undo set marked[t] = false end
+    set colour[t] = green
+request paint(t: Thing)
+    let old = colour[t]
+    perform mark(t)
+    set box[t].full = is_red(t)
+  step dry(u: Thing)
+    require next(marked[u]) else EAGAIN
+    set marked[u] = old = red
+request free_all()
+    set marked[t] = * for all t: Thing
+    require marked[t] or true
+fault one within mark replace not marked[t] with not market[t]
+fault two within mark assign colour[t] = t
+fault three within mark assign undo marked[t] = red
+fault four within paint.dry replace next(marked[u]) with next(marked[w])
+fault five within is_red replace colour[t] = red with colour[t]
+fault six within paint add set box[t] = { full: true }
+fault seven within paint move marked[u] to dry
+fault eight breaks no_such in paint within mark drop not marked[t]
+fault nine within paint assign box[t].full = old = red
+fault ten within paint let old = t
+"""
+
+
+def test_check_tells_what_is_wrong_with_all_faults(tmp_path: Path) -> None:
+    """Whether it finds what it changes, what it breaks, names and sorts; each once, and where it stands."""
+    path = tmp_path / "bad.rules"
+    path.write_text(small(TOGETHER.replace("marked[t] or true", "exists t: Thing. marked[t]")))
+    with pytest.raises(RulesError) as caught:
+        loader.check([path])
+    compare("faults_told_together", str(caught.value), tmp_path)
+    told = "".join(p.what for p in caught.value.problems)
+    assert "nine" not in told, "it has no mistake"
+
+
+def test_check_lays_no_fault_over_rules_that_are_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "bad.rules"
+    path.write_text(small(PAINT.replace("= green", "= blue") + "fault odd within paint drop market[t]\n"))
+    with pytest.raises(RulesError) as caught:
+        loader.check([path])
+    assert [p.code for p in caught.value.problems] == ["E0301", "E0503"]
 
 
 def test_too_large(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from bulkhead.model.world import World
 from bulkhead.proofs.theorems.directed_search import reach
 from bulkhead.proofs.theorems.explore import shorter
 from bulkhead.proofs.theorems.guard_conjuncts import TRIED, WAYS, alternatives, compiled_probe
+from bulkhead.proofs.theorems.known_runs import longest_run
 
 RULES = """component c "c"
 sort T "t"
@@ -114,3 +115,15 @@ def test_a_search_for_a_shorter_attack_says_where_it_stopped(machine: Executable
     found, stopped = shorter(system, trace, system.claims()["never_sealed"], steps)
     assert (found is None) == bool(said) and stopped.startswith(said)
     assert found is None or len(found.events) == 4
+
+
+def test_a_search_may_begin_on_the_way_of_a_run_that_a_scenario_shows() -> None:
+    """The run is looked for only if it takes a step that is not known yet, and what is known is no goal."""
+    system = load(str(Path(__file__).parent / "examples" / "two_phase_commit.rules"))
+    every = {t.label for s in system.steps for t in s.transitions()}
+    assert longest_run(system, 10.0, every) is None
+    run = longest_run(system, 10.0, every - {"obey_commit"})
+    assert run is not None and [p.label for p in run.paths][-1] == "obey_commit"
+    known = every - {"obey_commit"}
+    assert reach(run.machine, 1, 50, run.paths[-2:], known).labels == {"obey_commit"}
+    assert reach(run.machine, 1, 50, run.paths, every).labels == frozenset()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ from bulkhead.model.ir import System
 from bulkhead.model.loader import load
 from bulkhead.model.trace import Event, Trace
 from bulkhead.model.world import World
+from bulkhead.proofs.report.trace_text import log
+from bulkhead.proofs.theorems import shortening
 from bulkhead.proofs.theorems.attack import find_attack, find_attacks
 from bulkhead.proofs.theorems.substitutes import shorter_by_substitutes
 from tests.attacks.needed import needless
@@ -86,8 +89,51 @@ def test_one_step_takes_the_place_of_two(tmp_path: Path, first: str, labels: lis
     events = tuple(Event(label, {"d": 0}) for label in ("fetch", "unlock", "enter"))
     trace = Trace("doors", (), "nobody_inside", world, machine.empty_state(), events)
     assert needless(system, trace) == []
-    less = shorter_by_substitutes(system, system.claims()["nobody_inside"], trace, 60.0, 10_000_000)
-    assert (None if less is None else [e.label for e in less.events]) == labels
+    claim = system.claims()["nobody_inside"]
+    less, left = shorter_by_substitutes(system, claim, trace, 60.0, 10_000_000)
+    assert (None if less is None else [e.label for e in less.events]) == labels and not left
+    if labels is not None:  # with no effort to speak of the solver gives up, and that is said
+        less, left = shorter_by_substitutes(system, claim, trace, 60.0, 1)
+        assert less is None and left.endswith("ways to put one step in the place of several were left undecided")
+
+
+def test_the_log_says_whether_there_may_be_a_shorter_attack(tmp_path: Path) -> None:
+    """And which attempts to shorten it did not come to an end."""
+    file = tmp_path / "doors.rules"
+    file.write_text(DETOUR)
+    system = load(str(file))
+    world = World({sort: 1 for sort in system.sorts}, {})
+    machine = ExecutableModel(system, world)
+    events = tuple(Event(label, {"d": 0}) for label in ("fetch", "unlock", "enter"))
+    trace = Trace("doors", (), "nobody_inside", world, machine.empty_state(), events)
+
+    def length(shown: Trace) -> str:
+        text = log(shown, system, machine)
+        return text[text.index("  length:") : text.index("  initial state")].strip()
+
+    assert length(replace(trace, excluded=2)) == "length: a shortest one, in the worlds that were searched"
+    assert length(trace) == "length: perhaps not a shortest one"
+    assert length(replace(trace, excluded=1)).endswith("none of 1 step or fewer was found, in the worlds that were searched")
+    told = length(replace(trace, excluded=0, note="the solver gave up"))
+    assert told.startswith("length: perhaps not a shortest one\n      none of 0 steps or fewer was found")
+    assert told.endswith("shortening it did not come to an end: the solver gave up")
+
+
+def test_what_cannot_be_shortened_in_time_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the solver nor the search of the same calls has enough effort: the attack is as it was, and says why."""
+    file = tmp_path / "doors.rules"
+    file.write_text(DETOUR)
+    system = load(str(file))
+    world = World({sort: 1 for sort in system.sorts}, {})
+    events = tuple(Event(label, {"d": 0}) for label in ("fetch", "unlock", "enter"))
+    trace = Trace("doors", (), "nobody_inside", world, ExecutableModel(system, world).empty_state(), events)
+    monkeypatch.setattr(shortening, "SHORTENING", 1)
+    monkeypatch.setattr(shortening, "AGAIN", -1)
+    shown_one = shortening.believed(system, trace, 60.0, all_seen=False)
+    assert len(shown_one.events) == 3
+    assert "were left undecided; the search for a shorter one by the same calls stopped" in shown_one.note
+    monkeypatch.undo()
+    assert [e.label for e in shortening.believed(system, trace, 60.0, all_seen=False).events] == ["push", "enter"]
 
 
 if __name__ == "__main__":

@@ -241,3 +241,21 @@ def test_a_name_of_a_page_that_is_gone_goes_with_its_entry(rig: Rig) -> None:
     assert rig.stale == {("A", 20)}
     swap = {"by": "A", "nr": 20, "w": "0:4:20,4:4:21,8:2:0x7fff", "o": "st:8:2:s", "a1": 11, "a2": "arg", "a3": 1}
     assert execute(rig, "x", swap, set())["st"] == 0 and rig.stale == {("A", 21)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answers", "known"),
+    [
+        ({"nr": 36, "w": "0:4:5,4:4:0x15,8:2:A"}, ("flags", 0x11, 0x1), True),  # by timing: it polls, or sleeps
+        ({"nr": 36, "w": "0:4:5,4:4:0x15,8:2:A"}, ("flags", 0x11, 0x9), False),
+        ({"nr": 36, "w": "0:4:5,4:4:0x15,8:2:A"}, ("flags", 0x11, 0x3), False),
+        ({"nr": 36, "w": "0:4:5,4:4:0x15,8:2:A"}, ("r", 0x11, 0x1), False),
+        ({"nr": 36, "w": "0:4:4,4:4:0x15,8:2:A"}, ("flags", 0x11, 0x1), False),
+        ({"nr": 29, "a1": 6, "w": "0:4:0,4:4:0"}, ("r", 1, NO_ANSWER), True),
+        ({"nr": 29, "a1": 6, "w": "0:4:0,4:4:9"}, ("r", 1, NO_ANSWER), False),
+        ({"nr": 29, "a1": 6, "w": "0:4:0,4:4:0"}, ("r", 1, 2), False),
+    ],
+)
+def test_what_timing_explains_is_narrow(arguments: dict[str, Any], answers: tuple[str, Any, Any], known: bool) -> None:
+    item = {"op": "x", "a": arguments, "res": {answers[0]: answers[1]}}
+    assert (explained(load_known(), item, answers) is not None) == known

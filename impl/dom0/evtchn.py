@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from bulkhead.impl.dom0.areas import Vma
 from bulkhead.impl.dom0.kernel import Kernel, KernelError
-from bulkhead.impl.dom0.process import Vma
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.hypercall_evtchn import DOMID_PORT, THREE, TWO_DOMIDS
 
@@ -173,6 +173,9 @@ class Evtchn:
     def special(self) -> bool:
         """Never mapped."""
         return False
+
+    def area(self) -> None:
+        """The device cannot be mapped."""
 
     def release(self) -> None:
         """Unbind every port of the file."""

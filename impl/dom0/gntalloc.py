@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from bulkhead.impl.dom0.areas import AreaKind, Vma
 from bulkhead.impl.dom0.gntdev import NOTIFY_CLEAR_BYTE, NOTIFY_SEND_EVENT
 from bulkhead.impl.dom0.kernel import Kernel, KernelError
-from bulkhead.impl.dom0.process import Vma
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER
@@ -185,6 +185,10 @@ class Gntalloc:
     def special(self) -> bool:
         """Its pages are Dom0's own."""
         return False
+
+    def area(self) -> AreaKind:
+        """What the kernel may do with its mappings."""
+        return AreaKind()
 
     def release(self) -> None:
         """Release of the file."""

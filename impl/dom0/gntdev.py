@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from bulkhead.impl.dom0.areas import AreaKind, Vma
 from bulkhead.impl.dom0.kernel import Kernel, KernelError
-from bulkhead.impl.dom0.process import AddressSpace, Fault, Vma, user_write
+from bulkhead.impl.dom0.process import AddressSpace, Fault, user_write
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.frames import Frame
 
@@ -188,9 +189,10 @@ class Gntdev:
 
     @staticmethod
     def _user_page(space: AddressSpace, addr: int, writing: bool) -> Frame:
-        """The RAM page behind a user address; EFAULT for device mappings that have no such page."""
+        """The page behind a user address, perhaps another domain's; EFAULT for foreign mappings, which have none."""
         vma = space.find(addr >> 12)
-        if vma is None or (vma.file is not None and vma.file.device.special() and addr >> 12 not in space.anon):
+        kind = None if vma is None else vma.kind
+        if vma is None or (kind is not None and kind.raw and addr >> 12 not in space.anon):
             raise KernelError(abi.EFAULT)
         try:
             return space.access(addr, writing)
@@ -325,6 +327,10 @@ class Gntdev:
     def special(self) -> bool:
         """The mapped pages belong to other domains."""
         return True
+
+    def area(self) -> AreaKind:
+        """What the kernel may do with its mappings."""
+        return AreaKind()
 
     def release(self) -> None:
         """Release of the file: drop the list's references to its maps."""

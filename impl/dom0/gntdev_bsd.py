@@ -10,11 +10,12 @@ from __future__ import annotations
 from struct import Struct
 from typing import Final
 
+from bulkhead.impl.dom0.areas import AreaKind, Vma
 from bulkhead.impl.dom0.gntalloc import Gntalloc, GntallocPool
 from bulkhead.impl.dom0.gntdev import Gntdev
 from bulkhead.impl.dom0.ioctl import PAIR
 from bulkhead.impl.dom0.kernel import Kernel, KernelError
-from bulkhead.impl.dom0.process import AddressSpace, Vma, user_read, user_write
+from bulkhead.impl.dom0.process import AddressSpace, user_read, user_write
 from bulkhead.impl.xen import abi
 
 IOC_OUT: Final = 0x40000000
@@ -79,6 +80,10 @@ class BsdGntdev:
     def special(self) -> bool:
         """Never called: a BSD kernel has no GRANT_COPY."""
         return True
+
+    def area(self) -> AreaKind:
+        """Of either kind of mapping."""
+        return AreaKind()
 
     def release(self) -> None:
         """Release of the file."""

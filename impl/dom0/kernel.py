@@ -47,12 +47,14 @@ class Kernel:
 
     __slots__ = (
         "arg_va",
+        "device_memory",
         "domain",
         "evtchn_holds",
         "evtchn_users",
         "free_pages",
         "free_refs",
         "free_slots",
+        "held",
         "layout",
         "pfn_of",
         "vcpu",
@@ -67,6 +69,8 @@ class Kernel:
         self.pfn_of = {frame.mfn: pfn for pfn, frame in enumerate(self.layout.pages)}
         self.arg_va = self.layout.va(0)
         self.free_pages = list(range(npages - 1, ARG_PAGES - 1, -1))
+        self.device_memory: dict[int, Frame] = {}
+        self.held: dict[int, tuple[int, bool]] = {}  # pages that something besides mappings holds; freed meanwhile?
         self.free_slots = list(range(nwindows * 512 - 1, -1, -1))
         # Linux keeps unused references on a last-in-first-out list; the reserved ones are never on it.
         self.free_refs = list(range(domain.grant_table.nr_entries - 1, FIRST_FREE_REF - 1, -1))
@@ -83,8 +87,29 @@ class Kernel:
         return frame
 
     def free_page(self, frame: Frame) -> None:
-        """Free a page."""
-        self.free_pages.append(self.pfn_of[frame.mfn])
+        """Free a page; one that is held goes with the last hold."""
+        if frame.mfn in self.held:
+            self.held[frame.mfn] = self.held[frame.mfn][0], True
+        else:
+            self.free_pages.append(self.pfn_of[frame.mfn])
+
+    def frame_at(self, mfn: int) -> Frame:
+        """What an entry that Xen has accepted names: a frame, or device memory, of which only what was stored is known."""
+        frame = self.xen.frames.get(mfn)
+        return self.device_memory.setdefault(mfn, Frame(mfn)) if frame is None else frame
+
+    def hold_page(self, frame: Frame) -> None:
+        """A pipe holds a page."""
+        holds, freed = self.held.get(frame.mfn, (0, False))
+        self.held[frame.mfn] = holds + 1, freed
+
+    def drop_page(self, frame: Frame) -> None:
+        """It lets go; the last one frees what was freed meanwhile."""
+        holds, freed = self.held.pop(frame.mfn)
+        if holds > 1:
+            self.held[frame.mfn] = holds - 1, freed
+        elif freed:
+            self.free_page(frame)
 
     def va_of(self, frame: Frame) -> int:
         """Kernel address of a RAM page."""

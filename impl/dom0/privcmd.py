@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import Final
 
+from bulkhead.impl.dom0.areas import AreaKind, Vma
 from bulkhead.impl.dom0.kernel import ARG_PAGES, FRAME_LIST_AT, Kernel, KernelError
-from bulkhead.impl.dom0.process import AddressSpace, Fault, Vma
+from bulkhead.impl.dom0.process import AddressSpace, Fault
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.abi import MMU_NORMAL_PT_UPDATE, MMU_PT_UPDATE_NO_TRANSLATE
 from bulkhead.impl.xen.guest_access import read, write
@@ -202,6 +203,10 @@ class Privcmd:
     def special(self) -> bool:
         """The mapped pages belong to other domains."""
         return True
+
+    def area(self) -> AreaKind:
+        """What the kernel may do with its mappings."""
+        return AreaKind(io=True, raw=True)
 
     def release(self) -> None:
         """No state of its own."""

@@ -1,4 +1,4 @@
-"""User processes of Dom0: address space with VMAs and real page tables, descriptors, fork, exit.
+"""User processes of Dom0: address space with real page tables, descriptors, fork, exit.
 
 Contents: mmap and munmap with the split of VMAs, loads and stores with the signals they may raise. Not
 here: the mmap of a device (the drivers, behind `DeviceFile`). Sources: Linux mm/mmap.c,
@@ -7,8 +7,9 @@ kernel/fork.c; addresses and page tables as on a PV kernel.
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Final
 
+from bulkhead.impl.dom0.areas import PROT_READ, PROT_WRITE, DeviceFile, OpenFile, Vma
 from bulkhead.impl.dom0.kernel import Kernel, KernelError
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.frames import Frame
@@ -20,8 +21,6 @@ SIGSEGV: Final = 11
 SEGV_MAPERR: Final = 1
 SEGV_ACCERR: Final = 2
 BUS_ADRERR: Final = 2
-PROT_READ: Final = 1
-PROT_WRITE: Final = 2
 MAP_SHARED: Final = 1
 MAP_PRIVATE: Final = 2
 
@@ -33,73 +32,6 @@ class Fault(Exception):
         super().__init__(signal, code)
         self.signal = signal
         self.code = code
-
-
-class DeviceFile(Protocol):
-    """An open file of a driver."""
-
-    def mmap(self, vma: Vma, offset: int) -> None:
-        """Fill a new VMA; KernelError refuses it."""
-
-    def vma_open(self, vma: Vma) -> None:
-        """A VMA was split or copied."""
-
-    def vma_close(self, vma: Vma) -> None:
-        """A VMA is removed."""
-
-    def invalidate(self, vma: Vma, start: int, npages: int) -> None:
-        """Pages [start, start+npages) of the address space are about to be unmapped, or changed; `vma` has some of them."""
-
-    def may_split(self) -> bool:
-        """May a part of a VMA be unmapped, moved or changed?"""
-
-    def special(self) -> bool:
-        """Do its mappings have no struct page, so that no driver can pin them (get_user_pages)?"""
-
-    def release(self) -> None:
-        """The last reference to the file was dropped."""
-
-
-class OpenFile:
-    """A reference-counted open file; descriptors and VMAs hold references."""
-
-    __slots__ = ("device", "nonblock", "refs")
-
-    def __init__(self, device: DeviceFile) -> None:
-        self.device = device
-        self.nonblock = True
-        self.refs = 1
-
-    def get(self) -> None:
-        """Take a reference: of a descriptor, or of a call that is in the kernel."""
-        self.refs += 1
-
-    def put(self) -> None:
-        """Drop a reference; the last one releases the device file."""
-        self.refs -= 1
-        if self.refs == 0:
-            self.device.release()
-
-
-class Vma:
-    """A virtual memory area: pages [start, end) by page number; `prot` is 0, or PROT_READ and PROT_WRITE."""
-
-    __slots__ = ("dontcopy", "end", "file", "private", "prot", "shared", "space", "start")
-
-    def __init__(self, space: AddressSpace, start: int, end: int, prot: int, shared: bool, file: OpenFile | None) -> None:
-        self.space = space
-        self.start = start
-        self.end = end
-        self.prot = prot
-        self.shared = shared
-        self.file = file
-        self.private: object = None
-        self.dontcopy = False
-
-    @property
-    def writable(self) -> bool:
-        """May the process store here?"""
-        return bool(self.prot & PROT_WRITE)
 
 
 class AddressSpace:
@@ -163,20 +95,30 @@ class AddressSpace:
         above = [vma for vma in self.vmas if vma.end > vpn]
         return min(above, key=lambda vma: vma.start) if above else None
 
-    def map_anonymous(self, vpn: int, npages: int) -> None:
-        """Private zeroed memory."""
-        self.unmap(vpn, npages)
-        self.vmas.append(Vma(self, vpn, vpn + npages, PROT_READ | PROT_WRITE, False, None))
+    def map_anonymous(self, vpn: int, npages: int, prot: int = PROT_READ | PROT_WRITE) -> None:
+        """Private zeroed memory; it replaces what was there."""
+        self._clear(vpn, npages)
+        self.vmas.append(Vma(self, vpn, vpn + npages, prot, False, None))
+        flags = (PTE_P if prot else 0) | PTE_USER | PTE_A | PTE_D | (PTE_RW if prot & PROT_WRITE else 0)
         for page in range(vpn, vpn + npages):
             frame = self.kernel.alloc_page()
             self.anon[page] = frame
-            self.set_pte(page, (frame.mfn << 12) | PTE_P | PTE_RW | PTE_USER | PTE_A | PTE_D)
+            self.set_pte(page, (frame.mfn << 12) | flags)
+
+    def _clear(self, vpn: int, npages: int) -> None:
+        """Unmap what a new mapping replaces; KernelError(ENOMEM) if that may not be split."""
+        try:
+            self.unmap(vpn, npages)
+        except KernelError as error:
+            raise KernelError(abi.ENOMEM) from error
 
     def mmap(self, vpn: int, npages: int, prot: int, flags: int, file: OpenFile, offset: int) -> None:
         """Map a device file at a fixed page; earlier mappings there are removed first, even if the driver then refuses."""
         if npages < 1 or offset & 0xFFF:
             raise KernelError(abi.EINVAL)
-        self.unmap(vpn, npages)
+        if file.device.area() is None:
+            raise KernelError(abi.ENODEV)
+        self._clear(vpn, npages)
         vma = Vma(self, vpn, vpn + npages, prot, flags == MAP_SHARED, file)
         file.get()
         try:
@@ -215,7 +157,7 @@ class AddressSpace:
 
     def _split(self, vma: Vma, edge: int, keep_high: bool) -> Vma:
         other = Vma(self, edge, vma.end, vma.prot, vma.shared, vma.file)
-        other.private, other.dontcopy = vma.private, vma.dontcopy
+        other.private, other.dontcopy, other.hints, other.locked = vma.private, vma.dontcopy, vma.hints, vma.locked
         vma.end = edge
         self.vmas.append(other)
         if vma.file is not None:
@@ -239,8 +181,7 @@ class AddressSpace:
     def access(self, addr: int, is_write: bool) -> Frame:
         """The frame that a load or store reaches; Fault otherwise."""
         vpn = addr >> 12
-        pte = self.pte(vpn)
-        frame = self.kernel.xen.frames.get((pte & PTE_MFN) >> 12) if pte & PTE_P else None
+        frame, pte = self.mapped(vpn), self.pte(vpn)
         if frame is None or (is_write and not pte & PTE_RW):  # a page fault: now check the VMAs
             return self._fault(vpn, is_write, frame)
         return frame
@@ -254,10 +195,20 @@ class AddressSpace:
             raise Fault(SIGSEGV, SEGV_ACCERR)
         if frame is None or vma.shared or not self.kernel.free_pages:
             raise Fault(SIGBUS, BUS_ADRERR)
+        return self.own_copy(vpn, PTE_RW)
+
+    def mapped(self, vpn: int) -> Frame | None:
+        """The frame of a present entry: RAM, or memory of a device."""
+        pte = self.pte(vpn)
+        return self.kernel.frame_at((pte & PTE_MFN) >> 12) if pte & PTE_P else None
+
+    def own_copy(self, vpn: int, may_write: int = 0) -> Frame:
+        """Put a private copy of a page in its place; KernelError(ENOMEM)."""
+        frame = self.mapped(vpn)
         copy = self.kernel.alloc_page()
-        if frame.data is not None:
+        if frame is not None and frame.data is not None:
             copy.bytes()[:] = frame.data
-        self.set_pte(vpn, (copy.mfn << 12) | PTE_P | PTE_RW | PTE_USER | PTE_A | PTE_D)
+        self.set_pte(vpn, (copy.mfn << 12) | PTE_P | PTE_USER | PTE_A | PTE_D | may_write)
         self.anon[vpn] = copy
         return copy
 
@@ -360,16 +311,18 @@ class Process:
             file.get()
             child.files[fd] = file
         for vma in self.space.vmas:
+            if vma.dontcopy:
+                continue
             if vma.file is None:
                 child.space.map_anonymous(vma.start, vma.end - vma.start)
-                child.space.vmas[-1].prot = vma.prot
+                child.space.vmas[-1].prot, child.space.vmas[-1].hints = vma.prot, vma.hints
                 for page in range(vma.start, vma.end):
                     data, frame = self.space.anon[page].data, child.space.anon[page]
                     frame.data = None if data is None else bytearray(data)
                     child.space.set_pte(page, (frame.mfn << 12) | (self.space.pte(page) & ~PTE_MFN))
-            elif not vma.dontcopy:
+            else:
                 copy = Vma(child.space, vma.start, vma.end, vma.prot, vma.shared, vma.file)
-                copy.private = vma.private
+                copy.private, copy.hints = vma.private, vma.hints
                 vma.file.get()
                 child.space.vmas.append(copy)
                 vma.file.device.vma_open(copy)

@@ -12,15 +12,17 @@ from functools import partial
 from struct import iter_unpack
 from typing import Final
 
+from bulkhead.impl.dom0.areas import DeviceFile, OpenFile
 from bulkhead.impl.dom0.evtchn import MOST_BYTES, POLLERR, POLLIN, POLLOUT, Evtchn
 from bulkhead.impl.dom0.gntalloc import Gntalloc, GntallocPool
 from bulkhead.impl.dom0.gntdev import Gntdev
 from bulkhead.impl.dom0.gntdev_bsd import BsdGntdev, bsd_ioctl
+from bulkhead.impl.dom0.hypercall_buffers import HypercallBuffers
 from bulkhead.impl.dom0.ioctl import gntalloc_ioctl, gntdev_ioctl
 from bulkhead.impl.dom0.ioctl_control import evtchn_ioctl, privcmd_ioctl
 from bulkhead.impl.dom0.kernel import Kernel, KernelError
 from bulkhead.impl.dom0.privcmd import Privcmd
-from bulkhead.impl.dom0.process import MAP_SHARED, DeviceFile, OpenFile, Process, user_read, user_write
+from bulkhead.impl.dom0.process import MAP_SHARED, Process, user_read, user_write
 from bulkhead.impl.dom0.vma_changes import protect, remap
 from bulkhead.impl.xen import abi
 
@@ -34,6 +36,8 @@ GNTDEV: Final = "/dev/xen/gntdev"
 GNTALLOC: Final = "/dev/xen/gntalloc"
 PRIVCMD: Final = "/dev/xen/privcmd"
 EVTCHN: Final = "/dev/xen/evtchn"
+HYPERCALL: Final = "/dev/xen/hypercall"
+ENOTDIR: Final = 20
 MMAP_BASE: Final = 0x20000
 MMAP_END: Final = 0x8000000
 
@@ -45,6 +49,7 @@ def devices(kernel: Kernel, pool: GntallocPool, names: tuple[str, ...], bsd: boo
         GNTALLOC: partial(Gntalloc, pool),
         PRIVCMD: partial(Privcmd, kernel),
         EVTCHN: partial(Evtchn, kernel),
+        HYPERCALL: partial(HypercallBuffers, kernel),
     }
     return {name: known[name] for name in names}
 
@@ -61,10 +66,11 @@ class Syscalls:
 
     # --- files ---
     def open(self, path: str, nonblock: bool = True) -> int:
-        """A descriptor; ENOENT when the system has no such device. With `nonblock` false, read() may sleep."""
+        """A descriptor; ENOENT for an unknown device, ENOTDIR beyond a device. With `nonblock` false, read() may sleep."""
         make = self.devices.get(path)
         if make is None:
-            raise KernelError(abi.ENOENT)
+            beyond = any(path.startswith(f"{node}/") for node in self.devices)
+            raise KernelError(ENOTDIR if beyond else abi.ENOENT)
         fd = self.process.open(make())
         self.process.file(fd).nonblock = nonblock
         return fd
@@ -89,6 +95,8 @@ class Syscalls:
             return bsd_ioctl(device, space, cmd, arg)
         if isinstance(device, Privcmd):
             return privcmd_ioctl(device, space, cmd, arg)
+        if isinstance(device, HypercallBuffers):
+            raise KernelError(abi.ENOTTY)
         assert isinstance(device, Evtchn)
         device.kernel.upcall()
         return evtchn_ioctl(device, space, cmd, arg)

@@ -8,10 +8,17 @@ part of a VMA. Not here: mmap and munmap (process.py). Sources: Linux mm/mprotec
 
 from __future__ import annotations
 
+from typing import Final
+
+from bulkhead.impl.dom0.areas import Vma
 from bulkhead.impl.dom0.kernel import KernelError
-from bulkhead.impl.dom0.process import AddressSpace, Vma
+from bulkhead.impl.dom0.memory_calls import NotModelled
+from bulkhead.impl.dom0.process import AddressSpace
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.pagetables import PTE_P, PTE_RW
+
+MAYMOVE, FIXED, DONTUNMAP = 1, 2, 4
+FLAGS: Final = MAYMOVE | FIXED | DONTUNMAP
 
 
 def protect(space: AddressSpace, vpn: int, npages: int, prot: int) -> None:
@@ -45,6 +52,32 @@ def _change(space: AddressSpace, vma: Vma, page: int) -> None:
         writable = vma.writable and (vma.shared or page in space.anon)
         pte = pte | PTE_RW if writable else pte & ~PTE_RW
         space.set_pte(page, pte | PTE_P if vma.prot else pte & ~PTE_P)
+
+
+def resize(space: AddressSpace, vpn: int, npages: int, new_pages: int, flags: int, to: int) -> int:
+    """mremap with any flags: the mapping's page. A device's area never grows, and never stays where it was moved from."""
+    moves, fixed, stays = (bool(flags & each) for each in (MAYMOVE, FIXED, DONTUNMAP))
+    if flags & ~FLAGS or ((fixed or stays) and not moves) or (stays and npages != new_pages) or new_pages < 1:
+        raise KernelError(abi.EINVAL)
+    _one_vma(space, vpn, 0)
+    if fixed and not stays:
+        if not npages:
+            raise NotModelled("mremap of no pages to an address is not modelled")
+        return remap(space, vpn, npages, new_pages, to)
+    if not stays and npages >= new_pages:
+        return remap(space, vpn, npages, new_pages)
+    if fixed:
+        if vpn + npages > to and to + new_pages > vpn:
+            raise KernelError(abi.EINVAL)
+        space.unmap(to, new_pages)
+    vma = _one_vma(space, vpn, 0)
+    if not npages and not vma.shared:
+        raise KernelError(abi.EINVAL)
+    if vma.file is None:
+        raise NotModelled("mremap that lets memory of the process's own grow or stay is not modelled")
+    if stays:
+        raise KernelError(abi.EINVAL)
+    raise KernelError(abi.EFAULT)
 
 
 def remap(space: AddressSpace, vpn: int, npages: int, new_pages: int, to: int | None = None) -> int:
@@ -91,7 +124,7 @@ def _move(space: AddressSpace, vma: Vma, vpn: int, npages: int, to: int) -> None
     if (vma.start, vma.end) != (vpn, vpn + npages) and vma.file is not None and not vma.file.device.may_split():
         raise KernelError(abi.EINVAL)
     new = Vma(space, to, to + npages, vma.prot, vma.shared, vma.file)
-    new.private, new.dontcopy = vma.private, vma.dontcopy
+    new.private, new.dontcopy, new.hints, new.locked = vma.private, vma.dontcopy, vma.hints, vma.locked
     space.prepare(new)
     if vma.file is not None:
         vma.file.refs += 1

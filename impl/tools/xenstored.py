@@ -36,7 +36,8 @@ OF_TOOLS: Final = frozenset(
         pages.XS_SET_TARGET,
     )
 )
-REST_IGNORED: Final = frozenset((pages.XS_WATCH, pages.XS_UNWATCH, pages.XS_SET_PERMS))  # bytes behind the last zero
+# Bytes behind the last zero.
+REST_IGNORED: Final = frozenset((pages.XS_WATCH, pages.XS_UNWATCH, pages.XS_SET_PERMS, pages.XS_RESET_WATCHES))
 # Not offered here, but a request: whoever may not make it, or names a transaction, gets the same answer as for others.
 NOT_OFFERED: Final = frozenset(
     (pages.XS_CONTROL, pages.XS_TRANSACTION_START, pages.XS_RESUME, pages.XS_SET_TARGET, pages.XS_DIRECTORY_PART)

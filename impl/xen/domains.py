@@ -132,7 +132,7 @@ class Domain:
         self.vcpus: list[VCpu] = []
         self.max_vcpus = 1
         self.grant_table: GrantTable = None  # type: ignore[assignment]  # set by grant_table_init at creation
-        self.p2m: P2m | None = P2m() if external else None
+        self.p2m: P2m | None = P2m(self.vcpus) if external else None
         self.target: Domain | None = None
         self.refs = 1
         self.events: EventChannels = None  # type: ignore[assignment]  # set by evtchn_init at creation
@@ -170,9 +170,14 @@ class Domain:
         self.claim = pages
 
     def unaccount_page(self, frame: Frame) -> None:
-        """Take a freed page off the list; the last one drops the pages' reference on the domain."""
+        """Take a freed page off the list; the last one drops the pages' reference on the domain.
+
+        Where there is a claim, it grows by the page (domain_adjust_tot_pages).
+        """
         del self.pages[frame.mfn]
         self.tot_pages -= 1
+        if self.claim:
+            self.set_claim(self.claim + 1)
         if self.tot_pages == 0:
             self.put()
 

@@ -136,12 +136,18 @@ def set_address_size(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes
 
 
 def vm_event(xen: Xen, vcpu: VCpu, domain: Domain | None, arg: int, body: bytes) -> int:
-    """XEN_DOMCTL_vm_event_op: of its rings Debian's Xen has that of the monitor, which no guest's builder sets up here."""
+    """XEN_DOMCTL_vm_event_op: of its rings Debian's Xen has that of the monitor, which no guest's builder sets up here.
+
+    Its version is told to anybody.
+    """
     command, ring = VM_EVENT.unpack_from(body)
     if command == VERSION:
         return 0 if write(xen, vcpu, arg + BODY + 8, U32.pack(VM_EVENT_VERSION)) else -EFAULT
     if domain is None:
         return -ESRCH
+    rc = xen.xsm.priv("vm_event_control", vcpu.domain)
+    if rc:
+        return rc
     if domain is vcpu.domain or domain.is_dying or not domain.vcpus:
         return -EINVAL
     if ring != MONITOR_RING:
@@ -294,16 +300,16 @@ def trace(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:
 
 def get_pool(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:
     """XEN_DOMCTL_get_paging_mempool_size, in bytes."""
-    if not domain.external:
+    if domain.p2m is None:
         return -EOPNOTSUPP
-    return 0 if write(xen, vcpu, arg + BODY, U64.pack(domain.toolstack.pool << PAGE_SHIFT)) else -EFAULT
+    return 0 if write(xen, vcpu, arg + BODY, U64.pack(domain.p2m.pool << PAGE_SHIFT)) else -EFAULT
 
 
 def set_pool(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:
     """XEN_DOMCTL_set_paging_mempool_size: bytes in whole pages."""
     size = U64.unpack_from(body)[0]
-    if not domain.external:
+    if domain.p2m is None:
         return -EOPNOTSUPP
     if size & PAGE_MASK or size >> PAGE_SHIFT >> 32:
         return -EINVAL
-    return 0 if domain.toolstack.resize_pool(size >> PAGE_SHIFT) else -ENOMEM
+    return 0 if domain.p2m.resize_pool(size >> PAGE_SHIFT) else -ENOMEM

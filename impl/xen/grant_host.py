@@ -130,7 +130,7 @@ def _create_p2m(vcpu: VCpu, addr: int, frame: Frame, flags: int) -> int:
     # even if that fails then, and what was at this number (guest_physmap_add_entry).
     if frame.owner is vcpu.domain and frame.m2p not in (-1, gfn) and p2m.lookup(frame.m2p) == (frame, RAM_RW):
         p2m.clear(frame.m2p)
-    if gfn >= GFN_LIMIT:
+    if gfn >= GFN_LIMIT or not p2m.make_tables(gfn):
         return GNTST_GENERAL_ERROR
     p2m.clear(gfn)
     p2m.set(gfn, frame, GRANT_RO if flags & GNTMAP_READONLY else GRANT_RW)

@@ -110,15 +110,16 @@ def _give(xen: Xen, giver: Domain, frame: Frame, dom: int, ref: int) -> Generato
     table = taker.grant_table
     status = GNTST_GENERAL_ERROR
     if ref < table.nr_entries:
+        rc = 0
         data, off = table.header_at(ref)
         field, at = (U32, off + 4) if table.version == 1 else (U64, off + 8)
         if taker.p2m is None:
             field.pack_into(data, at, frame.mfn)
         else:  # a translated guest has named the gfn for the page; its entry shows that gfn afterwards
-            add_page(xen, taker, field.unpack_from(data, at)[0], frame)
+            rc = add_page(xen, taker, field.unpack_from(data, at)[0], frame)
         flags = U16.unpack_from(data, off)[0]
         U16.pack_into(data, off, flags | GTF_TRANSFER_COMPLETED)
-        status = GNTST_OKAY
+        status = GNTST_GENERAL_ERROR if rc else GNTST_OKAY  # the page is the taker's, at no number of its map
     taker.put()
     return status
 

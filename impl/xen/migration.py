@@ -87,9 +87,9 @@ def shadow_op(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> in
             return 0 if domain.external else -EINVAL
         domain.dirty_log = None
         return 0
-    if op in (SHADOW_GET_ALLOCATION, SHADOW_SET_ALLOCATION) and domain.external:
-        fits = op == SHADOW_GET_ALLOCATION or domain.toolstack.resize_pool(mb << MB_SHIFT)
-        mb = domain.toolstack.pool + (1 << MB_SHIFT) - 1 >> MB_SHIFT
+    if op in (SHADOW_GET_ALLOCATION, SHADOW_SET_ALLOCATION) and domain.p2m is not None:
+        fits = op == SHADOW_GET_ALLOCATION or domain.p2m.resize_pool(mb << MB_SHIFT)
+        mb = domain.p2m.pool + (1 << MB_SHIFT) - 1 >> MB_SHIFT
         told = SHADOW_OP.pack(op, mode, mb, pad, bitmap, pages, faults, dirtied)
         return -EFAULT if not write(xen, vcpu, arg + 16, told) else 0 if fits else -ENOMEM
     if op not in (SHADOW_CLEAN, SHADOW_PEEK) or mode & ~LOGDIRTY_FINAL:

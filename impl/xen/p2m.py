@@ -7,6 +7,7 @@ asm/p2m.h.
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import Final
 
 from bulkhead.impl.xen.frames import Frame
@@ -28,14 +29,50 @@ RAM_TYPES: Final = frozenset({RAM_RW, RAM_RO})
 OWN_TYPES: Final = RAM_TYPES | GRANT_TYPES
 
 
+ALWAYS_USED: Final = 11  # the root, and those of the ten maps for nested guests
+POOL_AT_FIRST: Final = 256
+LARGE: Final = 9  # order of the extents that need no table of the lowest level
+
+
 class P2m:
-    """gfn -> (frame, type) of one external-paging guest."""
+    """gfn -> (frame, type) of one external-paging guest.
 
-    __slots__ = ("entries", "max_gfn")
+    Its tables come from a pool of pages, and are never given back. `vcpus` is the domain's own list: each vCPU has one page
+    of the pool, too.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("entries", "large", "max_gfn", "pool", "tables", "vcpus")
+
+    def __init__(self, vcpus: Sized) -> None:
         self.entries: dict[int, tuple[Frame, int]] = {}
         self.max_gfn = 0
+        self.pool = POOL_AT_FIRST
+        self.vcpus = vcpus
+        self.tables: set[tuple[int, int]] = set()  # (bits of a number below it, its index)
+        self.large: set[int] = set()  # extents of order LARGE that one entry of a higher table maps
+
+    @property
+    def used(self) -> int:
+        """Pages of the pool that are in use."""
+        return ALWAYS_USED + len(self.vcpus) + len(self.tables)
+
+    def resize_pool(self, pages: int) -> bool:
+        """Give the pool so many pages; False if more are in use, after all others have been given back."""
+        self.pool = max(pages, self.used)
+        return pages >= self.used
+
+    def make_tables(self, gfn: int, order: int = 0) -> bool:
+        """Make the tables for an entry, from the highest on; False when the pool is empty: those made before stay."""
+        for bits in (27, 18) if order == LARGE else (27, 18, 9):
+            if (bits, gfn >> bits) not in self.tables:
+                if self.used >= self.pool:
+                    return False
+                self.tables.add((bits, gfn >> bits))
+        if order != LARGE:
+            self.large.discard(gfn >> LARGE)  # split
+        elif (LARGE, gfn >> LARGE) not in self.tables:
+            self.large.add(gfn >> LARGE)
+        return True
 
     def lookup(self, gfn: int) -> tuple[Frame | None, int]:
         """The entry, or (None, MMIO_DM) for a hole."""
@@ -58,5 +95,7 @@ class P2m:
     def clear(self, gfn: int) -> None:
         """Make the gfn a hole."""
         entry = self.entries.pop(gfn, None)
+        if entry is not None and gfn >> LARGE in self.large:
+            self.make_tables(gfn)
         if entry is not None and entry[1] in RAM_TYPES:
             entry[0].m2p = -1

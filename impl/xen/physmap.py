@@ -19,6 +19,7 @@ from bulkhead.impl.xen.abi import (
     EILSEQ,
     EINVAL,
     ENOENT,
+    ENOMEM,
     ENOSYS,
     ENXIO,
     EOPNOTSUPP,
@@ -33,7 +34,7 @@ from bulkhead.impl.xen.continuation import Preempted
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.grant_admin import grant_frame
 from bulkhead.impl.xen.guest_access import handle_okay, read, write
-from bulkhead.impl.xen.p2m import FOREIGN, GFN_LIMIT, MMIO_DIRECT, RAM_RW, RAM_TYPES, SPECIAL_TYPES
+from bulkhead.impl.xen.p2m import FOREIGN, GFN_LIMIT, LARGE, MMIO_DIRECT, RAM_RW, RAM_TYPES, SPECIAL_TYPES
 
 if TYPE_CHECKING:
     from bulkhead.impl.xen.domains import Domain, VCpu
@@ -60,26 +61,41 @@ def add_page(xen: Xen, domain: Domain, gfn: int, frame: Frame, ptype: int = RAM_
     """
     p2m = domain.p2m
     assert p2m is not None
-    old, old_type = p2m.lookup(gfn)
-    if old_type in SPECIAL_TYPES:
+    if p2m.lookup(gfn)[1] in SPECIAL_TYPES:
         domain.crash()
         return -EINVAL
-    if old is not None:
+    if gfn < GFN_LIMIT and not p2m.make_tables(gfn):
+        return -ENOMEM
+    return _put(xen, domain, gfn, frame, ptype)
+
+
+def _put(xen: Xen, domain: Domain, gfn: int, frame: Frame, ptype: int = RAM_RW) -> int:
+    """The same, where there are tables for it."""
+    assert domain.p2m is not None
+    if domain.p2m.lookup(gfn)[0] is not None:
         unhook(xen, domain, gfn)
     if gfn >= GFN_LIMIT:
         return -ENOENT
-    p2m.set(gfn, frame, ptype)
+    domain.p2m.set(gfn, frame, ptype)
     return 0
 
 
 def add_pages(xen: Xen, domain: Domain, gfn: int, frames: list[Frame]) -> int:
     """Put an extent there; a grant or foreign entry anywhere in its range crashes the domain before anything is changed."""
-    assert domain.p2m is not None
-    if any(domain.p2m.lookup(gfn + i)[1] in SPECIAL_TYPES for i in range(len(frames))):
+    p2m = domain.p2m
+    assert p2m is not None
+    if any(p2m.lookup(gfn + i)[1] in SPECIAL_TYPES for i in range(len(frames))):
         domain.crash()
         return -EINVAL
+    extent = 1 << LARGE
+    large = len(frames) == extent and not gfn % extent and not frames[0].mfn % extent
+    if large and gfn < GFN_LIMIT:
+        if not p2m.make_tables(gfn, LARGE):
+            return -ENOMEM
+    elif any(at < GFN_LIMIT and not p2m.make_tables(at) for at in (gfn, gfn + len(frames) - 1)):
+        return -ENOMEM
     for i, frame in enumerate(frames):
-        rc = add_page(xen, domain, gfn + i, frame)
+        rc = _put(xen, domain, gfn + i, frame)
         if rc:
             return rc
     return 0
@@ -183,6 +199,8 @@ def set_foreign(xen: Xen, domain: Domain, gfn: int, frame: Frame) -> int:
         return rc
     if gfn >= GFN_LIMIT:
         return -ENOENT
+    if not domain.p2m.make_tables(gfn):
+        return -ENOMEM
     frame.count += 1
     domain.p2m.set(gfn, frame, FOREIGN)
     return 0

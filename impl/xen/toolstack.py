@@ -13,8 +13,6 @@ from typing import Final
 ALL_NODES: Final = (1 << 64) - 1
 USUAL_WEIGHT: Final = 256
 BANKS_OF_ERRORS: Final = 2  # that a guest's machine check capabilities tell
-POOL_IN_USE: Final = 15  # pages that the map of a guest of this size takes
-POOL_AT_FIRST: Final = 256  # pages for the page tables of a translated guest
 
 
 class Ranges:
@@ -81,17 +79,11 @@ class Toolstack:
     msr_events: bool = False  # is there room for events of registers?
     listened: bool = False  # was a ring for a listener ever named?
     monitored: set[tuple[int, int]] = field(default_factory=set)  # events that are told, and of which register
-    pool: int = POOL_AT_FIRST
     vnuma: tuple[int, bytes, bytes, bytes] | None = None  # virtual nodes: how many, distances, those of vCPUs, memory ranges
 
     def has_devices(self) -> bool:
         """Does the domain have I/O memory or ports? Only then may it flush the processors' caches."""
         return bool(self.iomem.parts or self.ports.parts)
-
-    def resize_pool(self, pages: int) -> bool:
-        """Give the pool so many pages; False if more are in use, after all others have been given back."""
-        self.pool = max(pages, POOL_IN_USE)
-        return pages >= POOL_IN_USE
 
 
 def of_dom0() -> Toolstack:

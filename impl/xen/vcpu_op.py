@@ -11,6 +11,7 @@ from collections.abc import Generator
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
+from bulkhead.impl.xen import hvm_context
 from bulkhead.impl.xen.abi import (
     EBUSY,
     EEXIST,
@@ -64,9 +65,11 @@ def do_vcpu_op(xen: Xen, vcpu: VCpu, cmd: int, number: int, arg: int, a4: int, a
         return -ENOENT
     which = vcpu.domain.vcpus[number]
     if cmd == INITIALISE:
-        context = read(xen, vcpu, arg, CONTEXT_SIZE)
+        context = read(xen, vcpu, arg, CONTEXT_SIZE if vcpu.domain.p2m is None else hvm_context.SIZE)
         if context is None:
             return -EFAULT
+        if vcpu.domain.p2m is not None:
+            return hvm_context.set_hvm_context(which, bytes(context))
         return -EEXIST if which.context is not None else set_vcpu_context(xen, vcpu.domain, number, bytes(context))
     if cmd == UP:
         if which.context is None:

@@ -16,7 +16,10 @@ LIMIT = 10.0  # seconds for one question about axioms
 @click.command()
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 def check(files: tuple[Path, ...]) -> int:
-    """Parse and type check rules FILES (default: the shipped ones), and check that axioms have models. Proves nothing."""
+    """Parse and type check rules FILES (default: the shipped ones), and check that axioms have models. Proves nothing.
+
+    Each fault is laid by itself, and its text is checked, too.
+    """
     for path in files:
         if not path.exists():
             raise UsageError(f"{path}: no such file.")

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from bulkhead.impl.dom0.areas import PROT_READ, PROT_WRITE
 from bulkhead.impl.dom0.kernel import Kernel, KernelError
 from bulkhead.impl.dom0.privcmd import Privcmd
-from bulkhead.impl.dom0.process import MAP_SHARED, PROT_READ, PROT_WRITE, Fault, Process
+from bulkhead.impl.dom0.process import MAP_SHARED, Fault, Process
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.machine import Xen

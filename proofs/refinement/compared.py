@@ -9,12 +9,13 @@ if there is no reference. Not here: the coverage of an operation's answers (cove
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bulkhead.impl.dom0 import gntdev_bsd, ioctl, ioctl_control
+from bulkhead.impl.dom0 import file_calls, gntdev_bsd, ioctl, ioctl_control, memory_calls, reach
+from bulkhead.impl.dom0.pipes import Pipe
 from bulkhead.impl.dom0.process import Process
 from bulkhead.impl.dom0.syscalls import Syscalls
 from bulkhead.impl.xen import abi, device_model, domctl, hypercall, hypercall_evtchn, hypercall_other, sysctl
@@ -35,6 +36,33 @@ HYPERCALLS: Final[Mapping[int, str]] = {
 }
 WHOLE: Final = "the whole hypercall"
 DEVICES: Final = ("gntdev", "gntalloc", "privcmd", "evtchn", "BSD gntdev")
+
+# System calls that are not methods of a process, by their names here.
+FURTHER: Final[Mapping[str, Callable[..., object]]] = {
+    "madvise": memory_calls.madvise,
+    "mlock": memory_calls.mlock,
+    "munlock": memory_calls.munlock,
+    "mincore": memory_calls.mincore,
+    "msync": memory_calls.msync,
+    "userfaultfd": memory_calls.userfaultfd,
+    "process_vm_readv": reach.process_vm_readv,
+    "process_vm_writev": reach.process_vm_writev,
+    "read of /proc/self/mem": reach.read_mem,
+    "write of /proc/self/mem": reach.write_mem,
+    "ptrace (peek)": reach.peek,
+    "ptrace (poke)": reach.poke,
+    "vmsplice": Pipe.vmsplice,
+    "read of a pipe": Pipe.read,
+    "pread, pwrite": file_calls.positioned,
+    "lseek": file_calls.lseek,
+    "fsync, ftruncate, splice, sendfile": file_calls.fsync,
+    "fallocate": file_calls.fallocate,
+    "fstat": file_calls.fstat,
+    "epoll": file_calls.epoll,
+    "fcntl (F_GETFL)": file_calls.getfl,
+    "fcntl (F_SETFL)": file_calls.setfl,
+    "ioctl of the kernel": file_calls.ioctl,
+}
 
 Key = tuple[str, str]  # a family, such as `grant_table_op` or `gntdev`, and the name of one of its operations
 
@@ -97,7 +125,6 @@ RULES: Final[Mapping[Key, tuple[str, ...]]] = {
 
 BSD: Final = "a device of BSD: no such Dom0 is recorded, and the rules have Linux's; tests/impl/test_libs.py"
 NEITHER: Final[Mapping[Key, str]] = {
-    (SYSTEM_CALL, "anonymous"): "memory of the process's own; every ioctl's argument lies in it",
     **{
         ("BSD gntdev", name): BSD
         for name in (
@@ -183,7 +210,7 @@ def ioctls() -> dict[str, dict[int, str]]:
 def system_calls() -> tuple[str, ...]:
     """The system calls of a process, except ioctl, whose families are separate."""
     of_calls = [name for name in vars(Syscalls) if not name.startswith("_") and callable(getattr(Syscalls, name))]
-    return (*(name for name in of_calls if name != "ioctl"), Process.fork.__name__)
+    return (*(name for name in of_calls if name != "ioctl"), Process.fork.__name__, *FURTHER)
 
 
 def operations() -> tuple[Key, ...]:
@@ -225,7 +252,9 @@ def lines() -> list[str]:
     absent += [(f"sysctl {numbers}", why) for why, numbers in sysctl.NOT_OFFERED.items()]
     absent += [("dm_op, the other operations (-EOPNOTSUPP)", device_model.NOT_OFFERED)]
     absent += [(f"domctl {', '.join(map(str, numbers))}", why) for why, numbers in domctl.NOT_OFFERED.items()]
-    return out + [f"  {name}: {why}" for name, why in absent]
+    out += [f"  {name}: {why}" for name, why in absent]
+    out.append("Of Linux's system calls, these are not modelled:")
+    return out + [f"  {name}: {why}" for name, why in memory_calls.NOT_MODELLED.items()]
 
 
 def markdown() -> str:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.events import VCPU_INFO_SIZE
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.guest_access import guest_linear, translate
 from bulkhead.impl.xen.p2m import GRANT_RW, RAM_RW
+from bulkhead.impl.xen.vcpu_context import RIP
 from bulkhead.proofs.replay.guests import (
     ARG_PAGES,
     ARGS_PFN,
@@ -43,6 +45,11 @@ NUMBERS: Final = {
     "l1": FIRST_L1_PFN,
 }
 NOTHING_THERE: Final = -1
+U32_MASK: Final = 0xFFFFFFFF
+UP: Final = 1  # VCPUOP_up
+AGENT_ENTRY: Final = 0x1000  # its first instruction
+AT_64: Final = 72  # of rip in a context of long mode
+UPCALL_MASK_AT: Final = 1  # in a vcpu_info
 NO_ANSWER: Final = -9999  # what the recorder writes for an agent that did not come back from a hypercall
 
 
@@ -68,7 +75,16 @@ class Caller:
             caller.tlb.entries.clear()
             self.acting = vcpu
         rc = self.xen.call(caller, number, *registers)
+        if number == abi.HYPERVISOR_VCPU_OP and registers[0] & U32_MASK == UP and not rc:
+            self._begins(self.domain.vcpus[registers[1] & U32_MASK])
         return NO_ANSWER if self.silent() else rc
+
+    def _begins(self, other: VCpu) -> None:
+        """A vCPU that runs the agent, too: it masks its events first, as there is no handler to be called."""
+        context, shared = other.context, self.domain.shared_info
+        at = AT_64 if self.domain.external else RIP
+        if context is not None and shared is not None and abi.U64.unpack_from(context, at)[0] == AGENT_ENTRY:
+            shared.bytes()[other.vcpu_id * VCPU_INFO_SIZE + UPCALL_MASK_AT] = 1
 
     def silent(self) -> bool:
         """Does it answer no more? Once it was asked after it had stopped, it is not asked again, even if it is resumed."""

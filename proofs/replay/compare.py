@@ -72,10 +72,18 @@ def differences(rig: Rig, recorded: dict[str, Any], result: dict[str, Any], skip
     return out
 
 
+def _only_bits(bits: int | None, recorded: Any, replayed: Any) -> bool:
+    """Do two numbers differ in these bits only? Without bits anything may differ."""
+    if bits is None:
+        return True
+    return isinstance(recorded, int) and isinstance(replayed, int) and not (recorded ^ replayed) & ~bits
+
+
 def explained(known: list[dict[str, Any]], item: dict[str, Any], diff: tuple[str, Any, Any]) -> str | None:
     """The reason for a difference in the table, else None. A missing part of a row matches anything.
 
-    `field` is a regular expression for the whole name; `arguments` and `results` are those of the call.
+    `field` is a regular expression for the whole name; `arguments` and `results` are those of the call, `patterns` are
+    regular expressions for whole arguments; with `bits` the two answers are numbers that differ in these bits only.
     """
     given, answered = item.get("a", {}), item.get("res", {})
     for row in known:
@@ -84,7 +92,9 @@ def explained(known: list[dict[str, Any]], item: dict[str, Any], diff: tuple[str
             and re.fullmatch(row.get("field", ".*"), diff[0])
             and row.get("recorded", diff[1]) == diff[1]
             and row.get("replayed", diff[2]) == diff[2]
+            and _only_bits(row.get("bits"), diff[1], diff[2])
             and all(given.get(name) == value for name, value in row.get("arguments", {}).items())
+            and all(re.fullmatch(value, str(given.get(name, ""))) for name, value in row.get("patterns", {}).items())
             and all(answered.get(name) == value for name, value in row.get("results", {}).items())
         ):
             return str(row["reason"])

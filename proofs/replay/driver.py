@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from bulkhead.impl.dom0.memory_calls import NotModelled
 from bulkhead.impl.xen.continuation import Preemption
 from bulkhead.model.diagnostics import UsageError
 from bulkhead.proofs.replay.compare import differences, explained, load_known
@@ -140,6 +141,8 @@ def _reason(error: Exception, given: dict[str, Any]) -> str:
         name = str(error.args[0])
         return f"the argument `{name}` is missing" if name not in map(str, given.values()) else f"there is no `{name}`"
     if isinstance(error, ValueError) and str(error).startswith("unknown operation"):
+        return str(error)
+    if isinstance(error, NotModelled):
         return str(error)
     what = " ".join(f"{type(error).__name__} {error}".split())[:160]
     return f"an argument that it cannot have ({what}) in {json.dumps(given)[:200]}"

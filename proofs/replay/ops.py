@@ -10,15 +10,18 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+from bulkhead.impl.dom0.areas import PROT_READ, PROT_WRITE
 from bulkhead.impl.dom0.gntdev import Gntdev, Segment
 from bulkhead.impl.dom0.kernel import KernelError
-from bulkhead.impl.dom0.process import MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, Fault
+from bulkhead.impl.dom0.process import MAP_PRIVATE, MAP_SHARED, Fault
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.machine import Livelock
 from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER
 from bulkhead.proofs.replay.agents import NO_ANSWER, NOTHING_THERE
+from bulkhead.proofs.replay.area_calls import AREA_CALLS
 from bulkhead.proofs.replay.extended import EXTENDED
+from bulkhead.proofs.replay.file_calls import FILE_CALLS
 from bulkhead.proofs.replay.rig import BUFFER_VPN, MMAP_STRIDE, MMAP_VPN, Rig
 from bulkhead.proofs.replay.system_calls import SYSTEM_CALLS
 
@@ -425,4 +428,6 @@ OPS: dict[str, Callable[[Rig, Args, set[str]], Result]] = (
     {name[3:].replace("gd_", "gd."): value for name, value in dict(globals()).items() if name.startswith("op_")}
     | EXTENDED
     | SYSTEM_CALLS
+    | AREA_CALLS
+    | FILE_CALLS
 )

@@ -14,8 +14,9 @@ from typing import Any, Final
 from bulkhead.impl.dom0.gntalloc import GntallocPool
 from bulkhead.impl.dom0.gntdev import Gntdev
 from bulkhead.impl.dom0.kernel import Kernel, KernelError
+from bulkhead.impl.dom0.pipes import Pipe
 from bulkhead.impl.dom0.process import Process
-from bulkhead.impl.dom0.syscalls import EVTCHN, GNTALLOC, GNTDEV, PRIVCMD, Syscalls, devices
+from bulkhead.impl.dom0.syscalls import EVTCHN, GNTALLOC, GNTDEV, HYPERCALL, PRIVCMD, Syscalls, devices
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.continuation import Preemption
 from bulkhead.impl.xen.domains import Domain
@@ -108,10 +109,11 @@ class Rig:
         self.process = Process(self.kernel)
         self.process.space.map_anonymous(BUFFER_VPN, 2)
         self.process.space.map_anonymous(USER_BUFFER_VPN, USER_BUFFER_PAGES)
-        nodes = devices(self.kernel, GntallocPool(self.kernel), (GNTDEV, GNTALLOC, PRIVCMD, EVTCHN))
+        nodes = devices(self.kernel, GntallocPool(self.kernel), (GNTDEV, GNTALLOC, PRIVCMD, EVTCHN, HYPERCALL))
         self.syscalls = Syscalls("recorder", self.process, nodes)
         self.files: dict[int, int] = {}
         self.mappings: dict[int, int] = {}
+        self.pipes: dict[int, Pipe] = {}
         self.variables: dict[str, int] = {}
         self.drift = Drift()
         self.same_frames: dict[int, tuple[int, int]] = {}  # recorded frame number -> (ours, its epoch)
@@ -435,7 +437,9 @@ class Rig:
         return False
 
     def tainted(self, mfn: int, off: int = 0, length: int = 4096) -> bool:
-        """Does a byte range hold something irreproducible?"""
+        """Does a byte range hold something irreproducible? Memory of devices and of the firmware always does."""
+        if mfn not in self.xen.frames.table:
+            return True
         self._look(mfn)
         marks = self.taint.get(mfn)
         return marks is not None and any(marks[off : off + length])

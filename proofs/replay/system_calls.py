@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from bulkhead.impl.dom0.areas import PROT_READ, PROT_WRITE, OpenFile
 from bulkhead.impl.dom0.ioctl_control import EVTCHN_NOTIFY
-from bulkhead.impl.dom0.process import MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, Fault, OpenFile, user_read, user_write
+from bulkhead.impl.dom0.process import MAP_PRIVATE, MAP_SHARED, Fault, user_read, user_write
 from bulkhead.impl.dom0.syscalls import Syscalls, WouldSleep
 from bulkhead.impl.xen import abi
 from bulkhead.proofs.replay.expressions import Caller, mapping_vpn, number

@@ -66,11 +66,7 @@ def log(trace: Trace, system: System, machine: ExecutableModel) -> str:
             ),
             "",
         ]
-    if trace.excluded >= 0:
-        least = "a shortest one" if trace.excluded == size - 1 else f"none of {trace.excluded} steps or fewer was found"
-        out += [f"  length: {least}, in the worlds that were searched"]
-        out += [f"      {trace.note}"] if trace.note else []
-        out.append("")
+    out += [*_length(trace), ""]
     out.append("  initial state (relevant part):")
     start = [*constants(system, trace.world), *records(needed_at_start(trace, system, machine).items())]
     out += [f"      {line}" for line in start] or ["      (nothing relevant)"]
@@ -83,6 +79,20 @@ def log(trace: Trace, system: System, machine: ExecutableModel) -> str:
         out += [f"        {line}" for line in records(told.items())]
     out += ["", f"  now {trace.claim} is false."]
     return "\n".join(out) + "\n"
+
+
+def _length(trace: Trace) -> list[str]:
+    """Is the attack a shortest one? Where that is open, the bound that is known, and which attempts to shorten it failed."""
+    steps, most = len(trace.events), trace.excluded
+    if most == steps - 1:
+        return ["  length: a shortest one, in the worlds that were searched"]
+    out = ["  length: perhaps not a shortest one"]
+    if most >= 0:
+        out += [f"      none of {most} step{'s' * (most != 1)} or fewer was found, in the worlds that were searched"]
+    if trace.note:
+        text = f"shortening it did not come to an end: {trace.note}"
+        out += textwrap.wrap(text, 110, initial_indent="      ", subsequent_indent="        ")
+    return out
 
 
 def call_text(trace: Trace, system: System, machine: ExecutableModel, event: Event, before: State | None = None) -> str:

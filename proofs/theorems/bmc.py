@@ -17,7 +17,7 @@ from bulkhead.model.choices import in_world
 from bulkhead.model.ir import App, Claim, Lit, Op, Quant, System, Term, Transition, Update, Use, Var
 from bulkhead.model.trace import Event, Trace
 from bulkhead.model.world import World
-from bulkhead.proofs.theorems.solvers import SolverError, Spent
+from bulkhead.proofs.theorems.solvers import UNLIMITED, SolverError, Spent, bounded
 
 
 @dataclass(frozen=True)
@@ -188,17 +188,18 @@ class Search:
         self.transitions = [t for s in system.steps for t in (s.outcomes() if two_state else s.transitions())]
         self.depth = 0
         self.taken: list[list[Transition]] = []  # the transitions to choose from in each step so far
-        if math.isfinite(limit):
-            self._eval(f"(set-option :timeout {int(limit * 1000)})")
-        else:
-            self.effort(EFFORT)
+        self._limited = bounded(limit) if math.isfinite(limit) else bounded(effort=EFFORT)
+        self._limit = limit
         w = self.writer
         inits = [*system.inits, *system.axioms] if start is None else start
         self._eval(w.declarations() + "".join(f"(assert {w.term(c.body, 0, {})})\n" for c in inits))
 
     def _eval(self, text: str) -> str:
         with self._spent.counted():
-            out = str(self._z3.Z3_eval_smtlib2_string(self._context.ref(), text))
+            try:
+                out = str(self._z3.Z3_eval_smtlib2_string(self._context.ref(), text))
+            except self._z3.Z3Exception as error:
+                raise SolverError(f"z3: {error}") from None
         if "(error" in out:
             raise SolverError(f"z3: {out.strip()[:500]}")
         return out
@@ -213,7 +214,8 @@ class Search:
     def check(self, text: str = "", keep: bool = False) -> str:
         """Are the assertions so far satisfiable together with `text`? With `keep` the model stays available for `decode`."""
         self._eval("(push)\n" + text)
-        verdict = self._eval("(check-sat)").strip()
+        verdict = self._eval(self._limited + "(check-sat)").strip()
+        self._eval(UNLIMITED)
         if not (keep and verdict == "sat"):
             self._eval("(pop)")
         return verdict if verdict in ("sat", "unsat") else "unknown"
@@ -238,7 +240,7 @@ class Search:
 
     def effort(self, limit: int) -> None:
         """Bound the effort for each query from here on, by Z3's resource limit and not by time."""
-        self._eval(f"(set-option :rlimit {limit})")
+        self._limited = bounded(self._limit, limit)
 
     def forget(self) -> None:
         """Discard the model that `answer` kept, to continue."""

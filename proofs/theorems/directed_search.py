@@ -27,6 +27,7 @@ TRIALS = 25  # calls for one goal before the next goal's turn
 WIDE = 4  # helpers examined for one goal before it is dropped for now
 ELSEWHERE = 0.3  # probability of starting from an initial state instead of the closest state
 ROUNDS, FAIR = 4, 0.9  # a search that reaches less restarts, but not more often than this
+LED = 0.3  # probability of starting from where a helper has led, if reaching transitions is all that is wanted
 FORGIVEN = 0.1  # probability of accepting a call that leads away from the goal
 
 
@@ -76,20 +77,24 @@ class _Goal:
     helpers: tuple[tuple[int, ...], ...]  # for each conjunct, the transitions that write state which it reads
 
 
-def reach(machine: ExecutableModel, seed: int, budget: int, starts: Sequence[State] = ()) -> Reached:
+def reach(
+    machine: ExecutableModel, seed: int, budget: int, starts: Sequence[State | Path] = (), known: Collection[str] = ()
+) -> Reached:
     """Search until every transition was taken or `budget` calls were made. The same seed gives the same answer.
 
     A search that misses much because of bad early choices restarts with other choices and as many calls.
-    `starts` are initial states; without them the executable model finds some itself.
+    `starts` are initial states, or paths from them; without them the executable model finds some itself. Transitions that
+    are `known` to be reachable are no goals.
     """
     search, calls = _Search(machine, random.Random(f"{seed}, 0")), 0
+    search.done.update(k for k, t in enumerate(search.transitions) if t.label in known)
     for again in range(1, ROUNDS + 1):
         search.run(budget, starts)
         calls += search.calls
         if len(search.done) >= FAIR * search.count or again == ROUNDS:
             break
         search.begin_again(random.Random(f"{seed}, {again}"))
-    return Reached(frozenset(search.transitions[k].label for k in search.done), calls)
+    return Reached(frozenset(search.transitions[k].label for k in search.done).difference(known), calls)
 
 
 def find(
@@ -164,10 +169,7 @@ class _Search:
         self.number = list(range(self.count))  # index of each goal's transition
         self.made_to: dict[tuple[int, Wish], int] = {}
         self.effects: dict[int, Callable[..., None]] = {}  # of transitions
-        self.goals: list[_Goal] = []
-        while len(self.goals) < len(self.transitions):  # a goal may need more of them
-            k = len(self.goals)
-            self.goals.append(self._goal(self.transitions[k], self.number[k]))
+        self.goals: dict[int, _Goal] = {}  # made when they are first looked at: compiling them takes most of a short search
         self.readers: list[list[int]] = [[] for _ in self.caller.coder.number]  # of each table
         for k, t in enumerate(self.transitions[: self.count]):
             for name in reads(t.guard, self.caller):
@@ -182,8 +184,14 @@ class _Search:
         self.best: list[list[tuple[float, Path]]] = [[] for _ in range(self.count)]
         self.starts: list[Path] = []
         self.calls = 0
+        self.after: dict[int, Path] = {}  # of transitions, the state after their last execution
 
-    def _goal(self, t: Transition, number: int) -> _Goal:
+    def _goal(self, k: int) -> _Goal:
+        if k not in self.goals:
+            self.goals[k] = self._made_goal(self.transitions[k], self.number[k])
+        return self.goals[k]
+
+    def _made_goal(self, t: Transition, number: int) -> _Goal:
         some: list[Var] = []
         parts = [p for c in conjuncts(t.guard) for p in opened(c, self.caller, some, LOOPS - len(t.params))]
         probe, order = compiled_probe(self.caller, t, parts, some)
@@ -230,6 +238,7 @@ class _Search:
             self.made_to[k, wanted] = len(self.transitions)
             self.transitions.append(replace(t, guard=conj([*news, t.guard, *told])))
             self.number.append(k)
+            self.taken.append(0)
         return self.made_to[k, wanted]
 
     # Searching.
@@ -261,7 +270,7 @@ class _Search:
         """
         made, first = self._made(k, path, args)
         if first:
-            self._saw(made, self.goals[k].written)
+            self._saw(made, self._goal(k).written)
         return made
 
     def _made(self, k: int, path: Path, args: tuple[int, ...]) -> tuple[Path, bool]:
@@ -271,13 +280,14 @@ class _Search:
             self.found.setdefault(name, path if last is None else self._last(last, path, args))
             self.done.update(n for n, w in self.wanted.items() if w.name == name)
             return path, False
-        goal = self.goals[k]
+        goal = self._goal(k)
         after = list(path.state)  # states are immutable, so tables that a step does not change are shared
         for table in goal.written:
             after[table] = after[table].copy()
         goal.effect(after, *args)
         self.taken[k] += 1
         made = Path(after, path, self.transitions[k].label, args)
+        self.after[self.number[k]] = made
         self.calls += 1
         first = self.number[k] not in self.done
         self.done.add(self.number[k])
@@ -303,13 +313,13 @@ class _Search:
             for k in goals:
                 if k in self.done:
                     continue
-                depth, args = self.goals[k].probe(path.state, self.rng.random)
+                depth, args = self._goal(k).probe(path.state, self.rng.random)
                 if args is None:
                     self._keep(k, depth, path)
                     continue
                 made, first = self._made(k, path, args)
                 if first:
-                    looks.append((made, iter(self._goals_reading(self.goals[k].written))))
+                    looks.append((made, iter(self._goals_reading(self._goal(k).written))))
                     break
             else:
                 looks.pop()
@@ -331,8 +341,8 @@ class _Search:
 
     def _pursue(self, k: int) -> None:
         """A series of calls chosen for one goal."""
-        path = self.rng.choice(self.best[k])[1] if self.rng.random() > ELSEWHERE else self.rng.choice(self.starts)
-        depth, _ = self.goals[k].probe(path.state, self.rng.random)
+        path = self._begin(k)
+        depth, _ = self._goal(k).probe(path.state, self.rng.random)
         written: set[int] = set()  # since the last examined state
         for _ in range(TRIALS):
             chosen = self._step_towards(k, path.state)
@@ -340,16 +350,30 @@ class _Search:
             if chosen is None:
                 return
             after = self._take(chosen[0], path, chosen[1])
-            now, found = self.goals[k].probe(after.state, self.rng.random)
+            now, found = self._goal(k).probe(after.state, self.rng.random)
             if found is not None:
                 self._take(k, after, found)
                 return
-            since = written.union(self.goals[chosen[0]].written)
+            since = written.union(self._goal(chosen[0]).written)
             if now > depth:
                 self._saw(after, since)
                 since = set()
             if now >= depth or self.rng.random() < FORGIVEN:
                 path, depth, written = after, now, since
+
+    def _begin(self, k: int) -> Path:
+        """A state to pursue a goal from: one of the closest, an initial one, or one to which a helper of it has led.
+
+        The last is for what takes many calls of one kind after another, which the first unsatisfied conjunct does not count.
+        """
+        if self.rng.random() <= ELSEWHERE:
+            return self.rng.choice(self.starts)
+        depth, path = self.rng.choice(self.best[k])
+        if not self.wanted and self.rng.random() < LED:
+            helpers = [h for h in self._goal(k).helpers[int(depth)] if self.number[h] in self.after]
+            if helpers:
+                return self.after[self.number[self.rng.choice(helpers)]]
+        return path
 
     def _step_towards(self, k: int, state: State) -> tuple[int, tuple[int, ...]] | None:
         """An enabled transition that may bring goal `k` closer, directly or by enabling a helper."""
@@ -359,11 +383,11 @@ class _Search:
         while True:
             if goal is not None and goal not in asked:
                 asked.add(goal)
-                depth, args = self.goals[goal].probe(state, self.rng.random)
+                depth, args = self._goal(goal).probe(state, self.rng.random)
                 if args is not None:
                     return goal, args
                 # State that nothing writes stays unchanged; then other arguments must be enabled.
-                helpers = self.goals[goal].helpers[int(depth)] or self.goals[goal].any_helper
+                helpers = self._goal(goal).helpers[int(depth)] or self._goal(goal).any_helper
                 ways.append((helpers, iter(range(min(len(helpers), WIDE)))))
             while ways and next(ways[-1][1], None) is None:
                 ways.pop()

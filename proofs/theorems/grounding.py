@@ -17,7 +17,7 @@ from typing import Any
 from bulkhead.model import symbols
 from bulkhead.model.ir import BOOL, App, Lit, Op, Quant, System, Term, Use, Var, conjuncts
 from bulkhead.model.world import State, World, size_of, table_sizes
-from bulkhead.proofs.theorems.solvers import Spent
+from bulkhead.proofs.theorems.solvers import UNLIMITED, Spent, bounded
 
 EFFORT = 400_000_000  # Z3's resource limit for one query; it is deterministic
 Truth = str | bool  # a condition: SMT-LIB text over booleans, or known
@@ -51,19 +51,18 @@ class Grounding:
 
         if self._solver is None:
             self._solver = z3.Context()
-            self._eval(
-                "(set-option :produce-unsat-cores true)(set-logic QF_FD)"
-                + (
-                    f"(set-option :timeout {max(1, int(self._limit * 1000))})"
-                    if math.isfinite(self._limit)
-                    else f"(set-option :rlimit {EFFORT})"
-                )
-            )
+            self._eval("(set-option :produce-unsat-cores true)(set-logic QF_FD)")
         with self._spent.counted():
             out = str(z3.Z3_eval_smtlib2_string(self._solver.ref(), text))
         if "(error" in out:
             raise AssertionError(f"z3: {out.strip()[:500]}")
         return out
+
+    def _asked(self, question: str) -> str:
+        """The answer to a question, with bounded effort."""
+        out = self._eval((bounded(self._limit) if math.isfinite(self._limit) else bounded(effort=EFFORT)) + question)
+        self._eval(UNLIMITED)
+        return out.strip()
 
     def choice(self, name: str, sort: str) -> Values:
         """Any value of a sort."""
@@ -133,7 +132,7 @@ class Grounding:
         """The solver's answer to whether a state also satisfies these wishes (names). Its model is kept."""
         self._eval("\n".join(self._untold))
         self._untold = []
-        return self._eval(f"(check-sat-assuming ({' '.join(wishes)}))").strip()
+        return self._asked(f"(check-sat-assuming ({' '.join(wishes)}))")
 
     def wish(self, parts: Iterable[Truth]) -> str:
         """Find a state that satisfies as many wishes as possible; of conflicting ones the last is dropped.
@@ -165,7 +164,7 @@ class Grounding:
 
     def _not_ruled_out(self, kept: list[str], wishes: list[str]) -> list[str]:
         """Those wishes that the accepted ones do not make false, as far as the solver knows."""
-        out = self._eval(f"(get-consequences ({' '.join(kept)}) ({' '.join(wishes)}))")
+        out = self._asked(f"(get-consequences ({' '.join(kept)}) ({' '.join(wishes)}))")
         denied = set(re.findall(r"\(not (wish![0-9]+)\)", out)) if out.startswith("sat") else set()
         return [name for name in wishes if name not in denied]
 

@@ -33,9 +33,11 @@ AGAIN = 1_000_000  # steps, and choices, of one search for a shorter attack by t
 def believed(system: System, trace: Trace, limit: float, all_seen: bool) -> Trace:
     """The attack in its smallest world, without a step that it does without, replayed.
 
-    `all_seen` says that it is a shortest one of a world whose states were all looked at.
+    `all_seen` says that it is a shortest one of a world whose states were all looked at. The attack's `note` says which of
+    the attempts to make it shorter did not come to an end.
     """
     claim, faults = system.stated()[trace.claim], trace.faults
+    notes = [trace.note]
     if all_seen:
         small = _emptied(system, claim, in_smaller_worlds(system, claim, trace))
     else:
@@ -48,16 +50,19 @@ def believed(system: System, trace: Trace, limit: float, all_seen: bool) -> Trac
             if len(small.events) == len(trace.events):
                 break
             trace = replace(small, excluded=trace.excluded)  # fewer calls may do with a smaller world
-        if len(small.events) - 1 > trace.excluded + 1:
-            less, stopped = None, ""
-            if len(small.events) <= LONG:
-                less = shorter_by_substitutes(system, claim, small, limit, SHORTENING)
+        if len(small.events) - 1 > trace.excluded:
+            less = None
+            if len(small.events) > LONG:
+                notes.append(f"of attacks by other calls none was tried, as it has more than {LONG} steps")
+            elif len(small.events) - 1 > trace.excluded + 1:
+                less, note = shorter_by_substitutes(system, claim, small, limit, SHORTENING)
+                notes.append(note)
             if less is None:
                 less, stopped = shorter(system, small, claim, AGAIN if len(small.events) <= LONG else AGAIN // 10)
+                notes.append(stopped and f"the search for a shorter one by the same calls stopped {stopped}")
             if less is not None:
                 return believed(system, replace(less, faults=faults, excluded=trace.excluded), limit, False)
-            if stopped:
-                small = replace(small, note=f"the search for a shorter one by the same calls stopped {stopped}")
+    small = replace(small, note="; ".join(dict.fromkeys(note for note in notes if note)))
     small = replace(small, faults=faults, excluded=min(trace.excluded, len(small.events) - 1))
     confirm(system, claim, small)
     return small
@@ -159,11 +164,14 @@ def shortened(system: System, claim: Claim, machine: ExecutableModel, path: Path
     names = {label: [p.name for p in t.params] for label, t in machine.transitions.items()}
     events = tuple(Event(label, dict(zip(names[label], args, strict=True))) for label, args in path.steps())
     trace = without_needless_steps(system, claim, Trace(system.name, (), claim.name, machine.world, path.start(), events))
-    return _by_the_same_calls(system, claim, trace, limit, excluded) or trace
+    return _by_the_same_calls(system, claim, trace, limit, excluded)
 
 
-def _by_the_same_calls(system: System, claim: Claim, trace: Trace, limit: float, excluded: int) -> Trace | None:
-    """A shorter attack by the calls of a trace, from any initial state of the default world, with over `excluded` steps."""
+def _by_the_same_calls(system: System, claim: Claim, trace: Trace, limit: float, excluded: int) -> Trace:
+    """A shorter attack by the calls of a trace, from any initial state of the default world, with over `excluded` steps.
+
+    The trace itself if there is none; its `note` says where the solver gave up.
+    """
     search = Search(system, claim, grown(system, first_scope(system)), limit)
     used = {e.label for e in trace.events}
     search.transitions = [t for t in search.transitions if t.label in used]
@@ -171,11 +179,12 @@ def _by_the_same_calls(system: System, claim: Claim, trace: Trace, limit: float,
     try:
         while search.depth <= excluded or not search.violated():
             if search.depth >= len(trace.events) - 1:
-                return None
+                return trace
             search.deepen()
         return search.decode(())
     except SolverError:  # too hard: keep the attack found so far
-        return None
+        where = f"at {search.depth} steps, from other initial states"
+        return replace(trace, note=f"the solver gave up the search for a shorter one by the same calls {where}")
 
 
 def in_smallest_world(system: System, claim: Claim, trace: Trace, limit: float) -> Trace:

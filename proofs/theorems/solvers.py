@@ -8,6 +8,7 @@ answer.
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import time
 from collections.abc import Iterator
@@ -73,7 +74,17 @@ CVC5_FINITE = ("finite-model-find true",)
 CVC5_INTERLEAVED = (*CVC5_REFUTING, "enum-inst-interleave true")
 
 
-UNLIMITED = "(set-option :timeout 4294967295)"
+UNLIMITED = "(set-option :timeout 4294967295)(set-option :rlimit 0)"
+
+
+def bounded(seconds: float = math.inf, effort: int = 0) -> str:
+    """Options of Z3 that bound a query by time, or by its resource limit, or by both; no bound without either.
+
+    They go before a query, and `UNLIMITED` behind it: Z3 keeps them for the whole process, also for sessions that begin
+    later, and they would stop the reading of a text in the middle.
+    """
+    time_bound = f"(set-option :timeout {max(1, int(seconds * 1000))})" if math.isfinite(seconds) else ""
+    return time_bound + (f"(set-option :rlimit {effort})" if effort else "")
 
 
 class Z3Session:
@@ -96,10 +107,7 @@ class Z3Session:
         self._context = z3.Context()
         self._cores = cores
         self._fast = fast
-        self._limited = f"(set-option :timeout {max(1, int(limit * 1000))})"
-        self._unlimited = UNLIMITED
-        if effort:
-            self._limited, self._unlimited = f"(set-option :rlimit {effort})", "(set-option :rlimit 0)"
+        self._limited = bounded(effort=effort) if effort else bounded(limit)
         if cores:
             self.tell("(set-option :produce-unsat-cores true)")
 
@@ -120,7 +128,7 @@ class Z3Session:
         self._eval("(push)\n" + text)
         # The limit covers only deciding: on a busy machine, reading a text may take longer than the limit.
         out = self._eval(self._limited + "(check-sat)").split()
-        self._eval(self._unlimited)
+        self._eval(UNLIMITED)
         verdict = out[0] if out else "unknown"
         core: tuple[str, ...] = ()
         if verdict == "unsat" and self._cores:

@@ -70,24 +70,32 @@ def plans(system: System, claim: Claim, trace: Trace) -> list[Plan]:
     return sorted(found, key=lambda plan: len(plan.labels))
 
 
-def shorter_by_substitutes(system: System, claim: Claim, trace: Trace, limit: float, effort: int) -> Trace | None:
+def shorter_by_substitutes(
+    system: System, claim: Claim, trace: Trace, limit: float, effort: int
+) -> tuple[Trace | None, str]:
     """A shorter attack with one step in the place of a run of steps, from any initial state of the same world.
 
     `effort` bounds each query by Z3's resource limit, and at most `PLANS` are tried. None if there is none, or if it was
-    not found.
+    not found: the text then says what was left open.
     """
-    for plan in plans(system, claim, trace)[:PLANS]:
-        if len(plan.labels) <= trace.excluded:
-            continue
+    every_plan = [plan for plan in plans(system, claim, trace) if len(plan.labels) > trace.excluded]
+    given_up = 0
+    for plan in every_plan[:PLANS]:
         search = Search(system, claim, dict(trace.world.sizes), limit)
         every = search.transitions
         for labels in plan.labels:
             search.transitions = [t for t in every if t.label in labels]
             search.deepen()
         search.effort(effort)
-        if search.answer(claim) == "sat":
-            return search.decode(trace.faults)
-    return None
+        answer = search.answer(claim)
+        if answer == "sat":
+            return search.decode(trace.faults), ""
+        given_up += answer != "unsat"
+    left = given_up + max(0, len(every_plan) - PLANS)
+    return (
+        None,
+        f"{left} of {len(every_plan)} ways to put one step in the place of several were left undecided" if left else "",
+    )
 
 
 def _open_at_first(system: System, trace: Trace) -> frozenset[str]:

@@ -18,6 +18,7 @@ from bulkhead.proofs.jobs import Workers
 from bulkhead.proofs.theorems.bmc import Search
 from bulkhead.proofs.theorems.directed_search import reach
 from bulkhead.proofs.theorems.initial_states import NoInitialState, initial_states, nothing
+from bulkhead.proofs.theorems.known_runs import longest_run
 from bulkhead.proofs.theorems.scope import roomy_scope
 from bulkhead.proofs.theorems.small_worlds import fired_in_small_worlds
 from bulkhead.proofs.theorems.solvers import Spent
@@ -27,6 +28,7 @@ POSSIBLE = "possible from a state that satisfies the invariants"
 NEVER = "cannot fire"
 UNDECIDED = "undecided: the solver does not say whether it can fire"
 BUDGET = 27_000  # calls of the executable model
+NEAR = 9_000  # the same, from the states of a run that a scenario shows
 STEPS = 300_000  # taken in small worlds that are searched to their end
 LARGER = 2  # additional elements of each sort, one by one, before a step counts as one that cannot fire
 SEED = 4  # any seed works; with this one the search reaches most steps of the shipped systems
@@ -162,10 +164,21 @@ def _searched(system: System, seed: int, limit: float, spent: Spent) -> _Searche
         return _Searched(labels, frozenset(known), *possible_labels(system, tuple(system.invariants), left, limit, spent))
     holding = frozenset(n for n, c in known.items() if machine.holds(states[0], c.body))
     labels |= reach(machine, seed, BUDGET, states).labels
+    if labels < every:  # the rules' own way into deep states, and what is near it
+        labels |= _near_the_longest_run(system, seed, limit, labels)
     left = every - labels
     if not left:
         return _Searched(labels, holding)
     return _Searched(labels, holding, *possible_labels(system, tuple(system.invariants), left, limit, spent))
+
+
+def _near_the_longest_run(system: System, seed: int, limit: float, known: frozenset[str]) -> frozenset[str]:
+    """Transitions of a long run that a scenario shows and that has one of them, and others that a search from it reaches."""
+    run = longest_run(system, limit, known)
+    if run is None:
+        return frozenset()
+    taken = frozenset(path.label for path in run.paths[1:])
+    return taken | reach(run.machine, seed, NEAR, run.paths, known | taken).labels
 
 
 class Checker:

@@ -156,3 +156,50 @@ def test_a_page_transferred_to_a_translated_guest_comes_to_be_where_it_wants_it(
         assert taker.p2m.lookup(gfn)[0] is frame and frame.owner is taker
         assert taker.grant_table.entry_v1(8) == (0xE, giver.domid, gfn)
     assert taker.tot_pages == pages + 2
+
+
+@pytest.mark.parametrize("gfn", [3, 0x200])
+def test_a_page_transferred_to_a_number_that_is_taken(xen: Xen, gfn: int) -> None:
+    """As in real Xen: where a grant is, the taker crashes; without a page for a table, nothing comes to be there.
+
+    The status is an error in both cases, and yet the taker has the page, at no number.
+    """
+    giver, taker = guest(xen, external=False), guest(xen)
+    assert taker.p2m is not None
+    entry(giver, 9, taker, next(frame.mfn for frame in giver.pages.values()))
+    if gfn == 3:
+        assert run(map_grant_ref(xen, taker.vcpus[0], gfn << 12, 2, 9, giver.domid))[0] == abi.GNTST_OKAY
+    taker.p2m.resize_pool(0)
+    frame = next(frame for frame in giver.pages.values() if frame.count == 1)
+    pages = taker.tot_pages
+    entry(taker, 8, giver, gfn, abi.GTF_ACCEPT_TRANSFER)
+    assert run(transfer_one(xen, giver.vcpus[0], frame.mfn, taker.domid, 8)) == abi.GNTST_GENERAL_ERROR
+    assert frame.owner is taker and taker.tot_pages == pages + 1
+    assert frame.m2p == -1 and taker.p2m.lookup(gfn)[0] is not frame
+    assert taker.crashed == (gfn == 3) and taker.grant_table.entry_v1(8) == (0xE, giver.domid, gfn)
+
+
+def test_the_pool_for_tables(xen: Xen) -> None:
+    """One page for each table, which is never given back, and for each vCPU; without one nothing comes to a new number."""
+    taker = guest(xen, 0)
+    p2m = taker.p2m
+    assert p2m is not None
+    empty = p2m.used
+    assert memory_op.populate_page(xen, taker, 5) is not None and p2m.used == empty + 3
+    assert memory_op.populate_page(xen, taker, 6) is not None and p2m.used == empty + 3
+    assert not p2m.resize_pool(0) and p2m.pool == p2m.used
+    assert memory_op.populate_page(xen, taker, 7) is not None  # there is a table for it
+    pages = taker.tot_pages
+    assert memory_op.populate_page(xen, taker, 0x200) is None and taker.tot_pages == pages + 1  # the page stays, as in Xen
+    assert p2m.resize_pool(p2m.used + 1) and memory_op.populate_page(xen, taker, 0x40000) is None  # it needs two
+    assert p2m.used == empty + 4
+    assert memory_op.remove_page(xen, taker, 5) == 0 and p2m.used == empty + 4
+    assert p2m.resize_pool(p2m.used + 1) and memory_op.populate_page(xen, taker, 0x40000) is not None
+    taker.max_pages = 2048
+    p2m.resize_pool(256)
+    used = p2m.used
+    assert memory_op.populate_page(xen, taker, 0x400, 9) is not None and p2m.used == used  # one entry of a higher table
+    p2m.resize_pool(0)
+    assert memory_op.populate_page(xen, taker, 0x403) is None  # it would be split
+    p2m.resize_pool(256)
+    assert memory_op.populate_page(xen, taker, 0x403) is not None and p2m.used == used + 1

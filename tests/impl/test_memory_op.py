@@ -6,7 +6,7 @@ import pytest
 
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.guest_access import read, write
-from bulkhead.impl.xen.memory_op import populate_page
+from bulkhead.impl.xen.memory_op import populate_page, remove_page
 from bulkhead.proofs.replay.rig import Rig
 from tests.impl.support import check_counts
 
@@ -80,6 +80,8 @@ def test_what_is_claimed_is_kept_from_others(rig: Rig) -> None:
         assert claim(rig, "B", 0) == 0
     assert populate_page(rig.xen, rig.agents["A"].domain) is not None
     assert claim(rig, "B", domain.tot_pages + 5) == 0
+    first = next(frame for frame in domain.pages.values() if frame.count == 1 and not frame.tcount)
+    assert remove_page(rig.xen, domain, first.mfn) == 0 and domain.claim == 6 == frames.claimed  # a page given up is claimed
     rig.remove("B")
     assert frames.claimed == 0
 

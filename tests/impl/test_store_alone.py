@@ -282,7 +282,9 @@ def test_entries_and_watches_to_the_last_one() -> None:
     assert answer(stored, ONE, pages.XS_UNWATCH, b"data\0009\0") == b"ENOENT"
     assert answer(stored, ONE, pages.XS_UNWATCH, b"data\0001\0") == b"OK\0"
     assert answer(stored, ONE, pages.XS_WATCH, b"data\0009\0") == b"OK\0"
-    assert answer(stored, ONE, pages.XS_RESET_WATCHES, b"") == b"OK\0" and not stored.connections[ONE].watches
+    for payload in (b"", b"\0", b"x", b"x\0"):  # which does not count
+        answer(stored, ONE, pages.XS_WATCH, b"data\0009\0")
+        assert answer(stored, ONE, pages.XS_RESET_WATCHES, payload) == b"OK\0" and not stored.connections[ONE].watches
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,6 @@ def test_xenstore_requests(house: House) -> None:
     [
         (pages.XS_READ, b"name\0rest"),
         (pages.XS_RM, b"data\0x"),
-        (pages.XS_RESET_WATCHES, b"x"),
         (pages.XS_WRITE, b"data"),
     ],
 )

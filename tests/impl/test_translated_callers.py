@@ -14,12 +14,13 @@ from collections.abc import Iterator
 import pytest
 
 from bulkhead.impl.xen import abi
-from bulkhead.impl.xen.domains import Domain
+from bulkhead.impl.xen.domains import Domain, VCpu
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.grant_admin import set_version
 from bulkhead.impl.xen.grant_map import get_paged_frame, map_grant_ref
 from bulkhead.impl.xen.grant_unmap import unmap_grant_ref
 from bulkhead.impl.xen.guest_access import read, write
+from bulkhead.impl.xen.hvm_context import LONG, LONG_FORM, MODE, SIZE, set_hvm_context
 from bulkhead.impl.xen.lifecycle import create_domain, destroy, set_max_vcpus
 from bulkhead.impl.xen.machine import Xen, run
 from bulkhead.impl.xen.memory_op import populate_page
@@ -356,3 +357,19 @@ def test_status_frames_leave_the_map_before_they_are_freed(xen: Xen) -> None:
         assert domain.p2m is not None and domain.p2m.lookup(HERE)[0] is None
         assert domain.crashed == held and (frame in table.status) == held
         frame.count -= held
+
+
+def test_a_vcpu_is_set_up_in_the_form_of_translated_guests(xen: Xen) -> None:
+    """Once; and nothing is kept of a context that is refused. Recordings have each check (x-initialised.jsonl.xz)."""
+    domain = guest(xen)
+    domain.vcpus.append(VCpu(domain, 1))
+    which, good = domain.vcpus[1], bytearray(SIZE)
+    MODE.pack_into(good, 0, LONG, 0)
+    LONG_FORM.pack_into(good, MODE.size, *[0] * 8, 0x1000, 2, 0x80000033, 0x300 << 12, 0x20, 0x500)
+    for at, value in ((4, 1), (0, 2), (88, 0), (104, 0), (112, 0x100000000)):
+        bad = bytearray(good)
+        bad[at : at + 8 if at > 4 else at + 4] = value.to_bytes(8 if at > 4 else 4, "little")
+        assert set_hvm_context(which, bytes(bad)) == -abi.EINVAL
+        assert which.context is None and which.root_gfn is None
+    assert set_hvm_context(which, bytes(good)) == 0 and which.root_gfn == 0x300
+    assert set_hvm_context(which, bytes(good)) == -abi.EEXIST

@@ -13,11 +13,11 @@ from struct import iter_unpack
 from typing import Final
 
 from bulkhead.impl.boot import BootedSystem
+from bulkhead.impl.dom0.areas import DeviceFile
 from bulkhead.impl.dom0.evtchn import Evtchn
 from bulkhead.impl.dom0.gntalloc import Gntalloc
 from bulkhead.impl.dom0.gntdev import NOTIFY_SEND_EVENT, Gntdev
 from bulkhead.impl.dom0.privcmd import NOT_RESTRICTED, Privcmd
-from bulkhead.impl.dom0.process import DeviceFile
 from bulkhead.impl.dom0.syscalls import Syscalls
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.domains import ALIVE, DEAD, Domain

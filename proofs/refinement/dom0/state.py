@@ -10,10 +10,11 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass, field
 
+from bulkhead.impl.dom0.areas import OpenFile
 from bulkhead.impl.dom0.gntalloc import GrantedPage
 from bulkhead.impl.dom0.gntdev import GrantMap
 from bulkhead.impl.dom0.kernel import KernelError
-from bulkhead.impl.dom0.process import OpenFile, Process
+from bulkhead.impl.dom0.process import Process
 from bulkhead.impl.dom0.syscalls import Devices, Syscalls
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.model.caller import OKAY

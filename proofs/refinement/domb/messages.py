@@ -101,7 +101,7 @@ def asked(domid: int, kind: int, tx: int, payload: bytes) -> Request:
     if op == "write":
         path = whole(words[0].decode("latin-1"), domid) if len(words) > 1 else None
         return Request(op, "EINVAL") if path is None else Request(op, path=path, value=payload[len(words[0]) + 1 :])
-    if words.pop() and op not in ("watch", "unwatch", "set_perms"):  # these count whole words, whatever follows them
+    if words.pop() and op not in ("watch", "unwatch", "set_perms", "reset_watches"):  # these count whole words
         return Request(op, "EINVAL")
     if op == "set_perms":
         return _perms(domid, words)

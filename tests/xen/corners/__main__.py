@@ -13,18 +13,22 @@ from typing import Final
 
 from tests.xen.compare import compare
 from tests.xen.corners.control import interrupts, kernels, models, parameters, platform, processor, sysctls
+from tests.xen.corners.descriptors import descriptors
 from tests.xen.corners.devices import private_grants, privcmd, rings
 from tests.xen.corners.domains import domains, zombies
 from tests.xen.corners.files import shared
 from tests.xen.corners.grants import grants
+from tests.xen.corners.initialised import initialised
 from tests.xen.corners.left import left
 from tests.xen.corners.memory import claims, exchanges, memory_maps, reservations
 from tests.xen.corners.models import through_privcmd
 from tests.xen.corners.physmap import log_dirty, physmap
+from tests.xen.corners.pools import pools
+from tests.xen.corners.reach import advised, copied, gone, held, reached, spliced
 from tests.xen.corners.survivors import survivors
 from tests.xen.corners.tables import flushes, page_types
-from tests.xen.corners.toolstack import firmware, io_memory, of_domains, of_the_machine, resumed, sweep, values
-from tests.xen.corners.translated import translated
+from tests.xen.corners.toolstack import firmware, io_memory, of_domains, of_the_machine, resumed, sweep, values, watchers
+from tests.xen.corners.translated import given, translated
 from tests.xen.corners.vcpus import vcpus
 from tests.xen.play import play
 from tests.xen.problems import RigFailed, Unavailable
@@ -67,6 +71,17 @@ CORNERS: Final[tuple[Callable[[Script], None], ...]] = (
     left,
     translated,
     through_privcmd,
+    watchers,
+    given,
+    initialised,
+    pools,
+    advised,
+    held,
+    gone,
+    reached,
+    spliced,
+    copied,
+    descriptors,
 )
 
 

@@ -138,11 +138,15 @@ def _ends(s: Script) -> None:
         (6, "", {"a1": 2, "a2": 3}),  # the older sched_op
         (VCPU_OP, "", {"a1": 2, "a2": 0}),  # its only vCPU goes down
     )
+    s.do("sys.open", f=30, dev="evtchn", wait=1)
     for number, words, registers in ways:
         s.do("mkdom", n="L", kind="agent")
         s.hypercall("L", number, words, **registers)
+        s.do("sys.wait", f=30, n=4)  # in vain: a watchdog's timer may run a little later
+        s.hypercall("L", number, words, **registers)
         domctl(s, 5, "L", "", "fl:20:4")
         s.do("rmdom", n="L")
+    s.do("sys.close", f=30)
 
 
 def _two_roots(s: Script) -> None:

@@ -99,6 +99,11 @@ def claims(s: Script) -> None:
     claim("$cur.A+3", words="16:4:0,20:4:1")
     claim("$cur.A+3", dom="SELF")
     claim("$cur.A+9")
+    for page in (50, 51):  # given up: the claim grows
+        s.hypercall("A", 14, a1=f"v.{page}", a2="0", a3=2)
+        memory(s, "A", 1, f"0:8:arg+512,8:8:1,{SELF_ONLY},512:8:A/{page}")
+        domctl(s, 5, "A", "", "claimed:40:8,tot:24:8")
+    take(1)
     s.remove("A")
     s.make("A")
     domctl(s, 5, "A", "", "claimed:40:8")

@@ -10,7 +10,7 @@ from typing import Final
 
 from tests.xen.corners.forms import UNMAPPED, domctl
 from tests.xen.workload.rows import rows
-from tests.xen.workload.script import Script
+from tests.xen.workload.script import NOBODY, Script
 from tests.xen.workload.toolstack import AFTERWARDS, MADE
 
 HVM_VALUES: Final[tuple[int | str, ...]] = (0, 60, 1, 3, 64, "0x6800001000")
@@ -125,3 +125,11 @@ def values(s: Script) -> None:
         s.hypercall("A", 34, "0:2:H,4:4:5", a1=cmd, a2="arg")
     for gfn in (0, 63, 64, "0x10000000000"):
         s.hypercall("d0", 34, f"0:2:H,8:8:{gfn}", "t:2:2", a1=15, a2="arg")
+
+
+def watchers(s: Script) -> None:
+    """vm_event_op by a guest and by Dom0, of all kinds of domains: its version is told to anybody."""
+    for by in ("A", "d0"):
+        for dom in ("B", "A", "H", "SELF", NOBODY, "INVALID", "IO", "XEN"):
+            for command in (0, 1, 2, 3):
+                domctl(s, 56, dom, f"16:4:{command},20:4:0", "v:24:4", by=by)

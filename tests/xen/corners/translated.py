@@ -206,6 +206,28 @@ def _reserved(s: Script) -> None:
     s.do("mkdom", n="Q", kind="pvh")
 
 
+def given(s: Script) -> None:
+    """Transfers to a PVH guest, at a number of its own page, of nothing, a page of Xen's, a grant; beyond all numbers."""
+    for version in (1, 2):
+        for at in ("P/3", HOLE, "0x600", AT, "0x1000000000", "0xffffffff"):
+            s.make("P", translated=True)
+            _version(s, "P", version)
+            _add(s, "P", 0, "0", "0x600")
+            s.grant("A", 4, "P", "A/4", 1)
+            _map(s, "P", f"w.{SLOT}", "A", 4)
+            s.do("ge", "P:12", d="P", ref=12, flags=2, dom="B", pg=at)
+            page = s.spare("B", range(17, 60))[0]
+            s.hypercall("B", 14, a1=f"v.{page}", a2="0", a3=2)
+            s.hypercall(
+                "B", GRANT_TABLE_OP, f"0:8:B/{page},8:2:P,12:4:12,16:2:0x7fff", "st:16:2:s", "P:12", a1=4, a2="arg", a3=1
+            )
+            for name in ("P", "B"):
+                s.count(name)
+            s.do("x", "P:12", by="d0", nr=36, w="0:4:5,4:4:0x15,8:2:P", o="flags:20:4", a1="arg")
+            s.do("rd", by="P", pg=3, off=8)
+            s.remove("P")
+
+
 def translated(s: Script) -> None:
     """All of them."""
     for name in PVH:

@@ -20,6 +20,7 @@
 #define USER_AT        0x2000000000ull
 #define MMAP_AT        0x1000000000ull          /* where mmaps go, by their number */
 #define MMAP_STRIDE    0x1000000ull
+#define MAX_MAPS       4096
 #define NO_ANSWER      (-9999)                  /* of a hypercall, when its caller has crashed or it does not return */
 #define STUCK_AFTER_MS 8000                     /* emulation on a busy host is slow; and for each repetition: */
 #define STUCK_EACH_MS  10
@@ -88,9 +89,17 @@ uint64_t value_of(const char *by, const char *expression);
 extern struct variable { char name[24]; uint64_t value; } variables[4096];
 uint64_t *variable(const char *name, int make);
 
+/* system.c: files and mappings by the numbers of the recording */
+int file_at(int number);
+void file_known(int number, int file);
+size_t area_size(int m);
+void area_known(int m, void *at, size_t size);
+
 /* One function per family of operations: 1 if it knew the operation, with what it returned in *result. */
 int pages_run(long *result);
 int calls_run(long *result);
 int system_run(long *result);
+int areas_run(long *result);
+int files_run(long *result);
 void entries_show(const char *list);
 #endif

@@ -78,7 +78,7 @@ static void run(char *line, FILE *out)
 
     answer_start();
     words_read(line);
-    if (!pages_run(&result) && !calls_run(&result) && !system_run(&result)) {
+    if (!pages_run(&result) && !calls_run(&result) && !system_run(&result) && !areas_run(&result) && !files_run(&result)) {
         answer(",\"unknown\":1");
         result = -ENOSYS;
     }

@@ -20,7 +20,6 @@
 #include <unistd.h>
 
 #define MAX_FILES 64
-#define MAX_MAPS  4096
 #define SETTLED_MS 150                          /* a reader that has not come back by then sleeps */
 #define CLEARED   16                            /* pages of the user buffer, before an ioctl */
 
@@ -30,6 +29,27 @@ void places_read(const char *by, const char *list, long result);
 static int files[MAX_FILES];
 static struct { char *at; size_t size; } maps[MAX_MAPS];
 static int started;
+
+int file_at(int number)
+{
+    return files[number & (MAX_FILES - 1)];
+}
+
+void file_known(int number, int file)
+{
+    files[number & (MAX_FILES - 1)] = file;
+}
+
+size_t area_size(int m)
+{
+    return maps[m & (MAX_MAPS - 1)].at ? maps[m & (MAX_MAPS - 1)].size : 0;
+}
+
+void area_known(int m, void *at, size_t size)
+{
+    maps[m & (MAX_MAPS - 1)].at = at;
+    maps[m & (MAX_MAPS - 1)].size = size;
+}
 
 static int is(const char *name)
 {

@@ -19,6 +19,7 @@ from tests.xen.workload import (
     memory,
     mmu,
     pvh,
+    reach,
     toolstack,
     version2,
 )
@@ -40,6 +41,7 @@ FAMILIES: Final[dict[str, Steps]] = {
     "toolstack": toolstack.STEPS,
     "files": files.STEPS,
     "pvh": pvh.STEPS,
+    "reach": reach.STEPS,
 }
 WEIGHTS: Final = {
     "grants": 34,
@@ -56,6 +58,7 @@ WEIGHTS: Final = {
     "toolstack": 8,
     "files": 3,
     "pvh": 30,
+    "reach": 14,
 }
 AGENTS: Final = ("A", "B", "C")
 TRANSLATED: Final = ("H", "K", *PVH)
