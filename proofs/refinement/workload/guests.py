@@ -29,7 +29,6 @@ from bulkhead.proofs.refinement.workload.physmap import (
     outlived,
     populate_at,
 )
-from bulkhead.proofs.refinement.workload.the_past import grant_again
 from bulkhead.proofs.refinement.workload.xens_pages import any_page, share_xens
 
 GuestMove = Callable[[Guest, int], None]
@@ -196,9 +195,6 @@ class GuestCalls(ABC):
         copied = in_part(self, guest) if self.rng.random() < 0.5 else None
         if copied is not None:
             return copied
-        again = grant_again(self, guest) if self.rng.random() < 0.5 else None
-        if again is not None:
-            return again
         if self.rng.random() < 0.75:
             found = self.grant_of(guest.domid, (abi.GTF_PERMIT_ACCESS, abi.GTF_TRANSITIVE))
             if found is not None:

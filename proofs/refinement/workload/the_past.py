@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.domains import Domain
-from bulkhead.proofs.refinement.lockstep.testbed import Guest
+from bulkhead.proofs.refinement.lockstep.testbed import SLOTS, Guest, PvGuest
 from bulkhead.proofs.refinement.view import View
 from bulkhead.proofs.refinement.workload.moves import Guests
 
@@ -27,18 +27,44 @@ def maps_of_the_past(view: View, domain: Domain) -> list[int]:
     return found
 
 
-def grant_again(guests: Guests, guest: Guest) -> tuple[int, int] | None:
-    """A domain that has the id of a dead granter offers this guest the reference of that grant; (granter, reference)."""
+def ids_of_the_dead(view: View) -> list[int]:
+    """Ids that no domain has, and that records of mappings name."""
+    tables = [guest.domain.grant_table for guest in view.guests.values()]
+    named = {record.domid for table in tables for record in table.maptrack if record.flags & 3}
+    return [domid for domid in sorted(named) if domid and domid not in view.domains]
+
+
+def map_again(guests: Guests, guest: Guest) -> bool:
+    """Somebody else maps what the guest's record of a dead granter names, of the domain that has its id now: if the guest
+    itself did, its death would end that use, too. False if there is no such domain."""
+    rng, view = guests.rng, guests.view
+    busy = {f.domid for f in view.flights if f.guest is not None}
+    others = [g for g in view.guests.values() if g is not guest and isinstance(g, PvGuest) and _running(g)]
+    others = [g for g in others if g.domid not in busy]
+    found = _granter_again(guests, guest) if others else None
+    if found is None:
+        return False
+    granter, ref, page = found
+    taker, slot = others[int(rng.random() * len(others))], int(rng.random() * SLOTS)
+    guests.write_entry(granter, ref, abi.GTF_PERMIT_ACCESS, taker.domid, page, True)
+    element = {"slot": slot, "flags": abi.GNTMAP_HOST_MAP, "ref": ref, "dom": granter.domid, "addr": taker.slot_va(slot)}
+    guests.call(taker, 0, "map_grant_ref", elements=[element])
+    return True
+
+
+def _running(guest: Guest) -> bool:
+    domain = guest.domain
+    return not (domain.is_dying or domain.pause_count or domain.crashed)
+
+
+def _granter_again(guests: Guests, guest: Guest) -> tuple[Guest, int, int] | None:
+    """A domain that has the id of a dead granter, whose grant the guest has a record of; the unused reference; a page of it."""
     for record in guest.domain.grant_table.maptrack:
         other = guests.view.guests.get(record.domid)
-        if not record.flags & 3 or other is None or other is guest or other.domain is record.granter:
+        if not record.flags & 3 or other is None or other is guest or other.domain is record.granter or not _running(other):
             continue
-        domain, table = other.domain, other.domain.grant_table
-        running = not (domain.is_dying or domain.pause_count or domain.crashed)
+        table, page = other.domain.grant_table, guests.page(other)
         free = record.ref in guests.refs and record.ref < table.nr_entries and not table.active[record.ref].pin
-        if running and free and not guests.view.changing(record.domid, record.ref):
-            page = guests.page(other)
-            if guests.view.own_page(domain, page):
-                guests.write_entry(other, record.ref, abi.GTF_PERMIT_ACCESS, guest.domid, page, True)
-                return record.domid, record.ref
+        if free and not guests.view.changing(record.domid, record.ref) and guests.view.own_page(other.domain, page):
+            return other, record.ref, page
     return None
