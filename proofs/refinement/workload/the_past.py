@@ -58,7 +58,7 @@ def _running(guest: Guest) -> bool:
 
 
 def _granter_again(guests: Guests, guest: Guest) -> tuple[Guest, int, int] | None:
-    """A domain that has the id of a dead granter, whose grant the guest has a record of; the unused reference; a page of it."""
+    """A domain with the id of a dead granter, of which the guest has a record; the unused reference; a page of its own."""
     for record in guest.domain.grant_table.maptrack:
         other = guests.view.guests.get(record.domid)
         if not record.flags & 3 or other is None or other is guest or other.domain is record.granter or not _running(other):
