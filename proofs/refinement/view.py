@@ -68,6 +68,11 @@ class ProcessView:
         """Is this a page of the hypervisor's own heap, or one shared with a domain?"""
         return self._flights.rig.special(mfn)
 
+    def own_page(self, domain: Domain, number: int) -> bool:
+        """Does a number name, for its domain, a page of its own that is no page of the hypervisor's heap?"""
+        frame = self._flights.rig.xen.frames.get(number) if domain.p2m is None else domain.p2m.own(number, domain)
+        return frame is not None and frame.owner is domain and frame.allocated and not frame.xenheap
+
     def names_special(self, domain: Domain, ref: int) -> bool:
         """Does a guest's entry, or the one behind a transitive one, name a page of the hypervisor's own heap?"""
         table = domain.grant_table

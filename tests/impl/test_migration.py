@@ -68,6 +68,22 @@ def test_what_others_write_through_a_grant_is_logged(m: Machine) -> None:
     assert shadow(m, SHADOW_CLEAN)[3] == {6}
 
 
+@pytest.mark.parametrize(
+    ("flags", "logged"), [(abi.GNTMAP_HOST_MAP, {6}), (abi.GNTMAP_HOST_MAP | abi.GNTMAP_READONLY, set())]
+)
+def test_a_page_that_was_mapped_to_be_written_is_logged_when_the_map_ends(m: Machine, flags: int, logged: set[int]) -> None:
+    """Xen does not see the stores."""
+    m.grant(1, 8, 2, 6)
+    window = m.layouts[2].window_va(0)
+    at = m.put(2, 0, abi.MAP_GRANT_REF.pack(window, flags, 8, 1, 0, 0, 0))
+    assert run(m.call(2, abi.HYPERVISOR_GRANT_TABLE_OP, abi.GNTTABOP_MAP_GRANT_REF, at, 1)) == 0
+    status, handle = abi.MAP_GRANT_REF.unpack(m.get(2, 0, abi.MAP_GRANT_REF.size))[4:6]
+    assert status == 0 and shadow(m, SHADOW_ENABLE_LOGDIRTY)[0] == 0 and shadow(m, SHADOW_PEEK)[3] == set()
+    at = m.put(2, 0, abi.UNMAP_GRANT_REF.pack(window, 0, handle, 0, 0))
+    assert run(m.call(2, abi.HYPERVISOR_GRANT_TABLE_OP, abi.GNTTABOP_UNMAP_GRANT_REF, at, 1)) == 0
+    assert shadow(m, SHADOW_CLEAN)[3] == logged
+
+
 def test_a_small_buffer_is_not_overrun(m: Machine) -> None:
     assert shadow(m, SHADOW_ENABLE_LOGDIRTY)[0] == 0
     for page in (0, 3, 9):

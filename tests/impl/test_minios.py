@@ -200,6 +200,14 @@ def test_a_kernel_without_its_grant_table_does_not_start(pair: Pair, monkeypatch
     assert error(pair.domb._setup_grants) == abi.ENOMEM
 
 
+def test_all_references_of_its_grant_frames_can_be_used(pair: Pair) -> None:
+    """Four frames of 512 entries, of which eight are reserved; two are never the same, and a used one is not given out."""
+    domb = pair.domb
+    used = [ref for ref in range(8, 4 * 512) if ref not in domb.free_refs]
+    assert len(set(domb.free_refs)) == len(domb.free_refs) == 4 * 512 - 8 - len(used)
+    assert 0 < len(used) <= 8 and min(domb.free_refs) >= 8 and max(domb.free_refs) == 4 * 512 - 1
+
+
 def test_memory_and_addresses_run_out(pair: Pair) -> None:
     used = pair.domb.ram.in_use()
     assert error(pair.domb.alloc_pages, 100000) == abi.ENOMEM and error(pair.domb.alloc_pages, 0) == abi.ENOMEM

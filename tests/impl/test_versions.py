@@ -116,3 +116,21 @@ def test_a_part_in_use_has_no_place_in_version_1(rig: Rig) -> None:
     assert switch(rig, 1) == (-abi.EAGAIN, 2)
     active.pin = 0
     assert switch(rig, 1) == (0, 1)
+
+
+@pytest.mark.parametrize("first", [8, 9, 16, 17])
+def test_every_entry_has_a_status_word(rig: Rig, first: int) -> None:
+    """One status frame has the words of eight frames of entries, whether the table grows before the switch or after it."""
+    entries = table(rig)
+    entries.max_frames = 32
+    assert entries.grow(first) and switch(rig, 2) == (0, 2)
+    for frames in (first, first + 1):
+        assert frames == first or entries.grow(frames)
+        assert len(entries.status) == -(-frames // 8)
+        words = [entries.status_at(ref) for ref in range(entries.nr_entries)]
+        assert len({(id(data), off) for data, off in words}) == entries.nr_entries == frames * abi.ENTRIES_V2
+    last = entries.nr_entries - 1
+    put(rig, last, abi.GTF_PERMIT_ACCESS, rig.domid("B"), rig.mfn("A/3"))
+    assert map_ref(rig, "B", "A", last, 0)[0] == 0
+    assert abi.U16.unpack_from(*entries.status_at(last))[0] == abi.GTF_READING | abi.GTF_WRITING
+    assert map_ref(rig, "B", "A", last + 1, 1)[0] == abi.GNTST_BAD_GNTREF

@@ -50,6 +50,7 @@ def map_grant_ref(d: Dom0, proc: Proc, a: Arguments[str, Any]) -> Answer:
     record = None
     offset = HEAD.unpack(raw[:16])[2] if code == OKAY else None
     if code == OKAY and opened is not None:
+        _expect_own_offsets(opened, (offset or 0) >> 12, len(grants))
         record = MapRecord(next(g for g in device_of(opened).maps if g.index << 12 == offset), [], grants)
         opened.maps.append(record)
         d.records.append(record)
@@ -70,6 +71,13 @@ def map_grant_ref(d: Dom0, proc: Proc, a: Arguments[str, Any]) -> Answer:
         if record is not None:
             record.elements.append(args["m"])
     return Answer(code, offset)
+
+
+def _expect_own_offsets(opened: Opened, index: int, count: int) -> None:
+    """The rules have no offsets: those of a new map are of no other map of its file."""
+    for other in opened.maps:
+        if index < other.gmap.index + other.gmap.count and other.gmap.index < index + count:
+            raise Mismatch(f"gntdev map_grant_ref: pages {index} to {index + count - 1} of the file are another map's, too")
 
 
 def mmap(d: Dom0, proc: Proc, a: Arguments[str, Any]) -> Answer:

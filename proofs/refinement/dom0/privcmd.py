@@ -175,7 +175,8 @@ def alloc_unbound(d: Dom0, proc: Proc, a: Mapping[str, Any]) -> Answer:
     spec = d.lockstep.spec_state
     d.rule(
         "privcmd_alloc_unbound",
-        {"p": proc.space, "x": x, "d": spec.domain(domid), "remote": spec.domain(remote)} | made(code, port),
+        {"p": proc.space, "x": x, "d": spec.domain(domid), "remote": 0 if remote == abi.DOMID_SELF else spec.domain(remote)}
+        | made(code, port),
         code,
     )
     return Answer(code, port if code == OKAY else None)

@@ -307,6 +307,8 @@ def _copy_element(
     lockstep.expect(f, rule, code, status)
     frames: tuple[int, ...] = ()
     if event == "copy.claimed":
+        if dest is not None and lockstep.joined_another_part(dest):
+            raise Mismatch(f"{rule}: a writer joins readers of another part of the page")
         parts = (lockstep.part(source), lockstep.part(dest))
         frames = (spec.at("hold.frame", f.calls[0], 0), spec.at("hold.frame", f.calls[0], 1))
         pages = [spec.mfn(frame) for frame in frames]

@@ -140,6 +140,14 @@ class Asked:
         flags, _, off, length, _ = domain.grant_table.entry_v2(number)
         return (act.start, act.length) != ((off, length) if flags & abi.GTF_SUB_PAGE else (0, abi.PAGE_SIZE))
 
+    def joined_another_part(self, key: Key) -> bool:
+        """Has the first writer of an entry in use joined readers of another part of the page than the entry grants now? (At
+        the moment when it has claimed the page: nothing has run since the check.)"""
+        act = self.rig.xen.domains[key[0]].grant_table.active[self.spec_state.size.refs[key[1]]]
+        others = act.pin - abi.PIN_HSTW
+        first = others > 0 and not others & abi.PIN_WRITERS
+        return first and self.grant_behind(key) is None and self._names_another_part(key)
+
     def part(self, key: Key | None) -> tuple[int, int]:
         """The start and end of the part in use of an entry; the whole page for a frame given by number."""
         if key is None:

@@ -414,7 +414,7 @@ OPERATIONS: dict[str, Operation] = {
         abi.EVTCHNOP_ALLOC_UNBOUND,
         lambda c: TWO_DOMIDS.pack(c.arguments["dom"], c.arguments["remote"], 0),
         "evtchn_alloc_unbound",
-        lambda b, me, c: {"d": _named(b, me, c.arguments["dom"]), "remote": b.spec_state.domain(c.arguments["remote"])},
+        lambda b, me, c: {"d": _named(b, me, c.arguments["dom"]), "remote": _named(b, me, c.arguments["remote"])},
         lambda c: f"alloc_unbound in {c.arguments['dom']:#x} for d{c.arguments['remote']}",
         4,
     ),
@@ -501,8 +501,10 @@ def _pause(lockstep: Lockstep, call: Call) -> Answer:
 
 
 def check_handles(guest: Guest) -> None:
-    """Check that each record is either in use or on a free list, once."""
+    """Check that each record is either in use or on a free list, once, and that there are not too many of them."""
     track = guest.domain.grant_table.maptrack
+    if len(track) > guest.domain.grant_table.max_maptrack_frames * abi.MAPTRACK_PER_FRAME:
+        raise Mismatch(f"d{guest.domid} has {len(track)} records of mappings, more than its limit")
     seen = [n for n, record in enumerate(track) if record.flags & 3]
     for vcpu in guest.domain.vcpus:
         handle = vcpu.maptrack_head

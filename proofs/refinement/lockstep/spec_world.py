@@ -33,7 +33,15 @@ class Size:
     guests: int = 3
     heap: int = 60  # frames that guests, their tables and the hypervisor share
     dom0_frames: int = 14
-    refs: tuple[int, ...] = (0, 1, 8, 9, 10, 700, 5000)
+    refs: tuple[int, ...] = (
+        0,
+        1,
+        8,
+        9,
+        10,
+        512,
+        1536,
+    )  # the last two: the first ones behind a table of one frame, and of three
     calls: int = 10
     translations: int = 84
     handles: int = 44

@@ -54,9 +54,11 @@ class Caller:
 Move = Callable[[Caller, Proc], str]  # the move as a line of text; "" if no call was made
 
 
-def offered(table: GrantTable, ref: int) -> bool:
-    """Does the entry grant Dom0 access to a page now?"""
+def offered(table: GrantTable, ref: int, whole: bool = False, to_write: bool = False) -> bool:
+    """Does the entry grant Dom0 access to a page now? `whole`: to all of it; `to_write`: not only for reading."""
     flags, domid = abi.HEADER.unpack_from(*table.header_at(ref))
+    if (whole and flags & abi.GTF_SUB_PAGE) or (to_write and flags & abi.GTF_READONLY):
+        return False
     return bool(domid == 0 and flags & abi.GTF_TYPE_MASK == abi.GTF_PERMIT_ACCESS)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bulkhead.impl.dom0.kernel import FIRST_FREE_REF
 from bulkhead.impl.xen import abi
 from bulkhead.model.caller import OKAY
+from bulkhead.proofs.refinement.calls import guest_call
 from bulkhead.proofs.refinement.dom0.gntdev import device_of, port_element
 from bulkhead.proofs.refinement.dom0.state import MOST_SLOTS, MapRecord, Opened, Proc
 from bulkhead.proofs.refinement.workload.caller import Caller, notice_port, offered, some_range, special
@@ -21,14 +23,11 @@ def map_ref(d: Caller, proc: Proc) -> str:
     rng = d.rng
     ids = [n for n in d.view.domains if n < d.view.size.nobody]
     refs = [n for n in d.view.size.refs if n < 1000]
-    offers = []
-    for domid, domain in d.view.granters():
-        table = domain.grant_table
-        for number in refs:
-            if number < table.nr_entries and offered(table, number):
-                offers.append((domid, number))
-    grants = []
     count = (1, 2, 2, 3)[int(rng.random() * 4)]
+    offers = _offers(d, refs)
+    while len(offers) < count and rng.random() < 0.8 and _offer(d, [(n, ref) for n in ids for ref in refs]):
+        offers = _offers(d, refs)
+    grants = []
     for _ in range(count):
         grant = (ids[int(rng.random() * len(ids))], refs[int(rng.random() * len(refs))])
         if offers and rng.random() < (0.85 if count == 1 else 0.95):
@@ -39,6 +38,42 @@ def map_ref(d: Caller, proc: Proc) -> str:
     if code == OKAY and opened is not None and rng.random() < 0.6:  # before the granter revokes it
         return f"{text}; {mmap(d, proc)}"
     return text
+
+
+def _offers(d: Caller, refs: list[int]) -> list[tuple[int, int]]:
+    """Grants of whole pages that their owners offer to Dom0 now, as (granter, reference)."""
+    return [
+        (domid, number)
+        for domid, domain in d.view.granters()
+        for number in refs
+        if number < domain.grant_table.nr_entries and offered(domain.grant_table, number, whole=True)
+    ]
+
+
+def _is_offered(d: Caller, domid: int, ref: int, to_write: bool = False) -> bool:
+    """Is one grant offered to Dom0 now?"""
+    table = next((domain.grant_table for n, domain in d.view.granters() if n == domid), None)
+    return table is not None and ref < table.nr_entries and offered(table, ref, whole=True, to_write=to_write)
+
+
+def _offer(d: Caller, grants: list[tuple[int, int]]) -> bool:
+    """A guest offers Dom0 a page of its own by one of these unused references, as a frontend does before its backend maps:
+    of entries at random few are for Dom0, and maps of several grants would never succeed."""
+    found = []
+    for domid, ref in grants:
+        guest = d.view.guests.get(domid)
+        if guest is None or guest.domain.is_dying or guest.domain.pause_count or guest.domain.crashed:
+            continue
+        domain, table = guest.domain, guest.domain.grant_table
+        if FIRST_FREE_REF <= ref < table.nr_entries and not table.active[ref].pin:
+            names = guest.names if domain.external else guest.pool
+            found += [(domid, ref, n) for n in names if d.view.own_page(domain, n)]
+    if not found:
+        return False
+    domid, ref, mfn = found[int(d.rng.random() * len(found))]
+    flags = abi.GTF_PERMIT_ACCESS | (abi.GTF_READONLY if d.rng.random() < 0.2 else 0)
+    entry = {"ref": ref, "flags": flags, "domid": 0, "mfn": mfn, "keep_bits": True, "part": (0, 0)}
+    return d.target.carry_out(guest_call(domid, 0, "write_entry", **entry)).code == OKAY
 
 
 def _listed(d: Caller, opened: Opened | None) -> MapRecord | None:
@@ -68,7 +103,12 @@ def mmap(d: Caller, proc: Proc) -> str:
         return ""
     if record is not None and d.rng.random() < 0.1:
         _within(d, proc, fd, record)
-    writable = d.rng.random() < 0.5
+    if record is not None and not record.gmap.in_use and d.rng.random() < 0.7:
+        withdrawn = [grant for grant in record.grants if not _is_offered(d, *grant)]
+        while withdrawn and _offer(d, withdrawn[:1]):
+            withdrawn = withdrawn[1:]
+    readonly = record is not None and not all(_is_offered(d, *grant, to_write=True) for grant in record.grants)
+    writable = d.rng.random() < (0.15 if readonly else 0.65)
     count = 1 if record is None else len(record.grants)
     made = d.call(proc, "gntdev_mmap", fd=fd, offset=_offset(record), count=count, writable=writable)
     what = f"gntdev mmap of map {'?' if record is None else record.m}: {made.code}"
@@ -132,6 +172,8 @@ def notify(d: Caller, proc: Proc) -> str:
 
 def _notify(d: Caller, proc: Proc, fd: int, record: MapRecord | None) -> str:
     action = 1 + int(d.rng.random() * 3)
+    if not d.view.held_ports() and d.rng.random() < 0.8:
+        action = 1  # there is no event channel for a notice
     at = 8 * int(d.rng.random() * 500)
     if record is not None and d.rng.random() < 0.8:
         at += abi.PAGE_SIZE * int(d.rng.random() * len(record.grants))

@@ -103,7 +103,7 @@ def _guest(d: Caller) -> int:
 def alloc_unbound(d: Caller, proc: Proc) -> str:
     """EVTCHNOP_alloc_unbound in another domain's table, as a builder does it."""
     fd, _ = d.fd_of(proc, "privcmd")
-    domid, remote = _guest(d), peer(d)
+    domid, remote = _guest(d), peer(d) if d.rng.random() < 0.8 else abi.DOMID_SELF
     code = d.call(proc, "privcmd_alloc_unbound", fd=fd, dom=domid, remote=remote).code
     return f"privcmd alloc_unbound in d{domid} for d{remote}: {code}"
 

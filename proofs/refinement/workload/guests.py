@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 from bulkhead.impl.xen import abi
-from bulkhead.impl.xen.domains import Domain
 from bulkhead.impl.xen.pagetables import PTE_A, PTE_D, PTE_P, PTE_RW, PTE_USER
 from bulkhead.proofs.refinement.calls import Target, guest_call
 from bulkhead.proofs.refinement.lockstep.call import CallInFlight
@@ -20,6 +19,7 @@ from bulkhead.proofs.refinement.lockstep.lockstep import POOL
 from bulkhead.proofs.refinement.lockstep.operations import told
 from bulkhead.proofs.refinement.lockstep.testbed import FIXED, SLOTS, Guest, PvGuest, PvhGuest
 from bulkhead.proofs.refinement.view import View
+from bulkhead.proofs.refinement.workload.parts import copied_by_reserved, copy_parts, in_part
 from bulkhead.proofs.refinement.workload.passed_on import copy_through
 from bulkhead.proofs.refinement.workload.physmap import (
     NO_NUMBER,
@@ -33,26 +33,6 @@ from bulkhead.proofs.refinement.workload.xens_pages import any_page, share_xens
 
 GuestMove = Callable[[Guest, int], None]
 NO_FRAME = 0x7FFFFFFF
-
-
-def maps_of_the_past(view: View, domain: Domain) -> list[int]:
-    """Handles of grants by destroyed domains, if another domain now has that id and uses that reference."""
-    found = []
-    for handle, record in enumerate(domain.grant_table.maptrack):
-        if record.flags & 3:
-            now = view.domains.get(record.domid)
-            table = None if now is None or now is record.granter else now.grant_table
-            if table is not None and record.ref < len(table.active) and table.active[record.ref].pin:
-                found.append(handle)
-    return found
-
-
-def copied_by_reserved(domain: Domain) -> bool:
-    """Is a part of a page copied by one of the reserved entries now, while no other entry is in use?"""
-    active = domain.grant_table.active
-    return any(a.pin and a.sub_page for a in active[: abi.NR_RESERVED_ENTRIES]) and not any(
-        a.pin for a in active[abi.NR_RESERVED_ENTRIES :]
-    )
 
 
 class GuestCalls(ABC):
@@ -71,6 +51,7 @@ class GuestCalls(ABC):
             (18, self.unmap),
             (14, self.copy),
             (4, lambda guest, vcpu: copy_through(self, guest, vcpu)),
+            (1.5, lambda guest, vcpu: copy_parts(self, guest, vcpu)),
             (8, lambda guest, vcpu: share_xens(self, guest, vcpu)),
             (3, self.transfer),
             (9, lambda guest, vcpu: change_map(self, guest, vcpu) if isinstance(guest, PvhGuest) else self.mmu(guest, vcpu)),
@@ -210,18 +191,8 @@ class GuestCalls(ABC):
                         offers.append((d, ref))
         return offers[int(self.rng.random() * len(offers))] if offers else None
 
-    def in_part(self, guest: Guest) -> tuple[int, int] | None:
-        """The grant whose part the guest is copying now, as (granter, reference)."""
-        for d, other in self.view.guests.items():
-            for ref in self.refs:
-                if ref < other.domain.grant_table.nr_entries:
-                    act = other.domain.grant_table.active[ref]
-                    if act.pin and act.sub_page and act.domid == guest.domid:
-                        return d, ref
-        return None
-
     def _named(self, guest: Guest) -> tuple[int, int]:
-        copied = self.in_part(guest) if self.rng.random() < 0.5 else None
+        copied = in_part(self, guest) if self.rng.random() < 0.5 else None
         if copied is not None:
             return copied
         if self.rng.random() < 0.75:
@@ -488,7 +459,9 @@ class GuestCalls(ABC):
             dom = abi.DOMID_SELF if rng.random() < 0.85 else (me, 0, 1, 2, 3, 99)[int(rng.random() * 6)]
             dying = [d for d, domain in view.domains.items() if domain.is_dying]
             dom = dying[0] if dying and rng.random() < 0.3 else dom
-            self.call(guest, vcpu, "evtchn_alloc_unbound", dom=dom, remote=(0, 1, 2, 3, 99)[int(rng.random() * 5)])
+            self.call(
+                guest, vcpu, "evtchn_alloc_unbound", dom=dom, remote=(0, 1, 2, 3, 99, abi.DOMID_SELF)[int(rng.random() * 6)]
+            )
         elif x < 0.6:
             waiting = [
                 (d, n)

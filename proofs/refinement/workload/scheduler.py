@@ -15,7 +15,9 @@ from bulkhead.proofs.refinement.lockstep.testbed import FEWEST, Guest
 from bulkhead.proofs.refinement.view import View
 from bulkhead.proofs.refinement.workload import dom0
 from bulkhead.proofs.refinement.workload.caller import Caller
-from bulkhead.proofs.refinement.workload.guests import GuestCalls, copied_by_reserved, maps_of_the_past
+from bulkhead.proofs.refinement.workload.guests import GuestCalls
+from bulkhead.proofs.refinement.workload.parts import copied_by_reserved, in_part
+from bulkhead.proofs.refinement.workload.the_past import ids_of_the_dead, map_again, maps_of_the_past
 
 MOST_FLIGHTS = 3
 COMPARE = Call("compare", "")
@@ -47,7 +49,8 @@ class Driver(GuestCalls):
             return
         guests = list(view.guests.values())
         if not guests or (len(guests) < 3 and rng.random() < 0.1):
-            free = [d for d in (1, 2, 3) if d not in view.guests]
+            again = ids_of_the_dead(view)
+            free = again if again and rng.random() < 0.7 else [d for d in (1, 2, 3) if d not in view.guests]
             domid = rng.choice(free)
             self.text = f"createdomain d{domid}"
             made = Call(
@@ -107,8 +110,8 @@ class Driver(GuestCalls):
         guest = guests[int(rng.random() * len(guests))]
         domain = guest.domain
         chance = rng.random()
-        past = maps_of_the_past(view, domain) if chance < 0.2 else []
-        if domain.crashed or chance < 0.004 or (past and chance < 0.1):
+        past = maps_of_the_past(view, domain) if chance < 0.3 else []
+        if domain.crashed or chance < 0.004 or (past and chance < 0.2):
             if self.own is None:
                 self.life(guest)
             return
@@ -124,7 +127,9 @@ class Driver(GuestCalls):
         if past:
             self.unmap(guest, vcpu, past[0])
             return
-        if busy and chance > 0.6 and self.in_part(guest) is not None:
+        if chance < 0.1 and map_again(self, guest):
+            return
+        if busy and chance > 0.6 and in_part(self, guest) is not None:
             self.map(guest, vcpu)
             return
         if chance > 0.7 and copied_by_reserved(domain):
