@@ -105,7 +105,8 @@ def test_calls_that_a_file_may_ask_for_and_nobody_makes(
     assert call(machine, FIRST, operation, **arguments) == NOT_DONE
 
 
-@pytest.mark.parametrize(("name", "moves"), [("copy_frame_of_peer", 2000)])
-def test_faults_in_memory_operations_are_noticed(name: str, moves: int) -> None:
-    with installed(BY_NAME[name]):
-        assert campaign(rules_for(Size()), 1, moves).failure is not None
+def test_a_fault_in_memory_operations_is_noticed() -> None:
+    """One of five seeds suffices: which one meets the fault first depends on the workload."""
+    rules = rules_for(Size())
+    with installed(BY_NAME["copy_frame_of_peer"]):
+        assert any(campaign(rules, seed, 1000).failure is not None for seed in (4, 5, 3, 2, 1))
