@@ -202,23 +202,8 @@ def _build(
     items = [(c, i) for c in components for i in c.items]
     unique(items, d)
     known_faults = {i.name: i for _, i in items if isinstance(i, s.FaultItem)}
-    operations = {i.name: i for _, i in items if isinstance(i, s.Operation)}
-    definitions = {i.name: i for _, i in items if isinstance(i, s.DefineItem)}
-    as_written = dict(operations), dict(definitions)
-    for fault in faults:
-        if fault not in known_faults:
-            raise UsageError(
-                f"system `{name}` has no fault `{fault}`. {suggest(fault, known_faults)} "
-                f"It has: {', '.join(sorted(known_faults)) or 'none'}.".replace("  ", " ")
-            )
-        for change in known_faults[fault].changes:
-            lay(change, operations, definitions, d)
     of_faults = replace(d, problems=[])
-    for other in known_faults.values():
-        if other.name not in faults:  # not laid, but it must match
-            pristine = _changed_by(other, *as_written)
-            for change in other.changes:
-                lay(change, *pristine, of_faults)
+    operations, definitions = _with_faults(name, faults, known_faults, items, d, of_faults)
     procedures = {n: o for n, o in operations.items() if o.kind == "procedure"}
     actions = [o for o in operations.values() if o.kind != "procedure"]
     declare_sorts(items, d)
@@ -232,26 +217,10 @@ def _build(
         if isinstance(item, s.DefineItem):
             laid = definitions[item.name]
             define(laid if laid.span == item.span else item, d)  # of two with one name each is checked
-    steps: list[Step] = []
-    for _, item in items:
-        if isinstance(item, s.StateItem) and item.writable is not None:
-            generated = generated_write(item, d)
-            if generated is not None:
-                steps.append(generated)
     spoken = [i.body for _, i in items if isinstance(i, s.FormulaItem)]
     spoken += [e for _, i in items if isinstance(i, s.ScenarioItem) for e in expressions_of(i)]
     wanted = asked.union(*map(locals_spoken_of, spoken))
-    for op in actions:
-        steps.extend(elaborate(op, procedures, d, wanted))
-    broken: set[str] = set()
-    for op in procedures.values():  # check them unperformed, too; their saved locals are not state of the system
-        funcs, before = dict(d.funcs), len(d.problems)
-        elaborate(op, procedures, d)
-        broken |= {op.name} if len(d.problems) > before else set()
-        d.funcs = funcs
-    if broken:  # told once, where it stands
-        said_there = where_performed(broken, operations.values())
-        d.problems[:] = [p for p in d.problems if p.span not in said_there or p.code in OF_PERFORM]
+    steps = _steps_of(items, actions, procedures, wanted, d)
     claims = claims_of(items, d)
     by_kind = {
         k: {c.name: c for c in claims if c.kind == k} for k in ("init", "axiom", "invariant", "theorem", "transition")
@@ -292,6 +261,62 @@ def _build(
     )
     made = replace(made, warnings=tuple(alternation_warnings(made)))
     return Built(made, d, operations, definitions, known_faults, wanted, tuple(of_faults.problems))
+
+
+def _with_faults(
+    name: str,
+    faults: tuple[str, ...],
+    known: dict[str, s.FaultItem],
+    items: list[tuple[s.Component, s.Item]],
+    d: Declarations,
+    of_faults: Declarations,
+) -> tuple[dict[str, s.Operation], dict[str, s.DefineItem]]:
+    """The operations and definitions with some faults laid; `of_faults` collects what is wrong with the others."""
+    operations = {i.name: i for _, i in items if isinstance(i, s.Operation)}
+    definitions = {i.name: i for _, i in items if isinstance(i, s.DefineItem)}
+    as_written = dict(operations), dict(definitions)
+    for fault in faults:
+        if fault not in known:
+            raise UsageError(
+                f"system `{name}` has no fault `{fault}`. {suggest(fault, known)} "
+                f"It has: {', '.join(sorted(known)) or 'none'}.".replace("  ", " ")
+            )
+        for change in known[fault].changes:
+            lay(change, operations, definitions, d)
+    for other in known.values():
+        if other.name not in faults:  # not laid, but it must match
+            pristine = _changed_by(other, *as_written)
+            for change in other.changes:
+                lay(change, *pristine, of_faults)
+    return operations, definitions
+
+
+def _steps_of(
+    items: list[tuple[s.Component, s.Item]],
+    actions: list[s.Operation],
+    procedures: dict[str, s.Operation],
+    wanted: frozenset[str],
+    d: Declarations,
+) -> list[Step]:
+    """The steps of all operations, and writes that `writable by` generates; procedures are checked by themselves, too."""
+    steps: list[Step] = []
+    for _, item in items:
+        if isinstance(item, s.StateItem) and item.writable is not None:
+            generated = generated_write(item, d)
+            if generated is not None:
+                steps.append(generated)
+    for op in actions:
+        steps.extend(elaborate(op, procedures, d, wanted))
+    broken: set[str] = set()
+    for op in procedures.values():  # check them unperformed, too; their saved locals are not state of the system
+        funcs, before = dict(d.funcs), len(d.problems)
+        elaborate(op, procedures, d)
+        broken |= {op.name} if len(d.problems) > before else set()
+        d.funcs = funcs
+    if broken:  # told once, where it stands
+        said_there = where_performed(broken, [*procedures.values(), *actions])
+        d.problems[:] = [p for p in d.problems if p.span not in said_there or p.code in OF_PERFORM]
+    return steps
 
 
 def _changed_by(
