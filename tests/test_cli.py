@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from bulkhead.proofs.cli import __main__ as cli
+from bulkhead.proofs.cli import output
 from bulkhead.proofs.theorems.vacuity import NEVER, REACHED, Vacuity
 
 GT = str(Path(__file__).parent / "benchmarks" / "gt.rules")
@@ -371,3 +372,13 @@ def test_vacuity_is_named_first() -> None:
         (Vacuity("sat", "unknown", {"a": REACHED}), "perhaps vacuous"),
     ):
         assert found.summary().partition(":")[0] == word and bool(found.errors()) == (word != "not vacuous")
+
+
+def test_progress_without_a_terminal_counts_what_it_counts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`faults` looks for faults, and decides no queries."""
+    monkeypatch.setattr(output, "TELLS_EVERY", -1)
+    with output.Output().progress("faults", "looked for") as tick:
+        tick(3)
+    assert capsys.readouterr().err == "faults ...\nfaults: 3 looked for\n"

@@ -136,7 +136,7 @@ class Output:
             done += count
             if time.perf_counter() - last > TELLS_EVERY:
                 last = time.perf_counter()
-                print(f"{title}: {done} queries decided", file=sys.stderr, flush=True)
+                print(f"{title}: {done} {unit}", file=sys.stderr, flush=True)
 
         yield plain
 
