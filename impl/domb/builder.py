@@ -70,7 +70,6 @@ class BuildError(Exception):
         super().__init__(f"{step}: {why}")
         self.step = step
         self.errno = errno
-        self.why = why
         self.left: XcDom | None = None
 
 
