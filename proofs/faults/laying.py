@@ -23,14 +23,23 @@ LIMIT = 50_000  # calls of a campaign
 
 
 def function_at(where: str) -> FunctionType:
-    """The function that a fault names."""
+    """The function that a fault names, without its decorators."""
     module, _, path = where.partition(":")
     folder, _, name = module.rpartition("/")
     found: object = importlib.import_module(f"bulkhead.impl.{folder or 'xen'}.{name}")
     for part in path.split("."):
         found = inspect.getattr_static(found, part)
+    return _plain(found)
+
+
+def _plain(found: object) -> FunctionType:
+    """The function itself: faults lie in it, and a decorator's own code is the same for all that it decorates."""
     if isinstance(found, staticmethod):
         found = found.__func__
+    if isinstance(found, property):
+        found = found.fget
+    assert callable(found)
+    found = inspect.unwrap(found)
     assert isinstance(found, FunctionType)
     return found
 
@@ -48,10 +57,7 @@ def installed(fault: Fault) -> Iterator[None]:
     code = compile("from __future__ import annotations\n" + source.replace(old, new, 1), f"<{fault.name}>", "exec")
     scope: dict[str, object] = {}
     exec(code, function.__globals__, scope)
-    changed = scope[function.__name__]
-    if isinstance(changed, staticmethod):
-        changed = changed.__func__
-    assert isinstance(changed, FunctionType)
+    changed = _plain(scope[function.__name__])
     kept = function.__code__
     function.__code__ = changed.__code__
     try:

@@ -17,7 +17,9 @@ class Alone:
         self.who = -1
         self.spaces: set[int] = set()
         self.fault: Callable[[str], int] = lambda what: 0
-        self.excused = False
+
+    def excuse(self, errno: int) -> None:
+        """A call of DomB is made to fail."""
 
     def spawn(self) -> int:
         """A new process: the first space that is free."""

@@ -133,7 +133,7 @@ class Small(Machine):
         if at == 0 and how == "die":
             raise Crash
         if at == 0 and how == "fail":
-            self.follower.excused = True
+            self.follower.excuse(abi.EIO)
             raise KernelError(abi.EIO)
 
     def waiting(self) -> list[p.Message]:

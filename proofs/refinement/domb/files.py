@@ -10,13 +10,27 @@ from dataclasses import dataclass, field
 from struct import Struct
 
 from bulkhead.impl.domb import protocol as p
+from bulkhead.impl.xen.abi import E2BIG, EIO, ESTALE
 from bulkhead.proofs.refinement.domb.kernels import BAD, FRAME_LIST, GOOD, PAGE
 
 SEGMENT = Struct("<IIQQQQQQ")
 # struct start_info of public/xen.h, as far as a 64-bit guest reads it.
 START_INFO = Struct("<32sQQI4xQI4xQI4xQQQQQ1024sQQ")
 SIF_MOD_START_PFN = 8
-REGISTERS = {"rip": 520 + 128, "rsp": 520 + 152, "rsi": 520 + 104}  # in vcpu_guest_context of public/arch-x86/xen.h
+MAX_FILE = 128 << 20  # bytes of a kernel or a ramdisk that DomB takes
+# Where words lie in vcpu_guest_context of public/arch-x86/xen.h, and what the ABI of 64-bit guests wants there at first.
+RSI, RIP, RSP, KERNEL_SP, CR3 = 520 + 104, 520 + 128, 520 + 152, 4976, 4984 + 24
+FIRST_WORDS = {
+    512: 1 << 2 | 1 << 5,  # flags: in the kernel, online
+    520 + 136: 0xE033,  # cs
+    520 + 144: 1 << 9,  # rflags: interrupts
+    520 + 160: 0xE02B,  # ss
+    4968: 0xE02B,  # kernel_ss
+    5048 + 48: 0xFFFF0FF0,  # dr6
+    5048 + 56: 0x400,  # dr7
+}
+# shared_info of public/xen.h: the upcalls of each of 32 vCPUs are masked, and nothing has happened.
+SHARED_INFO = b"".join(b"\0\1".ljust(64, b"\0") for _ in range(32)).ljust(4096, b"\0")
 TABLES = 5  # page tables of a guest with a small kernel: the mapped range has 4 MiB
 SMALL_DISKS: tuple[bytes, ...] = (b"", b"a ramdisk", b"r" * 4096, bytes(range(256)) * 30)
 BIG_DISK: bytes = b"D" * (81 * PAGE)
@@ -78,6 +92,7 @@ class Reading:
     stats: int = 0  # how often its size was asked for
     doomed: bool = False
     ended: bool = False
+    errno: int = 0  # why reading ends before all files are there
 
     def takes(self, op: int, question: bytes, answer: p.Message) -> bool:
         """Does reading continue after this answer? Records its data."""
@@ -87,25 +102,32 @@ class Reading:
             self.got, self.fd, self.stat, self.stats = bytearray(), b"", b"", 0
             self.ended = self.doomed or len(self.files) == (2 if self.wanted.ramdisk else 1)
             return not self.doomed
-        good = answer.status == 0
+        self.errno = self._wrong(op, question, answer)
         if op == p.FILE_OPEN:
-            self.ended = not good or len(answer.body) != 4
+            self.ended = bool(self.errno)
             self.fd = b"" if self.ended else answer.body
             return not self.ended
         if op == p.FILE_STAT:
-            good = (
-                good
-                and len(answer.body) == 16
-                and self.stat in (b"", answer.body)
-                and (int.from_bytes(answer.body[:8], "little") <= p.MAX_FILE)
-            )
             self.stat, self.stats = answer.body, self.stats + 1
-        else:
-            good = good and 0 < len(answer.body) <= int.from_bytes(question[12:16], "little")
-            if good:
-                self.got += answer.body
-        self.doomed |= not good
-        return good
+        elif not self.errno:
+            self.got += answer.body
+        self.doomed |= bool(self.errno)
+        return not self.errno
+
+    def _wrong(self, op: int, question: bytes, answer: p.Message) -> int:
+        """The error for which this answer ends reading; 0 for none."""
+        body = answer.body
+        if answer.status:
+            return -answer.status if -4096 < answer.status < 0 else EIO
+        if op == p.FILE_OPEN:
+            return 0 if len(body) == 4 else EIO
+        if op != p.FILE_STAT:
+            return 0 if 0 < len(body) <= int.from_bytes(question[12:16], "little") else EIO
+        if len(body) != 16:
+            return EIO
+        if self.stat:
+            return 0 if body == self.stat else ESTALE
+        return 0 if int.from_bytes(body[:8], "little") <= MAX_FILE else E2BIG
 
     def question(self, op: int, body: bytes) -> str:
         """The problem with DomB's current request to the proxy; empty if it is correct."""
@@ -150,8 +172,8 @@ class Reading:
             return False
         if self.kernel not in GOOD:
             return None
-        disk = -(-len(self.ramdisk) // PAGE)  # besides it, a guest needs some twenty pages
-        return True if disk <= w.pages - 24 else False if disk >= w.pages - 8 else None
+        apart = (self._disk_pages if self._by_page else 0) + (self._list_pages if self._list_apart else 0)
+        return self._behind + apart <= w.pages
 
     @property
     def _by_page(self) -> bool:
@@ -204,14 +226,13 @@ class Reading:
         """The first page of the ramdisk."""
         return self._behind if self._by_page else self._kernel_ends
 
-    def registers(self) -> dict[str, int]:
-        """The first instruction, the end of the stack, and start_info, of which a kernel is told in a register."""
+    def registers(self, root: int) -> dict[int, int]:
+        """The first vCPU's context, all words that are not 0: the first instruction, the end of the stack, start_info, of
+        which a kernel is told in a register, the frame of the top-level page table, and what is the same for all."""
         begins = self._base + PAGE + (1 if self.kernel == GOOD[5] else 0)
-        return {
-            "rip": begins,
-            "rsp": self._base + self._behind * PAGE,
-            "rsi": self._base + self.start_info_at * PAGE,
-        }
+        stack = self._base + self._behind * PAGE
+        words = {RIP: begins, RSP: stack, KERNEL_SP: stack, RSI: self._base + self.start_info_at * PAGE, CR3: root * PAGE}
+        return FIRST_WORDS | {at: word for at, word in words.items() if word}
 
     def start_info(self, told: Told) -> tuple[object, ...]:
         """What start_info must say."""

@@ -29,13 +29,15 @@ class Follower(ChannelSide):
     def __init__(self, rig: Rig, book: Book) -> None:
         super().__init__(rig, book)
         self.question: tuple[int, int, bytes] = (0, 0, b"")
+        self.numbers: set[int] = set()  # of all questions so far
         self.fault: Callable[[str], int] = lambda what: 0
 
     # Injected failures.
 
     def fails(self, what: str) -> int:
         errno = self.fault(what)
-        self.excused |= bool(errno)
+        if errno:
+            self.excuse(errno)
         if errno and what in ("share", "grant"):
             self.book.count("channel_share", "ENOMEM" if what == "share" else "ENOSPC")
         return errno
@@ -53,7 +55,7 @@ class Follower(ChannelSide):
 
     def message(self, message: p.Message) -> None:
         self.settle()
-        self.worked = True
+        self.worked, self.asked_index = True, False
         op, asked = message.op, 0
         guest = int.from_bytes(message.body[:2], "little") if len(message.body) == 2 else -1
         if op & p.REPLY:
@@ -101,14 +103,19 @@ class Follower(ChannelSide):
             self.rule("take_create.act", {"this": 0, "now": self.book.free_turn(), "asked": number % self.book.size.numbers})
             self.reading = Reading(self.request[1])
             self.buffers, self.order, self.loaded, self.excused = [], [], {}, False
+            self.errnos.clear()
         if self.reading is None:
             raise Mismatch("DomB asks the file proxy, and no build waits for files")
+        if number in self.numbers:
+            raise Mismatch(f"DomB asks its client {op} with the number {number}, which another question had")
+        self.numbers.add(number)
         self.question = (op, number, body)
         wrong = self.reading.question(op, body)
         if wrong:
             raise Mismatch(f"DomB asks the file proxy for what it should not: {wrong}")
 
     def handled(self, message: p.Message, answer: p.Message | None) -> None:
+        self.has_asked()
         self._now()
         if message.op & p.REPLY:
             self._after_answer(answer)
@@ -173,6 +180,8 @@ class Follower(ChannelSide):
         if answer.op != p.CREATE | p.REPLY or answer.number != self.request[0]:
             raise Mismatch(f"the request number {self.request[0]} is answered {answer.op} number {answer.number}")
         self.reading = None
+        if answer.status:
+            self._names_the_error(reading, answer)
         if answer.status == 0:
             self._sealed(reading, answer)
         elif self.stage == "fetching":
@@ -192,6 +201,12 @@ class Follower(ChannelSide):
             self._failed()
         if answer.status and self.stage == "failing" and not self.excused:
             raise Mismatch("a half-built guest is left behind")
+
+    def _names_the_error(self, reading: Reading, answer: p.Message) -> None:
+        """A build has come to nothing: the answer says why."""
+        errnos = {reading.errno} if reading.errno else self.errnos | (set() if reading.buildable() else {abi.EINVAL})
+        if errnos and -answer.status not in errnos:
+            raise Mismatch(f"a build comes to nothing for {sorted(errnos)}, and the answer says {answer.status}")
 
 
 __all__ = ["Follower"]

@@ -17,7 +17,7 @@ from bulkhead.impl.xen.pagetables import PTE_MFN, PTE_P
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.domb.book import Book
 from bulkhead.proofs.refinement.domb.dom0_side import Dom0Side
-from bulkhead.proofs.refinement.domb.files import REGISTERS, START_INFO, Reading, Told, Wanted
+from bulkhead.proofs.refinement.domb.files import SHARED_INFO, START_INFO, Reading, Told, Wanted
 from bulkhead.proofs.refinement.domb.kernels import PAGE
 from bulkhead.proofs.refinement.domb.rig import Rig
 from bulkhead.proofs.refinement.domb.world import DOM0, DOMB
@@ -25,6 +25,7 @@ from bulkhead.proofs.refinement.lockstep.rule_steps import ANY, Mismatch
 
 STAGES = ("no_request", "fetching", "created", "populated", "loaded", "seeded", "sealed", "failing")
 TABLE, INFO = "grant_table", "shared_info"
+OF_A_DOMAIN = 2  # pages of Xen's for one: its shared_info, and the first page of its grant table
 
 
 class BuildSide(Dom0Side):
@@ -42,6 +43,7 @@ class BuildSide(Dom0Side):
         self.loaded: dict[int, bytes] = {}
         self.earlier: dict[int, frozenset[bytes]] = {}  # buffers of earlier builds still used, and the pages in them
         self.excused = False  # a call of DomB was made to fail
+        self.errnos: set[int] = set()  # with which the current build may fail then
         self.acted = False  # a guest was destroyed for the current request
         self.names: set[bytes] = set()  # by which Xen tells incarnations apart, of all guests so far
         self.dying: set[int] = set()
@@ -79,14 +81,20 @@ class BuildSide(Dom0Side):
             raise Mismatch(f"a build fails in the stage {self.stage} without a reason")
         self.rule("build_fail")
 
+    def excuse(self, errno: int) -> None:
+        """A call of DomB fails, and DomB is not to blame."""
+        self.excused = True
+        self.errnos.add(errno)
+
     # Hypercalls of the libraries.
 
     def lacks(self) -> None:
         """DomB has no free page."""
-        self.excused = True
+        self.excuse(abi.ENOMEM)
 
     def hypercall(self, number: int, args: Sequence[int], before: bytes, rc: int) -> None:
-        self.excused |= rc == -abi.ENOMEM
+        if rc == -abi.ENOMEM and self.rig.xen.frames.free_count < OF_A_DOMAIN:
+            self.excuse(abi.ENOMEM)
         if number == abi.HYPERVISOR_DOMCTL:
             cmd, _, domid, *_ = abi.DOMCTL_HEADER.unpack_from(before)
             if cmd == abi.DOMCTL_CREATEDOMAIN:
@@ -98,8 +106,11 @@ class BuildSide(Dom0Side):
             elif cmd == abi.DOMCTL_DESTROYDOMAIN:
                 self._now()
                 self._destroys(domid, rc)
-            elif cmd == abi.DOMCTL_SETVCPUCONTEXT and rc == 0 and domid != self.guest:
-                raise Mismatch(f"DomB sets the registers of domain {domid} while it builds {self.guest}")
+            elif cmd == abi.DOMCTL_SETVCPUCONTEXT and rc == 0:
+                if domid != self.guest:
+                    raise Mismatch(f"DomB sets the registers of domain {domid} while it builds {self.guest}")
+                if self.slots:
+                    raise Mismatch(f"DomB maps {len(self.slots)} pages of domain {domid}, which can be started from now on")
         elif number == abi.HYPERVISOR_EVENT_CHANNEL_OP and args[0] == abi.EVTCHNOP_ALLOC_UNBOUND:
             dom, remote, _ = TWO_DOMIDS.unpack_from(before)
             if rc == 0:
@@ -171,7 +182,8 @@ class BuildSide(Dom0Side):
             self.order.append(f)
         if rc < count:
             self.rule("build_populate", {}, "ENOMEM", "ENOMEM")
-            self.excused = True
+            if not self.rig.xen.frames.free_count:
+                self.excuse(abi.EBUSY)  # a part of the memory
 
     # Mappings and stores.
 
@@ -179,7 +191,6 @@ class BuildSide(Dom0Side):
         if val & PTE_P:
             mfn = (val & PTE_MFN) >> 12
             if rc:
-                self.excused = True
                 return
             frame = self.rig.xen.frames.get(mfn)
             if frame is None or frame.owner is None or frame.owner.domid != self.guest or domid != self.guest:
@@ -301,10 +312,14 @@ class BuildSide(Dom0Side):
             mfns.index(domain.vcpus[0].cr3.mfn),
             sum(1 for mfn in mfns if table[mfn].ptype in (PGT_L1, PGT_L2, PGT_L3, PGT_L4)),
         )
-        context = domain.vcpus[0].context
-        registers = {name: abi.U64.unpack_from(context or bytes(1024), at)[0] for name, at in REGISTERS.items()}
-        if registers != reading.registers():
-            raise Mismatch(f"the guest begins with the registers {registers}, not {reading.registers()}")
+        words = enumerate(abi.U64.iter_unpack(domain.vcpus[0].context or b""))
+        registers = {i * 8: word for i, (word,) in words if word}
+        expected = reading.registers(domain.vcpus[0].cr3.mfn)
+        if registers != expected:
+            wrong = {at for at in registers | expected if registers.get(at) != expected.get(at)}
+            raise Mismatch(f"the guest begins with the registers {registers}: wrong at {sorted(wrong)}")
+        if bytes(domain.shared_info.bytes()) != SHARED_INFO:
+            raise Mismatch("the guest's shared_info is not as it must be at first")
         said = START_INFO.unpack_from(bytes(table[mfns[reading.start_info_at]].bytes()))
         if said != reading.start_info(told):
             raise Mismatch(f"start_info says {said}, not {reading.start_info(told)}")

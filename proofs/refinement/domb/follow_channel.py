@@ -20,6 +20,10 @@ from bulkhead.proofs.refinement.domb.rig import Rig
 from bulkhead.proofs.refinement.domb.world import DOM0, DOMB
 from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
+# What the first page says at first: no byte is in a ring, their sizes, a client has yet to come, the server is there, and
+# wants to be woken whenever something was written.
+FIRST_PAGE = bytes(16) + bytes((13, 0, 12, 0)) + bytes((2, 1, 1, 0))
+
 
 class ChannelSide(BuildSide):
     """The channel that DomB offers, and its connection."""
@@ -34,6 +38,8 @@ class ChannelSide(BuildSide):
         self.served: Inbox | None = None  # of the one that was open when DomB's service began its step
         self.stepping = False  # DomB's service takes a step
         self.unsignalled = False  # DomB has changed the ring's page, and has not signalled its client since
+        self.said_goodbye = False  # its last store to it says that DomB has gone
+        self.asked_index = False  # DomB has loaded how much its client has taken, since it must ask
 
     def in_the_ring(self, ask: str, guest: int, number: int = 0, piece: int = 0) -> None:
         """The process that wrote the message that DomB took: one that maps a page of the ring writable."""
@@ -90,6 +96,8 @@ class ChannelSide(BuildSide):
     def has_read(self, addr: int, out: bytes) -> None:
         if self.inbox is not None:
             self.inbox.loaded(addr, out)
+        chan = None if self.service is None else self.service.chan
+        self.asked_index |= chan is not None and addr == chan.page + RIGHT[0]
 
     def stored(self, addr: int, payload: bytes) -> None:
         super().stored(addr, payload)
@@ -98,6 +106,7 @@ class ChannelSide(BuildSide):
         chan = None if self.service is None else self.service.chan
         if chan is not None and addr - chan.page in (LEFT[0], RIGHT[1], SRV_LIVE):
             self.unsignalled = True
+            self.said_goodbye = addr == chan.page + SRV_LIVE and payload == b"\0"
 
     def has_signalled(self) -> None:
         """DomB waits now: if it has changed the ring, its client must not sleep on."""
@@ -105,7 +114,18 @@ class ChannelSide(BuildSide):
             raise Mismatch("DomB has changed its ring, and has not signalled its client")
 
     def offered(self, chan: Vchan) -> None:
-        self.inbox = Inbox(chan)
+        self.inbox, self.said_goodbye = Inbox(chan), False
+        pages = self.rig.domb.layout.pages
+        refs: list[int] = []
+        for addr, count in chan.areas:
+            first = addr - self.rig.domb.layout.va(0) >> 12
+            frames = [self.book.frame(frame.mfn) for frame in pages[first : first + count]]
+            refs += [self.book.size.refs[self.book.T["ring_page.ref"][f]] for f in frames]
+        said, offer = self.rig.domb.load(chan.page, 4096), None if self.service is None else self.service.offered
+        if said != FIRST_PAGE + b"".join(abi.U32.pack(ref) for ref in refs[1:]).ljust(4096 - len(FIRST_PAGE), b"\0"):
+            raise Mismatch(f"the first page of the channel says {said.rstrip(bytes(1)).hex()}; its grants are {refs}")
+        if offer is not None and (offer.ring_ref, offer.port) != (refs[0], self.book.T["channel.port"][0] + 1):
+            raise Mismatch(f"DomB offers {offer}, and grant {refs[0]} is the first page's")
 
     def receives(self, receive: Callable[[], p.Message | None]) -> p.Message | None:
         return receive() if self.inbox is None else self.inbox.receive(receive)
@@ -145,9 +165,12 @@ class ChannelSide(BuildSide):
         if self.stepping and self.inbox is not None and not self.inbox.ends(len(self.to_send)):
             raise Mismatch("DomB hangs up without a reason")
         self._now()
+        self.asked_index = False
         self.leaving = True  # after DomB has checked which clients got their answers
 
     def hung_up(self) -> None:
+        if self.inbox is not None and not self.said_goodbye:
+            raise Mismatch("DomB has hung up, and by its first page it is still there")
         self.inbox = None
         if self.leaving:
             raise Mismatch("DomB has hung up, and has not looked who was told")
@@ -170,7 +193,15 @@ class ChannelSide(BuildSide):
         cons = int.from_bytes(self.rig.os.seen.get(service.chan.page + 8, b""), "little")
         return self.stream - (self.stream - cons & 0xFFFFFFFF)
 
+    def has_asked(self) -> None:
+        """DomB acts on a request, or ends its connection: before that it must have looked who was told of a guest."""
+        waits = any(self.built("known", d) and not self.built("told", d) for d in map(self.book.domain, self.answers))
+        if waits and not self.asked_index:
+            raise Mismatch("DomB has not looked whether its client has taken the answer that names a guest")
+
     def looked(self) -> None:
+        if self.leaving:
+            self.has_asked()
         taken = self.taken()
         for domid, at in list(self.answers.items()):
             d = self.book.domain(domid)

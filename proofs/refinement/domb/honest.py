@@ -15,6 +15,7 @@ from bulkhead.impl.tools.services import ToolError, find
 from bulkhead.impl.xen import abi
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.calls import NOT_DONE, Answer
+from bulkhead.proofs.refinement.domb.client_side import ClientEnd
 from bulkhead.proofs.refinement.domb.machine import WAIT, Killed, Machine, Process, error_name
 from bulkhead.proofs.refinement.domb.spoken import heard
 from bulkhead.proofs.refinement.domb.watched_tools import WatchedRemote, WatchedXl
@@ -53,6 +54,7 @@ def use_tool(m: Machine, who: Process, a: Mapping[str, Any]) -> Answer:
     code = OKAY
     try:
         tool = _connected(m, who, pump, TRIES if a["patient"] else 1)
+        who.end = ClientEnd(who.os, tool.chan)
         tool.asks_again = asks_again
         code = _calls(m, tool, a)
     except ToolError as error:
@@ -64,7 +66,9 @@ def use_tool(m: Machine, who: Process, a: Mapping[str, Any]) -> Answer:
     if who.killed:
         m.kill(who)
     elif tool is not None:
-        tool.close()
+        with who.leaves():
+            tool.close()
+    who.end = None
     return Answer(code)
 
 

@@ -56,6 +56,20 @@ def _others_note() -> bytes:
     return patched(THIRD + IN_FILE, pack("<QQ", size, size)) + note
 
 
+def _long_names() -> bytes:
+    """The image with two more notes: one of Linux, whose name and content fill no whole words, and one for Xen behind it."""
+    image = patched(START, _number(END), with_notes({}, frozenset({ENTRY})))
+    other = pack("<III", 6, 5, ENTRY) + b"Linux\0\0\0" + b"5.10\0\0\0\0"
+    more = other + pack("<III", 4, 8, ENTRY) + b"Xen\0" + _number(BASE + PAGE)
+    size = len(image) - 4 * PAGE + len(more)
+    return patched(THIRD + IN_FILE, pack("<QQ", size, size), image) + more
+
+
+def _as_long(pages: int) -> bytes:
+    """The image, which ends with so many pages from its base: the last ones are clear, and not in the file."""
+    return patched(SECOND + IN_MEMORY, _number((pages - 3) * PAGE))
+
+
 def _moved(by: int) -> bytes:
     """The image with physical addresses that do not begin at 0, and the note that says so."""
     image = with_notes({OFFSET: _number(by)})
@@ -79,6 +93,11 @@ GOOD: Final[tuple[bytes, ...]] = (
     build_kernel(Source(virt_base=LOWER_END - RANGE)),
     build_kernel(Source(virt_base=UPPER_START)),
     build_kernel(Source(virt_base=LAST - RANGE)),
+    _long_names(),
+    # With what every guest has (a page of its frame list, three more, five tables, a stack) they just fit into 64 pages, or
+    # need one more.
+    _as_long(54),
+    _as_long(55),
 )
 
 WANTS_ANOTHER_LOADER: Final = with_notes({LOADER: b"other\0"})

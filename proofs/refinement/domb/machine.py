@@ -8,6 +8,7 @@ call is made (workload/), and how each is made (target.py, operations.py, guests
 
 from __future__ import annotations
 
+import contextlib
 import errno as names
 import fcntl
 import os
@@ -24,6 +25,7 @@ from bulkhead.impl.tools.fileproxy import FileProxy
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.domb.alone import Alone
 from bulkhead.proofs.refinement.domb.book import Book
+from bulkhead.proofs.refinement.domb.client_side import ClientEnd
 from bulkhead.proofs.refinement.domb.compare import compare
 from bulkhead.proofs.refinement.domb.daemons import Daemons
 from bulkhead.proofs.refinement.domb.follow import Follower
@@ -37,7 +39,8 @@ from bulkhead.proofs.refinement.lockstep.rule_steps import Log, Mismatch
 DESCRIPTORS: Final = "/proc/self/fd"
 LOAD, FAIL, STEP, TAKEN = "load", "fail", "step", "taken"  # moments of DomB
 DAEMON, WAIT = "daemon", "wait"
-MESSAGE: Final = "message"  # what DomB has loaded: the beginning of the next message in its ring
+# What DomB has loaded: the beginning of the next message in its ring, or its client's index of one of the rings.
+MESSAGE, INDEX_TO_DOMB, INDEX_FROM_DOMB = "message", "index to DomB", "index from DomB"
 OF_DOMB: Final = (LOAD, FAIL, STEP, TAKEN)
 
 
@@ -107,7 +110,12 @@ class Process:
         self.busy = False  # a call of an honest tool is in progress
         self.killed = False  # and it was killed meanwhile
         self.waiting = False  # it waits for the channel, which another one has
+        self.end: ClientEnd | None = None  # of the channel
         self.question: tuple[int, bytes] | None = None  # what its file proxy says to the last message, and did not send yet
+
+    def leaves(self) -> contextlib.AbstractContextManager[None]:
+        """It leaves its channel, if it has one, or is killed."""
+        return contextlib.nullcontext() if self.end is None else self.end.leaves()
 
 
 class Machine:
@@ -206,7 +214,18 @@ class Machine:
 
     def _loaded(self, addr: int) -> None:
         if self.in_domb:
-            self.moment(LOAD, MESSAGE if addr == self.next_message(None) else "")
+            self.moment(LOAD, self._what_is_at(addr))
+
+    def _what_is_at(self, addr: int) -> str:
+        """What of its channel DomB has loaded from an address."""
+        chan = self.service.chan
+        if chan is None or chan.reader is None or chan.writer is None:
+            return ""
+        if addr == chan.writer.ring.cons:
+            return INDEX_FROM_DOMB
+        if addr == chan.reader.ring.prod:
+            return INDEX_TO_DOMB
+        return MESSAGE if addr == self.next_message(None) else ""
 
     def next_message(self, of: Vchan | None) -> int:
         """The address of the next message that DomB takes: DomB's own, or that of a client with this end of the channel."""
@@ -230,7 +249,7 @@ class Machine:
         self.errno = 0
         self.moment(STEP, step)
         if self.errno:
-            self.ear.excused = True
+            self.ear.excuse(self.errno)
             raise KernelError(self.errno)
 
     # DomB.
@@ -277,7 +296,8 @@ class Machine:
         """kill -9."""
         self.ear.dies(who.space)
         who.proxy.close_all()
-        who.os.driver.exit()  # type: ignore[attr-defined]
+        with who.leaves():
+            who.os.driver.exit()  # type: ignore[attr-defined]
         self.ear.died(who.space)
         del self.processes[who.space]
 

@@ -16,6 +16,7 @@ from bulkhead.impl.libs.vchan import Offer, client_init
 from bulkhead.impl.tools.store import XsError
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.calls import NOT_DONE, Answer
+from bulkhead.proofs.refinement.domb.client_side import ClientEnd
 from bulkhead.proofs.refinement.domb.daemons import Daemons
 from bulkhead.proofs.refinement.domb.honest import use_tool
 from bulkhead.proofs.refinement.domb.machine import FAIL, OF_DOMB, STEP, Machine, Process, error_name
@@ -33,11 +34,16 @@ def connect(m: Machine, who: Process, a: Arguments) -> Answer:
     """Connect to a channel: {dom, ref, port} of the offer."""
     if who.chan is not None:
         return NOT_DONE
+    before = m.counts()
     try:
         who.chan = client_init(who.os, Offer(a["dom"], a["ref"], a["port"]))
     except OSError as error:
+        kept = {what: m.counts()[what] - before[what] for what in OF_A_PROCESS if m.counts()[what] != before[what]}
+        if kept:
+            raise Mismatch(f"a client that could not connect keeps {kept}") from error
         return Answer(error_name(error.errno))
     who.pipe = p.Pipe(who.chan)
+    who.end = ClientEnd(who.os, who.chan)
     return DONE
 
 
@@ -45,8 +51,9 @@ def disconnect(m: Machine, who: Process, a: Arguments) -> Answer:
     """Close the channel."""
     if who.chan is None:
         return NOT_DONE
-    who.chan.close()
-    who.chan = who.pipe = who.question = None
+    with who.leaves():
+        who.chan.close()
+    who.chan = who.pipe = who.question = who.end = None
     return DONE
 
 

@@ -121,7 +121,7 @@ class Scene:
             self.follower.looked_at = self.parsed
         self.parsed = step == "parse"
         if step == self.stops_at:
-            self.follower.excused = True
+            self.follower.excuse(abi.EIO)
             raise KernelError(abi.EIO)
 
     parsed = False

@@ -89,6 +89,8 @@ class WatchedRemote(RemoteService):
             raise Mismatch("a tool has left the channel, and its file proxy keeps files open")
 
     def _pumps(self) -> bool:
+        if not self.chan.is_open():
+            raise Mismatch("a tool waits for a DomB that has left the channel")
         moved = self.pumped()
         self.unmoved = 0 if moved else self.unmoved + 1
         return moved

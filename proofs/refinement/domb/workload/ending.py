@@ -26,6 +26,7 @@ def end(d: Driver) -> None:
     if view.up:
         _last_tool(d)
         d.call(DOMB, "hang_up")
+        d.domb()  # it offers nothing
     _disconnect(d)
     d.call("", "end")
 

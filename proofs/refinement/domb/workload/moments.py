@@ -12,19 +12,33 @@ from collections.abc import Callable
 from bulkhead.impl.domb import protocol as p
 from bulkhead.impl.xen import abi
 from bulkhead.proofs.refinement.calls import Interleaving
-from bulkhead.proofs.refinement.domb.machine import DAEMON, FAIL, LOAD, MESSAGE, STEP, TAKEN, WAIT, Moment
+from bulkhead.proofs.refinement.domb.machine import (
+    DAEMON,
+    FAIL,
+    INDEX_FROM_DOMB,
+    INDEX_TO_DOMB,
+    LOAD,
+    MESSAGE,
+    STEP,
+    TAKEN,
+    WAIT,
+    Moment,
+)
 from bulkhead.proofs.refinement.domb.view import View
 from bulkhead.proofs.refinement.domb.workload.chooser import Chooser
 
 DOMB = "d1"
 # How often DomB dies between a message and its handling, in episodes in which it dies: with few such messages, more often.
 CRASHES = {str(p.PAUSE): 0.05, str(p.UNPAUSE): 0.05, str(p.DESTROY): 0.05, str(p.INFO): 0.2}
+# How often a client changes what DomB has just loaded, before it loads it again. An index that it takes back is put right by
+# its next message, one that it moves forth ends the connection.
+AGAIN = {MESSAGE: 0.04, INDEX_FROM_DOMB: 0.006, INDEX_TO_DOMB: 0.002}
 CREATES = "create"  # the step of a build in which a guest comes into being: no other call makes one
 
 
 class Moments(Chooser):
-    """Decides at each moment of a call. `scribble` and `race` are writes of a process and of a guest, `rewrite` one to the
-    message that DomB is taking, `waits` what is done while an honest tool waits."""
+    """Decides at each moment of a call. `scribble` and `race` are writes of a process and of a guest, `rewrite` one to
+    what DomB has just loaded of its channel, `waits` what is done while an honest tool waits."""
 
     def __init__(self, view: View, target: Interleaving, rng: random.Random) -> None:
         super().__init__(view, target, rng)
@@ -34,7 +48,7 @@ class Moments(Chooser):
         self.over = False
         self.hurt = False  # a call failed since DomB last had no build
         self.scribble: Callable[[], None] = lambda: None
-        self.rewrite: Callable[[], None] = lambda: None
+        self.rewrite: Callable[[str], None] = lambda what: None
         self.race: Callable[[], None] = lambda: None
         self.waits: Callable[[int], None] = lambda space: None
 
@@ -50,8 +64,8 @@ class Moments(Chooser):
         if self.over:
             return
         if kind == LOAD:
-            if moment.what == MESSAGE and self.rng.random() < 0.04:
-                self._at(moment, self.rewrite)
+            if moment.what in AGAIN and self.rng.random() < AGAIN[moment.what]:
+                self._at(moment, lambda: self.rewrite(moment.what))
             elif self.rng.random() < 0.003:
                 self._at(moment, self.scribble)
         elif kind == DAEMON:

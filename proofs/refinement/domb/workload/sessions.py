@@ -21,6 +21,7 @@ from bulkhead.proofs.refinement.domb.world import NOBODY
 
 ROUNDS: Final = 40  # more than a kernel and a ramdisk need
 RING: Final = 8192
+ANSWER: Final = p.HEADER.size + p.GUEST.size  # bytes of the answer that names a guest
 LIES_AT: Final = (0, 1, 2, 3, 4, 5, 6, 7, 7, 7, 7, 8, 9, 10, 13, 17)  # the answer; 7 says the kernel's time again
 Body = list[Any]  # parts of an answer, as `reply` has them
 
@@ -55,9 +56,12 @@ class Sessions:
             tools.text = "a tool's file proxy lies once"
             disk = rng.choice(("", f"disk{rng.randrange(1, len(SMALL_DISKS))}"))
             self._builds(who, f"kernel{rng.randrange(len(GOOD))}", disk, rng.choice(LIES_AT))
-        elif x < 0.9:
+        elif x < 0.87:
             tools.text = "a tool ends a guest before it reads that there is one"
             self._builds(who, f"kernel{rng.randrange(len(GOOD))}", "", ROUNDS, guesses=True)
+        elif x < 0.9:
+            tools.text = "a tool takes a part of the answer that names its guest"
+            self._builds(who, "kernel0", "", ROUNDS, partly=True)
         else:
             self._garbage(who)
         if rng.random() < 0.5 and tools.lives(who):
@@ -68,9 +72,10 @@ class Sessions:
         self.turn = (self.turn or self.rng.randrange(len(BAD))) + 1
         return f"bad{self.turn % len(BAD)}"
 
-    def _builds(self, who: Process, kernel: str, disk: str, lie_at: int, guesses: bool = False) -> None:
+    def _builds(self, who: Process, kernel: str, disk: str, lie_at: int, guesses: bool = False, partly: bool = False) -> None:
         """A guest is asked for, and its files are given; the answer of one round is a lie. If the tool `guesses`, it asks
-        now and then for the end of the guest, whose id it does not know yet.
+        now and then for the end of the guest, whose id it does not know yet; `partly`: when it has taken a part of the
+        answer.
         """
         tools, number = self.tools, self.rng.randrange(1 << 32)
         tools.send(who, p.CREATE, number, 0, p.CreateRequest(kernel, disk, 64, "").pack())
@@ -82,6 +87,13 @@ class Sessions:
                 tools.send(who, p.DESTROY, self.rng.randrange(1 << 32), 0, p.DOMID.pack(guess))
                 tools.domb()
             if not tools.lives(who):
+                return
+            if partly and untold and who.chan is not None and who.chan.reader is not None:
+                index = who.chan.reader.cons + self.rng.choice((1, p.HEADER.size, p.HEADER.size, ANSWER - 1))
+                tools.of(who, "poke", addr=who.chan.reader.ring.cons, bytes=(index & 0xFFFFFFFF).to_bytes(4, "little").hex())
+                op = self.rng.choice((p.UNPAUSE, p.DESTROY, p.INFO, 0))
+                if op:
+                    tools.send(who, op, self.rng.randrange(1 << 32), 0, p.DOMID.pack(untold[0]))
                 return
             taken = tools.of(who, "receive")
             if taken.code != OKAY or len(taken.given) != 4:

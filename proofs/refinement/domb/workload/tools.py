@@ -15,7 +15,7 @@ from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.calls import Answer
 from bulkhead.proofs.refinement.domb.files import PAGES, SMALL_DISKS
 from bulkhead.proofs.refinement.domb.kernels import BAD, GOOD
-from bulkhead.proofs.refinement.domb.machine import Process
+from bulkhead.proofs.refinement.domb.machine import INDEX_FROM_DOMB, MESSAGE, Process
 from bulkhead.proofs.refinement.domb.messages import home
 from bulkhead.proofs.refinement.domb.workload.chooser import Chooser
 from bulkhead.proofs.refinement.domb.workload.requests import BELOW, BESIDE, KINDS, perms, request
@@ -42,6 +42,9 @@ HEADERS = (
     (13, b"\1"),
     (14, b"\1"),
 )
+# Room for so many bytes is left for what DomB sends; so much further than it was is an index.
+ROOM = (0, 0, 1, 16, 20, 40, 4000)
+FURTHER = (-1, -16, -17, 1, 16, 8192, 1 << 31)
 # Indices that are impossible, and that an end has gone: of the first page of the ring, and where.
 ENDINGS = (*((at, b"\xff\xff\xff\x7f") for at in (4, 8, 12)), (20, b"\0"), (21, b"\0"))
 STRANGE = (
@@ -338,16 +341,24 @@ class ToolChoices(Chooser):
         payload = rng.choice((b"\0", b"\xff\xff\xff\x7f", rng.randbytes(4), b"\1\0\0\0", message))
         self.of(who, "poke", addr=rng.choice(pages) + at, bytes=payload.hex())
 
-    def rewrite(self) -> None:
-        """A client changes the header of the message that DomB is about to take: it has seen it, and may look again."""
+    def rewrite(self, what: str) -> None:
+        """A client changes what DomB has just loaded: the header of the message that it is about to take, or an index. DomB
+        has seen it, and may look again."""
         for who in self.view.processes.values():
             chan = who.chan
-            if chan is None or chan.closed or chan.writer is None:
+            if chan is None or chan.closed or chan.writer is None or chan.reader is None:
                 continue
-            ring, start = chan.writer.ring, self.view.next_message(chan)
-            at, payload = self.rng.choice(HEADERS)
-            if start >= 0:
-                where = ring.data + ((start - ring.data + at) & (ring.size - 1))
+            if what == MESSAGE:
+                ring, start = chan.writer.ring, self.view.next_message(chan)
+                at, payload = self.rng.choice(HEADERS)
+                where = ring.data + ((start - ring.data + at) & (ring.size - 1)) if start >= 0 else 0
+            elif what == INDEX_FROM_DOMB:  # as if it had taken less, so that only so many bytes have room
+                where, index = chan.reader.ring.cons, chan.reader.cons
+                payload = ((index - chan.reader.ring.size + self.rng.choice(ROOM)) & 0xFFFFFFFF).to_bytes(4, "little")
+            else:
+                where, index = chan.writer.ring.prod, chan.writer.prod
+                payload = ((index + self.rng.choice(FURTHER)) & 0xFFFFFFFF).to_bytes(4, "little")
+            if where:
                 self.of(who, "poke", addr=where, bytes=payload.hex())
                 return
 
