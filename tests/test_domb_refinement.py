@@ -24,7 +24,7 @@ from bulkhead.proofs.refinement.domb.campaign import _run, campaign, episode
 from bulkhead.proofs.refinement.domb.coverage import CANNOT_HAPPEN, contradicted, pairs
 from bulkhead.proofs.refinement.domb.exhaustive import SMALLEST, WORLDS, count, explore
 from bulkhead.proofs.refinement.domb.exports import exported
-from bulkhead.proofs.refinement.domb.files import wanted
+from bulkhead.proofs.refinement.domb.files import PAGES, Reading, Wanted, wanted
 from bulkhead.proofs.refinement.domb.follow import Follower
 from bulkhead.proofs.refinement.domb.kernels import BAD, GOOD
 from bulkhead.proofs.refinement.domb.machine import Machine
@@ -116,9 +116,21 @@ def test_all_faults_apply() -> None:
 
 
 def test_the_oracle_and_the_parser_agree_on_the_kernels_they_both_know() -> None:
-    """Written apart: a kernel that the campaigns hold for good can be loaded, and none of the bad ones."""
+    """Written apart: a kernel that the campaigns hold for good can be loaded if it fits, and none of the bad ones."""
+    fitted = 0
     for kernel in GOOD:
-        plan(elf.parse(kernel), 4 * 4096, 64)
+        image = elf.parse(kernel)
+        for pages in PAGES:
+            for disk in (0, 1, 10, 46, 47, 48, 49, 64):
+                reading = Reading(Wanted(True, b"k", b"d" if disk else b"", pages), [kernel, bytes(disk * 4096)])
+                try:
+                    plan(image, disk * 4096, pages)
+                except elf.ElfError:
+                    assert not reading.buildable(), (kernel, pages, disk)
+                else:
+                    assert reading.buildable(), (kernel, pages, disk)
+                    fitted += 1
+    assert 0 < fitted < len(GOOD) * len(PAGES) * 8
     for kernel in BAD:
         with pytest.raises(elf.ElfError):
             plan(elf.parse(kernel), 0, 64)

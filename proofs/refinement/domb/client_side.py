@@ -1,8 +1,8 @@
 """An oracle for a client's end of a channel: what it maps when it has connected, and what the other end sees when it leaves.
 
-A client maps the pages of the rings, and that of DomB's answers only for reading. However it leaves, by itself or by kill -9,
-its byte in the first page says so, and the server's port rings: the libraries have the kernel do that. A connection that
-fails leaves nothing. Not here: the bytes in the rings (inbox.py), and the server's end.
+A client maps the pages of the rings, and that of DomB's answers only for reading. However it leaves, by itself or by
+kill -9, its byte in the first page says so, and the server's port rings: the libraries have the kernel do that. A
+connection that fails leaves nothing. Not here: the bytes in the rings (inbox.py), and the server's end.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Final
 
+from bulkhead.impl.dom0.gntdev import Gntdev
 from bulkhead.impl.dom0.syscalls import Syscalls
 from bulkhead.impl.libs.linux import LinuxOsdep
 from bulkhead.impl.libs.vchan import Vchan
@@ -19,8 +20,16 @@ from bulkhead.impl.xen.frames import Frame
 from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
 CLIENT_LIVES: Final = 20  # of libxenvchan.h: a byte in the first page
+SIZES: Final = tuple(1 << order for order in range(10, 21))  # of a ring
 WRITABLE: Final = 2  # of a page-table entry
 SHIFT: Final = 12
+
+
+def registered(osdep: LinuxOsdep) -> int:
+    """How many mappings the grant device keeps for a process, mapped or not."""
+    assert isinstance(osdep.driver, Syscalls)
+    devices = {file.device for file in osdep.driver.process.files.values() if isinstance(file.device, Gntdev)}
+    return sum(len(device.maps) for device in devices)
 
 
 class ClientEnd:
@@ -31,6 +40,9 @@ class ClientEnd:
         self.chan = chan
         space = osdep.driver.process.space
         kernel = space.kernel
+        rings = sorted((each.ring.data, each.ring.data + each.ring.size) for each in (chan.writer, chan.reader))
+        if rings[0][1] > rings[1][0] or any(end - start not in SIZES for start, end in rings):
+            raise Mismatch(f"a client uses rings {rings}, which cannot be")
         page = space.mapped(chan.page >> SHIFT)
         if page is None or not page.bytes()[CLIENT_LIVES]:
             raise Mismatch("a client has connected, and does not say that it lives")
@@ -58,4 +70,4 @@ class ClientEnd:
             raise Mismatch("a client has left its channel, and the other end's port does not ring")
 
 
-__all__ = ["ClientEnd"]
+__all__ = ["ClientEnd", "registered"]

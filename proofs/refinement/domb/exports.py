@@ -11,6 +11,8 @@ from pathlib import Path
 from bulkhead.proofs.refinement.domb.files import BIG_DISK, SMALL_DISKS
 from bulkhead.proofs.refinement.domb.kernels import BAD, GOOD
 
+CHANGED = 1_000_000_007  # when the first file was changed last, in ns: long before it was put there
+
 
 def files(root: Path) -> None:
     """The files that the proxies export, and files outside of that directory."""
@@ -29,6 +31,9 @@ def files(root: Path) -> None:
     for i, content in enumerate(SMALL_DISKS):
         (inside / f"disk{i}").write_bytes(content)
     (inside / "big").write_bytes(BIG_DISK)
+    for n, name in enumerate(sorted(os.listdir(inside))):
+        if (inside / name).is_file() and not (inside / name).is_symlink():
+            os.utime(inside / name, ns=(n, CHANGED + n))
 
 
 @contextlib.contextmanager

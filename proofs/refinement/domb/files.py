@@ -226,6 +226,12 @@ class Reading:
         """The first page of the ramdisk."""
         return self._behind if self._by_page else self._kernel_ends
 
+    def addresses(self) -> list[tuple[int, int]]:
+        """Where the guest's pages are mapped at first: its first 4 MiB, and the list of frames if that lies apart."""
+        main = [(self._base + pfn * PAGE, pfn) for pfn in range(min(self.wanted.pages, 1024))]
+        apart = range(self._list_pages if self._list_apart else 0)
+        return main + [(FRAME_LIST + i * PAGE, self.frame_list_at + i) for i in apart]
+
     def registers(self, root: int) -> dict[int, int]:
         """The first vCPU's context, all words that are not 0: the first instruction, the end of the stack, start_info, of
         which a kernel is told in a register, the frame of the top-level page table, and what is the same for all."""

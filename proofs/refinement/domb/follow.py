@@ -49,7 +49,8 @@ class Follower(ChannelSide):
         self.has_signalled()
         self.stepping = False
         if self.inbox is not None and self.inbox is self.served:
-            self.inbox.stays(len(self.to_send))
+            first = p.HEADER.size + len(self.to_send[0].body) if self.to_send else 0
+            self.inbox.stays(len(self.to_send), first, self._index())
         if self.worked != busy:
             raise Mismatch(f"DomB has {'' if self.worked else 'not '}done something, and says the contrary")
 

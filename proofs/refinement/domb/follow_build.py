@@ -13,7 +13,7 @@ from bulkhead.impl.guests.test_kernel import HYPERCALL_PFN
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.frames import PGT_L1, PGT_L2, PGT_L3, PGT_L4, Frame
 from bulkhead.impl.xen.hypercall_evtchn import TWO_DOMIDS
-from bulkhead.impl.xen.pagetables import PTE_MFN, PTE_P
+from bulkhead.impl.xen.pagetables import PTE_MFN, PTE_P, walk
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.domb.book import Book
 from bulkhead.proofs.refinement.domb.dom0_side import Dom0Side
@@ -25,6 +25,7 @@ from bulkhead.proofs.refinement.lockstep.rule_steps import ANY, Mismatch
 
 STAGES = ("no_request", "fetching", "created", "populated", "loaded", "seeded", "sealed", "failing")
 TABLE, INFO = "grant_table", "shared_info"
+LIMITS = (1023, 64, 1024, 2)  # libxl's defaults: the last port, frames of grants and of mappings, the version of grants
 OF_A_DOMAIN = 2  # pages of Xen's for one: its shared_info, and the first page of its grant table
 
 
@@ -275,6 +276,9 @@ class BuildSide(Dom0Side):
                 f"a guest of {pages} pages and a vCPU may have {domain.max_pages}, and has {len(domain.vcpus)} vCPUs"
             )
         table = domain.grant_table
+        limits = (domain.max_evtchn_port, table.max_frames, table.max_maptrack_frames, table.max_version)
+        if limits != LIMITS or domain.external:
+            raise Mismatch(f"a guest has the limits {limits} of ports, grants, mappings and versions, not {LIMITS}")
         entries = [table.entry_v1(0), table.entry_v1(1)]
         if entries != [(abi.GTF_PERMIT_ACCESS, DOM0, console_mfn), (abi.GTF_PERMIT_ACCESS, DOM0, store_mfn)]:
             raise Mismatch(f"reserved entries {entries}, but the answer says {console_mfn}, {store_mfn}")
@@ -312,6 +316,7 @@ class BuildSide(Dom0Side):
             mfns.index(domain.vcpus[0].cr3.mfn),
             sum(1 for mfn in mfns if table[mfn].ptype in (PGT_L1, PGT_L2, PGT_L3, PGT_L4)),
         )
+        self._addresses(reading, mfns)
         words = enumerate(abi.U64.iter_unpack(domain.vcpus[0].context or b""))
         registers = {i * 8: word for i, (word,) in words if word}
         expected = reading.registers(domain.vcpus[0].cr3.mfn)
@@ -323,6 +328,15 @@ class BuildSide(Dom0Side):
         said = START_INFO.unpack_from(bytes(table[mfns[reading.start_info_at]].bytes()))
         if said != reading.start_info(told):
             raise Mismatch(f"start_info says {said}, not {reading.start_info(told)}")
+
+    def _addresses(self, reading: Reading, mfns: Sequence[int]) -> None:
+        """The guest finds its pages, from its base on, at the addresses of their numbers, and writes all but its tables."""
+        root, table = self.rig.xen.domains[self.guest].vcpus[0].cr3, self.rig.xen.frames.table
+        for addr, pfn in reading.addresses():
+            found = walk(self.rig.xen, root, addr)
+            frame = table[mfns[pfn]]
+            if found != (frame, frame.ptype not in (PGT_L1, PGT_L2, PGT_L3, PGT_L4)):
+                raise Mismatch(f"the guest has {found} at {addr:#x}, where its page {pfn} should be, {frame.mfn:#x}")
 
     # Internal steps of the rules.
 

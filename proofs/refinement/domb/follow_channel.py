@@ -115,6 +115,7 @@ class ChannelSide(BuildSide):
 
     def offered(self, chan: Vchan) -> None:
         self.inbox, self.said_goodbye = Inbox(chan), False
+        self._keeps_what_is_mapped()
         pages = self.rig.domb.layout.pages
         refs: list[int] = []
         for addr, count in chan.areas:
@@ -127,6 +128,14 @@ class ChannelSide(BuildSide):
         if offer is not None and (offer.ring_ref, offer.port) != (refs[0], self.book.T["channel.port"][0] + 1):
             raise Mismatch(f"DomB offers {offer}, and grant {refs[0]} is the first page's")
 
+    def _keeps_what_is_mapped(self) -> None:
+        """DomB has had need of pages: of those of earlier channels it keeps what a process still maps, and nothing else."""
+        T, nrefs = self.book.T, len(self.book.size.refs)
+        for f in range(self.book.size.domb_pages):
+            kept = T["ring_page.granted"][f] and not T["ring_page.listed"][f]
+            if kept and not T["status.reading"][DOMB * nrefs + T["ring_page.ref"][f]]:
+                raise Mismatch(f"DomB keeps page {f} of an earlier channel, which nobody maps any more")
+
     def receives(self, receive: Callable[[], p.Message | None]) -> p.Message | None:
         return receive() if self.inbox is None else self.inbox.receive(receive)
 
@@ -137,7 +146,12 @@ class ChannelSide(BuildSide):
         """DomB's service is about to take a step."""
         self.worked, self.stepping, self.served = False, True, self.inbox
         if self.inbox is not None:
-            self.inbox.looked = False
+            self.inbox.begins(self._index())
+
+    def _index(self) -> int:
+        """The client's index of what DomB sends, as it is now."""
+        assert self.inbox is not None
+        return int.from_bytes(self.rig.domb.load(self.inbox.page + RIGHT[0], 4), "little")
 
     def shared(self, frame: Frame, ref: int) -> None:
         if frame.data is not None and any(frame.data):

@@ -42,6 +42,7 @@ class Inbox:
         self.header = b""  # as DomB has loaded it, before it looked at the index again
         self.looked = False  # DomB has looked whether its client lives, since it began its step
         self.left = False  # and it does not
+        self.index = 0  # of its client, when DomB's step began
 
     def loaded(self, addr: int, out: bytes) -> None:
         """DomB has loaded bytes from somewhere."""
@@ -124,8 +125,18 @@ class Inbox:
             return f"{waiting} answers wait"
         return "its client has gone" if self.left else ""
 
-    def stays(self, waiting: int) -> None:
-        """DomB has taken a step, and the connection is still there."""
+    def begins(self, index: int) -> None:
+        """DomB takes a step; its client's index of what it sends is this."""
+        self.looked, self.index = False, index
+
+    def _room(self, index: int) -> int:
+        """Bytes that fit into the ring that DomB writes, with this index of its client."""
+        return max(SIZES[1] - ((self.from_domb.mine or 0) - index & 0xFFFFFFFF), 0)
+
+    def stays(self, waiting: int, first: int, index: int) -> None:
+        """DomB has taken a step, and the connection is still there; `first` bytes long is the first message that waits."""
+        if first and self._room(index) >= first and self._room(self.index) >= first:
+            raise Mismatch(f"DomB keeps a message of {first} bytes back, and there is room for it")
         if self.ends(waiting):
             raise Mismatch(f"DomB goes on although {self.ends(waiting)}")
         if not self.looked:

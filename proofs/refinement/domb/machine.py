@@ -110,6 +110,7 @@ class Process:
         self.busy = False  # a call of an honest tool is in progress
         self.killed = False  # and it was killed meanwhile
         self.waiting = False  # it waits for the channel, which another one has
+        self.peer = DOMB  # the domain at its other end, if it has a channel
         self.end: ClientEnd | None = None  # of the channel
         self.question: tuple[int, bytes] | None = None  # what its file proxy says to the last message, and did not send yet
 

@@ -16,7 +16,7 @@ from bulkhead.impl.libs.vchan import Offer, client_init
 from bulkhead.impl.tools.store import XsError
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.calls import NOT_DONE, Answer
-from bulkhead.proofs.refinement.domb.client_side import ClientEnd
+from bulkhead.proofs.refinement.domb.client_side import ClientEnd, registered
 from bulkhead.proofs.refinement.domb.daemons import Daemons
 from bulkhead.proofs.refinement.domb.honest import use_tool
 from bulkhead.proofs.refinement.domb.machine import FAIL, OF_DOMB, STEP, Machine, Process, error_name
@@ -43,7 +43,7 @@ def connect(m: Machine, who: Process, a: Arguments) -> Answer:
             raise Mismatch(f"a client that could not connect keeps {kept}") from error
         return Answer(error_name(error.errno))
     who.pipe = p.Pipe(who.chan)
-    who.end = ClientEnd(who.os, who.chan)
+    who.end, who.peer = ClientEnd(who.os, who.chan), a["dom"]
     return DONE
 
 
@@ -122,7 +122,10 @@ def map_grant(m: Machine, who: Process, a: Arguments) -> Answer:
     """Map a page by grant: {dom, ref, prot}."""
     if who.xgt is None:
         who.xgt = gt.xengnttab_open(who.os)
+    before = registered(who.os)
     addr = None if who.xgt is None else gt.xengnttab_map_grant_ref(who.xgt, a["dom"], a["ref"], a["prot"])
+    if registered(who.os) != before + (addr is not None):
+        raise Mismatch(f"a process that mapped {addr} has {registered(who.os)} mappings registered, and had {before}")
     if addr is None:
         return Answer(error_name(who.os.errno))
     who.mapped.append(addr)
@@ -134,7 +137,10 @@ def unmap_grant(m: Machine, who: Process, a: Arguments) -> Answer:
     if a["addr"] not in who.mapped or who.xgt is None:
         return NOT_DONE
     who.mapped.remove(a["addr"])
+    before = registered(who.os)
     gt.xengnttab_unmap(who.xgt, a["addr"], 1)
+    if registered(who.os) != before - 1:
+        raise Mismatch("a process has unmapped a grant, which is still registered")
     return DONE
 
 
@@ -303,6 +309,9 @@ def daemons_keep_nothing(m: Machine, a: Arguments) -> Answer:
     if not m.processes and any(there[what] != m.before[what] for what in kept):
         raise Mismatch(f"daemons that serve nobody keep {[f'{what}: {there[what]}' for what in kept]}")
     stored = None if m.daemons is None else m.daemons.stored
+    for daemon in () if m.daemons is None else (m.daemons.stored, m.daemons.consoled):
+        if daemon is not None and registered(daemon.osdep):
+            raise Mismatch(f"a daemon that serves nobody has {registered(daemon.osdep)} mappings registered")
     if stored is not None:
         left = {name: n for name, n in (("nodes", len(stored.store.nodes)), ("incarnations", len(stored.store.lives)))}
         left |= {f"nodes of domain {d}": n for d, n in stored.store.owned.items() if d and n}

@@ -129,6 +129,8 @@ class WatchedRemote(RemoteService):
                 raise Mismatch(f"a tool is answered {answer}, and fails with {error.errno}") from error
             if not mine:
                 self._why(error, op, was_closed)
+            if pipe.garbage and not self.chan.closed:
+                raise Mismatch("a tool goes on with a channel that is full of garbage") from error
             raise
         answer = pipe.answer
         if answer is None or len(pipe.numbers) != sent + 1:
@@ -163,7 +165,24 @@ class WatchedXl(Xl):
         super().__init__(service, xenstored, xenconsoled, heard)
         self.stored, self.consoled = xenstored, xenconsoled
         self.connected: list[int] = []
+        self.made: Guest | None = None  # what DomB has built for it
         service.before_start = self._starts
+
+    def create(self, name: str, wanted: p.CreateRequest) -> int:
+        try:
+            return super().create(name, wanted)
+        except ToolError:
+            guest, service = self.made, self.service
+            assert isinstance(service, WatchedRemote)
+            if guest is None or service.watched.asked == p.DESTROY or service.chan.closed:
+                raise
+            raise Mismatch(f"xl fails, and leaves domain {guest.domid} behind") from None
+
+    def destroy(self, domid: int) -> bytes:
+        output = super().destroy(domid)
+        if domid in self.stored.connections or domid in self.consoled.consoles:
+            raise Mismatch(f"xl has destroyed domain {domid}, and the daemons still serve it")
+        return output
 
     def _starts(self, domid: int) -> None:
         if domid not in self.connected:
@@ -172,6 +191,7 @@ class WatchedXl(Xl):
     def _connect(self, name: str, guest: Guest) -> None:
         domid = guest.domid
         self.stored.introduced = self.consoled.added = None
+        self.made = guest
         try:
             super()._connect(name, guest)
         except ToolError:

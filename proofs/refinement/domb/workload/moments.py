@@ -42,8 +42,8 @@ class Moments(Chooser):
 
     def __init__(self, view: View, target: Interleaving, rng: random.Random) -> None:
         super().__init__(view, target, rng)
-        # In three of five episodes DomB's calls fail: while it builds, answers requests, or offers its channel.
-        self.trouble = rng.choice(("", "", "build", "control", "offer"))
+        # In most episodes DomB's calls fail: while it builds, answers requests, or offers its channel.
+        self.trouble = rng.choice(("", "", "build", "build", "build", "control", "offer"))
         self.mortal = rng.random() < 0.25  # in a quarter DomB dies at some point
         self.over = False
         self.hurt = False  # a call failed since DomB last had no build
@@ -110,7 +110,7 @@ class Moments(Chooser):
         if self.view.failing:
             return 0.5
         if self.view.building:
-            return 0.25 if self.hurt else 0.006 if self.trouble == "build" else 0.0
+            return 0.25 if self.hurt else 0.012 if self.trouble == "build" else 0.0
         self.hurt = False
         if self.trouble == "control" and any(built.abandoned for built in self.view.built.values()):
             return 0.5  # so that it must be tried again

@@ -19,6 +19,7 @@ from bulkhead.proofs.refinement.domb.workload.moments import DOMB, Moments
 from bulkhead.proofs.refinement.domb.workload.sessions import Sessions
 from bulkhead.proofs.refinement.domb.workload.tools import ToolChoices
 from bulkhead.proofs.refinement.domb.workload.users import UserChoices
+from bulkhead.proofs.refinement.domb.world import DOMB as DOMB_ID
 from bulkhead.proofs.refinement.domb.world import NOBODY
 
 MOST_PROCESSES = 4
@@ -146,7 +147,7 @@ class Driver(Chooser):
         dead = [d for d, domain in view.domains.items() if domain.is_dying != ALIVE]
         if len(view.domains) < NOBODY - 1 or not dead:
             return
-        for who in [each for each in view.free() if each.mapped]:
+        for who in [each for each in view.free() if each.mapped or (each.chan is not None and each.peer != DOMB_ID)]:
             self.tools.kill(who)
         self.users.end_mappers()
         free = view.free()
@@ -173,6 +174,8 @@ class Driver(Chooser):
                 self.domb()
         if self.view.somebody_waits_to_be_told and rng.random() < 0.15:
             self.tools.kill(me)
+        elif self.view.somebody_waits_to_be_told and rng.random() < 0.1:
+            self.tools.is_first()
 
     def _guests(self) -> None:
         """Guests that run do what they like, some things one after the other, and the daemons look now and then."""

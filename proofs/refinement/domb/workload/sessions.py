@@ -72,7 +72,9 @@ class Sessions:
         self.turn = (self.turn or self.rng.randrange(len(BAD))) + 1
         return f"bad{self.turn % len(BAD)}"
 
-    def _builds(self, who: Process, kernel: str, disk: str, lie_at: int, guesses: bool = False, partly: bool = False) -> None:
+    def _builds(
+        self, who: Process, kernel: str, disk: str, lie_at: int, guesses: bool = False, partly: bool = False
+    ) -> None:
         """A guest is asked for, and its files are given; the answer of one round is a lie. If the tool `guesses`, it asks
         now and then for the end of the guest, whose id it does not know yet; `partly`: when it has taken a part of the
         answer.

@@ -15,10 +15,10 @@ from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.calls import Answer
 from bulkhead.proofs.refinement.domb.files import PAGES, SMALL_DISKS
 from bulkhead.proofs.refinement.domb.kernels import BAD, GOOD
-from bulkhead.proofs.refinement.domb.machine import INDEX_FROM_DOMB, MESSAGE, Process
+from bulkhead.proofs.refinement.domb.machine import Process
 from bulkhead.proofs.refinement.domb.messages import home
-from bulkhead.proofs.refinement.domb.workload.chooser import Chooser
 from bulkhead.proofs.refinement.domb.workload.requests import BELOW, BESIDE, KINDS, perms, request
+from bulkhead.proofs.refinement.domb.workload.ring_writes import RingWrites
 from bulkhead.proofs.refinement.domb.world import DOMB, NOBODY
 
 KERNELS = tuple(f"kernel{i}" for i in range(len(GOOD)))
@@ -27,26 +27,12 @@ DISKS = ("", "", *(f"disk{i}" for i in range(len(SMALL_DISKS))), "big")
 WAITS = 160  # after so many a tool gives up
 AFTER_XL = ("pause", "unpause", "destroy")  # xl has started its guest
 AFTER_CREATE = ("unpause", "pause", "unpause", "destroy")
+MORE_THAN_IS_LEFT = 220  # pages, when there is another guest
 OUTSIDE = ("../secret", "dir/../../secret", "link", "away/passwd")
 NO_FILE = ("dir", "pipe", "nowhere")
 TOO_LONG = ("y" * (p.PATH_MAX + 1), "dir/" + "y" * p.PATH_MAX, "dir/" * 300)
-# Other bytes in a header, and where: its kind, its number, its length.
-HEADERS = (
-    (2, b"\3"),
-    (2, b"\5"),
-    (2, b"\x23"),
-    (4, b"?"),
-    (12, b"\0"),
-    (12, b"\1"),
-    (12, b"\x11"),
-    (13, b"\1"),
-    (14, b"\1"),
-)
-# Room for so many bytes is left for what DomB sends; so much further than it was is an index.
-ROOM = (0, 0, 1, 16, 20, 40, 4000)
-FURTHER = (-1, -16, -17, 1, 16, 8192, 1 << 31)
-# Indices that are impossible, and that an end has gone: of the first page of the ring, and where.
-ENDINGS = (*((at, b"\xff\xff\xff\x7f") for at in (4, 8, 12)), (20, b"\0"), (21, b"\0"))
+# Sizes of rings that a guest claims: some can be, some cannot.
+ORDERS = ((10, 11), (11, 10), (10, 10), (11, 11), (5, 12), (12, 5), (9, 11), (21, 12), (12, 12), (12, 20), (0xFFFF, 12))
 STRANGE = (
     "/etc/passwd",
     "dir/../kernel0",
@@ -66,17 +52,12 @@ STRANGE = (
 )
 
 
-class ToolChoices(Chooser):
+class ToolChoices(RingWrites):
     """All processes of Dom0 but the daemons. `domb` lets DomB take a step."""
 
     domb: Callable[[], None]
     number = 0  # of the last request
-    last = 0  # bytes of the last message
     guests = 0  # that honest tools have named
-
-    def of(self, who: Process, operation: str, /, **arguments: Any) -> Answer:
-        """A call of a process."""
-        return self.call(f"p{who.space}", operation, **arguments)
 
     def lives(self, who: Process) -> bool:
         """Was it not killed meanwhile?"""
@@ -132,9 +113,23 @@ class ToolChoices(Chooser):
         if offer is None:
             return
         dom, ref = offer.domid, offer.ring_ref
+        running = self.view.running()
+        if wrong and running and self.rng.random() < 0.5:
+            self._connect_to_guest(who, self.rng.choice(running).domid)
+            return
         if wrong:
             dom, ref = self.rng.choice((DOMB, 0, 2, 99)), self.rng.choice((ref, 0, 9, 4000))
         self.of(who, "connect", dom=dom, ref=ref, port=offer.port)
+
+    def _connect_to_guest(self, who: Process, domid: int) -> None:
+        """A guest says that its page is the first one of a channel, and a tool believes where it is."""
+        rng, (ring, ref) = self.rng, self.rng.choice((("console", 0), ("xenstore", 1)))
+        left, right = rng.choice(ORDERS)
+        said = (
+            left.to_bytes(2, "little") + right.to_bytes(2, "little") + bytes((2, 1, 1, 0)) + bytes((0, 0, 0, 0, 1, 0, 0, 0))
+        )
+        self.call(f"d{domid}", "ring_poke", ring=ring, at=16, bytes=said.hex())
+        self.of(who, "connect", dom=domid, ref=ref, port=rng.choice((1, 2)))
 
     # Requests to DomB.
 
@@ -279,7 +274,8 @@ class ToolChoices(Chooser):
         rng, view = self.rng, self.view
         if any(each.busy for each in view.processes.values()) or who.chan is not None or not view.up or view.offer is None:
             return
-        wanted = p.CreateRequest(rng.choice(KERNELS), rng.choice(DISKS[:-1]), rng.choice(PAGES), "quiet")
+        pages = rng.choice(PAGES) if rng.random() < 0.93 else MORE_THAN_IS_LEFT
+        wanted = p.CreateRequest(rng.choice(KERNELS), rng.choice(DISKS[:-1]), pages, "quiet")
         xl = rng.random() < 0.6
         if not xl and rng.random() >= 0.65:
             wanted = self._request()
@@ -323,68 +319,16 @@ class ToolChoices(Chooser):
             ref = offer.ring_ref + rng.choice((0, 0, 1, 2, 3))
         self.of(who, "map_grant", dom=domid, ref=ref, prot=rng.choice((1, 3, 3)))
 
-    def scribble(self, who: Process | None = None) -> None:
-        """A process writes to the pages that it maps: indices, live bytes, headers, anything."""
-        rng, processes = self.rng, list(self.view.processes.values())
-        who = who if who is not None else rng.choice(processes) if processes else None
-        if who is None:
+    def is_first(self) -> None:
+        """Somebody connects a guest whose tool waits for the answer: the tool's own try fails then."""
+        rng, free = self.rng, self.view.free()
+        untold = [d for d, built in self.view.built.items() if not built.told]
+        if not free or not untold:
             return
-        pages = list(who.mapped)
-        if who.chan is not None and not who.chan.closed:
-            pages += [addr + 4096 * rng.randrange(count) for addr, count in who.chan.areas] + [who.chan.page] * 2
-        if not pages:
-            return
-        if rng.random() < 0.5 and self._changes(who):
-            return
-        at = rng.choice((0, 4, 8, 12, 16, 20, 21, 24, rng.randrange(4080), rng.randrange(4080)))
-        message = p.HEADER.pack(p.MAGIC, rng.randrange(7), 1, 0, 2) + b"\2\0"
-        payload = rng.choice((b"\0", b"\xff\xff\xff\x7f", rng.randbytes(4), b"\1\0\0\0", message))
-        self.of(who, "poke", addr=rng.choice(pages) + at, bytes=payload.hex())
-
-    def rewrite(self, what: str) -> None:
-        """A client changes what DomB has just loaded: the header of the message that it is about to take, or an index. DomB
-        has seen it, and may look again."""
-        for who in self.view.processes.values():
-            chan = who.chan
-            if chan is None or chan.closed or chan.writer is None or chan.reader is None:
-                continue
-            if what == MESSAGE:
-                ring, start = chan.writer.ring, self.view.next_message(chan)
-                at, payload = self.rng.choice(HEADERS)
-                where = ring.data + ((start - ring.data + at) & (ring.size - 1)) if start >= 0 else 0
-            elif what == INDEX_FROM_DOMB:  # as if it had taken less, so that only so many bytes have room
-                where, index = chan.reader.ring.cons, chan.reader.cons
-                payload = ((index - chan.reader.ring.size + self.rng.choice(ROOM)) & 0xFFFFFFFF).to_bytes(4, "little")
-            else:
-                where, index = chan.writer.ring.prod, chan.writer.prod
-                payload = ((index + self.rng.choice(FURTHER)) & 0xFFFFFFFF).to_bytes(4, "little")
-            if where:
-                self.of(who, "poke", addr=where, bytes=payload.hex())
-                return
-
-    def spoils(self) -> None:
-        """A process maps the first page of a ring that another one uses, and writes what ends the connection."""
-        rng, offer, free = self.rng, self.view.offer, self.view.free()
-        if offer is None or not free or sum(len(each.mapped) for each in self.view.processes.values()) >= 6:
-            return
-        who = rng.choice(free)
-        mapped = self.of(who, "map_grant", dom=offer.domid, ref=offer.ring_ref, prot=3)
-        if mapped.code != OKAY:
-            return
-        at, payload = rng.choice(ENDINGS)
-        self.of(who, "poke", addr=mapped.given + at, bytes=payload.hex())
-        self.of(who, "unmap_grant", addr=mapped.given)
-
-    def _changes(self, who: Process) -> bool:
-        """It changes the last message that it sent, which DomB may be about to take, or to read again."""
-        chan = who.chan
-        if chan is None or chan.closed or chan.writer is None or not self.last:
-            return False
-        at, payload = self.rng.choice(((0, b"?"), (2, b"\5"), (2, b"\3"), (4, b"??"), (12, b"\1"), (13, b"\1"), (16, b"\3")))
-        ring = chan.writer.ring
-        where = ring.data + ((chan.writer.prod - self.last + at) & (ring.size - 1))
-        self.of(who, "poke", addr=where, bytes=payload.hex())
-        return True
+        if rng.random() < 0.5:
+            self.introduce(rng.choice(free), untold[0])
+        else:
+            self.of(rng.choice(free), "console_add", dom=untold[0], mfn=7, port=rng.choice((1, 2)))
 
     # The daemons.
 
