@@ -80,3 +80,21 @@ def test_dom0_gives_each_of_its_pages_once_but_those_of_its_own_arguments() -> N
     assert sorted(pages) == sorted(mine[ARG_PAGES:])
     with pytest.raises(KernelError):
         kernel.alloc_page()
+
+
+def test_dom0_gives_each_reference_once_and_makes_its_table_larger() -> None:
+    """Linux leaves the reserved references alone, and gives the lowest first."""
+    xen = Xen(nframes=0x2000, reserved=0x1000)
+    kernel = Kernel(xen, xen.create_dom0(), npages=40, nwindows=1)
+    first, page = kernel.domain.grant_table.nr_entries, kernel.alloc_page()
+    refs = [kernel.grant_access(1, page, True) for _ in range(first + 5)]
+    assert refs == [*range(8, first + 13)] and kernel.domain.grant_table.nr_entries == first + abi.ENTRIES_V1
+    assert kernel.end_access(refs[3]) and kernel.grant_access(1, page, False) == refs[3]
+
+
+def test_dom0_gives_each_address_for_mapping_once() -> None:
+    xen = Xen(nframes=0x2000, reserved=0x1000)
+    kernel = Kernel(xen, xen.create_dom0(), npages=40, nwindows=2)
+    assert [kernel.alloc_slot() for _ in range(1024)] == [*range(1024)]
+    with pytest.raises(KernelError):
+        kernel.alloc_slot()
