@@ -13,6 +13,7 @@ import pytest
 
 from bulkhead.impl.dom0 import ioctl_control, reach
 from bulkhead.impl.dom0.areas import Vma
+from bulkhead.impl.dom0.file_calls import EPOLLIN, EPOLLOUT, epoll
 from bulkhead.impl.dom0.hypercall_buffers import HypercallBuffers
 from bulkhead.impl.dom0.memory_calls import DONTNEED, MS_INVALIDATE, madvise, mlock, msync
 from bulkhead.impl.dom0.process import MAP_PRIVATE
@@ -212,3 +213,13 @@ def test_a_part_of_the_processs_own_memory_moves_and_the_rest_stays(u: Process) 
     assert remap(u.space, at + 1, 1, 1, to) == to
     assert [u.sys.load(addr, 5) for addr in (first, to << 12, first + 2 * PAGE)] == [b"page0", b"page1", b"page2"]
     assert answer(partial(u.sys.load, first + PAGE, 5)) == -abi.EFAULT
+
+
+def test_what_epoll_says_of_event_channels(u: Process) -> None:
+    """They can be read when an event has come, and always written."""
+    port, theirs = u.port()
+    assert epoll(u.sys, u.ev) == EPOLLOUT
+    u.guest.events.send(theirs)
+    assert epoll(u.sys, u.ev) == EPOLLIN | EPOLLOUT
+    assert u.sys.read(u.ev, 4) == port.to_bytes(4, "little") and epoll(u.sys, u.ev) == EPOLLOUT
+    assert answer(partial(epoll, u.sys, u.gnt)) == -abi.EPERM
