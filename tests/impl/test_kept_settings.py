@@ -6,16 +6,21 @@ the pages that Dom0's kernel has to give. Recordings of real Xen have the single
 
 from __future__ import annotations
 
+from struct import Struct
+
 import pytest
 
+from bulkhead.impl.dom0 import file_calls
 from bulkhead.impl.dom0.kernel import ARG_PAGES, Kernel, KernelError
-from bulkhead.impl.xen import abi, domctl_vcpus, sysctl
+from bulkhead.impl.xen import abi, domctl_hardware, domctl_vcpus, sysctl
 from bulkhead.impl.xen.continuation import NEVER, Preemption
 from bulkhead.impl.xen.hypercall_cpu import CALLBACK
 from bulkhead.impl.xen.machine import Xen, run
 from bulkhead.impl.xen.migration import BITS_AT_ONCE, SHADOW_ENABLE_LOGDIRTY, SHADOW_OP, SHADOW_PEEK
 from tests.impl.test_continuation import Machine
+from tests.impl.test_hvm import guest
 from tests.impl.test_migration import domctl
+from tests.impl.test_process_memory import Process
 
 ENTRY = 0xFFFF800000001000
 TRACES = 2
@@ -98,3 +103,83 @@ def test_dom0_gives_each_address_for_mapping_once() -> None:
     assert [kernel.alloc_slot() for _ in range(1024)] == [*range(1024)]
     with pytest.raises(KernelError):
         kernel.alloc_slot()
+
+
+# Each permission: its command, the body that gives or takes a range, and where the range is.
+PERMISSIONS = [
+    (abi.DOMCTL_IOPORT_PERMISSION, domctl_hardware.PORTS, 0x300, 8),
+    (abi.DOMCTL_IOMEM_PERMISSION, domctl_hardware.IOMEM, 0xF0000, 8),
+]
+
+
+@pytest.mark.parametrize(("cmd", "body", "first", "count"), PERMISSIONS)
+def test_what_dom0_has_lost_it_cannot_give(m: Machine, cmd: int, body: Struct, first: int, count: int) -> None:
+    """A range is taken from Dom0 itself: to its last element, and no further."""
+    assert domctl(m, cmd, body.pack(first - 2, count + 4, 1)) == 0
+    assert domctl(m, cmd, body.pack(first, count, 0), 0) == 0
+    for at, left in ((first - 1, True), (first, False), (first + count - 1, False), (first + count, True)):
+        assert domctl(m, cmd, body.pack(at, 1, 1)) == (0 if left else -abi.EPERM)
+    assert domctl(m, cmd, body.pack(first - 1, 2, 1)) == -abi.EPERM  # as a whole, or not at all
+
+
+@pytest.mark.parametrize(("cmd", "body", "first", "count"), PERMISSIONS)
+def test_a_guest_with_a_device_may_flush_caches(m: Machine, cmd: int, body: Struct, first: int, count: int) -> None:
+    def flush() -> int:
+        at = m.put(1, 0, abi.MMUEXT_OP.pack(abi.MMUEXT_FLUSH_CACHE, 0, 0, 0))
+        return int(run(m.call(1, abi.HYPERVISOR_MMUEXT_OP, at, 1, 0, abi.DOMID_SELF)))
+
+    assert flush() == -abi.EACCES
+    assert domctl(m, cmd, body.pack(first, count, 1)) == 0 and flush() == 0
+    assert domctl(m, cmd, body.pack(first, count - 1, 0)) == 0 and flush() == 0  # one is left
+    assert domctl(m, cmd, body.pack(first + count - 1, 1, 0)) == 0 and flush() == -abi.EACCES
+
+
+def test_an_interrupt_is_passed_on_while_one_has_it(m: Machine) -> None:
+    give, take = (domctl_hardware.IRQ.pack(5, allow) for allow in (1, 0))
+    assert domctl(m, abi.DOMCTL_IRQ_PERMISSION, give) == 0 and 5 in m.guests[1].toolstack.irqs
+    assert domctl(m, abi.DOMCTL_IRQ_PERMISSION, take) == 0 and 5 not in m.guests[1].toolstack.irqs
+    assert domctl(m, abi.DOMCTL_IRQ_PERMISSION, take, 0) == 0
+    assert domctl(m, abi.DOMCTL_IRQ_PERMISSION, give) == -abi.EPERM
+
+
+def extended(
+    *, size: int = 64, points: tuple[int, ...] = (0, 0, 0, 0, 0, 0), errors: tuple[int, ...] = (1, 2, 3, 4)
+) -> bytes:
+    """The body of set_ext_vcpucontext for vCPU 0."""
+    return domctl_vcpus.EXTENDED.pack(0, size, *points, *errors)
+
+
+@pytest.mark.parametrize(
+    ("size", "kept"),
+    [(31, None), (32, (2, 0, 0, 0)), (39, (2, 0, 0, 0)), (40, (1, 0, 0, 0)), (55, (1, 0, 0, 0)), (56, (1, 2, 3, 0)),
+     (63, (1, 2, 3, 0)), (64, (1, 2, 3, 4)), (100, (1, 2, 3, 4))],
+)  # fmt: skip
+def test_as_much_of_a_vcpus_state_is_kept_as_its_size_says(m: Machine, size: int, kept: tuple[int, ...] | None) -> None:
+    """Of the capabilities of machine checks only those that the caller's structure has."""
+    before = m.guests[1].vcpus[0].settings.errors
+    rc = domctl(m, abi.DOMCTL_SET_EXT_VCPUCONTEXT, extended(size=size))
+    assert rc == (-abi.EINVAL if kept is None else 0)
+    assert domctl(m, abi.DOMCTL_GET_EXT_VCPUCONTEXT, bytes(64)) == 0
+    told = domctl_vcpus.EXTENDED.unpack(m.get(0, 16, 64))
+    assert told[1] == 64 and told[-4:] == (before if size < 40 else kept)
+
+
+@pytest.mark.parametrize("which", range(6))
+def test_a_translated_guest_has_no_entry_points(which: int) -> None:
+    """Any of them is refused, but the privilege level of a selector."""
+    xen = Xen(nframes=4096, reserved=16)
+    xen.create_dom0()
+    domain = guest(xen)
+    points = tuple(8 if i == which else 0 for i in range(6))
+    wrong, fine = extended(points=points), extended(points=(0, 0, 3, 3, 0, 0))
+    for body, rc in ((wrong, -abi.EINVAL), (fine, 0)):
+        assert domctl_vcpus.set_extended(xen, xen.domains[0].vcpus[0], domain, 0, body) == rc
+
+
+@pytest.mark.parametrize("value", [0, 1, 7])
+def test_what_fcntl_tells_of_signals_is_what_ioctl_said(value: int) -> None:
+    u = Process()
+    assert file_calls.ioctl(u.sys, u.ev, file_calls.FIOASYNC, value) is None
+    assert bool(file_calls.getfl(u.sys, u.ev) & file_calls.O_ASYNC) == bool(value)
+    assert file_calls.ioctl(u.sys, u.ev, file_calls.FIONBIO, value) is None
+    assert bool(file_calls.getfl(u.sys, u.ev) & file_calls.O_NONBLOCK) == bool(value)

@@ -15,7 +15,7 @@ from bulkhead.impl.dom0 import ioctl_control, reach
 from bulkhead.impl.dom0.areas import Vma
 from bulkhead.impl.dom0.file_calls import EPOLLIN, EPOLLOUT, epoll
 from bulkhead.impl.dom0.hypercall_buffers import HypercallBuffers
-from bulkhead.impl.dom0.memory_calls import DONTNEED, MS_INVALIDATE, madvise, mlock, msync
+from bulkhead.impl.dom0.memory_calls import DONTNEED, MS_INVALIDATE, NotModelled, madvise, mlock, msync
 from bulkhead.impl.dom0.process import MAP_PRIVATE
 from bulkhead.impl.dom0.syscalls import EVTCHN
 from bulkhead.impl.dom0.vma_changes import DONTUNMAP, FIXED, MAYMOVE, remap, resize
@@ -206,13 +206,17 @@ def test_buffers_for_which_there_is_no_memory_leave_nothing(u: Process) -> None:
 
 
 def test_a_part_of_the_processs_own_memory_moves_and_the_rest_stays(u: Process) -> None:
-    first = u.sys.anonymous(3)
+    first = u.sys.anonymous(4)
     at, to = first >> 12, max(vma.end for vma in u.space.vmas) + 7
-    for page in range(3):
+    for page in range(4):
         u.sys.store(first + page * PAGE, b"page%d" % page)
-    assert remap(u.space, at + 1, 1, 1, to) == to
-    assert [u.sys.load(addr, 5) for addr in (first, to << 12, first + 2 * PAGE)] == [b"page0", b"page1", b"page2"]
-    assert answer(partial(u.sys.load, first + PAGE, 5)) == -abi.EFAULT
+    assert remap(u.space, at + 1, 2, 2, to) == to
+    there = (first, to << 12, (to + 1) << 12, first + 3 * PAGE)
+    assert [u.sys.load(addr, 5) for addr in there] == [b"page0", b"page1", b"page2", b"page3"]
+    for page in (1, 2):
+        assert answer(partial(u.sys.load, first + page * PAGE, 5)) == -abi.EFAULT
+    with pytest.raises(NotModelled):
+        resize(u.space, to, 0, 2, MAYMOVE | FIXED, at + 1)
 
 
 def test_what_epoll_says_of_event_channels(u: Process) -> None:
