@@ -12,9 +12,9 @@ import pytest
 
 from bulkhead.impl.dom0 import file_calls
 from bulkhead.impl.dom0.kernel import ARG_PAGES, Kernel, KernelError
-from bulkhead.impl.xen import abi, domctl_hardware, domctl_vcpus, sysctl
+from bulkhead.impl.xen import abi, domctl_hardware, domctl_vcpus, platform_op, sysctl
 from bulkhead.impl.xen.continuation import NEVER, Preemption
-from bulkhead.impl.xen.hypercall_cpu import CALLBACK
+from bulkhead.impl.xen.hypercall_cpu import CALLBACK, TRAP, TRAPS_OFFSET
 from bulkhead.impl.xen.machine import Xen, run
 from bulkhead.impl.xen.migration import BITS_AT_ONCE, SHADOW_ENABLE_LOGDIRTY, SHADOW_OP, SHADOW_PEEK
 from tests.impl.test_continuation import Machine
@@ -183,3 +183,37 @@ def test_what_fcntl_tells_of_signals_is_what_ioctl_said(value: int) -> None:
     assert bool(file_calls.getfl(u.sys, u.ev) & file_calls.O_ASYNC) == bool(value)
     assert file_calls.ioctl(u.sys, u.ev, file_calls.FIONBIO, value) is None
     assert bool(file_calls.getfl(u.sys, u.ev) & file_calls.O_NONBLOCK) == bool(value)
+
+
+def test_a_trap_table_is_kept_row_by_row_and_cleared_as_a_whole(m: Machine) -> None:
+    """As getvcpucontext tells it; nothing beside the table changes."""
+    vcpu, size = m.guests[1].vcpus[0], abi.VCPU_CONTEXT_SIZE
+    vcpu.context = b"\xee" * size
+    rows = [TRAP.pack(vector, 3, 0xE033, 0, ENTRY + vector) for vector in (14, 3)]
+    at = m.put(1, 0, b"".join(rows) + bytes(TRAP.size))
+    assert run(m.call(1, abi.HYPERVISOR_SET_TRAP_TABLE, at)) == 0
+    want = bytearray(b"\xee" * size)
+    for vector, row in zip((14, 3), rows, strict=True):
+        want[TRAPS_OFFSET + TRAP.size * vector : TRAPS_OFFSET + TRAP.size * (vector + 1)] = row
+    assert vcpu.context == want
+    assert run(m.call(1, abi.HYPERVISOR_SET_TRAP_TABLE, 0)) == 0
+    want[TRAPS_OFFSET : TRAPS_OFFSET + TRAP.size * 256] = bytes(TRAP.size * 256)
+    assert vcpu.context == want
+
+
+@pytest.mark.parametrize(
+    ("count", "processor", "rc"),
+    [(0, 9, 0), (3, 0, -abi.EFAULT), (4, 0, -abi.EINVAL), (3, 1, -abi.EINVAL), (1, 0, -abi.EFAULT)],
+)
+def test_how_many_registers_may_be_asked_for(m: Machine, count: int, processor: int, rc: int) -> None:
+    """Of a list that is nowhere: a number that is refused is refused before the list is read."""
+    assert platform_op._resources(m.xen, m.dom0.vcpus[0], count, processor, 0x10) == rc
+
+
+@pytest.mark.parametrize(("leaves", "msrs", "fits"), [(29, 2, True), (28, 2, False), (29, 1, False), (100, 0, False)])
+def test_room_for_a_policy_is_room_for_both_its_lists(m: Machine, leaves: int, msrs: int, fits: bool) -> None:
+    at = m.put(0, 512, bytes(64))
+    body = sysctl.POLICY.pack(0, leaves, msrs, 0, at, at)
+    raw = abi.U32.pack(29) + abi.U32.pack(sysctl.VERSION) + body
+    rc = run(m.call(0, abi.HYPERVISOR_SYSCTL, m.put(0, 0, raw.ljust(sysctl.SIZE, b"\0"))))
+    assert (rc == -abi.ENOBUFS) == (not fits)

@@ -227,3 +227,26 @@ def test_what_epoll_says_of_event_channels(u: Process) -> None:
     assert epoll(u.sys, u.ev) == EPOLLIN | EPOLLOUT
     assert u.sys.read(u.ev, 4) == port.to_bytes(4, "little") and epoll(u.sys, u.ev) == EPOLLOUT
     assert answer(partial(epoll, u.sys, u.gnt)) == -abi.EPERM
+
+
+def test_tables_of_a_level_that_name_each_other_are_no_chain(m: Machine) -> None:
+    """One that names others is named by none, and the other way round; both may change when the links are gone."""
+    pages = m.layouts[1].pages
+    for page in (5, 6):
+        assert run(m.call(1, abi.HYPERVISOR_UPDATE_VA_MAPPING, m.layouts[1].va(page), 0, 2)) == 0
+        at = m.put(1, 0, abi.MMUEXT_OP.pack(abi.MMUEXT_PIN_L1_TABLE + 1, 0, pages[page].mfn, 0))
+        assert run(m.call(1, abi.HYPERVISOR_MMUEXT_OP, at, 1, 0, abi.DOMID_SELF)) == 0
+
+    def link(table: int, slot: int, to: int | None, flags: int = 0x25) -> int:
+        pte = 0 if to is None else pages[to].mfn << 12 | flags
+        at = m.put(1, 0, abi.MMU_UPDATE.pack(pages[table].mfn << 12 | slot << 3, pte))
+        return int(run(m.call(1, abi.HYPERVISOR_MMU_UPDATE, at, 1, 0, abi.DOMID_SELF)))
+
+    for one, other in ((5, 6), (6, 5), (5, 6)):
+        assert link(one, 1, other, 0x27) == -abi.EINVAL  # it could be written
+        assert link(one, 1, other) == link(one, 2, other) == 0
+        assert link(other, 1, one) == -abi.EINVAL
+        assert link(one, 1, None) == 0 and link(other, 1, one) == -abi.EINVAL  # one link is left
+        assert link(one, 2, None) == 0
+    assert link(5, 3, 5) == 0 and link(5, 3, None) == 0  # itself
+    assert [(pages[page].count, pages[page].tcount) for page in (5, 6)] == [(2, 1), (2, 1)]
