@@ -303,7 +303,7 @@ FAULTS: tuple[Fault, ...] = (
        "mremap takes a grant's entry along"),
     _f("mremap_grows", "dom0/vma_changes:remap", "if vma.file is not None:\n            raise KernelError(abi.EFAULT)",
        "if vma.file is not None:\n            return vpn", "a device mapping grows"),
-    _f("privcmd_splits", "dom0/privcmd:Privcmd.may_split", "return False", "return True",
+    _f("privcmd_splits", "dom0/privcmd:Privcmd.area", "whole=True", "whole=False",
        "a part of an area of privcmd is unmapped"),
     _f("privcmd_filled_twice", "dom0/privcmd:Privcmd._take", "space.pte(page) for", "False for",
        "a batch replaces what an earlier one has mapped"),
