@@ -319,3 +319,26 @@ def test_a_guest_is_booted_as_it_is_asked_for(tmp_path: Path, capsys: pytest.Cap
     ):
         assert run([*line, *more]) == 2
         assert says in capsys.readouterr().err
+
+
+HIDDEN = """component few "Two at most are said to be used."
+sort Slot "a slot"
+scope Slot = 2
+state used[Slot]: bool
+init forall s: Slot. not used[s]
+internal use(s: Slot) set used[s] = true
+theorem two_at_most forall a, b, c: Slot. used[a] and used[b] and used[c] implies a = b or b = c or a = c
+system few "Few." uses few expect proved two_at_most
+"""
+
+
+def test_an_unknown_claim_names_the_worlds_that_were_searched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The rules' own bound hides the attack, and `--scope` shows it."""
+    rules, out = tmp_path / "few.rules", str(tmp_path / "out")
+    rules.write_text(HIDDEN)
+    assert run(["prove", str(rules), "--no-vacuity", "--out", out]) == 1
+    shown = capsys.readouterr().out
+    assert "two_at_most  unknown" in shown
+    assert "Slot 2 were searched; larger ones: bulkhead attack, with --scope SORT=N." in shown
+    assert run(["attack", str(rules), "two_at_most", "--scope", "Slot=3", "--out", out]) == 0
+    assert "Attack on two_at_most of few: 3 steps" in capsys.readouterr().out

@@ -96,13 +96,7 @@ REASONS: Final[Mapping[str, tuple[str, ...]]] = {
         "xen/migration.py shadow_op return -EFAULT",
         "xen/exchange.py _chunks return chunk",
     ),
-    "a device that is never mapped has these because all devices have them": (
-        "dom0/evtchn.py Evtchn.may_split",
-        "dom0/evtchn.py Evtchn.special",
-        "dom0/gntalloc.py Gntalloc.special",
-        "dom0/gntalloc.py Gntalloc._held",
-        "dom0/privcmd.py Privcmd.may_split",
-    ),
+    "a device that is never mapped has these because all devices have them": ("dom0/gntalloc.py Gntalloc._held",),
     "Linux refuses it before the driver does, or the executor cannot ask it; tests/impl/test_process_calls.py": (
         "dom0/gntdev.py Gntdev.map_grant_ref raise",
         "dom0/syscalls.py Syscalls raise KernelError(abi.EINVAL)",

@@ -19,11 +19,15 @@ PROT_WRITE: Final = 2
 @dataclass(frozen=True)
 class AreaKind:
     """`io`: the kernel takes no page of it for anybody (VM_IO). `raw`: its entries have no struct page (VM_PFNMAP).
-    `undumped`: core dumps leave it out from the start (VM_DONTDUMP)."""
+    `undumped`: core dumps leave it out from the start (VM_DONTDUMP). `foreign`: its pages are other domains' and have no
+    struct page of Dom0's, so that no driver can pin them (get_user_pages). `whole`: no part of a VMA may be unmapped, moved
+    or changed."""
 
     io: bool = False
     raw: bool = False
     undumped: bool = True
+    foreign: bool = False
+    whole: bool = False
 
 
 class DeviceFile(Protocol):
@@ -40,12 +44,6 @@ class DeviceFile(Protocol):
 
     def invalidate(self, vma: Vma, start: int, npages: int) -> None:
         """Pages [start, start+npages) of the address space are about to be unmapped, or changed; `vma` has some of them."""
-
-    def may_split(self) -> bool:
-        """May a part of a VMA be unmapped, moved or changed?"""
-
-    def special(self) -> bool:
-        """Do its mappings have no struct page, so that no driver can pin them (get_user_pages)?"""
 
     def area(self) -> AreaKind | None:
         """What the kernel may do with its mappings; None for a device that cannot be mapped."""

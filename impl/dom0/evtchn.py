@@ -166,14 +166,6 @@ class Evtchn:
     def invalidate(self, vma: Vma, start: int, npages: int) -> None:
         """Never mapped."""
 
-    def may_split(self) -> bool:
-        """Never mapped."""
-        return True
-
-    def special(self) -> bool:
-        """Never mapped."""
-        return False
-
     def area(self) -> None:
         """The device cannot be mapped."""
 

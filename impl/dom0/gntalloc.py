@@ -178,14 +178,6 @@ class Gntalloc:
     def invalidate(self, vma: Vma, start: int, npages: int) -> None:
         """Nothing to do in Xen: these are own pages."""
 
-    def may_split(self) -> bool:
-        """Each half of a split VMA takes references to all pages."""
-        return True
-
-    def special(self) -> bool:
-        """Its pages are Dom0's own."""
-        return False
-
     def area(self) -> AreaKind:
         """What the kernel may do with its mappings."""
         return AreaKind()

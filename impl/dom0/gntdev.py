@@ -320,17 +320,9 @@ class Gntdev:
             if low < high:
                 self._unmap_pages(gmap, low - gmap.start, high - low)
 
-    def may_split(self) -> bool:
-        """Each half of a split VMA holds a reference to the map."""
-        return True
-
-    def special(self) -> bool:
-        """The mapped pages belong to other domains."""
-        return True
-
     def area(self) -> AreaKind:
         """What the kernel may do with its mappings."""
-        return AreaKind()
+        return AreaKind(foreign=True)
 
     def release(self) -> None:
         """Release of the file: drop the list's references to its maps."""

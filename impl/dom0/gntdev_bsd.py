@@ -73,17 +73,9 @@ class BsdGntdev:
         """Pages are about to be unmapped."""
         self._side(vma).invalidate(vma, start, npages)
 
-    def may_split(self) -> bool:
-        """Either kind of mapping may be split."""
-        return True
-
-    def special(self) -> bool:
-        """Never called: a BSD kernel has no GRANT_COPY."""
-        return True
-
     def area(self) -> AreaKind:
         """Of either kind of mapping."""
-        return AreaKind()
+        return AreaKind(foreign=True)
 
     def release(self) -> None:
         """Release of the file."""

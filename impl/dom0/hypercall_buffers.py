@@ -69,14 +69,6 @@ class HypercallBuffers:
     def invalidate(self, vma: Vma, start: int, npages: int) -> None:
         """Nothing to do in Xen: these are own pages."""
 
-    def may_split(self) -> bool:
-        """Each half holds all pages."""
-        return True
-
-    def special(self) -> bool:
-        """Its pages are Dom0's own."""
-        return False
-
     def area(self) -> AreaKind:
         """The kernel takes no page of it for anybody (VM_IO)."""
         return AreaKind(io=True, undumped=False)

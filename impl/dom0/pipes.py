@@ -83,14 +83,13 @@ def _page(space: AddressSpace, vpn: int) -> Frame | None:
     vma = space.find(vpn)
     if vma is None or vma.start > vpn:
         raise KernelError(abi.EFAULT)
-    device = None if vma.file is None else vma.file.device
     kind = vma.kind
-    if device is None:
+    if kind is None:
         frame = take(space, vpn, False, False)
         return None if frame.data is None else frame
-    if vpn in space.anon or not device.special():
-        return take(space, vpn, False, False) if kind is None or not kind.io else _of_entry(space, vpn)
-    if kind is not None and kind.io:
+    if vpn in space.anon or not kind.foreign:
+        return _of_entry(space, vpn) if kind.io else take(space, vpn, False, False)
+    if kind.io:
         raise KernelError(abi.EFAULT)
     raise NotModelled("vmsplice() of a page that a grant maps is not modelled")
 

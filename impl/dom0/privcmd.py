@@ -196,17 +196,9 @@ class Privcmd:
     def invalidate(self, vma: Vma, start: int, npages: int) -> None:
         """Nothing beyond the page tables to undo."""
 
-    def may_split(self) -> bool:
-        """A VMA of privcmd is never split."""
-        return False
-
-    def special(self) -> bool:
-        """The mapped pages belong to other domains."""
-        return True
-
     def area(self) -> AreaKind:
         """What the kernel may do with its mappings."""
-        return AreaKind(io=True, raw=True)
+        return AreaKind(io=True, raw=True, foreign=True, whole=True)
 
     def release(self) -> None:
         """No state of its own."""

@@ -145,7 +145,7 @@ class AddressSpace:
         found = [vma for vma in self.vmas if vma.start < end and vma.end > start]
         for vma in found:
             cut = any(vma.start < edge < vma.end for edge in (start, end))
-            if cut and vma.file is not None and not vma.file.device.may_split():
+            if cut and vma.kind is not None and vma.kind.whole:
                 raise KernelError(abi.EINVAL)
         parts = []
         for vma in found:

@@ -121,7 +121,7 @@ def _one_vma(space: AddressSpace, vpn: int, npages: int) -> Vma:
 
 def _move(space: AddressSpace, vma: Vma, vpn: int, npages: int, to: int) -> None:
     """Move entries one by one, clearing the old one first, as in move_ptes; drivers do their own unmapping."""
-    if (vma.start, vma.end) != (vpn, vpn + npages) and vma.file is not None and not vma.file.device.may_split():
+    if (vma.start, vma.end) != (vpn, vpn + npages) and vma.kind is not None and vma.kind.whole:
         raise KernelError(abi.EINVAL)
     new = Vma(space, to, to + npages, vma.prot, vma.shared, vma.file)
     new.private, new.dontcopy, new.hints, new.locked = vma.private, vma.dontcopy, vma.hints, vma.locked

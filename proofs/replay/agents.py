@@ -15,7 +15,6 @@ from bulkhead.impl.xen.guest_access import guest_linear, translate
 from bulkhead.impl.xen.p2m import GRANT_RW, RAM_RW
 from bulkhead.impl.xen.vcpu_context import RIP
 from bulkhead.proofs.replay.guests import (
-    ARG_PAGES,
     ARGS_PFN,
     FIRST_L1_PFN,
     MAILBOX_PFN,
@@ -28,6 +27,7 @@ from bulkhead.proofs.replay.guests import (
     build_agent,
     build_pvh_agent,
     frame_at,
+    in_argument_block,
 )
 
 if TYPE_CHECKING:
@@ -101,9 +101,8 @@ class Agent(Caller):
 
     def argument_page(self, offset: int) -> tuple[Frame, int]:
         """The page of the argument block that holds an offset, and where in it; IndexError beyond the block."""
-        if not 0 <= offset < ARG_PAGES << abi.PAGE_SHIFT:
-            raise IndexError(f"offset {offset:#x} is not in the argument block")
-        return self.layout.pages[ARGS + (offset >> abi.PAGE_SHIFT)], offset & abi.PAGE_MASK
+        number, at = in_argument_block(offset)
+        return self.layout.pages[ARGS + number], at
 
     def frame(self, part: str) -> Frame | None:
         """A page of the guest by the part of its name after the slash."""
@@ -140,9 +139,8 @@ class PvhAgent(Caller):
 
     def argument_page(self, offset: int) -> tuple[Frame, int]:
         """The page of the argument block that holds an offset, as the recorder has mapped it; or IndexError."""
-        if not 0 <= offset < ARG_PAGES << abi.PAGE_SHIFT:
-            raise IndexError(f"offset {offset:#x} is not in the argument block")
-        return self.layout.arguments[offset >> abi.PAGE_SHIFT], offset & abi.PAGE_MASK
+        number, at = in_argument_block(offset)
+        return self.layout.arguments[number], at
 
     def number(self, part: str) -> int:
         """The guest frame number that a page's name stands for."""

@@ -56,6 +56,13 @@ def _order() -> list[int]:
 ORDER: Final = tuple(_order())
 
 
+def in_argument_block(offset: int) -> tuple[int, int]:
+    """Which page of an agent's argument block holds an offset, and where in it; IndexError beyond the block."""
+    if not 0 <= offset < ARG_PAGES << abi.PAGE_SHIFT:
+        raise IndexError(f"offset {offset:#x} is not in the argument block")
+    return offset >> abi.PAGE_SHIFT, offset & abi.PAGE_MASK
+
+
 class PvAgentMemory:
     """Pages, page tables and addresses of a PV agent. `pages` is in the order of ORDER; `windows` is its first L1 table."""
 

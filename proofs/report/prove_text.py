@@ -6,14 +6,18 @@ one per theorem, for other programs to parse.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
 
 from bulkhead.model.executable import ExecutableModel
+from bulkhead.model.ir import System
 from bulkhead.proofs.report.explain_cti import describe
 from bulkhead.proofs.report.scenario_text import scenario_lines
 from bulkhead.proofs.report.trace_text import log
 from bulkhead.proofs.results.prove import AttackResult, ProveResult, SystemResult
+from bulkhead.proofs.results.vocabulary import Verdict
 from bulkhead.proofs.theorems.scope import first_scope, in_words
 
 HEAD = ("theorem", "verdict", "expected", "queries", "time")
@@ -61,10 +65,7 @@ def attack_text(result: AttackResult) -> str:
         if result.broken:
             said += f"Invariants that are not proved any more, and that no claim needs: {', '.join(result.broken)}.\n"
     elif result.attack is None:
-        said = (
-            f"No attack found on {', '.join(result.searched)} of {result.system.name} within the bounds of the search.\n"
-            f"Worlds up to about {in_words(first_scope(result.system))} were searched; larger ones: --scope SORT=N.\n"
-        )
+        said = f"{_not_found(result.searched, result.system)} --scope SORT=N.\n"
     if result.way is not None:
         said += "But an invariant can be broken:\n\n"
     if result.saved is not None:
@@ -76,6 +77,14 @@ def attack_text(result: AttackResult) -> str:
     if result.limit is not None:
         said += f"Queries of more than {result.limit:g} s were given up: without --limit another run may find more.\n"
     return said
+
+
+def _not_found(claims: Sequence[str], system: System) -> str:
+    """Where no attack on some claims was found; goes on with how to search elsewhere."""
+    return (
+        f"No attack found on {', '.join(claims)} of {system.name} within the bounds of the search.\n"
+        f"Worlds up to about {in_words(first_scope(system))} were searched; larger ones:"
+    )
 
 
 def _rows(result: SystemResult) -> list[tuple[str, ...]]:
@@ -119,6 +128,9 @@ def _details(result: SystemResult) -> list[str]:
             )
     if result.undecided:
         out.append("\n".join(result.undecided))
+    unknown = [t.name for t in result.theorems if t.verdict is Verdict.UNKNOWN]
+    if unknown:
+        out.append(f"{_not_found(unknown, result.system)} bulkhead attack, with --scope SORT=N.")
     if result.not_inductive:
         shown = [c.saved.text if c.saved is not None else describe(c.cti, result.system) for c in result.counterexamples]
         out.append("\n\n".join([f"Not inductive, with all invariants assumed: {', '.join(result.not_inductive)}", *shown]))

@@ -32,13 +32,12 @@ from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 PAGE_MASK: Final = 4095
 HEADER: Final = 16
 WATCH: Final = 4
-ERROR_AT: Final = 2072  # in the page: why the connection has ended (docs/misc/xenstore-ring.txt)
-ERRORS: Final = (b"\2\0\0\0", b"\3\0\0\0")  # an impossible index, a violation of the protocol
+BAD_INDEX, BAD_PROTOCOL = b"\2\0\0\0", b"\3\0\0\0"
 CONSOLE_REF, XENSTORE_REF = 0, 1
 # Independent layout of xs_wire.h and console.h: data, size, consumer index, producer index of both rings of a page.
 STORE_RINGS: Final = ((0, 1024, 2048, 2052), (1024, 1024, 2056, 2060))
 CONSOLE_RINGS: Final = ((1024, 2048, 3080, 3084), (0, 1024, 3072, 3076))
-STORE_INDICES, STORE_ERROR = 2048, 2072
+STORE_INDICES, STORE_ERROR = 2048, 2072  # the error says why a connection has ended (docs/misc/xenstore-ring.txt)
 
 
 class DaemonOsdep(PlainOsdep):
@@ -202,9 +201,12 @@ class WatchedStored(Stored):
         self._take(connection)
         if connection.ignored and not was_ignored:
             self.side.ignored(connection.domid)
-            said = self.taps.driver.load(connection.mapping.addr + ERROR_AT, 4)
-            if said not in ERRORS:
-                raise Mismatch(f"the connection of domain {connection.domid} is ended, and its page says {said!r}")
+            said = self.taps.errors.get(connection.mapping.addr, 0).to_bytes(4, "little")
+            why = BAD_INDEX if self.taps.ends(connection.mapping.addr)[0].impossible else BAD_PROTOCOL
+            if said != why:
+                raise Mismatch(
+                    f"the connection of domain {connection.domid} is ended, and its page says {said!r}, not {why!r}"
+                )
         self.taps.signals(connection.mapping.addr, connection.port, self.follower.signalled)
         reads, writes = self.taps.ends(connection.mapping.addr)
         raw = self.coming[connection]
@@ -215,6 +217,8 @@ class WatchedStored(Stored):
                 f"domain {connection.domid} {'has' if bad else 'has not'} broken the protocol, and is ignored or not"
             )
         sent = writes.taken()
+        if sent and connection.ignored:
+            raise Mismatch(f"domain {connection.domid} has broken the protocol, and gets {sent[:80]!r}")
         if whole and not bad and len(sent) + len(connection.unsent) < MAX_UNSENT:
             raise Mismatch(f"a request of domain {connection.domid} is not handled")
         if sent + connection.unsent != self.going[connection]:

@@ -24,6 +24,7 @@ from bulkhead.proofs.refinement.domb.world import DOMB, NOBODY
 KERNELS = tuple(f"kernel{i}" for i in range(len(GOOD)))
 BROKEN = tuple(f"bad{i}" for i in range(len(BAD)))
 DISKS = ("", "", *(f"disk{i}" for i in range(len(SMALL_DISKS))), "big")
+STORE_PORT, CONSOLE_PORT = 1, 2  # of each guest that DomB builds
 WAITS = 160  # after so many a tool gives up
 AFTER_XL = ("pause", "unpause", "destroy")  # xl has started its guest
 AFTER_CREATE = ("unpause", "pause", "unpause", "destroy")
@@ -319,16 +320,15 @@ class ToolChoices(RingWrites):
             ref = offer.ring_ref + rng.choice((0, 0, 1, 2, 3))
         self.of(who, "map_grant", dom=domid, ref=ref, prot=rng.choice((1, 3, 3)))
 
-    def is_first(self) -> None:
-        """Somebody connects a guest whose tool waits for the answer: the tool's own try fails then."""
-        rng, free = self.rng, self.view.free()
-        untold = [d for d, built in self.view.built.items() if not built.told]
-        if not free or not untold:
+    def comes_first(self) -> None:
+        """A guest is connected to a daemon before xl, which has asked for it, knows of it."""
+        untold, free = [d for d, built in self.view.built.items() if not built.told], self.view.free()
+        if not untold or not free:
             return
-        if rng.random() < 0.5:
-            self.introduce(rng.choice(free), untold[0])
+        if self.rng.random() < 0.5 and self.view.stored is not None:
+            self.introduce(self.rng.choice(free), untold[0])
         else:
-            self.of(rng.choice(free), "console_add", dom=untold[0], mfn=7, port=rng.choice((1, 2)))
+            self.of(self.rng.choice(free), "console_add", dom=untold[0], mfn=7, port=CONSOLE_PORT)
 
     # The daemons.
 
@@ -343,13 +343,13 @@ class ToolChoices(RingWrites):
         if x < 0.7 and view.stored is not None:
             self.text = "a tool asks XenStore"
             if x < 0.35:
-                self.introduce(who, d, rng.choice((2, 2, 2, 1, 3, 700)))
+                self.introduce(who, d, rng.choice((1, 1, 1, 2, 3, 700)))
             elif x < 0.4:
                 self.release(who, d)
             elif x < 0.5:
                 self.share_node(who)
             elif x < 0.506:
-                self._makes_many(who)
+                self.makes_many(who)
             elif x < 0.52:  # the root node: opened to all, closed again, or given away
                 words = b"/\0%c%d\0" % (rng.choice(b"bwrn"), rng.choice((0, 0, d)))
                 self.ask_xenstored(who, KINDS["set_perms"], words)
@@ -358,7 +358,7 @@ class ToolChoices(RingWrites):
         elif view.consoled is not None:
             self.text = "a tool asks the console's daemon"
             if x < 0.9:
-                self.of(who, "console_add", dom=d, mfn=7, port=rng.choice((1, 1, 1, 2, 700)))
+                self.of(who, "console_add", dom=d, mfn=7, port=rng.choice((2, 2, 2, 1, 700)))
             elif x < 0.92:
                 self.of(who, "console_remove", dom=d)
             else:
@@ -379,18 +379,18 @@ class ToolChoices(RingWrites):
         self.ask_xenstored(who, KINDS["write"], path + b"\0")
         self.ask_xenstored(who, KINDS["set_perms"], path + b"\0" + perms(self.rng, 0, connected))
 
-    def _makes_many(self, who: Process) -> None:
+    def makes_many(self, who: Process) -> None:
         """Children with long names: as many as can be listed in one answer, and one more; then they go again."""
         self.text = "a tool lists long names"
-        made = [f"/tool/{letter * 1023}" for letter in "klmno"]
+        made = [f"/tool/l/{letter * 1023}" for letter in "klmno"]
         for n, path in enumerate(made):
             self.ask_xenstored(who, KINDS["mkdir"], path.encode() + b"\0")
             if n > 2:
-                self.ask_xenstored(who, KINDS["directory"], b"/tool\0")
-        for path in made:
+                self.ask_xenstored(who, KINDS["directory"], b"/tool/l\0")
+        for path in (*made, "/tool/l"):
             self.ask_xenstored(who, KINDS["rm"], path.encode() + b"\0")
 
-    def introduce(self, who: Process, domid: int, port: int = 2) -> None:
+    def introduce(self, who: Process, domid: int, port: int = STORE_PORT) -> None:
         """XenStore gets to know a guest."""
         self.text = f"a tool introduces d{domid}"
         self.ask_xenstored(who, KINDS["introduce"], b"%d\0%d\0%d\0" % (domid, self.rng.randrange(99), port))
