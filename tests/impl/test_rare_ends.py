@@ -7,7 +7,9 @@ mm/mremap.c, drivers/xen/evtchn.c). Not here: what recordings of real Xen have (
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from functools import partial
+from struct import pack
 
 import pytest
 
@@ -19,10 +21,11 @@ from bulkhead.impl.dom0.memory_calls import DONTNEED, MS_INVALIDATE, NotModelled
 from bulkhead.impl.dom0.process import MAP_PRIVATE
 from bulkhead.impl.dom0.syscalls import EVTCHN
 from bulkhead.impl.dom0.vma_changes import DONTUNMAP, FIXED, MAYMOVE, remap, resize
-from bulkhead.impl.xen import abi, memory_op
-from bulkhead.impl.xen.continuation import NEVER, Preemption
+from bulkhead.impl.xen import abi, hypercall, memory_op
+from bulkhead.impl.xen.continuation import ALWAYS, NEVER, Preemption
+from bulkhead.impl.xen.domains import VCpu
 from bulkhead.impl.xen.events import IN_SHARED_INFO
-from bulkhead.impl.xen.guest_access import read
+from bulkhead.impl.xen.guest_access import guest_linear, read, write
 from bulkhead.impl.xen.lifecycle import create_domain, set_max_vcpus
 from bulkhead.impl.xen.machine import Xen, run
 from tests.impl.support import machine
@@ -250,3 +253,67 @@ def test_tables_of_a_level_that_name_each_other_are_no_chain(m: Machine) -> None
         assert link(one, 2, None) == 0
     assert link(5, 3, 5) == 0 and link(5, 3, None) == 0  # itself
     assert [(pages[page].count, pages[page].tcount) for page in (5, 6)] == [(2, 1), (2, 1)]
+
+
+@pytest.mark.parametrize("preemption", [NEVER, ALWAYS])
+def test_a_copy_that_starts_anew_is_done_once_and_so_is_its_neighbour(
+    preemption: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry has changed while its lock was dropped: the call goes on from that element, in the same call or the next."""
+    m, asked, real = Machine(Preemption(preemption)), list[int](), hypercall.copy_one
+
+    def first_anew(xen: Xen, vcpu: VCpu, src: int, *rest: int) -> Generator[str, None, int]:
+        asked.append(src)
+        if asked == [8]:
+            return 1
+        return (yield from real(xen, vcpu, src, *rest))
+
+    monkeypatch.setattr(hypercall, "copy_one", first_anew)
+    for ref in (8, 9):
+        m.grant(1, ref, 2, ref)
+        m.layouts[1].pages[ref].bytes()[:4] = b"\x07\x07\x07" + bytes([ref])
+    own = m.layouts[2].pages[5].mfn
+    ops = [abi.COPY.pack(ref, 1, 0, 0, own, abi.DOMID_SELF, 8 * ref, 0, 4, 1, -9, 0) for ref in (8, 9)]
+    at = m.put(2, 0, b"".join(ops))
+    assert run(m.call(2, abi.HYPERVISOR_GRANT_TABLE_OP, abi.GNTTABOP_COPY, at, 2)) == 0
+    assert asked == [8, 8, 9]
+    assert [abi.STATUS.unpack_from(m.get(2, 40 * i + 36, 2))[0] for i in range(2)] == [0, 0]
+    assert m.layouts[2].pages[5].bytes()[64:76] == b"\x07\x07\x07\x08" + bytes(4) + b"\x07\x07\x07\x09"
+
+
+def test_a_translated_guests_own_tables_translate_no_address_that_cannot_be() -> None:
+    xen = Xen(nframes=4096, reserved=16)
+    xen.create_dom0()
+    vcpu = guest(xen).vcpus[0]
+    vcpu.root_gfn = 3
+    assert guest_linear(vcpu, 1 << 47) is None and guest_linear(vcpu, 1 << 63) is None
+    vcpu.root_gfn = None
+    assert guest_linear(vcpu, 1 << 47) == (1 << 35, True)
+
+
+def test_a_list_of_pages_ends_at_a_number_that_none_has() -> None:
+    xen = Xen(nframes=4096, reserved=16)
+    xen.create_dom0()
+    domain = guest(xen)
+    assert domain.p2m is not None
+    vcpu, at = domain.vcpus[0], 0x1000
+    moved = [domain.p2m.lookup(gfn)[0] for gfn in (3, 4, 5)]
+    head = abi.ADD_TO_PHYSMAP_BATCH.pack(abi.DOMID_SELF, abi.XENMAPSPACE_GMFN, 3, 0, at + 64, at + 128, at + 192)
+    lists = [b"".join(map(abi.U64.pack, each)) for each in ((3, 4, 5), (0x200, (1 << 64) - 1, 0x202))]
+    assert write(xen, vcpu, at, head.ljust(64, b"\0") + lists[0].ljust(64, b"\0") + lists[1].ljust(64, b"\0") + b"\xee" * 12)
+    assert xen.call(vcpu, abi.HYPERVISOR_MEMORY_OP, abi.XENMEM_ADD_TO_PHYSMAP_BATCH, at) == -abi.EINVAL
+    assert [domain.p2m.lookup(gfn)[0] for gfn in (0x200, 4, 5, 0x202)] == [*moved, None]
+    assert read(xen, vcpu, at + 192, 12) == bytes(4) + b"\xee" * 8
+
+
+def test_an_operation_of_a_device_model_that_ends_in_a_hole() -> None:
+    """Its head can be read, and its struct cannot."""
+    u = Process()
+    translated = u.rig.make_translated("H")
+    kernel = u.rig.kernel
+    end = kernel.layout.va(21)
+    assert kernel.xen.call(kernel.vcpu, abi.HYPERVISOR_UPDATE_VA_MAPPING, end, 0, 2) == 0
+    for before, rc in ((8, -abi.EFAULT), (12, 0)):
+        assert write(kernel.xen, kernel.vcpu, end - before, pack("<II", 20, 0) + (b"\xee" * 4 if before == 12 else b""))
+        assert write(kernel.xen, kernel.vcpu, kernel.arg_va, pack("<QQ", end - before, 16))
+        assert kernel.xen.call(kernel.vcpu, abi.HYPERVISOR_DM_OP, translated, 1, kernel.arg_va) == rc
