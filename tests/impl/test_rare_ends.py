@@ -13,13 +13,23 @@ from struct import pack
 
 import pytest
 
-from bulkhead.impl.dom0 import ioctl_control, reach
+from bulkhead.impl.dom0 import ioctl, ioctl_control, reach
 from bulkhead.impl.dom0.areas import Vma
 from bulkhead.impl.dom0.file_calls import EPOLLIN, EPOLLOUT, epoll
 from bulkhead.impl.dom0.hypercall_buffers import HypercallBuffers
-from bulkhead.impl.dom0.memory_calls import DONTNEED, MS_INVALIDATE, NotModelled, madvise, mlock, msync
+from bulkhead.impl.dom0.memory_calls import (
+    DONTNEED,
+    MS_INVALIDATE,
+    POPULATE_READ,
+    NotModelled,
+    madvise,
+    mincore,
+    mlock,
+    msync,
+)
+from bulkhead.impl.dom0.pipes import Pipe
 from bulkhead.impl.dom0.process import MAP_PRIVATE
-from bulkhead.impl.dom0.syscalls import EVTCHN
+from bulkhead.impl.dom0.syscalls import EVTCHN, PRIVCMD
 from bulkhead.impl.dom0.vma_changes import DONTUNMAP, FIXED, MAYMOVE, remap, resize
 from bulkhead.impl.xen import abi, hypercall, memory_op
 from bulkhead.impl.xen.continuation import ALWAYS, NEVER, Preemption
@@ -189,6 +199,16 @@ def test_a_copy_that_is_given_up_is_freed(u: Process) -> None:
     assert answer(partial(reach.write_mem, u.space, (at + 2) << 12, b"z")) == -abi.EIO
 
 
+def test_memory_of_the_processs_own_is_private(u: Process) -> None:
+    """A debugger stores where the process itself may not; of no pages nothing is made a second time."""
+    at = u.sys.anonymous(1)
+    u.sys.mprotect(at, 1, R)
+    assert answer(partial(u.sys.store, at, b"x")) == -abi.EFAULT
+    assert reach.write_mem(u.space, at, b"x") == 1 and u.sys.load(at, 1) == b"x"
+    assert answer(partial(reach.process_vm_writev, u.space, at, b"y")) == -abi.EFAULT
+    assert answer(partial(resize, u.space, at >> 12, 0, 1, MAYMOVE, 0)) == -abi.EINVAL
+
+
 def test_an_area_is_not_moved_onto_itself_and_goes_where_another_was(u: Process) -> None:
     at, other = u.grants(), u.own()[1]
     flags = MAYMOVE | FIXED | DONTUNMAP
@@ -218,6 +238,10 @@ def test_a_part_of_the_processs_own_memory_moves_and_the_rest_stays(u: Process) 
     assert [u.sys.load(addr, 5) for addr in there] == [b"page0", b"page1", b"page2", b"page3"]
     for page in (1, 2):
         assert answer(partial(u.sys.load, first + page * PAGE, 5)) == -abi.EFAULT
+    free = len(u.rig.kernel.free_pages)
+    u.sys.munmap(to << 12, 2)  # the pages went with it, and go with it
+    assert len(u.rig.kernel.free_pages) == free + 2
+    assert remap(u.space, at + 3, 1, 1, to) == to
     with pytest.raises(NotModelled):
         resize(u.space, to, 0, 2, MAYMOVE | FIXED, at + 1)
 
@@ -317,3 +341,46 @@ def test_an_operation_of_a_device_model_that_ends_in_a_hole() -> None:
         assert write(kernel.xen, kernel.vcpu, end - before, pack("<II", 20, 0) + (b"\xee" * 4 if before == 12 else b""))
         assert write(kernel.xen, kernel.vcpu, kernel.arg_va, pack("<QQ", end - before, 16))
         assert kernel.xen.call(kernel.vcpu, abi.HYPERVISOR_DM_OP, translated, 1, kernel.arg_va) == rc
+
+
+@pytest.mark.parametrize("cmd", [ioctl_control.PRIVCMD_MMAPBATCH, ioctl_control.PRIVCMD_MMAPBATCH_V2])
+def test_nothing_is_mapped_where_there_is_no_area(u: Process, cmd: int) -> None:
+    """Above all areas, between two, and in one that is not of privcmd."""
+    fd = u.sys.open(PRIVCMD)
+    area = u.sys.mmap(1, RW, fd, 0)
+    above = (max(vma.end for vma in u.space.vmas) + 1) << 12
+    hole = next(v.end for v in u.space.vmas if all(not w.start <= v.end < w.end for w in u.space.vmas)) << 12
+    where = {above: -abi.EINVAL, hole: -abi.EINVAL, u.arg: -abi.EINVAL, area: 0}
+    for at, rc in where.items():
+        if cmd == ioctl_control.PRIVCMD_MMAPBATCH:
+            head = ioctl_control.MMAPBATCH.pack(1, u.guest.domid, 0, at, u.arg + 64)
+        else:
+            head = ioctl_control.MMAPBATCH_V2.pack(1, u.guest.domid, 0, at, u.arg + 64, u.arg + 128)
+        assert u.ioctl(fd, cmd, head.ljust(64, b"\0") + pack("<Q", u.rig.mfn("A/0"))) == rc, hex(at)
+
+
+def test_each_call_about_memory_says_that_there_is_none(u: Process) -> None:
+    """Above all mappings, where no VMA ends: each call has the errno of Linux."""
+    vpn = max(vma.end for vma in u.space.vmas) + 5
+    addr, fd, pipe = vpn << 12, u.sys.open(PRIVCMD), Pipe(u.rig.kernel)
+    run_of_one = ioctl_control.ENTRY.pack(addr, u.rig.mfn("A/0"), 1)
+    mmap = ioctl_control.MMAP.pack(1, u.guest.domid, 0, u.arg + 64).ljust(64, b"\0") + run_of_one
+    calls = {
+        "mprotect": (partial(u.sys.mprotect, addr, 1, R), -abi.ENOMEM),
+        "munmap": (partial(u.sys.munmap, addr, 1), 0),
+        "mremap": (partial(u.sys.mremap, addr, 1, 1), -abi.EFAULT),
+        "resize": (partial(resize, u.space, vpn, 1, 2, MAYMOVE, 0), -abi.EFAULT),
+        "madvise": (partial(madvise, u.space, vpn, 1, DONTNEED), -abi.ENOMEM),
+        "populate": (partial(madvise, u.space, vpn, 1, POPULATE_READ), -abi.ENOMEM),
+        "mlock": (partial(mlock, u.space, vpn, 1), -abi.ENOMEM),
+        "mincore": (partial(mincore, u.space, vpn, 1), -abi.ENOMEM),
+        "msync": (partial(msync, u.space, vpn, 1, 0), -abi.ENOMEM),
+        "process_vm_readv": (partial(reach.process_vm_readv, u.space, addr, 8), -abi.EFAULT),
+        "process_vm_writev": (partial(reach.process_vm_writev, u.space, addr, b"x"), -abi.EFAULT),
+        "mem": (partial(reach.read_mem, u.space, addr, 8), -abi.EIO),
+        "vmsplice": (partial(pipe.vmsplice, u.space, addr, 8), -abi.EFAULT),
+        "load": (partial(u.sys.load, addr, 8), -abi.EFAULT),
+    }
+    assert {name: answer(call) for name, (call, _) in calls.items()} == {name: rc for name, (_, rc) in calls.items()}
+    assert u.ioctl(u.gnt, ioctl.GNTDEV_GET_OFFSET_FOR_VADDR, pack("<QQII", addr, 0, 0, 0)) == -abi.EINVAL
+    assert u.ioctl(fd, ioctl_control.PRIVCMD_MMAP, mmap) == -abi.EINVAL
