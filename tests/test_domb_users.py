@@ -36,7 +36,7 @@ def call(machine: DombTarget, space: int, operation: str, /, **arguments: object
 
 
 def test_a_campaign_reaches_gntalloc_notices_and_ports() -> None:
-    report = campaign(rules_for(Size()), 14, 700)
+    report = campaign(rules_for(Size()), 15, 700)
     assert report.failure is None, report.failure.text()
     for pair in (
         "gntalloc_alloc_gref: okay",

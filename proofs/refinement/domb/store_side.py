@@ -53,6 +53,7 @@ class StoreSide:
         self.who = -1
         self.stored: Xenstored | None = None
         self.changed = True  # there was a request since the last full comparison
+        self.steps = 0  # rule steps of XenStore
         self.wide: set[str] | None = None  # of what goes, the nodes whose end is told above them, too; None: all are
         self.times: Counter[tuple[int, int]] = Counter()  # (node, guest): how often it is told in this request
         self.exact: dict[tuple[int, int], bool] = {}  # (node, guest) that a list of permissions opened only temporarily
@@ -61,6 +62,7 @@ class StoreSide:
 
     def rule(self, label: str, args: dict[str, int], expect: str = OKAY, fail: str | None = None) -> str:
         """Take a rule step, which must give the implementation's answer."""
+        self.steps += 1
         return self.book.step(label, args, expect, fail)
 
     def says(self, name: str, *args: int) -> bool:
@@ -268,8 +270,9 @@ class StoreSide:
 
     def _told_so_far(self) -> None:
         """A request may change a node more than once, and each change is told; the rules have a set of who was told."""
-        size = NOBODY + 1
-        self.times.update((k // size, k % size) for k, told in enumerate(self.book.T["told"]) if told)
+        size, told = NOBODY + 1, self.book.T["told"]
+        if any(told):
+            self.times.update((k // size, k % size) for k, on in enumerate(told) if on)
         self.book.forget("what was told")
 
     def _events(self, events: Sequence[Event], deaf: frozenset[int]) -> None:

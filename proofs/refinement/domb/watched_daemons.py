@@ -8,6 +8,7 @@ ring. Not here: the semantics of requests (store_side.py), and the start and end
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -15,7 +16,7 @@ from bulkhead.impl.dom0.syscalls import Syscalls
 from bulkhead.impl.libs.linux import LinuxOsdep
 from bulkhead.impl.libs.osdep import OsDriver
 from bulkhead.impl.tools.store import XsError
-from bulkhead.impl.tools.xenconsoled import KEEP
+from bulkhead.impl.tools.xenconsoled import KEEP, printable
 from bulkhead.impl.tools.xenstored import MAX_UNSENT, Connection
 from bulkhead.impl.xen.abi import EEXIST
 from bulkhead.impl.xen.frames import Frame
@@ -316,6 +317,8 @@ class WatchedConsoled(Consoled):
             self._came(domid, console.mapping.addr)
             if output != self.kept.pop(domid):
                 raise Mismatch(f"the last words of domain {domid} are {output[-80:]!r}")
+            if re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028]", printable(output[-400:])):
+                raise Mismatch(f"the last words of domain {domid} are shown with control characters: {output[-400:]!r}")
             self.taps.forget(console.mapping.addr)
             del self.typed[domid]
         return output
@@ -357,7 +360,7 @@ class WatchedConsoled(Consoled):
         for domid, console in self.consoles.items():
             self._came(domid, console.mapping.addr)
             self._went(domid, console.mapping.addr)
-            if self.kept[domid] != console.output:
+            if self.kept[domid] != console.output or self.output(domid) != console.output:
                 out[f"console[{domid}].output"] = (self.kept[domid][-200:], console.output[-200:])
             if self.typed[domid] != console.waiting:
                 out[f"console[{domid}].waiting"] = (self.typed[domid], console.waiting)

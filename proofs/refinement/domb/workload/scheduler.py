@@ -189,6 +189,8 @@ class Driver(Chooser):
     def waits(self, space: int) -> None:
         """An honest tool waits: others act, and somebody may kill it."""
         rng, me = self.rng, self.view.processes[space]
+        if self.view.somebody_waits_to_be_told and rng.random() < 0.08:
+            self.tools.comes_first()
         if self.quiet and rng.random() < 0.9:
             self.domb()
             return
@@ -199,8 +201,6 @@ class Driver(Chooser):
             self.tools.spoils()
         if me.waiting and rng.random() < 0.3:
             self.tools.gives_way()
-        if self.view.somebody_waits_to_be_told and rng.random() < 0.1:
-            self.tools.comes_first()
         for _ in range(rng.choice((1, 1, 2, 3))):
             if rng.random() < 0.12:
                 self.move()

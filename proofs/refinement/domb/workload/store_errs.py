@@ -24,7 +24,7 @@ from bulkhead.proofs.refinement.domb.workload.tools import CONSOLE_PORT, STORE_P
 
 ONE_PATH: Final = ("read", "directory", "get_perms", "mkdir", "rm")
 # Requests without a path, and what their word may be (nothing: the guest's number).
-LESS: Final = {"get_domain_path": (), "transaction_end": (b"T", b"F", b"t", b""), "reset_watches": (b"", b"x")}
+LESS: Final = {"get_domain_path": (), "transaction_end": (b"T", b"F", b"t"), "reset_watches": (b"", b"x")}
 # Paths with one thing wrong, or nearly: below what is there, so that a daemon that takes one is noticed.
 ODD_PATHS: Final = (
     *(
@@ -74,9 +74,10 @@ class StoreErrs(Chooser):
         rng, guest = self.rng, calm[0]
         self.text = f"d{guest.domid} errs"
         self.asks(guest, "mkdir", "data/a")
-        for _ in range(rng.choice((6, 12))):
+        for _ in range(rng.choice((8, 16))):
             err = rng.choice(
-                (self._ends_early, self._ends_early, self._odd_path, self._long_path, self._odd_list, self._odd_number)
+                (self._ends_early,) * 3
+                + (self._odd_path, self._odd_path, self._long_path, self._odd_list, self._odd_number, self._long_payload)
             )
             err(who, guest)
         if rng.random() < 0.4:
@@ -125,7 +126,7 @@ class StoreErrs(Chooser):
             ends = [path + end for end in (b"", b"\0", b"\0n", b"\0n" + own, b"\0n" + own + b"\0r0", b"\0\0")]
             ends += [path + b"\0n" + own + end for end in (b"\0", b"\0\0", b"\0r0\0x")]
         else:
-            ends = [each + end for each in (LESS[op] or (own,)) for end in (b"", b"\0", b"\0", b"\0\0", b"\0x", b"\0x\0")]
+            ends = [each + end for each in (LESS[op] or (own,)) for end in (b"", b"\0\0", b"\0x", b"\0x\0", *(b"\0",) * 4)]
         self._either(who, guest, op, rng.choice(ends))
 
     def _odd_path(self, who: Process, guest: Guest) -> None:
@@ -163,6 +164,16 @@ class StoreErrs(Chooser):
         )
         self._either(who, guest, rng.choice(("get_domain_path", "is_introduced")), word + b"\0")
 
+    def _long_payload(self, who: Process, guest: Guest) -> None:
+        """As many bytes as a message may have, one less or one more; with one more, a guest's connection would end."""
+        rng, start = self.rng, f"{home(guest.domid)}/data/a\0".encode()
+        op, size = rng.choice(("write", "write", "read", "set_perms")), rng.choice((4095, 4096, 4097))
+        payload = start + bytes(size - len(start)) if op == "write" else start[:-1] + b"x" * (size - len(start)) + b"\0"
+        if size < 4097 and rng.random() < 0.3:
+            self.guests.asks_now(guest, KINDS[op], payload)
+        else:
+            self.tools.ask_xenstored(who, KINDS[op], payload)
+
     # Connections that fail.
 
     def halves(self, who: Process, calm: Sequence[Guest]) -> None:
@@ -176,7 +187,9 @@ class StoreErrs(Chooser):
             )
             self.asked(who, "is_introduced", str(guest.domid))
             self.tools.introduce(who, guest.domid, STORE_PORT)
-            self.tools.introduce(who, guest.domid, STORE_PORT)
+            port = rng.choice((STORE_PORT, 40000, (1 << 32) - 1, 1 << 32))
+            frame_number = rng.choice((7, (1 << 32) + 1, 9999999999, 10000000000, 1 << 40))
+            self.asked(who, "introduce", str(guest.domid), b"%d\0%d\0" % (frame_number, port))
         self.asks(guest, "read", "data")
         if self.view.consoled is not None:
             self.tools.of(who, "console_type", dom=guest.domid, bytes=rng.randbytes(5).hex())

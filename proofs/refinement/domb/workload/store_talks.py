@@ -87,6 +87,7 @@ class StoreTalks(StoreErrs):
             self.asks(owner, "mkdir", f"{path}/y")
             self.asks(rng.choice(calm), "get_perms", rng.choice((path, f"{path}/y")))
             self.asked(who, "get_perms", path)
+            self.asked(who, "directory", rng.choice(("/", "/local", "/local/domain", path)))
             if rng.random() < 0.5:
                 self.asked(who, "rm", rng.choice((path, f"{path}/y", f"{path}/z")))
 
