@@ -62,6 +62,17 @@ def test_rows_are_found_among_freed_frames_when_nothing_fresh_is_left(rig: Rig) 
     check_counts(rig.xen)
 
 
+def test_what_one_domain_has_claimed_another_cannot(rig: Rig) -> None:
+    """Claims are of pages that neither are in use nor have been claimed."""
+    a, b, frames = rig.agents["A"].domain, rig.agents["B"].domain, rig.xen.frames
+    a.max_pages = b.max_pages = 1 << 30
+    free = frames.free_count
+    assert claim(rig, "A", a.tot_pages + free - 10) == 0 and frames.claimed == free - 10
+    assert claim(rig, "B", b.tot_pages + 11) == -abi.ENOMEM and frames.claimed == free - 10
+    assert claim(rig, "B", b.tot_pages + 10) == 0 and frames.claimed == free
+    assert claim(rig, "A", 0) == 0 and (a.claim, b.claim, frames.claimed) == (0, 10, 10)
+
+
 @pytest.mark.parametrize("limited", [False, True])
 def test_the_last_row_of_memory_is_given_too(limited: bool) -> None:
     """Also the last one below a limit."""

@@ -7,22 +7,35 @@ mm/mremap.c, drivers/xen/evtchn.c). Not here: what recordings of real Xen have (
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from functools import partial
+from struct import pack
 
 import pytest
 
-from bulkhead.impl.dom0 import ioctl_control, reach
+from bulkhead.impl.dom0 import ioctl, ioctl_control, reach
 from bulkhead.impl.dom0.areas import Vma
 from bulkhead.impl.dom0.file_calls import EPOLLIN, EPOLLOUT, epoll
 from bulkhead.impl.dom0.hypercall_buffers import HypercallBuffers
-from bulkhead.impl.dom0.memory_calls import DONTNEED, MS_INVALIDATE, NotModelled, madvise, mlock, msync
+from bulkhead.impl.dom0.memory_calls import (
+    DONTNEED,
+    MS_INVALIDATE,
+    POPULATE_READ,
+    NotModelled,
+    madvise,
+    mincore,
+    mlock,
+    msync,
+)
+from bulkhead.impl.dom0.pipes import Pipe
 from bulkhead.impl.dom0.process import MAP_PRIVATE
-from bulkhead.impl.dom0.syscalls import EVTCHN
+from bulkhead.impl.dom0.syscalls import EVTCHN, PRIVCMD
 from bulkhead.impl.dom0.vma_changes import DONTUNMAP, FIXED, MAYMOVE, remap, resize
-from bulkhead.impl.xen import abi, memory_op
-from bulkhead.impl.xen.continuation import NEVER, Preemption
+from bulkhead.impl.xen import abi, hypercall, memory_op
+from bulkhead.impl.xen.continuation import ALWAYS, NEVER, Preemption
+from bulkhead.impl.xen.domains import VCpu
 from bulkhead.impl.xen.events import IN_SHARED_INFO
-from bulkhead.impl.xen.guest_access import read
+from bulkhead.impl.xen.guest_access import guest_linear, read, write
 from bulkhead.impl.xen.lifecycle import create_domain, set_max_vcpus
 from bulkhead.impl.xen.machine import Xen, run
 from tests.impl.support import machine
@@ -186,6 +199,16 @@ def test_a_copy_that_is_given_up_is_freed(u: Process) -> None:
     assert answer(partial(reach.write_mem, u.space, (at + 2) << 12, b"z")) == -abi.EIO
 
 
+def test_memory_of_the_processs_own_is_private(u: Process) -> None:
+    """A debugger stores where the process itself may not; of no pages nothing is made a second time."""
+    at = u.sys.anonymous(1)
+    u.sys.mprotect(at, 1, R)
+    assert answer(partial(u.sys.store, at, b"x")) == -abi.EFAULT
+    assert reach.write_mem(u.space, at, b"x") == 1 and u.sys.load(at, 1) == b"x"
+    assert answer(partial(reach.process_vm_writev, u.space, at, b"y")) == -abi.EFAULT
+    assert answer(partial(resize, u.space, at >> 12, 0, 1, MAYMOVE, 0)) == -abi.EINVAL
+
+
 def test_an_area_is_not_moved_onto_itself_and_goes_where_another_was(u: Process) -> None:
     at, other = u.grants(), u.own()[1]
     flags = MAYMOVE | FIXED | DONTUNMAP
@@ -215,6 +238,10 @@ def test_a_part_of_the_processs_own_memory_moves_and_the_rest_stays(u: Process) 
     assert [u.sys.load(addr, 5) for addr in there] == [b"page0", b"page1", b"page2", b"page3"]
     for page in (1, 2):
         assert answer(partial(u.sys.load, first + page * PAGE, 5)) == -abi.EFAULT
+    free = len(u.rig.kernel.free_pages)
+    u.sys.munmap(to << 12, 2)  # the pages went with it, and go with it
+    assert len(u.rig.kernel.free_pages) == free + 2
+    assert remap(u.space, at + 3, 1, 1, to) == to
     with pytest.raises(NotModelled):
         resize(u.space, to, 0, 2, MAYMOVE | FIXED, at + 1)
 
@@ -250,3 +277,110 @@ def test_tables_of_a_level_that_name_each_other_are_no_chain(m: Machine) -> None
         assert link(one, 2, None) == 0
     assert link(5, 3, 5) == 0 and link(5, 3, None) == 0  # itself
     assert [(pages[page].count, pages[page].tcount) for page in (5, 6)] == [(2, 1), (2, 1)]
+
+
+@pytest.mark.parametrize("preemption", [NEVER, ALWAYS])
+def test_a_copy_that_starts_anew_is_done_once_and_so_is_its_neighbour(
+    preemption: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry has changed while its lock was dropped: the call goes on from that element, in the same call or the next."""
+    m, asked, real = Machine(Preemption(preemption)), list[int](), hypercall.copy_one
+
+    def first_anew(xen: Xen, vcpu: VCpu, src: int, *rest: int) -> Generator[str, None, int]:
+        asked.append(src)
+        if asked == [8]:
+            return 1
+        return (yield from real(xen, vcpu, src, *rest))
+
+    monkeypatch.setattr(hypercall, "copy_one", first_anew)
+    for ref in (8, 9):
+        m.grant(1, ref, 2, ref)
+        m.layouts[1].pages[ref].bytes()[:4] = b"\x07\x07\x07" + bytes([ref])
+    own = m.layouts[2].pages[5].mfn
+    ops = [abi.COPY.pack(ref, 1, 0, 0, own, abi.DOMID_SELF, 8 * ref, 0, 4, 1, -9, 0) for ref in (8, 9)]
+    at = m.put(2, 0, b"".join(ops))
+    assert run(m.call(2, abi.HYPERVISOR_GRANT_TABLE_OP, abi.GNTTABOP_COPY, at, 2)) == 0
+    assert asked == [8, 8, 9]
+    assert [abi.STATUS.unpack_from(m.get(2, 40 * i + 36, 2))[0] for i in range(2)] == [0, 0]
+    assert m.layouts[2].pages[5].bytes()[64:76] == b"\x07\x07\x07\x08" + bytes(4) + b"\x07\x07\x07\x09"
+
+
+def test_a_translated_guests_own_tables_translate_no_address_that_cannot_be() -> None:
+    xen = Xen(nframes=4096, reserved=16)
+    xen.create_dom0()
+    vcpu = guest(xen).vcpus[0]
+    vcpu.root_gfn = 3
+    assert guest_linear(vcpu, 1 << 47) is None and guest_linear(vcpu, 1 << 63) is None
+    vcpu.root_gfn = None
+    assert guest_linear(vcpu, 1 << 47) == (1 << 35, True)
+
+
+def test_a_list_of_pages_ends_at_a_number_that_none_has() -> None:
+    xen = Xen(nframes=4096, reserved=16)
+    xen.create_dom0()
+    domain = guest(xen)
+    assert domain.p2m is not None
+    vcpu, at = domain.vcpus[0], 0x1000
+    moved = [domain.p2m.lookup(gfn)[0] for gfn in (3, 4, 5)]
+    head = abi.ADD_TO_PHYSMAP_BATCH.pack(abi.DOMID_SELF, abi.XENMAPSPACE_GMFN, 3, 0, at + 64, at + 128, at + 192)
+    lists = [b"".join(map(abi.U64.pack, each)) for each in ((3, 4, 5), (0x200, (1 << 64) - 1, 0x202))]
+    assert write(xen, vcpu, at, head.ljust(64, b"\0") + lists[0].ljust(64, b"\0") + lists[1].ljust(64, b"\0") + b"\xee" * 12)
+    assert xen.call(vcpu, abi.HYPERVISOR_MEMORY_OP, abi.XENMEM_ADD_TO_PHYSMAP_BATCH, at) == -abi.EINVAL
+    assert [domain.p2m.lookup(gfn)[0] for gfn in (0x200, 4, 5, 0x202)] == [*moved, None]
+    assert read(xen, vcpu, at + 192, 12) == bytes(4) + b"\xee" * 8
+
+
+def test_an_operation_of_a_device_model_that_ends_in_a_hole() -> None:
+    """Its head can be read, and its struct cannot."""
+    u = Process()
+    translated = u.rig.make_translated("H")
+    kernel = u.rig.kernel
+    end = kernel.layout.va(21)
+    assert kernel.xen.call(kernel.vcpu, abi.HYPERVISOR_UPDATE_VA_MAPPING, end, 0, 2) == 0
+    for before, rc in ((8, -abi.EFAULT), (12, 0)):
+        assert write(kernel.xen, kernel.vcpu, end - before, pack("<II", 20, 0) + (b"\xee" * 4 if before == 12 else b""))
+        assert write(kernel.xen, kernel.vcpu, kernel.arg_va, pack("<QQ", end - before, 16))
+        assert kernel.xen.call(kernel.vcpu, abi.HYPERVISOR_DM_OP, translated, 1, kernel.arg_va) == rc
+
+
+@pytest.mark.parametrize("cmd", [ioctl_control.PRIVCMD_MMAPBATCH, ioctl_control.PRIVCMD_MMAPBATCH_V2])
+def test_nothing_is_mapped_where_there_is_no_area(u: Process, cmd: int) -> None:
+    """Above all areas, between two, and in one that is not of privcmd."""
+    fd = u.sys.open(PRIVCMD)
+    area = u.sys.mmap(1, RW, fd, 0)
+    above = (max(vma.end for vma in u.space.vmas) + 1) << 12
+    hole = next(v.end for v in u.space.vmas if all(not w.start <= v.end < w.end for w in u.space.vmas)) << 12
+    where = {above: -abi.EINVAL, hole: -abi.EINVAL, u.arg: -abi.EINVAL, area: 0}
+    for at, rc in where.items():
+        if cmd == ioctl_control.PRIVCMD_MMAPBATCH:
+            head = ioctl_control.MMAPBATCH.pack(1, u.guest.domid, 0, at, u.arg + 64)
+        else:
+            head = ioctl_control.MMAPBATCH_V2.pack(1, u.guest.domid, 0, at, u.arg + 64, u.arg + 128)
+        assert u.ioctl(fd, cmd, head.ljust(64, b"\0") + pack("<Q", u.rig.mfn("A/0"))) == rc, hex(at)
+
+
+def test_each_call_about_memory_says_that_there_is_none(u: Process) -> None:
+    """Above all mappings, where no VMA ends: each call has the errno of Linux."""
+    vpn = max(vma.end for vma in u.space.vmas) + 5
+    addr, fd, pipe = vpn << 12, u.sys.open(PRIVCMD), Pipe(u.rig.kernel)
+    run_of_one = ioctl_control.ENTRY.pack(addr, u.rig.mfn("A/0"), 1)
+    mmap = ioctl_control.MMAP.pack(1, u.guest.domid, 0, u.arg + 64).ljust(64, b"\0") + run_of_one
+    calls = {
+        "mprotect": (partial(u.sys.mprotect, addr, 1, R), -abi.ENOMEM),
+        "munmap": (partial(u.sys.munmap, addr, 1), 0),
+        "mremap": (partial(u.sys.mremap, addr, 1, 1), -abi.EFAULT),
+        "resize": (partial(resize, u.space, vpn, 1, 2, MAYMOVE, 0), -abi.EFAULT),
+        "madvise": (partial(madvise, u.space, vpn, 1, DONTNEED), -abi.ENOMEM),
+        "populate": (partial(madvise, u.space, vpn, 1, POPULATE_READ), -abi.ENOMEM),
+        "mlock": (partial(mlock, u.space, vpn, 1), -abi.ENOMEM),
+        "mincore": (partial(mincore, u.space, vpn, 1), -abi.ENOMEM),
+        "msync": (partial(msync, u.space, vpn, 1, 0), -abi.ENOMEM),
+        "process_vm_readv": (partial(reach.process_vm_readv, u.space, addr, 8), -abi.EFAULT),
+        "process_vm_writev": (partial(reach.process_vm_writev, u.space, addr, b"x"), -abi.EFAULT),
+        "mem": (partial(reach.read_mem, u.space, addr, 8), -abi.EIO),
+        "vmsplice": (partial(pipe.vmsplice, u.space, addr, 8), -abi.EFAULT),
+        "load": (partial(u.sys.load, addr, 8), -abi.EFAULT),
+    }
+    assert {name: answer(call) for name, (call, _) in calls.items()} == {name: rc for name, (_, rc) in calls.items()}
+    assert u.ioctl(u.gnt, ioctl.GNTDEV_GET_OFFSET_FOR_VADDR, pack("<QQII", addr, 0, 0, 0)) == -abi.EINVAL
+    assert u.ioctl(fd, ioctl_control.PRIVCMD_MMAP, mmap) == -abi.EINVAL

@@ -82,3 +82,43 @@ def test_an_answer_that_cannot_be_stored_is_a_fault(calls: Callable[[], Iterator
             assert answered(call, False) == (-abi.EFAULT, False), f"{call[:3]} {call[3][:24].hex()} gave {rc}"
             told.add((call[1], call[2], call[3][:4] if len(call[2]) == 1 else b""))
     assert len(told) >= kinds, f"only {len(told)} calls told something"
+
+
+# Sizes of the structs of memory operations, and the answer to a fault, from public/memory.h.
+MEMORY_STRUCTS = {
+    abi.XENMEM_INCREASE_RESERVATION: (32, 0),
+    abi.XENMEM_DECREASE_RESERVATION: (32, 0),
+    abi.XENMEM_POPULATE_PHYSMAP: (32, 0),
+    3: (2, -abi.EFAULT),  # current_reservation
+    4: (2, -abi.EFAULT),  # maximum_reservation
+    5: (24, -abi.EFAULT),  # machphys_mfn_list
+    abi.XENMEM_ADD_TO_PHYSMAP: (24, -abi.EFAULT),
+    9: (16, -abi.EFAULT),  # memory_map
+    10: (16, -abi.EFAULT),  # machine_memory_map
+    abi.XENMEM_EXCHANGE: (72, -abi.EFAULT),
+    12: (24, -abi.EFAULT),  # machphys_mapping
+    13: (24, -abi.EFAULT),  # set_memory_map
+    14: (2, -abi.EFAULT),  # maximum_gpfn
+    abi.XENMEM_REMOVE_FROM_PHYSMAP: (16, -abi.EFAULT),
+    16: (40, -abi.EFAULT),  # set_pod_target
+    17: (40, -abi.EFAULT),  # get_pod_target
+    abi.XENMEM_ADD_TO_PHYSMAP_BATCH: (32, -abi.EFAULT),
+    abi.XENMEM_CLAIM_PAGES: (32, -abi.EFAULT),
+    26: (40, -abi.EFAULT),  # get_vnumainfo
+    27: (24, -abi.EFAULT),  # reserved_device_memory_map
+    28: (32, -abi.EFAULT),  # acquire_resource
+}
+
+
+def at_the_end_of_memory(cmd: int, before: int) -> int:
+    """A memory operation of Dom0's, its argument so many bytes before the end of what is mapped, and all zeros."""
+    m = Machine(Preemption(NEVER))
+    assert run(m.call(0, abi.HYPERVISOR_UPDATE_VA_MAPPING, m.layouts[0].va(PAGE + 1), 0, 2)) == 0
+    return int(run(m.call(0, abi.HYPERVISOR_MEMORY_OP, cmd, m.layouts[0].va(PAGE + 1) - before)))
+
+
+@pytest.mark.parametrize("cmd", MEMORY_STRUCTS)
+def test_a_struct_is_read_to_its_end_and_no_further(cmd: int) -> None:
+    size, fault = MEMORY_STRUCTS[cmd]
+    assert at_the_end_of_memory(cmd, size) == at_the_end_of_memory(cmd, 512)
+    assert at_the_end_of_memory(cmd, size - 1) == fault
