@@ -384,3 +384,25 @@ def test_each_call_about_memory_says_that_there_is_none(u: Process) -> None:
     assert {name: answer(call) for name, (call, _) in calls.items()} == {name: rc for name, (_, rc) in calls.items()}
     assert u.ioctl(u.gnt, ioctl.GNTDEV_GET_OFFSET_FOR_VADDR, pack("<QQII", addr, 0, 0, 0)) == -abi.EINVAL
     assert u.ioctl(fd, ioctl_control.PRIVCMD_MMAP, mmap) == -abi.EINVAL
+
+
+@pytest.mark.parametrize("shift", [30, 21])
+@pytest.mark.parametrize("flags", [0x3, 0x1])
+def test_large_pages_of_a_translated_guests_own_tables(shift: int, flags: int) -> None:
+    """An entry of a higher table for 1 GiB or 2 MiB: the bits of the address below it count; read-only if one level is."""
+    xen = Xen(nframes=4096, reserved=16)
+    xen.create_dom0()
+    domain = guest(xen)
+    assert domain.p2m is not None
+    vcpu, addr, base = domain.vcpus[0], 0x12345678, 0x80000
+    vcpu.root_gfn = 4
+    levels = {39: 4, 30: 5, 21: 6}
+    for level, gfn in levels.items():
+        frame = domain.p2m.lookup(gfn)[0]
+        assert frame is not None
+        to = (base << 12 | 0x80 | flags) if level == shift else ((gfn + 1) << 12 | 0x3)
+        abi.U64.pack_into(frame.bytes(), 8 * (addr >> level & 511), to)
+        if level == shift:
+            break
+    within = addr >> 12 & ((1 << shift - 12) - 1)
+    assert guest_linear(vcpu, addr) == (base | within, flags == 0x3)
