@@ -7,7 +7,7 @@ mm/mremap.c, drivers/xen/evtchn.c). Not here: what recordings of real Xen have (
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from functools import partial
 from struct import pack
 
@@ -35,6 +35,7 @@ from bulkhead.impl.xen import abi, hypercall, memory_op
 from bulkhead.impl.xen.continuation import ALWAYS, NEVER, Preemption
 from bulkhead.impl.xen.domains import VCpu
 from bulkhead.impl.xen.events import IN_SHARED_INFO
+from bulkhead.impl.xen.grant_copy import copy_one
 from bulkhead.impl.xen.guest_access import guest_linear, read, write
 from bulkhead.impl.xen.lifecycle import create_domain, set_max_vcpus
 from bulkhead.impl.xen.machine import Xen, run
@@ -284,7 +285,7 @@ def test_a_copy_that_starts_anew_is_done_once_and_so_is_its_neighbour(
     preemption: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An entry has changed while its lock was dropped: the call goes on from that element, in the same call or the next."""
-    m, asked, real = Machine(Preemption(preemption)), list[int](), hypercall.copy_one
+    m, asked, real = Machine(Preemption(preemption)), list[int](), copy_one
 
     def first_anew(xen: Xen, vcpu: VCpu, src: int, *rest: int) -> Generator[str, None, int]:
         asked.append(src)
@@ -365,7 +366,7 @@ def test_each_call_about_memory_says_that_there_is_none(u: Process) -> None:
     addr, fd, pipe = vpn << 12, u.sys.open(PRIVCMD), Pipe(u.rig.kernel)
     run_of_one = ioctl_control.ENTRY.pack(addr, u.rig.mfn("A/0"), 1)
     mmap = ioctl_control.MMAP.pack(1, u.guest.domid, 0, u.arg + 64).ljust(64, b"\0") + run_of_one
-    calls = {
+    calls: dict[str, tuple[Callable[[], object], int]] = {
         "mprotect": (partial(u.sys.mprotect, addr, 1, R), -abi.ENOMEM),
         "munmap": (partial(u.sys.munmap, addr, 1), 0),
         "mremap": (partial(u.sys.mremap, addr, 1, 1), -abi.EFAULT),
