@@ -15,6 +15,7 @@ from bulkhead.impl.dom0.kernel import ARG_PAGES, Kernel, KernelError
 from bulkhead.impl.xen import abi, domctl_hardware, domctl_vcpus, platform_op, sysctl
 from bulkhead.impl.xen.continuation import NEVER, Preemption
 from bulkhead.impl.xen.hypercall_cpu import CALLBACK, TRAP, TRAPS_OFFSET
+from bulkhead.impl.xen.lifecycle import create_domain
 from bulkhead.impl.xen.machine import Xen, run
 from bulkhead.impl.xen.migration import BITS_AT_ONCE, SHADOW_ENABLE_LOGDIRTY, SHADOW_OP, SHADOW_PEEK
 from tests.impl.test_continuation import Machine
@@ -217,3 +218,12 @@ def test_room_for_a_policy_is_room_for_both_its_lists(m: Machine, leaves: int, m
     raw = abi.U32.pack(29) + abi.U32.pack(sysctl.VERSION) + body
     rc = run(m.call(0, abi.HYPERVISOR_SYSCTL, m.put(0, 0, raw.ljust(sysctl.SIZE, b"\0"))))
     assert (rc == -abi.ENOBUFS) == (not fits)
+
+
+@pytest.mark.parametrize(("bits", "told"), [(0, b""), (3, b"\xff"), (8, b"\xff"), (9, b"\xff\xff"), (64, b"\xff" * 8)])
+def test_a_bitmap_of_nodes_is_as_long_as_its_caller_says(m: Machine, bits: int, told: bytes) -> None:
+    """A domain without vCPUs has all nodes, of which as many bytes are told as the bitmap has."""
+    assert not isinstance(create_domain(m.xen, 9, max_vcpus=1), int)
+    at = m.put(0, 1024, b"\xaa" * 16)
+    assert domctl(m, abi.DOMCTL_GETNODEAFFINITY, domctl_vcpus.BITMAP.pack(at, bits), 9) == 0
+    assert m.get(0, 1024, 16) == told.ljust(16, b"\xaa")

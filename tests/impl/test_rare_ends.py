@@ -7,7 +7,7 @@ mm/mremap.c, drivers/xen/evtchn.c). Not here: what recordings of real Xen have (
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from functools import partial
 from struct import pack
 
@@ -35,6 +35,7 @@ from bulkhead.impl.xen import abi, hypercall, memory_op
 from bulkhead.impl.xen.continuation import ALWAYS, NEVER, Preemption
 from bulkhead.impl.xen.domains import VCpu
 from bulkhead.impl.xen.events import IN_SHARED_INFO
+from bulkhead.impl.xen.grant_copy import copy_one
 from bulkhead.impl.xen.guest_access import guest_linear, read, write
 from bulkhead.impl.xen.lifecycle import create_domain, set_max_vcpus
 from bulkhead.impl.xen.machine import Xen, run
@@ -284,7 +285,7 @@ def test_a_copy_that_starts_anew_is_done_once_and_so_is_its_neighbour(
     preemption: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An entry has changed while its lock was dropped: the call goes on from that element, in the same call or the next."""
-    m, asked, real = Machine(Preemption(preemption)), list[int](), hypercall.copy_one
+    m, asked, real = Machine(Preemption(preemption)), list[int](), copy_one
 
     def first_anew(xen: Xen, vcpu: VCpu, src: int, *rest: int) -> Generator[str, None, int]:
         asked.append(src)
@@ -365,7 +366,7 @@ def test_each_call_about_memory_says_that_there_is_none(u: Process) -> None:
     addr, fd, pipe = vpn << 12, u.sys.open(PRIVCMD), Pipe(u.rig.kernel)
     run_of_one = ioctl_control.ENTRY.pack(addr, u.rig.mfn("A/0"), 1)
     mmap = ioctl_control.MMAP.pack(1, u.guest.domid, 0, u.arg + 64).ljust(64, b"\0") + run_of_one
-    calls = {
+    calls: dict[str, tuple[Callable[[], object], int]] = {
         "mprotect": (partial(u.sys.mprotect, addr, 1, R), -abi.ENOMEM),
         "munmap": (partial(u.sys.munmap, addr, 1), 0),
         "mremap": (partial(u.sys.mremap, addr, 1, 1), -abi.EFAULT),
@@ -384,3 +385,25 @@ def test_each_call_about_memory_says_that_there_is_none(u: Process) -> None:
     assert {name: answer(call) for name, (call, _) in calls.items()} == {name: rc for name, (_, rc) in calls.items()}
     assert u.ioctl(u.gnt, ioctl.GNTDEV_GET_OFFSET_FOR_VADDR, pack("<QQII", addr, 0, 0, 0)) == -abi.EINVAL
     assert u.ioctl(fd, ioctl_control.PRIVCMD_MMAP, mmap) == -abi.EINVAL
+
+
+@pytest.mark.parametrize("shift", [30, 21])
+@pytest.mark.parametrize("flags", [0x3, 0x1])
+def test_large_pages_of_a_translated_guests_own_tables(shift: int, flags: int) -> None:
+    """An entry of a higher table for 1 GiB or 2 MiB: the bits of the address below it count; read-only if one level is."""
+    xen = Xen(nframes=4096, reserved=16)
+    xen.create_dom0()
+    domain = guest(xen)
+    assert domain.p2m is not None
+    vcpu, addr, base = domain.vcpus[0], 0x12345678, 0x80000
+    vcpu.root_gfn = 4
+    levels = {39: 4, 30: 5, 21: 6}
+    for level, gfn in levels.items():
+        frame = domain.p2m.lookup(gfn)[0]
+        assert frame is not None
+        to = (base << 12 | 0x80 | flags) if level == shift else ((gfn + 1) << 12 | 0x3)
+        abi.U64.pack_into(frame.bytes(), 8 * (addr >> level & 511), to)
+        if level == shift:
+            break
+    within = addr >> 12 & ((1 << shift - 12) - 1)
+    assert guest_linear(vcpu, addr) == (base | within, flags == 0x3)

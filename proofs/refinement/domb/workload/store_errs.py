@@ -43,6 +43,7 @@ ODD_PATHS: Final = (
     ),
     *("@x", "data/@", "@releaseDomain", "data@", "data_-", "/local/domain/", "DATA", "", "/", "~", "data\n"),
 )
+STORE_REF: Final = 1  # the reserved grant of the page
 LENGTHS: Final = (2047, 2048, 2049, 2050)
 ODD_PERMS: Final = (
     *("", "r", "n", "x2", "R2", "r-1", "r 2", "2", "r2x", "nn2", "r0x2", "r4294967295", "r4294967296", "r00000000002"),
@@ -186,6 +187,10 @@ class StoreErrs(Chooser):
                 who, rng.choice((guest.domid, guest.domid, 99, 1, 0)), rng.choice((700, 0, CONSOLE_PORT, 3))
             )
             self.asked(who, "is_introduced", str(guest.domid))
+            if rng.random() < 0.5:  # its page is not granted for a while
+                self.guests.of(guest, "write_entry", ref=STORE_REF, flags=0, dom=0, mfn=guest.xenstore.mfn)
+                self.tools.introduce(who, guest.domid, STORE_PORT)
+                self.guests.of(guest, "write_entry", ref=STORE_REF, flags=1, dom=0, mfn=guest.xenstore.mfn)
             self.tools.introduce(who, guest.domid, STORE_PORT)
             port = rng.choice((STORE_PORT, 40000, (1 << 32) - 1, 1 << 32))
             frame_number = rng.choice((7, (1 << 32) + 1, 9999999999, 10000000000, 1 << 40))
