@@ -1,7 +1,8 @@
 """Line coverage of the implementation by each of its runners: recordings, campaigns, handlers' proofs, unit tests.
 
-The `coverage` package traces; its results are cached under build/ until a source or a recording changes. Only
-lines in functions count. `unrun_lines.py` reports lines that nothing runs, `mutants/` runs only the runners of a line.
+The `coverage` package traces. What it finds is kept under build/ after each group of runners, until a source or a recording
+changes that the group depends on. Only lines in functions count. `unrun_lines.py` reports lines that nothing
+runs, `mutants/` runs only the runners of a line.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import coverage
 import pytest
 
 from bulkhead.impl.xen.continuation import ALWAYS, Preemption
+from bulkhead.proofs.atomic_files import write_file
 from bulkhead.proofs.refinement.campaign import run_episode
 from bulkhead.proofs.refinement.domb import campaign as domb_campaign
 from bulkhead.proofs.refinement.domb import world as domb_world
@@ -122,8 +124,9 @@ def ready(subject: str) -> None:
 
 
 def unit_tests(subject: str) -> list[Path]:
-    """The files of unit tests that may run a subject's lines: all, or those that name DomB, its tools or what has them."""
-    files = sorted(UNIT.glob("test_*.py"))
+    """The files of unit tests that may run a subject's lines: all, or those that name DomB, its tools or what has them.
+    Not those that make random calls and look only for exceptions: a line that nobody else runs is compared with nothing."""
+    files = [p for p in sorted(UNIT.glob("test_*.py")) if not p.name.startswith("test_fuzz")]
     used = re.compile(r"impl\.(domb|tools|rings|libs|boot)\b|impl import (boot|reach)")
     return files if subject == "xen" else [p for p in files if used.search(p.read_text())]
 
@@ -166,78 +169,131 @@ def _lines(files: list[Path]) -> dict[str, frozenset[int]]:
     return {f"{p.parent.name}/{p.name}": lines_of(p.read_text()) for p in files}
 
 
-def _state(subject: str) -> str:
-    """A hash of everything that the result depends on."""
-    found = hashlib.sha256(f"{ASKED[subject]} {EPISODE_CALLS} {SEED}".encode())
-    folders = ("impl", "spec", "proofs/refinement", "proofs/replay", "tests/impl")
-    paths = [p for folder in folders for p in (ROOT / folder).rglob("*")]
-    for path in sorted([*paths, *RECORDED]):
-        if path.suffix in (".py", ".rules", ".json", ".xz"):
+@dataclass(frozen=True)
+class Group:
+    """Runners that are traced and kept together: one recording, one handler, the episodes of a campaign, a file of tests."""
+
+    kind: str
+    names: tuple[str, ...]  # of runners; of unit tests the file, whose tests are the runners
+
+    def file_name(self) -> str:
+        """Where the result is kept."""
+        return f"{self.kind}-{self.names[0]}".replace(":", "-").replace("/", "-") + ".json"
+
+
+# What the lines of a kind depend on besides the implementation: folders, without other runners of the kind.
+DEPENDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "recording": ("proofs/replay",),
+    "preempted": ("proofs/replay",),
+    "campaign": ("spec", "model", "proofs/refinement"),
+    "refine": ("spec", "model", "proofs/refinement", "proofs/symbolic"),
+    "unit": ("proofs/replay", "tests/impl"),
+}
+
+
+def groups(subject: str) -> list[Group]:
+    """All groups of a subject's runners, in the order in which they are traced."""
+    found: list[Group] = []
+    for kind, names in ASKED[subject].items():
+        if kind == "campaign":
+            found.append(Group(kind, names))
+        elif kind != "long campaign":
+            found += [Group(kind, (name,)) for name in names]
+    return [*found, *(Group("unit", (p.name,)) for p in unit_tests(subject))]
+
+
+def _state(group: Group) -> str:
+    """A hash of everything that a group's lines depend on."""
+    found = hashlib.sha256(f"{group} {EPISODE_CALLS} {SEED}".encode())
+    paths = [p for folder in ("impl", *DEPENDS[group.kind]) for p in (ROOT / folder).rglob("*")]
+    if group.kind in ("recording", "preempted"):
+        paths += [ROOT / "tests" / "recorded" / name for name in group.names]
+    for path in sorted(paths):
+        others = path.parent == UNIT and path.name.startswith("test_") and path.name not in group.names
+        if path.suffix in (".py", ".rules", ".json", ".xz") and not others:
             found.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
     return found.hexdigest()
 
 
-def _trace(subject: str, found: list[Runner], tell: Callable[[str], None]) -> None:
-    files = traced(subject)
+def _run(group: Group, tracer: coverage.Coverage, tell: Callable[[str], None]) -> dict[str, float]:
+    """Run each runner of a group in a context of its name; returns their times."""
+    if group.kind == "unit":
+        tests = _Contexts(tracer)
+        arguments = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", *(str(UNIT / name) for name in group.names)]
+        pytest.main(arguments, plugins=[tests])
+        return tests.seconds
+    seconds: dict[str, float] = {}
+    for name in group.names:
+        tracer.switch_context(name)
+        start = time.process_time()
+        wrong = ASKS[group.kind](name)
+        seconds[name] = time.process_time() - start
+        tell(f"{group.kind} {name}: {seconds[name]:.1f} s{': ' + wrong if wrong else ''}")
+    return seconds
+
+
+def _trace(group: Group, files: list[Path], tell: Callable[[str], None]) -> list[Runner]:
+    """Run a group under a tracer of its own."""
     tracer = coverage.Coverage(data_file=None, config_file=False, include=[str(p) for p in files])
-    seconds: dict[tuple[str, str], float] = {}
-    tests = _Contexts(tracer)
-    ready(subject)
     tracer.start()
     try:
-        for kind, name in ((k, n) for k, names in ASKED[subject].items() if k != "long campaign" for n in names):
-            tracer.switch_context(f"{kind}|{name}")
-            start = time.process_time()
-            wrong = ASKS[kind](name)
-            seconds[kind, name] = time.process_time() - start
-            tell(f"{kind} {name}: {seconds[kind, name]:.1f} s{': ' + wrong if wrong else ''}")
-        pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:xdist", *map(str, unit_tests(subject))], plugins=[tests])
+        seconds = _run(group, tracer, tell)
     finally:
         tracer.stop()
-    seconds.update({("unit", name): each for name, each in tests.seconds.items()})
     data = tracer.get_data()
     by_context: dict[str, dict[str, set[int]]] = {}
     for path in files:
         for line, contexts in data.contexts_by_lineno(str(path)).items():
             for context in contexts:
                 by_context.setdefault(context, {}).setdefault(f"{path.parent.name}/{path.name}", set()).add(line)
-    for (kind, name), each in seconds.items():
-        lines = by_context.get(name if kind == "unit" else f"{kind}|{name}", {})
-        found.append(Runner(kind, name, each, {f: frozenset(ls) for f, ls in lines.items()}))
-    for name in ASKED[subject].get("long campaign", ()):
-        rate = seconds["campaign", MOVES[0]] / int(MOVES[0].partition(":")[2])
-        found.append(Runner("long campaign", name, rate * int(name.partition(":")[2]), _lines(files)))
+    return [
+        Runner(group.kind, name, each, {f: frozenset(ls) for f, ls in by_context.get(name, {}).items()})
+        for name, each in seconds.items()
+    ]
+
+
+def _kept(path: Path, state: str) -> list[Runner] | None:
+    """The runners of a group that an earlier call has kept, if nothing has changed since."""
+    if not path.exists():
+        return None
+    old = json.loads(path.read_text())
+    if old["state"] != state:
+        return None
+    return [
+        Runner(r["kind"], r["name"], r["seconds"], {f: frozenset(ls) for f, ls in r["lines"].items()})
+        for r in old["runners"]
+    ]
+
+
+def _keep(path: Path, state: str, found: list[Runner]) -> None:
+    runners = [
+        {"kind": r.kind, "name": r.name, "seconds": r.seconds, "lines": {f: sorted(ls) for f, ls in r.lines.items()}}
+        for r in found
+    ]
+    write_file(path, json.dumps({"state": state, "runners": runners}))
 
 
 def runners(tell: Callable[[str], None] = print, subject: str = "xen") -> list[Runner]:
-    """All runners with their lines; from build/ if nothing has changed."""
+    """All runners with their lines. Each group is kept under build/ when it is done: what is interrupted goes on from there,
+    and what has not changed is not run again."""
     subject = runs_as(subject)
-    kept = ROOT / "build" / f"lines-run-{subject}.json"
-    state = _state(subject)
-    if kept.exists():
-        old = json.loads(kept.read_text())
-        if old["state"] == state:
-            return [
-                Runner(r["kind"], r["name"], r["seconds"], {f: frozenset(ls) for f, ls in r["lines"].items()})
-                for r in old["runners"]
-            ]
+    folder = ROOT / "build" / f"lines-run-{subject}"
+    files = traced(subject)
     found: list[Runner] = []
-    _trace(subject, found, tell)
-    kept.parent.mkdir(exist_ok=True)
-    kept.write_text(
-        json.dumps(
-            {
-                "state": state,
-                "runners": [
-                    {
-                        "kind": r.kind,
-                        "name": r.name,
-                        "seconds": r.seconds,
-                        "lines": {f: sorted(ls) for f, ls in r.lines.items()},
-                    }
-                    for r in found
-                ],
-            }
-        )
-    )
+    is_ready = False
+    for group, state in [(each, _state(each)) for each in groups(subject)]:  # of the sources that are loaded now
+        path = folder / group.file_name()
+        kept = _kept(path, state)
+        if kept is None:
+            if not is_ready:
+                ready(subject)
+                is_ready = True
+            kept = _trace(group, files, tell)
+            _keep(path, state, kept)
+        found += kept
+    rates = [r.seconds / int(r.name.partition(":")[2]) for r in found if r.kind == "campaign" and ":" in r.name]
+    found += [
+        Runner("long campaign", name, max(rates) * int(name.partition(":")[2]), _lines(files))
+        for name in ASKED[subject].get("long campaign", ())
+    ]
     return found

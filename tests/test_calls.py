@@ -245,8 +245,8 @@ class Listener(Interleaved):
 
 def test_campaigns_say_calls_that_are_plain_data() -> None:
     """All that guests, processes and the toolstack do in a campaign goes through the target, and each call survives JSON."""
-    listener = Listener(Lockstep(rules_for(Size()), 5, full_every=0))
-    driver = Driver(listener.view, listener, 5)
+    listener = Listener(Lockstep(rules_for(Size()), 6, full_every=0))
+    driver = Driver(listener.view, listener, 6)
     while listener.lockstep.calls < 4000:
         driver.move()
     driver.end()

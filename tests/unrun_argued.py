@@ -87,6 +87,23 @@ REASONS: Final[Mapping[str, tuple[str, ...]]] = {
         "xen/hypercall_other.py _nowhere",
         "xen/sysctl.py _traces return -ENOSYS",
         "xen/sysctl.py _pages return -ENOSYS",
+        "xen/hypercall_other.py do_physdev_op return -ENOSYS",
+        "xen/hypercall_other.py do_hypfs_op return -ENOSYS",
+    ),
+    "asked before: a translated guest has no such hypercall": (
+        "xen/grant_transfer.py transfer_one p2m.lookup",
+        "xen/mmu.py update_va_mapping return -ENOSYS",
+    ),
+    "Xen refuses a root or a frame that it has just named, or Dom0's kernel cannot read its own page": (
+        "dom0/privcmd.py Privcmd._within raise",
+        "dom0/privcmd.py Privcmd.mmap_resource raise KernelError(-errors",
+        "dom0/privcmd.py Privcmd.resource_size abi.ACQUIRE_RESOURCE.size",
+    ),
+    "a call that real Linux has, and this Dom0 does not claim; tests/impl/test_process_memory.py, test_rare_ends.py": (
+        "dom0/memory_calls.py madvise raise NotModelled",
+        "dom0/memory_calls.py mincore raise NotModelled",
+        "dom0/pipes.py _page raise NotModelled",
+        "dom0/vma_changes.py resize raise NotModelled",
     ),
     "five lost races in a row against the same granter; tests/impl/test_races.py": (
         "xen/grant_transfer.py _commit return False",

@@ -152,7 +152,7 @@ def _access(xen: Xen, vcpu: VCpu, arg: int) -> int:
 
 
 def _vnuma(xen: Xen, vcpu: VCpu, arg: int) -> int:
-    raw = read(xen, vcpu, arg, 48)
+    raw = read(xen, vcpu, arg, VNUMA.size)
     if raw is None:
         return -EFAULT
     domid, pad = abi.HEADER.unpack_from(raw)

@@ -6,6 +6,7 @@ In the form of `catalogue.py`; `bulkhead faults --only NAME` lays one and hunts 
 from __future__ import annotations
 
 from bulkhead.proofs.faults.catalogue import Fault
+from bulkhead.proofs.faults.catalogue_daemons import FAULTS as MORE_OF_DAEMONS
 
 SERVICE, BUILDER = "domb/service:BuilderService.", "domb/builder:XcDom."
 STORED, STORE, CONSOLED = "tools/xenstored:Xenstored.", "tools/store:Store.", "tools/xenconsoled:Xenconsoled."
@@ -486,5 +487,6 @@ FAULTS: tuple[Fault, ...] = (
     _f("typing_not_signalled", CONSOLED + "step", "if done or sent:", "if done:", "a guest is not told of its input"),
     _f("console_port_kept", CONSOLED + "remove", "ev.xenevtchn_unbind(self.xce, console.port)", "pass",
        "the port of a guest that has gone stays bound"),
+    *MORE_OF_DAEMONS,
 )
 BY_NAME = {fault.name: fault for fault in FAULTS}

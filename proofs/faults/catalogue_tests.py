@@ -18,10 +18,6 @@ def _f(name: str, where: str, old: str, new: str, why: str) -> Fault:
 # By the test that notices them, within tests/impl.
 FAULTS: Mapping[str, tuple[Fault, ...]] = {
     "test_foreign_tables.py": (
-        _f("table_foreign", "frames:get_page", "frame.owner is domain and ", "",
-           "a guest installs another guest's page table"),
-        _f("table_refused_keeps", "pagetables:_validate", "_devalidate(xen, frame, level, i)", "pass",
-           "a table that is refused half-way keeps its references"),
         _f("crashed_goes_on", "hypercall:dispatch", " or vcpu.domain.crashed", "", "a crashed domain goes on calling"),
         _f("result_straddles", "hypercall:_store", "return write(xen, vcpu, addr, out)", "return True",
            "a result that straddles a page is not stored"),
@@ -85,8 +81,6 @@ FAULTS: Mapping[str, tuple[Fault, ...]] = {
            "any guest asks what only XenStore's domain may"),
     ),
     "test_events_delivery.py": (
-        _f("ipi_lost", "events:EventChannels.send", "if port.state == IPI:\n            self.raised(number)",
-           "if port.state == IPI:\n            pass", "an IPI is not delivered"),
         _f("virq_lost", "events:EventChannels.raise_virq", "self.raised(number)", "pass",
            "a virtual interrupt is not delivered"),
         _f("virq_to_all", "events:EventChannels.raise_virq", " and port.virq == virq", "",
@@ -95,8 +89,6 @@ FAULTS: Mapping[str, tuple[Fault, ...]] = {
            "a vCPU's interrupt comes to another one"),
         _f("masked_delivered", "events:EventChannels.take_pending", " and not self.is_masked(n)", "",
            "a masked event is delivered"),
-        _f("percpu_port_moves", "events:op_bind_vcpu", " or (port.state == VIRQ and port.virq in PER_VCPU_VIRQS)", "",
-           "a vCPU's own interrupt is moved to another one"),
     ),
     "test_batches.py": (
         _f("range_skips_one", "physmap:_range", "_PHYSMAP | i <<", "_PHYSMAP | i + 1 <<",

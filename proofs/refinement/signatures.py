@@ -56,6 +56,8 @@ SIGNATURES: Final = {
     "evtchn_close": "port",
     "evtchn_reset": "",
     "evtchn_take": "",
+    "own_ports": "virq on",
+    "pin_for_a_moment": "mfn level foreign",
     "write_entry": "ref flags domid mfn keep_bits part",
     "store_in_table": "slot ref flags domid mfn",
     "store_status": "slot ref bits",

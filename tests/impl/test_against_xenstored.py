@@ -278,3 +278,28 @@ def test_events_longer_than_a_message_are_dropped(daemons: Both) -> None:
         daemons.real.ask(one, pages.XS_READ, b"name\0")  # the answer comes behind the events
         ours, real = daemons.events(one)
         assert ours == real and len(ours) == events
+
+
+def test_what_goes_is_told_from_below(daemons: Both) -> None:
+    """Of a tree that is removed, the lowest nodes are told first, by watches of themselves; then the top, by all above."""
+    one, _ = daemons.guests
+    for name in ("a", "a/b", "a/b/c", "a/d", "ab"):
+        daemons.both(one, XS["MKDIR"], f"data/{name}\0".encode())
+    for name, token in (
+        ("data", "0"),
+        ("data/a", "1"),
+        ("data/a/b", "2"),
+        ("data/a/b/c", "3"),
+        ("data/a/d", "4"),
+        ("data/ab", "5"),
+    ):
+        daemons.both(one, XS["WATCH"], f"{name}\0{token}\0".encode())
+    daemons.ask_ours(one, XS["RM"], b"data/a\0")
+    daemons.real.ask(one, XS["RM"], b"data/a\0")
+    daemons.real.ask(one, XS["READ"], b"name\0")
+    daemons._taken(one)
+    ours, real = list(daemons.told[one]), list(daemons.real.told(one))
+    assert [set(ours), len(ours)] == [set(real), len(real)] and len(ours) == 5
+    for told in (ours, real):
+        assert told.index(b"data/a/b/c\0003\0") < told.index(b"data/a/b\0002\0") < told.index(b"data/a\0001\0")
+        assert told.index(b"data/a/d\0004\0") < told.index(b"data/a\0001\0")

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import pytest
 
-from bulkhead.impl.xen.abi import EEXIST, EINVAL, ENOENT
+from bulkhead.impl.xen.abi import EEXIST, EINVAL, ENOENT, VIRQ_DOM_EXC
 from bulkhead.impl.xen.domains import Domain
 from bulkhead.impl.xen.events import MASKS, SELECTOR_AT, op_bind_vcpu, op_status, op_unmask
-from bulkhead.impl.xen.lifecycle import create_domain, set_max_vcpus
+from bulkhead.impl.xen.lifecycle import create_domain, destroy, set_max_vcpus
 from bulkhead.impl.xen.machine import Xen
 
 TIMER, CONSOLE = 0, 2  # VIRQ_TIMER is of one vCPU, VIRQ_CONSOLE of the domain
@@ -43,6 +43,18 @@ def test_a_virtual_interrupt_reaches_those_bound_to_it(guest: Domain) -> None:
     guest.events.raise_virq(TIMER)
     assert guest.events.take_pending() == timers
     assert guest.events.send(console) == -EINVAL  # nobody can send on a virtual interrupt
+
+
+def test_dom0_is_told_of_each_part_of_a_domains_end(guest: Domain) -> None:
+    """VIRQ_DOM_EXC: when it stops, when it is dead, and when it is gone; not between, and not to who did not ask."""
+    xen = guest.xen
+    dom0 = xen.domains[0].events
+    port, other = dom0.bind_virq(VIRQ_DOM_EXC, 0), dom0.bind_virq(CONSOLE, 0)
+    guest.stop(1)
+    assert dom0.take_pending() == [port] and other not in dom0.take_pending()
+    told = [(marker, dom0.take_pending()) for marker in destroy(xen, guest)]
+    assert [marker for marker, ports in told if ports] == ["destroy.dead"] and len(told) > 2
+    assert dom0.take_pending() == [port] and guest.domid not in xen.domains
 
 
 def test_a_masked_event_waits(guest: Domain) -> None:

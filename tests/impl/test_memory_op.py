@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.frames import FrameTable
 from bulkhead.impl.xen.guest_access import read, write
 from bulkhead.impl.xen.memory_op import populate_page, remove_page
 from bulkhead.proofs.replay.rig import Rig
@@ -59,6 +60,44 @@ def test_rows_are_found_among_freed_frames_when_nothing_fresh_is_left(rig: Rig) 
     assert done == 1 and got % 16 == 0
     assert len({frames.table[got + i].mfn for i in range(16)}) == 16
     check_counts(rig.xen)
+
+
+def test_what_one_domain_has_claimed_another_cannot(rig: Rig) -> None:
+    """Claims are of pages that neither are in use nor have been claimed."""
+    a, b, frames = rig.agents["A"].domain, rig.agents["B"].domain, rig.xen.frames
+    a.max_pages = b.max_pages = 1 << 30
+    free = frames.free_count
+    assert claim(rig, "A", a.tot_pages + free - 10) == 0 and frames.claimed == free - 10
+    assert claim(rig, "B", b.tot_pages + 11) == -abi.ENOMEM and frames.claimed == free - 10
+    assert claim(rig, "B", b.tot_pages + 10) == 0 and frames.claimed == free
+    assert claim(rig, "A", 0) == 0 and (a.claim, b.claim, frames.claimed) == (0, 10, 10)
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_the_last_row_of_memory_is_given_too(limited: bool) -> None:
+    """Also the last one below a limit."""
+    frames = FrameTable(256, 0)
+    limit = 64 if limited else None
+    rows = [frames.alloc_extent(None, 4, limit) for _ in range(64 // 16 if limited else 256 // 16)]
+    assert all(row is not None for row in rows)
+    assert sorted(frame.mfn for row in rows for frame in row or ()) == list(range(64 if limited else 256))
+    assert frames.alloc_extent(None, 4, limit) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"), [((1 << 61, 0), (1 << 61, 0)), ((1 << 61, 0), (1 << 58, 3)), ((1 << 58, 3), (1 << 61, 0))]
+)
+def test_a_list_that_is_longer_than_memory_can_be_is_not_read(
+    rig: Rig, given: tuple[int, int], wanted: tuple[int, int]
+) -> None:
+    """XENMEM_exchange: refused before anything is exchanged, whichever of the two lists it is."""
+    agent, frame = rig.agents["A"], rig.agents["A"].layout.pages[100]
+    assert rig.xen.call(agent.vcpu, abi.HYPERVISOR_UPDATE_VA_MAPPING, frame.m2p << 12, 0, 2) == 0
+    sides = [abi.MEMORY_RESERVATION.pack(agent.arg + 512, *side, 0, abi.DOMID_SELF, 0, 0) for side in (given, wanted)]
+    body = (b"".join(sides) + abi.U64.pack(0)).ljust(512, b"\0") + abi.U64.pack(frame.mfn)
+    assert write(rig.xen, agent.vcpu, agent.arg, body)
+    assert rig.xen.call(agent.vcpu, abi.HYPERVISOR_MEMORY_OP, abi.XENMEM_EXCHANGE, agent.arg) == -abi.EFAULT
+    assert read(rig.xen, agent.vcpu, agent.arg, len(body)) == body and frame.owner is agent.domain
 
 
 def test_what_is_claimed_is_kept_from_others(rig: Rig) -> None:

@@ -310,6 +310,8 @@ def test_bsd_gives_pages_as_linux_does() -> None:
         device = u.gnt if isinstance(u, Bsd) else fd
         notice = gntdev_bsd.BSD_SET_UNMAP_NOTIFY if isinstance(u, Bsd) else ioctl.SET_UNMAP_NOTIFY
         free = gntdev_bsd.BSD_DEALLOC_GREF if isinstance(u, Bsd) else ioctl.GNTALLOC_DEALLOC_GREF
+        assert u.ioctl(device, notice, pack("<QII", index, 2, port)) == 0
+        assert u.ioctl(device, notice, pack("<QII", index, 0, 0)) == 0
         assert u.ioctl(device, notice, pack("<QII", index + PAGE, 3, port)) == 0
         assert u.ioctl(device, notice, pack("<QII", index + 2 * PAGE, 3, port)) == -abi.ENOENT
         assert u.ioctl(device, free, pack("<QII", index, 3, 0)) == -abi.EINVAL

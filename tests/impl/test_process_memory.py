@@ -130,7 +130,8 @@ def test_a_pipe_has_an_end(u: Process) -> None:
     for _ in range(SLOTS):
         assert pipe.vmsplice(u.space, at << 12, 1) == 1
     assert answer(partial(pipe.vmsplice, u.space, at << 12, 1)) == -abi.EAGAIN
-    assert pipe.read(100) == bytes(SLOTS) and answer(partial(pipe.read, 1)) == -abi.EAGAIN
+    assert pipe.vmsplice(u.space, at << 12, 0) == 0  # nothing has room in a full one
+    assert pipe.read(100) == bytes(SLOTS) and answer(partial(pipe.read, 1)) == -abi.EAGAIN and pipe.read(0) == b""
     assert pipe.vmsplice(u.space, (at + 1) << 12, 2 * PAGE) == PAGE  # to the end of the mapping
     assert answer(partial(pipe.vmsplice, u.space, (at + 2) << 12, 1)) == -abi.EFAULT
 

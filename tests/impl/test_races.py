@@ -149,6 +149,11 @@ def transitive(rig: Rig) -> Steps:
     version_2(rig, "A")
     write_entry(rig, "C", 9, 1, "A", page(rig, "C/4").mfn)
     write_entry(rig, "A", 8, 3, "B", 9, domain(rig, "C").domid)
+    return copies_through(rig)
+
+
+def copies_through(rig: Rig) -> Steps:
+    """The same copy, by entries as they are."""
     agent = rig.agents["B"]
     return copy_one(
         rig.xen,
@@ -178,6 +183,25 @@ def test_a_transitive_grant_that_somebody_else_takes_meanwhile(rig: Rig) -> None
     assert outer.pin == 0x100 and domain(rig, "C").grant_table.active[9].pin == 0
     assert page(rig, "C/4").count == before and flags(rig, "C", 9)[1] == 0
     outer.pin = 0
+    check_counts(rig.xen)
+
+
+CHANGES = {"domid": 99, "frame": None, "start": 1, "length": 1, "trans_dom": None, "trans_gref": 1, "sub_page": False}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_transitive_grant_in_use_that_stands_for_something_else_meanwhile(rig: Rig, what: str) -> None:
+    """Its pins are what they were, and something that they stand for is not: the second copy begins again."""
+    first, outer = transitive(rig), domain(rig, "A").grant_table.active[8]
+    while next(first) != "copy.claimed":
+        pass
+    pin, inner, kept = outer.pin, domain(rig, "C").grant_table.active[9], getattr(outer, what)
+    held = inner.pin
+    assert pin and held
+    assert with_changes(copies_through(rig), "copy.transitive", lambda seen: setattr(outer, what, CHANGES[what])) == 1
+    assert (outer.pin, inner.pin) == (pin, held)
+    setattr(outer, what, kept)
+    assert run(first) == 0 and outer.pin == inner.pin == 0
     check_counts(rig.xen)
 
 

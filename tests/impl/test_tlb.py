@@ -19,6 +19,7 @@ from bulkhead.impl.xen.lifecycle import create_domain, set_max_vcpus
 from bulkhead.impl.xen.machine import Xen, run
 from bulkhead.impl.xen.memory_op import populate_page
 from bulkhead.impl.xen.pv_build import PvLayout, build
+from bulkhead.impl.xen.vcpu_context import reset_vcpu
 
 PAGES = (4, 5, 6)
 LOCAL, INVLPG_LOCAL, MULTI, INVLPG_MULTI, ALL, INVLPG_ALL = (
@@ -127,8 +128,16 @@ def test_update_va_mapping_with_a_bitmap(guest: Guest, flush: int, want: set[int
 def test_a_new_root_flushes_its_vcpu_only(guest: Guest) -> None:
     assert guest.extended(abi.MMUEXT_NEW_BASEPTR, guest.layout.root.mfn) == 0
     assert guest.cached() == EVERYBODY  # the same root again
+    before = guest.xen.frames.stamp
     assert guest.extended(abi.MMUEXT_NEW_USER_BASEPTR, guest.layout.root.mfn) == 0
-    assert guest.cached() == (set(), {4, 5, 6}, {4, 5, 6})
+    assert guest.cached() == (set(), {4, 5, 6}, {4, 5, 6}) and guest.domain.vcpus[0].tlb.flushed_at > before
+
+
+def test_the_reset_of_a_vcpu_flushes_it_only(guest: Guest) -> None:
+    """Frames that were freed before are then in no TLB of its: the flush is later than all of them."""
+    before = guest.xen.frames.stamp
+    assert reset_vcpu(guest.xen, guest.domain.vcpus[0]) == 0
+    assert guest.cached() == (set(), {4, 5, 6}, {4, 5, 6}) and guest.domain.vcpus[0].tlb.flushed_at > before
 
 
 def test_more_vcpus_than_a_word_of_the_bitmap() -> None:

@@ -32,6 +32,14 @@ def compare(f: Follower, daemons: Daemons | None = None, users: Users | None = N
         raise Mismatch("the states differ", out)
 
 
+def compare_daemons(daemons: Daemons) -> None:
+    """XenStore and the consoles alone; Mismatch."""
+    out: Places = {}
+    daemons.compare(out)
+    if out:
+        raise Mismatch("the states differ", out)
+
+
 def differences(f: Follower) -> Places:
     """Differences in the state of Xen. It can be compared at any moment, also in the middle of a build."""
     out: Places = {}

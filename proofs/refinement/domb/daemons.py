@@ -5,11 +5,13 @@ With a follower of XenStore (store_side.py) they are watched (watched_daemons.py
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 from bulkhead.impl.dom0.evtchn import Evtchn
 from bulkhead.impl.dom0.process import Process
 from bulkhead.impl.dom0.syscalls import Syscalls
+from bulkhead.impl.tools.xenconsoled import Console
+from bulkhead.impl.tools.xenstored import Connection
 from bulkhead.proofs.refinement.domb.alone import Alone
 from bulkhead.proofs.refinement.domb.dom0_side import Dom0Side
 from bulkhead.proofs.refinement.domb.plain_daemons import Consoled, PlainOsdep, Stored
@@ -95,21 +97,40 @@ class Daemons:
         """Compare both daemons' state; returns the differences."""
         if self.stored is not None and self.side is not None:
             compare(self.side, self.stored, out)
+            self._holds(self.stored, self.stored.connections.values(), out)
         if isinstance(self.consoled, WatchedConsoled):
             self.consoled.compare(out)
+            self._holds(self.consoled, self.consoled.consoles.values(), out)
+
+    def _holds(self, daemon: Stored | Consoled, serves: Iterable[Connection | Console], out: Places) -> None:
+        """A daemon has a page and a port of each guest that it serves, and of nobody else."""
+        T, ports = self.ear.book.T, {each.port for each in serves}  # type: ignore[union-attr]
+        mapped = sum(
+            1 for on, s in zip(T["translation.present"], T["translation.space"], strict=True) if on and s == daemon.space
+        )
+        if (len(ports), ports) != (mapped, set(event_ports(daemon))):
+            out[f"p{daemon.space}"] = (
+                f"{mapped} pages, ports {sorted(event_ports(daemon))}",
+                f"serves ports {sorted(ports)}",
+            )
 
 
 def _moves(daemon: Stored | Consoled) -> int:
     return daemon.osdep.moves if isinstance(daemon.osdep, DaemonOsdep) else 0
 
 
-def masked_ports(daemon: Stored | Consoled) -> list[int]:
-    """Ports whose event the daemon has read, and which it has not enabled again."""
+def event_ports(daemon: Stored | Consoled) -> Mapping[int, bool]:
+    """The ports that the daemon has bound, and whether each is enabled."""
     driver = daemon.osdep.driver
     assert isinstance(driver, Syscalls)
     device = driver.process.file(daemon.xce.fd).device
     assert isinstance(device, Evtchn)
-    return [port for port, enabled in device.ports.items() if not enabled]
+    return device.ports
+
+
+def masked_ports(daemon: Stored | Consoled) -> list[int]:
+    """Ports whose event the daemon has read, and which it has not enabled again."""
+    return [port for port, enabled in event_ports(daemon).items() if not enabled]
 
 
 __all__ = ["Daemons"]

@@ -60,6 +60,7 @@ class Consoled(Xenconsoled):
         self.osdep, self.space = os, space
         self.dead = False
         self.added: tuple[int, int, int] | None = None  # the domain, frame and port that it was told last
+        self.last_words = b""  # of the guest that was disconnected last
         super().__init__(os, heard)
 
     def add(self, domid: int, mfn: int, port: int) -> None:
@@ -69,7 +70,8 @@ class Consoled(Xenconsoled):
         super().add(domid, mfn, port)
 
     def remove(self, domid: int) -> bytes:
-        return b"" if self.dead else super().remove(domid)
+        self.last_words = b"" if self.dead else super().remove(domid)
+        return self.last_words
 
 
 __all__ = ["Consoled", "PlainOsdep", "Stored"]

@@ -46,6 +46,9 @@ def compare(side: StoreSide, stored: Xenstored, out: Places) -> None:
 
 def _connections(side: StoreSide, stored: Xenstored, out: Places) -> None:
     T, book = side.book.T, side.book
+    there = {0, *(d for d in GUESTS if T["store_ring.introduced"][d])}
+    if set(stored.store.lives) != there:
+        out["domains that XenStore knows"] = (sorted(there), sorted(stored.store.lives))
     for d in GUESTS:
         c = stored.connections.get(d)
         rules = (bool(T["store_ring.introduced"][d]), bool(T["store_ring.ignored"][d]) if c is not None else False)

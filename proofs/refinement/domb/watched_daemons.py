@@ -8,6 +8,7 @@ ring. Not here: the semantics of requests (store_side.py), and the start and end
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -15,7 +16,7 @@ from bulkhead.impl.dom0.syscalls import Syscalls
 from bulkhead.impl.libs.linux import LinuxOsdep
 from bulkhead.impl.libs.osdep import OsDriver
 from bulkhead.impl.tools.store import XsError
-from bulkhead.impl.tools.xenconsoled import KEEP
+from bulkhead.impl.tools.xenconsoled import KEEP, printable
 from bulkhead.impl.tools.xenstored import MAX_UNSENT, Connection
 from bulkhead.impl.xen.abi import EEXIST
 from bulkhead.impl.xen.frames import Frame
@@ -32,13 +33,12 @@ from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 PAGE_MASK: Final = 4095
 HEADER: Final = 16
 WATCH: Final = 4
-ERROR_AT: Final = 2072  # in the page: why the connection has ended (docs/misc/xenstore-ring.txt)
-ERRORS: Final = (b"\2\0\0\0", b"\3\0\0\0")  # an impossible index, a violation of the protocol
+BAD_INDEX, BAD_PROTOCOL = b"\2\0\0\0", b"\3\0\0\0"
 CONSOLE_REF, XENSTORE_REF = 0, 1
 # Independent layout of xs_wire.h and console.h: data, size, consumer index, producer index of both rings of a page.
 STORE_RINGS: Final = ((0, 1024, 2048, 2052), (1024, 1024, 2056, 2060))
 CONSOLE_RINGS: Final = ((1024, 2048, 3080, 3084), (0, 1024, 3072, 3076))
-STORE_INDICES, STORE_ERROR = 2048, 2072
+STORE_INDICES, STORE_ERROR = 2048, 2072  # the error says why a connection has ended (docs/misc/xenstore-ring.txt)
 
 
 class DaemonOsdep(PlainOsdep):
@@ -202,9 +202,12 @@ class WatchedStored(Stored):
         self._take(connection)
         if connection.ignored and not was_ignored:
             self.side.ignored(connection.domid)
-            said = self.taps.driver.load(connection.mapping.addr + ERROR_AT, 4)
-            if said not in ERRORS:
-                raise Mismatch(f"the connection of domain {connection.domid} is ended, and its page says {said!r}")
+            said = self.taps.errors.get(connection.mapping.addr, 0).to_bytes(4, "little")
+            why = BAD_INDEX if self.taps.ends(connection.mapping.addr)[0].impossible else BAD_PROTOCOL
+            if said != why:
+                raise Mismatch(
+                    f"the connection of domain {connection.domid} is ended, and its page says {said!r}, not {why!r}"
+                )
         self.taps.signals(connection.mapping.addr, connection.port, self.follower.signalled)
         reads, writes = self.taps.ends(connection.mapping.addr)
         raw = self.coming[connection]
@@ -215,6 +218,8 @@ class WatchedStored(Stored):
                 f"domain {connection.domid} {'has' if bad else 'has not'} broken the protocol, and is ignored or not"
             )
         sent = writes.taken()
+        if sent and connection.ignored:
+            raise Mismatch(f"domain {connection.domid} has broken the protocol, and gets {sent[:80]!r}")
         if whole and not bad and len(sent) + len(connection.unsent) < MAX_UNSENT:
             raise Mismatch(f"a request of domain {connection.domid} is not handled")
         if sent + connection.unsent != self.going[connection]:
@@ -312,6 +317,8 @@ class WatchedConsoled(Consoled):
             self._came(domid, console.mapping.addr)
             if output != self.kept.pop(domid):
                 raise Mismatch(f"the last words of domain {domid} are {output[-80:]!r}")
+            if re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028]", printable(output[-400:])):
+                raise Mismatch(f"the last words of domain {domid} are shown with control characters: {output[-400:]!r}")
             self.taps.forget(console.mapping.addr)
             del self.typed[domid]
         return output
@@ -353,7 +360,7 @@ class WatchedConsoled(Consoled):
         for domid, console in self.consoles.items():
             self._came(domid, console.mapping.addr)
             self._went(domid, console.mapping.addr)
-            if self.kept[domid] != console.output:
+            if self.kept[domid] != console.output or self.output(domid) != console.output:
                 out[f"console[{domid}].output"] = (self.kept[domid][-200:], console.output[-200:])
             if self.typed[domid] != console.waiting:
                 out[f"console[{domid}].waiting"] = (self.typed[domid], console.waiting)

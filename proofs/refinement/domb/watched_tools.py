@@ -138,17 +138,17 @@ class WatchedRemote(RemoteService):
     def unpause(self, domid: int) -> None:
         self.before_start(domid)
         super().unpause(domid)
-        self._of(p.UNPAUSE, domid)
+        self.done(p.UNPAUSE, domid)
 
     def pause(self, domid: int) -> None:
         super().pause(domid)
-        self._of(p.PAUSE, domid)
+        self.done(p.PAUSE, domid)
 
     def destroy(self, domid: int) -> None:
         super().destroy(domid)
-        self._of(p.DESTROY, domid)
+        self.done(p.DESTROY, domid)
 
-    def _of(self, op: int, domid: int) -> None:
+    def done(self, op: int, domid: int) -> None:
         """The last request was of this kind, about this guest."""
         if (self.watched.asked, self.watched.body) != (op, domid.to_bytes(2, "little")):
             raise Mismatch(f"a tool asks {self.watched.asked} {self.watched.body!r} instead of {op} for domain {domid}")
@@ -159,16 +159,54 @@ class WatchedXl(Xl):
 
     def __init__(self, service: WatchedRemote, xenstored: Stored, xenconsoled: Consoled) -> None:
         super().__init__(service, xenstored, xenconsoled, heard)
+        self.service: WatchedRemote = service
         self.stored, self.consoled = xenstored, xenconsoled
         self.connected: list[int] = []
+        self.trying: int | None = None  # the guest that is being connected
         service.before_start = self._starts
+
+    def create(self, name: str, wanted: p.CreateRequest) -> int:
+        self.trying = None
+        try:
+            domid = super().create(name, wanted)
+        except ToolError:
+            if self.trying is not None:
+                self._forgotten(self.trying)
+            raise
+        if domid != self.trying:
+            raise Mismatch(f"xl has created domain {self.trying}, and says {domid}")
+        self.service.done(p.UNPAUSE, domid)
+        return domid
+
+    def destroy(self, domid: int) -> bytes:
+        known = domid in self.guests
+        self.consoled.last_words = b""
+        try:
+            output = super().destroy(domid)
+        finally:
+            if known:
+                self._forgotten(domid)
+        if domid in self.guests:
+            raise Mismatch(f"xl has ended domain {domid}, and still knows it")
+        if output != self.consoled.last_words:
+            raise Mismatch(f"xl has ended domain {domid}, and gives {output[-80:]!r} for its last words")
+        return output
+
+    def _forgotten(self, domid: int) -> None:
+        """xl has ended a guest, or could not create it: whatever DomB has answered, the daemons do not hold its pages."""
+        for name, daemon, holds in (
+            ("xenstored", self.stored, self.stored.connections),
+            ("xenconsoled", self.consoled, self.consoled.consoles),
+        ):
+            if domid in holds and not daemon.dead:
+                raise Mismatch(f"xl is done with domain {domid}, and {name} keeps it connected")
 
     def _starts(self, domid: int) -> None:
         if domid not in self.connected:
             raise Mismatch(f"xl starts domain {domid} before the daemons know of it")
 
     def _connect(self, name: str, guest: Guest) -> None:
-        domid = guest.domid
+        self.trying = domid = guest.domid
         self.stored.introduced = self.consoled.added = None
         try:
             super()._connect(name, guest)

@@ -20,6 +20,7 @@ from bulkhead.proofs.refinement.calls import NOT_DONE, Answer, Call
 from bulkhead.proofs.refinement.lockstep import follow_domains as fd
 from bulkhead.proofs.refinement.lockstep import follow_grants as fg
 from bulkhead.proofs.refinement.lockstep import follow_physmap as fp
+from bulkhead.proofs.refinement.lockstep.by_itself import pinned_for_a_moment, ports_of_its_own
 from bulkhead.proofs.refinement.lockstep.call import (
     CallInFlight,
     CopyElement,
@@ -31,7 +32,7 @@ from bulkhead.proofs.refinement.lockstep.call import (
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 from bulkhead.proofs.refinement.lockstep.tables import store_status, store_through
-from bulkhead.proofs.refinement.lockstep.testbed import Guest
+from bulkhead.proofs.refinement.lockstep.testbed import Guest, PvGuest
 
 Arguments = tuple[int, ...]
 Packed = tuple[Arguments, bytes]  # the hypercall's arguments, and the bytes in the caller's argument page
@@ -500,6 +501,19 @@ def _pause(lockstep: Lockstep, call: Call) -> Answer:
     return Answer(OKAY)
 
 
+def _own_ports(lockstep: Lockstep, call: Call) -> Answer:
+    domid, vcpu = call.caller()
+    ports_of_its_own(lockstep, lockstep.rig.guests[domid], vcpu, call.arguments["virq"], call.arguments["on"])
+    return Answer(OKAY)
+
+
+def _pin(lockstep: Lockstep, call: Call) -> Answer:
+    domid, vcpu = call.caller()
+    guest, a = lockstep.rig.guests[domid], call.arguments
+    done = isinstance(guest, PvGuest) and pinned_for_a_moment(lockstep, guest, vcpu, a["mfn"], a["level"], a["foreign"])
+    return Answer(OKAY if done else NOT_DONE.code)
+
+
 def check_handles(guest: Guest) -> None:
     """Check that each record is either in use or on a free list, once, and that there are not too many of them."""
     track = guest.domain.grant_table.maptrack
@@ -535,6 +549,8 @@ AT_ONCE: dict[str, Callable[[Lockstep, Call], Answer]] = {
     "end_access": _end_access,
     "access": _access,
     "evtchn_take": _take_events,
+    "own_ports": _own_ports,
+    "pin_for_a_moment": _pin,
     "createdomain": _create,
     "pausedomain": _pause,
     "unpausedomain": _pause,

@@ -1,4 +1,5 @@
-"""Chooses copies through transitive grants: a guest lets another, or Dom0, copy through a grant that it has itself.
+"""Chooses what passes from one domain to the next: pages by transfer, to a guest that waits for them, and copies through
+transitive grants: a guest lets another, or Dom0, copy through a grant that it has itself.
 
 Random stores seldom build such a chain of three domains, so this move builds one: an owner's grant to a middle domain, the
 middle domain's transitive entry, a copy through it. Entries in use are rewritten now and then, to stand for another grant.
@@ -8,7 +9,7 @@ Not here: what else guests do (guests.py).
 from __future__ import annotations
 
 from bulkhead.impl.xen import abi
-from bulkhead.proofs.refinement.lockstep.testbed import Guest
+from bulkhead.proofs.refinement.lockstep.testbed import Guest, PvGuest
 from bulkhead.proofs.refinement.workload.moves import Guests
 
 
@@ -94,3 +95,22 @@ def _offer(guests: Guests, between: Guest) -> tuple[int, int] | None:
     part = (512, 2048) if flags & abi.GTF_SUB_PAGE else (0, 0)
     guests.write_entry(owner, ref, flags, between.domid, guests.page(owner), True, part)
     return owner.domid, ref
+
+
+def offer_page(guests: Guests, giver: Guest, vcpu: int) -> bool:
+    """Another PV guest waits for a page of the giver's, which transfers one that nobody uses; False if there is no such."""
+    rng, view = guests.rng, guests.view
+    takers = [g for g in view.guests.values() if g is not giver and isinstance(g, PvGuest) and _running(g)]
+    pages = [mfn for mfn in giver.pool if giver.domain.pages[mfn].count == 1 and not giver.domain.pages[mfn].tcount]
+    if not takers or not pages or not isinstance(giver, PvGuest):
+        return False
+    taker, ref = takers[int(rng.random() * len(takers))], guests.ref()
+    table = taker.domain.grant_table
+    if not abi.NR_RESERVED_ENTRIES <= ref < table.nr_entries or table.active[ref].pin or view.changing(taker.domid, ref):
+        return False
+    bits = abi.GTF_READING | abi.GTF_WRITING
+    if table.version == 1 and abi.HEADER.unpack_from(*table.header_at(ref))[0] & bits:
+        return False  # in version 1 these are the bits of a transfer, too
+    guests.write_entry(taker, ref, abi.GTF_ACCEPT_TRANSFER, giver.domid, pages[0], True)
+    guests.call(giver, vcpu, "transfer", mfn=pages[0], dom=taker.domid, ref=ref)
+    return True

@@ -13,13 +13,15 @@ from bulkhead.proofs.refinement.calls import NOT_DONE, TOOLSTACK, Answer, Call, 
 from bulkhead.proofs.refinement.lockstep.call import CallInFlight
 from bulkhead.proofs.refinement.lockstep.testbed import FEWEST, Guest
 from bulkhead.proofs.refinement.view import View
-from bulkhead.proofs.refinement.workload import dom0
+from bulkhead.proofs.refinement.workload import by_itself, dom0
 from bulkhead.proofs.refinement.workload.caller import Caller
 from bulkhead.proofs.refinement.workload.guests import GuestCalls
 from bulkhead.proofs.refinement.workload.parts import copied_by_reserved, in_part
+from bulkhead.proofs.refinement.workload.passed_on import offer_page
 from bulkhead.proofs.refinement.workload.the_past import ids_of_the_dead, map_again, maps_of_the_past
 
 MOST_FLIGHTS = 3
+OFFERED, DIES_MEANWHILE = 0.25, 0.2  # of transfers, and of the takers of these
 COMPARE = Call("compare", "")
 FLUSH_ALL = Call("flush_all", "")
 END = Call("end", "")
@@ -30,6 +32,7 @@ class Driver(GuestCalls):
 
     def __init__(self, view: View, target: Interleaving, seed: int) -> None:
         super().__init__(view, target, random.Random(seed))
+        self.aside = random.Random(f"{seed} aside")  # chooses what leaves all as it is
         target.meanwhile = self.interleave
         self.dom0 = Caller(view, target, self.rng)
         self.own: CallInFlight | None = None  # a call of Dom0's kernel, which continues after the others' turn
@@ -124,6 +127,7 @@ class Driver(GuestCalls):
         vcpu = 0 if 0 not in busy else 1
         if vcpu in busy:
             return
+        by_itself.now_and_then(self.aside, view, self.target, guest, vcpu)
         if past:
             self.unmap(guest, vcpu, past[0])
             return
@@ -169,6 +173,20 @@ class Driver(GuestCalls):
             f = next((f for f in flights if f.marker in HELD or f.must_finish_first), waiting[0])
             self.text = f"{f.text} (from {f.marker})"
             self.advance(f)
+
+    def transfer(self, guest: Guest, vcpu: int) -> None:
+        """transfer; now and then to a guest that waits for it, and sometimes begins to die while the page is nobody's."""
+        if self.own is not None or self.aside.random() > OFFERED or not offer_page(self, guest, vcpu):
+            super().transfer(guest, vcpu)
+            return
+        f = next((f for f in self.view.flights if f.guest is guest and f.vcpu == vcpu), None)
+        if f is None or f.call is None or f.marker != "transfer.stolen" or self.aside.random() > DIES_MEANWHILE:
+            return
+        taker = self.view.guests[f.call.arguments["dom"]]
+        if not any(o.domid == taker.domid for o in self.view.flights):
+            self.destroy(taker)
+            while f in self.view.flights:
+                self.advance(f)
 
     # Lifecycle of guests.
 

@@ -32,6 +32,7 @@ class GuestChoices(Chooser):
     def __init__(self, view: View, target: Interleaving, rng: random.Random) -> None:
         super().__init__(view, target, rng)
         self.number = 0  # of the last request to XenStore
+        self.settled = False  # most of the time they leave their grants, ports and memory as they are
         self.memory = MemoryChoices(view, target, rng)
 
     def act(self) -> None:
@@ -45,7 +46,7 @@ class GuestChoices(Chooser):
             self.meet(heard)
             return
         if self.rng.random() < 0.015:
-            calm = [g for g in heard if stored is not None and self._is_calm(stored.connections[g.domid])]
+            calm = [g for g in heard if stored is not None and self.is_calm(stored.connections[g.domid])]
             seen = [g for g in running if self.view.consoled is not None and g.domid in self.view.consoled.consoles]
             much = (
                 (self._hoards, heard),
@@ -59,7 +60,7 @@ class GuestChoices(Chooser):
                     act(self.rng.choice(able))
                     return
         who = self.rng.choice(heard if heard and self.rng.random() < 0.7 else running)
-        x = self.rng.random()
+        x = self.rng.random() * (0.56 if self.settled and self.rng.random() < 0.95 else 1)
         if x < 0.42:
             self._asks_store(who)
         elif x < 0.47:
@@ -76,7 +77,7 @@ class GuestChoices(Chooser):
             self._events(who)
 
     @staticmethod
-    def _is_calm(connection: Connection) -> bool:
+    def is_calm(connection: Connection) -> bool:
         """Is the connection served, and nothing under way in it?"""
         return not (connection.ignored or connection.received or connection.unsent)
 
@@ -129,11 +130,20 @@ class GuestChoices(Chooser):
             if stored is None or not who.has(who.xenstore):
                 return
             self.text = f"d{who.domid} turns to the nodes of others"
-            self.number = (self.number + 1) & MASK
-            kind, payload = between_neighbours(self.rng, who.domid, ids, stored.store.nodes)
-            self.of(who, "ring_drain", ring="xenstore")
-            self.of(who, "ring_put", ring="xenstore", bytes=frame(kind, self.number, 0, payload).hex())
-            self.call(f"p{stored.space}", "serve")
+            self.asks_now(who, *between_neighbours(self.rng, who.domid, ids, stored.store.nodes))
+
+    def asks_now(self, who: Guest, kind: int, payload: bytes) -> None:
+        """A request that is served at once; one that is longer than the ring goes in pieces."""
+        stored, whole = self.view.stored, frame(kind, (self.number + 1) & MASK, 0, payload)
+        if stored is None or not who.has(who.xenstore):
+            return
+        if len(whole) > RINGS["xenstore"][0][1]:
+            self._long_request(who, kind, payload)
+            return
+        self.number = (self.number + 1) & MASK
+        self.of(who, "ring_drain", ring="xenstore")
+        self.of(who, "ring_put", ring="xenstore", bytes=whole.hex())
+        self.call(f"p{stored.space}", "serve")
 
     def _takes_answers(self, who: Guest) -> None:
         self.text = f"d{who.domid} empties its rings"

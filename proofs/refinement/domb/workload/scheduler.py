@@ -11,12 +11,14 @@ import random
 from bulkhead.impl.rings import pages as wire
 from bulkhead.impl.xen.domains import ALIVE
 from bulkhead.proofs.refinement.calls import Interleaving
+from bulkhead.proofs.refinement.domb.guests import Guest
 from bulkhead.proofs.refinement.domb.machine import Process
 from bulkhead.proofs.refinement.domb.view import View
 from bulkhead.proofs.refinement.domb.workload.chooser import Chooser
 from bulkhead.proofs.refinement.domb.workload.guests import GuestChoices
 from bulkhead.proofs.refinement.domb.workload.moments import DOMB, Moments
 from bulkhead.proofs.refinement.domb.workload.sessions import Sessions
+from bulkhead.proofs.refinement.domb.workload.store_talks import StoreTalks
 from bulkhead.proofs.refinement.domb.workload.tools import ToolChoices
 from bulkhead.proofs.refinement.domb.workload.users import UserChoices
 from bulkhead.proofs.refinement.domb.world import NOBODY
@@ -36,13 +38,20 @@ class Driver(Chooser):
         self.users = UserChoices(view, target, self.rng)
         self.tools.domb = self.domb
         self.sessions = Sessions(view, target, self.rng, self.tools)
+        self.talks = StoreTalks(view, target, self.rng, self.guests, self.tools)
         self.moments.scribble = self.scribble
         self.moments.rewrite = self.tools.rewrite
         self.moments.race = self.guests.race
         self.moments.waits = self.waits
         target.meanwhile = self.moments
         self.calls = 0  # moves
-        self.neighbours = self.rng.random() < 0.3  # in three of ten episodes, guests live side by side
+        self.neighbours = self.rng.random() < 0.4  # in four of ten episodes, guests live side by side
+        self.quiet = (
+            self.neighbours and self.rng.random() < 0.75
+        )  # of these, DomB and the guests are mostly peaceful in three
+        if self.quiet:
+            self.moments.trouble, self.moments.mortal = "", False
+            self.guests.settled = True
 
     def scribble(self) -> None:
         """A tool or another process writes to what it has mapped."""
@@ -88,20 +97,40 @@ class Driver(Chooser):
         fresh = [g for g in running if g not in heard]
         others = [d for d in self.view.built if all(g.domid != d for g in heard)]
         x = rng.random()
-        if len(heard) >= 2 and x < 0.7:
+        calm = [g for g in heard if stored is not None and self.guests.is_calm(stored.connections[g.domid])]
+        if len(calm) >= 2 and x < 0.5:
+            self._of(self.talks, lambda tool: self.talks.act(tool, calm), who)
+        elif stored is not None and len(heard) > len(calm) < 2 and x < 0.5:
+            self._connects_anew(who, heard)
+        elif len(heard) >= 2 and x < 0.75:
             self.guests.meet(heard)
             self.text = self.guests.text
-        elif 0.7 <= x < 0.8:
+        elif 0.75 <= x < 0.85:
             self._of(self.tools, self.tools.share_node, who)
+        elif len(heard) == 2 and x < 0.9:
+            self._one_more(who, free)
         elif len(heard) >= 2:
             self._end_one(who, free, rng.choice(heard).domid)
         elif fresh and rng.random() < 0.5:
-            self.tools.introduce(who, rng.choice(fresh).domid)
-            self.text = self.tools.text
+            self._connect(who, free, rng.choice(fresh))
         elif len(others) > 1:
             self._end_one(who, free, rng.choice(others))
         else:
             self._one_more(who, free)
+
+    def _connect(self, who: Process, free: list[Process], guest: Guest) -> None:
+        """XenStore gets to know a guest; one that it cannot map any more is ended."""
+        self.tools.introduce(who, guest.domid)
+        self.text = self.tools.text
+        if self.view.stored is not None and guest.domid not in self.view.stored.connections:
+            self._end_one(who, free, guest.domid)
+
+    def _connects_anew(self, who: Process, heard: list[Guest]) -> None:
+        """Guests whose requests XenStore does not take any more are released and introduced again."""
+        for each in heard:
+            self.tools.release(who, each.domid)
+            self.tools.introduce(who, each.domid)
+        self.text = "a tool connects guests anew"
 
     def _one_more(self, who: Process, free: list[Process]) -> None:
         """xl has a guest built and tells the daemons."""
@@ -159,6 +188,11 @@ class Driver(Chooser):
     def waits(self, space: int) -> None:
         """An honest tool waits: others act, and somebody may kill it."""
         rng, me = self.rng, self.view.processes[space]
+        if self.view.somebody_waits_to_be_told and rng.random() < 0.08:
+            self.tools.comes_first()
+        if self.quiet and rng.random() < 0.9:
+            self.domb()
+            return
         if rng.random() < 0.01:
             self.tools.kill(me)
             return

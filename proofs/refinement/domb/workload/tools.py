@@ -24,6 +24,7 @@ from bulkhead.proofs.refinement.domb.world import DOMB, NOBODY
 KERNELS = tuple(f"kernel{i}" for i in range(len(GOOD)))
 BROKEN = tuple(f"bad{i}" for i in range(len(BAD)))
 DISKS = ("", "", *(f"disk{i}" for i in range(len(SMALL_DISKS))), "big")
+STORE_PORT, CONSOLE_PORT = 1, 2  # of each guest that DomB builds
 WAITS = 160  # after so many a tool gives up
 AFTER_XL = ("pause", "unpause", "destroy")  # xl has started its guest
 AFTER_CREATE = ("unpause", "pause", "unpause", "destroy")
@@ -364,6 +365,16 @@ class ToolChoices(Chooser):
         self.of(who, "poke", addr=mapped.given + at, bytes=payload.hex())
         self.of(who, "unmap_grant", addr=mapped.given)
 
+    def comes_first(self) -> None:
+        """A guest is connected to a daemon before xl, which has asked for it, knows of it."""
+        untold, free = [d for d, built in self.view.built.items() if not built.told], self.view.free()
+        if not untold or not free:
+            return
+        if self.rng.random() < 0.5 and self.view.stored is not None:
+            self.introduce(self.rng.choice(free), untold[0])
+        else:
+            self.of(self.rng.choice(free), "console_add", dom=untold[0], mfn=7, port=CONSOLE_PORT)
+
     def _changes(self, who: Process) -> bool:
         """It changes the last message that it sent, which DomB may be about to take, or to read again."""
         chan = who.chan
@@ -388,13 +399,13 @@ class ToolChoices(Chooser):
         if x < 0.7 and view.stored is not None:
             self.text = "a tool asks XenStore"
             if x < 0.35:
-                self.introduce(who, d, rng.choice((2, 2, 2, 1, 3, 700)))
+                self.introduce(who, d, rng.choice((1, 1, 1, 2, 3, 700)))
             elif x < 0.4:
                 self.release(who, d)
             elif x < 0.5:
                 self.share_node(who)
             elif x < 0.506:
-                self._makes_many(who)
+                self.makes_many(who)
             elif x < 0.52:  # the root node: opened to all, closed again, or given away
                 words = b"/\0%c%d\0" % (rng.choice(b"bwrn"), rng.choice((0, 0, d)))
                 self.ask_xenstored(who, KINDS["set_perms"], words)
@@ -403,7 +414,7 @@ class ToolChoices(Chooser):
         elif view.consoled is not None:
             self.text = "a tool asks the console's daemon"
             if x < 0.9:
-                self.of(who, "console_add", dom=d, mfn=7, port=rng.choice((1, 1, 1, 2, 700)))
+                self.of(who, "console_add", dom=d, mfn=7, port=rng.choice((2, 2, 2, 1, 700)))
             elif x < 0.92:
                 self.of(who, "console_remove", dom=d)
             else:
@@ -424,18 +435,18 @@ class ToolChoices(Chooser):
         self.ask_xenstored(who, KINDS["write"], path + b"\0")
         self.ask_xenstored(who, KINDS["set_perms"], path + b"\0" + perms(self.rng, 0, connected))
 
-    def _makes_many(self, who: Process) -> None:
+    def makes_many(self, who: Process) -> None:
         """Children with long names: as many as can be listed in one answer, and one more; then they go again."""
         self.text = "a tool lists long names"
-        made = [f"/tool/{letter * 1023}" for letter in "klmno"]
+        made = [f"/tool/l/{letter * 1023}" for letter in "klmno"]
         for n, path in enumerate(made):
             self.ask_xenstored(who, KINDS["mkdir"], path.encode() + b"\0")
             if n > 2:
-                self.ask_xenstored(who, KINDS["directory"], b"/tool\0")
-        for path in made:
+                self.ask_xenstored(who, KINDS["directory"], b"/tool/l\0")
+        for path in (*made, "/tool/l"):
             self.ask_xenstored(who, KINDS["rm"], path.encode() + b"\0")
 
-    def introduce(self, who: Process, domid: int, port: int = 2) -> None:
+    def introduce(self, who: Process, domid: int, port: int = STORE_PORT) -> None:
         """XenStore gets to know a guest."""
         self.text = f"a tool introduces d{domid}"
         self.ask_xenstored(who, KINDS["introduce"], b"%d\0%d\0%d\0" % (domid, self.rng.randrange(99), port))
