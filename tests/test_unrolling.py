@@ -117,11 +117,11 @@ def test_effort_ends_a_search_and_is_no_proof(monkeypatch: pytest.MonkeyPatch) -
     claim = system.claims()["no_write_without_title"]
     sizes = {**dict.fromkeys(system.sorts, 1), **{sort: least for sort, (least, _) in system.scope.items()}}
     search = Bounded(system, sizes, {claim.name: claim})
-    assert search.run(None, 1, True, lambda: [claim.name]) == {} and claim.name in search.hard
+    assert search.run(None, 1, True, lambda: [claim.name]) == {} and search.hard[claim.name]
     assert search.excluded[claim.name] < 3
     monkeypatch.setattr(gates, "MOST", 3_000)
     small = Bounded(system, sizes, {claim.name: claim})
-    assert small.run(None, 50_000, True, lambda: [claim.name]) == {} and claim.name in small.hard
+    assert small.run(None, 50_000, True, lambda: [claim.name]) == {} and small.hard[claim.name]
 
 
 def test_gates() -> None:

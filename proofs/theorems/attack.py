@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from bulkhead.model.executable import ExecutableModel
-from bulkhead.model.ir import Claim, System
+from bulkhead.model.ir import CALL, Claim, System
 from bulkhead.model.trace import Trace
 from bulkhead.proofs.theorems.bounded import PATIENCE, QUICK, Bounded
 from bulkhead.proofs.theorems.cone import cone, in_whole
@@ -74,12 +74,15 @@ class Hunt:
         return Bounded(self.system, sizes, dict(self.claims), self.limit)
 
     @cached_property
-    def wider(self) -> Bounded | None:
-        """The same in a world with one element more of each sort that may have more; None if none may."""
+    def wider(self) -> list[Bounded]:
+        """The same in larger worlds: with one call more in flight, and with one element more of each sort, if it may have
+        more."""
         first = self.bounded.sizes
         most = {s: self.system.scope[s][1] if s in self.system.scope else n + 1 for s, n in first.items()}
         more = {s: n if s in self.given else max(n, min(n + 1, most[s])) for s, n in first.items()}
-        return None if more == first else Bounded(self.system, more, dict(self.claims), self.limit)
+        worlds = [{**first, CALL: more[CALL]} if CALL in first else first, more]
+        wider = [world for k, world in enumerate(worlds) if world not in (first, *worlds[:k])]
+        return [Bounded(self.system, world, dict(self.claims), self.limit) for world in wider]
 
     def left(self) -> dict[str, Claim]:
         """The claims that are still searched: none if one attack suffices and is there, or all states were seen."""
@@ -183,11 +186,11 @@ def unless_proved(hunt: Hunt) -> None:
 
 
 def all_calls(hunt: Hunt) -> None:
-    """All calls, for as long as the effort lasts; of a large system also in a world that has more."""
+    """All calls, for as long as the effort lasts; of a large system also in worlds that have more."""
     most = hunt.bound if hunt.large else hunt.solver_bound
     for conflicts in EFFORTS:  # what is easy to decide first: an attack may be on a claim that is
-        for search in (hunt.bounded, hunt.wider if hunt.large else None):
-            if search is not None and hunt.left():
+        for search in (hunt.bounded, *(hunt.wider if hunt.large else ())):
+            if hunt.left():
                 hunt.take(search.run(most, conflicts, hunt.one, hunt.left))
 
 

@@ -18,6 +18,7 @@ QUICK = 4_000  # conflicts of one question, under a second
 PATIENCE = 60_000  # conflicts, ten seconds or so
 TOGETHER = 5  # times as many conflicts for all questions of one run, beside one for each claim
 LARGEST = 400_000  # gates: of one session, before its last step
+MISSES = 3  # lengths of attacks for which the effort does not suffice, one after the other: then a claim is given up
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Bounded:
         self.unrolled = Unrolling(self.system, two_state, self.sizes, self.limit)
         if self.labels is not None:
             self.unrolled.transitions = [t for t in self.unrolled.transitions if t.label in self.labels]
-        self.hard: set[str] = set()  # claims for which the effort did not suffice
+        self.hard: dict[str, list[int]] = {}  # for each claim, the lengths of attacks for which the effort did not suffice
 
     def run(self, most: int | None, conflicts: int, one: bool, asked: Callable[[], Collection[str]]) -> dict[str, Trace]:
         """Attacks of at most so many steps on the claims `asked` for; with `one`, the search ends with the first.
@@ -49,7 +50,7 @@ class Bounded:
         found: dict[str, Trace] = {}
         while True:
             depth = self.unrolled.depth
-            wanted = [n for n in asked() if n not in found and n not in self.hard]
+            wanted = [n for n in asked() if n not in found and len(self.hard.get(n, ())) < MISSES]
             for name in wanted:
                 if self.unrolled.gates.spent() > end:
                     return found
@@ -58,22 +59,33 @@ class Bounded:
                     found[name] = trace
                     if one:
                         return found
-            if all(n in found or n in self.hard for n in wanted) or (most is not None and depth >= most):
+            if all(n in found or len(self.hard.get(n, ())) >= MISSES for n in wanted) or (
+                most is not None and depth >= most
+            ):
                 return found
             if self.unrolled.gates.count > LARGEST:
                 return found
             self.unrolled.deepen()
 
     def _attack(self, name: str) -> Trace | None:
-        """A shortest attack on a claim by the steps so far; None if there is none, or if that takes more effort."""
+        """An attack on a claim by the steps so far; None if there is none, or if that takes more effort.
+
+        It is a shortest one, unless a length took more effort: that there is none is often harder to say than to find a
+        longer one.
+        """
+        hard = self.hard.setdefault(name, [])
         for depth in range(self.excluded.get(name, -1) + 1, self.unrolled.depth + 1):
+            if depth in hard:
+                continue
             answer = self.unrolled.answer([self.claims[name]], depth)
             if answer == "sat":
-                return replace(self.unrolled.decode((), name), excluded=depth - 1)
+                return replace(self.unrolled.decode((), name), excluded=self.excluded.get(name, -1))
             if answer != "unsat":
-                self.hard.add(name)
-                return None
-            self.excluded[name] = depth
+                hard.append(depth)
+                if len(hard) >= MISSES:
+                    return None
+            elif not hard:
+                self.excluded[name] = depth
         return None
 
 

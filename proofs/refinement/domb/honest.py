@@ -16,6 +16,7 @@ from bulkhead.impl.xen import abi
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.calls import NOT_DONE, Answer
 from bulkhead.proofs.refinement.domb.client_side import ClientEnd
+from bulkhead.proofs.refinement.domb.files import PAGES
 from bulkhead.proofs.refinement.domb.machine import WAIT, Killed, Machine, Process, error_name
 from bulkhead.proofs.refinement.domb.spoken import heard
 from bulkhead.proofs.refinement.domb.watched_tools import WatchedRemote, WatchedXl
@@ -70,6 +71,19 @@ def use_tool(m: Machine, who: Process, a: Mapping[str, Any]) -> Answer:
             tool.close()
     who.end = None
     return Answer(code)
+
+
+def builds_again(m: Machine, who: Process, a: Mapping[str, Any]) -> Answer:
+    """Alone with DomB, which nothing disturbs any more, an honest tool has the smallest guest built, stopped, started and
+    destroyed: {xl}. A system that refuses everything agrees with rules that say what may not be."""
+    if not m.up:
+        return NOT_DONE
+    wanted = {"name": "last", "kernel": "kernel0", "ramdisk": "", "pages": min(PAGES), "cmdline": ""}
+    then = ("pause", "unpause", "destroy")
+    answer = use_tool(m, who, {**wanted, "xl": a["xl"], "then": then, "patient": True, "waits": WAITS})
+    if answer.code != OKAY:
+        raise Mismatch(f"nobody else is there, and an honest tool that wants a small guest is told {answer.code}")
+    return answer
 
 
 def fits(error: ToolError) -> ToolError:
@@ -143,4 +157,4 @@ def _exists(m: Machine, domid: int) -> None:
         raise Mismatch(f"xl was told of domain {domid}, which nobody has built")
 
 
-__all__ = ["use_tool"]
+__all__ = ["builds_again", "use_tool"]

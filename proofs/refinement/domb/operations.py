@@ -18,7 +18,7 @@ from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.calls import NOT_DONE, Answer
 from bulkhead.proofs.refinement.domb.client_side import ClientEnd, registered
 from bulkhead.proofs.refinement.domb.daemons import Daemons
-from bulkhead.proofs.refinement.domb.honest import use_tool
+from bulkhead.proofs.refinement.domb.honest import builds_again, use_tool
 from bulkhead.proofs.refinement.domb.machine import FAIL, OF_DOMB, STEP, Machine, Process, error_name
 from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
@@ -344,6 +344,7 @@ OF_PROCESSES: Final[dict[str, Callable[[Machine, Process, Arguments], Answer]]] 
     "reply": reply,
     "ask_proxy": ask_proxy,
     "use_tool": use_tool,
+    "builds_again": builds_again,
     "map_grant": map_grant,
     "unmap_grant": unmap_grant,
     "poke": poke,

@@ -39,6 +39,7 @@ OPERATIONS: Final = {
     "reply": (PROCESS, "op number status body"),
     "ask_proxy": (PROCESS, "op body"),
     "use_tool": (PROCESS, "xl name kernel ramdisk pages cmdline then patient waits"),
+    "builds_again": (PROCESS, "xl"),
     "map_grant": (PROCESS, "dom ref prot"),
     "unmap_grant": (PROCESS, "addr"),
     "poke": (PROCESS, "addr bytes"),

@@ -35,7 +35,7 @@ class DombTarget(Machine):
 
     def carry_out(self, call: Call) -> Answer:
         """Make a call; both sides may be compared if none is in progress."""
-        outer, inner = self.ear.who, call.operation != "use_tool"
+        outer, inner = self.ear.who, call.operation not in ("use_tool", "builds_again")
         self.inside += inner
         answer = self._made(call)
         self.inside -= inner

@@ -25,9 +25,10 @@ def end(d: Driver) -> None:
         d.tools.kill(who)
     if view.up:
         _last_tool(d)
+    _disconnect(d)
+    if view.up:
         d.call(DOMB, "hang_up")
         d.domb()  # it offers nothing
-    _disconnect(d)
     d.call("", "end")
 
 
@@ -73,6 +74,9 @@ def _disconnect(d: Driver) -> None:
     if view.stored is not None:
         for domid in list(view.stored.connections):
             d.tools.ask_xenstored(who, wire.XS_RELEASE, b"%d\0" % domid)
+    if view.up:
+        d.tools.of(who, "builds_again", xl=view.stored is not None and view.consoled is not None)
+    if view.stored is not None:
         d.tools.ask_xenstored(who, wire.XS_SET_PERMS, b"/\0n0\0")
         nodes = view.stored.store.nodes
         for path in sorted(nodes, key=len, reverse=True):

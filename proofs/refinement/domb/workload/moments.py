@@ -62,6 +62,8 @@ class Moments(Chooser):
             self._at(moment, lambda: self._fail(abi.ENOMEM))
             return
         if self.over:
+            if kind == WAIT:
+                self._at(moment, self._answer)
             return
         if kind == LOAD:
             if moment.what in AGAIN and self.rng.random() < AGAIN[moment.what]:
@@ -91,6 +93,9 @@ class Moments(Chooser):
         """Calls within a call begin with its moment."""
         self.call("", "moment", number=moment.number)
         act()
+
+    def _answer(self) -> None:
+        self.call(DOMB, "step")
 
     def _crash(self) -> None:
         self.call(DOMB, "crash")
