@@ -71,6 +71,13 @@ IN_NO_RULE = {
     "checked_once",
     "death_unseen",
     "hangs_up_on_the_living",
+    "client_reads_another_ring",
+    "room_not_told",
+    "late_page_forgotten",
+    "failed_share_keeps_pages",
+    "ports_outlive_handle",
+    "foreign_handle_kept",
+    "shared_info_by_number",
 }
 OWN: tuple[tuple[Fault, str], ...] = (
     (
