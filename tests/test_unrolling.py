@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from bulkhead.model.diagnostics import RulesError
-from bulkhead.model.ir import System
+from bulkhead.model.ir import Claim, System
 from bulkhead.model.loader import load
 from bulkhead.proofs.theorems import gates
 from bulkhead.proofs.theorems.bounded import Bounded
@@ -122,6 +123,28 @@ def test_effort_ends_a_search_and_is_no_proof(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(gates, "MOST", 3_000)
     small = Bounded(system, sizes, {claim.name: claim})
     assert small.run(None, 50_000, True, lambda: [claim.name]) == {} and small.hard[claim.name]
+
+
+def test_a_length_that_is_too_hard_does_not_end_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That no attack of one step exists may take too long to say; one of three is found, and its bound is 0. After three
+    such lengths a claim is given up."""
+    system = load(str(EXAMPLES / "two_phase_commit.rules"), ["impatient"])
+    sizes, name = dict.fromkeys(system.sorts, 2), "all_or_nothing"
+    whole = Bounded(system, sizes, system.claims()).run(None, 50_000, True, lambda: [name])[name]
+    steps = len(whole.events)
+    assert whole.excluded == steps - 1 >= 2
+    answer, hard = Unrolling.answer, {1}
+
+    def answers(session: Unrolling, claims: Sequence[Claim], depth: int | None = None) -> str:
+        return "unknown" if depth in hard else answer(session, claims, depth)
+
+    monkeypatch.setattr(Unrolling, "answer", answers)
+    search = Bounded(system, sizes, system.claims())
+    found = search.run(None, 50_000, True, lambda: [name])[name]
+    assert (len(found.events), found.excluded, search.hard[name]) == (steps, 0, [1])
+    hard |= {0, 2}
+    search = Bounded(system, sizes, system.claims())
+    assert search.run(None, 50_000, True, lambda: [name]) == {} and name not in search.excluded
 
 
 def test_gates() -> None:
