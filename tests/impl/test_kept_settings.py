@@ -24,7 +24,7 @@ from tests.impl.test_migration import domctl
 from tests.impl.test_process_memory import Process
 
 ENTRY = 0xFFFF800000001000
-TRACES = 2
+TRACES, PAGE_OFFLINE = 2, 14
 
 
 @pytest.fixture
@@ -227,3 +227,14 @@ def test_a_bitmap_of_nodes_is_as_long_as_its_caller_says(m: Machine, bits: int, 
     at = m.put(0, 1024, b"\xaa" * 16)
     assert domctl(m, abi.DOMCTL_GETNODEAFFINITY, domctl_vcpus.BITMAP.pack(at, bits), 9) == 0
     assert m.get(0, 1024, 16) == told.ljust(16, b"\xaa")
+
+
+@pytest.mark.parametrize(("beyond", "rc"), [(0, 0), (1, -abi.EINVAL)])
+def test_the_last_page_of_memory_is_in_order(m: Machine, beyond: int, rc: int) -> None:
+    """XEN_SYSCTL_page_offline_op asks about pages; the one behind the last is none."""
+    last = m.xen.frames.nframes - 1 + beyond
+    status = m.put(0, 2048, b"?" * 8)
+    body = sysctl.PAGES.pack(sysctl.QUERY, last - 1, last, 0, status)
+    raw = abi.U32.pack(PAGE_OFFLINE) + abi.U32.pack(sysctl.VERSION) + body
+    assert run(m.call(0, abi.HYPERVISOR_SYSCTL, m.put(0, 0, raw.ljust(sysctl.SIZE, b"\0")))) == rc
+    assert (m.get(0, 2048, 8) == bytes(8)) == (not rc)

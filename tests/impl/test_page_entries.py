@@ -12,9 +12,9 @@ import pytest
 
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.guest_access import write
-from bulkhead.impl.xen.pagetables import PTE_AVAIL, PTE_GLOBAL, PTE_NX, read_pte
+from bulkhead.impl.xen.pagetables import PTE_AVAIL, PTE_GLOBAL, PTE_GUEST_KERNEL, PTE_NX, read_pte
 from bulkhead.proofs.replay.rig import Rig
-from tests.impl.support import check_counts
+from tests.impl.support import check_counts, grant, map_ref, unmap
 from tests.impl.test_foreign_tables import FLAGS, counts, mmuext, own_table
 
 SLOT = 7
@@ -78,3 +78,15 @@ def test_frames_that_the_machine_does_not_have(rig: Rig) -> None:
     at, beyond = rig.agents["A"].layout.window_maddr(SLOT), rig.xen.frames.nframes
     answers = [rig.mmu_update("A", at, mfn << 12 | FLAGS, abi.DOMID_SELF) for mfn in (beyond - 1, beyond, beyond + 1)]
     assert answers == [-abi.EBUSY, -abi.EPERM, -abi.EPERM]
+
+
+@pytest.mark.parametrize(("flags", "kept"), [(2, PTE_GUEST_KERNEL), (2 | abi.GNTMAP_APPLICATION_MAP, PTE_GLOBAL)])
+def test_a_grant_is_mapped_for_the_kernel_or_for_programs(rig: Rig, flags: int, kept: int) -> None:
+    """GNTMAP_application_map: Xen marks the entries of a guest's kernel, and makes those of its programs global."""
+    rig.make("B")
+    grant(rig, "A", 8, "B", 3)
+    handle = map_ref(rig, "B", "A", 8, SLOT, flags)[1]
+    at = rig.agents["B"].layout.window_maddr(SLOT)
+    stored = read_pte(rig.xen.frames.table[at >> 12], (at & 0xFFF) >> 3)
+    assert stored & (PTE_GUEST_KERNEL | PTE_GLOBAL) == kept
+    assert unmap(rig, "B", handle, SLOT) == 0

@@ -220,3 +220,20 @@ def test_a_child_reaches_no_grant_that_may_not_be_copied(u: Process) -> None:
     assert reach.read_mem(child.space, (own + 1) << 12, 8) == bytes(8)
     child.exit()
     assert u.mapped()[:3] == [True] * 3 and entry_flags(u.rig, "A", 11) == 1
+
+
+def test_faults_are_served_for_others_only_where_there_is_memory(u: Process) -> None:
+    """Not of a device's area, and neither in a hole nor above all areas."""
+    own = u.arg >> 12
+    above = max(vma.end for vma in u.space.vmas) + 100
+    assert memory_calls.userfaultfd(u.space, own, 1) is None
+    for place in (u.grants(), 1, above):
+        assert answer(partial(memory_calls.userfaultfd, u.space, place, 1)) == -abi.EINVAL
+
+
+def test_own_pages_that_may_not_be_touched_have_no_entry(u: Process) -> None:
+    """PROT_NONE: the pages are held, and neither read nor written before mprotect."""
+    fd, at, offset = u.own()
+    shut = u.sys.mmap(2, NONE, fd, offset) >> 12
+    assert not u.space.pte(shut) & 1 and u.space.pte(at) & 1
+    assert answer(partial(u.sys.load, shut << 12, 1)) == -abi.EFAULT
