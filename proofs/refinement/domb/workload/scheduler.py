@@ -47,10 +47,8 @@ class Driver(Chooser):
         target.meanwhile = self.moments
         self.calls = 0  # moves
         self.neighbours = self.rng.random() < 0.4  # in four of ten episodes, guests live side by side
-        self.quiet = (
-            self.neighbours and self.rng.random() < 0.75
-        )  # of these, DomB and the guests are mostly peaceful in three
-        if self.quiet:
+        self.quiet = self.neighbours and self.rng.random() < 0.75
+        if self.quiet:  # DomB's calls do not fail, and most guests keep their grants and ports
             self.moments.trouble, self.moments.mortal = "", False
             self.guests.settled = True
 

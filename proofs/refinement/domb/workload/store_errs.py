@@ -71,7 +71,7 @@ class StoreErrs(Chooser):
     # Malformed requests.
 
     def errs(self, who: Process, calm: Sequence[Guest]) -> None:
-        """Requests with one thing wrong each: their end, their words, their path, its length, their permissions."""
+        """A guest makes mistakes: requests with one thing wrong each, in their end, words, path, its length, permissions."""
         rng, guest = self.rng, calm[0]
         self.text = f"d{guest.domid} errs"
         self.asks(guest, "mkdir", "data/a")
@@ -232,6 +232,7 @@ class StoreErrs(Chooser):
             self.tools.of(who, "console_add", dom=guest.domid, mfn=7, port=CONSOLE_PORT)
 
     def lists_names(self, who: Process, calm: Sequence[Guest]) -> None:
+        """A tool lists as many long names as one answer takes, and one more."""
         self.tools.makes_many(who)
         self.text = self.tools.text
 
