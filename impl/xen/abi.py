@@ -32,6 +32,7 @@ ENODEV: Final = 19
 EINVAL: Final = 22
 ENOTTY: Final = 25
 ENOSPC: Final = 28
+EDOM: Final = 33
 ERANGE: Final = 34
 ENOSYS: Final = 38
 ENODATA: Final = 61

@@ -1,7 +1,8 @@
-"""The struct of a control interface: how domctl, sysctl and platform_op begin.
+"""The struct of a control interface: how domctl, sysctl and platform_op begin, and the bitmaps that they name.
 
-Contents: read the whole struct, check the interface's version before anything else, then the caller's privilege. Not here:
-the commands. Sources: Xen common/domctl.c, common/sysctl.c, arch/x86/platform_hypercall.c.
+Contents: read the whole struct, check the interface's version before anything else, then the caller's privilege; the bytes
+of a bitmap. Not here: the commands. Sources: Xen common/domctl.c, common/sysctl.c, common/bitmap.c,
+arch/x86/platform_hypercall.c.
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from bulkhead.impl.xen.machine import Xen
 
 VERSION_AT: Final = 4  # behind the command
+
+
+def bitmap_bytes(bits: int) -> int:
+    """The size of a bitmap of so many bits. Xen adds in 32 bits: of the seven largest numbers it takes no byte."""
+    return (bits + 7 & 0xFFFFFFFF) // 8
 
 
 def versioned_struct(xen: Xen, vcpu: VCpu, arg: int, size: int, version: int) -> bytes | int:

@@ -85,7 +85,7 @@ OF_A_DOMAIN: dict[int, Command] = {
     abi.DOMCTL_SETVNUMAINFO: domctl_guest.set_vnuma,
     abi.DOMCTL_PSR_CMT_OP: domctl_guest.cache_monitor,
     abi.DOMCTL_MONITOR_OP: domctl_guest.monitor,
-    abi.DOMCTL_PSR_ALLOC: domctl_guest.cache_monitor,
+    abi.DOMCTL_PSR_ALLOC: domctl_guest.cache_allocation,
     abi.DOMCTL_SOFT_RESET: domctl_guest.soft_reset,
     abi.DOMCTL_GET_CPU_POLICY: domctl_guest.get_cpu_policy,
     abi.DOMCTL_SET_CPU_POLICY: domctl_guest.set_cpu_policy,

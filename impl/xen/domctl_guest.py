@@ -52,14 +52,15 @@ VM_EVENT_VERSION: Final = 7
 ENABLE, DISABLE, RESUME, VERSION = range(4)
 MONITOR_RING: Final = 2
 MONITOR_RING_FRAME: Final = 28  # the parameter
-MONITOR: Final = Struct("<III")  # command event, which register
+MONITOR: Final = Struct("<IIII")  # command event, which register (and flags), pad
 (ON, OFF, CAPABILITIES, EACH_REPETITION, CONTROL_REGISTERS) = range(5)
 MONITORED: Final = 0x1F7B  # on AMD's processors
 NOT_AFTER_ALL: Final = 8  # interrupts: told as possible, and refused
-LAST_EVENT, REGISTER_EVENT, MSR_EVENT, REGISTERS = 31, 0, 1, 4
+LAST_EVENT, REGISTER_EVENT, MSR_EVENT, REGISTERS, REGISTER_FLAGS = 31, 0, 1, 4, 24
 VNUMA: Final = Struct("<IIIIQQQQ")  # nodes ranges vcpus pad, addresses of distances, nodes of vCPUs, real nodes, ranges
 VNUMA_RANGE, VNUMA_FLAGS, REAL_NODES = 24, 16, 64
 ONE_PAGE: Final = 4096
+LAST_ALLOCATION: Final = 9  # the last command of psr_alloc
 POLICY: Final = Struct("<IIQQ")  # leaves MSRs, their addresses
 POLICY_ERROR: Final = Struct("<III")
 MOST_LEAVES, MOST_POLICY_MSRS, LEAVES = 120, 2, 51
@@ -172,7 +173,7 @@ def _enable_monitor(domain: Domain) -> int:
 
 def monitor(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:
     """XEN_DOMCTL_monitor_op: events of a translated guest, each switched on or off once; nobody listens to them."""
-    command, event, index = MONITOR.unpack_from(body)
+    command, event, index, pad = MONITOR.unpack_from(body)
     if domain is vcpu.domain:
         return -EPERM
     able = MONITORED if domain.external else 0
@@ -181,13 +182,15 @@ def monitor(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:
     if command in (ON, OFF):
         if event > LAST_EVENT:
             return -EINVAL
-        return _switch(domain, command, event, index) if able >> event & 1 and event != NOT_AFTER_ALL else -EOPNOTSUPP
+        return _switch(domain, command, event, index, pad) if able >> event & 1 and event != NOT_AFTER_ALL else -EOPNOTSUPP
     if command == EACH_REPETITION:
         return 0 if domain.toolstack.listened else -EINVAL
     return 0 if command == CONTROL_REGISTERS else -EOPNOTSUPP
 
 
-def _switch(domain: Domain, command: int, event: int, index: int) -> int:
+def _switch(domain: Domain, command: int, event: int, index: int, pad: int) -> int:
+    if event == REGISTER_EVENT and (pad or index >> REGISTER_FLAGS):
+        return -EINVAL
     index = index & 0xFF if event == REGISTER_EVENT else index if event == MSR_EVENT else 0
     if event == REGISTER_EVENT and index >= REGISTERS:
         return -EINVAL
@@ -261,8 +264,13 @@ def _real_nodes(xen: Xen, vcpu: VCpu, at: int, nodes: int) -> int:
 
 
 def cache_monitor(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:
-    """XEN_DOMCTL_psr_cmt_op and psr_alloc: they need Intel's processors."""
+    """XEN_DOMCTL_psr_cmt_op: it needs Intel's processors."""
     return -ENODEV
+
+
+def cache_allocation(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:
+    """XEN_DOMCTL_psr_alloc: so do all its commands."""
+    return -ENODEV if U32.unpack_from(body)[0] <= LAST_ALLOCATION else -EOPNOTSUPP
 
 
 def soft_reset(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:

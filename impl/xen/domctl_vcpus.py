@@ -11,6 +11,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from bulkhead.impl.xen.abi import EFAULT, EINVAL, ENOSYS, EOPNOTSUPP, ESRCH, U32, U64
+from bulkhead.impl.xen.control_struct import bitmap_bytes
 from bulkhead.impl.xen.guest_access import read, write
 from bulkhead.impl.xen.toolstack import ALL_NODES
 from bulkhead.impl.xen.vcpu_context import canonical
@@ -24,7 +25,7 @@ AFFINITY: Final = Struct("<IIQI4xQI4x")  # vcpu flags, and two bitmaps: address,
 HARD, SOFT = 1, 2
 PROCESSORS, NODES = 1, 64  # bits that Xen keeps
 BITMAP: Final = Struct("<QI")
-VCPU_INFO: Final = Struct("<BBBxQI")  # online blocked running, time, processor
+VCPU_FLAGS, VCPU_TIMES, VCPU_TIMES_AT = Struct("<BBB"), Struct("<QI"), 4  # online blocked running; time, processor
 SCHEDULER: Final = Struct("<IIHH")  # scheduler command weight cap
 CREDIT2, PUT_INFO, GET_INFO = 6, 0, 1
 TRIGGER: Final = Struct("<II")
@@ -49,14 +50,14 @@ def find(domain: Domain, number: int) -> VCpu | None:
 
 def _read_bits(xen: Xen, vcpu: VCpu, at: int, count: int, kept: int) -> int | None:
     """A bitmap of `count` bits, of which Xen keeps the first ones; None on a fault."""
-    size = min((count + 7) // 8, (kept + 7) // 8)
+    size = min(bitmap_bytes(count), bitmap_bytes(kept))
     raw = read(xen, vcpu, at, size)
     return None if raw is None else int.from_bytes(raw, "little") & ((1 << min(count, kept)) - 1)
 
 
 def _write_bits(xen: Xen, vcpu: VCpu, at: int, count: int, value: int) -> bool:
     """Write it into the caller's bitmap, the rest as zeros."""
-    size = (count + 7) // 8
+    size = bitmap_bytes(count)
     return write(xen, vcpu, at, (value & ((1 << 8 * size) - 1)).to_bytes(size, "little"))
 
 
@@ -69,7 +70,7 @@ def affinity(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes, change
     if which is None:
         return -EINVAL if number >= domain.max_vcpus else -ESRCH
     settings = which.settings
-    before = settings.hard_affinity
+    before, rc = settings.hard_affinity, 0
     if flags & HARD:
         if change:
             wanted = _read_bits(xen, vcpu, hard_at, hard_bits, PROCESSORS)
@@ -78,8 +79,7 @@ def affinity(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes, change
             if not wanted:
                 return -EINVAL
             settings.hard_affinity = wanted
-        if not _write_bits(xen, vcpu, hard_at, hard_bits, settings.hard_affinity):
-            return -EFAULT
+        rc = 0 if _write_bits(xen, vcpu, hard_at, hard_bits, settings.hard_affinity) else -EFAULT
     if flags & SOFT:
         if change:
             wanted = _read_bits(xen, vcpu, soft_at, soft_bits, PROCESSORS)
@@ -88,9 +88,8 @@ def affinity(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes, change
                 return -EFAULT
             settings.soft_affinity = wanted
         told = settings.soft_affinity & settings.hard_affinity if change else settings.soft_affinity
-        if not _write_bits(xen, vcpu, soft_at, soft_bits, told):
-            return -EFAULT
-    return 0
+        rc = 0 if _write_bits(xen, vcpu, soft_at, soft_bits, told) else -EFAULT  # whatever became of the other
+    return rc
 
 
 def set_affinity(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:
@@ -130,8 +129,9 @@ def vcpu_info(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> in
     if which is None:
         return -EINVAL if number >= domain.max_vcpus else -ESRCH
     waits = which.online and domain is not vcpu.domain and domain.creation_finished and not domain.crashed
-    told = VCPU_INFO.pack(which.online, waits, which is vcpu, 0, 0)
-    return 0 if write(xen, vcpu, arg + BODY + 4, told) else -EFAULT
+    at, flags = arg + BODY + 4, VCPU_FLAGS.pack(which.online, waits, which is vcpu)
+    fine = write(xen, vcpu, at, flags) and write(xen, vcpu, at + VCPU_TIMES_AT, VCPU_TIMES.pack(0, 0))
+    return 0 if fine else -EFAULT
 
 
 def scheduler(xen: Xen, vcpu: VCpu, domain: Domain, arg: int, body: bytes) -> int:

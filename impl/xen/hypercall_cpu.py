@@ -36,6 +36,7 @@ BREAK_ON_IO: Final = 2
 CALLBACK: Final = Struct("<HH4xQ")  # type flags address
 EVENT, FAILSAFE, SYSCALL, NMI, SYSENTER, SYSCALL32 = 0, 1, 2, 4, 5, 7
 CALLBACKS: Final = frozenset({EVENT, FAILSAFE, SYSCALL, NMI, SYSENTER, SYSCALL32})
+NMI_SIZE: Final = 16  # the address, and padding
 MASKS_EVENTS: Final = 1
 IN_CONTEXT: Final = {EVENT: 0, FAILSAFE: 1, SYSCALL: 2}
 ASSISTS: Final = frozenset({*range(6), 32})
@@ -122,10 +123,10 @@ def do_nmi_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a5: in
         return 0
     if cmd:
         return -ENOSYS
-    raw = read(xen, vcpu, arg, 8)
+    raw = read(xen, vcpu, arg, NMI_SIZE)
     if raw is None:
         return -EFAULT
-    return 0 if canonical(U64.unpack(raw)[0]) else -EINVAL
+    return 0 if canonical(U64.unpack_from(raw)[0]) else -EINVAL
 
 
 def do_nothing(xen: Xen, vcpu: VCpu, a1: int, a2: int, a3: int, a4: int, a5: int) -> Steps:

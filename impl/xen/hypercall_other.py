@@ -83,8 +83,9 @@ NEEDS_EOI: Final = 1
     REMOVE_DEVICE,
     EOI_PAGE_1,
 ) = range(4, 18)
-RESTORE_MSI, FREE_PIRQ, RESTORE_MSI_EXT, EOI_PAGE_2 = 19, 23, 27, 28
-SETUP_GSI, LINES = 21, 24
+RESTORE_MSI, ADD_DEVICE_EXT, SETUP_GSI, FREE_PIRQ, ADD_DEVICE_FULL, REMOVE_DEVICE_FULL = 19, 20, 21, 23, 25, 26
+RESTORE_MSI_EXT, EOI_PAGE_2, PREPARE_MSIX, RELEASE_MSIX = 27, 28, 30, 31
+LINES: Final = 24
 BLINDLY_REFUSED: Final = frozenset({24, 29})  # before their argument is read
 OF_DOM0: Final = frozenset(
     {
@@ -94,26 +95,39 @@ OF_DOM0: Final = frozenset(
         ADD_DEVICE,
         REMOVE_DEVICE,
         RESTORE_MSI,
-        20,
+        ADD_DEVICE_EXT,
         SETUP_GSI,
-        25,
-        26,
+        ADD_DEVICE_FULL,
+        REMOVE_DEVICE_FULL,
         RESTORE_MSI_EXT,
-        30,
-        31,
+        PREPARE_MSIX,
+        RELEASE_MSIX,
     }
 )
 OF_ITS_HARDWARE: Final = OF_DOM0 | {IRQ_STATUS, EOI, FREE_PIRQ}
 PHYSDEV_SIZES: Final = {
     IRQ_STATUS: 8,
     SET_IOPL: 4,
-    SET_IOBITMAP: 12,
+    SET_IOBITMAP: 16,
+    APIC_READ: 16,
+    APIC_WRITE: 16,
+    ALLOC_VECTOR: 8,
     EOI: 4,
     MAP_PIRQ: 40,
     UNMAP_PIRQ: 8,
+    ADD_DEVICE: 2,
+    REMOVE_DEVICE: 2,
+    RESTORE_MSI: 2,
+    ADD_DEVICE_EXT: 16,
+    SETUP_GSI: 8,
     EOI_PAGE_1: 8,
     EOI_PAGE_2: 8,
     FREE_PIRQ: 8,
+    ADD_DEVICE_FULL: 12,
+    REMOVE_DEVICE_FULL: 4,
+    RESTORE_MSI_EXT: 4,
+    PREPARE_MSIX: 4,
+    RELEASE_MSIX: 4,
 }
 IOPL_MOST, IO_PORTS, GSI = 3, 65536, 1
 OLD_PHYSDEV_SIZE: Final = 24
@@ -197,12 +211,12 @@ def do_physdev_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a5
         return 0
     if cmd in BLINDLY_REFUSED:
         return -EPERM
-    if cmd not in PHYSDEV_SIZES and cmd not in OF_DOM0:
+    if cmd not in PHYSDEV_SIZES:
         return -ENOSYS
-    raw = read(xen, vcpu, arg, PHYSDEV_SIZES.get(cmd, 8))
+    raw = read(xen, vcpu, arg, PHYSDEV_SIZES[cmd])
     if raw is None:
         return -EFAULT
-    first: int = U32.unpack_from(raw)[0]
+    first = int.from_bytes(raw[: U32.size], "little")
     if hardware and cmd in OF_ITS_HARDWARE:
         return -ENOSYS
     if cmd in OF_DOM0:
@@ -249,8 +263,9 @@ def do_xenoprof_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a
 
 
 def _free_pirq(xen: Xen, vcpu: VCpu, kind: int, arg: int) -> int:
-    """An interrupt number for the guest: the lowest of a line, or the highest of a message; each has numbers of its own."""
-    numbers = range(FIRST_FREE_INTERRUPT, LINES) if kind == GSI else range(INTERRUPTS - 1, LINES - 1, -1)
+    """An interrupt number for the guest: the highest of those for messages; for a line one of its own first, the lowest."""
+    lines = range(FIRST_FREE_INTERRUPT, LINES if kind == GSI else FIRST_FREE_INTERRUPT)
+    numbers = (*lines, *range(INTERRUPTS - 1, LINES - 1, -1))
     chosen = next((each for each in numbers if each not in vcpu.domain.pirqs), None)
     if chosen is None:
         return -ENOSPC

@@ -122,7 +122,7 @@ def _give(xen: Xen, vcpu: VCpu, domain: Domain, cmd: int, what: tuple[int, int, 
 
 def do_memory_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a5: int) -> Steps:
     """Hypercall 12; progress of a continued batch stands in the bits above the command."""
-    start = (cmd & 0xFFFFFFFF) >> MEMOP_EXTENT_SHIFT
+    start = cmd >> MEMOP_EXTENT_SHIFT
     op = cmd & abi.MEMOP_CMD_MASK
     caller = vcpu.domain
     if caller.external and op in NOT_OF_TRANSLATED:
@@ -134,7 +134,7 @@ def do_memory_op(xen: Xen, vcpu: VCpu, cmd: int, arg: int, a3: int, a4: int, a5:
     if op == abi.XENMEM_EXCHANGE:
         return (yield from exchange(xen, vcpu, arg))
     if op == abi.XENMEM_MAXIMUM_RAM_PAGE:
-        return xen.frames.nframes - 1
+        return xen.frames.nframes  # one more than the last page, whatever its name says
     if op in (abi.XENMEM_CURRENT_RESERVATION, abi.XENMEM_MAXIMUM_RESERVATION, abi.XENMEM_MAXIMUM_GPFN):
         raw = read(xen, vcpu, arg, 2)
         if raw is None:

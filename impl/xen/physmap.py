@@ -15,6 +15,7 @@ from bulkhead.impl.xen.abi import (
     DOMID_SELF,
     EACCES,
     EBUSY,
+    EDOM,
     EFAULT,
     EILSEQ,
     EINVAL,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 Steps = Generator[str, None, int]
 INVALID_GFN = (1 << 64) - 1
+PROGRESS_BITS = 16  # as their sizes have
 
 
 def unhook(xen: Xen, domain: Domain, gfn: int) -> None:
@@ -225,8 +227,9 @@ def _permission(xen: Xen, vcpu: VCpu, domain: Domain, space: int) -> int:
 
 def physmap_op(xen: Xen, vcpu: VCpu, op: int, start: int, arg: int) -> Steps:
     """The three operations of memory_op; `start` is the progress of a continued call."""
-    size = PHYSMAP_SIZES[op]
-    raw = read(xen, vcpu, arg, size)
+    if op != abi.XENMEM_REMOVE_FROM_PHYSMAP and start >> PROGRESS_BITS:
+        return -EDOM
+    raw = read(xen, vcpu, arg, PHYSMAP_SIZES[op])
     if raw is None:
         return -EFAULT
     domid = abi.U16.unpack_from(raw)[0]

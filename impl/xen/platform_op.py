@@ -31,7 +31,7 @@ VENDOR: Final = b"AuthenticAMD"
 FAMILY_MODEL_STEPPING: Final = (15, 107, 1)
 CPU_STATE: Final = Struct("<IIIII")  # asked, highest present, flags, APIC's and ACPI's number
 ONLINE, INVALID = 1, 2
-KEYBOARD, DISK, EFI_FIRMWARE = 5, 1, 4
+DISK, BOOT_SECTOR, MONITOR, EFI_FIRMWARE, KEYBOARD = range(1, 6)
 RESOURCE: Final = Struct("<IIQ")
 MOST_ENTRIES, ENTRY = 3, 32
 # The type of power information that is taken, and ways of core parking.
@@ -74,7 +74,8 @@ def _told(command: int, first: int, second: int, raw: bytes) -> int:
     if command == READ_TYPE:
         return -EINVAL if first >= TYPE_REGISTERS else 0
     if command == FIRMWARE:
-        return {DISK: -ESRCH, EFI_FIRMWARE: -ENOSYS, KEYBOARD: 0}.get(first, -EINVAL)
+        absent = dict.fromkeys((DISK, BOOT_SECTOR, MONITOR), -ESRCH)
+        return {**absent, EFI_FIRMWARE: -ENOSYS, KEYBOARD: 0}.get(first, -EINVAL)
     if command == POWER_INFO:
         return 0 if second == NO_POWER_INFO else -EINVAL
     if command in (CPU_ONLINE, CPU_OFFLINE):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from bulkhead.impl.xen.abi import (
     DOMID_FIRST_RESERVED,
+    E2BIG,
     EACCES,
     EBUSY,
     EEXIST,
@@ -30,10 +31,10 @@ from bulkhead.impl.xen.abi import (
     U32,
     U64,
 )
-from bulkhead.impl.xen.control_struct import privileged_struct
+from bulkhead.impl.xen.control_struct import bitmap_bytes, privileged_struct
 from bulkhead.impl.xen.domain_info import domain_info
 from bulkhead.impl.xen.domctl_guest import MOST_LEAVES, MOST_POLICY_MSRS
-from bulkhead.impl.xen.guest_access import read, write
+from bulkhead.impl.xen.guest_access import handle_okay, read, write
 
 if TYPE_CHECKING:
     from bulkhead.impl.xen.domains import VCpu
@@ -55,7 +56,7 @@ POWER: Final = Struct("<II")  # kind processor
 HOTPLUG: Final = Struct("<II")  # processor operation
 BRING_UP, TAKE_DOWN = 0, 1
 POWER_KINDS, IDLE_KINDS, IDLE_STATES = 0xF0, 0x20, 2
-RESET_IDLE: Final = 0x23
+COUNT_IDLE, RESET_IDLE = 0x21, 0x23
 SCHEDULER_SMT, GET_STATE, SET_STATE, TURBO = 0x21, 0x22, 0x23, (0x26, 0x27)
 FREQUENCY: Final = 0x10
 PAGES: Final = Struct("<IIIIQ")  # command start end, address
@@ -73,8 +74,10 @@ BRIDGE, NO_NODE, NO_DEVICE = bytes(4), 0xFFFFFFFF, 0xFFFFFFFE
 FEATURES: Final = Struct("<IIQ")
 FEATURE_WORDS, LAST_FEATURES = 19, 5
 LEVELLING: Final = 414
-PATCHES: Final = Struct("<IIII")  # operation pad, and of a list: number, index
-LIST_PATCHES, LAST_PATCH_OPERATION = 2, 3
+PATCHES: Final = Struct("<II")  # operation pad
+PATCH_LIST: Final = Struct("<8xIIII8xQQQQQ")  # version, index, number, pad; sizes, and five addresses
+PATCHES_VERSION: Final = 1
+LIST_PATCHES, LAST_PATCH_OPERATION, MOST_PATCHES = 2, 3, 1024
 POLICY: Final = Struct("<IIIIQQ")  # which leaves MSRs pad, addresses
 LEAVES_OF: Final = (29, 51, 53, 53, 51, 51)
 # What is not here: the reason, and the operations (or that part of them).
@@ -113,7 +116,7 @@ def _traces(xen: Xen, vcpu: VCpu, at: int, body: bytes) -> int:
         told = TRACES.pack(command, mask_at, bits, xen.settings.trace_mask, 0, 0)
         return _tell(xen, vcpu, at, told)
     if command == SET_CPU_MASK:
-        return -EFAULT if read(xen, vcpu, mask_at, min((bits + 7) // 8, 1)) is None else 0
+        return -EFAULT if read(xen, vcpu, mask_at, min(bitmap_bytes(bits), 1)) is None else 0
     if command == SET_EVENTS:
         xen.settings.trace_mask = events
         return 0
@@ -180,6 +183,8 @@ def _power_state(xen: Xen, vcpu: VCpu, at: int, body: bytes) -> int:
         return -EINVAL
     if kind & POWER_KINDS != IDLE_KINDS:
         return -ENODEV
+    if not COUNT_IDLE <= kind <= RESET_IDLE:
+        return -ENOSYS
     return 0 if kind == RESET_IDLE else _tell(xen, vcpu, at + 8, U32.pack(IDLE_STATES))
 
 
@@ -206,7 +211,10 @@ def _power(xen: Xen, vcpu: VCpu, at: int, body: bytes) -> int:
         return -EINVAL
     if command in TURBO:
         return -EACCES
-    return 0 if command == SCHEDULER_SMT else -ENOSYS
+    if command != SCHEDULER_SMT:
+        return -ENOSYS
+    before, xen.settings.saves_power = xen.settings.saves_power, bool(U32.unpack_from(body, 8)[0])
+    return _tell(xen, vcpu, at + 8, U32.pack(before))
 
 
 def _pages(xen: Xen, vcpu: VCpu, at: int, body: bytes) -> int:
@@ -242,7 +250,7 @@ def _numa(xen: Xen, vcpu: VCpu, at: int, body: bytes) -> int:
 def _pool(xen: Xen, vcpu: VCpu, at: int, body: bytes) -> int:
     """cpupool_op: the one pool has the one processor; more are not offered."""
     operation, pool, _, domid, processor, _, bitmap, bits = POOL.unpack_from(body)
-    size = (bits + 7) // 8
+    size = bitmap_bytes(bits)
     if operation == CREATE or not CREATE <= operation <= FREE:
         return -ENOSYS
     if operation == FREE:
@@ -326,13 +334,21 @@ def _features(xen: Xen, vcpu: VCpu, at: int, body: bytes) -> int:
 
 
 def _patches(xen: Xen, vcpu: VCpu, at: int, body: bytes) -> int:
-    """livepatch_op: there is no patch."""
-    operation, pad, count, _ = PATCHES.unpack_from(body)
+    """livepatch_op: there is no patch, so that the list is empty whatever room there is."""
+    operation, pad = PATCHES.unpack_from(body)
     if pad:
         return -EINVAL
     if operation > LAST_PATCH_OPERATION:
         return -EOPNOTSUPP
-    return 0 if operation == LIST_PATCHES and not count else -EINVAL
+    if operation != LIST_PATCHES:
+        return -EINVAL
+    _, _, count, pad, status, _, lengths, _, other_lengths = PATCH_LIST.unpack_from(body)
+    if count > MOST_PATCHES:
+        return -E2BIG
+    if pad or (count and not all(handle_okay(vcpu, each, count, 4) for each in (status, lengths, other_lengths))):
+        return -EINVAL
+    told = U32.pack(PATCHES_VERSION), U32.pack(0) + bytes(4) + bytes(8)  # version; number, pad, sizes
+    return _tell(xen, vcpu, at + 8, told[0]) or _tell(xen, vcpu, at + 16, told[1])
 
 
 def _policy(xen: Xen, vcpu: VCpu, at: int, body: bytes) -> int:

@@ -97,5 +97,6 @@ class MachineSettings:
 
     rate_limit: int = 1000  # of the scheduler, in microseconds
     trace_mask: int = 0x0FFFF000
+    saves_power: bool = False  # the scheduler, by filling one core first
     type_registers: set[int] = field(default_factory=lambda: {0})  # those for types of memory that are in use
     sleep_states: list[int] = field(default_factory=lambda: [1, 0xFFFFFFFF])  # deepest state and sub-state of the processor

@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Final
 
 from tests.xen.compare import compare
+from tests.xen.corners.bent import bent
 from tests.xen.corners.control import interrupts, kernels, models, parameters, platform, processor, sysctls
 from tests.xen.corners.descriptors import descriptors
 from tests.xen.corners.devices import private_grants, privcmd, rings
 from tests.xen.corners.domains import domains, zombies
+from tests.xen.corners.ends import ends
 from tests.xen.corners.files import shared
 from tests.xen.corners.grants import grants
 from tests.xen.corners.initialised import initialised
 from tests.xen.corners.left import left
 from tests.xen.corners.memory import claims, exchanges, memory_maps, reservations
 from tests.xen.corners.models import through_privcmd
+from tests.xen.corners.neighbours import neighbours
 from tests.xen.corners.physmap import log_dirty, physmap
 from tests.xen.corners.pools import pools
 from tests.xen.corners.reach import advised, copied, gone, held, reached, spliced
@@ -82,6 +85,9 @@ CORNERS: Final[tuple[Callable[[Script], None], ...]] = (
     spliced,
     copied,
     descriptors,
+    neighbours,
+    bent,
+    ends,
 )
 
 

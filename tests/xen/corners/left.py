@@ -55,7 +55,7 @@ def _versions(s: Script) -> None:
         s.hypercall(by, PHYSDEV_OLD, a1=UNMAPPED)
 
 
-def _of_guests(s: Script) -> None:
+def of_guests(s: Script) -> None:
     """Requests of a guest about itself."""
     s.hypercall("A", SET_TRAPS, a1="0")
     for kind in range(9):
@@ -209,7 +209,7 @@ def _copied_areas(s: Script) -> None:
 def left(s: Script) -> None:
     """All of them."""
     _versions(s)
-    _of_guests(s)
+    of_guests(s)
     _replaced(s)
     _of_the_toolstack(s)
     _listeners(s)
