@@ -35,13 +35,15 @@ FAULTS = [(str(file), fault) for file in FILES for fault in load(str(file)).faul
 
 
 def shown(system: System, fault: str) -> list[Trace]:
-    """The attacks on the claims that a fault names, else on any claim."""
+    """The attacks on the claims that a fault names, else on any claim, first on those that hold without it."""
     named = [n for n in system.faults[fault].breaks if n in system.claims()]
     if named:
         found = [find_attack(system, name, (fault,)) for name in named]
     else:
         every = [n for n in system.claims() if system.expects.get(n) != "refuted"]
         found = list(find_attacks(system, every, (fault,), one=True).values())
+        if not any(found):  # a fault by which only a claim falls sooner that is false without it
+            found = list(find_attacks(system, system.claims(), (fault,), one=True).values())
     return [trace for trace in found if trace is not None]
 
 

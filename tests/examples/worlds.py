@@ -137,4 +137,21 @@ WORLDS: dict[str, Small] = {
     "leases/late": _leases(now=1),
     "snapshot": Small({"Node": 2, "Message": 1}),
     "counter": Small({}),
+    "collector": Small({"Node": 2}, {}, {"free[node0]": "true", "free[node1]": "true"}),
+    "upgradable_lock": Small({"Thread": 2, "Value": 2, "Call": 2}),
+    "termination": Small(
+        {"Node": 3},
+        {"first": 0},
+        {
+            **ascending("at_most", ["first", "node1", "node2"]),
+            "token.at": "first",
+            "token.colour": "black",
+            "active[first]": "true",
+        },
+    ),
+    "termination/2": Small(
+        {"Node": 2},
+        {"first": 0},
+        {**ascending("at_most", ["first", "node1"]), "token.at": "first", "token.colour": "black", "active[first]": "true"},
+    ),
 }
