@@ -21,6 +21,7 @@ INVALID_HANDLE: Final = 0xFFFFFFFF
 NOTIFY_CLEAR_BYTE: Final = 1
 NOTIFY_SEND_EVENT: Final = 2
 COPY_BATCH: Final = 16
+NOT_ANSWERED: Final = 1  # status of an element that Xen did not come to (gnttab_set_map_op): a handle in it is nobody's
 GUEST_AVAIL0: Final = 1 << abi.GNTMAP_GUEST_AVAIL_SHIFT
 
 
@@ -244,7 +245,7 @@ class Gntdev:
             ops = []
             for i, (domid, ref) in enumerate(gmap.grants):
                 addr = space.pte_maddr(gmap.start + i) if flags == user else self.kernel.layout.window_va(gmap.slots[i])
-                ops.append(abi.MAP_GRANT_REF.pack(addr, flags, ref & 0xFFFFFFFF, domid & 0xFFFF, 0, 0, 0))
+                ops.append(abi.MAP_GRANT_REF.pack(addr, flags, ref & 0xFFFFFFFF, domid & 0xFFFF, NOT_ANSWERED, 0, 0))
             rc, out = self.kernel.grant_op(abi.GNTTABOP_MAP_GRANT_REF, ops)
             okay = okay and rc == 0
             for i, raw in enumerate(out):

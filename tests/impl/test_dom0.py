@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from struct import pack, unpack
 
 import pytest
@@ -16,10 +17,11 @@ from bulkhead.impl.dom0.ioctl import (
     gntdev_ioctl,
     user_read,
 )
-from bulkhead.impl.dom0.kernel import KernelError
+from bulkhead.impl.dom0.kernel import Kernel, KernelError
 from bulkhead.impl.dom0.privcmd import Privcmd
 from bulkhead.impl.dom0.process import MAP_PRIVATE, MAP_SHARED, Fault, Process
 from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.maptrack import live
 from bulkhead.proofs.replay.rig import BUFFER_VPN, Rig
 from tests.impl.support import entry_flags, grant, machine
 
@@ -83,6 +85,27 @@ def test_one_bad_page_fails_all_and_spends_the_map(s: Setup) -> None:
     assert entry_flags(s.rig, "A", 8) == 1
     grant(s.rig, "A", 100, "d0", 5)
     assert s.mmap(offset, 2) == -abi.EINVAL
+
+
+@pytest.mark.parametrize("answered", [0, 1])
+def test_a_call_that_ends_early_maps_nothing_more(s: Setup, answered: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """XSA-361: what Xen did not answer is not mapped, and the number in it, 0, is not unmapped: it is another's handle."""
+    assert s.mmap(s.map(8), 1) == 0
+    whole = Kernel.grant_op
+    unmapped: list[int] = []
+
+    def early(kernel: Kernel, cmd: int, elements: Sequence[bytes]) -> tuple[int, list[bytes]]:
+        if cmd != abi.GNTTABOP_MAP_GRANT_REF:
+            unmapped.extend(abi.UNMAP_GRANT_REF.unpack(each)[2] for each in elements)
+            return whole(kernel, cmd, elements)
+        return -abi.EFAULT, whole(kernel, cmd, elements[:answered])[1] + list(elements[answered:])
+
+    monkeypatch.setattr(Kernel, "grant_op", early)
+    assert s.mmap(s.map(9, 10), 2, at=VPN + 8) == -abi.EINVAL
+    assert 0 not in unmapped and len(unmapped) == 4
+    assert live(s.rig.xen.domains[0].grant_table) == 2  # the first map's own: for the user, and for the kernel
+    assert entry_flags(s.rig, "A", 8) == 0x19
+    assert entry_flags(s.rig, "A", 9) == entry_flags(s.rig, "A", 10) == 1
 
 
 def test_mapping_outlives_ioctl_and_close(s: Setup) -> None:
