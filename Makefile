@@ -24,7 +24,7 @@ check: lint
 lint: $(STAMP)
 	$(BIN)/ruff format --check --quiet . || { echo "Not in the project's format: run $(BIN)/ruff format ."; exit 1; }
 	$(BIN)/ruff check .
-	$(BIN)/mypy --strict $(PACKAGES) -p tests.xen
+	$(BIN)/mypy --strict $(PACKAGES) -p tests
 	$(BIN)/lint-imports
 
 # Real Xen under QEMU: fetches pinned Debian packages the first time. If it is unavailable, one line says so.

@@ -33,6 +33,7 @@ from bulkhead.proofs.refinement.compared import (
     others,
 )
 from bulkhead.proofs.replay import driver
+from bulkhead.proofs.replay.ops import execute
 from tests.lines_run import RECORDED as FILES
 
 BUILDS = ("mkdom", "rmdom", "pfill", "fmap", "wr", "rd")  # the rig's own hypercalls are not recorded calls
@@ -182,7 +183,7 @@ class Counting:
             yield
 
 
-_execute = driver.execute
+_execute = execute
 
 
 def count() -> dict[str, dict[str, int]]:

@@ -9,9 +9,10 @@ import pytest
 from bulkhead.impl.boot import BootError, boot
 from bulkhead.model import loader
 from bulkhead.model.ir import BOOL, App, Op, Quant, Var
+from bulkhead.model.narrow import parts
 from bulkhead.proofs.faults.catalogue_domb import BY_NAME
 from bulkhead.proofs.faults.laying import installed
-from bulkhead.proofs.refinement.booted.claims import LEFT_OUT, Watched, Watcher, evaluated, left_out, parts
+from bulkhead.proofs.refinement.booted.claims import LEFT_OUT, Watched, Watcher, evaluated, left_out
 
 
 def watched(system: str, guests: int = 1) -> Watched:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from bulkhead.model import syntax as s
 from bulkhead.model.library import Library, shipped_systems
 from bulkhead.model.loader import load
 from bulkhead.model.parser import parse_file
@@ -86,7 +87,7 @@ def test_the_interpreter_reaches_what_is_false_of_a_trap_and_nothing_else(path: 
     parsed, _ = parse_file(path)
     items = [i for c in parsed.components for i in c.items]
     bare = Interpreter([i for i in items if type(i).__name__ in ("SortItem", "EnumItem", "ConstItem")], World({}))
-    sorts = [i.name for i in items if type(i).__name__ == "SortItem"]
+    sorts = [i.name for i in items if isinstance(i, s.SortItem)]
     sizes = {**dict.fromkeys(sorts, 2), "Call": 1}
     bare.world = World(sizes)
     violated: set[str] = set()

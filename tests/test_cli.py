@@ -344,7 +344,7 @@ def test_a_trace_of_rules_of_ones_own_is_replayed_by_their_file(tmp_path: Path) 
     trace = tmp_path / "trace.jsonl"  # like a trace from before rules were written beside traces
     head, _, rest = trace.read_text().partition("\n")
     trace.write_text(head.partition(', "rules"')[0] + "}\n" + rest)
-    for words, says in (
+    wrong: tuple[tuple[tuple[str, ...], str], ...] = (
         ((file,), "`gt`, which is not a shipped one; say where its rules are: --system"),
         ((file, "--system", "nonesuch"), "no system `nonesuch`"),
         ((file, "--system", "monolithic"), "a trace of system `gt`, not of `monolithic`"),
@@ -352,8 +352,9 @@ def test_a_trace_of_rules_of_ones_own_is_replayed_by_their_file(tmp_path: Path) 
         ((GT, "--system", GT), "not a trace"),
         ((file, file, "--system", GT), "by itself"),
         ((), "needs a FILE"),
-    ):
-        code, out, err = run("replay", *words)
+    )
+    for given, says in wrong:
+        code, out, err = run("replay", *given)
         assert (code, out) == (2, "") and says in err and err.count("\n") == 1
     assert run("attack", "monolithic", "--out", str(tmp_path))[0] == 0
     code, out, err = run("replay", file, "--system", GT)

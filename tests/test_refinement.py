@@ -14,13 +14,14 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from bulkhead.proofs.cli.diff import diff
 from bulkhead.proofs.faults.catalogue import BY_NAME, FAULTS
 from bulkhead.proofs.faults.laying import hunt, installed
-from bulkhead.proofs.refinement.campaign import Driver, campaign
+from bulkhead.proofs.refinement.campaign import campaign
 from bulkhead.proofs.refinement.exhaustive.explore import explore
 from bulkhead.proofs.refinement.exhaustive.limits import Limits
 from bulkhead.proofs.refinement.interleaved import Interleaved
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
 from bulkhead.proofs.refinement.lockstep.spec_world import Size, rules_for
 from bulkhead.proofs.refinement.lockstep.testbed import Guest
+from bulkhead.proofs.refinement.workload.scheduler import Driver
 
 QUICK = (
     "map_upgrade_unchecked",

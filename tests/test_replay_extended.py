@@ -7,7 +7,7 @@ the replay, any of which would make a comparison with real Xen meaningless.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ def test_a_crashed_caller_gives_no_answer_and_others_go_on(
     assert execute(rig, "x", {**call, "by": "B"}, set())["r"] > 0
     assert execute(rig, "rd", {"by": "A", "pg": 1, "off": 0}, set()) == {"r": -110}
 
-    def crash(xen: Xen, vcpu: Any, *registers: int) -> Iterator[str]:
+    def crash(xen: Xen, vcpu: Any, *registers: int) -> Generator[str, None, int]:
         vcpu.domain.crash()
         yield "crashed"
         return 0

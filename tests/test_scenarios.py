@@ -6,6 +6,7 @@ The outside oracle is `oracle/scenarios.py`, which tries every run with the inte
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -201,10 +202,9 @@ def test_a_run_that_is_none_is_not_believed(tmp_path: Path, monkeypatch: pytest.
     def forgetful(system: System, scenario: object) -> object:
         made, meaning = whole(system, scenario)  # type: ignore[arg-type]
         steps = tuple(
-            scenarios.replace(s, when=s.when.args[0]) if "assert" not in s.op and hasattr(s.when, "args") else s
-            for s in made.steps
+            replace(s, when=s.when.args[0]) if "assert" not in s.op and hasattr(s.when, "args") else s for s in made.steps
         )
-        return scenarios.replace(made, steps=steps), meaning
+        return replace(made, steps=steps), meaning
 
     monkeypatch.setattr(scenarios, "staged_system", forgetful)
     with pytest.raises(SolverError, match="does not confirm"):

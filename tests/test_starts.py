@@ -60,7 +60,12 @@ def test_wishes_that_exclude_each_other_take_a_few_questions(
     grounding.require(c.body for c in system.inits)
     asked: list[str] = []
     whole = Grounding._eval
-    monkeypatch.setattr(Grounding, "_eval", lambda self, said: asked.append(said) or whole(self, said))
+
+    def asking(self: Grounding, said: str) -> str:
+        asked.append(said)
+        return whole(self, said)
+
+    monkeypatch.setattr(Grounding, "_eval", asking)
     modes = [grounding.truth(eq(App("mode", (), "Mode"), Lit(f"m{k}", "Mode")), {}) for k in range(count)]
     on = [grounding.truth(App("on", (Var("x", "Thing"),), "bool"), {"x": {i: True}}) for i in range(2)]
     assert grounding.wish([*modes[3:], *on, *modes[:3]]) == "sat"

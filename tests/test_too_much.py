@@ -13,7 +13,8 @@ from bulkhead.model import loader
 from bulkhead.model import syntax as s
 from bulkhead.model.diagnostics import RulesError
 from bulkhead.model.expressions import Declarations
-from bulkhead.model.ir import BOOL, App, Op, Quant, Var, free_variables
+from bulkhead.model.faults import lay
+from bulkhead.model.ir import BOOL, App, Op, Quant, Term, Var, free_variables
 from bulkhead.model.loader import load
 from bulkhead.model.narrow import substituted
 from bulkhead.proofs.certify.check import CONFIRMED, Claims, certify
@@ -21,7 +22,7 @@ from bulkhead.proofs.certify.check import Checker as Certifier
 from bulkhead.proofs.certify.tree import read
 from bulkhead.proofs.cli.__main__ import run
 from bulkhead.proofs.theorems.axioms import FOUND, model_of_axioms
-from bulkhead.proofs.theorems.columns import Batch
+from bulkhead.proofs.theorems.columns import Batch, Env, Truth
 from bulkhead.proofs.theorems.explore import Limits, explore
 from bulkhead.proofs.theorems.scenarios import POSSIBLE, decide
 from bulkhead.proofs.theorems.scope import first_scope, heaviest
@@ -157,7 +158,12 @@ def test_a_search_grows_with_the_checks_of_a_step(tmp_path: Path, monkeypatch: p
     """Each outcome fails at one check and has passed the earlier ones: these are evaluated once for all outcomes."""
     evaluated: list[object] = []
     whole = Batch.truth
-    monkeypatch.setattr(Batch, "truth", lambda self, term, env: evaluated.append(term) or whole(self, term, env))
+
+    def evaluating(batch: Batch, term: Term, env: Env) -> Truth:
+        evaluated.append(term)
+        return whole(batch, term, env)
+
+    monkeypatch.setattr(Batch, "truth", evaluating)
     counts = []
     for checks in (40, 80):
         evaluated.clear()
@@ -172,7 +178,7 @@ def test_a_search_grows_with_the_checks_of_a_step(tmp_path: Path, monkeypatch: p
 def test_a_fault_that_is_not_laid_costs_what_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It must match, and so it is tried when rules are read; but not on a copy of all operations for each fault."""
     given: list[int] = []
-    whole = loader.lay
+    whole = lay
 
     def counted(
         change: s.Change, operations: dict[str, s.Operation], definitions: dict[str, s.DefineItem], d: Declarations

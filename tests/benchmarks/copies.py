@@ -9,7 +9,6 @@ import re
 import sys
 from pathlib import Path
 
-from bulkhead.model import syntax as s
 from bulkhead.model.parser import parse_file
 
 GT = Path(__file__).resolve().parent / "gt.rules"
@@ -22,7 +21,7 @@ def copies(count: int) -> str:
     (system,) = parsed.systems
     body = "\n".join(text.split("\n")[: system.span.line - 1])
     body = re.sub(r"(?m)^scope .*$", "", body)  # each copy would give `Call` a size anew
-    named = [i.name for i in component.items if not isinstance(i, s.ScopeItem) and getattr(i, "name", "")]
+    named = [str(name) for i in component.items if (name := getattr(i, "name", ""))]
     word = re.compile(rf"(?<![.\w])({'|'.join(sorted({component.name, *named}))})\b")
     parts = [word.sub(lambda found, k=k: f"{found[1]}_{k}", body) for k in range(count)]  # type: ignore[misc]
     uses = ", ".join(f"{component.name}_{k}" for k in range(count))

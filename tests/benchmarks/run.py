@@ -21,6 +21,7 @@ from pathlib import Path
 
 from tests.benchmarks import spin, tlc
 from tests.benchmarks.copies import copies
+from tests.oracles.tlc import Searched
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GT = "tests/benchmarks/gt.rules"
@@ -233,7 +234,7 @@ def search_rows(times: int) -> list[Row]:
     group = "all states of a small world"
     rows = []
     tools = (("Spin, breadth first", spin.available()), ("TLC, one worker, without its start", tlc.available()))
-    for what, rules, sizes, beside in (
+    searched: tuple[tuple[str, str, dict[str, int], tuple[Callable[[], spin.Stored | Searched], ...]], ...] = (
         ("gt.rules", GT, GT_SEARCHED, (partial(spin.grants, 2, 2, 2, 1), partial(tlc.grants, 2, 2, 2, 1))),
         (
             "two-phase commit, 7 managers",
@@ -241,7 +242,8 @@ def search_rows(times: int) -> list[Row]:
             {"Manager": 7},
             (partial(spin.two_phase_commit, 7), partial(tlc.two_phase_commit, 7)),
         ),
-    ):
+    )
+    for what, rules, sizes, beside in searched:
         ours = [states_a_second(rules, sizes) for _ in range(times)]
         states = ours[0][0]
         rows.append(Row(group, f"{what}: {states:,} states", max(speed for _, speed in ours), "states/s", 50_000, True))
@@ -285,14 +287,12 @@ def shipped_rows(times: int, steps: int) -> list[Row]:
             Row(
                 "all rules",
                 f"parsing and encoding all systems, {name}",
-                least(times, lambda cold=cold: encode_seconds(cold)),
+                least(times, partial(encode_seconds, cold)),
                 "s",
                 0.3,
             )
-        )  # type: ignore[misc]
-        rows.append(
-            Row(group, f"parsing and encoding, {name}", least(times, lambda cold=cold: load_seconds(cold, group)), "s", 0.3)
-        )  # type: ignore[misc]
+        )
+        rows.append(Row(group, f"parsing and encoding, {name}", least(times, partial(load_seconds, cold, group)), "s", 0.3))
     for system in ("monolithic", "disaggregated"):
         rows.append(Row(system, "executable model", max(model_steps(system, None, steps) for _ in range(times)), "steps/s"))
     return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.machine import Xen
 from bulkhead.proofs.replay.agents import Agent
 from bulkhead.proofs.replay.rig import Rig
@@ -38,6 +39,13 @@ def unmap(rig: Rig, by: str, handle: int, slot: int | None, bus: int = 0) -> int
     _, out = rig.grant_op(by, abi.GNTTABOP_UNMAP_GRANT_REF, abi.UNMAP_GRANT_REF.pack(addr, bus, handle, 99, 0))
     status: int = abi.STATUS.unpack_from(out, 20)[0]
     return status
+
+
+def page(rig: Rig, name: str) -> Frame:
+    """A page that must be there."""
+    frame = rig.page(name)
+    assert frame is not None, name
+    return frame
 
 
 def entry_flags(rig: Rig, name: str, ref: int) -> int:

@@ -6,6 +6,7 @@ are the same as without preemption.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -106,7 +107,7 @@ def extended_operations(m: Machine) -> Any:
     return rc, m.get(1, 512, 4), [bytes(m.layouts[1].pages[4 + i].bytes()[:8]) for i in range(2)]
 
 
-WANTED = {
+WANTED: dict[Callable[[Machine], tuple[Any, ...]], Callable[..., bool]] = {
     moves_a_range: lambda rc, at: rc < 0 and at[0x20:0x24] == [6, 7, 8, -1] and at[5:8] == [-1, -1, -1],
     moves_a_batch: lambda rc, errs, at: (
         rc == 0

@@ -211,7 +211,7 @@ def test_messages_that_are_no_requests(domb: Domb) -> None:
     for message in sent:
         assert pipe.send(message)
     domb.machine.settle()
-    answers = [message.status for _ in range(4) if (message := pipe.receive())]
+    answers = [answer.status for _ in range(4) if (answer := pipe.receive())]
     assert answers == [-abi.ENOSYS, -abi.EINVAL, -abi.EINVAL, -abi.EINVAL] and pipe.receive() is None
     chan.close()
     domb.clean()
@@ -387,7 +387,7 @@ def test_a_guest_whose_answer_never_left_the_outbox_is_destroyed(domb: Domb) -> 
     domb.service._flush = stuck  # type: ignore[method-assign]
     build_for(domb, pipe, files)
     assert len(domains(domb)) == 3 and domb.service.outbox
-    del domb.service._flush  # type: ignore[method-assign]
+    del domb.service._flush
     domb.service.hang_up()
     assert domains(domb) == {0, domb.domb.domain.domid}
     files.close_all()

@@ -15,15 +15,14 @@ from bulkhead.impl.dom0.ioctl import (
     GNTDEV_MAP_GRANT_REF,
     GNTDEV_SET_MAX_GRANTS,
     gntdev_ioctl,
-    user_read,
 )
 from bulkhead.impl.dom0.kernel import Kernel, KernelError
 from bulkhead.impl.dom0.privcmd import Privcmd
-from bulkhead.impl.dom0.process import MAP_PRIVATE, MAP_SHARED, Fault, Process
+from bulkhead.impl.dom0.process import MAP_PRIVATE, MAP_SHARED, Fault, Process, user_read
 from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.maptrack import live
 from bulkhead.proofs.replay.rig import BUFFER_VPN, Rig
-from tests.impl.support import entry_flags, grant, machine
+from tests.impl.support import entry_flags, grant, machine, page
 
 RW = 3
 VPN = 0x30000
@@ -113,7 +112,7 @@ def test_mapping_outlives_ioctl_and_close(s: Setup) -> None:
     assert s.mmap(offset, 1) == 0
     s.dev.unmap_grant_ref(offset, 1)
     s.process.close(s.fd)
-    assert s.process.space.load(VPN << 12, 8) == bytes(s.rig.page("A/0").data[:8])
+    assert s.process.space.load(VPN << 12, 8) == bytes(page(s.rig, "A/0").bytes()[:8])
     s.process.space.unmap(VPN, 1)
     assert entry_flags(s.rig, "A", 8) == 1
     with pytest.raises(Fault):
@@ -150,7 +149,7 @@ def test_notify_clears_the_byte_then_sends(s: Setup) -> None:
     s.dev.unmap_grant_ref(offset, 1)
     assert a.events.take_pending() == []
     s.process.space.unmap(VPN, 1)
-    assert s.rig.page("A/0").data[5] == 0 and a.events.take_pending() == [local]
+    assert page(s.rig, "A/0").bytes()[5] == 0 and a.events.take_pending() == [local]
     with pytest.raises(KernelError):
         s.dev.set_unmap_notify(1 << 40, NOTIFY_CLEAR_BYTE, 0)
 
@@ -180,7 +179,7 @@ def test_ioctls_in_bytes(s: Setup) -> None:
     segment = pack("<IHHQHHhH", 8, 16, s.domid, buf + 2048, 32, 1, 99, 0)
     space.store(buf, pack("<IIQ", 1, 0, buf + 64) + bytes(48) + segment)
     assert gntdev_ioctl(s.dev, space, GNTDEV_GRANT_COPY, buf) == 0
-    assert space.load(buf + 2048, 32) == bytes(s.rig.page("A/0").data[16:48])
+    assert space.load(buf + 2048, 32) == bytes(page(s.rig, "A/0").bytes()[16:48])
     assert unpack("<h", space.load(buf + 64 + 20, 2)) == (0,)
     with pytest.raises(KernelError) as caught:
         gntdev_ioctl(s.dev, space, GNTDEV_SET_MAX_GRANTS, buf)
@@ -222,7 +221,7 @@ def test_privcmd_foreign_mapping_and_restrict(s: Setup) -> None:
     errors = dev.mmapbatch_v2(s.process.space, s.domid, VPN << 12, gfns)
     assert errors[0] == 0 and errors[1] == -abi.EBUSY and errors[2] < 0
     s.process.space.store(VPN << 12, b"from dom0")
-    assert bytes(s.rig.page("A/3").data[:9]) == b"from dom0"
+    assert bytes(page(s.rig, "A/3").bytes()[:9]) == b"from dom0"
     dev.mmap_resource(s.process.space, s.domid, 1, 0, 0, (VPN + 1) << 12, 1)
     assert s.process.space.load(((VPN + 1) << 12) + 64, 2) == b"\1\0"
     dev.restrict(s.domid)
@@ -230,9 +229,9 @@ def test_privcmd_foreign_mapping_and_restrict(s: Setup) -> None:
         dev.hypercall(20, [0, 0, 0])
     with pytest.raises(KernelError):
         dev.mmapbatch_v2(s.process.space, 99, VPN, [0])
-    refs = s.rig.page("A/3").count
+    refs = page(s.rig, "A/3").count
     s.process.space.unmap(VPN, 3)
-    assert s.rig.page("A/3").count == refs - 1
+    assert page(s.rig, "A/3").count == refs - 1
 
 
 def test_evtchn_restriction_and_ring(s: Setup) -> None:

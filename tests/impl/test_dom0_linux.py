@@ -19,7 +19,7 @@ from bulkhead.impl.dom0.process import MAP_PRIVATE, Fault, Process
 from bulkhead.impl.dom0.syscalls import EVTCHN, GNTALLOC, GNTDEV, PRIVCMD, Syscalls, WouldSleep, devices
 from bulkhead.impl.xen import abi
 from bulkhead.proofs.replay.rig import Rig
-from tests.impl.support import entry_flags, grant, machine
+from tests.impl.support import entry_flags, grant, machine, page
 
 PAGE = 4096
 
@@ -200,9 +200,9 @@ def test_the_byte_of_a_later_page(u: User) -> None:
     u.sys.store(addr + 5, b"\7")
     u.sys.store(addr + PAGE + 5, b"\7")
     u.sys.munmap(addr, 1)
-    assert (u.rig.page("A/0").bytes()[5], u.rig.page("A/1").bytes()[5]) == (7, 7)
+    assert (page(u.rig, "A/0").bytes()[5], page(u.rig, "A/1").bytes()[5]) == (7, 7)
     u.sys.munmap(addr + PAGE, 1)
-    assert (u.rig.page("A/0").bytes()[5], u.rig.page("A/1").bytes()[5]) == (7, 0)
+    assert (page(u.rig, "A/0").bytes()[5], page(u.rig, "A/1").bytes()[5]) == (7, 0)
 
 
 # --- mappings that change ---
@@ -325,14 +325,14 @@ def segment(source: bytes, dest: bytes, length: int, flags: int) -> bytes:
 
 
 def test_a_copy_across_the_end_of_a_page(u: User) -> None:
-    bytes_of = bytes(u.rig.page("A/0").bytes())
+    bytes_of = bytes(page(u.rig, "A/0").bytes())
     at = u.arg + 2 * PAGE - 100
     one = segment(pack("<IHH", 8, 0, u.guest.domid), pack("<Q", at), PAGE, 1)
     assert u.ioctl(u.gnt, ioctl.GNTDEV_GRANT_COPY, pack("<IIQ", 1, 0, u.arg + 64) + bytes(48) + one) == 0
     assert u.sys.load(at, 100) + u.sys.load(at + 100, PAGE - 100) == bytes_of
     back = segment(pack("<Q", at), pack("<IHH", 9, 0, u.guest.domid), PAGE, 2)
     assert u.ioctl(u.gnt, ioctl.GNTDEV_GRANT_COPY, pack("<IIQ", 1, 0, u.arg + 64) + bytes(48) + back) == 0
-    assert bytes(u.rig.page("A/1").bytes()) == bytes_of
+    assert bytes(page(u.rig, "A/1").bytes()) == bytes_of
 
 
 def test_segments_are_read_one_by_one(u: User) -> None:
@@ -342,7 +342,7 @@ def test_segments_are_read_one_by_one(u: User) -> None:
     assert u.ioctl(u.gnt, ioctl.GNTDEV_GRANT_COPY, payload) == -abi.EINVAL
     told = [unpack("<h", u.sys.load(u.arg + 64 + 24 * n + 20, 2))[0] for n in range(18)]
     assert told == [0] * 17 + [0x7FFF]
-    assert u.sys.load(u.arg + 2 * PAGE, 16) == bytes(u.rig.page("A/0").bytes()[:16])  # the first sixteen were executed
+    assert u.sys.load(u.arg + 2 * PAGE, 16) == bytes(page(u.rig, "A/0").bytes()[:16])  # the first sixteen were executed
     addr = u.sys.mmap(1, 3, u.gnt, u.map(9))
     mapped = segment(pack("<IHH", 8, 0, u.guest.domid), pack("<Q", addr), 16, 1)
     # Linux takes the page of a mapped grant (recorded: x-reach.jsonl.xz); Xen refuses it, as it is not Dom0's own.
@@ -417,7 +417,7 @@ def test_an_area_is_filled_as_a_whole_and_once(u: User) -> None:
     assert batch(u, fd, addr + PAGE, "A/1")[0] == 0  # a hole may be filled
     for call in (lambda: u.sys.munmap(addr, 1), lambda: u.sys.mremap(addr, 3, 1), lambda: u.sys.mprotect(addr, 1, 1)):
         assert answer(call) == -abi.EINVAL
-    assert u.sys.load(addr + PAGE, 8) == bytes(u.rig.page("A/1").bytes()[:8])
+    assert u.sys.load(addr + PAGE, 8) == bytes(page(u.rig, "A/1").bytes()[:8])
     u.sys.munmap(addr, 3)
 
 
@@ -454,7 +454,7 @@ def test_the_older_foreign_mappings(u: User) -> None:
     gfns = (u.rig.mfn("A/0"), (1 << 40) - 1)
     assert u.ioctl(fd, ioctl_control.PRIVCMD_MMAPBATCH, head + pack("<2Q", *gfns)) == 0
     assert unpack("<2Q", u.sys.load(u.arg + 64, 16)) == (gfns[0], gfns[1] | 0xF0000000)
-    assert u.sys.load(addr, 8) == bytes(u.rig.page("A/0").bytes()[:8])
+    assert u.sys.load(addr, 8) == bytes(page(u.rig, "A/0").bytes()[:8])
 
     def mmap(at: int, *runs: tuple[int, int, int]) -> int:
         packed = b"".join(ioctl_control.ENTRY.pack(*run) for run in runs)
@@ -469,7 +469,7 @@ def test_the_older_foreign_mappings(u: User) -> None:
     area = u.sys.mmap(3, 3, fd, 0)
     assert mmap(area, (area + PAGE, gfns[0], 1)) == -abi.EINVAL
     assert mmap(area, (area, gfns[0], 1), (area + PAGE, u.rig.mfn("A/1"), 1), (area + 2 * PAGE, gfns[1], 1)) < 0
-    assert u.sys.load(area + PAGE, 8) == bytes(u.rig.page("A/1").bytes()[:8])  # what came before the failure stays
+    assert u.sys.load(area + PAGE, 8) == bytes(page(u.rig, "A/1").bytes()[:8])  # what came before the failure stays
 
 
 def test_a_private_foreign_mapping_is_copied_when_written(u: User) -> None:
@@ -477,9 +477,9 @@ def test_a_private_foreign_mapping_is_copied_when_written(u: User) -> None:
     addr = u.sys.mmap(1, 3, fd, 0, MAP_PRIVATE)
     free = len(u.rig.kernel.free_pages)
     assert batch(u, fd, addr, "A/0")[0] == 0
-    before = bytes(u.rig.page("A/0").bytes())
+    before = bytes(page(u.rig, "A/0").bytes())
     u.sys.store(addr + 8, b"private")
-    assert bytes(u.rig.page("A/0").bytes()) == before
+    assert bytes(page(u.rig, "A/0").bytes()) == before
     assert u.sys.load(addr, 24) == before[:8] + b"private" + before[15:24]
     u.sys.munmap(addr, 1)
     assert len(u.rig.kernel.free_pages) == free

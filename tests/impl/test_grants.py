@@ -12,7 +12,7 @@ from bulkhead.impl.xen.lifecycle import create_domain, set_max_vcpus
 from bulkhead.impl.xen.machine import Xen, run
 from bulkhead.impl.xen.maptrack import get_handle, live, put_handle
 from bulkhead.proofs.replay.rig import Rig
-from tests.impl.support import check_no_leak, entry_flags, grant, machine, map_ref, unmap
+from tests.impl.support import check_no_leak, entry_flags, grant, machine, map_ref, page, unmap
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_pinned_entry_is_not_read_again(rig: Rig) -> None:
     status, _ = map_ref(rig, "B", "A", 8, 1)
     assert status == 0
     frame, _ = rig.agents["B"].access(rig.agents["B"].layout.window_va(1), False)
-    assert frame is rig.page("A/3")
+    assert frame is page(rig, "A/3")
 
 
 def test_readonly_bit_stops_only_the_first_writer(rig: Rig) -> None:
@@ -85,14 +85,14 @@ def test_parts_can_be_unmapped_in_two_calls(rig: Rig) -> None:
     assert unmap(rig, "B", handle, None, bus + 4096) == abi.GNTST_BAD_DEV_ADDR
     assert unmap(rig, "B", handle, None, bus) == 0
     assert unmap(rig, "B", handle, 0) == 0
-    assert rig.page("A/3").tcount == 1 + 0  # only the granter's own mapping
+    assert page(rig, "A/3").tcount == 1 + 0  # only the granter's own mapping
 
 
 def test_handles_are_fifo_and_one_stays_back(rig: Rig) -> None:
     rig.agents["B"].domain.grant_table.max_maptrack_frames = 1
     for i in range(8, 11):
         grant(rig, "A", i, "B", i)
-    handles = []
+    handles: list[int] = []
     while True:
         status, handle = map_ref(rig, "B", "A", 8 + len(handles) // 100, 0, 5)
         if status:
@@ -141,7 +141,7 @@ def test_copy_rules(rig: Rig) -> None:
 
     a, me, self_id = rig.domid("A"), rig.domid("B"), abi.DOMID_SELF
     assert copy(8, a, 0, b2, self_id, 0, 4096, 1) == 0
-    assert rig.page("B/2").data == rig.page("A/3").data
+    assert page(rig, "B/2").data == page(rig, "A/3").data
     assert copy(8, a, 1, b2, self_id, 0, 4096, 1) == abi.GNTST_BAD_COPY_ARG
     assert copy(8, a, 0, b2, me, 0, 16, 1) == abi.GNTST_PERMISSION_DENIED
     assert copy(8, 99, 0, b2, me, 0, 16, 1) == abi.GNTST_BAD_DOMAIN
@@ -236,8 +236,8 @@ def test_no_port_is_opened_for_one_who_dies(rig: Rig) -> None:
 
 def test_granter_death_leaves_a_zombie_until_the_last_unmap(rig: Rig) -> None:
     _, handle = map_ref(rig, "B", "A", 8, 0)
-    content = bytes(rig.page("A/3").data or b"")
-    frame = rig.page("A/3")
+    content = bytes(page(rig, "A/3").data or b"")
+    frame = page(rig, "A/3")
     domid, _ = rig.remove("A")
     zombie = rig.xen.domains[domid]
     assert zombie.is_dying and zombie.tot_pages == 1
@@ -253,7 +253,7 @@ def test_mapper_death_releases_the_entry(rig: Rig) -> None:
     map_ref(rig, "B", "A", 8, 0, 3)
     rig.remove("B")
     assert entry_flags(rig, "A", 8) == 1
-    assert rig.page("A/3").tcount == 1
+    assert page(rig, "A/3").tcount == 1
 
 
 def test_unmap_after_the_granter_has_gone_crashes_the_caller(rig: Rig) -> None:
@@ -268,7 +268,7 @@ def test_unmap_after_the_granter_has_gone_crashes_the_caller(rig: Rig) -> None:
 def test_frame_is_held_across_the_flush(rig: Rig) -> None:
     b = rig.agents["B"]
     _, handle = map_ref(rig, "B", "A", 8, 0)
-    frame = rig.page("A/3")
+    frame = page(rig, "A/3")
     b.access(b.layout.window_va(0), False)
     epoch = frame.epoch
     rig.remove("A")
@@ -313,12 +313,12 @@ def test_handles_are_stolen_from_other_vcpus() -> None:
 
 
 def test_overlapping_copy_runs_upwards(rig: Rig) -> None:
-    page = rig.page("B/2")
+    copied = page(rig, "B/2")
     assert page is not None
-    page.bytes()[:24] = bytes(range(24))
-    arg = abi.COPY.pack(page.mfn, abi.DOMID_SELF, 0, 0, page.mfn, abi.DOMID_SELF, 8, 0, 24, 0, 9, 0)
+    copied.bytes()[:24] = bytes(range(24))
+    arg = abi.COPY.pack(copied.mfn, abi.DOMID_SELF, 0, 0, copied.mfn, abi.DOMID_SELF, 8, 0, 24, 0, 9, 0)
     rig.grant_op("B", abi.GNTTABOP_COPY, arg)
-    assert bytes(page.bytes()[:32]) == bytes(range(8)) * 4
+    assert bytes(copied.bytes()[:32]) == bytes(range(8)) * 4
 
 
 def test_a_caller_that_is_crashed_in_a_batch_gets_no_further() -> None:
@@ -328,13 +328,13 @@ def test_a_caller_that_is_crashed_in_a_batch_gets_no_further() -> None:
         grant(rig, name, 8, "B", 3)
     handles = [map_ref(rig, "B", name, 8, 0, 1)[1] for name in "A" + "C" * 40]
     b, c = rig.agents["B"], rig.agents["C"].domain
-    page = rig.page("C/3")
+    copied = page(rig, "C/3")
     assert page is not None
     gone = rig.agents["A"].domain
     act = gone.grant_table.active[8]
     assert act.pin and act.frame is not None
     del rig.xen.domains[gone.domid]  # what an implicit unmap leaves behind: a record of a domain that is no more
-    ops = b"".join(abi.UNMAP_GRANT_REF.pack(0, page.mfn << 12, handle, 99, 0) for handle in handles)
+    ops = b"".join(abi.UNMAP_GRANT_REF.pack(0, copied.mfn << 12, handle, 99, 0) for handle in handles)
     assert write(rig.xen, b.vcpu, b.arg, ops)
     assert rig.xen.call(b.vcpu, abi.HYPERVISOR_GRANT_TABLE_OP, abi.GNTTABOP_UNMAP_GRANT_REF, b.arg, 41) == -abi.EINVAL
     assert b.domain.crashed

@@ -72,7 +72,8 @@ def test_levels_of_privilege(who: Who) -> None:
     policy = DummyPolicy()
 
     def allowed(hook: str, src: Domain, dst: Domain) -> bool:
-        return getattr(policy, hook)("hook", src, dst) == 0
+        answer: int = getattr(policy, hook)("hook", src, dst)
+        return answer == 0
 
     asks = {
         "target": (True, False, True, False, False, True),

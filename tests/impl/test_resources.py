@@ -10,7 +10,7 @@ from bulkhead.impl.xen import abi
 from bulkhead.impl.xen.continuation import NEVER, Preemption
 from bulkhead.impl.xen.guest_access import write
 from bulkhead.impl.xen.machine import run
-from bulkhead.impl.xen.physmap import FOREIGN
+from bulkhead.impl.xen.p2m import FOREIGN
 from tests.impl.test_batches import translated
 from tests.impl.test_continuation import MEMORY, Machine
 

@@ -362,7 +362,7 @@ def test_status_frames_leave_the_map_before_they_are_freed(xen: Xen) -> None:
 def test_a_vcpu_is_set_up_in_the_form_of_translated_guests(xen: Xen) -> None:
     """Once; and nothing is kept of a context that is refused. Recordings have each check (x-initialised.jsonl.xz)."""
     domain = guest(xen)
-    domain.vcpus.append(VCpu(domain, 1))
+    domain.vcpus.append(VCpu(1, domain))
     which, good = domain.vcpus[1], bytearray(SIZE)
     MODE.pack_into(good, 0, LONG, 0)
     LONG_FORM.pack_into(good, MODE.size, *[0] * 8, 0x1000, 2, 0x80000033, 0x300 << 12, 0x20, 0x500)
