@@ -256,3 +256,31 @@ def test_an_argument_kept_by_a_procedure_whose_result_has_no_name_is_compared() 
         system y "y" uses c"""
     seen = Seen()
     assert list(differences(text, 3, Budget(worlds=4), seen)) == [] and seen.steps > 50
+
+
+MUTUAL = """component c "c"
+sort T "t"
+state p[T]: bool
+init forall x: T. not p[x]
+internal one(t: T)
+    require not p[t]
+    pick u: T where p[u] or two.a[this] != t else EPERM
+    step more
+    require two.v[this] != u or u = t else EBUSY
+    set p[t] = true
+internal two(a: T)
+    require forall k: Call. one.t[k] = one.u[k] else EPERM
+    let v = one.u[this]
+    step more
+    set p[a] = one.u[this] = a or v = a
+invariant same forall k: Call. at[k] = one.more implies one.u[k] = one.t[k]
+theorem none forall t: T. not p[t]
+system y "y" uses c expect proved none
+"""
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_operations_that_read_each_others_locals_are_compared(seed: int) -> None:
+    """Neither can be read wholly before the other; a fault of a random system asked for this."""
+    seen = Seen()
+    assert list(differences(MUTUAL, seed, Budget(worlds=3, attack=True, export=True), seen)) == [] and seen.violated

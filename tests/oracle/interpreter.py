@@ -117,6 +117,7 @@ class Interpreter:
         self.defines = {i.name: i for i in self.items if isinstance(i, s.DefineItem)}
         self._defined: dict[str, tuple[list[Slot], Code, Sort]] = {}
         self.kept: dict[str, dict[str, Slot]] = {}
+        self.locals: dict[str, list[Slot]] = {}  # of each operation, in the order in which they are read
         self.arguments: dict[str, dict[str, Slot]] = {}  # of procedures, as claims name them
         # of procedures without a named result, in the order in which they are performed: by operation, procedure, parameter
         self.unnamed: dict[tuple[str, str, str], list[Slot]] = {}
@@ -143,10 +144,13 @@ class Interpreter:
         self.places = dict(self._places())
 
     def _cut_all(self, operations: list[s.Operation]) -> None:
-        """Read the operations; one that reads a local of another one, wherever that stands, is read after it."""
+        """Read the operations; one that reads a local of another one, wherever that stands, is read again after it.
+
+        Two may read each other's: what was read of each before it could go no further is enough for the other.
+        """
         cut: dict[str, list[Segment]] = {}
         while len(cut) < len(operations):
-            before = len(cut)
+            before = len(cut) + sum(map(len, self.locals.values()))
             for op in operations:
                 if op.name in cut:
                     continue
@@ -156,9 +160,8 @@ class Interpreter:
                     cut[op.name] = _Cutter(self, op).cut()
                 except NotRead:
                     self.used_later, self.unnamed, self._defined = used, unnamed, defined
-                    self.kept.pop(op.name, None)
-            if len(cut) == before:
-                raise Wrong("operations that read each other's locals, or a local that is not there")
+            if len(cut) + sum(map(len, self.locals.values())) == before:
+                raise Wrong("locals that are told by each other, or a local that is not there")
         self.segments += [segment for op in operations for segment in cut[op.name]]
 
     def _run_of(self, item: s.ScenarioItem) -> Run:
@@ -567,6 +570,7 @@ class _Cutter:
         self.base: dict[str, Slot] = {"this": self.this} if self.several else {}
         self.out: list[Segment] = []
         self.head = ""
+        self.known = iter(tuple(it.locals.setdefault(op.name, [])))  # from an attempt that went less far
 
     def _several(self, op: s.Operation, seen: set[str]) -> bool:
         return any(
@@ -609,7 +613,10 @@ class _Cutter:
         return slot
 
     def _local(self, name: str, sort: Sort) -> Slot:
-        slot = self.it.slot(sort, name, self.here)
+        slot = next(self.known, None)
+        if slot is None:
+            slot = self.it.slot(sort, name, self.here)
+            self.it.locals[self.op.name].append(slot)
         self.out[-1].defined.append(slot)
         return slot
 
