@@ -18,8 +18,9 @@ from bulkhead.proofs.faults.laying import installed
 from bulkhead.proofs.refinement.calls import Answer, Call, Target, guest_call, run
 from bulkhead.proofs.refinement.dom0.operations import OPERATIONS as DOM0
 from bulkhead.proofs.refinement.interleaved import OWN, Interleaved
+from bulkhead.proofs.refinement.lockstep.at_once import AT_ONCE
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
-from bulkhead.proofs.refinement.lockstep.operations import AT_ONCE, OPERATIONS
+from bulkhead.proofs.refinement.lockstep.operations import OPERATIONS
 from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import Size, rules_for
 from bulkhead.proofs.refinement.recording import Header, Recorder, calls, read

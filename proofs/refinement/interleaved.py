@@ -13,9 +13,10 @@ from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.calls import IN_FLIGHT, NOT_DONE, TOOLSTACK, Answer, Call
 from bulkhead.proofs.refinement.dom0 import operations as dom0
 from bulkhead.proofs.refinement.dom0.kernel import Dom0
+from bulkhead.proofs.refinement.lockstep.at_once import AT_ONCE, begin_destroy
 from bulkhead.proofs.refinement.lockstep.call import CallInFlight
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
-from bulkhead.proofs.refinement.lockstep.operations import AT_ONCE, OPERATIONS, answer, begin_destroy, start
+from bulkhead.proofs.refinement.lockstep.operations import OPERATIONS, answer, start
 from bulkhead.proofs.refinement.lockstep.spec_world import NOBODY
 from bulkhead.proofs.refinement.view import View
 

@@ -13,10 +13,11 @@ from typing import Any, Final
 from bulkhead.impl.xen import abi
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.calls import NOT_DONE, UNBOUND, Answer, Call
+from bulkhead.proofs.refinement.lockstep.at_once import AT_ONCE
 from bulkhead.proofs.refinement.lockstep.call import CallInFlight, status_name
 from bulkhead.proofs.refinement.lockstep.follow_domains import ERRNO
 from bulkhead.proofs.refinement.lockstep.lockstep import POOL, Lockstep
-from bulkhead.proofs.refinement.lockstep.operations import AT_ONCE, EXTENTS_AT, start
+from bulkhead.proofs.refinement.lockstep.operations import EXTENTS_AT, start
 from bulkhead.proofs.refinement.lockstep.rule_steps import ANY
 from bulkhead.proofs.refinement.lockstep.spec_state import SpecState
 from bulkhead.proofs.refinement.lockstep.spec_world import TOOLS, Rules

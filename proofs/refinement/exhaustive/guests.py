@@ -19,8 +19,8 @@ from bulkhead.proofs.refinement.calls import Call, guest_call
 from bulkhead.proofs.refinement.exhaustive import dom0 as small_dom0
 from bulkhead.proofs.refinement.exhaustive.dom0 import WorldOfProcesses
 from bulkhead.proofs.refinement.exhaustive.limits import GRANTER, MAPPER, Action, Limits
+from bulkhead.proofs.refinement.lockstep.at_once import begin_destroy
 from bulkhead.proofs.refinement.lockstep.lockstep import Lockstep
-from bulkhead.proofs.refinement.lockstep.operations import begin_destroy
 from bulkhead.proofs.refinement.lockstep.operations import start as start_call
 from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 from bulkhead.proofs.refinement.lockstep.spec_world import Rules
