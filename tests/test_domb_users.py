@@ -35,10 +35,9 @@ def call(machine: DombTarget, space: int, operation: str, /, **arguments: object
     return machine.carry_out(Call(operation, f"p{space}", arguments))
 
 
-def test_a_campaign_reaches_gntalloc_notices_and_ports() -> None:
-    report = campaign(rules_for(Size()), 15, 700)
-    assert report.failure is None, report.failure.text()
-    for pair in (
+def test_campaigns_reach_gntalloc_notices_and_ports() -> None:
+    """Each of them within a few short campaigns: none of these is so rare that it depends on a seed."""
+    wanted = {
         "gntalloc_alloc_gref: okay",
         "gntalloc_mmap: okay",
         "gntalloc_free: okay",
@@ -47,8 +46,14 @@ def test_a_campaign_reaches_gntalloc_notices_and_ports() -> None:
         "gntdev_ring: okay",
         "gntdev_copy.done: okay",
         "evtchn_upcall: okay",
-    ):
-        assert report.reached.get(pair), f"{pair} was not reached"
+    }
+    for seed in range(1, 7):
+        report = campaign(rules_for(Size()), seed, 400)
+        assert report.failure is None, report.failure.text()
+        wanted -= {pair for pair in wanted if report.reached.get(pair)}
+        if not wanted:
+            return
+    raise AssertionError(f"not reached: {', '.join(sorted(wanted))}")
 
 
 def test_nobody_opens_privcmd(machine: DombTarget, monkeypatch: pytest.MonkeyPatch) -> None:
