@@ -21,15 +21,16 @@ NOTICED: dict[str, str] = {
         "memory_short mapped_beyond kernel_a_page_off kernel_for_disk bss_not_cleared console_not_cleared "
         "start_info_in_the_console start_info_port start_info_page wrong_page_seeded wrong_grantee "
         "seeded_read_only seeded_the_other_way mapping_kept one_page_unmapped answer_with_wrong_port "
-        "started_before_handed_over another_table_pinned privileged_handles_kept xenstore_page_not_cleared"
+        "started_before_handed_over another_table_pinned privileged_handles_kept xenstore_page_not_cleared "
+        "errno_of_a_build valid_before_it_names_a_page"
     ),
-    "undo": "half_built_guest_left undone_with_mappings undone_says_so",
+    "undo": "half_built_guest_left undone_with_mappings undone_says_so undone_while_mapped",
     "create": "two_builds_at_once build_before_undone answer_to_the_wrong_request lengths_need_not_add_up long_name_taken",
     "message": "garbage_is_a_message body_of_any_length kind_from_the_ring length_from_the_ring",
     "control": (
         "untold_may_be_asked_for any_guest_may_be_asked_for destroy_forgotten pauses_are_counted "
         "unpause_pauses info_shows_a_frame record_outlives_guest record_goes_unasked wrong_guest_destroyed "
-        "untold_may_be_ended longer_request_for_a_guest"
+        "untold_may_be_ended longer_request_for_a_guest info_of_untold"
     ),
     "files": (
         "answer_by_kind_alone answer_by_number_alone told_at_once failed_build_forgotten longer_than_asked "
@@ -43,16 +44,17 @@ NOTICED: dict[str, str] = {
         "last_answer_unseen handles_kept_after_undo"
     ),
     "answers": "answer_counted_short",
-    "told": "told_when_posted told_when_sent",
-    "foreign pages": "last_page_stays_mapped addresses_lost",
+    "told": "told_when_posted told_when_sent told_of_abandoned",
+    "foreign pages": "last_page_stays_mapped addresses_lost unmapped_and_cached",
     "shared pages": "page_not_cleared page_freed_in_use grants_lost",
     "offer": "channel_left_half_open pages_stay_shared port_stays_open",
 }
 # Those that lie elsewhere: Dom0's tools and daemons, rings, and a contract of `DomB: build` (layout, loader).
 ELSEWHERE = ("tools/", "rings/", "domb/layout:", "domb/elf:")
 # start_info's numbers, the vCPU's registers, limits of memory and vCPUs, handles and memory of DomB's kernel, which frames
-# are a resource, events, queues, a file that changes while it is read, and when DomB looks for its client are in no rule:
-# campaigns notice these.
+# are a resource, events, queues, a file that changes while it is read, when DomB looks for its client, how long a mapping is
+# kept within a build, the numbers of questions, and what a client or a ring keeps are in no rule: campaigns notice
+# these.
 IN_NO_RULE = {
     "two_vcpus",
     "twice_the_memory",
@@ -78,6 +80,14 @@ IN_NO_RULE = {
     "ports_outlive_handle",
     "foreign_handle_kept",
     "shared_info_by_number",
+    "table_mapped_on",
+    "kernel_mapped_on",
+    "handles_closed_twice",
+    "question_numbers_stay",
+    "offer_not_tried_again",
+    "failed_call_keeps_arguments",
+    "half_connected_client",
+    "last_answer_first",
 }
 OWN: tuple[tuple[Fault, str], ...] = (
     (

@@ -55,6 +55,10 @@ FAULTS: tuple[Fault, ...] = (
           "                self._event(connection, path.decode(\"latin-1\"), token.decode(\"latin-1\"))\n"
           "            connection.unsent += XS_HEADER.pack(kind, number, tx_id, len(answer)) + answer",
           "the first event comes before the answer"),
+    Fault("others_wait", STORED + "step", "busy |= self._serve(connection)", "busy = busy or self._serve(connection)",
+          "while a guest asks and asks, those behind it are not served"),
+    Fault("ignored_guest_never_released", STORED + "release", "if connection is None:",
+          "if connection is None or connection.ignored:", "a guest that broke the protocol leaves its nodes behind"),
     # Nodes: permissions, quotas, watches, requests.
     Fault("guests_introduce", STORED + "request", "kind in OF_TOOLS:", "kind in OF_TOOLS - {pages.XS_INTRODUCE}:",
           "a guest connects domains"),
@@ -257,7 +261,15 @@ FAULTS: tuple[Fault, ...] = (
     Fault("typed_in_reverse", CONSOLED + "type", "console.waiting + text", "text + console.waiting",
           "what was typed last comes first"),
     Fault("first_input_dropped", CONSOLED + "type", "[:KEEP]", "[-KEEP:]", "too much input drops what was typed first"),
+    Fault("first_guest_rung", CONSOLED + "step", "ev.xenevtchn_notify(self.xce, console.port)",
+          "ev.xenevtchn_notify(self.xce, next(iter(self.consoles.values())).port)", "the first guest is rung for all"),
+    Fault("escapes_shown", "tools/xenconsoled:printable", "c.isprintable()", "c.isprintable() or c == \"\\x1b\"",
+          "a guest's escape sequences come to the terminal"),
     # xl.
+    Fault("refusal_keeps_daemons", XL + "destroy", "finally:", "except ValueError:\n        pass\n    else:",
+          "the daemons are told nothing when DomB refuses to destroy a guest"),
+    Fault("console_fails_with_one_error", XL + "_connect", "connecting the console\", exc.errno or EIO",
+          "connecting the console\", EIO", "whatever a console cannot be connected for, xl says EIO"),
     Fault("started_unconnected", XL + "create", "self._connect(name, guest)", "pass",
           "a guest runs before the daemons know it"),
     Fault("port_of_the_console", XL + "_connect", "domid, guest.store_mfn, guest.store_port",

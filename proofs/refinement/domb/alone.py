@@ -54,6 +54,9 @@ class Alone:
     def mmu(self, slot: int, val: int, domid: int, rc: int) -> None:
         pass
 
+    def flushed(self) -> None:
+        pass
+
     def has_read(self, addr: int, out: bytes) -> None:
         pass
 

@@ -25,6 +25,7 @@ from bulkhead.proofs.refinement.lockstep.rule_steps import ANY, Mismatch
 
 STAGES = ("no_request", "fetching", "created", "populated", "loaded", "seeded", "sealed", "failing")
 TABLE, INFO = "grant_table", "shared_info"
+WITH_THE_LAST = "page tables"  # the step of a build that keeps the mappings of the one before
 LIMITS = (1023, 64, 1024, 2)  # libxl's defaults: the last port, frames of grants and of mappings, the version of grants
 OF_A_DOMAIN = 2  # pages of Xen's for one: its shared_info, and the first page of its grant table
 
@@ -47,6 +48,7 @@ class BuildSide(Dom0Side):
         self.errnos: set[int] = set()  # with which the current build may fail then
         self.acted = False  # a guest was destroyed for the current request
         self.names: set[bytes] = set()  # by which Xen tells incarnations apart, of all guests so far
+        self.unflushed = False  # DomB has unmapped something, and not asked for a flush since
         self.dying: set[int] = set()
         self.given_up: set[int] = set()  # frames that a guest has given back, and that somebody still maps
 
@@ -86,6 +88,21 @@ class BuildSide(Dom0Side):
         """A call of DomB fails, and DomB is not to blame."""
         self.excused = True
         self.errnos.add(errno)
+
+    def begins_a_step(self, step: str) -> None:
+        """DomB takes the next step of a build: what it has mapped for the one before is unmapped. It writes the pages that
+        are granted and the page tables in one go, and the table is the last it writes before Xen is to pin it."""
+        if self.slots and step != WITH_THE_LAST:
+            raise Mismatch(f"DomB begins the step {step!r} of a build, and still maps {sorted(self.slots.values())}")
+        self._has_flushed()
+
+    def flushed(self) -> None:
+        self.unflushed = False
+
+    def _has_flushed(self) -> None:
+        """What DomB has unmapped, its TLB must not have: Xen flushes more than a guest can count on."""
+        if self.unflushed:
+            raise Mismatch("DomB has unmapped pages of a guest, and has not asked for a flush of its TLB")
 
     # Hypercalls of the libraries.
 
@@ -148,6 +165,7 @@ class BuildSide(Dom0Side):
         self.loaded = reading.pages() if reading.buildable() else {}
 
     def _destroys(self, domid: int, rc: int) -> None:
+        self._has_flushed()
         d = self.book.domain(domid)
         if self.stage in ("created", "populated", "loaded", "seeded", "failing") and d == self.guest:
             if self.stage != "failing":
@@ -203,6 +221,7 @@ class BuildSide(Dom0Side):
             self.slots[slot] = ("page", t)
             return
         kind, which = self.slots.pop(slot, ("", 0))
+        self.unflushed |= bool(kind)
         if kind == "page":
             frame_was = self.book.T["translation.frame"][which]
             self.rule("build_unmap", {"t": which})
@@ -233,6 +252,8 @@ class BuildSide(Dom0Side):
             kind, t = self.slots.get(first + i // PAGE, ("", 0))
             if not kind:
                 raise Mismatch("DomB stores to what it has not mapped")
+            if kind == TABLE:
+                self._reserved(t)
             if kind != "page":
                 continue
             part = payload[i : i + PAGE]
@@ -246,6 +267,14 @@ class BuildSide(Dom0Side):
                 self.rule("build_load", {"b": b, "t": t})
             else:
                 self.rule("build_make", {"t": t})
+
+    def _reserved(self, d: int) -> None:
+        """DomB has written to the guest's grant table: Dom0 can map what is valid there at once, so at no moment anything
+        but a page of the guest's is. Whom it is for, the rules say (`build_seed`)."""
+        entries = [self.rig.xen.domains[d].grant_table.entry_v1(ref) for ref in (0, 1)]
+        mine = {self.book.mfns[f] for f in self.order}
+        if any(flags and mfn not in mine for flags, _, mfn in entries):
+            raise Mismatch(f"DomB has the reserved entries {entries} in the midst of seeding")
 
     def _pfn(self, t: int) -> int:
         f = self.book.T["translation.frame"][t]

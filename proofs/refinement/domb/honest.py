@@ -87,7 +87,11 @@ def builds_again(m: Machine, who: Process, a: Mapping[str, Any]) -> Answer:
 
 
 def fits(error: ToolError) -> ToolError:
-    """A tool's error has an errno, and a text for people."""
+    """A tool's error has an errno, that of the call which has failed (or what is in the ring is garbage), and a text for
+    people."""
+    cause = error.__cause__
+    if isinstance(cause, OSError) and "garbage" not in str(error) and error.errno != cause.errno:
+        raise Mismatch(f"a tool's call fails with {cause.errno}, and the tool says {error}")
     if not isinstance(error.errno, int) or not 0 < error.errno < 4096 or not re.match(r"[a-z]+[ :]", str(error)):
         raise Mismatch(f"a tool fails with the error {error.errno!r} and the text {error}")
     return error

@@ -255,6 +255,8 @@ class Machine:
 
     def step_of_a_build(self, step: str, what: str) -> None:
         """DomB takes a step of a build, which may fail."""
+        if isinstance(self.ear, Follower):
+            self.ear.begins_a_step(step)
         self.errno = 0
         self.moment(STEP, step)
         if self.errno:

@@ -28,7 +28,9 @@ from bulkhead.impl.xen.machine import Xen
 from bulkhead.proofs.refinement.dom0.kernel import MOST_SHARED
 from bulkhead.proofs.refinement.domb.spoken import heard
 from bulkhead.proofs.refinement.lockstep import testbed
+from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
+FOREIGN = "foreignmemory"  # a handle of that library
 DOM0_PAGES, DOMB_PAGES, DOMB_WINDOWS = 400, 52, 1
 
 
@@ -46,6 +48,9 @@ class Ear(Protocol):
 
     def mmu(self, slot: int, val: int, domid: int, rc: int) -> None:
         """DomB's kernel has changed an entry of its demand area."""
+
+    def flushed(self) -> None:
+        """DomB's kernel has asked Xen to flush its TLB."""
 
     def has_read(self, addr: int, out: bytes) -> None:
         """DomB has loaded bytes."""
@@ -155,6 +160,12 @@ class WatchedDomb(MiniOs):
             self.ear.mmu((ptr - self.layout.window_maddr(0)) >> 3, val, foreigndom, rc)
         return rc
 
+    def mmuext(self, cmd: int, arg1: int = 0, arg2: int = 0, foreigndom: int = abi.DOMID_SELF) -> int:
+        rc = super().mmuext(cmd, arg1, arg2, foreigndom)
+        if self.ear is not None and rc == 0 and cmd == abi.MMUEXT_TLB_FLUSH_LOCAL:
+            self.ear.flushed()
+        return rc
+
     def alloc_pages(self, count: int) -> list[Frame]:
         try:
             return super().alloc_pages(count)
@@ -198,6 +209,7 @@ class WatchedOsdep(MiniOsOsdep):
         super().__init__(os)
         self.domb = os
         self.raced: Callable[[int], None] = lambda addr: None  # actions of others after a load of this address
+        self.partly = -1  # where a mapping has failed in part: the library unmaps the rest by itself, and cannot try again
         self.seen: dict[int, bytes] = {}  # bytes of DomB's last loads, by address
 
     def load(self, addr: int, size: int) -> bytes:
@@ -207,7 +219,23 @@ class WatchedOsdep(MiniOsOsdep):
         self.raced(addr)
         return out
 
+    def _held(self, fd: int, *kinds: str) -> None:
+        """DomB's libraries need no handle for this, but its builder must not use or close one that it has closed."""
+        if (self.files.get(fd) not in kinds) if kinds else fd not in self.files:
+            raise Mismatch(f"DomB uses the handle {fd} for {kinds or 'closing it'}, and it is {self.files.get(fd)}")
+
+    def close(self, fd: int) -> None:
+        self._held(fd)
+        super().close(fd)
+
+    def foreign_map(self, fd: int, domid: int, prot: int, gfns: Sequence[int]) -> tuple[int, list[int]]:
+        self._held(fd, FOREIGN)
+        addr, errors = super().foreign_map(fd, domid, prot, gfns)
+        self.partly = addr if any(errors) else -1
+        return addr, errors
+
     def hypercall(self, fd: int, number: int, args: Sequence[int]) -> int:
+        self._held(fd, "call", FOREIGN)
         ear = self.domb.ear
         assert ear is not None
         failing = ear.fails(f"hypercall {number}")
@@ -226,6 +254,14 @@ class WatchedOsdep(MiniOsOsdep):
         super().store(addr, payload)
         if self.domb.ear is not None:
             self.domb.ear.stored(addr, payload)
+
+    def foreign_unmap(self, fd: int, addr: int, count: int) -> None:
+        self._held(fd, FOREIGN)
+        ear = self.domb.ear
+        failing = ear.fails("unmap") if ear is not None and addr != self.partly else 0
+        if failing:
+            raise KernelError(failing)
+        super().foreign_unmap(fd, addr, count)
 
     def buffer(self, size: int) -> int:
         ear = self.domb.ear

@@ -17,12 +17,11 @@ from bulkhead.proofs.refinement.domb.daemons import Daemons
 from bulkhead.proofs.refinement.domb.guests import drain, put
 from bulkhead.proofs.refinement.domb.staged import Scene
 from bulkhead.proofs.refinement.domb.store_side import StoreSide
-from bulkhead.proofs.refinement.domb.watched_daemons import STORE_RINGS, frame
+from bulkhead.proofs.refinement.domb.watched_daemons import STORE_RINGS, XENSTORE_REF, frame
 from bulkhead.proofs.refinement.domb.world import DOMB
 from bulkhead.proofs.refinement.lockstep.abstraction import Places
 from bulkhead.proofs.refinement.lockstep.rule_steps import Mismatch
 
-STORE_REF: Final = 1
 SHARED: Final = "/tool/a"  # a node of Dom0's
 
 
@@ -78,7 +77,7 @@ class Town:
     def asks(self, domid: int, kind: int, payload: str) -> None:
         """A guest puts a request into its ring, and the daemon serves it."""
         domain = self.scene.rig.xen.domains[domid]
-        page = self.scene.rig.xen.frames.get(domain.grant_table.entry_v1(STORE_REF)[2])
+        page = self.scene.rig.xen.frames.get(domain.grant_table.entry_v1(XENSTORE_REF)[2])
         assert page is not None
         self.numbers += 1
         drain(page.bytes(), STORE_RINGS[1])

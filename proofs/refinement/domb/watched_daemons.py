@@ -8,15 +8,15 @@ ring. Not here: the semantics of requests (store_side.py), and the start and end
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from bulkhead.impl.dom0.syscalls import Syscalls
 from bulkhead.impl.libs.linux import LinuxOsdep
 from bulkhead.impl.libs.osdep import OsDriver
+from bulkhead.impl.tools import xenconsoled
 from bulkhead.impl.tools.store import XsError
-from bulkhead.impl.tools.xenconsoled import KEEP, printable
 from bulkhead.impl.tools.xenstored import MAX_UNSENT, Connection
 from bulkhead.impl.xen.abi import EEXIST
 from bulkhead.impl.xen.frames import Frame
@@ -34,10 +34,13 @@ PAGE_MASK: Final = 4095
 HEADER: Final = 16
 WATCH: Final = 4
 BAD_INDEX, BAD_PROTOCOL = b"\2\0\0\0", b"\3\0\0\0"
-CONSOLE_REF, XENSTORE_REF = 0, 1
+CONSOLE_REF, XENSTORE_REF = 0, 1  # the reserved grants
+SHOWN: Final = 400  # bytes of output that are compared as people see them
 # Independent layout of xs_wire.h and console.h: data, size, consumer index, producer index of both rings of a page.
 STORE_RINGS: Final = ((0, 1024, 2048, 2052), (1024, 1024, 2056, 2060))
 CONSOLE_RINGS: Final = ((1024, 2048, 3080, 3084), (0, 1024, 3072, 3076))
+# What the console's daemon keeps of a guest's output and of its input: the newest, and the oldest, 64 KiB (impl/README.md).
+KEPT: Final = 1 << 16
 STORE_INDICES, STORE_ERROR = 2048, 2072  # the error says why a connection has ended (docs/misc/xenstore-ring.txt)
 
 
@@ -52,6 +55,7 @@ class DaemonOsdep(PlainOsdep):
         self.moves = 0  # how often it has published an index, or handled a request
         self.reset: set[int] = set()  # pages whose indices it has cleared
         self.published: dict[int, int] = {}  # page -> when it published an index there last
+        self.looked: set[int] = set()  # pages of which it has read a guest's index in this step
         self.tick: Callable[[], int] = lambda: 0
 
     def ends(self, page: int) -> tuple[Tap, Tap]:
@@ -71,6 +75,8 @@ class DaemonOsdep(PlainOsdep):
         if tap is None:
             raise Mismatch(f"a daemon reads {size} bytes at {addr & PAGE_MASK} of a guest's page, where no ring is")
         tap.loaded(addr & PAGE_MASK, out)
+        if addr & PAGE_MASK == tap.peers:
+            self.looked.add(addr & ~PAGE_MASK)
         self.raced()
         return out
 
@@ -93,6 +99,16 @@ class DaemonOsdep(PlainOsdep):
                 self.published[addr - at] = self.tick()
                 self.moves += 1
         self.raced()
+
+    def stepped(self, pages: Iterable[int]) -> None:
+        """The daemon has taken a step, and serves these pages: it has looked into each, whatever others wanted of it."""
+        if not self.looked.issuperset(pages):
+            raise Mismatch("a daemon has taken a step, and has not looked into the rings of all its guests")
+
+    def sends(self, page: int, waiting: bytes) -> None:
+        """The daemon has served this page, and so much still waits for its guest: there was no room for it."""
+        if waiting and self.ends(page)[1].room > 0:
+            raise Mismatch("a daemon keeps bytes back for which there is room in a guest's ring")
 
     def forget(self, page: int) -> None:
         """The page is not mapped any more."""
@@ -193,6 +209,12 @@ class WatchedStored(Stored):
             raw = raw[HEADER + size :]
         return out
 
+    def step(self) -> bool:
+        self.taps.looked.clear()
+        busy = super().step()
+        self.taps.stepped(c.mapping.addr for c in self.connections.values() if not c.ignored)
+        return busy
+
     def _serve(self, connection: Connection) -> bool:
         self.serving = connection
         was_ignored = connection.ignored
@@ -226,6 +248,8 @@ class WatchedStored(Stored):
             raise Mismatch(
                 f"domain {connection.domid} gets {sent!r}, then {connection.unsent!r}, not {self.going[connection]!r}"
             )
+        if not connection.ignored:
+            self.taps.sends(connection.mapping.addr, connection.unsent)
         self.going[connection] = connection.unsent
         return busy
 
@@ -274,6 +298,13 @@ def whose_ring(taps: DaemonOsdep, page: int, follower: Dom0Side, domid: int, ref
         raise Mismatch(f"a daemon has mapped another page of domain {domid} than the one that grant {ref} names")
 
 
+def shown(raw: bytes) -> str:
+    """Guest output for a terminal: by Unicode's categories no control or format character, no separator but space, no
+    character that is not assigned; a newline and a tab may stay (Xen's advisories on consoles name escape sequences)."""
+    text = raw.decode("utf-8", "replace")
+    return "".join(c if c in "\n\t " or unicodedata.category(c)[0] not in "CZ" else "\ufffd" for c in text)
+
+
 class WatchedConsoled(Consoled):
     """The console's daemon."""
 
@@ -317,8 +348,8 @@ class WatchedConsoled(Consoled):
             self._came(domid, console.mapping.addr)
             if output != self.kept.pop(domid):
                 raise Mismatch(f"the last words of domain {domid} are {output[-80:]!r}")
-            if re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028]", printable(output[-400:])):
-                raise Mismatch(f"the last words of domain {domid} are shown with control characters: {output[-400:]!r}")
+            if xenconsoled.printable(output[-SHOWN:]) != shown(output[-SHOWN:]):
+                raise Mismatch(f"the last words of domain {domid} are not shown as they may be: {output[-SHOWN:]!r}")
             self.taps.forget(console.mapping.addr)
             del self.typed[domid]
         return output
@@ -327,15 +358,18 @@ class WatchedConsoled(Consoled):
         if domid in self.consoles:
             self._went(domid, self.consoles[domid].mapping.addr)  # what is cut depends on what has gone out before
         super().type(domid, text)
-        self.typed[domid] = (self.typed[domid] + text)[:KEEP]
+        self.typed[domid] = (self.typed[domid] + text)[:KEPT]
 
     def step(self) -> bool:
         asker, self.follower.who = self.follower.who, self.space
+        self.taps.looked.clear()
         try:
             busy = super().step()
         finally:
             self.follower.who = asker
+        self.taps.stepped(console.mapping.addr for console in self.consoles.values())
         for console in self.consoles.values():
+            self.taps.sends(console.mapping.addr, console.waiting)
             self.taps.signals(console.mapping.addr, console.port, self.follower.signalled)
         return busy
 
@@ -347,7 +381,7 @@ class WatchedConsoled(Consoled):
         return 0 if waiting > tap.size else waiting + len(tap.moved)
 
     def _came(self, domid: int, page: int) -> None:
-        self.kept[domid] = (self.kept[domid] + self.taps.ends(page)[0].taken())[-KEEP:]
+        self.kept[domid] = (self.kept[domid] + self.taps.ends(page)[0].taken())[-KEPT:]
 
     def _went(self, domid: int, page: int) -> None:
         sent = self.taps.ends(page)[1].taken()
@@ -366,4 +400,4 @@ class WatchedConsoled(Consoled):
                 out[f"console[{domid}].waiting"] = (self.typed[domid], console.waiting)
 
 
-__all__ = ["CONSOLE_RINGS", "STORE_RINGS", "DaemonOsdep", "WatchedConsoled", "WatchedStored", "frame"]
+__all__ = ["CONSOLE_RINGS", "STORE_RINGS", "XENSTORE_REF", "DaemonOsdep", "WatchedConsoled", "WatchedStored", "frame"]

@@ -2,7 +2,7 @@
 
 A list of permissions is set and then tried by everybody; watches lie above, below and beside what changes; a quota is
 reached node by node; a guest goes and comes back. Single requests on any path (requests.py, neighbours.py) seldom meet at
-such a point. Not here: what is malformed or fails (store_errs.py), rings (guests.py), what must be answered.
+such a point. Not here: what is malformed or fails (store_mistakes.py), rings (guests.py), what must be answered.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bulkhead.proofs.refinement.domb.guests import Guest
 from bulkhead.proofs.refinement.domb.machine import Process
 from bulkhead.proofs.refinement.domb.messages import home
 from bulkhead.proofs.refinement.domb.workload.requests import KINDS
-from bulkhead.proofs.refinement.domb.workload.store_errs import StoreErrs
+from bulkhead.proofs.refinement.domb.workload.store_mistakes import StoreMistakes
 from bulkhead.proofs.refinement.domb.workload.tools import STORE_PORT
 from bulkhead.proofs.refinement.domb.world import NODE_QUOTA
 
@@ -26,12 +26,12 @@ TRIES: Final = ("read", "write", "mkdir", "rm", "directory", "get_perms", "set_p
 SPECIAL: Final = ("@releaseDomain", "@introduceDomain", "@x")
 
 
-class StoreTalks(StoreErrs):
+class StoreTalks(StoreMistakes):
     """Conversations about XenStore, by the hands of guests and of tools."""
 
     def act(self, who: Process, calm: Sequence[Guest]) -> None:
         """One conversation of guests that XenStore serves, and of the tool `who`."""
-        many = (self._lists, self._watches, self._fills, self._turns_over, self.errs)
+        many = (self._lists, self._watches, self._fills, self._turns_over, self.makes_mistakes)
         few = (self._lists, self._watches, self.halves, self.types, self.types, self.lists_names)
         self.rng.choice(many if self.rng.random() < 0.7 else few)(who, self.rng.sample(list(calm), len(calm)))
 

@@ -16,7 +16,7 @@ from bulkhead.proofs.refinement.domb.machine import Process
 from bulkhead.proofs.refinement.domb.messages import home
 from bulkhead.proofs.refinement.domb.taps import MASK
 from bulkhead.proofs.refinement.domb.view import View
-from bulkhead.proofs.refinement.domb.watched_daemons import STORE_RINGS, frame
+from bulkhead.proofs.refinement.domb.watched_daemons import STORE_RINGS, XENSTORE_REF, frame
 from bulkhead.proofs.refinement.domb.workload.chooser import Chooser
 from bulkhead.proofs.refinement.domb.workload.guests import GuestChoices
 from bulkhead.proofs.refinement.domb.workload.requests import KINDS
@@ -43,7 +43,6 @@ ODD_PATHS: Final = (
     ),
     *("@x", "data/@", "@releaseDomain", "data@", "data_-", "/local/domain/", "DATA", "", "/", "~", "data\n"),
 )
-STORE_REF: Final = 1  # the reserved grant of the page
 LENGTHS: Final = (2047, 2048, 2049, 2050)
 ODD_PERMS: Final = (
     *("", "r", "n", "x2", "R2", "r-1", "r 2", "2", "r2x", "nn2", "r0x2", "r4294967295", "r4294967296", "r00000000002"),
@@ -51,7 +50,7 @@ ODD_PERMS: Final = (
 )
 
 
-class StoreErrs(Chooser):
+class StoreMistakes(Chooser):
     """What goes wrong with XenStore and the consoles, by the hands of guests and of tools."""
 
     def __init__(
@@ -70,17 +69,17 @@ class StoreErrs(Chooser):
 
     # Malformed requests.
 
-    def errs(self, who: Process, calm: Sequence[Guest]) -> None:
+    def makes_mistakes(self, who: Process, calm: Sequence[Guest]) -> None:
         """A guest makes mistakes: requests with one thing wrong each, in their end, words, path, its length, permissions."""
         rng, guest = self.rng, calm[0]
-        self.text = f"d{guest.domid} errs"
+        self.text = f"d{guest.domid} makes mistakes"
         self.asks(guest, "mkdir", "data/a")
         for _ in range(rng.choice((8, 16))):
-            err = rng.choice(
+            mistake = rng.choice(
                 (self._ends_early,) * 3
                 + (self._odd_path, self._odd_path, self._long_path, self._odd_list, self._odd_number, self._long_payload)
             )
-            err(who, guest)
+            mistake(who, guest)
         if rng.random() < 0.4:
             self._breaks_off(who, guest)
 
@@ -188,9 +187,9 @@ class StoreErrs(Chooser):
             )
             self.asked(who, "is_introduced", str(guest.domid))
             if rng.random() < 0.5:  # its page is not granted for a while
-                self.guests.of(guest, "write_entry", ref=STORE_REF, flags=0, dom=0, mfn=guest.xenstore.mfn)
+                self.guests.of(guest, "write_entry", ref=XENSTORE_REF, flags=0, dom=0, mfn=guest.xenstore.mfn)
                 self.tools.introduce(who, guest.domid, STORE_PORT)
-                self.guests.of(guest, "write_entry", ref=STORE_REF, flags=1, dom=0, mfn=guest.xenstore.mfn)
+                self.guests.of(guest, "write_entry", ref=XENSTORE_REF, flags=1, dom=0, mfn=guest.xenstore.mfn)
             self.tools.introduce(who, guest.domid, STORE_PORT)
             port = rng.choice((STORE_PORT, 40000, (1 << 32) - 1, 1 << 32))
             frame_number = rng.choice((7, (1 << 32) + 1, 9999999999, 10000000000, 1 << 40))
@@ -237,4 +236,4 @@ class StoreErrs(Chooser):
         self.text = self.tools.text
 
 
-__all__ = ["StoreErrs"]
+__all__ = ["StoreMistakes"]
