@@ -114,6 +114,8 @@ class Moments(Chooser):
         """The failure rate of such a call now."""
         if self.view.failing:
             return 0.5
+        if what == "unmap" and self.hurt and self.view.building:
+            return 0.6  # a rollback that cannot unmap a page must not go on
         if self.view.building:
             return 0.25 if self.hurt else 0.012 if self.trouble == "build" else 0.0
         self.hurt = False
