@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.continuation import ALWAYS, NEVER, Preemption
 from bulkhead.impl.xen.domains import DYING, Domain
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.grant_copy import copy_one
 from bulkhead.impl.xen.grant_map import map_grant_ref
 from bulkhead.impl.xen.grant_transfer import transfer_one
+from bulkhead.impl.xen.guest_access import read, write
 from bulkhead.impl.xen.machine import run
 from bulkhead.proofs.replay.rig import Rig
 from tests.impl.support import check_counts, machine
@@ -272,3 +274,46 @@ def test_a_granter_is_held_while_a_map_drops_its_locks(rig: Rig) -> None:
     during: list[int] = []
     assert with_changes(maps(rig), "map.pinned", lambda seen: during.append(granter.refs))[0] == 0
     assert during == [before + 1] and granter.refs == before
+
+
+@pytest.mark.parametrize("restarts", [0, 1, 3])
+@pytest.mark.parametrize("kind", [NEVER, ALWAYS])
+def test_a_copy_that_begins_again_stops_there_and_goes_on_there(rig: Rig, kind: str, restarts: int) -> None:
+    """In the midst of a batch: Xen ends the hypercall at each restart as between elements, and repeats nothing before it."""
+    transitive(rig).close()
+    page(rig, "C/4").bytes()[:2] = b"in"
+    target, agent = page(rig, "B/5"), rig.agents["B"]
+    own, outer = page(rig, "B/3"), domain(rig, "A").grant_table.active[8]
+    own.bytes()[:2] = b"my"
+
+    def op(src: int, dom: int, at: int, flags: int) -> bytes:
+        return abi.COPY.pack(src, dom, 0, 0, target.mfn, abi.DOMID_SELF, at, 0, 2, flags, 99, 0)
+
+    ops = op(own.mfn, abi.DOMID_SELF, 0, 0) + op(8, domain(rig, "A").domid, 16, abi.GNTCOPY_SOURCE_GREF)
+    ops += op(own.mfn, abi.DOMID_SELF, 32, 0)
+    behind = b"\xee" * 120  # no element of this batch
+    assert write(rig.xen, agent.vcpu, agent.arg, ops + behind)
+    rig.xen.preemption = Preemption(kind)
+    steps = rig.xen.hypercall(agent.vcpu, abi.HYPERVISOR_GRANT_TABLE_OP, abi.GNTTABOP_COPY, agent.arg, 3)
+    seen: list[str] = []
+    raced = 0
+    try:
+        while True:
+            seen.append(next(steps))
+            if seen[-1] == "copy.transitive":
+                outer.pin = 0x100 if raced < restarts else 0
+                raced += 1
+            elif seen[-1] in ("copy.restart", "hypercall.continue"):
+                outer.pin = 0
+                target.bytes()[:2] = b"--"  # the first element is done, and stays so
+    except StopIteration as stop:
+        assert stop.value == 0
+    stops = {NEVER: {"grant.preempt": 2, "copy.restart": restarts}, ALWAYS: {"hypercall.continue": 2 + restarts}}
+    assert {name: seen.count(name) for name in stops[kind]} == stops[kind] and raced == restarts + 1
+    told = bytes(read(rig.xen, agent.vcpu, agent.arg, len(ops + behind)) or b"")
+    assert told[len(ops) :] == behind
+    assert [abi.STATUS.unpack_from(told, 40 * i + 36)[0] for i in range(3)] == [0, 0, 0]
+    stopped = kind == ALWAYS or restarts
+    assert bytes(target.bytes()[:2]) == (b"--" if stopped else b"my")
+    assert bytes(target.bytes()[16:18]) == b"in" and bytes(target.bytes()[32:34]) == b"my"
+    check_counts(rig.xen)

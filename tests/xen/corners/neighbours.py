@@ -29,6 +29,18 @@ FILLING: Final = "0x33"
 ALIAS: Final = "0x1000000000000"
 # How long a processor idled, and the same list.
 NOT_FILLED: Final = frozenset({(10, "8:4:34,12:4:0"), (22, "16:8:arg+512,24:8:arg+1024")})
+HVM_OP, SET_PARAM, GET_PARAM = 34, 0, 1
+# Records of traces, types of pages, and parameters that have a largest value.
+HVM_ROWS: Final = (
+    (11, "0:2:0xfff,2:2:28"),
+    (11, "0:2:0x10,2:2:16"),
+    (15, "0:2:H,8:8:63"),
+    (GET_PARAM, "0:2:H,4:4:38"),
+    *(
+        (SET_PARAM, f"0:2:H,4:4:{index},8:8:{most}")
+        for index, most in ((9, 0x1FFF), (10, 3), (15, 0xFFFFFFFF), (31, 5), (33, 64), (35, 3), (36, 8), (37, 0x6800001000))
+    ),
+)
 POOL: Final = ",ndom:28:4"  # a destroyed domain is counted for some moments more
 
 
@@ -87,6 +99,17 @@ def of_sysctls(s: Script) -> None:
         s.hypercall("d0", 7, f"0:4:{row.command},4:4:0x03000001,{words}", row.reads, a1="arg")
 
 
+def of_hvm_ops(s: Script) -> None:
+    """hvm_op at the limits of parameters and records; by a guest and by Dom0, of a domain that is new."""
+    s.renew("H")
+    for command, text in HVM_ROWS:
+        for words in (text, *beside(text)):
+            for by in ("d0", "A") if "H" not in text else ("d0",):
+                s.hypercall(by, HVM_OP, words, a1=command, a2="arg")
+            if command == SET_PARAM:
+                s.hypercall("d0", HVM_OP, text.rpartition(",")[0], "v:8:8", a1=GET_PARAM, a2="arg")
+
+
 def filled(s: Script) -> None:
     """The rows in structs that are full of something else."""
     for row in rows("domctl"):
@@ -119,5 +142,6 @@ def neighbours(s: Script) -> None:
     """All of them."""
     of_domctls(s)
     of_sysctls(s)
+    of_hvm_ops(s)
     filled(s)
     twice_wrong(s)
