@@ -99,8 +99,21 @@ REASONS: Final[Mapping[str, tuple[str, ...]]] = {
         "dom0/privcmd.py Privcmd.mmap_resource raise KernelError(-errors",
         "dom0/privcmd.py Privcmd.resource_size abi.ACQUIRE_RESOURCE.size",
     ),
+    "another call between the steps of a copy by a transitive grant; tests/impl/test_races.py": (
+        "xen/grant_copy.py _acquire_transitive",
+        "xen/hypercall.py _copy preemption.wanted",
+        "xen/hypercall.py _copy raise Preempted(abi.GNTTABOP_COPY",
+        "xen/hypercall.py _copy copy.restart",
+    ),
+    "a pipe that is full, or closed with pages in it; a debugger's store by force; tests/impl/test_process_memory.py": (
+        "dom0/pipes.py Pipe.vmsplice raise",
+        "dom0/pipes.py Pipe.close",
+        "dom0/reach.py _copy",
+        "dom0/reach.py take return _copy",
+    ),
     "a call that real Linux has, and this Dom0 does not claim; tests/impl/test_process_memory.py, test_rare_ends.py": (
         "dom0/memory_calls.py madvise raise NotModelled",
+        "dom0/memory_calls.py _advise raise NotModelled",
         "dom0/memory_calls.py mincore raise NotModelled",
         "dom0/pipes.py _page raise NotModelled",
         "dom0/vma_changes.py resize raise NotModelled",

@@ -132,12 +132,6 @@ class Evtchn:
             raise KernelError(abi.EAGAIN)
         return self.ring[:count]
 
-    def read(self, nbytes: int = MOST_BYTES) -> list[int]:
-        """read(): whole ports as far as the length goes; the others stay for the next read."""
-        out = self.peek(nbytes)
-        del self.ring[: len(out)]
-        return out
-
     def poll(self) -> int:
         """The events of poll(): readable if a port was delivered, always writable; an error after an overflow."""
         self.kernel.upcall()

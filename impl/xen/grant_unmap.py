@@ -119,12 +119,3 @@ def finish(xen: Xen, vcpu: VCpu, pending: Sequence[Pending]) -> Generator[str, N
     vcpu.domain.flush_tlb()
     for work in pending:
         unmap_complete(xen, vcpu.domain, work)
-
-
-def unmap_grant_ref(
-    xen: Xen, vcpu: VCpu, host_addr: int, dev_bus_addr: int, handle: int, new_addr: int = 0
-) -> Generator[str, None, int]:
-    """One whole unmap by decoded values; returns the status."""
-    status, work = unmap_one(xen, vcpu, host_addr, dev_bus_addr, new_addr, handle)
-    yield from finish(xen, vcpu, (work,) if work is not None else ())
-    return status

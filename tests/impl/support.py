@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.domains import VCpu
 from bulkhead.impl.xen.frames import Frame
+from bulkhead.impl.xen.grant_unmap import finish, unmap_one
 from bulkhead.impl.xen.machine import Xen
 from bulkhead.proofs.replay.agents import Agent
 from bulkhead.proofs.replay.rig import Rig
@@ -31,6 +35,15 @@ def map_ref(rig: Rig, by: str, dom: str, ref: int, slot: int, flags: int = 2) ->
     _, out = rig.grant_op(by, abi.GNTTABOP_MAP_GRANT_REF, arg)
     fields = abi.MAP_GRANT_REF.unpack(out)
     return fields[4], fields[5]
+
+
+def unmap_grant_ref(
+    xen: Xen, vcpu: VCpu, host_addr: int, dev_bus_addr: int, handle: int, new_addr: int = 0
+) -> Generator[str, None, int]:
+    """One whole unmap by decoded values, as a batch of one has it; the status."""
+    status, work = unmap_one(xen, vcpu, host_addr, dev_bus_addr, new_addr, handle)
+    yield from finish(xen, vcpu, (work,) if work is not None else ())
+    return status
 
 
 def unmap(rig: Rig, by: str, handle: int, slot: int | None, bus: int = 0) -> int:

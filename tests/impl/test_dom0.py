@@ -7,7 +7,7 @@ from struct import pack, unpack
 
 import pytest
 
-from bulkhead.impl.dom0.evtchn import Evtchn
+from bulkhead.impl.dom0.evtchn import MOST_BYTES, Evtchn
 from bulkhead.impl.dom0.gntalloc import Gntalloc, GntallocPool
 from bulkhead.impl.dom0.gntdev import NOTIFY_CLEAR_BYTE, NOTIFY_SEND_EVENT, Gntdev
 from bulkhead.impl.dom0.ioctl import (
@@ -234,18 +234,25 @@ def test_privcmd_foreign_mapping_and_restrict(s: Setup) -> None:
     assert page(s.rig, "A/3").count == refs - 1
 
 
+def taken(evtchn: Evtchn) -> list[int]:
+    """Everything that a read() takes."""
+    ports = evtchn.peek(MOST_BYTES)
+    del evtchn.ring[: len(ports)]
+    return ports
+
+
 def test_evtchn_restriction_and_ring(s: Setup) -> None:
     evtchn = Evtchn(s.rig.kernel)
     port = evtchn.bind_unbound_port(s.domid)
     a = s.rig.agents["A"].domain
     local = a.events.bind_interdomain(s.rig.dom0, port)
     a.events.send(local)
-    assert evtchn.read() == [port]
+    assert taken(evtchn) == [port]
     a.events.send(local)
     with pytest.raises(KernelError):
-        evtchn.read()
+        taken(evtchn)
     evtchn.write([port])
-    assert evtchn.read() == [port]
+    assert taken(evtchn) == [port]
     evtchn.restrict(s.domid)
     with pytest.raises(KernelError):
         evtchn.bind_unbound_port(99)

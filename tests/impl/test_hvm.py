@@ -8,11 +8,11 @@ from bulkhead.impl.xen import abi, memory_op
 from bulkhead.impl.xen.domains import Domain
 from bulkhead.impl.xen.grant_map import map_grant_ref
 from bulkhead.impl.xen.grant_transfer import transfer_one
-from bulkhead.impl.xen.grant_unmap import unmap_grant_ref
 from bulkhead.impl.xen.lifecycle import create_domain, destroy, set_max_vcpus
 from bulkhead.impl.xen.machine import Xen, run
 from bulkhead.impl.xen.p2m import FOREIGN, GRANT_RO, GRANT_RW
 from bulkhead.impl.xen.xsm import SiloPolicy
+from tests.impl.support import unmap_grant_ref
 
 
 def guest(xen: Xen, pages: int = 8, external: bool = True) -> Domain:

@@ -101,6 +101,11 @@ def test_a_store_by_force_makes_a_copy(u: Process) -> None:
     assert u.sys.load((at + 2) << 12, 8) == b"x" * 8
     assert u.rig.agents["A"].layout.pages[2].bytes() == before
     assert answer(partial(u.sys.store, (at + 2) << 12, b"y")) == -abi.EFAULT  # the process itself may not
+    assert reach.write_mem(u.space, ((at + 2) << 12) + 4, b"y" * 8) == 8  # again: the same copy, whose other bytes stay
+    assert u.sys.load((at + 2) << 12, 12) == b"xxxx" + b"y" * 8
+    assert u.rig.agents["A"].layout.pages[2].bytes() == before
+    madvise(u.space, at + 1, 1, DONTNEED)  # of a page that is gone there is nothing to copy
+    assert answer(partial(reach.write_mem, u.space, (at + 1) << 12, b"x")) == -abi.EIO
     shared = u.sys.mmap(1, R, u.gnt, u.map(12)) >> 12
     assert answer(partial(reach.write_mem, u.space, shared << 12, b"x")) == -abi.EIO
 

@@ -18,7 +18,6 @@ from bulkhead.impl.xen.domains import Domain, VCpu
 from bulkhead.impl.xen.frames import Frame
 from bulkhead.impl.xen.grant_admin import set_version
 from bulkhead.impl.xen.grant_map import get_paged_frame, map_grant_ref
-from bulkhead.impl.xen.grant_unmap import unmap_grant_ref
 from bulkhead.impl.xen.guest_access import read, write
 from bulkhead.impl.xen.hvm_context import LONG, LONG_FORM, MODE, SIZE, set_hvm_context
 from bulkhead.impl.xen.lifecycle import create_domain, destroy, set_max_vcpus
@@ -26,7 +25,7 @@ from bulkhead.impl.xen.machine import Xen, run
 from bulkhead.impl.xen.memory_op import populate_page
 from bulkhead.impl.xen.p2m import FOREIGN, GRANT_RO, GRANT_RW, MMIO_DIRECT, RAM_RO, RAM_RW
 from bulkhead.impl.xen.physmap import add_page, remove_page, set_foreign
-from tests.impl.support import check_counts
+from tests.impl.support import check_counts, unmap_grant_ref
 from tests.impl.test_hvm import entry, guest
 
 ARG = 0x1000  # in the guest's second page
