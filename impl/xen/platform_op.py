@@ -30,7 +30,7 @@ PROCESSOR: Final = Struct("<I12sIII")  # highest present, vendor, family, model,
 VENDOR: Final = b"AuthenticAMD"
 FAMILY_MODEL_STEPPING: Final = (15, 107, 1)
 CPU_STATE: Final = Struct("<IIIII")  # asked, highest present, flags, APIC's and ACPI's number
-ONLINE, INVALID = 1, 2
+ONLINE, INVALID, WITHOUT_NUMBERS = 1, 2, 12
 DISK, BOOT_SECTOR, MONITOR, EFI_FIRMWARE, KEYBOARD = range(1, 6)
 RESOURCE: Final = Struct("<IIQ")
 MOST_ENTRIES, ENTRY = 3, 32
@@ -52,8 +52,9 @@ def do_platform_op(xen: Xen, vcpu: VCpu, arg: int, a2: int, a3: int, a4: int, a5
         told = PROCESSOR.pack(0, VENDOR if known else bytes(12), *(FAMILY_MODEL_STEPPING if known else (0, 0, 0)))
         return 0 if write(xen, vcpu, arg + BODY + 4, told) else -EFAULT
     if command == CPU_INFO:
-        told = CPU_STATE.pack(first, 0, ONLINE if first < PROCESSORS else INVALID, 0, 0)
-        return 0 if write(xen, vcpu, arg + BODY, told) else -EFAULT
+        known = first < PROCESSORS
+        told = CPU_STATE.pack(first, 0, ONLINE if known else INVALID, 0, 0)
+        return 0 if write(xen, vcpu, arg + BODY, told if known else told[:WITHOUT_NUMBERS]) else -EFAULT
     if command == RESOURCES:
         return _resources(xen, vcpu, *RESOURCE.unpack_from(raw, BODY))
     if command == DELETE_TYPE:

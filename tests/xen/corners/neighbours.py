@@ -26,6 +26,7 @@ KEPT: Final = {
     ("sysctl", 22): ("8:4",),
 }
 FILLING: Final = "0x33"
+FILLED_PLATFORM: Final = (48, 55, 62)  # of those that change nothing but the time of day
 ALIAS: Final = "0x1000000000000"
 # How long a processor idled, and the same list.
 NOT_FILLED: Final = frozenset({(10, "8:4:34,12:4:0"), (22, "16:8:arg+512,24:8:arg+1024")})
@@ -120,6 +121,10 @@ def filled(s: Script) -> None:
         if row.command not in SYSCTLS_AS_WRITTEN and (row.command, row.words) not in NOT_FILLED:
             words = f"8:128:{FILLING},0:4:{row.command},4:4:0x15,{row.words}".rstrip(",")
             s.hypercall("d0", 35, words, row.reads.replace(POOL, "").replace(KILOHERTZ, ""), a1="arg")
+    for row in rows("platform"):
+        if row.command in FILLED_PLATFORM:
+            s.hypercall("d0", 7, f"8:128:{FILLING},0:4:{row.command},4:4:0x03000001,{row.words}", row.reads, a1="arg")
+    s.hypercall("d0", 7, f"8:128:{FILLING},0:4:62,4:4:0x03000001,20:4:0", a1="arg")
 
 
 def twice_wrong(s: Script) -> None:
