@@ -268,8 +268,6 @@ FAULTS: tuple[Fault, ...] = (
     # xl.
     Fault("refusal_keeps_daemons", XL + "destroy", "finally:", "except ValueError:\n        pass\n    else:",
           "the daemons are told nothing when DomB refuses to destroy a guest"),
-    Fault("console_fails_with_one_error", XL + "_connect", "connecting the console\", exc.errno or EIO",
-          "connecting the console\", EIO", "whatever a console cannot be connected for, xl says EIO"),
     Fault("started_unconnected", XL + "create", "self._connect(name, guest)", "pass",
           "a guest runs before the daemons know it"),
     Fault("port_of_the_console", XL + "_connect", "domid, guest.store_mfn, guest.store_port",

@@ -82,4 +82,4 @@ class ProxySide:
         return 0, path.read_bytes()[start : start + length] if op == READ else b""
 
 
-__all__ = ["ProxySide"]
+__all__ = ["MOST_FILES", "ProxySide"]

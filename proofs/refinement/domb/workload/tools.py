@@ -17,6 +17,7 @@ from bulkhead.proofs.refinement.domb.files import PAGES, SMALL_DISKS
 from bulkhead.proofs.refinement.domb.kernels import BAD, GOOD
 from bulkhead.proofs.refinement.domb.machine import Process
 from bulkhead.proofs.refinement.domb.messages import home
+from bulkhead.proofs.refinement.domb.proxy_side import MOST_FILES
 from bulkhead.proofs.refinement.domb.workload.requests import BELOW, BESIDE, KINDS, perms, request
 from bulkhead.proofs.refinement.domb.workload.ring_writes import RingWrites
 from bulkhead.proofs.refinement.domb.world import DOMB, NOBODY
@@ -248,10 +249,13 @@ class ToolChoices(RingWrites):
         self.of(who, "reply", op=op, number=number, status=status, body=body)
 
     def _is_asked(self, who: Process) -> None:
-        """A DomB that is hostile asks the file proxy for anything."""
+        """A DomB that is hostile asks the file proxy for anything; now and then for more files than may be open before."""
         rng = self.rng
         self.text = "a file proxy is asked for anything"
-        for _ in range(rng.choice((3, 6, 12))):
+        times = rng.choice((3, 6, 12))
+        for _ in range(MOST_FILES + 1 if times == 12 else 0):
+            self.of(who, "ask_proxy", op=p.FILE_OPEN, body=KERNELS[0].encode().hex())
+        for _ in range(times):
             number = rng.choice((0, 1, 1, 2, 2, 3, 4, 5, 6, 7, 8, 8, 9))
             start = rng.choice((0, 1, 4000, 17000, rng.randrange(20000), (1 << 62) - 1, 1 << 62, (1 << 64) - 1))
             length = rng.choice((0, 1, 4000, 4000, 4001, 1 << 31))
