@@ -25,6 +25,7 @@ ALONE = {
     "transfer_unasked": ("hypervisor", "pages_go_where_asked"),
     "transfer_outside_table": ("hypervisor", "pages_go_where_asked"),
     "transfer_against_policy": ("hypervisor", "transfers_by_policy"),
+    "transfer_to_other_number": ("hypervisor", "pages_come_where_named"),
     "stays_at_first": ("hypervisor", "one_number_per_page"),
     "number_kept": ("hypervisor", "granted_while_numbered"),
     "foreign_of_the_past": ("monolithic", "foreign_while_numbered"),

@@ -168,6 +168,8 @@ def destroy(xen: Xen, domain: Domain) -> Generator[str, None, int]:
     if domain.is_dying == DEAD:
         return 0
     if domain.is_dying == ALIVE:
+        if domain.p2m is not None:
+            domain.p2m.closed = True
         domain.is_dying = DYING
         domain.set_claim(0)
         yield "destroy.dying"
@@ -237,7 +239,7 @@ def _relinquish(xen: Xen, domain: Domain) -> Generator[str, None, None]:
             if ptype == FOREIGN:
                 domain.p2m.clear(gfn)
                 xen.frames.put_page(frame)
-        domain.p2m.entries.clear()  # pages that others still hold have no guest frame number any more
+        domain.p2m.free_tables()  # pages that others still hold have no guest frame number any more
         yield "destroy.p2m"
     for vcpu in domain.vcpus:
         for root in (vcpu.cr3, vcpu.user_cr3):

@@ -37,11 +37,11 @@ LARGE: Final = 9  # order of the extents that need no table of the lowest level
 class P2m:
     """gfn -> (frame, type) of one external-paging guest.
 
-    Its tables come from a pool of pages, and are never given back. `vcpus` is the domain's own list: each vCPU has one page
-    of the pool, too.
+    Its tables come from a pool of pages, and are not given back before the guest dies. `vcpus` is the domain's own list:
+    each vCPU has one page of the pool, too.
     """
 
-    __slots__ = ("entries", "large", "max_gfn", "pool", "tables", "vcpus")
+    __slots__ = ("closed", "entries", "large", "max_gfn", "pool", "tables", "vcpus")
 
     def __init__(self, vcpus: Sized) -> None:
         self.entries: dict[int, tuple[Frame, int]] = {}
@@ -50,6 +50,7 @@ class P2m:
         self.vcpus = vcpus
         self.tables: set[tuple[int, int]] = set()  # (bits of a number below it, its index)
         self.large: set[int] = set()  # extents of order LARGE that one entry of a higher table maps
+        self.closed = False  # the guest dies: no table is made any more
 
     @property
     def used(self) -> int:
@@ -65,7 +66,7 @@ class P2m:
         """Make the tables for an entry, from the highest on; False when the pool is empty: those made before stay."""
         for bits in (27, 18) if order == LARGE else (27, 18, 9):
             if (bits, gfn >> bits) not in self.tables:
-                if self.used >= self.pool:
+                if self.closed or self.used >= self.pool:
                     return False
                 self.tables.add((bits, gfn >> bits))
         if order != LARGE:
@@ -91,6 +92,13 @@ class P2m:
         if ptype in RAM_TYPES:
             frame.m2p = gfn
         self.max_gfn = max(self.max_gfn, gfn)
+
+    def free_tables(self) -> None:
+        """All tables go, and with them all entries: nothing comes to any number again."""
+        self.entries.clear()
+        self.tables.clear()
+        self.large.clear()
+        self.closed = True
 
     def clear(self, gfn: int) -> None:
         """Make the gfn a hole."""

@@ -128,6 +128,18 @@ FAULTS: tuple[Fault, ...] = (
     _f("transfer_failed_kept", "grant_transfer:_give",
        "    if taker is None:\n        xen.frames.put_page(frame)", "    if taker is None:\n        pass",
        "a transfer to nobody leaks the page"),
+    _f("transfer_without_number", "grant_transfer:_give", "add_page(xen, taker, field.unpack_from(data, at)[0], frame)", "0",
+       "a page that a translated guest accepts comes to no number"),
+    _f("transfer_to_next_number", "grant_transfer:_give", "field.unpack_from(data, at)[0], frame)",
+       "field.unpack_from(data, at)[0] ^ 1, frame)", "it comes to another number than the entry names"),
+    _f("transfer_over_grant", "grant_transfer:_give", "add_page(xen, taker, field.unpack_from(data, at)[0], frame)",
+       "taker.p2m.set(field.unpack_from(data, at)[0], frame, 0) or 0", "it comes to a number where a grant is mapped"),
+    _f("transfer_says_okay", "grant_transfer:_give", "GNTST_GENERAL_ERROR if rc else GNTST_OKAY", "GNTST_OKAY",
+       "the giver is not told that it has come to no number"),
+    _f("transfer_completed_early", "grant_transfer:_give", 'yield "transfer.assigned"\n',
+       "data, off = taker.grant_table.header_at(ref)\n"
+       "    U16.pack_into(data, off, U16.unpack_from(data, off)[0] | GTF_TRANSFER_COMPLETED)\n"
+       '    yield "transfer.assigned"\n', "the entry says that a page has come before it has"),
     _f("version_busy_unchecked", "grant_admin:set_version", "if table.active[ref].pin:", "if False:",
        "the version is switched under grants in use"),
     _f("version_frees_mapped_status", "grant_entries:GrantTable.unpopulate_status",

@@ -179,6 +179,25 @@ def test_a_page_transferred_to_a_number_that_is_taken(xen: Xen, gfn: int) -> Non
     assert taker.crashed == (gfn == 3) and taker.grant_table.entry_v1(8) == (0xE, giver.domid, gfn)
 
 
+@pytest.mark.parametrize(("gfn", "ended", "status"), [(3, False, 0), (0x200, False, -1), (3, True, -1)])
+def test_a_page_transferred_to_a_guest_that_dies_meanwhile(xen: Xen, gfn: int, ended: bool, status: int) -> None:
+    """The map of a dying guest gets no new tables; when they have gone, nothing comes to any number."""
+    giver, taker = guest(xen, external=False), guest(xen)
+    assert taker.p2m is not None
+    frame = next(frame for frame in giver.pages.values() if frame.count == 1)
+    entry(taker, 8, giver, gfn, abi.GTF_ACCEPT_TRANSFER)
+    transfer, end = transfer_one(xen, giver.vcpus[0], frame.mfn, taker.domid, 8), destroy(xen, taker)
+    while next(transfer) != "transfer.assigned":
+        pass
+    assert frame.owner is taker
+    while next(end) != ("destroy.memory" if ended else "destroy.dying"):
+        pass
+    assert run(transfer) == status
+    assert (taker.p2m.lookup(gfn)[0] is frame) == (status == abi.GNTST_OKAY)
+    run(end)
+    assert frame.owner is None and not taker.p2m.entries and taker.domid not in xen.domains
+
+
 def test_the_pool_for_tables(xen: Xen) -> None:
     """One page for each table, which is never given back, and for each vCPU; without one nothing comes to a new number."""
     taker = guest(xen, 0)

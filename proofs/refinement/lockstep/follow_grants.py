@@ -12,7 +12,7 @@ picked values, and requires the same codes.
 | `copy.transitive` | none: the grant behind a transitive entry is claimed next, and both are one rule step |
 | `copy.claimed` | `copy`, `.element`, `.claim_source`, `.claim_dest`; at the end `.move` and `.done` |
 | `copy.restart` | the same, of which one ends with ERESTART; then the element begins again |
-| `transfer.stolen`, `transfer.assigned` | `transfer`, then `transfer.flush` and `transfer.assign` |
+| `transfer.stolen`, `transfer.assigned` | `transfer`, then `transfer.flush` and `.assign`; at the end `transfer.place` |
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from bulkhead.impl.xen import abi
+from bulkhead.impl.xen.domains import Domain
 from bulkhead.impl.xen.scheduler import HELD
 from bulkhead.model.caller import OKAY
 from bulkhead.proofs.refinement.lockstep.call import (
@@ -377,12 +378,37 @@ def follow_transfer(lockstep: Lockstep, f: CallInFlight, mfn: int, dom: int, ref
         key = (spec.domain(dom), spec.ref(ref))
         lockstep.locked.add(key)
         f.moving.add(key)
+        assert taker is not None
+        if _completed(taker, ref):
+            raise Mismatch("transfer: the entry is completed before the page is there")
         yield
         lockstep.locked.discard(key)
         lockstep.forge(key)
-        lockstep.expect(f, "transfer", OKAY, lockstep.status(f, 16))
+        _place(lockstep, f, taker, key)
         return
     status = lockstep.status(f, 16)
     full = taker is not None and taker.tot_pages >= taker.max_pages
     code = spec.step("transfer.assign", {"e": epoch, "this": call}, ANY, GENERAL if full and status == GENERAL else None)
     lockstep.expect(f, "transfer.assign", code, status)
+
+
+def _place(lockstep: Lockstep, f: CallInFlight, taker: Domain, key: Key) -> None:
+    """The page has come to the number that the taker's entry names, or to none. What a dying taker has at its numbers is not
+    compared, nor are there new tables for its map."""
+    spec, status = lockstep.spec_state, lockstep.status(f, 16)
+    number = spec.at("gfn.number", *key)
+    there, was = spec.T["translation.present"][number], spec.T["translation.frame"][number]
+    fail = GENERAL if status == GENERAL and taker.external and taker.is_dying else None
+    args = {"home": key[0], "nil": spec.size.handles - 1, "this": f.calls[0]}
+    lockstep.expect(f, "transfer.place", spec.step("transfer.place", args, ANY, fail), status)
+    if status == OKAY and not taker.is_dying and not _completed(taker, spec.size.refs[key[1]]):
+        raise Mismatch("transfer: done, but the entry is not completed")
+    if taker.external and status == OKAY and there:
+        lockstep.touch_frame(was)
+    if taker.crashed and not taker.is_dying and not any(o.domid == key[0] for o in lockstep.flights):
+        lockstep.crashed(key[0])
+
+
+def _completed(taker: Domain, ref: int) -> bool:
+    """Does an entry say that its page has come? The owner may write that bit, too, but not during a transfer."""
+    return bool(abi.HEADER.unpack_from(*taker.grant_table.header_at(ref))[0] & abi.GTF_TRANSFER_COMPLETED)

@@ -28,6 +28,7 @@ from bulkhead.proofs.refinement.workload.physmap import (
     decrease_at,
     outlived,
     populate_at,
+    slot_number,
 )
 from bulkhead.proofs.refinement.workload.xens_pages import any_page, share_xens
 
@@ -140,11 +141,12 @@ class GuestCalls(ABC):
         if flags == 2 and (
             ref < 8
             or ref >= table.nr_entries
-            or isinstance(guest, PvhGuest)
             or table.active[ref].pin
             or (table.version == 1 and abi.HEADER.unpack_from(*table.header_at(ref))[0] & 0x18)
         ):
             flags = 1  # in version 1 the bits of a use and of a transfer are the same: their meaning depends on the pin
+        if flags == 2 and isinstance(guest, PvhGuest):
+            page = slot_number(rng)
         if flags & 3 == abi.GTF_TRANSITIVE and table.version == 2:
             found = self.grant_of(guest.domid) if rng.random() < 0.85 else None
             self.pass_on(guest, ref, flags, domid, *(found or (self.other(guest), self.ref())))
@@ -319,8 +321,7 @@ class GuestCalls(ABC):
                     flags, domid = abi.HEADER.unpack_from(*table.header_at(number))
                     if flags == 2 and (domid == guest.domid or rng.random() < 0.1):  # seldom one that waits for another's
                         dom, ref = d, number
-        taker = view.domains.get(dom)
-        if ref < 8 or dom == 0 or guest.domain.external or (taker is not None and taker.external):
+        if ref < 8 or dom == 0 or guest.domain.external:
             return
         mfn = self.page(guest)
         if mfn in guest.fixed:

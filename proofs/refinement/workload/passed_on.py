@@ -9,8 +9,9 @@ Not here: what else guests do (guests.py).
 from __future__ import annotations
 
 from bulkhead.impl.xen import abi
-from bulkhead.proofs.refinement.lockstep.testbed import Guest, PvGuest
+from bulkhead.proofs.refinement.lockstep.testbed import Guest, PvGuest, PvhGuest
 from bulkhead.proofs.refinement.workload.moves import Guests
+from bulkhead.proofs.refinement.workload.physmap import number_to_fill, numbers_of_grants
 
 
 def copy_through(guests: Guests, user: Guest, vcpu: int) -> None:
@@ -98,12 +99,15 @@ def _offer(guests: Guests, between: Guest) -> tuple[int, int] | None:
 
 
 def offer_page(guests: Guests, giver: Guest, vcpu: int) -> bool:
-    """Another PV guest waits for a page of the giver's, which transfers one that nobody uses; False if there is no such."""
+    """Another guest waits for a page of the giver's, which transfers one that nobody uses; False if there is no such. A PVH
+    guest names a number for it."""
     rng, view = guests.rng, guests.view
-    takers = [g for g in view.guests.values() if g is not giver and isinstance(g, PvGuest) and _running(g)]
+    takers = [g for g in view.guests.values() if g is not giver and _running(g)]
     pages = [mfn for mfn in giver.pool if giver.domain.pages[mfn].count == 1 and not giver.domain.pages[mfn].tcount]
     if not takers or not pages or not isinstance(giver, PvGuest):
         return False
+    with_grants = [g for g in takers if isinstance(g, PvhGuest) and numbers_of_grants(g)]
+    takers = with_grants if with_grants and rng.random() < 0.8 else takers
     taker, ref = takers[int(rng.random() * len(takers))], guests.ref()
     table = taker.domain.grant_table
     if not abi.NR_RESERVED_ENTRIES <= ref < table.nr_entries or table.active[ref].pin or view.changing(taker.domid, ref):
@@ -111,6 +115,7 @@ def offer_page(guests: Guests, giver: Guest, vcpu: int) -> bool:
     bits = abi.GTF_READING | abi.GTF_WRITING
     if table.version == 1 and abi.HEADER.unpack_from(*table.header_at(ref))[0] & bits:
         return False  # in version 1 these are the bits of a transfer, too
-    guests.write_entry(taker, ref, abi.GTF_ACCEPT_TRANSFER, giver.domid, pages[0], True)
+    number = number_to_fill(rng, taker) if isinstance(taker, PvhGuest) else pages[0]
+    guests.write_entry(taker, ref, abi.GTF_ACCEPT_TRANSFER, giver.domid, number, True)
     guests.call(giver, vcpu, "transfer", mfn=pages[0], dom=taker.domid, ref=ref)
     return True

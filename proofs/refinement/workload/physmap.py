@@ -24,6 +24,17 @@ def slot_number(rng: random.Random) -> int:
     return FIRST_NUMBER + int(rng.random() * SLOTS)
 
 
+def number_to_fill(rng: random.Random, guest: PvhGuest) -> int:
+    """The number of a slot; now and then one where a grant is: for that Xen crashes the guest."""
+    grants = numbers_of_grants(guest)
+    return grants[int(rng.random() * len(grants))] if grants and rng.random() < 0.7 else slot_number(rng)
+
+
+def numbers_of_grants(guest: PvhGuest) -> list[int]:
+    """The slots' numbers at which there are grants."""
+    return [gfn for gfn in range(FIRST_NUMBER, FIRST_NUMBER + SLOTS) if granted(guest, gfn)]
+
+
 def populate_at(guests: Guests, guest: PvhGuest, vcpu: int, count: int) -> None:
     """populate_physmap, seldom where a grant is: for that Xen crashes the guest."""
     gfns = [slot_number(guests.rng) for _ in range(count)]

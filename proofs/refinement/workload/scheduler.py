@@ -21,7 +21,7 @@ from bulkhead.proofs.refinement.workload.passed_on import offer_page
 from bulkhead.proofs.refinement.workload.the_past import ids_of_the_dead, map_again, maps_of_the_past
 
 MOST_FLIGHTS = 3
-OFFERED, DIES_MEANWHILE = 0.25, 0.2  # of transfers, and of the takers of these
+OFFERED, DIES_MEANWHILE = 0.5, 0.25  # of transfers, and of the takers of these
 COMPARE = Call("compare", "")
 FLUSH_ALL = Call("flush_all", "")
 END = Call("end", "")
@@ -175,7 +175,8 @@ class Driver(GuestCalls):
             self.advance(f)
 
     def transfer(self, guest: Guest, vcpu: int) -> None:
-        """transfer; now and then to a guest that waits for it, and sometimes begins to die while the page is nobody's."""
+        """transfer; now and then to a guest that waits for it, and sometimes begins to die while the page is nobody's, or is
+        its own and not at its number yet."""
         if self.own is not None or self.aside.random() > OFFERED or not offer_page(self, guest, vcpu):
             super().transfer(guest, vcpu)
             return
@@ -183,10 +184,21 @@ class Driver(GuestCalls):
         if f is None or f.call is None or f.marker != "transfer.stolen" or self.aside.random() > DIES_MEANWHILE:
             return
         taker = self.view.guests[f.call.arguments["dom"]]
-        if not any(o.domid == taker.domid for o in self.view.flights):
-            self.destroy(taker)
-            while f in self.view.flights:
-                self.advance(f)
+        if any(o.domid == taker.domid for o in self.view.flights):
+            return
+        moment = self.aside.choice(("transfer.stolen", "transfer.assigned"))
+        while f in self.view.flights and f.marker != moment:
+            self.advance(f)
+        self.destroy(taker)
+        if self.aside.random() < 0.5:
+            self._go_on_with(taker.domid)
+        while f in self.view.flights:
+            self.advance(f)
+
+    def _go_on_with(self, domid: int) -> None:
+        """Let the end of a guest come to its end, as far as other calls let it."""
+        while f := next((f for f in self.view.flights if f.domid == domid and f.guest is None), None):
+            self.advance(f)
 
     # Lifecycle of guests.
 
