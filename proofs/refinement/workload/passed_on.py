@@ -106,7 +106,7 @@ def offer_page(guests: Guests, giver: Guest, vcpu: int) -> bool:
     pages = [mfn for mfn in giver.pool if giver.domain.pages[mfn].count == 1 and not giver.domain.pages[mfn].tcount]
     if not takers or not pages or not isinstance(giver, PvGuest):
         return False
-    with_grants = [g for g in takers if isinstance(g, PvhGuest) and numbers_of_grants(g)]
+    with_grants: list[Guest] = [g for g in takers if isinstance(g, PvhGuest) and numbers_of_grants(g)]
     takers = with_grants if with_grants and rng.random() < 0.8 else takers
     taker, ref = takers[int(rng.random() * len(takers))], guests.ref()
     table = taker.domain.grant_table
