@@ -32,6 +32,7 @@ from bulkhead.model.library import SPEC, Library, closure, component_of, load_li
 from bulkhead.model.limits import refuse_large
 from bulkhead.model.operations import elaborate, generated_write, locals_spoken_of
 from bulkhead.model.procedures import OF_PERFORM, Points, where_performed
+from bulkhead.model.reworded import reworded_claims
 from bulkhead.model.scenarios import expressions_of, scenarios_of
 from bulkhead.model.trial_faults import Built, problems_laid
 
@@ -259,7 +260,7 @@ def _build(
         home=library.home_of_system.get(name, ""),
         sources=library.sources,
     )
-    made = replace(made, warnings=tuple(alternation_warnings(made)))
+    made = replace(made, warnings=(*alternation_warnings(made), *reworded_claims(made, known_faults.values())))
     return Built(made, d, operations, definitions, known_faults, wanted, tuple(of_faults.problems))
 
 

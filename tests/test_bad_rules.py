@@ -18,6 +18,7 @@ from bulkhead.model.diagnostics import RulesError, UsageError
 from bulkhead.model.parser import parse_text
 from bulkhead.model.syntax import RESERVED
 from bulkhead.model.syntax_errors import BELONGS
+from bulkhead.proofs.cli.__main__ import run
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -791,7 +792,8 @@ def test_every_code_is_explained_once() -> None:
 
 
 NOT_SHOWN = {
-    "W0701",  # a warning: see below
+    "W0701",  # warnings: see below
+    "W0702",
     "E0305",
 }  # the grammar rejects the record before this message is possible
 
@@ -808,3 +810,36 @@ def test_a_warning_has_a_code_of_warnings(tmp_path: Path) -> None:
     (warning,) = loader.check([path])
     assert warning.warning and warning.code.startswith("W")
     assert f"warning: {warning.what} [{warning.code}]\n" in diagnostics.render([warning], {str(path): path.read_text()})
+
+
+GUARDED = """component guarded "Things that may be used."
+sort Thing "a thing"
+state shut[Thing]: bool
+state marked[Thing]: bool
+define may_use(t: Thing) = not shut[t]
+define safe(t: Thing) = marked[t] implies may_use(t)
+init forall t: Thing. not marked[t]
+request use(t: Thing)
+    require may_use(t) else EACCES
+    set marked[t] = true
+theorem marked_may forall t: Thing. safe(t)
+transition kept forall t: Thing. marked[t] implies next(marked[t])
+fault anything breaks marked_may in use
+    within may_use replace not shut[t] with true
+fault no_check breaks marked_may in use
+    within use drop may_use(t)
+system guarded "All there is." uses guarded expect proved marked_may, kept
+"""
+
+
+def test_a_fault_that_changes_what_is_claimed_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By `check`, and by `attack`, which finds nothing: the claim is as weak as the check. Of another fault nothing is said."""
+    path = tmp_path / "w.rules"
+    path.write_text(GUARDED)
+    (warning,) = loader.check([path])
+    assert (warning.code, warning.warning) == ("W0702", True)
+    assert warning.what == "fault `anything` changes `may_use`, and with it what is claimed by `marked_may`"
+    assert run(["attack", str(path), "--fault", "anything", "--out", str(tmp_path / "out")]) == 1
+    assert "[W0702]" in capsys.readouterr().err
+    assert run(["attack", str(path), "--fault", "no_check", "--out", str(tmp_path / "out")]) == 0
+    assert "W0702" not in capsys.readouterr().err

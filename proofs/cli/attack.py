@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from bulkhead.model import loader
-from bulkhead.model.diagnostics import UsageError
+from bulkhead.model.diagnostics import UsageError, render
 from bulkhead.model.trace import Trace
 from bulkhead.proofs.cli.names import known_claim, make_folder, which_system
 from bulkhead.proofs.cli.output import Output, fault_option, json_option, output_options, scope_option
@@ -60,6 +60,9 @@ def attack(
     loaded = loader.load(system, faults)
     if theorem is not None:
         known_claim(theorem, loaded.claims(), loaded.invariants)
+    places = {loaded.faults[n].span for n in faults}
+    if about_faults := [w for w in loaded.warnings if w.span in places]:
+        click.echo(render(about_faults, loaded.sources), err=True)
     doubts = Doubts(loaded)
     names = [theorem] if theorem is not None else _candidates(doubts, faults)
     given = given_scope(loaded, scope)
