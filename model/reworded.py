@@ -23,10 +23,11 @@ def reworded_claims(system: System, faults: Iterable[s.FaultItem]) -> Iterator[P
         for name in names:
             claims = [c for c, known in read.items() if name in known]
             if claims:
+                said = ", ".join(f"`{c}`" for c in claims)
                 yield Problem(
                     "W0702",
                     system.faults[fault].span,
-                    f"fault `{fault}` changes `{name}`, and with it what is claimed by {', '.join(f'`{c}`' for c in claims)}",
+                    f"fault `{fault}` changes `{name}`, and with it what is claimed by {said}",
                     hint="Give the checks a definition of their own, so that a claim says the same with the fault.",
                     warning=True,
                 )

@@ -833,7 +833,7 @@ system guarded "All there is." uses guarded expect proved marked_may, kept
 
 
 def test_a_fault_that_changes_what_is_claimed_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By `check`, and by `attack`, which finds nothing: the claim is as weak as the check. Of another fault nothing is said."""
+    """By `check`, and by `attack`, which finds nothing, as the claim is as weak as the check. Of another nothing is said."""
     path = tmp_path / "w.rules"
     path.write_text(GUARDED)
     (warning,) = loader.check([path])

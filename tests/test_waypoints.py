@@ -176,4 +176,4 @@ def test_a_fault_that_breaks_an_invariant_only_is_said_to(tmp_path: Path, capsys
     assert run(["attack", str(file), "--fault", "noted_too_early", "--out", str(tmp_path / "out")]) == 1
     said = capsys.readouterr().out
     assert "is proved, with noted_too_early too" in said
-    assert "not proved any more, and that no claim needs: notes_are_true" in said
+    assert "not proved with it, and that no claim needs: notes_are_true" in said

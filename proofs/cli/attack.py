@@ -79,7 +79,8 @@ def attack(
     if found is None and faults and theorem is None:
         names = doubts.about(names)
         way = shortest([n for n in doubts.first if n in loaded.invariants])
-    spent, broken = time.perf_counter() - begun, () if names else doubts.first
+    spent = time.perf_counter() - begun
+    broken = () if names else tuple(n for n in doubts.first if n in loaded.invariants)
     result = AttackResult(loaded, faults, tuple(names), found, spent, proved=not names, limit=limit, broken=broken, way=way)
     if (shown := found or way) is not None:
         result = save_attack(result, out or Path("build") / loaded.name / shown.claim)

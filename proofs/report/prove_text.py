@@ -63,7 +63,7 @@ def attack_text(result: AttackResult) -> str:
     if result.proved:
         said = f"All that {result.system.name} is expected to prove is proved, with {', '.join(result.faults)} too.\n"
         if result.broken:
-            said += f"Invariants that are not proved any more, and that no claim needs: {', '.join(result.broken)}.\n"
+            said += f"Invariants that are not proved with it, and that no claim needs: {', '.join(result.broken)}.\n"
     elif result.attack is None:
         said = f"{_not_found(result.searched, result.system)} --scope SORT=N.\n"
     if result.way is not None:

@@ -224,7 +224,7 @@ class AttackResult:
     """The outcome of a search for an attack on some claims. Finding none within the bounds is no proof that none exists.
 
     `proved` means that with the faults laid all claims that should be proved still are; `broken` then names the invariants
-    that some step does not keep any more. `way` breaks an invariant, which is no attack; it is looked for if there is none.
+    that some step does not keep with them. `way` breaks an invariant, which is no attack; it is looked for if there is none.
     """
 
     system: System

@@ -110,6 +110,7 @@ def _leases(now: int) -> Small:
 WORLDS: dict[str, Small] = {
     "lock_server": Small({"Node": 2}, {}, {"server_holds": "true"}),
     "two_phase_commit": Small({"Manager": 2}),
+    "two_phase_commit/1": Small({"Manager": 1}),
     "decide_when_seen": Small({"Domain": 4}, {"a": 0, "b": 1, "c": 2, "d": 3}),
     "ring_leader": _ring_leader(3),
     "ring_leader/2": _ring_leader(2),
@@ -120,6 +121,7 @@ WORLDS: dict[str, Small] = {
         {"Node": 1, "Key": 2, "Value": 1, "Serial": 1}, {}, {"owns[node0, key0]": "true", "owns[node0, key1]": "true"}
     ),
     "mesi": Small({"Cache": 2, "Line": 1, "Value": 2}),
+    "mesi/3": Small({"Cache": 3, "Line": 1, "Value": 2}),
     "german": Small({"Client": 2, "Data": 2}),
     "peterson": Small({}),
     "reliable_broadcast/liar": _broadcast(origin_faulty=True),
