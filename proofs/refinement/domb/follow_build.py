@@ -315,6 +315,8 @@ class BuildSide(Dom0Side):
             self._contents(reading, console_mfn, store_mfn, console_port, store_port)
         if domain.vcpus[0].cr3 is None or domain.pause_count != 1:
             raise Mismatch("the guest cannot start, or is not paused once")
+        if not domain.vcpus[0].cr3.pinned:  # libxenguest, bootlate_pv: tables stay tables while the guest uses others
+            raise Mismatch("the guest's page tables are not pinned")
 
     def _contents(self, reading: Reading, console: int, store: int, console_port: int, store_port: int) -> None:
         """Check the guest's initial memory: kernel, ramdisk, two clear pages, and start_info that names them."""
