@@ -3,7 +3,8 @@
 Limits of the implementation are constants, and a limit that is off by one answers only the number beside it differently.
 Contents: the neighbours of the rows of workload/toolstack.rows; the rows in a struct whose other bytes are set, where
 padding and words that are left alone show; and calls that are wrong in two ways, whose answer tells which is looked at
-first. Not here: the rows as they are (toolstack.py), commands that rows must not be mixed for.
+first. Not here: the rows as they are (toolstack.py), and neighbours of rows that ask for
+what only hardware has (`AS_WRITTEN` there).
 """
 
 from __future__ import annotations
